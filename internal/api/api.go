@@ -1,0 +1,254 @@
+// Package api is the control API's contract: the JSON bodies of /v1 and a client for them. The keys are what
+// scripts build on; they may be added to and never changed.
+package api
+
+import (
+	"fmt"
+
+	"github.com/uvswitch/uvswitch/internal/dataplane"
+)
+
+// A Port is a row of `port ls`.
+type Port struct {
+	Name      string            `json:"name"`
+	ID        int               `json:"id"`
+	Network   string            `json:"network"`
+	Kind      string            `json:"kind"` // tap, plain, device, host, uplink
+	Ifname    string            `json:"ifname"`
+	Netns     string            `json:"netns"`
+	MAC       string            `json:"mac"`
+	Addresses []string          `json:"addresses"`
+	MTU       int               `json:"mtu"`
+	State     string            `json:"state"` // forwarding, disabled, down, gone
+	Offload   bool              `json:"offload"`
+	Backend   string            `json:"backend"`
+	Flags     map[string]bool   `json:"flags"`
+	RxPackets uint64            `json:"rx_packets"`
+	RxBytes   uint64            `json:"rx_bytes"`
+	RxDropped uint64            `json:"rx_dropped"`
+	TxPackets uint64            `json:"tx_packets"`
+	TxBytes   uint64            `json:"tx_bytes"`
+	TxDropped uint64            `json:"tx_dropped"`
+	Drops     map[string]uint64 `json:"drops"`
+	Segmented uint64            `json:"segmented"` // frames segmented or summed in software, ports without offloads
+}
+
+// PortAdd is what POST /v1/ports takes.
+type PortAdd struct {
+	Name    string `json:"name"`
+	Network string `json:"network,omitempty"` // "default" when empty
+	Netns   string `json:"netns,omitempty"`   // a name, a path, or pid:N
+	Ifname  string `json:"ifname,omitempty"`  // "eth0" when empty
+	Device  string `json:"device,omitempty"`  // plug this existing device instead
+	IP      string `json:"ip,omitempty"`      // "auto", a CIDR, or an address
+	MAC     string `json:"mac,omitempty"`
+	MTU     int    `json:"mtu,omitempty"`
+	Offload string `json:"offload,omitempty"` // on or off
+	NoRoute bool   `json:"no_route,omitempty"`
+}
+
+// PortSet is what PATCH /v1/ports/{name} takes: flags to switch on or off.
+type PortSet map[string]bool
+
+// A Network is a row of `network ls`.
+type Network struct {
+	Name     string `json:"name"`
+	Subnet   string `json:"subnet"`
+	Gateway  string `json:"gateway"`
+	MAC      string `json:"mac"`
+	MTU      int    `json:"mtu"`
+	Internal bool   `json:"internal"`
+	Ports    int    `json:"ports"`
+}
+
+// NetworkAdd is what POST /v1/networks takes.
+type NetworkAdd struct {
+	Name     string `json:"name"`
+	Subnet   string `json:"subnet"`
+	Gateway  string `json:"gateway,omitempty"` // the first address when empty
+	MTU      int    `json:"mtu,omitempty"`
+	Internal bool   `json:"internal,omitempty"`
+}
+
+// An FDBEntry is a row of `fdb show`, keys as `bridge -j fdb show`.
+type FDBEntry struct {
+	MAC     string   `json:"mac"`
+	Ifname  string   `json:"ifname"` // the port's name
+	Flags   []string `json:"flags"`
+	State   string   `json:"state"` // permanent, static, sticky, or empty for learned
+	Network string   `json:"network"`
+	IsLocal bool     `json:"is_local"`
+	Age     float64  `json:"age"` // seconds since last heard
+}
+
+// FDBAdd is what POST /v1/fdb takes.
+type FDBAdd struct {
+	MAC   string `json:"mac"`
+	Port  string `json:"port"`
+	State string `json:"state"` // static or sticky
+}
+
+// A Bridge is what `bridge show` prints of one network, after brctl showstp.
+type Bridge struct {
+	Network    string       `json:"network"`
+	BridgeID   string       `json:"bridge_id"`
+	Root       string       `json:"designated_root"`
+	STP        bool         `json:"stp"`
+	AgeingTime float64      `json:"ageing_time"`
+	Ports      []BridgePort `json:"ports"`
+}
+
+// A BridgePort is one port of a Bridge.
+type BridgePort struct {
+	Name   string          `json:"name"`
+	Number int             `json:"number"`
+	PortID string          `json:"port_id"`
+	State  string          `json:"state"`
+	Cost   int             `json:"path_cost"`
+	Flags  map[string]bool `json:"flags"`
+}
+
+// A Neighbor is a row of `neigh show`.
+type Neighbor struct {
+	Dst     string   `json:"dst"`
+	Lladdr  string   `json:"lladdr"`
+	Network string   `json:"network"`
+	State   []string `json:"state"`
+}
+
+// A Route is a row of `route show`.
+type Route struct {
+	Dst     string `json:"dst"`
+	Gateway string `json:"gateway"`
+	Dev     string `json:"dev"`
+	Network string `json:"network"`
+	Type    string `json:"type"`
+}
+
+// A Publish is a row of `publish ls`.
+type Publish struct {
+	ID            int      `json:"id"`
+	HostAddress   string   `json:"host_address"`
+	HostPort      int      `json:"host_port"`
+	HostPortEnd   int      `json:"host_port_end"`
+	Protocol      string   `json:"protocol"`
+	Port          string   `json:"port"`
+	Address       string   `json:"address"`
+	ContainerPort int      `json:"container_port"`
+	From          []string `json:"from"`
+	Packets       uint64   `json:"packets"`
+	Bytes         uint64   `json:"bytes"`
+}
+
+// PublishAdd is what POST /v1/publish takes: Spec is [HOST_ADDR:]HOST_PORT[-END]:PORT[/tcp|udp].
+type PublishAdd struct {
+	Spec string   `json:"spec"`
+	Port string   `json:"port"`
+	From []string `json:"from,omitempty"`
+}
+
+// A FlowSide is one direction of a Flow. Type, Code and ID stand for the ports of ICMP.
+type FlowSide struct {
+	Src     string `json:"src"`
+	Dst     string `json:"dst"`
+	Sport   int    `json:"sport"`
+	Dport   int    `json:"dport"`
+	Type    *int   `json:"type,omitempty"`
+	Code    *int   `json:"code,omitempty"`
+	ID      *int   `json:"id,omitempty"`
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// A Flow is a row of `flow ls`.
+type Flow struct {
+	Protocol string   `json:"protocol"`
+	Number   int      `json:"number"` // the IP protocol's
+	State    string   `json:"state"`
+	Timeout  int      `json:"timeout"`
+	Original FlowSide `json:"original"`
+	Reply    FlowSide `json:"reply"`
+	Status   []string `json:"status"`
+	Network  string   `json:"network"`
+	Port     string   `json:"port"`
+}
+
+// A NATRule is a row of `nat show`.
+type NATRule struct {
+	Chain       string `json:"chain"`  // PREROUTING or POSTROUTING
+	Target      string `json:"target"` // DNAT or MASQUERADE
+	Packets     uint64 `json:"packets"`
+	Bytes       uint64 `json:"bytes"`
+	Protocol    string `json:"protocol"`
+	Source      string `json:"source"`
+	Destination string `json:"destination"`
+	In          string `json:"in"`
+	Out         string `json:"out"`
+	To          string `json:"to"`
+}
+
+// A Table is how full one table is.
+type Table struct {
+	Used  int `json:"used"`
+	Limit int `json:"limit"`
+}
+
+// PortStats are one port's counts in `stats`.
+type PortStats struct {
+	RxPackets uint64            `json:"rx_packets"`
+	RxBytes   uint64            `json:"rx_bytes"`
+	RxDropped uint64            `json:"rx_dropped"`
+	TxPackets uint64            `json:"tx_packets"`
+	TxBytes   uint64            `json:"tx_bytes"`
+	TxDropped uint64            `json:"tx_dropped"`
+	Drops     map[string]uint64 `json:"drops"`
+}
+
+// Stats is what `stats` prints.
+type Stats struct {
+	Ports        map[string]PortStats   `json:"ports"`
+	Drops        map[string]uint64      `json:"drops"`
+	Tables       map[string]Table       `json:"tables"` // fdb, flows, nat_ports
+	Conservation dataplane.Conservation `json:"conservation"`
+}
+
+// Uplink is the way out, in `status`.
+type Uplink struct {
+	Kind    string `json:"kind"`
+	Device  string `json:"device"`
+	Address string `json:"address"`
+	State   string `json:"state"`
+	Why     string `json:"why,omitempty"`
+	MTU     int    `json:"mtu"`
+	Ports   string `json:"ports"`   // the ports NAT gives out
+	Promise string `json:"promise"` // what this kind means for the host
+}
+
+// Status is what `status` prints.
+type Status struct {
+	Version  string            `json:"version"`
+	PID      int               `json:"pid"`
+	Uptime   float64           `json:"uptime"`
+	Uplink   Uplink            `json:"uplink"`
+	Backend  string            `json:"backend"`
+	Workers  int               `json:"workers"`
+	Host     string            `json:"host"` // the host port's address, or empty
+	Networks []Network         `json:"networks"`
+	Ports    int               `json:"ports"`
+	Tables   map[string]Table  `json:"tables"`
+	Drops    map[string]uint64 `json:"drops"`
+	Balanced bool              `json:"balanced"`
+}
+
+// Error is the body of every answer that is not 2xx.
+type Error struct {
+	Status  int    `json:"status"`
+	Message string `json:"error"`
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// Errorf makes an Error.
+func Errorf(status int, format string, args ...any) *Error {
+	return &Error{status, fmt.Sprintf(format, args...)}
+}

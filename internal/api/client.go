@@ -1,0 +1,87 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"syscall"
+)
+
+// DefaultSocket is where a switch listens unless told otherwise.
+const DefaultSocket = "/run/uvswitch/uvswitch.sock"
+
+// A Client speaks to one switch.
+type Client struct {
+	socket string
+	http   http.Client
+}
+
+// NewClient makes a client of the switch whose control socket is at path.
+func NewClient(path string) *Client {
+	c := &Client{socket: path}
+	c.http.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", path)
+	}}
+	return c
+}
+
+// Do sends in, when it is not nil, and decodes the answer into out, when that is not nil.
+func (c *Client) Do(ctx context.Context, method, path string, in, out any) error {
+	body, err := c.Stream(ctx, method, path, in)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if out == nil {
+		return nil
+	}
+	if err := json.NewDecoder(body).Decode(out); err != nil {
+		return fmt.Errorf("the switch's answer to %s %s: %w", method, path, err)
+	}
+	return nil
+}
+
+// Stream sends in and returns the answer's body, which the caller closes.
+func (c *Client) Stream(ctx context.Context, method, path string, in any) (io.ReadCloser, error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://uvswitch/v1"+path, body)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	if resp.StatusCode < 300 {
+		return resp.Body, nil
+	}
+	defer resp.Body.Close()
+	e := &Error{Status: resp.StatusCode}
+	if json.NewDecoder(resp.Body).Decode(e) != nil || e.Message == "" {
+		e.Message = "the switch answered " + resp.Status
+	}
+	return nil, e
+}
+
+func (c *Client) explain(err error) error {
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("no switch listens on %s; start one with `uvswitch run`, or name another socket (--socket, UVSWITCH_SOCKET)", c.socket)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("%s: permission denied; run as root, or as a member of the socket's group", c.socket)
+	}
+	return err
+}

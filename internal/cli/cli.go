@@ -1,0 +1,186 @@
+// Package cli is the uvswitch command: it reads arguments, asks a running switch through its control API, and
+// prints tables for people or JSON for programs. `run` is the one command that is a switch itself.
+package cli
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/uvswitch/uvswitch/internal/api"
+)
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// Version is what `uvswitch version` says; the build sets it.
+var Version = "0.1.0-dev"
+
+// app is one call of the command.
+type app struct {
+	socket string
+	json   bool
+	wide   string
+	in     io.Reader
+	out    io.Writer
+	err    io.Writer
+}
+
+// usageError marks an error as wrong usage: exit code 2.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// exitError carries another program's exit code.
+type exitError struct{ code int }
+
+func (e exitError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
+
+// Run is the whole command: args as os.Args, the exit code as result.
+func Run(ctx context.Context, args []string, in io.Reader, out, stderr io.Writer) int {
+	a := &app{in: in, out: out, err: stderr}
+	root := a.root()
+	root.SetArgs(args[1:])
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	var usage usageError
+	var exit exitError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &exit):
+		return exit.code
+	case errors.As(err, &usage) || isCobraUsage(err):
+		fmt.Fprintf(stderr, "uvswitch: %v\nSee `uvswitch --help`.\n", err)
+		return exitUsage
+	}
+	var apiErr *api.Error
+	fmt.Fprintf(stderr, "uvswitch: %v\n", err)
+	if errors.As(err, &apiErr) && apiErr.Status == 400 {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// isCobraUsage recognises the errors that cobra makes of wrong arguments; it has no type for them.
+func isCobraUsage(err error) bool {
+	for _, p := range []string{"unknown command", "unknown flag", "unknown shorthand", "accepts ", "requires ", "flag needs", "invalid argument", "required flag"} {
+		if strings.HasPrefix(err.Error(), p) {
+			return true
+		}
+	}
+	return false
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "uvswitch",
+		Short: "A container network in one user-space process",
+		Long: "uvswitch is a learning switch, a router and a NAT for containers, namespaces and VMs, in one process:\n" +
+			"no bridge, no netfilter rule, no sysctl. Start with `uvswitch lab tour`.",
+		SilenceUsage: true, SilenceErrors: true,
+	}
+	f := root.PersistentFlags()
+	f.StringVar(&a.socket, "socket", cmp.Or(os.Getenv("UVSWITCH_SOCKET"), api.DefaultSocket), "control socket of the switch (UVSWITCH_SOCKET)")
+	f.BoolVarP(&a.json, "json", "j", false, "print JSON")
+	f.StringVarP(&a.wide, "output", "o", "", "wide: more columns; extended: as conntrack -o extended")
+	root.AddCommand(
+		a.runCommand(), a.statusCommand(), a.statsCommand(), a.networkCommand(), a.portCommand(), a.fdbCommand(),
+		a.bridgeCommand(), a.neighCommand(), a.routeCommand(), a.publishCommand(), a.flowCommand(), a.natCommand(),
+		a.dumpCommand(), a.labCommand(), a.versionCommand(),
+	)
+	return root
+}
+
+func (a *app) client() *api.Client { return api.NewClient(a.socket) }
+
+// group makes a command that only has subcommands.
+func group(use, short string, sub ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		return usagef("say what: %s", strings.Join(names(sub), ", "))
+	}}
+	c.AddCommand(sub...)
+	return c
+}
+
+func names(cmds []*cobra.Command) (out []string) {
+	for _, c := range cmds {
+		out = append(out, c.Name())
+	}
+	return out
+}
+
+// show makes a command that asks for a list and prints it.
+func show[T any](a *app, use, short, path string, table func(w io.Writer, rows T)) *cobra.Command {
+	return &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		return get(c.Context(), a, path, table)
+	}}
+}
+
+func get[T any](ctx context.Context, a *app, path string, table func(w io.Writer, rows T)) error {
+	var rows T
+	if err := a.client().Do(ctx, "GET", path, nil, &rows); err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(rows)
+	}
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	table(w, rows)
+	return w.Flush()
+}
+
+func (a *app) printJSON(v any) error {
+	e := json.NewEncoder(a.out)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// row prints one line of a table.
+func row(w io.Writer, cells ...any) {
+	for i, c := range cells {
+		if i > 0 {
+			fmt.Fprint(w, "\t")
+		}
+		if s := fmt.Sprint(c); s == "" {
+			fmt.Fprint(w, "-")
+		} else {
+			fmt.Fprint(w, s)
+		}
+	}
+	fmt.Fprintln(w)
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		v := map[string]string{"version": Version, "go": "", "revision": ""}
+		if b, ok := debug.ReadBuildInfo(); ok {
+			v["go"] = b.GoVersion
+			for _, s := range b.Settings {
+				if s.Key == "vcs.revision" {
+					v["revision"] = s.Value
+				}
+			}
+		}
+		if a.json {
+			return a.printJSON(v)
+		}
+		_, err := fmt.Fprintf(a.out, "uvswitch %s (%s)\n", v["version"], v["go"])
+		return err
+	}}
+}

@@ -1,0 +1,210 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"net/url"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/uvswitch/uvswitch/internal/api"
+)
+
+func (a *app) networkCommand() *cobra.Command {
+	n := api.NetworkAdd{}
+	add := &cobra.Command{Use: "add NAME --subnet CIDR", Short: "Add a network", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		n.Name = args[0]
+		return a.client().Do(c.Context(), "POST", "/networks", n, nil)
+	}}
+	add.Flags().StringVar(&n.Subnet, "subnet", "", "its subnet, such as 172.30.0.0/16")
+	add.Flags().StringVar(&n.Gateway, "gateway", "", "its gateway (default: the first address)")
+	add.Flags().IntVar(&n.MTU, "mtu", 0, "longest IP packet, bytes (default 1500)")
+	add.Flags().BoolVar(&n.Internal, "internal", false, "nothing leaves it, nothing comes in")
+	_ = add.MarkFlagRequired("subnet")
+	table := func(w io.Writer, rows []api.Network) {
+		row(w, "NAME", "SUBNET", "GATEWAY", "MAC", "MTU", "INTERNAL", "PORTS")
+		for _, n := range rows {
+			row(w, n.Name, n.Subnet, n.Gateway, n.MAC, n.MTU, n.Internal, n.Ports)
+		}
+	}
+	return group("network", "Networks: broadcast domains with a subnet and a gateway",
+		show(a, "ls", "List networks", "/networks", table), add,
+		a.remove("del NAME", "Remove a network that has no ports", "/networks/"),
+		&cobra.Command{Use: "show NAME", Short: "Show one network", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+			var all []api.Network
+			if err := a.client().Do(c.Context(), "GET", "/networks", nil, &all); err != nil {
+				return err
+			}
+			i := slices.IndexFunc(all, func(n api.Network) bool { return n.Name == args[0] })
+			if i < 0 {
+				return fmt.Errorf("there is no network %q; `uvswitch network ls` lists them", args[0])
+			}
+			if a.json {
+				return a.printJSON(all[i])
+			}
+			table(a.out, all[i:i+1])
+			return nil
+		}})
+}
+
+// remove makes a command that deletes what its argument names.
+func (a *app) remove(use, short, path string) *cobra.Command {
+	return &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		return a.client().Do(c.Context(), "DELETE", path+url.PathEscape(args[0]), nil, nil)
+	}}
+}
+
+func (a *app) portCommand() *cobra.Command {
+	p := api.PortAdd{}
+	add := &cobra.Command{
+		Use: "add NAME (--netns NS | --device DEV)", Short: "Add a port",
+		Long: "Add a port: a TAP made inside a namespace, named, addressed, up, with a default route by the gateway;\n" +
+			"or a device that exists, such as the host end of a veth pair.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			p.Name = args[0]
+			var made api.Port
+			if err := a.client().Do(c.Context(), "POST", "/ports", p, &made); err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(made)
+			}
+			_, err := fmt.Fprintf(a.out, "port %s: %s %s\n", made.Name, made.Ifname, strings.Join(append(made.Addresses, made.MAC), " "))
+			return err
+		},
+	}
+	f := add.Flags()
+	f.StringVar(&p.Netns, "netns", "", "namespace: a name, a path, or pid:N")
+	f.StringVar(&p.Ifname, "ifname", "", "the device's name in there (default eth0)")
+	f.StringVar(&p.Device, "device", "", "plug this existing device instead")
+	f.StringVar(&p.Network, "network", "", "network (default: default)")
+	f.StringVar(&p.IP, "ip", "", "auto, or an address of the network (default auto)")
+	f.StringVar(&p.MAC, "mac", "", "MAC address (default: made from the address)")
+	f.IntVar(&p.MTU, "mtu", 0, "longest IP packet, bytes (default: the network's)")
+	f.StringVar(&p.Offload, "offload", "", "checksum and segmentation offload: on or off (default on)")
+	f.BoolVar(&p.NoRoute, "no-route", false, "set no default route")
+	set := &cobra.Command{Use: "set NAME KNOB on|off ...", Short: "Switch a port's knobs: learning, flood, mcast_flood, bcast_flood, hairpin, isolated, locked, guard",
+		Args: cobra.MinimumNArgs(3), RunE: func(c *cobra.Command, args []string) error {
+			if len(args)%2 == 0 {
+				return usagef("each knob needs on or off")
+			}
+			knobs := api.PortSet{}
+			for i := 1; i < len(args); i += 2 {
+				if args[i+1] != "on" && args[i+1] != "off" {
+					return usagef("%s %q: say on or off", args[i], args[i+1])
+				}
+				knobs[args[i]] = args[i+1] == "on"
+			}
+			return a.client().Do(c.Context(), "PATCH", "/ports/"+url.PathEscape(args[0]), knobs, nil)
+		}}
+	one := &cobra.Command{Use: "show NAME", Short: "Show one port", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		return get(c.Context(), a, "/ports/"+url.PathEscape(args[0]), printPort)
+	}}
+	return group("port", "Ports: what is plugged into the switch",
+		show(a, "ls", "List ports", "/ports", a.portTable), one, add, set, a.remove("del NAME", "Remove a port and its device", "/ports/"))
+}
+
+func (a *app) portTable(w io.Writer, rows []api.Port) {
+	head := []any{"NAME", "NETWORK", "KIND", "DEVICE", "NETNS", "MAC", "ADDRESS", "STATE", "RX", "TX", "DROPPED"}
+	if a.wide == "wide" {
+		head = append(head, "MTU", "OFFLOAD", "BACKEND", "RX BYTES", "TX BYTES", "KNOBS")
+	}
+	row(w, head...)
+	for _, p := range rows {
+		cells := []any{p.Name, p.Network, p.Kind, p.Ifname, p.Netns, p.MAC, strings.Join(p.Addresses, ","), p.State, p.RxPackets, p.TxPackets, p.RxDropped + p.TxDropped}
+		if a.wide == "wide" {
+			cells = append(cells, p.MTU, p.Offload, p.Backend, p.RxBytes, p.TxBytes, strings.Join(on(p.Flags), ","))
+		}
+		row(w, cells...)
+	}
+}
+
+// on lists the knobs that are switched on.
+func on(flags map[string]bool) (out []string) {
+	for k, v := range flags {
+		if v {
+			out = append(out, k)
+		}
+	}
+	sort.Strings(out)
+	return out
+}
+
+func printPort(w io.Writer, p api.Port) {
+	row(w, "name", p.Name)
+	row(w, "network", p.Network)
+	row(w, "kind", p.Kind)
+	row(w, "device", p.Ifname)
+	row(w, "netns", p.Netns)
+	row(w, "mac", p.MAC)
+	row(w, "addresses", strings.Join(p.Addresses, ","))
+	row(w, "mtu", p.MTU)
+	row(w, "state", p.State)
+	row(w, "offload", p.Offload)
+	row(w, "knobs", strings.Join(on(p.Flags), ","))
+	row(w, "received", fmt.Sprintf("%d packets, %d bytes, %d dropped", p.RxPackets, p.RxBytes, p.RxDropped))
+	row(w, "sent", fmt.Sprintf("%d packets, %d bytes, %d dropped", p.TxPackets, p.TxBytes, p.TxDropped))
+	if !p.Offload {
+		row(w, "segmented in software", p.Segmented)
+	}
+	for _, r := range byCount(p.Drops) {
+		row(w, "dropped", fmt.Sprintf("%d %s", p.Drops[r], r))
+	}
+}
+
+// byCount lists reasons, the most frequent first.
+func byCount(m map[string]uint64) []string {
+	var out []string
+	for k := range m {
+		out = append(out, k)
+	}
+	sort.Slice(out, func(i, j int) bool {
+		return m[out[i]] > m[out[j]] || m[out[i]] == m[out[j]] && out[i] < out[j]
+	})
+	return out
+}
+
+func (a *app) publishCommand() *cobra.Command {
+	p := api.PublishAdd{}
+	add := &cobra.Command{
+		Use: "add [HOST_ADDR:]HOST_PORT[-END]:PORT[/tcp|udp] --port NAME", Short: "Publish a port of a container on the host",
+		Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+			p.Spec = args[0]
+			var made api.Publish
+			if err := a.client().Do(c.Context(), "POST", "/publish", p, &made); err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(made)
+			}
+			_, err := fmt.Fprintf(a.out, "%s:%s/%s -> %s (%s:%d)\n", made.HostAddress, portRange(made), made.Protocol, made.Port, made.Address, made.ContainerPort)
+			return err
+		},
+	}
+	add.Flags().StringVar(&p.Port, "port", "", "the container's port on the switch, by name")
+	add.Flags().StringSliceVar(&p.From, "from", nil, "who may come: CIDRs (default: everyone)")
+	_ = add.MarkFlagRequired("port")
+	del := &cobra.Command{Use: "del [HOST_ADDR:]HOST_PORT[-END][/tcp|udp]", Short: "Take a published port back", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.client().Do(c.Context(), "DELETE", "/publish?host="+url.QueryEscape(args[0]), nil, nil)
+		}}
+	return group("publish", "Published ports",
+		show(a, "ls", "List published ports", "/publish", func(w io.Writer, rows []api.Publish) {
+			row(w, "HOST", "PROTO", "PORT", "TARGET", "FROM", "PACKETS", "BYTES")
+			for _, p := range rows {
+				row(w, p.HostAddress+":"+portRange(p), p.Protocol, p.Port, fmt.Sprintf("%s:%d", p.Address, p.ContainerPort),
+					strings.Join(p.From, ","), p.Packets, p.Bytes)
+			}
+		}), add, del)
+}
+
+func portRange(p api.Publish) string {
+	if p.HostPort == p.HostPortEnd {
+		return fmt.Sprint(p.HostPort)
+	}
+	return fmt.Sprintf("%d-%d", p.HostPort, p.HostPortEnd)
+}

@@ -1,0 +1,143 @@
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/uvswitch/uvswitch/internal/api"
+	"github.com/uvswitch/uvswitch/internal/config"
+	"github.com/uvswitch/uvswitch/internal/control"
+	"github.com/uvswitch/uvswitch/internal/uplink"
+)
+
+// runFlags are the flags of `run` as given; flags that were given win over the file.
+type runFlags struct {
+	config, subnet, uplink, kind, host, name, ports string
+	workers, readyFD                                int
+	verbose                                         bool
+}
+
+func (a *app) runCommand() *cobra.Command {
+	f := runFlags{}
+	c := &cobra.Command{
+		Use:   "run",
+		Short: "Run the switch in the foreground",
+		Long: "Run the switch in the network namespace it is started in: network `default`, its gateway, host port NAME0,\n" +
+			"and an uplink on the device of the default route. SIGTERM ends it; nothing is left behind.",
+		Args: cobra.NoArgs,
+	}
+	fl := c.Flags()
+	fl.StringVarP(&f.config, "config", "c", "", "configuration file (YAML)")
+	fl.StringVar(&f.subnet, "subnet", "172.29.0.0/16", "subnet of network default; the gateway is its first address")
+	fl.StringVar(&f.uplink, "uplink", "auto", "the way out: auto, none, or a device")
+	fl.StringVar(&f.kind, "uplink-kind", "", "how to attach to it: tcx, clsact or tap (default: tcx, else clsact)")
+	fl.StringVar(&f.host, "host", "on", "the host port: on or off")
+	fl.StringVar(&f.name, "name", "uvs", "prefix of the switch's own devices, NAME0 and NAME-up")
+	fl.StringVar(&f.ports, "nat-ports", control.DefaultNATPorts, "ports of the host that NAT may give out")
+	fl.IntVar(&f.workers, "workers", 0, "number of workers (default: one per CPU, 4 at most)")
+	fl.IntVar(&f.readyFD, "ready-fd", 0, "write READY=1 to this descriptor when ready")
+	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log what happens, to stderr")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		o, err := a.runOptions(c, f)
+		if err != nil {
+			return err
+		}
+		return control.Run(c.Context(), o, func() { a.announce(f, o) })
+	}
+	return c
+}
+
+// announce says that the switch is ready: to people, to --ready-fd, and to systemd.
+func (a *app) announce(f runFlags, o control.Options) {
+	fmt.Fprintf(a.err, "uvswitch: ready; network %s is %s, control socket %s\n", control.DefaultNetwork, o.Subnet, o.Socket)
+	if f.readyFD > 0 {
+		fd := os.NewFile(uintptr(f.readyFD), "ready")
+		fmt.Fprintln(fd, "READY=1")
+		fd.Close()
+	}
+	if path := os.Getenv("NOTIFY_SOCKET"); path != "" {
+		if c, err := net.Dial("unixgram", path); err == nil {
+			fmt.Fprint(c, "READY=1")
+			c.Close()
+		}
+	}
+}
+
+func (a *app) runOptions(c *cobra.Command, f runFlags) (control.Options, error) {
+	o := control.Options{Socket: a.socket, Name: f.name, Workers: f.workers, Version: Version, NATPorts: f.ports}
+	level := slog.LevelWarn
+	if f.verbose {
+		level = slog.LevelDebug
+	}
+	o.Log = slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level}))
+	if len(f.name) == 0 || len(f.name) > 12 || strings.ContainsAny(f.name, "/ :") {
+		return o, usagef("--name %q: 1 to 12 characters of an interface name", f.name)
+	}
+	if f.config != "" {
+		file, err := config.Load(f.config)
+		if err != nil {
+			return o, err
+		}
+		applyFile(c, &f, &o, file)
+	}
+	var err error
+	if o.Subnet, err = netip.ParsePrefix(f.subnet); err != nil {
+		return o, usagef("--subnet %q is not a subnet such as 172.29.0.0/16", f.subnet)
+	}
+	switch o.UplinkKind = uplink.Kind(f.kind); o.UplinkKind {
+	case uplink.Auto, uplink.TCX, uplink.Clsact, uplink.TAP:
+	default:
+		return o, usagef("--uplink-kind %q: say tcx, clsact or tap", f.kind)
+	}
+	if f.host != "on" && f.host != "off" {
+		return o, usagef("--host %q: say on or off", f.host)
+	}
+	o.Uplink, o.Host = f.uplink, f.host == "on"
+	return o, nil
+}
+
+// applyFile fills in what the file says and no flag does.
+func applyFile(c *cobra.Command, f *runFlags, o *control.Options, file *config.File) {
+	set := func(flag string, to *string, value string) {
+		if value != "" && !c.Flags().Changed(flag) {
+			*to = value
+		}
+	}
+	set("uplink", &f.uplink, file.Uplink.Device)
+	set("uplink-kind", &f.kind, file.Uplink.Kind)
+	set("nat-ports", &o.NATPorts, file.Uplink.Ports)
+	if file.Host.Enabled != nil && !*file.Host.Enabled {
+		set("host", &f.host, "off")
+	}
+	o.Flows = file.NAT.Flows
+	for _, n := range file.Networks {
+		if n.Name == control.DefaultNetwork {
+			set("subnet", &f.subnet, n.Subnet)
+			o.MTU = n.MTU
+			o.Gateway, _ = netip.ParseAddr(n.Gateway) // a wrong one is refused with the network
+			continue
+		}
+		o.Networks = append(o.Networks, api.NetworkAdd{Name: n.Name, Subnet: n.Subnet, Gateway: n.Gateway, MTU: n.MTU, Internal: n.Internal})
+	}
+	for _, p := range file.Ports {
+		o.Ports = append(o.Ports, api.PortAdd{
+			Name: p.Name, Network: p.Network, Netns: p.Netns, Ifname: p.Ifname, Device: p.Device, IP: p.IP, MAC: p.MAC,
+			MTU: p.MTU, Offload: p.Offload,
+		})
+	}
+	for _, p := range file.Publish {
+		name, port, _ := strings.Cut(p.To, ":")
+		add := api.PublishAdd{Spec: p.Host + ":" + port + "/" + cmp.Or(p.Proto, "tcp"), Port: name}
+		if p.From != "" && p.From != "any" {
+			add.From = strings.Split(p.From, ",")
+		}
+		o.Publish = append(o.Publish, add)
+	}
+}

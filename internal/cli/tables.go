@@ -1,0 +1,255 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"net/url"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/uvswitch/uvswitch/internal/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+func (a *app) fdbCommand() *cobra.Command {
+	e := api.FDBAdd{}
+	add := &cobra.Command{Use: "add MAC dev PORT static|sticky", Short: "Add an entry that neither ages nor moves", Args: cobra.ExactArgs(4),
+		RunE: func(c *cobra.Command, args []string) error {
+			if args[1] != "dev" {
+				return usagef("the form is: fdb add MAC dev PORT static|sticky")
+			}
+			e = api.FDBAdd{MAC: args[0], Port: args[2], State: args[3]}
+			return a.client().Do(c.Context(), "POST", "/fdb", e, nil)
+		}}
+	var port string
+	flush := &cobra.Command{Use: "flush", Short: "Forget what was learned", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		return a.client().Do(c.Context(), "DELETE", "/fdb?port="+url.QueryEscape(port), nil, nil)
+	}}
+	flush.Flags().StringVar(&port, "port", "", "only behind this port")
+	return group("fdb", "The forwarding database: which MAC is behind which port",
+		show(a, "show", "Show the table", "/fdb", func(w io.Writer, rows []api.FDBEntry) {
+			row(w, "NETWORK", "MAC", "PORT", "LOCAL", "STATE", "AGE")
+			for _, e := range rows {
+				local, age := "no", fmt.Sprintf("%.1f", e.Age)
+				if e.IsLocal {
+					local = "yes"
+				}
+				if e.State != "" {
+					age = ""
+				}
+				row(w, e.Network, e.MAC, e.Ifname, local, e.State, age)
+			}
+		}), add, a.remove("del MAC", "Remove an entry", "/fdb/"), flush)
+}
+
+func (a *app) bridgeCommand() *cobra.Command {
+	return group("bridge", "The networks as bridges",
+		show(a, "show", "Show what `brctl showstp` shows", "/bridge", func(w io.Writer, rows []api.Bridge) {
+			for _, b := range rows {
+				fmt.Fprintf(w, "%s\n", b.Network)
+				fmt.Fprintf(w, " bridge id\t%s\tstp\t%s\n", b.BridgeID, map[bool]string{true: "enabled", false: "disabled"}[b.STP])
+				fmt.Fprintf(w, " designated root\t%s\n", b.Root)
+				fmt.Fprintf(w, " root port\t0\tpath cost\t0\n")
+				fmt.Fprintf(w, " ageing time\t%.2f\n\n", b.AgeingTime)
+				for _, p := range b.Ports {
+					fmt.Fprintf(w, "%s (%d)\n", p.Name, p.Number)
+					fmt.Fprintf(w, " port id\t%s\tstate\t%s\n", p.PortID, p.State)
+					fmt.Fprintf(w, " designated root\t%s\tpath cost\t%d\n", b.Root, p.Cost)
+					fmt.Fprintf(w, " designated bridge\t%s\n", b.BridgeID)
+					fmt.Fprintf(w, " flags\t%s\n\n", strings.Join(on(p.Flags), " "))
+				}
+			}
+		}))
+}
+
+func (a *app) neighCommand() *cobra.Command {
+	return group("neigh", "The router's neighbors",
+		show(a, "show", "Show them, as `ip neigh` does", "/neighbors", func(w io.Writer, rows []api.Neighbor) {
+			for _, n := range rows {
+				mac := ""
+				if n.Lladdr != "" {
+					mac = " lladdr " + n.Lladdr
+				}
+				fmt.Fprintf(w, "%s dev %s%s %s\n", n.Dst, n.Network, mac, strings.Join(n.State, ","))
+			}
+		}))
+}
+
+func (a *app) routeCommand() *cobra.Command {
+	return group("route", "The router's routes",
+		show(a, "show", "Show them, as `ip route` does", "/routes", func(w io.Writer, rows []api.Route) {
+			for _, r := range rows {
+				line := r.Dst
+				if r.Type != "unicast" {
+					line = r.Type + " " + line
+				}
+				if r.Gateway != "" {
+					line += " via " + r.Gateway
+				}
+				fmt.Fprintf(w, "%s dev %s\n", line, r.Dev)
+			}
+		}))
+}
+
+func (a *app) natCommand() *cobra.Command {
+	return group("nat", "Address translation",
+		show(a, "show", "Show the rules, as `iptables -t nat -L -n -v` does", "/nat", func(w io.Writer, rows []api.NATRule) {
+			for _, chain := range []string{"PREROUTING", "POSTROUTING"} {
+				fmt.Fprintf(w, "Chain %s\n", chain)
+				row(w, "pkts", "bytes", "target", "prot", "in", "out", "source", "destination", "to")
+				for _, r := range rows {
+					if r.Chain == chain {
+						row(w, r.Packets, r.Bytes, r.Target, r.Protocol, r.In, r.Out, r.Source, r.Destination, r.To)
+					}
+				}
+				fmt.Fprintln(w)
+			}
+		}))
+}
+
+func (a *app) flowCommand() *cobra.Command {
+	q := url.Values{}
+	filters := func(c *cobra.Command) *cobra.Command {
+		for _, f := range []struct{ name, short, use string }{
+			{"src", "s", "original source address"}, {"dst", "d", "original destination address"},
+			{"proto", "p", "tcp, udp or icmp"}, {"port", "", "the container's port, by name"}, {"dport", "", "original destination port"},
+		} {
+			c.Flags().StringP(f.name, f.short, "", f.use)
+		}
+		return c
+	}
+	query := func(c *cobra.Command) string {
+		for _, name := range []string{"src", "dst", "proto", "port", "dport"} {
+			if v, _ := c.Flags().GetString(name); v != "" {
+				q.Set(name, v)
+			}
+		}
+		return "/flows?" + q.Encode()
+	}
+	ls := filters(&cobra.Command{Use: "ls", Short: "List flows, as `conntrack -L` does", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		return get(c.Context(), a, query(c), a.printFlows)
+	}})
+	end := func(use, short string, needs bool) *cobra.Command {
+		return filters(&cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+			path := query(c)
+			if needs && len(q) == 0 {
+				return usagef("say which flows: --src, --dst, --proto, --port or --dport; `flow flush` ends all")
+			}
+			var n struct{ Deleted int }
+			if err := a.client().Do(c.Context(), "DELETE", path, nil, &n); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(a.out, "%d flows deleted\n", n.Deleted)
+			return err
+		}})
+	}
+	return group("flow", "Tracked connections", ls, end("del", "End the flows that match", true), end("flush", "End all flows", false))
+}
+
+func (a *app) printFlows(w io.Writer, rows []api.Flow) {
+	for _, f := range rows {
+		if a.wide == "extended" {
+			fmt.Fprint(w, "ipv4     2 ")
+		}
+		state := ""
+		if f.State != "" {
+			state = f.State + " "
+		}
+		fmt.Fprintf(w, "%-8s %d %d %s%s ", f.Protocol, f.Number, f.Timeout, state, side(f.Original))
+		for _, s := range f.Status {
+			if s == "unreplied" {
+				fmt.Fprint(w, "[UNREPLIED] ")
+			}
+		}
+		fmt.Fprint(w, side(f.Reply))
+		for _, s := range f.Status {
+			if s == "assured" {
+				fmt.Fprint(w, " [ASSURED]")
+			}
+		}
+		fmt.Fprintln(w, " mark=0 use=1")
+	}
+}
+
+func side(s api.FlowSide) string {
+	if s.Type != nil {
+		return fmt.Sprintf("src=%s dst=%s type=%d code=%d id=%d packets=%d bytes=%d", s.Src, s.Dst, *s.Type, *s.Code, *s.ID, s.Packets, s.Bytes)
+	}
+	return fmt.Sprintf("src=%s dst=%s sport=%d dport=%d packets=%d bytes=%d", s.Src, s.Dst, s.Sport, s.Dport, s.Packets, s.Bytes)
+}
+
+func (a *app) statusCommand() *cobra.Command {
+	return show(a, "status", "Show the switch on one screen", "/status", func(w io.Writer, s api.Status) {
+		row(w, "uvswitch", s.Version+fmt.Sprintf(", pid %d, up %s", s.PID, (time.Duration(s.Uptime)*time.Second).String()))
+		row(w, "backend", fmt.Sprintf("%s, %d workers", s.Backend, s.Workers))
+		up := s.Uplink
+		line := up.Kind
+		if up.Kind != "none" {
+			line = fmt.Sprintf("%s on %s, address %s, %s", up.Kind, orDash(up.Device), orDash(up.Address), up.State)
+			if up.Why != "" {
+				line += " (" + up.Why + ")"
+			}
+		}
+		row(w, "uplink", line)
+		row(w, "", up.Promise)
+		row(w, "host", s.Host)
+		row(w, "ports", s.Ports)
+		for _, n := range s.Networks {
+			kind := ""
+			if n.Internal {
+				kind = ", internal"
+			}
+			row(w, "network "+n.Name, fmt.Sprintf("%s, gateway %s, MTU %d, %d ports%s", n.Subnet, n.Gateway, n.MTU, n.Ports, kind))
+		}
+		printTables(w, s.Tables)
+		printDrops(w, s.Drops)
+	})
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func printTables(w io.Writer, tables map[string]api.Table) {
+	for _, k := range []string{"fdb", "flows", "nat_ports"} {
+		row(w, "table "+k, fmt.Sprintf("%d of %d", tables[k].Used, tables[k].Limit))
+	}
+}
+
+// printDrops prints each reason with what it means and what to do.
+func printDrops(w io.Writer, drops map[string]uint64) {
+	for _, name := range byCount(drops) {
+		for r := frame.Reason(0); r < frame.NumReasons; r++ {
+			if r.String() == name {
+				row(w, "dropped", fmt.Sprintf("%d %s: %s; %s", drops[name], name, r.Info().Meaning, r.Info().Remedy))
+			}
+		}
+	}
+}
+
+func (a *app) statsCommand() *cobra.Command {
+	return show(a, "stats", "Show counters, drops by reason, and the account of every frame", "/stats", func(w io.Writer, s api.Stats) {
+		row(w, "PORT", "RX", "RX BYTES", "RX DROPPED", "TX", "TX BYTES", "TX DROPPED")
+		var names []string
+		for n := range s.Ports {
+			names = append(names, n)
+		}
+		sort.Strings(names)
+		for _, n := range names {
+			p := s.Ports[n]
+			row(w, n, p.RxPackets, p.RxBytes, p.RxDropped, p.TxPackets, p.TxBytes, p.TxDropped)
+		}
+		fmt.Fprintln(w)
+		printTables(w, s.Tables)
+		printDrops(w, s.Drops)
+		c := s.Conservation
+		fmt.Fprintf(w, "\nreceived %d + originated %d + replicated %d = transmitted %d + dropped %d + consumed %d: balanced %v\n",
+			c.Received, c.Originated, c.Replicated, c.Transmitted, c.Dropped, c.Consumed, c.Balanced)
+	})
+}

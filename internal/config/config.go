@@ -1,0 +1,139 @@
+// Package config reads the switch's configuration file: YAML, strictly. An unknown key or a wrong type is an error
+// with its line, its column and the line itself. It applies nothing.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+)
+
+// File is the whole configuration file. Absent parts keep the defaults of `uvswitch run`.
+type File struct {
+	Uplink   Uplink    `yaml:"uplink"`
+	Networks []Network `yaml:"networks"`
+	Host     Host      `yaml:"host"`
+	NAT      NAT       `yaml:"nat"`
+	Ports    []Port    `yaml:"ports"`
+	Publish  []Publish `yaml:"publish"`
+}
+
+// Uplink is the way out.
+type Uplink struct {
+	Device string `yaml:"device"` // auto, none, or a device
+	Kind   string `yaml:"kind"`   // tcx, clsact or tap
+	Ports  string `yaml:"ports"`  // ranges that NAT may give out
+}
+
+// Network is a broadcast domain. The one named default must be first if it is named at all.
+type Network struct {
+	Name     string `yaml:"name"`
+	Subnet   string `yaml:"subnet"`
+	Gateway  string `yaml:"gateway"`
+	MTU      int    `yaml:"mtu"`
+	Internal bool   `yaml:"internal"`
+}
+
+// Host is the host port.
+type Host struct {
+	Enabled *bool `yaml:"enabled"`
+}
+
+// NAT is the connection tracker.
+type NAT struct {
+	Flows int `yaml:"flows"`
+}
+
+// Port is a port made at start, in a namespace or on a device.
+type Port struct {
+	Name    string `yaml:"name"`
+	Network string `yaml:"network"`
+	Netns   string `yaml:"netns"`
+	Ifname  string `yaml:"ifname"`
+	Device  string `yaml:"device"`
+	IP      string `yaml:"ip"`
+	MAC     string `yaml:"mac"`
+	MTU     int    `yaml:"mtu"`
+	Offload string `yaml:"offload"`
+}
+
+// Publish is a published port: Host is [ADDR:]PORT[-END], To is NAME:PORT.
+type Publish struct {
+	From  string `yaml:"from"` // any, or CIDRs with commas
+	Host  string `yaml:"host"`
+	To    string `yaml:"to"`
+	Proto string `yaml:"proto"`
+}
+
+// Load reads and checks the file at path.
+func Load(path string) (*File, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	f, err := Parse(b)
+	if err != nil {
+		return nil, fmt.Errorf("config: %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// Parse reads a configuration. The error shows where it is wrong.
+func Parse(b []byte) (*File, error) {
+	f := &File{}
+	dec := yaml.NewDecoder(strings.NewReader(string(b)), yaml.Strict())
+	if err := dec.Decode(f); err != nil && !errors.Is(err, io.EOF) {
+		return nil, errors.New(withHint(yaml.FormatError(err, false, true)))
+	}
+	for i, p := range f.Publish {
+		if _, _, ok := strings.Cut(p.To, ":"); !ok || p.Host == "" {
+			return nil, fmt.Errorf("publish[%d]: say host: \"8080\" and to: \"NAME:PORT\"", i)
+		}
+	}
+	return f, nil
+}
+
+// keys are all keys of the file, for the hint.
+var keys = []string{
+	"uplink", "networks", "host", "nat", "ports", "publish", "device", "kind", "name", "subnet", "gateway", "mtu",
+	"internal", "enabled", "flows", "network", "netns", "ifname", "ip", "mac", "offload", "from", "to", "proto",
+}
+
+// withHint adds which key was probably meant.
+func withHint(msg string) string {
+	_, rest, ok := strings.Cut(msg, `unknown field "`)
+	if !ok {
+		return msg
+	}
+	bad, _, _ := strings.Cut(rest, `"`)
+	best := slices.MinFunc(keys, func(a, b string) int { return distance(bad, a) - distance(bad, b) })
+	if d := distance(bad, best); d <= 1+len(bad)/3 {
+		msg = strings.Replace(msg, `unknown field "`+bad+`"`, `unknown field "`+bad+`"; did you mean "`+best+`"?`, 1)
+	}
+	return msg
+}
+
+// distance is Levenshtein's.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diag := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			diag, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diag+cost)
+		}
+	}
+	return row[len(b)]
+}

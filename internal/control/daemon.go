@@ -1,0 +1,300 @@
+package control
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/api"
+	"github.com/uvswitch/uvswitch/internal/capture"
+	"github.com/uvswitch/uvswitch/internal/dataplane"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/uplink"
+	"github.com/uvswitch/uvswitch/nat"
+	"github.com/uvswitch/uvswitch/router"
+	"github.com/uvswitch/uvswitch/tap"
+)
+
+// Options are what `uvswitch run` is told.
+type Options struct {
+	Socket     string
+	Name       string // prefix of the switch's own devices: NAME0 and NAME-up
+	Subnet     netip.Prefix
+	Gateway    netip.Addr // the subnet's first address when invalid
+	MTU        int
+	Uplink     string // auto, none, or a device
+	UplinkKind uplink.Kind
+	NATPorts   string // ranges NAT may give out
+	Host       bool
+	Workers    int
+	Flows      int
+	Version    string
+	Networks   []api.NetworkAdd
+	Ports      []api.PortAdd
+	Publish    []api.PublishAdd
+	Log        *slog.Logger
+}
+
+// DefaultNetwork is the name of the network that `run` makes.
+const DefaultNetwork = "default"
+
+// A Daemon is one running switch.
+type Daemon struct {
+	opts    Options
+	dp      *dataplane.Dataplane
+	up      *uplink.Uplink // nil without one
+	capture *capture.Hub
+	started time.Time
+	backend string
+	log     *slog.Logger
+
+	mu       sync.Mutex // everything below; the dataplane's workers never need it
+	networks map[string]*network
+	ports    map[string]*port
+	byID     [frame.MaxPorts]*port
+	rules    []*rule
+	nextRule uint32
+	external netip.Addr // what the rules were last made for
+}
+
+// Run runs a switch until ctx is done. ready is called once it forwards and answers on its socket. Whatever was
+// made is removed before Run returns.
+func Run(ctx context.Context, o Options, ready func()) error {
+	if err := requireRoot(); err != nil {
+		return err
+	}
+	if _, err := parseRanges(o.NATPorts); err != nil {
+		return err
+	}
+	listener, err := listen(o.Socket) // first: a second switch must not get as far as its devices
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	d, err := newDaemon(o)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	running := make(chan error, 1)
+	go func() { running <- d.dp.Run(ctx, d.portGone) }()
+	stop := func() error { // in this order: nobody asks, nothing moves, nothing is left
+		cancel()
+		err := <-running
+		d.close()
+		return err
+	}
+	if err := d.build(); err != nil {
+		return errors.Join(err, stop())
+	}
+	if err := uplink.Watch(ctx, d.refreshUplink); err != nil {
+		return errors.Join(err, stop())
+	}
+	go d.refreshPorts(ctx)
+	server := &http.Server{
+		Handler: d.handler(), ReadHeaderTimeout: 10 * time.Second,
+		ConnContext: rememberPeer, ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
+	}
+	serving := make(chan error, 1)
+	go func() { serving <- server.Serve(listener) }()
+	d.log.Info("ready", "socket", o.Socket, "subnet", o.Subnet, "uplink", d.uplinkStatus().State, "workers", d.dp.Workers())
+	ready()
+	select {
+	case <-ctx.Done():
+	case err = <-serving:
+	case err = <-running:
+		running <- nil // stop reads it again
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		err = nil
+	}
+	server.Close()
+	return errors.Join(err, stop())
+}
+
+func newDaemon(o Options) (*Daemon, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Workers <= 0 {
+		o.Workers = min(runtime.NumCPU(), 4)
+	}
+	d := &Daemon{
+		opts: o, log: o.Log, started: time.Now(), backend: "read/write",
+		networks: map[string]*network{}, ports: map[string]*port{}, nextRule: 1,
+	}
+	var seed [8]byte
+	if _, err := rand.Read(seed[:]); err != nil {
+		return nil, fmt.Errorf("control: %w", err)
+	}
+	var ids *nat.PortSet
+	if o.Uplink != "none" {
+		var err error
+		d.up, err = uplink.Open(uplink.Options{Device: o.Uplink, Kind: o.UplinkKind, TAP: o.Name + "-up"})
+		if err != nil {
+			return nil, err
+		}
+		if o.UplinkKind != uplink.TAP {
+			ids = d.up.ICMPIDs()
+		}
+	}
+	var pollers []dataplane.Poller
+	for range o.Workers {
+		p, err := tap.NewRW()
+		if err != nil {
+			d.closeUplink()
+			return nil, err
+		}
+		pollers = append(pollers, p)
+	}
+	n := nat.New(nat.Options{Flows: o.Flows, Seed: binary.NativeEndian.Uint64(seed[:]), ICMPIDs: ids})
+	d.dp = dataplane.New(n, d.tick, pollers...)
+	d.capture = capture.NewHub(d.dp)
+	return d, nil
+}
+
+// tick is the dataplane's clock: it begins at 1, since 0 means never in places.
+func (d *Daemon) tick() frame.Tick {
+	return frame.Tick(time.Since(d.started)/(time.Second/frame.TicksPerSecond)) + 1
+}
+
+// build makes what Options ask for.
+func (d *Daemon) build() error {
+	first := api.NetworkAdd{Name: DefaultNetwork, Subnet: d.opts.Subnet.String(), MTU: d.opts.MTU}
+	if d.opts.Gateway.IsValid() {
+		first.Gateway = d.opts.Gateway.String()
+	}
+	for _, n := range append([]api.NetworkAdd{first}, d.opts.Networks...) {
+		if err := d.addNetwork(n); err != nil {
+			return err
+		}
+	}
+	if d.up != nil {
+		if err := d.addUplinkPort(); err != nil {
+			return err
+		}
+	}
+	if d.opts.Host {
+		if err := d.addHostPort(); err != nil {
+			return err
+		}
+	}
+	d.refreshUplink()
+	for _, p := range d.opts.Ports {
+		if _, err := d.addPort(p); err != nil {
+			return err
+		}
+	}
+	for _, p := range d.opts.Publish {
+		if _, err := d.addPublish(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// close gives everything back: rules and their listeners, ports and their devices, the uplink.
+func (d *Daemon) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, r := range d.rules {
+		r.relays.close()
+	}
+	for _, p := range d.ports {
+		p.close()
+	}
+	d.closeUplink()
+}
+
+func (d *Daemon) closeUplink() {
+	if d.up != nil {
+		d.up.Close()
+	}
+}
+
+// refreshUplink follows the host: when its device, address or link has changed, the router and NAT are told.
+func (d *Daemon) refreshUplink() {
+	if d.up == nil {
+		return
+	}
+	if _, err := d.up.Refresh(); err != nil {
+		d.log.Error("uplink", "error", err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.ports[uplinkPort]
+	if p == nil {
+		return
+	}
+	s, _ := d.up.State()
+	i := router.Interface{
+		Net: frame.NoNet, Addr: frame.AddrFrom(s.Addr), Prefix: everywhere, MAC: uplinkMAC, MTU: s.MTU,
+		Port: p.id, PeerMAC: d.up.MAC, Up: s.Up,
+	}
+	if old, ok := d.dp.Router.Interface(frame.NoNet); ok && old == i {
+		return
+	}
+	d.dp.Router.SetInterface(i)
+	d.routeToHost(s.Addr)
+	d.updateRules()
+	d.log.Info("uplink", "device", s.Device, "address", s.Addr, "up", s.Up, "why", s.Why)
+}
+
+var everywhere = netip.MustParsePrefix("0.0.0.0/0")
+
+const uplinkMAC frame.MAC = 0x027576000002
+
+// routeToHost sends packets for the host's own address to the host port.
+func (d *Daemon) routeToHost(addr netip.Addr) {
+	if d.external.IsValid() && d.external != addr {
+		d.dp.Router.DeleteRoute(netip.PrefixFrom(d.external, 32))
+	}
+	d.external = addr
+	if h := d.ports[hostPort]; h != nil && addr.IsValid() && d.opts.UplinkKind != uplink.TAP {
+		err := d.dp.Router.AddRoute(router.Route{
+			Prefix: netip.PrefixFrom(addr, 32), Kind: router.Host, Egress: h.net.id, NextHop: frame.AddrFrom(h.addr.Addr()),
+		})
+		if err != nil {
+			d.log.Error("route to the host", "error", err)
+		}
+	}
+}
+
+// refreshPorts keeps the ports that NAT may give out clear of those the host begins to use.
+func (d *Daemon) refreshPorts(ctx context.Context) {
+	t := time.NewTicker(5 * time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			d.mu.Lock()
+			d.updateRules()
+			d.mu.Unlock()
+		}
+	}
+}
+
+// requireRoot explains early what would fail later with less to say.
+func requireRoot() error {
+	if unix.Geteuid() != 0 {
+		return errors.New("uvswitch run needs root: it makes TAP devices and attaches BPF programs (CAP_NET_ADMIN, CAP_SYS_ADMIN); try sudo")
+	}
+	if _, err := os.Stat("/dev/net/tun"); err != nil {
+		return fmt.Errorf("%w: %w; `modprobe tun`, or `mknod /dev/net/tun c 10 200` where it is built in", tap.ErrNoTUN, err)
+	}
+	return nil
+}

@@ -1,0 +1,93 @@
+package control
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/router"
+	"github.com/uvswitch/uvswitch/switch"
+	"github.com/uvswitch/uvswitch/tap"
+)
+
+// Names of the ports that the switch makes for itself.
+const (
+	hostPort   = "host"
+	uplinkPort = "uplink"
+)
+
+const ownNamespace = "/proc/self/ns/net"
+
+// addHostPort makes the port by which the host itself is in the default network.
+func (d *Daemon) addHostPort() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := d.networks[DefaultNetwork]
+	addr := last(n.prefix).Prev()
+	if addr == n.gateway {
+		addr = addr.Prev()
+	}
+	p := &port{
+		name: hostPort, kind: kindHost, net: n, ifname: d.opts.Name + "0", netns: ownNamespace,
+		mac: macFor(addr), addr: netip.PrefixFrom(addr, n.prefix.Bits()), mtu: n.mtu, offload: true,
+		flags: vswitch.DefaultFlags,
+	}
+	if err := d.plugTAP(p, tap.Setup{MAC: p.mac, MTU: p.mtu, Addr: p.addr}); err != nil {
+		return err
+	}
+	d.dp.Switch.FDB(n.id).Set(p.mac, p.id, false)
+	return nil
+}
+
+// addUplinkPort puts the uplink's TAP on the dataplane. It is in no network.
+func (d *Daemon) addUplinkPort() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := &port{
+		name: uplinkPort, kind: kindUplink, ifname: d.opts.Name + "-up", netns: ownNamespace, mac: d.up.MAC,
+		mtu: 65521, offload: true, flags: vswitch.Forwarding | vswitch.Uplink, conn: d.up.Device,
+	}
+	return d.plug(p)
+}
+
+// overlapsHost says with what of the host a subnet would collide: an address or a route of another device.
+func (d *Daemon) overlapsHost(p netip.Prefix) (string, bool) {
+	own := d.opts.Name
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return "", false
+	}
+	for _, r := range routes {
+		if r.Dst == nil || r.Dst.IP.IsUnspecified() {
+			continue
+		}
+		a, ok := netip.AddrFromSlice(r.Dst.IP.To4())
+		bits, _ := r.Dst.Mask.Size()
+		if !ok || !netip.PrefixFrom(a, bits).Overlaps(p) {
+			continue
+		}
+		l, err := netlink.LinkByIndex(r.LinkIndex)
+		if err != nil || l.Attrs().Name == own+"0" || l.Attrs().Name == own+"-up" {
+			continue
+		}
+		return fmt.Sprintf("%s, which the host reaches by device %s", r.Dst, l.Attrs().Name), true
+	}
+	return "", false
+}
+
+// neighborOf makes the router know a port's station without asking.
+func (d *Daemon) neighborOf(p *port) {
+	if p.net != nil && p.addr.IsValid() && p.mac != 0 {
+		d.dp.Router.SetNeighbor(p.net.id, frame.AddrFrom(p.addr.Addr()), p.mac)
+	}
+}
+
+func (d *Daemon) forgetNeighborOf(p *port) {
+	if p.net != nil && p.addr.IsValid() && p.mac != 0 {
+		d.dp.SlowPath(func(out router.Output) {
+			d.dp.Router.DeleteNeighbor(p.net.id, frame.AddrFrom(p.addr.Addr()), out)
+		})
+	}
+}

@@ -1,0 +1,180 @@
+package control
+
+import (
+	"cmp"
+	"encoding/binary"
+	"net/http"
+	"net/netip"
+	"regexp"
+	"slices"
+
+	"github.com/uvswitch/uvswitch/internal/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/nat"
+	"github.com/uvswitch/uvswitch/router"
+	"github.com/uvswitch/uvswitch/switch"
+)
+
+// network is one broadcast domain as its user named it.
+type network struct {
+	id       frame.NetID
+	name     string
+	prefix   netip.Prefix
+	gateway  netip.Addr
+	mac      frame.MAC
+	mtu      int
+	internal bool
+
+	masquerade *nat.RuleCount
+}
+
+var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`)
+
+func checkName(what, name string) error {
+	if !validName.MatchString(name) {
+		return api.Errorf(http.StatusBadRequest, "%q is not a name for a %s: 1 to 63 letters, digits, dots, dashes and underscores, beginning with a letter or digit", name, what)
+	}
+	return nil
+}
+
+// macFor derives a locally administered MAC from an address, so that an address that returns has the MAC that its
+// neighbors remember.
+func macFor(a netip.Addr) frame.MAC { return 0x0275<<32 | frame.MAC(frame.AddrFrom(a)) }
+
+func (d *Daemon) addNetwork(a api.NetworkAdd) error {
+	if err := checkName("network", a.Name); err != nil {
+		return err
+	}
+	p, err := netip.ParsePrefix(a.Subnet)
+	if err != nil || !p.Addr().Is4() || p.Bits() < 8 || p.Bits() > 29 {
+		return api.Errorf(http.StatusBadRequest, "%q is not an IPv4 subnet of /8 to /29, such as 172.30.0.0/16", a.Subnet)
+	}
+	if p != p.Masked() {
+		return api.Errorf(http.StatusBadRequest, "%s is an address inside a subnet; did you mean %s?", p, p.Masked())
+	}
+	gw := p.Addr().Next()
+	if a.Gateway != "" {
+		if gw, err = netip.ParseAddr(a.Gateway); err != nil || !usable(p, gw) {
+			return api.Errorf(http.StatusBadRequest, "gateway %q is not a usable address of %s", a.Gateway, p)
+		}
+	}
+	if a.MTU == 0 {
+		a.MTU = 1500
+	}
+	if a.MTU < 576 || a.MTU > 65521 {
+		return api.Errorf(http.StatusBadRequest, "MTU %d is out of range: 576 to 65521 bytes", a.MTU)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, ok := d.networks[a.Name]; ok {
+		return api.Errorf(http.StatusConflict, "there is a network %q already; choose another name, or `uvswitch network del %s`", a.Name, a.Name)
+	}
+	for _, n := range d.networks {
+		if n.prefix.Overlaps(p) {
+			return api.Errorf(http.StatusConflict, "subnet %s overlaps %s of network %q; choose another", p, n.prefix, n.name)
+		}
+	}
+	if s, ok := d.overlapsHost(p); ok {
+		return api.Errorf(http.StatusConflict, "subnet %s overlaps %s; choose another (--subnet)", p, s)
+	}
+	id := d.freeNetID()
+	if id == frame.NoNet {
+		return api.Errorf(http.StatusConflict, "there are %d networks already, which is the limit", frame.MaxNets-1)
+	}
+	n := &network{id: id, name: a.Name, prefix: p, gateway: gw, mac: macFor(gw), mtu: a.MTU, internal: a.Internal, masquerade: &nat.RuleCount{}}
+	d.networks[a.Name] = n
+	fdb := vswitch.NewFDB(vswitch.DefaultFDBSize, uint64(d.started.UnixNano())*uint64(id))
+	d.dp.Switch.SetNetwork(vswitch.Network{ID: id, Gateway: n.mac, FDB: fdb})
+	d.dp.Router.SetInterface(router.Interface{
+		Net: id, Addr: frame.AddrFrom(gw), Prefix: p, MAC: n.mac, MTU: n.mtu, Internal: n.internal,
+	})
+	d.updateRules()
+	return nil
+}
+
+func (d *Daemon) freeNetID() frame.NetID {
+	for id := frame.NetID(1); id < frame.MaxNets; id++ {
+		if !slices.ContainsFunc(d.networkList(), func(n *network) bool { return n.id == id }) {
+			return id
+		}
+	}
+	return frame.NoNet
+}
+
+func (d *Daemon) deleteNetwork(name string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := d.networks[name]
+	if n == nil {
+		return d.noNetwork(name)
+	}
+	if name == DefaultNetwork {
+		return api.Errorf(http.StatusConflict, "network %q lives as long as the switch", name)
+	}
+	for _, p := range d.ports {
+		if p.net == n {
+			return api.Errorf(http.StatusConflict, "network %q still has port %q; `uvswitch port del %s` first", name, p.name, p.name)
+		}
+	}
+	delete(d.networks, name)
+	d.dp.Router.DeleteInterface(n.id)
+	d.dp.Switch.DeleteNetwork(n.id)
+	d.updateRules()
+	return nil
+}
+
+func (d *Daemon) noNetwork(name string) error {
+	return api.Errorf(http.StatusNotFound, "there is no network %q; `uvswitch network ls` lists them", name)
+}
+
+// networkList is in the order of ids.
+func (d *Daemon) networkList() []*network {
+	var out []*network
+	for _, n := range d.networks {
+		out = append(out, n)
+	}
+	slices.SortFunc(out, func(a, b *network) int { return cmp.Compare(a.id, b.id) })
+	return out
+}
+
+// networkName names an id; the uplink's is empty.
+func (d *Daemon) networkName(id frame.NetID) string {
+	for _, n := range d.networks {
+		if n.id == id {
+			return n.name
+		}
+	}
+	return ""
+}
+
+// usable tells whether a can be a station's address in p.
+func usable(p netip.Prefix, a netip.Addr) bool {
+	return p.Contains(a) && a != p.Addr() && a != last(p)
+}
+
+// last is the subnet's broadcast address.
+func last(p netip.Prefix) netip.Addr {
+	b := p.Addr().As4()
+	v := binary.BigEndian.Uint32(b[:]) | uint32(1<<(32-p.Bits())-1)
+	return frame.Addr(v).Netip()
+}
+
+// freeAddr finds an unused address of n, from the gateway's upwards.
+func (d *Daemon) freeAddr(n *network) (netip.Addr, bool) {
+	for a := n.prefix.Addr().Next(); usable(n.prefix, a); a = a.Next() {
+		if _, taken := d.holder(n, a); !taken && a != n.gateway {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// holder names the port that has address a.
+func (d *Daemon) holder(n *network, a netip.Addr) (string, bool) {
+	for _, p := range d.ports {
+		if p.net == n && p.addr.IsValid() && p.addr.Addr() == a {
+			return p.name, true
+		}
+	}
+	return "", false
+}

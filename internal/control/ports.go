@@ -1,0 +1,400 @@
+package control
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/uvswitch/uvswitch/internal/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/uplink"
+	"github.com/uvswitch/uvswitch/nat"
+	"github.com/uvswitch/uvswitch/switch"
+	"github.com/uvswitch/uvswitch/tap"
+)
+
+// Kinds of ports.
+const (
+	kindTAP    = "tap"    // a TAP with offloads, made in a namespace
+	kindPlain  = "plain"  // one without
+	kindDevice = "device" // an existing device
+	kindHost   = "host"
+	kindUplink = "uplink"
+)
+
+// port is one port as its user named it.
+type port struct {
+	id        frame.PortID
+	name      string
+	kind      string
+	net       *network // nil for the uplink
+	ifname    string
+	netns     string // as the user said it
+	mac       frame.MAC
+	addr      netip.Prefix // invalid when not known
+	mtu       int
+	offload   bool
+	flags     vswitch.PortFlags
+	conn      frame.Conn
+	swallower *uplink.Swallower
+}
+
+// close gives the device back. The dataplane must have let go of it.
+func (p *port) close() {
+	if p.swallower != nil {
+		p.swallower.Close()
+	}
+	if p.conn != nil && p.kind != kindUplink { // that one is the uplink's to close
+		_ = p.conn.Close() // nothing to do about a descriptor that was dead
+	}
+}
+
+// flagNames are the knobs that `port set` takes, by the names of `bridge link`.
+var flagNames = []struct {
+	name string
+	flag vswitch.PortFlags
+}{
+	{"learning", vswitch.Learning},
+	{"flood", vswitch.FloodUcast},
+	{"mcast_flood", vswitch.FloodMcast},
+	{"bcast_flood", vswitch.FloodBcast},
+	{"hairpin", vswitch.HairpinMode},
+	{"isolated", vswitch.Isolated},
+	{"locked", vswitch.Locked},
+	{"guard", vswitch.Guard},
+}
+
+func flagMap(f vswitch.PortFlags) map[string]bool {
+	m := map[string]bool{}
+	for _, n := range flagNames {
+		m[n.name] = f&n.flag != 0
+	}
+	return m
+}
+
+// addPort makes the port that a asks for. On an error nothing remains.
+func (d *Daemon) addPort(a api.PortAdd) (api.Port, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p, err := d.checkPort(a)
+	if err != nil {
+		return api.Port{}, err
+	}
+	if a.Device != "" {
+		err = d.plugDevice(p)
+	} else {
+		setup := tap.Setup{MAC: p.mac, MTU: p.mtu, Addr: p.addr}
+		if !a.NoRoute {
+			setup.Gateway = p.net.gateway
+		}
+		err = d.plugTAP(p, setup)
+	}
+	if err != nil {
+		return api.Port{}, explain(err)
+	}
+	d.updateRules()
+	return d.portView(p), nil
+}
+
+// checkPort validates everything that can be before anything is made.
+func (d *Daemon) checkPort(a api.PortAdd) (*port, error) {
+	if err := checkName("port", a.Name); err != nil {
+		return nil, err
+	}
+	if _, ok := d.ports[a.Name]; ok || slices.Contains([]string{"any", "gateway", hostPort, uplinkPort}, a.Name) {
+		return nil, api.Errorf(http.StatusConflict, "there is a port %q already; choose another name, or `uvswitch port del %s`", a.Name, a.Name)
+	}
+	n := d.networks[cmp.Or(a.Network, DefaultNetwork)]
+	if n == nil {
+		return nil, d.noNetwork(a.Network)
+	}
+	p := &port{
+		name: a.Name, kind: kindTAP, net: n, netns: a.Netns, ifname: cmp.Or(a.Ifname, "eth0"), mtu: cmp.Or(a.MTU, n.mtu),
+		offload: true, flags: vswitch.DefaultFlags,
+	}
+	switch a.Offload {
+	case "", "on":
+	case "off":
+		p.kind, p.offload = kindPlain, false
+	default:
+		return nil, api.Errorf(http.StatusBadRequest, "offload %q: say on or off", a.Offload)
+	}
+	switch {
+	case a.Device != "" && a.Netns != "":
+		return nil, api.Errorf(http.StatusBadRequest, "a port has either --netns, to make a device there, or --device, to plug one that is here; not both")
+	case a.Device == "" && a.Netns == "":
+		return nil, api.Errorf(http.StatusBadRequest, "say where the port is: --netns NAME makes a device in a namespace, --device DEV plugs one that exists")
+	case a.Device != "":
+		p.kind, p.ifname = kindDevice, a.Device
+		if a.Device == d.opts.Name+"0" || a.Device == d.opts.Name+"-up" {
+			return nil, api.Errorf(http.StatusConflict, "%s is the switch's own device", a.Device)
+		}
+		for _, q := range d.ports {
+			if q.kind == kindDevice && q.ifname == a.Device {
+				return nil, api.Errorf(http.StatusConflict, "device %s is plugged already, as port %q", a.Device, q.name)
+			}
+		}
+	default:
+		if _, err := tap.NamespacePath(a.Netns); err != nil {
+			return nil, api.Errorf(http.StatusNotFound, "%v", err)
+		}
+	}
+	if p.mtu < 576 || p.mtu > 65521 {
+		return nil, api.Errorf(http.StatusBadRequest, "MTU %d is out of range: 576 to 65521 bytes", p.mtu)
+	}
+	if err := d.checkAddress(p, a); err != nil {
+		return nil, err
+	}
+	return p, d.checkMAC(p, a.MAC)
+}
+
+// checkAddress fills p.addr. A plugged device brings its own address, unless one is named to bind it to.
+func (d *Daemon) checkAddress(p *port, a api.PortAdd) error {
+	n := p.net
+	var addr netip.Addr
+	switch {
+	case a.IP == "" && p.kind == kindDevice:
+		return nil
+	case a.IP == "" || a.IP == "auto":
+		var ok bool
+		if addr, ok = d.freeAddr(n); !ok {
+			return api.Errorf(http.StatusConflict, "no address of %s is free; delete a port, or use a larger subnet", n.prefix)
+		}
+	default:
+		ip, bits, found := strings.Cut(a.IP, "/")
+		var err error
+		if addr, err = netip.ParseAddr(ip); err != nil || !usable(n.prefix, addr) {
+			return api.Errorf(http.StatusBadRequest, "%q is not a usable address of network %q, %s", a.IP, n.name, n.prefix)
+		}
+		if found && bits != fmt.Sprint(n.prefix.Bits()) {
+			return api.Errorf(http.StatusBadRequest, "%s: network %q has prefix length %d", a.IP, n.name, n.prefix.Bits())
+		}
+	}
+	if addr == n.gateway {
+		return api.Errorf(http.StatusConflict, "address %s is the gateway's", addr)
+	}
+	if who, taken := d.holder(n, addr); taken {
+		return api.Errorf(http.StatusConflict, "address %s is in use by port %q; choose another, or leave --ip out", addr, who)
+	}
+	p.addr = netip.PrefixFrom(addr, n.prefix.Bits())
+	p.flags |= vswitch.Guard
+	return nil
+}
+
+func (d *Daemon) checkMAC(p *port, mac string) error {
+	if mac == "" {
+		if p.addr.IsValid() && p.kind != kindDevice {
+			p.mac = macFor(p.addr.Addr())
+		}
+		return nil
+	}
+	m, err := frame.ParseMAC(mac)
+	if err != nil || m == 0 || m.IsGroup() {
+		return api.Errorf(http.StatusBadRequest, "%q is not the MAC address of a station, such as 02:00:00:00:00:01", mac)
+	}
+	if m == p.net.mac {
+		return api.Errorf(http.StatusConflict, "MAC %s is the gateway's", m)
+	}
+	for _, q := range d.ports {
+		if q.mac == m && q.net == p.net {
+			return api.Errorf(http.StatusConflict, "MAC %s is in use by port %q", m, q.name)
+		}
+	}
+	p.mac = m
+	return nil
+}
+
+// plugTAP makes p's TAP in its namespace and puts it on the dataplane.
+func (d *Daemon) plugTAP(p *port, setup tap.Setup) error {
+	ns, err := tap.NamespacePath(p.netns)
+	if err != nil {
+		return err
+	}
+	if p.kind == kindPlain {
+		var c *tap.Plain
+		if c, err = tap.OpenPlain(ns, p.ifname); err == nil {
+			p.conn = c
+		}
+	} else {
+		var c *tap.Device
+		if c, err = tap.Open(ns, p.ifname); err == nil {
+			p.conn = c
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := tap.Configure(ns, p.ifname, setup); err != nil {
+		p.close()
+		return err
+	}
+	return d.plug(p)
+}
+
+// plugDevice takes an existing device of the switch's own namespace, as `brctl addif` does, and brings it up.
+func (d *Daemon) plugDevice(p *port) error {
+	c, err := tap.OpenPacket(ownNamespace, p.ifname)
+	if err != nil {
+		return err
+	}
+	p.conn = c
+	info, err := tap.Inspect(ownNamespace, p.ifname)
+	if err == nil {
+		p.mtu = info.MTU
+		p.swallower, err = uplink.Swallow(info.Index)
+	}
+	if err == nil {
+		err = tap.SetUp(ownNamespace, p.ifname)
+	}
+	if err != nil {
+		p.close()
+		return err
+	}
+	return d.plug(p)
+}
+
+// plug gives p an id and puts it on the dataplane; on an error p is closed.
+func (d *Daemon) plug(p *port) error {
+	for id := frame.PortID(1); id < frame.MaxPorts; id++ {
+		if d.byID[id] == nil {
+			p.id = id
+			break
+		}
+	}
+	if p.id == frame.NoPort {
+		p.close()
+		return api.Errorf(http.StatusConflict, "there are %d ports already, which is the limit", frame.MaxPorts-1)
+	}
+	if err := d.dp.AddPort(d.switchPort(p), p.conn); err != nil {
+		p.close()
+		return err
+	}
+	d.byID[p.id], d.ports[p.name] = p, p
+	d.neighborOf(p)
+	d.log.Info("port added", "port", p.name, "kind", p.kind, "device", p.ifname, "netns", p.netns, "address", p.addr)
+	return nil
+}
+
+// switchPort is p as the switch knows it.
+func (d *Daemon) switchPort(p *port) vswitch.Port {
+	s := vswitch.Port{ID: p.id, Flags: p.flags, MTU: p.mtu, MAC: p.mac}
+	if p.net != nil {
+		s.Net = p.net.id
+	}
+	if p.addr.IsValid() {
+		s.Addr = frame.AddrFrom(p.addr.Addr())
+	}
+	return s
+}
+
+func (d *Daemon) setPort(name string, set api.PortSet) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.ports[name]
+	if p == nil {
+		return noPort(name)
+	}
+	flags := p.flags
+	for k, on := range set {
+		i := slices.IndexFunc(flagNames, func(n struct {
+			name string
+			flag vswitch.PortFlags
+		}) bool {
+			return n.name == k
+		})
+		if i < 0 || p.kind == kindUplink {
+			return api.Errorf(http.StatusBadRequest, "port %q has no knob %q; there are learning, flood, mcast_flood, bcast_flood, hairpin, isolated, locked, guard", name, k)
+		}
+		flags &^= flagNames[i].flag
+		if on {
+			flags |= flagNames[i].flag
+		}
+	}
+	p.flags = flags
+	d.dp.Switch.SetPort(d.switchPort(p))
+	return nil
+}
+
+func (d *Daemon) deletePort(name string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.ports[name]
+	if p == nil {
+		return noPort(name)
+	}
+	if p.kind == kindHost || p.kind == kindUplink {
+		return api.Errorf(http.StatusConflict, "port %q is the switch's own; run with --%s off or none to be without it", name, p.name)
+	}
+	d.unplug(p)
+	return nil
+}
+
+// unplug takes a port and what hangs on it away: published ports, flows, stations, the neighbor, the device.
+func (d *Daemon) unplug(p *port) {
+	d.rules = slices.DeleteFunc(d.rules, func(r *rule) bool {
+		if r.port == p {
+			r.relays.close()
+		}
+		return r.port == p
+	})
+	delete(d.ports, p.name)
+	d.dp.RemovePort(p.id)
+	d.updateRules()
+	d.forgetNeighborOf(p)
+	d.dp.NAT.Flush(func(f nat.Flow) bool { return f.Port == p.id })
+	d.byID[p.id] = nil
+	p.close()
+	d.log.Info("port removed", "port", p.name)
+}
+
+// portGone is called by the dataplane when a port's device has died, with its namespace.
+func (d *Daemon) portGone(id frame.PortID) {
+	go func() { // the dataplane goes on: unplugging needs its workers
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if p := d.byID[id]; p != nil && p.kind != kindUplink {
+			d.log.Warn("the device is gone, and its namespace with it", "port", p.name)
+			d.unplug(p)
+		}
+	}()
+}
+
+func noPort(name string) error {
+	return api.Errorf(http.StatusNotFound, "there is no port %q; `uvswitch port ls` lists them", name)
+}
+
+// portName names an id.
+func (d *Daemon) portName(id frame.PortID) string {
+	if int(id) < len(d.byID) && d.byID[id] != nil {
+		return d.byID[id].name
+	}
+	return ""
+}
+
+// portList is in the order of ids.
+func (d *Daemon) portList() []*port {
+	var out []*port
+	for _, p := range d.byID {
+		if p != nil {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// explain gives errors of package tap a status.
+func explain(err error) error {
+	var known *api.Error
+	switch {
+	case errors.As(err, &known):
+		return err
+	case errors.Is(err, tap.ErrNoNamespace), errors.Is(err, os.ErrNotExist):
+		return api.Errorf(http.StatusNotFound, "%v", err)
+	}
+	return api.Errorf(http.StatusConflict, "%v", err)
+}

@@ -1,0 +1,328 @@
+package control
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/uvswitch/uvswitch/internal/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/uplink"
+	"github.com/uvswitch/uvswitch/nat"
+	"github.com/uvswitch/uvswitch/router"
+	"github.com/uvswitch/uvswitch/switch"
+	"github.com/uvswitch/uvswitch/tap"
+)
+
+func (d *Daemon) portView(p *port) api.Port {
+	s := d.dp.PortStats(p.id)
+	v := api.Port{
+		Name: p.name, ID: int(p.id), Kind: p.kind, Ifname: p.ifname, Netns: p.netns, Addresses: []string{}, MTU: p.mtu,
+		State: d.portState(p), Offload: p.offload, Backend: d.backend, Flags: flagMap(p.flags),
+		RxPackets: s.RxPackets, RxBytes: s.RxBytes, RxDropped: s.RxDropped,
+		TxPackets: s.TxPackets, TxBytes: s.TxBytes, TxDropped: s.TxDropped, Drops: s.Drops,
+	}
+	if p.netns == ownNamespace {
+		v.Netns = ""
+	}
+	if p.net != nil {
+		v.Network = p.net.name
+	}
+	if p.mac != 0 {
+		v.MAC = p.mac.String()
+	}
+	if p.addr.IsValid() {
+		v.Addresses = append(v.Addresses, p.addr.String())
+	}
+	if c, ok := p.conn.(*tap.Plain); ok {
+		v.Segmented = c.Segmented.Load()
+	}
+	return v
+}
+
+// portState is what the kernel says of the device, and the switch of the port.
+func (d *Daemon) portState(p *port) string {
+	netns := p.netns
+	if p.kind == kindDevice {
+		netns = ownNamespace
+	}
+	ns, err := tap.NamespacePath(netns)
+	if err != nil {
+		return "gone"
+	}
+	switch info, err := tap.Inspect(ns, p.ifname); {
+	case err != nil:
+		return "gone" // or renamed inside; the port goes on while its descriptor lives
+	case !info.Up:
+		return "down"
+	case p.flags&vswitch.Forwarding == 0:
+		return "disabled"
+	}
+	return "forwarding"
+}
+
+func (d *Daemon) networkView(n *network) api.Network {
+	v := api.Network{
+		Name: n.name, Subnet: n.prefix.String(), Gateway: n.gateway.String(), MAC: n.mac.String(), MTU: n.mtu,
+		Internal: n.internal,
+	}
+	for _, p := range d.ports {
+		if p.net == n {
+			v.Ports++
+		}
+	}
+	return v
+}
+
+func (d *Daemon) fdbView() []api.FDBEntry {
+	out := []api.FDBEntry{}
+	now := d.dp.Now()
+	for _, n := range d.networkList() {
+		out = append(out, api.FDBEntry{
+			MAC: n.mac.String(), Ifname: "gateway", Flags: []string{"self"}, State: "permanent", Network: n.name, IsLocal: true,
+		})
+		entries := d.dp.Switch.FDB(n.id).Entries()
+		slices.SortFunc(entries, func(a, b vswitch.Entry) int { return int(a.Port) - int(b.Port) })
+		for _, e := range entries {
+			v := api.FDBEntry{MAC: e.MAC.String(), Ifname: d.portName(e.Port), Flags: []string{}, Network: n.name}
+			switch {
+			case e.Static && v.Ifname == hostPort:
+				v.State, v.IsLocal = "permanent", true
+			case e.Static:
+				v.State = "static"
+			case e.Sticky:
+				v.State, v.Flags = "sticky", []string{"sticky"}
+			default:
+				v.Age = float64(now-e.Heard) / frame.TicksPerSecond
+			}
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+func (d *Daemon) bridgeView() []api.Bridge {
+	var out []api.Bridge
+	for _, n := range d.networkList() {
+		id := "8000." + strings.ReplaceAll(n.mac.String(), ":", "")
+		b := api.Bridge{Network: n.name, BridgeID: id, Root: id, AgeingTime: vswitch.DefaultAgeing, Ports: []api.BridgePort{}}
+		for _, p := range d.portList() {
+			if p.net != n {
+				continue
+			}
+			state := "forwarding"
+			if s := d.portState(p); s != "forwarding" {
+				state = "disabled"
+			}
+			b.Ports = append(b.Ports, api.BridgePort{
+				Name: p.name, Number: int(p.id), PortID: fmt.Sprintf("%04x", 0x8000|int(p.id)), State: state, Cost: 2,
+				Flags: flagMap(p.flags),
+			})
+		}
+		out = append(out, b)
+	}
+	return out
+}
+
+func (d *Daemon) neighView() []api.Neighbor {
+	out := []api.Neighbor{}
+	for _, n := range d.dp.Router.Neighbors() {
+		v := api.Neighbor{Dst: n.Addr.String(), Network: d.networkName(n.Net), State: []string{n.State.String()}}
+		if n.MAC != 0 {
+			v.Lladdr = n.MAC.String()
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+func (d *Daemon) routeView() []api.Route {
+	out := []api.Route{}
+	for _, r := range d.dp.Router.Routes() {
+		v := api.Route{Dst: r.Prefix.String(), Type: r.Kind.String(), Network: d.networkName(r.Egress), Dev: d.networkName(r.Egress)}
+		if r.Prefix == everywhere {
+			v.Dst = "default"
+		}
+		if r.Egress == frame.NoNet {
+			v.Dev = uplinkPort
+		}
+		if r.NextHop != 0 {
+			v.Gateway = r.NextHop.String()
+		}
+		if r.Kind == router.Host {
+			v.Dev = hostPort
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+func (d *Daemon) publishView(r *rule) api.Publish {
+	v := api.Publish{
+		ID: int(r.id), HostAddress: r.hostAddr.String(), HostPort: int(r.lo), HostPortEnd: int(r.hi), Protocol: r.proto,
+		Port: r.port.name, Address: r.port.addr.Addr().String(), ContainerPort: int(r.target), From: []string{},
+		Packets: r.count.Packets.Load(), Bytes: r.count.Bytes.Load(),
+	}
+	for _, p := range r.from {
+		v.From = append(v.From, p.String())
+	}
+	return v
+}
+
+func (d *Daemon) natView() []api.NATRule {
+	out := []api.NATRule{}
+	for _, r := range d.rules {
+		v := api.NATRule{
+			Chain: "PREROUTING", Target: "DNAT", Packets: r.count.Packets.Load(), Bytes: r.count.Bytes.Load(),
+			Protocol: r.proto, Source: everywhere.String(), In: "*", Out: "*",
+			To: netip.AddrPortFrom(r.port.addr.Addr(), r.target).String(),
+		}
+		if len(r.from) > 0 {
+			var from []string
+			for _, p := range r.from {
+				from = append(from, p.String())
+			}
+			v.Source = strings.Join(from, ",")
+		}
+		host := r.hostAddr
+		if host.IsUnspecified() && d.external.IsValid() {
+			host = d.external
+		}
+		v.Destination = host.String() + ":" + strings.TrimPrefix(r.hostPorts(), r.hostAddr.String()+":")
+		out = append(out, v)
+	}
+	for _, n := range d.networkList() {
+		if n.internal || d.up == nil {
+			continue
+		}
+		out = append(out, api.NATRule{
+			Chain: "POSTROUTING", Target: "MASQUERADE", Packets: n.masquerade.Packets.Load(), Bytes: n.masquerade.Bytes.Load(),
+			Protocol: "all", Source: n.prefix.String(), Destination: everywhere.String(), In: "*", Out: uplinkPort,
+			To: d.external.String(),
+		})
+	}
+	return out
+}
+
+func (d *Daemon) flowView(f nat.Flow) api.Flow {
+	v := api.Flow{
+		Protocol: frame.ProtoName(f.Original.Proto), Number: int(f.Original.Proto), State: f.State, Timeout: int(f.Timeout),
+		Original: flowSide(f.Original, f, 0), Reply: flowSide(f.Reply, f, 1), Status: []string{},
+		Network: d.networkName(f.Net), Port: d.portName(f.Port),
+	}
+	if f.Assured {
+		v.Status = append(v.Status, "assured")
+	}
+	if !f.Replied {
+		v.Status = append(v.Status, "unreplied")
+	}
+	return v
+}
+
+func flowSide(t frame.Tuple, f nat.Flow, dir int) api.FlowSide {
+	s := api.FlowSide{
+		Src: t.Src.String(), Dst: t.Dst.String(), Sport: int(t.SrcPort), Dport: int(t.DstPort),
+		Packets: f.Packets[dir], Bytes: f.Bytes[dir],
+	}
+	if t.Proto == frame.ICMP {
+		typ, id, code := int(t.DstPort), int(t.SrcPort), 0
+		if dir == 1 {
+			id, typ = int(t.DstPort), int(t.SrcPort)+1
+			if t.SrcPort == frame.ICMPEcho {
+				typ = frame.ICMPEchoReply
+			}
+		}
+		s.Sport, s.Dport, s.Type, s.Code, s.ID = 0, 0, &typ, &code, &id
+	}
+	return s
+}
+
+func (d *Daemon) tables() map[string]api.Table {
+	fdb := api.Table{}
+	for _, n := range d.networkList() {
+		t := d.dp.Switch.FDB(n.id)
+		fdb.Used += t.Used()
+		fdb.Limit += t.Limit()
+	}
+	n := d.dp.NAT
+	return map[string]api.Table{
+		"fdb": fdb, "flows": {Used: n.Used(), Limit: n.Limit()}, "nat_ports": {Used: n.PortsUsed(), Limit: n.PortsLimit()},
+	}
+}
+
+func (d *Daemon) statsView() api.Stats {
+	s := api.Stats{
+		Ports: map[string]api.PortStats{}, Drops: d.dp.Drops(), Tables: d.tables(), Conservation: d.dp.Conservation(),
+	}
+	view := func(id frame.PortID) api.PortStats {
+		p := d.dp.PortStats(id)
+		return api.PortStats{
+			RxPackets: p.RxPackets, RxBytes: p.RxBytes, RxDropped: p.RxDropped,
+			TxPackets: p.TxPackets, TxBytes: p.TxBytes, TxDropped: p.TxDropped, Drops: p.Drops,
+		}
+	}
+	for _, p := range d.portList() {
+		s.Ports[p.name] = view(p.id)
+	}
+	s.Ports["gateway"] = view(frame.Gateway)
+	return s
+}
+
+func (d *Daemon) uplinkStatus() api.Uplink {
+	if d.up == nil {
+		return api.Uplink{Kind: "none", State: "none", Promise: "containers reach each other and the host, and nothing else"}
+	}
+	s, kind := d.up.State()
+	v := api.Uplink{Kind: string(kind), Device: s.Device, State: "up", Why: s.Why, MTU: s.MTU, Ports: d.opts.NATPorts}
+	if s.Addr.IsValid() {
+		v.Address = s.Addr.String()
+	}
+	if !s.Up {
+		v.State = "down"
+	}
+	v.Promise = "the host's netfilter does not see container traffic; publishing has its own policy (--from)"
+	if kind == uplink.TAP {
+		v.Promise = "the host routes container traffic by its own rules; it must forward and translate " + v.Address
+	}
+	return v
+}
+
+func (d *Daemon) statusView() api.Status {
+	v := api.Status{
+		Version: d.opts.Version, PID: os.Getpid(), Uptime: time.Since(d.started).Seconds(), Uplink: d.uplinkStatus(),
+		Backend: d.backend, Workers: d.dp.Workers(), Ports: len(d.ports), Tables: d.tables(), Drops: d.dp.Drops(),
+		Balanced: d.dp.Conservation().Balanced,
+	}
+	for _, n := range d.networkList() {
+		v.Networks = append(v.Networks, d.networkView(n))
+	}
+	if h := d.ports[hostPort]; h != nil {
+		v.Host = h.addr.Addr().String()
+	}
+	return v
+}
+
+// flowFilter selects flows by query values: src, dst, proto, port (a port's name), each exact.
+type flowFilter struct{ src, dst, proto, port, dport string }
+
+func (d *Daemon) flowsView(f flowFilter) []api.Flow {
+	out := []api.Flow{}
+	d.dp.NAT.Flows(d.dp.Now(), func(x nat.Flow) bool {
+		v := d.flowView(x)
+		if f.matches(&v) {
+			out = append(out, v)
+		}
+		return true
+	})
+	return out
+}
+
+func (f *flowFilter) matches(v *api.Flow) bool {
+	eq := func(want, have string) bool { return want == "" || want == have }
+	return eq(f.src, v.Original.Src) && eq(f.dst, v.Original.Dst) && eq(f.proto, v.Protocol) && eq(f.port, v.Port) &&
+		eq(f.dport, strconv.Itoa(v.Original.Dport))
+}

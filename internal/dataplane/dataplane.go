@@ -1,0 +1,175 @@
+package dataplane
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/nat"
+	"github.com/uvswitch/uvswitch/router"
+	"github.com/uvswitch/uvswitch/switch"
+)
+
+// A Dataplane is the stages and the workers that run them.
+type Dataplane struct {
+	Switch *vswitch.Switch
+	Router *router.Router
+	NAT    *nat.NAT
+
+	clock   func() frame.Tick
+	workers []*worker
+	keeper  keeper
+
+	mu      sync.Mutex // ports coming and going
+	readers map[frame.PortID]int
+}
+
+// New makes a dataplane with one worker per Poller. clock is read once per batch, by every worker.
+func New(n *nat.NAT, clock func() frame.Tick, pollers ...Poller) *Dataplane {
+	d := &Dataplane{
+		Switch: vswitch.New(), Router: router.New(), NAT: n, clock: clock, readers: map[frame.PortID]int{},
+	}
+	d.keeper.dp = d
+	d.keeper.wake = make(chan struct{}, 1)
+	for _, p := range pollers {
+		d.workers = append(d.workers, newWorker(d, p))
+	}
+	for _, c := range d.all() {
+		c.ports[frame.NoPort].Store(&portCounters{}) // the gateway's
+	}
+	return d
+}
+
+// Workers is how many workers there are.
+func (d *Dataplane) Workers() int { return len(d.workers) }
+
+// Now reads the dataplane's clock.
+func (d *Dataplane) Now() frame.Tick { return d.clock() }
+
+// AddPort puts port p on the wire c: the switch knows it, the worker with the fewest ports reads it, every worker
+// may write it. On an error nothing remains.
+func (d *Dataplane) AddPort(p vswitch.Port, c frame.Conn) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, taken := d.readers[p.ID]; taken || p.ID == frame.NoPort || p.ID >= frame.MaxPorts {
+		return fmt.Errorf("dataplane: port id %d is taken or out of range", p.ID)
+	}
+	for _, s := range d.all() {
+		s.ports[p.ID].Store(&portCounters{})
+	}
+	d.Switch.SetPort(p)
+	reader := d.idlest()
+	d.readers[p.ID] = reader
+	for i, w := range d.workers {
+		var err error
+		w.do(func() { err = w.poller.Add(p.ID, c, i == reader) })
+		if err != nil {
+			d.removePort(p.ID)
+			return fmt.Errorf("dataplane: adding port %d: %w", p.ID, err)
+		}
+	}
+	return nil
+}
+
+// idlest is the worker that reads the fewest ports.
+func (d *Dataplane) idlest() int {
+	load := make([]int, len(d.workers))
+	for _, w := range d.readers {
+		load[w]++
+	}
+	best := 0
+	for i := range load {
+		if load[i] < load[best] {
+			best = i
+		}
+	}
+	return best
+}
+
+// RemovePort takes a port off the wire. When it returns, no worker uses its Conn any more.
+func (d *Dataplane) RemovePort(id frame.PortID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.removePort(id)
+}
+
+func (d *Dataplane) removePort(id frame.PortID) {
+	for _, w := range d.workers {
+		w.do(func() { w.poller.Remove(id) })
+	}
+	d.Switch.DeletePort(id)
+	delete(d.readers, id)
+	for _, s := range d.all() {
+		s.ports[id].Store(nil)
+	}
+}
+
+// SwapPollers has each worker use what swap makes of its Poller, between two batches: how a capture is put in; a
+// swap that returns base takes it out.
+func (d *Dataplane) SwapPollers(swap func(worker int, base Poller) Poller) {
+	for i, w := range d.workers {
+		w.do(func() { w.poller = swap(i, w.base) })
+	}
+}
+
+// Barrier returns when every worker has passed a batch boundary: what was unlinked before is in nobody's hands.
+func (d *Dataplane) Barrier() {
+	for _, w := range d.workers {
+		w.do(func() {})
+	}
+}
+
+// SlowPath calls fn with the Output that the router's slow path sends by.
+func (d *Dataplane) SlowPath(fn func(router.Output)) { d.keeper.do(fn) }
+
+// Run runs the workers and the housekeeper until ctx is done; gone is called for each port whose device has died.
+func (d *Dataplane) Run(ctx context.Context, gone func(frame.PortID)) error {
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	errs := make(chan error, len(d.workers))
+	for _, w := range d.workers {
+		w.running.Store(true)
+	}
+	for _, w := range d.workers {
+		wg.Go(func() {
+			runtime.LockOSThread()
+			errs <- w.run(&stop)
+		})
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	var err error
+	for ctx.Err() == nil && err == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-errs:
+		case <-tick.C:
+		case <-d.keeper.wake:
+		}
+		for _, id := range d.keeper.run(d.clock()) {
+			gone(id)
+		}
+	}
+	stop.Store(true)
+	for _, w := range d.workers {
+		w.base.Wake()
+	}
+	wg.Wait()
+	return err
+}
+
+// Step carries what is waiting through, without goroutines: every worker reads one batch, then the housekeeper runs.
+// It is for tests in virtual time, whose Pollers never wait.
+func (d *Dataplane) Step() error {
+	for _, w := range d.workers {
+		if err := w.round(); err != nil {
+			return err
+		}
+	}
+	d.keeper.run(d.clock())
+	return nil
+}

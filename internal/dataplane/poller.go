@@ -1,0 +1,25 @@
+package dataplane
+
+import "github.com/uvswitch/uvswitch/internal/frame"
+
+// A Poller is one worker's I/O: the ports it reads, and every port it may write. All methods but Wake are called
+// by that worker only.
+//
+// The bytes of the frames that Poll puts into a batch are the Poller's; they are valid until the next Poll. A
+// frame given to Send is read until the next Poll returns and must not change until then, whoever owns its bytes:
+// so one frame can be sent to many ports.
+type Poller interface {
+	// Add makes a port known for Send; with read, its frames come by this Poller too.
+	Add(id frame.PortID, c frame.Conn, read bool) error
+	// Remove forgets a port; unknown ones are ignored. The Conn stays open: it is the caller's.
+	Remove(id frame.PortID)
+	// Poll flushes what was sent, waits for a first frame, a failure or Wake, and takes what is there without
+	// waiting longer. It fills Frames, N, Failed, Gone; each frame has its bytes and In.
+	Poll(b *frame.Batch) error
+	// Send never waits. What the port does not take is reported by a later Poll.
+	Send(id frame.PortID, f *frame.Frame)
+	// Wake makes a waiting Poll, or the next one, return. It may be called by any goroutine.
+	Wake()
+	// Close gives back what the Poller holds; not the ports.
+	Close() error
+}

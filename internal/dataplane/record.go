@@ -1,0 +1,73 @@
+package dataplane
+
+import (
+	"encoding/binary"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/router"
+)
+
+// A record is how a frame stands in a ring between a worker and the housekeeper: recordLen bytes of what was
+// found out, in the host's byte order, then the virtio-net header and the frame.
+//
+//	0 in (2) | 2 net (2) | 4 egress (2) | 6 reason (1) | 7 flags (1) | 8 next hop (4) | 12 unused (4)
+const (
+	recordLen = 16
+
+	recHeld  = 1 // was held for a neighbor: goes on at router.Resolve
+	recNATed = 2 // addresses have been rewritten
+)
+
+//uvswitch:hot
+func putRecord(rec []byte, f *frame.Frame) {
+	flags := uint8(0)
+	if f.Reason == frame.NeighborFailed && f.NAT != frame.NATNone {
+		flags = recNATed // punted by router.Resolve, after nat.PostRouting
+	}
+	putHeader(rec, f.In, f.Net, f.Egress, f.Reason, flags, f.NextHop)
+	copy(rec[recordLen:], f.Raw())
+}
+
+//uvswitch:hot
+func putHeader(rec []byte, in frame.PortID, net, egress frame.NetID, why frame.Reason, flags uint8, hop frame.Addr) {
+	e := binary.NativeEndian
+	e.PutUint16(rec, uint16(in))
+	e.PutUint16(rec[2:], uint16(net))
+	e.PutUint16(rec[4:], uint16(egress))
+	rec[6], rec[7] = uint8(why), flags
+	e.PutUint32(rec[8:], uint32(hop))
+}
+
+//uvswitch:hot
+func recordPort(rec []byte) frame.PortID { return frame.PortID(binary.NativeEndian.Uint16(rec)) }
+
+// punted decodes a record for the router; its bytes are copied, since the router may hold them.
+func punted(rec []byte) router.Punted {
+	e := binary.NativeEndian
+	return router.Punted{
+		In: recordPort(rec), Net: frame.NetID(e.Uint16(rec[2:])), Egress: frame.NetID(e.Uint16(rec[4:])),
+		Why: frame.Reason(rec[6]), NATed: rec[7]&recNATed != 0, NextHop: frame.Addr(e.Uint32(rec[8:])),
+		Raw: append([]byte(nil), rec[recordLen:]...),
+	}
+}
+
+// restore sets the verdict and place of an injected frame from its record.
+//
+//uvswitch:hot
+func (d *Dataplane) restore(rec []byte, f *frame.Frame) {
+	e := binary.NativeEndian
+	f.Net, f.Egress = frame.NetID(e.Uint16(rec[2:])), frame.NetID(e.Uint16(rec[4:]))
+	switch {
+	case rec[7]&recHeld != 0:
+		f.Verdict, f.NextHop = frame.Routed, frame.Addr(e.Uint32(rec[8:]))
+	case f.Net != frame.NoNet:
+		f.Flags |= frame.Injected
+	default:
+		up, ok := d.Router.Interface(frame.NoNet)
+		if !ok || !up.Up {
+			f.DropFor(frame.UplinkDown)
+			return
+		}
+		f.Verdict, f.Out = frame.Unicast, up.Port
+	}
+}

@@ -1,0 +1,204 @@
+package dataplane
+
+import (
+	"sync/atomic"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// portCounters are one worker's counts for one port. Drops are counted at the port a frame came from, or, when the
+// port it was sent to did not take it, there.
+type portCounters struct {
+	rxPackets, rxBytes, txPackets, txBytes atomic.Uint64
+	rxDrops, txDrops                       [frame.NumReasons]atomic.Uint64
+}
+
+// counters are written by one goroutine, a worker or the housekeeper, and read by all.
+type counters struct {
+	received, originated, replicated, transmitted, consumed atomic.Uint64
+	drops                                                   [frame.NumReasons]atomic.Uint64
+	ports                                                   [frame.MaxPorts]atomic.Pointer[portCounters]
+}
+
+// port returns the counters of p; the gateway's stand at NoPort. nil for a port that is gone.
+//
+//uvswitch:hot
+func (c *counters) port(p frame.PortID) *portCounters {
+	if p == frame.Gateway {
+		p = frame.NoPort
+	}
+	if int(p) >= len(c.ports) {
+		return nil
+	}
+	return c.ports[p].Load()
+}
+
+//uvswitch:hot
+func (c *counters) dropped(in frame.PortID, why frame.Reason) {
+	c.drops[why].Add(1)
+	if p := c.port(in); p != nil {
+		p.rxDrops[why].Add(1)
+	}
+}
+
+// failed takes back a transmission that the port did not take.
+//
+//uvswitch:hot
+func (c *counters) failed(t frame.TxFailure) {
+	c.transmitted.Add(^uint64(0))
+	c.drops[t.Reason].Add(1)
+	if p := c.port(t.Port); p != nil {
+		p.txPackets.Add(^uint64(0))
+		p.txBytes.Add(-uint64(t.Bytes))
+		p.txDrops[t.Reason].Add(1)
+	}
+}
+
+// tally collects one batch's counts per port, so that each costs one atomic add.
+type tally struct {
+	ports   [frame.MaxPorts]portTally
+	touched [frame.MaxPorts]frame.PortID
+	n       int
+	rx, tx  uint64
+	extra   uint64 // replicated
+}
+
+type portTally struct{ rxPackets, rxBytes, txPackets, txBytes uint64 }
+
+//uvswitch:hot
+func (t *tally) port(p frame.PortID) *portTally {
+	c := &t.ports[p]
+	if *c == (portTally{}) {
+		t.touched[t.n] = p
+		t.n++
+	}
+	return c
+}
+
+//uvswitch:hot
+func (t *tally) received(p frame.PortID, bytes int) {
+	c := t.port(p)
+	c.rxPackets++
+	c.rxBytes += uint64(bytes)
+	t.rx++
+}
+
+//uvswitch:hot
+func (t *tally) sent(p frame.PortID, bytes int) {
+	c := t.port(p)
+	c.txPackets++
+	c.txBytes += uint64(bytes)
+	t.tx++
+}
+
+// flush adds the tally to the counters and empties it.
+//
+//uvswitch:hot
+func (t *tally) flush(c *counters) {
+	for _, id := range t.touched[:t.n] {
+		d := &t.ports[id]
+		if p := c.port(id); p != nil {
+			if d.rxPackets != 0 {
+				p.rxPackets.Add(d.rxPackets)
+				p.rxBytes.Add(d.rxBytes)
+			}
+			if d.txPackets != 0 {
+				p.txPackets.Add(d.txPackets)
+				p.txBytes.Add(d.txBytes)
+			}
+		}
+		*d = portTally{}
+	}
+	t.n = 0
+	if t.rx != 0 {
+		c.received.Add(t.rx)
+	}
+	if t.tx != 0 {
+		c.transmitted.Add(t.tx)
+	}
+	if t.extra != 0 {
+		c.replicated.Add(t.extra)
+	}
+	t.rx, t.tx, t.extra = 0, 0, 0
+}
+
+// PortStats are a port's counts since it was added. Drops are named by reason.
+type PortStats struct {
+	RxPackets, RxBytes, RxDropped uint64
+	TxPackets, TxBytes, TxDropped uint64
+	Drops                         map[string]uint64
+}
+
+// Conservation is the account of every frame: at rest, Received + Originated + Replicated = Transmitted +
+// Dropped + Consumed.
+type Conservation struct {
+	Received    uint64 `json:"received"`    // read from ports
+	Originated  uint64 `json:"originated"`  // made by the gateway
+	Replicated  uint64 `json:"replicated"`  // further copies of flooded frames
+	Transmitted uint64 `json:"transmitted"` // taken by ports
+	Dropped     uint64 `json:"dropped"`     // for a reason
+	Consumed    uint64 `json:"consumed"`    // for the gateway itself
+	Balanced    bool   `json:"balanced"`
+}
+
+// all lists every set of counters.
+func (d *Dataplane) all() []*counters {
+	list := []*counters{&d.keeper.counters}
+	for _, w := range d.workers {
+		list = append(list, &w.counters)
+	}
+	return list
+}
+
+// Conservation reads the account. While frames are on their way it may be out by those.
+func (d *Dataplane) Conservation() (c Conservation) {
+	for _, s := range d.all() {
+		c.Received += s.received.Load()
+		c.Originated += s.originated.Load()
+		c.Replicated += s.replicated.Load()
+		c.Transmitted += s.transmitted.Load()
+		c.Consumed += s.consumed.Load()
+		for i := range s.drops {
+			c.Dropped += s.drops[i].Load()
+		}
+	}
+	c.Balanced = c.Received+c.Originated+c.Replicated == c.Transmitted+c.Dropped+c.Consumed
+	return c
+}
+
+// Drops counts drops by reason; reasons that did not occur are left out.
+func (d *Dataplane) Drops() map[string]uint64 {
+	out := map[string]uint64{}
+	for _, s := range d.all() {
+		addDrops(out, &s.drops)
+	}
+	return out
+}
+
+func addDrops(out map[string]uint64, drops *[frame.NumReasons]atomic.Uint64) (n uint64) {
+	for i := range drops {
+		if v := drops[i].Load(); v != 0 {
+			out[frame.Reason(i).String()] += v
+			n += v
+		}
+	}
+	return n
+}
+
+// PortStats reads one port's counts; the gateway's for frame.Gateway.
+func (d *Dataplane) PortStats(id frame.PortID) PortStats {
+	s := PortStats{Drops: map[string]uint64{}}
+	for _, c := range d.all() {
+		p := c.port(id)
+		if p == nil {
+			continue
+		}
+		s.RxPackets += p.rxPackets.Load()
+		s.RxBytes += p.rxBytes.Load()
+		s.TxPackets += p.txPackets.Load()
+		s.TxBytes += p.txBytes.Load()
+		s.RxDropped += addDrops(s.Drops, &p.rxDrops)
+		s.TxDropped += addDrops(s.Drops, &p.txDrops)
+	}
+	return s
+}

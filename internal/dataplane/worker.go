@@ -1,0 +1,241 @@
+package dataplane
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/ring"
+)
+
+const (
+	puntRingBytes   = 1 << 20
+	injectRingBytes = 1 << 20
+	injectBufBytes  = 256 << 10
+)
+
+// A worker reads frames and carries each to its end. It never waits for another worker: what it shares with others
+// are the stages' tables, rings of its own to and from the housekeeper, and its mailbox.
+type worker struct {
+	dp     *Dataplane
+	poller Poller // what frames go by: base, or base with a capture before it
+	base   Poller
+	batch  frame.Batch
+	flood  [frame.MaxPorts]frame.PortID
+	tally  tally
+	counters
+
+	punts    *ring.Ring // to the housekeeper
+	punted   bool       // in this batch
+	injected *ring.Ring // from the housekeeper
+	buf      []byte     // injected frames, while they are being sent
+
+	running atomic.Bool
+	mail    atomic.Int32 // functions waiting in box
+	mu      sync.Mutex
+	box     []func()
+}
+
+func newWorker(d *Dataplane, p Poller) *worker {
+	return &worker{
+		dp: d, poller: p, base: p, punts: ring.New(puntRingBytes), injected: ring.New(injectRingBytes),
+		buf: make([]byte, injectBufBytes),
+	}
+}
+
+// round reads one batch and carries it through. This is the life of a frame; see ARCHITECTURE.md for the picture.
+//
+//uvswitch:hot
+func (w *worker) round() error {
+	b := &w.batch
+	b.N, b.Locals, b.Failed, b.Gone = 0, 0, nil, nil
+	if err := w.poller.Poll(b); err != nil {
+		return err
+	}
+	b.Tick = w.dp.clock()
+	for i := range b.Frames[:b.N] {
+		w.tally.received(b.Frames[i].In, b.Frames[i].Len())
+	}
+	sw, rt, nt := w.dp.Switch, w.dp.Router, w.dp.NAT
+
+	frame.ParseBatch(b)
+	sw.Guard(b)
+	sw.Learn(b)
+	sw.Forward(b)
+	if b.Locals > 0 {
+		nt.PreRouting(b)
+		rt.Route(b)
+		nt.PostRouting(b)
+		rt.Resolve(b)
+		sw.ForwardRouted(b)
+	}
+	w.transmit(b)
+
+	if w.takeInjected(b) {
+		frame.ParseBatch(b)
+		w.resume(b)
+		sw.Forward(b)
+		rt.Resolve(b)
+		sw.ForwardRouted(b)
+		w.transmit(b)
+	}
+	w.tally.flush(&w.counters)
+	for _, f := range b.Failed {
+		w.counters.failed(f)
+	}
+	if w.punted {
+		w.punted = false
+		w.dp.keeper.notify()
+	}
+	if len(b.Gone) > 0 {
+		w.reportGone(b)
+	}
+	if w.mail.Load() != 0 {
+		w.readMail()
+	}
+	return nil
+}
+
+// transmit does what each frame's verdict says: step 10.
+//
+//uvswitch:hot
+func (w *worker) transmit(b *frame.Batch) {
+	for i := range b.Frames[:b.N] {
+		f := &b.Frames[i]
+		switch f.Verdict {
+		case frame.Unicast:
+			w.send(f.Out, f)
+		case frame.Flood:
+			w.floodFrame(f)
+		case frame.Punt:
+			w.punt(f)
+		default:
+			w.counters.dropped(f.In, f.Reason)
+		}
+	}
+}
+
+//uvswitch:hot
+func (w *worker) send(id frame.PortID, f *frame.Frame) {
+	w.tally.sent(id, f.Len())
+	w.poller.Send(id, f)
+}
+
+// floodFrame sends one frame to every port that takes it; nothing is copied here.
+//
+//uvswitch:hot
+func (w *worker) floodFrame(f *frame.Frame) {
+	n := w.dp.Switch.FloodSet(f, w.flood[:])
+	for _, id := range w.flood[:n] {
+		w.send(id, f)
+	}
+	if f.ToGateway {
+		f.Reason = frame.GatewayService
+		w.punt(f)
+		n++
+	}
+	if n == 0 {
+		w.counters.dropped(f.In, frame.NoEgress)
+		return
+	}
+	w.tally.extra += uint64(n - 1)
+}
+
+// punt copies a frame for the housekeeper, which counts what becomes of it.
+//
+//uvswitch:hot
+func (w *worker) punt(f *frame.Frame) {
+	rec := w.punts.Reserve(recordLen + len(f.Raw()))
+	if rec == nil {
+		w.counters.dropped(f.In, frame.PuntQueueFull)
+		return
+	}
+	putRecord(rec, f)
+	w.punts.Commit()
+	w.punted = true
+}
+
+// takeInjected replaces the batch by frames from the housekeeper, if there are any.
+//
+//uvswitch:hot
+func (w *worker) takeInjected(b *frame.Batch) bool {
+	rec := w.injected.Peek()
+	if rec == nil {
+		return false
+	}
+	b.N = 0
+	used := 0
+	for ; rec != nil && b.N < len(b.Frames) && used+len(rec) <= len(w.buf); rec = w.injected.Peek() {
+		c := w.buf[used : used+len(rec) : used+len(rec)]
+		used += copy(c, rec)
+		w.injected.Release()
+		b.Frames[b.N].Reset(c[recordLen:], recordPort(c))
+		b.N++
+	}
+	if rec != nil {
+		w.base.Wake() // the rest comes next time
+	}
+	return true
+}
+
+// resume gives injected frames their place in the order: what the router made is switched, what was held for a
+// neighbor goes on at Resolve. Their records stand before them in buf.
+//
+//uvswitch:hot
+func (w *worker) resume(b *frame.Batch) {
+	at := 0
+	for i := range b.Frames[:b.N] {
+		f := &b.Frames[i]
+		rec := w.buf[at:]
+		at += recordLen + len(f.Raw())
+		if f.Verdict != frame.Drop {
+			w.dp.restore(rec, f)
+		}
+	}
+}
+
+func (w *worker) reportGone(b *frame.Batch) {
+	for _, id := range b.Gone {
+		w.dp.keeper.gone(id)
+	}
+}
+
+// do runs fn on the worker between two batches and waits for it; at once, when the worker is not running.
+func (w *worker) do(fn func()) {
+	w.mu.Lock()
+	if !w.running.Load() {
+		defer w.mu.Unlock()
+		fn()
+		return
+	}
+	done := make(chan struct{})
+	w.box = append(w.box, func() { fn(); close(done) })
+	w.mail.Add(1)
+	w.mu.Unlock()
+	w.base.Wake()
+	<-done
+}
+
+func (w *worker) readMail() {
+	w.mu.Lock()
+	box := w.box
+	w.box = nil
+	w.mail.Store(0)
+	w.mu.Unlock()
+	for _, fn := range box {
+		fn()
+	}
+}
+
+// run reads until stop is set, and then finishes its mail.
+func (w *worker) run(stop *atomic.Bool) error {
+	var err error
+	for err == nil && !stop.Load() {
+		err = w.round()
+	}
+	w.mu.Lock()
+	w.running.Store(false)
+	w.mu.Unlock()
+	w.readMail()
+	return err
+}

@@ -1,0 +1,210 @@
+package frame
+
+import (
+	"encoding/binary"
+)
+
+// PortID names a port of the switch. Ids are small, so that they index tables.
+type PortID uint16
+
+const (
+	NoPort   PortID = 0      // no port; the zero value
+	MaxPorts        = 1024   // ids are 1 to MaxPorts-1
+	Gateway  PortID = 0xffff // the router behind every network: it has no wire
+)
+
+// NetID names a network: one broadcast domain with a subnet and a gateway. It indexes tables too.
+type NetID uint16
+
+const (
+	NoNet   NetID = 0 // the uplink's: not a broadcast domain of ours
+	MaxNets       = 256
+)
+
+// Tick is the dataplane's coarse clock: tenths of a second since the switch was made. It wraps after 13 years.
+type Tick uint32
+
+// TicksPerSecond is the resolution of every time-out and age.
+const TicksPerSecond = 10
+
+// Seconds converts whole seconds to ticks.
+func Seconds(s uint32) Tick { return Tick(s * TicksPerSecond) }
+
+// Verdict says what is to be done with a frame. Each stage acts on the frames whose verdict is its own input
+// and leaves the others alone.
+type Verdict uint8
+
+const (
+	Switch   Verdict = iota // undecided: vswitch.Forward looks up the destination MAC
+	Unicast                 // write to port Out
+	Flood                   // write to every port of network Net that takes frames of this FloodClass
+	Local                   // addressed to the router: nat.PreRouting and router.Route are next
+	Routed                  // router.Route chose the egress interface; nat.PostRouting and router.Resolve are next
+	Resolved                // MACs are rewritten; vswitch.ForwardRouted finds the port in network Egress
+	Punt                    // for the housekeeper
+	Drop                    // dropped for Reason
+)
+
+// FloodClass is why a frame is flooded; ports may refuse each class of its own (`bridge link set flood off`).
+type FloodClass uint8
+
+const (
+	UnknownUnicast FloodClass = iota
+	Broadcast
+	Multicast
+)
+
+// Flags are facts that Parse found.
+type Flags uint16
+
+const (
+	IsIPv4    Flags = 1 << iota // L3 is the offset of a whole IPv4 header
+	IsIPv6                      // L3 is the offset of a whole IPv6 header
+	IsARP                       // L3 is the offset of the ARP packet
+	HasVLAN                     // an 802.1Q or 802.1ad tag stands before the EtherType
+	HasTuple                    // Tuple is valid: L4 is inside the frame and not a later fragment
+	Fragment                    // IPv4 only: a fragment, the first one included
+	ICMPError                   // an ICMP error: it quotes a packet, and Tuple is the outer one without ports
+	Injected                    // sent by the housekeeper: In is Gateway
+	ViaRouter                   // the router sent it into network Egress
+)
+
+// NATKind is what conntrack has to do with a frame.
+type NATKind uint8
+
+const (
+	NATNone  NATKind = iota
+	NATFlow          // Flow and Dir name an established flow
+	NATNew           // a published port was hit: RouteDst and RoutePort are the new destination
+	NATError         // an ICMP error about a packet of flow Flow, travelling in direction Dir
+)
+
+// A Frame is one Ethernet frame with the virtio-net header before it, parsed once and never copied.
+//
+// The bytes are borrowed from the Poller that read them: they are valid from one Poll to the next. A stage may
+// rewrite headers in place as long as the frame has not been sent.
+type Frame struct {
+	raw []byte // VnetLen bytes of virtio-net header, then the frame from the destination MAC on
+
+	// Set by the Poller.
+	In PortID // where it came from
+
+	// Set by Parse; later stages change them only together with the bytes they were read from.
+	Flags     Flags
+	Proto     uint8  // IPv4 protocol; valid with IsIPv4
+	EtherType uint16 // after any VLAN tags
+	L3, L4    uint16 // offsets in Bytes(); L4 is valid with IsIPv4
+	L3End     uint16 // where the IPv4 packet ends, by its total length; valid with IsIPv4
+	Dst, Src  MAC
+	Tuple     Tuple
+	Malformed Reason // why the router must not touch it (the switch still may); None when sound
+
+	// Set by the stages.
+	Verdict   Verdict
+	Class     FloodClass // valid with Flood
+	Reason    Reason     // valid with Drop; for Punt, why
+	Net       NetID      // the network that In belongs to
+	Egress    NetID      // the network it leaves by; valid from Routed on
+	Out       PortID     // valid with Unicast
+	ToGateway bool       // a flooded frame that the router wants to see as well (ARP)
+	NAT       NATKind
+	Dir       uint8  // 0 original, 1 reply; valid with NATFlow and NATError
+	Flow      uint32 // valid with NATFlow and NATError
+	Rule      uint32 // the publish rule hit; valid with NATNew
+	RouteDst  Addr   // the destination after DNAT; valid from nat.PreRouting on
+	RoutePort uint16
+	NextHop   Addr // valid from Routed on
+	Hairpin   bool // NAT hairpinning: from inside to a published port of the host's address
+}
+
+// Reset makes f a frame of raw, whose first VnetLen bytes are a virtio-net header, read from port in.
+//
+//uvswitch:hot
+func (f *Frame) Reset(raw []byte, in PortID) {
+	*f = Frame{raw: raw, In: in}
+}
+
+// Raw returns the virtio-net header and the frame: what a TAP with IFF_VNET_HDR reads and writes.
+func (f *Frame) Raw() []byte { return f.raw }
+
+// Vnet returns the virtio-net header before the frame.
+func (f *Frame) Vnet() VnetHdr { return VnetHdr(f.raw[:VnetLen]) }
+
+// Bytes returns the frame from the destination MAC on, without a frame check sequence.
+func (f *Frame) Bytes() []byte { return f.raw[VnetLen:] }
+
+// Len returns the frame's length in bytes without the virtio-net header.
+func (f *Frame) Len() int { return len(f.raw) - VnetLen }
+
+// IPv4 returns the IPv4 header and what follows. It may be called only with IsIPv4.
+func (f *Frame) IPv4() IPv4 { return IPv4(f.raw[VnetLen+int(f.L3):]) }
+
+// Payload returns the transport header and what follows, up to the end by IPv4's total length. It may be called
+// only with IsIPv4 and no Malformed.
+func (f *Frame) Payload() []byte { return f.raw[VnetLen+int(f.L4) : VnetLen+int(f.L3End)] }
+
+// SetMACs rewrites both addresses, in the bytes and in the parsed fields.
+//
+//uvswitch:hot
+func (f *Frame) SetMACs(dst, src MAC) {
+	b := f.raw[VnetLen:]
+	binary.BigEndian.PutUint32(b, uint32(dst>>16))
+	binary.BigEndian.PutUint16(b[4:], uint16(dst))
+	binary.BigEndian.PutUint16(b[6:], uint16(src>>32))
+	binary.BigEndian.PutUint32(b[8:], uint32(src))
+	f.Dst, f.Src = dst, src
+}
+
+// DropFor sets the verdict Drop with its reason.
+//
+//uvswitch:hot
+func (f *Frame) DropFor(r Reason) {
+	f.Verdict, f.Reason = Drop, r
+}
+
+// PuntFor hands the frame to the housekeeper; why is the reason that will be used should it be refused there.
+//
+//uvswitch:hot
+func (f *Frame) PuntFor(why Reason) {
+	f.Verdict, f.Reason = Punt, why
+}
+
+// BatchSize is how many frames a batch holds; BatchBytes bounds their bytes, so that a batch of super-frames
+// stays in the second-level cache.
+const (
+	BatchSize  = 64
+	BatchBytes = 192 << 10
+)
+
+// A TxFailure tells of a frame that was sent but that the port did not take.
+type TxFailure struct {
+	Port   PortID
+	Reason Reason
+	Bytes  uint32
+}
+
+// A Batch is what one Poll brought: N frames of possibly several ports, in the order they were read.
+type Batch struct {
+	Frames [BatchSize]Frame
+	N      int
+	Tick   Tick // the coarse time that holds for the whole batch
+	Locals int  // how many frames have verdict Local; when none, the routing stages are skipped
+
+	Failed []TxFailure // sends that failed since the last Poll; the Poller's, until the next one
+	Gone   []PortID    // ports that were found dead and are read no more; likewise
+}
+
+// A Conn is a port's wire: whole frames in, whole frames out, never waiting. Implementations are in package tap.
+type Conn interface {
+	// FD is the descriptor to wait on; -1 for none.
+	FD() int
+	// Vnet tells whether plain reads and writes of FD carry frames with a virtio-net header: a ring may do them.
+	Vnet() bool
+	// Read reads one frame with its virtio-net header into b, of VnetLen+MaxFrame bytes at least. n is 0 when
+	// there is none just now; an error says that the port is dead.
+	Read(b []byte) (n int, err error)
+	// Write writes one frame; None, or the reason why it was not taken.
+	Write(f *Frame) Reason
+	// Close gives the descriptor back.
+	Close() error
+}

@@ -1,0 +1,134 @@
+package frame
+
+import (
+	"encoding/binary"
+	"strconv"
+)
+
+// EtherTypes, IP protocols and header lengths in bytes.
+const (
+	EthernetLen = 14
+	VLANLen     = 4
+	IPv4Len     = 20 // without options
+	IPv6Len     = 40
+	ARPLen      = 28 // Ethernet and IPv4
+	UDPLen      = 8
+	TCPLen      = 20 // without options
+	ICMPLen     = 8
+
+	TypeIPv4 = 0x0800
+	TypeARP  = 0x0806
+	TypeVLAN = 0x8100
+	TypeIPv6 = 0x86dd
+	TypeQinQ = 0x88a8
+
+	ICMP = 1
+	TCP  = 6
+	UDP  = 17
+)
+
+// ICMP types (RFC 792, RFC 950).
+const (
+	ICMPEchoReply      = 0
+	ICMPUnreachable    = 3
+	ICMPSourceQuench   = 4
+	ICMPRedirect       = 5
+	ICMPEcho           = 8
+	ICMPTimeExceeded   = 11
+	ICMPParameter      = 12
+	ICMPTimestamp      = 13
+	ICMPTimestampReply = 14
+	ICMPMask           = 17
+	ICMPMaskReply      = 18
+)
+
+// ICMP codes of type 3 (RFC 792, RFC 1812).
+const (
+	CodeNet           = 0
+	CodeHost          = 1
+	CodeProtocol      = 2
+	CodePort          = 3
+	CodeFragNeeded    = 4
+	CodeAdminFiltered = 13
+)
+
+// TCP flags.
+const (
+	FlagFIN = 1 << iota
+	FlagSYN
+	FlagRST
+	FlagPSH
+	FlagACK
+)
+
+// IPv4 is an IPv4 header and what follows it. Its getters are valid once Parse has set IsIPv4.
+//
+//	 0       4       8               16                             32
+//	+-------+-------+---------------+-------------------------------+
+//	| ver   | ihl   | tos           | total length                  |
+//	+-------+-------+---------------+-----+-------------------------+
+//	| identification                | flg | fragment offset (8 B)   |
+//	+---------------+---------------+-----+-------------------------+
+//	| ttl           | protocol      | header checksum               |
+//	+---------------+---------------+-------------------------------+
+//	| source address                                                |
+//	| destination address                                           |
+//	+---------------------------------------------------------------+
+type IPv4 []byte
+
+func (h IPv4) HeaderLen() int   { return int(h[0]&0xf) * 4 }
+func (h IPv4) TotalLen() int    { return int(binary.BigEndian.Uint16(h[2:])) }
+func (h IPv4) ID() uint16       { return binary.BigEndian.Uint16(h[4:]) }
+func (h IPv4) DontFrag() bool   { return h[6]&0x40 != 0 }
+func (h IPv4) MoreFrags() bool  { return h[6]&0x20 != 0 }
+func (h IPv4) FragOffset() int  { return int(binary.BigEndian.Uint16(h[6:])&0x1fff) * 8 }
+func (h IPv4) TTL() uint8       { return h[8] }
+func (h IPv4) Proto() uint8     { return h[9] }
+func (h IPv4) Checksum() uint16 { return binary.BigEndian.Uint16(h[10:]) }
+func (h IPv4) Src() Addr        { return LoadAddr(h[12:]) }
+func (h IPv4) Dst() Addr        { return LoadAddr(h[16:]) }
+
+// DecrementTTL lowers the time to live by one and mends the checksum. The TTL must not be 0.
+//
+//uvswitch:hot
+func (h IPv4) DecrementTTL() {
+	old := binary.BigEndian.Uint16(h[8:])
+	h[8]--
+	d := Delta16(old, binary.BigEndian.Uint16(h[8:]))
+	binary.BigEndian.PutUint16(h[10:], d.Complete(h.Checksum()))
+}
+
+// SetAddrs rewrites both addresses; d is the delta of both together.
+//
+//uvswitch:hot
+func (h IPv4) SetAddrs(src, dst Addr, d Delta) {
+	binary.BigEndian.PutUint32(h[12:], uint32(src))
+	binary.BigEndian.PutUint32(h[16:], uint32(dst))
+	binary.BigEndian.PutUint16(h[10:], d.Complete(h.Checksum()))
+}
+
+// ProtoName is conntrack's name of an IP protocol; one without a name is "proto-N".
+func ProtoName(p uint8) string {
+	switch p {
+	case ICMP:
+		return "icmp"
+	case TCP:
+		return "tcp"
+	case UDP:
+		return "udp"
+	}
+	return "proto-" + strconv.Itoa(int(p))
+}
+
+// ProtoNumber is the reverse for the protocols with ports; false for another name.
+func ProtoNumber(name string) (uint8, bool) {
+	switch name {
+	case "tcp":
+		return TCP, true
+	case "udp":
+		return UDP, true
+	case "icmp":
+		return ICMP, true
+	}
+	return 0, false
+}

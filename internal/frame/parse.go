@@ -1,0 +1,184 @@
+package frame
+
+import "encoding/binary"
+
+// ParseBatch parses every frame of the batch.
+//
+//uvswitch:hot
+func ParseBatch(b *Batch) {
+	for i := range b.Frames[:b.N] {
+		Parse(&b.Frames[i])
+	}
+}
+
+// Parse finds the offsets, the facts and the tuple of one frame. What no bridge would carry gets verdict Drop;
+// a packet that only a router would refuse is noted in Malformed and still crosses the switch.
+//
+// It reads no byte outside the frame, whatever the lengths in it say, and changes none.
+//
+//uvswitch:hot
+func Parse(f *Frame) {
+	if f.Verdict == Drop { // refused by the Poller
+		return
+	}
+	if len(f.raw) < VnetLen+EthernetLen {
+		f.DropFor(Runt)
+		return
+	}
+	b := f.raw[VnetLen:]
+	if f.raw[0]|f.raw[1] != 0 && !validVnet(VnetHdr(f.raw), b) {
+		f.DropFor(BadVnetHeader)
+		return
+	}
+	f.Dst, f.Src = LoadMAC(b), LoadMAC(b[6:])
+	if f.Src.IsGroup() || f.Src == 0 {
+		f.DropFor(BadSourceMAC)
+		return
+	}
+	typ, at := binary.BigEndian.Uint16(b[12:]), EthernetLen
+	for n := 0; (typ == TypeVLAN || typ == TypeQinQ) && n < 2; n++ {
+		if len(b) < at+VLANLen {
+			f.Malformed = MalformedPacket
+			return
+		}
+		f.Flags |= HasVLAN
+		typ, at = binary.BigEndian.Uint16(b[at+2:]), at+VLANLen
+	}
+	f.EtherType, f.L3 = typ, uint16(at)
+	switch typ {
+	case TypeIPv4:
+		parseIPv4(f, b)
+	case TypeARP:
+		if len(b) < at+ARPLen {
+			f.Malformed = MalformedPacket
+			return
+		}
+		f.Flags |= IsARP
+	case TypeIPv6:
+		if len(b) < at+IPv6Len || b[at]>>4 != 6 {
+			f.Malformed = MalformedPacket
+			return
+		}
+		f.Flags |= IsIPv6
+	}
+}
+
+// parseIPv4 checks what RFC 1812, 5.2.2 asks of a router but for the header checksum, which only a routed
+// packet pays for.
+//
+//uvswitch:hot
+func parseIPv4(f *Frame, b []byte) {
+	at := int(f.L3)
+	if len(b) < at+IPv4Len {
+		f.Malformed = MalformedPacket
+		return
+	}
+	ip := IPv4(b[at:])
+	hl, total := ip.HeaderLen(), ip.TotalLen()
+	if ip[0]>>4 != 4 || hl < IPv4Len || total < hl || total > len(ip) {
+		f.Malformed = MalformedPacket
+		return
+	}
+	f.Flags |= IsIPv4
+	f.Proto = ip[9]
+	f.L4, f.L3End = uint16(at+hl), uint16(at+total)
+	f.Tuple = Tuple{Src: ip.Src(), Dst: ip.Dst(), Proto: f.Proto}
+	if binary.BigEndian.Uint16(ip[6:])&0x3fff != 0 { // more fragments, or an offset
+		f.Flags |= Fragment
+		if ip.FragOffset() != 0 {
+			return
+		}
+	}
+	l4 := ip[hl:total]
+	switch f.Proto {
+	case TCP:
+		if len(l4) < TCPLen || int(l4[12]>>4)*4 < TCPLen || int(l4[12]>>4)*4 > len(l4) {
+			f.Malformed = MalformedPacket
+			return
+		}
+	case UDP:
+		// The kernel writes the length of a super-frame's first segment only with USO.
+		if n := len(l4); n < UDPLen || int(binary.BigEndian.Uint16(l4[4:])) > n && f.Flags&Fragment == 0 {
+			f.Malformed = MalformedPacket
+			return
+		}
+	case ICMP:
+		if len(l4) < ICMPLen {
+			f.Malformed = MalformedPacket
+			return
+		}
+		f.icmpTuple(l4)
+		return
+	default:
+		f.Flags |= HasTuple
+		return
+	}
+	f.Tuple.SrcPort = binary.BigEndian.Uint16(l4)
+	f.Tuple.DstPort = binary.BigEndian.Uint16(l4[2:])
+	f.Flags |= HasTuple
+}
+
+//uvswitch:hot
+func (f *Frame) icmpTuple(l4 []byte) {
+	t := ICMPTuple(f.Tuple.Src, f.Tuple.Dst, l4)
+	if t.Proto == 0 {
+		f.Flags |= ICMPError
+		return
+	}
+	f.Tuple = t
+	f.Flags |= HasTuple
+}
+
+// ICMPTuple is the tuple of an ICMP query or answer in l4, at least ICMPLen bytes. Its identifier stands on the
+// asking side, the request's type on the other. For anything else, errors first, Proto is 0.
+//
+//uvswitch:hot
+func ICMPTuple(src, dst Addr, l4 []byte) Tuple {
+	id := binary.BigEndian.Uint16(l4[4:])
+	t := Tuple{Src: src, Dst: dst, Proto: ICMP}
+	switch l4[0] {
+	case ICMPEcho, ICMPTimestamp, ICMPMask:
+		t.SrcPort, t.DstPort = id, uint16(l4[0])
+	case ICMPEchoReply:
+		t.SrcPort, t.DstPort = ICMPEcho, id
+	case ICMPTimestampReply, ICMPMaskReply:
+		t.SrcPort, t.DstPort = uint16(l4[0])-1, id
+	default:
+		t.Proto = 0
+	}
+	return t
+}
+
+// IsICMPErrorType tells whether an ICMP message of this type quotes a packet (RFC 1122, 3.2.2).
+func IsICMPErrorType(t uint8) bool {
+	return t == ICMPUnreachable || t == ICMPSourceQuench || t == ICMPRedirect || t == ICMPTimeExceeded || t == ICMPParameter
+}
+
+// Quoted reads the packet that an ICMP error quotes: l4 is the error from its type on. It returns the tuple as
+// the quoted packet had it and the offsets, within l4, of the quoted transport header. ok is false when what is
+// quoted is too short, not a first fragment, or itself an ICMP error (RFC 5508, REQ-3 to REQ-5).
+//
+//uvswitch:hot
+func Quoted(l4 []byte) (t Tuple, at int, ok bool) {
+	if len(l4) < ICMPLen+IPv4Len || !IsICMPErrorType(l4[0]) {
+		return t, 0, false
+	}
+	ip := IPv4(l4[ICMPLen:])
+	hl := ip.HeaderLen()
+	if ip[0]>>4 != 4 || hl < IPv4Len || len(ip) < hl+8 || ip.FragOffset() != 0 {
+		return t, 0, false
+	}
+	q := ip[hl:]
+	at = ICMPLen + hl
+	switch ip.Proto() {
+	case ICMP:
+		t = ICMPTuple(ip.Src(), ip.Dst(), q)
+		return t, at, t.Proto != 0
+	case TCP, UDP:
+		return Tuple{
+			Src: ip.Src(), Dst: ip.Dst(), Proto: ip.Proto(),
+			SrcPort: binary.BigEndian.Uint16(q), DstPort: binary.BigEndian.Uint16(q[2:]),
+		}, at, true
+	}
+	return t, 0, false
+}

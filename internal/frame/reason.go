@@ -1,0 +1,129 @@
+package frame
+
+// Reason is why a frame was dropped. The words are the same in stats, trace, monitor and captures.
+type Reason uint8
+
+// The reasons, in the order of the stages that use them. Each has a row in reasons below.
+const (
+	None Reason = iota
+	Runt
+	BadVnetHeader
+	BadSourceMAC
+	PortNotForwarding
+	GatewayMACStolen
+	GuardSourceMAC
+	GuardSourceAddress
+	GuardARPSender
+	PortLocked
+	LinkLocalGroup
+	SamePort
+	PortIsolated
+	NoEgress
+	ExceedsMTU
+	NotIPv4
+	VLANNotRouted
+	MalformedPacket
+	BadIPChecksum
+	MartianSource
+	MartianDestination
+	SourceRoute
+	TTLExceeded
+	NoRoute
+	BlackholeRoute
+	NetworkInternal
+	UplinkDown
+	NotForUs
+	FragmentNotTranslated
+	FragmentationNeeded
+	FlowNotFound
+	FlowInvalid
+	FlowTableFull
+	FlowQuota
+	FlowBusy
+	NATPortsExhausted
+	ProtocolNotTranslated
+	ICMPErrorUnmatched
+	BadICMPChecksum
+	PublishRefused
+	HostUnreachable
+	NeighborQueueFull
+	NeighborFailed
+	GatewayService
+	PuntQueueFull
+	PuntRateLimited
+	InjectQueueFull
+	PortGone
+	PortDown
+	TxRefused
+	TxQueueFull
+	TxTooBig
+	NumReasons
+)
+
+// ReasonInfo is what a reason is called, what it means, and what to do about it.
+type ReasonInfo struct{ Name, Meaning, Remedy string }
+
+var reasons = [NumReasons]ReasonInfo{
+	None:                  {"none", "not dropped", ""},
+	Runt:                  {"runt", "shorter than an Ethernet header", "the sender is broken; dump its port"},
+	BadVnetHeader:         {"bad_vnet_header", "the virtio-net header contradicts the frame", "the sender's offload claims are wrong; switch offloads off in the guest"},
+	BadSourceMAC:          {"bad_source_mac", "the source MAC is a group address or zero", "the sender is broken or forges frames"},
+	PortNotForwarding:     {"port_not_forwarding", "the port is not in state forwarding", "see `uvswitch port show`"},
+	GatewayMACStolen:      {"gateway_mac_stolen", "the source MAC is the gateway's own", "a container claims to be the gateway: look at the port"},
+	GuardSourceMAC:        {"guard_source_mac", "the source MAC is not the one this port was given", "`uvswitch port set NAME guard off` if the port holds a bridge or a router"},
+	GuardSourceAddress:    {"guard_source_address", "the source address is not one this port was given", "`uvswitch port set NAME guard off`, or give the port the address"},
+	GuardARPSender:        {"guard_arp_sender", "ARP speaks for an address or MAC that this port was not given", "look for ARP spoofing, or switch the guard off"},
+	PortLocked:            {"port_locked", "the port is locked and the source MAC has no entry on it", "`uvswitch fdb add MAC dev PORT static`"},
+	LinkLocalGroup:        {"link_local_group", "sent to 01:80:c2:00:00:0x, which no bridge forwards", "normal: STP, LLDP and pause frames"},
+	SamePort:              {"same_port", "the destination is behind the port it came from", "normal with a bridge behind the port; else set hairpin mode"},
+	PortIsolated:          {"port_isolated", "both ports are isolated", "`uvswitch port set NAME isolated off`"},
+	NoEgress:              {"no_egress", "a flooded frame found no port that takes it", "normal when the port is alone"},
+	ExceedsMTU:            {"exceeds_mtu", "longer than the egress port's MTU and not a super-frame", "make the MTUs of the network's ports equal"},
+	NotIPv4:               {"not_ipv4", "sent to the gateway, and not IPv4 or ARP", "normal for IPv6 multicast; the router speaks IPv4"},
+	VLANNotRouted:         {"vlan_not_routed", "a frame with a VLAN tag was sent to the gateway", "the gateway stands in the untagged network"},
+	MalformedPacket:       {"malformed_packet", "lengths or version of the IP, ARP or transport header are wrong", "the sender is broken; dump its port"},
+	BadIPChecksum:         {"bad_ip_checksum", "the IPv4 header checksum is wrong", "the sender or its offload is broken"},
+	MartianSource:         {"martian_source", "the source address cannot be behind that port", "check the address and routes inside the container"},
+	MartianDestination:    {"martian_destination", "a destination that is never routed: loopback, multicast, broadcast, reserved", "normal for multicast"},
+	SourceRoute:           {"source_route", "the packet carries a source route option", "nobody needs it; look at the sender"},
+	TTLExceeded:           {"ttl_exceeded", "the time to live ran out (answered with ICMP 11/0)", "normal for traceroute; else look for a loop"},
+	NoRoute:               {"no_route", "no route to the destination (ICMP 3/0)", "`uvswitch route show`; add a route or an uplink"},
+	BlackholeRoute:        {"blackhole_route", "the route says to discard", "`uvswitch route show`"},
+	NetworkInternal:       {"network_internal", "the network is internal: nothing leaves it or comes in", "use a network that is not internal"},
+	UplinkDown:            {"uplink_down", "the way out has no device or address just now", "`uvswitch status`; it returns by itself"},
+	NotForUs:              {"not_for_us", "came by the uplink, and neither a flow nor a published port wants it", "publish the port, or ignore scans"},
+	FragmentNotTranslated: {"fragment_not_translated", "a fragment that would need address translation", "lower the sender's MTU or use path MTU discovery"},
+	FragmentationNeeded:   {"fragmentation_needed", "too long for the egress MTU with DF set (answered with ICMP 3/4)", "normal for path MTU discovery"},
+	FlowNotFound:          {"flow_not_found", "translation was asked for and its flow has just gone", "the next packet makes a new one"},
+	FlowInvalid:           {"flow_invalid", "does not begin a connection and belongs to none", "the flow timed out or was made before the switch started"},
+	FlowTableFull:         {"flow_table_full", "the flow table is full", "raise nat.flows; `uvswitch flow ls` shows who holds them"},
+	FlowQuota:             {"flow_quota", "the port holds as many flows as one port may", "raise nat.flows_per_port; `uvswitch flow ls --port NAME`"},
+	FlowBusy:              {"flow_busy", "two workers made the same flow at once, and this packet lost", "none: the next packet passes"},
+	NATPortsExhausted:     {"nat_ports_exhausted", "no free port on the host's address for another mapping", "widen uplink.ports; `uvswitch nat show`"},
+	ProtocolNotTranslated: {"protocol_not_translated", "an IP protocol that cannot be translated", "TCP, UDP and ICMP can"},
+	ICMPErrorUnmatched:    {"icmp_error_unmatched", "an ICMP error about no flow of ours", "normal for late or forged errors"},
+	BadICMPChecksum:       {"bad_icmp_checksum", "an ICMP error with a wrong checksum", "damaged or forged"},
+	PublishRefused:        {"publish_refused", "the published port takes no one from that address (--from)", "`uvswitch publish ls`"},
+	HostUnreachable:       {"host_unreachable", "addressed to the host, and there is no host port", "run with --host on"},
+	NeighborQueueFull:     {"neighbor_queue_full", "too many packets wait for one neighbor's MAC", "the neighbor does not answer ARP"},
+	NeighborFailed:        {"neighbor_failed", "the neighbor did not answer ARP (ICMP 3/1)", "is the container up, and its address right?"},
+	GatewayService:        {"gateway_service", "the gateway answers ARP and ping, and not this", "normal; the gateway is not the host"},
+	PuntQueueFull:         {"punt_queue_full", "the housekeeper's queue was full", "a flood of ARP, pings or new neighbors; look at the port"},
+	PuntRateLimited:       {"punt_rate_limited", "one port asked the gateway for too much", "look at the port"},
+	InjectQueueFull:       {"inject_queue_full", "the queue from the housekeeper to a worker was full", "a flood of ARP or pings"},
+	PortGone:              {"port_gone", "the egress port has been removed", "normal for a moment after a removal"},
+	PortDown:              {"port_down", "the egress device is down", "bring the interface up inside its namespace"},
+	TxRefused:             {"tx_refused", "the kernel refused the frame (EINVAL)", "the sender's offload claims are wrong"},
+	TxQueueFull:           {"tx_queue_full", "the egress device had no room", "the receiver is slower than its senders"},
+	TxTooBig:              {"tx_too_big", "too long for a port without offloads, and not segmentable", "make the MTUs equal"},
+}
+
+func (r Reason) String() string {
+	if r >= NumReasons {
+		return "none"
+	}
+	return reasons[r].Name
+}
+
+// Info returns the reason's words for people.
+func (r Reason) Info() ReasonInfo { return reasons[r] }

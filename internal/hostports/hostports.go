@@ -1,0 +1,100 @@
+// Package hostports tells which ports of the host are taken and by whom, from /proc: so that NAT gives none of
+// them out and an error can name who is in the way. It changes nothing.
+//
+// Source: proc(5), /proc/net/tcp.
+package hostports
+
+import (
+	"bufio"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// A Listener is a socket that has a port of the host: listening TCP, or bound UDP.
+type Listener struct {
+	Proto string // tcp or udp
+	Addr  netip.Addr
+	Port  uint16
+	inode string
+}
+
+const tcpListen = "0A"
+
+// List reads the sockets of the calling thread's network namespace.
+func List() ([]Listener, error) {
+	var all []Listener
+	for _, name := range []string{"tcp", "tcp6", "udp", "udp6"} {
+		l, err := read(name)
+		if err != nil && !os.IsNotExist(err) {
+			return nil, fmt.Errorf("hostports: %w", err)
+		}
+		all = append(all, l...)
+	}
+	return all, nil
+}
+
+func read(name string) ([]Listener, error) {
+	f, err := os.Open("/proc/thread-self/net/" + name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	proto := strings.TrimSuffix(name, "6")
+	var out []Listener
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		col := strings.Fields(lines.Text())
+		if len(col) < 10 || proto == "tcp" && col[3] != tcpListen {
+			continue
+		}
+		addr, port, ok := strings.Cut(col[1], ":")
+		p, err := strconv.ParseUint(port, 16, 16)
+		if !ok || err != nil || p == 0 {
+			continue
+		}
+		out = append(out, Listener{proto, parseAddr(addr), uint16(p), col[9]})
+	}
+	return out, lines.Err()
+}
+
+// parseAddr reads an address as the kernel prints it: words of 32 bits in the host's order.
+func parseAddr(s string) netip.Addr {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b)%4 != 0 {
+		return netip.Addr{}
+	}
+	for i := 0; i < len(b); i += 4 {
+		b[i], b[i+1], b[i+2], b[i+3] = b[i+3], b[i+2], b[i+1], b[i]
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a.Unmap()
+}
+
+// Owner names the process that holds a socket, "pid 812 (nginx)", or says that it cannot be seen.
+func (l Listener) Owner() string {
+	want := "socket:[" + l.inode + "]"
+	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	for _, fd := range fds {
+		if to, err := os.Readlink(fd); err == nil && to == want {
+			pid := strings.Split(fd, "/")[2]
+			name, _ := os.ReadFile("/proc/" + pid + "/comm")
+			return fmt.Sprintf("pid %s (%s)", pid, strings.TrimSpace(string(name)))
+		}
+	}
+	return "a process that cannot be seen from here"
+}
+
+// Find returns the listener that a bind to addr and port would meet.
+func Find(list []Listener, proto string, addr netip.Addr, port uint16) (Listener, bool) {
+	for _, l := range list {
+		if l.Proto == proto && l.Port == port && (addr.IsUnspecified() || l.Addr.IsUnspecified() || l.Addr == addr) {
+			return l, true
+		}
+	}
+	return Listener{}, false
+}

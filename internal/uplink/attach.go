@@ -1,0 +1,153 @@
+package uplink
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Kind is how the programs are attached.
+type Kind string
+
+// The kinds of uplink. TCX links end with the process; clsact filters are swept at the next start after a crash.
+const (
+	Auto   Kind = ""
+	TCX    Kind = "tcx"
+	Clsact Kind = "clsact"
+	TAP    Kind = "tap" // no programs: a device with an address of its own, and the host routes
+)
+
+const (
+	filterPrefix   = "uvswitch/" // and the pid: whose filter it is
+	filterPriority = 0x7576      // late: whatever else is there comes first
+)
+
+// An attachment is one program on the ingress of one device.
+type attachment struct {
+	link    link.Link // tcx
+	filter  *netlink.BpfFilter
+	ownDisc *netlink.GenericQdisc // clsact: made by us
+}
+
+// attach puts a program on a device's ingress. Auto tries tcx and falls back to clsact; the kind used is returned.
+// It must run in the device's namespace.
+func attach(ifindex int, p *ebpf.Program, kind Kind) (*attachment, Kind, error) {
+	if kind != Clsact {
+		l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: p, Attach: ebpf.AttachTCXIngress})
+		if err == nil {
+			return &attachment{link: l}, TCX, nil
+		}
+		if kind == TCX || !errors.Is(err, ebpf.ErrNotSupported) {
+			return nil, "", fmt.Errorf("uplink: attaching by tcx: %w (tcx needs Linux 6.6; `--uplink-kind clsact` works before)", err)
+		}
+	}
+	a, err := attachClsact(ifindex, p)
+	if err != nil {
+		return nil, "", fmt.Errorf("uplink: attaching by clsact: %w%s", err, hint(err))
+	}
+	return a, Clsact, nil
+}
+
+func attachClsact(ifindex int, p *ebpf.Program) (*attachment, error) {
+	a := &attachment{}
+	disc := &netlink.GenericQdisc{
+		QdiscType:  "clsact",
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT},
+	}
+	switch err := netlink.QdiscAdd(disc); {
+	case err == nil:
+		a.ownDisc = disc
+	case !errors.Is(err, unix.EEXIST):
+		return nil, err
+	}
+	a.filter = &netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: ifindex, Parent: netlink.HANDLE_MIN_INGRESS, Handle: uint32(os.Getpid()),
+			Protocol: unix.ETH_P_ALL, Priority: filterPriority,
+		},
+		Fd: p.FD(), Name: filterPrefix + strconv.Itoa(os.Getpid()), DirectAction: true,
+	}
+	if err := netlink.FilterAdd(a.filter); err != nil {
+		a.filter = nil
+		a.close()
+		return nil, err
+	}
+	return a, nil
+}
+
+// close takes the program off again. It must run in the device's namespace; a device that is gone is no error.
+func (a *attachment) close() {
+	if a.link != nil {
+		a.link.Close()
+	}
+	if a.filter != nil {
+		_ = netlink.FilterDel(a.filter)
+	}
+	if a.ownDisc != nil && len(filters(a.ownDisc.LinkIndex)) == 0 {
+		_ = netlink.QdiscDel(a.ownDisc)
+	}
+}
+
+func filters(ifindex int) []netlink.Filter {
+	var all []netlink.Filter
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		l := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: ifindex}}
+		if f, err := netlink.FilterList(l, parent); err == nil {
+			all = append(all, f...)
+		}
+	}
+	return all
+}
+
+// sweep removes what runs that have died left on a device: filters named for a process that is gone, and the
+// clsact that nobody else uses.
+func sweep(ifindex int) (swept int) {
+	for _, f := range filters(ifindex) {
+		b, ok := f.(*netlink.BpfFilter)
+		if !ok || !strings.HasPrefix(b.Name, filterPrefix) {
+			continue
+		}
+		pid, err := strconv.Atoi(strings.TrimPrefix(b.Name, filterPrefix))
+		if err != nil || unix.Kill(pid, 0) == nil && pid != os.Getpid() {
+			continue
+		}
+		if netlink.FilterDel(b) == nil {
+			swept++
+		}
+	}
+	if swept > 0 && len(filters(ifindex)) == 0 {
+		_ = netlink.QdiscDel(&netlink.GenericQdisc{
+			QdiscType:  "clsact",
+			QdiscAttrs: netlink.QdiscAttrs{LinkIndex: ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT},
+		})
+	}
+	return swept
+}
+
+// A Swallower keeps the host's stack from hearing what arrives on a device.
+type Swallower struct{ at *attachment }
+
+// Swallow attaches one to device ifindex of the calling thread's namespace.
+func Swallow(ifindex int) (*Swallower, error) {
+	p, err := swallow()
+	if err != nil {
+		return nil, err
+	}
+	defer p.Close() // the attachment holds it
+	sweep(ifindex)
+	a, _, err := attach(ifindex, p, Auto)
+	if err != nil {
+		return nil, err
+	}
+	return &Swallower{a}, nil
+}
+
+// Close takes it off; call it in the device's namespace.
+func (s *Swallower) Close() { s.at.close() }

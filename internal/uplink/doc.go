@@ -1,0 +1,12 @@
+// Package uplink is the way out of the containers' networks and back: two small BPF programs, by tcx or, before
+// Linux 6.6, as clsact filters, that lead frames between the host's own device and a TAP of the dataplane. The
+// host's stack, its netfilter rules and its sysctls are neither used nor changed.
+//
+//	outside <--> eth0 --ingress: ours? redirect--> uvs-up --read--> dataplane
+//	outside <--> eth0 <--redirect_neigh :ingress-- uvs-up <-write-- dataplane
+//
+// It also has the program that keeps the host's stack from hearing what arrives on a plugged device, as a bridge
+// does for its ports.
+//
+// Sources: linux kernel/bpf/tcx.c, net/core/filter.c (bpf_redirect_neigh), tc-bpf(8).
+package uplink

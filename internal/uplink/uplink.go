@@ -1,0 +1,285 @@
+package uplink
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/nat"
+	"github.com/uvswitch/uvswitch/tap"
+)
+
+// Options say which device to use and how.
+type Options struct {
+	Device string // "auto": the device of the default route
+	Kind   Kind
+	TAP    string // what our own device is called
+}
+
+// State is what is known of the way out. It changes while the switch runs: addresses are renewed, links flap, the
+// default route moves.
+type State struct {
+	Device string
+	Index  int
+	Addr   netip.Addr // the host's address on it; invalid while there is none
+	MTU    int
+	Up     bool   // there is a device, it is up, and it has an address
+	Why    string // when not Up
+}
+
+// An Uplink is the TAP in the host's namespace and the programs that join it to the host's device. Its methods work
+// in the namespace of the process.
+type Uplink struct {
+	Device *tap.Device // the dataplane's wire
+	MAC    frame.MAC   // of the TAP
+
+	opts Options
+	maps *maps
+	kind Kind
+
+	mu      sync.Mutex
+	state   State
+	in, out *attachment
+	tapIdx  int
+}
+
+// The two ends of an uplink of kind tap: the host's and ours (RFC 7335's range, which nobody routes).
+var (
+	tapHost = netip.MustParsePrefix("192.0.0.1/30")
+	tapOurs = netip.MustParseAddr("192.0.0.2")
+)
+
+const self = "/proc/self/ns/net"
+
+// ErrNoDevice is wrapped when there is no device for the way out.
+var ErrNoDevice = errors.New("no device for the uplink")
+
+// Open makes the TAP and attaches the programs. A device that is not there yet is no error when it is to be found
+// by the default route: the uplink is then down until there is one.
+func Open(o Options) (*Uplink, error) {
+	if o.Kind == TAP {
+		o.Device = o.TAP
+	} else if o.Device != "auto" {
+		if _, err := net.InterfaceByName(o.Device); err != nil {
+			return nil, fmt.Errorf("%w: %q does not exist (`ip link` lists devices; `--uplink auto` takes the default route's)", ErrNoDevice, o.Device)
+		}
+	}
+	m, err := newMaps()
+	if err != nil {
+		return nil, err
+	}
+	u := &Uplink{opts: o, maps: m, kind: o.Kind}
+	if u.Device, err = tap.Open(self, o.TAP); err != nil {
+		m.close()
+		return nil, err
+	}
+	u.MAC = 0x027576000001
+	setup := tap.Setup{MAC: u.MAC, MTU: 65521, NoIPv6: true}
+	if o.Kind == TAP {
+		setup.MTU, setup.Addr = 1500, tapHost
+	}
+	err = tap.Configure(self, o.TAP, setup)
+	if err == nil {
+		var d tap.DeviceInfo
+		d, err = tap.Inspect(self, o.TAP)
+		u.tapIdx = d.Index
+	}
+	if err == nil {
+		_, err = u.Refresh()
+	}
+	if err != nil {
+		u.Close()
+		return nil, err
+	}
+	return u, nil
+}
+
+// ICMPIDs is the set of ICMP identifiers in use, for nat to fill: the program reads the same memory.
+func (u *Uplink) ICMPIDs() *nat.PortSet { return u.maps.portSet(2) }
+
+// SetPorts says which TCP and UDP ports of the host's address are ours.
+func (u *Uplink) SetPorts(tcp, udp *nat.PortSet) {
+	for i, from := range []*nat.PortSet{tcp, udp} {
+		to := u.maps.portSet(i)
+		for w := range from {
+			to[w].Store(from[w].Load())
+		}
+	}
+}
+
+// State returns what is known now, and how the programs are attached.
+func (u *Uplink) State() (State, Kind) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.state, u.kind
+}
+
+// Refresh looks at the host's devices, addresses and routes, moves the programs when the device has changed, and
+// tells whether anything did.
+func (u *Uplink) Refresh() (changed bool, err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	s := u.look()
+	if s == u.state {
+		return false, nil
+	}
+	if s.Index != u.state.Index && u.kind != TAP {
+		u.detach()
+		if s.Index != 0 {
+			if err := u.attach(s.Index); err != nil {
+				return false, err
+			}
+		}
+	}
+	u.state = s
+	var addr uint32
+	if s.Up {
+		a := s.Addr.As4()
+		addr = binary.NativeEndian.Uint32(a[:])
+	}
+	binary.NativeEndian.PutUint32(u.maps.configMem, addr)
+	return true, nil
+}
+
+// look reads the host's state.
+func (u *Uplink) look() State {
+	s := State{Device: u.opts.Device}
+	var index int
+	if s.Device == "auto" {
+		s.Device = ""
+		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		best := -1
+		for _, r := range routes {
+			isDefault := r.Dst == nil || r.Dst.IP.IsUnspecified()
+			if err == nil && isDefault && r.LinkIndex != 0 && r.LinkIndex != u.tapIdx && (best < 0 || r.Priority < best) {
+				best, index = r.Priority, r.LinkIndex
+			}
+		}
+		if index == 0 {
+			s.Why = "the host has no default route"
+			return s
+		}
+	}
+	var link netlink.Link
+	var err error
+	if index != 0 {
+		link, err = netlink.LinkByIndex(index)
+	} else {
+		link, err = netlink.LinkByName(s.Device)
+	}
+	if err != nil {
+		s.Why = "the device is gone"
+		return s
+	}
+	a := link.Attrs()
+	s.Device, s.Index, s.MTU = a.Name, a.Index, a.MTU
+	if addrs, err := netlink.AddrList(link, netlink.FAMILY_V4); err == nil {
+		for _, ad := range addrs {
+			if ip, ok := netip.AddrFromSlice(ad.IP.To4()); ok && ad.Scope == int(netlink.SCOPE_UNIVERSE) {
+				s.Addr = ip
+				break
+			}
+		}
+	}
+	if u.opts.Kind == TAP {
+		s.Addr = tapOurs
+	}
+	switch {
+	case a.Flags&net.FlagUp == 0:
+		s.Why = "the device is down"
+	case !s.Addr.IsValid():
+		s.Why = "the device has no IPv4 address"
+	default:
+		s.Up = true
+	}
+	return s
+}
+
+func (u *Uplink) attach(index int) error {
+	sweep(index)
+	in, err := u.maps.ingress(u.tapIdx)
+	if err != nil {
+		return err
+	}
+	defer in.Close() // attachments hold their programs
+	out, err := egress(index)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	if u.in, u.kind, err = attach(index, in, u.opts.Kind); err != nil {
+		return err
+	}
+	if u.out, _, err = attach(u.tapIdx, out, u.opts.Kind); err != nil {
+		u.detach()
+		return err
+	}
+	return nil
+}
+
+func (u *Uplink) detach() {
+	for _, a := range []*attachment{u.in, u.out} {
+		if a != nil {
+			a.close()
+		}
+	}
+	u.in, u.out = nil, nil
+}
+
+// Watch calls changed after each change of the host's links, addresses and routes, until ctx is done. The caller
+// then asks Refresh.
+func Watch(ctx context.Context, changed func()) error {
+	links := make(chan netlink.LinkUpdate, 16)
+	addrs := make(chan netlink.AddrUpdate, 16)
+	routes := make(chan netlink.RouteUpdate, 16)
+	done := make(chan struct{})
+	if err := netlink.LinkSubscribe(links, done); err != nil {
+		close(done)
+		return fmt.Errorf("uplink: watching devices: %w", err)
+	}
+	if err := netlink.AddrSubscribe(addrs, done); err != nil {
+		close(done)
+		return fmt.Errorf("uplink: watching addresses: %w", err)
+	}
+	if err := netlink.RouteSubscribe(routes, done); err != nil {
+		close(done)
+		return fmt.Errorf("uplink: watching routes: %w", err)
+	}
+	go func() {
+		defer close(done)
+		for {
+			var ok bool
+			select {
+			case <-ctx.Done():
+				return
+			case _, ok = <-links:
+			case _, ok = <-addrs:
+			case _, ok = <-routes:
+			}
+			if !ok {
+				return
+			}
+			changed()
+		}
+	}()
+	return nil
+}
+
+// Close detaches the programs and removes the TAP.
+func (u *Uplink) Close() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.detach()
+	if u.Device != nil {
+		_ = u.Device.Close() // the descriptor was ours; the TAP goes with it
+	}
+	u.maps.close()
+}

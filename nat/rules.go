@@ -1,0 +1,180 @@
+package nat
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// A Publish rule sends what comes to ports Lo to Hi of the host to Port and the following ones of Target.
+type Publish struct {
+	ID       uint32 // unique, not 0
+	Proto    uint8
+	HostAddr frame.Addr // 0: every address of the host
+	Lo, Hi   uint16
+	Target   frame.Addr
+	Port     uint16 // the target's, for Lo
+	From     []netip.Prefix
+	Inside   frame.PortID // the target's port: who is charged for the flows
+	Net      frame.NetID
+	*RuleCount
+}
+
+// RuleCount counts the first packet of each flow that a rule made, as iptables does in table nat.
+type RuleCount struct{ Packets, Bytes atomic.Uint64 }
+
+// A Masquerade rule lets a network's containers leave with the host's address.
+type Masquerade struct {
+	Net    frame.NetID
+	Prefix netip.Prefix
+	*RuleCount
+}
+
+// Rules are what Update puts in force.
+type Rules struct {
+	External   frame.Addr // the host's address on the uplink; 0 while there is none
+	Publish    []*Publish
+	Masquerade []*Masquerade
+	Pool       [2]*PortSet // outside ports that may be given out, TCP and UDP
+}
+
+// config is Rules as the workers read them.
+type config struct {
+	External frame.Addr
+	gen      uint32
+	publish  [2][]*Publish // TCP, UDP; by Lo
+	reach    [2][]uint16   // highest Hi of publish[i][:k+1]: where a search may stop
+	masq     [frame.MaxNets]*Masquerade
+	pool     [protocols]*PortSet
+}
+
+// allIDs is the pool of ICMP identifiers.
+var allIDs = func() *PortSet {
+	s := NewPortSet()
+	s.AddRange(1, 65535)
+	return s
+}()
+
+// Update puts rules in force. Flows made under others are checked against these on their next packet; a change of
+// the pool alone concerns none.
+func (n *NAT) Update(r Rules) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	old := n.config.Load()
+	c := &config{External: r.External, gen: old.gen + 1}
+	for i := range c.pool {
+		c.pool[i] = allIDs
+		if i < len(r.Pool) && r.Pool[i] != nil {
+			c.pool[i] = r.Pool[i]
+		}
+	}
+	for _, p := range r.Publish {
+		i := protoIndex(p.Proto)
+		c.publish[i] = append(c.publish[i], p)
+	}
+	for i, rules := range c.publish {
+		slices.SortFunc(rules, func(a, b *Publish) int { return cmp.Or(cmp.Compare(a.Lo, b.Lo), cmp.Compare(a.ID, b.ID)) })
+		reach := uint16(0)
+		for _, p := range rules {
+			reach = max(reach, p.Hi)
+			c.reach[i] = append(c.reach[i], reach)
+		}
+	}
+	for _, m := range r.Masquerade {
+		c.masq[m.Net] = m
+	}
+	if sameTranslation(old, c) {
+		c.gen = old.gen
+	}
+	n.config.Store(c)
+}
+
+// sameTranslation tells whether every flow made under a would be made the same under b.
+func sameTranslation(a, b *config) bool {
+	if a.External != b.External {
+		return false
+	}
+	for i := range a.publish {
+		if !slices.EqualFunc(a.publish[i], b.publish[i], func(p, q *Publish) bool {
+			return p.ID == q.ID && p.HostAddr == q.HostAddr && p.Target == q.Target && p.Port == q.Port && p.Inside == q.Inside
+		}) {
+			return false
+		}
+	}
+	for i := range a.masq {
+		if (a.masq[i] == nil) != (b.masq[i] == nil) {
+			return false
+		}
+	}
+	return true
+}
+
+// published finds the rule for a packet to the host's address dst.
+//
+//uvswitch:hot
+func (c *config) published(proto uint8, dst frame.Addr, port uint16) *Publish {
+	i := protoIndex(proto)
+	if i < 0 || i >= len(c.publish) {
+		return nil
+	}
+	rules := c.publish[i]
+	lo, hi := 0, len(rules)
+	for lo < hi { // first rule that begins after port
+		if mid := (lo + hi) / 2; rules[mid].Lo <= port {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	for k := lo - 1; k >= 0 && c.reach[i][k] >= port; k-- {
+		if p := rules[k]; p.Hi >= port && (p.HostAddr == 0 || p.HostAddr == dst) {
+			return p
+		}
+	}
+	return nil
+}
+
+// allows says whether a client may use the rule (--from).
+//
+//uvswitch:hot
+func (p *Publish) allows(a frame.Addr) bool {
+	if len(p.From) == 0 {
+		return true
+	}
+	for i := range p.From {
+		if p.From[i].Contains(a.Netip()) {
+			return true
+		}
+	}
+	return false
+}
+
+// target is where a packet to host port goes.
+//
+//uvswitch:hot
+func (p *Publish) target(port uint16) (frame.Addr, uint16) { return p.Target, p.Port + (port - p.Lo) }
+
+// valid says whether flow e would be made the same way under config c, and remembers that it would. A flow that
+// would not must go: so a changed rule, address or container takes effect on the next packet.
+func (n *NAT) valid(c *config, e uint32) bool {
+	s, k := &n.state[e], &n.flows.keys[e]
+	if s.mapping != 0 && n.maps.keys[s.mapping][1].Src != c.External {
+		return false
+	}
+	if s.rule != 0 {
+		p := c.published(k[0].Proto, k[0].Dst, k[0].DstPort)
+		if p == nil || k[0].Dst != c.External || !p.allows(k[0].Src) {
+			return false
+		}
+		if a, port := p.target(k[0].DstPort); a != k[1].Src || port != k[1].SrcPort {
+			return false
+		}
+	} else if c.masq[s.net] == nil {
+		return false
+	}
+	s.gen.Store(c.gen)
+	return true
+}

@@ -1,0 +1,275 @@
+package nat
+
+import (
+	"sync/atomic"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// key is what a table is over: a tuple of one address family.
+type key interface {
+	comparable
+	Hash(seed uint64) uint64
+}
+
+// A table maps pairs of keys to small numbers: each entry stands under both of its keys, its two directions, and
+// a look-up by either tells which. It is fixed in size and holds no pointer.
+//
+// Each key has two buckets of eight words it may stand in, so a look-up reads two cache lines at most and one
+// entry to compare. A word is
+//
+//	tag (31 bits) | pending (1) | entry (31) | direction (1)
+//
+// with 0 for an empty one. Look-ups skip pending words: that is how both keys of an entry appear at once. An
+// entry's keys are written before its words and changed only after every worker has passed a batch boundary since
+// the words went (see reclaim), so reading them needs no atomics.
+//
+// Everything is lock-free: nobody waits for anybody.
+type table[K key] struct {
+	buckets []tableBucket
+	keys    [][2]K
+	link    []atomic.Uint32 // live, or the next of the free or retired list, +1
+	free    atomic.Uint64   // head of the free list: ABA tag<<32 | entry+1
+	retired atomic.Uint64   // head of the retired list, likewise
+	fresh   atomic.Uint32   // entries from here on were never used
+	used    atomic.Int64
+	seed    uint64
+	mask    uint64
+}
+
+type tableBucket [8]atomic.Uint64
+
+const (
+	live    = 1 << 31 // link value of an entry in use
+	pending = 1 << 32 // bit of a word
+)
+
+func newTable[K key](entries int, seed uint64) *table[K] {
+	n := 1
+	for n*len(tableBucket{}) < 4*entries { // two words an entry, half full
+		n *= 2
+	}
+	t := &table[K]{
+		buckets: make([]tableBucket, n), keys: make([][2]K, entries+1), link: make([]atomic.Uint32, entries+1),
+		seed: seed, mask: uint64(n - 1),
+	}
+	t.fresh.Store(1) // entry 0 is not used: its word could be 0
+	return t
+}
+
+//uvswitch:hot
+func (t *table[K]) bucketsOf(h uint64) (a, b *tableBucket) {
+	i := h & t.mask
+	j := (h >> 17) * 0x9e3779b97f4a7c15 >> 20 & t.mask
+	return &t.buckets[i], &t.buckets[j]
+}
+
+//uvswitch:hot
+func word(h uint64, e uint32, dir uint8) uint64 {
+	return h&^(1<<33-1) | uint64(e)<<1 | uint64(dir)
+}
+
+//uvswitch:hot
+func unword(w uint64) (e uint32, dir uint8) { return uint32(w) >> 1, uint8(w & 1) }
+
+// lookup finds k, whose hash is h.
+//
+//uvswitch:hot
+func (t *table[K]) lookup(k *K, h uint64) (e uint32, dir uint8, ok bool) {
+	a, b := t.bucketsOf(h)
+	for i := range a {
+		if w := a[i].Load(); (w^h)>>33 == 0 && w != 0 && w&pending == 0 {
+			if e, dir = unword(w); t.keys[e][dir] == *k {
+				return e, dir, true
+			}
+		}
+	}
+	for i := range b {
+		if w := b[i].Load(); (w^h)>>33 == 0 && w != 0 && w&pending == 0 {
+			if e, dir = unword(w); t.keys[e][dir] == *k {
+				return e, dir, true
+			}
+		}
+	}
+	return 0, 0, false
+}
+
+// Outcomes of an insertion.
+type outcome uint8
+
+const (
+	inserted outcome = iota
+	exists           // the first key stands under another entry, which is returned
+	clash            // the second key does
+	busy             // another worker is inserting the same key
+	full             // no entry, or no place in the buckets
+)
+
+// alloc takes a free entry and sets its keys.
+func (t *table[K]) alloc(k0, k1 K) (uint32, bool) {
+	e, ok := t.pop(&t.free)
+	if !ok {
+		if t.fresh.Load() >= uint32(len(t.keys)) {
+			return 0, false
+		}
+		if e = t.fresh.Add(1) - 1; e >= uint32(len(t.keys)) {
+			t.fresh.Store(uint32(len(t.keys)))
+			return 0, false
+		}
+	}
+	t.keys[e] = [2]K{k0, k1}
+	return e, true
+}
+
+// insert makes entry e, from alloc, visible under both its keys, or under neither. Where the first key is taken,
+// the entry that holds it is returned. Unless inserted, e is given up; it goes by the retired list, since others
+// may have seen its pending words.
+func (t *table[K]) insert(e uint32) (uint32, uint8, outcome) {
+	h0, h1 := t.keys[e][0].Hash(t.seed), t.keys[e][1].Hash(t.seed)
+	p0, other, dir, out := t.place(e, 0, h0)
+	if out != inserted {
+		t.push(&t.retired, e)
+		return other, dir, out
+	}
+	p1, _, _, out := t.place(e, 1, h1)
+	if out != inserted {
+		p0.Store(0)
+		t.push(&t.retired, e)
+		if out == exists {
+			out = clash
+		}
+		return 0, 0, out
+	}
+	t.link[e].Store(live)
+	t.used.Add(1)
+	p1.Store(word(h1, e, 1))
+	p0.Store(word(h0, e, 0))
+	return e, 0, inserted
+}
+
+// place claims an empty word for one key, pending. Having claimed it, it looks for the key again: of two workers
+// that claim words for one key at the same time, at least one sees the other's and takes its own back.
+func (t *table[K]) place(e uint32, dir uint8, h uint64) (at *atomic.Uint64, other uint32, odir uint8, out outcome) {
+	w := word(h, e, dir) | pending
+	for range 4 {
+		empty, o, d, state := t.scan(&t.keys[e][dir], h, w)
+		if state != inserted {
+			return nil, o, d, state
+		}
+		if empty == nil {
+			return nil, 0, 0, full
+		}
+		if !empty.CompareAndSwap(0, w) {
+			continue
+		}
+		_, o, d, state = t.scan(&t.keys[e][dir], h, w)
+		if state == inserted {
+			return empty, 0, 0, inserted
+		}
+		empty.Store(0)
+		if state == exists {
+			return nil, o, d, exists
+		}
+	}
+	return nil, 0, 0, busy
+}
+
+// scan looks for a word of key k other than self, pending ones included, and for the first empty word.
+func (t *table[K]) scan(k *K, h, self uint64) (empty *atomic.Uint64, e uint32, dir uint8, out outcome) {
+	a, b := t.bucketsOf(h)
+	out = inserted
+	for n := range 2 * len(a) {
+		p := &a[n&7]
+		if n >= len(a) {
+			p = &b[n&7]
+		}
+		w := p.Load()
+		if w == 0 {
+			if empty == nil {
+				empty = p
+			}
+			continue
+		}
+		if (w^h)>>33 != 0 || w == self {
+			continue
+		}
+		if oe, od := unword(w &^ pending); t.keys[oe][od] == *k {
+			if w&pending == 0 {
+				return nil, oe, od, exists
+			}
+			out = busy
+		}
+	}
+	return empty, 0, 0, out
+}
+
+// kill takes entry e out of the table and puts it on the retired list; false when somebody else did.
+func (t *table[K]) kill(e uint32) bool {
+	if !t.link[e].CompareAndSwap(live, 0) {
+		return false
+	}
+	for dir := range uint8(2) {
+		h := t.keys[e][dir].Hash(t.seed)
+		w := word(h, e, dir)
+		a, b := t.bucketsOf(h)
+		for i := range a {
+			a[i].CompareAndSwap(w, 0)
+			b[i].CompareAndSwap(w, 0)
+		}
+	}
+	t.used.Add(-1)
+	t.push(&t.retired, e)
+	return true
+}
+
+// isLive tells whether e is in use.
+//
+//uvswitch:hot
+func (t *table[K]) isLive(e uint32) bool { return t.link[e].Load() == live }
+
+// retire takes the whole retired list; hand it to reclaim after a grace period: when every worker has passed a
+// batch boundary.
+func (t *table[K]) retire() uint64 { return t.retired.Swap(0) }
+
+// reclaim makes the entries of a retired list free.
+func (t *table[K]) reclaim(list uint64) (n int) {
+	for e := uint32(list); e != 0; n++ {
+		next := t.link[e-1].Load()
+		t.push(&t.free, e-1)
+		e = next
+	}
+	return n
+}
+
+func (t *table[K]) push(head *atomic.Uint64, e uint32) {
+	for {
+		old := head.Load()
+		t.link[e].Store(uint32(old))
+		if head.CompareAndSwap(old, (old>>32+1)<<32|uint64(e+1)) {
+			return
+		}
+	}
+}
+
+func (t *table[K]) pop(head *atomic.Uint64) (uint32, bool) {
+	for {
+		old := head.Load()
+		if uint32(old) == 0 {
+			return 0, false
+		}
+		e := uint32(old) - 1
+		next := t.link[e].Load()
+		if head.CompareAndSwap(old, (old>>32+1)<<32|uint64(next&^live)) {
+			return e, true
+		}
+	}
+}
+
+// mark bounds the entries that were ever used: a walk visits 1 to mark()-1.
+func (t *table[K]) mark() uint32 { return min(t.fresh.Load(), uint32(len(t.keys))) }
+
+// limit is how many entries there can be.
+func (t *table[K]) limit() int { return len(t.keys) - 1 }
+
+// tupleTable is the IPv4 instance.
+type tupleTable = table[frame.Tuple]

@@ -1,0 +1,110 @@
+package nat
+
+import "github.com/uvswitch/uvswitch/internal/frame"
+
+// tcpState is a connection's state by Linux's names (net/netfilter/nf_conntrack_proto_tcp.c).
+type tcpState uint8
+
+const (
+	tcpNone tcpState = iota
+	tcpSynSent
+	tcpSynRecv
+	tcpEstablished
+	tcpFinWait
+	tcpCloseWait
+	tcpLastAck
+	tcpTimeWait
+	tcpClose
+	tcpSynSent2 // simultaneous open: both sides have sent a SYN
+	tcpStates
+)
+
+var tcpNames = [tcpStates]string{
+	"NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT", "CLOSE", "SYN_SENT2",
+}
+
+// What a segment is, for the state machine.
+const (
+	segSYN = iota
+	segSYNACK
+	segFIN
+	segACK
+	segRST
+	segOther // no flag that moves a connection
+	segments
+)
+
+//uvswitch:hot
+func segment(flags uint8) int {
+	switch {
+	case flags&frame.FlagRST != 0:
+		return segRST
+	case flags&frame.FlagSYN != 0 && flags&frame.FlagACK != 0:
+		return segSYNACK
+	case flags&frame.FlagSYN != 0:
+		return segSYN
+	case flags&frame.FlagFIN != 0:
+		return segFIN
+	case flags&frame.FlagACK != 0:
+		return segACK
+	}
+	return segOther
+}
+
+// tcpNext[direction][segment][state] is the state after the segment. A segment that makes no sense in a state
+// leaves it: it is translated all the same, and the end points judge it (they have the windows).
+var tcpNext = func() (t [2][segments][tcpStates]tcpState) {
+	const (
+		no = tcpNone
+		ss = tcpSynSent
+		sr = tcpSynRecv
+		es = tcpEstablished
+		fw = tcpFinWait
+		cw = tcpCloseWait
+		la = tcpLastAck
+		tw = tcpTimeWait
+		cl = tcpClose
+		s2 = tcpSynSent2
+	)
+	//                                 no  ss  sr  es  fw  cw  la  tw  cl  s2
+	t[0] = [segments][tcpStates]tcpState{
+		segSYN:    {ss, ss, sr, es, fw, cw, la, ss, ss, s2}, // on a closed flow: it is used again
+		segSYNACK: {no, ss, sr, es, fw, cw, la, tw, cl, sr}, // answer to a simultaneous open
+		segFIN:    {no, ss, fw, fw, la, la, la, tw, cl, s2},
+		segACK:    {es, ss, es, es, cw, cw, tw, tw, cl, s2}, // on none: picked up in the middle
+		segRST:    {cl, cl, cl, cl, cl, cl, cl, cl, cl, cl},
+		segOther:  {no, ss, sr, es, fw, cw, la, tw, cl, s2},
+	}
+	t[1] = [segments][tcpStates]tcpState{
+		segSYN:    {no, s2, sr, es, fw, cw, la, ss, ss, s2},
+		segSYNACK: {no, sr, sr, es, fw, cw, la, tw, cl, sr},
+		segFIN:    {no, ss, fw, fw, la, la, la, tw, cl, s2},
+		segACK:    {no, ss, sr, es, cw, cw, tw, tw, cl, s2},
+		segRST:    {cl, cl, cl, cl, cl, cl, cl, cl, cl, cl},
+		segOther:  {no, ss, sr, es, fw, cw, la, tw, cl, s2},
+	}
+	return t
+}()
+
+// advance moves a flow's state by one packet and returns the new state word; state is the old one.
+//
+//uvswitch:hot
+func advance(state uint32, dir uint8, proto uint8, l4 []byte) uint32 {
+	if dir == 1 {
+		state |= seenReply
+	}
+	if proto != frame.TCP {
+		if state&seenReply != 0 && dir == 0 {
+			state |= assured // a second packet after an answer: a conversation
+		}
+		return state
+	}
+	next := tcpNext[dir][segment(l4[13])][tcpState(state&stateMask)%tcpStates]
+	if next == tcpSynSent && tcpState(state&stateMask) != tcpSynSent {
+		state &^= seenReply | assured // a new connection on an old tuple
+	}
+	if next == tcpEstablished && state&seenReply != 0 {
+		state |= assured
+	}
+	return state&^stateMask | uint32(next)
+}

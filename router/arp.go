@@ -1,0 +1,74 @@
+package router
+
+import (
+	"github.com/mdlayher/arp"
+	"github.com/mdlayher/ethernet"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// arp is the responder and the receiving half of the resolver, in RFC 826's order: learn first, then see whether
+// the gateway is asked for. A probe (sender 0.0.0.0, RFC 5227) teaches nothing; a gratuitous packet teaches only
+// what is known already.
+func (r *Router) arp(f *frame.Frame, p Punted, now frame.Tick, out Output) {
+	iface := r.snap.Load().ifaces[p.Net]
+	req, ok := parseARP(f.Bytes()[f.L3:])
+	if iface == nil || !ok {
+		return
+	}
+	sender, target := frame.AddrFrom(req.SenderIP), frame.AddrFrom(req.TargetIP)
+	mac := frame.MACFrom(req.SenderHardwareAddr)
+	forUs := target == iface.Addr
+	if sender != 0 && sender != iface.Addr && onLink(iface, sender) && !mac.IsGroup() && mac != 0 && mac != iface.MAC {
+		r.heard(neighKey{p.Net, sender}, mac, now, forUs && sender != target, out)
+	}
+	if forUs && req.Operation == arp.OperationRequest {
+		if b := arpFrame(arp.OperationReply, iface, mac, mac, sender); b != nil {
+			out.Send(p.Net, b)
+		}
+	}
+}
+
+// parseARP accepts Ethernet and IPv4 only, which the library leaves to its caller.
+func parseARP(b []byte) (*arp.Packet, bool) {
+	var a arp.Packet
+	if len(b) < frame.ARPLen || b[4] != 6 || b[5] != 4 || a.UnmarshalBinary(b[:frame.ARPLen]) != nil {
+		return nil, false
+	}
+	return &a, a.HardwareType == 1 && a.ProtocolType == frame.TypeIPv4 &&
+		(a.Operation == arp.OperationRequest || a.Operation == arp.OperationReply)
+}
+
+// askFor sends an ARP request for a neighbor: to everyone, or to mac when it is known and only to be confirmed.
+func (r *Router) askFor(k neighKey, mac frame.MAC, out Output) {
+	iface := r.snap.Load().ifaces[k.net]
+	if iface == nil {
+		return
+	}
+	to := mac
+	if to == 0 {
+		to = frame.BroadcastMAC
+	}
+	if b := arpFrame(arp.OperationRequest, iface, to, mac, k.addr); b != nil {
+		out.Send(k.net, b)
+	}
+}
+
+// arpFrame makes an ARP packet from the gateway and the Ethernet frame round it, sent to dst.
+func arpFrame(op arp.Operation, iface *Interface, dst, target frame.MAC, addr frame.Addr) []byte {
+	gw := iface.MAC.HardwareAddr()
+	a, err := arp.NewPacket(op, gw, iface.Addr.Netip(), target.HardwareAddr(), addr.Netip())
+	if err != nil {
+		return nil
+	}
+	payload, err := a.MarshalBinary()
+	if err != nil {
+		return nil
+	}
+	e := ethernet.Frame{Destination: dst.HardwareAddr(), Source: gw, EtherType: ethernet.EtherTypeARP, Payload: payload}
+	b, err := e.MarshalBinary()
+	if err != nil {
+		return nil
+	}
+	return b
+}

@@ -1,0 +1,54 @@
+package router
+
+import (
+	"encoding/binary"
+
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// icmpError tells the sender of p why it went no further: from the address of the leg it came in by, quoting the
+// IP header and as much as fits 576 bytes (RFC 1812, 4.3.2.3). Nothing is said about what RFC 1812, 4.3.2.7 lists:
+// ICMP errors, later fragments, broadcasts, group addresses, and packets whose headers were rewritten.
+func (r *Router) icmpError(p Punted, typ, code uint8, mtu int, now frame.Tick, out Output) {
+	iface := r.snap.Load().ifaces[p.Net]
+	var f frame.Frame
+	f.Reset(p.Raw, p.In)
+	frame.Parse(&f)
+	if iface == nil || p.NATed || f.Verdict == frame.Drop || f.Malformed != frame.None || f.Flags&frame.IsIPv4 == 0 ||
+		f.Flags&frame.ICMPError != 0 || f.Dst.IsGroup() || f.IPv4().FragOffset() != 0 || isMartian(f.Tuple.Src) ||
+		f.Tuple.Dst >= 0xe0000000 {
+		return
+	}
+	if !r.errors.take(now, errorRate, errorBurst) {
+		return
+	}
+	quote := f.IPv4()[:f.L3End-f.L3]
+	if len(quote) > 548 {
+		quote = quote[:548]
+	}
+	quote = completeQuote(&f, quote)
+	src, dst := iface.Addr.Netip().As4(), f.Tuple.Src.Netip().As4()
+	eth := &layers.Ethernet{DstMAC: f.Src.HardwareAddr(), SrcMAC: iface.MAC.HardwareAddr(), EthernetType: layers.EthernetTypeIPv4}
+	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolICMPv4, TOS: 0xc0, SrcIP: src[:], DstIP: dst[:]}
+	icmp := &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(typ, code), Seq: uint16(mtu)}
+	buf := gopacket.NewSerializeBuffer()
+	opts := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
+	if err := gopacket.SerializeLayers(buf, opts, eth, ip, icmp, gopacket.Payload(quote)); err != nil {
+		return
+	}
+	out.Send(p.Net, buf.Bytes())
+}
+
+// completeQuote copies the quote; a partial checksum that happens to lie in it is zeroed, since the bytes it would
+// have covered are gone: the sender's kernel looks at ports only.
+func completeQuote(f *frame.Frame, quote []byte) []byte {
+	q := append([]byte(nil), quote...)
+	h := f.Vnet()
+	if at := int(h.CsumStart()) + int(h.CsumOffset()) - int(f.L3); h.NeedsCsum() && at >= 0 && at+2 <= len(q) {
+		binary.BigEndian.PutUint16(q[at:], 0)
+	}
+	return q
+}

@@ -1,0 +1,283 @@
+package router
+
+import (
+	"cmp"
+	"slices"
+	"sync/atomic"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// NeighState is a neighbor's state by `ip neigh`'s names.
+type NeighState uint8
+
+const (
+	Incomplete NeighState = iota // asked for, no answer yet
+	Reachable                    // heard within reachableTime
+	Stale                        // known, not confirmed lately
+	Probe                        // used while stale: being asked
+	Failed                       // did not answer
+	Permanent                    // set by hand, or a port's own binding
+)
+
+func (s NeighState) String() string {
+	return [...]string{"INCOMPLETE", "REACHABLE", "STALE", "PROBE", "FAILED", "PERMANENT"}[s]
+}
+
+// Times and bounds of neighbor resolution.
+const (
+	reachableTime = 30 * frame.TicksPerSecond
+	staleTime     = 600 * frame.TicksPerSecond // unused and unconfirmed for so long: forgotten
+	failedTime    = 20 * frame.TicksPerSecond  // how long a failure is remembered and shown
+	retransTime   = 1 * frame.TicksPerSecond
+	maxProbes     = 3
+	maxNeighbors  = 4096    // per router
+	maxHeld       = 16      // frames that wait for one neighbor
+	maxHeldBytes  = 4 << 20 // and for all of them
+)
+
+type neighKey struct {
+	net  frame.NetID
+	addr frame.Addr
+}
+
+// neighbor is the housekeeper's side; what workers read of it is in a neighTable.
+type neighbor struct {
+	state  NeighState
+	mac    frame.MAC
+	since  frame.Tick // when it was last confirmed, or entered a state that times out
+	next   frame.Tick // when to ask again
+	probes int
+	held   []Punted
+	used   *atomic.Uint32 // set by a worker that used the entry
+}
+
+// A neighTable is an immutable hash table: open addressing, at most half full.
+type neighTable struct {
+	slots []neighSlot
+	shift uint
+}
+
+type neighSlot struct {
+	key  uint64 // net<<32 | addr; 0 is empty, since address 0 is nobody's
+	mac  frame.MAC
+	used *atomic.Uint32
+}
+
+//uvswitch:hot
+func (t *neighTable) lookup(n frame.NetID, a frame.Addr) frame.MAC {
+	if len(t.slots) == 0 {
+		return 0
+	}
+	key := uint64(n)<<32 | uint64(a)
+	mask := uint64(len(t.slots) - 1)
+	for i := key * 0x9e3779b97f4a7c15 >> t.shift; ; i++ {
+		s := &t.slots[i&mask]
+		if s.key == key {
+			if s.used.Load() == 0 {
+				s.used.Store(1)
+			}
+			return s.mac
+		}
+		if s.key == 0 {
+			return 0
+		}
+	}
+}
+
+// neighTable builds the workers' table from the neighbors that have a MAC; mu is held.
+func (r *Router) neighTable() neighTable {
+	bits := uint(3)
+	for 1<<bits < 2*len(r.neigh) {
+		bits++
+	}
+	t := neighTable{slots: make([]neighSlot, 1<<bits), shift: 64 - bits}
+	for k, n := range r.neigh {
+		if n.mac == 0 || n.state == Failed || n.state == Incomplete {
+			continue
+		}
+		key := uint64(k.net)<<32 | uint64(k.addr)
+		i := key * 0x9e3779b97f4a7c15 >> t.shift
+		for t.slots[i&uint64(len(t.slots)-1)].key != 0 {
+			i++
+		}
+		t.slots[i&uint64(len(t.slots)-1)] = neighSlot{key, n.mac, n.used}
+	}
+	return t
+}
+
+func (r *Router) publishNeighbors() {
+	r.update(func(s *snapshot) { s.neigh = r.neighTable() })
+}
+
+// A Neighbor is an entry, as listed.
+type Neighbor struct {
+	Net   frame.NetID
+	Addr  frame.Addr
+	MAC   frame.MAC // 0 while Incomplete
+	State NeighState
+}
+
+// Neighbors lists the table by network and address.
+func (r *Router) Neighbors() []Neighbor {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []Neighbor
+	for k, n := range r.neigh {
+		out = append(out, Neighbor{k.net, k.addr, n.mac, n.state})
+	}
+	slices.SortFunc(out, func(a, b Neighbor) int {
+		return cmp.Or(cmp.Compare(a.Net, b.Net), cmp.Compare(a.Addr, b.Addr))
+	})
+	return out
+}
+
+// SetNeighbor adds a permanent entry.
+func (r *Router) SetNeighbor(net frame.NetID, a frame.Addr, m frame.MAC) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.neigh[neighKey{net, a}] = &neighbor{state: Permanent, mac: m, used: new(atomic.Uint32)}
+	r.publishNeighbors()
+}
+
+// DeleteNeighbor removes an entry and tells whether it was there. Frames that wait for it are dropped.
+func (r *Router) DeleteNeighbor(net frame.NetID, a frame.Addr, out Output) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := neighKey{net, a}
+	n := r.neigh[k]
+	if n == nil {
+		return false
+	}
+	r.dropHeld(n, out)
+	delete(r.neigh, k)
+	r.publishNeighbors()
+	return true
+}
+
+// heard notes that a neighbor's MAC is m: from its ARP request or answer. create says whether a neighbor that
+// nobody asked for may be added (RFC 826's merge flag).
+func (r *Router) heard(k neighKey, m frame.MAC, now frame.Tick, create bool, out Output) {
+	n := r.neigh[k]
+	switch {
+	case n == nil && (!create || len(r.neigh) >= maxNeighbors && !r.forgetOne(out)):
+		return
+	case n == nil:
+		n = &neighbor{used: new(atomic.Uint32)}
+		r.neigh[k] = n
+	case n.state == Permanent:
+		return
+	}
+	changed := n.mac != m || n.state == Incomplete || n.state == Failed
+	n.mac, n.state, n.since, n.probes = m, Reachable, now, 0
+	if !changed {
+		return
+	}
+	r.publishNeighbors()
+	held := n.held
+	n.held = nil
+	for _, p := range held {
+		r.held -= len(p.Raw)
+		out.Release(p)
+	}
+}
+
+// forgetOne makes room: a failed, stale or incomplete neighbor goes.
+func (r *Router) forgetOne(out Output) bool {
+	for _, want := range []NeighState{Failed, Incomplete, Stale} {
+		for k, n := range r.neigh {
+			if n.state == want {
+				r.dropHeld(n, out)
+				delete(r.neigh, k)
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (r *Router) dropHeld(n *neighbor, out Output) {
+	for _, p := range n.held {
+		r.held -= len(p.Raw)
+		out.Drop(p, frame.NeighborFailed)
+	}
+	n.held = nil
+}
+
+// hold keeps a frame until its neighbor is known, and asks for it.
+func (r *Router) hold(p Punted, now frame.Tick, out Output) {
+	k := neighKey{p.Egress, p.NextHop}
+	n := r.neigh[k]
+	if n != nil && n.mac != 0 && n.state != Failed && n.state != Incomplete {
+		out.Release(p) // answered while the frame was on its way here
+		return
+	}
+	if n == nil {
+		if len(r.neigh) >= maxNeighbors && !r.forgetOne(out) {
+			out.Drop(p, frame.NeighborQueueFull)
+			return
+		}
+		n = &neighbor{state: Failed, used: new(atomic.Uint32)}
+		r.neigh[k] = n
+	}
+	if n.state == Failed {
+		n.state, n.mac, n.probes, n.since = Incomplete, 0, 1, now
+		n.next = now + retransTime
+		r.askFor(k, 0, out)
+	}
+	if len(n.held) >= maxHeld || r.held+len(p.Raw) > maxHeldBytes {
+		out.Drop(p, frame.NeighborQueueFull)
+		return
+	}
+	r.held += len(p.Raw)
+	n.held = append(n.held, p)
+}
+
+// Tick moves the neighbors through their states; call it about once a second.
+func (r *Router) Tick(now frame.Tick, out Output) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	changed := false
+	for k, n := range r.neigh {
+		switch n.state {
+		case Reachable:
+			if now-n.since > reachableTime {
+				n.state, n.since = Stale, now
+				n.used.Store(0)
+			}
+		case Stale:
+			if n.used.Load() != 0 {
+				n.state, n.probes, n.next = Probe, 0, now
+			} else if now-n.since > staleTime {
+				delete(r.neigh, k)
+				changed = true
+			}
+		case Failed:
+			if now-n.since > failedTime {
+				delete(r.neigh, k)
+			}
+		}
+		if (n.state == Probe || n.state == Incomplete) && now-n.next < 1<<31 {
+			changed = r.probe(k, n, now, out) || changed
+		}
+	}
+	if changed {
+		r.publishNeighbors()
+	}
+}
+
+// probe asks again, or gives up: then what waits is dropped, its senders told.
+func (r *Router) probe(k neighKey, n *neighbor, now frame.Tick, out Output) (failed bool) {
+	if n.probes < maxProbes {
+		n.probes++
+		n.next = now + retransTime
+		r.askFor(k, n.mac, out)
+		return false
+	}
+	n.state, n.since = Failed, now
+	for _, p := range n.held {
+		r.icmpError(p, frame.ICMPUnreachable, frame.CodeHost, 0, now, out)
+	}
+	r.dropHeld(n, out)
+	return true
+}

@@ -1,0 +1,122 @@
+package router
+
+import (
+	"encoding/binary"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// Punted is a copy of a frame that a worker handed to the housekeeper, with what the stages had found.
+type Punted struct {
+	In      frame.PortID
+	Net     frame.NetID // the network of In
+	Why     frame.Reason
+	Egress  frame.NetID // with NeighborFailed and FragmentationNeeded
+	NextHop frame.Addr  // with NeighborFailed
+	NATed   bool        // addresses have been rewritten: a quote of it would mislead
+	Raw     []byte      // virtio-net header and frame; the receiver's to keep
+}
+
+// Output is how the slow path acts on the dataplane. Frames handed over are complete Ethernet frames; the
+// receiver of the call copies them.
+type Output interface {
+	// Send puts a frame made by the router into network net, or on the uplink for NoNet.
+	Send(net frame.NetID, eth []byte)
+	// Release lets a held frame go on: its neighbor is known now.
+	Release(p Punted)
+	// Consume ends a frame that was for the router itself.
+	Consume(p Punted)
+	// Drop ends a frame for a reason.
+	Drop(p Punted, why frame.Reason)
+}
+
+// What one port may ask of the housekeeper, and how many ICMP errors leave in all (RFC 1812, 4.3.2.8).
+const (
+	puntRate, puntBurst   = 2000, 4000
+	errorRate, errorBurst = 100, 50
+)
+
+// Punted handles one frame: answers it, holds it, or says why not. Each call ends in exactly one Consume, Drop
+// or, now or later, Release of p.
+func (r *Router) Punted(p Punted, now frame.Tick, out Output) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if int(p.In) < len(r.bucket) && !r.bucket[p.In].take(now, puntRate, puntBurst) {
+		out.Drop(p, frame.PuntRateLimited)
+		return
+	}
+	var f frame.Frame
+	f.Reset(p.Raw, p.In)
+	frame.Parse(&f)
+	switch {
+	case f.Flags&frame.IsARP != 0:
+		r.arp(&f, p, now, out)
+		out.Consume(p)
+	case p.Why == frame.NeighborFailed:
+		r.hold(p, now, out)
+	case p.Why == frame.GatewayService:
+		r.service(&f, p, now, out)
+	default:
+		r.refuse(p, now, out)
+	}
+}
+
+// refuse sends the ICMP error that belongs to the reason, then drops.
+func (r *Router) refuse(p Punted, now frame.Tick, out Output) {
+	switch p.Why {
+	case frame.NoRoute, frame.UplinkDown:
+		r.icmpError(p, frame.ICMPUnreachable, frame.CodeNet, 0, now, out)
+	case frame.TTLExceeded:
+		r.icmpError(p, frame.ICMPTimeExceeded, 0, 0, now, out)
+	case frame.FragmentationNeeded:
+		if i := r.snap.Load().ifaces[p.Egress]; i != nil {
+			r.icmpError(p, frame.ICMPUnreachable, frame.CodeFragNeeded, i.MTU, now, out)
+		}
+	case frame.NATPortsExhausted, frame.FlowTableFull:
+		r.icmpError(p, frame.ICMPUnreachable, frame.CodeAdminFiltered, 0, now, out)
+	}
+	out.Drop(p, p.Why)
+}
+
+// service answers what is sent to the gateway's own address: ICMP echo, and nothing else.
+func (r *Router) service(f *frame.Frame, p Punted, now frame.Tick, out Output) {
+	if f.Flags&(frame.IsIPv4|frame.Fragment) != frame.IsIPv4 || f.Malformed != frame.None || f.Proto != frame.ICMP {
+		if f.Proto == frame.UDP || f.Proto == frame.TCP {
+			r.icmpError(p, frame.ICMPUnreachable, frame.CodePort, 0, now, out)
+		}
+		out.Drop(p, frame.GatewayService)
+		return
+	}
+	icmp := f.Payload()
+	if icmp[0] != frame.ICMPEcho {
+		out.Drop(p, frame.GatewayService)
+		return
+	}
+	if frame.Sum(icmp, 0) != 0xffff {
+		out.Drop(p, frame.BadICMPChecksum)
+		return
+	}
+	out.Send(p.Net, echoReply(f))
+	out.Consume(p)
+}
+
+// echoReply turns an echo request round (RFC 792; RFC 1122, 3.2.2.6). Options are left out.
+func echoReply(f *frame.Frame) []byte {
+	icmp := f.Payload()
+	b := make([]byte, frame.EthernetLen+frame.IPv4Len+len(icmp))
+	copy(b, f.Bytes()[6:12])
+	copy(b[6:], f.Bytes()[:6])
+	binary.BigEndian.PutUint16(b[12:], frame.TypeIPv4)
+	ip := frame.IPv4(b[frame.EthernetLen:])
+	ip[0], ip[1], ip[8], ip[9] = 0x45, f.IPv4()[1], 64, frame.ICMP
+	binary.BigEndian.PutUint16(ip[2:], uint16(frame.IPv4Len+len(icmp)))
+	ip.SetAddrs(f.Tuple.Dst, f.Tuple.Src, 0)
+	binary.BigEndian.PutUint16(ip[10:], 0)
+	binary.BigEndian.PutUint16(ip[10:], ^frame.Sum(ip[:frame.IPv4Len], 0))
+	l4 := ip[frame.IPv4Len:]
+	copy(l4, icmp)
+	l4[0] = frame.ICMPEchoReply
+	d := frame.Delta16(uint16(icmp[0])<<8, frame.ICMPEchoReply<<8)
+	binary.BigEndian.PutUint16(l4[2:], d.Complete(binary.BigEndian.Uint16(icmp[2:])))
+	return b
+}

@@ -1,0 +1,146 @@
+package vswitch
+
+import "github.com/uvswitch/uvswitch/internal/frame"
+
+// Learn notes behind which port each source MAC was heard: step 3.
+//
+//uvswitch:hot
+func (s *Switch) Learn(b *frame.Batch) {
+	snap := s.snap.Load()
+	for i := range b.Frames[:b.N] {
+		f := &b.Frames[i]
+		if f.Verdict != frame.Switch || f.Flags&frame.Injected != 0 {
+			continue
+		}
+		p, n := snap.port(f.In), snap.nets[f.Net]
+		if p == nil || n == nil {
+			f.DropFor(frame.PortGone)
+			continue
+		}
+		if p.Flags&Locked != 0 && n.FDB.Lookup(f.Src) != f.In {
+			f.DropFor(frame.PortLocked)
+			continue
+		}
+		if p.Flags&Learning != 0 && n.FDB.Learn(f.Src, f.In, b.Tick, snap) == Refused {
+			f.DropFor(frame.GuardSourceMAC)
+		}
+	}
+}
+
+// Forward decides by the destination MAC: one port, a flood, the gateway, or a drop. Step 4.
+//
+//uvswitch:hot
+func (s *Switch) Forward(b *frame.Batch) {
+	snap := s.snap.Load()
+	for i := range b.Frames[:b.N] {
+		f := &b.Frames[i]
+		if f.Verdict != frame.Switch {
+			continue
+		}
+		n := snap.nets[f.Net]
+		switch {
+		case n == nil:
+			f.DropFor(frame.PortGone)
+		case f.Dst == n.Gateway && f.Flags&frame.Injected == 0:
+			f.Verdict = frame.Local
+			b.Locals++
+		case f.Dst.IsLinkLocalGroup():
+			f.DropFor(frame.LinkLocalGroup)
+		case f.Dst.IsGroup():
+			f.Verdict, f.Class, f.Egress = frame.Flood, frame.Multicast, f.Net
+			if f.Dst == frame.BroadcastMAC {
+				f.Class = frame.Broadcast
+				f.ToGateway = f.Flags&(frame.IsARP|frame.HasVLAN|frame.Injected) == frame.IsARP
+			}
+		default:
+			f.Egress = f.Net
+			snap.unicast(f, n)
+		}
+	}
+}
+
+// ForwardRouted finds the port of frames that the router sent out by a network: step 9. It is Forward's second
+// half: they come from the gateway, so they may go back to the port they came from. Isolation still holds.
+//
+//uvswitch:hot
+func (s *Switch) ForwardRouted(b *frame.Batch) {
+	snap := s.snap.Load()
+	for i := range b.Frames[:b.N] {
+		f := &b.Frames[i]
+		if f.Verdict != frame.Resolved {
+			continue
+		}
+		if n := snap.nets[f.Egress]; n != nil {
+			f.Flags |= frame.ViaRouter
+			snap.unicast(f, n)
+		} else {
+			f.DropFor(frame.PortGone)
+		}
+	}
+}
+
+//uvswitch:hot
+func (s *Snapshot) unicast(f *frame.Frame, n *Network) {
+	id := n.FDB.Lookup(f.Dst)
+	if id == frame.NoPort {
+		f.Verdict, f.Class = frame.Flood, frame.UnknownUnicast
+		return
+	}
+	out := s.port(id)
+	if out == nil {
+		f.DropFor(frame.PortGone)
+		return
+	}
+	if why := s.refuse(f, out); why != frame.None {
+		f.DropFor(why)
+		return
+	}
+	f.Verdict, f.Out = frame.Unicast, id
+}
+
+// refuse says why port out may not have frame f; None when it may.
+//
+//uvswitch:hot
+func (s *Snapshot) refuse(f *frame.Frame, out *Port) frame.Reason {
+	switch {
+	case out.Flags&Forwarding == 0:
+		return frame.PortNotForwarding
+	case out.ID == f.In && out.Flags&HairpinMode == 0 && f.Flags&frame.ViaRouter == 0:
+		return frame.SamePort
+	case out.Flags&Isolated != 0:
+		if in := s.port(f.In); in != nil && in.Flags&Isolated != 0 {
+			return frame.PortIsolated
+		}
+	}
+	if f.Len() > out.MTU+frame.EthernetLen+frame.VLANLen && f.Vnet().GSOType() == frame.GSONone {
+		return frame.ExceedsMTU
+	}
+	return frame.None
+}
+
+var floodFlag = [...]PortFlags{
+	frame.UnknownUnicast: FloodUcast,
+	frame.Broadcast:      FloodBcast,
+	frame.Multicast:      FloodMcast,
+}
+
+// FloodSet writes the ports that take a flooded frame to out and returns how many there are. out must have room
+// for frame.MaxPorts.
+//
+//uvswitch:hot
+func (s *Switch) FloodSet(f *frame.Frame, out []frame.PortID) int {
+	snap := s.snap.Load()
+	net := snap.nets[f.Egress]
+	if net == nil {
+		return 0
+	}
+	want := floodFlag[f.Class]
+	n := 0
+	for _, p := range net.ports {
+		if p.Flags&want != 0 && snap.refuse(f, p) == frame.None {
+			out[n] = p.ID
+			n++
+		}
+	}
+	return n
+}

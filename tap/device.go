@@ -1,0 +1,154 @@
+package tap
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// Device is a TAP with IFF_VNET_HDR and every offload that the kernel grants: one read is one frame, up to a
+// 64 KiB super-frame, with its virtio-net header.
+type Device struct{ file }
+
+// ErrNoTUN is wrapped by errors that mean /dev/net/tun cannot be used at all.
+var ErrNoTUN = errors.New("cannot use /dev/net/tun")
+
+// offloads are tried in turn until the kernel agrees.
+var offloads = []int{
+	unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN | unix.TUN_F_USO4 | unix.TUN_F_USO6,
+	unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN,
+	unix.TUN_F_CSUM,
+}
+
+// Open makes a TAP called name in the namespace at path ns. It exists until Close; a device that is there already
+// is an error.
+func Open(ns, name string) (*Device, error) {
+	var d *Device
+	err := In(ns, func() error {
+		fd, err := openTUN()
+		if err != nil {
+			return err
+		}
+		if err := setup(fd, name); err != nil {
+			unix.Close(fd)
+			return err
+		}
+		d = &Device{file{fd: fd}}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func openTUN() (int, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return -1, fmt.Errorf("tap: %w: %w%s", ErrNoTUN, err, tunHint(err))
+	}
+	return fd, nil
+}
+
+func tunHint(err error) string {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return "; `modprobe tun`, or `mknod /dev/net/tun c 10 200` where modules are built in"
+	case errors.Is(err, os.ErrPermission):
+		return "; run as root, or give this user access to the device"
+	}
+	return ""
+}
+
+func setup(fd int, name string) error {
+	ifr, err := unix.NewIfreq(name)
+	if err != nil {
+		return fmt.Errorf("tap: %q is not an interface name (1 to 15 characters)", name)
+	}
+	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR | unix.IFF_TUN_EXCL)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
+		return createError(name, err)
+	}
+	for _, o := range offloads {
+		if err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, o); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("tap: %s: the kernel grants no offloads: %w", name, err)
+}
+
+func createError(name string, err error) error {
+	switch {
+	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EEXIST):
+		return fmt.Errorf("tap: a device %s exists there already; choose another name (--ifname), or remove it", name)
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("tap: making device %s: %w; it needs root, or CAP_NET_ADMIN", name, err)
+	}
+	return fmt.Errorf("tap: making device %s: %w", name, err)
+}
+
+// Vnet is true: plain reads and writes carry the header.
+func (d *Device) Vnet() bool { return true }
+
+// Read is frame.Conn's.
+//
+//uvswitch:hot
+func (d *Device) Read(b []byte) (int, error) { return d.read(b) }
+
+// Write is frame.Conn's.
+//
+//uvswitch:hot
+func (d *Device) Write(f *frame.Frame) frame.Reason { return d.write(f.Raw()) }
+
+// file is a descriptor of whole frames, non-blocking: its system calls do not wait, so the scheduler is not told.
+type file struct{ fd int }
+
+// FD is frame.Conn's.
+func (d *file) FD() int { return d.fd }
+
+// Close is frame.Conn's. A TAP goes with its descriptor.
+func (d *file) Close() error { return unix.Close(d.fd) }
+
+//uvswitch:hot
+func (d *file) read(b []byte) (int, error) {
+	for {
+		n, _, errno := syscall.RawSyscall(syscall.SYS_READ, uintptr(d.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+		switch errno {
+		case 0:
+			return int(n), nil
+		case syscall.EINTR:
+			continue
+		case syscall.EBADFD, syscall.EBADF, syscall.ENODEV:
+			return 0, errno // the device's namespace has died
+		}
+		return 0, nil
+	}
+}
+
+//uvswitch:hot
+func (d *file) write(b []byte) frame.Reason {
+	for {
+		_, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, uintptr(d.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+		switch errno {
+		case 0:
+			return frame.None
+		case syscall.EINTR:
+			continue
+		case syscall.EIO, syscall.ENETDOWN:
+			return frame.PortDown
+		case syscall.EAGAIN, syscall.ENOBUFS, syscall.ENOMEM:
+			return frame.TxQueueFull
+		case syscall.EBADFD, syscall.EBADF, syscall.ENODEV, syscall.ENXIO:
+			return frame.PortGone
+		case syscall.EMSGSIZE:
+			return frame.ExceedsMTU
+		}
+		return frame.TxRefused
+	}
+}

@@ -1,0 +1,76 @@
+package tap
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoNamespace is wrapped by errors about a namespace that does not exist.
+var ErrNoNamespace = errors.New("no such network namespace")
+
+// NamespacePath resolves how a user names a namespace: a name (as `ip netns` makes them), a path, or pid:N. The
+// empty string is the caller's own.
+func NamespacePath(ns string) (string, error) {
+	path := ns
+	switch {
+	case ns == "":
+		return "/proc/self/ns/net", nil
+	case strings.HasPrefix(ns, "pid:"):
+		path = filepath.Join("/proc", ns[len("pid:"):], "ns/net")
+	case !strings.ContainsRune(ns, '/'):
+		path = filepath.Join("/run/netns", ns)
+	}
+	if _, err := os.Stat(path); err != nil {
+		return "", fmt.Errorf("%w: %q (`ip netns` lists those with names; make one with `ip netns add %s`)", ErrNoNamespace, ns, filepath.Base(ns))
+	}
+	return path, nil
+}
+
+// In runs fn on a thread that is in the network namespace at path. What fn opens belongs there; goroutines that
+// it starts do not.
+func In(path string, fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		back, err := enter(path)
+		if err != nil {
+			runtime.UnlockOSThread()
+			done <- err
+			return
+		}
+		err = fn()
+		if back() == nil { // else the thread ends with this goroutine, still locked
+			runtime.UnlockOSThread()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// enter moves this thread into a namespace and returns the way back.
+func enter(path string) (back func() error, err error) {
+	own, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("tap: this thread's namespace: %w", err)
+	}
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		unix.Close(own)
+		return nil, fmt.Errorf("tap: namespace %s: %w", path, err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+		unix.Close(own)
+		return nil, fmt.Errorf("tap: entering namespace %s: %w (it needs root, or CAP_SYS_ADMIN)", path, err)
+	}
+	return func() error {
+		defer unix.Close(own)
+		return unix.Setns(own, unix.CLONE_NEWNET)
+	}, nil
+}

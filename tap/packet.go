@@ -1,0 +1,129 @@
+package tap
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// Packet is an existing device, such as the host end of a veth pair, by an AF_PACKET socket with the virtio-net
+// header: super-frames and partial checksums pass as through a TAP.
+type Packet struct {
+	file
+	// What one Read needs; a port is read by one worker.
+	msg  unix.Msghdr
+	iov  unix.Iovec
+	ctrl [64]byte
+}
+
+// OpenPacket plugs device dev of the namespace at path ns. The device is made promiscuous while it is plugged.
+func OpenPacket(ns, dev string) (*Packet, error) {
+	var p *Packet
+	err := In(ns, func() error {
+		ifc, err := net.InterfaceByName(dev)
+		if err != nil {
+			return fmt.Errorf("tap: no device %q here (`ip link` lists them; `ip link add %s type veth peer name ...` makes one)", dev, dev)
+		}
+		fd, err := packetSocket(ifc.Index)
+		if err != nil {
+			return fmt.Errorf("tap: plugging %s: %w", dev, err)
+		}
+		p = &Packet{file: file{fd: fd}}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func packetSocket(ifindex int) (int, error) {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, err
+	}
+	for _, opt := range []int{unix.PACKET_VNET_HDR, unix.PACKET_IGNORE_OUTGOING, unix.PACKET_AUXDATA} {
+		if err = unix.SetsockoptInt(fd, unix.SOL_PACKET, opt, 1); err != nil {
+			break
+		}
+	}
+	if err == nil {
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20)
+	}
+	if err == nil {
+		promisc := unix.PacketMreq{Ifindex: int32(ifindex), Type: unix.PACKET_MR_PROMISC}
+		err = unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &promisc)
+	}
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: ifindex})
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+func htons(v uint16) uint16 { return v<<8 | v>>8 }
+
+// Vnet is false for a ring's purposes: a read needs the auxiliary data, where the kernel puts a VLAN tag.
+func (p *Packet) Vnet() bool { return false }
+
+// Read is frame.Conn's. A VLAN tag that the kernel has taken out of the frame is put back.
+//
+//uvswitch:hot
+func (p *Packet) Read(b []byte) (int, error) {
+	const tag = frame.VLANLen
+	p.iov.Base = &b[0]
+	p.iov.SetLen(frame.VnetLen + frame.MaxFrame - tag)
+	p.msg.Iov, p.msg.Iovlen = &p.iov, 1
+	p.msg.Control = &p.ctrl[0]
+	p.msg.SetControllen(len(p.ctrl))
+	r, _, errno := syscall.RawSyscall(syscall.SYS_RECVMSG, uintptr(p.fd), uintptr(unsafe.Pointer(&p.msg)), unix.MSG_DONTWAIT)
+	if errno != 0 {
+		return 0, nil // nothing there, or the device is down: it may come back
+	}
+	n := int(r)
+	if tci, tpid, ok := p.vlan(); ok && n >= frame.VnetLen+frame.EthernetLen {
+		const macs = frame.VnetLen + 12
+		copy(b[macs+tag:], b[macs:n])
+		binary.BigEndian.PutUint16(b[macs:], tpid)
+		binary.BigEndian.PutUint16(b[macs+2:], tci)
+		if h := frame.VnetHdr(b); h.NeedsCsum() {
+			h.Set(h[0], h[1], h.HdrLen()+tag, h.GSOSize(), h.CsumStart()+tag, h.CsumOffset())
+		}
+		n += tag
+	}
+	return n, nil
+}
+
+// vlan finds the tag in the auxiliary data (struct tpacket_auxdata).
+//
+//uvswitch:hot
+func (p *Packet) vlan() (tci, tpid uint16, ok bool) {
+	const at = unix.SizeofCmsghdr
+	if int(p.msg.Controllen) < at+20 {
+		return 0, 0, false
+	}
+	e := binary.NativeEndian
+	status := e.Uint32(p.ctrl[at:])
+	if status&unix.TP_STATUS_VLAN_VALID == 0 {
+		return 0, 0, false
+	}
+	tci, tpid = e.Uint16(p.ctrl[at+16:]), frame.TypeVLAN
+	if status&unix.TP_STATUS_VLAN_TPID_VALID != 0 {
+		tpid = e.Uint16(p.ctrl[at+18:])
+	}
+	return tci, tpid, true
+}
+
+// Write is frame.Conn's.
+//
+//uvswitch:hot
+func (p *Packet) Write(f *frame.Frame) frame.Reason { return p.write(f.Raw()) }

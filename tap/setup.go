@@ -1,0 +1,111 @@
+package tap
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// A Setup is how a device made here is to look inside its namespace.
+type Setup struct {
+	MAC     frame.MAC
+	MTU     int          // bytes of the longest IP packet
+	Addr    netip.Prefix // zero for none
+	Gateway netip.Addr   // of the default route; zero for none
+	NoIPv6  bool         // give it no link-local address: nobody speaks IPv6 there
+}
+
+// Configure gives device name in the namespace at path ns its addresses and brings it up, and the namespace's
+// loopback with it, as container runtimes do.
+func Configure(ns, name string, s Setup) error {
+	return In(ns, func() error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("tap: device %s: %w", name, err)
+		}
+		if lo, err := netlink.LinkByName("lo"); err == nil {
+			_ = netlink.LinkSetUp(lo) // a namespace without loopback still has a port
+		}
+		if s.NoIPv6 {
+			_ = netlink.LinkSetIP6AddrGenMode(link, addrGenModeNone) // fails without IPv6: then there is none
+		}
+		if err := netlink.LinkSetHardwareAddr(link, s.MAC.HardwareAddr()); err != nil {
+			return fmt.Errorf("tap: setting MAC %s on %s: %w", s.MAC, name, err)
+		}
+		if err := netlink.LinkSetMTU(link, s.MTU); err != nil {
+			return fmt.Errorf("tap: setting MTU %d on %s: %w (68 to 65521)", s.MTU, name, err)
+		}
+		if s.Addr.IsValid() {
+			a := &netlink.Addr{IPNet: ipNet(s.Addr)}
+			if err := netlink.AddrAdd(link, a); err != nil {
+				return fmt.Errorf("tap: setting address %s on %s: %w", s.Addr, name, err)
+			}
+		}
+		if err := netlink.LinkSetUp(link); err != nil {
+			return fmt.Errorf("tap: bringing %s up: %w", name, err)
+		}
+		if s.Gateway.IsValid() {
+			return defaultRoute(link, s.Gateway)
+		}
+		return nil
+	})
+}
+
+const addrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE of linux/if_link.h
+
+func defaultRoute(link netlink.Link, gw netip.Addr) error {
+	_, all, _ := net.ParseCIDR("0.0.0.0/0")
+	r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: all, Gw: gw.AsSlice()}
+	err := netlink.RouteAdd(r)
+	if errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("tap: the namespace has a default route already; use --no-route, or delete it (`ip route del default`)")
+	}
+	if err != nil {
+		return fmt.Errorf("tap: default route via %s: %w", gw, err)
+	}
+	return nil
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// A DeviceInfo is what the kernel says of a device.
+type DeviceInfo struct {
+	Index int
+	MAC   frame.MAC
+	MTU   int
+	Up    bool
+}
+
+// Inspect looks a device up; it need not be one of ours.
+func Inspect(ns, name string) (DeviceInfo, error) {
+	var d DeviceInfo
+	err := In(ns, func() error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("tap: no device %q: %w", name, err)
+		}
+		a := link.Attrs()
+		d = DeviceInfo{Index: a.Index, MAC: frame.MACFrom(a.HardwareAddr), MTU: a.MTU, Up: a.Flags&net.FlagUp != 0}
+		return nil
+	})
+	return d, err
+}
+
+// SetUp brings an existing device up.
+func SetUp(ns, name string) error {
+	return In(ns, func() error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("tap: no device %q: %w", name, err)
+		}
+		return netlink.LinkSetUp(link)
+	})
+}
