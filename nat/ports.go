@@ -138,6 +138,12 @@ func (n *NAT) choose(c *config, i int, inside frame.Tuple) (uint16, bool) {
 		return want, true
 	}
 	start := frame.Mix(n.draws.Add(1)^n.seed, n.seed|1)
+	for range 32 { // a place in the pool, so that what follows a gap is not chosen more often
+		if c.pool[i].Has(uint16(start >> 32)) {
+			break
+		}
+		start = frame.Mix(start, 0x9e3779b97f4a7c15)
+	}
 	return n.ports[i].claimFrom(c.pool[i], uint16(start>>32), want&1 != 0)
 }
 

@@ -14,13 +14,23 @@ import (
 // ErrNoNamespace is wrapped by errors about a namespace that does not exist.
 var ErrNoNamespace = errors.New("no such network namespace")
 
+// Own is the path of the namespace that the process was started in. It is opened before any thread can have moved:
+// /proc/self/ns/net is the main thread's, and In may be running on that.
+var Own = func() string {
+	fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "/proc/self/ns/net"
+	}
+	return fmt.Sprintf("/proc/self/fd/%d", fd)
+}()
+
 // NamespacePath resolves how a user names a namespace: a name (as `ip netns` makes them), a path, or pid:N. The
 // empty string is the caller's own.
 func NamespacePath(ns string) (string, error) {
 	path := ns
 	switch {
 	case ns == "":
-		return "/proc/self/ns/net", nil
+		return Own, nil
 	case strings.HasPrefix(ns, "pid:"):
 		path = filepath.Join("/proc", ns[len("pid:"):], "ns/net")
 	case !strings.ContainsRune(ns, '/'):

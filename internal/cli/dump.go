@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/url"
 	"os"
 	"strconv"
@@ -151,14 +152,14 @@ func describe(data []byte, length int) (line string) {
 }
 
 func describeARP(l *layers.ARP, length int) string {
-	ip := func(b []byte) string { return strings.Trim(fmt.Sprintf("%d.%d.%d.%d", b[0], b[1], b[2], b[3]), " ") }
+	ip := func(b []byte) string { return net.IP(b).String() }
 	if len(l.SourceProtAddress) != 4 || len(l.DstProtAddress) != 4 {
 		return fmt.Sprintf("ARP, length %d", length)
 	}
 	if l.Operation == layers.ARPRequest {
 		return fmt.Sprintf("ARP, Request who-has %s tell %s, length %d", ip(l.DstProtAddress), ip(l.SourceProtAddress), length-14)
 	}
-	return fmt.Sprintf("ARP, Reply %s is-at %x, length %d", ip(l.SourceProtAddress), l.SourceHwAddress, length-14)
+	return fmt.Sprintf("ARP, Reply %s is-at %s, length %d", ip(l.SourceProtAddress), net.HardwareAddr(l.SourceHwAddress), length-14)
 }
 
 func describeIP(family, src, dst string, p gopacket.Packet, length int) string {

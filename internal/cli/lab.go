@@ -1,5 +1,109 @@
 package cli
 
-import "github.com/spf13/cobra"
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"strings"
 
-func (a *app) labCommand() *cobra.Command { return group("lab", "A playground") }
+	"github.com/spf13/cobra"
+
+	"github.com/uvswitch/uvswitch/internal/lab"
+)
+
+func (a *app) labCommand() *cobra.Command {
+	var name string
+	with := func(do func(c *cobra.Command, l *lab.Lab, args []string) error) func(*cobra.Command, []string) error {
+		return func(c *cobra.Command, args []string) error {
+			l, err := lab.New(name, false)
+			if err != nil {
+				return err
+			}
+			return do(c, l, args)
+		}
+	}
+	up := &cobra.Command{Use: "up", Short: "Make the playground: namespaces, a switch, web servers", Args: cobra.NoArgs,
+		RunE: with(func(c *cobra.Command, l *lab.Lab, _ []string) error {
+			if err := l.Up(c.Context(), true); err != nil {
+				return err
+			}
+			return a.showLab(l)
+		})}
+	down := &cobra.Command{Use: "down", Short: "Take it down", Args: cobra.NoArgs,
+		RunE: with(func(_ *cobra.Command, l *lab.Lab, _ []string) error { return l.Down() })}
+	show := &cobra.Command{Use: "show", Short: "Draw it, and say how to use it", Args: cobra.NoArgs,
+		RunE: with(func(_ *cobra.Command, l *lab.Lab, _ []string) error {
+			if err := l.Check("host"); err != nil {
+				return err
+			}
+			return a.showLab(l)
+		})}
+	run := &cobra.Command{
+		Use: "exec PART COMMAND [ARG...]", Short: "Run a command in web, db, host or out", Args: cobra.MinimumNArgs(2),
+		RunE: with(func(c *cobra.Command, l *lab.Lab, args []string) error {
+			if err := l.Check(args[0]); err != nil {
+				return err
+			}
+			return a.labExec(c, l, args)
+		}),
+	}
+	run.Flags().SetInterspersed(false)
+	tool := &cobra.Command{Use: "tool NAME", Hidden: true, DisableFlagParsing: true, RunE: func(c *cobra.Command, args []string) error {
+		return lab.Tool(c.Context(), args, a.out)
+	}}
+	lab := group("lab", "A playground, and a guided tour of it", up, down, show, run, a.tourCommand(&name), tool)
+	lab.PersistentFlags().StringVar(&name, "name", "lab", "name of the lab, and prefix of its namespaces")
+	return lab
+}
+
+func (a *app) tourCommand(name *string) *cobra.Command {
+	var pause bool
+	c := &cobra.Command{Use: "tour", Short: "Walk through container networking, step by step", Args: cobra.NoArgs}
+	c.Flags().BoolVar(&pause, "pause", false, "wait for Enter after each step")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if !c.Flags().Changed("name") {
+			*name = "tour"
+		}
+		var in io.Reader
+		if pause {
+			in = a.in
+		}
+		return lab.Tour(c.Context(), *name, in, a.out)
+	}
+	return c
+}
+
+func (a *app) labExec(c *cobra.Command, l *lab.Lab, args []string) error {
+	path, rest := "", args[2:]
+	if p, err := exec.LookPath(args[1]); err == nil {
+		path = p
+	} else if filepath.Base(args[1]) == "uvswitch" {
+		path = l.Self
+	} else if args[1] == "ping" || args[1] == "curl" || args[1] == "ip" {
+		path, rest = l.Self, append([]string{"lab", "tool", args[1]}, rest...)
+	} else {
+		return fmt.Errorf("%s: not found on this machine", args[1])
+	}
+	cmd := exec.CommandContext(c.Context(), path, rest...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.in, a.out, a.err
+	err := l.Run(args[0], cmd)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exitError{exit.ExitCode()}
+	}
+	return err
+}
+
+func (a *app) showLab(l *lab.Lab) error {
+	_, err := fmt.Fprintf(a.out, "%s\nTry:\n%s\n", l.Picture(), strings.Join([]string{
+		"  uvswitch lab exec web ping -c 3 172.29.0.3",
+		"  uvswitch lab exec web ping -c 3 203.0.113.8",
+		"  uvswitch --socket " + l.Socket() + " flow ls",
+		"  uvswitch --socket " + l.Socket() + " publish add 8080:80 --port web",
+		"  uvswitch lab exec out curl -s http://198.51.100.1:8080/",
+		"  uvswitch lab down",
+	}, "\n"))
+	return err
+}

@@ -18,8 +18,6 @@ const (
 	uplinkPort = "uplink"
 )
 
-const ownNamespace = "/proc/self/ns/net"
-
 // addHostPort makes the port by which the host itself is in the default network.
 func (d *Daemon) addHostPort() error {
 	d.mu.Lock()
@@ -30,7 +28,7 @@ func (d *Daemon) addHostPort() error {
 		addr = addr.Prev()
 	}
 	p := &port{
-		name: hostPort, kind: kindHost, net: n, ifname: d.opts.Name + "0", netns: ownNamespace,
+		name: hostPort, kind: kindHost, net: n, ifname: d.opts.Name + "0", netns: tap.Own,
 		mac: macFor(addr), addr: netip.PrefixFrom(addr, n.prefix.Bits()), mtu: n.mtu, offload: true,
 		flags: vswitch.DefaultFlags,
 	}
@@ -46,7 +44,7 @@ func (d *Daemon) addUplinkPort() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	p := &port{
-		name: uplinkPort, kind: kindUplink, ifname: d.opts.Name + "-up", netns: ownNamespace, mac: d.up.MAC,
+		name: uplinkPort, kind: kindUplink, ifname: d.opts.Name + "-up", netns: tap.Own, mac: d.up.MAC,
 		mtu: 65521, offload: true, flags: vswitch.Forwarding | vswitch.Uplink, conn: d.up.Device,
 	}
 	return d.plug(p)

@@ -21,6 +21,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/capture"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/nat"
+	"github.com/uvswitch/uvswitch/tap"
 )
 
 const maxBody = 64 << 10 // bytes of a request
@@ -370,7 +371,7 @@ func (d *Daemon) describePort(id frame.PortID) (name, description string) {
 		return fmt.Sprintf("port-%d", id), "a port that has been removed"
 	}
 	description = fmt.Sprintf("%s %s", p.kind, p.ifname)
-	if p.netns != "" && p.netns != ownNamespace {
+	if p.netns != "" && p.netns != tap.Own {
 		description += " in " + p.netns
 	}
 	return p.name, description

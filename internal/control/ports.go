@@ -238,18 +238,18 @@ func (d *Daemon) plugTAP(p *port, setup tap.Setup) error {
 
 // plugDevice takes an existing device of the switch's own namespace, as `brctl addif` does, and brings it up.
 func (d *Daemon) plugDevice(p *port) error {
-	c, err := tap.OpenPacket(ownNamespace, p.ifname)
+	c, err := tap.OpenPacket(tap.Own, p.ifname)
 	if err != nil {
 		return err
 	}
 	p.conn = c
-	info, err := tap.Inspect(ownNamespace, p.ifname)
+	info, err := tap.Inspect(tap.Own, p.ifname)
 	if err == nil {
 		p.mtu = info.MTU
 		p.swallower, err = uplink.Swallow(info.Index)
 	}
 	if err == nil {
-		err = tap.SetUp(ownNamespace, p.ifname)
+		err = tap.SetUp(tap.Own, p.ifname)
 	}
 	if err != nil {
 		p.close()

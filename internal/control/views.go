@@ -26,7 +26,7 @@ func (d *Daemon) portView(p *port) api.Port {
 		RxPackets: s.RxPackets, RxBytes: s.RxBytes, RxDropped: s.RxDropped,
 		TxPackets: s.TxPackets, TxBytes: s.TxBytes, TxDropped: s.TxDropped, Drops: s.Drops,
 	}
-	if p.netns == ownNamespace {
+	if p.netns == tap.Own {
 		v.Netns = ""
 	}
 	if p.net != nil {
@@ -48,7 +48,7 @@ func (d *Daemon) portView(p *port) api.Port {
 func (d *Daemon) portState(p *port) string {
 	netns := p.netns
 	if p.kind == kindDevice {
-		netns = ownNamespace
+		netns = tap.Own
 	}
 	ns, err := tap.NamespacePath(netns)
 	if err != nil {

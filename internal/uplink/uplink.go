@@ -57,8 +57,6 @@ var (
 	tapOurs = netip.MustParseAddr("192.0.0.2")
 )
 
-const self = "/proc/self/ns/net"
-
 // ErrNoDevice is wrapped when there is no device for the way out.
 var ErrNoDevice = errors.New("no device for the uplink")
 
@@ -77,7 +75,7 @@ func Open(o Options) (*Uplink, error) {
 		return nil, err
 	}
 	u := &Uplink{opts: o, maps: m, kind: o.Kind}
-	if u.Device, err = tap.Open(self, o.TAP); err != nil {
+	if u.Device, err = tap.Open(tap.Own, o.TAP); err != nil {
 		m.close()
 		return nil, err
 	}
@@ -86,10 +84,10 @@ func Open(o Options) (*Uplink, error) {
 	if o.Kind == TAP {
 		setup.MTU, setup.Addr = 1500, tapHost
 	}
-	err = tap.Configure(self, o.TAP, setup)
+	err = tap.Configure(tap.Own, o.TAP, setup)
 	if err == nil {
 		var d tap.DeviceInfo
-		d, err = tap.Inspect(self, o.TAP)
+		d, err = tap.Inspect(tap.Own, o.TAP)
 		u.tapIdx = d.Index
 	}
 	if err == nil {

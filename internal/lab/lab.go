@@ -1,0 +1,337 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/api"
+	"github.com/uvswitch/uvswitch/tap"
+)
+
+// Addresses of the lab, from the ranges for documentation (RFC 5737).
+const (
+	HostAddr    = "198.51.100.1"
+	OutAddr     = "198.51.100.2"
+	BeyondAddr  = "203.0.113.8" // a router hop further, as 8.8.8.8 is
+	prefixLen   = 24
+	runDir      = "/run/uvswitch"
+	readyWithin = 10 * time.Second
+)
+
+// A Lab is a set of namespaces and the processes in them. Its parts are called web, db, host and out; in the
+// kernel they are NAME-web and so on.
+type Lab struct {
+	Name string
+	Self string // the uvswitch executable
+
+	attached bool // the processes die with this one
+}
+
+// Parts are the namespaces of every lab.
+var Parts = []string{"host", "out", "web", "db"}
+
+// state is what is known of a running lab, in a file.
+type state struct {
+	PIDs []int    `json:"pids"`
+	NS   []string `json:"namespaces"`
+}
+
+// New names a lab. attached says that its processes must not outlive this one.
+func New(name string, attached bool) (*Lab, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("lab: %w", err)
+	}
+	if unix.Geteuid() != 0 {
+		return nil, errors.New("the lab makes network namespaces, which needs root; try sudo")
+	}
+	return &Lab{Name: name, Self: self, attached: attached}, nil
+}
+
+// NS is a part's namespace by its name in the kernel.
+func (l *Lab) NS(part string) string { return l.Name + "-" + part }
+
+// Socket is the control socket of the lab's switch.
+func (l *Lab) Socket() string { return filepath.Join(runDir, l.Name+".sock") }
+
+func (l *Lab) stateFile() string { return filepath.Join(runDir, l.Name+".json") }
+
+// Client speaks to the lab's switch.
+func (l *Lab) Client() *api.Client { return api.NewClient(l.Socket()) }
+
+// Up makes the namespaces and starts the switch and the web servers. With containers, web and db are plugged in as
+// well. On an error nothing remains.
+func (l *Lab) Up(ctx context.Context, containers bool) (err error) {
+	if s, err := l.load(); err == nil {
+		for _, pid := range s.PIDs {
+			if l.isOurs(pid) {
+				return fmt.Errorf("lab %q is up already; `uvswitch lab show` tells about it, `uvswitch lab down` ends it", l.Name)
+			}
+		}
+		l.sweep(s) // a lab that died without cleaning up
+	}
+	defer func() {
+		if err != nil {
+			_ = l.Down() // the first error is the one to tell
+		}
+	}()
+	if err := os.MkdirAll(runDir, 0o755); err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
+	for _, p := range Parts {
+		if err := l.AddNamespace(p); err != nil {
+			return err
+		}
+	}
+	if err := l.wire(); err != nil {
+		return err
+	}
+	if err := l.startSwitch(); err != nil {
+		return err
+	}
+	if _, err := l.start("out", "lab", "tool", "httpd", "80", "the outside"); err != nil {
+		return err
+	}
+	if !containers {
+		return nil
+	}
+	for _, p := range []string{"web", "db"} {
+		if err := l.Client().Do(ctx, "POST", "/ports", api.PortAdd{Name: p, Netns: l.NS(p)}, nil); err != nil {
+			return err
+		}
+	}
+	_, err = l.start("web", "lab", "tool", "httpd", "80", "web")
+	return err
+}
+
+// AddNamespace makes one namespace of the lab, with its loopback up.
+func (l *Lab) AddNamespace(part string) error {
+	name := l.NS(part)
+	if _, err := os.Stat(filepath.Join("/run/netns", name)); err == nil {
+		return fmt.Errorf("lab: there is a namespace %s already; `ip netns del %s` if it is not in use", name, name)
+	}
+	if err := l.remember(func(s *state) { s.NS = append(s.NS, part) }); err != nil {
+		return err
+	}
+	err := tap.In(tap.Own, func() error { // on a thread that is set back afterwards
+		h, err := netns.NewNamed(name)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(lo)
+	})
+	if err != nil {
+		return fmt.Errorf("lab: making namespace %s: %w", name, err)
+	}
+	return nil
+}
+
+// wire joins host and out by a veth pair, which plays the network card and the street.
+func (l *Lab) wire() error {
+	out, err := netns.GetFromName(l.NS("out"))
+	if err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
+	defer out.Close()
+	err = tap.In(l.path("host"), func() error {
+		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(out)}
+		if err := netlink.LinkAdd(veth); err != nil {
+			return err
+		}
+		return addressed("eth0", HostAddr, OutAddr)
+	})
+	if err == nil {
+		err = tap.In(l.path("out"), func() error {
+			if err := addressed("eth0", OutAddr, ""); err != nil {
+				return err
+			}
+			lo, err := netlink.LinkByName("lo")
+			if err != nil {
+				return err
+			}
+			return netlink.AddrAdd(lo, &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(BeyondAddr), Mask: net.CIDRMask(32, 32)}})
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("lab: the way between host and out: %w", err)
+	}
+	return nil
+}
+
+func addressed(dev, addr, gateway string) error {
+	link, err := netlink.LinkByName(dev)
+	if err != nil {
+		return err
+	}
+	if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(addr), Mask: net.CIDRMask(prefixLen, 32)}}); err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(link); err != nil || gateway == "" {
+		return err
+	}
+	_, all, _ := net.ParseCIDR("0.0.0.0/0")
+	return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: all, Gw: net.ParseIP(gateway)})
+}
+
+func (l *Lab) path(part string) string { return filepath.Join("/run/netns", l.NS(part)) }
+
+// startSwitch starts the switch in host and waits until it says that it is ready.
+func (l *Lab) startSwitch() error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	c := l.Command("host", "--socket", l.Socket(), "run", "--ready-fd", "3")
+	c.ExtraFiles = []*os.File{w}
+	log, err := os.CreateTemp("", "uvswitch-lab-*.log")
+	if err != nil {
+		w.Close()
+		return err
+	}
+	defer os.Remove(log.Name())
+	defer log.Close()
+	c.Stderr = log
+	err = l.launch("host", c)
+	w.Close()
+	if err != nil {
+		return err
+	}
+	_ = r.SetReadDeadline(time.Now().Add(readyWithin))
+	if b, _ := io.ReadAll(r); !strings.HasPrefix(string(b), "READY") {
+		said, _ := os.ReadFile(log.Name())
+		return fmt.Errorf("lab: the switch did not start: %s", strings.TrimSpace(string(said)))
+	}
+	return nil
+}
+
+// Command is uvswitch itself with args, to be started in a part's namespace by launch or run.
+func (l *Lab) Command(part string, args ...string) *exec.Cmd {
+	c := exec.Command(l.Self, args...)
+	c.Env = append(os.Environ(), "UVSWITCH_SOCKET="+l.Socket())
+	return c
+}
+
+// start launches uvswitch with args in a part.
+func (l *Lab) start(part string, args ...string) (*exec.Cmd, error) {
+	c := l.Command(part, args...)
+	return c, l.launch(part, c)
+}
+
+// launch starts c in a part's namespace and remembers it.
+func (l *Lab) launch(part string, c *exec.Cmd) error {
+	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if l.attached {
+		c.SysProcAttr.Pdeathsig = syscall.SIGTERM
+	}
+	if err := tap.In(l.path(part), c.Start); err != nil {
+		return fmt.Errorf("lab: starting in %s: %w", part, err)
+	}
+	go func() { _ = c.Wait() }() // no zombie while we live
+	return l.remember(func(s *state) { s.PIDs = append(s.PIDs, c.Process.Pid) })
+}
+
+// Run runs c, whatever program it is, in a part's namespace; an empty part is where the caller is.
+func (l *Lab) Run(part string, c *exec.Cmd) error {
+	if c.Env == nil {
+		c.Env = append(os.Environ(), "UVSWITCH_SOCKET="+l.Socket())
+	}
+	if part == "" {
+		return c.Run()
+	}
+	if err := tap.In(l.path(part), c.Start); err != nil {
+		return err
+	}
+	return c.Wait()
+}
+
+// Check says whether the lab is up and has this part.
+func (l *Lab) Check(part string) error {
+	if _, err := l.load(); err != nil {
+		return fmt.Errorf("lab %q is not up; `uvswitch lab up` starts it", l.Name)
+	}
+	if _, err := os.Stat(l.path(part)); err != nil {
+		return fmt.Errorf("the lab has no part %q; there are %s", part, strings.Join(Parts, ", "))
+	}
+	return nil
+}
+
+// Down ends the processes and removes the namespaces. A lab that is not up is an error.
+func (l *Lab) Down() error {
+	s, err := l.load()
+	if err != nil {
+		return fmt.Errorf("lab %q is not up", l.Name)
+	}
+	for _, pid := range s.PIDs {
+		if l.isOurs(pid) {
+			_ = unix.Kill(pid, unix.SIGTERM) // it may have gone just now
+		}
+	}
+	deadline := time.Now().Add(5 * time.Second)
+	for _, pid := range s.PIDs {
+		for l.isOurs(pid) && time.Now().Before(deadline) {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if l.isOurs(pid) {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+	l.sweep(s)
+	return nil
+}
+
+func (l *Lab) sweep(s *state) {
+	for _, part := range s.NS {
+		_ = netns.DeleteNamed(l.NS(part)) // gone already is fine
+	}
+	os.Remove(l.Socket())
+	os.Remove(l.stateFile())
+}
+
+// isOurs tells whether pid is still one of the lab's processes: pids are used again.
+func (l *Lab) isOurs(pid int) bool {
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	return err == nil && strings.TrimSuffix(exe, " (deleted)") == l.Self
+}
+
+func (l *Lab) load() (*state, error) {
+	b, err := os.ReadFile(l.stateFile())
+	if err != nil {
+		return nil, err
+	}
+	s := &state{}
+	return s, json.Unmarshal(b, s)
+}
+
+// remember changes the state file, before what it names is made.
+func (l *Lab) remember(edit func(*state)) error {
+	s, err := l.load()
+	if err != nil {
+		s = &state{}
+	}
+	edit(s)
+	b, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(l.stateFile(), b, 0o600)
+}

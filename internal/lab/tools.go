@@ -1,0 +1,244 @@
+package lab
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// Tool runs a small stand-in for a tool that the system may lack: ping, curl, httpd, and those parts of ip that
+// the tour uses. It works in the namespace of the process.
+func Tool(ctx context.Context, args []string, out io.Writer) error {
+	if len(args) == 0 {
+		return errors.New("lab tool: say which: ping, curl, ip or httpd")
+	}
+	switch args[0] {
+	case "ping":
+		return ping(ctx, args[1:], out)
+	case "curl":
+		return curl(ctx, args[len(args)-1], out)
+	case "httpd":
+		return httpd(ctx, args[1:])
+	case "ip":
+		return ip(args[1:], out)
+	}
+	return fmt.Errorf("lab tool: there is no %q; there are ping, curl, ip and httpd", args[0])
+}
+
+// ping sends -c N echo requests, a second apart, and prints as ping does.
+func ping(ctx context.Context, args []string, out io.Writer) error {
+	count := 3
+	if len(args) >= 2 && args[0] == "-c" {
+		count, _ = strconv.Atoi(args[1])
+		args = args[2:]
+	}
+	if len(args) != 1 || net.ParseIP(args[0]) == nil {
+		return errors.New("ping: the form is ping [-c N] ADDRESS")
+	}
+	c, err := net.Dial("ip4:icmp", args[0])
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	id := uint16(os.Getpid())
+	fmt.Fprintf(out, "PING %s: 56 data bytes\n", args[0])
+	got := 0
+	for seq := range count {
+		if seq > 0 {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(time.Second):
+			}
+		}
+		start := time.Now()
+		if _, err := c.Write(echo(id, uint16(seq))); err != nil {
+			fmt.Fprintf(out, "ping: %v\n", err)
+			continue
+		}
+		_ = c.SetReadDeadline(start.Add(2 * time.Second))
+		if ttl, err := awaitEcho(c, id, uint16(seq)); err == nil {
+			got++
+			fmt.Fprintf(out, "64 bytes from %s: seq=%d ttl=%d time=%.3f ms\n", args[0], seq, ttl, float64(time.Since(start).Microseconds())/1000)
+		}
+	}
+	fmt.Fprintf(out, "%d packets transmitted, %d packets received\n", count, got)
+	if got == 0 {
+		return errors.New("ping: no answer")
+	}
+	return nil
+}
+
+func echo(id, seq uint16) []byte {
+	b := make([]byte, 64)
+	b[0] = frame.ICMPEcho
+	binary.BigEndian.PutUint16(b[4:], id)
+	binary.BigEndian.PutUint16(b[6:], seq)
+	binary.BigEndian.PutUint16(b[2:], ^frame.Sum(b, 0))
+	return b
+}
+
+func awaitEcho(c net.Conn, id, seq uint16) (ttl int, err error) {
+	b := make([]byte, 1500)
+	raw := c.(*net.IPConn)
+	for {
+		n, _, _, _, err := raw.ReadMsgIP(b, nil)
+		if err != nil {
+			return 0, err
+		}
+		p := b[:n]
+		if len(p) < frame.IPv4Len+frame.ICMPLen {
+			continue
+		}
+		l4 := p[frame.IPv4(p).HeaderLen():]
+		if l4[0] == frame.ICMPEchoReply && binary.BigEndian.Uint16(l4[4:]) == id && binary.BigEndian.Uint16(l4[6:]) == seq {
+			return int(frame.IPv4(p).TTL()), nil
+		}
+	}
+}
+
+func curl(ctx context.Context, url string, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, "GET", url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(out, resp.Body)
+	return err
+}
+
+// httpd serves one sentence: who is speaking, and to whom.
+func httpd(ctx context.Context, args []string) error {
+	if len(args) != 2 {
+		return errors.New("httpd: the form is httpd PORT NAME")
+	}
+	s := &http.Server{Addr: ":" + args[0], ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, _ := net.SplitHostPort(r.RemoteAddr)
+		fmt.Fprintf(w, "this is %s; you are %s\n", args[1], host)
+	})}
+	stop := context.AfterFunc(ctx, func() { s.Close() })
+	defer stop()
+	if err := s.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// ip is the handful of ip(8) commands that the tour shows.
+func ip(args []string, out io.Writer) error {
+	if len(args) > 2 && args[0] == "-n" {
+		h, err := netns.GetFromName(args[1])
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		if err := netns.Set(h); err != nil { // this process does nothing else
+			return err
+		}
+		args = args[2:]
+	}
+	line := strings.Join(args, " ")
+	word := func(i int) string {
+		if i < len(args) {
+			return args[i]
+		}
+		return ""
+	}
+	switch {
+	case strings.HasPrefix(line, "link add") && strings.Contains(line, "type veth peer name"):
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: word(2)}, PeerName: args[len(args)-1]})
+	case strings.HasPrefix(line, "link set"):
+		return ipLinkSet(word(2), args[3:])
+	case strings.HasPrefix(line, "addr add"):
+		a, err := netlink.ParseAddr(word(2))
+		if err != nil {
+			return err
+		}
+		link, err := netlink.LinkByName(word(4))
+		if err != nil {
+			return err
+		}
+		return netlink.AddrAdd(link, a)
+	case strings.HasPrefix(line, "route add default via"):
+		_, all, _ := net.ParseCIDR("0.0.0.0/0")
+		return netlink.RouteAdd(&netlink.Route{Dst: all, Gw: net.ParseIP(word(4))})
+	case word(0) == "neigh":
+		return ipNeigh(out)
+	case word(0) == "route":
+		return ipRoute(out)
+	}
+	return fmt.Errorf("ip: %q is not among what this stand-in knows", line)
+}
+
+func ipLinkSet(dev string, args []string) error {
+	link, err := netlink.LinkByName(dev)
+	if err != nil {
+		return err
+	}
+	switch {
+	case len(args) == 1 && args[0] == "up":
+		return netlink.LinkSetUp(link)
+	case len(args) == 2 && args[0] == "netns":
+		h, err := netns.GetFromPath(filepath.Join("/run/netns", args[1]))
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		return netlink.LinkSetNsFd(link, int(h))
+	}
+	return fmt.Errorf("ip link set: %q", args)
+}
+
+func ipNeigh(out io.Writer) error {
+	list, err := netlink.NeighList(0, netlink.FAMILY_V4)
+	if err != nil {
+		return err
+	}
+	states := map[int]string{unix.NUD_REACHABLE: "REACHABLE", unix.NUD_STALE: "STALE", unix.NUD_DELAY: "DELAY", unix.NUD_PROBE: "PROBE", unix.NUD_FAILED: "FAILED", unix.NUD_INCOMPLETE: "INCOMPLETE"}
+	for _, n := range list {
+		if l, err := netlink.LinkByIndex(n.LinkIndex); err == nil && states[n.State] != "" {
+			fmt.Fprintf(out, "%s dev %s lladdr %s %s\n", n.IP, l.Attrs().Name, n.HardwareAddr, states[n.State])
+		}
+	}
+	return nil
+}
+
+func ipRoute(out io.Writer) error {
+	list, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return err
+	}
+	for _, r := range list {
+		l, err := netlink.LinkByIndex(r.LinkIndex)
+		if err != nil {
+			continue
+		}
+		if r.Gw != nil {
+			fmt.Fprintf(out, "default via %s dev %s\n", r.Gw, l.Attrs().Name)
+			continue
+		}
+		fmt.Fprintf(out, "%s dev %s proto kernel scope link src %s\n", r.Dst, l.Attrs().Name, r.Src)
+	}
+	return nil
+}

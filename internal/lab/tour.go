@@ -1,0 +1,278 @@
+package lab
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A step is one stop of the tour: commands, and two sentences about what was seen.
+type step struct {
+	title string
+	cmds  []cmd
+	seen  string
+}
+
+// A cmd is run in a part of the lab, or, with none, where the tour is. $WEB and the like stand for the parts'
+// namespaces.
+type cmd struct {
+	in      string
+	line    string
+	capture bool // a capture: begun before the next command, shown after it
+}
+
+// Steps of the tour: the article's walk over docker0, on a switch of its own.
+var steps = []step{
+	{"Two containers", []cmd{
+		{line: "uvswitch port add web --netns $WEB"},
+		{line: "uvswitch port add db --netns $DB"},
+	}, "Each namespace has an eth0 now, with an address and a default route. Docker would have made a veth pair for each and plugged its host end into the bridge docker0; here eth0 is a TAP, and its other end is the switch process."},
+	{"They reach each other", []cmd{
+		{in: "web", line: "ping -c 2 172.29.0.3"},
+		{in: "web", line: "ip neigh"},
+	}, "web asked by ARP who has 172.29.0.3, and db itself answered: they are in one broadcast domain. On Docker the same two packets cross docker0, a bridge in the kernel."},
+	{"What is local and what is not", []cmd{
+		{in: "web", line: "ip route"},
+		{in: "web", line: "ping -c 2 172.29.0.1"},
+		{in: "web", line: "ip neigh"},
+	}, "The subnet is reached directly, everything else by the gateway 172.29.0.1, and both MACs are in web's ARP cache. docker0 is bridge and gateway in one; here the gateway is a router in user space that answers ARP and ping."},
+	{"The switch has learned", []cmd{
+		{line: "uvswitch fdb show"},
+		{line: "uvswitch bridge show"},
+	}, "Each MAC was noted with the port it was heard on, and is forgotten after 300 seconds of silence; gateway and host are local. This is what brctl showmacs and brctl showstp print of docker0."},
+	{"The host is a neighbor", []cmd{
+		{in: "host", line: "ping -c 2 172.29.0.2"},
+	}, "The host has a port of its own, uvs0, and reaches containers by it. With Docker the host has the bridge's own address for that."},
+	{"A namespace plugged in by hand", []cmd{
+		{in: "host", line: "ip link add veth-ns1 type veth peer name veth-host"},
+		{in: "host", line: "ip link set veth-ns1 netns $NS1"},
+		{line: "ip -n $NS1 addr add 172.29.0.100/16 dev veth-ns1"},
+		{line: "ip -n $NS1 link set veth-ns1 up"},
+		{line: "uvswitch port add ns1 --device veth-host"},
+		{in: "ns1", line: "ping -c 2 172.29.0.2"},
+		{in: "host", line: "ping -c 2 172.29.0.100"},
+	}, "A veth pair is a cable: one end in ns1, the other plugged into the switch. brctl addif docker0 veth-host does this on the kernel's bridge; here the switch reads and writes veth-host by a packet socket."},
+	{"The way out", []cmd{
+		{in: "web", line: "ping -c 2 203.0.113.8"},
+		{line: "uvswitch flow ls -d 203.0.113.8 -o extended"},
+		{line: "uvswitch nat show"},
+	}, "web pinged a host beyond, and the flow shows both directions: the answer went to 198.51.100.1, the host's address. Docker does this with an iptables MASQUERADE rule and the kernel's conntrack; here the switch keeps the same table, and the host has no rule at all."},
+	{"Both sides of the translation", []cmd{
+		{line: "uvswitch dump -i web,uplink -c 8", capture: true},
+		{in: "web", line: "ping -c 2 203.0.113.8"},
+	}, "On port web the ping comes from 172.29.0.2, on the uplink from 198.51.100.1: translated in between, and back. With Docker one would run tcpdump on docker0 and on eth0 and compare."},
+	{"A gateway for ns1, too", []cmd{
+		{line: "ip -n $NS1 route add default via 172.29.0.1"},
+		{in: "ns1", line: "ping -c 2 203.0.113.8"},
+	}, "With a default route, the namespace that was plugged by hand gets out like any container. On Docker docker0 plays this router, if ip_forward is on and the FORWARD chain lets it."},
+	{"The way in", []cmd{
+		{line: "uvswitch publish add 8080:80 --port web"},
+		{in: "out", line: "curl -s http://198.51.100.1:8080/"},
+		{in: "db", line: "curl -s http://198.51.100.1:8080/"},
+		{in: "host", line: "curl -s http://127.0.0.1:8080/"},
+	}, "web saw the outside client's own address; a container comes by way of the host's address, and the host through a relay. Docker needs a DNAT rule, a hairpin rule and docker-proxy for these three."},
+	{"The connections", []cmd{
+		{line: "uvswitch flow ls -p tcp"},
+		{line: "uvswitch publish ls"},
+	}, "Each connection stands with both its tuples: what came, and what the answer looks like. It is the format of conntrack -L, and the rules count as iptables does."},
+	{"Every frame is accounted for", []cmd{
+		{line: "uvswitch stats"},
+		{line: "uvswitch status"},
+	}, "What came in, was made and was copied equals what went out, was dropped for a named reason or was consumed. A kernel bridge has no such account: a drop there is a counter without a reason, where it is counted at all."},
+}
+
+// Tour walks through the steps on a lab of its own and takes it down at the end, whatever happens. With pause it
+// waits for Enter after each step.
+func Tour(ctx context.Context, name string, pause io.Reader, out io.Writer) (err error) {
+	l, err := New(name, true)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "Setting up: namespaces %s and %s, and a switch.\n", strings.Join(l.names(Parts...), ", "), l.NS("ns1"))
+	if err := l.Up(ctx, false); err != nil {
+		return err
+	}
+	defer func() {
+		if derr := l.Down(); err == nil {
+			err = derr
+		}
+		fmt.Fprintln(out, "\nThe lab is taken down; nothing is left.")
+	}()
+	if err := l.AddNamespace("ns1"); err != nil {
+		return err
+	}
+	if _, err := l.start("web", "lab", "tool", "httpd", "80", "web"); err != nil {
+		return err
+	}
+	fmt.Fprint(out, l.Picture())
+	var lines *bufio.Reader
+	if pause != nil {
+		lines = bufio.NewReader(pause)
+	}
+	for i, s := range steps {
+		fmt.Fprintf(out, "\n== %d of %d: %s ==\n", i+1, len(steps), s.title)
+		if err := l.step(ctx, s, out); err != nil {
+			return fmt.Errorf("tour: step %d, %s: %w", i+1, s.title, err)
+		}
+		fmt.Fprintf(out, "\n%s\n", wrap(s.seen, 96))
+		if pause != nil && i < len(steps)-1 {
+			fmt.Fprint(out, "\n[Enter] ")
+			if _, err := readLine(ctx, lines); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// readLine waits for Enter or the end of ctx.
+func readLine(ctx context.Context, r *bufio.Reader) (string, error) {
+	type result struct {
+		s   string
+		err error
+	}
+	c := make(chan result, 1)
+	go func() { s, err := r.ReadString('\n'); c <- result{s, err} }()
+	select {
+	case <-ctx.Done():
+		return "", ctx.Err()
+	case got := <-c:
+		return got.s, got.err
+	}
+}
+
+func (l *Lab) names(parts ...string) (out []string) {
+	for _, p := range parts {
+		out = append(out, l.NS(p))
+	}
+	return out
+}
+
+// step shows and runs the commands of one step.
+func (l *Lab) step(ctx context.Context, s step, out io.Writer) error {
+	var capture *capturing
+	for _, c := range s.cmds {
+		line := l.expand(c.line)
+		shown := line
+		if c.in != "" {
+			shown = "ip netns exec " + l.NS(c.in) + " " + line
+		}
+		fmt.Fprintf(out, "\n# %s\n", shown)
+		if c.capture {
+			var err error
+			if capture, err = l.capture(ctx, c.in, line); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := l.Run(c.in, l.program(ctx, line, out)); err != nil && ctx.Err() != nil {
+			return ctx.Err()
+		} else if err != nil {
+			return fmt.Errorf("%s: %w", line, err)
+		}
+	}
+	if capture != nil {
+		fmt.Fprintln(out, "\n(what the capture saw)")
+		return capture.show(out)
+	}
+	return nil
+}
+
+func (l *Lab) expand(line string) string {
+	for _, p := range append([]string{"ns1"}, Parts...) {
+		line = strings.ReplaceAll(line, "$"+strings.ToUpper(p), l.NS(p))
+	}
+	return line
+}
+
+// program finds what a command line runs: uvswitch itself, the system's tool, or our stand-in for it.
+func (l *Lab) program(ctx context.Context, line string, out io.Writer) *exec.Cmd {
+	f := strings.Fields(line)
+	var c *exec.Cmd
+	if f[0] == "uvswitch" {
+		c = exec.CommandContext(ctx, l.Self, f[1:]...)
+	} else if path, err := exec.LookPath(f[0]); err == nil {
+		c = exec.CommandContext(ctx, path, f[1:]...)
+	} else {
+		c = exec.CommandContext(ctx, l.Self, append([]string{"lab", "tool"}, f...)...)
+	}
+	c.Cancel = func() error { return c.Process.Signal(unix.SIGTERM) }
+	c.Stdout, c.Stderr = out, out
+	return c
+}
+
+// capturing is a `uvswitch dump` that runs beside other commands.
+type capturing struct {
+	cmd  *exec.Cmd
+	text bytes.Buffer
+}
+
+// capture starts one and waits until it is in force.
+func (l *Lab) capture(ctx context.Context, in, line string) (*capturing, error) {
+	c := &capturing{cmd: l.program(ctx, line, nil)}
+	c.cmd.Env = append(os.Environ(), "UVSWITCH_SOCKET="+l.Socket())
+	c.cmd.Stdout, c.cmd.Stderr = &c.text, nil
+	said, err := c.cmd.StderrPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.cmd.Start(); err != nil {
+		return nil, err
+	}
+	first, err := bufio.NewReader(said).ReadString('\n')
+	if err != nil {
+		return nil, fmt.Errorf("%s: %s", line, first)
+	}
+	go func() { _, _ = io.Copy(io.Discard, said) }()
+	return c, nil
+}
+
+func (c *capturing) show(out io.Writer) error {
+	timer := time.AfterFunc(5*time.Second, func() { _ = c.cmd.Process.Signal(unix.SIGTERM) }) // fewer packets than expected
+	defer timer.Stop()
+	err := c.cmd.Wait()
+	fmt.Fprint(out, c.text.String())
+	return err
+}
+
+// Picture draws the lab.
+func (l *Lab) Picture() string {
+	return fmt.Sprintf(`
+      %-18s %-18s
+      172.29.0.2         172.29.0.3
+        | eth0             | eth0
+   +----+------------------+-----------------+
+   | uvswitch, in %-27s|--- uvs0 172.29.255.254, the host's own port
+   | gateway 172.29.0.1                      |
+   +----------------+------------------------+
+                    | eth0 198.51.100.1
+                    | eth0 198.51.100.2
+      %-18s  and 203.0.113.8 beyond it
+`, l.NS("web"), l.NS("db"), l.NS("host"), l.NS("out"))
+}
+
+// wrap breaks text into lines of at most n characters.
+func wrap(text string, n int) string {
+	var b strings.Builder
+	width := 0
+	for _, w := range strings.Fields(text) {
+		if width > 0 && width+1+len(w) > n {
+			b.WriteByte('\n')
+			width = 0
+		} else if width > 0 {
+			b.WriteByte(' ')
+			width++
+		}
+		b.WriteString(w)
+		width += len(w)
+	}
+	return b.String()
+}
