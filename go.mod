@@ -23,4 +23,5 @@ require (
 	github.com/vishvananda/netns v0.0.5 // indirect
 	golang.org/x/net v0.59.0 // indirect
 	golang.org/x/sync v0.23.0 // indirect
+	pgregory.net/rapid v1.3.0 // indirect
 )

@@ -37,16 +37,16 @@ func NewSegments(f *Frame) Segments {
 	switch h.GSOType() {
 	case GSOTCPv4, GSOTCPv6:
 		s.tcp = true
-		s.header = s.start + int(b[s.start+12]>>4)*4
+		s.header = s.start + max(int(b[s.start+12]>>4)*4, TCPLen)
 	case GSOUDPL4:
 		s.header = s.start + UDPLen
 	default:
 		return s
 	}
 	s.size, s.at = int(h.GSOSize()), s.header
-	if s.header > len(b) || s.start < s.ip+IPv4Len || (s.v6 && s.start < s.ip+IPv6Len) || f.Flags&(IsIPv4|IsIPv6) == 0 {
-		s.finished = true // a header that lies: nothing to send
-	}
+	sound := f.Flags&IsIPv4 != 0 && f.Malformed == None && s.start == int(f.L4) ||
+		f.Flags&IsIPv6 != 0 && s.start >= s.ip+IPv6Len
+	s.finished = !sound || s.header > len(b) // a header that lies: nothing to send
 	return s
 }
 

@@ -1,0 +1,264 @@
+// Package frametest makes frames for tests and checks the ones that come out. It sums everything in full, from the
+// RFCs' definitions, so that incremental updates are judged by something else than themselves.
+package frametest
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// A Packet describes an IPv4 packet in an Ethernet frame. Zero fields take ordinary values.
+type Packet struct {
+	DstMAC, SrcMAC   frame.MAC
+	Src, Dst         frame.Addr
+	Proto            uint8 // UDP when 0
+	SrcPort, DstPort uint16
+	Flags            uint8 // TCP
+	Type, Code       uint8 // ICMP
+	ID, Seq          uint16
+	TTL              uint8
+	Options          []byte // IP options, a multiple of 4
+	Frag             uint16 // the word of flags and offset
+	Payload          []byte
+	NoChecksum       bool   // UDP without one
+	Partial          bool   // leave the transport checksum to the kernel
+	GSO              uint16 // segment size of a super-frame; implies Partial
+}
+
+// Addr parses a dotted address, or panics.
+func Addr(s string) frame.Addr {
+	var a, b, c, d uint32
+	if n, err := fmt.Sscanf(s, "%d.%d.%d.%d", &a, &b, &c, &d); n != 4 || err != nil {
+		panic("frametest: not an address: " + s)
+	}
+	return frame.Addr(a<<24 | b<<16 | c<<8 | d)
+}
+
+// Raw returns the virtio-net header and the frame.
+func (p Packet) Raw() []byte {
+	if p.Proto == 0 {
+		p.Proto = frame.UDP
+	}
+	if p.TTL == 0 {
+		p.TTL = 64
+	}
+	if p.SrcMAC == 0 {
+		p.SrcMAC = 0x020000000001
+	}
+	if p.DstMAC == 0 {
+		p.DstMAC = 0x020000000002
+	}
+	l4 := p.transport()
+	raw := make([]byte, frame.VnetLen+frame.EthernetLen+frame.IPv4Len+len(p.Options)+len(l4))
+	eth := raw[frame.VnetLen:]
+	PutMACs(eth, p.DstMAC, p.SrcMAC)
+	binary.BigEndian.PutUint16(eth[12:], frame.TypeIPv4)
+	ip := frame.IPv4(eth[frame.EthernetLen:])
+	hl := frame.IPv4Len + len(p.Options)
+	ip[0] = 0x40 | uint8(hl/4)
+	binary.BigEndian.PutUint16(ip[2:], uint16(hl+len(l4)))
+	binary.BigEndian.PutUint16(ip[4:], 0x1234)
+	binary.BigEndian.PutUint16(ip[6:], p.Frag)
+	ip[8], ip[9] = p.TTL, p.Proto
+	binary.BigEndian.PutUint32(ip[12:], uint32(p.Src))
+	binary.BigEndian.PutUint32(ip[16:], uint32(p.Dst))
+	copy(ip[frame.IPv4Len:], p.Options)
+	binary.BigEndian.PutUint16(ip[10:], ^slowSum(ip[:hl]))
+	copy(ip[hl:], l4)
+	p.checksum(raw, ip, hl)
+	return raw
+}
+
+// PutMACs writes both addresses of an Ethernet header.
+func PutMACs(eth []byte, dst, src frame.MAC) {
+	copy(eth, dst.HardwareAddr())
+	copy(eth[6:], src.HardwareAddr())
+}
+
+func (p Packet) transport() []byte {
+	switch p.Proto {
+	case frame.TCP:
+		b := make([]byte, frame.TCPLen+len(p.Payload))
+		binary.BigEndian.PutUint16(b, p.SrcPort)
+		binary.BigEndian.PutUint16(b[2:], p.DstPort)
+		binary.BigEndian.PutUint32(b[4:], 1000)
+		b[12], b[13] = 5<<4, p.Flags
+		copy(b[frame.TCPLen:], p.Payload)
+		return b
+	case frame.UDP:
+		b := make([]byte, frame.UDPLen+len(p.Payload))
+		binary.BigEndian.PutUint16(b, p.SrcPort)
+		binary.BigEndian.PutUint16(b[2:], p.DstPort)
+		binary.BigEndian.PutUint16(b[4:], uint16(len(b)))
+		copy(b[frame.UDPLen:], p.Payload)
+		return b
+	case frame.ICMP:
+		b := make([]byte, frame.ICMPLen+len(p.Payload))
+		b[0], b[1] = p.Type, p.Code
+		binary.BigEndian.PutUint16(b[4:], p.ID)
+		binary.BigEndian.PutUint16(b[6:], p.Seq)
+		copy(b[frame.ICMPLen:], p.Payload)
+		return b
+	}
+	return append([]byte(nil), p.Payload...)
+}
+
+// field is where the transport checksum stands.
+func field(proto uint8) int {
+	switch proto {
+	case frame.TCP:
+		return 16
+	case frame.UDP:
+		return 6
+	case frame.ICMP:
+		return 2
+	}
+	return -1
+}
+
+func (p Packet) checksum(raw []byte, ip frame.IPv4, hl int) {
+	at := field(p.Proto)
+	l4 := ip[hl:]
+	if at < 0 || p.Frag&0x1fff != 0 || p.NoChecksum {
+		return
+	}
+	if p.Proto == frame.ICMP {
+		binary.BigEndian.PutUint16(l4[at:], ^slowSum(l4))
+		return
+	}
+	pseudo := pseudoHeader(ip, len(l4))
+	if p.Partial || p.GSO > 0 {
+		binary.BigEndian.PutUint16(l4[at:], slowSum(pseudo))
+		kind := uint8(frame.GSONone)
+		if p.GSO > 0 && p.Proto == frame.TCP {
+			kind = frame.GSOTCPv4
+		} else if p.GSO > 0 {
+			kind = frame.GSOUDPL4
+		}
+		start := uint16(frame.EthernetLen + hl)
+		frame.VnetHdr(raw).Set(frame.VnetNeedsCsum, kind, start+20, p.GSO, start, uint16(at))
+		return
+	}
+	c := ^slowSum(append(pseudo, l4...))
+	if c == 0 && p.Proto == frame.UDP {
+		c = 0xffff
+	}
+	binary.BigEndian.PutUint16(l4[at:], c)
+}
+
+func pseudoHeader(ip frame.IPv4, n int) []byte {
+	b := make([]byte, 12)
+	copy(b, ip[12:20])
+	b[9] = ip.Proto()
+	binary.BigEndian.PutUint16(b[10:], uint16(n))
+	return b
+}
+
+// slowSum is RFC 1071 word by word.
+func slowSum(b []byte) uint16 {
+	sum := uint32(0)
+	for i := 0; i+1 < len(b); i += 2 {
+		sum += uint32(b[i])<<8 | uint32(b[i+1])
+	}
+	if len(b)%2 == 1 {
+		sum += uint32(b[len(b)-1]) << 8
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	return uint16(sum)
+}
+
+// Check verifies every checksum of an IPv4 frame with its virtio-net header, complete or partial, and those of a
+// packet that an ICMP error quotes. Frames that are not IPv4 pass.
+func Check(raw []byte) error {
+	h, eth := frame.VnetHdr(raw), raw[frame.VnetLen:]
+	if len(eth) < frame.EthernetLen+frame.IPv4Len || binary.BigEndian.Uint16(eth[12:]) != frame.TypeIPv4 {
+		return nil
+	}
+	ip := frame.IPv4(eth[frame.EthernetLen:])
+	hl := ip.HeaderLen()
+	if slowSum(ip[:hl]) != 0xffff {
+		return fmt.Errorf("IPv4 header checksum is wrong: %x", ip[:hl])
+	}
+	l4 := ip[hl:ip.TotalLen()]
+	at := field(ip.Proto())
+	if at < 0 || len(l4) < at+2 || ip.FragOffset() != 0 || ip.MoreFrags() {
+		return nil
+	}
+	sum := binary.BigEndian.Uint16(l4[at:])
+	pseudo := pseudoHeader(ip, len(l4))
+	switch {
+	case ip.Proto() == frame.ICMP:
+		if slowSum(l4) != 0xffff {
+			return fmt.Errorf("ICMP checksum is wrong: %x", l4[:8])
+		}
+		return checkQuote(l4)
+	case h.NeedsCsum():
+		// One's complement has two zeros.
+		if want := slowSum(pseudo); sum%0xffff != want%0xffff {
+			return fmt.Errorf("partial checksum is %#04x, want %#04x", sum, want)
+		}
+	case ip.Proto() == frame.UDP && sum == 0:
+	default:
+		if slowSum(append(pseudo, l4...)) != 0xffff {
+			return fmt.Errorf("transport checksum %#04x is wrong", sum)
+		}
+	}
+	return nil
+}
+
+func checkQuote(l4 []byte) error {
+	if !frame.IsICMPErrorType(l4[0]) || len(l4) < frame.ICMPLen+frame.IPv4Len {
+		return nil
+	}
+	q := frame.IPv4(l4[frame.ICMPLen:])
+	if hl := q.HeaderLen(); len(q) >= hl && slowSum(q[:hl]) != 0xffff {
+		return fmt.Errorf("the quoted IPv4 header's checksum is wrong: %x", q[:hl])
+	}
+	return nil
+}
+
+// ARP makes an ARP packet: op 1 asks, 2 answers.
+func ARP(dst, src frame.MAC, op uint16, sender frame.Addr, target frame.Addr) []byte {
+	raw := make([]byte, frame.VnetLen+frame.EthernetLen+frame.ARPLen)
+	eth := raw[frame.VnetLen:]
+	PutMACs(eth, dst, src)
+	binary.BigEndian.PutUint16(eth[12:], frame.TypeARP)
+	a := eth[frame.EthernetLen:]
+	binary.BigEndian.PutUint16(a, 1)
+	binary.BigEndian.PutUint16(a[2:], frame.TypeIPv4)
+	a[4], a[5] = 6, 4
+	binary.BigEndian.PutUint16(a[6:], op)
+	copy(a[8:], src.HardwareAddr())
+	binary.BigEndian.PutUint32(a[14:], uint32(sender))
+	if dst != frame.BroadcastMAC {
+		copy(a[18:], dst.HardwareAddr())
+	}
+	binary.BigEndian.PutUint32(a[24:], uint32(target))
+	return raw
+}
+
+// Quote makes the packet that an ICMP error about raw carries: the IP header and n bytes after it.
+func Quote(raw []byte, n int) []byte {
+	ip := frame.IPv4(raw[frame.VnetLen+frame.EthernetLen:])
+	return append([]byte(nil), ip[:min(ip.HeaderLen()+n, len(ip))]...)
+}
+
+// Batch puts frames, all from port in, into a batch and parses them.
+func Batch(in frame.PortID, now frame.Tick, raws ...[]byte) *frame.Batch {
+	b := &frame.Batch{Tick: now}
+	Fill(b, in, raws...)
+	return b
+}
+
+// Fill replaces the content of b, so that a benchmark can use it again.
+func Fill(b *frame.Batch, in frame.PortID, raws ...[]byte) {
+	b.N, b.Locals = len(raws), 0
+	for i, raw := range raws {
+		b.Frames[i].Reset(raw, in)
+	}
+	frame.ParseBatch(b)
+}

@@ -1,0 +1,77 @@
+package wire
+
+import (
+	"bytes"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// Poller is the in-memory I/O backend: frames put into it are read in order, frames sent are kept.
+type Poller struct {
+	in     []queued
+	Out    []Sent
+	Refuse map[frame.PortID]frame.Reason // ports that take nothing, and why
+	ports  map[frame.PortID]bool
+	failed []frame.TxFailure
+}
+
+type queued struct {
+	port frame.PortID
+	raw  []byte
+}
+
+// Sent is one frame that a port was given, a copy.
+type Sent struct {
+	Port frame.PortID
+	Raw  []byte
+}
+
+// NewPoller makes an empty one.
+func NewPoller() *Poller {
+	return &Poller{ports: map[frame.PortID]bool{}, Refuse: map[frame.PortID]frame.Reason{}}
+}
+
+// Put lets raw, virtio-net header first, come in by port.
+func (p *Poller) Put(port frame.PortID, raw []byte) { p.in = append(p.in, queued{port, raw}) }
+
+// Pending tells whether there is something to read or to report.
+func (p *Poller) Pending() bool { return len(p.in) > 0 || len(p.failed) > 0 }
+
+// Add is dataplane.Poller's.
+func (p *Poller) Add(id frame.PortID, _ frame.Conn, _ bool) error {
+	p.ports[id] = true
+	return nil
+}
+
+// Remove is dataplane.Poller's.
+func (p *Poller) Remove(id frame.PortID) { delete(p.ports, id) }
+
+// Poll is dataplane.Poller's; it never waits.
+func (p *Poller) Poll(b *frame.Batch) error {
+	b.Failed, p.failed = p.failed, nil
+	b.N = min(len(p.in), frame.BatchSize)
+	for i, q := range p.in[:b.N] {
+		b.Frames[i].Reset(bytes.Clone(q.raw), q.port)
+	}
+	p.in = p.in[b.N:]
+	return nil
+}
+
+// Send is dataplane.Poller's.
+func (p *Poller) Send(id frame.PortID, f *frame.Frame) {
+	why := p.Refuse[id]
+	if !p.ports[id] {
+		why = frame.PortGone
+	}
+	if why != frame.None {
+		p.failed = append(p.failed, frame.TxFailure{Port: id, Reason: why, Bytes: uint32(f.Len())})
+		return
+	}
+	p.Out = append(p.Out, Sent{id, bytes.Clone(f.Raw())})
+}
+
+// Wake is dataplane.Poller's.
+func (p *Poller) Wake() {}
+
+// Close is dataplane.Poller's.
+func (p *Poller) Close() error { return nil }
