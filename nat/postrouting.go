@@ -32,6 +32,9 @@ func (n *NAT) PostRouting(b *frame.Batch) {
 
 //uvswitch:hot
 func (n *NAT) postRoute(c *config, f *frame.Frame, now frame.Tick) frame.Reason {
+	if f.Flags&frame.Fragment != 0 {
+		return frame.FragmentNotTranslated // a later one has no ports, and perhaps no transport header
+	}
 	switch f.NAT {
 	case frame.NATError:
 		return n.translateError(c, f)
@@ -154,9 +157,6 @@ func begins(f *frame.Frame) frame.Reason {
 		}
 	default:
 		return frame.ProtocolNotTranslated
-	}
-	if f.Flags&frame.Fragment != 0 {
-		return frame.FragmentNotTranslated
 	}
 	return frame.None
 }

@@ -174,30 +174,36 @@ func (t *table[K]) place(e uint32, dir uint8, h uint64) (at *atomic.Uint64, othe
 	return nil, 0, 0, busy
 }
 
-// scan looks for a word of key k other than self, pending ones included, and for the first empty word.
+// scan looks for a word of key k other than self, pending ones included, and for an empty word: in the emptier of
+// the two buckets, so that no bucket overflows while the table is half full.
 func (t *table[K]) scan(k *K, h, self uint64) (empty *atomic.Uint64, e uint32, dir uint8, out outcome) {
 	a, b := t.bucketsOf(h)
 	out = inserted
-	for n := range 2 * len(a) {
-		p := &a[n&7]
-		if n >= len(a) {
-			p = &b[n&7]
-		}
-		w := p.Load()
-		if w == 0 {
-			if empty == nil {
-				empty = p
+	most := 0
+	for _, bucket := range [2]*tableBucket{a, b} {
+		var first *atomic.Uint64
+		free := 0
+		for i := range bucket {
+			p := &bucket[i]
+			w := p.Load()
+			if w == 0 {
+				if free++; first == nil {
+					first = p
+				}
+				continue
 			}
-			continue
-		}
-		if (w^h)>>33 != 0 || w == self {
-			continue
-		}
-		if oe, od := unword(w &^ pending); t.keys[oe][od] == *k {
-			if w&pending == 0 {
-				return nil, oe, od, exists
+			if (w^h)>>33 != 0 || w == self {
+				continue
 			}
-			out = busy
+			if oe, od := unword(w &^ pending); t.keys[oe][od] == *k {
+				if w&pending == 0 {
+					return nil, oe, od, exists
+				}
+				out = busy
+			}
+		}
+		if free > most {
+			empty, most = first, free
 		}
 	}
 	return empty, 0, 0, out
