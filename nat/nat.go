@@ -29,7 +29,10 @@ type NAT struct {
 	maps   *tupleTable    // endpoint-independent mappings: inside endpoint, outside endpoint
 	refs   []atomic.Int32 // parallel to maps' entries: flows that use the mapping
 	ports  [protocols]*PortSet
-	held   [frame.MaxPorts]atomic.Int32 // flows per port
+	mapped [protocols][frame.MaxPorts]atomic.Int32 // outside ports per port
+	owner  []frame.PortID                          // parallel to maps' entries: who is charged for the mapping
+	cursor atomic.Uint32                           // where relieve goes on
+	held   [frame.MaxPorts]atomic.Int32            // flows per port
 	quota  int32
 	timers Timers
 	seed   uint64
@@ -85,6 +88,7 @@ func New(o Options) *NAT {
 	n := &NAT{
 		flows: newTable[frame.Tuple](o.Flows, o.Seed), state: make([]flow, o.Flows+1),
 		maps: newTable[frame.Tuple](maps, o.Seed+1), refs: make([]atomic.Int32, maps+1),
+		owner: make([]frame.PortID, maps+1),
 		ports: [protocols]*PortSet{NewPortSet(), NewPortSet(), o.ICMPIDs},
 		quota: int32(min(o.FlowsPerPort, o.Flows)), timers: *o.Timers, seed: o.Seed,
 	}

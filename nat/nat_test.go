@@ -263,8 +263,20 @@ func TestLimits(t *testing.T) {
 	r.Pool[0] = nat.NewPortSet()
 	r.Pool[0].AddRange(20000, 20049)
 	n.Update(r)
-	if got := count(n, 1, 1, 101); got[frame.NATPortsExhausted] != 50 {
-		t.Errorf("with 50 ports: %v", got)
+	for i := 1; i <= 12; i++ { // answered, and so not to be ended early
+		for _, port := range []frame.PortID{1, 2, 3, 4} {
+			establish(n, inside+frame.Addr(port), uint16(i), port)
+		}
+	}
+	if got := count(n, 1, 100, 120); got[frame.NATPortsExhausted] != 20 {
+		t.Errorf("a port that holds its quarter of 50 ports: %v", got)
+	}
+	for i, want := range []frame.Reason{frame.None, frame.None, frame.NATPortsExhausted} {
+		b := frametest.Batch(frame.PortID(7+i), 10, syn(inside+frame.Addr(100+i), 100))
+		establish(n, inside+frame.Addr(100+i), 100, frame.PortID(7+i))
+		if pass(n, b, 1); b.Frames[0].Reason != want {
+			t.Errorf("newcomer %d to the last two ports: %v, want %v", i, b.Frames[0].Reason, want)
+		}
 	}
 	// All comes back with time.
 	n.Expire(1e6, 1<<20)
@@ -273,8 +285,39 @@ func TestLimits(t *testing.T) {
 	}
 	n.Retire()
 	n.Reclaim()
-	if got := count(n, 1, 1, 51); got[frame.None] != 50 {
+	if got := count(n, 1, 1, 13); got[frame.None] != 12 {
 		t.Errorf("ports that came back: %v", got)
+	}
+}
+
+// establish makes a TCP flow that has been answered.
+func establish(n *nat.NAT, src frame.Addr, port uint16, in frame.PortID) {
+	p := frametest.Packet{Src: src, Dst: remote, SrcPort: port, DstPort: 80, Proto: frame.TCP, Flags: frame.FlagSYN}
+	b := frametest.Batch(in, 10, p.Raw())
+	pass(n, b, 1)
+	if b.Frames[0].Verdict == frame.Routed {
+		pass(n, frametest.Batch(9, 10, answer(&b.Frames[0], p).Raw()), frame.NoNet)
+	}
+}
+
+// A container that floods half-open connections takes no port from its neighbours, and its own go round.
+func TestPortFloodIsFair(t *testing.T) {
+	n, r := newNAT(nat.Options{Flows: 1 << 16})
+	r.Pool[0] = nat.NewPortSet()
+	r.Pool[0].AddRange(20000, 20399)
+	n.Update(r)
+	for i := range 5000 {
+		b := frametest.Batch(1, 10, frametest.Packet{Src: inside, Dst: remote, SrcPort: uint16(1 + i), DstPort: 80, Proto: frame.TCP, Flags: frame.FlagSYN}.Raw())
+		pass(n, b, 1)
+	}
+	if used := n.InUse(0).Len(); used > 100 {
+		t.Errorf("the flooder holds %d of 400 ports", used)
+	}
+	for i := range 100 {
+		b := frametest.Batch(2, 10, frametest.Packet{Src: server, Dst: remote, SrcPort: uint16(1 + i), DstPort: 80, Proto: frame.TCP, Flags: frame.FlagSYN}.Raw())
+		if pass(n, b, 1); b.Frames[0].Verdict != frame.Routed {
+			t.Fatalf("connection %d of the neighbour: %v", i, b.Frames[0].Reason)
+		}
 	}
 }
 

@@ -95,9 +95,10 @@ func (s *PortSet) claimFrom(pool *PortSet, start uint16, odd bool) (uint16, bool
 	return 0, false
 }
 
-// acquire returns the mapping of an inside endpoint, with one more user, making it when there is none: the same
+// acquire returns the mapping of an inside endpoint (source, and the host's address as destination), with one more
+// user, making it when there is none: the same
 // endpoint has the same outside port whatever it speaks to (RFC 4787, REQ-1; RFC 5382, REQ-1).
-func (n *NAT) acquire(c *config, inside frame.Tuple) (mapping uint32, port uint16, why frame.Reason) {
+func (n *NAT) acquire(c *config, inside frame.Tuple, owner frame.PortID, now frame.Tick) (mapping uint32, port uint16, why frame.Reason) {
 	h := inside.Hash(n.maps.seed)
 	for range 4 {
 		if m, _, ok := n.maps.lookup(&inside, h); ok {
@@ -106,9 +107,18 @@ func (n *NAT) acquire(c *config, inside frame.Tuple) (mapping uint32, port uint1
 			}
 			continue // its last user has just left; it will be gone
 		}
+		if n.maps.standing(inside) != inserted {
+			continue
+		}
 		i := protoIndex(inside.Proto)
+		if n.mapped[i][owner].Load() >= c.share[i] && !n.relieve(i, owner, now) {
+			return 0, 0, frame.NATPortsExhausted
+		}
 		port, ok := n.choose(c, i, inside)
 		if !ok {
+			if n.relieve(i, owner, now) {
+				continue
+			}
 			return 0, 0, frame.NATPortsExhausted
 		}
 		outside := frame.Tuple{Src: c.External, SrcPort: port, Proto: inside.Proto}
@@ -118,8 +128,10 @@ func (n *NAT) acquire(c *config, inside frame.Tuple) (mapping uint32, port uint1
 			return 0, 0, frame.FlowTableFull
 		}
 		n.refs[m].Store(1)
+		n.owner[m] = owner
 		_, _, out := n.maps.insert(m)
 		if out == inserted {
+			n.mapped[i][owner].Add(1)
 			return m, port, frame.None
 		}
 		n.ports[i].Release(port)
@@ -165,8 +177,47 @@ func (n *NAT) release(m uint32) {
 	if n.refs[m].Add(-1) != 0 {
 		return
 	}
-	outside := n.maps.keys[m][1]
+	outside, owner := n.maps.keys[m][1], n.owner[m]
 	if n.maps.kill(m) {
-		n.ports[protoIndex(outside.Proto)].Release(outside.SrcPort)
+		i := protoIndex(outside.Proto)
+		n.ports[i].Release(outside.SrcPort)
+		n.mapped[i][owner].Add(-1)
 	}
+}
+
+// relieve frees an outside port under pressure and tells whether it did. It looks at a stretch of the flow table
+// and ends what may go early: flows that are closing or were never answered, of the port that asks or of one that
+// holds at least as many. So who exhausts the ports loses its own first.
+func (n *NAT) relieve(i int, asks frame.PortID, now frame.Tick) bool {
+	mark := n.flows.mark()
+	if mark <= 1 {
+		return false
+	}
+	before := n.ports[i].Len()
+	start := n.cursor.Add(relieveStretch)
+	for k := range min(uint32(relieveStretch), mark-1) {
+		e := 1 + (start+k)%(mark-1)
+		s := &n.state[e]
+		if !n.flows.isLive(e) || s.mapping == 0 || protoIndex(n.flows.keys[e][0].Proto) != i {
+			continue
+		}
+		if s.port != asks && n.mapped[i][s.port].Load() < n.mapped[i][asks].Load() {
+			continue
+		}
+		if mayGo(s.state.Load(), n.flows.keys[e][0].Proto) {
+			n.remove(e)
+		}
+	}
+	return n.ports[i].Len() < before
+}
+
+const relieveStretch = 512 // flow entries that one call of relieve looks at
+
+// mayGo tells which flows go early: unreplied and closing ones.
+func mayGo(state uint32, proto uint8) bool {
+	if state&seenReply == 0 {
+		return true
+	}
+	s := tcpState(state & stateMask)
+	return proto == frame.TCP && (s == tcpTimeWait || s == tcpClose || s == tcpLastAck)
 }

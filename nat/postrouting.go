@@ -13,6 +13,10 @@ func (n *NAT) PostRouting(b *frame.Batch) {
 		if f.Verdict != frame.Routed {
 			continue
 		}
+		if f.NAT == frame.NATFlow && f.Dir == 0 && f.Egress != frame.NoNet && n.state[f.Flow].rule == 0 {
+			n.remove(f.Flow) // what it speaks to has become inside
+			f.NAT = frame.NATNone
+		}
 		if f.NAT == frame.NATNone {
 			if f.Egress != frame.NoNet {
 				continue
@@ -79,14 +83,18 @@ func (n *NAT) create(c *config, f *frame.Frame, now frame.Tick) frame.Reason {
 	var mapping uint32
 	if f.NAT != frame.NATNew || f.Hairpin {
 		var why frame.Reason
-		from := frame.Tuple{Src: f.Tuple.Src, SrcPort: f.Tuple.SrcPort, Proto: f.Tuple.Proto}
-		if mapping, reply.DstPort, why = n.acquire(c, from); why != frame.None {
+		from := frame.Tuple{Src: f.Tuple.Src, SrcPort: f.Tuple.SrcPort, Dst: c.External, Proto: f.Tuple.Proto}
+		if mapping, reply.DstPort, why = n.acquire(c, from, inside, now); why != frame.None {
 			n.held[inside].Add(-1)
 			return why
 		}
 		reply.Dst = c.External
 	}
 	e, dir, why := n.insert(c, f, reply, flowOf{mapping, inside, net}, now)
+	if why == frame.FlowBusy {
+		n.yield(c, reply, now)
+		e, dir, why = n.insert(c, f, reply, flowOf{mapping, inside, net}, now)
+	}
 	if why != frame.None || f.NAT == frame.NATFlow {
 		n.held[inside].Add(-1)
 		if mapping != 0 {
@@ -96,7 +104,7 @@ func (n *NAT) create(c *config, f *frame.Frame, now frame.Tick) frame.Reason {
 	if why == frame.None {
 		f.Flow, f.Dir = e, dir
 		count.Packets.Add(1)
-		count.Bytes.Add(uint64(f.L3End - f.L3))
+		count.Bytes.Add(uint64(f.L3End - uint32(f.L3)))
 	}
 	return why
 }
@@ -112,6 +120,9 @@ type flowOf struct {
 // so.
 func (n *NAT) insert(c *config, f *frame.Frame, reply frame.Tuple, of flowOf, now frame.Tick) (uint32, uint8, frame.Reason) {
 	orig := f.Tuple
+	if n.flows.standing(orig) == busy {
+		return 0, 0, frame.FlowBusy
+	}
 	e, ok := n.flows.alloc(orig, reply)
 	if !ok {
 		return 0, 0, frame.FlowTableFull
@@ -139,6 +150,14 @@ func (n *NAT) insert(c *config, f *frame.Frame, reply frame.Tuple, of flowOf, no
 		return 0, 0, frame.FlowTableFull
 	}
 	return 0, 0, frame.FlowBusy
+}
+
+// yield ends the flow that holds the reply tuple which a new flow needs, if it may: a masqueraded one, whose
+// container spoke first from what is a published port; or a published one that is no conversation yet.
+func (n *NAT) yield(c *config, reply frame.Tuple, now frame.Tick) {
+	if e, _, ok := n.find(c, reply, now); ok && (n.state[e].rule == 0 || n.state[e].state.Load()&assured == 0) {
+		n.remove(e)
+	}
 }
 
 // begins says why f may not begin a flow. A TCP segment without SYN may: it belongs to a connection that is older

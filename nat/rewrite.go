@@ -40,7 +40,7 @@ func (n *NAT) translate(f *frame.Frame, now frame.Tick) {
 	f.Tuple = to
 
 	s.count[f.Dir].packets.Add(1)
-	s.count[f.Dir].bytes.Add(uint64(f.L3End - f.L3))
+	s.count[f.Dir].bytes.Add(uint64(f.L3End - uint32(f.L3)))
 	old := s.state.Load()
 	state := advance(old, f.Dir, f.Proto, l4)
 	if state != old {

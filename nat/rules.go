@@ -49,6 +49,7 @@ type config struct {
 	reach    [2][]uint16   // highest Hi of publish[i][:k+1]: where a search may stop
 	masq     [frame.MaxNets]*Masquerade
 	pool     [protocols]*PortSet
+	share    [protocols]int32 // outside ports that one port may hold: a quarter of the pool
 }
 
 // allIDs is the pool of ICMP identifiers.
@@ -70,6 +71,7 @@ func (n *NAT) Update(r Rules) {
 		if i < len(r.Pool) && r.Pool[i] != nil {
 			c.pool[i] = r.Pool[i]
 		}
+		c.share[i] = int32(max(1, c.pool[i].Len()/4))
 	}
 	for _, p := range r.Publish {
 		i := protoIndex(p.Proto)
@@ -99,7 +101,8 @@ func sameTranslation(a, b *config) bool {
 	}
 	for i := range a.publish {
 		if !slices.EqualFunc(a.publish[i], b.publish[i], func(p, q *Publish) bool {
-			return p.ID == q.ID && p.HostAddr == q.HostAddr && p.Target == q.Target && p.Port == q.Port && p.Inside == q.Inside
+			return p.ID == q.ID && p.Lo == q.Lo && p.Hi == q.Hi && p.HostAddr == q.HostAddr && p.Target == q.Target &&
+				p.Port == q.Port && p.Inside == q.Inside && p.Net == q.Net && slices.Equal(p.From, q.From)
 		}) {
 			return false
 		}

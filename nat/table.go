@@ -105,6 +105,13 @@ const (
 	full             // no entry, or no place in the buckets
 )
 
+// standing says whether k stands in the table (exists), is being inserted (busy), or neither (inserted): worth
+// asking before an entry is spent on it.
+func (t *table[K]) standing(k K) outcome {
+	_, _, _, out := t.scan(&k, k.Hash(t.seed), 0)
+	return out
+}
+
 // alloc takes a free entry and sets its keys.
 func (t *table[K]) alloc(k0, k1 K) (uint32, bool) {
 	e, ok := t.pop(&t.free)
@@ -140,10 +147,10 @@ func (t *table[K]) insert(e uint32) (uint32, uint8, outcome) {
 		}
 		return 0, 0, out
 	}
-	t.link[e].Store(live)
 	t.used.Add(1)
 	p1.Store(word(h1, e, 1))
 	p0.Store(word(h0, e, 0))
+	t.link[e].Store(live) // last: kill finds both words or leaves the entry alone
 	return e, 0, inserted
 }
 

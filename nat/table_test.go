@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -108,6 +109,10 @@ func TestTableConcurrentInsert(t *testing.T) {
 					if e, _, ok := tab.lookup(&k, k.Hash(tab.seed)); ok {
 						got[w][i] = e
 						break
+					}
+					if tab.standing(k) != inserted {
+						runtime.Gosched()
+						continue
 					}
 					e, ok := tab.alloc(k, tuple(100000+i))
 					if !ok {

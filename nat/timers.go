@@ -23,6 +23,9 @@ func (t *Timers) timeout(orig *frame.Tuple, state uint32) frame.Tick {
 	case frame.TCP:
 		switch tcpState(state & stateMask) {
 		case tcpEstablished:
+			if state&seenReply == 0 {
+				return frame.Seconds(t.SYN) // picked up in the middle, and not answered
+			}
 			return frame.Seconds(t.Established)
 		case tcpSynSent, tcpSynRecv, tcpSynSent2, tcpNone:
 			return frame.Seconds(t.SYN)

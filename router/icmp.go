@@ -25,7 +25,7 @@ func (r *Router) icmpError(p Punted, typ, code uint8, mtu int, now frame.Tick, o
 	if !r.errors.take(now, errorRate, errorBurst) {
 		return
 	}
-	quote := f.IPv4()[:f.L3End-f.L3]
+	quote := f.IPv4()[:int(f.L3End)-int(f.L3)]
 	if len(quote) > 548 {
 		quote = quote[:548]
 	}

@@ -132,12 +132,19 @@ func (r *Router) Neighbors() []Neighbor {
 	return out
 }
 
-// SetNeighbor adds a permanent entry.
-func (r *Router) SetNeighbor(net frame.NetID, a frame.Addr, m frame.MAC) {
+// SetNeighbor adds a permanent entry, or makes one permanent. Frames that wait for it go on.
+func (r *Router) SetNeighbor(net frame.NetID, a frame.Addr, m frame.MAC, out Output) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.neigh[neighKey{net, a}] = &neighbor{state: Permanent, mac: m, used: new(atomic.Uint32)}
+	k := neighKey{net, a}
+	n := r.neigh[k]
+	if n == nil {
+		n = &neighbor{used: new(atomic.Uint32)}
+		r.neigh[k] = n
+	}
+	n.state, n.mac = Permanent, m
 	r.publishNeighbors()
+	r.releaseHeld(n, out)
 }
 
 // DeleteNeighbor removes an entry and tells whether it was there. Frames that wait for it are dropped.
@@ -174,12 +181,15 @@ func (r *Router) heard(k neighKey, m frame.MAC, now frame.Tick, create bool, out
 		return
 	}
 	r.publishNeighbors()
-	held := n.held
-	n.held = nil
-	for _, p := range held {
+	r.releaseHeld(n, out)
+}
+
+func (r *Router) releaseHeld(n *neighbor, out Output) {
+	for _, p := range n.held {
 		r.held -= len(p.Raw)
 		out.Release(p)
 	}
+	n.held = nil
 }
 
 // forgetOne makes room: a failed, stale or incomplete neighbor goes.

@@ -66,6 +66,8 @@ func (r *Router) refuse(p Punted, now frame.Tick, out Output) {
 	switch p.Why {
 	case frame.NoRoute, frame.UplinkDown:
 		r.icmpError(p, frame.ICMPUnreachable, frame.CodeNet, 0, now, out)
+	case frame.HostUnreachable:
+		r.icmpError(p, frame.ICMPUnreachable, frame.CodeHost, 0, now, out)
 	case frame.TTLExceeded:
 		r.icmpError(p, frame.ICMPTimeExceeded, 0, 0, now, out)
 	case frame.FragmentationNeeded:

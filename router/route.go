@@ -51,12 +51,17 @@ func (s *snapshot) admit(f *frame.Frame) frame.Reason {
 	if hl > frame.IPv4Len && hasSourceRoute(ip[frame.IPv4Len:hl]) {
 		return frame.SourceRoute
 	}
-	if h := f.Vnet(); h.NeedsCsum() && h.CsumStart() != f.L4 {
+	if h := f.Vnet(); h.NeedsCsum() && (h.CsumStart() != f.L4 || h.CsumOffset() != frame.ChecksumOffset(f.Proto)) {
 		return frame.MalformedPacket // a partial checksum that is not the transport's cannot be kept right
 	}
 	src := f.Tuple.Src
 	if isMartian(src) || src == f.Tuple.Dst || f.Net != frame.NoNet && !onLink(in, src) {
 		return frame.MartianSource
+	}
+	if f.Net == frame.NoNet { // nobody outside has an address that is inside
+		if rt, ok := s.fib.Lookup(src.Netip()); ok && rt.Egress != frame.NoNet {
+			return frame.MartianSource
+		}
 	}
 	return frame.None
 }
@@ -80,7 +85,7 @@ func (s *snapshot) route(f *frame.Frame) {
 		f.DropFor(frame.BlackholeRoute)
 		return
 	case Unreachable, Prohibit:
-		f.PuntFor(frame.NoRoute)
+		f.PuntFor(frame.HostUnreachable)
 		return
 	}
 	out := s.ifaces[rt.Egress]
@@ -181,7 +186,7 @@ func isDirectedBroadcast(i *Interface, a frame.Addr) bool {
 //
 //uvswitch:hot
 func exceeds(f *frame.Frame, mtu int) bool {
-	if n := int(f.L3End - f.L3); n <= mtu {
+	if n := int(f.L3End) - int(f.L3); n <= mtu {
 		return false
 	}
 	h := f.Vnet()

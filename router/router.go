@@ -95,11 +95,16 @@ func (r *Router) SetInterface(i Interface) {
 	})
 }
 
-// DeleteInterface removes a leg, its routes and its neighbors.
-func (r *Router) DeleteInterface(id frame.NetID) {
+// DeleteInterface removes a leg, its routes and its neighbors. Frames that wait for one are dropped.
+func (r *Router) DeleteInterface(id frame.NetID, out Output) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	maps.DeleteFunc(r.neigh, func(k neighKey, _ *neighbor) bool { return k.net == id })
+	maps.DeleteFunc(r.neigh, func(k neighKey, n *neighbor) bool {
+		if k.net == id {
+			r.dropHeld(n, out)
+		}
+		return k.net == id
+	})
 	r.update(func(s *snapshot) {
 		s.ifaces[id] = nil
 		for p, rt := range r.snap.Load().fib.All() {

@@ -81,11 +81,11 @@ const (
 	Refused                // the station is static or sticky behind another port
 )
 
-// Learn notes that m was heard on port p at time now. move says whether a station may leave the port it was
-// known on; it is asked only when one would.
+// Learn notes that m was heard on port p at time now. bound are the stations that are held to one port: it is asked
+// only when a station is new or would move.
 //
 //uvswitch:hot
-func (t *FDB) Learn(m frame.MAC, p frame.PortID, now frame.Tick, move *Snapshot) Learned {
+func (t *FDB) Learn(m frame.MAC, p frame.PortID, now frame.Tick, bound Bindings) Learned {
 	n := t.bucketOf(m)
 	b := &t.buckets[n]
 	for i := range b {
@@ -95,15 +95,15 @@ func (t *FDB) Learn(m frame.MAC, p frame.PortID, now frame.Tick, move *Snapshot)
 		}
 		age := &t.ages[n*ways+uint64(i)]
 		if frame.PortID(e) == p {
-			if a := frame.Tick(age.Load()); a != now && a < ageSticky {
-				age.Store(uint32(now))
+			if a := age.Load(); a != uint32(now) && frame.Tick(a) < ageSticky {
+				age.CompareAndSwap(a, uint32(now)) // not over a static entry that was just made
 			}
 			return Known
 		}
-		if frame.Tick(age.Load()) >= ageSticky || !move.mayMove(m, frame.PortID(e)) {
-			return Refused
-		}
-		return t.write(m, p, now, false)
+		break
+	}
+	if at, ok := bound[m]; ok && at != p {
+		return Refused
 	}
 	return t.write(m, p, now, false)
 }
@@ -126,6 +126,9 @@ func (t *FDB) write(m frame.MAC, p frame.PortID, age frame.Tick, wait bool) Lear
 		}
 		if e>>16 == uint64(m) {
 			was := frame.PortID(e)
+			if !wait && was != p && frame.Tick(t.ages[n*ways+uint64(i)].Load()) >= ageSticky {
+				return Refused
+			}
 			b[i].Store(entry(m, p))
 			t.ages[n*ways+uint64(i)].Store(uint32(age))
 			t.held[was]--

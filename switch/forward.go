@@ -21,7 +21,7 @@ func (s *Switch) Learn(b *frame.Batch) {
 			f.DropFor(frame.PortLocked)
 			continue
 		}
-		if p.Flags&Learning != 0 && n.FDB.Learn(f.Src, f.In, b.Tick, snap) == Refused {
+		if p.Flags&Learning != 0 && n.FDB.Learn(f.Src, f.In, b.Tick, n.bound) == Refused {
 			f.DropFor(frame.GuardSourceMAC)
 		}
 	}

@@ -38,6 +38,12 @@ func (s *Switch) Guard(b *frame.Batch) {
 	}
 }
 
+const (
+	icmpv6              = 58
+	routerAdvertisement = 134
+	redirect            = 137
+)
+
 // guard holds a frame to the port's binding. A zero sender is a host without an address yet: DHCP (RFC 2131,
 // 4.1) and ARP probes (RFC 5227, 2.1.1).
 //
@@ -53,6 +59,12 @@ func guard(p *Port, f *frame.Frame) frame.Reason {
 	case f.Flags&frame.IsIPv4 != 0:
 		if f.Tuple.Src != p.Addr && f.Tuple.Src != 0 {
 			return frame.GuardSourceAddress
+		}
+	case f.Flags&frame.IsIPv6 != 0:
+		// Only a router may say that it is one: advertisements and redirects (RFC 4861, 4.2 and 4.5).
+		b := f.Bytes()[f.L3:]
+		if len(b) > frame.IPv6Len && b[6] == icmpv6 && (b[frame.IPv6Len] == routerAdvertisement || b[frame.IPv6Len] == redirect) {
+			return frame.GuardRouter
 		}
 	case f.Flags&frame.IsARP != 0:
 		a := f.Bytes()[f.L3:]

@@ -42,7 +42,11 @@ type Network struct {
 	Gateway frame.MAC // the router's MAC here: never learned, never flooded
 	FDB     *FDB
 	ports   []*Port
+	bound   Bindings
 }
+
+// Bindings are the stations that the guard holds to a port: nobody else may claim their MAC, spoken or silent.
+type Bindings map[frame.MAC]frame.PortID
 
 // A Snapshot is the whole configuration, replaced as a whole: workers load it once per stage and batch.
 type Snapshot struct {
@@ -56,14 +60,6 @@ func (s *Snapshot) port(id frame.PortID) *Port {
 		return nil
 	}
 	return s.ports[id]
-}
-
-// mayMove says whether station m may be learned away from port was: not when the guard binds it there.
-//
-//uvswitch:hot
-func (s *Snapshot) mayMove(m frame.MAC, was frame.PortID) bool {
-	p := s.port(was)
-	return p == nil || p.Flags&Guard == 0 || p.MAC != m
 }
 
 // A Switch holds the ports and networks and runs the switching stages over batches.
@@ -90,10 +86,13 @@ func (s *Switch) update(edit func(*Snapshot)) {
 			continue
 		}
 		c := *n
-		c.ports = nil
+		c.ports, c.bound = nil, Bindings{}
 		for _, p := range next.ports {
 			if p != nil && p.Net == n.ID && p.Flags&Uplink == 0 {
 				c.ports = append(c.ports, p)
+				if p.Flags&Guard != 0 && p.MAC != 0 {
+					c.bound[p.MAC] = p.ID
+				}
 			}
 		}
 		next.nets[i] = &c

@@ -157,7 +157,6 @@ func TestFDBAgainstMap(t *testing.T) {
 			heard frame.Tick
 		}
 		model := map[frame.MAC]entry{}
-		snap := &vswitch.Snapshot{}
 		now := frame.Tick(1)
 		for range rapid.IntRange(1, 200).Draw(t, "n") {
 			now += frame.Tick(rapid.IntRange(0, 50).Draw(t, "dt"))
@@ -185,7 +184,7 @@ func TestFDBAgainstMap(t *testing.T) {
 					}
 				}
 			default:
-				fdb.Learn(m, p, now, snap)
+				fdb.Learn(m, p, now, nil)
 				model[m] = entry{p, now}
 			}
 		}
@@ -203,15 +202,14 @@ func TestFDBAgainstMap(t *testing.T) {
 // A port that floods addresses pushes out its own: the others' stations stay, and new ones of theirs get in.
 func TestFDBFairEviction(t *testing.T) {
 	fdb := vswitch.NewFDB(256, 5)
-	snap := &vswitch.Snapshot{}
 	for i := range 20 {
-		fdb.Learn(mac(0x10000+i), 1, 1, snap)
+		fdb.Learn(mac(0x10000+i), 1, 1, nil)
 	}
 	for i := range 20000 {
-		fdb.Learn(mac(0x20000+i), 2, 2, snap)
+		fdb.Learn(mac(0x20000+i), 2, 2, nil)
 	}
 	for i := range 20 {
-		fdb.Learn(mac(0x30000+i), 3, 3, snap)
+		fdb.Learn(mac(0x30000+i), 3, 3, nil)
 	}
 	for i := range 20 {
 		if fdb.Lookup(mac(0x10000+i)) != 1 {
@@ -229,12 +227,11 @@ func TestFDBFairEviction(t *testing.T) {
 // Readers, learners and the housekeeper at once: for the race detector, and no entry may appear twice.
 func TestFDBConcurrent(t *testing.T) {
 	fdb := vswitch.NewFDB(64, 9)
-	snap := &vswitch.Snapshot{}
 	var wg sync.WaitGroup
 	for w := range 4 {
 		wg.Go(func() {
 			for i := range 5000 {
-				fdb.Learn(mac(i%200), frame.PortID(w+1), frame.Tick(i), snap)
+				fdb.Learn(mac(i%200), frame.PortID(w+1), frame.Tick(i), nil)
 				fdb.Lookup(mac(i % 150))
 			}
 		})

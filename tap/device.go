@@ -4,9 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
+	"unicode"
 	"unsafe"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -28,14 +31,21 @@ var offloads = []int{
 
 // Open makes a TAP called name in the namespace at path ns. It exists until Close; a device that is there already
 // is an error.
+//
+// It is made in the process's own namespace and moved: a TAP's descriptor keeps the namespace alive in which
+// /dev/net/tun was opened, and a container's must be able to die.
 func Open(ns, name string) (*Device, error) {
 	var d *Device
-	err := In(ns, func() error {
+	err := In(Own, func() error {
 		fd, err := openTUN()
 		if err != nil {
 			return err
 		}
-		if err := setup(fd, name); err != nil {
+		made, err := setup(fd, birthName(ns, name))
+		if err == nil && ns != Own {
+			err = move(made, ns, name)
+		}
+		if err != nil {
 			unix.Close(fd)
 			return err
 		}
@@ -46,6 +56,53 @@ func Open(ns, name string) (*Device, error) {
 		return nil, err
 	}
 	return d, nil
+}
+
+// birthName is what a device is called until it is where it belongs; the kernel fills in the number.
+func birthName(ns, name string) string {
+	if ns == Own {
+		return name
+	}
+	return "uvsnew%d"
+}
+
+// move takes device made into the namespace at path ns and gives it its name there.
+func move(made, ns, name string) error {
+	link, err := netlink.LinkByName(made)
+	if err != nil {
+		return fmt.Errorf("tap: device %s: %w", made, err)
+	}
+	fd, err := unix.Open(ns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("tap: namespace %s: %w", ns, err)
+	}
+	defer unix.Close(fd)
+	// Named so that it collides with nothing there: another switch may be moving one of the same birth name.
+	transit := fmt.Sprintf("uvs%d", link.Attrs().Index)
+	if err := netlink.LinkSetName(link, transit); err != nil {
+		return fmt.Errorf("tap: device %s: %w", made, err)
+	}
+	if err := netlink.LinkSetNsFd(link, fd); err != nil {
+		return fmt.Errorf("tap: moving a device into %s: %w", ns, err)
+	}
+	return In(ns, func() error {
+		moved, err := netlink.LinkByName(transit)
+		if err == nil {
+			err = netlink.LinkSetName(moved, name)
+		}
+		if err != nil {
+			return createError(name, err)
+		}
+		return nil
+	})
+}
+
+// CheckName says what is wrong with a name for a device.
+func CheckName(name string) error {
+	if len(name) == 0 || len(name) > 15 || name == "." || name == ".." || strings.ContainsAny(name, "/:%") || strings.ContainsFunc(name, unicode.IsSpace) {
+		return fmt.Errorf("tap: %q is not an interface name: 1 to 15 characters without slash, colon, percent and space", name)
+	}
+	return nil
 }
 
 func openTUN() (int, error) {
@@ -66,21 +123,22 @@ func tunHint(err error) string {
 	return ""
 }
 
-func setup(fd int, name string) error {
+// setup makes fd a TAP and returns the name that the kernel gave it.
+func setup(fd int, name string) (string, error) {
 	ifr, err := unix.NewIfreq(name)
 	if err != nil {
-		return fmt.Errorf("tap: %q is not an interface name (1 to 15 characters)", name)
+		return "", fmt.Errorf("tap: %q is not an interface name", name)
 	}
 	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR | unix.IFF_TUN_EXCL)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
-		return createError(name, err)
+		return "", createError(name, err)
 	}
 	for _, o := range offloads {
 		if err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, o); err == nil {
-			return nil
+			return ifr.Name(), nil
 		}
 	}
-	return fmt.Errorf("tap: %s: the kernel grants no offloads: %w", name, err)
+	return "", fmt.Errorf("tap: %s: the kernel grants no offloads: %w", name, err)
 }
 
 func createError(name string, err error) error {
@@ -124,8 +182,8 @@ func (d *file) read(b []byte) (int, error) {
 			return int(n), nil
 		case syscall.EINTR:
 			continue
-		case syscall.EBADFD, syscall.EBADF, syscall.ENODEV:
-			return 0, errno // the device's namespace has died
+		case syscall.EBADFD, syscall.EBADF, syscall.ENODEV, syscall.EFAULT:
+			return 0, errno // the device has died, with its namespace
 		}
 		return 0, nil
 	}

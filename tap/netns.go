@@ -36,6 +36,10 @@ func NamespacePath(ns string) (string, error) {
 	case !strings.ContainsRune(ns, '/'):
 		path = filepath.Join("/run/netns", ns)
 	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path, &fs); err == nil && fs.Type != unix.NSFS_MAGIC {
+		return "", fmt.Errorf("%w: %s is something else", ErrNoNamespace, path)
+	}
 	if _, err := os.Stat(path); err != nil {
 		return "", fmt.Errorf("%w: %q (`ip netns` lists those with names; make one with `ip netns add %s`)", ErrNoNamespace, ns, filepath.Base(ns))
 	}

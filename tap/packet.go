@@ -16,6 +16,7 @@ import (
 // header: super-frames and partial checksums pass as through a TAP.
 type Packet struct {
 	file
+	index int // the device's
 	// What one Read needs; a port is read by one worker.
 	msg  unix.Msghdr
 	iov  unix.Iovec
@@ -34,7 +35,7 @@ func OpenPacket(ns, dev string) (*Packet, error) {
 		if err != nil {
 			return fmt.Errorf("tap: plugging %s: %w", dev, err)
 		}
-		p = &Packet{file: file{fd: fd}}
+		p = &Packet{file: file{fd: fd}, index: ifc.Index}
 		return nil
 	})
 	if err != nil {
@@ -79,6 +80,33 @@ func (p *Packet) Vnet() bool { return false }
 //
 //uvswitch:hot
 func (p *Packet) Read(b []byte) (int, error) {
+	for range retries {
+		n, errno := p.receive(b)
+		switch errno {
+		case 0:
+			return n, nil
+		case syscall.EAGAIN:
+			return 0, nil
+		case syscall.ENETDOWN, syscall.ENXIO:
+			if !p.exists() {
+				return 0, errno
+			}
+		}
+		// A frame that the kernel could not describe, or a device that was down for a moment: see what is next.
+	}
+	return 0, nil
+}
+
+const retries = 64 // of one Read; each takes an error or a frame off the socket
+
+// exists tells whether the device is still there: down is not gone.
+func (p *Packet) exists() bool {
+	_, err := net.InterfaceByIndex(p.index)
+	return err == nil
+}
+
+//uvswitch:hot
+func (p *Packet) receive(b []byte) (int, syscall.Errno) {
 	const tag = frame.VLANLen
 	p.iov.Base = &b[0]
 	p.iov.SetLen(frame.VnetLen + frame.MaxFrame - tag)
@@ -87,7 +115,7 @@ func (p *Packet) Read(b []byte) (int, error) {
 	p.msg.SetControllen(len(p.ctrl))
 	r, _, errno := syscall.RawSyscall(syscall.SYS_RECVMSG, uintptr(p.fd), uintptr(unsafe.Pointer(&p.msg)), unix.MSG_DONTWAIT)
 	if errno != 0 {
-		return 0, nil // nothing there, or the device is down: it may come back
+		return 0, errno
 	}
 	n := int(r)
 	if tci, tpid, ok := p.vlan(); ok && n >= frame.VnetLen+frame.EthernetLen {
@@ -100,7 +128,7 @@ func (p *Packet) Read(b []byte) (int, error) {
 		}
 		n += tag
 	}
-	return n, nil
+	return n, 0
 }
 
 // vlan finds the tag in the auxiliary data (struct tpacket_auxdata).

@@ -24,21 +24,27 @@ type Plain struct {
 // OpenPlain makes a plain TAP called name in the namespace at path ns.
 func OpenPlain(ns, name string) (*Plain, error) {
 	var p *Plain
-	err := In(ns, func() error {
+	err := In(Own, func() error {
 		probe, err := openTUN() // water's own error for a missing device is bare
 		if err != nil {
 			return err
 		}
 		unix.Close(probe)
-		if _, err := net.InterfaceByName(name); err == nil {
+		if _, err := net.InterfaceByName(name); err == nil && ns == Own {
 			return createError(name, unix.EEXIST) // water would attach to a persistent TAP of that name
 		}
-		ifce, err := water.New(water.Config{DeviceType: water.TAP, PlatformSpecificParams: water.PlatformSpecificParams{Name: name}})
+		ifce, err := water.New(water.Config{DeviceType: water.TAP, PlatformSpecificParams: water.PlatformSpecificParams{Name: birthName(ns, name)}})
 		if err != nil {
 			return createError(name, err)
 		}
 		p = &Plain{ifce: ifce}
-		return p.adopt()
+		if err = p.adopt(); err == nil && ns != Own {
+			err = move(ifce.Name(), ns, name)
+		}
+		if err != nil {
+			ifce.Close()
+		}
+		return err
 	})
 	if err != nil {
 		return nil, err

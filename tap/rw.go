@@ -111,8 +111,9 @@ func (r *RW) Poll(b *frame.Batch) error {
 			if err != nil {
 				return err
 			}
-			if woken && len(r.ready) == 0 {
-				break
+			if woken {
+				r.readAll(b)
+				break // whoever woke us has something that must not wait for a frame
 			}
 		}
 		r.readAll(b)

@@ -66,6 +66,7 @@ type Daemon struct {
 	rules    []*rule
 	nextRule uint32
 	external netip.Addr // what the rules were last made for
+	closed   bool
 }
 
 // Run runs a switch until ctx is done. ready is called once it forwards and answers on its socket. Whatever was
@@ -209,6 +210,7 @@ func (d *Daemon) build() error {
 func (d *Daemon) close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.closed = true
 	for _, r := range d.rules {
 		r.relays.close()
 	}
@@ -262,13 +264,15 @@ func (d *Daemon) routeToHost(addr netip.Addr) {
 		d.dp.Router.DeleteRoute(netip.PrefixFrom(d.external, 32))
 	}
 	d.external = addr
-	if h := d.ports[hostPort]; h != nil && addr.IsValid() && d.opts.UplinkKind != uplink.TAP {
-		err := d.dp.Router.AddRoute(router.Route{
-			Prefix: netip.PrefixFrom(addr, 32), Kind: router.Host, Egress: h.net.id, NextHop: frame.AddrFrom(h.addr.Addr()),
-		})
-		if err != nil {
-			d.log.Error("route to the host", "error", err)
-		}
+	if !addr.IsValid() || d.opts.UplinkKind == uplink.TAP {
+		return
+	}
+	rt := router.Route{Prefix: netip.PrefixFrom(addr, 32), Kind: router.Unreachable}
+	if h := d.ports[hostPort]; h != nil {
+		rt.Kind, rt.Egress, rt.NextHop = router.Host, h.net.id, frame.AddrFrom(h.addr.Addr())
+	}
+	if err := d.dp.Router.AddRoute(rt); err != nil {
+		d.log.Error("route to the host", "error", err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/router"
 	"github.com/uvswitch/uvswitch/switch"
 	"github.com/uvswitch/uvswitch/tap"
@@ -32,7 +33,7 @@ func (d *Daemon) addHostPort() error {
 		mac: macFor(addr), addr: netip.PrefixFrom(addr, n.prefix.Bits()), mtu: n.mtu, offload: true,
 		flags: vswitch.DefaultFlags,
 	}
-	if err := d.plugTAP(p, tap.Setup{MAC: p.mac, MTU: p.mtu, Addr: p.addr}); err != nil {
+	if err := d.plugTAP(p, tap.Setup{MAC: p.mac, MTU: p.mtu, Addr: p.addr, NoIPv6: true}); err != nil {
 		return err
 	}
 	d.dp.Switch.FDB(n.id).Set(p.mac, p.id, false)
@@ -75,10 +76,21 @@ func (d *Daemon) overlapsHost(p netip.Prefix) (string, bool) {
 	return "", false
 }
 
+// isUplinkDevice tells whether the host's default route, or the uplink, is on this device.
+func (d *Daemon) isUplinkDevice(name string) bool {
+	if d.up != nil {
+		s, _ := d.up.State()
+		return s.Device == name
+	}
+	return uplink.DefaultDevice() == name
+}
+
 // neighborOf makes the router know a port's station without asking.
 func (d *Daemon) neighborOf(p *port) {
 	if p.net != nil && p.addr.IsValid() && p.mac != 0 {
-		d.dp.Router.SetNeighbor(p.net.id, frame.AddrFrom(p.addr.Addr()), p.mac)
+		d.dp.SlowPath(func(out router.Output) {
+			d.dp.Router.SetNeighbor(p.net.id, frame.AddrFrom(p.addr.Addr()), p.mac, out)
+		})
 	}
 }
 

@@ -49,6 +49,9 @@ func (d *Daemon) addNetwork(a api.NetworkAdd) error {
 	if err != nil || !p.Addr().Is4() || p.Bits() < 8 || p.Bits() > 29 {
 		return api.Errorf(http.StatusBadRequest, "%q is not an IPv4 subnet of /8 to /29, such as 172.30.0.0/16", a.Subnet)
 	}
+	if first := p.Masked().Addr().As4()[0]; first == 0 || first == 127 || first >= 224 {
+		return api.Errorf(http.StatusBadRequest, "%s is loopback, multicast or reserved: nothing there is ever routed", p)
+	}
 	if p != p.Masked() {
 		return api.Errorf(http.StatusBadRequest, "%s is an address inside a subnet; did you mean %s?", p, p.Masked())
 	}
@@ -117,7 +120,7 @@ func (d *Daemon) deleteNetwork(name string) error {
 		}
 	}
 	delete(d.networks, name)
-	d.dp.Router.DeleteInterface(n.id)
+	d.dp.SlowPath(func(out router.Output) { d.dp.Router.DeleteInterface(n.id, out) })
 	d.dp.Switch.DeleteNetwork(n.id)
 	d.updateRules()
 	return nil

@@ -134,6 +134,9 @@ func (d *Daemon) checkPort(a api.PortAdd) (*port, error) {
 		if a.Device == d.opts.Name+"0" || a.Device == d.opts.Name+"-up" {
 			return nil, api.Errorf(http.StatusConflict, "%s is the switch's own device", a.Device)
 		}
+		if a.Device == "lo" || d.isUplinkDevice(a.Device) {
+			return nil, api.Errorf(http.StatusConflict, "%s is the host's own way: plugged, the host could not use it any more", a.Device)
+		}
 		for _, q := range d.ports {
 			if q.kind == kindDevice && q.ifname == a.Device {
 				return nil, api.Errorf(http.StatusConflict, "device %s is plugged already, as port %q", a.Device, q.name)
@@ -143,6 +146,9 @@ func (d *Daemon) checkPort(a api.PortAdd) (*port, error) {
 		if _, err := tap.NamespacePath(a.Netns); err != nil {
 			return nil, api.Errorf(http.StatusNotFound, "%v", err)
 		}
+	}
+	if err := tap.CheckName(p.ifname); err != nil {
+		return nil, api.Errorf(http.StatusBadRequest, "%v", err)
 	}
 	if p.mtu < 576 || p.mtu > 65521 {
 		return nil, api.Errorf(http.StatusBadRequest, "MTU %d is out of range: 576 to 65521 bytes", p.mtu)

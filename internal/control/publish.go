@@ -135,6 +135,12 @@ func (d *Daemon) checkPublish(r *rule) error {
 			return api.Errorf(http.StatusConflict, "host port %s/%s is published already, to port %q; `uvswitch publish del %s/%s` first", q.hostPorts(), q.proto, q.port.name, q.hostPorts(), q.proto)
 		}
 	}
+	if eph := localPortRange(); int(r.hi)-int(r.lo) >= maxRelays && r.lo <= eph[1] && r.hi >= eph[0] {
+		return api.Errorf(http.StatusConflict, "a range of more than %d ports may not overlap %d-%d, which the host's kernel picks from for its own connections", maxRelays, eph[0], eph[1])
+	}
+	if pool := d.pools(r); d.up != nil && (pool[0].Len() == 0 || pool[1].Len() == 0) {
+		return api.Errorf(http.StatusConflict, "that would leave no port for the containers' own connections; widen --nat-ports, or publish fewer")
+	}
 	list, err := hostports.List()
 	if err != nil {
 		return err
@@ -180,6 +186,9 @@ func (d *Daemon) deletePublish(name string) error {
 // updateRules puts networks, published ports and the ports that may be given out in force. Nothing happens when
 // nothing has changed. mu is held.
 func (d *Daemon) updateRules() {
+	if d.closed {
+		return
+	}
 	pools := d.pools()
 	r := nat.Rules{Pool: pools}
 	if d.external.IsValid() {
@@ -227,7 +236,7 @@ func publishRule(q *rule) *nat.Publish {
 
 // pools are the ports of the host's address that NAT may give out: the configured ranges without those that the
 // kernel may pick, that the host listens on, or that are published.
-func (d *Daemon) pools() [2]*nat.PortSet {
+func (d *Daemon) pools(rules ...*rule) [2]*nat.PortSet {
 	ranges, _ := parseRanges(d.opts.NATPorts)
 	local := localPortRange()
 	list, err := hostports.List()
@@ -246,7 +255,7 @@ func (d *Daemon) pools() [2]*nat.PortSet {
 				s.Release(l.Port)
 			}
 		}
-		for _, q := range d.rules {
+		for _, q := range append(rules, d.rules...) {
 			if q.proto == proto {
 				s.RemoveRange(q.lo, q.hi)
 			}

@@ -132,7 +132,9 @@ func (d *Dataplane) Run(ctx context.Context, gone func(frame.PortID)) error {
 	var wg sync.WaitGroup
 	errs := make(chan error, len(d.workers))
 	for _, w := range d.workers {
-		w.running.Store(true)
+		w.mu.Lock()
+		w.running = true
+		w.mu.Unlock()
 	}
 	for _, w := range d.workers {
 		wg.Go(func() {

@@ -11,6 +11,7 @@ import (
 const (
 	housekeeping = 1 * frame.TicksPerSecond // how often tables age
 	sweepBudget  = 1 << 18                  // flow entries looked at per housekeeping
+	drainBudget  = 1024                     // punted frames of one worker handled per run
 )
 
 // A keeper is the housekeeper: it handles what workers punt and lets the tables age. It is the router's Output:
@@ -22,8 +23,10 @@ type keeper struct {
 
 	mu   sync.Mutex // everything below, the workers' rings (this end), and calls into the router's slow path
 	next frame.Tick // when housekeeping is due
-	dead []frame.PortID
-	sent bool // something was injected
+	sent bool       // something was injected
+
+	deadMu sync.Mutex // held for an append: workers take it
+	dead   []frame.PortID
 }
 
 // notify asks for a run; it never waits.
@@ -36,9 +39,9 @@ func (k *keeper) notify() {
 
 // gone notes a port whose device has died.
 func (k *keeper) gone(id frame.PortID) {
-	k.mu.Lock()
+	k.deadMu.Lock()
 	k.dead = append(k.dead, id)
-	k.mu.Unlock()
+	k.deadMu.Unlock()
 	k.notify()
 }
 
@@ -46,10 +49,15 @@ func (k *keeper) gone(id frame.PortID) {
 func (k *keeper) run(now frame.Tick) []frame.PortID {
 	k.mu.Lock()
 	for _, w := range k.dp.workers {
-		for rec := w.punts.Peek(); rec != nil; rec = w.punts.Peek() {
+		n := 0
+		for rec := w.punts.Peek(); rec != nil && n < drainBudget; rec = w.punts.Peek() {
 			p := punted(rec)
 			w.punts.Release()
 			k.dp.Router.Punted(p, now, k)
+			n++
+		}
+		if n == drainBudget {
+			k.notify() // the rest, after whoever waits for mu
 		}
 	}
 	due := int32(now-k.next) >= 0
@@ -63,9 +71,11 @@ func (k *keeper) run(now frame.Tick) []frame.PortID {
 		k.sent = false
 		k.dp.workers[0].base.Wake()
 	}
+	k.mu.Unlock()
+	k.deadMu.Lock()
 	dead := k.dead
 	k.dead = nil
-	k.mu.Unlock()
+	k.deadMu.Unlock()
 	if due && k.dp.NAT.Retire() {
 		k.dp.Barrier()
 		k.dp.NAT.Reclaim()

@@ -30,9 +30,9 @@ type worker struct {
 	injected *ring.Ring // from the housekeeper
 	buf      []byte     // injected frames, while they are being sent
 
-	running atomic.Bool
 	mail    atomic.Int32 // functions waiting in box
 	mu      sync.Mutex
+	running bool
 	box     []func()
 }
 
@@ -203,7 +203,7 @@ func (w *worker) reportGone(b *frame.Batch) {
 // do runs fn on the worker between two batches and waits for it; at once, when the worker is not running.
 func (w *worker) do(fn func()) {
 	w.mu.Lock()
-	if !w.running.Load() {
+	if !w.running {
 		defer w.mu.Unlock()
 		fn()
 		return
@@ -234,8 +234,11 @@ func (w *worker) run(stop *atomic.Bool) error {
 		err = w.round()
 	}
 	w.mu.Lock()
-	w.running.Store(false)
-	w.mu.Unlock()
-	w.readMail()
+	defer w.mu.Unlock()
+	w.running = false
+	for _, fn := range w.box {
+		fn()
+	}
+	w.box = nil
 	return err
 }

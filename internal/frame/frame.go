@@ -94,7 +94,7 @@ type Frame struct {
 	Proto     uint8  // IPv4 protocol; valid with IsIPv4
 	EtherType uint16 // after any VLAN tags
 	L3, L4    uint16 // offsets in Bytes(); L4 is valid with IsIPv4
-	L3End     uint16 // where the IPv4 packet ends, by its total length; valid with IsIPv4
+	L3End     uint32 // where the IPv4 packet ends, by its total length; valid with IsIPv4
 	Dst, Src  MAC
 	Tuple     Tuple
 	Malformed Reason // why the router must not touch it (the switch still may); None when sound

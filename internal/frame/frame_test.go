@@ -219,7 +219,7 @@ func FuzzParse(f *testing.F) {
 		if fr.Verdict == frame.Drop {
 			return
 		}
-		if fr.Flags&frame.IsIPv4 != 0 && (int(fr.L3End) > fr.Len() || fr.L4 > fr.L3End || fr.L4 < fr.L3+frame.IPv4Len) {
+		if fr.Flags&frame.IsIPv4 != 0 && (int(fr.L3End) > fr.Len() || uint32(fr.L4) > fr.L3End || fr.L4 < fr.L3+frame.IPv4Len) {
 			t.Fatalf("offsets %d %d %d in a frame of %d", fr.L3, fr.L4, fr.L3End, fr.Len())
 		}
 		buf := make([]byte, frame.MaxFrame)

@@ -107,6 +107,19 @@ func (h IPv4) SetAddrs(src, dst Addr, d Delta) {
 	binary.BigEndian.PutUint16(h[10:], d.Complete(h.Checksum()))
 }
 
+// ChecksumOffset is where the transport checksum stands in its header; 0xffff for a protocol without one there.
+//
+//uvswitch:hot
+func ChecksumOffset(proto uint8) uint16 {
+	switch proto {
+	case TCP:
+		return 16
+	case UDP:
+		return 6
+	}
+	return 0xffff
+}
+
 // ProtoName is conntrack's name of an IP protocol; one without a name is "proto-N".
 func ProtoName(p uint8) string {
 	switch p {

@@ -45,6 +45,29 @@ func Parse(f *Frame) {
 		typ, at = binary.BigEndian.Uint16(b[at+2:]), at+VLANLen
 	}
 	f.EtherType, f.L3 = typ, uint16(at)
+	parseL3(f, b, typ, at)
+	if f.raw[0]&VnetNeedsCsum != 0 && !f.sumsTransport() {
+		f.DropFor(BadVnetHeader)
+	}
+}
+
+// sumsTransport tells whether a partial checksum covers, and will be written to, nothing before the transport
+// header: else the kernel would rewrite, at the last moment, what was looked at here.
+//
+//uvswitch:hot
+func (f *Frame) sumsTransport() bool {
+	start := f.Vnet().CsumStart()
+	switch {
+	case f.Flags&IsIPv4 != 0:
+		return start >= f.L4
+	case f.Flags&IsIPv6 != 0:
+		return start >= f.L3+IPv6Len
+	}
+	return false
+}
+
+//uvswitch:hot
+func parseL3(f *Frame, b []byte, typ uint16, at int) {
 	switch typ {
 	case TypeIPv4:
 		parseIPv4(f, b)
@@ -81,7 +104,7 @@ func parseIPv4(f *Frame, b []byte) {
 	}
 	f.Flags |= IsIPv4
 	f.Proto = ip[9]
-	f.L4, f.L3End = uint16(at+hl), uint16(at+total)
+	f.L4, f.L3End = uint16(at+hl), uint32(at+total)
 	f.Tuple = Tuple{Src: ip.Src(), Dst: ip.Dst(), Proto: f.Proto}
 	if binary.BigEndian.Uint16(ip[6:])&0x3fff != 0 { // more fragments, or an offset
 		f.Flags |= Fragment

@@ -14,6 +14,7 @@ const (
 	GuardSourceMAC
 	GuardSourceAddress
 	GuardARPSender
+	GuardRouter
 	PortLocked
 	LinkLocalGroup
 	SamePort
@@ -73,6 +74,7 @@ var reasons = [NumReasons]ReasonInfo{
 	GuardSourceMAC:        {"guard_source_mac", "the source MAC is not the one this port was given", "`uvswitch port set NAME guard off` if the port holds a bridge or a router"},
 	GuardSourceAddress:    {"guard_source_address", "the source address is not one this port was given", "`uvswitch port set NAME guard off`, or give the port the address"},
 	GuardARPSender:        {"guard_arp_sender", "ARP speaks for an address or MAC that this port was not given", "look for ARP spoofing, or switch the guard off"},
+	GuardRouter:           {"guard_router", "an IPv6 router advertisement or redirect from a port that is no router", "look for an attack, or switch the guard off on a router's port"},
 	PortLocked:            {"port_locked", "the port is locked and the source MAC has no entry on it", "`uvswitch fdb add MAC dev PORT static`"},
 	LinkLocalGroup:        {"link_local_group", "sent to 01:80:c2:00:00:0x, which no bridge forwards", "normal: STP, LLDP and pause frames"},
 	SamePort:              {"same_port", "the destination is behind the port it came from", "normal with a bridge behind the port; else set hairpin mode"},
@@ -104,7 +106,7 @@ var reasons = [NumReasons]ReasonInfo{
 	ICMPErrorUnmatched:    {"icmp_error_unmatched", "an ICMP error about no flow of ours", "normal for late or forged errors"},
 	BadICMPChecksum:       {"bad_icmp_checksum", "an ICMP error with a wrong checksum", "damaged or forged"},
 	PublishRefused:        {"publish_refused", "the published port takes no one from that address (--from)", "`uvswitch publish ls`"},
-	HostUnreachable:       {"host_unreachable", "addressed to the host, and there is no host port", "run with --host on"},
+	HostUnreachable:       {"host_unreachable", "the route says unreachable (ICMP 3/1): the host itself, when there is no host port", "run with --host on"},
 	NeighborQueueFull:     {"neighbor_queue_full", "too many packets wait for one neighbor's MAC", "the neighbor does not answer ARP"},
 	NeighborFailed:        {"neighbor_failed", "the neighbor did not answer ARP (ICMP 3/1)", "is the container up, and its address right?"},
 	GatewayService:        {"gateway_service", "the gateway answers ARP and ping, and not this", "normal; the gateway is not the host"},

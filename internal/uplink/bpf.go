@@ -64,12 +64,8 @@ func (m *maps) portSet(i int) *nat.PortSet {
 	return (*nat.PortSet)(unsafe.Pointer(&m.portsMem[i*nat.PortSetBytes]))
 }
 
+// close gives the maps back. Their memory stays mapped until the process ends: the tracker may still write to it.
 func (m *maps) close() {
-	for _, mem := range [][]byte{m.configMem, m.portsMem} {
-		if mem != nil {
-			_ = unix.Munmap(mem)
-		}
-	}
 	for _, b := range []*ebpf.Map{m.config, m.ports} {
 		if b != nil {
 			b.Close()

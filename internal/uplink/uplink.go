@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -45,10 +46,12 @@ type Uplink struct {
 	maps *maps
 	kind Kind
 
-	mu      sync.Mutex
-	state   State
-	in, out *attachment
-	tapIdx  int
+	mu       sync.Mutex
+	state    State
+	in, out  *attachment
+	tapIdx   int
+	attached int // the device that the programs are on
+	closed   bool
 }
 
 // The two ends of an uplink of kind tap: the host's and ours (RFC 7335's range, which nobody routes).
@@ -125,15 +128,21 @@ func (u *Uplink) State() (State, Kind) {
 func (u *Uplink) Refresh() (changed bool, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if u.closed {
+		return false, nil
+	}
 	s := u.look()
 	if s == u.state {
 		return false, nil
 	}
-	if s.Index != u.state.Index && u.kind != TAP {
+	if s.Index != u.attached && u.kind != TAP {
 		u.detach()
+		u.attached = 0
 		if s.Index != 0 {
-			if err := u.attach(s.Index); err != nil {
-				return false, err
+			if err = u.attach(s.Index); err != nil {
+				s.Up, s.Why = false, err.Error()
+			} else {
+				u.attached = s.Index
 			}
 		}
 	}
@@ -144,23 +153,20 @@ func (u *Uplink) Refresh() (changed bool, err error) {
 		addr = binary.NativeEndian.Uint32(a[:])
 	}
 	binary.NativeEndian.PutUint32(u.maps.configMem, addr)
-	return true, nil
+	return true, err
 }
 
 // look reads the host's state.
 func (u *Uplink) look() State {
 	s := State{Device: u.opts.Device}
 	var index int
+	if _, err := netlink.LinkByIndex(u.tapIdx); err != nil {
+		s.Why = u.opts.TAP + " has been removed; restart the switch"
+		return s
+	}
 	if s.Device == "auto" {
 		s.Device = ""
-		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
-		best := -1
-		for _, r := range routes {
-			isDefault := r.Dst == nil || r.Dst.IP.IsUnspecified()
-			if err == nil && isDefault && r.LinkIndex != 0 && r.LinkIndex != u.tapIdx && (best < 0 || r.Priority < best) {
-				best, index = r.Priority, r.LinkIndex
-			}
-		}
+		index = defaultIndex(u.tapIdx)
 		if index == 0 {
 			s.Why = "the host has no default route"
 			return s
@@ -201,6 +207,30 @@ func (u *Uplink) look() State {
 	return s
 }
 
+// defaultIndex is the device of the default route with the lowest metric, other than our own; 0 without one.
+func defaultIndex(own int) (index int) {
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return 0
+	}
+	best := -1
+	for _, r := range routes {
+		isDefault := r.Dst == nil || r.Dst.IP.IsUnspecified()
+		if isDefault && r.LinkIndex != 0 && r.LinkIndex != own && (best < 0 || r.Priority < best) {
+			best, index = r.Priority, r.LinkIndex
+		}
+	}
+	return index
+}
+
+// DefaultDevice names the device of the host's default route; empty without one.
+func DefaultDevice() string {
+	if l, err := netlink.LinkByIndex(max(defaultIndex(0), 1)); err == nil && l.Attrs().Name != "lo" {
+		return l.Attrs().Name
+	}
+	return ""
+}
+
 func (u *Uplink) attach(index int) error {
 	sweep(index)
 	in, err := u.maps.ingress(u.tapIdx)
@@ -235,46 +265,79 @@ func (u *Uplink) detach() {
 // Watch calls changed after each change of the host's links, addresses and routes, until ctx is done. The caller
 // then asks Refresh.
 func Watch(ctx context.Context, changed func()) error {
-	links := make(chan netlink.LinkUpdate, 16)
-	addrs := make(chan netlink.AddrUpdate, 16)
-	routes := make(chan netlink.RouteUpdate, 16)
-	done := make(chan struct{})
-	if err := netlink.LinkSubscribe(links, done); err != nil {
-		close(done)
-		return fmt.Errorf("uplink: watching devices: %w", err)
-	}
-	if err := netlink.AddrSubscribe(addrs, done); err != nil {
-		close(done)
-		return fmt.Errorf("uplink: watching addresses: %w", err)
-	}
-	if err := netlink.RouteSubscribe(routes, done); err != nil {
-		close(done)
-		return fmt.Errorf("uplink: watching routes: %w", err)
+	events, err := subscribe()
+	if err != nil {
+		return err
 	}
 	go func() {
-		defer close(done)
-		for {
-			var ok bool
-			select {
-			case <-ctx.Done():
-				return
-			case _, ok = <-links:
-			case _, ok = <-addrs:
-			case _, ok = <-routes:
+		for ctx.Err() == nil {
+			if events.wait(ctx) {
+				changed()
+				continue
 			}
-			if !ok {
-				return
+			events.close() // the kernel had more to tell than we could hear: begin again
+			if events, err = subscribe(); err != nil {
+				select {
+				case <-ctx.Done():
+				case <-time.After(time.Second):
+				}
 			}
 			changed()
 		}
+		events.close()
 	}()
 	return nil
+}
+
+type events struct {
+	links  chan netlink.LinkUpdate
+	addrs  chan netlink.AddrUpdate
+	routes chan netlink.RouteUpdate
+	done   chan struct{}
+}
+
+func subscribe() (*events, error) {
+	e := &events{make(chan netlink.LinkUpdate, 64), make(chan netlink.AddrUpdate, 64), make(chan netlink.RouteUpdate, 64), make(chan struct{})}
+	err := netlink.LinkSubscribe(e.links, e.done)
+	if err == nil {
+		err = netlink.AddrSubscribe(e.addrs, e.done)
+	}
+	if err == nil {
+		err = netlink.RouteSubscribe(e.routes, e.done)
+	}
+	if err != nil {
+		e.close()
+		return nil, fmt.Errorf("uplink: watching the host's devices: %w", err)
+	}
+	return e, nil
+}
+
+// wait returns false when a subscription has ended.
+func (e *events) wait(ctx context.Context) (ok bool) {
+	if e == nil {
+		return false
+	}
+	select {
+	case <-ctx.Done():
+		return true
+	case _, ok = <-e.links:
+	case _, ok = <-e.addrs:
+	case _, ok = <-e.routes:
+	}
+	return ok
+}
+
+func (e *events) close() {
+	if e != nil {
+		close(e.done)
+	}
 }
 
 // Close detaches the programs and removes the TAP.
 func (u *Uplink) Close() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.closed = true
 	u.detach()
 	if u.Device != nil {
 		_ = u.Device.Close() // the descriptor was ours; the TAP goes with it

@@ -172,7 +172,7 @@ func slowSum(b []byte) uint16 {
 }
 
 // Check verifies every checksum of an IPv4 frame with its virtio-net header, complete or partial, and those of a
-// packet that an ICMP error quotes. Frames that are not IPv4 pass.
+// packet that an ICMP error quotes. Frames that are not IPv4 pass; IPv4 must be well-formed (see frame.Parse).
 func Check(raw []byte) error {
 	h, eth := frame.VnetHdr(raw), raw[frame.VnetLen:]
 	if len(eth) < frame.EthernetLen+frame.IPv4Len || binary.BigEndian.Uint16(eth[12:]) != frame.TypeIPv4 {
