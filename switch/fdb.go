@@ -102,13 +102,18 @@ func (t *FDB) Learn(m frame.MAC, p frame.PortID, now frame.Tick, bound Bindings)
 		}
 		break
 	}
+	return t.place(m, p, now, bound)
+}
+
+// place is the rare part of Learn: a station that is new or has moved.
+func (t *FDB) place(m frame.MAC, p frame.PortID, now frame.Tick, bound Bindings) Learned {
 	if at, ok := bound[m]; ok && at != p {
 		return Refused
 	}
 	return t.write(m, p, now, false)
 }
 
-// write is the rare part of Learn: it inserts or moves under TryLock.
+// write inserts or moves, under TryLock unless it may wait.
 func (t *FDB) write(m frame.MAC, p frame.PortID, age frame.Tick, wait bool) Learned {
 	if wait {
 		t.mu.Lock()

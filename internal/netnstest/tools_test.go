@@ -241,6 +241,7 @@ func TestBadInput(t *testing.T) {
 	containers(b)
 	b.AddNS("spare")
 	before := b.Sh("spare", "ip -br link") + b.Sh("host", "ip -br link | sed 's/@.*//'") + b.CLI("-j", "network", "ls")
+	b.Serve("host", 25000, "socat", "TCP-LISTEN:25000,fork", "SYSTEM:cat")
 	b.Serve("host", 7070, "socat", "TCP-LISTEN:7070,fork", "SYSTEM:cat")
 	for _, tt := range []struct {
 		args string
@@ -259,7 +260,7 @@ func TestBadInput(t *testing.T) {
 		{"port add x --netns SPARE --mac 01:00:00:00:00:01", "is not the MAC address of a station", 2},
 		{"port add x --netns SPARE --mac 02:75:ac:1d:00:02", `in use by port "web"`, 1},
 		{"port add x --netns SPARE --mtu 100", "out of range", 2},
-		{"port add x --netns SPARE --ifname waytoolonganame1", "is not an interface name", 1},
+		{"port add x --netns SPARE --ifname waytoolonganame1", "is not an interface name", 2},
 		{"port add x --netns SPARE --ifname lo", "exists there already", 1},
 		{"port add x --netns SPARE --offload off --ifname lo", "exists there already", 1},
 		{"port add x --netns SPARE --offload maybe", "say on or off", 2},
@@ -281,7 +282,12 @@ func TestBadInput(t *testing.T) {
 		{"publish add 8080:80/sctp --port web", "SCTP cannot be published yet", 2},
 		{"publish add 8080:80 --port nosuch", `there is no port "nosuch"`, 1},
 		{"publish add 7070:80 --port web", "taken by pid", 1},
-		{"publish add 1-65535:1 --port web", "taken by pid", 1},
+		{"publish add 1-65535:1 --port web", "may not overlap", 1},
+		{"publish add 20000-29999:20000 --port web", "taken by pid", 1},
+		{"port add x --device lo", "the host's own way", 1},
+		{"port add x --device eth0", "the host's own way", 1},
+		{"port add x --netns /etc/passwd", "is something else", 1},
+		{"network add n2 --subnet 127.0.0.0/8", "nothing there is ever routed", 2},
 		{"publish add 9.9.9.9:80:80 --port web", "is not the uplink's address", 2},
 		{"publish del 99", "99 is not published", 1},
 		{"fdb add nonsense dev web static", "is not the MAC address", 2},

@@ -22,6 +22,7 @@ import (
 //	A > B "text"          UDP; A and B are NAME or NAME:PORT, or an address; port 1000 when not said
 //	A > B tcp FLAGS       a segment with tcpdump's letters for its flags: S S. . P. F. R
 //	A > B ping [ttl N]    an ICMP echo
+//	... frag first|later  at the end of any of these: only that fragment
 //	A arp ADDR            an ARP request
 //	A reply ...           an answer to what A received last: "text", tcp FLAGS or pong
 //	A error TYPE/CODE     an ICMP error about what A received last
@@ -278,6 +279,9 @@ func (s *scenario) send(h *Host, port uint16, f []string, payload string) error 
 		case "pong":
 			p.Proto, p.Type, p.ID = frame.ICMP, frame.ICMPEchoReply, p.DstPort
 		}
+	}
+	if len(f) > 2 && f[len(f)-2] == "frag" {
+		p.Frag = map[string]uint16{"first": 0x2000, "later": 9}[f[len(f)-1]]
 	}
 	if len(f) > 3 && f[len(f)-2] == "ttl" {
 		ttl, err := strconv.Atoi(f[len(f)-1])

@@ -1,0 +1,73 @@
+# uvswitch: every target works on a bare machine with Go and, for what it then installs, apt.
+# What needs root says so.
+
+GO       ?= go
+FUZZTIME ?= 10s
+PACKAGES  = iproute2 iputils-ping iperf3 tcpdump tshark iptables nftables ethtool arping socat curl procps bridge-utils
+TOOLS     = ip ping iperf3 tcpdump tshark iptables nft ethtool arping socat curl sysctl
+FUZZERS   = internal/frame:FuzzParse nat:FuzzNAT router:FuzzPunted internal/wire:FuzzDataplane internal/config:FuzzParse
+
+.PHONY: build test unit race fuzz netns bench bench-micro lint demo check deps clean
+
+# The command, static, at bin/uvswitch.
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/uvswitch ./cmd/uvswitch
+
+# Everything that CI runs. Needs root for the parts with real namespaces.
+test: deps lint unit race fuzz netns
+
+# Without root: tables, properties, scenarios in virtual time, the repository's own rules.
+unit:
+	$(GO) test $$($(GO) list ./... | grep -v /netnstest)
+
+# The same under the race detector, and the whole command, built with it, in real namespaces.
+race:
+	$(GO) test -race ./internal/frame ./internal/ring ./switch ./router ./nat ./internal/wire ./internal/dataplane ./internal/capture ./tap
+	UVSWITCH_RACE=1 $(GO) test -run 'TestContainersReachEachOther|TestNamespaceDies|TestDump|TestWorkers|TestPublish/tcx' ./internal/netnstest
+
+# Each fuzzer for FUZZTIME.
+fuzz:
+	@for f in $(FUZZERS); do \
+		echo "$${f##*:} in $${f%%:*} for $(FUZZTIME)"; \
+		$(GO) test -run '^$$' -fuzz "^$${f##*:}$$" -fuzztime $(FUZZTIME) ./$${f%%:*} || exit 1; \
+	done
+
+# Real kernels: namespaces, TAPs, iperf3, tshark. Needs root.
+netns:
+	$(GO) test -count=1 -timeout 15m ./internal/netnstest
+
+# uvswitch beside the kernel's bridge and NAT, in turn, by iperf3; prints ratios. Needs root.
+bench: deps build
+	$(GO) run ./bench -rounds 5 -seconds 3
+
+bench-micro:
+	$(GO) test -run '^$$' -bench . ./bench ./nat
+
+lint:
+	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "run gofmt -w on these files"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+# The guided tour. Needs root.
+demo: build
+	@test "$$(id -u)" = 0 || { echo "make demo makes network namespaces and TAP devices, which needs root: sudo make demo"; exit 1; }
+	@test -e /dev/net/tun || { echo "make demo needs /dev/net/tun: modprobe tun"; exit 1; }
+	bin/uvswitch lab tour
+
+# Before a commit: what needs no root and little time.
+check: lint unit
+
+# What tests and benches use, by apt where there is apt. Does nothing when all is there.
+deps:
+	@missing=""; for t in $(TOOLS); do command -v $$t >/dev/null || missing="$$missing $$t"; done; \
+	if [ -n "$$missing" ]; then \
+		if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+			echo "installing what is missing:$$missing"; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES) >/dev/null; \
+		else \
+			echo "missing:$$missing; as root on Debian: apt-get install $(PACKAGES). Tests that need them are skipped."; \
+		fi; \
+	fi
+
+clean:
+	rm -rf bin

@@ -1,0 +1,263 @@
+package repotest
+
+import (
+	"go/ast"
+	"go/token"
+	"go/types"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/tools/go/packages"
+)
+
+const module = "github.com/uvswitch/uvswitch"
+
+const root = "../.."
+
+func load(t *testing.T) []*packages.Package {
+	t.Helper()
+	mode := packages.NeedName | packages.NeedFiles | packages.NeedImports | packages.NeedSyntax | packages.NeedTypes | packages.NeedTypesInfo | packages.NeedDeps
+	pkgs, err := packages.Load(&packages.Config{Mode: mode, Dir: root}, "./...")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if packages.PrintErrors(pkgs) > 0 {
+		t.Fatal("packages with errors")
+	}
+	return pkgs
+}
+
+// imports is the table of ARCHITECTURE.md: what each package may import beside the standard library.
+var imports = map[string][]string{
+	"internal/frame":           {},
+	"internal/frame/frametest": {"internal/frame"},
+	"internal/ring":            {},
+	"switch":                   {"internal/frame"},
+	"nat":                      {"internal/frame"},
+	"router":                   {"internal/frame", "github.com/gaissmai/bart", "github.com/mdlayher/arp", "github.com/mdlayher/ethernet", "github.com/google/gopacket"},
+	"internal/dataplane":       {"internal/frame", "internal/ring", "switch", "nat", "router"},
+	"tap":                      {"internal/frame", "github.com/songgao/water", "github.com/vishvananda/netlink", "golang.org/x/sys"},
+	"internal/capture":         {"internal/frame", "internal/ring", "internal/dataplane"},
+	"internal/hostports":       {},
+	"internal/uplink":          {"internal/frame", "nat", "tap", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys"},
+	"internal/api":             {"internal/dataplane"},
+	"internal/config":          {"github.com/goccy/go-yaml"},
+	"internal/control": {"internal/api", "internal/capture", "internal/dataplane", "internal/frame", "internal/hostports", "internal/uplink",
+		"nat", "router", "switch", "tap", "github.com/vishvananda/netlink", "golang.org/x/sys"},
+	"internal/lab": {"internal/api", "internal/frame", "tap", "github.com/vishvananda/netlink", "github.com/vishvananda/netns", "golang.org/x/sys"},
+	"internal/cli": {"internal/api", "internal/config", "internal/control", "internal/frame", "internal/lab", "internal/uplink",
+		"github.com/spf13/cobra", "github.com/google/gopacket"},
+	"internal/wire":      {"internal/dataplane", "internal/frame", "internal/frame/frametest", "nat", "router", "switch"},
+	"internal/netnstest": {"tap", "github.com/vishvananda/netns", "golang.org/x/sys"},
+	"internal/repotest":  {},
+	"cmd/uvswitch":       {"internal/cli"},
+	"bench":              {},
+}
+
+// Standard packages that the stages may not import: time and I/O come in as arguments.
+var forbidden = map[string][]string{
+	"switch": {"time", "os", "net"},
+	"nat":    {"time", "os", "net"},
+	"router": {"time", "os", "net"},
+}
+
+func TestImports(t *testing.T) {
+	for _, p := range load(t) {
+		name := strings.TrimPrefix(p.PkgPath, module+"/")
+		allowed, known := imports[name]
+		if !known {
+			t.Errorf("%s is not in the table of imports: add it there and in ARCHITECTURE.md", name)
+		}
+		for path := range p.Imports {
+			first, _, _ := strings.Cut(path, "/")
+			switch {
+			case slices.Contains(forbidden[name], path):
+				t.Errorf("%s imports %s", name, path)
+			case !strings.Contains(first, "."): // standard library
+			case !slices.ContainsFunc(allowed, func(a string) bool {
+				return path == module+"/"+a || path == a || strings.HasPrefix(path, a+"/")
+			}):
+				t.Errorf("%s imports %s, which its row in the table does not allow", name, path)
+			}
+		}
+	}
+}
+
+// TestHotFunctions walks every function marked //uvswitch:hot: no lock, map, channel, closure, goroutine, defer,
+// fmt, time or log, and nothing that allocates by itself.
+func TestHotFunctions(t *testing.T) {
+	hot := 0
+	for _, p := range load(t) {
+		for _, f := range p.Syntax {
+			for _, d := range f.Decls {
+				fn, ok := d.(*ast.FuncDecl)
+				if !ok || !isHot(fn.Doc) {
+					continue
+				}
+				hot++
+				ast.Inspect(fn.Body, func(n ast.Node) bool {
+					if what := offence(p.TypesInfo, n); what != "" {
+						t.Errorf("%s: %s is hot, and has %s", p.Fset.Position(n.Pos()), fn.Name.Name, what)
+					}
+					return true
+				})
+			}
+		}
+	}
+	if hot < 50 {
+		t.Errorf("only %d hot functions found: is the mark still //uvswitch:hot?", hot)
+	}
+}
+
+func isHot(doc *ast.CommentGroup) bool {
+	return doc != nil && slices.ContainsFunc(doc.List, func(c *ast.Comment) bool { return c.Text == "//uvswitch:hot" })
+}
+
+func offence(info *types.Info, n ast.Node) string {
+	switch n := n.(type) {
+	case *ast.FuncLit:
+		return "a closure"
+	case *ast.GoStmt:
+		return "a go statement"
+	case *ast.DeferStmt:
+		return "a defer"
+	case *ast.SelectStmt, *ast.SendStmt:
+		return "a channel"
+	case *ast.UnaryExpr:
+		if _, lit := n.X.(*ast.CompositeLit); n.Op == token.AND && lit {
+			return "an allocation"
+		}
+		if n.Op == token.ARROW {
+			return "a channel"
+		}
+	case *ast.IndexExpr:
+		if isMap(info, n.X) {
+			return "a map"
+		}
+	case *ast.RangeStmt:
+		if isMap(info, n.X) {
+			return "a map"
+		}
+	case *ast.CallExpr:
+		return callOffence(info, n)
+	}
+	return ""
+}
+
+func isMap(info *types.Info, e ast.Expr) bool {
+	tv, ok := info.Types[e]
+	if !ok {
+		return false
+	}
+	_, is := tv.Type.Underlying().(*types.Map)
+	return is
+}
+
+func callOffence(info *types.Info, c *ast.CallExpr) string {
+	switch f := c.Fun.(type) {
+	case *ast.Ident:
+		if b, ok := info.Uses[f].(*types.Builtin); ok && (b.Name() == "make" || b.Name() == "new") {
+			return "an allocation"
+		}
+	case *ast.SelectorExpr:
+		fn, ok := info.Uses[f.Sel].(*types.Func)
+		if !ok || fn.Pkg() == nil {
+			return ""
+		}
+		switch fn.Pkg().Path() {
+		case "fmt", "time", "log", "log/slog", "errors", "reflect":
+			return "package " + fn.Pkg().Path()
+		case "sync":
+			return "a lock"
+		}
+	}
+	return ""
+}
+
+// A rule that cannot fail proves nothing: the walk must find what it looks for.
+func TestHotFunctionsFinds(t *testing.T) {
+	dir := t.TempDir()
+	src := `package x
+import ("fmt"; "sync")
+var m map[int]int
+var mu sync.Mutex
+var c chan int
+//uvswitch:hot
+func f() { mu.Lock(); defer mu.Unlock(); _ = m[1]; for range m {}; c <- 1; <-c; fmt.Println(); _ = make([]int, 9); _ = &struct{}{}; go func(){}() }
+`
+	if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte("module x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "x.go"), []byte(src), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mode := packages.NeedSyntax | packages.NeedTypes | packages.NeedTypesInfo | packages.NeedDeps | packages.NeedImports | packages.NeedName
+	pkgs, err := packages.Load(&packages.Config{Mode: mode, Dir: dir}, ".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	for _, f := range pkgs[0].Syntax {
+		ast.Inspect(f, func(n ast.Node) bool {
+			if what := offence(pkgs[0].TypesInfo, n); n != nil && what != "" {
+				found[what] = true
+			}
+			return true
+		})
+	}
+	for _, want := range []string{"a lock", "a defer", "a map", "a channel", "package fmt", "an allocation", "a go statement", "a closure"} {
+		if !found[want] {
+			t.Errorf("did not find %s; found %v", want, found)
+		}
+	}
+}
+
+// Every package says what it is; main packages count too.
+func TestPackageDocs(t *testing.T) {
+	for _, p := range load(t) {
+		if !slices.ContainsFunc(p.Syntax, func(f *ast.File) bool { return f.Doc != nil }) {
+			t.Errorf("%s has no package comment", p.PkgPath)
+		}
+	}
+}
+
+var machinePath = regexp.MustCompile(`(^|[^a-zA-Z.])/(work|farm|root)/`)
+
+// The documents name packages, commands and make targets that exist.
+func TestDocuments(t *testing.T) {
+	makefile := read(t, "Makefile")
+	for _, doc := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md"} {
+		text := read(t, doc)
+		if machinePath.MatchString(text) {
+			t.Errorf("%s has a path of some machine", doc)
+		}
+		for _, m := range regexp.MustCompile("`make ([a-z-]+)").FindAllStringSubmatch(text, -1) {
+			if !regexp.MustCompile(`(?m)^` + m[1] + `:`).MatchString(makefile) {
+				t.Errorf("%s names `make %s`, which there is not", doc, m[1])
+			}
+		}
+		for _, m := range regexp.MustCompile(`\]\(([^)#:]+)\)`).FindAllStringSubmatch(text, -1) {
+			if _, err := os.Stat(filepath.Join(root, filepath.Dir(doc), m[1])); err != nil {
+				t.Errorf("%s links to %s, which there is not", doc, m[1])
+			}
+		}
+	}
+	for name := range imports {
+		if !strings.Contains(read(t, "ARCHITECTURE.md"), name) {
+			t.Errorf("ARCHITECTURE.md does not mention %s", name)
+		}
+	}
+}
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(root, name))
+	if err != nil {
+		t.Error(err)
+	}
+	return string(b)
+}
