@@ -118,7 +118,7 @@ func echoReply(f *frame.Frame) []byte {
 	l4 := ip[frame.IPv4Len:]
 	copy(l4, icmp)
 	l4[0] = frame.ICMPEchoReply
-	d := frame.Delta16(uint16(icmp[0])<<8, frame.ICMPEchoReply<<8)
-	binary.BigEndian.PutUint16(l4[2:], d.Complete(binary.BigEndian.Uint16(icmp[2:])))
+	binary.BigEndian.PutUint16(l4[2:], 0)
+	binary.BigEndian.PutUint16(l4[2:], ^frame.Sum(l4, 0)) // in full: RFC 1624's form has the wrong zero for all zeros
 	return b
 }

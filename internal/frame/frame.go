@@ -8,18 +8,21 @@ import (
 type PortID uint16
 
 const (
-	NoPort   PortID = 0      // no port; the zero value
-	MaxPorts        = 1024   // ids are 1 to MaxPorts-1
-	Gateway  PortID = 0xffff // the router behind every network: it has no wire
+	NoPort  PortID = 0      // no port; the zero value
+	Gateway PortID = 0xffff // the router behind every network: it has no wire
 )
+
+// MaxPorts bounds the ids: 1 to MaxPorts-1.
+const MaxPorts = 1024
 
 // NetID names a network: one broadcast domain with a subnet and a gateway. It indexes tables too.
 type NetID uint16
 
-const (
-	NoNet   NetID = 0 // the uplink's: not a broadcast domain of ours
-	MaxNets       = 256
-)
+// NoNet is the uplink's: no broadcast domain of ours.
+const NoNet NetID = 0
+
+// MaxNets bounds the ids: 1 to MaxNets-1.
+const MaxNets = 256
 
 // Tick is the dataplane's coarse clock: tenths of a second since the switch was made. It wraps after 13 years.
 type Tick uint32

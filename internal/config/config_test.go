@@ -1,0 +1,62 @@
+package config
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestParse(t *testing.T) {
+	f, err := Parse([]byte(`
+uplink: {device: auto, kind: tcx, ports: "20000-29999,61000-65535"}
+networks:
+  - {name: default, subnet: 172.29.0.0/16, gateway: 172.29.0.1, mtu: 1500}
+  - {name: lab, subnet: 10.9.0.0/24, internal: true}
+host: {enabled: false}
+nat: {flows: 4096}
+ports:
+  - {name: web, netns: web, ip: 172.29.0.2/16}
+publish:
+  - {from: any, host: "8080", to: "web:80", proto: tcp}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.Uplink.Kind != "tcx" || len(f.Networks) != 2 || !f.Networks[1].Internal || *f.Host.Enabled || f.NAT.Flows != 4096 ||
+		f.Ports[0].IP != "172.29.0.2/16" || f.Publish[0].To != "web:80" {
+		t.Errorf("%+v", f)
+	}
+	if f, err := Parse(nil); err != nil || f == nil {
+		t.Errorf("an empty file: %v", err)
+	}
+}
+
+// Errors say where, show the line, and guess what was meant.
+func TestErrors(t *testing.T) {
+	for text, want := range map[string][]string{
+		"netwroks: []":                     {"[1:1]", `unknown field "netwroks"; did you mean "networks"?`},
+		"uplink:\n  devcie: eth0":          {"[2:3]", `did you mean "device"?`},
+		"ports:\n  - {name: a, mtu: long}": {"[2:", "mtu: long"},
+		"uplink: [":                        {"[1:"},
+		"publish:\n  - {host: \"80\"}":     {`to: "NAME:PORT"`},
+	} {
+		_, err := Parse([]byte(text))
+		if err == nil {
+			t.Errorf("%q is accepted", text)
+			continue
+		}
+		for _, w := range want {
+			if !strings.Contains(err.Error(), w) {
+				t.Errorf("%q: %v; want %q", text, err, w)
+			}
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add("uplink: {device: auto}\nnetworks:\n  - {name: lab}\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		if c, err := Parse([]byte(text)); err == nil && c == nil {
+			t.Error("neither a file nor an error")
+		}
+	})
+}

@@ -1,0 +1,84 @@
+package ring
+
+import (
+	"bytes"
+	"testing"
+)
+
+// Records of all sizes come out as they went in, in order, whatever the wrap.
+func TestRing(t *testing.T) {
+	r := New(1024)
+	next, expect := 0, 0
+	record := func(i int) []byte { return bytes.Repeat([]byte{byte(i)}, i*37%400) }
+	for range 10000 {
+		for {
+			b := r.Reserve(len(record(next)))
+			if b == nil {
+				break
+			}
+			copy(b, record(next))
+			r.Commit()
+			next++
+		}
+		for range 1 + next%3 {
+			b := r.Peek()
+			if b == nil {
+				break
+			}
+			if !bytes.Equal(b, record(expect)) {
+				t.Fatalf("record %d: %d bytes of %v, want %d", expect, len(b), b[:min(len(b), 1)], len(record(expect)))
+			}
+			r.Release()
+			expect++
+		}
+	}
+	if expect < 1000 {
+		t.Errorf("only %d records passed", expect)
+	}
+}
+
+func TestTooLong(t *testing.T) {
+	r := New(256)
+	if r.Reserve(256) != nil {
+		t.Error("a record longer than the ring")
+	}
+	if r.Peek() != nil {
+		t.Error("something in an empty ring")
+	}
+}
+
+// One producer, one consumer, at once: for the race detector.
+func TestConcurrent(t *testing.T) {
+	r := New(4096)
+	const n = 50000
+	go func() {
+		for i := 0; i < n; {
+			if b := r.Reserve(1 + i%100); b != nil {
+				b[0] = byte(i)
+				r.Commit()
+				i++
+			}
+		}
+	}()
+	for i := 0; i < n; {
+		if b := r.Peek(); b != nil {
+			if len(b) != 1+i%100 || b[0] != byte(i) {
+				t.Fatalf("record %d: %d bytes, first %d", i, len(b), b[0])
+			}
+			r.Release()
+			i++
+		}
+	}
+}
+
+func TestNoAllocations(t *testing.T) {
+	r := New(4096)
+	if allocs := testing.AllocsPerRun(100, func() {
+		copy(r.Reserve(100), "hello")
+		r.Commit()
+		_ = r.Peek()
+		r.Release()
+	}); allocs != 0 {
+		t.Errorf("%v allocations", allocs)
+	}
+}
