@@ -84,8 +84,13 @@ func Load(path string) (*File, error) {
 }
 
 // Parse reads a configuration. The error shows where it is wrong.
-func Parse(b []byte) (*File, error) {
-	f := &File{}
+func Parse(b []byte) (f *File, err error) {
+	defer func() {
+		if r := recover(); r != nil { // the YAML library panics on some malformed documents
+			f, err = nil, fmt.Errorf("the file is not well-formed YAML (%v)", r)
+		}
+	}()
+	f = &File{}
 	dec := yaml.NewDecoder(strings.NewReader(string(b)), yaml.Strict())
 	if err := dec.Decode(f); err != nil && !errors.Is(err, io.EOF) {
 		return nil, errors.New(withHint(yaml.FormatError(err, false, true)))

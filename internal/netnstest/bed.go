@@ -38,8 +38,8 @@ type Bed struct {
 }
 
 var (
-	binary  string // the uvswitch under test
-	counter int
+	uvswitch string // the command under test
+	counter  int
 )
 
 // Main builds the command, sweeps what killed runs have left, and runs the tests.
@@ -51,8 +51,8 @@ func Main(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	binary = filepath.Join(dir, "uvswitch")
-	args := []string{"build", "-o", binary}
+	uvswitch = filepath.Join(dir, "uvswitch")
+	args := []string{"build", "-o", uvswitch}
 	if os.Getenv("UVSWITCH_RACE") != "" {
 		args = append(args, "-race")
 	}
@@ -208,7 +208,7 @@ func (b *Bed) Socket() string { return filepath.Join(b.dir, "uvs.sock") }
 
 // command is uvswitch with args; it dies with the test.
 func (b *Bed) command(args ...string) *exec.Cmd {
-	c := exec.Command(binary, append([]string{"--socket", b.Socket()}, args...)...)
+	c := exec.Command(uvswitch, append([]string{"--socket", b.Socket()}, args...)...)
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	return c
 }
@@ -293,7 +293,7 @@ func (b *Bed) Serve(ns string, port int, args ...string) *exec.Cmd {
 }
 
 // Web serves, on port 80 of a namespace, a sentence that names the client.
-func (b *Bed) Web(ns string) { b.Serve(ns, 80, binary, "lab", "tool", "httpd", "80", ns) }
+func (b *Bed) Web(ns string) { b.Serve(ns, 80, uvswitch, "lab", "tool", "httpd", "80", ns) }
 
 // Iperf starts an iperf3 server in a namespace.
 func (b *Bed) Iperf(ns string) {

@@ -142,7 +142,7 @@ func TestDump(t *testing.T) {
 func runTour(t *testing.T, env []string, interrupt string, args ...string) string {
 	t.Helper()
 	Need(t)
-	c := exec.Command(binary, append([]string{"lab", "tour", "--name", "uvtour"}, args...)...)
+	c := exec.Command(uvswitch, append([]string{"lab", "tour", "--name", "uvtour"}, args...)...)
 	c.Env = append(os.Environ(), env...)
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	out := &syncBuffer{}
@@ -197,7 +197,7 @@ func TestTourInterrupted(t *testing.T) {
 func TestLab(t *testing.T) {
 	Need(t)
 	lab := func(args ...string) (string, error) {
-		out, err := exec.Command(binary, append([]string{"lab", "--name", "uvtlab"}, args...)...).CombinedOutput()
+		out, err := exec.Command(uvswitch, append([]string{"lab", "--name", "uvtlab"}, args...)...).CombinedOutput()
 		return string(out), err
 	}
 	if out, err := lab("up"); err != nil {
@@ -312,10 +312,10 @@ func TestBadInput(t *testing.T) {
 	ping(b, "web", "172.29.0.3")
 
 	// A second switch on the same socket, and one with the same names.
-	if out, err := b.TrySh("host", binary+" --socket "+b.Socket()+" run"); err == nil || !strings.Contains(out, "a switch is running already") {
+	if out, err := b.TrySh("host", uvswitch+" --socket "+b.Socket()+" run"); err == nil || !strings.Contains(out, "a switch is running already") {
 		t.Errorf("a second switch on the socket: %s", out)
 	}
-	if out, err := b.TrySh("host", binary+" --socket "+b.Socket()+"2 run"); err == nil || !strings.Contains(out, "device uvs-up exists there already") {
+	if out, err := b.TrySh("host", uvswitch+" --socket "+b.Socket()+"2 run"); err == nil || !strings.Contains(out, "device uvs-up exists there already") {
 		t.Errorf("a second switch with the same devices: %s", out)
 	}
 	if out, err := b.TrySh("host", "su -s /bin/sh nobody -c '"+filepath.Join(copyForAll(t), "uvswitch")+" --socket /tmp/uvt-nobody.sock run'"); err == nil || !strings.Contains(out, "needs root") {
@@ -325,7 +325,7 @@ func TestBadInput(t *testing.T) {
 	if err := os.WriteFile(config, []byte("uplink: {device: auto}\nnetwroks:\n  - {name: lab}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := b.TrySh("host", binary+" --socket "+b.Socket()+"3 run -c "+config); err == nil || !strings.Contains(out, `did you mean "networks"?`) || !strings.Contains(out, "[2:1]") {
+	if out, err := b.TrySh("host", uvswitch+" --socket "+b.Socket()+"3 run -c "+config); err == nil || !strings.Contains(out, `did you mean "networks"?`) || !strings.Contains(out, "[2:1]") {
 		t.Errorf("a wrong key: %s", out)
 	}
 	if err := b.Stop(); err != nil {
@@ -336,19 +336,19 @@ func TestBadInput(t *testing.T) {
 		t.Errorf("without a switch: %v", err)
 	}
 	// No /dev/net/tun, in a mount namespace that hides it.
-	if out, err := b.TrySh("host", "unshare -m sh -c 'mkdir -p "+b.dir+"/dev && mount -t tmpfs none /dev/net && "+binary+" --socket "+b.Socket()+" run'"); err == nil || !strings.Contains(out, "cannot use /dev/net/tun") {
+	if out, err := b.TrySh("host", "unshare -m sh -c 'mkdir -p "+b.dir+"/dev && mount -t tmpfs none /dev/net && "+uvswitch+" --socket "+b.Socket()+" run'"); err == nil || !strings.Contains(out, "cannot use /dev/net/tun") {
 		t.Errorf("without /dev/net/tun: %s", out)
 	}
 }
 
-// copyForAll puts the binary where a user without rights can run it.
+// copyForAll puts the uvswitch where a user without rights can run it.
 func copyForAll(t *testing.T) string {
 	dir, err := os.MkdirTemp("", "uvt-bin-*")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	raw, err := os.ReadFile(binary)
+	raw, err := os.ReadFile(uvswitch)
 	if err == nil {
 		err = os.WriteFile(filepath.Join(dir, "uvswitch"), raw, 0o755)
 	}
