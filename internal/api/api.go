@@ -10,27 +10,21 @@ import (
 
 // A Port is a row of `port ls`.
 type Port struct {
-	Name      string            `json:"name"`
-	ID        int               `json:"id"`
-	Network   string            `json:"network"`
-	Kind      string            `json:"kind"` // tap, plain, device, host, uplink
-	Ifname    string            `json:"ifname"`
-	Netns     string            `json:"netns"`
-	MAC       string            `json:"mac"`
-	Addresses []string          `json:"addresses"`
-	MTU       int               `json:"mtu"`
-	State     string            `json:"state"` // forwarding, disabled, down, gone
-	Offload   bool              `json:"offload"`
-	Backend   string            `json:"backend"`
-	Flags     map[string]bool   `json:"flags"`
-	RxPackets uint64            `json:"rx_packets"`
-	RxBytes   uint64            `json:"rx_bytes"`
-	RxDropped uint64            `json:"rx_dropped"`
-	TxPackets uint64            `json:"tx_packets"`
-	TxBytes   uint64            `json:"tx_bytes"`
-	TxDropped uint64            `json:"tx_dropped"`
-	Drops     map[string]uint64 `json:"drops"`
-	Segmented uint64            `json:"segmented"` // frames segmented or summed in software, ports without offloads
+	Name      string          `json:"name"`
+	ID        int             `json:"id"`
+	Network   string          `json:"network"`
+	Kind      string          `json:"kind"` // tap, plain, device, host, uplink
+	Ifname    string          `json:"ifname"`
+	Netns     string          `json:"netns"`
+	MAC       string          `json:"mac"`
+	Addresses []string        `json:"addresses"`
+	MTU       int             `json:"mtu"`
+	State     string          `json:"state"` // forwarding, disabled, down, gone
+	Offload   bool            `json:"offload"`
+	Backend   string          `json:"backend"`
+	Flags     map[string]bool `json:"flags"`
+	Segmented uint64          `json:"segmented"` // frames segmented or summed in software, ports without offloads
+	dataplane.PortStats
 }
 
 // PortAdd is what POST /v1/ports takes.
@@ -193,23 +187,12 @@ type Table struct {
 	Limit int `json:"limit"`
 }
 
-// PortStats are one port's counts in `stats`.
-type PortStats struct {
-	RxPackets uint64            `json:"rx_packets"`
-	RxBytes   uint64            `json:"rx_bytes"`
-	RxDropped uint64            `json:"rx_dropped"`
-	TxPackets uint64            `json:"tx_packets"`
-	TxBytes   uint64            `json:"tx_bytes"`
-	TxDropped uint64            `json:"tx_dropped"`
-	Drops     map[string]uint64 `json:"drops"`
-}
-
 // Stats is what `stats` prints.
 type Stats struct {
-	Ports        map[string]PortStats   `json:"ports"`
-	Drops        map[string]uint64      `json:"drops"`
-	Tables       map[string]Table       `json:"tables"` // fdb, flows, nat_ports
-	Conservation dataplane.Conservation `json:"conservation"`
+	Ports        map[string]dataplane.PortStats `json:"ports"`
+	Drops        map[string]uint64              `json:"drops"`
+	Tables       map[string]Table               `json:"tables"` // fdb, flows, nat_ports
+	Conservation dataplane.Conservation         `json:"conservation"`
 }
 
 // Uplink is the way out, in `status`.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/uvswitch/uvswitch/internal/api"
+	"github.com/uvswitch/uvswitch/internal/dataplane"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/nat"
@@ -19,12 +20,9 @@ import (
 )
 
 func (d *Daemon) portView(p *port) api.Port {
-	s := d.dp.PortStats(p.id)
 	v := api.Port{
 		Name: p.name, ID: int(p.id), Kind: p.kind, Ifname: p.ifname, Netns: p.netns, Addresses: []string{}, MTU: p.mtu,
-		State: d.portState(p), Offload: p.offload, Backend: d.backend, Flags: flagMap(p.flags),
-		RxPackets: s.RxPackets, RxBytes: s.RxBytes, RxDropped: s.RxDropped,
-		TxPackets: s.TxPackets, TxBytes: s.TxBytes, TxDropped: s.TxDropped, Drops: s.Drops,
+		State: d.portState(p), Offload: p.offload, Backend: d.backend, Flags: flagMap(p.flags), PortStats: d.dp.PortStats(p.id),
 	}
 	if p.netns == tap.Own {
 		v.Netns = ""
@@ -256,19 +254,12 @@ func (d *Daemon) tables() map[string]api.Table {
 
 func (d *Daemon) statsView() api.Stats {
 	s := api.Stats{
-		Ports: map[string]api.PortStats{}, Drops: d.dp.Drops(), Tables: d.tables(), Conservation: d.dp.Conservation(),
-	}
-	view := func(id frame.PortID) api.PortStats {
-		p := d.dp.PortStats(id)
-		return api.PortStats{
-			RxPackets: p.RxPackets, RxBytes: p.RxBytes, RxDropped: p.RxDropped,
-			TxPackets: p.TxPackets, TxBytes: p.TxBytes, TxDropped: p.TxDropped, Drops: p.Drops,
-		}
+		Ports: map[string]dataplane.PortStats{}, Drops: d.dp.Drops(), Tables: d.tables(), Conservation: d.dp.Conservation(),
 	}
 	for _, p := range d.portList() {
-		s.Ports[p.name] = view(p.id)
+		s.Ports[p.name] = d.dp.PortStats(p.id)
 	}
-	s.Ports["gateway"] = view(frame.Gateway)
+	s.Ports["gateway"] = d.dp.PortStats(frame.Gateway)
 	return s
 }
 

@@ -124,9 +124,13 @@ func (t *tally) flush(c *counters) {
 
 // PortStats are a port's counts since it was added. Drops are named by reason.
 type PortStats struct {
-	RxPackets, RxBytes, RxDropped uint64
-	TxPackets, TxBytes, TxDropped uint64
-	Drops                         map[string]uint64
+	RxPackets uint64            `json:"rx_packets"`
+	RxBytes   uint64            `json:"rx_bytes"`
+	RxDropped uint64            `json:"rx_dropped"`
+	TxPackets uint64            `json:"tx_packets"`
+	TxBytes   uint64            `json:"tx_bytes"`
+	TxDropped uint64            `json:"tx_dropped"`
+	Drops     map[string]uint64 `json:"drops"`
 }
 
 // Conservation is the account of every frame: at rest, Received + Originated + Replicated = Transmitted +

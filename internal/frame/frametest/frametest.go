@@ -276,3 +276,8 @@ func Sound(raw []byte) bool {
 	}
 	return Check(raw) == nil
 }
+
+// IsIPv4 tells whether raw says that it is IPv4.
+func IsIPv4(raw []byte) bool {
+	return len(raw) >= frame.VnetLen+frame.EthernetLen && binary.BigEndian.Uint16(raw[frame.VnetLen+12:]) == frame.TypeIPv4
+}
