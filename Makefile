@@ -5,7 +5,7 @@ GO       ?= go
 FUZZTIME ?= 10s
 PACKAGES  = iproute2 iputils-ping iperf3 tcpdump tshark iptables nftables ethtool arping socat curl procps bridge-utils
 TOOLS     = ip ping iperf3 tcpdump tshark iptables nft ethtool arping socat curl sysctl
-FUZZERS   = internal/frame:FuzzParse nat:FuzzNAT router:FuzzPunted internal/wire:FuzzDataplane internal/config:FuzzParse
+FUZZERS   = internal/frame:FuzzParse nat:FuzzNAT router:FuzzPunted internal/wire:FuzzDataplane internal/config:FuzzParse internal/control:FuzzBody
 
 .PHONY: build test unit race fuzz netns bench bench-micro lint demo check deps clean
 
