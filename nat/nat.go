@@ -13,7 +13,7 @@ type Options struct {
 	FlowsPerPort int      // flows that one port's station may hold; DefaultFlowsPerPort
 	Seed         uint64   // of hashes and of port choice; must be unpredictable in production
 	ICMPIDs      *PortSet // where ICMP identifiers in use are noted, for others to read; nil for a private one
-	Timers       *Timers  // RFCTimers when nil
+	Timers       Timers   // RFCTimers when zero
 }
 
 // Defaults of Options.
@@ -77,9 +77,8 @@ func New(o Options) *NAT {
 	if o.FlowsPerPort == 0 {
 		o.FlowsPerPort = DefaultFlowsPerPort
 	}
-	if o.Timers == nil {
-		t := RFCTimers()
-		o.Timers = &t
+	if o.Timers == (Timers{}) {
+		o.Timers = RFCTimers()
 	}
 	if o.ICMPIDs == nil {
 		o.ICMPIDs = NewPortSet()
@@ -90,7 +89,7 @@ func New(o Options) *NAT {
 		maps: newTable[frame.Tuple](maps, o.Seed+1), refs: make([]atomic.Int32, maps+1),
 		owner: make([]frame.PortID, maps+1),
 		ports: [protocols]*PortSet{NewPortSet(), NewPortSet(), o.ICMPIDs},
-		quota: int32(min(o.FlowsPerPort, o.Flows)), timers: *o.Timers, seed: o.Seed,
+		quota: int32(min(o.FlowsPerPort, o.Flows)), timers: o.Timers, seed: o.Seed,
 	}
 	n.config.Store(&config{})
 	return n

@@ -113,10 +113,14 @@ func applyFile(c *cobra.Command, f *runFlags, o *control.Options, file *config.F
 	set("uplink", &f.uplink, file.Uplink.Device)
 	set("uplink-kind", &f.kind, file.Uplink.Kind)
 	set("nat-ports", &o.NATPorts, file.Uplink.Ports)
-	if file.Host.Enabled != nil && !*file.Host.Enabled {
+	switch file.Host.Address {
+	case "off":
 		set("host", &f.host, "off")
+	case "", "auto":
+	default:
+		o.HostAddr = file.Host.Address
 	}
-	o.Flows = file.NAT.Flows
+	o.Flows, o.FlowsPerPort, o.Timers = file.NAT.Flows, file.NAT.FlowsPerPort, file.NAT.Timers
 	for _, n := range file.Networks {
 		if n.Name == control.DefaultNetwork {
 			set("subnet", &f.subnet, n.Subnet)

@@ -39,14 +39,35 @@ type Network struct {
 	Internal bool   `yaml:"internal"`
 }
 
-// Host is the host port.
+// Host is the host port. `host: off` leaves it out.
 type Host struct {
-	Enabled *bool `yaml:"enabled"`
+	Address string `yaml:"address"` // auto (the subnet's last), off, or an address of network default
+	Inbound string `yaml:"inbound"` // allow
+}
+
+// UnmarshalYAML takes the short form, too.
+func (h *Host) UnmarshalYAML(decode func(any) error) error {
+	var word string
+	if decode(&word) == nil {
+		if word != "on" && word != "off" && word != "true" && word != "false" {
+			return fmt.Errorf("host: say on, off, or {address: auto, inbound: allow}, not %q", word)
+		}
+		if word == "off" || word == "false" {
+			h.Address = "off"
+		}
+		return nil
+	}
+	type long Host // without this method
+	return decode((*long)(h))
 }
 
 // NAT is the connection tracker.
 type NAT struct {
-	Flows int `yaml:"flows"`
+	Mapping      string `yaml:"mapping"`   // endpoint-independent
+	Filtering    string `yaml:"filtering"` // address-and-port-dependent
+	Timers       string `yaml:"timers"`    // rfc or linux
+	Flows        int    `yaml:"flows"`
+	FlowsPerPort int    `yaml:"flows_per_port"`
 }
 
 // Port is a port made at start, in a namespace or on a device.
@@ -95,6 +116,23 @@ func Parse(b []byte) (f *File, err error) {
 	if err := dec.Decode(f); err != nil && !errors.Is(err, io.EOF) {
 		return nil, errors.New(withHint(yaml.FormatError(err, false, true)))
 	}
+	for _, c := range []struct {
+		key, value string
+		allowed    []string
+	}{
+		{"host.inbound", f.Host.Inbound, []string{"allow"}},
+		{"nat.mapping", f.NAT.Mapping, []string{"endpoint-independent"}},
+		{"nat.filtering", f.NAT.Filtering, []string{"address-and-port-dependent"}},
+		{"nat.timers", f.NAT.Timers, []string{"rfc", "linux"}},
+		{"uplink.kind", f.Uplink.Kind, []string{"tcx", "clsact", "tap"}},
+	} {
+		if c.value != "" && !slices.Contains(c.allowed, c.value) {
+			return nil, fmt.Errorf("%s: %q is not supported; there is %s", c.key, c.value, strings.Join(c.allowed, ", "))
+		}
+	}
+	if f.NAT.Flows < 0 || f.NAT.FlowsPerPort < 0 || f.NAT.Flows > maxFlows {
+		return nil, fmt.Errorf("nat: flows and flows_per_port are numbers from 1, flows to %d", maxFlows)
+	}
 	for i, p := range f.Publish {
 		if _, _, ok := strings.Cut(p.To, ":"); !ok || p.Host == "" {
 			return nil, fmt.Errorf("publish[%d]: say host: \"8080\" and to: \"NAME:PORT\"", i)
@@ -103,10 +141,12 @@ func Parse(b []byte) (f *File, err error) {
 	return f, nil
 }
 
+const maxFlows = 1 << 26 // what the flow table's words have room for, with memory in mind
+
 // keys are all keys of the file, for the hint.
 var keys = []string{
 	"uplink", "networks", "host", "nat", "ports", "publish", "device", "kind", "name", "subnet", "gateway", "mtu",
-	"internal", "enabled", "flows", "network", "netns", "ifname", "ip", "mac", "offload", "from", "to", "proto",
+	"internal", "address", "inbound", "mapping", "filtering", "timers", "flows", "flows_per_port", "network", "netns", "ifname", "ip", "mac", "offload", "from", "to", "proto",
 }
 
 // withHint adds which key was probably meant.

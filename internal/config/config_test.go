@@ -11,8 +11,8 @@ uplink: {device: auto, kind: tcx, ports: "20000-29999,61000-65535"}
 networks:
   - {name: default, subnet: 172.29.0.0/16, gateway: 172.29.0.1, mtu: 1500}
   - {name: lab, subnet: 10.9.0.0/24, internal: true}
-host: {enabled: false}
-nat: {flows: 4096}
+host: {address: auto, inbound: allow}
+nat: {mapping: endpoint-independent, filtering: address-and-port-dependent, timers: rfc, flows: 4096, flows_per_port: 100}
 ports:
   - {name: web, netns: web, ip: 172.29.0.2/16}
 publish:
@@ -21,9 +21,14 @@ publish:
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f.Uplink.Kind != "tcx" || len(f.Networks) != 2 || !f.Networks[1].Internal || *f.Host.Enabled || f.NAT.Flows != 4096 ||
+	if f.Uplink.Kind != "tcx" || len(f.Networks) != 2 || !f.Networks[1].Internal || f.Host.Address != "auto" || f.NAT.FlowsPerPort != 100 || f.NAT.Flows != 4096 ||
 		f.Ports[0].IP != "172.29.0.2/16" || f.Publish[0].To != "web:80" {
 		t.Errorf("%+v", f)
+	}
+	for text, want := range map[string]string{"host: off": "off", "host: on": "", "host: {address: off}": "off"} {
+		if f, err := Parse([]byte(text)); err != nil || f.Host.Address != want {
+			t.Errorf("%s: %+v %v", text, f, err)
+		}
 	}
 	if f, err := Parse(nil); err != nil || f == nil {
 		t.Errorf("an empty file: %v", err)
@@ -37,6 +42,11 @@ func TestErrors(t *testing.T) {
 		"uplink:\n  devcie: eth0":          {"[2:3]", `did you mean "device"?`},
 		"ports:\n  - {name: a, mtu: long}": {"[2:", "mtu: long"},
 		"uplink: [":                        {"[1:"},
+		"host: {inbuond: deny}":            {"[1:8]", `did you mean "inbound"?`},
+		"host: {inbound: deny}":            {"is not supported; there is allow"},
+		"host: maybe":                      {"say on, off"},
+		"nat: {mapping: symmetric}":        {"is not supported; there is endpoint-independent"},
+		"nat: {flows: -1}":                 {"numbers from 1"},
 		"publish:\n  - {host: \"80\"}":     {`to: "NAME:PORT"`},
 	} {
 		_, err := Parse([]byte(text))

@@ -28,22 +28,25 @@ import (
 
 // Options are what `uvswitch run` is told.
 type Options struct {
-	Socket     string
-	Name       string // prefix of the switch's own devices: NAME0 and NAME-up
-	Subnet     netip.Prefix
-	Gateway    netip.Addr // the subnet's first address when invalid
-	MTU        int
-	Uplink     string // auto, none, or a device
-	UplinkKind uplink.Kind
-	NATPorts   string // ranges NAT may give out
-	Host       bool
-	Workers    int
-	Flows      int
-	Version    string
-	Networks   []api.NetworkAdd
-	Ports      []api.PortAdd
-	Publish    []api.PublishAdd
-	Log        *slog.Logger
+	Socket       string
+	Name         string // prefix of the switch's own devices: NAME0 and NAME-up
+	Subnet       netip.Prefix
+	Gateway      netip.Addr // the subnet's first address when invalid
+	MTU          int
+	Uplink       string // auto, none, or a device
+	UplinkKind   uplink.Kind
+	NATPorts     string // ranges NAT may give out
+	Host         bool
+	Workers      int
+	HostAddr     string // the host port's address; the subnet's last when empty
+	Flows        int
+	FlowsPerPort int
+	Timers       string // rfc or linux; rfc when empty
+	Version      string
+	Networks     []api.NetworkAdd
+	Ports        []api.PortAdd
+	Publish      []api.PublishAdd
+	Log          *slog.Logger
 }
 
 // DefaultNetwork is the name of the network that `run` makes.
@@ -160,7 +163,13 @@ func newDaemon(o Options) (*Daemon, error) {
 		}
 		pollers = append(pollers, p)
 	}
-	n := nat.New(nat.Options{Flows: o.Flows, Seed: binary.NativeEndian.Uint64(seed[:]), ICMPIDs: ids})
+	timers := nat.RFCTimers()
+	if o.Timers == "linux" {
+		timers = nat.LinuxTimers()
+	}
+	n := nat.New(nat.Options{
+		Flows: o.Flows, FlowsPerPort: o.FlowsPerPort, Seed: binary.NativeEndian.Uint64(seed[:]), ICMPIDs: ids, Timers: timers,
+	})
 	d.dp = dataplane.New(n, d.tick, pollers...)
 	d.capture = capture.NewHub(d.dp)
 	return d, nil

@@ -28,6 +28,12 @@ func (d *Daemon) addHostPort() error {
 	if addr == n.gateway {
 		addr = addr.Prev()
 	}
+	if d.opts.HostAddr != "" {
+		var err error
+		if addr, err = netip.ParseAddr(d.opts.HostAddr); err != nil || !usable(n.prefix, addr) || addr == n.gateway {
+			return fmt.Errorf("host: %q is not a usable address of %s; say auto, off, or one that is", d.opts.HostAddr, n.prefix)
+		}
+	}
 	p := &port{
 		name: hostPort, kind: kindHost, net: n, ifname: d.opts.Name + "0", netns: tap.Own,
 		mac: macFor(addr), addr: netip.PrefixFrom(addr, n.prefix.Bits()), mtu: n.mtu, offload: true,

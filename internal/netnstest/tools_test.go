@@ -371,6 +371,8 @@ uplink: {device: auto, kind: tcx, ports: "20000-20999"}
 networks:
   - {name: default, subnet: 172.28.0.0/16, mtu: 1400}
   - {name: lab, subnet: 10.9.0.0/24, internal: true}
+host: {address: 172.28.0.200, inbound: allow}
+nat: {mapping: endpoint-independent, filtering: address-and-port-dependent, timers: linux, flows: 4096, flows_per_port: 1000}
 ports:
   - {name: web, netns: `+b.NS("web")+`, ip: 172.28.0.9/16}
 publish:
@@ -383,7 +385,8 @@ publish:
 	b.Web("web")
 	contains(t, b.Sh("out", "curl -s -m 5 http://10.1.0.1:8080/"), "you are 10.1.0.2")
 	contains(t, b.Sh("web", "ip addr show eth0"), "172.28.0.9/16", "mtu 1400")
-	contains(t, b.Sh("host", "ip -br link"), "second0", "second-up")
+	contains(t, b.Sh("host", "ip -br addr"), "second0", "second-up", "172.28.0.200/16")
+	contains(t, b.CLI("stats"), "of 4096")
 	var nets []map[string]any
 	b.JSON(&nets, "network", "ls")
 	if len(nets) != 2 || nets[1]["internal"] != true {
