@@ -7,11 +7,14 @@ PACKAGES  = iproute2 iputils-ping iperf3 tcpdump tshark iptables nftables ethtoo
 TOOLS     = ip ping iperf3 tcpdump tshark iptables nft ethtool arping socat curl sysctl
 FUZZERS   = internal/frame:FuzzParse nat:FuzzNAT router:FuzzPunted internal/wire:FuzzDataplane internal/config:FuzzParse internal/control:FuzzBody
 
-.PHONY: build test unit race fuzz netns bench bench-micro lint demo check deps clean
+.PHONY: build install test unit race fuzz netns bench bench-micro lint demo check deps clean
 
 # The command, static, at bin/uvswitch.
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/uvswitch ./cmd/uvswitch
+
+install: build
+	install -m 0755 bin/uvswitch /usr/local/bin/uvswitch
 
 # Everything that CI runs. Needs root for the parts with real namespaces.
 test: deps lint unit race fuzz netns

@@ -31,10 +31,9 @@ type FDB struct {
 	seed    uint64
 	mask    uint64
 
-	mu    sync.Mutex
-	held  [frame.MaxPorts]int32 // entries per port; under mu
-	used  atomic.Int64
-	Moves atomic.Uint64 // stations that changed port
+	mu   sync.Mutex
+	held [frame.MaxPorts]int32 // entries per port; under mu
+	used atomic.Int64
 }
 
 type bucket [ways]atomic.Uint64
@@ -141,7 +140,6 @@ func (t *FDB) write(m frame.MAC, p frame.PortID, age frame.Tick, wait bool) Lear
 			if was == p {
 				return Known
 			}
-			t.Moves.Add(1)
 			return Moved
 		}
 	}

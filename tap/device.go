@@ -19,6 +19,9 @@ import (
 // 64 KiB super-frame, with its virtio-net header.
 type Device struct{ file }
 
+// ErrExists is wrapped by errors about a device whose name is taken.
+var ErrExists = errors.New("exists there already")
+
 // ErrNoTUN is wrapped by errors that mean /dev/net/tun cannot be used at all.
 var ErrNoTUN = errors.New("cannot use /dev/net/tun")
 
@@ -144,7 +147,7 @@ func setup(fd int, name string) (string, error) {
 func createError(name string, err error) error {
 	switch {
 	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EEXIST):
-		return fmt.Errorf("tap: a device %s exists there already; choose another name (--ifname), or remove it", name)
+		return fmt.Errorf("tap: a device %s %w; choose another name (--ifname), or remove it", name, ErrExists)
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("tap: making device %s: %w; it needs root, or CAP_NET_ADMIN", name, err)
 	}

@@ -66,7 +66,12 @@ func Run(ctx context.Context, args []string, in io.Reader, out, stderr io.Writer
 	case errors.As(err, &exit):
 		return exit.code
 	case errors.As(err, &usage) || isCobraUsage(err):
-		fmt.Fprintf(stderr, "uvswitch: %v\nSee `uvswitch --help`.\n", err)
+		fmt.Fprintf(stderr, "uvswitch: %v\n", err)
+		if c, _, ferr := root.Find(args[1:]); ferr == nil {
+			fmt.Fprintf(stderr, "See `%s --help`.\n", c.CommandPath())
+		} else {
+			fmt.Fprintln(stderr, "See `uvswitch --help`.")
+		}
 		return exitUsage
 	}
 	var apiErr *api.Error
@@ -99,6 +104,13 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.socket, "socket", cmp.Or(os.Getenv("UVSWITCH_SOCKET"), api.DefaultSocket), "control socket of the switch (UVSWITCH_SOCKET)")
 	f.BoolVarP(&a.json, "json", "j", false, "print JSON")
 	f.StringVarP(&a.wide, "output", "o", "", "wide: more columns; extended: as conntrack -o extended")
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		switch a.wide {
+		case "", "wide", "extended":
+			return nil
+		}
+		return usagef("-o %q: say wide or extended; -j prints JSON", a.wide)
+	}
 	root.AddCommand(
 		a.runCommand(), a.statusCommand(), a.statsCommand(), a.networkCommand(), a.portCommand(), a.fdbCommand(),
 		a.bridgeCommand(), a.neighCommand(), a.routeCommand(), a.publishCommand(), a.flowCommand(), a.natCommand(),

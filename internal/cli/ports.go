@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net/url"
@@ -73,7 +74,7 @@ func (a *app) portCommand() *cobra.Command {
 			if a.json {
 				return a.printJSON(made)
 			}
-			_, err := fmt.Fprintf(a.out, "port %s: %s %s\n", made.Name, made.Ifname, strings.Join(append(made.Addresses, made.MAC), " "))
+			_, err := fmt.Fprintln(a.out, strings.TrimSpace(fmt.Sprintf("port %s: %s %s %s", made.Name, made.Ifname, strings.Join(made.Addresses, " "), made.MAC)))
 			return err
 		},
 	}
@@ -194,10 +195,10 @@ func (a *app) publishCommand() *cobra.Command {
 		}}
 	return group("publish", "Published ports",
 		show(a, "ls", "List published ports", "/publish", func(w io.Writer, rows []api.Publish) {
-			row(w, "HOST", "PROTO", "PORT", "TARGET", "FROM", "PACKETS", "BYTES")
+			row(w, "HOST", "PROTO", "PORT", "TARGET", "FROM", "NEW FLOWS", "BYTES")
 			for _, p := range rows {
 				row(w, p.HostAddress+":"+portRange(p), p.Protocol, p.Port, fmt.Sprintf("%s:%d", p.Address, p.ContainerPort),
-					strings.Join(p.From, ","), p.Packets, p.Bytes)
+					cmp.Or(strings.Join(p.From, ","), "any"), p.Packets, p.Bytes)
 			}
 		}), add, del)
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"net/netip"
 	"net/url"
 	"sort"
 	"strings"
@@ -121,20 +122,35 @@ func (a *app) flowCommand() *cobra.Command {
 		}
 		return c
 	}
-	query := func(c *cobra.Command) string {
+	query := func(c *cobra.Command) (string, error) {
 		for _, name := range []string{"src", "dst", "proto", "port", "dport"} {
-			if v, _ := c.Flags().GetString(name); v != "" {
-				q.Set(name, v)
+			v, _ := c.Flags().GetString(name)
+			if v == "" {
+				continue
 			}
+			if _, err := netip.ParseAddr(v); err != nil && (name == "src" || name == "dst") {
+				return "", usagef("--%s %q is not an address", name, v)
+			}
+			if _, ok := frame.ProtoNumber(v); !ok && name == "proto" {
+				return "", usagef("--proto %q: say tcp, udp or icmp", v)
+			}
+			q.Set(name, v)
 		}
-		return "/flows?" + q.Encode()
+		return "/flows?" + q.Encode(), nil
 	}
 	ls := filters(&cobra.Command{Use: "ls", Short: "List flows, as `conntrack -L` does", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
-		return get(c.Context(), a, query(c), a.printFlows)
+		path, err := query(c)
+		if err != nil {
+			return err
+		}
+		return get(c.Context(), a, path, a.printFlows)
 	}})
 	end := func(use, short string, needs bool) *cobra.Command {
 		return filters(&cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
-			path := query(c)
+			path, err := query(c)
+			if err != nil {
+				return err
+			}
 			if needs && len(q) == 0 {
 				return usagef("say which flows: --src, --dst, --proto, --port or --dport; `flow flush` ends all")
 			}
@@ -142,7 +158,7 @@ func (a *app) flowCommand() *cobra.Command {
 			if err := a.client().Do(c.Context(), "DELETE", path, nil, &n); err != nil {
 				return err
 			}
-			_, err := fmt.Fprintf(a.out, "%d flows deleted\n", n.Deleted)
+			_, err = fmt.Fprintf(a.out, "%d flows deleted\n", n.Deleted)
 			return err
 		}})
 	}
@@ -194,7 +210,7 @@ func (a *app) statusCommand() *cobra.Command {
 			}
 		}
 		row(w, "uplink", line)
-		row(w, "", up.Promise)
+		row(w, "that means", up.Promise)
 		row(w, "host", s.Host)
 		row(w, "ports", s.Ports)
 		for _, n := range s.Networks {
@@ -217,8 +233,9 @@ func orDash(s string) string {
 }
 
 func printTables(w io.Writer, tables map[string]api.Table) {
+	unit := map[string]string{"fdb": "stations", "flows": "flows", "nat_ports": "outside ports of TCP and UDP"}
 	for _, k := range []string{"fdb", "flows", "nat_ports"} {
-		row(w, "table "+k, fmt.Sprintf("%d of %d", tables[k].Used, tables[k].Limit))
+		row(w, "table "+k, fmt.Sprintf("%d of %d %s", tables[k].Used, tables[k].Limit, unit[k]))
 	}
 }
 

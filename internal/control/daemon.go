@@ -147,6 +147,9 @@ func newDaemon(o Options) (*Daemon, error) {
 	if o.Uplink != "none" {
 		var err error
 		d.up, err = uplink.Open(uplink.Options{Device: o.Uplink, Kind: o.UplinkKind, TAP: o.Name + "-up"})
+		if errors.Is(err, tap.ErrExists) {
+			return nil, fmt.Errorf("there is a device %s-up already, perhaps another switch's; give this one a name of its own (--name)", o.Name)
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -364,7 +364,7 @@ func (d *Daemon) portGone(id frame.PortID) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		if p := d.byID[id]; p != nil && p.kind != kindUplink {
-			d.log.Warn("the device is gone, and its namespace with it", "port", p.name)
+			d.log.Warn("the port's device is gone, and so is the port", "port", p.name, "device", p.ifname, "netns", p.netns)
 			d.unplug(p)
 		}
 	}()

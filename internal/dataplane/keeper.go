@@ -99,6 +99,9 @@ var noVnet [frame.VnetLen]byte
 // Send is router.Output's.
 func (k *keeper) Send(net frame.NetID, eth []byte) {
 	k.originated.Add(1)
+	gw := k.port(frame.Gateway)
+	gw.rxPackets.Add(1)
+	gw.rxBytes.Add(uint64(len(eth)))
 	ring := k.dp.workers[0].injected
 	rec := ring.Reserve(recordLen + frame.VnetLen + len(eth))
 	if rec == nil {
@@ -126,8 +129,13 @@ func (k *keeper) Release(p router.Punted) {
 	k.sent = true
 }
 
-// Consume is router.Output's.
-func (k *keeper) Consume(router.Punted) { k.consumed.Add(1) }
+// Consume is router.Output's. The gateway's counts are a port's: what it sent came in from it.
+func (k *keeper) Consume(p router.Punted) {
+	k.consumed.Add(1)
+	gw := k.port(frame.Gateway)
+	gw.txPackets.Add(1)
+	gw.txBytes.Add(uint64(len(p.Raw) - frame.VnetLen))
+}
 
 // Drop is router.Output's.
 func (k *keeper) Drop(p router.Punted, why frame.Reason) { k.dropped(p.In, why) }

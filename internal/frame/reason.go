@@ -57,7 +57,6 @@ const (
 	PortDown
 	TxRefused
 	TxQueueFull
-	TxTooBig
 	NumReasons
 )
 
@@ -117,7 +116,6 @@ var reasons = [NumReasons]ReasonInfo{
 	PortDown:              {"port_down", "the egress device is down", "bring the interface up inside its namespace"},
 	TxRefused:             {"tx_refused", "the kernel refused the frame (EINVAL)", "the sender's offload claims are wrong"},
 	TxQueueFull:           {"tx_queue_full", "the egress device had no room", "the receiver is slower than its senders"},
-	TxTooBig:              {"tx_too_big", "too long for a port without offloads, and not segmentable", "make the MTUs equal"},
 }
 
 func (r Reason) String() string {

@@ -279,7 +279,7 @@ func (l *Lab) Check(part string) error {
 func (l *Lab) Down() error {
 	s, err := l.load()
 	if err != nil {
-		return fmt.Errorf("lab %q is not up", l.Name)
+		return fmt.Errorf("lab %q is not up; `uvswitch lab up` starts it", l.Name)
 	}
 	for _, pid := range s.PIDs {
 		if l.isOurs(pid) {

@@ -293,6 +293,11 @@ func TestBadInput(t *testing.T) {
 		{"fdb add nonsense dev web static", "is not the MAC address", 2},
 		{"fdb del 02:00:00:00:99:99", "is not in any table", 1},
 		{"flow del", "say which flows", 2},
+		{"flow ls -d nosuch", "is not an address", 2},
+		{"flow ls -p sctp", "say tcp, udp or icmp", 2},
+		{"port ls -o json", "say wide or extended", 2},
+		{"port bogus", "unknown command", 2},
+		{"port", "say what: ls", 2},
 		{"nosuch", "unknown command", 2},
 		{"port ls --nosuch", "unknown flag", 2},
 	} {
@@ -315,7 +320,7 @@ func TestBadInput(t *testing.T) {
 	if out, err := b.TrySh("host", uvswitch+" --socket "+b.Socket()+" run"); err == nil || !strings.Contains(out, "a switch is running already") {
 		t.Errorf("a second switch on the socket: %s", out)
 	}
-	if out, err := b.TrySh("host", uvswitch+" --socket "+b.Socket()+"2 run"); err == nil || !strings.Contains(out, "device uvs-up exists there already") {
+	if out, err := b.TrySh("host", uvswitch+" --socket "+b.Socket()+"2 run"); err == nil || !strings.Contains(out, "give this one a name of its own (--name)") {
 		t.Errorf("a second switch with the same devices: %s", out)
 	}
 	if out, err := b.TrySh("host", "su -s /bin/sh nobody -c '"+filepath.Join(copyForAll(t), "uvswitch")+" --socket /tmp/uvt-nobody.sock run'"); err == nil || !strings.Contains(out, "needs root") {
