@@ -98,7 +98,7 @@ func (s *PortSet) claimFrom(pool *PortSet, start uint16, odd bool) (uint16, bool
 // acquire returns the mapping of an inside endpoint (source, and the host's address as destination), with one more
 // user, making it when there is none: the same
 // endpoint has the same outside port whatever it speaks to (RFC 4787, REQ-1; RFC 5382, REQ-1).
-func (n *NAT) acquire(c *config, inside frame.Tuple, owner frame.PortID, now frame.Tick) (mapping uint32, port uint16, why frame.Reason) {
+func (n *NAT) acquire(c *config, inside frame.Tuple, owner frame.PortID) (mapping uint32, port uint16, why frame.Reason) {
 	h := inside.Hash(n.maps.seed)
 	for range 4 {
 		if m, _, ok := n.maps.lookup(&inside, h); ok {
@@ -111,12 +111,12 @@ func (n *NAT) acquire(c *config, inside frame.Tuple, owner frame.PortID, now fra
 			continue
 		}
 		i := protoIndex(inside.Proto)
-		if n.mapped[i][owner].Load() >= c.share[i] && !n.relieve(i, owner, now) {
+		if n.mapped[i][owner].Load() >= c.share[i] && !n.relieve(i, owner) {
 			return 0, 0, frame.NATPortsExhausted
 		}
 		port, ok := n.choose(c, i, inside)
 		if !ok {
-			if n.relieve(i, owner, now) {
+			if n.relieve(i, owner) {
 				continue
 			}
 			return 0, 0, frame.NATPortsExhausted
@@ -185,33 +185,40 @@ func (n *NAT) release(m uint32) {
 	}
 }
 
-// relieve frees an outside port under pressure and tells whether it did. It looks at a stretch of the flow table
-// and ends what may go early: flows that are closing or were never answered, of the port that asks or of one that
-// holds at least as many. So who exhausts the ports loses its own first.
-func (n *NAT) relieve(i int, asks frame.PortID, now frame.Tick) bool {
+// relieve frees outside ports under pressure and tells whether it did. It looks at stretches of the flow table and
+// ends what may go early: flows that are closing or were never answered, of the port that asks or of one that holds
+// at least as many. So who exhausts the ports loses its own first.
+func (n *NAT) relieve(i int, asks frame.PortID) bool {
 	mark := n.flows.mark()
 	if mark <= 1 {
 		return false
 	}
-	before := n.ports[i].Len()
-	start := n.cursor.Add(relieveStretch)
-	for k := range min(uint32(relieveStretch), mark-1) {
-		e := 1 + (start+k)%(mark-1)
-		s := &n.state[e]
-		if !n.flows.isLive(e) || s.mapping == 0 || protoIndex(n.flows.keys[e][0].Proto) != i {
-			continue
+	freed := 0
+	for range min(relieveStretches, (mark-1)/relieveStretch+1) {
+		start := n.cursor.Add(relieveStretch)
+		for k := range min(relieveStretch, mark-1) {
+			e := 1 + (start+k)%(mark-1)
+			s := &n.state[e]
+			if !n.flows.isLive(e) || s.mapping == 0 || protoIndex(n.flows.keys[e][0].Proto) != i ||
+				s.port != asks && n.mapped[i][s.port].Load() < n.mapped[i][asks].Load() {
+				continue
+			}
+			last := n.refs[s.mapping].Load() == 1
+			if mayGo(s.state.Load(), n.flows.keys[e][0].Proto) && n.remove(e) && last {
+				freed++
+			}
 		}
-		if s.port != asks && n.mapped[i][s.port].Load() < n.mapped[i][asks].Load() {
-			continue
-		}
-		if mayGo(s.state.Load(), n.flows.keys[e][0].Proto) {
-			n.remove(e)
+		if freed > 0 {
+			return true
 		}
 	}
-	return n.ports[i].Len() < before
+	return false
 }
 
-const relieveStretch = 512 // flow entries that one call of relieve looks at
+const (
+	relieveStretch   = uint32(512) // flow entries looked at before seeing whether one was freed
+	relieveStretches = uint32(16)  // at most, in one call
+)
 
 // mayGo tells which flows go early: unreplied and closing ones.
 func mayGo(state uint32, proto uint8) bool {

@@ -84,7 +84,7 @@ func (n *NAT) create(c *config, f *frame.Frame, now frame.Tick) frame.Reason {
 	if f.NAT != frame.NATNew || f.Hairpin {
 		var why frame.Reason
 		from := frame.Tuple{Src: f.Tuple.Src, SrcPort: f.Tuple.SrcPort, Dst: c.External, Proto: f.Tuple.Proto}
-		if mapping, reply.DstPort, why = n.acquire(c, from, inside, now); why != frame.None {
+		if mapping, reply.DstPort, why = n.acquire(c, from, inside); why != frame.None {
 			n.held[inside].Add(-1)
 			return why
 		}
@@ -171,7 +171,7 @@ func begins(f *frame.Frame) frame.Reason {
 		}
 	case frame.UDP:
 	case frame.ICMP:
-		if f.Flags&frame.HasTuple == 0 || f.Tuple.SrcPort == frame.ICMPEcho && f.Payload()[0] == frame.ICMPEchoReply {
+		if f.Flags&frame.HasTuple == 0 || frame.IsICMPAnswer(f.Payload()[0]) {
 			return frame.FlowInvalid
 		}
 	default:

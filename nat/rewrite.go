@@ -71,7 +71,7 @@ func fixChecksum(f *frame.Frame, field []byte, addrs, ports frame.Delta) {
 //uvswitch:hot
 func setICMPID(l4 []byte, t *frame.Tuple) {
 	id := t.SrcPort
-	if l4[0] == frame.ICMPEchoReply || l4[0] == frame.ICMPTimestampReply || l4[0] == frame.ICMPMaskReply {
+	if frame.IsICMPAnswer(l4[0]) {
 		id = t.DstPort
 	}
 	binary.BigEndian.PutUint16(l4[4:], id)

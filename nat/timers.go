@@ -15,7 +15,7 @@ func RFCTimers() Timers {
 	return Timers{UDP: 120, UDPStream: 300, UDPShort: 30, SYN: 240, Established: 7440, Closing: 240, Reset: 240, ICMP: 60, Other: 600}
 }
 
-// LinuxTimers are those of Linux's conntrack, for who expects them.
+// LinuxTimers are near those of Linux's conntrack, for who expects them; closing states share one here.
 func LinuxTimers() Timers {
 	return Timers{UDP: 30, UDPStream: 120, UDPShort: 30, SYN: 120, Established: 432000, Closing: 120, Reset: 10, ICMP: 30, Other: 600}
 }

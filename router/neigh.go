@@ -199,6 +199,7 @@ func (r *Router) forgetOne(out Output) bool {
 			if n.state == want {
 				r.dropHeld(n, out)
 				delete(r.neigh, k)
+				r.publishNeighbors()
 				return true
 			}
 		}

@@ -77,7 +77,7 @@ const (
 	Added                  // a new station
 	Moved                  // known, and now behind another port
 	Skipped                // the table was busy; the next frame teaches again
-	Refused                // the station is static or sticky behind another port
+	Refused                // the station is static, sticky or bound behind another port
 )
 
 // Learn notes that m was heard on port p at time now. bound are the stations that are held to one port: it is asked
@@ -145,7 +145,7 @@ func (t *FDB) write(m frame.MAC, p frame.PortID, age frame.Tick, wait bool) Lear
 	}
 	if free < 0 {
 		if free = t.victim(n); free < 0 {
-			return Refused
+			return Skipped // all static
 		}
 		t.held[frame.PortID(b[free].Load())]--
 		t.used.Add(-1)
@@ -180,7 +180,7 @@ func (t *FDB) Set(m frame.MAC, p frame.PortID, sticky bool) bool {
 	if sticky {
 		age = ageSticky
 	}
-	return t.write(m, p, age, true) != Refused
+	return t.write(m, p, age, true) != Skipped
 }
 
 // Delete removes m and tells whether it was there.

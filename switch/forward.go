@@ -22,7 +22,7 @@ func (s *Switch) Learn(b *frame.Batch) {
 			continue
 		}
 		if p.Flags&Learning != 0 && n.FDB.Learn(f.Src, f.In, b.Tick, n.bound) == Refused {
-			f.DropFor(frame.GuardSourceMAC)
+			f.DropFor(frame.StationBound)
 		}
 	}
 }

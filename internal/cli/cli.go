@@ -144,6 +144,18 @@ func show[T any](a *app, use, short, path string, table func(w io.Writer, rows T
 	}}
 }
 
+// showWith is show with a last line for people that comes from the status.
+func showWith[T any](a *app, use, short, path string, table func(w io.Writer, rows T), last func(io.Writer, api.Status)) *cobra.Command {
+	c := show(a, use, short, path, table)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if err := get(c.Context(), a, path, table); err != nil || a.json {
+			return err
+		}
+		return get(c.Context(), a, "/status", last)
+	}
+	return c
+}
+
 func get[T any](ctx context.Context, a *app, path string, table func(w io.Writer, rows T)) error {
 	var rows T
 	if err := a.client().Do(ctx, "GET", path, nil, &rows); err != nil {

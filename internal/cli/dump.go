@@ -113,7 +113,7 @@ func (a *app) print(stream io.Reader, announce func()) error {
 		if i, err := r.Interface(info.InterfaceIndex); err == nil {
 			port = i.Name
 		}
-		fmt.Fprintf(a.out, "%s %-8s %s\n", info.Timestamp.Format("15:04:05.000000"), port, describe(data, info.Length))
+		fmt.Fprintf(a.out, "%s %-8s %s\n", info.Timestamp.Local().Format("15:04:05.000000"), port, describe(data, info.Length))
 	}
 }
 

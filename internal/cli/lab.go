@@ -97,13 +97,17 @@ func (a *app) labExec(c *cobra.Command, l *lab.Lab, args []string) error {
 }
 
 func (a *app) showLab(l *lab.Lab) error {
+	lab := "lab"
+	if l.Name != lab {
+		lab += " --name " + l.Name
+	}
 	_, err := fmt.Fprintf(a.out, "%s\nTry:\n%s\n", l.Picture(), strings.Join([]string{
-		"  uvswitch lab exec web ping -c 3 172.29.0.3",
-		"  uvswitch lab exec web ping -c 3 203.0.113.8",
+		"  uvswitch " + lab + " exec web ping -c 3 172.29.0.3",
+		"  uvswitch " + lab + " exec web ping -c 3 203.0.113.8",
 		"  uvswitch --socket " + l.Socket() + " flow ls",
 		"  uvswitch --socket " + l.Socket() + " publish add 8080:80 --port web",
-		"  uvswitch lab exec out curl -s http://198.51.100.1:8080/",
-		"  uvswitch lab down",
+		"  uvswitch " + lab + " exec out curl -s http://198.51.100.1:8080/",
+		"  uvswitch " + lab + " down",
 	}, "\n"))
 	return err
 }

@@ -56,7 +56,7 @@ func (a *app) runCommand() *cobra.Command {
 
 // announce says that the switch is ready: to people, to --ready-fd, and to systemd.
 func (a *app) announce(f runFlags, o control.Options) {
-	fmt.Fprintf(a.err, "uvswitch: ready; network %s is %s, control socket %s\n", control.DefaultNetwork, o.Subnet, o.Socket)
+	fmt.Fprintf(a.err, "uvswitch: ready; network %s is %s, control socket %s\n", control.DefaultNetwork, o.Default.Subnet, o.Socket)
 	if f.readyFD > 0 {
 		fd := os.NewFile(uintptr(f.readyFD), "ready")
 		fmt.Fprintln(fd, "READY=1")
@@ -87,10 +87,10 @@ func (a *app) runOptions(c *cobra.Command, f runFlags) (control.Options, error) 
 		}
 		applyFile(c, &f, &o, file)
 	}
-	var err error
-	if o.Subnet, err = netip.ParsePrefix(f.subnet); err != nil {
+	if _, err := netip.ParsePrefix(f.subnet); err != nil {
 		return o, usagef("--subnet %q is not a subnet such as 172.29.0.0/16", f.subnet)
 	}
+	o.Default.Name, o.Default.Subnet = control.DefaultNetwork, f.subnet
 	switch o.UplinkKind = uplink.Kind(f.kind); o.UplinkKind {
 	case uplink.Auto, uplink.TCX, uplink.Clsact, uplink.TAP:
 	default:
@@ -124,11 +124,10 @@ func applyFile(c *cobra.Command, f *runFlags, o *control.Options, file *config.F
 	for _, n := range file.Networks {
 		if n.Name == control.DefaultNetwork {
 			set("subnet", &f.subnet, n.Subnet)
-			o.MTU = n.MTU
-			o.Gateway, _ = netip.ParseAddr(n.Gateway) // a wrong one is refused with the network
+			o.Default = api.NetworkAdd(n)
 			continue
 		}
-		o.Networks = append(o.Networks, api.NetworkAdd{Name: n.Name, Subnet: n.Subnet, Gateway: n.Gateway, MTU: n.MTU, Internal: n.Internal})
+		o.Networks = append(o.Networks, api.NetworkAdd(n))
 	}
 	for _, p := range file.Ports {
 		o.Ports = append(o.Ports, api.PortAdd{

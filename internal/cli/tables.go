@@ -97,7 +97,7 @@ func (a *app) routeCommand() *cobra.Command {
 
 func (a *app) natCommand() *cobra.Command {
 	return group("nat", "Address translation",
-		show(a, "show", "Show the rules, as `iptables -t nat -L -n -v` does", "/nat", func(w io.Writer, rows []api.NATRule) {
+		showWith(a, "show", "Show the rules, as `iptables -t nat -L -n -v` does", "/nat", func(w io.Writer, rows []api.NATRule) {
 			for _, chain := range []string{"PREROUTING", "POSTROUTING"} {
 				fmt.Fprintf(w, "Chain %s\n", chain)
 				row(w, "pkts", "bytes", "target", "prot", "in", "out", "source", "destination", "to")
@@ -108,6 +108,9 @@ func (a *app) natCommand() *cobra.Command {
 				}
 				fmt.Fprintln(w)
 			}
+		}, func(w io.Writer, s api.Status) {
+			t := s.Tables["nat_ports"]
+			fmt.Fprintf(w, "outside ports of TCP and UDP: %d of %d in use (%s)\n", t.Used, t.Limit, s.Uplink.Ports)
 		}))
 }
 

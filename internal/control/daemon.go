@@ -20,6 +20,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/capture"
 	"github.com/uvswitch/uvswitch/internal/dataplane"
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/hostports"
 	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/nat"
 	"github.com/uvswitch/uvswitch/router"
@@ -30,9 +31,6 @@ import (
 type Options struct {
 	Socket       string
 	Name         string // prefix of the switch's own devices: NAME0 and NAME-up
-	Subnet       netip.Prefix
-	Gateway      netip.Addr // the subnet's first address when invalid
-	MTU          int
 	Uplink       string // auto, none, or a device
 	UplinkKind   uplink.Kind
 	NATPorts     string // ranges NAT may give out
@@ -43,7 +41,8 @@ type Options struct {
 	FlowsPerPort int
 	Timers       string // rfc or linux; rfc when empty
 	Version      string
-	Networks     []api.NetworkAdd
+	Default      api.NetworkAdd   // network default
+	Networks     []api.NetworkAdd // further ones
 	Ports        []api.PortAdd
 	Publish      []api.PublishAdd
 	Log          *slog.Logger
@@ -70,6 +69,7 @@ type Daemon struct {
 	nextRule uint32
 	external netip.Addr // what the rules were last made for
 	closed   bool
+	taken    []hostports.Listener // the host's ports, when last looked at
 }
 
 // Run runs a switch until ctx is done. ready is called once it forwards and answers on its socket. Whatever was
@@ -113,7 +113,7 @@ func Run(ctx context.Context, o Options, ready func()) error {
 	}
 	serving := make(chan error, 1)
 	go func() { serving <- server.Serve(listener) }()
-	d.log.Info("ready", "socket", o.Socket, "subnet", o.Subnet, "uplink", d.uplinkStatus().State, "workers", d.dp.Workers())
+	d.log.Info("ready", "socket", o.Socket, "subnet", o.Default.Subnet, "uplink", d.uplinkStatus().State, "workers", d.dp.Workers())
 	ready()
 	select {
 	case <-ctx.Done():
@@ -185,11 +185,7 @@ func (d *Daemon) tick() frame.Tick {
 
 // build makes what Options ask for.
 func (d *Daemon) build() error {
-	first := api.NetworkAdd{Name: DefaultNetwork, Subnet: d.opts.Subnet.String(), MTU: d.opts.MTU}
-	if d.opts.Gateway.IsValid() {
-		first.Gateway = d.opts.Gateway.String()
-	}
-	for _, n := range append([]api.NetworkAdd{first}, d.opts.Networks...) {
+	for _, n := range append([]api.NetworkAdd{d.opts.Default}, d.opts.Networks...) {
 		if err := d.addNetwork(n); err != nil {
 			return err
 		}

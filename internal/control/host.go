@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
@@ -43,7 +44,37 @@ func (d *Daemon) addHostPort() error {
 		return err
 	}
 	d.dp.Switch.FDB(n.id).Set(p.mac, p.id, false)
+	for _, other := range d.networkList() {
+		if err := d.routeFromHost(other); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// routeFromHost lets the host reach a network other than the one it is in, by its gateway. The route is on the host
+// port's device and goes with it.
+func (d *Daemon) routeFromHost(n *network) error {
+	h := d.ports[hostPort]
+	if h == nil || h.net == n || n.internal {
+		return nil
+	}
+	link, err := netlink.LinkByName(h.ifname)
+	if err == nil {
+		dst := net.IPNet{IP: n.prefix.Addr().AsSlice(), Mask: net.CIDRMask(n.prefix.Bits(), 32)}
+		err = netlink.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: &dst, Gw: h.net.gateway.AsSlice()})
+	}
+	if err != nil {
+		return fmt.Errorf("the host's route to network %q: %w", n.name, err)
+	}
+	return nil
+}
+
+func (d *Daemon) unrouteFromHost(n *network) {
+	if h := d.ports[hostPort]; h != nil && h.net != n && !n.internal {
+		dst := net.IPNet{IP: n.prefix.Addr().AsSlice(), Mask: net.CIDRMask(n.prefix.Bits(), 32)}
+		_ = netlink.RouteDel(&netlink.Route{Dst: &dst, Gw: h.net.gateway.AsSlice()}) // gone with its device, perhaps
+	}
 }
 
 // addUplinkPort puts the uplink's TAP on the dataplane. It is in no network.

@@ -92,7 +92,7 @@ func (d *Daemon) addNetwork(a api.NetworkAdd) error {
 		Net: id, Addr: frame.AddrFrom(gw), Prefix: p, MAC: n.mac, MTU: n.mtu, Internal: n.internal,
 	})
 	d.updateRules()
-	return nil
+	return d.routeFromHost(n)
 }
 
 func (d *Daemon) freeNetID() frame.NetID {
@@ -119,6 +119,7 @@ func (d *Daemon) deleteNetwork(name string) error {
 			return api.Errorf(http.StatusConflict, "network %q still has port %q; `uvswitch port del %s` first", name, p.name, p.name)
 		}
 	}
+	d.unrouteFromHost(n)
 	delete(d.networks, name)
 	d.dp.SlowPath(func(out router.Output) { d.dp.Router.DeleteInterface(n.id, out) })
 	d.dp.Switch.DeleteNetwork(n.id)
@@ -162,7 +163,7 @@ func last(p netip.Prefix) netip.Addr {
 	return frame.Addr(v).Netip()
 }
 
-// freeAddr finds an unused address of n, from the gateway's upwards.
+// freeAddr finds an unused address of n, from the first upwards.
 func (d *Daemon) freeAddr(n *network) (netip.Addr, bool) {
 	for a := n.prefix.Addr().Next(); usable(n.prefix, a); a = a.Next() {
 		if _, taken := d.holder(n, a); !taken && a != n.gateway {

@@ -130,6 +130,9 @@ func (d *Daemon) checkPort(a api.PortAdd) (*port, error) {
 	case a.Device == "" && a.Netns == "":
 		return nil, api.Errorf(http.StatusBadRequest, "say where the port is: --netns NAME makes a device in a namespace, --device DEV plugs one that exists")
 	case a.Device != "":
+		if a.Offload != "" || a.MTU != 0 || a.Ifname != "" || a.NoRoute {
+			return nil, api.Errorf(http.StatusBadRequest, "--offload, --mtu, --ifname and --no-route are for devices made with --netns; %s stays as it is", a.Device)
+		}
 		p.kind, p.ifname = kindDevice, a.Device
 		if a.Device == d.opts.Name+"0" || a.Device == d.opts.Name+"-up" {
 			return nil, api.Errorf(http.StatusConflict, "%s is the switch's own device", a.Device)
@@ -266,6 +269,10 @@ func (d *Daemon) plugDevice(p *port) error {
 
 // plug gives p an id and puts it on the dataplane; on an error p is closed.
 func (d *Daemon) plug(p *port) error {
+	if d.closed {
+		p.close()
+		return errClosing
+	}
 	for id := frame.PortID(1); id < frame.MaxPorts; id++ {
 		if d.byID[id] == nil {
 			p.id = id
@@ -285,6 +292,8 @@ func (d *Daemon) plug(p *port) error {
 	d.log.Info("port added", "port", p.name, "kind", p.kind, "device", p.ifname, "netns", p.netns, "address", p.addr)
 	return nil
 }
+
+var errClosing = api.Errorf(http.StatusServiceUnavailable, "the switch is ending")
 
 // switchPort is p as the switch knows it.
 func (d *Daemon) switchPort(p *port) vswitch.Port {
@@ -334,7 +343,7 @@ func (d *Daemon) deletePort(name string) error {
 		return noPort(name)
 	}
 	if p.kind == kindHost || p.kind == kindUplink {
-		return api.Errorf(http.StatusConflict, "port %q is the switch's own; run with --%s off or none to be without it", name, p.name)
+		return api.Errorf(http.StatusConflict, "port %q is the switch's own; `uvswitch run --host off` and `--uplink none` are without", name)
 	}
 	d.unplug(p)
 	return nil

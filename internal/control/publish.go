@@ -99,6 +99,9 @@ func (d *Daemon) addPublish(a api.PublishAdd) (api.Publish, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.closed {
+		return api.Publish{}, errClosing
+	}
 	if r.port = d.ports[a.Port]; r.port == nil {
 		return api.Publish{}, noPort(a.Port)
 	}
@@ -126,7 +129,7 @@ func (d *Daemon) checkPublish(r *rule) error {
 	}
 	if d.up != nil && !r.hostAddr.IsUnspecified() && !r.hostAddr.IsLoopback() {
 		if s, _ := d.up.State(); s.Addr != r.hostAddr {
-			return api.Errorf(http.StatusBadRequest, "%s is not the uplink's address (%s) nor 127.0.0.1; leave it out for all of the host's addresses", r.hostAddr, s.Addr)
+			return api.Errorf(http.StatusBadRequest, "%s is not the uplink's address (%s) nor 127.0.0.1; leave it out for all of the host's addresses", r.hostAddr, d.externalString())
 		}
 	}
 	for _, q := range d.rules {
@@ -241,8 +244,10 @@ func (d *Daemon) pools(rules ...*rule) [2]*nat.PortSet {
 	local := localPortRange()
 	list, err := hostports.List()
 	if err != nil {
-		d.log.Error("the host's ports", "error", err)
+		d.log.Error("the host's ports; those known before are kept clear of", "error", err)
+		list = d.taken
 	}
+	d.taken = list
 	var out [2]*nat.PortSet
 	for i, proto := range []string{"tcp", "udp"} {
 		s := nat.NewPortSet()

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -44,9 +45,9 @@ func (d *Daemon) openRelays(r *rule) (*relays, error) {
 		case !d.opts.Host:
 			err = s.reserve(r.proto, at)
 		case r.proto == "tcp":
-			err = s.tcp(ctx, at, to)
+			err = s.tcp(ctx, at, to, r.from)
 		default:
-			err = s.udp(ctx, at, to)
+			err = s.udp(ctx, at, to, r.from)
 		}
 		if err != nil {
 			s.close()
@@ -86,7 +87,7 @@ type fdCloser int
 
 func (f fdCloser) Close() error { return unix.Close(int(f)) }
 
-func (s *relays) tcp(ctx context.Context, at netip.AddrPort, to string) error {
+func (s *relays) tcp(ctx context.Context, at netip.AddrPort, to string, from []netip.Prefix) error {
 	l, err := net.Listen("tcp4", at.String())
 	if err != nil {
 		return err
@@ -103,6 +104,10 @@ func (s *relays) tcp(ctx context.Context, at netip.AddrPort, to string) error {
 				time.Sleep(10 * time.Millisecond) // out of descriptors: let some close
 				continue
 			}
+			if peer, perr := netip.ParseAddrPort(c.RemoteAddr().String()); perr != nil || !mayRelay(from, peer.Addr()) {
+				c.Close()
+				continue
+			}
 			slots <- struct{}{}
 			s.done.Go(func() {
 				defer func() { <-slots }()
@@ -111,6 +116,19 @@ func (s *relays) tcp(ctx context.Context, at netip.AddrPort, to string) error {
 		}
 	})
 	return nil
+}
+
+// mayRelay holds the relay to --from: who comes by another way than the uplink is no better. The host itself may.
+func mayRelay(from []netip.Prefix, peer netip.Addr) bool {
+	peer = peer.Unmap()
+	if len(from) == 0 || peer.IsLoopback() || slices.ContainsFunc(from, func(p netip.Prefix) bool { return p.Contains(peer) }) {
+		return true
+	}
+	own, err := net.InterfaceAddrs()
+	return err == nil && slices.ContainsFunc(own, func(a net.Addr) bool {
+		p, err := netip.ParsePrefix(a.String())
+		return err == nil && p.Addr() == peer
+	})
 }
 
 // relayTCP copies both ways, passing each side's end on to the other.
@@ -136,18 +154,18 @@ func relayTCP(ctx context.Context, in *net.TCPConn, to string) {
 	wg.Wait()
 }
 
-func (s *relays) udp(ctx context.Context, at netip.AddrPort, to string) error {
+func (s *relays) udp(ctx context.Context, at netip.AddrPort, to string, from []netip.Prefix) error {
 	l, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(at))
 	if err != nil {
 		return err
 	}
 	s.closers = append(s.closers, l)
-	s.done.Go(func() { relayUDP(ctx, l, to, &s.done) })
+	s.done.Go(func() { relayUDP(ctx, l, to, from, &s.done) })
 	return nil
 }
 
 // relayUDP gives each client a socket of its own towards the container, so that answers find their way back.
-func relayUDP(ctx context.Context, l *net.UDPConn, to string, done *sync.WaitGroup) {
+func relayUDP(ctx context.Context, l *net.UDPConn, to string, allowed []netip.Prefix, done *sync.WaitGroup) {
 	var mu sync.Mutex
 	clients := map[netip.AddrPort]net.Conn{}
 	defer func() {
@@ -163,7 +181,7 @@ func relayUDP(ctx context.Context, l *net.UDPConn, to string, done *sync.WaitGro
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil {
+		if err != nil || !mayRelay(allowed, from.Addr()) {
 			continue
 		}
 		mu.Lock()

@@ -78,12 +78,12 @@ func (d *Daemon) networkView(n *network) api.Network {
 
 func (d *Daemon) fdbView() []api.FDBEntry {
 	out := []api.FDBEntry{}
-	now := d.dp.Now()
 	for _, n := range d.networkList() {
 		out = append(out, api.FDBEntry{
 			MAC: n.mac.String(), Ifname: "gateway", Flags: []string{"self"}, State: "permanent", Network: n.name, IsLocal: true,
 		})
 		entries := d.dp.Switch.FDB(n.id).Entries()
+		now := d.dp.Now() // after them: nobody was heard later
 		slices.SortFunc(entries, func(a, b vswitch.Entry) int { return int(a.Port) - int(b.Port) })
 		for _, e := range entries {
 			v := api.FDBEntry{MAC: e.MAC.String(), Ifname: d.portName(e.Port), Flags: []string{}, Network: n.name}
@@ -200,10 +200,18 @@ func (d *Daemon) natView() []api.NATRule {
 		out = append(out, api.NATRule{
 			Chain: "POSTROUTING", Target: "MASQUERADE", Packets: n.masquerade.Packets.Load(), Bytes: n.masquerade.Bytes.Load(),
 			Protocol: "all", Source: n.prefix.String(), Destination: everywhere.String(), In: "*", Out: uplinkPort,
-			To: d.external.String(),
+			To: d.externalString(),
 		})
 	}
 	return out
+}
+
+// externalString is the host's address on the uplink; empty while there is none.
+func (d *Daemon) externalString() string {
+	if !d.external.IsValid() {
+		return ""
+	}
+	return d.external.String()
 }
 
 func (d *Daemon) flowView(f nat.Flow) api.Flow {

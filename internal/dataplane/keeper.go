@@ -123,7 +123,11 @@ func (k *keeper) Release(p router.Punted) {
 		k.dropped(p.In, frame.InjectQueueFull)
 		return
 	}
-	putHeader(rec, p.In, p.Net, p.Egress, frame.None, recHeld, p.NextHop)
+	flags := uint8(recHeld)
+	if p.NATed {
+		flags |= recNATed
+	}
+	putHeader(rec, p.In, p.Net, p.Egress, frame.None, flags, p.NextHop)
 	copy(rec[recordLen:], p.Raw)
 	ring.Commit()
 	k.sent = true

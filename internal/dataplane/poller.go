@@ -5,9 +5,9 @@ import "github.com/uvswitch/uvswitch/internal/frame"
 // A Poller is one worker's I/O: the ports it reads, and every port it may write. All methods but Wake are called
 // by that worker only.
 //
-// The bytes of the frames that Poll puts into a batch are the Poller's; they are valid until the next Poll. A
-// frame given to Send is read until the next Poll returns and must not change until then, whoever owns its bytes:
-// so one frame can be sent to many ports.
+// The bytes of the frames that Poll puts into a batch are the Poller's; they are valid until the next Poll. The bytes
+// of a frame given to Send are read until the next Poll returns and must not change until then, whoever owns them: so
+// one frame can be sent to many ports. The Frame itself may be used for another at once.
 type Poller interface {
 	// Add makes a port known for Send; with read, its frames come by this Poller too.
 	Add(id frame.PortID, c frame.Conn, read bool) error

@@ -60,6 +60,9 @@ func (d *Dataplane) restore(rec []byte, f *frame.Frame) {
 	switch {
 	case rec[7]&recHeld != 0:
 		f.Verdict, f.NextHop = frame.Routed, frame.Addr(e.Uint32(rec[8:]))
+		if rec[7]&recNATed != 0 {
+			f.NAT = frame.NATFlow // nat.PostRouting has been; it does not run again
+		}
 	case f.Net != frame.NoNet:
 		f.Flags |= frame.Injected
 	default:

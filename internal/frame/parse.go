@@ -120,7 +120,6 @@ func parseIPv4(f *Frame, b []byte) {
 			return
 		}
 	case UDP:
-		// The kernel writes the length of a super-frame's first segment only with USO.
 		if n := len(l4); n < UDPLen || int(binary.BigEndian.Uint16(l4[4:])) > n && f.Flags&Fragment == 0 {
 			f.Malformed = MalformedPacket
 			return
@@ -170,6 +169,13 @@ func ICMPTuple(src, dst Addr, l4 []byte) Tuple {
 		t.Proto = 0
 	}
 	return t
+}
+
+// IsICMPAnswer tells whether an ICMP message of this type answers a query: its identifier is the asking side's.
+//
+//uvswitch:hot
+func IsICMPAnswer(t uint8) bool {
+	return t == ICMPEchoReply || t == ICMPTimestampReply || t == ICMPMaskReply
 }
 
 // IsICMPErrorType tells whether an ICMP message of this type quotes a packet (RFC 1122, 3.2.2).

@@ -1,6 +1,6 @@
 package frame
 
-// Reason is why a frame was dropped. The words are the same in stats, trace, monitor and captures.
+// Reason is why a frame was dropped. The words are the same wherever a drop is shown.
 type Reason uint8
 
 // The reasons, in the order of the stages that use them. Each has a row in reasons below.
@@ -16,6 +16,7 @@ const (
 	GuardARPSender
 	GuardRouter
 	PortLocked
+	StationBound
 	LinkLocalGroup
 	SamePort
 	PortIsolated
@@ -75,6 +76,7 @@ var reasons = [NumReasons]ReasonInfo{
 	GuardARPSender:        {"guard_arp_sender", "ARP speaks for an address or MAC that this port was not given", "look for ARP spoofing, or switch the guard off"},
 	GuardRouter:           {"guard_router", "an IPv6 router advertisement or redirect from a port that is no router", "look for an attack, or switch the guard off on a router's port"},
 	PortLocked:            {"port_locked", "the port is locked and the source MAC has no entry on it", "`uvswitch fdb add MAC dev PORT static`"},
+	StationBound:          {"station_bound", "the source MAC belongs to another port: by the guard, or by a static or sticky entry", "`uvswitch fdb show`; look for an address that is used twice"},
 	LinkLocalGroup:        {"link_local_group", "sent to 01:80:c2:00:00:0x, which no bridge forwards", "normal: STP, LLDP and pause frames"},
 	SamePort:              {"same_port", "the destination is behind the port it came from", "normal with a bridge behind the port; else set hairpin mode"},
 	PortIsolated:          {"port_isolated", "both ports are isolated", "`uvswitch port set NAME isolated off`"},
@@ -94,7 +96,7 @@ var reasons = [NumReasons]ReasonInfo{
 	UplinkDown:            {"uplink_down", "the way out has no device or address just now", "`uvswitch status`; it returns by itself"},
 	NotForUs:              {"not_for_us", "came by the uplink, and neither a flow nor a published port wants it", "publish the port, or ignore scans"},
 	FragmentNotTranslated: {"fragment_not_translated", "a fragment that would need address translation", "lower the sender's MTU or use path MTU discovery"},
-	FragmentationNeeded:   {"fragmentation_needed", "too long for the egress MTU with DF set (answered with ICMP 3/4)", "normal for path MTU discovery"},
+	FragmentationNeeded:   {"fragmentation_needed", "too long for the egress MTU (answered with ICMP 3/4; the router fragments nothing)", "normal for path MTU discovery; else make the MTUs equal"},
 	FlowNotFound:          {"flow_not_found", "translation was asked for and its flow has just gone", "the next packet makes a new one"},
 	FlowInvalid:           {"flow_invalid", "does not begin a connection and belongs to none", "the flow timed out or was made before the switch started"},
 	FlowTableFull:         {"flow_table_full", "the flow table is full", "raise nat.flows; `uvswitch flow ls` shows who holds them"},

@@ -46,6 +46,7 @@ var Parts = []string{"host", "out", "web", "db"}
 
 // state is what is known of a running lab, in a file.
 type state struct {
+	Exe  string   `json:"exe"` // what the processes run
 	PIDs []int    `json:"pids"`
 	NS   []string `json:"namespaces"`
 }
@@ -78,7 +79,7 @@ func (l *Lab) Client() *api.Client { return api.NewClient(l.Socket()) }
 func (l *Lab) Up(ctx context.Context, containers bool) (err error) {
 	if s, err := l.load(); err == nil {
 		for _, pid := range s.PIDs {
-			if l.isOurs(pid) {
+			if s.isOurs(pid) {
 				return fmt.Errorf("lab %q is up already; `uvswitch lab show` tells about it, `uvswitch lab down` ends it", l.Name)
 			}
 		}
@@ -282,16 +283,16 @@ func (l *Lab) Down() error {
 		return fmt.Errorf("lab %q is not up; `uvswitch lab up` starts it", l.Name)
 	}
 	for _, pid := range s.PIDs {
-		if l.isOurs(pid) {
+		if s.isOurs(pid) {
 			_ = unix.Kill(pid, unix.SIGTERM) // it may have gone just now
 		}
 	}
 	deadline := time.Now().Add(5 * time.Second)
 	for _, pid := range s.PIDs {
-		for l.isOurs(pid) && time.Now().Before(deadline) {
+		for s.isOurs(pid) && time.Now().Before(deadline) {
 			time.Sleep(10 * time.Millisecond)
 		}
-		if l.isOurs(pid) {
+		if s.isOurs(pid) {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
 	}
@@ -308,9 +309,9 @@ func (l *Lab) sweep(s *state) {
 }
 
 // isOurs tells whether pid is still one of the lab's processes: pids are used again.
-func (l *Lab) isOurs(pid int) bool {
+func (s *state) isOurs(pid int) bool {
 	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-	return err == nil && strings.TrimSuffix(exe, " (deleted)") == l.Self
+	return err == nil && strings.TrimSuffix(exe, " (deleted)") == s.Exe
 }
 
 func (l *Lab) load() (*state, error) {
@@ -328,6 +329,7 @@ func (l *Lab) remember(edit func(*state)) error {
 	if err != nil {
 		s = &state{}
 	}
+	s.Exe = l.Self
 	edit(s)
 	b, err := json.Marshal(s)
 	if err != nil {

@@ -268,6 +268,7 @@ func TestBadInput(t *testing.T) {
 		{"port add x --device nosuch", `no device "nosuch" here`, 1},
 		{"port add x --device uvs0", "the switch's own device", 1},
 		{"port add x --netns SPARE --device eth0", "not both", 2},
+		{"port add x --device h9 --mtu 1400", "are for devices made with --netns", 2},
 		{"port del nosuch", `there is no port "nosuch"`, 1},
 		{"port del host", "the switch's own", 1},
 		{"port set web nosuch on", `no knob "nosuch"`, 2},

@@ -136,6 +136,10 @@ func TestPublish(t *testing.T) {
 		if out, err := b.TrySh("out", "curl -s -m 2 http://10.1.0.1:8082/"); err == nil {
 			t.Errorf("--from lets a stranger in: %s", out)
 		}
+		if out, err := b.TrySh("db", "curl -s -m 2 http://172.29.255.254:8082/"); err == nil {
+			t.Errorf("--from lets a stranger in by the host's relay: %s", out)
+		}
+		contains(t, b.Sh("host", "curl -s -m 5 http://127.0.0.1:8082/"), "this is web")
 		// A container's address is not reachable by routing to it from outside.
 		b.Sh("out", "ip route add 172.29.0.0/16 via 10.1.0.1")
 		if out, err := b.TrySh("out", "curl -s -m 2 http://172.29.0.2/"); err == nil {

@@ -156,6 +156,42 @@ func TestFDB(t *testing.T) {
 	ping(b, "web", "172.29.0.1")
 }
 
+// Networks: routed to each other by their gateways, unless one is internal; the host reaches those that are not.
+func TestNetworks(t *testing.T) {
+	b := New(t)
+	containers(b)
+	b.CLI("network", "add", "blue", "--subnet", "10.50.0.0/24")
+	b.CLI("network", "add", "shut", "--subnet", "10.60.0.0/24", "--internal")
+	b.AddNS("b1", "s1", "s2")
+	b.CLI("port", "add", "b1", "--netns", b.NS("b1"), "--network", "blue")
+	b.CLI("port", "add", "s1", "--netns", b.NS("s1"), "--network", "shut")
+	b.CLI("port", "add", "s2", "--netns", b.NS("s2"), "--network", "shut")
+	ping(b, "web", "10.50.0.2")
+	ping(b, "b1", "10.1.0.2")
+	ping(b, "host", "10.50.0.2")
+	ping(b, "s1", "10.60.0.3")
+	for _, from := range []string{"web", "host"} {
+		if out, err := b.TrySh(from, "ping -c 1 -W 1 10.60.0.2"); err == nil {
+			t.Errorf("%s reaches an internal network: %s", from, out)
+		}
+	}
+	if out, err := b.TrySh("s1", "ping -c 1 -W 1 10.1.0.2"); err == nil {
+		t.Errorf("an internal network gets out: %s", out)
+	}
+	Need(t, "curl")
+	b.Web("b1")
+	b.CLI("publish", "add", "8080:80", "--port", "b1")
+	contains(t, b.Sh("out", "curl -s -m 5 http://10.1.0.1:8080/"), "you are 10.1.0.2")
+	contains(t, b.Sh("host", "curl -s -m 5 http://127.0.0.1:8080/"), "this is b1")
+	contains(t, b.Sh("web", "curl -s -m 5 http://10.1.0.1:8080/"), "this is b1")
+	b.CLI("port", "del", "b1")
+	b.CLI("network", "del", "blue")
+	if out := b.Sh("host", "ip route"); strings.Contains(out, "10.50.0.0") {
+		t.Errorf("the host's route is left:\n%s", out)
+	}
+	b.Balanced()
+}
+
 // Ports without offloads, and both kinds together, in both directions.
 func TestPlainPorts(t *testing.T) {
 	b := New(t)

@@ -31,7 +31,7 @@ func load(t *testing.T) []*packages.Package {
 	return pkgs
 }
 
-// imports is the table of ARCHITECTURE.md: what each package may import beside the standard library.
+// imports is what each package may import beside the standard library.
 var imports = map[string][]string{
 	"internal/frame":           {},
 	"internal/frame/frametest": {"internal/frame"},

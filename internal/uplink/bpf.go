@@ -111,7 +111,7 @@ func (m *maps) ingress(ifindex int) (*ebpf.Program, error) {
 			asm.JLT.Imm(dst, 20, "pass"),
 		}
 	}
-	// owned ends in "redirect" when bit R1 of set R2 is on; R1 is in network byte order.
+	// set names a port set and loads the port from a slot into R8; "owned" looks it up.
 	set := func(label string, index int32, slot int16) asm.Instructions {
 		return asm.Instructions{
 			asm.StoreImm(asm.RFP, slotKey, int64(index), asm.Word).WithSymbol(label),
