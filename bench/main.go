@@ -47,19 +47,20 @@ func main() {
 	only := flag.String("only", "", "only paths whose name contains this")
 	out := flag.String("json", "", "write the raw figures to this file")
 	binary := flag.String("uvswitch", "bin/uvswitch", "the uvswitch to measure")
+	args := flag.String("args", "", "further arguments of uvswitch run, such as \"--workers 1\"")
 	flag.Parse()
 	if *quick {
 		*rounds, *seconds = 3, 1
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *rounds, *seconds, *only, *out, *binary); err != nil {
+	if err := run(ctx, *rounds, *seconds, *only, *out, *binary, strings.Fields(*args)); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, rounds, seconds int, only, out, binary string) (err error) {
+func run(ctx context.Context, rounds, seconds int, only, out, binary string, args []string) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("it makes network namespaces, which needs root; try sudo")
 	}
@@ -71,7 +72,7 @@ func run(ctx context.Context, rounds, seconds int, only, out, binary string) (er
 	if binary, err = filepath.Abs(binary); err != nil {
 		return err
 	}
-	systems := []*system{{name: "kernel", up: kernelUp}, {name: "uvswitch", up: uvswitchUp(binary)}}
+	systems := []*system{{name: "kernel", up: kernelUp}, {name: "uvswitch", up: uvswitchUp(binary, args)}}
 	for _, s := range systems {
 		defer s.down()
 		if err := s.start(); err != nil {

@@ -86,11 +86,11 @@ func kernelUp(s *system) error {
 	return sh(lines...)
 }
 
-// uvswitchUp: the switch at path binary, with the same addresses.
-func uvswitchUp(binary string) func(*system) error {
+// uvswitchUp: the switch at path binary, run with args, with the same addresses.
+func uvswitchUp(binary string, args []string) func(*system) error {
 	return func(s *system) error {
 		sock := filepath.Join(s.dir, "uvs.sock")
-		s.proc = s.command(context.Background(), "host", binary, "--socket", sock, "run")
+		s.proc = s.command(context.Background(), "host", append([]string{binary, "--socket", sock, "run"}, args...)...)
 		said, err := s.proc.StderrPipe()
 		if err != nil {
 			return err
