@@ -41,7 +41,7 @@ func (n *NAT) postRoute(c *config, f *frame.Frame, now frame.Tick) frame.Reason 
 	}
 	switch f.NAT {
 	case frame.NATError:
-		return n.translateError(c, f)
+		return n.translateError(f)
 	case frame.NATFlow:
 	default:
 		if why := n.create(c, f, now); why != frame.None {

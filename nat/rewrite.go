@@ -80,7 +80,7 @@ func setICMPID(l4 []byte, t *frame.Tuple) {
 // translateError rewrites an ICMP error about a packet of flow f.Flow, outside and in the quote, so that its
 // receiver recognises what it sent (RFC 5508, REQ-4 and REQ-5). It changes nothing of the flow: an error neither
 // ends nor refreshes it (RFC 5508, REQ-6; RFC 5382, REQ-10).
-func (n *NAT) translateError(c *config, f *frame.Frame) frame.Reason {
+func (n *NAT) translateError(f *frame.Frame) frame.Reason {
 	icmp := f.Payload()
 	q, at, ok := frame.Quoted(icmp)
 	if !ok {
@@ -107,11 +107,7 @@ func (n *NAT) translateError(c *config, f *frame.Frame) frame.Reason {
 	case frame.TCP, frame.UDP:
 		binary.BigEndian.PutUint16(l4, to.SrcPort)
 		binary.BigEndian.PutUint16(l4[2:], to.DstPort)
-		field := 16
-		if q.Proto == frame.UDP {
-			field = 6
-		}
-		if len(l4) >= field+2 {
+		if field := int(frame.ChecksumOffset(q.Proto)); len(l4) >= field+2 {
 			if old := binary.BigEndian.Uint16(l4[field:]); q.Proto == frame.TCP || old != 0 {
 				binary.BigEndian.PutUint16(l4[field:], addrs.Plus(ports).Complete(old))
 			}

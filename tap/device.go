@@ -109,12 +109,24 @@ func CheckName(name string) error {
 }
 
 func openTUN() (int, error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	fd, err := unix.Open(tunDevice, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return -1, fmt.Errorf("tap: %w: %w%s", ErrNoTUN, err, tunHint(err))
+		return -1, noTUN(err)
 	}
 	return fd, nil
 }
+
+// CheckTUN says early, without making anything, why TAP devices could not be made.
+func CheckTUN() error {
+	if _, err := os.Stat(tunDevice); err != nil {
+		return noTUN(err)
+	}
+	return nil
+}
+
+const tunDevice = "/dev/net/tun"
+
+func noTUN(err error) error { return fmt.Errorf("tap: %w: %w%s", ErrNoTUN, err, tunHint(err)) }
 
 func tunHint(err error) string {
 	switch {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -76,19 +75,12 @@ func (a *app) tourCommand(name *string) *cobra.Command {
 }
 
 func (a *app) labExec(c *cobra.Command, l *lab.Lab, args []string) error {
-	path, rest := "", args[2:]
-	if p, err := exec.LookPath(args[1]); err == nil {
-		path = p
-	} else if filepath.Base(args[1]) == "uvswitch" {
-		path = l.Self
-	} else if args[1] == "ping" || args[1] == "curl" || args[1] == "ip" {
-		path, rest = l.Self, append([]string{"lab", "tool", args[1]}, rest...)
-	} else {
-		return fmt.Errorf("%s: not found on this machine", args[1])
+	cmd, err := l.Program(c.Context(), args[1], args[2:]...)
+	if err != nil {
+		return err
 	}
-	cmd := exec.CommandContext(c.Context(), path, rest...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.in, a.out, a.err
-	err := l.Run(args[0], cmd)
+	err = l.Run(args[0], cmd)
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		return exitError{exit.ExitCode()}

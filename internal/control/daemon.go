@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"os"
 	"runtime"
 	"sync"
 	"time"
@@ -305,8 +304,5 @@ func requireRoot() error {
 	if unix.Geteuid() != 0 {
 		return errors.New("uvswitch run needs root: it makes TAP devices and attaches BPF programs (CAP_NET_ADMIN, CAP_SYS_ADMIN); try sudo")
 	}
-	if _, err := os.Stat("/dev/net/tun"); err != nil {
-		return fmt.Errorf("%w: %w; `modprobe tun`, or `mknod /dev/net/tun c 10 200` where it is built in", tap.ErrNoTUN, err)
-	}
-	return nil
+	return tap.CheckTUN()
 }

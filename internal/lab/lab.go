@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -104,7 +105,7 @@ func (l *Lab) Up(ctx context.Context, containers bool) (err error) {
 	if err := l.startSwitch(); err != nil {
 		return err
 	}
-	if _, err := l.start("out", "lab", "tool", "httpd", "80", "the outside"); err != nil {
+	if err := l.start("out", "lab", "tool", "httpd", "80", "the outside"); err != nil {
 		return err
 	}
 	if !containers {
@@ -115,8 +116,7 @@ func (l *Lab) Up(ctx context.Context, containers bool) (err error) {
 			return err
 		}
 	}
-	_, err = l.start("web", "lab", "tool", "httpd", "80", "web")
-	return err
+	return l.start("web", "lab", "tool", "httpd", "80", "web")
 }
 
 // AddNamespace makes one namespace of the lab, with its loopback up.
@@ -202,7 +202,7 @@ func (l *Lab) startSwitch() error {
 		return err
 	}
 	defer r.Close()
-	c := l.Command("host", "--socket", l.Socket(), "run", "--ready-fd", "3")
+	c := l.command("--socket", l.Socket(), "run", "--ready-fd", "3")
 	c.ExtraFiles = []*os.File{w}
 	log, err := os.CreateTemp("", "uvswitch-lab-*.log")
 	if err != nil {
@@ -225,18 +225,35 @@ func (l *Lab) startSwitch() error {
 	return nil
 }
 
-// Command is uvswitch itself with args, to be started in a part's namespace by launch or run.
-func (l *Lab) Command(part string, args ...string) *exec.Cmd {
+// command is uvswitch itself with args, for launch.
+func (l *Lab) command(args ...string) *exec.Cmd {
 	c := exec.Command(l.Self, args...)
-	c.Env = append(os.Environ(), "UVSWITCH_SOCKET="+l.Socket())
+	c.Env = l.env()
 	return c
 }
 
-// start launches uvswitch with args in a part.
-func (l *Lab) start(part string, args ...string) (*exec.Cmd, error) {
-	c := l.Command(part, args...)
-	return c, l.launch(part, c)
+// env tells uvswitch, however it is called, which switch is meant.
+func (l *Lab) env() []string { return append(os.Environ(), "UVSWITCH_SOCKET="+l.Socket()) }
+
+// Program finds what a name means in the lab: uvswitch itself, the system's program, or our stand-in for a tool that
+// the system lacks. It is to be run by Run.
+func (l *Lab) Program(ctx context.Context, name string, args ...string) (*exec.Cmd, error) {
+	path, err := l.Self, error(nil)
+	if name != "uvswitch" {
+		if path, err = exec.LookPath(name); err != nil {
+			if !slices.Contains(tools, name) {
+				return nil, fmt.Errorf("%s: not found on this machine", name)
+			}
+			path, args = l.Self, append([]string{"lab", "tool", name}, args...)
+		}
+	}
+	c := exec.CommandContext(ctx, path, args...)
+	c.Env = l.env()
+	return c, nil
 }
+
+// start launches uvswitch with args in a part.
+func (l *Lab) start(part string, args ...string) error { return l.launch(part, l.command(args...)) }
 
 // launch starts c in a part's namespace and remembers it.
 func (l *Lab) launch(part string, c *exec.Cmd) error {
@@ -253,9 +270,6 @@ func (l *Lab) launch(part string, c *exec.Cmd) error {
 
 // Run runs c, whatever program it is, in a part's namespace; an empty part is where the caller is.
 func (l *Lab) Run(part string, c *exec.Cmd) error {
-	if c.Env == nil {
-		c.Env = append(os.Environ(), "UVSWITCH_SOCKET="+l.Socket())
-	}
 	if part == "" {
 		return c.Run()
 	}

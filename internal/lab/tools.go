@@ -21,6 +21,9 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
+// tools are what Tool can stand in for when a user asks for it by name.
+var tools = []string{"ping", "curl", "ip"}
+
 // Tool runs a small stand-in for a tool that the system may lack: ping, curl, httpd, and those parts of ip that
 // the tour uses. It works in the namespace of the process.
 func Tool(ctx context.Context, args []string, out io.Writer) error {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"strings"
 	"time"
@@ -109,7 +108,7 @@ func Tour(ctx context.Context, name string, pause io.Reader, out io.Writer) (err
 	if err := l.AddNamespace("ns1"); err != nil {
 		return err
 	}
-	if _, err := l.start("web", "lab", "tool", "httpd", "80", "web"); err != nil {
+	if err := l.start("web", "lab", "tool", "httpd", "80", "web"); err != nil {
 		return err
 	}
 	fmt.Fprint(out, l.Picture())
@@ -168,12 +167,17 @@ func (l *Lab) step(ctx context.Context, s step, out io.Writer) error {
 		fmt.Fprintf(out, "\n# %s\n", shown)
 		if c.capture {
 			var err error
-			if capture, err = l.capture(ctx, c.in, line); err != nil {
+			if capture, err = l.capture(ctx, line); err != nil {
 				return err
 			}
 			continue
 		}
-		if err := l.Run(c.in, l.program(ctx, line, out)); err != nil && ctx.Err() != nil {
+		cmd, err := l.program(ctx, line)
+		if err != nil {
+			return err
+		}
+		cmd.Stdout, cmd.Stderr = out, out
+		if err := l.Run(c.in, cmd); err != nil && ctx.Err() != nil {
 			return ctx.Err()
 		} else if err != nil {
 			return fmt.Errorf("%s: %w", line, err)
@@ -193,20 +197,14 @@ func (l *Lab) expand(line string) string {
 	return line
 }
 
-// program finds what a command line runs: uvswitch itself, the system's tool, or our stand-in for it.
-func (l *Lab) program(ctx context.Context, line string, out io.Writer) *exec.Cmd {
+// program is Program for a whole line, ended gently with ctx.
+func (l *Lab) program(ctx context.Context, line string) (*exec.Cmd, error) {
 	f := strings.Fields(line)
-	var c *exec.Cmd
-	if f[0] == "uvswitch" {
-		c = exec.CommandContext(ctx, l.Self, f[1:]...)
-	} else if path, err := exec.LookPath(f[0]); err == nil {
-		c = exec.CommandContext(ctx, path, f[1:]...)
-	} else {
-		c = exec.CommandContext(ctx, l.Self, append([]string{"lab", "tool"}, f...)...)
+	c, err := l.Program(ctx, f[0], f[1:]...)
+	if err == nil {
+		c.Cancel = func() error { return c.Process.Signal(unix.SIGTERM) }
 	}
-	c.Cancel = func() error { return c.Process.Signal(unix.SIGTERM) }
-	c.Stdout, c.Stderr = out, out
-	return c
+	return c, err
 }
 
 // capturing is a `uvswitch dump` that runs beside other commands.
@@ -216,10 +214,13 @@ type capturing struct {
 }
 
 // capture starts one and waits until it is in force.
-func (l *Lab) capture(ctx context.Context, in, line string) (*capturing, error) {
-	c := &capturing{cmd: l.program(ctx, line, nil)}
-	c.cmd.Env = append(os.Environ(), "UVSWITCH_SOCKET="+l.Socket())
-	c.cmd.Stdout, c.cmd.Stderr = &c.text, nil
+func (l *Lab) capture(ctx context.Context, line string) (*capturing, error) {
+	cmd, err := l.program(ctx, line)
+	if err != nil {
+		return nil, err
+	}
+	c := &capturing{cmd: cmd}
+	c.cmd.Stdout = &c.text
 	said, err := c.cmd.StderrPipe()
 	if err != nil {
 		return nil, err
