@@ -25,7 +25,7 @@ unit:
 
 # The same under the race detector, and the whole command, built with it, in real namespaces.
 race:
-	$(GO) test -race ./internal/frame ./internal/ring ./switch ./router ./nat ./internal/wire ./internal/dataplane ./internal/capture ./tap
+	$(GO) test -race ./internal/frame ./internal/ring ./internal/uring ./switch ./router ./nat ./internal/wire ./internal/dataplane ./internal/capture ./tap
 	UVSWITCH_RACE=1 $(GO) test -run 'TestContainersReachEachOther|TestNamespaceDies|TestDump|TestWorkers|TestPublish/tcx' ./internal/netnstest
 
 # Each fuzzer for FUZZTIME.
@@ -35,9 +35,10 @@ fuzz:
 		$(GO) test -run '^$$' -fuzz "^$${f##*:}$$" -fuzztime $(FUZZTIME) ./$${f%%:*} || exit 1; \
 	done
 
-# Real kernels: namespaces, TAPs, iperf3, tshark. Needs root.
+# Real kernels: namespaces, TAPs, iperf3, tshark; the whole suite on each I/O backend. Needs root.
 netns:
-	$(GO) test -count=1 -timeout 15m ./internal/netnstest
+	UVSWITCH_IO=io_uring $(GO) test -count=1 -timeout 15m ./internal/netnstest
+	UVSWITCH_IO=read-write $(GO) test -count=1 -timeout 15m ./internal/netnstest
 
 # uvswitch beside the kernel's bridge and NAT, in turn, by iperf3; prints ratios. Needs root.
 bench: deps build

@@ -47,6 +47,14 @@ func (m *memory) Remove(frame.PortID)                      {}
 func (m *memory) Wake()                                    {}
 func (m *memory) Close() error                             { return nil }
 
+// wireless is a port's wire that memory stands for; joined says whether frames are joined on their way to it.
+type wireless struct {
+	frame.Conn
+	longest int
+}
+
+func (w wireless) Longest() int { return w.longest }
+
 // plane is a dataplane with ports c1, c2, an uplink, and n-2 more ports.
 func plane(b *testing.B, ports int) (*dataplane.Dataplane, *memory) {
 	b.Helper()
@@ -64,12 +72,12 @@ func plane(b *testing.B, ports int) (*dataplane.Dataplane, *memory) {
 	}
 	n.Update(rules)
 	for i := 1; i <= ports; i++ {
-		if err := d.AddPort(vswitch.Port{ID: frame.PortID(i), Net: 1, Flags: vswitch.DefaultFlags, MTU: 1500}, nil); err != nil {
+		if err := d.AddPort(vswitch.Port{ID: frame.PortID(i), Net: 1, Flags: vswitch.DefaultFlags, MTU: 1500}, wireless{}); err != nil {
 			b.Fatal(err)
 		}
 		d.Switch.FDB(1).Set(mac1+frame.MAC(i)-1, frame.PortID(i), false)
 	}
-	if err := d.AddPort(vswitch.Port{ID: 1000, Flags: vswitch.Forwarding | vswitch.Uplink, MTU: 65521}, nil); err != nil {
+	if err := d.AddPort(vswitch.Port{ID: 1000, Flags: vswitch.Forwarding | vswitch.Uplink, MTU: 65521}, wireless{}); err != nil {
 		b.Fatal(err)
 	}
 	return d, m

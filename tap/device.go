@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 	"unicode"
 	"unsafe"
 
@@ -38,6 +39,19 @@ var offloads = []int{
 // It is made in the process's own namespace and moved: a TAP's descriptor keeps the namespace alive in which
 // /dev/net/tun was opened, and a container's must be able to die.
 func Open(ns, name string) (*Device, error) {
+	for deadline := time.Now().Add(afterlife); ; time.Sleep(10 * time.Millisecond) {
+		d, err := open(ns, name)
+		if !errors.Is(err, ErrExists) || time.Now().After(deadline) {
+			return d, err
+		}
+	}
+}
+
+// afterlife is how long a device may outlive a switch that was killed: the kernel takes an io_uring apart some time
+// after its process has gone (linux io_uring/io_uring.c, io_ring_exit_work).
+const afterlife = time.Second
+
+func open(ns, name string) (*Device, error) {
 	var d *Device
 	err := In(Own, func() error {
 		fd, err := openTUN()
@@ -177,7 +191,12 @@ func (d *Device) Read(b []byte) (int, error) { return d.read(b) }
 // Write is frame.Conn's.
 //
 //uvswitch:hot
-func (d *Device) Write(f *frame.Frame) frame.Reason { return d.write(f.Raw()) }
+func (d *Device) Write(f *frame.Frame) frame.Reason { return d.writeChain(f) }
+
+// Longest is frame.Conn's.
+func (d *Device) Longest() int { return maxPacket }
+
+const maxPacket = 65535
 
 // file is a descriptor of whole frames, non-blocking: its system calls do not wait, so the scheduler is not told.
 type file struct{ fd int }
@@ -197,31 +216,79 @@ func (d *file) read(b []byte) (int, error) {
 			return int(n), nil
 		case syscall.EINTR:
 			continue
-		case syscall.EBADFD, syscall.EBADF, syscall.ENODEV, syscall.EFAULT:
-			return 0, errno // the device has died, with its namespace
+		}
+		if isDead(errno) {
+			return 0, errno
 		}
 		return 0, nil
 	}
+}
+
+// isDead tells from a read's error that the device has died, with its namespace.
+//
+//uvswitch:hot
+func isDead(errno syscall.Errno) bool {
+	return errno == syscall.EBADFD || errno == syscall.EBADF || errno == syscall.ENODEV || errno == syscall.EFAULT
+}
+
+// writeChain writes a frame and its chain as one.
+//
+//uvswitch:hot
+func (d *file) writeChain(f *frame.Frame) frame.Reason {
+	if f.Next() == nil {
+		return d.write(f.Raw())
+	}
+	var iov [frame.BatchSize]unix.Iovec
+	n := gather(iov[:], f)
+	for {
+		_, _, errno := syscall.RawSyscall(syscall.SYS_WRITEV, uintptr(d.fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(n))
+		if errno != syscall.EINTR {
+			return writeReason(errno)
+		}
+	}
+}
+
+// gather lists the pieces of a chain.
+//
+//uvswitch:hot
+func gather(iov []unix.Iovec, f *frame.Frame) int {
+	iov[0].Base = &f.Raw()[0]
+	iov[0].SetLen(len(f.Raw()))
+	n := 1
+	for f = f.Next(); f != nil; f = f.Next() {
+		b := f.Rest()
+		iov[n].Base = &b[0]
+		iov[n].SetLen(len(b))
+		n++
+	}
+	return n
 }
 
 //uvswitch:hot
 func (d *file) write(b []byte) frame.Reason {
 	for {
 		_, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, uintptr(d.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
-		switch errno {
-		case 0:
-			return frame.None
-		case syscall.EINTR:
-			continue
-		case syscall.EIO, syscall.ENETDOWN:
-			return frame.PortDown
-		case syscall.EAGAIN, syscall.ENOBUFS, syscall.ENOMEM:
-			return frame.TxQueueFull
-		case syscall.EBADFD, syscall.EBADF, syscall.ENODEV, syscall.ENXIO:
-			return frame.PortGone
-		case syscall.EMSGSIZE:
-			return frame.ExceedsMTU
+		if errno != syscall.EINTR {
+			return writeReason(errno)
 		}
-		return frame.TxRefused
 	}
+}
+
+// writeReason is why a write was not taken.
+//
+//uvswitch:hot
+func writeReason(errno syscall.Errno) frame.Reason {
+	switch errno {
+	case 0:
+		return frame.None
+	case syscall.EIO, syscall.ENETDOWN:
+		return frame.PortDown
+	case syscall.EAGAIN, syscall.ENOBUFS, syscall.ENOMEM:
+		return frame.TxQueueFull
+	case syscall.EBADFD, syscall.EBADF, syscall.ENODEV, syscall.ENXIO:
+		return frame.PortGone
+	case syscall.EMSGSIZE:
+		return frame.ExceedsMTU
+	}
+	return frame.TxRefused
 }

@@ -154,4 +154,7 @@ func (p *Packet) vlan() (tci, tpid uint16, ok bool) {
 // Write is frame.Conn's.
 //
 //uvswitch:hot
-func (p *Packet) Write(f *frame.Frame) frame.Reason { return p.write(f.Raw()) }
+func (p *Packet) Write(f *frame.Frame) frame.Reason { return p.writeChain(f) }
+
+// Longest is frame.Conn's.
+func (p *Packet) Longest() int { return maxPacket }

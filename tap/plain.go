@@ -73,6 +73,9 @@ func (p *Plain) adopt() error {
 // Vnet is false: a ring may not read or write the descriptor by itself.
 func (p *Plain) Vnet() bool { return false }
 
+// Longest is frame.Conn's: what was joined would only have to be taken apart here.
+func (p *Plain) Longest() int { return 0 }
+
 // Close is frame.Conn's.
 func (p *Plain) Close() error { return p.ifce.Close() }
 

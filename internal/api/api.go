@@ -209,18 +209,19 @@ type Uplink struct {
 
 // Status is what `status` prints.
 type Status struct {
-	Version  string            `json:"version"`
-	PID      int               `json:"pid"`
-	Uptime   float64           `json:"uptime"`
-	Uplink   Uplink            `json:"uplink"`
-	Backend  string            `json:"backend"`
-	Workers  int               `json:"workers"`
-	Host     string            `json:"host"` // the host port's address, or empty
-	Networks []Network         `json:"networks"`
-	Ports    int               `json:"ports"`
-	Tables   map[string]Table  `json:"tables"`
-	Drops    map[string]uint64 `json:"drops"`
-	Balanced bool              `json:"balanced"`
+	Version    string            `json:"version"`
+	PID        int               `json:"pid"`
+	Uptime     float64           `json:"uptime"`
+	Uplink     Uplink            `json:"uplink"`
+	Backend    string            `json:"backend"`
+	BackendWhy string            `json:"backend_why,omitempty"` // why not io_uring, where that was tried
+	Workers    int               `json:"workers"`
+	Host       string            `json:"host"` // the host port's address, or empty
+	Networks   []Network         `json:"networks"`
+	Ports      int               `json:"ports"`
+	Tables     map[string]Table  `json:"tables"`
+	Drops      map[string]uint64 `json:"drops"`
+	Balanced   bool              `json:"balanced"`
 }
 
 // Error is the body of every answer that is not 2xx.

@@ -156,8 +156,8 @@ func (p *poller) copy(f *frame.Frame, port frame.PortID, dir Direction, now int6
 		if !c.all && (int(port) >= len(c.ports) || !c.ports[port]) {
 			continue
 		}
-		b := f.Bytes()
-		n := min(len(b), c.snap)
+		whole := f.WireLen()
+		n := min(whole, c.snap)
 		rec := c.rings[p.worker].Reserve(recordLen + n)
 		if rec == nil {
 			c.Lost.Add(1)
@@ -165,10 +165,10 @@ func (p *poller) copy(f *frame.Frame, port frame.PortID, dir Direction, now int6
 		}
 		e := binary.NativeEndian
 		e.PutUint64(rec, uint64(now))
-		e.PutUint32(rec[8:], uint32(len(b)))
+		e.PutUint32(rec[8:], uint32(whole))
 		e.PutUint16(rec[12:], uint16(port))
 		rec[14] = uint8(dir)
-		copy(rec[recordLen:], b[:n])
+		f.CopyTo(rec[recordLen : recordLen+n])
 		c.rings[p.worker].Commit()
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -19,9 +20,9 @@ import (
 
 // runFlags are the flags of `run` as given; flags that were given win over the file.
 type runFlags struct {
-	config, subnet, uplink, kind, host, name, ports string
-	workers, readyFD                                int
-	verbose                                         bool
+	config, subnet, uplink, kind, host, name, ports, io string
+	workers, readyFD                                    int
+	verbose                                             bool
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -41,7 +42,8 @@ func (a *app) runCommand() *cobra.Command {
 	fl.StringVar(&f.host, "host", "on", "the host port: on or off")
 	fl.StringVar(&f.name, "name", "uvs", "prefix of the switch's own devices, NAME0 and NAME-up")
 	fl.StringVar(&f.ports, "nat-ports", control.DefaultNATPorts, "ports of the host that NAT may give out")
-	fl.IntVar(&f.workers, "workers", 0, "number of workers (default: one per CPU, 4 at most)")
+	fl.StringVar(&f.io, "io", "auto", "how frames are read and written: auto, io_uring or read-write (default: io_uring where the kernel lets us)")
+	fl.IntVar(&f.workers, "workers", 0, "number of workers (default: one for two CPUs, 4 at most)")
 	fl.IntVar(&f.readyFD, "ready-fd", 0, "write READY=1 to this descriptor when ready")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log what happens, to stderr")
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -71,7 +73,7 @@ func (a *app) announce(f runFlags, o control.Options) {
 }
 
 func (a *app) runOptions(c *cobra.Command, f runFlags) (control.Options, error) {
-	o := control.Options{Socket: a.socket, Name: f.name, Workers: f.workers, Version: Version, NATPorts: f.ports}
+	o := control.Options{Socket: a.socket, Name: f.name, Workers: f.workers, Version: Version, NATPorts: f.ports, IO: f.io}
 	level := slog.LevelWarn
 	if f.verbose {
 		level = slog.LevelDebug
@@ -95,6 +97,9 @@ func (a *app) runOptions(c *cobra.Command, f runFlags) (control.Options, error) 
 	case uplink.Auto, uplink.TCX, uplink.Clsact, uplink.TAP:
 	default:
 		return o, usagef("--uplink-kind %q: say tcx, clsact or tap", f.kind)
+	}
+	if !slices.Contains(control.IOKinds, f.io) {
+		return o, usagef("--io %q: say %s", f.io, strings.Join(control.IOKinds, ", "))
 	}
 	if f.host != "on" && f.host != "off" {
 		return o, usagef("--host %q: say on or off", f.host)

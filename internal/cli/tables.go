@@ -203,7 +203,11 @@ func side(s api.FlowSide) string {
 func (a *app) statusCommand() *cobra.Command {
 	return show(a, "status", "Show the switch on one screen", "/status", func(w io.Writer, s api.Status) {
 		row(w, "uvswitch", s.Version+fmt.Sprintf(", pid %d, up %s", s.PID, (time.Duration(s.Uptime)*time.Second).String()))
-		row(w, "backend", fmt.Sprintf("%s, %d workers", s.Backend, s.Workers))
+		backend := fmt.Sprintf("%s, %d workers", s.Backend, s.Workers)
+		if s.BackendWhy != "" {
+			backend += " (not io_uring: " + s.BackendWhy + ")"
+		}
+		row(w, "backend", backend)
 		up := s.Uplink
 		line := up.Kind
 		if up.Kind != "none" {

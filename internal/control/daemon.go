@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"runtime"
 	"sync"
 	"time"
 
@@ -35,6 +34,7 @@ type Options struct {
 	NATPorts     string // ranges NAT may give out
 	Host         bool
 	Workers      int
+	IO           string // auto, io_uring or read-write; auto when empty
 	HostAddr     string // the host port's address; the subnet's last when empty
 	Flows        int
 	FlowsPerPort int
@@ -57,7 +57,7 @@ type Daemon struct {
 	up      *uplink.Uplink // nil without one
 	capture *capture.Hub
 	started time.Time
-	backend string
+	backend backend
 	log     *slog.Logger
 
 	mu       sync.Mutex // everything below; the dataplane's workers never need it
@@ -132,10 +132,10 @@ func newDaemon(o Options) (*Daemon, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Workers <= 0 {
-		o.Workers = min(runtime.NumCPU(), 4)
+		o.Workers = defaultWorkers()
 	}
 	d := &Daemon{
-		opts: o, log: o.Log, started: time.Now(), backend: "read/write",
+		opts: o, log: o.Log, started: time.Now(),
 		networks: map[string]*network{}, ports: map[string]*port{}, nextRule: 1,
 	}
 	var seed [8]byte
@@ -156,14 +156,14 @@ func newDaemon(o Options) (*Daemon, error) {
 			ids = d.up.ICMPIDs()
 		}
 	}
-	var pollers []dataplane.Poller
-	for range o.Workers {
-		p, err := tap.NewRW()
-		if err != nil {
-			d.closeUplink()
-			return nil, err
-		}
-		pollers = append(pollers, p)
+	pollers, chosen, err := newPollers(o.IO, o.Workers)
+	if err != nil {
+		d.closeUplink()
+		return nil, err
+	}
+	d.backend = chosen
+	if chosen.why != "" {
+		d.log.Warn("falling back to another I/O backend", "backend", chosen.name, "why", chosen.why)
 	}
 	timers := nat.RFCTimers()
 	if o.Timers == "linux" {

@@ -22,7 +22,7 @@ import (
 func (d *Daemon) portView(p *port) api.Port {
 	v := api.Port{
 		Name: p.name, ID: int(p.id), Kind: p.kind, Ifname: p.ifname, Netns: p.netns, Addresses: []string{}, MTU: p.mtu,
-		State: d.portState(p), Offload: p.offload, Backend: d.backend, Flags: flagMap(p.flags), PortStats: d.dp.PortStats(p.id),
+		State: d.portState(p), Offload: p.offload, Backend: d.backend.name, Flags: flagMap(p.flags), PortStats: d.dp.PortStats(p.id),
 	}
 	if p.netns == tap.Own {
 		v.Netns = ""
@@ -293,7 +293,7 @@ func (d *Daemon) uplinkStatus() api.Uplink {
 func (d *Daemon) statusView() api.Status {
 	v := api.Status{
 		Version: d.opts.Version, PID: os.Getpid(), Uptime: time.Since(d.started).Seconds(), Uplink: d.uplinkStatus(),
-		Backend: d.backend, Workers: d.dp.Workers(), Ports: len(d.ports), Tables: d.tables(), Drops: d.dp.Drops(),
+		Backend: d.backend.name, BackendWhy: d.backend.why, Workers: d.dp.Workers(), Ports: len(d.ports), Tables: d.tables(), Drops: d.dp.Drops(),
 		Balanced: d.dp.Conservation().Balanced,
 	}
 	for _, n := range d.networkList() {

@@ -66,7 +66,7 @@ func (d *Dataplane) AddPort(p vswitch.Port, c frame.Conn) error {
 	d.readers[p.ID] = reader
 	for i, w := range d.workers {
 		var err error
-		w.do(func() { err = w.poller.Add(p.ID, c, i == reader) })
+		w.do(func() { err = w.addPort(p.ID, c, i == reader) })
 		if err != nil {
 			d.removePort(p.ID)
 			return fmt.Errorf("dataplane: adding port %d: %w", p.ID, err)
@@ -99,7 +99,7 @@ func (d *Dataplane) RemovePort(id frame.PortID) {
 
 func (d *Dataplane) removePort(id frame.PortID) {
 	for _, w := range d.workers {
-		w.do(func() { w.poller.Remove(id) })
+		w.do(func() { w.removePort(id) })
 	}
 	d.Switch.DeletePort(id)
 	delete(d.readers, id)

@@ -45,12 +45,13 @@ func (c *counters) dropped(in frame.PortID, why frame.Reason) {
 //
 //uvswitch:hot
 func (c *counters) failed(t frame.TxFailure) {
-	c.transmitted.Add(^uint64(0))
-	c.drops[t.Reason].Add(1)
+	n := uint64(t.Frames)
+	c.transmitted.Add(-n)
+	c.drops[t.Reason].Add(n)
 	if p := c.port(t.Port); p != nil {
-		p.txPackets.Add(^uint64(0))
+		p.txPackets.Add(-n)
 		p.txBytes.Add(-uint64(t.Bytes))
-		p.txDrops[t.Reason].Add(1)
+		p.txDrops[t.Reason].Add(n)
 	}
 }
 

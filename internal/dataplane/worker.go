@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 
@@ -23,6 +24,9 @@ type worker struct {
 	batch  frame.Batch
 	flood  [frame.MaxPorts]frame.PortID
 	tally  tally
+	joiner frame.Coalescer
+	// By port: see Conn.Longest. Written between two batches.
+	longest [frame.MaxPorts]int32
 	counters
 
 	punts    *ring.Ring // to the housekeeper
@@ -69,6 +73,9 @@ func (w *worker) round() error {
 		rt.Resolve(b)
 		sw.ForwardRouted(b)
 	}
+	if b.N > 1 {
+		w.coalesce(b)
+	}
 	w.transmit(b)
 
 	if w.takeInjected(b) {
@@ -96,6 +103,25 @@ func (w *worker) round() error {
 	return nil
 }
 
+// coalesce joins frames of one flow that go to one port.
+//
+//uvswitch:hot
+func (w *worker) coalesce(b *frame.Batch) {
+	w.joiner.Begin()
+	for i := range b.Frames[:b.N] {
+		f := &b.Frames[i]
+		if f.Verdict != frame.Unicast {
+			continue
+		}
+		switch what, older := w.joiner.Add(f, int(w.longest[f.Out])); what {
+		case frame.Merged:
+			f.Verdict = frame.InChain
+		case frame.Supersedes:
+			older.DropFor(frame.AckSuperseded)
+		}
+	}
+}
+
 // transmit does what each frame's verdict says: step 10.
 //
 //uvswitch:hot
@@ -105,6 +131,8 @@ func (w *worker) transmit(b *frame.Batch) {
 		switch f.Verdict {
 		case frame.Unicast:
 			w.send(f.Out, f)
+		case frame.InChain:
+			w.tally.sent(f.Out, f.Len())
 		case frame.Flood:
 			w.floodFrame(f)
 		case frame.Punt:
@@ -200,6 +228,16 @@ func (w *worker) reportGone(b *frame.Batch) {
 	}
 }
 
+func (w *worker) addPort(id frame.PortID, c frame.Conn, read bool) error {
+	w.longest[id] = int32(c.Longest())
+	return w.poller.Add(id, c, read)
+}
+
+func (w *worker) removePort(id frame.PortID) {
+	w.longest[id] = 0
+	w.poller.Remove(id)
+}
+
 // do runs fn on the worker between two batches and waits for it; at once, when the worker is not running.
 func (w *worker) do(fn func()) {
 	w.mu.Lock()
@@ -227,7 +265,7 @@ func (w *worker) readMail() {
 	}
 }
 
-// run reads until stop is set, and then finishes its mail.
+// run reads until stop is set, then finishes its mail and closes its Poller.
 func (w *worker) run(stop *atomic.Bool) error {
 	var err error
 	for err == nil && !stop.Load() {
@@ -240,5 +278,5 @@ func (w *worker) run(stop *atomic.Bool) error {
 		fn()
 	}
 	w.box = nil
-	return err
+	return errors.Join(err, w.base.Close())
 }

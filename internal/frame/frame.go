@@ -46,6 +46,7 @@ const (
 	Resolved                // MACs are rewritten; vswitch.ForwardRouted finds the port in network Egress
 	Punt                    // for the housekeeper
 	Drop                    // dropped for Reason
+	InChain                 // goes to port Out with the frame whose chain it is part of
 )
 
 // FloodClass is why a frame is flooded; ports may refuse each class of its own (`bridge link set flood off`).
@@ -89,6 +90,10 @@ const (
 type Frame struct {
 	raw []byte // VnetLen bytes of virtio-net header, then the frame from the destination MAC on
 
+	// Set by a Coalescer, on frames about to be sent.
+	next *Frame // whose payload follows this one's in a super-frame
+	rest uint16 // where in raw that payload begins
+
 	// Set by the Poller.
 	In PortID // where it came from
 
@@ -129,6 +134,30 @@ func (f *Frame) Reset(raw []byte, in PortID) {
 
 // Raw returns the virtio-net header and the frame: what a TAP with IFF_VNET_HDR reads and writes.
 func (f *Frame) Raw() []byte { return f.raw }
+
+// Next is the frame whose Rest follows in the super-frame that f begins or is part of; nil, as a rule.
+func (f *Frame) Next() *Frame { return f.next }
+
+// Rest is what a frame that is not the first adds to a super-frame: its payload, which may be padded no more.
+func (f *Frame) Rest() []byte { return f.raw[f.rest:] }
+
+// WireLen is Len with the frame's chain: how long what the port gets is.
+func (f *Frame) WireLen() int {
+	n := f.Len()
+	for g := f.next; g != nil; g = g.next {
+		n += len(g.Rest())
+	}
+	return n
+}
+
+// CopyTo copies the frame from the destination MAC on, with its chain, as far as there is room.
+func (f *Frame) CopyTo(b []byte) int {
+	n := copy(b, f.Bytes())
+	for g := f.next; g != nil; g = g.next {
+		n += copy(b[n:], g.Rest())
+	}
+	return n
+}
 
 // Vnet returns the virtio-net header before the frame.
 func (f *Frame) Vnet() VnetHdr { return VnetHdr(f.raw[:VnetLen]) }
@@ -179,11 +208,24 @@ const (
 	BatchBytes = 192 << 10
 )
 
-// A TxFailure tells of a frame that was sent but that the port did not take.
+// A TxFailure tells of a frame that was sent but that the port did not take: with its whole chain, if it has one.
 type TxFailure struct {
 	Port   PortID
 	Reason Reason
-	Bytes  uint32
+	Frames uint8
+	Bytes  uint32 // of all of them, without virtio-net headers
+}
+
+// Failure is the TxFailure of f and its chain.
+//
+//uvswitch:hot
+func Failure(id PortID, why Reason, f *Frame) TxFailure {
+	t := TxFailure{Port: id, Reason: why}
+	for ; f != nil; f = f.next {
+		t.Frames++
+		t.Bytes += uint32(f.Len())
+	}
+	return t
 }
 
 // A Batch is what one Poll brought: N frames of possibly several ports, in the order they were read.
@@ -206,8 +248,10 @@ type Conn interface {
 	// Read reads one frame with its virtio-net header into b, of VnetLen+MaxFrame bytes at least. n is 0 when
 	// there is none just now; an error says that the port is dead.
 	Read(b []byte) (n int, err error)
-	// Write writes one frame; None, or the reason why it was not taken.
+	// Write writes one frame, with its chain; None, or the reason why it was not taken.
 	Write(f *Frame) Reason
+	// Longest is how long an IPv4 packet may become that is joined for this port, in bytes; 0: nothing may be.
+	Longest() int
 	// Close gives the descriptor back.
 	Close() error
 }

@@ -58,6 +58,7 @@ const (
 	PortDown
 	TxRefused
 	TxQueueFull
+	AckSuperseded
 	NumReasons
 )
 
@@ -117,6 +118,7 @@ var reasons = [NumReasons]ReasonInfo{
 	PortGone:              {"port_gone", "the egress port has been removed", "normal for a moment after a removal"},
 	PortDown:              {"port_down", "the egress device is down", "bring the interface up inside its namespace"},
 	TxRefused:             {"tx_refused", "the kernel refused the frame (EINVAL)", "the sender's offload claims are wrong"},
+	AckSuperseded:         {"ack_superseded", "a pure TCP acknowledgement, and the same batch held a newer one of its connection that says more", "normal under load: it saves the sender's kernel work"},
 	TxQueueFull:           {"tx_queue_full", "the egress device had no room", "the receiver is slower than its senders"},
 }
 

@@ -159,7 +159,11 @@ func (b *Bed) TryStart(args ...string) error {
 		return err
 	}
 	defer r.Close()
-	c := b.command(append([]string{"run", "--ready-fd", "3"}, args...)...)
+	run := []string{"run", "--ready-fd", "3"}
+	if io := os.Getenv("UVSWITCH_IO"); io != "" { // which backend this run of the tests is about
+		run = append(run, "--io", io)
+	}
+	c := b.command(append(run, args...)...)
 	b.log = &syncBuffer{}
 	c.Stderr, c.ExtraFiles = b.log, []*os.File{w}
 	err = tap.In(b.path("host"), c.Start)

@@ -59,7 +59,12 @@ func TestConservation(t *testing.T) {
 			if rapid.IntRange(0, 9).Draw(t, "arp") == 0 {
 				n.Inject(h, frametest.ARP(p.DstMAC, h.MAC, 1, p.Src, p.Dst))
 			} else {
-				n.Inject(h, p.Raw())
+				p.Partial = rapid.Bool().Draw(t, "partial")
+				var burst [][]byte
+				for range rapid.IntRange(1, 4).Draw(t, "times") {
+					burst = append(burst, p.Raw())
+				}
+				n.Inject(h, burst...)
 			}
 			switch rapid.IntRange(0, 9).Draw(t, "event") {
 			case 0:
@@ -125,7 +130,7 @@ func FuzzDataplane(f *testing.F) {
 		n := newFixture(t)
 		h := n.hosts[int(from)%len(n.hosts)]
 		n.Inject(h, raw)
-		n.Inject(h, raw)
+		n.Inject(h, raw, raw)
 		n.Advance(frame.Seconds(10))
 		if c := n.DP.Conservation(); !c.Balanced {
 			t.Fatalf("%+v\ndrops %v", c, n.DP.Drops())

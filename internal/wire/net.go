@@ -79,7 +79,7 @@ func (n *Net) AddNetwork(id frame.NetID, gateway netip.Prefix, internal bool) {
 func (n *Net) SetUplink(addr frame.Addr) error {
 	if _, ok := n.DP.Switch.Port(uplinkPort); !ok {
 		p := vswitch.Port{ID: uplinkPort, Flags: vswitch.Forwarding | vswitch.Uplink, MTU: 65521}
-		if err := n.DP.AddPort(p, nil); err != nil {
+		if err := n.DP.AddPort(p, conn{}); err != nil {
 			return err
 		}
 	}
@@ -104,7 +104,7 @@ func (n *Net) AddHost(name string, addr frame.Addr, port frame.PortID, id frame.
 	h := &Host{Name: name, Addr: addr, MAC: 0x020000000000 | frame.MAC(addr&0xffffff)<<8 | frame.MAC(port), Port: port, Net: id}
 	if _, ok := n.DP.Switch.Port(port); !ok {
 		p := vswitch.Port{ID: port, Net: id, Flags: vswitch.DefaultFlags | flags, MTU: 1500, MAC: h.MAC, Addr: addr}
-		if err := n.DP.AddPort(p, nil); err != nil {
+		if err := n.DP.AddPort(p, conn{}); err != nil {
 			return nil, err
 		}
 	}
@@ -141,11 +141,13 @@ func (n *Net) Unpublish(port uint16) {
 	n.update()
 }
 
-// Inject lets a frame come in from a host and carries everything through that follows.
-func (n *Net) Inject(h *Host, raw []byte) {
-	n.lenient = n.lenient || !frametest.Sound(raw) && frametest.IsIPv4(raw)
-	n.log(h.Port, false, raw)
-	n.Poller.Put(h.Port, raw)
+// Inject lets frames come in from a host, in one batch, and carries everything through that follows.
+func (n *Net) Inject(h *Host, raws ...[]byte) {
+	for _, raw := range raws {
+		n.lenient = n.lenient || !frametest.Sound(raw) && frametest.IsIPv4(raw)
+		n.log(h.Port, false, raw)
+		n.Poller.Put(h.Port, raw)
+	}
 	n.Settle()
 }
 

@@ -64,10 +64,12 @@ func (p *Poller) Send(id frame.PortID, f *frame.Frame) {
 		why = frame.PortGone
 	}
 	if why != frame.None {
-		p.failed = append(p.failed, frame.TxFailure{Port: id, Reason: why, Bytes: uint32(f.Len())})
+		p.failed = append(p.failed, frame.Failure(id, why, f))
 		return
 	}
-	p.Out = append(p.Out, Sent{id, bytes.Clone(f.Raw())})
+	raw := append(bytes.Clone(f.Vnet()), make([]byte, f.WireLen())...)
+	f.CopyTo(raw[frame.VnetLen:])
+	p.Out = append(p.Out, Sent{id, raw})
 }
 
 // Wake is dataplane.Poller's.
@@ -75,3 +77,13 @@ func (p *Poller) Wake() {}
 
 // Close is dataplane.Poller's.
 func (p *Poller) Close() error { return nil }
+
+// conn is the wire of a port in memory: the Poller reads and writes for it.
+type conn struct{}
+
+func (conn) FD() int                         { return -1 }
+func (conn) Vnet() bool                      { return true }
+func (conn) Longest() int                    { return 65535 }
+func (conn) Read([]byte) (int, error)        { return 0, nil }
+func (conn) Write(*frame.Frame) frame.Reason { return frame.PortGone }
+func (conn) Close() error                    { return nil }

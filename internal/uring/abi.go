@@ -1,0 +1,107 @@
+package uring
+
+// The part of linux/io_uring.h that is used here.
+const (
+	opWritev        = 2
+	opPollAdd       = 6
+	opAsyncCancel   = 14
+	opWrite         = 23
+	opReadMultishot = 49 // Linux 6.7
+
+	sqeBufferSelect   = 1 << 5
+	sqeCQESkipSuccess = 1 << 6
+
+	setupCQSize       = 1 << 3
+	setupRDisabled    = 1 << 6
+	setupSubmitAll    = 1 << 7
+	setupSingleIssuer = 1 << 12
+	setupDeferTaskrun = 1 << 13
+
+	featSingleMmap = 1 << 0
+	featNoDrop     = 1 << 1
+	featCQESkip    = 1 << 11
+
+	enterGetEvents = 1 << 0
+
+	registerProbe       = 8
+	registerEnableRings = 12
+	registerPbufRing    = 22
+
+	probeSupported = 1 << 0
+
+	offSQRing = 0
+	offSQEs   = 0x10000000
+
+	pollAddMulti = 1 << 0
+	cancelAny    = 1 << 2
+	cancelAll    = 1 << 0
+	rwfNowait    = 8
+
+	cqeFBuffer     = 1 << 0
+	cqeFMore       = 1 << 1
+	cqeBufferShift = 16
+)
+
+type params struct {
+	sqEntries, cqEntries, flags, sqThreadCPU, sqThreadIdle, features, wqFD uint32
+	resv                                                                   [3]uint32
+	sqOff                                                                  sqOffsets
+	cqOff                                                                  cqOffsets
+}
+
+type sqOffsets struct {
+	head, tail, ringMask, ringEntries, flags, dropped, array, resv1 uint32
+	userAddr                                                        uint64
+}
+
+type cqOffsets struct {
+	head, tail, ringMask, ringEntries, overflow, cqes, flags, resv1 uint32
+	userAddr                                                        uint64
+}
+
+// sqe is struct io_uring_sqe: 64 bytes.
+type sqe struct {
+	opcode, flags uint8
+	ioprio        uint16
+	fd            int32
+	off, addr     uint64
+	len, opFlags  uint32
+	userData      uint64
+	bufGroup      uint16
+	personality   uint16
+	spliceFD      int32
+	_             [2]uint64
+}
+
+// cqe is struct io_uring_cqe: 16 bytes.
+type cqe struct {
+	userData uint64
+	res      int32
+	flags    uint32
+}
+
+// buf is struct io_uring_buf: 16 bytes. The ring's tail stands in the last two bytes of the first one.
+type buf struct {
+	addr    uint64
+	len     uint32
+	bidTail uint32 // low half the buffer's id; high half, in the first one only, the tail
+}
+
+type bufReg struct {
+	ringAddr    uint64
+	ringEntries uint32
+	group       uint16
+	flags       uint16
+	resv        [3]uint64
+}
+
+type probe struct {
+	lastOp, opsLen uint8
+	resv           uint16
+	resv2          [3]uint32
+	ops            [256]struct {
+		op, resv uint8
+		flags    uint16
+		resv2    uint32
+	}
+}

@@ -1,0 +1,407 @@
+package tap
+
+import (
+	"runtime"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/frame/frametest"
+)
+
+// What must hold of every I/O backend, over socket pairs.
+
+type poller interface {
+	Add(frame.PortID, frame.Conn, bool) error
+	Remove(frame.PortID)
+	Poll(*frame.Batch) error
+	Send(frame.PortID, *frame.Frame)
+	Wake()
+	Close() error
+}
+
+// backends runs a test on each backend; vnet tells whether its ports are such that a ring reads them by itself.
+func backends(t *testing.T, test func(t *testing.T, p poller, vnet bool)) {
+	for _, b := range []struct {
+		name string
+		open func() (poller, error)
+		vnet bool
+	}{
+		{"read-write", func() (poller, error) { return NewRW() }, true},
+		{"ring", func() (poller, error) { return NewRing() }, true},
+		{"ring, ports read by Conn", func() (poller, error) { return NewRing() }, false},
+	} {
+		t.Run(b.name, func(t *testing.T) {
+			runtime.LockOSThread() // a ring belongs to one thread
+			defer runtime.UnlockOSThread()
+			p, err := b.open()
+			if err != nil {
+				t.Skip(err) // no io_uring here
+			}
+			defer within(t, "Close", func() { _ = p.Close() })
+			test(t, p, b.vnet)
+		})
+	}
+}
+
+// wire is a Conn over one end of a datagram socket pair; the test holds the other.
+type wire struct {
+	file
+	far  int
+	vnet bool
+	dead error
+	full bool
+}
+
+func newWire(t *testing.T, vnet bool) *wire {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4<<20); err != nil {
+			t.Log(err) // without root a socket pair holds less; no test needs more
+		}
+	}
+	t.Cleanup(func() { unix.Close(fds[0]); unix.Close(fds[1]) })
+	return &wire{file: file{fd: fds[0]}, far: fds[1], vnet: vnet}
+}
+
+func (w *wire) Vnet() bool   { return w.vnet }
+func (w *wire) Longest() int { return maxPacket }
+
+func (w *wire) Read(b []byte) (int, error) {
+	if w.dead != nil {
+		return 0, w.dead
+	}
+	return w.read(b)
+}
+
+func (w *wire) Write(f *frame.Frame) frame.Reason {
+	if w.full {
+		return frame.TxQueueFull
+	}
+	return w.writeChain(f)
+}
+
+var sample = frametest.Packet{Src: 1, Dst: 2}.Raw()
+
+func (w *wire) put(t *testing.T, n int) {
+	t.Helper()
+	for range n {
+		if _, err := unix.Write(w.far, sample); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// got is what the far end can read now.
+func (w *wire) got(t *testing.T) (frames [][]byte) {
+	t.Helper()
+	for {
+		b := make([]byte, 1<<17)
+		n, err := unix.Read(w.far, b)
+		if err == unix.EAGAIN {
+			return frames
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		frames = append(frames, b[:n])
+	}
+}
+
+func add(t *testing.T, p poller, id frame.PortID, w *wire) {
+	t.Helper()
+	if err := p.Add(id, w, true); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// within fails when fn does not return: a Poll that waits for what has happened already.
+func within(t *testing.T, what string, fn func()) {
+	t.Helper()
+	timer := time.AfterFunc(10*time.Second, func() { panic(t.Name() + ": " + what + " does not return") })
+	defer timer.Stop()
+	fn() // on this goroutine: see LockOSThread
+}
+
+func poll(t *testing.T, p poller, b *frame.Batch) {
+	t.Helper()
+	within(t, "Poll", func() {
+		if err := p.Poll(b); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// flush lets what was sent go out: a wake-up ends the Poll.
+func flush(t *testing.T, p poller, b *frame.Batch) {
+	t.Helper()
+	p.Wake()
+	poll(t, p, b)
+}
+
+func TestReadsEverything(t *testing.T) {
+	backends(t, func(t *testing.T, p poller, vnet bool) {
+		w1, w2 := newWire(t, vnet), newWire(t, vnet)
+		w1.put(t, 3) // before it is added
+		add(t, p, 1, w1)
+		add(t, p, 2, w2)
+		var b frame.Batch
+		got := map[frame.PortID]int{}
+		read := func(want int) {
+			for got[1]+got[2] < want {
+				poll(t, p, &b)
+				for i := range b.Frames[:b.N] {
+					got[b.Frames[i].In]++
+					if err := frametest.Check(b.Frames[i].Raw()); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+		read(3)
+		for _, n := range []int{1, 9, 10} { // a socket pair holds about ten
+			w1.put(t, n)
+			w2.put(t, 1)
+			read(got[1] + got[2] + n + 1)
+		}
+		if got[1] != 23 || got[2] != 3 {
+			t.Errorf("read %v", got)
+		}
+	})
+}
+
+// More rounds than there are buffers, so that each is used again; large and small by turns.
+func TestBuffersComeRound(t *testing.T) {
+	backends(t, func(t *testing.T, p poller, vnet bool) {
+		w := newWire(t, vnet)
+		add(t, p, 1, w)
+		var b frame.Batch
+		for round := range 2000 {
+			size := frame.VnetLen + 60
+			if round%5 == 0 {
+				size = 60000
+			}
+			raw := make([]byte, size)
+			raw[frame.VnetLen], raw[size-1] = byte(round), byte(round)
+			if _, err := unix.Write(w.far, raw); err != nil {
+				t.Fatal(err)
+			}
+			poll(t, p, &b)
+			if f := b.Frames[0].Raw(); b.N != 1 || len(f) != size || f[frame.VnetLen] != byte(round) || f[size-1] != byte(round) {
+				t.Fatalf("round %d: %d frames", round, b.N)
+			}
+			p.Send(1, &b.Frames[0])
+			flush(t, p, &b)
+			if got := w.got(t); len(got) != 1 || len(got[0]) != size || got[0][size-1] != byte(round) {
+				t.Fatalf("round %d: %d frames came back", round, len(got))
+			}
+		}
+	})
+}
+
+// A port with more to read than fits a batch must not keep others waiting for long.
+func TestTakesTurns(t *testing.T) {
+	backends(t, func(t *testing.T, p poller, vnet bool) {
+		loud, quiet := newWire(t, vnet), newWire(t, vnet)
+		add(t, p, 1, loud)
+		add(t, p, 2, quiet)
+		var b frame.Batch
+		loud.put(t, 8)
+		poll(t, p, &b)
+		for range 50 {
+			loud.put(t, 8)
+			quiet.put(t, 1)
+			heard := false
+			for range 4 {
+				p.Wake()
+				poll(t, p, &b)
+				for i := range b.Frames[:b.N] {
+					heard = heard || b.Frames[i].In == 2
+				}
+			}
+			if !heard {
+				t.Fatal("four batches without a frame of the quiet port")
+			}
+		}
+	})
+}
+
+// A wake-up that comes while a port is still believed ready must not be lost.
+func TestWake(t *testing.T) {
+	backends(t, func(t *testing.T, p poller, vnet bool) {
+		w := newWire(t, vnet)
+		add(t, p, 1, w)
+		var b frame.Batch
+		for i := range 3 * look {
+			if i%2 == 0 {
+				w.put(t, quota/8)
+				poll(t, p, &b)
+			}
+			flush(t, p, &b)
+		}
+	})
+}
+
+func TestReportsFailuresAndDeaths(t *testing.T) {
+	backends(t, func(t *testing.T, p poller, vnet bool) {
+		w, full := newWire(t, vnet), newWire(t, false)
+		add(t, p, 1, w)
+		add(t, p, 2, full)
+		full.full = true
+		var b frame.Batch
+		w.put(t, 1)
+		for b.N == 0 {
+			poll(t, p, &b)
+		}
+		p.Send(2, &b.Frames[0])
+		p.Send(9, &b.Frames[0])
+		poll(t, p, &b) // at once, though there is nothing to read
+		if len(b.Failed) != 2 || b.Failed[0].Reason != frame.TxQueueFull || b.Failed[1].Reason != frame.PortGone || b.Failed[1].Frames != 1 {
+			t.Errorf("failures %+v", b.Failed)
+		}
+		full.dead = unix.EBADFD
+		full.put(t, 1)
+		poll(t, p, &b)
+		if len(b.Gone) != 1 || b.Gone[0] != 2 || len(b.Failed) != 0 {
+			t.Errorf("gone %v, failed %v", b.Gone, b.Failed)
+		}
+		p.Remove(2)
+		p.Remove(2)
+		w.put(t, 1)
+		poll(t, p, &b)
+		if b.N != 1 || b.Frames[0].In != 1 {
+			t.Error("the other port is not read any more")
+		}
+		unix.Close(w.far) // writes fail, as to a device whose namespace has died
+		p.Send(1, &b.Frames[0])
+		p.Wake()
+		for poll(t, p, &b); len(b.Failed) == 0; poll(t, p, &b) {
+		}
+		if len(b.Failed) != 1 || b.Failed[0].Port != 1 || b.Failed[0].Frames != 1 || int(b.Failed[0].Bytes) != len(sample)-frame.VnetLen {
+			t.Errorf("failed %+v", b.Failed)
+		}
+		w.far, _ = unix.Eventfd(0, unix.EFD_CLOEXEC) // for the clean-up to close
+	})
+}
+
+// After Remove the port's number and descriptor may be used again at once.
+func TestPortsComeAndGo(t *testing.T) {
+	backends(t, func(t *testing.T, p poller, vnet bool) {
+		var b frame.Batch
+		stays := newWire(t, vnet)
+		add(t, p, 7, stays)
+		for range 300 {
+			w := newWire(t, vnet)
+			add(t, p, 1, w)
+			w.put(t, 2)
+			for n := 0; n < 2; {
+				poll(t, p, &b)
+				n += b.N
+			}
+			w.put(t, 1) // is never asked for
+			within(t, "Remove", func() { p.Remove(1) })
+			stays.put(t, 1)
+			poll(t, p, &b)
+			for i := range b.Frames[:b.N] {
+				if b.Frames[i].In != 7 {
+					t.Fatal("a frame of a port that was removed")
+				}
+			}
+		}
+	})
+}
+
+// A flood sends one frame to many ports, more than there is room for in the queue.
+func TestFloodToMany(t *testing.T) {
+	backends(t, func(t *testing.T, p poller, vnet bool) {
+		in := newWire(t, vnet)
+		add(t, p, 1, in)
+		var outs []*wire
+		for id := range frame.PortID(40) {
+			w := newWire(t, vnet)
+			outs = append(outs, w)
+			if err := p.Add(id+2, w, false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var b frame.Batch
+		sent := 0
+		for range 8 {
+			in.put(t, 8)
+			for n := 0; n < 8; n += b.N {
+				poll(t, p, &b)
+				for i := range b.Frames[:b.N] {
+					sent++
+					for id := range frame.PortID(len(outs)) {
+						p.Send(id+2, &b.Frames[i])
+					}
+				}
+			}
+			flush(t, p, &b)
+			for _, w := range outs {
+				if got := w.got(t); len(got) != 8 {
+					t.Fatalf("%d of 8 frames arrived", len(got))
+				}
+			}
+		}
+	})
+}
+
+// What did not come from the backend's own buffers may be gone after Send.
+func TestSendsForeignBytes(t *testing.T) {
+	backends(t, func(t *testing.T, p poller, vnet bool) {
+		w := newWire(t, vnet)
+		add(t, p, 1, w)
+		var b frame.Batch
+		flush(t, p, &b)
+		var f frame.Frame
+		raw := append([]byte(nil), sample...)
+		f.Reset(raw, 2)
+		p.Send(1, &f)
+		flush(t, p, &b)
+		if got := w.got(t); len(got) != 1 || string(got[0]) != string(sample) {
+			t.Errorf("%d frames", len(got))
+		}
+	})
+}
+
+func TestAllocatesNothing(t *testing.T) {
+	backends(t, func(t *testing.T, p poller, vnet bool) {
+		w := newWire(t, vnet)
+		add(t, p, 1, w)
+		var b frame.Batch
+		buf := make([]byte, 2000)
+		if allocs := testing.AllocsPerRun(100, func() {
+			_, _ = unix.Write(w.far, sample)
+			if err := p.Poll(&b); err != nil {
+				t.Fatal(err)
+			}
+			p.Send(1, &b.Frames[0])
+			_, _ = unix.Read(w.far, buf)
+		}); allocs != 0 {
+			t.Errorf("%v allocations", allocs)
+		}
+	})
+}
+
+func TestClosed(t *testing.T) {
+	backends(t, func(t *testing.T, p poller, vnet bool) {
+		w := newWire(t, vnet)
+		add(t, p, 1, w)
+		var b frame.Batch
+		flush(t, p, &b)
+		within(t, "Close", func() { _ = p.Close() })
+		p.Wake()
+		p.Remove(1)
+		if p.Add(2, w, true) == nil {
+			t.Error("a port was added to a closed backend")
+		}
+		p.Close()
+	})
+}

@@ -1,0 +1,426 @@
+package tap
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/uring"
+)
+
+const (
+	ringOps     = 1024 // operations queued between two Polls; more are submitted on the way
+	ringBuffers = 256
+	minBuffers  = 4  // provided per Poll when frames are largest
+	maxBuffers  = 64 // and when they are smallest
+	bufferSize  = frame.VnetLen + frame.MaxFrame
+	readGroup   = 0
+)
+
+// What an operation was, in the top byte of its data; below it, for a write, how many frames (8 bits), the port
+// (16 bits) and how many bytes (32 bits).
+const (
+	opRead = iota + 1 // a port's multishot read
+	opPoll            // a port that is read by Conn.Read has something
+	opWake
+	opWrite
+	opCancel
+)
+
+//uvswitch:hot
+func opData(op uint8, id frame.PortID) uint64 { return uint64(op)<<56 | uint64(id)<<32 }
+
+//uvswitch:hot
+func writeData(id frame.PortID, frames, bytes int) uint64 {
+	return opData(opWrite, id) | uint64(frames)<<48 | uint64(uint32(bytes))
+}
+
+// Ring is the I/O backend on io_uring. Ports whose Conn says Vnet are read by one multishot operation each, into
+// buffers that all of them share, and written by operations that one system call submits: the same that waits for
+// the next frames. Other ports are polled by the ring, and read and written by their Conn.
+//
+// Buffers are given to the kernel just before that call: how many depends on how large frames are, so that a batch
+// stays in the cache, and those used last come first. When they run out, the reads that found none are armed again
+// in the order in which they ended; so ports take turns.
+type Ring struct {
+	*waker
+	readers
+	ring    *uring.Ring
+	buffers *uring.Buffers
+	ports   [frame.MaxPorts]ringPort
+	arm     []frame.PortID // reads to be armed
+	free    []uint16       // buffers, the one used last on top
+	out     int            // buffers that the kernel has
+	lent    []uint16       // buffers of the batch that Poll returned last
+	size    int            // of frames lately, a moving average in bytes
+	pending [ringBuffers]filled
+	first   int // the oldest of pending
+	n       int // how many of pending
+	active  int // multishot operations under way
+	woken   bool
+	enabled bool
+	closed  bool
+	failed  [2][]frame.TxFailure
+	iov     [4 * frame.BatchSize]unix.Iovec // of the chains that are queued
+	iovs    int
+}
+
+type ringPort struct {
+	conn  frame.Conn
+	fd    int  // for writing by the ring; -1: by the Conn
+	read  bool // by this ring
+	armed bool // an operation is under way
+}
+
+// filled is a frame that was read and waits to be put into a batch.
+type filled struct {
+	port   frame.PortID
+	buffer uint16
+	n      int32
+}
+
+// NewRing makes a backend without ports. The error says why io_uring cannot be used here.
+func NewRing() (*Ring, error) {
+	r := &Ring{readers: newReaders(), size: frame.BatchBytes}
+	var err error
+	if r.ring, err = uring.New(ringOps); err != nil {
+		return nil, err
+	}
+	if r.buffers, err = r.ring.NewBuffers(readGroup, ringBuffers, bufferSize); err != nil {
+		r.ring.Close()
+		return nil, err
+	}
+	if r.waker, err = newWaker(); err != nil {
+		r.ring.Close()
+		r.buffers.Free()
+		return nil, err
+	}
+	r.free = make([]uint16, ringBuffers)
+	for i := range r.free {
+		r.free[i] = uint16(ringBuffers - 1 - i)
+	}
+	r.lent = make([]uint16, 0, frame.BatchSize)
+	r.arm = make([]frame.PortID, 0, frame.MaxPorts)
+	return r, nil
+}
+
+// Add is dataplane.Poller's.
+func (r *Ring) Add(id frame.PortID, c frame.Conn, read bool) error {
+	if r.closed {
+		return errClosed
+	}
+	p := ringPort{conn: c, fd: -1, read: read}
+	if c.Vnet() {
+		p.fd = c.FD()
+	} else if read {
+		r.add(id, c)
+	}
+	r.ports[id] = p
+	if read {
+		r.arm = append(r.arm, id)
+	}
+	return nil
+}
+
+// Remove is dataplane.Poller's. When it returns, the kernel does nothing with the port any more.
+func (r *Ring) Remove(id frame.PortID) {
+	p := &r.ports[id]
+	if p.conn == nil || r.closed {
+		return
+	}
+	p.read = false
+	for i, q := range r.arm {
+		if q == id {
+			r.arm = append(r.arm[:i], r.arm[i+1:]...)
+			break
+		}
+	}
+	if p.armed {
+		r.reserve()
+		r.ring.Cancel(r.readData(id), opData(opCancel, id))
+	}
+	for err := error(nil); p.armed && err == nil; r.reap() {
+		err = r.ring.Enter(1)
+	}
+	r.remove(id)
+	for range r.n { // what it brought last goes with it
+		f := r.take()
+		if f.port == id {
+			r.free = append(r.free, f.buffer)
+		} else {
+			r.keep(f)
+		}
+	}
+	*p = ringPort{}
+}
+
+// readData names the operation by which a port is read.
+//
+//uvswitch:hot
+func (r *Ring) readData(id frame.PortID) uint64 {
+	if r.ports[id].fd < 0 {
+		return opData(opPoll, id)
+	}
+	return opData(opRead, id)
+}
+
+//uvswitch:hot
+func (r *Ring) keep(f filled) {
+	r.pending[(r.first+r.n)%len(r.pending)] = f
+	r.n++
+}
+
+//uvswitch:hot
+func (r *Ring) take() filled {
+	f := r.pending[r.first]
+	r.first = (r.first + 1) % len(r.pending)
+	r.n--
+	return f
+}
+
+// Poll is dataplane.Poller's.
+//
+//uvswitch:hot
+func (r *Ring) Poll(b *frame.Batch) error {
+	b.N = 0
+	r.gone = r.gone[:0]
+	r.woken = false
+	r.iovs = 0
+	r.free = append(r.free, r.lent...) // their writes are submitted before anything is read
+	r.lent = r.lent[:0]
+	if !r.enabled {
+		if err := r.enable(); err != nil {
+			return err
+		}
+	}
+	for {
+		r.provide()
+		wait := 1
+		if r.n > 0 || len(r.line) > 0 || len(r.failed[0]) > 0 {
+			wait = 0
+		}
+		if err := r.ring.Enter(wait); err != nil {
+			return err
+		}
+		r.reap()
+		r.fill(b)
+		if b.N > 0 || r.woken || len(r.failed[0]) > 0 || len(r.gone) > 0 {
+			break
+		}
+	}
+	b.Failed, r.failed[0], r.failed[1] = r.failed[0], r.failed[1][:0], r.failed[0]
+	b.Gone = r.gone
+	return nil
+}
+
+// enable makes the calling thread the ring's.
+func (r *Ring) enable() error {
+	if err := r.ring.Enable(); err != nil {
+		return err
+	}
+	r.enabled = true
+	r.watchWake()
+	return nil
+}
+
+func (r *Ring) watchWake() {
+	r.reserve()
+	r.ring.PollMultishot(r.fd, opData(opWake, 0))
+	r.active++
+}
+
+// provide gives the kernel as many buffers as a batch of frames of the present size has, and arms reads that have
+// ended: as many as can find a buffer.
+//
+//uvswitch:hot
+func (r *Ring) provide() {
+	want := min(max(frame.BatchBytes/r.size, minBuffers), maxBuffers) - r.n
+	for r.out < want && len(r.free) > 0 {
+		r.buffers.Provide(int(r.free[len(r.free)-1]))
+		r.free = r.free[:len(r.free)-1]
+		r.out++
+	}
+	n := min(len(r.arm), r.out)
+	for _, id := range r.arm[:n] {
+		p := &r.ports[id]
+		r.reserve()
+		if p.fd < 0 {
+			r.ring.PollMultishot(p.conn.FD(), opData(opPoll, id))
+		} else {
+			r.ring.ReadMultishot(p.fd, readGroup, opData(opRead, id))
+		}
+		p.armed = true
+		r.active++
+	}
+	r.arm = r.arm[:copy(r.arm, r.arm[n:])]
+}
+
+// reserve makes room for one more operation.
+//
+//uvswitch:hot
+func (r *Ring) reserve() {
+	for r.ring.Room() == 0 {
+		_ = r.ring.Enter(0) // what is wrong with the ring, Poll will say
+		r.reap()
+	}
+}
+
+// reap takes what has completed.
+//
+//uvswitch:hot
+func (r *Ring) reap() {
+	for {
+		c, ok := r.ring.Next()
+		if !ok {
+			return
+		}
+		id := frame.PortID(c.Data >> 32)
+		switch c.Data >> 56 {
+		case opRead:
+			r.readDone(id, &c)
+		case opPoll:
+			r.wakeUp(id)
+			r.ended(id, &c)
+		case opWake:
+			r.woken = true
+			r.clear()
+			if !c.More {
+				r.active--
+				if !r.closed {
+					r.watchWake()
+				}
+			}
+		case opWrite:
+			if c.Res < 0 {
+				r.failed[0] = append(r.failed[0], frame.TxFailure{
+					Port: id, Reason: writeReason(syscall.Errno(-c.Res)), Frames: uint8(c.Data >> 48), Bytes: uint32(c.Data),
+				})
+			}
+		}
+	}
+}
+
+//uvswitch:hot
+func (r *Ring) readDone(id frame.PortID, c *uring.Completion) {
+	if c.Buffer >= 0 {
+		r.out--
+		if c.Res > 0 {
+			r.keep(filled{id, uint16(c.Buffer), c.Res})
+			r.size += (int(c.Res) - r.size) / 8
+		} else {
+			r.free = append(r.free, uint16(c.Buffer))
+		}
+	}
+	r.ended(id, c)
+}
+
+// ended looks after an operation that was its last: it is armed again, unless the port is dead or leaves.
+//
+//uvswitch:hot
+func (r *Ring) ended(id frame.PortID, c *uring.Completion) {
+	if c.More {
+		return
+	}
+	r.active--
+	p := &r.ports[id]
+	p.armed = false
+	if !p.read {
+		return
+	}
+	switch errno := syscall.Errno(-c.Res); {
+	case c.Res >= 0, errno == syscall.ENOBUFS, errno == syscall.EAGAIN, errno == syscall.EINTR, errno == syscall.ENOMEM,
+		errno == syscall.ECANCELED:
+		r.arm = append(r.arm, id)
+	default: // EBADFD, as a rule: the device has died, with its namespace
+		p.read = false
+		r.gone = append(r.gone, id)
+	}
+}
+
+// fill puts frames into the batch. Where ports of both kinds have something, each gets half of it.
+//
+//uvswitch:hot
+func (r *Ring) fill(b *frame.Batch) {
+	if len(r.line) > 0 {
+		r.read(b, frame.BatchSize/2)
+	}
+	bytes := 0
+	for r.n > 0 && b.N < frame.BatchSize && bytes < frame.BatchBytes {
+		f := r.take()
+		b.Frames[b.N].Reset(r.buffers.Bytes(int(f.buffer))[:f.n:f.n], f.port)
+		b.N++
+		r.lent = append(r.lent, f.buffer)
+		bytes += int(f.n)
+	}
+}
+
+// Send is dataplane.Poller's. What is not in one of the ring's buffers may be gone before the write is submitted: it
+// is written at once.
+//
+//uvswitch:hot
+func (r *Ring) Send(id frame.PortID, f *frame.Frame) {
+	p := &r.ports[id]
+	switch {
+	case p.conn == nil:
+		r.failed[0] = append(r.failed[0], frame.Failure(id, frame.PortGone, f))
+	case p.fd >= 0 && r.owns(f):
+		r.reserve()
+		if f.Next() == nil {
+			r.ring.Write(p.fd, f.Raw(), writeData(id, 1, f.Len()))
+		} else {
+			r.sendChain(id, p.fd, f)
+		}
+	default:
+		if why := p.conn.Write(f); why != frame.None {
+			r.failed[0] = append(r.failed[0], frame.Failure(id, why, f))
+		}
+	}
+}
+
+// owns tells whether a frame and its chain stay where they are until the next Poll has returned.
+//
+//uvswitch:hot
+func (r *Ring) owns(f *frame.Frame) bool {
+	for ; f != nil; f = f.Next() {
+		if !r.buffers.Owns(f.Raw()) {
+			return false
+		}
+	}
+	return true
+}
+
+//uvswitch:hot
+func (r *Ring) sendChain(id frame.PortID, fd int, f *frame.Frame) {
+	if len(r.iov)-r.iovs < frame.BatchSize {
+		_ = r.ring.Enter(0) // what is wrong with the ring, Poll will say
+		r.iovs = 0
+	}
+	iov := r.iov[r.iovs:]
+	n := gather(iov, f)
+	r.iovs += n
+	t := frame.Failure(id, frame.None, f)
+	r.ring.WriteV(fd, iov[:n], writeData(id, int(t.Frames), int(t.Bytes)))
+}
+
+// Close is dataplane.Poller's. It ends every operation, so that no device is kept by one.
+func (r *Ring) Close() error {
+	if r.closed {
+		return nil
+	}
+	r.closed = true
+	for i := range r.ports {
+		r.ports[i].read = false
+	}
+	if r.enabled && r.active > 0 {
+		r.reserve()
+		r.ring.CancelAll(opData(opCancel, 0))
+	}
+	for err := error(nil); r.enabled && r.active > 0 && err == nil; r.reap() {
+		err = r.ring.Enter(1)
+	}
+	r.close()
+	err := r.ring.Close()
+	r.buffers.Free()
+	return err
+}
