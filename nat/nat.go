@@ -14,6 +14,7 @@ type Options struct {
 	Seed         uint64   // of hashes and of port choice; must be unpredictable in production
 	ICMPIDs      *PortSet // where ICMP identifiers in use are noted, for others to read; nil for a private one
 	Timers       Timers   // RFCTimers when zero
+	Alloc        Alloc    // where the tables' memory comes from; the heap when nil
 }
 
 // Defaults of Options.
@@ -85,9 +86,9 @@ func New(o Options) *NAT {
 	}
 	maps := min(protocols*65536, o.Flows)
 	n := &NAT{
-		flows: newTable[frame.Tuple](o.Flows, o.Seed), state: make([]flow, o.Flows+1),
-		maps: newTable[frame.Tuple](maps, o.Seed+1), refs: make([]atomic.Int32, maps+1),
-		owner: make([]frame.PortID, maps+1),
+		flows: newTable[frame.Tuple](o.Flows, o.Seed, o.Alloc), state: slab[flow](o.Alloc, o.Flows+1),
+		maps: newTable[frame.Tuple](maps, o.Seed+1, o.Alloc), refs: slab[atomic.Int32](o.Alloc, maps+1),
+		owner: slab[frame.PortID](o.Alloc, maps+1),
 		ports: [protocols]*PortSet{NewPortSet(), NewPortSet(), o.ICMPIDs},
 		quota: int32(min(o.FlowsPerPort, o.Flows)), timers: o.Timers, seed: o.Seed,
 	}

@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"math/bits"
 	"sync/atomic"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -15,10 +16,10 @@ type key interface {
 // A table maps pairs of keys to small numbers: each entry stands under both of its keys, its two directions, and
 // a look-up by either tells which. It is fixed in size and holds no pointer.
 //
-// Each key has two buckets of eight words it may stand in, so a look-up reads two cache lines at most and one
-// entry to compare. A word is
+// Each key has two buckets of sixteen words it may stand in, so a look-up reads two cache lines at most and one
+// entry to compare, as a rule. A word is
 //
-//	tag (31 bits) | pending (1) | entry (31) | direction (1)
+//	tag (what is left of 32 bits) | entry (as many bits as there are entries) | pending (1) | direction (1)
 //
 // with 0 for an empty one. Look-ups skip pending words: that is how both keys of an entry appear at once. An
 // entry's keys are written before its words and changed only after every worker has passed a batch boundary since
@@ -34,59 +35,70 @@ type table[K key] struct {
 	fresh   atomic.Uint32   // entries from here on were never used
 	used    atomic.Int64
 	seed    uint64
-	mask    uint64
+	shift   uint // of the tag in a word
 }
 
-type tableBucket [8]atomic.Uint64
+// tableBucket is one cache line.
+type tableBucket [16]atomic.Uint32
 
 const (
 	live    = 1 << 31 // link value of an entry in use
-	pending = 1 << 32 // bit of a word
+	pending = 1 << 1  // bit of a word
+
+	// maxEntries leaves a tag of five bits, by which half an entry more is compared on average.
+	maxEntries = 1<<25 - 2
 )
 
-func newTable[K key](entries int, seed uint64) *table[K] {
-	n := 1
-	for n*len(tableBucket{}) < 4*entries { // two words an entry, half full
-		n *= 2
-	}
+// newTable makes a table for entries, in memory that alloc gives.
+func newTable[K key](entries int, seed uint64, alloc Alloc) *table[K] {
+	entries = min(entries, maxEntries)
 	t := &table[K]{
-		buckets: make([]tableBucket, n), keys: make([][2]K, entries+1), link: make([]atomic.Uint32, entries+1),
-		seed: seed, mask: uint64(n - 1),
+		buckets: slab[tableBucket](alloc, (3*entries+len(tableBucket{})-1)/len(tableBucket{})), // two words an entry, two thirds full
+		keys:    slab[[2]K](alloc, entries+1),
+		link:    slab[atomic.Uint32](alloc, entries+1),
+		seed:    seed, shift: uint(bits.Len(uint(entries))) + 2,
 	}
 	t.fresh.Store(1) // entry 0 is not used: its word could be 0
 	return t
 }
 
+// bucketsOf spreads the low half of the hash over the buckets (Lemire, Fast Random Integer Generation in an Interval,
+// 2019); the high half is the tag's.
+//
 //uvswitch:hot
 func (t *table[K]) bucketsOf(h uint64) (a, b *tableBucket) {
-	i := h & t.mask
-	j := (h >> 17) * 0x9e3779b97f4a7c15 >> 20 & t.mask
+	n := uint64(len(t.buckets))
+	i := h & 0xffffffff * n >> 32
+	j := h * 0x9e3779b97f4a7c15 >> 32 * n >> 32
 	return &t.buckets[i], &t.buckets[j]
 }
 
 //uvswitch:hot
-func word(h uint64, e uint32, dir uint8) uint64 {
-	return h&^(1<<33-1) | uint64(e)<<1 | uint64(dir)
+func (t *table[K]) word(h uint64, e uint32, dir uint8) uint32 {
+	return uint32(h>>32)>>t.shift<<t.shift | e<<2 | uint32(dir)
 }
 
 //uvswitch:hot
-func unword(w uint64) (e uint32, dir uint8) { return uint32(w) >> 1, uint8(w & 1) }
+func (t *table[K]) unword(w uint32) (e uint32, dir uint8) {
+	return w & (1<<t.shift - 1) >> 2, uint8(w & 1)
+}
 
 // lookup finds k, whose hash is h.
 //
 //uvswitch:hot
 func (t *table[K]) lookup(k *K, h uint64) (e uint32, dir uint8, ok bool) {
 	a, b := t.bucketsOf(h)
-	for i := range a {
-		if w := a[i].Load(); (w^h)>>33 == 0 && w != 0 && w&pending == 0 {
-			if e, dir = unword(w); t.keys[e][dir] == *k {
-				return e, dir, true
-			}
-		}
+	if e, dir, ok = t.lookIn(a, k, uint32(h>>32)); ok {
+		return e, dir, true
 	}
+	return t.lookIn(b, k, uint32(h>>32))
+}
+
+//uvswitch:hot
+func (t *table[K]) lookIn(b *tableBucket, k *K, tag uint32) (e uint32, dir uint8, ok bool) {
 	for i := range b {
-		if w := b[i].Load(); (w^h)>>33 == 0 && w != 0 && w&pending == 0 {
-			if e, dir = unword(w); t.keys[e][dir] == *k {
+		if w := b[i].Load(); (w^tag)>>t.shift == 0 && w != 0 && w&pending == 0 {
+			if e, dir = t.unword(w); t.keys[e][dir] == *k {
 				return e, dir, true
 			}
 		}
@@ -148,16 +160,16 @@ func (t *table[K]) insert(e uint32) (uint32, uint8, outcome) {
 		return 0, 0, out
 	}
 	t.used.Add(1)
-	p1.Store(word(h1, e, 1))
-	p0.Store(word(h0, e, 0))
+	p1.Store(t.word(h1, e, 1))
+	p0.Store(t.word(h0, e, 0))
 	t.link[e].Store(live) // last: kill finds both words or leaves the entry alone
 	return e, 0, inserted
 }
 
 // place claims an empty word for one key, pending. Having claimed it, it looks for the key again: of two workers
 // that claim words for one key at the same time, at least one sees the other's and takes its own back.
-func (t *table[K]) place(e uint32, dir uint8, h uint64) (at *atomic.Uint64, other uint32, odir uint8, out outcome) {
-	w := word(h, e, dir) | pending
+func (t *table[K]) place(e uint32, dir uint8, h uint64) (at *atomic.Uint32, other uint32, odir uint8, out outcome) {
+	w := t.word(h, e, dir) | pending
 	for range 4 {
 		empty, o, d, state := t.scan(&t.keys[e][dir], h, w)
 		if state != inserted {
@@ -182,13 +194,13 @@ func (t *table[K]) place(e uint32, dir uint8, h uint64) (at *atomic.Uint64, othe
 }
 
 // scan looks for a word of key k other than self, pending ones included, and for an empty word: in the emptier of
-// the two buckets, so that no bucket overflows while the table is half full.
-func (t *table[K]) scan(k *K, h, self uint64) (empty *atomic.Uint64, e uint32, dir uint8, out outcome) {
+// the two buckets, so that no bucket overflows before the entries are used up.
+func (t *table[K]) scan(k *K, h uint64, self uint32) (empty *atomic.Uint32, e uint32, dir uint8, out outcome) {
 	a, b := t.bucketsOf(h)
 	out = inserted
 	most := 0
 	for _, bucket := range [2]*tableBucket{a, b} {
-		var first *atomic.Uint64
+		var first *atomic.Uint32
 		free := 0
 		for i := range bucket {
 			p := &bucket[i]
@@ -199,10 +211,10 @@ func (t *table[K]) scan(k *K, h, self uint64) (empty *atomic.Uint64, e uint32, d
 				}
 				continue
 			}
-			if (w^h)>>33 != 0 || w == self {
+			if (w^uint32(h>>32))>>t.shift != 0 || w == self {
 				continue
 			}
-			if oe, od := unword(w &^ pending); t.keys[oe][od] == *k {
+			if oe, od := t.unword(w); t.keys[oe][od] == *k {
 				if w&pending == 0 {
 					return nil, oe, od, exists
 				}
@@ -223,7 +235,7 @@ func (t *table[K]) kill(e uint32) bool {
 	}
 	for dir := range uint8(2) {
 		h := t.keys[e][dir].Hash(t.seed)
-		w := word(h, e, dir)
+		w := t.word(h, e, dir)
 		a, b := t.bucketsOf(h)
 		for i := range a {
 			a[i].CompareAndSwap(w, 0)

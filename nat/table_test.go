@@ -1,11 +1,13 @@
 package nat
 
 import (
+	"fmt"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -18,7 +20,7 @@ func tuple(n int) frame.Tuple {
 // The table does what two maps would: an entry stands under both keys or under neither.
 func TestTableAgainstMaps(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		tab := newTable[frame.Tuple](64, rapid.Uint64().Draw(t, "seed"))
+		tab := newTable[frame.Tuple](64, rapid.Uint64().Draw(t, "seed"), nil)
 		type where struct {
 			e   uint32
 			dir uint8
@@ -77,8 +79,8 @@ func TestTableAgainstMaps(t *testing.T) {
 
 // A table takes what it says it has room for, whatever the keys.
 func TestTableFills(t *testing.T) {
-	const n = 1 << 14
-	tab := newTable[frame.Tuple](n, 12345)
+	const n = 1 << 17
+	tab := newTable[frame.Tuple](n, 12345, nil)
 	for i := range n {
 		k := frame.Tuple{Src: frame.Addr(i), Dst: 1, SrcPort: 5, Proto: frame.UDP}
 		e, ok := tab.alloc(k, k.Reverse())
@@ -97,7 +99,7 @@ func TestTableFills(t *testing.T) {
 // Several workers insert the same keys at once: each key gets one entry, and who loses gets the winner's.
 func TestTableConcurrentInsert(t *testing.T) {
 	const workers, keys = 4, 3000
-	tab := newTable[frame.Tuple](workers*keys, 99)
+	tab := newTable[frame.Tuple](workers*keys, 99, nil)
 	var got [workers][keys]uint32
 	var retries atomic.Int64
 	var wg sync.WaitGroup
@@ -173,15 +175,25 @@ func TestPortSet(t *testing.T) {
 	}
 }
 
+// hugePages is memory as the daemon gives it.
+func hugePages(n int) []byte {
+	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		panic(err)
+	}
+	_ = unix.Madvise(b, unix.MADV_HUGEPAGE)
+	return b
+}
+
 func BenchmarkLookup(b *testing.B) {
-	for _, n := range []int{1000, 100000, 1000000} {
-		tab := newTable[frame.Tuple](n, 7)
+	for _, n := range []int{1000, 10000, 100000, 1000000} {
+		tab := newTable[frame.Tuple](n, 7, hugePages)
 		for i := range n {
 			k := frame.Tuple{Src: frame.Addr(i), Dst: 1, SrcPort: uint16(i), DstPort: 443, Proto: frame.TCP}
 			e, _ := tab.alloc(k, k.Reverse())
 			tab.insert(e)
 		}
-		b.Run(map[int]string{1000: "1e3", 100000: "1e5", 1000000: "1e6"}[n], func(b *testing.B) {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			b.ReportAllocs()
 			i := 0
 			for b.Loop() {

@@ -141,7 +141,7 @@ func Parse(b []byte) (f *File, err error) {
 	return f, nil
 }
 
-const maxFlows = 1 << 26 // what the flow table's words have room for, with memory in mind
+const maxFlows = 1 << 24 // what the flow table's words have room for, with memory in mind
 
 // keys are all keys of the file, for the hint.
 var keys = []string{
