@@ -1,6 +1,8 @@
-// Command bench measures uvswitch beside the kernel's own path, a bridge with MASQUERADE and DNAT, by iperf3
-// through network namespaces. The systems take turns in every round, so that what else the machine does meets both;
-// what counts is the ratio of the medians.
+// Command bench measures uvswitch beside what people would use instead: the kernel's bridge with MASQUERADE and DNAT,
+// Open vSwitch's user-space datapath, VDE, pasta, slirp4netns, gvisor-tap-vsock, and a bare forwarder that shows what
+// the machine allows (limit). Each system joins namespaces of its own; all take turns in every round, so that what
+// else the machine does meets all of them. What counts is the ratio of the medians.
 //
-// The micro benchmarks of parsing, tables, translation and the whole way of a frame are in micro_test.go.
+// A system is in systems.go or peers.go; what is measured, in measure.go; what comes of it, in report.go and plot.go.
+// The cost of a frame in memory, without a kernel, is in micro.go.
 package main

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -10,174 +9,155 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
 )
 
-// A path is one way of traffic that is measured, from a client's namespace to a server's.
-type path struct {
-	name, client, server, address string
-	streams                       int
-}
-
-// Outside is 10.1.0.2, the host 10.1.0.1, the containers 172.29.0.2 and .3; port 5201 of c1 is published.
-var paths = []path{
-	{"L2, 1 stream", "c1", "c2", "172.29.0.3", 1},
-	{"L2, 4 streams", "c1", "c2", "172.29.0.3", 4},
-	{"NAT out, 1 stream", "c1", "out", "10.1.0.2", 1},
-	{"NAT out, 4 streams", "c1", "out", "10.1.0.2", 4},
-	{"NAT in (published), 1 stream", "out", "c1", "10.1.0.1", 1},
-}
-
-// A result is what one path reached through one system, a figure per round.
-type result struct {
-	Path        string    `json:"path"`
-	System      string    `json:"system"`
-	Gbps        []float64 `json:"gbit_per_second"`
-	Retransmits []int     `json:"retransmits"`
+// options are the command line's.
+type options struct {
+	rounds, seconds int
+	only, out       string
+	congestion      string
+	binary          string
+	args            []string
+	memory, micro   bool
 }
 
 func main() {
-	rounds := flag.Int("rounds", 5, "rounds; the systems take turns in each")
-	seconds := flag.Int("seconds", 3, "seconds of traffic per measurement")
-	quick := flag.Bool("quick", false, "3 rounds of 1 second")
-	only := flag.String("only", "", "only paths whose name contains this")
-	out := flag.String("json", "", "write the raw figures to this file")
-	binary := flag.String("uvswitch", "bin/uvswitch", "the uvswitch to measure")
-	args := flag.String("args", "", "further arguments of uvswitch run, such as \"--workers 1\"")
+	if len(os.Args) > 2 && os.Args[1] == helperFlag { // this program in a namespace: see helper.go
+		if err := helper(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench helper:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	var o options
+	var args string
+	flag.IntVar(&o.rounds, "rounds", 5, "rounds; the systems take turns in each")
+	flag.IntVar(&o.seconds, "seconds", 2, "seconds of traffic per measurement")
+	quick := flag.Bool("quick", false, "2 rounds of 1 second, under 3 minutes in all")
+	flag.StringVar(&o.only, "only", "", "only what matches one of these words, separated by commas: directions (L2, out, in), metrics, systems")
+	flag.StringVar(&o.out, "out", "", "write results.json, results.md and plots (PNG, SVG) into this directory")
+	flag.StringVar(&o.congestion, "congestion", "", "TCP's congestion control in iperf3, such as cubic (default: the machine's)")
+	flag.StringVar(&o.binary, "uvswitch", "bin/uvswitch", "the uvswitch to measure")
+	flag.StringVar(&args, "args", "", "further arguments of uvswitch run, such as \"--io read-write\"")
+	flag.BoolVar(&o.memory, "memory", true, "measure memory at rest and with a million flows")
+	flag.BoolVar(&o.micro, "micro", true, "measure the cost of a frame against numbers of flows and ports")
 	flag.Parse()
+	o.args = strings.Fields(args)
 	if *quick {
-		*rounds, *seconds = 3, 1
+		o.rounds, o.seconds, o.memory = 2, 1, false
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *rounds, *seconds, *only, *out, *binary, strings.Fields(*args)); err != nil {
+	if err := run(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, rounds, seconds int, only, out, binary string, args []string) (err error) {
+func run(ctx context.Context, o options) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("it makes network namespaces, which needs root; try sudo")
 	}
 	for _, tool := range []string{"ip", "iperf3", "iptables"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			return fmt.Errorf("%s is not installed (`make deps`)", tool)
+			return fmt.Errorf("%s is not installed (`make bench-deps`)", tool)
 		}
 	}
-	if binary, err = filepath.Abs(binary); err != nil {
+	if o.binary, err = filepath.Abs(o.binary); err != nil {
 		return err
 	}
-	systems := []*system{{name: "kernel", up: kernelUp}, {name: "uvswitch", up: uvswitchUp(binary, args)}}
-	for _, s := range systems {
-		defer s.down()
-		if err := s.start(); err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
-		}
+	if _, err := os.Stat(o.binary); err != nil {
+		return fmt.Errorf("no uvswitch at %s: `make build` makes one", o.binary)
 	}
-	var results []*result
-	for _, p := range paths {
-		if !strings.Contains(p.name, only) {
-			continue
-		}
+	sweep()
+	report := newReport(o)
+	systems, err := start(ctx, o, report)
+	defer func() {
 		for _, s := range systems {
-			results = append(results, &result{Path: p.name, System: s.name})
+			s.down()
 		}
+	}()
+	if err != nil {
+		return err
 	}
-	for r := range rounds {
-		for i, res := range results {
-			s := systems[i%len(systems)]
-			p := paths[slices.IndexFunc(paths, func(p path) bool { return p.name == res.Path })]
-			gbps, retr, err := s.measure(ctx, p, seconds)
-			if err != nil {
-				return fmt.Errorf("%s, %s: %w", p.name, s.name, err)
+	plan := plan(systems, o.only)
+	began := time.Now()
+	for r := range o.rounds {
+		for i, p := range plan {
+			sample, err := p.measure(ctx, o)
+			if ctx.Err() != nil {
+				return errors.New("interrupted; nothing was written")
 			}
-			fmt.Fprintf(os.Stderr, "round %d of %d: %-30s %-9s %6.2f Gbit/s, %d retransmits\n", r+1, rounds, p.name, s.name, gbps, retr)
-			res.Gbps, res.Retransmits = append(res.Gbps, gbps), append(res.Retransmits, retr)
+			done := r*len(plan) + i + 1
+			left := time.Since(began) / time.Duration(done) * time.Duration(o.rounds*len(plan)-done)
+			if err != nil {
+				fmt.Fprintf(os.Stderr, "[%d/%d] %s: FAILED: %v\n", done, o.rounds*len(plan), p, err)
+				report.fail(p, err)
+				continue
+			}
+			report.add(p, sample)
+			fmt.Fprintf(os.Stderr, "[%d/%d] %-46s %10s  %.2f cores  (%s left)\n", done, o.rounds*len(plan), p, p.metric.format(sample.Value), sample.Cores, left.Round(time.Second))
 		}
 	}
-	table(results, rounds, seconds)
-	if out == "" {
+	if o.memory {
+		if report.Memory, err = memory(ctx, o); err != nil {
+			return fmt.Errorf("memory: %w", err)
+		}
+	}
+	if o.micro {
+		fmt.Fprintln(os.Stderr, "the cost of a frame against numbers of flows and ports")
+		report.Micro = micro()
+	}
+	report.table(os.Stdout)
+	if o.out == "" {
 		return nil
 	}
-	b, err := json.MarshalIndent(map[string]any{"rounds": rounds, "seconds": seconds, "cpus": runtime.NumCPU(), "kernel": kernelVersion(), "results": results}, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(out, append(b, '\n'), 0o644)
+	return report.write(o.out)
 }
 
-func kernelVersion() string {
-	b, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	return strings.TrimSpace(string(b))
-}
-
-// table prints medians, ratios and their spread as Markdown.
-func table(results []*result, rounds, seconds int) {
-	fmt.Printf("%d rounds of %d s, TCP by iperf3, %d CPUs, Linux %s\n\n", rounds, seconds, runtime.NumCPU(), kernelVersion())
-	fmt.Println("| path | kernel, Gbit/s | uvswitch, Gbit/s | ratio of medians | ratios of the rounds | retransmits kernel / uvswitch |")
-	fmt.Println("|---|---|---|---|---|---|")
-	for i := 0; i+1 < len(results); i += 2 {
-		k, u := results[i], results[i+1]
-		lo, hi := 1e9, 0.0
-		for r := range k.Gbps {
-			lo, hi = min(lo, u.Gbps[r]/k.Gbps[r]), max(hi, u.Gbps[r]/k.Gbps[r])
+// start makes the systems that are wanted and present. One that does not come up is left out, with its reason.
+func start(ctx context.Context, o options, r *report) (up []*system, err error) {
+	for _, s := range all(o) {
+		if !selects(o.only, s.name, systemNames) {
+			continue
 		}
-		fmt.Printf("| %s | %.2f | %.2f | **%.2f** | %.2f to %.2f | %d / %d |\n", k.Path, median(k.Gbps), median(u.Gbps),
-			median(u.Gbps)/median(k.Gbps), lo, hi, sum(k.Retransmits), sum(u.Retransmits))
+		if why := s.missing(); why != "" {
+			r.skip(s.name, why)
+			continue
+		}
+		fmt.Fprintf(os.Stderr, "starting %s\n", s.name)
+		up = append(up, s)
+		err := s.start(ctx)
+		if err == nil {
+			r.Versions[s.name] = s.versionOf()
+			continue
+		}
+		s.down()
+		up = up[:len(up)-1]
+		if s.name == uvswitchName || ctx.Err() != nil {
+			return up, fmt.Errorf("%s: %w", s.name, err)
+		}
+		r.skip(s.name, fmt.Sprintf("it did not start: %v", err))
 	}
+	return up, nil
 }
 
-func median(v []float64) float64 {
-	s := slices.Sorted(slices.Values(v))
-	if len(s)%2 == 1 {
-		return s[len(s)/2]
-	}
-	return (s[len(s)/2-1] + s[len(s)/2]) / 2
-}
-
-func sum(v []int) (n int) {
-	for _, x := range v {
-		n += x
-	}
-	return n
-}
-
-// measure runs one iperf3 from client to server.
-func (s *system) measure(ctx context.Context, p path, seconds int) (gbps float64, retransmits int, err error) {
-	limit := time.Duration(seconds+20) * time.Second
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	server := s.command(ctx, p.server, "iperf3", "-s", "-1", "--forceflush")
-	said, err := server.StdoutPipe()
-	if err != nil {
-		return 0, 0, err
-	}
-	if err := server.Start(); err != nil {
-		return 0, 0, err
-	}
-	defer func() { cancel(); _ = server.Wait() }() // it ends by itself after one client
-	if err := awaitLine(said, "listening"); err != nil {
-		return 0, 0, err
-	}
-	out, err := s.command(ctx, p.client, "iperf3", "-J", "-c", p.address, "-t", fmt.Sprint(seconds), "-P", fmt.Sprint(p.streams)).Output()
-	if err != nil {
-		return 0, 0, fmt.Errorf("iperf3: %w: %s", err, out)
-	}
-	var v struct {
-		End struct {
-			SumSent     struct{ Retransmits int } `json:"sum_sent"`
-			SumReceived struct {
-				BitsPerSecond float64 `json:"bits_per_second"`
-			} `json:"sum_received"`
+// selects tells whether name is wanted: the words, separated by commas, that name one of a class of things select
+// among them; when none does, all of the class are wanted.
+func selects(words, name string, class []string) bool {
+	any := false
+	for _, w := range strings.Split(words, ",") {
+		w = strings.ToLower(strings.TrimSpace(w))
+		for _, c := range class {
+			if is := strings.ToLower(c); w != "" && (is == w || len(w) > 2 && strings.Contains(is, w)) {
+				if any = true; c == name {
+					return true
+				}
+			}
 		}
 	}
-	if err := json.Unmarshal(out, &v); err != nil {
-		return 0, 0, fmt.Errorf("iperf3's answer: %w", err)
-	}
-	return v.End.SumReceived.BitsPerSecond / 1e9, v.End.SumSent.Retransmits, nil
+	return !any
 }

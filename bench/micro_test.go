@@ -1,94 +1,17 @@
 package main
 
 import (
-	"net/netip"
 	"testing"
 
-	"github.com/uvswitch/uvswitch/internal/dataplane"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
-	"github.com/uvswitch/uvswitch/nat"
-	"github.com/uvswitch/uvswitch/router"
 	"github.com/uvswitch/uvswitch/switch"
 )
 
-var (
-	c1       = frametest.Addr("10.0.0.2")
-	c2       = frametest.Addr("10.0.0.3")
-	remote   = frametest.Addr("203.0.113.8")
-	external = frametest.Addr("198.51.100.1")
-)
-
-const (
-	mac1    frame.MAC = 0x020000000001
-	mac2    frame.MAC = 0x020000000002
-	gateway frame.MAC = 0x0200000000fe
-)
-
-// memory is an in-memory port: a full batch of one frame, again and again.
-type memory struct {
-	raws [][]byte
-	orig []byte
-	in   frame.PortID
-	sent int
-}
-
-func (m *memory) Poll(b *frame.Batch) error {
-	b.N = len(m.raws)
-	for i, raw := range m.raws {
-		copy(raw[:64], m.orig) // what the last round rewrote
-		b.Frames[i].Reset(raw, m.in)
-	}
-	return nil
-}
-func (m *memory) Send(frame.PortID, *frame.Frame)          { m.sent++ }
-func (m *memory) Add(frame.PortID, frame.Conn, bool) error { return nil }
-func (m *memory) Remove(frame.PortID)                      {}
-func (m *memory) Wake()                                    {}
-func (m *memory) Close() error                             { return nil }
-
-// wireless is a port's wire that memory stands for; joined says whether frames are joined on their way to it.
-type wireless struct {
-	frame.Conn
-	longest int
-}
-
-func (w wireless) Longest() int { return w.longest }
-
-// plane is a dataplane with ports c1, c2, an uplink, and n-2 more ports.
-func plane(b *testing.B, ports int) (*dataplane.Dataplane, *memory) {
-	b.Helper()
-	m := &memory{}
-	n := nat.New(nat.Options{Flows: 1 << 16, Seed: 3})
-	d := dataplane.New(n, func() frame.Tick { return 10 }, m)
-	d.Switch.SetNetwork(vswitch.Network{ID: 1, Gateway: gateway, FDB: vswitch.NewFDB(8192, 1)})
-	p := netip.MustParsePrefix("10.0.0.0/16")
-	d.Router.SetInterface(router.Interface{Net: 1, Addr: frametest.Addr("10.0.0.1"), Prefix: p, MAC: gateway, MTU: 1500})
-	d.Router.SetInterface(router.Interface{Addr: external, Prefix: netip.MustParsePrefix("0.0.0.0/0"), MAC: 5, PeerMAC: 6, MTU: 1500, Port: 1000, Up: true})
-	rules := nat.Rules{External: external, Masquerade: []*nat.Masquerade{{Net: 1, Prefix: p, RuleCount: &nat.RuleCount{}}}}
-	for i := range rules.Pool {
-		rules.Pool[i] = nat.NewPortSet()
-		rules.Pool[i].AddRange(20000, 29999)
-	}
-	n.Update(rules)
-	for i := 1; i <= ports; i++ {
-		if err := d.AddPort(vswitch.Port{ID: frame.PortID(i), Net: 1, Flags: vswitch.DefaultFlags, MTU: 1500}, wireless{}); err != nil {
-			b.Fatal(err)
-		}
-		d.Switch.FDB(1).Set(mac1+frame.MAC(i)-1, frame.PortID(i), false)
-	}
-	if err := d.AddPort(vswitch.Port{ID: 1000, Flags: vswitch.Forwarding | vswitch.Uplink, MTU: 65521}, wireless{}); err != nil {
-		b.Fatal(err)
-	}
-	return d, m
-}
-
 func pipeline(b *testing.B, ports int, p frametest.Packet) {
-	d, m := plane(b, ports)
+	d, m := plane(ports, 1<<16)
 	m.orig, m.in = p.Raw(), 1
-	for range frame.BatchSize {
-		m.raws = append(m.raws, p.Raw())
-	}
+	m.fill()
 	b.ReportAllocs()
 	for b.Loop() {
 		if err := d.Step(); err != nil {
@@ -139,7 +62,7 @@ func BenchmarkFDB(b *testing.B) {
 }
 
 func BenchmarkRoute(b *testing.B) {
-	d, _ := plane(b, 2)
+	d, _ := plane(2, 1<<16)
 	raw := frametest.Packet{SrcMAC: mac1, DstMAC: gateway, Src: c1, Dst: c2, TTL: 255}.Raw()
 	batch := frametest.Batch(1, 1, raw)
 	b.ReportAllocs()

@@ -9,30 +9,98 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// A system under test is four namespaces (host, out, c1, c2) and what joins them.
+// A system under test is up to four namespaces (host, out, c1, c2) and what joins them.
 type system struct {
-	name string
-	up   func(*system) error
-	proc *exec.Cmd
-	dir  string
+	name       string
+	directions []string
+	tools      []string // programs that it needs
+	up         func(context.Context, *system) error
+	version    []string // the command that prints it
+
+	dir   string
+	procs []*exec.Cmd
+	held  []io.Closer // until down
 }
 
-func (s *system) ns(part string) string { return fmt.Sprintf("uvb%d-%s-%s", os.Getpid(), s.name, part) }
+const uvswitchName = "uvswitch"
+
+var systemNames = []string{"kernel", uvswitchName, "limit", "ovs", "vde", "pasta", "slirp4netns", "gvisor-tap-vsock"}
+
+// all is every system, in the order of the tables.
+func all(o options) []*system {
+	natted := []string{"out", "in"}
+	return []*system{
+		{name: "kernel", directions: []string{"L2", "out", "in"}, up: kernelUp, version: []string{"uname", "-r"}},
+		{name: uvswitchName, directions: []string{"L2", "out", "in"}, up: uvswitchUp(o), version: []string{o.binary, "version"}},
+		{name: "limit", directions: []string{"L2"}, tools: []string{"cc"}, up: limitUp, version: []string{"cc", "--version"}},
+		{name: "ovs", directions: []string{"L2"}, tools: []string{"ovs-vswitchd", "ovsdb-server", "ovsdb-tool", "ovs-vsctl"}, up: ovsUp, version: []string{"ovs-vswitchd", "--version"}},
+		{name: "vde", directions: []string{"L2"}, tools: []string{"vde_switch", "vde_plug2tap"}, up: vdeUp, version: []string{"dpkg-query", "-W", "-f", "${Version}", "vde2"}},
+		{name: "pasta", directions: natted, tools: []string{"pasta"}, up: pastaUp, version: []string{"dpkg-query", "-W", "-f", "${Version}", "passt"}},
+		{name: "slirp4netns", directions: natted, tools: []string{"slirp4netns"}, up: slirpUp, version: []string{"slirp4netns", "--version"}},
+		{name: "gvisor-tap-vsock", directions: natted, up: gvisorUp, version: []string{gvproxyPath(), "--version"}},
+	}
+}
+
+// missing says what a system would need that is not here.
+func (s *system) missing() string {
+	for _, t := range s.tools {
+		if _, err := exec.LookPath(t); err != nil {
+			return t + " is not installed (`make bench-deps`)"
+		}
+	}
+	if s.name == "gvisor-tap-vsock" {
+		if _, err := os.Stat(gvproxyPath()); err != nil {
+			return "it is not built (`make bench-deps`)"
+		}
+	}
+	return ""
+}
+
+func (s *system) versionOf() string {
+	out, _ := exec.Command(s.version[0], s.version[1:]...).CombinedOutput() // some say it and fail
+	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	return line
+}
+
+const nsPrefix = "uvb" // and the pid: whose namespaces they are
+
+func (s *system) ns(part string) string {
+	return fmt.Sprintf("%s%d-%s-%s", nsPrefix, os.Getpid(), s.name, part)
+}
+
+func (s *system) path(part string) string { return "/run/netns/" + s.ns(part) }
 
 var parts = []string{"host", "out", "c1", "c2"}
 
-// start makes the namespaces, the way out, and the system.
-func (s *system) start() error {
+// sweep removes the namespaces of runs that were killed.
+func sweep() {
+	list, _ := filepath.Glob("/run/netns/" + nsPrefix + "*")
+	for _, path := range list {
+		name := filepath.Base(path)
+		pid, _, _ := strings.Cut(strings.TrimPrefix(name, nsPrefix), "-")
+		if n, err := strconv.Atoi(pid); err == nil && unix.Kill(n, 0) != nil {
+			_ = exec.Command("ip", "netns", "del", name).Run()
+		}
+	}
+}
+
+// start makes the namespaces, the way out, and the system, and waits until c1 reaches what it should.
+func (s *system) start(ctx context.Context) error {
 	var err error
 	if s.dir, err = os.MkdirTemp("", "uvswitch-bench-*"); err != nil {
 		return err
 	}
 	for _, p := range parts {
-		if err := sh("ip netns add " + s.ns(p) + " && ip -n " + s.ns(p) + " link set lo up"); err != nil {
+		if err := sh("ip netns add "+s.ns(p), "ip -n "+s.ns(p)+" link set lo up"); err != nil {
 			return err
 		}
 	}
@@ -43,68 +111,210 @@ func (s *system) start() error {
 	if err != nil {
 		return err
 	}
-	return s.up(s)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if err := s.up(ctx, s); err != nil {
+		return err
+	}
+	for _, d := range directions {
+		if slices.Contains(s.directions, d.name) {
+			if err := s.awaitAnswer(ctx, d); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// awaitAnswer transfers a little until it gets through.
+func (s *system) awaitAnswer(ctx context.Context, d *direction) error {
+	for {
+		_, err := iperf(ctx, s, d, "-n", "1000", "--connect-timeout", "1000")
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s does not reach %s: %w", d.client, d.address, err)
+		}
+	}
 }
 
 // down removes everything.
 func (s *system) down() {
-	if s.proc != nil {
-		_ = s.proc.Process.Signal(syscall.SIGTERM)
-		_ = s.proc.Wait()
+	for i := len(s.procs) - 1; i >= 0; i-- {
+		p := s.procs[i]
+		_ = p.Process.Signal(syscall.SIGTERM)
+		killer := time.AfterFunc(5*time.Second, func() { _ = p.Process.Kill() })
+		_ = p.Wait()
+		killer.Stop()
 	}
+	for _, h := range s.held {
+		h.Close()
+	}
+	s.procs, s.held = nil, nil
 	for _, p := range parts {
 		_ = exec.Command("ip", "netns", "del", s.ns(p)).Run() // what was not made cannot be removed
 	}
 	os.RemoveAll(s.dir)
 }
 
-// command is a program in one of the namespaces; it dies with this one.
+// command is a program in one of the namespaces; it dies with this one. nsenter is not `ip netns exec`: /sys stays.
 func (s *system) command(ctx context.Context, part string, args ...string) *exec.Cmd {
-	c := exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", s.ns(part)}, args...)...)
+	c := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + s.path(part), "--"}, args...)...)
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return c
 }
 
+// daemon starts a program of the system, which runs until down. With a word it returns once a line with it has come.
+func (s *system) daemon(part, word string, env []string, args ...string) error {
+	c := s.command(context.Background(), part, args...)
+	c.Env = append(os.Environ(), env...)
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	c.Stdout, c.Stderr = w, w
+	if err := c.Start(); err != nil {
+		r.Close()
+		return err
+	}
+	s.procs = append(s.procs, c)
+	if word == "" {
+		go func() { _, _ = io.Copy(io.Discard, r); r.Close() }()
+		return nil
+	}
+	return awaitLine(r, word)
+}
+
 // kernelUp: a bridge, veth pairs, MASQUERADE and DNAT, as Docker makes them.
-func kernelUp(s *system) error {
+func kernelUp(_ context.Context, s *system) error {
 	h := s.ns("host")
+	in := "ip netns exec " + h + " "
 	lines := []string{
 		"ip -n " + h + " link add br0 type bridge", "ip -n " + h + " addr add 172.29.0.1/16 dev br0", "ip -n " + h + " link set br0 up",
-		"ip netns exec " + h + " sysctl -qw net.ipv4.ip_forward=1",
-		"ip netns exec " + h + " iptables -t nat -A POSTROUTING -s 172.29.0.0/16 ! -o br0 -j MASQUERADE",
-		"ip netns exec " + h + " iptables -t nat -A PREROUTING -d 10.1.0.1 -p tcp --dport 5201 -j DNAT --to 172.29.0.2:5201",
+		in + "sysctl -qw net.ipv4.ip_forward=1",
+		in + "iptables -t nat -A POSTROUTING -s 172.29.0.0/16 ! -o br0 -j MASQUERADE",
 	}
+	for _, proto := range []string{"tcp", "udp"} {
+		lines = append(lines, in+"iptables -t nat -A PREROUTING -d 10.1.0.1 -p "+proto+" --dport 5201 -j DNAT --to 172.29.0.2:5201")
+	}
+	return sh(append(lines, s.veths("master br0")...)...)
+}
+
+// veths joins c1 and c2 to the host by veth pairs v0 and v1.
+func (s *system) veths(how string) (lines []string) {
+	h := s.ns("host")
 	for i, c := range []string{"c1", "c2"} {
 		n := s.ns(c)
 		lines = append(lines,
 			fmt.Sprintf("ip -n %s link add v%d type veth peer name eth0 netns %s", h, i, n),
-			fmt.Sprintf("ip -n %s link set v%d master br0 up", h, i),
+			fmt.Sprintf("ip -n %s link set v%d %s up", h, i, how),
 			fmt.Sprintf("ip -n %s addr add 172.29.0.%d/16 dev eth0", n, i+2),
 			fmt.Sprintf("ip -n %s link set eth0 up", n),
 			fmt.Sprintf("ip -n %s route add default via 172.29.0.1", n))
 	}
+	return lines
+}
+
+func (s *system) socket() string { return filepath.Join(s.dir, "uvs.sock") }
+
+// uvswitchUp: the switch with its defaults and the same addresses.
+func uvswitchUp(o options) func(context.Context, *system) error {
+	return func(_ context.Context, s *system) error {
+		run := append([]string{o.binary, "--socket", s.socket(), "run"}, o.args...)
+		if err := s.daemon("host", "ready", nil, run...); err != nil {
+			return err
+		}
+		uv := o.binary + " --socket " + s.socket() + " "
+		return sh(uv+"port add c1 --ip 172.29.0.2 --netns "+s.ns("c1"), uv+"port add c2 --ip 172.29.0.3 --netns "+s.ns("c2"),
+			uv+"publish add 5201:5201 --port c1", uv+"publish add 5201:5201/udp --port c1")
+	}
+}
+
+// limitUp: two TAPs joined by bench/limit, which looks at nothing.
+func limitUp(_ context.Context, s *system) error {
+	bin := filepath.Join(s.dir, "limit")
+	if err := sh("cc -O2 -pthread -o " + bin + " bench/limit/limit.c"); err != nil {
+		return fmt.Errorf("%w (run it from the repository's root)", err)
+	}
+	if err := s.daemon("host", "ready", nil, bin, "t0", "t1"); err != nil {
+		return err
+	}
+	var lines []string
+	for i, c := range []string{"c1", "c2"} {
+		n := s.ns(c)
+		lines = append(lines,
+			fmt.Sprintf("ip -n %s link set t%d netns %s name eth0", s.ns("host"), i, n),
+			fmt.Sprintf("ip -n %s addr add 172.29.0.%d/16 dev eth0", n, i+2),
+			fmt.Sprintf("ip -n %s link set eth0 up", n))
+	}
 	return sh(lines...)
 }
 
-// uvswitchUp: the switch at path binary, run with args, with the same addresses.
-func uvswitchUp(binary string, args []string) func(*system) error {
-	return func(s *system) error {
-		sock := filepath.Join(s.dir, "uvs.sock")
-		s.proc = s.command(context.Background(), "host", append([]string{binary, "--socket", sock, "run"}, args...)...)
-		said, err := s.proc.StderrPipe()
-		if err != nil {
-			return err
-		}
-		if err := s.proc.Start(); err != nil {
-			return err
-		}
-		if err := awaitLine(said, "ready"); err != nil {
-			return err
-		}
-		uv := binary + " --socket " + sock + " "
-		return sh(uv+"port add c1 --ip 172.29.0.2 --netns "+s.ns("c1"), uv+"port add c2 --ip 172.29.0.3 --netns "+s.ns("c2"),
-			uv+"publish add 5201:5201 --port c1")
+// memoryUse is what uvswitch holds, in bytes.
+type memoryUse struct {
+	AtRest      int64 `json:"at_rest"`
+	Flows       int   `json:"flows"`
+	WithFlows   int64 `json:"with_flows"`
+	FlowsWanted int   `json:"flows_wanted"`
+}
+
+// memory starts a switch of its own, reads its resident set, has a container speak to a million addresses, and
+// reads it again.
+func memory(ctx context.Context, o options) (*memoryUse, error) {
+	const million = 1 << 20
+	s := &system{name: uvswitchName + "-memory"}
+	config := filepath.Join(os.TempDir(), fmt.Sprintf("uvswitch-bench-%d.yaml", os.Getpid()))
+	if err := os.WriteFile(config, fmt.Appendf(nil, "nat: {flows: %d, flows_per_port: %d}\n", million, million), 0o600); err != nil {
+		return nil, err
 	}
+	defer os.Remove(config)
+	o.args = []string{"-c", config}
+	s.up = uvswitchUp(o)
+	defer s.down()
+	if err := s.start(ctx); err != nil {
+		return nil, err
+	}
+	m := &memoryUse{FlowsWanted: million}
+	var err error
+	if m.AtRest, err = resident(s.procs[0].Process.Pid); err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprintln(os.Stderr, "memory: a million flows")
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	if out, err := s.command(ctx, "c1", self, helperFlag, "spray", strconv.Itoa(million)).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%w: %s", err, out)
+	}
+	out, err := exec.Command(o.binary, "--socket", s.socket(), "-j", "stats").Output()
+	if err != nil {
+		return nil, err
+	}
+	if m.Flows, err = flowsUsed(out); err != nil {
+		return nil, err
+	}
+	m.WithFlows, err = resident(s.procs[0].Process.Pid)
+	return m, err
+}
+
+// resident is a process's resident set in bytes.
+func resident(pid int) (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, ok := strings.Cut(string(b), "VmRSS:")
+	f := strings.Fields(rest)
+	if !ok || len(f) == 0 {
+		return 0, errors.New("/proc has no VmRSS")
+	}
+	kb, err := strconv.ParseInt(f[0], 10, 64)
+	return kb << 10, err
 }
 
 // awaitLine reads until a line contains word; the rest is read and forgotten.
@@ -117,14 +327,23 @@ func awaitLine(r io.Reader, word string) error {
 			return nil
 		}
 	}
-	return errors.New("it ended: " + strings.Join(all, "; "))
+	return errors.New("it ended, saying: " + strings.Join(all, "\n"))
 }
 
 func sh(lines ...string) error {
 	for _, l := range lines {
-		if out, err := exec.Command("sh", "-c", l).CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w: %s", l, err, out)
+		f := strings.Fields(l)
+		if out, err := exec.Command(f[0], f[1:]...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %s", l, err, strings.TrimSpace(string(out)))
 		}
 	}
 	return nil
+}
+
+func stderrOf(err error) string {
+	var e *exec.ExitError
+	if errors.As(err, &e) {
+		return strings.TrimSpace(string(e.Stderr))
+	}
+	return ""
 }

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// helperFlag makes this program one end of a measurement inside a namespace.
+const helperFlag = "-in-namespace"
+
+const requestBytes = 64
+
+func helper(args []string) error {
+	switch {
+	case args[0] == "answer" && len(args) == 2:
+		return answer(args[1])
+	case args[0] == "ask" && len(args) == 3:
+		return ask(args[1], args[2])
+	case args[0] == "spray" && len(args) == 2:
+		return spray(args[1])
+	}
+	return fmt.Errorf("unknown call %q", args)
+}
+
+// answer sends each request of one connection back. Both ends use plain blocking sockets, as netperf does: Go's own
+// way of waiting would be most of what is measured.
+func answer(addr string) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	fmt.Println("listening")
+	c, err := l.Accept()
+	if err != nil {
+		return err
+	}
+	fd, err := blocking(c.(*net.TCPConn))
+	if err != nil {
+		return err
+	}
+	b := make([]byte, requestBytes)
+	for {
+		if err := transfer(unix.SYS_READ, fd, b); err != nil {
+			return nil // the other end is done
+		}
+		if err := transfer(unix.SYS_WRITE, fd, b); err != nil {
+			return err
+		}
+	}
+}
+
+// blocking takes a connection's descriptor away from Go's poller, and this goroutine's thread from its scheduler.
+func blocking(c *net.TCPConn) (int, error) {
+	runtime.LockOSThread()
+	f, err := c.File() // a duplicate, in blocking mode once asked for its number
+	if err != nil {
+		return 0, err
+	}
+	kept = f
+	return int(f.Fd()), nil
+}
+
+var kept *os.File // from the garbage collector
+
+// transfer reads or writes all of b.
+func transfer(call uintptr, fd int, b []byte) error {
+	for len(b) > 0 {
+		n, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+		switch {
+		case errno == unix.EINTR:
+		case errno != 0:
+			return errno
+		case n == 0:
+			return io.EOF
+		default:
+			b = b[n:]
+		}
+	}
+	return nil
+}
+
+// ask sends a request, waits for the answer, and again, for some seconds; it prints the median in microseconds.
+func ask(addr, seconds string) error {
+	n, err := strconv.Atoi(seconds)
+	if err != nil {
+		return err
+	}
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	fd, err := blocking(c.(*net.TCPConn))
+	if err != nil {
+		return err
+	}
+	b := make([]byte, requestBytes)
+	times := make([]time.Duration, 0, 1<<20)
+	for end := time.Now().Add(time.Duration(n) * time.Second); ; {
+		began := time.Now()
+		if began.After(end) || len(times) == cap(times) {
+			break
+		}
+		if err := transfer(unix.SYS_WRITE, fd, b); err != nil {
+			return err
+		}
+		if err := transfer(unix.SYS_READ, fd, b); err != nil {
+			return err
+		}
+		times = append(times, time.Since(began))
+	}
+	slices.Sort(times)
+	_, err = fmt.Printf("%.2f\n", float64(times[len(times)/2].Nanoseconds())/1e3)
+	return err
+}
+
+// spray sends one datagram to each of n addresses from 16.0.0.0 on, twice around: what a full queue lost is sent
+// again.
+func spray(count string) error {
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		return err
+	}
+	c, err := net.ListenUDP("udp4", &net.UDPAddr{Port: 7000})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for range 2 {
+		for i := range n {
+			to := net.UDPAddr{IP: net.IPv4(16+byte(i>>24), byte(i>>16), byte(i>>8), byte(i)), Port: 9}
+			if _, err := c.WriteToUDP([]byte("x"), &to); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return err
+			}
+		}
+	}
+	return nil
+}

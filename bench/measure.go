@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A direction is one way of traffic, from a client's namespace to a server's. Outside is 10.1.0.2, the host 10.1.0.1,
+// the containers 172.29.0.2 and .3; port 5201 of c1 is published.
+type direction struct {
+	name, client, server, address string
+}
+
+var directions = []*direction{
+	{"L2", "c1", "c2", "172.29.0.3"},
+	{"out", "c1", "out", "10.1.0.2"},
+	{"in", "out", "c1", "10.1.0.1"},
+}
+
+// A metric is what is measured of a direction.
+type metric struct {
+	name   string
+	unit   string
+	lower  bool // less is better
+	format func(float64) string
+	run    func(ctx context.Context, s *system, d *direction, o options) (sample, error)
+}
+
+var metrics = []*metric{
+	{"TCP, 1 stream", "Gbit/s", false, gbit, tcp(1)},
+	{"TCP, 4 streams", "Gbit/s", false, gbit, tcp(4)},
+	{"UDP, 64 bytes", "received/s", false, func(v float64) string { return fmt.Sprintf("%.0f k/s", v/1e3) }, udp},
+	{"TCP request/response", "us, median", true, func(v float64) string { return fmt.Sprintf("%.1f us", v) }, requestResponse},
+}
+
+func gbit(v float64) string { return fmt.Sprintf("%.2f Gbit/s", v) }
+
+// A sample is one measurement.
+type sample struct {
+	Value       float64 `json:"value"`
+	Cores       float64 `json:"cores"` // CPUs that were busy on the whole machine, both ends included
+	Retransmits int     `json:"retransmits,omitempty"`
+}
+
+// A step is one metric of one direction through one system.
+type step struct {
+	system    *system
+	direction *direction
+	metric    *metric
+}
+
+func (p step) String() string {
+	return p.direction.name + ", " + p.metric.name + ", " + p.system.name
+}
+
+// plan is what one round measures, the systems next to each other.
+func plan(systems []*system, only string) (steps []step) {
+	var ds, ms []string
+	for _, d := range directions {
+		ds = append(ds, d.name)
+	}
+	for _, m := range metrics {
+		ms = append(ms, m.name)
+	}
+	for _, d := range directions {
+		for _, m := range metrics {
+			for _, s := range systems {
+				if slices.Contains(s.directions, d.name) && selects(only, d.name, ds) && selects(only, m.name, ms) {
+					steps = append(steps, step{s, d, m})
+				}
+			}
+		}
+	}
+	return steps
+}
+
+func (p step) measure(ctx context.Context, o options) (sample, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(o.seconds+20)*time.Second)
+	defer cancel()
+	before := busy()
+	began := time.Now()
+	v, err := p.metric.run(ctx, p.system, p.direction, o)
+	v.Cores = (busy() - before).Seconds() / time.Since(began).Seconds()
+	return v, err
+}
+
+// busy is the CPU time that the whole machine has spent on anything.
+func busy() time.Duration {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	var ticks int64
+	for i, f := range strings.Fields(line)[1:] {
+		if n, err := strconv.ParseInt(f, 10, 64); err == nil && i != 3 && i != 4 && i < 8 { // but idle and waiting for I/O
+			ticks += n
+		}
+	}
+	return time.Duration(ticks) * (time.Second / 100) // USER_HZ
+}
+
+// iperf runs one iperf3 client against a server that ends after it.
+func iperf(ctx context.Context, s *system, d *direction, args ...string) (v iperfResult, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	server := s.command(ctx, d.server, "iperf3", "-s", "-1", "--forceflush")
+	said, err := server.StdoutPipe()
+	if err != nil {
+		cancel()
+		return v, err
+	}
+	if err := server.Start(); err != nil {
+		cancel()
+		return v, err
+	}
+	defer func() { cancel(); _ = server.Wait() }()
+	if err := awaitLine(said, "listening"); err != nil {
+		return v, err
+	}
+	out, err := s.command(ctx, d.client, append([]string{"iperf3", "-J", "-c", d.address}, args...)...).Output()
+	if err != nil {
+		var said struct{ Error string }
+		_ = json.Unmarshal(out, &said)
+		return v, fmt.Errorf("iperf3: %w: %s", err, said.Error)
+	}
+	if err := json.Unmarshal(out, &v); err != nil {
+		return v, fmt.Errorf("iperf3's answer: %w", err)
+	}
+	return v, nil
+}
+
+// iperfResult is the part of iperf3's JSON that is read.
+type iperfResult struct {
+	End struct {
+		SumSent     struct{ Retransmits int } `json:"sum_sent"`
+		SumReceived struct {
+			BitsPerSecond float64 `json:"bits_per_second"`
+		} `json:"sum_received"`
+		Sum struct {
+			Packets, Seconds float64
+			Lost             float64 `json:"lost_packets"`
+		}
+	}
+}
+
+func tcp(streams int) func(context.Context, *system, *direction, options) (sample, error) {
+	return func(ctx context.Context, s *system, d *direction, o options) (sample, error) {
+		args := []string{"-t", strconv.Itoa(o.seconds), "-P", strconv.Itoa(streams)}
+		if o.congestion != "" {
+			args = append(args, "-C", o.congestion)
+		}
+		v, err := iperf(ctx, s, d, args...)
+		return sample{Value: v.End.SumReceived.BitsPerSecond / 1e9, Retransmits: v.End.SumSent.Retransmits}, err
+	}
+}
+
+// udp floods datagrams of 64 bytes and counts what arrives.
+func udp(ctx context.Context, s *system, d *direction, o options) (sample, error) {
+	v, err := iperf(ctx, s, d, "-u", "-b", "0", "-l", "64", "-t", strconv.Itoa(o.seconds))
+	if err == nil && v.End.Sum.Seconds == 0 {
+		err = fmt.Errorf("iperf3 reports no datagram")
+	}
+	return sample{Value: (v.End.Sum.Packets - v.End.Sum.Lost) / max(v.End.Sum.Seconds, 1e-9)}, err
+}
+
+// requestResponse is the median time from a request of 64 bytes to its answer, over one connection.
+func requestResponse(ctx context.Context, s *system, d *direction, o options) (sample, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return sample{}, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	server := s.command(ctx, d.server, self, helperFlag, "answer", ":5201")
+	said, err := server.StdoutPipe()
+	if err == nil {
+		err = server.Start()
+	}
+	if err != nil {
+		cancel()
+		return sample{}, err
+	}
+	defer func() { cancel(); _ = server.Wait() }()
+	if err := awaitLine(said, "listening"); err != nil {
+		return sample{}, err
+	}
+	out, err := s.command(ctx, d.client, self, helperFlag, "ask", d.address+":5201", strconv.Itoa(o.seconds)).Output()
+	if err != nil {
+		return sample{}, fmt.Errorf("asking: %w: %s", err, stderrOf(err))
+	}
+	us, err := strconv.ParseFloat(strings.TrimSpace(string(out)), 64)
+	return sample{Value: us}, err
+}

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/dataplane"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/frame/frametest"
+	"github.com/uvswitch/uvswitch/nat"
+	"github.com/uvswitch/uvswitch/router"
+	"github.com/uvswitch/uvswitch/switch"
+)
+
+var (
+	c1       = frametest.Addr("10.0.0.2")
+	c2       = frametest.Addr("10.0.0.3")
+	remote   = frametest.Addr("203.0.113.8")
+	external = frametest.Addr("198.51.100.1")
+)
+
+const (
+	mac1    frame.MAC = 0x020000000001
+	mac2    frame.MAC = 0x020000000002
+	gateway frame.MAC = 0x0200000000fe
+)
+
+// inMemory is an I/O backend without a wire: a full batch of one frame, again and again.
+type inMemory struct {
+	raws [][]byte
+	orig []byte
+	in   frame.PortID
+	sent int
+	edit func(raw []byte) // makes each frame another
+}
+
+// fill makes the batch.
+func (m *inMemory) fill() {
+	for range frame.BatchSize {
+		m.raws = append(m.raws, append([]byte(nil), m.orig...))
+	}
+}
+
+func (m *inMemory) Poll(b *frame.Batch) error {
+	b.N = len(m.raws)
+	for i, raw := range m.raws {
+		copy(raw[:64], m.orig) // what the last round rewrote
+		if m.edit != nil {
+			m.edit(raw)
+		}
+		b.Frames[i].Reset(raw, m.in)
+	}
+	return nil
+}
+func (m *inMemory) Send(frame.PortID, *frame.Frame)          { m.sent++ }
+func (m *inMemory) Add(frame.PortID, frame.Conn, bool) error { return nil }
+func (m *inMemory) Remove(frame.PortID)                      {}
+func (m *inMemory) Wake()                                    {}
+func (m *inMemory) Close() error                             { return nil }
+
+// wireless is a port's wire that memory stands for; joined says whether frames are joined on their way to it.
+type wireless struct {
+	frame.Conn
+	longest int
+}
+
+func (w wireless) Longest() int { return w.longest }
+
+// plane is a dataplane with ports c1, c2, an uplink, and more ports, with room for flows.
+func plane(ports, flows int) (*dataplane.Dataplane, *inMemory) {
+	m := &inMemory{}
+	n := nat.New(nat.Options{Flows: flows, FlowsPerPort: flows, Seed: 3, Alloc: hugePages})
+	d := dataplane.New(n, func() frame.Tick { return 10 }, m)
+	d.Switch.SetNetwork(vswitch.Network{ID: 1, Gateway: gateway, FDB: vswitch.NewFDB(8192, 1)})
+	p := netip.MustParsePrefix("10.0.0.0/16")
+	d.Router.SetInterface(router.Interface{Net: 1, Addr: frametest.Addr("10.0.0.1"), Prefix: p, MAC: gateway, MTU: 1500})
+	d.Router.SetInterface(router.Interface{Addr: external, Prefix: netip.MustParsePrefix("0.0.0.0/0"), MAC: 5, PeerMAC: 6, MTU: 1500, Port: 1000, Up: true})
+	rules := nat.Rules{External: external, Masquerade: []*nat.Masquerade{{Net: 1, Prefix: p, RuleCount: &nat.RuleCount{}}}}
+	for i := range rules.Pool {
+		rules.Pool[i] = nat.NewPortSet()
+		rules.Pool[i].AddRange(20000, 29999)
+	}
+	n.Update(rules)
+	for i := 1; i <= ports; i++ {
+		if err := d.AddPort(vswitch.Port{ID: frame.PortID(i), Net: 1, Flags: vswitch.DefaultFlags, MTU: 1500}, wireless{}); err != nil {
+			panic(err) // the ids are ours
+		}
+		d.Switch.FDB(1).Set(mac1+frame.MAC(i)-1, frame.PortID(i), false)
+	}
+	if err := d.AddPort(vswitch.Port{ID: 1000, Flags: vswitch.Forwarding | vswitch.Uplink, MTU: 65521}, wireless{}); err != nil {
+		panic(err)
+	}
+	return d, m
+}
+
+// hugePages is memory as the daemon gives it to its tables.
+func hugePages(n int) []byte {
+	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		panic(err)
+	}
+	_ = unix.Madvise(b, unix.MADV_HUGEPAGE)
+	return b
+}
+
+// A point is the cost of a frame with N flows or ports.
+type point struct {
+	N  int     `json:"n"`
+	Ns float64 `json:"ns"`
+}
+
+type microResult struct {
+	Flows []point `json:"flows"`
+	Ports []point `json:"ports"`
+}
+
+// micro measures a frame's whole way in user space, in memory: switched against the number of ports, and translated
+// against the number of flows, of which each frame belongs to another.
+func micro() *microResult {
+	r := &microResult{}
+	for _, ports := range []int{2, 10, 50, 100, 250, 500} {
+		d, m := plane(ports, 1024)
+		m.orig, m.in = frametest.Packet{SrcMAC: mac1, DstMAC: mac2, Src: c1, Dst: c2, SrcPort: 1, DstPort: 2, Payload: make([]byte, 64)}.Raw(), 1
+		m.fill()
+		r.Ports = append(r.Ports, point{ports, perFrame(func() { step1(d) })})
+	}
+	for _, flows := range []int{1000, 10000, 100000, 1000000} {
+		d, m := plane(2, 1<<20)
+		m.orig, m.in = frametest.Packet{SrcMAC: mac1, DstMAC: gateway, Src: c1, Dst: remote, SrcPort: 1, DstPort: 2, Payload: make([]byte, 64), NoChecksum: true}.Raw(), 1
+		m.fill()
+		next := 0
+		m.edit = func(raw []byte) { // a stride that no prefetcher follows, and that visits every flow
+			next = (next + 7919) % flows
+			frame.IPv4(raw[frame.VnetLen+frame.EthernetLen:]).SetAddrs(c1, remote+frame.Addr(next), frame.Delta32(uint32(remote), uint32(remote)+uint32(next)))
+			binary.BigEndian.PutUint16(raw[frame.VnetLen+frame.EthernetLen+frame.IPv4Len:], uint16(1+next%100))
+		}
+		for made := 0; made < flows+frame.BatchSize; made += frame.BatchSize {
+			step1(d)
+		}
+		r.Flows = append(r.Flows, point{flows, perFrame(func() { step1(d) })})
+	}
+	return r
+}
+
+func step1(d *dataplane.Dataplane) {
+	if err := d.Step(); err != nil {
+		panic(err)
+	}
+}
+
+// perFrame is the median of several runs' nanoseconds per frame; batch carries a whole batch.
+func perFrame(batch func()) float64 {
+	var runs []float64
+	for range 9 {
+		const n = 4000
+		began := time.Now()
+		for range n {
+			batch()
+		}
+		runs = append(runs, float64(time.Since(began).Nanoseconds())/n/frame.BatchSize)
+	}
+	return median(runs)
+}
+
+func (m *microResult) table(w io.Writer) {
+	fmt.Fprintf(w, "\n### A frame's whole way in user space\n\nIn memory, without a kernel; medians of 9 runs.\n\n| ports | switched, ns |\n|---|---|\n")
+	for _, p := range m.Ports {
+		fmt.Fprintf(w, "| %d | %.1f |\n", p.N, p.Ns)
+	}
+	fmt.Fprintf(w, "\n| flows, each frame of another | translated, ns |\n|---|---|\n")
+	for _, p := range m.Flows {
+		fmt.Fprintf(w, "| %d | %.1f |\n", p.N, p.Ns)
+	}
+}
