@@ -5,9 +5,11 @@ GO       ?= go
 FUZZTIME ?= 10s
 PACKAGES  = iproute2 iputils-ping iperf3 tcpdump tshark iptables nftables ethtool arping socat curl procps bridge-utils
 TOOLS     = ip ping iperf3 tcpdump tshark iptables nft ethtool arping socat curl sysctl
+PEERS     = openvswitch-switch vde2 passt slirp4netns gcc libc6-dev util-linux
+GVISOR    = v0.8.9
 FUZZERS   = internal/frame:FuzzParse nat:FuzzNAT router:FuzzPunted internal/wire:FuzzDataplane internal/config:FuzzParse internal/control:FuzzBody
 
-.PHONY: build install test unit race fuzz netns bench bench-micro lint demo check deps clean
+.PHONY: build install test unit race fuzz netns bench bench-micro lint demo check deps clean bench-quick bench-deps pgo
 
 # The command, static, at bin/uvswitch.
 build:
@@ -40,9 +42,25 @@ netns:
 	UVSWITCH_IO=io_uring $(GO) test -count=1 -timeout 15m ./internal/netnstest
 	UVSWITCH_IO=read-write $(GO) test -count=1 -timeout 15m ./internal/netnstest
 
-# uvswitch beside the kernel's bridge and NAT, in turn, by iperf3; prints ratios. Needs root.
+# uvswitch beside the kernel's path and the peers that are installed (bench-deps), in turn; prints ratios. Needs root.
 bench: deps build
-	$(GO) run ./bench -rounds 5 -seconds 3
+	$(GO) run ./bench
+
+bench-quick: deps build
+	$(GO) run ./bench -quick
+
+# The systems to compare with: Debian packages, and gvisor-tap-vsock built into bin/peers.
+bench-deps: deps
+	@command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] || { echo "bench-deps installs Debian packages, as root; elsewhere install $(PEERS) yourself"; exit 1; }
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PEERS) >/dev/null
+	mkdir -p bin/peers && d=$$(mktemp -d) && cd $$d && $(GO) mod init peers 2>/dev/null && \
+		$(GO) get github.com/containers/gvisor-tap-vsock/cmd/gvproxy@$(GVISOR) github.com/containers/gvisor-tap-vsock/cmd/vm@$(GVISOR) && \
+		$(GO) build -o $(CURDIR)/bin/peers/gvproxy github.com/containers/gvisor-tap-vsock/cmd/gvproxy && \
+		$(GO) build -o $(CURDIR)/bin/peers/gvforwarder github.com/containers/gvisor-tap-vsock/cmd/vm; s=$$?; rm -rf $$d; exit $$s
+
+# The profile that the compiler optimises by, from the micro benchmarks.
+pgo:
+	$(GO) test -run '^$$' -bench Pipeline -benchtime 3s -cpuprofile $(CURDIR)/cmd/uvswitch/default.pgo -o /dev/null ./bench
 
 bench-micro:
 	$(GO) test -run '^$$' -bench . ./bench ./nat

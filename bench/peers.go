@@ -2,10 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,26 +14,39 @@ import (
 
 // What people would use instead, each started as its manual says, with a state directory of its own.
 
-// ovsUp: Open vSwitch with its user-space datapath on veth pairs, TSO on (ovs-vswitchd(8), and "Userspace Datapath -
-// TSO" of its documentation).
-func ovsUp(_ context.Context, s *system) error {
-	env := []string{"OVS_RUNDIR=" + s.dir, "OVS_DBDIR=" + s.dir, "OVS_LOGDIR=" + s.dir}
-	db := "unix:" + s.dir + "/db.sock"
-	if err := sh(append(s.veths(""), "ovsdb-tool create "+s.dir+"/conf.db /usr/share/openvswitch/vswitch.ovsschema")...); err != nil {
-		return err
+// ovsUp: Open vSwitch with its user-space datapath and TSO (ovs-vswitchd(8), and "Userspace Datapath - TSO" of its
+// documentation), on veth pairs, which it reads by packet sockets, or on TAPs of its own (type internal).
+func ovsUp(internal bool) func(context.Context, *system) error {
+	return func(_ context.Context, s *system) error {
+		env := []string{"OVS_RUNDIR=" + s.dir, "OVS_DBDIR=" + s.dir, "OVS_LOGDIR=" + s.dir}
+		db := "unix:" + s.dir + "/db.sock"
+		ctl := "ovs-vsctl --db=" + db + " --retry --timeout=10 "
+		err := sh("ovsdb-tool create " + s.dir + "/conf.db /usr/share/openvswitch/vswitch.ovsschema")
+		if err == nil && !internal {
+			err = sh(s.veths("")...)
+		}
+		if err == nil {
+			err = s.daemon("host", "", env, "ovsdb-server", s.dir+"/conf.db", "--remote=p"+db, "--pidfile="+s.dir+"/db.pid", "--no-chdir")
+		}
+		if err == nil {
+			err = sh(ctl + "--no-wait init -- set Open_vSwitch . other_config:userspace-tso-enable=true")
+		}
+		if err == nil {
+			err = s.daemon("host", "", env, "ovs-vswitchd", db, "--pidfile="+s.dir+"/vswitchd.pid", "--unixctl="+s.dir+"/ctl", "--no-chdir")
+		}
+		if err != nil {
+			return err
+		}
+		ports := ctl + "add-br br0 -- set bridge br0 datapath_type=netdev -- add-port br0 v0 -- add-port br0 v1"
+		if !internal {
+			return sh(ports, ctl+"wait-until interface v0 link_state=up -- wait-until interface v1 link_state=up")
+		}
+		lines := []string{ports + " -- set interface v0 type=internal -- set interface v1 type=internal"}
+		for i, c := range []string{"c1", "c2"} {
+			lines = append(lines, s.adopt(fmt.Sprintf("v%d", i), c, i+2)...)
+		}
+		return sh(lines...)
 	}
-	err := s.daemon("host", "", env, "ovsdb-server", s.dir+"/conf.db", "--remote=p"+db, "--pidfile="+s.dir+"/db.pid", "--no-chdir")
-	if err == nil {
-		err = sh("ovs-vsctl --db=" + db + " --retry --timeout=10 --no-wait init -- set Open_vSwitch . other_config:userspace-tso-enable=true")
-	}
-	if err == nil {
-		err = s.daemon("host", "", env, "ovs-vswitchd", db, "--pidfile="+s.dir+"/vswitchd.pid", "--unixctl="+s.dir+"/ctl", "--no-chdir")
-	}
-	if err != nil {
-		return err
-	}
-	return sh("ovs-vsctl --db="+db+" --timeout=10 add-br br0 -- set bridge br0 datapath_type=netdev -- add-port br0 v0 -- add-port br0 v1",
-		"ovs-vsctl --db="+db+" --timeout=10 wait-until interface v0 link_state=up -- wait-until interface v1 link_state=up")
 }
 
 // vdeUp: vde_switch, and a TAP in each namespace by vde_plug2tap.
@@ -106,9 +119,46 @@ func slirpUp(ctx context.Context, s *system) error {
 // gvproxyPath is where `make bench-deps` puts gvisor-tap-vsock's programs.
 func gvproxyPath() string { return filepath.Join("bin", "peers", "gvproxy") }
 
-// gvisorUp: gvproxy on the host, and gvforwarder with a TAP in c1, joined by a unix socket; port 5201 by its API.
+// gvisorUp: gvproxy on the host, and gvforwarder on a TAP in c1, joined by a unix socket; port 5201 by its API. Its
+// own network is fixed, 192.168.127.0/24.
 func gvisorUp(ctx context.Context, s *system) error {
-	return errors.New("not yet")
+	const mtu, guest = "65520", "192.168.127.2"
+	bin, err := filepath.Abs(filepath.Dir(gvproxyPath()))
+	if err != nil {
+		return err
+	}
+	sock := s.dir + "/gv.sock"
+	if err := s.daemon("host", "", nil, bin+"/gvproxy", "-mtu", mtu, "-ssh-port", "-1", "-listen", "unix://"+sock); err != nil {
+		return err
+	}
+	if err := awaitFile(ctx, sock); err != nil {
+		return err
+	}
+	c := s.ns("c1")
+	err = sh("ip -n "+c+" tuntap add dev eth0 mode tap", "ip -n "+c+" link set eth0 address 5a:94:ef:e4:0c:ee mtu "+mtu,
+		"ip -n "+c+" addr add "+guest+"/24 dev eth0", "ip -n "+c+" link set eth0 up", "ip -n "+c+" route add default via 192.168.127.1")
+	if err == nil {
+		err = s.daemon("c1", "", nil, bin+"/gvforwarder", "-url", "unix://"+sock, "-iface", "eth0", "-preexisting", "-stop-if-exist", "", "-mtu", mtu)
+	}
+	if err != nil {
+		return err
+	}
+	api := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", sock)
+	}}}
+	for _, proto := range []string{"tcp", "udp"} {
+		ask := `{"local":"0.0.0.0:5201","remote":"` + guest + `:5201","protocol":"` + proto + `"}`
+		r, err := api.Post("http://gv/services/forwarder/expose", "application/json", strings.NewReader(ask))
+		if err != nil {
+			return err
+		}
+		r.Body.Close()
+		if r.StatusCode != http.StatusOK {
+			return fmt.Errorf("gvproxy: %s", r.Status)
+		}
+	}
+	return nil
 }
 
 // awaitFile waits until a file is there and not empty, or is a socket.

@@ -26,23 +26,31 @@ type system struct {
 	up         func(context.Context, *system) error
 	version    []string // the command that prints it
 
-	dir   string
-	procs []*exec.Cmd
-	held  []io.Closer // until down
+	number int // in the names of its namespaces
+	dir    string
+	procs  []*exec.Cmd
+	held   []io.Closer // until down
 }
 
-const uvswitchName = "uvswitch"
+const (
+	uvswitchName = "uvswitch"
+	busyName     = "uvswitch --busy-poll 50us"
+)
 
-var systemNames = []string{"kernel", uvswitchName, "limit", "ovs", "vde", "pasta", "slirp4netns", "gvisor-tap-vsock"}
+var systemNames = []string{"kernel", uvswitchName, busyName, "limit", "ovs-internal", "ovs-veth", "vde", "pasta", "slirp4netns", "gvisor-tap-vsock"}
 
 // all is every system, in the order of the tables.
 func all(o options) []*system {
 	natted := []string{"out", "in"}
+	busy := o
+	busy.args = append(slices.Clone(o.args), "--busy-poll", "50us")
 	return []*system{
 		{name: "kernel", directions: []string{"L2", "out", "in"}, up: kernelUp, version: []string{"uname", "-r"}},
 		{name: uvswitchName, directions: []string{"L2", "out", "in"}, up: uvswitchUp(o), version: []string{o.binary, "version"}},
+		{name: busyName, directions: []string{"L2", "out", "in"}, up: uvswitchUp(busy), version: []string{o.binary, "version"}},
 		{name: "limit", directions: []string{"L2"}, tools: []string{"cc"}, up: limitUp, version: []string{"cc", "--version"}},
-		{name: "ovs", directions: []string{"L2"}, tools: []string{"ovs-vswitchd", "ovsdb-server", "ovsdb-tool", "ovs-vsctl"}, up: ovsUp, version: []string{"ovs-vswitchd", "--version"}},
+		{name: "ovs-internal", directions: []string{"L2"}, tools: []string{"ovs-vswitchd", "ovsdb-server", "ovsdb-tool", "ovs-vsctl"}, up: ovsUp(true), version: []string{"ovs-vswitchd", "--version"}},
+		{name: "ovs-veth", directions: []string{"L2"}, tools: []string{"ovs-vswitchd", "ovsdb-server", "ovsdb-tool", "ovs-vsctl"}, up: ovsUp(false), version: []string{"ovs-vswitchd", "--version"}},
 		{name: "vde", directions: []string{"L2"}, tools: []string{"vde_switch", "vde_plug2tap"}, up: vdeUp, version: []string{"dpkg-query", "-W", "-f", "${Version}", "vde2"}},
 		{name: "pasta", directions: natted, tools: []string{"pasta"}, up: pastaUp, version: []string{"dpkg-query", "-W", "-f", "${Version}", "passt"}},
 		{name: "slirp4netns", directions: natted, tools: []string{"slirp4netns"}, up: slirpUp, version: []string{"slirp4netns", "--version"}},
@@ -74,10 +82,12 @@ func (s *system) versionOf() string {
 const nsPrefix = "uvb" // and the pid: whose namespaces they are
 
 func (s *system) ns(part string) string {
-	return fmt.Sprintf("%s%d-%s-%s", nsPrefix, os.Getpid(), s.name, part)
+	return fmt.Sprintf("%s%d-%d-%s", nsPrefix, os.Getpid(), s.number, part)
 }
 
 func (s *system) path(part string) string { return "/run/netns/" + s.ns(part) }
+
+var started int // systems
 
 var parts = []string{"host", "out", "c1", "c2"}
 
@@ -96,6 +106,8 @@ func sweep() {
 // start makes the namespaces, the way out, and the system, and waits until c1 reaches what it should.
 func (s *system) start(ctx context.Context) error {
 	var err error
+	s.number = started
+	started++
 	if s.dir, err = os.MkdirTemp("", "uvswitch-bench-*"); err != nil {
 		return err
 	}
@@ -241,15 +253,17 @@ func limitUp(_ context.Context, s *system) error {
 	if err := s.daemon("host", "ready", nil, bin, "t0", "t1"); err != nil {
 		return err
 	}
-	var lines []string
-	for i, c := range []string{"c1", "c2"} {
-		n := s.ns(c)
-		lines = append(lines,
-			fmt.Sprintf("ip -n %s link set t%d netns %s name eth0", s.ns("host"), i, n),
-			fmt.Sprintf("ip -n %s addr add 172.29.0.%d/16 dev eth0", n, i+2),
-			fmt.Sprintf("ip -n %s link set eth0 up", n))
+	return sh(append(s.adopt("t0", "c1", 2), s.adopt("t1", "c2", 3)...)...)
+}
+
+// adopt moves a device of the host's into a container as its eth0, with address 172.29.0.last.
+func (s *system) adopt(dev, c string, last int) []string {
+	n := s.ns(c)
+	return []string{
+		fmt.Sprintf("ip -n %s link set %s netns %s name eth0", s.ns("host"), dev, n),
+		fmt.Sprintf("ip -n %s addr add 172.29.0.%d/16 dev eth0", n, last),
+		fmt.Sprintf("ip -n %s link set eth0 up", n),
 	}
-	return sh(lines...)
 }
 
 // memoryUse is what uvswitch holds, in bytes.

@@ -30,8 +30,9 @@ func backends(t *testing.T, test func(t *testing.T, p poller, vnet bool)) {
 		vnet bool
 	}{
 		{"read-write", func() (poller, error) { return NewRW() }, true},
-		{"ring", func() (poller, error) { return NewRing() }, true},
-		{"ring, ports read by Conn", func() (poller, error) { return NewRing() }, false},
+		{"ring", func() (poller, error) { return NewRing(0) }, true},
+		{"ring, busy polling", func() (poller, error) { return NewRing(20 * time.Microsecond) }, true},
+		{"ring, ports read by Conn", func() (poller, error) { return NewRing(0) }, false},
 	} {
 		t.Run(b.name, func(t *testing.T) {
 			runtime.LockOSThread() // a ring belongs to one thread

@@ -2,6 +2,7 @@ package tap
 
 import (
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -59,6 +60,7 @@ type Ring struct {
 	n       int // how many of pending
 	active  int // multishot operations under way
 	woken   bool
+	spins   int // looks at the ring before sleeping
 	enabled bool
 	closed  bool
 	failed  [2][]frame.TxFailure
@@ -80,8 +82,9 @@ type filled struct {
 	n      int32
 }
 
-// NewRing makes a backend without ports. The error says why io_uring cannot be used here.
-func NewRing() (*Ring, error) {
+// NewRing makes a backend without ports, which looks for frames for the time busyPoll before it sleeps. The error says
+// why io_uring cannot be used here.
+func NewRing(busyPoll time.Duration) (*Ring, error) {
 	r := &Ring{readers: newReaders(), size: frame.BatchBytes}
 	var err error
 	if r.ring, err = uring.New(ringOps); err != nil {
@@ -100,9 +103,23 @@ func NewRing() (*Ring, error) {
 	for i := range r.free {
 		r.free[i] = uint16(ringBuffers - 1 - i)
 	}
+	r.spins = r.looks(busyPoll)
 	r.lent = make([]uint16, 0, frame.BatchSize)
 	r.arm = make([]frame.PortID, 0, frame.MaxPorts)
 	return r, nil
+}
+
+// looks is how many looks at the ring take so long.
+func (r *Ring) looks(busyPoll time.Duration) int {
+	if busyPoll <= 0 {
+		return 0
+	}
+	const sample = 1 << 16
+	began := time.Now()
+	for range sample {
+		r.ring.Pending()
+	}
+	return int(busyPoll * sample / max(time.Since(began), 1))
 }
 
 // Add is dataplane.Poller's.
@@ -200,10 +217,9 @@ func (r *Ring) Poll(b *frame.Batch) error {
 		if r.n > 0 || len(r.line) > 0 || len(r.failed[0]) > 0 {
 			wait = 0
 		}
-		if err := r.ring.Enter(wait); err != nil {
+		if err := r.enter(wait); err != nil {
 			return err
 		}
-		r.reap()
 		r.fill(b)
 		if b.N > 0 || r.woken || len(r.failed[0]) > 0 || len(r.gone) > 0 {
 			break
@@ -212,6 +228,27 @@ func (r *Ring) Poll(b *frame.Batch) error {
 	b.Failed, r.failed[0], r.failed[1] = r.failed[0], r.failed[1][:0], r.failed[0]
 	b.Gone = r.gone
 	return nil
+}
+
+// enter submits what is queued and takes what has completed, after waiting for a first completion with wait. Before
+// it sleeps it looks again for as long as busyPoll says: whoever sends then need not wake it.
+//
+//uvswitch:hot
+func (r *Ring) enter(wait int) error {
+	if wait > 0 && r.spins > 0 {
+		if err := r.ring.Enter(0); err != nil {
+			return err
+		}
+		r.reap()
+		if r.n > 0 || r.woken || len(r.line) > 0 || len(r.failed[0]) > 0 || len(r.gone) > 0 {
+			return nil
+		}
+		for n := 0; n < r.spins && !r.ring.Pending(); n++ {
+		}
+	}
+	err := r.ring.Enter(wait)
+	r.reap()
+	return err
 }
 
 // enable makes the calling thread the ring's.

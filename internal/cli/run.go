@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -22,6 +23,7 @@ import (
 type runFlags struct {
 	config, subnet, uplink, kind, host, name, ports, io string
 	workers, readyFD                                    int
+	busyPoll                                            time.Duration
 	verbose                                             bool
 }
 
@@ -44,6 +46,7 @@ func (a *app) runCommand() *cobra.Command {
 	fl.StringVar(&f.ports, "nat-ports", control.DefaultNATPorts, "ports of the host that NAT may give out")
 	fl.StringVar(&f.io, "io", "auto", "how frames are read and written: auto, io_uring or read-write (default: io_uring where the kernel lets us)")
 	fl.IntVar(&f.workers, "workers", 0, "number of workers (default: one for two CPUs, 4 at most)")
+	fl.DurationVar(&f.busyPoll, "busy-poll", 0, "look for frames for so long before sleeping, such as 50us: shorter delays for CPU time (io_uring)")
 	fl.IntVar(&f.readyFD, "ready-fd", 0, "write READY=1 to this descriptor when ready")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log what happens, to stderr")
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -73,7 +76,7 @@ func (a *app) announce(f runFlags, o control.Options) {
 }
 
 func (a *app) runOptions(c *cobra.Command, f runFlags) (control.Options, error) {
-	o := control.Options{Socket: a.socket, Name: f.name, Workers: f.workers, Version: Version, NATPorts: f.ports, IO: f.io}
+	o := control.Options{Socket: a.socket, Name: f.name, Workers: f.workers, Version: Version, NATPorts: f.ports, IO: f.io, BusyPoll: f.busyPoll}
 	level := slog.LevelWarn
 	if f.verbose {
 		level = slog.LevelDebug
@@ -97,6 +100,9 @@ func (a *app) runOptions(c *cobra.Command, f runFlags) (control.Options, error) 
 	case uplink.Auto, uplink.TCX, uplink.Clsact, uplink.TAP:
 	default:
 		return o, usagef("--uplink-kind %q: say tcx, clsact or tap", f.kind)
+	}
+	if f.busyPoll < 0 || f.busyPoll > time.Millisecond {
+		return o, usagef("--busy-poll %s: 0 to 1ms", f.busyPoll)
 	}
 	if !slices.Contains(control.IOKinds, f.io) {
 		return o, usagef("--io %q: say %s", f.io, strings.Join(control.IOKinds, ", "))

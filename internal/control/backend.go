@@ -3,6 +3,7 @@ package control
 import (
 	"fmt"
 	"runtime"
+	"time"
 
 	"github.com/uvswitch/uvswitch/internal/dataplane"
 	"github.com/uvswitch/uvswitch/tap"
@@ -23,7 +24,7 @@ type backend struct{ name, why string }
 
 // newPollers makes one Poller a worker: io_uring, unless read-write is asked for or io_uring cannot be used and was
 // not insisted on.
-func newPollers(kind string, workers int) ([]dataplane.Poller, backend, error) {
+func newPollers(kind string, workers int, busyPoll time.Duration) ([]dataplane.Poller, backend, error) {
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), workers+spareThreads))
 	made := backend{name: ioURing}
 	if kind == ioRW {
@@ -31,7 +32,7 @@ func newPollers(kind string, workers int) ([]dataplane.Poller, backend, error) {
 	}
 	var pollers []dataplane.Poller
 	for len(pollers) < workers {
-		p, err := newPoller(made.name)
+		p, err := newPoller(made.name, busyPoll)
 		if err == nil {
 			pollers = append(pollers, p)
 			continue
@@ -55,9 +56,9 @@ func defaultWorkers() int { return min(max(runtime.NumCPU()/2, 1), 4) }
 // housekeeper and whoever asks by the API.
 const spareThreads = 2
 
-func newPoller(name string) (dataplane.Poller, error) {
+func newPoller(name string, busyPoll time.Duration) (dataplane.Poller, error) {
 	if name == ioURing {
-		return tap.NewRing()
+		return tap.NewRing(busyPoll)
 	}
 	return tap.NewRW()
 }

@@ -34,8 +34,9 @@ type Options struct {
 	NATPorts     string // ranges NAT may give out
 	Host         bool
 	Workers      int
-	IO           string // auto, io_uring or read-write; auto when empty
-	HostAddr     string // the host port's address; the subnet's last when empty
+	BusyPoll     time.Duration // how long a worker looks for frames before it sleeps; io_uring only
+	IO           string        // auto, io_uring or read-write; auto when empty
+	HostAddr     string        // the host port's address; the subnet's last when empty
 	Flows        int
 	FlowsPerPort int
 	Timers       string // rfc or linux; rfc when empty
@@ -156,7 +157,7 @@ func newDaemon(o Options) (*Daemon, error) {
 			ids = d.up.ICMPIDs()
 		}
 	}
-	pollers, chosen, err := newPollers(o.IO, o.Workers)
+	pollers, chosen, err := newPollers(o.IO, o.Workers, o.BusyPoll)
 	if err != nil {
 		d.closeUplink()
 		return nil, err

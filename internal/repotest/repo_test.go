@@ -56,7 +56,8 @@ var imports = map[string][]string{
 	"internal/netnstest": {"tap", "github.com/vishvananda/netns", "golang.org/x/sys"},
 	"internal/repotest":  {},
 	"cmd/uvswitch":       {"internal/cli"},
-	"bench":              {},
+	"bench": {"internal/dataplane", "internal/frame", "internal/frame/frametest", "nat", "router", "switch",
+		"golang.org/x/sys", "gonum.org/v1/plot"},
 }
 
 // Standard packages that the stages may not import: time and I/O come in as arguments.

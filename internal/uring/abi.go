@@ -13,6 +13,7 @@ const (
 
 	setupCQSize       = 1 << 3
 	setupRDisabled    = 1 << 6
+	setupTaskrunFlag  = 1 << 9
 	setupSubmitAll    = 1 << 7
 	setupSingleIssuer = 1 << 12
 	setupDeferTaskrun = 1 << 13
@@ -22,6 +23,7 @@ const (
 	featCQESkip    = 1 << 11
 
 	enterGetEvents = 1 << 0
+	sqTaskrun      = 1 << 2
 
 	registerProbe       = 8
 	registerEnableRings = 12
