@@ -98,6 +98,7 @@ func run(ctx context.Context, o options) (err error) {
 				report.fail(p, err)
 				continue
 			}
+			sample.Round = r
 			report.add(p, sample)
 			fmt.Fprintf(os.Stderr, "[%d/%d] %-46s %10s  %.2f cores  (%s left)\n", done, o.rounds*len(plan), p, p.metric.format(sample.Value), sample.Cores, left.Round(time.Second))
 		}

@@ -43,6 +43,7 @@ func gbit(v float64) string { return fmt.Sprintf("%.2f Gbit/s", v) }
 
 // A sample is one measurement.
 type sample struct {
+	Round       int     `json:"round"`
 	Value       float64 `json:"value"`
 	Cores       float64 `json:"cores"` // CPUs that were busy on the whole machine, both ends included
 	Retransmits int     `json:"retransmits,omitempty"`
@@ -99,7 +100,7 @@ func busy() time.Duration {
 	line, _, _ := strings.Cut(string(b), "\n")
 	var ticks int64
 	for i, f := range strings.Fields(line)[1:] {
-		if n, err := strconv.ParseInt(f, 10, 64); err == nil && i != 3 && i != 4 && i < 8 { // but idle and waiting for I/O
+		if n, err := strconv.ParseInt(f, 10, 64); err == nil && i != 3 && i != 4 && i < 7 { // but idle, waiting for I/O, and stolen by the hypervisor
 			ticks += n
 		}
 	}

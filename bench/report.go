@@ -129,9 +129,13 @@ func ratio(u, other *series) (mid, lo, hi float64) {
 		return u / o
 	}
 	lo = 1e9
-	for i := range min(len(u.Samples), len(other.Samples)) {
-		q := of(u.Samples[i].Value, other.Samples[i].Value)
-		lo, hi = min(lo, q), max(hi, q)
+	for _, a := range u.Samples {
+		for _, b := range other.Samples {
+			if a.Round == b.Round {
+				q := of(a.Value, b.Value)
+				lo, hi = min(lo, q), max(hi, q)
+			}
+		}
 	}
 	return of(u.median(), other.median()), lo, hi
 }

@@ -123,7 +123,7 @@ func (s *system) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := s.up(ctx, s); err != nil {
 		return err
@@ -196,8 +196,13 @@ func (s *system) daemon(part, word string, env []string, args ...string) error {
 		go func() { _, _ = io.Copy(io.Discard, r); r.Close() }()
 		return nil
 	}
+	late := time.AfterFunc(patience, func() { _ = c.Process.Kill() })
+	defer late.Stop()
 	return awaitLine(r, word)
 }
+
+// patience bounds every wait for something that should come at once.
+const patience = 30 * time.Second
 
 // kernelUp: a bridge, veth pairs, MASQUERADE and DNAT, as Docker makes them.
 func kernelUp(_ context.Context, s *system) error {
@@ -347,7 +352,10 @@ func awaitLine(r io.Reader, word string) error {
 func sh(lines ...string) error {
 	for _, l := range lines {
 		f := strings.Fields(l)
-		if out, err := exec.Command(f[0], f[1:]...).CombinedOutput(); err != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		out, err := exec.CommandContext(ctx, f[0], f[1:]...).CombinedOutput()
+		cancel()
+		if err != nil {
 			return fmt.Errorf("%s: %w: %s", l, err, strings.TrimSpace(string(out)))
 		}
 	}

@@ -71,8 +71,8 @@ func newWire(t *testing.T, vnet bool) *wire {
 	return &wire{file: file{fd: fds[0]}, far: fds[1], vnet: vnet}
 }
 
-func (w *wire) Vnet() bool   { return w.vnet }
-func (w *wire) Longest() int { return maxPacket }
+func (w *wire) Vnet() bool        { return w.vnet }
+func (w *wire) Longest(uint8) int { return maxPacket }
 
 func (w *wire) Read(b []byte) (int, error) {
 	if w.dead != nil {
@@ -404,5 +404,81 @@ func TestClosed(t *testing.T) {
 			t.Error("a port was added to a closed backend")
 		}
 		p.Close()
+	})
+}
+
+// A port is read from the moment it is added, however many there are.
+func TestManyPorts(t *testing.T) {
+	backends(t, func(t *testing.T, p poller, vnet bool) {
+		var b frame.Batch
+		for id := range frame.PortID(40) {
+			w := newWire(t, vnet)
+			add(t, p, id+1, w)
+			w.put(t, 1)
+			for b.N = 0; b.N == 0; {
+				poll(t, p, &b) // nothing but the frame itself ends it
+			}
+			if b.Frames[0].In != id+1 {
+				t.Fatalf("a frame of port %d, not of %d", b.Frames[0].In, id+1)
+			}
+		}
+	})
+	backends(t, func(t *testing.T, p poller, vnet bool) {
+		var ws []*wire
+		for id := range frame.PortID(40) {
+			ws = append(ws, newWire(t, vnet))
+			add(t, p, id+1, ws[id])
+		}
+		var b frame.Batch
+		for n := len(ws) - 1; n >= 0; n-- {
+			ws[n].put(t, 1)
+			for b.N = 0; b.N == 0; {
+				poll(t, p, &b)
+			}
+		}
+	})
+}
+
+// What is found out between two Polls, while a port is removed or the queue is full, is told by the next one.
+func TestNothingIsLostBetweenPolls(t *testing.T) {
+	backends(t, func(t *testing.T, p poller, vnet bool) {
+		a, dead := newWire(t, vnet), newWire(t, false)
+		add(t, p, 1, a)
+		add(t, p, 2, dead)
+		var b frame.Batch
+		flush(t, p, &b)
+		p.Wake()
+		within(t, "Remove", func() { p.Remove(1) })
+		poll(t, p, &b) // ended by that Wake
+		add(t, p, 1, a)
+		flush(t, p, &b)
+		dead.dead = unix.EBADFD
+		dead.put(t, 1)
+		within(t, "Remove", func() { p.Remove(1) })
+		poll(t, p, &b)
+		if len(b.Gone) != 1 || b.Gone[0] != 2 {
+			t.Errorf("gone %v", b.Gone)
+		}
+	})
+}
+
+// What was sent to a port goes out before its descriptor may be somebody else's.
+func TestRemoveFlushes(t *testing.T) {
+	backends(t, func(t *testing.T, p poller, vnet bool) {
+		in, out := newWire(t, vnet), newWire(t, vnet)
+		add(t, p, 1, in)
+		if err := p.Add(2, out, false); err != nil {
+			t.Fatal(err)
+		}
+		in.put(t, 1)
+		var b frame.Batch
+		for b.N == 0 {
+			poll(t, p, &b)
+		}
+		p.Send(2, &b.Frames[0])
+		p.Remove(2)
+		if got := out.got(t); len(got) != 1 {
+			t.Errorf("%d frames had gone out when the port was removed", len(got))
+		}
 	})
 }

@@ -194,9 +194,32 @@ func (d *Device) Read(b []byte) (int, error) { return d.read(b) }
 func (d *Device) Write(f *frame.Frame) frame.Reason { return d.writeChain(f) }
 
 // Longest is frame.Conn's.
-func (d *Device) Longest() int { return maxPacket }
+func (d *Device) Longest(proto uint8) int { return longest(proto) }
 
 const maxPacket = 65535
+
+// longest is what the kernel takes of a joined packet. Joined datagrams are known to it since Linux 6.2 (linux
+// include/linux/virtio_net.h, virtio_net_hdr_to_skb): before, it would refuse them.
+func longest(proto uint8) int {
+	if proto == frame.UDP && !knowsUSO {
+		return 0
+	}
+	return maxPacket
+}
+
+var knowsUSO = kernelAtLeast(6, 2)
+
+func kernelAtLeast(major, minor int) bool {
+	var u unix.Utsname
+	var a, b int
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	if n, _ := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &a, &b); n != 2 {
+		return false
+	}
+	return a > major || a == major && b >= minor
+}
 
 // file is a descriptor of whole frames, non-blocking: its system calls do not wait, so the scheduler is not told.
 type file struct{ fd int }
@@ -209,19 +232,18 @@ func (d *file) Close() error { return unix.Close(d.fd) }
 
 //uvswitch:hot
 func (d *file) read(b []byte) (int, error) {
-	for {
+	for range retries { // an error may concern one frame: see what is behind it
 		n, _, errno := syscall.RawSyscall(syscall.SYS_READ, uintptr(d.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
-		switch errno {
-		case 0:
+		switch {
+		case errno == 0:
 			return int(n), nil
-		case syscall.EINTR:
-			continue
-		}
-		if isDead(errno) {
+		case errno == syscall.EAGAIN:
+			return 0, nil
+		case isDead(errno):
 			return 0, errno
 		}
-		return 0, nil
 	}
+	return 0, nil
 }
 
 // isDead tells from a read's error that the device has died, with its namespace.

@@ -157,4 +157,4 @@ func (p *Packet) vlan() (tci, tpid uint16, ok bool) {
 func (p *Packet) Write(f *frame.Frame) frame.Reason { return p.writeChain(f) }
 
 // Longest is frame.Conn's.
-func (p *Packet) Longest() int { return maxPacket }
+func (p *Packet) Longest(proto uint8) int { return longest(proto) }

@@ -74,7 +74,7 @@ func (p *Plain) adopt() error {
 func (p *Plain) Vnet() bool { return false }
 
 // Longest is frame.Conn's: what was joined would only have to be taken apart here.
-func (p *Plain) Longest() int { return 0 }
+func (p *Plain) Longest(uint8) int { return 0 }
 
 // Close is frame.Conn's.
 func (p *Plain) Close() error { return p.ifce.Close() }

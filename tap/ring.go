@@ -47,25 +47,26 @@ func writeData(id frame.PortID, frames, bytes int) uint64 {
 type Ring struct {
 	*waker
 	readers
-	ring    *uring.Ring
-	buffers *uring.Buffers
-	ports   [frame.MaxPorts]ringPort
-	arm     []frame.PortID // reads to be armed
-	free    []uint16       // buffers, the one used last on top
-	out     int            // buffers that the kernel has
-	lent    []uint16       // buffers of the batch that Poll returned last
-	size    int            // of frames lately, a moving average in bytes
-	pending [ringBuffers]filled
-	first   int // the oldest of pending
-	n       int // how many of pending
-	active  int // multishot operations under way
-	woken   bool
-	spins   int // looks at the ring before sleeping
-	enabled bool
-	closed  bool
-	failed  [2][]frame.TxFailure
-	iov     [4 * frame.BatchSize]unix.Iovec // of the chains that are queued
-	iovs    int
+	ring     *uring.Ring
+	buffers  *uring.Buffers
+	ports    [frame.MaxPorts]ringPort
+	arm      []frame.PortID // reads to be armed
+	free     []uint16       // buffers, the one used last on top
+	out      int            // buffers that the kernel has
+	lent     []uint16       // buffers of the batch that Poll returned last
+	size     int            // of frames lately, a moving average in bytes
+	pending  [ringBuffers]filled
+	first    int // the oldest of pending
+	n        int // how many of pending
+	active   int // multishot operations under way
+	woken    bool
+	spins    int // looks at the ring before sleeping
+	enabled  bool
+	closed   bool
+	failed   [2][]frame.TxFailure
+	reported []frame.PortID                  // the gone ones that the last Poll returned
+	iov      [4 * frame.BatchSize]unix.Iovec // of the chains that are queued
+	iovs     int
 }
 
 type ringPort struct {
@@ -147,14 +148,17 @@ func (r *Ring) Remove(id frame.PortID) {
 		return
 	}
 	p.read = false
+	if r.enabled { // what was sent to it goes out while its descriptor is its own
+		_ = r.ring.Enter(0)
+		r.reap()
+	}
 	for i, q := range r.arm {
 		if q == id {
 			r.arm = append(r.arm[:i], r.arm[i+1:]...)
 			break
 		}
 	}
-	if p.armed {
-		r.reserve()
+	if p.armed && r.reserve() {
 		r.ring.Cancel(r.readData(id), opData(opCancel, id))
 	}
 	for err := error(nil); p.armed && err == nil; r.reap() {
@@ -201,8 +205,6 @@ func (r *Ring) take() filled {
 //uvswitch:hot
 func (r *Ring) Poll(b *frame.Batch) error {
 	b.N = 0
-	r.gone = r.gone[:0]
-	r.woken = false
 	r.iovs = 0
 	r.free = append(r.free, r.lent...) // their writes are submitted before anything is read
 	r.lent = r.lent[:0]
@@ -214,20 +216,29 @@ func (r *Ring) Poll(b *frame.Batch) error {
 	for {
 		r.provide()
 		wait := 1
-		if r.n > 0 || len(r.line) > 0 || len(r.failed[0]) > 0 {
+		if r.pressing() || len(r.arm) > 0 { // a read that is not armed yet would not end the wait
 			wait = 0
 		}
 		if err := r.enter(wait); err != nil {
 			return err
 		}
 		r.fill(b)
-		if b.N > 0 || r.woken || len(r.failed[0]) > 0 || len(r.gone) > 0 {
+		if b.N > 0 || r.pressing() {
 			break
 		}
 	}
+	// What is reaped between two Polls, by Send or Remove, is for the next one: so the lists take turns.
 	b.Failed, r.failed[0], r.failed[1] = r.failed[0], r.failed[1][:0], r.failed[0]
-	b.Gone = r.gone
+	b.Gone, r.gone, r.reported = r.gone, r.reported[:0], r.gone
+	r.woken = false
 	return nil
+}
+
+// pressing tells whether there is something that Poll must not sleep on.
+//
+//uvswitch:hot
+func (r *Ring) pressing() bool {
+	return r.n > 0 || r.woken || len(r.line) > 0 || len(r.failed[0]) > 0 || len(r.gone) > 0
 }
 
 // enter submits what is queued and takes what has completed, after waiting for a first completion with wait. Before
@@ -240,7 +251,7 @@ func (r *Ring) enter(wait int) error {
 			return err
 		}
 		r.reap()
-		if r.n > 0 || r.woken || len(r.line) > 0 || len(r.failed[0]) > 0 || len(r.gone) > 0 {
+		if r.pressing() {
 			return nil
 		}
 		for n := 0; n < r.spins && !r.ring.Pending(); n++ {
@@ -262,9 +273,10 @@ func (r *Ring) enable() error {
 }
 
 func (r *Ring) watchWake() {
-	r.reserve()
-	r.ring.PollMultishot(r.fd, opData(opWake, 0))
-	r.active++
+	if r.reserve() {
+		r.ring.PollMultishot(r.fd, opData(opWake, 0))
+		r.active++
+	}
 }
 
 // provide gives the kernel as many buffers as a batch of frames of the present size has, and arms reads that have
@@ -281,7 +293,9 @@ func (r *Ring) provide() {
 	n := min(len(r.arm), r.out)
 	for _, id := range r.arm[:n] {
 		p := &r.ports[id]
-		r.reserve()
+		if !r.reserve() {
+			return // Poll says what is wrong with the ring
+		}
 		if p.fd < 0 {
 			r.ring.PollMultishot(p.conn.FD(), opData(opPoll, id))
 		} else {
@@ -293,14 +307,17 @@ func (r *Ring) provide() {
 	r.arm = r.arm[:copy(r.arm, r.arm[n:])]
 }
 
-// reserve makes room for one more operation.
+// reserve makes room for one more operation; false when the ring does not work any more.
 //
 //uvswitch:hot
-func (r *Ring) reserve() {
+func (r *Ring) reserve() bool {
 	for r.ring.Room() == 0 {
-		_ = r.ring.Enter(0) // what is wrong with the ring, Poll will say
+		if r.ring.Enter(0) != nil {
+			return false
+		}
 		r.reap()
 	}
+	return true
 }
 
 // reap takes what has completed.
@@ -365,14 +382,12 @@ func (r *Ring) ended(id frame.PortID, c *uring.Completion) {
 	if !p.read {
 		return
 	}
-	switch errno := syscall.Errno(-c.Res); {
-	case c.Res >= 0, errno == syscall.ENOBUFS, errno == syscall.EAGAIN, errno == syscall.EINTR, errno == syscall.ENOMEM,
-		errno == syscall.ECANCELED:
-		r.arm = append(r.arm, id)
-	default: // EBADFD, as a rule: the device has died, with its namespace
+	if errno := syscall.Errno(-c.Res); c.Res < 0 && (isDead(errno) || errno == syscall.ENXIO) {
 		p.read = false
 		r.gone = append(r.gone, id)
+		return
 	}
+	r.arm = append(r.arm, id) // out of buffers, as a rule, or an error that concerns one frame
 }
 
 // fill puts frames into the batch. Where ports of both kinds have something, each gets half of it.
@@ -402,8 +417,9 @@ func (r *Ring) Send(id frame.PortID, f *frame.Frame) {
 	case p.conn == nil:
 		r.failed[0] = append(r.failed[0], frame.Failure(id, frame.PortGone, f))
 	case p.fd >= 0 && r.owns(f):
-		r.reserve()
-		if f.Next() == nil {
+		if !r.reserve() {
+			r.failed[0] = append(r.failed[0], frame.Failure(id, frame.TxQueueFull, f))
+		} else if f.Next() == nil {
 			r.ring.Write(p.fd, f.Raw(), writeData(id, 1, f.Len()))
 		} else {
 			r.sendChain(id, p.fd, f)
@@ -449,8 +465,7 @@ func (r *Ring) Close() error {
 	for i := range r.ports {
 		r.ports[i].read = false
 	}
-	if r.enabled && r.active > 0 {
-		r.reserve()
+	if r.enabled && r.active > 0 && r.reserve() {
 		r.ring.CancelAll(opData(opCancel, 0))
 	}
 	for err := error(nil); r.enabled && r.active > 0 && err == nil; r.reap() {

@@ -26,7 +26,7 @@ type worker struct {
 	tally  tally
 	joiner frame.Coalescer
 	// By port: see Conn.Longest. Written between two batches.
-	longest [frame.MaxPorts]int32
+	longest [frame.MaxPorts]struct{ tcp, udp int32 }
 	counters
 
 	punts    *ring.Ring // to the housekeeper
@@ -113,7 +113,11 @@ func (w *worker) coalesce(b *frame.Batch) {
 		if f.Verdict != frame.Unicast {
 			continue
 		}
-		switch what, older := w.joiner.Add(f, int(w.longest[f.Out])); what {
+		longest := w.longest[f.Out].tcp
+		if f.Proto == frame.UDP {
+			longest = w.longest[f.Out].udp
+		}
+		switch what, older := w.joiner.Add(f, int(longest)); what {
 		case frame.Merged:
 			f.Verdict = frame.InChain
 		case frame.Supersedes:
@@ -229,12 +233,12 @@ func (w *worker) reportGone(b *frame.Batch) {
 }
 
 func (w *worker) addPort(id frame.PortID, c frame.Conn, read bool) error {
-	w.longest[id] = int32(c.Longest())
+	w.longest[id].tcp, w.longest[id].udp = int32(c.Longest(frame.TCP)), int32(c.Longest(frame.UDP))
 	return w.poller.Add(id, c, read)
 }
 
 func (w *worker) removePort(id frame.PortID) {
-	w.longest[id] = 0
+	w.longest[id].tcp, w.longest[id].udp = 0, 0
 	w.poller.Remove(id)
 }
 

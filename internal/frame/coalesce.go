@@ -120,7 +120,7 @@ func l4HeaderLen(f *Frame) int {
 //uvswitch:hot
 func joins(f *Frame) bool {
 	h, l4 := f.Vnet(), f.Payload()
-	if !h.NeedsCsum() || h.CsumStart() != f.L4 || f.L3 != EthernetLen || f.L4 != EthernetLen+IPv4Len || int(f.L3End) != f.Len() {
+	if !h.NeedsCsum() || h.CsumStart() != f.L4 || h.CsumOffset() != ChecksumOffset(f.Proto) || f.L3 != EthernetLen || f.L4 != EthernetLen+IPv4Len || int(f.L3End) != f.Len() {
 		return false
 	}
 	if f.Proto == UDP {
@@ -229,6 +229,9 @@ func supersedes(f, old *Frame) bool {
 	}
 	a, b := old.Payload(), f.Payload()
 	e := binary.BigEndian
+	if f.L3 != EthernetLen || old.L3 != EthernetLen || f.Dst != old.Dst || f.Src != old.Src || f.IPv4().TTL() != old.IPv4().TTL() {
+		return false
+	}
 	return e.Uint32(a[4:]) == e.Uint32(b[4:]) && int32(e.Uint32(b[8:])-e.Uint32(a[8:])) > 0 && a[12] == b[12] &&
 		old.IPv4()[1] == f.IPv4()[1]
 }

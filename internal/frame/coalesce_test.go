@@ -116,6 +116,8 @@ func TestCoalesce(t *testing.T) {
 		{"an older acknowledgement", [][]byte{pure(0, 6), pure(0, 5)}, []frame.Joined{A, A}},
 		{"an acknowledgement between data", [][]byte{seg(0, 1000), pure(1000, 6), seg(1000, 1000)}, []frame.Joined{A, A, A}},
 		{"data between acknowledgements", [][]byte{pure(0, 5), seg(0, 1000), pure(1000, 6)}, []frame.Joined{A, A, A}},
+		{"an acknowledgement to another station", [][]byte{pure(0, 5), edit(pure(0, 6), 5, 9)}, []frame.Joined{A, A}},
+		{"a checksum elsewhere", [][]byte{seg(0, 1000), func() []byte { r := seg(1000, 1000); frame.VnetHdr(r).Set(1, 0, 0, 0, 34, 18); return r }()}, []frame.Joined{A, A}},
 		{"datagrams", [][]byte{datagram(data[:64]), datagram(data[:64]), datagram(data[:1]), datagram(data[:64])}, []frame.Joined{A, M, M, A}},
 		{"an empty datagram", [][]byte{datagram(data[:64]), datagram(nil), datagram(data[:64])}, []frame.Joined{A, A, A}},
 		{"a datagram without checksum", [][]byte{datagram(data[:64]), frametest.Packet{Src: 1, Dst: 2, SrcPort: 7, DstPort: 9, Payload: data[:64], NoChecksum: true}.Raw()}, []frame.Joined{A, A}},

@@ -250,8 +250,9 @@ type Conn interface {
 	Read(b []byte) (n int, err error)
 	// Write writes one frame, with its chain; None, or the reason why it was not taken.
 	Write(f *Frame) Reason
-	// Longest is how long an IPv4 packet may become that is joined for this port, in bytes; 0: nothing may be.
-	Longest() int
+	// Longest is how long an IPv4 packet of protocol TCP or UDP may become that is joined for this port, in bytes; 0:
+	// nothing may be.
+	Longest(proto uint8) int
 	// Close gives the descriptor back.
 	Close() error
 }

@@ -83,7 +83,7 @@ type conn struct{}
 
 func (conn) FD() int                         { return -1 }
 func (conn) Vnet() bool                      { return true }
-func (conn) Longest() int                    { return 65535 }
+func (conn) Longest(uint8) int               { return 65535 }
 func (conn) Read([]byte) (int, error)        { return 0, nil }
 func (conn) Write(*frame.Frame) frame.Reason { return frame.PortGone }
 func (conn) Close() error                    { return nil }
