@@ -141,12 +141,9 @@ type iperfResult struct {
 	End struct {
 		SumSent     struct{ Retransmits int } `json:"sum_sent"`
 		SumReceived struct {
-			BitsPerSecond float64 `json:"bits_per_second"`
+			BitsPerSecond  float64 `json:"bits_per_second"`
+			Bytes, Seconds float64
 		} `json:"sum_received"`
-		Sum struct {
-			Packets, Seconds float64
-			Lost             float64 `json:"lost_packets"`
-		}
 	}
 }
 
@@ -163,11 +160,13 @@ func tcp(streams int) func(context.Context, *system, *direction, options) (sampl
 
 // udp floods datagrams of 64 bytes and counts what arrives.
 func udp(ctx context.Context, s *system, d *direction, o options) (sample, error) {
-	v, err := iperf(ctx, s, d, "-u", "-b", "0", "-l", "64", "-t", strconv.Itoa(o.seconds))
-	if err == nil && v.End.Sum.Seconds == 0 {
-		err = fmt.Errorf("iperf3 reports no datagram")
+	const size = 64
+	v, err := iperf(ctx, s, d, "-u", "-b", "0", "-l", strconv.Itoa(size), "-t", strconv.Itoa(o.seconds))
+	got := v.End.SumReceived // by the server's own count of bytes: "lost" leaves out what was lost last
+	if err == nil && got.Bytes == 0 {
+		err = fmt.Errorf("no datagram arrived")
 	}
-	return sample{Value: (v.End.Sum.Packets - v.End.Sum.Lost) / max(v.End.Sum.Seconds, 1e-9)}, err
+	return sample{Value: got.Bytes / size / max(got.Seconds, 1e-9)}, err
 }
 
 // requestResponse is the median time from a request of 64 bytes to its answer, over one connection.

@@ -78,7 +78,7 @@ func ratioPlot(title string, bars []bar, file string) error {
 	p.Add(level)
 	p.NominalY(names...)
 	p.X.Min, p.X.Max = least/1.1, most*1.1
-	return save(p, 9*vg.Inch, vg.Length(n)*0.28*vg.Inch+vg.Inch, file)
+	return save(p, 10*vg.Inch, vg.Length(n)*0.28*vg.Inch+vg.Inch, file)
 }
 
 var ratioTicks = func() (t []plot.Tick) {
