@@ -43,10 +43,12 @@ func answer(addr string) error {
 	if err != nil {
 		return err
 	}
-	fd, err := blocking(c.(*net.TCPConn))
+	f, err := blocking(c.(*net.TCPConn))
 	if err != nil {
 		return err
 	}
+	defer f.Close()
+	fd := int(f.Fd())
 	b := make([]byte, requestBytes)
 	for {
 		if err := transfer(unix.SYS_READ, fd, b); err != nil {
@@ -58,18 +60,12 @@ func answer(addr string) error {
 	}
 }
 
-// blocking takes a connection's descriptor away from Go's poller, and this goroutine's thread from its scheduler.
-func blocking(c *net.TCPConn) (int, error) {
+// blocking takes a connection away from Go's poller, and this goroutine's thread from its scheduler. What it returns is
+// a duplicate, in blocking mode once asked for its descriptor.
+func blocking(c *net.TCPConn) (*os.File, error) {
 	runtime.LockOSThread()
-	f, err := c.File() // a duplicate, in blocking mode once asked for its number
-	if err != nil {
-		return 0, err
-	}
-	kept = f
-	return int(f.Fd()), nil
+	return c.File()
 }
-
-var kept *os.File // from the garbage collector
 
 // transfer reads or writes all of b.
 func transfer(call uintptr, fd int, b []byte) error {
@@ -99,10 +95,12 @@ func ask(addr, seconds string) error {
 		return err
 	}
 	defer c.Close()
-	fd, err := blocking(c.(*net.TCPConn))
+	f, err := blocking(c.(*net.TCPConn))
 	if err != nil {
 		return err
 	}
+	defer f.Close()
+	fd := int(f.Fd())
 	b := make([]byte, requestBytes)
 	times := make([]time.Duration, 0, 1<<20)
 	for end := time.Now().Add(time.Duration(n) * time.Second); ; {
