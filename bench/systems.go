@@ -54,7 +54,7 @@ func all(o options) []*system {
 		{name: "vde", directions: []string{"L2"}, tools: []string{"vde_switch", "vde_plug2tap"}, up: vdeUp, version: []string{"dpkg-query", "-W", "-f", "${Version}", "vde2"}},
 		{name: "pasta", directions: natted, tools: []string{"pasta"}, up: pastaUp, version: []string{"dpkg-query", "-W", "-f", "${Version}", "passt"}},
 		{name: "slirp4netns", directions: natted, tools: []string{"slirp4netns"}, up: slirpUp, version: []string{"slirp4netns", "--version"}},
-		{name: "gvisor-tap-vsock", directions: natted, up: gvisorUp, version: []string{gvproxyPath(), "--version"}},
+		{name: "gvisor-tap-vsock", directions: natted, tools: []string{gvproxyPath()}, up: gvisorUp, version: []string{gvproxyPath(), "--version"}},
 	}
 }
 
@@ -63,11 +63,6 @@ func (s *system) missing() string {
 	for _, t := range s.tools {
 		if _, err := exec.LookPath(t); err != nil {
 			return t + " is not installed (`make bench-deps`)"
-		}
-	}
-	if s.name == "gvisor-tap-vsock" {
-		if _, err := os.Stat(gvproxyPath()); err != nil {
-			return "it is not built (`make bench-deps`)"
 		}
 	}
 	return ""

@@ -297,9 +297,9 @@ func (r *Ring) provide() {
 			return // Poll says what is wrong with the ring
 		}
 		if p.fd < 0 {
-			r.ring.PollMultishot(p.conn.FD(), opData(opPoll, id))
+			r.ring.PollMultishot(p.conn.FD(), r.readData(id))
 		} else {
-			r.ring.ReadMultishot(p.fd, readGroup, opData(opRead, id))
+			r.ring.ReadMultishot(p.fd, readGroup, r.readData(id))
 		}
 		p.armed = true
 		r.active++
