@@ -1,6 +1,10 @@
 package nat
 
-import "github.com/uvswitch/uvswitch/internal/frame"
+import (
+	"sync/atomic"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
 
 // A Flow is one entry of the table, as listed.
 type Flow struct {
@@ -9,9 +13,27 @@ type Flow struct {
 	Timeout          uint32 // seconds until it goes if it stays idle
 	Assured, Replied bool
 	Net              frame.NetID
-	Port             frame.PortID // the inside port
-	Published        bool         // made by a publish rule
+	Port             frame.PortID // who is charged for it
+	Rule             uint32       // the publish rule that made it; 0 for none
 	Packets, Bytes   [2]uint64    // original and reply direction
+}
+
+func (n *NAT) view(e uint32, now frame.Tick) Flow {
+	s, k := &n.state[e], &n.flows.keys[e]
+	w := s.state.Load()
+	f := Flow{
+		Original: k[0], Reply: k[1], Assured: w&assured != 0, Replied: w&seenReply != 0, Net: s.net, Port: s.port, Rule: s.rule,
+	}
+	if left := int32(frame.Tick(s.expires.Load()) - now); left > 0 {
+		f.Timeout = uint32(left) / frame.TicksPerSecond
+	}
+	if k[0].Proto == frame.TCP {
+		f.State = tcpNames[w&stateMask%uint32(tcpStates)]
+	}
+	for d := range s.count {
+		f.Packets[d], f.Bytes[d] = s.count[d].packets.Load(), s.count[d].bytes.Load()
+	}
+	return f
 }
 
 // Flows calls yield for each live flow, until it returns false. Flows come and go meanwhile.
@@ -19,23 +41,7 @@ func (n *NAT) Flows(now frame.Tick, yield func(Flow) bool) {
 	n.listing.RLock()
 	defer n.listing.RUnlock()
 	for e := uint32(1); e < n.flows.mark(); e++ {
-		s := &n.state[e]
-		if !n.flows.isLive(e) || expired(s, now) {
-			continue
-		}
-		k := n.flows.keys[e]
-		w := s.state.Load()
-		f := Flow{
-			Original: k[0], Reply: k[1], Timeout: uint32(frame.Tick(s.expires.Load())-now) / frame.TicksPerSecond,
-			Assured: w&assured != 0, Replied: w&seenReply != 0, Net: s.net, Port: s.port, Published: s.rule != 0,
-		}
-		if k[0].Proto == frame.TCP {
-			f.State = tcpNames[w&stateMask%uint32(tcpStates)]
-		}
-		for d := range s.count {
-			f.Packets[d], f.Bytes[d] = s.count[d].packets.Load(), s.count[d].bytes.Load()
-		}
-		if !yield(f) {
+		if n.flows.isLive(e) && !expired(&n.state[e], now) && !yield(n.view(e, now)) {
 			return
 		}
 	}
@@ -45,31 +51,102 @@ func (n *NAT) Flows(now frame.Tick, yield func(Flow) bool) {
 func (n *NAT) Flush(which func(Flow) bool) (removed int) {
 	n.listing.RLock()
 	defer n.listing.RUnlock()
+	now := frame.Tick(n.now.Load())
 	for e := uint32(1); e < n.flows.mark(); e++ {
-		if !n.flows.isLive(e) {
-			continue
-		}
-		k, s := n.flows.keys[e], &n.state[e]
-		if which(Flow{Original: k[0], Reply: k[1], Net: s.net, Port: s.port, Published: s.rule != 0}) && n.remove(e) {
+		if n.flows.isLive(e) && which(n.view(e, now)) && n.end(e, flushed) {
 			removed++
 		}
 	}
 	return removed
 }
 
+// EventKind is what happened to a flow, by the names of `conntrack -E`.
+type EventKind uint8
+
+const (
+	FlowNew EventKind = iota
+	FlowUpdate
+	FlowDestroy
+)
+
+func (k EventKind) String() string { return [...]string{"NEW", "UPDATE", "DESTROY"}[k] }
+
+// Watch has fn called for every event, by any worker; it must not wait. nil ends it.
+func (n *NAT) Watch(fn func(EventKind, Flow)) {
+	if fn == nil {
+		n.watch.Store(nil)
+		return
+	}
+	n.watch.Store(&fn)
+}
+
+func (n *NAT) emit(kind EventKind, e uint32) {
+	if fn := n.watch.Load(); fn != nil {
+		(*fn)(kind, n.view(e, frame.Tick(n.now.Load())))
+	}
+}
+
+// ending is why a flow ended.
+type ending uint8
+
+const (
+	timedOut ending = iota
+	evicted         // to make room
+	replaced        // by another, or the rules that made it are no more
+	flushed         // by command
+	endings
+)
+
+var endingNames = [endings]string{"timed_out", "evicted", "replaced", "flushed"}
+
+type flowStats struct {
+	created atomic.Uint64
+	ended   [endings]atomic.Uint64
+}
+
+// Stats are totals since the start: flows created, and flows ended by why.
+func (n *NAT) Stats() (created uint64, ended map[string]uint64) {
+	ended = map[string]uint64{}
+	for i := range n.stats.ended {
+		ended[endingNames[i]] = n.stats.ended[i].Load()
+	}
+	return n.stats.created.Load(), ended
+}
+
 // Used and Limit are the flows there are and may be.
 func (n *NAT) Used() int  { return int(n.flows.used.Load()) }
 func (n *NAT) Limit() int { return n.flows.limit() }
 
-// PortsUsed and PortsLimit are the outside ports given out and those that may be, of TCP and UDP together.
-func (n *NAT) PortsUsed() int { return n.ports[0].Len() + n.ports[1].Len() }
-func (n *NAT) PortsLimit() int {
-	c := n.config.Load()
-	if c.pool[0] == nil {
-		return 0
-	}
-	return c.pool[0].Len() + c.pool[1].Len()
+// FlowsOf is how many flows are charged to a port, PortsOf how many outside ports of TCP and UDP, resting ones included.
+func (n *NAT) FlowsOf(id frame.PortID) int { return int(n.held[id].Load()) }
+func (n *NAT) PortsOf(id frame.PortID) (tcpPorts, udpPorts int) {
+	return int(n.ports[tcp].held[id].Load()), int(n.ports[udp].held[id].Load())
 }
 
-// InUse is the set of outside ports given out: of TCP (0), UDP (1) or ICMP (2).
-func (n *NAT) InUse(proto int) *PortSet { return n.ports[proto] }
+// FlowQuota and PortQuota are how many of each one port may hold.
+func (n *NAT) FlowQuota() int { return int(n.quota) }
+func (n *NAT) PortQuota() (tcpPorts, udpPorts int) {
+	c := n.config.Load()
+	return int(c.share[tcp]), int(c.share[udp])
+}
+
+// PortUse is how far the outside ports of a protocol are used.
+type PortUse struct{ Used, Resting, Limit int }
+
+// PortUseOf counts the outside ports of TCP, UDP or SCTP, or ICMP's identifiers.
+func (n *NAT) PortUseOf(proto uint8) PortUse {
+	i := protoIndex(proto)
+	c := n.config.Load()
+	if i < 0 || c.pool[i] == nil {
+		return PortUse{}
+	}
+	u := PortUse{Used: n.ports[i].used.Len(), Limit: c.pool[i].Len()}
+	if r := n.ports[i].resting; r != nil {
+		u.Resting = r.Len()
+		u.Used -= u.Resting
+	}
+	return u
+}
+
+// InUse is the set of outside ports given out, of TCP, UDP or SCTP; resting ones included.
+func (n *NAT) InUse(proto uint8) *PortSet { return n.ports[protoIndex(proto)].used }

@@ -14,8 +14,14 @@ type Options struct {
 	Seed         uint64   // of hashes and of port choice; must be unpredictable in production
 	ICMPIDs      *PortSet // where ICMP identifiers in use are noted, for others to read; nil for a private one
 	Timers       Timers   // RFCTimers when zero
+	Strict       bool     // drop TCP segments outside of the window
+	Pair         Pair     // told of protocols without ports; may be nil
 	Alloc        Alloc    // where the tables' memory comes from; the heap when nil
 }
+
+// Pair is told, by any worker, when a first flow of a protocol without ports begins with a remote address, and when it
+// has ended: who takes our packets off a shared device must know.
+type Pair func(remote frame.Addr, proto uint8, on bool)
 
 // Defaults of Options.
 const (
@@ -25,25 +31,32 @@ const (
 
 // NAT is the connection tracker and its rules.
 type NAT struct {
-	flows  *tupleTable
-	state  []flow         // parallel to flows' entries
-	maps   *tupleTable    // endpoint-independent mappings: inside endpoint, outside endpoint
-	refs   []atomic.Int32 // parallel to maps' entries: flows that use the mapping
-	ports  [protocols]*PortSet
-	mapped [protocols][frame.MaxPorts]atomic.Int32 // outside ports per port
-	owner  []frame.PortID                          // parallel to maps' entries: who is charged for the mapping
-	cursor atomic.Uint32                           // where relieve goes on
-	held   [frame.MaxPorts]atomic.Int32            // flows per port
-	quota  int32
-	timers Timers
-	seed   uint64
-	draws  atomic.Uint64 // numbers the choices of ports, so that no two are alike
-
+	flows    *tupleTable
+	state    []flow      // parallel to flows' entries
+	maps     *tupleTable // mappings: inside endpoint, outside endpoint; and permissions
+	mappings []endpoint  // parallel to maps' entries
+	ports    [protocols]outside
+	windows  *windows // of TCP connections; nil unless strict
+	frags    fragments
+	held     [frame.MaxPorts]atomic.Int32 // flows per port
+	quota    int32
+	timers   Timers
+	pair     Pair
+	seed     uint64
+	now      atomic.Uint32 // the Tick of the last batch, for who is told no other
+	draws    atomic.Uint64 // numbers the choices of ports, so that no two are alike
+	cursor   atomic.Uint32 // where relieve goes on
+	freed    atomic.Uint64 // outside ports given back
+	stats    flowStats
+	watch    atomic.Pointer[func(EventKind, Flow)]
 	config   atomic.Pointer[config]
 	mu       sync.Mutex   // writers of config
 	sweep    uint32       // where Expire goes on
 	retiring [2]uint64    // lists that await their grace period: flows, mappings
 	listing  sync.RWMutex // read while entries are listed: they must not be used again meanwhile
+
+	tracing sync.Mutex // held while entry 0 is a trace's
+	planned bool       // entry 0 is a flow that a trace would have made
 }
 
 // flow is the state of one entry of the flow table, one cache line. Words that change after the entry is visible
@@ -52,12 +65,13 @@ type flow struct {
 	expires atomic.Uint32 // a Tick
 	state   atomic.Uint32 // TCP state in the low byte, status bits above
 	gen     atomic.Uint32 // the config generation it was last checked under
-	mapping uint32        // entry of maps whose outside port it uses; 0 for none
+	mapping uint32        // entry of maps that it leaves by: a mapping, or a permission that holds one; 0 for none
+	via     uint32        // the mapping that it came in by, where no rule made it; 0 for none
 	rule    uint32        // id of the publish rule that made it; 0 for none
 	addrs   frame.Delta   // what translating the addresses adds to a sum, original direction
 	l4ports frame.Delta   // and the ports or the ICMP identifier
-	net     frame.NetID   // of the inside port
-	port    frame.PortID  // the inside port: who is charged for the flow
+	net     frame.NetID   // of port
+	port    frame.PortID  // who is charged: who spoke first if he is inside, else who was spoken to
 	count   [2]struct {   // by direction
 		packets, bytes atomic.Uint64
 	}
@@ -65,9 +79,12 @@ type flow struct {
 
 // Status bits in flow.state.
 const (
-	seenReply = 1 << 8
-	assured   = 1 << 9
-	stateMask = 0xff
+	seenReply  = 1 << 8
+	assured    = 1 << 9
+	sharesPort = 1 << 10 // its outside port has other users: mapping address-and-port-dependent
+	lets       = 1 << 11 // its mapping lets others in, for as long as it is used from inside
+	reset      = 1 << 12 // a RST was seen in the original direction; one bit further, in the other
+	stateMask  = 0xff
 )
 
 // New makes a NAT without rules: nothing is translated until Update.
@@ -78,19 +95,28 @@ func New(o Options) *NAT {
 	if o.FlowsPerPort == 0 {
 		o.FlowsPerPort = DefaultFlowsPerPort
 	}
-	if o.Timers == (Timers{}) {
+	if o.Timers.Established == 0 {
 		o.Timers = RFCTimers()
 	}
 	if o.ICMPIDs == nil {
 		o.ICMPIDs = NewPortSet()
 	}
-	maps := min(protocols*65536, o.Flows)
+	maps := min(3*65536, o.Flows) // of TCP, UDP and ICMP all ports
 	n := &NAT{
 		flows: newTable[frame.Tuple](o.Flows, o.Seed, o.Alloc), state: slab[flow](o.Alloc, o.Flows+1),
-		maps: newTable[frame.Tuple](maps, o.Seed+1, o.Alloc), refs: slab[atomic.Int32](o.Alloc, maps+1),
-		owner: slab[frame.PortID](o.Alloc, maps+1),
-		ports: [protocols]*PortSet{NewPortSet(), NewPortSet(), o.ICMPIDs},
-		quota: int32(min(o.FlowsPerPort, o.Flows)), timers: o.Timers, seed: o.Seed,
+		maps: newTable[frame.Tuple](maps, o.Seed+1, o.Alloc), mappings: slab[endpoint](o.Alloc, maps+1),
+		quota: int32(min(o.FlowsPerPort, o.Flows)), timers: o.Timers, pair: o.Pair, seed: o.Seed,
+	}
+	for i := range n.ports {
+		n.ports[i].used = NewPortSet()
+		if i != icmp {
+			n.ports[i].resting, n.ports[i].rested = NewPortSet(), slab[rest](o.Alloc, 65536)
+		}
+	}
+	n.ports[icmp].used = o.ICMPIDs
+	n.frags.seen = map[fragKey]*datagram{}
+	if o.Strict {
+		n.windows = newWindows(o.Flows + 1)
 	}
 	n.config.Store(&config{})
 	return n
@@ -101,15 +127,28 @@ func New(o Options) *NAT {
 //uvswitch:hot
 func (n *NAT) translated(e uint32, dir uint8) frame.Tuple { return n.flows.keys[e][1-dir].Reverse() }
 
-// remove ends a flow. What it held is given back; its entry is free after a grace period.
-func (n *NAT) remove(e uint32) bool {
-	s := &n.state[e]
+// end ends a flow. What it held is given back; its entry is free after a grace period.
+func (n *NAT) end(e uint32, why ending) bool {
 	if !n.flows.kill(e) {
 		return false
 	}
+	n.stats.ended[why].Add(1)
+	n.emit(FlowDestroy, e)
+	s := &n.state[e]
+	k := &n.flows.keys[e]
 	n.held[s.port].Add(-1)
 	if s.mapping != 0 {
-		n.release(s.mapping)
+		n.drop(s.mapping)
+	}
+	if s.via != 0 {
+		n.drop(s.via)
+	}
+	i := protoIndex(k[1].Proto)
+	if s.state.Load()&sharesPort != 0 {
+		n.ports[i].unshare(k[1].DstPort)
+	}
+	if i < 0 && n.pair != nil {
+		n.pair(k[1].Src, k[1].Proto, false)
 	}
 	return true
 }
@@ -117,12 +156,13 @@ func (n *NAT) remove(e uint32) bool {
 // Expire removes the flows whose time is over, visiting at most budget entries; call it regularly. It returns how
 // many it removed.
 func (n *NAT) Expire(now frame.Tick, budget int) (removed int) {
+	n.now.Store(uint32(now))
 	mark := n.flows.mark()
 	for range min(budget, int(mark)) {
 		if n.sweep++; n.sweep >= mark {
 			n.sweep = 1
 		}
-		if e := n.sweep; e < mark && n.flows.isLive(e) && expired(&n.state[e], now) && n.remove(e) {
+		if e := n.sweep; e < mark && n.flows.isLive(e) && expired(&n.state[e], now) && n.end(e, timedOut) {
 			removed++
 		}
 	}

@@ -252,8 +252,15 @@ func TestLimits(t *testing.T) {
 		return got
 	}
 	n, _ := newNAT(nat.Options{FlowsPerPort: 100})
-	if got := count(n, 1, 1, 201); got[frame.FlowQuota] != 100 {
-		t.Errorf("with a quota of 100: %v", got)
+	if got := count(n, 1, 1, 201); got[frame.None] != 200 {
+		t.Errorf("with a quota of 100, and unanswered ones that may go: %v", got)
+	}
+	n, _ = newNAT(nat.Options{FlowsPerPort: 100})
+	for i := range 100 {
+		establish(n, inside, uint16(1000+i), 1)
+	}
+	if got := count(n, 1, 1, 21); got[frame.FlowQuota] != 20 {
+		t.Errorf("with a quota of 100, all of them answered: %v", got)
 	}
 	n, _ = newNAT(nat.Options{Flows: 128})
 	if got := count(n, 2, 1, 201); got[frame.FlowTableFull] != 72 {
@@ -280,8 +287,12 @@ func TestLimits(t *testing.T) {
 	}
 	// All comes back with time.
 	n.Expire(1e6, 1<<20)
-	if n.Used() != 0 || n.InUse(0).Len() != 0 {
-		t.Errorf("after everything expired: %d flows, %d ports", n.Used(), n.InUse(0).Len())
+	if u := n.PortUseOf(frame.TCP); n.Used() != 0 || u.Used != 0 || u.Resting == 0 {
+		t.Errorf("after everything expired: %d flows, ports %+v", n.Used(), u)
+	}
+	n.Wake(1e6 + frame.Seconds(120))
+	if u := n.PortUseOf(frame.TCP); u.Resting != 0 {
+		t.Errorf("after two minutes: %+v", u)
 	}
 	n.Retire()
 	n.Reclaim()
@@ -310,7 +321,7 @@ func TestPortFloodIsFair(t *testing.T) {
 		b := frametest.Batch(1, 10, frametest.Packet{Src: inside, Dst: remote, SrcPort: uint16(1 + i), DstPort: 80, Proto: frame.TCP, Flags: frame.FlagSYN}.Raw())
 		pass(n, b, 1)
 	}
-	if used := n.InUse(0).Len(); used > 100 {
+	if used := n.InUse(frame.TCP).Len(); used > 100 {
 		t.Errorf("the flooder holds %d of 400 ports", used)
 	}
 	for i := range 100 {

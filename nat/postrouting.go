@@ -3,18 +3,20 @@ package nat
 import "github.com/uvswitch/uvswitch/internal/frame"
 
 // PostRouting translates the routed frames that belong to a flow, making the flow for what begins one: masquerade
-// for what leaves by the uplink, DNAT for what came to a published port. Step 7.
+// for what leaves by the uplink, DNAT for what came to a published port or to a mapping. Step 7.
 //
 //uvswitch:hot
 func (n *NAT) PostRouting(b *frame.Batch) {
 	c := n.config.Load()
 	for i := range b.Frames[:b.N] {
 		f := &b.Frames[i]
-		if f.Verdict != frame.Routed {
+		if f.Verdict != frame.Routed || f.NAT == frame.NATDone {
 			continue
 		}
-		if f.NAT == frame.NATFlow && f.Dir == 0 && f.Egress != frame.NoNet && n.state[f.Flow].rule == 0 {
-			n.remove(f.Flow) // what it speaks to has become inside
+		if f.NAT == frame.NATFlow && f.Dir == 0 && f.Egress != frame.NoNet && n.state[f.Flow].rule|n.state[f.Flow].via == 0 {
+			if !b.Dry {
+				n.end(f.Flow, replaced) // what it speaks to has become inside
+			}
 			f.NAT = frame.NATNone
 		}
 		if f.NAT == frame.NATNone {
@@ -26,156 +28,246 @@ func (n *NAT) PostRouting(b *frame.Batch) {
 				continue
 			}
 		}
-		if why := n.postRoute(c, f, b.Tick); why == frame.NATPortsExhausted || why == frame.FlowTableFull {
-			f.PuntFor(why)
-		} else if why != frame.None {
+		switch why := n.postRoute(c, f, b); why {
+		case frame.None:
+		case frame.NATPortsExhausted, frame.FlowTableFull, frame.FlowNotResumed, frame.FragmentWaits:
+			f.PuntFor(why) // the sender is told, or waits
+		default:
 			f.DropFor(why)
 		}
 	}
 }
 
 //uvswitch:hot
-func (n *NAT) postRoute(c *config, f *frame.Frame, now frame.Tick) frame.Reason {
+func (n *NAT) postRoute(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	if f.Flags&frame.Fragment != 0 {
-		return frame.FragmentNotTranslated // a later one has no ports, and perhaps no transport header
+		if why := n.joinFragment(f, b, true); why != frame.None {
+			return why
+		}
 	}
 	switch f.NAT {
 	case frame.NATError:
 		return n.translateError(f)
 	case frame.NATFlow:
 	default:
-		if why := n.create(c, f, now); why != frame.None {
+		if why := n.create(c, f, b); why != frame.None {
 			return why
 		}
 	}
-	n.translate(f, now)
-	return frame.None
+	return n.translate(f, b)
+}
+
+// A draft is a flow in the making.
+type draft struct {
+	orig, reply  frame.Tuple
+	mapping, via uint32 // held
+	rule         uint32
+	port         frame.PortID
+	net          frame.NetID
+	status       uint32
+	count        *RuleCount
 }
 
 // create makes the flow that f begins, or finds that another packet has just made it, and sets f.Flow and f.Dir.
-func (n *NAT) create(c *config, f *frame.Frame, now frame.Tick) frame.Reason {
-	if e, dir, ok := n.find(c, f.Tuple, now); ok { // by an earlier frame of this batch, or another worker
+// In a dry batch the flow is planned, in entry 0.
+func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
+	if e, dir, ok := n.find(c, &f.Tuple, b); ok { // by an earlier frame of this batch, or another worker
 		f.Flow, f.Dir = e, dir
 		return frame.None
 	}
 	if why := begins(f); why != frame.None {
 		return why
 	}
-	reply := frame.Tuple{Src: f.RouteDst, SrcPort: f.RoutePort, Dst: f.Tuple.Src, DstPort: f.Tuple.SrcPort, Proto: f.Tuple.Proto}
-	inside, net := f.In, f.Net
-	var count *RuleCount
-	if f.NAT == frame.NATNew {
+	d := draft{
+		orig: f.Tuple, rule: f.Rule, port: f.In, net: f.Net,
+		reply: frame.Tuple{Src: f.RouteDst, SrcPort: f.RoutePort, Dst: f.Tuple.Src, DstPort: f.Tuple.SrcPort, Proto: f.Tuple.Proto},
+	}
+	leaves := f.NAT == frame.NATNone || f.Hairpin // with the host's address
+	switch {
+	case f.NAT == frame.NATNone:
+		d.count = c.masq[f.Net].RuleCount
+	case f.Rule != 0:
 		p := c.published(f.Tuple.Proto, f.Tuple.Dst, f.Tuple.DstPort)
 		if p == nil || p.ID != f.Rule {
 			return frame.FlowNotFound
 		}
-		inside, net, count = p.Inside, p.Net, p.RuleCount
-	} else {
-		count = c.masq[f.Net].RuleCount
+		d.count = p.RuleCount
+		if !leaves {
+			d.port, d.net = p.Inside, p.Net
+		}
+	default:
+		d.via = f.Flow
+		if !leaves {
+			d.port, d.net = n.mappings[d.via].owner, n.mappings[d.via].net
+		}
 	}
-	if int(inside) >= len(n.held) {
+	if int(d.port) >= len(n.held) {
 		return frame.FlowInvalid
 	}
-	if n.held[inside].Add(1) > n.quota {
-		n.held[inside].Add(-1)
+	if b.Dry {
+		return n.plan(c, f, &d, leaves, b)
+	}
+	if n.held[d.port].Add(1) > n.quota && !n.relieve(anyProtocol, d.port) {
+		n.held[d.port].Add(-1)
 		return frame.FlowQuota
 	}
-	var mapping uint32
-	if f.NAT != frame.NATNew || f.Hairpin {
-		var why frame.Reason
-		from := frame.Tuple{Src: f.Tuple.Src, SrcPort: f.Tuple.SrcPort, Dst: c.External, Proto: f.Tuple.Proto}
-		if mapping, reply.DstPort, why = n.acquire(c, from, inside); why != frame.None {
-			n.held[inside].Add(-1)
-			return why
-		}
-		reply.Dst = c.External
+	why := frame.None
+	if d.via != 0 && !n.hold(d.via) {
+		d.via, why = 0, frame.FlowNotFound
 	}
-	e, dir, why := n.insert(c, f, reply, flowOf{mapping, inside, net}, now)
-	if why == frame.FlowBusy {
-		n.yield(c, reply, now)
-		e, dir, why = n.insert(c, f, reply, flowOf{mapping, inside, net}, now)
+	if why == frame.None && leaves {
+		why = n.source(c, &d, false)
 	}
-	if why != frame.None || f.NAT == frame.NATFlow {
-		n.held[inside].Add(-1)
-		if mapping != 0 {
-			n.release(mapping)
-		}
+	if why == frame.None && resumes(f) && d.reply.DstPort != f.Tuple.SrcPort {
+		why = frame.FlowNotResumed
 	}
 	if why == frame.None {
-		f.Flow, f.Dir = e, dir
-		count.Packets.Add(1)
-		count.Bytes.Add(uint64(f.L3End - uint32(f.L3)))
+		why = n.enter(c, f, &d, b)
+	}
+	if why != frame.None || f.NAT == frame.NATFlow {
+		n.abandon(&d)
+		return why
+	}
+	if d.count != nil {
+		d.count.Packets.Add(1)
+		d.count.Bytes.Add(uint64(f.L3End - uint32(f.L3)))
+	}
+	return frame.None
+}
+
+// source decides what the flow's source becomes: the host's address, and a port by the kind of mapping of the network
+// it comes from.
+func (n *NAT) source(c *config, d *draft, dry bool) (why frame.Reason) {
+	rule, i := c.masq[d.net], protoIndex(d.orig.Proto)
+	d.reply.Dst = c.External
+	switch {
+	case rule == nil:
+		return frame.UplinkDown
+	case i < 0: // no ports: the reply's addresses must do
+		return frame.None
+	case rule.Mapping == AddressAndPortDependentMapping && i != icmp:
+		if !n.shareFor(c, i, &d.reply, d.orig.SrcPort, dry) {
+			return frame.NATPortsExhausted
+		}
+		d.status |= sharesPort
+		return frame.None
+	}
+	if d.mapping, d.reply.DstPort, why = n.acquire(c, &d.orig, d.port, d.net, dry); why != frame.None {
+		return why
+	}
+	if rule.Filtering != AddressAndPortDependentFiltering {
+		d.status |= lets
+	}
+	if rule.Filtering == AddressDependentFiltering && !dry {
+		d.mapping, why = n.permit(d.mapping, d.reply.Src)
 	}
 	return why
 }
 
-// flowOf is what a new flow belongs to.
-type flowOf struct {
-	mapping uint32
-	inside  frame.PortID
-	net     frame.NetID
+// abandon gives back what a draft held that became no flow.
+func (n *NAT) abandon(d *draft) {
+	n.held[d.port].Add(-1)
+	if d.mapping != 0 {
+		n.drop(d.mapping)
+	}
+	if d.via != 0 {
+		n.drop(d.via)
+	}
+	if d.status&sharesPort != 0 {
+		n.ports[protoIndex(d.orig.Proto)].unshare(d.reply.DstPort)
+	}
 }
 
-// insert fills an entry and makes it visible. When another worker was first, its flow is adopted and f.NAT says
-// so.
-func (n *NAT) insert(c *config, f *frame.Frame, reply frame.Tuple, of flowOf, now frame.Tick) (uint32, uint8, frame.Reason) {
-	orig := f.Tuple
-	if n.flows.standing(orig) == busy {
-		return 0, 0, frame.FlowBusy
+// enter makes the flow visible. When another worker was first, its flow is adopted and f.NAT says so. What stands in the
+// way gives way if it may.
+func (n *NAT) enter(c *config, f *frame.Frame, d *draft, b *frame.Batch) frame.Reason {
+	for try := range retries {
+		if n.flows.standing(d.orig) == busy {
+			continue
+		}
+		e, ok := n.flows.alloc(d.orig, d.reply)
+		if !ok {
+			return frame.FlowTableFull
+		}
+		n.fill(e, c, d, b.Tick)
+		other, dir, out := n.flows.insert(e)
+		switch out {
+		case inserted:
+			f.Flow, f.Dir = e, 0
+			n.stats.created.Add(1)
+			n.emit(FlowNew, e)
+			if protoIndex(d.orig.Proto) < 0 && n.pair != nil {
+				n.pair(d.reply.Src, d.reply.Proto, true)
+			}
+			return frame.None
+		case exists:
+			f.NAT, f.Flow, f.Dir = frame.NATFlow, other, dir
+			return frame.None
+		case full:
+			return frame.FlowTableFull
+		case clash:
+			if protoIndex(d.orig.Proto) < 0 {
+				return frame.AddressPairTaken
+			}
+			if try > 0 || !n.yield(c, &d.reply, b) {
+				return frame.FlowBusy
+			}
+		}
 	}
-	e, ok := n.flows.alloc(orig, reply)
-	if !ok {
-		return 0, 0, frame.FlowTableFull
-	}
-	to := reply.Reverse()
+	return frame.FlowBusy
+}
+
+// fill writes entry e; it is not visible yet.
+func (n *NAT) fill(e uint32, c *config, d *draft, now frame.Tick) {
 	s := &n.state[e]
-	s.mapping, s.rule, s.port, s.net = of.mapping, f.Rule, of.inside, of.net
-	s.addrs = frame.Delta32(uint32(orig.Src), uint32(to.Src)).Plus(frame.Delta32(uint32(orig.Dst), uint32(to.Dst)))
-	s.l4ports = frame.Delta16(orig.SrcPort, to.SrcPort).Plus(frame.Delta16(orig.DstPort, to.DstPort))
-	s.state.Store(0)
+	to := d.reply.Reverse()
+	s.mapping, s.via, s.rule, s.port, s.net = d.mapping, d.via, d.rule, d.port, d.net
+	s.addrs = frame.Delta32(uint32(d.orig.Src), uint32(to.Src)).Plus(frame.Delta32(uint32(d.orig.Dst), uint32(to.Dst)))
+	s.l4ports = frame.Delta16(d.orig.SrcPort, to.SrcPort).Plus(frame.Delta16(d.orig.DstPort, to.DstPort))
+	s.state.Store(d.status)
 	s.gen.Store(c.gen)
-	s.expires.Store(uint32(now + n.timers.timeout(&orig, 0)))
+	expires := now + n.timers.timeout(&d.orig, 0)
+	if d.via != 0 && d.mapping == 0 { // what comes from outside keeps no mapping (RFC 4787, REQ-6)
+		if m := frame.Tick(n.mappings[d.via].expires.Load()); int32(m-expires) < 0 {
+			expires = m
+		}
+	}
+	s.expires.Store(uint32(expires))
 	for i := range s.count {
 		s.count[i].packets.Store(0)
 		s.count[i].bytes.Store(0)
 	}
-	other, dir, out := n.flows.insert(e)
-	switch out {
-	case inserted:
-		return e, 0, frame.None
-	case exists:
-		f.NAT = frame.NATFlow
-		return other, dir, frame.None
-	case full:
-		return 0, 0, frame.FlowTableFull
+	if n.windows != nil {
+		n.windows.clear(e)
 	}
-	return 0, 0, frame.FlowBusy
 }
 
 // yield ends the flow that holds the reply tuple which a new flow needs, if it may: a masqueraded one, whose
 // container spoke first from what is a published port; or a published one that is no conversation yet.
-func (n *NAT) yield(c *config, reply frame.Tuple, now frame.Tick) {
-	if e, _, ok := n.find(c, reply, now); ok && (n.state[e].rule == 0 || n.state[e].state.Load()&assured == 0) {
-		n.remove(e)
-	}
+func (n *NAT) yield(c *config, reply *frame.Tuple, b *frame.Batch) bool {
+	e, _, ok := n.find(c, reply, b)
+	return !ok || (n.state[e].rule == 0 || n.state[e].state.Load()&assured == 0) && n.end(e, replaced)
 }
 
-// begins says why f may not begin a flow. A TCP segment without SYN may: it belongs to a connection that is older
-// than this switch, which goes on if its ports are unchanged and else is reset by its peer at once.
+// begins says why f may not begin a flow. A TCP segment without SYN may: see resumes.
 func begins(f *frame.Frame) frame.Reason {
+	if f.Flags&frame.HasTuple == 0 || f.Flags&frame.Fragment != 0 && f.IPv4().FragOffset() != 0 {
+		return frame.FlowInvalid
+	}
 	switch f.Proto {
 	case frame.TCP:
-		if fl := f.Payload()[13]; fl&frame.FlagRST != 0 || fl&(frame.FlagSYN|frame.FlagACK) == 0 ||
+		if fl := f.Payload()[13]; fl&(frame.FlagRST|frame.FlagFIN) != 0 || fl&(frame.FlagSYN|frame.FlagACK) == 0 ||
 			fl&(frame.FlagSYN|frame.FlagACK) == frame.FlagSYN|frame.FlagACK {
 			return frame.FlowInvalid
 		}
-	case frame.UDP:
 	case frame.ICMP:
-		if f.Flags&frame.HasTuple == 0 || frame.IsICMPAnswer(f.Payload()[0]) {
+		if frame.IsICMPAnswer(f.Payload()[0]) {
 			return frame.FlowInvalid
 		}
-	default:
-		return frame.ProtocolNotTranslated
 	}
 	return frame.None
 }
+
+// resumes tells whether f belongs to a TCP connection that is older than this switch. It goes on if its port is
+// unchanged; else its peer would not know it, and perhaps say nothing: the sender is told at once.
+func resumes(f *frame.Frame) bool { return f.Proto == frame.TCP && f.Payload()[13]&frame.FlagSYN == 0 }

@@ -8,6 +8,9 @@ import "github.com/uvswitch/uvswitch/internal/frame"
 //uvswitch:hot
 func (n *NAT) PreRouting(b *frame.Batch) {
 	c := n.config.Load()
+	if n.now.Load() != uint32(b.Tick) && !b.Dry {
+		n.now.Store(uint32(b.Tick))
+	}
 	for i := range b.Frames[:b.N] {
 		f := &b.Frames[i]
 		if f.Verdict != frame.Local {
@@ -17,25 +20,31 @@ func (n *NAT) PreRouting(b *frame.Batch) {
 		if f.Flags&frame.IsIPv4 == 0 || f.Malformed != frame.None || f.Flags&frame.HasVLAN != 0 {
 			continue // router.Route says what is wrong with it
 		}
-		if why := n.preRoute(c, f, b.Tick); why != frame.None {
+		if why := n.preRoute(c, f, b); why == frame.FragmentWaits {
+			f.PuntFor(why)
+		} else if why != frame.None {
 			f.DropFor(why)
 		}
 	}
 }
 
 //uvswitch:hot
-func (n *NAT) preRoute(c *config, f *frame.Frame, now frame.Tick) frame.Reason {
+func (n *NAT) preRoute(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	outside := f.Net == frame.NoNet
 	if f.Flags&frame.Fragment != 0 {
-		if outside || f.Tuple.Dst == c.External {
-			return frame.FragmentNotTranslated
+		leads := outside || f.Tuple.Dst == c.External
+		why := n.joinFragment(f, b, leads)
+		if why == frame.FragmentWaits && !leads {
+			return frame.None // perhaps nothing is to be translated: PostRouting asks again
 		}
-		return frame.None
+		if why != frame.None {
+			return why
+		}
 	}
 	if f.Flags&frame.ICMPError != 0 {
-		return n.preRouteError(c, f, now, outside)
+		return n.preRouteError(c, f, b, outside)
 	}
-	if e, dir, ok := n.find(c, f.Tuple, now); ok {
+	if e, dir, ok := n.find(c, &f.Tuple, b); ok {
 		f.NAT, f.Flow, f.Dir = frame.NATFlow, e, dir
 		t := n.translated(e, dir)
 		f.RouteDst, f.RoutePort = t.Dst, t.DstPort
@@ -47,49 +56,76 @@ func (n *NAT) preRoute(c *config, f *frame.Frame, now frame.Tick) frame.Reason {
 		}
 		return frame.None
 	}
-	p := c.published(f.Tuple.Proto, f.Tuple.Dst, f.Tuple.DstPort)
-	switch {
-	case p == nil && outside:
-		return frame.NotForUs
-	case p == nil:
-		return frame.None // for the host itself
-	case !p.allows(f.Tuple.Src):
-		return frame.PublishRefused
+	if p := c.published(f.Tuple.Proto, f.Tuple.Dst, f.Tuple.DstPort); p != nil {
+		if !p.allows(f.Tuple.Src) {
+			return frame.PublishRefused
+		}
+		f.NAT, f.Rule, f.Hairpin = frame.NATNew, p.ID, !outside
+		f.RouteDst, f.RoutePort = p.target(f.Tuple.DstPort)
+		return frame.None
 	}
-	f.NAT, f.Rule, f.Hairpin = frame.NATNew, p.ID, !outside
-	f.RouteDst, f.RoutePort = p.target(f.Tuple.DstPort)
-	return frame.None
+	if m, ok := n.admits(c, &f.Tuple, outside, b.Tick); ok {
+		f.NAT, f.Flow, f.Hairpin = frame.NATNew, m, !outside
+		to := &n.maps.keys[m][0]
+		f.RouteDst, f.RoutePort = to.Src, to.SrcPort
+		return frame.None
+	}
+	if outside {
+		return frame.NotForUs
+	}
+	return frame.None // for the host itself
 }
 
 // find looks up a live flow. One that has expired, or that the present rules would not make, is ended.
 //
 //uvswitch:hot
-func (n *NAT) find(c *config, t frame.Tuple, now frame.Tick) (e uint32, dir uint8, ok bool) {
-	e, dir, ok = n.flows.lookup(&t, t.Hash(n.flows.seed))
+func (n *NAT) find(c *config, t *frame.Tuple, b *frame.Batch) (e uint32, dir uint8, ok bool) {
+	e, dir, ok = n.flows.lookup(t, t.Hash(n.flows.seed))
 	if !ok {
+		if b.Dry {
+			return n.findPlanned(t)
+		}
 		return 0, 0, false
 	}
 	s := &n.state[e]
-	if expired(s, now) || s.gen.Load() != c.gen && !n.valid(c, e) {
-		n.remove(e)
+	if expired(s, b.Tick) || s.gen.Load() != c.gen && !n.valid(c, e) {
+		if !b.Dry {
+			n.endStale(e, b.Tick)
+		}
 		return 0, 0, false
 	}
 	return e, dir, true
+}
+
+// endStale ends a flow that a look-up found to be over.
+func (n *NAT) endStale(e uint32, now frame.Tick) {
+	if expired(&n.state[e], now) {
+		n.end(e, timedOut)
+	} else {
+		n.end(e, replaced)
+	}
 }
 
 // preRouteError finds the flow of the packet that an ICMP error quotes. What is quoted has been sent, so its
 // answer's tuple is the quoted one turned round; the error travels as that answer would.
 //
 //uvswitch:hot
-func (n *NAT) preRouteError(c *config, f *frame.Frame, now frame.Tick, outside bool) frame.Reason {
+func (n *NAT) preRouteError(c *config, f *frame.Frame, b *frame.Batch, outside bool) frame.Reason {
+	if f.Flags&frame.Fragment != 0 {
+		return frame.FragmentNotTranslated
+	}
 	icmp := f.Payload()
-	q, _, ok := frame.Quoted(icmp)
+	q, at, ok := frame.Quoted(icmp)
 	if ok {
 		var e uint32
 		var dir uint8
-		if e, dir, ok = n.find(c, q.Reverse(), now); ok {
-			if frame.Sum(icmp, 0) != 0xffff {
-				return frame.BadICMPChecksum
+		sent := q.Reverse()
+		if e, dir, ok = n.find(c, &sent, b); ok {
+			if frame.Sum(icmp, 0) != 0xffff || frame.Sum(icmp[frame.ICMPLen:at], 0) != 0xffff {
+				return frame.BadICMPChecksum // RFC 5508, REQ-3
+			}
+			if icmp[0] == frame.ICMPRedirect {
+				return frame.ICMPRedirectRefused
 			}
 			f.NAT, f.Flow, f.Dir = frame.NATError, e, dir
 			f.RouteDst = n.translated(e, dir).Dst

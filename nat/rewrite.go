@@ -2,6 +2,7 @@ package nat
 
 import (
 	"encoding/binary"
+	"hash/crc32"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
@@ -9,7 +10,7 @@ import (
 // translate rewrites a frame of flow f.Flow, counts it and moves the flow's state and time-out.
 //
 //uvswitch:hot
-func (n *NAT) translate(f *frame.Frame, now frame.Tick) {
+func (n *NAT) translate(f *frame.Frame, b *frame.Batch) frame.Reason {
 	s := &n.state[f.Flow]
 	keys := &n.flows.keys[f.Flow]
 	to := keys[1-f.Dir].Reverse()
@@ -17,8 +18,38 @@ func (n *NAT) translate(f *frame.Frame, now frame.Tick) {
 	if f.Dir == 1 {
 		addrs, ports = ^addrs, ^ports
 	}
-	l4 := f.Payload()
+	l4, first := f.Payload(), true
+	if f.Flags&frame.Fragment != 0 {
+		if f.Proto == frame.SCTP && to.SrcPort^f.Tuple.SrcPort|to.DstPort^f.Tuple.DstPort != 0 {
+			return frame.FragmentNotTranslated // its checksum is over the whole
+		}
+		if first = f.IPv4().FragOffset() == 0; !b.Dry {
+			if why := n.passFragment(f); why != frame.None {
+				return why
+			}
+		}
+	}
+	flags := uint8(0)
+	if f.Proto == frame.TCP && first {
+		if flags = l4[13]; n.windows != nil && !n.windows.accept(f, s, b.Dry) {
+			return frame.TCPOutOfWindow
+		}
+	}
 	f.IPv4().SetAddrs(to.Src, to.Dst, addrs)
+	if first {
+		rewriteTransport(f, l4, &to, addrs, ports)
+	}
+	f.Tuple = to
+	if !b.Dry {
+		n.account(f, s, &keys[0], flags, first, b.Tick)
+	}
+	return frame.None
+}
+
+// rewriteTransport writes the ports, or the identifier, and mends the checksum.
+//
+//uvswitch:hot
+func rewriteTransport(f *frame.Frame, l4 []byte, to *frame.Tuple, addrs, ports frame.Delta) {
 	switch f.Proto {
 	case frame.TCP:
 		binary.BigEndian.PutUint16(l4, to.SrcPort)
@@ -34,23 +65,73 @@ func (n *NAT) translate(f *frame.Frame, now frame.Tick) {
 			}
 		}
 	case frame.ICMP:
-		setICMPID(l4, &to)
+		setICMPID(l4, to)
 		binary.BigEndian.PutUint16(l4[2:], ports.Complete(binary.BigEndian.Uint16(l4[2:])))
+	case frame.SCTP:
+		if to.SrcPort != f.Tuple.SrcPort || to.DstPort != f.Tuple.DstPort {
+			setSCTPPorts(l4, to)
+		}
 	}
-	f.Tuple = to
+}
 
+// setSCTPPorts writes the ports, which the CRC32c covers, and not the addresses (RFC 9260, 6.8). A sum that was wrong
+// stays wrong: a CRC is linear, so what the change does to it is added to what stood there.
+func setSCTPPorts(l4 []byte, to *frame.Tuple) {
+	sum := binary.LittleEndian.Uint32(l4[8:])
+	binary.LittleEndian.PutUint32(l4[8:], 0)
+	sum ^= crc32.Checksum(l4, castagnoli)
+	binary.BigEndian.PutUint16(l4, to.SrcPort)
+	binary.BigEndian.PutUint16(l4[2:], to.DstPort)
+	binary.LittleEndian.PutUint32(l4[8:], sum^crc32.Checksum(l4, castagnoli))
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// account counts a frame of a flow, and moves its state and the time when it is over.
+//
+//uvswitch:hot
+func (n *NAT) account(f *frame.Frame, s *flow, orig *frame.Tuple, flags uint8, first bool, now frame.Tick) {
 	s.count[f.Dir].packets.Add(1)
 	s.count[f.Dir].bytes.Add(uint64(f.L3End - uint32(f.L3)))
 	old := s.state.Load()
-	state := advance(old, f.Dir, f.Proto, l4)
+	state := old
+	if first {
+		state = advance(old, f.Dir, f.Proto, flags)
+	}
 	if state != old {
 		s.state.Store(state)
-	}
-	// What comes from outside keeps no UDP or ICMP mapping alive (RFC 4787, REQ-6).
-	if f.Net != frame.NoNet || f.Proto == frame.TCP {
-		if t := uint32(now + n.timers.timeout(&keys[0], state)); s.expires.Load() != t {
-			s.expires.Store(t)
+		if n.watch.Load() != nil {
+			n.emit(FlowUpdate, f.Flow)
 		}
+	}
+	// What comes from outside keeps no UDP or ICMP mapping alive (RFC 4787, REQ-6); a reset keeps nothing alive (RFC 7857).
+	if f.Net == frame.NoNet && f.Proto != frame.TCP {
+		return
+	}
+	t := now + n.timers.timeout(orig, state)
+	if f.Proto == frame.TCP && tcpState(state&stateMask) == tcpClose {
+		if e := frame.Tick(s.expires.Load()); int32(e-t) < 0 {
+			t = e
+		}
+	}
+	if s.expires.Load() != uint32(t) {
+		s.expires.Store(uint32(t))
+	}
+	if state&lets != 0 && f.Net != frame.NoNet && s.mapping != 0 {
+		n.keepOpen(s.mapping, t)
+	}
+}
+
+// keepOpen lets others in by a mapping until t.
+//
+//uvswitch:hot
+func (n *NAT) keepOpen(m uint32, t frame.Tick) {
+	if p := n.mappings[m].parent; p != 0 {
+		m = p
+	}
+	e := &n.mappings[m].expires
+	if old := e.Load(); int32(t-frame.Tick(old)) > 0 {
+		e.Store(uint32(t))
 	}
 }
 
@@ -104,7 +185,7 @@ func (n *NAT) translateError(f *frame.Frame) frame.Reason {
 	case frame.ICMP:
 		setICMPID(l4, &to)
 		binary.BigEndian.PutUint16(l4[2:], ports.Complete(binary.BigEndian.Uint16(l4[2:])))
-	case frame.TCP, frame.UDP:
+	case frame.TCP, frame.UDP, frame.SCTP:
 		binary.BigEndian.PutUint16(l4, to.SrcPort)
 		binary.BigEndian.PutUint16(l4[2:], to.DstPort)
 		if field := int(frame.ChecksumOffset(q.Proto)); len(l4) >= field+2 {
@@ -113,8 +194,17 @@ func (n *NAT) translateError(f *frame.Frame) frame.Reason {
 			}
 		}
 	}
+	if icmp[0] == frame.ICMPUnreachable && icmp[1] == frame.CodeFragNeeded {
+		if mtu := binary.BigEndian.Uint16(icmp[6:]); mtu != 0 && mtu < minPathMTU {
+			binary.BigEndian.PutUint16(icmp[6:], minPathMTU)
+		}
+	}
 	icmp[2], icmp[3] = 0, 0
 	binary.BigEndian.PutUint16(icmp[2:], ^frame.Sum(icmp, 0))
 	f.Tuple.Src, f.Tuple.Dst = src, outer.Dst
 	return frame.None
 }
+
+// minPathMTU is the least that a "fragmentation needed" may ask of a host of ours, in bytes: Linux's
+// net.ipv4.route.min_pmtu. Less is an attack, as a rule.
+const minPathMTU = 552

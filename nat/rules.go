@@ -28,8 +28,10 @@ type RuleCount struct{ Packets, Bytes atomic.Uint64 }
 
 // A Masquerade rule lets a network's containers leave with the host's address.
 type Masquerade struct {
-	Net    frame.NetID
-	Prefix netip.Prefix
+	Net       frame.NetID
+	Prefix    netip.Prefix
+	Mapping   Mapping
+	Filtering Filtering
 	*RuleCount
 }
 
@@ -38,15 +40,15 @@ type Rules struct {
 	External   frame.Addr // the host's address on the uplink; 0 while there is none
 	Publish    []*Publish
 	Masquerade []*Masquerade
-	Pool       [2]*PortSet // outside ports that may be given out, TCP and UDP
+	Pool       [2]*PortSet // outside ports that may be given out: TCP, and UDP and SCTP
 }
 
 // config is Rules as the workers read them.
 type config struct {
 	External frame.Addr
 	gen      uint32
-	publish  [2][]*Publish // TCP, UDP; by Lo
-	reach    [2][]uint16   // highest Hi of publish[i][:k+1]: where a search may stop
+	publish  [protocols][]*Publish // by Lo
+	reach    [protocols][]uint16   // highest Hi of publish[i][:k+1]: where a search may stop
 	masq     [frame.MaxNets]*Masquerade
 	pool     [protocols]*PortSet
 	share    [protocols]int32 // outside ports that one port may hold: a quarter of the pool
@@ -66,10 +68,10 @@ func (n *NAT) Update(r Rules) {
 	defer n.mu.Unlock()
 	old := n.config.Load()
 	c := &config{External: r.External, gen: old.gen + 1}
+	c.pool = [protocols]*PortSet{tcp: r.Pool[0], udp: r.Pool[1], icmp: allIDs, sctp: r.Pool[1]}
 	for i := range c.pool {
-		c.pool[i] = allIDs
-		if i < len(r.Pool) && r.Pool[i] != nil {
-			c.pool[i] = r.Pool[i]
+		if c.pool[i] == nil {
+			c.pool[i] = allIDs
 		}
 		c.share[i] = int32(max(1, c.pool[i].Len()/4))
 	}
@@ -87,6 +89,11 @@ func (n *NAT) Update(r Rules) {
 	}
 	for _, m := range r.Masquerade {
 		c.masq[m.Net] = m
+		if m.Mapping != EndpointIndependentMapping && n.ports[tcp].shared == nil {
+			for i := range n.ports {
+				n.ports[i].shared = make([]atomic.Int32, 65536)
+			}
+		}
 	}
 	if sameTranslation(old, c) {
 		c.gen = old.gen
@@ -108,7 +115,8 @@ func sameTranslation(a, b *config) bool {
 		}
 	}
 	for i := range a.masq {
-		if (a.masq[i] == nil) != (b.masq[i] == nil) {
+		x, y := a.masq[i], b.masq[i]
+		if (x == nil) != (y == nil) || x != nil && (x.Mapping != y.Mapping || x.Filtering != y.Filtering) {
 			return false
 		}
 	}
@@ -164,7 +172,12 @@ func (p *Publish) target(port uint16) (frame.Addr, uint16) { return p.Target, p.
 // would not must go: so a changed rule, address or container takes effect on the next packet.
 func (n *NAT) valid(c *config, e uint32) bool {
 	s, k := &n.state[e], &n.flows.keys[e]
-	if s.mapping != 0 && n.maps.keys[s.mapping][1].Src != c.External {
+	rule := c.masq[s.net]
+	switch {
+	case s.mapping != 0 && (n.maps.keys[s.mapping][1].Src != c.External || rule != nil && rule.Mapping != EndpointIndependentMapping),
+		s.via != 0 && n.maps.keys[s.via][1].Src != c.External,
+		s.via != 0 && s.mapping == 0 && (rule == nil || rule.Filtering == AddressAndPortDependentFiltering),
+		s.state.Load()&sharesPort != 0 && (k[1].Dst != c.External || rule == nil || rule.Mapping == EndpointIndependentMapping):
 		return false
 	}
 	if s.rule != 0 {
@@ -175,7 +188,7 @@ func (n *NAT) valid(c *config, e uint32) bool {
 		if a, port := p.target(k[0].DstPort); a != k[1].Src || port != k[1].SrcPort {
 			return false
 		}
-	} else if c.masq[s.net] == nil {
+	} else if rule == nil || k[1].Dst != c.External && s.via == 0 {
 		return false
 	}
 	s.gen.Store(c.gen)

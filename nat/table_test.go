@@ -151,26 +151,30 @@ func TestTableConcurrentInsert(t *testing.T) {
 func TestPortSet(t *testing.T) {
 	s, pool := NewPortSet(), NewPortSet()
 	pool.AddRange(20000, 20099)
+	pool.AddRange(1000, 1003)
 	seen := map[uint16]bool{}
-	odd := 0
+	kept := 0
 	for i := range 100 {
-		p, ok := s.claimFrom(pool, uint16(i*977), i%2 == 1)
+		p, ok := s.search(pool, uint16(i*977), uint16(2000+i), s.Claim)
 		if !ok || p < 20000 || p > 20099 || seen[p] {
 			t.Fatalf("claim %d: %d %v", i, p, ok)
 		}
 		seen[p] = true
 		if i < 50 && p%2 == uint16(i%2) {
-			odd++
+			kept++
 		}
 	}
-	if odd != 50 {
-		t.Errorf("parity was kept for %d of the first 50", odd)
+	if kept != 50 {
+		t.Errorf("parity was kept for %d of the first 50", kept)
 	}
-	if _, ok := s.claimFrom(pool, 5, false); ok {
-		t.Error("a port more than there are")
+	if _, ok := s.search(pool, 5, 5000, s.Claim); ok {
+		t.Error("a port more than there are, or one below 1024")
+	}
+	if p, ok := s.search(pool, 60000, 123, s.Claim); !ok || p > 1003 {
+		t.Errorf("for a port below 1024: %d %v", p, ok)
 	}
 	s.Release(20042)
-	if p, ok := s.claimFrom(pool, 60000, true); !ok || p != 20042 {
+	if p, ok := s.search(pool, 60000, 5001, s.Claim); !ok || p != 20042 {
 		t.Errorf("the one free port: %d %v", p, ok)
 	}
 }

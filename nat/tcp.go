@@ -86,10 +86,10 @@ var tcpNext = func() (t [2][segments][tcpStates]tcpState) {
 	return t
 }()
 
-// advance moves a flow's state by one packet and returns the new state word; state is the old one.
+// advance moves a flow's state by one packet with these TCP flags and returns the new state word; state is the old one.
 //
 //uvswitch:hot
-func advance(state uint32, dir uint8, proto uint8, l4 []byte) uint32 {
+func advance(state uint32, dir uint8, proto uint8, flags uint8) uint32 {
 	if dir == 1 {
 		state |= seenReply
 	}
@@ -99,8 +99,18 @@ func advance(state uint32, dir uint8, proto uint8, l4 []byte) uint32 {
 		}
 		return state
 	}
-	next := tcpNext[dir][segment(l4[13])][tcpState(state&stateMask)%tcpStates]
-	if next == tcpSynSent && tcpState(state&stateMask) != tcpSynSent {
+	old, seg := tcpState(state&stateMask)%tcpStates, segment(flags)
+	next := tcpNext[dir][seg][old]
+	switch {
+	case seg == segRST:
+		state |= reset << dir
+	case old == tcpClose && seg == segACK && state&(reset<<dir) != 0:
+		next = tcpEstablished // who is said to have reset it goes on: somebody else had sent that (RFC 7857, section 2.2)
+	}
+	if next != tcpClose {
+		state &^= reset | reset<<1
+	}
+	if next == tcpSynSent && old != tcpSynSent {
 		state &^= seenReply | assured // a new connection on an old tuple
 	}
 	if next == tcpEstablished && state&seenReply != 0 {

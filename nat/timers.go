@@ -4,47 +4,95 @@ import "github.com/uvswitch/uvswitch/internal/frame"
 
 // Timers are the time-outs of idle flows, in seconds.
 type Timers struct {
-	UDP, UDPStream, UDPShort         uint32 // unreplied; replied; replied and to port 53 or 123
-	SYN, Established, Closing, Reset uint32 // TCP; Closing from the first FIN on, TIME_WAIT included
-	ICMP                             uint32
+	UDP, UDPStream, UDPShort                        uint32 // one way; answered; answered, and to port 53 or 123
+	SynSent, SynRecv, Established                   uint32 // TCP, by state
+	FinWait, CloseWait, LastAck, TimeWait, TCPReset uint32
+	ICMP                                            uint32 // queries
+	Generic                                         uint32 // protocols without ports
+	Ports                                           []PortTimer
 }
 
-// RFCTimers are the defaults: RFC 4787 REQ-5, RFC 5382 REQ-5, RFC 5508 REQ-2.
+// A PortTimer is the time-out of answered flows to a destination port, instead of Established or UDPStream.
+type PortTimer struct {
+	Proto   uint8
+	Port    uint16
+	Seconds uint32
+}
+
+// RFCTimers are the defaults: RFC 4787 REQ-5, RFC 5382 REQ-5, RFC 5508 REQ-2. A half-closed connection is an established
+// one: the other half may be silent for long.
 func RFCTimers() Timers {
-	return Timers{UDP: 120, UDPStream: 300, UDPShort: 30, SYN: 240, Established: 7440, Closing: 240, Reset: 240, ICMP: 60}
+	return Timers{
+		UDP: 120, UDPStream: 300, UDPShort: 30, SynSent: 240, SynRecv: 240, Established: 7440, FinWait: 7440, CloseWait: 7440,
+		LastAck: 240, TimeWait: 240, TCPReset: 240, ICMP: 60, Generic: 600,
+	}
 }
 
-// LinuxTimers are near those of Linux's conntrack, for who expects them; closing states share one here.
+// LinuxTimers are those of Linux's conntrack, for who expects them.
 func LinuxTimers() Timers {
-	return Timers{UDP: 30, UDPStream: 120, UDPShort: 30, SYN: 120, Established: 432000, Closing: 120, Reset: 10, ICMP: 30}
+	return Timers{
+		UDP: 30, UDPStream: 120, UDPShort: 30, SynSent: 120, SynRecv: 60, Established: 432000, FinWait: 120, CloseWait: 60,
+		LastAck: 30, TimeWait: 120, TCPReset: 10, ICMP: 30, Generic: 600,
+	}
 }
 
 // timeout is how long a flow in this state may be idle.
 //
 //uvswitch:hot
 func (t *Timers) timeout(orig *frame.Tuple, state uint32) frame.Tick {
+	return frame.Seconds(t.seconds(orig, state))
+}
+
+//uvswitch:hot
+func (t *Timers) seconds(orig *frame.Tuple, state uint32) uint32 {
+	replied := state&seenReply != 0
 	switch orig.Proto {
 	case frame.TCP:
 		switch tcpState(state & stateMask) {
 		case tcpEstablished:
-			if state&seenReply == 0 {
-				return frame.Seconds(t.SYN) // picked up in the middle, and not answered
+			if !replied {
+				return t.SynSent // picked up in the middle, and not answered
 			}
-			return frame.Seconds(t.Established)
-		case tcpSynSent, tcpSynRecv, tcpSynSent2, tcpNone:
-			return frame.Seconds(t.SYN)
+			return t.byPort(orig, t.Established)
+		case tcpSynRecv:
+			return t.SynRecv
+		case tcpFinWait:
+			return t.FinWait
+		case tcpCloseWait:
+			return t.CloseWait
+		case tcpLastAck:
+			return t.LastAck
+		case tcpTimeWait:
+			return t.TimeWait
 		case tcpClose:
-			return frame.Seconds(t.Reset)
+			return t.TCPReset
 		}
-		return frame.Seconds(t.Closing)
+		return t.SynSent
+	case frame.SCTP:
+		if replied {
+			return t.byPort(orig, t.Established)
+		}
+		return t.SynSent
 	case frame.UDP:
-		if state&seenReply == 0 {
-			return frame.Seconds(t.UDP)
+		switch {
+		case !replied:
+			return t.UDP
+		case orig.DstPort == 53 || orig.DstPort == 123:
+			return t.byPort(orig, t.UDPShort)
 		}
-		if orig.DstPort == 53 || orig.DstPort == 123 {
-			return frame.Seconds(t.UDPShort)
-		}
-		return frame.Seconds(t.UDPStream)
+		return t.byPort(orig, t.UDPStream)
+	case frame.ICMP:
+		return t.ICMP
 	}
-	return frame.Seconds(t.ICMP)
+	return t.Generic
+}
+
+//uvswitch:hot
+func (t *Timers) byPort(orig *frame.Tuple, otherwise uint32) uint32 {
+	for i := range t.Ports {
+		if p := &t.Ports[i]; p.Port == orig.DstPort && p.Proto == orig.Proto {
+			return p.Seconds
+		}
+	}
+	return otherwise
 }

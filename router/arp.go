@@ -19,6 +19,10 @@ func (r *Router) arp(f *frame.Frame, p Punted, now frame.Tick, out Output) {
 	sender, target := frame.AddrFrom(req.SenderIP), frame.AddrFrom(req.TargetIP)
 	mac := frame.MACFrom(req.SenderHardwareAddr)
 	forUs := target == iface.Addr
+	if sender == iface.Addr && mac != iface.MAC {
+		r.defend(p.Net, iface, now, out)
+		return
+	}
 	if sender != 0 && sender != iface.Addr && onLink(iface, sender) && !mac.IsGroup() && mac != 0 && mac != iface.MAC {
 		r.heard(neighKey{p.Net, sender}, mac, now, forUs && sender != target, out)
 	}
@@ -26,6 +30,28 @@ func (r *Router) arp(f *frame.Frame, p Punted, now frame.Tick, out Output) {
 		if b := arpFrame(arp.OperationReply, iface, mac, mac, sender); b != nil {
 			out.Send(p.Net, b)
 		}
+	}
+}
+
+// defend says whose the gateway's address is when another station claims it: at most once in 10 s, so that two that
+// both insist do not flood the network (RFC 5227, 2.4 (c)).
+func (r *Router) defend(id frame.NetID, iface *Interface, now frame.Tick, out Output) {
+	if last, ok := r.defended[id]; ok && now-last < defendInterval {
+		return
+	}
+	r.defended[id] = now
+	if b := arpFrame(arp.OperationRequest, iface, frame.BroadcastMAC, 0, iface.Addr); b != nil {
+		out.Send(id, b)
+	}
+}
+
+const defendInterval = 10 * frame.TicksPerSecond
+
+// Announce tells network id that address a is at m now: what its stations remember is replaced (RFC 5227, 3). For a
+// container that was made anew.
+func (r *Router) Announce(id frame.NetID, a frame.Addr, m frame.MAC, out Output) {
+	if b := arpFrame(arp.OperationRequest, &Interface{Addr: a, MAC: m}, frame.BroadcastMAC, 0, a); b != nil {
+		out.Send(id, b)
 	}
 }
 

@@ -65,7 +65,7 @@ type neighSlot struct {
 }
 
 //uvswitch:hot
-func (t *neighTable) lookup(n frame.NetID, a frame.Addr) frame.MAC {
+func (t *neighTable) lookup(n frame.NetID, a frame.Addr, dry bool) frame.MAC {
 	if len(t.slots) == 0 {
 		return 0
 	}
@@ -74,7 +74,7 @@ func (t *neighTable) lookup(n frame.NetID, a frame.Addr) frame.MAC {
 	for i := key * 0x9e3779b97f4a7c15 >> t.shift; ; i++ {
 		s := &t.slots[i&mask]
 		if s.key == key {
-			if s.used.Load() == 0 {
+			if s.used.Load() == 0 && !dry {
 				s.used.Store(1)
 			}
 			return s.mac
@@ -248,6 +248,7 @@ func (r *Router) hold(p Punted, now frame.Tick, out Output) {
 func (r *Router) Tick(now frame.Tick, out Output) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.snap.Load().paths.age(now)
 	changed := false
 	for k, n := range r.neigh {
 		switch n.state {

@@ -22,6 +22,8 @@ type Punted struct {
 type Output interface {
 	// Send puts a frame made by the router into network net, or on the uplink for NoNet.
 	Send(net frame.NetID, eth []byte)
+	// Reroute puts a frame, with its virtio-net header, in the place of p before nat.PreRouting: a piece of p.
+	Reroute(p Punted, raw []byte)
 	// Release lets a held frame go on: its neighbor is known now.
 	Release(p Punted)
 	// Consume ends a frame that was for the router itself.
@@ -63,21 +65,41 @@ func (r *Router) Punted(p Punted, now frame.Tick, out Output) {
 
 // refuse sends the ICMP error that belongs to the reason, then drops.
 func (r *Router) refuse(p Punted, now frame.Tick, out Output) {
-	switch p.Why {
-	case frame.NoRoute, frame.UplinkDown:
-		r.icmpError(p, frame.ICMPUnreachable, frame.CodeNet, 0, now, out)
-	case frame.HostUnreachable:
-		r.icmpError(p, frame.ICMPUnreachable, frame.CodeHost, 0, now, out)
-	case frame.TTLExceeded:
-		r.icmpError(p, frame.ICMPTimeExceeded, 0, 0, now, out)
-	case frame.FragmentationNeeded:
-		if i := r.snap.Load().ifaces[p.Egress]; i != nil {
-			r.icmpError(p, frame.ICMPUnreachable, frame.CodeFragNeeded, i.MTU, now, out)
+	mtu := 0
+	if p.Why == frame.FragmentationNeeded {
+		i := r.snap.Load().ifaces[p.Egress]
+		if i == nil {
+			out.Drop(p, frame.NoRoute)
+			return
 		}
-	case frame.NATPortsExhausted, frame.FlowTableFull:
-		r.icmpError(p, frame.ICMPUnreachable, frame.CodeAdminFiltered, 0, now, out)
+		if mtu = i.MTU; r.fragment(p, mtu, out) {
+			out.Consume(p)
+			return
+		}
+	}
+	if p.Why == frame.FlowNotResumed {
+		r.reset(p, out)
+	} else if typ, code, ok := ErrorFor(p.Why); ok {
+		r.icmpError(p, typ, code, mtu, now, out)
 	}
 	out.Drop(p, p.Why)
+}
+
+// ErrorFor is the ICMP error that the sender of a packet refused for a reason gets; ok is false for silence.
+func ErrorFor(why frame.Reason) (typ, code uint8, ok bool) {
+	switch why {
+	case frame.NoRoute, frame.UplinkDown:
+		return frame.ICMPUnreachable, frame.CodeNet, true
+	case frame.HostUnreachable, frame.NeighborFailed:
+		return frame.ICMPUnreachable, frame.CodeHost, true
+	case frame.TTLExceeded:
+		return frame.ICMPTimeExceeded, 0, true
+	case frame.FragmentationNeeded:
+		return frame.ICMPUnreachable, frame.CodeFragNeeded, true
+	case frame.NATPortsExhausted, frame.FlowTableFull, frame.ProhibitRoute:
+		return frame.ICMPUnreachable, frame.CodeAdminFiltered, true
+	}
+	return 0, 0, false
 }
 
 // service answers what is sent to the gateway's own address: ICMP echo, and nothing else.

@@ -22,7 +22,7 @@ func (r *Router) Route(b *frame.Batch) {
 			f.PuntFor(frame.GatewayService)
 			continue
 		}
-		s.route(f)
+		s.route(f, b)
 	}
 }
 
@@ -55,11 +55,11 @@ func (s *snapshot) admit(f *frame.Frame) frame.Reason {
 		return frame.MalformedPacket // a partial checksum that is not the transport's cannot be kept right
 	}
 	src := f.Tuple.Src
-	if isMartian(src) || src == f.Tuple.Dst || f.Net != frame.NoNet && !onLink(in, src) {
+	if isMartian(src) || src == f.Tuple.Dst {
 		return frame.MartianSource
 	}
-	if f.Net == frame.NoNet { // nobody outside has an address that is inside
-		if rt, ok := s.fib.Lookup(src.Netip()); ok && rt.Egress != frame.NoNet {
+	if f.Net == frame.NoNet || !onLink(in, src) { // strict reverse path: the answer would go back where this came from
+		if rt, ok := s.fib.Lookup(src.Netip()); ok && (rt.Egress != f.Net || rt.Kind == Host) || !ok && f.Net != frame.NoNet {
 			return frame.MartianSource
 		}
 	}
@@ -69,7 +69,7 @@ func (s *snapshot) admit(f *frame.Frame) frame.Reason {
 // route finds the way out.
 //
 //uvswitch:hot
-func (s *snapshot) route(f *frame.Frame) {
+func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 	dst := f.RouteDst
 	if isMartian(dst) {
 		f.DropFor(frame.MartianDestination)
@@ -84,16 +84,21 @@ func (s *snapshot) route(f *frame.Frame) {
 	case Blackhole:
 		f.DropFor(frame.BlackholeRoute)
 		return
-	case Unreachable, Prohibit:
+	case Unreachable:
 		f.PuntFor(frame.HostUnreachable)
 		return
+	case Prohibit:
+		f.PuntFor(frame.ProhibitRoute)
+		return
 	}
-	out := s.ifaces[rt.Egress]
+	in, out := s.ifaces[f.Net], s.ifaces[rt.Egress]
 	switch {
 	case out == nil:
 		f.PuntFor(frame.NoRoute)
-	case rt.Egress != f.Net && (out.Internal || s.ifaces[f.Net].Internal):
+	case rt.Egress != f.Net && (out.Internal || in.Internal):
 		f.DropFor(frame.NetworkInternal)
+	case rt.Egress != f.Net && rt.Egress != frame.NoNet && f.Net != frame.NoNet && (out.Isolated || in.Isolated) && !crosses(f, rt):
+		f.DropFor(frame.NetworkIsolated)
 	case rt.Egress == frame.NoNet && f.Net == frame.NoNet:
 		f.DropFor(frame.NotForUs) // never from outside back to the outside
 	case rt.Egress == frame.NoNet && !out.Up:
@@ -107,11 +112,25 @@ func (s *snapshot) route(f *frame.Frame) {
 		f.PuntFor(frame.FragmentationNeeded)
 	default:
 		f.IPv4().DecrementTTL()
+		if f.Proto == frame.TCP {
+			s.clampMSS(f, min(in.MTU, out.MTU))
+		}
+		if f.NAT == frame.NATError {
+			s.paths.note(f, b.Tick)
+		}
 		f.Verdict, f.Egress, f.NextHop = frame.Routed, rt.Egress, dst
 		if rt.NextHop != 0 {
 			f.NextHop = rt.NextHop
 		}
 	}
+}
+
+// crosses tells whether f may pass between isolated networks: to the host, by a published port, or as the answer to
+// what did.
+//
+//uvswitch:hot
+func crosses(f *frame.Frame, rt *Route) bool {
+	return rt.Kind == Host || f.NAT == frame.NATFlow || f.NAT == frame.NATError || f.NAT == frame.NATNew && f.Rule != 0
 }
 
 // Resolve rewrites the MACs of routed frames: to the next hop's, from the router's. A neighbor that is not known
@@ -133,7 +152,7 @@ func (r *Router) Resolve(b *frame.Batch) {
 			f.SetMACs(out.PeerMAC, out.MAC)
 			f.Verdict, f.Out = frame.Unicast, out.Port
 		default:
-			if mac := s.neigh.lookup(f.Egress, f.NextHop); mac != 0 {
+			if mac := s.neigh.lookup(f.Egress, f.NextHop, b.Dry); mac != 0 {
 				f.SetMACs(mac, out.MAC)
 				f.Verdict = frame.Resolved
 			} else {

@@ -20,7 +20,7 @@ type Interface struct {
 	MAC      frame.MAC
 	MTU      int  // longest IP packet, bytes
 	Internal bool // nothing leaves the network, nothing comes in
-
+	Isolated bool // it reaches no other network, but the outside
 	// The uplink's only.
 	Port    frame.PortID // where to write
 	PeerMAC frame.MAC    // the next hop; the kernel replaces it where tcx or clsact redirects
@@ -55,23 +55,26 @@ type snapshot struct {
 	ifaces [frame.MaxNets]*Interface // by network; the uplink at NoNet
 	fib    *bart.Table[*Route]
 	neigh  neighTable
+	paths  *pathMTUs // shared by all snapshots
 }
 
 // Router is the routing stages and the state behind them.
 type Router struct {
 	snap atomic.Pointer[snapshot]
 
-	mu     sync.Mutex // everything below, and writers of snap
-	neigh  map[neighKey]*neighbor
-	bucket [frame.MaxPorts]bucket // what each port may ask of the housekeeper
-	errors bucket                 // ICMP errors, all ports together
-	held   int                    // bytes of frames that wait for a neighbor
+	mu       sync.Mutex // everything below, and writers of snap
+	neigh    map[neighKey]*neighbor
+	bucket   [frame.MaxPorts]bucket     // what each port may ask of the housekeeper
+	errors   bucket                     // ICMP errors, all ports together
+	held     int                        // bytes of frames that wait for a neighbor
+	defended map[frame.NetID]frame.Tick // when the gateway last defended its address
+	jitter   uint64
 }
 
 // New makes a router without interfaces.
 func New() *Router {
-	r := &Router{neigh: map[neighKey]*neighbor{}}
-	r.snap.Store(&snapshot{fib: &bart.Table[*Route]{}})
+	r := &Router{neigh: map[neighKey]*neighbor{}, defended: map[frame.NetID]frame.Tick{}, jitter: 1}
+	r.snap.Store(&snapshot{fib: &bart.Table[*Route]{}, paths: &pathMTUs{}})
 	return r
 }
 

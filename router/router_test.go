@@ -33,7 +33,7 @@ func newRouter() *router.Router {
 
 // output records what the slow path does.
 type output struct {
-	sent                        [][]byte
+	sent, rerouted              [][]byte
 	released, consumed, dropped int
 	why                         frame.Reason
 }
@@ -41,6 +41,7 @@ type output struct {
 func (o *output) Send(_ frame.NetID, eth []byte) {
 	o.sent = append(o.sent, append([]byte(nil), eth...))
 }
+func (o *output) Reroute(_ router.Punted, raw []byte)    { o.rerouted = append(o.rerouted, raw) }
 func (o *output) Release(router.Punted)                  { o.released++ }
 func (o *output) Consume(router.Punted)                  { o.consumed++ }
 func (o *output) Drop(_ router.Punted, why frame.Reason) { o.dropped++; o.why = why }

@@ -46,22 +46,28 @@ type PortSet map[string]bool
 
 // A Network is a row of `network ls`.
 type Network struct {
-	Name     string `json:"name"`
-	Subnet   string `json:"subnet"`
-	Gateway  string `json:"gateway"`
-	MAC      string `json:"mac"`
-	MTU      int    `json:"mtu"`
-	Internal bool   `json:"internal"`
-	Ports    int    `json:"ports"`
+	Name      string `json:"name"`
+	Subnet    string `json:"subnet"`
+	Gateway   string `json:"gateway"`
+	MAC       string `json:"mac"`
+	MTU       int    `json:"mtu"`
+	Internal  bool   `json:"internal"`
+	Isolated  bool   `json:"isolated"`
+	Mapping   string `json:"mapping"`
+	Filtering string `json:"filtering"`
+	Ports     int    `json:"ports"`
 }
 
 // NetworkAdd is what POST /v1/networks takes.
 type NetworkAdd struct {
-	Name     string `json:"name"`
-	Subnet   string `json:"subnet"`
-	Gateway  string `json:"gateway,omitempty"` // the first address when empty
-	MTU      int    `json:"mtu,omitempty"`
-	Internal bool   `json:"internal,omitempty"`
+	Name      string `json:"name"`
+	Subnet    string `json:"subnet"`
+	Gateway   string `json:"gateway,omitempty"` // the first address when empty
+	MTU       int    `json:"mtu,omitempty"`
+	Internal  bool   `json:"internal,omitempty"`
+	Isolated  bool   `json:"isolated,omitempty"`  // it reaches no other network
+	Mapping   string `json:"mapping,omitempty"`   // endpoint-independent when empty
+	Filtering string `json:"filtering,omitempty"` // address-and-port-dependent when empty
 }
 
 // An FDBEntry is a row of `fdb show`, keys as `bridge -j fdb show`.
@@ -179,6 +185,47 @@ type NATRule struct {
 	In          string `json:"in"`
 	Out         string `json:"out"`
 	To          string `json:"to"`
+}
+
+// A PortUse is how far the outside ports of one protocol are used, and by which ports of the switch.
+type PortUse struct {
+	Protocol string         `json:"protocol"`
+	Used     int            `json:"used"`
+	Resting  int            `json:"resting"` // given back less than two minutes ago
+	Limit    int            `json:"limit"`
+	Quota    int            `json:"quota"` // what one port may hold
+	Holders  map[string]int `json:"holders"`
+}
+
+// FlowStats are totals since the start, after `conntrack -S`, and the flows there are by state.
+type FlowStats struct {
+	Used    int               `json:"used"`
+	Limit   int               `json:"limit"`
+	Quota   int               `json:"quota"` // what one port may hold
+	Created uint64            `json:"created"`
+	Ended   map[string]uint64 `json:"ended"`  // by why: timed_out, evicted, replaced, flushed
+	States  map[string]int    `json:"states"` // by protocol and state
+	Holders map[string]int    `json:"holders"`
+	Missed  uint64            `json:"events_missed"`
+}
+
+// A FlowEvent is a line of `flow events`.
+type FlowEvent struct {
+	Event string `json:"event"` // NEW, UPDATE or DESTROY
+	Flow
+}
+
+// A RouteAdd is what POST /v1/routes takes.
+type RouteAdd struct {
+	Dst     string `json:"dst"`
+	Type    string `json:"type,omitempty"`    // unicast (when empty), blackhole, unreachable or prohibit
+	Gateway string `json:"gateway,omitempty"` // the next hop, an address of a network
+}
+
+// A NeighborAdd is what POST /v1/neighbors takes.
+type NeighborAdd struct {
+	Dst    string `json:"dst"`
+	Lladdr string `json:"lladdr"`
 }
 
 // A Table is how full one table is.

@@ -3,20 +3,22 @@ package cli
 import (
 	"cmp"
 	"fmt"
+	"github.com/spf13/cobra"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
-
-	"github.com/spf13/cobra"
 
 	"github.com/uvswitch/uvswitch/internal/api"
 	"github.com/uvswitch/uvswitch/internal/config"
 	"github.com/uvswitch/uvswitch/internal/control"
+	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/uplink"
+	"github.com/uvswitch/uvswitch/nat"
 )
 
 // runFlags are the flags of `run` as given; flags that were given win over the file.
@@ -91,6 +93,9 @@ func (a *app) runOptions(c *cobra.Command, f runFlags) (control.Options, error) 
 			return o, err
 		}
 		applyFile(c, &f, &o, file)
+		if o.Timers, err = timersOf(file.NAT.Timers); err != nil {
+			return o, err
+		}
 	}
 	if _, err := netip.ParsePrefix(f.subnet); err != nil {
 		return o, usagef("--subnet %q is not a subnet such as 172.29.0.0/16", f.subnet)
@@ -114,6 +119,40 @@ func (a *app) runOptions(c *cobra.Command, f runFlags) (control.Options, error) 
 	return o, nil
 }
 
+// timersOf is a profile with what the file changes of it.
+func timersOf(f config.Timers) (nat.Timers, error) {
+	t := nat.RFCTimers()
+	if f.Profile == "linux" {
+		t = nat.LinuxTimers()
+	}
+	for _, v := range []struct {
+		to   *uint32
+		from uint32
+	}{
+		{&t.UDP, f.UDP}, {&t.UDPStream, f.UDPStream}, {&t.UDPShort, f.UDPShort}, {&t.SynSent, f.SynSent}, {&t.SynRecv, f.SynRecv},
+		{&t.Established, f.Established}, {&t.FinWait, f.FinWait}, {&t.CloseWait, f.CloseWait}, {&t.LastAck, f.LastAck},
+		{&t.TimeWait, f.TimeWait}, {&t.TCPReset, f.TCPReset}, {&t.ICMP, f.ICMP}, {&t.Generic, f.Generic},
+	} {
+		if v.from > maxTimer {
+			return t, fmt.Errorf("config: nat.timers: %d seconds is longer than the longest time-out, %d", v.from, maxTimer)
+		}
+		*v.to = cmp.Or(v.from, *v.to)
+	}
+	for k, seconds := range f.Ports {
+		port, proto, _ := strings.Cut(k, "/")
+		number, ok := frame.ProtoNumber(cmp.Or(proto, "udp"))
+		p, err := strconv.ParseUint(port, 10, 16)
+		if !ok || err != nil || p == 0 || seconds == 0 || seconds > maxTimer {
+			return t, fmt.Errorf("config: nat.timers.ports: %q: %d is not like \"5060/udp\": 600", k, seconds)
+		}
+		t.Ports = append(t.Ports, nat.PortTimer{Proto: number, Port: uint16(p), Seconds: seconds})
+	}
+	return t, nil
+}
+
+// maxTimer is a year, in seconds.
+const maxTimer = 365 * 24 * 3600
+
 // applyFile fills in what the file says and no flag does.
 func applyFile(c *cobra.Command, f *runFlags, o *control.Options, file *config.File) {
 	set := func(flag string, to *string, value string) {
@@ -131,7 +170,8 @@ func applyFile(c *cobra.Command, f *runFlags, o *control.Options, file *config.F
 	default:
 		o.HostAddr = file.Host.Address
 	}
-	o.Flows, o.FlowsPerPort, o.Timers = file.NAT.Flows, file.NAT.FlowsPerPort, file.NAT.Timers
+	o.Flows, o.FlowsPerPort, o.Strict = file.NAT.Flows, file.NAT.FlowsPerPort, file.NAT.Windows == "strict"
+	o.Mapping, o.Filtering = file.NAT.Mapping, file.NAT.Filtering
 	for _, n := range file.Networks {
 		if n.Name == control.DefaultNetwork {
 			set("subnet", &f.subnet, n.Subnet)

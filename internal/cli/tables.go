@@ -135,7 +135,7 @@ func (a *app) flowCommand() *cobra.Command {
 				return "", usagef("--%s %q is not an address", name, v)
 			}
 			if _, ok := frame.ProtoNumber(v); !ok && name == "proto" {
-				return "", usagef("--proto %q: say tcp, udp or icmp", v)
+				return "", usagef("--proto %q: say tcp, udp, sctp, icmp, gre, esp, or proto-N", v)
 			}
 			q.Set(name, v)
 		}

@@ -32,11 +32,14 @@ type Uplink struct {
 
 // Network is a broadcast domain. The one named default must be first if it is named at all.
 type Network struct {
-	Name     string `yaml:"name"`
-	Subnet   string `yaml:"subnet"`
-	Gateway  string `yaml:"gateway"`
-	MTU      int    `yaml:"mtu"`
-	Internal bool   `yaml:"internal"`
+	Name      string `yaml:"name"`
+	Subnet    string `yaml:"subnet"`
+	Gateway   string `yaml:"gateway"`
+	MTU       int    `yaml:"mtu"`
+	Internal  bool   `yaml:"internal"`
+	Isolated  bool   `yaml:"isolated"`
+	Mapping   string `yaml:"mapping"`
+	Filtering string `yaml:"filtering"`
 }
 
 // Host is the host port. `host: off` leaves it out.
@@ -63,9 +66,10 @@ func (h *Host) UnmarshalYAML(decode func(any) error) error {
 
 // NAT is the connection tracker.
 type NAT struct {
-	Mapping      string `yaml:"mapping"`   // endpoint-independent
-	Filtering    string `yaml:"filtering"` // address-and-port-dependent
-	Timers       string `yaml:"timers"`    // rfc or linux
+	Mapping      string `yaml:"mapping"`   // of networks that say nothing
+	Filtering    string `yaml:"filtering"` // likewise
+	Windows      string `yaml:"windows"`   // liberal or strict
+	Timers       Timers `yaml:"timers"`
 	Flows        int    `yaml:"flows"`
 	FlowsPerPort int    `yaml:"flows_per_port"`
 }
@@ -121,9 +125,10 @@ func Parse(b []byte) (f *File, err error) {
 		allowed    []string
 	}{
 		{"host.inbound", f.Host.Inbound, []string{"allow"}},
-		{"nat.mapping", f.NAT.Mapping, []string{"endpoint-independent"}},
-		{"nat.filtering", f.NAT.Filtering, []string{"address-and-port-dependent"}},
-		{"nat.timers", f.NAT.Timers, []string{"rfc", "linux"}},
+		{"nat.mapping", f.NAT.Mapping, mappings},
+		{"nat.filtering", f.NAT.Filtering, filterings},
+		{"nat.windows", f.NAT.Windows, []string{"liberal", "strict"}},
+		{"nat.timers", f.NAT.Timers.Profile, []string{"rfc", "linux"}},
 		{"uplink.kind", f.Uplink.Kind, []string{"tcx", "clsact", "tap"}},
 	} {
 		if c.value != "" && !slices.Contains(c.allowed, c.value) {
@@ -133,6 +138,11 @@ func Parse(b []byte) (f *File, err error) {
 	if f.NAT.Flows < 0 || f.NAT.FlowsPerPort < 0 || f.NAT.Flows > maxFlows {
 		return nil, fmt.Errorf("nat: flows and flows_per_port are numbers from 1, flows to %d", maxFlows)
 	}
+	for i, n := range f.Networks {
+		if n.Mapping != "" && !slices.Contains(mappings, n.Mapping) || n.Filtering != "" && !slices.Contains(filterings, n.Filtering) {
+			return nil, fmt.Errorf("networks[%d]: mapping is one of %s; filtering one of %s", i, strings.Join(mappings, ", "), strings.Join(filterings, ", "))
+		}
+	}
 	for i, p := range f.Publish {
 		if _, _, ok := strings.Cut(p.To, ":"); !ok || p.Host == "" {
 			return nil, fmt.Errorf("publish[%d]: say host: \"8080\" and to: \"NAME:PORT\"", i)
@@ -141,12 +151,47 @@ func Parse(b []byte) (f *File, err error) {
 	return f, nil
 }
 
+var (
+	mappings   = []string{"endpoint-independent", "address-and-port-dependent"}
+	filterings = []string{"endpoint-independent", "address-dependent", "address-and-port-dependent"}
+)
+
+// Timers are the time-outs of idle flows, in seconds: a profile, and what differs from it. `timers: linux` is the short
+// form of {profile: linux}.
+type Timers struct {
+	Profile     string            `yaml:"profile"` // rfc or linux
+	UDP         uint32            `yaml:"udp"`
+	UDPStream   uint32            `yaml:"udp_stream"`
+	UDPShort    uint32            `yaml:"udp_short"`
+	SynSent     uint32            `yaml:"tcp_syn_sent"`
+	SynRecv     uint32            `yaml:"tcp_syn_recv"`
+	Established uint32            `yaml:"tcp_established"`
+	FinWait     uint32            `yaml:"tcp_fin_wait"`
+	CloseWait   uint32            `yaml:"tcp_close_wait"`
+	LastAck     uint32            `yaml:"tcp_last_ack"`
+	TimeWait    uint32            `yaml:"tcp_time_wait"`
+	TCPReset    uint32            `yaml:"tcp_close"`
+	ICMP        uint32            `yaml:"icmp"`
+	Generic     uint32            `yaml:"generic"`
+	Ports       map[string]uint32 `yaml:"ports"` // by destination port, such as 5060/udp: 600
+}
+
+// UnmarshalYAML takes the short form, too.
+func (t *Timers) UnmarshalYAML(decode func(any) error) error {
+	if decode(&t.Profile) == nil {
+		return nil
+	}
+	type long Timers // without this method
+	return decode((*long)(t))
+}
+
 const maxFlows = 1 << 24 // what the flow table's words have room for, with memory in mind
 
 // keys are all keys of the file, for the hint.
 var keys = []string{
 	"uplink", "networks", "host", "nat", "ports", "publish", "device", "kind", "name", "subnet", "gateway", "mtu",
-	"internal", "address", "inbound", "mapping", "filtering", "timers", "flows", "flows_per_port", "network", "netns", "ifname", "ip", "mac", "offload", "from", "to", "proto",
+	"internal", "address", "inbound", "mapping", "filtering", "timers", "flows", "flows_per_port", "isolated", "windows", "profile", "udp", "udp_stream", "udp_short", "tcp_syn_sent", "tcp_syn_recv",
+	"tcp_established", "tcp_fin_wait", "tcp_close_wait", "tcp_last_ack", "tcp_time_wait", "tcp_close", "icmp", "generic", "network", "netns", "ifname", "ip", "mac", "offload", "from", "to", "proto",
 }
 
 // withHint adds which key was probably meant.

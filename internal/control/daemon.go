@@ -39,7 +39,10 @@ type Options struct {
 	HostAddr     string        // the host port's address; the subnet's last when empty
 	Flows        int
 	FlowsPerPort int
-	Timers       string // rfc or linux; rfc when empty
+	Timers       nat.Timers // RFCTimers when zero
+	Strict       bool       // drop TCP segments outside of the window
+	Mapping      string     // of networks that say nothing; the default when empty
+	Filtering    string     // likewise
 	Version      string
 	Default      api.NetworkAdd   // network default
 	Networks     []api.NetworkAdd // further ones
@@ -166,12 +169,12 @@ func newDaemon(o Options) (*Daemon, error) {
 	if chosen.why != "" {
 		d.log.Warn("falling back to another I/O backend", "backend", chosen.name, "why", chosen.why)
 	}
-	timers := nat.RFCTimers()
-	if o.Timers == "linux" {
-		timers = nat.LinuxTimers()
+	var pair nat.Pair
+	if ids != nil {
+		pair = d.up.SetPair
 	}
 	n := nat.New(nat.Options{
-		Flows: o.Flows, FlowsPerPort: o.FlowsPerPort, Seed: binary.NativeEndian.Uint64(seed[:]), ICMPIDs: ids, Timers: timers,
+		Flows: o.Flows, FlowsPerPort: o.FlowsPerPort, Seed: binary.NativeEndian.Uint64(seed[:]), ICMPIDs: ids, Timers: o.Timers, Strict: o.Strict, Pair: pair,
 		Alloc: hugeMemory,
 	})
 	d.dp = dataplane.New(n, d.tick, pollers...)

@@ -24,7 +24,10 @@ type network struct {
 	mac      frame.MAC
 	mtu      int
 	internal bool
+	isolated bool
 
+	mapping    nat.Mapping
+	filtering  nat.Filtering
 	masquerade *nat.RuleCount
 }
 
@@ -67,6 +70,14 @@ func (d *Daemon) addNetwork(a api.NetworkAdd) error {
 	if a.MTU < 576 || a.MTU > 65521 {
 		return api.Errorf(http.StatusBadRequest, "MTU %d is out of range: 576 to 65521 bytes", a.MTU)
 	}
+	mapping, err := nat.ParseMapping(cmp.Or(a.Mapping, d.opts.Mapping))
+	if err != nil {
+		return api.Errorf(http.StatusBadRequest, "%v", err)
+	}
+	filtering, err := nat.ParseFiltering(cmp.Or(a.Filtering, d.opts.Filtering))
+	if err != nil {
+		return api.Errorf(http.StatusBadRequest, "%v", err)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if _, ok := d.networks[a.Name]; ok {
@@ -84,12 +95,13 @@ func (d *Daemon) addNetwork(a api.NetworkAdd) error {
 	if id == frame.NoNet {
 		return api.Errorf(http.StatusConflict, "there are %d networks already, which is the limit", frame.MaxNets-1)
 	}
-	n := &network{id: id, name: a.Name, prefix: p, gateway: gw, mac: macFor(gw), mtu: a.MTU, internal: a.Internal, masquerade: &nat.RuleCount{}}
+	n := &network{id: id, name: a.Name, prefix: p, gateway: gw, mac: macFor(gw), mtu: a.MTU, internal: a.Internal, isolated: a.Isolated,
+		mapping: mapping, filtering: filtering, masquerade: &nat.RuleCount{}}
 	d.networks[a.Name] = n
 	fdb := vswitch.NewFDB(vswitch.DefaultFDBSize, uint64(d.started.UnixNano())*uint64(id))
 	d.dp.Switch.SetNetwork(vswitch.Network{ID: id, Gateway: n.mac, FDB: fdb})
 	d.dp.Router.SetInterface(router.Interface{
-		Net: id, Addr: frame.AddrFrom(gw), Prefix: p, MAC: n.mac, MTU: n.mtu, Internal: n.internal,
+		Net: id, Addr: frame.AddrFrom(gw), Prefix: p, MAC: n.mac, MTU: n.mtu, Internal: n.internal, Isolated: n.isolated,
 	})
 	d.updateRules()
 	return d.routeFromHost(n)

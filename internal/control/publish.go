@@ -42,11 +42,8 @@ func parsePublish(spec string) (*rule, error) {
 	if found {
 		r.proto = proto
 	}
-	if r.proto == "sctp" {
-		return bad("SCTP cannot be published yet")
-	}
-	if r.proto != "tcp" && r.proto != "udp" {
-		return bad("the protocol is tcp or udp")
+	if r.proto != "tcp" && r.proto != "udp" && r.proto != "sctp" {
+		return bad("the protocol is tcp, udp or sctp")
 	}
 	parts := strings.Split(rest, ":")
 	if len(parts) == 3 {
@@ -197,31 +194,32 @@ func (d *Daemon) updateRules() {
 	if d.external.IsValid() {
 		r.External = frame.AddrFrom(d.external)
 	}
-	owned := [2]*nat.PortSet{nat.NewPortSet(), nat.NewPortSet()}
-	for i := range owned {
-		for w := range owned[i] {
-			owned[i][w].Store(pools[i][w].Load() | d.dp.NAT.InUse(i)[w].Load())
+	owned := map[string]*nat.PortSet{}
+	for proto, pool := range map[string]*nat.PortSet{"tcp": pools[0], "udp": pools[1], "sctp": pools[1]} {
+		number, _ := frame.ProtoNumber(proto)
+		s := nat.NewPortSet()
+		for w := range s {
+			s[w].Store(pool[w].Load() | d.dp.NAT.InUse(number)[w].Load())
 		}
+		owned[proto] = s
 	}
 	for _, q := range d.rules {
 		if q.hostAddr.IsLoopback() {
 			continue // the host's own relay only
 		}
-		n, i := publishRule(q), 0
-		if q.proto == "udp" {
-			i = 1
-		}
-		r.Publish = append(r.Publish, n)
-		owned[i].AddRange(q.lo, q.hi)
+		r.Publish = append(r.Publish, publishRule(q))
+		owned[q.proto].AddRange(q.lo, q.hi)
 	}
 	for _, n := range d.networkList() {
 		if !n.internal {
-			r.Masquerade = append(r.Masquerade, &nat.Masquerade{Net: n.id, Prefix: n.prefix, RuleCount: n.masquerade})
+			r.Masquerade = append(r.Masquerade, &nat.Masquerade{
+				Net: n.id, Prefix: n.prefix, Mapping: n.mapping, Filtering: n.filtering, RuleCount: n.masquerade,
+			})
 		}
 	}
 	d.dp.NAT.Update(r)
 	if d.up != nil && d.opts.UplinkKind != "tap" {
-		d.up.SetPorts(owned[0], owned[1])
+		d.up.SetPorts(owned["tcp"], owned["udp"], owned["sctp"])
 	}
 }
 
@@ -261,7 +259,7 @@ func (d *Daemon) pools(rules ...*rule) [2]*nat.PortSet {
 			}
 		}
 		for _, q := range append(rules, d.rules...) {
-			if q.proto == proto {
+			if q.proto == proto || q.proto == "sctp" && proto == "udp" { // they share a pool
 				s.RemoveRange(q.lo, q.hi)
 			}
 		}
@@ -283,8 +281,8 @@ func parseRanges(s string) ([][2]uint16, error) {
 		}
 		a, err1 := strconv.ParseUint(lo, 10, 16)
 		b, err2 := strconv.ParseUint(hi, 10, 16)
-		if err1 != nil || err2 != nil || a < 1024 || b < a {
-			return nil, fmt.Errorf("%q is not a range of ports like %s (1024 to 65535)", part, DefaultNATPorts)
+		if err1 != nil || err2 != nil || a < 1 || b < a {
+			return nil, fmt.Errorf("%q is not a range of ports like %s (1 to 65535)", part, DefaultNATPorts)
 		}
 		out = append(out, [2]uint16{uint16(a), uint16(b)})
 	}

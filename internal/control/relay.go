@@ -34,8 +34,8 @@ const (
 func (d *Daemon) openRelays(r *rule) (*relays, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &relays{cancel: cancel}
-	if int(r.hi)-int(r.lo) >= maxRelays {
-		return s, nil
+	if int(r.hi)-int(r.lo) >= maxRelays || r.proto == "sctp" {
+		return s, nil // the host does not reach it by its own address
 	}
 	for i := range int(r.hi-r.lo) + 1 {
 		at := netip.AddrPortFrom(r.hostAddr, r.lo+uint16(i))

@@ -66,7 +66,7 @@ func (d *Daemon) portState(p *port) string {
 func (d *Daemon) networkView(n *network) api.Network {
 	v := api.Network{
 		Name: n.name, Subnet: n.prefix.String(), Gateway: n.gateway.String(), MAC: n.mac.String(), MTU: n.mtu,
-		Internal: n.internal,
+		Internal: n.internal, Isolated: n.isolated, Mapping: n.mapping.String(), Filtering: n.filtering.String(),
 	}
 	for _, p := range d.ports {
 		if p.net == n {
@@ -206,6 +206,29 @@ func (d *Daemon) natView() []api.NATRule {
 	return out
 }
 
+// portUseView is how far the outside ports are used.
+func (d *Daemon) portUseView() []api.PortUse {
+	out := []api.PortUse{}
+	n := d.dp.NAT
+	tcpQuota, udpQuota := n.PortQuota()
+	for _, proto := range []uint8{frame.TCP, frame.UDP} {
+		u := n.PortUseOf(proto)
+		v := api.PortUse{Protocol: frame.ProtoName(proto), Used: u.Used, Resting: u.Resting, Limit: u.Limit, Quota: tcpQuota, Holders: map[string]int{}}
+		for _, p := range d.portList() {
+			tcp, udp := n.PortsOf(p.id)
+			held := tcp
+			if proto == frame.UDP {
+				v.Quota, held = udpQuota, udp
+			}
+			if held > 0 {
+				v.Holders[p.name] = held
+			}
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
 // externalString is the host's address on the uplink; empty while there is none.
 func (d *Daemon) externalString() string {
 	if !d.external.IsValid() {
@@ -255,8 +278,14 @@ func (d *Daemon) tables() map[string]api.Table {
 		fdb.Limit += t.Limit()
 	}
 	n := d.dp.NAT
+	natPorts := api.Table{}
+	for _, proto := range []uint8{frame.TCP, frame.UDP} {
+		u := n.PortUseOf(proto)
+		natPorts.Used += u.Used + u.Resting
+		natPorts.Limit += u.Limit
+	}
 	return map[string]api.Table{
-		"fdb": fdb, "flows": {Used: n.Used(), Limit: n.Limit()}, "nat_ports": {Used: n.PortsUsed(), Limit: n.PortsLimit()},
+		"fdb": fdb, "flows": {Used: n.Used(), Limit: n.Limit()}, "nat_ports": natPorts,
 	}
 }
 

@@ -21,9 +21,10 @@ type keeper struct {
 	counters
 	wake chan struct{}
 
-	mu   sync.Mutex // everything below, the workers' rings (this end), and calls into the router's slow path
-	next frame.Tick // when housekeeping is due
-	sent bool       // something was injected
+	mu      sync.Mutex // everything below, the workers' rings (this end), and calls into the router's slow path
+	next    frame.Tick // when housekeeping is due
+	waiting waiting    // fragments
+	sent    bool       // something was injected
 
 	deadMu sync.Mutex // held for an append: workers take it
 	dead   []frame.PortID
@@ -51,9 +52,14 @@ func (k *keeper) run(now frame.Tick) []frame.PortID {
 	for _, w := range k.dp.workers {
 		n := 0
 		for rec := w.punts.Peek(); rec != nil && n < drainBudget; rec = w.punts.Peek() {
-			p := punted(rec)
-			w.punts.Release()
-			k.dp.Router.Punted(p, now, k)
+			if recordWhy(rec) == frame.FragmentWaits {
+				k.waiting.add(k, rec, now)
+				w.punts.Release()
+			} else {
+				p := punted(rec)
+				w.punts.Release()
+				k.dp.Router.Punted(p, now, k)
+			}
 			n++
 		}
 		if n == drainBudget {
@@ -61,12 +67,18 @@ func (k *keeper) run(now frame.Tick) []frame.PortID {
 		}
 	}
 	due := int32(now-k.next) >= 0
+	if len(k.waiting.held) > 0 && (due || k.waiting.dirty || k.dp.NAT.FragmentsArrived()) {
+		k.waiting.check(k, now)
+	}
 	if due {
 		k.next = now + housekeeping
 		k.dp.Switch.Age(now, frame.Seconds(vswitch.DefaultAgeing))
 		k.dp.Router.Tick(now, k)
 		k.dp.NAT.Expire(now, sweepBudget)
+		k.dp.NAT.Wake(now)
+		k.dp.NAT.AgeFragments(now)
 	}
+	pressed := k.dp.NAT.Ease() > 0
 	if k.sent {
 		k.sent = false
 		k.dp.workers[0].base.Wake()
@@ -76,7 +88,7 @@ func (k *keeper) run(now frame.Tick) []frame.PortID {
 	dead := k.dead
 	k.dead = nil
 	k.deadMu.Unlock()
-	if due && k.dp.NAT.Retire() {
+	if (due || pressed) && k.dp.NAT.Retire() {
 		k.dp.Barrier()
 		k.dp.NAT.Reclaim()
 	}
@@ -94,41 +106,40 @@ func (k *keeper) do(fn func(router.Output)) {
 	}
 }
 
-var noVnet [frame.VnetLen]byte
-
 // Send is router.Output's.
 func (k *keeper) Send(net frame.NetID, eth []byte) {
 	k.originated.Add(1)
 	gw := k.port(frame.Gateway)
 	gw.rxPackets.Add(1)
 	gw.rxBytes.Add(uint64(len(eth)))
-	ring := k.dp.workers[0].injected
-	rec := ring.Reserve(recordLen + frame.VnetLen + len(eth))
-	if rec == nil {
-		k.dropped(frame.Gateway, frame.InjectQueueFull)
-		return
-	}
-	putHeader(rec, frame.Gateway, net, net, frame.None, 0, 0)
-	copy(rec[recordLen:], noVnet[:])
-	copy(rec[recordLen+frame.VnetLen:], eth)
-	ring.Commit()
-	k.sent = true
+	k.inject(frame.Gateway, net, net, 0, 0, append(make([]byte, frame.VnetLen, frame.VnetLen+len(eth)), eth...))
 }
 
 // Release is router.Output's.
 func (k *keeper) Release(p router.Punted) {
-	ring := k.dp.workers[0].injected
-	rec := ring.Reserve(recordLen + len(p.Raw))
-	if rec == nil {
-		k.dropped(p.In, frame.InjectQueueFull)
-		return
-	}
-	flags := uint8(recHeld)
+	flags := uint8(recResolve)
 	if p.NATed {
 		flags |= recNATed
 	}
-	putHeader(rec, p.In, p.Net, p.Egress, frame.None, flags, p.NextHop)
-	copy(rec[recordLen:], p.Raw)
+	k.inject(p.In, p.Net, p.Egress, flags, p.NextHop, p.Raw)
+}
+
+// Reroute is router.Output's.
+func (k *keeper) Reroute(p router.Punted, raw []byte) {
+	k.originated.Add(1)
+	k.inject(p.In, p.Net, frame.NoNet, recPre, 0, raw)
+}
+
+// inject hands a frame to a worker.
+func (k *keeper) inject(in frame.PortID, net, egress frame.NetID, flags uint8, hop frame.Addr, raw []byte) {
+	ring := k.dp.workers[0].injected
+	rec := ring.Reserve(recordLen + len(raw))
+	if rec == nil {
+		k.dropped(in, frame.InjectQueueFull)
+		return
+	}
+	putHeader(rec, in, net, egress, frame.None, flags, hop)
+	copy(rec[recordLen:], raw)
 	ring.Commit()
 	k.sent = true
 }

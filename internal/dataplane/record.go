@@ -14,15 +14,25 @@ import (
 const (
 	recordLen = 16
 
-	recHeld  = 1 // was held for a neighbor: goes on at router.Resolve
-	recNATed = 2 // addresses have been rewritten
+	recNATed   = 1 // addresses have been rewritten
+	recResolve = 2 // goes on at router.Resolve: was held for a neighbor
+	recPost    = 4 // at nat.PostRouting: a fragment that waited for its first one, on its way out
+	recPre     = 8 // at nat.PreRouting: likewise, on its way in; or a piece of a packet
 )
 
 //uvswitch:hot
 func putRecord(rec []byte, f *frame.Frame) {
 	flags := uint8(0)
-	if f.Reason == frame.NeighborFailed && f.NAT != frame.NATNone {
-		flags = recNATed // punted by router.Resolve, after nat.PostRouting
+	switch {
+	case f.Reason == frame.NeighborFailed:
+		flags = recResolve
+		if f.NAT != frame.NATNone {
+			flags |= recNATed // punted by router.Resolve, after nat.PostRouting
+		}
+	case f.Reason == frame.FragmentWaits && f.NextHop != 0: // router.Route has been
+		flags = recPost
+	default:
+		flags = recPre
 	}
 	putHeader(rec, f.In, f.Net, f.Egress, f.Reason, flags, f.NextHop)
 	copy(rec[recordLen:], f.Raw())
@@ -41,6 +51,8 @@ func putHeader(rec []byte, in frame.PortID, net, egress frame.NetID, why frame.R
 //uvswitch:hot
 func recordPort(rec []byte) frame.PortID { return frame.PortID(binary.NativeEndian.Uint16(rec)) }
 
+func recordWhy(rec []byte) frame.Reason { return frame.Reason(rec[6]) }
+
 // punted decodes a record for the router; its bytes are copied, since the router may hold them.
 func punted(rec []byte) router.Punted {
 	e := binary.NativeEndian
@@ -58,11 +70,13 @@ func (d *Dataplane) restore(rec []byte, f *frame.Frame) {
 	e := binary.NativeEndian
 	f.Net, f.Egress = frame.NetID(e.Uint16(rec[2:])), frame.NetID(e.Uint16(rec[4:]))
 	switch {
-	case rec[7]&recHeld != 0:
+	case rec[7]&recResolve != 0:
+		f.Verdict, f.NAT, f.NextHop = frame.Routed, frame.NATDone, frame.Addr(e.Uint32(rec[8:]))
+	case rec[7]&recPost != 0:
 		f.Verdict, f.NextHop = frame.Routed, frame.Addr(e.Uint32(rec[8:]))
-		if rec[7]&recNATed != 0 {
-			f.NAT = frame.NATFlow // nat.PostRouting has been; it does not run again
-		}
+		f.RouteDst, f.RoutePort = f.Tuple.Dst, f.Tuple.DstPort
+	case rec[7]&recPre != 0:
+		f.Verdict = frame.Local
 	case f.Net != frame.NoNet:
 		f.Flags |= frame.Injected
 	default:

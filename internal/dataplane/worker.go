@@ -31,6 +31,7 @@ type worker struct {
 
 	punts    *ring.Ring // to the housekeeper
 	punted   bool       // in this batch
+	pressed  frame.Tick // when it was last noticed that the flow table fills
 	injected *ring.Ring // from the housekeeper
 	buf      []byte     // injected frames, while they are being sent
 
@@ -60,19 +61,8 @@ func (w *worker) round() error {
 	for i := range b.Frames[:b.N] {
 		w.tally.received(b.Frames[i].In, b.Frames[i].Len())
 	}
-	sw, rt, nt := w.dp.Switch, w.dp.Router, w.dp.NAT
-
 	frame.ParseBatch(b)
-	sw.Guard(b)
-	sw.Learn(b)
-	sw.Forward(b)
-	if b.Locals > 0 {
-		nt.PreRouting(b)
-		rt.Route(b)
-		nt.PostRouting(b)
-		rt.Resolve(b)
-		sw.ForwardRouted(b)
-	}
+	w.dp.stages(b)
 	if b.N > 1 {
 		w.coalesce(b)
 	}
@@ -81,16 +71,14 @@ func (w *worker) round() error {
 	if w.takeInjected(b) {
 		frame.ParseBatch(b)
 		w.resume(b)
-		sw.Forward(b)
-		rt.Resolve(b)
-		sw.ForwardRouted(b)
+		w.dp.stages(b)
 		w.transmit(b)
 	}
 	w.tally.flush(&w.counters)
 	for _, f := range b.Failed {
 		w.counters.failed(f)
 	}
-	if w.punted {
+	if w.punted || w.asks() {
 		w.punted = false
 		w.dp.keeper.notify()
 	}
@@ -101,6 +89,34 @@ func (w *worker) round() error {
 		w.readMail()
 	}
 	return nil
+}
+
+// asks tells whether the housekeeper has something to do before its time: the flow table fills (once per Tick), or
+// fragments that wait may go on.
+//
+//uvswitch:hot
+func (w *worker) asks() bool {
+	if t := w.batch.Tick; t != w.pressed && w.dp.NAT.Pressed() {
+		w.pressed = t
+		return true
+	}
+	return w.dp.keeper.waiting.n.Load() > 0 && w.dp.NAT.FragmentsArrived()
+}
+
+// stages decide about every frame of a parsed batch.
+//
+//uvswitch:hot
+func (d *Dataplane) stages(b *frame.Batch) {
+	d.Switch.Guard(b)
+	d.Switch.Learn(b)
+	d.Switch.Forward(b)
+	if b.Locals > 0 {
+		d.NAT.PreRouting(b)
+		d.Router.Route(b)
+		d.NAT.PostRouting(b)
+		d.Router.Resolve(b)
+		d.Switch.ForwardRouted(b)
+	}
 }
 
 // coalesce joins frames of one flow that go to one port.
@@ -195,7 +211,7 @@ func (w *worker) takeInjected(b *frame.Batch) bool {
 	if rec == nil {
 		return false
 	}
-	b.N = 0
+	b.N, b.Locals = 0, 0
 	used := 0
 	for ; rec != nil && b.N < len(b.Frames) && used+len(rec) <= len(w.buf); rec = w.injected.Peek() {
 		c := w.buf[used : used+len(rec) : used+len(rec)]
@@ -222,6 +238,9 @@ func (w *worker) resume(b *frame.Batch) {
 		at += recordLen + len(f.Raw())
 		if f.Verdict != frame.Drop {
 			w.dp.restore(rec, f)
+			if f.Verdict != frame.Switch {
+				b.Locals++
+			}
 		}
 	}
 }

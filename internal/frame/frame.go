@@ -79,8 +79,9 @@ type NATKind uint8
 const (
 	NATNone  NATKind = iota
 	NATFlow          // Flow and Dir name an established flow
-	NATNew           // a published port was hit: RouteDst and RoutePort are the new destination
+	NATNew           // a published port or a mapping was hit: RouteDst and RoutePort are the new destination
 	NATError         // an ICMP error about a packet of flow Flow, travelling in direction Dir
+	NATDone          // nat.PostRouting has been
 )
 
 // A Frame is one Ethernet frame with the virtio-net header before it, parsed once and never copied.
@@ -117,12 +118,12 @@ type Frame struct {
 	ToGateway bool       // a flooded frame that the router wants to see as well (ARP)
 	NAT       NATKind
 	Dir       uint8  // 0 original, 1 reply; valid with NATFlow and NATError
-	Flow      uint32 // valid with NATFlow and NATError
+	Flow      uint32 // valid with NATFlow and NATError; with NATNew and no Rule, the mapping hit
 	Rule      uint32 // the publish rule hit; valid with NATNew
 	RouteDst  Addr   // the destination after DNAT; valid from nat.PreRouting on
 	RoutePort uint16
 	NextHop   Addr // valid from Routed on
-	Hairpin   bool // NAT hairpinning: from inside to a published port of the host's address
+	Hairpin   bool // NAT hairpinning: from inside to a port of the host's address that leads inside
 }
 
 // Reset makes f a frame of raw, whose first VnetLen bytes are a virtio-net header, read from port in.
@@ -234,6 +235,7 @@ type Batch struct {
 	N      int
 	Tick   Tick // the coarse time that holds for the whole batch
 	Locals int  // how many frames have verdict Local; when none, the routing stages are skipped
+	Dry    bool // a trace: the stages decide and rewrite as ever, and change no table and no counter
 
 	Failed []TxFailure // sends that failed since the last Poll; the Poller's, until the next one
 	Gone   []PortID    // ports that were found dead and are read no more; likewise

@@ -3,6 +3,7 @@ package frame
 import (
 	"encoding/binary"
 	"strconv"
+	"strings"
 )
 
 // EtherTypes, IP protocols and header lengths in bytes.
@@ -15,6 +16,7 @@ const (
 	UDPLen      = 8
 	TCPLen      = 20 // without options
 	ICMPLen     = 8
+	SCTPLen     = 12 // the common header
 
 	TypeIPv4 = 0x0800
 	TypeARP  = 0x0806
@@ -25,6 +27,9 @@ const (
 	ICMP = 1
 	TCP  = 6
 	UDP  = 17
+	GRE  = 47
+	ESP  = 50
+	SCTP = 132
 )
 
 // ICMP types (RFC 792, RFC 950).
@@ -59,6 +64,14 @@ const (
 	FlagRST
 	FlagPSH
 	FlagACK
+)
+
+// TCP options (RFC 9293, 3.1; RFC 7323).
+const (
+	OptEnd    = 0
+	OptNop    = 1
+	OptMSS    = 2
+	OptWScale = 3
 )
 
 // IPv4 is an IPv4 header and what follows it. Its getters are valid once Parse has set IsIPv4.
@@ -129,19 +142,35 @@ func ProtoName(p uint8) string {
 		return "tcp"
 	case UDP:
 		return "udp"
+	case GRE:
+		return "gre"
+	case ESP:
+		return "esp"
+	case SCTP:
+		return "sctp"
 	}
 	return "proto-" + strconv.Itoa(int(p))
 }
 
-// ProtoNumber is the reverse for the protocols with ports; false for another name.
+// ProtoNumber is the reverse; false for another name.
 func ProtoNumber(name string) (uint8, bool) {
 	switch name {
+	case "gre":
+		return GRE, true
+	case "esp":
+		return ESP, true
+	case "sctp":
+		return SCTP, true
 	case "tcp":
 		return TCP, true
 	case "udp":
 		return UDP, true
 	case "icmp":
 		return ICMP, true
+	}
+	if rest, ok := strings.CutPrefix(name, "proto-"); ok {
+		n, err := strconv.ParseUint(rest, 10, 8)
+		return uint8(n), err == nil
 	}
 	return 0, false
 }

@@ -124,6 +124,11 @@ func parseIPv4(f *Frame, b []byte) {
 			f.Malformed = MalformedPacket
 			return
 		}
+	case SCTP:
+		if len(l4) < SCTPLen {
+			f.Malformed = MalformedPacket
+			return
+		}
 	case ICMP:
 		if len(l4) < ICMPLen {
 			f.Malformed = MalformedPacket
@@ -203,11 +208,11 @@ func Quoted(l4 []byte) (t Tuple, at int, ok bool) {
 	case ICMP:
 		t = ICMPTuple(ip.Src(), ip.Dst(), q)
 		return t, at, t.Proto != 0
-	case TCP, UDP:
+	case TCP, UDP, SCTP:
 		return Tuple{
 			Src: ip.Src(), Dst: ip.Dst(), Proto: ip.Proto(),
 			SrcPort: binary.BigEndian.Uint16(q), DstPort: binary.BigEndian.Uint16(q[2:]),
 		}, at, true
 	}
-	return t, 0, false
+	return Tuple{Src: ip.Src(), Dst: ip.Dst(), Proto: ip.Proto()}, at, true
 }

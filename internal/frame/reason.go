@@ -32,20 +32,29 @@ const (
 	TTLExceeded
 	NoRoute
 	BlackholeRoute
+	ProhibitRoute
 	NetworkInternal
+	NetworkIsolated
 	UplinkDown
 	NotForUs
 	FragmentNotTranslated
+	FragmentWaits
+	FragmentTimeout
+	FragmentInvalid
+	FragmentQueueFull
 	FragmentationNeeded
 	FlowNotFound
 	FlowInvalid
+	FlowNotResumed
+	TCPOutOfWindow
 	FlowTableFull
 	FlowQuota
 	FlowBusy
 	NATPortsExhausted
-	ProtocolNotTranslated
+	AddressPairTaken
 	ICMPErrorUnmatched
 	BadICMPChecksum
+	ICMPRedirectRefused
 	PublishRefused
 	HostUnreachable
 	NeighborQueueFull
@@ -93,20 +102,29 @@ var reasons = [NumReasons]ReasonInfo{
 	TTLExceeded:           {"ttl_exceeded", "the time to live ran out (answered with ICMP 11/0)", "normal for traceroute; else look for a loop"},
 	NoRoute:               {"no_route", "no route to the destination (ICMP 3/0)", "`uvswitch route show`; add a route or an uplink"},
 	BlackholeRoute:        {"blackhole_route", "the route says to discard", "`uvswitch route show`"},
+	ProhibitRoute:         {"prohibit_route", "the route says prohibited (ICMP 3/13)", "`uvswitch route show`"},
+	NetworkIsolated:       {"network_isolated", "one of the two networks is isolated from the others", "publish the port, or make the network without --isolated"},
 	NetworkInternal:       {"network_internal", "the network is internal: nothing leaves it or comes in", "use a network that is not internal"},
 	UplinkDown:            {"uplink_down", "the way out has no device or address just now", "`uvswitch status`; it returns by itself"},
 	NotForUs:              {"not_for_us", "came by the uplink, and neither a flow nor a published port wants it", "publish the port, or ignore scans"},
-	FragmentNotTranslated: {"fragment_not_translated", "a fragment that would need address translation", "lower the sender's MTU or use path MTU discovery"},
-	FragmentationNeeded:   {"fragmentation_needed", "too long for the egress MTU (answered with ICMP 3/4; the router fragments nothing)", "normal for path MTU discovery; else make the MTUs equal"},
+	FragmentNotTranslated: {"fragment_not_translated", "a fragment that cannot be translated: of an ICMP error, or of SCTP whose port would change", "lower the sender's MTU or use path MTU discovery"},
+	FragmentWaits:         {"fragment_waits", "a fragment waited for the first one of its packet, which has the ports, when its port was removed", "none"},
+	FragmentTimeout:       {"fragment_timeout", "the first fragment of its packet, which has the ports, did not come", "packets are lost on the way; use path MTU discovery"},
+	FragmentInvalid:       {"fragment_invalid", "it overlaps or repeats another fragment of its packet, or is too short or too long (RFC 1858, RFC 5722)", "an attack, a network that duplicates, or a broken sender"},
+	FragmentQueueFull:     {"fragment_queue_full", "too many packets in fragments from one port, or in all", "use path MTU discovery, or smaller datagrams"},
+	FragmentationNeeded:   {"fragmentation_needed", "too long for the egress MTU, and DF forbids fragments (answered with ICMP 3/4)", "normal for path MTU discovery; else make the MTUs equal"},
 	FlowNotFound:          {"flow_not_found", "translation was asked for and its flow has just gone", "the next packet makes a new one"},
 	FlowInvalid:           {"flow_invalid", "does not begin a connection and belongs to none", "the flow timed out or was made before the switch started"},
-	FlowTableFull:         {"flow_table_full", "the flow table is full", "raise nat.flows; `uvswitch flow ls` shows who holds them"},
+	FlowNotResumed:        {"flow_not_resumed", "a TCP connection older than this switch, whose outside port is not to be had (answered with RST)", "normal after a restart: the program connects again"},
+	TCPOutOfWindow:        {"tcp_out_of_window", "a TCP segment outside of what its receiver expects (nat.windows: strict)", "late or forged; with asymmetric paths say nat.windows: liberal"},
+	FlowTableFull:         {"flow_table_full", "the flow table is full, and nobody holds a flow that may go (answered with ICMP 3/13)", "raise nat.flows; `uvswitch flow ls` shows who holds them"},
 	FlowQuota:             {"flow_quota", "the port holds as many flows as one port may", "raise nat.flows_per_port; `uvswitch flow ls --port NAME`"},
 	FlowBusy:              {"flow_busy", "two workers made the same flow at once, and this packet lost", "none: the next packet passes"},
-	NATPortsExhausted:     {"nat_ports_exhausted", "no free port on the host's address for another mapping", "widen uplink.ports; `uvswitch nat show`"},
-	ProtocolNotTranslated: {"protocol_not_translated", "an IP protocol that cannot be translated", "TCP, UDP and ICMP can"},
+	NATPortsExhausted:     {"nat_ports_exhausted", "no free port on the host's address for another mapping, or this port holds its share (answered with ICMP 3/13)", "widen uplink.ports; `uvswitch nat show`"},
+	AddressPairTaken:      {"address_pair_taken", "a protocol without ports, and another container speaks it with the same remote address", "only one at a time can: answers could not be told apart"},
 	ICMPErrorUnmatched:    {"icmp_error_unmatched", "an ICMP error about no flow of ours", "normal for late or forged errors"},
-	BadICMPChecksum:       {"bad_icmp_checksum", "an ICMP error with a wrong checksum", "damaged or forged"},
+	BadICMPChecksum:       {"bad_icmp_checksum", "an ICMP error with a wrong checksum, or whose quote has one", "damaged or forged"},
+	ICMPRedirectRefused:   {"icmp_redirect_refused", "an ICMP redirect about a translated flow: its receiver would look for a gateway that is not there", "look at who sends redirects"},
 	PublishRefused:        {"publish_refused", "the published port takes no one from that address (--from)", "`uvswitch publish ls`"},
 	HostUnreachable:       {"host_unreachable", "the route says unreachable (ICMP 3/1): the host itself, when there is no host port", "run with --host on"},
 	NeighborQueueFull:     {"neighbor_queue_full", "too many packets wait for one neighbor's MAC", "the neighbor does not answer ARP"},

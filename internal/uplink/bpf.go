@@ -20,10 +20,12 @@ const (
 	netHeader = 1 // BPF_HDR_START_NET
 )
 
-// maps are what the ingress program reads: the host's address and the ports that are ours. Both are arrays that
-// this process has mapped, so that changing them is a store.
+// maps are what the ingress program reads: the host's address and the ports that are ours, arrays that this process has
+// mapped, so that changing them is a store; remote addresses and protocols without ports that are ours; and what the
+// program itself notes, whose packets are coming in fragments.
 type maps struct {
 	config, ports *ebpf.Map
+	pairs, frags  *ebpf.Map
 	configMem     []byte
 	portsMem      []byte
 }
@@ -33,7 +35,13 @@ func newMaps() (*maps, error) {
 	var err error
 	m.config, m.configMem, err = mappedArray("uvs_config", 8, 1)
 	if err == nil {
-		m.ports, m.portsMem, err = mappedArray("uvs_ports", nat.PortSetBytes, 3)
+		m.ports, m.portsMem, err = mappedArray("uvs_ports", nat.PortSetBytes, 4)
+	}
+	if err == nil {
+		m.pairs, err = ebpf.NewMap(&ebpf.MapSpec{Name: "uvs_pairs", Type: ebpf.Hash, KeySize: 8, ValueSize: 4, MaxEntries: maxPairs})
+	}
+	if err == nil {
+		m.frags, err = ebpf.NewMap(&ebpf.MapSpec{Name: "uvs_frags", Type: ebpf.LRUHash, KeySize: 8, ValueSize: 4, MaxEntries: maxFrags})
 	}
 	if err != nil {
 		m.close()
@@ -41,6 +49,11 @@ func newMaps() (*maps, error) {
 	}
 	return m, nil
 }
+
+const (
+	maxPairs = 4096
+	maxFrags = 8192 // packets in fragments, ours and the host's
+)
 
 func mappedArray(name string, valueSize, entries uint32) (*ebpf.Map, []byte, error) {
 	m, err := ebpf.NewMap(&ebpf.MapSpec{
@@ -59,14 +72,14 @@ func mappedArray(name string, valueSize, entries uint32) (*ebpf.Map, []byte, err
 	return m, mem, nil
 }
 
-// portSet is the i-th set (TCP, UDP, ICMP identifiers) in the shared memory.
+// portSet is the i-th set (TCP, UDP, ICMP identifiers, SCTP) in the shared memory.
 func (m *maps) portSet(i int) *nat.PortSet {
 	return (*nat.PortSet)(unsafe.Pointer(&m.portsMem[i*nat.PortSetBytes]))
 }
 
 // close gives the maps back. Their memory stays mapped until the process ends: the tracker may still write to it.
 func (m *maps) close() {
-	for _, b := range []*ebpf.Map{m.config, m.ports} {
+	for _, b := range []*ebpf.Map{m.config, m.ports, m.pairs, m.frags} {
 		if b != nil {
 			b.Close()
 		}
@@ -79,11 +92,14 @@ const (
 	slotL4    = -16 // 8 bytes of the transport header
 	slotIP    = -40 // 20 bytes of the IP header
 	slotQuote = -64 // 20 bytes of a quoted IP header
+	slotPair  = -72 // 8 bytes: address, protocol, 0; of a fragment: address, protocol, 0, identification
+	slotValue = -76
 )
 
 // ingress is attached to the host's device. It redirects to TAP ifindex what is ours: IPv4 to the host's address,
-// and TCP or UDP to a port of ours, an ICMP answer with an identifier of ours, or an ICMP error that quotes such a
-// packet. All else goes on its way. Later fragments are not recognised.
+// and TCP, UDP or SCTP to a port of ours, an ICMP answer with an identifier of ours, another protocol from an address
+// that we speak it with, or an ICMP error that quotes such a packet. Later fragments follow their first one; one that
+// comes before it goes to both, the host and us, and whose it is not forgets it. All else goes on its way.
 //
 // Registers: R6 the packet, R7 the transport header's offset, R8 the protocol, R9 the host's address.
 func (m *maps) ingress(ifindex int) (*ebpf.Program, error) {
@@ -119,6 +135,39 @@ func (m *maps) ingress(ifindex int) (*ebpf.Program, error) {
 			asm.Ja.Label("owned"),
 		}
 	}
+	// pairKey makes the key of pairs from the address in R3 and the protocol in R8; fragKey that of frags.
+	pairKey := func(label string) asm.Instructions {
+		return asm.Instructions{
+			asm.StoreMem(asm.RFP, slotPair, asm.R3, asm.Word).WithSymbol(label),
+			asm.StoreMem(asm.RFP, slotPair+4, asm.R8, asm.Half),
+		}
+	}
+	fragKey := func() asm.Instructions {
+		return append(pairKey(""), asm.LoadMem(asm.R1, asm.RFP, slotIP+4, asm.Half), asm.StoreMem(asm.RFP, slotPair+6, asm.R1, asm.Half))
+	}
+	lookupAt := func(mp *ebpf.Map, slot int32, missing string) asm.Instructions {
+		return asm.Instructions{
+			asm.LoadMapPtr(asm.R1, mp.FD()),
+			asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, slot),
+			asm.FnMapLookupElem.Call(),
+			asm.JEq.Imm(asm.R0, 0, missing),
+		}
+	}
+	// noteFragment notes the value in slotValue for a first fragment, then goes on.
+	noteFragment := func(then string) (p asm.Instructions) {
+		p = asm.Instructions{
+			asm.LoadMem(asm.R1, asm.RFP, slotIP+6, asm.Half), asm.And.Imm(asm.R1, 0x0020), // more fragments
+			asm.JEq.Imm(asm.R1, 0, then),
+			asm.LoadMem(asm.R8, asm.RFP, slotIP+9, asm.Byte), asm.LoadMem(asm.R3, asm.RFP, slotIP+12, asm.Word),
+		}
+		return append(append(p, fragKey()...),
+			asm.LoadMapPtr(asm.R1, m.frags.FD()),
+			asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, slotPair),
+			asm.Mov.Reg(asm.R3, asm.RFP), asm.Add.Imm(asm.R3, slotValue),
+			asm.Mov.Imm(asm.R4, 0),
+			asm.FnMapUpdateElem.Call(),
+			asm.Ja.Label(then))
+	}
 	var p asm.Instructions
 	add := func(ins ...asm.Instructions) {
 		for _, i := range ins {
@@ -139,12 +188,14 @@ func (m *maps) ingress(ifindex int) (*ebpf.Program, error) {
 		asm.JNE.Reg(asm.R1, asm.R9, "pass"),
 		asm.LoadMem(asm.R1, asm.RFP, slotIP+6, asm.Half),
 		asm.And.Imm(asm.R1, 0xff1f), // fragment offset, in network byte order
-		asm.JNE.Imm(asm.R1, 0, "pass"),
+		asm.JNE.Imm(asm.R1, 0, "later"),
 	}, headerLen(asm.R7, slotIP), load(0, slotL4, 8), asm.Instructions{
 		asm.LoadMem(asm.R8, asm.RFP, slotIP+9, asm.Byte),
 		asm.JEq.Imm(asm.R8, unix.IPPROTO_TCP, "tcp"),
 		asm.JEq.Imm(asm.R8, unix.IPPROTO_UDP, "udp"),
-		asm.JNE.Imm(asm.R8, unix.IPPROTO_ICMP, "pass"),
+		asm.JEq.Imm(asm.R8, unix.IPPROTO_SCTP, "sctp"),
+		asm.LoadMem(asm.R3, asm.RFP, slotIP+12, asm.Word),
+		asm.JNE.Imm(asm.R8, unix.IPPROTO_ICMP, "pair"),
 		asm.LoadMem(asm.R1, asm.RFP, slotL4, asm.Byte),
 		asm.JEq.Imm(asm.R1, 0, "id"), // echo reply, timestamp reply, mask reply
 		asm.JEq.Imm(asm.R1, 14, "id"),
@@ -163,11 +214,32 @@ func (m *maps) ingress(ifindex int) (*ebpf.Program, error) {
 	}, load(8, slotL4, 8), asm.Instructions{
 		asm.JEq.Imm(asm.R8, unix.IPPROTO_TCP, "quoted tcp"),
 		asm.JEq.Imm(asm.R8, unix.IPPROTO_UDP, "quoted udp"),
-		asm.JNE.Imm(asm.R8, unix.IPPROTO_ICMP, "pass"),
+		asm.JEq.Imm(asm.R8, unix.IPPROTO_SCTP, "quoted sctp"),
+		asm.LoadMem(asm.R3, asm.RFP, slotQuote+16, asm.Word),
+		asm.JNE.Imm(asm.R8, unix.IPPROTO_ICMP, "pair"),
 	},
 		set("id", 2, slotL4+4),
 		set("quoted tcp", 0, slotL4), set("quoted udp", 1, slotL4),
+		set("quoted sctp", 3, slotL4), set("sctp", 3, slotL4+2),
 		set("tcp", 0, slotL4+2), set("udp", 1, slotL4+2),
+		pairKey("pair"),
+		asm.Instructions{asm.StoreImm(asm.RFP, slotPair+6, 0, asm.Half)},
+		lookupAt(m.pairs, slotPair, "host's"),
+		asm.Instructions{asm.Ja.Label("ours")},
+		// A later fragment: whose the first one was, if it has come.
+		asm.Instructions{
+			asm.LoadMem(asm.R8, asm.RFP, slotIP+9, asm.Byte).WithSymbol("later"),
+			asm.LoadMem(asm.R3, asm.RFP, slotIP+12, asm.Word),
+		}, fragKey(), lookupAt(m.frags, slotPair, "early"),
+		asm.Instructions{
+			asm.LoadMem(asm.R0, asm.R0, 0, asm.Word),
+			asm.JEq.Imm(asm.R0, 0, "pass"),
+			asm.Ja.Label("redirect"),
+			asm.Mov.Reg(asm.R1, asm.R6).WithSymbol("early"),
+			asm.Mov.Imm(asm.R2, int32(ifindex)), asm.Mov.Imm(asm.R3, 0),
+			asm.FnCloneRedirect.Call(),
+			asm.Ja.Label("pass"),
+		},
 		asm.Instructions{asm.HostTo(asm.BE, asm.R8, asm.Half).WithSymbol("owned")},
 		lookup(m.ports), asm.Instructions{
 			asm.Mov.Reg(asm.R1, asm.R8), asm.RSh.Imm(asm.R1, 3), asm.And.Imm(asm.R1, nat.PortSetBytes-1),
@@ -175,10 +247,14 @@ func (m *maps) ingress(ifindex int) (*ebpf.Program, error) {
 			asm.LoadMem(asm.R2, asm.R0, 0, asm.Byte),
 			asm.And.Imm(asm.R8, 7),
 			asm.RSh.Reg(asm.R2, asm.R8), asm.And.Imm(asm.R2, 1),
-			asm.JEq.Imm(asm.R2, 0, "pass"),
-			asm.Mov.Imm(asm.R1, int32(ifindex)), asm.Mov.Imm(asm.R2, 0),
+			asm.JEq.Imm(asm.R2, 0, "host's"),
+			asm.StoreImm(asm.RFP, slotValue, 1, asm.Word).WithSymbol("ours"),
+		}, noteFragment("redirect"), asm.Instructions{
+			asm.Mov.Imm(asm.R1, int32(ifindex)).WithSymbol("redirect"), asm.Mov.Imm(asm.R2, 0),
 			asm.FnRedirect.Call(),
 			asm.Return(),
+			asm.StoreImm(asm.RFP, slotValue, 0, asm.Word).WithSymbol("host's"),
+		}, noteFragment("pass"), asm.Instructions{
 			asm.Mov.Imm(asm.R0, next).WithSymbol("pass"),
 			asm.Return(),
 		})

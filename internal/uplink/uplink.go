@@ -106,13 +106,28 @@ func Open(o Options) (*Uplink, error) {
 // ICMPIDs is the set of ICMP identifiers in use, for nat to fill: the program reads the same memory.
 func (u *Uplink) ICMPIDs() *nat.PortSet { return u.maps.portSet(2) }
 
-// SetPorts says which TCP and UDP ports of the host's address are ours.
-func (u *Uplink) SetPorts(tcp, udp *nat.PortSet) {
-	for i, from := range []*nat.PortSet{tcp, udp} {
+// SetPorts says which TCP, UDP and SCTP ports of the host's address are ours.
+func (u *Uplink) SetPorts(tcp, udp, sctp *nat.PortSet) {
+	for i, from := range []*nat.PortSet{0: tcp, 1: udp, 3: sctp} {
+		if from == nil {
+			continue
+		}
 		to := u.maps.portSet(i)
 		for w := range from {
 			to[w].Store(from[w].Load())
 		}
+	}
+}
+
+// SetPair says whether packets of a protocol without ports from a remote address are ours. When the table is full they
+// stay the host's.
+func (u *Uplink) SetPair(remote frame.Addr, proto uint8, on bool) {
+	key := [8]byte{4: proto}
+	binary.BigEndian.PutUint32(key[:], uint32(remote))
+	if on {
+		_ = u.maps.pairs.Put(key, uint32(1))
+	} else {
+		_ = u.maps.pairs.Delete(key)
 	}
 }
 

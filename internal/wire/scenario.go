@@ -3,6 +3,7 @@ package wire
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -63,9 +64,10 @@ func Run(script string) (*Net, error) {
 }
 
 type scenario struct {
-	net  *Net
-	last map[string]sent // by host: what it sent and what it was given
-	seen map[string]bool // hosts whose inbox the script reads
+	net    *Net
+	last   map[string]sent // by host: what it sent and what it was given
+	seen   map[string]bool // hosts whose inbox the script reads
+	nextID uint16          // identification of packets in fragments
 }
 
 type sent struct{ tx, rx []byte }
@@ -281,7 +283,7 @@ func (s *scenario) send(h *Host, port uint16, f []string, payload string) error 
 		}
 	}
 	if len(f) > 2 && f[len(f)-2] == "frag" {
-		p.Frag = map[string]uint16{"first": 0x2000, "later": 9}[f[len(f)-1]]
+		p.Frag = map[string]uint16{"first": 0x2000, "later": 9, "tiny": 1}[f[len(f)-1]]
 	}
 	if len(f) > 3 && f[len(f)-2] == "ttl" {
 		ttl, err := strconv.Atoi(f[len(f)-1])
@@ -289,6 +291,22 @@ func (s *scenario) send(h *Host, port uint16, f []string, payload string) error 
 			return err
 		}
 		p.TTL = uint8(ttl)
+	}
+	if i := slices.Index(f, "fragments"); i > 0 {
+		size, err := strconv.Atoi(f[i+1])
+		if err != nil {
+			return err
+		}
+		s.nextID++
+		p.IPID = s.nextID
+		pieces := frametest.Fragments(p.Raw(), size)
+		if slices.Contains(f, "reversed") {
+			slices.Reverse(pieces)
+		}
+		for _, raw := range pieces {
+			s.inject(h, raw)
+		}
+		return nil
 	}
 	s.inject(h, p.Raw())
 	return nil
@@ -345,6 +363,27 @@ func (s *scenario) receive(h *Host, port uint16, f []string, payload string) err
 	var p frame.Frame
 	p.Reset(raw, h.Port)
 	frame.Parse(&p)
+	if len(f) > 1 && f[1] == "fragments" {
+		pieces := [][]byte{raw}
+		for _, r := range h.inbox {
+			if frame.IPv4(r[frame.VnetLen+frame.EthernetLen:]).ID() == p.IPv4().ID() {
+				pieces = append(pieces, r)
+			}
+		}
+		h.inbox = h.inbox[len(pieces)-1:]
+		whole, err := frametest.Reassemble(pieces)
+		if err != nil {
+			return err
+		}
+		if err := frametest.Check(whole); err != nil {
+			return err
+		}
+		raw = whole
+		p = frame.Frame{}
+		p.Reset(raw, h.Port)
+		frame.Parse(&p)
+		f = append(f[:1], f[2:]...)
+	}
 	wrong := func() error { return fmt.Errorf("it received %s", describe(raw)) }
 	switch f[0] {
 	case "icmp":

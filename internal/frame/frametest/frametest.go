@@ -3,6 +3,7 @@
 package frametest
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 
@@ -15,12 +16,16 @@ type Packet struct {
 	Src, Dst         frame.Addr
 	Proto            uint8 // UDP when 0
 	SrcPort, DstPort uint16
-	Flags            uint8 // TCP
-	Type, Code       uint8 // ICMP
+	Flags            uint8  // TCP
+	TCPSeq, TCPAck   uint32 // TCPSeq is 1000 when 0
+	Window           uint16 // TCP's, 1000 when 0
+	Type, Code       uint8  // ICMP
 	ID, Seq          uint16
 	TTL              uint8
 	Options          []byte // IP options, a multiple of 4
 	Frag             uint16 // the word of flags and offset
+	IPID             uint16 // identification; 0x1234 when 0
+	MSS              uint16 // TCP: an option, when not 0
 	Payload          []byte
 	NoChecksum       bool   // UDP without one
 	Partial          bool   // leave the transport checksum to the kernel
@@ -59,7 +64,7 @@ func (p Packet) Raw() []byte {
 	hl := frame.IPv4Len + len(p.Options)
 	ip[0] = 0x40 | uint8(hl/4)
 	binary.BigEndian.PutUint16(ip[2:], uint16(hl+len(l4)))
-	binary.BigEndian.PutUint16(ip[4:], 0x1234)
+	binary.BigEndian.PutUint16(ip[4:], cmp.Or(p.IPID, 0x1234))
 	binary.BigEndian.PutUint16(ip[6:], p.Frag)
 	ip[8], ip[9] = p.TTL, p.Proto
 	binary.BigEndian.PutUint32(ip[12:], uint32(p.Src))
@@ -80,12 +85,20 @@ func PutMACs(eth []byte, dst, src frame.MAC) {
 func (p Packet) transport() []byte {
 	switch p.Proto {
 	case frame.TCP:
-		b := make([]byte, frame.TCPLen+len(p.Payload))
+		var opt []byte
+		if p.MSS != 0 { // after two NOPs and a window scale, so that it is not where it is easy to find
+			opt = []byte{1, 1, 3, 3, 7, 2, 4, byte(p.MSS >> 8), byte(p.MSS), 0, 0, 0}
+		}
+		header := frame.TCPLen + len(opt)
+		b := make([]byte, header+len(p.Payload))
+		copy(b[frame.TCPLen:], opt)
 		binary.BigEndian.PutUint16(b, p.SrcPort)
 		binary.BigEndian.PutUint16(b[2:], p.DstPort)
-		binary.BigEndian.PutUint32(b[4:], 1000)
-		b[12], b[13] = 5<<4, p.Flags
-		copy(b[frame.TCPLen:], p.Payload)
+		binary.BigEndian.PutUint32(b[4:], cmp.Or(p.TCPSeq, 1000))
+		binary.BigEndian.PutUint32(b[8:], p.TCPAck)
+		binary.BigEndian.PutUint16(b[14:], cmp.Or(p.Window, 1000))
+		b[12], b[13] = byte(header/4)<<4, p.Flags
+		copy(b[header:], p.Payload)
 		return b
 	case frame.UDP:
 		b := make([]byte, frame.UDPLen+len(p.Payload))
@@ -239,6 +252,61 @@ func ARP(dst, src frame.MAC, op uint16, sender frame.Addr, target frame.Addr) []
 	}
 	binary.BigEndian.PutUint32(a[24:], uint32(target))
 	return raw
+}
+
+// Fragments cuts a frame into ones with at most size bytes of IP payload each; size is a multiple of 8.
+func Fragments(raw []byte, size int) (out [][]byte) {
+	head := frame.VnetLen + frame.EthernetLen
+	ip := frame.IPv4(raw[head:])
+	hl := ip.HeaderLen()
+	payload := ip[hl:ip.TotalLen()]
+	for at := 0; at < len(payload); at += size {
+		end := min(at+size, len(payload))
+		b := append(append([]byte(nil), raw[:head+hl]...), payload[at:end]...)
+		h := frame.IPv4(b[head:])
+		word := uint16(at / 8)
+		if end < len(payload) {
+			word |= 0x2000
+		}
+		binary.BigEndian.PutUint16(h[2:], uint16(hl+end-at))
+		binary.BigEndian.PutUint16(h[6:], word)
+		h[10], h[11] = 0, 0
+		binary.BigEndian.PutUint16(h[10:], ^slowSum(h[:hl]))
+		out = append(out, b)
+	}
+	return out
+}
+
+// Reassemble is the reverse: fragments of one packet in any order.
+func Reassemble(pieces [][]byte) ([]byte, error) {
+	head := frame.VnetLen + frame.EthernetLen
+	var first []byte
+	total, sum := 0, 0
+	for _, p := range pieces {
+		ip := frame.IPv4(p[head:])
+		n := ip.TotalLen() - ip.HeaderLen()
+		sum += n
+		if ip.FragOffset() == 0 {
+			first = p
+		}
+		if !ip.MoreFrags() {
+			total = ip.FragOffset() + n
+		}
+	}
+	if first == nil || total != sum {
+		return nil, fmt.Errorf("%d fragments do not make a packet: %d of %d bytes", len(pieces), sum, total)
+	}
+	hl := frame.IPv4(first[head:]).HeaderLen()
+	out := append(append([]byte(nil), first[:head+hl]...), make([]byte, total)...)
+	for _, p := range pieces {
+		ip := frame.IPv4(p[head:])
+		copy(out[head+hl+ip.FragOffset():], ip[ip.HeaderLen():ip.TotalLen()])
+	}
+	h := frame.IPv4(out[head:])
+	binary.BigEndian.PutUint16(h[2:], uint16(hl+total))
+	h[6], h[7], h[10], h[11] = 0, 0, 0, 0
+	binary.BigEndian.PutUint16(h[10:], ^slowSum(h[:hl]))
+	return out, nil
 }
 
 // Quote makes the packet that an ICMP error about raw carries: the IP header and n bytes after it.

@@ -1,0 +1,68 @@
+package dataplane
+
+import (
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"slices"
+	"sync/atomic"
+)
+
+// waiting holds fragments that came before the first one of their packet, which has the ports (nat.FragmentWaits).
+// It is the housekeeper's.
+type waiting struct {
+	n     atomic.Int32 // len(held): workers look at it
+	dirty bool         // something was added since the last check
+	held  []waiter
+	bytes int
+	of    [frame.MaxPorts]int // by port
+}
+
+type waiter struct {
+	rec     []byte // a record
+	expires frame.Tick
+}
+
+// Bounds of what waits, and how long.
+const (
+	waitTime      = 10 * frame.TicksPerSecond
+	maxWaiting    = 2048
+	maxWaitBytes  = 4 << 20
+	waitingOfPort = 256
+)
+
+// add keeps a copy of a record, or drops its frame.
+func (w *waiting) add(k *keeper, rec []byte, now frame.Tick) {
+	in := recordPort(rec)
+	if len(w.held) >= maxWaiting || w.bytes+len(rec) > maxWaitBytes || w.of[in%frame.MaxPorts] >= waitingOfPort {
+		k.dropped(in, frame.FragmentQueueFull)
+		return
+	}
+	w.held = append(w.held, waiter{slices.Clone(rec), now + waitTime})
+	w.bytes += len(rec)
+	w.of[in%frame.MaxPorts]++
+	w.n.Store(int32(len(w.held)))
+	w.dirty = true
+}
+
+// check lets those go on whose first fragment has come, and drops those that have waited for too long.
+func (w *waiting) check(k *keeper, now frame.Tick) {
+	w.dirty = false
+	w.held = slices.DeleteFunc(w.held, func(x waiter) bool {
+		p := punted(x.rec)
+		var f frame.Frame
+		f.Reset(p.Raw, p.In)
+		frame.Parse(&f)
+		f.Net = p.Net
+		switch {
+		case k.dp.NAT.FragmentKnown(&f):
+			k.inject(p.In, p.Net, p.Egress, x.rec[7], p.NextHop, p.Raw)
+		case int32(now-x.expires) >= 0:
+			k.dropped(p.In, frame.FragmentTimeout)
+		default:
+			return false
+		}
+		w.bytes -= len(x.rec)
+		w.of[p.In%frame.MaxPorts]--
+		return true
+	})
+	w.n.Store(int32(len(w.held)))
+}

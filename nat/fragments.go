@@ -1,0 +1,187 @@
+package nat
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// fragments remember the ports of packets that come in fragments, by their first one, so that the others can be
+// translated: virtual reassembly. Nothing is put together. Those that come before the first wait with the housekeeper.
+//
+// Fragments are rare, and only they take the lock.
+type fragments struct {
+	mu   sync.Mutex
+	seen map[fragKey]*datagram
+	held [frame.MaxPorts]uint16 // datagrams by port
+	news atomic.Bool            // a first fragment has come, or so: who waits should ask again
+}
+
+type fragKey struct {
+	src, dst frame.Addr
+	id       uint16
+	proto    uint8
+	net      frame.NetID
+}
+
+// datagram is one packet in fragments.
+type datagram struct {
+	srcPort, dstPort uint16
+	bad              bool // two fragments overlapped: the rest goes no further (RFC 5722, section 4, by analogy)
+	in               frame.PortID
+	expires          frame.Tick
+	total            int // its length without the header, when the last fragment has come; else 0
+	spans            [8]span
+	n                int // of spans
+}
+
+// span is a run of bytes that has passed.
+type span struct{ lo, hi int }
+
+// Bounds of virtual reassembly.
+const (
+	fragmentTime     = 30 * frame.TicksPerSecond // as linux net.ipv4.ipfrag_time
+	maxDatagrams     = 8192
+	datagramsPerPort = 1024 // the uplink may have all but this
+)
+
+func fragKeyOf(f *frame.Frame) fragKey {
+	return fragKey{f.Tuple.Src, f.Tuple.Dst, f.IPv4().ID(), f.Proto, f.Net}
+}
+
+// joinFragment completes the tuple of a fragment, or says why it may not go on. FragmentWaits: its first one has not
+// come. With note, a first one is noted.
+func (n *NAT) joinFragment(f *frame.Frame, b *frame.Batch, note bool) frame.Reason {
+	r := &n.frags
+	ip := f.IPv4()
+	lo := ip.FragOffset()
+	hi := lo + len(f.Payload())
+	if lo == 8 && f.Proto == frame.TCP || hi > 65535 || lo == hi || ip.MoreFrags() && hi%8 != 0 {
+		return frame.FragmentInvalid // RFC 1858, section 4; more than a packet can be
+	}
+	if lo == 0 && (!note || b.Dry) {
+		return frame.None
+	}
+	key := fragKeyOf(f)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d := r.seen[key]
+	if d != nil && int32(b.Tick-d.expires) >= 0 {
+		r.forget(key, d)
+		d = nil
+	}
+	if d == nil && lo != 0 {
+		return frame.FragmentWaits
+	}
+	if d == nil {
+		if len(r.seen) >= maxDatagrams || r.held[f.In%frame.MaxPorts] >= datagramsPerPort && f.Net != frame.NoNet ||
+			len(r.seen) >= maxDatagrams-datagramsPerPort && f.Net == frame.NoNet {
+			return frame.FragmentQueueFull
+		}
+		d = &datagram{srcPort: f.Tuple.SrcPort, dstPort: f.Tuple.DstPort, in: f.In % frame.MaxPorts, expires: b.Tick + fragmentTime}
+		r.seen[key] = d
+		r.held[d.in]++
+		r.news.Store(true)
+	}
+	f.Tuple.SrcPort, f.Tuple.DstPort = d.srcPort, d.dstPort
+	f.Flags |= frame.HasTuple
+	return frame.None
+}
+
+// passFragment notes that a fragment is about to leave, or says why it may not.
+func (n *NAT) passFragment(f *frame.Frame) frame.Reason {
+	r := &n.frags
+	ip, key := f.IPv4(), fragKeyOf(f)
+	lo := ip.FragOffset()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d := r.seen[key]
+	switch {
+	case d == nil:
+		return frame.None // complete just now, and this one repeats a part of it
+	case d.bad:
+		return frame.FragmentInvalid
+	}
+	if why := d.add(lo, lo+len(f.Payload()), !ip.MoreFrags()); why != frame.None {
+		return why
+	}
+	if d.n == 1 && d.spans[0] == (span{0, d.total}) {
+		r.forget(key, d) // complete: its id may come again
+	}
+	return frame.None
+}
+
+// add notes that the bytes lo to hi have passed.
+func (d *datagram) add(lo, hi int, last bool) frame.Reason {
+	if last && d.total == 0 {
+		d.total = hi
+	}
+	if d.total != 0 && hi > d.total || last && hi != d.total {
+		d.bad = true
+		return frame.FragmentInvalid
+	}
+	at := 0
+	for at < d.n && d.spans[at].hi < lo {
+		at++
+	}
+	if at < d.n && d.spans[at].lo <= lo && hi <= d.spans[at].hi {
+		return frame.FragmentInvalid // a duplicate harms nobody
+	}
+	for _, s := range d.spans[:d.n] {
+		if lo < s.hi && s.lo < hi {
+			d.bad = true
+			return frame.FragmentInvalid
+		}
+	}
+	switch { // it touches the one before, the one after, both, or none
+	case at < d.n && d.spans[at].hi == lo:
+		d.spans[at].hi = hi
+		if at+1 < d.n && d.spans[at+1].lo == hi {
+			d.spans[at].hi = d.spans[at+1].hi
+			copy(d.spans[at+1:], d.spans[at+2:d.n])
+			d.n--
+		}
+	case at < d.n && d.spans[at].lo == hi:
+		d.spans[at].lo = lo
+	case d.n == len(d.spans):
+		d.bad = true
+		return frame.FragmentInvalid
+	default:
+		copy(d.spans[at+1:d.n+1], d.spans[at:d.n])
+		d.spans[at] = span{lo, hi}
+		d.n++
+	}
+	return frame.None
+}
+
+func (r *fragments) forget(key fragKey, d *datagram) {
+	delete(r.seen, key)
+	r.held[d.in]--
+}
+
+// FragmentsArrived tells whether a first fragment has come since the last call of FragmentKnown, which says it of one
+// packet.
+//
+//uvswitch:hot
+func (n *NAT) FragmentsArrived() bool { return n.frags.news.Load() }
+
+// FragmentKnown tells whether the first fragment of f's packet has been seen. f is parsed, and its Net is set.
+func (n *NAT) FragmentKnown(f *frame.Frame) bool {
+	n.frags.mu.Lock()
+	defer n.frags.mu.Unlock()
+	n.frags.news.Store(false)
+	return n.frags.seen[fragKeyOf(f)] != nil
+}
+
+// AgeFragments forgets packets whose fragments do not come. It is the housekeeper's.
+func (n *NAT) AgeFragments(now frame.Tick) {
+	r := &n.frags
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for key, d := range r.seen {
+		if int32(now-d.expires) >= 0 {
+			r.forget(key, d)
+		}
+	}
+}

@@ -1,0 +1,89 @@
+package nat
+
+import (
+	"math/bits"
+	"sync/atomic"
+)
+
+// PortSetBytes is the size of a PortSet in memory: a bit for each port, bit p&7 of byte p>>3.
+const PortSetBytes = 65536 / 8
+
+// A PortSet is a set of ports that several workers change at once: claiming a port is one atomic operation, so a
+// set is also the allocator. The memory may be shared with others, such as a BPF program.
+type PortSet [65536 / 64]atomic.Uint64
+
+// NewPortSet makes an empty set.
+func NewPortSet() *PortSet { return new(PortSet) }
+
+// Claim adds p and tells whether it was absent.
+func (s *PortSet) Claim(p uint16) bool {
+	bit := uint64(1) << (p & 63)
+	return s[p>>6].Or(bit)&bit == 0
+}
+
+// Release removes p and tells whether it was there.
+func (s *PortSet) Release(p uint16) bool {
+	bit := uint64(1) << (p & 63)
+	return s[p>>6].And(^bit)&bit != 0
+}
+
+// Has tells whether p is in the set.
+func (s *PortSet) Has(p uint16) bool { return s[p>>6].Load()>>(p&63)&1 != 0 }
+
+// AddRange adds the ports lo to hi.
+func (s *PortSet) AddRange(lo, hi uint16) {
+	for p := int(lo); p <= int(hi); p++ {
+		s.Claim(uint16(p))
+	}
+}
+
+// RemoveRange removes the ports lo to hi.
+func (s *PortSet) RemoveRange(lo, hi uint16) {
+	for p := int(lo); p <= int(hi); p++ {
+		s.Release(uint16(p))
+	}
+}
+
+// Len counts the ports in the set.
+func (s *PortSet) Len() (n int) {
+	for i := range s {
+		n += bits.OnesCount64(s[i].Load())
+	}
+	return n
+}
+
+// wellKnown is how many words hold the ports 0 to 1023.
+const wellKnown = 1024 / 64
+
+// search calls try for ports that pool has and s has not, until it says yes: from port start on, first those of the
+// parity wanted (RFC 4787, REQ-4). Ports below 1024 are tried for an inside port below 1024 only, and then first
+// (REQ-3).
+func (s *PortSet) search(pool *PortSet, start, inside uint16, try func(uint16) bool) (uint16, bool) {
+	parity := uint64(0x5555555555555555)
+	if inside&1 != 0 {
+		parity = ^parity
+	}
+	parts := [2][2]int{{0, wellKnown}, {wellKnown, len(s)}}
+	from := 0
+	if inside >= 1024 {
+		from = 1
+	}
+	for _, part := range parts[from:] {
+		n := part[1] - part[0]
+		for _, mask := range [2]uint64{parity, ^uint64(0)} {
+			for i := range n + 1 {
+				w := part[0] + (int(start>>6)+i)%n
+				avail := pool[w].Load() &^ s[w].Load() & mask
+				if i == 0 {
+					avail &= ^uint64(0) << (start & 63)
+				}
+				for ; avail != 0; avail &= avail - 1 {
+					if p := uint16(w<<6 + bits.TrailingZeros64(avail)); try(p) {
+						return p, true
+					}
+				}
+			}
+		}
+	}
+	return 0, false
+}

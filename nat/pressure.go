@@ -1,0 +1,85 @@
+package nat
+
+import "github.com/uvswitch/uvswitch/internal/frame"
+
+// What may go early, under pressure: flows that are closing or were never answered. Established ones never do.
+
+//uvswitch:hot
+func mayGo(state uint32, proto uint8) bool {
+	if state&seenReply == 0 {
+		return true
+	}
+	s := tcpState(state & stateMask)
+	return proto == frame.TCP && (s == tcpTimeWait || s == tcpClose || s == tcpLastAck)
+}
+
+const (
+	relieveStretch   = uint32(512) // flow entries looked at before seeing whether one was freed
+	relieveStretches = uint32(16)  // at most, in one call
+	relieveEnough    = 16          // flows ended, then it stops
+)
+
+// relieve makes room for port asks and tells whether it did: outside ports of protocol i, or, with anyProtocol, flows.
+// It looks at stretches of the flow table and ends what may go of the one that asks, and of those that hold at least
+// as many outside ports. So who exhausts something loses its own first.
+func (n *NAT) relieve(i int, asks frame.PortID) bool {
+	mark := n.flows.mark()
+	if mark <= 1 {
+		return false
+	}
+	for range min(relieveStretches, (mark-1)/relieveStretch+1) {
+		start := n.cursor.Add(relieveStretch)
+		freed, ended := n.freed.Load(), 0
+		for k := range min(relieveStretch, mark-1) {
+			if ended == relieveEnough {
+				break
+			}
+			e := 1 + (start+k)%(mark-1)
+			s := &n.state[e]
+			if !n.flows.isLive(e) || !mayGo(s.state.Load(), n.flows.keys[e][0].Proto) {
+				continue
+			}
+			if i == anyProtocol && s.port == asks ||
+				i != anyProtocol && s.mapping != 0 && protoIndex(n.flows.keys[e][0].Proto) == i &&
+					(s.port == asks || n.ports[i].held[s.port].Load() >= n.ports[i].held[asks].Load()) {
+				if n.end(e, evicted) {
+					ended++
+				}
+			}
+		}
+		if i == anyProtocol && ended > 0 || i != anyProtocol && n.freed.Load() != freed {
+			return true
+		}
+	}
+	return false
+}
+
+const anyProtocol = -1
+
+// Pressed tells whether the flow table is nearly full, or was found full: the housekeeper should call Ease soon.
+//
+//uvswitch:hot
+func (n *NAT) Pressed() bool { return n.flows.used.Load() > int64(n.flows.limit()-n.flows.limit()/16) }
+
+// Ease keeps room in the flow table: when it is more than 15/16 full, what may go of the port that holds most goes, and
+// then of the next, until it is 7/8 full. It is the housekeeper's and visits each entry once at most.
+func (n *NAT) Ease() (removed int) {
+	if !n.Pressed() {
+		return 0
+	}
+	goal := int64(n.flows.limit() - n.flows.limit()/8)
+	most := int32(0)
+	for e := uint32(1); e < n.flows.mark() && n.flows.used.Load() > goal; e++ {
+		if e%relieveStretch == 1 {
+			most = 0
+			for p := range n.held {
+				most = max(most, n.held[p].Load())
+			}
+		}
+		s := &n.state[e]
+		if n.flows.isLive(e) && n.held[s.port].Load() >= most-most/8 && mayGo(s.state.Load(), n.flows.keys[e][0].Proto) && n.end(e, evicted) {
+			removed++
+		}
+	}
+	return removed
+}

@@ -1,0 +1,83 @@
+package nat
+
+import "github.com/uvswitch/uvswitch/internal/frame"
+
+// Trace lets fn run dry batches through the stages. A flow that they would make is planned in entry 0, which nothing
+// else uses, so that a later batch within fn finds it: the answer to the first packet, for one.
+func (n *NAT) Trace(fn func()) {
+	n.tracing.Lock()
+	defer n.tracing.Unlock()
+	n.planned = false
+	fn()
+	n.planned = false
+}
+
+// Planned tells whether entry 0 is a flow that the trace would have made.
+func (n *NAT) Planned() bool { return n.planned }
+
+// plan is create's second half for a dry batch.
+func (n *NAT) plan(c *config, f *frame.Frame, d *draft, leaves bool, b *frame.Batch) frame.Reason {
+	if n.held[d.port].Load() >= n.quota {
+		return frame.FlowQuota
+	}
+	if leaves {
+		if why := n.source(c, d, true); why != frame.None {
+			return why
+		}
+	}
+	if resumes(f) && d.reply.DstPort != f.Tuple.SrcPort {
+		return frame.FlowNotResumed
+	}
+	if _, _, ok := n.find(c, &d.reply, b); ok && protoIndex(d.orig.Proto) < 0 {
+		return frame.AddressPairTaken
+	}
+	if n.flows.used.Load() >= int64(n.flows.limit()) {
+		return frame.FlowTableFull
+	}
+	n.flows.keys[0] = [2]frame.Tuple{d.orig, d.reply}
+	n.fill(0, c, d, b.Tick)
+	n.planned, f.Flow, f.Dir = true, 0, 0
+	return frame.None
+}
+
+func (n *NAT) findPlanned(t *frame.Tuple) (e uint32, dir uint8, ok bool) {
+	if n.planned {
+		for dir := range uint8(2) {
+			if n.flows.keys[0][dir] == *t {
+				return 0, dir, true
+			}
+		}
+	}
+	return 0, 0, false
+}
+
+// Flow returns entry e, as listed.
+func (n *NAT) Flow(e uint32, now frame.Tick) Flow { return n.view(e, now) }
+
+// MappingOf returns both ends of the mapping that a frame came in by: they stand as sources.
+func (n *NAT) MappingOf(m uint32) (inside, outside frame.Tuple) {
+	return n.maps.keys[m][0], n.maps.keys[m][1]
+}
+
+// PublishOf returns the publish rule with an id, if it is in force.
+func (n *NAT) PublishOf(id uint32) (Publish, bool) {
+	for _, rules := range n.config.Load().publish {
+		for _, p := range rules {
+			if p.ID == id {
+				return *p, true
+			}
+		}
+	}
+	return Publish{}, false
+}
+
+// External is the host's address, by the rules in force.
+func (n *NAT) External() frame.Addr { return n.config.Load().External }
+
+// Masquerading returns the rule of a network.
+func (n *NAT) Masquerading(id frame.NetID) (Masquerade, bool) {
+	if m := n.config.Load().masq[id]; m != nil {
+		return *m, true
+	}
+	return Masquerade{}, false
+}
