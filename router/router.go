@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -38,8 +39,17 @@ const (
 	Prohibit              // ICMP 3/13
 )
 
-func (k RouteKind) String() string {
-	return [...]string{"unicast", "local", "blackhole", "unreachable", "prohibit"}[k]
+var routeKinds = [...]string{"unicast", "local", "blackhole", "unreachable", "prohibit"}
+
+func (k RouteKind) String() string { return routeKinds[k] }
+
+// ParseRouteKind reads the name of a kind that a user may add; "" is unicast.
+func ParseRouteKind(s string) (RouteKind, bool) {
+	if s == "" {
+		return Unicast, true
+	}
+	i := slices.Index(routeKinds[:], s)
+	return RouteKind(max(i, 0)), i >= 0 && RouteKind(i) != Host
 }
 
 // A Route says where packets to Prefix go.

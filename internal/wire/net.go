@@ -31,7 +31,10 @@ type Net struct {
 	nextID  uint32
 	trace   []string // every frame, as text
 	records []record // and as bytes
-	lenient bool     // something unsound was put in: what comes out is not judged any more
+	pool    [2]uint16
+	pairs   map[string]string // what was said of protocols without ports
+	script  *scenario
+	lenient bool // something unsound was put in: what comes out is not judged any more
 	failure error
 }
 
@@ -55,28 +58,36 @@ type Host struct {
 }
 
 // New makes a dataplane with one worker and no network.
-func New() *Net {
-	n := &Net{Poller: NewPoller(), now: 100}
-	tracker := nat.New(nat.Options{Flows: 1024, Seed: 1})
+func New() *Net { return NewWith(nat.Options{Flows: 1024}) }
+
+// NewWith says how NAT is to be.
+func NewWith(o nat.Options) *Net {
+	n := &Net{Poller: NewPoller(), now: 100, pool: [2]uint16{20000, 20099}, pairs: map[string]string{}}
+	o.Seed = 1
+	o.Pair = func(a frame.Addr, proto uint8, on bool) {
+		n.pairs[a.String()+" "+frame.ProtoName(proto)] = map[bool]string{true: "on", false: "off"}[on]
+	}
+	tracker := nat.New(o)
 	n.DP = dataplane.New(tracker, func() frame.Tick { return n.now }, n.Poller)
 	return n
 }
 
-// AddNetwork makes network id with its gateway.
-func (n *Net) AddNetwork(id frame.NetID, gateway netip.Prefix, internal bool) {
+// AddNetwork makes a network with its gateway; i and m say the rest.
+func (n *Net) AddNetwork(gateway netip.Prefix, i router.Interface, m nat.Masquerade) {
+	id := i.Net
 	mac := gatewayMAC + frame.MAC(id)<<16
 	n.DP.Switch.SetNetwork(vswitch.Network{ID: id, Gateway: mac, FDB: vswitch.NewFDB(64, 7)})
-	n.DP.Router.SetInterface(router.Interface{
-		Net: id, Addr: frame.AddrFrom(gateway.Addr()), Prefix: gateway.Masked(), MAC: mac, MTU: 1500, Internal: internal,
-	})
-	if !internal {
-		n.rules.Masquerade = append(n.rules.Masquerade, &nat.Masquerade{Net: id, Prefix: gateway.Masked(), RuleCount: &nat.RuleCount{}})
+	i.Addr, i.Prefix, i.MAC = frame.AddrFrom(gateway.Addr()), gateway.Masked(), mac
+	n.DP.Router.SetInterface(i)
+	if !i.Internal {
+		m.Prefix, m.RuleCount = gateway.Masked(), &nat.RuleCount{}
+		n.rules.Masquerade = append(n.rules.Masquerade, &m)
 	}
 	n.update()
 }
 
 // SetUplink gives the way out its address; 0 takes it away.
-func (n *Net) SetUplink(addr frame.Addr) error {
+func (n *Net) SetUplink(addr frame.Addr, mtu int) error {
 	if _, ok := n.DP.Switch.Port(uplinkPort); !ok {
 		p := vswitch.Port{ID: uplinkPort, Flags: vswitch.Forwarding | vswitch.Uplink, MTU: 65521}
 		if err := n.DP.AddPort(p, conn{}); err != nil {
@@ -84,13 +95,13 @@ func (n *Net) SetUplink(addr frame.Addr) error {
 		}
 	}
 	n.DP.Router.SetInterface(router.Interface{
-		Addr: addr, Prefix: netip.MustParsePrefix("0.0.0.0/0"), MAC: uplinkMAC, MTU: 1500, Port: uplinkPort, PeerMAC: peerMAC, Up: addr != 0,
+		Addr: addr, Prefix: netip.MustParsePrefix("0.0.0.0/0"), MAC: uplinkMAC, MTU: mtu, Port: uplinkPort, PeerMAC: peerMAC, Up: addr != 0,
 	})
 	n.rules.External = addr
 	if n.rules.Pool[0] == nil {
 		for i := range n.rules.Pool {
 			n.rules.Pool[i] = nat.NewPortSet()
-			n.rules.Pool[i].AddRange(20000, 20099)
+			n.rules.Pool[i].AddRange(n.pool[0], n.pool[1])
 		}
 	}
 	n.update()
@@ -123,6 +134,17 @@ func (n *Net) host(name string) *Host {
 		return nil
 	}
 	return n.hosts[i]
+}
+
+// insideOf is the inside port that has an outside port, by the flow table.
+func (n *Net) insideOf(port uint16) (inside uint16, ok bool) {
+	n.DP.NAT.Flows(n.now, func(f nat.Flow) bool {
+		if ok = f.Reply.DstPort == port; ok {
+			inside = f.Original.SrcPort
+		}
+		return !ok
+	})
+	return inside, ok
 }
 
 // Publish sends host port lo to a host's port.

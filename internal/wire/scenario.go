@@ -1,44 +1,77 @@
 package wire
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
+	"github.com/uvswitch/uvswitch/nat"
+	"github.com/uvswitch/uvswitch/router"
 	"github.com/uvswitch/uvswitch/switch"
 )
 
 // Run plays a scenario, line by line, on a fresh Net, which is returned for its traces. A line is one of
 //
-//	network ID GATEWAY/LEN [internal]       uplink ADDR|down
+//	nat [flows N] [quota N] [windows strict] [timers linux] [pool LO-HI]    first of all, if at all
+//	network ID GATEWAY/LEN [internal] [isolated] [mapping X] [filtering X] [mtu N]
+//	uplink ADDR [mtu N]                     uplink down
 //	host NAME ADDR port N [net ID] [as OTHER, with its MAC] [FLAG..]
 //	outside NAME ADDR
 //	publish PORT:PORT NAME [from CIDR]      unpublish PORT
+//	route PREFIX blackhole|unreachable|prohibit|via ADDR
 //	unplug NAME                             silent NAME
-//	A > B "text"          UDP; A and B are NAME or NAME:PORT, or an address; port 1000 when not said
-//	A > B tcp FLAGS       a segment with tcpdump's letters for its flags: S S. . P. F. R
-//	A > B ping [ttl N]    an ICMP echo
-//	... frag first|later  at the end of any of these: only that fragment
+//	A > B "text" ...      UDP; A and B are NAME or NAME:PORT, or an address; port 1000 when not said
+//	A > B tcp FLAGS ...   a segment with tcpdump's letters for its flags: S S. . P. F. R
+//	A > B ping ...        an ICMP echo
+//	A > B sctp|gre|esp|proto N ...
 //	A arp ADDR            an ARP request
 //	A reply ...           an answer to what A received last: "text", tcp FLAGS or pong
-//	A error TYPE/CODE     an ICMP error about what A received last
+//	A error TYPE/CODE ... an ICMP error about what A received last
 //	A < B ...             the next thing A received: from B (* for any port), as above; pong; arp ADDR
 //	A < icmp TYPE/CODE    the next thing A received is this error, about the last thing A sent
 //	A .                   A has received nothing more
 //	advance 30s           time passes
 //	drops REASON N        so many frames were dropped for this reason by now
 //	flows N               so many flows there are
+//	flow STATE N          the first flow is in this TCP state, and goes in N seconds if it stays idle
+//	pair ADDR PROTO on|off   the last that was said about a protocol without ports
+//
+// What is sent may have more words: ttl N, size N (bytes of payload), df, mss N, seq N, ack N, win N, options HEX, src ADDR,
+// frag first|later|tiny (that fragment alone), fragments N [reversed] (whole, in fragments of N bytes), times N (with as
+// many source ports); an error: mtu N, badsum, badquote, hop (from a router on the way, not the receiver). What is received:
+// ttl N, mss N, mtu N, size N, fragments.
 //
 // and # begins a comment. At the end nobody may have anything unread that a line has not asked for, every checksum
 // must have been right, and the account of frames must be balanced.
 func Run(script string) (*Net, error) {
+	s := &scenario{last: map[string]sent{}}
 	n := New()
-	s := &scenario{net: n, last: map[string]sent{}}
+	if strings.HasPrefix(script, "nat ") {
+		line, rest, _ := strings.Cut(script, "\n")
+		o, pool, err := natOptions(strings.Fields(line)[1:])
+		if err != nil {
+			return nil, err
+		}
+		n = NewWith(o)
+		n.pool, script = pool, "\n"+rest
+	}
+	s.net = n
+	n.script = s
+	if err := s.lines(script); err != nil {
+		return n, err
+	}
+	return n, s.end()
+}
+
+// more plays further lines on a Net that Run has returned.
+func (n *Net) more(script string) error { return n.script.lines(script) }
+
+func (s *scenario) lines(script string) error {
 	for i, line := range strings.Split(script, "\n") {
 		line, _, _ = strings.Cut(line, "#")
 		if strings.TrimSpace(line) == "" {
@@ -46,21 +79,26 @@ func Run(script string) (*Net, error) {
 		}
 		err := s.line(line)
 		if err == nil {
-			err = n.failure
+			err = s.net.failure
 		}
 		if err != nil {
-			return n, fmt.Errorf("line %d: %s: %w", i+1, strings.TrimSpace(line), err)
+			return fmt.Errorf("line %d: %s: %w", i+1, strings.TrimSpace(line), err)
 		}
 	}
+	return nil
+}
+
+func (s *scenario) end() error {
+	n := s.net
 	for _, h := range n.hosts {
 		if s.strict(h) && len(h.inbox) > 0 {
-			return n, fmt.Errorf("at the end: %s received what nobody asked for: %s", h.Name, describe(h.inbox[0]))
+			return fmt.Errorf("at the end: %s received what nobody asked for: %s", h.Name, describe(h.inbox[0]))
 		}
 	}
 	if c := n.DP.Conservation(); !c.Balanced {
-		return n, fmt.Errorf("at the end: not balanced: %+v", c)
+		return fmt.Errorf("at the end: not balanced: %+v", c)
 	}
-	return n, nil
+	return nil
 }
 
 type scenario struct {
@@ -76,9 +114,10 @@ type sent struct{ tx, rx []byte }
 func (s *scenario) strict(h *Host) bool { return s.seen[h.Name] }
 
 func (s *scenario) line(line string) error {
+	line, text := cutQuoted(line)
 	f := strings.Fields(line)
 	switch f[0] {
-	case "network", "uplink", "host", "outside", "publish", "unpublish", "unplug", "silent":
+	case "network", "uplink", "host", "outside", "publish", "unpublish", "unplug", "silent", "route":
 		return s.setUp(f)
 	case "advance":
 		d, err := time.ParseDuration(f[1])
@@ -100,6 +139,15 @@ func (s *scenario) line(line string) error {
 		}
 		return err
 	}
+	switch f[0] {
+	case "flow":
+		return s.flow(f)
+	case "pair":
+		if got := s.net.pairs[f[1]+" "+f[2]]; got != f[3] {
+			return fmt.Errorf("the last said was %q", got)
+		}
+		return nil
+	}
 	name, port, err := splitPort(f[0], 1000)
 	if err != nil {
 		return err
@@ -120,27 +168,66 @@ func (s *scenario) line(line string) error {
 		return nil
 	case "<":
 		s.seen[name] = true
-		return s.receive(h, port, f[2:], text(line))
+		return s.receive(h, port, f[2:], text)
 	case ">":
-		return s.send(h, port, f[2:], text(line))
+		return s.send(h, port, f[2:], text)
 	case "arp":
 		s.inject(h, frametest.ARP(frame.BroadcastMAC, h.MAC, 1, h.Addr, frametest.Addr(f[2])))
 		return nil
 	case "error":
-		return s.sendError(h, f[2])
+		return s.sendError(h, f[2:])
 	case "reply":
-		return s.reply(h, f, text(line))
+		return s.reply(h, f, text)
 	}
 	return fmt.Errorf("%q is none of > < . arp reply error", f[1])
 }
 
-// text is what stands in quotes.
-func text(line string) string {
-	if _, rest, ok := strings.Cut(line, `"`); ok {
-		t, _, _ := strings.Cut(rest, `"`)
-		return t
+// cutQuoted takes what stands in quotes out of a line; nil when nothing does.
+func cutQuoted(line string) (rest string, text *string) {
+	before, after, ok := strings.Cut(line, `"`)
+	if !ok {
+		return line, nil
 	}
-	return ""
+	t, after, _ := strings.Cut(after, `"`)
+	return before + after, &t
+}
+
+// natOptions reads the words of line nat.
+func natOptions(f []string) (o nat.Options, pool [2]uint16, err error) {
+	o, pool = nat.Options{Flows: 1024}, [2]uint16{20000, 20099}
+	for i := 0; i+1 < len(f); i += 2 {
+		switch v := f[i+1]; f[i] {
+		case "flows":
+			o.Flows, err = strconv.Atoi(v)
+		case "quota":
+			o.FlowsPerPort, err = strconv.Atoi(v)
+		case "windows":
+			o.Strict = v == "strict"
+		case "timers":
+			o.Timers = nat.LinuxTimers()
+		case "pool":
+			_, err = fmt.Sscanf(v, "%d-%d", &pool[0], &pool[1])
+		default:
+			err = fmt.Errorf("nat has no %q", f[i])
+		}
+		if err != nil {
+			return o, pool, err
+		}
+	}
+	return o, pool, nil
+}
+
+// flow checks the first flow.
+func (s *scenario) flow(f []string) error {
+	var first *nat.Flow
+	s.net.DP.NAT.Flows(s.net.now, func(x nat.Flow) bool { first = &x; return false })
+	if first == nil {
+		return fmt.Errorf("there is none")
+	}
+	if got := fmt.Sprintf("%s %d", cmp.Or(first.State, "-"), first.Timeout); got != f[1]+" "+f[2] {
+		return fmt.Errorf("it is %s", got)
+	}
+	return nil
 }
 
 func splitPort(s string, def uint16) (string, uint16, error) {
@@ -167,13 +254,18 @@ func (s *scenario) setUp(f []string) error {
 		if err != nil {
 			return err
 		}
-		n.AddNetwork(frame.NetID(id), p, len(f) > 3 && f[3] == "internal")
-		return nil
+		return s.addNetwork(frame.NetID(id), p, f[3:])
 	case "uplink":
 		if f[1] == "down" {
-			return n.SetUplink(0)
+			return n.SetUplink(0, 1500)
 		}
-		return n.SetUplink(frametest.Addr(f[1]))
+		mtu := 1500
+		if len(f) > 3 && f[2] == "mtu" {
+			mtu, _ = strconv.Atoi(f[3])
+		}
+		return n.SetUplink(frametest.Addr(f[1]), mtu)
+	case "route":
+		return s.addRoute(f[1:])
 	case "outside":
 		n.AddOutside(f[1], frametest.Addr(f[2]))
 		return nil
@@ -210,6 +302,63 @@ func (s *scenario) setUp(f []string) error {
 	}
 	n.DP.RemovePort(h.Port)
 	return nil
+}
+
+func (s *scenario) addNetwork(id frame.NetID, p netip.Prefix, f []string) error {
+	i := router.Interface{Net: id, MTU: 1500}
+	m := nat.Masquerade{Net: id}
+	var err error
+	for k := 0; k < len(f); k++ {
+		switch f[k] {
+		case "internal":
+			i.Internal = true
+			continue
+		case "isolated":
+			i.Isolated = true
+			continue
+		}
+		if k+1 == len(f) {
+			return fmt.Errorf("%q says nothing", f[k])
+		}
+		k++
+		switch f[k-1] {
+		case "mtu":
+			i.MTU, err = strconv.Atoi(f[k])
+		case "mapping":
+			m.Mapping, err = nat.ParseMapping(f[k])
+		case "filtering":
+			m.Filtering, err = nat.ParseFiltering(f[k])
+		default:
+			err = fmt.Errorf("a network has no %q", f[k-1])
+		}
+		if err != nil {
+			return err
+		}
+	}
+	s.net.AddNetwork(p, i, m)
+	return nil
+}
+
+// addRoute adds PREFIX KIND, or PREFIX via ADDR.
+func (s *scenario) addRoute(f []string) error {
+	p, err := netip.ParsePrefix(f[0])
+	if err != nil {
+		return err
+	}
+	rt := router.Route{Prefix: p}
+	switch f[1] {
+	case "via":
+		rt.NextHop = frametest.Addr(f[2])
+		on, _ := s.net.DP.Router.Lookup(rt.NextHop)
+		rt.Egress = on.Egress
+	default:
+		kind, ok := router.ParseRouteKind(f[1])
+		if !ok {
+			return fmt.Errorf("there is no route %q", f[1])
+		}
+		rt.Kind = kind
+	}
+	return s.net.DP.Router.AddRoute(rt)
 }
 
 var knobs = map[string]vswitch.PortFlags{"isolated": vswitch.Isolated, "guard": vswitch.Guard, "hairpin": vswitch.HairpinMode, "locked": vswitch.Locked}
@@ -251,194 +400,4 @@ func (s *scenario) inject(h *Host, raw []byte) {
 	l.tx = raw
 	s.last[h.Name] = l
 	s.net.Inject(h, raw)
-}
-
-// send makes the packet of a line: to a host by name, or to an address.
-func (s *scenario) send(h *Host, port uint16, f []string, payload string) error {
-	name, dport, err := splitPort(f[0], 1000)
-	if err != nil {
-		return err
-	}
-	p := frametest.Packet{SrcMAC: h.MAC, Src: h.Addr, SrcPort: port, DstPort: dport, Payload: []byte(payload)}
-	if to := s.net.host(name); to != nil {
-		p.Dst = to.Addr
-		p.DstMAC = to.MAC
-		if to.outside || to.Net != h.Net {
-			p.DstMAC = s.gateway(h)
-		}
-	} else {
-		p.Dst, p.DstMAC = frametest.Addr(name), s.gateway(h)
-	}
-	if h.outside {
-		p.DstMAC = uplinkMAC
-	}
-	if len(f) > 1 {
-		switch f[1] {
-		case "tcp":
-			p.Proto, p.Flags = frame.TCP, flagsFrom(f[2])
-		case "ping":
-			p.Proto, p.Type, p.ID = frame.ICMP, frame.ICMPEcho, port
-		case "pong":
-			p.Proto, p.Type, p.ID = frame.ICMP, frame.ICMPEchoReply, p.DstPort
-		}
-	}
-	if len(f) > 2 && f[len(f)-2] == "frag" {
-		p.Frag = map[string]uint16{"first": 0x2000, "later": 9, "tiny": 1}[f[len(f)-1]]
-	}
-	if len(f) > 3 && f[len(f)-2] == "ttl" {
-		ttl, err := strconv.Atoi(f[len(f)-1])
-		if err != nil {
-			return err
-		}
-		p.TTL = uint8(ttl)
-	}
-	if i := slices.Index(f, "fragments"); i > 0 {
-		size, err := strconv.Atoi(f[i+1])
-		if err != nil {
-			return err
-		}
-		s.nextID++
-		p.IPID = s.nextID
-		pieces := frametest.Fragments(p.Raw(), size)
-		if slices.Contains(f, "reversed") {
-			slices.Reverse(pieces)
-		}
-		for _, raw := range pieces {
-			s.inject(h, raw)
-		}
-		return nil
-	}
-	s.inject(h, p.Raw())
-	return nil
-}
-
-func (s *scenario) gateway(h *Host) frame.MAC {
-	i, _ := s.net.DP.Router.Interface(h.Net)
-	return i.MAC
-}
-
-// reply answers the last thing h received: the same addresses and ports turned round.
-func (s *scenario) reply(h *Host, f []string, payload string) error {
-	var p frame.Frame
-	rx := s.last[h.Name].rx
-	if rx == nil {
-		return fmt.Errorf("%s has received nothing", h.Name)
-	}
-	p.Reset(rx, h.Port)
-	frame.Parse(&p)
-	return s.send(h, p.Tuple.DstPort, append([]string{fmt.Sprintf("%s:%d", p.Tuple.Src, p.Tuple.SrcPort)}, f[2:]...), payload)
-}
-
-// sendError sends an ICMP error from h about what it received last.
-func (s *scenario) sendError(h *Host, what string) error {
-	var typ, code uint8
-	if _, err := fmt.Sscanf(what, "%d/%d", &typ, &code); err != nil {
-		return err
-	}
-	rx := s.last[h.Name].rx
-	if rx == nil {
-		return fmt.Errorf("%s has received nothing", h.Name)
-	}
-	ip := frame.IPv4(rx[frame.VnetLen+frame.EthernetLen:])
-	mac := s.gateway(h)
-	if h.outside {
-		mac = uplinkMAC
-	}
-	s.inject(h, frametest.Packet{
-		SrcMAC: h.MAC, DstMAC: mac, Src: h.Addr, Dst: ip.Src(), Proto: frame.ICMP, Type: typ, Code: code, Payload: frametest.Quote(rx, 8),
-	}.Raw())
-	return nil
-}
-
-// receive checks the next thing in h's inbox.
-func (s *scenario) receive(h *Host, port uint16, f []string, payload string) error {
-	if len(h.inbox) == 0 {
-		return fmt.Errorf("it received nothing")
-	}
-	raw := h.inbox[0]
-	h.inbox = h.inbox[1:]
-	l := s.last[h.Name]
-	l.rx = raw
-	s.last[h.Name] = l
-	var p frame.Frame
-	p.Reset(raw, h.Port)
-	frame.Parse(&p)
-	if len(f) > 1 && f[1] == "fragments" {
-		pieces := [][]byte{raw}
-		for _, r := range h.inbox {
-			if frame.IPv4(r[frame.VnetLen+frame.EthernetLen:]).ID() == p.IPv4().ID() {
-				pieces = append(pieces, r)
-			}
-		}
-		h.inbox = h.inbox[len(pieces)-1:]
-		whole, err := frametest.Reassemble(pieces)
-		if err != nil {
-			return err
-		}
-		if err := frametest.Check(whole); err != nil {
-			return err
-		}
-		raw = whole
-		p = frame.Frame{}
-		p.Reset(raw, h.Port)
-		frame.Parse(&p)
-		f = append(f[:1], f[2:]...)
-	}
-	wrong := func() error { return fmt.Errorf("it received %s", describe(raw)) }
-	switch f[0] {
-	case "icmp":
-		if p.Flags&frame.ICMPError == 0 || fmt.Sprintf("%d/%d", p.Payload()[0], p.Payload()[1]) != f[1] {
-			return wrong()
-		}
-		return s.aboutLast(h, &p)
-	case "arp":
-		if p.Flags&frame.IsARP == 0 || frame.LoadAddr(p.Bytes()[p.L3+14:]) != frametest.Addr(f[1]) {
-			return wrong()
-		}
-		return nil
-	}
-	name, sport, err := splitPort(f[0], 1000)
-	if err != nil {
-		return err
-	}
-	src := frame.Addr(0)
-	if from := s.net.host(name); from != nil {
-		src = from.Addr
-	} else {
-		src = frametest.Addr(name)
-	}
-	if p.Flags&frame.HasTuple == 0 || p.Tuple.Src != src {
-		return wrong()
-	}
-	kind := ""
-	if len(f) > 1 {
-		kind = f[1]
-	}
-	ok := false
-	switch kind {
-	case "tcp":
-		ok = p.Proto == frame.TCP && p.Payload()[13] == flagsFrom(f[2]) && (sport == 0 || sport == p.Tuple.SrcPort)
-	case "ping":
-		ok = p.Proto == frame.ICMP && p.Payload()[0] == frame.ICMPEcho
-	case "pong":
-		ok = p.Proto == frame.ICMP && p.Payload()[0] == frame.ICMPEchoReply && p.Tuple.DstPort == port
-	default:
-		ok = p.Proto == frame.UDP && string(p.Payload()[frame.UDPLen:]) == payload && (sport == 0 || sport == p.Tuple.SrcPort)
-	}
-	if !ok {
-		return wrong()
-	}
-	return nil
-}
-
-// aboutLast: an error must quote what its receiver sent, as it was sent.
-func (s *scenario) aboutLast(h *Host, p *frame.Frame) error {
-	q, _, ok := frame.Quoted(p.Payload())
-	var own frame.Frame
-	own.Reset(s.last[h.Name].tx, h.Port)
-	frame.Parse(&own)
-	if !ok || q != own.Tuple {
-		return fmt.Errorf("the error quotes %s, and it had sent %s", q, own.Tuple)
-	}
-	return nil
 }
