@@ -52,6 +52,14 @@ func (s *PortSet) Len() (n int) {
 	return n
 }
 
+func (s *PortSet) clone() *PortSet {
+	c := NewPortSet()
+	for w := range s {
+		c[w].Store(s[w].Load())
+	}
+	return c
+}
+
 // wellKnown is how many words hold the ports 0 to 1023.
 const wellKnown = 1024 / 64
 

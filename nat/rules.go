@@ -68,18 +68,21 @@ func (n *NAT) Update(r Rules) {
 	defer n.mu.Unlock()
 	old := n.config.Load()
 	c := &config{External: r.External, gen: old.gen + 1}
-	c.pool = [protocols]*PortSet{tcp: r.Pool[0], udp: r.Pool[1], icmp: allIDs, sctp: r.Pool[1]}
-	for i := range c.pool {
-		if c.pool[i] == nil {
-			c.pool[i] = allIDs
+	for i, from := range [protocols]*PortSet{tcp: r.Pool[0], udp: r.Pool[1], icmp: allIDs, sctp: r.Pool[1]} {
+		if from == nil {
+			from = allIDs
 		}
-		c.share[i] = int32(max(1, c.pool[i].Len()/4))
+		c.pool[i] = from.clone()
 	}
 	for _, p := range r.Publish {
 		i := protoIndex(p.Proto)
 		c.publish[i] = append(c.publish[i], p)
+		c.pool[i].RemoveRange(p.Lo, p.Hi) // a published port is never given out (CVE-2021-3773)
 	}
-	for i, rules := range c.publish {
+	for i := range c.pool {
+		c.share[i] = int32(max(1, c.pool[i].Len()/4))
+	}
+for i, rules := range c.publish {
 		slices.SortFunc(rules, func(a, b *Publish) int { return cmp.Or(cmp.Compare(a.Lo, b.Lo), cmp.Compare(a.ID, b.ID)) })
 		reach := uint16(0)
 		for _, p := range rules {

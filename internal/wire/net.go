@@ -230,7 +230,7 @@ func (n *Net) deliver(s Sent) {
 				}
 				continue
 			}
-			if i, _ := n.DP.Router.Interface(h.Net); f.Src == i.MAC && a[7] == 1 {
+			if i, _ := n.DP.Router.Interface(h.Net); f.Src == i.MAC && a[7] == 1 && frame.LoadAddr(a[14:]) != frame.LoadAddr(a[24:]) {
 				continue // the router looks for somebody else
 			}
 		}
@@ -270,11 +270,13 @@ func describe(raw []byte) string {
 		q, _, _ := frame.Quoted(l4)
 		return fmt.Sprintf("icmp %d/%d %s > %s about %s", l4[0], l4[1], f.Tuple.Src, f.Tuple.Dst, q)
 	case f.Flags&frame.HasTuple != 0 && f.Proto == frame.UDP:
-		return fmt.Sprintf("%s %q", f.Tuple, f.Payload()[frame.UDPLen:])
+		return fmt.Sprintf("%s %.60q", f.Tuple, f.Payload()[frame.UDPLen:])
 	case f.Flags&frame.HasTuple != 0 && f.Proto == frame.TCP:
 		return fmt.Sprintf("%s %s", f.Tuple, flagNames(f.Payload()[13]))
 	case f.Flags&frame.HasTuple != 0 && f.Proto == frame.ICMP:
 		return fmt.Sprintf("%s type %d", f.Tuple, f.Payload()[0])
+	case f.Flags&frame.IsIPv4 != 0:
+		return fmt.Sprintf("%s, fragment %v, %d bytes", f.Tuple, f.Flags&frame.Fragment != 0, f.Len())
 	}
 	return fmt.Sprintf("%s > %s %#04x, %d bytes", f.Src, f.Dst, f.EtherType, f.Len())
 }

@@ -39,7 +39,7 @@ func parseWords(f []string, text *string) (w words, err error) {
 	for i := 0; i < len(f); i++ {
 		switch {
 		case slices.Contains(numbers, f[i]):
-			if f[i] == "fragments" && i+1 == len(f) { // of what is received
+			if f[i] == "fragments" && (i+1 == len(f) || slices.Contains(numbers, f[i+1])) { // of what is received
 				w.flag["fragments"] = ""
 				continue
 			}
@@ -123,7 +123,11 @@ func (w *words) fill(p *frametest.Packet) error {
 		if !ok {
 			return fmt.Errorf("%q is no kind of packet", w.kind)
 		}
-		p.Proto, p.Payload = number, append([]byte("a payload "), p.Payload...)
+		p.Proto, p.Payload = number, append([]byte("a payload of it "), p.Payload...)
+		if number == frame.SCTP {
+			binary.BigEndian.PutUint16(p.Payload, p.SrcPort)
+			binary.BigEndian.PutUint16(p.Payload[2:], p.DstPort)
+		}
 	}
 	if n := w.num["size"]; n > 0 {
 		p.Payload = make([]byte, n)

@@ -289,6 +289,7 @@ func (s *scenario) setUp(f []string) error {
 			allowed = append(allowed, netip.MustParsePrefix(f[4]))
 		}
 		n.Publish(frame.TCP, uint16(lo), h, uint16(hi), allowed...)
+		n.Publish(frame.SCTP, uint16(lo), h, uint16(hi), allowed...)
 		n.Publish(frame.UDP, uint16(lo), h, uint16(hi), allowed...)
 		return nil
 	}
