@@ -115,7 +115,7 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 		if f.Proto == frame.TCP {
 			s.clampMSS(f, min(in.MTU, out.MTU))
 		}
-		if f.NAT == frame.NATError {
+		if f.NAT == frame.NATError && !b.Dry {
 			s.paths.note(f, b.Tick)
 		}
 		f.Verdict, f.Egress, f.NextHop = frame.Routed, rt.Egress, dst

@@ -104,6 +104,27 @@ func (t *FDB) Learn(m frame.MAC, p frame.PortID, now frame.Tick, bound Bindings)
 	return t.place(m, p, now, bound)
 }
 
+// WouldLearn is Learn's answer, without its effect.
+func (t *FDB) WouldLearn(m frame.MAC, p frame.PortID, bound Bindings) Learned {
+	was, ageless := frame.NoPort, false
+	n := t.bucketOf(m)
+	for i := range t.buckets[n] {
+		if e := t.buckets[n][i].Load(); e>>16 == uint64(m) {
+			was, ageless = frame.PortID(e), frame.Tick(t.ages[n*ways+uint64(i)].Load()) >= ageSticky
+		}
+	}
+	at, isBound := bound[m]
+	switch {
+	case was == p:
+		return Known
+	case isBound && at != p, ageless:
+		return Refused
+	case was == frame.NoPort:
+		return Added
+	}
+	return Moved
+}
+
 // place is the rare part of Learn: a station that is new or has moved.
 func (t *FDB) place(m frame.MAC, p frame.PortID, now frame.Tick, bound Bindings) Learned {
 	if at, ok := bound[m]; ok && at != p {

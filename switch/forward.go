@@ -21,7 +21,18 @@ func (s *Switch) Learn(b *frame.Batch) {
 			f.DropFor(frame.PortLocked)
 			continue
 		}
-		if p.Flags&Learning != 0 && n.FDB.Learn(f.Src, f.In, b.Tick, n.bound) == Refused {
+		if p.Flags&Learning == 0 {
+			continue
+		}
+		learned := Known
+		if b.Dry {
+			if learned = n.FDB.WouldLearn(f.Src, f.In, n.bound); learned != Refused {
+				b.Heard.MAC, b.Heard.Port = f.Src, f.In
+			}
+		} else {
+			learned = n.FDB.Learn(f.Src, f.In, b.Tick, n.bound)
+		}
+		if learned == Refused {
 			f.DropFor(frame.StationBound)
 		}
 	}
@@ -54,7 +65,7 @@ func (s *Switch) Forward(b *frame.Batch) {
 			}
 		default:
 			f.Egress = f.Net
-			snap.unicast(f, n)
+			snap.unicast(b, f, n)
 		}
 	}
 }
@@ -72,7 +83,7 @@ func (s *Switch) ForwardRouted(b *frame.Batch) {
 		}
 		if n := snap.nets[f.Egress]; n != nil {
 			f.Flags |= frame.ViaRouter
-			snap.unicast(f, n)
+			snap.unicast(b, f, n)
 		} else {
 			f.DropFor(frame.PortGone)
 		}
@@ -80,8 +91,11 @@ func (s *Switch) ForwardRouted(b *frame.Batch) {
 }
 
 //uvswitch:hot
-func (s *Snapshot) unicast(f *frame.Frame, n *Network) {
+func (s *Snapshot) unicast(b *frame.Batch, f *frame.Frame, n *Network) {
 	id := n.FDB.Lookup(f.Dst)
+	if b.Dry && f.Dst == b.Heard.MAC && f.Egress == f.Net {
+		id = b.Heard.Port // which Learn would have noted
+	}
 	if id == frame.NoPort {
 		f.Verdict, f.Class = frame.Flood, frame.UnknownUnicast
 		return

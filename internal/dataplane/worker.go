@@ -62,7 +62,7 @@ func (w *worker) round() error {
 		w.tally.received(b.Frames[i].In, b.Frames[i].Len())
 	}
 	frame.ParseBatch(b)
-	w.dp.stages(b)
+	w.dp.decide(b)
 	if b.N > 1 {
 		w.coalesce(b)
 	}
@@ -71,7 +71,7 @@ func (w *worker) round() error {
 	if w.takeInjected(b) {
 		frame.ParseBatch(b)
 		w.resume(b)
-		w.dp.stages(b)
+		w.dp.decide(b)
 		w.transmit(b)
 	}
 	w.tally.flush(&w.counters)
@@ -101,22 +101,6 @@ func (w *worker) asks() bool {
 		return true
 	}
 	return w.dp.keeper.waiting.n.Load() > 0 && w.dp.NAT.FragmentsArrived()
-}
-
-// stages decide about every frame of a parsed batch.
-//
-//uvswitch:hot
-func (d *Dataplane) stages(b *frame.Batch) {
-	d.Switch.Guard(b)
-	d.Switch.Learn(b)
-	d.Switch.Forward(b)
-	if b.Locals > 0 {
-		d.NAT.PreRouting(b)
-		d.Router.Route(b)
-		d.NAT.PostRouting(b)
-		d.Router.Resolve(b)
-		d.Switch.ForwardRouted(b)
-	}
 }
 
 // coalesce joins frames of one flow that go to one port.

@@ -233,9 +233,13 @@ func Failure(id PortID, why Reason, f *Frame) TxFailure {
 type Batch struct {
 	Frames [BatchSize]Frame
 	N      int
-	Tick   Tick // the coarse time that holds for the whole batch
-	Locals int  // how many frames have verdict Local; when none, the routing stages are skipped
-	Dry    bool // a trace: the stages decide and rewrite as ever, and change no table and no counter
+	Tick   Tick     // the coarse time that holds for the whole batch
+	Locals int      // how many frames have verdict Local; when none, the routing stages are skipped
+	Heard  struct { // of a dry batch: the station that it would have taught
+		MAC  MAC
+		Port PortID
+	}
+	Dry bool // a trace: the stages decide and rewrite as ever, and change no table and no counter
 
 	Failed []TxFailure // sends that failed since the last Poll; the Poller's, until the next one
 	Gone   []PortID    // ports that were found dead and are read no more; likewise

@@ -1,0 +1,91 @@
+package dataplane
+
+import (
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/router"
+)
+
+// A Tracer runs frames through the pipeline without any effect; see Dataplane.Trace.
+type Tracer struct {
+	dp    *Dataplane
+	batch frame.Batch
+	flood [frame.MaxPorts]frame.PortID
+}
+
+// An Outcome is where a traced frame ended.
+type Outcome struct {
+	Frame *frame.Frame   // as it is at the end; valid until the next Run
+	Ports []frame.PortID // written to
+	Slow  *router.Result // what the housekeeper does with it, when it is punted
+	Waits bool           // for the first fragment of its packet
+}
+
+// Trace calls fn with a Tracer: what it runs meets the tables as they are, changes none of them and no counter. A flow that a
+// first frame would make is there for the following ones. fn runs on a worker between two batches: it should be quick.
+func (d *Dataplane) Trace(fn func(*Tracer)) {
+	t := &Tracer{dp: d}
+	d.workers[0].do(func() { d.NAT.Trace(func() { fn(t) }) })
+}
+
+// Run carries one frame, with its virtio-net header, from a port to its end. step is called after parsing and after each
+// stage that had something to decide, with the frame as it was before and as it is then.
+func (t *Tracer) Run(in frame.PortID, raw []byte, step func(stage string, before, f *frame.Frame)) Outcome {
+	b := &t.batch
+	b.N, b.Locals, b.Dry, b.Tick = 1, 0, true, t.dp.clock()
+	b.Heard.MAC = 0
+	f := &b.Frames[0]
+	f.Reset(raw, in)
+	before := *f
+	frame.ParseBatch(b)
+	step("parse", &before, f)
+	for _, s := range pipeline {
+		if s.routed && b.Locals == 0 || f.Verdict == frame.Drop || f.Verdict == frame.Punt {
+			continue
+		}
+		before = *f
+		s.run(t.dp, b)
+		if decided(s.name, &before) {
+			step(s.name, &before, f)
+		}
+	}
+	o := Outcome{Frame: f}
+	switch f.Verdict {
+	case frame.Unicast:
+		o.Ports = []frame.PortID{f.Out}
+	case frame.Flood:
+		n := t.dp.Switch.FloodSet(f, t.flood[:])
+		o.Ports = append(o.Ports, t.flood[:n]...)
+		if f.ToGateway {
+			f.Reason = frame.GatewayService
+			o.Slow = t.try(f)
+		} else if n == 0 {
+			f.DropFor(frame.NoEgress)
+		}
+	case frame.Punt:
+		if o.Waits = f.Reason == frame.FragmentWaits; !o.Waits {
+			o.Slow = t.try(f)
+		}
+	}
+	return o
+}
+
+// try is what the housekeeper would do with a punted frame.
+func (t *Tracer) try(f *frame.Frame) *router.Result {
+	rec := make([]byte, recordLen+len(f.Raw()))
+	putRecord(rec, f)
+	r := t.dp.Router.Try(punted(rec), t.dp.clock())
+	return &r
+}
+
+// decided tells whether a stage had a frame of this verdict as its input.
+func decided(stage string, before *frame.Frame) bool {
+	switch stage {
+	case "guard", "learn", "forward":
+		return before.Verdict == frame.Switch
+	case "prerouting", "route":
+		return before.Verdict == frame.Local
+	case "postrouting", "resolve":
+		return before.Verdict == frame.Routed
+	}
+	return before.Verdict == frame.Resolved
+}
