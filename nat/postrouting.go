@@ -189,8 +189,8 @@ func (n *NAT) enter(c *config, f *frame.Frame, d *draft, b *frame.Batch) frame.R
 		if !ok {
 			return frame.FlowTableFull
 		}
-		n.fill(e, c, d, b.Tick)
-		other, dir, out := n.flows.insert(e)
+		n.fill(e, c, d, f, b.Tick)
+other, dir, out := n.flows.insert(e)
 		switch out {
 		case inserted:
 			f.Flow, f.Dir = e, 0
@@ -218,16 +218,20 @@ func (n *NAT) enter(c *config, f *frame.Frame, d *draft, b *frame.Batch) frame.R
 }
 
 // fill writes entry e; it is not visible yet.
-func (n *NAT) fill(e uint32, c *config, d *draft, now frame.Tick) {
+func (n *NAT) fill(e uint32, c *config, d *draft, f *frame.Frame, now frame.Tick) {
 	s := &n.state[e]
 	to := d.reply.Reverse()
 	s.mapping, s.via, s.rule, s.port, s.net = d.mapping, d.via, d.rule, d.port, d.net
 	s.addrs = frame.Delta32(uint32(d.orig.Src), uint32(to.Src)).Plus(frame.Delta32(uint32(d.orig.Dst), uint32(to.Dst)))
 	s.l4ports = frame.Delta16(d.orig.SrcPort, to.SrcPort).Plus(frame.Delta16(d.orig.DstPort, to.DstPort))
-	s.state.Store(d.status)
+	flags := uint8(0)
+	if f.Proto == frame.TCP {
+		flags = f.Payload()[13]
+	}
+	s.state.Store(advance(d.status, 0, f.Proto, flags))
 	s.gen.Store(c.gen)
-	expires := now + n.timers.timeout(&d.orig, 0)
-	if d.via != 0 && d.mapping == 0 { // what comes from outside keeps no mapping (RFC 4787, REQ-6)
+	expires := now + n.timers.timeout(&d.orig, s.state.Load())
+if d.via != 0 && d.mapping == 0 { // what comes from outside keeps no mapping (RFC 4787, REQ-6)
 		if m := frame.Tick(n.mappings[d.via].expires.Load()); int32(m-expires) < 0 {
 			expires = m
 		}

@@ -100,15 +100,20 @@ func (n *NAT) account(f *frame.Frame, s *flow, orig *frame.Tuple, flags uint8, f
 	}
 	if state != old {
 		s.state.Store(state)
-		if n.watch.Load() != nil {
-			n.emit(FlowUpdate, f.Flow)
-		}
 	}
 	// What comes from outside keeps no UDP or ICMP mapping alive (RFC 4787, REQ-6); a reset keeps nothing alive (RFC 7857).
-	if f.Net == frame.NoNet && f.Proto != frame.TCP {
-		return
+	if f.Net != frame.NoNet || f.Proto == frame.TCP {
+		n.extend(f, s, now+n.timers.timeout(orig, state), state)
 	}
-	t := now + n.timers.timeout(orig, state)
+	if state != old && n.watch.Load() != nil {
+		n.emit(FlowUpdate, f.Flow)
+	}
+}
+
+// extend moves the time when a flow is over to t.
+//
+//uvswitch:hot
+func (n *NAT) extend(f *frame.Frame, s *flow, t frame.Tick, state uint32) {
 	if f.Proto == frame.TCP && tcpState(state&stateMask) == tcpClose {
 		if e := frame.Tick(s.expires.Load()); int32(e-t) < 0 {
 			t = e

@@ -82,7 +82,7 @@ func (n *NAT) Update(r Rules) {
 	for i := range c.pool {
 		c.share[i] = int32(max(1, c.pool[i].Len()/4))
 	}
-for i, rules := range c.publish {
+	for i, rules := range c.publish {
 		slices.SortFunc(rules, func(a, b *Publish) int { return cmp.Or(cmp.Compare(a.Lo, b.Lo), cmp.Compare(a.ID, b.ID)) })
 		reach := uint16(0)
 		for _, p := range rules {

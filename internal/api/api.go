@@ -209,6 +209,36 @@ type FlowStats struct {
 	Missed  uint64            `json:"events_missed"`
 }
 
+// A TraceRequest is what POST /v1/trace takes: a port, and a packet in words or as bytes.
+type TraceRequest struct {
+	In      string `json:"in"`
+	Packet  string `json:"packet,omitempty"`  // such as "tcp 172.29.0.2:4000 > 1.1.1.1:443 S"
+	Hex     string `json:"hex,omitempty"`     // a frame from the destination MAC on
+	Reverse bool   `json:"reverse,omitempty"` // the answer too
+}
+
+// A Trace is what would happen to a packet.
+type Trace struct {
+	Packet  string      `json:"packet"`
+	In      string      `json:"in"`
+	Length  int         `json:"length"` // bytes of the frame
+	Steps   []TraceStep `json:"steps"`
+	Verdict string      `json:"verdict"` // transmitted, answered, consumed, held or dropped
+	Reason  string      `json:"reason,omitempty"`
+	Why     string      `json:"why"`
+	Remedy  string      `json:"remedy,omitempty"`
+	Ports   []string    `json:"ports"`         // that get it
+	Out     string      `json:"out,omitempty"` // the packet as it leaves
+	Reverse *Trace      `json:"reverse,omitempty"`
+}
+
+// A TraceStep is what one stage found and decided.
+type TraceStep struct {
+	Stage  string `json:"stage"`
+	Result string `json:"result"`
+	Text   string `json:"text"`
+}
+
 // A FlowEvent is a line of `flow events`.
 type FlowEvent struct {
 	Event string `json:"event"` // NEW, UPDATE or DESTROY

@@ -114,7 +114,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.runCommand(), a.statusCommand(), a.statsCommand(), a.networkCommand(), a.portCommand(), a.fdbCommand(),
 		a.bridgeCommand(), a.neighCommand(), a.routeCommand(), a.publishCommand(), a.flowCommand(), a.natCommand(),
-		a.dumpCommand(), a.labCommand(), a.versionCommand(),
+		a.traceCommand(), a.dumpCommand(), a.labCommand(), a.versionCommand(),
 	)
 	return root
 }
@@ -142,18 +142,6 @@ func show[T any](a *app, use, short, path string, table func(w io.Writer, rows T
 	return &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
 		return get(c.Context(), a, path, table)
 	}}
-}
-
-// showWith is show with a last line for people that comes from the status.
-func showWith[T any](a *app, use, short, path string, table func(w io.Writer, rows T), last func(io.Writer, api.Status)) *cobra.Command {
-	c := show(a, use, short, path, table)
-	c.RunE = func(c *cobra.Command, _ []string) error {
-		if err := get(c.Context(), a, path, table); err != nil || a.json {
-			return err
-		}
-		return get(c.Context(), a, "/status", last)
-	}
-	return c
 }
 
 func get[T any](ctx context.Context, a *app, path string, table func(w io.Writer, rows T)) error {

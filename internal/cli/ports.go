@@ -24,11 +24,22 @@ func (a *app) networkCommand() *cobra.Command {
 	add.Flags().StringVar(&n.Gateway, "gateway", "", "its gateway (default: the first address)")
 	add.Flags().IntVar(&n.MTU, "mtu", 0, "longest IP packet, bytes (default 1500)")
 	add.Flags().BoolVar(&n.Internal, "internal", false, "nothing leaves it, nothing comes in")
+	add.Flags().BoolVar(&n.Isolated, "isolated", false, "it reaches no other network, but the outside and published ports")
+	add.Flags().StringVar(&n.Mapping, "mapping", "", "endpoint-independent (default) or address-and-port-dependent: more flows than ports")
+	add.Flags().StringVar(&n.Filtering, "filtering", "", "who outside may send to a container's outside port: address-and-port-dependent (default), address-dependent, endpoint-independent")
 	_ = add.MarkFlagRequired("subnet")
 	table := func(w io.Writer, rows []api.Network) {
-		row(w, "NAME", "SUBNET", "GATEWAY", "MAC", "MTU", "INTERNAL", "PORTS")
+		head := []any{"NAME", "SUBNET", "GATEWAY", "MAC", "MTU", "INTERNAL", "ISOLATED", "PORTS"}
+		if a.wide == "wide" {
+			head = append(head, "MAPPING", "FILTERING")
+		}
+		row(w, head...)
 		for _, n := range rows {
-			row(w, n.Name, n.Subnet, n.Gateway, n.MAC, n.MTU, n.Internal, n.Ports)
+			cells := []any{n.Name, n.Subnet, n.Gateway, n.MAC, n.MTU, n.Internal, n.Isolated, n.Ports}
+			if a.wide == "wide" {
+				cells = append(cells, n.Mapping, n.Filtering)
+			}
+			row(w, cells...)
 		}
 	}
 	return group("network", "Networks: broadcast domains with a subnet and a gateway",

@@ -1,10 +1,15 @@
 package cli
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"net/url"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -76,7 +81,17 @@ func (a *app) neighCommand() *cobra.Command {
 				}
 				fmt.Fprintf(w, "%s dev %s%s %s\n", n.Dst, n.Network, mac, strings.Join(n.State, ","))
 			}
-		}))
+		}),
+		&cobra.Command{Use: "add ADDR lladdr MAC", Short: "Add a permanent one", Args: cobra.ExactArgs(3), RunE: func(c *cobra.Command, args []string) error {
+			if args[1] != "lladdr" {
+				return usagef("the form is: neigh add ADDR lladdr MAC")
+			}
+			return a.client().Do(c.Context(), "POST", "/neighbors", api.NeighborAdd{Dst: args[0], Lladdr: args[2]}, nil)
+		}},
+		a.remove("del ADDR", "Forget one", "/neighbors/"),
+		&cobra.Command{Use: "flush", Short: "Forget what was learned", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+			return a.client().Do(c.Context(), "DELETE", "/neighbors", nil, nil)
+		}})
 }
 
 func (a *app) routeCommand() *cobra.Command {
@@ -90,28 +105,66 @@ func (a *app) routeCommand() *cobra.Command {
 				if r.Gateway != "" {
 					line += " via " + r.Gateway
 				}
-				fmt.Fprintf(w, "%s dev %s\n", line, r.Dev)
+				if r.Dev != "" {
+					line += " dev " + r.Dev
+				}
+				fmt.Fprintln(w, line)
 			}
-		}))
+		}),
+		&cobra.Command{
+			Use: "add DST via GATEWAY | add blackhole|unreachable|prohibit DST", Short: "Add a route, as `ip route add` does", Args: cobra.RangeArgs(2, 3),
+			RunE: func(c *cobra.Command, args []string) error {
+				q := api.RouteAdd{Dst: args[0]}
+				switch {
+				case len(args) == 3 && args[1] == "via":
+					q.Gateway = args[2]
+				case len(args) == 2:
+					q.Type, q.Dst = args[0], args[1]
+				default:
+					return usagef("the form is: route add DST via GATEWAY, or route add blackhole|unreachable|prohibit DST")
+				}
+				return a.client().Do(c.Context(), "POST", "/routes", q, nil)
+			},
+		},
+		&cobra.Command{Use: "del DST", Short: "Remove a route", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+			return a.client().Do(c.Context(), "DELETE", "/routes?dst="+url.QueryEscape(args[0]), nil, nil)
+		}})
 }
 
 func (a *app) natCommand() *cobra.Command {
-	return group("nat", "Address translation",
-		showWith(a, "show", "Show the rules, as `iptables -t nat -L -n -v` does", "/nat", func(w io.Writer, rows []api.NATRule) {
-			for _, chain := range []string{"PREROUTING", "POSTROUTING"} {
-				fmt.Fprintf(w, "Chain %s\n", chain)
-				row(w, "pkts", "bytes", "target", "prot", "in", "out", "source", "destination", "to")
-				for _, r := range rows {
-					if r.Chain == chain {
-						row(w, r.Packets, r.Bytes, r.Target, r.Protocol, r.In, r.Out, r.Source, r.Destination, r.To)
-					}
+	rules := show(a, "show", "Show the rules, as `iptables -t nat -L -n -v` does, and the ports in use", "/nat", func(w io.Writer, rows []api.NATRule) {
+		for _, chain := range []string{"PREROUTING", "POSTROUTING"} {
+			fmt.Fprintf(w, "Chain %s\n", chain)
+			row(w, "pkts", "bytes", "target", "prot", "in", "out", "source", "destination", "to")
+			for _, r := range rows {
+				if r.Chain == chain {
+					row(w, r.Packets, r.Bytes, r.Target, r.Protocol, r.In, r.Out, r.Source, r.Destination, r.To)
 				}
-				fmt.Fprintln(w)
 			}
-		}, func(w io.Writer, s api.Status) {
-			t := s.Tables["nat_ports"]
-			fmt.Fprintf(w, "outside ports of TCP and UDP: %d of %d in use (%s)\n", t.Used, t.Limit, s.Uplink.Ports)
-		}))
+			fmt.Fprintln(w)
+		}
+	})
+	both := rules.RunE
+	rules.RunE = func(c *cobra.Command, args []string) error {
+		if err := both(c, args); err != nil || a.json {
+			return err
+		}
+		return get(c.Context(), a, "/nat/ports", printPortUse)
+	}
+	return group("nat", "Address translation", rules,
+		show(a, "ports", "Show the outside ports in use, and who holds them", "/nat/ports", printPortUse))
+}
+
+func printPortUse(w io.Writer, rows []api.PortUse) {
+	row(w, "outside ports", "used", "resting", "of", "quota", "held by")
+	for _, u := range rows {
+		var held []string
+		for name, n := range u.Holders {
+			held = append(held, fmt.Sprintf("%s %d", name, n))
+		}
+		sort.Strings(held)
+		row(w, u.Protocol, u.Used, u.Resting, u.Limit, u.Quota, strings.Join(held, ", "))
+	}
 }
 
 func (a *app) flowCommand() *cobra.Command {
@@ -165,8 +218,62 @@ func (a *app) flowCommand() *cobra.Command {
 			return err
 		}})
 	}
-	return group("flow", "Tracked connections", ls, end("del", "End the flows that match", true), end("flush", "End all flows", false))
+	events := filters(&cobra.Command{Use: "events", Short: "Follow flows as they come and go, as `conntrack -E` does", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		path, err := query(c)
+		if err != nil {
+			return err
+		}
+		return a.followFlows(c.Context(), strings.Replace(path, "/flows?", "/flows/events?", 1))
+	}})
+	stats := show(a, "stats", "Count flows by state, and how they ended", "/flows/stats", printFlowStats)
+	return group("flow", "Tracked connections", ls, events, stats, end("del", "End the flows that match", true), end("flush", "End all flows", false))
 }
+
+// followFlows prints events until it is interrupted.
+func (a *app) followFlows(ctx context.Context, path string) error {
+	body, err := a.client().Stream(ctx, "GET", path, nil)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	dec := json.NewDecoder(body)
+	for {
+		var e api.FlowEvent
+		if err := dec.Decode(&e); err != nil {
+			if ctx.Err() != nil || errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		if a.json {
+			if err := json.NewEncoder(a.out).Encode(e); err != nil {
+				return err
+			}
+			continue
+		}
+		fmt.Fprintf(a.out, "%9s ", "["+e.Event+"]")
+		a.printFlows(a.out, []api.Flow{e.Flow})
+	}
+}
+
+func printFlowStats(w io.Writer, s api.FlowStats) {
+	row(w, "flows", fmt.Sprintf("%d of %d; one port may hold %d", s.Used, s.Limit, s.Quota))
+	row(w, "created", s.Created)
+	for _, k := range byName(s.Ended) {
+		row(w, "ended: "+k, s.Ended[k])
+	}
+	for _, k := range byName(s.States) {
+		row(w, "now: "+k, s.States[k])
+	}
+	for _, k := range byName(s.Holders) {
+		row(w, "held by "+k, s.Holders[k])
+	}
+	if s.Missed > 0 {
+		row(w, "events missed", s.Missed)
+	}
+}
+
+func byName[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 func (a *app) printFlows(w io.Writer, rows []api.Flow) {
 	for _, f := range rows {

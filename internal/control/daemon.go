@@ -62,6 +62,7 @@ type Daemon struct {
 	capture *capture.Hub
 	started time.Time
 	backend backend
+	events  flowEvents
 	log     *slog.Logger
 
 	mu       sync.Mutex // everything below; the dataplane's workers never need it

@@ -127,6 +127,7 @@ func (d *Daemon) neighborOf(p *port) {
 	if p.net != nil && p.addr.IsValid() && p.mac != 0 {
 		d.dp.SlowPath(func(out router.Output) {
 			d.dp.Router.SetNeighbor(p.net.id, frame.AddrFrom(p.addr.Addr()), p.mac, out)
+			d.dp.Router.Announce(p.net.id, frame.AddrFrom(p.addr.Addr()), p.mac, out)
 		})
 	}
 }

@@ -117,10 +117,24 @@ func (d *Daemon) handler() http.Handler {
 	get("/stats", func(*http.Request) (any, error) { return d.statsView(), nil })
 	get("/bridge", func(*http.Request) (any, error) { return d.bridgeView(), nil })
 	get("/nat", func(*http.Request) (any, error) { return d.natView(), nil })
+	get("/nat/ports", func(*http.Request) (any, error) { return d.portUseView(), nil })
 	d.portRoutes(get, change)
 	d.tableRoutes(get, change)
 	d.publishRoutes(get, change)
 	m.HandleFunc("GET /v1/capture", d.serveCapture)
+	m.HandleFunc("GET /v1/flows/events", d.serveFlowEvents)
+	m.HandleFunc("POST /v1/trace", func(w http.ResponseWriter, r *http.Request) { // it changes nothing: who may read may ask
+		r.Body = http.MaxBytesReader(w, r.Body, 4*maxBody)
+		q, err := body[api.TraceRequest](r)
+		if err != nil {
+			answer(w, nil, err)
+			return
+		}
+		d.mu.Lock()
+		v, err := d.trace(q)
+		d.mu.Unlock()
+		answer(w, v, err)
+	})
 	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, nil, api.Errorf(http.StatusNotFound, "the control API has no %s %s", r.Method, r.URL.Path))
 	})
@@ -191,7 +205,25 @@ func (d *Daemon) tableRoutes(get getFunc, change changeFunc) {
 	change("DELETE", "/fdb/{mac}", func(r *http.Request) (any, error) { return nil, d.deleteFDB(r.PathValue("mac")) })
 	change("DELETE", "/fdb", func(r *http.Request) (any, error) { return nil, d.flushFDB(r.URL.Query().Get("port")) })
 	get("/neighbors", func(*http.Request) (any, error) { return d.neighView(), nil })
+	change("POST", "/neighbors", func(r *http.Request) (any, error) {
+		a, err := body[api.NeighborAdd](r)
+		if err != nil {
+			return nil, err
+		}
+		return nil, d.addNeighbor(a)
+	})
+	change("DELETE", "/neighbors/{dst}", func(r *http.Request) (any, error) { return nil, d.deleteNeighbor(r.PathValue("dst")) })
+	change("DELETE", "/neighbors", func(*http.Request) (any, error) { d.flushNeighbors(); return nil, nil })
 	get("/routes", func(*http.Request) (any, error) { return d.routeView(), nil })
+	change("POST", "/routes", func(r *http.Request) (any, error) {
+		a, err := body[api.RouteAdd](r)
+		if err != nil {
+			return nil, err
+		}
+		return nil, d.addRoute(a)
+	})
+	change("DELETE", "/routes", func(r *http.Request) (any, error) { return nil, d.deleteRoute(r.URL.Query().Get("dst")) })
+	get("/flows/stats", func(*http.Request) (any, error) { return d.flowStatsView(), nil })
 	get("/flows", func(r *http.Request) (any, error) { return d.flowsView(filterOf(r.URL.Query())), nil })
 	change("DELETE", "/flows", func(r *http.Request) (any, error) {
 		d.mu.Lock()

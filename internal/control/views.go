@@ -145,7 +145,7 @@ func (d *Daemon) routeView() []api.Route {
 		if r.Prefix == everywhere {
 			v.Dst = "default"
 		}
-		if r.Egress == frame.NoNet {
+		if r.Egress == frame.NoNet && r.Kind == router.Unicast {
 			v.Dev = uplinkPort
 		}
 		if r.NextHop != 0 {
@@ -250,6 +250,18 @@ func (d *Daemon) flowView(f nat.Flow) api.Flow {
 		v.Status = append(v.Status, "unreplied")
 	}
 	return v
+}
+
+// stateOf names a flow's state for totals: TCP's, else whether it was answered.
+func stateOf(f nat.Flow) string {
+	state := f.State
+	if state == "" {
+		state = "UNREPLIED"
+		if f.Replied {
+			state = "REPLIED"
+		}
+	}
+	return frame.ProtoName(f.Original.Proto) + " " + state
 }
 
 func flowSide(t frame.Tuple, f nat.Flow, dir int) api.FlowSide {

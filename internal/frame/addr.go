@@ -101,5 +101,8 @@ func (t Tuple) Hash(seed uint64) uint64 {
 }
 
 func (t Tuple) String() string {
+	if !HasPorts(t.Proto) && t.Proto != ICMP {
+		return fmt.Sprintf("%s %s > %s", ProtoName(t.Proto), t.Src, t.Dst)
+	}
 	return fmt.Sprintf("%s %s:%d > %s:%d", ProtoName(t.Proto), t.Src, t.SrcPort, t.Dst, t.DstPort)
 }

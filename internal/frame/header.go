@@ -174,3 +174,49 @@ func ProtoNumber(name string) (uint8, bool) {
 	}
 	return 0, false
 }
+
+// HasPorts tells whether a protocol's tuple has ports.
+func HasPorts(proto uint8) bool { return proto == TCP || proto == UDP || proto == SCTP }
+
+var flagLetters = []struct {
+	flag   uint8
+	letter string
+}{{FlagSYN, "S"}, {FlagFIN, "F"}, {FlagRST, "R"}, {FlagPSH, "P"}, {FlagACK, "."}}
+
+// TCPFlags are tcpdump's letters: S. is SYN and ACK.
+func TCPFlags(flags uint8) (s string) {
+	for _, f := range flagLetters {
+		if flags&f.flag != 0 {
+			s += f.letter
+		}
+	}
+	return s
+}
+
+// ParseTCPFlags is the reverse.
+func ParseTCPFlags(letters string) (flags uint8) {
+	for _, f := range flagLetters {
+		if strings.Contains(letters, f.letter) {
+			flags |= f.flag
+		}
+	}
+	return flags
+}
+
+// ICMPText names a type and code, as far as it has a name here.
+func ICMPText(typ, code uint8) string {
+	switch typ {
+	case ICMPEcho:
+		return "echo request"
+	case ICMPEchoReply:
+		return "echo reply"
+	case ICMPTimeExceeded:
+		return "time exceeded (11/" + strconv.Itoa(int(code)) + ")"
+	case ICMPUnreachable:
+		names := map[uint8]string{CodeNet: "net", CodeHost: "host", CodeProtocol: "protocol", CodePort: "port", CodeFragNeeded: "fragmentation needed", CodeAdminFiltered: "prohibited"}
+		if n, ok := names[code]; ok {
+			return "unreachable: " + n + " (3/" + strconv.Itoa(int(code)) + ")"
+		}
+	}
+	return strconv.Itoa(int(typ)) + "/" + strconv.Itoa(int(code))
+}

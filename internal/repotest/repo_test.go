@@ -48,7 +48,7 @@ var imports = map[string][]string{
 	"internal/api":             {"internal/dataplane"},
 	"internal/config":          {"github.com/goccy/go-yaml"},
 	"internal/control": {"internal/api", "internal/capture", "internal/dataplane", "internal/frame", "internal/hostports", "internal/uplink",
-		"nat", "router", "switch", "tap", "github.com/vishvananda/netlink", "golang.org/x/sys"},
+		"nat", "router", "switch", "tap", "github.com/google/gopacket", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 	"internal/lab": {"internal/api", "internal/frame", "tap", "github.com/vishvananda/netlink", "github.com/vishvananda/netns", "golang.org/x/sys"},
 	"internal/cli": {"internal/api", "internal/config", "internal/control", "internal/frame", "internal/lab", "internal/uplink", "nat",
 		"github.com/spf13/cobra", "github.com/google/gopacket"},

@@ -272,35 +272,11 @@ func describe(raw []byte) string {
 	case f.Flags&frame.HasTuple != 0 && f.Proto == frame.UDP:
 		return fmt.Sprintf("%s %.60q", f.Tuple, f.Payload()[frame.UDPLen:])
 	case f.Flags&frame.HasTuple != 0 && f.Proto == frame.TCP:
-		return fmt.Sprintf("%s %s", f.Tuple, flagNames(f.Payload()[13]))
+		return fmt.Sprintf("%s %s", f.Tuple, frame.TCPFlags(f.Payload()[13]))
 	case f.Flags&frame.HasTuple != 0 && f.Proto == frame.ICMP:
 		return fmt.Sprintf("%s type %d", f.Tuple, f.Payload()[0])
 	case f.Flags&frame.IsIPv4 != 0:
 		return fmt.Sprintf("%s, fragment %v, %d bytes", f.Tuple, f.Flags&frame.Fragment != 0, f.Len())
 	}
 	return fmt.Sprintf("%s > %s %#04x, %d bytes", f.Src, f.Dst, f.EtherType, f.Len())
-}
-
-var flagLetters = []struct {
-	flag   uint8
-	letter string
-}{{frame.FlagSYN, "S"}, {frame.FlagFIN, "F"}, {frame.FlagRST, "R"}, {frame.FlagPSH, "P"}, {frame.FlagACK, "."}}
-
-// flagNames are tcpdump's letters: S. is SYN and ACK.
-func flagNames(flags uint8) (s string) {
-	for _, f := range flagLetters {
-		if flags&f.flag != 0 {
-			s += f.letter
-		}
-	}
-	return s
-}
-
-func flagsFrom(letters string) (flags uint8) {
-	for _, f := range flagLetters {
-		if strings.Contains(letters, f.letter) {
-			flags |= f.flag
-		}
-	}
-	return flags
 }

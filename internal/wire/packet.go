@@ -109,7 +109,7 @@ func (w *words) fill(p *frametest.Packet) error {
 	switch w.kind {
 	case "":
 	case "tcp":
-		p.Proto, p.Flags = frame.TCP, flagsFrom(w.arg)
+		p.Proto, p.Flags = frame.TCP, frame.ParseTCPFlags(w.arg)
 	case "ping":
 		p.Proto, p.Type, p.ID = frame.ICMP, frame.ICMPEcho, p.SrcPort
 	case "pong":
@@ -284,7 +284,7 @@ func (s *scenario) receive(h *Host, port uint16, f []string, text *string) error
 	ok := false
 	switch w.kind {
 	case "tcp":
-		ok = p.Proto == frame.TCP && p.Payload()[13] == flagsFrom(w.arg) && sameSrc
+		ok = p.Proto == frame.TCP && p.Payload()[13] == frame.ParseTCPFlags(w.arg) && sameSrc
 	case "ping":
 		ok = p.Proto == frame.ICMP && p.Payload()[0] == frame.ICMPEcho
 	case "pong":

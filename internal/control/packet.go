@@ -1,0 +1,271 @@
+package control
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// packetForm is the form of a packet in words.
+const packetForm = "tcp|udp|sctp|icmp|gre|esp|arp [SRC[:PORT]] > DST[:PORT] [FLAGS] [ttl N] [len N] [mss N] [df], such as 'tcp 172.29.0.2:4000 > 1.1.1.1:443 S', 'icmp > 8.8.8.8' or 'arp > 172.29.0.1'"
+
+// spec is a packet in words.
+type spec struct {
+	proto        string
+	src, dst     netip.AddrPort // an invalid source: the port's own
+	flags        string
+	ttl, len, id int
+	mss          int
+	df           bool
+}
+
+// parseSpec reads packetForm.
+func parseSpec(s string) (spec, error) {
+	f := strings.Fields(s)
+	bad := func(format string, args ...any) (spec, error) {
+		return spec{}, fmt.Errorf("%q: %s; the form is %s", s, fmt.Sprintf(format, args...), packetForm)
+	}
+	if len(f) < 3 {
+		return bad("it is too short")
+	}
+	p := spec{proto: f[0], ttl: 64, id: 1}
+	if _, known := frame.ProtoNumber(p.proto); !known && p.proto != "arp" {
+		return bad("%q is no protocol", p.proto)
+	}
+	at := slices.Index(f, ">")
+	if at != 1 && at != 2 || at+1 >= len(f) {
+		return bad("it has no two ends with > between")
+	}
+	var err error
+	if at == 2 {
+		if p.src, err = parseEnd(f[1]); err != nil {
+			return bad("%v", err)
+		}
+	}
+	if p.dst, err = parseEnd(f[at+1]); err != nil {
+		return bad("%v", err)
+	}
+	for rest := f[at+2:]; len(rest) > 0; rest = rest[1:] {
+		n := map[string]*int{"ttl": &p.ttl, "len": &p.len, "mss": &p.mss, "id": &p.id}[rest[0]]
+		switch {
+		case n != nil:
+			if len(rest) < 2 {
+				return bad("%s of how much?", rest[0])
+			}
+			if *n, err = strconv.Atoi(rest[1]); err != nil || *n < 0 || *n > 65000 {
+				return bad("%s %q is no number up to 65000", rest[0], rest[1])
+			}
+			rest = rest[1:]
+		case rest[0] == "df":
+			p.df = true
+		case p.proto == "tcp" && strings.Trim(rest[0], "SFRP.") == "":
+			p.flags = rest[0]
+		default:
+			return bad("%q is not understood", rest[0])
+		}
+	}
+	if p.ttl > 255 {
+		return bad("a TTL is 255 at most")
+	}
+	return p, nil
+}
+
+// parseEnd reads ADDR or ADDR:PORT.
+func parseEnd(s string) (netip.AddrPort, error) {
+	a, err := netip.ParseAddr(s)
+	if err == nil && a.Is4() {
+		return netip.AddrPortFrom(a, 0), nil
+	}
+	ap, err := netip.ParseAddrPort(s)
+	if err != nil || !ap.Addr().Is4() {
+		return ap, fmt.Errorf("%q is no IPv4 address, with or without a port", s)
+	}
+	return ap, nil
+}
+
+// buildPacket makes the frame that port p would send for a packet in words, with a virtio-net header.
+func (d *Daemon) buildPacket(p *port, text string) ([]byte, error) {
+	s, err := parseSpec(text)
+	if err != nil {
+		return nil, err
+	}
+	if !s.src.IsValid() {
+		if !p.addr.IsValid() {
+			return nil, fmt.Errorf("port %s has no address that the switch knows: say where the packet comes from", p.name)
+		}
+		s.src = netip.AddrPortFrom(p.addr.Addr(), 0)
+	}
+	if s.src.Port() == 0 {
+		s.src = netip.AddrPortFrom(s.src.Addr(), 40000)
+	}
+	src, dst, err := d.macsFor(p, s)
+	if err != nil {
+		return nil, err
+	}
+	eth := &layers.Ethernet{SrcMAC: src.HardwareAddr(), DstMAC: dst.HardwareAddr(), EthernetType: layers.EthernetTypeIPv4}
+	var parts []gopacket.SerializableLayer
+	if s.proto == "arp" {
+		eth.EthernetType, eth.DstMAC = layers.EthernetTypeARP, frame.BroadcastMAC.HardwareAddr()
+		parts = []gopacket.SerializableLayer{eth, &layers.ARP{
+			AddrType: layers.LinkTypeEthernet, Protocol: layers.EthernetTypeIPv4, HwAddressSize: 6, ProtAddressSize: 4, Operation: layers.ARPRequest,
+			SourceHwAddress: src.HardwareAddr(), SourceProtAddress: s.src.Addr().AsSlice(), DstHwAddress: make([]byte, 6), DstProtAddress: s.dst.Addr().AsSlice(),
+		}}
+	} else {
+		parts = append([]gopacket.SerializableLayer{eth}, s.layers()...)
+	}
+	buf := gopacket.NewSerializeBuffer()
+	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, parts...); err != nil {
+		return nil, err
+	}
+	return append(make([]byte, frame.VnetLen), buf.Bytes()...), nil
+}
+
+// layers are the IP packet.
+func (s *spec) layers() []gopacket.SerializableLayer {
+	number, _ := frame.ProtoNumber(s.proto)
+	ip := &layers.IPv4{
+		Version: 4, TTL: uint8(s.ttl), Protocol: layers.IPProtocol(number), SrcIP: net.IP(s.src.Addr().AsSlice()), DstIP: net.IP(s.dst.Addr().AsSlice()),
+	}
+	if s.df {
+		ip.Flags = layers.IPv4DontFragment
+	}
+	payload := gopacket.Payload(make([]byte, s.len))
+	switch number {
+	case frame.TCP:
+		if s.flags == "" {
+			s.flags = "S"
+		}
+		has := func(c string) bool { return strings.Contains(s.flags, c) }
+		t := &layers.TCP{
+			SrcPort: layers.TCPPort(s.src.Port()), DstPort: layers.TCPPort(s.dst.Port()), Window: 64240,
+			SYN: has("S"), FIN: has("F"), RST: has("R"), PSH: has("P"), ACK: has("."),
+		}
+		if s.mss > 0 {
+			t.Options = []layers.TCPOption{{OptionType: layers.TCPOptionKindMSS, OptionLength: 4, OptionData: binary.BigEndian.AppendUint16(nil, uint16(s.mss))}}
+		}
+		_ = t.SetNetworkLayerForChecksum(ip) // an IPv4 layer is one
+		return []gopacket.SerializableLayer{ip, t, payload}
+	case frame.UDP:
+		u := &layers.UDP{SrcPort: layers.UDPPort(s.src.Port()), DstPort: layers.UDPPort(s.dst.Port())}
+		_ = u.SetNetworkLayerForChecksum(ip)
+		return []gopacket.SerializableLayer{ip, u, payload}
+	case frame.SCTP:
+		return []gopacket.SerializableLayer{ip, &layers.SCTP{SrcPort: layers.SCTPPort(s.src.Port()), DstPort: layers.SCTPPort(s.dst.Port())}, payload}
+	case frame.ICMP:
+		return []gopacket.SerializableLayer{ip, &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(frame.ICMPEcho, 0), Id: uint16(s.id), Seq: 1}, payload}
+	}
+	return []gopacket.SerializableLayer{ip, payload}
+}
+
+// macsFor are the MACs that a packet from port p has: its station's, and the gateway's or a neighbor's.
+func (d *Daemon) macsFor(p *port, s spec) (src, dst frame.MAC, err error) {
+	if p.kind == kindUplink {
+		return d.up.MAC, uplinkMAC, nil
+	}
+	src = p.mac
+	if src == 0 {
+		for _, e := range d.dp.Switch.FDB(p.net.id).Entries() {
+			if e.Port == p.id {
+				src = e.MAC
+			}
+		}
+	}
+	if src == 0 {
+		src = macFor(s.src.Addr())
+	}
+	to := s.dst.Addr()
+	if !p.net.prefix.Contains(to) || to == p.net.gateway {
+		return src, p.net.mac, nil
+	}
+	for _, q := range d.ports {
+		if q.net == p.net && q.addr.IsValid() && q.addr.Addr() == to && q.mac != 0 {
+			return src, q.mac, nil
+		}
+	}
+	for _, n := range d.dp.Router.Neighbors() {
+		if n.Net == p.net.id && n.Addr == frame.AddrFrom(to) && n.MAC != 0 {
+			return src, n.MAC, nil
+		}
+	}
+	if s.proto == "arp" || to == last(p.net.prefix) {
+		return src, frame.BroadcastMAC, nil
+	}
+	return 0, 0, fmt.Errorf("the switch knows no MAC of %s, which is in the port's own subnet: the container asks for it first; trace 'arp > %s', or give the frame by --hex", to, to)
+}
+
+// packetText is one line about a frame, after tcpdump's manner.
+func packetText(f *frame.Frame) string {
+	switch {
+	case f.Flags&frame.IsARP != 0:
+		a := f.Bytes()[f.L3:]
+		if a[7] == 1 {
+			return fmt.Sprintf("arp who-has %s tell %s", frame.LoadAddr(a[24:]), frame.LoadAddr(a[14:]))
+		}
+		return fmt.Sprintf("arp %s is-at %s", frame.LoadAddr(a[14:]), frame.LoadMAC(a[8:]))
+	case f.Flags&frame.IsIPv4 == 0 || f.Malformed != frame.None:
+		return fmt.Sprintf("%s > %s, EtherType %#04x, %d bytes", f.Src, f.Dst, f.EtherType, f.Len())
+	}
+	l4 := f.Payload()
+	t := f.Tuple
+	switch {
+	case f.Flags&frame.Fragment != 0 && f.IPv4().FragOffset() != 0:
+		return fmt.Sprintf("%s %s > %s, fragment at %d", frame.ProtoName(f.Proto), t.Src, t.Dst, f.IPv4().FragOffset())
+	case f.Flags&frame.ICMPError != 0:
+		text := fmt.Sprintf("icmp %s > %s %s", t.Src, t.Dst, frame.ICMPText(l4[0], l4[1]))
+		if q, _, ok := frame.Quoted(l4); ok {
+			text += fmt.Sprintf(" about %s", q)
+		}
+		return text
+	case f.Proto == frame.ICMP:
+		return fmt.Sprintf("icmp %s > %s %s id %d", t.Src, t.Dst, frame.ICMPText(l4[0], l4[1]), binary.BigEndian.Uint16(l4[4:]))
+	case f.Proto == frame.TCP:
+		return fmt.Sprintf("%s %s", t, frame.TCPFlags(l4[13]))
+	case frame.HasPorts(f.Proto):
+		return t.String()
+	}
+	return fmt.Sprintf("%s %s > %s", frame.ProtoName(f.Proto), t.Src, t.Dst)
+}
+
+// reverseFrame is what the receiver of f would answer: ends turned round; nil where nothing is usual.
+func reverseFrame(f *frame.Frame) []byte {
+	raw := append([]byte(nil), f.Raw()...)
+	copy(raw[frame.VnetLen:], f.Bytes()[6:12])
+	copy(raw[frame.VnetLen+6:], f.Bytes()[:6])
+	if f.Flags&frame.IsIPv4 == 0 || f.Malformed != frame.None || f.Flags&(frame.Fragment|frame.ICMPError) != 0 {
+		return nil
+	}
+	ip := frame.IPv4(raw[frame.VnetLen+int(f.L3):])
+	src, dst := ip.Src(), ip.Dst()
+	binary.BigEndian.PutUint32(ip[12:], uint32(dst)) // sums do not depend on the order
+	binary.BigEndian.PutUint32(ip[16:], uint32(src))
+	old := binary.BigEndian.Uint16(ip[8:])
+	ip[8] = 64
+	binary.BigEndian.PutUint16(ip[10:], frame.Delta16(old, binary.BigEndian.Uint16(ip[8:])).Complete(ip.Checksum()))
+	l4 := ip[ip.HeaderLen():]
+	switch {
+	case f.Proto == frame.ICMP:
+		if l4[0] != frame.ICMPEcho {
+			return nil
+		}
+		old := binary.BigEndian.Uint16(l4)
+		l4[0] = frame.ICMPEchoReply
+		binary.BigEndian.PutUint16(l4[2:], frame.Delta16(old, binary.BigEndian.Uint16(l4)).Complete(binary.BigEndian.Uint16(l4[2:])))
+	case frame.HasPorts(f.Proto):
+		l4[0], l4[1], l4[2], l4[3] = l4[2], l4[3], l4[0], l4[1]
+		if f.Proto == frame.TCP && l4[13]&frame.FlagSYN != 0 {
+			old := binary.BigEndian.Uint16(l4[12:])
+			l4[13] |= frame.FlagACK
+			binary.BigEndian.PutUint16(l4[16:], frame.Delta16(old, binary.BigEndian.Uint16(l4[12:])).Complete(binary.BigEndian.Uint16(l4[16:])))
+		}
+	}
+	return raw
+}
