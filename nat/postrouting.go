@@ -190,7 +190,7 @@ func (n *NAT) enter(c *config, f *frame.Frame, d *draft, b *frame.Batch) frame.R
 			return frame.FlowTableFull
 		}
 		n.fill(e, c, d, f, b.Tick)
-other, dir, out := n.flows.insert(e)
+		other, dir, out := n.flows.insert(e)
 		switch out {
 		case inserted:
 			f.Flow, f.Dir = e, 0
@@ -231,7 +231,7 @@ func (n *NAT) fill(e uint32, c *config, d *draft, f *frame.Frame, now frame.Tick
 	s.state.Store(advance(d.status, 0, f.Proto, flags))
 	s.gen.Store(c.gen)
 	expires := now + n.timers.timeout(&d.orig, s.state.Load())
-if d.via != 0 && d.mapping == 0 { // what comes from outside keeps no mapping (RFC 4787, REQ-6)
+	if d.via != 0 && d.mapping == 0 { // what comes from outside keeps no mapping (RFC 4787, REQ-6)
 		if m := frame.Tick(n.mappings[d.via].expires.Load()); int32(m-expires) < 0 {
 			expires = m
 		}

@@ -36,7 +36,7 @@ func (n *NAT) plan(c *config, f *frame.Frame, d *draft, leaves bool, b *frame.Ba
 	}
 	n.flows.keys[0] = [2]frame.Tuple{d.orig, d.reply}
 	n.fill(0, c, d, f, b.Tick)
-n.planned, f.Flow, f.Dir = true, 0, 0
+	n.planned, f.Flow, f.Dir = true, 0, 0
 	return frame.None
 }
 
