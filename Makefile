@@ -3,13 +3,14 @@
 
 GO       ?= go
 FUZZTIME ?= 10s
-PACKAGES  = iproute2 iputils-ping iperf3 tcpdump tshark iptables nftables ethtool arping socat curl procps bridge-utils
-TOOLS     = ip ping iperf3 tcpdump tshark iptables nft ethtool arping socat curl sysctl
+PACKAGES  = iproute2 iputils-ping iputils-tracepath iperf3 tcpdump tshark iptables nftables ethtool arping socat curl procps bridge-utils \
+            coturn traceroute hping3 openssl
+TOOLS     = ip ping tracepath iperf3 tcpdump tshark iptables nft ethtool arping socat curl sysctl turnserver traceroute hping3 openssl
 PEERS     = openvswitch-switch vde2 passt slirp4netns gcc libc6-dev util-linux
 GVISOR    = v0.8.9
 FUZZERS   = internal/frame:FuzzParse nat:FuzzNAT router:FuzzPunted internal/wire:FuzzDataplane internal/config:FuzzParse internal/control:FuzzBody
 
-.PHONY: build install test unit race fuzz netns bench bench-micro lint demo check deps clean bench-quick bench-deps pgo
+.PHONY: compliance compliance-check build install test unit race fuzz netns bench bench-micro lint demo check deps clean bench-quick bench-deps pgo
 
 # The command, static, at bin/uvswitch.
 build:
@@ -19,7 +20,14 @@ install: build
 	install -m 0755 bin/uvswitch /usr/local/bin/uvswitch
 
 # Everything that CI runs. Needs root for the parts with real namespaces.
-test: deps lint unit race fuzz netns
+test: deps lint unit compliance-check race fuzz netns
+
+# docs/compliance.md, from the tests' names, comments and results.
+compliance:
+	$(GO) run ./internal/compliance > docs/compliance.md.new && mv docs/compliance.md.new docs/compliance.md
+
+compliance-check:
+	@$(GO) run ./internal/compliance | diff -u docs/compliance.md - || { echo "docs/compliance.md is not what the tests say: make compliance"; exit 1; }
 
 # Without root: tables, properties, scenarios in virtual time, the repository's own rules.
 unit:

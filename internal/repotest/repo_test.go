@@ -52,10 +52,11 @@ var imports = map[string][]string{
 	"internal/lab": {"internal/api", "internal/frame", "tap", "github.com/vishvananda/netlink", "github.com/vishvananda/netns", "golang.org/x/sys"},
 	"internal/cli": {"internal/api", "internal/config", "internal/control", "internal/frame", "internal/lab", "internal/uplink", "nat",
 		"github.com/spf13/cobra", "github.com/google/gopacket"},
-	"internal/wire":      {"internal/dataplane", "internal/frame", "internal/frame/frametest", "nat", "router", "switch"},
-	"internal/netnstest": {"tap", "github.com/vishvananda/netns", "golang.org/x/sys"},
-	"internal/repotest":  {},
-	"cmd/uvswitch":       {"internal/cli"},
+	"internal/wire":       {"internal/dataplane", "internal/frame", "internal/frame/frametest", "nat", "router", "switch"},
+	"internal/netnstest":  {"tap", "github.com/vishvananda/netns", "golang.org/x/sys"},
+	"internal/repotest":   {},
+	"internal/compliance": {},
+	"cmd/uvswitch":        {"internal/cli"},
 	"bench": {"internal/dataplane", "internal/frame", "internal/frame/frametest", "nat", "router", "switch",
 		"golang.org/x/sys", "gonum.org/v1/plot"},
 }
@@ -232,7 +233,7 @@ var machinePath = regexp.MustCompile(`(^|[^a-zA-Z.])/(work|farm|root)/`)
 // The documents name packages, commands and make targets that exist.
 func TestDocuments(t *testing.T) {
 	makefile := read(t, "Makefile")
-	for _, doc := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md"} {
+	for _, doc := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md", "docs/compliance.md"} {
 		text := read(t, doc)
 		if machinePath.MatchString(text) {
 			t.Errorf("%s has a path of some machine", doc)
