@@ -2,7 +2,10 @@ package nat_test
 
 import (
 	"encoding/binary"
+	"slices"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
@@ -64,4 +67,67 @@ func BenchmarkNewUDPFlow(b *testing.B) {
 		made += frame.BatchSize
 	}
 	b.ReportMetric(float64(made)/b.Elapsed().Seconds(), "flows/s")
+}
+
+// BenchmarkExpire: a million flows expire while a worker goes on. It reports the worker's longest batch with and without
+// that, in microseconds: what the housekeeper does must not show.
+func BenchmarkExpire(b *testing.B) {
+	const flows = 1 << 20
+	raws := make([][]byte, frame.BatchSize)
+	for i := range raws {
+		raws[i] = frametest.Packet{Src: inside, Dst: remote, Payload: make([]byte, 18), NoChecksum: true}.Raw()
+	}
+	var quiet, busy []time.Duration
+	for b.Loop() {
+		b.StopTimer()
+		tracker, _ := newNAT(nat.Options{Flows: flows + 4096, FlowsPerPort: flows, Alloc: func(n int) []byte { return make([]byte, n) }})
+		var batch frame.Batch
+		batch.Tick = 1
+		newFlows(b, tracker, &batch, raws, 0, flows)
+		worker := func(stop *atomic.Bool) (longest time.Duration) {
+			own := make([][]byte, len(raws))
+			for i := range own {
+				own[i] = append([]byte(nil), raws[i]...)
+			}
+			var mine frame.Batch
+			mine.Tick = 1
+			for n := 0; !stop.Load(); n++ {
+				for i := range own {
+					ip := own[i][frame.VnetLen+frame.EthernetLen:]
+					binary.BigEndian.PutUint32(ip[12:], uint32(inside))
+					binary.BigEndian.PutUint32(ip[16:], 0x09000000)
+					binary.BigEndian.PutUint16(ip[20:], uint16(6000+i))
+					mine.Frames[i].Reset(own[i], 2)
+				}
+				mine.N = len(own)
+				frame.ParseBatch(&mine)
+				start := time.Now()
+				pass(tracker, &mine, 1)
+				longest = max(longest, time.Since(start))
+			}
+			return longest
+		}
+		run := func(work func()) time.Duration {
+			var stop atomic.Bool
+			done := make(chan time.Duration)
+			go func() { done <- worker(&stop) }()
+			time.Sleep(50 * time.Millisecond)
+			work()
+			stop.Store(true)
+			return <-done
+		}
+		quiet = append(quiet, run(func() { time.Sleep(300 * time.Millisecond) }))
+		b.StartTimer()
+		busy = append(busy, run(func() {
+			for left := flows; left > 0; {
+				left -= tracker.Expire(frame.Seconds(500), 1<<18)
+				tracker.Retire()
+				tracker.Reclaim()
+			}
+		}))
+	}
+	slices.Sort(quiet)
+	slices.Sort(busy)
+	b.ReportMetric(float64(quiet[len(quiet)/2].Microseconds()), "quiet-µs")
+	b.ReportMetric(float64(busy[len(busy)/2].Microseconds()), "expiring-µs")
 }

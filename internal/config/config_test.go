@@ -30,6 +30,11 @@ publish:
 			t.Errorf("%s: %+v %v", text, f, err)
 		}
 	}
+	f, err = Parse([]byte("nat: {windows: strict, timers: {profile: linux, udp_stream: 600, ports: {\"5060/udp\": 3600}}}\nnetworks: [{name: a, subnet: 10.9.0.0/24, isolated: true, filtering: address-dependent}]"))
+	if err != nil || f.NAT.Timers.Profile != "linux" || f.NAT.Timers.UDPStream != 600 || f.NAT.Timers.Ports["5060/udp"] != 3600 || f.NAT.Windows != "strict" ||
+		!f.Networks[0].Isolated || f.Networks[0].Filtering != "address-dependent" {
+		t.Errorf("%+v %v", f, err)
+	}
 	if f, err := Parse(nil); err != nil || f == nil {
 		t.Errorf("an empty file: %v", err)
 	}
@@ -38,16 +43,20 @@ publish:
 // Errors say where, show the line, and guess what was meant.
 func TestErrors(t *testing.T) {
 	for text, want := range map[string][]string{
-		"netwroks: []":                     {"[1:1]", `unknown field "netwroks"; did you mean "networks"?`},
-		"uplink:\n  devcie: eth0":          {"[2:3]", `did you mean "device"?`},
-		"ports:\n  - {name: a, mtu: long}": {"[2:", "mtu: long"},
-		"uplink: [":                        {"[1:"},
-		"host: {inbuond: deny}":            {"[1:8]", `did you mean "inbound"?`},
-		"host: {inbound: deny}":            {"is not supported; there is allow"},
-		"host: maybe":                      {"say on, off"},
-		"nat: {mapping: symmetric}":        {"is not supported; there is endpoint-independent"},
-		"nat: {flows: -1}":                 {"numbers from 1"},
-		"publish:\n  - {host: \"80\"}":     {`to: "NAME:PORT"`},
+		"netwroks: []":                      {"[1:1]", `unknown field "netwroks"; did you mean "networks"?`},
+		"uplink:\n  devcie: eth0":           {"[2:3]", `did you mean "device"?`},
+		"ports:\n  - {name: a, mtu: long}":  {"[2:", "mtu: long"},
+		"uplink: [":                         {"[1:"},
+		"host: {inbuond: deny}":             {"[1:8]", `did you mean "inbound"?`},
+		"host: {inbound: deny}":             {"is not supported; there is allow"},
+		"host: maybe":                       {"say on, off"},
+		"nat: {mapping: symmetric}":         {"is not supported; there is endpoint-independent"},
+		"nat: {timers: {profil: rfc}}":      {`did you mean "profile"?`},
+		"nat: {timers: slow}":               {"there is rfc, linux"},
+		"nat: {windows: open}":              {"there is liberal, strict"},
+		"networks: [{name: a, mapping: x}]": {"mapping is one of endpoint-independent"},
+		"nat: {flows: -1}":                  {"numbers from 1"},
+		"publish:\n  - {host: \"80\"}":      {`to: "NAME:PORT"`},
 	} {
 		_, err := Parse([]byte(text))
 		if err == nil {
