@@ -169,6 +169,9 @@ func (n *NAT) Expire(now frame.Tick, budget int) (removed int) {
 	return removed
 }
 
+// Extent is how many entries a whole round of Expire visits.
+func (n *NAT) Extent() int { return int(n.flows.mark()) }
+
 //uvswitch:hot
 func expired(s *flow, now frame.Tick) bool { return int32(now-frame.Tick(s.expires.Load())) >= 0 }
 

@@ -10,7 +10,8 @@ import (
 
 const (
 	housekeeping = 1 * frame.TicksPerSecond // how often tables age
-	sweepBudget  = 1 << 18                  // flow entries looked at per housekeeping
+	sweepBudget  = 1 << 18                  // flow entries looked at per housekeeping,
+	sweepSlice   = 1 << 14                  // in slices, so that ARP and pings are answered meanwhile
 	drainBudget  = 1024                     // punted frames of one worker handled per run
 )
 
@@ -24,6 +25,7 @@ type keeper struct {
 	mu      sync.Mutex // everything below, the workers' rings (this end), and calls into the router's slow path
 	next    frame.Tick // when housekeeping is due
 	waiting waiting    // fragments
+	sweep   int        // flow entries still to be looked at
 	sent    bool       // something was injected
 
 	deadMu sync.Mutex // held for an append: workers take it
@@ -74,9 +76,15 @@ func (k *keeper) run(now frame.Tick) []frame.PortID {
 		k.next = now + housekeeping
 		k.dp.Switch.Age(now, frame.Seconds(vswitch.DefaultAgeing))
 		k.dp.Router.Tick(now, k)
-		k.dp.NAT.Expire(now, sweepBudget)
+		k.sweep = min(sweepBudget, k.dp.NAT.Extent())
 		k.dp.NAT.Wake(now)
 		k.dp.NAT.AgeFragments(now)
+	}
+	if k.sweep > 0 {
+		k.dp.NAT.Expire(now, min(k.sweep, sweepSlice))
+		if k.sweep -= sweepSlice; k.sweep > 0 {
+			k.notify()
+		}
 	}
 	pressed := k.dp.NAT.Ease() > 0
 	if k.sent {
