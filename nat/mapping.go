@@ -97,9 +97,10 @@ func (n *NAT) acquire(c *config, t *frame.Tuple, owner frame.PortID, net frame.N
 		}
 		port, charged, ok := n.choose(c, i, inside, owner, dry)
 		switch {
-		case !ok && dry:
-			return 0, 0, frame.NATPortsExhausted
-		case !ok && n.relieve(i, owner):
+		case !ok && n.relieve(i, owner, dry):
+			if dry { // an example of what it would get
+				return 0, n.draw(c.pool[i]), frame.None
+			}
 			continue
 		case !ok:
 			return 0, 0, frame.NATPortsExhausted

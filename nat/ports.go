@@ -102,38 +102,40 @@ func (s *PortSet) each(fn func(uint16)) {
 	}
 }
 
-// takeOwn takes a resting port of the same inside address: at once the one it wants, any other only under pressure
-// (RFC 6888, REQ-8, exception B). It stays charged.
-func (o *outside) takeOwn(pool *PortSet, p uint16, inside frame.Addr, owner frame.PortID) bool {
-	return o.resting != nil && pool.Has(p) && o.resting.Has(p) && o.rested[p].addr.Load() == uint32(inside) &&
-		o.rested[p].owner.Load() == uint32(owner) && o.resting.Release(p)
+// claim takes a free port; dry, it only tells whether it could.
+func (o *outside) claim(p uint16, dry bool) bool {
+	if dry {
+		return !o.used.Has(p)
+	}
+	return o.used.Claim(p)
+}
+
+// reclaim takes a port that rests after the same inside address had it (RFC 6888, REQ-8, exception B). It stays charged.
+func (o *outside) reclaim(p uint16, inside frame.Addr, owner frame.PortID, dry bool) bool {
+	return o.resting.Has(p) && o.rested[p].addr.Load() == uint32(inside) && o.rested[p].owner.Load() == uint32(owner) &&
+		(dry || o.resting.Release(p))
 }
 
 // choose takes an outside port for an inside endpoint: the same one where the pool has it and it is free, else an
-// unpredictable one (RFC 6056, 3.3.1). charged says that it was charged already. A dry choice takes nothing.
+// unpredictable one (RFC 6056, 3.3.1); where there is none, or the owner holds its share, one of its own that rests.
+// charged says that it was charged already. A dry choice takes nothing.
 func (n *NAT) choose(c *config, i int, inside frame.Tuple, owner frame.PortID, dry bool) (port uint16, charged, ok bool) {
 	o, pool, want := &n.ports[i], c.pool[i], inside.SrcPort
-	if dry {
-		if pool.Has(want) && (!o.used.Has(want) || o.resting != nil && o.resting.Has(want) && o.rested[want].addr.Load() == uint32(inside.Src)) {
-			return want, false, true
-		}
-		port, ok = o.used.search(pool, n.draw(pool), want, func(uint16) bool { return true })
-		return port, false, ok
-	}
-	if pool.Has(want) && o.used.Claim(want) {
-		return want, false, true
-	}
-	if o.takeOwn(pool, want, inside.Src, owner) {
+	rests := o.resting != nil
+	if rests && pool.Has(want) && o.reclaim(want, inside.Src, owner, dry) {
 		return want, true, true
 	}
 	if o.held[owner].Load() < c.share[i] {
-		if port, ok = o.used.search(pool, n.draw(pool), want, o.used.Claim); ok {
+		if pool.Has(want) && o.claim(want, dry) {
+			return want, false, true
+		}
+		if port, ok = o.used.search(pool, n.draw(pool), want, func(p uint16) bool { return o.claim(p, dry) }); ok {
 			return port, false, true
 		}
 	}
-	if o.resting != nil {
+	if rests {
 		none := &PortSet{}
-		port, ok = none.search(o.resting, n.draw(pool), want, func(p uint16) bool { return o.takeOwn(pool, p, inside.Src, owner) })
+		port, ok = none.search(o.resting, n.draw(pool), want, func(p uint16) bool { return pool.Has(p) && o.reclaim(p, inside.Src, owner, dry) })
 	}
 	return port, ok, ok
 }

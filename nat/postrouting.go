@@ -107,7 +107,7 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	if b.Dry {
 		return n.plan(c, f, &d, leaves, b)
 	}
-	if n.held[d.port].Add(1) > n.quota && !n.relieve(anyProtocol, d.port) {
+	if n.held[d.port].Add(1) > n.quota && !n.relieve(anyProtocol, d.port, false) {
 		n.held[d.port].Add(-1)
 		return frame.FlowQuota
 	}

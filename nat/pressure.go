@@ -2,8 +2,8 @@ package nat
 
 import "github.com/uvswitch/uvswitch/internal/frame"
 
-// What may go early, under pressure: flows that are closing or were never answered. Established ones never do.
-
+// mayGo tells what may go early, under pressure: flows that are closing or were never answered. Established ones never do.
+//
 //uvswitch:hot
 func mayGo(state uint32, proto uint8) bool {
 	if state&seenReply == 0 {
@@ -20,31 +20,34 @@ const (
 )
 
 // relieve makes room for port asks and tells whether it did: outside ports of protocol i, or, with anyProtocol, flows.
-// It looks at stretches of the flow table and ends what may go of the one that asks, and of those that hold at least
-// as many outside ports. So who exhausts something loses its own first.
-func (n *NAT) relieve(i int, asks frame.PortID) bool {
+// It looks at stretches of the flow table and ends what may go of the one that asks: who exhausts something loses its own.
+// (A port of somebody else's would have to rest first.) Dry, it ends nothing.
+func (n *NAT) relieve(i int, asks frame.PortID, dry bool) bool {
 	mark := n.flows.mark()
 	if mark <= 1 {
 		return false
 	}
+	cursor := n.cursor.Load()
 	for range min(relieveStretches, (mark-1)/relieveStretch+1) {
-		start := n.cursor.Add(relieveStretch)
+		if cursor += relieveStretch; !dry {
+			cursor = n.cursor.Add(relieveStretch)
+		}
 		freed, ended := n.freed.Load(), 0
 		for k := range min(relieveStretch, mark-1) {
-			if ended == relieveEnough {
-				break
-			}
-			e := 1 + (start+k)%(mark-1)
+			e := 1 + (cursor+k)%(mark-1)
 			s := &n.state[e]
-			if !n.flows.isLive(e) || !mayGo(s.state.Load(), n.flows.keys[e][0].Proto) {
+			if ended == relieveEnough || !n.flows.isLive(e) || s.port != asks || !mayGo(s.state.Load(), n.flows.keys[e][0].Proto) {
 				continue
 			}
-			if i == anyProtocol && s.port == asks ||
-				i != anyProtocol && s.mapping != 0 && protoIndex(n.flows.keys[e][0].Proto) == i &&
-					(s.port == asks || n.ports[i].held[s.port].Load() >= n.ports[i].held[asks].Load()) {
-				if n.end(e, evicted) {
-					ended++
+			if i != anyProtocol && (s.mapping == 0 || protoIndex(n.flows.keys[e][0].Proto) != i) {
+				continue
+			}
+			if dry {
+				if i == anyProtocol || n.lastUser(s.mapping) {
+					return true
 				}
+			} else if n.end(e, evicted) {
+				ended++
 			}
 		}
 		if i == anyProtocol && ended > 0 || i != anyProtocol && n.freed.Load() != freed {
@@ -52,6 +55,12 @@ func (n *NAT) relieve(i int, asks frame.PortID) bool {
 		}
 	}
 	return false
+}
+
+// lastUser tells whether a mapping, or the one that a permission holds, would end with one of its users.
+func (n *NAT) lastUser(m uint32) bool {
+	s := &n.mappings[m]
+	return s.refs.Load() == 1 && (s.parent == 0 || n.lastUser(s.parent))
 }
 
 const anyProtocol = -1

@@ -17,7 +17,7 @@ func (n *NAT) Planned() bool { return n.planned }
 
 // plan is create's second half for a dry batch.
 func (n *NAT) plan(c *config, f *frame.Frame, d *draft, leaves bool, b *frame.Batch) frame.Reason {
-	if n.held[d.port].Load() >= n.quota {
+	if n.held[d.port].Load() >= n.quota && !n.relieve(anyProtocol, d.port, true) {
 		return frame.FlowQuota
 	}
 	if leaves {

@@ -319,3 +319,32 @@ func TestIsolatedNetworks(t *testing.T) {
 	b.CLI("publish", "add", "8080:80", "--port", "a")
 	contains(t, b.Sh("c", "curl -s http://10.1.0.1:8080/"), "a")
 }
+
+// When the outside ports are used up, trace says so, and what to do; the sender is told by ICMP; a port that comes back is
+// used.
+func TestPortsExhausted(t *testing.T) {
+	b := New(t, "--nat-ports", "20000-20003")
+	containers(b)
+	b.Web("out")
+	b.Serve("out", 7001, "socat", "TCP-LISTEN:7001,fork", "EXEC:sleep 60")
+	var hold net.Conn // one connection stays open
+	if err := tap.In(b.path("web"), func() (err error) {
+		hold, err = net.DialTimeout("tcp", "10.1.0.2:7001", patience)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer hold.Close()
+	b.Eventually("the one port of web's share is held", func() bool {
+		return strings.Contains(b.CLI("flow", "ls", "--dport", "7001"), "ESTABLISHED")
+	})
+	out := b.CLI("trace", "--in", "web", "tcp > 10.1.0.2:80 S")
+	contains(t, out, "nat_ports_exhausted", "its sender gets icmp 172.29.0.1 > 172.29.0.2 unreachable: prohibited (3/13)", "what to do: widen uplink.ports")
+	if out, err := b.TrySh("web", "curl -sS -m 5 http://10.1.0.2/ 2>&1"); err == nil {
+		t.Errorf("a connection without a port: %s", out)
+	}
+	contains(t, b.CLI("nat", "ports"), "web 1")
+	b.Sh("db", "curl -s -m 5 http://10.1.0.2/") // another container has its own share
+	b.CLI("flow", "del", "--dport", "7001")
+	b.Sh("web", "curl -s -m 5 http://10.1.0.2/") // its own port does not rest for it
+}

@@ -31,6 +31,10 @@ publish 8080:80 b from 203.0.113.8/32
 publish 8081:80 d
 route 192.0.2.0/24 blackhole
 route 192.0.3.0/24 prohibit
+a:20003 > o:80 tcp S seq 1
+o:80 > 198.51.100.1:20003 tcp S. seq 1 ack 2
+d:20004 > o:80 tcp S seq 1
+o:80 > 198.51.100.1:20004 tcp S. seq 1 ack 2
 `
 
 // state is everything that a trace must leave alone.
