@@ -12,10 +12,11 @@ import (
 //
 // Fragments are rare, and only they take the lock.
 type fragments struct {
-	mu   sync.Mutex
-	seen map[fragKey]*datagram
-	held [frame.MaxPorts]uint16 // datagrams by port
-	news atomic.Bool            // a first fragment has come, or so: who waits should ask again
+	mu      sync.Mutex
+	seen    map[fragKey]*datagram
+	held    [frame.MaxPorts]uint16 // datagrams by port
+	outside int                    // datagrams from the uplink
+	news    atomic.Bool            // a first fragment has come, or so: who waits should ask again
 }
 
 type fragKey struct {
@@ -30,6 +31,7 @@ type datagram struct {
 	srcPort, dstPort uint16
 	bad              bool // two fragments overlapped: the rest goes no further (RFC 5722, section 4, by analogy)
 	in               frame.PortID
+	outside          bool
 	expires          frame.Tick
 	total            int // its length without the header, when the last fragment has come; else 0
 	spans            [8]span
@@ -42,8 +44,8 @@ type span struct{ lo, hi int }
 // Bounds of virtual reassembly.
 const (
 	fragmentTime     = 30 * frame.TicksPerSecond // as linux net.ipv4.ipfrag_time
-	maxDatagrams     = 8192
-	datagramsPerPort = 1024 // the uplink may have all but this
+	maxDatagrams     = 4096                      // from the uplink, and from all other ports together
+	datagramsPerPort = 512
 )
 
 func fragKeyOf(f *frame.Frame) fragKey {
@@ -75,11 +77,10 @@ func (n *NAT) joinFragment(f *frame.Frame, b *frame.Batch, note bool) frame.Reas
 		return frame.FragmentWaits
 	}
 	if d == nil {
-		if len(r.seen) >= maxDatagrams || r.held[f.In%frame.MaxPorts] >= datagramsPerPort && f.Net != frame.NoNet ||
-			len(r.seen) >= maxDatagrams-datagramsPerPort && f.Net == frame.NoNet {
+		d = &datagram{srcPort: f.Tuple.SrcPort, dstPort: f.Tuple.DstPort, in: f.In % frame.MaxPorts, outside: f.Net == frame.NoNet, expires: b.Tick + fragmentTime}
+		if !r.room(d) {
 			return frame.FragmentQueueFull
 		}
-		d = &datagram{srcPort: f.Tuple.SrcPort, dstPort: f.Tuple.DstPort, in: f.In % frame.MaxPorts, expires: b.Tick + fragmentTime}
 		r.seen[key] = d
 		r.held[d.in]++
 		r.news.Store(true)
@@ -87,6 +88,31 @@ func (n *NAT) joinFragment(f *frame.Frame, b *frame.Batch, note bool) frame.Reas
 	f.Tuple.SrcPort, f.Tuple.DstPort = d.srcPort, d.dstPort
 	f.Flags |= frame.HasTuple
 	return frame.None
+}
+
+// room makes room for one more: where the uplink, or a port, has as many as it may, one of its own at random goes. So a
+// flood of first fragments harms its own side, and there only most of those whose fragments are far apart.
+func (r *fragments) room(d *datagram) bool {
+	inside := len(r.seen) - int(r.outside)
+	switch {
+	case d.outside && r.outside < maxDatagrams, !d.outside && inside < maxDatagrams && r.held[d.in] < datagramsPerPort:
+		if d.outside {
+			r.outside++
+		}
+		return true
+	case !d.outside && r.held[d.in] == 0:
+		return false
+	}
+	for k, old := range r.seen { // in no order
+		if old.in == d.in {
+			r.forget(k, old)
+			if d.outside {
+				r.outside++
+			}
+			return true
+		}
+	}
+	return false
 }
 
 // passFragment notes that a fragment is about to leave, or says why it may not.
@@ -158,19 +184,23 @@ func (d *datagram) add(lo, hi int, last bool) frame.Reason {
 func (r *fragments) forget(key fragKey, d *datagram) {
 	delete(r.seen, key)
 	r.held[d.in]--
+	if d.outside {
+		r.outside--
+	}
 }
 
-// FragmentsArrived tells whether a first fragment has come since the last call of FragmentKnown, which says it of one
-// packet.
+// FragmentsArrived tells whether a first fragment has come since AskFragments; FragmentKnown says it of one packet.
 //
 //uvswitch:hot
 func (n *NAT) FragmentsArrived() bool { return n.frags.news.Load() }
+
+// AskFragments begins a round of FragmentKnown.
+func (n *NAT) AskFragments() { n.frags.news.Store(false) }
 
 // FragmentKnown tells whether the first fragment of f's packet has been seen. f is parsed, and its Net is set.
 func (n *NAT) FragmentKnown(f *frame.Frame) bool {
 	n.frags.mu.Lock()
 	defer n.frags.mu.Unlock()
-	n.frags.news.Store(false)
 	return n.frags.seen[fragKeyOf(f)] != nil
 }
 

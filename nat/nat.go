@@ -38,7 +38,9 @@ type NAT struct {
 	ports    [protocols]outside
 	windows  *windows // of TCP connections; nil unless strict
 	frags    fragments
-	held     [frame.MaxPorts]atomic.Int32 // flows per port
+	held     [frame.MaxPorts]atomic.Int32                 // flows per port
+	pairs    [frame.MaxPorts]atomic.Int32                 // flows of protocols without ports, per port
+	barren   [protocols + 1][frame.MaxPorts]atomic.Uint32 // the Tick when relieve found nothing
 	quota    int32
 	timers   Timers
 	pair     Pair
@@ -145,10 +147,11 @@ func (n *NAT) end(e uint32, why ending) bool {
 	}
 	i := protoIndex(k[1].Proto)
 	if s.state.Load()&sharesPort != 0 {
-		n.ports[i].unshare(k[1].DstPort)
+		n.unshare(i, k[1].DstPort)
 	}
-	if i < 0 && n.pair != nil {
-		n.pair(k[1].Src, k[1].Proto, false)
+	if i < 0 {
+		n.pairs[s.port].Add(-1)
+		n.tellPair(&k[1], false)
 	}
 	return true
 }

@@ -112,8 +112,23 @@ func (o *outside) claim(p uint16, dry bool) bool {
 
 // reclaim takes a port that rests after the same inside address had it (RFC 6888, REQ-8, exception B). It stays charged.
 func (o *outside) reclaim(p uint16, inside frame.Addr, owner frame.PortID, dry bool) bool {
-	return o.resting.Has(p) && o.rested[p].addr.Load() == uint32(inside) && o.rested[p].owner.Load() == uint32(owner) &&
-		(dry || o.resting.Release(p))
+	own := func() bool {
+		return o.rested[p].addr.Load() == uint32(inside) && o.rested[p].owner.Load() == uint32(owner)
+	}
+	if !o.resting.Has(p) || !own() {
+		return false
+	}
+	if dry {
+		return true
+	}
+	if !o.resting.Release(p) {
+		return false
+	}
+	if !own() { // it was woken, given out, and rests again for somebody else, all just now
+		o.resting.Claim(p)
+		return false
+	}
+	return true
 }
 
 // choose takes an outside port for an inside endpoint: the same one where the pool has it and it is free, else an
@@ -152,14 +167,17 @@ func (n *NAT) draw(pool *PortSet) uint16 {
 	return uint16(x >> 32)
 }
 
-// share adds a flow to an outside port that several flows may have: they differ in whom they speak to.
-func (o *outside) share(p uint16) bool {
+// share adds a flow to an outside port that several flows may have: they differ in whom they speak to. Who takes a free
+// one is charged for it, up to limit.
+func (o *outside) share(p uint16, owner frame.PortID, limit int32) bool {
 	for {
 		v := o.shared[p].Load()
 		if v == 0 {
-			if !o.used.Claim(p) {
-				return false // a mapping's, resting, or being claimed
+			if o.held[owner].Load() >= limit || !o.used.Claim(p) {
+				return false // or a mapping's, resting, or being claimed
 			}
+			o.held[owner].Add(1)
+			o.rested[p].owner.Store(uint32(owner))
 			o.shared[p].Store(1)
 			return true
 		}
@@ -171,21 +189,27 @@ func (o *outside) share(p uint16) bool {
 
 // unshare takes it away; the last flow frees the port. It does not rest: nobody else is let in by it (RFC 6888, REQ-8,
 // exception C).
-func (o *outside) unshare(p uint16) {
+func (n *NAT) unshare(i int, p uint16) {
+	o := &n.ports[i]
 	if o.shared[p].Add(-1) == 0 {
+		o.held[o.rested[p].owner.Load()].Add(-1)
 		o.used.Release(p)
+		n.freed.Add(1)
 	}
 }
 
-// shareFor finds an outside port with which reply is nobody's yet, and shares it; dry, it only finds it.
-func (n *NAT) shareFor(c *config, i int, reply *frame.Tuple, inside uint16, dry bool) bool {
-	o, pool := &n.ports[i], c.pool[i]
+// shareFor finds an outside port with which d's reply is nobody's yet, and shares it; dry, it only finds it.
+func (n *NAT) shareFor(c *config, i int, d *draft, dry bool) bool {
+	o, pool, inside := &n.ports[i], c.pool[i], d.orig.SrcPort
 	try := func(p uint16) bool {
-		reply.DstPort = p
-		if !pool.Has(p) || n.flows.standing(*reply) != inserted || o.shared[p].Load() == 0 && o.used.Has(p) {
+		d.reply.DstPort = p
+		if !pool.Has(p) || n.flows.standing(d.reply) != inserted {
 			return false
 		}
-		return dry || o.share(p)
+		if dry {
+			return o.shared[p].Load() > 0 || !o.used.Has(p) && o.held[d.port].Load() < c.share[i]
+		}
+		return o.share(p, d.port, c.share[i])
 	}
 	if try(inside) {
 		return true

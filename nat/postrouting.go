@@ -17,7 +17,8 @@ func (n *NAT) PostRouting(b *frame.Batch) {
 			if !b.Dry {
 				n.end(f.Flow, replaced) // what it speaks to has become inside
 			}
-			f.NAT = frame.NATNone
+			f.DropFor(frame.FlowNotFound) // the router judged it as part of a flow; the next packet is judged anew
+			continue
 		}
 		if f.NAT == frame.NATNone {
 			if f.Egress != frame.NoNet {
@@ -104,6 +105,9 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	if int(d.port) >= len(n.held) {
 		return frame.FlowInvalid
 	}
+	if protoIndex(f.Tuple.Proto) < 0 && n.pairs[d.port].Load() >= maxPairs {
+		return frame.FlowQuota
+	}
 	if b.Dry {
 		return n.plan(c, f, &d, leaves, b)
 	}
@@ -117,6 +121,9 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	}
 	if why == frame.None && leaves {
 		why = n.source(c, &d, false)
+	}
+	if why == frame.None && d.orig == d.reply {
+		why = frame.FlowToItself
 	}
 	if why == frame.None && resumes(f) && d.reply.DstPort != f.Tuple.SrcPort {
 		why = frame.FlowNotResumed
@@ -146,7 +153,7 @@ func (n *NAT) source(c *config, d *draft, dry bool) (why frame.Reason) {
 	case i < 0: // no ports: the reply's addresses must do
 		return frame.None
 	case rule.Mapping == AddressAndPortDependentMapping && i != icmp:
-		if !n.shareFor(c, i, &d.reply, d.orig.SrcPort, dry) {
+		if !n.shareFor(c, i, d, dry) && !(n.relieve(i, d.port, dry) && (dry || n.shareFor(c, i, d, false))) {
 			return frame.NATPortsExhausted
 		}
 		d.status |= sharesPort
@@ -174,16 +181,19 @@ func (n *NAT) abandon(d *draft) {
 		n.drop(d.via)
 	}
 	if d.status&sharesPort != 0 {
-		n.ports[protoIndex(d.orig.Proto)].unshare(d.reply.DstPort)
+		n.unshare(protoIndex(d.orig.Proto), d.reply.DstPort)
 	}
 }
 
 // enter makes the flow visible. When another worker was first, its flow is adopted and f.NAT says so. What stands in the
-// way gives way if it may.
+// way gives way if it may. An entry that was not made visible is to be had again after a grace period only, so few are
+// tried.
 func (n *NAT) enter(c *config, f *frame.Frame, d *draft, b *frame.Batch) frame.Reason {
-	for try := range retries {
-		if n.flows.standing(d.orig) == busy {
-			continue
+	for range 4 {
+		for range retries {
+			if n.flows.standing(d.orig) != busy && n.flows.standing(d.reply) != busy {
+				break
+			}
 		}
 		e, ok := n.flows.alloc(d.orig, d.reply)
 		if !ok {
@@ -196,8 +206,9 @@ func (n *NAT) enter(c *config, f *frame.Frame, d *draft, b *frame.Batch) frame.R
 			f.Flow, f.Dir = e, 0
 			n.stats.created.Add(1)
 			n.emit(FlowNew, e)
-			if protoIndex(d.orig.Proto) < 0 && n.pair != nil {
-				n.pair(d.reply.Src, d.reply.Proto, true)
+			if protoIndex(d.orig.Proto) < 0 {
+				n.pairs[d.port].Add(1)
+				n.tellPair(&d.reply, true)
 			}
 			return frame.None
 		case exists:
@@ -206,15 +217,35 @@ func (n *NAT) enter(c *config, f *frame.Frame, d *draft, b *frame.Batch) frame.R
 		case full:
 			return frame.FlowTableFull
 		case clash:
-			if protoIndex(d.orig.Proto) < 0 {
+			i := protoIndex(d.orig.Proto)
+			switch {
+			case i < 0:
 				return frame.AddressPairTaken
-			}
-			if try > 0 || !n.yield(c, &d.reply, b) {
+			case d.status&sharesPort != 0: // another worker has just taken this port for the same remote end
+				n.unshare(i, d.reply.DstPort)
+				if d.status &^= sharesPort; !n.shareFor(c, i, d, false) {
+					return frame.NATPortsExhausted
+				}
+				d.status |= sharesPort
+			case !n.yield(c, &d.reply, b):
 				return frame.FlowBusy
 			}
 		}
 	}
 	return frame.FlowBusy
+}
+
+// maxPairs is how many flows of protocols without ports one port may hold: a device that is shared knows few of them.
+const maxPairs = 128
+
+// tellPair passes on that a pair of addresses is ours, or is no longer; not when another worker has just begun it anew.
+func (n *NAT) tellPair(reply *frame.Tuple, on bool) {
+	if n.pair == nil {
+		return
+	}
+	if n.pair(reply.Src, reply.Proto, on); !on && n.flows.standing(*reply) == exists {
+		n.pair(reply.Src, reply.Proto, true)
+	}
 }
 
 // fill writes entry e; it is not visible yet.

@@ -32,15 +32,25 @@ func (n *NAT) PreRouting(b *frame.Batch) {
 func (n *NAT) preRoute(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	outside := f.Net == frame.NoNet
 	if f.Flags&frame.Fragment != 0 {
-		leads := outside || f.Tuple.Dst == c.External
-		why := n.joinFragment(f, b, leads)
-		if why == frame.FragmentWaits && !leads {
+		why := n.joinFragment(f, b, false)
+		if why == frame.FragmentWaits && !outside && f.Tuple.Dst != c.External {
 			return frame.None // perhaps nothing is to be translated: PostRouting asks again
 		}
 		if why != frame.None {
 			return why
 		}
 	}
+	why := n.preRouteTuple(c, f, b, outside)
+	if f.Flags&frame.Fragment != 0 && f.NAT != frame.NATNone && why == frame.None {
+		return n.joinFragment(f, b, true) // it is let in, and so are those that follow it in this batch
+	}
+	return why
+}
+
+// preRouteTuple is preRoute's second half, when the tuple is known.
+//
+//uvswitch:hot
+func (n *NAT) preRouteTuple(c *config, f *frame.Frame, b *frame.Batch, outside bool) frame.Reason {
 	if f.Flags&frame.ICMPError != 0 {
 		return n.preRouteError(c, f, b, outside)
 	}
@@ -106,6 +116,22 @@ func (n *NAT) endStale(e uint32, now frame.Tick) {
 	}
 }
 
+// mayReport tells whether an ICMP error about flow e, travelling in direction dir, comes from where such errors come from:
+// from inside it is the flow's own end that speaks (others would forge), from outside any router on the way to the
+// other.
+//
+//uvswitch:hot
+func (n *NAT) mayReport(f *frame.Frame, e uint32, dir uint8, outside bool) bool {
+	if !outside {
+		return f.Tuple.Src == n.flows.keys[e][dir].Src
+	}
+	s := &n.state[e]
+	if s.rule|s.via == 0 {
+		return dir == 1
+	}
+	return dir == 0 && s.mapping == 0 && s.state.Load()&sharesPort == 0
+}
+
 // preRouteError finds the flow of the packet that an ICMP error quotes. What is quoted has been sent, so its
 // answer's tuple is the quoted one turned round; the error travels as that answer would.
 //
@@ -120,7 +146,7 @@ func (n *NAT) preRouteError(c *config, f *frame.Frame, b *frame.Batch, outside b
 		var e uint32
 		var dir uint8
 		sent := q.Reverse()
-		if e, dir, ok = n.find(c, &sent, b); ok {
+		if e, dir, ok = n.find(c, &sent, b); ok && f.Tuple.Dst == q.Src && n.mayReport(f, e, dir, outside) {
 			if frame.Sum(icmp, 0) != 0xffff || frame.Sum(icmp[frame.ICMPLen:at], 0) != 0xffff {
 				return frame.BadICMPChecksum // RFC 5508, REQ-3
 			}

@@ -1,6 +1,10 @@
 package nat
 
-import "github.com/uvswitch/uvswitch/internal/frame"
+import (
+	"slices"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
 
 // mayGo tells what may go early, under pressure: flows that are closing or were never answered. Established ones never do.
 //
@@ -27,6 +31,10 @@ func (n *NAT) relieve(i int, asks frame.PortID, dry bool) bool {
 	if mark <= 1 {
 		return false
 	}
+	barren, now := &n.barren[i+1][asks], n.now.Load()
+	if now != 0 && barren.Load() == now {
+		return false // asked already in this Tick
+	}
 	cursor := n.cursor.Load()
 	for range min(relieveStretches, (mark-1)/relieveStretch+1) {
 		if cursor += relieveStretch; !dry {
@@ -39,11 +47,12 @@ func (n *NAT) relieve(i int, asks frame.PortID, dry bool) bool {
 			if ended == relieveEnough || !n.flows.isLive(e) || s.port != asks || !mayGo(s.state.Load(), n.flows.keys[e][0].Proto) {
 				continue
 			}
-			if i != anyProtocol && (s.mapping == 0 || protoIndex(n.flows.keys[e][0].Proto) != i) {
+			shares := s.state.Load()&sharesPort != 0
+			if i != anyProtocol && (s.mapping == 0 && !shares || protoIndex(n.flows.keys[e][0].Proto) != i) {
 				continue
 			}
 			if dry {
-				if i == anyProtocol || n.lastUser(s.mapping) {
+				if i == anyProtocol || shares || n.lastUser(s.mapping) {
 					return true
 				}
 			} else if n.end(e, evicted) {
@@ -54,6 +63,7 @@ func (n *NAT) relieve(i int, asks frame.PortID, dry bool) bool {
 			return true
 		}
 	}
+	barren.Store(now)
 	return false
 }
 
@@ -70,25 +80,41 @@ const anyProtocol = -1
 //uvswitch:hot
 func (n *NAT) Pressed() bool { return n.flows.used.Load() > int64(n.flows.limit()-n.flows.limit()/16) }
 
-// Ease keeps room in the flow table: when it is more than 15/16 full, what may go of the port that holds most goes, and
-// then of the next, until it is 7/8 full. It is the housekeeper's and visits each entry once at most.
+// Ease keeps room in the flow table: when it is more than 15/16 full, what may go of the port that has most of such flows
+// goes, and then of the next, until it is 7/8 full. It is the housekeeper's.
 func (n *NAT) Ease() (removed int) {
 	if !n.Pressed() {
 		return 0
 	}
-	goal := int64(n.flows.limit() - n.flows.limit()/8)
-	most := int32(0)
-	for e := uint32(1); e < n.flows.mark() && n.flows.used.Load() > goal; e++ {
-		if e%relieveStretch == 1 {
-			most = 0
-			for p := range n.held {
-				most = max(most, n.held[p].Load())
-			}
-		}
-		s := &n.state[e]
-		if n.flows.isLive(e) && n.held[s.port].Load() >= most-most/8 && mayGo(s.state.Load(), n.flows.keys[e][0].Proto) && n.end(e, evicted) {
-			removed++
+	var loose [frame.MaxPorts]int // flows that may go, by port
+	for e := uint32(1); e < n.flows.mark(); e++ {
+		if n.loose(e) {
+			loose[n.state[e].port]++
 		}
 	}
-	return removed
+	goal := int64(n.flows.limit() - n.flows.limit()/8)
+	for {
+		most := slices.Max(loose[:])
+		if most == 0 {
+			return removed
+		}
+		before := removed
+		for e := uint32(1); e < n.flows.mark(); e++ {
+			if n.flows.used.Load() <= goal {
+				return removed
+			}
+			if p := n.state[e].port; loose[p] > most/2 && n.loose(e) && n.end(e, evicted) {
+				loose[p]--
+				removed++
+			}
+		}
+		if removed == before {
+			return removed // they have gone by themselves
+		}
+	}
+}
+
+// loose tells whether entry e is a flow that may go early.
+func (n *NAT) loose(e uint32) bool {
+	return n.flows.isLive(e) && mayGo(n.state[e].state.Load(), n.flows.keys[e][0].Proto)
 }

@@ -25,6 +25,9 @@ func (n *NAT) plan(c *config, f *frame.Frame, d *draft, leaves bool, b *frame.Ba
 			return why
 		}
 	}
+	if d.orig == d.reply {
+		return frame.FlowToItself
+	}
 	if resumes(f) && d.reply.DstPort != f.Tuple.SrcPort {
 		return frame.FlowNotResumed
 	}

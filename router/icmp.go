@@ -22,7 +22,7 @@ func (r *Router) icmpError(p Punted, typ, code uint8, mtu int, now frame.Tick, o
 		f.Tuple.Dst >= 0xe0000000 {
 		return
 	}
-	if !r.mayError(now) {
+	if !r.mayError(p.In, now) {
 		return
 	}
 	quote := f.IPv4()[:int(f.L3End)-int(f.L3)]
@@ -44,8 +44,8 @@ func (r *Router) icmpError(p Punted, typ, code uint8, mtu int, now frame.Tick, o
 
 // mayError limits the errors. A few tokens more than one, at random, are spent on each, so that nobody outside learns
 // from the errors he gets how many others got (the port scan of "DNS Cache Poisoning Attack Reloaded", 2020).
-func (r *Router) mayError(now frame.Tick) bool {
-	if !r.errors.take(now, errorRate, errorBurst) {
+func (r *Router) mayError(in frame.PortID, now frame.Tick) bool {
+	if !r.errorsOf[in%frame.MaxPorts].take(now, errorRateOfPort, errorBurst) || !r.errors.take(now, errorRate, errorBurst) {
 		return false
 	}
 	r.jitter = frame.Mix(r.jitter^uint64(now), 0x9e3779b97f4a7c15)

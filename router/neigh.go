@@ -33,7 +33,7 @@ const (
 	maxProbes     = 3
 	maxNeighbors  = 4096    // per router
 	maxHeld       = 16      // frames that wait for one neighbor
-	maxHeldBytes  = 4 << 20 // and for all of them
+	maxHeldBytes  = 4 << 20 // and for all of them; an eighth of it from one port
 )
 
 type neighKey struct {
@@ -187,6 +187,7 @@ func (r *Router) heard(k neighKey, m frame.MAC, now frame.Tick, create bool, out
 func (r *Router) releaseHeld(n *neighbor, out Output) {
 	for _, p := range n.held {
 		r.held -= len(p.Raw)
+		r.heldOf[p.In%frame.MaxPorts] -= len(p.Raw)
 		out.Release(p)
 	}
 	n.held = nil
@@ -210,6 +211,7 @@ func (r *Router) forgetOne(out Output) bool {
 func (r *Router) dropHeld(n *neighbor, out Output) {
 	for _, p := range n.held {
 		r.held -= len(p.Raw)
+		r.heldOf[p.In%frame.MaxPorts] -= len(p.Raw)
 		out.Drop(p, frame.NeighborFailed)
 	}
 	n.held = nil
@@ -236,11 +238,12 @@ func (r *Router) hold(p Punted, now frame.Tick, out Output) {
 		n.next = now + retransTime
 		r.askFor(k, 0, out)
 	}
-	if len(n.held) >= maxHeld || r.held+len(p.Raw) > maxHeldBytes {
+	if len(n.held) >= maxHeld || r.held+len(p.Raw) > maxHeldBytes || r.heldOf[p.In%frame.MaxPorts]+len(p.Raw) > maxHeldBytes/8 {
 		out.Drop(p, frame.NeighborQueueFull)
 		return
 	}
 	r.held += len(p.Raw)
+	r.heldOf[p.In%frame.MaxPorts] += len(p.Raw)
 	n.held = append(n.held, p)
 }
 

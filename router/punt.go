@@ -36,6 +36,7 @@ type Output interface {
 const (
 	puntRate, puntBurst   = 2000, 4000
 	errorRate, errorBurst = 100, 50
+	errorRateOfPort       = 20 // so that one that provokes errors does not silence those for others
 )
 
 // Punted handles one frame: answers it, holds it, or says why not. Each call ends in exactly one Consume, Drop

@@ -77,6 +77,8 @@ type Router struct {
 	bucket   [frame.MaxPorts]bucket     // what each port may ask of the housekeeper
 	errors   bucket                     // ICMP errors, all ports together
 	held     int                        // bytes of frames that wait for a neighbor
+	heldOf   [frame.MaxPorts]int        // likewise, by the port that they came from
+	errorsOf [frame.MaxPorts]bucket     // ICMP errors by port
 	defended map[frame.NetID]frame.Tick // when the gateway last defended its address
 	jitter   uint64
 }

@@ -2,6 +2,7 @@ package router
 
 import (
 	"maps"
+	"slices"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
@@ -17,9 +18,10 @@ type Result struct {
 // Try is Punted without its effects: it runs on a copy of the slow path's state.
 func (r *Router) Try(p Punted, now frame.Tick) Result {
 	r.mu.Lock()
-	c := Router{bucket: r.bucket, errors: r.errors, held: r.held, jitter: r.jitter, defended: maps.Clone(r.defended), neigh: map[neighKey]*neighbor{}}
+	c := Router{bucket: r.bucket, errors: r.errors, errorsOf: r.errorsOf, held: r.held, heldOf: r.heldOf, jitter: r.jitter, defended: maps.Clone(r.defended), neigh: map[neighKey]*neighbor{}}
 	for k, n := range r.neigh {
 		copied := *n
+		copied.held = slices.Clip(n.held) // appending to it copies
 		c.neigh[k] = &copied
 	}
 	c.snap.Store(r.snap.Load())

@@ -13,7 +13,7 @@ type waiting struct {
 	dirty bool         // something was added since the last check
 	held  []waiter
 	bytes int
-	of    [frame.MaxPorts]int // by port
+	of    [frame.MaxPorts]struct{ frames, bytes int } // by port
 }
 
 type waiter struct {
@@ -26,19 +26,21 @@ const (
 	waitTime      = 10 * frame.TicksPerSecond
 	maxWaiting    = 2048
 	maxWaitBytes  = 4 << 20
-	waitingOfPort = 256
+	waitingOfPort = maxWaiting / 8 // frames of one port; likewise of the bytes
 )
 
 // add keeps a copy of a record, or drops its frame.
 func (w *waiting) add(k *keeper, rec []byte, now frame.Tick) {
 	in := recordPort(rec)
-	if len(w.held) >= maxWaiting || w.bytes+len(rec) > maxWaitBytes || w.of[in%frame.MaxPorts] >= waitingOfPort {
+	of := &w.of[in%frame.MaxPorts]
+	if len(w.held) >= maxWaiting || w.bytes+len(rec) > maxWaitBytes || of.frames >= waitingOfPort || of.bytes+len(rec) > maxWaitBytes/8 {
 		k.dropped(in, frame.FragmentQueueFull)
 		return
 	}
 	w.held = append(w.held, waiter{slices.Clone(rec), now + waitTime})
 	w.bytes += len(rec)
-	w.of[in%frame.MaxPorts]++
+	of.frames++
+	of.bytes += len(rec)
 	w.n.Store(int32(len(w.held)))
 	w.dirty = true
 }
@@ -46,6 +48,7 @@ func (w *waiting) add(k *keeper, rec []byte, now frame.Tick) {
 // check lets those go on whose first fragment has come, and drops those that have waited for too long.
 func (w *waiting) check(k *keeper, now frame.Tick) {
 	w.dirty = false
+	k.dp.NAT.AskFragments()
 	w.held = slices.DeleteFunc(w.held, func(x waiter) bool {
 		p := punted(x.rec)
 		var f frame.Frame
@@ -61,7 +64,9 @@ func (w *waiting) check(k *keeper, now frame.Tick) {
 			return false
 		}
 		w.bytes -= len(x.rec)
-		w.of[p.In%frame.MaxPorts]--
+		of := &w.of[p.In%frame.MaxPorts]
+		of.frames--
+		of.bytes -= len(x.rec)
 		return true
 	})
 	w.n.Store(int32(len(w.held)))

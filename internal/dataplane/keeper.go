@@ -25,6 +25,7 @@ type keeper struct {
 	mu      sync.Mutex // everything below, the workers' rings (this end), and calls into the router's slow path
 	next    frame.Tick // when housekeeping is due
 	waiting waiting    // fragments
+	ease    frame.Tick // when the flow table may be eased again
 	sweep   int        // flow entries still to be looked at
 	sent    bool       // something was injected
 
@@ -86,7 +87,13 @@ func (k *keeper) run(now frame.Tick) []frame.PortID {
 			k.notify()
 		}
 	}
-	pressed := k.dp.NAT.Ease() > 0
+	pressed := false
+	if int32(now-k.ease) >= 0 {
+		pressed = k.dp.NAT.Ease() > 0
+		if k.ease = now + 1; !pressed {
+			k.ease = now + housekeeping/2 // it walks the table: not for nothing again and again
+		}
+	}
 	if k.sent {
 		k.sent = false
 		k.dp.workers[0].base.Wake()

@@ -29,7 +29,11 @@ type worker struct {
 	longest [frame.MaxPorts]struct{ tcp, udp int32 }
 	counters
 
-	punts    *ring.Ring // to the housekeeper
+	punts   *ring.Ring               // to the housekeeper
+	puntsOf [frame.MaxPorts]struct { // what a port has punted in this Tick
+		tick          frame.Tick
+		frames, bytes int32
+	}
 	punted   bool       // in this batch
 	pressed  frame.Tick // when it was last noticed that the flow table fills
 	injected *ring.Ring // from the housekeeper
@@ -177,6 +181,10 @@ func (w *worker) floodFrame(f *frame.Frame) {
 //
 //uvswitch:hot
 func (w *worker) punt(f *frame.Frame) {
+	if !w.mayPunt(f) {
+		w.counters.dropped(f.In, frame.PuntRateLimited)
+		return
+	}
 	rec := w.punts.Reserve(recordLen + len(f.Raw()))
 	if rec == nil {
 		w.counters.dropped(f.In, frame.PuntQueueFull)
@@ -186,6 +194,26 @@ func (w *worker) punt(f *frame.Frame) {
 	w.punts.Commit()
 	w.punted = true
 }
+
+// mayPunt holds a port to its share of the ring, per Tick: the housekeeper has limits of its own, behind it.
+//
+//uvswitch:hot
+func (w *worker) mayPunt(f *frame.Frame) bool {
+	p := &w.puntsOf[f.In%frame.MaxPorts]
+	if p.tick != w.batch.Tick {
+		p.tick, p.frames, p.bytes = w.batch.Tick, 0, 0
+	}
+	p.frames++
+	p.bytes += int32(len(f.Raw()))
+	share := int32(puntRingBytes / 4)
+	if f.Net == frame.NoNet {
+		share *= 2
+	}
+	return p.bytes <= share && p.frames <= share/recordSpace
+}
+
+// recordSpace is what a small record takes of a ring, in bytes.
+const recordSpace = 256
 
 // takeInjected replaces the batch by frames from the housekeeper, if there are any.
 //

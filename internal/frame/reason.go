@@ -50,6 +50,7 @@ const (
 	FlowTableFull
 	FlowQuota
 	FlowBusy
+	FlowToItself
 	NATPortsExhausted
 	AddressPairTaken
 	ICMPErrorUnmatched
@@ -120,6 +121,7 @@ var reasons = [NumReasons]ReasonInfo{
 	FlowTableFull:         {"flow_table_full", "the flow table is full, and nobody holds a flow that may go (answered with ICMP 3/13)", "raise nat.flows; `uvswitch flow ls` shows who holds them"},
 	FlowQuota:             {"flow_quota", "the port holds as many flows as one port may", "raise nat.flows_per_port; `uvswitch flow ls --port NAME`"},
 	FlowBusy:              {"flow_busy", "two workers made the same flow at once, and this packet lost", "none: the next packet passes"},
+	FlowToItself:          {"flow_to_itself", "sent from a container's port to the very outside port that this port has", "the program speaks to itself: use 127.0.0.1"},
 	NATPortsExhausted:     {"nat_ports_exhausted", "no free port on the host's address for another mapping, or this port holds its share (answered with ICMP 3/13)", "widen uplink.ports; `uvswitch nat show`"},
 	AddressPairTaken:      {"address_pair_taken", "a protocol without ports, and another container speaks it with the same remote address", "only one at a time can: answers could not be told apart"},
 	ICMPErrorUnmatched:    {"icmp_error_unmatched", "an ICMP error about no flow of ours", "normal for late or forged errors"},
