@@ -2,7 +2,7 @@
 // DNAT for published ports, NAT hairpinning between them. TCP, UDP, ICMP queries, and ICMP errors with the headers
 // that they quote.
 //
-// PreRouting and PostRouting run per batch on the workers and take no lock: an established flow is found by one
+// PreRouting and PostRouting run per batch on the workers and take no lock (but fragments do, and TCP with strict windows): an established flow is found by one
 // hash look-up, a new one is inserted with both its tuples by compare-and-swap. Expire and Reclaim are the
 // housekeeper's. The package knows no ports' wires and no routes, starts no goroutine and reads no clock.
 //

@@ -70,7 +70,9 @@ func (n *NAT) joinFragment(f *frame.Frame, b *frame.Batch, note bool) frame.Reas
 	defer r.mu.Unlock()
 	d := r.seen[key]
 	if d != nil && int32(b.Tick-d.expires) >= 0 {
-		r.forget(key, d)
+		if !b.Dry {
+			r.forget(key, d)
+		}
 		d = nil
 	}
 	if d == nil && lo != 0 {
@@ -116,7 +118,7 @@ func (r *fragments) room(d *datagram) bool {
 }
 
 // passFragment notes that a fragment is about to leave, or says why it may not.
-func (n *NAT) passFragment(f *frame.Frame) frame.Reason {
+func (n *NAT) passFragment(f *frame.Frame, dry bool) frame.Reason {
 	r := &n.frags
 	ip, key := f.IPv4(), fragKeyOf(f)
 	lo := ip.FragOffset()
@@ -128,6 +130,9 @@ func (n *NAT) passFragment(f *frame.Frame) frame.Reason {
 		return frame.None // complete just now, and this one repeats a part of it
 	case d.bad:
 		return frame.FragmentInvalid
+	case dry:
+		copied := *d
+		return copied.add(lo, lo+len(f.Payload()), !ip.MoreFrags())
 	}
 	if why := d.add(lo, lo+len(f.Payload()), !ip.MoreFrags()); why != frame.None {
 		return why
@@ -152,7 +157,7 @@ func (d *datagram) add(lo, hi int, last bool) frame.Reason {
 		at++
 	}
 	if at < d.n && d.spans[at].lo <= lo && hi <= d.spans[at].hi {
-		return frame.FragmentInvalid // a duplicate harms nobody
+		return frame.FragmentInvalid // a duplicate is dropped, and its packet goes on
 	}
 	for _, s := range d.spans[:d.n] {
 		if lo < s.hi && s.lo < hi {

@@ -71,8 +71,8 @@ const (
 
 func (k EventKind) String() string { return [...]string{"NEW", "UPDATE", "DESTROY"}[k] }
 
-// Watch has fn called for every event, by any worker; it must not wait. nil ends it.
-func (n *NAT) Watch(fn func(EventKind, Flow)) {
+// Watch has fn called for every event, by any worker; it must not wait. why is how a flow ended. nil ends it.
+func (n *NAT) Watch(fn func(kind EventKind, f Flow, why string)) {
 	if fn == nil {
 		n.watch.Store(nil)
 		return
@@ -80,9 +80,9 @@ func (n *NAT) Watch(fn func(EventKind, Flow)) {
 	n.watch.Store(&fn)
 }
 
-func (n *NAT) emit(kind EventKind, e uint32) {
+func (n *NAT) emit(kind EventKind, e uint32, why string) {
 	if fn := n.watch.Load(); fn != nil {
-		(*fn)(kind, n.view(e, frame.Tick(n.now.Load())))
+		(*fn)(kind, n.view(e, frame.Tick(n.now.Load())), why)
 	}
 }
 
@@ -113,18 +113,24 @@ func (n *NAT) Stats() (created uint64, ended map[string]uint64) {
 	return n.stats.created.Load(), ended
 }
 
-// Used and Limit are the flows there are and may be.
-func (n *NAT) Used() int  { return int(n.flows.used.Load()) }
+// Used is how many flows there are.
+func (n *NAT) Used() int { return int(n.flows.used.Load()) }
+
+// Limit is how many there may be.
 func (n *NAT) Limit() int { return n.flows.limit() }
 
-// FlowsOf is how many flows are charged to a port, PortsOf how many outside ports of TCP and UDP, resting ones included.
+// FlowsOf is how many flows are charged to a port.
 func (n *NAT) FlowsOf(id frame.PortID) int { return int(n.held[id].Load()) }
+
+// PortsOf is how many outside ports of TCP and UDP are charged to a port, resting ones included.
 func (n *NAT) PortsOf(id frame.PortID) (tcpPorts, udpPorts int) {
 	return int(n.ports[tcp].held[id].Load()), int(n.ports[udp].held[id].Load())
 }
 
-// FlowQuota and PortQuota are how many of each one port may hold.
+// FlowQuota is how many flows one port may hold.
 func (n *NAT) FlowQuota() int { return int(n.quota) }
+
+// PortQuota is how many outside ports of TCP and UDP one port may hold.
 func (n *NAT) PortQuota() (tcpPorts, udpPorts int) {
 	c := n.config.Load()
 	return int(c.share[tcp]), int(c.share[udp])
@@ -148,5 +154,6 @@ func (n *NAT) PortUseOf(proto uint8) PortUse {
 	return u
 }
 
-// InUse is the set of outside ports given out, of TCP, UDP or SCTP; resting ones included.
+// InUse is the set of outside ports given out, resting ones included: of TCP, UDP, SCTP, or ICMP's identifiers; others have
+// none, and panic.
 func (n *NAT) InUse(proto uint8) *PortSet { return n.ports[protoIndex(proto)].used }

@@ -35,12 +35,13 @@ var (
 func (m Mapping) String() string   { return mappingNames[m] }
 func (f Filtering) String() string { return filteringNames[f] }
 
-// ParseMapping and ParseFiltering read the names; the empty one is the default.
+// ParseMapping reads a name; the empty one is the default.
 func ParseMapping(s string) (Mapping, error) {
 	i, err := parseName("mapping", s, mappingNames[:])
 	return Mapping(i), err
 }
 
+// ParseFiltering reads a name; the empty one is the default.
 func ParseFiltering(s string) (Filtering, error) {
 	i, err := parseName("filtering", s, filteringNames[:])
 	return Filtering(i), err
@@ -79,7 +80,7 @@ func permissionKey(k frame.Tuple, remote frame.Addr) frame.Tuple {
 	return k
 }
 
-// acquire returns the mapping of f's inside endpoint, with one more user, making it when there is none: the same
+// acquire returns the mapping of the inside endpoint that t has as its source, with one more user, making it when there is none: the same
 // endpoint has the same outside port whatever it speaks to (RFC 4787, REQ-1; RFC 5382, REQ-1).
 func (n *NAT) acquire(c *config, t *frame.Tuple, owner frame.PortID, net frame.NetID, dry bool) (m uint32, port uint16, why frame.Reason) {
 	inside := insideKey(c, t)
@@ -198,21 +199,21 @@ func (n *NAT) drop(m uint32) {
 	n.release(protoIndex(outside.Proto), outside.SrcPort, owner, inside.Src)
 }
 
-// admits finds the mapping by which a packet to outside port t.DstPort may go in, though no flow wants it: from
-// outside by the filter of its network (RFC 4787, REQ-8), from inside always (hairpinning, REQ-9): who may not reach
-// the other container is stopped by the router.
-func (n *NAT) admits(c *config, t *frame.Tuple, outside bool, now frame.Tick) (uint32, bool) {
+// admits finds the mapping of outside port t.DstPort, through which a packet that no flow wants may go in: from outside by
+// the filter of its network (RFC 4787, REQ-8), from inside always (hairpinning, REQ-9): who may not reach the other
+// container is stopped by the router. m is 0 when there is none.
+func (n *NAT) admits(c *config, t *frame.Tuple, outside bool, now frame.Tick) (m uint32, ok bool) {
 	if i := protoIndex(t.Proto); i < 0 || i == icmp {
 		return 0, false
 	}
 	k := outsideKey(c, t.DstPort, t.Proto)
-	m, _, ok := n.maps.lookup(&k, k.Hash(n.maps.seed))
+	m, _, ok = n.maps.lookup(&k, k.Hash(n.maps.seed))
 	if !ok || !outside {
 		return m, ok
 	}
 	rule := c.masq[n.mappings[m].net]
 	if rule == nil || rule.Filtering == AddressAndPortDependentFiltering || int32(now-frame.Tick(n.mappings[m].expires.Load())) >= 0 {
-		return 0, false
+		return m, false
 	}
 	if rule.Filtering == AddressDependentFiltering {
 		k = permissionKey(k, t.Src)

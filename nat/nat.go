@@ -45,12 +45,12 @@ type NAT struct {
 	timers   Timers
 	pair     Pair
 	seed     uint64
-	now      atomic.Uint32 // the Tick of the last batch, for who is told no other
+	now      atomic.Uint32 // the Tick of the last batch that PreRouting or Expire saw
 	draws    atomic.Uint64 // numbers the choices of ports, so that no two are alike
 	cursor   atomic.Uint32 // where relieve goes on
 	freed    atomic.Uint64 // outside ports given back
 	stats    flowStats
-	watch    atomic.Pointer[func(EventKind, Flow)]
+	watch    atomic.Pointer[func(EventKind, Flow, string)]
 	config   atomic.Pointer[config]
 	mu       sync.Mutex   // writers of config
 	sweep    uint32       // where Expire goes on
@@ -135,7 +135,7 @@ func (n *NAT) end(e uint32, why ending) bool {
 		return false
 	}
 	n.stats.ended[why].Add(1)
-	n.emit(FlowDestroy, e)
+	n.emit(FlowDestroy, e, endingNames[why])
 	s := &n.state[e]
 	k := &n.flows.keys[e]
 	n.held[s.port].Add(-1)

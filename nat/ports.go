@@ -67,8 +67,8 @@ func (n *NAT) release(i int, port uint16, owner frame.PortID, inside frame.Addr)
 	o.resting.Claim(port)
 }
 
-// Wake ends the rest of ports that have rested long enough. It is the housekeeper's.
-func (n *NAT) Wake(now frame.Tick) {
+// EndRests ends the rest of ports that have rested long enough. It is the housekeeper's.
+func (n *NAT) EndRests(now frame.Tick) {
 	for i := range n.ports {
 		o := &n.ports[i]
 		if o.resting == nil {
@@ -110,8 +110,8 @@ func (o *outside) claim(p uint16, dry bool) bool {
 	return o.used.Claim(p)
 }
 
-// reclaim takes a port that rests after the same inside address had it (RFC 6888, REQ-8, exception B). It stays charged.
-func (o *outside) reclaim(p uint16, inside frame.Addr, owner frame.PortID, dry bool) bool {
+// retake takes a port that rests after the same inside address had it (RFC 6888, REQ-8, exception B). It stays charged.
+func (o *outside) retake(p uint16, inside frame.Addr, owner frame.PortID, dry bool) bool {
 	own := func() bool {
 		return o.rested[p].addr.Load() == uint32(inside) && o.rested[p].owner.Load() == uint32(owner)
 	}
@@ -137,7 +137,7 @@ func (o *outside) reclaim(p uint16, inside frame.Addr, owner frame.PortID, dry b
 func (n *NAT) choose(c *config, i int, inside frame.Tuple, owner frame.PortID, dry bool) (port uint16, charged, ok bool) {
 	o, pool, want := &n.ports[i], c.pool[i], inside.SrcPort
 	rests := o.resting != nil
-	if rests && pool.Has(want) && o.reclaim(want, inside.Src, owner, dry) {
+	if rests && pool.Has(want) && o.retake(want, inside.Src, owner, dry) {
 		return want, true, true
 	}
 	if o.held[owner].Load() < c.share[i] {
@@ -150,7 +150,7 @@ func (n *NAT) choose(c *config, i int, inside frame.Tuple, owner frame.PortID, d
 	}
 	if rests {
 		none := &PortSet{}
-		port, ok = none.search(o.resting, n.draw(pool), want, func(p uint16) bool { return pool.Has(p) && o.reclaim(p, inside.Src, owner, dry) })
+		port, ok = none.search(o.resting, n.draw(pool), want, func(p uint16) bool { return pool.Has(p) && o.retake(p, inside.Src, owner, dry) })
 	}
 	return port, ok, ok
 }

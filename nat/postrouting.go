@@ -205,7 +205,7 @@ func (n *NAT) enter(c *config, f *frame.Frame, d *draft, b *frame.Batch) frame.R
 		case inserted:
 			f.Flow, f.Dir = e, 0
 			n.stats.created.Add(1)
-			n.emit(FlowNew, e)
+			n.emit(FlowNew, e, "")
 			if protoIndex(d.orig.Proto) < 0 {
 				n.pairs[d.port].Add(1)
 				n.tellPair(&d.reply, true)
@@ -228,7 +228,7 @@ func (n *NAT) enter(c *config, f *frame.Frame, d *draft, b *frame.Batch) frame.R
 				}
 				d.status |= sharesPort
 			case !n.yield(c, &d.reply, b):
-				return frame.FlowBusy
+				return frame.FlowClash
 			}
 		}
 	}

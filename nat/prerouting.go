@@ -74,13 +74,17 @@ func (n *NAT) preRouteTuple(c *config, f *frame.Frame, b *frame.Batch, outside b
 		f.RouteDst, f.RoutePort = p.target(f.Tuple.DstPort)
 		return frame.None
 	}
-	if m, ok := n.admits(c, &f.Tuple, outside, b.Tick); ok {
+	m, ok := n.admits(c, &f.Tuple, outside, b.Tick)
+	if ok {
 		f.NAT, f.Flow, f.Hairpin = frame.NATNew, m, !outside
 		to := &n.maps.keys[m][0]
 		f.RouteDst, f.RoutePort = to.Src, to.SrcPort
 		return frame.None
 	}
-	if outside {
+	switch {
+	case m != 0:
+		return frame.NATFiltered
+	case outside:
 		return frame.NotForUs
 	}
 	return frame.None // for the host itself

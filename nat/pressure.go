@@ -75,7 +75,7 @@ func (n *NAT) lastUser(m uint32) bool {
 
 const anyProtocol = -1
 
-// Pressed tells whether the flow table is nearly full, or was found full: the housekeeper should call Ease soon.
+// Pressed tells whether the flow table is more than 15/16 full: the housekeeper should call Ease soon.
 //
 //uvswitch:hot
 func (n *NAT) Pressed() bool { return n.flows.used.Load() > int64(n.flows.limit()-n.flows.limit()/16) }

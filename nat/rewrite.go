@@ -13,7 +13,7 @@ import (
 func (n *NAT) translate(f *frame.Frame, b *frame.Batch) frame.Reason {
 	s := &n.state[f.Flow]
 	keys := &n.flows.keys[f.Flow]
-	to := keys[1-f.Dir].Reverse()
+	to := n.translated(f.Flow, f.Dir)
 	addrs, ports := s.addrs, s.l4ports
 	if f.Dir == 1 {
 		addrs, ports = ^addrs, ^ports
@@ -23,10 +23,9 @@ func (n *NAT) translate(f *frame.Frame, b *frame.Batch) frame.Reason {
 		if f.Proto == frame.SCTP && (to.SrcPort != f.Tuple.SrcPort || to.DstPort != f.Tuple.DstPort) {
 			return frame.FragmentNotTranslated // its checksum is over the whole
 		}
-		if first = f.IPv4().FragOffset() == 0; !b.Dry {
-			if why := n.passFragment(f); why != frame.None {
-				return why
-			}
+		first = f.IPv4().FragOffset() == 0
+		if why := n.passFragment(f, b.Dry); why != frame.None {
+			return why
 		}
 	}
 	flags := uint8(0)
@@ -106,7 +105,7 @@ func (n *NAT) account(f *frame.Frame, s *flow, orig *frame.Tuple, flags uint8, f
 		n.extend(f, s, now+n.timers.timeout(orig, state), state)
 	}
 	if state != old && n.watch.Load() != nil {
-		n.emit(FlowUpdate, f.Flow)
+		n.emit(FlowUpdate, f.Flow, "")
 	}
 }
 
@@ -163,7 +162,7 @@ func setICMPID(l4 []byte, t *frame.Tuple) {
 	binary.BigEndian.PutUint16(l4[4:], id)
 }
 
-// translateError rewrites an ICMP error about a packet of flow f.Flow, outside and in the quote, so that its
+// translateError rewrites an ICMP error about a packet of flow f.Flow, in its own header and in the quote, so that its
 // receiver recognises what it sent (RFC 5508, REQ-4 and REQ-5). It changes nothing of the flow: an error neither
 // ends nor refreshes it (RFC 5508, REQ-6; RFC 5382, REQ-10).
 func (n *NAT) translateError(f *frame.Frame) frame.Reason {
@@ -200,8 +199,8 @@ func (n *NAT) translateError(f *frame.Frame) frame.Reason {
 		}
 	}
 	if icmp[0] == frame.ICMPUnreachable && icmp[1] == frame.CodeFragNeeded {
-		if mtu := binary.BigEndian.Uint16(icmp[6:]); mtu != 0 && mtu < minPathMTU {
-			binary.BigEndian.PutUint16(icmp[6:], minPathMTU)
+		if mtu := binary.BigEndian.Uint16(icmp[6:]); mtu != 0 && mtu < frame.MinPathMTU {
+			binary.BigEndian.PutUint16(icmp[6:], frame.MinPathMTU)
 		}
 	}
 	icmp[2], icmp[3] = 0, 0
@@ -209,7 +208,3 @@ func (n *NAT) translateError(f *frame.Frame) frame.Reason {
 	f.Tuple.Src, f.Tuple.Dst = src, outer.Dst
 	return frame.None
 }
-
-// minPathMTU is the least that a "fragmentation needed" may ask of a host of ours, in bytes: Linux's
-// net.ipv4.route.min_pmtu. Less is an attack, as a rule.
-const minPathMTU = 552

@@ -131,7 +131,7 @@ func sameTranslation(a, b *config) bool {
 //uvswitch:hot
 func (c *config) published(proto uint8, dst frame.Addr, port uint16) *Publish {
 	i := protoIndex(proto)
-	if i < 0 || i >= len(c.publish) {
+	if i < 0 {
 		return nil
 	}
 	rules := c.publish[i]

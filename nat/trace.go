@@ -12,6 +12,12 @@ func (n *NAT) Trace(fn func()) {
 	n.planned = false
 }
 
+// Drawn tells whether the outside port of the planned flow is an example: it would be drawn at random.
+func (n *NAT) Drawn() bool {
+	k := &n.flows.keys[0]
+	return n.state[0].mapping == 0 && k[1].DstPort != k[0].SrcPort && k[1].Dst != k[0].Src
+}
+
 // Planned tells whether entry 0 is a flow that the trace would have made.
 func (n *NAT) Planned() bool { return n.planned }
 
@@ -62,25 +68,5 @@ func (n *NAT) MappingOf(m uint32) (inside, outside frame.Tuple) {
 	return n.maps.keys[m][0], n.maps.keys[m][1]
 }
 
-// PublishOf returns the publish rule with an id, if it is in force.
-func (n *NAT) PublishOf(id uint32) (Publish, bool) {
-	for _, rules := range n.config.Load().publish {
-		for _, p := range rules {
-			if p.ID == id {
-				return *p, true
-			}
-		}
-	}
-	return Publish{}, false
-}
-
 // External is the host's address, by the rules in force.
 func (n *NAT) External() frame.Addr { return n.config.Load().External }
-
-// Masquerading returns the rule of a network.
-func (n *NAT) Masquerading(id frame.NetID) (Masquerade, bool) {
-	if m := n.config.Load().masq[id]; m != nil {
-		return *m, true
-	}
-	return Masquerade{}, false
-}

@@ -9,8 +9,8 @@ import (
 
 // windows follow the sequence numbers of TCP connections, so that a segment which its receiver would not take is dropped
 // here (nat.windows: strict). The bounds are those of "Real Stateful TCP Packet Filtering in IP Filter" (van Rooij, 2000),
-// as in linux net/netfilter/nf_conntrack_proto_tcp.c. Both directions change both sides, so this takes a lock per
-// connection; it is off by default.
+// as in linux net/netfilter/nf_conntrack_proto_tcp.c. Both directions change both sides, so this takes a lock, one
+// of 256; it is off by default.
 type windows struct {
 	locks [256]sync.Mutex
 	state [][2]window // by flow and direction

@@ -48,8 +48,8 @@ func (r *Router) mayError(in frame.PortID, now frame.Tick) bool {
 	if !r.errorsOf[in%frame.MaxPorts].take(now, errorRateOfPort, errorBurst) || !r.errors.take(now, errorRate, errorBurst) {
 		return false
 	}
-	r.jitter = frame.Mix(r.jitter^uint64(now), 0x9e3779b97f4a7c15)
-	r.errors.tokens = max(0, r.errors.tokens-int32(r.jitter%3))
+	r.dice = frame.Mix(r.dice^uint64(now), 0x9e3779b97f4a7c15)
+	r.errors.tokens = max(0, r.errors.tokens-int32(r.dice%3))
 	return true
 }
 

@@ -97,11 +97,8 @@ func (p *pathMTUs) note(f *frame.Frame, now frame.Tick) {
 	s := &p[p.slot(q.Dst)]
 	s.value.Store(0)
 	s.addr.Store(uint32(q.Dst))
-	s.value.Store(uint32(max(binary.BigEndian.Uint16(icmp[6:]), minPathMTU))<<16 | minute(now))
+	s.value.Store(uint32(max(binary.BigEndian.Uint16(icmp[6:]), frame.MinPathMTU))<<16 | minute(now))
 }
-
-// minPathMTU: Linux's net.ipv4.route.min_pmtu, bytes.
-const minPathMTU = 552
 
 //uvswitch:hot
 func minute(now frame.Tick) uint32 { return uint32(now/(60*frame.TicksPerSecond)) & 0xffff }

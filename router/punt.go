@@ -11,8 +11,8 @@ type Punted struct {
 	In      frame.PortID
 	Net     frame.NetID // the network of In
 	Why     frame.Reason
-	Egress  frame.NetID // with NeighborFailed and FragmentationNeeded
-	NextHop frame.Addr  // with NeighborFailed
+	Egress  frame.NetID // with NeighborFailed, FragmentationNeeded and FragmentWaits
+	NextHop frame.Addr  // with NeighborFailed and FragmentWaits
 	NATed   bool        // addresses have been rewritten: a quote of it would mislead
 	Raw     []byte      // virtio-net header and frame; the receiver's to keep
 }
@@ -80,14 +80,14 @@ func (r *Router) refuse(p Punted, now frame.Tick, out Output) {
 	}
 	if p.Why == frame.FlowNotResumed {
 		r.reset(p, out)
-	} else if typ, code, ok := ErrorFor(p.Why); ok {
+	} else if typ, code, ok := errorFor(p.Why); ok {
 		r.icmpError(p, typ, code, mtu, now, out)
 	}
 	out.Drop(p, p.Why)
 }
 
-// ErrorFor is the ICMP error that the sender of a packet refused for a reason gets; ok is false for silence.
-func ErrorFor(why frame.Reason) (typ, code uint8, ok bool) {
+// errorFor is the ICMP error that the sender of a packet refused for a reason gets; ok is false for silence.
+func errorFor(why frame.Reason) (typ, code uint8, ok bool) {
 	switch why {
 	case frame.NoRoute, frame.UplinkDown:
 		return frame.ICMPUnreachable, frame.CodeNet, true

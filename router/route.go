@@ -59,7 +59,7 @@ func (s *snapshot) admit(f *frame.Frame) frame.Reason {
 		return frame.MartianSource
 	}
 	if f.Net == frame.NoNet || !onLink(in, src) { // strict reverse path: the answer would go back where this came from
-		if rt, ok := s.fib.Lookup(src.Netip()); ok && (rt.Egress != f.Net || rt.Kind == Host) || !ok && f.Net != frame.NoNet {
+		if rt, ok := s.fib.Lookup(src.Netip()); ok && rt.Egress != f.Net || !ok && f.Net != frame.NoNet {
 			return frame.MartianSource
 		}
 	}
@@ -97,7 +97,7 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 		f.PuntFor(frame.NoRoute)
 	case rt.Egress != f.Net && (out.Internal || in.Internal):
 		f.DropFor(frame.NetworkInternal)
-	case rt.Egress != f.Net && rt.Egress != frame.NoNet && f.Net != frame.NoNet && (out.Isolated || in.Isolated) && !crosses(f, rt):
+	case rt.Egress != f.Net && rt.Egress != frame.NoNet && f.Net != frame.NoNet && (out.Isolated || in.Isolated) && !s.crosses(f, rt):
 		f.DropFor(frame.NetworkIsolated)
 	case rt.Egress == frame.NoNet && f.Net == frame.NoNet:
 		f.DropFor(frame.NotForUs) // never from outside back to the outside
@@ -125,12 +125,17 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 	}
 }
 
-// crosses tells whether f may pass between isolated networks: to the host, by a published port, or as the answer to
-// what did.
+// crosses tells whether f may pass between isolated networks: from or to the host, by a published port, or as the answer
+// to what did.
 //
 //uvswitch:hot
-func crosses(f *frame.Frame, rt *Route) bool {
-	return rt.Kind == Host || f.NAT == frame.NATFlow || f.NAT == frame.NATError || f.NAT == frame.NATNew && f.Rule != 0
+func (s *snapshot) crosses(f *frame.Frame, rt *Route) bool {
+	if rt.Kind == Host || s.host != 0 && (f.Tuple.Src == s.host || f.RouteDst == s.host) ||
+		f.NAT == frame.NATFlow || f.NAT == frame.NATError || f.NAT == frame.NATNew && f.Rule != 0 {
+		return true
+	}
+	from, ok := s.fib.Lookup(f.Tuple.Src.Netip())
+	return ok && from.Kind == Host
 }
 
 // Resolve rewrites the MACs of routed frames: to the next hop's, from the router's. A neighbor that is not known

@@ -65,7 +65,8 @@ type snapshot struct {
 	ifaces [frame.MaxNets]*Interface // by network; the uplink at NoNet
 	fib    *bart.Table[*Route]
 	neigh  neighTable
-	paths  *pathMTUs // shared by all snapshots
+	paths  *pathMTUs  // shared by all snapshots
+	host   frame.Addr // the host port's address; 0 for none
 }
 
 // Router is the routing stages and the state behind them.
@@ -80,12 +81,12 @@ type Router struct {
 	heldOf   [frame.MaxPorts]int        // likewise, by the port that they came from
 	errorsOf [frame.MaxPorts]bucket     // ICMP errors by port
 	defended map[frame.NetID]frame.Tick // when the gateway last defended its address
-	jitter   uint64
+	dice     uint64                     // state of mayError's randomness
 }
 
 // New makes a router without interfaces.
 func New() *Router {
-	r := &Router{neigh: map[neighKey]*neighbor{}, defended: map[frame.NetID]frame.Tick{}, jitter: 1}
+	r := &Router{neigh: map[neighKey]*neighbor{}, defended: map[frame.NetID]frame.Tick{}, dice: 1}
 	r.snap.Store(&snapshot{fib: &bart.Table[*Route]{}, paths: &pathMTUs{}})
 	return r
 }
@@ -108,6 +109,13 @@ func (r *Router) SetInterface(i Interface) {
 		s.ifaces[i.Net] = &i
 		s.fib = s.fib.InsertPersist(i.Prefix, &Route{Prefix: i.Prefix, Egress: i.Net})
 	})
+}
+
+// SetHost says which station is the host, which isolated networks reach and are reached by.
+func (r *Router) SetHost(a frame.Addr) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.update(func(s *snapshot) { s.host = a })
 }
 
 // DeleteInterface removes a leg, its routes and its neighbors. Frames that wait for one are dropped.

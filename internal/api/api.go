@@ -223,7 +223,7 @@ type Trace struct {
 	In      string      `json:"in"`
 	Length  int         `json:"length"` // bytes of the frame
 	Steps   []TraceStep `json:"steps"`
-	Verdict string      `json:"verdict"` // transmitted, answered, consumed, held or dropped
+	Verdict string      `json:"verdict"` // transmitted, answered, consumed, held, dropped, or passed (to the host)
 	Reason  string      `json:"reason,omitempty"`
 	Why     string      `json:"why"`
 	Remedy  string      `json:"remedy,omitempty"`
@@ -239,9 +239,17 @@ type TraceStep struct {
 	Text   string `json:"text"`
 }
 
+// NATSettings are what was configured, or is the default.
+type NATSettings struct {
+	Windows string            `json:"windows"` // liberal or strict
+	Timers  map[string]uint32 `json:"timers"`  // seconds, by the keys of the configuration file; PORT/PROTO for those by port
+}
+
 // A FlowEvent is a line of `flow events`.
 type FlowEvent struct {
-	Event string `json:"event"` // NEW, UPDATE or DESTROY
+	Event  string `json:"event"`            // NEW, UPDATE or DESTROY
+	Reason string `json:"reason,omitempty"` // of DESTROY: timed_out, evicted, replaced or flushed
+	Time   string `json:"time"`             // RFC 3339, with nanoseconds
 	Flow
 }
 
@@ -250,6 +258,7 @@ type RouteAdd struct {
 	Dst     string `json:"dst"`
 	Type    string `json:"type,omitempty"`    // unicast (when empty), blackhole, unreachable or prohibit
 	Gateway string `json:"gateway,omitempty"` // the next hop, an address of a network
+	Replace bool   `json:"replace,omitempty"` // one that is there
 }
 
 // A NeighborAdd is what POST /v1/neighbors takes.

@@ -24,7 +24,7 @@ func (a *app) networkCommand() *cobra.Command {
 	add.Flags().StringVar(&n.Gateway, "gateway", "", "its gateway (default: the first address)")
 	add.Flags().IntVar(&n.MTU, "mtu", 0, "longest IP packet, bytes (default 1500)")
 	add.Flags().BoolVar(&n.Internal, "internal", false, "nothing leaves it, nothing comes in")
-	add.Flags().BoolVar(&n.Isolated, "isolated", false, "it reaches no other network, but the outside and published ports")
+	add.Flags().BoolVar(&n.Isolated, "isolated", false, "it reaches no other network, but the host, the outside and published ports")
 	add.Flags().StringVar(&n.Mapping, "mapping", "", "endpoint-independent (default) or address-and-port-dependent: more flows than ports")
 	add.Flags().StringVar(&n.Filtering, "filtering", "", "who outside may send to a container's outside port: address-and-port-dependent (default), address-dependent, endpoint-independent")
 	_ = add.MarkFlagRequired("subnet")

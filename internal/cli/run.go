@@ -140,10 +140,10 @@ func timersOf(f config.Timers) (nat.Timers, error) {
 	}
 	for k, seconds := range f.Ports {
 		port, proto, _ := strings.Cut(k, "/")
-		number, ok := frame.ProtoNumber(cmp.Or(proto, "udp"))
+		number, ok := frame.ProtoNumber(proto)
 		p, err := strconv.ParseUint(port, 10, 16)
 		if !ok || err != nil || p == 0 || seconds == 0 || seconds > maxTimer {
-			return t, fmt.Errorf("config: nat.timers.ports: %q: %d is not like \"5060/udp\": 600", k, seconds)
+			return t, fmt.Errorf("config: nat.timers.ports: %q: %d: say PORT/PROTOCOL and 1 to %d seconds, such as \"5060/udp\": 600", k, seconds, maxTimer)
 		}
 		t.Ports = append(t.Ports, nat.PortTimer{Proto: number, Port: uint16(p), Seconds: seconds})
 	}

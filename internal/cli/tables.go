@@ -82,8 +82,8 @@ func (a *app) neighCommand() *cobra.Command {
 				fmt.Fprintf(w, "%s dev %s%s %s\n", n.Dst, n.Network, mac, strings.Join(n.State, ","))
 			}
 		}),
-		&cobra.Command{Use: "add ADDR lladdr MAC", Short: "Add a permanent one", Args: cobra.ExactArgs(3), RunE: func(c *cobra.Command, args []string) error {
-			if args[1] != "lladdr" {
+		&cobra.Command{Use: "add ADDR lladdr MAC", Short: "Add a permanent one", RunE: func(c *cobra.Command, args []string) error {
+			if len(args) != 3 || args[1] != "lladdr" {
 				return usagef("the form is: neigh add ADDR lladdr MAC")
 			}
 			return a.client().Do(c.Context(), "POST", "/neighbors", api.NeighborAdd{Dst: args[0], Lladdr: args[2]}, nil)
@@ -111,24 +111,34 @@ func (a *app) routeCommand() *cobra.Command {
 				fmt.Fprintln(w, line)
 			}
 		}),
-		&cobra.Command{
-			Use: "add DST via GATEWAY | add blackhole|unreachable|prohibit DST", Short: "Add a route, as `ip route add` does", Args: cobra.RangeArgs(2, 3),
-			RunE: func(c *cobra.Command, args []string) error {
-				q := api.RouteAdd{Dst: args[0]}
-				switch {
-				case len(args) == 3 && args[1] == "via":
-					q.Gateway = args[2]
-				case len(args) == 2:
-					q.Type, q.Dst = args[0], args[1]
-				default:
-					return usagef("the form is: route add DST via GATEWAY, or route add blackhole|unreachable|prohibit DST")
-				}
-				return a.client().Do(c.Context(), "POST", "/routes", q, nil)
-			},
-		},
-		&cobra.Command{Use: "del DST", Short: "Remove a route", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-			return a.client().Do(c.Context(), "DELETE", "/routes?dst="+url.QueryEscape(args[0]), nil, nil)
-		}})
+		a.routeChange("add", "Add a route, as `ip route add` does", "POST", false),
+		a.routeChange("replace", "Add a route in the place of one to the same destination", "POST", true),
+		a.routeChange("del", "Remove a route", "DELETE", false))
+}
+
+// routeChange makes a command that takes a route as `ip route` and `route show` write it.
+func (a *app) routeChange(name, short, method string, replace bool) *cobra.Command {
+	form := name + " DST via GATEWAY | " + name + " blackhole|unreachable|prohibit DST"
+	if method == "DELETE" {
+		form = name + " DST | " + form
+	}
+	return &cobra.Command{Use: form, Short: short, RunE: func(c *cobra.Command, args []string) error {
+		q := api.RouteAdd{Replace: replace}
+		switch {
+		case len(args) >= 3 && args[1] == "via" && (len(args) == 3 || len(args) == 5 && args[3] == "dev"):
+			q.Dst, q.Gateway = args[0], args[2]
+		case len(args) == 2:
+			q.Type, q.Dst = args[0], args[1]
+		case len(args) == 1 && method == "DELETE":
+			q.Dst = args[0]
+		default:
+			return usagef("the form is: route %s", strings.ReplaceAll(form, " | ", ", or route "))
+		}
+		if method == "DELETE" {
+			return a.client().Do(c.Context(), method, "/routes?dst="+url.QueryEscape(q.Dst), nil, nil)
+		}
+		return a.client().Do(c.Context(), method, "/routes", q, nil)
+	}}
 }
 
 func (a *app) natCommand() *cobra.Command {
@@ -152,11 +162,17 @@ func (a *app) natCommand() *cobra.Command {
 		return get(c.Context(), a, "/nat/ports", printPortUse)
 	}
 	return group("nat", "Address translation", rules,
+		show(a, "settings", "Show windows and time-outs, in seconds", "/nat/settings", func(w io.Writer, s api.NATSettings) {
+			row(w, "windows", s.Windows)
+			for _, k := range byName(s.Timers) {
+				row(w, "timer "+k, s.Timers[k])
+			}
+		}),
 		show(a, "ports", "Show the outside ports in use, and who holds them", "/nat/ports", printPortUse))
 }
 
 func printPortUse(w io.Writer, rows []api.PortUse) {
-	row(w, "outside ports", "used", "resting", "of", "quota", "held by")
+	row(w, "outside ports", "used", "resting", "of", "quota", "charged to (used and resting)")
 	for _, u := range rows {
 		var held []string
 		for name, n := range u.Holders {
@@ -172,7 +188,7 @@ func (a *app) flowCommand() *cobra.Command {
 	filters := func(c *cobra.Command) *cobra.Command {
 		for _, f := range []struct{ name, short, use string }{
 			{"src", "s", "original source address"}, {"dst", "d", "original destination address"},
-			{"proto", "p", "tcp, udp or icmp"}, {"port", "", "the container's port, by name"}, {"dport", "", "original destination port"},
+			{"proto", "p", "tcp, udp, sctp, icmp, gre, esp, or proto-N"}, {"port", "", "the container's port, by name"}, {"dport", "", "original destination port"},
 		} {
 			c.Flags().StringP(f.name, f.short, "", f.use)
 		}
@@ -214,6 +230,9 @@ func (a *app) flowCommand() *cobra.Command {
 			if err := a.client().Do(c.Context(), "DELETE", path, nil, &n); err != nil {
 				return err
 			}
+			if a.json {
+				return a.printJSON(map[string]int{"deleted": n.Deleted})
+			}
 			_, err = fmt.Fprintf(a.out, "%d flows deleted\n", n.Deleted)
 			return err
 		}})
@@ -251,7 +270,11 @@ func (a *app) followFlows(ctx context.Context, path string) error {
 			}
 			continue
 		}
-		fmt.Fprintf(a.out, "%9s ", "["+e.Event+"]")
+		event := "[" + e.Event + "]"
+		if e.Reason != "" {
+			event = "[" + e.Event + " " + e.Reason + "]"
+		}
+		fmt.Fprintf(a.out, "%9s ", event)
 		a.printFlows(a.out, []api.Flow{e.Flow})
 	}
 }

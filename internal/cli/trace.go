@@ -24,8 +24,9 @@ func (a *app) traceCommand() *cobra.Command {
 		Short: "Explain what would happen to a packet, and why",
 		Long: "Run a packet through the stages that real ones go through, with the tables as they are now, and print what each\n" +
 			"decides and by which entry. Nothing is sent, nothing is changed and nothing is counted.\n\n" +
-			"The packet is said in words: tcp|udp|sctp|icmp|gre|esp|arp [SRC[:PORT]] > DST[:PORT] [S|S.|.|P.|F.|R] [ttl N] [len N] [mss N] [df].\n" +
-			"Without SRC it comes from the port's own address. From outside, say --in uplink.",
+			"The packet is said in words: tcp|udp|sctp|icmp|gre|esp|arp [SRC[:PORT]] > DST[:PORT] [S|S.|.|P.|F.|R] [seq N] [ack N] [win N]\n" +
+			"[ttl N] [len N] [mss N] [id N] [df].\n" +
+			"Without SRC it comes from the port's own address, without its port from 40000. From outside, say --in uplink.",
 		Example: "  uvswitch trace --in web 'tcp > 1.1.1.1:443 S' --reverse\n" +
 			"  uvswitch trace --in uplink 'tcp 203.0.113.8:4000 > 198.51.100.1:8080 S'\n" +
 			"  uvswitch trace --in db --pcap db.pcapng --frame 3",
@@ -40,8 +41,13 @@ func (a *app) traceCommand() *cobra.Command {
 					given++
 				}
 			}
-			if q.In == "" || given != 1 {
-				return usagef("say --in PORT and one packet: in words, by --hex, or by --pcap FILE")
+			switch {
+			case q.In == "":
+				return usagef("say --in PORT: by which port it comes in; `uvswitch port ls` lists them")
+			case given != 1:
+				return usagef("say one packet, and not %d: in words (in quotes, since > is the shell's), by --hex, or by --pcap FILE", given)
+			case c.Flags().Changed("frame") && file == "":
+				return usagef("--frame says which frame of --pcap FILE")
 			}
 			if file != "" {
 				b, err := frameOf(file, number)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/uvswitch/uvswitch/internal/api"
 	"github.com/uvswitch/uvswitch/nat"
@@ -22,6 +23,8 @@ type flowEvents struct {
 type flowEvent struct {
 	kind nat.EventKind
 	flow nat.Flow
+	why  string
+	at   time.Time
 }
 
 const eventQueue = 16384 // events that one listener may be behind
@@ -54,10 +57,11 @@ func (e *flowEvents) watch(n *nat.NAT) {
 	for c := range e.listeners {
 		to = append(to, c)
 	}
-	n.Watch(func(kind nat.EventKind, f nat.Flow) {
+	n.Watch(func(kind nat.EventKind, f nat.Flow, why string) {
+		event := flowEvent{kind, f, why, time.Now()}
 		for _, c := range to {
 			select {
-			case c <- flowEvent{kind, f}:
+			case c <- event:
 			default:
 				e.missed.Add(1)
 			}
@@ -67,7 +71,11 @@ func (e *flowEvents) watch(n *nat.NAT) {
 
 // serveFlowEvents streams events as newline-delimited JSON until the client goes.
 func (d *Daemon) serveFlowEvents(w http.ResponseWriter, r *http.Request) {
-	filter := filterOf(r.URL.Query())
+	filter, err := d.filterOf(r.URL.Query())
+	if err != nil {
+		answer(w, nil, err)
+		return
+	}
 	events, stop := d.events.listen(d.dp.NAT)
 	defer stop()
 	w.Header().Set("Content-Type", "application/x-ndjson")
@@ -82,7 +90,7 @@ func (d *Daemon) serveFlowEvents(w http.ResponseWriter, r *http.Request) {
 			return
 		case e := <-events:
 			d.mu.Lock()
-			v := api.FlowEvent{Event: e.kind.String(), Flow: d.flowView(e.flow)}
+			v := api.FlowEvent{Event: e.kind.String(), Reason: e.why, Time: e.at.Format(time.RFC3339Nano), Flow: d.flowView(e.flow)}
 			d.mu.Unlock()
 			if !filter.matches(&v.Flow) {
 				continue

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -117,6 +118,7 @@ func (d *Daemon) handler() http.Handler {
 	get("/stats", func(*http.Request) (any, error) { return d.statsView(), nil })
 	get("/bridge", func(*http.Request) (any, error) { return d.bridgeView(), nil })
 	get("/nat", func(*http.Request) (any, error) { return d.natView(), nil })
+	get("/nat/settings", func(*http.Request) (any, error) { return d.natSettings(), nil })
 	get("/nat/ports", func(*http.Request) (any, error) { return d.portUseView(), nil })
 	d.portRoutes(get, change)
 	d.tableRoutes(get, change)
@@ -224,18 +226,35 @@ func (d *Daemon) tableRoutes(get getFunc, change changeFunc) {
 	})
 	change("DELETE", "/routes", func(r *http.Request) (any, error) { return nil, d.deleteRoute(r.URL.Query().Get("dst")) })
 	get("/flows/stats", func(*http.Request) (any, error) { return d.flowStatsView(), nil })
-	get("/flows", func(r *http.Request) (any, error) { return d.flowsView(filterOf(r.URL.Query())), nil })
+	get("/flows", func(r *http.Request) (any, error) {
+		f, err := d.filterOf(r.URL.Query())
+		if err != nil {
+			return nil, err
+		}
+		return d.flowsView(f), nil
+	})
 	change("DELETE", "/flows", func(r *http.Request) (any, error) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		f := filterOf(r.URL.Query())
+		f, err := d.filterOf(r.URL.Query())
+		if err != nil {
+			return nil, err
+		}
 		n := d.dp.NAT.Flush(func(x nat.Flow) bool { v := d.flowView(x); return f.matches(&v) })
 		return map[string]int{"deleted": n}, nil
 	})
 }
 
-func filterOf(q url.Values) flowFilter {
-	return flowFilter{src: q.Get("src"), dst: q.Get("dst"), proto: q.Get("proto"), port: q.Get("port"), dport: q.Get("dport")}
+// filterOf reads what selects flows; what can match nothing is an error.
+func (d *Daemon) filterOf(q url.Values) (flowFilter, error) {
+	f := flowFilter{src: q.Get("src"), dst: q.Get("dst"), proto: q.Get("proto"), port: q.Get("port"), dport: q.Get("dport")}
+	if _, err := strconv.ParseUint(f.dport, 10, 16); f.dport != "" && err != nil {
+		return f, api.Errorf(http.StatusBadRequest, "%q is no port number", f.dport)
+	}
+	if f.port != "" && !slices.ContainsFunc(d.portList(), func(p *port) bool { return p.name == f.port }) {
+		return f, noPort(f.port)
+	}
+	return f, nil
 }
 
 func (d *Daemon) publishRoutes(get getFunc, change changeFunc) {

@@ -78,6 +78,9 @@ func (d *Daemon) addNetwork(a api.NetworkAdd) error {
 	if err != nil {
 		return api.Errorf(http.StatusBadRequest, "%v", err)
 	}
+	if mapping != nat.EndpointIndependentMapping && filtering != nat.AddressAndPortDependentFiltering {
+		return api.Errorf(http.StatusBadRequest, "with mapping %s an outside port has no single owner whom others could be let in to: filtering is %s then", mapping, nat.AddressAndPortDependentFiltering)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if _, ok := d.networks[a.Name]; ok {

@@ -16,7 +16,7 @@ import (
 )
 
 // packetForm is the form of a packet in words.
-const packetForm = "tcp|udp|sctp|icmp|gre|esp|arp [SRC[:PORT]] > DST[:PORT] [FLAGS] [ttl N] [len N] [mss N] [df], such as 'tcp 172.29.0.2:4000 > 1.1.1.1:443 S', 'icmp > 8.8.8.8' or 'arp > 172.29.0.1'"
+const packetForm = "tcp|udp|sctp|icmp|gre|esp|arp [SRC[:PORT]] > DST[:PORT] [FLAGS: S S. . P. F. R] [seq N] [ack N] [win N] [ttl N] [len N] [mss N] [id N] [df], such as 'tcp 172.29.0.2:4000 > 1.1.1.1:443 S', 'icmp > 8.8.8.8' or 'arp > 172.29.0.1'"
 
 // spec is a packet in words.
 type spec struct {
@@ -24,7 +24,8 @@ type spec struct {
 	src, dst     netip.AddrPort // an invalid source: the port's own
 	flags        string
 	ttl, len, id int
-	mss          int
+	mss, win     int
+	seq, ack     int
 	df           bool
 }
 
@@ -37,7 +38,7 @@ func parseSpec(s string) (spec, error) {
 	if len(f) < 3 {
 		return bad("it is too short")
 	}
-	p := spec{proto: f[0], ttl: 64, id: 1}
+	p := spec{proto: f[0], ttl: 64, id: 1, win: 64240}
 	if _, known := frame.ProtoNumber(p.proto); !known && p.proto != "arp" {
 		return bad("%q is no protocol", p.proto)
 	}
@@ -55,14 +56,14 @@ func parseSpec(s string) (spec, error) {
 		return bad("%v", err)
 	}
 	for rest := f[at+2:]; len(rest) > 0; rest = rest[1:] {
-		n := map[string]*int{"ttl": &p.ttl, "len": &p.len, "mss": &p.mss, "id": &p.id}[rest[0]]
+		n := map[string]*int{"ttl": &p.ttl, "len": &p.len, "mss": &p.mss, "id": &p.id, "seq": &p.seq, "ack": &p.ack, "win": &p.win}[rest[0]]
 		switch {
 		case n != nil:
 			if len(rest) < 2 {
 				return bad("%s of how much?", rest[0])
 			}
-			if *n, err = strconv.Atoi(rest[1]); err != nil || *n < 0 || *n > 65000 {
-				return bad("%s %q is no number up to 65000", rest[0], rest[1])
+			if *n, err = strconv.Atoi(rest[1]); err != nil || *n < 0 || *n > limitOf(rest[0]) {
+				return bad("%s %q is no number up to %d", rest[0], rest[1], limitOf(rest[0]))
 			}
 			rest = rest[1:]
 		case rest[0] == "df":
@@ -73,10 +74,29 @@ func parseSpec(s string) (spec, error) {
 			return bad("%q is not understood", rest[0])
 		}
 	}
-	if p.ttl > 255 {
-		return bad("a TTL is 255 at most")
+	number, _ := frame.ProtoNumber(p.proto)
+	switch hasPorts := frame.HasPorts(number); {
+	case p.proto != "arp" && hasPorts && p.dst.Port() == 0:
+		return bad("to which port?")
+	case !hasPorts && (p.dst.Port() != 0 || p.src.Port() != 0):
+		return bad("%s has no ports", p.proto)
+	case p.proto != "tcp" && p.mss+p.seq+p.ack > 0:
+		return bad("mss, seq and ack are TCP's")
 	}
 	return p, nil
+}
+
+// limitOf is the largest value of a number in words.
+func limitOf(name string) int {
+	switch name {
+	case "ttl":
+		return 255
+	case "seq", "ack":
+		return 1<<32 - 1
+	case "len":
+		return 65000
+	}
+	return 65535
 }
 
 // parseEnd reads ADDR or ADDR:PORT.
@@ -146,7 +166,8 @@ func (s *spec) layers() []gopacket.SerializableLayer {
 		}
 		has := func(c string) bool { return strings.Contains(s.flags, c) }
 		t := &layers.TCP{
-			SrcPort: layers.TCPPort(s.src.Port()), DstPort: layers.TCPPort(s.dst.Port()), Window: 64240,
+			SrcPort: layers.TCPPort(s.src.Port()), DstPort: layers.TCPPort(s.dst.Port()),
+			Seq: uint32(s.seq), Ack: uint32(s.ack), Window: uint16(s.win),
 			SYN: has("S"), FIN: has("F"), RST: has("R"), PSH: has("P"), ACK: has("."),
 		}
 		if s.mss > 0 {
@@ -171,6 +192,11 @@ func (d *Daemon) macsFor(p *port, s spec) (src, dst frame.MAC, err error) {
 	if p.kind == kindUplink {
 		return d.up.MAC, uplinkMAC, nil
 	}
+	if to := s.dst.Addr(); to.IsMulticast() { // RFC 1112, 6.4
+		dst = 0x01005e000000 | frame.MAC(frame.AddrFrom(to)&0x7fffff)
+	} else if to == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		dst = frame.BroadcastMAC
+	}
 	src = p.mac
 	if src == 0 {
 		for _, e := range d.dp.Switch.FDB(p.net.id).Entries() {
@@ -183,6 +209,9 @@ func (d *Daemon) macsFor(p *port, s spec) (src, dst frame.MAC, err error) {
 		src = macFor(s.src.Addr())
 	}
 	to := s.dst.Addr()
+	if dst != 0 {
+		return src, dst, nil
+	}
 	if !p.net.prefix.Contains(to) || to == p.net.gateway {
 		return src, p.net.mac, nil
 	}
@@ -205,6 +234,8 @@ func (d *Daemon) macsFor(p *port, s spec) (src, dst frame.MAC, err error) {
 // packetText is one line about a frame, after tcpdump's manner.
 func packetText(f *frame.Frame) string {
 	switch {
+	case f.Len() < frame.EthernetLen:
+		return fmt.Sprintf("a frame of %d bytes", f.Len())
 	case f.Flags&frame.IsARP != 0:
 		a := f.Bytes()[f.L3:]
 		if a[7] == 1 {
@@ -212,7 +243,7 @@ func packetText(f *frame.Frame) string {
 		}
 		return fmt.Sprintf("arp %s is-at %s", frame.LoadAddr(a[14:]), frame.LoadMAC(a[8:]))
 	case f.Flags&frame.IsIPv4 == 0 || f.Malformed != frame.None:
-		return fmt.Sprintf("%s > %s, EtherType %#04x, %d bytes", f.Src, f.Dst, f.EtherType, f.Len())
+		return fmt.Sprintf("%s > %s, EtherType %#04x", f.Src, f.Dst, f.EtherType)
 	}
 	l4 := f.Payload()
 	t := f.Tuple

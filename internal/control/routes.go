@@ -3,6 +3,7 @@ package control
 import (
 	"net/http"
 	"net/netip"
+	"slices"
 
 	"github.com/uvswitch/uvswitch/internal/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -23,6 +24,9 @@ func (d *Daemon) addRoute(a api.RouteAdd) error {
 	defer d.mu.Unlock()
 	if err := d.ownRoute(p); err != nil {
 		return err
+	}
+	if slices.ContainsFunc(d.dp.Router.Routes(), func(r router.Route) bool { return r.Prefix == p }) && !a.Replace {
+		return api.Errorf(http.StatusConflict, "there is a route to %s already; `uvswitch route replace`, or `uvswitch route del %s` first", p, p)
 	}
 	rt := router.Route{Prefix: p, Kind: kind}
 	switch {
@@ -80,7 +84,10 @@ func parseDst(s string) (netip.Prefix, error) {
 	if s == "default" {
 		p, err = everywhere, nil
 	}
-	if err != nil || !p.Addr().Is4() || p != p.Masked() {
+	if err == nil && p.Addr().Is4() && p != p.Masked() {
+		return p, api.Errorf(http.StatusBadRequest, "%s is an address inside a subnet; did you mean %s?", s, p.Masked())
+	}
+	if err != nil || !p.Addr().Is4() {
 		return p, api.Errorf(http.StatusBadRequest, "%q is no IPv4 destination such as 10.9.0.0/24", s)
 	}
 	return p, nil
@@ -108,6 +115,12 @@ func (d *Daemon) addNeighbor(a api.NeighborAdd) error {
 	if err != nil || mac == 0 || mac.IsGroup() {
 		return api.Errorf(http.StatusBadRequest, "%q is no station's MAC address", a.Lladdr)
 	}
+	if name, held := d.holder(n, addr.Netip()); held {
+		return boundTo(a.Dst, name)
+	}
+	if addr.Netip() == n.gateway {
+		return api.Errorf(http.StatusConflict, "%s is the gateway of network %q itself", a.Dst, n.name)
+	}
 	d.dp.SlowPath(func(out router.Output) { d.dp.Router.SetNeighbor(n.id, addr, mac, out) })
 	return nil
 }
@@ -121,7 +134,7 @@ func (d *Daemon) deleteNeighbor(dst string) error {
 		return err
 	}
 	if name, held := d.holder(n, addr.Netip()); held {
-		return api.Errorf(http.StatusConflict, "%s is bound to port %q, which was made with that address", dst, name)
+		return boundTo(dst, name)
 	}
 	found := false
 	d.dp.SlowPath(func(out router.Output) { found = d.dp.Router.DeleteNeighbor(n.id, addr, out) })
@@ -129,6 +142,10 @@ func (d *Daemon) deleteNeighbor(dst string) error {
 		return api.Errorf(http.StatusNotFound, "%s is no neighbor; `uvswitch neigh show` lists them", dst)
 	}
 	return nil
+}
+
+func boundTo(addr, port string) error {
+	return api.Errorf(http.StatusConflict, "%s is bound to port %q, which was made with that address; `uvswitch port del %s` ends that", addr, port, port)
 }
 
 // flushNeighbors forgets what was learned, not what was set.

@@ -9,6 +9,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/api"
 	"github.com/uvswitch/uvswitch/internal/dataplane"
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/router"
 	"github.com/uvswitch/uvswitch/switch"
 )
@@ -30,6 +31,17 @@ func (d *Daemon) trace(q api.TraceRequest) (api.Trace, error) {
 		return api.Trace{}, api.Errorf(http.StatusBadRequest, "%v", err)
 	}
 	var t api.Trace
+	if p.kind == kindUplink && d.opts.UplinkKind != uplink.TAP {
+		var f frame.Frame
+		f.Reset(raw, p.id)
+		if frame.Parse(&f); !d.up.Takes(&f) {
+			why := "it is the host's own: the uplink takes only what is for an outside port of NAT, a published one, or belongs to a flow"
+			return api.Trace{
+				Packet: packetText(&f), In: p.name, Length: f.Len(), Ports: []string{}, Verdict: "passed", Why: why,
+				Steps: []api.TraceStep{{Stage: "uplink", Result: "host", Text: why}},
+			}, nil
+		}
+	}
 	d.dp.Trace(func(tr *dataplane.Tracer) {
 		var answer []byte
 		var by frame.PortID
@@ -37,7 +49,9 @@ func (d *Daemon) trace(q api.TraceRequest) (api.Trace, error) {
 		switch {
 		case !q.Reverse:
 		case answer == nil:
-			t.Why += "; so there is no answer to trace"
+			if t.Verdict != "answered" {
+				t.Why += "; so there is no answer to trace"
+			}
 		default:
 			back, _, _ := d.traceOne(tr, by, answer)
 			t.Reverse = &back
@@ -71,6 +85,9 @@ func (d *Daemon) traceOne(tr *dataplane.Tracer, in frame.PortID, raw []byte) (t 
 		result, text := d.explain(stage, before, f)
 		if f.Verdict == frame.Drop && before.Verdict != frame.Drop {
 			result, text = "drop", f.Reason.Info().Meaning
+			if rt, ok := d.dp.Router.Lookup(before.RouteDst); ok && stage == "route" {
+				text = fmt.Sprintf("%s is in %s; %s", before.RouteDst, routeText(d, rt), text)
+			}
 		}
 		add(stage, result, text)
 	})
@@ -91,6 +108,7 @@ func (d *Daemon) traceOne(tr *dataplane.Tracer, in frame.PortID, raw []byte) (t 
 	default:
 		if o.Slow != nil {
 			d.explainSlow(&t, f, o.Slow)
+			t.Reason, t.Remedy = "", ""
 		}
 		t.Verdict, t.Out = "transmitted", packetText(f)
 		t.Why = "to port " + strings.Join(t.Ports, ", ")
@@ -201,7 +219,14 @@ func (d *Daemon) explainPreRouting(f *frame.Frame) (string, string) {
 		if f.Dir == 1 {
 			dir = "the answer to"
 		}
-		return "flow", fmt.Sprintf("%s flow %s; its destination becomes %s", dir, d.flowText(f.Flow), f.RouteDst)
+		text := fmt.Sprintf("%s flow %s", dir, d.flowText(f.Flow))
+		if f.Flow == 0 {
+			text = fmt.Sprintf("%s the flow that the first packet would make, %s", dir, d.flowText(f.Flow))
+		}
+		if f.RouteDst != f.Tuple.Dst {
+			text += fmt.Sprintf("; routed to %s", f.RouteDst)
+		}
+		return "flow", text
 	case frame.NATError:
 		return "flow", fmt.Sprintf("an ICMP error about flow %s; it goes to %s", d.flowText(f.Flow), f.RouteDst)
 	case frame.NATNew:
@@ -222,11 +247,11 @@ func (d *Daemon) explainPreRouting(f *frame.Frame) (string, string) {
 		if f.Hairpin {
 			text += "; from inside, so it is hairpinned"
 		}
-		return "dnat", fmt.Sprintf("%s; the destination becomes %s:%d", text, f.RouteDst, f.RoutePort)
+		return "dnat", fmt.Sprintf("%s; routed to %s:%d", text, f.RouteDst, f.RoutePort)
 	}
 	switch {
-	case f.Verdict == frame.Punt:
-		return "hold", f.Reason.Info().Meaning
+	case f.Verdict == frame.Punt, f.Flags&frame.Fragment != 0 && f.Flags&frame.HasTuple == 0:
+		return "none", "a fragment before the first one of its packet, which has the ports: no flow can be looked up"
 	case f.Flags&frame.IsIPv4 == 0:
 		return "none", "not IPv4: nothing to track"
 	case f.Tuple.Dst == host && host != 0:
@@ -257,6 +282,9 @@ func (d *Daemon) explainRoute(before, f *frame.Frame) (string, string) {
 	}
 	text := fmt.Sprintf("%s is in %s", before.RouteDst, routeText(d, rt))
 	if f.Verdict == frame.Punt {
+		if f.Reason == frame.FragmentationNeeded && !f.IPv4().DontFrag() {
+			return "cut", text + "; too long for it"
+		}
 		return "refuse", text + "; " + f.Reason.Info().Meaning
 	}
 	return "route", fmt.Sprintf("%s; TTL %d becomes %d", text, int(f.IPv4().TTL())+1, f.IPv4().TTL())
@@ -285,6 +313,9 @@ func routeText(d *Daemon, rt router.Route) string {
 
 func (d *Daemon) explainPostRouting(before, f *frame.Frame) (string, string) {
 	if f.Verdict == frame.Punt {
+		if f.Reason == frame.FragmentWaits {
+			return "hold", "its first fragment has not come"
+		}
 		return "refuse", f.Reason.Info().Meaning
 	}
 	if f.NAT == frame.NATNone && f.Egress != frame.NoNet {
@@ -312,17 +343,22 @@ func (d *Daemon) explainPostRouting(before, f *frame.Frame) (string, string) {
 	}
 	if before.NAT == frame.NATNone {
 		if f.Flow == 0 {
-			text = fmt.Sprintf("MASQUERADE of network %s: %s; a new flow would be made", d.networkName(f.Net), text)
-			if before.Tuple.SrcPort != f.Tuple.SrcPort && f.Proto != frame.ICMP {
-				text += " (the port is an example: it is drawn at random)"
-			}
+			text = fmt.Sprintf("MASQUERADE of network %s: %s; %s", d.networkName(f.Net), text, d.wouldMake())
 		} else {
 			text = fmt.Sprintf("MASQUERADE of network %s: %s", d.networkName(f.Net), text)
 		}
 	} else if before.NAT == frame.NATNew {
-		text += "; a new flow would be made"
+		text += "; " + d.wouldMake()
 	}
 	return what, text
+}
+
+// wouldMake says that a flow would be made, and whether its port is an example.
+func (d *Daemon) wouldMake() string {
+	if d.dp.NAT.Drawn() {
+		return "a new flow would be made (the outside port is an example: it is drawn at random)"
+	}
+	return "a new flow would be made"
 }
 
 // end is one end of a tuple.
@@ -371,7 +407,7 @@ func (d *Daemon) explainSlow(t *api.Trace, f *frame.Frame, r *router.Result) {
 	case r.Released:
 		t.Verdict, t.Why = "transmitted", "its neighbor is known by now"
 	default:
-		t.Verdict, t.Reason, t.Why = "held", f.Reason.String(), "until the neighbor answers: "+answer
+		t.Verdict, t.Reason, t.Why = "held", f.Reason.String(), "it waits for the neighbor, who is asked ("+answer+") three times in 3 s; then it is dropped for this reason"
 	}
 	t.Steps = append(t.Steps, api.TraceStep{Stage: "housekeeper", Result: result, Text: t.Why})
 }

@@ -206,6 +206,26 @@ func (d *Daemon) natView() []api.NATRule {
 	return out
 }
 
+// natSettings is what translation goes by.
+func (d *Daemon) natSettings() api.NATSettings {
+	t := d.opts.Timers
+	if t.Established == 0 {
+		t = nat.RFCTimers()
+	}
+	v := api.NATSettings{Windows: "liberal", Timers: map[string]uint32{
+		"udp": t.UDP, "udp_stream": t.UDPStream, "udp_short": t.UDPShort, "tcp_syn_sent": t.SynSent, "tcp_syn_recv": t.SynRecv,
+		"tcp_established": t.Established, "tcp_fin_wait": t.FinWait, "tcp_close_wait": t.CloseWait, "tcp_last_ack": t.LastAck,
+		"tcp_time_wait": t.TimeWait, "tcp_close": t.TCPReset, "icmp": t.ICMP, "generic": t.Generic,
+	}}
+	if d.opts.Strict {
+		v.Windows = "strict"
+	}
+	for _, p := range t.Ports {
+		v.Timers[fmt.Sprintf("%d/%s", p.Port, frame.ProtoName(p.Proto))] = p.Seconds
+	}
+	return v
+}
+
 // portUseView is how far the outside ports are used.
 func (d *Daemon) portUseView() []api.PortUse {
 	out := []api.PortUse{}

@@ -102,6 +102,9 @@ func (d *Dataplane) removePort(id frame.PortID) {
 		w.do(func() { w.removePort(id) })
 	}
 	d.Switch.DeletePort(id)
+	d.keeper.mu.Lock()
+	d.keeper.waiting.forget(&d.keeper, id)
+	d.keeper.mu.Unlock()
 	delete(d.readers, id)
 	for _, s := range d.all() {
 		s.ports[id].Store(nil)

@@ -63,11 +63,29 @@ func (w *waiting) check(k *keeper, now frame.Tick) {
 		default:
 			return false
 		}
-		w.bytes -= len(x.rec)
-		of := &w.of[p.In%frame.MaxPorts]
-		of.frames--
-		of.bytes -= len(x.rec)
+		w.gone(p.In, len(x.rec))
 		return true
 	})
 	w.n.Store(int32(len(w.held)))
+}
+
+// forget drops what came from a port that is removed.
+func (w *waiting) forget(k *keeper, id frame.PortID) {
+	w.held = slices.DeleteFunc(w.held, func(x waiter) bool {
+		if recordPort(x.rec) != id {
+			return false
+		}
+		k.dropped(id, frame.FragmentWaits)
+		w.gone(id, len(x.rec))
+		return true
+	})
+	w.n.Store(int32(len(w.held)))
+}
+
+// gone takes one away from what is held of a port.
+func (w *waiting) gone(in frame.PortID, bytes int) {
+	of := &w.of[in%frame.MaxPorts]
+	of.frames--
+	of.bytes -= bytes
+	w.bytes -= bytes
 }

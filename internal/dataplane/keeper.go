@@ -78,7 +78,7 @@ func (k *keeper) run(now frame.Tick) []frame.PortID {
 		k.dp.Switch.Age(now, frame.Seconds(vswitch.DefaultAgeing))
 		k.dp.Router.Tick(now, k)
 		k.sweep = min(sweepBudget, k.dp.NAT.Extent())
-		k.dp.NAT.Wake(now)
+		k.dp.NAT.EndRests(now)
 		k.dp.NAT.AgeFragments(now)
 	}
 	if k.sweep > 0 {

@@ -6,17 +6,18 @@ import "github.com/uvswitch/uvswitch/internal/frame"
 // same one.
 var pipeline = [...]struct {
 	name   string
-	routed bool // skipped when no frame of the batch is the router's
+	input  frame.Verdict // of the frames that it decides about
+	routed bool          // skipped when no frame of the batch is the router's
 	run    func(*Dataplane, *frame.Batch)
 }{
-	{"guard", false, func(d *Dataplane, b *frame.Batch) { d.Switch.Guard(b) }},
-	{"learn", false, func(d *Dataplane, b *frame.Batch) { d.Switch.Learn(b) }},
-	{"forward", false, func(d *Dataplane, b *frame.Batch) { d.Switch.Forward(b) }},
-	{"prerouting", true, func(d *Dataplane, b *frame.Batch) { d.NAT.PreRouting(b) }},
-	{"route", true, func(d *Dataplane, b *frame.Batch) { d.Router.Route(b) }},
-	{"postrouting", true, func(d *Dataplane, b *frame.Batch) { d.NAT.PostRouting(b) }},
-	{"resolve", true, func(d *Dataplane, b *frame.Batch) { d.Router.Resolve(b) }},
-	{"forward-routed", true, func(d *Dataplane, b *frame.Batch) { d.Switch.ForwardRouted(b) }},
+	{"guard", frame.Switch, false, func(d *Dataplane, b *frame.Batch) { d.Switch.Guard(b) }},
+	{"learn", frame.Switch, false, func(d *Dataplane, b *frame.Batch) { d.Switch.Learn(b) }},
+	{"forward", frame.Switch, false, func(d *Dataplane, b *frame.Batch) { d.Switch.Forward(b) }},
+	{"prerouting", frame.Local, true, func(d *Dataplane, b *frame.Batch) { d.NAT.PreRouting(b) }},
+	{"route", frame.Local, true, func(d *Dataplane, b *frame.Batch) { d.Router.Route(b) }},
+	{"postrouting", frame.Routed, true, func(d *Dataplane, b *frame.Batch) { d.NAT.PostRouting(b) }},
+	{"resolve", frame.Routed, true, func(d *Dataplane, b *frame.Batch) { d.Router.Resolve(b) }},
+	{"forward-routed", frame.Resolved, true, func(d *Dataplane, b *frame.Batch) { d.Switch.ForwardRouted(b) }},
 }
 
 // decide runs a parsed batch through the pipeline.

@@ -17,7 +17,7 @@ const (
 	recNATed   = 1 // addresses have been rewritten
 	recResolve = 2 // goes on at router.Resolve: was held for a neighbor
 	recPost    = 4 // at nat.PostRouting: a fragment that waited for its first one, on its way out
-	recPre     = 8 // at nat.PreRouting: likewise, on its way in; or a piece of a packet
+	recPre     = 8 // at nat.PreRouting: likewise, on its way in; a piece of a packet; and what does not come back
 )
 
 //uvswitch:hot
@@ -71,7 +71,10 @@ func (d *Dataplane) restore(rec []byte, f *frame.Frame) {
 	f.Net, f.Egress = frame.NetID(e.Uint16(rec[2:])), frame.NetID(e.Uint16(rec[4:]))
 	switch {
 	case rec[7]&recResolve != 0:
-		f.Verdict, f.NAT, f.NextHop = frame.Routed, frame.NATDone, frame.Addr(e.Uint32(rec[8:]))
+		f.Verdict, f.NextHop = frame.Routed, frame.Addr(e.Uint32(rec[8:]))
+		if rec[7]&recNATed != 0 {
+			f.NAT = frame.NATDone
+		}
 	case rec[7]&recPost != 0:
 		f.Verdict, f.NextHop = frame.Routed, frame.Addr(e.Uint32(rec[8:]))
 		f.RouteDst, f.RoutePort = f.Tuple.Dst, f.Tuple.DstPort

@@ -44,7 +44,7 @@ func (t *Tracer) Run(in frame.PortID, raw []byte, step func(stage string, before
 		}
 		before = *f
 		s.run(t.dp, b)
-		if decided(s.name, &before) {
+		if before.Verdict == s.input {
 			step(s.name, &before, f)
 		}
 	}
@@ -75,17 +75,4 @@ func (t *Tracer) try(f *frame.Frame) *router.Result {
 	putRecord(rec, f)
 	r := t.dp.Router.Try(punted(rec), t.dp.clock())
 	return &r
-}
-
-// decided tells whether a stage had a frame of this verdict as its input.
-func decided(stage string, before *frame.Frame) bool {
-	switch stage {
-	case "guard", "learn", "forward":
-		return before.Verdict == frame.Switch
-	case "prerouting", "route":
-		return before.Verdict == frame.Local
-	case "postrouting", "resolve":
-		return before.Verdict == frame.Routed
-	}
-	return before.Verdict == frame.Resolved
 }

@@ -118,7 +118,7 @@ type Frame struct {
 	ToGateway bool       // a flooded frame that the router wants to see as well (ARP)
 	NAT       NATKind
 	Dir       uint8  // 0 original, 1 reply; valid with NATFlow and NATError
-	Flow      uint32 // valid with NATFlow and NATError; with NATNew and no Rule, the mapping hit
+	Flow      uint32 // valid with NATFlow and NATError; with NATNew and no Rule the mapping hit; after nat.PostRouting, the flow made
 	Rule      uint32 // the publish rule hit; valid with NATNew
 	RouteDst  Addr   // the destination after DNAT; valid from nat.PreRouting on
 	RoutePort uint16
@@ -234,7 +234,7 @@ type Batch struct {
 	Frames [BatchSize]Frame
 	N      int
 	Tick   Tick     // the coarse time that holds for the whole batch
-	Locals int      // how many frames have verdict Local; when none, the routing stages are skipped
+	Locals int      // frames that entered the routing stages; when none, those are skipped
 	Heard  struct { // of a dry batch: the station that it would have taught
 		MAC  MAC
 		Port PortID

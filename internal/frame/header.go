@@ -47,6 +47,10 @@ const (
 	ICMPMaskReply      = 18
 )
 
+// MinPathMTU is the least that a "fragmentation needed" may ask for, in bytes: Linux's net.ipv4.route.min_pmtu. Less is an
+// attack, as a rule.
+const MinPathMTU = 552
+
 // ICMP codes of type 3 (RFC 792, RFC 1812).
 const (
 	CodeNet           = 0

@@ -37,6 +37,7 @@ const (
 	NetworkIsolated
 	UplinkDown
 	NotForUs
+	NATFiltered
 	FragmentNotTranslated
 	FragmentWaits
 	FragmentTimeout
@@ -51,6 +52,7 @@ const (
 	FlowQuota
 	FlowBusy
 	FlowToItself
+	FlowClash
 	NATPortsExhausted
 	AddressPairTaken
 	ICMPErrorUnmatched
@@ -97,8 +99,8 @@ var reasons = [NumReasons]ReasonInfo{
 	VLANNotRouted:         {"vlan_not_routed", "a frame with a VLAN tag was sent to the gateway", "the gateway stands in the untagged network"},
 	MalformedPacket:       {"malformed_packet", "lengths or version of the IP, ARP or transport header are wrong", "the sender is broken; dump its port"},
 	BadIPChecksum:         {"bad_ip_checksum", "the IPv4 header checksum is wrong", "the sender or its offload is broken"},
-	MartianSource:         {"martian_source", "the source address cannot be behind that port", "check the address and routes inside the container"},
-	MartianDestination:    {"martian_destination", "a destination that is never routed: loopback, multicast, broadcast, reserved", "normal for multicast"},
+	MartianSource:         {"martian_source", "the source address cannot be there: loopback, group, reserved, or of another place", "check the address and routes of the sender; somebody may forge it"},
+	MartianDestination:    {"martian_destination", "a destination that is never routed: loopback, multicast, broadcast, reserved", "check the destination; normal for multicast"},
 	SourceRoute:           {"source_route", "the packet carries a source route option", "nobody needs it; look at the sender"},
 	TTLExceeded:           {"ttl_exceeded", "the time to live ran out (answered with ICMP 11/0)", "normal for traceroute; else look for a loop"},
 	NoRoute:               {"no_route", "no route to the destination (ICMP 3/0)", "`uvswitch route show`; add a route or an uplink"},
@@ -108,27 +110,29 @@ var reasons = [NumReasons]ReasonInfo{
 	NetworkInternal:       {"network_internal", "the network is internal: nothing leaves it or comes in", "use a network that is not internal"},
 	UplinkDown:            {"uplink_down", "the way out has no device or address just now", "`uvswitch status`; it returns by itself"},
 	NotForUs:              {"not_for_us", "came by the uplink, and neither a flow nor a published port wants it", "publish the port, or ignore scans"},
+	NATFiltered:           {"nat_filtered", "the port is a container's, and its network's filter lets in only whom it has sent to", "`uvswitch network ls -o wide`; a wider --filtering, or a published port"},
 	FragmentNotTranslated: {"fragment_not_translated", "a fragment that cannot be translated: of an ICMP error, or of SCTP whose port would change", "lower the sender's MTU or use path MTU discovery"},
-	FragmentWaits:         {"fragment_waits", "a fragment waited for the first one of its packet, which has the ports, when its port was removed", "none"},
+	FragmentWaits:         {"fragment_waits", "a fragment that came before the first one of its packet, which has the ports; its port was removed while it waited", "none"},
 	FragmentTimeout:       {"fragment_timeout", "the first fragment of its packet, which has the ports, did not come", "packets are lost on the way; use path MTU discovery"},
 	FragmentInvalid:       {"fragment_invalid", "it overlaps or repeats another fragment of its packet, or is too short or too long (RFC 1858, RFC 5722)", "an attack, a network that duplicates, or a broken sender"},
 	FragmentQueueFull:     {"fragment_queue_full", "too many packets in fragments from one port, or in all", "use path MTU discovery, or smaller datagrams"},
 	FragmentationNeeded:   {"fragmentation_needed", "too long for the egress MTU, and DF forbids fragments (answered with ICMP 3/4)", "normal for path MTU discovery; else make the MTUs equal"},
 	FlowNotFound:          {"flow_not_found", "translation was asked for and its flow has just gone", "the next packet makes a new one"},
 	FlowInvalid:           {"flow_invalid", "does not begin a connection and belongs to none", "the flow timed out or was made before the switch started"},
-	FlowNotResumed:        {"flow_not_resumed", "a TCP connection older than this switch, whose outside port is not to be had (answered with RST)", "normal after a restart: the program connects again"},
+	FlowNotResumed:        {"flow_not_resumed", "a segment of a TCP connection that is not in the table, whose port is not in the pool or is taken (answered with RST)", "normal after a restart, `flow del` or a time-out: the program connects again"},
 	TCPOutOfWindow:        {"tcp_out_of_window", "a TCP segment outside of what its receiver expects (nat.windows: strict)", "late or forged; with asymmetric paths say nat.windows: liberal"},
 	FlowTableFull:         {"flow_table_full", "the flow table is full, and nobody holds a flow that may go (answered with ICMP 3/13)", "raise nat.flows; `uvswitch flow ls` shows who holds them"},
 	FlowQuota:             {"flow_quota", "the port holds as many flows as one port may", "raise nat.flows_per_port; `uvswitch flow ls --port NAME`"},
-	FlowBusy:              {"flow_busy", "two workers made the same flow at once, and this packet lost", "none: the next packet passes"},
+	FlowBusy:              {"flow_busy", "workers made the same flow at once, and this packet lost", "none: the next packet passes"},
 	FlowToItself:          {"flow_to_itself", "sent from a container's port to the very outside port that this port has", "the program speaks to itself: use 127.0.0.1"},
+	FlowClash:             {"flow_clash", "another flow has the tuple that this one would get, and is in use", "use another port, or `uvswitch flow ls` and `flow del`"},
 	NATPortsExhausted:     {"nat_ports_exhausted", "no free port on the host's address for another mapping, or this port holds its share (answered with ICMP 3/13)", "widen uplink.ports; `uvswitch nat show`"},
 	AddressPairTaken:      {"address_pair_taken", "a protocol without ports, and another container speaks it with the same remote address", "only one at a time can: answers could not be told apart"},
 	ICMPErrorUnmatched:    {"icmp_error_unmatched", "an ICMP error about no flow of ours", "normal for late or forged errors"},
 	BadICMPChecksum:       {"bad_icmp_checksum", "an ICMP error with a wrong checksum, or whose quote has one", "damaged or forged"},
 	ICMPRedirectRefused:   {"icmp_redirect_refused", "an ICMP redirect about a translated flow: its receiver would look for a gateway that is not there", "look at who sends redirects"},
 	PublishRefused:        {"publish_refused", "the published port takes no one from that address (--from)", "`uvswitch publish ls`"},
-	HostUnreachable:       {"host_unreachable", "the route says unreachable (ICMP 3/1): the host itself, when there is no host port", "run with --host on"},
+	HostUnreachable:       {"host_unreachable", "the route says unreachable (ICMP 3/1)", "`uvswitch route show`; when it is the host's own address, run with --host on"},
 	NeighborQueueFull:     {"neighbor_queue_full", "too many packets wait for one neighbor's MAC", "the neighbor does not answer ARP"},
 	NeighborFailed:        {"neighbor_failed", "the neighbor did not answer ARP (ICMP 3/1)", "is the container up, and its address right?"},
 	GatewayService:        {"gateway_service", "the gateway answers ARP and ping, and not this", "normal; the gateway is not the host"},

@@ -81,7 +81,7 @@ func (l *Lab) Up(ctx context.Context, containers bool) (err error) {
 	if s, err := l.load(); err == nil {
 		for _, pid := range s.PIDs {
 			if s.isOurs(pid) {
-				return fmt.Errorf("lab %q is up already; `uvswitch lab show` tells about it, `uvswitch lab down` ends it", l.Name)
+				return fmt.Errorf("lab %q is up already; `uvswitch lab show%s` tells about it, `uvswitch lab down%s` ends it", l.Name, l.flag(), l.flag())
 			}
 		}
 		l.sweep(s) // a lab that died without cleaning up
@@ -282,7 +282,7 @@ func (l *Lab) Run(part string, c *exec.Cmd) error {
 // Check says whether the lab is up and has this part.
 func (l *Lab) Check(part string) error {
 	if _, err := l.load(); err != nil {
-		return fmt.Errorf("lab %q is not up; `uvswitch lab up` starts it", l.Name)
+		return fmt.Errorf("lab %q is not up; `uvswitch lab up%s` starts it", l.Name, l.flag())
 	}
 	if _, err := os.Stat(l.path(part)); err != nil {
 		return fmt.Errorf("the lab has no part %q; there are %s", part, strings.Join(Parts, ", "))
@@ -290,11 +290,19 @@ func (l *Lab) Check(part string) error {
 	return nil
 }
 
+// flag is what names the lab on a command line; nothing for the usual one.
+func (l *Lab) flag() string {
+	if l.Name == "lab" {
+		return ""
+	}
+	return " --name " + l.Name
+}
+
 // Down ends the processes and removes the namespaces. A lab that is not up is an error.
 func (l *Lab) Down() error {
 	s, err := l.load()
 	if err != nil {
-		return fmt.Errorf("lab %q is not up; `uvswitch lab up` starts it", l.Name)
+		return fmt.Errorf("lab %q is not up; `uvswitch lab up%s` starts it", l.Name, l.flag())
 	}
 	for _, pid := range s.PIDs {
 		if s.isOurs(pid) {

@@ -240,7 +240,7 @@ func TestFlowCommands(t *testing.T) {
 	})
 	b.Eventually("an UPDATE", func() bool { return strings.Contains(said.String(), `"state":"TIME_WAIT"`) })
 	b.CLI("flow", "flush")
-	b.Eventually("a DESTROY", func() bool { return strings.Contains(said.String(), `"DESTROY"`) })
+	b.Eventually("a DESTROY", func() bool { return strings.Contains(said.String(), `"event":"DESTROY","reason":"flushed"`) })
 
 	before := b.CLI("-j", "stats")
 	for _, tt := range []struct {
@@ -275,6 +275,13 @@ func TestFlowCommands(t *testing.T) {
 	contains(t, b.CLI("route", "show"), "blackhole 10.66.0.0/16\n", "10.67.0.0/16 via 172.29.0.3 dev default\n")
 	contains(t, b.CLI("trace", "--in", "web", "udp > 10.66.0.1:1"), "blackhole_route")
 	b.CLI("route", "del", "10.66.0.0/16")
+	if _, err := b.TryCLI("route", "add", "blackhole", "10.67.0.0/16"); err == nil || !strings.Contains(err.Error(), "there is a route to 10.67.0.0/16 already") {
+		t.Errorf("a route that is there: %v", err)
+	}
+	b.CLI("route", "replace", "blackhole", "10.67.0.0/16")
+	b.CLI("route", "del", "blackhole", "10.67.0.0/16")
+	contains(t, b.CLI("nat", "settings"), "windows", "liberal", "timer tcp_established", "7440")
+	contains(t, b.CLI("trace", "--in", "uplink", "tcp 10.1.0.2:4000 > 10.1.0.1:22 S"), "=> passed: it is the host's own")
 	b.CLI("neigh", "add", "172.29.9.9", "lladdr", "02:00:00:00:99:99")
 	contains(t, b.CLI("neigh", "show"), "172.29.9.9 dev default lladdr 02:00:00:00:99:99 PERMANENT")
 	b.CLI("neigh", "flush")
@@ -284,7 +291,9 @@ func TestFlowCommands(t *testing.T) {
 	for _, bad := range [][]string{
 		{"trace", "--in", "nosuch", "icmp > 1.1.1.1"}, {"trace", "--in", "web", "nonsense"}, {"trace", "--in", "web", "tcp > 172.29.77.77:80"},
 		{"trace", "icmp > 1.1.1.1"}, {"trace", "--in", "web", "--hex", "zz"}, {"route", "add", "172.29.0.0/16", "via", "172.29.0.2"}, {"route", "del", "10.99.0.0/16"},
-		{"route", "add", "10.9.0.0/16", "via", "8.8.8.8"}, {"neigh", "del", "172.29.0.2"}, {"neigh", "add", "8.8.8.8", "lladdr", "02:00:00:00:00:01"},
+		{"route", "add", "10.9.0.0/16", "via", "8.8.8.8"}, {"neigh", "del", "172.29.0.2"}, {"neigh", "add", "172.29.0.2", "lladdr", "02:00:00:00:00:09"}, {"neigh", "add", "172.29.0.1", "lladdr", "02:00:00:00:00:09"},
+		{"trace", "--in", "web", "tcp > 1.1.1.1"}, {"trace", "--in", "web", "icmp > 1.1.1.1:80"}, {"trace", "--in", "web", "--frame", "2", "icmp > 1.1.1.1"},
+		{"flow", "ls", "--dport", "http"}, {"flow", "ls", "--port", "nosuch"}, {"flow", "events", "--port", "nosuch"}, {"route", "add", "10.53.0.1/16", "via", "172.29.0.2"}, {"neigh", "add", "8.8.8.8", "lladdr", "02:00:00:00:00:01"},
 	} {
 		if _, err := b.TryCLI(bad...); err == nil {
 			t.Errorf("%v was accepted", bad)
@@ -318,6 +327,14 @@ func TestIsolatedNetworks(t *testing.T) {
 	b.Web("a")
 	b.CLI("publish", "add", "8080:80", "--port", "a")
 	contains(t, b.Sh("c", "curl -s http://10.1.0.1:8080/"), "a")
+	contains(t, b.Sh("host", "curl -s http://127.0.0.1:8080/"), "a") // by the relay
+	b.Web("host")
+	for _, from := range []string{"a", "c"} { // by the host's own address, from networks that the host has no leg in
+		contains(t, b.Sh(from, "curl -s http://10.1.0.1/"), "host")
+	}
+	if _, err := b.TryCLI("network", "add", "x", "--subnet", "10.8.0.0/24", "--mapping", "address-and-port-dependent", "--filtering", "endpoint-independent"); err == nil {
+		t.Error("a filter that cannot be kept was accepted")
+	}
 }
 
 // When the outside ports are used up, trace says so, and what to do; the sender is told by ICMP; a port that comes back is

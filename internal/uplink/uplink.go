@@ -119,6 +119,34 @@ func (u *Uplink) SetPorts(tcp, udp, sctp *nat.PortSet) {
 	}
 }
 
+// Takes tells whether the ingress program leads a packet to us. Of later fragments it says yes: they follow their first one.
+func (u *Uplink) Takes(f *frame.Frame) bool {
+	if s, _ := u.State(); f.Flags&frame.IsIPv4 == 0 || f.Malformed != frame.None || !s.Addr.IsValid() || f.Tuple.Dst != frame.AddrFrom(s.Addr) {
+		return false
+	}
+	t := f.Tuple
+	port, remote := t.DstPort, t.Src
+	switch {
+	case f.Flags&frame.Fragment != 0 && f.IPv4().FragOffset() != 0:
+		return true
+	case f.Flags&frame.ICMPError != 0:
+		q, _, ok := frame.Quoted(f.Payload())
+		if !ok || q.Src != t.Dst {
+			return false
+		}
+		t, port, remote = q, q.SrcPort, q.Dst
+	case t.Proto == frame.ICMP && !frame.IsICMPAnswer(f.Payload()[0]):
+		return false
+	}
+	if i, ok := map[uint8]int{frame.TCP: 0, frame.UDP: 1, frame.ICMP: 2, frame.SCTP: 3}[t.Proto]; ok {
+		return u.maps.portSet(i).Has(port)
+	}
+	key := [8]byte{4: t.Proto}
+	binary.BigEndian.PutUint32(key[:], uint32(remote))
+	var v uint32
+	return u.maps.pairs.Lookup(key, &v) == nil
+}
+
 // SetPair says whether packets of a protocol without ports from a remote address are ours. When the table is full they
 // stay the host's.
 func (u *Uplink) SetPair(remote frame.Addr, proto uint8, on bool) {

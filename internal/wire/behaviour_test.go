@@ -111,7 +111,7 @@ func TestBehaviour_TwoQuestionsAtOnce(t *testing.T) {
 			t.Fatalf("%d: %v by %d, %v by %d", i, x.Reason, x.Tuple.SrcPort, y.Reason, y.Tuple.SrcPort)
 		}
 		nt.Expire(1<<20, 1<<20)
-		nt.Wake(1 << 21)
+		nt.EndRests(1 << 21)
 		nt.Retire()
 		nt.Reclaim()
 	}
@@ -400,6 +400,75 @@ o .
 d .
 drops network_internal 3
 `)
+}
+
+// An ICMP error is believed from the flow's own end or from outside only: a neighbour's about another's flow is dropped, in
+// the same network and in an isolated one.
+func TestBehaviour_ForgedErrors(t *testing.T) {
+	n := play(t, `network 1 10.0.0.1/24 isolated
+network 2 10.0.1.1/24 isolated
+uplink 198.51.100.1
+host a 10.0.0.2 port 1
+host c 10.0.0.3 port 2
+host b 10.0.1.2 port 3 net 2
+outside o 203.0.113.8
+a:20000 > o:443 tcp S
+o < 198.51.100.1:20000 tcp S
+o reply tcp S.
+a < o:443 tcp S.
+`)
+	n.host("a").inbox = nil
+	out := frametest.Packet{Src: frametest.Addr("198.51.100.1"), Dst: frametest.Addr("203.0.113.8"), SrcPort: 20000, DstPort: 443, Proto: frame.TCP}
+	in := frametest.Packet{Src: out.Dst, Dst: frametest.Addr("10.0.0.2"), SrcPort: 443, DstPort: 20000, Proto: frame.TCP}
+	for _, from := range []string{"b", "c"} {
+		h := n.host(from)
+		gw, _ := n.DP.Router.Interface(h.Net)
+		for _, q := range []frametest.Packet{out, in} {
+			for _, dst := range []frame.Addr{q.Src, frametest.Addr("8.8.8.8")} {
+				n.Inject(h, frametest.Packet{SrcMAC: h.MAC, DstMAC: gw.MAC, Src: h.Addr, Dst: dst, Proto: frame.ICMP, Type: 3, Code: 4, Seq: 576, Payload: frametest.Quote(q.Raw(), 8)}.Raw())
+			}
+		}
+	}
+	if a, o := len(n.host("a").inbox), len(n.host("o").inbox); a+o > 0 {
+		t.Errorf("%d and %d forged errors arrived; drops %v", a, o, n.DP.Drops())
+	}
+}
+
+// A packet from a port to the very outside port that it has is dropped; nothing is spent on it.
+func TestBehaviour_FlowToItself(t *testing.T) {
+	n := play(t, bed+`
+a:20000 > o:53 "x"
+o < 198.51.100.1:20000 "x"
+`)
+	for range 100 {
+		if err := n.more(`a:20000 > 198.51.100.1:20000 "to itself" times 1`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := n.more(`drops flow_to_itself 100
+b:20001 > o:53 "y"
+o < 198.51.100.1:20001 "y"`); err != nil {
+		t.Error(err)
+	}
+}
+
+// What may go early goes, though who holds most has nothing that may.
+func TestBehaviour_EaseFindsWhoMayGo(t *testing.T) {
+	n := play(t, "nat flows 1024 quota 1024 pool 20000-29999\n"+bed)
+	for i := range 500 {
+		line := strings.ReplaceAll("a:PORT > o:80 tcp S\no:80 > 198.51.100.1:PORT tcp S.\n", "PORT", strconv.Itoa(20000+i))
+		if err := n.more(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 40 {
+		if err := n.more("b:" + strconv.Itoa(21000+20*i) + " > o:53 \"flood\" times 20\nadvance 1s"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d := n.DP.Drops(); len(d) > 0 || n.DP.NAT.FlowsOf(1) != 500 {
+		t.Errorf("%d flows of a, drops %v", n.DP.NAT.FlowsOf(1), d)
+	}
 }
 
 // sctpPacket is an SCTP packet with its CRC32c (RFC 9260, appendix A).

@@ -90,7 +90,7 @@ func TestLinux_conntrack_clash(t *testing.T) {
 			}
 		}
 		n.DP.NAT.Expire(1<<20, 1<<20)
-		n.DP.NAT.Wake(1 << 21)
+		n.DP.NAT.EndRests(1 << 21)
 		n.DP.NAT.Retire()
 		n.DP.NAT.Reclaim()
 	}

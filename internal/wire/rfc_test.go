@@ -186,7 +186,7 @@ func TestRFC4787_REQ8_Filtering(t *testing.T) {
 o:54 > 198.51.100.1:20000 "another port"
 p:53 > 198.51.100.1:20000 "another address"
 a .
-drops not_for_us 2
+drops nat_filtered 2
 `}, {"address-dependent", `
 o:54 > 198.51.100.1:20000 "another port"
 a < o:54 "another port"
@@ -194,7 +194,7 @@ a reply "welcome"
 o:54 < 198.51.100.1:20000 "welcome"
 p:53 > 198.51.100.1:20000 "another address"
 a .
-drops not_for_us 1
+drops nat_filtered 1
 `}, {"endpoint-independent", `
 o:54 > 198.51.100.1:20000 "another port"
 a < o:54 "another port"
@@ -365,7 +365,7 @@ func TestRFC5382_REQ3_Filtering(t *testing.T) {
 	play(t, bed+open+`
 p:80 > 198.51.100.1:20000 tcp S
 a .
-drops not_for_us 1
+drops nat_filtered 1
 `)
 	play(t, strings.Replace(bed, "24\n", "24 filtering endpoint-independent\n", 1)+open+`
 p:99 > 198.51.100.1:20000 tcp S

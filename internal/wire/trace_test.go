@@ -15,7 +15,7 @@ import (
 	"github.com/uvswitch/uvswitch/nat"
 )
 
-const traceBed = `nat windows strict quota 40 pool 20000-20009
+const traceBed = `nat windows strict quota 8 pool 20000-20009
 network 1 10.0.0.1/24 filtering address-dependent
 network 2 10.0.1.1/24 isolated mapping address-and-port-dependent
 network 3 10.0.2.1/24 internal
@@ -79,6 +79,23 @@ func genFrame(t *rapid.T, n *Net) (*Host, []byte) {
 	return h, p.Raw()
 }
 
+// masked is a frame without what is drawn at random when a flow is made: the outside port, and the sums over it.
+func masked(raw []byte, planned bool) []byte {
+	b := bytes.Clone(raw)
+	if at := frame.VnetLen + frame.EthernetLen + frame.IPv4Len; planned && len(b) >= at+8 && frametest.IsIPv4(b) {
+		l4 := b[at:]
+		switch b[at-frame.IPv4Len+9] {
+		case frame.TCP:
+			l4[0], l4[1], l4[16], l4[17] = 0, 0, 0, 0
+		case frame.UDP:
+			l4[0], l4[1], l4[6], l4[7] = 0, 0, 0, 0
+		case frame.ICMP:
+			l4[2], l4[3], l4[4], l4[5] = 0, 0, 0, 0
+		}
+	}
+	return b
+}
+
 // A trace says what happens then: the same ports get the same bytes, or the same reason is counted; and it changes nothing.
 func TestTraceEqualsLive(t *testing.T) {
 	ways := map[string]int{}
@@ -125,7 +142,7 @@ func TestTraceEqualsLive(t *testing.T) {
 				report("different ports")
 			}
 			for i := range live {
-				same := live[i].Port == sent[i].Port && (bytes.Equal(live[i].Raw, sent[i].Raw) || planned && len(live[i].Raw) == len(sent[i].Raw))
+				same := live[i].Port == sent[i].Port && bytes.Equal(masked(live[i].Raw, planned), masked(sent[i].Raw, planned))
 				if !same {
 					report("port %d gets % x, the trace said port %d and % x", live[i].Port, live[i].Raw, sent[i].Port, sent[i].Raw)
 				}
