@@ -31,8 +31,8 @@ func (n *NAT) PostRouting(b *frame.Batch) {
 		}
 		switch why := n.postRoute(c, f, b); why {
 		case frame.None:
-		case frame.NATPortsExhausted, frame.FlowTableFull, frame.FlowNotResumed, frame.FragmentWaits:
-			f.PuntFor(why) // the sender is told, or waits
+		case frame.NATPortsExhausted, frame.FlowTableFull, frame.FlowNotResumed, frame.FragmentWaits, frame.FlowBusy:
+			f.PuntFor(why) // the sender is told, or waits, or it is tried again
 		default:
 			f.DropFor(why)
 		}

@@ -55,14 +55,8 @@ func (k *keeper) run(now frame.Tick) []frame.PortID {
 	for _, w := range k.dp.workers {
 		n := 0
 		for rec := w.punts.Peek(); rec != nil && n < drainBudget; rec = w.punts.Peek() {
-			if recordWhy(rec) == frame.FragmentWaits {
-				k.waiting.add(k, rec, now)
-				w.punts.Release()
-			} else {
-				p := punted(rec)
-				w.punts.Release()
-				k.dp.Router.Punted(p, now, k)
-			}
+			k.handle(rec, now)
+			w.punts.Release()
 			n++
 		}
 		if n == drainBudget {
@@ -108,6 +102,19 @@ func (k *keeper) run(now frame.Tick) []frame.PortID {
 		k.dp.NAT.Reclaim()
 	}
 	return dead
+}
+
+// handle takes up one punted frame: it waits, or is tried again, or is the router's.
+func (k *keeper) handle(rec []byte, now frame.Tick) {
+	switch recordWhy(rec) {
+	case frame.FragmentWaits:
+		k.waiting.add(k, rec, now)
+	case frame.FlowBusy: // two workers made one flow at once: it stands by now
+		p := punted(rec)
+		k.inject(p.In, p.Net, p.Egress, rec[7], p.NextHop, p.Raw)
+	default:
+		k.dp.Router.Punted(punted(rec), now, k)
+	}
 }
 
 // do calls into the router's slow path with the housekeeper as its Output.

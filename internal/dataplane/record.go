@@ -16,7 +16,7 @@ const (
 
 	recNATed   = 1 // addresses have been rewritten
 	recResolve = 2 // goes on at router.Resolve: was held for a neighbor
-	recPost    = 4 // at nat.PostRouting: a fragment that waited for its first one, on its way out
+	recPost    = 4 // at nat.PostRouting: a fragment that waited for its first one, on its way out, or what was tried too early
 	recPre     = 8 // at nat.PreRouting: likewise, on its way in; a piece of a packet; and what does not come back
 )
 
@@ -29,7 +29,7 @@ func putRecord(rec []byte, f *frame.Frame) {
 		if f.NAT != frame.NATNone {
 			flags |= recNATed // punted by router.Resolve, after nat.PostRouting
 		}
-	case f.Reason == frame.FragmentWaits && f.NextHop != 0: // router.Route has been
+	case (f.Reason == frame.FragmentWaits || f.Reason == frame.FlowBusy) && f.NextHop != 0 && f.NAT == frame.NATNone: // router.Route has been
 		flags = recPost
 	default:
 		flags = recPre

@@ -9,8 +9,8 @@ import "encoding/binary"
 //
 // Of two pure acknowledgements the older is superseded when the newer one says all that it said.
 //
-// Only IPv4 frames with a partial checksum are joined (VIRTIO_NET_HDR_F_NEEDS_CSUM: nobody between two stacks on one
-// host has summed anything yet).
+// Only IPv4 frames are joined, with a partial checksum (VIRTIO_NET_HDR_F_NEEDS_CSUM: nobody between two stacks on one host
+// has summed anything yet) or a complete one that is right: the super-frame's is partial.
 type Coalescer struct {
 	batch uint32
 	flows [coalesceSlots]openFlow
@@ -114,13 +114,13 @@ func l4HeaderLen(f *Frame) int {
 	return int(f.Payload()[12]>>4) * 4
 }
 
-// joins tells whether f may be part of a chain at all: an ordinary segment or datagram, its checksum partial, and
-// nothing in the frame but the packet.
+// joins tells whether f may be part of a chain at all: an ordinary segment or datagram, and nothing in the frame but
+// the packet.
 //
 //uvswitch:hot
 func joins(f *Frame) bool {
 	h, l4 := f.Vnet(), f.Payload()
-	if !h.NeedsCsum() || h.CsumStart() != f.L4 || h.CsumOffset() != ChecksumOffset(f.Proto) || f.L3 != EthernetLen || f.L4 != EthernetLen+IPv4Len || int(f.L3End) != f.Len() {
+	if h.NeedsCsum() && (h.CsumStart() != f.L4 || h.CsumOffset() != ChecksumOffset(f.Proto)) || f.L3 != EthernetLen || f.L4 != EthernetLen+IPv4Len || int(f.L3End) != f.Len() {
 		return false
 	}
 	if f.Proto == UDP {
@@ -149,8 +149,22 @@ func (o *openFlow) join(f *Frame, longest int) bool {
 	if f.Proto == TCP && !o.follows(f) {
 		return false
 	}
+	if !head.Vnet().NeedsCsum() && !summed(head) || !f.Vnet().NeedsCsum() && !summed(f) {
+		return false // what is damaged stays so, for its receiver to see
+	}
 	o.append(f, payload)
 	return true
+}
+
+// summed tells whether a complete checksum is there and right.
+//
+//uvswitch:hot
+func summed(f *Frame) bool {
+	l4 := f.Payload()
+	if f.Proto == UDP && l4[6]|l4[7] == 0 {
+		return false
+	}
+	return Sum(l4, PseudoSum(f.Tuple.Src, f.Tuple.Dst, f.Proto, len(l4))) == 0xffff
 }
 
 // follows tells whether the TCP segment f is the chain's next: in sequence, and alike in everything but PSH.
@@ -186,6 +200,11 @@ func (o *openFlow) append(f *Frame, payload int) {
 	e.PutUint16(ip[2:], is)
 	e.PutUint16(ip[10:], Delta16(was, is).Complete(e.Uint16(ip[10:])))
 	gso, field := uint8(GSOTCPv4), l4[ChecksumOffset(head.Proto):]
+	h := head.Vnet()
+	if !h.NeedsCsum() {
+		h.Set(h[0]|VnetNeedsCsum, GSONone, 0, 0, head.L4, ChecksumOffset(head.Proto))
+		e.PutUint16(field, PseudoSum(head.Tuple.Src, head.Tuple.Dst, head.Proto, len(l4)))
+	}
 	if head.Proto == UDP {
 		gso = GSOUDPL4
 		e.PutUint16(l4[4:], uint16(o.total-IPv4Len))
@@ -194,7 +213,6 @@ func (o *openFlow) append(f *Frame, payload int) {
 		o.next += uint32(payload)
 	}
 	e.PutUint16(field, Delta16(was, is).Partial(e.Uint16(field))) // the pseudo-header has the length
-	h := head.Vnet()
 	h.Set(h[0], gso, head.L4+uint16(l4HeaderLen(head)), uint16(o.size), h.CsumStart(), h.CsumOffset())
 	if payload%o.size != 0 {
 		o.size = 0 // a short segment is the last

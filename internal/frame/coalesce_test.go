@@ -85,6 +85,9 @@ func TestCoalesce(t *testing.T) {
 	data := make([]byte, 3000)
 	seg := func(seq uint32, n int) []byte { return tcpSegment(seq, 5, ack, data[:n], 0) }
 	edit := func(raw []byte, at int, v byte) []byte { raw[frame.VnetLen+at] = v; return raw }
+	complete := func(seq uint32, n int) []byte {
+		return frametest.Packet{Src: 1, Dst: 2, SrcPort: 7, DstPort: 9, Proto: frame.TCP, Flags: ack, TCPSeq: seq, TCPAck: 5, Payload: data[:n]}.Raw()
+	}
 	pure := func(seq, a uint32) []byte { return tcpSegment(seq, a, ack, nil, 0) }
 	const A, M, S = frame.Alone, frame.Merged, frame.Supersedes
 	for _, c := range []struct {
@@ -109,7 +112,9 @@ func TestCoalesce(t *testing.T) {
 		{"time to live", [][]byte{seg(0, 1000), edit(seg(1000, 1000), 22, 63)}, []frame.Joined{A, A}},
 		{"another station", [][]byte{seg(0, 1000), edit(seg(1000, 1000), 5, 9)}, []frame.Joined{A, A}},
 		{"window", [][]byte{seg(0, 1000), edit(seg(1000, 1000), 49, 1)}, []frame.Joined{A, A}},
-		{"complete checksum", [][]byte{seg(0, 1000), frametest.Packet{Src: 1, Dst: 2, SrcPort: 7, DstPort: 9, Proto: frame.TCP, Flags: ack, Payload: data[:1000]}.Raw()}, []frame.Joined{A, A}},
+		{"complete checksums", [][]byte{complete(1, 1000), complete(1001, 1000), complete(2001, 10)}, []frame.Joined{A, M, M}},
+		{"a wrong checksum", [][]byte{complete(1, 1000), edit(complete(1001, 1000), 50, 0x77)}, []frame.Joined{A, A}},
+		{"after a wrong checksum", [][]byte{edit(complete(1, 1000), 50, 0x77), complete(1001, 1000)}, []frame.Joined{A, A}},
 		{"another flow between", [][]byte{seg(0, 1000), datagram(data[:9]), seg(1000, 1000), datagram(data[:9])}, []frame.Joined{A, A, M, M}},
 		{"acknowledgements", [][]byte{pure(0, 5), pure(0, 6), pure(0, 7)}, []frame.Joined{A, S, S}},
 		{"duplicate acknowledgements", [][]byte{pure(0, 5), pure(0, 5), pure(0, 5)}, []frame.Joined{A, A, A}},
@@ -161,7 +166,7 @@ func TestCoalesceKeepsEveryByte(t *testing.T) {
 			size := rapid.SampledFrom([]int{0, 1, 7, 100, 100, 100, 250}).Draw(t, "size")
 			payload := bytes.Repeat([]byte{stamp}, size)
 			stamp++
-			p := frametest.Packet{Src: 1, Dst: frame.Addr(2 + flow/2), SrcPort: 7, DstPort: uint16(flow), Payload: payload, Partial: true}
+			p := frametest.Packet{Src: 1, Dst: frame.Addr(2 + flow/2), SrcPort: 7, DstPort: uint16(flow), Payload: payload, Partial: rapid.Bool().Draw(t, "partial")}
 			if flow == 0 {
 				raws = append(raws, p.Raw())
 			} else {
@@ -170,12 +175,10 @@ func TestCoalesceKeepsEveryByte(t *testing.T) {
 				if size <= int(p.GSO) {
 					p.GSO = 0
 				}
-				raw := p.Raw()
-				l4 := raw[frame.VnetLen+frame.EthernetLen+frame.IPv4Len:]
 				acks[flow] += uint32(rapid.SampledFrom([]int{0, 0, 0, 1}).Draw(t, "ack"))
 				seqs[flow] += uint32(rapid.SampledFrom([]int{0, 0, 0, 0, 0, 5}).Draw(t, "gap"))
-				binary.BigEndian.PutUint32(l4[4:], seqs[flow])
-				binary.BigEndian.PutUint32(l4[8:], acks[flow])
+				p.TCPSeq, p.TCPAck = 1+seqs[flow], 1+acks[flow]
+				raw := p.Raw()
 				seqs[flow] += uint32(size)
 				raws = append(raws, raw)
 			}

@@ -123,7 +123,7 @@ var reasons = [NumReasons]ReasonInfo{
 	TCPOutOfWindow:        {"tcp_out_of_window", "a TCP segment outside of what its receiver expects (nat.windows: strict)", "late or forged; with asymmetric paths say nat.windows: liberal"},
 	FlowTableFull:         {"flow_table_full", "the flow table is full, and nobody holds a flow that may go (answered with ICMP 3/13)", "raise nat.flows; `uvswitch flow ls` shows who holds them"},
 	FlowQuota:             {"flow_quota", "the port holds as many flows as one port may", "raise nat.flows_per_port; `uvswitch flow ls --port NAME`"},
-	FlowBusy:              {"flow_busy", "workers made the same flow at once, and this packet lost", "none: the next packet passes"},
+	FlowBusy:              {"flow_busy", "two workers made the same flow at once; the packet is tried again", "none"},
 	FlowToItself:          {"flow_to_itself", "sent from a container's port to the very outside port that this port has", "the program speaks to itself: use 127.0.0.1"},
 	FlowClash:             {"flow_clash", "another flow has the tuple that this one would get, and is in use", "use another port, or `uvswitch flow ls` and `flow del`"},
 	NATPortsExhausted:     {"nat_ports_exhausted", "no free port on the host's address for another mapping, or this port holds its share (answered with ICMP 3/13)", "widen uplink.ports; `uvswitch nat show`"},
