@@ -8,7 +8,7 @@ PACKAGES  = iproute2 iputils-ping iputils-tracepath iperf3 tcpdump tshark iptabl
 TOOLS     = ip ping tracepath iperf3 tcpdump tshark iptables nft ethtool arping socat curl sysctl turnserver traceroute hping3 openssl
 PEERS     = openvswitch-switch vde2 passt slirp4netns gcc libc6-dev util-linux
 GVISOR    = v0.8.9
-FUZZERS   = internal/frame:FuzzParse nat:FuzzNAT router:FuzzPunted internal/wire:FuzzDataplane internal/config:FuzzParse internal/control:FuzzBody
+FUZZERS   = internal/frame:FuzzParse nat:FuzzNAT router:FuzzPunted internal/wire:FuzzDataplane internal/config:FuzzParse internal/control:FuzzBody internal/control:FuzzSpec
 
 .PHONY: compliance compliance-check build install test unit race fuzz netns bench bench-micro lint demo check deps clean bench-quick bench-deps pgo
 
