@@ -92,25 +92,29 @@ func (n *NAT) joinFragment(f *frame.Frame, b *frame.Batch, note bool) frame.Reas
 	return frame.None
 }
 
-// room makes room for one more: where the uplink, or a port, has as many as it may, one of its own at random goes. So a
-// flood of first fragments harms its own side, and there only most of those whose fragments are far apart.
+// room makes room for one more. Where the uplink, or a port, has as many as it may, one of its own at random goes; where
+// all ports together have, one of a port that has many. So a flood of first fragments harms its own side, and there only
+// most of those whose fragments are far apart.
 func (r *fragments) room(d *datagram) bool {
-	inside := len(r.seen) - int(r.outside)
-	switch {
-	case d.outside && r.outside < maxDatagrams, !d.outside && inside < maxDatagrams && r.held[d.in] < datagramsPerPort:
-		if d.outside {
-			r.outside++
-		}
-		return true
-	case !d.outside && r.held[d.in] == 0:
+	inside := len(r.seen) - r.outside
+	full := r.outside >= maxDatagrams
+	if !d.outside {
+		full = inside >= maxDatagrams || r.held[d.in] >= datagramsPerPort
+	}
+	if full && !r.evict(d) {
 		return false
 	}
+	if d.outside {
+		r.outside++
+	}
+	return true
+}
+
+func (r *fragments) evict(d *datagram) bool {
+	many := uint16(datagramsPerPort / 2)
 	for k, old := range r.seen { // in no order
-		if old.in == d.in {
+		if old.outside == d.outside && (d.outside || old.in == d.in && r.held[d.in] >= datagramsPerPort || r.held[old.in] >= many) {
 			r.forget(k, old)
-			if d.outside {
-				r.outside++
-			}
 			return true
 		}
 	}

@@ -85,7 +85,7 @@ func permissionKey(k frame.Tuple, remote frame.Addr) frame.Tuple {
 func (n *NAT) acquire(c *config, t *frame.Tuple, owner frame.PortID, net frame.NetID, dry bool) (m uint32, port uint16, why frame.Reason) {
 	inside := insideKey(c, t)
 	h := inside.Hash(n.maps.seed)
-	i := protoIndex(t.Proto)
+	i, relieved := protoIndex(t.Proto), false
 	for range retries {
 		if m, _, ok := n.maps.lookup(&inside, h); ok {
 			if dry || n.hold(m) {
@@ -98,8 +98,9 @@ func (n *NAT) acquire(c *config, t *frame.Tuple, owner frame.PortID, net frame.N
 		}
 		port, charged, ok := n.choose(c, i, inside, owner, dry)
 		switch {
-		case !ok && n.relieve(i, owner, dry):
-			if dry { // an example of what it would get
+		case !ok && !relieved && n.relieve(i, owner, dry):
+			relieved = true // once: what it ended may be of no use here
+			if dry {        // an example of what it would get
 				return 0, n.draw(c.pool[i]), frame.None
 			}
 			continue

@@ -48,7 +48,6 @@ type NAT struct {
 	now      atomic.Uint32 // the Tick of the last batch that PreRouting or Expire saw
 	draws    atomic.Uint64 // numbers the choices of ports, so that no two are alike
 	cursor   atomic.Uint32 // where relieve goes on
-	freed    atomic.Uint64 // outside ports given back
 	stats    flowStats
 	watch    atomic.Pointer[func(EventKind, Flow, string)]
 	config   atomic.Pointer[config]

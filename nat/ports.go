@@ -54,7 +54,6 @@ const restTime = 120 * frame.TicksPerSecond
 // release gives an outside port back; it stays charged to its owner while it rests. Identifiers do not rest.
 func (n *NAT) release(i int, port uint16, owner frame.PortID, inside frame.Addr) {
 	o := &n.ports[i]
-	n.freed.Add(1)
 	if o.resting == nil {
 		o.used.Release(port)
 		o.held[owner].Add(-1)
@@ -194,7 +193,6 @@ func (n *NAT) unshare(i int, p uint16) {
 	if o.shared[p].Add(-1) == 0 {
 		o.held[o.rested[p].owner.Load()].Add(-1)
 		o.used.Release(p)
-		n.freed.Add(1)
 	}
 }
 

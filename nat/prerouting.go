@@ -121,19 +121,21 @@ func (n *NAT) endStale(e uint32, now frame.Tick) {
 }
 
 // mayReport tells whether an ICMP error about flow e, travelling in direction dir, comes from where such errors come from:
-// from inside it is the flow's own end that speaks (others would forge), from outside any router on the way to the
-// other.
+// from inside, from the flow's own end or a router behind its port (others would forge); from outside, from any router on
+// the way to the other end.
 //
 //uvswitch:hot
 func (n *NAT) mayReport(f *frame.Frame, e uint32, dir uint8, outside bool) bool {
-	if !outside {
-		return f.Tuple.Src == n.flows.keys[e][dir].Src
-	}
 	s := &n.state[e]
-	if s.rule|s.via == 0 {
-		return dir == 1
+	hairpin := s.rule|s.via != 0 && (s.mapping != 0 || s.state.Load()&sharesPort != 0)
+	inside := uint8(0) // the direction in which the container's packets travel
+	if s.rule|s.via != 0 {
+		inside = 1
 	}
-	return dir == 0 && s.mapping == 0 && s.state.Load()&sharesPort == 0
+	if outside {
+		return dir != inside && !hairpin
+	}
+	return f.Tuple.Src == n.flows.keys[e][dir].Src || dir == inside && !hairpin && f.In == s.port
 }
 
 // preRouteError finds the flow of the packet that an ICMP error quotes. What is quoted has been sent, so its

@@ -40,7 +40,7 @@ func (n *NAT) relieve(i int, asks frame.PortID, dry bool) bool {
 		if cursor += relieveStretch; !dry {
 			cursor = n.cursor.Add(relieveStretch)
 		}
-		freed, ended := n.freed.Load(), 0
+		freed, ended := 0, 0
 		for k := range min(relieveStretch, mark-1) {
 			e := 1 + (cursor+k)%(mark-1)
 			s := &n.state[e]
@@ -51,19 +51,23 @@ func (n *NAT) relieve(i int, asks frame.PortID, dry bool) bool {
 			if i != anyProtocol && (s.mapping == 0 && !shares || protoIndex(n.flows.keys[e][0].Proto) != i) {
 				continue
 			}
-			if dry {
-				if i == anyProtocol || shares || n.lastUser(s.mapping) {
-					return true
+			frees := i == anyProtocol || shares || n.lastUser(s.mapping)
+			if dry && frees {
+				return true
+			}
+			if !dry && n.end(e, evicted) {
+				if ended++; frees {
+					freed++
 				}
-			} else if n.end(e, evicted) {
-				ended++
 			}
 		}
-		if i == anyProtocol && ended > 0 || i != anyProtocol && n.freed.Load() != freed {
+		if freed > 0 {
 			return true
 		}
 	}
-	barren.Store(now)
+	if !dry {
+		barren.Store(now)
+	}
 	return false
 }
 
@@ -103,7 +107,10 @@ func (n *NAT) Ease() (removed int) {
 			if n.flows.used.Load() <= goal {
 				return removed
 			}
-			if p := n.state[e].port; loose[p] > most/2 && n.loose(e) && n.end(e, evicted) {
+			if !n.loose(e) {
+				continue
+			}
+			if p := n.state[e].port; loose[p] > most/2 && n.end(e, evicted) {
 				loose[p]--
 				removed++
 			}

@@ -175,8 +175,8 @@ func (n *NAT) translateError(f *frame.Frame) frame.Reason {
 	to := k[1-f.Dir]      // what the receiver sent
 	outer := to.Reverse() // what an answer to it looks like
 	src := f.Tuple.Src
-	if src == k[f.Dir].Src {
-		src = outer.Src // the other end itself, and not a router on the way
+	if src == k[f.Dir].Src || f.Egress == frame.NoNet {
+		src = outer.Src // the other end itself, or a router of the inside, which the outside must not see
 	}
 	d := frame.Delta32(uint32(f.Tuple.Src), uint32(src)).Plus(frame.Delta32(uint32(f.Tuple.Dst), uint32(outer.Dst)))
 	f.IPv4().SetAddrs(src, outer.Dst, d)

@@ -59,7 +59,7 @@ func (s *snapshot) admit(f *frame.Frame) frame.Reason {
 		return frame.MartianSource
 	}
 	if f.Net == frame.NoNet || !onLink(in, src) { // strict reverse path: the answer would go back where this came from
-		if rt, ok := s.fib.Lookup(src.Netip()); ok && rt.Egress != f.Net || !ok && f.Net != frame.NoNet {
+		if rt, ok := s.fib.Lookup(src.Netip()); ok && (rt.Egress != f.Net || rt.Kind == Host && f.In != s.hostPort) || !ok && f.Net != frame.NoNet {
 			return frame.MartianSource
 		}
 	}
@@ -130,12 +130,8 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 //
 //uvswitch:hot
 func (s *snapshot) crosses(f *frame.Frame, rt *Route) bool {
-	if rt.Kind == Host || s.host != 0 && (f.Tuple.Src == s.host || f.RouteDst == s.host) ||
-		f.NAT == frame.NATFlow || f.NAT == frame.NATError || f.NAT == frame.NATNew && f.Rule != 0 {
-		return true
-	}
-	from, ok := s.fib.Lookup(f.Tuple.Src.Netip())
-	return ok && from.Kind == Host
+	return rt.Kind == Host || s.host != 0 && (f.In == s.hostPort || f.RouteDst == s.host) ||
+		f.NAT == frame.NATFlow || f.NAT == frame.NATError || f.NAT == frame.NATNew && f.Rule != 0
 }
 
 // Resolve rewrites the MACs of routed frames: to the next hop's, from the router's. A neighbor that is not known

@@ -62,11 +62,12 @@ type Route struct {
 
 // snapshot is what the workers read: replaced as a whole.
 type snapshot struct {
-	ifaces [frame.MaxNets]*Interface // by network; the uplink at NoNet
-	fib    *bart.Table[*Route]
-	neigh  neighTable
-	paths  *pathMTUs  // shared by all snapshots
-	host   frame.Addr // the host port's address; 0 for none
+	ifaces   [frame.MaxNets]*Interface // by network; the uplink at NoNet
+	fib      *bart.Table[*Route]
+	neigh    neighTable
+	paths    *pathMTUs    // shared by all snapshots
+	host     frame.Addr   // the host port's address; 0 for none
+	hostPort frame.PortID // and the port
 }
 
 // Router is the routing stages and the state behind them.
@@ -111,11 +112,11 @@ func (r *Router) SetInterface(i Interface) {
 	})
 }
 
-// SetHost says which station is the host, which isolated networks reach and are reached by.
-func (r *Router) SetHost(a frame.Addr) {
+// SetHost says which station behind which port is the host, which isolated networks reach and are reached by.
+func (r *Router) SetHost(a frame.Addr, id frame.PortID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.update(func(s *snapshot) { s.host = a })
+	r.update(func(s *snapshot) { s.host, s.hostPort = a, id })
 }
 
 // DeleteInterface removes a leg, its routes and its neighbors. Frames that wait for one are dropped.

@@ -44,7 +44,7 @@ func (d *Daemon) addHostPort() error {
 		return err
 	}
 	d.dp.Switch.FDB(n.id).Set(p.mac, p.id, false)
-	d.dp.Router.SetHost(frame.AddrFrom(addr))
+	d.dp.Router.SetHost(frame.AddrFrom(addr), p.id)
 	for _, other := range d.networkList() {
 		if err := d.routeFromHost(other); err != nil {
 			return err

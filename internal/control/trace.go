@@ -101,7 +101,9 @@ func (d *Daemon) traceOne(tr *dataplane.Tracer, in frame.PortID, raw []byte) (t 
 		t.Why, t.Remedy = f.Reason.Info().Meaning, f.Reason.Info().Remedy
 	case o.Waits:
 		t.Verdict, t.Reason = "held", f.Reason.String()
-		t.Why = "it waits for the first fragment of its packet, which has the ports, for 10 s"
+		if t.Why = f.Reason.Info().Meaning; f.Reason == frame.FragmentWaits {
+			t.Why = "it waits for the first fragment of its packet, which has the ports; without that it is dropped for fragment_timeout"
+		}
 		add("housekeeper", "hold", t.Why)
 	case o.Slow != nil && len(o.Ports) == 0:
 		d.explainSlow(&t, f, o.Slow)

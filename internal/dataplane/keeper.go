@@ -82,7 +82,7 @@ func (k *keeper) run(now frame.Tick) []frame.PortID {
 		}
 	}
 	pressed := false
-	if int32(now-k.ease) >= 0 {
+	if k.dp.NAT.Pressed() && int32(now-k.ease) >= 0 {
 		pressed = k.dp.NAT.Ease() > 0
 		if k.ease = now + 1; !pressed {
 			k.ease = now + housekeeping/2 // it walks the table: not for nothing again and again

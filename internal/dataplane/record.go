@@ -22,20 +22,23 @@ const (
 
 //uvswitch:hot
 func putRecord(rec []byte, f *frame.Frame) {
-	flags := uint8(0)
+	flags, again := uint8(0), f.NextHop != 0 && (f.Reason == frame.FragmentWaits || f.Reason == frame.FlowBusy) // router.Route has been
 	switch {
 	case f.Reason == frame.NeighborFailed:
 		flags = recResolve
 		if f.NAT != frame.NATNone {
 			flags |= recNATed // punted by router.Resolve, after nat.PostRouting
 		}
-	case (f.Reason == frame.FragmentWaits || f.Reason == frame.FlowBusy) && f.NextHop != 0 && f.NAT == frame.NATNone: // router.Route has been
+	case again && f.NAT == frame.NATNone:
 		flags = recPost
 	default:
 		flags = recPre
 	}
 	putHeader(rec, f.In, f.Net, f.Egress, f.Reason, flags, f.NextHop)
 	copy(rec[recordLen:], f.Raw())
+	if again && flags == recPre { // it will be there once more
+		frame.IPv4(rec[recordLen+frame.VnetLen+int(f.L3):]).IncrementTTL()
+	}
 }
 
 //uvswitch:hot

@@ -17,7 +17,7 @@ type Outcome struct {
 	Frame *frame.Frame   // as it is at the end; valid until the next Run
 	Ports []frame.PortID // written to
 	Slow  *router.Result // what the housekeeper does with it, when it is punted
-	Waits bool           // for the first fragment of its packet
+	Waits bool           // for the first fragment of its packet, or to be tried again (flow_busy)
 }
 
 // Trace calls fn with a Tracer: what it runs meets the tables as they are, changes none of them and no counter. A flow that a
@@ -62,7 +62,7 @@ func (t *Tracer) Run(in frame.PortID, raw []byte, step func(stage string, before
 			f.DropFor(frame.NoEgress)
 		}
 	case frame.Punt:
-		if o.Waits = f.Reason == frame.FragmentWaits; !o.Waits {
+		if o.Waits = f.Reason == frame.FragmentWaits || f.Reason == frame.FlowBusy; !o.Waits {
 			o.Slow = t.try(f)
 		}
 	}

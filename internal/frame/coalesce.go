@@ -156,7 +156,7 @@ func (o *openFlow) join(f *Frame, longest int) bool {
 	return true
 }
 
-// summed tells whether a complete checksum is there and right.
+// summed tells whether complete checksums are there and right: the transport's and the IP header's.
 //
 //uvswitch:hot
 func summed(f *Frame) bool {
@@ -164,7 +164,7 @@ func summed(f *Frame) bool {
 	if f.Proto == UDP && l4[6]|l4[7] == 0 {
 		return false
 	}
-	return Sum(l4, PseudoSum(f.Tuple.Src, f.Tuple.Dst, f.Proto, len(l4))) == 0xffff
+	return Sum(f.IPv4()[:f.IPv4().HeaderLen()], 0) == 0xffff && Sum(l4, PseudoSum(f.Tuple.Src, f.Tuple.Dst, f.Proto, len(l4))) == 0xffff
 }
 
 // follows tells whether the TCP segment f is the chain's next: in sequence, and alike in everything but PSH.
@@ -242,7 +242,7 @@ func isPureAck(f *Frame) bool {
 //
 //uvswitch:hot
 func supersedes(f, old *Frame) bool {
-	if plainPayload(f) != 0 || !isPureAck(f) {
+	if plainPayload(f) != 0 || !isPureAck(f) || !f.Vnet().NeedsCsum() && !summed(f) {
 		return false
 	}
 	a, b := old.Payload(), f.Payload()

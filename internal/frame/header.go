@@ -115,6 +115,16 @@ func (h IPv4) DecrementTTL() {
 	binary.BigEndian.PutUint16(h[10:], d.Complete(h.Checksum()))
 }
 
+// IncrementTTL undoes DecrementTTL.
+//
+//uvswitch:hot
+func (h IPv4) IncrementTTL() {
+	old := binary.BigEndian.Uint16(h[8:])
+	h[8]++
+	d := Delta16(old, binary.BigEndian.Uint16(h[8:]))
+	binary.BigEndian.PutUint16(h[10:], d.Complete(h.Checksum()))
+}
+
 // SetAddrs rewrites both addresses; d is the delta of both together.
 //
 //uvswitch:hot

@@ -685,3 +685,23 @@ func TestRFC1122_2_3_2_NeighborQueue(t *testing.T) {
 		t.Errorf("%v, %d errors", d, len(n.host("a").inbox))
 	}
 }
+
+// A router behind a container's port reports about what goes through it; its address is not shown outside.
+func TestBehaviour_ErrorsFromARouterInside(t *testing.T) {
+	n := play(t, bed+`
+route 10.9.0.0/24 via 10.0.0.2
+a:20000 > o:53 "from behind a" src 10.9.0.5
+o < 198.51.100.1:20000 "from behind a"
+o:53 > 198.51.100.1:20000 "answer"
+`)
+	a := n.host("a")
+	last := a.inbox[len(a.inbox)-1] // the answer, which goes on to 10.9.0.5
+	n.Inject(a, frametest.Packet{SrcMAC: a.MAC, DstMAC: gatewayMAC + 1<<16, Src: a.Addr, Dst: frametest.Addr("203.0.113.8"), Proto: frame.ICMP, Type: 3, Code: 4, Seq: 1280, Payload: frametest.Quote(last, 8)}.Raw())
+	inbox := n.host("o").inbox
+	if len(inbox) != 1 {
+		t.Fatalf("%d errors came out; drops %v", len(inbox), n.DP.Drops())
+	}
+	if ip := frame.IPv4(inbox[0][frame.VnetLen+frame.EthernetLen:]); ip.Src() != frametest.Addr("198.51.100.1") {
+		t.Errorf("from %s", ip.Src())
+	}
+}
