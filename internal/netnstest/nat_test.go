@@ -124,8 +124,10 @@ func TestManyAtOnce(t *testing.T) {
 	b := New(t)
 	containers(b)
 	b.Web("out")
-	out := b.Sh("web", "curl -s -Z --parallel-immediate --parallel-max 300 -o /dev/null -w '%{http_code}\\n' 'http://10.1.0.2/[1-1000]'")
-	if n := strings.Count(out, "200"); n != 1000 {
+	// curl does 300 at most: four of it, each with a file of its own.
+	line := "for i in 1 2 3 4; do curl -s -Z --parallel-immediate --parallel-max 250 -o /dev/null -w '%{http_code}\\n' 'http://10.1.0.2/[1-250]' > DIR/$i & done; wait; cat DIR/1 DIR/2 DIR/3 DIR/4"
+	out := b.Sh("web", strings.ReplaceAll(line, "DIR", t.TempDir()))
+	if n := len(regexp.MustCompile(`(?m)^200$`).FindAllString(out, -1)); n != 1000 {
 		t.Errorf("%d of 1000 requests were answered", n)
 	}
 	askPairs(b, 1000)
@@ -199,24 +201,6 @@ func TestGigabyte(t *testing.T) {
 		t.Errorf("sent %s, got %s", sent, got)
 	}
 	b.Balanced()
-}
-
-// Protocols without ports, and SCTP as far as the machine has it.
-func TestGRE(t *testing.T) {
-	b := New(t)
-	containers(b)
-	if _, err := b.TrySh("web", "ip tunnel add g1 mode gre local 172.29.0.2 remote 10.1.0.2"); err != nil {
-		if os.Getenv("CI") == "" {
-			t.Skip("the kernel has no GRE")
-		}
-		t.Log("the kernel has no GRE; raw packets of TestKernelNATAgrees stand for it")
-		return
-	}
-	b.Sh("out", "ip tunnel add g1 mode gre local 10.1.0.2 remote 10.1.0.1 && ip addr add 192.168.7.2/24 dev g1 && ip link set g1 up")
-	b.Sh("web", "ip addr add 192.168.7.1/24 dev g1 && ip link set g1 up")
-	if out := b.Sh("web", "ping -c 2 -i 0.2 192.168.7.2"); !strings.Contains(out, " 0% packet loss") {
-		t.Error(out)
-	}
 }
 
 // trace, flow events, nat ports, routes and neighbors by their commands.
