@@ -23,6 +23,9 @@ var tcpNames = [tcpStates]string{
 	"NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT", "CLOSE", "SYN_SENT2",
 }
 
+// TCPStates are the names of the states.
+func TCPStates() []string { return tcpNames[:] }
+
 // What a segment is, for the state machine.
 const (
 	segSYN = iota

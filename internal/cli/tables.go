@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net/netip"
 	"net/url"
 	"slices"
 	"sort"
@@ -187,21 +186,18 @@ func (a *app) flowCommand() *cobra.Command {
 	q := url.Values{}
 	filters := func(c *cobra.Command) *cobra.Command {
 		for _, f := range []struct{ name, short, use string }{
-			{"src", "s", "original source address"}, {"dst", "d", "original destination address"},
-			{"proto", "p", "tcp, udp, sctp, icmp, gre, esp, or proto-N"}, {"port", "", "the container's port, by name"}, {"dport", "", "original destination port"},
+			{"src", "s", "original source, an address or a prefix"}, {"dst", "d", "original destination, likewise"},
+			{"proto", "p", "tcp, udp, sctp, icmp, gre, esp, or proto-N"}, {"port", "", "the container's port, by name"}, {"sport", "", "original source port"}, {"dport", "", "original destination port"}, {"state", "", "TCP state, such as ESTABLISHED"},
 		} {
 			c.Flags().StringP(f.name, f.short, "", f.use)
 		}
 		return c
 	}
 	query := func(c *cobra.Command) (string, error) {
-		for _, name := range []string{"src", "dst", "proto", "port", "dport"} {
+		for _, name := range []string{"src", "dst", "proto", "port", "sport", "dport", "state"} {
 			v, _ := c.Flags().GetString(name)
 			if v == "" {
 				continue
-			}
-			if _, err := netip.ParseAddr(v); err != nil && (name == "src" || name == "dst") {
-				return "", usagef("--%s %q is not an address", name, v)
 			}
 			if _, ok := frame.ProtoNumber(v); !ok && name == "proto" {
 				return "", usagef("--proto %q: say tcp, udp, sctp, icmp, gre, esp, or proto-N", v)
@@ -224,7 +220,7 @@ func (a *app) flowCommand() *cobra.Command {
 				return err
 			}
 			if needs && len(q) == 0 {
-				return usagef("say which flows: --src, --dst, --proto, --port or --dport; `flow flush` ends all")
+				return usagef("say which flows: --src, --dst, --proto, --port, --sport, --dport or --state; `flow flush` ends all")
 			}
 			var n struct{ Deleted int }
 			if err := a.client().Do(c.Context(), "DELETE", path, nil, &n); err != nil {

@@ -8,12 +8,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -247,12 +249,28 @@ func (d *Daemon) tableRoutes(get getFunc, change changeFunc) {
 
 // filterOf reads what selects flows; what can match nothing is an error.
 func (d *Daemon) filterOf(q url.Values) (flowFilter, error) {
-	f := flowFilter{src: q.Get("src"), dst: q.Get("dst"), proto: q.Get("proto"), port: q.Get("port"), dport: q.Get("dport")}
-	if _, err := strconv.ParseUint(f.dport, 10, 16); f.dport != "" && err != nil {
-		return f, api.Errorf(http.StatusBadRequest, "%q is no port number", f.dport)
+	f := flowFilter{proto: q.Get("proto"), port: q.Get("port"), sport: q.Get("sport"), dport: q.Get("dport"), state: q.Get("state")}
+	for _, p := range []string{f.sport, f.dport} {
+		if _, err := strconv.ParseUint(p, 10, 16); p != "" && err != nil {
+			return f, api.Errorf(http.StatusBadRequest, "%q is no port number", p)
+		}
+	}
+	for key, to := range map[string]*netip.Prefix{"src": &f.src, "dst": &f.dst} {
+		s := q.Get(key)
+		p, err := netip.ParsePrefix(s)
+		if a, aerr := netip.ParseAddr(s); aerr == nil {
+			p, err = netip.PrefixFrom(a, a.BitLen()), nil
+		}
+		if s != "" && err != nil {
+			return f, api.Errorf(http.StatusBadRequest, "%q is not an address, nor a prefix such as 10.0.0.0/8", s)
+		}
+		*to = p
 	}
 	if f.port != "" && !slices.ContainsFunc(d.portList(), func(p *port) bool { return p.name == f.port }) {
 		return f, noPort(f.port)
+	}
+	if f.state != "" && !slices.Contains(nat.TCPStates(), strings.ToUpper(f.state)) {
+		return f, api.Errorf(http.StatusBadRequest, "%q is no TCP state; there are %s", f.state, strings.Join(nat.TCPStates(), ", "))
 	}
 	return f, nil
 }

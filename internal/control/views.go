@@ -366,8 +366,12 @@ func (d *Daemon) statusView() api.Status {
 	return v
 }
 
-// flowFilter selects flows by query values: src, dst, proto, port (a port's name), each exact.
-type flowFilter struct{ src, dst, proto, port, dport string }
+// flowFilter selects flows by query values: src and dst, addresses or prefixes of the original direction; proto, port (a port's
+// name), sport, dport and state, each exact. Empty ones select all.
+type flowFilter struct {
+	src, dst                         netip.Prefix
+	proto, port, sport, dport, state string
+}
 
 func (d *Daemon) flowsView(f flowFilter) []api.Flow {
 	out := []api.Flow{}
@@ -382,7 +386,11 @@ func (d *Daemon) flowsView(f flowFilter) []api.Flow {
 }
 
 func (f *flowFilter) matches(v *api.Flow) bool {
-	eq := func(want, have string) bool { return want == "" || want == have }
-	return eq(f.src, v.Original.Src) && eq(f.dst, v.Original.Dst) && eq(f.proto, v.Protocol) && eq(f.port, v.Port) &&
-		eq(f.dport, strconv.Itoa(v.Original.Dport))
+	eq := func(want, have string) bool { return want == "" || strings.EqualFold(want, have) }
+	in := func(p netip.Prefix, have string) bool {
+		a, err := netip.ParseAddr(have)
+		return !p.IsValid() || err == nil && p.Contains(a)
+	}
+	return in(f.src, v.Original.Src) && in(f.dst, v.Original.Dst) && eq(f.proto, v.Protocol) && eq(f.port, v.Port) &&
+		eq(f.sport, strconv.Itoa(v.Original.Sport)) && eq(f.dport, strconv.Itoa(v.Original.Dport)) && eq(f.state, v.State)
 }

@@ -226,6 +226,14 @@ func TestFlowCommands(t *testing.T) {
 	b.CLI("flow", "flush")
 	b.Eventually("a DESTROY", func() bool { return strings.Contains(said.String(), `"event":"DESTROY","reason":"flushed"`) })
 
+	b.Sh("web", "curl -s http://10.1.0.2/")
+	for _, filter := range []string{"-d 10.1.0.0/24", "-s 172.29.0.2", "--state time_wait -p tcp", "--dport 80 --port web"} {
+		contains(t, b.CLI(append([]string{"flow", "ls"}, strings.Fields(filter)...)...), "src=172.29.0.2 dst=10.1.0.2")
+	}
+	if out := b.CLI("flow", "ls", "-d", "10.2.0.0/16"); out != "" {
+		t.Errorf("flows to elsewhere: %s", out)
+	}
+
 	before := b.CLI("-j", "stats")
 	for _, tt := range []struct {
 		args []string
@@ -277,7 +285,7 @@ func TestFlowCommands(t *testing.T) {
 		{"trace", "icmp > 1.1.1.1"}, {"trace", "--in", "web", "--hex", "zz"}, {"route", "add", "172.29.0.0/16", "via", "172.29.0.2"}, {"route", "del", "10.99.0.0/16"},
 		{"route", "add", "10.9.0.0/16", "via", "8.8.8.8"}, {"neigh", "del", "172.29.0.2"}, {"neigh", "add", "172.29.0.2", "lladdr", "02:00:00:00:00:09"}, {"neigh", "add", "172.29.0.1", "lladdr", "02:00:00:00:00:09"},
 		{"trace", "--in", "web", "tcp > 1.1.1.1"}, {"trace", "--in", "web", "icmp > 1.1.1.1:80"}, {"trace", "--in", "web", "--frame", "2", "icmp > 1.1.1.1"},
-		{"flow", "ls", "--dport", "http"}, {"flow", "ls", "--port", "nosuch"}, {"flow", "events", "--port", "nosuch"}, {"route", "add", "10.53.0.1/16", "via", "172.29.0.2"}, {"neigh", "add", "8.8.8.8", "lladdr", "02:00:00:00:00:01"},
+		{"flow", "ls", "--dport", "http"}, {"flow", "ls", "--state", "open"}, {"flow", "ls", "--port", "nosuch"}, {"flow", "events", "--port", "nosuch"}, {"route", "add", "10.53.0.1/16", "via", "172.29.0.2"}, {"neigh", "add", "8.8.8.8", "lladdr", "02:00:00:00:00:01"},
 	} {
 		if _, err := b.TryCLI(bad...); err == nil {
 			t.Errorf("%v was accepted", bad)
