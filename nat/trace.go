@@ -12,6 +12,16 @@ func (n *NAT) Trace(fn func()) {
 	n.planned = false
 }
 
+// StateAfter names a TCP flow's state before and after segment f; both are empty for other protocols.
+func (n *NAT) StateAfter(f *frame.Frame) (before, after string) {
+	if f.Proto != frame.TCP || f.Flags&frame.Fragment != 0 && f.IPv4().FragOffset() != 0 {
+		return "", ""
+	}
+	w := n.state[f.Flow].state.Load()
+	next := advance(w, f.Dir, f.Proto, f.Payload()[13])
+	return tcpNames[w&stateMask%uint32(tcpStates)], tcpNames[next&stateMask%uint32(tcpStates)]
+}
+
 // Drawn tells whether the outside port of the planned flow is an example: it would be drawn at random.
 func (n *NAT) Drawn() bool {
 	k := &n.flows.keys[0]

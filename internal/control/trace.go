@@ -352,6 +352,9 @@ func (d *Daemon) explainPostRouting(before, f *frame.Frame) (string, string) {
 	} else if before.NAT == frame.NATNew {
 		text += "; " + d.wouldMake()
 	}
+	if was, is := d.dp.NAT.StateAfter(f); was != is {
+		text += fmt.Sprintf("; the flow goes from %s to %s", was, is)
+	}
 	return what, text
 }
 

@@ -244,6 +244,7 @@ func TestFlowCommands(t *testing.T) {
 		{[]string{"--in", "web", "udp > 240.0.0.1:53"}, []string{"=> dropped (martian_destination)", "what to do:"}},
 		{[]string{"--in", "web", "icmp > 10.1.0.2 ttl 1"}, []string{"time exceeded (11/0)", "=> dropped (ttl_exceeded)"}},
 		{[]string{"--in", "web", "icmp > 172.29.0.1"}, []string{"=> answered: the gateway answers: icmp 172.29.0.1 > 172.29.0.2 echo reply"}},
+		{[]string{"--in", "uplink", "tcp 10.1.0.2:4000 > 10.1.0.1:8080 S", "--reverse"}, []string{"the flow goes from SYN_SENT to SYN_RECV"}},
 		{[]string{"--in", "web", "--hex", "00"}, []string{"=> dropped (runt)"}},
 	} {
 		out := b.CLI(append([]string{"trace"}, tt.args...)...)
