@@ -217,14 +217,19 @@ func natProbes() []natProbe {
 			raw[frame.VnetLen+frame.EthernetLen+frame.IPv4Len+6] ^= 0x33
 			return [][]byte{raw}
 		}},
-		flowOut("SCTP", "c1", "s1", frametest.Packet{Proto: frame.SCTP, Payload: sctpInit()}),
+		flowOut("SCTP", "c1", "s1", frametest.Packet{Proto: frame.SCTP, Payload: sctpChunk(20000, 80, "\x00\x00\x00\x00", 1)}),
+		{"SCTP answer", "out", func(c *natCourse) [][]byte {
+			return [][]byte{c.one("out", frametest.Packet{Dst: natAddrs["host"], Proto: frame.SCTP, Payload: sctpChunk(80, c.port["s1"], "tag1", 2)})}
+		}},
 		to("from outside to a container's address", "out", "c1", udp(1, 2)),
 	}
 }
 
-// sctpInit is an INIT with its CRC32c.
-func sctpInit() []byte {
-	b := []byte("\x4e\x20\x00\x50\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x14tag1\x00\x00\x20\x00\x00\x01\x00\x01tsn1")
+// sctpChunk is an INIT (1) or INIT ACK (2) with its CRC32c.
+func sctpChunk(src, dst uint16, tag string, kind byte) []byte {
+	b := binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, src), dst)
+	b = append(append(b, tag+"\x00\x00\x00\x00"...), kind, 0, 0, 20)
+	b = append(b, "tag1\x00\x00\x20\x00\x00\x01\x00\x01tsn1"...)
 	binary.LittleEndian.PutUint32(b[8:], crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
 	return b
 }
