@@ -231,41 +231,6 @@ func (d *Daemon) macsFor(p *port, s spec) (src, dst frame.MAC, err error) {
 	return 0, 0, fmt.Errorf("the switch knows no MAC of %s, which is in the port's own subnet: the container asks for it first; trace 'arp > %s', or give the frame by --hex", to, to)
 }
 
-// packetText is one line about a frame, after tcpdump's manner.
-func packetText(f *frame.Frame) string {
-	switch {
-	case f.Len() < frame.EthernetLen:
-		return fmt.Sprintf("a frame of %d bytes", f.Len())
-	case f.Flags&frame.IsARP != 0:
-		a := f.Bytes()[f.L3:]
-		if a[7] == 1 {
-			return fmt.Sprintf("arp who-has %s tell %s", frame.LoadAddr(a[24:]), frame.LoadAddr(a[14:]))
-		}
-		return fmt.Sprintf("arp %s is-at %s", frame.LoadAddr(a[14:]), frame.LoadMAC(a[8:]))
-	case f.Flags&frame.IsIPv4 == 0 || f.Malformed != frame.None:
-		return fmt.Sprintf("%s > %s, EtherType %#04x", f.Src, f.Dst, f.EtherType)
-	}
-	l4 := f.Payload()
-	t := f.Tuple
-	switch {
-	case f.Flags&frame.Fragment != 0 && f.IPv4().FragOffset() != 0:
-		return fmt.Sprintf("%s %s > %s, fragment at %d", frame.ProtoName(f.Proto), t.Src, t.Dst, f.IPv4().FragOffset())
-	case f.Flags&frame.ICMPError != 0:
-		text := fmt.Sprintf("icmp %s > %s %s", t.Src, t.Dst, frame.ICMPText(l4[0], l4[1]))
-		if q, _, ok := frame.Quoted(l4); ok {
-			text += fmt.Sprintf(" about %s", q)
-		}
-		return text
-	case f.Proto == frame.ICMP:
-		return fmt.Sprintf("icmp %s > %s %s id %d", t.Src, t.Dst, frame.ICMPText(l4[0], l4[1]), binary.BigEndian.Uint16(l4[4:]))
-	case f.Proto == frame.TCP:
-		return fmt.Sprintf("%s %s", t, frame.TCPFlags(l4[13]))
-	case frame.HasPorts(f.Proto):
-		return t.String()
-	}
-	return fmt.Sprintf("%s %s > %s", frame.ProtoName(f.Proto), t.Src, t.Dst)
-}
-
 // reverseFrame is what the receiver of f would answer: ends turned round; nil where nothing is usual.
 func reverseFrame(f *frame.Frame) []byte {
 	raw := append([]byte(nil), f.Raw()...)

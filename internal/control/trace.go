@@ -37,7 +37,7 @@ func (d *Daemon) trace(q api.TraceRequest) (api.Trace, error) {
 		if frame.Parse(&f); !d.up.Takes(&f) {
 			why := "it is the host's own: the uplink takes only what is for an outside port of NAT, a published one, or belongs to a flow"
 			return api.Trace{
-				Packet: packetText(&f), In: p.name, Length: f.Len(), Ports: []string{}, Verdict: "passed", Why: why,
+				Packet: frame.Text(&f), In: p.name, Length: f.Len(), Ports: []string{}, Verdict: "passed", Why: why,
 				Steps: []api.TraceStep{{Stage: "uplink", Result: "host", Text: why}},
 			}, nil
 		}
@@ -80,7 +80,7 @@ func (d *Daemon) traceOne(tr *dataplane.Tracer, in frame.PortID, raw []byte) (t 
 	}
 	o := tr.Run(in, raw, func(stage string, before, f *frame.Frame) {
 		if stage == "parse" {
-			t.Packet = packetText(f)
+			t.Packet = frame.Text(f)
 		}
 		result, text := d.explain(stage, before, f)
 		if f.Verdict == frame.Drop && before.Verdict != frame.Drop {
@@ -112,7 +112,7 @@ func (d *Daemon) traceOne(tr *dataplane.Tracer, in frame.PortID, raw []byte) (t 
 			d.explainSlow(&t, f, o.Slow)
 			t.Reason, t.Remedy = "", ""
 		}
-		t.Verdict, t.Out = "transmitted", packetText(f)
+		t.Verdict, t.Out = "transmitted", frame.Text(f)
 		t.Why = "to port " + strings.Join(t.Ports, ", ")
 		add("transmit", strings.Join(t.Ports, ","), t.Out)
 		if len(o.Ports) == 1 {
@@ -142,10 +142,7 @@ func (d *Daemon) explain(stage string, before, f *frame.Frame) (result, text str
 	case "resolve":
 		return d.explainResolve(before, f)
 	}
-	if f.Verdict == frame.Flood {
-		return "flood", fmt.Sprintf("nobody has heard %s yet: to every port of network %s", f.Dst, d.networkName(f.Egress))
-	}
-	return "port", fmt.Sprintf("%s is behind port %s", f.Dst, d.portName(f.Out))
+	return d.explainForward(f)
 }
 
 func (d *Daemon) explainParse(f *frame.Frame) (string, string) {
@@ -197,6 +194,7 @@ func (d *Daemon) explainLearn(f *frame.Frame) (string, string) {
 	}
 }
 
+// explainForward is for both look-ups of a MAC: of a switched frame and of a routed one.
 func (d *Daemon) explainForward(f *frame.Frame) (string, string) {
 	switch f.Verdict {
 	case frame.Local:
@@ -205,12 +203,12 @@ func (d *Daemon) explainForward(f *frame.Frame) (string, string) {
 		return "port", fmt.Sprintf("%s is behind port %s", f.Dst, d.portName(f.Out))
 	}
 	if f.Dst == frame.BroadcastMAC {
-		return "flood", "broadcast: to every other port of network " + d.networkName(f.Net)
+		return "flood", "broadcast: to every other port of network " + d.networkName(f.Egress)
 	}
 	if f.Dst.IsGroup() {
-		return "flood", "multicast: to every other port of network " + d.networkName(f.Net)
+		return "flood", "multicast: to every other port of network " + d.networkName(f.Egress)
 	}
-	return "flood", fmt.Sprintf("nobody has heard %s yet: to every other port of network %s", f.Dst, d.networkName(f.Net))
+	return "flood", fmt.Sprintf("nobody has heard %s yet: to every other port of network %s", f.Dst, d.networkName(f.Egress))
 }
 
 func (d *Daemon) explainPreRouting(f *frame.Frame) (string, string) {
@@ -391,7 +389,7 @@ func (d *Daemon) explainSlow(t *api.Trace, f *frame.Frame, r *router.Result) {
 		var g frame.Frame
 		g.Reset(append(make([]byte, frame.VnetLen), eth...), frame.Gateway)
 		frame.Parse(&g)
-		sent = append(sent, packetText(&g))
+		sent = append(sent, frame.Text(&g))
 	}
 	answer := strings.Join(sent, "; ")
 	result := "hold"

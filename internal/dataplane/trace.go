@@ -39,12 +39,9 @@ func (t *Tracer) Run(in frame.PortID, raw []byte, step func(stage string, before
 	frame.ParseBatch(b)
 	step("parse", &before, f)
 	for _, s := range pipeline {
-		if s.routed && b.Locals == 0 || f.Verdict == frame.Drop || f.Verdict == frame.Punt {
-			continue
-		}
-		before = *f
-		s.run(t.dp, b)
-		if before.Verdict == s.input {
+		if f.Verdict == s.input {
+			before = *f
+			s.run(t.dp, b)
 			step(s.name, &before, f)
 		}
 	}

@@ -253,30 +253,13 @@ func (n *Net) log(port frame.PortID, out bool, raw []byte) {
 	n.records = append(n.records, record{n.now, port, out, raw})
 }
 
-// describe is one line about a frame.
+// describe is one line about a frame, with what UDP carries.
 func describe(raw []byte) string {
 	var f frame.Frame
 	f.Reset(raw, 1)
 	frame.Parse(&f)
-	switch {
-	case f.Flags&frame.IsARP != 0:
-		a := f.Bytes()[f.L3:]
-		if a[7] == 1 {
-			return fmt.Sprintf("arp who-has %s tell %s", frame.LoadAddr(a[24:]), frame.LoadAddr(a[14:]))
-		}
-		return fmt.Sprintf("arp %s is-at %s", frame.LoadAddr(a[14:]), frame.LoadMAC(a[8:]))
-	case f.Flags&frame.ICMPError != 0:
-		l4 := f.Payload()
-		q, _, _ := frame.Quoted(l4)
-		return fmt.Sprintf("icmp %d/%d %s > %s about %s", l4[0], l4[1], f.Tuple.Src, f.Tuple.Dst, q)
-	case f.Flags&frame.HasTuple != 0 && f.Proto == frame.UDP:
-		return fmt.Sprintf("%s %.60q", f.Tuple, f.Payload()[frame.UDPLen:])
-	case f.Flags&frame.HasTuple != 0 && f.Proto == frame.TCP:
-		return fmt.Sprintf("%s %s", f.Tuple, frame.TCPFlags(f.Payload()[13]))
-	case f.Flags&frame.HasTuple != 0 && f.Proto == frame.ICMP:
-		return fmt.Sprintf("%s type %d", f.Tuple, f.Payload()[0])
-	case f.Flags&frame.IsIPv4 != 0:
-		return fmt.Sprintf("%s, fragment %v, %d bytes", f.Tuple, f.Flags&frame.Fragment != 0, f.Len())
+	if f.Flags&frame.HasTuple != 0 && f.Proto == frame.UDP {
+		return fmt.Sprintf("%s %.60q", frame.Text(&f), f.Payload()[frame.UDPLen:])
 	}
-	return fmt.Sprintf("%s > %s %#04x, %d bytes", f.Src, f.Dst, f.EtherType, f.Len())
+	return frame.Text(&f)
 }
