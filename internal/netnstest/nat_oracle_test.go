@@ -273,7 +273,9 @@ func TestKernelNATAgrees(t *testing.T) {
 	}
 	b.Sh("host", "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.br0.rp_filter=0 net.ipv4.icmp_ratelimit=0")
 	b.Sh("host", "iptables -t nat -A POSTROUTING -s 172.29.0.0/16 -o eth0 -j MASQUERADE && iptables -t nat -A PREROUTING -d 10.1.0.1 -p tcp --dport 8080 -j DNAT --to 172.29.0.2:80")
-	b.Sh("host", "iptables -t nat -A PREROUTING -d 10.1.0.1 -p udp --dport 9998 -j DNAT --to 172.29.0.2:9998")
+	for i := range syncIn {
+		b.Sh("host", fmt.Sprintf("iptables -t nat -A PREROUTING -d 10.1.0.1 -p udp --dport %d -j DNAT --to 172.29.0.%[2]d:%[1]d", syncIn[i], 2+i))
+	}
 	b.Eventually("the bridge forwards", func() bool { return strings.Count(b.Sh("host", "bridge link"), "state forwarding") == 2 })
 	kernel := runCourse(b, linkMAC(b, "host", "br0"))
 	b.Sh("host", "ip link del br0 && iptables -t nat -F && sysctl -qw net.ipv4.ip_forward=0")
@@ -284,7 +286,9 @@ func TestKernelNATAgrees(t *testing.T) {
 		b.CLI("port", "set", c, "guard", "off")
 	}
 	b.CLI("publish", "add", "8080:80", "--port", "c1")
-	b.CLI("publish", "add", "9998:9998/udp", "--port", "c1")
+	for i, c := range []string{"c1", "c2"} {
+		b.CLI("publish", "add", fmt.Sprintf("%d:%[1]d/udp", syncIn[i]), "--port", c)
+	}
 	var nets []api.Network
 	b.JSON(&nets, "network", "ls")
 	gw, err := frame.ParseMAC(nets[0].MAC)
@@ -368,29 +372,34 @@ func (c *natCourse) send(from string, raw []byte) {
 	}
 }
 
-const syncPort, syncIn = 9999, 9998
+const syncPort = 9999
+
+var syncIn = [2]uint16{9998, 9997} // published, of c1 and of c2
 
 // sync sends what arrives after everything that from has sent, by each way that an answer may come, and reads until it is
-// there.
+// there: a worker keeps the order to one port, not among ports.
 func (c *natCourse) sync(probe, from string) {
 	c.b.t.Helper()
 	heard := map[string]bool{}
 	c.b.Eventually("the end of probe "+probe, func() bool {
 		if from == "out" {
-			c.send("out", c.one("out", frametest.Packet{Dst: natAddrs["host"], SrcPort: syncPort, DstPort: syncIn}))
+			for _, port := range syncIn {
+				c.send(from, c.one(from, frametest.Packet{Dst: natAddrs["host"], SrcPort: syncPort, DstPort: port}))
+			}
+			c.send(from, c.one(from, frametest.Packet{Dst: natAddrs["host"], Proto: frame.ICMP, Type: 8, ID: syncPort}))
 		} else {
+			other := map[string]string{"c1": "c2", "c2": "c1"}[from]
 			c.send(from, c.one(from, frametest.Packet{Dst: natAddrs["out"], SrcPort: syncPort, DstPort: syncPort}))
 			c.send(from, c.one(from, frametest.Packet{Dst: natAddrs["gw"], Proto: frame.ICMP, Type: 8, ID: syncPort}))
+			across := frametest.Packet{SrcMAC: c.macs[from], DstMAC: c.macs[other], Src: natAddrs[from], Dst: natAddrs[other], SrcPort: syncPort, DstPort: syncPort}
+			c.send(from, across.Raw())
 		}
 		for name := range c.conns {
 			if c.drain(probe, name) {
 				heard[name] = true
 			}
 		}
-		if from == "out" {
-			return heard["c1"]
-		}
-		return heard["out"] && heard[from]
+		return len(heard) == len(c.conns)
 	})
 	for name := range c.conns {
 		c.drain(probe, name)
@@ -408,7 +417,7 @@ func (c *natCourse) drain(probe, at string) (synced bool) {
 			continue
 		}
 		t := f.Tuple
-		if t.Proto == frame.UDP && (t.DstPort == syncPort || t.DstPort == syncIn) || t.Proto == frame.ICMP && t.DstPort == syncPort {
+		if t.Proto == frame.UDP && (t.SrcPort == syncPort || t.DstPort == syncPort) || t.Proto == frame.ICMP && t.DstPort == syncPort {
 			synced = true
 			continue
 		}
