@@ -8,6 +8,7 @@ import (
 
 // A Flow is one entry of the table, as listed.
 type Flow struct {
+	ID               uint32 // the entry's number, while the flow lives
 	Original, Reply  frame.Tuple
 	State            string // TCP's, by Linux's names; empty for others
 	Timeout          uint32 // seconds until it goes if it stays idle
@@ -22,7 +23,7 @@ func (n *NAT) view(e uint32, now frame.Tick) Flow {
 	s, k := &n.state[e], &n.flows.keys[e]
 	w := s.state.Load()
 	f := Flow{
-		Original: k[0], Reply: k[1], Assured: w&assured != 0, Replied: w&seenReply != 0, Net: s.net, Port: s.port, Rule: s.rule,
+		ID: e, Original: k[0], Reply: k[1], Assured: w&assured != 0, Replied: w&seenReply != 0, Net: s.net, Port: s.port, Rule: s.rule,
 	}
 	if left := int32(frame.Tick(s.expires.Load()) - now); left > 0 {
 		f.Timeout = uint32(left) / frame.TicksPerSecond

@@ -20,7 +20,7 @@ const (
 )
 
 // What an operation was, in the top byte of its data; below it, for a write, how many frames (8 bits), the port
-// (16 bits) and how many bytes (32 bits).
+// (16 bits), the first one's Slot (8 bits) and how many bytes (24 bits).
 const (
 	opRead = iota + 1 // a port's multishot read
 	opPoll            // a port that is read by Conn.Read has something
@@ -33,9 +33,11 @@ const (
 func opData(op uint8, id frame.PortID) uint64 { return uint64(op)<<56 | uint64(id)<<32 }
 
 //uvswitch:hot
-func writeData(id frame.PortID, frames, bytes int) uint64 {
-	return opData(opWrite, id) | uint64(frames)<<48 | uint64(uint32(bytes))
+func writeData(t frame.TxFailure) uint64 {
+	return opData(opWrite, t.Port) | uint64(t.Frames)<<48 | uint64(t.Slot)<<writeBytes | uint64(t.Bytes)
 }
+
+const writeBytes = 24 // bits for the bytes of a write: a batch's are fewer
 
 // Ring is the I/O backend on io_uring. Ports whose Conn says Vnet are read by one multishot operation each, into
 // buffers that all of them share, and written by operations that one system call submits: the same that waits for
@@ -348,7 +350,8 @@ func (r *Ring) reap() {
 		case opWrite:
 			if c.Res < 0 {
 				r.failed[0] = append(r.failed[0], frame.TxFailure{
-					Port: id, Reason: writeReason(syscall.Errno(-c.Res)), Frames: uint8(c.Data >> 48), Bytes: uint32(c.Data),
+					Port: id, Reason: writeReason(syscall.Errno(-c.Res)), Frames: uint8(c.Data >> 48),
+					Slot: uint8(c.Data >> writeBytes), Bytes: uint32(c.Data) & (1<<writeBytes - 1),
 				})
 			}
 		}
@@ -420,7 +423,7 @@ func (r *Ring) Send(id frame.PortID, f *frame.Frame) {
 		if !r.reserve() {
 			r.failed[0] = append(r.failed[0], frame.Failure(id, frame.TxQueueFull, f))
 		} else if f.Next() == nil {
-			r.ring.Write(p.fd, f.Raw(), writeData(id, 1, f.Len()))
+			r.ring.Write(p.fd, f.Raw(), writeData(frame.Failure(id, frame.None, f)))
 		} else {
 			r.sendChain(id, p.fd, f)
 		}
@@ -452,8 +455,7 @@ func (r *Ring) sendChain(id frame.PortID, fd int, f *frame.Frame) {
 	iov := r.iov[r.iovs:]
 	n := gather(iov, f)
 	r.iovs += n
-	t := frame.Failure(id, frame.None, f)
-	r.ring.WriteV(fd, iov[:n], writeData(id, int(t.Frames), int(t.Bytes)))
+	r.ring.WriteV(fd, iov[:n], writeData(frame.Failure(id, frame.None, f)))
 }
 
 // Close is dataplane.Poller's. It ends every operation, so that no device is kept by one.

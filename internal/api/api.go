@@ -162,6 +162,7 @@ type FlowSide struct {
 
 // A Flow is a row of `flow ls`.
 type Flow struct {
+	ID       uint32   `json:"id"` // as in dumps and `monitor`; used again when the flow is gone
 	Protocol string   `json:"protocol"`
 	Number   int      `json:"number"` // the IP protocol's
 	State    string   `json:"state"`

@@ -2,13 +2,14 @@ package capture_test
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/gopacket/pcapgo"
 
 	"github.com/uvswitch/uvswitch/internal/capture"
-	"github.com/uvswitch/uvswitch/internal/dataplane"
+	"github.com/uvswitch/uvswitch/internal/filter"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
 	"github.com/uvswitch/uvswitch/internal/wire"
@@ -26,10 +27,12 @@ func TestWriterAgainstGopacket(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 678901234, time.UTC)
 	data := []byte("some bytes, 23 of them")
 	for i, p := range []frame.PortID{1, 2, 1} {
-		if err := w.Write(capture.Record{Time: at.Add(time.Duration(i)), Port: p, Dir: capture.In, Length: 100, Data: data[:20+i]}); err != nil {
+		r := capture.Record{Time: at.Add(time.Duration(i)), Port: p, In: p, Out: 2, Dir: capture.In, Verdict: frame.Unicast, Length: 100, Data: data[:20+i], Vnet: make([]byte, frame.VnetLen)}
+		if err := w.Write(r, uint64(i)); err != nil {
 			t.Fatal(err)
 		}
 	}
+	ours := capture.NewReader(bytes.NewReader(out.Bytes()))
 	r, err := pcapgo.NewNgReader(&out, pcapgo.DefaultNgReaderOptions)
 	if err != nil {
 		t.Fatal(err)
@@ -43,59 +46,224 @@ func TestWriterAgainstGopacket(t *testing.T) {
 		if err != nil || ifc.Name != name || !info.Timestamp.Equal(at.Add(time.Duration(i))) || info.Length != 100 || !bytes.Equal(got, data[:20+i]) {
 			t.Errorf("packet %d: %+v on %+v, %q", i, info, ifc, got)
 		}
+		p, err := ours.Next()
+		if err != nil || p.Port != name || !p.Time.Equal(info.Timestamp) || p.Length != 100 || !bytes.Equal(p.Data, got) || p.Lost != uint64(i) || p.Comment != "to uplink" || p.Dir != capture.In {
+			t.Errorf("packet %d, read by us: %+v, %v", i, p, err)
+		}
 	}
 }
 
-// A capture sees both sides of a forwarded frame while it lasts, and nothing is left in the way afterwards.
-func TestCapture(t *testing.T) {
+// bed is two ports in a network, and a capture hub.
+type bed struct {
+	t   *testing.T
+	n   *wire.Net
+	hub *capture.Hub
+}
+
+func newBed(t *testing.T) *bed {
 	n, err := wire.Run("network 1 10.0.0.1/24\nhost a 10.0.0.2 port 1\nhost b 10.0.0.3 port 2\nb > a \"learn\"\na > b \"me\"\n")
 	if err != nil {
 		t.Fatal(err)
 	}
-	hub := capture.NewHub(n.DP)
-	all, one := hub.Start(capture.Options{}), hub.Start(capture.Options{Ports: []frame.PortID{2}, Snap: 20})
-	send := func() {
-		p := frametest.Packet{SrcMAC: 0x020000000201, DstMAC: 0x020000000302, Src: frametest.Addr("10.0.0.2"), Dst: frametest.Addr("10.0.0.3"), Payload: []byte("seen")}
-		n.Poller.Put(1, p.Raw())
-		if err := n.DP.Step(); err != nil {
-			t.Fatal(err)
-		}
+	return &bed{t, n, capture.NewHub(n.DP)}
+}
+
+func (b *bed) start(o capture.Options) *capture.Capture {
+	b.t.Helper()
+	c, err := b.hub.Start(o)
+	if err != nil {
+		b.t.Fatal(err)
 	}
-	drain := func(c *capture.Capture) (got []capture.Record) {
-		c.Drain(func(r capture.Record) bool {
-			r.Data = bytes.Clone(r.Data)
-			got = append(got, r)
-			return true
-		})
-		return got
+	return c
+}
+
+// send puts a frame in from port 1, to b or to nobody.
+func (b *bed) send(p frametest.Packet) {
+	b.t.Helper()
+	p.SrcMAC, p.Src = 0x020000000201, frametest.Addr("10.0.0.2")
+	if p.DstMAC == 0 {
+		p.DstMAC, p.Dst = 0x020000000302, frametest.Addr("10.0.0.3")
 	}
-	send()
+	b.n.Poller.Put(1, p.Raw())
+	b.step()
+}
+
+func (b *bed) step() {
+	b.t.Helper()
+	if err := b.n.DP.Step(); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func drain(c *capture.Capture) (got []capture.Record) {
+	c.Drain(func(r capture.Record) bool {
+		r.Data, r.Vnet = bytes.Clone(r.Data), bytes.Clone(r.Vnet)
+		got = append(got, r)
+		return true
+	})
+	return got
+}
+
+var seen = frametest.Packet{Payload: []byte("seen")}
+
+// A capture sees both sides of a forwarded frame while it lasts.
+func TestCapture(t *testing.T) {
+	b := newBed(t)
+	all, one := b.start(capture.Options{}), b.start(capture.Options{Ports: []frame.PortID{2}, Snap: 20})
+	in, ends := b.start(capture.Options{Dir: capture.In}), b.start(capture.Options{Ends: true})
+	b.send(seen)
 	got := drain(all)
-	if len(got) != 2 || got[0].Port != 1 || got[0].Dir != capture.In || got[1].Port != 2 || got[1].Dir != capture.Out {
-		t.Errorf("all ports: %+v", got)
+	if len(got) != 2 || got[0].Port != 1 || got[0].Dir != capture.In || got[1].Port != 2 || got[1].Dir != capture.Out || got[0].Packet != got[1].Packet {
+		t.Fatalf("all ports: %+v", got)
+	}
+	name := func(p frame.PortID) string { return map[frame.PortID]string{1: "a", 2: "b"}[p] }
+	if x, y := got[0].Comment(name), got[1].Comment(name); x != "to b" || y != "from a" {
+		t.Errorf("comments %q and %q", x, y)
 	}
 	if got := drain(one); len(got) != 1 || got[0].Port != 2 || len(got[0].Data) != 20 || got[0].Length != 46 {
 		t.Errorf("one port, 20 bytes: %+v", got)
 	}
-	for range 200000 { // a reader that does not read loses records, and holds nobody up
-		send()
-		n.Poller.Out = nil
-		if all.Lost.Load() > 0 {
-			break
-		}
+	if got := drain(in); len(got) != 1 || got[0].Dir != capture.In {
+		t.Errorf("in: %+v", got)
 	}
-	if all.Lost.Load() == 0 {
-		t.Error("nothing was lost: is the ring bounded?")
+	if got := drain(ends); len(got) != 1 || got[0].Kind != capture.End || got[0].Verdict != frame.Unicast || got[0].In != 1 || got[0].Out != 2 {
+		t.Errorf("ends: %+v", got)
 	}
-	all.Close()
-	one.Close()
-	n.DP.SwapPollers(func(_ int, base dataplane.Poller) dataplane.Poller {
-		if base != dataplane.Poller(n.Poller) {
-			t.Error("the worker's own Poller is not what it was")
-		}
-		return base
-	})
-	if c := n.DP.Conservation(); !c.Balanced {
+	for _, c := range []*capture.Capture{all, one, in, ends} {
+		c.Close()
+	}
+	b.send(seen)
+	if got := drain(all); len(got) != 0 {
+		t.Errorf("after its end: %+v", got)
+	}
+	if c := b.n.DP.Conservation(); !c.Balanced {
 		t.Errorf("%+v", c)
 	}
+}
+
+// The filter runs before the copy, on what each port sees.
+func TestFilter(t *testing.T) {
+	b := newBed(t)
+	f, err := filter.Compile("udp dst port 53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := b.start(capture.Options{Filter: f})
+	b.send(seen)
+	b.send(frametest.Packet{DstPort: 53})
+	if got := drain(c); len(got) != 2 || got[0].After.DstPort != 53 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// Every drop is seen, wherever it happens: in a stage, at the port that does not take the frame, at the housekeeper.
+func TestDrops(t *testing.T) {
+	b := newBed(t)
+	c := b.start(capture.Options{Ends: true, Drops: true})
+	b.send(seen)
+	if got := drain(c); len(got) != 0 {
+		t.Errorf("nothing was dropped: %+v", got)
+	}
+	b.n.Poller.Refuse[2] = frame.PortDown
+	b.send(frametest.Packet{Payload: []byte("not taken")})
+	b.step()
+	delete(b.n.Poller.Refuse, 2)
+	got := drain(c)
+	if len(got) != 1 || got[0].Reason != frame.PortDown || got[0].In != 1 || got[0].Out != 2 || !bytes.Contains(got[0].Data, []byte("not taken")) {
+		t.Errorf("at the port: %+v", got)
+	}
+	gw, _ := b.n.DP.Router.Interface(1)
+	b.send(frametest.Packet{DstMAC: gw.MAC, Dst: frametest.Addr("9.9.9.9")}) // no way out
+	b.send(frametest.Packet{DstMAC: gw.MAC, Dst: gw.Addr, DstPort: 7})       // the gateway has no service
+	got = drain(c)
+	if len(got) != 2 || got[0].Reason != frame.NoRoute || got[1].Reason != frame.GatewayService {
+		t.Errorf("routed: %+v", got)
+	}
+	var recent []frame.Reason
+	for _, d := range b.n.DP.Recent() {
+		recent = append(recent, d.Reason)
+	}
+	for _, want := range []frame.Reason{frame.PortDown, frame.NoRoute, frame.GatewayService} {
+		if !slices.Contains(recent, want) {
+			t.Errorf("%v is not among the last drops, %v", want, recent)
+		}
+	}
+}
+
+// A reader that does not read loses records, and holds nobody up.
+func TestSlowReader(t *testing.T) {
+	b := newBed(t)
+	c := b.start(capture.Options{})
+	for range 200000 {
+		b.send(seen)
+		b.n.Poller.Out = nil
+		if c.Lost.Load() > 0 {
+			return
+		}
+	}
+	t.Error("nothing was lost: is the ring bounded?")
+}
+
+// Captures are bounded, and a worker that is observed still allocates nothing once it has room.
+func TestBounds(t *testing.T) {
+	b := newBed(t)
+	var list []*capture.Capture
+	for {
+		c, err := b.hub.Start(capture.Options{})
+		if err != nil {
+			break
+		}
+		if list = append(list, c); len(list) > 64 {
+			t.Fatal("no limit")
+		}
+	}
+	for _, c := range list {
+		c.Close()
+	}
+}
+
+// A super-frame is written as it is, or as what a wire would carry.
+func TestSplit(t *testing.T) {
+	b := newBed(t)
+	c := b.start(capture.Options{Dir: capture.In})
+	b.send(frametest.Packet{Proto: frame.TCP, Flags: frame.FlagACK | frame.FlagPSH, GSO: 100, Payload: make([]byte, 450)})
+	rec := drain(c)
+	if len(rec) != 1 {
+		t.Fatalf("%+v", rec)
+	}
+	for _, split := range []bool{false, true} {
+		var out bytes.Buffer
+		w, _ := capture.NewWriter(&out, "test", func(frame.PortID) (string, string) { return "a", "" })
+		w.Split = split
+		if err := w.Write(rec[0], 0); err != nil {
+			t.Fatal(err)
+		}
+		want := map[bool]int{false: 1, true: 5}[split]
+		r := capture.NewReader(&out)
+		n := 0
+		for p, err := r.Next(); err == nil; p, err = r.Next() {
+			n++
+			if split {
+				if err := frametest.Check(append(make([]byte, frame.VnetLen), p.Data...)); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		if n != want || w.Written() != want {
+			t.Errorf("split %v: %d packets, not %d", split, n, want)
+		}
+	}
+}
+
+// Whatever is said to be one of our captures is read without a panic.
+func FuzzReader(f *testing.F) {
+	var out bytes.Buffer
+	w, _ := capture.NewWriter(&out, "test", func(frame.PortID) (string, string) { return "a", "b" })
+	_ = w.Write(capture.Record{Time: time.Unix(1, 0), Data: []byte{1, 2, 3}, Length: 3, Vnet: make([]byte, frame.VnetLen)}, 1)
+	f.Add(out.Bytes())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := capture.NewReader(bytes.NewReader(b))
+		for _, err := r.Next(); err == nil; _, err = r.Next() {
+		}
+	})
 }

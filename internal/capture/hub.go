@@ -1,41 +1,30 @@
 package capture
 
 import (
-	"encoding/binary"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/uvswitch/uvswitch/internal/dataplane"
+	"github.com/uvswitch/uvswitch/internal/filter"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/ring"
 )
 
-// Direction of a record, as seen by the port's station turned round: In is what the switch read from the port.
-type Direction uint8
-
-// The directions, by pcapng's numbers for a packet's flags.
 const (
-	In  Direction = 1
-	Out Direction = 2
+	ringBytes   = 4 << 20 // per capture and worker
+	maxCaptures = 16      // at once; a word has a bit for each
 )
-
-const ringBytes = 4 << 20 // per capture and worker
-
-// A Record is one frame that was captured. Data is valid until the next call of Drain.
-type Record struct {
-	Time   time.Time
-	Port   frame.PortID
-	Dir    Direction
-	Length int // of the frame; Data may be shorter
-	Data   []byte
-}
 
 // Options select what is captured.
 type Options struct {
-	Ports []frame.PortID // none: all
-	Snap  int            // bytes of each frame; 0: all
+	Ports  []frame.PortID // none: all
+	Snap   int            // bytes of each frame; 0: all
+	Dir    Direction      // of frames; 0: both
+	Filter filter.Filter
+	Ends   bool // one record per frame, with its verdict, instead of one per port that it passes
+	Drops  bool // only those whose verdict is a drop; with Ends
 }
 
 // A Hub puts captures into a dataplane and takes them out.
@@ -52,31 +41,34 @@ func NewHub(d *dataplane.Dataplane) *Hub { return &Hub{dp: d} }
 type Capture struct {
 	Lost atomic.Uint64 // records for which the ring had no room
 
-	hub   *Hub
-	all   bool
-	ports [frame.MaxPorts]bool
-	snap  int
-	rings []*ring.Ring // by worker
-	wake  chan struct{}
+	hub     *Hub
+	options Options
+	all     bool
+	ports   [frame.MaxPorts]bool
+	rings   []*ring.Ring // by worker; the last is the housekeeper's
+	wake    chan struct{}
 }
 
 // Start begins a capture: every frame from here on is seen.
-func (h *Hub) Start(o Options) *Capture {
-	c := &Capture{hub: h, all: len(o.Ports) == 0, snap: o.Snap, wake: make(chan struct{}, 1)}
-	if c.snap <= 0 {
-		c.snap = frame.MaxFrame
+func (h *Hub) Start(o Options) (*Capture, error) {
+	c := &Capture{hub: h, options: o, all: len(o.Ports) == 0, wake: make(chan struct{}, 1)}
+	if c.options.Snap <= 0 {
+		c.options.Snap = frame.MaxFrame
 	}
 	for _, p := range o.Ports {
 		c.ports[p] = true
 	}
-	for range h.dp.Workers() {
+	for range h.dp.Workers() + 1 {
 		c.rings = append(c.rings, ring.New(ringBytes))
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if len(h.captures) == maxCaptures {
+		return nil, fmt.Errorf("there are %d captures already, which is the limit", maxCaptures)
+	}
 	h.captures = append(h.captures, c)
 	h.install()
-	return c
+	return c, nil
 }
 
 // Close ends the capture.
@@ -87,15 +79,15 @@ func (c *Capture) Close() {
 	c.hub.install()
 }
 
-// install gives each worker a Poller that serves the present captures; its own, when there are none.
+// install has the dataplane serve the present captures.
 func (h *Hub) install() {
 	captures := slices.Clone(h.captures)
-	h.dp.SwapPollers(func(worker int, base dataplane.Poller) dataplane.Poller {
-		if len(captures) == 0 {
-			return base
-		}
-		return &poller{Poller: base, worker: worker, captures: captures}
-	})
+	if len(captures) == 0 {
+		h.dp.Observe(nil, nil)
+		return
+	}
+	last := &observer{dp: h.dp, worker: h.dp.Workers(), captures: captures}
+	h.dp.Observe(func(i int) dataplane.Observer { return &observer{dp: h.dp, worker: i, captures: captures} }, last.ended)
 }
 
 // Wait is readable when there may be records.
@@ -122,55 +114,9 @@ func (c *Capture) Drain(yield func(Record) bool) {
 	}
 }
 
-// poller copies on the way in and out.
-type poller struct {
-	dataplane.Poller
-	worker   int
-	captures []*Capture
-}
-
-// Poll is dataplane.Poller's.
-func (p *poller) Poll(b *frame.Batch) error {
-	for _, c := range p.captures {
-		c.notify()
-	}
-	err := p.Poller.Poll(b)
-	now := time.Now().UnixNano()
-	for i := range b.Frames[:b.N] {
-		p.copy(&b.Frames[i], b.Frames[i].In, In, now)
-	}
-	return err
-}
-
-// Send is dataplane.Poller's.
-func (p *poller) Send(id frame.PortID, f *frame.Frame) {
-	p.copy(f, id, Out, time.Now().UnixNano())
-	p.Poller.Send(id, f)
-}
-
-// A record: time (8) | length (4) | port (2) | direction (1) | unused (1) | bytes.
-const recordLen = 16
-
-func (p *poller) copy(f *frame.Frame, port frame.PortID, dir Direction, now int64) {
-	for _, c := range p.captures {
-		if !c.all && (int(port) >= len(c.ports) || !c.ports[port]) {
-			continue
-		}
-		whole := f.WireLen()
-		n := min(whole, c.snap)
-		rec := c.rings[p.worker].Reserve(recordLen + n)
-		if rec == nil {
-			c.Lost.Add(1)
-			continue
-		}
-		e := binary.NativeEndian
-		e.PutUint64(rec, uint64(now))
-		e.PutUint32(rec[8:], uint32(whole))
-		e.PutUint16(rec[12:], uint16(port))
-		rec[14] = uint8(dir)
-		f.CopyTo(rec[recordLen : recordLen+n])
-		c.rings[p.worker].Commit()
-	}
+// wants tells whether a port is one of the capture's.
+func (c *Capture) wants(p frame.PortID) bool {
+	return c.all || int(p) < len(c.ports) && c.ports[p]
 }
 
 // notify wakes the reader; it is called once per batch.
@@ -178,15 +124,5 @@ func (c *Capture) notify() {
 	select {
 	case c.wake <- struct{}{}:
 	default:
-	}
-}
-
-func stamp(rec []byte) uint64 { return binary.NativeEndian.Uint64(rec) }
-
-func decode(rec []byte) Record {
-	e := binary.NativeEndian
-	return Record{
-		Time: time.Unix(0, int64(stamp(rec))), Length: int(e.Uint32(rec[8:])), Port: frame.PortID(e.Uint16(rec[12:])),
-		Dir: Direction(rec[14]), Data: rec[recordLen:],
 	}
 }

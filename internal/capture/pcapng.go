@@ -2,7 +2,10 @@ package capture
 
 import (
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"io"
+	"time"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
@@ -14,21 +17,29 @@ const (
 	blockPacket    = 6
 	byteOrderMagic = 0x1a2b3c4d
 
+	optEnd           = 0
+	optComment       = 1
 	optAppl          = 4
 	optName          = 2
 	optDescription   = 3
 	optTimeResol     = 9
 	optPacketFlags   = 2
+	optDropCount     = 4
+	optPacketID      = 5
 	linkTypeEthernet = 1
 )
 
-// A Writer writes pcapng, in little-endian order: one interface per port, nanoseconds, the direction of each
-// packet.
+// A Writer writes pcapng, in little-endian order: one interface per port, nanoseconds; and with each packet its direction,
+// its number, what became of it, and how many were lost before it.
 type Writer struct {
+	Split bool // write super-frames as the frames that a wire would carry
+
 	w          io.Writer
 	buf        []byte
 	interfaces map[frame.PortID]uint32
 	describe   func(frame.PortID) (name, description string)
+	segment    []byte
+	written    int
 }
 
 // NewWriter writes the section header. describe names a port when its first packet comes.
@@ -44,8 +55,30 @@ func NewWriter(w io.Writer, app string, describe func(frame.PortID) (name, descr
 	return p, p.end()
 }
 
-// Write writes one packet, and its interface before it when it is new.
-func (p *Writer) Write(r Record) error {
+// Written is how many packets there are in the file.
+func (p *Writer) Written() int { return p.written }
+
+// Write writes one record, and its interface before it when it is new. lost records were lost before it.
+func (p *Writer) Write(r Record, lost uint64) error {
+	if p.Split && r.Length == len(r.Data) && r.Vnet.GSOType() != frame.GSONone {
+		var f frame.Frame
+		f.Reset(append(append(make([]byte, 0, len(r.Vnet)+len(r.Data)), r.Vnet...), r.Data...), r.In)
+		if frame.Parse(&f); f.Verdict != frame.Drop {
+			if p.segment == nil {
+				p.segment = make([]byte, frame.MaxFrame)
+			}
+			for s := frame.NewSegments(&f); s.Next(p.segment); lost = 0 {
+				if err := p.write(&r, s.Bytes(), len(s.Bytes()), lost); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
+	return p.write(&r, r.Data, r.Length, lost)
+}
+
+func (p *Writer) write(r *Record, data []byte, length int, lost uint64) error {
 	id, ok := p.interfaces[r.Port]
 	if !ok {
 		id = uint32(len(p.interfaces))
@@ -59,11 +92,22 @@ func (p *Writer) Write(r Record) error {
 	p.u32(id)
 	p.u32(uint32(t >> 32))
 	p.u32(uint32(t))
-	p.u32(uint32(len(r.Data)))
-	p.u32(uint32(r.Length))
-	p.padded(r.Data)
+	p.u32(uint32(len(data)))
+	p.u32(uint32(length))
+	p.padded(data)
+	p.option(optComment, []byte(r.Comment(p.name)))
 	p.option(optPacketFlags, binary.LittleEndian.AppendUint32(nil, uint32(r.Dir)))
+	p.option(optPacketID, binary.LittleEndian.AppendUint64(nil, r.Packet))
+	if lost > 0 {
+		p.option(optDropCount, binary.LittleEndian.AppendUint64(nil, lost))
+	}
+	p.written++
 	return p.end()
+}
+
+func (p *Writer) name(id frame.PortID) string {
+	name, _ := p.describe(id)
+	return name
 }
 
 func (p *Writer) writeInterface(port frame.PortID) error {
@@ -86,7 +130,7 @@ func (p *Writer) begin(block uint32) {
 
 // end closes the options, sets both lengths and writes the block.
 func (p *Writer) end() error {
-	p.u32(0) // opt_endofopt
+	p.u32(optEnd)
 	n := uint32(len(p.buf) + 4)
 	p.u32(n)
 	binary.LittleEndian.PutUint32(p.buf[4:], n)
@@ -110,5 +154,120 @@ func (p *Writer) padded(b []byte) {
 	p.buf = append(p.buf, b...)
 	for len(p.buf)%4 != 0 {
 		p.buf = append(p.buf, 0)
+	}
+}
+
+// A Packet is one that a Reader read.
+type Packet struct {
+	Time     time.Time
+	Port     string
+	Dir      Direction
+	Length   int // of the frame; Data may be shorter
+	Lost     uint64
+	Comment  string
+	Data     []byte
+	isPacket bool
+}
+
+// A Reader reads what a Writer wrote, and nothing else: other pcapng files are for gopacket, tshark and the like.
+type Reader struct {
+	// Raw is the block last read, Head all blocks so far that were no packets, with which a file begins, and Fresh those
+	// of them that came since the reader's user last set it to nil.
+	Raw, Head, Fresh []byte
+
+	r     io.Reader
+	ports []string
+}
+
+// NewReader reads from r.
+func NewReader(r io.Reader) *Reader { return &Reader{r: r} }
+
+// Next reads the next packet; io.EOF when there are no more. Data is valid until the following Next.
+func (r *Reader) Next() (Packet, error) {
+	for {
+		p, err := r.block()
+		if err != nil || p.isPacket {
+			return p, err
+		}
+		r.Head, r.Fresh = append(r.Head, r.Raw...), append(r.Fresh, r.Raw...)
+	}
+}
+
+var errNotOurs = errors.New("not a capture of uvswitch's")
+
+// Begin reads the section header, which says that the capture has begun.
+func (r *Reader) Begin() error {
+	if _, err := r.block(); err != nil {
+		return err
+	}
+	r.Head = append(r.Head, r.Raw...)
+	return nil
+}
+
+func (r *Reader) block() (p Packet, err error) {
+	var head [8]byte
+	if _, err := io.ReadFull(r.r, head[:]); err != nil {
+		return p, err
+	}
+	e := binary.LittleEndian
+	n := e.Uint32(head[4:])
+	if n < 12 || n%4 != 0 || n > frame.MaxFrame+4096 {
+		return p, fmt.Errorf("%w: a block of %d bytes", errNotOurs, n)
+	}
+	r.Raw = append(r.Raw[:0], head[:]...)
+	r.Raw = append(r.Raw, make([]byte, n-8)...)
+	if _, err := io.ReadFull(r.r, r.Raw[8:]); err != nil {
+		return p, io.ErrUnexpectedEOF
+	}
+	body := r.Raw[8 : n-4]
+	switch e.Uint32(head[:]) {
+	case blockInterface:
+		if len(body) < 8 {
+			return p, errNotOurs
+		}
+		name := ""
+		options(body[8:], func(code uint16, v []byte) {
+			if code == optName {
+				name = string(v)
+			}
+		})
+		r.ports = append(r.ports, name)
+	case blockPacket:
+		if len(body) < 20 {
+			return p, errNotOurs
+		}
+		id, kept := e.Uint32(body), int(e.Uint32(body[12:]))
+		padded := (kept + 3) &^ 3
+		if int(id) >= len(r.ports) || kept < 0 || 20+padded > len(body) {
+			return p, errNotOurs
+		}
+		p = Packet{
+			Time: time.Unix(0, int64(uint64(e.Uint32(body[4:]))<<32|uint64(e.Uint32(body[8:])))), Port: r.ports[id],
+			Length: int(e.Uint32(body[16:])), Data: body[20 : 20+kept], isPacket: true,
+		}
+		options(body[20+padded:], func(code uint16, v []byte) {
+			switch {
+			case code == optComment:
+				p.Comment = string(v)
+			case code == optPacketFlags && len(v) == 4:
+				p.Dir = Direction(v[0] & 3)
+			case code == optDropCount && len(v) == 8:
+				p.Lost = e.Uint64(v)
+			}
+		})
+	}
+	return p, nil
+}
+
+// options calls yield for each option.
+func options(b []byte, yield func(code uint16, value []byte)) {
+	for len(b) >= 4 {
+		code, n := binary.LittleEndian.Uint16(b), int(binary.LittleEndian.Uint16(b[2:]))
+		padded := 4 + (n+3)&^3
+		if code == optEnd || padded > len(b) {
+			return
+		}
+		yield(code, b[4:4+n])
+		b = b[padded:]
 	}
 }

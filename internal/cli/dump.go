@@ -1,201 +1,231 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/url"
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
-	"github.com/google/gopacket"
-	"github.com/google/gopacket/layers"
-	"github.com/google/gopacket/pcapgo"
 	"github.com/spf13/cobra"
+
+	"github.com/uvswitch/uvswitch/internal/capture"
 )
 
+// dumpFlags are tcpdump's.
+type dumpFlags struct {
+	ports                    []string
+	file, dir                string
+	count, snap, megabytes   int
+	files, seconds           int
+	drops, split, pcap       bool
+	ether, absolute, verbose bool
+	hex, hexASCII, stamps    int
+	lineBuffered, numeric    bool
+}
+
 func (a *app) dumpCommand() *cobra.Command {
-	var ports []string
-	var file string
-	var count, snap int
+	f := dumpFlags{}
 	c := &cobra.Command{
-		Use: "dump [-i PORT,...] [-w FILE|-] [-c N] [-s SNAP]", Short: "Capture frames, as tcpdump does",
+		Use: "dump [-i PORT,...|any] [-w FILE|-] [-c N] [EXPRESSION]", Short: "Capture frames, as tcpdump does",
 		Long: "Capture frames as they come in and go out of ports: as text, or with -w as pcapng, in which every port is an\n" +
-			"interface. A packet that is translated shows twice: before, on the port it came by, and after, on the port it\n" +
-			"left by.",
-		Args: cobra.NoArgs,
+			"interface and every packet has a comment that says what became of it. A packet that is translated shows twice: before, on\n" +
+			"the port it came by, and after, on the port it left by, with the number of its flow (`flow ls`).\n\n" +
+			"EXPRESSION is tcpdump's filter language; the switch runs it before it copies anything. Names are not resolved.",
+		Example: "  uvswitch dump -i web,uplink tcp port 80\n  uvswitch dump --drops -c 10\n  uvswitch dump -w - | wireshark -k -i -",
 	}
-	c.Flags().StringSliceVarP(&ports, "interface", "i", nil, "ports, by name; any for all (default any)")
-	c.Flags().StringVarP(&file, "write", "w", "", "write pcapng to FILE, or to standard output with -")
-	c.Flags().IntVarP(&count, "count", "c", 0, "stop after N packets")
-	c.Flags().IntVarP(&snap, "snapshot-length", "s", 0, "bytes of each packet (default: all)")
-	c.RunE = func(c *cobra.Command, _ []string) error {
-		q := url.Values{"count": {strconv.Itoa(count)}, "snap": {strconv.Itoa(snap)}}
-		for _, p := range ports {
-			if p != "any" {
-				q.Add("port", p)
-			}
-		}
-		stream, err := a.client().Stream(c.Context(), "GET", "/capture?"+q.Encode(), nil)
-		if err != nil {
-			return err
-		}
-		defer stream.Close()
-		where := "any"
-		if len(ports) > 0 {
-			where = strings.Join(ports, ", ")
-		}
-		announce := func() { fmt.Fprintf(a.err, "uvswitch: listening on %s\n", where) }
-		if file != "" {
-			err = a.save(stream, file, announce)
-		} else {
-			err = a.print(stream, announce)
-		}
-		if c.Context().Err() != nil {
-			return nil // interrupted: what came is written
-		}
-		return err
-	}
+	fl := c.Flags()
+	fl.StringSliceVarP(&f.ports, "interface", "i", nil, "ports, by name; any for all (default any)")
+	fl.StringVarP(&f.file, "write", "w", "", "write pcapng to FILE, or to standard output with -")
+	fl.StringVarP(&f.dir, "dir", "Q", "both", "in (from the port), out (to the port) or both")
+	fl.IntVarP(&f.count, "count", "c", 0, "stop after N packets")
+	fl.IntVarP(&f.snap, "snapshot-length", "s", 0, "bytes of each packet (default: all)")
+	fl.IntVarP(&f.megabytes, "file-size", "C", 0, "with -w: begin another file after so many million bytes: FILE, FILE1, FILE2, ...")
+	fl.IntVarP(&f.files, "file-count", "W", 0, "with -C: go round among N files; with -G: end after N")
+	fl.IntVarP(&f.seconds, "rotate", "G", 0, "with -w: begin another file every N seconds; %Y %m %d %H %M %S %s in FILE stand for its time")
+	fl.BoolVar(&f.drops, "drops", false, "only what is dropped")
+	fl.BoolVar(&f.split, "split", false, "show super-frames as the frames that a wire would carry")
+	fl.BoolVar(&f.pcap, "pcap", false, "with -w: the old format, without ports and comments")
+	fl.BoolVarP(&f.ether, "ether", "e", false, "show MAC addresses and EtherType")
+	fl.BoolVarP(&f.absolute, "absolute", "S", false, "absolute TCP sequence numbers")
+	fl.BoolVarP(&f.verbose, "verbose", "v", false, "say what became of each packet")
+	fl.CountVarP(&f.hex, "hex", "x", "show the bytes after the Ethernet header; -xx all")
+	fl.CountVarP(&f.hexASCII, "ascii", "X", "likewise, beside them as text; -XX all")
+	fl.CountVarP(&f.stamps, "no-time", "t", "-t no time, -tt seconds since 1970, -ttt since the packet before, -tttt with the date")
+	fl.BoolVarP(&f.lineBuffered, "line-buffered", "l", false, "write every line at once (always so)")
+	fl.BoolVarP(&f.numeric, "numeric", "n", false, "numbers instead of names (always so)")
+	c.RunE = func(c *cobra.Command, args []string) error { return a.dump(c.Context(), &f, strings.Join(args, " ")) }
 	return c
 }
 
-// save copies the stream; the capture is in force once its first bytes are here.
-func (a *app) save(stream io.Reader, file string, announce func()) error {
-	out := a.out
-	if file != "-" {
-		f, err := os.Create(file)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		out = f
+func (a *app) dump(ctx context.Context, f *dumpFlags, expr string) error {
+	switch {
+	case f.file == "" && (f.megabytes > 0 || f.files > 0 || f.seconds > 0 || f.pcap):
+		return usagef("-C, -W, -G and --pcap are about files: say -w FILE")
+	case f.file == "-" && (f.megabytes > 0 || f.seconds > 0):
+		return usagef("-C and -G need a file, not standard output")
+	case f.files > 0 && f.megabytes == 0 && f.seconds == 0:
+		return usagef("-W says how many files -C or -G make: say one of them")
+	case f.count < 0 || f.snap < 0 || f.megabytes < 0 || f.files < 0 || f.seconds < 0:
+		return usagef("-c, -s, -C, -W and -G are numbers from 1 on")
 	}
-	buf := make([]byte, 64<<10)
-	for first := true; ; first = false {
-		n, err := stream.Read(buf)
-		if n > 0 && first {
-			announce()
-		}
-		if _, werr := out.Write(buf[:n]); werr != nil {
-			return werr
-		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
+	q := url.Values{"count": {strconv.Itoa(f.count)}, "snap": {strconv.Itoa(f.snap)}, "dir": {f.dir}, "filter": {expr}}
+	for _, p := range f.ports {
+		if p != "any" {
+			q.Add("port", p)
 		}
 	}
-}
-
-func (a *app) print(stream io.Reader, announce func()) error {
-	first := true
-	r, err := pcapgo.NewNgReader(readNotify{stream, func() {
-		if first {
-			first = false
-			announce()
-		}
-	}}, pcapgo.DefaultNgReaderOptions)
+	if f.drops {
+		q.Set("drops", "1")
+	}
+	if f.split {
+		q.Set("split", "1")
+	}
+	stream, err := a.client().Stream(ctx, "GET", "/capture?"+q.Encode(), nil)
 	if err != nil {
 		return err
 	}
-	for {
-		data, info, err := r.ReadPacketData()
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil
+	defer stream.Close()
+	var to sink
+	if f.file == "" {
+		to = newPrinter(a.out, f)
+	} else if to, err = newFiles(a.out, f); err != nil {
+		return err
+	}
+	r := capture.NewReader(stream)
+	if err := r.Begin(); err != nil { // it is in force
+		return cut(ctx, err)
+	}
+	where := "any"
+	if len(f.ports) > 0 {
+		where = strings.Join(f.ports, ", ")
+	}
+	fmt.Fprintf(a.err, "uvswitch: listening on %s\n", where)
+	n, lost := 0, uint64(0)
+	for err == nil {
+		var p capture.Packet
+		if p, err = r.Next(); err == nil {
+			n++
+			lost += p.Lost
+			err = to.packet(r, &p)
 		}
-		if err != nil {
+	}
+	if errors.Is(err, errDone) {
+		err = nil
+	}
+	err = errors.Join(cut(ctx, err), to.close())
+	fmt.Fprintf(a.err, "%d packets captured\n%d packets lost because this reader was too slow\n", n, lost)
+	return err
+}
+
+// cut is err without the ways in which a capture ends as it should: by its count, or interrupted.
+func cut(ctx context.Context, err error) error {
+	if errors.Is(err, io.EOF) || ctx.Err() != nil {
+		return nil
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return errors.New("the switch has ended")
+	}
+	return err
+}
+
+// A sink takes the packets of a capture.
+type sink interface {
+	packet(*capture.Reader, *capture.Packet) error
+	close() error
+}
+
+var errDone = errors.New("enough")
+
+// files writes packets to a file, or to one after another.
+type files struct {
+	f       *dumpFlags
+	w       io.WriteCloser
+	n       int // of the present file
+	written int64
+	began   time.Time
+}
+
+type notClosed struct{ io.Writer }
+
+func (notClosed) Close() error { return nil }
+
+func newFiles(out io.Writer, f *dumpFlags) (*files, error) {
+	s := &files{f: f}
+	if f.file == "-" {
+		s.w = notClosed{out}
+		return s, nil
+	}
+	return s, s.open(time.Now())
+}
+
+// open begins the file with number n.
+func (s *files) open(now time.Time) error {
+	name := s.f.file
+	if s.f.seconds > 0 {
+		name = strftime(name, now)
+	}
+	if s.f.megabytes > 0 && (s.n > 0 || s.f.files > 0) {
+		width := 1
+		if s.f.files > 0 {
+			width = len(strconv.Itoa(s.f.files - 1))
+		}
+		name += fmt.Sprintf("%0*d", width, s.n)
+	}
+	w, err := os.Create(name)
+	if err != nil {
+		return fmt.Errorf("dump: %w", err)
+	}
+	s.w, s.written, s.began = w, 0, now
+	return nil
+}
+
+func (s *files) packet(r *capture.Reader, p *capture.Packet) error {
+	full := s.f.megabytes > 0 && s.written > int64(s.f.megabytes)*1e6
+	if late := s.f.seconds > 0 && p.Time.Sub(s.began) >= time.Duration(s.f.seconds)*time.Second; full || late {
+		if err := s.next(p.Time, late && !full); err != nil {
 			return err
 		}
-		port := "?"
-		if i, err := r.Interface(info.InterfaceIndex); err == nil {
-			port = i.Name
-		}
-		fmt.Fprintf(a.out, "%s %-8s %s\n", info.Timestamp.Local().Format("15:04:05.000000"), port, describe(data, info.Length))
 	}
-}
-
-type readNotify struct {
-	io.Reader
-	notify func()
-}
-
-func (r readNotify) Read(b []byte) (int, error) {
-	n, err := r.Reader.Read(b)
-	r.notify()
-	return n, err
-}
-
-// describe is one line about a frame, in tcpdump's words.
-func describe(data []byte, length int) (line string) {
-	defer func() {
-		if recover() != nil { // gopacket's decoders have panicked on hostile input
-			line = fmt.Sprintf("undecodable, length %d", length)
-		}
-	}()
-	p := gopacket.NewPacket(data, layers.LayerTypeEthernet, gopacket.DecodeOptions{Lazy: true, NoCopy: true})
-	if l, ok := p.Layer(layers.LayerTypeARP).(*layers.ARP); ok {
-		return describeARP(l, length)
+	head, body := r.Head, r.Raw
+	if s.f.pcap {
+		head, body = pcapHead(s.f.snap), pcapPacket(p)
 	}
-	if ip, ok := p.Layer(layers.LayerTypeIPv4).(*layers.IPv4); ok {
-		return describeIP("IP", ip.SrcIP.String(), ip.DstIP.String(), p, int(ip.Length)-int(ip.IHL)*4)
-	}
-	if ip, ok := p.Layer(layers.LayerTypeIPv6).(*layers.IPv6); ok {
-		return describeIP("IP6", ip.SrcIP.String(), ip.DstIP.String(), p, int(ip.Length))
-	}
-	if e, ok := p.LinkLayer().(*layers.Ethernet); ok {
-		return fmt.Sprintf("%s > %s, ethertype %s, length %d", e.SrcMAC, e.DstMAC, e.EthernetType, length)
-	}
-	return fmt.Sprintf("undecodable, length %d", length)
-}
-
-func describeARP(l *layers.ARP, length int) string {
-	ip := func(b []byte) string { return net.IP(b).String() }
-	if len(l.SourceProtAddress) != 4 || len(l.DstProtAddress) != 4 {
-		return fmt.Sprintf("ARP, length %d", length)
-	}
-	if l.Operation == layers.ARPRequest {
-		return fmt.Sprintf("ARP, Request who-has %s tell %s, length %d", ip(l.DstProtAddress), ip(l.SourceProtAddress), length-14)
-	}
-	return fmt.Sprintf("ARP, Reply %s is-at %s, length %d", ip(l.SourceProtAddress), net.HardwareAddr(l.SourceHwAddress), length-14)
-}
-
-func describeIP(family, src, dst string, p gopacket.Packet, length int) string {
-	switch l := p.TransportLayer().(type) {
-	case *layers.TCP:
-		n := length - int(l.DataOffset)*4
-		return fmt.Sprintf("%s %s.%d > %s.%d: Flags [%s], seq %d, ack %d, win %d, length %d", family, src, l.SrcPort, dst, l.DstPort, tcpFlags(l), l.Seq, l.Ack, l.Window, n)
-	case *layers.UDP:
-		return fmt.Sprintf("%s %s.%d > %s.%d: UDP, length %d", family, src, l.SrcPort, dst, l.DstPort, length-8)
-	}
-	if i, ok := p.Layer(layers.LayerTypeICMPv4).(*layers.ICMPv4); ok {
-		what := i.TypeCode.String()
-		switch i.TypeCode.Type() {
-		case layers.ICMPv4TypeEchoRequest:
-			what = fmt.Sprintf("echo request, id %d, seq %d", i.Id, i.Seq)
-		case layers.ICMPv4TypeEchoReply:
-			what = fmt.Sprintf("echo reply, id %d, seq %d", i.Id, i.Seq)
-		}
-		return fmt.Sprintf("%s %s > %s: ICMP %s, length %d", family, src, dst, what, length)
-	}
-	return fmt.Sprintf("%s %s > %s: length %d", family, src, dst, length)
-}
-
-// tcpFlags are tcpdump's letters.
-func tcpFlags(t *layers.TCP) string {
-	s := ""
-	for _, f := range []struct {
-		on     bool
-		letter string
-	}{{t.FIN, "F"}, {t.SYN, "S"}, {t.RST, "R"}, {t.PSH, "P"}, {t.ACK, "."}, {t.URG, "U"}} {
-		if f.on {
-			s += f.letter
+	if s.written > 0 { // interfaces that came since the file began
+		head = nil
+		if !s.f.pcap {
+			head = r.Fresh
 		}
 	}
-	if s == "" {
-		s = "none"
+	r.Fresh = nil
+	n, err := s.w.Write(append(append([]byte(nil), head...), body...))
+	s.written += int64(n)
+	return err
+}
+
+func (s *files) next(now time.Time, byTime bool) error {
+	if err := s.w.Close(); err != nil {
+		return err
 	}
-	return s
+	s.n++
+	switch {
+	case byTime && s.f.files > 0 && s.n >= s.f.files && s.f.megabytes == 0:
+		s.w = notClosed{io.Discard}
+		return errDone
+	case s.f.files > 0 && s.f.megabytes > 0:
+		s.n %= s.f.files
+	}
+	return s.open(now)
+}
+
+func (s *files) close() error { return s.w.Close() }
+
+// strftime replaces the conversions that file names are made of.
+func strftime(s string, t time.Time) string {
+	return strings.NewReplacer("%Y", t.Format("2006"), "%m", t.Format("01"), "%d", t.Format("02"), "%H", t.Format("15"), "%M", t.Format("04"),
+		"%S", t.Format("05"), "%s", strconv.FormatInt(t.Unix(), 10), "%%", "%").Replace(s)
 }

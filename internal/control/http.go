@@ -16,15 +16,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/internal/api"
-	"github.com/uvswitch/uvswitch/internal/capture"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/nat"
-	"github.com/uvswitch/uvswitch/tap"
 )
 
 const maxBody = 64 << 10 // bytes of a request
@@ -127,6 +124,7 @@ func (d *Daemon) handler() http.Handler {
 	d.publishRoutes(get, change)
 	m.HandleFunc("GET /v1/capture", d.serveCapture)
 	m.HandleFunc("GET /v1/flows/events", d.serveFlowEvents)
+	m.HandleFunc("GET /v1/monitor", d.serveMonitor)
 	m.HandleFunc("POST /v1/trace", func(w http.ResponseWriter, r *http.Request) { // it changes nothing: who may read may ask
 		r.Body = http.MaxBytesReader(w, r.Body, 4*maxBody)
 		q, err := body[api.TraceRequest](r)
@@ -381,67 +379,4 @@ func (d *Daemon) flushFDB(port string) error {
 		d.dp.Switch.FDB(n.id).Flush(id, false)
 	}
 	return nil
-}
-
-// serveCapture streams pcapng until the client goes, or count packets have been written. The section header comes
-// once the capture is in force.
-func (d *Daemon) serveCapture(w http.ResponseWriter, r *http.Request) {
-	if !mayChange(r) {
-		answer(w, nil, api.Errorf(http.StatusForbidden, "only root may capture"))
-		return
-	}
-	q := r.URL.Query()
-	o := capture.Options{}
-	o.Snap, _ = strconv.Atoi(q.Get("snap"))
-	count, _ := strconv.Atoi(q.Get("count"))
-	for _, name := range q["port"] {
-		d.mu.Lock()
-		p := d.ports[name]
-		d.mu.Unlock()
-		if p == nil {
-			answer(w, nil, noPort(name))
-			return
-		}
-		o.Ports = append(o.Ports, p.id)
-	}
-	c := d.capture.Start(o)
-	defer c.Close()
-	w.Header().Set("Content-Type", "application/x-pcapng")
-	out, err := capture.NewWriter(w, "uvswitch "+d.opts.Version, d.describePort)
-	flush := http.NewResponseController(w)
-	timer := time.NewTicker(50 * time.Millisecond)
-	defer timer.Stop()
-	for written := 0; err == nil; {
-		if flush.Flush() != nil {
-			return
-		}
-		select {
-		case <-r.Context().Done():
-			return
-		case <-c.Wait():
-		case <-timer.C: // what a worker copied before it slept
-		}
-		c.Drain(func(rec capture.Record) bool {
-			err = out.Write(rec)
-			written++
-			return err == nil && written != count
-		})
-		if count > 0 && written >= count {
-			return
-		}
-	}
-}
-
-func (d *Daemon) describePort(id frame.PortID) (name, description string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	p := d.byID[id]
-	if p == nil {
-		return fmt.Sprintf("port-%d", id), "a port that has been removed"
-	}
-	description = fmt.Sprintf("%s %s", p.kind, p.ifname)
-	if p.netns != "" && p.netns != tap.Own {
-		description += " in " + p.netns
-	}
-	return p.name, description
 }

@@ -259,7 +259,7 @@ func (d *Daemon) externalString() string {
 
 func (d *Daemon) flowView(f nat.Flow) api.Flow {
 	v := api.Flow{
-		Protocol: frame.ProtoName(f.Original.Proto), Number: int(f.Original.Proto), State: f.State, Timeout: int(f.Timeout),
+		ID: f.ID, Protocol: frame.ProtoName(f.Original.Proto), Number: int(f.Original.Proto), State: f.State, Timeout: int(f.Timeout),
 		Original: flowSide(f.Original, f, 0), Reply: flowSide(f.Reply, f, 1), Status: []string{},
 		Network: d.networkName(f.Net), Port: d.portName(f.Port),
 	}

@@ -111,14 +111,6 @@ func (d *Dataplane) removePort(id frame.PortID) {
 	}
 }
 
-// SwapPollers has each worker use what swap makes of its Poller, between two batches: how a capture is put in; a
-// swap that returns base takes it out.
-func (d *Dataplane) SwapPollers(swap func(worker int, base Poller) Poller) {
-	for i, w := range d.workers {
-		w.do(func() { w.poller = swap(i, w.base) })
-	}
-}
-
 // Barrier returns when every worker has passed a batch boundary: what was unlinked before is in nobody's hands.
 func (d *Dataplane) Barrier() {
 	for _, w := range d.workers {
@@ -161,7 +153,7 @@ func (d *Dataplane) Run(ctx context.Context, gone func(frame.PortID)) error {
 	}
 	stop.Store(true)
 	for _, w := range d.workers {
-		w.base.Wake()
+		w.poller.Wake()
 	}
 	wg.Wait()
 	return err

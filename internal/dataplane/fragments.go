@@ -34,7 +34,7 @@ func (w *waiting) add(k *keeper, rec []byte, now frame.Tick) {
 	in := recordPort(rec)
 	of := &w.of[in%frame.MaxPorts]
 	if len(w.held) >= maxWaiting || w.bytes+len(rec) > maxWaitBytes || of.frames >= waitingOfPort || of.bytes+len(rec) > maxWaitBytes/8 {
-		k.dropped(in, frame.FragmentQueueFull)
+		k.end(in, rec[recordLen:], frame.FragmentQueueFull)
 		return
 	}
 	w.held = append(w.held, waiter{slices.Clone(rec), now + waitTime})
@@ -59,7 +59,7 @@ func (w *waiting) check(k *keeper, now frame.Tick) {
 		case k.dp.NAT.FragmentKnown(&f):
 			k.inject(p.In, p.Net, p.Egress, x.rec[7], p.NextHop, p.Raw)
 		case int32(now-x.expires) >= 0:
-			k.dropped(p.In, frame.FragmentTimeout)
+			k.end(p.In, p.Raw, frame.FragmentTimeout)
 		default:
 			return false
 		}
@@ -75,7 +75,7 @@ func (w *waiting) forget(k *keeper, id frame.PortID) {
 		if recordPort(x.rec) != id {
 			return false
 		}
-		k.dropped(id, frame.FragmentWaits)
+		k.end(id, x.rec[recordLen:], frame.FragmentWaits)
 		w.gone(id, len(x.rec))
 		return true
 	})

@@ -28,6 +28,8 @@ type keeper struct {
 	ease    frame.Tick // when the flow table may be eased again
 	sweep   int        // flow entries still to be looked at
 	sent    bool       // something was injected
+	recent  recent
+	ended   func(End) // nil, as a rule
 
 	deadMu sync.Mutex // held for an append: workers take it
 	dead   []frame.PortID
@@ -90,7 +92,7 @@ func (k *keeper) run(now frame.Tick) []frame.PortID {
 	}
 	if k.sent {
 		k.sent = false
-		k.dp.workers[0].base.Wake()
+		k.dp.workers[0].poller.Wake()
 	}
 	k.mu.Unlock()
 	k.deadMu.Lock()
@@ -124,7 +126,7 @@ func (k *keeper) do(fn func(router.Output)) {
 	fn(k)
 	if k.sent {
 		k.sent = false
-		k.dp.workers[0].base.Wake()
+		k.dp.workers[0].poller.Wake()
 	}
 }
 
@@ -157,7 +159,7 @@ func (k *keeper) inject(in frame.PortID, net, egress frame.NetID, flags uint8, h
 	ring := k.dp.workers[0].injected
 	rec := ring.Reserve(recordLen + len(raw))
 	if rec == nil {
-		k.dropped(in, frame.InjectQueueFull)
+		k.end(in, raw, frame.InjectQueueFull)
 		return
 	}
 	putHeader(rec, in, net, egress, frame.None, flags, hop)
@@ -172,7 +174,19 @@ func (k *keeper) Consume(p router.Punted) {
 	gw := k.port(frame.Gateway)
 	gw.txPackets.Add(1)
 	gw.txBytes.Add(uint64(len(p.Raw) - frame.VnetLen))
+	if k.ended != nil {
+		k.ended(End{p.In, p.Raw, frame.None})
+	}
 }
 
 // Drop is router.Output's.
-func (k *keeper) Drop(p router.Punted, why frame.Reason) { k.dropped(p.In, why) }
+func (k *keeper) Drop(p router.Punted, why frame.Reason) { k.end(p.In, p.Raw, why) }
+
+// end drops a frame, with its virtio-net header.
+func (k *keeper) end(in frame.PortID, raw []byte, why frame.Reason) {
+	k.dropped(in, why)
+	k.recent.add(k.dp.clock(), in, frame.NoPort, why, len(raw)-frame.VnetLen, raw[frame.VnetLen:])
+	if k.ended != nil {
+		k.ended(End{in, raw, why})
+	}
+}

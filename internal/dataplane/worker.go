@@ -19,8 +19,7 @@ const (
 // are the stages' tables, rings of its own to and from the housekeeper, and its mailbox.
 type worker struct {
 	dp     *Dataplane
-	poller Poller // what frames go by: base, or base with a capture before it
-	base   Poller
+	poller Poller
 	batch  frame.Batch
 	flood  [frame.MaxPorts]frame.PortID
 	tally  tally
@@ -28,6 +27,8 @@ type worker struct {
 	// By port: see Conn.Longest. Written between two batches.
 	longest [frame.MaxPorts]struct{ tcp, udp int32 }
 	counters
+	recent   recent
+	observer Observer // nil, as a rule
 
 	punts   *ring.Ring               // to the housekeeper
 	puntsOf [frame.MaxPorts]struct { // what a port has punted in this Tick
@@ -47,7 +48,7 @@ type worker struct {
 
 func newWorker(d *Dataplane, p Poller) *worker {
 	return &worker{
-		dp: d, poller: p, base: p, punts: ring.New(puntRingBytes), injected: ring.New(injectRingBytes),
+		dp: d, poller: p, punts: ring.New(puntRingBytes), injected: ring.New(injectRingBytes),
 		buf: make([]byte, injectBufBytes),
 	}
 }
@@ -66,6 +67,7 @@ func (w *worker) round() error {
 		w.tally.received(b.Frames[i].In, b.Frames[i].Len())
 	}
 	frame.ParseBatch(b)
+	w.observe(b, false)
 	w.dp.decide(b)
 	if b.N > 1 {
 		w.coalesce(b)
@@ -75,12 +77,14 @@ func (w *worker) round() error {
 	if w.takeInjected(b) {
 		frame.ParseBatch(b)
 		w.resume(b)
+		w.observe(b, true)
 		w.dp.decide(b)
 		w.transmit(b)
 	}
 	w.tally.flush(&w.counters)
 	for _, f := range b.Failed {
 		w.counters.failed(f)
+		w.recent.add(b.Tick, frame.NoPort, f.Port, f.Reason, int(f.Bytes), nil)
 	}
 	if w.punted || w.asks() {
 		w.punted = false
@@ -146,9 +150,30 @@ func (w *worker) transmit(b *frame.Batch) {
 		case frame.Punt:
 			w.punt(f)
 		default:
-			w.counters.dropped(f.In, f.Reason)
+			w.drop(f, f.Reason)
 		}
 	}
+	if w.observer != nil {
+		w.observer.Went(b)
+	}
+}
+
+// observe shows a batch to who captures.
+//
+//uvswitch:hot
+func (w *worker) observe(b *frame.Batch, again bool) {
+	if w.observer != nil {
+		w.observer.Came(b, again)
+	}
+}
+
+// drop ends a frame.
+//
+//uvswitch:hot
+func (w *worker) drop(f *frame.Frame, why frame.Reason) {
+	f.DropFor(why)
+	w.counters.dropped(f.In, why)
+	w.recent.add(w.batch.Tick, f.In, frame.NoPort, why, f.Len(), f.Bytes())
 }
 
 //uvswitch:hot
@@ -171,7 +196,7 @@ func (w *worker) floodFrame(f *frame.Frame) {
 		n++
 	}
 	if n == 0 {
-		w.counters.dropped(f.In, frame.NoEgress)
+		w.drop(f, frame.NoEgress)
 		return
 	}
 	w.tally.extra += uint64(n - 1)
@@ -182,12 +207,12 @@ func (w *worker) floodFrame(f *frame.Frame) {
 //uvswitch:hot
 func (w *worker) punt(f *frame.Frame) {
 	if !w.mayPunt(f) {
-		w.counters.dropped(f.In, frame.PuntRateLimited)
+		w.drop(f, frame.PuntRateLimited)
 		return
 	}
 	rec := w.punts.Reserve(recordLen + len(f.Raw()))
 	if rec == nil {
-		w.counters.dropped(f.In, frame.PuntQueueFull)
+		w.drop(f, frame.PuntQueueFull)
 		return
 	}
 	putRecord(rec, f)
@@ -233,7 +258,7 @@ func (w *worker) takeInjected(b *frame.Batch) bool {
 		b.N++
 	}
 	if rec != nil {
-		w.base.Wake() // the rest comes next time
+		w.poller.Wake() // the rest comes next time
 	}
 	return true
 }
@@ -285,7 +310,7 @@ func (w *worker) do(fn func()) {
 	w.box = append(w.box, func() { fn(); close(done) })
 	w.mail.Add(1)
 	w.mu.Unlock()
-	w.base.Wake()
+	w.poller.Wake()
 	<-done
 }
 
@@ -313,5 +338,5 @@ func (w *worker) run(stop *atomic.Bool) error {
 		fn()
 	}
 	w.box = nil
-	return errors.Join(err, w.base.Close())
+	return errors.Join(err, w.poller.Close())
 }

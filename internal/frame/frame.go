@@ -98,6 +98,8 @@ type Frame struct {
 	// Set by the Poller.
 	In PortID // where it came from
 
+	Slot uint8 // set by who observes: its place among the frames of one Poll; 0 otherwise
+
 	// Set by Parse; later stages change them only together with the bytes they were read from.
 	Flags     Flags
 	Proto     uint8  // IPv4 protocol; valid with IsIPv4
@@ -214,6 +216,7 @@ type TxFailure struct {
 	Port   PortID
 	Reason Reason
 	Frames uint8
+	Slot   uint8  // of the first
 	Bytes  uint32 // of all of them, without virtio-net headers
 }
 
@@ -221,7 +224,7 @@ type TxFailure struct {
 //
 //uvswitch:hot
 func Failure(id PortID, why Reason, f *Frame) TxFailure {
-	t := TxFailure{Port: id, Reason: why}
+	t := TxFailure{Port: id, Reason: why, Slot: f.Slot}
 	for ; f != nil; f = f.next {
 		t.Frames++
 		t.Bytes += uint32(f.Len())

@@ -153,5 +153,15 @@ func (r Reason) String() string {
 	return reasons[r].Name
 }
 
+// ParseReason finds a reason by its name.
+func ParseReason(name string) (Reason, bool) {
+	for r := None + 1; r < NumReasons; r++ {
+		if reasons[r].Name == name {
+			return r, true
+		}
+	}
+	return None, false
+}
+
 // Info returns the reason's words for people.
 func (r Reason) Info() ReasonInfo { return reasons[r] }

@@ -101,8 +101,8 @@ func TestDump(t *testing.T) {
 	for _, stop := range stops {
 		stop()
 	}
-	contains(t, text.String(), "web      IP 172.29.0.2 > 10.1.0.2: ICMP echo request", "uplink   IP 10.1.0.1 > 10.1.0.2: ICMP echo request",
-		"uplink   IP 10.1.0.2 > 10.1.0.1: ICMP echo reply", "web      IP 10.1.0.2 > 172.29.0.2: ICMP echo reply")
+	contains(t, text.String(), "web   In  IP 172.29.0.2 > 10.1.0.2: ICMP echo request", "uplink Out IP 10.1.0.1 > 10.1.0.2: ICMP echo request",
+		"uplink In  IP 10.1.0.2 > 10.1.0.1: ICMP echo reply", "web   Out IP 10.1.0.2 > 172.29.0.2: ICMP echo reply")
 	fields := func(filter string) string {
 		out, err := exec.Command("tshark", "-n", "-r", file, "-Y", filter, "-T", "fields", "-e", "frame.interface_name", "-e", "ip.src", "-e", "ip.dst").Output()
 		if err != nil {

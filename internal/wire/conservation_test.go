@@ -98,7 +98,7 @@ func TestRoundAllocatesNothing(t *testing.T) {
 		raw := p.Raw()
 		n.Inject(a, raw)
 		loop := &loopPoller{raw: raw, buf: bytes.Clone(raw), port: a.Port}
-		n.DP.SwapPollers(func(int, pollerInterface) pollerInterface { return loop })
+		n.Poller.loop = loop
 		if allocs := testing.AllocsPerRun(200, func() {
 			if err := n.DP.Step(); err != nil {
 				t.Fatal(err)

@@ -53,7 +53,7 @@ func save(t *testing.T, n *Net) string {
 		}
 		at := time.Unix(0, int64(r.now)*int64(time.Second)/frame.TicksPerSecond)
 		if err == nil {
-			err = w.Write(capture.Record{Time: at, Port: r.port, Dir: dir, Length: len(r.raw) - frame.VnetLen, Data: r.raw[frame.VnetLen:]})
+			err = w.Write(capture.Record{Time: at, Port: r.port, In: r.port, Dir: dir, Vnet: r.raw[:frame.VnetLen], Length: len(r.raw) - frame.VnetLen, Data: r.raw[frame.VnetLen:]}, 0)
 		}
 	}
 	if err != nil {

@@ -1,0 +1,238 @@
+package capture
+
+import (
+	"time"
+
+	"github.com/uvswitch/uvswitch/internal/dataplane"
+	"github.com/uvswitch/uvswitch/internal/filter"
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// An observer serves all captures for one worker, or for the housekeeper. What a frame was when it came is kept until its
+// verdict is known; what was sent, until it is known that the port took it.
+type observer struct {
+	dp       *dataplane.Dataplane
+	worker   int
+	captures []*Capture
+	room     filter.Packet
+	packets  uint64 // numbered so far
+	again    bool
+	came     [frame.BatchSize]kept
+	bytes    []byte // of came
+	sent     [2 * frame.BatchSize]kept
+	sentOf   []byte // bytes of sent
+	flood    [frame.MaxPorts]frame.PortID
+	wrote    uint64 // captures that got a record since they were last woken
+}
+
+// kept is a copy of a frame. wanted has a bit for each capture that the filter selects it for.
+type kept struct {
+	wanted   uint64
+	packet   uint64
+	in       frame.PortID
+	at, n    int // in bytes
+	length   int
+	tuple    frame.Tuple
+	vnet     [frame.VnetLen]byte
+	tracked  uint32
+	finished frame.Tuple
+}
+
+// Came is dataplane.Observer's.
+func (o *observer) Came(b *frame.Batch, again bool) {
+	now := time.Now()
+	if !again {
+		for _, t := range b.Failed {
+			o.failed(t, now)
+		}
+		clear(o.sent[:])
+		o.sentOf = o.sentOf[:0]
+	}
+	o.again, o.bytes = again, o.bytes[:0]
+	for i := range b.Frames[:b.N] {
+		f := &b.Frames[i]
+		f.Slot = uint8(i)
+		if again {
+			f.Slot += frame.BatchSize
+		}
+		k := &o.came[i]
+		*k = kept{in: f.In, packet: uint64(o.worker+1)<<56 | o.packets, length: f.Len()}
+		o.packets++
+		longest := 0
+		for j, c := range o.captures {
+			if (c.options.Ends || !again && c.options.Dir != Out && c.wants(f.In)) && c.options.Filter.Match(&o.room, f.Bytes()) {
+				k.wanted |= 1 << j
+				longest = max(longest, c.options.Snap)
+			}
+		}
+		if f.Flags&frame.HasTuple != 0 {
+			k.tuple = f.Tuple
+		}
+		copy(k.vnet[:], f.Vnet())
+		k.at = len(o.bytes)
+		o.bytes = append(o.bytes, f.Bytes()[:min(f.Len(), longest)]...)
+		k.n = len(o.bytes) - k.at
+	}
+}
+
+// Went is dataplane.Observer's.
+func (o *observer) Went(b *frame.Batch) {
+	now := time.Now()
+	for i := range b.Frames[:b.N] {
+		f, k := &b.Frames[i], &o.came[i]
+		r := Record{
+			Time: now, In: f.In, Out: f.Out, Copies: 1, Verdict: f.Verdict, Reason: f.Reason, Packet: k.packet, Before: k.tuple, Vnet: k.vnet[:],
+			Length: k.length, Frames: 1,
+		}
+		if f.NAT == frame.NATFlow || f.NAT == frame.NATError || f.NAT == frame.NATDone {
+			r.Flow = f.Flow
+		}
+		if f.Flags&frame.HasTuple != 0 {
+			r.After = f.Tuple
+		}
+		to := o.receivers(f)
+		if r.Copies = len(to); r.Copies != 1 {
+			r.Out = frame.NoPort
+		}
+		o.arrived(&r, k)
+		o.departed(&r, f, k, to)
+	}
+	o.wake()
+}
+
+// receivers are the ports that a frame was sent to.
+func (o *observer) receivers(f *frame.Frame) []frame.PortID {
+	switch f.Verdict {
+	case frame.Unicast, frame.InChain:
+		o.flood[0] = f.Out
+		return o.flood[:1]
+	case frame.Flood:
+		return o.flood[:o.dp.Switch.FloodSet(f, o.flood[:])]
+	}
+	return nil
+}
+
+// arrived writes the record of a frame as it came, and that of its end.
+func (o *observer) arrived(r *Record, k *kept) {
+	data := o.bytes[k.at : k.at+k.n]
+	for j, c := range o.captures {
+		if k.wanted&(1<<j) == 0 {
+			continue
+		}
+		r.Port = r.In
+		if c.options.Ends {
+			ended := r.Verdict != frame.Punt && (r.Verdict == frame.Drop || !c.options.Drops)
+			if r.Kind = End; ended && (c.wants(r.In) || r.Out != frame.NoPort && c.wants(r.Out)) {
+				o.write(j, r, data)
+			}
+			continue
+		}
+		r.Kind = Arrival
+		o.write(j, r, data)
+	}
+}
+
+// departed writes the records of a frame as ports get it. What is joined to an earlier frame went with that one.
+func (o *observer) departed(r *Record, f *frame.Frame, k *kept, to []frame.PortID) {
+	if len(to) == 0 || f.Verdict == frame.InChain {
+		return
+	}
+	r.Kind, r.Length, r.Vnet = Departure, f.WireLen(), f.Vnet()
+	for g := f.Next(); g != nil; g = g.Next() {
+		r.Frames++
+	}
+	ends := false
+	for j, c := range o.captures {
+		ends = ends || c.options.Ends && k.wanted&(1<<j) != 0
+		if c.options.Ends || c.options.Dir == In {
+			continue
+		}
+		for _, p := range to {
+			if !c.wants(p) || !c.options.Filter.Match(&o.room, f.Bytes()) {
+				continue
+			}
+			r.Port, r.Out = p, p
+			if b := o.reserve(j, r, min(r.Length, c.options.Snap)); b != nil {
+				f.CopyTo(b)
+				c.rings[o.worker].Commit()
+			}
+		}
+	}
+	if ends { // a port may not take it
+		s := &o.sent[f.Slot]
+		*s = kept{wanted: k.wanted, packet: r.Packet, in: r.In, at: len(o.sentOf), length: r.Length, tuple: r.Before, tracked: r.Flow, finished: r.After}
+		copy(s.vnet[:], r.Vnet)
+		o.sentOf = append(o.sentOf, make([]byte, r.Length)...)
+		s.n = f.CopyTo(o.sentOf[s.at:])
+	}
+}
+
+// failed writes the end of what a port did not take.
+func (o *observer) failed(t frame.TxFailure, now time.Time) {
+	s := &o.sent[t.Slot]
+	r := Record{
+		Time: now, Kind: End, In: s.in, Out: t.Port, Port: t.Port, Copies: 1, Verdict: frame.Drop, Reason: t.Reason, Flow: s.tracked, Packet: s.packet,
+		Before: s.tuple, After: s.finished, Frames: int(t.Frames), Length: s.length, Vnet: s.vnet[:],
+	}
+	for j, c := range o.captures {
+		if c.options.Ends && s.wanted&(1<<j) != 0 && (c.wants(s.in) || c.wants(t.Port)) {
+			o.write(j, &r, o.sentOf[s.at:s.at+min(s.n, c.options.Snap)])
+		}
+	}
+}
+
+// ended is the housekeeper's.
+func (o *observer) ended(e dataplane.End) {
+	var f frame.Frame
+	f.Reset(e.Raw, e.In)
+	frame.Parse(&f)
+	r := Record{
+		Time: time.Now(), Kind: End, In: e.In, Port: e.In, Verdict: frame.Drop, Reason: e.Reason, Packet: uint64(o.worker+1)<<56 | o.packets, Frames: 1,
+		Length: f.Len(), Vnet: f.Vnet(),
+	}
+	o.packets++
+	if e.Reason == frame.None {
+		r.Verdict = frame.Punt
+	}
+	if f.Flags&frame.HasTuple != 0 {
+		r.Before, r.After = f.Tuple, f.Tuple
+	}
+	for j, c := range o.captures {
+		if c.options.Ends && (r.Verdict == frame.Drop || !c.options.Drops) && c.wants(e.In) && c.options.Filter.Match(&o.room, f.Bytes()) {
+			o.write(j, &r, f.Bytes())
+		}
+	}
+	o.wake()
+}
+
+// write copies a record into the ring of capture j, as far as its snapshot length goes.
+func (o *observer) write(j int, r *Record, data []byte) {
+	data = data[:min(len(data), o.captures[j].options.Snap)]
+	if b := o.reserve(j, r, len(data)); b != nil {
+		copy(b, data)
+		o.captures[j].rings[o.worker].Commit()
+	}
+}
+
+// reserve makes room for a record with n bytes of data, to be filled before Commit; nil when there is none.
+func (o *observer) reserve(j int, r *Record, n int) []byte {
+	c := o.captures[j]
+	rec := c.rings[o.worker].Reserve(recordLen + n)
+	if rec == nil {
+		c.Lost.Add(1)
+		return nil
+	}
+	r.put(rec)
+	o.wrote |= 1 << j
+	return rec[recordLen:]
+}
+
+// wake wakes the readers of what was written.
+func (o *observer) wake() {
+	for j, c := range o.captures {
+		if o.wrote&(1<<j) != 0 {
+			c.notify()
+		}
+	}
+	o.wrote = 0
+}

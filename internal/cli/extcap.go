@@ -1,0 +1,135 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/uvswitch/uvswitch/internal/api"
+	"github.com/uvswitch/uvswitch/internal/filter"
+)
+
+// Wireshark's extcap interface: it asks a program which interfaces there are, and has it capture into a fifo.
+// Source: doc/extcap_example.py and the user's guide of Wireshark.
+
+const (
+	extcapName   = "uvswitch-extcap" // of the script that Wireshark finds
+	extcapPrefix = "uvswitch-"       // of interfaces
+)
+
+func (a *app) extcapCommand() *cobra.Command {
+	var dir string
+	install := &cobra.Command{Use: "install", Short: "Put the ports of the switch among Wireshark's interfaces", Args: cobra.NoArgs,
+		Long: "Write a small script into Wireshark's personal folder of capture programs (~/.local/lib/wireshark/extcap), by which\n" +
+			"Wireshark and tshark list the ports of the switch and capture from them. With --socket it is about that switch.",
+		RunE: func(*cobra.Command, []string) error { return a.installExtcap(dir) }}
+	remove := &cobra.Command{Use: "remove", Short: "Take them away again", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		path, err := extcapPath(dir)
+		if err == nil {
+			err = os.Remove(path)
+		}
+		return err
+	}}
+	for _, c := range []*cobra.Command{install, remove} {
+		c.Flags().StringVar(&dir, "dir", "", "another folder")
+	}
+	run := &cobra.Command{Use: "run", Hidden: true, DisableFlagParsing: true, RunE: func(c *cobra.Command, args []string) error {
+		return a.extcap(c.Context(), args)
+	}}
+	return group("extcap", "Capture from Wireshark", install, remove, run)
+}
+
+func extcapPath(dir string) (string, error) {
+	if dir == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", err
+		}
+		dir = filepath.Join(home, ".local/lib/wireshark/extcap")
+	}
+	return filepath.Join(dir, extcapName), nil
+}
+
+func (a *app) installExtcap(dir string) error {
+	path, err := extcapPath(dir)
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	quote := func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+	script := fmt.Sprintf("#!/bin/sh\nexec %s --socket %s extcap run \"$@\"\n", quote(self), quote(a.socket))
+	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.out, "%s\nWireshark lists the ports of the switch on %s as %sNAME; `tshark -D` shows them\n", path, a.socket, extcapPrefix)
+	return nil
+}
+
+// extcap answers Wireshark. Its arguments are a contract of Wireshark's, and some versions send more than others.
+func (a *app) extcap(ctx context.Context, args []string) error {
+	flags := map[string]string{}
+	for i := 0; i < len(args); i++ {
+		key, value, ok := strings.Cut(args[i], "=")
+		if !ok && i+1 < len(args) && !strings.HasPrefix(args[i+1], "--") {
+			i++
+			value = args[i]
+		}
+		flags[key] = value
+	}
+	has := func(k string) bool { _, ok := flags[k]; return ok }
+	switch {
+	case has("--extcap-interfaces"):
+		return a.extcapInterfaces(ctx)
+	case has("--extcap-dlts"):
+		fmt.Fprintln(a.out, "dlt {number=1}{name=EN10MB}{display=Ethernet}")
+		return nil
+	case has("--extcap-config"):
+		fmt.Fprintln(a.out, "arg {number=0}{call=--drops}{display=Only what is dropped}{type=boolflag}{default=false}")
+		fmt.Fprintln(a.out, "arg {number=1}{call=--split}{display=Split super-frames}{tooltip=as a wire would carry them}{type=boolflag}{default=false}")
+		return nil
+	case !has("--capture") && has("--extcap-capture-filter"):
+		if _, err := filter.Compile(flags["--extcap-capture-filter"]); err != nil { // what is printed here is what is wrong
+			fmt.Fprintln(a.out, err)
+		}
+		return nil
+	case has("--capture"):
+		port, ok := strings.CutPrefix(flags["--extcap-interface"], extcapPrefix)
+		if !ok || flags["--fifo"] == "" {
+			return usagef("extcap: --extcap-interface %sNAME and --fifo FILE are needed", extcapPrefix)
+		}
+		on := func(k string) bool { return has(k) && flags[k] != "false" }
+		f := dumpFlags{ports: []string{port}, file: flags["--fifo"], dir: "both", drops: on("--drops"), split: on("--split")}
+		err := a.dump(ctx, &f, flags["--extcap-capture-filter"])
+		if errors.Is(err, os.ErrClosed) {
+			return nil
+		}
+		return err
+	}
+	return usagef("extcap run is for Wireshark; `uvswitch extcap install` puts it there")
+}
+
+func (a *app) extcapInterfaces(ctx context.Context) error {
+	var out bytes.Buffer
+	fmt.Fprintf(&out, "extcap {version=%s}{display=uvswitch}\n", Version)
+	var ports []api.Port
+	if err := a.client().Do(ctx, "GET", "/ports", nil, &ports); err == nil { // no switch: no interfaces, and no complaint
+		fmt.Fprintf(&out, "interface {value=%sany}{display=uvswitch: every port}\n", extcapPrefix)
+		for _, p := range ports {
+			fmt.Fprintf(&out, "interface {value=%s%s}{display=uvswitch port %s}\n", extcapPrefix, p.Name, p.Name)
+		}
+	}
+	_, err := a.out.Write(out.Bytes())
+	return err
+}

@@ -1,0 +1,106 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/uvswitch/uvswitch/internal/api"
+)
+
+func (a *app) monitorCommand() *cobra.Command {
+	var ports []string
+	var verdict, reason string
+	var last int
+	var follow bool
+	c := &cobra.Command{
+		Use: "monitor [--verdict VERDICT] [--reason REASON] [--port NAME] [--last N] [-f] [EXPRESSION]", Short: "Follow what becomes of frames, and why",
+		Long: "Print a line for each frame when it has its verdict: forwarded, flooded, consumed by the gateway, or dropped, and why.\n" +
+			"With --last the last drops, which are always kept (about a thousand by each worker), and then, with -f, what follows.",
+		Example: "  uvswitch monitor --verdict dropped\n  uvswitch monitor --last 20\n  uvswitch -j monitor --port web udp port 53",
+	}
+	fl := c.Flags()
+	fl.StringSliceVar(&ports, "port", nil, "only what comes from these ports or goes to them")
+	fl.StringVar(&verdict, "verdict", "", "only forwarded, flooded, consumed or dropped ones")
+	fl.StringVar(&reason, "reason", "", "only what is dropped for this reason")
+	fl.IntVar(&last, "last", 0, "begin with the last N drops; without -f that is all")
+	fl.BoolVarP(&follow, "follow", "f", false, "go on after --last")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if last < 0 {
+			return usagef("--last %d: a number from 1 on", last)
+		}
+		q := url.Values{"verdict": {verdict}, "reason": {reason}, "last": {strconv.Itoa(last)}, "filter": {strings.Join(args, " ")}, "port": ports}
+		if last > 0 && !follow {
+			q.Set("follow", "0")
+		}
+		body, err := a.client().Stream(c.Context(), "GET", "/monitor?"+q.Encode(), nil)
+		if err != nil {
+			return err
+		}
+		defer body.Close()
+		if last == 0 || follow {
+			fmt.Fprintln(a.err, "uvswitch: listening")
+		}
+		dec, enc := json.NewDecoder(body), json.NewEncoder(a.out)
+		for {
+			var v api.Verdict
+			if err := dec.Decode(&v); err != nil {
+				if c.Context().Err() != nil || errors.Is(err, io.EOF) {
+					return nil
+				}
+				if errors.Is(err, io.ErrUnexpectedEOF) {
+					return errors.New("the switch has ended")
+				}
+				return err
+			}
+			if a.json {
+				err = enc.Encode(v)
+			} else {
+				_, err = fmt.Fprintln(a.out, verdictLine(&v))
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return c
+}
+
+// verdictLine is a verdict for people.
+func verdictLine(v *api.Verdict) string {
+	stamp := v.Time
+	if t, err := time.Parse(time.RFC3339Nano, v.Time); err == nil {
+		stamp = t.Local().Format("15:04:05.000000")
+	}
+	s := fmt.Sprintf("%s %-8s %s", stamp, orDash(v.In), v.Packet)
+	if v.Lost > 0 {
+		s = fmt.Sprintf("%s (%d lines lost: this reader was too slow)\n%s", stamp, v.Lost, s)
+	}
+	switch v.Verdict {
+	case "dropped":
+		s += " DROPPED " + v.Reason
+		if v.Out != "" && v.In != v.Out {
+			s += " at " + v.Out
+		}
+	case "flooded":
+		s += fmt.Sprintf(" flooded to %d ports", v.Copies)
+	case "consumed":
+		s += " consumed by the gateway"
+	default:
+		s += " forwarded to " + v.Out
+	}
+	if v.Becomes != "" {
+		s += ", as " + v.Becomes
+	}
+	if v.Flow != 0 {
+		s += fmt.Sprintf(" (flow %d)", v.Flow)
+	}
+	return s
+}

@@ -1,0 +1,274 @@
+package control
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/uvswitch/uvswitch/internal/api"
+	"github.com/uvswitch/uvswitch/internal/capture"
+	"github.com/uvswitch/uvswitch/internal/filter"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/tap"
+)
+
+// serveCapture streams pcapng until the client goes, or count packets have been written. The section header comes
+// once the capture is in force.
+func (d *Daemon) serveCapture(w http.ResponseWriter, r *http.Request) {
+	if !mayChange(r) {
+		answer(w, nil, api.Errorf(http.StatusForbidden, "only root may capture"))
+		return
+	}
+	q := r.URL.Query()
+	o, err := d.captureOptions(q)
+	count, cerr := natural(q, "count")
+	if err = cmp.Or(err, cerr); err != nil {
+		answer(w, nil, err)
+		return
+	}
+	if q.Get("drops") == "1" {
+		o.Ends, o.Drops = true, true
+	}
+	names := d.describer()
+	var out *capture.Writer
+	d.stream(w, r, o, "application/x-pcapng", func() error {
+		var err error
+		out, err = capture.NewWriter(w, "uvswitch "+d.opts.Version, names)
+		if err == nil {
+			out.Split = q.Get("split") == "1"
+		}
+		return err
+	}, func(rec capture.Record, lost uint64) (bool, error) {
+		err := out.Write(rec, lost)
+		return count == 0 || out.Written() < count, err
+	})
+}
+
+// serveMonitor streams verdicts as newline-delimited JSON: the last drops first, when they are asked for.
+func (d *Daemon) serveMonitor(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	o, err := d.captureOptions(q)
+	last, lerr := natural(q, "last")
+	want := q.Get("verdict")
+	if want != "" && !slices.Contains(verdicts, want) {
+		err = api.Errorf(http.StatusBadRequest, "verdict %q: say %s", want, "forwarded, flooded, consumed or dropped")
+	}
+	reason := q.Get("reason")
+	if _, ok := frame.ParseReason(reason); reason != "" && !ok {
+		err = api.Errorf(http.StatusBadRequest, "there is no drop reason %q; docs/drops.md lists them", reason)
+	}
+	if err = cmp.Or(err, lerr); err != nil {
+		answer(w, nil, err)
+		return
+	}
+	o.Ends, o.Snap = true, monitorSnap
+	o.Drops = want == "dropped" || reason != ""
+	name := func(id frame.PortID) string { n, _ := d.describePort(id); return n }
+	enc := json.NewEncoder(w)
+	emit := func(rec capture.Record, lost uint64) error {
+		v := verdictOf(&rec, name)
+		v.Lost = lost
+		if want != "" && v.Verdict != want || reason != "" && v.Reason != reason {
+			return nil
+		}
+		return enc.Encode(v)
+	}
+	recent := func() error {
+		var err error
+		for _, rec := range d.recentDrops(o, last) {
+			if err == nil {
+				err = emit(rec, 0)
+			}
+		}
+		return err
+	}
+	if q.Get("follow") == "0" {
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		_ = recent() // the client may have gone
+		return
+	}
+	d.stream(w, r, o, "application/x-ndjson", recent, func(rec capture.Record, lost uint64) (bool, error) { return true, emit(rec, lost) })
+}
+
+const monitorSnap = 256 // bytes of a frame that its words need
+
+var verdicts = []string{"forwarded", "flooded", "consumed", "dropped"}
+
+// stream captures until the client goes or each says no. begin is called once the capture is in force.
+func (d *Daemon) stream(w http.ResponseWriter, r *http.Request, o capture.Options, kind string, begin func() error, each func(rec capture.Record, lost uint64) (bool, error)) {
+	c, err := d.capture.Start(o)
+	if err != nil {
+		answer(w, nil, api.Errorf(http.StatusServiceUnavailable, "%v", err))
+		return
+	}
+	defer c.Close()
+	w.Header().Set("Content-Type", kind)
+	err = begin()
+	flush := http.NewResponseController(w)
+	var told uint64
+	more := true
+	for err == nil && more {
+		if flush.Flush() != nil {
+			return
+		}
+		select {
+		case <-r.Context().Done():
+			return
+		case <-c.Wait():
+		}
+		c.Drain(func(rec capture.Record) bool {
+			lost := c.Lost.Load()
+			more, err = each(rec, lost-told)
+			told = lost
+			return err == nil && more
+		})
+	}
+}
+
+// captureOptions reads what capture and monitor have in common.
+func (d *Daemon) captureOptions(q url.Values) (o capture.Options, err error) {
+	if o.Snap, err = natural(q, "snap"); err != nil {
+		return o, err
+	}
+	switch q.Get("dir") {
+	case "", "both":
+	case "in":
+		o.Dir = capture.In
+	case "out":
+		o.Dir = capture.Out
+	default:
+		return o, api.Errorf(http.StatusBadRequest, "dir %q: say in, out or both", q.Get("dir"))
+	}
+	if o.Filter, err = filter.Compile(q.Get("filter")); err != nil {
+		return o, api.Errorf(http.StatusBadRequest, "%v", err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, name := range q["port"] {
+		p := d.ports[name]
+		if p == nil {
+			return o, noPort(name)
+		}
+		o.Ports = append(o.Ports, p.id)
+	}
+	return o, nil
+}
+
+// natural reads a number from 0 on; absent ones are 0.
+func natural(q url.Values, key string) (int, error) {
+	s := q.Get(key)
+	if s == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 0 {
+		return 0, api.Errorf(http.StatusBadRequest, "%s %q is no number from 0 on", key, s)
+	}
+	return n, nil
+}
+
+// recentDrops are the last n drops that the dataplane has kept, as records, in order.
+func (d *Daemon) recentDrops(o capture.Options, n int) (out []capture.Record) {
+	var room filter.Packet
+	wants := func(p frame.PortID) bool { return len(o.Ports) == 0 || slices.Contains(o.Ports, p) }
+	for _, x := range d.dp.Recent() {
+		if !wants(x.In) && !wants(x.Out) {
+			continue
+		}
+		raw := make([]byte, frame.VnetLen+min(int(x.Length), frame.MaxFrame)) // what was not kept is zeros
+		copy(raw[frame.VnetLen:], x.Head)
+		if len(x.Head) == 0 {
+			raw = raw[:frame.VnetLen]
+		} else if !o.Filter.Match(&room, raw[frame.VnetLen:]) {
+			continue
+		}
+		at := d.started.Add(time.Duration(x.Tick-1) * (time.Second / frame.TicksPerSecond))
+		out = append(out, capture.Record{
+			Time: at, Kind: capture.End, Verdict: frame.Drop, Reason: x.Reason, In: x.In, Out: x.Out, Length: int(x.Length),
+			Vnet: raw[:frame.VnetLen], Data: raw[frame.VnetLen:],
+		})
+	}
+	slices.SortStableFunc(out, func(a, b capture.Record) int { return a.Time.Compare(b.Time) })
+	return out[max(0, len(out)-n):]
+}
+
+// verdictOf puts a record into words.
+func verdictOf(r *capture.Record, name func(frame.PortID) string) api.Verdict {
+	v := api.Verdict{Time: r.Time.Format(time.RFC3339Nano), Flow: r.Flow, Length: r.Length}
+	if r.In != frame.NoPort {
+		v.In = name(r.In)
+	}
+	if r.Out != frame.NoPort {
+		v.Out = name(r.Out)
+	}
+	switch r.Verdict {
+	case frame.Drop:
+		v.Verdict, v.Reason = "dropped", r.Reason.String()
+	case frame.Flood:
+		v.Verdict, v.Copies = "flooded", r.Copies
+	case frame.Punt:
+		v.Verdict = "consumed"
+	default:
+		v.Verdict = "forwarded"
+	}
+	if r.Translated() && r.Verdict != frame.Drop {
+		v.Becomes = r.After.String()
+	}
+	if len(r.Data) == 0 {
+		v.Packet = fmt.Sprintf("%d bytes", r.Length)
+		return v
+	}
+	raw := make([]byte, frame.VnetLen+max(len(r.Data), min(r.Length, frame.MaxFrame))) // cut ones are whole again, with zeros
+	copy(raw, r.Vnet)
+	copy(raw[frame.VnetLen:], r.Data)
+	var f frame.Frame
+	f.Reset(raw, r.In)
+	frame.Parse(&f)
+	v.Packet = frame.Text(&f)
+	if t := f.Tuple; f.Flags&frame.HasTuple != 0 {
+		v.Src, v.Dst, v.Protocol = t.Src.String(), t.Dst.String(), frame.ProtoName(t.Proto)
+		if frame.HasPorts(t.Proto) {
+			v.Sport, v.Dport = int(t.SrcPort), int(t.DstPort)
+		}
+	}
+	return v
+}
+
+// describer names ports as they are now and remembers them: a port that goes keeps its name in a capture.
+func (d *Daemon) describer() func(frame.PortID) (name, description string) {
+	type words struct{ name, description string }
+	known := map[frame.PortID]words{}
+	return func(id frame.PortID) (string, string) {
+		w, ok := known[id]
+		if !ok {
+			w.name, w.description = d.describePort(id)
+			known[id] = w
+		}
+		return w.name, w.description
+	}
+}
+
+func (d *Daemon) describePort(id frame.PortID) (name, description string) {
+	if id == frame.Gateway {
+		return "gateway", "the router of every network"
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if int(id) >= len(d.byID) || d.byID[id] == nil {
+		return fmt.Sprintf("port-%d", id), "a port that has been removed"
+	}
+	p := d.byID[id]
+	description = p.kind + " " + p.ifname
+	if p.netns != "" && p.netns != tap.Own {
+		description += " in " + p.netns
+	}
+	if p.net != nil {
+		description += ", network " + p.net.name
+	}
+	return p.name, description
+}
