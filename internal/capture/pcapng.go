@@ -32,7 +32,7 @@ const (
 // A Writer writes pcapng, in little-endian order: one interface per port, nanoseconds; and with each packet its direction,
 // its number, what became of it, and how many were lost before it.
 type Writer struct {
-	Split bool // write super-frames as the frames that a wire would carry
+	Split bool // write super-frames, and frames without a checksum yet, as a wire would carry them
 
 	w          io.Writer
 	buf        []byte
@@ -60,7 +60,7 @@ func (p *Writer) Written() int { return p.written }
 
 // Write writes one record, and its interface before it when it is new. lost records were lost before it.
 func (p *Writer) Write(r Record, lost uint64) error {
-	if p.Split && r.Length == len(r.Data) && r.Vnet.GSOType() != frame.GSONone {
+	if p.Split && r.Length == len(r.Data) && r.Vnet.NeedsCsum() {
 		var f frame.Frame
 		f.Reset(append(append(make([]byte, 0, len(r.Vnet)+len(r.Data)), r.Vnet...), r.Data...), r.In)
 		if frame.Parse(&f); f.Verdict != frame.Drop {

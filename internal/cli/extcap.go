@@ -26,13 +26,17 @@ const (
 func (a *app) extcapCommand() *cobra.Command {
 	var dir string
 	install := &cobra.Command{Use: "install", Short: "Put the ports of the switch among Wireshark's interfaces", Args: cobra.NoArgs,
-		Long: "Write a small script into Wireshark's personal folder of capture programs (~/.local/lib/wireshark/extcap), by which\n" +
-			"Wireshark and tshark list the ports of the switch and capture from them. With --socket it is about that switch.",
+		Long: "Write a small script into Wireshark's personal folders of capture programs (~/.local/lib/wireshark/extcap, and\n" +
+			"~/.config/wireshark/extcap for versions before 4.2), by which Wireshark and tshark list the ports of the switch and capture from them. With --socket it is about that switch.",
 		RunE: func(*cobra.Command, []string) error { return a.installExtcap(dir) }}
 	remove := &cobra.Command{Use: "remove", Short: "Take them away again", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
-		path, err := extcapPath(dir)
-		if err == nil {
-			err = os.Remove(path)
+		dirs, err := extcapDirs(dir)
+		found := false
+		for _, d := range dirs {
+			found = os.Remove(filepath.Join(d, extcapName)) == nil || found
+		}
+		if err == nil && !found {
+			err = fmt.Errorf("%s is not in %s", extcapName, strings.Join(dirs, " or "))
 		}
 		return err
 	}}
@@ -45,19 +49,20 @@ func (a *app) extcapCommand() *cobra.Command {
 	return group("extcap", "Capture from Wireshark", install, remove, run)
 }
 
-func extcapPath(dir string) (string, error) {
-	if dir == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return "", err
-		}
-		dir = filepath.Join(home, ".local/lib/wireshark/extcap")
+// extcapDirs are where Wireshark looks: since 4.2, and before.
+func extcapDirs(dir string) ([]string, error) {
+	if dir != "" {
+		return []string{dir}, nil
 	}
-	return filepath.Join(dir, extcapName), nil
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return nil, err
+	}
+	return []string{filepath.Join(home, ".local/lib/wireshark/extcap"), filepath.Join(home, ".config/wireshark/extcap")}, nil
 }
 
 func (a *app) installExtcap(dir string) error {
-	path, err := extcapPath(dir)
+	dirs, err := extcapDirs(dir)
 	if err != nil {
 		return err
 	}
@@ -65,15 +70,18 @@ func (a *app) installExtcap(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
 	quote := func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
-	script := fmt.Sprintf("#!/bin/sh\nexec %s --socket %s extcap run \"$@\"\n", quote(self), quote(a.socket))
-	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
-		return err
+	script := fmt.Sprintf("#!/bin/sh\nexport UVSWITCH_SOCKET=%s\nexec %s extcap run \"$@\"\n", quote(a.socket), quote(self)) // cobra reads no flags before run
+	for _, d := range dirs {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(d, extcapName), []byte(script), 0o755); err != nil {
+			return err
+		}
+		fmt.Fprintln(a.out, filepath.Join(d, extcapName))
 	}
-	fmt.Fprintf(a.out, "%s\nWireshark lists the ports of the switch on %s as %sNAME; `tshark -D` shows them\n", path, a.socket, extcapPrefix)
+	fmt.Fprintf(a.out, "Wireshark lists the ports of the switch on %s as %sNAME; `tshark -D` shows them\n", a.socket, extcapPrefix)
 	return nil
 }
 

@@ -176,11 +176,12 @@ func TestExtcap(t *testing.T) {
 	b := New(t)
 	containers(b)
 	home := t.TempDir()
-	dir := filepath.Join(home, "extcap")
-	if out := b.CLI("extcap", "install", "--dir", dir); !strings.Contains(out, "uvswitch-NAME") {
-		t.Errorf("install says %q", out)
+	env := append(os.Environ(), "HOME="+home)
+	install := b.command("extcap", "install")
+	install.Env = env
+	if out, err := install.CombinedOutput(); err != nil || !strings.Contains(string(out), "uvswitch-NAME") {
+		t.Errorf("install: %v: %s", err, out)
 	}
-	env := append(os.Environ(), "HOME="+home, "WIRESHARK_EXTCAP_DIR="+dir)
 	list := exec.Command("tshark", "-D")
 	list.Env = env
 	out, err := list.CombinedOutput()
