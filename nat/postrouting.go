@@ -281,8 +281,10 @@ func (n *NAT) fill(e uint32, c *config, d *draft, f *frame.Frame, now frame.Tick
 // container spoke first from what is a published port; or a published one that is no conversation yet.
 func (n *NAT) yield(c *config, reply *frame.Tuple, b *frame.Batch) bool {
 	e, _, ok := n.find(c, reply, b)
-	return !ok || (n.state[e].rule == 0 || n.state[e].state.Load()&assured == 0) && n.end(e, replaced)
+	return !ok || n.yields(e) && n.end(e, replaced)
 }
+
+func (n *NAT) yields(e uint32) bool { return n.state[e].rule == 0 || n.state[e].state.Load()&assured == 0 }
 
 // begins says why f may not begin a flow. A TCP segment without SYN may: see resumes.
 func begins(f *frame.Frame) frame.Reason {

@@ -47,8 +47,13 @@ func (n *NAT) plan(c *config, f *frame.Frame, d *draft, leaves bool, b *frame.Ba
 	if resumes(f) && d.reply.DstPort != f.Tuple.SrcPort {
 		return frame.FlowNotResumed
 	}
-	if _, _, ok := n.find(c, &d.reply, b); ok && protoIndex(d.orig.Proto) < 0 {
-		return frame.AddressPairTaken
+	if e, _, ok := n.find(c, &d.reply, b); ok {
+		switch {
+		case protoIndex(d.orig.Proto) < 0:
+			return frame.AddressPairTaken
+		case !n.yields(e):
+			return frame.FlowClash
+		}
 	}
 	if n.flows.used.Load() >= int64(n.flows.limit()) {
 		return frame.FlowTableFull
