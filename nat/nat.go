@@ -42,7 +42,7 @@ type NAT struct {
 	pairs    [frame.MaxPorts]atomic.Int32                 // flows of protocols without ports, per port
 	barren   [protocols + 1][frame.MaxPorts]atomic.Uint32 // the Tick when relieve found nothing
 	quota    int32
-	timers   Timers
+	timers   atomic.Pointer[Timers]
 	pair     Pair
 	seed     uint64
 	now      atomic.Uint32 // the Tick of the last batch that PreRouting or Expire saw
@@ -106,7 +106,7 @@ func New(o Options) *NAT {
 	n := &NAT{
 		flows: newTable[frame.Tuple](o.Flows, o.Seed, o.Alloc), state: slab[flow](o.Alloc, o.Flows+1),
 		maps: newTable[frame.Tuple](maps, o.Seed+1, o.Alloc), mappings: slab[endpoint](o.Alloc, maps+1),
-		quota: int32(min(o.FlowsPerPort, o.Flows)), timers: o.Timers, pair: o.Pair, seed: o.Seed,
+		quota: int32(min(o.FlowsPerPort, o.Flows)), pair: o.Pair, seed: o.Seed,
 	}
 	for i := range n.ports {
 		n.ports[i].used = NewPortSet()
@@ -120,6 +120,7 @@ func New(o Options) *NAT {
 		n.windows = newWindows(o.Flows + 1)
 	}
 	n.config.Store(&config{})
+	n.SetTimers(o.Timers)
 	return n
 }
 

@@ -261,7 +261,7 @@ func (n *NAT) fill(e uint32, c *config, d *draft, f *frame.Frame, now frame.Tick
 	}
 	s.state.Store(advance(d.status, 0, f.Proto, flags))
 	s.gen.Store(c.gen)
-	expires := now + n.timers.timeout(&d.orig, s.state.Load())
+	expires := now + n.timers.Load().timeout(&d.orig, s.state.Load())
 	if d.via != 0 && d.mapping == 0 { // what comes from outside keeps no mapping (RFC 4787, REQ-6)
 		if m := frame.Tick(n.mappings[d.via].expires.Load()); int32(m-expires) < 0 {
 			expires = m

@@ -102,7 +102,7 @@ func (n *NAT) account(f *frame.Frame, s *flow, orig *frame.Tuple, flags uint8, f
 	}
 	// What comes from outside keeps no UDP or ICMP mapping alive (RFC 4787, REQ-6); a reset keeps nothing alive (RFC 7857).
 	if f.Net != frame.NoNet || f.Proto == frame.TCP {
-		n.extend(f, s, now+n.timers.timeout(orig, state), state)
+		n.extend(f, s, now+n.timers.Load().timeout(orig, state), state)
 	}
 	if state != old && n.watch.Load() != nil {
 		n.emit(FlowUpdate, f.Flow, "")

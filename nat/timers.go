@@ -36,6 +36,9 @@ func LinuxTimers() Timers {
 	}
 }
 
+// SetTimers has flows time out by t, each from its next packet on.
+func (n *NAT) SetTimers(t Timers) { n.timers.Store(&t) }
+
 // timeout is how long a flow in this state may be idle.
 //
 //uvswitch:hot

@@ -23,6 +23,7 @@ type Port struct {
 	Offload   bool            `json:"offload"`
 	Backend   string          `json:"backend"`
 	Flags     map[string]bool `json:"flags"`
+	NoRoute   bool            `json:"no_route"`  // made without a default route inside
 	Segmented uint64          `json:"segmented"` // frames segmented or summed in software, ports without offloads
 	dataplane.PortStats
 }
@@ -39,6 +40,8 @@ type PortAdd struct {
 	MTU     int    `json:"mtu,omitempty"`
 	Offload string `json:"offload,omitempty"` // on or off
 	NoRoute bool   `json:"no_route,omitempty"`
+
+	Set PortSet `json:"set,omitempty"` // knobs
 }
 
 // PortSet is what PATCH /v1/ports/{name} takes: flags to switch on or off.
@@ -123,6 +126,7 @@ type Route struct {
 	Dev     string `json:"dev"`
 	Network string `json:"network"`
 	Type    string `json:"type"`
+	ByHand  bool   `json:"by_hand"` // added by route add or the configuration file
 }
 
 // A Publish is a row of `publish ls`.
@@ -242,8 +246,9 @@ type TraceStep struct {
 
 // NATSettings are what was configured, or is the default.
 type NATSettings struct {
-	Windows string            `json:"windows"` // liberal or strict
-	Timers  map[string]uint32 `json:"timers"`  // seconds, by the keys of the configuration file; PORT/PROTO for those by port
+	Windows      string            `json:"windows"`        // liberal or strict
+	FlowsPerPort int               `json:"flows_per_port"` // what one port may hold
+	Timers       map[string]uint32 `json:"timers"`         // seconds, by the keys of the configuration file; PORT/PROTO for those by port
 }
 
 // A FlowEvent is a line of `flow events`.
@@ -309,6 +314,17 @@ type Status struct {
 	Tables     map[string]Table  `json:"tables"`
 	Drops      map[string]uint64 `json:"drops"`
 	Balanced   bool              `json:"balanced"`
+}
+
+// A ReloadRequest is what POST /v1/reload takes: a configuration file's text, or nothing for the switch's own file.
+type ReloadRequest struct {
+	File string `json:"file,omitempty"`
+	Dry  bool   `json:"dry,omitempty"` // only say what would change
+}
+
+// A Reload is what has changed, or would.
+type Reload struct {
+	Changes []string `json:"changes"`
 }
 
 // Error is the body of every answer that is not 2xx.

@@ -2,15 +2,18 @@ package cli
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"github.com/spf13/cobra"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
+	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/uvswitch/uvswitch/internal/api"
@@ -24,6 +27,7 @@ import (
 // runFlags are the flags of `run` as given; flags that were given win over the file.
 type runFlags struct {
 	config, subnet, uplink, kind, host, name, ports, io string
+	metrics, web                                        string
 	workers, readyFD                                    int
 	busyPoll                                            time.Duration
 	verbose                                             bool
@@ -40,7 +44,7 @@ func (a *app) runCommand() *cobra.Command {
 	}
 	fl := c.Flags()
 	fl.StringVarP(&f.config, "config", "c", "", "configuration file (YAML)")
-	fl.StringVar(&f.subnet, "subnet", "172.29.0.0/16", "subnet of network default; the gateway is its first address")
+	fl.StringVar(&f.subnet, "subnet", control.DefaultSubnet, "subnet of network default; the gateway is its first address")
 	fl.StringVar(&f.uplink, "uplink", "auto", "the way out: auto, none, or a device")
 	fl.StringVar(&f.kind, "uplink-kind", "", "how to attach to it: tcx, clsact or tap (default: tcx, else clsact)")
 	fl.StringVar(&f.host, "host", "on", "the host port: on or off")
@@ -50,12 +54,18 @@ func (a *app) runCommand() *cobra.Command {
 	fl.IntVar(&f.workers, "workers", 0, "number of workers (default: one for two CPUs, 4 at most)")
 	fl.DurationVar(&f.busyPoll, "busy-poll", 0, "look for frames for so long before sleeping, such as 50us: shorter delays for CPU time (io_uring)")
 	fl.IntVar(&f.readyFD, "ready-fd", 0, "write READY=1 to this descriptor when ready")
+	fl.StringVar(&f.metrics, "metrics", "", "serve Prometheus metrics on this loopback ADDRESS:PORT, or unix socket (a path)")
+	fl.StringVar(&f.web, "web", "", "serve the live page on this loopback ADDRESS:PORT")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log what happens, to stderr")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		o, err := a.runOptions(c, f)
+		o, err := a.runOptions(c, f, nil)
 		if err != nil {
 			return err
 		}
+		hup := make(chan os.Signal, 1)
+		signal.Notify(hup, syscall.SIGHUP)
+		defer signal.Stop(hup)
+		o.Hangup = hup
 		return control.Run(c.Context(), o, func() { a.announce(f, o) })
 	}
 	return c
@@ -77,8 +87,17 @@ func (a *app) announce(f runFlags, o control.Options) {
 	}
 }
 
-func (a *app) runOptions(c *cobra.Command, f runFlags) (control.Options, error) {
-	o := control.Options{Socket: a.socket, Name: f.name, Workers: f.workers, Version: Version, NATPorts: f.ports, IO: f.io, BusyPoll: f.busyPoll}
+// runOptions puts flags and the configuration file together; text is the file's, when it has been read already.
+func (a *app) runOptions(c *cobra.Command, f runFlags, text []byte) (control.Options, error) {
+	o := control.Options{Socket: a.socket, Name: f.name, Workers: f.workers, Version: Version, NATPorts: f.ports, IO: f.io, BusyPoll: f.busyPoll,
+		Metrics: f.metrics, Web: f.web}
+	given := f
+	o.Load = func(text []byte) (control.Options, error) {
+		if len(text) == 0 && given.config == "" {
+			return control.Options{}, errors.New("this switch was started without a configuration file: name one, as in `uvswitch reload FILE`")
+		}
+		return a.runOptions(c, given, text)
+	}
 	level := slog.LevelWarn
 	if f.verbose {
 		level = slog.LevelDebug
@@ -87,13 +106,19 @@ func (a *app) runOptions(c *cobra.Command, f runFlags) (control.Options, error) 
 	if len(f.name) == 0 || len(f.name) > 12 || strings.ContainsAny(f.name, "/ :") {
 		return o, usagef("--name %q: 1 to 12 characters of an interface name", f.name)
 	}
-	if f.config != "" {
-		file, err := config.Load(f.config)
-		if err != nil {
-			return o, err
+	if f.config != "" || len(text) > 0 {
+		var file *config.File
+		var err error
+		if len(text) > 0 {
+			file, err = config.Parse(text)
+		} else {
+			file, err = config.Load(f.config)
 		}
-		applyFile(c, &f, &o, file)
-		if o.Timers, err = timersOf(file.NAT.Timers); err != nil {
+		if err == nil {
+			applyFile(c, &f, &o, file)
+			o.Timers, err = timersOf(file.NAT.Timers)
+		}
+		if err != nil {
 			return o, err
 		}
 	}
@@ -183,7 +208,7 @@ func applyFile(c *cobra.Command, f *runFlags, o *control.Options, file *config.F
 	for _, p := range file.Ports {
 		o.Ports = append(o.Ports, api.PortAdd{
 			Name: p.Name, Network: p.Network, Netns: p.Netns, Ifname: p.Ifname, Device: p.Device, IP: p.IP, MAC: p.MAC,
-			MTU: p.MTU, Offload: p.Offload,
+			MTU: p.MTU, Offload: p.Offload, NoRoute: p.NoRoute, Set: p.Set,
 		})
 	}
 	for _, p := range file.Publish {
@@ -193,5 +218,8 @@ func applyFile(c *cobra.Command, f *runFlags, o *control.Options, file *config.F
 			add.From = strings.Split(p.From, ",")
 		}
 		o.Publish = append(o.Publish, add)
+	}
+	for _, r := range file.Routes {
+		o.Routes = append(o.Routes, api.RouteAdd{Dst: r.Dst, Gateway: r.Via, Type: r.Type})
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -15,37 +16,38 @@ import (
 
 // File is the whole configuration file. Absent parts keep the defaults of `uvswitch run`.
 type File struct {
-	Uplink   Uplink    `yaml:"uplink"`
-	Networks []Network `yaml:"networks"`
-	Host     Host      `yaml:"host"`
-	NAT      NAT       `yaml:"nat"`
-	Ports    []Port    `yaml:"ports"`
-	Publish  []Publish `yaml:"publish"`
+	Uplink   Uplink    `yaml:"uplink,omitempty"`
+	Networks []Network `yaml:"networks,omitempty"`
+	Host     Host      `yaml:"host,omitempty"`
+	NAT      NAT       `yaml:"nat,omitempty"`
+	Ports    []Port    `yaml:"ports,omitempty"`
+	Publish  []Publish `yaml:"publish,omitempty"`
+	Routes   []Route   `yaml:"routes,omitempty"`
 }
 
 // Uplink is the way out.
 type Uplink struct {
-	Device string `yaml:"device"` // auto, none, or a device
-	Kind   string `yaml:"kind"`   // tcx, clsact or tap
-	Ports  string `yaml:"ports"`  // ranges that NAT may give out
+	Device string `yaml:"device,omitempty"` // auto, none, or a device
+	Kind   string `yaml:"kind,omitempty"`   // tcx, clsact or tap
+	Ports  string `yaml:"ports,omitempty"`  // ranges that NAT may give out
 }
 
 // Network is a broadcast domain. The one named default must be first if it is named at all.
 type Network struct {
-	Name      string `yaml:"name"`
-	Subnet    string `yaml:"subnet"`
-	Gateway   string `yaml:"gateway"`
-	MTU       int    `yaml:"mtu"`
-	Internal  bool   `yaml:"internal"`
-	Isolated  bool   `yaml:"isolated"`
-	Mapping   string `yaml:"mapping"`
-	Filtering string `yaml:"filtering"`
+	Name      string `yaml:"name,omitempty"`
+	Subnet    string `yaml:"subnet,omitempty"`
+	Gateway   string `yaml:"gateway,omitempty"`
+	MTU       int    `yaml:"mtu,omitempty"`
+	Internal  bool   `yaml:"internal,omitempty"`
+	Isolated  bool   `yaml:"isolated,omitempty"`
+	Mapping   string `yaml:"mapping,omitempty"`
+	Filtering string `yaml:"filtering,omitempty"`
 }
 
 // Host is the host port. `host: off` leaves it out.
 type Host struct {
-	Address string `yaml:"address"` // auto (the subnet's last), off, or an address of network default
-	Inbound string `yaml:"inbound"` // allow
+	Address string `yaml:"address,omitempty"` // auto (the subnet's last), off, or an address of network default
+	Inbound string `yaml:"inbound,omitempty"` // allow
 }
 
 // UnmarshalYAML takes the short form, too.
@@ -66,33 +68,43 @@ func (h *Host) UnmarshalYAML(decode func(any) error) error {
 
 // NAT is the connection tracker.
 type NAT struct {
-	Mapping      string `yaml:"mapping"`   // of networks that say nothing
-	Filtering    string `yaml:"filtering"` // likewise
-	Windows      string `yaml:"windows"`   // liberal or strict
-	Timers       Timers `yaml:"timers"`
-	Flows        int    `yaml:"flows"`
-	FlowsPerPort int    `yaml:"flows_per_port"`
+	Mapping      string `yaml:"mapping,omitempty"`   // of networks that say nothing
+	Filtering    string `yaml:"filtering,omitempty"` // likewise
+	Windows      string `yaml:"windows,omitempty"`   // liberal or strict
+	Timers       Timers `yaml:"timers,omitempty"`
+	Flows        int    `yaml:"flows,omitempty"`
+	FlowsPerPort int    `yaml:"flows_per_port,omitempty"`
 }
 
 // Port is a port made at start, in a namespace or on a device.
 type Port struct {
-	Name    string `yaml:"name"`
-	Network string `yaml:"network"`
-	Netns   string `yaml:"netns"`
-	Ifname  string `yaml:"ifname"`
-	Device  string `yaml:"device"`
-	IP      string `yaml:"ip"`
-	MAC     string `yaml:"mac"`
-	MTU     int    `yaml:"mtu"`
-	Offload string `yaml:"offload"`
+	Name    string `yaml:"name,omitempty"`
+	Network string `yaml:"network,omitempty"`
+	Netns   string `yaml:"netns,omitempty"`
+	Ifname  string `yaml:"ifname,omitempty"`
+	Device  string `yaml:"device,omitempty"`
+	IP      string `yaml:"ip,omitempty"`
+	MAC     string `yaml:"mac,omitempty"`
+	MTU     int    `yaml:"mtu,omitempty"`
+	Offload string `yaml:"offload,omitempty"`
+	NoRoute bool   `yaml:"no_route,omitempty"` // leave the default route inside alone
+
+	Set map[string]bool `yaml:"set,omitempty"` // knobs, as for port set: {isolated: true}
+}
+
+// Route is a route by hand: via a gateway, or of a type.
+type Route struct {
+	Dst  string `yaml:"dst,omitempty"`
+	Via  string `yaml:"via,omitempty"`
+	Type string `yaml:"type,omitempty"` // blackhole, unreachable or prohibit
 }
 
 // Publish is a published port: Host is [ADDR:]PORT[-END], To is NAME:PORT.
 type Publish struct {
-	From  string `yaml:"from"` // any, or CIDRs with commas
-	Host  string `yaml:"host"`
-	To    string `yaml:"to"`
-	Proto string `yaml:"proto"`
+	From  string `yaml:"from,omitempty"` // any, or CIDRs with commas
+	Host  string `yaml:"host,omitempty"`
+	To    string `yaml:"to,omitempty"`
+	Proto string `yaml:"proto,omitempty"`
 }
 
 // Load reads and checks the file at path.
@@ -159,21 +171,21 @@ var (
 // Timers are the time-outs of idle flows, in seconds: a profile, and what differs from it. `timers: linux` is the short
 // form of {profile: linux}.
 type Timers struct {
-	Profile     string            `yaml:"profile"` // rfc or linux
-	UDP         uint32            `yaml:"udp"`
-	UDPStream   uint32            `yaml:"udp_stream"`
-	UDPShort    uint32            `yaml:"udp_short"`
-	SynSent     uint32            `yaml:"tcp_syn_sent"`
-	SynRecv     uint32            `yaml:"tcp_syn_recv"`
-	Established uint32            `yaml:"tcp_established"`
-	FinWait     uint32            `yaml:"tcp_fin_wait"`
-	CloseWait   uint32            `yaml:"tcp_close_wait"`
-	LastAck     uint32            `yaml:"tcp_last_ack"`
-	TimeWait    uint32            `yaml:"tcp_time_wait"`
-	TCPReset    uint32            `yaml:"tcp_close"`
-	ICMP        uint32            `yaml:"icmp"`
-	Generic     uint32            `yaml:"generic"`
-	Ports       map[string]uint32 `yaml:"ports"` // by destination port, such as 5060/udp: 600
+	Profile     string            `yaml:"profile,omitempty"` // rfc or linux
+	UDP         uint32            `yaml:"udp,omitempty"`
+	UDPStream   uint32            `yaml:"udp_stream,omitempty"`
+	UDPShort    uint32            `yaml:"udp_short,omitempty"`
+	SynSent     uint32            `yaml:"tcp_syn_sent,omitempty"`
+	SynRecv     uint32            `yaml:"tcp_syn_recv,omitempty"`
+	Established uint32            `yaml:"tcp_established,omitempty"`
+	FinWait     uint32            `yaml:"tcp_fin_wait,omitempty"`
+	CloseWait   uint32            `yaml:"tcp_close_wait,omitempty"`
+	LastAck     uint32            `yaml:"tcp_last_ack,omitempty"`
+	TimeWait    uint32            `yaml:"tcp_time_wait,omitempty"`
+	TCPReset    uint32            `yaml:"tcp_close,omitempty"`
+	ICMP        uint32            `yaml:"icmp,omitempty"`
+	Generic     uint32            `yaml:"generic,omitempty"`
+	Ports       map[string]uint32 `yaml:"ports,omitempty"` // by destination port, such as 5060/udp: 600
 }
 
 // UnmarshalYAML takes the short form, too.
@@ -185,13 +197,33 @@ func (t *Timers) UnmarshalYAML(decode func(any) error) error {
 	return decode((*long)(t))
 }
 
+// TimersFrom are those that a running switch goes by: seconds by the keys of the file, PORT/PROTO for those by port.
+func TimersFrom(m map[string]uint32) Timers {
+	t := Timers{Profile: "rfc"}
+	v := reflect.ValueOf(&t).Elem()
+	for key, seconds := range m {
+		if strings.Contains(key, "/") {
+			if t.Ports == nil {
+				t.Ports = map[string]uint32{}
+			}
+			t.Ports[key] = seconds
+		}
+		for i := range v.NumField() {
+			if name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ","); name == key && v.Field(i).CanUint() {
+				v.Field(i).SetUint(uint64(seconds))
+			}
+		}
+	}
+	return t
+}
+
 const maxFlows = 1 << 24 // what the flow table's words have room for, with memory in mind
 
 // keys are all keys of the file, for the hint.
 var keys = []string{
 	"uplink", "networks", "host", "nat", "ports", "publish", "device", "kind", "name", "subnet", "gateway", "mtu",
 	"internal", "address", "inbound", "mapping", "filtering", "timers", "flows", "flows_per_port", "isolated", "windows", "profile", "udp", "udp_stream", "udp_short", "tcp_syn_sent", "tcp_syn_recv",
-	"tcp_established", "tcp_fin_wait", "tcp_close_wait", "tcp_last_ack", "tcp_time_wait", "tcp_close", "icmp", "generic", "network", "netns", "ifname", "ip", "mac", "offload", "from", "to", "proto",
+	"tcp_established", "tcp_fin_wait", "tcp_close_wait", "tcp_last_ack", "tcp_time_wait", "tcp_close", "icmp", "generic", "network", "netns", "ifname", "ip", "mac", "offload", "no_route", "set", "routes", "dst", "via", "type", "from", "to", "proto",
 }
 
 // withHint adds which key was probably meant.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -48,11 +49,19 @@ type Options struct {
 	Networks     []api.NetworkAdd // further ones
 	Ports        []api.PortAdd
 	Publish      []api.PublishAdd
+	Routes       []api.RouteAdd
+	Metrics      string                             // where Prometheus may ask, loopback or a unix socket; empty: nowhere
+	Web          string                             // where the live page is, loopback; empty: nowhere
+	Hangup       <-chan os.Signal                   // asks for a reload of its own file
+	Load         func(file []byte) (Options, error) // reads a configuration file, or its own again
 	Log          *slog.Logger
 }
 
 // DefaultNetwork is the name of the network that `run` makes.
 const DefaultNetwork = "default"
+
+// DefaultSubnet is its subnet unless another is said.
+const DefaultSubnet = "172.29.0.0/16"
 
 // A Daemon is one running switch.
 type Daemon struct {
@@ -64,6 +73,8 @@ type Daemon struct {
 	backend backend
 	events  flowEvents
 	log     *slog.Logger
+
+	reloading sync.Mutex // held for a whole reload, before mu
 
 	mu       sync.Mutex // everything below; the dataplane's workers never need it
 	networks map[string]*network
@@ -111,6 +122,7 @@ func Run(ctx context.Context, o Options, ready func()) error {
 		return errors.Join(err, stop())
 	}
 	go d.refreshPorts(ctx)
+	go d.reloadOnHangup(ctx)
 	server := &http.Server{
 		Handler: d.handler(), ReadHeaderTimeout: 10 * time.Second,
 		ConnContext: rememberPeer, ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
@@ -213,6 +225,11 @@ func (d *Daemon) build() error {
 	}
 	for _, p := range d.opts.Publish {
 		if _, err := d.addPublish(p); err != nil {
+			return err
+		}
+	}
+	for _, r := range d.opts.Routes {
+		if err := d.addRoute(r); err != nil {
 			return err
 		}
 	}

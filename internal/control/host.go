@@ -25,15 +25,9 @@ func (d *Daemon) addHostPort() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	n := d.networks[DefaultNetwork]
-	addr := last(n.prefix).Prev()
-	if addr == n.gateway {
-		addr = addr.Prev()
-	}
-	if d.opts.HostAddr != "" {
-		var err error
-		if addr, err = netip.ParseAddr(d.opts.HostAddr); err != nil || !usable(n.prefix, addr) || addr == n.gateway {
-			return fmt.Errorf("host: %q is not a usable address of %s; say auto, off, or one that is", d.opts.HostAddr, n.prefix)
-		}
+	addr, err := hostAddr(n, d.opts.HostAddr)
+	if err != nil {
+		return err
 	}
 	p := &port{
 		name: hostPort, kind: kindHost, net: n, ifname: d.opts.Name + "0", netns: tap.Own,
@@ -51,6 +45,21 @@ func (d *Daemon) addHostPort() error {
 		}
 	}
 	return nil
+}
+
+// hostAddr is the host port's address: the subnet's last, unless another is said.
+func hostAddr(n *network, said string) (netip.Addr, error) {
+	addr := last(n.prefix).Prev()
+	if addr == n.gateway {
+		addr = addr.Prev()
+	}
+	if said != "" {
+		var err error
+		if addr, err = netip.ParseAddr(said); err != nil || !usable(n.prefix, addr) || addr == n.gateway {
+			return addr, fmt.Errorf("host: %q is not a usable address of %s; say auto, off, or one that is", said, n.prefix)
+		}
+	}
+	return addr, nil
 }
 
 // routeFromHost lets the host reach a network other than the one it is in, by its gateway. The route is on the host

@@ -119,6 +119,7 @@ func (d *Daemon) handler() http.Handler {
 	get("/nat", func(*http.Request) (any, error) { return d.natView(), nil })
 	get("/nat/settings", func(*http.Request) (any, error) { return d.natSettings(), nil })
 	get("/nat/ports", func(*http.Request) (any, error) { return d.portUseView(), nil })
+	m.HandleFunc("POST /v1/reload", d.serveReload)
 	d.portRoutes(get, change)
 	d.tableRoutes(get, change)
 	d.publishRoutes(get, change)
@@ -141,6 +142,27 @@ func (d *Daemon) handler() http.Handler {
 		answer(w, nil, api.Errorf(http.StatusNotFound, "the control API has no %s %s", r.Method, r.URL.Path))
 	})
 	return m
+}
+
+// serveReload takes a whole file: more than other bodies have room for.
+func (d *Daemon) serveReload(w http.ResponseWriter, r *http.Request) {
+	if !mayChange(r) {
+		answer(w, nil, api.Errorf(http.StatusForbidden, "only root may change the switch"))
+		return
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, 16*maxBody)
+	q, err := body[api.ReloadRequest](r)
+	if err != nil {
+		answer(w, nil, err)
+		return
+	}
+	o, err := d.opts.Load([]byte(q.File))
+	if err != nil {
+		answer(w, nil, api.Errorf(http.StatusBadRequest, "%v", err))
+		return
+	}
+	v, err := d.Reload(o, q.Dry)
+	answer(w, v, err)
 }
 
 type (

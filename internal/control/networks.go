@@ -29,6 +29,7 @@ type network struct {
 	mapping    nat.Mapping
 	filtering  nat.Filtering
 	masquerade *nat.RuleCount
+	asked      api.NetworkAdd // with every default filled in
 }
 
 var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`)
@@ -44,68 +45,108 @@ func checkName(what, name string) error {
 // neighbors remember.
 func macFor(a netip.Addr) frame.MAC { return 0x0275<<32 | frame.MAC(frame.AddrFrom(a)) }
 
-func (d *Daemon) addNetwork(a api.NetworkAdd) error {
+// settle checks what is asked for and fills in the defaults, without regard to other networks.
+func (d *Daemon) settle(a api.NetworkAdd) (*network, error) {
 	if err := checkName("network", a.Name); err != nil {
-		return err
+		return nil, err
 	}
 	p, err := netip.ParsePrefix(a.Subnet)
 	if err != nil || !p.Addr().Is4() || p.Bits() < 8 || p.Bits() > 29 {
-		return api.Errorf(http.StatusBadRequest, "%q is not an IPv4 subnet of /8 to /29, such as 172.30.0.0/16", a.Subnet)
+		return nil, api.Errorf(http.StatusBadRequest, "%q is not an IPv4 subnet of /8 to /29, such as 172.30.0.0/16", a.Subnet)
 	}
 	if first := p.Masked().Addr().As4()[0]; first == 0 || first == 127 || first >= 224 {
-		return api.Errorf(http.StatusBadRequest, "%s is loopback, multicast or reserved: nothing there is ever routed", p)
+		return nil, api.Errorf(http.StatusBadRequest, "%s is loopback, multicast or reserved: nothing there is ever routed", p)
 	}
 	if p != p.Masked() {
-		return api.Errorf(http.StatusBadRequest, "%s is an address inside a subnet; did you mean %s?", p, p.Masked())
+		return nil, api.Errorf(http.StatusBadRequest, "%s is an address inside a subnet; did you mean %s?", p, p.Masked())
 	}
 	gw := p.Addr().Next()
 	if a.Gateway != "" {
 		if gw, err = netip.ParseAddr(a.Gateway); err != nil || !usable(p, gw) {
-			return api.Errorf(http.StatusBadRequest, "gateway %q is not a usable address of %s", a.Gateway, p)
+			return nil, api.Errorf(http.StatusBadRequest, "gateway %q is not a usable address of %s", a.Gateway, p)
 		}
 	}
 	if a.MTU == 0 {
 		a.MTU = 1500
 	}
 	if a.MTU < 576 || a.MTU > 65521 {
-		return api.Errorf(http.StatusBadRequest, "MTU %d is out of range: 576 to 65521 bytes", a.MTU)
+		return nil, api.Errorf(http.StatusBadRequest, "MTU %d is out of range: 576 to 65521 bytes", a.MTU)
 	}
 	mapping, err := nat.ParseMapping(cmp.Or(a.Mapping, d.opts.Mapping))
 	if err != nil {
-		return api.Errorf(http.StatusBadRequest, "%v", err)
+		return nil, api.Errorf(http.StatusBadRequest, "%v", err)
 	}
 	filtering, err := nat.ParseFiltering(cmp.Or(a.Filtering, d.opts.Filtering))
 	if err != nil {
-		return api.Errorf(http.StatusBadRequest, "%v", err)
+		return nil, api.Errorf(http.StatusBadRequest, "%v", err)
 	}
 	if mapping != nat.EndpointIndependentMapping && filtering != nat.AddressAndPortDependentFiltering {
-		return api.Errorf(http.StatusBadRequest, "with mapping %s an outside port has no single owner whom others could be let in to: filtering is %s then", mapping, nat.AddressAndPortDependentFiltering)
+		return nil, api.Errorf(http.StatusBadRequest, "with mapping %s an outside port has no single owner whom others could be let in to: filtering is %s then", mapping, nat.AddressAndPortDependentFiltering)
+	}
+	a.Subnet, a.Gateway, a.Mapping, a.Filtering = p.String(), gw.String(), mapping.String(), filtering.String()
+	return &network{name: a.Name, prefix: p, gateway: gw, mac: macFor(gw), mtu: a.MTU, internal: a.Internal, isolated: a.Isolated,
+		mapping: mapping, filtering: filtering, asked: a}, nil
+}
+
+// fits says why n cannot be beside the networks that there are. mu is held.
+func (d *Daemon) fits(n *network) error {
+	if _, ok := d.networks[n.name]; ok {
+		return api.Errorf(http.StatusConflict, "there is a network %q already; choose another name, or `uvswitch network del %s`", n.name, n.name)
+	}
+	for _, o := range d.networks {
+		if o.prefix.Overlaps(n.prefix) {
+			return api.Errorf(http.StatusConflict, "subnet %s overlaps %s of network %q; choose another", n.prefix, o.prefix, o.name)
+		}
+	}
+	return nil
+}
+
+func (d *Daemon) addNetwork(a api.NetworkAdd) error {
+	n, err := d.settle(a)
+	if err != nil {
+		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if _, ok := d.networks[a.Name]; ok {
-		return api.Errorf(http.StatusConflict, "there is a network %q already; choose another name, or `uvswitch network del %s`", a.Name, a.Name)
+	if err := d.fits(n); err != nil {
+		return err
 	}
-	for _, n := range d.networks {
-		if n.prefix.Overlaps(p) {
-			return api.Errorf(http.StatusConflict, "subnet %s overlaps %s of network %q; choose another", p, n.prefix, n.name)
-		}
+	if s, ok := d.overlapsHost(n.prefix); ok {
+		return api.Errorf(http.StatusConflict, "subnet %s overlaps %s; choose another (--subnet)", n.prefix, s)
 	}
-	if s, ok := d.overlapsHost(p); ok {
-		return api.Errorf(http.StatusConflict, "subnet %s overlaps %s; choose another (--subnet)", p, s)
-	}
-	id := d.freeNetID()
-	if id == frame.NoNet {
+	if n.id = d.freeNetID(); n.id == frame.NoNet {
 		return api.Errorf(http.StatusConflict, "there are %d networks already, which is the limit", frame.MaxNets-1)
 	}
-	n := &network{id: id, name: a.Name, prefix: p, gateway: gw, mac: macFor(gw), mtu: a.MTU, internal: a.Internal, isolated: a.Isolated,
-		mapping: mapping, filtering: filtering, masquerade: &nat.RuleCount{}}
-	d.networks[a.Name] = n
-	fdb := vswitch.NewFDB(vswitch.DefaultFDBSize, uint64(d.started.UnixNano())*uint64(id))
-	d.dp.Switch.SetNetwork(vswitch.Network{ID: id, Gateway: n.mac, FDB: fdb})
+	n.masquerade = &nat.RuleCount{}
+	d.networks[n.name] = n
+	fdb := vswitch.NewFDB(vswitch.DefaultFDBSize, uint64(d.started.UnixNano())*uint64(n.id))
+	d.dp.Switch.SetNetwork(vswitch.Network{ID: n.id, Gateway: n.mac, FDB: fdb})
+	d.setInterface(n)
+	d.updateRules()
+	return d.routeFromHost(n)
+}
+
+func (d *Daemon) setInterface(n *network) {
 	d.dp.Router.SetInterface(router.Interface{
-		Net: id, Addr: frame.AddrFrom(gw), Prefix: p, MAC: n.mac, MTU: n.mtu, Internal: n.internal, Isolated: n.isolated,
+		Net: n.id, Addr: frame.AddrFrom(n.gateway), Prefix: n.prefix, MAC: n.mac, MTU: n.mtu, Internal: n.internal, Isolated: n.isolated,
 	})
+}
+
+// changeNetwork gives a network, whose subnet and gateway stay, other settings. Ports keep the MTU that they were made with.
+func (d *Daemon) changeNetwork(a api.NetworkAdd) error {
+	to, err := d.settle(a)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := d.networks[a.Name]
+	if n == nil {
+		return d.noNetwork(a.Name)
+	}
+	d.unrouteFromHost(n)
+	n.mtu, n.internal, n.isolated, n.mapping, n.filtering, n.asked = to.mtu, to.internal, to.isolated, to.mapping, to.filtering, to.asked
+	d.setInterface(n)
 	d.updateRules()
 	return d.routeFromHost(n)
 }

@@ -42,6 +42,7 @@ type port struct {
 	flags     vswitch.PortFlags
 	conn      frame.Conn
 	swallower *uplink.Swallower
+	asked     api.PortAdd
 }
 
 // close gives the device back. The dataplane must have let go of it.
@@ -85,6 +86,11 @@ func (d *Daemon) addPort(a api.PortAdd) (api.Port, error) {
 	if err != nil {
 		return api.Port{}, err
 	}
+	if p.netns != "" {
+		if _, err := tap.NamespacePath(p.netns); err != nil {
+			return api.Port{}, api.Errorf(http.StatusNotFound, "%v", err)
+		}
+	}
 	if a.Device != "" {
 		err = d.plugDevice(p)
 	} else {
@@ -115,7 +121,7 @@ func (d *Daemon) checkPort(a api.PortAdd) (*port, error) {
 	}
 	p := &port{
 		name: a.Name, kind: kindTAP, net: n, netns: a.Netns, ifname: cmp.Or(a.Ifname, "eth0"), mtu: cmp.Or(a.MTU, n.mtu),
-		offload: true, flags: vswitch.DefaultFlags,
+		offload: true, flags: vswitch.DefaultFlags, asked: a,
 	}
 	switch a.Offload {
 	case "", "on":
@@ -145,10 +151,6 @@ func (d *Daemon) checkPort(a api.PortAdd) (*port, error) {
 				return nil, api.Errorf(http.StatusConflict, "device %s is plugged already, as port %q", a.Device, q.name)
 			}
 		}
-	default:
-		if _, err := tap.NamespacePath(a.Netns); err != nil {
-			return nil, api.Errorf(http.StatusNotFound, "%v", err)
-		}
 	}
 	if err := tap.CheckName(p.ifname); err != nil {
 		return nil, api.Errorf(http.StatusBadRequest, "%v", err)
@@ -159,7 +161,12 @@ func (d *Daemon) checkPort(a api.PortAdd) (*port, error) {
 	if err := d.checkAddress(p, a); err != nil {
 		return nil, err
 	}
-	return p, d.checkMAC(p, a.MAC)
+	if err := d.checkMAC(p, a.MAC); err != nil {
+		return nil, err
+	}
+	flags, err := withKnobs(p, a.Set)
+	p.flags = flags
+	return p, err
 }
 
 // checkAddress fills p.addr. A plugged device brings its own address, unless one is named to bind it to.
@@ -314,6 +321,17 @@ func (d *Daemon) setPort(name string, set api.PortSet) error {
 	if p == nil {
 		return noPort(name)
 	}
+	flags, err := withKnobs(p, set)
+	if err != nil {
+		return err
+	}
+	p.flags = flags
+	d.dp.Switch.SetPort(d.switchPort(p))
+	return nil
+}
+
+// withKnobs are p's flags with those of set turned.
+func withKnobs(p *port, set map[string]bool) (vswitch.PortFlags, error) {
 	flags := p.flags
 	for k, on := range set {
 		i := slices.IndexFunc(flagNames, func(n struct {
@@ -323,16 +341,14 @@ func (d *Daemon) setPort(name string, set api.PortSet) error {
 			return n.name == k
 		})
 		if i < 0 || p.kind == kindUplink {
-			return api.Errorf(http.StatusBadRequest, "port %q has no knob %q; there are learning, flood, mcast_flood, bcast_flood, hairpin, isolated, locked, guard", name, k)
+			return 0, api.Errorf(http.StatusBadRequest, "port %q has no knob %q; there are learning, flood, mcast_flood, bcast_flood, hairpin, isolated, locked, guard", p.name, k)
 		}
 		flags &^= flagNames[i].flag
 		if on {
 			flags |= flagNames[i].flag
 		}
 	}
-	p.flags = flags
-	d.dp.Switch.SetPort(d.switchPort(p))
-	return nil
+	return flags, nil
 }
 
 func (d *Daemon) deletePort(name string) error {

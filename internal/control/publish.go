@@ -26,6 +26,7 @@ type rule struct {
 	from     []netip.Prefix
 	count    *nat.RuleCount
 	relays   *relays
+	asked    api.PublishAdd
 }
 
 // maxRelays bounds the listeners that one rule has on the host: a larger range is published to the outside and to
@@ -78,21 +79,9 @@ func parsePublish(spec string) (*rule, error) {
 }
 
 func (d *Daemon) addPublish(a api.PublishAdd) (api.Publish, error) {
-	r, err := parsePublish(a.Spec)
+	r, err := ruleOf(a)
 	if err != nil {
 		return api.Publish{}, err
-	}
-	for _, f := range a.From {
-		p, err := netip.ParsePrefix(f)
-		if err != nil {
-			if addr, aerr := netip.ParseAddr(f); aerr == nil {
-				p, err = addr.Prefix(32)
-			}
-		}
-		if err != nil || !p.Addr().Is4() {
-			return api.Publish{}, api.Errorf(http.StatusBadRequest, "--from %q is not an IPv4 address or CIDR", f)
-		}
-		r.from = append(r.from, p.Masked())
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -103,6 +92,9 @@ func (d *Daemon) addPublish(a api.PublishAdd) (api.Publish, error) {
 		return api.Publish{}, noPort(a.Port)
 	}
 	if err := d.checkPublish(r); err != nil {
+		return api.Publish{}, err
+	}
+	if err := d.checkHostPorts(r); err != nil {
 		return api.Publish{}, err
 	}
 	if r.relays, err = d.openRelays(r); err != nil {
@@ -116,6 +108,28 @@ func (d *Daemon) addPublish(a api.PublishAdd) (api.Publish, error) {
 	return d.publishView(r), nil
 }
 
+// ruleOf reads what is asked for.
+func ruleOf(a api.PublishAdd) (*rule, error) {
+	r, err := parsePublish(a.Spec)
+	if err != nil {
+		return nil, err
+	}
+	r.asked = a
+	for _, f := range a.From {
+		p, err := netip.ParsePrefix(f)
+		if err != nil {
+			if addr, aerr := netip.ParseAddr(f); aerr == nil {
+				p, err = addr.Prefix(32)
+			}
+		}
+		if err != nil || !p.Addr().Is4() {
+			return nil, api.Errorf(http.StatusBadRequest, "--from %q is not an IPv4 address or CIDR", f)
+		}
+		r.from = append(r.from, p.Masked())
+	}
+	return r, nil
+}
+
 // checkPublish says what stands in the way of a rule.
 func (d *Daemon) checkPublish(r *rule) error {
 	switch {
@@ -124,15 +138,20 @@ func (d *Daemon) checkPublish(r *rule) error {
 	case r.port.net.internal:
 		return api.Errorf(http.StatusConflict, "network %q is internal: nothing in it can be published", r.port.net.name)
 	}
-	if d.up != nil && !r.hostAddr.IsUnspecified() && !r.hostAddr.IsLoopback() {
-		if s, _ := d.up.State(); s.Addr != r.hostAddr {
-			return api.Errorf(http.StatusBadRequest, "%s is not the uplink's address (%s) nor 127.0.0.1; leave it out for all of the host's addresses", r.hostAddr, d.externalString())
-		}
-	}
 	for _, q := range d.rules {
 		sameAddr := q.hostAddr == r.hostAddr || q.hostAddr.IsUnspecified() || r.hostAddr.IsUnspecified()
 		if q.proto == r.proto && q.lo <= r.hi && r.lo <= q.hi && sameAddr {
 			return api.Errorf(http.StatusConflict, "host port %s/%s is published already, to port %q; `uvswitch publish del %s/%s` first", q.hostPorts(), q.proto, q.port.name, q.hostPorts(), q.proto)
+		}
+	}
+	return nil
+}
+
+// checkHostPorts says what of the host's own stands in the way.
+func (d *Daemon) checkHostPorts(r *rule) error {
+	if d.up != nil && !r.hostAddr.IsUnspecified() && !r.hostAddr.IsLoopback() {
+		if s, _ := d.up.State(); s.Addr != r.hostAddr {
+			return api.Errorf(http.StatusBadRequest, "%s is not the uplink's address (%s) nor 127.0.0.1; leave it out for all of the host's addresses", r.hostAddr, d.externalString())
 		}
 	}
 	if eph := localPortRange(); int(r.hi)-int(r.lo) >= maxRelays && r.lo <= eph[1] && r.hi >= eph[0] {

@@ -12,38 +12,48 @@ import (
 
 // addRoute adds or replaces a route by hand.
 func (d *Daemon) addRoute(a api.RouteAdd) error {
-	p, err := parseDst(a.Dst)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	rt, err := d.checkRoute(a)
 	if err != nil {
 		return err
 	}
-	kind, ok := router.ParseRouteKind(a.Type)
-	if !ok {
-		return api.Errorf(http.StatusBadRequest, "a route is unicast, blackhole, unreachable or prohibit, not %q", a.Type)
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := d.ownRoute(p); err != nil {
-		return err
-	}
+	p := rt.Prefix
 	if slices.ContainsFunc(d.dp.Router.Routes(), func(r router.Route) bool { return r.Prefix == p }) && !a.Replace {
 		return api.Errorf(http.StatusConflict, "there is a route to %s already; `uvswitch route replace`, or `uvswitch route del %s` first", p, p)
 	}
-	rt := router.Route{Prefix: p, Kind: kind}
+	return d.dp.Router.AddRoute(rt)
+}
+
+// checkRoute reads a route, whose gateway must be in one of the networks. mu is held.
+func (d *Daemon) checkRoute(a api.RouteAdd) (rt router.Route, err error) {
+	p, err := parseDst(a.Dst)
+	if err != nil {
+		return rt, err
+	}
+	kind, ok := router.ParseRouteKind(a.Type)
+	if !ok {
+		return rt, api.Errorf(http.StatusBadRequest, "a route is unicast, blackhole, unreachable or prohibit, not %q", a.Type)
+	}
+	if err := d.ownRoute(p); err != nil {
+		return rt, err
+	}
+	rt = router.Route{Prefix: p, Kind: kind}
 	switch {
 	case kind != router.Unicast && a.Gateway != "":
-		return api.Errorf(http.StatusBadRequest, "a %s route leads nowhere: it has no gateway", kind)
+		return rt, api.Errorf(http.StatusBadRequest, "a %s route leads nowhere: it has no gateway", kind)
 	case kind == router.Unicast:
 		gw, err := netip.ParseAddr(a.Gateway)
 		if err != nil || !gw.Is4() {
-			return api.Errorf(http.StatusBadRequest, "%q is no IPv4 address of a gateway; the form is route add DST via GATEWAY", a.Gateway)
+			return rt, api.Errorf(http.StatusBadRequest, "%q is no IPv4 address of a gateway; the form is route add DST via GATEWAY", a.Gateway)
 		}
 		n := d.networkOf(gw)
 		if n == nil || gw == n.gateway || !usable(n.prefix, gw) {
-			return api.Errorf(http.StatusBadRequest, "gateway %s is no station's address in a network of the switch; `uvswitch network ls` lists them", gw)
+			return rt, api.Errorf(http.StatusBadRequest, "gateway %s is no station's address in a network of the switch; `uvswitch network ls` lists them", gw)
 		}
 		rt.Egress, rt.NextHop = n.id, frame.AddrFrom(gw)
 	}
-	return d.dp.Router.AddRoute(rt)
+	return rt, nil
 }
 
 func (d *Daemon) deleteRoute(dst string) error {

@@ -22,7 +22,7 @@ import (
 func (d *Daemon) portView(p *port) api.Port {
 	v := api.Port{
 		Name: p.name, ID: int(p.id), Kind: p.kind, Ifname: p.ifname, Netns: p.netns, Addresses: []string{}, MTU: p.mtu,
-		State: d.portState(p), Offload: p.offload, Backend: d.backend.name, Flags: flagMap(p.flags), PortStats: d.dp.PortStats(p.id),
+		State: d.portState(p), Offload: p.offload, Backend: d.backend.name, Flags: flagMap(p.flags), NoRoute: p.asked.NoRoute, PortStats: d.dp.PortStats(p.id),
 	}
 	if p.netns == tap.Own {
 		v.Netns = ""
@@ -154,6 +154,7 @@ func (d *Daemon) routeView() []api.Route {
 		if r.Kind == router.Host {
 			v.Dev = hostPort
 		}
+		v.ByHand = d.ownRoute(r.Prefix) == nil
 		out = append(out, v)
 	}
 	return out
@@ -212,7 +213,7 @@ func (d *Daemon) natSettings() api.NATSettings {
 	if t.Established == 0 {
 		t = nat.RFCTimers()
 	}
-	v := api.NATSettings{Windows: "liberal", Timers: map[string]uint32{
+	v := api.NATSettings{Windows: "liberal", FlowsPerPort: d.dp.NAT.FlowQuota(), Timers: map[string]uint32{
 		"udp": t.UDP, "udp_stream": t.UDPStream, "udp_short": t.UDPShort, "tcp_syn_sent": t.SynSent, "tcp_syn_recv": t.SynRecv,
 		"tcp_established": t.Established, "tcp_fin_wait": t.FinWait, "tcp_close_wait": t.CloseWait, "tcp_last_ack": t.LastAck,
 		"tcp_time_wait": t.TimeWait, "tcp_close": t.TCPReset, "icmp": t.ICMP, "generic": t.Generic,

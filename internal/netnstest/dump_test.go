@@ -152,7 +152,9 @@ func TestMonitor(t *testing.T) {
 	lines, stopJSON := b.follow("-j", "monitor", "--verdict", "dropped", "--port", "web")
 	ping(b, "web", "10.1.0.2")
 	b.Sh("web", "echo x | socat - udp-sendto:172.29.0.1:9; echo x | socat - udp-sendto:240.0.0.1:9")
-	b.Eventually("the monitor has seen it", func() bool { return strings.Count(live.String(), "DROPPED") >= 2 && strings.Count(lines.String(), "\n") >= 2 })
+	b.Eventually("the monitor has seen it", func() bool {
+		return strings.Count(live.String(), "DROPPED") >= 2 && strings.Count(lines.String(), "\n") >= 2
+	})
 	stop()
 	stopJSON()
 	contains(t, live.String(), "forwarded to uplink, as icmp 10.1.0.1", "DROPPED gateway_service", "DROPPED martian_destination", "(flow ")

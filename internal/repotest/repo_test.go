@@ -52,7 +52,7 @@ var imports = map[string][]string{
 		"nat", "router", "switch", "tap", "github.com/google/gopacket", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 	"internal/lab": {"internal/api", "internal/frame", "tap", "github.com/vishvananda/netlink", "github.com/vishvananda/netns", "golang.org/x/sys"},
 	"internal/cli": {"internal/api", "internal/capture", "internal/filter", "internal/config", "internal/control", "internal/frame", "internal/lab", "internal/uplink", "nat",
-		"github.com/spf13/cobra", "github.com/google/gopacket"},
+		"github.com/goccy/go-yaml", "github.com/spf13/cobra", "github.com/google/gopacket"},
 	"internal/wire":       {"internal/dataplane", "internal/frame", "internal/frame/frametest", "nat", "router", "switch"},
 	"internal/netnstest":  {"tap", "github.com/vishvananda/netns", "golang.org/x/sys"},
 	"internal/repotest":   {},

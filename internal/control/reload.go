@@ -1,0 +1,378 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/uvswitch/uvswitch/internal/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/nat"
+	"github.com/uvswitch/uvswitch/router"
+)
+
+// A reload makes the switch what a file says, while it runs: what the file says is there afterwards, what only the file
+// before said is gone, and what was added by hand stays. All of it is checked before anything is touched; should a step
+// fail even so, those before it are taken back.
+
+// Check tells whether what o says about networks, ports, published ports and routes can be at all. It touches nothing, and
+// knows nothing of the host.
+func Check(o Options) error {
+	_, err := shadow(o, nil)
+	return err
+}
+
+// shadow is a daemon without a dataplane that has what o says, and those ports, published ports and networks of d that o does
+// not mention.
+func shadow(o Options, d *Daemon) (*Daemon, error) {
+	if _, err := parseRanges(o.NATPorts); err != nil {
+		return nil, err
+	}
+	s := &Daemon{opts: o, networks: map[string]*network{}, ports: map[string]*port{}}
+	keep := func(names []string, name string) bool { return d != nil && !slices.Contains(names, name) }
+	for i, a := range append([]api.NetworkAdd{o.Default}, o.Networks...) {
+		n, err := s.settle(a)
+		if err == nil {
+			err = s.fits(n)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("network %q: %w", a.Name, err)
+		}
+		n.id = frame.NetID(i + 1)
+		s.networks[n.name] = n
+	}
+	if d != nil {
+		gone := namesOf(d.opts.Networks, func(a api.NetworkAdd) string { return a.Name })
+		for _, n := range d.networkList() {
+			if _, said := s.networks[n.name]; !said && keep(gone, n.name) {
+				c := *n
+				if err := s.fits(&c); err != nil {
+					return nil, fmt.Errorf("network %q, added by hand: %w", n.name, err)
+				}
+				s.networks[n.name] = &c
+			}
+		}
+	}
+	if o.Host {
+		n := s.networks[DefaultNetwork]
+		addr, err := hostAddr(n, o.HostAddr)
+		if err != nil {
+			return nil, err
+		}
+		s.ports[hostPort] = &port{name: hostPort, kind: kindHost, net: n, mac: macFor(addr), addr: netip.PrefixFrom(addr, n.prefix.Bits())}
+	}
+	for _, a := range o.Ports {
+		if d != nil { // one that stays keeps the address it has
+			if have, n := d.ports[a.Name], s.networks[cmp.Or(a.Network, DefaultNetwork)]; have != nil && n != nil && have.net != nil && have.net.prefix == n.prefix && reflect.DeepEqual(have.asked, a) {
+				c := *have
+				c.net = n
+				s.ports[a.Name] = &c
+				continue
+			}
+		}
+		p, err := s.checkPort(a)
+		if err != nil {
+			return nil, fmt.Errorf("port %q: %w", a.Name, err)
+		}
+		s.ports[p.name] = p
+	}
+	if d != nil {
+		gone := namesOf(d.opts.Ports, func(a api.PortAdd) string { return a.Name })
+		for _, p := range d.portList() {
+			if _, said := s.ports[p.name]; said || !keep(gone, p.name) || p.kind == kindUplink {
+				continue
+			}
+			c := *p
+			if c.net = s.networks[p.net.name]; c.net == nil {
+				return nil, fmt.Errorf("port %q, added by hand, is in network %q, which would be gone; `uvswitch port del %s` first", p.name, p.net.name, p.name)
+			}
+			s.ports[p.name] = &c
+		}
+	}
+	publish := func(a api.PublishAdd) error {
+		r, err := ruleOf(a)
+		if err != nil {
+			return err
+		}
+		if r.port = s.ports[a.Port]; r.port == nil {
+			return noPort(a.Port)
+		}
+		if err := s.checkPublish(r); err != nil {
+			return err
+		}
+		s.rules = append(s.rules, r)
+		return nil
+	}
+	for _, a := range o.Publish {
+		if err := publish(a); err != nil {
+			return nil, fmt.Errorf("publish %s: %w", a.Spec, err)
+		}
+	}
+	if d != nil {
+		for _, r := range d.rules {
+			said := slices.ContainsFunc(append(slices.Clone(o.Publish), d.opts.Publish...), func(a api.PublishAdd) bool { return reflect.DeepEqual(a, r.asked) })
+			if _, there := s.ports[r.asked.Port]; !said && there {
+				if err := publish(r.asked); err != nil {
+					return nil, fmt.Errorf("publish %s, added by hand: %w", r.asked.Spec, err)
+				}
+			}
+		}
+	}
+	for _, a := range o.Routes {
+		if _, err := s.checkRoute(a); err != nil {
+			return nil, fmt.Errorf("route %s: %w", a.Dst, err)
+		}
+	}
+	return s, nil
+}
+
+func namesOf[T any](list []T, name func(T) string) (out []string) {
+	for _, x := range list {
+		out = append(out, name(x))
+	}
+	return out
+}
+
+// fixed are the settings that only a restart changes.
+func fixed(o *Options) map[string]string {
+	host := "off"
+	if o.Host {
+		host = "on " + o.HostAddr
+	}
+	return map[string]string{
+		"uplink.device": o.Uplink, "uplink.kind": string(o.UplinkKind), "host": strings.TrimSpace(host), "nat.flows": fmt.Sprint(o.Flows),
+		"nat.flows_per_port": fmt.Sprint(o.FlowsPerPort), "nat.windows": map[bool]string{true: "strict", false: "liberal"}[o.Strict],
+		"subnet of network default": o.Default.Subnet, "gateway of network default": o.Default.Gateway,
+	}
+}
+
+// A step of a reload. undo takes it back.
+type step struct {
+	text     string
+	do, undo func() error
+}
+
+// plan lists what is to be done so that the switch is what o says. mu is held.
+func (d *Daemon) plan(o Options) ([]step, error) {
+	was, will := fixed(&d.opts), fixed(&o)
+	for _, k := range slices.Sorted(maps.Keys(was)) {
+		if was[k] != will[k] {
+			return nil, api.Errorf(http.StatusConflict, "%s cannot change while the switch runs (%q to %q); restart it", k, was[k], will[k])
+		}
+	}
+	want, err := shadow(o, d)
+	if err != nil {
+		return nil, err
+	}
+	var steps []step
+	add := func(text string, do, undo func() error) { steps = append(steps, step{text, do, undo}) }
+
+	// What is replaced takes along what hangs on it: a network its ports, a port what is published of it.
+	remade := map[string]bool{} // networks and ports
+	var newNets, changedNets []*network
+	for _, n := range want.networkList() {
+		switch have := d.networks[n.name]; {
+		case have == nil:
+			newNets = append(newNets, n)
+		case have.prefix != n.prefix || have.gateway != n.gateway:
+			remade["network "+n.name] = true
+			newNets = append(newNets, n)
+		case have.asked != n.asked:
+			changedNets = append(changedNets, n)
+		}
+	}
+	var newPorts, oldPorts []*port
+	for _, p := range sortedPorts(want.ports) {
+		have := d.ports[p.name]
+		switch {
+		case p.kind == kindHost:
+		case have == nil:
+			newPorts = append(newPorts, p)
+		case !reflect.DeepEqual(have.asked, p.asked) || remade["network "+p.net.name] || have.net.name != p.net.name:
+			remade["port "+p.name] = true
+			oldPorts, newPorts = append(oldPorts, have), append(newPorts, p)
+		}
+	}
+	for _, p := range d.portList() {
+		if want.ports[p.name] == nil && p.kind != kindUplink && p.kind != kindHost {
+			oldPorts = append(oldPorts, p)
+		}
+	}
+	ruleIn := func(list []*rule, r *rule) bool {
+		return slices.ContainsFunc(list, func(x *rule) bool { return reflect.DeepEqual(x.asked, r.asked) })
+	}
+	for _, r := range d.rules {
+		if !ruleIn(want.rules, r) || remade["port "+r.asked.Port] {
+			add("unpublish "+ruleText(r), func() error { return d.deletePublish(r.hostPorts() + "/" + r.proto) }, func() error { _, err := d.addPublish(r.asked); return err })
+		}
+	}
+	for _, a := range d.opts.Routes {
+		if !slices.Contains(o.Routes, a) {
+			add("remove "+routeOf(a), func() error { return ignoreMissing(d.deleteRoute(a.Dst)) }, func() error { return d.addRoute(replacing(a)) })
+		}
+	}
+	for _, p := range oldPorts {
+		add("remove port "+p.name, func() error { return d.deletePort(p.name) }, func() error { _, err := d.addPort(p.asked); return err })
+	}
+	for _, n := range d.networkList() {
+		if want.networks[n.name] == nil || remade["network "+n.name] {
+			add("remove network "+n.name, func() error { return d.deleteNetwork(n.name) }, func() error { return d.addNetwork(n.asked) })
+		}
+	}
+	for _, n := range newNets {
+		add(fmt.Sprintf("add network %s, %s", n.name, n.prefix), func() error { return d.addNetwork(n.asked) }, func() error { return d.deleteNetwork(n.name) })
+	}
+	for _, n := range changedNets {
+		old := d.networks[n.name].asked
+		add("change network "+n.name+": "+difference(old, n.asked), func() error { return d.changeNetwork(n.asked) }, func() error { return d.changeNetwork(old) })
+	}
+	if before := d.opts.NATPorts; o.NATPorts != before {
+		add("give out ports "+o.NATPorts, func() error { return d.setNATPorts(o.NATPorts) }, func() error { return d.setNATPorts(before) })
+	}
+	if before, after := withDefault(d.opts.Timers), withDefault(o.Timers); !reflect.DeepEqual(before, after) {
+		add("change time-outs", func() error { d.dp.NAT.SetTimers(after); return nil }, func() error { d.dp.NAT.SetTimers(before); return nil })
+	}
+	for _, p := range newPorts {
+		add("add port "+p.name, func() error { _, err := d.addPort(p.asked); return err }, func() error { return d.deletePort(p.name) })
+	}
+	for _, r := range want.rules {
+		if !ruleIn(d.rules, r) || remade["port "+r.asked.Port] {
+			add("publish "+ruleText(r), func() error { _, err := d.addPublish(r.asked); return err }, func() error { return d.deletePublish(r.hostPorts() + "/" + r.proto) })
+		}
+	}
+	for _, a := range o.Routes {
+		if !slices.Contains(d.opts.Routes, a) || !d.hasRoute(a.Dst) {
+			add("add "+routeOf(a), func() error { return d.addRoute(replacing(a)) }, func() error { return d.deleteRoute(a.Dst) })
+		}
+	}
+	return steps, nil
+}
+
+// Reload makes the switch what o says; with dry it only says what would be done. Either all of it is done, or an error
+// tells why nothing is.
+func (d *Daemon) Reload(o Options, dry bool) (done api.Reload, err error) {
+	d.reloading.Lock()
+	defer d.reloading.Unlock()
+	d.mu.Lock()
+	steps, err := d.plan(o)
+	d.mu.Unlock()
+	done.Changes = namesOf(steps, func(s step) string { return s.text })
+	if done.Changes == nil {
+		done.Changes = []string{}
+	}
+	if err != nil || dry {
+		return done, err
+	}
+	for i, s := range steps {
+		if err := s.do(); err != nil {
+			problems := d.undo(steps[:i])
+			return api.Reload{}, api.Errorf(http.StatusConflict, "%s: %v; %s", s.text, err, problems)
+		}
+	}
+	d.mu.Lock()
+	d.opts.Networks, d.opts.Default, d.opts.Ports, d.opts.Publish, d.opts.Routes = o.Networks, o.Default, o.Ports, o.Publish, o.Routes
+	d.opts.NATPorts, d.opts.Timers, d.opts.Mapping, d.opts.Filtering = o.NATPorts, o.Timers, o.Mapping, o.Filtering
+	d.mu.Unlock()
+	d.log.Info("reloaded", "changes", len(steps))
+	return done, nil
+}
+
+// reloadOnHangup reloads the switch's own file each time it is asked to; what is wrong is logged.
+func (d *Daemon) reloadOnHangup(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.opts.Hangup:
+			o, err := d.opts.Load(nil)
+			if err == nil {
+				_, err = d.Reload(o, false)
+			}
+			if err != nil {
+				d.log.Error("reload", "error", err)
+			}
+		}
+	}
+}
+
+// undo takes steps back, the last first, and says how it went.
+func (d *Daemon) undo(steps []step) string {
+	var failed []string
+	for _, s := range slices.Backward(steps) {
+		if err := s.undo(); err != nil {
+			failed = append(failed, fmt.Sprintf("%s could not be taken back: %v", s.text, err))
+		}
+	}
+	if len(failed) == 0 {
+		return "nothing has changed"
+	}
+	d.log.Error("reload", "error", strings.Join(failed, "; "))
+	return strings.Join(failed, "; ")
+}
+
+func (d *Daemon) setNATPorts(s string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.opts.NATPorts = s
+	d.updateRules()
+	return nil
+}
+
+func (d *Daemon) hasRoute(dst string) bool {
+	p, err := parseDst(dst)
+	return err == nil && slices.ContainsFunc(d.dp.Router.Routes(), func(r router.Route) bool { return r.Prefix == p })
+}
+
+func withDefault(t nat.Timers) nat.Timers {
+	if t.Established == 0 {
+		return nat.RFCTimers()
+	}
+	return t
+}
+
+func replacing(a api.RouteAdd) api.RouteAdd {
+	a.Replace = true
+	return a
+}
+
+// ignoreMissing is err unless what should go had gone already.
+func ignoreMissing(err error) error {
+	if e, ok := err.(*api.Error); ok && e.Status == http.StatusNotFound {
+		return nil
+	}
+	return err
+}
+
+func ruleText(r *rule) string { return fmt.Sprintf("%s to %s", r.asked.Spec, r.asked.Port) }
+
+func routeOf(a api.RouteAdd) string {
+	if a.Gateway != "" {
+		return "route " + a.Dst + " via " + a.Gateway
+	}
+	return "route " + a.Type + " " + a.Dst
+}
+
+// difference names what differs between two settings of a network.
+func difference(a, b api.NetworkAdd) string {
+	var out []string
+	x, y := reflect.ValueOf(a), reflect.ValueOf(b)
+	for i := range x.NumField() {
+		if x.Field(i).Interface() != y.Field(i).Interface() {
+			out = append(out, fmt.Sprintf("%s %v to %v", strings.ToLower(x.Type().Field(i).Name), x.Field(i), y.Field(i)))
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+func sortedPorts(m map[string]*port) (out []*port) {
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		out = append(out, m[name])
+	}
+	return out
+}

@@ -1,0 +1,177 @@
+package netnstest
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// fileOf writes a configuration whose ports are web and db in this bed's namespaces, with more lines.
+func (b *Bed) fileOf(name string, ports []string, more string) string {
+	b.t.Helper()
+	var s strings.Builder
+	s.WriteString("ports:\n")
+	for i, p := range ports {
+		fmt.Fprintf(&s, "  - {name: %s, netns: %s, ip: 172.29.0.%d/16}\n", p, b.NS(p), 2+i)
+	}
+	path := filepath.Join(b.dir, name)
+	if err := os.WriteFile(path, []byte(s.String()+more), 0o644); err != nil {
+		b.t.Fatal(err)
+	}
+	return path
+}
+
+// A reload while iperf3 and a ping every millisecond run: what does not change loses nothing, and every change is in force
+// afterwards.
+func TestReload(t *testing.T) {
+	Need(t, "iperf3")
+	b := NewHost(t)
+	b.AddNS("web", "db", "new")
+	file := b.fileOf("uvs.yaml", []string{"web", "db"}, "publish:\n  - {host: \"8080\", to: \"web:80\"}\n")
+	b.Start("-c", file)
+	b.Iperf("db")
+	b.Web("web")
+	b.CLI("publish", "add", "9090:80", "--port", "web") // by hand
+	type pinged struct {
+		out string
+		err error
+	}
+	pings, perf := make(chan pinged, 1), make(chan pinged, 1)
+	var devices []string
+	for _, ns := range []string{"web", "db"} {
+		devices = append(devices, b.Sh(ns, "ip -o link show eth0"))
+	}
+	go func() {
+		out, err := b.TrySh("web", "ping -q -i 0.001 -c 6000 172.29.0.3")
+		pings <- pinged{out, err}
+	}()
+	go func() {
+		out, err := b.TrySh("web", "iperf3 -J -c 172.29.0.3 -t 6 -P 2")
+		perf <- pinged{out, err}
+	}()
+	flowing := func() bool {
+		var s struct{ Conservation struct{ Received uint64 } }
+		b.JSON(&s, "stats")
+		return s.Conservation.Received > 20000
+	}
+	b.Eventually("traffic flows", flowing)
+	more := "networks:\n  - {name: lab, subnet: 10.9.0.0/24, internal: true}\npublish:\n  - {host: \"8081\", to: \"web:80\"}\n" +
+		"nat: {timers: {udp: 77}}\nroutes:\n  - {dst: 192.0.2.0/24, type: blackhole}\nuplink: {ports: \"21000-22999\"}\n"
+	b.fileOf("uvs.yaml", []string{"web", "db", "new"}, more)
+	contains(t, b.CLI("config", "diff"), "unpublish 8080:80/tcp to web", "publish 8081:80/tcp to web", "add network lab, 10.9.0.0/24", "add port new", "change time-outs",
+		"add route blackhole 192.0.2.0/24", "give out ports 21000-22999")
+	if out := b.CLI("publish", "ls"); !strings.Contains(out, "8080") {
+		t.Errorf("diff has changed something: %s", out)
+	}
+	for i := range 6 { // there and back, by command and by signal
+		if i%2 == 0 {
+			b.fileOf("uvs.yaml", []string{"web", "db", "new"}, more)
+			b.CLI("reload")
+			contains(t, b.CLI("publish", "ls"), "8081", "9090")
+			contains(t, b.CLI("route", "show"), "blackhole 192.0.2.0/24")
+			contains(t, b.CLI("nat", "settings"), "timer udp              77")
+			ping(b, "new", "172.29.0.2")
+			continue
+		}
+		b.fileOf("uvs.yaml", []string{"web", "db"}, "publish:\n  - {host: \"8080\", to: \"web:80\"}\n")
+		_ = b.proc.Process.Signal(unix.SIGHUP)
+		b.Eventually("the signal has been heard", func() bool {
+			out := b.CLI("port", "ls") + b.CLI("publish", "ls") + b.CLI("network", "ls") + b.CLI("route", "show")
+			return strings.Contains(out, "8080") && !strings.Contains(out, "8081") && !strings.Contains(out, "new") && !strings.Contains(out, "lab") && !strings.Contains(out, "192.0.2.0")
+		})
+	}
+	for i, ns := range []string{"web", "db"} {
+		if now := b.Sh(ns, "ip -o link show eth0"); now != devices[i] {
+			t.Errorf("the device of %s is another: %s, was %s", ns, now, devices[i])
+		}
+	}
+	p := <-pings
+	if p.err != nil || !strings.Contains(p.out, "6000 received, 0% packet loss") {
+		t.Errorf("the ping: %v\n%s", p.err, p.out)
+	}
+	f := <-perf
+	var r struct {
+		End struct {
+			Sum struct{ Retransmits int } `json:"sum_sent"`
+		}
+	}
+	if f.err != nil || json.Unmarshal([]byte(f.out), &r) != nil {
+		t.Errorf("iperf3: %v\n%.300s", f.err, f.out)
+	}
+	t.Logf("%d retransmits", r.End.Sum.Retransmits)
+	b.Balanced()
+}
+
+// What is wrong is refused whole, before or while it is applied.
+func TestReloadAllOrNothing(t *testing.T) {
+	b := NewHost(t)
+	b.AddNS("web", "db")
+	file := b.fileOf("uvs.yaml", []string{"web"}, "publish:\n  - {host: \"8080\", to: \"web:80\"}\n")
+	b.Start("-c", file)
+	b.CLI("port", "add", "db", "--netns", b.NS("db"))
+	state := func() string { return b.CLI("config", "show") }
+	before := state()
+	for _, c := range []struct{ more, want string }{
+		{"publsh: []\n", `did you mean "publish"?`},
+		{"publish:\n  - {host: \"8080\", to: \"nobody:80\"}\n", `there is no port "nobody"`},
+		{"networks:\n  - {name: lab, subnet: 172.29.5.0/24}\n", "overlaps"},
+		{"networks:\n  - {name: default, subnet: 10.8.0.0/16}\n", "cannot change while the switch runs"},
+		{"nat: {flows: 4096}\n", "nat.flows cannot change"},
+		{"networks:\n  - {name: lab, subnet: 10.9.0.0/24}\nroutes:\n  - {dst: 192.0.2.0/24, via: 10.77.0.1}\n", "gateway 10.77.0.1"},
+		{"networks:\n  - {name: lab, subnet: 10.9.0.0/24}\npublish:\n  - {host: \"8081\", to: \"web:80\"}\nports:\n", "already defined"},
+	} {
+		b.fileOf("uvs.yaml", []string{"web"}, c.more)
+		if _, err := b.TryCLI("reload"); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q: %v; want %q", c.more, err, c.want)
+		}
+	}
+	// A port whose namespace is not there shows only when it is made: what was done before it is taken back.
+	path := filepath.Join(b.dir, "bad.yaml")
+	text := fmt.Sprintf("networks:\n  - {name: lab, subnet: 10.9.0.0/24}\nports:\n  - {name: web, netns: %s, ip: 172.29.0.2/16}\n  - {name: x, netns: not-there, network: lab}\npublish:\n  - {host: \"8081\", to: \"web:80\"}\n", b.NS("web"))
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.TryCLI("reload", path); err == nil || !strings.Contains(err.Error(), "add port x") || !strings.Contains(err.Error(), "nothing has changed") {
+		t.Errorf("a namespace that is not there: %v", err)
+	}
+	if after := state(); after != before {
+		t.Errorf("something has changed:\n%s\nit was\n%s", after, before)
+	}
+	if _, err := b.TryCLI("config", "check", path); err != nil {
+		t.Errorf("check is about the file, not the host: %v", err)
+	}
+	b.fileOf("uvs.yaml", []string{"web"}, "publish:\n  - {host: \"8080\", to: \"web:80\"}\n")
+	if out := b.CLI("reload"); out != "nothing to change\n" {
+		t.Errorf("the file as it was: %q", out)
+	}
+	if out := b.CLI("port", "ls"); !strings.Contains(out, "db") {
+		t.Errorf("what was added by hand is gone: %s", out)
+	}
+	// What runs can be written down, checked, and is no change.
+	shown := filepath.Join(b.dir, "shown.yaml")
+	if err := os.WriteFile(shown, []byte(b.CLI("config", "show")), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b.CLI("config", "check", shown)
+	b.Stop()
+	b.Start("-c", shown)
+	contains(t, b.CLI("port", "ls"), "web", "db", "172.29.0.2")
+	contains(t, b.CLI("publish", "ls"), "8080")
+}
+
+// A port that died with its namespace comes back with a reload, when the namespace is there again.
+func TestReloadBringsBack(t *testing.T) {
+	b := NewHost(t)
+	b.AddNS("web")
+	file := b.fileOf("uvs.yaml", []string{"web"}, "publish:\n  - {host: \"8080\", to: \"web:80\"}\n")
+	b.Start("-c", file)
+	b.Sh("web", "ip link del eth0")
+	b.Eventually("the port is gone", func() bool { return !strings.Contains(b.CLI("port", "ls"), "web") })
+	contains(t, b.CLI("reload"), "add port web", "publish 8080:80/tcp to web")
+	ping(b, "web", "172.29.0.1")
+}
