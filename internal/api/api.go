@@ -273,6 +273,13 @@ type NeighborAdd struct {
 	Lladdr string `json:"lladdr"`
 }
 
+// A Reason is why a frame may be dropped.
+type Reason struct {
+	Name    string `json:"name"`
+	Meaning string `json:"meaning"`
+	Remedy  string `json:"remedy"`
+}
+
 // A Table is how full one table is.
 type Table struct {
 	Used  int `json:"used"`

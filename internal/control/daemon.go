@@ -123,6 +123,11 @@ func Run(ctx context.Context, o Options, ready func()) error {
 	}
 	go d.refreshPorts(ctx)
 	go d.reloadOnHangup(ctx)
+	endSides, err := d.serveSides()
+	if err != nil {
+		return errors.Join(err, stop())
+	}
+	defer endSides()
 	server := &http.Server{
 		Handler: d.handler(), ReadHeaderTimeout: 10 * time.Second,
 		ConnContext: rememberPeer, ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),

@@ -115,6 +115,7 @@ func (d *Daemon) handler() http.Handler {
 	}
 	get("/status", func(*http.Request) (any, error) { return d.statusView(), nil })
 	get("/stats", func(*http.Request) (any, error) { return d.statsView(), nil })
+	get("/reasons", func(*http.Request) (any, error) { return reasonsView(), nil })
 	get("/bridge", func(*http.Request) (any, error) { return d.bridgeView(), nil })
 	get("/nat", func(*http.Request) (any, error) { return d.natView(), nil })
 	get("/nat/settings", func(*http.Request) (any, error) { return d.natSettings(), nil })
@@ -253,7 +254,11 @@ func (d *Daemon) tableRoutes(get getFunc, change changeFunc) {
 		if err != nil {
 			return nil, err
 		}
-		return d.flowsView(f), nil
+		limit, err := natural(r.URL.Query(), "limit")
+		if err != nil {
+			return nil, err
+		}
+		return d.flowsView(f, limit), nil
 	})
 	change("DELETE", "/flows", func(r *http.Request) (any, error) {
 		d.mu.Lock()

@@ -374,15 +374,25 @@ type flowFilter struct {
 	proto, port, sport, dport, state string
 }
 
-func (d *Daemon) flowsView(f flowFilter) []api.Flow {
+// flowsView lists the flows that f selects, limit of them at most when that is not 0.
+func (d *Daemon) flowsView(f flowFilter, limit int) []api.Flow {
 	out := []api.Flow{}
 	d.dp.NAT.Flows(d.dp.Now(), func(x nat.Flow) bool {
 		v := d.flowView(x)
 		if f.matches(&v) {
 			out = append(out, v)
 		}
-		return true
+		return limit == 0 || len(out) < limit
 	})
+	return out
+}
+
+// reasonsView is every drop reason there is, in the order of the stages.
+func reasonsView() (out []api.Reason) {
+	for r := frame.None + 1; r < frame.NumReasons; r++ {
+		i := r.Info()
+		out = append(out, api.Reason{Name: i.Name, Meaning: i.Meaning, Remedy: i.Remedy})
+	}
 	return out
 }
 

@@ -1,0 +1,336 @@
+// The live page. It asks the switch once a second and draws what it said; one stream at a time follows a port's frames.
+
+const api = (path, opt) => fetch("/v1" + path, opt).then(async r => {
+  const v = await r.json();
+  if (!r.ok) throw new Error(v.error || r.statusText);
+  return v;
+});
+const $ = id => document.getElementById(id);
+
+// el makes an element: text is set as text, never as markup.
+function el(tag, props = {}, ...kids) {
+  const svg = ["svg", "g", "path", "rect", "text", "line", "title", "circle"].includes(tag) || props.svg;
+  const e = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [k, v] of Object.entries(props)) {
+    if (k === "svg" || v === undefined || v === false) continue;
+    if (k.startsWith("on")) e.addEventListener(k.slice(2), v);
+    else if (k === "width%") e.style.width = v + "%";
+    else e.setAttribute(k, v);
+  }
+  e.append(...kids.filter(k => k !== null && k !== undefined));
+  return e;
+}
+
+// Numbers for people.
+const scaled = (v, unit) => {
+  const s = ["", "k", "M", "G", "T"];
+  let i = 0;
+  while (v >= 1000 && i < s.length - 1) { v /= 1000; i++; }
+  return (v >= 100 || i === 0 ? v.toFixed(0) : v.toFixed(1)) + " " + s[i] + unit;
+};
+const bits = b => scaled(b * 8, "bit/s");
+const pps = n => scaled(n, "pkt/s");
+const count = n => n.toLocaleString("en");
+const span = s => s < 60 ? s.toFixed(0) + " s" : s < 3600 ? (s / 60).toFixed(0) + " min" : s < 86400 ? (s / 3600).toFixed(1) + " h" : (s / 86400).toFixed(1) + " days";
+
+// What the switch said last, and rates since the time before.
+const state = { status: null, ports: [], stats: null, publish: [], reasons: {}, rates: {}, dropRates: {}, history: {}, at: 0 };
+const zero = { rx_bytes: 0, tx_bytes: 0, rx_packets: 0, tx_packets: 0 };
+
+async function poll() {
+  const [status, ports, stats, publish] = await Promise.all([api("/status"), api("/ports"), api("/stats"), api("/publish")]);
+  const now = performance.now(), dt = (now - state.at) / 1000, old = state.stats;
+  if (old && dt > 0 && stats.conservation.received >= old.conservation.received) {
+    for (const [name, p] of Object.entries(stats.ports)) {
+      const q = old.ports[name] || p, r = {};
+      for (const k of Object.keys(zero)) r[k] = Math.max(0, p[k] - q[k]) / dt;
+      r.drops = Math.max(0, p.rx_dropped + p.tx_dropped - q.rx_dropped - q.tx_dropped) / dt;
+      state.rates[name] = r;
+      (state.history[name] ||= []).push(r);
+      if (state.history[name].length > 90) state.history[name].shift();
+    }
+    state.dropRates = {};
+    for (const [k, n] of Object.entries(stats.drops)) state.dropRates[k] = Math.max(0, n - (old.drops[k] || 0)) / dt;
+  }
+  Object.assign(state, { status, ports, stats, publish, at: now });
+}
+
+const rateOf = name => state.rates[name] || { ...zero, drops: 0 };
+
+function head() {
+  const s = state.status, c = state.stats.conservation;
+  $("version").textContent = `${s.version}, up ${span(s.uptime)}, ${s.backend}, ${s.workers} worker${s.workers > 1 ? "s" : ""}`;
+  let b = 0, p = 0;
+  for (const r of Object.values(state.rates)) { b += r.rx_bytes; p += r.rx_packets; }
+  $("rate").textContent = `${bits(b)} · ${pps(p)}`;
+  $("balance").textContent = c.balanced ? "every frame accounted for" : "frames on their way";
+  $("balance").className = "pill " + (c.balanced ? "good" : "");
+  $("promise").textContent = s.uplink.promise ? s.uplink.promise + "." : "";
+  $("live").textContent = "live";
+  $("live").className = "pill good";
+}
+
+// topology draws outside, uplink, the router, and each network as a band with its ports. Edges are as wide as their rate.
+function topology() {
+  const nets = state.status.networks || [], inNet = n => state.ports.filter(p => p.network === n.name);
+  const perRow = 6, cell = 138, W = 940;
+  let y = 196;
+  const bands = nets.map(n => {
+    const list = inNet(n), rows = Math.max(1, Math.ceil(list.length / perRow)), h = 44 + rows * 92;
+    const band = { n, list, y, h };
+    y += h + 16;
+    return band;
+  });
+  const svg = el("svg", { class: "topo", viewBox: `0 0 ${W} ${y}`, role: "img", "aria-label": "topology: ports, networks, uplink and outside" });
+  const mid = W / 2;
+  const width = bytes => bytes <= 0 ? 1.5 : Math.min(13, 1.5 + Math.max(0, Math.log10(bytes * 8) - 2) * 1.35);
+  const edge = (x1, y1, x2, y2, r) => {
+    const d = (o) => `M${x1 + o} ${y1} C${x1 + o} ${(y1 + y2) / 2}, ${x2 + o} ${(y1 + y2) / 2}, ${x2 + o} ${y2}`;
+    svg.append(
+      el("path", { class: "edge rx" + (r.rx_bytes > 0 ? " on" : ""), d: d(-7), "stroke-width": width(r.rx_bytes) }, el("title", {}, `sends ${bits(r.rx_bytes)}, ${pps(r.rx_packets)}`)),
+      el("path", { class: "edge tx" + (r.tx_bytes > 0 ? " on" : ""), d: d(7), "stroke-width": width(r.tx_bytes) }, el("title", {}, `gets ${bits(r.tx_bytes)}, ${pps(r.tx_packets)}`)));
+  };
+  const node = (x, y, w, h, cls, lines, href) => {
+    const g = el("g", {}, el("rect", { class: "node " + cls, x: x - w / 2, y: y - h / 2, width: w, height: h, rx: 10 }));
+    lines.forEach(([text, c], i) => g.append(el("text", { class: c || "", x, y: y + 4 + (i - (lines.length - 1) / 2) * 16 }, text)));
+    if (!href) return svg.append(g);
+    svg.append(el("a", { svg: true, href, "data-port": decodeURIComponent(href.slice(6)) }, g));
+  };
+  const up = state.ports.find(p => p.kind === "uplink"), u = state.status.uplink;
+  // edges first, so that nodes are above them
+  for (const b of bands) {
+    svg.append(el("rect", { class: "band", x: 8, y: b.y, width: W - 16, height: b.h, rx: 14 }));
+    svg.append(el("text", { class: "left", x: 26, y: b.y + 25 }, b.n.name));
+    const more = [b.n.internal && "internal", b.n.isolated && "isolated"].filter(Boolean).join(", ");
+    svg.append(el("text", { class: "small left", x: 34 + b.n.name.length * 8, y: b.y + 25 }, `${b.n.subnet}, gateway ${b.n.gateway}, MTU ${b.n.mtu}${more ? ", " + more : ""}`));
+  }
+  if (bands.length) {
+    const sum = { ...zero };
+    for (const r of Object.entries(state.rates)) if (r[0] !== "gateway" && r[0] !== "uplink") for (const k of Object.keys(zero)) sum[k] += r[1][k];
+    edge(mid, bands[0].y, mid, 148, sum);
+  }
+  if (up) {
+    const r = rateOf(up.name);
+    edge(mid, 48, mid, 120, { rx_bytes: r.rx_bytes, tx_bytes: r.tx_bytes, rx_packets: r.rx_packets, tx_packets: r.tx_packets });
+  }
+  node(mid, 26, 250, 44, "", up ? [["outside", ""], [`by ${u.device || "?"}, ${u.address || "no address"} (${u.kind})`, "small"]] : [["no way out", "small"]]);
+  if (up) node(mid + 240, 26, 150, 40, up.state === "forwarding" && u.state === "up" ? "" : "down", [["uplink", ""], [bits(rateOf("uplink").rx_bytes + rateOf("uplink").tx_bytes), "small"]], "#port/uplink");
+  node(mid, 134, 250, 44, "core", [["switch · router · NAT", "inv"]]);
+  svg.append(el("text", { class: "small left", x: mid + 140, y: 139 }, `${count(state.stats.tables.flows.used)} flows`));
+  for (const b of bands) {
+    b.list.forEach((p, i) => {
+      const inRow = Math.min(perRow, b.list.length - Math.floor(i / perRow) * perRow);
+      const x = mid + ((i % perRow) - (inRow - 1) / 2) * cell * 1.08, cy = b.y + 88 + Math.floor(i / perRow) * 92, r = rateOf(p.name);
+      edge(x, cy - 20, x + (mid - x) * .12, b.y + 36 + Math.floor(i / perRow) * 92, r);
+      node(x, cy, 128, 42, p.state === "forwarding" ? "" : "down", [[p.name.length > 15 ? p.name.slice(0, 14) + "…" : p.name, ""], [(p.addresses[0] || p.mac || p.kind).split("/")[0], "small"]], "#port/" + encodeURIComponent(p.name));
+      if (r.drops > 0) svg.append(el("text", { class: "drop", x, y: cy + 35 }, scaled(r.drops, "drops/s")));
+    });
+  }
+  return svg;
+}
+
+function meter(name, t) {
+  const share = t.limit ? 100 * t.used / t.limit : 0;
+  return el("div", { class: "meter" }, el("span", {}, name.replace("_", " ")),
+    el("div", { class: "track" }, el("div", { class: "fill" + (share > 90 ? " bad" : share > 70 ? " warn" : ""), "width%": Math.max(share, t.used ? 1 : 0) })),
+    el("span", { class: "mono" }, `${count(t.used)} / ${count(t.limit)}`));
+}
+
+function dropList(long) {
+  const list = Object.entries(state.stats.drops).filter(([k]) => long || k !== "ack_superseded").sort((a, b) => b[1] - a[1]);
+  const top = list.length ? list[0][1] : 1;
+  if (!list.length) return [el("p", { class: "muted" }, "Nothing has been dropped.")];
+  return list.slice(0, long ? 99 : 7).map(([k, n]) => el("div", { class: "reason", "data-reason": k },
+    el("div", { class: "head" }, el("code", {}, k), el("span", { class: "mono" }, count(n) + (state.dropRates[k] > 0 ? ` (${scaled(state.dropRates[k], "/s")})` : ""))),
+    el("div", { class: "track" }, el("div", { class: "fill bad", "width%": Math.max(1, 100 * n / top) })),
+    el("p", {}, (state.reasons[k] || {}).meaning || ""), long && state.reasons[k] ? el("p", {}, "To do: " + state.reasons[k].remedy) : null));
+}
+
+const card = (title, small, ...kids) => el("section", { class: "card" }, el("h2", {}, title, small ? el("small", {}, small) : ""), ...kids);
+const legend = () => el("div", { class: "legend" }, el("span", {}, el("i", { class: "rx" }), "from the port"), el("span", {}, el("i", { class: "tx" }), "to the port"));
+
+function table(heads, rows) {
+  return el("table", {}, el("thead", {}, el("tr", {}, ...heads.map(h => el("th", { class: h[1] || "", scope: "col" }, h[0])))),
+    el("tbody", {}, ...rows.map(r => el("tr", {}, ...r.map((c, i) => el("td", { class: heads[i][1] || "" }, c))))));
+}
+
+const portLink = name => el("a", { href: "#port/" + encodeURIComponent(name) }, name);
+const dot = p => el("span", { class: "dot" + (p.state === "forwarding" ? "" : " down"), title: p.state });
+
+// The pages. Each has draw, called after every poll; leave ends its stream.
+const pages = {
+  overview: {
+    draw(main) {
+      const ports = table([["port"], ["network"], ["kind"], ["address"], ["sends", "n"], ["gets", "n"], ["dropped", "n"]], state.ports.map(p => {
+        const r = rateOf(p.name);
+        return [el("span", {}, dot(p), portLink(p.name)), p.network || "–", p.kind, el("code", {}, p.addresses[0] || "–"),
+          el("span", { class: "rx" }, bits(r.rx_bytes)), el("span", { class: "tx" }, bits(r.tx_bytes)), count(p.rx_dropped + p.tx_dropped)];
+      }));
+      const published = state.publish.length ? table([["host port"], ["to"], ["from"], ["flows", "n"]], state.publish.map(r => [
+        el("code", {}, (r.host_address === "0.0.0.0" ? "" : r.host_address + ":") + r.host_port + (r.host_port_end !== r.host_port ? "-" + r.host_port_end : "") + "/" + r.protocol),
+        el("span", {}, portLink(r.port), ":" + r.container_port), r.from.join(", ") || "any", count(r.packets)])) : el("p", { class: "muted" }, "Nothing is published.");
+      main.replaceChildren(
+        el("div", { class: "stack" }, card("Topology", "click a port", topology(), legend()), card("Ports", count(state.ports.length), ports)),
+        el("div", { class: "stack" }, card("Tables", "against their limits", ...Object.entries(state.stats.tables).map(([k, t]) => meter(k, t))),
+          card("Drops", "by reason", ...dropList(false), el("p", {}, el("a", { href: "#drops" }, "all of them, and what to do"))), card("Published ports", "", published)));
+    },
+  },
+  drops: {
+    wide: true,
+    draw(main) { main.replaceChildren(card("Drops by reason", "since the switch was started; the same words as in stats, monitor, trace and dump", ...dropList(true))); },
+  },
+  flows: {
+    wide: true, busy: false,
+    async draw(main) {
+      if (this.busy) return;
+      this.busy = true;
+      try {
+        const flows = await api("/flows?limit=300");
+        if (!(location.hash === "#flows")) return;
+        main.replaceChildren(card("Flows", `${count(state.stats.tables.flows.used)} in the table; the first 300 are shown`, flowTable(flows)));
+      } finally { this.busy = false; }
+    },
+  },
+  port: {
+    stream: null, lines: [], paused: false, name: "",
+    enter(name) {
+      this.leave();
+      Object.assign(this, { name, lines: [], paused: false, fdb: [], flows: [] });
+      this.follow(name);
+      this.box = el("div", { class: "tail", tabindex: "0", "aria-label": "live capture" });
+    },
+    leave() { this.stream?.abort(); this.stream = null; },
+    async follow(name) {
+      const stop = this.stream = new AbortController();
+      try {
+        const r = await fetch("/v1/monitor?port=" + encodeURIComponent(name), { signal: stop.signal });
+        const reader = r.body.pipeThrough(new TextDecoderStream()).getReader();
+        let rest = "";
+        for (;;) {
+          const { value, done } = await reader.read();
+          if (done) break;
+          const parts = (rest + value).split("\n");
+          rest = parts.pop();
+          for (const p of parts.slice(-200)) if (p && !this.paused) this.lines.push(JSON.parse(p));
+          if (this.lines.length > 200) this.lines.splice(0, this.lines.length - 200);
+          if (!this.drawing) { this.drawing = true; requestAnimationFrame(() => { this.drawing = false; this.tail(); }); }
+        }
+      } catch (e) {
+        if (!stop.signal.aborted) this.box.replaceChildren("the stream has ended: " + e.message);
+      }
+    },
+    tail() {
+      const down = this.box.scrollTop + this.box.clientHeight >= this.box.scrollHeight - 20;
+      this.box.replaceChildren(...this.lines.map(v => el("div", { class: v.verdict },
+        `${v.time.slice(11, 23)} ${(v.in || "–").padEnd(9)} ${v.packet}  ${v.verdict}${v.reason ? ": " + v.reason : ""}${v.verdict !== "consumed" && v.out ? " → " + v.out : ""}${v.becomes ? ", as " + v.becomes : ""}`)));
+      if (down) this.box.scrollTop = this.box.scrollHeight;
+    },
+    async draw(main) {
+      const p = state.ports.find(p => p.name === this.name);
+      if (!p) return main.replaceChildren(card("No such port", "", el("p", {}, `There is no port ${this.name} (any more). `, el("a", { href: "#" }, "All ports"))));
+      const name = this.name;
+      [this.fdb, this.flows] = await Promise.all([api("/fdb"), api("/flows?limit=50&port=" + encodeURIComponent(name)).catch(() => [])]);
+      if (pages.current !== this || this.name !== name) return;
+      const r = rateOf(p.name), facts = { state: p.state, kind: p.kind, network: p.network || "–", device: p.ifname, namespace: p.netns || "the switch's own", address: p.addresses.join(", ") || "–", MAC: p.mac || "–", MTU: p.mtu, offloads: p.offload ? "on" : "off",
+        knobs: Object.entries(p.flags).filter(([, on]) => on).map(([k]) => k).join(", ") || "–" };
+      const stations = this.fdb.filter(e => e.ifname === p.name);
+      const keep = document.activeElement === this.box;
+      main.replaceChildren(
+        el("div", { class: "stack" },
+          card(p.name, p.kind, el("dl", { class: "facts" }, ...Object.entries(facts).map(([k, v]) => el("div", {}, el("dt", {}, k), el("dd", {}, String(v)))))),
+          card("Rate", "the last 90 seconds", spark(state.history[p.name] || []), legend()),
+          card("Live capture", "what comes from this port or goes to it, with its verdict", el("div", { class: "bar" },
+            el("button", { onclick: () => { this.paused = !this.paused; this.draw(main); } }, this.paused ? "Go on" : "Pause"), el("span", { class: "muted mono" }, `uvswitch dump -i ${p.name} -w - | wireshark -k -i -`)), this.box),
+          card("Flows", this.flows.length === 50 ? "the first 50" : count(this.flows.length), this.flows.length ? flowTable(this.flows) : el("p", { class: "muted" }, "None."))),
+        el("div", { class: "stack" },
+          card("Counters", "", table([[""], ["from the port", "n"], ["to it", "n"]], [["packets", count(p.rx_packets), count(p.tx_packets)], ["bytes", count(p.rx_bytes), count(p.tx_bytes)],
+            ["rate", bits(r.rx_bytes), bits(r.tx_bytes)], ["", pps(r.rx_packets), pps(r.tx_packets)], ["dropped", count(p.rx_dropped), count(p.tx_dropped)]])),
+          card("Drops", "at this port", ...(Object.keys(p.drops).length ? Object.entries(p.drops).sort((a, b) => b[1] - a[1]).map(([k, n]) => el("div", { class: "reason" },
+            el("div", { class: "head" }, el("code", {}, k), el("span", { class: "mono" }, count(n))), el("p", {}, (state.reasons[k] || {}).meaning || ""))) : [el("p", { class: "muted" }, "None.")])),
+          card("Stations", "by the forwarding database", stations.length ? table([["MAC"], ["state"], ["age", "n"]], stations.map(e => [el("code", {}, e.mac), e.state || "learned", e.state ? "" : e.age.toFixed(0) + " s"])) : el("p", { class: "muted" }, "None has been heard."))));
+      this.tail();
+      if (keep) this.box.focus();
+    },
+  },
+  trace: {
+    wide: true, made: false,
+    draw(main) {
+      if (main.querySelector("#tracer")) return; // what was typed stays
+      const ports = state.ports.filter(p => p.kind !== "host");
+      const port = el("select", { id: "trace-port", "aria-label": "port" }, ...ports.map(p => el("option", { value: p.name }, p.name)));
+      const first = ports.find(p => p.kind !== "uplink");
+      if (first) port.value = first.name;
+      const packet = el("input", { type: "text", id: "trace-packet", "aria-label": "packet in words", placeholder: "tcp > 1.1.1.1:443 S", value: "tcp > 1.1.1.1:443 S", spellcheck: "false" });
+      const reverse = el("input", { type: "checkbox", id: "trace-reverse", checked: "" });
+      const out = el("div", { id: "way" });
+      const form = el("form", { id: "tracer", onsubmit: async e => {
+        e.preventDefault();
+        try {
+          const t = await api("/trace", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ in: port.value, packet: packet.value, reverse: reverse.checked }) });
+          out.replaceChildren(...drawTrace(t), ...(t.reverse ? [el("h2", {}, "The answer"), ...drawTrace(t.reverse)] : []));
+        } catch (err) { out.replaceChildren(el("p", { class: "error" }, err.message)); }
+      } }, el("div", { class: "bar" }, el("label", {}, "from port ", port), packet, el("label", {}, reverse, " and the answer"), el("button", { class: "go" }, "Trace")));
+      main.replaceChildren(card("Trace", "what would happen to a packet, and why: the live tables, and nothing is changed", form, out));
+    },
+  },
+};
+
+function flowTable(flows) {
+  const side = s => s.id !== undefined && s.id !== null && s.sport === 0 && s.dport === 0 ? `${s.src} > ${s.dst} id ${s.id}` : `${s.src}:${s.sport} > ${s.dst}:${s.dport}`;
+  return table([["", ""], ["state"], ["as the container sees it"], ["its answer"], ["port"], ["out", "n"], ["back", "n"], ["goes in", "n"]], flows.map(f => [f.protocol, f.state || f.status.join(" ") || "–", el("code", {}, side(f.original)), el("code", {}, side(f.reply)),
+    f.port ? portLink(f.port) : "–", count(f.original.bytes), count(f.reply.bytes), span(f.timeout)]));
+}
+
+function spark(list) {
+  const W = 700, H = 110, svg = el("svg", { class: "spark", viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none", role: "img", "aria-label": "rate of the port" });
+  const top = Math.max(1000, ...list.flatMap(r => [r.rx_bytes, r.tx_bytes])) * 1.1;
+  svg.append(el("line", { x1: 0, y1: H - 1, x2: W, y2: H - 1 }), el("text", { x: 4, y: 11 }, bits(top)));
+  for (const k of ["rx", "tx"]) {
+    const pts = list.map((r, i) => `${(W - (list.length - 1 - i) * W / 89).toFixed(1)} ${(H - 2 - (H - 14) * r[k + "_bytes"] / top).toFixed(1)}`);
+    if (!pts.length) continue;
+    const x0 = pts[0].split(" ")[0];
+    svg.append(el("path", { class: "area " + k, d: `M${x0} ${H} L${pts.join(" L")} L${W} ${H}Z` }), el("path", { class: k, d: "M" + pts.join(" L") }));
+  }
+  return svg;
+}
+
+function drawTrace(t) {
+  const dropped = t.verdict === "dropped";
+  const end = el("li", { class: "end " + t.verdict }, el("div", { class: "stage" }, t.verdict + (t.reason ? ": " + t.reason : "") + (t.ports.length ? " to " + t.ports.join(", ") : "")),
+    el("div", { class: "text" }, t.why + (t.remedy ? " To do: " + t.remedy : "")), t.out ? el("div", { class: "text mono" }, t.out) : null);
+  return [el("p", {}, el("code", {}, t.packet), el("span", { class: "muted" }, ` from ${t.in}, ${t.length} bytes`)),
+    el("ol", { class: "way" }, ...t.steps.map(s => el("li", {}, el("span", { class: "result" }, s.result), el("div", { class: "stage" }, s.stage), el("div", { class: "text" }, s.text))), end)];
+}
+
+// route shows the page that the address names.
+function route() {
+  const [what, arg] = location.hash.slice(1).split("/");
+  const page = pages[what || "overview"] || pages.overview;
+  pages.current?.leave?.();
+  pages.current = page;
+  const main = $("page");
+  main.className = page.wide ? "wide" : "";
+  main.replaceChildren();
+  document.querySelectorAll("nav a").forEach(a => a.classList.toggle("on", a.dataset.page === (what === "port" ? "" : what || "")));
+  page.enter?.(decodeURIComponent(arg || ""));
+  if (state.stats) page.draw(main);
+}
+
+async function loop() {
+  for (;;) {
+    try {
+      await poll();
+      head();
+      await pages.current.draw($("page"));
+    } catch (e) {
+      $("live").textContent = "no answer from the switch";
+      $("live").className = "pill bad";
+    }
+    await new Promise(r => setTimeout(r, 1000));
+  }
+}
+
+addEventListener("hashchange", route);
+route();
+api("/reasons").then(list => { for (const r of list) state.reasons[r.name] = r; }).catch(() => {});
+loop();
