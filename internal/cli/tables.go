@@ -375,12 +375,15 @@ func printTables(w io.Writer, tables map[string]api.Table) {
 // printDrops prints each reason with what it means and what to do.
 func printDrops(w io.Writer, drops map[string]uint64) {
 	for _, name := range byCount(drops) {
-		for r := frame.Reason(0); r < frame.NumReasons; r++ {
-			if r.String() == name {
-				row(w, "dropped", fmt.Sprintf("%d %s: %s; %s", drops[name], name, r.Info().Meaning, r.Info().Remedy))
-			}
-		}
+		info, _ := reasonOf(name)
+		row(w, "dropped", fmt.Sprintf("%d %s: %s; %s", drops[name], name, info.Meaning, info.Remedy))
 	}
+}
+
+// reasonOf is what is said about a reason; nothing about one of a newer switch.
+func reasonOf(name string) (frame.ReasonInfo, bool) {
+	r, ok := frame.ParseReason(name)
+	return r.Info(), ok
 }
 
 func (a *app) statsCommand() *cobra.Command {

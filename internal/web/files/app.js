@@ -70,26 +70,28 @@ function head() {
   $("live").className = "pill good";
 }
 
-// topology draws outside, uplink, the router, and each network as a band with its ports. Edges are as wide as their rate.
+// topology draws outside, uplink, the router, and each network as a band with a bus and its ports. Edges are as wide as their rate.
 function topology() {
-  const nets = state.status.networks || [], inNet = n => state.ports.filter(p => p.network === n.name);
-  const perRow = 6, cell = 138, W = 940;
-  let y = 196;
+  const nets = state.status.networks || [];
+  const perRow = 6, cell = 146, rowH = 88, W = 940, mid = W / 2;
+  let y = 226;
   const bands = nets.map(n => {
-    const list = inNet(n), rows = Math.max(1, Math.ceil(list.length / perRow)), h = 44 + rows * 92;
-    const band = { n, list, y, h };
-    y += h + 16;
+    const list = state.ports.filter(p => p.network === n.name), rows = Math.max(1, Math.ceil(list.length / perRow)), h = 52 + rows * rowH;
+    const band = { n, list, y, h, bus: y + 42 };
+    y += h + 14;
     return band;
   });
   const svg = el("svg", { class: "topo", viewBox: `0 0 ${W} ${y}`, role: "img", "aria-label": "topology: ports, networks, uplink and outside" });
-  const mid = W / 2;
   const width = bytes => bytes <= 0 ? 1.5 : Math.min(13, 1.5 + Math.max(0, Math.log10(bytes * 8) - 2) * 1.35);
-  const edge = (x1, y1, x2, y2, r) => {
-    const d = (o) => `M${x1 + o} ${y1} C${x1 + o} ${(y1 + y2) / 2}, ${x2 + o} ${(y1 + y2) / 2}, ${x2 + o} ${y2}`;
-    svg.append(
-      el("path", { class: "edge rx" + (r.rx_bytes > 0 ? " on" : ""), d: d(-7), "stroke-width": width(r.rx_bytes) }, el("title", {}, `sends ${bits(r.rx_bytes)}, ${pps(r.rx_packets)}`)),
-      el("path", { class: "edge tx" + (r.tx_bytes > 0 ? " on" : ""), d: d(7), "stroke-width": width(r.tx_bytes) }, el("title", {}, `gets ${bits(r.tx_bytes)}, ${pps(r.tx_packets)}`)));
+  // edge draws both directions beside each other; at is a path for one, displaced by o.
+  const edge = (r, at) => {
+    for (const [k, o, verb] of [["rx", -7, "sends"], ["tx", 7, "gets"]]) {
+      const bytes = r[k + "_bytes"];
+      svg.append(el("path", { class: `edge ${k}` + (bytes > 0 ? " on" : ""), d: at(o), "stroke-width": width(bytes) }, el("title", {}, `${verb} ${bits(bytes)}, ${pps(r[k + "_packets"])}`)));
+    }
   };
+  // straight goes from y1 down to y2; what travels up is "rx", from the lower end.
+  const straight = (x, y1, y2) => o => `M${x + o} ${y2} L${x + o} ${y1}`;
   const node = (x, y, w, h, cls, lines, href) => {
     const g = el("g", {}, el("rect", { class: "node " + cls, x: x - w / 2, y: y - h / 2, width: w, height: h, rx: 10 }));
     lines.forEach(([text, c], i) => g.append(el("text", { class: c || "", x, y: y + 4 + (i - (lines.length - 1) / 2) * 16 }, text)));
@@ -97,35 +99,35 @@ function topology() {
     svg.append(el("a", { svg: true, href, "data-port": decodeURIComponent(href.slice(6)) }, g));
   };
   const up = state.ports.find(p => p.kind === "uplink"), u = state.status.uplink;
-  // edges first, so that nodes are above them
-  for (const b of bands) {
+  bands.forEach((b, i) => {
     svg.append(el("rect", { class: "band", x: 8, y: b.y, width: W - 16, height: b.h, rx: 14 }));
     svg.append(el("text", { class: "left", x: 26, y: b.y + 25 }, b.n.name));
     const more = [b.n.internal && "internal", b.n.isolated && "isolated"].filter(Boolean).join(", ");
-    svg.append(el("text", { class: "small left", x: 34 + b.n.name.length * 8, y: b.y + 25 }, `${b.n.subnet}, gateway ${b.n.gateway}, MTU ${b.n.mtu}${more ? ", " + more : ""}`));
-  }
-  if (bands.length) {
+    svg.append(el("text", { class: "small left", x: 36 + b.n.name.length * 8, y: b.y + 25 }, `${b.n.subnet}, gateway ${b.n.gateway}, MTU ${b.n.mtu}${more ? ", " + more : ""}`));
     const sum = { ...zero };
-    for (const r of Object.entries(state.rates)) if (r[0] !== "gateway" && r[0] !== "uplink") for (const k of Object.keys(zero)) sum[k] += r[1][k];
-    edge(mid, bands[0].y, mid, 148, sum);
-  }
+    for (const p of b.list) for (const k of Object.keys(zero)) sum[k] += rateOf(p.name)[k];
+    const half = Math.max(70, (Math.min(perRow, b.list.length) - 1) * cell / 2 + 40);
+    const right = W - 40 - 22 * ((i - 1) % 8);
+    svg.append(el("path", { class: "bus", d: `M${mid - half} ${b.bus} L${i ? right : mid + half} ${b.bus}` }));
+    if (i === 0) edge(sum, straight(mid, 192, b.bus));
+    else edge(sum, o => `M${right + o} ${b.bus} C${right + o} ${b.bus - 70}, ${right - 40 + o} ${172 - o / 2}, ${mid + 125} ${172 - o / 2}`);
+  });
   if (up) {
-    const r = rateOf(up.name);
-    edge(mid, 48, mid, 120, { rx_bytes: r.rx_bytes, tx_bytes: r.tx_bytes, rx_packets: r.rx_packets, tx_packets: r.tx_packets });
+    const r = rateOf(up.name), turned = { rx_bytes: r.tx_bytes, tx_bytes: r.rx_bytes, rx_packets: r.tx_packets, tx_packets: r.rx_packets };
+    edge(turned, straight(mid, 46, 152));
   }
-  node(mid, 26, 250, 44, "", up ? [["outside", ""], [`by ${u.device || "?"}, ${u.address || "no address"} (${u.kind})`, "small"]] : [["no way out", "small"]]);
-  if (up) node(mid + 240, 26, 150, 40, up.state === "forwarding" && u.state === "up" ? "" : "down", [["uplink", ""], [bits(rateOf("uplink").rx_bytes + rateOf("uplink").tx_bytes), "small"]], "#port/uplink");
-  node(mid, 134, 250, 44, "core", [["switch · router · NAT", "inv"]]);
-  svg.append(el("text", { class: "small left", x: mid + 140, y: 139 }, `${count(state.stats.tables.flows.used)} flows`));
-  for (const b of bands) {
-    b.list.forEach((p, i) => {
-      const inRow = Math.min(perRow, b.list.length - Math.floor(i / perRow) * perRow);
-      const x = mid + ((i % perRow) - (inRow - 1) / 2) * cell * 1.08, cy = b.y + 88 + Math.floor(i / perRow) * 92, r = rateOf(p.name);
-      edge(x, cy - 20, x + (mid - x) * .12, b.y + 36 + Math.floor(i / perRow) * 92, r);
-      node(x, cy, 128, 42, p.state === "forwarding" ? "" : "down", [[p.name.length > 15 ? p.name.slice(0, 14) + "…" : p.name, ""], [(p.addresses[0] || p.mac || p.kind).split("/")[0], "small"]], "#port/" + encodeURIComponent(p.name));
-      if (r.drops > 0) svg.append(el("text", { class: "drop", x, y: cy + 35 }, scaled(r.drops, "drops/s")));
-    });
-  }
+  node(mid, 26, 250, 42, "", up ? [["outside", ""], [`by ${u.device || "?"}, ${u.address || "no address"} (${u.kind})`, "small"]] : [["no way out", "small"]]);
+  if (up) node(mid, 98, 128, 34, up.state === "forwarding" && u.state === "up" ? "" : "down", [["uplink", ""]], "#port/uplink");
+  node(mid, 172, 250, 42, "core", [["switch · router · NAT", "inv"]]);
+  svg.append(el("text", { class: "small left", x: mid + 136, y: 198 }, `${count(state.stats.tables.flows.used)} flows`));
+  if (up) svg.append(el("text", { class: "small left", x: mid + 80, y: 102 }, `${bits(rateOf("uplink").tx_bytes)} out, ${bits(rateOf("uplink").rx_bytes)} in`));
+  for (const b of bands) b.list.forEach((p, i) => {
+    const row = Math.floor(i / perRow), inRow = Math.min(perRow, b.list.length - row * perRow);
+    const x = mid + ((i % perRow) - (inRow - 1) / 2) * cell, cy = b.bus + 52 + row * rowH, r = rateOf(p.name);
+    edge(r, straight(x, row ? cy - 44 : b.bus, cy - 20));
+    node(x, cy, 130, 42, p.state === "forwarding" ? "" : "down", [[p.name.length > 15 ? p.name.slice(0, 14) + "…" : p.name, ""], [(p.addresses[0] || p.mac || p.kind).split("/")[0], "small"]], "#port/" + encodeURIComponent(p.name));
+    if (r.drops >= 0.5) svg.append(el("text", { class: "drop", x, y: cy + 35 }, scaled(r.drops, "drops/s")));
+  });
   return svg;
 }
 

@@ -1,0 +1,379 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	tea "charm.land/bubbletea/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/uvswitch/uvswitch/internal/api"
+)
+
+func (a *app) topCommand() *cobra.Command {
+	var every time.Duration
+	var frames int
+	var batch bool
+	c := &cobra.Command{Use: "top", Short: "Watch ports, rates, drops and tables, live", Args: cobra.NoArgs,
+		Long: "A live screen: rates by port, drops by reason, tables against their limits, and the flows that move most.\n" +
+			"Keys: q ends it, f shows flows or ports, r p d n sort by received, sent, drops or name, space holds it still.",
+		RunE: func(c *cobra.Command, _ []string) error {
+			if every < 100*time.Millisecond || every > time.Minute {
+				return usagef("--interval %s: 100ms to 1m", every)
+			}
+			m := &top{every: every, left: frames, width: 80, height: 24, ask: func() (sample, error) { return a.sample(c.Context()) }}
+			if batch {
+				return a.topBatch(c.Context(), m)
+			}
+			if _, err := m.ask(); err != nil { // before the screen is taken
+				return err
+			}
+			opts := []tea.ProgramOption{tea.WithContext(c.Context()), tea.WithOutput(a.out)}
+			if f, ok := a.in.(*os.File); ok {
+				opts = append(opts, tea.WithInput(f))
+			}
+			_, err := tea.NewProgram(m, opts...).Run()
+			if err == nil {
+				err = m.err
+			}
+			if c.Context().Err() != nil {
+				return nil
+			}
+			return err
+		}}
+	c.Flags().DurationVarP(&every, "interval", "d", time.Second, "time between two looks")
+	c.Flags().IntVarP(&frames, "count", "n", 0, "end after so many looks")
+	c.Flags().BoolVarP(&batch, "batch", "b", false, "print plain screens one after the other, for a file or another program")
+	return c
+}
+
+// topBatch prints screens, the first when there are rates.
+func (a *app) topBatch(ctx context.Context, m *top) error {
+	m.width, m.height, m.plain = 100, 30, true
+	for n := 0; m.left == 0 || n <= m.left; n++ {
+		s, err := m.ask()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		if m.before, m.now = m.now, s; n > 0 {
+			if _, err := fmt.Fprintln(a.out, m.screen()); err != nil {
+				return err
+			}
+		}
+		if m.left > 0 && n == m.left {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(m.every):
+		}
+	}
+	return nil
+}
+
+// A sample is what the switch says at one time.
+type sample struct {
+	at     time.Time
+	status api.Status
+	ports  []api.Port
+	stats  api.Stats
+	flows  []api.Flow
+}
+
+func (a *app) sample(ctx context.Context) (s sample, err error) {
+	c := a.client()
+	for path, to := range map[string]any{"/status": &s.status, "/ports": &s.ports, "/stats": &s.stats, "/flows?limit=2000": &s.flows} {
+		if err := c.Do(ctx, "GET", path, nil, to); err != nil {
+			return s, err
+		}
+	}
+	s.at = time.Now()
+	return s, nil
+}
+
+// top is the screen's model.
+type top struct {
+	ask           func() (sample, error)
+	every         time.Duration
+	left          int // looks; 0: no end
+	width, height int
+	now, before   sample
+	sort          byte
+	flows, held   bool
+	plain         bool // no keys, no colours
+	err           error
+}
+
+type (
+	tick   struct{}
+	looked struct {
+		sample
+		err error
+	}
+)
+
+func (m *top) look() tea.Msg {
+	s, err := m.ask()
+	return looked{s, err}
+}
+
+// Init is bubbletea's.
+func (m *top) Init() tea.Cmd { return m.look }
+
+// Update is bubbletea's.
+func (m *top) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
+	switch msg := msg.(type) {
+	case tea.WindowSizeMsg:
+		m.width, m.height = msg.Width, msg.Height
+	case tick:
+		return m, m.look
+	case looked:
+		if msg.err != nil {
+			m.err = msg.err
+			return m, tea.Quit
+		}
+		if !m.held {
+			m.before, m.now = m.now, msg.sample
+		}
+		if m.left--; m.left == 0 {
+			return m, tea.Quit
+		}
+		return m, tea.Tick(m.every, func(time.Time) tea.Msg { return tick{} })
+	case tea.KeyPressMsg:
+		switch key := msg.String(); key {
+		case "q", "ctrl+c", "esc":
+			return m, tea.Quit
+		case "f", "tab":
+			m.flows = !m.flows
+		case "space", " ":
+			m.held = !m.held
+		case "r", "p", "d", "n":
+			m.sort = key[0]
+		}
+	}
+	return m, nil
+}
+
+// View is bubbletea's.
+func (m *top) View() tea.View {
+	v := tea.NewView(m.screen())
+	v.AltScreen = true
+	return v
+}
+
+// seconds between the two samples; 0 when there is but one.
+func (m *top) seconds() float64 {
+	if m.before.at.IsZero() {
+		return 0
+	}
+	return m.now.at.Sub(m.before.at).Seconds()
+}
+
+// per is a counter's rate.
+func (m *top) per(now, before uint64) float64 {
+	if s := m.seconds(); s > 0 && now >= before {
+		return float64(now-before) / s
+	}
+	return 0
+}
+
+// screen is what is shown, of height lines at most, none longer than width.
+func (m *top) screen() string {
+	if m.now.at.IsZero() {
+		return "asking the switch..."
+	}
+	s := &m.now
+	var lines []string
+	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	state := "every frame accounted for"
+	if !s.stats.Conservation.Balanced {
+		state = "frames on their way"
+	}
+	if m.held {
+		state = "HELD"
+	}
+	up := s.status.Uplink
+	add("uvswitch %s  up %s  %s  uplink %s %s %s  %s", s.status.Version, (time.Duration(s.status.Uptime) * time.Second).String(), s.status.Backend, orDash(up.Device), orDash(up.Address), up.State, state)
+	c, b := s.stats.Conservation, m.before.stats.Conservation
+	var bytes, before uint64
+	for name, p := range s.stats.Ports {
+		bytes += p.RxBytes
+		before += m.before.stats.Ports[name].RxBytes
+	}
+	add("in %s %s   out %s   dropped %s", rate(8*m.per(bytes, before), "bit/s"), rate(m.per(c.Received, b.Received), "pkt/s"), rate(m.per(c.Transmitted, b.Transmitted), "pkt/s"), rate(m.per(c.Dropped, b.Dropped), "pkt/s"))
+	for _, k := range []string{"fdb", "flows", "nat_ports"} {
+		t := s.stats.Tables[k]
+		add("%-10s %s %d of %d", strings.ReplaceAll(k, "_", " "), gauge(t, 24), t.Used, t.Limit)
+	}
+	add("")
+	drops := m.dropLines()
+	room := m.height - len(lines) - 2 - len(drops) - 1
+	if m.flows {
+		lines = append(lines, m.flowLines(room)...)
+	} else {
+		lines = append(lines, m.portLines(room)...)
+	}
+	for len(lines) < m.height-len(drops)-1 {
+		lines = append(lines, "")
+	}
+	lines = append(lines, drops...)
+	if !m.plain {
+		lines = append(lines, "q quit  f flows/ports  r p d n sort  space hold")
+	}
+	if len(lines) > m.height {
+		lines = lines[:m.height]
+	}
+	for i, l := range lines {
+		if r := []rune(l); len(r) > m.width {
+			lines[i] = string(r[:m.width])
+		}
+	}
+	if len(lines) > 6 && !m.plain {
+		lines[6] = reverse(lines[6], m.width)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// reverse shows a line in inverse video, over the whole width.
+func reverse(s string, width int) string {
+	return "\x1b[7m" + s + strings.Repeat(" ", max(0, width-len([]rune(s)))) + "\x1b[m"
+}
+
+func (m *top) portLines(room int) []string {
+	type row struct {
+		p      api.Port
+		rx, tx float64
+		drops  float64
+	}
+	var rows []row
+	for _, p := range m.now.ports {
+		q := m.before.stats.Ports[p.Name]
+		if m.before.at.IsZero() {
+			q = p.PortStats
+		}
+		rows = append(rows, row{p, m.per(p.RxBytes, q.RxBytes), m.per(p.TxBytes, q.TxBytes), m.per(p.RxDropped+p.TxDropped, q.RxDropped+q.TxDropped)})
+	}
+	slices.SortStableFunc(rows, func(a, b row) int {
+		switch m.sort {
+		case 'r':
+			return order(b.rx, a.rx)
+		case 'p':
+			return order(b.tx, a.tx)
+		case 'd':
+			return order(b.drops, a.drops)
+		case 'n':
+			return strings.Compare(a.p.Name, b.p.Name)
+		}
+		return order(b.rx+b.tx, a.rx+a.tx)
+	})
+	out := []string{fmt.Sprintf("%-15s %-9s %-10s %12s %12s %9s", "PORT", "NETWORK", "STATE", "FROM IT", "TO IT", "DROPS/S")}
+	for i, r := range rows {
+		if i == room-1 && len(rows) > room {
+			out = append(out, fmt.Sprintf("... %d more", len(rows)-i))
+			break
+		}
+		out = append(out, fmt.Sprintf("%-15.15s %-9.9s %-10s %12s %12s %9s", r.p.Name, orDash(r.p.Network), r.p.State, rate(8*r.rx, "bit/s"), rate(8*r.tx, "bit/s"), rate(r.drops, "")))
+	}
+	return out
+}
+
+func (m *top) flowLines(room int) []string {
+	before := map[uint32]uint64{}
+	key := func(f api.Flow) string {
+		return fmt.Sprint(f.Original.Src, f.Original.Sport, f.Original.Dst, f.Original.Dport)
+	}
+	same := map[uint32]string{}
+	for _, f := range m.before.flows {
+		before[f.ID], same[f.ID] = f.Original.Bytes+f.Reply.Bytes, key(f)
+	}
+	type row struct {
+		f api.Flow
+		r float64
+	}
+	var rows []row
+	for _, f := range m.now.flows {
+		r := row{f: f}
+		if same[f.ID] == key(f) {
+			r.r = m.per(f.Original.Bytes+f.Reply.Bytes, before[f.ID])
+		}
+		rows = append(rows, r)
+	}
+	slices.SortStableFunc(rows, func(a, b row) int { return order(b.r, a.r) })
+	out := []string{fmt.Sprintf("%-5s %-11s %-22s %-22s %-8s %8s", "PROTO", "STATE", "FROM", "TO", "PORT", "RATE")}
+	end := func(addr string, port int) string {
+		if port == 0 {
+			return addr
+		}
+		return fmt.Sprintf("%s:%d", addr, port)
+	}
+	for i, r := range rows {
+		if i == room-1 && len(rows) > room {
+			out = append(out, fmt.Sprintf("... %d more", m.now.stats.Tables["flows"].Used-i))
+			break
+		}
+		out = append(out, fmt.Sprintf("%-5s %-11.11s %-22s %-22s %-8.8s %8s", r.f.Protocol, orDash(r.f.State), end(r.f.Original.Src, r.f.Original.Sport), end(r.f.Original.Dst, r.f.Original.Dport), orDash(r.f.Port), rate(8*r.r, "b/s")))
+	}
+	return out
+}
+
+// dropLines are the reasons that count most, with what they mean.
+func (m *top) dropLines() []string {
+	drops := m.now.stats.Drops
+	out := []string{""}
+	for i, name := range byCount(drops) {
+		if i == 4 && m.height < 34 || i == 10 {
+			break
+		}
+		line := fmt.Sprintf("%9d %-22s", drops[name], name)
+		if r := m.per(drops[name], m.before.stats.Drops[name]); r > 0 && !m.before.at.IsZero() {
+			line += " " + rate(r, "/s")
+		}
+		if info, ok := reasonOf(name); ok && m.width > 60 {
+			line += " " + info.Meaning
+		}
+		out = append(out, line)
+	}
+	if len(out) == 1 {
+		return append(out, "nothing has been dropped")
+	}
+	return out
+}
+
+func gauge(t api.Table, width int) string {
+	n := 0
+	if t.Limit > 0 {
+		n = min(width, (t.Used*width+t.Limit-1)/t.Limit)
+	}
+	return "[" + strings.Repeat("#", n) + strings.Repeat(".", width-n) + "]"
+}
+
+func order(a, b float64) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// rate is a number with a prefix: 1.2 Gbit/s.
+func rate(v float64, unit string) string {
+	prefixes := []string{"", "k", "M", "G", "T"}
+	i := 0
+	for v >= 1000 && i < len(prefixes)-1 {
+		v, i = v/1000, i+1
+	}
+	if v >= 100 || i == 0 {
+		return fmt.Sprintf("%.0f %s%s", v, prefixes[i], unit)
+	}
+	return fmt.Sprintf("%.1f %s%s", v, prefixes[i], unit)
+}
