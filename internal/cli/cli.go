@@ -114,7 +114,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.runCommand(), a.statusCommand(), a.statsCommand(), a.networkCommand(), a.portCommand(), a.fdbCommand(),
 		a.bridgeCommand(), a.neighCommand(), a.routeCommand(), a.publishCommand(), a.flowCommand(), a.natCommand(),
-		a.traceCommand(), a.dumpCommand(), a.monitorCommand(), a.extcapCommand(), a.labCommand(), a.configCommand(), a.topCommand(), a.reloadCommand(), a.versionCommand(),
+		a.traceCommand(), a.dumpCommand(), a.monitorCommand(), a.extcapCommand(), a.labCommand(), a.configCommand(), a.topCommand(), a.doctorCommand(), a.reloadCommand(), a.versionCommand(),
 	)
 	return root
 }

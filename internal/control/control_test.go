@@ -30,11 +30,11 @@ func TestParsePublish(t *testing.T) {
 }
 
 func TestParseRanges(t *testing.T) {
-	if r, err := parseRanges("20000-29999, 61000"); err != nil || len(r) != 2 || r[0] != [2]uint16{20000, 29999} || r[1] != [2]uint16{61000, 61000} {
+	if r, err := ParseRanges("20000-29999, 61000"); err != nil || len(r) != 2 || r[0] != [2]uint16{20000, 29999} || r[1] != [2]uint16{61000, 61000} {
 		t.Errorf("%v %v", r, err)
 	}
 	for _, bad := range []string{"", "0-2", "3000-2000", "x", "2000-", "2000-70000"} {
-		if r, err := parseRanges(bad); err == nil {
+		if r, err := ParseRanges(bad); err == nil {
 			t.Errorf("%q is %v", bad, r)
 		}
 	}

@@ -93,7 +93,7 @@ func Run(ctx context.Context, o Options, ready func()) error {
 	if err := requireRoot(); err != nil {
 		return err
 	}
-	if _, err := parseRanges(o.NATPorts); err != nil {
+	if _, err := ParseRanges(o.NATPorts); err != nil {
 		return err
 	}
 	listener, err := listen(o.Socket) // first: a second switch must not get as far as its devices

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -154,7 +153,7 @@ func (d *Daemon) checkHostPorts(r *rule) error {
 			return api.Errorf(http.StatusBadRequest, "%s is not the uplink's address (%s) nor 127.0.0.1; leave it out for all of the host's addresses", r.hostAddr, d.externalString())
 		}
 	}
-	if eph := localPortRange(); int(r.hi)-int(r.lo) >= maxRelays && r.lo <= eph[1] && r.hi >= eph[0] {
+	if eph := hostports.Ephemeral(); int(r.hi)-int(r.lo) >= maxRelays && r.lo <= eph[1] && r.hi >= eph[0] {
 		return api.Errorf(http.StatusConflict, "a range of more than %d ports may not overlap %d-%d, which the host's kernel picks from for its own connections", maxRelays, eph[0], eph[1])
 	}
 	if pool := d.pools(r); d.up != nil && (pool[0].Len() == 0 || pool[1].Len() == 0) {
@@ -257,8 +256,8 @@ func publishRule(q *rule) *nat.Publish {
 // pools are the ports of the host's address that NAT may give out: the configured ranges without those that the
 // kernel may pick, that the host listens on, or that are published.
 func (d *Daemon) pools(rules ...*rule) [2]*nat.PortSet {
-	ranges, _ := parseRanges(d.opts.NATPorts)
-	local := localPortRange()
+	ranges, _ := ParseRanges(d.opts.NATPorts)
+	local := hostports.Ephemeral()
 	list, err := hostports.List()
 	if err != nil {
 		d.log.Error("the host's ports; those known before are kept clear of", "error", err)
@@ -290,8 +289,8 @@ func (d *Daemon) pools(rules ...*rule) [2]*nat.PortSet {
 // DefaultNATPorts lie outside the kernel's usual ip_local_port_range, so that it never picks one.
 const DefaultNATPorts = "20000-29999,61000-65535"
 
-// parseRanges reads "20000-29999,61000".
-func parseRanges(s string) ([][2]uint16, error) {
+// ParseRanges reads "20000-29999,61000".
+func ParseRanges(s string) ([][2]uint16, error) {
 	var out [][2]uint16
 	for _, part := range strings.Split(s, ",") {
 		lo, hi, ok := strings.Cut(strings.TrimSpace(part), "-")
@@ -306,18 +305,4 @@ func parseRanges(s string) ([][2]uint16, error) {
 		out = append(out, [2]uint16{uint16(a), uint16(b)})
 	}
 	return out, nil
-}
-
-// localPortRange is what the kernel picks ports from.
-func localPortRange() (r [2]uint16) {
-	b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
-	if err != nil {
-		return [2]uint16{32768, 60999}
-	}
-	f := strings.Fields(string(b))
-	for i := range min(len(f), 2) {
-		v, _ := strconv.ParseUint(f[i], 10, 16)
-		r[i] = uint16(v)
-	}
-	return r
 }

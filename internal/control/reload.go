@@ -31,7 +31,7 @@ func Check(o Options) error {
 // shadow is a daemon without a dataplane that has what o says, and those ports, published ports and networks of d that o does
 // not mention.
 func shadow(o Options, d *Daemon) (*Daemon, error) {
-	if _, err := parseRanges(o.NATPorts); err != nil {
+	if _, err := ParseRanges(o.NATPorts); err != nil {
 		return nil, err
 	}
 	s := &Daemon{opts: o, networks: map[string]*network{}, ports: map[string]*port{}}

@@ -98,3 +98,17 @@ func Find(list []Listener, proto string, addr netip.Addr, port uint16) (Listener
 	}
 	return Listener{}, false
 }
+
+// Ephemeral is what the kernel picks ports from for the host's own connections.
+func Ephemeral() (r [2]uint16) {
+	b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err != nil {
+		return [2]uint16{32768, 60999}
+	}
+	f := strings.Fields(string(b))
+	for i := range min(len(f), 2) {
+		v, _ := strconv.ParseUint(f[i], 10, 16)
+		r[i] = uint16(v)
+	}
+	return r
+}

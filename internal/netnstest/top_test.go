@@ -70,7 +70,7 @@ func TestTop(t *testing.T) {
 
 // picture has Chromium draw what a terminal would.
 func picture(t *testing.T, text, file string) {
-	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.WindowSize(900, 640), chromedp.Flag("disable-gpu", true), chromedp.Flag("hide-scrollbars", true))
+	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.WindowSize(900, 760), chromedp.Flag("disable-gpu", true), chromedp.Flag("hide-scrollbars", true))
 	ctx, cancel := chromedp.NewExecAllocator(t.Context(), opts...)
 	defer cancel()
 	ctx, cancel = chromedp.NewContext(ctx)
