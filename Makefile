@@ -4,20 +4,25 @@
 GO       ?= go
 FUZZTIME ?= 10s
 PACKAGES  = iproute2 iputils-ping iputils-tracepath iperf3 tcpdump tshark iptables nftables ethtool arping socat curl procps bridge-utils \
-            coturn traceroute hping3 openssl
-TOOLS     = ip ping tracepath iperf3 tcpdump tshark iptables nft ethtool arping socat curl sysctl turnserver traceroute hping3 openssl
+            coturn traceroute hping3 openssl mandoc chromium fonts-dejavu-core
+TOOLS     = ip ping tracepath iperf3 tcpdump tshark iptables nft ethtool arping socat curl sysctl turnserver traceroute hping3 openssl mandoc chromium
 PEERS     = openvswitch-switch vde2 passt slirp4netns gcc libc6-dev util-linux
 GVISOR    = v0.8.9
-FUZZERS   = internal/frame:FuzzParse nat:FuzzNAT router:FuzzPunted internal/wire:FuzzDataplane internal/config:FuzzParse internal/control:FuzzBody internal/control:FuzzSpec
+FUZZERS   = internal/frame:FuzzParse nat:FuzzNAT router:FuzzPunted internal/wire:FuzzDataplane internal/config:FuzzParse internal/filter:FuzzCompile internal/capture:FuzzReader internal/control:FuzzBody internal/control:FuzzSpec
 
-.PHONY: compliance compliance-check build install test unit race fuzz netns bench bench-micro lint demo check deps clean bench-quick bench-deps pgo
+.PHONY: docs man screenshots compliance compliance-check build install test unit race fuzz netns bench bench-micro lint demo check deps clean bench-quick bench-deps pgo
 
 # The command, static, at bin/uvswitch.
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/uvswitch ./cmd/uvswitch
 
-install: build
+install: build man
 	install -m 0755 bin/uvswitch /usr/local/bin/uvswitch
+	install -d /usr/local/share/man/man1 /usr/local/share/bash-completion/completions /usr/local/share/zsh/site-functions /usr/local/share/fish/vendor_completions.d
+	install -m 0644 bin/man/*.1 /usr/local/share/man/man1/
+	install -m 0644 bin/completion/uvswitch.bash /usr/local/share/bash-completion/completions/uvswitch
+	install -m 0644 bin/completion/_uvswitch /usr/local/share/zsh/site-functions/
+	install -m 0644 bin/completion/uvswitch.fish /usr/local/share/fish/vendor_completions.d/
 
 # Everything that CI runs. Needs root for the parts with real namespaces.
 test: deps lint unit compliance-check race fuzz netns
@@ -25,6 +30,19 @@ test: deps lint unit compliance-check race fuzz netns
 # docs/compliance.md, from the tests' names, comments and results.
 compliance:
 	$(GO) run ./internal/compliance > docs/compliance.md.new && mv docs/compliance.md.new docs/compliance.md
+
+# Documents made from the code: drop reasons, the control API.
+docs:
+	@for d in drops.md openapi.json; do $(GO) run ./internal/docgen $${d%.*} > docs/$$d.new && mv docs/$$d.new docs/$$d; done
+
+# Man pages and completion, in bin/man and bin/completion.
+man:
+	$(GO) run ./internal/docgen man bin/man
+	$(GO) run ./internal/docgen completion bin/completion
+
+# Pictures of the live page and of top, in docs/. Needs root and chromium.
+screenshots:
+	UVSWITCH_SCREENSHOTS=$(CURDIR)/docs/images $(GO) test -count=1 -run 'TestWebPage|TestTop' ./internal/netnstest
 
 compliance-check:
 	@$(GO) run ./internal/compliance | diff -u docs/compliance.md - || { echo "docs/compliance.md is not what the tests say: make compliance"; exit 1; }

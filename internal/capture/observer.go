@@ -90,6 +90,9 @@ func (o *observer) Went(b *frame.Batch) {
 		if f.Flags&frame.HasTuple != 0 {
 			r.After = f.Tuple
 		}
+		if r.Translated() { // by a flow that this frame has made, perhaps
+			r.Flow = f.Flow
+		}
 		to := o.receivers(f)
 		if r.Copies = len(to); r.Copies != 1 {
 			r.Out = frame.NoPort

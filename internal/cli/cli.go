@@ -16,7 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/uvswitch/uvswitch/internal/api"
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 )
 
 // Exit codes.
@@ -91,6 +91,9 @@ func isCobraUsage(err error) bool {
 	}
 	return false
 }
+
+// Root is the command, for who documents it.
+func Root() *cobra.Command { return (&app{}).root() }
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{

@@ -16,7 +16,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/uvswitch/uvswitch/internal/api"
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/config"
 	"github.com/uvswitch/uvswitch/internal/control"
 	"github.com/uvswitch/uvswitch/internal/frame"

@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/uvswitch/uvswitch/internal/api"
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/capture"
 	"github.com/uvswitch/uvswitch/internal/filter"
 	"github.com/uvswitch/uvswitch/internal/frame"

@@ -19,7 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/uvswitch/uvswitch/internal/api"
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/nat"
 )
@@ -91,185 +91,43 @@ func mayChange(r *http.Request) bool {
 	return ok && (cred.Uid == 0 || int(cred.Uid) == os.Getuid())
 }
 
-// handler is the control API.
+// handler is the control API, as routes lists it.
 func (d *Daemon) handler() http.Handler {
 	m := http.NewServeMux()
-	get := func(path string, view func(r *http.Request) (any, error)) {
-		m.HandleFunc("GET /v1"+path, func(w http.ResponseWriter, r *http.Request) {
-			d.mu.Lock()
-			v, err := view(r)
-			d.mu.Unlock()
-			answer(w, v, err)
-		})
+	for _, rt := range d.routes() {
+		m.Handle(rt.method+" /v1"+rt.path, d.serve(rt))
 	}
-	change := func(method, path string, do func(r *http.Request) (any, error)) {
-		m.HandleFunc(method+" /v1"+path, func(w http.ResponseWriter, r *http.Request) {
-			if !mayChange(r) {
-				answer(w, nil, api.Errorf(http.StatusForbidden, "only root may change the switch"))
-				return
-			}
-			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-			v, err := do(r)
-			answer(w, v, err)
-		})
-	}
-	get("/status", func(*http.Request) (any, error) { return d.statusView(), nil })
-	get("/stats", func(*http.Request) (any, error) { return d.statsView(), nil })
-	get("/reasons", func(*http.Request) (any, error) { return reasonsView(), nil })
-	get("/bridge", func(*http.Request) (any, error) { return d.bridgeView(), nil })
-	get("/nat", func(*http.Request) (any, error) { return d.natView(), nil })
-	get("/nat/settings", func(*http.Request) (any, error) { return d.natSettings(), nil })
-	get("/nat/ports", func(*http.Request) (any, error) { return d.portUseView(), nil })
-	m.HandleFunc("POST /v1/reload", d.serveReload)
-	d.portRoutes(get, change)
-	d.tableRoutes(get, change)
-	d.publishRoutes(get, change)
-	m.HandleFunc("GET /v1/capture", d.serveCapture)
-	m.HandleFunc("GET /v1/flows/events", d.serveFlowEvents)
-	m.HandleFunc("GET /v1/monitor", d.serveMonitor)
-	m.HandleFunc("POST /v1/trace", func(w http.ResponseWriter, r *http.Request) { // it changes nothing: who may read may ask
-		r.Body = http.MaxBytesReader(w, r.Body, 4*maxBody)
-		q, err := body[api.TraceRequest](r)
-		if err != nil {
-			answer(w, nil, err)
-			return
-		}
-		d.mu.Lock()
-		v, err := d.trace(q)
-		d.mu.Unlock()
-		answer(w, v, err)
-	})
 	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, nil, api.Errorf(http.StatusNotFound, "the control API has no %s %s", r.Method, r.URL.Path))
+		answer(w, nil, api.Errorf(http.StatusNotFound, "the control API has no %s %s; GET /v1/openapi.json describes it", r.Method, r.URL.Path))
 	})
 	return m
 }
 
-// serveReload takes a whole file: more than other bodies have room for.
-func (d *Daemon) serveReload(w http.ResponseWriter, r *http.Request) {
-	if !mayChange(r) {
-		answer(w, nil, api.Errorf(http.StatusForbidden, "only root may change the switch"))
-		return
+// serve is a route's handler. What changes the switch is for root, and locks by itself; what shows it runs under mu.
+func (d *Daemon) serve(rt route) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if (rt.method != http.MethodGet || rt.forRoot) && !rt.open && !mayChange(r) {
+			answer(w, nil, api.Errorf(http.StatusForbidden, "only root may do that"))
+			return
+		}
+		limit := rt.limit
+		if limit == 0 {
+			limit = maxBody
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, limit)
+		switch {
+		case rt.stream != nil:
+			rt.stream(w, r)
+		case rt.view != nil:
+			d.mu.Lock()
+			v, err := rt.view(r)
+			d.mu.Unlock()
+			answer(w, v, err)
+		default:
+			v, err := rt.change(r)
+			answer(w, v, err)
+		}
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, 16*maxBody)
-	q, err := body[api.ReloadRequest](r)
-	if err != nil {
-		answer(w, nil, err)
-		return
-	}
-	o, err := d.opts.Load([]byte(q.File))
-	if err != nil {
-		answer(w, nil, api.Errorf(http.StatusBadRequest, "%v", err))
-		return
-	}
-	v, err := d.Reload(o, q.Dry)
-	answer(w, v, err)
-}
-
-type (
-	getFunc    = func(path string, view func(r *http.Request) (any, error))
-	changeFunc = func(method, path string, do func(r *http.Request) (any, error))
-)
-
-func (d *Daemon) portRoutes(get getFunc, change changeFunc) {
-	get("/ports", func(*http.Request) (any, error) {
-		out := []api.Port{}
-		for _, p := range d.portList() {
-			out = append(out, d.portView(p))
-		}
-		return out, nil
-	})
-	get("/ports/{name}", func(r *http.Request) (any, error) {
-		p := d.ports[r.PathValue("name")]
-		if p == nil {
-			return nil, noPort(r.PathValue("name"))
-		}
-		return d.portView(p), nil
-	})
-	change("POST", "/ports", func(r *http.Request) (any, error) {
-		a, err := body[api.PortAdd](r)
-		if err != nil {
-			return nil, err
-		}
-		return d.addPort(a)
-	})
-	change("PATCH", "/ports/{name}", func(r *http.Request) (any, error) {
-		set, err := body[api.PortSet](r)
-		if err != nil {
-			return nil, err
-		}
-		return nil, d.setPort(r.PathValue("name"), set)
-	})
-	change("DELETE", "/ports/{name}", func(r *http.Request) (any, error) { return nil, d.deletePort(r.PathValue("name")) })
-	get("/networks", func(*http.Request) (any, error) {
-		out := []api.Network{}
-		for _, n := range d.networkList() {
-			out = append(out, d.networkView(n))
-		}
-		return out, nil
-	})
-	change("POST", "/networks", func(r *http.Request) (any, error) {
-		a, err := body[api.NetworkAdd](r)
-		if err != nil {
-			return nil, err
-		}
-		return nil, d.addNetwork(a)
-	})
-	change("DELETE", "/networks/{name}", func(r *http.Request) (any, error) { return nil, d.deleteNetwork(r.PathValue("name")) })
-}
-
-func (d *Daemon) tableRoutes(get getFunc, change changeFunc) {
-	get("/fdb", func(*http.Request) (any, error) { return d.fdbView(), nil })
-	change("POST", "/fdb", func(r *http.Request) (any, error) {
-		a, err := body[api.FDBAdd](r)
-		if err != nil {
-			return nil, err
-		}
-		return nil, d.addFDB(a)
-	})
-	change("DELETE", "/fdb/{mac}", func(r *http.Request) (any, error) { return nil, d.deleteFDB(r.PathValue("mac")) })
-	change("DELETE", "/fdb", func(r *http.Request) (any, error) { return nil, d.flushFDB(r.URL.Query().Get("port")) })
-	get("/neighbors", func(*http.Request) (any, error) { return d.neighView(), nil })
-	change("POST", "/neighbors", func(r *http.Request) (any, error) {
-		a, err := body[api.NeighborAdd](r)
-		if err != nil {
-			return nil, err
-		}
-		return nil, d.addNeighbor(a)
-	})
-	change("DELETE", "/neighbors/{dst}", func(r *http.Request) (any, error) { return nil, d.deleteNeighbor(r.PathValue("dst")) })
-	change("DELETE", "/neighbors", func(*http.Request) (any, error) { d.flushNeighbors(); return nil, nil })
-	get("/routes", func(*http.Request) (any, error) { return d.routeView(), nil })
-	change("POST", "/routes", func(r *http.Request) (any, error) {
-		a, err := body[api.RouteAdd](r)
-		if err != nil {
-			return nil, err
-		}
-		return nil, d.addRoute(a)
-	})
-	change("DELETE", "/routes", func(r *http.Request) (any, error) { return nil, d.deleteRoute(r.URL.Query().Get("dst")) })
-	get("/flows/stats", func(*http.Request) (any, error) { return d.flowStatsView(), nil })
-	get("/flows", func(r *http.Request) (any, error) {
-		f, err := d.filterOf(r.URL.Query())
-		if err != nil {
-			return nil, err
-		}
-		limit, err := natural(r.URL.Query(), "limit")
-		if err != nil {
-			return nil, err
-		}
-		return d.flowsView(f, limit), nil
-	})
-	change("DELETE", "/flows", func(r *http.Request) (any, error) {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		f, err := d.filterOf(r.URL.Query())
-		if err != nil {
-			return nil, err
-		}
-		n := d.dp.NAT.Flush(func(x nat.Flow) bool { v := d.flowView(x); return f.matches(&v) })
-		return map[string]int{"deleted": n}, nil
-	})
 }
 
 // filterOf reads what selects flows; what can match nothing is an error.
@@ -300,26 +158,6 @@ func (d *Daemon) filterOf(q url.Values) (flowFilter, error) {
 	return f, nil
 }
 
-func (d *Daemon) publishRoutes(get getFunc, change changeFunc) {
-	get("/publish", func(*http.Request) (any, error) {
-		out := []api.Publish{}
-		for _, r := range d.rules {
-			out = append(out, d.publishView(r))
-		}
-		return out, nil
-	})
-	change("POST", "/publish", func(r *http.Request) (any, error) {
-		a, err := body[api.PublishAdd](r)
-		if err != nil {
-			return nil, err
-		}
-		return d.addPublish(a)
-	})
-	change("DELETE", "/publish", func(r *http.Request) (any, error) {
-		return nil, d.deletePublish(r.URL.Query().Get("host"))
-	})
-}
-
 // body decodes a request strictly: an unknown key is an error that names it.
 func body[T any](r *http.Request) (v T, err error) {
 	dec := json.NewDecoder(r.Body)
@@ -339,7 +177,7 @@ func answer(w http.ResponseWriter, v any, err error) {
 	if err != nil {
 		e := &api.Error{Status: http.StatusInternalServerError, Message: err.Error()}
 		errors.As(err, &e)
-		status, v = e.Status, e
+		status, v = e.Status, &api.Error{Status: e.Status, Message: err.Error()} // with what stands around it
 	}
 	w.WriteHeader(status)
 	if v == nil {

@@ -8,7 +8,7 @@ import (
 	"regexp"
 	"slices"
 
-	"github.com/uvswitch/uvswitch/internal/api"
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/nat"
 	"github.com/uvswitch/uvswitch/router"

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/uvswitch/uvswitch/internal/api"
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/nat"

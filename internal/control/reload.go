@@ -11,8 +11,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/uvswitch/uvswitch/internal/api"
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/nat"
 	"github.com/uvswitch/uvswitch/router"
 )
@@ -139,17 +140,41 @@ func namesOf[T any](list []T, name func(T) string) (out []string) {
 	return out
 }
 
-// fixed are the settings that only a restart changes.
-func fixed(o *Options) map[string]string {
-	host := "off"
-	if o.Host {
-		host = "on " + o.HostAddr
+// needsRestart names what o says otherwise than the running switch and only a restart changes. Words for what was found out,
+// such as auto, and what was found are the same. mu is held.
+func (d *Daemon) needsRestart(o *Options, want *Daemon) (out []string) {
+	differ := func(what string, was, will any) {
+		if was != will {
+			out = append(out, fmt.Sprintf("%s (%v to %v)", what, was, will))
+		}
 	}
-	return map[string]string{
-		"uplink.device": o.Uplink, "uplink.kind": string(o.UplinkKind), "host": strings.TrimSpace(host), "nat.flows": fmt.Sprint(o.Flows),
-		"nat.flows_per_port": fmt.Sprint(o.FlowsPerPort), "nat.windows": map[bool]string{true: "strict", false: "liberal"}[o.Strict],
-		"subnet of network default": o.Default.Subnet, "gateway of network default": o.Default.Gateway,
+	device, kind := d.opts.Uplink, d.opts.UplinkKind
+	if d.up != nil {
+		s, k := d.up.State()
+		if o.Uplink == s.Device {
+			device = s.Device
+		}
+		if o.UplinkKind == k || o.UplinkKind == uplink.Auto {
+			kind = o.UplinkKind
+		}
 	}
+	differ("uplink.device", device, o.Uplink)
+	if o.Uplink != "none" {
+		differ("uplink.kind", kind, o.UplinkKind)
+	}
+	host := func(x *Daemon) string {
+		if h := x.ports[hostPort]; h != nil {
+			return h.addr.Addr().String()
+		}
+		return "off"
+	}
+	differ("host", host(d), host(want))
+	flows := func(n int) int { return cmp.Or(n, nat.DefaultFlows) }
+	differ("nat.flows", d.dp.NAT.Limit(), flows(o.Flows))
+	differ("nat.flows_per_port", d.dp.NAT.FlowQuota(), min(cmp.Or(o.FlowsPerPort, nat.DefaultFlowsPerPort), flows(o.Flows)))
+	words := map[bool]string{true: "strict", false: "liberal"}
+	differ("nat.windows", words[d.opts.Strict], words[o.Strict])
+	return out
 }
 
 // A step of a reload. undo takes it back.
@@ -160,15 +185,17 @@ type step struct {
 
 // plan lists what is to be done so that the switch is what o says. mu is held.
 func (d *Daemon) plan(o Options) ([]step, error) {
-	was, will := fixed(&d.opts), fixed(&o)
-	for _, k := range slices.Sorted(maps.Keys(was)) {
-		if was[k] != will[k] {
-			return nil, api.Errorf(http.StatusConflict, "%s cannot change while the switch runs (%q to %q); restart it", k, was[k], will[k])
+	if n, err := d.settle(o.Default); err == nil {
+		if now := d.networks[DefaultNetwork]; now.prefix != n.prefix || now.gateway != n.gateway {
+			return nil, api.Errorf(http.StatusConflict, "while the switch runs the subnet and gateway of network %s cannot change (%s, %s to %s, %s); restart it", n.name, now.prefix, now.gateway, n.prefix, n.gateway)
 		}
 	}
 	want, err := shadow(o, d)
 	if err != nil {
 		return nil, err
+	}
+	if fixed := d.needsRestart(&o, want); len(fixed) > 0 {
+		return nil, api.Errorf(http.StatusConflict, "while the switch runs these cannot change: %s; restart it", strings.Join(fixed, ", "))
 	}
 	var steps []step
 	add := func(text string, do, undo func() error) { steps = append(steps, step{text, do, undo}) }

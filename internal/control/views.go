@@ -9,8 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/uvswitch/uvswitch/internal/api"
-	"github.com/uvswitch/uvswitch/internal/dataplane"
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/nat"
@@ -22,7 +21,7 @@ import (
 func (d *Daemon) portView(p *port) api.Port {
 	v := api.Port{
 		Name: p.name, ID: int(p.id), Kind: p.kind, Ifname: p.ifname, Netns: p.netns, Addresses: []string{}, MTU: p.mtu,
-		State: d.portState(p), Offload: p.offload, Backend: d.backend.name, Flags: flagMap(p.flags), NoRoute: p.asked.NoRoute, PortStats: d.dp.PortStats(p.id),
+		State: d.portState(p), Offload: p.offload, Backend: d.backend.name, Flags: flagMap(p.flags), NoRoute: p.asked.NoRoute, PortStats: api.PortStats(d.dp.PortStats(p.id)),
 	}
 	if p.netns == tap.Own {
 		v.Netns = ""
@@ -61,6 +60,30 @@ func (d *Daemon) portState(p *port) string {
 		return "disabled"
 	}
 	return "forwarding"
+}
+
+func (d *Daemon) portsView() []api.Port {
+	out := []api.Port{}
+	for _, p := range d.portList() {
+		out = append(out, d.portView(p))
+	}
+	return out
+}
+
+func (d *Daemon) networksView() []api.Network {
+	out := []api.Network{}
+	for _, n := range d.networkList() {
+		out = append(out, d.networkView(n))
+	}
+	return out
+}
+
+func (d *Daemon) publishedView() []api.Publish {
+	out := []api.Publish{}
+	for _, r := range d.rules {
+		out = append(out, d.publishView(r))
+	}
+	return out
 }
 
 func (d *Daemon) networkView(n *network) api.Network {
@@ -324,12 +347,12 @@ func (d *Daemon) tables() map[string]api.Table {
 
 func (d *Daemon) statsView() api.Stats {
 	s := api.Stats{
-		Ports: map[string]dataplane.PortStats{}, Drops: d.dp.Drops(), Tables: d.tables(), Conservation: d.dp.Conservation(),
+		Ports: map[string]api.PortStats{}, Drops: d.dp.Drops(), Tables: d.tables(), Conservation: api.Conservation(d.dp.Conservation()),
 	}
 	for _, p := range d.portList() {
-		s.Ports[p.name] = d.dp.PortStats(p.id)
+		s.Ports[p.name] = api.PortStats(d.dp.PortStats(p.id))
 	}
-	s.Ports["gateway"] = d.dp.PortStats(frame.Gateway)
+	s.Ports["gateway"] = api.PortStats(d.dp.PortStats(frame.Gateway))
 	return s
 }
 

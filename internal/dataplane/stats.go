@@ -125,25 +125,25 @@ func (t *tally) flush(c *counters) {
 
 // PortStats are a port's counts since it was added. Drops are named by reason.
 type PortStats struct {
-	RxPackets uint64            `json:"rx_packets"`
-	RxBytes   uint64            `json:"rx_bytes"`
-	RxDropped uint64            `json:"rx_dropped"`
-	TxPackets uint64            `json:"tx_packets"`
-	TxBytes   uint64            `json:"tx_bytes"`
-	TxDropped uint64            `json:"tx_dropped"`
-	Drops     map[string]uint64 `json:"drops"`
+	RxPackets uint64
+	RxBytes   uint64
+	RxDropped uint64
+	TxPackets uint64
+	TxBytes   uint64
+	TxDropped uint64
+	Drops     map[string]uint64
 }
 
 // Conservation is the account of every frame: at rest, Received + Originated + Replicated = Transmitted +
 // Dropped + Consumed.
 type Conservation struct {
-	Received    uint64 `json:"received"`    // read from ports
-	Originated  uint64 `json:"originated"`  // made by the gateway
-	Replicated  uint64 `json:"replicated"`  // further copies of flooded frames
-	Transmitted uint64 `json:"transmitted"` // taken by ports
-	Dropped     uint64 `json:"dropped"`     // for a reason
-	Consumed    uint64 `json:"consumed"`    // for the gateway itself
-	Balanced    bool   `json:"balanced"`
+	Received    uint64 // read from ports
+	Originated  uint64 // made by the gateway
+	Replicated  uint64 // further copies of flooded frames
+	Transmitted uint64 // taken by ports
+	Dropped     uint64 // for a reason
+	Consumed    uint64 // for the gateway itself
+	Balanced    bool
 }
 
 // all lists every set of counters.

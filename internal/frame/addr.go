@@ -104,5 +104,12 @@ func (t Tuple) String() string {
 	if !HasPorts(t.Proto) && t.Proto != ICMP {
 		return fmt.Sprintf("%s %s > %s", ProtoName(t.Proto), t.Src, t.Dst)
 	}
+	if t.Proto == ICMP { // the identifier stands in the place of the sender's port, the query's type in the other
+		id := t.SrcPort
+		if t.DstPort != ICMPEcho && t.DstPort != 13 && t.DstPort != 15 && t.DstPort != 17 {
+			id = t.DstPort
+		}
+		return fmt.Sprintf("icmp %s > %s id %d", t.Src, t.Dst, id)
+	}
 	return fmt.Sprintf("%s %s:%d > %s:%d", ProtoName(t.Proto), t.Src, t.SrcPort, t.Dst, t.DstPort)
 }

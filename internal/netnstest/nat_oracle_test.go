@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/uvswitch/uvswitch/internal/api"
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
 	"github.com/uvswitch/uvswitch/tap"

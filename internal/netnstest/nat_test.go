@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/uvswitch/uvswitch/internal/api"
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/tap"
 )
 

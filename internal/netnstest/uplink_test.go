@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/uvswitch/uvswitch/internal/api"
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 )
 
 // hostState is what a switch must not change: rules, sysctls and policy routes. Sysctls of the switch's own

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/uvswitch/uvswitch/internal/api"
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 )
 
 func TestMain(m *testing.M) { os.Exit(Main(m)) }

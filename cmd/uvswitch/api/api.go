@@ -4,8 +4,6 @@ package api
 
 import (
 	"fmt"
-
-	"github.com/uvswitch/uvswitch/internal/dataplane"
 )
 
 // A Port is a row of `port ls`.
@@ -25,7 +23,30 @@ type Port struct {
 	Flags     map[string]bool `json:"flags"`
 	NoRoute   bool            `json:"no_route"`  // made without a default route inside
 	Segmented uint64          `json:"segmented"` // frames segmented or summed in software, ports without offloads
-	dataplane.PortStats
+	PortStats
+}
+
+// PortStats are a port's counts since it was added. Drops are named by reason.
+type PortStats struct {
+	RxPackets uint64            `json:"rx_packets"`
+	RxBytes   uint64            `json:"rx_bytes"`
+	RxDropped uint64            `json:"rx_dropped"`
+	TxPackets uint64            `json:"tx_packets"`
+	TxBytes   uint64            `json:"tx_bytes"`
+	TxDropped uint64            `json:"tx_dropped"`
+	Drops     map[string]uint64 `json:"drops"`
+}
+
+// Conservation is the account of every frame: at rest, Received + Originated + Replicated = Transmitted +
+// Dropped + Consumed.
+type Conservation struct {
+	Received    uint64 `json:"received"`    // read from ports
+	Originated  uint64 `json:"originated"`  // made by the gateway
+	Replicated  uint64 `json:"replicated"`  // further copies of flooded frames
+	Transmitted uint64 `json:"transmitted"` // taken by ports
+	Dropped     uint64 `json:"dropped"`     // for a reason
+	Consumed    uint64 `json:"consumed"`    // for the gateway itself
+	Balanced    bool   `json:"balanced"`
 }
 
 // PortAdd is what POST /v1/ports takes.
@@ -214,6 +235,11 @@ type FlowStats struct {
 	Missed  uint64            `json:"events_missed"`
 }
 
+// Deleted is how many flows were ended.
+type Deleted struct {
+	Deleted int `json:"deleted"`
+}
+
 // A TraceRequest is what POST /v1/trace takes: a port, and a packet in words or as bytes.
 type TraceRequest struct {
 	In      string `json:"in"`
@@ -288,10 +314,10 @@ type Table struct {
 
 // Stats is what `stats` prints.
 type Stats struct {
-	Ports        map[string]dataplane.PortStats `json:"ports"`
-	Drops        map[string]uint64              `json:"drops"`
-	Tables       map[string]Table               `json:"tables"` // fdb, flows, nat_ports
-	Conservation dataplane.Conservation         `json:"conservation"`
+	Ports        map[string]PortStats `json:"ports"`
+	Drops        map[string]uint64    `json:"drops"`
+	Tables       map[string]Table     `json:"tables"` // fdb, flows, nat_ports
+	Conservation Conservation         `json:"conservation"`
 }
 
 // Uplink is the way out, in `status`.

@@ -1,0 +1,68 @@
+package netnstest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+var fences = regexp.MustCompile("(?ms)^```(sh run|text expect)\n(.*?)^```")
+
+// The commands of every page in docs are run as they stand, one after the other, in a folder of their own; what a page says is
+// seen must be there.
+func TestDocs(t *testing.T) {
+	Need(t, "curl", "ip", "ping", "tshark")
+	pages, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := t.TempDir()
+	if err := os.Symlink(uvswitch, filepath.Join(bin, "uvswitch")); err != nil {
+		t.Fatal(err)
+	}
+	ran := 0
+	for _, page := range pages {
+		raw, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var script string
+		var expect []string
+		for _, m := range fences.FindAllStringSubmatch(string(raw), -1) {
+			if m[1] == "sh run" {
+				script += m[2]
+				continue
+			}
+			for line := range strings.Lines(m[2]) {
+				expect = append(expect, strings.TrimRight(line, "\n"))
+			}
+		}
+		if script == "" {
+			continue
+		}
+		ran++
+		t.Run(filepath.Base(page), func(t *testing.T) {
+			c := exec.Command("timeout", "60", "bash", "-e")
+			c.Stdin, c.Dir = strings.NewReader(script), t.TempDir()
+			c.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
+			c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+			out, err := c.CombinedOutput()
+			if err != nil {
+				_ = exec.Command(uvswitch, "lab", "down").Run() // what the page did not get to
+				t.Fatalf("%v\n%s", err, out)
+			}
+			contains(t, string(out), expect...)
+			left, _ := os.ReadDir(c.Dir)
+			if len(left) > 0 {
+				t.Errorf("the page leaves %v behind", left)
+			}
+		})
+	}
+	if ran < 6 {
+		t.Errorf("only %d pages have commands", ran)
+	}
+}
