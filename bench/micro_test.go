@@ -3,6 +3,8 @@ package main
 import (
 	"testing"
 
+	"github.com/uvswitch/uvswitch/internal/capture"
+	"github.com/uvswitch/uvswitch/internal/filter"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
 	"github.com/uvswitch/uvswitch/switch"
@@ -34,6 +36,46 @@ func BenchmarkPipelineL2(b *testing.B) {
 
 func BenchmarkPipelineNAT(b *testing.B) {
 	pipeline(b, 2, frametest.Packet{SrcMAC: mac1, DstMAC: gateway, Src: c1, Dst: remote, SrcPort: 1, DstPort: 2, Payload: make([]byte, 64)})
+}
+
+// What a capture costs a worker: none, one whose filter selects nothing, and one that copies every frame (whose ring fills, and
+// which then counts).
+func BenchmarkCapture(b *testing.B) {
+	for _, c := range []struct {
+		name, filter string
+		captures     int
+		ends         bool
+	}{{"off", "", 0, false}, {"filter selects none", "tcp port 443 and host 192.0.2.1", 1, false}, {"drops only", "", 1, true}, {"every frame", "", 1, false}} {
+		b.Run(c.name, func(b *testing.B) {
+			d, m := plane(2, 1<<16)
+			p := frametest.Packet{SrcMAC: mac1, DstMAC: mac2, Src: c1, Dst: c2, SrcPort: 1, DstPort: 2, Payload: make([]byte, 64)}
+			m.orig, m.in = p.Raw(), 1
+			m.fill()
+			for range c.captures {
+				f, err := filter.Compile(c.filter)
+				if err != nil {
+					b.Fatal(err)
+				}
+				x, err := capture.NewHub(d).Start(capture.Options{Filter: f, Snap: 256, Ends: c.ends, Drops: c.ends})
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer x.Close()
+				go func() { // a reader that keeps up as it can
+					for range x.Wait() {
+						x.Drain(func(capture.Record) bool { return true })
+					}
+				}()
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := d.Step(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*frame.BatchSize), "ns/frame")
+		})
+	}
 }
 
 func BenchmarkParse(b *testing.B) {

@@ -61,7 +61,7 @@ var imports = map[string][]string{
 	"internal/repotest":   {},
 	"internal/compliance": {},
 	"cmd/uvswitch":        {"internal/cli"},
-	"bench": {"internal/dataplane", "internal/frame", "internal/frame/frametest", "nat", "router", "switch",
+	"bench": {"internal/capture", "internal/dataplane", "internal/filter", "internal/frame", "internal/frame/frametest", "nat", "router", "switch",
 		"golang.org/x/sys", "gonum.org/v1/plot"},
 }
 
@@ -237,7 +237,8 @@ var machinePath = regexp.MustCompile(`(^|[^a-zA-Z.])/(work|farm|root)/`)
 // The documents name packages, commands and make targets that exist.
 func TestDocuments(t *testing.T) {
 	makefile := read(t, "Makefile")
-	for _, doc := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md", "docs/compliance.md", "docs/nat.md"} {
+	for _, doc := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md", "docs/compliance.md", "docs/nat.md", "docs/README.md", "docs/drops.md", "docs/publish-a-port.md",
+		"docs/plug-a-vm.md", "docs/capture-a-flow.md", "docs/find-a-drop.md", "docs/configure.md", "docs/control-api.md", "docs/monitoring/README.md"} {
 		text := read(t, doc)
 		if machinePath.MatchString(text) {
 			t.Errorf("%s has a path of some machine", doc)

@@ -44,7 +44,8 @@ async function poll() {
     for (const [name, p] of Object.entries(stats.ports)) {
       const q = old.ports[name] || p, r = {};
       for (const k of Object.keys(zero)) r[k] = Math.max(0, p[k] - q[k]) / dt;
-      r.drops = Math.max(0, p.rx_dropped + p.tx_dropped - q.rx_dropped - q.tx_dropped) / dt;
+      const bad = x => x.rx_dropped + x.tx_dropped - (x.drops.ack_superseded || 0); // those are spared, not lost
+      r.drops = Math.max(0, bad(p) - bad(q)) / dt;
       state.rates[name] = r;
       (state.history[name] ||= []).push(r);
       if (state.history[name].length > 90) state.history[name].shift();
