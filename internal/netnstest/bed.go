@@ -305,6 +305,17 @@ func (b *Bed) Iperf(ns string) {
 	b.Serve(ns, 5201, "iperf3", "-s")
 }
 
+// Background runs a shell line in a namespace until the test ends.
+func (b *Bed) Background(ns, line string) {
+	b.t.Helper()
+	c := exec.Command("sh", "-c", line)
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	if err := tap.In(b.path(ns), c.Start); err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL); _ = c.Wait() })
+}
+
 // Eventually waits for a condition that must come true.
 func (b *Bed) Eventually(what string, ok func() bool) {
 	b.t.Helper()

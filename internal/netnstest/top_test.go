@@ -20,7 +20,7 @@ func TestTop(t *testing.T) {
 	b := New(t)
 	containers(b)
 	b.Iperf("db")
-	go func() { _, _ = b.TrySh("web", "iperf3 -c 172.29.0.3 -t 8 -b 300M; true") }()
+	b.Background("web", "iperf3 -c 172.29.0.3 -t 100 -b 300M")
 	b.Sh("web", "echo x | socat - udp-sendto:240.0.0.1:9")
 	for _, size := range [][2]string{{"80", "24"}, {"132", "43"}} {
 		c := exec.Command("script", "-qfec", "stty cols "+size[0]+" rows "+size[1]+"; exec "+uvswitch+" --socket "+b.Socket()+" top -d 200ms", "/dev/null")

@@ -43,14 +43,9 @@ func TestWebPage(t *testing.T) {
 	b.Iperf("db")
 	b.Iperf("out")
 	// Enough to look at: two streams, refused packets, pings.
-	for _, line := range []string{"iperf3 -c 172.29.0.3 -t 50 -b 800M", "iperf3 -c 10.1.0.2 -t 50 -b 90M",
-		"timeout 50 sh -c 'while :; do ping -c 1 -W 1 172.29.0.3; echo x | socat - udp-sendto:172.29.0.1:9; echo x | socat - udp-sendto:240.0.0.1:9; sleep 0.2; done'"} {
-		c := exec.Command("sh", "-c", line)
-		c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-		if err := tap.In(b.path("web"), c.Start); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL); _ = c.Wait() })
+	for _, line := range []string{"iperf3 -c 172.29.0.3 -t 100 -b 800M", "iperf3 -c 10.1.0.2 -t 100 -b 90M",
+		"timeout 100 sh -c 'while :; do ping -c 1 -W 1 172.29.0.3; echo x | socat - udp-sendto:172.29.0.1:9; echo x | socat - udp-sendto:240.0.0.1:9; sleep 0.2; done'"} {
+		b.Background("web", line)
 	}
 	b.Eventually("drops are seen", func() bool { return strings.Contains(b.CLI("stats"), "martian_destination") })
 	inside := exec.Command(os.Args[0], "-test.run=^TestWebPage$", "-test.v", "-test.timeout=90s")
