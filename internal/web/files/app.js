@@ -199,7 +199,6 @@ const pages = {
     enter(name) {
       this.leave();
       Object.assign(this, { name, lines: [], paused: false, fdb: [], flows: [] });
-      this.follow(name);
       this.box = el("div", { class: "tail", tabindex: "0", "aria-label": "live capture" });
     },
     leave() { this.stream?.abort(); this.stream = null; },
@@ -207,6 +206,7 @@ const pages = {
       const stop = this.stream = new AbortController();
       try {
         const r = await fetch("/v1/monitor?port=" + encodeURIComponent(name), { signal: stop.signal });
+        if (!r.ok) throw new Error((await r.json()).error);
         const reader = r.body.pipeThrough(new TextDecoderStream()).getReader();
         let rest = "";
         for (;;) {
@@ -219,8 +219,9 @@ const pages = {
           if (!this.drawing) { this.drawing = true; requestAnimationFrame(() => { this.drawing = false; this.tail(); }); }
         }
       } catch (e) {
-        if (!stop.signal.aborted) this.box.replaceChildren("the stream has ended: " + e.message);
+        if (!stop.signal.aborted) this.box.replaceChildren("no live capture: " + e.message);
       }
+      if (this.stream === stop) this.stream = null; // the next draw tries again
     },
     tail() {
       const down = this.box.scrollTop + this.box.clientHeight >= this.box.scrollHeight - 20;
@@ -232,6 +233,7 @@ const pages = {
       const p = state.ports.find(p => p.name === this.name);
       if (!p) return main.replaceChildren(card("No such port", "", el("p", {}, `There is no port ${this.name} (any more). `, el("a", { href: "#" }, "All ports"))));
       const name = this.name;
+      if (!this.stream) this.follow(name);
       [this.fdb, this.flows] = await Promise.all([api("/fdb"), api("/flows?limit=50&port=" + encodeURIComponent(name)).catch(() => [])]);
       if (pages.current !== this || this.name !== name) return;
       const r = rateOf(p.name), facts = { state: p.state, kind: p.kind, network: p.network || "–", device: p.ifname, namespace: p.netns || "the switch's own", address: p.addresses.join(", ") || "–", MAC: p.mac || "–", MTU: p.mtu, offloads: p.offload ? "on" : "off",
@@ -251,7 +253,7 @@ const pages = {
           card("Drops", "at this port", ...(Object.keys(p.drops).length ? Object.entries(p.drops).sort((a, b) => b[1] - a[1]).map(([k, n]) => el("div", { class: "reason" },
             el("div", { class: "head" }, el("code", {}, k), el("span", { class: "mono" }, count(n))), el("p", {}, (state.reasons[k] || {}).meaning || ""))) : [el("p", { class: "muted" }, "None.")])),
           card("Stations", "by the forwarding database", stations.length ? table([["MAC"], ["state"], ["age", "n"]], stations.map(e => [el("code", {}, e.mac), e.state || "learned", e.state ? "" : e.age.toFixed(0) + " s"])) : el("p", { class: "muted" }, "None has been heard."))));
-      this.tail();
+      if (this.lines.length) this.tail();
       if (keep) this.box.focus();
     },
   },
