@@ -119,6 +119,7 @@ func (a *app) root() *cobra.Command {
 		a.bridgeCommand(), a.neighCommand(), a.routeCommand(), a.publishCommand(), a.flowCommand(), a.natCommand(),
 		a.traceCommand(), a.dumpCommand(), a.monitorCommand(), a.extcapCommand(), a.labCommand(), a.configCommand(), a.topCommand(), a.doctorCommand(), a.reloadCommand(), a.versionCommand(),
 	)
+	a.complete(root)
 	return root
 }
 

@@ -133,13 +133,7 @@ func (a *app) running(c *cobra.Command) (*config.File, error) {
 		f.Ports = append(f.Ports, x)
 	}
 	for _, r := range rules {
-		x := config.Publish{From: "any", Host: fmt.Sprint(r.HostPort), To: fmt.Sprintf("%s:%d", r.Port, r.ContainerPort), Proto: r.Protocol}
-		if r.HostPortEnd != r.HostPort {
-			x.Host += fmt.Sprintf("-%d", r.HostPortEnd)
-		}
-		if r.HostAddress != "0.0.0.0" {
-			x.Host = r.HostAddress + ":" + x.Host
-		}
+		x := config.Publish{From: "any", Host: hostSide(r), To: fmt.Sprintf("%s:%d", r.Port, r.ContainerPort), Proto: r.Protocol}
 		if len(r.From) > 0 {
 			x.From = strings.Join(r.From, ",")
 		}

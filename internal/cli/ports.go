@@ -214,6 +214,14 @@ func (a *app) publishCommand() *cobra.Command {
 		}), add, del)
 }
 
+// hostSide is a published port's host side, as `publish del` and the configuration file take it.
+func hostSide(p api.Publish) string {
+	if p.HostAddress == "0.0.0.0" {
+		return portRange(p)
+	}
+	return p.HostAddress + ":" + portRange(p)
+}
+
 func portRange(p api.Publish) string {
 	if p.HostPort == p.HostPortEnd {
 		return fmt.Sprint(p.HostPort)

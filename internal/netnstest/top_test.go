@@ -68,6 +68,25 @@ func TestTop(t *testing.T) {
 	}
 }
 
+// Names of what there is are completed, by the running switch.
+func TestCompletionOfNames(t *testing.T) {
+	b := New(t)
+	containers(b)
+	b.CLI("network", "add", "lab", "--subnet", "10.9.0.0/24")
+	b.CLI("publish", "add", "8080:80", "--port", "web")
+	for line, want := range map[string]string{
+		"port show ": "web\ndb\n", "port set w": "web\n", "dump -i ": "db", "flow ls --port d": "db\n", "trace --in ": "uplink", "network del l": "lab\n",
+		"publish del ": "8080/tcp\n", "monitor --reason tx_": "tx_refused", "port add x --network ": "lab",
+	} {
+		c := exec.Command(uvswitch, append([]string{"__complete"}, strings.Split(line, " ")...)...)
+		c.Env = append(os.Environ(), "UVSWITCH_SOCKET="+b.Socket())
+		out, err := c.Output()
+		if err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("%q: %v, %q; want %q", line, err, out, want)
+		}
+	}
+}
+
 // picture has Chromium draw what a terminal would.
 func picture(t *testing.T, text, file string) {
 	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.WindowSize(900, 760), chromedp.Flag("disable-gpu", true), chromedp.Flag("hide-scrollbars", true))

@@ -1,0 +1,71 @@
+package cli
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// Completion asks the running switch for names; without one there are none.
+
+type completer = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)
+
+// named lists what the switch has by that path.
+func named[T any](a *app, path string, name func(T) string) completer {
+	return func(_ *cobra.Command, _ []string, start string) (out []string, _ cobra.ShellCompDirective) {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		var list []T
+		_ = a.client().Do(ctx, "GET", path, nil, &list) // nobody reads errors while completing
+		for _, x := range list {
+			if n := name(x); strings.HasPrefix(n, start) {
+				out = append(out, n)
+			}
+		}
+		return out, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+func words(list ...string) completer {
+	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return list, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// complete gives every command below root its completion, by the names of flags and arguments.
+func (a *app) complete(root *cobra.Command) {
+	ports := named(a, "/ports", func(p api.Port) string { return p.Name })
+	networks := named(a, "/networks", func(n api.Network) string { return n.Name })
+	published := named(a, "/publish", func(p api.Publish) string { return hostSide(p) + "/" + p.Protocol })
+	var reasons []string
+	for r := frame.None + 1; r < frame.NumReasons; r++ {
+		reasons = append(reasons, r.String())
+	}
+	flags := map[string]completer{
+		"port": ports, "in": ports, "interface": ports, "network": networks, "reason": words(reasons...), "verdict": words("forwarded", "flooded", "consumed", "dropped"),
+		"dir": words("in", "out", "both"), "output": words("wide", "extended"), "io": words("auto", "io_uring", "read-write"), "uplink-kind": words("tcx", "clsact", "tap"),
+	}
+	args := map[string]completer{
+		"port show": ports, "port set": ports, "port del": ports, "network show": networks, "network del": networks, "publish del": published,
+	}
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		for name, f := range flags {
+			if c.Flags().Lookup(name) != nil {
+				_ = c.RegisterFlagCompletionFunc(name, f) // it is there
+			}
+		}
+		if f, ok := args[strings.TrimPrefix(c.CommandPath(), root.Name()+" ")]; ok {
+			c.ValidArgsFunction = f
+		}
+		for _, s := range c.Commands() {
+			walk(s)
+		}
+	}
+	walk(root)
+}
