@@ -54,7 +54,7 @@ unit:
 # The same under the race detector, and the whole command, built with it, in real namespaces.
 race:
 	$(GO) test -race ./internal/frame ./internal/ring ./internal/uring ./switch ./router ./nat ./internal/wire ./internal/dataplane ./internal/capture ./tap
-	UVSWITCH_RACE=1 $(GO) test -run 'TestContainersReachEachOther|TestNamespaceDies|TestDump|TestWorkers|TestPublish/tcx' ./internal/netnstest
+	UVSWITCH_RACE=1 $(GO) test -run 'TestContainersReachEachOther|TestNamespaceDies|TestDump|TestMonitor|TestReload|TestWorkers|TestPublish/tcx' ./internal/netnstest
 
 # Each fuzzer for FUZZTIME.
 fuzz:
@@ -63,10 +63,13 @@ fuzz:
 		$(GO) test -run '^$$' -fuzz "^$${f##*:}$$" -fuzztime $(FUZZTIME) ./$${f%%:*} || exit 1; \
 	done
 
+# What does not depend on how frames are read and written: once is enough.
+ANY_IO = TestWebPage|TestTop|TestDocs|TestReadme|TestDoctor|TestOpenAPI|TestMetrics|TestCompletionOfNames|TestReloadAllOrNothing|TestExtcap
+
 # Real kernels: namespaces, TAPs, iperf3, tshark; the whole suite on each I/O backend. Needs root.
 netns:
 	UVSWITCH_IO=io_uring $(GO) test -count=1 -timeout 15m ./internal/netnstest
-	UVSWITCH_IO=read-write $(GO) test -count=1 -timeout 15m ./internal/netnstest
+	UVSWITCH_IO=read-write $(GO) test -count=1 -timeout 15m -skip '$(ANY_IO)' ./internal/netnstest
 
 # uvswitch beside the kernel's path and the peers that are installed (bench-deps), in turn; prints ratios. Needs root.
 bench: deps build

@@ -6,6 +6,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -108,6 +111,21 @@ func TestOpenAPI(t *testing.T) {
 	call("DELETE", "/flows?proto=icmp", "", 200)
 	call("DELETE", "/publish?host=9090", "", 200)
 	call("DELETE", "/networks/lab", "", 200)
+
+	// Somebody else on the host: may read, where the socket lets them, and neither change nor capture.
+	if err := os.Chmod(b.Socket(), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	for dir := filepath.Dir(b.Socket()); dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
+		_ = os.Chmod(dir, 0o755)
+	}
+	for request, want := range map[string]string{"http://x/v1/ports": "200", "-X POST -d {} http://x/v1/ports": "403", "-X DELETE http://x/v1/flows": "403", "http://x/v1/capture": "403",
+		"-X POST -d {} http://x/v1/reload": "403", "http://x/v1/monitor?follow=0&last=1": "200"} {
+		args := append([]string{"--reuid=65534", "--regid=65534", "--clear-groups", "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", b.Socket()}, strings.Fields(request)...)
+		if out, err := exec.Command("setpriv", args...).Output(); err != nil || string(out) != want {
+			t.Errorf("nobody asks for %s: %v, %s, not %s", request, err, out, want)
+		}
+	}
 
 	// What is too large, or too slow, is ended and hurts nobody.
 	large, err := client.Post("http://uvswitch/v1/ports", "application/json", strings.NewReader(`{"name":"`+strings.Repeat("x", 100<<10)+`"}`))

@@ -73,6 +73,25 @@ func TestDumpForWireshark(t *testing.T) {
 	if bad := tshark(t, file, "-Y", "_ws.malformed || frame.number > 1000"); bad != "" {
 		t.Errorf("malformed: %s", bad)
 	}
+	// By a pipe, live, as Wireshark reads it.
+	pipe := exec.Command("sh", "-c", uvswitch+" --socket "+b.Socket()+" dump -i web -w - icmp | tshark -n -i - -c 2 -T fields -e ip.dst -e frame.comment")
+	live := &syncBuffer{}
+	pipe.Stdout = live
+	if err := pipe.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- pipe.Wait() }()
+	b.Eventually("tshark has read two packets from the pipe", func() bool {
+		_, _ = b.TrySh("web", "ping -c 1 -W 1 10.1.0.2")
+		select {
+		case err := <-ended:
+			return err == nil
+		default:
+			return false
+		}
+	})
+	contains(t, live.String(), "10.1.0.2\tto uplink; flow ")
 	if n := strings.Count(tshark(t, file, "-Y", "frame.interface_name == \"db\""), "\n"); n != 0 {
 		t.Errorf("%d packets of port db, where nothing went", n)
 	}
