@@ -3,6 +3,7 @@ package control
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"net/http"
 	"net/netip"
 	"regexp"
@@ -123,7 +124,11 @@ func (d *Daemon) addNetwork(a api.NetworkAdd) error {
 	d.dp.Switch.SetNetwork(vswitch.Network{ID: n.id, Gateway: n.mac, FDB: fdb})
 	d.setInterface(n)
 	d.updateRules()
-	return d.routeFromHost(n)
+	if err := d.routeFromHost(n); err != nil {
+		d.removeNetwork(n)
+		return err
+	}
+	return nil
 }
 
 func (d *Daemon) setInterface(n *network) {
@@ -144,11 +149,18 @@ func (d *Daemon) changeNetwork(a api.NetworkAdd) error {
 	if n == nil {
 		return d.noNetwork(a.Name)
 	}
-	d.unrouteFromHost(n)
-	n.mtu, n.internal, n.isolated, n.mapping, n.filtering, n.asked = to.mtu, to.internal, to.isolated, to.mapping, to.filtering, to.asked
-	d.setInterface(n)
-	d.updateRules()
-	return d.routeFromHost(n)
+	was := *n
+	turn := func(to *network) error {
+		d.unrouteFromHost(n)
+		n.mtu, n.internal, n.isolated, n.mapping, n.filtering, n.asked = to.mtu, to.internal, to.isolated, to.mapping, to.filtering, to.asked
+		d.setInterface(n)
+		d.updateRules()
+		return d.routeFromHost(n)
+	}
+	if err := turn(to); err != nil {
+		return errors.Join(err, turn(&was))
+	}
+	return nil
 }
 
 func (d *Daemon) freeNetID() frame.NetID {
@@ -175,12 +187,16 @@ func (d *Daemon) deleteNetwork(name string) error {
 			return api.Errorf(http.StatusConflict, "network %q still has port %q; `uvswitch port del %s` first", name, p.name, p.name)
 		}
 	}
+	d.removeNetwork(n)
+	return nil
+}
+
+func (d *Daemon) removeNetwork(n *network) {
 	d.unrouteFromHost(n)
-	delete(d.networks, name)
+	delete(d.networks, n.name)
 	d.dp.SlowPath(func(out router.Output) { d.dp.Router.DeleteInterface(n.id, out) })
 	d.dp.Switch.DeleteNetwork(n.id)
 	d.updateRules()
-	return nil
 }
 
 func (d *Daemon) noNetwork(name string) error {

@@ -3,6 +3,7 @@ package control
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/nat"
 	"github.com/uvswitch/uvswitch/router"
+	"github.com/uvswitch/uvswitch/switch"
 )
 
 // A reload makes the switch what a file says, while it runs: what the file says is there afterwards, what only the file
@@ -29,14 +31,13 @@ func Check(o Options) error {
 	return err
 }
 
-// shadow is a daemon without a dataplane that has what o says, and those ports, published ports and networks of d that o does
-// not mention.
+// shadow is a daemon without a dataplane that has what o says, and those networks, ports and published ports of d that were
+// added by hand. What the file says of a port that is there and may stay is that port.
 func shadow(o Options, d *Daemon) (*Daemon, error) {
 	if _, err := ParseRanges(o.NATPorts); err != nil {
 		return nil, err
 	}
 	s := &Daemon{opts: o, networks: map[string]*network{}, ports: map[string]*port{}}
-	keep := func(names []string, name string) bool { return d != nil && !slices.Contains(names, name) }
 	for i, a := range append([]api.NetworkAdd{o.Default}, o.Networks...) {
 		n, err := s.settle(a)
 		if err == nil {
@@ -48,18 +49,6 @@ func shadow(o Options, d *Daemon) (*Daemon, error) {
 		n.id = frame.NetID(i + 1)
 		s.networks[n.name] = n
 	}
-	if d != nil {
-		gone := namesOf(d.opts.Networks, func(a api.NetworkAdd) string { return a.Name })
-		for _, n := range d.networkList() {
-			if _, said := s.networks[n.name]; !said && keep(gone, n.name) {
-				c := *n
-				if err := s.fits(&c); err != nil {
-					return nil, fmt.Errorf("network %q, added by hand: %w", n.name, err)
-				}
-				s.networks[n.name] = &c
-			}
-		}
-	}
 	if o.Host {
 		n := s.networks[DefaultNetwork]
 		addr, err := hostAddr(n, o.HostAddr)
@@ -68,60 +57,30 @@ func shadow(o Options, d *Daemon) (*Daemon, error) {
 		}
 		s.ports[hostPort] = &port{name: hostPort, kind: kindHost, net: n, mac: macFor(addr), addr: netip.PrefixFrom(addr, n.prefix.Bits())}
 	}
-	for _, a := range o.Ports {
-		if d != nil { // one that stays keeps the address it has
-			if have, n := d.ports[a.Name], s.networks[cmp.Or(a.Network, DefaultNetwork)]; have != nil && n != nil && have.net != nil && have.net.prefix == n.prefix && reflect.DeepEqual(have.asked, a) {
-				c := *have
-				c.net = n
-				s.ports[a.Name] = &c
-				continue
-			}
+	if d != nil {
+		if err := s.keepByHand(d); err != nil {
+			return nil, err
 		}
-		p, err := s.checkPort(a)
+	}
+	for _, a := range o.Ports {
+		p, err := s.shadowPort(a, d)
 		if err != nil {
 			return nil, fmt.Errorf("port %q: %w", a.Name, err)
 		}
 		s.ports[p.name] = p
 	}
-	if d != nil {
-		gone := namesOf(d.opts.Ports, func(a api.PortAdd) string { return a.Name })
-		for _, p := range d.portList() {
-			if _, said := s.ports[p.name]; said || !keep(gone, p.name) || p.kind == kindUplink {
-				continue
-			}
-			c := *p
-			if c.net = s.networks[p.net.name]; c.net == nil {
-				return nil, fmt.Errorf("port %q, added by hand, is in network %q, which would be gone; `uvswitch port del %s` first", p.name, p.net.name, p.name)
-			}
-			s.ports[p.name] = &c
-		}
-	}
-	publish := func(a api.PublishAdd) error {
-		r, err := ruleOf(a)
-		if err != nil {
-			return err
-		}
-		if r.port = s.ports[a.Port]; r.port == nil {
-			return noPort(a.Port)
-		}
-		if err := s.checkPublish(r); err != nil {
-			return err
-		}
-		s.rules = append(s.rules, r)
-		return nil
-	}
 	for _, a := range o.Publish {
-		if err := publish(a); err != nil {
+		if err := s.shadowPublish(a); err != nil {
 			return nil, fmt.Errorf("publish %s: %w", a.Spec, err)
 		}
 	}
 	if d != nil {
 		for _, r := range d.rules {
-			said := slices.ContainsFunc(append(slices.Clone(o.Publish), d.opts.Publish...), func(a api.PublishAdd) bool { return reflect.DeepEqual(a, r.asked) })
-			if _, there := s.ports[r.asked.Port]; !said && there {
-				if err := publish(r.asked); err != nil {
-					return nil, fmt.Errorf("publish %s, added by hand: %w", r.asked.Spec, err)
-				}
+			if _, there := s.ports[r.asked.Port]; !there || ruleIn(d.opts.Publish, r) || ruleIn(o.Publish, r) {
+				continue
+			}
+			if err := s.shadowPublish(r.asked); err != nil {
+				return nil, fmt.Errorf("publish %s, added by hand: %w", r.asked.Spec, err)
 			}
 		}
 	}
@@ -131,6 +90,125 @@ func shadow(o Options, d *Daemon) (*Daemon, error) {
 		}
 	}
 	return s, nil
+}
+
+// keepByHand takes over d's networks and ports that no file has said.
+func (s *Daemon) keepByHand(d *Daemon) error {
+	said := namesOf(append(slices.Clone(d.opts.Networks), s.opts.Networks...), func(a api.NetworkAdd) string { return a.Name })
+	for _, n := range d.networkList() {
+		if n.name == DefaultNetwork || slices.Contains(said, n.name) {
+			continue
+		}
+		c := *n
+		if err := s.fits(&c); err != nil {
+			return fmt.Errorf("network %q, added by hand: %w", n.name, err)
+		}
+		s.networks[n.name] = &c
+	}
+	said = namesOf(append(slices.Clone(d.opts.Ports), s.opts.Ports...), func(a api.PortAdd) string { return a.Name })
+	for _, p := range d.portList() {
+		if p.kind == kindUplink || p.kind == kindHost || slices.Contains(said, p.name) {
+			continue
+		}
+		c := *p
+		if c.net = s.networks[p.net.name]; c.net == nil {
+			return fmt.Errorf("port %q, added by hand, is in network %q, which would be gone; `uvswitch port del %s` first", p.name, p.net.name, p.name)
+		}
+		if p.addr.IsValid() && !usable(c.net.prefix, p.addr.Addr()) {
+			return fmt.Errorf("port %q, added by hand, has address %s, which is not of network %q any more", p.name, p.addr, p.net.name)
+		}
+		s.ports[p.name] = &c
+	}
+	return nil
+}
+
+// shadowPort is the port that a asks for: the one that d has, if that is such a one, but for its knobs.
+func (s *Daemon) shadowPort(a api.PortAdd, d *Daemon) (*port, error) {
+	var have *port
+	if d != nil {
+		have = d.ports[a.Name]
+	}
+	if n := s.networks[cmp.Or(a.Network, DefaultNetwork)]; have != nil && n != nil && have.net != nil && have.net.name == n.name && have.net.prefix == n.prefix && have.net.gateway == n.gateway {
+		if _, taken := s.ports[a.Name]; taken {
+			return nil, api.Errorf(http.StatusConflict, "it is there twice")
+		}
+		asked := a
+		if have.addr.IsValid() && (a.IP == "" && have.kind != kindDevice || a.IP == "auto") {
+			asked.IP = have.addr.Addr().String() // the one it has been given is as good
+		}
+		if a.MTU == 0 && have.asked.MTU == 0 {
+			asked.MTU = have.mtu // what its network had when it was made
+		}
+		if have.kind == kindDevice {
+			asked.MTU = 0
+		}
+		p, err := s.checkPort(asked)
+		if err != nil {
+			return nil, err
+		}
+		if p.kind == kindDevice {
+			p.mtu = have.mtu // the device's own
+			if a.MAC == "" {
+				p.mac = have.mac
+			}
+		}
+		flags := p.flags
+		c := *have
+		c.net, c.asked = n, a
+		if p.kind == have.kind && p.netns == have.netns && p.ifname == have.ifname && p.addr == have.addr && p.mac == have.mac && p.mtu == have.mtu && a.NoRoute == have.asked.NoRoute {
+			c.flags = withoutSaid(have, a.Set)&^knobMask(a.Set) | flags&knobMask(a.Set)
+			return &c, nil
+		}
+	}
+	return s.checkPort(a)
+}
+
+// withoutSaid are the flags of a port with those knobs at their defaults that the file before turned and set does not.
+func withoutSaid(p *port, set api.PortSet) vswitch.PortFlags {
+	was := knobMask(p.asked.Set) &^ knobMask(set)
+	defaults := vswitch.DefaultFlags
+	if p.addr.IsValid() {
+		defaults |= vswitch.Guard
+	}
+	return p.flags&^was | defaults&was
+}
+
+// knobMask are the flags that set speaks of.
+func knobMask(set api.PortSet) (m vswitch.PortFlags) {
+	for _, n := range flagNames {
+		if _, said := set[n.name]; said {
+			m |= n.flag
+		}
+	}
+	return m
+}
+
+func (s *Daemon) shadowPublish(a api.PublishAdd) error {
+	r, err := ruleOf(a)
+	if err != nil {
+		return err
+	}
+	if r.port = s.ports[a.Port]; r.port == nil {
+		return noPort(a.Port)
+	}
+	if err := s.checkPublish(r); err != nil {
+		return err
+	}
+	s.rules = append(s.rules, r)
+	return nil
+}
+
+// sameRule tells whether two published ports are the same, however they were written.
+func sameRule(a, b *rule) bool {
+	return a.hostAddr == b.hostAddr && a.lo == b.lo && a.hi == b.hi && a.proto == b.proto && a.target == b.target && a.asked.Port == b.asked.Port && slices.Equal(a.from, b.from)
+}
+
+// ruleIn tells whether r is among what a file says.
+func ruleIn(list []api.PublishAdd, r *rule) bool {
+	return slices.ContainsFunc(list, func(a api.PublishAdd) bool {
+		x, err := ruleOf(a)
+		return err == nil && sameRule(x, r)
+	})
 }
 
 func namesOf[T any](list []T, name func(T) string) (out []string) {
@@ -200,7 +278,7 @@ func (d *Daemon) plan(o Options) ([]step, error) {
 	var steps []step
 	add := func(text string, do, undo func() error) { steps = append(steps, step{text, do, undo}) }
 
-	// What is replaced takes along what hangs on it: a network its ports, a port what is published of it.
+	// What is replaced takes along what hangs on it: a network its ports and routes, a port what is published of it.
 	remade := map[string]bool{} // networks and ports
 	var newNets, changedNets []*network
 	for _, n := range want.networkList() {
@@ -214,16 +292,18 @@ func (d *Daemon) plan(o Options) ([]step, error) {
 			changedNets = append(changedNets, n)
 		}
 	}
-	var newPorts, oldPorts []*port
-	for _, p := range sortedPorts(want.ports) {
+	var newPorts, oldPorts, turned []*port
+	for _, p := range want.inOrder() {
 		have := d.ports[p.name]
 		switch {
 		case p.kind == kindHost:
 		case have == nil:
 			newPorts = append(newPorts, p)
-		case !reflect.DeepEqual(have.asked, p.asked) || remade["network "+p.net.name] || have.net.name != p.net.name:
+		case p.conn != have.conn || remade["network "+p.net.name]: // a shadow of the one that there is has its wire
 			remade["port "+p.name] = true
 			oldPorts, newPorts = append(oldPorts, have), append(newPorts, p)
+		case p.flags != have.flags:
+			turned = append(turned, p)
 		}
 	}
 	for _, p := range d.portList() {
@@ -231,25 +311,43 @@ func (d *Daemon) plan(o Options) ([]step, error) {
 			oldPorts = append(oldPorts, p)
 		}
 	}
-	ruleIn := func(list []*rule, r *rule) bool {
-		return slices.ContainsFunc(list, func(x *rule) bool { return reflect.DeepEqual(x.asked, r.asked) })
+	has := func(list []*rule, r *rule) bool {
+		return slices.ContainsFunc(list, func(x *rule) bool { return sameRule(x, r) })
 	}
 	for _, r := range d.rules {
-		if !ruleIn(want.rules, r) || remade["port "+r.asked.Port] {
+		if !has(want.rules, r) || remade["port "+r.asked.Port] {
 			add("unpublish "+ruleText(r), func() error { return d.deletePublish(r.hostPorts() + "/" + r.proto) }, func() error { _, err := d.addPublish(r.asked); return err })
 		}
 	}
 	for _, a := range d.opts.Routes {
-		if !slices.Contains(o.Routes, a) {
-			add("remove "+routeOf(a), func() error { return ignoreMissing(d.deleteRoute(a.Dst)) }, func() error { return d.addRoute(replacing(a)) })
+		if !slices.Contains(o.Routes, a) && d.hasRoute(a.Dst) {
+			add("remove "+routeOf(a), func() error { return d.deleteRoute(a.Dst) }, func() error { return d.addRoute(replacing(a)) })
 		}
 	}
 	for _, p := range oldPorts {
-		add("remove port "+p.name, func() error { return d.deletePort(p.name) }, func() error { _, err := d.addPort(p.asked); return err })
+		back := d.asItIs(p)
+		add("remove port "+p.name, func() error { return d.deletePort(p.name) }, func() error { _, err := d.addPort(back); return err })
 	}
+	var lost []api.RouteAdd // by networks that are made anew
+	var strangers []api.NeighborAdd
 	for _, n := range d.networkList() {
-		if want.networks[n.name] == nil || remade["network "+n.name] {
-			add("remove network "+n.name, func() error { return d.deleteNetwork(n.name) }, func() error { return d.addNetwork(n.asked) })
+		if want.networks[n.name] != nil && !remade["network "+n.name] {
+			continue
+		}
+		restore := d.restorer(n)
+		add("remove network "+n.name, func() error { return d.deleteNetwork(n.name) }, func() error {
+			if err := d.addNetwork(n.asked); err != nil {
+				return err
+			}
+			return restore()
+		})
+		if want.networks[n.name] != nil {
+			lost = append(lost, d.routesBy(n, want)...)
+			for _, x := range d.neighborsByHand(n) {
+				if a, err := netip.ParseAddr(x.Dst); err == nil && usable(want.networks[n.name].prefix, a) {
+					strangers = append(strangers, x)
+				}
+			}
 		}
 	}
 	for _, n := range newNets {
@@ -263,22 +361,102 @@ func (d *Daemon) plan(o Options) ([]step, error) {
 		add("give out ports "+o.NATPorts, func() error { return d.setNATPorts(o.NATPorts) }, func() error { return d.setNATPorts(before) })
 	}
 	if before, after := withDefault(d.opts.Timers), withDefault(o.Timers); !reflect.DeepEqual(before, after) {
-		add("change time-outs", func() error { d.dp.NAT.SetTimers(after); return nil }, func() error { d.dp.NAT.SetTimers(before); return nil })
+		add("change time-outs", func() error { d.setTimers(after); return nil }, func() error { d.setTimers(before); return nil })
 	}
 	for _, p := range newPorts {
 		add("add port "+p.name, func() error { _, err := d.addPort(p.asked); return err }, func() error { return d.deletePort(p.name) })
 	}
+	for _, p := range turned {
+		was := api.PortSet(flagMap(d.ports[p.name].flags))
+		add("turn knobs of port "+p.name, func() error { return d.setPort(p.name, flagMap(p.flags)) }, func() error { return d.setPort(p.name, was) })
+	}
 	for _, r := range want.rules {
-		if !ruleIn(d.rules, r) || remade["port "+r.asked.Port] {
+		if !has(d.rules, r) || remade["port "+r.asked.Port] {
 			add("publish "+ruleText(r), func() error { _, err := d.addPublish(r.asked); return err }, func() error { return d.deletePublish(r.hostPorts() + "/" + r.proto) })
 		}
 	}
+	for _, a := range strangers {
+		add("add neighbor "+a.Dst+" again", func() error { return d.addNeighbor(a) }, func() error { return nil }) // its network goes
+	}
+	for _, a := range lost {
+		add("add "+routeOf(a)+" again", func() error { return d.addRoute(replacing(a)) }, func() error { return nil }) // its network goes
+	}
 	for _, a := range o.Routes {
-		if !slices.Contains(d.opts.Routes, a) || !d.hasRoute(a.Dst) {
-			add("add "+routeOf(a), func() error { return d.addRoute(replacing(a)) }, func() error { return d.deleteRoute(a.Dst) })
+		rt, err := want.checkRoute(a)
+		anew := err == nil && a.Gateway != "" && remade["network "+want.networkName(rt.Egress)]
+		if anew || !slices.Contains(d.opts.Routes, a) || !d.hasRoute(a.Dst) {
+			add("add "+routeOf(a), func() error { return d.addRoute(replacing(a)) }, func() error { return ignoreMissing(d.deleteRoute(a.Dst)) })
 		}
 	}
 	return steps, nil
+}
+
+// inOrder lists the ports of a shadow: those by hand, then the file's as it has them, since addresses are chosen in turn.
+func (s *Daemon) inOrder() (out []*port) {
+	said := namesOf(s.opts.Ports, func(a api.PortAdd) string { return a.Name })
+	for _, name := range slices.Sorted(maps.Keys(s.ports)) {
+		if !slices.Contains(said, name) {
+			out = append(out, s.ports[name])
+		}
+	}
+	for _, name := range said {
+		out = append(out, s.ports[name])
+	}
+	return out
+}
+
+// asItIs asks for a port as it is now, with its address and its knobs.
+func (d *Daemon) asItIs(p *port) api.PortAdd {
+	a := p.asked
+	a.Set = flagMap(p.flags)
+	if p.addr.IsValid() {
+		a.IP = p.addr.Addr().String()
+	}
+	return a
+}
+
+// routesBy are the routes by hand or file through a network that will be made anew, as far as their gateways are of it then.
+func (d *Daemon) routesBy(n *network, want *Daemon) (out []api.RouteAdd) {
+	for _, r := range d.dp.Router.Routes() {
+		if r.Egress != n.id || r.Kind != router.Unicast || d.ownRoute(r.Prefix) != nil {
+			continue
+		}
+		a := api.RouteAdd{Dst: r.Prefix.String(), Gateway: r.NextHop.String()}
+		if _, err := want.checkRoute(a); err == nil && !slices.ContainsFunc(want.opts.Routes, func(x api.RouteAdd) bool { return x.Dst == a.Dst }) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+func (d *Daemon) neighborsByHand(n *network) (out []api.NeighborAdd) {
+	for _, x := range d.dp.Router.Neighbors() {
+		if _, bound := d.holder(n, x.Addr.Netip()); x.Net == n.id && x.State == router.Permanent && !bound {
+			out = append(out, api.NeighborAdd{Dst: x.Addr.String(), Lladdr: x.MAC.String()})
+		}
+	}
+	return out
+}
+
+// restorer gives back what goes with a network, should it come back: routes and neighbors by hand.
+func (d *Daemon) restorer(n *network) func() error {
+	var routes []api.RouteAdd
+	for _, r := range d.dp.Router.Routes() {
+		if r.Egress == n.id && r.Kind == router.Unicast && d.ownRoute(r.Prefix) == nil {
+			routes = append(routes, api.RouteAdd{Dst: r.Prefix.String(), Gateway: r.NextHop.String(), Replace: true})
+		}
+	}
+	neighbors := d.neighborsByHand(n)
+	return func() error {
+		var errs []error
+		for _, a := range routes {
+			errs = append(errs, d.addRoute(a))
+		}
+		for _, a := range neighbors {
+			errs = append(errs, d.addNeighbor(a))
+		}
+		return errors.Join(errs...)
+	}
 }
 
 // Reload makes the switch what o says; with dry it only says what would be done. Either all of it is done, or an error
@@ -343,6 +521,13 @@ func (d *Daemon) undo(steps []step) string {
 	return strings.Join(failed, "; ")
 }
 
+func (d *Daemon) setTimers(t nat.Timers) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.opts.Timers = t
+	d.dp.NAT.SetTimers(t)
+}
+
 func (d *Daemon) setNATPorts(s string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -395,11 +580,4 @@ func difference(a, b api.NetworkAdd) string {
 		}
 	}
 	return strings.Join(out, ", ")
-}
-
-func sortedPorts(m map[string]*port) (out []*port) {
-	for _, name := range slices.Sorted(maps.Keys(m)) {
-		out = append(out, m[name])
-	}
-	return out
 }
