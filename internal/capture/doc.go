@@ -6,7 +6,7 @@
 // one it left by, with one packet number.
 //
 // The way of a record: observer.go sees the frame, record.go is its shape in a ring, hub.go hands it to the reader,
-// pcapng.go or pcap.go writes it.
+// pcapng.go writes it.
 //
 // Source: the pcapng format, draft-ietf-opsawg-pcapng.
 package capture

@@ -2,7 +2,6 @@ package capture
 
 import (
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -13,8 +12,9 @@ import (
 )
 
 const (
-	ringBytes   = 4 << 20 // per capture and worker
+	ringBytes   = 4 << 20 // per capture and worker; of those with Ends a quarter
 	maxCaptures = 16      // at once; a word has a bit for each
+	forRoot     = 10      // of them that only root may take
 )
 
 // Options select what is captured.
@@ -25,17 +25,25 @@ type Options struct {
 	Filter filter.Filter
 	Ends   bool // one record per frame, with its verdict, instead of one per port that it passes
 	Drops  bool // only those whose verdict is a drop; with Ends
+	Root   bool // root asks: some places are kept for it
 }
 
 // A Hub puts captures into a dataplane and takes them out.
 type Hub struct {
 	dp       *dataplane.Dataplane
 	mu       sync.Mutex
-	captures []*Capture
+	captures [maxCaptures]*Capture // nil where there is none
+	workers  []*observer           // and the housekeeper's, the last
 }
 
 // NewHub makes a hub for d.
-func NewHub(d *dataplane.Dataplane) *Hub { return &Hub{dp: d} }
+func NewHub(d *dataplane.Dataplane) *Hub {
+	h := &Hub{dp: d}
+	for i := range d.Workers() + 1 {
+		h.workers = append(h.workers, &observer{dp: d, worker: i})
+	}
+	return h
+}
 
 // A Capture collects records until Close.
 type Capture struct {
@@ -51,6 +59,27 @@ type Capture struct {
 
 // Start begins a capture: every frame from here on is seen.
 func (h *Hub) Start(o Options) (*Capture, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	free, limit := -1, maxCaptures
+	if !o.Root {
+		limit -= forRoot
+	}
+	for i := range limit {
+		if h.captures[limit-1-i] == nil {
+			free = limit - 1 - i
+		}
+	}
+	if o.Root { // the places that are for nobody else first
+		for i := maxCaptures - forRoot; i < maxCaptures; i++ {
+			if h.captures[i] == nil {
+				free = i
+			}
+		}
+	}
+	if free < 0 {
+		return nil, fmt.Errorf("there are %d captures already, which is the limit", limit)
+	}
 	c := &Capture{hub: h, options: o, all: len(o.Ports) == 0, wake: make(chan struct{}, 1)}
 	if c.options.Snap <= 0 {
 		c.options.Snap = frame.MaxFrame
@@ -58,15 +87,14 @@ func (h *Hub) Start(o Options) (*Capture, error) {
 	for _, p := range o.Ports {
 		c.ports[p] = true
 	}
+	size := ringBytes
+	if o.Ends {
+		size /= 4
+	}
 	for range h.dp.Workers() + 1 {
-		c.rings = append(c.rings, ring.New(ringBytes))
+		c.rings = append(c.rings, ring.New(size))
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if len(h.captures) == maxCaptures {
-		return nil, fmt.Errorf("there are %d captures already, which is the limit", maxCaptures)
-	}
-	h.captures = append(h.captures, c)
+	h.captures[free] = c
 	h.install()
 	return c, nil
 }
@@ -75,19 +103,25 @@ func (h *Hub) Start(o Options) (*Capture, error) {
 func (c *Capture) Close() {
 	c.hub.mu.Lock()
 	defer c.hub.mu.Unlock()
-	c.hub.captures = slices.DeleteFunc(c.hub.captures, func(x *Capture) bool { return x == c })
+	for i, x := range c.hub.captures {
+		if x == c {
+			c.hub.captures[i] = nil
+		}
+	}
 	c.hub.install()
 }
 
 // install has the dataplane serve the present captures.
 func (h *Hub) install() {
-	captures := slices.Clone(h.captures)
-	if len(captures) == 0 {
-		h.dp.Observe(nil, nil)
+	captures := h.captures
+	if captures == [maxCaptures]*Capture{} {
+		h.dp.Observe(nil)
 		return
 	}
-	last := &observer{dp: h.dp, worker: h.dp.Workers(), captures: captures}
-	h.dp.Observe(func(i int) dataplane.Observer { return &observer{dp: h.dp, worker: i, captures: captures} }, last.ended)
+	h.dp.Observe(func(i int) dataplane.Observer { // on the worker: its observer is nobody else's
+		h.workers[i].captures = captures
+		return h.workers[i]
+	})
 }
 
 // Wait is readable when there may be records.
@@ -117,6 +151,15 @@ func (c *Capture) Drain(yield func(Record) bool) {
 // wants tells whether a port is one of the capture's.
 func (c *Capture) wants(p frame.PortID) bool {
 	return c.all || int(p) < len(c.ports) && c.ports[p]
+}
+
+func (c *Capture) wantsAny(list []frame.PortID) bool {
+	for _, p := range list {
+		if c.wants(p) {
+			return true
+		}
+	}
+	return false
 }
 
 // notify wakes the reader; it is called once per batch.

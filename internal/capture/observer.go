@@ -13,10 +13,9 @@ import (
 type observer struct {
 	dp       *dataplane.Dataplane
 	worker   int
-	captures []*Capture
+	captures [maxCaptures]*Capture
 	room     filter.Packet
 	packets  uint64 // numbered so far
-	again    bool
 	came     [frame.BatchSize]kept
 	bytes    []byte // of came
 	sent     [2 * frame.BatchSize]kept
@@ -48,7 +47,7 @@ func (o *observer) Came(b *frame.Batch, again bool) {
 		clear(o.sent[:])
 		o.sentOf = o.sentOf[:0]
 	}
-	o.again, o.bytes = again, o.bytes[:0]
+	o.bytes = o.bytes[:0]
 	for i := range b.Frames[:b.N] {
 		f := &b.Frames[i]
 		f.Slot = uint8(i)
@@ -60,7 +59,7 @@ func (o *observer) Came(b *frame.Batch, again bool) {
 		o.packets++
 		longest := 0
 		for j, c := range o.captures {
-			if (c.options.Ends || !again && c.options.Dir != Out && c.wants(f.In)) && c.options.Filter.Match(&o.room, f.Bytes()) {
+			if c != nil && (c.options.Ends || !again && c.options.Dir != Out && c.wants(f.In)) && c.options.Filter.Match(&o.room, f.Bytes()) {
 				k.wanted |= 1 << j
 				longest = max(longest, c.options.Snap)
 			}
@@ -97,7 +96,7 @@ func (o *observer) Went(b *frame.Batch) {
 		if r.Copies = len(to); r.Copies != 1 {
 			r.Out = frame.NoPort
 		}
-		o.arrived(&r, k)
+		o.arrived(&r, k, to)
 		o.departed(&r, f, k, to)
 	}
 	o.wake()
@@ -116,16 +115,16 @@ func (o *observer) receivers(f *frame.Frame) []frame.PortID {
 }
 
 // arrived writes the record of a frame as it came, and that of its end.
-func (o *observer) arrived(r *Record, k *kept) {
+func (o *observer) arrived(r *Record, k *kept, to []frame.PortID) {
 	data := o.bytes[k.at : k.at+k.n]
 	for j, c := range o.captures {
-		if k.wanted&(1<<j) == 0 {
+		if c == nil || k.wanted&(1<<j) == 0 {
 			continue
 		}
 		r.Port = r.In
 		if c.options.Ends {
 			ended := r.Verdict != frame.Punt && (r.Verdict == frame.Drop || !c.options.Drops)
-			if r.Kind = End; ended && (c.wants(r.In) || r.Out != frame.NoPort && c.wants(r.Out)) {
+			if r.Kind = End; ended && (c.wants(r.In) || c.wantsAny(to)) {
 				o.write(j, r, data)
 			}
 			continue
@@ -146,6 +145,9 @@ func (o *observer) departed(r *Record, f *frame.Frame, k *kept, to []frame.PortI
 	}
 	ends := false
 	for j, c := range o.captures {
+		if c == nil {
+			continue
+		}
 		ends = ends || c.options.Ends && k.wanted&(1<<j) != 0
 		if c.options.Ends || c.options.Dir == In {
 			continue
@@ -178,14 +180,14 @@ func (o *observer) failed(t frame.TxFailure, now time.Time) {
 		Before: s.tuple, After: s.finished, Frames: int(t.Frames), Length: s.length, Vnet: s.vnet[:],
 	}
 	for j, c := range o.captures {
-		if c.options.Ends && s.wanted&(1<<j) != 0 && (c.wants(s.in) || c.wants(t.Port)) {
+		if c != nil && c.options.Ends && s.wanted&(1<<j) != 0 && (c.wants(s.in) || c.wants(t.Port)) {
 			o.write(j, &r, o.sentOf[s.at:s.at+min(s.n, c.options.Snap)])
 		}
 	}
 }
 
-// ended is the housekeeper's.
-func (o *observer) ended(e dataplane.End) {
+// Ended is dataplane.Observer's.
+func (o *observer) Ended(e dataplane.End) {
 	var f frame.Frame
 	f.Reset(e.Raw, e.In)
 	frame.Parse(&f)
@@ -201,7 +203,7 @@ func (o *observer) ended(e dataplane.End) {
 		r.Before, r.After = f.Tuple, f.Tuple
 	}
 	for j, c := range o.captures {
-		if c.options.Ends && (r.Verdict == frame.Drop || !c.options.Drops) && c.wants(e.In) && c.options.Filter.Match(&o.room, f.Bytes()) {
+		if c != nil && c.options.Ends && (r.Verdict == frame.Drop || !c.options.Drops) && c.wants(e.In) && c.options.Filter.Match(&o.room, f.Bytes()) {
 			o.write(j, &r, f.Bytes())
 		}
 	}

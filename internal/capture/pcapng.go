@@ -32,6 +32,7 @@ const (
 // A Writer writes pcapng, in little-endian order: one interface per port, nanoseconds; and with each packet its direction,
 // its number, what became of it, and how many were lost before it.
 type Writer struct {
+	Limit int  // packets at most; 0: no limit
 	Split bool // write super-frames, and frames without a checksum yet, as a wire would carry them
 
 	w          io.Writer
@@ -67,7 +68,7 @@ func (p *Writer) Write(r Record, lost uint64) error {
 			if p.segment == nil {
 				p.segment = make([]byte, frame.MaxFrame)
 			}
-			for s := frame.NewSegments(&f); s.Next(p.segment); lost = 0 {
+			for s := frame.NewSegments(&f); (p.Limit == 0 || p.written < p.Limit) && s.Next(p.segment); lost = 0 {
 				if err := p.write(&r, s.Bytes(), len(s.Bytes()), lost); err != nil {
 					return err
 				}

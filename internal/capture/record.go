@@ -55,7 +55,7 @@ func (r *Record) Comment(name func(frame.PortID) string) string {
 	switch {
 	case r.Verdict == frame.Drop && r.Kind == End && r.Out != frame.NoPort:
 		parts = append(parts, fmt.Sprintf("dropped: %s at %s", r.Reason, name(r.Out)))
-	case r.Verdict == frame.Drop:
+	case r.Verdict == frame.Drop || r.Verdict == frame.Punt && r.hopeless():
 		parts = append(parts, "dropped: "+r.Reason.String())
 	case r.Kind == Departure:
 		parts = append(parts, "from "+name(r.In))
@@ -84,6 +84,17 @@ func (r *Record) Comment(name func(frame.PortID) string) string {
 		parts = append(parts, fmt.Sprintf("%d frames joined", r.Frames))
 	}
 	return strings.Join(parts, "; ")
+}
+
+// hopeless tells whether the housekeeper can only drop what it was handed for this reason, and tell the sender.
+func (r *Record) hopeless() bool {
+	switch r.Reason {
+	case frame.TTLExceeded, frame.NoRoute, frame.HostUnreachable, frame.ProhibitRoute, frame.UplinkDown, frame.FlowNotResumed, frame.NATPortsExhausted, frame.FlowTableFull:
+		return true
+	case frame.FragmentationNeeded: // but for what may be cut
+		return len(r.Data) > frame.EthernetLen+6 && r.Data[frame.EthernetLen+6]&0x40 != 0
+	}
+	return false
 }
 
 // In a ring, in the host's byte order:

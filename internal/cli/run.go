@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"github.com/spf13/cobra"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -96,6 +97,15 @@ func (a *app) runOptions(c *cobra.Command, f runFlags, text []byte) (control.Opt
 		if len(text) == 0 && given.config == "" {
 			return control.Options{}, errors.New("this switch was started without a configuration file: name one, as in `uvswitch reload FILE`")
 		}
+		if len(text) == 0 { // an editor that has emptied it and not written yet
+			b, err := os.ReadFile(given.config)
+			if err != nil {
+				return control.Options{}, fmt.Errorf("config: %w", err)
+			}
+			if text = b; strings.TrimSpace(string(b)) == "" {
+				return control.Options{}, fmt.Errorf("config: %s is empty: what was in it would be removed", given.config)
+			}
+		}
 		return a.runOptions(c, given, text)
 	}
 	level := slog.LevelWarn
@@ -163,7 +173,8 @@ func timersOf(f config.Timers) (nat.Timers, error) {
 		}
 		*v.to = cmp.Or(v.from, *v.to)
 	}
-	for k, seconds := range f.Ports {
+	for _, k := range slices.Sorted(maps.Keys(f.Ports)) {
+		seconds := f.Ports[k]
 		port, proto, _ := strings.Cut(k, "/")
 		number, ok := frame.ProtoNumber(proto)
 		p, err := strconv.ParseUint(port, 10, 16)

@@ -30,8 +30,11 @@ type param struct{ name, kind, text string }
 var (
 	flowParams = []param{{"src", "string", "original source, an address or a prefix"}, {"dst", "string", "original destination, likewise"}, {"proto", "string", "protocol"},
 		{"port", "string", "the container's port, by name"}, {"sport", "integer", "original source port"}, {"dport", "integer", "original destination port"}, {"state", "string", "TCP state"}}
-	captureParams = []param{{"port", "array", "ports, by name; none: all"}, {"filter", "string", "tcpdump's filter language"}, {"snap", "integer", "bytes of each frame; 0: all"}}
+	captureParams = []param{{"port", "array", "ports, by name; none: all"}, {"filter", "string", "tcpdump's filter language"}}
 )
+
+// guestFlows is how many flows one request may list that is not root's: a million take seconds and a gigabyte.
+const guestFlows = 2000
 
 // with decodes the body for do.
 func with[T any](do func(T) (any, error)) func(*http.Request) (any, error) {
@@ -91,7 +94,7 @@ func (d *Daemon) routes() []route {
 		{method: get, path: "/nat", summary: "Translation rules with their counters", gives: []api.NATRule{}, view: func(*http.Request) (any, error) { return d.natView(), nil }},
 		{method: get, path: "/nat/settings", summary: "Windows and time-outs", gives: api.NATSettings{}, view: func(*http.Request) (any, error) { return d.natSettings(), nil }},
 		{method: get, path: "/nat/ports", summary: "Outside ports in use, and who holds them", gives: []api.PortUse{}, view: func(*http.Request) (any, error) { return d.portUseView(), nil }},
-		{method: get, path: "/flows", summary: "Tracked connections", query: append([]param{{"limit", "integer", "how many at most; 0: all"}}, flowParams...), gives: []api.Flow{}, view: func(r *http.Request) (any, error) {
+		{method: get, path: "/flows", summary: "Tracked connections", query: append([]param{{"limit", "integer", "how many at most; 0: all (2000, for who is not root)"}}, flowParams...), gives: []api.Flow{}, view: func(r *http.Request) (any, error) {
 			f, err := d.filterOf(r.URL.Query())
 			if err != nil {
 				return nil, err
@@ -99,6 +102,9 @@ func (d *Daemon) routes() []route {
 			limit, err := natural(r.URL.Query(), "limit")
 			if err != nil {
 				return nil, err
+			}
+			if !mayChange(r) && (limit == 0 || limit > guestFlows) {
+				limit = guestFlows
 			}
 			return d.flowsView(f, limit), nil
 		}},
@@ -121,7 +127,7 @@ func (d *Daemon) routes() []route {
 			return d.trace(q)
 		})},
 		{method: get, path: "/monitor", summary: "What becomes of frames, and why", query: append([]param{{"verdict", "string", "forwarded, flooded, consumed or dropped"}, {"reason", "string", "a drop reason"}, {"last", "integer", "begin with so many of the last drops"}, {"follow", "string", "0: end after those"}}, captureParams...), gives: api.Verdict{}, ndjson: true, stream: d.serveMonitor},
-		{method: get, path: "/capture", summary: "Frames as they come and go", query: append([]param{{"count", "integer", "end after so many packets"}, {"dir", "string", "in, out or both"}, {"drops", "string", "1: only what is dropped"}, {"split", "string", "1: super-frames as a wire would carry them"}}, captureParams...), pcapng: true, forRoot: true, stream: d.serveCapture},
+		{method: get, path: "/capture", summary: "Frames as they come and go", query: append([]param{{"count", "integer", "end after so many packets"}, {"snap", "integer", "bytes of each frame; 0: all"}, {"dir", "string", "in, out or both"}, {"drops", "string", "1: only what is dropped"}, {"split", "string", "1: super-frames as a wire would carry them"}}, captureParams...), pcapng: true, forRoot: true, stream: d.serveCapture},
 
 		{method: post, path: "/reload", summary: "Make the switch what a configuration file says, all or nothing", takes: api.ReloadRequest{}, gives: api.Reload{}, limit: 16 * maxBody, change: with(func(q api.ReloadRequest) (any, error) {
 			o, err := d.opts.Load([]byte(q.File))

@@ -20,18 +20,18 @@ import (
 // serveCapture streams pcapng until the client goes, or count packets have been written. The section header comes
 // once the capture is in force.
 func (d *Daemon) serveCapture(w http.ResponseWriter, r *http.Request) {
-	if !mayChange(r) {
-		answer(w, nil, api.Errorf(http.StatusForbidden, "only root may capture"))
-		return
-	}
 	q := r.URL.Query()
-	o, err := d.captureOptions(q)
+	o, err := d.captureOptions(q, mayChange(r))
 	count, cerr := natural(q, "count")
 	if err = cmp.Or(err, cerr); err != nil {
 		answer(w, nil, err)
 		return
 	}
 	if q.Get("drops") == "1" {
+		if o.Dir != 0 {
+			answer(w, nil, api.Errorf(http.StatusBadRequest, "a drop has no direction: leave --dir out"))
+			return
+		}
 		o.Ends, o.Drops = true, true
 	}
 	names := d.describer()
@@ -40,19 +40,19 @@ func (d *Daemon) serveCapture(w http.ResponseWriter, r *http.Request) {
 		var err error
 		out, err = capture.NewWriter(w, "uvswitch "+d.opts.Version, names)
 		if err == nil {
-			out.Split = q.Get("split") == "1"
+			out.Split, out.Limit = q.Get("split") == "1", count
 		}
 		return err
-	}, func(rec capture.Record, lost uint64) (bool, error) {
-		err := out.Write(rec, lost)
-		return count == 0 || out.Written() < count, err
+	}, func(rec capture.Record, lost uint64) (written, more bool, err error) {
+		err = out.Write(rec, lost)
+		return true, count == 0 || out.Written() < count, err
 	})
 }
 
 // serveMonitor streams verdicts as newline-delimited JSON: the last drops first, when they are asked for.
 func (d *Daemon) serveMonitor(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	o, err := d.captureOptions(q)
+	o, err := d.captureOptions(q, mayChange(r))
 	last, lerr := natural(q, "last")
 	want := q.Get("verdict")
 	if want != "" && !slices.Contains(verdicts, want) {
@@ -60,7 +60,14 @@ func (d *Daemon) serveMonitor(w http.ResponseWriter, r *http.Request) {
 	}
 	reason := q.Get("reason")
 	if _, ok := frame.ParseReason(reason); reason != "" && !ok {
-		err = api.Errorf(http.StatusBadRequest, "there is no drop reason %q; docs/drops.md lists them", reason)
+		err = api.Errorf(http.StatusBadRequest, "there is no drop reason %q; `uvswitch reasons` lists them", reason)
+	}
+	follow := q.Get("follow") != "0"
+	switch {
+	case reason != "" && want != "" && want != "dropped":
+		err = api.Errorf(http.StatusBadRequest, "what is %s has no drop reason: leave one of the two out", want)
+	case !follow && want != "" && want != "dropped":
+		err = api.Errorf(http.StatusBadRequest, "only drops are remembered, not what was %s; follow with -f", want)
 	}
 	if err = cmp.Or(err, lerr); err != nil {
 		answer(w, nil, err)
@@ -70,37 +77,46 @@ func (d *Daemon) serveMonitor(w http.ResponseWriter, r *http.Request) {
 	o.Drops = want == "dropped" || reason != ""
 	name := func(id frame.PortID) string { n, _ := d.describePort(id); return n }
 	enc := json.NewEncoder(w)
-	emit := func(rec capture.Record, lost uint64) error {
-		v := verdictOf(&rec, name)
-		v.Lost = lost
-		if want != "" && v.Verdict != want || reason != "" && v.Reason != reason {
+	var known time.Time // drops until then are among the remembered
+	recent := func() error {
+		if last == 0 {
 			return nil
 		}
-		return enc.Encode(v)
-	}
-	recent := func() error {
-		var err error
-		for _, rec := range d.recentDrops(o, last) {
-			if err == nil {
-				err = emit(rec, 0)
+		known = time.Now()
+		for _, rec := range d.recentDrops(o, reason, last) {
+			v := verdictOf(&rec, name)
+			v.Time = rec.Time.Format("2006-01-02T15:04:05.0Z07:00") // it is not known better
+			if err := enc.Encode(v); err != nil {
+				return err
 			}
 		}
-		return err
+		return nil
 	}
-	if q.Get("follow") == "0" {
+	if !follow {
 		w.Header().Set("Content-Type", "application/x-ndjson")
 		_ = recent() // the client may have gone
 		return
 	}
-	d.stream(w, r, o, "application/x-ndjson", recent, func(rec capture.Record, lost uint64) (bool, error) { return true, emit(rec, lost) })
+	d.stream(w, r, o, "application/x-ndjson", recent, func(rec capture.Record, lost uint64) (written, more bool, err error) {
+		v := verdictOf(&rec, name)
+		v.Lost = lost
+		if want != "" && v.Verdict != want || reason != "" && v.Reason != reason || v.Verdict == "dropped" && rec.Time.Before(known) {
+			return false, true, nil
+		}
+		return true, true, enc.Encode(v)
+	})
 }
+
+// streamPatience is how long a client that is not root may take to read what it is sent.
+const streamPatience = 30 * time.Second
 
 const monitorSnap = 256 // bytes of a frame that its words need
 
 var verdicts = []string{"forwarded", "flooded", "consumed", "dropped"}
 
-// stream captures until the client goes or each says no. begin is called once the capture is in force.
-func (d *Daemon) stream(w http.ResponseWriter, r *http.Request, o capture.Options, kind string, begin func() error, each func(rec capture.Record, lost uint64) (bool, error)) {
+// stream captures until the client goes or each says that no more is wanted; each also tells whether it has written, and so has
+// said how many records were lost. begin is called once the capture is in force.
+func (d *Daemon) stream(w http.ResponseWriter, r *http.Request, o capture.Options, kind string, begin func() error, each func(rec capture.Record, lost uint64) (written, more bool, err error)) {
 	c, err := d.capture.Start(o)
 	if err != nil {
 		answer(w, nil, api.Errorf(http.StatusServiceUnavailable, "%v", err))
@@ -113,6 +129,9 @@ func (d *Daemon) stream(w http.ResponseWriter, r *http.Request, o capture.Option
 	var told uint64
 	more := true
 	for err == nil && more {
+		if !mayChange(r) { // a reader that stands still does not hold a place for ever
+			_ = flush.SetWriteDeadline(time.Now().Add(streamPatience)) // a server's own connection has them
+		}
 		if flush.Flush() != nil {
 			return
 		}
@@ -123,20 +142,24 @@ func (d *Daemon) stream(w http.ResponseWriter, r *http.Request, o capture.Option
 		}
 		c.Drain(func(rec capture.Record) bool {
 			lost := c.Lost.Load()
-			more, err = each(rec, lost-told)
-			told = lost
+			var written bool
+			if written, more, err = each(rec, lost-told); written {
+				told = lost
+			}
 			return err == nil && more
 		})
 	}
 }
 
+const maxGuestFilter = 256
+
 // captureOptions reads what capture and monitor have in common.
-func (d *Daemon) captureOptions(q url.Values) (o capture.Options, err error) {
+func (d *Daemon) captureOptions(q url.Values, root bool) (o capture.Options, err error) {
 	if o.Snap, err = natural(q, "snap"); err != nil {
 		return o, err
 	}
 	switch q.Get("dir") {
-	case "", "both":
+	case "", "both", "inout": // tcpdump's word
 	case "in":
 		o.Dir = capture.In
 	case "out":
@@ -144,9 +167,13 @@ func (d *Daemon) captureOptions(q url.Values) (o capture.Options, err error) {
 	default:
 		return o, api.Errorf(http.StatusBadRequest, "dir %q: say in, out or both", q.Get("dir"))
 	}
+	if n := len(q.Get("filter")); n > maxGuestFilter && !root {
+		return o, api.Errorf(http.StatusForbidden, "a filter of %d characters: %d are the limit for who is not root, since workers run it", n, maxGuestFilter)
+	}
 	if o.Filter, err = filter.Compile(q.Get("filter")); err != nil {
 		return o, api.Errorf(http.StatusBadRequest, "%v", err)
 	}
+	o.Root = root
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, name := range q["port"] {
@@ -172,25 +199,30 @@ func natural(q url.Values, key string) (int, error) {
 	return n, nil
 }
 
-// recentDrops are the last n drops that the dataplane has kept, as records, in order.
-func (d *Daemon) recentDrops(o capture.Options, n int) (out []capture.Record) {
+// recentDrops are the last n drops that the dataplane has kept, as records, in order. Of what a port did not take no bytes are
+// kept: with a filter they are left out.
+func (d *Daemon) recentDrops(o capture.Options, reason string, n int) (out []capture.Record) {
+	d.recalling.Lock()
+	defer d.recalling.Unlock()
 	var room filter.Packet
+	buf := make([]byte, frame.VnetLen+frame.MaxFrame)
 	wants := func(p frame.PortID) bool { return len(o.Ports) == 0 || slices.Contains(o.Ports, p) }
 	for _, x := range d.dp.Recent() {
-		if !wants(x.In) && !wants(x.Out) {
+		if !wants(x.In) && !wants(x.Out) || reason != "" && x.Reason.String() != reason {
 			continue
 		}
-		raw := make([]byte, frame.VnetLen+min(int(x.Length), frame.MaxFrame)) // what was not kept is zeros
+		raw := buf[:frame.VnetLen+min(int(x.Length), frame.MaxFrame)] // what was not kept is zeros
 		copy(raw[frame.VnetLen:], x.Head)
 		if len(x.Head) == 0 {
 			raw = raw[:frame.VnetLen]
-		} else if !o.Filter.Match(&room, raw[frame.VnetLen:]) {
+		}
+		if !o.Filter.Match(&room, raw[frame.VnetLen:]) {
 			continue
 		}
 		at := d.started.Add(time.Duration(x.Tick-1) * (time.Second / frame.TicksPerSecond))
 		out = append(out, capture.Record{
 			Time: at, Kind: capture.End, Verdict: frame.Drop, Reason: x.Reason, In: x.In, Out: x.Out, Length: int(x.Length),
-			Vnet: raw[:frame.VnetLen], Data: raw[frame.VnetLen:],
+			Vnet: make([]byte, frame.VnetLen), Data: x.Head,
 		})
 	}
 	slices.SortStableFunc(out, func(a, b capture.Record) int { return a.Time.Compare(b.Time) })
@@ -220,7 +252,7 @@ func verdictOf(r *capture.Record, name func(frame.PortID) string) api.Verdict {
 		v.Becomes = r.After.String()
 	}
 	if len(r.Data) == 0 {
-		v.Packet = fmt.Sprintf("%d bytes", r.Length)
+		v.Packet = fmt.Sprintf("a frame of %d bytes", r.Length)
 		return v
 	}
 	raw := make([]byte, frame.VnetLen+max(len(r.Data), min(r.Length, frame.MaxFrame))) // cut ones are whole again, with zeros
@@ -260,6 +292,9 @@ func (d *Daemon) describePort(id frame.PortID) (name, description string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if int(id) >= len(d.byID) || d.byID[id] == nil {
+		if int(id) < len(d.names) && d.names[id] != "" {
+			return d.names[id], "a port that has been removed"
+		}
 		return fmt.Sprintf("port-%d", id), "a port that has been removed"
 	}
 	p := d.byID[id]

@@ -75,11 +75,14 @@ type Daemon struct {
 	log     *slog.Logger
 
 	reloading sync.Mutex // held for a whole reload, before mu
+	recalling sync.Mutex // held while the last drops are collected
 
 	mu       sync.Mutex // everything below; the dataplane's workers never need it
 	networks map[string]*network
 	ports    map[string]*port
 	byID     [frame.MaxPorts]*port
+	names    [frame.MaxPorts]string // of the ports that had these ids last
+	lastID   frame.PortID           // given out last: ids are used again late, so that captures do not mistake one port for another
 	rules    []*rule
 	nextRule uint32
 	external netip.Addr // what the rules were last made for
@@ -127,7 +130,6 @@ func Run(ctx context.Context, o Options, ready func()) error {
 	if err != nil {
 		return errors.Join(err, stop())
 	}
-	defer endSides()
 	server := &http.Server{
 		Handler: d.handler(), ReadHeaderTimeout: 10 * time.Second,
 		ConnContext: rememberPeer, ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
@@ -146,6 +148,7 @@ func Run(ctx context.Context, o Options, ready func()) error {
 		err = nil
 	}
 	server.Close()
+	endSides()
 	return errors.Join(err, stop())
 }
 

@@ -27,13 +27,19 @@ type flowEvent struct {
 	at   time.Time
 }
 
-const eventQueue = 16384 // events that one listener may be behind
+const (
+	eventQueue   = 16384 // events that one listener may be behind
+	maxListeners = 16
+)
 
-// listen returns a channel of events, and a function that ends it.
-func (e *flowEvents) listen(n *nat.NAT) (<-chan flowEvent, func()) {
-	c := make(chan flowEvent, eventQueue)
+// listen returns a channel of events, and a function that ends it; an error when too many listen.
+func (e *flowEvents) listen(n *nat.NAT) (<-chan flowEvent, func(), error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if len(e.listeners) == maxListeners {
+		return nil, nil, api.Errorf(http.StatusServiceUnavailable, "%d follow flow events already, which is the limit", maxListeners)
+	}
+	c := make(chan flowEvent, eventQueue)
 	if e.listeners == nil {
 		e.listeners = map[chan flowEvent]bool{}
 	}
@@ -44,7 +50,7 @@ func (e *flowEvents) listen(n *nat.NAT) (<-chan flowEvent, func()) {
 		defer e.mu.Unlock()
 		delete(e.listeners, c)
 		e.watch(n)
-	}
+	}, nil
 }
 
 // watch tells the tracker whom to tell; mu is held.
@@ -71,12 +77,18 @@ func (e *flowEvents) watch(n *nat.NAT) {
 
 // serveFlowEvents streams events as newline-delimited JSON until the client goes.
 func (d *Daemon) serveFlowEvents(w http.ResponseWriter, r *http.Request) {
+	d.mu.Lock()
 	filter, err := d.filterOf(r.URL.Query())
+	d.mu.Unlock()
 	if err != nil {
 		answer(w, nil, err)
 		return
 	}
-	events, stop := d.events.listen(d.dp.NAT)
+	events, stop, err := d.events.listen(d.dp.NAT)
+	if err != nil {
+		answer(w, nil, err)
+		return
+	}
 	defer stop()
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	flush := http.NewResponseController(w)
@@ -94,6 +106,9 @@ func (d *Daemon) serveFlowEvents(w http.ResponseWriter, r *http.Request) {
 			d.mu.Unlock()
 			if !filter.matches(&v.Flow) {
 				continue
+			}
+			if !mayChange(r) {
+				_ = flush.SetWriteDeadline(time.Now().Add(streamPatience))
 			}
 			if enc.Encode(v) != nil || len(events) == 0 && flush.Flush() != nil {
 				return

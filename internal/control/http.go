@@ -31,6 +31,9 @@ func listen(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
+	if info, err := os.Lstat(path); err == nil && info.Mode()&os.ModeSocket == 0 {
+		return nil, fmt.Errorf("%s is there, and is no socket: it stays as it is; name another path", path)
+	}
 	if c, err := net.Dial("unix", path); err == nil {
 		cred, _ := peerOf(c)
 		c.Close()
@@ -110,6 +113,12 @@ func (d *Daemon) serve(rt route) http.HandlerFunc {
 			answer(w, nil, api.Errorf(http.StatusForbidden, "only root may do that"))
 			return
 		}
+		for k := range r.URL.Query() {
+			if !slices.ContainsFunc(rt.query, func(p param) bool { return p.name == k }) {
+				answer(w, nil, api.Errorf(http.StatusBadRequest, "%s %s has no parameter %q", rt.method, rt.path, k))
+				return
+			}
+		}
 		limit := rt.limit
 		if limit == 0 {
 			limit = maxBody
@@ -130,7 +139,7 @@ func (d *Daemon) serve(rt route) http.HandlerFunc {
 	}
 }
 
-// filterOf reads what selects flows; what can match nothing is an error.
+// filterOf reads what selects flows; what can match nothing is an error. mu is held.
 func (d *Daemon) filterOf(q url.Values) (flowFilter, error) {
 	f := flowFilter{proto: q.Get("proto"), port: q.Get("port"), sport: q.Get("sport"), dport: q.Get("dport"), state: q.Get("state")}
 	for _, p := range []string{f.sport, f.dport} {

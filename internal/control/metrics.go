@@ -2,6 +2,8 @@ package control
 
 import (
 	"net/http"
+	"strings"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -12,7 +14,10 @@ import (
 
 // metrics reads the counters when it is scraped: there is nothing to keep up to date. Labels name ports, networks, reasons and
 // tables; no address or MAC is one.
-type metrics struct{ d *Daemon }
+type metrics struct {
+	d    *Daemon
+	most *sync.Map // by series: a counter that was taken back a little, for frames that a port refused, stays where it was
+}
 
 func metric(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("uvswitch_"+name, help, labels, nil)
@@ -49,6 +54,11 @@ func (m metrics) Describe(to chan<- *prometheus.Desc) {
 // Collect is prometheus.Collector's.
 func (m metrics) Collect(to chan<- prometheus.Metric) {
 	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		key := d.String() + strings.Join(labels, "\x00")
+		if was, ok := m.most.Load(key); ok && was.(uint64) > v && was.(uint64)-v < 1<<32 {
+			v = was.(uint64)
+		}
+		m.most.Store(key, v)
 		to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
 	}
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
@@ -100,15 +110,16 @@ func (m metrics) Collect(to chan<- prometheus.Metric) {
 	for _, r := range d.rules {
 		counter(mPublished, r.count.Packets.Load(), r.hostPorts(), r.proto, r.port.name)
 	}
-	up := d.uplinkStatus()
-	gauge(mUplink, flag[up.State == "up"], up.Kind, up.Device)
+	if up := d.uplinkStatus(); d.up != nil {
+		gauge(mUplink, flag[up.State == "up"], up.Kind, up.Device)
+	}
 	counter(mMissed, d.events.missed.Load())
 }
 
 // metricsHandler serves the switch's metrics, and those of the process.
 func (d *Daemon) metricsHandler() http.Handler {
 	r := prometheus.NewRegistry()
-	r.MustRegister(metrics{d}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(metrics{d, &sync.Map{}}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m := http.NewServeMux()
 	m.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{}))
 	m.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/metrics", http.StatusFound) })

@@ -46,7 +46,7 @@ func checkName(what, name string) error {
 // neighbors remember.
 func macFor(a netip.Addr) frame.MAC { return 0x0275<<32 | frame.MAC(frame.AddrFrom(a)) }
 
-// settle checks what is asked for and fills in the defaults, without regard to other networks.
+// settle checks what is asked for and fills in the defaults, without regard to other networks. mu is held.
 func (d *Daemon) settle(a api.NetworkAdd) (*network, error) {
 	if err := checkName("network", a.Name); err != nil {
 		return nil, err
@@ -103,12 +103,12 @@ func (d *Daemon) fits(n *network) error {
 }
 
 func (d *Daemon) addNetwork(a api.NetworkAdd) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	n, err := d.settle(a)
 	if err != nil {
 		return err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	if err := d.fits(n); err != nil {
 		return err
 	}
@@ -139,12 +139,12 @@ func (d *Daemon) setInterface(n *network) {
 
 // changeNetwork gives a network, whose subnet and gateway stay, other settings. Ports keep the MTU that they were made with.
 func (d *Daemon) changeNetwork(a api.NetworkAdd) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	to, err := d.settle(a)
 	if err != nil {
 		return err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	n := d.networks[a.Name]
 	if n == nil {
 		return d.noNetwork(a.Name)

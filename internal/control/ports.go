@@ -280,9 +280,9 @@ func (d *Daemon) plug(p *port) error {
 		p.close()
 		return errClosing
 	}
-	for id := frame.PortID(1); id < frame.MaxPorts; id++ {
-		if d.byID[id] == nil {
-			p.id = id
+	for i := range frame.PortID(frame.MaxPorts - 1) {
+		if id := 1 + (d.lastID+i)%(frame.MaxPorts-1); d.byID[id] == nil {
+			p.id, d.lastID = id, id
 			break
 		}
 	}
@@ -294,7 +294,7 @@ func (d *Daemon) plug(p *port) error {
 		p.close()
 		return err
 	}
-	d.byID[p.id], d.ports[p.name] = p, p
+	d.byID[p.id], d.ports[p.name], d.names[p.id] = p, p, p.name
 	d.neighborOf(p)
 	d.log.Info("port added", "port", p.name, "kind", p.kind, "device", p.ifname, "netns", p.netns, "address", p.addr)
 	return nil

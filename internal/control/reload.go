@@ -14,10 +14,12 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/hostports"
 	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/nat"
 	"github.com/uvswitch/uvswitch/router"
 	"github.com/uvswitch/uvswitch/switch"
+	"github.com/uvswitch/uvswitch/tap"
 )
 
 // A reload makes the switch what a file says, while it runs: what the file says is there afterwards, what only the file
@@ -84,10 +86,16 @@ func shadow(o Options, d *Daemon) (*Daemon, error) {
 			}
 		}
 	}
+	seen := map[netip.Prefix]bool{}
 	for _, a := range o.Routes {
-		if _, err := s.checkRoute(a); err != nil {
+		rt, err := s.checkRoute(a)
+		if err == nil && seen[rt.Prefix] {
+			err = api.Errorf(http.StatusConflict, "it is there twice")
+		}
+		if err != nil {
 			return nil, fmt.Errorf("route %s: %w", a.Dst, err)
 		}
+		seen[rt.Prefix] = true
 	}
 	return s, nil
 }
@@ -358,6 +366,9 @@ func (d *Daemon) plan(o Options) ([]step, error) {
 		add("change network "+n.name+": "+difference(old, n.asked), func() error { return d.changeNetwork(n.asked) }, func() error { return d.changeNetwork(old) })
 	}
 	if before := d.opts.NATPorts; o.NATPorts != before {
+		if noneLeft(o.NATPorts) {
+			return nil, api.Errorf(http.StatusBadRequest, "uplink.ports: the host's kernel picks all of %s for its own connections; NAT would have none", o.NATPorts)
+		}
 		add("give out ports "+o.NATPorts, func() error { return d.setNATPorts(o.NATPorts) }, func() error { return d.setNATPorts(before) })
 	}
 	if before, after := withDefault(d.opts.Timers), withDefault(o.Timers); !reflect.DeepEqual(before, after) {
@@ -370,7 +381,22 @@ func (d *Daemon) plan(o Options) ([]step, error) {
 		was := api.PortSet(flagMap(d.ports[p.name].flags))
 		add("turn knobs of port "+p.name, func() error { return d.setPort(p.name, flagMap(p.flags)) }, func() error { return d.setPort(p.name, was) })
 	}
+	for _, p := range newPorts {
+		if p.kind == kindDevice {
+			if _, err := tap.Inspect(tap.Own, p.ifname); err != nil {
+				return nil, fmt.Errorf("port %q: %w", p.name, explain(err))
+			}
+		} else if _, err := tap.NamespacePath(p.netns); err != nil {
+			return nil, api.Errorf(http.StatusNotFound, "port %q: %v", p.name, err)
+		}
+	}
 	for _, r := range want.rules {
+		ours := slices.ContainsFunc(d.rules, func(x *rule) bool { return x.proto == r.proto && x.lo <= r.hi && r.lo <= x.hi })
+		if !has(d.rules, r) && !ours { // else its own listeners are there
+			if err := d.checkHostPorts(r); err != nil {
+				return nil, fmt.Errorf("publish %s: %w", r.asked.Spec, err)
+			}
+		}
 		if !has(d.rules, r) || remade["port "+r.asked.Port] {
 			add("publish "+ruleText(r), func() error { _, err := d.addPublish(r.asked); return err }, func() error { return d.deletePublish(r.hostPorts() + "/" + r.proto) })
 		}
@@ -514,11 +540,21 @@ func (d *Daemon) undo(steps []step) string {
 			failed = append(failed, fmt.Sprintf("%s could not be taken back: %v", s.text, err))
 		}
 	}
-	if len(failed) == 0 {
+	if len(failed) == 0 && !slices.ContainsFunc(steps, func(s step) bool { return strings.HasPrefix(s.text, "remove ") }) {
 		return "nothing has changed"
+	}
+	if len(failed) == 0 {
+		return "everything has been taken back; what had been removed was made anew, and its flows begin again"
 	}
 	d.log.Error("reload", "error", strings.Join(failed, "; "))
 	return strings.Join(failed, "; ")
+}
+
+// noneLeft tells whether the kernel picks every port of these ranges for the host's own connections.
+func noneLeft(ranges string) bool {
+	list, err := ParseRanges(ranges)
+	eph := hostports.Ephemeral()
+	return err == nil && !slices.ContainsFunc(list, func(r [2]uint16) bool { return r[0] < eph[0] || r[1] > eph[1] })
 }
 
 func (d *Daemon) setTimers(t nat.Timers) {

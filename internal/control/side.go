@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"strings"
 	"time"
 
@@ -19,12 +18,8 @@ import (
 
 // sideListen opens a loopback address and port, or a unix socket.
 func sideListen(flag, addr string) (net.Listener, error) {
-	if strings.HasPrefix(addr, "/") {
-		_ = os.Remove(addr)
-		l, err := net.Listen("unix", addr)
-		if err == nil {
-			err = os.Chmod(addr, 0o660)
-		}
+	if strings.HasPrefix(addr, "/") && flag != "--web" {
+		l, err := listen(addr)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", flag, err)
 		}
@@ -49,7 +44,12 @@ func sideListen(flag, addr string) (net.Listener, error) {
 func (d *Daemon) sideServer(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if !localHost(r.Host) || r.Header.Get("Origin") != "" && r.Header.Get("Origin") != "http://"+r.Host {
+			_, byTCP := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr) // a page from elsewhere reaches no unix socket
+			if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
+				http.Error(w, "this is for no other page", http.StatusForbidden)
+				return
+			}
+			if byTCP && !localHost(r.Host) || r.Header.Get("Origin") != "" && r.Header.Get("Origin") != "http://"+r.Host {
 				http.Error(w, fmt.Sprintf("host %q is not this one: ask for 127.0.0.1 or localhost", r.Host), http.StatusForbidden)
 				return
 			}

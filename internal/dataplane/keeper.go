@@ -22,14 +22,14 @@ type keeper struct {
 	counters
 	wake chan struct{}
 
-	mu      sync.Mutex // everything below, the workers' rings (this end), and calls into the router's slow path
-	next    frame.Tick // when housekeeping is due
-	waiting waiting    // fragments
-	ease    frame.Tick // when the flow table may be eased again
-	sweep   int        // flow entries still to be looked at
-	sent    bool       // something was injected
-	recent  recent
-	ended   func(End) // nil, as a rule
+	mu       sync.Mutex // everything below, the workers' rings (this end), and calls into the router's slow path
+	next     frame.Tick // when housekeeping is due
+	waiting  waiting    // fragments
+	ease     frame.Tick // when the flow table may be eased again
+	sweep    int        // flow entries still to be looked at
+	sent     bool       // something was injected
+	recent   recent
+	observer Observer // nil, as a rule
 
 	deadMu sync.Mutex // held for an append: workers take it
 	dead   []frame.PortID
@@ -174,8 +174,8 @@ func (k *keeper) Consume(p router.Punted) {
 	gw := k.port(frame.Gateway)
 	gw.txPackets.Add(1)
 	gw.txBytes.Add(uint64(len(p.Raw) - frame.VnetLen))
-	if k.ended != nil {
-		k.ended(End{p.In, p.Raw, frame.None})
+	if k.observer != nil {
+		k.observer.Ended(End{p.In, p.Raw, frame.None})
 	}
 }
 
@@ -186,7 +186,7 @@ func (k *keeper) Drop(p router.Punted, why frame.Reason) { k.end(p.In, p.Raw, wh
 func (k *keeper) end(in frame.PortID, raw []byte, why frame.Reason) {
 	k.dropped(in, why)
 	k.recent.add(k.dp.clock(), in, frame.NoPort, why, len(raw)-frame.VnetLen, raw[frame.VnetLen:])
-	if k.ended != nil {
-		k.ended(End{in, raw, why})
+	if k.observer != nil {
+		k.observer.Ended(End{in, raw, why})
 	}
 }

@@ -10,6 +10,8 @@ type Observer interface {
 	Came(b *frame.Batch, again bool)
 	// Went is called when every frame of that batch has its verdict, and those to be sent are with the Poller.
 	Went(b *frame.Batch)
+	// Ended is called for each frame that the housekeeper ends.
+	Ended(End)
 }
 
 // An End is a frame that the housekeeper has ended.
@@ -19,18 +21,20 @@ type End struct {
 	Reason frame.Reason // why it was dropped; None: the gateway has taken it
 }
 
-// Observe has each worker tell what worker makes for it, and the housekeeper tell ended; nils end it.
-func (d *Dataplane) Observe(worker func(i int) Observer, ended func(End)) {
-	for i, w := range d.workers {
-		var o Observer
-		if worker != nil {
-			o = worker(i)
+// Observe has each worker, and the housekeeper as the last, show what it does to what of makes for it; of is called by that
+// worker between two batches. nil ends it.
+func (d *Dataplane) Observe(of func(i int) Observer) {
+	set := func(i int, to *Observer) {
+		if *to = nil; of != nil {
+			*to = of(i)
 		}
-		w.do(func() { w.observer = o })
+	}
+	for i, w := range d.workers {
+		w.do(func() { set(i, &w.observer) })
 	}
 	d.keeper.mu.Lock()
-	d.keeper.ended = ended
-	d.keeper.mu.Unlock()
+	defer d.keeper.mu.Unlock()
+	set(len(d.workers), &d.keeper.observer)
 }
 
 // A Drop is one that was noted in passing: the last ones are kept whether somebody observes or not.
@@ -51,14 +55,16 @@ const (
 // push out all others.
 type recent struct {
 	n    uint64 // ever
-	list [keptDrops]struct {
-		tick    frame.Tick
-		length  uint32
-		in, out frame.PortID
-		reason  frame.Reason
-		kept    uint8
-		head    [keptBytes]byte
-	}
+	list [keptDrops]keptDrop
+}
+
+type keptDrop struct {
+	tick    frame.Tick
+	length  uint32
+	in, out frame.PortID
+	reason  frame.Reason
+	kept    uint8
+	head    [keptBytes]byte
 }
 
 //uvswitch:hot
@@ -83,10 +89,13 @@ func (r *recent) last(to []Drop) []Drop {
 
 // Recent returns the last drops of each worker and of the housekeeper, each in order; they are read between two batches.
 func (d *Dataplane) Recent() (list []Drop) {
+	r := new(recent) // copied whole, so that no worker is held up for long
 	for _, w := range d.workers {
-		w.do(func() { list = w.recent.last(list) })
+		w.do(func() { *r = w.recent })
+		list = r.last(list)
 	}
 	d.keeper.mu.Lock()
-	defer d.keeper.mu.Unlock()
-	return d.keeper.recent.last(list)
+	*r = d.keeper.recent
+	d.keeper.mu.Unlock()
+	return r.last(list)
 }

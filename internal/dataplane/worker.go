@@ -193,6 +193,7 @@ func (w *worker) floodFrame(f *frame.Frame) {
 	if f.ToGateway {
 		f.Reason = frame.GatewayService
 		w.punt(f)
+		f.Verdict = frame.Flood // whatever became of the gateway's copy
 		n++
 	}
 	if n == 0 {

@@ -132,7 +132,7 @@ func TestDumpFiles(t *testing.T) {
 		{[]string{"dump", "-C", "1"}, "say -w FILE"},
 		{[]string{"dump", "-Q", "up"}, "say in, out or both"},
 		{[]string{"monitor", "--verdict", "lost"}, "forwarded, flooded, consumed or dropped"},
-		{[]string{"monitor", "--reason", "other"}, "docs/drops.md"},
+		{[]string{"monitor", "--reason", "other"}, "`uvswitch reasons` lists them"},
 	} {
 		if _, err := b.TryCLI(c.args...); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v: %v; want %q", c.args, err, c.want)

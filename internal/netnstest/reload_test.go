@@ -135,14 +135,14 @@ func TestReloadAllOrNothing(t *testing.T) {
 			t.Errorf("%q: %v; want %q", c.more, err, c.want)
 		}
 	}
-	// A port whose namespace is not there shows only when it is made: what was done before it is taken back.
+	// A device that is there already shows only when it is made again: what was done before it is taken back.
 	path := filepath.Join(b.dir, "bad.yaml")
-	text := fmt.Sprintf("networks:\n  - {name: lab, subnet: 10.9.0.0/24}\nports:\n  - {name: web, netns: %s, ip: 172.29.0.2/16}\n  - {name: x, netns: not-there, network: lab}\npublish:\n  - {host: \"8081\", to: \"web:80\"}\n", b.NS("web"))
+	text := fmt.Sprintf("networks:\n  - {name: lab, subnet: 10.9.0.0/24}\nports:\n  - {name: web, netns: %[1]s, ip: 172.29.0.2/16}\n  - {name: x, netns: %[1]s, ifname: lo, network: lab}\npublish:\n  - {host: \"8081\", to: \"web:80\"}\n", b.NS("web"))
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := b.TryCLI("reload", path); err == nil || !strings.Contains(err.Error(), "add port x") || !strings.Contains(err.Error(), "nothing has changed") {
-		t.Errorf("a namespace that is not there: %v", err)
+		t.Errorf("a device that is there: %v", err)
 	}
 	if after := state(); after != before {
 		t.Errorf("something has changed:\n%s\nit was\n%s", after, before)
@@ -215,14 +215,26 @@ func TestReloadOddOrders(t *testing.T) {
 	before := state()
 
 	// Taken back: the last step fails.
-	write(strings.Replace(lab, "10.9.0.1}", "10.9.0.2}", 1) + strings.Replace(rest, "{name: zeta, netns: NSWEB, ip: 172.29.0.2}", "{name: zeta, netns: NSWEB, ip: 172.29.0.22}\n  - {name: x, netns: not-there}", 1))
-	if _, err := b.TryCLI("reload"); err == nil || !strings.Contains(err.Error(), "nothing has changed") {
-		t.Errorf("a namespace that is not there: %v", err)
+	write(strings.Replace(lab, "10.9.0.1}", "10.9.0.2}", 1) + strings.Replace(rest, "{name: zeta, netns: NSWEB, ip: 172.29.0.2}", "{name: zeta, netns: NSWEB, ip: 172.29.0.22}\n  - {name: x, netns: NSWEB, ifname: lo}", 1))
+	if _, err := b.TryCLI("reload"); err == nil || !strings.Contains(err.Error(), "everything has been taken back") {
+		t.Errorf("a device that is there: %v", err)
 	}
 	if after := state(); sorted(after) != sorted(before) {
 		t.Errorf("taken back it is\n%s\nit was\n%s", after, before)
 	}
-	// What is by hand is looked at first.
+	// What is not there is seen before anything is touched, and so is what is by hand.
+	write(lab + strings.Replace(rest, "NSWEB,", "not-there,", 1))
+	if _, err := b.TryCLI("config", "diff"); err == nil || !strings.Contains(err.Error(), "no such network namespace") {
+		t.Errorf("a namespace that is not there: %v", err)
+	}
+	write(" ")
+	if _, err := b.TryCLI("reload"); err == nil || !strings.Contains(err.Error(), "is empty") {
+		t.Errorf("an empty file: %v", err)
+	}
+	write(lab + rest + "  - {dst: 192.0.2.0/24, type: blackhole}\n")
+	if _, err := b.TryCLI("reload"); err == nil || !strings.Contains(err.Error(), "twice") {
+		t.Errorf("two routes to one destination: %v", err)
+	}
 	write(lab + strings.Replace(rest, "ip: 172.29.0.2}", "ip: 172.29.0.3}", 1))
 	for _, cmd := range [][]string{{"config", "diff"}, {"reload"}} {
 		if _, err := b.TryCLI(cmd...); err == nil || !strings.Contains(err.Error(), `172.29.0.3 is in use by port "hand"`) {

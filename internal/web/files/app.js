@@ -34,7 +34,7 @@ const count = n => n.toLocaleString("en");
 const span = s => s < 60 ? s.toFixed(0) + " s" : s < 3600 ? (s / 60).toFixed(0) + " min" : s < 86400 ? (s / 3600).toFixed(1) + " h" : (s / 86400).toFixed(1) + " days";
 
 // What the switch said last, and rates since the time before.
-const state = { status: null, ports: [], stats: null, publish: [], reasons: {}, rates: {}, dropRates: {}, history: {}, at: 0 };
+const state = { status: null, ports: [], stats: null, publish: [], reasons: Object.create(null), rates: Object.create(null), dropRates: {}, history: Object.create(null), at: 0 };
 const zero = { rx_bytes: 0, tx_bytes: 0, rx_packets: 0, tx_packets: 0 };
 
 async function poll() {
