@@ -204,9 +204,46 @@ func TestSlowReader(t *testing.T) {
 	t.Error("nothing was lost: is the ring bounded?")
 }
 
-// Captures are bounded, and a worker that is observed still allocates nothing once it has room.
+// A worker that is observed allocates nothing, once it has room.
+func TestObservedAllocatesNothing(t *testing.T) {
+	b := newBed(t)
+	all, ends := b.start(capture.Options{}), b.start(capture.Options{Ends: true})
+	p := seen
+	p.SrcMAC, p.Src, p.DstMAC, p.Dst = 0x020000000201, frametest.Addr("10.0.0.2"), 0x020000000302, frametest.Addr("10.0.0.3")
+	raw := p.Raw()
+	discard := func(capture.Record) bool { return true }
+	run := func() {
+		b.n.Poller.Put(1, raw)
+		b.step()
+		b.n.Poller.Out = nil
+		all.Drain(discard)
+		ends.Drain(discard)
+	}
+	run()
+	observed := testing.AllocsPerRun(100, run)
+	all.Close()
+	ends.Close()
+	if plain := testing.AllocsPerRun(100, run); observed > plain {
+		t.Errorf("%v allocations, %v without captures", observed, plain)
+	}
+}
+
+// Captures are bounded, some of them are root's, and numbers of packets go on when others start and stop.
 func TestBounds(t *testing.T) {
 	b := newBed(t)
+	first := b.start(capture.Options{})
+	numbers := map[uint64]int{}
+	for range 3 {
+		b.send(seen)
+		for _, r := range drain(first) {
+			numbers[r.Packet]++
+		}
+		b.start(capture.Options{}).Close()
+	}
+	first.Close()
+	if len(numbers) != 3 {
+		t.Errorf("packets are numbered %v", numbers)
+	}
 	var list []*capture.Capture
 	for {
 		c, err := b.hub.Start(capture.Options{})
@@ -216,6 +253,12 @@ func TestBounds(t *testing.T) {
 		if list = append(list, c); len(list) > 64 {
 			t.Fatal("no limit")
 		}
+	}
+	root, err := b.hub.Start(capture.Options{Root: true})
+	if err != nil {
+		t.Errorf("nothing is left for root: %v", err)
+	} else {
+		root.Close()
 	}
 	for _, c := range list {
 		c.Close()

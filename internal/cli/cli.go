@@ -101,7 +101,7 @@ func (a *app) root() *cobra.Command {
 		Short: "A container network in one user-space process",
 		Long: "uvswitch is a learning switch, a router and a NAT for containers, namespaces and VMs, in one process:\n" +
 			"no bridge, no netfilter rule, no sysctl. Start with `uvswitch lab tour`.",
-		SilenceUsage: true, SilenceErrors: true,
+		SilenceUsage: true, SilenceErrors: true, Version: Version,
 	}
 	f := root.PersistentFlags()
 	f.StringVar(&a.socket, "socket", cmp.Or(os.Getenv("UVSWITCH_SOCKET"), api.DefaultSocket), "control socket of the switch (UVSWITCH_SOCKET)")
@@ -115,7 +115,7 @@ func (a *app) root() *cobra.Command {
 		return usagef("-o %q: say wide or extended; -j prints JSON", a.wide)
 	}
 	root.AddCommand(
-		a.runCommand(), a.statusCommand(), a.statsCommand(), a.networkCommand(), a.portCommand(), a.fdbCommand(),
+		a.runCommand(), a.statusCommand(), a.statsCommand(), a.reasonsCommand(), a.networkCommand(), a.portCommand(), a.fdbCommand(),
 		a.bridgeCommand(), a.neighCommand(), a.routeCommand(), a.publishCommand(), a.flowCommand(), a.natCommand(),
 		a.traceCommand(), a.dumpCommand(), a.monitorCommand(), a.extcapCommand(), a.labCommand(), a.configCommand(), a.topCommand(), a.doctorCommand(), a.reloadCommand(), a.versionCommand(),
 	)

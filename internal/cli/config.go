@@ -24,8 +24,11 @@ func (a *app) configCommand() *cobra.Command {
 			if err == nil {
 				err = control.Check(o)
 			}
-			if err != nil {
-				return fmt.Errorf("%s: %w", args[0], err)
+			if err != nil { // whatever it is: not wrong usage
+				return fmt.Errorf("%s: %s", args[0], strings.TrimPrefix(err.Error(), "config: "+args[0]+": "))
+			}
+			if a.json {
+				return a.printJSON(map[string]any{"file": args[0], "ok": true})
 			}
 			_, err = fmt.Fprintf(a.out, "%s: networks %d, ports %d, published %d, routes %d: all right\n", args[0], len(o.Networks)+1, len(o.Ports), len(o.Publish), len(o.Routes))
 			return err
@@ -37,10 +40,10 @@ func (a *app) configCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if a.json {
-				return a.printJSON(f)
-			}
 			text, err := yaml.MarshalWithOptions(f, yaml.IndentSequence(true))
+			if err == nil && a.json {
+				text, err = yaml.YAMLToJSON(text) // with the file's keys
+			}
 			if err != nil {
 				return err
 			}
@@ -73,6 +76,9 @@ func (a *app) reload(c *cobra.Command, args []string, dry bool) error {
 	}
 	var done api.Reload
 	if err := a.client().Do(c.Context(), "POST", "/reload", q, &done); err != nil {
+		if len(args) > 0 {
+			return fmt.Errorf("%s: %w", args[0], err)
+		}
 		return err
 	}
 	if a.json {

@@ -13,19 +13,21 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/capture"
 )
 
 // dumpFlags are tcpdump's.
 type dumpFlags struct {
-	ports                    []string
-	file, dir                string
-	count, snap, megabytes   int
-	files, seconds           int
-	drops, split, pcap       bool
-	ether, absolute, verbose bool
-	hex, hexASCII, stamps    int
-	lineBuffered, numeric    bool
+	ports                       []string
+	file, dir                   string
+	count, snap, megabytes      int
+	files, seconds              int
+	drops, split, pcap          bool
+	ether, absolute, verbose    bool
+	hex, hexASCII, stamps       int
+	lineBuffered, numeric, none bool
+	list, quiet                 bool // quiet: for Wireshark, which takes every word for an error
 }
 
 func (a *app) dumpCommand() *cobra.Command {
@@ -52,18 +54,29 @@ func (a *app) dumpCommand() *cobra.Command {
 	fl.BoolVar(&f.pcap, "pcap", false, "with -w: the old format, without ports and comments")
 	fl.BoolVarP(&f.ether, "ether", "e", false, "show MAC addresses and EtherType")
 	fl.BoolVarP(&f.absolute, "absolute", "S", false, "absolute TCP sequence numbers")
-	fl.BoolVarP(&f.verbose, "verbose", "v", false, "say what became of each packet")
-	fl.CountVarP(&f.hex, "hex", "x", "show the bytes after the Ethernet header; -xx all")
-	fl.CountVarP(&f.hexASCII, "ascii", "X", "likewise, beside them as text; -XX all")
+	fl.BoolVarP(&f.verbose, "verbose", "v", false, "show the IP header, and what became of each packet")
+	fl.CountVarP(&f.hex, "hex", "x", "show the bytes after the Ethernet header; -xx with it")
+	fl.CountVarP(&f.hexASCII, "hex-ascii", "X", "show the bytes and the text they are; -XX with the Ethernet header")
+	fl.BoolVarP(&f.list, "list-interfaces", "D", false, "list the ports, and end")
 	fl.CountVarP(&f.stamps, "no-time", "t", "-t no time, -tt seconds since 1970, -ttt since the packet before, -tttt with the date")
 	fl.BoolVarP(&f.lineBuffered, "line-buffered", "l", false, "write every line at once (always so)")
 	fl.BoolVarP(&f.numeric, "numeric", "n", false, "numbers instead of names (always so)")
+	fl.BoolVarP(&f.none, "packet-buffered", "U", false, "write every packet at once (always so)")
+	fl.BoolVarP(&f.none, "no-promiscuous-mode", "p", false, "nothing here: a port sees what it is sent")
 	c.RunE = func(c *cobra.Command, args []string) error { return a.dump(c.Context(), &f, strings.Join(args, " ")) }
 	return c
 }
 
 func (a *app) dump(ctx context.Context, f *dumpFlags, expr string) error {
 	switch {
+	case f.list:
+		return get(ctx, a, "/ports", func(w io.Writer, rows []api.Port) {
+			for i, p := range rows {
+				row(w, fmt.Sprintf("%d.%s", i+1, p.Name), fmt.Sprintf("(%s %s, network %s)", p.Kind, p.Ifname, orDash(p.Network)))
+			}
+		})
+	case a.json:
+		return usagef("dump prints text, or pcapng with -w; `uvswitch -j monitor` prints JSON")
 	case f.file == "" && (f.megabytes > 0 || f.files > 0 || f.seconds > 0 || f.pcap):
 		return usagef("-C, -W, -G and --pcap are about files: say -w FILE")
 	case f.file == "-" && (f.megabytes > 0 || f.seconds > 0):
@@ -90,21 +103,23 @@ func (a *app) dump(ctx context.Context, f *dumpFlags, expr string) error {
 		return err
 	}
 	defer stream.Close()
-	var to sink
-	if f.file == "" {
-		to = newPrinter(a.out, f)
-	} else if to, err = newFiles(a.out, f); err != nil {
-		return err
-	}
 	r := capture.NewReader(stream)
 	if err := r.Begin(); err != nil { // it is in force
 		return cut(ctx, err)
+	}
+	var to sink
+	if f.file == "" {
+		to = newPrinter(a.out, f)
+	} else if to, err = newFiles(a.out, f, r); err != nil {
+		return err
 	}
 	where := "any"
 	if len(f.ports) > 0 {
 		where = strings.Join(f.ports, ", ")
 	}
-	fmt.Fprintf(a.err, "uvswitch: listening on %s\n", where)
+	if !f.quiet {
+		fmt.Fprintf(a.err, "uvswitch: listening on %s\n", where)
+	}
 	n, lost := 0, uint64(0)
 	for err == nil {
 		var p capture.Packet
@@ -118,6 +133,9 @@ func (a *app) dump(ctx context.Context, f *dumpFlags, expr string) error {
 		err = nil
 	}
 	err = errors.Join(cut(ctx, err), to.close())
+	if f.quiet {
+		return err
+	}
 	fmt.Fprintf(a.err, "%d packets captured\n%d packets lost because this reader was too slow\n", n, lost)
 	return err
 }
@@ -144,6 +162,7 @@ var errDone = errors.New("enough")
 // files writes packets to a file, or to one after another.
 type files struct {
 	f       *dumpFlags
+	r       *capture.Reader
 	w       io.WriteCloser
 	n       int // of the present file
 	written int64
@@ -154,13 +173,25 @@ type notClosed struct{ io.Writer }
 
 func (notClosed) Close() error { return nil }
 
-func newFiles(out io.Writer, f *dumpFlags) (*files, error) {
-	s := &files{f: f}
+func newFiles(out io.Writer, f *dumpFlags, r *capture.Reader) (*files, error) {
+	s := &files{f: f, r: r}
 	if f.file == "-" {
 		s.w = notClosed{out}
-		return s, nil
+		return s, s.begin()
 	}
 	return s, s.open(time.Now())
+}
+
+// begin writes what a file begins with, at once: who reads it sees that it is a capture.
+func (s *files) begin() error {
+	head := s.r.Head
+	if s.f.pcap {
+		head = pcapHead(s.f.snap)
+	}
+	s.r.Fresh = nil
+	n, err := s.w.Write(head)
+	s.written = int64(n)
+	return err
 }
 
 // open begins the file with number n.
@@ -180,8 +211,8 @@ func (s *files) open(now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("dump: %w", err)
 	}
-	s.w, s.written, s.began = w, 0, now
-	return nil
+	s.w, s.began = w, now
+	return s.begin()
 }
 
 func (s *files) packet(r *capture.Reader, p *capture.Packet) error {
@@ -191,18 +222,12 @@ func (s *files) packet(r *capture.Reader, p *capture.Packet) error {
 			return err
 		}
 	}
-	head, body := r.Head, r.Raw
+	body := append(r.Fresh, r.Raw...) // with the interfaces that have come
 	if s.f.pcap {
-		head, body = pcapHead(s.f.snap), pcapPacket(p)
-	}
-	if s.written > 0 { // interfaces that came since the file began
-		head = nil
-		if !s.f.pcap {
-			head = r.Fresh
-		}
+		body = pcapPacket(p)
 	}
 	r.Fresh = nil
-	n, err := s.w.Write(append(append([]byte(nil), head...), body...))
+	n, err := s.w.Write(body)
 	s.written += int64(n)
 	return err
 }

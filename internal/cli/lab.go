@@ -23,13 +23,21 @@ func (a *app) labCommand() *cobra.Command {
 			return do(c, l, args)
 		}
 	}
+	sides := map[string]*string{"web": new(string), "metrics": new(string)}
 	up := &cobra.Command{Use: "up", Short: "Make the playground: namespaces, a switch, web servers", Args: cobra.NoArgs,
 		RunE: with(func(c *cobra.Command, l *lab.Lab, _ []string) error {
+			for flag, addr := range sides {
+				if *addr != "" {
+					l.Args = append(l.Args, "--"+flag, *addr)
+				}
+			}
 			if err := l.Up(c.Context(), true); err != nil {
 				return err
 			}
 			return a.showLab(l)
 		})}
+	up.Flags().StringVar(sides["web"], "web", "", "as for run: in the lab's host, so ask from there (`lab exec host curl`)")
+	up.Flags().StringVar(sides["metrics"], "metrics", "", "likewise")
 	down := &cobra.Command{Use: "down", Short: "Take it down", Args: cobra.NoArgs,
 		RunE: with(func(_ *cobra.Command, l *lab.Lab, _ []string) error { return l.Down() })}
 	show := &cobra.Command{Use: "show", Short: "Draw it, and say how to use it", Args: cobra.NoArgs,

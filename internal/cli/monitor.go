@@ -18,7 +18,7 @@ import (
 func (a *app) monitorCommand() *cobra.Command {
 	var ports []string
 	var verdict, reason string
-	var last int
+	var last, count int
 	var follow bool
 	c := &cobra.Command{
 		Use: "monitor [--verdict VERDICT] [--reason REASON] [--port NAME] [--last N] [-f] [EXPRESSION]", Short: "Follow what becomes of frames, and why",
@@ -31,10 +31,11 @@ func (a *app) monitorCommand() *cobra.Command {
 	fl.StringVar(&verdict, "verdict", "", "only forwarded, flooded, consumed or dropped ones")
 	fl.StringVar(&reason, "reason", "", "only what is dropped for this reason")
 	fl.IntVar(&last, "last", 0, "begin with the last N drops; without -f that is all")
+	fl.IntVarP(&count, "count", "c", 0, "end after N lines")
 	fl.BoolVarP(&follow, "follow", "f", false, "go on after --last")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if last < 0 {
-			return usagef("--last %d: a number from 1 on", last)
+		if last < 0 || count < 0 || c.Flags().Changed("last") && last == 0 {
+			return usagef("--last and --count are numbers from 1 on")
 		}
 		q := url.Values{"verdict": {verdict}, "reason": {reason}, "last": {strconv.Itoa(last)}, "filter": {strings.Join(args, " ")}, "port": ports}
 		if last > 0 && !follow {
@@ -49,7 +50,7 @@ func (a *app) monitorCommand() *cobra.Command {
 			fmt.Fprintln(a.err, "uvswitch: listening")
 		}
 		dec, enc := json.NewDecoder(body), json.NewEncoder(a.out)
-		for {
+		for n := 0; count == 0 || n < count; n++ {
 			var v api.Verdict
 			if err := dec.Decode(&v); err != nil {
 				if c.Context().Err() != nil || errors.Is(err, io.EOF) {
@@ -69,6 +70,7 @@ func (a *app) monitorCommand() *cobra.Command {
 				return err
 			}
 		}
+		return nil
 	}
 	return c
 }
@@ -78,6 +80,9 @@ func verdictLine(v *api.Verdict) string {
 	stamp := v.Time
 	if t, err := time.Parse(time.RFC3339Nano, v.Time); err == nil {
 		stamp = t.Local().Format("15:04:05.000000")
+		if point := strings.IndexByte(v.Time, '.'); point >= 0 && strings.TrimLeft(v.Time[point+2:], "0123456789") == v.Time[point+2:] {
+			stamp = t.Local().Format("15:04:05.0     ") // of the remembered ones: not known better
+		}
 	}
 	s := fmt.Sprintf("%s %-8s %s", stamp, orDash(v.In), v.Packet)
 	if v.Lost > 0 {

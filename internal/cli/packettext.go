@@ -134,7 +134,8 @@ func etherName(t layers.EthernetType) string {
 }
 
 // network is what is above Ethernet: a word for its kind, and the rest.
-func (p *printer) network(k gopacket.Packet, length int) (family, text string) {
+func (p *printer) network(k gopacket.Packet, length int) (head, text string) {
+	var family string
 	if k.Layer(layers.LayerTypeDot1Q) != nil {
 		length -= 4
 	}
@@ -145,6 +146,11 @@ func (p *printer) network(k gopacket.Packet, length int) (family, text string) {
 		src, _ := netip.AddrFromSlice(ip.SrcIP.To4())
 		dst, _ := netip.AddrFromSlice(ip.DstIP.To4())
 		n := int(ip.Length) - int(ip.IHL)*4
+		if p.f.verbose {
+			family = fmt.Sprintf("IP (tos 0x%x, ttl %d, id %d, offset %d, flags [%s], proto %s (%d), length %d)\n    ", ip.TOS, ip.TTL, ip.Id, int(ip.FragOffset)*8,
+				ipFlags(ip.Flags), protoVerbose(uint8(ip.Protocol)), ip.Protocol, ip.Length)
+			defer func() { head = family }()
+		}
 		if ip.FragOffset > 0 {
 			return "IP ", fmt.Sprintf("%s > %s: ip-proto-%d", src, dst, ip.Protocol)
 		}
@@ -159,6 +165,24 @@ func (p *printer) network(k gopacket.Packet, length int) (family, text string) {
 		return "IP6 ", p.transport(src, dst, uint8(ip.NextHeader), k, int(ip.Length))
 	}
 	return "", ""
+}
+
+// ipFlags and protoVerbose are as tcpdump -v has them.
+func ipFlags(f layers.IPv4Flag) string {
+	switch {
+	case f&layers.IPv4DontFragment != 0:
+		return "DF"
+	case f&layers.IPv4MoreFragments != 0:
+		return "+"
+	}
+	return "none"
+}
+
+func protoVerbose(p uint8) string {
+	if name := frame.ProtoName(p); !strings.HasPrefix(name, "proto-") {
+		return strings.ToUpper(name)
+	}
+	return "unknown"
 }
 
 func arpText(l *layers.ARP, length int) string {

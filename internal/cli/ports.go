@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -57,8 +58,13 @@ func (a *app) networkCommand() *cobra.Command {
 			if a.json {
 				return a.printJSON(all[i])
 			}
-			table(a.out, all[i:i+1])
-			return nil
+			n := all[i]
+			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+			for _, r := range [][2]any{{"name", n.Name}, {"subnet", n.Subnet}, {"gateway", n.Gateway + " at " + n.MAC}, {"mtu", n.MTU}, {"internal", n.Internal},
+				{"isolated", n.Isolated}, {"mapping", n.Mapping}, {"filtering", n.Filtering}, {"ports", n.Ports}} {
+				row(w, r[0], r[1])
+			}
+			return w.Flush()
 		}})
 }
 
@@ -183,7 +189,7 @@ func byCount(m map[string]uint64) []string {
 func (a *app) publishCommand() *cobra.Command {
 	p := api.PublishAdd{}
 	add := &cobra.Command{
-		Use: "add [HOST_ADDR:]HOST_PORT[-END]:PORT[/tcp|udp] --port NAME", Short: "Publish a port of a container on the host",
+		Use: "add [HOST_ADDR:]HOST_PORT[-END]:PORT[/tcp|udp|sctp] --port NAME", Short: "Publish a port of a container on the host",
 		Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
 			p.Spec = args[0]
 			var made api.Publish
@@ -200,7 +206,7 @@ func (a *app) publishCommand() *cobra.Command {
 	add.Flags().StringVar(&p.Port, "port", "", "the container's port on the switch, by name")
 	add.Flags().StringSliceVar(&p.From, "from", nil, "who may come: CIDRs (default: everyone)")
 	_ = add.MarkFlagRequired("port")
-	del := &cobra.Command{Use: "del [HOST_ADDR:]HOST_PORT[-END][/tcp|udp]", Short: "Take a published port back", Args: cobra.ExactArgs(1),
+	del := &cobra.Command{Use: "del [HOST_ADDR:]HOST_PORT[-END][/tcp|udp|sctp]", Short: "Take a published port back", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.client().Do(c.Context(), "DELETE", "/publish?host="+url.QueryEscape(args[0]), nil, nil)
 		}}

@@ -266,11 +266,10 @@ func (a *app) followFlows(ctx context.Context, path string) error {
 			}
 			continue
 		}
-		event := "[" + e.Event + "]"
+		fmt.Fprintf(a.out, "%9s ", "["+e.Event+"]")
 		if e.Reason != "" {
-			event = "[" + e.Event + " " + e.Reason + "]"
+			fmt.Fprintf(a.out, "(%s) ", e.Reason)
 		}
-		fmt.Fprintf(a.out, "%9s ", event)
 		a.printFlows(a.out, []api.Flow{e.Flow})
 	}
 }
@@ -378,6 +377,23 @@ func printDrops(w io.Writer, drops map[string]uint64) {
 		info, _ := reasonOf(name)
 		row(w, "dropped", fmt.Sprintf("%d %s: %s; %s", drops[name], name, info.Meaning, info.Remedy))
 	}
+}
+
+func (a *app) reasonsCommand() *cobra.Command {
+	return &cobra.Command{Use: "reasons", Short: "List the drop reasons, what they mean, and what to do", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		var list []api.Reason
+		for r := frame.None + 1; r < frame.NumReasons; r++ {
+			i := r.Info()
+			list = append(list, api.Reason{Name: i.Name, Meaning: i.Meaning, Remedy: i.Remedy})
+		}
+		if a.json {
+			return a.printJSON(list)
+		}
+		for _, r := range list {
+			fmt.Fprintf(a.out, "%s: %s\n%24s -> %s\n", r.Name, r.Meaning, "", r.Remedy)
+		}
+		return nil
+	}}
 }
 
 // reasonOf is what is said about a reason; nothing about one of a newer switch.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 )
 
 func (a *app) topCommand() *cobra.Command {
-	var every time.Duration
+	every := time.Second
 	var frames int
 	var batch bool
 	c := &cobra.Command{Use: "top", Short: "Watch ports, rates, drops and tables, live", Args: cobra.NoArgs,
@@ -26,8 +27,13 @@ func (a *app) topCommand() *cobra.Command {
 				return usagef("--interval %s: 100ms to 1m", every)
 			}
 			m := &top{every: every, left: frames, width: 80, height: 24, ask: func() (sample, error) { return a.sample(c.Context()) }}
-			if batch {
+			switch in, ok := a.in.(*os.File); {
+			case batch:
 				return a.topBatch(c.Context(), m)
+			case a.json:
+				return usagef("top has no JSON; `uvswitch -j stats` and `-j port ls` have")
+			case !ok || !isTerminal(in):
+				return usagef("top needs a terminal to be used on; -b prints plain text")
 			}
 			if _, err := m.ask(); err != nil { // before the screen is taken
 				return err
@@ -45,7 +51,7 @@ func (a *app) topCommand() *cobra.Command {
 			}
 			return err
 		}}
-	c.Flags().DurationVarP(&every, "interval", "d", time.Second, "time between two looks")
+	c.Flags().VarP((*seconds)(&every), "interval", "d", "time between two looks, in seconds, or as 500ms")
 	c.Flags().IntVarP(&frames, "count", "n", 0, "end after so many looks")
 	c.Flags().BoolVarP(&batch, "batch", "b", false, "print plain screens one after the other, for a file or another program")
 	return c
@@ -63,7 +69,7 @@ func (a *app) topBatch(ctx context.Context, m *top) error {
 			return err
 		}
 		if m.before, m.now = m.now, s; n > 0 {
-			if _, err := fmt.Fprintln(a.out, m.screen()); err != nil {
+			if _, err := fmt.Fprintf(a.out, "%s\n%s\n\n", s.at.Format(time.RFC3339), m.screen()); err != nil {
 				return err
 			}
 		}
@@ -77,6 +83,28 @@ func (a *app) topBatch(ctx context.Context, m *top) error {
 		}
 	}
 	return nil
+}
+
+func isTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0 && f.Name() != os.DevNull
+}
+
+// seconds is a duration that may be said as a bare number of them.
+type seconds time.Duration
+
+func (s *seconds) String() string { return time.Duration(*s).String() }
+func (s *seconds) Type() string   { return "time" }
+
+// Set is pflag's.
+func (s *seconds) Set(text string) error {
+	if n, err := strconv.ParseFloat(text, 64); err == nil && n > 0 && n < 3600 {
+		*s = seconds(n * float64(time.Second))
+		return nil
+	}
+	d, err := time.ParseDuration(text)
+	*s = seconds(d)
+	return err
 }
 
 // A sample is what the switch says at one time.
@@ -193,15 +221,15 @@ func (m *top) screen() string {
 	s := &m.now
 	var lines []string
 	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
-	state := "every frame accounted for"
+	state := "balanced"
 	if !s.stats.Conservation.Balanced {
-		state = "frames on their way"
+		state = "busy"
 	}
 	if m.held {
 		state = "HELD"
 	}
 	up := s.status.Uplink
-	add("uvswitch %s  up %s  %s  uplink %s %s %s  %s", s.status.Version, (time.Duration(s.status.Uptime) * time.Second).String(), s.status.Backend, orDash(up.Device), orDash(up.Address), up.State, state)
+	add("uvswitch %s up %s, %s, uplink %s %s %s, %s", s.status.Version, (time.Duration(s.status.Uptime) * time.Second).String(), s.status.Backend, orDash(up.Device), orDash(up.Address), up.State, state)
 	c, b := s.stats.Conservation, m.before.stats.Conservation
 	var bytes, before uint64
 	for name, p := range s.stats.Ports {
@@ -221,7 +249,7 @@ func (m *top) screen() string {
 	} else {
 		lines = append(lines, m.portLines(room)...)
 	}
-	for len(lines) < m.height-len(drops)-1 {
+	for !m.plain && len(lines) < m.height-len(drops)-1 {
 		lines = append(lines, "")
 	}
 	lines = append(lines, drops...)
@@ -235,6 +263,7 @@ func (m *top) screen() string {
 		if r := []rune(l); len(r) > m.width {
 			lines[i] = string(r[:m.width])
 		}
+		lines[i] = strings.TrimRight(lines[i], " ")
 	}
 	if len(lines) > 6 && !m.plain {
 		lines[6] = reverse(lines[6], m.width)
@@ -307,7 +336,7 @@ func (m *top) flowLines(room int) []string {
 		rows = append(rows, r)
 	}
 	slices.SortStableFunc(rows, func(a, b row) int { return order(b.r, a.r) })
-	out := []string{fmt.Sprintf("%-5s %-11s %-22s %-22s %-8s %8s", "PROTO", "STATE", "FROM", "TO", "PORT", "RATE")}
+	out := []string{fmt.Sprintf("%-5s %-9s %-21s %-21s %-8s %9s", "PROTO", "STATE", "FROM", "TO", "PORT", "RATE")}
 	end := func(addr string, port int) string {
 		if port == 0 {
 			return addr
@@ -319,7 +348,7 @@ func (m *top) flowLines(room int) []string {
 			out = append(out, fmt.Sprintf("... %d more", m.now.stats.Tables["flows"].Used-i))
 			break
 		}
-		out = append(out, fmt.Sprintf("%-5s %-11.11s %-22s %-22s %-8.8s %8s", r.f.Protocol, orDash(r.f.State), end(r.f.Original.Src, r.f.Original.Sport), end(r.f.Original.Dst, r.f.Original.Dport), orDash(r.f.Port), rate(8*r.r, "b/s")))
+		out = append(out, fmt.Sprintf("%-5s %-9.9s %-21s %-21s %-8.8s %9s", r.f.Protocol, orDash(r.f.State), end(r.f.Original.Src, r.f.Original.Sport), end(r.f.Original.Dst, r.f.Original.Dport), orDash(r.f.Port), rate(8*r.r, "b/s")))
 	}
 	return out
 }

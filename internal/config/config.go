@@ -233,7 +233,11 @@ func withHint(msg string) string {
 		return msg
 	}
 	bad, _, _ := strings.Cut(rest, `"`)
-	best := slices.MinFunc(keys, func(a, b string) int { return distance(bad, a) - distance(bad, b) })
+	candidates := slices.DeleteFunc(slices.Clone(keys), func(k string) bool { return k == bad })
+	if strings.Contains(msg, ":1] unknown field") { // at the left margin: a part of the file
+		candidates = []string{"uplink", "networks", "host", "nat", "ports", "publish", "routes"}
+	}
+	best := slices.MinFunc(candidates, func(a, b string) int { return distance(bad, a) - distance(bad, b) })
 	if d := distance(bad, best); d <= 1+len(bad)/3 {
 		msg = strings.Replace(msg, `unknown field "`+bad+`"`, `unknown field "`+bad+`"; did you mean "`+best+`"?`, 1)
 	}

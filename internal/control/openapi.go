@@ -111,8 +111,10 @@ func (s schemas) of(t reflect.Type) map[string]any {
 		return ref
 	case reflect.Interface:
 		return map[string]any{}
+	case reflect.Int, reflect.Int32, reflect.Int64, reflect.Uint32, reflect.Uint64:
+		return map[string]any{"type": "integer"}
 	}
-	return map[string]any{"type": "integer"}
+	panic("control: the API has no place for " + t.String())
 }
 
 func (s schemas) fields(t reflect.Type, props map[string]any, required *[]string) {

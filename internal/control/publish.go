@@ -32,10 +32,10 @@ type rule struct {
 // containers only.
 const maxRelays = 256
 
-// parsePublish reads [HOST_ADDR:]HOST_PORT[-END]:PORT[/tcp|udp].
+// parsePublish reads [HOST_ADDR:]HOST_PORT[-END]:PORT[/tcp|udp|sctp].
 func parsePublish(spec string) (*rule, error) {
 	bad := func(why string) (*rule, error) {
-		return nil, api.Errorf(http.StatusBadRequest, "%q: %s; the form is [HOST_ADDR:]HOST_PORT[-END]:PORT[/tcp|udp], such as 8080:80", spec, why)
+		return nil, api.Errorf(http.StatusBadRequest, "%q: %s; the form is [HOST_ADDR:]HOST_PORT[-END]:PORT[/tcp|udp|sctp], such as 8080:80", spec, why)
 	}
 	r := &rule{proto: "tcp", hostAddr: netip.IPv4Unspecified()}
 	rest, proto, found := strings.Cut(spec, "/")

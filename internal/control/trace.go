@@ -115,6 +115,11 @@ func (d *Daemon) traceOne(tr *dataplane.Tracer, in frame.PortID, raw []byte) (t 
 		t.Verdict, t.Out = "transmitted", frame.Text(f)
 		t.Why = "to port " + strings.Join(t.Ports, ", ")
 		add("transmit", strings.Join(t.Ports, ","), t.Out)
+		if p := d.byID[o.Ports[0]]; len(o.Ports) == 1 && p != nil && d.portState(p) == "down" { // the kernel will refuse it
+			i := frame.PortDown.Info()
+			t.Verdict, t.Reason, t.Why, t.Remedy = "dropped", i.Name, i.Meaning+": "+p.ifname, i.Remedy
+			return t, nil, 0
+		}
 		if len(o.Ports) == 1 {
 			answer, by = reverseFrame(f), o.Ports[0]
 		}

@@ -77,7 +77,9 @@ func man(dir string) error {
 		return err
 	}
 	date := time.Unix(0, 0).UTC() // the same bytes each time
-	return doc.GenManTree(cli.Root(), &doc.GenManHeader{Title: "UVSWITCH", Section: "1", Source: "uvswitch " + cli.Version, Manual: "uvswitch", Date: &date}, dir)
+	root := cli.Root()
+	root.DisableAutoGenTag = true
+	return doc.GenManTree(root, &doc.GenManHeader{Title: "UVSWITCH", Section: "1", Source: "uvswitch " + cli.Version, Manual: "uvswitch", Date: &date}, dir)
 }
 
 func completion(dir string) error {

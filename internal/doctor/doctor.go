@@ -47,6 +47,7 @@ type Exam struct {
 	Name   string       // prefix of the switch's own devices
 	Ports  [][2]uint16  // that NAT may give out
 	Subnet netip.Prefix // of a switch to come
+	none   bool         // there is no switch
 	status *api.Status  // of the running switch
 	ports  []api.Port
 	found  []Finding
@@ -56,9 +57,26 @@ func (e *Exam) add(check string, l Level, mend, format string, args ...any) {
 	e.found = append(e.found, Finding{check, l, fmt.Sprintf(format, args...), mend})
 }
 
-// Run looks at everything.
+// Run looks at everything, in the network namespace that the switch runs in.
 func (e *Exam) Run(ctx context.Context) []Finding {
 	e.theSwitch(ctx)
+	if e.status != nil {
+		there := fmt.Sprintf("/proc/%d/ns/net", e.status.PID)
+		own, err1 := os.Readlink("/proc/self/ns/net")
+		its, err2 := os.Readlink(there)
+		if err1 == nil && err2 == nil && own != its {
+			if err := tap.In(there, func() error { e.host(); return nil }); err == nil {
+				e.add("switch", OK, "", "it runs in another network namespace than this shell; that one was looked at")
+				return e.found
+			}
+			e.add("switch", Warn, "run doctor as root", "it runs in another network namespace, which cannot be entered: what follows is about this one")
+		}
+	}
+	e.host()
+	return e.found
+}
+
+func (e *Exam) host() {
 	e.tun()
 	e.capabilities()
 	e.ioUring()
@@ -70,7 +88,6 @@ func (e *Exam) Run(ctx context.Context) []Finding {
 	e.subnets()
 	e.devices()
 	e.firewall()
-	return e.found
 }
 
 // Failed tells whether anything is.
@@ -86,8 +103,13 @@ func Failed(list []Finding) bool {
 func (e *Exam) theSwitch(ctx context.Context) {
 	var s api.Status
 	err := e.Client.Do(ctx, "GET", "/status", nil, &s)
-	if err != nil {
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
 		e.add("switch", Note, "`uvswitch run` starts one", "none is running on %s", e.Socket)
+		e.none = true
+		return
+	case err != nil:
+		e.add("switch", Warn, "run doctor as root", "%v", err)
 		return
 	}
 	e.status = &s
@@ -112,9 +134,10 @@ var needed = []struct {
 	name string
 	why  string
 }{
-	{12, "CAP_NET_ADMIN", "devices, addresses, routes"}, {13, "CAP_NET_RAW", "packet sockets on plugged devices"},
-	{21, "CAP_SYS_ADMIN", "entering namespaces"}, {39, "CAP_BPF", "the uplink's programs"},
+	{12, "CAP_NET_ADMIN", "devices, addresses, routes"}, {21, "CAP_SYS_ADMIN", "entering namespaces, and the uplink's programs"},
 }
+
+const capNetRaw = 13
 
 func (e *Exam) capabilities() {
 	b, err := os.ReadFile("/proc/self/status")
@@ -137,6 +160,9 @@ func (e *Exam) capabilities() {
 	if len(missing) > 0 {
 		e.add("capabilities", Fail, "run as root, or with these capabilities", "missing: %s", strings.Join(missing, ", "))
 		return
+	}
+	if eff&(1<<capNetRaw) == 0 {
+		e.add("capabilities", Warn, "give it CAP_NET_RAW", "without CAP_NET_RAW no existing device can be plugged (`port add --device`)")
 	}
 	e.add("capabilities", OK, "", "all that are needed")
 }
@@ -188,6 +214,7 @@ func (e *Exam) uplinkDevice() {
 		e.add("uplink", Fail, "`run --uplink DEV` names another", "device %s: %v", name, err)
 		return
 	}
+	sound := len(e.found)
 	if l.Attrs().Flags&unix.IFF_UP == 0 {
 		e.add("uplink", Fail, "ip link set "+name+" up", "%s is down", name)
 	}
@@ -204,7 +231,9 @@ func (e *Exam) uplinkDevice() {
 	if x := l.Attrs().Xdp; x != nil && x.Attached {
 		e.add("uplink", Warn, "ip link set "+name+" xdp off, if it is not wanted", "an XDP program on %s has frames before us, and may take them", name)
 	}
-	e.add("uplink", OK, "", "%s, MTU %d", name, l.Attrs().MTU)
+	if !Failed(e.found[sound:]) {
+		e.add("uplink", OK, "", "%s, MTU %d", name, l.Attrs().MTU)
+	}
 }
 
 // others finds programs of other software on the uplink's ingress: what they take, we do not see.
@@ -266,7 +295,7 @@ func (e *Exam) portRange() {
 
 // leftovers are what a switch that was killed may leave.
 func (e *Exam) leftovers() {
-	if e.status == nil {
+	if e.none {
 		for _, dev := range []string{e.Name + "0", e.Name + "-up"} {
 			if _, err := netlink.LinkByName(dev); err == nil {
 				e.add("leftovers", Warn, "another switch's, perhaps (`--socket`, `--name`); else `ip link del "+dev+"`", "device %s is here, and no switch answers on %s", dev, e.Socket)
@@ -326,14 +355,15 @@ func (e *Exam) devices() {
 		if p.Kind == "uplink" {
 			continue
 		}
-		netns := p.Netns
-		if netns == "" {
-			netns = tap.Own
-		}
-		path, err := tap.NamespacePath(netns)
 		var l netlink.Link
-		if err == nil {
-			err = tap.In(path, func() (err error) { l, err = netlink.LinkByName(p.Ifname); return err })
+		find := func() (err error) { l, err = netlink.LinkByName(p.Ifname); return err }
+		var err error
+		if p.Netns == "" { // the switch's own, where this thread is
+			err = find()
+		} else if path, perr := tap.NamespacePath(p.Netns); perr != nil {
+			err = perr
+		} else {
+			err = tap.In(path, find)
 		}
 		switch {
 		case err != nil:

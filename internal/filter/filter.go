@@ -100,10 +100,6 @@ func (v number) eval(*Packet) uint32   { return uint32(v) }
 func (v length) eval(p *Packet) uint32 { return uint32(len(p.b)) }
 
 func (v access) eval(p *Packet) uint32 {
-	if !v.guard.match(p) {
-		p.beyond = true // the comparison is false, and so is its negation's: see relation
-		return 0
-	}
 	at := v.at.eval(p)
 	if at > uint32(len(p.b)) {
 		p.beyond = true

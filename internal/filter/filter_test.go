@@ -31,6 +31,8 @@ var expressions = []string{
 	"icmp[icmptype] = icmp-echo", "icmp[0] != 8", "not icmp[icmptype] = icmp-echo", "ip[8] < 5", "ip[6:2] & 0x1fff != 0", "ip[2:2] > 60",
 	"(ip[0] & 0xf) << 2 > 20", "udp[4:2] - 8 > 10", "ether[0] & 1 = 0 and ip[16] >= 224", "ip[0] & 0xf != 5", "tcp[4:4] > 1000", "arp[6:2] = 1", "arp[7] = 2",
 	"ip6[6] = 17", "icmp6[0] = 135", "len % 2 = 1", "ip[9] / 2 = 3", "ip[9] ^ 6 = 0", "1 = 1", "tcp[100] = 0", "not tcp[100] = 0",
+	"tcp[tcp[12] >> 2:4] != 0", "tcp[((tcp[12] & 0xf0) >> 2):4] = 0", "len - 8 > 60", "ip proto \\tcp", "ip[8] * 2 % 4 = 0", "ip[8] ^ 1 & 3 = 1", "1 + ip[9] % 4 = 3",
+	"net 10.0/16", "net 10.0.0/24 and tcp", "net 192.168/16 or arp",
 	"vlan", "vlan 5", "vlan and ip", "vlan 5 and tcp", "vlan and host 10.0.0.2", "vlan and vlan", "not vlan",
 	"tcp and port 80 and host 10.0.0.2", "tcp or udp and port 53", "(tcp or udp) and port 53", "not (tcp or udp)", "not tcp and not udp", "not host 10.0.0.2 or arp",
 	"host 10.0.0.2 and (port 80 or 443)", "src host 10.0.0.2 && dst port 53 || icmp", "tcp[20:4] = 0x70617920", "portrange 79-81 and tcp", "src net 10 and not dst net 10",

@@ -42,6 +42,8 @@ func scan(s string) (tokens []string) {
 		case i+1 < len(s) && slices.Contains([]string{"&&", "||", "<=", ">=", "!=", "==", "<<", ">>"}, s[i:i+2]):
 			tokens = append(tokens, s[i:i+2])
 			i += 2
+		case ch == '\\': // before a protocol's name, for tcpdump's sake
+			i++
 		case strings.IndexByte("()[]!<>=&|^+*/%", ch) >= 0:
 			tokens = append(tokens, s[i:i+1])
 			i++
@@ -50,7 +52,7 @@ func scan(s string) (tokens []string) {
 			i++
 		default:
 			j := i
-			for j < len(s) && (isWordByte(s[j]) || s[j] == '-' && j > i && j+1 < len(s) && isWordByte(s[j+1]) && !inBrackets(tokens, s[i:j])) {
+			for j < len(s) && (isWordByte(s[j]) || s[j] == '-' && j > i && j+1 < len(s) && isWordByte(s[j+1]) && !isMinus(tokens, s[i:j])) {
 				j++
 			}
 			if j == i {
@@ -63,7 +65,7 @@ func scan(s string) (tokens []string) {
 					j++
 				}
 			}
-			if j < len(s) && s[j] == '/' && !bracketOpen(tokens) && strings.ContainsAny(s[i:j], ".") { // a prefix length
+			if j < len(s) && s[j] == '/' && !bracketOpen(tokens) && (strings.ContainsAny(s[i:j], ".") || len(tokens) > 0 && tokens[len(tokens)-1] == "net") { // a prefix length
 				for j++; j < len(s) && isWordByte(s[j]); {
 					j++
 				}
@@ -80,29 +82,30 @@ func isWordByte(c byte) bool {
 }
 
 func bracketOpen(tokens []string) bool {
-	for i := len(tokens) - 1; i >= 0; i-- {
-		switch tokens[i] {
+	depth := 0
+	for _, t := range tokens {
+		switch t {
 		case "[":
-			return true
+			depth++
 		case "]":
-			return false
+			depth--
 		}
 	}
-	return false
+	return depth > 0
 }
 
-// inBrackets tells whether a dash after word is a minus: in brackets, after a number.
-func inBrackets(tokens []string, word string) bool {
+// isMinus tells whether a dash after word is a minus: after len, and in brackets after a number.
+func isMinus(tokens []string, word string) bool {
 	_, err := strconv.ParseUint(word, 0, 32)
-	return err == nil && bracketOpen(tokens)
+	return word == "len" || err == nil && bracketOpen(tokens)
 }
 
-// A compiler reads tokens. link is the length of the link-layer header: `vlan` makes it longer for what follows.
+// A compiler reads tokens.
 type compiler struct {
 	tokens []string
 	at     int
 	depth  int
-	vlans  int
+	vlans  int        // tags that have been matched: what follows is looked for behind them
 	last   qualifiers // of the primitive before: a bare value takes them
 	named  bool       // there is one
 }
@@ -229,21 +232,24 @@ func withGuards(v value, n node) node {
 	return n
 }
 
-// binding is how tightly an operator binds, as in C.
+// anything marks operators that libpcap's grammar gives no place: they take all that stands to their right.
+const anything = 9
+
+// binding is how tightly an operator binds, as in the grammar of libpcap, which is not quite C's.
 func binding(op string) int {
 	switch op {
 	case "|":
 		return 1
-	case "^":
-		return 2
 	case "&":
-		return 3
+		return 2
 	case "<<", ">>":
-		return 4
+		return 3
 	case "+", "-":
+		return 4
+	case "*", "/":
 		return 5
-	case "*", "/", "%":
-		return 6
+	case "%", "^":
+		return anything
 	}
 	return 0
 }
@@ -261,6 +267,9 @@ func (c *compiler) arithmetic(least int) (value, error) {
 			return a, nil
 		}
 		c.next()
+		if b == anything {
+			b = 0
+		}
 		var right value
 		right, err = c.arithmetic(b)
 		a = arithmetic{a, right, op[0]}
@@ -454,6 +463,7 @@ func (c *compiler) prefix(v string) (netip.Prefix, error) {
 		}
 		return p, nil
 	}
+	v, length, sized := strings.Cut(v, "/")
 	bits := 8 * (1 + strings.Count(v, "."))
 	full := v + strings.Repeat(".0", 3-min(3, strings.Count(v, ".")))
 	a, err := netip.ParseAddr(full)
@@ -462,6 +472,11 @@ func (c *compiler) prefix(v string) (netip.Prefix, error) {
 	}
 	if a.Is6() {
 		bits = 128
+	}
+	if sized {
+		if bits, err = strconv.Atoi(length); err != nil || bits < 0 || bits > 32 {
+			return netip.Prefix{}, fmt.Errorf("%q is no prefix length", length)
+		}
 	}
 	if _, ok := c.take("mask"); ok {
 		m := c.next()

@@ -37,7 +37,8 @@ const (
 // kernel they are NAME-web and so on.
 type Lab struct {
 	Name string
-	Self string // the uvswitch executable
+	Self string   // the uvswitch executable
+	Args []string // further ones for the switch's `run`
 
 	attached bool // the processes die with this one
 }
@@ -202,7 +203,7 @@ func (l *Lab) startSwitch() error {
 		return err
 	}
 	defer r.Close()
-	c := l.command("--socket", l.Socket(), "run", "--ready-fd", "3")
+	c := l.command(append([]string{"--socket", l.Socket(), "run", "--ready-fd", "3"}, l.Args...)...)
 	c.ExtraFiles = []*os.File{w}
 	log, err := os.CreateTemp("", "uvswitch-lab-*.log")
 	if err != nil {

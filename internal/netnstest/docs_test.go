@@ -20,6 +20,7 @@ func TestDocs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	pages = append(pages, "../../docs/monitoring/README.md")
 	bin := t.TempDir()
 	if err := os.Symlink(uvswitch, filepath.Join(bin, "uvswitch")); err != nil {
 		t.Fatal(err)
@@ -62,7 +63,7 @@ func TestDocs(t *testing.T) {
 			}
 		})
 	}
-	if ran < 6 {
+	if ran < 7 {
 		t.Errorf("only %d pages have commands", ran)
 	}
 }

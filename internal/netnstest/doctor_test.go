@@ -73,6 +73,10 @@ func TestDoctor(t *testing.T) {
 		return !ok && strings.Contains(found["uplink"], "fail: ") && strings.Contains(found["switch"], "the uplink is down")
 	})
 	b.Sh("host", "ip addr add 10.1.0.1/24 dev eth0")
+	contains(t, b.CLI("trace", "--in", "web", "icmp > 172.29.0.3"), "dropped (port_down)")
+	if out, err := b.TryCLI("doctor"); !strings.Contains(out, "another network namespace") || strings.Contains(out, "uvs0: Link not found") {
+		t.Errorf("from another namespace: %v\n%s", err, out)
+	}
 
 	// What a killed one leaves.
 	b.Kill()

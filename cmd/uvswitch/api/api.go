@@ -165,7 +165,7 @@ type Publish struct {
 	Bytes         uint64   `json:"bytes"`
 }
 
-// PublishAdd is what POST /v1/publish takes: Spec is [HOST_ADDR:]HOST_PORT[-END]:PORT[/tcp|udp].
+// PublishAdd is what POST /v1/publish takes: Spec is [HOST_ADDR:]HOST_PORT[-END]:PORT[/tcp|udp|sctp].
 type PublishAdd struct {
 	Spec string   `json:"spec"`
 	Port string   `json:"port"`

@@ -79,9 +79,18 @@ func (c *Client) Stream(ctx context.Context, method, path string, in any) (io.Re
 func (c *Client) explain(err error) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("no switch listens on %s; start one with `uvswitch run`, or name another socket (--socket, UVSWITCH_SOCKET)", c.socket)
+		return &unreachable{fmt.Sprintf("no switch listens on %s; start one with `uvswitch run`, or name another socket (--socket, UVSWITCH_SOCKET)", c.socket), err}
 	case errors.Is(err, os.ErrPermission):
-		return fmt.Errorf("%s: permission denied; run as root, or as a member of the socket's group", c.socket)
+		return &unreachable{fmt.Sprintf("%s: permission denied; run as root, or as a member of the socket's group", c.socket), err}
 	}
 	return err
 }
+
+// unreachable says for people what err says for programs.
+type unreachable struct {
+	text string
+	err  error
+}
+
+func (e *unreachable) Error() string { return e.text }
+func (e *unreachable) Unwrap() error { return e.err }
