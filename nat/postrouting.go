@@ -284,7 +284,9 @@ func (n *NAT) yield(c *config, reply *frame.Tuple, b *frame.Batch) bool {
 	return !ok || n.yields(e) && n.end(e, replaced)
 }
 
-func (n *NAT) yields(e uint32) bool { return n.state[e].rule == 0 || n.state[e].state.Load()&assured == 0 }
+func (n *NAT) yields(e uint32) bool {
+	return n.state[e].rule == 0 || n.state[e].state.Load()&assured == 0
+}
 
 // begins says why f may not begin a flow. A TCP segment without SYN may: see resumes.
 func begins(f *frame.Frame) frame.Reason {

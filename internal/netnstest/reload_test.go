@@ -262,6 +262,25 @@ func TestReloadOddOrders(t *testing.T) {
 	if now := b.Sh("web", "ip -o link show eth0"); now != device {
 		t.Errorf("the port was made anew for a knob")
 	}
+	write(strings.Replace(lab, "10.9.0.1}", "10.9.0.2}", 1) + rest + "nat: {flows: 1048576}\n")
+	contains(t, b.CLI("reload"), "turn knobs of port zeta") // back to what it is by itself
+	if out := b.CLI("config", "diff"); out != "nothing to change\n" {
+		t.Errorf("knobs turned back: %q", out)
+	}
+	// A port by hand in a network that is made anew keeps its address and its knobs.
+	b.CLI("port", "add", "hand2", "--netns", b.NS("db"), "--ifname", "eth8", "--no-route", "--network", "lab", "--ip", "10.9.0.1")
+	b.CLI("port", "set", "hand2", "isolated", "on")
+	var was, is api.Port
+	b.JSON(&was, "port", "show", "hand2")
+	write(lab + rest)
+	if _, err := b.TryCLI("config", "diff"); err == nil || !strings.Contains(err.Error(), "would no longer be a station's") {
+		t.Errorf("an address that would be the gateway's: %v", err)
+	}
+	write(strings.Replace(lab, "10.9.0.1}", "10.9.0.3}", 1) + rest)
+	b.CLI("reload")
+	if b.JSON(&is, "port", "show", "hand2"); is.Addresses[0] != was.Addresses[0] || !is.Flags["isolated"] {
+		t.Errorf("a port by hand: %+v, was %+v", is, was)
+	}
 	b.Balanced()
 }
 
