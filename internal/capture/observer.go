@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"slices"
 	"time"
 
 	"github.com/uvswitch/uvswitch/internal/dataplane"
@@ -167,7 +168,7 @@ func (o *observer) departed(r *Record, f *frame.Frame, k *kept, to []frame.PortI
 		s := &o.sent[f.Slot]
 		*s = kept{wanted: k.wanted, packet: r.Packet, in: r.In, at: len(o.sentOf), length: r.Length, tuple: r.Before, tracked: r.Flow, finished: r.After}
 		copy(s.vnet[:], r.Vnet)
-		o.sentOf = append(o.sentOf, make([]byte, r.Length)...)
+		o.sentOf = slices.Grow(o.sentOf, r.Length)[:s.at+r.Length]
 		s.n = f.CopyTo(o.sentOf[s.at:])
 	}
 }
