@@ -132,6 +132,12 @@ func (a *app) running(c *cobra.Command) (*config.File, error) {
 		switch p.Kind {
 		case "device":
 			x.Device = p.Ifname
+		case "qemu-stream":
+			x.QEMUStream, x.MTU = p.Ifname, p.MTU
+		case "qemu-dgram":
+			x.QEMUDgram, x.MTU = p.Ifname, p.MTU
+		case "vde":
+			x.VDE, x.MTU = p.Ifname, p.MTU
 		default:
 			x.Netns, x.Ifname, x.MTU, x.NoRoute = p.Netns, p.Ifname, p.MTU, p.NoRoute
 			x.Offload = map[bool]string{true: "on", false: "off"}[p.Offload]

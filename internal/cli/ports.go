@@ -78,9 +78,10 @@ func (a *app) remove(use, short, path string) *cobra.Command {
 func (a *app) portCommand() *cobra.Command {
 	p := api.PortAdd{}
 	add := &cobra.Command{
-		Use: "add NAME (--netns NS | --device DEV)", Short: "Add a port",
+		Use: "add NAME (--netns NS | --device DEV | --qemu-stream PATH | --qemu-dgram PATH | --vde DIR)", Short: "Add a port",
 		Long: "Add a port: a TAP made inside a namespace, named, addressed, up, with a default route by the gateway;\n" +
-			"or a device that exists, such as the host end of a veth pair.",
+			"a device that exists, such as the host end of a veth pair; or a socket for a virtual machine, which gives itself its\n" +
+			"address: with --ip the guard holds it to that one.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			p.Name = args[0]
@@ -99,6 +100,9 @@ func (a *app) portCommand() *cobra.Command {
 	f.StringVar(&p.Netns, "netns", "", "namespace: a name, a path, or pid:N")
 	f.StringVar(&p.Ifname, "ifname", "", "the device's name in there (default eth0)")
 	f.StringVar(&p.Device, "device", "", "plug this existing device instead")
+	f.StringVar(&p.QEMUStream, "qemu-stream", "", "for a virtual machine: the unix socket that QEMU's -netdev stream connects to")
+	f.StringVar(&p.QEMUDgram, "qemu-dgram", "", "the unix socket that QEMU's -netdev dgram sends to")
+	f.StringVar(&p.VDE, "vde", "", "the folder that vde_plug, QEMU's -netdev vde or VirtualBox connects to")
 	f.StringVar(&p.Network, "network", "", "network (default: default)")
 	f.StringVar(&p.IP, "ip", "", "auto, or an address of the network (default auto)")
 	f.StringVar(&p.MAC, "mac", "", "MAC address (default: made from the address)")

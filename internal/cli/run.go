@@ -219,7 +219,7 @@ func applyFile(c *cobra.Command, f *runFlags, o *control.Options, file *config.F
 	for _, p := range file.Ports {
 		o.Ports = append(o.Ports, api.PortAdd{
 			Name: p.Name, Network: p.Network, Netns: p.Netns, Ifname: p.Ifname, Device: p.Device, IP: p.IP, MAC: p.MAC,
-			MTU: p.MTU, Offload: p.Offload, NoRoute: p.NoRoute, Set: p.Set,
+			MTU: p.MTU, Offload: p.Offload, NoRoute: p.NoRoute, Set: p.Set, QEMUStream: p.QEMUStream, QEMUDgram: p.QEMUDgram, VDE: p.VDE,
 		})
 	}
 	for _, p := range file.Publish {

@@ -83,6 +83,11 @@ type Port struct {
 	Netns   string `yaml:"netns,omitempty"`
 	Ifname  string `yaml:"ifname,omitempty"`
 	Device  string `yaml:"device,omitempty"`
+
+	QEMUStream string `yaml:"qemu_stream,omitempty"` // for virtual machines: unix sockets,
+	QEMUDgram  string `yaml:"qemu_dgram,omitempty"`
+	VDE        string `yaml:"vde,omitempty"` // or VDE's folder
+
 	IP      string `yaml:"ip,omitempty"`
 	MAC     string `yaml:"mac,omitempty"`
 	MTU     int    `yaml:"mtu,omitempty"`
@@ -223,7 +228,7 @@ const maxFlows = 1 << 24 // what the flow table's words have room for, with memo
 var keys = []string{
 	"uplink", "networks", "host", "nat", "ports", "publish", "device", "kind", "name", "subnet", "gateway", "mtu",
 	"internal", "address", "inbound", "mapping", "filtering", "timers", "flows", "flows_per_port", "isolated", "windows", "profile", "udp", "udp_stream", "udp_short", "tcp_syn_sent", "tcp_syn_recv",
-	"tcp_established", "tcp_fin_wait", "tcp_close_wait", "tcp_last_ack", "tcp_time_wait", "tcp_close", "icmp", "generic", "network", "netns", "ifname", "ip", "mac", "offload", "no_route", "set", "routes", "dst", "via", "type", "from", "to", "proto",
+	"tcp_established", "tcp_fin_wait", "tcp_close_wait", "tcp_last_ack", "tcp_time_wait", "tcp_close", "icmp", "generic", "network", "netns", "ifname", "ip", "mac", "offload", "no_route", "qemu_stream", "qemu_dgram", "vde", "set", "routes", "dst", "via", "type", "from", "to", "proto",
 }
 
 // withHint adds which key was probably meant.

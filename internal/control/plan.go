@@ -109,7 +109,7 @@ func (p *planner) possible() error {
 			if _, err := tap.Inspect(tap.Own, x.ifname); err != nil {
 				return fmt.Errorf("port %q: %w", x.name, explain(err))
 			}
-		} else if _, err := tap.NamespacePath(x.netns); err != nil {
+		} else if _, err := tap.NamespacePath(x.netns); !x.isVM() && err != nil {
 			return api.Errorf(http.StatusNotFound, "port %q: %v", x.name, err)
 		}
 	}
@@ -191,7 +191,7 @@ func (p *planner) add() {
 		ask := x.asked
 		if have := d.ports[x.name]; have != nil && !slices.ContainsFunc(o.Ports, func(a api.PortAdd) bool { return a.Name == x.name }) {
 			ask = d.asItIs(have) // by hand, in a network that is made anew
-		} else if x.addr.IsValid() && x.kind != kindDevice {
+		} else if x.addr.IsValid() && !x.bringsItsOwn() {
 			ask.IP = x.addr.Addr().String() // that was found to be free
 		}
 		p.step("add port "+x.name, func() error { _, err := d.addPort(ask); return err }, func() error { return d.deletePort(x.name) })

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -23,6 +24,9 @@ const (
 	kindTAP    = "tap"    // a TAP with offloads, made in a namespace
 	kindPlain  = "plain"  // one without
 	kindDevice = "device" // an existing device
+	kindStream = "qemu-stream"
+	kindDgram  = "qemu-dgram"
+	kindVDE    = "vde"
 	kindHost   = "host"
 	kindUplink = "uplink"
 )
@@ -44,6 +48,12 @@ type port struct {
 	swallower *uplink.Swallower
 	asked     api.PortAdd
 }
+
+// isVM tells whether the port is a socket for a virtual machine: it has no device, and p.ifname is its path.
+func (p *port) isVM() bool { return p.kind == kindStream || p.kind == kindDgram || p.kind == kindVDE }
+
+// bringsItsOwn tells whether the station behind the port is set up by others: the switch gives it no address unless one is said.
+func (p *port) bringsItsOwn() bool { return p.kind == kindDevice || p.isVM() }
 
 // close gives the device back. The dataplane must have let go of it.
 func (p *port) close() {
@@ -86,14 +96,17 @@ func (d *Daemon) addPort(a api.PortAdd) (api.Port, error) {
 	if err != nil {
 		return api.Port{}, err
 	}
-	if p.netns != "" {
+	if p.netns != "" && !p.isVM() {
 		if _, err := tap.NamespacePath(p.netns); err != nil {
 			return api.Port{}, api.Errorf(http.StatusNotFound, "%v", err)
 		}
 	}
-	if a.Device != "" {
+	switch {
+	case p.isVM():
+		err = d.plugVM(p)
+	case p.kind == kindDevice:
 		err = d.plugDevice(p)
-	} else {
+	default:
 		setup := tap.Setup{MAC: p.mac, MTU: p.mtu, Addr: p.addr}
 		if !a.NoRoute {
 			setup.Gateway = p.net.gateway
@@ -130,11 +143,31 @@ func (d *Daemon) checkPort(a api.PortAdd) (*port, error) {
 	default:
 		return nil, api.Errorf(http.StatusBadRequest, "offload %q: say on or off", a.Offload)
 	}
+	vm, path := vmOf(a)
+	places := 0
+	for _, s := range []string{a.Netns, a.Device, a.QEMUStream, a.QEMUDgram, a.VDE} {
+		if s != "" {
+			places++
+		}
+	}
 	switch {
-	case a.Device != "" && a.Netns != "":
-		return nil, api.Errorf(http.StatusBadRequest, "a port has either --netns, to make a device there, or --device, to plug one that is here; not both")
-	case a.Device == "" && a.Netns == "":
-		return nil, api.Errorf(http.StatusBadRequest, "say where the port is: --netns NAME makes a device in a namespace, --device DEV plugs one that exists")
+	case places > 1:
+		return nil, api.Errorf(http.StatusBadRequest, "a port is in one place: say one of --netns, --device, --qemu-stream, --qemu-dgram and --vde")
+	case places == 0:
+		return nil, api.Errorf(http.StatusBadRequest, "say where the port is: --netns NAME makes a device in a namespace, --device DEV plugs one that exists; --qemu-stream, --qemu-dgram and --vde are for virtual machines")
+	case vm != "":
+		if a.Offload != "" || a.Ifname != "" || a.NoRoute {
+			return nil, api.Errorf(http.StatusBadRequest, "--offload, --ifname and --no-route are for devices made with --netns")
+		}
+		if !filepath.IsAbs(path) {
+			return nil, api.Errorf(http.StatusBadRequest, "%q: say the path from / on: the switch runs in a folder of its own", path)
+		}
+		for _, q := range d.ports {
+			if q.isVM() && q.ifname == path {
+				return nil, api.Errorf(http.StatusConflict, "%s is port %q's already", path, q.name)
+			}
+		}
+		p.kind, p.ifname, p.offload = vm, path, false
 	case a.Device != "":
 		if a.Offload != "" || a.MTU != 0 || a.Ifname != "" || a.NoRoute {
 			return nil, api.Errorf(http.StatusBadRequest, "--offload, --mtu, --ifname and --no-route are for devices made with --netns; %s stays as it is", a.Device)
@@ -152,7 +185,7 @@ func (d *Daemon) checkPort(a api.PortAdd) (*port, error) {
 			}
 		}
 	}
-	if err := tap.CheckName(p.ifname); err != nil {
+	if err := tap.CheckName(p.ifname); err != nil && !p.isVM() {
 		return nil, api.Errorf(http.StatusBadRequest, "%v", err)
 	}
 	if p.mtu < 576 || p.mtu > 65521 {
@@ -174,7 +207,7 @@ func (d *Daemon) checkAddress(p *port, a api.PortAdd) error {
 	n := p.net
 	var addr netip.Addr
 	switch {
-	case a.IP == "" && p.kind == kindDevice:
+	case a.IP == "" && p.bringsItsOwn():
 		return nil
 	case a.IP == "" || a.IP == "auto":
 		var ok bool
@@ -204,7 +237,7 @@ func (d *Daemon) checkAddress(p *port, a api.PortAdd) error {
 
 func (d *Daemon) checkMAC(p *port, mac string) error {
 	if mac == "" {
-		if p.addr.IsValid() && p.kind != kindDevice {
+		if p.addr.IsValid() && !p.bringsItsOwn() {
 			p.mac = macFor(p.addr.Addr())
 		}
 		return nil
@@ -250,6 +283,43 @@ func (d *Daemon) plugTAP(p *port, setup tap.Setup) error {
 		return err
 	}
 	return d.plug(p)
+}
+
+// vmOf is the kind and the path of a port for a virtual machine; empty for another.
+func vmOf(a api.PortAdd) (kind, path string) {
+	switch {
+	case a.QEMUStream != "":
+		return kindStream, a.QEMUStream
+	case a.QEMUDgram != "":
+		return kindDgram, a.QEMUDgram
+	case a.VDE != "":
+		return kindVDE, a.VDE
+	}
+	return "", ""
+}
+
+// plugVM makes the socket that a machine connects to. The port is down until one does.
+func (d *Daemon) plugVM(p *port) (err error) {
+	switch p.kind {
+	case kindStream:
+		p.conn, err = opened(tap.OpenStream(p.ifname))
+	case kindDgram:
+		p.conn, err = opened(tap.OpenDgram(p.ifname))
+	default:
+		p.conn, err = opened(tap.OpenVDE(p.ifname))
+	}
+	if err != nil {
+		return err
+	}
+	return d.plug(p)
+}
+
+// opened keeps a nil pointer from being a Conn.
+func opened[C frame.Conn](c C, err error) (frame.Conn, error) {
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // plugDevice takes an existing device of the switch's own namespace, as `brctl addif` does, and brings it up.

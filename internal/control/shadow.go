@@ -121,7 +121,7 @@ func (s *Daemon) shadowPort(a api.PortAdd, d *Daemon) (*port, error) {
 			return nil, api.Errorf(http.StatusConflict, "it is there twice")
 		}
 		asked := a
-		if have.addr.IsValid() && (a.IP == "" && have.kind != kindDevice || a.IP == "auto") {
+		if have.addr.IsValid() && (a.IP == "" && !have.bringsItsOwn() || a.IP == "auto") {
 			asked.IP = have.addr.Addr().String() // the one it has been given is as good
 		}
 		if a.MTU == 0 && have.asked.MTU == 0 {

@@ -35,7 +35,14 @@ func (d *Daemon) portView(p *port) api.Port {
 	if p.addr.IsValid() {
 		v.Addresses = append(v.Addresses, p.addr.String())
 	}
-	if c, ok := p.conn.(*tap.Plain); ok {
+	switch c := p.conn.(type) {
+	case *tap.Plain:
+		v.Segmented = c.Segmented.Load()
+	case *tap.Stream:
+		v.Segmented = c.Segmented.Load()
+	case *tap.Dgram:
+		v.Segmented = c.Segmented.Load()
+	case *tap.VDE:
 		v.Segmented = c.Segmented.Load()
 	}
 	return v
@@ -43,6 +50,15 @@ func (d *Daemon) portView(p *port) api.Port {
 
 // portState is what the kernel says of the device, and the switch of the port.
 func (d *Daemon) portState(p *port) string {
+	if c, ok := p.conn.(interface{ Connected() bool }); ok {
+		switch {
+		case !c.Connected():
+			return "down" // until a machine is there
+		case p.flags&vswitch.Forwarding == 0:
+			return "disabled"
+		}
+		return "forwarding"
+	}
 	netns := p.netns
 	if p.kind == kindDevice {
 		netns = tap.Own

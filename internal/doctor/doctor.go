@@ -352,7 +352,13 @@ func (e *Exam) devices() {
 	}
 	good := 0
 	for _, p := range e.ports {
-		if p.Kind == "uplink" {
+		switch p.Kind {
+		case "uplink":
+			continue
+		case "qemu-stream", "qemu-dgram", "vde":
+			if p.State == "down" {
+				e.add("devices", Note, "start the machine, with this socket: "+p.Ifname, "port %s: no machine is connected", p.Name)
+			}
 			continue
 		}
 		var l netlink.Link

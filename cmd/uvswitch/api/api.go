@@ -11,7 +11,7 @@ type Port struct {
 	Name      string          `json:"name"`
 	ID        int             `json:"id"`
 	Network   string          `json:"network"`
-	Kind      string          `json:"kind"` // tap, plain, device, host, uplink
+	Kind      string          `json:"kind"` // tap, plain, device, qemu-stream, qemu-dgram, vde, host, uplink
 	Ifname    string          `json:"ifname"`
 	Netns     string          `json:"netns"`
 	MAC       string          `json:"mac"`
@@ -56,11 +56,15 @@ type PortAdd struct {
 	Netns   string `json:"netns,omitempty"`   // a name, a path, or pid:N
 	Ifname  string `json:"ifname,omitempty"`  // "eth0" when empty
 	Device  string `json:"device,omitempty"`  // plug this existing device instead
-	IP      string `json:"ip,omitempty"`      // "auto", a CIDR, or an address
-	MAC     string `json:"mac,omitempty"`
-	MTU     int    `json:"mtu,omitempty"`
-	Offload string `json:"offload,omitempty"` // on or off
-	NoRoute bool   `json:"no_route,omitempty"`
+	// For virtual machines, instead: the path of a unix socket to make, or of VDE's folder.
+	QEMUStream string `json:"qemu_stream,omitempty"`
+	QEMUDgram  string `json:"qemu_dgram,omitempty"`
+	VDE        string `json:"vde,omitempty"`
+	IP         string `json:"ip,omitempty"` // "auto", a CIDR, or an address
+	MAC        string `json:"mac,omitempty"`
+	MTU        int    `json:"mtu,omitempty"`
+	Offload    string `json:"offload,omitempty"` // on or off
+	NoRoute    bool   `json:"no_route,omitempty"`
 
 	Set PortSet `json:"set,omitempty"` // knobs
 }
