@@ -167,8 +167,15 @@ func TestDrops(t *testing.T) {
 	b.n.Poller.Refuse[2] = frame.PortDown
 	b.send(frametest.Packet{Payload: []byte("not taken")})
 	b.step()
-	delete(b.n.Poller.Refuse, 2)
 	got := drain(c)
+	c.Close() // what is refused while nobody captures is nobody's afterwards
+	b.send(frametest.Packet{Payload: []byte("unseen")})
+	c = b.start(capture.Options{Ends: true, Drops: true})
+	b.step()
+	if late := drain(c); len(late) > 0 {
+		t.Errorf("of before the capture: %+v", late)
+	}
+	delete(b.n.Poller.Refuse, 2)
 	if len(got) != 1 || got[0].Reason != frame.PortDown || got[0].In != 1 || got[0].Out != 2 || !bytes.Contains(got[0].Data, []byte("not taken")) {
 		t.Errorf("at the port: %+v", got)
 	}

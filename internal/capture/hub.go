@@ -34,6 +34,7 @@ type Hub struct {
 	mu       sync.Mutex
 	captures [maxCaptures]*Capture // nil where there is none
 	workers  []*observer           // and the housekeeper's, the last
+	idle     bool                  // nobody captures: the observers are not the workers'
 }
 
 // NewHub makes a hub for d.
@@ -116,10 +117,17 @@ func (h *Hub) install() {
 	captures := h.captures
 	if captures == [maxCaptures]*Capture{} {
 		h.dp.Observe(nil)
+		h.idle = true
 		return
 	}
+	if h.idle { // what was sent meanwhile was not seen
+		for _, o := range h.workers {
+			clear(o.sent[:])
+		}
+		h.idle = false
+	}
 	h.dp.Observe(func(i int) dataplane.Observer { // on the worker: its observer is nobody else's
-		h.workers[i].captures = captures
+		h.workers[i].serve(captures)
 		return h.workers[i]
 	})
 }

@@ -27,15 +27,29 @@ type observer struct {
 
 // kept is a copy of a frame. wanted has a bit for each capture that the filter selects it for.
 type kept struct {
-	wanted   uint64
-	packet   uint64
-	in       frame.PortID
-	at, n    int // in bytes
-	length   int
-	tuple    frame.Tuple
-	vnet     [frame.VnetLen]byte
-	tracked  uint32
-	finished frame.Tuple
+	wanted uint64
+	packet uint64
+	in     frame.PortID
+	at, n  int // in bytes
+	length int
+	before frame.Tuple
+	vnet   [frame.VnetLen]byte
+	flow   uint32 // of what was sent, and the tuple after translation
+	after  frame.Tuple
+}
+
+// serve has o serve these captures. What was kept for another in the same place is not for the new one.
+func (o *observer) serve(captures [maxCaptures]*Capture) {
+	var same uint64
+	for j := range captures {
+		if captures[j] == o.captures[j] {
+			same |= 1 << j
+		}
+	}
+	for i := range o.sent {
+		o.sent[i].wanted &= same
+	}
+	o.captures = captures
 }
 
 // Came is dataplane.Observer's.
@@ -66,7 +80,7 @@ func (o *observer) Came(b *frame.Batch, again bool) {
 			}
 		}
 		if f.Flags&frame.HasTuple != 0 {
-			k.tuple = f.Tuple
+			k.before = f.Tuple
 		}
 		copy(k.vnet[:], f.Vnet())
 		k.at = len(o.bytes)
@@ -81,7 +95,7 @@ func (o *observer) Went(b *frame.Batch) {
 	for i := range b.Frames[:b.N] {
 		f, k := &b.Frames[i], &o.came[i]
 		r := Record{
-			Time: now, In: f.In, Out: f.Out, Copies: 1, Verdict: f.Verdict, Reason: f.Reason, Packet: k.packet, Before: k.tuple, Vnet: k.vnet[:],
+			Time: now, In: f.In, Out: f.Out, Copies: 1, Verdict: f.Verdict, Reason: f.Reason, Packet: k.packet, Before: k.before, Vnet: k.vnet[:],
 			Length: k.length, Frames: 1,
 		}
 		if f.NAT == frame.NATFlow || f.NAT == frame.NATError || f.NAT == frame.NATDone {
@@ -166,7 +180,7 @@ func (o *observer) departed(r *Record, f *frame.Frame, k *kept, to []frame.PortI
 	}
 	if ends { // a port may not take it
 		s := &o.sent[f.Slot]
-		*s = kept{wanted: k.wanted, packet: r.Packet, in: r.In, at: len(o.sentOf), length: r.Length, tuple: r.Before, tracked: r.Flow, finished: r.After}
+		*s = kept{wanted: k.wanted, packet: r.Packet, in: r.In, at: len(o.sentOf), length: r.Length, before: r.Before, flow: r.Flow, after: r.After}
 		copy(s.vnet[:], r.Vnet)
 		o.sentOf = slices.Grow(o.sentOf, r.Length)[:s.at+r.Length]
 		s.n = f.CopyTo(o.sentOf[s.at:])
@@ -177,8 +191,8 @@ func (o *observer) departed(r *Record, f *frame.Frame, k *kept, to []frame.PortI
 func (o *observer) failed(t frame.TxFailure, now time.Time) {
 	s := &o.sent[t.Slot]
 	r := Record{
-		Time: now, Kind: End, In: s.in, Out: t.Port, Port: t.Port, Copies: 1, Verdict: frame.Drop, Reason: t.Reason, Flow: s.tracked, Packet: s.packet,
-		Before: s.tuple, After: s.finished, Frames: int(t.Frames), Length: s.length, Vnet: s.vnet[:],
+		Time: now, Kind: End, In: s.in, Out: t.Port, Port: t.Port, Copies: 1, Verdict: frame.Drop, Reason: t.Reason, Flow: s.flow, Packet: s.packet,
+		Before: s.before, After: s.after, Frames: int(t.Frames), Length: s.length, Vnet: s.vnet[:],
 	}
 	for j, c := range o.captures {
 		if c != nil && c.options.Ends && s.wanted&(1<<j) != 0 && (c.wants(s.in) || c.wants(t.Port)) {
