@@ -98,31 +98,6 @@ func (d *Daemon) addUplinkPort() error {
 	return d.plug(p)
 }
 
-// overlapsHost says with what of the host a subnet would collide: an address or a route of another device.
-func (d *Daemon) overlapsHost(p netip.Prefix) (string, bool) {
-	own := d.opts.Name
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
-	if err != nil {
-		return "", false
-	}
-	for _, r := range routes {
-		if r.Dst == nil || r.Dst.IP.IsUnspecified() {
-			continue
-		}
-		a, ok := netip.AddrFromSlice(r.Dst.IP.To4())
-		bits, _ := r.Dst.Mask.Size()
-		if !ok || !netip.PrefixFrom(a, bits).Overlaps(p) {
-			continue
-		}
-		l, err := netlink.LinkByIndex(r.LinkIndex)
-		if err != nil || l.Attrs().Name == own+"0" || l.Attrs().Name == own+"-up" {
-			continue
-		}
-		return fmt.Sprintf("%s, which the host reaches by device %s", r.Dst, l.Attrs().Name), true
-	}
-	return "", false
-}
-
 // isUplinkDevice tells whether the host's default route, or the uplink, is on this device.
 func (d *Daemon) isUplinkDevice(name string) bool {
 	if d.up != nil {

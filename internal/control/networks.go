@@ -11,6 +11,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/nat"
 	"github.com/uvswitch/uvswitch/router"
 	"github.com/uvswitch/uvswitch/switch"
@@ -112,7 +113,7 @@ func (d *Daemon) addNetwork(a api.NetworkAdd) error {
 	if err := d.fits(n); err != nil {
 		return err
 	}
-	if s, ok := d.overlapsHost(n.prefix); ok {
+	if s, ok := uplink.Overlap(n.prefix, d.opts.Name); ok {
 		return api.Errorf(http.StatusConflict, "subnet %s overlaps %s; choose another (--subnet)", n.prefix, s)
 	}
 	if n.id = d.freeNetID(); n.id == frame.NoNet {

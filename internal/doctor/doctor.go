@@ -317,27 +317,13 @@ func (e *Exam) subnets() {
 	} else {
 		subnets["default"] = e.Subnet.String()
 	}
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
-	if err != nil {
-		e.add("subnets", Warn, "", "the host's routes cannot be read: %v", err)
-		return
-	}
 	for name, s := range subnets {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
 			continue
 		}
-		for _, r := range routes {
-			if r.Dst == nil || r.Dst.IP.IsUnspecified() {
-				continue
-			}
-			a, _ := netip.AddrFromSlice(r.Dst.IP.To4())
-			bits, _ := r.Dst.Mask.Size()
-			l, err := netlink.LinkByIndex(r.LinkIndex)
-			if err != nil || strings.HasPrefix(l.Attrs().Name, e.Name) || !netip.PrefixFrom(a, bits).Overlaps(p) {
-				continue
-			}
-			e.add("subnets", Warn, "give the network another subnet", "%s of network %s is also %s, which the host reaches by %s", p, name, r.Dst, l.Attrs().Name)
+		if what, collides := uplink.Overlap(p, e.Name); collides {
+			e.add("subnets", Warn, "give the network another subnet", "%s of network %s is also %s", p, name, what)
 		}
 	}
 }

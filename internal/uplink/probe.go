@@ -3,6 +3,7 @@ package uplink
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -71,4 +72,29 @@ func Others(device string, pid int) (others, stale []string) {
 	}
 	slices.Sort(others)
 	return others, stale
+}
+
+// Overlap says with what of the host a subnet would collide: a route by a device that is not of the switch with that name, as in
+// "10.0.0.0/8, which the host reaches by device eth0".
+func Overlap(p netip.Prefix, name string) (what string, collides bool) {
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return "", false
+	}
+	for _, r := range routes {
+		if r.Dst == nil || r.Dst.IP.IsUnspecified() {
+			continue
+		}
+		a, ok := netip.AddrFromSlice(r.Dst.IP.To4())
+		bits, _ := r.Dst.Mask.Size()
+		if !ok || !netip.PrefixFrom(a, bits).Overlaps(p) {
+			continue
+		}
+		l, err := netlink.LinkByIndex(r.LinkIndex)
+		if err != nil || l.Attrs().Name == name+"0" || l.Attrs().Name == name+"-up" {
+			continue
+		}
+		return fmt.Sprintf("%s, which the host reaches by device %s", r.Dst, l.Attrs().Name), true
+	}
+	return "", false
 }

@@ -122,7 +122,7 @@ type Bridge struct {
 	BridgeID   string       `json:"bridge_id"`
 	Root       string       `json:"designated_root"`
 	STP        bool         `json:"stp"`
-	AgeingTime float64      `json:"ageing_time"`
+	AgeingTime float64      `json:"ageing_time"` // seconds
 	Ports      []BridgePort `json:"ports"`
 }
 
@@ -195,7 +195,7 @@ type Flow struct {
 	Protocol string   `json:"protocol"`
 	Number   int      `json:"number"` // the IP protocol's
 	State    string   `json:"state"`
-	Timeout  int      `json:"timeout"`
+	Timeout  int      `json:"timeout"` // seconds until it goes if it stays idle
 	Original FlowSide `json:"original"`
 	Reply    FlowSide `json:"reply"`
 	Status   []string `json:"status"`
@@ -340,7 +340,7 @@ type Uplink struct {
 type Status struct {
 	Version    string            `json:"version"`
 	PID        int               `json:"pid"`
-	Uptime     float64           `json:"uptime"`
+	Uptime     float64           `json:"uptime"` // seconds
 	Uplink     Uplink            `json:"uplink"`
 	Backend    string            `json:"backend"`
 	BackendWhy string            `json:"backend_why,omitempty"` // why not io_uring, where that was tried

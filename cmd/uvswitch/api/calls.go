@@ -9,7 +9,9 @@ import (
 	"net/url"
 )
 
-// The calls that programs need most, by type; Do and Stream reach the rest (GET /v1/openapi.json describes all).
+// The calls that programs need most, by type; Do and Stream reach the rest (GET /v1/openapi.json describes all). What the switch
+// refuses is an *Error, with HTTP's status: 400 what cannot be, 403 not allowed, 404 not there, 409 in the way of something, 503 too many.
+// Without a switch the error is os.ErrNotExist or syscall.ECONNREFUSED, by errors.Is.
 
 func get[T any](ctx context.Context, c *Client, path string) (v T, err error) {
 	err = c.Do(ctx, "GET", path, nil, &v)
