@@ -183,7 +183,7 @@ func TestTour(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			out := runTour(t, env, "")
 			contains(t, out, "== 12 of 12", "this is web; you are 198.51.100.2", "dst=198.51.100.1",
-				"dst=203.0.113.8", "uplink   IP 198.51.100.1 > 203.0.113.8: ICMP echo request", "balanced true", "nothing is left")
+				"dst=203.0.113.8", "uplink Out IP 198.51.100.1 > 203.0.113.8: ICMP echo request", "balanced true", "nothing is left")
 		})
 	}
 }
@@ -267,7 +267,7 @@ func TestBadInput(t *testing.T) {
 		{"port add x --netns SPARE --network nosuch", `there is no network "nosuch"`, 1},
 		{"port add x --device nosuch", `no device "nosuch" here`, 1},
 		{"port add x --device uvs0", "the switch's own device", 1},
-		{"port add x --netns SPARE --device eth0", "not both", 2},
+		{"port add x --netns SPARE --device eth0", "in one place", 2},
 		{"port add x --device h9 --mtu 1400", "are for devices made with --netns", 2},
 		{"port del nosuch", `there is no port "nosuch"`, 1},
 		{"port del host", "the switch's own", 1},
