@@ -108,9 +108,12 @@ func (v *VDE) control() {
 		if err != nil {
 			return
 		}
-		if v.ctl >= 0 { // the port is taken
+		switch {
+		case v.there.Load(): // the port is taken
 			unix.Close(fd)
 			continue
+		case v.ctl >= 0: // by one that has said nothing
+			v.hangUp()
 		}
 		v.ctl = fd
 		if v.watch(fd, unix.EPOLLIN) != nil {

@@ -77,7 +77,7 @@ func (e *endpoint) bind(path string, kind int) (int, error) {
 
 // alive tells whether a process has the socket at path.
 func alive(path string, kind int) bool {
-	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0) // one that is stopped is alive
 	if err != nil {
 		return false
 	}

@@ -117,6 +117,9 @@ func (h *Hub) install() {
 	captures := h.captures
 	if captures == [maxCaptures]*Capture{} {
 		h.dp.Observe(nil)
+		for _, o := range h.workers { // they hold rings
+			o.captures = captures
+		}
 		h.idle = true
 		return
 	}

@@ -120,6 +120,11 @@ func (a *app) dump(ctx context.Context, f *dumpFlags, expr string) error {
 	if !f.quiet {
 		fmt.Fprintf(a.err, "uvswitch: listening on %s\n", where)
 	}
+	defer context.AfterFunc(ctx, func() { // somebody may have stopped reading a pipe
+		if s, ok := to.(*files); ok {
+			s.abandon()
+		}
+	})()
 	n, lost := 0, uint64(0)
 	for err == nil {
 		var p capture.Packet
@@ -182,6 +187,15 @@ func newFiles(out io.Writer, f *dumpFlags, r *capture.Reader) (*files, error) {
 	return s, s.open(time.Now())
 }
 
+// abandon ends a write into a pipe that nobody reads.
+func (s *files) abandon() {
+	if f, ok := s.w.(*os.File); ok {
+		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeNamedPipe != 0 {
+			_ = f.SetWriteDeadline(time.Now()) // those that cannot have one do not block either
+		}
+	}
+}
+
 // begin writes what a file begins with, at once: who reads it sees that it is a capture.
 func (s *files) begin() error {
 	head := s.r.Head
@@ -207,7 +221,7 @@ func (s *files) open(now time.Time) error {
 		}
 		name += fmt.Sprintf("%0*d", width, s.n)
 	}
-	w, err := os.Create(name)
+	w, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666) // not for reading: of a pipe it would be the reader itself
 	if err != nil {
 		return fmt.Errorf("dump: %w", err)
 	}

@@ -128,10 +128,14 @@ func (d *Daemon) stream(w http.ResponseWriter, r *http.Request, o capture.Option
 	flush := http.NewResponseController(w)
 	var told uint64
 	more := true
-	for err == nil && more {
-		if !mayChange(r) { // a reader that stands still does not hold a place for ever
+	guest := !mayChange(r)
+	patient := func() {
+		if guest { // a reader that stands still does not hold a place for ever
 			_ = flush.SetWriteDeadline(time.Now().Add(streamPatience)) // a server's own connection has them
 		}
+	}
+	for err == nil && more {
+		patient()
 		if flush.Flush() != nil {
 			return
 		}
@@ -142,6 +146,7 @@ func (d *Daemon) stream(w http.ResponseWriter, r *http.Request, o capture.Option
 		}
 		c.Drain(func(rec capture.Record) bool {
 			lost := c.Lost.Load()
+			patient()
 			var written bool
 			if written, more, err = each(rec, lost-told); written {
 				told = lost

@@ -104,13 +104,13 @@ func (d *Daemon) serveFlowEvents(w http.ResponseWriter, r *http.Request) {
 			d.mu.Lock()
 			v := api.FlowEvent{Event: e.kind.String(), Reason: e.why, Time: e.at.Format(time.RFC3339Nano), Flow: d.flowView(e.flow)}
 			d.mu.Unlock()
-			if !filter.matches(&v.Flow) {
-				continue
-			}
 			if !mayChange(r) {
 				_ = flush.SetWriteDeadline(time.Now().Add(streamPatience))
 			}
-			if enc.Encode(v) != nil || len(events) == 0 && flush.Flush() != nil {
+			if filter.matches(&v.Flow) && enc.Encode(v) != nil {
+				return
+			}
+			if len(events) == 0 && flush.Flush() != nil { // also of lines before one that does not match
 				return
 			}
 		}

@@ -104,6 +104,9 @@ func (d *Daemon) isUplinkDevice(name string) bool {
 		s, _ := d.up.State()
 		return s.Device == name
 	}
+	if d.dp == nil { // only a file is looked at
+		return name == d.opts.Uplink
+	}
 	return uplink.DefaultDevice() == name
 }
 

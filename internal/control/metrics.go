@@ -1,9 +1,8 @@
 package control
 
 import (
+	"fmt"
 	"net/http"
-	"strings"
-	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -15,8 +14,10 @@ import (
 // metrics reads the counters when it is scraped: there is nothing to keep up to date. Labels name ports, networks, reasons and
 // tables; no address or MAC is one.
 type metrics struct {
-	d    *Daemon
-	most *sync.Map // by series: a counter that was taken back a little, for frames that a port refused, stays where it was
+	d *Daemon
+	// By series, and the port or rule it is of: what was last said. A counter that was taken back a little, for frames that a port
+	// refused, stays where it was. d.mu is held.
+	said map[string]uint64
 }
 
 func metric(name, help string, labels ...string) *prometheus.Desc {
@@ -45,20 +46,19 @@ var (
 )
 
 // Describe is prometheus.Collector's.
-func (m metrics) Describe(to chan<- *prometheus.Desc) {
+func (m *metrics) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range allMetrics {
 		to <- d
 	}
 }
 
 // Collect is prometheus.Collector's.
-func (m metrics) Collect(to chan<- prometheus.Metric) {
+func (m *metrics) Collect(to chan<- prometheus.Metric) {
+	said, of := map[string]uint64{}, uint32(0) // of: which port or rule, since another may have its name one day
 	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
-		key := d.String() + strings.Join(labels, "\x00")
-		if was, ok := m.most.Load(key); ok && was.(uint64) > v && was.(uint64)-v < 1<<32 {
-			v = was.(uint64)
-		}
-		m.most.Store(key, v)
+		key := fmt.Sprint(of, d, labels)
+		v = max(v, m.said[key])
+		said[key] = v
 		to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
 	}
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
@@ -68,6 +68,7 @@ func (m metrics) Collect(to chan<- prometheus.Metric) {
 	d := m.d
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	defer func() { m.said = said }()
 	gauge(mInfo, 1, d.opts.Version, d.backend.name)
 	gauge(mStart, float64(d.started.UnixMilli())/1000)
 	c := d.dp.Conservation()
@@ -85,6 +86,7 @@ func (m metrics) Collect(to chan<- prometheus.Metric) {
 		}
 		gauge(mPortUp, flag[d.portState(p) == "forwarding"], p.name, network, p.kind)
 		s := d.dp.PortStats(p.id)
+		of = uint32(p.id)
 		counter(mPortPackets, s.RxPackets, p.name, "rx")
 		counter(mPortPackets, s.TxPackets, p.name, "tx")
 		counter(mPortBytes, s.RxBytes, p.name, "rx")
@@ -93,6 +95,7 @@ func (m metrics) Collect(to chan<- prometheus.Metric) {
 			counter(mPortDrops, n, p.name, reason)
 		}
 	}
+	of = 0
 	for name, t := range d.tables() {
 		gauge(mTable, float64(t.Used), name)
 		gauge(mLimit, float64(t.Limit), name)
@@ -108,8 +111,10 @@ func (m metrics) Collect(to chan<- prometheus.Metric) {
 		counter(mEnded, n, why)
 	}
 	for _, r := range d.rules {
+		of = r.id
 		counter(mPublished, r.count.Packets.Load(), r.hostPorts(), r.proto, r.port.name)
 	}
+	of = 0
 	if up := d.uplinkStatus(); d.up != nil {
 		gauge(mUplink, flag[up.State == "up"], up.Kind, up.Device)
 	}
@@ -119,7 +124,7 @@ func (m metrics) Collect(to chan<- prometheus.Metric) {
 // metricsHandler serves the switch's metrics, and those of the process.
 func (d *Daemon) metricsHandler() http.Handler {
 	r := prometheus.NewRegistry()
-	r.MustRegister(metrics{d, &sync.Map{}}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(&metrics{d: d}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m := http.NewServeMux()
 	m.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{}))
 	m.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/metrics", http.StatusFound) })

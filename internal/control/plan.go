@@ -132,7 +132,7 @@ func (p *planner) takeAway() {
 		}
 	}
 	for _, a := range d.opts.Routes {
-		if !slices.Contains(p.want.opts.Routes, a) && d.hasRoute(a.Dst) {
+		if !slices.Contains(p.want.opts.Routes, a) && d.isRoute(a) { // another to that destination is by hand
 			p.step("remove "+routeAsked(a), func() error { return d.deleteRoute(a.Dst) }, func() error { return d.addRoute(replacing(a)) })
 		}
 	}
@@ -211,9 +211,14 @@ func (p *planner) add() {
 	for _, a := range o.Routes {
 		rt, err := p.want.checkRoute(a)
 		anew := err == nil && a.Gateway != "" && p.remade["network "+p.want.networkName(rt.Egress)]
-		if anew || !slices.Contains(d.opts.Routes, a) || !d.hasRoute(a.Dst) {
-			p.step("add "+routeAsked(a), func() error { return d.addRoute(replacing(a)) }, func() error { return ignoreMissing(d.deleteRoute(a.Dst)) })
+		if !anew && d.isRoute(a) {
+			continue
 		}
+		back := func() error { return ignoreMissing(d.deleteRoute(a.Dst)) }
+		if old, ok := d.liveRoute(a.Dst); ok && !anew {
+			back = func() error { return d.addRoute(replacing(old)) }
+		}
+		p.step("add "+routeAsked(a), func() error { return d.addRoute(replacing(a)) }, back)
 	}
 }
 
@@ -275,14 +280,14 @@ func (d *Daemon) asItIs(p *port) api.PortAdd {
 	return a
 }
 
-// routesBy are the routes by hand or file through a network that will be made anew, as far as their gateways are of it then.
+// routesBy are the routes by hand through a network that will be made anew, as far as their gateways are of it then.
 func (d *Daemon) routesBy(n *network, want *Daemon) (out []api.RouteAdd) {
 	for _, r := range d.dp.Router.Routes() {
 		if r.Egress != n.id || r.Kind != router.Unicast || d.ownRoute(r.Prefix) != nil {
 			continue
 		}
 		a := api.RouteAdd{Dst: r.Prefix.String(), Gateway: r.NextHop.String()}
-		if _, err := want.checkRoute(a); err == nil && !slices.ContainsFunc(want.opts.Routes, func(x api.RouteAdd) bool { return x.Dst == a.Dst }) {
+		if _, err := want.checkRoute(a); err == nil && !slices.ContainsFunc(append(slices.Clone(want.opts.Routes), d.opts.Routes...), func(x api.RouteAdd) bool { return x.Dst == a.Dst }) {
 			out = append(out, a)
 		}
 	}
@@ -326,9 +331,25 @@ func noneLeft(ranges string) bool {
 	return err == nil && !slices.ContainsFunc(list, func(r [2]uint16) bool { return r[0] < eph[0] || r[1] > eph[1] })
 }
 
-func (d *Daemon) hasRoute(dst string) bool {
+// liveRoute is the route to exactly dst that is in force.
+func (d *Daemon) liveRoute(dst string) (api.RouteAdd, bool) {
 	p, err := parseDst(dst)
-	return err == nil && slices.ContainsFunc(d.dp.Router.Routes(), func(r router.Route) bool { return r.Prefix == p })
+	list := d.dp.Router.Routes()
+	i := slices.IndexFunc(list, func(r router.Route) bool { return r.Prefix == p })
+	if err != nil || i < 0 {
+		return api.RouteAdd{}, false
+	}
+	a := api.RouteAdd{Dst: dst, Type: list[i].Kind.String()}
+	if list[i].Kind == router.Unicast {
+		a.Gateway = list[i].NextHop.String()
+	}
+	return a, true
+}
+
+// isRoute tells whether what a asks for is in force.
+func (d *Daemon) isRoute(a api.RouteAdd) bool {
+	live, ok := d.liveRoute(a.Dst)
+	return ok && live.Gateway == a.Gateway && live.Type == cmp.Or(a.Type, router.Unicast.String())
 }
 
 func withDefault(t nat.Timers) nat.Timers {

@@ -471,10 +471,13 @@ func noPort(name string) error {
 
 // portName names an id.
 func (d *Daemon) portName(id frame.PortID) string {
-	if int(id) < len(d.byID) && d.byID[id] != nil {
+	switch {
+	case int(id) >= len(d.byID):
+		return ""
+	case d.byID[id] != nil:
 		return d.byID[id].name
 	}
-	return ""
+	return d.names[id] // of one that is gone: its last flows are told of after it
 }
 
 // portList is in the order of ids.

@@ -20,6 +20,9 @@ func shadow(o Options, d *Daemon) (*Daemon, error) {
 		return nil, err
 	}
 	s := &Daemon{opts: o, networks: map[string]*network{}, ports: map[string]*port{}}
+	if d != nil {
+		s.up, s.external = d.up, d.external
+	}
 	for i, a := range append([]api.NetworkAdd{o.Default}, o.Networks...) {
 		n, err := s.settle(a)
 		if err == nil {
@@ -44,7 +47,7 @@ func shadow(o Options, d *Daemon) (*Daemon, error) {
 			return nil, err
 		}
 	}
-	for _, a := range o.Ports {
+	for _, a := range s.inTurn(o.Ports, d) {
 		p, err := s.shadowPort(a, d)
 		if err != nil {
 			return nil, fmt.Errorf("port %q: %w", a.Name, err)
@@ -80,6 +83,26 @@ func shadow(o Options, d *Daemon) (*Daemon, error) {
 	return s, nil
 }
 
+// inTurn is the order in which the file's ports get their addresses: those that are there keep theirs, then those that are said, then
+// the rest. Without d it is the file's, which is how `run` does it.
+func (s *Daemon) inTurn(list []api.PortAdd, d *Daemon) []api.PortAdd {
+	if d == nil {
+		return list
+	}
+	class := func(a api.PortAdd) int {
+		switch {
+		case d.ports[a.Name] != nil:
+			return 0
+		case a.IP != "" && a.IP != "auto":
+			return 1
+		}
+		return 2
+	}
+	list = slices.Clone(list)
+	slices.SortStableFunc(list, func(a, b api.PortAdd) int { return class(a) - class(b) })
+	return list
+}
+
 // keepByHand takes over d's networks and ports that no file has said.
 func (s *Daemon) keepByHand(d *Daemon) error {
 	said := namesOf(append(slices.Clone(d.opts.Networks), s.opts.Networks...), func(a api.NetworkAdd) string { return a.Name })
@@ -91,6 +114,7 @@ func (s *Daemon) keepByHand(d *Daemon) error {
 		if err := s.fits(&c); err != nil {
 			return fmt.Errorf("network %q, added by hand: %w", n.name, err)
 		}
+		c.id = frame.NetID(len(s.networks) + 1)
 		s.networks[n.name] = &c
 	}
 	said = namesOf(append(slices.Clone(d.opts.Ports), s.opts.Ports...), func(a api.PortAdd) string { return a.Name })

@@ -290,7 +290,38 @@ func TestReloadOddOrders(t *testing.T) {
 	if b.JSON(&is, "port", "show", "hand2"); is.Addresses[0] != was.Addresses[0] || !is.Flags["isolated"] {
 		t.Errorf("a port by hand: %+v, was %+v", is, was)
 	}
+	// The file's route again, after somebody has replaced it; and gone for good when the file no longer says it.
+	b.CLI("route", "replace", "192.0.2.0/24", "via", "10.9.0.50")
+	contains(t, b.CLI("reload"), "add route 192.0.2.0/24 via 10.9.0.7")
+	write(strings.Replace(lab, "10.9.0.1}", "10.9.0.4}", 1) + strings.Replace(rest, "routes:\n  - {dst: 192.0.2.0/24, via: 10.9.0.7}\n", "", 1))
+	b.CLI("reload")
+	if out := b.CLI("route", "show"); strings.Contains(out, "192.0.2.0") || !strings.Contains(out, "198.18.0.0/15 via 10.9.0.7") {
+		t.Errorf("routes: %s", out)
+	}
 	b.Balanced()
+}
+
+// A port whose address is chosen may stand before one that has been given the first.
+func TestReloadAddressesInTurn(t *testing.T) {
+	b := NewHost(t)
+	b.AddNS("web", "db", "new")
+	file := filepath.Join(b.dir, "uvs.yaml")
+	write := func(ports ...string) {
+		text := "ports:\n"
+		for _, p := range ports {
+			text += fmt.Sprintf("  - {name: %s, netns: %s}\n", p, b.NS(p))
+		}
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("web")
+	b.Start("-c", file)
+	write("new", "db", "web")
+	if out := b.CLI("reload"); out != "add port new\nadd port db\n" && out != "add port db\nadd port new\n" {
+		t.Errorf("reload: %q", out)
+	}
+	contains(t, b.CLI("port", "ls"), "172.29.0.2", "172.29.0.3", "172.29.0.4")
 }
 
 // sorted is the lines of a text in order.
