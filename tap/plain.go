@@ -14,11 +14,11 @@ import (
 )
 
 // Plain is a TAP without a virtio-net header, made by songgao/water: for ports or kernels without offloads. What
-// goes out is segmented and summed here, in software; Segmented counts how often.
+// goes out is segmented and summed here, in software; Segmented says how often.
 type Plain struct {
 	file
-	ifce      *water.Interface // keeps the descriptor from being finalized
-	Segmented atomic.Uint64
+	segmenter
+	ifce *water.Interface // keeps the descriptor from being finalized
 }
 
 // OpenPlain makes a plain TAP called name in the namespace at path ns.
@@ -94,16 +94,25 @@ func (p *Plain) Read(b []byte) (int, error) {
 var scratch = sync.Pool{New: func() any { b := make([]byte, frame.MaxFrame); return &b }}
 
 // Write is frame.Conn's. A super-frame becomes several; when one of them is refused, so is the whole.
-func (p *Plain) Write(f *frame.Frame) frame.Reason {
+func (p *Plain) Write(f *frame.Frame) frame.Reason { return p.plain(f, p.write) }
+
+// A segmenter takes frames apart for wires without offloads, and counts them.
+type segmenter struct{ count atomic.Uint64 }
+
+// Segmented is how many frames were segmented or summed.
+func (g *segmenter) Segmented() uint64 { return g.count.Load() }
+
+// plain sends a frame as the plain frames that a wire would carry.
+func (g *segmenter) plain(f *frame.Frame, send func([]byte) frame.Reason) frame.Reason {
 	if f.Vnet().Flags()&frame.VnetNeedsCsum == 0 {
-		return p.write(f.Bytes())
+		return send(f.Bytes())
 	}
 	buf := scratch.Get().(*[]byte)
 	defer scratch.Put(buf)
-	p.Segmented.Add(1)
+	g.count.Add(1)
 	why := frame.TxRefused
 	for s := frame.NewSegments(f); s.Next(*buf); {
-		if why = p.write(s.Bytes()); why != frame.None {
+		if why = send(s.Bytes()); why != frame.None {
 			break
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -19,9 +18,9 @@ import (
 
 // endpoint is what they have in common: sockets behind one epoll descriptor, which a Poller waits for.
 type endpoint struct {
-	ep        int
-	paths     []string // sockets and folders made, removed by Close, the last first
-	Segmented atomic.Uint64
+	segmenter
+	ep    int
+	paths []string // sockets and folders made, removed by Close, the last first
 }
 
 func (e *endpoint) open() (err error) {
@@ -95,23 +94,6 @@ func (e *endpoint) close(fds ...int) error {
 		_ = os.Remove(e.paths[i]) // gone already is fine
 	}
 	return nil
-}
-
-// plain sends a frame as the plain frames that a wire would carry.
-func (e *endpoint) plain(f *frame.Frame, send func([]byte) frame.Reason) frame.Reason {
-	if f.Vnet().Flags()&frame.VnetNeedsCsum == 0 {
-		return send(f.Bytes())
-	}
-	buf := scratch.Get().(*[]byte)
-	defer scratch.Put(buf)
-	e.Segmented.Add(1)
-	why := frame.TxRefused
-	for s := frame.NewSegments(f); s.Next(*buf); {
-		if why = send(s.Bytes()); why != frame.None {
-			break
-		}
-	}
-	return why
 }
 
 // sockaddr is an address of the other side, as the kernel gives and takes it.

@@ -131,7 +131,7 @@ func (a *app) dump(ctx context.Context, f *dumpFlags, expr string) error {
 		if p, err = r.Next(); err == nil {
 			n++
 			lost += p.Lost
-			err = to.packet(r, &p)
+			err = to.packet(&p)
 		}
 	}
 	if errors.Is(err, errDone) {
@@ -158,7 +158,7 @@ func cut(ctx context.Context, err error) error {
 
 // A sink takes the packets of a capture.
 type sink interface {
-	packet(*capture.Reader, *capture.Packet) error
+	packet(*capture.Packet) error
 	close() error
 }
 
@@ -229,18 +229,18 @@ func (s *files) open(now time.Time) error {
 	return s.begin()
 }
 
-func (s *files) packet(r *capture.Reader, p *capture.Packet) error {
+func (s *files) packet(p *capture.Packet) error {
 	full := s.f.megabytes > 0 && s.written > int64(s.f.megabytes)*1e6
 	if late := s.f.seconds > 0 && p.Time.Sub(s.began) >= time.Duration(s.f.seconds)*time.Second; full || late {
 		if err := s.next(p.Time, late && !full); err != nil {
 			return err
 		}
 	}
-	body := append(r.Fresh, r.Raw...) // with the interfaces that have come
+	body := append(s.r.Fresh, s.r.Raw...) // with the interfaces that have come
 	if s.f.pcap {
 		body = pcapPacket(p)
 	}
-	r.Fresh = nil
+	s.r.Fresh = nil
 	n, err := s.w.Write(body)
 	s.written += int64(n)
 	return err

@@ -34,7 +34,7 @@ func newPrinter(w io.Writer, f *dumpFlags) *printer {
 
 func (p *printer) close() error { return nil }
 
-func (p *printer) packet(_ *capture.Reader, k *capture.Packet) error {
+func (p *printer) packet(k *capture.Packet) error {
 	dir := map[capture.Direction]string{capture.In: "In", capture.Out: "Out"}[k.Dir]
 	line := fmt.Sprintf("%s%-5s %-3s %s", p.stamp(k.Time), k.Port, dir, p.describe(k.Data, k.Length))
 	if k.Comment != "" && (p.f.verbose || strings.HasPrefix(k.Comment, "dropped")) {

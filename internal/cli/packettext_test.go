@@ -124,7 +124,7 @@ func TestTextAgainstTcpdump(t *testing.T) {
 		p := newPrinter(&ours, &f)
 		time.Local = time.UTC
 		for i, raw := range list {
-			if err := p.packet(nil, &capture.Packet{Time: at.Add(time.Duration(i) * time.Second), Port: "web", Dir: capture.In, Length: len(raw), Data: raw}); err != nil {
+			if err := p.packet(&capture.Packet{Time: at.Add(time.Duration(i) * time.Second), Port: "web", Dir: capture.In, Length: len(raw), Data: raw}); err != nil {
 				t.Fatal(err)
 			}
 		}

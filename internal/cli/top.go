@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -293,15 +294,15 @@ func (m *top) portLines(room int) []string {
 	slices.SortStableFunc(rows, func(a, b row) int {
 		switch m.sort {
 		case 'r':
-			return order(b.rx, a.rx)
+			return cmp.Compare(b.rx, a.rx)
 		case 'p':
-			return order(b.tx, a.tx)
+			return cmp.Compare(b.tx, a.tx)
 		case 'd':
-			return order(b.drops, a.drops)
+			return cmp.Compare(b.drops, a.drops)
 		case 'n':
 			return strings.Compare(a.p.Name, b.p.Name)
 		}
-		return order(b.rx+b.tx, a.rx+a.tx)
+		return cmp.Compare(b.rx+b.tx, a.rx+a.tx)
 	})
 	out := []string{fmt.Sprintf("%-15s %-9s %-10s %12s %12s %9s", "PORT", "NETWORK", "STATE", "FROM IT", "TO IT", "DROPS/S")}
 	for i, r := range rows {
@@ -335,7 +336,7 @@ func (m *top) flowLines(room int) []string {
 		}
 		rows = append(rows, r)
 	}
-	slices.SortStableFunc(rows, func(a, b row) int { return order(b.r, a.r) })
+	slices.SortStableFunc(rows, func(a, b row) int { return cmp.Compare(b.r, a.r) })
 	out := []string{fmt.Sprintf("%-5s %-9s %-21s %-21s %-8s %9s", "PROTO", "STATE", "FROM", "TO", "PORT", "RATE")}
 	end := func(addr string, port int) string {
 		if port == 0 {
@@ -382,16 +383,6 @@ func gauge(t api.Table, width int) string {
 		n = min(width, (t.Used*width+t.Limit-1)/t.Limit)
 	}
 	return "[" + strings.Repeat("#", n) + strings.Repeat(".", width-n) + "]"
-}
-
-func order(a, b float64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // rate is a number with a prefix: 1.2 Gbit/s.

@@ -75,7 +75,8 @@ func (d *Daemon) serveMonitor(w http.ResponseWriter, r *http.Request) {
 	}
 	o.Ends, o.Snap = true, monitorSnap
 	o.Drops = want == "dropped" || reason != ""
-	name := func(id frame.PortID) string { n, _ := d.describePort(id); return n }
+	names := d.describer() // without mu for each line
+	name := func(id frame.PortID) string { n, _ := names(id); return n }
 	enc := json.NewEncoder(w)
 	var known time.Time // drops until then are among the remembered
 	recent := func() error {

@@ -35,15 +35,8 @@ func (d *Daemon) portView(p *port) api.Port {
 	if p.addr.IsValid() {
 		v.Addresses = append(v.Addresses, p.addr.String())
 	}
-	switch c := p.conn.(type) {
-	case *tap.Plain:
-		v.Segmented = c.Segmented.Load()
-	case *tap.Stream:
-		v.Segmented = c.Segmented.Load()
-	case *tap.Dgram:
-		v.Segmented = c.Segmented.Load()
-	case *tap.VDE:
-		v.Segmented = c.Segmented.Load()
+	if c, ok := p.conn.(interface{ Segmented() uint64 }); ok {
+		v.Segmented = c.Segmented()
 	}
 	return v
 }

@@ -3,6 +3,7 @@ package filter
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 )
 
@@ -223,14 +224,6 @@ func (c *compiler) port(q qualifiers, lo, hi uint32) (node, error) {
 		return nil, fmt.Errorf("%s has no ports", q.proto)
 	}
 	at := c.link()
-	has := func(proto uint32) bool {
-		for _, x := range protos {
-			if x == proto {
-				return true
-			}
-		}
-		return false
-	}
 	in := func(off func(*Packet) int, plus int) node {
 		return test(func(p *Packet) bool {
 			v := p.u16(off(p) + plus)
@@ -238,9 +231,9 @@ func (c *compiler) port(q qualifiers, lo, hi uint32) (node, error) {
 		})
 	}
 	l4 := func(p *Packet) int { return c.transport(p, at) }
-	v4 := and{and{c.etherType(etherIPv4), test(func(p *Packet) bool { return has(p.u8(at+9)) && p.u16(at+6)&0x1fff == 0 })}, directed(q.dir, in(l4, 0), in(l4, 2))}
+	v4 := and{and{c.etherType(etherIPv4), test(func(p *Packet) bool { return slices.Contains(protos, p.u8(at+9)) && p.u16(at+6)&0x1fff == 0 })}, directed(q.dir, in(l4, 0), in(l4, 2))}
 	l46 := func(*Packet) int { return at + ipv6Len }
-	v6 := and{and{c.etherType(etherIPv6), test(func(p *Packet) bool { return has(p.u8(at + 6)) })}, directed(q.dir, in(l46, 0), in(l46, 2))}
+	v6 := and{and{c.etherType(etherIPv6), test(func(p *Packet) bool { return slices.Contains(protos, p.u8(at+6)) })}, directed(q.dir, in(l46, 0), in(l46, 2))}
 	return either(want4, v4, want6, v6), nil
 }
 
