@@ -162,12 +162,19 @@ func setup(fd int, name string) (string, error) {
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
 		return "", createError(name, err)
 	}
+	if err := setOffloads(fd, ifr.Name()); err != nil {
+		return "", err
+	}
+	return ifr.Name(), nil
+}
+
+func setOffloads(fd int, name string) (err error) {
 	for _, o := range offloads {
 		if err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, o); err == nil {
-			return ifr.Name(), nil
+			return nil
 		}
 	}
-	return "", fmt.Errorf("tap: %s: the kernel grants no offloads: %w", name, err)
+	return fmt.Errorf("tap: %s: the kernel grants no offloads: %w", name, err)
 }
 
 func createError(name string, err error) error {

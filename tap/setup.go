@@ -57,6 +57,20 @@ func Configure(ns, name string, s Setup) error {
 	})
 }
 
+// SetMTU sets how long an IP packet may be on a device, in bytes.
+func SetMTU(ns, name string, mtu int) error {
+	return In(ns, func() error {
+		link, err := netlink.LinkByName(name)
+		if err == nil {
+			err = netlink.LinkSetMTU(link, mtu)
+		}
+		if err != nil {
+			return fmt.Errorf("tap: setting MTU %d on %s: %w (68 to 65521)", mtu, name, err)
+		}
+		return nil
+	})
+}
+
 const addrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE of linux/if_link.h
 
 func defaultRoute(link netlink.Link, gw netip.Addr) error {

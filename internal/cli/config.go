@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -98,6 +99,7 @@ func (a *app) running(c *cobra.Command) (*config.File, error) {
 	var status api.Status
 	var nets []api.Network
 	var ports []api.Port
+	var handed []string
 	var rules []api.Publish
 	var routes []api.Route
 	var nat api.NATSettings
@@ -122,7 +124,8 @@ func (a *app) running(c *cobra.Command) (*config.File, error) {
 			Mapping: n.Mapping, Filtering: n.Filtering})
 	}
 	for _, p := range ports {
-		if p.Kind == "host" || p.Kind == "uplink" {
+		if p.Kind == "host" || p.Kind == "uplink" || p.Handed { // the last are their maker's to say
+			handed = append(handed, p.Name)
 			continue
 		}
 		x := config.Port{Name: p.Name, Network: p.Network, MAC: p.MAC, Set: p.Flags}
@@ -145,6 +148,9 @@ func (a *app) running(c *cobra.Command) (*config.File, error) {
 		f.Ports = append(f.Ports, x)
 	}
 	for _, r := range rules {
+		if slices.Contains(handed, r.Port) {
+			continue
+		}
 		x := config.Publish{From: "any", Host: hostSide(r), To: fmt.Sprintf("%s:%d", r.Port, r.ContainerPort), Proto: r.Protocol}
 		if len(r.From) > 0 {
 			x.From = strings.Join(r.From, ",")

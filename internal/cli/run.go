@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"github.com/spf13/cobra"
@@ -11,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +22,7 @@ import (
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/config"
 	"github.com/uvswitch/uvswitch/internal/control"
+	"github.com/uvswitch/uvswitch/internal/docker"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/nat"
@@ -28,7 +31,7 @@ import (
 // runFlags are the flags of `run` as given; flags that were given win over the file.
 type runFlags struct {
 	config, subnet, uplink, kind, host, name, ports, io string
-	metrics, web                                        string
+	metrics, web, docker, state                         string
 	workers, readyFD                                    int
 	busyPoll                                            time.Duration
 	verbose                                             bool
@@ -57,6 +60,9 @@ func (a *app) runCommand() *cobra.Command {
 	fl.IntVar(&f.readyFD, "ready-fd", 0, "write READY=1 to this descriptor when ready")
 	fl.StringVar(&f.metrics, "metrics", "", "serve Prometheus metrics on this loopback ADDRESS:PORT, or unix socket (a path)")
 	fl.StringVar(&f.web, "web", "", "serve the live page on this loopback ADDRESS:PORT")
+	fl.StringVar(&f.docker, "docker", "", "be Docker's network driver, of this name (uvswitch, when none is said): docker network create -d NAME")
+	fl.Lookup("docker").NoOptDefVal = "uvswitch"
+	fl.StringVar(&f.state, "state", "/var/lib/uvswitch", "folder of what must outlive a restart: Docker's networks")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log what happens, to stderr")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		o, err := a.runOptions(c, f, nil)
@@ -67,10 +73,51 @@ func (a *app) runCommand() *cobra.Command {
 		signal.Notify(hup, syscall.SIGHUP)
 		defer signal.Stop(hup)
 		o.Hangup = hup
-		return control.Run(c.Context(), o, func() { a.announce(f, o) })
+		plugin, err := f.listenDocker()
+		if err != nil {
+			return err
+		}
+		if plugin != nil {
+			defer plugin.Close()
+		}
+		return control.Run(c.Context(), o, func(ctx context.Context) error {
+			if plugin != nil {
+				if err := docker.Start(ctx, plugin, a.client(), f.dockerState(), o.Log); err != nil {
+					return err
+				}
+			}
+			a.announce(f, o)
+			return nil
+		})
 	}
 	return c
 }
+
+// listenDocker makes the socket where Docker looks for its driver; nil when it is not asked for.
+func (f runFlags) listenDocker() (net.Listener, error) {
+	if f.docker == "" {
+		return nil, nil
+	}
+	if strings.Trim(f.docker, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") != "" || len(f.docker) > 32 {
+		return nil, usagef("--docker %q: a name is 1 to 32 letters, digits, dashes and underscores", f.docker)
+	}
+	if err := os.MkdirAll(f.state, 0o700); err != nil {
+		return nil, fmt.Errorf("--state: %w", err)
+	}
+	path := filepath.Join("/run/docker/plugins", f.docker+".sock")
+	l, err := control.Listen(path)
+	if err != nil {
+		return nil, fmt.Errorf("--docker: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil { // Docker's alone
+		l.Close()
+		return nil, fmt.Errorf("--docker: %w", err)
+	}
+	return l, nil
+}
+
+// dockerState is the file of what Docker has asked for: one for each driver's name.
+func (f runFlags) dockerState() string { return filepath.Join(f.state, "docker-"+f.docker+".json") }
 
 // announce says that the switch is ready: to people, to --ready-fd, and to systemd.
 func (a *app) announce(f runFlags, o control.Options) {

@@ -67,7 +67,13 @@ func (d *Daemon) routes() []route {
 			}
 			return d.portView(p), nil
 		}},
-		{method: post, path: "/ports", summary: "Add a port: make a device in a namespace, or plug one", takes: api.PortAdd{}, gives: api.Port{}, change: with(func(a api.PortAdd) (any, error) { return d.addPort(a) })},
+		{method: post, path: "/ports", summary: "Add a port: make a device in a namespace, plug one, or take over a TAP whose descriptor comes along (SCM_RIGHTS)", takes: api.PortAdd{}, gives: api.Port{}, change: func(r *http.Request) (any, error) {
+			a, err := body[api.PortAdd](r)
+			if err != nil {
+				return nil, err
+			}
+			return d.addPort(a, handedWith(r))
+		}},
 		{method: patch, path: "/ports/{name}", summary: "Turn a port's knobs", takes: api.PortSet{}, change: func(r *http.Request) (any, error) {
 			return with(func(s api.PortSet) (any, error) { return nil, d.setPort(r.PathValue("name"), s) })(r)
 		}},

@@ -90,16 +90,16 @@ type Daemon struct {
 	taken    []hostports.Listener // the host's ports, when last looked at
 }
 
-// Run runs a switch until ctx is done. ready is called once it forwards and answers on its socket. Whatever was
-// made is removed before Run returns.
-func Run(ctx context.Context, o Options, ready func()) error {
+// Run runs a switch until ctx is done. ready is called once it forwards and answers on its socket; on its error the switch
+// ends, and its context ends with the switch. Whatever was made is removed before Run returns.
+func Run(ctx context.Context, o Options, ready func(context.Context) error) error {
 	if err := requireRoot(); err != nil {
 		return err
 	}
 	if _, err := ParseRanges(o.NATPorts); err != nil {
 		return err
 	}
-	listener, err := listen(o.Socket) // first: a second switch must not get as far as its devices
+	listener, err := Listen(o.Socket) // first: a second switch must not get as far as its devices
 	if err != nil {
 		return err
 	}
@@ -135,14 +135,15 @@ func Run(ctx context.Context, o Options, ready func()) error {
 		ConnContext: rememberPeer, ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
 	}
 	serving := make(chan error, 1)
-	go func() { serving <- server.Serve(listener) }()
+	go func() { serving <- server.Serve(handingListener{listener}) }()
 	d.log.Info("ready", "socket", o.Socket, "subnet", o.Default.Subnet, "uplink", d.uplinkStatus().State, "workers", d.dp.Workers())
-	ready()
-	select {
-	case <-ctx.Done():
-	case err = <-serving:
-	case err = <-running:
-		running <- nil // stop reads it again
+	if err = ready(ctx); err == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-serving:
+		case err = <-running:
+			running <- nil // stop reads it again
+		}
 	}
 	if errors.Is(err, http.ErrServerClosed) {
 		err = nil
@@ -227,7 +228,7 @@ func (d *Daemon) build() error {
 	}
 	d.refreshUplink()
 	for _, p := range d.opts.Ports {
-		if _, err := d.addPort(p); err != nil {
+		if _, err := d.addPort(p, noFD); err != nil {
 			return err
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -25,8 +26,8 @@ import (
 
 const maxBody = 64 << 10 // bytes of a request
 
-// listen makes the control socket, refusing when another switch answers there and replacing what a dead one left.
-func listen(path string) (net.Listener, error) {
+// Listen makes the control socket, or another of the switch's, refusing when another switch answers there and replacing what a dead one left.
+func Listen(path string) (*net.UnixListener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
@@ -40,7 +41,7 @@ func listen(path string) (net.Listener, error) {
 	} else if errors.Is(err, unix.ECONNREFUSED) {
 		_ = os.Remove(path) // of a switch that died; a failure shows below
 	}
-	l, err := net.Listen("unix", path)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
@@ -56,10 +57,14 @@ func listen(path string) (net.Listener, error) {
 	return l, nil
 }
 
-type peerKey struct{}
+type (
+	peerKey struct{}
+	connKey struct{}
+)
 
-// rememberPeer keeps who connected, for the handlers.
+// rememberPeer keeps who connected, and the connection, for the handlers.
 func rememberPeer(ctx context.Context, c net.Conn) context.Context {
+	ctx = context.WithValue(ctx, connKey{}, c)
 	cred, err := peerOf(c)
 	if err != nil {
 		return ctx
@@ -68,7 +73,7 @@ func rememberPeer(ctx context.Context, c net.Conn) context.Context {
 }
 
 func peerOf(c net.Conn) (*unix.Ucred, error) {
-	u, ok := c.(*net.UnixConn)
+	u, ok := c.(syscall.Conn)
 	if !ok {
 		return &unix.Ucred{}, errors.New("not a unix socket")
 	}

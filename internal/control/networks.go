@@ -43,9 +43,8 @@ func checkName(what, name string) error {
 	return nil
 }
 
-// macFor derives a locally administered MAC from an address, so that an address that returns has the MAC that its
-// neighbors remember.
-func macFor(a netip.Addr) frame.MAC { return 0x0275<<32 | frame.MAC(frame.AddrFrom(a)) }
+// macFor is the MAC address of the station that has an address, unless its user says another.
+func macFor(a netip.Addr) frame.MAC { return frame.MACFor(frame.AddrFrom(a)) }
 
 // settle checks what is asked for and fills in the defaults, without regard to other networks. mu is held.
 func (d *Daemon) settle(a api.NetworkAdd) (*network, error) {

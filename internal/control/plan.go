@@ -104,6 +104,11 @@ func (p *planner) possible() error {
 	if ranges := p.want.opts.NATPorts; ranges != p.d.opts.NATPorts && noneLeft(ranges) {
 		return api.Errorf(http.StatusBadRequest, "uplink.ports: the host's kernel picks all of %s for its own connections; NAT would have none", ranges)
 	}
+	for _, x := range p.oldPorts {
+		if x.handed {
+			return api.Errorf(http.StatusConflict, "port %q was handed over by another program (Docker, a CNI plugin), and could not be made anew; stop what uses it first", x.name)
+		}
+	}
 	for _, x := range p.newPorts {
 		if x.kind == kindDevice {
 			if _, err := tap.Inspect(tap.Own, x.ifname); err != nil {
@@ -138,7 +143,7 @@ func (p *planner) takeAway() {
 	}
 	for _, x := range p.oldPorts {
 		back := d.asItIs(x)
-		p.step("remove port "+x.name, func() error { return d.deletePort(x.name) }, func() error { _, err := d.addPort(back); return err })
+		p.step("remove port "+x.name, func() error { return d.deletePort(x.name) }, func() error { _, err := d.addPort(back, noFD); return err })
 	}
 	for _, n := range d.networkList() {
 		to := p.want.networks[n.name]
@@ -194,7 +199,7 @@ func (p *planner) add() {
 		} else if x.addr.IsValid() && !x.bringsItsOwn() {
 			ask.IP = x.addr.Addr().String() // that was found to be free
 		}
-		p.step("add port "+x.name, func() error { _, err := d.addPort(ask); return err }, func() error { return d.deletePort(x.name) })
+		p.step("add port "+x.name, func() error { _, err := d.addPort(ask, noFD); return err }, func() error { return d.deletePort(x.name) })
 	}
 	for _, r := range p.want.rules {
 		if !hasRule(d.rules, r) || p.remade["port "+r.asked.Port] {

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/uplink"
@@ -44,6 +46,7 @@ type port struct {
 	mtu       int
 	offload   bool
 	flags     vswitch.PortFlags
+	handed    bool // a TAP that somebody else has made
 	conn      frame.Conn
 	swallower *uplink.Swallower
 	asked     api.PortAdd
@@ -53,7 +56,7 @@ type port struct {
 func (p *port) isVM() bool { return p.kind == kindStream || p.kind == kindDgram || p.kind == kindVDE }
 
 // bringsItsOwn tells whether the station behind the port is set up by others: the switch gives it no address unless one is said.
-func (p *port) bringsItsOwn() bool { return p.kind == kindDevice || p.isVM() }
+func (p *port) bringsItsOwn() bool { return p.kind == kindDevice || p.handed || p.isVM() }
 
 // close gives the device back. The dataplane must have let go of it.
 func (p *port) close() {
@@ -88,15 +91,26 @@ func flagMap(f vswitch.PortFlags) map[string]bool {
 	return m
 }
 
-// addPort makes the port that a asks for. On an error nothing remains.
-func (d *Daemon) addPort(a api.PortAdd) (api.Port, error) {
+const noFD = -1
+
+// addPort makes the port that a asks for; handed is the descriptor of its TAP, when somebody else has made that. On an
+// error nothing remains.
+func (d *Daemon) addPort(a api.PortAdd, handed int) (_ api.Port, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	defer func() {
+		if err != nil && handed != noFD {
+			unix.Close(handed)
+		}
+	}()
 	p, err := d.checkPort(a)
 	if err != nil {
 		return api.Port{}, err
 	}
-	if p.netns != "" && !p.isVM() {
+	if a.Handed != (handed != noFD) {
+		return api.Port{}, api.Errorf(http.StatusBadRequest, "a TAP is handed over by its descriptor, with the request (SCM_RIGHTS), and by handed: true in it: one of them is missing")
+	}
+	if p.netns != "" && !p.isVM() && !a.Handed {
 		if _, err := tap.NamespacePath(p.netns); err != nil {
 			return api.Port{}, api.Errorf(http.StatusNotFound, "%v", err)
 		}
@@ -106,6 +120,10 @@ func (d *Daemon) addPort(a api.PortAdd) (api.Port, error) {
 		err = d.plugVM(p)
 	case p.kind == kindDevice:
 		err = d.plugDevice(p)
+	case a.Handed:
+		fd := handed
+		handed = noFD // p's from here on
+		err = d.plugHanded(p, fd)
 	default:
 		setup := tap.Setup{MAC: p.mac, MTU: p.mtu, Addr: p.addr}
 		if !a.NoRoute {
@@ -151,6 +169,11 @@ func (d *Daemon) checkPort(a api.PortAdd) (*port, error) {
 		}
 	}
 	switch {
+	case a.Handed:
+		if a.Device != "" || vm != "" || a.Offload != "" || a.NoRoute {
+			return nil, api.Errorf(http.StatusBadRequest, "a TAP that is handed over is made by others: device, sockets, offload and no_route are not for it")
+		}
+		p.handed = true
 	case places > 1:
 		return nil, api.Errorf(http.StatusBadRequest, "a port is in one place: say one of --netns, --device, --qemu-stream, --qemu-dgram and --vde")
 	case places == 0:
@@ -237,7 +260,7 @@ func (d *Daemon) checkAddress(p *port, a api.PortAdd) error {
 
 func (d *Daemon) checkMAC(p *port, mac string) error {
 	if mac == "" {
-		if p.addr.IsValid() && !p.bringsItsOwn() {
+		if p.addr.IsValid() && (!p.bringsItsOwn() || p.handed) {
 			p.mac = macFor(p.addr.Addr())
 		}
 		return nil
@@ -282,6 +305,17 @@ func (d *Daemon) plugTAP(p *port, setup tap.Setup) error {
 		p.close()
 		return err
 	}
+	return d.plug(p)
+}
+
+// plugHanded takes over a TAP that its maker moves, names and addresses.
+func (d *Daemon) plugHanded(p *port, fd int) error {
+	c, err := tap.Adopt(fd)
+	if err != nil {
+		unix.Close(fd)
+		return api.Errorf(http.StatusBadRequest, "%v", err)
+	}
+	p.conn = c
 	return d.plug(p)
 }
 

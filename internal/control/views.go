@@ -21,10 +21,16 @@ import (
 func (d *Daemon) portView(p *port) api.Port {
 	v := api.Port{
 		Name: p.name, ID: int(p.id), Kind: p.kind, Ifname: p.ifname, Netns: p.netns, Addresses: []string{}, MTU: p.mtu,
-		State: d.portState(p), Offload: p.offload, Backend: d.backend.name, Flags: flagMap(p.flags), NoRoute: p.asked.NoRoute, PortStats: api.PortStats(d.dp.PortStats(p.id)),
+		State: d.portState(p), Offload: p.offload, Backend: d.backend.name, Flags: flagMap(p.flags), NoRoute: p.asked.NoRoute, Handed: p.handed, PortStats: api.PortStats(d.dp.PortStats(p.id)),
 	}
 	if p.netns == tap.Own {
 		v.Netns = ""
+	}
+	if c, ok := p.conn.(*tap.Device); ok && p.handed { // called by its maker what it likes
+		if _, name, done, err := c.Locate(); err == nil {
+			v.Ifname = name
+			done()
+		}
 	}
 	if p.net != nil {
 		v.Network = p.net.name
@@ -52,17 +58,21 @@ func (d *Daemon) portState(p *port) string {
 		}
 		return "forwarding"
 	}
-	netns := p.netns
-	if p.kind == kindDevice {
-		netns = tap.Own
+	ns, name, err := tap.Own, p.ifname, error(nil)
+	if c, ok := p.conn.(*tap.Device); ok { // wherever it has been moved
+		var done func()
+		if ns, name, done, err = c.Locate(); err == nil {
+			defer done()
+		}
+	} else if p.kind != kindDevice {
+		ns, err = tap.NamespacePath(p.netns)
 	}
-	ns, err := tap.NamespacePath(netns)
 	if err != nil {
 		return "gone"
 	}
-	switch info, err := tap.Inspect(ns, p.ifname); {
+	switch info, err := tap.Inspect(ns, name); {
 	case err != nil:
-		return "gone" // or renamed inside; the port goes on while its descriptor lives
+		return "gone"
 	case !info.Up:
 		return "down"
 	case p.flags&vswitch.Forwarding == 0:

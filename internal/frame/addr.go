@@ -37,6 +37,10 @@ func ParseMAC(s string) (MAC, error) {
 	return LoadMAC(hw), nil
 }
 
+// MACFor derives a locally administered MAC from an address, so that an address that returns has the MAC that its
+// neighbors remember.
+func MACFor(a Addr) MAC { return 0x0275<<32 | MAC(a) }
+
 // IsGroup tells whether m is a multicast or broadcast address (IEEE 802: the lowest bit of the first octet).
 func (m MAC) IsGroup() bool { return m>>40&1 != 0 }
 

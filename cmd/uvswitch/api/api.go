@@ -22,6 +22,7 @@ type Port struct {
 	Backend   string          `json:"backend"`
 	Flags     map[string]bool `json:"flags"`
 	NoRoute   bool            `json:"no_route"`  // made without a default route inside
+	Handed    bool            `json:"handed"`    // a TAP that another program has made and keeps (Docker, a CNI plugin)
 	Segmented uint64          `json:"segmented"` // frames segmented or summed in software, ports without offloads
 	PortStats
 }
@@ -60,11 +61,13 @@ type PortAdd struct {
 	QEMUStream string `json:"qemu_stream,omitempty"`
 	QEMUDgram  string `json:"qemu_dgram,omitempty"`
 	VDE        string `json:"vde,omitempty"`
-	IP         string `json:"ip,omitempty"` // "auto", a CIDR, or an address
-	MAC        string `json:"mac,omitempty"`
-	MTU        int    `json:"mtu,omitempty"`
-	Offload    string `json:"offload,omitempty"` // on or off
-	NoRoute    bool   `json:"no_route,omitempty"`
+	// Or a TAP whose descriptor comes with the request, see Client.HandPort; Netns and Ifname are then what to call its place.
+	Handed  bool   `json:"handed,omitempty"`
+	IP      string `json:"ip,omitempty"` // "auto", a CIDR, or an address
+	MAC     string `json:"mac,omitempty"`
+	MTU     int    `json:"mtu,omitempty"`
+	Offload string `json:"offload,omitempty"` // on or off
+	NoRoute bool   `json:"no_route,omitempty"`
 
 	Set PortSet `json:"set,omitempty"` // knobs
 }

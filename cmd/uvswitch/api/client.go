@@ -76,6 +76,42 @@ func (c *Client) Stream(ctx context.Context, method, path string, in any) (io.Re
 	return nil, e
 }
 
+// HandPort adds a port whose TAP the caller has made (IFF_TAP, IFF_NO_PI, IFF_VNET_HDR) and may move, name and address as it
+// likes; fd is the TAP's descriptor and stays the caller's, who closes it. The switch keeps one of its own.
+func (c *Client) HandPort(ctx context.Context, p PortAdd, fd int) (made Port, err error) {
+	p.Handed = true
+	with := NewClient(c.socket)
+	with.http.Transport = &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.socket)
+		if err != nil {
+			return nil, err
+		}
+		return &handing{UnixConn: conn.(*net.UnixConn), rights: syscall.UnixRights(fd)}, nil
+	}}
+	err = with.Do(ctx, "POST", "/ports", p, &made)
+	return made, err
+}
+
+// handing sends a descriptor with the first bytes.
+type handing struct {
+	*net.UnixConn
+	rights []byte
+}
+
+func (h *handing) Write(b []byte) (int, error) {
+	if h.rights == nil {
+		return h.UnixConn.Write(b)
+	}
+	n, _, err := h.WriteMsgUnix(b, h.rights, nil)
+	h.rights = nil
+	if err == nil && n < len(b) {
+		var m int
+		m, err = h.UnixConn.Write(b[n:])
+		n += m
+	}
+	return n, err
+}
+
 func (c *Client) explain(err error) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):

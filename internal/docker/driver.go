@@ -1,0 +1,341 @@
+// Package docker is Docker's network driver: it speaks the remote driver's protocol of libnetwork (moby
+// libnetwork/docs/remote.md) on one side and is a client of the control API on the other.
+//
+// serve.go takes the calls, driver.go carries them out, protocol.go has their bodies, state.go what must outlive a restart,
+// restore.go what is done with it then.
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"sync"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// A Switch is what the driver needs of the control API; *api.Client is one.
+type Switch interface {
+	Networks(context.Context) ([]api.Network, error)
+	AddNetwork(context.Context, api.NetworkAdd) error
+	DeleteNetwork(ctx context.Context, name string) error
+	Port(ctx context.Context, name string) (api.Port, error)
+	HandPort(ctx context.Context, p api.PortAdd, fd int) (api.Port, error)
+	DeletePort(ctx context.Context, name string) error
+	Publish(context.Context, api.PublishAdd) (api.Publish, error)
+	Unpublish(ctx context.Context, host string) error
+}
+
+// A Driver answers Docker. Its calls run one at a time: each is a few milliseconds.
+type Driver struct {
+	sw      Switch
+	devices devices
+	path    string // of the state
+	log     *slog.Logger
+
+	mu    sync.Mutex
+	state *state
+}
+
+// names that the switch's own lists show: Docker tells the driver IDs only.
+func networkName(id string) string { return "docker-" + short(id) }
+func portName(id string) string    { return "docker-" + short(id) }
+
+// deviceName is what an endpoint's device is called on the host, where Docker takes it from and puts it back to.
+func deviceName(id string) string { return "uvs" + short(id) }
+
+func short(id string) string { return id[:min(len(id), 12)] }
+
+func (d *Driver) createNetwork(ctx context.Context, q createNetwork) (any, error) {
+	n, err := q.network()
+	if err != nil {
+		return nil, err
+	}
+	if have := d.state.Networks[q.NetworkID]; have != nil {
+		if *have == *n {
+			return nil, nil // asked again, after an answer that did not arrive
+		}
+		return nil, fmt.Errorf("network %s is there already, with other settings", short(q.NetworkID))
+	}
+	d.dropStaleNetworks(ctx, n)
+	if err := d.sw.AddNetwork(ctx, n.Add); err != nil {
+		return nil, err
+	}
+	d.state.Networks[q.NetworkID] = n
+	if err := d.save(); err != nil {
+		delete(d.state.Networks, q.NetworkID)
+		return nil, errors.Join(err, d.sw.DeleteNetwork(ctx, n.Add.Name))
+	}
+	return nil, nil
+}
+
+func (d *Driver) deleteNetwork(ctx context.Context, q networkID) (any, error) {
+	n := d.state.Networks[q.NetworkID]
+	if n == nil {
+		return nil, nil
+	}
+	for id, e := range d.state.Endpoints {
+		if e.Network == q.NetworkID { // Docker has none there any more
+			if err := d.removeEndpoint(ctx, id); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := gone(d.sw.DeleteNetwork(ctx, n.Add.Name)); err != nil {
+		return nil, err
+	}
+	delete(d.state.Networks, q.NetworkID)
+	return nil, d.save()
+}
+
+func (d *Driver) createEndpoint(ctx context.Context, q createEndpoint) (any, error) {
+	n := d.state.Networks[q.NetworkID]
+	if n == nil {
+		return nil, d.unknownNetwork(q.NetworkID)
+	}
+	if d.state.Endpoints[q.EndpointID] != nil {
+		return nil, fmt.Errorf("endpoint %s is there already", short(q.EndpointID))
+	}
+	addr, err := netip.ParsePrefix(q.Interface.Address)
+	if err != nil || !addr.Addr().Is4() {
+		return nil, fmt.Errorf("%q is no IPv4 address with a prefix length: the network needs Docker's own IPAM, or another that gives addresses", q.Interface.Address)
+	}
+	if q.Interface.AddressIPv6 != "" {
+		return nil, errors.New("IPv6 is not there yet: make the network without --ipv6")
+	}
+	e := &endpoint{Network: q.NetworkID, Address: addr.String(), MAC: q.Interface.MacAddress}
+	var answer createEndpointAnswer
+	if e.MAC == "" {
+		e.MAC = frame.MACFor(frame.AddrFrom(addr.Addr())).String()
+		answer.Interface.MacAddress = e.MAC
+	} else if m, err := frame.ParseMAC(e.MAC); err != nil || m == 0 || m.IsGroup() {
+		return nil, fmt.Errorf("--mac-address %s is not the address of a station, such as 02:00:00:00:00:01", e.MAC)
+	}
+	if err := d.place(ctx, e); err != nil {
+		return nil, err
+	}
+	d.state.Endpoints[q.EndpointID] = e
+	if err := d.save(); err != nil {
+		delete(d.state.Endpoints, q.EndpointID)
+		return nil, err
+	}
+	return answer, nil
+}
+
+// place makes sure that nobody alive has e's addresses. Docker knows who has which: one that stands in the way and has no
+// container any more was left when Docker lost its own state.
+func (d *Driver) place(ctx context.Context, e *endpoint) error {
+	for id, o := range d.state.Endpoints {
+		if o.Network != e.Network || o.Address != e.Address && o.MAC != e.MAC {
+			continue
+		}
+		if o.Sandbox != "" && d.devices.alive(o.Sandbox) {
+			what := "address " + e.Address
+			if o.Address != e.Address {
+				what = "MAC address " + e.MAC
+			}
+			return fmt.Errorf("%s is in use by endpoint %s", what, short(id))
+		}
+		if err := d.removeEndpoint(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *Driver) join(ctx context.Context, q join) (any, error) {
+	n, e, err := d.find(q.endpointID)
+	if err != nil {
+		return nil, err
+	}
+	if err := gone(d.sw.DeletePort(ctx, portName(q.EndpointID))); err != nil { // of a Join whose answer did not arrive
+		return nil, err
+	}
+	if err := d.plug(ctx, q.EndpointID, q.SandboxKey, place{device: deviceName(q.EndpointID), mtu: n.Add.MTU}); err != nil {
+		return nil, err
+	}
+	e.Sandbox, e.Ifname = q.SandboxKey, ""
+	if err := d.save(); err != nil {
+		e.Sandbox = ""
+		return nil, errors.Join(err, gone(d.sw.DeletePort(ctx, portName(q.EndpointID))))
+	}
+	var a joinAnswer
+	a.InterfaceName.SrcName, a.InterfaceName.DstPrefix = deviceName(q.EndpointID), "eth"
+	// Without either, Docker would add a second device, on a bridge and with rules of its own.
+	if n.Add.Internal {
+		a.DisableGatewayService = true
+	} else {
+		a.Gateway = n.Add.Gateway
+	}
+	return a, nil
+}
+
+// plug makes an endpoint's device and gives it to the switch.
+func (d *Driver) plug(ctx context.Context, id, sandbox string, where place) error {
+	e := d.state.Endpoints[id]
+	n := d.state.Networks[e.Network]
+	fd, done, err := d.devices.make(where)
+	if err != nil {
+		return err
+	}
+	defer done() // the switch has a descriptor of its own
+	_, err = d.sw.HandPort(ctx, api.PortAdd{
+		Name: portName(id), Network: n.Add.Name, Netns: sandbox, Ifname: where.device, IP: e.Address, MAC: e.MAC, MTU: n.Add.MTU,
+		Set: api.PortSet{"isolated": !n.ICC},
+	}, fd)
+	return err
+}
+
+func (d *Driver) leave(ctx context.Context, q endpointID) (any, error) {
+	e := d.state.Endpoints[q.EndpointID]
+	if e == nil {
+		return nil, nil
+	}
+	if err := gone(d.sw.DeletePort(ctx, portName(q.EndpointID))); err != nil {
+		return nil, err
+	}
+	e.Sandbox, e.Ifname, e.Gateway, e.Publish = "", "", false, nil
+	return nil, d.save()
+}
+
+func (d *Driver) deleteEndpoint(ctx context.Context, q endpointID) (any, error) {
+	if d.state.Endpoints[q.EndpointID] == nil {
+		return nil, nil
+	}
+	if err := d.removeEndpoint(ctx, q.EndpointID); err != nil {
+		return nil, err
+	}
+	return nil, d.save()
+}
+
+// removeEndpoint ends an endpoint and what is published of it, which goes with its port.
+func (d *Driver) removeEndpoint(ctx context.Context, id string) error {
+	if err := gone(d.sw.DeletePort(ctx, portName(id))); err != nil {
+		return err
+	}
+	delete(d.state.Endpoints, id)
+	return nil
+}
+
+func (d *Driver) endpointInfo(ctx context.Context, q endpointID) (any, error) {
+	if _, _, err := d.find(q); err != nil {
+		return nil, err
+	}
+	return endpointInfo{Value: map[string]string{}}, nil
+}
+
+// learnIfnames keeps what Docker has called the devices in the containers, for a restart of the switch. Docker does that some time
+// after the last call about an endpoint, and tells nobody.
+func (d *Driver) learnIfnames(ctx context.Context) error {
+	learned := false
+	for id, e := range d.state.Endpoints {
+		if e.Sandbox == "" || e.Ifname != "" {
+			continue
+		}
+		if p, err := d.sw.Port(ctx, portName(id)); err == nil && p.Ifname != deviceName(id) {
+			e.Ifname, learned = p.Ifname, true
+		}
+	}
+	if !learned {
+		return nil
+	}
+	return d.save()
+}
+
+// programExternal publishes ports, all or none; the endpoint is its container's way out.
+func (d *Driver) programExternal(ctx context.Context, q programExternal) (any, error) {
+	_, e, err := d.find(q.endpointID)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.revoke(ctx, e); err != nil {
+		return nil, err
+	}
+	for _, b := range q.Options.PortMap {
+		hosts, err := b.hosts()
+		if err == nil && len(hosts) > 0 {
+			err = d.publish(ctx, q.EndpointID, e, b, hosts)
+		}
+		if err != nil {
+			return nil, errors.Join(err, d.revoke(ctx, e))
+		}
+	}
+	e.Gateway = true
+	if err := d.save(); err != nil {
+		return nil, errors.Join(err, d.revoke(ctx, e))
+	}
+	return nil, nil
+}
+
+// publish takes the first of the host's ports that is free.
+func (d *Driver) publish(ctx context.Context, id string, e *endpoint, b portBinding, hosts []uint16) error {
+	var last error
+	for _, port := range hosts {
+		p, err := b.publish(port)
+		if err != nil {
+			return err
+		}
+		_, last = d.sw.Publish(ctx, api.PublishAdd{Spec: p.Spec, Port: portName(id)})
+		var refused *api.Error
+		if last == nil {
+			e.Publish = append(e.Publish, p)
+			return nil
+		}
+		if !errors.As(last, &refused) || refused.Status != http.StatusConflict {
+			return last
+		}
+	}
+	return last
+}
+
+func (d *Driver) revokeExternal(ctx context.Context, q endpointID) (any, error) {
+	e := d.state.Endpoints[q.EndpointID]
+	if e == nil {
+		return nil, nil
+	}
+	if err := d.revoke(ctx, e); err != nil {
+		return nil, err
+	}
+	e.Gateway = false
+	return nil, d.save()
+}
+
+func (d *Driver) revoke(ctx context.Context, e *endpoint) error {
+	for _, p := range e.Publish {
+		if err := gone(d.sw.Unpublish(ctx, p.Host)); err != nil {
+			return err
+		}
+	}
+	e.Publish = nil
+	return nil
+}
+
+func (d *Driver) find(q endpointID) (*network, *endpoint, error) {
+	n, e := d.state.Networks[q.NetworkID], d.state.Endpoints[q.EndpointID]
+	switch {
+	case n == nil:
+		return nil, nil, d.unknownNetwork(q.NetworkID)
+	case e == nil || e.Network != q.NetworkID:
+		return nil, nil, fmt.Errorf("endpoint %s is not known here", short(q.EndpointID))
+	}
+	return n, e, nil
+}
+
+func (d *Driver) unknownNetwork(id string) error {
+	return fmt.Errorf("network %s is not known here: it was made while another switch, or none, was behind this driver; `docker network rm` it and make it anew", short(id))
+}
+
+func (d *Driver) save() error { return d.state.save(d.path) }
+
+// gone is err, but for what says that it is not there any more.
+func gone(err error) error {
+	var e *api.Error
+	if errors.As(err, &e) && e.Status == http.StatusNotFound {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,182 @@
+package docker
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+)
+
+// The bodies of libnetwork's remote driver protocol, as far as they matter here; keys of later versions are ignored.
+// Source: moby libnetwork/drivers/remote/api/api.go.
+
+type networkID struct{ NetworkID string }
+
+type endpointID struct{ NetworkID, EndpointID string }
+
+type createNetwork struct {
+	NetworkID string
+	Options   struct {
+		Generic  map[string]any `json:"com.docker.network.generic"` // -o KEY=VALUE
+		Internal bool           `json:"com.docker.network.internal"`
+		IPv6     bool           `json:"com.docker.network.enable_ipv6"`
+	}
+	IPv4Data, IPv6Data []struct{ Pool, Gateway string }
+}
+
+type endpointInterface struct {
+	Address     string `json:",omitempty"`
+	AddressIPv6 string `json:",omitempty"`
+	MacAddress  string `json:",omitempty"`
+}
+
+type createEndpoint struct {
+	endpointID
+	Interface endpointInterface
+}
+
+// createEndpointAnswer has only what came empty.
+type createEndpointAnswer struct{ Interface endpointInterface }
+
+type join struct {
+	endpointID
+	SandboxKey string
+}
+
+type joinAnswer struct {
+	InterfaceName         struct{ SrcName, DstPrefix string }
+	Gateway               string `json:",omitempty"`
+	DisableGatewayService bool   `json:",omitempty"`
+}
+
+type endpointInfo struct{ Value map[string]string }
+
+type programExternal struct {
+	endpointID
+	Options struct {
+		PortMap []portBinding `json:"com.docker.network.portmap"`
+	}
+}
+
+// portBinding is one -p: the container's port, and the host's, of which 0 is any.
+type portBinding struct {
+	Proto                       uint8 // IP protocol
+	Port, HostPort, HostPortEnd uint16
+	HostIP                      string
+}
+
+const idChars = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+// validID tells whether id can be one of Docker's: names are made of it.
+func validID(id string) bool { return len(id) > 0 && len(id) <= 128 && strings.Trim(id, idChars) == "" }
+
+// ids are what must be valid in a request.
+func (q createNetwork) ids() []string { return []string{q.NetworkID} }
+func (q networkID) ids() []string     { return []string{q.NetworkID} }
+func (q endpointID) ids() []string    { return []string{q.NetworkID, q.EndpointID} }
+
+// An option is an -o of `docker network create`.
+type option struct {
+	names []string // the first is ours, others are those of Docker's bridge driver
+	set   func(n *network, value string) error
+}
+
+var networkOptions = []option{
+	{[]string{"mtu", "com.docker.network.driver.mtu"}, func(n *network, v string) (err error) {
+		n.Add.MTU, err = strconv.Atoi(v)
+		return err
+	}},
+	{[]string{"icc", "com.docker.network.bridge.enable_icc"}, func(n *network, v string) (err error) {
+		n.ICC, err = strconv.ParseBool(v)
+		return err
+	}},
+	{[]string{"isolated"}, func(n *network, v string) (err error) {
+		n.Add.Isolated, err = strconv.ParseBool(v)
+		return err
+	}},
+	{[]string{"mapping"}, func(n *network, v string) error { n.Add.Mapping = v; return nil }},
+	{[]string{"filtering"}, func(n *network, v string) error { n.Add.Filtering = v; return nil }},
+}
+
+// network is what is asked for, as the switch has it.
+func (q createNetwork) network() (*network, error) {
+	if q.Options.IPv6 || len(q.IPv6Data) > 0 {
+		return nil, errors.New("IPv6 is not there yet: make the network without --ipv6")
+	}
+	if len(q.IPv4Data) != 1 {
+		return nil, fmt.Errorf("%d IPv4 subnets: the network needs one (--subnet 172.30.0.0/16)", len(q.IPv4Data))
+	}
+	pool := q.IPv4Data[0]
+	gateway, _, _ := strings.Cut(pool.Gateway, "/")
+	n := &network{ICC: true, Add: api.NetworkAdd{Name: networkName(q.NetworkID), Subnet: pool.Pool, Gateway: gateway, MTU: 1500, Internal: q.Options.Internal, Isolated: true}}
+	if p, err := netip.ParsePrefix(pool.Pool); err == nil && gateway == "" {
+		n.Add.Gateway = p.Addr().Next().String()
+	}
+	for k, v := range q.Options.Generic {
+		i := slices.IndexFunc(networkOptions, func(o option) bool { return slices.Contains(o.names, k) })
+		if i < 0 {
+			var known []string
+			for _, o := range networkOptions {
+				known = append(known, o.names[0])
+			}
+			return nil, fmt.Errorf("-o %s: there is no such option; there are %s", k, strings.Join(known, ", "))
+		}
+		if err := networkOptions[i].set(n, fmt.Sprint(v)); err != nil {
+			return nil, fmt.Errorf("-o %s=%v: that is no value for it", k, v)
+		}
+	}
+	return n, nil
+}
+
+var protocols = map[uint8]string{6: "tcp", 17: "udp", 132: "sctp"}
+
+// hosts are the host's ports to try, in turn: what was asked for, or some that Docker would choose from, too. None for the
+// IPv6 twin that Docker 28 and later send beside each binding.
+func (b portBinding) hosts() ([]uint16, error) {
+	addr, err := netip.ParseAddr(b.HostIP)
+	switch {
+	case b.HostIP != "" && err != nil:
+		return nil, fmt.Errorf("-p: %q is no address of the host", b.HostIP)
+	case err == nil && addr.Is6() && addr.IsUnspecified():
+		return nil, nil
+	case err == nil && !addr.Is4():
+		return nil, fmt.Errorf("-p [%s]: IPv6 is not there yet", b.HostIP)
+	}
+	if b.HostPort == 0 {
+		out := make([]uint16, anyTries)
+		for i := range out {
+			out[i] = anyLow + uint16(rand.IntN(anyHigh-anyLow+1))
+		}
+		return out, nil
+	}
+	end := max(b.HostPort, b.HostPortEnd)
+	out := make([]uint16, 0, int(end-b.HostPort)+1)
+	for p := int(b.HostPort); p <= int(end); p++ {
+		out = append(out, uint16(p))
+	}
+	return out, nil
+}
+
+// Ports for "any": the range of dynamic ports (RFC 6335, section 6), and how many are tried.
+const anyLow, anyHigh, anyTries = 49152, 65535, 64
+
+// publish is the binding to one port of the host.
+func (b portBinding) publish(host uint16) (publish, error) {
+	proto, ok := protocols[b.Proto]
+	if !ok {
+		return publish{}, fmt.Errorf("-p: IP protocol %d cannot be published; tcp, udp and sctp can", b.Proto)
+	}
+	if b.Port == 0 {
+		return publish{}, errors.New("-p: the container's port is missing")
+	}
+	at := strconv.Itoa(int(host))
+	if b.HostIP != "" && b.HostIP != "0.0.0.0" {
+		at = b.HostIP + ":" + at
+	}
+	return publish{Spec: fmt.Sprintf("%s:%d/%s", at, b.Port, proto), Host: at + "/" + proto}, nil
+}

@@ -1,0 +1,140 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/tap"
+)
+
+// A place is where a device is made, and how.
+type place struct {
+	sandbox string // the container's namespace; empty for the host's, from where Docker moves it
+	device  string
+	mtu     int
+	setup   tap.Setup // in a container
+}
+
+// devices are the host's TAPs and namespaces.
+type devices interface {
+	make(place) (fd int, done func(), err error)
+	alive(sandbox string) bool
+}
+
+type taps struct{}
+
+func (taps) make(p place) (int, func(), error) {
+	ns := tap.Own
+	if p.sandbox != "" {
+		ns = p.sandbox
+	}
+	t, err := tap.Open(ns, p.device)
+	if err != nil {
+		return -1, nil, err
+	}
+	done := func() { _ = t.Close() }
+	if p.sandbox == "" {
+		err = tap.SetMTU(ns, p.device, p.mtu) // Docker does everything else
+	} else {
+		err = tap.Configure(ns, p.device, p.setup)
+	}
+	if err != nil {
+		done()
+		return -1, nil, err
+	}
+	return t.FD(), done, nil
+}
+
+func (taps) alive(sandbox string) bool {
+	_, err := tap.NamespacePath(sandbox)
+	return sandbox != "" && err == nil
+}
+
+// restore makes the switch what it was: networks; and, in every container that is still there, a device of the same name, address
+// and MAC, with its published ports. Containers that have ended meanwhile are Docker's to tell of.
+func (d *Driver) restore(ctx context.Context) error {
+	have, err := d.sw.Networks(ctx)
+	if err != nil {
+		return err
+	}
+	for id, n := range d.state.Networks {
+		if slices.ContainsFunc(have, func(x api.Network) bool { return x.Name == n.Add.Name && x.Subnet == n.Add.Subnet }) {
+			continue // the configuration file has it, too
+		}
+		if err := d.sw.AddNetwork(ctx, n.Add); err != nil {
+			return fmt.Errorf("docker: network %s, made before: %w", short(id), err)
+		}
+	}
+	for id, e := range d.state.Endpoints {
+		if !d.devices.alive(e.Sandbox) {
+			e.Sandbox, e.Ifname, e.Gateway, e.Publish = "", "", false, nil
+			continue
+		}
+		if err := d.rejoin(ctx, id, e); err != nil {
+			d.log.Error("docker: a container's network could not be restored; restart the container", "endpoint", short(id), "namespace", e.Sandbox, "error", err)
+		}
+	}
+	return d.save()
+}
+
+// rejoin gives a running container its device again.
+func (d *Driver) rejoin(ctx context.Context, id string, e *endpoint) error {
+	n := d.state.Networks[e.Network]
+	addr, err := netip.ParsePrefix(e.Address)
+	if err != nil {
+		return err
+	}
+	mac, err := frame.ParseMAC(e.MAC)
+	if err != nil {
+		return err
+	}
+	where := place{sandbox: e.Sandbox, device: e.Ifname, mtu: n.Add.MTU, setup: tap.Setup{MAC: mac, MTU: n.Add.MTU, Addr: addr}}
+	if where.device == "" {
+		where.device = "eth0" // the switch ended before Docker had said
+	}
+	if e.Gateway && !n.Add.Internal {
+		if where.setup.Gateway, err = netip.ParseAddr(n.Add.Gateway); err != nil {
+			return err
+		}
+	}
+	if err := d.plug(ctx, id, e.Sandbox, where); err != nil {
+		return err
+	}
+	var errs error
+	for _, p := range e.Publish {
+		_, err := d.sw.Publish(ctx, api.PublishAdd{Spec: p.Spec, Port: portName(id)})
+		errs = errors.Join(errs, err)
+	}
+	return errs
+}
+
+// dropStaleNetworks removes networks in n's way that have no container: Docker gives no subnet out twice, so it has lost them.
+func (d *Driver) dropStaleNetworks(ctx context.Context, n *network) {
+	subnet, err := netip.ParsePrefix(n.Add.Subnet)
+	if err != nil {
+		return
+	}
+	for id, o := range d.state.Networks {
+		p, err := netip.ParsePrefix(o.Add.Subnet)
+		if err != nil || !p.Overlaps(subnet) || d.inUse(id) {
+			continue
+		}
+		if _, err := d.deleteNetwork(ctx, networkID{id}); err != nil {
+			d.log.Warn("docker: a network that Docker has forgotten", "network", short(id), "error", err)
+		}
+	}
+}
+
+func (d *Driver) inUse(network string) bool {
+	for _, e := range d.state.Endpoints {
+		if e.Network == network && d.devices.alive(e.Sandbox) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,112 @@
+package docker
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+)
+
+// maxBody bounds a request of Docker's: thousands of published ports fit.
+const maxBody = 4 << 20
+
+// patience bounds one call: Docker waits for it.
+const patience = 30 * time.Second
+
+// Start restores what the state file at path has and answers Docker on l until ctx is done.
+func Start(ctx context.Context, l net.Listener, sw Switch, path string, log *slog.Logger) error {
+	s, err := load(path)
+	if err != nil {
+		return err
+	}
+	d := &Driver{sw: sw, devices: taps{}, path: path, log: log, state: s}
+	if err := d.restore(ctx); err != nil {
+		return err
+	}
+	server := &http.Server{Handler: d.handler(), ReadHeaderTimeout: patience, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	go func() { _ = server.Serve(l) }() // ends with ctx
+	context.AfterFunc(ctx, func() { server.Close() })
+	go d.follow(ctx)
+	return nil
+}
+
+// follow looks every second whether Docker has named a device.
+func (d *Driver) follow(ctx context.Context) {
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			d.mu.Lock()
+			err := d.learnIfnames(ctx)
+			d.mu.Unlock()
+			if err != nil {
+				d.log.Error("docker", "error", err)
+			}
+		}
+	}
+}
+
+// handler answers every method of the protocol; any other is unknown, 404, which Docker takes for "not there".
+func (d *Driver) handler() http.Handler {
+	m := http.NewServeMux()
+	fixed := func(v any) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { answer(w, v, nil) }
+	}
+	m.HandleFunc("POST /Plugin.Activate", fixed(map[string][]string{"Implements": {"NetworkDriver"}}))
+	m.HandleFunc("POST /NetworkDriver.GetCapabilities", fixed(map[string]string{"Scope": "local", "ConnectivityScope": "local"}))
+	m.HandleFunc("POST /NetworkDriver.DiscoverNew", fixed(nil))
+	m.HandleFunc("POST /NetworkDriver.DiscoverDelete", fixed(nil))
+	m.HandleFunc("POST /NetworkDriver.CreateNetwork", call(d, d.createNetwork))
+	m.HandleFunc("POST /NetworkDriver.DeleteNetwork", call(d, d.deleteNetwork))
+	m.HandleFunc("POST /NetworkDriver.CreateEndpoint", call(d, d.createEndpoint))
+	m.HandleFunc("POST /NetworkDriver.DeleteEndpoint", call(d, d.deleteEndpoint))
+	m.HandleFunc("POST /NetworkDriver.Join", call(d, d.join))
+	m.HandleFunc("POST /NetworkDriver.Leave", call(d, d.leave))
+	m.HandleFunc("POST /NetworkDriver.EndpointOperInfo", call(d, d.endpointInfo))
+	m.HandleFunc("POST /NetworkDriver.ProgramExternalConnectivity", call(d, d.programExternal))
+	m.HandleFunc("POST /NetworkDriver.RevokeExternalConnectivity", call(d, d.revokeExternal))
+	return m
+}
+
+// call is the handler of one method: one at a time, and finished even when Docker hangs up, since it will not undo half of it.
+func call[T interface{ ids() []string }](d *Driver, do func(context.Context, T) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var q T
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&q); err != nil {
+			answer(w, nil, fmt.Errorf("the request's body: %w", err))
+			return
+		}
+		for _, id := range q.ids() {
+			if !validID(id) {
+				answer(w, nil, fmt.Errorf("%q is no ID", id))
+				return
+			}
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), patience)
+		defer cancel()
+		d.mu.Lock()
+		v, err := do(ctx, q)
+		d.mu.Unlock()
+		d.log.Debug("docker", "call", r.URL.Path, "error", err)
+		answer(w, v, err)
+	}
+}
+
+// answer is Docker's form: what went wrong stands under Err, and 404 would mean that the method is unknown.
+func answer(w http.ResponseWriter, v any, err error) {
+	w.Header().Set("Content-Type", "application/vnd.docker.plugins.v1.1+json")
+	if err != nil {
+		w.WriteHeader(http.StatusInternalServerError)
+		v = map[string]string{"Err": err.Error()}
+	}
+	if v == nil {
+		v = struct{}{}
+	}
+	_ = json.NewEncoder(w).Encode(v) // Docker may have gone
+}

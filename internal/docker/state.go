@@ -1,0 +1,103 @@
+package docker
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+)
+
+// state is what Docker has told and will not tell again: it replays neither networks nor endpoints, however often
+// it or the switch is started. It is a file, written whole after each change.
+type state struct {
+	Version   int                  `json:"version"`
+	Networks  map[string]*network  `json:"networks"`  // by Docker's ID
+	Endpoints map[string]*endpoint `json:"endpoints"` // likewise
+}
+
+// network is one of Docker's, and the switch's of the same subnet.
+type network struct {
+	Add api.NetworkAdd `json:"add"`
+	ICC bool           `json:"icc"` // its containers reach each other
+}
+
+// endpoint is one container's place in a network.
+type endpoint struct {
+	Network string    `json:"network"` // Docker's ID
+	Address string    `json:"address"` // CIDR
+	MAC     string    `json:"mac"`
+	Sandbox string    `json:"sandbox,omitempty"` // path of the container's namespace; empty until Join
+	Ifname  string    `json:"ifname,omitempty"`  // what Docker has called the device in there, once that is known
+	Gateway bool      `json:"gateway,omitempty"` // it is the container's way out
+	Publish []publish `json:"publish,omitempty"` // in force
+}
+
+// publish is a published port as the switch takes it, and by what it takes it back.
+type publish struct {
+	Spec string `json:"spec"`
+	Host string `json:"host"`
+}
+
+const stateVersion = 1
+
+// load reads the state; there is none at first.
+func load(path string) (*state, error) {
+	s := &state{Version: stateVersion, Networks: map[string]*network{}, Endpoints: map[string]*endpoint{}}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return s, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, s)
+	}
+	if err == nil && s.Version != stateVersion {
+		err = fmt.Errorf("it is of version %d, and this uvswitch knows version %d", s.Version, stateVersion)
+	}
+	if err == nil {
+		err = s.check()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("docker: what was kept in %s: %w; mend it, or move it away and make the networks anew (`docker network rm`, `create`)", path, err)
+	}
+	return s, nil
+}
+
+// check finds what could not have been written here.
+func (s *state) check() error {
+	for id, n := range s.Networks {
+		if n == nil || !validID(id) {
+			return fmt.Errorf("network %q is not one", id)
+		}
+	}
+	for id, e := range s.Endpoints {
+		if e == nil || !validID(id) || s.Networks[e.Network] == nil {
+			return fmt.Errorf("endpoint %q is in no network", id)
+		}
+	}
+	return nil
+}
+
+// save writes the state beside itself first: a full disk or a crash leaves the old one.
+func (s *state) save(path string) error {
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return fmt.Errorf("docker: keeping what was asked for: %w", err)
+	}
+	_, err = f.Write(append(b, '\n'))
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+		return fmt.Errorf("docker: keeping what was asked for: %w", err)
+	}
+	return nil
+}

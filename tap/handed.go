@@ -1,0 +1,48 @@
+package tap
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// Adopt takes over the descriptor of a TAP that somebody else has made, as Open makes them: IFF_NO_PI and IFF_VNET_HDR.
+// On an error fd stays the caller's.
+func Adopt(fd int) (*Device, error) {
+	ifr := &unix.Ifreq{}
+	if err := unix.IoctlIfreq(fd, unix.TUNGETIFF, ifr); err != nil {
+		return nil, fmt.Errorf("tap: the descriptor is no TAP's: %w", err)
+	}
+	const want = unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
+	if f := ifr.Uint16(); f&(unix.IFF_TUN|want) != want {
+		return nil, fmt.Errorf("tap: device %s is not a TAP with a virtio-net header and without packet information (flags %#x)", ifr.Name(), f)
+	}
+	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, frame.VnetLen); err != nil {
+		return nil, fmt.Errorf("tap: %s: header of %d bytes: %w", ifr.Name(), frame.VnetLen, err)
+	}
+	if err := setOffloads(fd, ifr.Name()); err != nil {
+		return nil, err
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, fmt.Errorf("tap: %s: %w", ifr.Name(), err)
+	}
+	return &Device{file{fd: fd}}, nil
+}
+
+// Locate tells where the device is and what it is called now: others may have moved and renamed it. close ends the
+// path's life. (linux drivers/net/tun.c, TUNGETDEVNETNS: it needs CAP_NET_ADMIN there.)
+func (d *Device) Locate() (ns, name string, close func(), err error) {
+	ifr := &unix.Ifreq{}
+	if err := unix.IoctlIfreq(d.fd, unix.TUNGETIFF, ifr); err != nil {
+		return "", "", nil, fmt.Errorf("tap: the device is gone: %w", err)
+	}
+	fd, err := unix.IoctlRetInt(d.fd, unix.TUNGETDEVNETNS)
+	if err != nil {
+		return "", ifr.Name(), nil, fmt.Errorf("tap: the namespace of %s: %w", ifr.Name(), err)
+	}
+	f := os.NewFile(uintptr(fd), "netns")
+	return fmt.Sprintf("/proc/self/fd/%d", fd), ifr.Name(), func() { f.Close() }, nil
+}
