@@ -1,9 +1,11 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -70,7 +72,11 @@ func (d *Driver) restore(ctx context.Context) error {
 			return fmt.Errorf("docker: network %s, made before: %w", short(id), err)
 		}
 	}
-	for id, e := range d.state.Endpoints {
+	byName := slices.SortedFunc(maps.Keys(d.state.Endpoints), func(a, b string) int { // so that a container's eth0 comes first
+		return cmp.Or(cmp.Compare(d.state.Endpoints[a].Ifname, d.state.Endpoints[b].Ifname), cmp.Compare(a, b))
+	})
+	for _, id := range byName {
+		e := d.state.Endpoints[id]
 		if !d.devices.alive(e.Sandbox) {
 			e.Sandbox, e.Ifname, e.Gateway, e.Publish = "", "", false, nil
 			continue
