@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"path/filepath"
 	"sync"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -151,6 +152,9 @@ func (d *Driver) join(ctx context.Context, q join) (any, error) {
 	n, e, err := d.find(q.endpointID)
 	if err != nil {
 		return nil, err
+	}
+	if !filepath.IsAbs(q.SandboxKey) {
+		return nil, fmt.Errorf("%q is no path of a container's namespace", q.SandboxKey)
 	}
 	if err := gone(d.sw.DeletePort(ctx, portName(q.EndpointID))); err != nil { // of a Join whose answer did not arrive
 		return nil, err

@@ -490,3 +490,34 @@ func TestDockerMany(t *testing.T) {
 	}
 	d.Balanced()
 }
+
+var dockerFences = regexp.MustCompile("(?ms)^```(sh docker|text expect)\n(.*?)^```")
+
+// TestDockerPage runs the commands of docs/docker.md, with a driver's name of its own.
+func TestDockerPage(t *testing.T) {
+	d := newDocker(t)
+	d.docker("tag", "bb", "busybox")
+	page, err := os.ReadFile("../../docs/docker.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := t.TempDir()
+	for name, path := range map[string]string{"uvswitch": uvswitch, "docker": client()} {
+		if path, err = exec.LookPath(path); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(path, filepath.Join(bin, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	script := fmt.Sprintf("set -e; export PATH=%s:$PATH DOCKER_HOST=unix://%s/d.sock DOCKER_CONFIG=%[2]s/config UVSWITCH_SOCKET=%s\n", bin, d.tmp, d.Socket())
+	var expect []string
+	for _, m := range dockerFences.FindAllStringSubmatch(string(page), -1) {
+		if m[1] == "sh docker" {
+			script += m[2]
+			continue
+		}
+		expect = append(expect, strings.Split(strings.TrimSpace(m[2]), "\n")...)
+	}
+	contains(t, d.Sh("host", strings.ReplaceAll(script, "-d uvswitch", "-d "+d.driver)), expect...)
+}

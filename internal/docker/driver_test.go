@@ -1,0 +1,308 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+)
+
+// fake is a switch, and a host, that write down what they are asked. It knows names, and refuses as the switch does.
+type fake struct {
+	said  []string
+	names map[string]bool
+	taken map[string]bool // of published ports, by Host
+	dead  map[string]bool // sandboxes
+}
+
+func newFake() *fake {
+	return &fake{names: map[string]bool{}, taken: map[string]bool{}, dead: map[string]bool{}}
+}
+
+func (f *fake) say(format string, args ...any) { f.said = append(f.said, fmt.Sprintf(format, args...)) }
+
+func (f *fake) add(name string) error {
+	if f.names[name] {
+		return api.Errorf(http.StatusConflict, "there is a %s already", name)
+	}
+	f.names[name] = true
+	return nil
+}
+
+func (f *fake) remove(name string) error {
+	if !f.names[name] {
+		return api.Errorf(http.StatusNotFound, "there is no %s", name)
+	}
+	delete(f.names, name)
+	return nil
+}
+
+func (f *fake) Networks(context.Context) ([]api.Network, error) { return nil, nil }
+
+func (f *fake) AddNetwork(_ context.Context, n api.NetworkAdd) error {
+	f.say("add network %s %s gateway %s mtu %d internal %v isolated %v", n.Name, n.Subnet, n.Gateway, n.MTU, n.Internal, n.Isolated)
+	return f.add("network " + n.Name)
+}
+
+func (f *fake) DeleteNetwork(_ context.Context, name string) error {
+	f.say("delete network %s", name)
+	return f.remove("network " + name)
+}
+
+func (f *fake) Port(_ context.Context, name string) (api.Port, error) {
+	return api.Port{Ifname: "eth0"}, nil
+}
+
+func (f *fake) HandPort(_ context.Context, p api.PortAdd, _ int) (api.Port, error) {
+	f.say("hand port %s in %s %s %s isolated %v", p.Name, p.Network, p.IP, p.MAC, p.Set["isolated"])
+	return api.Port{}, f.add("port " + p.Name)
+}
+
+func (f *fake) DeletePort(_ context.Context, name string) error {
+	f.say("delete port %s", name)
+	return f.remove("port " + name)
+}
+
+func (f *fake) Publish(_ context.Context, p api.PublishAdd) (api.Publish, error) {
+	host, _, _ := strings.Cut(strings.TrimPrefix(p.Spec, "127.0.0.1:"), ":")
+	if f.taken[host] {
+		return api.Publish{}, api.Errorf(http.StatusConflict, "port %s is taken", host)
+	}
+	f.say("publish %s of %s", p.Spec, p.Port)
+	return api.Publish{}, nil
+}
+
+func (f *fake) Unpublish(_ context.Context, host string) error {
+	f.say("unpublish %s", host)
+	return nil
+}
+
+func (f *fake) make(p place) (int, func(), error) {
+	f.say("make %s%s mtu %d", p.sandbox, p.device, p.mtu)
+	return -1, func() {}, nil
+}
+
+func (f *fake) alive(sandbox string) bool { return sandbox != "" && !f.dead[sandbox] }
+
+func (f *fake) driver(path string) *Driver {
+	s, err := load(path)
+	if err != nil {
+		panic(err)
+	}
+	return &Driver{sw: f, devices: f, path: path, log: slog.New(slog.DiscardHandler), state: s}
+}
+
+// post calls a method and returns status and body.
+func post(d *Driver, method, body string) (int, string) {
+	w := httptest.NewRecorder()
+	d.handler().ServeHTTP(w, httptest.NewRequest("POST", "/"+method, strings.NewReader(body)))
+	return w.Code, strings.TrimSpace(w.Body.String())
+}
+
+// TestExchanges plays what Docker says, line by line.
+func TestExchanges(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) < 2 {
+		t.Fatalf("%v %v", files, err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := newFake()
+			d := f.driver(filepath.Join(t.TempDir(), "state.json"))
+			var call, got string
+			var want []string
+			for n, line := range strings.Split(strings.TrimSpace(string(text)), "\n") {
+				kind, rest, _ := strings.Cut(line, " ")
+				switch kind {
+				case ">":
+					method, body, _ := strings.Cut(rest, " ")
+					f.said = nil
+					code, answer := post(d, method, body)
+					if call, got = method, fmt.Sprint(code); code != http.StatusNotFound {
+						got += " " + answer
+					}
+					want = nil
+				case "!":
+					want = append(want, rest)
+				case "<":
+					if got != rest {
+						t.Errorf("line %d, %s: %s\nwant %s", n+1, call, got, rest)
+					}
+					if strings.Join(f.said, "\n") != strings.Join(want, "\n") {
+						t.Errorf("line %d, %s asks the switch:\n%s\nwant:\n%s", n+1, call, strings.Join(f.said, "\n"), strings.Join(want, "\n"))
+					}
+				}
+			}
+			if len(f.names) > 0 {
+				t.Errorf("left: %v", f.names)
+			}
+		})
+	}
+}
+
+const (
+	aNetwork  = `{"NetworkID":"n1","IPv4Data":[{"Pool":"172.30.0.0/16","Gateway":"172.30.0.1/16"}]}`
+	anAddress = `"Interface":{"Address":"172.30.0.2/16"}`
+)
+
+func joined(t *testing.T, d *Driver, id string, more string) {
+	t.Helper()
+	for _, c := range [][2]string{
+		{"CreateEndpoint", fmt.Sprintf(`{"NetworkID":"n1","EndpointID":"%s",%s}`, id, anAddress)},
+		{"Join", fmt.Sprintf(`{"NetworkID":"n1","EndpointID":"%s","SandboxKey":"/ns/%s"}`, id, id)},
+		{"ProgramExternalConnectivity", fmt.Sprintf(`{"NetworkID":"n1","EndpointID":"%s"%s}`, id, more)},
+	} {
+		if code, answer := post(d, "NetworkDriver."+c[0], c[1]); code != http.StatusOK {
+			t.Fatalf("%s: %s", c[0], answer)
+		}
+	}
+}
+
+// A switch that comes again has the networks again, and in each container that is still there a device.
+func TestRestore(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.json")
+	f := newFake()
+	d := f.driver(path)
+	post(d, "NetworkDriver.CreateNetwork", aNetwork)
+	joined(t, d, "e1", `,"Options":{"com.docker.network.portmap":[{"Proto":6,"Port":80,"HostPort":8080}]}`)
+	if err := d.learnIfnames(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+
+	g := newFake()
+	d = g.driver(path)
+	if err := d.restore(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	want := "add network docker-n1 172.30.0.0/16 gateway 172.30.0.1 mtu 1500 internal false isolated true\n" +
+		"make /ns/e1eth0 mtu 1500\nhand port docker-e1 in docker-n1 172.30.0.2/16 02:75:ac:1e:00:02 isolated false\npublish 8080:80/tcp of docker-e1"
+	if got := strings.Join(g.said, "\n"); got != want {
+		t.Errorf("a new switch is asked:\n%s\nwant:\n%s", got, want)
+	}
+
+	g = newFake()
+	g.dead["/ns/e1"] = true
+	d = g.driver(path)
+	if err := d.restore(context.Background()); err != nil || len(g.said) != 1 {
+		t.Errorf("a container that has ended: %v %v", g.said, err)
+	}
+	joined(t, d, "e2", "") // its address is free
+}
+
+// What is in use stays so; what Docker has lost gives way.
+func TestStale(t *testing.T) {
+	f := newFake()
+	d := f.driver(filepath.Join(t.TempDir(), "state.json"))
+	post(d, "NetworkDriver.CreateNetwork", aNetwork)
+	joined(t, d, "e1", "")
+	if code, answer := post(d, "NetworkDriver.CreateEndpoint", `{"NetworkID":"n1","EndpointID":"e2",`+anAddress+`}`); code == http.StatusOK || !strings.Contains(answer, "address 172.30.0.2/16 is in use by endpoint e1") {
+		t.Errorf("an address twice: %d %s", code, answer)
+	}
+	other := strings.Replace(aNetwork, "n1", "n2", 1)
+	if code, _ := post(d, "NetworkDriver.CreateNetwork", other); code != http.StatusOK || !f.names["network docker-n1"] {
+		t.Error("a network with a container gives way") // the switch itself would refuse n2
+	}
+	f.dead["/ns/e1"] = true
+	post(d, "NetworkDriver.DeleteNetwork", `{"NetworkID":"n2"}`)
+	if code, answer := post(d, "NetworkDriver.CreateNetwork", other); code != http.StatusOK || f.names["network docker-n1"] || f.names["port docker-e1"] {
+		t.Errorf("the subnet of a forgotten network: %d %s %v", code, answer, f.names)
+	}
+}
+
+// All of a container's ports, or none.
+func TestPublishAllOrNone(t *testing.T) {
+	f := newFake()
+	d := f.driver(filepath.Join(t.TempDir(), "state.json"))
+	post(d, "NetworkDriver.CreateNetwork", aNetwork)
+	joined(t, d, "e1", "")
+	f.taken["8081"], f.taken["9000"] = true, true
+	f.said = nil
+	code, answer := post(d, "NetworkDriver.ProgramExternalConnectivity", `{"NetworkID":"n1","EndpointID":"e1","Options":{"com.docker.network.portmap":[{"Proto":6,"Port":80,"HostPort":8080},{"Proto":6,"Port":81,"HostPort":8081}]}}`)
+	if code == http.StatusOK || !strings.Contains(answer, "port 8081 is taken") || strings.Join(f.said, ",") != "publish 8080:80/tcp of docker-e1,unpublish 8080/tcp" {
+		t.Errorf("%d %s %v", code, answer, f.said)
+	}
+	f.said = nil
+	code, answer = post(d, "NetworkDriver.ProgramExternalConnectivity", `{"NetworkID":"n1","EndpointID":"e1","Options":{"com.docker.network.portmap":[{"Proto":17,"Port":80,"HostPort":9000,"HostPortEnd":9001},{"Proto":6,"Port":80}]}}`)
+	if code != http.StatusOK || len(f.said) != 2 || f.said[0] != "publish 9001:80/udp of docker-e1" {
+		t.Errorf("a range, and any port: %d %s %v", code, answer, f.said)
+	}
+}
+
+// What cannot be kept is not done: the disk is full, or the folder gone.
+func TestCannotKeep(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	f := newFake()
+	d := f.driver(filepath.Join(dir, "state.json"))
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	if code, answer := post(d, "NetworkDriver.CreateNetwork", aNetwork); code == http.StatusOK || !strings.Contains(answer, "keeping what was asked for") || len(f.names) > 0 {
+		t.Errorf("%d %s %v", code, answer, f.names)
+	}
+}
+
+func TestStateFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.json")
+	for _, bad := range []string{"", "{", `{"version":2}`, `{"version":1,"endpoints":{"e1":{"network":"n1"}}}`, `{"version":1,"networks":{"n1":null}}`, `{"version":1,"networks":{"../n":{}}}`} {
+		if err := os.WriteFile(path, []byte(bad), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := load(path); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("%q: %+v %v", bad, s, err)
+		}
+	}
+	if b, err := os.ReadFile(path); err != nil || len(b) == 0 {
+		t.Errorf("the file is not left as it was: %q %v", b, err)
+	}
+	if gone(errors.New("x")) == nil || gone(api.Errorf(http.StatusNotFound, "x")) != nil {
+		t.Error("gone")
+	}
+}
+
+// Whatever Docker, or somebody who has its socket, sends: an answer of the protocol, and no call to the switch with a name that
+// is not one.
+func FuzzDocker(f *testing.F) {
+	f.Add("CreateNetwork", aNetwork)
+	f.Add("CreateEndpoint", `{"NetworkID":"n1","EndpointID":"e2",`+anAddress+`}`)
+	f.Add("Join", `{"NetworkID":"n1","EndpointID":"e1","SandboxKey":"/x"}`)
+	f.Add("ProgramExternalConnectivity", `{"NetworkID":"n1","EndpointID":"e1","Options":{"com.docker.network.portmap":[{"Proto":6,"Port":80,"HostPort":1,"HostPortEnd":9}]}}`)
+	f.Add("Leave", `{"NetworkID":"n1","EndpointID":"e1"}`)
+	path := filepath.Join(f.TempDir(), "state.json")
+	f.Fuzz(func(t *testing.T, method, body string) {
+		if strings.Trim(method, idChars) != "" {
+			t.Skip()
+		}
+		sw := newFake()
+		d := sw.driver(path)
+		defer os.Remove(path)
+		post(d, "NetworkDriver.CreateNetwork", aNetwork)
+		joined(t, d, "e1", "")
+		code, answer := post(d, "NetworkDriver."+method, body)
+		if code != http.StatusOK && code != http.StatusNotFound && (code != http.StatusInternalServerError || !strings.Contains(answer, `"Err"`)) {
+			t.Errorf("%s %q: %d %s", method, body, code, answer)
+		}
+		for _, s := range sw.said {
+			if strings.ContainsAny(s, "\n\x00") {
+				t.Errorf("%s %q asks the switch: %q", method, body, s)
+			}
+		}
+		if _, err := load(path); err != nil {
+			t.Errorf("%s %q: what was kept cannot be read: %v", method, body, err)
+		}
+	})
+}
