@@ -15,10 +15,11 @@ import (
 // A Setup is how a device made here is to look inside its namespace.
 type Setup struct {
 	MAC     frame.MAC
-	MTU     int          // bytes of the longest IP packet
-	Addr    netip.Prefix // zero for none
-	Gateway netip.Addr   // of the default route; zero for none
-	NoIPv6  bool         // give it no link-local address: nobody speaks IPv6 there
+	MTU     int            // bytes of the longest IP packet
+	Addr    netip.Prefix   // zero for none
+	Gateway netip.Addr     // of the default route; zero for none
+	Routes  []netip.Prefix // by the gateway, instead of the default route; not nil
+	NoIPv6  bool           // give it no link-local address: nobody speaks IPv6 there
 }
 
 // Configure gives device name in the namespace at path ns its addresses and brings it up, and the namespace's
@@ -50,8 +51,14 @@ func Configure(ns, name string, s Setup) error {
 		if err := netlink.LinkSetUp(link); err != nil {
 			return fmt.Errorf("tap: bringing %s up: %w", name, err)
 		}
-		if s.Gateway.IsValid() {
-			return defaultRoute(link, s.Gateway)
+		routes := s.Routes
+		if routes == nil && s.Gateway.IsValid() {
+			routes = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)}
+		}
+		for _, to := range routes {
+			if err := addRoute(link, to, s.Gateway); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
@@ -73,15 +80,14 @@ func SetMTU(ns, name string, mtu int) error {
 
 const addrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE of linux/if_link.h
 
-func defaultRoute(link netlink.Link, gw netip.Addr) error {
-	_, all, _ := net.ParseCIDR("0.0.0.0/0")
-	r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: all, Gw: gw.AsSlice()}
+func addRoute(link netlink.Link, to netip.Prefix, gw netip.Addr) error {
+	r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(to), Gw: gw.AsSlice()}
 	err := netlink.RouteAdd(r)
-	if errors.Is(err, unix.EEXIST) {
+	switch {
+	case errors.Is(err, unix.EEXIST) && to.Bits() == 0:
 		return fmt.Errorf("tap: the namespace has a default route already; use --no-route, or delete it (`ip route del default`)")
-	}
-	if err != nil {
-		return fmt.Errorf("tap: default route via %s: %w", gw, err)
+	case err != nil:
+		return fmt.Errorf("tap: route to %s via %s: %w", to, gw, err)
 	}
 	return nil
 }
@@ -111,6 +117,24 @@ func Inspect(ns, name string) (DeviceInfo, error) {
 		return nil
 	})
 	return d, err
+}
+
+// Addresses are a device's of IPv4.
+func Addresses(ns, name string) (out []netip.Prefix, err error) {
+	err = In(ns, func() error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("tap: no device %q: %w", name, err)
+		}
+		addrs, err := netlink.AddrList(link, netlink.FAMILY_V4)
+		for _, a := range addrs {
+			ip, _ := netip.AddrFromSlice(a.IP.To4())
+			bits, _ := a.Mask.Size()
+			out = append(out, netip.PrefixFrom(ip, bits))
+		}
+		return err
+	})
+	return out, err
 }
 
 // SetUp brings an existing device up.

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/cni"
 )
 
 // Exit codes.
@@ -51,6 +52,10 @@ func (e exitError) Error() string { return fmt.Sprintf("exit status %d", e.code)
 
 // Run is the whole command: args as os.Args, the exit code as result.
 func Run(ctx context.Context, args []string, in io.Reader, out, stderr io.Writer) int {
+	if os.Getenv("CNI_COMMAND") != "" && len(args) == 1 { // a container runtime calls
+		cni.Main("uvswitch " + Version + ", a CNI plugin and more; see `uvswitch --help`")
+		return exitOK
+	}
 	a := &app{in: in, out: out, err: stderr}
 	root := a.root()
 	root.SetArgs(args[1:])
@@ -119,6 +124,7 @@ func (a *app) root() *cobra.Command {
 		a.bridgeCommand(), a.neighCommand(), a.routeCommand(), a.publishCommand(), a.flowCommand(), a.natCommand(),
 		a.traceCommand(), a.dumpCommand(), a.monitorCommand(), a.extcapCommand(), a.labCommand(), a.configCommand(), a.topCommand(), a.doctorCommand(), a.reloadCommand(), a.versionCommand(),
 	)
+	root.AddCommand(a.netavarkCommands()...)
 	a.complete(root)
 	return root
 }

@@ -1,0 +1,306 @@
+package cni
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/invoke"
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/tap"
+)
+
+// patience bounds what a plugin waits for the switch.
+const patience = 30 * time.Second
+
+// conf is the plugin's configuration, in a conflist.
+type conf struct {
+	types.PluginConf
+	Socket   string `json:"socket"`  // of the switch
+	Network  string `json:"network"` // of the switch; the configuration's name when a subnet is said, else default
+	Subnet   string `json:"subnet"`  // the network is made when it is not there
+	Gateway  string `json:"gateway"`
+	MTU      int    `json:"mtu"`
+	Internal bool   `json:"internal"`
+	Isolated bool   `json:"isolated"`
+
+	RuntimeConfig struct {
+		PortMappings []portMapping   `json:"portMappings"`
+		MAC          string          `json:"mac"`
+		IPs          []string        `json:"ips"`
+		DNS          *types.DNS      `json:"dns"`
+		Bandwidth    json.RawMessage `json:"bandwidth"`
+	} `json:"runtimeConfig"`
+}
+
+// Main is the CNI plugin: command and names from the environment, the configuration from standard input (CNI specification, section 2).
+func Main(about string) {
+	skel.PluginMainFuncs(skel.CNIFuncs{Add: add, Del: del, Check: check, GC: gc, Status: status},
+		version.PluginSupports("0.3.1", "0.4.0", "1.0.0", "1.1.0"), about)
+}
+
+func parse(stdin []byte) (*conf, error) {
+	c := &conf{}
+	if err := json.Unmarshal(stdin, c); err != nil {
+		return nil, types.NewError(types.ErrDecodingFailure, "the configuration is not what it should be", err.Error())
+	}
+	if c.Network == "" {
+		c.Network = "default"
+		if c.Subnet != "" {
+			c.Network = c.Name
+		}
+	}
+	if len(c.RuntimeConfig.Bandwidth) > 0 && string(c.RuntimeConfig.Bandwidth) != "null" {
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, "bandwidth limits are not there yet", "take the capability bandwidth out of the configuration")
+	}
+	return c, nil
+}
+
+// attachmentOf is the device that a call is about.
+func (c *conf) attachmentOf(args *skel.CmdArgs) *attachment {
+	return &attachment{
+		sw: client(c.Socket), netns: args.Netns, ifname: args.IfName, port: portName("cni", c.Name, args.ContainerID, args.IfName), mtu: c.MTU,
+		network: api.NetworkAdd{Name: c.Network, Subnet: c.Subnet, Gateway: c.Gateway, MTU: c.MTU, Internal: c.Internal, Isolated: c.Isolated},
+		mac:     c.RuntimeConfig.MAC, publish: c.RuntimeConfig.PortMappings,
+	}
+}
+
+func timeout() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), patience)
+}
+
+// add is ADD: the device must not be there.
+func add(args *skel.CmdArgs) (err error) {
+	c, err := parse(args.StdinData)
+	if err != nil {
+		return err
+	}
+	a := c.attachmentOf(args)
+	ctx, cancel := timeout()
+	defer cancel()
+	extra := extraArgs(args.Args)
+	if a.mac == "" {
+		a.mac = extra["MAC"]
+	}
+	a.ip = extra["IP"]
+	if len(c.RuntimeConfig.IPs) > 1 {
+		return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("%d addresses are asked for: a port has one, of IPv4", len(c.RuntimeConfig.IPs)), "")
+	}
+	if len(c.RuntimeConfig.IPs) == 1 {
+		a.ip = c.RuntimeConfig.IPs[0]
+	}
+	if c.IPAM.Type != "" {
+		if err := c.delegate(ctx, a, args.StdinData); err != nil {
+			return err
+		}
+		defer func() {
+			if err != nil { // what was given goes back
+				_ = invoke.DelegateDel(ctx, c.IPAM.Type, args.StdinData, nil)
+			}
+		}()
+	}
+	got, err := a.attach(ctx)
+	if err != nil {
+		return explain(err)
+	}
+	return types.PrintResult(c.result(args, got), c.CNIVersion)
+}
+
+// delegate lets the configuration's IPAM plugin choose address and routes.
+func (c *conf) delegate(ctx context.Context, a *attachment, stdin []byte) error {
+	r, err := invoke.DelegateAdd(ctx, c.IPAM.Type, stdin, nil)
+	if err != nil {
+		return err
+	}
+	res, err := current.NewResultFromResult(r)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(res.IPs, func(ip *current.IPConfig) bool { return ip.Address.IP.To4() != nil })
+	if i < 0 || len(res.IPs) > 1 {
+		_ = invoke.DelegateDel(ctx, c.IPAM.Type, stdin, nil)
+		return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("ipam %s gave %d addresses: a port has one, of IPv4", c.IPAM.Type, len(res.IPs)), "")
+	}
+	a.ip = res.IPs[i].Address.String()
+	a.routes = []netip.Prefix{}
+	for _, rt := range res.Routes {
+		p, err := netip.ParsePrefix(rt.Dst.String())
+		if err == nil && p.Addr().Is4() {
+			a.routes = append(a.routes, p)
+		}
+	}
+	return nil
+}
+
+// result is what ADD prints.
+func (c *conf) result(args *skel.CmdArgs, got attached) *current.Result {
+	ip := func(p netip.Prefix) net.IPNet {
+		return net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+	}
+	r := &current.Result{
+		CNIVersion: current.ImplementedSpecVersion,
+		Interfaces: []*current.Interface{{Name: args.IfName, Mac: got.mac, Mtu: got.mtu, Sandbox: args.Netns}},
+		IPs:        []*current.IPConfig{{Interface: current.Int(0), Address: ip(got.addr), Gateway: got.gateway.AsSlice()}},
+		DNS:        c.DNS,
+	}
+	if c.RuntimeConfig.DNS != nil {
+		r.DNS = *c.RuntimeConfig.DNS
+	}
+	for _, p := range got.routes {
+		r.Routes = append(r.Routes, &types.Route{Dst: ip(p), GW: got.gateway.AsSlice()})
+	}
+	return r
+}
+
+// del is DEL: it may come twice, without a namespace, and after the switch has gone.
+func del(args *skel.CmdArgs) error {
+	c, err := parse(args.StdinData)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := timeout()
+	defer cancel()
+	err = c.attachmentOf(args).detach(ctx)
+	if c.IPAM.Type != "" {
+		err = errors.Join(err, invoke.DelegateDel(ctx, c.IPAM.Type, args.StdinData, nil))
+	}
+	return explain(err)
+}
+
+// check is CHECK: the port forwards, and the device inside is as ADD has left it.
+func check(args *skel.CmdArgs) error {
+	c, err := parse(args.StdinData)
+	if err != nil {
+		return err
+	}
+	if err := version.ParsePrevResult(&c.PluginConf); err != nil || c.PrevResult == nil {
+		return types.NewError(types.ErrInvalidNetworkConfig, "CHECK needs the result of ADD (prevResult)", fmt.Sprint(err))
+	}
+	prev, err := current.NewResultFromResult(c.PrevResult)
+	if err != nil {
+		return types.NewError(types.ErrInvalidNetworkConfig, "prevResult cannot be read", err.Error())
+	}
+	ctx, cancel := timeout()
+	defer cancel()
+	a := c.attachmentOf(args)
+	p, err := a.sw.Port(ctx, a.port)
+	if err != nil {
+		return explain(err)
+	}
+	if p.State != "forwarding" || p.Ifname != args.IfName {
+		return types.NewError(types.ErrInternal, fmt.Sprintf("port %s is %s, its device is called %s", p.Name, p.State, p.Ifname), "")
+	}
+	info, err := tap.Inspect(args.Netns, args.IfName)
+	if err != nil {
+		return explain(err)
+	}
+	if info.MAC.String() != p.MAC {
+		return types.NewError(types.ErrInternal, fmt.Sprintf("%s has MAC %s, and ADD gave it %s", args.IfName, info.MAC, p.MAC), "")
+	}
+	have, err := tap.Addresses(args.Netns, args.IfName)
+	if err != nil {
+		return explain(err)
+	}
+	for _, a := range p.Addresses {
+		if !slices.ContainsFunc(have, func(x netip.Prefix) bool { return x.String() == a }) {
+			return types.NewError(types.ErrInternal, fmt.Sprintf("%s has no address %s any more", args.IfName, a), "")
+		}
+		if !slices.ContainsFunc(prev.IPs, func(ip *current.IPConfig) bool { return ip.Address.String() == a }) {
+			return types.NewError(types.ErrInternal, fmt.Sprintf("the port has address %s, which is not what ADD returned", a), "")
+		}
+	}
+	if c.IPAM.Type != "" {
+		return invoke.DelegateCheck(ctx, c.IPAM.Type, args.StdinData, nil)
+	}
+	return nil
+}
+
+// notAvailable is STATUS's code for "cannot take an ADD" (CNI specification 1.1, section STATUS).
+const notAvailable = 50
+
+// status is STATUS: whether an ADD would find a switch and its network.
+func status(args *skel.CmdArgs) error {
+	c, err := parse(args.StdinData)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := timeout()
+	defer cancel()
+	list, err := client(c.Socket).Networks(ctx)
+	if err != nil {
+		return types.NewError(notAvailable, "the switch does not answer", err.Error())
+	}
+	if c.Subnet == "" && !slices.ContainsFunc(list, func(n api.Network) bool { return n.Name == c.Network }) {
+		return types.NewError(notAvailable, fmt.Sprintf("the switch has no network %q", c.Network), "")
+	}
+	if c.IPAM.Type != "" {
+		return invoke.DelegateStatus(ctx, c.IPAM.Type, args.StdinData, nil)
+	}
+	return nil
+}
+
+// gc is GC: this configuration's ports of containers that the runtime does not have any more.
+func gc(args *skel.CmdArgs) error {
+	c, err := parse(args.StdinData)
+	if err != nil {
+		return err
+	}
+	var valid []string
+	for _, v := range c.ValidAttachments {
+		valid = append(valid, portName("cni", c.Name, v.ContainerID, v.IfName))
+	}
+	ctx, cancel := timeout()
+	defer cancel()
+	sw := client(c.Socket)
+	ports, err := sw.Ports(ctx)
+	if err != nil && !unreachable(err) {
+		return explain(err)
+	}
+	var errs error
+	for _, p := range ports {
+		if strings.HasPrefix(p.Name, prefixOf("cni", c.Name)) && !slices.Contains(valid, p.Name) {
+			errs = errors.Join(errs, (&attachment{sw: sw, port: p.Name}).detach(ctx))
+		}
+	}
+	if c.IPAM.Type != "" {
+		errs = errors.Join(errs, invoke.DelegateGC(ctx, c.IPAM.Type, args.StdinData, nil))
+	}
+	return explain(errs)
+}
+
+// extraArgs are CNI_ARGS, K=V;K=V. Runtimes put names of their own there.
+func extraArgs(s string) map[string]string {
+	m := map[string]string{}
+	for _, kv := range strings.Split(s, ";") {
+		if k, v, ok := strings.Cut(kv, "="); ok {
+			m[k] = v
+		}
+	}
+	return m
+}
+
+// explain gives an error a code of CNI's: without a switch, later is better.
+func explain(err error) error {
+	var refused *api.Error
+	var known *types.Error
+	switch {
+	case err == nil || errors.As(err, &known):
+		return err
+	case unreachable(err):
+		return types.NewError(types.ErrTryAgainLater, err.Error(), "")
+	case errors.As(err, &refused) && refused.Status == 400:
+		return types.NewError(types.ErrInvalidNetworkConfig, err.Error(), "")
+	}
+	return types.NewError(types.ErrInternal, err.Error(), "")
+}

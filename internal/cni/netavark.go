@@ -1,0 +1,208 @@
+package cni
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+)
+
+// Netavark's plugin protocol (netavark plugin-API.md): a command, the namespace as argument, JSON on standard input and output.
+
+// netavarkNetwork is a network as podman keeps it; keys that are not known are kept as they came.
+type netavarkNetwork struct {
+	Name        string            `json:"name"`
+	ID          string            `json:"id"`
+	Internal    bool              `json:"internal"`
+	IPv6Enabled bool              `json:"ipv6_enabled"`
+	Options     map[string]string `json:"options"`
+	Subnets     []struct {
+		Subnet  string `json:"subnet"`
+		Gateway string `json:"gateway,omitempty"`
+	} `json:"subnets"`
+}
+
+// netavarkCall is what setup and teardown are told.
+type netavarkCall struct {
+	ContainerID  string          `json:"container_id"`
+	Network      netavarkNetwork `json:"network"`
+	PortMappings []struct {
+		ContainerPort int    `json:"container_port"`
+		HostIP        string `json:"host_ip"`
+		HostPort      int    `json:"host_port"`
+		Protocol      string `json:"protocol"`
+		Range         int    `json:"range"`
+	} `json:"port_mappings"`
+	NetworkOptions struct {
+		InterfaceName string   `json:"interface_name"`
+		StaticIPs     []string `json:"static_ips"`
+		StaticMAC     string   `json:"static_mac"`
+	} `json:"network_options"`
+}
+
+// attachment is the device that a call is about.
+func (q *netavarkCall) attachment(netns string) (*attachment, error) {
+	n, err := q.Network.settle()
+	if err != nil {
+		return nil, err
+	}
+	if q.ContainerID == "" || q.NetworkOptions.InterfaceName == "" {
+		return nil, errors.New("container_id or interface_name is missing")
+	}
+	if len(q.NetworkOptions.StaticIPs) > 1 {
+		return nil, fmt.Errorf("%d addresses are asked for: a port has one, of IPv4", len(q.NetworkOptions.StaticIPs))
+	}
+	a := &attachment{
+		sw: client(q.Network.Options["socket"]), network: n, netns: netns, ifname: q.NetworkOptions.InterfaceName, mac: q.NetworkOptions.StaticMAC,
+		port: portName("podman", q.Network.ID, q.ContainerID, q.NetworkOptions.InterfaceName),
+	}
+	if len(q.NetworkOptions.StaticIPs) == 1 {
+		a.ip = q.NetworkOptions.StaticIPs[0]
+	}
+	for _, p := range q.PortMappings {
+		a.publish = append(a.publish, portMapping{HostPort: p.HostPort, ContainerPort: p.ContainerPort, Protocol: p.Protocol, HostIP: p.HostIP, count: p.Range})
+	}
+	return a, nil
+}
+
+// settle is the switch's network of a podman network.
+func (n *netavarkNetwork) settle() (api.NetworkAdd, error) {
+	if n.IPv6Enabled {
+		return api.NetworkAdd{}, errors.New("IPv6 is not there yet: make the network without --ipv6")
+	}
+	if len(n.Subnets) != 1 {
+		return api.NetworkAdd{}, fmt.Errorf("%d subnets: the network needs one, of IPv4 (--subnet 10.89.0.0/24)", len(n.Subnets))
+	}
+	out := api.NetworkAdd{Name: n.Name, Subnet: n.Subnets[0].Subnet, Gateway: n.Subnets[0].Gateway, Internal: n.Internal, Isolated: true}
+	for k, v := range n.Options {
+		var err error
+		switch k {
+		case "socket":
+		case "mtu":
+			out.MTU, err = strconv.Atoi(v)
+		case "isolated":
+			out.Isolated, err = strconv.ParseBool(v)
+		default:
+			return api.NetworkAdd{}, fmt.Errorf("option %q: there is no such; there are mtu, isolated, socket", k)
+		}
+		if err != nil {
+			return api.NetworkAdd{}, fmt.Errorf("option %s=%s: that is no value for it", k, v)
+		}
+	}
+	return out, nil
+}
+
+// NetavarkCommands are the protocol's; setup and teardown take the namespace's path.
+var NetavarkCommands = []string{"create", "setup", "teardown", "info"}
+
+// Netavark carries out one command. An error is the protocol's answer, too: the caller prints it and exits with 1.
+func Netavark(ctx context.Context, command, netns, version string, in io.Reader, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err := netavark(ctx, command, netns, version, in, out)
+	if err != nil {
+		return errors.Join(err, json.NewEncoder(out).Encode(map[string]string{"error": err.Error()}))
+	}
+	return nil
+}
+
+func netavark(ctx context.Context, command, netns, version string, in io.Reader, out io.Writer) error {
+	switch command {
+	case "info":
+		return json.NewEncoder(out).Encode(map[string]string{"version": version, "api_version": "1.0.0"})
+	case "create":
+		return createNetwork(ctx, in, out)
+	}
+	var q netavarkCall
+	if err := json.NewDecoder(in).Decode(&q); err != nil {
+		return fmt.Errorf("what netavark says: %w", err)
+	}
+	a, err := q.attachment(netns)
+	if err != nil {
+		return err
+	}
+	if command == "teardown" {
+		return a.detach(ctx)
+	}
+	got, err := a.attach(ctx)
+	if err != nil {
+		return err
+	}
+	type subnet struct {
+		IPNet   string `json:"ipnet"`
+		Gateway string `json:"gateway,omitempty"`
+	}
+	s := subnet{IPNet: got.addr.String()}
+	if len(got.routes) > 0 {
+		s.Gateway = got.gateway.String()
+	}
+	return json.NewEncoder(out).Encode(map[string]any{
+		"dns_search_domains": []string{}, "dns_server_ips": []string{},
+		"interfaces": map[string]any{a.ifname: map[string]any{"mac_address": got.mac, "subnets": []subnet{s}}},
+	})
+}
+
+// createNetwork checks a network and fills in what was left open: a subnet that no network of the switch has, and its gateway. The switch's
+// own is made with the first container.
+func createNetwork(ctx context.Context, in io.Reader, out io.Writer) error {
+	var all map[string]any
+	dec := json.NewDecoder(in)
+	dec.UseNumber()
+	if err := dec.Decode(&all); err != nil {
+		return fmt.Errorf("what netavark says: %w", err)
+	}
+	b, err := json.Marshal(all)
+	if err != nil {
+		return err
+	}
+	var n netavarkNetwork
+	if err := json.Unmarshal(b, &n); err != nil {
+		return fmt.Errorf("what netavark says: %w", err)
+	}
+	if len(n.Subnets) == 0 {
+		p, err := freeSubnet(ctx, client(n.Options["socket"]))
+		if err != nil {
+			return err
+		}
+		n.Subnets = append(n.Subnets, struct {
+			Subnet  string `json:"subnet"`
+			Gateway string `json:"gateway,omitempty"`
+		}{Subnet: p.String()})
+	}
+	if _, err := n.settle(); err != nil {
+		return err
+	}
+	p, err := netip.ParsePrefix(n.Subnets[0].Subnet)
+	if err != nil || !p.Addr().Is4() {
+		return fmt.Errorf("%q is not an IPv4 subnet, such as 10.89.0.0/24", n.Subnets[0].Subnet)
+	}
+	if n.Subnets[0].Gateway == "" {
+		n.Subnets[0].Gateway = p.Masked().Addr().Next().String()
+	}
+	all["subnets"] = n.Subnets
+	return json.NewEncoder(out).Encode(all)
+}
+
+// freeSubnet is the first of 10.89.0.0/24 to 10.89.255.0/24 that no network of the switch overlaps, as podman's own networks are chosen.
+func freeSubnet(ctx context.Context, sw *api.Client) (netip.Prefix, error) {
+	nets, err := sw.Networks(ctx)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	for i := range 256 {
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 89, byte(i), 0}), 24)
+		if !slices.ContainsFunc(nets, func(n api.Network) bool {
+			o, err := netip.ParsePrefix(n.Subnet)
+			return err == nil && o.Overlaps(p)
+		}) {
+			return p, nil
+		}
+	}
+	return netip.Prefix{}, errors.New("no subnet of 10.89.0.0/16 is free; say one (--subnet)")
+}
