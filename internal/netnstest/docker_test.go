@@ -105,9 +105,14 @@ func (d *dockerHost) killShims() {
 			_ = exec.Command("kill", "-KILL", pid).Run()
 		}
 	}
+	unmountBelow(d.tmp)
+}
+
+// unmountBelow takes away what is mounted in a folder.
+func unmountBelow(dir string) {
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
 	for _, m := range strings.Fields(string(mounts)) {
-		if strings.HasPrefix(m, d.tmp+"/") {
+		if strings.HasPrefix(m, dir+"/") {
 			_ = unix.Unmount(m, unix.MNT_DETACH)
 		}
 	}
@@ -156,15 +161,17 @@ func (d *dockerHost) docker(args ...string) string {
 func (d *dockerHost) image() {
 	d.t.Helper()
 	root := filepath.Join(d.tmp, "root")
-	script := `set -e
+	d.local("sh", "-c", busyboxImage, root)
+	d.docker("import", root+".tar", "bb")
+}
+
+// busyboxImage makes the root of an image, and a tar of it: a static busybox, and a page that names its reader.
+const busyboxImage = `set -e
 mkdir -p "$0/bin" "$0/etc" "$0/proc" "$0/sys" "$0/dev" "$0/tmp" "$0/www/cgi-bin"
 cp "$(command -v busybox)" "$0/bin/busybox"
 for a in $(busybox --list); do [ $a = busybox ] || ln -s busybox "$0/bin/$a"; done
 printf '#!/bin/sh\nr=${REMOTE_ADDR##*:}; echo; echo you are ${r%%]}\n' > "$0/www/cgi-bin/who"; chmod +x "$0/www/cgi-bin/who"
 tar -C "$0" -cf "$0.tar" .`
-	d.local("sh", "-c", script, root)
-	d.docker("import", root+".tar", "bb")
-}
 
 // web starts a container that serves.
 func (d *dockerHost) web(name string, args ...string) {
@@ -491,16 +498,11 @@ func TestDockerMany(t *testing.T) {
 	d.Balanced()
 }
 
-var dockerFences = regexp.MustCompile("(?ms)^```(sh docker|text expect)\n(.*?)^```")
-
 // TestDockerPage runs the commands of docs/docker.md, with a driver's name of its own.
 func TestDockerPage(t *testing.T) {
 	d := newDocker(t)
 	d.docker("tag", "bb", "busybox")
-	page, err := os.ReadFile("../../docs/docker.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	var err error
 	bin := t.TempDir()
 	for name, path := range map[string]string{"uvswitch": uvswitch, "docker": client()} {
 		if path, err = exec.LookPath(path); err != nil {
@@ -511,13 +513,6 @@ func TestDockerPage(t *testing.T) {
 		}
 	}
 	script := fmt.Sprintf("set -e; export PATH=%s:$PATH DOCKER_HOST=unix://%s/d.sock DOCKER_CONFIG=%[2]s/config UVSWITCH_SOCKET=%s\n", bin, d.tmp, d.Socket())
-	var expect []string
-	for _, m := range dockerFences.FindAllStringSubmatch(string(page), -1) {
-		if m[1] == "sh docker" {
-			script += m[2]
-			continue
-		}
-		expect = append(expect, strings.Split(strings.TrimSpace(m[2]), "\n")...)
-	}
-	contains(t, d.Sh("host", strings.ReplaceAll(script, "-d uvswitch", "-d "+d.driver)), expect...)
+	commands, expect := fencesOf(t, "docker.md", "sh docker")
+	contains(t, d.Sh("host", script+strings.ReplaceAll(commands, "-d uvswitch", "-d "+d.driver)), expect...)
 }

@@ -10,7 +10,27 @@ import (
 	"testing"
 )
 
-var fences = regexp.MustCompile("(?ms)^```(sh run|text expect)\n(.*?)^```")
+var fences = regexp.MustCompile("(?ms)^```(\\w+ \\w+)\n(.*?)^```")
+
+// fencesOf are the commands of a page in docs that stand in fences of that kind, and the lines that are to be seen.
+func fencesOf(t *testing.T, page, kind string) (script string, expect []string) {
+	t.Helper()
+	raw, err := os.ReadFile("../../docs/" + page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range fences.FindAllStringSubmatch(string(raw), -1) {
+		switch m[1] {
+		case kind:
+			script += m[2]
+		case "text expect":
+			for line := range strings.Lines(m[2]) {
+				expect = append(expect, strings.TrimRight(line, "\n"))
+			}
+		}
+	}
+	return script, expect
+}
 
 // The commands of every page in docs are run as they stand, one after the other, in a folder of their own; what a page says is
 // seen must be there.
@@ -27,21 +47,11 @@ func TestDocs(t *testing.T) {
 	}
 	ran := 0
 	for _, page := range pages {
-		raw, err := os.ReadFile(page)
+		name, err := filepath.Rel("../../docs", page)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var script string
-		var expect []string
-		for _, m := range fences.FindAllStringSubmatch(string(raw), -1) {
-			if m[1] == "sh run" {
-				script += m[2]
-				continue
-			}
-			for line := range strings.Lines(m[2]) {
-				expect = append(expect, strings.TrimRight(line, "\n"))
-			}
-		}
+		script, expect := fencesOf(t, name, "sh run")
 		if script == "" {
 			continue
 		}
