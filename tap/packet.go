@@ -14,6 +14,8 @@ import (
 
 // Packet is an existing device, such as the host end of a veth pair, by an AF_PACKET socket with the virtio-net
 // header: super-frames and partial checksums pass as through a TAP.
+//
+// A device that goes away leaves the socket, which hears nothing then; Rebind gives it the device that comes in its place.
 type Packet struct {
 	file
 	index int // the device's
@@ -31,11 +33,15 @@ func OpenPacket(ns, dev string) (*Packet, error) {
 		if err != nil {
 			return fmt.Errorf("tap: no device %q here (`ip link` lists them; `ip link add %s type veth peer name ...` makes one)", dev, dev)
 		}
-		fd, err := packetSocket(ifc.Index)
+		fd, err := packetSocket()
 		if err != nil {
 			return fmt.Errorf("tap: plugging %s: %w", dev, err)
 		}
-		p = &Packet{file: file{fd: fd}, index: ifc.Index}
+		p = &Packet{file: file{fd: fd}}
+		if err := p.Rebind(ifc.Index); err != nil {
+			unix.Close(fd)
+			return fmt.Errorf("tap: plugging %s: %w", dev, err)
+		}
 		return nil
 	})
 	if err != nil {
@@ -44,7 +50,7 @@ func OpenPacket(ns, dev string) (*Packet, error) {
 	return p, nil
 }
 
-func packetSocket(ifindex int) (int, error) {
+func packetSocket() (int, error) {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return -1, err
@@ -57,19 +63,28 @@ func packetSocket(ifindex int) (int, error) {
 	if err == nil {
 		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20)
 	}
-	if err == nil {
-		promisc := unix.PacketMreq{Ifindex: int32(ifindex), Type: unix.PACKET_MR_PROMISC}
-		err = unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &promisc)
-	}
-	if err == nil {
-		err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: ifindex})
-	}
 	if err != nil {
 		unix.Close(fd)
 		return -1, err
 	}
 	return fd, nil
 }
+
+// Rebind plugs another device of the same namespace, by its index, in place of one that has gone. Reads and writes may go on meanwhile.
+func (p *Packet) Rebind(ifindex int) error {
+	promisc := unix.PacketMreq{Ifindex: int32(ifindex), Type: unix.PACKET_MR_PROMISC} // ends with the device
+	if err := unix.SetsockoptPacketMreq(p.fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &promisc); err != nil {
+		return err
+	}
+	if err := unix.Bind(p.fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: ifindex}); err != nil {
+		return err
+	}
+	p.index = ifindex
+	return nil
+}
+
+// Index is the device's that was bound last. Rebind and Index are for one goroutine.
+func (p *Packet) Index() int { return p.index }
 
 func htons(v uint16) uint16 { return v<<8 | v>>8 }
 
@@ -87,23 +102,13 @@ func (p *Packet) Read(b []byte) (int, error) {
 			return n, nil
 		case syscall.EAGAIN:
 			return 0, nil
-		case syscall.ENETDOWN, syscall.ENXIO:
-			if !p.exists() {
-				return 0, errno
-			}
 		}
-		// A frame that the kernel could not describe, or a device that was down for a moment: see what is next.
+		// A frame that the kernel could not describe, or a device that went down or away: see what is next.
 	}
 	return 0, nil
 }
 
 const retries = 64 // of one Read; each takes an error or a frame off the socket
-
-// exists tells whether the device is still there: down is not gone.
-func (p *Packet) exists() bool {
-	_, err := net.InterfaceByIndex(p.index)
-	return err == nil
-}
 
 //uvswitch:hot
 func (p *Packet) receive(b []byte) (int, syscall.Errno) {
@@ -154,7 +159,13 @@ func (p *Packet) vlan() (tci, tpid uint16, ok bool) {
 // Write is frame.Conn's.
 //
 //uvswitch:hot
-func (p *Packet) Write(f *frame.Frame) frame.Reason { return p.writeChain(f) }
+func (p *Packet) Write(f *frame.Frame) frame.Reason {
+	why := p.writeChain(f)
+	if why == frame.PortGone { // the device is, and may come again
+		return frame.PortDown
+	}
+	return why
+}
 
 // Longest is frame.Conn's.
 func (p *Packet) Longest(proto uint8) int { return longest(proto) }

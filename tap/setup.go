@@ -119,6 +119,18 @@ func Inspect(ns, name string) (DeviceInfo, error) {
 	return d, err
 }
 
+// NameOf is what the device with an index is called.
+func NameOf(ns string, index int) (name string, err error) {
+	err = In(ns, func() error {
+		ifc, err := net.InterfaceByIndex(index)
+		if err == nil {
+			name = ifc.Name
+		}
+		return err
+	})
+	return name, err
+}
+
 // Addresses are a device's of IPv4.
 func Addresses(ns, name string) (out []netip.Prefix, err error) {
 	err = In(ns, func() error {

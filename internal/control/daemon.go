@@ -121,7 +121,7 @@ func Run(ctx context.Context, o Options, ready func(context.Context) error) erro
 	if err := d.build(); err != nil {
 		return errors.Join(err, stop())
 	}
-	if err := uplink.Watch(ctx, d.refreshUplink); err != nil {
+	if err := uplink.Watch(ctx, func() { d.refreshUplink(); d.refreshDevices() }); err != nil {
 		return errors.Join(err, stop())
 	}
 	go d.refreshPorts(ctx)

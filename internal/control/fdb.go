@@ -5,6 +5,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/router"
 )
 
 func (d *Daemon) addFDB(a api.FDBAdd) error {
@@ -46,6 +47,23 @@ func (d *Daemon) deleteFDB(mac string) error {
 		}
 	}
 	return api.Errorf(http.StatusNotFound, "%s is not in any table; `uvswitch fdb show`", m)
+}
+
+// forgetBehind forgets the stations that were learned behind a port, as stations and as neighbors: others may be there now. mu is held.
+func (d *Daemon) forgetBehind(p *port) {
+	fdb := d.dp.Switch.FDB(p.net.id)
+	behind := map[frame.MAC]bool{}
+	for _, e := range fdb.Entries() {
+		if e.Port == p.id && !e.Static && !e.Sticky {
+			behind[e.MAC] = true
+		}
+	}
+	fdb.Flush(p.id, false)
+	for _, n := range d.dp.Router.Neighbors() {
+		if n.Net == p.net.id && n.State != router.Permanent && (behind[n.MAC] || n.Addr == frame.AddrFrom(p.addr.Addr())) {
+			d.dp.SlowPath(func(out router.Output) { d.dp.Router.DeleteNeighbor(n.Net, n.Addr, out) })
+		}
+	}
 }
 
 func (d *Daemon) flushFDB(port string) error {

@@ -378,6 +378,55 @@ func (d *Daemon) plugDevice(p *port) error {
 	return d.plug(p)
 }
 
+// refreshDevices follows plugged devices: one that has gone is a port that is down, and the next of that name takes its place; a
+// new name and a new MTU are taken over.
+func (d *Daemon) refreshDevices() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range d.ports {
+		c, ok := p.conn.(*tap.Packet)
+		if !ok || p.kind != kindDevice || d.closed {
+			continue
+		}
+		if name, err := tap.NameOf(tap.Own, c.Index()); err == nil && name != p.ifname {
+			d.log.Info("the port's device has a new name", "port", p.name, "device", name, "before", p.ifname)
+			p.ifname = name
+		}
+		info, err := tap.Inspect(tap.Own, p.ifname)
+		if err != nil {
+			continue
+		}
+		if info.Index != c.Index() {
+			if err := d.replug(p, c, info.Index); err != nil {
+				d.log.Error("the port's device is there again, and cannot be plugged", "port", p.name, "device", p.ifname, "error", err)
+				continue
+			}
+			d.log.Info("the port's device is there again", "port", p.name, "device", p.ifname)
+		}
+		if info.MTU != p.mtu {
+			d.log.Info("the port's device has a new MTU", "port", p.name, "device", p.ifname, "mtu", info.MTU)
+			p.mtu = info.MTU
+			d.dp.Switch.SetPort(d.switchPort(p))
+		}
+	}
+}
+
+// replug puts p on the device that has come in the place of its own.
+func (d *Daemon) replug(p *port, c *tap.Packet, index int) error {
+	s, err := uplink.Swallow(index)
+	if err != nil {
+		return err
+	}
+	if err := tap.In(tap.Own, func() error { return c.Rebind(index) }); err != nil {
+		s.Close()
+		return err
+	}
+	p.swallower.Close() // its device is gone
+	p.swallower = s
+	d.forgetBehind(p)
+	return tap.SetUp(tap.Own, p.ifname)
+}
+
 // plug gives p an id and puts it on the dataplane; on an error p is closed.
 func (d *Daemon) plug(p *port) error {
 	if d.closed {

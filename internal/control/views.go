@@ -71,6 +71,8 @@ func (d *Daemon) portState(p *port) string {
 		return "gone"
 	}
 	switch info, err := tap.Inspect(ns, name); {
+	case err != nil && p.kind == kindDevice:
+		return "down" // until there is such a device again
 	case err != nil:
 		return "gone"
 	case !info.Up:
