@@ -4,8 +4,8 @@
 GO       ?= go
 FUZZ     ?= 1
 PACKAGES  = iproute2 iputils-ping iputils-tracepath iperf3 tcpdump tshark iptables nftables ethtool arping socat curl procps bridge-utils \
-            coturn traceroute hping3 openssl mandoc chromium fonts-dejavu-core qemu-system-x86 vde2 docker.io busybox-static podman runc
-TOOLS     = ip ping tracepath iperf3 tcpdump tshark iptables nft ethtool arping socat curl sysctl turnserver traceroute hping3 openssl mandoc chromium qemu-system-x86_64 vde_plug2tap dockerd busybox podman runc
+            coturn traceroute hping3 openssl mandoc chromium fonts-dejavu-core qemu-system-x86 vde2 docker.io busybox-static podman runc util-linux systemd
+TOOLS     = ip ping tracepath iperf3 tcpdump tshark iptables nft ethtool arping socat curl sysctl turnserver traceroute hping3 openssl mandoc chromium qemu-system-x86_64 vde_plug2tap dockerd busybox podman runc setpriv systemd-socket-activate
 PEERS     = openvswitch-switch vde2 passt slirp4netns gcc libc6-dev util-linux
 GVISOR    = v0.8.9
 # Fuzzers: package, function, and inputs for about ten seconds.
@@ -66,7 +66,7 @@ fuzz:
 	done
 
 # What does not depend on how frames are read and written: once is enough.
-ANY_IO = TestWebPage|TestTop|TestDocs|TestReadme|TestDoctor|TestOpenAPI|TestMetrics|TestCompletionOfNames|TestReloadAllOrNothing|TestExtcap|TestDocker|TestCNI|TestNetavark|TestPodman
+ANY_IO = TestWebPage|TestTop|TestDocs|TestReadme|TestDoctor|TestOpenAPI|TestMetrics|TestCompletionOfNames|TestReloadAllOrNothing|TestExtcap|TestDocker|TestCNI|TestNetavark|TestPodman|TestSystemd
 
 # Real kernels: namespaces, TAPs, iperf3, tshark; the whole suite on each I/O backend. Needs root.
 netns:

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"github.com/spf13/cobra"
 	"log/slog"
 	"maps"
 	"net"
@@ -18,6 +17,9 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/config"
@@ -80,13 +82,18 @@ func (a *app) runCommand() *cobra.Command {
 		if plugin != nil {
 			defer plugin.Close()
 		}
-		return control.Run(c.Context(), o, func(ctx context.Context) error {
+		if o.Listener, err = activated(); err != nil {
+			return err
+		}
+		context.AfterFunc(c.Context(), func() { notify(daemon.SdNotifyStopping) })
+		return control.Run(c.Context(), o, func(ctx context.Context, d *control.Daemon) error {
 			if plugin != nil {
 				if err := docker.Start(ctx, plugin, a.client(), f.dockerState(), o.Log); err != nil {
 					return err
 				}
 			}
 			a.announce(f, o)
+			feedWatchdog(ctx, d.Alive)
 			return nil
 		})
 	}
@@ -127,12 +134,7 @@ func (a *app) announce(f runFlags, o control.Options) {
 		fmt.Fprintln(fd, "READY=1")
 		fd.Close()
 	}
-	if path := os.Getenv("NOTIFY_SOCKET"); path != "" {
-		if c, err := net.Dial("unixgram", path); err == nil {
-			fmt.Fprint(c, "READY=1")
-			c.Close()
-		}
-	}
+	notify(daemon.SdNotifyReady)
 }
 
 // runOptions puts flags and the configuration file together; text is the file's, when it has been read already.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -29,8 +30,9 @@ import (
 // Options are what `uvswitch run` is told.
 type Options struct {
 	Socket       string
-	Name         string // prefix of the switch's own devices: NAME0 and NAME-up
-	Uplink       string // auto, none, or a device
+	Listener     *net.UnixListener // on Socket, when somebody else has made it
+	Name         string            // prefix of the switch's own devices: NAME0 and NAME-up
+	Uplink       string            // auto, none, or a device
 	UplinkKind   uplink.Kind
 	NATPorts     string // ranges NAT may give out
 	Host         bool
@@ -92,16 +94,19 @@ type Daemon struct {
 
 // Run runs a switch until ctx is done. ready is called once it forwards and answers on its socket; on its error the switch
 // ends, and its context ends with the switch. Whatever was made is removed before Run returns.
-func Run(ctx context.Context, o Options, ready func(context.Context) error) error {
+func Run(ctx context.Context, o Options, ready func(context.Context, *Daemon) error) error {
 	if err := requireRoot(); err != nil {
 		return err
 	}
 	if _, err := ParseRanges(o.NATPorts); err != nil {
 		return err
 	}
-	listener, err := Listen(o.Socket) // first: a second switch must not get as far as its devices
-	if err != nil {
-		return err
+	listener := o.Listener
+	if listener == nil {
+		var err error
+		if listener, err = Listen(o.Socket); err != nil { // first: a second switch must not get as far as its devices
+			return err
+		}
 	}
 	defer listener.Close()
 	d, err := newDaemon(o)
@@ -137,7 +142,7 @@ func Run(ctx context.Context, o Options, ready func(context.Context) error) erro
 	serving := make(chan error, 1)
 	go func() { serving <- server.Serve(handingListener{listener}) }()
 	d.log.Info("ready", "socket", o.Socket, "subnet", o.Default.Subnet, "uplink", d.uplinkStatus().State, "workers", d.dp.Workers())
-	if err = ready(ctx); err == nil {
+	if err = ready(ctx, d); err == nil {
 		select {
 		case <-ctx.Done():
 		case err = <-serving:
@@ -202,6 +207,14 @@ func newDaemon(o Options) (*Daemon, error) {
 	d.dp = dataplane.New(n, d.tick, pollers...)
 	d.capture = capture.NewHub(d.dp)
 	return d, nil
+}
+
+// Alive returns when every worker, the housekeeper and the control API have moved on: never, when one of them is stuck.
+func (d *Daemon) Alive() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.dp.Barrier()
+	d.dp.SlowPath(func(router.Output) {})
 }
 
 // tick is the dataplane's clock: it begins at 1, since 0 means never in places.
