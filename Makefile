@@ -4,19 +4,28 @@
 GO       ?= go
 FUZZ     ?= 1
 PACKAGES  = iproute2 iputils-ping iputils-tracepath iperf3 tcpdump tshark iptables nftables ethtool arping socat curl procps bridge-utils \
-            coturn traceroute hping3 openssl mandoc chromium fonts-dejavu-core qemu-system-x86 vde2 docker.io busybox-static podman runc util-linux systemd
-TOOLS     = ip ping tracepath iperf3 tcpdump tshark iptables nft ethtool arping socat curl sysctl turnserver traceroute hping3 openssl mandoc chromium qemu-system-x86_64 vde_plug2tap dockerd busybox podman runc setpriv systemd-socket-activate
+            coturn traceroute hping3 openssl mandoc chromium fonts-dejavu-core qemu-system-x86 vde2 docker.io busybox-static podman runc util-linux systemd rpm dpkg make
+TOOLS     = ip ping tracepath iperf3 tcpdump tshark iptables nft ethtool arping socat curl sysctl turnserver traceroute hping3 openssl mandoc chromium qemu-system-x86_64 vde_plug2tap dockerd busybox podman runc setpriv systemd-socket-activate rpm dpkg
 PEERS     = openvswitch-switch vde2 passt slirp4netns gcc libc6-dev util-linux
 GVISOR    = v0.8.9
+NFPM      = v2.43.0
+VERSION  ?= 0.1.0
 # Fuzzers: package, function, and inputs for about ten seconds.
 FUZZERS   = internal/frame:FuzzParse:250000 nat:FuzzNAT:250000 router:FuzzPunted:120000 internal/wire:FuzzDataplane:6000 internal/config:FuzzParse:80000 \
             internal/filter:FuzzCompile:180000 internal/capture:FuzzReader:200000 internal/control:FuzzBody:140000 internal/control:FuzzSpec:130000 internal/docker:FuzzDocker:4000
 
-.PHONY: docs man screenshots compliance compliance-check build install test test-containers unit race fuzz netns bench bench-micro lint demo check deps clean bench-quick bench-deps pgo
+.PHONY: docs man packages screenshots compliance compliance-check build install test test-containers unit race fuzz netns bench bench-micro lint demo check deps clean bench-quick bench-deps pgo
 
 # The command, static, at bin/uvswitch.
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/uvswitch ./cmd/uvswitch
+
+# bin/packages: .deb, .rpm, and a tarball to unpack in /. Later versions of nfpm have parts that Go's module proxy does not give.
+packages: man
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X github.com/uvswitch/uvswitch/internal/cli.Version=$(VERSION)' -o bin/uvswitch ./cmd/uvswitch
+	rm -rf bin/packages && mkdir -p bin/packages
+	for p in deb rpm; do VERSION=$(VERSION) $(GO) run github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPM) package -f internal/packaging/nfpm.yaml -p $$p -t bin/packages/ || exit 1; done
+	dpkg-deb --fsys-tarfile bin/packages/uvswitch_$(VERSION)_amd64.deb | gzip -9 > bin/packages/uvswitch-$(VERSION)-linux-amd64.tar.gz
 
 install: build man
 	install -m 0755 bin/uvswitch /usr/local/bin/uvswitch
@@ -66,7 +75,7 @@ fuzz:
 	done
 
 # What does not depend on how frames are read and written: once is enough.
-ANY_IO = TestWebPage|TestTop|TestDocs|TestReadme|TestDoctor|TestOpenAPI|TestMetrics|TestCompletionOfNames|TestReloadAllOrNothing|TestExtcap|TestDocker|TestCNI|TestNetavark|TestPodman|TestSystemd
+ANY_IO = TestWebPage|TestTop|TestDocs|TestReadme|TestDoctor|TestOpenAPI|TestMetrics|TestCompletionOfNames|TestReloadAllOrNothing|TestExtcap|TestDocker|TestCNI|TestNetavark|TestPodman|TestSystemd|TestPackages
 
 # Real kernels: namespaces, TAPs, iperf3, tshark; the whole suite on each I/O backend. Needs root.
 netns:

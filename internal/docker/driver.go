@@ -28,6 +28,7 @@ type Switch interface {
 	HandPort(ctx context.Context, p api.PortAdd, fd int) (api.Port, error)
 	DeletePort(ctx context.Context, name string) error
 	Publish(context.Context, api.PublishAdd) (api.Publish, error)
+	Published(context.Context) ([]api.Publish, error)
 	Unpublish(ctx context.Context, host string) error
 }
 
@@ -256,7 +257,7 @@ func (d *Driver) programExternal(ctx context.Context, q programExternal) (any, e
 	if err != nil {
 		return nil, err
 	}
-	if err := d.revoke(ctx, e); err != nil {
+	if err := d.revoke(ctx, q.EndpointID); err != nil {
 		return nil, err
 	}
 	for _, b := range q.Options.PortMap {
@@ -265,12 +266,12 @@ func (d *Driver) programExternal(ctx context.Context, q programExternal) (any, e
 			err = d.publish(ctx, q.EndpointID, e, b, hosts)
 		}
 		if err != nil {
-			return nil, errors.Join(err, d.revoke(ctx, e))
+			return nil, errors.Join(err, d.revoke(ctx, q.EndpointID))
 		}
 	}
 	e.Gateway = true
 	if err := d.save(); err != nil {
-		return nil, errors.Join(err, d.revoke(ctx, e))
+		return nil, errors.Join(err, d.revoke(ctx, q.EndpointID))
 	}
 	return nil, nil
 }
@@ -279,14 +280,14 @@ func (d *Driver) programExternal(ctx context.Context, q programExternal) (any, e
 func (d *Driver) publish(ctx context.Context, id string, e *endpoint, b portBinding, hosts []uint16) error {
 	var last error
 	for _, port := range hosts {
-		p, err := b.publish(port)
+		spec, err := b.spec(port)
 		if err != nil {
 			return err
 		}
-		_, last = d.sw.Publish(ctx, api.PublishAdd{Spec: p.Spec, Port: portName(id)})
+		_, last = d.sw.Publish(ctx, api.PublishAdd{Spec: spec, Port: portName(id)})
 		var refused *api.Error
 		if last == nil {
-			e.Publish = append(e.Publish, p)
+			e.Publish = append(e.Publish, spec)
 			return nil
 		}
 		if !errors.As(last, &refused) || refused.Status != http.StatusConflict {
@@ -301,16 +302,28 @@ func (d *Driver) revokeExternal(ctx context.Context, q endpointID) (any, error) 
 	if e == nil {
 		return nil, nil
 	}
-	if err := d.revoke(ctx, e); err != nil {
+	if err := d.revoke(ctx, q.EndpointID); err != nil {
 		return nil, err
 	}
 	e.Gateway = false
 	return nil, d.save()
 }
 
-func (d *Driver) revoke(ctx context.Context, e *endpoint) error {
-	for _, p := range e.Publish {
-		if err := gone(d.sw.Unpublish(ctx, p.Host)); err != nil {
+// revoke takes back what is published of an endpoint. The switch says what that is: the same port of the host may be another's by now.
+func (d *Driver) revoke(ctx context.Context, id string) error {
+	e := d.state.Endpoints[id]
+	if len(e.Publish) == 0 {
+		return nil
+	}
+	list, err := d.sw.Published(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range list {
+		if p.Port != portName(id) {
+			continue
+		}
+		if err := gone(d.sw.Unpublish(ctx, p.Host())); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,7 +20,8 @@ import (
 type fake struct {
 	said  []string
 	names map[string]bool
-	taken map[string]bool // of published ports, by Host
+	taken map[string]bool // ports of the host's own
+	rules []api.Publish
 	dead  map[string]bool // sandboxes
 }
 
@@ -68,6 +70,7 @@ func (f *fake) HandPort(_ context.Context, p api.PortAdd, _ int) (api.Port, erro
 
 func (f *fake) DeletePort(_ context.Context, name string) error {
 	f.say("delete port %s", name)
+	f.rules = slices.DeleteFunc(f.rules, func(r api.Publish) bool { return r.Port == name })
 	return f.remove("port " + name)
 }
 
@@ -77,11 +80,21 @@ func (f *fake) Publish(_ context.Context, p api.PublishAdd) (api.Publish, error)
 		return api.Publish{}, api.Errorf(http.StatusConflict, "port %s is taken", host)
 	}
 	f.say("publish %s of %s", p.Spec, p.Port)
-	return api.Publish{}, nil
+	r := api.Publish{HostAddress: "0.0.0.0", Port: p.Port, Protocol: p.Spec[len(p.Spec)-3:]}
+	if strings.HasPrefix(p.Spec, "127.") {
+		r.HostAddress = "127.0.0.1"
+	}
+	_, _ = fmt.Sscan(host, &r.HostPort)
+	r.HostPortEnd = r.HostPort
+	f.rules = append(f.rules, r)
+	return r, nil
 }
+
+func (f *fake) Published(context.Context) ([]api.Publish, error) { return slices.Clone(f.rules), nil }
 
 func (f *fake) Unpublish(_ context.Context, host string) error {
 	f.say("unpublish %s", host)
+	f.rules = slices.DeleteFunc(f.rules, func(r api.Publish) bool { return r.Host() == host })
 	return nil
 }
 

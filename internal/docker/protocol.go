@@ -165,18 +165,18 @@ func (b portBinding) hosts() ([]uint16, error) {
 // Ports for "any": the range of dynamic ports (RFC 6335, section 6), and how many are tried.
 const anyLow, anyHigh, anyTries = 49152, 65535, 64
 
-// publish is the binding to one port of the host.
-func (b portBinding) publish(host uint16) (publish, error) {
+// spec is the binding to one port of the host, as the switch takes it.
+func (b portBinding) spec(host uint16) (string, error) {
 	proto, ok := protocols[b.Proto]
 	if !ok {
-		return publish{}, fmt.Errorf("-p: IP protocol %d cannot be published; tcp, udp and sctp can", b.Proto)
+		return "", fmt.Errorf("-p: IP protocol %d cannot be published; tcp, udp and sctp can", b.Proto)
 	}
 	if b.Port == 0 {
-		return publish{}, errors.New("-p: the container's port is missing")
+		return "", errors.New("-p: the container's port is missing")
 	}
 	at := strconv.Itoa(int(host))
 	if b.HostIP != "" && b.HostIP != "0.0.0.0" {
 		at = b.HostIP + ":" + at
 	}
-	return publish{Spec: fmt.Sprintf("%s:%d/%s", at, b.Port, proto), Host: at + "/" + proto}, nil
+	return fmt.Sprintf("%s:%d/%s", at, b.Port, proto), nil
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -68,8 +67,8 @@ func (d *Driver) restore(ctx context.Context) error {
 		if slices.ContainsFunc(have, func(x api.Network) bool { return x.Name == n.Add.Name && x.Subnet == n.Add.Subnet }) {
 			continue // the configuration file has it, too
 		}
-		if err := d.sw.AddNetwork(ctx, n.Add); err != nil {
-			return fmt.Errorf("docker: network %s, made before: %w", short(id), err)
+		if err := d.sw.AddNetwork(ctx, n.Add); err != nil { // the rest can be what it was
+			d.log.Error("docker: a network could not be restored; remove what is in its way, and start the switch again", "network", short(id), "subnet", n.Add.Subnet, "error", err)
 		}
 	}
 	byName := slices.SortedFunc(maps.Keys(d.state.Endpoints), func(a, b string) int { // so that a container's eth0 comes first
@@ -113,7 +112,7 @@ func (d *Driver) rejoin(ctx context.Context, id string, e *endpoint) error {
 	}
 	var errs error
 	for _, p := range e.Publish {
-		_, err := d.sw.Publish(ctx, api.PublishAdd{Spec: p.Spec, Port: portName(id)})
+		_, err := d.sw.Publish(ctx, api.PublishAdd{Spec: p, Port: portName(id)})
 		errs = errors.Join(errs, err)
 	}
 	return errs

@@ -26,19 +26,13 @@ type network struct {
 
 // endpoint is one container's place in a network.
 type endpoint struct {
-	Network string    `json:"network"` // Docker's ID
-	Address string    `json:"address"` // CIDR
-	MAC     string    `json:"mac"`
-	Sandbox string    `json:"sandbox,omitempty"` // path of the container's namespace; empty until Join
-	Ifname  string    `json:"ifname,omitempty"`  // what Docker has called the device in there, once that is known
-	Gateway bool      `json:"gateway,omitempty"` // it is the container's way out
-	Publish []publish `json:"publish,omitempty"` // in force
-}
-
-// publish is a published port as the switch takes it, and by what it takes it back.
-type publish struct {
-	Spec string `json:"spec"`
-	Host string `json:"host"`
+	Network string   `json:"network"` // Docker's ID
+	Address string   `json:"address"` // CIDR
+	MAC     string   `json:"mac"`
+	Sandbox string   `json:"sandbox,omitempty"` // path of the container's namespace; empty until Join
+	Ifname  string   `json:"ifname,omitempty"`  // what Docker has called the device in there, once that is known
+	Gateway bool     `json:"gateway,omitempty"` // it is the container's way out
+	Publish []string `json:"publish,omitempty"` // in force, as the switch takes them
 }
 
 const stateVersion = 1

@@ -63,7 +63,7 @@ func TestDocs(t *testing.T) {
 			c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 			out, err := c.CombinedOutput()
 			if err != nil {
-				_ = exec.Command(uvswitch, "lab", "down").Run() // what the page did not get to
+				_ = exec.Command("sh", "-c", uvswitch+" lab down; for n in ns-a ns-b ns-c; do ip netns del $n; done").Run() // what the page did not get to
 				t.Fatalf("%v\n%s", err, out)
 			}
 			contains(t, string(out), expect...)

@@ -172,6 +172,18 @@ type Publish struct {
 	Bytes         uint64   `json:"bytes"`
 }
 
+// Host is its host side, as Client.Unpublish takes it: [ADDR:]PORT[-END]/PROTO.
+func (p Publish) Host() string {
+	s := fmt.Sprint(p.HostPort)
+	if p.HostPortEnd != p.HostPort {
+		s += fmt.Sprintf("-%d", p.HostPortEnd)
+	}
+	if p.HostAddress != "0.0.0.0" {
+		s = p.HostAddress + ":" + s
+	}
+	return s + "/" + p.Protocol
+}
+
 // PublishAdd is what POST /v1/publish takes: Spec is [HOST_ADDR:]HOST_PORT[-END]:PORT[/tcp|udp|sctp].
 type PublishAdd struct {
 	Spec string   `json:"spec"`

@@ -1,0 +1,3 @@
+#!/bin/sh
+# Wireshark's list of the switch's ports.
+exec /usr/bin/uvswitch extcap run "$@"

@@ -1,0 +1,5 @@
+#!/bin/sh
+# The group may read by the control socket. Nothing is started: `systemctl enable --now uvswitch.socket uvswitch.service`.
+set -e
+getent group uvswitch >/dev/null 2>&1 || groupadd --system uvswitch 2>/dev/null || addgroup -S uvswitch 2>/dev/null || true
+[ ! -d /run/systemd/system ] || systemctl daemon-reload || true
