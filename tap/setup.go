@@ -99,6 +99,7 @@ func ipNet(p netip.Prefix) *net.IPNet {
 // A DeviceInfo is what the kernel says of a device.
 type DeviceInfo struct {
 	Index int
+	Name  string
 	MAC   frame.MAC
 	MTU   int
 	Up    bool
@@ -112,23 +113,27 @@ func Inspect(ns, name string) (DeviceInfo, error) {
 		if err != nil {
 			return fmt.Errorf("tap: no device %q: %w", name, err)
 		}
-		a := link.Attrs()
-		d = DeviceInfo{Index: a.Index, MAC: frame.MACFrom(a.HardwareAddr), MTU: a.MTU, Up: a.Flags&net.FlagUp != 0}
+		d = deviceInfo(link)
 		return nil
 	})
 	return d, err
 }
 
-// NameOf is what the device with an index is called.
-func NameOf(ns string, index int) (name string, err error) {
+// Devices are all of a namespace.
+func Devices(ns string) (out []DeviceInfo, err error) {
 	err = In(ns, func() error {
-		ifc, err := net.InterfaceByIndex(index)
-		if err == nil {
-			name = ifc.Name
+		links, err := netlink.LinkList()
+		for _, l := range links {
+			out = append(out, deviceInfo(l))
 		}
 		return err
 	})
-	return name, err
+	return out, err
+}
+
+func deviceInfo(l netlink.Link) DeviceInfo {
+	a := l.Attrs()
+	return DeviceInfo{Index: a.Index, Name: a.Name, MAC: frame.MACFrom(a.HardwareAddr), MTU: a.MTU, Up: a.Flags&net.FlagUp != 0}
 }
 
 // Addresses are a device's of IPv4.

@@ -61,9 +61,6 @@ func parse(stdin []byte) (*conf, error) {
 			c.Network = c.Name
 		}
 	}
-	if len(c.RuntimeConfig.Bandwidth) > 0 && string(c.RuntimeConfig.Bandwidth) != "null" {
-		return nil, types.NewError(types.ErrInvalidNetworkConfig, "bandwidth limits are not there yet", "take the capability bandwidth out of the configuration")
-	}
 	return c, nil
 }
 
@@ -85,6 +82,9 @@ func add(args *skel.CmdArgs) (err error) {
 	c, err := parse(args.StdinData)
 	if err != nil {
 		return err
+	}
+	if len(c.RuntimeConfig.Bandwidth) > 0 && string(c.RuntimeConfig.Bandwidth) != "null" {
+		return types.NewError(types.ErrInvalidNetworkConfig, "bandwidth limits are not there yet", "take the capability bandwidth out of the configuration")
 	}
 	a := c.attachmentOf(args)
 	ctx, cancel := timeout()

@@ -383,21 +383,38 @@ func (d *Daemon) plugDevice(p *port) error {
 func (d *Daemon) refreshDevices() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	plugged := map[int]*port{} // by index
 	for _, p := range d.ports {
-		c, ok := p.conn.(*tap.Packet)
-		if !ok || p.kind != kindDevice || d.closed {
+		if c, ok := p.conn.(*tap.Packet); ok {
+			plugged[c.Index()] = p
+		}
+	}
+	if len(plugged) == 0 || d.closed {
+		return
+	}
+	list, err := tap.Devices(tap.Own)
+	if err != nil {
+		d.log.Error("looking for the ports' devices", "error", err)
+		return
+	}
+	here, named := map[int]bool{}, map[string]tap.DeviceInfo{}
+	for _, info := range list {
+		named[info.Name], here[info.Index] = info, true
+		if p := plugged[info.Index]; p != nil && p.ifname != info.Name {
+			d.log.Info("the port's device has a new name", "port", p.name, "device", info.Name, "before", p.ifname)
+			p.ifname = info.Name
+		}
+	}
+	for index, p := range plugged {
+		info, found := named[p.ifname]
+		if !found {
 			continue
 		}
-		if name, err := tap.NameOf(tap.Own, c.Index()); err == nil && name != p.ifname {
-			d.log.Info("the port's device has a new name", "port", p.name, "device", name, "before", p.ifname)
-			p.ifname = name
-		}
-		info, err := tap.Inspect(tap.Own, p.ifname)
-		if err != nil {
-			continue
-		}
-		if info.Index != c.Index() {
-			if err := d.replug(p, c, info.Index); err != nil {
+		if !here[index] {
+			if plugged[info.Index] != nil || d.isUplinkDevice(p.ifname) { // it is in another's hands
+				continue
+			}
+			if err := d.replug(p, info.Index); err != nil {
 				d.log.Error("the port's device is there again, and cannot be plugged", "port", p.name, "device", p.ifname, "error", err)
 				continue
 			}
@@ -412,12 +429,12 @@ func (d *Daemon) refreshDevices() {
 }
 
 // replug puts p on the device that has come in the place of its own.
-func (d *Daemon) replug(p *port, c *tap.Packet, index int) error {
+func (d *Daemon) replug(p *port, index int) error {
 	s, err := uplink.Swallow(index)
 	if err != nil {
 		return err
 	}
-	if err := tap.In(tap.Own, func() error { return c.Rebind(index) }); err != nil {
+	if err := tap.In(tap.Own, func() error { return p.conn.(*tap.Packet).Rebind(index) }); err != nil {
 		s.Close()
 		return err
 	}

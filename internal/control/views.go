@@ -70,9 +70,11 @@ func (d *Daemon) portState(p *port) string {
 	if err != nil {
 		return "gone"
 	}
-	switch info, err := tap.Inspect(ns, name); {
-	case err != nil && p.kind == kindDevice:
+	info, err := tap.Inspect(ns, name)
+	if c, ok := p.conn.(*tap.Packet); ok && (err != nil || info.Index != c.Index()) {
 		return "down" // until there is such a device again
+	}
+	switch {
 	case err != nil:
 		return "gone"
 	case !info.Up:

@@ -62,6 +62,22 @@ func TestDeviceComesAndGoes(t *testing.T) {
 	b.Sh("host", "ip link set veth-host down && ip link set veth-host name veth-new && ip link set veth-new up")
 	b.Eventually("the name is taken over", func() bool { p := port(b, "ns1"); return p.Ifname == "veth-new" && p.State == "forwarding" })
 	b.Eventually("it is reached again", reached)
+	// A device of the old name is none of the port's; nor is another port's device that gets the name of one that is away.
+	b.Sh("host", "ip link add veth-host type veth peer name x1 && ip link set veth-host up")
+	b.Eventually("it is reached", reached)
+	if p := port(b, "ns1"); p.Ifname != "veth-new" {
+		t.Errorf("the port is on %s", p.Ifname)
+	}
+	b.CLI("port", "add", "two", "--device", "veth-host")
+	b.Sh("host", "ip link del veth-new && ip link set veth-host down && ip link set veth-host name veth-new && ip link set veth-new up")
+	b.Eventually("the name is taken over", func() bool {
+		p := port(b, "two")
+		return p.Ifname == "veth-new" && p.State == "down" || p.State == "forwarding"
+	})
+	if out, err := b.TrySh("out", "curl -sS -m 1 http://10.1.0.1:8080/"); err == nil {
+		t.Errorf("a port without a device answers: %s", out)
+	}
+	b.CLI("port", "del", "two")
 	b.CLI("port", "del", "ns1")
 	b.Sh("host", "ip link del veth-new")
 	b.Balanced()
