@@ -63,8 +63,11 @@ func (d *Driver) createNetwork(ctx context.Context, q createNetwork) (any, error
 		}
 		return nil, fmt.Errorf("network %s is there already, with other settings", short(q.NetworkID))
 	}
-	d.dropStaleNetworks(ctx, n)
-	if err := d.sw.AddNetwork(ctx, n.Add); err != nil {
+	err = d.sw.AddNetwork(ctx, n.Add)
+	if refused(err, http.StatusConflict) && d.dropStaleNetworks(ctx, n) {
+		err = d.sw.AddNetwork(ctx, n.Add)
+	}
+	if err != nil {
 		return nil, err
 	}
 	d.state.Networks[q.NetworkID] = n
@@ -99,9 +102,6 @@ func (d *Driver) createEndpoint(ctx context.Context, q createEndpoint) (any, err
 	if n == nil {
 		return nil, d.unknownNetwork(q.NetworkID)
 	}
-	if d.state.Endpoints[q.EndpointID] != nil {
-		return nil, fmt.Errorf("endpoint %s is there already", short(q.EndpointID))
-	}
 	addr, err := netip.ParsePrefix(q.Interface.Address)
 	if err != nil || !addr.Addr().Is4() {
 		return nil, fmt.Errorf("%q is no IPv4 address with a prefix length: the network needs Docker's own IPAM, or another that gives addresses", q.Interface.Address)
@@ -116,6 +116,12 @@ func (d *Driver) createEndpoint(ctx context.Context, q createEndpoint) (any, err
 		answer.Interface.MacAddress = e.MAC
 	} else if m, err := frame.ParseMAC(e.MAC); err != nil || m == 0 || m.IsGroup() {
 		return nil, fmt.Errorf("--mac-address %s is not the address of a station, such as 02:00:00:00:00:01", e.MAC)
+	}
+	if have := d.state.Endpoints[q.EndpointID]; have != nil {
+		if have.Network == e.Network && have.Address == e.Address && have.MAC == e.MAC {
+			return answer, nil // asked again, after an answer that did not arrive
+		}
+		return nil, fmt.Errorf("endpoint %s is there already, with other addresses", short(q.EndpointID))
 	}
 	if err := d.place(ctx, e); err != nil {
 		return nil, err
@@ -135,7 +141,7 @@ func (d *Driver) place(ctx context.Context, e *endpoint) error {
 		if o.Network != e.Network || o.Address != e.Address && o.MAC != e.MAC {
 			continue
 		}
-		if o.Sandbox != "" && d.devices.alive(o.Sandbox) {
+		if d.devices.alive(o.Sandbox) || o.Sandbox == "" && o.Address != e.Address {
 			what := "address " + e.Address
 			if o.Address != e.Address {
 				what = "MAC address " + e.MAC
@@ -236,17 +242,31 @@ func (d *Driver) endpointInfo(ctx context.Context, q endpointID) (any, error) {
 // learnIfnames keeps what Docker has called the devices in the containers, for a restart of the switch. Docker does that some time
 // after the last call about an endpoint, and tells nobody.
 func (d *Driver) learnIfnames(ctx context.Context) error {
-	learned := false
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	d.mu.Lock()
+	var unknown []string
 	for id, e := range d.state.Endpoints {
-		if e.Sandbox == "" || e.Ifname != "" {
-			continue
-		}
-		if p, err := d.sw.Port(ctx, portName(id)); err == nil && p.Ifname != deviceName(id) {
-			e.Ifname, learned = p.Ifname, true
+		if e.Sandbox != "" && e.Ifname == "" {
+			unknown = append(unknown, id)
 		}
 	}
-	if !learned {
+	d.mu.Unlock()
+	found := map[string]api.Port{} // asked for without the lock: Docker need not wait for that
+	for _, id := range unknown {
+		if p, err := d.sw.Port(ctx, portName(id)); err == nil && p.Ifname != deviceName(id) {
+			found[id] = p
+		}
+	}
+	if len(found) == 0 {
 		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for id, p := range found {
+		if e := d.state.Endpoints[id]; e != nil && e.Sandbox == p.Netns && e.Ifname == "" {
+			e.Ifname = p.Ifname
+		}
 	}
 	return d.save()
 }
@@ -260,20 +280,30 @@ func (d *Driver) programExternal(ctx context.Context, q programExternal) (any, e
 	if err := d.revoke(ctx, q.EndpointID); err != nil {
 		return nil, err
 	}
-	for _, b := range q.Options.PortMap {
-		hosts, err := b.hosts()
-		if err == nil && len(hosts) > 0 {
-			err = d.publish(ctx, q.EndpointID, e, b, hosts)
-		}
-		if err != nil {
-			return nil, errors.Join(err, d.revoke(ctx, q.EndpointID))
-		}
+	err = d.publishAll(ctx, q.EndpointID, e, joinRanges(withoutTwins(q.Options.PortMap)))
+	if err == nil {
+		e.Gateway = true
+		err = d.save()
 	}
-	e.Gateway = true
-	if err := d.save(); err != nil {
+	if err != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience) // what was asked for may have taken all the time
+		defer cancel()
 		return nil, errors.Join(err, d.revoke(ctx, q.EndpointID))
 	}
 	return nil, nil
+}
+
+func (d *Driver) publishAll(ctx context.Context, id string, e *endpoint, list []portBinding) error {
+	for _, b := range list {
+		hosts, err := b.hosts()
+		if err == nil {
+			err = d.publish(ctx, id, e, b, hosts)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // publish takes the first of the host's ports that is free.
@@ -285,12 +315,11 @@ func (d *Driver) publish(ctx context.Context, id string, e *endpoint, b portBind
 			return err
 		}
 		_, last = d.sw.Publish(ctx, api.PublishAdd{Spec: spec, Port: portName(id)})
-		var refused *api.Error
 		if last == nil {
 			e.Publish = append(e.Publish, spec)
 			return nil
 		}
-		if !errors.As(last, &refused) || refused.Status != http.StatusConflict {
+		if !refused(last, http.StatusConflict) {
 			return last
 		}
 	}
@@ -312,9 +341,6 @@ func (d *Driver) revokeExternal(ctx context.Context, q endpointID) (any, error) 
 // revoke takes back what is published of an endpoint. The switch says what that is: the same port of the host may be another's by now.
 func (d *Driver) revoke(ctx context.Context, id string) error {
 	e := d.state.Endpoints[id]
-	if len(e.Publish) == 0 {
-		return nil
-	}
 	list, err := d.sw.Published(ctx)
 	if err != nil {
 		return err
@@ -350,9 +376,14 @@ func (d *Driver) save() error { return d.state.save(d.path) }
 
 // gone is err, but for what says that it is not there any more.
 func gone(err error) error {
-	var e *api.Error
-	if errors.As(err, &e) && e.Status == http.StatusNotFound {
+	if refused(err, http.StatusNotFound) {
 		return nil
 	}
 	return err
+}
+
+// refused tells whether the switch has answered with that status.
+func refused(err error, status int) bool {
+	var e *api.Error
+	return errors.As(err, &e) && e.Status == status
 }

@@ -18,15 +18,16 @@ import (
 
 // fake is a switch, and a host, that write down what they are asked. It knows names, and refuses as the switch does.
 type fake struct {
-	said  []string
-	names map[string]bool
-	taken map[string]bool // ports of the host's own
-	rules []api.Publish
-	dead  map[string]bool // sandboxes
+	said    []string
+	names   map[string]bool
+	taken   map[string]bool // ports of the host's own
+	rules   []api.Publish
+	subnets map[string]string
+	dead    map[string]bool // sandboxes
 }
 
 func newFake() *fake {
-	return &fake{names: map[string]bool{}, taken: map[string]bool{}, dead: map[string]bool{}}
+	return &fake{names: map[string]bool{}, taken: map[string]bool{}, dead: map[string]bool{}, subnets: map[string]string{}}
 }
 
 func (f *fake) say(format string, args ...any) { f.said = append(f.said, fmt.Sprintf(format, args...)) }
@@ -51,6 +52,12 @@ func (f *fake) Networks(context.Context) ([]api.Network, error) { return nil, ni
 
 func (f *fake) AddNetwork(_ context.Context, n api.NetworkAdd) error {
 	f.say("add network %s %s gateway %s mtu %d internal %v isolated %v", n.Name, n.Subnet, n.Gateway, n.MTU, n.Internal, n.Isolated)
+	for name, subnet := range f.subnets {
+		if subnet == n.Subnet && f.names["network "+name] {
+			return api.Errorf(http.StatusConflict, "subnet %s overlaps %s", n.Subnet, name)
+		}
+	}
+	f.subnets[n.Name] = n.Subnet
 	return f.add("network " + n.Name)
 }
 
@@ -212,6 +219,34 @@ func TestRestore(t *testing.T) {
 		t.Errorf("a container that has ended: %v %v", g.said, err)
 	}
 	joined(t, d, "e2", "") // its address is free
+
+	// Two networks in one container, of which one has no name yet; nothing of what is null in the file harms.
+	two := `{"version":1,"networks":{"n1":{"add":{"name":"docker-n1","subnet":"172.30.0.0/16","gateway":"172.30.0.1","mtu":1500}}},"endpoints":{
+		"a":{"network":"n1","address":"172.30.0.3/16","mac":"02:00:00:00:00:03","sandbox":"/ns/c"},"b":{"network":"n1","address":"172.30.0.2/16","mac":"02:00:00:00:00:02","sandbox":"/ns/c","ifname":"eth0"}}}`
+	for _, text := range []string{two, `{"version":1,"networks":null,"endpoints":null}`} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		g = newFake()
+		d = g.driver(path)
+		if err := d.restore(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if made := strings.Join(g.said, "\n"); text == two && (!strings.Contains(made, "make /ns/ceth0 mtu 1500\nhand port docker-b") || !strings.Contains(made, "make /ns/ceth1 mtu 1500\nhand port docker-a")) {
+			t.Errorf("%s", made)
+		}
+	}
+	if code, answer := post(d, "NetworkDriver.CreateNetwork", aNetwork); code != http.StatusOK {
+		t.Error(answer)
+	}
+	for range 2 { // the answer did not arrive
+		if code, answer := post(d, "NetworkDriver.CreateEndpoint", `{"NetworkID":"n1","EndpointID":"e1",`+anAddress+`}`); code != http.StatusOK || !strings.Contains(answer, "02:75:ac:1e:00:02") {
+			t.Error(answer)
+		}
+	}
+	if code, answer := post(d, "NetworkDriver.CreateEndpoint", `{"NetworkID":"n1","EndpointID":"e2","Interface":{"Address":"172.30.0.9/16","MacAddress":"02:75:ac:1e:00:02"}}`); code == http.StatusOK {
+		t.Errorf("a MAC that is another's: %s", answer)
+	}
 }
 
 // What is in use stays so; what Docker has lost gives way.
@@ -224,11 +259,10 @@ func TestStale(t *testing.T) {
 		t.Errorf("an address twice: %d %s", code, answer)
 	}
 	other := strings.Replace(aNetwork, "n1", "n2", 1)
-	if code, _ := post(d, "NetworkDriver.CreateNetwork", other); code != http.StatusOK || !f.names["network docker-n1"] {
-		t.Error("a network with a container gives way") // the switch itself would refuse n2
+	if code, answer := post(d, "NetworkDriver.CreateNetwork", other); code == http.StatusOK || !f.names["network docker-n1"] || !strings.Contains(answer, "overlaps") {
+		t.Errorf("a network with a container gives way: %s", answer)
 	}
 	f.dead["/ns/e1"] = true
-	post(d, "NetworkDriver.DeleteNetwork", `{"NetworkID":"n2"}`)
 	if code, answer := post(d, "NetworkDriver.CreateNetwork", other); code != http.StatusOK || f.names["network docker-n1"] || f.names["port docker-e1"] {
 		t.Errorf("the subnet of a forgotten network: %d %s %v", code, answer, f.names)
 	}
@@ -242,7 +276,7 @@ func TestPublishAllOrNone(t *testing.T) {
 	joined(t, d, "e1", "")
 	f.taken["8081"], f.taken["9000"] = true, true
 	f.said = nil
-	code, answer := post(d, "NetworkDriver.ProgramExternalConnectivity", `{"NetworkID":"n1","EndpointID":"e1","Options":{"com.docker.network.portmap":[{"Proto":6,"Port":80,"HostPort":8080},{"Proto":6,"Port":81,"HostPort":8081}]}}`)
+	code, answer := post(d, "NetworkDriver.ProgramExternalConnectivity", `{"NetworkID":"n1","EndpointID":"e1","Options":{"com.docker.network.portmap":[{"Proto":6,"Port":80,"HostPort":8080},{"Proto":6,"Port":8181,"HostPort":8081}]}}`)
 	if code == http.StatusOK || !strings.Contains(answer, "port 8081 is taken") || strings.Join(f.said, ",") != "publish 8080:80/tcp of docker-e1,unpublish 8080/tcp" {
 		t.Errorf("%d %s %v", code, answer, f.said)
 	}
@@ -250,6 +284,18 @@ func TestPublishAllOrNone(t *testing.T) {
 	code, answer = post(d, "NetworkDriver.ProgramExternalConnectivity", `{"NetworkID":"n1","EndpointID":"e1","Options":{"com.docker.network.portmap":[{"Proto":17,"Port":80,"HostPort":9000,"HostPortEnd":9001},{"Proto":6,"Port":80}]}}`)
 	if code != http.StatusOK || len(f.said) != 2 || f.said[0] != "publish 9001:80/udp of docker-e1" {
 		t.Errorf("a range, and any port: %d %s %v", code, answer, f.said)
+	}
+	var ports []string
+	for p := 3000; p < 5000; p++ {
+		ports = append(ports, fmt.Sprintf(`{"Proto":6,"Port":%d,"HostPort":%[1]d,"HostPortEnd":%[1]d,"HostIP":"0.0.0.0"},{"Proto":6,"Port":%[1]d,"HostPort":%[1]d,"HostPortEnd":%[1]d,"HostIP":"::"}`, p))
+	}
+	f.said = nil
+	code, answer = post(d, "NetworkDriver.ProgramExternalConnectivity", `{"NetworkID":"n1","EndpointID":"e1","Options":{"com.docker.network.portmap":[`+strings.Join(ports, ",")+`]}}`)
+	if code != http.StatusOK || f.said[len(f.said)-1] != "publish 3000-4999:3000/tcp of docker-e1" {
+		t.Errorf("two thousand ports: %d %s %v", code, answer, f.said)
+	}
+	if code, answer = post(d, "NetworkDriver.ProgramExternalConnectivity", `{"NetworkID":"n1","EndpointID":"e1","Options":{"com.docker.network.portmap":[{"Proto":6,"Port":80,"HostPort":80,"HostIP":"::"}]}}`); code == http.StatusOK {
+		t.Errorf("IPv6 alone: %s", answer)
 	}
 }
 

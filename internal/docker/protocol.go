@@ -68,6 +68,7 @@ type portBinding struct {
 	Proto                       uint8 // IP protocol
 	Port, HostPort, HostPortEnd uint16
 	HostIP                      string
+	more                        int // further ports, each the next, here and there (joinRanges)
 }
 
 const idChars = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -88,7 +89,9 @@ type option struct {
 
 var networkOptions = []option{
 	{[]string{"mtu", "com.docker.network.driver.mtu"}, func(n *network, v string) (err error) {
-		n.Add.MTU, err = strconv.Atoi(v)
+		if n.Add.MTU, err = strconv.Atoi(v); n.Add.MTU <= 0 {
+			err = strconv.ErrRange
+		}
 		return err
 	}},
 	{[]string{"icc", "com.docker.network.bridge.enable_icc"}, func(n *network, v string) (err error) {
@@ -135,15 +138,49 @@ func (q createNetwork) network() (*network, error) {
 
 var protocols = map[uint8]string{6: "tcp", 17: "udp", 132: "sctp"}
 
-// hosts are the host's ports to try, in turn: what was asked for, or some that Docker would choose from, too. None for the
-// IPv6 twin that Docker 28 and later send beside each binding.
+// withoutTwins leaves out what Docker 28 and later send beside a binding, the same for IPv6.
+func withoutTwins(list []portBinding) (out []portBinding) {
+	for _, b := range list {
+		twin := b
+		twin.HostIP = ""
+		isTwin := b.HostIP == "::" && slices.ContainsFunc(list, func(o portBinding) bool {
+			if o.HostIP == "0.0.0.0" {
+				o.HostIP = ""
+			}
+			return o == twin
+		})
+		if !isTwin {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+// joinRanges makes one binding of neighbors: -p 3000-3999:3000-3999 comes as a thousand.
+func joinRanges(list []portBinding) (out []portBinding) {
+	for _, b := range list {
+		if b.HostPortEnd == 0 {
+			b.HostPortEnd = b.HostPort
+		}
+		b.more = 0
+		if len(out) > 0 && b.HostPort != 0 && b.HostPort == b.HostPortEnd {
+			if l := &out[len(out)-1]; l.HostPort == l.HostPortEnd && l.Proto == b.Proto && l.HostIP == b.HostIP && l.HostPort != 0 &&
+				int(b.HostPort) == int(l.HostPort)+l.more+1 && int(b.Port) == int(l.Port)+l.more+1 {
+				l.more++
+				continue
+			}
+		}
+		out = append(out, b)
+	}
+	return out
+}
+
+// hosts are the host's ports to try, in turn: what was asked for, or some that Docker would choose from, too.
 func (b portBinding) hosts() ([]uint16, error) {
 	addr, err := netip.ParseAddr(b.HostIP)
 	switch {
 	case b.HostIP != "" && err != nil:
 		return nil, fmt.Errorf("-p: %q is no address of the host", b.HostIP)
-	case err == nil && addr.Is6() && addr.IsUnspecified():
-		return nil, nil
 	case err == nil && !addr.Is4():
 		return nil, fmt.Errorf("-p [%s]: IPv6 is not there yet", b.HostIP)
 	}
@@ -175,6 +212,9 @@ func (b portBinding) spec(host uint16) (string, error) {
 		return "", errors.New("-p: the container's port is missing")
 	}
 	at := strconv.Itoa(int(host))
+	if b.more > 0 {
+		at += "-" + strconv.Itoa(int(host)+b.more)
+	}
 	if b.HostIP != "" && b.HostIP != "0.0.0.0" {
 		at = b.HostIP + ":" + at
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -72,15 +73,20 @@ func (d *Driver) restore(ctx context.Context) error {
 		}
 	}
 	byName := slices.SortedFunc(maps.Keys(d.state.Endpoints), func(a, b string) int { // so that a container's eth0 comes first
-		return cmp.Or(cmp.Compare(d.state.Endpoints[a].Ifname, d.state.Endpoints[b].Ifname), cmp.Compare(a, b))
+		x, y := d.state.Endpoints[a].Ifname, d.state.Endpoints[b].Ifname
+		return cmp.Or(cmp.Compare(len(y), 0)-cmp.Compare(len(x), 0), cmp.Compare(x, y), cmp.Compare(a, b)) // names that are not known last
 	})
 	for _, id := range byName {
 		e := d.state.Endpoints[id]
+		if e.Sandbox == "" {
+			continue // Join is still to come
+		}
 		if !d.devices.alive(e.Sandbox) {
-			e.Sandbox, e.Ifname, e.Gateway, e.Publish = "", "", false, nil
+			delete(d.state.Endpoints, id)
 			continue
 		}
 		if err := d.rejoin(ctx, id, e); err != nil {
+			e.Publish = nil
 			d.log.Error("docker: a container's network could not be restored; restart the container", "endpoint", short(id), "namespace", e.Sandbox, "error", err)
 		}
 	}
@@ -99,8 +105,8 @@ func (d *Driver) rejoin(ctx context.Context, id string, e *endpoint) error {
 		return err
 	}
 	where := place{sandbox: e.Sandbox, device: e.Ifname, mtu: n.Add.MTU, setup: tap.Setup{MAC: mac, MTU: n.Add.MTU, Addr: addr}}
-	if where.device == "" {
-		where.device = "eth0" // the switch ended before Docker had said
+	if where.device == "" { // the switch ended before it could see what Docker has called it
+		where.device = d.freeIfname(e.Sandbox)
 	}
 	if e.Gateway && !n.Add.Internal {
 		if where.setup.Gateway, err = netip.ParseAddr(n.Add.Gateway); err != nil {
@@ -110,6 +116,7 @@ func (d *Driver) rejoin(ctx context.Context, id string, e *endpoint) error {
 	if err := d.plug(ctx, id, e.Sandbox, where); err != nil {
 		return err
 	}
+	e.Ifname = where.device
 	var errs error
 	for _, p := range e.Publish {
 		_, err := d.sw.Publish(ctx, api.PublishAdd{Spec: p, Port: portName(id)})
@@ -118,11 +125,25 @@ func (d *Driver) rejoin(ctx context.Context, id string, e *endpoint) error {
 	return errs
 }
 
+// freeIfname is the first name of Docker's kind that no endpoint of a container has.
+func (d *Driver) freeIfname(sandbox string) string {
+	for i := 0; ; i++ {
+		name := fmt.Sprintf("eth%d", i)
+		taken := false
+		for _, e := range d.state.Endpoints {
+			taken = taken || e.Sandbox == sandbox && e.Ifname == name
+		}
+		if !taken {
+			return name
+		}
+	}
+}
+
 // dropStaleNetworks removes networks in n's way that have no container: Docker gives no subnet out twice, so it has lost them.
-func (d *Driver) dropStaleNetworks(ctx context.Context, n *network) {
+func (d *Driver) dropStaleNetworks(ctx context.Context, n *network) (dropped bool) {
 	subnet, err := netip.ParsePrefix(n.Add.Subnet)
 	if err != nil {
-		return
+		return false
 	}
 	for id, o := range d.state.Networks {
 		p, err := netip.ParsePrefix(o.Add.Subnet)
@@ -131,13 +152,16 @@ func (d *Driver) dropStaleNetworks(ctx context.Context, n *network) {
 		}
 		if _, err := d.deleteNetwork(ctx, networkID{id}); err != nil {
 			d.log.Warn("docker: a network that Docker has forgotten", "network", short(id), "error", err)
+			continue
 		}
+		dropped = true
 	}
+	return dropped
 }
 
 func (d *Driver) inUse(network string) bool {
 	for _, e := range d.state.Endpoints {
-		if e.Network == network && d.devices.alive(e.Sandbox) {
+		if e.Network == network && (e.Sandbox == "" || d.devices.alive(e.Sandbox)) {
 			return true
 		}
 	}

@@ -42,10 +42,7 @@ func (d *Driver) follow(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			d.mu.Lock()
-			err := d.learnIfnames(ctx)
-			d.mu.Unlock()
-			if err != nil {
+			if err := d.learnIfnames(ctx); err != nil {
 				d.log.Error("docker", "error", err)
 			}
 		}
@@ -88,11 +85,13 @@ func call[T interface{ ids() []string }](d *Driver, do func(context.Context, T) 
 				return
 			}
 		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), patience)
-		defer cancel()
-		d.mu.Lock()
-		v, err := do(ctx, q)
-		d.mu.Unlock()
+		v, err := func() (any, error) {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), patience)
+			defer cancel()
+			return do(ctx, q)
+		}()
 		d.log.Debug("docker", "call", r.URL.Path, "error", err)
 		answer(w, v, err)
 	}

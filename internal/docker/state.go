@@ -47,6 +47,12 @@ func load(path string) (*state, error) {
 	if err == nil {
 		err = json.Unmarshal(b, s)
 	}
+	if s.Networks == nil {
+		s.Networks = map[string]*network{}
+	}
+	if s.Endpoints == nil {
+		s.Endpoints = map[string]*endpoint{}
+	}
 	if err == nil && s.Version != stateVersion {
 		err = fmt.Errorf("it is of version %d, and this uvswitch knows version %d", s.Version, stateVersion)
 	}
