@@ -3,6 +3,7 @@ package tap
 import (
 	"fmt"
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -12,8 +13,17 @@ import (
 // Adopt takes over the descriptor of a TAP that somebody else has made, as Open makes them: IFF_NO_PI and IFF_VNET_HDR.
 // On an error fd stays the caller's.
 func Adopt(fd int) (*Device, error) {
+	// TUNGETIFF says IFF_NOFILTER, the same bit as IFF_NO_PI, while there is no filter (linux drivers/net/tun.c).
+	all := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff}
+	if err := tunIoctl(fd, unix.TUNATTACHFILTER, &unix.SockFprog{Len: 1, Filter: &all}); err != nil {
+		return nil, fmt.Errorf("tap: the descriptor is no TAP's: %w", err)
+	}
 	ifr := &unix.Ifreq{}
-	if err := unix.IoctlIfreq(fd, unix.TUNGETIFF, ifr); err != nil {
+	err := unix.IoctlIfreq(fd, unix.TUNGETIFF, ifr)
+	if err := tunIoctl(fd, unix.TUNDETACHFILTER, &unix.SockFprog{}); err != nil {
+		return nil, fmt.Errorf("tap: %w", err)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("tap: the descriptor is no TAP's: %w", err)
 	}
 	const want = unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
@@ -30,6 +40,13 @@ func Adopt(fd int) (*Device, error) {
 		return nil, fmt.Errorf("tap: %s: %w", ifr.Name(), err)
 	}
 	return &Device{file{fd: fd}}, nil
+}
+
+func tunIoctl(fd int, request uintptr, p *unix.SockFprog) error {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(unsafe.Pointer(p))); errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // Locate tells where the device is and what it is called now: others may have moved and renamed it. close ends the

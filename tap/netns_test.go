@@ -1,6 +1,12 @@
 package tap
 
-import "testing"
+import (
+	"os"
+	"runtime"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
 
 func TestNamespacePath(t *testing.T) {
 	if p, err := NamespacePath(""); err != nil || p != Own {
@@ -18,5 +24,59 @@ func TestNamespacePath(t *testing.T) {
 		if CheckName(bad) == nil {
 			t.Errorf("%q is accepted as a device name", bad)
 		}
+	}
+}
+
+// What is handed over must be a TAP as Open makes them; a descriptor that is refused stays the caller's.
+func TestAdopt(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it makes TAPs")
+	}
+	runtime.LockOSThread() // and never unlocked: the thread ends with the test
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name  string
+		flags uint16
+		ok    bool
+	}{
+		{"as it should be", unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR, true},
+		{"packet information", unix.IFF_TAP | unix.IFF_VNET_HDR, false},
+		{"no header", unix.IFF_TAP | unix.IFF_NO_PI, false},
+		{"a TUN", unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR, false},
+	} {
+		fd, err := openTUN()
+		if err != nil {
+			t.Skip(err)
+		}
+		ifr, _ := unix.NewIfreq("uvsadopt%d")
+		ifr.SetUint16(c.flags)
+		if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
+			t.Fatal(err)
+		}
+		d, err := Adopt(fd)
+		if (err == nil) != c.ok {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if d != nil {
+			ns, name, done, err := d.Locate()
+			if err != nil || name != ifr.Name() {
+				t.Errorf("%s is called %s in %s: %v", ifr.Name(), name, ns, err)
+			}
+			done()
+		}
+		if err := unix.Close(fd); err != nil {
+			t.Errorf("%s: closed by Adopt: %v", c.name, err)
+		}
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	if _, err := Adopt(int(w.Fd())); err == nil {
+		t.Error("a pipe is a TAP")
 	}
 }

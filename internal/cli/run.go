@@ -111,13 +111,8 @@ func (f runFlags) listenDocker() (net.Listener, error) {
 	if err := os.MkdirAll(f.state, 0o700); err != nil {
 		return nil, fmt.Errorf("--state: %w", err)
 	}
-	path := filepath.Join("/run/docker/plugins", f.docker+".sock")
-	l, err := control.Listen(path)
+	l, err := control.Listen(filepath.Join("/run/docker/plugins", f.docker+".sock"), false) // Docker's alone
 	if err != nil {
-		return nil, fmt.Errorf("--docker: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil { // Docker's alone
-		l.Close()
 		return nil, fmt.Errorf("--docker: %w", err)
 	}
 	return l, nil

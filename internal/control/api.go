@@ -72,7 +72,11 @@ func (d *Daemon) routes() []route {
 			if err != nil {
 				return nil, err
 			}
-			return d.addPort(a, handedWith(r))
+			handed, err := handedWith(r)
+			if err != nil {
+				return nil, err
+			}
+			return d.addPort(a, handed)
 		}},
 		{method: patch, path: "/ports/{name}", summary: "Turn a port's knobs", takes: api.PortSet{}, change: func(r *http.Request) (any, error) {
 			return with(func(s api.PortSet) (any, error) { return nil, d.setPort(r.PathValue("name"), s) })(r)

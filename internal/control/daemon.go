@@ -104,7 +104,7 @@ func Run(ctx context.Context, o Options, ready func(context.Context, *Daemon) er
 	listener := o.Listener
 	if listener == nil {
 		var err error
-		if listener, err = Listen(o.Socket); err != nil { // first: a second switch must not get as far as its devices
+		if listener, err = Listen(o.Socket, true); err != nil { // first: a second switch must not get as far as its devices
 			return err
 		}
 	}
@@ -241,7 +241,7 @@ func (d *Daemon) build() error {
 	}
 	d.refreshUplink()
 	for _, p := range d.opts.Ports {
-		if _, err := d.addPort(p, noFD); err != nil {
+		if _, err := d.addPort(p, nil); err != nil {
 			return err
 		}
 	}

@@ -6,9 +6,13 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/tap"
 )
 
-// handingListener's connections keep a descriptor that comes with a request (SCM_RIGHTS), for the handler.
+// handingListener's connections keep the descriptors that come with a request (SCM_RIGHTS), for the handler, when the peer may hand
+// something over.
 type handingListener struct{ *net.UnixListener }
 
 func (l handingListener) Accept() (net.Conn, error) {
@@ -16,14 +20,17 @@ func (l handingListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &handingConn{UnixConn: c, fd: -1}, nil
+	if cred, err := peerOf(c); err != nil || !trusted(cred) { // the kernel throws away what it sends
+		return c, nil
+	}
+	return &handingConn{UnixConn: c}, nil
 }
 
-// handingConn holds one descriptor at most, so that a peer cannot fill the process with them.
+// handingConn keeps the descriptors of one request.
 type handingConn struct {
 	*net.UnixConn
-	mu sync.Mutex
-	fd int // -1: none
+	mu  sync.Mutex
+	fds []int
 }
 
 func (c *handingConn) Read(b []byte) (int, error) {
@@ -35,7 +42,6 @@ func (c *handingConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// keep takes the first descriptor of a control message and closes every other.
 func (c *handingConn) keep(oob []byte) {
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
@@ -44,40 +50,57 @@ func (c *handingConn) keep(oob []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i := range messages {
-		fds, err := unix.ParseUnixRights(&messages[i])
-		if err != nil {
-			continue
-		}
-		for _, fd := range fds {
-			if c.fd < 0 {
-				c.fd = fd
-				continue
-			}
-			unix.Close(fd)
+		if fds, err := unix.ParseUnixRights(&messages[i]); err == nil {
+			c.fds = append(c.fds, fds...)
 		}
 	}
 }
 
-// take gives the descriptor away; -1 without one.
-func (c *handingConn) take() int {
+// take gives the descriptors away.
+func (c *handingConn) take() []int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	fd := c.fd
-	c.fd = -1
-	return fd
+	fds := c.fds
+	c.fds = nil
+	return fds
 }
 
 func (c *handingConn) Close() error {
-	if fd := c.take(); fd >= 0 {
-		unix.Close(fd)
-	}
+	closeAll(c.take())
 	return c.UnixConn.Close()
 }
 
-// handedWith is the descriptor that came with a request; -1 without one. It is the caller's.
-func handedWith(r *http.Request) int {
-	if c, ok := r.Context().Value(connKey{}).(*handingConn); ok {
-		return c.take()
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
 	}
-	return -1
+}
+
+// dropHanded closes what came with a request and nobody has taken.
+func dropHanded(r *http.Request) {
+	if c, ok := r.Context().Value(connKey{}).(*handingConn); ok {
+		closeAll(c.take())
+	}
+}
+
+// handedWith is the TAP whose descriptor came with a request; nil without one.
+func handedWith(r *http.Request) (*tap.Device, error) {
+	c, ok := r.Context().Value(connKey{}).(*handingConn)
+	if !ok {
+		return nil, nil
+	}
+	fds := c.take()
+	if len(fds) == 0 {
+		return nil, nil
+	}
+	if len(fds) > 1 {
+		closeAll(fds)
+		return nil, api.Errorf(http.StatusBadRequest, "%d descriptors came with the request: a port takes one", len(fds))
+	}
+	dev, err := tap.Adopt(fds[0])
+	if err != nil {
+		closeAll(fds)
+		return nil, api.Errorf(http.StatusBadRequest, "%v", err)
+	}
+	return dev, nil
 }

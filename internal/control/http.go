@@ -26,8 +26,8 @@ import (
 
 const maxBody = 64 << 10 // bytes of a request
 
-// Listen makes the control socket, or another of the switch's, refusing when another switch answers there and replacing what a dead one left.
-func Listen(path string) (*net.UnixListener, error) {
+// Listen makes the control socket, or another of the switch's, for root and, when it is shared, its group, refusing when another switch answers there and replacing what a dead one left.
+func Listen(path string, shared bool) (*net.UnixListener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
@@ -41,9 +41,14 @@ func Listen(path string) (*net.UnixListener, error) {
 	} else if errors.Is(err, unix.ECONNREFUSED) {
 		_ = os.Remove(path) // of a switch that died; a failure shows below
 	}
+	before := unix.Umask(0o177) // nobody else connects before its mode is what it should be
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	unix.Umask(before)
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	if !shared {
+		return l, nil
 	}
 	if err := os.Chmod(path, 0o660); err != nil {
 		l.Close()
@@ -95,8 +100,10 @@ func peerOf(c net.Conn) (*unix.Ucred, error) {
 // mayChange: root and the switch's own user; everyone else who can open the socket may read.
 func mayChange(r *http.Request) bool {
 	cred, ok := r.Context().Value(peerKey{}).(*unix.Ucred)
-	return ok && (cred.Uid == 0 || int(cred.Uid) == os.Getuid())
+	return ok && trusted(cred)
 }
+
+func trusted(c *unix.Ucred) bool { return c.Uid == 0 || int(c.Uid) == os.Getuid() }
 
 // handler is the control API, as routes lists it.
 func (d *Daemon) handler() http.Handler {
@@ -113,6 +120,7 @@ func (d *Daemon) handler() http.Handler {
 // serve is a route's handler. What changes the switch is for root, and locks by itself; what shows it runs under mu.
 func (d *Daemon) serve(rt route) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		defer dropHanded(r)
 		if (rt.method != http.MethodGet || rt.forRoot) && !rt.open && !mayChange(r) {
 			answer(w, nil, api.Errorf(http.StatusForbidden, "only root may do that"))
 			return

@@ -143,7 +143,7 @@ func (p *planner) takeAway() {
 	}
 	for _, x := range p.oldPorts {
 		back := d.asItIs(x)
-		p.step("remove port "+x.name, func() error { return d.deletePort(x.name) }, func() error { _, err := d.addPort(back, noFD); return err })
+		p.step("remove port "+x.name, func() error { return d.deletePort(x.name) }, func() error { _, err := d.addPort(back, nil); return err })
 	}
 	for _, n := range d.networkList() {
 		to := p.want.networks[n.name]
@@ -199,7 +199,7 @@ func (p *planner) add() {
 		} else if x.addr.IsValid() && !x.bringsItsOwn() {
 			ask.IP = x.addr.Addr().String() // that was found to be free
 		}
-		p.step("add port "+x.name, func() error { _, err := d.addPort(ask, noFD); return err }, func() error { return d.deletePort(x.name) })
+		p.step("add port "+x.name, func() error { _, err := d.addPort(ask, nil); return err }, func() error { return d.deletePort(x.name) })
 	}
 	for _, r := range p.want.rules {
 		if !hasRule(d.rules, r) || p.remade["port "+r.asked.Port] {

@@ -11,8 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/uplink"
@@ -91,23 +89,20 @@ func flagMap(f vswitch.PortFlags) map[string]bool {
 	return m
 }
 
-const noFD = -1
-
-// addPort makes the port that a asks for; handed is the descriptor of its TAP, when somebody else has made that. On an
-// error nothing remains.
-func (d *Daemon) addPort(a api.PortAdd, handed int) (_ api.Port, err error) {
+// addPort makes the port that a asks for; handed is its TAP, when somebody else has made that. On an error nothing remains.
+func (d *Daemon) addPort(a api.PortAdd, handed *tap.Device) (_ api.Port, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	defer func() {
-		if err != nil && handed != noFD {
-			unix.Close(handed)
+		if err != nil && handed != nil {
+			_ = handed.Close()
 		}
 	}()
 	p, err := d.checkPort(a)
 	if err != nil {
 		return api.Port{}, err
 	}
-	if a.Handed != (handed != noFD) {
+	if a.Handed != (handed != nil) {
 		return api.Port{}, api.Errorf(http.StatusBadRequest, "a TAP is handed over by its descriptor, with the request (SCM_RIGHTS), and by handed: true in it: one of them is missing")
 	}
 	if p.netns != "" && !p.isVM() && !a.Handed {
@@ -121,9 +116,8 @@ func (d *Daemon) addPort(a api.PortAdd, handed int) (_ api.Port, err error) {
 	case p.kind == kindDevice:
 		err = d.plugDevice(p)
 	case a.Handed:
-		fd := handed
-		handed = noFD // p's from here on
-		err = d.plugHanded(p, fd)
+		p.conn, handed = handed, nil // its maker moves, names and addresses it
+		err = d.plug(p)
 	default:
 		setup := tap.Setup{MAC: p.mac, MTU: p.mtu, Addr: p.addr}
 		if !a.NoRoute {
@@ -305,17 +299,6 @@ func (d *Daemon) plugTAP(p *port, setup tap.Setup) error {
 		p.close()
 		return err
 	}
-	return d.plug(p)
-}
-
-// plugHanded takes over a TAP that its maker moves, names and addresses.
-func (d *Daemon) plugHanded(p *port, fd int) error {
-	c, err := tap.Adopt(fd)
-	if err != nil {
-		unix.Close(fd)
-		return api.Errorf(http.StatusBadRequest, "%v", err)
-	}
-	p.conn = c
 	return d.plug(p)
 }
 

@@ -19,7 +19,7 @@ import (
 // sideListen opens a loopback address and port, or a unix socket.
 func sideListen(flag, addr string) (net.Listener, error) {
 	if strings.HasPrefix(addr, "/") && flag != "--web" {
-		l, err := Listen(addr)
+		l, err := Listen(addr, true)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", flag, err)
 		}
