@@ -86,6 +86,14 @@ func (p *Packet) Rebind(ifindex int) error {
 // Index is the device's that was bound last. Rebind and Index are for one goroutine.
 func (p *Packet) Index() int { return p.index }
 
+// Bound tells whether that device is still there: one that has left the namespace for a moment comes back with its index, but the
+// kernel has unbound the socket (linux net/packet/af_packet.c, packet_notifier).
+func (p *Packet) Bound() bool {
+	a, err := unix.Getsockname(p.fd)
+	l, ok := a.(*unix.SockaddrLinklayer)
+	return err == nil && ok && l.Ifindex == p.index
+}
+
 func htons(v uint16) uint16 { return v<<8 | v>>8 }
 
 // Vnet is false for a ring's purposes: a read needs the auxiliary data, where the kernel puts a VLAN tag.

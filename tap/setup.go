@@ -100,6 +100,7 @@ func ipNet(p netip.Prefix) *net.IPNet {
 type DeviceInfo struct {
 	Index int
 	Name  string
+	Ether bool // its frames have Ethernet headers
 	MAC   frame.MAC
 	MTU   int
 	Up    bool
@@ -123,6 +124,9 @@ func Inspect(ns, name string) (DeviceInfo, error) {
 func Devices(ns string) (out []DeviceInfo, err error) {
 	err = In(ns, func() error {
 		links, err := netlink.LinkList()
+		for try := 0; errors.Is(err, netlink.ErrDumpInterrupted) && try < 10; try++ { // something changed meanwhile
+			links, err = netlink.LinkList()
+		}
 		for _, l := range links {
 			out = append(out, deviceInfo(l))
 		}
@@ -133,7 +137,7 @@ func Devices(ns string) (out []DeviceInfo, err error) {
 
 func deviceInfo(l netlink.Link) DeviceInfo {
 	a := l.Attrs()
-	return DeviceInfo{Index: a.Index, Name: a.Name, MAC: frame.MACFrom(a.HardwareAddr), MTU: a.MTU, Up: a.Flags&net.FlagUp != 0}
+	return DeviceInfo{Index: a.Index, Name: a.Name, Ether: a.EncapType == "ether", MAC: frame.MACFrom(a.HardwareAddr), MTU: a.MTU, Up: a.Flags&net.FlagUp != 0}
 }
 
 // Addresses are a device's of IPv4.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -347,6 +348,9 @@ func (d *Daemon) plugDevice(p *port) error {
 	}
 	p.conn = c
 	info, err := tap.Inspect(tap.Own, p.ifname)
+	if err == nil && !info.Ether {
+		err = api.Errorf(http.StatusConflict, "%s is no Ethernet device: the switch is one of Ethernet frames", p.ifname)
+	}
 	if err == nil {
 		p.mtu = info.MTU
 		p.swallower, err = uplink.Swallow(info.Index)
@@ -362,69 +366,98 @@ func (d *Daemon) plugDevice(p *port) error {
 }
 
 // refreshDevices follows plugged devices: one that has gone is a port that is down, and the next of that name takes its place; a
-// new name and a new MTU are taken over.
+// new name and a new MTU are taken over. What fails is tried again in a second.
 func (d *Daemon) refreshDevices() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	plugged := map[int]*port{} // by index
-	for _, p := range d.ports {
-		if c, ok := p.conn.(*tap.Packet); ok {
-			plugged[c.Index()] = p
-		}
-	}
-	if len(plugged) == 0 || d.closed {
+	if d.closed {
 		return
 	}
-	list, err := tap.Devices(tap.Own)
-	if err != nil {
-		d.log.Error("looking for the ports' devices", "error", err)
-		return
-	}
-	here, named := map[int]bool{}, map[string]tap.DeviceInfo{}
-	for _, info := range list {
-		named[info.Name], here[info.Index] = info, true
-		if p := plugged[info.Index]; p != nil && p.ifname != info.Name {
-			d.log.Info("the port's device has a new name", "port", p.name, "device", info.Name, "before", p.ifname)
-			p.ifname = info.Name
-		}
-	}
-	for index, p := range plugged {
-		info, found := named[p.ifname]
-		if !found {
-			continue
-		}
-		if !here[index] {
-			if plugged[info.Index] != nil || d.isUplinkDevice(p.ifname) { // it is in another's hands
-				continue
-			}
-			if err := d.replug(p, info.Index); err != nil {
-				d.log.Error("the port's device is there again, and cannot be plugged", "port", p.name, "device", p.ifname, "error", err)
-				continue
-			}
-			d.log.Info("the port's device is there again", "port", p.name, "device", p.ifname)
-		}
-		if info.MTU != p.mtu {
-			d.log.Info("the port's device has a new MTU", "port", p.name, "device", p.ifname, "mtu", info.MTU)
-			p.mtu = info.MTU
-			d.dp.Switch.SetPort(d.switchPort(p))
-		}
+	if err := d.followDevices(); err != nil {
+		d.log.Error("following the ports' devices", "error", err)
+		time.AfterFunc(time.Second, d.refreshDevices)
 	}
 }
 
-// replug puts p on the device that has come in the place of its own.
-func (d *Daemon) replug(p *port, index int) error {
-	s, err := uplink.Swallow(index)
+func (d *Daemon) followDevices() error {
+	plugged := map[int]*port{} // by index
+	var away []*port
+	for _, p := range d.portList() {
+		switch c, ok := p.conn.(*tap.Packet); {
+		case !ok:
+		case c.Bound():
+			plugged[c.Index()] = p
+		default:
+			away = append(away, p)
+			if p.swallower != nil { // elsewhere the device is its new owner's
+				p.swallower.Close()
+				p.swallower = nil
+			}
+		}
+	}
+	if len(plugged)+len(away) == 0 {
+		return nil
+	}
+	list, err := tap.Devices(tap.Own)
 	if err != nil {
 		return err
 	}
-	if err := tap.In(tap.Own, func() error { return p.conn.(*tap.Packet).Rebind(index) }); err != nil {
+	named := map[string]tap.DeviceInfo{}
+	for _, info := range list {
+		named[info.Name] = info
+		p := plugged[info.Index]
+		if p == nil {
+			continue
+		}
+		if p.ifname != info.Name {
+			d.log.Info("the port's device has a new name", "port", p.name, "device", info.Name, "before", p.ifname)
+			p.ifname = info.Name
+		}
+		d.takeMTU(p, info.MTU)
+	}
+	var errs error
+	for _, p := range away {
+		info, found := named[p.ifname]
+		if !found || !info.Ether || plugged[info.Index] != nil || d.isUplinkDevice(p.ifname) { // not there, of another kind, or in another's hands
+			continue
+		}
+		if err := d.replug(p, info); err != nil {
+			errs = errors.Join(errs, fmt.Errorf("port %q, whose device %s is there again: %w", p.name, p.ifname, err))
+			continue
+		}
+		plugged[info.Index] = p
+		d.takeMTU(p, info.MTU)
+		d.log.Info("the port's device is there again", "port", p.name, "device", p.ifname)
+	}
+	return errs
+}
+
+// takeMTU makes the device's MTU the port's.
+func (d *Daemon) takeMTU(p *port, mtu int) {
+	if p.mtu == mtu {
+		return
+	}
+	d.log.Info("the port's device has a new MTU", "port", p.name, "device", p.ifname, "mtu", mtu)
+	p.mtu = mtu
+	d.dp.Switch.SetPort(d.switchPort(p))
+}
+
+// replug puts p on the device that has come in the place of its own.
+func (d *Daemon) replug(p *port, info tap.DeviceInfo) error {
+	if err := tap.SetUp(tap.Own, p.ifname); err != nil {
+		return err
+	}
+	s, err := uplink.Swallow(info.Index)
+	if err != nil {
+		return err
+	}
+	if err := tap.In(tap.Own, func() error { return p.conn.(*tap.Packet).Rebind(info.Index) }); err != nil {
 		s.Close()
 		return err
 	}
-	p.swallower.Close() // its device is gone
 	p.swallower = s
 	d.forgetBehind(p)
-	return tap.SetUp(tap.Own, p.ifname)
+	return nil
 }
 
 // plug gives p an id and puts it on the dataplane; on an error p is closed.

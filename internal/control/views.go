@@ -71,7 +71,7 @@ func (d *Daemon) portState(p *port) string {
 		return "gone"
 	}
 	info, err := tap.Inspect(ns, name)
-	if c, ok := p.conn.(*tap.Packet); ok && (err != nil || info.Index != c.Index()) {
+	if c, ok := p.conn.(*tap.Packet); ok && (err != nil || !c.Bound()) {
 		return "down" // until there is such a device again
 	}
 	switch {

@@ -57,6 +57,17 @@ func TestDeviceComesAndGoes(t *testing.T) {
 		t.Errorf("%v: %s", err, out)
 	}
 
+	// To another namespace, where the switch must leave it alone, and back: with the index that it had.
+	b.AddNS("ns2")
+	b.Sh("host", "ip link set veth-host netns "+b.NS("ns2"))
+	state("down")
+	b.Sh("ns2", "ip addr add 172.29.0.1/16 dev veth-host && ip link set veth-host up")
+	ping(b, "ns2", "172.29.0.100")
+	b.Sh("ns2", "ip link set veth-host netns "+b.NS("host"))
+	state("forwarding")
+	b.Eventually("it is reached again", reached)
+	b.Sh("ns1", "ip route replace default via 172.29.0.1")
+
 	b.Sh("host", "ip link set veth-host mtu 1400")
 	b.Eventually("the MTU is taken over", func() bool { return port(b, "ns1").MTU == 1400 })
 	b.Sh("host", "ip link set veth-host down && ip link set veth-host name veth-new && ip link set veth-new up")
