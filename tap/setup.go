@@ -15,11 +15,11 @@ import (
 // A Setup is how a device made here is to look inside its namespace.
 type Setup struct {
 	MAC     frame.MAC
-	MTU     int            // bytes of the longest IP packet
-	Addr    netip.Prefix   // zero for none
-	Gateway netip.Addr     // of the default route; zero for none
-	Routes  []netip.Prefix // by the gateway, instead of the default route; not nil
-	NoIPv6  bool           // give it no link-local address: nobody speaks IPv6 there
+	MTU     int          // bytes of the longest IP packet
+	Addr    netip.Prefix // zero for none
+	Gateway netip.Addr   // of the default route; zero for none
+	Routes  []Route      // instead of the default route, when not nil; what is there already stays
+	NoIPv6  bool         // give it no link-local address: nobody speaks IPv6 there
 }
 
 // Configure gives device name in the namespace at path ns its addresses and brings it up, and the namespace's
@@ -51,12 +51,11 @@ func Configure(ns, name string, s Setup) error {
 		if err := netlink.LinkSetUp(link); err != nil {
 			return fmt.Errorf("tap: bringing %s up: %w", name, err)
 		}
-		routes := s.Routes
-		if routes == nil && s.Gateway.IsValid() {
-			routes = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)}
+		if s.Routes == nil && s.Gateway.IsValid() {
+			return addRoute(link, Route{To: everywhere, Via: s.Gateway})
 		}
-		for _, to := range routes {
-			if err := addRoute(link, to, s.Gateway); err != nil {
+		for _, r := range s.Routes {
+			if err := addRoute(link, r); err != nil && !errors.Is(err, unix.EEXIST) {
 				return err
 			}
 		}
@@ -80,16 +79,48 @@ func SetMTU(ns, name string, mtu int) error {
 
 const addrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE of linux/if_link.h
 
-func addRoute(link netlink.Link, to netip.Prefix, gw netip.Addr) error {
-	r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(to), Gw: gw.AsSlice()}
-	err := netlink.RouteAdd(r)
+// A Route is one of IPv4 inside a namespace.
+type Route struct {
+	To  netip.Prefix
+	Via netip.Addr
+}
+
+var everywhere = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+
+func addRoute(link netlink.Link, r Route) error {
+	err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(r.To), Gw: r.Via.AsSlice()})
 	switch {
-	case errors.Is(err, unix.EEXIST) && to.Bits() == 0:
-		return fmt.Errorf("tap: the namespace has a default route already; use --no-route, or delete it (`ip route del default`)")
+	case errors.Is(err, unix.EEXIST) && r.To == everywhere:
+		return fmt.Errorf("tap: the namespace has a default route already (%w); use --no-route, or delete it (`ip route del default`)", err)
 	case err != nil:
-		return fmt.Errorf("tap: route to %s via %s: %w", to, gw, err)
+		return fmt.Errorf("tap: route to %s via %s: %w", r.To, r.Via, err)
 	}
 	return nil
+}
+
+// Routes are those of IPv4 by a device and a gateway.
+func Routes(ns, name string) (out []Route, err error) {
+	err = In(ns, func() error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("tap: no device %q: %w", name, err)
+		}
+		list, err := netlink.RouteList(link, netlink.FAMILY_V4)
+		for _, r := range list {
+			via, ok := netip.AddrFromSlice(r.Gw.To4())
+			to := everywhere
+			if r.Dst != nil {
+				ip, _ := netip.AddrFromSlice(r.Dst.IP.To4())
+				bits, _ := r.Dst.Mask.Size()
+				to = netip.PrefixFrom(ip, bits)
+			}
+			if ok {
+				out = append(out, Route{To: to, Via: via})
+			}
+		}
+		return err
+	})
+	return out, err
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

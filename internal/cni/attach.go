@@ -13,9 +13,9 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -33,7 +33,7 @@ type attachment struct {
 	mac     string // likewise
 	mtu     int    // 0: the network's
 	// routes by the gateway inside; nil: the default route, unless the network is internal.
-	routes  []netip.Prefix
+	routes  []tap.Route
 	publish []portMapping
 }
 
@@ -52,7 +52,7 @@ type attached struct {
 	mtu     int
 	addr    netip.Prefix
 	gateway netip.Addr
-	routes  []netip.Prefix
+	routes  []tap.Route
 }
 
 // client is the switch's; the socket is the configuration's, else the environment's, else the usual one.
@@ -69,11 +69,11 @@ func client(socket string) *api.Client {
 // portName is the same for the same device of the same container in the same configuration, and has as much of the container's ID as
 // runtimes print.
 func portName(kind, conf, container, ifname string) string {
-	return prefixOf(kind, conf) + container[:min(len(container), 12)] + "-" + digest(container, ifname)[:6]
+	return prefixOf(kind, conf) + container[:min(len(container), 12)] + "-" + digest(container, ifname)[:8]
 }
 
 // prefixOf is how the ports of one configuration begin.
-func prefixOf(kind, conf string) string { return kind + "-" + digest(conf)[:4] + "-" }
+func prefixOf(kind, conf string) string { return kind + "-" + digest(conf)[:12] + "-" }
 
 func digest(parts ...string) string {
 	return fmt.Sprintf("%x", sha256.Sum256([]byte(strings.Join(parts, "\x00"))))
@@ -85,6 +85,7 @@ func (a *attachment) attach(ctx context.Context) (_ attached, err error) {
 	if err != nil {
 		return attached{}, err
 	}
+	var made api.Port
 	mtu := a.mtu
 	if mtu == 0 {
 		mtu = n.MTU
@@ -94,15 +95,19 @@ func (a *attachment) attach(ctx context.Context) (_ attached, err error) {
 		return attached{}, err
 	}
 	defer t.Close() // the switch has a descriptor of its own
-	made, err := a.sw.HandPort(ctx, api.PortAdd{Name: a.port, Network: n.Name, Netns: a.netns, Ifname: a.ifname, IP: orAuto(a.ip), MAC: a.mac, MTU: mtu}, t.FD())
+	defer func() {
+		var refused *api.Error
+		if err == nil || errors.As(err, &refused) && refused.Status == http.StatusConflict && made.Name == "" {
+			return // in the second case the port, if there is one, is another's
+		}
+		ctx, cancel := cleanup(ctx)
+		defer cancel()
+		err = errors.Join(err, a.detach(ctx))
+	}()
+	made, err = a.sw.HandPort(ctx, api.PortAdd{Name: a.port, Network: n.Name, Netns: a.netns, Ifname: a.ifname, IP: orAuto(a.ip), MAC: a.mac, MTU: mtu}, t.FD())
 	if err != nil {
 		return attached{}, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, a.detach(ctx))
-		}
-	}()
 	out := attached{mac: made.MAC, mtu: mtu, routes: a.routes}
 	if out.addr, err = netip.ParsePrefix(made.Addresses[0]); err != nil {
 		return attached{}, err
@@ -111,7 +116,15 @@ func (a *attachment) attach(ctx context.Context) (_ attached, err error) {
 		return attached{}, err
 	}
 	if out.routes == nil && !n.Internal {
-		out.routes = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)}
+		out.routes = []tap.Route{{To: netip.PrefixFrom(netip.IPv4Unspecified(), 0)}}
+	}
+	if out.routes == nil {
+		out.routes = []tap.Route{}
+	}
+	for i := range out.routes {
+		if !out.routes[i].Via.IsValid() {
+			out.routes[i].Via = out.gateway
+		}
 	}
 	mac, err := frame.ParseMAC(made.MAC)
 	if err != nil {
@@ -120,9 +133,17 @@ func (a *attachment) attach(ctx context.Context) (_ attached, err error) {
 	if err := tap.Configure(a.netns, a.ifname, tap.Setup{MAC: mac, MTU: mtu, Addr: out.addr, Gateway: out.gateway, Routes: out.routes}); err != nil {
 		return attached{}, err
 	}
+	there, err := tap.Routes(a.netns, a.ifname)
+	if err != nil {
+		return attached{}, err
+	}
+	out.routes = slices.DeleteFunc(slices.Clone(out.routes), func(r tap.Route) bool { return !slices.Contains(there, r) }) // another network's came first
 	for _, p := range a.publish {
+		if p.HostPort == 0 || p.isTwin(a.publish) {
+			continue
+		}
 		spec, err := p.spec()
-		if err == nil && spec != "" {
+		if err == nil {
 			_, err = a.sw.Publish(ctx, api.PublishAdd{Spec: spec, Port: a.port})
 		}
 		if err != nil {
@@ -130,6 +151,11 @@ func (a *attachment) attach(ctx context.Context) (_ attached, err error) {
 		}
 	}
 	return out, nil
+}
+
+// cleanup is a context for what must be undone, however ctx ended.
+func cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), patience)
 }
 
 func orAuto(ip string) string {
@@ -144,54 +170,78 @@ func orAuto(ip string) string {
 func (a *attachment) detach(ctx context.Context) error {
 	err := a.sw.DeletePort(ctx, a.port)
 	var refused *api.Error
-	if unreachable(err) || errors.As(err, &refused) && refused.Status == http.StatusNotFound {
+	if api.IsUnreachable(err) || errors.As(err, &refused) && refused.Status == http.StatusNotFound {
 		return nil
 	}
 	return err
 }
 
-func unreachable(err error) bool {
-	return errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
-}
-
-// findNetwork is the switch's network, made when it may be.
+// findNetwork is the switch's network, made when it may be; one that is there must be what is asked for, or be without ports and give way.
 func (a *attachment) findNetwork(ctx context.Context) (api.Network, error) {
-	n, found, err := a.lookUp(ctx)
-	if found || err != nil {
-		return n, err
-	}
-	if a.network.Subnet == "" {
-		return n, fmt.Errorf("the switch has no network %q; `uvswitch network add %[1]s --subnet ...`, or say a subnet in the configuration", a.network.Name)
+	n, err := a.lookUp(ctx)
+	switch {
+	case err != nil:
+		return api.Network{}, err
+	case n != nil && a.differs(n) == "":
+		return *n, nil
+	case n != nil && n.Ports > 0:
+		return *n, fmt.Errorf("network %q of the switch has %s; `uvswitch network del %[1]s` when its last container has gone", n.Name, a.differs(n))
+	case n != nil:
+		if err := a.sw.DeleteNetwork(ctx, n.Name); err != nil {
+			return *n, err
+		}
+	case a.network.Subnet == "":
+		return api.Network{}, fmt.Errorf("the switch has no network %q; `uvswitch network add %[1]s --subnet ...`, or say a subnet in the configuration", a.network.Name)
 	}
 	refused := a.sw.AddNetwork(ctx, a.network)
-	if n, found, err = a.lookUp(ctx); found || err != nil { // another container may have made it just now
-		return n, err
+	if n, err = a.lookUp(ctx); err != nil {
+		return api.Network{}, err
 	}
-	return n, refused
+	if n != nil && a.differs(n) == "" { // another container may have made it just now
+		return *n, nil
+	}
+	return api.Network{}, refused
 }
 
-func (a *attachment) lookUp(ctx context.Context) (api.Network, bool, error) {
+func (a *attachment) lookUp(ctx context.Context) (*api.Network, error) {
 	list, err := a.sw.Networks(ctx)
 	if err != nil {
-		return api.Network{}, false, err
+		return nil, err
 	}
 	for _, n := range list {
-		if n.Name != a.network.Name {
-			continue
+		if n.Name == a.network.Name {
+			return &n, nil
 		}
-		if a.network.Subnet != "" && n.Subnet != a.network.Subnet {
-			return n, true, fmt.Errorf("network %q of the switch is %s, and the configuration says %s", n.Name, n.Subnet, a.network.Subnet)
-		}
-		return n, true, nil
 	}
-	return api.Network{}, false, nil
+	return nil, nil
 }
 
-// spec is p as the switch takes it; empty for nothing to publish.
-func (p portMapping) spec() (string, error) {
-	if p.HostPort == 0 { // no port of the host's: nothing to publish
-		return "", nil
+// differs says in what the switch's network is not what is asked for. Without a subnet nothing is.
+func (a *attachment) differs(n *api.Network) string {
+	want := a.network
+	switch {
+	case want.Subnet == "":
+	case n.Subnet != want.Subnet:
+		return fmt.Sprintf("subnet %s, and the configuration says %s", n.Subnet, want.Subnet)
+	case want.Gateway != "" && n.Gateway != want.Gateway:
+		return fmt.Sprintf("gateway %s, and the configuration says %s", n.Gateway, want.Gateway)
+	case n.Internal != want.Internal:
+		return fmt.Sprintf("internal: %v, and the configuration says %v", n.Internal, want.Internal)
+	case n.Isolated != want.Isolated:
+		return fmt.Sprintf("isolated: %v, and the configuration says %v", n.Isolated, want.Isolated)
 	}
+	return ""
+}
+
+// isTwin tells whether p is one of the list, for IPv6: runtimes may send both.
+func (p portMapping) isTwin(list []portMapping) bool {
+	return p.HostIP == "::" && slices.ContainsFunc(list, func(o portMapping) bool {
+		return (o.HostIP == "" || o.HostIP == "0.0.0.0") && o.HostPort == p.HostPort && o.ContainerPort == p.ContainerPort && o.Protocol == p.Protocol
+	})
+}
+
+// spec is p as the switch takes it.
+func (p portMapping) spec() (string, error) {
 	if p.HostPort < 0 || p.HostPort > 65535 || p.ContainerPort <= 0 || p.ContainerPort > 65535 {
 		return "", fmt.Errorf("port mapping %d:%d: a port is 1 to 65535", p.HostPort, p.ContainerPort)
 	}
@@ -200,11 +250,7 @@ func (p portMapping) spec() (string, error) {
 		host += "-" + strconv.Itoa(p.HostPort+p.count-1)
 	}
 	if p.HostIP != "" && p.HostIP != "0.0.0.0" {
-		ip, err := netip.ParseAddr(p.HostIP)
-		switch {
-		case err == nil && ip.Is6() && ip.IsUnspecified():
-			return "", nil // the twin of one for IPv4
-		case err != nil || !ip.Is4():
+		if ip, err := netip.ParseAddr(p.HostIP); err != nil || !ip.Is4() {
 			return "", fmt.Errorf("port mapping %d:%d: %q is no IPv4 address of the host", p.HostPort, p.ContainerPort, p.HostIP)
 		}
 		host = p.HostIP + ":" + host

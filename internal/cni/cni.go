@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -36,11 +37,11 @@ type conf struct {
 	Isolated bool   `json:"isolated"`
 
 	RuntimeConfig struct {
-		PortMappings []portMapping   `json:"portMappings"`
-		MAC          string          `json:"mac"`
-		IPs          []string        `json:"ips"`
-		DNS          *types.DNS      `json:"dns"`
-		Bandwidth    json.RawMessage `json:"bandwidth"`
+		PortMappings []portMapping                                  `json:"portMappings"`
+		MAC          string                                         `json:"mac"`
+		IPs          []string                                       `json:"ips"`
+		DNS          *struct{ Servers, Searches, Options []string } `json:"dns"` // CNI's conventions, capability dns
+		Bandwidth    json.RawMessage                                `json:"bandwidth"`
 	} `json:"runtimeConfig"`
 }
 
@@ -86,6 +87,9 @@ func add(args *skel.CmdArgs) (err error) {
 	if len(c.RuntimeConfig.Bandwidth) > 0 && string(c.RuntimeConfig.Bandwidth) != "null" {
 		return types.NewError(types.ErrInvalidNetworkConfig, "bandwidth limits are not there yet", "take the capability bandwidth out of the configuration")
 	}
+	if same, err := sameNamespace(args.Netns, tap.Own); err != nil || same {
+		return types.NewError(types.ErrInvalidNetNS, fmt.Sprintf("%s is no namespace of a container's own", args.Netns), fmt.Sprint(err))
+	}
 	a := c.attachmentOf(args)
 	ctx, cancel := timeout()
 	defer cancel()
@@ -106,6 +110,8 @@ func add(args *skel.CmdArgs) (err error) {
 		}
 		defer func() {
 			if err != nil { // what was given goes back
+				ctx, cancel := cleanup(ctx)
+				defer cancel()
 				_ = invoke.DelegateDel(ctx, c.IPAM.Type, args.StdinData, nil)
 			}
 		}()
@@ -114,7 +120,11 @@ func add(args *skel.CmdArgs) (err error) {
 	if err != nil {
 		return explain(err)
 	}
-	return types.PrintResult(c.result(args, got), c.CNIVersion)
+	res, err := c.result(args, got)
+	if err != nil {
+		return err
+	}
+	return types.PrintResult(res, c.CNIVersion)
 }
 
 // delegate lets the configuration's IPAM plugin choose address and routes.
@@ -125,7 +135,11 @@ func (c *conf) delegate(ctx context.Context, a *attachment, stdin []byte) error 
 	}
 	res, err := current.NewResultFromResult(r)
 	if err != nil {
+		_ = invoke.DelegateDel(ctx, c.IPAM.Type, stdin, nil)
 		return err
+	}
+	if c.DNS.IsEmpty() {
+		c.DNS = res.DNS
 	}
 	i := slices.IndexFunc(res.IPs, func(ip *current.IPConfig) bool { return ip.Address.IP.To4() != nil })
 	if i < 0 || len(res.IPs) > 1 {
@@ -133,34 +147,61 @@ func (c *conf) delegate(ctx context.Context, a *attachment, stdin []byte) error 
 		return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("ipam %s gave %d addresses: a port has one, of IPv4", c.IPAM.Type, len(res.IPs)), "")
 	}
 	a.ip = res.IPs[i].Address.String()
-	a.routes = []netip.Prefix{}
+	a.routes = []tap.Route{}
 	for _, rt := range res.Routes {
 		p, err := netip.ParsePrefix(rt.Dst.String())
 		if err == nil && p.Addr().Is4() {
-			a.routes = append(a.routes, p)
+			via, _ := netip.AddrFromSlice(rt.GW.To4()) // else the network's
+			a.routes = append(a.routes, tap.Route{To: p.Masked(), Via: via})
 		}
 	}
 	return nil
 }
 
-// result is what ADD prints.
-func (c *conf) result(args *skel.CmdArgs, got attached) *current.Result {
+// result is what ADD prints: after what an earlier plugin of the list has returned.
+func (c *conf) result(args *skel.CmdArgs, got attached) (*current.Result, error) {
 	ip := func(p netip.Prefix) net.IPNet {
 		return net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 	}
-	r := &current.Result{
-		CNIVersion: current.ImplementedSpecVersion,
-		Interfaces: []*current.Interface{{Name: args.IfName, Mac: got.mac, Mtu: got.mtu, Sandbox: args.Netns}},
-		IPs:        []*current.IPConfig{{Interface: current.Int(0), Address: ip(got.addr), Gateway: got.gateway.AsSlice()}},
-		DNS:        c.DNS,
+	r := &current.Result{}
+	if err := version.ParsePrevResult(&c.PluginConf); err != nil {
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, "prevResult cannot be read", err.Error())
 	}
-	if c.RuntimeConfig.DNS != nil {
-		r.DNS = *c.RuntimeConfig.DNS
+	if c.PrevResult != nil {
+		var err error
+		if r, err = current.NewResultFromResult(c.PrevResult); err != nil {
+			return nil, types.NewError(types.ErrInvalidNetworkConfig, "prevResult cannot be read", err.Error())
+		}
 	}
-	for _, p := range got.routes {
-		r.Routes = append(r.Routes, &types.Route{Dst: ip(p), GW: got.gateway.AsSlice()})
+	r.CNIVersion = current.ImplementedSpecVersion
+	r.IPs = append(r.IPs, &current.IPConfig{Interface: current.Int(len(r.Interfaces)), Address: ip(got.addr), Gateway: got.gateway.AsSlice()})
+	r.Interfaces = append(r.Interfaces, &current.Interface{Name: args.IfName, Mac: got.mac, Mtu: got.mtu, Sandbox: args.Netns})
+	for _, x := range got.routes {
+		r.Routes = append(r.Routes, &types.Route{Dst: ip(x.To), GW: x.Via.AsSlice()})
 	}
-	return r
+	if !c.DNS.IsEmpty() {
+		r.DNS = c.DNS
+	}
+	if d := c.RuntimeConfig.DNS; d != nil {
+		for _, v := range []struct{ from, to *[]string }{{&d.Servers, &r.DNS.Nameservers}, {&d.Searches, &r.DNS.Search}, {&d.Options, &r.DNS.Options}} {
+			if len(*v.from) > 0 {
+				*v.to = *v.from
+			}
+		}
+	}
+	return r, nil
+}
+
+func sameNamespace(a, b string) (bool, error) {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false, err
+	}
+	y, err := os.Stat(b)
+	if err != nil {
+		return false, err
+	}
+	return os.SameFile(x, y), nil
 }
 
 // del is DEL: it may come twice, without a namespace, and after the switch has gone.
@@ -208,6 +249,9 @@ func check(args *skel.CmdArgs) error {
 	if info.MAC.String() != p.MAC {
 		return types.NewError(types.ErrInternal, fmt.Sprintf("%s has MAC %s, and ADD gave it %s", args.IfName, info.MAC, p.MAC), "")
 	}
+	if info.MTU != p.MTU {
+		return types.NewError(types.ErrInternal, fmt.Sprintf("%s has MTU %d, and ADD gave it %d", args.IfName, info.MTU, p.MTU), "")
+	}
 	have, err := tap.Addresses(args.Netns, args.IfName)
 	if err != nil {
 		return explain(err)
@@ -220,8 +264,27 @@ func check(args *skel.CmdArgs) error {
 			return types.NewError(types.ErrInternal, fmt.Sprintf("the port has address %s, which is not what ADD returned", a), "")
 		}
 	}
+	routes, err := tap.Routes(args.Netns, args.IfName)
+	if err != nil {
+		return explain(err)
+	}
+	for _, x := range prev.Routes {
+		if !slices.ContainsFunc(routes, func(r tap.Route) bool { return r.To.String() == x.Dst.String() }) && x.GW.Equal(gatewayOf(prev, p)) {
+			return types.NewError(types.ErrInternal, fmt.Sprintf("the route to %s by %s is not there any more", x.Dst.String(), args.IfName), "")
+		}
+	}
 	if c.IPAM.Type != "" {
 		return invoke.DelegateCheck(ctx, c.IPAM.Type, args.StdinData, nil)
+	}
+	return nil
+}
+
+// gatewayOf is the gateway of the port's address, as ADD has returned it.
+func gatewayOf(prev *current.Result, p api.Port) net.IP {
+	for _, ip := range prev.IPs {
+		if slices.Contains(p.Addresses, ip.Address.String()) {
+			return ip.Gateway
+		}
 	}
 	return nil
 }
@@ -264,7 +327,7 @@ func gc(args *skel.CmdArgs) error {
 	defer cancel()
 	sw := client(c.Socket)
 	ports, err := sw.Ports(ctx)
-	if err != nil && !unreachable(err) {
+	if err != nil && !api.IsUnreachable(err) {
 		return explain(err)
 	}
 	var errs error
@@ -297,7 +360,7 @@ func explain(err error) error {
 	switch {
 	case err == nil || errors.As(err, &known):
 		return err
-	case unreachable(err):
+	case api.IsUnreachable(err) || errors.Is(err, context.DeadlineExceeded):
 		return types.NewError(types.ErrTryAgainLater, err.Error(), "")
 	case errors.As(err, &refused) && refused.Status == 400:
 		return types.NewError(types.ErrInvalidNetworkConfig, err.Error(), "")

@@ -22,10 +22,12 @@ type netavarkNetwork struct {
 	Internal    bool              `json:"internal"`
 	IPv6Enabled bool              `json:"ipv6_enabled"`
 	Options     map[string]string `json:"options"`
-	Subnets     []struct {
-		Subnet  string `json:"subnet"`
-		Gateway string `json:"gateway,omitempty"`
-	} `json:"subnets"`
+	Subnets     []netavarkSubnet  `json:"subnets"`
+}
+
+type netavarkSubnet struct {
+	Subnet  string `json:"subnet"`
+	Gateway string `json:"gateway"`
 }
 
 // netavarkCall is what setup and teardown are told.
@@ -149,7 +151,7 @@ func netavark(ctx context.Context, command, netns, version string, in io.Reader,
 }
 
 // createNetwork checks a network and fills in what was left open: a subnet that no network of the switch has, and its gateway. The switch's
-// own is made with the first container.
+// own is made with the first container, or now, when its subnet was chosen here.
 func createNetwork(ctx context.Context, in io.Reader, out io.Writer) error {
 	var all map[string]any
 	dec := json.NewDecoder(in)
@@ -165,27 +167,33 @@ func createNetwork(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err := json.Unmarshal(b, &n); err != nil {
 		return fmt.Errorf("what netavark says: %w", err)
 	}
-	if len(n.Subnets) == 0 {
+	chosen := len(n.Subnets) == 0
+	if chosen {
 		p, err := freeSubnet(ctx, client(n.Options["socket"]))
 		if err != nil {
 			return err
 		}
-		n.Subnets = append(n.Subnets, struct {
-			Subnet  string `json:"subnet"`
-			Gateway string `json:"gateway,omitempty"`
-		}{Subnet: p.String()})
+		all["subnets"] = []any{map[string]any{"subnet": p.String(), "gateway": p.Addr().Next().String()}}
+		n.Subnets = []netavarkSubnet{{Subnet: p.String()}}
 	}
-	if _, err := n.settle(); err != nil {
+	add, err := n.settle()
+	if err != nil {
 		return err
 	}
-	p, err := netip.ParsePrefix(n.Subnets[0].Subnet)
+	p, err := netip.ParsePrefix(add.Subnet)
 	if err != nil || !p.Addr().Is4() {
-		return fmt.Errorf("%q is not an IPv4 subnet, such as 10.89.0.0/24", n.Subnets[0].Subnet)
+		return fmt.Errorf("%q is not an IPv4 subnet, such as 10.89.0.0/24", add.Subnet)
 	}
-	if n.Subnets[0].Gateway == "" {
-		n.Subnets[0].Gateway = p.Masked().Addr().Next().String()
+	if list, ok := all["subnets"].([]any); ok && !chosen && add.Gateway == "" {
+		if first, ok := list[0].(map[string]any); ok {
+			first["gateway"] = p.Masked().Addr().Next().String() // the rest stays as it came
+		}
 	}
-	all["subnets"] = n.Subnets
+	if chosen { // made now, so that the next one is given another
+		if err := client(n.Options["socket"]).AddNetwork(ctx, add); err != nil {
+			return err
+		}
+	}
 	return json.NewEncoder(out).Encode(all)
 }
 

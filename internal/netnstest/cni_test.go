@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -104,7 +105,7 @@ func TestCNI(t *testing.T) {
 			list := c.conflist(v, subnet50)
 			rt := c.runtime(ns, "3f2a9c0d1b2e4455", map[string]any{
 				"portMappings": []map[string]any{{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}},
-				"ips":          []string{"10.50.0.77/24"}, "mac": "02:00:00:00:00:4d", "dns": types.DNS{Nameservers: []string{"10.1.0.2"}},
+				"ips":          []string{"10.50.0.77/24"}, "mac": "02:00:00:00:00:4d", "dns": map[string]any{"servers": []string{"10.1.0.2"}, "searches": []string{"pods.local"}},
 			})
 			if _, err := c.ValidateNetworkList(ctx, list); err != nil {
 				t.Fatal(err)
@@ -117,7 +118,7 @@ func TestCNI(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if len(got.IPs) != 1 || got.IPs[0].Address.String() != "10.50.0.77/24" || got.IPs[0].Gateway.String() != "10.50.0.1" || len(got.Routes) != 1 || got.Interfaces[0].Mac != "02:00:00:00:00:4d" || got.Interfaces[0].Sandbox != c.path(ns) || got.DNS.Nameservers[0] != "10.1.0.2" {
+			if len(got.IPs) != 1 || got.IPs[0].Address.String() != "10.50.0.77/24" || got.IPs[0].Gateway.String() != "10.50.0.1" || len(got.Routes) != 1 || got.Interfaces[0].Mac != "02:00:00:00:00:4d" || got.Interfaces[0].Sandbox != c.path(ns) || got.DNS.Nameservers[0] != "10.1.0.2" || got.DNS.Search[0] != "pods.local" {
 				t.Errorf("ADD: %v", res)
 			}
 			contains(t, c.Sh(ns, "ip addr show eth0; ip route"), "inet 10.50.0.77/24", "02:00:00:00:00:4d", "default via 10.50.0.1 dev eth0")
@@ -130,6 +131,13 @@ func TestCNI(t *testing.T) {
 			if v != "0.3.1" {
 				if err := c.CheckNetworkList(ctx, list, rt); err != nil {
 					t.Errorf("CHECK: %v", err)
+				}
+				for damage, undo := range map[string]string{"ip link set eth0 mtu 1000": "ip link set eth0 mtu 1500", "ip route del default": "ip route add default via 10.50.0.1"} {
+					c.Sh(ns, damage)
+					if err := c.CheckNetworkList(ctx, list, rt); err == nil {
+						t.Errorf("CHECK after %s", damage)
+					}
+					c.Sh(ns, undo)
 				}
 				c.Sh(ns, "ip addr del 10.50.0.77/24 dev eth0")
 				if err := c.CheckNetworkList(ctx, list, rt); err == nil || !strings.Contains(err.Error(), "no address 10.50.0.77/24 any more") {
@@ -202,6 +210,24 @@ func TestCNIOddOrders(t *testing.T) {
 		t.Errorf("after GC %d ports: %+v", n, c.ports())
 	}
 
+	// A second network in a container: the way out is the first's.
+	second, err := libcni.ConfListFromBytes([]byte(fmt.Sprintf(`{"cniVersion":"1.0.0","name":"second","plugins":[{"type":"uvswitch","socket":"%s","subnet":"10.52.0.0/24"}]}`, c.Socket())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	also := c.runtime("p1", "p1", nil)
+	also.IfName = "eth1"
+	if _, err := c.AddNetworkList(ctx, second, also); err != nil {
+		t.Errorf("a second network: %v", err)
+	}
+	contains(t, c.Sh("p1", "ip route; ip addr show eth1"), "default via 10.50.0.1 dev eth0", "inet 10.52.0.2/24")
+	if err := c.CheckNetworkList(ctx, second, also); err != nil {
+		t.Errorf("CHECK of it: %v", err)
+	}
+	if err := c.DelNetworkList(ctx, second, also); err != nil {
+		t.Error(err)
+	}
+
 	// The namespace goes first.
 	rt := c.runtime("p0", "p0", nil)
 	c.Sh("host", "ip netns del "+c.NS("p0"))
@@ -221,8 +247,10 @@ func TestCNIOddOrders(t *testing.T) {
 		caps       map[string]any
 	}{
 		{`,"network":"none"`, `no network "none"`, nil},
-		{`,"subnet":"10.51.0.0/24"`, "is 10.50.0.0/24, and the configuration says 10.51.0.0/24", nil},
+		{`,"subnet":"10.51.0.0/24"`, "subnet 10.50.0.0/24, and the configuration says 10.51.0.0/24", nil},
 		{`,"subnet":"10.1.0.0/24","network":"x"`, "overlaps", nil},
+		{subnet50 + `,"internal":true`, "internal: false, and the configuration says true", nil},
+		{subnet50, "is no IPv4 address of the host", map[string]any{"portMappings": []map[string]any{{"hostPort": 8081, "containerPort": 80, "hostIP": "::"}}}},
 		{subnet50, "not a usable address", map[string]any{"ips": []string{"192.0.2.1/24"}}},
 		{subnet50, "2 addresses", map[string]any{"ips": []string{"10.50.0.8/24", "10.50.0.9/24"}}},
 		{subnet50, "MAC", map[string]any{"mac": "01:00:00:00:00:01"}},
@@ -240,6 +268,18 @@ func TestCNIOddOrders(t *testing.T) {
 		if out := c.Sh("bad", "ip -br link"); strings.Contains(out, "eth0") || len(c.ports()) != before {
 			t.Errorf("%s %v leaves %s %+v", bad.more, bad.caps, out, c.ports())
 		}
+	}
+
+	// Not into the host itself, and a namespace that is not there is not a matter of time.
+	for path, code := range map[string]uint{c.path("host"): types.ErrInvalidNetNS, "/run/netns/uvt-none": types.ErrInvalidNetNS} {
+		_, err := c.AddNetworkList(ctx, list, &libcni.RuntimeConf{ContainerID: "own", NetNS: path, IfName: "eth9"})
+		var said *types.Error
+		if !errors.As(err, &said) || said.Code != code {
+			t.Errorf("ADD to %s: %v", path, err)
+		}
+	}
+	if links := c.Sh("host", "ip -br link"); strings.Contains(links, "eth9") {
+		t.Errorf("the host has\n%s", links)
 	}
 
 	// Without a switch.
@@ -345,6 +385,14 @@ func TestNetavark(t *testing.T) {
 	var ports []api.Port
 	if b.JSON(&ports, "port", "ls"); len(ports) != 2 {
 		t.Errorf("left: %+v", ports)
+	}
+	next, err := plugin(fmt.Sprintf(`{"name":"net2","id":"3f259bab","options":{"socket":"%s"}}`, b.Socket()), "create")
+	if text, _ := json.Marshal(next); err != nil || !strings.Contains(string(text), "10.89.1.0/24") {
+		t.Errorf("the next network: %s %v", text, err)
+	}
+	kept, err := plugin(`{"name":"net3","id":"4f259bab","subnets":[{"subnet":"10.90.0.0/24","lease_range":{"start_ip":"10.90.0.9"}}]}`, "create")
+	if text, _ := json.Marshal(kept); err != nil || !strings.Contains(string(text), "10.90.0.9") || !strings.Contains(string(text), `"gateway":"10.90.0.1"`) {
+		t.Errorf("a range: %s %v", text, err)
 	}
 	for _, bad := range []string{"", "{", `{"name":"x","subnets":[{"subnet":"fd00::/64"}]}`, `{"name":"x","subnets":[{"subnet":"10.0.0.0/8"}],"options":{"color":"red"}}`, `{"name":"x","ipv6_enabled":true,"subnets":[{"subnet":"10.0.0.0/8"}]}`} {
 		if got, err := plugin(bad, "create"); err == nil || got["error"] == nil {

@@ -128,5 +128,11 @@ type unreachable struct {
 	err  error
 }
 
+// IsUnreachable tells whether err says that there is no switch, rather than what the switch says.
+func IsUnreachable(err error) bool {
+	var e *unreachable
+	return errors.As(err, &e)
+}
+
 func (e *unreachable) Error() string { return e.text }
 func (e *unreachable) Unwrap() error { return e.err }
