@@ -79,12 +79,12 @@ ANY_IO = TestWebPage|TestTop|TestDocs|TestReadme|TestDoctor|TestOpenAPI|TestMetr
 
 # Real kernels: namespaces, TAPs, iperf3, tshark; the whole suite on each I/O backend. Needs root.
 netns:
-	UVSWITCH_IO=io_uring $(GO) test -count=1 -timeout 15m ./internal/netnstest
-	UVSWITCH_IO=read-write $(GO) test -count=1 -timeout 15m -skip '$(ANY_IO)' ./internal/netnstest
+	UVSWITCH_IO=io_uring $(GO) test -count=1 -timeout 30m ./internal/netnstest
+	UVSWITCH_IO=read-write $(GO) test -count=1 -timeout 30m -skip '$(ANY_IO)' ./internal/netnstest
 
 # Real containers only, which netns has, too. Needs root.
 test-containers: deps
-	$(GO) test -count=1 -timeout 15m -v -run 'TestDocker|TestCNI|TestNetavark|TestPodman|TestMachines' ./internal/netnstest
+	$(GO) test -count=1 -timeout 30m -v -run 'TestDocker|TestCNI|TestNetavark|TestPodman|TestMachines' ./internal/netnstest
 
 # uvswitch beside the kernel's path and the peers that are installed (bench-deps), in turn; prints ratios. Needs root.
 bench: deps build
