@@ -100,19 +100,13 @@ func addRoute(link netlink.Link, r Route) error {
 
 // Routes are those of IPv4 by a device and a gateway.
 func Routes(ns, name string) (out []Route, err error) {
-	err = In(ns, func() error {
-		link, err := netlink.LinkByName(name)
-		if err != nil {
-			return fmt.Errorf("tap: no device %q: %w", name, err)
-		}
+	err = withLink(ns, name, func(link netlink.Link) error {
 		list, err := netlink.RouteList(link, netlink.FAMILY_V4)
 		for _, r := range list {
 			via, ok := netip.AddrFromSlice(r.Gw.To4())
 			to := everywhere
 			if r.Dst != nil {
-				ip, _ := netip.AddrFromSlice(r.Dst.IP.To4())
-				bits, _ := r.Dst.Mask.Size()
-				to = netip.PrefixFrom(ip, bits)
+				to = prefixOf(r.Dst)
 			}
 			if ok {
 				out = append(out, Route{To: to, Via: via})
@@ -125,6 +119,24 @@ func Routes(ns, name string) (out []Route, err error) {
 
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// prefixOf is ipNet's inverse, for IPv4.
+func prefixOf(n *net.IPNet) netip.Prefix {
+	ip, _ := netip.AddrFromSlice(n.IP.To4())
+	bits, _ := n.Mask.Size()
+	return netip.PrefixFrom(ip, bits)
+}
+
+// withLink calls fn, in the namespace at path ns, with the device of that name.
+func withLink(ns, name string, fn func(netlink.Link) error) error {
+	return In(ns, func() error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("tap: no device %q: %w", name, err)
+		}
+		return fn(link)
+	})
 }
 
 // A DeviceInfo is what the kernel says of a device.
@@ -140,11 +152,7 @@ type DeviceInfo struct {
 // Inspect looks a device up; it need not be one of ours.
 func Inspect(ns, name string) (DeviceInfo, error) {
 	var d DeviceInfo
-	err := In(ns, func() error {
-		link, err := netlink.LinkByName(name)
-		if err != nil {
-			return fmt.Errorf("tap: no device %q: %w", name, err)
-		}
+	err := withLink(ns, name, func(link netlink.Link) error {
 		d = deviceInfo(link)
 		return nil
 	})
@@ -173,16 +181,10 @@ func deviceInfo(l netlink.Link) DeviceInfo {
 
 // Addresses are a device's of IPv4.
 func Addresses(ns, name string) (out []netip.Prefix, err error) {
-	err = In(ns, func() error {
-		link, err := netlink.LinkByName(name)
-		if err != nil {
-			return fmt.Errorf("tap: no device %q: %w", name, err)
-		}
+	err = withLink(ns, name, func(link netlink.Link) error {
 		addrs, err := netlink.AddrList(link, netlink.FAMILY_V4)
 		for _, a := range addrs {
-			ip, _ := netip.AddrFromSlice(a.IP.To4())
-			bits, _ := a.Mask.Size()
-			out = append(out, netip.PrefixFrom(ip, bits))
+			out = append(out, prefixOf(a.IPNet))
 		}
 		return err
 	})
@@ -191,11 +193,5 @@ func Addresses(ns, name string) (out []netip.Prefix, err error) {
 
 // SetUp brings an existing device up.
 func SetUp(ns, name string) error {
-	return In(ns, func() error {
-		link, err := netlink.LinkByName(name)
-		if err != nil {
-			return fmt.Errorf("tap: no device %q: %w", name, err)
-		}
-		return netlink.LinkSetUp(link)
-	})
+	return withLink(ns, name, netlink.LinkSetUp)
 }

@@ -41,7 +41,7 @@ func words(list ...string) completer {
 func (a *app) complete(root *cobra.Command) {
 	ports := named(a, "/ports", func(p api.Port) string { return p.Name })
 	networks := named(a, "/networks", func(n api.Network) string { return n.Name })
-	published := named(a, "/publish", func(p api.Publish) string { return hostSide(p) + "/" + p.Protocol })
+	published := named(a, "/publish", api.Publish.Host)
 	var reasons []string
 	for r := frame.None + 1; r < frame.NumReasons; r++ {
 		reasons = append(reasons, r.String())

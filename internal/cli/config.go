@@ -151,7 +151,7 @@ func (a *app) running(c *cobra.Command) (*config.File, error) {
 		if slices.Contains(handed, r.Port) {
 			continue
 		}
-		x := config.Publish{From: "any", Host: hostSide(r), To: fmt.Sprintf("%s:%d", r.Port, r.ContainerPort), Proto: r.Protocol}
+		x := config.Publish{From: "any", Host: r.HostPorts(), To: fmt.Sprintf("%s:%d", r.Port, r.ContainerPort), Proto: r.Protocol}
 		if len(r.From) > 0 {
 			x.From = strings.Join(r.From, ",")
 		}

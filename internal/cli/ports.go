@@ -203,7 +203,7 @@ func (a *app) publishCommand() *cobra.Command {
 			if a.json {
 				return a.printJSON(made)
 			}
-			_, err := fmt.Fprintf(a.out, "%s:%s/%s -> %s (%s:%d)\n", made.HostAddress, portRange(made), made.Protocol, made.Port, made.Address, made.ContainerPort)
+			_, err := fmt.Fprintf(a.out, "%s:%s/%s -> %s (%s:%d)\n", made.HostAddress, made.PortRange(), made.Protocol, made.Port, made.Address, made.ContainerPort)
 			return err
 		},
 	}
@@ -218,23 +218,8 @@ func (a *app) publishCommand() *cobra.Command {
 		show(a, "ls", "List published ports", "/publish", func(w io.Writer, rows []api.Publish) {
 			row(w, "HOST", "PROTO", "PORT", "TARGET", "FROM", "NEW FLOWS", "BYTES")
 			for _, p := range rows {
-				row(w, p.HostAddress+":"+portRange(p), p.Protocol, p.Port, fmt.Sprintf("%s:%d", p.Address, p.ContainerPort),
+				row(w, p.HostAddress+":"+p.PortRange(), p.Protocol, p.Port, fmt.Sprintf("%s:%d", p.Address, p.ContainerPort),
 					cmp.Or(strings.Join(p.From, ","), "any"), p.Packets, p.Bytes)
 			}
 		}), add, del)
-}
-
-// hostSide is a published port's host side, as `publish del` and the configuration file take it.
-func hostSide(p api.Publish) string {
-	if p.HostAddress == "0.0.0.0" {
-		return portRange(p)
-	}
-	return p.HostAddress + ":" + portRange(p)
-}
-
-func portRange(p api.Publish) string {
-	if p.HostPort == p.HostPortEnd {
-		return fmt.Sprint(p.HostPort)
-	}
-	return fmt.Sprintf("%d-%d", p.HostPort, p.HostPortEnd)
 }

@@ -6,6 +6,7 @@
 package cni
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -57,13 +58,7 @@ type attached struct {
 
 // client is the switch's; the socket is the configuration's, else the environment's, else the usual one.
 func client(socket string) *api.Client {
-	if socket == "" {
-		socket = os.Getenv("UVSWITCH_SOCKET")
-	}
-	if socket == "" {
-		socket = api.DefaultSocket
-	}
-	return api.NewClient(socket)
+	return api.NewClient(cmp.Or(socket, os.Getenv("UVSWITCH_SOCKET"), api.DefaultSocket))
 }
 
 // portName is the same for the same device of the same container in the same configuration, and has as much of the container's ID as
@@ -86,25 +81,21 @@ func (a *attachment) attach(ctx context.Context) (_ attached, err error) {
 		return attached{}, err
 	}
 	var made api.Port
-	mtu := a.mtu
-	if mtu == 0 {
-		mtu = n.MTU
-	}
+	mtu := cmp.Or(a.mtu, n.MTU)
 	t, err := tap.Open(a.netns, a.ifname)
 	if err != nil {
 		return attached{}, err
 	}
 	defer t.Close() // the switch has a descriptor of its own
 	defer func() {
-		var refused *api.Error
-		if err == nil || errors.As(err, &refused) && refused.Status == http.StatusConflict && made.Name == "" {
+		if err == nil || api.IsStatus(err, http.StatusConflict) && made.Name == "" {
 			return // in the second case the port, if there is one, is another's
 		}
 		ctx, cancel := cleanup(ctx)
 		defer cancel()
 		err = errors.Join(err, a.detach(ctx))
 	}()
-	made, err = a.sw.HandPort(ctx, api.PortAdd{Name: a.port, Network: n.Name, Netns: a.netns, Ifname: a.ifname, IP: orAuto(a.ip), MAC: a.mac, MTU: mtu}, t.FD())
+	made, err = a.sw.HandPort(ctx, api.PortAdd{Name: a.port, Network: n.Name, Netns: a.netns, Ifname: a.ifname, IP: cmp.Or(a.ip, "auto"), MAC: a.mac, MTU: mtu}, t.FD())
 	if err != nil {
 		return attached{}, err
 	}
@@ -158,19 +149,11 @@ func cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), patience)
 }
 
-func orAuto(ip string) string {
-	if ip == "" {
-		return "auto"
-	}
-	return ip
-}
-
 // detach ends the port, and with it the device and what is published; one that is not there is not an error, nor is a switch that is
 // not: its devices went with it.
 func (a *attachment) detach(ctx context.Context) error {
 	err := a.sw.DeletePort(ctx, a.port)
-	var refused *api.Error
-	if api.IsUnreachable(err) || errors.As(err, &refused) && refused.Status == http.StatusNotFound {
+	if api.IsUnreachable(err) || api.IsStatus(err, http.StatusNotFound) {
 		return nil
 	}
 	return err
@@ -255,9 +238,5 @@ func (p portMapping) spec() (string, error) {
 		}
 		host = p.HostIP + ":" + host
 	}
-	proto := strings.ToLower(p.Protocol)
-	if proto == "" {
-		proto = "tcp"
-	}
-	return fmt.Sprintf("%s:%d/%s", host, p.ContainerPort, proto), nil
+	return fmt.Sprintf("%s:%d/%s", host, p.ContainerPort, cmp.Or(strings.ToLower(p.Protocol), "tcp")), nil
 }

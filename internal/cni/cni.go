@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"slices"
@@ -355,14 +356,13 @@ func extraArgs(s string) map[string]string {
 
 // explain gives an error a code of CNI's: without a switch, later is better.
 func explain(err error) error {
-	var refused *api.Error
 	var known *types.Error
 	switch {
 	case err == nil || errors.As(err, &known):
 		return err
 	case api.IsUnreachable(err) || errors.Is(err, context.DeadlineExceeded):
 		return types.NewError(types.ErrTryAgainLater, err.Error(), "")
-	case errors.As(err, &refused) && refused.Status == 400:
+	case api.IsStatus(err, http.StatusBadRequest):
 		return types.NewError(types.ErrInvalidNetworkConfig, err.Error(), "")
 	}
 	return types.NewError(types.ErrInternal, err.Error(), "")

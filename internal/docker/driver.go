@@ -64,7 +64,7 @@ func (d *Driver) createNetwork(ctx context.Context, q createNetwork) (any, error
 		return nil, fmt.Errorf("network %s is there already, with other settings", short(q.NetworkID))
 	}
 	err = d.sw.AddNetwork(ctx, n.Add)
-	if refused(err, http.StatusConflict) && d.dropStaleNetworks(ctx, n) {
+	if api.IsStatus(err, http.StatusConflict) && d.dropStaleNetworks(ctx, n) {
 		err = d.sw.AddNetwork(ctx, n.Add)
 	}
 	if err != nil {
@@ -319,7 +319,7 @@ func (d *Driver) publish(ctx context.Context, id string, e *endpoint, b portBind
 			e.Publish = append(e.Publish, spec)
 			return nil
 		}
-		if !refused(last, http.StatusConflict) {
+		if !api.IsStatus(last, http.StatusConflict) {
 			return last
 		}
 	}
@@ -376,14 +376,8 @@ func (d *Driver) save() error { return d.state.save(d.path) }
 
 // gone is err, but for what says that it is not there any more.
 func gone(err error) error {
-	if refused(err, http.StatusNotFound) {
+	if api.IsStatus(err, http.StatusNotFound) {
 		return nil
 	}
 	return err
-}
-
-// refused tells whether the switch has answered with that status.
-func refused(err error, status int) bool {
-	var e *api.Error
-	return errors.As(err, &e) && e.Status == status
 }

@@ -39,13 +39,12 @@ const stateVersion = 1
 
 // load reads the state; there is none at first.
 func load(path string) (*state, error) {
-	s := &state{Version: stateVersion, Networks: map[string]*network{}, Endpoints: map[string]*endpoint{}}
+	s := &state{Version: stateVersion}
 	b, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return s, nil
-	}
 	if err == nil {
 		err = json.Unmarshal(b, s)
+	} else if errors.Is(err, os.ErrNotExist) {
+		err = nil
 	}
 	if s.Networks == nil {
 		s.Networks = map[string]*network{}

@@ -173,15 +173,22 @@ type Publish struct {
 }
 
 // Host is its host side, as Client.Unpublish takes it: [ADDR:]PORT[-END]/PROTO.
-func (p Publish) Host() string {
-	s := fmt.Sprint(p.HostPort)
-	if p.HostPortEnd != p.HostPort {
-		s += fmt.Sprintf("-%d", p.HostPortEnd)
+func (p Publish) Host() string { return p.HostPorts() + "/" + p.Protocol }
+
+// HostPorts is that without the protocol.
+func (p Publish) HostPorts() string {
+	if p.HostAddress == "0.0.0.0" {
+		return p.PortRange()
 	}
-	if p.HostAddress != "0.0.0.0" {
-		s = p.HostAddress + ":" + s
+	return p.HostAddress + ":" + p.PortRange()
+}
+
+// PortRange is PORT, or PORT-END.
+func (p Publish) PortRange() string {
+	if p.HostPort == p.HostPortEnd {
+		return fmt.Sprint(p.HostPort)
 	}
-	return s + "/" + p.Protocol
+	return fmt.Sprintf("%d-%d", p.HostPort, p.HostPortEnd)
 }
 
 // PublishAdd is what POST /v1/publish takes: Spec is [HOST_ADDR:]HOST_PORT[-END]:PORT[/tcp|udp|sctp].

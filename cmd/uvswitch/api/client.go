@@ -128,6 +128,12 @@ type unreachable struct {
 	err  error
 }
 
+// IsStatus tells whether the switch has refused with that status of HTTP.
+func IsStatus(err error, status int) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Status == status
+}
+
 // IsUnreachable tells whether err says that there is no switch, rather than what the switch says.
 func IsUnreachable(err error) bool {
 	var e *unreachable
