@@ -75,7 +75,7 @@ func (w wireless) Longest(uint8) int { return w.longest }
 func plane(ports, flows int) (*dataplane.Dataplane, *inMemory) {
 	m := &inMemory{}
 	n := nat.New(nat.Options{Flows: flows, FlowsPerPort: flows, Seed: 3, Alloc: hugePages})
-	d := dataplane.New(n, func() frame.Tick { return 10 }, m)
+	d := dataplane.New(n, func() int64 { return 1e9 }, m)
 	d.Switch.SetNetwork(vswitch.Network{ID: 1, Gateway: gateway, FDB: vswitch.NewFDB(8192, 1)})
 	p := netip.MustParsePrefix("10.0.0.0/16")
 	d.Router.SetInterface(router.Interface{Net: 1, Addr: frametest.Addr("10.0.0.1"), Prefix: p, MAC: gateway, MTU: 1500})

@@ -117,9 +117,14 @@ func (o *observer) Went(b *frame.Batch) {
 	o.wake()
 }
 
-// receivers are the ports that a frame was sent to.
+// receivers are the ports that a frame was sent to, or would have been but for their rate.
 func (o *observer) receivers(f *frame.Frame) []frame.PortID {
 	switch f.Verdict {
+	case frame.Drop:
+		if f.Reason != frame.TxRateExceeded {
+			return nil
+		}
+		fallthrough
 	case frame.Unicast, frame.InChain:
 		o.flood[0] = f.Out
 		return o.flood[:1]
@@ -138,7 +143,7 @@ func (o *observer) arrived(r *Record, k *kept, to []frame.PortID) {
 		}
 		r.Port = r.In
 		if c.options.Ends {
-			ended := r.Verdict != frame.Punt && (r.Verdict == frame.Drop || !c.options.Drops)
+			ended := r.Verdict != frame.Punt && r.Verdict != frame.Held && (r.Verdict == frame.Drop || !c.options.Drops)
 			if r.Kind = End; ended && (c.wants(r.In) || c.wantsAny(to)) {
 				o.write(j, r, data)
 			}
@@ -151,7 +156,7 @@ func (o *observer) arrived(r *Record, k *kept, to []frame.PortID) {
 
 // departed writes the records of a frame as ports get it. What is joined to an earlier frame went with that one.
 func (o *observer) departed(r *Record, f *frame.Frame, k *kept, to []frame.PortID) {
-	if len(to) == 0 || f.Verdict == frame.InChain {
+	if len(to) == 0 || f.Verdict == frame.InChain || f.Verdict == frame.Drop {
 		return
 	}
 	r.Kind, r.Length, r.Vnet = Departure, f.WireLen(), f.Vnet()

@@ -128,7 +128,7 @@ func (a *app) running(c *cobra.Command) (*config.File, error) {
 			handed = append(handed, p.Name)
 			continue
 		}
-		x := config.Port{Name: p.Name, Network: p.Network, MAC: p.MAC, Set: p.Flags}
+		x := config.Port{Name: p.Name, Network: p.Network, MAC: p.MAC, Set: knobsOf(&p)}
 		if len(p.Addresses) > 0 {
 			x.IP = p.Addresses[0]
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/config"
 )
 
 func (a *app) networkCommand() *cobra.Command {
@@ -109,17 +110,18 @@ func (a *app) portCommand() *cobra.Command {
 	f.IntVar(&p.MTU, "mtu", 0, "longest IP packet, bytes (default: the network's)")
 	f.StringVar(&p.Offload, "offload", "", "checksum and segmentation offload: on or off (default on)")
 	f.BoolVar(&p.NoRoute, "no-route", false, "set no default route")
-	set := &cobra.Command{Use: "set NAME KNOB on|off ...", Short: "Switch a port's knobs: learning, flood, mcast_flood, bcast_flood, hairpin, isolated, locked, guard",
-		Args: cobra.MinimumNArgs(3), RunE: func(c *cobra.Command, args []string) error {
+	set := &cobra.Command{Use: "set NAME KNOB on|off|RATE[/BURST] ...", Short: "Turn a port's knobs",
+		Long: "Turn a port's knobs. On or off: learning, flood, mcast_flood, bcast_flood, hairpin, isolated, locked, guard.\n" +
+			"Off or a rate: rx_rate limits what the port may send, tx_rate what it gets, rate both, in tc's units: 1kbit to 1tbit, the burst\n" +
+			"in bytes (b, kb, mb). What is faster waits for 50 ms at most, and is then dropped for rx_rate_exceeded or tx_rate_exceeded.",
+		Example: "  uvswitch port set web isolated on\n  uvswitch port set web rate 100mbit\n  uvswitch port set web rx_rate 10mbit/64kb tx_rate off",
+		Args:    cobra.MinimumNArgs(3), RunE: func(c *cobra.Command, args []string) error {
 			if len(args)%2 == 0 {
-				return usagef("each knob needs on or off")
+				return usagef("each knob needs on, off or a rate")
 			}
 			knobs := api.PortSet{}
 			for i := 1; i < len(args); i += 2 {
-				if args[i+1] != "on" && args[i+1] != "off" {
-					return usagef("%s %q: say on or off", args[i], args[i+1])
-				}
-				knobs[args[i]] = args[i+1] == "on"
+				knobs[args[i]] = api.Knob(args[i+1])
 			}
 			return a.client().Do(c.Context(), "PATCH", "/ports/"+url.PathEscape(args[0]), knobs, nil)
 		}}
@@ -156,6 +158,29 @@ func on(flags map[string]bool) (out []string) {
 	return out
 }
 
+// knobsOf are the knobs of a port that turn another into its like.
+func knobsOf(p *api.Port) map[string]config.Knob {
+	out := map[string]config.Knob{}
+	for k, v := range p.Flags {
+		out[k] = config.Knob(api.Switch(v))
+	}
+	if p.RxRate != 0 {
+		out["rx_rate"] = config.Knob(api.RateKnob(p.RxRate, p.RxBurst))
+	}
+	if p.TxRate != 0 {
+		out["tx_rate"] = config.Knob(api.RateKnob(p.TxRate, p.TxBurst))
+	}
+	return out
+}
+
+// rateText is a rate for people.
+func rateText(bits, burst uint64) string {
+	if bits == 0 {
+		return "off"
+	}
+	return fmt.Sprintf("%s, %d bytes at once", rate(float64(bits), "bit/s"), burst)
+}
+
 func printPort(w io.Writer, p api.Port) {
 	row(w, "name", p.Name)
 	row(w, "network", p.Network)
@@ -168,6 +193,10 @@ func printPort(w io.Writer, p api.Port) {
 	row(w, "state", p.State)
 	row(w, "offload", p.Offload)
 	row(w, "knobs", strings.Join(on(p.Flags), ","))
+	if p.RxRate != 0 || p.TxRate != 0 {
+		row(w, "may send", rateText(p.RxRate, p.RxBurst))
+		row(w, "may get", rateText(p.TxRate, p.TxBurst))
+	}
 	row(w, "received", fmt.Sprintf("%d packets, %d bytes, %d dropped", p.RxPackets, p.RxBytes, p.RxDropped))
 	row(w, "sent", fmt.Sprintf("%d packets, %d bytes, %d dropped", p.TxPackets, p.TxBytes, p.TxDropped))
 	if !p.Offload {

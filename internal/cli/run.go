@@ -261,9 +261,13 @@ func applyFile(c *cobra.Command, f *runFlags, o *control.Options, file *config.F
 		o.Networks = append(o.Networks, api.NetworkAdd(n))
 	}
 	for _, p := range file.Ports {
+		knobs := api.PortSet{}
+		for name, v := range p.Set {
+			knobs[name] = api.Knob(v)
+		}
 		o.Ports = append(o.Ports, api.PortAdd{
 			Name: p.Name, Network: p.Network, Netns: p.Netns, Ifname: p.Ifname, Device: p.Device, IP: p.IP, MAC: p.MAC,
-			MTU: p.MTU, Offload: p.Offload, NoRoute: p.NoRoute, Set: p.Set, QEMUStream: p.QEMUStream, QEMUDgram: p.QEMUDgram, VDE: p.VDE,
+			MTU: p.MTU, Offload: p.Offload, NoRoute: p.NoRoute, Set: knobs, QEMUStream: p.QEMUStream, QEMUDgram: p.QEMUDgram, VDE: p.VDE,
 		})
 	}
 	for _, p := range file.Publish {

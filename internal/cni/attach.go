@@ -36,6 +36,7 @@ type attachment struct {
 	// routes by the gateway inside; nil: the default route, unless the network is internal.
 	routes  []tap.Route
 	publish []portMapping
+	knobs   api.PortSet
 }
 
 // portMapping is a published port, as CNI's capability portMappings has it.
@@ -95,7 +96,7 @@ func (a *attachment) attach(ctx context.Context) (_ attached, err error) {
 		defer cancel()
 		err = errors.Join(err, a.detach(ctx))
 	}()
-	made, err = a.sw.HandPort(ctx, api.PortAdd{Name: a.port, Network: n.Name, Netns: a.netns, Ifname: a.ifname, IP: cmp.Or(a.ip, "auto"), MAC: a.mac, MTU: mtu}, t.FD())
+	made, err = a.sw.HandPort(ctx, api.PortAdd{Name: a.port, Network: n.Name, Netns: a.netns, Ifname: a.ifname, IP: cmp.Or(a.ip, "auto"), MAC: a.mac, MTU: mtu, Set: a.knobs}, t.FD())
 	if err != nil {
 		return attached{}, err
 	}
@@ -238,5 +239,7 @@ func (p portMapping) spec() (string, error) {
 		}
 		host = p.HostIP + ":" + host
 	}
-	return fmt.Sprintf("%s:%d/%s", host, p.ContainerPort, cmp.Or(strings.ToLower(p.Protocol), "tcp")), nil
+	return fmt.Sprintf("%s:%d/%s", host, p.ContainerPort, p.protocol()), nil
 }
+
+func (p portMapping) protocol() string { return cmp.Or(strings.ToLower(p.Protocol), "tcp") }

@@ -42,8 +42,37 @@ type conf struct {
 		MAC          string                                         `json:"mac"`
 		IPs          []string                                       `json:"ips"`
 		DNS          *struct{ Servers, Searches, Options []string } `json:"dns"` // CNI's conventions, capability dns
-		Bandwidth    json.RawMessage                                `json:"bandwidth"`
+		Bandwidth    *bandwidth                                     `json:"bandwidth"`
 	} `json:"runtimeConfig"`
+}
+
+// bandwidth is CNI's capability of that name, from the container's side: rates in bits per second, bursts in bits.
+type bandwidth struct {
+	IngressRate  uint64 `json:"ingressRate"`
+	IngressBurst uint64 `json:"ingressBurst"`
+	EgressRate   uint64 `json:"egressRate"`
+	EgressBurst  uint64 `json:"egressBurst"`
+}
+
+// knobs are the port's. Bursts are brought to what the switch takes: runtimes say all that a number can hold for none.
+func (b *bandwidth) knobs() api.PortSet {
+	if b == nil {
+		return nil
+	}
+	burst := func(bits uint64) uint64 {
+		if bits == 0 {
+			return 0
+		}
+		return min(max(bits/8, api.MinBurst), api.MaxBurst)
+	}
+	set := api.PortSet{}
+	if b.IngressRate != 0 {
+		set["tx_rate"] = api.RateKnob(b.IngressRate, burst(b.IngressBurst))
+	}
+	if b.EgressRate != 0 {
+		set["rx_rate"] = api.RateKnob(b.EgressRate, burst(b.EgressBurst))
+	}
+	return set
 }
 
 // Main is the CNI plugin: command and names from the environment, the configuration from standard input (CNI specification, section 2).
@@ -71,7 +100,7 @@ func (c *conf) attachmentOf(args *skel.CmdArgs) *attachment {
 	return &attachment{
 		sw: client(c.Socket), netns: args.Netns, ifname: args.IfName, port: portName("cni", c.Name, args.ContainerID, args.IfName), mtu: c.MTU,
 		network: api.NetworkAdd{Name: c.Network, Subnet: c.Subnet, Gateway: c.Gateway, MTU: c.MTU, Internal: c.Internal, Isolated: c.Isolated},
-		mac:     c.RuntimeConfig.MAC, publish: c.RuntimeConfig.PortMappings,
+		mac:     c.RuntimeConfig.MAC, publish: c.RuntimeConfig.PortMappings, knobs: c.RuntimeConfig.Bandwidth.knobs(),
 	}
 }
 
@@ -85,11 +114,11 @@ func add(args *skel.CmdArgs) (err error) {
 	if err != nil {
 		return err
 	}
-	if len(c.RuntimeConfig.Bandwidth) > 0 && string(c.RuntimeConfig.Bandwidth) != "null" {
-		return types.NewError(types.ErrInvalidNetworkConfig, "bandwidth limits are not there yet", "take the capability bandwidth out of the configuration")
-	}
 	if same, err := sameNamespace(args.Netns, tap.Own); err != nil || same {
 		return types.NewError(types.ErrInvalidNetNS, fmt.Sprintf("%s is no namespace of a container's own", args.Netns), fmt.Sprint(err))
+	}
+	if _, err := tap.Inspect(args.Netns, args.IfName); err == nil { // known before an IPAM plugin is asked, whose answer would have to go back
+		return types.NewError(types.ErrInternal, fmt.Sprintf("device %s is there already", args.IfName), "")
 	}
 	a := c.attachmentOf(args)
 	ctx, cancel := timeout()
@@ -274,8 +303,31 @@ func check(args *skel.CmdArgs) error {
 			return types.NewError(types.ErrInternal, fmt.Sprintf("the route to %s by %s is not there any more", x.Dst.String(), args.IfName), "")
 		}
 	}
+	if err := checkPublished(ctx, a); err != nil {
+		return explain(err)
+	}
+	if b := c.RuntimeConfig.Bandwidth; b != nil && (p.TxRate != b.IngressRate || p.RxRate != b.EgressRate) {
+		return types.NewError(types.ErrInternal, fmt.Sprintf("port %s may get %d bit/s and send %d, and ADD asked for %d and %d", p.Name, p.TxRate, p.RxRate, b.IngressRate, b.EgressRate), "")
+	}
 	if c.IPAM.Type != "" {
 		return invoke.DelegateCheck(ctx, c.IPAM.Type, args.StdinData, nil)
+	}
+	return nil
+}
+
+// checkPublished tells what is not published any more.
+func checkPublished(ctx context.Context, a *attachment) error {
+	list, err := a.sw.Published(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range a.publish {
+		is := func(p api.Publish) bool {
+			return p.Port == a.port && p.HostPort == m.HostPort && p.ContainerPort == m.ContainerPort && p.Protocol == m.protocol()
+		}
+		if m.HostPort != 0 && !m.isTwin(a.publish) && !slices.ContainsFunc(list, is) {
+			return types.NewError(types.ErrInternal, fmt.Sprintf("port %d/%s of the host does not lead to the container's port %d any more", m.HostPort, m.protocol(), m.ContainerPort), "")
+		}
 	}
 	return nil
 }

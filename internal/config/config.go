@@ -94,7 +94,27 @@ type Port struct {
 	Offload string `yaml:"offload,omitempty"`
 	NoRoute bool   `yaml:"no_route,omitempty"` // leave the default route inside alone
 
-	Set map[string]bool `yaml:"set,omitempty"` // knobs, as for port set: {isolated: true}
+	Set map[string]Knob `yaml:"set,omitempty"` // knobs, as for port set: {isolated: true, rate: 10mbit}
+}
+
+// Knob is on, off, true, false or a rate.
+type Knob string
+
+// UnmarshalYAML takes booleans and numbers, too.
+func (k *Knob) UnmarshalYAML(decode func(any) error) error {
+	var v any
+	if err := decode(&v); err != nil {
+		return err
+	}
+	switch v := v.(type) {
+	case bool:
+		*k = map[bool]Knob{true: "on", false: "off"}[v]
+	case string, uint64, int64, float64:
+		*k = Knob(fmt.Sprint(v))
+	default:
+		return fmt.Errorf("a knob is true, false, or a rate such as 10mbit/64kb")
+	}
+	return nil
 }
 
 // Route is a route by hand: via a gateway, or of a type.

@@ -204,7 +204,7 @@ func newDaemon(o Options) (*Daemon, error) {
 		Flows: o.Flows, FlowsPerPort: o.FlowsPerPort, Seed: binary.NativeEndian.Uint64(seed[:]), ICMPIDs: ids, Timers: o.Timers, Strict: o.Strict, Pair: pair,
 		Alloc: hugeMemory,
 	})
-	d.dp = dataplane.New(n, d.tick, pollers...)
+	d.dp = dataplane.New(n, d.clock, pollers...)
 	d.capture = capture.NewHub(d.dp)
 	return d, nil
 }
@@ -217,9 +217,9 @@ func (d *Daemon) Alive() {
 	d.dp.SlowPath(func(router.Output) {})
 }
 
-// tick is the dataplane's clock: it begins at 1, since 0 means never in places.
-func (d *Daemon) tick() frame.Tick {
-	return frame.Tick(time.Since(d.started)/(time.Second/frame.TicksPerSecond)) + 1
+// clock is the dataplane's: it begins with tick 1, since 0 means never in places.
+func (d *Daemon) clock() int64 {
+	return int64(time.Since(d.started) + time.Second/frame.TicksPerSecond)
 }
 
 // build makes what Options ask for.

@@ -32,7 +32,7 @@ func (d *Daemon) addHostPort() error {
 	p := &port{
 		name: hostPort, kind: kindHost, net: n, ifname: d.opts.Name + "0", netns: tap.Own,
 		mac: macFor(addr), addr: netip.PrefixFrom(addr, n.prefix.Bits()), mtu: n.mtu, offload: true,
-		flags: vswitch.DefaultFlags,
+		knobs: knobs{flags: vswitch.DefaultFlags},
 	}
 	if err := d.plugTAP(p, tap.Setup{MAC: p.mac, MTU: p.mtu, Addr: p.addr, NoIPv6: true}); err != nil {
 		return err
@@ -93,7 +93,7 @@ func (d *Daemon) addUplinkPort() error {
 	defer d.mu.Unlock()
 	p := &port{
 		name: uplinkPort, kind: kindUplink, ifname: d.opts.Name + "-up", netns: tap.Own, mac: d.up.MAC,
-		mtu: 65521, offload: true, flags: vswitch.Forwarding | vswitch.Uplink, conn: d.up.Device,
+		mtu: 65521, offload: true, knobs: knobs{flags: vswitch.Forwarding | vswitch.Uplink}, conn: d.up.Device,
 	}
 	return d.plug(p)
 }

@@ -88,7 +88,7 @@ func (p *planner) compare() {
 		case x.conn != have.conn || p.remade["network "+x.net.name]: // a shadow of the one that there is has its wire
 			p.remade["port "+x.name] = true
 			p.oldPorts, p.newPorts = append(p.oldPorts, have), append(p.newPorts, x)
-		case x.flags != have.flags:
+		case x.knobs != have.knobs:
 			p.turned = append(p.turned, x)
 		}
 	}
@@ -185,8 +185,8 @@ func (p *planner) change() {
 		p.step("change time-outs", func() error { d.setTimers(after); return nil }, func() error { d.setTimers(before); return nil })
 	}
 	for _, x := range p.turned {
-		was := api.PortSet(flagMap(d.ports[x.name].flags))
-		p.step("turn knobs of port "+x.name, func() error { return d.setPort(x.name, flagMap(x.flags)) }, func() error { return d.setPort(x.name, was) })
+		was := d.ports[x.name].set()
+		p.step("turn knobs of port "+x.name, func() error { return d.setPort(x.name, x.set()) }, func() error { return d.setPort(x.name, was) })
 	}
 }
 
@@ -275,7 +275,7 @@ func (d *Daemon) needsRestart(o *Options, want *Daemon) (out []string) {
 // asItIs asks for a port as it is now, with its address and its knobs.
 func (d *Daemon) asItIs(p *port) api.PortAdd {
 	a := p.asked
-	a.Set = flagMap(p.flags)
+	a.Set = p.set()
 	if p.addr.IsValid() {
 		a.IP = p.addr.Addr().String()
 	}

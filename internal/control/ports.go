@@ -34,17 +34,17 @@ const (
 
 // port is one port as its user named it.
 type port struct {
-	id        frame.PortID
-	name      string
-	kind      string
-	net       *network // nil for the uplink
-	ifname    string
-	netns     string // as the user said it
-	mac       frame.MAC
-	addr      netip.Prefix // invalid when not known
-	mtu       int
-	offload   bool
-	flags     vswitch.PortFlags
+	id      frame.PortID
+	name    string
+	kind    string
+	net     *network // nil for the uplink
+	ifname  string
+	netns   string // as the user said it
+	mac     frame.MAC
+	addr    netip.Prefix // invalid when not known
+	mtu     int
+	offload bool
+	knobs
 	handed    bool // a TAP that somebody else has made
 	conn      frame.Conn
 	swallower *uplink.Swallower
@@ -65,29 +65,6 @@ func (p *port) close() {
 	if p.conn != nil && p.kind != kindUplink { // that one is the uplink's to close
 		_ = p.conn.Close() // nothing to do about a descriptor that was dead
 	}
-}
-
-// flagNames are the knobs that `port set` takes, by the names of `bridge link`.
-var flagNames = []struct {
-	name string
-	flag vswitch.PortFlags
-}{
-	{"learning", vswitch.Learning},
-	{"flood", vswitch.FloodUcast},
-	{"mcast_flood", vswitch.FloodMcast},
-	{"bcast_flood", vswitch.FloodBcast},
-	{"hairpin", vswitch.HairpinMode},
-	{"isolated", vswitch.Isolated},
-	{"locked", vswitch.Locked},
-	{"guard", vswitch.Guard},
-}
-
-func flagMap(f vswitch.PortFlags) map[string]bool {
-	m := map[string]bool{}
-	for _, n := range flagNames {
-		m[n.name] = f&n.flag != 0
-	}
-	return m
 }
 
 // addPort makes the port that a asks for; handed is its TAP, when somebody else has made that. On an error nothing remains.
@@ -147,7 +124,7 @@ func (d *Daemon) checkPort(a api.PortAdd) (*port, error) {
 	}
 	p := &port{
 		name: a.Name, kind: kindTAP, net: n, netns: a.Netns, ifname: cmp.Or(a.Ifname, "eth0"), mtu: cmp.Or(a.MTU, n.mtu),
-		offload: true, flags: vswitch.DefaultFlags, asked: a,
+		offload: true, knobs: knobs{flags: vswitch.DefaultFlags}, asked: a,
 	}
 	switch a.Offload {
 	case "", "on":
@@ -215,8 +192,8 @@ func (d *Daemon) checkPort(a api.PortAdd) (*port, error) {
 	if err := d.checkMAC(p, a.MAC); err != nil {
 		return nil, err
 	}
-	flags, err := withKnobs(p, a.Set)
-	p.flags = flags
+	k, err := withKnobs(p, a.Set)
+	p.knobs = k
 	return p, err
 }
 
@@ -480,6 +457,9 @@ func (d *Daemon) plug(p *port) error {
 		p.close()
 		return err
 	}
+	if p.rx.Bits != 0 || p.tx.Bits != 0 {
+		d.dp.SetRate(p.id, p.rx, p.tx)
+	}
 	d.byID[p.id], d.ports[p.name], d.names[p.id] = p, p, p.name
 	d.neighborOf(p)
 	d.log.Info("port added", "port", p.name, "kind", p.kind, "device", p.ifname, "netns", p.netns, "address", p.addr)
@@ -507,34 +487,17 @@ func (d *Daemon) setPort(name string, set api.PortSet) error {
 	if p == nil {
 		return noPort(name)
 	}
-	flags, err := withKnobs(p, set)
+	k, err := withKnobs(p, set)
 	if err != nil {
 		return err
 	}
-	p.flags = flags
+	limited := k.rx != p.rx || k.tx != p.tx // else the buckets stay
+	p.knobs = k
 	d.dp.Switch.SetPort(d.switchPort(p))
-	return nil
-}
-
-// withKnobs are p's flags with those of set turned.
-func withKnobs(p *port, set map[string]bool) (vswitch.PortFlags, error) {
-	flags := p.flags
-	for k, on := range set {
-		i := slices.IndexFunc(flagNames, func(n struct {
-			name string
-			flag vswitch.PortFlags
-		}) bool {
-			return n.name == k
-		})
-		if i < 0 || p.kind == kindUplink {
-			return 0, api.Errorf(http.StatusBadRequest, "port %q has no knob %q; there are learning, flood, mcast_flood, bcast_flood, hairpin, isolated, locked, guard", p.name, k)
-		}
-		flags &^= flagNames[i].flag
-		if on {
-			flags |= flagNames[i].flag
-		}
+	if limited {
+		d.dp.SetRate(p.id, p.rx, p.tx)
 	}
-	return flags, nil
+	return nil
 }
 
 func (d *Daemon) deletePort(name string) error {

@@ -10,7 +10,6 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
-	"github.com/uvswitch/uvswitch/switch"
 )
 
 // shadow is a daemon without a dataplane that has what o says, and those networks, ports and published ports of d that were
@@ -164,35 +163,14 @@ func (s *Daemon) shadowPort(a api.PortAdd, d *Daemon) (*port, error) {
 				p.mac = have.mac
 			}
 		}
-		flags := p.flags
 		c := *have
 		c.net, c.asked = n, a
 		if p.kind == have.kind && p.netns == have.netns && p.ifname == have.ifname && p.addr == have.addr && p.mac == have.mac && p.mtu == have.mtu && a.NoRoute == have.asked.NoRoute {
-			c.flags = withoutSaid(have, a.Set)&^knobMask(a.Set) | flags&knobMask(a.Set)
-			return &c, nil
+			c.knobs, err = withKnobs(have, afterReload(have, a.Set))
+			return &c, err
 		}
 	}
 	return s.checkPort(a)
-}
-
-// withoutSaid are the flags of a port with those knobs at their defaults that the file before turned and set does not.
-func withoutSaid(p *port, set api.PortSet) vswitch.PortFlags {
-	was := knobMask(p.asked.Set) &^ knobMask(set)
-	defaults := vswitch.DefaultFlags
-	if p.addr.IsValid() {
-		defaults |= vswitch.Guard
-	}
-	return p.flags&^was | defaults&was
-}
-
-// knobMask are the flags that set speaks of.
-func knobMask(set api.PortSet) (m vswitch.PortFlags) {
-	for _, n := range flagNames {
-		if _, said := set[n.name]; said {
-			m |= n.flag
-		}
-	}
-	return m
 }
 
 func (s *Daemon) shadowPublish(a api.PublishAdd) error {

@@ -114,7 +114,13 @@ func (d *Daemon) traceOne(tr *dataplane.Tracer, in frame.PortID, raw []byte) (t 
 		}
 		t.Verdict, t.Out = "transmitted", frame.Text(f)
 		t.Why = "to port " + strings.Join(t.Ports, ", ")
-		add("transmit", strings.Join(t.Ports, ","), t.Out)
+		text := t.Out
+		for _, id := range o.Ports {
+			if p := d.byID[id]; p != nil {
+				text += rateText(p.name+" may get", p.tx)
+			}
+		}
+		add("transmit", strings.Join(t.Ports, ","), text)
 		if p := d.byID[o.Ports[0]]; len(o.Ports) == 1 && p != nil && d.portState(p) == "down" { // the kernel will refuse it
 			i := frame.PortDown.Info()
 			t.Verdict, t.Reason, t.Why, t.Remedy = "dropped", i.Name, i.Meaning+": "+p.ifname, i.Remedy
@@ -170,11 +176,20 @@ func (d *Daemon) explainGuard(f *frame.Frame) (string, string) {
 	case p == nil:
 		return "ok", ""
 	case p.kind == kindUplink:
-		return "router", "from the uplink: the router's at once"
+		return "router", "from the uplink: the router's at once" + rateText("it may send", p.rx)
 	case p.flags&vswitch.Guard == 0:
-		return "ok", fmt.Sprintf("port %s is in network %s; its guard is off", p.name, d.networkName(f.Net))
+		return "ok", fmt.Sprintf("port %s is in network %s; its guard is off%s", p.name, d.networkName(f.Net), rateText("it may send", p.rx))
 	}
-	return "ok", fmt.Sprintf("port %s is in network %s; its guard allows MAC %s and address %s", p.name, d.networkName(f.Net), orAny(p.mac != 0, p.mac), orAny(p.addr.IsValid(), p.addr.Addr()))
+	return "ok", fmt.Sprintf("port %s is in network %s; its guard allows MAC %s and address %s%s", p.name, d.networkName(f.Net), orAny(p.mac != 0, p.mac), orAny(p.addr.IsValid(), p.addr.Addr()),
+		rateText("it may send", p.rx))
+}
+
+// rateText says what a port is held to, if it is: a trace cannot know how much it has sent just now.
+func rateText(may string, r dataplane.Rate) string {
+	if r.Bits == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; %s %s, and what is faster waits or is dropped", may, api.RateKnob(r.Bits, 0))
 }
 
 func orAny(known bool, v fmt.Stringer) string {

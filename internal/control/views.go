@@ -21,7 +21,7 @@ import (
 func (d *Daemon) portView(p *port) api.Port {
 	v := api.Port{
 		Name: p.name, ID: int(p.id), Kind: p.kind, Ifname: p.ifname, Netns: p.netns, Addresses: []string{}, MTU: p.mtu,
-		State: d.portState(p), Offload: p.offload, Backend: d.backend.name, Flags: flagMap(p.flags), NoRoute: p.asked.NoRoute, Handed: p.handed, PortStats: api.PortStats(d.dp.PortStats(p.id)),
+		State: d.portState(p), Offload: p.offload, Backend: d.backend.name, Flags: flagMap(p.flags), RxRate: p.rx.Bits, RxBurst: burstOf(p.rx), TxRate: p.tx.Bits, TxBurst: burstOf(p.tx), NoRoute: p.asked.NoRoute, Handed: p.handed, PortStats: api.PortStats(d.dp.PortStats(p.id)),
 	}
 	if p.netns == tap.Own {
 		v.Netns = ""

@@ -20,7 +20,7 @@ type Dataplane struct {
 	Router *router.Router
 	NAT    *nat.NAT
 
-	clock   func() frame.Tick
+	clock   func() int64
 	workers []*worker
 	keeper  keeper
 
@@ -28,8 +28,9 @@ type Dataplane struct {
 	readers map[frame.PortID]int
 }
 
-// New makes a dataplane with one worker per Poller. clock is read once per batch, by every worker.
-func New(n *nat.NAT, clock func() frame.Tick, pollers ...Poller) *Dataplane {
+// New makes a dataplane with one worker per Poller. clock tells the nanoseconds since the switch was made, and begins
+// with a whole tick; it is read once per batch, by every worker.
+func New(n *nat.NAT, clock func() int64, pollers ...Poller) *Dataplane {
 	d := &Dataplane{
 		Switch: vswitch.New(), Router: router.New(), NAT: n, clock: clock, readers: map[frame.PortID]int{},
 	}
@@ -48,7 +49,7 @@ func New(n *nat.NAT, clock func() frame.Tick, pollers ...Poller) *Dataplane {
 func (d *Dataplane) Workers() int { return len(d.workers) }
 
 // Now reads the dataplane's clock.
-func (d *Dataplane) Now() frame.Tick { return d.clock() }
+func (d *Dataplane) Now() frame.Tick { return frame.TickAt(d.clock()) }
 
 // AddPort puts port p on the wire c: the switch knows it, the worker with the fewest ports reads it, every worker
 // may write it. On an error nothing remains.
@@ -147,7 +148,7 @@ func (d *Dataplane) Run(ctx context.Context, gone func(frame.PortID)) error {
 		case <-tick.C:
 		case <-d.keeper.wake:
 		}
-		for _, id := range d.keeper.run(d.clock()) {
+		for _, id := range d.keeper.run(d.Now()) {
 			gone(id)
 		}
 	}
@@ -167,6 +168,16 @@ func (d *Dataplane) Step() error {
 			return err
 		}
 	}
-	d.keeper.run(d.clock())
+	d.keeper.run(d.Now())
 	return nil
+}
+
+// SetRate limits what port id may send (rx: what the switch receives from it) and what it gets (tx); a Rate of 0 bits is no limit.
+func (d *Dataplane) SetRate(id frame.PortID, rx, tx Rate) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	in, out := newBucket(rx), newBucket(tx)
+	for _, w := range d.workers {
+		w.do(func() { w.limit(id, in, out) })
+	}
 }

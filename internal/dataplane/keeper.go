@@ -184,8 +184,8 @@ func (k *keeper) Drop(p router.Punted, why frame.Reason) { k.end(p.In, p.Raw, wh
 
 // end drops a frame, with its virtio-net header.
 func (k *keeper) end(in frame.PortID, raw []byte, why frame.Reason) {
-	k.dropped(in, why)
-	k.recent.add(k.dp.clock(), in, frame.NoPort, why, len(raw)-frame.VnetLen, raw[frame.VnetLen:])
+	k.dropped(in, frame.NoPort, why)
+	k.recent.add(k.dp.Now(), in, frame.NoPort, why, len(raw)-frame.VnetLen, raw[frame.VnetLen:])
 	if k.observer != nil {
 		k.observer.Ended(End{in, raw, why})
 	}

@@ -10,7 +10,9 @@ import (
 // A record is how a frame stands in a ring between a worker and the housekeeper: recordLen bytes of what was
 // found out, in the host's byte order, then the virtio-net header and the frame.
 //
-//	0 in (2) | 2 net (2) | 4 egress (2) | 6 reason (1) | 7 flags (1) | 8 next hop (4) | 12 unused (4)
+//	0 in (2) | 2 net (2) | 4 egress (2) | 6 reason (1) | 7 flags (1) | 8 next hop (4) | 12 out (2) | 14 unused (2)
+//
+// In the shaper's rings stand records, too, of which in, flags and out count.
 const (
 	recordLen = 16
 
@@ -18,6 +20,9 @@ const (
 	recResolve = 2 // goes on at router.Resolve: was held for a neighbor
 	recPost    = 4 // at nat.PostRouting: a fragment that waited for its first one, on its way out, or what was tried too early
 	recPre     = 8 // at nat.PreRouting: likewise, on its way in; a piece of a packet; and what does not come back
+
+	recRx = 16 // at the beginning: waited for the rate of the port it came by
+	recTx = 32 // at the end: waited for that of the port it goes to
 )
 
 //uvswitch:hot
@@ -51,6 +56,14 @@ func putHeader(rec []byte, in frame.PortID, net, egress frame.NetID, why frame.R
 	e.PutUint32(rec[8:], uint32(hop))
 }
 
+// putHeld is the header of a frame that waits for its port's rate.
+//
+//uvswitch:hot
+func putHeld(rec []byte, f *frame.Frame, flag uint8) {
+	putHeader(rec, f.In, frame.NoNet, frame.NoNet, frame.None, flag, 0)
+	binary.NativeEndian.PutUint16(rec[12:], uint16(f.Out))
+}
+
 //uvswitch:hot
 func recordPort(rec []byte) frame.PortID { return frame.PortID(binary.NativeEndian.Uint16(rec)) }
 
@@ -73,6 +86,10 @@ func (d *Dataplane) restore(rec []byte, f *frame.Frame) {
 	e := binary.NativeEndian
 	f.Net, f.Egress = frame.NetID(e.Uint16(rec[2:])), frame.NetID(e.Uint16(rec[4:]))
 	switch {
+	case rec[7]&recRx != 0:
+	case rec[7]&recTx != 0:
+		f.Verdict, f.Out = frame.Unicast, frame.PortID(e.Uint16(rec[12:]))
+		f.Flags |= frame.Waited
 	case rec[7]&recResolve != 0:
 		f.Verdict, f.NextHop = frame.Routed, frame.Addr(e.Uint32(rec[8:]))
 		if rec[7]&recNATed != 0 {

@@ -33,10 +33,16 @@ func (c *counters) port(p frame.PortID) *portCounters {
 	return c.ports[p].Load()
 }
 
+// dropped counts a drop at port out, when there it was that the frame could not go on.
+//
 //uvswitch:hot
-func (c *counters) dropped(in frame.PortID, why frame.Reason) {
+func (c *counters) dropped(in, out frame.PortID, why frame.Reason) {
 	c.drops[why].Add(1)
-	if p := c.port(in); p != nil {
+	if out != frame.NoPort {
+		if p := c.port(out); p != nil {
+			p.txDrops[why].Add(1)
+		}
+	} else if p := c.port(in); p != nil {
 		p.rxDrops[why].Add(1)
 	}
 }

@@ -31,7 +31,7 @@ func (d *Dataplane) Trace(fn func(*Tracer)) {
 // stage that had something to decide, with the frame as it was before and as it is then.
 func (t *Tracer) Run(in frame.PortID, raw []byte, step func(stage string, before, f *frame.Frame)) Outcome {
 	b := &t.batch
-	b.N, b.Locals, b.Dry, b.Tick = 1, 0, true, t.dp.clock()
+	b.N, b.Locals, b.Dry, b.Tick = 1, 0, true, t.dp.Now()
 	b.Heard.MAC = 0
 	f := &b.Frames[0]
 	f.Reset(raw, in)
@@ -70,6 +70,6 @@ func (t *Tracer) Run(in frame.PortID, raw []byte, step func(stage string, before
 func (t *Tracer) try(f *frame.Frame) *router.Result {
 	rec := make([]byte, recordLen+len(f.Raw()))
 	putRecord(rec, f)
-	r := t.dp.Router.Try(punted(rec), t.dp.clock())
+	r := t.dp.Router.Try(punted(rec), t.dp.Now())
 	return &r
 }

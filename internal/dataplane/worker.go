@@ -37,6 +37,7 @@ type worker struct {
 	}
 	punted   bool       // in this batch
 	pressed  frame.Tick // when it was last noticed that the flow table fills
+	shaper   shaper
 	injected *ring.Ring // from the housekeeper
 	buf      []byte     // injected frames, while they are being sent
 
@@ -49,7 +50,7 @@ type worker struct {
 func newWorker(d *Dataplane, p Poller) *worker {
 	return &worker{
 		dp: d, poller: p, punts: ring.New(puntRingBytes), injected: ring.New(injectRingBytes),
-		buf: make([]byte, injectBufBytes),
+		buf: make([]byte, injectBufBytes), shaper: newShaper(p.Wake),
 	}
 }
 
@@ -62,25 +63,30 @@ func (w *worker) round() error {
 	if err := w.poller.Poll(b); err != nil {
 		return err
 	}
-	b.Tick = w.dp.clock()
+	now := w.dp.clock()
+	b.Tick, w.shaper.now = frame.TickAt(now), now
 	for i := range b.Frames[:b.N] {
 		w.tally.received(b.Frames[i].In, b.Frames[i].Len())
 	}
 	frame.ParseBatch(b)
 	w.observe(b, false)
+	w.shaper.admit(b)
 	w.dp.decide(b)
+	w.shaper.shape(b)
 	if b.N > 1 {
 		w.coalesce(b)
 	}
 	w.transmit(b)
 
-	if w.takeInjected(b) {
+	if w.takeAgain(b) {
 		frame.ParseBatch(b)
 		w.resume(b)
 		w.observe(b, true)
 		w.dp.decide(b)
+		w.shaper.shape(b)
 		w.transmit(b)
 	}
+	w.shaper.setAlarm()
 	w.tally.flush(&w.counters)
 	for _, f := range b.Failed {
 		w.counters.failed(f)
@@ -149,6 +155,7 @@ func (w *worker) transmit(b *frame.Batch) {
 			w.floodFrame(f)
 		case frame.Punt:
 			w.punt(f)
+		case frame.Held:
 		default:
 			w.drop(f, f.Reason)
 		}
@@ -172,8 +179,12 @@ func (w *worker) observe(b *frame.Batch, again bool) {
 //uvswitch:hot
 func (w *worker) drop(f *frame.Frame, why frame.Reason) {
 	f.DropFor(why)
-	w.counters.dropped(f.In, why)
-	w.recent.add(w.batch.Tick, f.In, frame.NoPort, why, f.Len(), f.Bytes())
+	out := frame.NoPort
+	if why == frame.TxRateExceeded {
+		out = f.Out
+	}
+	w.counters.dropped(f.In, out, why)
+	w.recent.add(w.batch.Tick, f.In, out, why, f.Len(), f.Bytes())
 }
 
 //uvswitch:hot
@@ -188,6 +199,7 @@ func (w *worker) send(id frame.PortID, f *frame.Frame) {
 func (w *worker) floodFrame(f *frame.Frame) {
 	n := w.dp.Switch.FloodSet(f, w.flood[:])
 	for _, id := range w.flood[:n] {
+		w.shaper.charge(id, f)
 		w.send(id, f)
 	}
 	if f.ToGateway {
@@ -241,27 +253,42 @@ func (w *worker) mayPunt(f *frame.Frame) bool {
 // recordSpace is what a small record takes of a ring, in bytes.
 const recordSpace = 256
 
-// takeInjected replaces the batch by frames from the housekeeper, if there are any.
+// takeAgain replaces the batch by frames that have been here before, if there are any: those from the housekeeper, and
+// those whose port's rate allows them now.
 //
 //uvswitch:hot
-func (w *worker) takeInjected(b *frame.Batch) bool {
-	rec := w.injected.Peek()
-	if rec == nil {
-		return false
-	}
+func (w *worker) takeAgain(b *frame.Batch) bool {
 	b.N, b.Locals = 0, 0
-	used := 0
-	for ; rec != nil && b.N < len(b.Frames) && used+len(rec) <= len(w.buf); rec = w.injected.Peek() {
-		c := w.buf[used : used+len(rec) : used+len(rec)]
-		used += copy(c, rec)
+	room := w.buf
+	more := false
+	for rec := w.injected.Peek(); rec != nil; rec = w.injected.Peek() {
+		if room, more = again(b, room, rec); more {
+			break
+		}
 		w.injected.Release()
-		b.Frames[b.N].Reset(c[recordLen:], recordPort(c))
-		b.N++
 	}
-	if rec != nil {
+	for q := w.shaper.next(); q != nil && !more; q = w.shaper.next() {
+		if room, more = again(b, room, q.ring.Peek()); !more {
+			q.release(w.shaper.now)
+		}
+	}
+	if more {
 		w.poller.Wake() // the rest comes next time
 	}
-	return true
+	return b.N > 0
+}
+
+// again copies a record into buf and its frame into the batch, and returns what is left of buf; full, when there was no room.
+//
+//uvswitch:hot
+func again(b *frame.Batch, buf, rec []byte) (rest []byte, full bool) {
+	if b.N == len(b.Frames) || len(rec) > len(buf) {
+		return buf, true
+	}
+	n := copy(buf, rec)
+	b.Frames[b.N].Reset(buf[recordLen:n:n], recordPort(rec))
+	b.N++
+	return buf[n:], false
 }
 
 // resume gives injected frames their place in the order: what the router made is switched, what was held for a
@@ -276,7 +303,7 @@ func (w *worker) resume(b *frame.Batch) {
 		at += recordLen + len(f.Raw())
 		if f.Verdict != frame.Drop {
 			w.dp.restore(rec, f)
-			if f.Verdict != frame.Switch {
+			if f.Verdict != frame.Switch && f.Verdict != frame.Unicast {
 				b.Locals++
 			}
 		}
@@ -289,6 +316,12 @@ func (w *worker) reportGone(b *frame.Batch) {
 	}
 }
 
+// limit sets the rates of a port, of whose buckets the workers share one for each direction. nil: no limit.
+func (w *worker) limit(id frame.PortID, rx, tx *bucket) {
+	w.shaper.limit(id, rx, tx)
+	w.poller.Wake()
+}
+
 func (w *worker) addPort(id frame.PortID, c frame.Conn, read bool) error {
 	w.longest[id].tcp, w.longest[id].udp = int32(c.Longest(frame.TCP)), int32(c.Longest(frame.UDP))
 	return w.poller.Add(id, c, read)
@@ -296,6 +329,7 @@ func (w *worker) addPort(id frame.PortID, c frame.Conn, read bool) error {
 
 func (w *worker) removePort(id frame.PortID) {
 	w.longest[id].tcp, w.longest[id].udp = 0, 0
+	w.limit(id, nil, nil) // what waited meets a port that is gone
 	w.poller.Remove(id)
 }
 
@@ -339,5 +373,6 @@ func (w *worker) run(stop *atomic.Bool) error {
 		fn()
 	}
 	w.box = nil
+	w.shaper.alarm.Stop()
 	return errors.Join(err, w.poller.Close())
 }

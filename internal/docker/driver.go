@@ -196,7 +196,7 @@ func (d *Driver) plug(ctx context.Context, id, sandbox string, where place) erro
 	defer done() // the switch has a descriptor of its own
 	_, err = d.sw.HandPort(ctx, api.PortAdd{
 		Name: portName(id), Network: n.Add.Name, Netns: sandbox, Ifname: where.device, IP: e.Address, MAC: e.MAC, MTU: n.Add.MTU,
-		Set: api.PortSet{"isolated": !n.ICC},
+		Set: api.PortSet{"isolated": api.Switch(!n.ICC)},
 	}, fd)
 	return err
 }

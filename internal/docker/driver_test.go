@@ -71,7 +71,7 @@ func (f *fake) Port(_ context.Context, name string) (api.Port, error) {
 }
 
 func (f *fake) HandPort(_ context.Context, p api.PortAdd, _ int) (api.Port, error) {
-	f.say("hand port %s in %s %s %s isolated %v", p.Name, p.Network, p.IP, p.MAC, p.Set["isolated"])
+	f.say("hand port %s in %s %s %s isolated %v", p.Name, p.Network, p.IP, p.MAC, p.Set["isolated"] == api.On)
 	return api.Port{}, f.add("port " + p.Name)
 }
 

@@ -30,6 +30,9 @@ type Tick uint32
 // TicksPerSecond is the resolution of every time-out and age.
 const TicksPerSecond = 10
 
+// TickAt is the tick of a moment, ns nanoseconds after the switch was made.
+func TickAt(ns int64) Tick { return Tick(ns / (1e9 / TicksPerSecond)) }
+
 // Seconds converts whole seconds to ticks.
 func Seconds(s uint32) Tick { return Tick(s * TicksPerSecond) }
 
@@ -47,6 +50,7 @@ const (
 	Punt                    // for the housekeeper
 	Drop                    // dropped for Reason
 	InChain                 // goes to port Out with the frame whose chain it is part of
+	Held                    // waits in its worker until the port's rate allows it, for Reason
 )
 
 // FloodClass is why a frame is flooded; ports may refuse each class of its own (`bridge link set flood off`).
@@ -71,6 +75,7 @@ const (
 	ICMPError                   // an ICMP error: it quotes a packet, and Tuple is the outer one without ports
 	Injected                    // sent by the housekeeper: In is Gateway
 	ViaRouter                   // the router sent it into network Egress
+	Waited                      // for the rate of port Out: it may go now
 )
 
 // NATKind is what conntrack has to do with a frame.

@@ -9,6 +9,7 @@ const (
 	Runt
 	BadVnetHeader
 	BadSourceMAC
+	RxRateExceeded
 	PortNotForwarding
 	GatewayMACStolen
 	GuardSourceMAC
@@ -68,6 +69,7 @@ const (
 	InjectQueueFull
 	PortGone
 	PortDown
+	TxRateExceeded
 	TxRefused
 	TxQueueFull
 	AckSuperseded
@@ -82,6 +84,7 @@ var reasons = [NumReasons]ReasonInfo{
 	Runt:                  {"runt", "shorter than an Ethernet header", "the sender is broken; dump its port"},
 	BadVnetHeader:         {"bad_vnet_header", "the virtio-net header contradicts the frame", "the sender's offload claims are wrong; switch offloads off in the guest"},
 	BadSourceMAC:          {"bad_source_mac", "the source MAC is a group address or zero", "the sender is broken or forges frames"},
+	RxRateExceeded:        {"rx_rate_exceeded", "the port sends faster than its rate, and as much as may wait for it waits", "normal for TCP, which adapts; `uvswitch port show`, `uvswitch port set NAME rx_rate`"},
 	PortNotForwarding:     {"port_not_forwarding", "the port is not in state forwarding", "see `uvswitch port show`"},
 	GatewayMACStolen:      {"gateway_mac_stolen", "the source MAC is the gateway's own", "a container claims to be the gateway: look at the port"},
 	GuardSourceMAC:        {"guard_source_mac", "the source MAC is not the one this port was given", "`uvswitch port set NAME guard off` if the port holds a bridge or a router"},
@@ -141,6 +144,7 @@ var reasons = [NumReasons]ReasonInfo{
 	InjectQueueFull:       {"inject_queue_full", "the queue from the housekeeper to a worker was full", "a flood of ARP or pings"},
 	PortGone:              {"port_gone", "the egress port has been removed", "normal for a moment after a removal"},
 	PortDown:              {"port_down", "the egress device is down", "bring the interface up inside its namespace"},
+	TxRateExceeded:        {"tx_rate_exceeded", "the egress port gets more than its rate, and as much as may wait for it waits", "normal for TCP, which adapts; `uvswitch port show`, `uvswitch port set NAME tx_rate`"},
 	TxRefused:             {"tx_refused", "the kernel refused the frame (EINVAL)", "the sender's offload claims are wrong"},
 	AckSuperseded:         {"ack_superseded", "a pure TCP acknowledgement, and the same batch held a newer one of its connection that says more", "normal under load: it saves the sender's kernel work"},
 	TxQueueFull:           {"tx_queue_full", "the egress device had no room", "the receiver is slower than its senders"},

@@ -106,6 +106,7 @@ func TestCNI(t *testing.T) {
 			rt := c.runtime(ns, "3f2a9c0d1b2e4455", map[string]any{
 				"portMappings": []map[string]any{{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}},
 				"ips":          []string{"10.50.0.77/24"}, "mac": "02:00:00:00:00:4d", "dns": map[string]any{"servers": []string{"10.1.0.2"}, "searches": []string{"pods.local"}},
+				"bandwidth": map[string]any{"ingressRate": 40_000_000, "ingressBurst": 2147483647, "egressRate": 20_000_000, "egressBurst": 400_000},
 			})
 			if _, err := c.ValidateNetworkList(ctx, list); err != nil {
 				t.Fatal(err)
@@ -127,6 +128,8 @@ func TestCNI(t *testing.T) {
 			contains(t, c.Sh("out", "curl -sS -m 5 http://10.1.0.1:8080/"), "10.1.0.2")
 			if p := c.ports(); len(p) != 1 || !strings.HasPrefix(p[0].Name, "cni-") || !strings.Contains(p[0].Name, "-3f2a9c0d1b2e-") || p[0].State != "forwarding" || p[0].Network != "pods" {
 				t.Errorf("%+v", p)
+			} else if p[0].TxRate != 40_000_000 || p[0].TxBurst != 2147483647/8 || p[0].RxRate != 20_000_000 || p[0].RxBurst != 50_000 {
+				t.Errorf("bandwidth: %+v", p[0])
 			}
 			if v != "0.3.1" {
 				if err := c.CheckNetworkList(ctx, list, rt); err != nil {
@@ -138,6 +141,17 @@ func TestCNI(t *testing.T) {
 						t.Errorf("CHECK after %s", damage)
 					}
 					c.Sh(ns, undo)
+				}
+				name := c.ports()[0].Name
+				for damage, undo := range map[string][]string{
+					"publish del 8080/tcp":              {"publish", "add", "8080:80", "--port", name},
+					"port set " + name + " tx_rate off": {"port", "set", name, "tx_rate", "40mbit"},
+				} {
+					c.CLI(strings.Fields(damage)...)
+					if err := c.CheckNetworkList(ctx, list, rt); err == nil {
+						t.Errorf("CHECK after %s", damage)
+					}
+					c.CLI(undo...)
 				}
 				c.Sh(ns, "ip addr del 10.50.0.77/24 dev eth0")
 				if err := c.CheckNetworkList(ctx, list, rt); err == nil || !strings.Contains(err.Error(), "no address 10.50.0.77/24 any more") {
@@ -257,7 +271,7 @@ func TestCNIOddOrders(t *testing.T) {
 		{subnet50, "is taken by", map[string]any{"portMappings": []map[string]any{{"hostPort": 8081, "containerPort": 80}, {"hostPort": 8082, "containerPort": 80}}}},
 		{subnet50, "a port is 1 to 65535", map[string]any{"portMappings": []map[string]any{{"hostPort": 8081, "containerPort": 80000}}}},
 		{subnet50 + `,"mtu":9`, "MTU 9", nil},
-		{subnet50, "bandwidth limits are not there yet", map[string]any{"bandwidth": map[string]any{"ingressRate": 1000}}},
+		{subnet50, "out of range: 1kbit", map[string]any{"bandwidth": map[string]any{"ingressRate": 10}}},
 	} {
 		if strings.Contains(bad.want, "taken") {
 			c.Serve("host", 8082, uvswitch, "lab", "tool", "httpd", "8082", "x")

@@ -6,6 +6,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/uvswitch/uvswitch/internal/dataplane"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
 )
@@ -69,6 +70,9 @@ func TestConservation(t *testing.T) {
 			switch rapid.IntRange(0, 9).Draw(t, "event") {
 			case 0:
 				n.Advance(frame.Seconds(5))
+			case 2:
+				r := dataplane.Rate{Bits: rapid.SampledFrom([]uint64{0, 200_000, 10_000_000}).Draw(t, "rate"), Burst: rapid.SampledFrom([]uint64{0, 1514, 5000}).Draw(t, "burst")}
+				n.DP.SetRate(rapid.SampledFrom([]frame.PortID{1, 2, 3, 4, uplinkPort}).Draw(t, "limited"), r, r)
 			case 1:
 				n.Poller.Refuse[frame.PortID(rapid.IntRange(1, 4).Draw(t, "port"))] = frame.PortDown
 			}

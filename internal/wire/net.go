@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/uvswitch/uvswitch/internal/dataplane"
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -27,6 +28,7 @@ type Net struct {
 	Poller  *Poller
 	hosts   []*Host
 	now     frame.Tick
+	fine    time.Duration // after it
 	rules   nat.Rules
 	nextID  uint32
 	trace   []string // every frame, as text
@@ -68,7 +70,7 @@ func NewWith(o nat.Options) *Net {
 		n.pairs[a.String()+" "+frame.ProtoName(proto)] = map[bool]string{true: "on", false: "off"}[on]
 	}
 	tracker := nat.New(o)
-	n.DP = dataplane.New(tracker, func() frame.Tick { return n.now }, n.Poller)
+	n.DP = dataplane.New(tracker, func() int64 { return int64(n.now)*1e9/frame.TicksPerSecond + int64(n.fine) }, n.Poller)
 	return n
 }
 
@@ -201,6 +203,17 @@ func (n *Net) Settle() {
 func (n *Net) Advance(t frame.Tick) {
 	for end := n.now + t; n.now < end; {
 		n.now += min(frame.TicksPerSecond, end-n.now)
+		n.Settle()
+	}
+}
+
+// Wait moves time on in steps of a millisecond, as the alarm of a worker's shaper does.
+func (n *Net) Wait(d time.Duration) {
+	const tick = time.Second / frame.TicksPerSecond
+	for ; d > 0; d -= time.Millisecond {
+		if n.fine += time.Millisecond; n.fine >= tick {
+			n.now, n.fine = n.now+1, n.fine-tick
+		}
 		n.Settle()
 	}
 }

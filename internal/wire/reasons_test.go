@@ -162,7 +162,15 @@ var provocations = func() map[frame.Reason]provocation {
 			raw[1] = 99
 			x.frames(x.n.host("a"), raw)
 		}},
-		frame.BadSourceMAC:       out(frametest.Packet{SrcMAC: 0x010000000001}),
+		frame.BadSourceMAC: out(frametest.Packet{SrcMAC: 0x010000000001}),
+		frame.RxRateExceeded: {untold: true, do: func(x *teasing) {
+			x.n.DP.SetRate(1, dataplane.Rate{Bits: 100_000, Burst: 1514}, dataplane.Rate{})
+			x.send("a", slices.Repeat([]frametest.Packet{x.toB(frametest.Packet{Payload: big(1400)})}, 20)...)
+		}},
+		frame.TxRateExceeded: {untold: true, do: func(x *teasing) {
+			x.n.DP.SetRate(2, dataplane.Rate{}, dataplane.Rate{Bits: 100_000, Burst: 1514})
+			x.send("a", slices.Repeat([]frametest.Packet{x.toB(frametest.Packet{Payload: big(1400)})}, 20)...)
+		}},
 		frame.PortNotForwarding:  {do: func(x *teasing) { x.flags(1, 0, vswitch.Forwarding); x.send("a", frametest.Packet{}) }},
 		frame.GatewayMACStolen:   {do: func(x *teasing) { i, _ := x.n.DP.Router.Interface(1); x.send("a", frametest.Packet{SrcMAC: i.MAC}) }},
 		frame.GuardSourceMAC:     guard(func(x *teasing) []byte { return x.packet(x.n.host("a"), frametest.Packet{SrcMAC: 0x020000999999}) }),

@@ -3,6 +3,7 @@
 package api
 
 import (
+	"encoding/json"
 	"fmt"
 )
 
@@ -21,6 +22,10 @@ type Port struct {
 	Offload   bool            `json:"offload"`
 	Backend   string          `json:"backend"`
 	Flags     map[string]bool `json:"flags"`
+	RxRate    uint64          `json:"rx_rate"`  // what it may send, bits per second; 0: no limit
+	RxBurst   uint64          `json:"rx_burst"` // bytes
+	TxRate    uint64          `json:"tx_rate"`  // what it gets
+	TxBurst   uint64          `json:"tx_burst"`
 	NoRoute   bool            `json:"no_route"`  // made without a default route inside
 	Handed    bool            `json:"handed"`    // a TAP that another program has made and keeps (Docker, a CNI plugin)
 	Segmented uint64          `json:"segmented"` // frames segmented or summed in software, ports without offloads
@@ -72,8 +77,61 @@ type PortAdd struct {
 	Set PortSet `json:"set,omitempty"` // knobs
 }
 
-// PortSet is what PATCH /v1/ports/{name} takes: flags to switch on or off.
-type PortSet map[string]bool
+// PortSet is what PATCH /v1/ports/{name} takes: knobs by name. Those of `bridge link` are on or off; rx_rate (what the port may
+// send), tx_rate (what it gets) and rate (both) are off or a rate.
+type PortSet map[string]Knob
+
+// A Knob is "on", "off", or a rate in the units of tc, with its burst: "10mbit", "10mbit/64kb". JSON's true and false are
+// taken for the first two.
+type Knob string
+
+// Knobs that are switches.
+const (
+	On  Knob = "on"
+	Off Knob = "off"
+)
+
+// The bounds of rates in bits per second, and of bursts in bytes: a frame at least.
+const (
+	MinRate  = 1_000
+	MaxRate  = 1_000_000_000_000
+	MinBurst = 1_514
+	MaxBurst = 1 << 30
+)
+
+// Switch is On or Off.
+func Switch(on bool) Knob {
+	if on {
+		return On
+	}
+	return Off
+}
+
+// RateKnob is a rate in bits per second and a burst in bytes; with 0 the switch chooses the burst. 0 bits are no limit.
+func RateKnob(bits, burst uint64) Knob {
+	switch {
+	case bits == 0:
+		return Off
+	case burst == 0:
+		return Knob(fmt.Sprintf("%dbit", bits))
+	}
+	return Knob(fmt.Sprintf("%dbit/%db", bits, burst))
+}
+
+// UnmarshalJSON takes a word or a boolean.
+func (k *Knob) UnmarshalJSON(b []byte) error {
+	var on bool
+	if json.Unmarshal(b, &on) == nil {
+		*k = Switch(on)
+		return nil
+	}
+	var word string
+	if err := json.Unmarshal(b, &word); err != nil {
+		return fmt.Errorf("a knob is true, false, \"on\", \"off\", or a rate such as \"10mbit/64kb\"")
+	}
+	*k = Knob(word)
+	return nil
+}
 
 // A Network is a row of `network ls`.
 type Network struct {

@@ -1,0 +1,278 @@
+package dataplane
+
+import (
+	"math"
+	"math/bits"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/ring"
+)
+
+// A Rate limits one direction of a port, between the bounds of package api. What comes faster waits, in order, for about 50 ms at most; what would wait longer is
+// dropped. Broadcasts and other floods to a port take from its rate and never wait.
+type Rate struct {
+	Bits  uint64 // per second, of Ethernet frames without their check sequence; 0: no limit
+	Burst uint64 // bytes that may pass at once after a pause; 0: DefaultBurst
+}
+
+const (
+	longestWait = 50 * time.Millisecond
+	leastWait   = 16 << 10 // bytes that may wait, however slow the port is; and a frame more
+	mostWait    = 1 << 20  // bytes that may wait, however fast
+	alarmEvery  = int64(time.Millisecond)
+)
+
+// DefaultBurst is what 5 ms let through, 32 KiB at least, in bytes: workers that look at their queues every
+// millisecond keep the rate.
+func (r Rate) DefaultBurst() uint64 { return max(r.Bits/8/200, 32<<10) }
+
+// A bucket is a Rate at work, shared by all workers: the virtual scheduling of ITU-T I.371, with which a frame of any length
+// passes when there is any room, and the next ones wait for it.
+type bucket struct {
+	perByte uint64       // what a byte takes, in 2^-16 ns
+	burst   int64        // ns
+	paid    atomic.Int64 // until when what has passed takes, ns of the dataplane's clock
+	waits   int          // bytes that may wait with one worker
+}
+
+// newBucket returns nil for no limit.
+func newBucket(r Rate) *bucket {
+	if r.Bits == 0 {
+		return nil
+	}
+	if r.Burst == 0 {
+		r.Burst = r.DefaultBurst()
+	}
+	t := &bucket{perByte: 8e9 << 16 / r.Bits}
+	t.burst = int64(float64(r.Burst) * 8e9 / float64(r.Bits))
+	t.waits = int(min(max(r.Bits/8*uint64(longestWait)/uint64(time.Second), leastWait), mostWait))
+	return t
+}
+
+// take lets n bytes pass, or tells that they must wait.
+//
+//uvswitch:hot
+func (t *bucket) take(now int64, n int) bool {
+	for {
+		paid := t.paid.Load()
+		if paid-now > t.burst {
+			return false
+		}
+		if t.paid.CompareAndSwap(paid, max(paid, now)+t.cost(n)) {
+			return true
+		}
+	}
+}
+
+// charge takes for what passes anyway: a second burst at most, so that others are not kept waiting for ever.
+//
+//uvswitch:hot
+func (t *bucket) charge(now int64, n int) {
+	for {
+		paid := t.paid.Load()
+		next := min(max(paid, now)+t.cost(n), now+2*t.burst)
+		if next <= paid || t.paid.CompareAndSwap(paid, next) {
+			return
+		}
+	}
+}
+
+//uvswitch:hot
+func (t *bucket) cost(n int) int64 { return int64(uint64(n) * t.perByte >> 16) }
+
+// A queue is what waits with one worker for one bucket.
+type queue struct {
+	*bucket
+	ring   *ring.Ring
+	flag   uint8 // of the records
+	frames int
+	bytes  int
+	ended  bool // the limit is gone: what waits goes at once
+}
+
+func newQueue(t *bucket, flag uint8) *queue {
+	if t == nil {
+		return nil
+	}
+	room := 2 * (t.waits + frame.MaxFrame) // a frame more than may wait; what is skipped at the end of the ring; small frames' headers
+	return &queue{bucket: t, flag: flag, ring: ring.New(1 << bits.Len(uint(room)))}
+}
+
+// hold lets a frame wait, or drops it.
+//
+//uvswitch:hot
+func (q *queue) hold(f *frame.Frame, why frame.Reason) {
+	f.DropFor(why)
+	if q.bytes > q.waits {
+		return
+	}
+	rec := q.ring.Reserve(recordLen + len(f.Raw()))
+	if rec == nil {
+		return
+	}
+	putHeld(rec, f, q.flag)
+	copy(rec[recordLen:], f.Raw())
+	q.ring.Commit()
+	q.frames++
+	q.bytes += f.Len()
+	f.Verdict = frame.Held
+}
+
+// ready tells whether the oldest frame may go.
+//
+//uvswitch:hot
+func (q *queue) ready(now int64) bool {
+	return q.frames > 0 && (q.ended || q.paid.Load()-now <= q.burst)
+}
+
+// release lets the oldest frame go.
+//
+//uvswitch:hot
+func (q *queue) release(now int64) {
+	raw := q.ring.Peek()[recordLen:]
+	if !q.ended {
+		q.take(now, onWire(raw))
+	}
+	q.frames--
+	q.bytes -= len(raw) - frame.VnetLen
+	q.ring.Release()
+}
+
+// onWire is how many bytes a frame is when it is cut into its segments, each with headers of its own.
+//
+//uvswitch:hot
+func onWire(raw []byte) int {
+	n, h := len(raw)-frame.VnetLen, frame.VnetHdr(raw)
+	if size := int(h.GSOSize()); h.GSOType() != frame.GSONone && size > 0 {
+		head := int(h.CsumStart()) + frame.UDPLen
+		if h.GSOType() != frame.GSOUDPL4 {
+			head += frame.TCPLen - frame.UDPLen + 12 // timestamps, as a rule
+		}
+		n += max(n-head-1, 0) / size * head
+	}
+	return n
+}
+
+// A shaper keeps the rates of ports, for one worker: frames that come by a port, before anything else is done with them, and those
+// that go to one, after everything.
+type shaper struct {
+	now    int64 // of this batch, ns of the dataplane's clock
+	rx, tx [frame.MaxPorts]*queue
+	queues []*queue // of both, and those that have ended and are not empty yet
+	turn   int
+	alarm  *time.Timer
+	set    int64 // for when
+}
+
+func newShaper(wake func()) shaper {
+	t := time.AfterFunc(math.MaxInt64, wake)
+	t.Stop()
+	return shaper{alarm: t}
+}
+
+// limit replaces what there is for a port; the old queues are emptied at once.
+func (s *shaper) limit(id frame.PortID, rx, tx *bucket) {
+	for _, q := range []*queue{s.rx[id], s.tx[id]} {
+		if q != nil {
+			q.ended = true
+		}
+	}
+	s.rx[id], s.tx[id] = newQueue(rx, recRx), newQueue(tx, recTx)
+	for _, q := range []*queue{s.rx[id], s.tx[id]} {
+		if q != nil {
+			s.queues = append(s.queues, q)
+		}
+	}
+}
+
+// admit has frames wait that come too fast.
+//
+//uvswitch:hot
+func (s *shaper) admit(b *frame.Batch) {
+	if len(s.queues) == 0 {
+		return
+	}
+	for i := range b.Frames[:b.N] {
+		f := &b.Frames[i]
+		if f.Verdict != frame.Switch {
+			continue
+		}
+		if q := s.rx[f.In%frame.MaxPorts]; q != nil && (q.frames > 0 || !q.take(s.now, onWire(f.Raw()))) {
+			q.hold(f, frame.RxRateExceeded)
+		}
+	}
+}
+
+// shape has frames wait whose port gets too much.
+//
+//uvswitch:hot
+func (s *shaper) shape(b *frame.Batch) {
+	if len(s.queues) == 0 {
+		return
+	}
+	for i := range b.Frames[:b.N] {
+		f := &b.Frames[i]
+		if f.Verdict != frame.Unicast || f.Flags&frame.Waited != 0 {
+			continue
+		}
+		if q := s.tx[f.Out%frame.MaxPorts]; q != nil && (q.frames > 0 || !q.take(s.now, onWire(f.Raw()))) {
+			q.hold(f, frame.TxRateExceeded)
+		}
+	}
+}
+
+// charge notes a copy of a flooded frame.
+//
+//uvswitch:hot
+func (s *shaper) charge(id frame.PortID, f *frame.Frame) {
+	if q := s.tx[id]; q != nil {
+		q.bucket.charge(s.now, onWire(f.Raw()))
+	}
+}
+
+// next is a queue whose oldest frame may go, each in its turn; nil when there is none.
+//
+//uvswitch:hot
+func (s *shaper) next() *queue {
+	for range s.queues {
+		s.turn++
+		if q := s.queues[s.turn%len(s.queues)]; q.ready(s.now) {
+			return q
+		}
+	}
+	return nil
+}
+
+// setAlarm wakes the worker when the first frame that waits may go; not more often than every millisecond. It forgets what
+// has ended.
+//
+//uvswitch:hot
+func (s *shaper) setAlarm() {
+	first, over := int64(math.MaxInt64), false
+	for _, q := range s.queues {
+		if q.frames > 0 {
+			first = min(first, q.paid.Load()-q.burst)
+		}
+		over = over || q.ended && q.frames == 0
+	}
+	if over {
+		s.forget()
+	}
+	if first == math.MaxInt64 {
+		return
+	}
+	if first = max(first, s.now+alarmEvery); s.set <= s.now || first < s.set {
+		s.set = first
+		s.wakeIn(first - s.now)
+	}
+}
+
+// forget drops the queues of limits that are gone, once they are empty.
+func (s *shaper) forget() {
+	s.queues = slices.DeleteFunc(s.queues, func(q *queue) bool { return q.ended && q.frames == 0 })
+}
+
+func (s *shaper) wakeIn(ns int64) { s.alarm.Reset(time.Duration(ns)) }
