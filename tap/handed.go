@@ -1,8 +1,8 @@
 package tap
 
 import (
+	"errors"
 	"fmt"
-	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -49,17 +49,29 @@ func tunIoctl(fd int, request uintptr, p *unix.SockFprog) error {
 	return nil
 }
 
-// Locate tells where the device is and what it is called now: others may have moved and renamed it. close ends the
-// path's life. (linux drivers/net/tun.c, TUNGETDEVNETNS: it needs CAP_NET_ADMIN there.)
-func (d *Device) Locate() (ns, name string, close func(), err error) {
+// Name is what the device is called now, wherever it is: others may have moved and renamed it.
+func (d *Device) Name() (string, error) {
 	ifr := &unix.Ifreq{}
 	if err := unix.IoctlIfreq(d.fd, unix.TUNGETIFF, ifr); err != nil {
-		return "", "", nil, fmt.Errorf("tap: the device is gone: %w", err)
+		return "", fmt.Errorf("tap: the device is gone: %w", err)
 	}
-	fd, err := unix.IoctlRetInt(d.fd, unix.TUNGETDEVNETNS)
-	if err != nil {
-		return "", ifr.Name(), nil, fmt.Errorf("tap: the namespace of %s: %w", ifr.Name(), err)
+	return ifr.Name(), nil
+}
+
+// Up tells whether the device is up, in whatever namespace it is; an error says that it is gone. (A TAP can be written to when it
+// is up: linux drivers/net/tun.c, tun_chr_poll.)
+func (d *file) Up() (bool, error) {
+	fds := []unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLOUT}}
+	for {
+		_, err := unix.Poll(fds, 0)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return false, fmt.Errorf("tap: %w", err)
+		case fds[0].Revents&(unix.POLLERR|unix.POLLNVAL) != 0:
+			return false, errors.New("tap: the device is gone")
+		}
+		return fds[0].Revents&unix.POLLOUT != 0, nil
 	}
-	f := os.NewFile(uintptr(fd), "netns")
-	return fmt.Sprintf("/proc/self/fd/%d", fd), ifr.Name(), func() { f.Close() }, nil
 }

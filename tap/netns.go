@@ -14,6 +14,9 @@ import (
 // ErrNoNamespace is wrapped by errors about a namespace that does not exist.
 var ErrNoNamespace = errors.New("no such network namespace")
 
+// ErrMayNotEnter is wrapped by errors about a namespace that this process may not enter.
+var ErrMayNotEnter = errors.New("tap: this process may not enter other network namespaces")
+
 // Own is the path of the namespace that the process was started in. It is opened before any thread can have moved:
 // /proc/self/ns/net is the main thread's, and In may be running on that.
 var Own = func() string {
@@ -50,6 +53,10 @@ func NamespacePath(ns string) (string, error) {
 // it starts do not.
 func In(path string, fn func() error) error {
 	done := make(chan error, 1)
+	if isOwn(path) { // where threads are that In has not locked: entering it again would need CAP_SYS_ADMIN
+		go func() { done <- fn() }()
+		return <-done
+	}
 	go func() {
 		runtime.LockOSThread()
 		back, err := enter(path)
@@ -67,6 +74,18 @@ func In(path string, fn func() error) error {
 	return <-done
 }
 
+func isOwn(path string) bool {
+	if path == Own {
+		return true
+	}
+	own, err := os.Stat(Own)
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(path)
+	return err == nil && os.SameFile(own, there)
+}
+
 // enter moves this thread into a namespace and returns the way back.
 func enter(path string) (back func() error, err error) {
 	own, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -81,7 +100,10 @@ func enter(path string) (back func() error, err error) {
 	defer unix.Close(fd)
 	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
 		unix.Close(own)
-		return nil, fmt.Errorf("tap: entering namespace %s: %w (it needs root, or CAP_SYS_ADMIN)", path, err)
+		if errors.Is(err, unix.EPERM) {
+			return nil, fmt.Errorf("%w (%s): it needs CAP_SYS_ADMIN", ErrMayNotEnter, path)
+		}
+		return nil, fmt.Errorf("tap: entering namespace %s: %w", path, err)
 	}
 	return func() error {
 		defer unix.Close(own)

@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -60,11 +61,31 @@ func TestAdopt(t *testing.T) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 		if d != nil {
-			ns, name, done, err := d.Locate()
-			if err != nil || name != ifr.Name() {
-				t.Errorf("%s is called %s in %s: %v", ifr.Name(), name, ns, err)
+			if name, err := d.Name(); err != nil || name != ifr.Name() {
+				t.Errorf("%s is called %s: %v", ifr.Name(), name, err)
 			}
-			done()
+			link, err := netlink.LinkByName(ifr.Name())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, up := range []bool{false, true, false} {
+				set := netlink.LinkSetDown
+				if up {
+					set = netlink.LinkSetUp
+				}
+				if err := set(link); err != nil {
+					t.Fatal(err)
+				}
+				if got, err := d.Up(); err != nil || got != up {
+					t.Errorf("up: %v, is %v: %v", up, got, err)
+				}
+			}
+			if err := netlink.LinkDel(link); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := d.Up(); err == nil {
+				t.Errorf("a device that is gone is up: %v", got)
+			}
 		}
 		if err := unix.Close(fd); err != nil {
 			t.Errorf("%s: closed by Adopt: %v", c.name, err)

@@ -191,6 +191,11 @@ func Addresses(ns, name string) (out []netip.Prefix, err error) {
 	return out, err
 }
 
+// Delete removes a device.
+func Delete(ns, name string) error {
+	return withLink(ns, name, netlink.LinkDel)
+}
+
 // SetUp brings an existing device up.
 func SetUp(ns, name string) error {
 	return withLink(ns, name, netlink.LinkSetUp)

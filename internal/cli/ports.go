@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
 	"slices"
 	"sort"
@@ -13,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/cni"
 	"github.com/uvswitch/uvswitch/internal/config"
 )
 
@@ -87,13 +89,17 @@ func (a *app) portCommand() *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			p.Name = args[0]
 			var made api.Port
-			if err := a.client().Do(c.Context(), "POST", "/ports", p, &made); err != nil {
+			err := a.client().Do(c.Context(), "POST", "/ports", p, &made)
+			if elsewhere := api.IsStatus(err, http.StatusNotFound) && p.Netns != "" && cni.Sees(p.Netns); elsewhere || api.IsStatus(err, http.StatusNotImplemented) {
+				made, err = cni.Attach(c.Context(), a.client(), p) // the switch does not see the namespace, or may not enter it; we may, perhaps
+			}
+			if err != nil {
 				return err
 			}
 			if a.json {
 				return a.printJSON(made)
 			}
-			_, err := fmt.Fprintln(a.out, strings.TrimSpace(fmt.Sprintf("port %s: %s %s %s", made.Name, made.Ifname, strings.Join(made.Addresses, " "), made.MAC)))
+			_, err = fmt.Fprintln(a.out, strings.TrimSpace(fmt.Sprintf("port %s: %s %s %s", made.Name, made.Ifname, strings.Join(made.Addresses, " "), made.MAC)))
 			return err
 		},
 	}

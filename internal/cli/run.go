@@ -63,7 +63,7 @@ func (a *app) runCommand() *cobra.Command {
 	fl.StringVar(&f.metrics, "metrics", "", "serve Prometheus metrics on this loopback ADDRESS:PORT, or unix socket (a path)")
 	fl.StringVar(&f.web, "web", "", "serve the live page on this loopback ADDRESS:PORT")
 	fl.StringVar(&f.docker, "docker", "", "be Docker's network driver, of this name (uvswitch, when none is said): docker network create -d NAME")
-	fl.Lookup("docker").NoOptDefVal = "uvswitch"
+	fl.Lookup("docker").NoOptDefVal = dockerName
 	fl.StringVar(&f.state, "state", "/var/lib/uvswitch", "folder of what must outlive a restart: Docker's networks")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log what happens, to stderr")
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -75,16 +75,18 @@ func (a *app) runCommand() *cobra.Command {
 		signal.Notify(hup, syscall.SIGHUP)
 		defer signal.Stop(hup)
 		o.Hangup = hup
-		plugin, err := f.listenDocker()
+		in, err := inherit()
+		if err != nil {
+			return err
+		}
+		plugin, err := f.listenDocker(in.docker)
 		if err != nil {
 			return err
 		}
 		if plugin != nil {
 			defer plugin.Close()
 		}
-		if o.Listener, err = activated(); err != nil {
-			return err
-		}
+		o.Listener, o.Kept, o.Store = in.control, in.kept, store()
 		context.AfterFunc(c.Context(), func() { notify(daemon.SdNotifyStopping) })
 		return control.Run(c.Context(), o, func(ctx context.Context, d *control.Daemon) error {
 			if plugin != nil {
@@ -100,8 +102,13 @@ func (a *app) runCommand() *cobra.Command {
 	return c
 }
 
-// listenDocker makes the socket where Docker looks for its driver; nil when it is not asked for.
-func (f runFlags) listenDocker() (net.Listener, error) {
+const dockerName = "uvswitch"
+
+// listenDocker makes the socket where Docker looks for its driver, unless systemd has; nil when it is not asked for.
+func (f *runFlags) listenDocker(made net.Listener) (net.Listener, error) {
+	if made != nil {
+		f.docker = cmp.Or(f.docker, dockerName)
+	}
 	if f.docker == "" {
 		return nil, nil
 	}
@@ -110,6 +117,9 @@ func (f runFlags) listenDocker() (net.Listener, error) {
 	}
 	if err := os.MkdirAll(f.state, 0o700); err != nil {
 		return nil, fmt.Errorf("--state: %w", err)
+	}
+	if made != nil {
+		return made, nil
 	}
 	l, err := control.Listen(filepath.Join("/run/docker/plugins", f.docker+".sock"), false) // Docker's alone
 	if err != nil {

@@ -28,7 +28,8 @@ type attachment struct {
 	sw      *api.Client
 	network api.NetworkAdd // made when it is not there and has a subnet
 	port    string         // its name in the switch
-	netns   string
+	netns   string         // its path
+	says    string         // what its user calls it; the path when empty
 	ifname  string
 	ip      string // an address of the network; empty: the switch chooses
 	mac     string // likewise
@@ -50,6 +51,7 @@ type portMapping struct {
 
 // attached is what came of an attachment.
 type attached struct {
+	port    api.Port
 	mac     string
 	mtu     int
 	addr    netip.Prefix
@@ -96,11 +98,11 @@ func (a *attachment) attach(ctx context.Context) (_ attached, err error) {
 		defer cancel()
 		err = errors.Join(err, a.detach(ctx))
 	}()
-	made, err = a.sw.HandPort(ctx, api.PortAdd{Name: a.port, Network: n.Name, Netns: a.netns, Ifname: a.ifname, IP: cmp.Or(a.ip, "auto"), MAC: a.mac, MTU: mtu, Set: a.knobs}, t.FD())
+	made, err = a.sw.HandPort(ctx, api.PortAdd{Name: a.port, Network: n.Name, Netns: cmp.Or(a.says, a.netns), Ifname: a.ifname, IP: cmp.Or(a.ip, "auto"), MAC: a.mac, MTU: mtu, Set: a.knobs}, t.FD())
 	if err != nil {
 		return attached{}, err
 	}
-	out := attached{mac: made.MAC, mtu: mtu, routes: a.routes}
+	out := attached{port: made, mac: made.MAC, mtu: mtu, routes: a.routes}
 	if out.addr, err = netip.ParsePrefix(made.Addresses[0]); err != nil {
 		return attached{}, err
 	}
@@ -145,16 +147,49 @@ func (a *attachment) attach(ctx context.Context) (_ attached, err error) {
 	return out, nil
 }
 
+// Sees tells whether there is such a namespace here.
+func Sees(netns string) bool {
+	_, err := tap.NamespacePath(netns)
+	return err == nil
+}
+
+// Attach makes the device that p asks for, in its namespace, and hands it over: what a switch does by itself that may enter
+// namespaces.
+func Attach(ctx context.Context, sw *api.Client, p api.PortAdd) (api.Port, error) {
+	if p.Offload == "off" {
+		return api.Port{}, errors.New("a device without offloads cannot be handed over: such a port is made by a switch that may enter namespaces (CAP_SYS_ADMIN)")
+	}
+	ns, err := tap.NamespacePath(p.Netns)
+	if err != nil {
+		return api.Port{}, err
+	}
+	a := &attachment{
+		sw: sw, network: api.NetworkAdd{Name: cmp.Or(p.Network, "default")}, port: p.Name, netns: ns, says: p.Netns, ifname: cmp.Or(p.Ifname, "eth0"),
+		ip: p.IP, mac: p.MAC, mtu: p.MTU, knobs: p.Set,
+	}
+	if p.NoRoute {
+		a.routes = []tap.Route{}
+	}
+	out, err := a.attach(ctx)
+	return out.port, err
+}
+
 // cleanup is a context for what must be undone, however ctx ended.
 func cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), patience)
 }
 
 // detach ends the port, and with it the device and what is published; one that is not there is not an error, nor is a switch that is
-// not: its devices went with it.
+// not.
 func (a *attachment) detach(ctx context.Context) error {
 	err := a.sw.DeletePort(ctx, a.port)
-	if api.IsUnreachable(err) || api.IsStatus(err, http.StatusNotFound) {
+	switch {
+	case api.IsStatus(err, http.StatusNotFound):
+		return nil
+	case api.IsUnreachable(err):
+		if a.netns != "" { // the device may be kept for the next switch
+			_ = tap.Delete(a.netns, a.ifname) // with its namespace, it is gone already
+		}
 		return nil
 	}
 	return err

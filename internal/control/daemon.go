@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,6 +32,8 @@ import (
 type Options struct {
 	Socket       string
 	Listener     *net.UnixListener // on Socket, when somebody else has made it
+	Store        Store             // keeps what is handed over when the process ends; nil for none
+	Kept         []*os.File        // what it has kept from the last one
 	Name         string            // prefix of the switch's own devices: NAME0 and NAME-up
 	Uplink       string            // auto, none, or a device
 	UplinkKind   uplink.Kind
@@ -90,12 +93,15 @@ type Daemon struct {
 	external netip.Addr // what the rules were last made for
 	closed   bool
 	taken    []hostports.Listener // the host's ports, when last looked at
+
+	keptText     []byte // what was given to the store last
+	keptSequence uint64
 }
 
 // Run runs a switch until ctx is done. ready is called once it forwards and answers on its socket; on its error the switch
 // ends, and its context ends with the switch. Whatever was made is removed before Run returns.
 func Run(ctx context.Context, o Options, ready func(context.Context, *Daemon) error) error {
-	if err := requireRoot(); err != nil {
+	if err := requireRights(); err != nil {
 		return err
 	}
 	if _, err := ParseRanges(o.NATPorts); err != nil {
@@ -240,9 +246,18 @@ func (d *Daemon) build() error {
 		}
 	}
 	d.refreshUplink()
-	for _, p := range d.opts.Ports {
-		if _, err := d.addPort(p, nil); err != nil {
-			return err
+	k, devices := d.readKept()
+	for _, restored := range []bool{false, true} { // those whose address is said, those that were there before, and then what is free
+		for _, p := range d.opts.Ports {
+			if (p.IP == "" || p.IP == "auto") != restored {
+				continue
+			}
+			if _, err := d.addPort(p, nil); err != nil {
+				return err
+			}
+		}
+		if !restored {
+			d.restorePorts(k, devices)
 		}
 	}
 	for _, p := range d.opts.Publish {
@@ -250,11 +265,15 @@ func (d *Daemon) build() error {
 			return err
 		}
 	}
+	d.restorePublished(k)
 	for _, r := range d.opts.Routes {
 		if err := d.addRoute(r); err != nil {
 			return err
 		}
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.keep()
 	return nil
 }
 
@@ -344,10 +363,24 @@ func (d *Daemon) refreshPorts(ctx context.Context) {
 	}
 }
 
-// requireRoot explains early what would fail later with less to say.
-func requireRoot() error {
-	if unix.Geteuid() != 0 {
-		return errors.New("uvswitch run needs root: it makes TAP devices and attaches BPF programs (CAP_NET_ADMIN, CAP_SYS_ADMIN); try sudo")
+// requireRights explains early what would fail later with less to say.
+func requireRights() error {
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var have [2]unix.CapUserData
+	if err := unix.Capget(&head, &have[0]); err != nil {
+		return fmt.Errorf("reading this process's capabilities: %w", err)
+	}
+	var missing []string
+	for _, c := range []struct {
+		bit  int
+		name string
+	}{{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN (TAP devices, BPF programs)"}, {unix.CAP_NET_RAW, "CAP_NET_RAW (packet sockets)"}} {
+		if have[c.bit/32].Effective&(1<<(c.bit%32)) == 0 {
+			missing = append(missing, c.name)
+		}
+	}
+	if missing != nil {
+		return fmt.Errorf("uvswitch run needs %s; try sudo, or the systemd unit, which gives it those without root", strings.Join(missing, " and "))
 	}
 	return tap.CheckTUN()
 }

@@ -146,6 +146,9 @@ func (d *Daemon) serve(rt route) http.HandlerFunc {
 			answer(w, v, err)
 		default:
 			v, err := rt.change(r)
+			d.mu.Lock()
+			d.keep()
+			d.mu.Unlock()
 			answer(w, v, err)
 		}
 	}

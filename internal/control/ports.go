@@ -106,6 +106,9 @@ func (d *Daemon) addPort(a api.PortAdd, handed *tap.Device) (_ api.Port, err err
 	if err != nil {
 		return api.Port{}, explain(err)
 	}
+	if p.handed {
+		d.keepPort(p)
+	}
 	d.updateRules()
 	return d.portView(p), nil
 }
@@ -529,6 +532,9 @@ func (d *Daemon) unplug(p *port) {
 	d.dp.NAT.Flush(func(f nat.Flow) bool { return f.Port == p.id })
 	d.byID[p.id] = nil
 	p.close()
+	if p.handed {
+		d.forgetPort(p.name)
+	}
 	d.log.Info("port removed", "port", p.name)
 }
 
@@ -540,6 +546,7 @@ func (d *Daemon) portGone(id frame.PortID) {
 		if p := d.byID[id]; p != nil && p.kind != kindUplink {
 			d.log.Warn("the port's device is gone, and so is the port", "port", p.name, "device", p.ifname, "netns", p.netns)
 			d.unplug(p)
+			d.keep()
 		}
 	}()
 }
@@ -576,6 +583,8 @@ func explain(err error) error {
 	switch {
 	case errors.As(err, &known):
 		return err
+	case errors.Is(err, tap.ErrMayNotEnter):
+		return api.Errorf(http.StatusNotImplemented, "%v; `uvswitch port add`, by root, makes the device itself and hands it over", err)
 	case errors.Is(err, tap.ErrNoNamespace), errors.Is(err, os.ErrNotExist):
 		return api.Errorf(http.StatusNotFound, "%v", err)
 	}

@@ -51,6 +51,7 @@ func (d *Daemon) Reload(o Options, dry bool) (done api.Reload, err error) {
 		}
 	}
 	d.opts.NATPorts, d.opts.Timers, d.opts.Mapping, d.opts.Filtering = o.NATPorts, o.Timers, o.Mapping, o.Filtering
+	d.keep()
 	d.mu.Unlock()
 	d.log.Info("reloaded", "changes", len(steps))
 	return done, nil

@@ -27,9 +27,8 @@ func (d *Daemon) portView(p *port) api.Port {
 		v.Netns = ""
 	}
 	if c, ok := p.conn.(*tap.Device); ok && p.handed { // called by its maker what it likes
-		if _, name, done, err := c.Locate(); err == nil {
+		if name, err := c.Name(); err == nil {
 			v.Ifname = name
-			done()
 		}
 	}
 	if p.net != nil {
@@ -58,26 +57,19 @@ func (d *Daemon) portState(p *port) string {
 		}
 		return "forwarding"
 	}
-	ns, name, err := tap.Own, p.ifname, error(nil)
-	if c, ok := p.conn.(*tap.Device); ok { // wherever it has been moved
-		var done func()
-		if ns, name, done, err = c.Locate(); err == nil {
-			defer done()
+	var up bool
+	switch c := p.conn.(type) {
+	case interface{ Up() (bool, error) }: // a TAP, wherever it has been moved
+		var err error
+		if up, err = c.Up(); err != nil {
+			return "gone"
 		}
-	} else if p.kind != kindDevice {
-		ns, err = tap.NamespacePath(p.netns)
-	}
-	if err != nil {
-		return "gone"
-	}
-	info, err := tap.Inspect(ns, name)
-	if c, ok := p.conn.(*tap.Packet); ok && (err != nil || !c.Bound()) {
-		return "down" // until there is such a device again
+	case *tap.Packet:
+		info, err := tap.Inspect(tap.Own, p.ifname)
+		up = err == nil && c.Bound() && info.Up // else until there is such a device again
 	}
 	switch {
-	case err != nil:
-		return "gone"
-	case !info.Up:
+	case !up:
 		return "down"
 	case p.flags&vswitch.Forwarding == 0:
 		return "disabled"

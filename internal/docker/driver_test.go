@@ -67,7 +67,10 @@ func (f *fake) DeleteNetwork(_ context.Context, name string) error {
 }
 
 func (f *fake) Port(_ context.Context, name string) (api.Port, error) {
-	return api.Port{Ifname: "eth0"}, nil
+	if !f.names["port "+name] {
+		return api.Port{}, api.Errorf(http.StatusNotFound, "there is no port %s", name)
+	}
+	return api.Port{Ifname: "eth0", Netns: "/ns/" + strings.TrimPrefix(name, "docker-")}, nil
 }
 
 func (f *fake) HandPort(_ context.Context, p api.PortAdd, _ int) (api.Port, error) {
@@ -212,10 +215,19 @@ func TestRestore(t *testing.T) {
 		t.Errorf("a new switch is asked:\n%s\nwant:\n%s", got, want)
 	}
 
+	// Its device was kept: nothing is made.
+	g = newFake()
+	g.names["network docker-n1"], g.names["port docker-e1"] = true, true
+	d = g.driver(path)
+	if err := d.restore(context.Background()); err != nil || strings.Contains(strings.Join(g.said, "\n"), "make") {
+		t.Errorf("a port that is there: %v %v", g.said, err)
+	}
+
 	g = newFake()
 	g.dead["/ns/e1"] = true
+	g.names["port docker-e1"] = true // kept, too
 	d = g.driver(path)
-	if err := d.restore(context.Background()); err != nil || len(g.said) != 1 {
+	if err := d.restore(context.Background()); err != nil || len(g.said) != 2 || g.names["port docker-e1"] {
 		t.Errorf("a container that has ended: %v %v", g.said, err)
 	}
 	joined(t, d, "e2", "") // its address is free

@@ -81,8 +81,10 @@ func (d *Driver) restore(ctx context.Context) error {
 		if e.Sandbox == "" {
 			continue // Join is still to come
 		}
-		if !d.devices.alive(e.Sandbox) {
-			delete(d.state.Endpoints, id)
+		if !d.devices.alive(e.Sandbox) { // a device that was kept is back where Docker took it from
+			if err := d.removeEndpoint(ctx, id); err != nil {
+				return err
+			}
 			continue
 		}
 		if err := d.rejoin(ctx, id, e); err != nil {
@@ -96,6 +98,9 @@ func (d *Driver) restore(ctx context.Context) error {
 // rejoin gives a running container its device again.
 func (d *Driver) rejoin(ctx context.Context, id string, e *endpoint) error {
 	n := d.state.Networks[e.Network]
+	if _, err := d.sw.Port(ctx, portName(id)); err == nil {
+		return nil // its device was kept, and what is published of it
+	}
 	addr, err := netip.ParsePrefix(e.Address)
 	if err != nil {
 		return err

@@ -32,6 +32,7 @@ type Bed struct {
 	t      testing.TB
 	dir    string
 	id     string
+	socket string // of the switch
 	proc   *exec.Cmd
 	log    *syncBuffer
 	exited chan error
@@ -118,6 +119,7 @@ func NewHost(t testing.TB) *Bed {
 	Need(t, "ip", "ping")
 	counter++
 	b := &Bed{t: t, dir: t.TempDir(), id: fmt.Sprintf("%s%d-%d", nsPrefix, os.Getpid(), counter)}
+	b.socket = filepath.Join(b.dir, "uvs.sock")
 	t.Cleanup(func() {
 		if t.Failed() && b.log != nil {
 			t.Logf("the switch said:\n%s", b.log)
@@ -208,7 +210,7 @@ func (b *Bed) end(sig syscall.Signal) error {
 func (b *Bed) path(ns string) string { return filepath.Join("/run/netns", b.NS(ns)) }
 
 // Socket is the switch's control socket.
-func (b *Bed) Socket() string { return filepath.Join(b.dir, "uvs.sock") }
+func (b *Bed) Socket() string { return b.socket }
 
 // command is uvswitch with args; it dies with the test.
 func (b *Bed) command(args ...string) *exec.Cmd {

@@ -55,8 +55,9 @@ type cniHost struct {
 	dir string
 }
 
-func newCNI(t *testing.T) *cniHost {
-	b := New(t)
+func newCNI(t *testing.T) *cniHost { return cniOn(t, New(t)) }
+
+func cniOn(t *testing.T, b *Bed) *cniHost {
 	dir := t.TempDir()
 	if err := os.Symlink(uvswitch, filepath.Join(dir, "uvswitch")); err != nil {
 		t.Fatal(err)

@@ -324,7 +324,7 @@ func TestBadInput(t *testing.T) {
 	if out, err := b.TrySh("host", uvswitch+" --socket "+b.Socket()+"2 run"); err == nil || !strings.Contains(out, "give this one a name of its own (--name)") {
 		t.Errorf("a second switch with the same devices: %s", out)
 	}
-	if out, err := b.TrySh("host", "su -s /bin/sh nobody -c '"+filepath.Join(copyForAll(t), "uvswitch")+" --socket /tmp/uvt-nobody.sock run'"); err == nil || !strings.Contains(out, "needs root") {
+	if out, err := b.TrySh("host", "su -s /bin/sh nobody -c '"+filepath.Join(copyForAll(t), "uvswitch")+" --socket /tmp/uvt-nobody.sock run'"); err == nil || !strings.Contains(out, "needs CAP_NET_ADMIN") {
 		t.Errorf("without root: %s", out)
 	}
 	config := filepath.Join(b.dir, "bad.yaml")

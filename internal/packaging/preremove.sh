@@ -3,5 +3,5 @@
 set -e
 case "$1" in
 upgrade | 1) ;;
-*) [ ! -d /run/systemd/system ] || systemctl disable --now uvswitch.service uvswitch.socket || true ;;
+*) [ ! -d /run/systemd/system ] || systemctl disable --now uvswitch.service uvswitch.socket uvswitch-docker.socket || true ;;
 esac

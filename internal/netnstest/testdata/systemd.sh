@@ -1,0 +1,34 @@
+#!/bin/sh
+# systemd as the first process of namespaces of its own, with no units but those of folder $1/units; $2 names its control group. It
+# sees the machine's files, but for /run, /var/lib and who its users are, and changes none.
+set -e
+if [ -z "$3" ]; then
+	mount --make-rprivate /
+	if [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then
+		group=/sys/fs/cgroup/$2
+	else
+		group=/sys/fs/cgroup/systemd/$2
+		mount -t tmpfs tmpfs /sys/fs/cgroup
+		mkdir /sys/fs/cgroup/systemd
+		mount -t cgroup -o none,name=systemd cgroup /sys/fs/cgroup/systemd
+	fi
+	mkdir -p "$group"
+	echo $$ >"$group/cgroup.procs"
+	exec unshare -C -p -f -i -u --kill-child --mount-proc sh "$0" "$1" "$2" inside
+fi
+if [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then
+	umount /sys/fs/cgroup
+	mount -t cgroup2 cgroup2 /sys/fs/cgroup
+else
+	umount /sys/fs/cgroup/systemd
+	mount -t cgroup -o none,name=systemd cgroup /sys/fs/cgroup/systemd
+fi
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /var/lib
+cp -r "$1/units" "$1/bin" /run/
+echo 'uvswitch:x:64999:64999::/nonexistent:/usr/sbin/nologin' | cat /etc/passwd - >/run/passwd
+echo 'uvswitch:x:64999:' | cat /etc/group - >/run/group
+mount --bind /run/passwd /etc/passwd
+mount --bind /run/group /etc/group
+exec env -i PATH="$PATH" container=other SYSTEMD_UNIT_PATH=/run/units \
+	/lib/systemd/systemd --system --unit=multi-user.target --log-target=console --show-status=0
