@@ -24,10 +24,11 @@ type fake struct {
 	rules   []api.Publish
 	subnets map[string]string
 	dead    map[string]bool // sandboxes
+	ended   map[string]bool // ports whose device is back on the host
 }
 
 func newFake() *fake {
-	return &fake{names: map[string]bool{}, taken: map[string]bool{}, dead: map[string]bool{}, subnets: map[string]string{}}
+	return &fake{names: map[string]bool{}, taken: map[string]bool{}, dead: map[string]bool{}, ended: map[string]bool{}, subnets: map[string]string{}}
 }
 
 func (f *fake) say(format string, args ...any) { f.said = append(f.said, fmt.Sprintf(format, args...)) }
@@ -69,6 +70,9 @@ func (f *fake) DeleteNetwork(_ context.Context, name string) error {
 func (f *fake) Port(_ context.Context, name string) (api.Port, error) {
 	if !f.names["port "+name] {
 		return api.Port{}, api.Errorf(http.StatusNotFound, "there is no port %s", name)
+	}
+	if f.ended[name] {
+		return api.Port{Ifname: "uvs" + strings.TrimPrefix(name, "docker-")}, nil
 	}
 	return api.Port{Ifname: "eth0", Netns: "/ns/" + strings.TrimPrefix(name, "docker-")}, nil
 }
@@ -224,8 +228,7 @@ func TestRestore(t *testing.T) {
 	}
 
 	g = newFake()
-	g.dead["/ns/e1"] = true
-	g.names["port docker-e1"] = true // kept, too
+	g.names["port docker-e1"], g.ended["docker-e1"] = true, true // kept, and put back by Docker
 	d = g.driver(path)
 	if err := d.restore(context.Background()); err != nil || len(g.said) != 2 || g.names["port docker-e1"] {
 		t.Errorf("a container that has ended: %v %v", g.said, err)

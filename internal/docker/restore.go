@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -52,9 +53,23 @@ func (taps) make(p place) (int, func(), error) {
 	return t.FD(), done, nil
 }
 
+// alive is true, too, of what may not be looked at.
 func (taps) alive(sandbox string) bool {
+	if _, err := os.Stat(sandbox); errors.Is(err, os.ErrPermission) {
+		return true
+	}
 	_, err := tap.NamespacePath(sandbox)
 	return sandbox != "" && err == nil
+}
+
+// there tells whether an endpoint's container is: its namespace, and its device not where Docker puts those of containers that have
+// ended, when what it was called inside is known.
+func (d *Driver) there(ctx context.Context, id string, e *endpoint) bool {
+	if !d.devices.alive(e.Sandbox) {
+		return false
+	}
+	p, err := d.sw.Port(ctx, portName(id))
+	return err != nil || p.Ifname != deviceName(id) || e.Ifname == ""
 }
 
 // restore makes the switch what it was: networks; and, in every container that is still there, a device of the same name, address
@@ -81,7 +96,7 @@ func (d *Driver) restore(ctx context.Context) error {
 		if e.Sandbox == "" {
 			continue // Join is still to come
 		}
-		if !d.devices.alive(e.Sandbox) { // a device that was kept is back where Docker took it from
+		if !d.there(ctx, id, e) { // a device that was kept is back where Docker took it from
 			if err := d.removeEndpoint(ctx, id); err != nil {
 				return err
 			}
@@ -152,7 +167,7 @@ func (d *Driver) dropStaleNetworks(ctx context.Context, n *network) (dropped boo
 	}
 	for id, o := range d.state.Networks {
 		p, err := netip.ParsePrefix(o.Add.Subnet)
-		if err != nil || !p.Overlaps(subnet) || d.inUse(id) {
+		if err != nil || !p.Overlaps(subnet) || d.inUse(ctx, id) {
 			continue
 		}
 		if _, err := d.deleteNetwork(ctx, networkID{id}); err != nil {
@@ -164,9 +179,9 @@ func (d *Driver) dropStaleNetworks(ctx context.Context, n *network) (dropped boo
 	return dropped
 }
 
-func (d *Driver) inUse(network string) bool {
-	for _, e := range d.state.Endpoints {
-		if e.Network == network && (e.Sandbox == "" || d.devices.alive(e.Sandbox)) {
+func (d *Driver) inUse(ctx context.Context, network string) bool {
+	for id, e := range d.state.Endpoints {
+		if e.Network == network && (e.Sandbox == "" || d.there(ctx, id, e)) {
 			return true
 		}
 	}

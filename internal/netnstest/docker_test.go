@@ -31,11 +31,20 @@ type dockerHost struct {
 }
 
 func newDocker(t *testing.T) *dockerHost {
+	d := dockerOn(t, NewHost(t), "/tmp")
+	d.startSwitch()
+	d.startDocker()
+	d.image()
+	return d
+}
+
+// dockerOn is Docker to be, on a bed's host, with its files in a folder of folder parent.
+func dockerOn(t *testing.T, b *Bed, parent string) *dockerHost {
 	Need(t, "dockerd", "docker", "busybox", "iptables-save", "curl")
-	d := &dockerHost{Bed: NewHost(t), log: &syncBuffer{}}
+	d := &dockerHost{Bed: b, log: &syncBuffer{}}
 	d.driver = d.id
 	var err error
-	if d.tmp, err = os.MkdirTemp("/tmp", "uvd"); err != nil {
+	if d.tmp, err = os.MkdirTemp(parent, "uvd"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -43,9 +52,6 @@ func newDocker(t *testing.T) *dockerHost {
 		os.RemoveAll(d.tmp)
 		os.Remove("/run/docker/plugins/" + d.driver + ".sock") // left by a switch that was killed
 	})
-	d.startSwitch()
-	d.startDocker()
-	d.image()
 	return d
 }
 

@@ -354,3 +354,62 @@ func TestSystemdUnits(t *testing.T) {
 		t.Errorf("the host has\n%s", links)
 	}
 }
+
+// The unit is Docker's driver without root: containers keep their devices when the switch is killed, and leave nothing.
+func TestDockerSystemd(t *testing.T) {
+	m := boot(t)
+	d := dockerOn(t, m.Bed, "/opt") // not where the unit has a folder of its own: as with /run/docker, it is there and may not be entered
+	const specs = "/etc/docker/plugins"
+	if err := os.MkdirAll(specs, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	spec := filepath.Join(specs, d.driver+".spec") // where this dockerd finds the socket that systemd has made in its own /run
+	t.Cleanup(func() { os.Remove(spec) })
+	if err := os.WriteFile(spec, []byte("unix://"+filepath.Join(m.root, "run/docker/plugins/uvswitch.sock")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.startDocker()
+	d.image()
+	d.docker("network", "create", "-d", d.driver, "--subnet", "172.30.0.0/16", "net1")
+	d.web("web", "--network", "net1", "-p", "8080:80")
+	d.idle("db", "--network", "net1")
+	d.idle("gone", "--network", "net1")
+	devices := func() string { return d.exec("web", "ip", "-o", "link") + d.exec("db", "ip", "-o", "link") }
+	before := devices()
+	works := func() {
+		t.Helper()
+		contains(t, d.exec("db", "ping", "-c", "1", "web"), "1 packets received")
+		contains(t, d.exec("db", "ping", "-c", "1", "10.1.0.2"), "1 packets received")
+		contains(t, m.Sh("out", "curl -sS -m 5 http://10.1.0.1:8080/cgi-bin/who"), "you are 10.1.0.2")
+		if now := devices(); now != before {
+			t.Errorf("devices are\n%s\nand were\n%s", now, before)
+		}
+	}
+	works()
+	_ = unix.Kill(m.main(), unix.SIGKILL)
+	m.restarted("1")
+	works()
+
+	// A container that ends while the switch is not there; and one that starts after it.
+	m.systemctl("stop", "uvswitch.service") // systemd gives up what it has kept: no device is left
+	if links := d.exec("db", "ip", "-o", "link"); strings.Contains(links, "eth0") {
+		t.Errorf("a switch that was stopped left\n%s", links)
+	}
+	m.systemctl("start", "uvswitch.service")
+	d.docker("restart", "-t", "0", "web", "db")
+	before = devices()
+	works()
+	m.systemctl("restart", "uvswitch.service")
+	works()
+	d.docker("rm", "-f", "web", "db", "gone")
+	if left := d.containerPorts(); len(left) > 0 {
+		t.Errorf("left: %+v", left)
+	}
+	d.docker("network", "rm", "net1")
+	if links := m.Sh("host", "ip -br link"); regexp.MustCompile(`uvs[0-9a-f]{12}`).MatchString(links) {
+		t.Errorf("left:\n%s", links)
+	}
+	if n := m.property("NFileDescriptorStore"); n != "1" { // that there is nothing
+		t.Errorf("systemd keeps %s descriptors", n)
+	}
+}
