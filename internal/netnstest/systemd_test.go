@@ -113,13 +113,14 @@ type manager struct {
 	root string
 }
 
-// boot starts systemd with the project's units.
-func boot(t *testing.T) *manager {
+// boot starts systemd with the project's units, and more for the service, after making namespaces.
+func boot(t *testing.T, more string, namespaces ...string) *manager {
 	Need(t, "unshare", "nsenter", "systemctl", "curl")
 	if _, err := os.Stat("/lib/systemd/systemd"); err != nil {
 		t.Fatal(err)
 	}
 	m := &manager{Bed: NewHost(t)}
+	m.AddNS(namespaces...)
 	write := func(name, text string) {
 		if err := os.WriteFile(filepath.Join(m.dir, "units", name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -136,7 +137,7 @@ func boot(t *testing.T) *manager {
 			t.Fatal(err)
 		}
 		if name == "uvswitch.service" { // what differs from a machine with the package: where the command is, where it writes, and patience
-			text = append(text, "[Service]\nExecStart=\nExecStart=/run/bin/uvswitch run --verbose\nStandardOutput=append:/run/uvswitch.log\nStandardError=append:/run/uvswitch.log\nWatchdogSec=2\nRestartSec=100ms\n"...)
+			text = append(text, "[Service]\nExecStart=\nExecStart=/run/bin/uvswitch run --verbose\nStandardOutput=append:/run/uvswitch.log\nStandardError=append:/run/uvswitch.log\nWatchdogSec=2\nRestartSec=100ms\n"+more...)
 		}
 		write(name, string(text))
 	}
@@ -261,7 +262,7 @@ func (m *manager) restarted(times string) {
 // A real systemd runs the project's units: without root and with few rights the switch does everything; what is handed over survives
 // its death, a hang, a restart, and ends with it when it is stopped.
 func TestSystemdUnits(t *testing.T) {
-	m := boot(t)
+	m := boot(t, "")
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.main()))
 	if err != nil {
 		t.Fatal(err)
@@ -357,7 +358,7 @@ func TestSystemdUnits(t *testing.T) {
 
 // The unit is Docker's driver without root: containers keep their devices when the switch is killed, and leave nothing.
 func TestDockerSystemd(t *testing.T) {
-	m := boot(t)
+	m := boot(t, "")
 	d := dockerOn(t, m.Bed, "/opt") // not where the unit has a folder of its own: as with /run/docker, it is there and may not be entered
 	const specs = "/etc/docker/plugins"
 	if err := os.MkdirAll(specs, 0o755); err != nil {
@@ -412,4 +413,26 @@ func TestDockerSystemd(t *testing.T) {
 	if n := m.property("NFileDescriptorStore"); n != "1" { // that there is nothing
 		t.Errorf("systemd keeps %s descriptors", n)
 	}
+}
+
+// With what docs/systemd.md says for it, the switch enters namespaces by itself.
+func TestSystemdEnters(t *testing.T) {
+	page, err := os.ReadFile("../../docs/systemd.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fence := regexp.MustCompile("(?s)```ini\n(.*?)```").FindStringSubmatch(string(page))
+	if fence == nil {
+		t.Fatal("docs/systemd.md says nothing")
+	}
+	m := boot(t, fence[1], "c1", "c2") // made before: mounts of the machine's later ones do not reach this systemd, as they would a real one
+	for i, ns := range []string{"c1", "c2"} {
+		m.CLI("port", "add", ns, "--netns", m.NS(ns), "--offload", []string{"on", "off"}[i], "--ip", fmt.Sprintf("172.29.0.%d", 2+i))
+		var p api.Port
+		m.JSON(&p, "port", "show", ns)
+		if p.Handed || p.Kind != []string{"tap", "plain"}[i] {
+			t.Errorf("%+v", p)
+		}
+	}
+	ping(m.Bed, "c1", "172.29.0.3")
 }

@@ -57,7 +57,7 @@ var imports = map[string][]string{
 	"internal/doctor": {"cmd/uvswitch/api", "internal/hostports", "internal/uplink", "tap", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 	"internal/lab":    {"cmd/uvswitch/api", "internal/frame", "tap", "github.com/vishvananda/netlink", "github.com/vishvananda/netns", "golang.org/x/sys"},
 	"internal/cli": {"cmd/uvswitch/api", "internal/capture", "internal/cni", "internal/filter", "internal/config", "internal/control", "internal/docker", "internal/doctor", "internal/frame", "internal/lab", "internal/uplink", "nat",
-		"charm.land/bubbletea/v2", "github.com/coreos/go-systemd/v22", "github.com/goccy/go-yaml", "github.com/spf13/cobra", "github.com/google/gopacket"},
+		"charm.land/bubbletea/v2", "github.com/coreos/go-systemd/v22", "github.com/goccy/go-yaml", "github.com/spf13/cobra", "golang.org/x/sys", "github.com/google/gopacket"},
 	"internal/wire":       {"internal/dataplane", "internal/frame", "internal/frame/frametest", "nat", "router", "switch"},
 	"internal/netnstest":  {"cmd/uvswitch/api", "tap", "github.com/containernetworking/cni", "github.com/vishvananda/netns", "golang.org/x/sys"},
 	"internal/repotest":   {},

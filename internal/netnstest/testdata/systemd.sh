@@ -1,9 +1,9 @@
 #!/bin/sh
 # systemd as the first process of namespaces of its own, with no units but those of folder $1/units; $2 names its control group. It
-# sees the machine's files, but for /run, /var/lib and who its users are, and changes none.
+# sees the machine's files and named network namespaces, but for the rest of /run, /var/lib and who its users are, and changes none.
 set -e
 if [ -z "$3" ]; then
-	mount --make-rprivate /
+	mount --make-rslave /
 	if [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then
 		group=/sys/fs/cgroup/$2
 	else
@@ -23,7 +23,11 @@ else
 	umount /sys/fs/cgroup/systemd
 	mount -t cgroup -o none,name=systemd cgroup /sys/fs/cgroup/systemd
 fi
+mkdir -p "$1/netns"
+mount --rbind /run/netns "$1/netns"
 mount -t tmpfs tmpfs /run
+mkdir /run/netns
+mount --rbind "$1/netns" /run/netns
 mount -t tmpfs tmpfs /var/lib
 cp -r "$1/units" "$1/bin" /run/
 echo 'uvswitch:x:64999:64999::/nonexistent:/usr/sbin/nologin' | cat /etc/passwd - >/run/passwd
