@@ -59,14 +59,14 @@ func (d *Daemon) portState(p *port) string {
 	}
 	var up bool
 	switch c := p.conn.(type) {
+	case *tap.Packet:
+		info, err := tap.Inspect(tap.Own, p.ifname)
+		up = err == nil && c.Bound() && info.Up // else until there is such a device again
 	case interface{ Up() (bool, error) }: // a TAP, wherever it has been moved
 		var err error
 		if up, err = c.Up(); err != nil {
 			return "gone"
 		}
-	case *tap.Packet:
-		info, err := tap.Inspect(tap.Own, p.ifname)
-		up = err == nil && c.Bound() && info.Up // else until there is such a device again
 	}
 	switch {
 	case !up:
