@@ -119,7 +119,7 @@ func (a *app) portCommand() *cobra.Command {
 	set := &cobra.Command{Use: "set NAME KNOB on|off|RATE[/BURST] ...", Short: "Turn a port's knobs",
 		Long: "Turn a port's knobs. On or off: learning, flood, mcast_flood, bcast_flood, hairpin, isolated, locked, guard.\n" +
 			"Off or a rate: rx_rate limits what the port may send, tx_rate what it gets, rate both, in tc's units: 1kbit to 1tbit, the burst\n" +
-			"in bytes (b, kb, mb). What is faster waits for 50 ms at most, and is then dropped for rx_rate_exceeded or tx_rate_exceeded.",
+			"in bytes (b, kb, mb). What is faster waits, and when 50 ms' worth waits already it is dropped, for rx_rate_exceeded or tx_rate_exceeded.",
 		Example: "  uvswitch port set web isolated on\n  uvswitch port set web rate 100mbit\n  uvswitch port set web rx_rate 10mbit/64kb tx_rate off",
 		Args:    cobra.MinimumNArgs(3), RunE: func(c *cobra.Command, args []string) error {
 			if len(args)%2 == 0 {

@@ -11,8 +11,8 @@ import (
 	"github.com/uvswitch/uvswitch/internal/ring"
 )
 
-// A Rate limits one direction of a port, between the bounds of package api. What comes faster waits, in order, for about 50 ms at most; what would wait longer is
-// dropped. Broadcasts and other floods to a port take from its rate and never wait.
+// A Rate limits one direction of a port, between the bounds of package api. What comes faster waits, in order with each worker, as long as bucket.waits says; what finds
+// that full is dropped. Broadcasts and other floods to a port take from its rate and never wait.
 type Rate struct {
 	Bits  uint64 // per second, of Ethernet frames without their check sequence; 0: no limit
 	Burst uint64 // bytes that may pass at once after a pause; 0: DefaultBurst
@@ -101,10 +101,13 @@ func newQueue(t *bucket, flag uint8) *queue {
 	return &queue{bucket: t, flag: flag, ring: ring.New(1 << bits.Len(uint(room)))}
 }
 
-// hold lets a frame wait, or drops it.
+// pass lets a frame go on, or wait, or drops it for that reason. What waits comes back by worker.takeAgain and Dataplane.restore (record.go).
 //
 //uvswitch:hot
-func (q *queue) hold(f *frame.Frame, why frame.Reason) {
+func (q *queue) pass(now int64, f *frame.Frame, why frame.Reason) {
+	if q.frames == 0 && q.take(now, onWire(f.Raw())) {
+		return
+	}
 	f.DropFor(why)
 	if q.bytes > q.waits {
 		return
@@ -200,8 +203,8 @@ func (s *shaper) admit(b *frame.Batch) {
 		if f.Verdict != frame.Switch {
 			continue
 		}
-		if q := s.rx[f.In%frame.MaxPorts]; q != nil && (q.frames > 0 || !q.take(s.now, onWire(f.Raw()))) {
-			q.hold(f, frame.RxRateExceeded)
+		if q := s.rx[f.In%frame.MaxPorts]; q != nil {
+			q.pass(s.now, f, frame.RxRateExceeded)
 		}
 	}
 }
@@ -218,8 +221,8 @@ func (s *shaper) shape(b *frame.Batch) {
 		if f.Verdict != frame.Unicast || f.Flags&frame.Waited != 0 {
 			continue
 		}
-		if q := s.tx[f.Out%frame.MaxPorts]; q != nil && (q.frames > 0 || !q.take(s.now, onWire(f.Raw()))) {
-			q.hold(f, frame.TxRateExceeded)
+		if q := s.tx[f.Out%frame.MaxPorts]; q != nil {
+			q.pass(s.now, f, frame.TxRateExceeded)
 		}
 	}
 }

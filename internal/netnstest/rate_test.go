@@ -84,7 +84,7 @@ func TestRates(t *testing.T) {
 	if got := b.carried(db, "-R"); got < 2*most {
 		t.Errorf("tx_rate, the other way: %.1f Mbit/s", got/1e6)
 	}
-	contains(t, b.CLI("config", "show"), "tx_rate: 20000000bit/32768b")
+	contains(t, b.CLI("config", "show"), "tx_rate: 20mbit/32768b")
 	b.JSON(&p, "port", "show", "db")
 	if p.TxBurst != 32<<10 || p.Drops["tx_rate_exceeded"] == 0 || p.TxDropped != p.Drops["tx_rate_exceeded"] {
 		t.Errorf("%+v", p)

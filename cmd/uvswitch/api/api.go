@@ -112,10 +112,14 @@ func RateKnob(bits, burst uint64) Knob {
 	switch {
 	case bits == 0:
 		return Off
-	case burst == 0:
-		return Knob(fmt.Sprintf("%dbit", bits))
+	case burst != 0:
+		return RateKnob(bits, 0) + Knob(fmt.Sprintf("/%db", burst))
 	}
-	return Knob(fmt.Sprintf("%dbit/%db", bits, burst))
+	unit := 0
+	for units := len("kmgt"); unit < units && bits%1000 == 0; unit++ {
+		bits /= 1000
+	}
+	return Knob(fmt.Sprintf("%d%sbit", bits, [...]string{"", "k", "m", "g", "t"}[unit]))
 }
 
 // UnmarshalJSON takes a word or a boolean.
