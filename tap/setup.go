@@ -191,9 +191,14 @@ func Addresses(ns, name string) (out []netip.Prefix, err error) {
 	return out, err
 }
 
-// Delete removes a device.
-func Delete(ns, name string) error {
-	return withLink(ns, name, netlink.LinkDel)
+// DeleteTAP removes a device, when it is a TAP.
+func DeleteTAP(ns, name string) error {
+	return withLink(ns, name, func(link netlink.Link) error {
+		if link.Type() != "tuntap" && link.Type() != "tun" {
+			return fmt.Errorf("tap: device %s is of kind %s", name, link.Type())
+		}
+		return netlink.LinkDel(link)
+	})
 }
 
 // SetUp brings an existing device up.

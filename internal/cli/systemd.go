@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -78,18 +79,22 @@ func inherit() (in inherited, err error) {
 }
 
 // fdStore is systemd's file descriptor store (sd_notify(3), FDSTORE=1). The unit says how much it takes: FileDescriptorStoreMax=.
-type fdStore struct{ socket string }
+type fdStore struct {
+	socket string
+	mu     sync.Mutex
+	silent time.Time // until then nobody waits for systemd, which has not answered
+}
 
 // store is nil when nobody keeps anything.
 func store() control.Store {
 	if s := os.Getenv("NOTIFY_SOCKET"); s != "" {
-		return fdStore{s}
+		return &fdStore{socket: s}
 	}
 	return nil
 }
 
 // Keep is control.Store's.
-func (s fdStore) Keep(name string, fd int) error {
+func (s *fdStore) Keep(name string, fd int) error {
 	return s.send("FDSTORE=1\nFDNAME="+name, fd)
 }
 
@@ -97,9 +102,12 @@ func (s fdStore) Keep(name string, fd int) error {
 const barrierPatience = 2 * time.Second
 
 // Forget is control.Store's.
-func (s fdStore) Forget(name string) error {
+func (s *fdStore) Forget(name string) error {
 	if err := s.send("FDSTOREREMOVE=1\nFDNAME="+name, -1); err != nil {
 		return err
+	}
+	if s.isSilent() {
+		return nil
 	}
 	// BARRIER=1: systemd closes the pipe when it has done what came before.
 	r, w, err := os.Pipe()
@@ -116,12 +124,26 @@ func (s fdStore) Forget(name string) error {
 		return err
 	}
 	if _, err := r.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		s.giveUp()
 		return fmt.Errorf("systemd has not answered within %v: %w", barrierPatience, err)
 	}
 	return nil
 }
 
-func (s fdStore) send(text string, fd int) error {
+// giveUp keeps whoever comes next from waiting, too: the switch does nothing else meanwhile.
+func (s *fdStore) giveUp() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.silent = time.Now().Add(time.Minute)
+}
+
+func (s *fdStore) isSilent() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Now().Before(s.silent)
+}
+
+func (s *fdStore) send(text string, fd int) error {
 	c, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -135,7 +157,12 @@ func (s fdStore) send(text string, fd int) error {
 	if fd >= 0 {
 		rights = unix.UnixRights(fd)
 	}
-	if err := unix.Sendmsg(c, []byte(text), rights, &unix.SockaddrUnix{Name: s.socket}, 0); err != nil {
+	flags := 0
+	if s.isSilent() {
+		flags = unix.MSG_DONTWAIT
+	}
+	if err := unix.Sendmsg(c, []byte(text), rights, &unix.SockaddrUnix{Name: s.socket}, flags); err != nil {
+		s.giveUp()
 		return fmt.Errorf("telling systemd (%s): %w", s.socket, err)
 	}
 	return nil

@@ -187,8 +187,8 @@ func (a *attachment) detach(ctx context.Context) error {
 	case api.IsStatus(err, http.StatusNotFound):
 		return nil
 	case api.IsUnreachable(err):
-		if a.netns != "" { // the device may be kept for the next switch
-			_ = tap.Delete(a.netns, a.ifname) // with its namespace, it is gone already
+		if own, err := sameNamespace(a.netns, tap.Own); err == nil && !own { // the device may be kept for the next switch
+			_ = tap.DeleteTAP(a.netns, a.ifname) // fails when it is gone, or another's
 		}
 		return nil
 	}

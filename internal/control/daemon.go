@@ -94,6 +94,7 @@ type Daemon struct {
 	closed   bool
 	taken    []hostports.Listener // the host's ports, when last looked at
 
+	built        bool   // everything that Options ask for is there
 	keptText     []byte // what was given to the store last
 	keptSequence uint64
 }
@@ -273,6 +274,7 @@ func (d *Daemon) build() error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.built = true
 	d.keep()
 	return nil
 }

@@ -45,7 +45,7 @@ type kept struct {
 
 // keep writes down what is handed over, when that has changed. mu is held.
 func (d *Daemon) keep() {
-	if d.opts.Store == nil || d.closed {
+	if d.opts.Store == nil || d.closed || !d.built { // what is not restored yet must not be forgotten
 		return
 	}
 	var k kept
@@ -54,7 +54,9 @@ func (d *Daemon) keep() {
 			continue
 		}
 		a := d.asItIs(p)
-		a.MAC = p.mac.String()
+		if p.mac != 0 {
+			a.MAC = p.mac.String()
+		}
 		k.Ports = append(k.Ports, a)
 		if !slices.Contains(k.Networks, p.net.asked) {
 			k.Networks = append(k.Networks, p.net.asked)
@@ -69,12 +71,13 @@ func (d *Daemon) keep() {
 	if err != nil || bytes.Equal(text, d.keptText) || len(k.Ports) == 0 && d.keptSequence == 0 {
 		return
 	}
-	d.keptText = text
 	d.keptSequence++
 	k.Sequence = d.keptSequence
-	if err := d.keepState(k); err != nil {
+	if err := d.keepState(k); err != nil { // tried again with the next change
 		d.log.Error("what is handed over would not survive a restart", "error", err)
+		return
 	}
+	d.keptText = text
 }
 
 func (d *Daemon) keepState(k kept) error {
@@ -205,7 +208,11 @@ func (d *Daemon) restoreNetwork(k kept, name string) error {
 // restorePublished publishes what was published of the ports that are there again.
 func (d *Daemon) restorePublished(k kept) {
 	for _, a := range k.Publish {
-		if d.ports[a.Port] == nil {
+		r, err := ruleOf(a)
+		d.mu.Lock()
+		needless := err != nil || d.ports[a.Port] == nil || hasRule(d.rules, r) // which the configuration has, too
+		d.mu.Unlock()
+		if needless {
 			continue
 		}
 		if _, err := d.addPublish(a); err != nil {

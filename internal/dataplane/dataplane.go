@@ -177,7 +177,11 @@ func (d *Dataplane) SetRate(id frame.PortID, rx, tx Rate) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	in, out := newBucket(rx), newBucket(tx)
-	for _, w := range d.workers {
-		w.do(func() { w.limit(id, in, out) })
+	for i, w := range d.workers {
+		from := in
+		if i != d.readers[id] { // it never has the port's frames
+			from = nil
+		}
+		w.do(func() { w.limit(id, from, out) })
 	}
 }

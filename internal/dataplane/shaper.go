@@ -23,6 +23,8 @@ const (
 	leastWait   = 16 << 10 // bytes that may wait, however slow the port is; and a frame more
 	mostWait    = 1 << 20  // bytes that may wait, however fast
 	alarmEvery  = int64(time.Millisecond)
+	minSegment  = 64                                                       // bytes of payload: Linux's least MSS is more
+	maxHeaders  = frame.EthernetLen + 2*frame.VLANLen + frame.IPv6Len + 20 // before the transport header, options included
 )
 
 // DefaultBurst is what 5 ms let through, 32 KiB at least, in bytes: workers that look at their queues every
@@ -67,14 +69,14 @@ func (t *bucket) take(now int64, n int) bool {
 	}
 }
 
-// charge takes for what passes anyway: a second burst at most, so that others are not kept waiting for ever.
+// charge takes for what passes anyway, however much room there is: those behind it pay. most bounds what they pay, ns.
 //
 //uvswitch:hot
-func (t *bucket) charge(now int64, n int) {
+func (t *bucket) charge(now int64, n int, most int64) {
 	for {
 		paid := t.paid.Load()
-		next := min(max(paid, now)+t.cost(n), now+2*t.burst)
-		if next <= paid || t.paid.CompareAndSwap(paid, next) {
+		next := min(max(paid, now)+t.cost(n), max(paid, now+most))
+		if t.paid.CompareAndSwap(paid, next) {
 			return
 		}
 	}
@@ -137,20 +139,22 @@ func (q *queue) ready(now int64) bool {
 func (q *queue) release(now int64) {
 	raw := q.ring.Peek()[recordLen:]
 	if !q.ended {
-		q.take(now, onWire(raw))
+		q.charge(now, onWire(raw), math.MaxInt64/2) // another worker may have been faster since ready
 	}
 	q.frames--
 	q.bytes -= len(raw) - frame.VnetLen
 	q.ring.Release()
 }
 
-// onWire is how many bytes a frame is when it is cut into its segments, each with headers of its own.
+// onWire is how many bytes a frame is when it is cut into its segments, each with headers of its own. What a sender claims in its
+// virtio-net header counts as far as it can be true.
 //
 //uvswitch:hot
 func onWire(raw []byte) int {
 	n, h := len(raw)-frame.VnetLen, frame.VnetHdr(raw)
 	if size := int(h.GSOSize()); h.GSOType() != frame.GSONone && size > 0 {
-		head := int(h.CsumStart()) + frame.UDPLen
+		size = max(size, minSegment)
+		head := min(int(h.CsumStart()), maxHeaders) + frame.UDPLen
 		if h.GSOType() != frame.GSOUDPL4 {
 			head += frame.TCPLen - frame.UDPLen + 12 // timestamps, as a rule
 		}
@@ -232,7 +236,7 @@ func (s *shaper) shape(b *frame.Batch) {
 //uvswitch:hot
 func (s *shaper) charge(id frame.PortID, f *frame.Frame) {
 	if q := s.tx[id]; q != nil {
-		q.bucket.charge(s.now, onWire(f.Raw()))
+		q.charge(s.now, onWire(f.Raw()), q.burst) // never so much that nothing else would pass
 	}
 }
 

@@ -141,7 +141,7 @@ func (d *Driver) place(ctx context.Context, e *endpoint) error {
 		if o.Network != e.Network || o.Address != e.Address && o.MAC != e.MAC {
 			continue
 		}
-		if o.Sandbox != "" && d.there(ctx, id, o) || o.Sandbox == "" && o.Address != e.Address {
+		if o.Sandbox != "" && d.holds(ctx, id, o) || o.Sandbox == "" && o.Address != e.Address {
 			what := "address " + e.Address
 			if o.Address != e.Address {
 				what = "MAC address " + e.MAC

@@ -24,6 +24,7 @@ type fake struct {
 	rules   []api.Publish
 	subnets map[string]string
 	dead    map[string]bool // sandboxes
+	hidden  bool            // none may be looked at
 	ended   map[string]bool // ports whose device is back on the host
 }
 
@@ -118,6 +119,7 @@ func (f *fake) make(p place) (int, func(), error) {
 }
 
 func (f *fake) alive(sandbox string) bool { return sandbox != "" && !f.dead[sandbox] }
+func (f *fake) seen(sandbox string) bool  { return f.alive(sandbox) && !f.hidden }
 
 func (f *fake) driver(path string) *Driver {
 	s, err := load(path)
@@ -277,6 +279,17 @@ func TestStale(t *testing.T) {
 	if code, answer := post(d, "NetworkDriver.CreateNetwork", other); code == http.StatusOK || !f.names["network docker-n1"] || !strings.Contains(answer, "overlaps") {
 		t.Errorf("a network with a container gives way: %s", answer)
 	}
+	f.hidden = true
+	if code, answer := post(d, "NetworkDriver.CreateNetwork", other); code == http.StatusOK {
+		t.Errorf("a network with a container that cannot be seen, and has its port, gives way: %s", answer)
+	}
+	delete(f.names, "port docker-e1")
+	if code, answer := post(d, "NetworkDriver.CreateEndpoint", `{"NetworkID":"n1","EndpointID":"e3",`+anAddress+`}`); code != http.StatusOK {
+		t.Errorf("an address whose container cannot be seen and has no port: %d %s", code, answer)
+	}
+	post(d, "NetworkDriver.DeleteEndpoint", `{"NetworkID":"n1","EndpointID":"e3"}`)
+	f.hidden = false
+	joined(t, d, "e1", "")
 	f.dead["/ns/e1"] = true
 	if code, answer := post(d, "NetworkDriver.CreateNetwork", other); code != http.StatusOK || f.names["network docker-n1"] || f.names["port docker-e1"] {
 		t.Errorf("the subnet of a forgotten network: %d %s %v", code, answer, f.names)

@@ -27,6 +27,7 @@ type place struct {
 type devices interface {
 	make(place) (fd int, done func(), err error)
 	alive(sandbox string) bool
+	seen(sandbox string) bool
 }
 
 type taps struct{}
@@ -54,10 +55,14 @@ func (taps) make(p place) (int, func(), error) {
 }
 
 // alive is true, too, of what may not be looked at.
-func (taps) alive(sandbox string) bool {
+func (t taps) alive(sandbox string) bool {
 	if _, err := os.Stat(sandbox); errors.Is(err, os.ErrPermission) {
 		return true
 	}
+	return t.seen(sandbox)
+}
+
+func (taps) seen(sandbox string) bool {
 	_, err := tap.NamespacePath(sandbox)
 	return sandbox != "" && err == nil
 }
@@ -70,6 +75,15 @@ func (d *Driver) there(ctx context.Context, id string, e *endpoint) bool {
 	}
 	p, err := d.sw.Port(ctx, portName(id))
 	return err != nil || p.Ifname != deviceName(id) || e.Ifname == ""
+}
+
+// holds tells whether an endpoint keeps its addresses and its network from others: one without a port does when its container can
+// be seen.
+func (d *Driver) holds(ctx context.Context, id string, e *endpoint) bool {
+	if _, err := d.sw.Port(ctx, portName(id)); err != nil && !d.devices.seen(e.Sandbox) {
+		return false
+	}
+	return d.there(ctx, id, e)
 }
 
 // restore makes the switch what it was: networks; and, in every container that is still there, a device of the same name, address
@@ -181,7 +195,7 @@ func (d *Driver) dropStaleNetworks(ctx context.Context, n *network) (dropped boo
 
 func (d *Driver) inUse(ctx context.Context, network string) bool {
 	for id, e := range d.state.Endpoints {
-		if e.Network == network && (e.Sandbox == "" || d.there(ctx, id, e)) {
+		if e.Network == network && (e.Sandbox == "" || d.holds(ctx, id, e)) {
 			return true
 		}
 	}

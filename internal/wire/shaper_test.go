@@ -129,6 +129,24 @@ func TestRateOfSuperFrames(t *testing.T) {
 	}
 }
 
+// What a sender claims of its segments does not keep the port from others for longer than it can be true.
+func TestRateOfLies(t *testing.T) {
+	n := newFixture(t)
+	a, b := n.host("a"), n.host("b")
+	n.Inject(b, frametest.Packet{SrcMAC: b.MAC, DstMAC: a.MAC, Src: b.Addr, Dst: a.Addr}.Raw())
+	n.DP.SetRate(2, dataplane.Rate{}, dataplane.Rate{Bits: 8_000_000, Burst: 2000})
+	n.Inject(a, frametest.Packet{SrcMAC: a.MAC, DstMAC: b.MAC, Src: a.Addr, Dst: b.Addr, Proto: frame.TCP, Flags: frame.FlagACK, GSO: 1, Payload: make([]byte, 20_000)}.Raw())
+	if len(b.inbox) == 0 {
+		t.Fatal("it did not pass")
+	}
+	arrived(n)
+	n.Inject(a, numbered(n, 1, 1000))
+	n.Wait(60 * time.Millisecond)
+	if got := arrived(n); len(got) != 1 {
+		t.Errorf("after 60 ms %v", got)
+	}
+}
+
 // A flooded frame never waits, but takes from the rate.
 func TestRateOfFloods(t *testing.T) {
 	n := newFixture(t)
@@ -144,13 +162,17 @@ func TestRateOfFloods(t *testing.T) {
 		t.Errorf("%d of 50 broadcasts", got)
 	}
 	b.inbox = nil
-	n.Inject(a, numbered(n, 1, 1000))
-	if len(b.inbox) != 0 {
-		t.Error("the broadcasts took nothing")
+	n.Inject(a, numbered(n, 1, 1000), numbered(n, 2, 1000))
+	if got := arrived(n); len(got) != 1 { // of three that a whole burst lets pass
+		t.Errorf("after broadcasts %v pass at once", got)
 	}
-	n.Wait(4 * time.Millisecond)
-	if len(b.inbox) != 1 {
-		t.Error("the broadcasts took more than a second burst")
+	for range 20 { // as many broadcasts as the rate allows, and more
+		n.Poller.Put(1, bytes.Clone(broadcast))
+		n.Poller.Put(1, bytes.Clone(broadcast))
+		n.Wait(time.Millisecond)
+	}
+	if got := len(b.inbox); got != 41 {
+		t.Errorf("%d frames: broadcasts keep the frame that waits from passing", got)
 	}
 }
 
