@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"slices"
 	"sort"
@@ -90,8 +89,8 @@ func (a *app) portCommand() *cobra.Command {
 			p.Name = args[0]
 			var made api.Port
 			err := a.client().Do(c.Context(), "POST", "/ports", p, &made)
-			if elsewhere := api.IsStatus(err, http.StatusNotFound) && p.Netns != "" && cni.Sees(p.Netns); elsewhere || api.IsStatus(err, http.StatusNotImplemented) {
-				made, err = cni.Attach(c.Context(), a.client(), p) // the switch does not see the namespace, or may not enter it; we may, perhaps
+			if cni.Elsewhere(err, p.Netns) { // we may, perhaps
+				made, err = cni.Attach(c.Context(), a.client(), p)
 			}
 			if err != nil {
 				return err

@@ -147,8 +147,11 @@ func (a *attachment) attach(ctx context.Context) (_ attached, err error) {
 	return out, nil
 }
 
-// Sees tells whether there is such a namespace here.
-func Sees(netns string) bool {
+// Elsewhere tells whether a switch refused a port only for not seeing, or not entering, a namespace that is there for us.
+func Elsewhere(refusal error, netns string) bool {
+	if netns == "" || !api.IsStatus(refusal, http.StatusNotImplemented) && !(api.IsStatus(refusal, http.StatusNotFound) && strings.Contains(refusal.Error(), tap.ErrNoNamespace.Error())) {
+		return false
+	}
 	_, err := tap.NamespacePath(netns)
 	return err == nil
 }

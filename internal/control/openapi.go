@@ -78,6 +78,9 @@ func (s schemas) operation(rt *route) map[string]any {
 
 // of is the schema of a type; structs stand under components.
 func (s schemas) of(t reflect.Type) map[string]any {
+	if t == reflect.TypeFor[api.Knob]() {
+		return map[string]any{"oneOf": []any{map[string]any{"type": "string"}, map[string]any{"type": "boolean"}}}
+	}
 	switch t.Kind() {
 	case reflect.Pointer:
 		return s.of(t.Elem())
