@@ -53,8 +53,15 @@ func NamespacePath(ns string) (string, error) {
 // it starts do not.
 func In(path string, fn func() error) error {
 	done := make(chan error, 1)
-	if isOwn(path) { // where threads are that In has not locked: entering it again would need CAP_SYS_ADMIN
-		go func() { done <- fn() }()
+	if isOwn(path) { // where threads are that nobody has locked: entering it again would need CAP_SYS_ADMIN
+		go func() {
+			runtime.LockOSThread()
+			err := fn()
+			if isOwn("/proc/thread-self/ns/net") { // else fn has left it, and the thread ends with this goroutine
+				runtime.UnlockOSThread()
+			}
+			done <- err
+		}()
 		return <-done
 	}
 	go func() {

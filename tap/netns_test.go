@@ -101,3 +101,23 @@ func TestAdopt(t *testing.T) {
 		t.Error("a pipe is a TAP")
 	}
 }
+
+// Whatever a function does to its thread, others are in the process's own namespace.
+func TestInOwnLeavesThreadsThere(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it makes namespaces")
+	}
+	for range 50 {
+		if err := In(Own, func() error { return unix.Unshare(unix.CLONE_NEWNET) }); err != nil {
+			t.Fatal(err)
+		}
+		if err := In(Own, func() error {
+			if !isOwn("/proc/thread-self/ns/net") {
+				t.Error("a thread is in another namespace")
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
