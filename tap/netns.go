@@ -57,7 +57,7 @@ func In(path string, fn func() error) error {
 		go func() {
 			runtime.LockOSThread()
 			err := fn()
-			if isOwn("/proc/thread-self/ns/net") { // else fn has left it, and the thread ends with this goroutine
+			if comeHome() == nil { // else the thread ends with this goroutine, and with it what it has started (PR_SET_PDEATHSIG)
 				runtime.UnlockOSThread()
 			}
 			done <- err
@@ -79,6 +79,19 @@ func In(path string, fn func() error) error {
 		done <- err
 	}()
 	return <-done
+}
+
+// comeHome takes this thread back to the process's own namespace, if it has left that.
+func comeHome() error {
+	if isOwn("/proc/thread-self/ns/net") {
+		return nil
+	}
+	fd, err := unix.Open(Own, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Setns(fd, unix.CLONE_NEWNET)
 }
 
 func isOwn(path string) bool {
