@@ -31,6 +31,14 @@ func arrived(n *Net) (list []int) {
 	return list
 }
 
+// heard is the fixture, whose switch has heard b.
+func heard(t *testing.T) *Net {
+	n := newFixture(t)
+	a, b := n.host("a"), n.host("b")
+	n.Inject(b, frametest.Packet{SrcMAC: b.MAC, DstMAC: a.MAC, Src: b.Addr, Dst: a.Addr}.Raw())
+	return n
+}
+
 // A port that is offered ten times its rate sends its rate, in each direction, in order; what passes at once is the burst, and
 // what waits does so for no longer than 50 ms.
 func TestRate(t *testing.T) {
@@ -44,8 +52,7 @@ func TestRate(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			n := newFixture(t)
-			n.Inject(n.host("b"), frametest.Packet{SrcMAC: n.host("b").MAC, DstMAC: n.host("a").MAC, Src: n.host("b").Addr, Dst: n.host("a").Addr}.Raw())
+			n := heard(t)
 			set(n, dataplane.Rate{Bits: rate, Burst: burst})
 			i, last, got := 0, -1, 0
 			lateness := 0
@@ -108,9 +115,8 @@ func TestRate(t *testing.T) {
 
 // A super-frame takes what its segments take, passes when there is any room, and is paid for by those behind it.
 func TestRateOfSuperFrames(t *testing.T) {
-	n := newFixture(t)
+	n := heard(t)
 	a, b := n.host("a"), n.host("b")
-	n.Inject(b, frametest.Packet{SrcMAC: b.MAC, DstMAC: a.MAC, Src: b.Addr, Dst: a.Addr}.Raw())
 	n.DP.SetRate(2, dataplane.Rate{}, dataplane.Rate{Bits: 8_000_000, Burst: 2000})
 	big := frametest.Packet{SrcMAC: a.MAC, DstMAC: b.MAC, Src: a.Addr, Dst: b.Addr, Proto: frame.TCP, Flags: frame.FlagACK, GSO: 1000, Payload: make([]byte, 50_000)}.Raw()
 	n.Inject(a, big)
@@ -131,9 +137,8 @@ func TestRateOfSuperFrames(t *testing.T) {
 
 // What a sender claims of its segments does not keep the port from others for longer than it can be true.
 func TestRateOfLies(t *testing.T) {
-	n := newFixture(t)
+	n := heard(t)
 	a, b := n.host("a"), n.host("b")
-	n.Inject(b, frametest.Packet{SrcMAC: b.MAC, DstMAC: a.MAC, Src: b.Addr, Dst: a.Addr}.Raw())
 	n.DP.SetRate(2, dataplane.Rate{}, dataplane.Rate{Bits: 8_000_000, Burst: 2000})
 	n.Inject(a, frametest.Packet{SrcMAC: a.MAC, DstMAC: b.MAC, Src: a.Addr, Dst: b.Addr, Proto: frame.TCP, Flags: frame.FlagACK, GSO: 1, Payload: make([]byte, 20_000)}.Raw())
 	if len(b.inbox) == 0 {
@@ -149,9 +154,8 @@ func TestRateOfLies(t *testing.T) {
 
 // A flooded frame never waits, but takes from the rate.
 func TestRateOfFloods(t *testing.T) {
-	n := newFixture(t)
+	n := heard(t)
 	a, b := n.host("a"), n.host("b")
-	n.Inject(b, frametest.Packet{SrcMAC: b.MAC, DstMAC: a.MAC, Src: b.Addr, Dst: a.Addr}.Raw())
 	n.DP.SetRate(2, dataplane.Rate{}, dataplane.Rate{Bits: 8_000_000, Burst: 2000})
 	broadcast := frametest.Packet{SrcMAC: a.MAC, DstMAC: frame.BroadcastMAC, Src: a.Addr, Dst: frametest.Addr("10.0.0.255"), Payload: make([]byte, 1000)}.Raw()
 	for range 50 {
@@ -196,8 +200,7 @@ func TestRateChangesWhileFramesWait(t *testing.T) {
 	} {
 		for _, dir := range []string{"rx", "tx"} {
 			t.Run(name+" "+dir, func(t *testing.T) {
-				n := newFixture(t)
-				n.Inject(n.host("b"), frametest.Packet{SrcMAC: n.host("b").MAC, DstMAC: n.host("a").MAC, Src: n.host("b").Addr, Dst: n.host("a").Addr}.Raw())
+				n := heard(t)
 				if dir == "rx" {
 					n.DP.SetRate(1, slow, dataplane.Rate{})
 				} else {
@@ -228,9 +231,7 @@ func TestRateChangesWhileFramesWait(t *testing.T) {
 // Neither what waits nor what goes on costs an allocation.
 func TestRateAllocatesNothing(t *testing.T) {
 	for _, dir := range []string{"rx", "tx"} {
-		n := newFixture(t)
-		a, b := n.host("a"), n.host("b")
-		n.Inject(b, frametest.Packet{SrcMAC: b.MAC, DstMAC: a.MAC, Src: b.Addr, Dst: a.Addr}.Raw())
+		n := heard(t)
 		r := dataplane.Rate{Bits: 8_000_000, Burst: 2000}
 		if dir == "rx" {
 			n.DP.SetRate(1, r, dataplane.Rate{})

@@ -115,11 +115,12 @@ func RateKnob(bits, burst uint64) Knob {
 	case burst != 0:
 		return RateKnob(bits, 0) + Knob(fmt.Sprintf("/%db", burst))
 	}
+	units := [...]string{"", "k", "m", "g", "t"}
 	unit := 0
-	for units := len("kmgt"); unit < units && bits%1000 == 0; unit++ {
+	for ; unit < len(units)-1 && bits%1000 == 0; unit++ {
 		bits /= 1000
 	}
-	return Knob(fmt.Sprintf("%d%sbit", bits, [...]string{"", "k", "m", "g", "t"}[unit]))
+	return Knob(fmt.Sprintf("%d%sbit", bits, units[unit]))
 }
 
 // UnmarshalJSON takes a word or a boolean.
