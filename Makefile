@@ -11,7 +11,7 @@ GVISOR    = v0.8.9
 NFPM      = v2.43.0
 VERSION  ?= 0.1.0
 # Fuzzers: package, function, and inputs for about ten seconds.
-FUZZERS   = internal/frame:FuzzParse:250000 nat:FuzzNAT:250000 router:FuzzPunted:120000 internal/wire:FuzzDataplane:6000 internal/config:FuzzParse:80000 \
+FUZZERS   = internal/frame:FuzzParse:250000 nat:FuzzNAT:250000 router:FuzzPunted:120000 internal/simnet:FuzzDataplane:6000 internal/config:FuzzParse:80000 \
             internal/filter:FuzzCompile:180000 internal/capture:FuzzReader:200000 internal/control:FuzzBody:140000 internal/control:FuzzSpec:130000 internal/docker:FuzzDocker:4000
 
 .PHONY: docs man packages screenshots compliance compliance-check build install test test-containers unit race fuzz netns bench bench-micro lint demo check deps clean bench-quick bench-deps pgo
@@ -53,19 +53,19 @@ man:
 
 # Pictures of the live page and of top, in docs/. Needs root and chromium.
 screenshots:
-	UVSWITCH_SCREENSHOTS=$(CURDIR)/docs/images $(GO) test -count=1 -run 'TestWebPage|TestTop' ./internal/netnstest
+	UVSWITCH_SCREENSHOTS=$(CURDIR)/docs/images $(GO) test -count=1 -run 'TestWebPage|TestTop' ./internal/e2e
 
 compliance-check:
 	@$(GO) run ./internal/compliance | diff -u docs/compliance.md - || { echo "docs/compliance.md is not what the tests say: make compliance"; exit 1; }
 
 # Without root: tables, properties, scenarios in virtual time, the repository's own rules.
 unit:
-	$(GO) test $$($(GO) list ./... | grep -v /netnstest)
+	$(GO) test $$($(GO) list ./... | grep -v /e2e)
 
 # The same under the race detector, and the whole command, built with it, in real namespaces.
 race:
-	$(GO) test -race ./internal/frame ./internal/ring ./internal/uring ./switch ./router ./nat ./internal/wire ./internal/dataplane ./internal/capture ./tap
-	UVSWITCH_RACE=1 $(GO) test -run 'TestContainersReachEachOther|TestNamespaceDies|TestDump$$|TestMonitor|TestReloadOddOrders|TestWorkers|TestPublish/tcx' ./internal/netnstest
+	$(GO) test -race ./internal/frame ./internal/ring ./internal/uring ./switch ./router ./nat ./internal/simnet ./internal/dataplane ./internal/capture ./tap
+	UVSWITCH_RACE=1 $(GO) test -run 'TestContainersReachEachOther|TestNamespaceDies|TestDump$$|TestMonitor|TestReloadOddOrders|TestWorkers|TestPublish/tcx' ./internal/e2e
 
 # Each fuzzer, FUZZ times ten seconds or so. By inputs, not by time: before Go 1.27 the end of a time can be taken for a failure (golang/go#75804).
 fuzz:
@@ -79,12 +79,12 @@ ANY_IO = TestWebPage|TestTop|TestDocs|TestReadme|TestDoctor|TestOpenAPI|TestMetr
 
 # Real kernels: namespaces, TAPs, iperf3, tshark; the whole suite on each I/O backend. Needs root.
 netns:
-	UVSWITCH_IO=io_uring $(GO) test -count=1 -timeout 30m ./internal/netnstest
-	UVSWITCH_IO=read-write $(GO) test -count=1 -timeout 30m -skip '$(ANY_IO)' ./internal/netnstest
+	UVSWITCH_IO=io_uring $(GO) test -count=1 -timeout 30m ./internal/e2e
+	UVSWITCH_IO=read-write $(GO) test -count=1 -timeout 30m -skip '$(ANY_IO)' ./internal/e2e
 
 # Real containers only, which netns has, too. Needs root.
 test-containers: deps
-	$(GO) test -count=1 -timeout 30m -v -run 'TestDocker|TestCNI|TestNetavark|TestPodman|TestMachines' ./internal/netnstest
+	$(GO) test -count=1 -timeout 30m -v -run 'TestDocker|TestCNI|TestNetavark|TestPodman|TestMachines' ./internal/e2e
 
 # uvswitch beside the kernel's path and the peers that are installed (bench-deps), in turn; prints ratios. Needs root.
 bench: deps build

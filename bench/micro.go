@@ -69,7 +69,7 @@ type wireless struct {
 	longest int
 }
 
-func (w wireless) Longest(uint8) int { return w.longest }
+func (w wireless) GSOMaxSize(uint8) int { return w.longest }
 
 // plane is a dataplane with ports c1, c2, an uplink, and more ports, with room for flows.
 func plane(ports, flows int) (*dataplane.Dataplane, *inMemory) {

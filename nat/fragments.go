@@ -14,9 +14,9 @@ import (
 type fragments struct {
 	mu      sync.Mutex
 	seen    map[fragKey]*datagram
-	held    [frame.MaxPorts]uint16 // datagrams by port
+	perPort [frame.MaxPorts]uint16 // datagrams by port
 	outside int                    // datagrams from the uplink
-	news    atomic.Bool            // a first fragment has come, or so: who waits should ask again
+	pending atomic.Bool            // a first fragment has come, or so: who waits should ask again
 }
 
 type fragKey struct {
@@ -54,7 +54,7 @@ func fragKeyOf(f *frame.Frame) fragKey {
 
 // joinFragment completes the tuple of a fragment, or says why it may not go on. FragmentWaits: its first one has not
 // come. With note, a first one is noted.
-func (n *NAT) joinFragment(f *frame.Frame, b *frame.Batch, note bool) frame.Reason {
+func (n *NAT) translateFragment(f *frame.Frame, b *frame.Batch, note bool) frame.Reason {
 	r := &n.frags
 	ip := f.IPv4()
 	lo := ip.FragOffset()
@@ -80,12 +80,12 @@ func (n *NAT) joinFragment(f *frame.Frame, b *frame.Batch, note bool) frame.Reas
 	}
 	if d == nil {
 		d = &datagram{srcPort: f.Tuple.SrcPort, dstPort: f.Tuple.DstPort, in: f.In % frame.MaxPorts, outside: f.Net == frame.NoNet, expires: b.Tick + fragmentTime}
-		if !r.room(d) {
+		if !r.makeRoom(d) {
 			return frame.FragmentQueueFull
 		}
 		r.seen[key] = d
-		r.held[d.in]++
-		r.news.Store(true)
+		r.perPort[d.in]++
+		r.pending.Store(true)
 	}
 	f.Tuple.SrcPort, f.Tuple.DstPort = d.srcPort, d.dstPort
 	f.Flags |= frame.HasTuple
@@ -95,11 +95,11 @@ func (n *NAT) joinFragment(f *frame.Frame, b *frame.Batch, note bool) frame.Reas
 // room makes room for one more. Where the uplink, or a port, has as many as it may, one of its own at random goes; where
 // all ports together have, one of a port that has many. So a flood of first fragments harms its own side, and there only
 // most of those whose fragments are far apart.
-func (r *fragments) room(d *datagram) bool {
+func (r *fragments) makeRoom(d *datagram) bool {
 	inside := len(r.seen) - r.outside
 	full := r.outside >= maxDatagrams
 	if !d.outside {
-		full = inside >= maxDatagrams || r.held[d.in] >= datagramsPerPort
+		full = inside >= maxDatagrams || r.perPort[d.in] >= datagramsPerPort
 	}
 	if full && !r.evict(d) {
 		return false
@@ -113,7 +113,7 @@ func (r *fragments) room(d *datagram) bool {
 func (r *fragments) evict(d *datagram) bool {
 	many := uint16(datagramsPerPort / 2)
 	for k, old := range r.seen { // in no order
-		if old.outside == d.outside && (d.outside || old.in == d.in && r.held[d.in] >= datagramsPerPort || r.held[old.in] >= many) {
+		if old.outside == d.outside && (d.outside || old.in == d.in && r.perPort[d.in] >= datagramsPerPort || r.perPort[old.in] >= many) {
 			r.forget(k, old)
 			return true
 		}
@@ -122,7 +122,7 @@ func (r *fragments) evict(d *datagram) bool {
 }
 
 // passFragment notes that a fragment is about to leave, or says why it may not.
-func (n *NAT) passFragment(f *frame.Frame, dry bool) frame.Reason {
+func (n *NAT) recordFragment(f *frame.Frame, dry bool) frame.Reason {
 	r := &n.frags
 	ip, key := f.IPv4(), fragKeyOf(f)
 	lo := ip.FragOffset()
@@ -192,7 +192,7 @@ func (d *datagram) add(lo, hi int, last bool) frame.Reason {
 
 func (r *fragments) forget(key fragKey, d *datagram) {
 	delete(r.seen, key)
-	r.held[d.in]--
+	r.perPort[d.in]--
 	if d.outside {
 		r.outside--
 	}
@@ -201,13 +201,13 @@ func (r *fragments) forget(key fragKey, d *datagram) {
 // FragmentsArrived tells whether a first fragment has come since AskFragments; FragmentKnown says it of one packet.
 //
 //uvswitch:hot
-func (n *NAT) FragmentsArrived() bool { return n.frags.news.Load() }
+func (n *NAT) FragmentsArrived() bool { return n.frags.pending.Load() }
 
 // AskFragments begins a round of FragmentKnown.
-func (n *NAT) AskFragments() { n.frags.news.Store(false) }
+func (n *NAT) ResetFragmentEvent() { n.frags.pending.Store(false) }
 
 // FragmentKnown tells whether the first fragment of f's packet has been seen. f is parsed, and its Net is set.
-func (n *NAT) FragmentKnown(f *frame.Frame) bool {
+func (n *NAT) HasFirstFragment(f *frame.Frame) bool {
 	n.frags.mu.Lock()
 	defer n.frags.mu.Unlock()
 	return n.frags.seen[fragKeyOf(f)] != nil

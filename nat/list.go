@@ -41,7 +41,7 @@ func (n *NAT) view(e uint32, now frame.Tick) Flow {
 func (n *NAT) Flows(now frame.Tick, yield func(Flow) bool) {
 	n.listing.RLock()
 	defer n.listing.RUnlock()
-	for e := uint32(1); e < n.flows.mark(); e++ {
+	for e := uint32(1); e < n.flows.highWater(); e++ {
 		if n.flows.isLive(e) && !expired(&n.state[e], now) && !yield(n.view(e, now)) {
 			return
 		}
@@ -53,7 +53,7 @@ func (n *NAT) Flush(which func(Flow) bool) (removed int) {
 	n.listing.RLock()
 	defer n.listing.RUnlock()
 	now := frame.Tick(n.now.Load())
-	for e := uint32(1); e < n.flows.mark(); e++ {
+	for e := uint32(1); e < n.flows.highWater(); e++ {
 		if n.flows.isLive(e) && which(n.view(e, now)) && n.end(e, flushed) {
 			removed++
 		}
@@ -121,11 +121,11 @@ func (n *NAT) Used() int { return int(n.flows.used.Load()) }
 func (n *NAT) Limit() int { return n.flows.limit() }
 
 // FlowsOf is how many flows are charged to a port.
-func (n *NAT) FlowsOf(id frame.PortID) int { return int(n.held[id].Load()) }
+func (n *NAT) FlowsOf(id frame.PortID) int { return int(n.flowsOf[id].Load()) }
 
 // PortsOf is how many outside ports of TCP and UDP are charged to a port, resting ones included.
 func (n *NAT) PortsOf(id frame.PortID) (tcpPorts, udpPorts int) {
-	return int(n.ports[tcp].held[id].Load()), int(n.ports[udp].held[id].Load())
+	return int(n.ports[tcp].heldBy[id].Load()), int(n.ports[udp].heldBy[id].Load())
 }
 
 // FlowQuota is how many flows one port may hold.
@@ -134,7 +134,7 @@ func (n *NAT) FlowQuota() int { return int(n.quota) }
 // PortQuota is how many outside ports of TCP and UDP one port may hold.
 func (n *NAT) PortQuota() (tcpPorts, udpPorts int) {
 	c := n.config.Load()
-	return int(c.share[tcp]), int(c.share[udp])
+	return int(c.quota[tcp]), int(c.quota[udp])
 }
 
 // PortUse is how far the outside ports of a protocol are used.
@@ -148,7 +148,7 @@ func (n *NAT) PortUseOf(proto uint8) PortUse {
 		return PortUse{}
 	}
 	u := PortUse{Used: n.ports[i].used.Len(), Limit: c.pool[i].Len()}
-	if r := n.ports[i].resting; r != nil {
+	if r := n.ports[i].quarantine; r != nil {
 		u.Resting = r.Len()
 		u.Used -= u.Resting
 	}

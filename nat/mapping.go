@@ -88,20 +88,20 @@ func (n *NAT) acquire(c *config, t *frame.Tuple, owner frame.PortID, net frame.N
 	i, relieved := protoIndex(t.Proto), false
 	for range retries {
 		if m, _, ok := n.maps.lookup(&inside, h); ok {
-			if dry || n.hold(m) {
+			if dry || n.retain(m) {
 				return m, n.maps.keys[m][1].SrcPort, frame.None
 			}
 			continue // its last user has just left; it will be gone
 		}
-		if n.maps.standing(inside) != inserted {
+		if n.maps.probe(inside) != inserted {
 			continue // another worker is making it
 		}
 		port, charged, ok := n.choose(c, i, inside, owner, dry)
 		switch {
-		case !ok && !relieved && n.relieve(i, owner, dry):
+		case !ok && !relieved && n.evictFor(i, owner, dry):
 			relieved = true // once: what it ended may be of no use here
 			if dry {        // an example of what it would get
-				return 0, n.draw(c.pool[i]), frame.None
+				return 0, n.randomPort(c.pool[i]), frame.None
 			}
 			continue
 		case !ok:
@@ -110,13 +110,13 @@ func (n *NAT) acquire(c *config, t *frame.Tuple, owner frame.PortID, net frame.N
 			return 0, port, frame.None
 		}
 		if !charged {
-			n.ports[i].held[owner].Add(1)
+			n.ports[i].heldBy[owner].Add(1)
 		}
 		m, out := n.newMapping(inside, outsideKey(c, port, t.Proto), 0, owner, net)
 		if out == inserted {
 			return m, port, frame.None
 		}
-		n.release(i, port, owner, t.Src)
+		n.releasePort(i, port, owner, t.Src)
 		if out == full {
 			return 0, 0, frame.FlowTableFull
 		}
@@ -148,13 +148,13 @@ func (n *NAT) permit(m uint32, remote frame.Addr) (uint32, frame.Reason) {
 	h := k.Hash(n.maps.seed)
 	for range retries {
 		if p, _, ok := n.maps.lookup(&k, h); ok {
-			if n.hold(p) {
-				n.drop(m)
+			if n.retain(p) {
+				n.release(m)
 				return p, frame.None
 			}
 			continue
 		}
-		if n.maps.standing(k) != inserted {
+		if n.maps.probe(k) != inserted {
 			continue
 		}
 		p, out := n.newMapping(k, permissionKey(n.maps.keys[m][1], remote), m, n.mappings[m].owner, n.mappings[m].net)
@@ -162,16 +162,16 @@ func (n *NAT) permit(m uint32, remote frame.Addr) (uint32, frame.Reason) {
 		case inserted:
 			return p, frame.None
 		case full:
-			n.drop(m)
+			n.release(m)
 			return 0, frame.FlowTableFull
 		}
 	}
-	n.drop(m)
+	n.release(m)
 	return 0, frame.FlowBusy
 }
 
 // hold adds a user to a mapping unless its last one has left.
-func (n *NAT) hold(m uint32) bool {
+func (n *NAT) retain(m uint32) bool {
 	for {
 		r := n.mappings[m].refs.Load()
 		if r == 0 {
@@ -184,26 +184,26 @@ func (n *NAT) hold(m uint32) bool {
 }
 
 // drop takes a user away; the last one ends the mapping, or the permission.
-func (n *NAT) drop(m uint32) {
+func (n *NAT) release(m uint32) {
 	s := &n.mappings[m]
 	if s.refs.Add(-1) != 0 {
 		return
 	}
 	inside, outside, parent, owner := n.maps.keys[m][0], n.maps.keys[m][1], s.parent, s.owner
-	if !n.maps.kill(m) {
+	if !n.maps.unlink(m) {
 		return
 	}
 	if parent != 0 {
-		n.drop(parent)
+		n.release(parent)
 		return
 	}
-	n.release(protoIndex(outside.Proto), outside.SrcPort, owner, inside.Src)
+	n.releasePort(protoIndex(outside.Proto), outside.SrcPort, owner, inside.Src)
 }
 
 // admits finds the mapping of outside port t.DstPort, through which a packet that no flow wants may go in: from outside by
 // the filter of its network (RFC 4787, REQ-8), from inside always (hairpinning, REQ-9): who may not reach the other
 // container is stopped by the router. m is 0 when there is none.
-func (n *NAT) admits(c *config, t *frame.Tuple, outside bool, now frame.Tick) (m uint32, ok bool) {
+func (n *NAT) findInbound(c *config, t *frame.Tuple, outside bool, now frame.Tick) (m uint32, ok bool) {
 	if i := protoIndex(t.Proto); i < 0 || i == icmp {
 		return 0, false
 	}

@@ -290,7 +290,7 @@ func TestLimits(t *testing.T) {
 	if u := n.PortUseOf(frame.TCP); n.Used() != 0 || u.Used != 0 || u.Resting == 0 {
 		t.Errorf("after everything expired: %d flows, ports %+v", n.Used(), u)
 	}
-	n.EndRests(1e6 + frame.Seconds(120))
+	n.EndQuarantine(1e6 + frame.Seconds(120))
 	if u := n.PortUseOf(frame.TCP); u.Resting != 0 {
 		t.Errorf("after two minutes: %+v", u)
 	}

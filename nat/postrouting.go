@@ -13,7 +13,7 @@ func (n *NAT) PostRouting(b *frame.Batch) {
 		if f.Verdict != frame.Routed || f.NAT == frame.NATDone {
 			continue
 		}
-		if f.NAT == frame.NATFlow && f.Dir == 0 && f.Egress != frame.NoNet && n.state[f.Flow].rule|n.state[f.Flow].via == 0 {
+		if f.NAT == frame.NATEstablished && f.Dir == 0 && f.Egress != frame.NoNet && n.state[f.Flow].rule|n.state[f.Flow].inboundMapping == 0 {
 			if !b.Dry {
 				n.end(f.Flow, replaced) // what it speaks to has become inside
 			}
@@ -42,14 +42,14 @@ func (n *NAT) PostRouting(b *frame.Batch) {
 //uvswitch:hot
 func (n *NAT) postRoute(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	if f.Flags&frame.Fragment != 0 {
-		if why := n.joinFragment(f, b, true); why != frame.None {
+		if why := n.translateFragment(f, b, true); why != frame.None {
 			return why
 		}
 	}
 	switch f.NAT {
-	case frame.NATError:
+	case frame.NATRelated:
 		return n.translateError(f)
-	case frame.NATFlow:
+	case frame.NATEstablished:
 	default:
 		if why := n.create(c, f, b); why != frame.None {
 			return why
@@ -59,14 +59,14 @@ func (n *NAT) postRoute(c *config, f *frame.Frame, b *frame.Batch) frame.Reason 
 }
 
 // A draft is a flow in the making.
-type draft struct {
-	orig, reply  frame.Tuple
-	mapping, via uint32 // held
-	rule         uint32
-	port         frame.PortID
-	net          frame.NetID
-	status       uint32
-	count        *RuleCount
+type pendingFlow struct {
+	orig, reply             frame.Tuple
+	mapping, inboundMapping uint32 // held
+	rule                    uint32
+	port                    frame.PortID
+	net                     frame.NetID
+	status                  uint32
+	count                   *RuleCount
 }
 
 // create makes the flow that f begins, or finds that another packet has just made it, and sets f.Flow and f.Dir.
@@ -79,7 +79,7 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	if why := begins(f); why != frame.None {
 		return why
 	}
-	d := draft{
+	d := pendingFlow{
 		orig: f.Tuple, rule: f.Rule, port: f.In, net: f.Net,
 		reply: frame.Tuple{Src: f.RouteDst, SrcPort: f.RoutePort, Dst: f.Tuple.Src, DstPort: f.Tuple.SrcPort, Proto: f.Tuple.Proto},
 	}
@@ -97,27 +97,27 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 			d.port, d.net = p.Inside, p.Net
 		}
 	default:
-		d.via = f.Flow
+		d.inboundMapping = f.Flow
 		if !leaves {
-			d.port, d.net = n.mappings[d.via].owner, n.mappings[d.via].net
+			d.port, d.net = n.mappings[d.inboundMapping].owner, n.mappings[d.inboundMapping].net
 		}
 	}
-	if int(d.port) >= len(n.held) {
+	if int(d.port) >= len(n.flowsOf) {
 		return frame.FlowInvalid
 	}
-	if protoIndex(f.Tuple.Proto) < 0 && n.pairs[d.port].Load() >= maxPairs {
+	if protoIndex(f.Tuple.Proto) < 0 && n.portlessFlows[d.port].Load() >= maxPortlessFlows {
 		return frame.FlowQuota
 	}
 	if b.Dry {
 		return n.plan(c, f, &d, leaves, b)
 	}
-	if n.held[d.port].Add(1) > n.quota && !n.relieve(anyProtocol, d.port, false) {
-		n.held[d.port].Add(-1)
+	if n.flowsOf[d.port].Add(1) > n.quota && !n.evictFor(classAny, d.port, false) {
+		n.flowsOf[d.port].Add(-1)
 		return frame.FlowQuota
 	}
 	why := frame.None
-	if d.via != 0 && !n.hold(d.via) {
-		d.via, why = 0, frame.FlowNotFound
+	if d.inboundMapping != 0 && !n.retain(d.inboundMapping) {
+		d.inboundMapping, why = 0, frame.FlowNotFound
 	}
 	if why == frame.None && leaves {
 		why = n.source(c, &d, false)
@@ -129,10 +129,10 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 		why = frame.FlowNotResumed
 	}
 	if why == frame.None {
-		why = n.enter(c, f, &d, b)
+		why = n.confirm(c, f, &d, b)
 	}
-	if why != frame.None || f.NAT == frame.NATFlow {
-		n.abandon(&d)
+	if why != frame.None || f.NAT == frame.NATEstablished {
+		n.rollback(&d)
 		return why
 	}
 	if d.count != nil {
@@ -144,7 +144,7 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 
 // source decides what the flow's source becomes: the host's address, and a port by the kind of mapping of the network
 // it comes from.
-func (n *NAT) source(c *config, d *draft, dry bool) (why frame.Reason) {
+func (n *NAT) source(c *config, d *pendingFlow, dry bool) (why frame.Reason) {
 	rule, i := c.masq[d.net], protoIndex(d.orig.Proto)
 	d.reply.Dst = c.External
 	switch {
@@ -153,17 +153,17 @@ func (n *NAT) source(c *config, d *draft, dry bool) (why frame.Reason) {
 	case i < 0: // no ports: the reply's addresses must do
 		return frame.None
 	case rule.Mapping == AddressAndPortDependentMapping && i != icmp:
-		if !n.shareFor(c, i, d, dry) && !(n.relieve(i, d.port, dry) && (dry || n.shareFor(c, i, d, false))) {
+		if !n.overloadFor(c, i, d, dry) && !(n.evictFor(i, d.port, dry) && (dry || n.overloadFor(c, i, d, false))) {
 			return frame.NATPortsExhausted
 		}
-		d.status |= sharesPort
+		d.status |= overloadsPort
 		return frame.None
 	}
 	if d.mapping, d.reply.DstPort, why = n.acquire(c, &d.orig, d.port, d.net, dry); why != frame.None {
 		return why
 	}
 	if rule.Filtering != AddressAndPortDependentFiltering {
-		d.status |= lets
+		d.status |= opensFilter
 	}
 	if rule.Filtering == AddressDependentFiltering && !dry {
 		d.mapping, why = n.permit(d.mapping, d.reply.Src)
@@ -172,26 +172,26 @@ func (n *NAT) source(c *config, d *draft, dry bool) (why frame.Reason) {
 }
 
 // abandon gives back what a draft held that became no flow.
-func (n *NAT) abandon(d *draft) {
-	n.held[d.port].Add(-1)
+func (n *NAT) rollback(d *pendingFlow) {
+	n.flowsOf[d.port].Add(-1)
 	if d.mapping != 0 {
-		n.drop(d.mapping)
+		n.release(d.mapping)
 	}
-	if d.via != 0 {
-		n.drop(d.via)
+	if d.inboundMapping != 0 {
+		n.release(d.inboundMapping)
 	}
-	if d.status&sharesPort != 0 {
-		n.unshare(protoIndex(d.orig.Proto), d.reply.DstPort)
+	if d.status&overloadsPort != 0 {
+		n.endOverload(protoIndex(d.orig.Proto), d.reply.DstPort)
 	}
 }
 
 // enter makes the flow visible. When another worker was first, its flow is adopted and f.NAT says so. What stands in the
 // way gives way if it may. An entry that was not made visible is to be had again after a grace period only, so few are
 // tried.
-func (n *NAT) enter(c *config, f *frame.Frame, d *draft, b *frame.Batch) frame.Reason {
+func (n *NAT) confirm(c *config, f *frame.Frame, d *pendingFlow, b *frame.Batch) frame.Reason {
 	for range 4 {
 		for range retries {
-			if n.flows.standing(d.orig) != busy && n.flows.standing(d.reply) != busy {
+			if n.flows.probe(d.orig) != busy && n.flows.probe(d.reply) != busy {
 				break
 			}
 		}
@@ -207,12 +207,12 @@ func (n *NAT) enter(c *config, f *frame.Frame, d *draft, b *frame.Batch) frame.R
 			n.stats.created.Add(1)
 			n.emit(FlowNew, e, "")
 			if protoIndex(d.orig.Proto) < 0 {
-				n.pairs[d.port].Add(1)
-				n.tellPair(&d.reply, true)
+				n.portlessFlows[d.port].Add(1)
+				n.tellPortlessPeer(&d.reply, true)
 			}
 			return frame.None
 		case exists:
-			f.NAT, f.Flow, f.Dir = frame.NATFlow, other, dir
+			f.NAT, f.Flow, f.Dir = frame.NATEstablished, other, dir
 			return frame.None
 		case full:
 			return frame.FlowTableFull
@@ -221,13 +221,13 @@ func (n *NAT) enter(c *config, f *frame.Frame, d *draft, b *frame.Batch) frame.R
 			switch {
 			case i < 0:
 				return frame.AddressPairTaken
-			case d.status&sharesPort != 0: // another worker has just taken this port for the same remote end
-				n.unshare(i, d.reply.DstPort)
-				if d.status &^= sharesPort; !n.shareFor(c, i, d, false) {
+			case d.status&overloadsPort != 0: // another worker has just taken this port for the same remote end
+				n.endOverload(i, d.reply.DstPort)
+				if d.status &^= overloadsPort; !n.overloadFor(c, i, d, false) {
 					return frame.NATPortsExhausted
 				}
-				d.status |= sharesPort
-			case !n.yield(c, &d.reply, b):
+				d.status |= overloadsPort
+			case !n.resolveClash(c, &d.reply, b):
 				return frame.FlowClash
 			}
 		}
@@ -236,23 +236,23 @@ func (n *NAT) enter(c *config, f *frame.Frame, d *draft, b *frame.Batch) frame.R
 }
 
 // maxPairs is how many flows of protocols without ports one port may hold: a device that is shared knows few of them.
-const maxPairs = 128
+const maxPortlessFlows = 128
 
 // tellPair passes on that a pair of addresses is ours, or is no longer; not when another worker has just begun it anew.
-func (n *NAT) tellPair(reply *frame.Tuple, on bool) {
-	if n.pair == nil {
+func (n *NAT) tellPortlessPeer(reply *frame.Tuple, on bool) {
+	if n.portlessPeer == nil {
 		return
 	}
-	if n.pair(reply.Src, reply.Proto, on); !on && n.flows.standing(*reply) == exists {
-		n.pair(reply.Src, reply.Proto, true)
+	if n.portlessPeer(reply.Src, reply.Proto, on); !on && n.flows.probe(*reply) == exists {
+		n.portlessPeer(reply.Src, reply.Proto, true)
 	}
 }
 
 // fill writes entry e; it is not visible yet.
-func (n *NAT) fill(e uint32, c *config, d *draft, f *frame.Frame, now frame.Tick) {
+func (n *NAT) fill(e uint32, c *config, d *pendingFlow, f *frame.Frame, now frame.Tick) {
 	s := &n.state[e]
 	to := d.reply.Reverse()
-	s.mapping, s.via, s.rule, s.port, s.net = d.mapping, d.via, d.rule, d.port, d.net
+	s.mapping, s.inboundMapping, s.rule, s.port, s.net = d.mapping, d.inboundMapping, d.rule, d.port, d.net
 	s.addrs = frame.Delta32(uint32(d.orig.Src), uint32(to.Src)).Plus(frame.Delta32(uint32(d.orig.Dst), uint32(to.Dst)))
 	s.l4ports = frame.Delta16(d.orig.SrcPort, to.SrcPort).Plus(frame.Delta16(d.orig.DstPort, to.DstPort))
 	flags := uint8(0)
@@ -262,8 +262,8 @@ func (n *NAT) fill(e uint32, c *config, d *draft, f *frame.Frame, now frame.Tick
 	s.state.Store(advance(d.status, 0, f.Proto, flags))
 	s.gen.Store(c.gen)
 	expires := now + n.timers.Load().timeout(&d.orig, s.state.Load())
-	if d.via != 0 && d.mapping == 0 { // what comes from outside keeps no mapping (RFC 4787, REQ-6)
-		if m := frame.Tick(n.mappings[d.via].expires.Load()); int32(m-expires) < 0 {
+	if d.inboundMapping != 0 && d.mapping == 0 { // what comes from outside keeps no mapping (RFC 4787, REQ-6)
+		if m := frame.Tick(n.mappings[d.inboundMapping].expires.Load()); int32(m-expires) < 0 {
 			expires = m
 		}
 	}
@@ -279,12 +279,12 @@ func (n *NAT) fill(e uint32, c *config, d *draft, f *frame.Frame, now frame.Tick
 
 // yield ends the flow that holds the reply tuple which a new flow needs, if it may: a masqueraded one, whose
 // container spoke first from what is a published port; or a published one that is no conversation yet.
-func (n *NAT) yield(c *config, reply *frame.Tuple, b *frame.Batch) bool {
+func (n *NAT) resolveClash(c *config, reply *frame.Tuple, b *frame.Batch) bool {
 	e, _, ok := n.find(c, reply, b)
-	return !ok || n.yields(e) && n.end(e, replaced)
+	return !ok || n.clashResolvable(e) && n.end(e, replaced)
 }
 
-func (n *NAT) yields(e uint32) bool {
+func (n *NAT) clashResolvable(e uint32) bool {
 	return n.state[e].rule == 0 || n.state[e].state.Load()&assured == 0
 }
 

@@ -32,7 +32,7 @@ func (n *NAT) PreRouting(b *frame.Batch) {
 func (n *NAT) preRoute(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	outside := f.Net == frame.NoNet
 	if f.Flags&frame.Fragment != 0 {
-		why := n.joinFragment(f, b, false)
+		why := n.translateFragment(f, b, false)
 		if why == frame.FragmentWaits && !outside && f.Tuple.Dst != c.External {
 			return frame.None // perhaps nothing is to be translated: PostRouting asks again
 		}
@@ -42,7 +42,7 @@ func (n *NAT) preRoute(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	}
 	why := n.preRouteTuple(c, f, b, outside)
 	if f.Flags&frame.Fragment != 0 && f.NAT != frame.NATNone && why == frame.None {
-		return n.joinFragment(f, b, true) // it is let in, and so are those that follow it in this batch
+		return n.translateFragment(f, b, true) // it is let in, and so are those that follow it in this batch
 	}
 	return why
 }
@@ -55,7 +55,7 @@ func (n *NAT) preRouteTuple(c *config, f *frame.Frame, b *frame.Batch, outside b
 		return n.preRouteError(c, f, b, outside)
 	}
 	if e, dir, ok := n.find(c, &f.Tuple, b); ok {
-		f.NAT, f.Flow, f.Dir = frame.NATFlow, e, dir
+		f.NAT, f.Flow, f.Dir = frame.NATEstablished, e, dir
 		t := n.translated(e, dir)
 		f.RouteDst, f.RoutePort = t.Dst, t.DstPort
 		return frame.None
@@ -74,7 +74,7 @@ func (n *NAT) preRouteTuple(c *config, f *frame.Frame, b *frame.Batch, outside b
 		f.RouteDst, f.RoutePort = p.target(f.Tuple.DstPort)
 		return frame.None
 	}
-	m, ok := n.admits(c, &f.Tuple, outside, b.Tick)
+	m, ok := n.findInbound(c, &f.Tuple, outside, b.Tick)
 	if ok {
 		f.NAT, f.Flow, f.Hairpin = frame.NATNew, m, !outside
 		to := &n.maps.keys[m][0]
@@ -125,11 +125,11 @@ func (n *NAT) endStale(e uint32, now frame.Tick) {
 // the way to the other end.
 //
 //uvswitch:hot
-func (n *NAT) mayReport(f *frame.Frame, e uint32, dir uint8, outside bool) bool {
+func (n *NAT) validICMPSource(f *frame.Frame, e uint32, dir uint8, outside bool) bool {
 	s := &n.state[e]
-	hairpin := s.rule|s.via != 0 && (s.mapping != 0 || s.state.Load()&sharesPort != 0)
+	hairpin := s.rule|s.inboundMapping != 0 && (s.mapping != 0 || s.state.Load()&overloadsPort != 0)
 	inside := uint8(0) // the direction in which the container's packets travel
-	if s.rule|s.via != 0 {
+	if s.rule|s.inboundMapping != 0 {
 		inside = 1
 	}
 	if outside {
@@ -152,14 +152,14 @@ func (n *NAT) preRouteError(c *config, f *frame.Frame, b *frame.Batch, outside b
 		var e uint32
 		var dir uint8
 		sent := q.Reverse()
-		if e, dir, ok = n.find(c, &sent, b); ok && f.Tuple.Dst == q.Src && n.mayReport(f, e, dir, outside) {
+		if e, dir, ok = n.find(c, &sent, b); ok && f.Tuple.Dst == q.Src && n.validICMPSource(f, e, dir, outside) {
 			if frame.Sum(icmp, 0) != 0xffff || frame.Sum(icmp[frame.ICMPLen:at], 0) != 0xffff {
 				return frame.BadICMPChecksum // RFC 5508, REQ-3
 			}
 			if icmp[0] == frame.ICMPRedirect {
 				return frame.ICMPRedirectRefused
 			}
-			f.NAT, f.Flow, f.Dir = frame.NATError, e, dir
+			f.NAT, f.Flow, f.Dir = frame.NATRelated, e, dir
 			f.RouteDst = n.translated(e, dir).Dst
 			return frame.None
 		}

@@ -9,7 +9,7 @@ import (
 // mayGo tells what may go early, under pressure: flows that are closing or were never answered. Established ones never do.
 //
 //uvswitch:hot
-func mayGo(state uint32, proto uint8) bool {
+func evictable(state uint32, proto uint8) bool {
 	if state&seenReply == 0 {
 		return true
 	}
@@ -18,40 +18,40 @@ func mayGo(state uint32, proto uint8) bool {
 }
 
 const (
-	relieveStretch   = uint32(512) // flow entries looked at before seeing whether one was freed
-	relieveStretches = uint32(16)  // at most, in one call
-	relieveEnough    = 16          // flows ended, then it stops
+	evictStretch   = uint32(512) // flow entries looked at before seeing whether one was freed
+	evictStretches = uint32(16)  // at most, in one call
+	evictEnough    = 16          // flows ended, then it stops
 )
 
 // relieve makes room for port asks and tells whether it did: outside ports of protocol i, or, with anyProtocol, flows.
 // It looks at stretches of the flow table and ends what may go of the one that asks: who exhausts something loses its own.
 // (A port of somebody else's would have to rest first.) Dry, it ends nothing.
-func (n *NAT) relieve(i int, asks frame.PortID, dry bool) bool {
-	mark := n.flows.mark()
+func (n *NAT) evictFor(i int, asks frame.PortID, dry bool) bool {
+	mark := n.flows.highWater()
 	if mark <= 1 {
 		return false
 	}
-	barren, now := &n.barren[i+1][asks], n.now.Load()
+	barren, now := &n.triedAt[i+1][asks], n.now.Load()
 	if now != 0 && barren.Load() == now {
 		return false // asked already in this Tick
 	}
 	cursor := n.cursor.Load()
-	for range min(relieveStretches, (mark-1)/relieveStretch+1) {
-		if cursor += relieveStretch; !dry {
-			cursor = n.cursor.Add(relieveStretch)
+	for range min(evictStretches, (mark-1)/evictStretch+1) {
+		if cursor += evictStretch; !dry {
+			cursor = n.cursor.Add(evictStretch)
 		}
 		freed, ended := 0, 0
-		for k := range min(relieveStretch, mark-1) {
+		for k := range min(evictStretch, mark-1) {
 			e := 1 + (cursor+k)%(mark-1)
 			s := &n.state[e]
-			if ended == relieveEnough || !n.flows.isLive(e) || s.port != asks || !mayGo(s.state.Load(), n.flows.keys[e][0].Proto) {
+			if ended == evictEnough || !n.flows.isLive(e) || s.port != asks || !evictable(s.state.Load(), n.flows.keys[e][0].Proto) {
 				continue
 			}
-			shares := s.state.Load()&sharesPort != 0
-			if i != anyProtocol && (s.mapping == 0 && !shares || protoIndex(n.flows.keys[e][0].Proto) != i) {
+			shares := s.state.Load()&overloadsPort != 0
+			if i != classAny && (s.mapping == 0 && !shares || protoIndex(n.flows.keys[e][0].Proto) != i) {
 				continue
 			}
-			frees := i == anyProtocol || shares || n.lastUser(s.mapping)
+			frees := i == classAny || shares || n.lastUser(s.mapping)
 			if dry && frees {
 				return true
 			}
@@ -77,22 +77,22 @@ func (n *NAT) lastUser(m uint32) bool {
 	return s.refs.Load() == 1 && (s.parent == 0 || n.lastUser(s.parent))
 }
 
-const anyProtocol = -1
+const classAny = -1
 
 // Pressed tells whether the flow table is more than 15/16 full: the housekeeper should call Ease soon.
 //
 //uvswitch:hot
-func (n *NAT) Pressed() bool { return n.flows.used.Load() > int64(n.flows.limit()-n.flows.limit()/16) }
+func (n *NAT) NearFull() bool { return n.flows.used.Load() > int64(n.flows.limit()-n.flows.limit()/16) }
 
 // Ease keeps room in the flow table: when it is more than 15/16 full, what may go of the port that has most of such flows
 // goes, and then of the next, until it is 7/8 full. It is the housekeeper's.
-func (n *NAT) Ease() (removed int) {
-	if !n.Pressed() {
+func (n *NAT) EarlyDrop() (removed int) {
+	if !n.NearFull() {
 		return 0
 	}
 	var loose [frame.MaxPorts]int // flows that may go, by port
-	for e := uint32(1); e < n.flows.mark(); e++ {
-		if n.loose(e) {
+	for e := uint32(1); e < n.flows.highWater(); e++ {
+		if n.isEvictable(e) {
 			loose[n.state[e].port]++
 		}
 	}
@@ -103,11 +103,11 @@ func (n *NAT) Ease() (removed int) {
 			return removed
 		}
 		before := removed
-		for e := uint32(1); e < n.flows.mark(); e++ {
+		for e := uint32(1); e < n.flows.highWater(); e++ {
 			if n.flows.used.Load() <= goal {
 				return removed
 			}
-			if !n.loose(e) {
+			if !n.isEvictable(e) {
 				continue
 			}
 			if p := n.state[e].port; loose[p] > most/2 && n.end(e, evicted) {
@@ -122,6 +122,6 @@ func (n *NAT) Ease() (removed int) {
 }
 
 // loose tells whether entry e is a flow that may go early.
-func (n *NAT) loose(e uint32) bool {
-	return n.flows.isLive(e) && mayGo(n.state[e].state.Load(), n.flows.keys[e][0].Proto)
+func (n *NAT) isEvictable(e uint32) bool {
+	return n.flows.isLive(e) && evictable(n.state[e].state.Load(), n.flows.keys[e][0].Proto)
 }

@@ -24,7 +24,7 @@ func (n *NAT) translate(f *frame.Frame, b *frame.Batch) frame.Reason {
 			return frame.FragmentNotTranslated // its checksum is over the whole
 		}
 		first = f.IPv4().FragOffset() == 0
-		if why := n.passFragment(f, b.Dry); why != frame.None {
+		if why := n.recordFragment(f, b.Dry); why != frame.None {
 			return why
 		}
 	}
@@ -121,7 +121,7 @@ func (n *NAT) extend(f *frame.Frame, s *flow, t frame.Tick, state uint32) {
 	if s.expires.Load() != uint32(t) {
 		s.expires.Store(uint32(t))
 	}
-	if state&lets != 0 && f.Net != frame.NoNet && s.mapping != 0 {
+	if state&opensFilter != 0 && f.Net != frame.NoNet && s.mapping != 0 {
 		n.keepOpen(s.mapping, t)
 	}
 }

@@ -51,7 +51,7 @@ type config struct {
 	reach    [protocols][]uint16   // highest Hi of publish[i][:k+1]: where a search may stop
 	masq     [frame.MaxNets]*Masquerade
 	pool     [protocols]*PortSet
-	share    [protocols]int32 // outside ports that one port may hold: a quarter of the pool
+	quota    [protocols]int32 // outside ports that one port may hold: a quarter of the pool
 }
 
 // allIDs is the pool of ICMP identifiers.
@@ -80,7 +80,7 @@ func (n *NAT) Update(r Rules) {
 		c.pool[i].RemoveRange(p.Lo, p.Hi) // a published port is never given out (CVE-2021-3773)
 	}
 	for i := range c.pool {
-		c.share[i] = int32(max(1, c.pool[i].Len()/4))
+		c.quota[i] = int32(max(1, c.pool[i].Len()/4))
 	}
 	for i, rules := range c.publish {
 		slices.SortFunc(rules, func(a, b *Publish) int { return cmp.Or(cmp.Compare(a.Lo, b.Lo), cmp.Compare(a.ID, b.ID)) })
@@ -92,9 +92,9 @@ func (n *NAT) Update(r Rules) {
 	}
 	for _, m := range r.Masquerade {
 		c.masq[m.Net] = m
-		if m.Mapping != EndpointIndependentMapping && n.ports[tcp].shared == nil {
+		if m.Mapping != EndpointIndependentMapping && n.ports[tcp].overloaded == nil {
 			for i := range n.ports {
-				n.ports[i].shared = make([]atomic.Int32, 65536)
+				n.ports[i].overloaded = make([]atomic.Int32, 65536)
 			}
 		}
 	}
@@ -178,9 +178,9 @@ func (n *NAT) valid(c *config, e uint32) bool {
 	rule := c.masq[s.net]
 	switch {
 	case s.mapping != 0 && (n.maps.keys[s.mapping][1].Src != c.External || rule != nil && rule.Mapping != EndpointIndependentMapping),
-		s.via != 0 && n.maps.keys[s.via][1].Src != c.External,
-		s.via != 0 && s.mapping == 0 && (rule == nil || rule.Filtering == AddressAndPortDependentFiltering),
-		s.state.Load()&sharesPort != 0 && (k[1].Dst != c.External || rule == nil || rule.Mapping == EndpointIndependentMapping):
+		s.inboundMapping != 0 && n.maps.keys[s.inboundMapping][1].Src != c.External,
+		s.inboundMapping != 0 && s.mapping == 0 && (rule == nil || rule.Filtering == AddressAndPortDependentFiltering),
+		s.state.Load()&overloadsPort != 0 && (k[1].Dst != c.External || rule == nil || rule.Mapping == EndpointIndependentMapping):
 		return false
 	}
 	if s.rule != 0 {
@@ -191,7 +191,7 @@ func (n *NAT) valid(c *config, e uint32) bool {
 		if a, port := p.target(k[0].DstPort); a != k[1].Src || port != k[1].SrcPort {
 			return false
 		}
-	} else if rule == nil || k[1].Dst != c.External && s.via == 0 {
+	} else if rule == nil || k[1].Dst != c.External && s.inboundMapping == 0 {
 		return false
 	}
 	s.gen.Store(c.gen)

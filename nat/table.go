@@ -27,15 +27,15 @@ type key interface {
 //
 // Everything is lock-free: nobody waits for anybody.
 type table[K key] struct {
-	buckets []tableBucket
-	keys    [][2]K
-	link    []atomic.Uint32 // live, or the next of the free or retired list, +1
-	free    atomic.Uint64   // head of the free list: ABA tag<<32 | entry+1
-	retired atomic.Uint64   // head of the retired list, likewise
-	fresh   atomic.Uint32   // entries from here on were never used
-	used    atomic.Int64
-	seed    uint64
-	shift   uint // of the tag in a word
+	buckets    []tableBucket
+	keys       [][2]K
+	link       []atomic.Uint32 // live, or the next of the free or retired list, +1
+	free       atomic.Uint64   // head of the free list: ABA tag<<32 | entry+1
+	retired    atomic.Uint64   // head of the retired list, likewise
+	nextUnused atomic.Uint32   // entries from here on were never used
+	used       atomic.Int64
+	seed       uint64
+	shift      uint // of the tag in a word
 }
 
 // tableBucket is one cache line.
@@ -58,7 +58,7 @@ func newTable[K key](entries int, seed uint64, alloc Alloc) *table[K] {
 		link:    slab[atomic.Uint32](alloc, entries+1),
 		seed:    seed, shift: uint(bits.Len(uint(entries))) + 2,
 	}
-	t.fresh.Store(1) // entry 0 is not used: its word could be 0
+	t.nextUnused.Store(1) // entry 0 is not used: its word could be 0
 	return t
 }
 
@@ -119,7 +119,7 @@ const (
 
 // standing says whether k stands in the table (exists), is being inserted (busy), or neither (inserted): worth
 // asking before an entry is spent on it.
-func (t *table[K]) standing(k K) outcome {
+func (t *table[K]) probe(k K) outcome {
 	_, _, _, out := t.scan(&k, k.Hash(t.seed), 0)
 	return out
 }
@@ -128,11 +128,11 @@ func (t *table[K]) standing(k K) outcome {
 func (t *table[K]) alloc(k0, k1 K) (uint32, bool) {
 	e, ok := t.pop(&t.free)
 	if !ok {
-		if t.fresh.Load() >= uint32(len(t.keys)) {
+		if t.nextUnused.Load() >= uint32(len(t.keys)) {
 			return 0, false
 		}
-		if e = t.fresh.Add(1) - 1; e >= uint32(len(t.keys)) {
-			t.fresh.Store(uint32(len(t.keys)))
+		if e = t.nextUnused.Add(1) - 1; e >= uint32(len(t.keys)) {
+			t.nextUnused.Store(uint32(len(t.keys)))
 			return 0, false
 		}
 	}
@@ -229,7 +229,7 @@ func (t *table[K]) scan(k *K, h uint64, self uint32) (empty *atomic.Uint32, e ui
 }
 
 // kill takes entry e out of the table and puts it on the retired list; false when somebody else did.
-func (t *table[K]) kill(e uint32) bool {
+func (t *table[K]) unlink(e uint32) bool {
 	if !t.link[e].CompareAndSwap(live, 0) {
 		return false
 	}
@@ -291,7 +291,7 @@ func (t *table[K]) pop(head *atomic.Uint64) (uint32, bool) {
 }
 
 // mark bounds the entries that were ever used: a walk visits 1 to mark()-1.
-func (t *table[K]) mark() uint32 { return min(t.fresh.Load(), uint32(len(t.keys))) }
+func (t *table[K]) highWater() uint32 { return min(t.nextUnused.Load(), uint32(len(t.keys))) }
 
 // limit is how many entries there can be.
 func (t *table[K]) limit() int { return len(t.keys) - 1 }

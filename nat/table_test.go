@@ -31,7 +31,7 @@ func TestTableAgainstMaps(t *testing.T) {
 			if len(entries) > 0 && rapid.Bool().Draw(t, "remove") {
 				i := rapid.IntRange(0, len(entries)-1).Draw(t, "which")
 				e := entries[i]
-				if !tab.kill(e) || tab.kill(e) {
+				if !tab.unlink(e) || tab.unlink(e) {
 					t.Fatal("an entry is killed once")
 				}
 				delete(model, tab.keys[e][0])
@@ -112,7 +112,7 @@ func TestTableConcurrentInsert(t *testing.T) {
 						got[w][i] = e
 						break
 					}
-					if tab.standing(k) != inserted {
+					if tab.probe(k) != inserted {
 						runtime.Gosched()
 						continue
 					}

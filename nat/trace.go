@@ -23,7 +23,7 @@ func (n *NAT) StateAfter(f *frame.Frame) (before, after string) {
 }
 
 // Drawn tells whether the outside port of the planned flow is an example: it would be drawn at random.
-func (n *NAT) Drawn() bool {
+func (n *NAT) PortIsExample() bool {
 	k := &n.flows.keys[0]
 	return n.state[0].mapping == 0 && k[1].DstPort != k[0].SrcPort && k[1].Dst != k[0].Src
 }
@@ -32,8 +32,8 @@ func (n *NAT) Drawn() bool {
 func (n *NAT) Planned() bool { return n.planned }
 
 // plan is create's second half for a dry batch.
-func (n *NAT) plan(c *config, f *frame.Frame, d *draft, leaves bool, b *frame.Batch) frame.Reason {
-	if n.held[d.port].Load() >= n.quota && !n.relieve(anyProtocol, d.port, true) {
+func (n *NAT) plan(c *config, f *frame.Frame, d *pendingFlow, leaves bool, b *frame.Batch) frame.Reason {
+	if n.flowsOf[d.port].Load() >= n.quota && !n.evictFor(classAny, d.port, true) {
 		return frame.FlowQuota
 	}
 	if leaves {
@@ -51,7 +51,7 @@ func (n *NAT) plan(c *config, f *frame.Frame, d *draft, leaves bool, b *frame.Ba
 		switch {
 		case protoIndex(d.orig.Proto) < 0:
 			return frame.AddressPairTaken
-		case !n.yields(e):
+		case !n.clashResolvable(e):
 			return frame.FlowClash
 		}
 	}

@@ -10,7 +10,7 @@ import (
 // arp is the responder and the receiving half of the resolver, in RFC 826's order: learn first, then see whether
 // the gateway is asked for. A probe (sender 0.0.0.0, RFC 5227) teaches nothing; a gratuitous packet teaches only
 // what is known already.
-func (r *Router) arp(f *frame.Frame, p Punted, now frame.Tick, out Output) {
+func (r *Router) arp(f *frame.Frame, p PuntedFrame, now frame.Tick, out Output) {
 	iface := r.snap.Load().ifaces[p.Net]
 	req, ok := parseARP(f.Bytes()[f.L3:])
 	if iface == nil || !ok {
@@ -24,7 +24,7 @@ func (r *Router) arp(f *frame.Frame, p Punted, now frame.Tick, out Output) {
 		return
 	}
 	if sender != 0 && sender != iface.Addr && onLink(iface, sender) && !mac.IsGroup() && mac != 0 && mac != iface.MAC {
-		r.heard(neighKey{p.Net, sender}, mac, now, forUs && sender != target, out)
+		r.learn(neighKey{p.Net, sender}, mac, now, forUs && sender != target, out)
 	}
 	if forUs && req.Operation == arp.OperationRequest {
 		if b := arpFrame(arp.OperationReply, iface, mac, mac, sender); b != nil {
@@ -66,7 +66,7 @@ func parseARP(b []byte) (*arp.Packet, bool) {
 }
 
 // askFor sends an ARP request for a neighbor: to everyone, or to mac when it is known and only to be confirmed.
-func (r *Router) askFor(k neighKey, mac frame.MAC, out Output) {
+func (r *Router) solicit(k neighKey, mac frame.MAC, out Output) {
 	iface := r.snap.Load().ifaces[k.net]
 	if iface == nil {
 		return

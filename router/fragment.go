@@ -8,7 +8,7 @@ import (
 
 // fragment puts the fragments of p that fit mtu in its place (RFC 791, 3.2); false where DF or the packet forbids it. A
 // super-frame is segmented first.
-func (r *Router) fragment(p Punted, mtu int, out Output) bool {
+func (r *Router) fragment(p PuntedFrame, mtu int, out Output) bool {
 	var f frame.Frame
 	f.Reset(p.Raw, p.In)
 	frame.Parse(&f)

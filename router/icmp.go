@@ -12,7 +12,7 @@ import (
 // icmpError tells the sender of p why it went no further: from the address of the leg it came in by, quoting the
 // IP header and as much as fits 576 bytes (RFC 1812, 4.3.2.3). Nothing is said about what RFC 1812, 4.3.2.7 lists:
 // ICMP errors, later fragments, broadcasts, group addresses, and packets whose headers were rewritten.
-func (r *Router) icmpError(p Punted, typ, code uint8, mtu int, now frame.Tick, out Output) {
+func (r *Router) icmpError(p PuntedFrame, typ, code uint8, mtu int, now frame.Tick, out Output) {
 	iface := r.snap.Load().ifaces[p.Net]
 	var f frame.Frame
 	f.Reset(p.Raw, p.In)
@@ -22,7 +22,7 @@ func (r *Router) icmpError(p Punted, typ, code uint8, mtu int, now frame.Tick, o
 		f.Tuple.Dst >= 0xe0000000 {
 		return
 	}
-	if !r.mayError(p.In, now) {
+	if !r.allowError(p.In, now) {
 		return
 	}
 	quote := f.IPv4()[:int(f.L3End)-int(f.L3)]
@@ -44,12 +44,12 @@ func (r *Router) icmpError(p Punted, typ, code uint8, mtu int, now frame.Tick, o
 
 // mayError limits the errors. A few tokens more than one, at random, are spent on each, so that nobody outside learns
 // from the errors he gets how many others got (the port scan of "DNS Cache Poisoning Attack Reloaded", 2020).
-func (r *Router) mayError(in frame.PortID, now frame.Tick) bool {
+func (r *Router) allowError(in frame.PortID, now frame.Tick) bool {
 	if !r.errorsOf[in%frame.MaxPorts].take(now, errorRateOfPort, errorBurst) || !r.errors.take(now, errorRate, errorBurst) {
 		return false
 	}
-	r.dice = frame.Mix(r.dice^uint64(now), 0x9e3779b97f4a7c15)
-	r.errors.tokens = max(0, r.errors.tokens-int32(r.dice%3))
+	r.rng = frame.Mix(r.rng^uint64(now), 0x9e3779b97f4a7c15)
+	r.errors.tokens = max(0, r.errors.tokens-int32(r.rng%3))
 	return true
 }
 

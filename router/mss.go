@@ -23,7 +23,7 @@ func (s *snapshot) clampMSS(f *frame.Frame, mtu int) {
 	if f.Net == frame.NoNet {
 		far = f.Tuple.Src
 	}
-	limit := uint16(min(mtu, s.paths.mtu(far)) - frame.IPv4Len - frame.TCPLen)
+	limit := uint16(min(mtu, s.pmtu.mtu(far)) - frame.IPv4Len - frame.TCPLen)
 	at, end := frame.TCPLen, int(l4[12]>>4)*4
 	for at < end && l4[at] != frame.OptEnd {
 		if l4[at] == frame.OptNop {
@@ -60,7 +60,7 @@ func setMSS(f *frame.Frame, l4 []byte, at int, limit uint16) {
 
 // pathMTUs remember what "fragmentation needed" has said of remote addresses, for ten minutes (RFC 1191, 6.3). An address
 // has one place, and a newer one takes it: it is a hint.
-type pathMTUs [1024]struct {
+type pmtuCache [1024]struct {
 	addr  atomic.Uint32
 	value atomic.Uint32 // MTU<<16 | the minute when it was learned
 }
@@ -68,12 +68,12 @@ type pathMTUs [1024]struct {
 const pathMTUMinutes = 10
 
 //uvswitch:hot
-func (p *pathMTUs) slot(a frame.Addr) int { return int(uint32(a) * 0x9e3779b1 >> 22) }
+func (p *pmtuCache) slot(a frame.Addr) int { return int(uint32(a) * 0x9e3779b1 >> 22) }
 
 // mtu is what is known of the path to a, or 65535.
 //
 //uvswitch:hot
-func (p *pathMTUs) mtu(a frame.Addr) int {
+func (p *pmtuCache) mtu(a frame.Addr) int {
 	s := &p[p.slot(a)]
 	v := s.value.Load()
 	if s.addr.Load() != uint32(a) || v == 0 {
@@ -85,7 +85,7 @@ func (p *pathMTUs) mtu(a frame.Addr) int {
 // note learns from an ICMP error about a packet of a flow of ours; nat.PreRouting has checked that it is one.
 //
 //uvswitch:hot
-func (p *pathMTUs) note(f *frame.Frame, now frame.Tick) {
+func (p *pmtuCache) update(f *frame.Frame, now frame.Tick) {
 	icmp := f.Payload()
 	if f.Net != frame.NoNet || icmp[0] != frame.ICMPUnreachable || icmp[1] != frame.CodeFragNeeded {
 		return
@@ -104,7 +104,7 @@ func (p *pathMTUs) note(f *frame.Frame, now frame.Tick) {
 func minute(now frame.Tick) uint32 { return uint32(now/(60*frame.TicksPerSecond)) & 0xffff }
 
 // age forgets what is older than ten minutes.
-func (p *pathMTUs) age(now frame.Tick) {
+func (p *pmtuCache) age(now frame.Tick) {
 	for i := range p {
 		if v := p[i].value.Load(); v != 0 && (minute(now)-v)&0xffff >= pathMTUMinutes {
 			p[i].value.CompareAndSwap(v, 0)

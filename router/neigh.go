@@ -32,8 +32,8 @@ const (
 	retransTime   = 1 * frame.TicksPerSecond
 	maxProbes     = 3
 	maxNeighbors  = 4096    // per router
-	maxHeld       = 16      // frames that wait for one neighbor
-	maxHeldBytes  = 4 << 20 // and for all of them; an eighth of it from one port
+	maxQueue      = 16      // frames that wait for one neighbor
+	maxQueueBytes = 4 << 20 // and for all of them; an eighth of it from one port
 )
 
 type neighKey struct {
@@ -48,7 +48,7 @@ type neighbor struct {
 	since  frame.Tick // when it was last confirmed, or entered a state that times out
 	next   frame.Tick // when to ask again
 	probes int
-	held   []Punted
+	queue  []PuntedFrame
 	used   *atomic.Uint32 // set by a worker that used the entry
 }
 
@@ -144,7 +144,7 @@ func (r *Router) SetNeighbor(net frame.NetID, a frame.Addr, m frame.MAC, out Out
 	}
 	n.state, n.mac = Permanent, m
 	r.publishNeighbors()
-	r.releaseHeld(n, out)
+	r.flushQueue(n, out)
 }
 
 // DeleteNeighbor removes an entry and tells whether it was there. Frames that wait for it are dropped.
@@ -156,7 +156,7 @@ func (r *Router) DeleteNeighbor(net frame.NetID, a frame.Addr, out Output) bool 
 	if n == nil {
 		return false
 	}
-	r.dropHeld(n, out)
+	r.dropQueue(n, out)
 	delete(r.neigh, k)
 	r.publishNeighbors()
 	return true
@@ -164,10 +164,10 @@ func (r *Router) DeleteNeighbor(net frame.NetID, a frame.Addr, out Output) bool 
 
 // heard notes that a neighbor's MAC is m: from its ARP request or answer. create says whether a neighbor that
 // nobody asked for may be added (RFC 826's merge flag).
-func (r *Router) heard(k neighKey, m frame.MAC, now frame.Tick, create bool, out Output) {
+func (r *Router) learn(k neighKey, m frame.MAC, now frame.Tick, create bool, out Output) {
 	n := r.neigh[k]
 	switch {
-	case n == nil && (!create || len(r.neigh) >= maxNeighbors && !r.forgetOne(out)):
+	case n == nil && (!create || len(r.neigh) >= maxNeighbors && !r.evict(out)):
 		return
 	case n == nil:
 		n = &neighbor{used: new(atomic.Uint32)}
@@ -181,24 +181,24 @@ func (r *Router) heard(k neighKey, m frame.MAC, now frame.Tick, create bool, out
 		return
 	}
 	r.publishNeighbors()
-	r.releaseHeld(n, out)
+	r.flushQueue(n, out)
 }
 
-func (r *Router) releaseHeld(n *neighbor, out Output) {
-	for _, p := range n.held {
-		r.held -= len(p.Raw)
-		r.heldOf[p.In%frame.MaxPorts] -= len(p.Raw)
+func (r *Router) flushQueue(n *neighbor, out Output) {
+	for _, p := range n.queue {
+		r.queuedBytes -= len(p.Raw)
+		r.queuedBytesOf[p.In%frame.MaxPorts] -= len(p.Raw)
 		out.Release(p)
 	}
-	n.held = nil
+	n.queue = nil
 }
 
 // forgetOne makes room: a failed, stale or incomplete neighbor goes.
-func (r *Router) forgetOne(out Output) bool {
+func (r *Router) evict(out Output) bool {
 	for _, want := range []NeighState{Failed, Incomplete, Stale} {
 		for k, n := range r.neigh {
 			if n.state == want {
-				r.dropHeld(n, out)
+				r.dropQueue(n, out)
 				delete(r.neigh, k)
 				r.publishNeighbors()
 				return true
@@ -208,17 +208,17 @@ func (r *Router) forgetOne(out Output) bool {
 	return false
 }
 
-func (r *Router) dropHeld(n *neighbor, out Output) {
-	for _, p := range n.held {
-		r.held -= len(p.Raw)
-		r.heldOf[p.In%frame.MaxPorts] -= len(p.Raw)
+func (r *Router) dropQueue(n *neighbor, out Output) {
+	for _, p := range n.queue {
+		r.queuedBytes -= len(p.Raw)
+		r.queuedBytesOf[p.In%frame.MaxPorts] -= len(p.Raw)
 		out.Drop(p, frame.NeighborFailed)
 	}
-	n.held = nil
+	n.queue = nil
 }
 
 // hold keeps a frame until its neighbor is known, and asks for it.
-func (r *Router) hold(p Punted, now frame.Tick, out Output) {
+func (r *Router) enqueue(p PuntedFrame, now frame.Tick, out Output) {
 	k := neighKey{p.Egress, p.NextHop}
 	n := r.neigh[k]
 	if n != nil && n.mac != 0 && n.state != Failed && n.state != Incomplete {
@@ -226,7 +226,7 @@ func (r *Router) hold(p Punted, now frame.Tick, out Output) {
 		return
 	}
 	if n == nil {
-		if len(r.neigh) >= maxNeighbors && !r.forgetOne(out) {
+		if len(r.neigh) >= maxNeighbors && !r.evict(out) {
 			out.Drop(p, frame.NeighborQueueFull)
 			return
 		}
@@ -236,22 +236,22 @@ func (r *Router) hold(p Punted, now frame.Tick, out Output) {
 	if n.state == Failed {
 		n.state, n.mac, n.probes, n.since = Incomplete, 0, 1, now
 		n.next = now + retransTime
-		r.askFor(k, 0, out)
+		r.solicit(k, 0, out)
 	}
-	if len(n.held) >= maxHeld || r.held+len(p.Raw) > maxHeldBytes || r.heldOf[p.In%frame.MaxPorts]+len(p.Raw) > maxHeldBytes/8 {
+	if len(n.queue) >= maxQueue || r.queuedBytes+len(p.Raw) > maxQueueBytes || r.queuedBytesOf[p.In%frame.MaxPorts]+len(p.Raw) > maxQueueBytes/8 {
 		out.Drop(p, frame.NeighborQueueFull)
 		return
 	}
-	r.held += len(p.Raw)
-	r.heldOf[p.In%frame.MaxPorts] += len(p.Raw)
-	n.held = append(n.held, p)
+	r.queuedBytes += len(p.Raw)
+	r.queuedBytesOf[p.In%frame.MaxPorts] += len(p.Raw)
+	n.queue = append(n.queue, p)
 }
 
 // Tick moves the neighbors through their states; call it about once a second.
 func (r *Router) Tick(now frame.Tick, out Output) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.snap.Load().paths.age(now)
+	r.snap.Load().pmtu.age(now)
 	changed := false
 	for k, n := range r.neigh {
 		switch n.state {
@@ -286,13 +286,13 @@ func (r *Router) probe(k neighKey, n *neighbor, now frame.Tick, out Output) (fai
 	if n.probes < maxProbes {
 		n.probes++
 		n.next = now + retransTime
-		r.askFor(k, n.mac, out)
+		r.solicit(k, n.mac, out)
 		return false
 	}
 	n.state, n.since = Failed, now
-	for _, p := range n.held {
+	for _, p := range n.queue {
 		r.icmpError(p, frame.ICMPUnreachable, frame.CodeHost, 0, now, out)
 	}
-	r.dropHeld(n, out)
+	r.dropQueue(n, out)
 	return true
 }

@@ -7,7 +7,7 @@ import (
 )
 
 // Punted is a copy of a frame that a worker handed to the housekeeper, with what the stages had found.
-type Punted struct {
+type PuntedFrame struct {
 	In      frame.PortID
 	Net     frame.NetID // the network of In
 	Why     frame.Reason
@@ -23,13 +23,13 @@ type Output interface {
 	// Send puts a frame made by the router into network net, or on the uplink for NoNet.
 	Send(net frame.NetID, eth []byte)
 	// Reroute puts a frame, with its virtio-net header, in the place of p before nat.PreRouting: a piece of p.
-	Reroute(p Punted, raw []byte)
+	Reroute(p PuntedFrame, raw []byte)
 	// Release lets a held frame go on: its neighbor is known now.
-	Release(p Punted)
+	Release(p PuntedFrame)
 	// Consume ends a frame that was for the router itself.
-	Consume(p Punted)
+	Consume(p PuntedFrame)
 	// Drop ends a frame for a reason.
-	Drop(p Punted, why frame.Reason)
+	Drop(p PuntedFrame, why frame.Reason)
 }
 
 // What one port may ask of the housekeeper, and how many ICMP errors leave in all (RFC 1812, 4.3.2.8).
@@ -41,7 +41,7 @@ const (
 
 // Punted handles one frame: answers it, holds it, or says why not. Each call ends in exactly one Consume, Drop
 // or, now or later, Release of p.
-func (r *Router) Punted(p Punted, now frame.Tick, out Output) {
+func (r *Router) HandlePunt(p PuntedFrame, now frame.Tick, out Output) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if int(p.In) < len(r.bucket) && !r.bucket[p.In].take(now, puntRate, puntBurst) {
@@ -56,16 +56,16 @@ func (r *Router) Punted(p Punted, now frame.Tick, out Output) {
 		r.arp(&f, p, now, out)
 		out.Consume(p)
 	case p.Why == frame.NeighborFailed:
-		r.hold(p, now, out)
+		r.enqueue(p, now, out)
 	case p.Why == frame.GatewayService:
-		r.service(&f, p, now, out)
+		r.deliverLocal(&f, p, now, out)
 	default:
-		r.refuse(p, now, out)
+		r.reject(p, now, out)
 	}
 }
 
 // refuse sends the ICMP error that belongs to the reason, then drops.
-func (r *Router) refuse(p Punted, now frame.Tick, out Output) {
+func (r *Router) reject(p PuntedFrame, now frame.Tick, out Output) {
 	mtu := 0
 	if p.Why == frame.FragmentationNeeded {
 		i := r.snap.Load().ifaces[p.Egress]
@@ -104,7 +104,7 @@ func errorFor(why frame.Reason) (typ, code uint8, ok bool) {
 }
 
 // service answers what is sent to the gateway's own address: ICMP echo, and nothing else.
-func (r *Router) service(f *frame.Frame, p Punted, now frame.Tick, out Output) {
+func (r *Router) deliverLocal(f *frame.Frame, p PuntedFrame, now frame.Tick, out Output) {
 	if f.Flags&(frame.IsIPv4|frame.Fragment) != frame.IsIPv4 || f.Malformed != frame.None || f.Proto != frame.ICMP {
 		if f.Proto == frame.UDP || f.Proto == frame.TCP {
 			r.icmpError(p, frame.ICMPUnreachable, frame.CodePort, 0, now, out)

@@ -11,7 +11,7 @@ import (
 
 // reset answers a TCP segment as a host without that connection does (RFC 9293, 3.10.7.1): as the destination, so
 // that the sender's program learns at once that its connection is lost.
-func (r *Router) reset(p Punted, out Output) {
+func (r *Router) reset(p PuntedFrame, out Output) {
 	iface := r.snap.Load().ifaces[p.Net]
 	var f frame.Frame
 	f.Reset(p.Raw, p.In)

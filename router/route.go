@@ -14,7 +14,7 @@ func (r *Router) Route(b *frame.Batch) {
 		if f.Verdict != frame.Local {
 			continue
 		}
-		if why := s.admit(f); why != frame.None {
+		if why := s.validate(f); why != frame.None {
 			f.DropFor(why)
 			continue
 		}
@@ -29,7 +29,7 @@ func (r *Router) Route(b *frame.Batch) {
 // admit checks the packet itself.
 //
 //uvswitch:hot
-func (s *snapshot) admit(f *frame.Frame) frame.Reason {
+func (s *snapshot) validate(f *frame.Frame) frame.Reason {
 	in := s.ifaces[f.Net]
 	switch {
 	case in == nil:
@@ -59,7 +59,7 @@ func (s *snapshot) admit(f *frame.Frame) frame.Reason {
 		return frame.MartianSource
 	}
 	if f.Net == frame.NoNet || !onLink(in, src) { // strict reverse path: the answer would go back where this came from
-		if rt, ok := s.fib.Lookup(src.Netip()); ok && (rt.Egress != f.Net || rt.Kind == Host && f.In != s.hostPort) || !ok && f.Net != frame.NoNet {
+		if rt, ok := s.fib.Lookup(src.Netip()); ok && (rt.Egress != f.Net || rt.Kind == Local && f.In != s.hostPort) || !ok && f.Net != frame.NoNet {
 			return frame.MartianSource
 		}
 	}
@@ -97,7 +97,7 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 		f.PuntFor(frame.NoRoute)
 	case rt.Egress != f.Net && (out.Internal || in.Internal):
 		f.DropFor(frame.NetworkInternal)
-	case rt.Egress != f.Net && rt.Egress != frame.NoNet && f.Net != frame.NoNet && (out.Isolated || in.Isolated) && !s.crosses(f, rt):
+	case rt.Egress != f.Net && rt.Egress != frame.NoNet && f.Net != frame.NoNet && (out.Isolated || in.Isolated) && !s.mayCrossIsolation(f, rt):
 		f.DropFor(frame.NetworkIsolated)
 	case rt.Egress == frame.NoNet && f.Net == frame.NoNet:
 		f.DropFor(frame.NotForUs) // never from outside back to the outside
@@ -115,8 +115,8 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 		if f.Proto == frame.TCP {
 			s.clampMSS(f, min(in.MTU, out.MTU))
 		}
-		if f.NAT == frame.NATError && !b.Dry {
-			s.paths.note(f, b.Tick)
+		if f.NAT == frame.NATRelated && !b.Dry {
+			s.pmtu.update(f, b.Tick)
 		}
 		f.Verdict, f.Egress, f.NextHop = frame.Routed, rt.Egress, dst
 		if rt.NextHop != 0 {
@@ -129,9 +129,9 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 // to what did.
 //
 //uvswitch:hot
-func (s *snapshot) crosses(f *frame.Frame, rt *Route) bool {
-	return rt.Kind == Host || s.host != 0 && (f.In == s.hostPort || f.RouteDst == s.host) ||
-		f.NAT == frame.NATFlow || f.NAT == frame.NATError || f.NAT == frame.NATNew && f.Rule != 0
+func (s *snapshot) mayCrossIsolation(f *frame.Frame, rt *Route) bool {
+	return rt.Kind == Local || s.host != 0 && (f.In == s.hostPort || f.RouteDst == s.host) ||
+		f.NAT == frame.NATEstablished || f.NAT == frame.NATRelated || f.NAT == frame.NATNew && f.Rule != 0
 }
 
 // Resolve rewrites the MACs of routed frames: to the next hop's, from the router's. A neighbor that is not known
@@ -151,7 +151,7 @@ func (r *Router) Resolve(b *frame.Batch) {
 			f.DropFor(frame.NoRoute)
 		case f.Egress == frame.NoNet:
 			f.SetMACs(out.PeerMAC, out.MAC)
-			f.Verdict, f.Out = frame.Unicast, out.Port
+			f.Verdict, f.Out = frame.ToPort, out.Port
 		default:
 			if mac := s.neigh.lookup(f.Egress, f.NextHop, b.Dry); mac != 0 {
 				f.SetMACs(mac, out.MAC)

@@ -33,7 +33,7 @@ type RouteKind uint8
 
 const (
 	Unicast     RouteKind = iota
-	Host                  // an address of the host itself, reached by the host port
+	Local                 // an address of the host itself, reached by the host port
 	Blackhole             // dropped in silence
 	Unreachable           // ICMP 3/1
 	Prohibit              // ICMP 3/13
@@ -49,7 +49,7 @@ func ParseRouteKind(s string) (RouteKind, bool) {
 		return Unicast, true
 	}
 	i := slices.Index(routeKinds[:], s)
-	return RouteKind(max(i, 0)), i >= 0 && RouteKind(i) != Host
+	return RouteKind(max(i, 0)), i >= 0 && RouteKind(i) != Local
 }
 
 // A Route says where packets to Prefix go.
@@ -65,7 +65,7 @@ type snapshot struct {
 	ifaces   [frame.MaxNets]*Interface // by network; the uplink at NoNet
 	fib      *bart.Table[*Route]
 	neigh    neighTable
-	paths    *pathMTUs    // shared by all snapshots
+	pmtu     *pmtuCache   // shared by all snapshots
 	host     frame.Addr   // the host port's address; 0 for none
 	hostPort frame.PortID // and the port
 }
@@ -74,21 +74,21 @@ type snapshot struct {
 type Router struct {
 	snap atomic.Pointer[snapshot]
 
-	mu       sync.Mutex // everything below, and writers of snap
-	neigh    map[neighKey]*neighbor
-	bucket   [frame.MaxPorts]bucket     // what each port may ask of the housekeeper
-	errors   bucket                     // ICMP errors, all ports together
-	held     int                        // bytes of frames that wait for a neighbor
-	heldOf   [frame.MaxPorts]int        // likewise, by the port that they came from
-	errorsOf [frame.MaxPorts]bucket     // ICMP errors by port
-	defended map[frame.NetID]frame.Tick // when the gateway last defended its address
-	dice     uint64                     // state of mayError's randomness
+	mu            sync.Mutex // everything below, and writers of snap
+	neigh         map[neighKey]*neighbor
+	bucket        [frame.MaxPorts]bucket     // what each port may ask of the housekeeper
+	errors        bucket                     // ICMP errors, all ports together
+	queuedBytes   int                        // bytes of frames that wait for a neighbor
+	queuedBytesOf [frame.MaxPorts]int        // likewise, by the port that they came from
+	errorsOf      [frame.MaxPorts]bucket     // ICMP errors by port
+	defended      map[frame.NetID]frame.Tick // when the gateway last defended its address
+	rng           uint64                     // state of mayError's randomness
 }
 
 // New makes a router without interfaces.
 func New() *Router {
-	r := &Router{neigh: map[neighKey]*neighbor{}, defended: map[frame.NetID]frame.Tick{}, dice: 1}
-	r.snap.Store(&snapshot{fib: &bart.Table[*Route]{}, paths: &pathMTUs{}})
+	r := &Router{neigh: map[neighKey]*neighbor{}, defended: map[frame.NetID]frame.Tick{}, rng: 1}
+	r.snap.Store(&snapshot{fib: &bart.Table[*Route]{}, pmtu: &pmtuCache{}})
 	return r
 }
 
@@ -125,7 +125,7 @@ func (r *Router) DeleteInterface(id frame.NetID, out Output) {
 	defer r.mu.Unlock()
 	maps.DeleteFunc(r.neigh, func(k neighKey, n *neighbor) bool {
 		if k.net == id {
-			r.dropHeld(n, out)
+			r.dropQueue(n, out)
 		}
 		return k.net == id
 	})
@@ -156,7 +156,7 @@ func (r *Router) AddRoute(rt Route) error {
 	rt.Prefix = rt.Prefix.Masked()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.snap.Load().ifaces[rt.Egress] == nil && (rt.Kind == Unicast || rt.Kind == Host) {
+	if r.snap.Load().ifaces[rt.Egress] == nil && (rt.Kind == Unicast || rt.Kind == Local) {
 		return fmt.Errorf("router: the route to %s leaves by a network that does not exist", rt.Prefix)
 	}
 	r.update(func(s *snapshot) { s.fib = s.fib.InsertPersist(rt.Prefix, &rt) })

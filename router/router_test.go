@@ -41,12 +41,12 @@ type output struct {
 func (o *output) Send(_ frame.NetID, eth []byte) {
 	o.sent = append(o.sent, append([]byte(nil), eth...))
 }
-func (o *output) Reroute(_ router.Punted, raw []byte)    { o.rerouted = append(o.rerouted, raw) }
-func (o *output) Release(router.Punted)                  { o.released++ }
-func (o *output) Consume(router.Punted)                  { o.consumed++ }
-func (o *output) Drop(_ router.Punted, why frame.Reason) { o.dropped++; o.why = why }
-func punted(raw []byte, why frame.Reason) router.Punted {
-	return router.Punted{In: 1, Net: 1, Why: why, Raw: raw}
+func (o *output) Reroute(_ router.PuntedFrame, raw []byte)    { o.rerouted = append(o.rerouted, raw) }
+func (o *output) Release(router.PuntedFrame)                  { o.released++ }
+func (o *output) Consume(router.PuntedFrame)                  { o.consumed++ }
+func (o *output) Drop(_ router.PuntedFrame, why frame.Reason) { o.dropped++; o.why = why }
+func punted(raw []byte, why frame.Reason) router.PuntedFrame {
+	return router.PuntedFrame{In: 1, Net: 1, Why: why, Raw: raw}
 }
 
 // The FIB against a linear scan for the longest prefix.
@@ -146,9 +146,9 @@ func TestResolveAndNeighbors(t *testing.T) {
 	if f.Verdict != frame.Punt || f.Reason != frame.NeighborFailed {
 		t.Fatalf("unknown neighbor: verdict %d", f.Verdict)
 	}
-	p := router.Punted{In: 1, Net: 2, Why: frame.NeighborFailed, Egress: 1, NextHop: hostB, Raw: f.Raw()}
+	p := router.PuntedFrame{In: 1, Net: 2, Why: frame.NeighborFailed, Egress: 1, NextHop: hostB, Raw: f.Raw()}
 	for range 20 {
-		r.Punted(p, 10, o)
+		r.HandlePunt(p, 10, o)
 	}
 	if len(o.sent) != 1 || o.dropped != 4 || o.why != frame.NeighborQueueFull {
 		t.Fatalf("%d requests, %d dropped for %v; want one request, and 16 of 20 held", len(o.sent), o.dropped, o.why)
@@ -158,7 +158,7 @@ func TestResolveAndNeighbors(t *testing.T) {
 		t.Fatalf("the request is %+v", a)
 	}
 	const macB frame.MAC = 0x020000000003
-	r.Punted(router.Punted{In: 2, Net: 1, Why: frame.GatewayService, Raw: frametest.ARP(gwMAC, macB, 2, hostB, gw)}, 11, o)
+	r.HandlePunt(router.PuntedFrame{In: 2, Net: 1, Why: frame.GatewayService, Raw: frametest.ARP(gwMAC, macB, 2, hostB, gw)}, 11, o)
 	if o.released != 16 {
 		t.Errorf("%d of 16 went on", o.released)
 	}
@@ -188,7 +188,7 @@ func TestResolveAndNeighbors(t *testing.T) {
 // A gratuitous packet or a probe teaches nothing new (RFC 5227; the first protects from spoofing).
 func TestARPTeachesOnlyWhoAsks(t *testing.T) {
 	r, o := newRouter(), &output{}
-	send := func(raw []byte) { r.Punted(punted(raw, frame.GatewayService), 1, o) }
+	send := func(raw []byte) { r.HandlePunt(punted(raw, frame.GatewayService), 1, o) }
 	send(frametest.ARP(frame.BroadcastMAC, hostAM, 1, hostA, hostA)) // gratuitous
 	send(frametest.ARP(frame.BroadcastMAC, hostAM, 1, 0, gw))        // probe
 	send(frametest.ARP(frame.BroadcastMAC, hostAM, 1, frametest.Addr("9.9.9.9"), gw))
@@ -212,7 +212,7 @@ func TestARPTeachesOnlyWhoAsks(t *testing.T) {
 func TestICMPErrors(t *testing.T) {
 	r, o := newRouter(), &output{}
 	p := frametest.Packet{SrcMAC: hostAM, DstMAC: gwMAC, Src: hostA, Dst: frametest.Addr("8.8.8.8"), TTL: 1, Payload: make([]byte, 900), Partial: true}
-	r.Punted(punted(p.Raw(), frame.TTLExceeded), 1, o)
+	r.HandlePunt(punted(p.Raw(), frame.TTLExceeded), 1, o)
 	if len(o.sent) != 1 || o.dropped != 1 {
 		t.Fatalf("%d sent, %d dropped", len(o.sent), o.dropped)
 	}
@@ -235,13 +235,13 @@ func TestICMPErrors(t *testing.T) {
 			q.Dst = hostB
 		}
 		o.sent = nil
-		if r.Punted(punted(q.Raw(), frame.TTLExceeded), 1, o); len(o.sent) != 0 {
+		if r.HandlePunt(punted(q.Raw(), frame.TTLExceeded), 1, o); len(o.sent) != 0 {
 			t.Errorf("an error was sent about %+v", q)
 		}
 	}
 	o.sent = nil
 	for range 1000 {
-		r.Punted(punted(p.Raw(), frame.TTLExceeded), 1, o)
+		r.HandlePunt(punted(p.Raw(), frame.TTLExceeded), 1, o)
 	}
 	if len(o.sent) > 60 {
 		t.Errorf("%d errors at once: not limited", len(o.sent))
@@ -275,7 +275,7 @@ func FuzzPunted(f *testing.F) {
 		r, o := newRouter(), &output{}
 		p := punted(raw, frame.Reason(why)%frame.NumReasons)
 		p.Egress, p.NextHop = 1, hostB
-		r.Punted(p, 1, o)
+		r.HandlePunt(p, 1, o)
 		for i := range frame.Tick(10) {
 			r.Tick(1+i*frame.TicksPerSecond, o)
 		}

@@ -31,9 +31,9 @@ type FDB struct {
 	seed    uint64
 	mask    uint64
 
-	mu   sync.Mutex
-	held [frame.MaxPorts]int32 // entries per port; under mu
-	used atomic.Int64
+	mu      sync.Mutex
+	perPort [frame.MaxPorts]int32 // entries per port; under mu
+	used    atomic.Int64
 }
 
 type bucket [ways]atomic.Uint64
@@ -101,7 +101,7 @@ func (t *FDB) Learn(m frame.MAC, p frame.PortID, now frame.Tick, bound Bindings)
 		}
 		break
 	}
-	return t.place(m, p, now, bound)
+	return t.learnSlow(m, p, now, bound)
 }
 
 // WouldLearn is Learn's answer, without its effect.
@@ -126,7 +126,7 @@ func (t *FDB) WouldLearn(m frame.MAC, p frame.PortID, bound Bindings) Learned {
 }
 
 // place is the rare part of Learn: a station that is new or has moved.
-func (t *FDB) place(m frame.MAC, p frame.PortID, now frame.Tick, bound Bindings) Learned {
+func (t *FDB) learnSlow(m frame.MAC, p frame.PortID, now frame.Tick, bound Bindings) Learned {
 	if at, ok := bound[m]; ok && at != p {
 		return Refused
 	}
@@ -156,8 +156,8 @@ func (t *FDB) write(m frame.MAC, p frame.PortID, age frame.Tick, wait bool) Lear
 			}
 			b[i].Store(entry(m, p))
 			t.ages[n*ways+uint64(i)].Store(uint32(age))
-			t.held[was]--
-			t.held[p]++
+			t.perPort[was]--
+			t.perPort[p]++
 			if was == p {
 				return Known
 			}
@@ -168,12 +168,12 @@ func (t *FDB) write(m frame.MAC, p frame.PortID, age frame.Tick, wait bool) Lear
 		if free = t.victim(n); free < 0 {
 			return Skipped // all static
 		}
-		t.held[frame.PortID(b[free].Load())]--
+		t.perPort[frame.PortID(b[free].Load())]--
 		t.used.Add(-1)
 	}
 	t.ages[n*ways+uint64(free)].Store(uint32(age))
 	b[free].Store(entry(m, p))
-	t.held[p]++
+	t.perPort[p]++
 	t.used.Add(1)
 	return Added
 }
@@ -187,7 +187,7 @@ func (t *FDB) victim(n uint64) int {
 		if age >= ageSticky {
 			continue
 		}
-		held := t.held[frame.PortID(t.buckets[n][i].Load())]
+		held := t.perPort[frame.PortID(t.buckets[n][i].Load())]
 		if held > most || held == most && age < oldest {
 			best, most, oldest = i, held, age
 		}
@@ -216,14 +216,14 @@ func (t *FDB) Flush(p frame.PortID, all bool) int {
 
 // Age removes the stations not heard for ageing ticks before now, and returns how many.
 func (t *FDB) Age(now, ageing frame.Tick) int {
-	return t.remove(func(e Entry) bool { return !e.Static && !e.Sticky && now-e.Heard > ageing && now > e.Heard })
+	return t.remove(func(e Entry) bool { return !e.Static && !e.Sticky && now-e.LastSeen > ageing && now > e.LastSeen })
 }
 
 // Entry is one station, as listed.
 type Entry struct {
 	MAC            frame.MAC
 	Port           frame.PortID
-	Heard          frame.Tick // when last heard; meaningless when Static or Sticky
+	LastSeen       frame.Tick // when last heard; meaningless when Static or Sticky
 	Static, Sticky bool
 }
 
@@ -236,7 +236,7 @@ func (t *FDB) remove(which func(Entry) bool) int {
 		e := slot.Load()
 		if e != 0 && which(t.entryAt(i, e)) {
 			slot.Store(0)
-			t.held[frame.PortID(e)]--
+			t.perPort[frame.PortID(e)]--
 			t.used.Add(-1)
 			n++
 		}
@@ -246,7 +246,7 @@ func (t *FDB) remove(which func(Entry) bool) int {
 
 func (t *FDB) entryAt(i int, e uint64) Entry {
 	age := frame.Tick(t.ages[i].Load())
-	return Entry{MAC: frame.MAC(e >> 16), Port: frame.PortID(e), Heard: age, Static: age == ageStatic, Sticky: age == ageSticky}
+	return Entry{MAC: frame.MAC(e >> 16), Port: frame.PortID(e), LastSeen: age, Static: age == ageStatic, Sticky: age == ageSticky}
 }
 
 // Entries lists what is known, in the table's order.

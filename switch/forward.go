@@ -91,7 +91,7 @@ func (s *Switch) ForwardRouted(b *frame.Batch) {
 }
 
 //uvswitch:hot
-func (s *Snapshot) unicast(b *frame.Batch, f *frame.Frame, n *Network) {
+func (s *snapshot) unicast(b *frame.Batch, f *frame.Frame, n *Network) {
 	id := n.FDB.Lookup(f.Dst)
 	if b.Dry && f.Dst == b.Heard.MAC && f.Egress == f.Net {
 		id = b.Heard.Port // which Learn would have noted
@@ -105,17 +105,17 @@ func (s *Snapshot) unicast(b *frame.Batch, f *frame.Frame, n *Network) {
 		f.DropFor(frame.PortGone)
 		return
 	}
-	if why := s.refuse(f, out); why != frame.None {
+	if why := s.checkEgress(f, out); why != frame.None {
 		f.DropFor(why)
 		return
 	}
-	f.Verdict, f.Out = frame.Unicast, id
+	f.Verdict, f.Out = frame.ToPort, id
 }
 
 // refuse says why port out may not have frame f; None when it may.
 //
 //uvswitch:hot
-func (s *Snapshot) refuse(f *frame.Frame, out *Port) frame.Reason {
+func (s *snapshot) checkEgress(f *frame.Frame, out *Port) frame.Reason {
 	switch {
 	case out.Flags&Forwarding == 0:
 		return frame.PortNotForwarding
@@ -151,7 +151,7 @@ func (s *Switch) FloodSet(f *frame.Frame, out []frame.PortID) int {
 	want := floodFlag[f.Class]
 	n := 0
 	for _, p := range net.ports {
-		if p.Flags&want != 0 && snap.refuse(f, p) == frame.None {
+		if p.Flags&want != 0 && snap.checkEgress(f, p) == frame.None {
 			out[n] = p.ID
 			n++
 		}

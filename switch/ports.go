@@ -49,13 +49,13 @@ type Network struct {
 type Bindings map[frame.MAC]frame.PortID
 
 // A Snapshot is the whole configuration, replaced as a whole: workers load it once per stage and batch.
-type Snapshot struct {
+type snapshot struct {
 	ports [frame.MaxPorts]*Port
 	nets  [frame.MaxNets]*Network
 }
 
 //uvswitch:hot
-func (s *Snapshot) port(id frame.PortID) *Port {
+func (s *snapshot) port(id frame.PortID) *Port {
 	if int(id) >= len(s.ports) {
 		return nil
 	}
@@ -64,19 +64,19 @@ func (s *Snapshot) port(id frame.PortID) *Port {
 
 // A Switch holds the ports and networks and runs the switching stages over batches.
 type Switch struct {
-	snap atomic.Pointer[Snapshot]
+	snap atomic.Pointer[snapshot]
 	mu   sync.Mutex // writers of snap
 }
 
 // New makes a switch without ports or networks.
 func New() *Switch {
 	s := &Switch{}
-	s.snap.Store(&Snapshot{})
+	s.snap.Store(&snapshot{})
 	return s
 }
 
 // update replaces the snapshot by a copy that edit has changed, and sorts the ports into their networks.
-func (s *Switch) update(edit func(*Snapshot)) {
+func (s *Switch) update(edit func(*snapshot)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	next := *s.snap.Load()
@@ -102,23 +102,23 @@ func (s *Switch) update(edit func(*Snapshot)) {
 
 // SetNetwork adds or replaces a network.
 func (s *Switch) SetNetwork(n Network) {
-	s.update(func(next *Snapshot) { next.nets[n.ID] = &n })
+	s.update(func(next *snapshot) { next.nets[n.ID] = &n })
 }
 
 // DeleteNetwork forgets a network; its ports must be gone.
 func (s *Switch) DeleteNetwork(id frame.NetID) {
-	s.update(func(next *Snapshot) { next.nets[id] = nil })
+	s.update(func(next *snapshot) { next.nets[id] = nil })
 }
 
 // SetPort adds or replaces a port.
 func (s *Switch) SetPort(p Port) {
-	s.update(func(next *Snapshot) { next.ports[p.ID] = &p })
+	s.update(func(next *snapshot) { next.ports[p.ID] = &p })
 }
 
 // DeletePort forgets a port and the stations behind it.
 func (s *Switch) DeletePort(id frame.PortID) {
 	var fdb *FDB
-	s.update(func(next *Snapshot) {
+	s.update(func(next *snapshot) {
 		if p := next.ports[id]; p != nil && next.nets[p.Net] != nil {
 			fdb = next.nets[p.Net].FDB
 		}

@@ -50,7 +50,7 @@ func TestForward(t *testing.T) {
 		out     frame.PortID
 		why     frame.Reason
 	}{
-		{"known", from(mac(1), mac(2)), 1, frame.Unicast, 2, frame.None},
+		{"known", from(mac(1), mac(2)), 1, frame.ToPort, 2, frame.None},
 		{"unknown", from(mac(1), mac(77)), 1, frame.Flood, 0, frame.None},
 		{"broadcast", from(mac(1), frame.BroadcastMAC), 1, frame.Flood, 0, frame.None},
 		{"multicast", from(mac(1), 0x01005e000001), 1, frame.Flood, 0, frame.None},
@@ -64,7 +64,7 @@ func TestForward(t *testing.T) {
 		{"from a port that is gone", from(mac(1), mac(2)), 99, frame.Drop, 0, frame.PortGone},
 		{"a group source", from(0x010000000001, mac(2)), 1, frame.Drop, 0, frame.BadSourceMAC},
 		{"too long", long, 1, frame.Drop, 0, frame.ExceedsMTU},
-		{"a super-frame", super, 1, frame.Unicast, 2, frame.None},
+		{"a super-frame", super, 1, frame.ToPort, 2, frame.None},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -30,9 +30,9 @@ func backends(t *testing.T, test func(t *testing.T, p poller, vnet bool)) {
 		vnet bool
 	}{
 		{"read-write", func() (poller, error) { return NewRW() }, true},
-		{"ring", func() (poller, error) { return NewRing(0) }, true},
-		{"ring, busy polling", func() (poller, error) { return NewRing(20 * time.Microsecond) }, true},
-		{"ring, ports read by Conn", func() (poller, error) { return NewRing(0) }, false},
+		{"ring", func() (poller, error) { return NewIOUring(0) }, true},
+		{"ring, busy polling", func() (poller, error) { return NewIOUring(20 * time.Microsecond) }, true},
+		{"ring, ports read by Conn", func() (poller, error) { return NewIOUring(0) }, false},
 	} {
 		t.Run(b.name, func(t *testing.T) {
 			runtime.LockOSThread() // a ring belongs to one thread
@@ -71,8 +71,8 @@ func newWire(t *testing.T, vnet bool) *wire {
 	return &wire{file: file{fd: fds[0]}, far: fds[1], vnet: vnet}
 }
 
-func (w *wire) Vnet() bool        { return w.vnet }
-func (w *wire) Longest(uint8) int { return maxPacket }
+func (w *wire) Vnet() bool           { return w.vnet }
+func (w *wire) GSOMaxSize(uint8) int { return maxPacket }
 
 func (w *wire) Read(b []byte) (int, error) {
 	if w.dead != nil {

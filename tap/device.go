@@ -58,7 +58,7 @@ func open(ns, name string) (*Device, error) {
 		if err != nil {
 			return err
 		}
-		made, err := setup(fd, birthName(ns, name))
+		made, err := setup(fd, tempName(ns, name))
 		if err == nil && ns != Own {
 			err = move(made, ns, name)
 		}
@@ -76,7 +76,7 @@ func open(ns, name string) (*Device, error) {
 }
 
 // birthName is what a device is called until it is where it belongs; the kernel fills in the number.
-func birthName(ns, name string) string {
+func tempName(ns, name string) string {
 	if ns == Own {
 		return name
 	}
@@ -190,18 +190,18 @@ func createError(name string, err error) error {
 // Vnet is true: plain reads and writes carry the header.
 func (d *Device) Vnet() bool { return true }
 
-// Read is frame.Conn's.
+// Read implements frame.Conn.
 //
 //uvswitch:hot
 func (d *Device) Read(b []byte) (int, error) { return d.read(b) }
 
-// Write is frame.Conn's.
+// Write implements frame.Conn.
 //
 //uvswitch:hot
 func (d *Device) Write(f *frame.Frame) frame.Reason { return d.writeChain(f) }
 
-// Longest is frame.Conn's.
-func (d *Device) Longest(proto uint8) int { return longest(proto) }
+// Longest implements frame.Conn.
+func (d *Device) GSOMaxSize(proto uint8) int { return longest(proto) }
 
 const maxPacket = 65535
 
@@ -231,10 +231,10 @@ func kernelAtLeast(major, minor int) bool {
 // file is a descriptor of whole frames, non-blocking: its system calls do not wait, so the scheduler is not told.
 type file struct{ fd int }
 
-// FD is frame.Conn's.
+// FD implements frame.Conn.
 func (d *file) FD() int { return d.fd }
 
-// Close is frame.Conn's. A TAP goes with its descriptor.
+// Close implements frame.Conn. A TAP goes with its descriptor.
 func (d *file) Close() error { return unix.Close(d.fd) }
 
 //uvswitch:hot

@@ -39,7 +39,7 @@ func OpenDgram(path string) (*Dgram, error) {
 // Connected tells whether there is somebody to send to.
 func (d *Dgram) Connected() bool { return d.peer.Load() != nil }
 
-// Read is frame.Conn's.
+// Read implements frame.Conn.
 func (d *Dgram) Read(b []byte) (int, error) {
 	for range retries {
 		n, errno := receive(d.fd, b[frame.VnetLen:], &d.from)
@@ -60,7 +60,7 @@ func (d *Dgram) Read(b []byte) (int, error) {
 	return 0, nil
 }
 
-// Write is frame.Conn's.
+// Write implements frame.Conn.
 func (d *Dgram) Write(f *frame.Frame) frame.Reason {
 	to := d.peer.Load()
 	if to == nil {
@@ -73,5 +73,5 @@ func (d *Dgram) Write(f *frame.Frame) frame.Reason {
 	return why
 }
 
-// Close is frame.Conn's.
+// Close implements frame.Conn.
 func (d *Dgram) Close() error { return d.close(d.fd) }

@@ -12,7 +12,7 @@ import (
 
 // Adopt takes over the descriptor of a TAP that somebody else has made, as Open makes them: IFF_NO_PI and IFF_VNET_HDR.
 // On an error fd stays the caller's.
-func Adopt(fd int) (*Device, error) {
+func FromFD(fd int) (*Device, error) {
 	// TUNGETIFF says IFF_NOFILTER, the same bit as IFF_NO_PI, while there is no filter (linux drivers/net/tun.c).
 	all := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff}
 	if err := tunIoctl(fd, unix.TUNATTACHFILTER, &unix.SockFprog{Len: 1, Filter: &all}); err != nil {

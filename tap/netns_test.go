@@ -56,7 +56,7 @@ func TestAdopt(t *testing.T) {
 		if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
 			t.Fatal(err)
 		}
-		d, err := Adopt(fd)
+		d, err := FromFD(fd)
 		if (err == nil) != c.ok {
 			t.Errorf("%s: %v", c.name, err)
 		}
@@ -97,7 +97,7 @@ func TestAdopt(t *testing.T) {
 	}
 	defer r.Close()
 	defer w.Close()
-	if _, err := Adopt(int(w.Fd())); err == nil {
+	if _, err := FromFD(int(w.Fd())); err == nil {
 		t.Error("a pipe is a TAP")
 	}
 }

@@ -16,7 +16,7 @@ import (
 // header: super-frames and partial checksums pass as through a TAP.
 //
 // A device that goes away leaves the socket, which hears nothing then; Rebind gives it the device that comes in its place.
-type Packet struct {
+type AFPacket struct {
 	file
 	index int // the device's
 	// What one Read needs; a port is read by one worker.
@@ -26,8 +26,8 @@ type Packet struct {
 }
 
 // OpenPacket plugs device dev of the namespace at path ns. The device is made promiscuous while it is plugged.
-func OpenPacket(ns, dev string) (*Packet, error) {
-	var p *Packet
+func OpenAFPacket(ns, dev string) (*AFPacket, error) {
+	var p *AFPacket
 	err := In(ns, func() error {
 		ifc, err := net.InterfaceByName(dev)
 		if err != nil {
@@ -37,7 +37,7 @@ func OpenPacket(ns, dev string) (*Packet, error) {
 		if err != nil {
 			return fmt.Errorf("tap: plugging %s: %w", dev, err)
 		}
-		p = &Packet{file: file{fd: fd}}
+		p = &AFPacket{file: file{fd: fd}}
 		if err := p.Rebind(ifc.Index); err != nil {
 			unix.Close(fd)
 			return fmt.Errorf("tap: plugging %s: %w", dev, err)
@@ -71,7 +71,7 @@ func packetSocket() (int, error) {
 }
 
 // Rebind plugs another device of the same namespace, by its index, in place of one that has gone. Reads and writes may go on meanwhile.
-func (p *Packet) Rebind(ifindex int) error {
+func (p *AFPacket) Rebind(ifindex int) error {
 	promisc := unix.PacketMreq{Ifindex: int32(ifindex), Type: unix.PACKET_MR_PROMISC} // ends with the device
 	if err := unix.SetsockoptPacketMreq(p.fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &promisc); err != nil {
 		return err
@@ -84,11 +84,11 @@ func (p *Packet) Rebind(ifindex int) error {
 }
 
 // Index is the device's that was bound last. Rebind and Index are for one goroutine.
-func (p *Packet) Index() int { return p.index }
+func (p *AFPacket) Index() int { return p.index }
 
 // Bound tells whether that device is still there: one that has left the namespace for a moment comes back with its index, but the
 // kernel has unbound the socket (linux net/packet/af_packet.c, packet_notifier).
-func (p *Packet) Bound() bool {
+func (p *AFPacket) Bound() bool {
 	a, err := unix.Getsockname(p.fd)
 	l, ok := a.(*unix.SockaddrLinklayer)
 	return err == nil && ok && l.Ifindex == p.index
@@ -97,12 +97,12 @@ func (p *Packet) Bound() bool {
 func htons(v uint16) uint16 { return v<<8 | v>>8 }
 
 // Vnet is false for a ring's purposes: a read needs the auxiliary data, where the kernel puts a VLAN tag.
-func (p *Packet) Vnet() bool { return false }
+func (p *AFPacket) Vnet() bool { return false }
 
-// Read is frame.Conn's. A VLAN tag that the kernel has taken out of the frame is put back.
+// Read implements frame.Conn. A VLAN tag that the kernel has taken out of the frame is put back.
 //
 //uvswitch:hot
-func (p *Packet) Read(b []byte) (int, error) {
+func (p *AFPacket) Read(b []byte) (int, error) {
 	for range retries {
 		n, errno := p.receive(b)
 		switch errno {
@@ -119,7 +119,7 @@ func (p *Packet) Read(b []byte) (int, error) {
 const retries = 64 // of one Read; each takes an error or a frame off the socket
 
 //uvswitch:hot
-func (p *Packet) receive(b []byte) (int, syscall.Errno) {
+func (p *AFPacket) receive(b []byte) (int, syscall.Errno) {
 	const tag = frame.VLANLen
 	p.iov.Base = &b[0]
 	p.iov.SetLen(frame.VnetLen + frame.MaxFrame - tag)
@@ -147,7 +147,7 @@ func (p *Packet) receive(b []byte) (int, syscall.Errno) {
 // vlan finds the tag in the auxiliary data (struct tpacket_auxdata).
 //
 //uvswitch:hot
-func (p *Packet) vlan() (tci, tpid uint16, ok bool) {
+func (p *AFPacket) vlan() (tci, tpid uint16, ok bool) {
 	const at = unix.SizeofCmsghdr
 	if int(p.msg.Controllen) < at+20 {
 		return 0, 0, false
@@ -164,10 +164,10 @@ func (p *Packet) vlan() (tci, tpid uint16, ok bool) {
 	return tci, tpid, true
 }
 
-// Write is frame.Conn's.
+// Write implements frame.Conn.
 //
 //uvswitch:hot
-func (p *Packet) Write(f *frame.Frame) frame.Reason {
+func (p *AFPacket) Write(f *frame.Frame) frame.Reason {
 	why := p.writeChain(f)
 	if why == frame.PortGone { // the device is, and may come again
 		return frame.PortDown
@@ -175,5 +175,5 @@ func (p *Packet) Write(f *frame.Frame) frame.Reason {
 	return why
 }
 
-// Longest is frame.Conn's.
-func (p *Packet) Longest(proto uint8) int { return longest(proto) }
+// Longest implements frame.Conn.
+func (p *AFPacket) GSOMaxSize(proto uint8) int { return longest(proto) }

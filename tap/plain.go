@@ -33,7 +33,7 @@ func OpenPlain(ns, name string) (*Plain, error) {
 		if _, err := net.InterfaceByName(name); err == nil && ns == Own {
 			return createError(name, unix.EEXIST) // water would attach to a persistent TAP of that name
 		}
-		ifce, err := water.New(water.Config{DeviceType: water.TAP, PlatformSpecificParams: water.PlatformSpecificParams{Name: birthName(ns, name)}})
+		ifce, err := water.New(water.Config{DeviceType: water.TAP, PlatformSpecificParams: water.PlatformSpecificParams{Name: tempName(ns, name)}})
 		if err != nil {
 			return createError(name, err)
 		}
@@ -73,13 +73,13 @@ func (p *Plain) adopt() error {
 // Vnet is false: a ring may not read or write the descriptor by itself.
 func (p *Plain) Vnet() bool { return false }
 
-// Longest is frame.Conn's: what was joined would only have to be taken apart here.
-func (p *Plain) Longest(uint8) int { return 0 }
+// Longest implements frame.Conn: what was joined would only have to be taken apart here.
+func (p *Plain) GSOMaxSize(uint8) int { return 0 }
 
-// Close is frame.Conn's.
+// Close implements frame.Conn.
 func (p *Plain) Close() error { return p.ifce.Close() }
 
-// Read is frame.Conn's: the header is all zero, "complete and unsegmented".
+// Read implements frame.Conn: the header is all zero, "complete and unsegmented".
 //
 //uvswitch:hot
 func (p *Plain) Read(b []byte) (int, error) {
@@ -93,7 +93,7 @@ func (p *Plain) Read(b []byte) (int, error) {
 
 var scratch = sync.Pool{New: func() any { b := make([]byte, frame.MaxFrame); return &b }}
 
-// Write is frame.Conn's. A super-frame becomes several; when one of them is refused, so is the whole.
+// Write implements frame.Conn. A super-frame becomes several; when one of them is refused, so is the whole.
 func (p *Plain) Write(f *frame.Frame) frame.Reason { return p.plain(f, p.write) }
 
 // A segmenter takes frames apart for wires without offloads, and counts them.

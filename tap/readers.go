@@ -10,15 +10,15 @@ const (
 // readers are the ports that a backend reads by Conn.Read, and the line of those believed to have something. Frames
 // are read back to back into one arena, so that small ones stay in cache; they are the arena's until the next read.
 type readers struct {
-	conns [frame.MaxPorts]frame.Conn // nil: not read here
-	ready [frame.MaxPorts]bool       // stands in line
-	line  []frame.PortID
-	arena []byte
-	gone  []frame.PortID // found dead since the last clear
+	conns  [frame.MaxPorts]frame.Conn // nil: not read here
+	queued [frame.MaxPorts]bool       // stands in line
+	ready  []frame.PortID
+	arena  []byte
+	gone   []frame.PortID // found dead since the last clear
 }
 
 func newReaders() readers {
-	return readers{line: make([]frame.PortID, 0, frame.MaxPorts), gone: make([]frame.PortID, 0, frame.MaxPorts)}
+	return readers{ready: make([]frame.PortID, 0, frame.MaxPorts), gone: make([]frame.PortID, 0, frame.MaxPorts)}
 }
 
 // add begins to read a port: what came before raises no event, so it is believed ready.
@@ -32,10 +32,10 @@ func (r *readers) add(id frame.PortID, c frame.Conn) {
 
 func (r *readers) remove(id frame.PortID) {
 	r.conns[id] = nil
-	r.ready[id] = false
-	for i, q := range r.line {
+	r.queued[id] = false
+	for i, q := range r.ready {
 		if q == id {
-			r.line = append(r.line[:i], r.line[i+1:]...)
+			r.ready = append(r.ready[:i], r.ready[i+1:]...)
 			return
 		}
 	}
@@ -45,9 +45,9 @@ func (r *readers) remove(id frame.PortID) {
 //
 //uvswitch:hot
 func (r *readers) wakeUp(id frame.PortID) {
-	if r.conns[id] != nil && !r.ready[id] {
-		r.ready[id] = true
-		r.line = append(r.line, id)
+	if r.conns[id] != nil && !r.queued[id] {
+		r.queued[id] = true
+		r.ready = append(r.ready, id)
 	}
 }
 
@@ -57,14 +57,14 @@ func (r *readers) wakeUp(id frame.PortID) {
 //uvswitch:hot
 func (r *readers) read(b *frame.Batch, most int) {
 	used := 0
-	for range len(r.line) {
+	for range len(r.ready) {
 		if b.N >= most || used > frame.BatchBytes {
 			return
 		}
-		id := r.line[0]
-		copy(r.line, r.line[1:])
-		r.line = r.line[:len(r.line)-1]
-		r.ready[id] = false
+		id := r.ready[0]
+		copy(r.ready, r.ready[1:])
+		r.ready = r.ready[:len(r.ready)-1]
+		r.queued[id] = false
 		c := r.conns[id]
 		more := true
 		for n := 0; more && n < quota && b.N < most && used <= frame.BatchBytes; n++ {

@@ -46,29 +46,29 @@ const writeBytes = 24 // bits for the bytes of a write: a batch's are fewer
 // Buffers are given to the kernel just before that call: how many depends on how large frames are, so that a batch
 // stays in the cache, and those used last come first. When they run out, the reads that found none are armed again
 // in the order in which they ended; so ports take turns.
-type Ring struct {
+type IOUring struct {
 	*waker
 	readers
-	ring     *uring.Ring
-	buffers  *uring.Buffers
-	ports    [frame.MaxPorts]ringPort
-	arm      []frame.PortID // reads to be armed
-	free     []uint16       // buffers, the one used last on top
-	out      int            // buffers that the kernel has
-	lent     []uint16       // buffers of the batch that Poll returned last
-	size     int            // of frames lately, a moving average in bytes
-	pending  [ringBuffers]filled
-	first    int // the oldest of pending
-	n        int // how many of pending
-	active   int // multishot operations under way
-	woken    bool
-	spins    int // looks at the ring before sleeping
-	enabled  bool
-	closed   bool
-	failed   [2][]frame.TxFailure
-	reported []frame.PortID                  // the gone ones that the last Poll returned
-	iov      [4 * frame.BatchSize]unix.Iovec // of the chains that are queued
-	iovs     int
+	ring      *uring.Ring
+	buffers   *uring.Buffers
+	ports     [frame.MaxPorts]ringPort
+	toArm     []frame.PortID // reads to be armed
+	free      []uint16       // buffers, the one used last on top
+	out       int            // buffers that the kernel has
+	loaned    []uint16       // buffers of the batch that Poll returned last
+	size      int            // of frames lately, a moving average in bytes
+	pending   [ringBuffers]filled
+	first     int // the oldest of pending
+	n         int // how many of pending
+	active    int // multishot operations under way
+	woken     bool
+	spinsLeft int // looks at the ring before sleeping
+	enabled   bool
+	closed    bool
+	failed    [2][]frame.TxFailure
+	reported  []frame.PortID                  // the gone ones that the last Poll returned
+	iov       [4 * frame.BatchSize]unix.Iovec // of the chains that are queued
+	iovs      int
 }
 
 type ringPort struct {
@@ -87,8 +87,8 @@ type filled struct {
 
 // NewRing makes a backend without ports, which looks for frames for the time busyPoll before it sleeps. The error says
 // why io_uring cannot be used here.
-func NewRing(busyPoll time.Duration) (*Ring, error) {
-	r := &Ring{readers: newReaders(), size: frame.BatchBytes}
+func NewIOUring(busyPoll time.Duration) (*IOUring, error) {
+	r := &IOUring{readers: newReaders(), size: frame.BatchBytes}
 	var err error
 	if r.ring, err = uring.New(ringOps); err != nil {
 		return nil, err
@@ -106,14 +106,14 @@ func NewRing(busyPoll time.Duration) (*Ring, error) {
 	for i := range r.free {
 		r.free[i] = uint16(ringBuffers - 1 - i)
 	}
-	r.spins = r.looks(busyPoll)
-	r.lent = make([]uint16, 0, frame.BatchSize)
-	r.arm = make([]frame.PortID, 0, frame.MaxPorts)
+	r.spinsLeft = r.spinBudget(busyPoll)
+	r.loaned = make([]uint16, 0, frame.BatchSize)
+	r.toArm = make([]frame.PortID, 0, frame.MaxPorts)
 	return r, nil
 }
 
 // looks is how many looks at the ring take so long.
-func (r *Ring) looks(busyPoll time.Duration) int {
+func (r *IOUring) spinBudget(busyPoll time.Duration) int {
 	if busyPoll <= 0 {
 		return 0
 	}
@@ -125,8 +125,8 @@ func (r *Ring) looks(busyPoll time.Duration) int {
 	return int(busyPoll * sample / max(time.Since(began), 1))
 }
 
-// Add is dataplane.Poller's.
-func (r *Ring) Add(id frame.PortID, c frame.Conn, read bool) error {
+// Add implements dataplane.Poller.
+func (r *IOUring) Add(id frame.PortID, c frame.Conn, read bool) error {
 	if r.closed {
 		return errClosed
 	}
@@ -138,13 +138,13 @@ func (r *Ring) Add(id frame.PortID, c frame.Conn, read bool) error {
 	}
 	r.ports[id] = p
 	if read {
-		r.arm = append(r.arm, id)
+		r.toArm = append(r.toArm, id)
 	}
 	return nil
 }
 
-// Remove is dataplane.Poller's. When it returns, the kernel does nothing with the port any more.
-func (r *Ring) Remove(id frame.PortID) {
+// Remove implements dataplane.Poller. When it returns, the kernel does nothing with the port any more.
+func (r *IOUring) Remove(id frame.PortID) {
 	p := &r.ports[id]
 	if p.conn == nil || r.closed {
 		return
@@ -154,9 +154,9 @@ func (r *Ring) Remove(id frame.PortID) {
 		_ = r.ring.Enter(0)
 		r.reap()
 	}
-	for i, q := range r.arm {
+	for i, q := range r.toArm {
 		if q == id {
-			r.arm = append(r.arm[:i], r.arm[i+1:]...)
+			r.toArm = append(r.toArm[:i], r.toArm[i+1:]...)
 			break
 		}
 	}
@@ -168,11 +168,11 @@ func (r *Ring) Remove(id frame.PortID) {
 	}
 	r.remove(id)
 	for range r.n { // what it brought last goes with it
-		f := r.take()
+		f := r.pull()
 		if f.port == id {
 			r.free = append(r.free, f.buffer)
 		} else {
-			r.keep(f)
+			r.stash(f)
 		}
 	}
 	*p = ringPort{}
@@ -181,7 +181,7 @@ func (r *Ring) Remove(id frame.PortID) {
 // readData names the operation by which a port is read.
 //
 //uvswitch:hot
-func (r *Ring) readData(id frame.PortID) uint64 {
+func (r *IOUring) readData(id frame.PortID) uint64 {
 	if r.ports[id].fd < 0 {
 		return opData(opPoll, id)
 	}
@@ -189,27 +189,27 @@ func (r *Ring) readData(id frame.PortID) uint64 {
 }
 
 //uvswitch:hot
-func (r *Ring) keep(f filled) {
+func (r *IOUring) stash(f filled) {
 	r.pending[(r.first+r.n)%len(r.pending)] = f
 	r.n++
 }
 
 //uvswitch:hot
-func (r *Ring) take() filled {
+func (r *IOUring) pull() filled {
 	f := r.pending[r.first]
 	r.first = (r.first + 1) % len(r.pending)
 	r.n--
 	return f
 }
 
-// Poll is dataplane.Poller's.
+// Poll implements dataplane.Poller.
 //
 //uvswitch:hot
-func (r *Ring) Poll(b *frame.Batch) error {
+func (r *IOUring) Poll(b *frame.Batch) error {
 	b.N = 0
 	r.iovs = 0
-	r.free = append(r.free, r.lent...) // their writes are submitted before anything is read
-	r.lent = r.lent[:0]
+	r.free = append(r.free, r.loaned...) // their writes are submitted before anything is read
+	r.loaned = r.loaned[:0]
 	if !r.enabled {
 		if err := r.enable(); err != nil {
 			return err
@@ -218,7 +218,7 @@ func (r *Ring) Poll(b *frame.Batch) error {
 	for {
 		r.provide()
 		wait := 1
-		if r.pressing() || len(r.arm) > 0 { // a read that is not armed yet would not end the wait
+		if r.pressing() || len(r.toArm) > 0 { // a read that is not armed yet would not end the wait
 			wait = 0
 		}
 		if err := r.enter(wait); err != nil {
@@ -239,16 +239,16 @@ func (r *Ring) Poll(b *frame.Batch) error {
 // pressing tells whether there is something that Poll must not sleep on.
 //
 //uvswitch:hot
-func (r *Ring) pressing() bool {
-	return r.n > 0 || r.woken || len(r.line) > 0 || len(r.failed[0]) > 0 || len(r.gone) > 0
+func (r *IOUring) pressing() bool {
+	return r.n > 0 || r.woken || len(r.ready) > 0 || len(r.failed[0]) > 0 || len(r.gone) > 0
 }
 
 // enter submits what is queued and takes what has completed, after waiting for a first completion with wait. Before
 // it sleeps it looks again for as long as busyPoll says: whoever sends then need not wake it.
 //
 //uvswitch:hot
-func (r *Ring) enter(wait int) error {
-	if wait > 0 && r.spins > 0 {
+func (r *IOUring) enter(wait int) error {
+	if wait > 0 && r.spinsLeft > 0 {
 		if err := r.ring.Enter(0); err != nil {
 			return err
 		}
@@ -256,7 +256,7 @@ func (r *Ring) enter(wait int) error {
 		if r.pressing() {
 			return nil
 		}
-		for n := 0; n < r.spins && !r.ring.Pending(); n++ {
+		for n := 0; n < r.spinsLeft && !r.ring.Pending(); n++ {
 		}
 	}
 	err := r.ring.Enter(wait)
@@ -265,7 +265,7 @@ func (r *Ring) enter(wait int) error {
 }
 
 // enable makes the calling thread the ring's.
-func (r *Ring) enable() error {
+func (r *IOUring) enable() error {
 	if err := r.ring.Enable(); err != nil {
 		return err
 	}
@@ -274,7 +274,7 @@ func (r *Ring) enable() error {
 	return nil
 }
 
-func (r *Ring) watchWake() {
+func (r *IOUring) watchWake() {
 	if r.reserve() {
 		r.ring.PollMultishot(r.fd, opData(opWake, 0))
 		r.active++
@@ -285,15 +285,15 @@ func (r *Ring) watchWake() {
 // ended: as many as can find a buffer.
 //
 //uvswitch:hot
-func (r *Ring) provide() {
+func (r *IOUring) provide() {
 	want := min(max(frame.BatchBytes/r.size, minBuffers), maxBuffers) - r.n
 	for r.out < want && len(r.free) > 0 {
 		r.buffers.Provide(int(r.free[len(r.free)-1]))
 		r.free = r.free[:len(r.free)-1]
 		r.out++
 	}
-	n := min(len(r.arm), r.out)
-	for _, id := range r.arm[:n] {
+	n := min(len(r.toArm), r.out)
+	for _, id := range r.toArm[:n] {
 		p := &r.ports[id]
 		if !r.reserve() {
 			return // Poll says what is wrong with the ring
@@ -306,13 +306,13 @@ func (r *Ring) provide() {
 		p.armed = true
 		r.active++
 	}
-	r.arm = r.arm[:copy(r.arm, r.arm[n:])]
+	r.toArm = r.toArm[:copy(r.toArm, r.toArm[n:])]
 }
 
 // reserve makes room for one more operation; false when the ring does not work any more.
 //
 //uvswitch:hot
-func (r *Ring) reserve() bool {
+func (r *IOUring) reserve() bool {
 	for r.ring.Room() == 0 {
 		if r.ring.Enter(0) != nil {
 			return false
@@ -325,7 +325,7 @@ func (r *Ring) reserve() bool {
 // reap takes what has completed.
 //
 //uvswitch:hot
-func (r *Ring) reap() {
+func (r *IOUring) reap() {
 	for {
 		c, ok := r.ring.Next()
 		if !ok {
@@ -359,11 +359,11 @@ func (r *Ring) reap() {
 }
 
 //uvswitch:hot
-func (r *Ring) readDone(id frame.PortID, c *uring.Completion) {
+func (r *IOUring) readDone(id frame.PortID, c *uring.Completion) {
 	if c.Buffer >= 0 {
 		r.out--
 		if c.Res > 0 {
-			r.keep(filled{id, uint16(c.Buffer), c.Res})
+			r.stash(filled{id, uint16(c.Buffer), c.Res})
 			r.size += (int(c.Res) - r.size) / 8
 		} else {
 			r.free = append(r.free, uint16(c.Buffer))
@@ -375,7 +375,7 @@ func (r *Ring) readDone(id frame.PortID, c *uring.Completion) {
 // ended looks after an operation that was its last: it is armed again, unless the port is dead or leaves.
 //
 //uvswitch:hot
-func (r *Ring) ended(id frame.PortID, c *uring.Completion) {
+func (r *IOUring) ended(id frame.PortID, c *uring.Completion) {
 	if c.More {
 		return
 	}
@@ -390,31 +390,31 @@ func (r *Ring) ended(id frame.PortID, c *uring.Completion) {
 		r.gone = append(r.gone, id)
 		return
 	}
-	r.arm = append(r.arm, id) // out of buffers, as a rule, or an error that concerns one frame
+	r.toArm = append(r.toArm, id) // out of buffers, as a rule, or an error that concerns one frame
 }
 
 // fill puts frames into the batch. Where ports of both kinds have something, each gets half of it.
 //
 //uvswitch:hot
-func (r *Ring) fill(b *frame.Batch) {
-	if len(r.line) > 0 {
+func (r *IOUring) fill(b *frame.Batch) {
+	if len(r.ready) > 0 {
 		r.read(b, frame.BatchSize/2)
 	}
 	bytes := 0
 	for r.n > 0 && b.N < frame.BatchSize && bytes < frame.BatchBytes {
-		f := r.take()
+		f := r.pull()
 		b.Frames[b.N].Reset(r.buffers.Bytes(int(f.buffer))[:f.n:f.n], f.port)
 		b.N++
-		r.lent = append(r.lent, f.buffer)
+		r.loaned = append(r.loaned, f.buffer)
 		bytes += int(f.n)
 	}
 }
 
-// Send is dataplane.Poller's. What is not in one of the ring's buffers may be gone before the write is submitted: it
+// Send implements dataplane.Poller. What is not in one of the ring's buffers may be gone before the write is submitted: it
 // is written at once.
 //
 //uvswitch:hot
-func (r *Ring) Send(id frame.PortID, f *frame.Frame) {
+func (r *IOUring) Send(id frame.PortID, f *frame.Frame) {
 	p := &r.ports[id]
 	switch {
 	case p.conn == nil:
@@ -437,7 +437,7 @@ func (r *Ring) Send(id frame.PortID, f *frame.Frame) {
 // owns tells whether a frame and its chain stay where they are until the next Poll has returned.
 //
 //uvswitch:hot
-func (r *Ring) owns(f *frame.Frame) bool {
+func (r *IOUring) owns(f *frame.Frame) bool {
 	for ; f != nil; f = f.Next() {
 		if !r.buffers.Owns(f.Raw()) {
 			return false
@@ -447,7 +447,7 @@ func (r *Ring) owns(f *frame.Frame) bool {
 }
 
 //uvswitch:hot
-func (r *Ring) sendChain(id frame.PortID, fd int, f *frame.Frame) {
+func (r *IOUring) sendChain(id frame.PortID, fd int, f *frame.Frame) {
 	if len(r.iov)-r.iovs < frame.BatchSize {
 		_ = r.ring.Enter(0) // what is wrong with the ring, Poll will say
 		r.iovs = 0
@@ -458,8 +458,8 @@ func (r *Ring) sendChain(id frame.PortID, fd int, f *frame.Frame) {
 	r.ring.WriteV(fd, iov[:n], writeData(frame.Failure(id, frame.None, f)))
 }
 
-// Close is dataplane.Poller's. It ends every operation, so that no device is kept by one.
-func (r *Ring) Close() error {
+// Close implements dataplane.Poller. It ends every operation, so that no device is kept by one.
+func (r *IOUring) Close() error {
 	if r.closed {
 		return nil
 	}

@@ -42,7 +42,7 @@ func NewRW() (*RW, error) {
 	return &RW{waker: w, readers: newReaders(), epoll: ep}, nil
 }
 
-// Add is dataplane.Poller's.
+// Add implements dataplane.Poller.
 func (r *RW) Add(id frame.PortID, c frame.Conn, read bool) error {
 	if r.epoll < 0 {
 		return errClosed
@@ -58,7 +58,7 @@ func (r *RW) Add(id frame.PortID, c frame.Conn, read bool) error {
 	return nil
 }
 
-// Remove is dataplane.Poller's.
+// Remove implements dataplane.Poller.
 func (r *RW) Remove(id frame.PortID) {
 	c := r.ports[id]
 	if c == nil || r.epoll < 0 {
@@ -69,7 +69,7 @@ func (r *RW) Remove(id frame.PortID) {
 	r.ports[id] = nil
 }
 
-// Poll is dataplane.Poller's.
+// Poll implements dataplane.Poller.
 //
 //uvswitch:hot
 func (r *RW) Poll(b *frame.Batch) error {
@@ -78,11 +78,11 @@ func (r *RW) Poll(b *frame.Batch) error {
 	r.gone = r.gone[:0]
 	for {
 		wait := 0
-		if len(r.line) == 0 && len(b.Failed) == 0 {
+		if len(r.ready) == 0 && len(b.Failed) == 0 {
 			wait = -1
 		}
 		r.since++
-		if wait != 0 || len(r.line) == 0 || r.since >= look {
+		if wait != 0 || len(r.ready) == 0 || r.since >= look {
 			woken, err := r.await(wait)
 			if err != nil {
 				return err
@@ -124,7 +124,7 @@ func (r *RW) await(wait int) (woken bool, err error) {
 	return woken, nil
 }
 
-// Send is dataplane.Poller's.
+// Send implements dataplane.Poller.
 //
 //uvswitch:hot
 func (r *RW) Send(id frame.PortID, f *frame.Frame) {
@@ -137,7 +137,7 @@ func (r *RW) Send(id frame.PortID, f *frame.Frame) {
 	}
 }
 
-// Close is dataplane.Poller's.
+// Close implements dataplane.Poller.
 func (r *RW) Close() error {
 	if r.epoll < 0 {
 		return nil

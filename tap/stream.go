@@ -66,7 +66,7 @@ func (s *Stream) take() {
 
 func (s *Stream) release() { s.busy.Store(false) }
 
-// Read is frame.Conn's.
+// Read implements frame.Conn.
 func (s *Stream) Read(b []byte) (int, error) {
 	for range retries {
 		if n, ok := s.next(b); ok {
@@ -152,7 +152,7 @@ func (s *Stream) hangUp() {
 	s.start, s.end, s.rest = 0, 0, s.rest[:0]
 }
 
-// Write is frame.Conn's.
+// Write implements frame.Conn.
 func (s *Stream) Write(f *frame.Frame) frame.Reason {
 	s.take()
 	defer s.release()
@@ -222,5 +222,5 @@ func (s *Stream) await(fd int, room bool) {
 	_ = unix.EpollCtl(s.ep, unix.EPOLL_CTL_MOD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)}) // a dead one is found by Read
 }
 
-// Close is frame.Conn's.
+// Close implements frame.Conn.
 func (s *Stream) Close() error { return s.close(s.listener, int(s.conn.Swap(-1))) }

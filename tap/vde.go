@@ -74,7 +74,7 @@ func (v *VDE) sockets(dir string) error {
 // Connected tells whether a client has plugged in.
 func (v *VDE) Connected() bool { return v.there.Load() }
 
-// Read is frame.Conn's.
+// Read implements frame.Conn.
 func (v *VDE) Read(b []byte) (int, error) {
 	for range retries {
 		if !v.there.Load() {
@@ -196,7 +196,7 @@ func (v *VDE) hangUp() {
 	}
 }
 
-// Write is frame.Conn's.
+// Write implements frame.Conn.
 func (v *VDE) Write(f *frame.Frame) frame.Reason {
 	if !v.there.Load() {
 		return frame.PortDown
@@ -204,5 +204,5 @@ func (v *VDE) Write(f *frame.Frame) frame.Reason {
 	return v.plain(f, func(b []byte) frame.Reason { return sendTo(v.data, b, nil) })
 }
 
-// Close is frame.Conn's.
+// Close implements frame.Conn.
 func (v *VDE) Close() error { return v.close(v.listener, v.data, v.ctl) }

@@ -30,14 +30,14 @@ func (e *endpoint) open() (err error) {
 	return nil
 }
 
-// FD is frame.Conn's.
+// FD implements frame.Conn.
 func (e *endpoint) FD() int { return e.ep }
 
 // Vnet is false: frames have no virtio-net header there.
 func (e *endpoint) Vnet() bool { return false }
 
-// Longest is frame.Conn's: what was joined would only have to be taken apart.
-func (e *endpoint) Longest(uint8) int { return 0 }
+// Longest implements frame.Conn: what was joined would only have to be taken apart.
+func (e *endpoint) GSOMaxSize(uint8) int { return 0 }
 
 func (e *endpoint) watch(fd int, events uint32) error {
 	return unix.EpollCtl(e.ep, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})

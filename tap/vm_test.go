@@ -262,7 +262,7 @@ func TestDgram(t *testing.T) {
 	}
 }
 
-// What is not VDE's protocol, or names a socket that is not the client's, gets no port; real clients are in netnstest.
+// What is not VDE's protocol, or names a socket that is not the client's, gets no port; real clients are in e2e.
 func TestVDEHostile(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "vde")
 	v, err := OpenVDE(dir)

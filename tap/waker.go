@@ -22,7 +22,7 @@ func newWaker() (*waker, error) {
 	return &waker{fd: fd}, nil
 }
 
-// Wake is dataplane.Poller's.
+// Wake implements dataplane.Poller.
 func (w *waker) Wake() {
 	var one [8]byte
 	binary.NativeEndian.PutUint64(one[:], 1)

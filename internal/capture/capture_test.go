@@ -12,7 +12,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/filter"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
-	"github.com/uvswitch/uvswitch/internal/wire"
+	"github.com/uvswitch/uvswitch/internal/simnet"
 )
 
 // gopacket reads what was written: interfaces with names, times to the nanosecond, lengths, bytes.
@@ -27,7 +27,7 @@ func TestWriterAgainstGopacket(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 678901234, time.UTC)
 	data := []byte("some bytes, 23 of them")
 	for i, p := range []frame.PortID{1, 2, 1} {
-		r := capture.Record{Time: at.Add(time.Duration(i)), Port: p, In: p, Out: 2, Dir: capture.In, Verdict: frame.Unicast, Length: 100, Data: data[:20+i], Vnet: make([]byte, frame.VnetLen)}
+		r := capture.Record{Time: at.Add(time.Duration(i)), Port: p, In: p, Out: 2, Dir: capture.In, Verdict: frame.ToPort, Length: 100, Data: data[:20+i], Vnet: make([]byte, frame.VnetLen)}
 		if err := w.Write(r, uint64(i)); err != nil {
 			t.Fatal(err)
 		}
@@ -56,12 +56,12 @@ func TestWriterAgainstGopacket(t *testing.T) {
 // bed is two ports in a network, and a capture hub.
 type bed struct {
 	t   *testing.T
-	n   *wire.Net
+	n   *simnet.Net
 	hub *capture.Hub
 }
 
 func newBed(t *testing.T) *bed {
-	n, err := wire.Run("network 1 10.0.0.1/24\nhost a 10.0.0.2 port 1\nhost b 10.0.0.3 port 2\nb > a \"learn\"\na > b \"me\"\n")
+	n, err := simnet.Run("network 1 10.0.0.1/24\nhost a 10.0.0.2 port 1\nhost b 10.0.0.3 port 2\nb > a \"learn\"\na > b \"me\"\n")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +126,7 @@ func TestCapture(t *testing.T) {
 	if got := drain(in); len(got) != 1 || got[0].Dir != capture.In {
 		t.Errorf("in: %+v", got)
 	}
-	if got := drain(ends); len(got) != 1 || got[0].Kind != capture.End || got[0].Verdict != frame.Unicast || got[0].In != 1 || got[0].Out != 2 {
+	if got := drain(ends); len(got) != 1 || got[0].Kind != capture.End || got[0].Verdict != frame.ToPort || got[0].In != 1 || got[0].Out != 2 {
 		t.Errorf("ends: %+v", got)
 	}
 	for _, c := range []*capture.Capture{all, one, in, ends} {

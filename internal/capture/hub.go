@@ -54,7 +54,7 @@ type Capture struct {
 	options Options
 	all     bool
 	ports   [frame.MaxPorts]bool
-	rings   []*ring.Ring // by worker; the last is the housekeeper's
+	rings   []*ring.Queue // by worker; the last is the housekeeper's
 	wake    chan struct{}
 }
 
@@ -141,7 +141,7 @@ func (c *Capture) Wait() <-chan struct{} { return c.wake }
 // Drain calls yield with the records that are there, oldest first, until yield returns false.
 func (c *Capture) Drain(yield func(Record) bool) {
 	for {
-		var oldest *ring.Ring
+		var oldest *ring.Queue
 		var rec []byte
 		for _, r := range c.rings {
 			if b := r.Peek(); b != nil && (rec == nil || stamp(b) < stamp(rec)) {

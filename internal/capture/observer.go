@@ -52,8 +52,8 @@ func (o *observer) serve(captures [maxCaptures]*Capture) {
 	o.captures = captures
 }
 
-// Came is dataplane.Observer's.
-func (o *observer) Came(b *frame.Batch, again bool) {
+// Came implements dataplane.Observer.
+func (o *observer) Received(b *frame.Batch, again bool) {
 	now := time.Now()
 	if !again {
 		for _, t := range b.Failed {
@@ -89,8 +89,8 @@ func (o *observer) Came(b *frame.Batch, again bool) {
 	}
 }
 
-// Went is dataplane.Observer's.
-func (o *observer) Went(b *frame.Batch) {
+// Went implements dataplane.Observer.
+func (o *observer) Decided(b *frame.Batch) {
 	now := time.Now()
 	for i := range b.Frames[:b.N] {
 		f, k := &b.Frames[i], &o.came[i]
@@ -98,7 +98,7 @@ func (o *observer) Went(b *frame.Batch) {
 			Time: now, In: f.In, Out: f.Out, Copies: 1, Verdict: f.Verdict, Reason: f.Reason, Packet: k.packet, Before: k.before, Vnet: k.vnet[:],
 			Length: k.length, Frames: 1,
 		}
-		if f.NAT == frame.NATFlow || f.NAT == frame.NATError || f.NAT == frame.NATDone {
+		if f.NAT == frame.NATEstablished || f.NAT == frame.NATRelated || f.NAT == frame.NATDone {
 			r.Flow = f.Flow
 		}
 		if f.Flags&frame.HasTuple != 0 {
@@ -125,7 +125,7 @@ func (o *observer) receivers(f *frame.Frame) []frame.PortID {
 			return nil
 		}
 		fallthrough
-	case frame.Unicast, frame.InChain:
+	case frame.ToPort, frame.Coalesced:
 		o.flood[0] = f.Out
 		return o.flood[:1]
 	case frame.Flood:
@@ -143,7 +143,7 @@ func (o *observer) arrived(r *Record, k *kept, to []frame.PortID) {
 		}
 		r.Port = r.In
 		if c.options.Ends {
-			ended := r.Verdict != frame.Punt && r.Verdict != frame.Held && (r.Verdict == frame.Drop || !c.options.Drops)
+			ended := r.Verdict != frame.Punt && r.Verdict != frame.Queued && (r.Verdict == frame.Drop || !c.options.Drops)
 			if r.Kind = End; ended && (c.wants(r.In) || c.wantsAny(to)) {
 				o.write(j, r, data)
 			}
@@ -156,7 +156,7 @@ func (o *observer) arrived(r *Record, k *kept, to []frame.PortID) {
 
 // departed writes the records of a frame as ports get it. What is joined to an earlier frame went with that one.
 func (o *observer) departed(r *Record, f *frame.Frame, k *kept, to []frame.PortID) {
-	if len(to) == 0 || f.Verdict == frame.InChain || f.Verdict == frame.Drop {
+	if len(to) == 0 || f.Verdict == frame.Coalesced || f.Verdict == frame.Drop {
 		return
 	}
 	r.Kind, r.Length, r.Vnet = Departure, f.WireLen(), f.Vnet()
@@ -206,8 +206,8 @@ func (o *observer) failed(t frame.TxFailure, now time.Time) {
 	}
 }
 
-// Ended is dataplane.Observer's.
-func (o *observer) Ended(e dataplane.End) {
+// Ended implements dataplane.Observer.
+func (o *observer) SlowPathDone(e dataplane.End) {
 	var f frame.Frame
 	f.Reset(e.Raw, e.In)
 	frame.Parse(&f)

@@ -61,7 +61,7 @@ func (r *Record) Comment(name func(frame.PortID) string) string {
 		parts = append(parts, "from "+name(r.In))
 	case r.Verdict == frame.Punt && r.Reason == frame.None:
 		parts = append(parts, "taken by the gateway")
-	case r.Verdict == frame.Held, r.Verdict == frame.Punt && (r.Reason == frame.NeighborFailed || r.Reason == frame.FragmentWaits || r.Reason == frame.FlowBusy):
+	case r.Verdict == frame.Queued, r.Verdict == frame.Punt && (r.Reason == frame.NeighborFailed || r.Reason == frame.FragmentWaits || r.Reason == frame.FlowBusy):
 		parts = append(parts, fmt.Sprintf("waits (%s)", r.Reason))
 	case r.Verdict == frame.Punt:
 		parts = append(parts, fmt.Sprintf("handed to the gateway (%s)", r.Reason))

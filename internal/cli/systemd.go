@@ -93,7 +93,7 @@ func store() control.Store {
 	return nil
 }
 
-// Keep is control.Store's.
+// Keep implements control.Store.
 func (s *fdStore) Keep(name string, fd int) error {
 	return s.send("FDSTORE=1\nFDNAME="+name, fd)
 }
@@ -101,7 +101,7 @@ func (s *fdStore) Keep(name string, fd int) error {
 // barrierPatience bounds the wait for systemd to have read what it was sent.
 const barrierPatience = 2 * time.Second
 
-// Forget is control.Store's.
+// Forget implements control.Store.
 func (s *fdStore) Forget(name string) error {
 	if err := s.send("FDSTOREREMOVE=1\nFDNAME="+name, -1); err != nil {
 		return err

@@ -97,7 +97,7 @@ type seconds time.Duration
 func (s *seconds) String() string { return time.Duration(*s).String() }
 func (s *seconds) Type() string   { return "time" }
 
-// Set is pflag's.
+// Set implements pflag.Value.
 func (s *seconds) Set(text string) error {
 	if n, err := strconv.ParseFloat(text, 64); err == nil && n > 0 && n < 3600 {
 		*s = seconds(n * float64(time.Second))
@@ -154,10 +154,10 @@ func (m *top) look() tea.Msg {
 	return looked{s, err}
 }
 
-// Init is bubbletea's.
+// Init implements tea.Model.
 func (m *top) Init() tea.Cmd { return m.look }
 
-// Update is bubbletea's.
+// Update implements tea.Model.
 func (m *top) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	switch msg := msg.(type) {
 	case tea.WindowSizeMsg:
@@ -191,7 +191,7 @@ func (m *top) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	return m, nil
 }
 
-// View is bubbletea's.
+// View implements tea.Model.
 func (m *top) View() tea.View {
 	v := tea.NewView(m.screen())
 	v.AltScreen = true

@@ -22,7 +22,7 @@ import (
 )
 
 // where the tests are.
-const tests = "internal/wire"
+const tests = "internal/simnet"
 
 // A requirement is one test.
 type requirement struct {
@@ -155,8 +155,8 @@ var number = regexp.MustCompile(`^(REQ)?([0-9][0-9a-z]*(?:_[0-9]+)*)_(.*)$`)
 // write prints the tables.
 func write(b *bytes.Buffer, list []requirement) {
 	fmt.Fprint(b, "# Compliance\n\nWhat is asked of a NAT, a router and its ARP, and the test that answers. `make compliance` makes this page from the tests'\n"+
-		"names, comments and results; each is a scenario in virtual time in [internal/wire](../internal/wire), to be run alone by\n"+
-		"`go test ./internal/wire -run NAME`.\n\nBeside these, real programs and kernels judge, in [internal/netnstest](../internal/netnstest): coturn's `turnutils_natdiscovery` reports\n"+
+		"names, comments and results; each is a scenario in virtual time in [internal/simnet](../internal/simnet), to be run alone by\n"+
+		"`go test ./internal/simnet -run NAME`.\n\nBeside these, real programs and kernels judge, in [internal/e2e](../internal/e2e): coturn's `turnutils_natdiscovery` reports\n"+
 		"mapping, filtering and hairpinning as configured (`TestNATDiscovery`); the kernel's MASQUERADE and DNAT get the same packets, and each\n"+
 		"difference is listed with its reason (`TestKernelNATAgrees`).\n")
 	for i, s := range sections {

@@ -58,7 +58,7 @@ const spareThreads = 2
 
 func newPoller(name string, busyPoll time.Duration) (dataplane.Poller, error) {
 	if name == ioURing {
-		return tap.NewRing(busyPoll)
+		return tap.NewIOUring(busyPoll)
 	}
 	return tap.NewRW()
 }

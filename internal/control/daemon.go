@@ -203,12 +203,12 @@ func newDaemon(o Options) (*Daemon, error) {
 	if chosen.why != "" {
 		d.log.Warn("falling back to another I/O backend", "backend", chosen.name, "why", chosen.why)
 	}
-	var pair nat.Pair
+	var pair nat.PortlessPeer
 	if ids != nil {
-		pair = d.up.SetPair
+		pair = d.up.SetPortlessPeer
 	}
 	n := nat.New(nat.Options{
-		Flows: o.Flows, FlowsPerPort: o.FlowsPerPort, Seed: binary.NativeEndian.Uint64(seed[:]), ICMPIDs: ids, Timers: o.Timers, Strict: o.Strict, Pair: pair,
+		Flows: o.Flows, FlowsPerPort: o.FlowsPerPort, Seed: binary.NativeEndian.Uint64(seed[:]), ICMPIDs: ids, Timers: o.Timers, Strict: o.Strict, PortlessPeer: pair,
 		Alloc: hugeMemory,
 	})
 	d.dp = dataplane.New(n, d.clock, pollers...)
@@ -342,7 +342,7 @@ func (d *Daemon) routeToHost(addr netip.Addr) {
 	}
 	rt := router.Route{Prefix: netip.PrefixFrom(addr, 32), Kind: router.Unreachable}
 	if h := d.ports[hostPort]; h != nil {
-		rt.Kind, rt.Egress, rt.NextHop = router.Host, h.net.id, frame.AddrFrom(h.addr.Addr())
+		rt.Kind, rt.Egress, rt.NextHop = router.Local, h.net.id, frame.AddrFrom(h.addr.Addr())
 	}
 	if err := d.dp.Router.AddRoute(rt); err != nil {
 		d.log.Error("route to the host", "error", err)

@@ -97,7 +97,7 @@ func handedWith(r *http.Request) (*tap.Device, error) {
 		closeAll(fds)
 		return nil, api.Errorf(http.StatusBadRequest, "%d descriptors came with the request: a port takes one", len(fds))
 	}
-	dev, err := tap.Adopt(fds[0])
+	dev, err := tap.FromFD(fds[0])
 	if err != nil {
 		closeAll(fds)
 		return nil, api.Errorf(http.StatusBadRequest, "%v", err)

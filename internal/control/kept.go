@@ -161,7 +161,7 @@ func (d *Daemon) readKept() (k kept, devices map[string]*tap.Device) {
 
 // alive is the TAP of a descriptor; nil when the device has gone with its namespace.
 func alive(fd int) *tap.Device {
-	dev, err := tap.Adopt(fd)
+	dev, err := tap.FromFD(fd)
 	if err == nil {
 		if _, err = dev.Up(); err == nil {
 			return dev

@@ -47,7 +47,7 @@ type port struct {
 	knobs
 	handed    bool // a TAP that somebody else has made
 	conn      frame.Conn
-	swallower *uplink.Swallower
+	swallower *uplink.IngressDrop
 	asked     api.PortAdd
 }
 
@@ -322,7 +322,7 @@ func opened[C frame.Conn](c C, err error) (frame.Conn, error) {
 
 // plugDevice takes an existing device of the switch's own namespace, as `brctl addif` does, and brings it up.
 func (d *Daemon) plugDevice(p *port) error {
-	c, err := tap.OpenPacket(tap.Own, p.ifname)
+	c, err := tap.OpenAFPacket(tap.Own, p.ifname)
 	if err != nil {
 		return err
 	}
@@ -333,7 +333,7 @@ func (d *Daemon) plugDevice(p *port) error {
 	}
 	if err == nil {
 		p.mtu = info.MTU
-		p.swallower, err = uplink.Swallow(info.Index)
+		p.swallower, err = uplink.DropIngress(info.Index)
 	}
 	if err == nil {
 		err = tap.SetUp(tap.Own, p.ifname)
@@ -363,7 +363,7 @@ func (d *Daemon) followDevices() error {
 	plugged := map[int]*port{} // by index
 	var away []*port
 	for _, p := range d.portList() {
-		switch c, ok := p.conn.(*tap.Packet); {
+		switch c, ok := p.conn.(*tap.AFPacket); {
 		case !ok:
 		case c.Bound():
 			plugged[c.Index()] = p
@@ -427,11 +427,11 @@ func (d *Daemon) replug(p *port, info tap.DeviceInfo) error {
 	if err := tap.SetUp(tap.Own, p.ifname); err != nil {
 		return err
 	}
-	s, err := uplink.Swallow(info.Index)
+	s, err := uplink.DropIngress(info.Index)
 	if err != nil {
 		return err
 	}
-	if err := tap.In(tap.Own, func() error { return p.conn.(*tap.Packet).Rebind(info.Index) }); err != nil {
+	if err := tap.In(tap.Own, func() error { return p.conn.(*tap.AFPacket).Rebind(info.Index) }); err != nil {
 		s.Close()
 		return err
 	}

@@ -34,7 +34,7 @@ func (d *Daemon) trace(q api.TraceRequest) (api.Trace, error) {
 	if p.kind == kindUplink && d.opts.UplinkKind != uplink.TAP {
 		var f frame.Frame
 		f.Reset(raw, p.id)
-		if frame.Parse(&f); !d.up.Takes(&f) {
+		if frame.Parse(&f); !d.up.Claims(&f) {
 			why := "it is the host's own: the uplink takes only what is for an outside port of NAT, a published one, or belongs to a flow"
 			return api.Trace{
 				Packet: frame.Text(&f), In: p.name, Length: f.Len(), Ports: []string{}, Verdict: "passed", Why: why,
@@ -219,7 +219,7 @@ func (d *Daemon) explainForward(f *frame.Frame) (string, string) {
 	switch f.Verdict {
 	case frame.Local:
 		return "router", fmt.Sprintf("%s is the gateway of network %s", f.Dst, d.networkName(f.Net))
-	case frame.Unicast:
+	case frame.ToPort:
 		return "port", fmt.Sprintf("%s is behind port %s", f.Dst, d.portName(f.Out))
 	}
 	if f.Dst == frame.BroadcastMAC {
@@ -234,7 +234,7 @@ func (d *Daemon) explainForward(f *frame.Frame) (string, string) {
 func (d *Daemon) explainPreRouting(f *frame.Frame) (string, string) {
 	host := d.dp.NAT.External()
 	switch f.NAT {
-	case frame.NATFlow:
+	case frame.NATEstablished:
 		dir := "a packet of"
 		if f.Dir == 1 {
 			dir = "the answer to"
@@ -247,7 +247,7 @@ func (d *Daemon) explainPreRouting(f *frame.Frame) (string, string) {
 			text += fmt.Sprintf("; routed to %s", f.RouteDst)
 		}
 		return "flow", text
-	case frame.NATError:
+	case frame.NATRelated:
 		return "flow", fmt.Sprintf("an ICMP error about flow %s; it goes to %s", d.flowText(f.Flow), f.RouteDst)
 	case frame.NATNew:
 		if f.Rule == 0 {
@@ -316,14 +316,14 @@ func routeText(d *Daemon, rt router.Route) string {
 	if rt.Prefix == everywhere {
 		text = "default"
 	}
-	if rt.Kind != router.Unicast && rt.Kind != router.Host {
+	if rt.Kind != router.Unicast && rt.Kind != router.Local {
 		return rt.Kind.String() + " " + text
 	}
 	if rt.NextHop != 0 {
 		text += " via " + rt.NextHop.String()
 	}
 	switch {
-	case rt.Kind == router.Host:
+	case rt.Kind == router.Local:
 		return text + " dev " + hostPort
 	case rt.Egress == frame.NoNet:
 		return text + " dev " + uplinkPort
@@ -343,11 +343,11 @@ func (d *Daemon) explainPostRouting(before, f *frame.Frame) (string, string) {
 	}
 	what := "snat"
 	switch {
-	case f.NAT == frame.NATError:
+	case f.NAT == frame.NATRelated:
 		return "rewrite", "the error's addresses, and those of the packet that it quotes"
-	case before.NAT == frame.NATNew, before.NAT == frame.NATFlow && before.Dir == 0 && before.Tuple.Dst != f.Tuple.Dst:
+	case before.NAT == frame.NATNew, before.NAT == frame.NATEstablished && before.Dir == 0 && before.Tuple.Dst != f.Tuple.Dst:
 		what = "dnat"
-	case before.NAT == frame.NATFlow && before.Dir == 1:
+	case before.NAT == frame.NATEstablished && before.Dir == 1:
 		what = "undo"
 	}
 	var changed []string
@@ -378,7 +378,7 @@ func (d *Daemon) explainPostRouting(before, f *frame.Frame) (string, string) {
 
 // wouldMake says that a flow would be made, and whether its port is an example.
 func (d *Daemon) wouldMake() string {
-	if d.dp.NAT.Drawn() {
+	if d.dp.NAT.PortIsExample() {
 		return "a new flow would be made (the outside port is an example: it is drawn at random)"
 	}
 	return "a new flow would be made"
@@ -403,7 +403,7 @@ func (d *Daemon) explainResolve(before, f *frame.Frame) (string, string) {
 }
 
 // explainSlow says what the housekeeper would do.
-func (d *Daemon) explainSlow(t *api.Trace, f *frame.Frame, r *router.Result) {
+func (d *Daemon) explainSlow(t *api.Trace, f *frame.Frame, r *router.DryRunResult) {
 	var sent []string
 	for _, eth := range r.Sent {
 		var g frame.Frame

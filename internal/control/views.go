@@ -59,7 +59,7 @@ func (d *Daemon) portState(p *port) string {
 	}
 	var up bool
 	switch c := p.conn.(type) {
-	case *tap.Packet:
+	case *tap.AFPacket:
 		info, err := tap.Inspect(tap.Own, p.ifname)
 		up = err == nil && c.Bound() && info.Up // else until there is such a device again
 	case interface{ Up() (bool, error) }: // a TAP, wherever it has been moved
@@ -133,7 +133,7 @@ func (d *Daemon) fdbView() []api.FDBEntry {
 			case e.Sticky:
 				v.State, v.Flags = "sticky", []string{"sticky"}
 			default:
-				v.Age = float64(now-e.Heard) / frame.TicksPerSecond
+				v.Age = float64(now-e.LastSeen) / frame.TicksPerSecond
 			}
 			out = append(out, v)
 		}
@@ -189,7 +189,7 @@ func (d *Daemon) routeView() []api.Route {
 		if r.NextHop != 0 {
 			v.Gateway = r.NextHop.String()
 		}
-		if r.Kind == router.Host {
+		if r.Kind == router.Local {
 			v.Dev = hostPort
 		}
 		v.ByHand = d.ownRoute(r.Prefix) == nil

@@ -22,7 +22,7 @@ type Dataplane struct {
 
 	clock   func() int64
 	workers []*worker
-	keeper  keeper
+	slow    slowPath
 
 	mu      sync.Mutex // ports coming and going
 	readers map[frame.PortID]int
@@ -34,8 +34,8 @@ func New(n *nat.NAT, clock func() int64, pollers ...Poller) *Dataplane {
 	d := &Dataplane{
 		Switch: vswitch.New(), Router: router.New(), NAT: n, clock: clock, readers: map[frame.PortID]int{},
 	}
-	d.keeper.dp = d
-	d.keeper.wake = make(chan struct{}, 1)
+	d.slow.dp = d
+	d.slow.wake = make(chan struct{}, 1)
 	for _, p := range pollers {
 		d.workers = append(d.workers, newWorker(d, p))
 	}
@@ -67,7 +67,7 @@ func (d *Dataplane) AddPort(p vswitch.Port, c frame.Conn) error {
 	d.readers[p.ID] = reader
 	for i, w := range d.workers {
 		var err error
-		w.do(func() { err = w.addPort(p.ID, c, i == reader) })
+		w.run(func() { err = w.addPort(p.ID, c, i == reader) })
 		if err != nil {
 			d.removePort(p.ID)
 			return fmt.Errorf("dataplane: adding port %d: %w", p.ID, err)
@@ -100,12 +100,12 @@ func (d *Dataplane) RemovePort(id frame.PortID) {
 
 func (d *Dataplane) removePort(id frame.PortID) {
 	for _, w := range d.workers {
-		w.do(func() { w.removePort(id) })
+		w.run(func() { w.removePort(id) })
 	}
 	d.Switch.DeletePort(id)
-	d.keeper.mu.Lock()
-	d.keeper.waiting.forget(&d.keeper, id)
-	d.keeper.mu.Unlock()
+	d.slow.mu.Lock()
+	d.slow.parked.forget(&d.slow, id)
+	d.slow.mu.Unlock()
 	delete(d.readers, id)
 	for _, s := range d.all() {
 		s.ports[id].Store(nil)
@@ -115,12 +115,12 @@ func (d *Dataplane) removePort(id frame.PortID) {
 // Barrier returns when every worker has passed a batch boundary: what was unlinked before is in nobody's hands.
 func (d *Dataplane) Barrier() {
 	for _, w := range d.workers {
-		w.do(func() {})
+		w.run(func() {})
 	}
 }
 
 // SlowPath calls fn with the Output that the router's slow path sends by.
-func (d *Dataplane) SlowPath(fn func(router.Output)) { d.keeper.do(fn) }
+func (d *Dataplane) SlowPath(fn func(router.Output)) { d.slow.call(fn) }
 
 // Run runs the workers and the housekeeper until ctx is done; gone is called for each port whose device has died.
 func (d *Dataplane) Run(ctx context.Context, gone func(frame.PortID)) error {
@@ -135,7 +135,7 @@ func (d *Dataplane) Run(ctx context.Context, gone func(frame.PortID)) error {
 	for _, w := range d.workers {
 		wg.Go(func() {
 			runtime.LockOSThread()
-			errs <- w.run(&stop)
+			errs <- w.loop(&stop)
 		})
 	}
 	tick := time.NewTicker(time.Second)
@@ -146,9 +146,9 @@ func (d *Dataplane) Run(ctx context.Context, gone func(frame.PortID)) error {
 		case <-ctx.Done():
 		case err = <-errs:
 		case <-tick.C:
-		case <-d.keeper.wake:
+		case <-d.slow.wake:
 		}
-		for _, id := range d.keeper.run(d.Now()) {
+		for _, id := range d.slow.process(d.Now()) {
 			gone(id)
 		}
 	}
@@ -168,7 +168,7 @@ func (d *Dataplane) Step() error {
 			return err
 		}
 	}
-	d.keeper.run(d.Now())
+	d.slow.process(d.Now())
 	return nil
 }
 
@@ -182,6 +182,6 @@ func (d *Dataplane) SetRate(id frame.PortID, rx, tx Rate) {
 		if i != d.readers[id] { // it never has the port's frames
 			from = nil
 		}
-		w.do(func() { w.limit(id, from, out) })
+		w.run(func() { w.limit(id, from, out) })
 	}
 }

@@ -8,15 +8,15 @@ import (
 
 // waiting holds fragments that came before the first one of their packet, which has the ports (nat.FragmentWaits).
 // It is the housekeeper's.
-type waiting struct {
+type parkedFragments struct {
 	n     atomic.Int32 // len(held): workers look at it
 	dirty bool         // something was added since the last check
-	held  []waiter
+	held  []parkedFragment
 	bytes int
 	of    [frame.MaxPorts]struct{ frames, bytes int } // by port
 }
 
-type waiter struct {
+type parkedFragment struct {
 	rec     []byte // a record
 	expires frame.Tick
 }
@@ -30,14 +30,14 @@ const (
 )
 
 // add keeps a copy of a record, or drops its frame.
-func (w *waiting) add(k *keeper, rec []byte, now frame.Tick) {
+func (w *parkedFragments) add(k *slowPath, rec []byte, now frame.Tick) {
 	in := recordPort(rec)
 	of := &w.of[in%frame.MaxPorts]
 	if len(w.held) >= maxWaiting || w.bytes+len(rec) > maxWaitBytes || of.frames >= waitingOfPort || of.bytes+len(rec) > maxWaitBytes/8 {
 		k.end(in, rec[recordLen:], frame.FragmentQueueFull)
 		return
 	}
-	w.held = append(w.held, waiter{slices.Clone(rec), now + waitTime})
+	w.held = append(w.held, parkedFragment{slices.Clone(rec), now + waitTime})
 	w.bytes += len(rec)
 	of.frames++
 	of.bytes += len(rec)
@@ -46,17 +46,17 @@ func (w *waiting) add(k *keeper, rec []byte, now frame.Tick) {
 }
 
 // check lets those go on whose first fragment has come, and drops those that have waited for too long.
-func (w *waiting) check(k *keeper, now frame.Tick) {
+func (w *parkedFragments) check(k *slowPath, now frame.Tick) {
 	w.dirty = false
-	k.dp.NAT.AskFragments()
-	w.held = slices.DeleteFunc(w.held, func(x waiter) bool {
+	k.dp.NAT.ResetFragmentEvent()
+	w.held = slices.DeleteFunc(w.held, func(x parkedFragment) bool {
 		p := punted(x.rec)
 		var f frame.Frame
 		f.Reset(p.Raw, p.In)
 		frame.Parse(&f)
 		f.Net = p.Net
 		switch {
-		case k.dp.NAT.FragmentKnown(&f):
+		case k.dp.NAT.HasFirstFragment(&f):
 			k.inject(p.In, p.Net, p.Egress, x.rec[7], p.NextHop, p.Raw)
 		case int32(now-x.expires) >= 0:
 			k.end(p.In, p.Raw, frame.FragmentTimeout)
@@ -70,8 +70,8 @@ func (w *waiting) check(k *keeper, now frame.Tick) {
 }
 
 // forget drops what came from a port that is removed.
-func (w *waiting) forget(k *keeper, id frame.PortID) {
-	w.held = slices.DeleteFunc(w.held, func(x waiter) bool {
+func (w *parkedFragments) forget(k *slowPath, id frame.PortID) {
+	w.held = slices.DeleteFunc(w.held, func(x parkedFragment) bool {
 		if recordPort(x.rec) != id {
 			return false
 		}
@@ -83,7 +83,7 @@ func (w *waiting) forget(k *keeper, id frame.PortID) {
 }
 
 // gone takes one away from what is held of a port.
-func (w *waiting) gone(in frame.PortID, bytes int) {
+func (w *parkedFragments) gone(in frame.PortID, bytes int) {
 	of := &w.of[in%frame.MaxPorts]
 	of.frames--
 	of.bytes -= bytes

@@ -17,26 +17,26 @@ const (
 
 // A keeper is the housekeeper: it handles what workers punt and lets the tables age. It is the router's Output:
 // what the router sends goes to a worker by its ring, so that every frame takes the same way out.
-type keeper struct {
+type slowPath struct {
 	dp *Dataplane
 	counters
 	wake chan struct{}
 
-	mu       sync.Mutex // everything below, the workers' rings (this end), and calls into the router's slow path
-	next     frame.Tick // when housekeeping is due
-	waiting  waiting    // fragments
-	ease     frame.Tick // when the flow table may be eased again
-	sweep    int        // flow entries still to be looked at
-	sent     bool       // something was injected
-	recent   recent
-	observer Observer // nil, as a rule
+	mu          sync.Mutex      // everything below, the workers' rings (this end), and calls into the router's slow path
+	next        frame.Tick      // when housekeeping is due
+	parked      parkedFragments // fragments
+	earlyDropAt frame.Tick      // when the flow table may be eased again
+	sweep       int             // flow entries still to be looked at
+	sent        bool            // something was injected
+	recent      recent
+	observer    Observer // nil, as a rule
 
 	deadMu sync.Mutex // held for an append: workers take it
 	dead   []frame.PortID
 }
 
 // notify asks for a run; it never waits.
-func (k *keeper) notify() {
+func (k *slowPath) notify() {
 	select {
 	case k.wake <- struct{}{}:
 	default:
@@ -44,7 +44,7 @@ func (k *keeper) notify() {
 }
 
 // gone notes a port whose device has died.
-func (k *keeper) gone(id frame.PortID) {
+func (k *slowPath) gone(id frame.PortID) {
 	k.deadMu.Lock()
 	k.dead = append(k.dead, id)
 	k.deadMu.Unlock()
@@ -52,7 +52,7 @@ func (k *keeper) gone(id frame.PortID) {
 }
 
 // run handles what was punted and, when due, lets the tables age. It returns the ports that were found dead.
-func (k *keeper) run(now frame.Tick) []frame.PortID {
+func (k *slowPath) process(now frame.Tick) []frame.PortID {
 	k.mu.Lock()
 	for _, w := range k.dp.workers {
 		n := 0
@@ -66,15 +66,15 @@ func (k *keeper) run(now frame.Tick) []frame.PortID {
 		}
 	}
 	due := int32(now-k.next) >= 0
-	if len(k.waiting.held) > 0 && (due || k.waiting.dirty || k.dp.NAT.FragmentsArrived()) {
-		k.waiting.check(k, now)
+	if len(k.parked.held) > 0 && (due || k.parked.dirty || k.dp.NAT.FragmentsArrived()) {
+		k.parked.check(k, now)
 	}
 	if due {
 		k.next = now + housekeeping
 		k.dp.Switch.Age(now, frame.Seconds(vswitch.DefaultAgeing))
 		k.dp.Router.Tick(now, k)
-		k.sweep = min(sweepBudget, k.dp.NAT.Extent())
-		k.dp.NAT.EndRests(now)
+		k.sweep = min(sweepBudget, k.dp.NAT.Capacity())
+		k.dp.NAT.EndQuarantine(now)
 		k.dp.NAT.AgeFragments(now)
 	}
 	if k.sweep > 0 {
@@ -84,10 +84,10 @@ func (k *keeper) run(now frame.Tick) []frame.PortID {
 		}
 	}
 	pressed := false
-	if k.dp.NAT.Pressed() && int32(now-k.ease) >= 0 {
-		pressed = k.dp.NAT.Ease() > 0
-		if k.ease = now + 1; !pressed {
-			k.ease = now + housekeeping/2 // it walks the table: not for nothing again and again
+	if k.dp.NAT.NearFull() && int32(now-k.earlyDropAt) >= 0 {
+		pressed = k.dp.NAT.EarlyDrop() > 0
+		if k.earlyDropAt = now + 1; !pressed {
+			k.earlyDropAt = now + housekeeping/2 // it walks the table: not for nothing again and again
 		}
 	}
 	if k.sent {
@@ -107,20 +107,20 @@ func (k *keeper) run(now frame.Tick) []frame.PortID {
 }
 
 // handle takes up one punted frame: it waits, or is tried again, or is the router's.
-func (k *keeper) handle(rec []byte, now frame.Tick) {
+func (k *slowPath) handle(rec []byte, now frame.Tick) {
 	switch recordWhy(rec) {
 	case frame.FragmentWaits:
-		k.waiting.add(k, rec, now)
+		k.parked.add(k, rec, now)
 	case frame.FlowBusy: // two workers made one flow at once: it stands by now
 		p := punted(rec)
 		k.inject(p.In, p.Net, p.Egress, rec[7], p.NextHop, p.Raw)
 	default:
-		k.dp.Router.Punted(punted(rec), now, k)
+		k.dp.Router.HandlePunt(punted(rec), now, k)
 	}
 }
 
 // do calls into the router's slow path with the housekeeper as its Output.
-func (k *keeper) do(fn func(router.Output)) {
+func (k *slowPath) call(fn func(router.Output)) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	fn(k)
@@ -130,8 +130,8 @@ func (k *keeper) do(fn func(router.Output)) {
 	}
 }
 
-// Send is router.Output's.
-func (k *keeper) Send(net frame.NetID, eth []byte) {
+// Send implements router.Output.
+func (k *slowPath) Send(net frame.NetID, eth []byte) {
 	k.originated.Add(1)
 	gw := k.port(frame.Gateway)
 	gw.rxPackets.Add(1)
@@ -139,8 +139,8 @@ func (k *keeper) Send(net frame.NetID, eth []byte) {
 	k.inject(frame.Gateway, net, net, 0, 0, append(make([]byte, frame.VnetLen, frame.VnetLen+len(eth)), eth...))
 }
 
-// Release is router.Output's.
-func (k *keeper) Release(p router.Punted) {
+// Release implements router.Output.
+func (k *slowPath) Release(p router.PuntedFrame) {
 	flags := uint8(recResolve)
 	if p.NATed {
 		flags |= recNATed
@@ -148,14 +148,14 @@ func (k *keeper) Release(p router.Punted) {
 	k.inject(p.In, p.Net, p.Egress, flags, p.NextHop, p.Raw)
 }
 
-// Reroute is router.Output's.
-func (k *keeper) Reroute(p router.Punted, raw []byte) {
+// Reroute implements router.Output.
+func (k *slowPath) Reroute(p router.PuntedFrame, raw []byte) {
 	k.originated.Add(1)
 	k.inject(p.In, p.Net, frame.NoNet, recPre, 0, raw)
 }
 
 // inject hands a frame to a worker.
-func (k *keeper) inject(in frame.PortID, net, egress frame.NetID, flags uint8, hop frame.Addr, raw []byte) {
+func (k *slowPath) inject(in frame.PortID, net, egress frame.NetID, flags uint8, hop frame.Addr, raw []byte) {
 	ring := k.dp.workers[0].injected
 	rec := ring.Reserve(recordLen + len(raw))
 	if rec == nil {
@@ -168,25 +168,25 @@ func (k *keeper) inject(in frame.PortID, net, egress frame.NetID, flags uint8, h
 	k.sent = true
 }
 
-// Consume is router.Output's. The gateway's counts are a port's: what it sent came in from it.
-func (k *keeper) Consume(p router.Punted) {
+// Consume implements router.Output. The gateway's counts are a port's: what it sent came in from it.
+func (k *slowPath) Consume(p router.PuntedFrame) {
 	k.consumed.Add(1)
 	gw := k.port(frame.Gateway)
 	gw.txPackets.Add(1)
 	gw.txBytes.Add(uint64(len(p.Raw) - frame.VnetLen))
 	if k.observer != nil {
-		k.observer.Ended(End{p.In, p.Raw, frame.None})
+		k.observer.SlowPathDone(End{p.In, p.Raw, frame.None})
 	}
 }
 
-// Drop is router.Output's.
-func (k *keeper) Drop(p router.Punted, why frame.Reason) { k.end(p.In, p.Raw, why) }
+// Drop implements router.Output.
+func (k *slowPath) Drop(p router.PuntedFrame, why frame.Reason) { k.end(p.In, p.Raw, why) }
 
 // end drops a frame, with its virtio-net header.
-func (k *keeper) end(in frame.PortID, raw []byte, why frame.Reason) {
+func (k *slowPath) end(in frame.PortID, raw []byte, why frame.Reason) {
 	k.dropped(in, frame.NoPort, why)
 	k.recent.add(k.dp.Now(), in, frame.NoPort, why, len(raw)-frame.VnetLen, raw[frame.VnetLen:])
 	if k.observer != nil {
-		k.observer.Ended(End{in, raw, why})
+		k.observer.SlowPathDone(End{in, raw, why})
 	}
 }

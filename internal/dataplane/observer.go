@@ -7,11 +7,11 @@ import "github.com/uvswitch/uvswitch/internal/frame"
 type Observer interface {
 	// Came is called with a batch that has been parsed and not yet decided about, and numbers its frames (Frame.Slot),
 	// so that it knows those of Failed again. again: they come from the housekeeper, and a port's have come before.
-	Came(b *frame.Batch, again bool)
+	Received(b *frame.Batch, again bool)
 	// Went is called when every frame of that batch has its verdict, and those to be sent are with the Poller.
-	Went(b *frame.Batch)
+	Decided(b *frame.Batch)
 	// Ended is called for each frame that the housekeeper ends.
-	Ended(End)
+	SlowPathDone(End)
 }
 
 // An End is a frame that the housekeeper has ended.
@@ -30,11 +30,11 @@ func (d *Dataplane) Observe(of func(i int) Observer) {
 		}
 	}
 	for i, w := range d.workers {
-		w.do(func() { set(i, &w.observer) })
+		w.run(func() { set(i, &w.observer) })
 	}
-	d.keeper.mu.Lock()
-	defer d.keeper.mu.Unlock()
-	set(len(d.workers), &d.keeper.observer)
+	d.slow.mu.Lock()
+	defer d.slow.mu.Unlock()
+	set(len(d.workers), &d.slow.observer)
 }
 
 // A Drop is one that was noted in passing: the last ones are kept whether somebody observes or not.
@@ -91,11 +91,11 @@ func (r *recent) last(to []Drop) []Drop {
 func (d *Dataplane) Recent() (list []Drop) {
 	r := new(recent) // copied whole, so that no worker is held up for long
 	for _, w := range d.workers {
-		w.do(func() { *r = w.recent })
+		w.run(func() { *r = w.recent })
 		list = r.last(list)
 	}
-	d.keeper.mu.Lock()
-	*r = d.keeper.recent
-	d.keeper.mu.Unlock()
+	d.slow.mu.Lock()
+	*r = d.slow.recent
+	d.slow.mu.Unlock()
 	return r.last(list)
 }

@@ -70,9 +70,9 @@ func recordPort(rec []byte) frame.PortID { return frame.PortID(binary.NativeEndi
 func recordWhy(rec []byte) frame.Reason { return frame.Reason(rec[6]) }
 
 // punted decodes a record for the router; its bytes are copied, since the router may hold them.
-func punted(rec []byte) router.Punted {
+func punted(rec []byte) router.PuntedFrame {
 	e := binary.NativeEndian
-	return router.Punted{
+	return router.PuntedFrame{
 		In: recordPort(rec), Net: frame.NetID(e.Uint16(rec[2:])), Egress: frame.NetID(e.Uint16(rec[4:])),
 		Why: frame.Reason(rec[6]), NATed: rec[7]&recNATed != 0, NextHop: frame.Addr(e.Uint32(rec[8:])),
 		Raw: append([]byte(nil), rec[recordLen:]...),
@@ -88,7 +88,7 @@ func (d *Dataplane) restore(rec []byte, f *frame.Frame) {
 	switch {
 	case rec[7]&recRx != 0:
 	case rec[7]&recTx != 0:
-		f.Verdict, f.Out = frame.Unicast, frame.PortID(e.Uint16(rec[12:]))
+		f.Verdict, f.Out = frame.ToPort, frame.PortID(e.Uint16(rec[12:]))
 		f.Flags |= frame.Waited
 	case rec[7]&recResolve != 0:
 		f.Verdict, f.NextHop = frame.Routed, frame.Addr(e.Uint32(rec[8:]))
@@ -108,6 +108,6 @@ func (d *Dataplane) restore(rec []byte, f *frame.Frame) {
 			f.DropFor(frame.UplinkDown)
 			return
 		}
-		f.Verdict, f.Out = frame.Unicast, up.Port
+		f.Verdict, f.Out = frame.ToPort, up.Port
 	}
 }

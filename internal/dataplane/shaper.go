@@ -36,8 +36,8 @@ func (r Rate) DefaultBurst() uint64 { return max(r.Bits/8/200, 32<<10) }
 type bucket struct {
 	perByte uint64       // what a byte takes, in 2^-16 ns
 	burst   int64        // ns
-	paid    atomic.Int64 // until when what has passed takes, ns of the dataplane's clock
-	waits   int          // bytes that may wait with one worker
+	tat     atomic.Int64 // until when what has passed takes, ns of the dataplane's clock
+	limit   int          // bytes that may wait with one worker
 }
 
 // newBucket returns nil for no limit.
@@ -50,7 +50,7 @@ func newBucket(r Rate) *bucket {
 	}
 	t := &bucket{perByte: 8e9 << 16 / r.Bits}
 	t.burst = int64(float64(r.Burst) * 8e9 / float64(r.Bits))
-	t.waits = int(min(max(r.Bits/8*uint64(longestWait)/uint64(time.Second), leastWait), mostWait))
+	t.limit = int(min(max(r.Bits/8*uint64(longestWait)/uint64(time.Second), leastWait), mostWait))
 	return t
 }
 
@@ -59,11 +59,11 @@ func newBucket(r Rate) *bucket {
 //uvswitch:hot
 func (t *bucket) take(now int64, n int) bool {
 	for {
-		paid := t.paid.Load()
+		paid := t.tat.Load()
 		if paid-now > t.burst {
 			return false
 		}
-		if t.paid.CompareAndSwap(paid, max(paid, now)+t.cost(n)) {
+		if t.tat.CompareAndSwap(paid, max(paid, now)+t.cost(n)) {
 			return true
 		}
 	}
@@ -74,9 +74,9 @@ func (t *bucket) take(now int64, n int) bool {
 //uvswitch:hot
 func (t *bucket) charge(now int64, n int, most int64) {
 	for {
-		paid := t.paid.Load()
+		paid := t.tat.Load()
 		next := min(max(paid, now)+t.cost(n), max(paid, now+most))
-		if t.paid.CompareAndSwap(paid, next) {
+		if t.tat.CompareAndSwap(paid, next) {
 			return
 		}
 	}
@@ -88,7 +88,7 @@ func (t *bucket) cost(n int) int64 { return int64(uint64(n) * t.perByte >> 16) }
 // A queue is what waits with one worker for one bucket.
 type queue struct {
 	*bucket
-	ring   *ring.Ring
+	ring   *ring.Queue
 	flag   uint8 // of the records
 	frames int
 	bytes  int
@@ -99,7 +99,7 @@ func newQueue(t *bucket, flag uint8) *queue {
 	if t == nil {
 		return nil
 	}
-	room := 2 * (t.waits + frame.MaxFrame) // a frame more than may wait; what is skipped at the end of the ring; small frames' headers
+	room := 2 * (t.limit + frame.MaxFrame) // a frame more than may wait; what is skipped at the end of the ring; small frames' headers
 	return &queue{bucket: t, flag: flag, ring: ring.New(1 << bits.Len(uint(room)))}
 }
 
@@ -111,7 +111,7 @@ func (q *queue) pass(now int64, f *frame.Frame, why frame.Reason) {
 		return
 	}
 	f.DropFor(why)
-	if q.bytes > q.waits {
+	if q.bytes > q.limit {
 		return
 	}
 	rec := q.ring.Reserve(recordLen + len(f.Raw()))
@@ -123,14 +123,14 @@ func (q *queue) pass(now int64, f *frame.Frame, why frame.Reason) {
 	q.ring.Commit()
 	q.frames++
 	q.bytes += f.Len()
-	f.Verdict = frame.Held
+	f.Verdict = frame.Queued
 }
 
 // ready tells whether the oldest frame may go.
 //
 //uvswitch:hot
 func (q *queue) ready(now int64) bool {
-	return q.frames > 0 && (q.ended || q.paid.Load()-now <= q.burst)
+	return q.frames > 0 && (q.ended || q.tat.Load()-now <= q.burst)
 }
 
 // release lets the oldest frame go.
@@ -222,7 +222,7 @@ func (s *shaper) shape(b *frame.Batch) {
 	}
 	for i := range b.Frames[:b.N] {
 		f := &b.Frames[i]
-		if f.Verdict != frame.Unicast || f.Flags&frame.Waited != 0 {
+		if f.Verdict != frame.ToPort || f.Flags&frame.Waited != 0 {
 			continue
 		}
 		if q := s.tx[f.Out%frame.MaxPorts]; q != nil {
@@ -261,7 +261,7 @@ func (s *shaper) setAlarm() {
 	first, over := int64(math.MaxInt64), false
 	for _, q := range s.queues {
 		if q.frames > 0 {
-			first = min(first, q.paid.Load()-q.burst)
+			first = min(first, q.tat.Load()-q.burst)
 		}
 		over = over || q.ended && q.frames == 0
 	}

@@ -154,7 +154,7 @@ type Conservation struct {
 
 // all lists every set of counters.
 func (d *Dataplane) all() []*counters {
-	list := []*counters{&d.keeper.counters}
+	list := []*counters{&d.slow.counters}
 	for _, w := range d.workers {
 		list = append(list, &w.counters)
 	}

@@ -14,17 +14,17 @@ type Tracer struct {
 
 // An Outcome is where a traced frame ended.
 type Outcome struct {
-	Frame *frame.Frame   // as it is at the end; valid until the next Run
-	Ports []frame.PortID // written to
-	Slow  *router.Result // what the housekeeper does with it, when it is punted
-	Waits bool           // for the first fragment of its packet, or to be tried again (flow_busy)
+	Frame *frame.Frame         // as it is at the end; valid until the next Run
+	Ports []frame.PortID       // written to
+	Slow  *router.DryRunResult // what the housekeeper does with it, when it is punted
+	Waits bool                 // for the first fragment of its packet, or to be tried again (flow_busy)
 }
 
 // Trace calls fn with a Tracer: what it runs meets the tables as they are, changes none of them and no counter. A flow that a
 // first frame would make is there for the following ones. fn runs on a worker between two batches: it should be quick.
 func (d *Dataplane) Trace(fn func(*Tracer)) {
 	t := &Tracer{dp: d}
-	d.workers[0].do(func() { d.NAT.Trace(func() { fn(t) }) })
+	d.workers[0].run(func() { d.NAT.Trace(func() { fn(t) }) })
 }
 
 // Run carries one frame, with its virtio-net header, from a port to its end. step is called after parsing and after each
@@ -47,7 +47,7 @@ func (t *Tracer) Run(in frame.PortID, raw []byte, step func(stage string, before
 	}
 	o := Outcome{Frame: f}
 	switch f.Verdict {
-	case frame.Unicast:
+	case frame.ToPort:
 		o.Ports = []frame.PortID{f.Out}
 	case frame.Flood:
 		n := t.dp.Switch.FloodSet(f, t.flood[:])
@@ -67,9 +67,9 @@ func (t *Tracer) Run(in frame.PortID, raw []byte, step func(stage string, before
 }
 
 // try is what the housekeeper would do with a punted frame.
-func (t *Tracer) try(f *frame.Frame) *router.Result {
+func (t *Tracer) try(f *frame.Frame) *router.DryRunResult {
 	rec := make([]byte, recordLen+len(f.Raw()))
 	putRecord(rec, f)
-	r := t.dp.Router.Try(punted(rec), t.dp.Now())
+	r := t.dp.Router.DryRun(punted(rec), t.dp.Now())
 	return &r
 }

@@ -23,28 +23,28 @@ type worker struct {
 	batch  frame.Batch
 	flood  [frame.MaxPorts]frame.PortID
 	tally  tally
-	joiner frame.Coalescer
+	gro    frame.GRO
 	// By port: see Conn.Longest. Written between two batches.
-	longest [frame.MaxPorts]struct{ tcp, udp int32 }
+	gsoMax [frame.MaxPorts]struct{ tcp, udp int32 }
 	counters
 	recent   recent
 	observer Observer // nil, as a rule
 
-	punts   *ring.Ring               // to the housekeeper
+	punts   *ring.Queue              // to the housekeeper
 	puntsOf [frame.MaxPorts]struct { // what a port has punted in this Tick
 		tick          frame.Tick
 		frames, bytes int32
 	}
-	punted   bool       // in this batch
-	pressed  frame.Tick // when it was last noticed that the flow table fills
-	shaper   shaper
-	injected *ring.Ring // from the housekeeper
-	buf      []byte     // injected frames, while they are being sent
+	punted     bool       // in this batch
+	nearFullAt frame.Tick // when it was last noticed that the flow table fills
+	shaper     shaper
+	injected   *ring.Queue // from the housekeeper
+	buf        []byte      // injected frames, while they are being sent
 
-	mail    atomic.Int32 // functions waiting in box
-	mu      sync.Mutex
-	running bool
-	box     []func()
+	pendingCalls atomic.Int32 // functions waiting in box
+	mu           sync.Mutex
+	running      bool
+	mailbox      []func()
 }
 
 func newWorker(d *Dataplane, p Poller) *worker {
@@ -92,15 +92,15 @@ func (w *worker) round() error {
 		w.counters.failed(f)
 		w.recent.add(b.Tick, frame.NoPort, f.Port, f.Reason, int(f.Bytes), nil)
 	}
-	if w.punted || w.asks() {
+	if w.punted || w.wantsSlowPath() {
 		w.punted = false
-		w.dp.keeper.notify()
+		w.dp.slow.notify()
 	}
 	if len(b.Gone) > 0 {
 		w.reportGone(b)
 	}
-	if w.mail.Load() != 0 {
-		w.readMail()
+	if w.pendingCalls.Load() != 0 {
+		w.runMailbox()
 	}
 	return nil
 }
@@ -109,31 +109,31 @@ func (w *worker) round() error {
 // fragments that wait may go on.
 //
 //uvswitch:hot
-func (w *worker) asks() bool {
-	if t := w.batch.Tick; t != w.pressed && w.dp.NAT.Pressed() {
-		w.pressed = t
+func (w *worker) wantsSlowPath() bool {
+	if t := w.batch.Tick; t != w.nearFullAt && w.dp.NAT.NearFull() {
+		w.nearFullAt = t
 		return true
 	}
-	return w.dp.keeper.waiting.n.Load() > 0 && w.dp.NAT.FragmentsArrived()
+	return w.dp.slow.parked.n.Load() > 0 && w.dp.NAT.FragmentsArrived()
 }
 
 // coalesce joins frames of one flow that go to one port.
 //
 //uvswitch:hot
 func (w *worker) coalesce(b *frame.Batch) {
-	w.joiner.Begin()
+	w.gro.Begin()
 	for i := range b.Frames[:b.N] {
 		f := &b.Frames[i]
-		if f.Verdict != frame.Unicast {
+		if f.Verdict != frame.ToPort {
 			continue
 		}
-		longest := w.longest[f.Out].tcp
+		longest := w.gsoMax[f.Out].tcp
 		if f.Proto == frame.UDP {
-			longest = w.longest[f.Out].udp
+			longest = w.gsoMax[f.Out].udp
 		}
-		switch what, older := w.joiner.Add(f, int(longest)); what {
+		switch what, older := w.gro.Add(f, int(longest)); what {
 		case frame.Merged:
-			f.Verdict = frame.InChain
+			f.Verdict = frame.Coalesced
 		case frame.Supersedes:
 			older.DropFor(frame.AckSuperseded)
 		}
@@ -147,21 +147,21 @@ func (w *worker) transmit(b *frame.Batch) {
 	for i := range b.Frames[:b.N] {
 		f := &b.Frames[i]
 		switch f.Verdict {
-		case frame.Unicast:
+		case frame.ToPort:
 			w.send(f.Out, f)
-		case frame.InChain:
+		case frame.Coalesced:
 			w.tally.sent(f.Out, f.Len())
 		case frame.Flood:
 			w.floodFrame(f)
 		case frame.Punt:
 			w.punt(f)
-		case frame.Held:
+		case frame.Queued:
 		default:
 			w.drop(f, f.Reason)
 		}
 	}
 	if w.observer != nil {
-		w.observer.Went(b)
+		w.observer.Decided(b)
 	}
 }
 
@@ -170,7 +170,7 @@ func (w *worker) transmit(b *frame.Batch) {
 //uvswitch:hot
 func (w *worker) observe(b *frame.Batch, again bool) {
 	if w.observer != nil {
-		w.observer.Came(b, again)
+		w.observer.Received(b, again)
 	}
 }
 
@@ -303,7 +303,7 @@ func (w *worker) resume(b *frame.Batch) {
 		at += recordLen + len(f.Raw())
 		if f.Verdict != frame.Drop {
 			w.dp.restore(rec, f)
-			if f.Verdict != frame.Switch && f.Verdict != frame.Unicast {
+			if f.Verdict != frame.Switch && f.Verdict != frame.ToPort {
 				b.Locals++
 			}
 		}
@@ -312,7 +312,7 @@ func (w *worker) resume(b *frame.Batch) {
 
 func (w *worker) reportGone(b *frame.Batch) {
 	for _, id := range b.Gone {
-		w.dp.keeper.gone(id)
+		w.dp.slow.gone(id)
 	}
 }
 
@@ -323,18 +323,18 @@ func (w *worker) limit(id frame.PortID, rx, tx *bucket) {
 }
 
 func (w *worker) addPort(id frame.PortID, c frame.Conn, read bool) error {
-	w.longest[id].tcp, w.longest[id].udp = int32(c.Longest(frame.TCP)), int32(c.Longest(frame.UDP))
+	w.gsoMax[id].tcp, w.gsoMax[id].udp = int32(c.GSOMaxSize(frame.TCP)), int32(c.GSOMaxSize(frame.UDP))
 	return w.poller.Add(id, c, read)
 }
 
 func (w *worker) removePort(id frame.PortID) {
-	w.longest[id].tcp, w.longest[id].udp = 0, 0
+	w.gsoMax[id].tcp, w.gsoMax[id].udp = 0, 0
 	w.limit(id, nil, nil) // what waited meets a port that is gone
 	w.poller.Remove(id)
 }
 
 // do runs fn on the worker between two batches and waits for it; at once, when the worker is not running.
-func (w *worker) do(fn func()) {
+func (w *worker) run(fn func()) {
 	w.mu.Lock()
 	if !w.running {
 		defer w.mu.Unlock()
@@ -342,18 +342,18 @@ func (w *worker) do(fn func()) {
 		return
 	}
 	done := make(chan struct{})
-	w.box = append(w.box, func() { fn(); close(done) })
-	w.mail.Add(1)
+	w.mailbox = append(w.mailbox, func() { fn(); close(done) })
+	w.pendingCalls.Add(1)
 	w.mu.Unlock()
 	w.poller.Wake()
 	<-done
 }
 
-func (w *worker) readMail() {
+func (w *worker) runMailbox() {
 	w.mu.Lock()
-	box := w.box
-	w.box = nil
-	w.mail.Store(0)
+	box := w.mailbox
+	w.mailbox = nil
+	w.pendingCalls.Store(0)
 	w.mu.Unlock()
 	for _, fn := range box {
 		fn()
@@ -361,7 +361,7 @@ func (w *worker) readMail() {
 }
 
 // run reads until stop is set, then finishes its mail and closes its Poller.
-func (w *worker) run(stop *atomic.Bool) error {
+func (w *worker) loop(stop *atomic.Bool) error {
 	var err error
 	for err == nil && !stop.Load() {
 		err = w.round()
@@ -369,10 +369,10 @@ func (w *worker) run(stop *atomic.Bool) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.running = false
-	for _, fn := range w.box {
+	for _, fn := range w.mailbox {
 		fn()
 	}
-	w.box = nil
+	w.mailbox = nil
 	w.shaper.alarm.Stop()
 	return errors.Join(err, w.poller.Close())
 }

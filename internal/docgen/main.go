@@ -58,7 +58,7 @@ func drops(out io.Writer) error {
 	var b strings.Builder
 	b.WriteString("# Why a frame was dropped\n\nMade by `make docs` from the table in `internal/frame/reason.go`. Every drop has one of these reasons, and the word is the same in\n" +
 		"`uvswitch stats`, `status`, `top`, `monitor`, `trace`, in the comment of a `dump`, in the metrics and on the live page. A test provokes\n" +
-		"each of them (`internal/wire/reasons_test.go`). [find-a-drop.md](find-a-drop.md) says how to find yours.\n")
+		"each of them (`internal/simnet/reasons_test.go`). [find-a-drop.md](find-a-drop.md) says how to find yours.\n")
 	next := 0
 	for r := frame.None + 1; r < frame.NumReasons; r++ {
 		if next < len(stages) && r == stages[next].first {

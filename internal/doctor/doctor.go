@@ -168,7 +168,7 @@ func (e *Exam) capabilities() {
 }
 
 func (e *Exam) ioUring() {
-	r, err := tap.NewRing(0)
+	r, err := tap.NewIOUring(0)
 	if err == nil {
 		_ = r.Close() // nothing was read
 		e.add("io_uring", OK, "", "can be used")
@@ -246,7 +246,7 @@ func (e *Exam) others() {
 	if e.status != nil {
 		pid = e.status.PID
 	}
-	list, stale := uplink.Others(name, pid)
+	list, stale := uplink.OtherPrograms(name, pid)
 	for _, p := range list {
 		e.add("programs", Warn, "see `bpftool net show dev "+name+"`", "%s is attached to the ingress of %s, and may take frames before the switch has them", p, name)
 	}

@@ -11,7 +11,7 @@ import "encoding/binary"
 //
 // Only IPv4 frames are joined, with a partial checksum (VIRTIO_NET_HDR_F_NEEDS_CSUM: nobody between two stacks on one host
 // has summed anything yet) or a complete one that is right: the super-frame's is partial.
-type Coalescer struct {
+type GRO struct {
 	batch uint32
 	flows [coalesceSlots]openFlow
 }
@@ -29,20 +29,20 @@ type openFlow struct {
 }
 
 // Joined tells what became of a frame.
-type Joined uint8
+type GROResult uint8
 
 const (
-	Alone      Joined = iota // it stays as it is, perhaps with others to be joined to it
-	Merged                   // it is part of an earlier frame's chain and must not be sent by itself
-	Supersedes               // it says all that an earlier frame, which Add returns, said
+	Alone      GROResult = iota // it stays as it is, perhaps with others to be joined to it
+	Merged                      // it is part of an earlier frame's chain and must not be sent by itself
+	Supersedes                  // it says all that an earlier frame, which Add returns, said
 )
 
 // Begin forgets the last batch.
 //
 //uvswitch:hot
-func (c *Coalescer) Begin() {
+func (c *GRO) Begin() {
 	if c.batch++; c.batch == 0 { // it came round: what is old must not look new
-		*c = Coalescer{batch: 1}
+		*c = GRO{batch: 1}
 	}
 }
 
@@ -50,7 +50,7 @@ func (c *Coalescer) Begin() {
 // IPv4 packet that port takes: 0 for none that was joined.
 //
 //uvswitch:hot
-func (c *Coalescer) Add(f *Frame, longest int) (Joined, *Frame) {
+func (c *GRO) Add(f *Frame, longest int) (GROResult, *Frame) {
 	if f.Flags&(IsIPv4|HasTuple|Fragment) != IsIPv4|HasTuple || f.Malformed != None || f.Proto != TCP && f.Proto != UDP {
 		return Alone, nil
 	}
@@ -189,8 +189,8 @@ func (o *openFlow) follows(f *Frame) bool {
 //uvswitch:hot
 func (o *openFlow) append(f *Frame, payload int) {
 	head := o.head
-	f.rest = uint16(VnetLen + int(f.L4) + l4HeaderLen(f))
-	o.last.next = f
+	f.payloadOff = uint16(VnetLen + int(f.L4) + l4HeaderLen(f))
+	o.last.nextSegment = f
 	o.last = f
 	old := o.total
 	o.total += payload

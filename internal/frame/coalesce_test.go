@@ -28,20 +28,20 @@ func datagram(payload []byte) []byte {
 }
 
 // coalesce parses the frames, has them joined on their way to port out, and returns what became of each.
-func coalesce(b *frame.Batch, out func(i int) frame.PortID, raws ...[]byte) []frame.Joined {
+func coalesce(b *frame.Batch, out func(i int) frame.PortID, raws ...[]byte) []frame.GROResult {
 	frametest.Fill(b, 1, raws...)
 	frame.ParseBatch(b)
-	var c frame.Coalescer
+	var c frame.GRO
 	c.Begin()
-	what := make([]frame.Joined, b.N)
+	what := make([]frame.GROResult, b.N)
 	for i := range b.Frames[:b.N] {
 		f := &b.Frames[i]
-		f.Verdict, f.Out = frame.Unicast, out(i)
+		f.Verdict, f.Out = frame.ToPort, out(i)
 		w, older := c.Add(f, longest)
 		what[i] = w
 		switch w {
 		case frame.Merged:
-			f.Verdict = frame.InChain
+			f.Verdict = frame.Coalesced
 		case frame.Supersedes:
 			older.DropFor(frame.AckSuperseded)
 		}
@@ -93,40 +93,40 @@ func TestCoalesce(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		raws [][]byte
-		want []frame.Joined
+		want []frame.GROResult
 	}{
-		{"in sequence", [][]byte{seg(0, 1000), seg(1000, 1000), seg(2000, 1000)}, []frame.Joined{A, M, M}},
-		{"a short one is the last", [][]byte{seg(0, 1000), seg(1000, 10), seg(1010, 1000)}, []frame.Joined{A, M, A}},
-		{"a longer one", [][]byte{seg(0, 1000), seg(1000, 1001)}, []frame.Joined{A, A}},
-		{"a gap", [][]byte{seg(0, 1000), seg(1001, 1000)}, []frame.Joined{A, A}},
-		{"again", [][]byte{seg(0, 1000), seg(0, 1000)}, []frame.Joined{A, A}},
-		{"after a gap", [][]byte{seg(0, 1000), seg(3000, 1000), seg(1000, 1000), seg(2000, 1000)}, []frame.Joined{A, A, A, M}},
-		{"PSH", [][]byte{seg(0, 1000), tcpSegment(1000, 5, ack|psh, data[:1000], 0), seg(2000, 1000)}, []frame.Joined{A, M, M}},
-		{"FIN", [][]byte{seg(0, 1000), tcpSegment(1000, 5, ack|fin, data[:1000], 0)}, []frame.Joined{A, A}},
-		{"SYN", [][]byte{tcpSegment(0, 0, syn, nil, 0), seg(1, 1000)}, []frame.Joined{A, A}},
-		{"other acknowledgement", [][]byte{seg(0, 1000), tcpSegment(1000, 6, ack, data[:1000], 0)}, []frame.Joined{A, A}},
-		{"super-frames", [][]byte{tcpSegment(0, 5, ack, data[:2000], 500), tcpSegment(2000, 5, ack, data[:1500], 500)}, []frame.Joined{A, M}},
-		{"a super-frame with a short tail", [][]byte{tcpSegment(0, 5, ack, data[:2001], 500), seg(2001, 500)}, []frame.Joined{A, A}},
-		{"a super-frame of another size", [][]byte{tcpSegment(0, 5, ack, data[:2000], 500), tcpSegment(2000, 5, ack, data[:800], 400)}, []frame.Joined{A, A}},
-		{"type of service", [][]byte{seg(0, 1000), edit(seg(1000, 1000), 15, 4)}, []frame.Joined{A, A}},
-		{"time to live", [][]byte{seg(0, 1000), edit(seg(1000, 1000), 22, 63)}, []frame.Joined{A, A}},
-		{"another station", [][]byte{seg(0, 1000), edit(seg(1000, 1000), 5, 9)}, []frame.Joined{A, A}},
-		{"window", [][]byte{seg(0, 1000), edit(seg(1000, 1000), 49, 1)}, []frame.Joined{A, A}},
-		{"complete checksums", [][]byte{complete(1, 1000), complete(1001, 1000), complete(2001, 10)}, []frame.Joined{A, M, M}},
-		{"a wrong checksum", [][]byte{complete(1, 1000), edit(complete(1001, 1000), 50, 0x77)}, []frame.Joined{A, A}},
-		{"after a wrong checksum", [][]byte{edit(complete(1, 1000), 50, 0x77), complete(1001, 1000)}, []frame.Joined{A, A}},
-		{"another flow between", [][]byte{seg(0, 1000), datagram(data[:9]), seg(1000, 1000), datagram(data[:9])}, []frame.Joined{A, A, M, M}},
-		{"acknowledgements", [][]byte{pure(0, 5), pure(0, 6), pure(0, 7)}, []frame.Joined{A, S, S}},
-		{"duplicate acknowledgements", [][]byte{pure(0, 5), pure(0, 5), pure(0, 5)}, []frame.Joined{A, A, A}},
-		{"an older acknowledgement", [][]byte{pure(0, 6), pure(0, 5)}, []frame.Joined{A, A}},
-		{"an acknowledgement between data", [][]byte{seg(0, 1000), pure(1000, 6), seg(1000, 1000)}, []frame.Joined{A, A, A}},
-		{"data between acknowledgements", [][]byte{pure(0, 5), seg(0, 1000), pure(1000, 6)}, []frame.Joined{A, A, A}},
-		{"an acknowledgement to another station", [][]byte{pure(0, 5), edit(pure(0, 6), 5, 9)}, []frame.Joined{A, A}},
-		{"a checksum elsewhere", [][]byte{seg(0, 1000), func() []byte { r := seg(1000, 1000); frame.VnetHdr(r).Set(1, 0, 0, 0, 34, 18); return r }()}, []frame.Joined{A, A}},
-		{"datagrams", [][]byte{datagram(data[:64]), datagram(data[:64]), datagram(data[:1]), datagram(data[:64])}, []frame.Joined{A, M, M, A}},
-		{"an empty datagram", [][]byte{datagram(data[:64]), datagram(nil), datagram(data[:64])}, []frame.Joined{A, A, A}},
-		{"a datagram without checksum", [][]byte{datagram(data[:64]), frametest.Packet{Src: 1, Dst: 2, SrcPort: 7, DstPort: 9, Payload: data[:64], NoChecksum: true}.Raw()}, []frame.Joined{A, A}},
-		{"a padded frame", [][]byte{datagram(data[:2]), append(datagram(data[:2]), 0, 0, 0)}, []frame.Joined{A, A}},
+		{"in sequence", [][]byte{seg(0, 1000), seg(1000, 1000), seg(2000, 1000)}, []frame.GROResult{A, M, M}},
+		{"a short one is the last", [][]byte{seg(0, 1000), seg(1000, 10), seg(1010, 1000)}, []frame.GROResult{A, M, A}},
+		{"a longer one", [][]byte{seg(0, 1000), seg(1000, 1001)}, []frame.GROResult{A, A}},
+		{"a gap", [][]byte{seg(0, 1000), seg(1001, 1000)}, []frame.GROResult{A, A}},
+		{"again", [][]byte{seg(0, 1000), seg(0, 1000)}, []frame.GROResult{A, A}},
+		{"after a gap", [][]byte{seg(0, 1000), seg(3000, 1000), seg(1000, 1000), seg(2000, 1000)}, []frame.GROResult{A, A, A, M}},
+		{"PSH", [][]byte{seg(0, 1000), tcpSegment(1000, 5, ack|psh, data[:1000], 0), seg(2000, 1000)}, []frame.GROResult{A, M, M}},
+		{"FIN", [][]byte{seg(0, 1000), tcpSegment(1000, 5, ack|fin, data[:1000], 0)}, []frame.GROResult{A, A}},
+		{"SYN", [][]byte{tcpSegment(0, 0, syn, nil, 0), seg(1, 1000)}, []frame.GROResult{A, A}},
+		{"other acknowledgement", [][]byte{seg(0, 1000), tcpSegment(1000, 6, ack, data[:1000], 0)}, []frame.GROResult{A, A}},
+		{"super-frames", [][]byte{tcpSegment(0, 5, ack, data[:2000], 500), tcpSegment(2000, 5, ack, data[:1500], 500)}, []frame.GROResult{A, M}},
+		{"a super-frame with a short tail", [][]byte{tcpSegment(0, 5, ack, data[:2001], 500), seg(2001, 500)}, []frame.GROResult{A, A}},
+		{"a super-frame of another size", [][]byte{tcpSegment(0, 5, ack, data[:2000], 500), tcpSegment(2000, 5, ack, data[:800], 400)}, []frame.GROResult{A, A}},
+		{"type of service", [][]byte{seg(0, 1000), edit(seg(1000, 1000), 15, 4)}, []frame.GROResult{A, A}},
+		{"time to live", [][]byte{seg(0, 1000), edit(seg(1000, 1000), 22, 63)}, []frame.GROResult{A, A}},
+		{"another station", [][]byte{seg(0, 1000), edit(seg(1000, 1000), 5, 9)}, []frame.GROResult{A, A}},
+		{"window", [][]byte{seg(0, 1000), edit(seg(1000, 1000), 49, 1)}, []frame.GROResult{A, A}},
+		{"complete checksums", [][]byte{complete(1, 1000), complete(1001, 1000), complete(2001, 10)}, []frame.GROResult{A, M, M}},
+		{"a wrong checksum", [][]byte{complete(1, 1000), edit(complete(1001, 1000), 50, 0x77)}, []frame.GROResult{A, A}},
+		{"after a wrong checksum", [][]byte{edit(complete(1, 1000), 50, 0x77), complete(1001, 1000)}, []frame.GROResult{A, A}},
+		{"another flow between", [][]byte{seg(0, 1000), datagram(data[:9]), seg(1000, 1000), datagram(data[:9])}, []frame.GROResult{A, A, M, M}},
+		{"acknowledgements", [][]byte{pure(0, 5), pure(0, 6), pure(0, 7)}, []frame.GROResult{A, S, S}},
+		{"duplicate acknowledgements", [][]byte{pure(0, 5), pure(0, 5), pure(0, 5)}, []frame.GROResult{A, A, A}},
+		{"an older acknowledgement", [][]byte{pure(0, 6), pure(0, 5)}, []frame.GROResult{A, A}},
+		{"an acknowledgement between data", [][]byte{seg(0, 1000), pure(1000, 6), seg(1000, 1000)}, []frame.GROResult{A, A, A}},
+		{"data between acknowledgements", [][]byte{pure(0, 5), seg(0, 1000), pure(1000, 6)}, []frame.GROResult{A, A, A}},
+		{"an acknowledgement to another station", [][]byte{pure(0, 5), edit(pure(0, 6), 5, 9)}, []frame.GROResult{A, A}},
+		{"a checksum elsewhere", [][]byte{seg(0, 1000), func() []byte { r := seg(1000, 1000); frame.VnetHdr(r).Set(1, 0, 0, 0, 34, 18); return r }()}, []frame.GROResult{A, A}},
+		{"datagrams", [][]byte{datagram(data[:64]), datagram(data[:64]), datagram(data[:1]), datagram(data[:64])}, []frame.GROResult{A, M, M, A}},
+		{"an empty datagram", [][]byte{datagram(data[:64]), datagram(nil), datagram(data[:64])}, []frame.GROResult{A, A, A}},
+		{"a datagram without checksum", [][]byte{datagram(data[:64]), frametest.Packet{Src: 1, Dst: 2, SrcPort: 7, DstPort: 9, Payload: data[:64], NoChecksum: true}.Raw()}, []frame.GROResult{A, A}},
+		{"a padded frame", [][]byte{datagram(data[:2]), append(datagram(data[:2]), 0, 0, 0)}, []frame.GROResult{A, A}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var b frame.Batch
@@ -223,7 +223,7 @@ func TestCoalesceKeepsEveryByte(t *testing.T) {
 					t.Fatalf("frame %d is gone and nothing supersedes it", i)
 				}
 				continue
-			case f.Verdict == frame.Unicast:
+			case f.Verdict == frame.ToPort:
 				sent, sentAt = append(sent, whole(f)), append(sentAt, i)
 			}
 			kept, keptAt = append(kept, raws[i]), append(keptAt, i)
@@ -267,7 +267,7 @@ func fresh(raws [][]byte) [][]byte {
 
 func TestCoalesceAllocatesNothing(t *testing.T) {
 	var b frame.Batch
-	var c frame.Coalescer
+	var c frame.GRO
 	data := make([]byte, 64)
 	raws := make([][]byte, frame.BatchSize)
 	for i := range raws {

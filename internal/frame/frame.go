@@ -41,16 +41,16 @@ func Seconds(s uint32) Tick { return Tick(s * TicksPerSecond) }
 type Verdict uint8
 
 const (
-	Switch   Verdict = iota // undecided: vswitch.Forward looks up the destination MAC
-	Unicast                 // write to port Out
-	Flood                   // write to every port of network Net that takes frames of this FloodClass
-	Local                   // addressed to the router: nat.PreRouting and router.Route are next
-	Routed                  // router.Route chose the egress interface; nat.PostRouting and router.Resolve are next
-	Resolved                // MACs are rewritten; vswitch.ForwardRouted finds the port in network Egress
-	Punt                    // for the housekeeper
-	Drop                    // dropped for Reason
-	InChain                 // goes to port Out with the frame whose chain it is part of
-	Held                    // waits in its worker until the port's rate allows it, for Reason
+	Switch    Verdict = iota // undecided: vswitch.Forward looks up the destination MAC
+	ToPort                   // write to port Out
+	Flood                    // write to every port of network Net that takes frames of this FloodClass
+	Local                    // addressed to the router: nat.PreRouting and router.Route are next
+	Routed                   // router.Route chose the egress interface; nat.PostRouting and router.Resolve are next
+	Resolved                 // MACs are rewritten; vswitch.ForwardRouted finds the port in network Egress
+	Punt                     // for the housekeeper
+	Drop                     // dropped for Reason
+	Coalesced                // goes to port Out with the frame whose chain it is part of
+	Queued                   // waits in its worker until the port's rate allows it, for Reason
 )
 
 // FloodClass is why a frame is flooded; ports may refuse each class of its own (`bridge link set flood off`).
@@ -82,11 +82,11 @@ const (
 type NATKind uint8
 
 const (
-	NATNone  NATKind = iota
-	NATFlow          // Flow and Dir name an established flow
-	NATNew           // a published port or a mapping was hit: RouteDst and RoutePort are the new destination
-	NATError         // an ICMP error about a packet of flow Flow, travelling in direction Dir
-	NATDone          // nat.PostRouting has been
+	NATNone        NATKind = iota
+	NATEstablished         // Flow and Dir name an established flow
+	NATNew                 // a published port or a mapping was hit: RouteDst and RoutePort are the new destination
+	NATRelated             // an ICMP error about a packet of flow Flow, travelling in direction Dir
+	NATDone                // nat.PostRouting has been
 )
 
 // A Frame is one Ethernet frame with the virtio-net header before it, parsed once and never copied.
@@ -97,8 +97,8 @@ type Frame struct {
 	raw []byte // VnetLen bytes of virtio-net header, then the frame from the destination MAC on
 
 	// Set by a Coalescer, on frames about to be sent.
-	next *Frame // whose payload follows this one's in a super-frame
-	rest uint16 // where in raw that payload begins
+	nextSegment *Frame // whose payload follows this one's in a super-frame
+	payloadOff  uint16 // where in raw that payload begins
 
 	// Set by the Poller.
 	In PortID // where it came from
@@ -144,15 +144,15 @@ func (f *Frame) Reset(raw []byte, in PortID) {
 func (f *Frame) Raw() []byte { return f.raw }
 
 // Next is the frame whose Rest follows in the super-frame that f begins or is part of; nil, as a rule.
-func (f *Frame) Next() *Frame { return f.next }
+func (f *Frame) Next() *Frame { return f.nextSegment }
 
 // Rest is what a frame that is not the first adds to a super-frame: its payload, which may be padded no more.
-func (f *Frame) Rest() []byte { return f.raw[f.rest:] }
+func (f *Frame) Rest() []byte { return f.raw[f.payloadOff:] }
 
 // WireLen is Len with the frame's chain: how long what the port gets is.
 func (f *Frame) WireLen() int {
 	n := f.Len()
-	for g := f.next; g != nil; g = g.next {
+	for g := f.nextSegment; g != nil; g = g.nextSegment {
 		n += len(g.Rest())
 	}
 	return n
@@ -161,7 +161,7 @@ func (f *Frame) WireLen() int {
 // CopyTo copies the frame from the destination MAC on, with its chain, as far as there is room.
 func (f *Frame) CopyTo(b []byte) int {
 	n := copy(b, f.Bytes())
-	for g := f.next; g != nil; g = g.next {
+	for g := f.nextSegment; g != nil; g = g.nextSegment {
 		n += copy(b[n:], g.Rest())
 	}
 	return n
@@ -230,7 +230,7 @@ type TxFailure struct {
 //uvswitch:hot
 func Failure(id PortID, why Reason, f *Frame) TxFailure {
 	t := TxFailure{Port: id, Reason: why, Slot: f.Slot}
-	for ; f != nil; f = f.next {
+	for ; f != nil; f = f.nextSegment {
 		t.Frames++
 		t.Bytes += uint32(f.Len())
 	}
@@ -266,7 +266,7 @@ type Conn interface {
 	Write(f *Frame) Reason
 	// Longest is how long an IPv4 packet of protocol TCP or UDP may become that is joined for this port, in bytes; 0:
 	// nothing may be.
-	Longest(proto uint8) int
+	GSOMaxSize(proto uint8) int
 	// Close gives the descriptor back.
 	Close() error
 }

@@ -16,7 +16,7 @@ const (
 )
 
 // A Ring holds records in a circular buffer. Head and tail only grow; their difference is what is in use.
-type Ring struct {
+type Queue struct {
 	buf  []byte
 	mask uint64
 	_    [40]byte
@@ -26,17 +26,17 @@ type Ring struct {
 }
 
 // New makes a ring of size bytes, which must be a power of two.
-func New(size int) *Ring {
+func New(size int) *Queue {
 	if size&(size-1) != 0 || size < 64 {
 		panic("ring: size must be a power of two, 64 at least")
 	}
-	return &Ring{buf: make([]byte, size), mask: uint64(size - 1)}
+	return &Queue{buf: make([]byte, size), mask: uint64(size - 1)}
 }
 
 // Reserve returns n bytes to fill before Commit, or nil when they do not fit. Only the producer may call it.
 //
 //uvswitch:hot
-func (r *Ring) Reserve(n int) []byte {
+func (r *Queue) Reserve(n int) []byte {
 	need := uint64(lenBytes + (n+7)&^7)
 	head, tail := r.head.Load(), r.tail.Load()
 	at := head & r.mask
@@ -57,7 +57,7 @@ func (r *Ring) Reserve(n int) []byte {
 // Commit makes the record last reserved visible. Only the producer may call it.
 //
 //uvswitch:hot
-func (r *Ring) Commit() {
+func (r *Queue) Commit() {
 	head := r.head.Load()
 	n := binary.NativeEndian.Uint32(r.buf[head&r.mask:])
 	r.head.Store(head + lenBytes + (uint64(n)+7)&^7)
@@ -67,7 +67,7 @@ func (r *Ring) Commit() {
 // call it.
 //
 //uvswitch:hot
-func (r *Ring) Peek() []byte {
+func (r *Queue) Peek() []byte {
 	for {
 		tail := r.tail.Load()
 		if tail == r.head.Load() {
@@ -86,7 +86,7 @@ func (r *Ring) Peek() []byte {
 // Release gives the space of the record last peeked at back to the producer. Only the consumer may call it.
 //
 //uvswitch:hot
-func (r *Ring) Release() {
+func (r *Queue) Release() {
 	tail := r.tail.Load()
 	n := binary.NativeEndian.Uint32(r.buf[tail&r.mask:])
 	r.tail.Store(tail + lenBytes + (uint64(n)+7)&^7)

@@ -132,10 +132,10 @@ func sweep(ifindex int) (swept int) {
 }
 
 // A Swallower keeps the host's stack from hearing what arrives on a device.
-type Swallower struct{ at *attachment }
+type IngressDrop struct{ at *attachment }
 
 // Swallow attaches one to device ifindex of the calling thread's namespace.
-func Swallow(ifindex int) (*Swallower, error) {
+func DropIngress(ifindex int) (*IngressDrop, error) {
 	p, err := swallow()
 	if err != nil {
 		return nil, err
@@ -146,8 +146,8 @@ func Swallow(ifindex int) (*Swallower, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Swallower{a}, nil
+	return &IngressDrop{a}, nil
 }
 
 // Close takes it off; call it in the device's namespace.
-func (s *Swallower) Close() { s.at.close() }
+func (s *IngressDrop) Close() { s.at.close() }

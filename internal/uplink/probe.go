@@ -36,7 +36,7 @@ func Probe() (Kind, error) {
 
 // Others lists the programs on a device's ingress that are not the switch's with this pid, by name; stale are those of
 // switches that have died.
-func Others(device string, pid int) (others, stale []string) {
+func OtherPrograms(device string, pid int) (others, stale []string) {
 	l, err := netlink.LinkByName(device)
 	if err != nil {
 		return nil, nil

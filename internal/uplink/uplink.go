@@ -120,7 +120,7 @@ func (u *Uplink) SetPorts(tcp, udp, sctp *nat.PortSet) {
 }
 
 // Takes tells whether the ingress program leads a packet to us. Of later fragments it says yes: they follow their first one.
-func (u *Uplink) Takes(f *frame.Frame) bool {
+func (u *Uplink) Claims(f *frame.Frame) bool {
 	if s, _ := u.State(); f.Flags&frame.IsIPv4 == 0 || f.Malformed != frame.None || !s.Addr.IsValid() || f.Tuple.Dst != frame.AddrFrom(s.Addr) {
 		return false
 	}
@@ -149,7 +149,7 @@ func (u *Uplink) Takes(f *frame.Frame) bool {
 
 // SetPair says whether packets of a protocol without ports from a remote address are ours. When the table is full they
 // stay the host's.
-func (u *Uplink) SetPair(remote frame.Addr, proto uint8, on bool) {
+func (u *Uplink) SetPortlessPeer(remote frame.Addr, proto uint8, on bool) {
 	key := [8]byte{4: proto}
 	binary.BigEndian.PutUint32(key[:], uint32(remote))
 	if on {
@@ -174,7 +174,7 @@ func (u *Uplink) Refresh() (changed bool, err error) {
 	if u.closed {
 		return false, nil
 	}
-	s := u.look()
+	s := u.inspect()
 	if s == u.state {
 		return false, nil
 	}
@@ -200,7 +200,7 @@ func (u *Uplink) Refresh() (changed bool, err error) {
 }
 
 // look reads the host's state.
-func (u *Uplink) look() State {
+func (u *Uplink) inspect() State {
 	s := State{Device: u.opts.Device}
 	var index int
 	if _, err := netlink.LinkByIndex(u.tapIdx); err != nil {

@@ -1,0 +1,381 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/tap"
+)
+
+const nsPrefix = "uvt" // and the pid: whose namespaces they are
+
+// patience bounds every wait for something that should come at once.
+const patience = 15 * time.Second
+
+// A Bed is a host and an outside, joined by a veth pair, and a switch on the host.
+type Bed struct {
+	t      testing.TB
+	dir    string
+	id     string
+	socket string // of the switch
+	proc   *exec.Cmd
+	log    *syncBuffer
+	exited chan error
+}
+
+var (
+	uvswitch string // the command under test
+	counter  int
+)
+
+// Main builds the command, sweeps what killed runs have left, and runs the tests.
+func Main(m *testing.M) int {
+	sweep()
+	dir, err := os.MkdirTemp("", "uvswitch-test-*")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	uvswitch = filepath.Join(dir, "uvswitch")
+	args := []string{"build", "-o", uvswitch}
+	if os.Getenv("UVSWITCH_RACE") != "" {
+		args = append(args, "-race")
+	}
+	build := exec.Command("go", append(args, "github.com/uvswitch/uvswitch/cmd/uvswitch")...)
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "building uvswitch: %v\n%s", err, out)
+		return 1
+	}
+	defer sweepOwn()
+	return m.Run()
+}
+
+// sweep removes namespaces of test processes that are gone.
+func sweep() {
+	list, _ := filepath.Glob("/run/netns/" + nsPrefix + "*")
+	for _, path := range list {
+		name := filepath.Base(path)
+		pid, _, _ := strings.Cut(strings.TrimPrefix(name, nsPrefix), "-")
+		if n, err := strconv.Atoi(pid); err == nil && unix.Kill(n, 0) != nil {
+			_ = netns.DeleteNamed(name)
+		}
+	}
+}
+
+func sweepOwn() {
+	list, _ := filepath.Glob(fmt.Sprintf("/run/netns/%s%d-*", nsPrefix, os.Getpid()))
+	for _, path := range list {
+		_ = netns.DeleteNamed(filepath.Base(path))
+	}
+}
+
+// Need skips the test when it cannot run here; in CI it fails.
+func Need(t testing.TB, tools ...string) {
+	t.Helper()
+	stop := t.Skipf
+	if os.Getenv("CI") != "" {
+		stop = t.Fatalf
+	}
+	if os.Geteuid() != 0 {
+		stop("needs root: it makes network namespaces and TAP devices")
+	}
+	if _, err := os.Stat("/dev/net/tun"); err != nil {
+		stop("needs /dev/net/tun: %v", err)
+	}
+	for _, tool := range tools {
+		if _, err := exec.LookPath(tool); err != nil {
+			stop("needs %s (`make deps` installs it)", tool)
+		}
+	}
+}
+
+// New makes namespaces host (10.1.0.1) and out (10.1.0.2, the host's default gateway) and starts `uvswitch run` with
+// args on the host.
+func New(t testing.TB, args ...string) *Bed {
+	b := NewHost(t)
+	b.Start(args...)
+	return b
+}
+
+// NewHost is New without a switch.
+func NewHost(t testing.TB) *Bed {
+	t.Helper()
+	Need(t, "ip", "ping")
+	counter++
+	b := &Bed{t: t, dir: t.TempDir(), id: fmt.Sprintf("%s%d-%d", nsPrefix, os.Getpid(), counter)}
+	b.socket = filepath.Join(b.dir, "uvs.sock")
+	t.Cleanup(func() {
+		if t.Failed() && b.log != nil {
+			t.Logf("the switch said:\n%s", b.log)
+		}
+	})
+	b.AddNS("host", "out")
+	b.Sh("host", "ip link add eth0 type veth peer name eth0 netns "+b.NS("out"))
+	b.Sh("host", "ip addr add 10.1.0.1/24 dev eth0 && ip link set eth0 up")
+	b.Sh("out", "ip addr add 10.1.0.2/24 dev eth0 && ip link set eth0 up")
+	b.Sh("host", "ip route replace default via 10.1.0.2")
+	return b
+}
+
+// NS is the kernel's name of a namespace of this bed.
+func (b *Bed) NS(name string) string { return b.id + "-" + name }
+
+// AddNS makes namespaces, with loopback up. They go at the end of the test.
+func (b *Bed) AddNS(names ...string) {
+	b.t.Helper()
+	for _, n := range names {
+		b.local("ip", "netns", "add", b.NS(n))
+		b.t.Cleanup(func() { _ = netns.DeleteNamed(b.NS(n)) })
+		b.Sh(n, "ip link set lo up")
+	}
+}
+
+// Start runs the switch on the host and waits until it is ready.
+func (b *Bed) Start(args ...string) {
+	b.t.Helper()
+	if err := b.TryStart(args...); err != nil {
+		b.t.Fatalf("uvswitch run: %v", err)
+	}
+}
+
+// TryStart is Start for switches that may refuse; the error is what it said.
+func (b *Bed) TryStart(args ...string) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	run := []string{"run", "--ready-fd", "3"}
+	if io := os.Getenv("UVSWITCH_IO"); io != "" { // which backend this run of the tests is about
+		run = append(run, "--io", io)
+	}
+	c := b.command(append(run, args...)...)
+	b.log = &syncBuffer{}
+	c.Stderr, c.ExtraFiles = b.log, []*os.File{w}
+	err = tap.In(b.path("host"), c.Start)
+	w.Close()
+	if err != nil {
+		return err
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- c.Wait() }()
+	_ = r.SetReadDeadline(time.Now().Add(patience))
+	if said, _ := io.ReadAll(r); !strings.HasPrefix(string(said), "READY=1") {
+		_ = c.Process.Kill()
+		<-exited
+		return fmt.Errorf("%s", strings.TrimSpace(b.log.String()))
+	}
+	b.proc, b.exited = c, exited
+	b.t.Cleanup(func() { b.Stop() })
+	return nil
+}
+
+// Stop ends the switch by SIGTERM and returns how it ended.
+func (b *Bed) Stop() error { return b.end(unix.SIGTERM) }
+
+// Kill ends it by SIGKILL.
+func (b *Bed) Kill() { _ = b.end(unix.SIGKILL) }
+
+func (b *Bed) end(sig syscall.Signal) error {
+	if b.proc == nil {
+		return nil
+	}
+	_ = b.proc.Process.Signal(sig)
+	b.proc = nil
+	select {
+	case err := <-b.exited:
+		return err
+	case <-time.After(patience):
+		b.t.Error("the switch does not end")
+		return nil
+	}
+}
+
+func (b *Bed) path(ns string) string { return filepath.Join("/run/netns", b.NS(ns)) }
+
+// Socket is the switch's control socket.
+func (b *Bed) Socket() string { return b.socket }
+
+// command is uvswitch with args; it dies with the test.
+func (b *Bed) command(args ...string) *exec.Cmd {
+	c := exec.Command(uvswitch, append([]string{"--socket", b.Socket()}, args...)...)
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	return c
+}
+
+// TryCLI runs uvswitch with args against this bed's switch.
+func (b *Bed) TryCLI(args ...string) (string, error) {
+	var out, stderr bytes.Buffer
+	c := b.command(args...)
+	c.Stdout, c.Stderr = &out, &stderr
+	if err := c.Run(); err != nil {
+		return out.String(), fmt.Errorf("%w: %s", err, strings.TrimSpace(stderr.String()))
+	}
+	return out.String(), nil
+}
+
+// CLI is TryCLI that must succeed.
+func (b *Bed) CLI(args ...string) string {
+	b.t.Helper()
+	out, err := b.TryCLI(args...)
+	if err != nil {
+		b.t.Fatalf("uvswitch %s: %v", strings.Join(args, " "), err)
+	}
+	return out
+}
+
+// JSON runs a command with -j and decodes what it prints.
+func (b *Bed) JSON(v any, args ...string) {
+	b.t.Helper()
+	out := b.CLI(append([]string{"-j"}, args...)...)
+	if err := json.Unmarshal([]byte(out), v); err != nil {
+		b.t.Fatalf("uvswitch -j %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
+// TrySh runs a shell line in a namespace, for a minute at most.
+func (b *Bed) TrySh(ns, line string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c := exec.CommandContext(ctx, "sh", "-c", line)
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	var out syncBuffer
+	c.Stdout, c.Stderr = &out, &out
+	c.WaitDelay = time.Second
+	if err := tap.In(b.path(ns), c.Start); err != nil {
+		return "", err
+	}
+	err := c.Wait()
+	return out.String(), err
+}
+
+// Sh is TrySh that must succeed.
+func (b *Bed) Sh(ns, line string) string {
+	b.t.Helper()
+	out, err := b.TrySh(ns, line)
+	if err != nil {
+		b.t.Fatalf("in %s: %s: %v\n%s", ns, line, err, out)
+	}
+	return out
+}
+
+func (b *Bed) local(name string, args ...string) {
+	b.t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		b.t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+	}
+}
+
+// Serve starts a server in a namespace and waits until its port listens. It ends with the test.
+func (b *Bed) Serve(ns string, port int, args ...string) *exec.Cmd {
+	b.t.Helper()
+	c := exec.Command(args[0], args[1:]...)
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := tap.In(b.path(ns), c.Start); err != nil {
+		b.t.Fatalf("%v: %v", args, err)
+	}
+	b.t.Cleanup(func() { _ = c.Process.Kill(); _ = c.Wait() })
+	b.Eventually(fmt.Sprintf("%v listens on %d", args, port), func() bool {
+		out, _ := b.TrySh(ns, fmt.Sprintf("ss -Hltun 'sport = :%d'", port))
+		return strings.TrimSpace(out) != ""
+	})
+	return c
+}
+
+// Web serves, on port 80 of a namespace, a sentence that names the client.
+func (b *Bed) Web(ns string) { b.Serve(ns, 80, uvswitch, "lab", "tool", "httpd", "80", ns) }
+
+// Iperf starts an iperf3 server in a namespace.
+func (b *Bed) Iperf(ns string) {
+	Need(b.t, "iperf3")
+	b.Serve(ns, 5201, "iperf3", "-s")
+}
+
+// Background runs a shell line in a namespace until the test ends.
+func (b *Bed) Background(ns, line string) {
+	b.t.Helper()
+	c := exec.Command("sh", "-c", line)
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	if err := tap.In(b.path(ns), c.Start); err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL); _ = c.Wait() })
+}
+
+// Eventually waits for a condition that must come true.
+func (b *Bed) Eventually(what string, ok func() bool) {
+	b.t.Helper()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	b.t.Fatalf("not within %v: %s", patience, what)
+}
+
+// Balanced waits for the account of frames to balance: traffic of the kernels' own ends by itself.
+func (b *Bed) Balanced() {
+	b.t.Helper()
+	b.Eventually("stats says balanced", func() bool {
+		var s struct{ Conservation struct{ Balanced bool } }
+		b.JSON(&s, "stats")
+		return s.Conservation.Balanced
+	})
+}
+
+// syncBuffer is a buffer that a process writes and a test reads.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// Listen starts a program that says on stderr when it is ready (tcpdump: "listening on"). The function returned
+// ends it and waits for its end.
+func (b *Bed) Listen(ns string, args ...string) (stop func()) {
+	b.t.Helper()
+	c := exec.Command(args[0], args[1:]...)
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	said := &syncBuffer{}
+	c.Stderr = said
+	if err := tap.In(b.path(ns), c.Start); err != nil {
+		b.t.Fatalf("%v: %v", args, err)
+	}
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			_ = c.Process.Signal(unix.SIGINT)
+			_ = c.Wait()
+		})
+	}
+	b.t.Cleanup(stop)
+	b.Eventually(fmt.Sprintf("%v is listening", args), func() bool { return strings.Contains(said.String(), "listening on") })
+	return stop
+}

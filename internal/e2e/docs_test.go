@@ -1,0 +1,79 @@
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+var fences = regexp.MustCompile("(?ms)^```(\\w+ \\w+)\n(.*?)^```")
+
+// fencesOf are the commands of a page in docs that stand in fences of that kind, and the lines that are to be seen.
+func fencesOf(t *testing.T, page, kind string) (script string, expect []string) {
+	t.Helper()
+	raw, err := os.ReadFile("../../docs/" + page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range fences.FindAllStringSubmatch(string(raw), -1) {
+		switch m[1] {
+		case kind:
+			script += m[2]
+		case "text expect":
+			for line := range strings.Lines(m[2]) {
+				expect = append(expect, strings.TrimRight(line, "\n"))
+			}
+		}
+	}
+	return script, expect
+}
+
+// The commands of every page in docs are run as they stand, one after the other, in a folder of their own; what a page says is
+// seen must be there.
+func TestDocs(t *testing.T) {
+	Need(t, "curl", "ip", "ping", "tshark")
+	pages, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages = append(pages, "../../docs/monitoring/README.md")
+	bin := t.TempDir()
+	if err := os.Symlink(uvswitch, filepath.Join(bin, "uvswitch")); err != nil {
+		t.Fatal(err)
+	}
+	ran := 0
+	for _, page := range pages {
+		name, err := filepath.Rel("../../docs", page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		script, expect := fencesOf(t, name, "sh run")
+		if script == "" {
+			continue
+		}
+		ran++
+		t.Run(filepath.Base(page), func(t *testing.T) {
+			c := exec.Command("timeout", "60", "bash", "-e")
+			c.Stdin, c.Dir = strings.NewReader(script), t.TempDir()
+			c.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
+			c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+			out, err := c.CombinedOutput()
+			if err != nil {
+				_ = exec.Command("sh", "-c", uvswitch+" lab down; for n in ns-a ns-b ns-c; do ip netns del $n; done").Run() // what the page did not get to
+				t.Fatalf("%v\n%s", err, out)
+			}
+			contains(t, string(out), expect...)
+			left, _ := os.ReadDir(c.Dir)
+			if len(left) > 0 {
+				t.Errorf("the page leaves %v behind", left)
+			}
+		})
+	}
+	if ran < 7 {
+		t.Errorf("only %d pages have commands", ran)
+	}
+}

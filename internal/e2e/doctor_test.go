@@ -1,0 +1,85 @@
+package e2e
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/uvswitch/uvswitch/internal/doctor"
+)
+
+// examine runs doctor in the host's namespace and returns its findings by check, and how it exited.
+func (b *Bed) examine() (found map[string]string, ok bool) {
+	b.t.Helper()
+	out, err := b.TrySh("host", uvswitch+" --socket "+b.Socket()+" -j doctor")
+	var list []doctor.Finding
+	if jerr := json.Unmarshal([]byte(out), &list); jerr != nil {
+		b.t.Fatalf("doctor: %v: %s", jerr, out)
+	}
+	found = map[string]string{}
+	for _, f := range list {
+		found[f.Check] += string(f.Level) + ": " + f.Text + " -> " + f.Mend + "\n"
+		if f.Level == doctor.Fail && err == nil {
+			b.t.Errorf("%+v, and exit status 0", f)
+		}
+	}
+	return found, err == nil
+}
+
+func TestDoctor(t *testing.T) {
+	Need(t, "nft", "ip", "tc")
+	b := NewHost(t)
+	found, ok := b.examine()
+	contains(t, found["switch"], "note: none is running")
+	contains(t, found["tun"]+found["capabilities"]+found["uplink"]+found["ports"]+found["firewall"], "ok: /dev/net/tun", "ok: all that", "ok: eth0, MTU 1500", "ok: 14536 ports", "ok: no chain")
+	contains(t, found["bpf"]+found["io_uring"], "ok: ")
+	if !ok {
+		t.Errorf("a host in order: %v", found)
+	}
+
+	// What may be wrong is found, and says how it is mended.
+	b.Sh("host", "nft add table inet other && nft add chain inet other in '{ type filter hook input priority 0; policy drop; }'")
+	b.Sh("host", "tc qdisc add dev eth0 clsact && tc filter add dev eth0 ingress pref 5 u32 match u32 0 0 classid 1:1")
+	b.Sh("host", "ip route add 172.29.4.0/24 dev lo")
+	b.Sh("host", "echo 20000 40000 > /proc/sys/net/ipv4/ip_local_port_range")
+	b.Serve("host", 61111, "socat", "TCP-LISTEN:61111,fork", "EXEC:true")
+	found, ok = b.examine()
+	contains(t, found["firewall"], "warn: chain inet other in drops by default -> let device uvs0 through")
+	contains(t, found["programs"], "warn: a filter of type u32 is attached to the ingress of eth0")
+	contains(t, found["subnets"], "warn: 172.29.0.0/16 of network default is also 172.29.4.0/24")
+	contains(t, found["ports"], "note: 10000 of 14536 ports", "port 61111/tcp, of those for NAT, is pid ")
+	if !ok {
+		t.Errorf("warnings are no failure: %v", found)
+	}
+	b.Sh("host", "nft delete table inet other && tc qdisc del dev eth0 clsact && ip route del 172.29.4.0/24 dev lo")
+
+	// A running switch, and what happened to its devices.
+	b.AddNS("web", "db")
+	b.Start()
+	b.CLI("port", "add", "web", "--netns", b.NS("web"))
+	b.CLI("port", "add", "db", "--netns", b.NS("db"), "--offload", "off")
+	b.Sh("web", "ip link set eth0 mtu 1300 txqueuelen 50")
+	b.Sh("db", "ip link set eth0 down")
+	b.Sh("host", "ip link set eth0 mtu 1400")
+	found, _ = b.examine()
+	contains(t, found["mtu"], "warn: port web was made with MTU 1500, its device has 1300", "note: network default has MTU 1500, eth0 has 1400")
+	contains(t, found["devices"], "note: port web: a queue of 50 frames", "warn: port db: device eth0 is down")
+	if strings.Contains(found["programs"], "uvs") {
+		t.Errorf("its own programs: %s", found["programs"])
+	}
+	b.Sh("host", "ip addr del 10.1.0.1/24 dev eth0")
+	b.Eventually("the switch has noticed", func() bool {
+		found, ok = b.examine()
+		return !ok && strings.Contains(found["uplink"], "fail: ") && strings.Contains(found["switch"], "the uplink is down")
+	})
+	b.Sh("host", "ip addr add 10.1.0.1/24 dev eth0")
+	contains(t, b.CLI("trace", "--in", "web", "icmp > 172.29.0.3"), "dropped (port_down)")
+	if out, err := b.TryCLI("doctor"); !strings.Contains(out, "another network namespace") || strings.Contains(out, "uvs0: Link not found") {
+		t.Errorf("from another namespace: %v\n%s", err, out)
+	}
+
+	// What a killed one leaves.
+	b.Kill()
+	found, _ = b.examine()
+	contains(t, found["leftovers"], "is of a switch that has ended without removing it")
+}

@@ -1,0 +1,360 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/tap"
+)
+
+// startWith runs the switch with network default as the YAML words say, and containers web and db.
+func startWith(b *Bed, network string) {
+	b.t.Helper()
+	file := filepath.Join(b.t.TempDir(), "uvs.yaml")
+	text := "networks:\n  - {name: default, subnet: 172.29.0.0/16" + network + "}\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+	b.Start("-c", file)
+	containers(b)
+}
+
+// stun starts coturn with two addresses outside, as RFC 5780 needs.
+func stun(b *Bed) {
+	Need(b.t, "turnserver", "turnutils_natdiscovery")
+	b.Sh("out", "ip addr add 10.1.0.3/24 dev eth0")
+	dir := b.t.TempDir()
+	empty := filepath.Join(dir, "empty.conf") // the packaged one switches RFC 5780 off
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+	b.Serve("out", 3479, "turnserver", "-c", empty, "-L", "10.1.0.2", "-L", "10.1.0.3", "--no-auth", "--no-tls", "--no-dtls", "--no-cli", "-S",
+		"--pidfile", filepath.Join(dir, "pid"), "--log-file", filepath.Join(dir, "log"))
+}
+
+var reflexive = regexp.MustCompile(`UDP reflexive addr: ([0-9.]+:[0-9]+)`)
+
+// coturn's client says how we map, filter and hairpin: as configured, for two containers on one source port, too.
+func TestNATDiscovery(t *testing.T) {
+	for _, tt := range []struct{ network, mapping, filtering string }{
+		{"", "Endpoint Independent Mapping", "Address and Port Dependent Filtering"},
+		{", filtering: address-dependent", "Endpoint Independent Mapping", "Address Dependent Filtering"},
+		{", filtering: endpoint-independent", "Endpoint Independent Mapping", "Endpoint Independent Filtering"},
+		{", mapping: address-and-port-dependent", "Address and Port Dependent Mapping", "Address and Port Dependent Filtering"},
+	} {
+		t.Run(tt.mapping+", "+tt.filtering, func(t *testing.T) {
+			b := NewHost(t)
+			stun(b)
+			startWith(b, tt.network)
+			mapped := map[string]string{}
+			for _, c := range []struct{ name, addr string }{{"web", "172.29.0.2"}, {"db", "172.29.0.3"}} {
+				out := b.Sh(c.name, "turnutils_natdiscovery -m -f -L "+c.addr+" -l 40000 10.1.0.2 2>&1")
+				if !strings.Contains(out, "NAT with "+tt.mapping+"!") || !strings.Contains(out, "NAT with "+tt.filtering+"!") {
+					t.Errorf("%s: want %s and %s; it said\n%s", c.name, tt.mapping, tt.filtering, out)
+				}
+				if m := reflexive.FindStringSubmatch(out); m != nil {
+					if other := mapped[m[1]]; other != "" && !strings.Contains(tt.network, "mapping") {
+						t.Errorf("%s and %s both are %s", c.name, other, m[1])
+					}
+					mapped[m[1]] = c.name
+				}
+			}
+			if tt.mapping == "Endpoint Independent Mapping" {
+				if out := b.Sh("web", "turnutils_natdiscovery -H 10.1.0.2 2>&1"); !strings.Contains(out, "maybe a successful hairpinning") {
+					t.Errorf("hairpinning: %s", out)
+				}
+			}
+			b.Balanced()
+		})
+	}
+}
+
+// The tools that people reach for see what they expect.
+func TestRoutedTools(t *testing.T) {
+	Need(t, "traceroute", "tracepath", "ping", "hping3", "curl")
+	b := New(t)
+	containers(b)
+	b.Web("out")
+	for _, how := range []string{"-n -q 1 -w 2", "-n -q 1 -w 2 -I", "-n -q 1 -w 2 -T -p 80"} {
+		out := b.Sh("web", "traceroute "+how+" 10.1.0.2")
+		if !regexp.MustCompile(`(?m)^ *1  172\.29\.0\.1 `).MatchString(out) || !regexp.MustCompile(`(?m)^ *2  10\.1\.0\.2 `).MatchString(out) {
+			t.Errorf("traceroute %s:\n%s", how, out)
+		}
+	}
+	if out := b.Sh("web", "tracepath -n 10.1.0.2"); !strings.Contains(out, "172.29.0.1") || !strings.Contains(out, "reached") || !strings.Contains(out, "pmtu 1500") {
+		t.Errorf("tracepath:\n%s", out)
+	}
+	b.Sh("out", "ip link set eth0 mtu 1400")
+	b.Sh("host", "ip link set eth0 mtu 1400")
+	b.Eventually("the uplink's MTU is known", func() bool {
+		var s api.Status
+		b.JSON(&s, "status")
+		return s.Uplink.MTU == 1400
+	})
+	if out := b.Sh("web", "tracepath -n 10.1.0.2"); !strings.Contains(out, "pmtu 1400") {
+		t.Errorf("tracepath over a smaller MTU:\n%s", out)
+	}
+	if out := b.Sh("web", "ping -c 1 -M dont -s 3000 10.1.0.2"); !strings.Contains(out, "3008 bytes from 10.1.0.2") {
+		t.Errorf("a ping in fragments:\n%s", out)
+	}
+	b.Sh("out", "ip link set eth0 mtu 1500")
+	b.Sh("host", "ip link set eth0 mtu 1500")
+	if out := b.Sh("web", "ping -c 1 -R 10.1.0.2"); !strings.Contains(out, "RR:") || !strings.Contains(out, "1 received") {
+		t.Errorf("ping -R:\n%s", out)
+	}
+	if out := b.Sh("web", "hping3 -S -p 80 -c 3 -i u10000 10.1.0.2 2>&1"); strings.Count(out, "flags=SA") != 3 {
+		t.Errorf("hping3 -S:\n%s", out)
+	}
+	if out, _ := b.TrySh("web", "hping3 -A -p 80 -c 1 10.1.0.2 2>&1"); !strings.Contains(out, "flags=R") {
+		t.Errorf("an ACK without a connection is answered with RST:\n%s", out)
+	}
+	b.Balanced()
+}
+
+// A thousand connections at once, and a thousand pairs of questions.
+func TestManyAtOnce(t *testing.T) {
+	Need(t, "curl")
+	b := New(t)
+	containers(b)
+	b.Web("out")
+	// curl does 300 at most: four of it, each with a file of its own.
+	line := "for i in 1 2 3 4; do curl -s -Z --parallel-immediate --parallel-max 250 -o /dev/null -w '%{http_code}\\n' 'http://10.1.0.2/[1-250]' > DIR/$i & done; wait; cat DIR/1 DIR/2 DIR/3 DIR/4"
+	out := b.Sh("web", strings.ReplaceAll(line, "DIR", t.TempDir()))
+	if n := len(regexp.MustCompile(`(?m)^200$`).FindAllString(out, -1)); n != 1000 {
+		t.Errorf("%d of 1000 requests were answered", n)
+	}
+	askPairs(b, 1000)
+	b.Balanced()
+}
+
+// askPairs sends two questions at once from a new socket each time, as a resolver asks for A and AAAA, and wants both
+// answers.
+func askPairs(b *Bed, pairs int) {
+	b.t.Helper()
+	var server *net.UDPConn
+	if err := tap.In(b.path("out"), func() (err error) {
+		server, err = net.ListenUDP("udp4", &net.UDPAddr{Port: 53})
+		return err
+	}); err != nil {
+		b.t.Fatal(err)
+	}
+	defer server.Close()
+	go func() {
+		buf := make([]byte, 64)
+		for {
+			n, from, err := server.ReadFromUDP(buf)
+			if err != nil {
+				return
+			}
+			_, _ = server.WriteToUDP(buf[:n], from)
+		}
+	}()
+	lost := 0
+	for range pairs {
+		var c *net.UDPConn
+		if err := tap.In(b.path("web"), func() (err error) {
+			c, err = net.DialUDP("udp4", nil, &net.UDPAddr{IP: net.IPv4(10, 1, 0, 2), Port: 53})
+			return err
+		}); err != nil {
+			b.t.Fatal(err)
+		}
+		for _, q := range []string{"A", "AAAA"} {
+			if _, err := c.Write([]byte(q)); err != nil {
+				b.t.Fatal(err)
+			}
+		}
+		_ = c.SetReadDeadline(time.Now().Add(2 * time.Second))
+		buf := make([]byte, 64)
+		for range 2 {
+			if _, err := c.Read(buf); err != nil {
+				lost++
+			}
+		}
+		c.Close()
+	}
+	if lost > 0 {
+		b.t.Errorf("%d of %d questions found no answer", lost, 2*pairs)
+	}
+}
+
+// A gigabyte arrives as it was sent.
+func TestGigabyte(t *testing.T) {
+	Need(t, "socat", "sha256sum")
+	b := New(t)
+	containers(b)
+	const size = 1 << 30
+	sent := b.Sh("web", fmt.Sprintf("head -c %d /dev/zero | openssl enc -aes-128-ctr -K 0 -iv 0 2>/dev/null | sha256sum", size))
+	b.Serve("out", 7000, "sh", "-c", "socat -u TCP-LISTEN:7000,reuseaddr STDOUT | sha256sum > "+b.dir+"/got")
+	b.Sh("web", fmt.Sprintf("head -c %d /dev/zero | openssl enc -aes-128-ctr -K 0 -iv 0 2>/dev/null | socat -u STDIN TCP:10.1.0.2:7000", size))
+	b.Eventually("the sum is there", func() bool {
+		got, err := os.ReadFile(b.dir + "/got")
+		return err == nil && strings.HasSuffix(string(got), "\n")
+	})
+	if got, _ := os.ReadFile(b.dir + "/got"); string(got) != sent {
+		t.Errorf("sent %s, got %s", sent, got)
+	}
+	b.Balanced()
+}
+
+// trace, flow events, nat ports, routes and neighbors by their commands.
+func TestFlowCommands(t *testing.T) {
+	b := New(t)
+	containers(b)
+	b.Web("out")
+	b.CLI("publish", "add", "8080:80", "--port", "web")
+	b.Web("web")
+
+	events := b.command("-j", "flow", "events", "-p", "tcp")
+	var said syncBuffer
+	events.Stdout = &said
+	if err := events.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = events.Process.Kill(); _ = events.Wait() }()
+	b.Eventually("events are followed", func() bool {
+		b.Sh("web", "curl -s http://10.1.0.2/")
+		return strings.Contains(said.String(), `"NEW"`)
+	})
+	b.Eventually("an UPDATE", func() bool { return strings.Contains(said.String(), `"state":"TIME_WAIT"`) })
+	b.CLI("flow", "flush")
+	b.Eventually("a DESTROY", func() bool { return strings.Contains(said.String(), `"event":"DESTROY","reason":"flushed"`) })
+
+	b.Sh("web", "curl -s http://10.1.0.2/")
+	for _, filter := range []string{"-d 10.1.0.0/24", "-s 172.29.0.2", "--state time_wait -p tcp", "--dport 80 --port web"} {
+		contains(t, b.CLI(append([]string{"flow", "ls"}, strings.Fields(filter)...)...), "src=172.29.0.2 dst=10.1.0.2")
+	}
+	if out := b.CLI("flow", "ls", "-d", "10.2.0.0/16"); out != "" {
+		t.Errorf("flows to elsewhere: %s", out)
+	}
+
+	before := b.CLI("-j", "stats")
+	for _, tt := range []struct {
+		args []string
+		want []string
+	}{
+		{[]string{"--in", "uplink", "tcp 10.1.0.2:4000 > 10.1.0.1:8080 S", "--reverse"}, []string{"published: 8080/tcp to web:80", "=> transmitted: to port web", "and back:", "source 172.29.0.2:80 becomes 10.1.0.1:8080"}},
+		{[]string{"--in", "db", "tcp > 10.1.0.1:8080 S"}, []string{"it is hairpinned", "destination 10.1.0.1:8080 becomes 172.29.0.2:80"}},
+		{[]string{"--in", "web", "udp > 240.0.0.1:53"}, []string{"=> dropped (martian_destination)", "what to do:"}},
+		{[]string{"--in", "web", "icmp > 10.1.0.2 ttl 1"}, []string{"time exceeded (11/0)", "=> dropped (ttl_exceeded)"}},
+		{[]string{"--in", "web", "icmp > 172.29.0.1"}, []string{"=> answered: the gateway answers: icmp 172.29.0.1 > 172.29.0.2 echo reply"}},
+		{[]string{"--in", "uplink", "tcp 10.1.0.2:4000 > 10.1.0.1:8080 S", "--reverse"}, []string{"the flow goes from SYN_SENT to SYN_RECV"}},
+		{[]string{"--in", "web", "--hex", "00"}, []string{"=> dropped (runt)"}},
+	} {
+		out := b.CLI(append([]string{"trace"}, tt.args...)...)
+		contains(t, out, tt.want...)
+	}
+	if after := b.CLI("-j", "stats"); stable(before) != stable(after) {
+		t.Errorf("traces were counted:\n%s\n%s", before, after)
+	}
+
+	stop := b.Listen("web", "tcpdump", "-i", "eth0", "-w", b.dir+"/web.pcap", "-U", "udp port 7")
+	_, _ = b.TrySh("web", "echo x | socat - UDP:10.1.0.2:7") // nobody answers
+	b.Eventually("a captured frame", func() bool { st, err := os.Stat(b.dir + "/web.pcap"); return err == nil && st.Size() > 30 })
+	stop()
+	contains(t, b.CLI("trace", "--in", "web", "--pcap", b.dir+"/web.pcap", "--frame", "1"), "> 10.1.0.2:7,", "a packet of flow udp 172.29.0.2:")
+	if _, err := b.TryCLI("trace", "--in", "web", "--pcap", b.dir+"/web.pcap", "--frame", "99"); err == nil || !strings.Contains(err.Error(), "not a frame 99") {
+		t.Errorf("a frame that is not there: %v", err)
+	}
+
+	b.CLI("route", "add", "blackhole", "10.66.0.0/16")
+	b.CLI("route", "add", "10.67.0.0/16", "via", "172.29.0.3")
+	contains(t, b.CLI("route", "show"), "blackhole 10.66.0.0/16\n", "10.67.0.0/16 via 172.29.0.3 dev default\n")
+	contains(t, b.CLI("trace", "--in", "web", "udp > 10.66.0.1:1"), "blackhole_route")
+	b.CLI("route", "del", "10.66.0.0/16")
+	if _, err := b.TryCLI("route", "add", "blackhole", "10.67.0.0/16"); err == nil || !strings.Contains(err.Error(), "there is a route to 10.67.0.0/16 already") {
+		t.Errorf("a route that is there: %v", err)
+	}
+	b.CLI("route", "replace", "blackhole", "10.67.0.0/16")
+	b.CLI("route", "del", "blackhole", "10.67.0.0/16")
+	contains(t, b.CLI("nat", "settings"), "windows", "liberal", "timer tcp_established", "7440")
+	contains(t, b.CLI("trace", "--in", "uplink", "tcp 10.1.0.2:4000 > 10.1.0.1:22 S"), "=> passed: it is the host's own")
+	b.CLI("neigh", "add", "172.29.9.9", "lladdr", "02:00:00:00:99:99")
+	contains(t, b.CLI("neigh", "show"), "172.29.9.9 dev default lladdr 02:00:00:00:99:99 PERMANENT")
+	b.CLI("neigh", "flush")
+	b.CLI("neigh", "del", "172.29.9.9")
+	contains(t, b.CLI("nat", "show"), "outside ports", "MASQUERADE", "DNAT")
+	contains(t, b.CLI("flow", "stats"), "created", "ended: flushed")
+	for _, bad := range [][]string{
+		{"trace", "--in", "nosuch", "icmp > 1.1.1.1"}, {"trace", "--in", "web", "nonsense"}, {"trace", "--in", "web", "tcp > 172.29.77.77:80"},
+		{"trace", "icmp > 1.1.1.1"}, {"trace", "--in", "web", "--hex", "zz"}, {"route", "add", "172.29.0.0/16", "via", "172.29.0.2"}, {"route", "del", "10.99.0.0/16"},
+		{"route", "add", "10.9.0.0/16", "via", "8.8.8.8"}, {"neigh", "del", "172.29.0.2"}, {"neigh", "add", "172.29.0.2", "lladdr", "02:00:00:00:00:09"}, {"neigh", "add", "172.29.0.1", "lladdr", "02:00:00:00:00:09"},
+		{"trace", "--in", "web", "tcp > 1.1.1.1"}, {"trace", "--in", "web", "icmp > 1.1.1.1:80"}, {"trace", "--in", "web", "--frame", "2", "icmp > 1.1.1.1"},
+		{"flow", "ls", "--dport", "http"}, {"flow", "ls", "--state", "open"}, {"flow", "ls", "--port", "nosuch"}, {"flow", "events", "--port", "nosuch"}, {"route", "add", "10.53.0.1/16", "via", "172.29.0.2"}, {"neigh", "add", "8.8.8.8", "lladdr", "02:00:00:00:00:01"},
+	} {
+		if _, err := b.TryCLI(bad...); err == nil {
+			t.Errorf("%v was accepted", bad)
+		}
+	}
+}
+
+// stable leaves the drops and totals of `stats -j`, without what goes on by itself.
+func stable(s string) string {
+	m := regexp.MustCompile(`(?s)"drops": \{.*?\}`).FindString(s)
+	return m
+}
+
+// Isolated networks, and a way out for each, in the real world.
+func TestIsolatedNetworks(t *testing.T) {
+	b := New(t)
+	b.AddNS("a", "c")
+	b.CLI("network", "add", "blue", "--subnet", "10.5.0.0/24", "--isolated")
+	b.CLI("network", "add", "red", "--subnet", "10.6.0.0/24", "--filtering", "endpoint-independent")
+	b.CLI("port", "add", "a", "--netns", b.NS("a"), "--network", "blue", "--ip", "auto")
+	b.CLI("port", "add", "c", "--netns", b.NS("c"), "--network", "red", "--ip", "auto")
+	ping(b, "a", "10.1.0.2")
+	ping(b, "c", "10.1.0.2")
+	start := time.Now()
+	if out, err := b.TrySh("a", "ping -c 1 -W 1 10.6.0.2"); err == nil {
+		t.Errorf("out of an isolated network: %s", out)
+	}
+	if time.Since(start) > patience {
+		t.Error("it took long")
+	}
+	b.Web("a")
+	b.CLI("publish", "add", "8080:80", "--port", "a")
+	contains(t, b.Sh("c", "curl -s http://10.1.0.1:8080/"), "a")
+	contains(t, b.Sh("host", "curl -s http://127.0.0.1:8080/"), "a") // by the relay
+	b.Web("host")
+	for _, from := range []string{"a", "c"} { // by the host's own address, from networks that the host has no leg in
+		contains(t, b.Sh(from, "curl -s http://10.1.0.1/"), "host")
+	}
+	if _, err := b.TryCLI("network", "add", "x", "--subnet", "10.8.0.0/24", "--mapping", "address-and-port-dependent", "--filtering", "endpoint-independent"); err == nil {
+		t.Error("a filter that cannot be kept was accepted")
+	}
+}
+
+// When the outside ports are used up, trace says so, and what to do; the sender is told by ICMP; a port that comes back is
+// used.
+func TestPortsExhausted(t *testing.T) {
+	b := New(t, "--nat-ports", "20000-20003")
+	containers(b)
+	b.Web("out")
+	b.Serve("out", 7001, "socat", "TCP-LISTEN:7001,fork", "EXEC:sleep 60")
+	var hold net.Conn // one connection stays open
+	if err := tap.In(b.path("web"), func() (err error) {
+		hold, err = net.DialTimeout("tcp", "10.1.0.2:7001", patience)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer hold.Close()
+	b.Eventually("the one port of web's share is held", func() bool {
+		return strings.Contains(b.CLI("flow", "ls", "--dport", "7001"), "ESTABLISHED")
+	})
+	out := b.CLI("trace", "--in", "web", "tcp > 10.1.0.2:80 S")
+	contains(t, out, "nat_ports_exhausted", "its sender gets icmp 172.29.0.1 > 172.29.0.2 unreachable: prohibited (3/13)", "what to do: widen uplink.ports")
+	if out, err := b.TrySh("web", "curl -sS -m 5 http://10.1.0.2/ 2>&1"); err == nil {
+		t.Errorf("a connection without a port: %s", out)
+	}
+	contains(t, b.CLI("nat", "ports"), "web 1")
+	b.Sh("db", "curl -s -m 5 http://10.1.0.2/") // another container has its own share
+	b.CLI("flow", "del", "--dport", "7001")
+	b.Sh("web", "curl -s -m 5 http://10.1.0.2/") // its own port does not rest for it
+}

@@ -1,0 +1,38 @@
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// The README's commands are run as they stand; the others that it names must exist.
+func TestReadme(t *testing.T) {
+	Need(t, "make", "curl", "ip", "ping")
+	raw, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := regexp.MustCompile("(?s)```sh run\n(.*?)```").FindStringSubmatch(string(raw))
+	if block == nil {
+		t.Fatal("no block to run in README.md")
+	}
+	c := exec.Command("sh", "-ec", block[1])
+	c.Dir = "../.."
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	out, err := c.CombinedOutput()
+	if err != nil {
+		_ = exec.Command(uvswitch, "lab", "down").Run() // what the block did not get to
+		t.Fatalf("%v\n%s", err, out)
+	}
+	contains(t, string(out), "this is web; you are 198.51.100.2", "balanced true", "198.51.100.1")
+	for _, m := range regexp.MustCompile("(?m)(?:^|`|/)uvswitch ([a-z]+(?: (?:ls|add|del|show|up|down|exec|tour|set|flush))?)").FindAllStringSubmatch(string(raw), -1) {
+		help, err := exec.Command(uvswitch, append(strings.Fields(m[1]), "--help")...).CombinedOutput()
+		if err != nil || !strings.Contains(string(help), "uvswitch "+m[1]) {
+			t.Errorf("README names `uvswitch %s`, and its help is: %s", m[1], help)
+		}
+	}
+}

@@ -1,0 +1,448 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The JSON keys that others build on: each must be there, in every row.
+func TestContract(t *testing.T) {
+	b := New(t)
+	containers(b)
+	b.CLI("publish", "add", "8080:80", "--port", "web")
+	b.Web("out")
+	b.Sh("web", "curl -s -m 5 http://10.1.0.2/")
+	ping(b, "web", "172.29.0.3")
+	for cmd, keys := range map[string]string{
+		"port ls":    "name network kind ifname netns mac addresses mtu state offload backend rx_packets rx_bytes rx_dropped tx_packets tx_bytes tx_dropped",
+		"fdb show":   "mac ifname flags state network is_local age",
+		"neigh show": "dst lladdr network state",
+		"route show": "dst gateway dev network type",
+		"flow ls":    "protocol state timeout original reply status network port",
+		"publish ls": "host_address host_port host_port_end protocol port address container_port from packets bytes",
+		"nat show":   "chain target packets bytes source destination out",
+		"network ls": "name subnet gateway mtu",
+	} {
+		var rows []map[string]any
+		b.JSON(&rows, strings.Fields(cmd)...)
+		if len(rows) == 0 {
+			t.Errorf("%s: no rows", cmd)
+		}
+		for _, r := range rows {
+			for _, k := range strings.Fields(keys) {
+				if _, ok := r[k]; !ok {
+					t.Errorf("%s: no key %s in %v", cmd, k, r)
+				}
+			}
+		}
+	}
+	var flows []struct {
+		Original, Reply map[string]any
+	}
+	b.JSON(&flows, "flow", "ls", "-p", "tcp")
+	for _, side := range []map[string]any{flows[0].Original, flows[0].Reply} {
+		for _, k := range []string{"src", "dst", "sport", "dport", "packets", "bytes"} {
+			if _, ok := side[k]; !ok {
+				t.Errorf("flow ls: no key %s in %v", k, side)
+			}
+		}
+	}
+	for cmd, keys := range map[string]string{
+		"stats":  "ports drops tables conservation",
+		"status": "version pid uptime uplink backend workers networks",
+	} {
+		var v map[string]any
+		b.JSON(&v, cmd)
+		for _, k := range strings.Fields(keys) {
+			if _, ok := v[k]; !ok {
+				t.Errorf("%s: no key %s", cmd, k)
+			}
+		}
+	}
+	// Text for people: conntrack's line.
+	line := b.CLI("flow", "ls", "-p", "tcp", "-d", "10.1.0.2", "-o", "extended")
+	contains(t, line, "ipv4     2 tcp      6 ", "src=172.29.0.2 dst=10.1.0.2 sport=", "src=10.1.0.2 dst=10.1.0.1 sport=80", "[ASSURED]")
+	contains(t, b.CLI("neigh", "show"), "172.29.0.2 dev default lladdr 02:75:ac:1d:00:02 PERMANENT")
+	contains(t, b.CLI("route", "show"), "default dev uplink", "172.29.0.0/16 dev default", "local 10.1.0.1/32")
+	contains(t, b.CLI("status"), "tcx on eth0, address 10.1.0.1, up")
+}
+
+// tshark, tcpdump and our own text read the same capture: a ping before and after translation.
+func TestDump(t *testing.T) {
+	Need(t, "tshark", "tcpdump")
+	b := New(t)
+	containers(b)
+	file := filepath.Join(b.dir, "out.pcapng")
+	text := &syncBuffer{}
+	var stops []func()
+	for _, args := range [][]string{{"dump", "-i", "web,uplink", "-w", file}, {"dump", "-i", "web,uplink"}} {
+		c := b.command(args...)
+		said := &syncBuffer{}
+		c.Stderr, c.Stdout = said, text
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		b.Eventually("dump is listening", func() bool { return strings.Contains(said.String(), "listening on web, uplink") })
+		stops = append(stops, func() { _ = c.Process.Signal(unix.SIGINT); _ = c.Wait() })
+	}
+	ping(b, "web", "10.1.0.2")
+	b.Sh("web", "ping -c 1 -s 3000 172.29.0.3") // fragments, and not on the uplink
+	b.Eventually("text shows the ping", func() bool { return strings.Count(text.String(), "echo reply") >= 4 })
+	for _, stop := range stops {
+		stop()
+	}
+	contains(t, text.String(), "web   In  IP 172.29.0.2 > 10.1.0.2: ICMP echo request", "uplink Out IP 10.1.0.1 > 10.1.0.2: ICMP echo request",
+		"uplink In  IP 10.1.0.2 > 10.1.0.1: ICMP echo reply", "web   Out IP 10.1.0.2 > 172.29.0.2: ICMP echo reply")
+	fields := func(filter string) string {
+		out, err := exec.Command("tshark", "-n", "-r", file, "-Y", filter, "-T", "fields", "-e", "frame.interface_name", "-e", "ip.src", "-e", "ip.dst").Output()
+		if err != nil {
+			t.Fatalf("tshark: %v\n%s", err, out)
+		}
+		return string(out)
+	}
+	contains(t, fields("icmp.type == 8"), "web\t172.29.0.2\t10.1.0.2", "uplink\t10.1.0.1\t10.1.0.2")
+	contains(t, fields("icmp.type == 0"), "uplink\t10.1.0.2\t10.1.0.1", "web\t10.1.0.2\t172.29.0.2")
+	if bad := fields("_ws.malformed"); bad != "" {
+		t.Errorf("tshark finds malformed packets: %s", bad)
+	}
+	out, err := exec.Command("tcpdump", "-nr", file, "icmp").CombinedOutput()
+	if err != nil {
+		t.Fatalf("tcpdump: %v\n%s", err, out)
+	}
+	contains(t, string(out), "IP 172.29.0.2 > 10.1.0.2: ICMP echo request")
+
+	// With a count it ends by itself; to standard output it is a pcapng.
+	c := b.command("dump", "-i", "web", "-c", "2", "-w", "-")
+	var raw bytes.Buffer
+	said := &syncBuffer{}
+	c.Stdout, c.Stderr = &raw, said
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	b.Eventually("dump is listening", func() bool { return strings.Contains(said.String(), "listening") })
+	ping(b, "web", "172.29.0.3")
+	if err := c.Wait(); err != nil || !bytes.HasPrefix(raw.Bytes(), []byte{0x0a, 0x0d, 0x0d, 0x0a}) {
+		t.Errorf("dump -c 2 -w -: %v, %d bytes", err, raw.Len())
+	}
+	if _, err := b.TryCLI("dump", "-i", "nobody"); err == nil || !strings.Contains(err.Error(), `there is no port "nobody"`) {
+		t.Errorf("a port that is not there: %v", err)
+	}
+}
+
+func runTour(t *testing.T, env []string, interrupt string, args ...string) string {
+	t.Helper()
+	Need(t)
+	c := exec.Command(uvswitch, append([]string{"lab", "tour", "--name", "uvtour"}, args...)...)
+	c.Env = append(os.Environ(), env...)
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	out := &syncBuffer{}
+	c.Stdout, c.Stderr = out, out
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- c.Wait() }()
+	limit := time.After(2 * time.Minute)
+	for interrupted := interrupt == ""; ; {
+		select {
+		case err := <-done:
+			if (err != nil) != (interrupt != "") {
+				t.Errorf("it ended with %v:\n%s", err, out)
+			}
+			if left, _ := filepath.Glob("/run/netns/uvtour-*"); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+			if left, _ := filepath.Glob("/run/uvswitch/uvtour*"); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+			return out.String()
+		case <-limit:
+			_ = c.Process.Kill()
+			t.Fatalf("it does not end:\n%s", out)
+		case <-time.After(20 * time.Millisecond):
+			if !interrupted && strings.Contains(out.String(), interrupt) {
+				interrupted = true
+				_ = c.Process.Signal(unix.SIGINT)
+			}
+		}
+	}
+}
+
+func TestTour(t *testing.T) {
+	for name, env := range map[string][]string{"with the system's tools": nil, "with nothing but the kernel": {"PATH=/nonexistent"}} {
+		t.Run(name, func(t *testing.T) {
+			out := runTour(t, env, "")
+			contains(t, out, "== 12 of 12", "this is web; you are 198.51.100.2", "dst=198.51.100.1",
+				"dst=203.0.113.8", "uplink Out IP 198.51.100.1 > 203.0.113.8: ICMP echo request", "balanced true", "nothing is left")
+		})
+	}
+}
+
+func TestTourInterrupted(t *testing.T) {
+	for _, at := range []string{"== 1 of", "== 6 of", "== 8 of"} {
+		t.Run(at, func(t *testing.T) { contains(t, runTour(t, nil, at), "nothing is left") })
+	}
+}
+
+func TestLab(t *testing.T) {
+	Need(t)
+	lab := func(args ...string) (string, error) {
+		out, err := exec.Command(uvswitch, append([]string{"lab", "--name", "uvtlab"}, args...)...).CombinedOutput()
+		return string(out), err
+	}
+	if out, err := lab("up"); err != nil {
+		t.Fatalf("up: %v\n%s", err, out)
+	}
+	defer lab("down")
+	if out, err := lab("up"); err == nil || !strings.Contains(out, "is up already") {
+		t.Errorf("up twice: %v %s", err, out)
+	}
+	for _, cmd := range [][]string{
+		{"exec", "web", "ping", "-c", "1", "172.29.0.3"},
+		{"exec", "db", "ping", "-c", "1", "203.0.113.8"},
+		{"exec", "host", "uvswitch", "port", "ls"},
+		{"exec", "db", "curl", "-s", "http://172.29.0.2/"},
+		{"show"},
+	} {
+		if out, err := lab(cmd...); err != nil {
+			t.Errorf("%v: %v\n%s", cmd, err, out)
+		}
+	}
+	if out, err := lab("exec", "web", "sh", "-c", "exit 7"); err == nil || err.(*exec.ExitError).ExitCode() != 7 {
+		t.Errorf("exec passes the exit code on: %v %s", err, out)
+	}
+	if out, err := lab("exec", "nowhere", "true"); err == nil || !strings.Contains(out, `no part "nowhere"`) {
+		t.Errorf("a part that is not there: %s", out)
+	}
+	if out, err := lab("down"); err != nil {
+		t.Errorf("down: %v\n%s", err, out)
+	}
+	if left, _ := filepath.Glob("/run/netns/uvtlab-*"); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	if out, err := lab("exec", "web", "true"); err == nil || !strings.Contains(out, "is not up") {
+		t.Errorf("exec after down: %s", out)
+	}
+}
+
+// Bad input: what happened, why, what to do next; and nothing half-made left behind.
+func TestBadInput(t *testing.T) {
+	b := New(t)
+	containers(b)
+	b.AddNS("spare")
+	before := b.Sh("spare", "ip -br link") + b.Sh("host", "ip -br link | sed 's/@.*//'") + b.CLI("-j", "network", "ls")
+	b.Serve("host", 25000, "socat", "TCP-LISTEN:25000,fork", "SYSTEM:cat")
+	b.Serve("host", 7070, "socat", "TCP-LISTEN:7070,fork", "SYSTEM:cat")
+	for _, tt := range []struct {
+		args string
+		want string // of the error
+		code int
+	}{
+		{"port add x --netns nosuch", `no such network namespace: "nosuch"`, 1},
+		{"port add x", "--netns NAME makes a device in a namespace", 2},
+		{"port add web --netns SPARE", `there is a port "web" already`, 1},
+		{"port add host --netns SPARE", `there is a port "host" already`, 1},
+		{"port add a/b --netns SPARE", `"a/b" is not a name for a port`, 2},
+		{"port add x --netns SPARE --ip 172.29.0.2", `in use by port "web"`, 1},
+		{"port add x --netns SPARE --ip 172.29.0.1", "is the gateway's", 1},
+		{"port add x --netns SPARE --ip 10.9.9.9", "is not a usable address of network", 2},
+		{"port add x --netns SPARE --ip 172.29.255.255", "is not a usable address", 2},
+		{"port add x --netns SPARE --mac 01:00:00:00:00:01", "is not the MAC address of a station", 2},
+		{"port add x --netns SPARE --mac 02:75:ac:1d:00:02", `in use by port "web"`, 1},
+		{"port add x --netns SPARE --mtu 100", "out of range", 2},
+		{"port add x --netns SPARE --ifname waytoolonganame1", "is not an interface name", 2},
+		{"port add x --netns SPARE --ifname lo", "exists there already", 1},
+		{"port add x --netns SPARE --offload off --ifname lo", "exists there already", 1},
+		{"port add x --netns SPARE --offload maybe", "say on or off", 2},
+		{"port add x --netns SPARE --network nosuch", `there is no network "nosuch"`, 1},
+		{"port add x --device nosuch", `no device "nosuch" here`, 1},
+		{"port add x --device uvs0", "the switch's own device", 1},
+		{"port add x --netns SPARE --device eth0", "in one place", 2},
+		{"port add x --device h9 --mtu 1400", "are for devices made with --netns", 2},
+		{"port del nosuch", `there is no port "nosuch"`, 1},
+		{"port del host", "the switch's own", 1},
+		{"port set web nosuch on", `no knob "nosuch"`, 2},
+		{"port set web guard maybe", "say on or off", 2},
+		{"network add n2 --subnet 172.29.128.0/24", `overlaps 172.29.0.0/16 of network "default"`, 1},
+		{"network add n2 --subnet 10.1.0.0/16", "which the host reaches by device eth0", 1},
+		{"network add n2 --subnet 172.30.0.7/24", "did you mean 172.30.0.0/24?", 2},
+		{"network add n2 --subnet 172.30.0.0/31", "is not an IPv4 subnet", 2},
+		{"network del default", "lives as long as the switch", 1},
+		{"publish add 8080 --port web", "it has no two ports", 2},
+		{"publish add 0:80 --port web", "is not a port", 2},
+		{"publish add 8080:80/icmp --port web", "tcp, udp or sctp", 2},
+		{"publish add 8080:80 --port nosuch", `there is no port "nosuch"`, 1},
+		{"publish add 7070:80 --port web", "taken by pid", 1},
+		{"publish add 1-65535:1 --port web", "may not overlap", 1},
+		{"publish add 20000-29999:20000 --port web", "taken by pid", 1},
+		{"port add x --device lo", "the host's own way", 1},
+		{"port add x --device eth0", "the host's own way", 1},
+		{"port add x --netns /etc/passwd", "is something else", 1},
+		{"network add n2 --subnet 127.0.0.0/8", "nothing there is ever routed", 2},
+		{"publish add 9.9.9.9:80:80 --port web", "is not the uplink's address", 2},
+		{"publish del 99", "99 is not published", 1},
+		{"fdb add nonsense dev web static", "is not the MAC address", 2},
+		{"fdb del 02:00:00:00:99:99", "is not in any table", 1},
+		{"flow del", "say which flows", 2},
+		{"flow ls -d nosuch", "is not an address", 2},
+		{"flow ls -p nosuch", "say tcp, udp, sctp", 2},
+		{"port ls -o json", "say wide or extended", 2},
+		{"port bogus", "unknown command", 2},
+		{"port", "say what: ls", 2},
+		{"nosuch", "unknown command", 2},
+		{"port ls --nosuch", "unknown flag", 2},
+	} {
+		args := strings.Fields(strings.ReplaceAll(tt.args, "SPARE", b.NS("spare")))
+		_, err := b.TryCLI(args...)
+		var exit *exec.ExitError
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v; want %q", tt.args, err, tt.want)
+		} else if errors.As(err, &exit) && exit.ExitCode() != tt.code {
+			t.Errorf("%s: exit code %d, want %d", tt.args, exit.ExitCode(), tt.code)
+		}
+	}
+	after := b.Sh("spare", "ip -br link") + b.Sh("host", "ip -br link | sed 's/@.*//'") + b.CLI("-j", "network", "ls")
+	if before != after {
+		t.Errorf("something was left:\n%s\n%s", before, after)
+	}
+	ping(b, "web", "172.29.0.3")
+
+	// A second switch on the same socket, and one with the same names.
+	if out, err := b.TrySh("host", uvswitch+" --socket "+b.Socket()+" run"); err == nil || !strings.Contains(out, "a switch is running already") {
+		t.Errorf("a second switch on the socket: %s", out)
+	}
+	if out, err := b.TrySh("host", uvswitch+" --socket "+b.Socket()+"2 run"); err == nil || !strings.Contains(out, "give this one a name of its own (--name)") {
+		t.Errorf("a second switch with the same devices: %s", out)
+	}
+	if out, err := b.TrySh("host", "su -s /bin/sh nobody -c '"+filepath.Join(copyForAll(t), "uvswitch")+" --socket /tmp/uvt-nobody.sock run'"); err == nil || !strings.Contains(out, "needs CAP_NET_ADMIN") {
+		t.Errorf("without root: %s", out)
+	}
+	config := filepath.Join(b.dir, "bad.yaml")
+	if err := os.WriteFile(config, []byte("uplink: {device: auto}\nnetwroks:\n  - {name: lab}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := b.TrySh("host", uvswitch+" --socket "+b.Socket()+"3 run -c "+config); err == nil || !strings.Contains(out, `did you mean "networks"?`) || !strings.Contains(out, "[2:1]") {
+		t.Errorf("a wrong key: %s", out)
+	}
+	if err := b.Stop(); err != nil {
+		t.Error(err)
+	}
+	nothingLeft(b)
+	if _, err := b.TryCLI("status"); err == nil || !strings.Contains(err.Error(), "no switch listens on") {
+		t.Errorf("without a switch: %v", err)
+	}
+	// No /dev/net/tun, in a mount namespace that hides it.
+	if out, err := b.TrySh("host", "unshare -m sh -c 'mkdir -p "+b.dir+"/dev && mount -t tmpfs none /dev/net && "+uvswitch+" --socket "+b.Socket()+" run'"); err == nil || !strings.Contains(out, "cannot use /dev/net/tun") {
+		t.Errorf("without /dev/net/tun: %s", out)
+	}
+}
+
+// copyForAll puts the uvswitch where a user without rights can run it.
+func copyForAll(t *testing.T) string {
+	dir, err := os.MkdirTemp("", "uvt-bin-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	raw, err := os.ReadFile(uvswitch)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "uvswitch"), raw, 0o755)
+	}
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// The whole configuration file, and a switch of other names beside the first.
+func TestConfigFile(t *testing.T) {
+	b := NewHost(t)
+	b.AddNS("web")
+	config := filepath.Join(b.dir, "uvswitch.yaml")
+	err := os.WriteFile(config, []byte(`
+uplink: {device: auto, kind: tcx, ports: "20000-20999"}
+networks:
+  - {name: default, subnet: 172.28.0.0/16, mtu: 1400}
+  - {name: lab, subnet: 10.9.0.0/24, internal: true}
+host: {address: 172.28.0.200, inbound: allow}
+nat: {mapping: endpoint-independent, filtering: address-and-port-dependent, timers: linux, flows: 4096, flows_per_port: 1000}
+ports:
+  - {name: web, netns: `+b.NS("web")+`, ip: 172.28.0.9/16}
+publish:
+  - {from: any, host: "8080", to: "web:80", proto: tcp}
+`), 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Start("-c", config, "--name", "second")
+	b.Web("web")
+	contains(t, b.Sh("out", "curl -s -m 5 http://10.1.0.1:8080/"), "you are 10.1.0.2")
+	contains(t, b.Sh("web", "ip addr show eth0"), "172.28.0.9/16", "mtu 1400")
+	contains(t, b.Sh("host", "ip -br addr"), "second0", "second-up", "172.28.0.200/16")
+	contains(t, b.CLI("stats"), "of 4096")
+	var nets []map[string]any
+	b.JSON(&nets, "network", "ls")
+	if len(nets) != 2 || nets[1]["internal"] != true {
+		t.Errorf("networks: %v", nets)
+	}
+	ping(b, "web", "10.1.0.2")
+}
+
+// A namespace that dies takes its port with it; a port that is removed takes its device.
+func TestNamespaceDies(t *testing.T) {
+	b := New(t)
+	containers(b)
+	b.CLI("publish", "add", "8080:80", "--port", "db")
+	ping(b, "web", "172.29.0.3")
+	b.local("ip", "netns", "del", b.NS("db"))
+	b.Eventually("the port is gone", func() bool { _, err := b.TryCLI("port", "show", "db"); return err != nil })
+	var rules []map[string]any
+	if b.JSON(&rules, "publish", "ls"); len(rules) != 0 {
+		t.Errorf("its published port is left: %v", rules)
+	}
+	ping(b, "web", "10.1.0.2")
+	b.AddNS("db2")
+	b.CLI("port", "add", "db", "--netns", b.NS("db2"), "--ip", "172.29.0.3") // re-created: same name, same address
+	ping(b, "web", "172.29.0.3")
+	b.CLI("port", "del", "db")
+	if out := b.Sh("db2", "ip -br link"); strings.Contains(out, "eth0") {
+		t.Errorf("the device is left: %s", out)
+	}
+	b.Balanced()
+}
+
+// The control API answers nonsense with an error, and goes on.
+func TestAPI(t *testing.T) {
+	b := New(t)
+	Need(t, "curl")
+	curl := func(args string) string {
+		return b.Sh("host", "curl -s -m 5 --unix-socket "+b.Socket()+" "+args)
+	}
+	for args, want := range map[string]string{
+		"http://x/v1/nosuch":                      "the control API has no GET /v1/nosuch",
+		"-d '{' http://x/v1/ports":                "the request's body",
+		"-d '{\"nmae\":\"x\"}' http://x/v1/ports": `unknown field \"nmae\"`,
+		"-d '{}{}' http://x/v1/ports":             "more than one value",
+		"-X DELETE http://x/v1/ports/nosuch":      "there is no port",
+		"http://x/v1/ports/host":                  `"ifname": "uvs0"`,
+	} {
+		contains(t, curl(args), want)
+	}
+	var v any
+	if err := json.Unmarshal([]byte(curl("http://x/v1/status")), &v); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,216 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+)
+
+// hostState is what a switch must not change: rules, sysctls and policy routes. Sysctls of the switch's own
+// devices are left out: they come and go with those.
+func hostState(b *Bed) string {
+	b.t.Helper()
+	Need(b.t, "nft", "iptables-save", "sysctl")
+	own := regexp.MustCompile(`(?m)^net\.(ipv4|ipv6|mpls)\.(conf|neigh)\.uvs.*\n`)
+	volatile := regexp.MustCompile(`(?m)^net\.(netfilter\.nf_conntrack_count|ipv4\.tcp_fastopen_key|core\.netdev_rss_key|ipv6\.route\.flush).*\n`)
+	s := b.Sh("host", "sysctl -a 2>/dev/null | grep '^net\\.' | sort")
+	s = volatile.ReplaceAllString(own.ReplaceAllString(s, ""), "")
+	return s + b.Sh("host", "nft list ruleset; iptables-save | grep -v '^#'; ip rule; ip -6 rule; ip link show type bridge")
+}
+
+func eachKind(t *testing.T, test func(t *testing.T, b *Bed)) {
+	for _, kind := range []string{"tcx", "clsact"} {
+		t.Run(kind, func(t *testing.T) {
+			b := NewHost(t)
+			before := hostState(b)
+			b.Start("--uplink-kind", kind)
+			containers(b)
+			var s api.Status
+			if b.JSON(&s, "status"); s.Uplink.Kind != kind || s.Uplink.State != "up" || s.Uplink.Device != "eth0" {
+				t.Fatalf("uplink %+v", s.Uplink)
+			}
+			test(t, b)
+			if during := hostState(b); during != before {
+				t.Errorf("the host was changed while the switch ran:\n%s", diff(before, during))
+			}
+			b.Balanced()
+			if err := b.Stop(); err != nil {
+				t.Errorf("SIGTERM: %v", err)
+			}
+			if after := hostState(b); after != before {
+				t.Errorf("the host is not as it was:\n%s", diff(before, after))
+			}
+			nothingLeft(b)
+		})
+	}
+}
+
+func diff(a, b string) string {
+	var out []string
+	in := map[string]bool{}
+	for _, l := range strings.Split(a, "\n") {
+		in[l] = true
+	}
+	for _, l := range strings.Split(b, "\n") {
+		if !in[l] {
+			out = append(out, "+ "+l)
+		}
+		delete(in, l)
+	}
+	for l := range in {
+		out = append(out, "- "+l)
+	}
+	return strings.Join(out, "\n")
+}
+
+// nothingLeft checks that a switch that has ended left no device, filter or socket.
+func nothingLeft(b *Bed) {
+	b.t.Helper()
+	if out := b.Sh("host", "ip -br link"); strings.Contains(out, "uvs") {
+		b.t.Errorf("devices are left:\n%s", out)
+	}
+	if out := b.Sh("host", "tc qdisc show dev eth0; tc filter show dev eth0 ingress 2>&1"); strings.Contains(out, "clsact") || strings.Contains(out, "uvs") {
+		b.t.Errorf("filters are left:\n%s", out)
+	}
+	if out := b.Sh("host", "ip link show eth0"); strings.Contains(out, "tcx") {
+		b.t.Errorf("tcx links are left:\n%s", out)
+	}
+	if _, err := os.Stat(b.Socket()); err == nil {
+		b.t.Error("the socket is left")
+	}
+}
+
+func TestOut(t *testing.T) {
+	eachKind(t, func(t *testing.T, b *Bed) {
+		Need(t, "tcpdump", "curl")
+		capture := filepath.Join(b.dir, "out.pcap")
+		dump := b.Listen("out", "tcpdump", "-i", "eth0", "-U", "-w", capture)
+		ping(b, "web", "10.1.0.2")
+		ping(b, "host", "10.1.0.2") // the host's own traffic goes on
+		b.Web("out")
+		contains(t, b.Sh("web", "curl -s -m 5 http://10.1.0.2/"), "this is out; you are 10.1.0.1")
+		contains(t, b.Sh("host", "curl -s -m 5 http://10.1.0.2/"), "you are 10.1.0.1")
+		dump()
+		if out := b.Sh("out", "tcpdump -nr "+capture+" 'net 172.29.0.0/16' 2>/dev/null | wc -l"); strings.TrimSpace(out) != "0" {
+			t.Errorf("outside saw %s packets with inside addresses", out)
+		}
+		if out := b.Sh("out", "tcpdump -nr "+capture+" 'tcp[tcpflags] & tcp-rst != 0' 2>/dev/null | wc -l"); strings.TrimSpace(out) != "0" {
+			t.Errorf("%s resets", out)
+		}
+		b.Iperf("out")
+		b.Sh("web", "iperf3 -t 1 -c 10.1.0.2")
+		b.Sh("web", "iperf3 -t 1 -R -c 10.1.0.2")
+		b.Sh("web", "iperf3 -u -b 50M -t 1 -c 10.1.0.2")
+		b.Sh("web", "iperf3 -u -b 50M -t 1 -R -c 10.1.0.2")
+		b.Sh("host", "iperf3 -t 1 -c 10.1.0.2")
+		p := port(b, "uplink")
+		if p.RxBytes/p.RxPackets < 500 || p.TxBytes/p.TxPackets < 500 {
+			t.Errorf("uplink %+v: no super-frames", p)
+		}
+		contains(t, b.Sh("web", "ping -c 1 -t 1 10.1.0.2 || true"), "Time to live exceeded")
+	})
+}
+
+func TestPublish(t *testing.T) {
+	eachKind(t, func(t *testing.T, b *Bed) {
+		Need(t, "curl", "socat")
+		b.Web("web")
+		b.CLI("publish", "add", "8080:80", "--port", "web")
+		const url = "curl -s -m 5 http://10.1.0.1:8080/"
+		contains(t, b.Sh("out", url), "this is web; you are 10.1.0.2")
+		contains(t, b.Sh("db", url), "this is web")
+		contains(t, b.Sh("web", url), "this is web")
+		contains(t, b.Sh("host", url), "this is web")
+		contains(t, b.Sh("host", "curl -s -m 5 http://127.0.0.1:8080/"), "this is web")
+
+		b.CLI("publish", "add", "127.0.0.1:8081:80", "--port", "web")
+		contains(t, b.Sh("host", "curl -s -m 5 http://127.0.0.1:8081/"), "this is web")
+		if out, err := b.TrySh("out", "curl -s -m 2 http://10.1.0.1:8081/"); err == nil {
+			t.Errorf("published on 127.0.0.1 and reached from outside: %s", out)
+		}
+		b.CLI("publish", "add", "8082:80", "--port", "web", "--from", "192.0.2.0/24")
+		if out, err := b.TrySh("out", "curl -s -m 2 http://10.1.0.1:8082/"); err == nil {
+			t.Errorf("--from lets a stranger in: %s", out)
+		}
+		if out, err := b.TrySh("db", "curl -s -m 2 http://172.29.255.254:8082/"); err == nil {
+			t.Errorf("--from lets a stranger in by the host's relay: %s", out)
+		}
+		contains(t, b.Sh("host", "curl -s -m 5 http://127.0.0.1:8082/"), "this is web")
+		// A container's address is not reachable by routing to it from outside.
+		b.Sh("out", "ip route add 172.29.0.0/16 via 10.1.0.1")
+		if out, err := b.TrySh("out", "curl -s -m 2 http://172.29.0.2/"); err == nil {
+			t.Errorf("a container reached by its own address from outside: %s", out)
+		}
+		// UDP, from outside, from a container, from the host.
+		b.Serve("db", 99, "socat", "-T5", "UDP-LISTEN:99,fork,reuseaddr", "SYSTEM:cat")
+		b.CLI("publish", "add", "9999:99/udp", "--port", "db")
+		for _, from := range []string{"out", "web", "host"} {
+			contains(t, b.Sh(from, "echo hello-from-"+from+" | socat -t2 - UDP:10.1.0.1:9999"), "hello-from-"+from)
+		}
+		// A port that is taken names who has it.
+		b.Serve("host", 9090, "socat", "TCP-LISTEN:9090,fork", "SYSTEM:cat")
+		_, err := b.TryCLI("publish", "add", "9090:80", "--port", "web")
+		if err == nil || !strings.Contains(err.Error(), "taken by pid") || !strings.Contains(err.Error(), "socat") {
+			t.Errorf("publishing a taken port: %v", err)
+		}
+		_, err = b.TryCLI("publish", "add", "8080:81", "--port", "db")
+		if err == nil || !strings.Contains(err.Error(), `to port "web"`) {
+			t.Errorf("publishing a published port: %v", err)
+		}
+		contains(t, b.CLI("nat", "show"), "DNAT", "10.1.0.1:8080", "172.29.0.2:80", "MASQUERADE", "172.29.0.0/16")
+		b.CLI("publish", "del", "8080")
+		if out, err := b.TrySh("out", "curl -s -m 2 http://10.1.0.1:8080/"); err == nil {
+			t.Errorf("taken back, and still: %s", out)
+		}
+	})
+}
+
+// A switch that was killed leaves nothing that the next one does not clear.
+func TestKilled(t *testing.T) {
+	for _, kind := range []string{"tcx", "clsact"} {
+		t.Run(kind, func(t *testing.T) {
+			b := NewHost(t)
+			b.Start("--uplink-kind", kind)
+			containers(b)
+			ping(b, "web", "10.1.0.2")
+			b.Kill()
+			b.Start("--uplink-kind", kind)
+			b.CLI("port", "add", "web", "--netns", b.NS("web"))
+			ping(b, "web", "10.1.0.2")
+			if err := b.Stop(); err != nil {
+				t.Error(err)
+			}
+			nothingLeft(b)
+		})
+	}
+}
+
+// The uplink follows the host: its address changes, the link flaps, the default route goes and comes.
+func TestUplinkFollows(t *testing.T) {
+	b := New(t)
+	containers(b)
+	ping(b, "web", "10.1.0.2")
+	state := func() api.Uplink {
+		var s api.Status
+		b.JSON(&s, "status")
+		return s.Uplink
+	}
+	b.Sh("host", "ip addr flush dev eth0 && ip addr add 10.1.0.9/24 dev eth0 && ip route add default via 10.1.0.2")
+	b.Eventually("the new address is used", func() bool { return state().Address == "10.1.0.9" && state().State == "up" })
+	b.Web("out")
+	contains(t, b.Sh("web", "curl -s -m 5 http://10.1.0.2/"), "you are 10.1.0.9")
+	b.Sh("host", "ip route del default")
+	b.Eventually("without a default route it is down", func() bool { return state().State == "down" })
+	b.Sh("host", "ip route add default via 10.1.0.2")
+	b.Eventually("it comes back", func() bool { return state().State == "up" })
+	ping(b, "web", "10.1.0.2")
+	b.Sh("host", "ip link set eth0 down")
+	b.Eventually("a link that is down", func() bool { return state().State == "down" })
+	b.Sh("host", "ip link set eth0 up && ip route replace default via 10.1.0.2")
+	b.Eventually("it comes back", func() bool { return state().State == "up" })
+	ping(b, "web", "10.1.0.2")
+}

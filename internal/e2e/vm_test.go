@@ -1,0 +1,124 @@
+package e2e
+
+import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/tap"
+)
+
+// The kernel of namespace vm is the guest: QEMU, or VDE's own program, joins its tap0 to the port of the switch.
+var machines = []struct {
+	kind string
+	tool string
+	args func(path, local string) []string
+	lost string // what is said of a second one
+}{
+	{"qemu-stream", "qemu-system-x86_64", func(path, _ string) []string {
+		return qemu("stream,id=a,server=off,addr.type=unix,addr.path=" + path)
+	}, ""},
+	{"qemu-dgram", "qemu-system-x86_64", func(path, local string) []string {
+		return qemu(fmt.Sprintf("dgram,id=a,local.type=unix,local.path=%s,remote.type=unix,remote.path=%s", local, path))
+	}, ""},
+	{"vde", "vde_plug2tap", func(path, _ string) []string { return []string{"vde_plug2tap", "-s", path, "tap0"} }, ""},
+}
+
+// qemu is a machine without a processor: its network alone, a hub between netdev a and tap0.
+func qemu(netdev string) []string {
+	return []string{"qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none", "-netdev", netdev, "-netdev", "hubport,id=ha,hubid=0,netdev=a",
+		"-netdev", "tap,id=b,ifname=tap0,script=no,downscript=no,vhost=off", "-netdev", "hubport,id=hb,hubid=0,netdev=b"}
+}
+
+func TestMachines(t *testing.T) {
+	for _, m := range machines {
+		t.Run(m.kind, func(t *testing.T) {
+			Need(t, m.tool, "iperf3", "curl")
+			b := New(t)
+			containers(b)
+			b.AddNS("vm")
+			b.Sh("vm", "ip tuntap add tap0 mode tap && ip link set tap0 up && ip addr add 172.29.0.9/16 dev tap0 && ip route add default via 172.29.0.1")
+			path := filepath.Join(b.dir, "vm1")
+			b.CLI("port", "add", "vm1", "--"+m.kind, path, "--ip", "172.29.0.9")
+			state := func() string {
+				var p api.Port
+				b.JSON(&p, "port", "show", "vm1")
+				return p.State
+			}
+			if s := state(); s != "down" {
+				t.Errorf("before a machine is there the port is %s", s)
+			}
+			n := 0
+			start := func() *exec.Cmd {
+				n++
+				args := m.args(path, filepath.Join(b.dir, fmt.Sprintf("local%d", n)))
+				c := exec.Command(args[0], args[1:]...)
+				c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+				said := &syncBuffer{}
+				c.Stderr, c.Stdout = said, said
+				if err := tap.In(b.path("vm"), c.Start); err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() {
+					_ = c.Process.Kill()
+					_ = c.Wait()
+					if t.Failed() {
+						t.Logf("%s said: %s", args[0], said)
+					}
+				})
+				return c
+			}
+			reaches := func(from, to string) {
+				t.Helper()
+				b.Eventually(from+" reaches "+to, func() bool { _, err := b.TrySh(from, "ping -c 1 -W 1 "+to); return err == nil })
+			}
+			c := start()
+			reaches("vm", "172.29.0.1")
+			if s := state(); s != "forwarding" {
+				t.Errorf("with a machine the port is %s", s)
+			}
+			reaches("vm", "172.29.0.2")
+			reaches("web", "172.29.0.9")
+			reaches("vm", "10.1.0.2")
+			b.Web("vm")
+			b.CLI("publish", "add", "8080:80", "--port", "vm1")
+			if got := b.Sh("out", "curl -s -m 5 http://10.1.0.1:8080/"); !strings.Contains(got, "you are 10.1.0.2") {
+				t.Errorf("a published port of the machine: %q", got)
+			}
+			// Super-frames of a container are taken apart for it; both ways, and more than its queue holds.
+			b.Iperf("vm")
+			for _, flag := range []string{"", "-R"} {
+				b.Sh("web", "iperf3 -c 172.29.0.9 -n 30M "+flag)
+			}
+			var p api.Port
+			if b.JSON(&p, "port", "show", "vm1"); p.Segmented == 0 {
+				t.Error("nothing was taken apart")
+			}
+			b.Sh("vm", "ping -c 1 -s 4000 172.29.0.3")
+
+			// It dies, and comes again: the same port, the same address.
+			_ = c.Process.Kill()
+			_ = c.Wait()
+			b.Eventually("the port is down", func() bool {
+				_, _ = b.TrySh("web", "ping -c 1 -W 1 172.29.0.9")
+				return state() == "down"
+			})
+			if m.kind == "vde" {
+				b.Sh("vm", "ip link show tap0 || ip tuntap add tap0 mode tap; ip link set tap0 up; ip addr replace 172.29.0.9/16 dev tap0; ip route replace default via 172.29.0.1")
+			}
+			start()
+			reaches("vm", "172.29.0.2")
+			reaches("web", "172.29.0.9")
+			b.CLI("config", "show")
+			b.CLI("port", "del", "vm1")
+			if left, _ := filepath.Glob(path + "*"); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+			b.Balanced()
+		})
+	}
+}

@@ -1,0 +1,240 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/tap"
+)
+
+const webAddr = "127.0.0.1:8099"
+
+// The live page in a real browser, which runs in the host's namespace: this test runs itself there.
+func TestWebPage(t *testing.T) {
+	if url := os.Getenv("UVSWITCH_TEST_URL"); url != "" {
+		browse(t, url)
+		return
+	}
+	Need(t, "chromium", "iperf3", "curl")
+	b := New(t, "--web", webAddr)
+	containers(b)
+	b.CLI("network", "add", "lab", "--subnet", "10.9.0.0/24", "--internal")
+	b.AddNS("cache", "queue")
+	b.CLI("port", "add", "cache", "--netns", b.NS("cache"), "--network", "lab")
+	b.CLI("port", "add", "queue", "--netns", b.NS("queue"), "--network", "lab")
+	b.Web("web")
+	b.CLI("publish", "add", "8080:80", "--port", "web")
+	b.Iperf("db")
+	b.Iperf("out")
+	// Enough to look at: two streams, refused packets, pings.
+	for _, line := range []string{"iperf3 -c 172.29.0.3 -t 100 -b 800M", "iperf3 -c 10.1.0.2 -t 100 -b 90M",
+		"timeout 100 sh -c 'while :; do ping -c 1 -W 1 172.29.0.3; echo x | socat - udp-sendto:172.29.0.1:9; echo x | socat - udp-sendto:240.0.0.1:9; sleep 0.2; done'"} {
+		b.Background("web", line)
+	}
+	b.Eventually("drops are seen", func() bool { return strings.Contains(b.CLI("stats"), "martian_destination") })
+	inside := exec.Command(os.Args[0], "-test.run=^TestWebPage$", "-test.v", "-test.timeout=90s")
+	inside.Env = append(os.Environ(), "UVSWITCH_TEST_URL=http://"+webAddr+"/")
+	inside.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out := &syncBuffer{}
+	inside.Stdout, inside.Stderr = out, out
+	if err := tap.In(b.path("host"), inside.Start); err != nil {
+		t.Fatal(err)
+	}
+	if err := inside.Wait(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+
+	// It only reads, and only for this host.
+	for _, c := range []struct{ args, want string }{
+		{"", "200"}, {"-H 'Host: evil.example'", "403"}, {"-H 'Origin: http://evil.example'", "403"}, {"-H 'Host: localhost'", "200"},
+	} {
+		if got := b.Sh("host", "curl -s -o /dev/null -w '%{http_code}' "+c.args+" http://"+webAddr+"/v1/status"); got != c.want {
+			t.Errorf("curl %s: %s, not %s", c.args, got, c.want)
+		}
+	}
+	for _, c := range []string{"-X DELETE http://" + webAddr + "/v1/ports/web", "-X POST -d '{}' http://" + webAddr + "/v1/ports", "http://" + webAddr + "/v1/capture", "-X POST -d '{}' http://" + webAddr + "/v1/reload"} {
+		if got := b.Sh("host", "curl -s -o /dev/null -w '%{http_code}' "+c); got != "403" {
+			t.Errorf("curl %s: %s", c, got)
+		}
+	}
+	if err := func() error { b2 := *b; return b2.TryStart("--web", "0.0.0.0:80", "--name", "uvz") }(); err == nil {
+		t.Error("it was served to the network")
+	}
+}
+
+// browse looks at the page and uses it.
+func browse(t *testing.T, url string) {
+	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.WindowSize(1360, 900), chromedp.Flag("disable-gpu", true), chromedp.Flag("hide-scrollbars", true))
+	ctx, cancel := chromedp.NewExecAllocator(t.Context(), opts...)
+	defer cancel()
+	ctx, cancel = chromedp.NewContext(ctx)
+	defer cancel()
+	ctx, cancel = context.WithTimeout(ctx, 80*time.Second)
+	defer cancel()
+	var mu sync.Mutex
+	var complaints []string
+	complain := func(s string) {
+		mu.Lock()
+		defer mu.Unlock()
+		complaints = append(complaints, s)
+	}
+	chromedp.ListenTarget(ctx, func(e any) {
+		switch e := e.(type) {
+		case *runtime.EventExceptionThrown:
+			complain(e.ExceptionDetails.Error())
+		case *log.EventEntryAdded: // refused by the content security policy, not found, ...
+			complain(e.Entry.Text + " " + e.Entry.URL)
+		}
+	})
+	do := func(what string, actions ...chromedp.Action) {
+		t.Helper()
+		if err := chromedp.Run(ctx, actions...); err != nil {
+			t.Fatalf("%s: %v; the page says %v", what, err, complaints)
+		}
+	}
+	eventually := func(what, js string) {
+		t.Helper()
+		do(what, chromedp.Poll(js, nil, chromedp.WithPollingTimeout(20*time.Second)))
+	}
+	shot := func(name string) {
+		dir := os.Getenv("UVSWITCH_SCREENSHOTS")
+		if dir == "" {
+			return
+		}
+		var png []byte
+		do("screenshot", chromedp.CaptureScreenshot(&png))
+		if err := os.WriteFile(filepath.Join(dir, name), png, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	scheme := func(v string) chromedp.Action {
+		return emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: v}})
+	}
+	do("open", log.Enable(), scheme("light"), chromedp.Navigate(url))
+	eventually("it is live", `document.getElementById("live").textContent === "live"`)
+	eventually("ports are drawn", `["web","db","cache","queue","host","uplink"].every(p => document.querySelector('.topo a[data-port="'+p+'"]'))`)
+	eventually("traffic flows along edges", `document.querySelectorAll(".topo .edge.on").length >= 4`)
+	eventually("edges are as wide as their rate", `(() => { const w = [...document.querySelectorAll(".topo .edge")].map(e => +e.getAttribute("stroke-width")); return Math.max(...w) > 2 * Math.min(...w) })()`)
+	eventually("drops by reason", `!!document.querySelector('[data-reason="martian_destination"]') && document.body.innerText.includes("never routed")`)
+	eventually("tables and what is published", `document.body.innerText.includes("1,048,576") && document.body.innerText.includes("8080/tcp")`)
+	eventually("rates", `/[MG]bit\/s/.test(document.getElementById("rate").textContent)`)
+	if os.Getenv("UVSWITCH_SCREENSHOTS") != "" { // a picture has a curve to show
+		eventually("some history", `performance.now() > 9000`)
+	}
+	shot("web-light.png")
+	var light, dark string
+	do("colours", chromedp.Evaluate(`getComputedStyle(document.body).backgroundColor`, &light), scheme("dark"), chromedp.Evaluate(`getComputedStyle(document.body).backgroundColor`, &dark))
+	if light == dark {
+		t.Errorf("light and dark are both %s", light)
+	}
+	shot("web-dark.png")
+	do("a port's page", chromedp.Click(`.topo a[data-port="web"]`, chromedp.ByQuery))
+	eventually("the port", `location.hash === "#port/web" && document.body.innerText.includes("172.29.0.2/16") && document.body.innerText.includes("02:75:ac:1d:00:02")`)
+	eventually("the live capture", `document.querySelectorAll(".tail > div").length > 5 && document.querySelector(".tail").textContent.includes("dropped: martian_destination")`)
+	eventually("flows", `[...document.querySelectorAll("section.card")].some(c => c.innerText.startsWith("Flows") && c.innerText.includes("ESTABLISHED"))`)
+	eventually("counters and rate", `document.querySelector(".spark path.rx") !== null`)
+	shot("web-port.png")
+	do("light again", scheme("light"))
+	do("the trace form", chromedp.Navigate(url+"#trace"), chromedp.WaitVisible("#tracer"), chromedp.SetValue("#trace-port", "web", chromedp.ByQuery),
+		chromedp.SetValue("#trace-packet", "tcp > 10.1.0.2:443 S", chromedp.ByQuery), chromedp.Click("#tracer button", chromedp.ByQuery))
+	eventually("the way of the packet", `document.querySelectorAll(".way").length === 2 && document.querySelectorAll(".way li").length > 10 && document.querySelector(".way li.end").innerText.includes("uplink")`)
+	shot("web-trace.png")
+	do("a wrong packet", chromedp.SetValue("#trace-packet", "tcp what", chromedp.ByQuery), chromedp.Click("#tracer button", chromedp.ByQuery))
+	eventually("an error for people", `document.querySelector("#way .error")?.textContent.length > 20`)
+	for page, want := range map[string]string{"drops": "To do:", "flows": "ESTABLISHED", "port/nobody": "no port nobody"} {
+		do(page, chromedp.Navigate(url+"#"+page))
+		eventually(page, fmt.Sprintf(`document.body.innerText.includes(%q)`, want))
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for _, c := range complaints {
+		if !strings.Contains(c, "400 (Bad Request)") { // of the wrong packet
+			t.Errorf("the browser complains: %s", c)
+		}
+	}
+}
+
+var metricName = regexp.MustCompile(`uvswitch_[a-z_]+`)
+
+// Prometheus' own text, over loopback and by a unix socket; nothing in it is an address.
+func TestMetrics(t *testing.T) {
+	Need(t, "curl")
+	b := New(t, "--metrics", "127.0.0.1:9101")
+	containers(b)
+	b.CLI("publish", "add", "8080:80", "--port", "web")
+	ping(b, "web", "10.1.0.2")
+	b.Sh("web", "echo x | socat - udp-sendto:240.0.0.1:9")
+	text := b.Sh("host", "curl -s http://127.0.0.1:9101/metrics")
+	contains(t, text, "# TYPE uvswitch_port_bytes_total counter", `uvswitch_port_packets_total{direction="rx",port="web"}`, `uvswitch_drops_total{reason="martian_destination"} 1`,
+		`uvswitch_drops_total{reason="tx_refused"} 0`, `uvswitch_port_up{kind="tap",network="default",port="web"} 1`, `uvswitch_table_entries{table="flows"}`, "uvswitch_uplink_up", "go_goroutines", "process_resident_memory_bytes")
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "uvswitch_") && (strings.Contains(line, "172.29") || strings.Contains(line, "02:75")) {
+			t.Errorf("an address is a label: %s", line)
+		}
+	}
+	var s api.Stats
+	b.JSON(&s, "stats")
+	if !strings.Contains(text, fmt.Sprintf(`uvswitch_drops_total{reason="martian_destination"} %d`, s.Drops["martian_destination"])) {
+		t.Error("stats and metrics differ")
+	}
+	if got := b.Sh("host", "curl -s -o /dev/null -w '%{http_code}' -H 'Host: evil.example' http://127.0.0.1:9101/metrics"); got != "403" {
+		t.Errorf("another host's name: %s", got)
+	}
+	b.Stop()
+	path := filepath.Join(b.dir, "metrics.sock")
+	b.Start("--metrics", path)
+	contains(t, b.Sh("host", "curl -s --unix-socket "+path+" http://localhost/metrics"), "uvswitch_start_time_seconds")
+
+	// What dashboards and alerts ask for is exported.
+	var reasons []api.Reason
+	b.JSON(&reasons, "reasons")
+	exported := map[string]bool{}
+	for line := range strings.Lines(text) {
+		name, _, _ := strings.Cut(line, "{")
+		name, _, _ = strings.Cut(name, " ")
+		exported[name] = true
+	}
+	for _, file := range []string{"grafana-dashboard.json", "alerts.yml"} {
+		raw, err := os.ReadFile(filepath.Join("../../docs/monitoring", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(file, ".json") && !json.Valid(raw) {
+			t.Errorf("%s is no JSON", file)
+		}
+		names := metricName.FindAllString(string(raw), -1)
+		if len(names) < 4 {
+			t.Errorf("%s asks for %v only", file, names)
+		}
+		for _, m := range regexp.MustCompile(`reason(?:=|!=|=~)\\?"([^"\\]+)`).FindAllStringSubmatch(string(raw), -1) {
+			for _, name := range strings.Split(m[1], "|") {
+				known := func(i api.Reason) bool { ok, _ := regexp.MatchString("^(?:"+name+")$", i.Name); return ok }
+				if !slices.ContainsFunc(reasons, known) {
+					t.Errorf("%s speaks of reason %s, which there is not", file, name)
+				}
+			}
+		}
+		for _, n := range names {
+			if !exported[n] {
+				t.Errorf("%s asks for %s, which is not exported", file, n)
+			}
+		}
+	}
+}

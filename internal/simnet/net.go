@@ -1,0 +1,278 @@
+package simnet
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/uvswitch/uvswitch/internal/dataplane"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/frame/frametest"
+	"github.com/uvswitch/uvswitch/nat"
+	"github.com/uvswitch/uvswitch/router"
+	"github.com/uvswitch/uvswitch/switch"
+)
+
+const (
+	gatewayMAC frame.MAC    = 0x0275000000fe
+	uplinkMAC  frame.MAC    = 0x0275000000ff
+	peerMAC    frame.MAC    = 0x027500000100
+	uplinkPort frame.PortID = 1000
+)
+
+// A Net is a dataplane with fake hosts.
+type Net struct {
+	DP      *dataplane.Dataplane
+	Poller  *Poller
+	hosts   []*Host
+	now     frame.Tick
+	fine    time.Duration // after it
+	rules   nat.Rules
+	nextID  uint32
+	trace   []string // every frame, as text
+	records []record // and as bytes
+	pool    [2]uint16
+	pairs   map[string]string // what was said of protocols without ports
+	script  *scenario
+	lenient bool // something unsound was put in: what comes out is not judged any more
+	failure error
+}
+
+type record struct {
+	now  frame.Tick
+	port frame.PortID
+	out  bool
+	raw  []byte
+}
+
+// A Host answers ARP for its address and remembers what it received. An outside host is behind the uplink.
+type Host struct {
+	Name    string
+	Addr    frame.Addr
+	MAC     frame.MAC
+	Port    frame.PortID
+	Net     frame.NetID
+	outside bool
+	silent  bool // does not answer ARP
+	inbox   [][]byte
+}
+
+// New makes a dataplane with one worker and no network.
+func New() *Net { return NewWith(nat.Options{Flows: 1024}) }
+
+// NewWith says how NAT is to be.
+func NewWith(o nat.Options) *Net {
+	n := &Net{Poller: NewPoller(), now: 100, pool: [2]uint16{20000, 20099}, pairs: map[string]string{}}
+	o.Seed = 1
+	o.PortlessPeer = func(a frame.Addr, proto uint8, on bool) {
+		n.pairs[a.String()+" "+frame.ProtoName(proto)] = map[bool]string{true: "on", false: "off"}[on]
+	}
+	tracker := nat.New(o)
+	n.DP = dataplane.New(tracker, func() int64 { return int64(n.now)*1e9/frame.TicksPerSecond + int64(n.fine) }, n.Poller)
+	return n
+}
+
+// AddNetwork makes a network with its gateway; i and m say the rest.
+func (n *Net) AddNetwork(gateway netip.Prefix, i router.Interface, m nat.Masquerade) {
+	id := i.Net
+	mac := gatewayMAC + frame.MAC(id)<<16
+	n.DP.Switch.SetNetwork(vswitch.Network{ID: id, Gateway: mac, FDB: vswitch.NewFDB(64, 7)})
+	i.Addr, i.Prefix, i.MAC = frame.AddrFrom(gateway.Addr()), gateway.Masked(), mac
+	n.DP.Router.SetInterface(i)
+	if !i.Internal {
+		m.Prefix, m.RuleCount = gateway.Masked(), &nat.RuleCount{}
+		n.rules.Masquerade = append(n.rules.Masquerade, &m)
+	}
+	n.update()
+}
+
+// SetUplink gives the way out its address; 0 takes it away.
+func (n *Net) SetUplink(addr frame.Addr, mtu int) error {
+	if _, ok := n.DP.Switch.Port(uplinkPort); !ok {
+		p := vswitch.Port{ID: uplinkPort, Flags: vswitch.Forwarding | vswitch.Uplink, MTU: 65521}
+		if err := n.DP.AddPort(p, conn{}); err != nil {
+			return err
+		}
+	}
+	n.DP.Router.SetInterface(router.Interface{
+		Addr: addr, Prefix: netip.MustParsePrefix("0.0.0.0/0"), MAC: uplinkMAC, MTU: mtu, Port: uplinkPort, PeerMAC: peerMAC, Up: addr != 0,
+	})
+	n.rules.External = addr
+	if n.rules.Pool[0] == nil {
+		for i := range n.rules.Pool {
+			n.rules.Pool[i] = nat.NewPortSet()
+			n.rules.Pool[i].AddRange(n.pool[0], n.pool[1])
+		}
+	}
+	n.update()
+	return nil
+}
+
+func (n *Net) update() { n.DP.NAT.Update(n.rules) }
+
+// AddHost puts a host on a port of network id, adding the port when it is new.
+func (n *Net) AddHost(name string, addr frame.Addr, port frame.PortID, id frame.NetID, flags vswitch.PortFlags) (*Host, error) {
+	h := &Host{Name: name, Addr: addr, MAC: 0x020000000000 | frame.MAC(addr&0xffffff)<<8 | frame.MAC(port), Port: port, Net: id}
+	if _, ok := n.DP.Switch.Port(port); !ok {
+		p := vswitch.Port{ID: port, Net: id, Flags: vswitch.DefaultFlags | flags, MTU: 1500, MAC: h.MAC, Addr: addr}
+		if err := n.DP.AddPort(p, conn{}); err != nil {
+			return nil, err
+		}
+	}
+	n.hosts = append(n.hosts, h)
+	return h, nil
+}
+
+// AddOutside puts a host beyond the uplink.
+func (n *Net) AddOutside(name string, addr frame.Addr) {
+	n.hosts = append(n.hosts, &Host{Name: name, Addr: addr, MAC: peerMAC, Port: uplinkPort, outside: true})
+}
+
+func (n *Net) host(name string) *Host {
+	i := slices.IndexFunc(n.hosts, func(h *Host) bool { return h.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return n.hosts[i]
+}
+
+// insideOf is the inside port that has an outside port, by the flow table.
+func (n *Net) insideOf(port uint16) (inside uint16, ok bool) {
+	n.DP.NAT.Flows(n.now, func(f nat.Flow) bool {
+		if ok = f.Reply.DstPort == port; ok {
+			inside = f.Original.SrcPort
+		}
+		return !ok
+	})
+	return inside, ok
+}
+
+// Publish sends host port lo to a host's port.
+func (n *Net) Publish(proto uint8, port uint16, to *Host, target uint16, from ...netip.Prefix) {
+	n.nextID++
+	n.rules.Publish = append(n.rules.Publish, &nat.Publish{
+		ID: n.nextID, Proto: proto, Lo: port, Hi: port, Target: to.Addr, Port: target, Inside: to.Port, Net: to.Net, From: from,
+		RuleCount: &nat.RuleCount{},
+	})
+	n.update()
+}
+
+// Unpublish takes a published port back.
+func (n *Net) Unpublish(port uint16) {
+	n.rules.Publish = slices.DeleteFunc(n.rules.Publish, func(p *nat.Publish) bool { return p.Lo == port })
+	n.update()
+}
+
+// Inject lets frames come in from a host, in one batch, and carries everything through that follows.
+func (n *Net) Inject(h *Host, raws ...[]byte) {
+	for _, raw := range raws {
+		n.lenient = n.lenient || !frametest.Sound(raw) && frametest.IsIPv4(raw)
+		n.log(h.Port, false, raw)
+		n.Poller.Put(h.Port, raw)
+	}
+	n.Settle()
+}
+
+// Settle runs until nothing moves.
+func (n *Net) Settle() {
+	for range 100 {
+		if err := n.DP.Step(); err != nil {
+			n.failure = err
+			return
+		}
+		out := n.Poller.Out
+		n.Poller.Out = nil
+		for _, s := range out {
+			n.deliver(s)
+		}
+		if len(out) == 0 && !n.Poller.Pending() {
+			if err := n.DP.Step(); err != nil { // what the housekeeper injected last
+				n.failure = err
+			}
+			if len(n.Poller.Out) == 0 && !n.Poller.Pending() {
+				return
+			}
+		}
+	}
+	n.failure = fmt.Errorf("the network does not come to rest: a loop")
+}
+
+// Advance moves time on, a second at a time, as the housekeeper sees it.
+func (n *Net) Advance(t frame.Tick) {
+	for end := n.now + t; n.now < end; {
+		n.now += min(frame.TicksPerSecond, end-n.now)
+		n.Settle()
+	}
+}
+
+// Wait moves time on in steps of a millisecond, as the alarm of a worker's shaper does.
+func (n *Net) Wait(d time.Duration) {
+	const tick = time.Second / frame.TicksPerSecond
+	for ; d > 0; d -= time.Millisecond {
+		if n.fine += time.Millisecond; n.fine >= tick {
+			n.now, n.fine = n.now+1, n.fine-tick
+		}
+		n.Settle()
+	}
+}
+
+// deliver hands a frame to the hosts behind its port. ARP requests for their address they answer at once.
+func (n *Net) deliver(s Sent) {
+	n.log(s.Port, true, s.Raw)
+	var f frame.Frame
+	f.Reset(s.Raw, s.Port)
+	frame.Parse(&f)
+	if f.Malformed == frame.None && !n.lenient {
+		if err := frametest.Check(s.Raw); err != nil && n.failure == nil {
+			n.failure = fmt.Errorf("port %d was sent a frame with %w", s.Port, err)
+		}
+	}
+	for _, h := range n.hosts {
+		if h.Port != s.Port || h.outside && f.Flags&frame.IsIPv4 != 0 && f.Tuple.Dst != h.Addr {
+			continue
+		}
+		if f.Flags&frame.IsARP != 0 && !h.outside {
+			a := f.Bytes()[f.L3:]
+			if a[7] == 1 && frame.LoadAddr(a[24:]) == h.Addr {
+				if !h.silent {
+					reply := frametest.ARP(frame.LoadMAC(a[8:]), h.MAC, 2, h.Addr, frame.LoadAddr(a[14:]))
+					n.log(h.Port, false, reply)
+					n.Poller.Put(h.Port, reply)
+				}
+				continue
+			}
+			if i, _ := n.DP.Router.Interface(h.Net); f.Src == i.MAC && a[7] == 1 && frame.LoadAddr(a[14:]) != frame.LoadAddr(a[24:]) {
+				continue // the router looks for somebody else
+			}
+		}
+		h.inbox = append(h.inbox, s.Raw)
+	}
+}
+
+func (n *Net) log(port frame.PortID, out bool, raw []byte) {
+	arrow := "->"
+	if out {
+		arrow = "<-"
+	}
+	var names []string
+	for _, h := range n.hosts {
+		if h.Port == port {
+			names = append(names, h.Name)
+		}
+	}
+	n.trace = append(n.trace, fmt.Sprintf("%8.1fs %s %s %s", float64(n.now)/frame.TicksPerSecond, strings.Join(names, ","), arrow, describe(raw)))
+	n.records = append(n.records, record{n.now, port, out, raw})
+}
+
+// describe is one line about a frame, with what UDP carries.
+func describe(raw []byte) string {
+	var f frame.Frame
+	f.Reset(raw, 1)
+	frame.Parse(&f)
+	if f.Flags&frame.HasTuple != 0 && f.Proto == frame.UDP {
+		return fmt.Sprintf("%s %.60q", frame.Text(&f), f.Payload()[frame.UDPLen:])
+	}
+	return frame.Text(&f)
+}
