@@ -35,6 +35,10 @@ var (
 func (m Mapping) String() string   { return mappingNames[m] }
 func (f Filtering) String() string { return filteringNames[f] }
 
+// MappingNames and FilteringNames list the names that ParseMapping and ParseFiltering read.
+func MappingNames() []string   { return slices.Clone(mappingNames[:]) }
+func FilteringNames() []string { return slices.Clone(filteringNames[:]) }
+
 // ParseMapping reads a name; the empty one is the default.
 func ParseMapping(s string) (Mapping, error) {
 	i, err := parseName("mapping", s, mappingNames[:])
@@ -51,7 +55,7 @@ func parseName(what, s string, names []string) (int, error) {
 	if i := slices.Index(names, s); i >= 0 || s == "" {
 		return max(i, 0), nil
 	}
-	return 0, fmt.Errorf("%s %q: say %s", what, s, strings.Join(names, ", "))
+	return 0, fmt.Errorf("%s %q: must be one of %s", what, s, strings.Join(names, ", "))
 }
 
 // endpoint stands beside an entry of maps, whose keys are an inside endpoint and its outside one. A permission is an

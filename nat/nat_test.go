@@ -2,7 +2,6 @@ package nat_test
 
 import (
 	"bytes"
-	"net/netip"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -27,7 +26,7 @@ func newNAT(o nat.Options) (*nat.NAT, nat.Rules) {
 	n := nat.New(o)
 	r := nat.Rules{
 		External:   external,
-		Masquerade: []*nat.Masquerade{{Net: 1, Prefix: netip.MustParsePrefix("10.0.0.0/24"), RuleCount: &nat.RuleCount{}}},
+		Masquerade: []*nat.Masquerade{{Net: 1, RuleCount: &nat.RuleCount{}}},
 		Publish: []*nat.Publish{
 			{ID: 1, Proto: frame.TCP, Lo: 8080, Hi: 8089, Target: server, Port: 80, Inside: 2, Net: 1, RuleCount: &nat.RuleCount{}},
 			{ID: 2, Proto: frame.UDP, Lo: 8080, Hi: 8089, Target: server, Port: 80, Inside: 2, Net: 1, RuleCount: &nat.RuleCount{}},

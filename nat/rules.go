@@ -29,7 +29,6 @@ type RuleCount struct{ Packets, Bytes atomic.Uint64 }
 // A Masquerade rule lets a network's containers leave with the host's address.
 type Masquerade struct {
 	Net       frame.NetID
-	Prefix    netip.Prefix
 	Mapping   Mapping
 	Filtering Filtering
 	*RuleCount

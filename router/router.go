@@ -157,7 +157,7 @@ func (r *Router) AddRoute(rt Route) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.snap.Load().ifaces[rt.Egress] == nil && (rt.Kind == Unicast || rt.Kind == Local) {
-		return fmt.Errorf("router: the route to %s leaves by a network that does not exist", rt.Prefix)
+		return fmt.Errorf("router: the route to %s leads to a network that does not exist", rt.Prefix)
 	}
 	r.update(func(s *snapshot) { s.fib = s.fib.InsertPersist(rt.Prefix, &rt) })
 	return nil

@@ -4,16 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"syscall"
 	"time"
-	"unicode"
 	"unsafe"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/link"
+	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
 // Device is a TAP with IFF_VNET_HDR and every offload that the kernel grants: one read is one frame, up to a
@@ -21,7 +20,7 @@ import (
 type Device struct{ file }
 
 // ErrExists is wrapped by errors about a device whose name is taken.
-var ErrExists = errors.New("exists there already")
+var ErrExists = errors.New("the name is already in use")
 
 // ErrNoTUN is wrapped by errors that mean /dev/net/tun cannot be used at all.
 var ErrNoTUN = errors.New("cannot use /dev/net/tun")
@@ -53,14 +52,14 @@ const afterlife = time.Second
 
 func open(ns, name string) (*Device, error) {
 	var d *Device
-	err := In(Own, func() error {
+	err := netns.Do(netns.Original, func() error {
 		fd, err := openTUN()
 		if err != nil {
 			return err
 		}
 		made, err := setup(fd, tempName(ns, name))
-		if err == nil && ns != Own {
-			err = move(made, ns, name)
+		if err == nil && ns != netns.Original {
+			err = moveTo(made, ns, name)
 		}
 		if err != nil {
 			unix.Close(fd)
@@ -77,49 +76,19 @@ func open(ns, name string) (*Device, error) {
 
 // birthName is what a device is called until it is where it belongs; the kernel fills in the number.
 func tempName(ns, name string) string {
-	if ns == Own {
+	if ns == netns.Original {
 		return name
 	}
 	return "uvsnew%d"
 }
 
-// move takes device made into the namespace at path ns and gives it its name there.
-func move(made, ns, name string) error {
-	link, err := netlink.LinkByName(made)
-	if err != nil {
-		return fmt.Errorf("tap: device %s: %w", made, err)
+// moveTo is link.Move with an error that says when the name is taken.
+func moveTo(made, ns, name string) error {
+	err := link.Move(made, ns, name)
+	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
+		return createError(name, err)
 	}
-	fd, err := unix.Open(ns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("tap: namespace %s: %w", ns, err)
-	}
-	defer unix.Close(fd)
-	// Named so that it collides with nothing there: another switch may be moving one of the same birth name.
-	transit := fmt.Sprintf("uvs%d", link.Attrs().Index)
-	if err := netlink.LinkSetName(link, transit); err != nil {
-		return fmt.Errorf("tap: device %s: %w", made, err)
-	}
-	if err := netlink.LinkSetNsFd(link, fd); err != nil {
-		return fmt.Errorf("tap: moving a device into %s: %w", ns, err)
-	}
-	return In(ns, func() error {
-		moved, err := netlink.LinkByName(transit)
-		if err == nil {
-			err = netlink.LinkSetName(moved, name)
-		}
-		if err != nil {
-			return createError(name, err)
-		}
-		return nil
-	})
-}
-
-// CheckName says what is wrong with a name for a device.
-func CheckName(name string) error {
-	if len(name) == 0 || len(name) > 15 || name == "." || name == ".." || strings.ContainsAny(name, "/:%") || strings.ContainsFunc(name, unicode.IsSpace) {
-		return fmt.Errorf("tap: %q is not an interface name: 1 to 15 characters without slash, colon, percent and space", name)
-	}
-	return nil
+	return err
 }
 
 func openTUN() (int, error) {
@@ -145,7 +114,7 @@ func noTUN(err error) error { return fmt.Errorf("tap: %w: %w%s", ErrNoTUN, err, 
 func tunHint(err error) string {
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return "; `modprobe tun`, or `mknod /dev/net/tun c 10 200` where modules are built in"
+		return "; run `modprobe tun`, or `mknod /dev/net/tun c 10 200` where the module is built into the kernel"
 	case errors.Is(err, os.ErrPermission):
 		return "; run as root, or give this user access to the device"
 	}
@@ -180,11 +149,11 @@ func setOffloads(fd int, name string) (err error) {
 func createError(name string, err error) error {
 	switch {
 	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EEXIST):
-		return fmt.Errorf("tap: a device %s %w; choose another name (--ifname), or remove it", name, ErrExists)
+		return fmt.Errorf("tap: cannot create device %s: %w; choose another name (--ifname), or remove the existing device", name, ErrExists)
 	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("tap: making device %s: %w; it needs root, or CAP_NET_ADMIN", name, err)
+		return fmt.Errorf("tap: cannot create device %s: %w; this needs root, or CAP_NET_ADMIN", name, err)
 	}
-	return fmt.Errorf("tap: making device %s: %w", name, err)
+	return fmt.Errorf("tap: cannot create device %s: %w", name, err)
 }
 
 // Vnet is true: plain reads and writes carry the header.
@@ -272,7 +241,7 @@ func (d *file) writeChain(f *frame.Frame) frame.Reason {
 	for {
 		_, _, errno := syscall.RawSyscall(syscall.SYS_WRITEV, uintptr(d.fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(n))
 		if errno != syscall.EINTR {
-			return writeReason(errno)
+			return WriteReason(errno)
 		}
 	}
 }
@@ -298,15 +267,15 @@ func (d *file) write(b []byte) frame.Reason {
 	for {
 		_, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, uintptr(d.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
 		if errno != syscall.EINTR {
-			return writeReason(errno)
+			return WriteReason(errno)
 		}
 	}
 }
 
-// writeReason is why a write was not taken.
+// WriteReason is why a write was not taken.
 //
 //uvswitch:hot
-func writeReason(errno syscall.Errno) frame.Reason {
+func WriteReason(errno syscall.Errno) frame.Reason {
 	switch errno {
 	case 0:
 		return frame.None

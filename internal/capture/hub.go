@@ -79,7 +79,7 @@ func (h *Hub) Start(o Options) (*Capture, error) {
 		}
 	}
 	if free < 0 {
-		return nil, fmt.Errorf("there are %d captures already, which is the limit", limit)
+		return nil, fmt.Errorf("%d captures already run, which is the limit; end one of them first", limit)
 	}
 	c := &Capture{hub: h, options: o, all: len(o.Ports) == 0, wake: make(chan struct{}, 1)}
 	if c.options.Snap <= 0 {

@@ -194,7 +194,7 @@ func (r *Reader) Next() (Packet, error) {
 	}
 }
 
-var errNotOurs = errors.New("not a capture of uvswitch's")
+var errNotOurs = errors.New("the stream is not a capture of uvswitch")
 
 // Begin reads the section header, which says that the capture has begun.
 func (r *Reader) Begin() error {

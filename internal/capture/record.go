@@ -60,11 +60,11 @@ func (r *Record) Comment(name func(frame.PortID) string) string {
 	case r.Kind == Departure:
 		parts = append(parts, "from "+name(r.In))
 	case r.Verdict == frame.Punt && r.Reason == frame.None:
-		parts = append(parts, "taken by the gateway")
+		parts = append(parts, "consumed by the gateway")
 	case r.Verdict == frame.Queued, r.Verdict == frame.Punt && (r.Reason == frame.NeighborFailed || r.Reason == frame.FragmentWaits || r.Reason == frame.FlowBusy):
 		parts = append(parts, fmt.Sprintf("waits (%s)", r.Reason))
 	case r.Verdict == frame.Punt:
-		parts = append(parts, fmt.Sprintf("handed to the gateway (%s)", r.Reason))
+		parts = append(parts, fmt.Sprintf("passed to the slow path (%s)", r.Reason))
 	case r.Verdict == frame.Flood:
 		parts = append(parts, fmt.Sprintf("flooded to %d ports", r.Copies))
 	default:

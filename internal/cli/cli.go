@@ -53,7 +53,7 @@ func (e exitError) Error() string { return fmt.Sprintf("exit status %d", e.code)
 // Run is the whole command: args as os.Args, the exit code as result.
 func Run(ctx context.Context, args []string, in io.Reader, out, stderr io.Writer) int {
 	if os.Getenv("CNI_COMMAND") != "" && len(args) == 1 { // a container runtime calls
-		cni.Main("uvswitch " + Version + ", a CNI plugin and more; see `uvswitch --help`")
+		cni.Main("uvswitch " + Version + ", a container network and its CNI plugin; see `uvswitch --help`")
 		return exitOK
 	}
 	a := &app{in: in, out: out, err: stderr}
@@ -104,23 +104,23 @@ func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "uvswitch",
 		Short: "A container network in one user-space process",
-		Long: "uvswitch is a learning switch, a router and a NAT for containers, namespaces and VMs, in one process:\n" +
-			"no bridge, no netfilter rule, no sysctl. Start with `uvswitch lab tour`.",
+		Long: "uvswitch is a learning switch, a router and a NAT for containers, network namespaces and VMs, in one process.\n" +
+			"It needs no kernel bridge, no netfilter rule and no sysctl. To see it at work, run `uvswitch lab tour`.",
 		SilenceUsage: true, SilenceErrors: true, Version: Version,
 	}
 	f := root.PersistentFlags()
-	f.StringVar(&a.socket, "socket", cmp.Or(os.Getenv("UVSWITCH_SOCKET"), api.DefaultSocket), "control socket of the switch (UVSWITCH_SOCKET)")
+	f.StringVar(&a.socket, "socket", cmp.Or(os.Getenv("UVSWITCH_SOCKET"), api.DefaultSocket), "path of the switch's control socket (environment variable UVSWITCH_SOCKET)")
 	f.BoolVarP(&a.json, "json", "j", false, "print JSON")
-	f.StringVarP(&a.wide, "output", "o", "", "wide: more columns; extended: as conntrack -o extended")
+	f.StringVarP(&a.wide, "output", "o", "", "output format: wide (more columns), or extended (as conntrack -o extended)")
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
 		switch a.wide {
 		case "", "wide", "extended":
 			return nil
 		}
-		return usagef("-o %q: say wide or extended; -j prints JSON", a.wide)
+		return usagef("-o %q is not an output format; use wide or extended (-j prints JSON)", a.wide)
 	}
 	root.AddCommand(
-		a.runCommand(), a.statusCommand(), a.statsCommand(), a.reasonsCommand(), a.networkCommand(), a.portCommand(), a.fdbCommand(),
+		a.runCommand(), netnsChildCommand(), a.statusCommand(), a.statsCommand(), a.reasonsCommand(), a.networkCommand(), a.portCommand(), a.fdbCommand(),
 		a.bridgeCommand(), a.neighCommand(), a.routeCommand(), a.publishCommand(), a.flowCommand(), a.natCommand(),
 		a.traceCommand(), a.dumpCommand(), a.monitorCommand(), a.extcapCommand(), a.labCommand(), a.configCommand(), a.topCommand(), a.doctorCommand(), a.reloadCommand(), a.versionCommand(),
 	)
@@ -134,7 +134,7 @@ func (a *app) client() *api.Client { return api.NewClient(a.socket) }
 // group makes a command that only has subcommands.
 func group(use, short string, sub ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
-		return usagef("say what: %s", strings.Join(names(sub), ", "))
+		return usagef("the subcommand is missing; use one of: %s", strings.Join(names(sub), ", "))
 	}}
 	c.AddCommand(sub...)
 	return c

@@ -1,10 +1,8 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -12,32 +10,30 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/config"
-	"github.com/uvswitch/uvswitch/internal/control"
+	"github.com/uvswitch/uvswitch/internal/model"
 )
 
 func (a *app) configCommand() *cobra.Command {
-	check := &cobra.Command{Use: "check FILE", Short: "Tell whether a configuration file is right", Args: cobra.ExactArgs(1),
-		Long: "Read FILE, and check everything in it that does not depend on the host: keys, names, subnets, addresses, published ports.",
+	check := &cobra.Command{Use: "check FILE", Short: "Check a configuration file", Args: cobra.ExactArgs(1),
+		Long: "Read FILE and check everything in it that does not depend on the host: keys, names, subnets, addresses, published ports.\nThe command needs no running switch.",
 		RunE: func(c *cobra.Command, args []string) error {
-			run := a.runCommand()
-			f := runFlags{config: args[0], subnet: control.DefaultSubnet, uplink: "auto", host: "on", name: "uvs", ports: control.DefaultNATPorts, io: "auto"}
-			o, err := a.runOptions(run, f, nil)
+			conf, err := config.Source{Path: args[0]}.Start()
 			if err == nil {
-				err = control.Check(o)
+				err = model.Check(conf)
 			}
-			if err != nil { // whatever it is: not wrong usage
+			if err != nil { // the file is wrong, not the command line: exit code 1
 				return fmt.Errorf("%s: %s", args[0], strings.TrimPrefix(err.Error(), "config: "+args[0]+": "))
 			}
 			if a.json {
 				return a.printJSON(map[string]any{"file": args[0], "ok": true})
 			}
-			_, err = fmt.Fprintf(a.out, "%s: networks %d, ports %d, published %d, routes %d: all right\n", args[0], len(o.Networks)+1, len(o.Ports), len(o.Publish), len(o.Routes))
+			_, err = fmt.Fprintf(a.out, "%s: all right (%d networks, %d ports, %d published ports, %d routes)\n", args[0], len(conf.Networks)+1, len(conf.Ports), len(conf.Publishes), len(conf.Routes))
 			return err
 		}}
-	show := &cobra.Command{Use: "show", Short: "Print what the switch does as a configuration file", Args: cobra.NoArgs,
-		Long: "Print the running switch, with what was added by hand, in the form of a configuration file: `uvswitch run -c` makes it again.",
+	show := &cobra.Command{Use: "show", Short: "Print the running switch as a configuration file", Args: cobra.NoArgs,
+		Long: "Print the configuration of the running switch, including what was added by hand, in the form of a configuration file.\n`uvswitch run -c FILE` then starts a switch with the same configuration.",
 		RunE: func(c *cobra.Command, _ []string) error {
-			f, err := a.running(c)
+			f, err := config.Running(c.Context(), a.client())
 			if err != nil {
 				return err
 			}
@@ -51,16 +47,16 @@ func (a *app) configCommand() *cobra.Command {
 			_, err = a.out.Write(text)
 			return err
 		}}
-	diff := &cobra.Command{Use: "diff [FILE]", Short: "Say what a reload would change", Args: cobra.MaximumNArgs(1),
+	diff := &cobra.Command{Use: "diff [FILE]", Short: "Show what a reload would change", Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error { return a.reload(c, args, true) }}
-	return group("config", "The configuration file", check, show, diff)
+	return group("config", "Check, print and compare configuration files", check, show, diff)
 }
 
 func (a *app) reloadCommand() *cobra.Command {
-	return &cobra.Command{Use: "reload [FILE]", Short: "Make the running switch what its configuration file says", Args: cobra.MaximumNArgs(1),
-		Long: "Read the switch's configuration file again, or FILE, and make the switch what it says, all or nothing: what the file says is\n" +
-			"there afterwards, what only the file before said is gone, and what was added by hand stays. What does not change goes on\n" +
-			"without losing a packet. SIGHUP does the same. A few settings need a restart; the error says which.",
+	return &cobra.Command{Use: "reload [FILE]", Short: "Apply the configuration file to the running switch", Args: cobra.MaximumNArgs(1),
+		Long: "Read the switch's configuration file again, or read FILE, and apply it. Either the whole file is applied, or nothing changes.\n" +
+			"A reload adds what is new in the file, removes what only the previous file had, and keeps what was added by hand. Ports and\n" +
+			"networks that do not change lose no packet. SIGHUP reloads the switch's own file. Some settings need a restart: the error\nnames them.",
 		RunE: func(c *cobra.Command, args []string) error { return a.reload(c, args, false) }}
 }
 
@@ -72,7 +68,7 @@ func (a *app) reload(c *cobra.Command, args []string, dry bool) error {
 			return err
 		}
 		if q.File = string(text); strings.TrimSpace(q.File) == "" {
-			return fmt.Errorf("%s is empty", args[0])
+			return fmt.Errorf("%s is empty; nothing was changed", args[0])
 		}
 	}
 	var done api.Reload
@@ -89,82 +85,7 @@ func (a *app) reload(c *cobra.Command, args []string, dry bool) error {
 		fmt.Fprintln(a.out, s)
 	}
 	if len(done.Changes) == 0 {
-		fmt.Fprintln(a.out, "nothing to change")
+		fmt.Fprintln(a.out, "nothing to change: the switch already matches the file")
 	}
 	return nil
-}
-
-// running is the switch as a configuration file.
-func (a *app) running(c *cobra.Command) (*config.File, error) {
-	var status api.Status
-	var nets []api.Network
-	var ports []api.Port
-	var handed []string
-	var rules []api.Publish
-	var routes []api.Route
-	var nat api.NATSettings
-	var errs error
-	for path, to := range map[string]any{"/status": &status, "/networks": &nets, "/ports": &ports, "/publish": &rules, "/routes": &routes, "/nat/settings": &nat} {
-		errs = errors.Join(errs, a.client().Do(c.Context(), "GET", path, nil, to))
-	}
-	if errs != nil {
-		return nil, errs
-	}
-	f := &config.File{Host: config.Host{Address: "off"}}
-	f.Uplink.Device = "none"
-	if up := status.Uplink; up.Kind != "none" {
-		f.Uplink = config.Uplink{Device: up.Device, Kind: up.Kind, Ports: up.Ports}
-	}
-	if status.Host != "" {
-		f.Host.Address = status.Host
-	}
-	f.NAT = config.NAT{Windows: nat.Windows, Flows: status.Tables["flows"].Limit, FlowsPerPort: nat.FlowsPerPort, Timers: config.TimersFrom(nat.Timers)}
-	for _, n := range nets {
-		f.Networks = append(f.Networks, config.Network{Name: n.Name, Subnet: n.Subnet, Gateway: n.Gateway, MTU: n.MTU, Internal: n.Internal, Isolated: n.Isolated,
-			Mapping: n.Mapping, Filtering: n.Filtering})
-	}
-	for _, p := range ports {
-		if p.Kind == "host" || p.Kind == "uplink" || p.Handed { // the last are their maker's to say
-			handed = append(handed, p.Name)
-			continue
-		}
-		x := config.Port{Name: p.Name, Network: p.Network, MAC: p.MAC, Set: knobsOf(&p)}
-		if len(p.Addresses) > 0 {
-			x.IP = p.Addresses[0]
-		}
-		switch p.Kind {
-		case "device":
-			x.Device = p.Ifname
-		case "qemu-stream":
-			x.QEMUStream, x.MTU = p.Ifname, p.MTU
-		case "qemu-dgram":
-			x.QEMUDgram, x.MTU = p.Ifname, p.MTU
-		case "vde":
-			x.VDE, x.MTU = p.Ifname, p.MTU
-		default:
-			x.Netns, x.Ifname, x.MTU, x.NoRoute = p.Netns, p.Ifname, p.MTU, p.NoRoute
-			x.Offload = map[bool]string{true: "on", false: "off"}[p.Offload]
-		}
-		f.Ports = append(f.Ports, x)
-	}
-	for _, r := range rules {
-		if slices.Contains(handed, r.Port) {
-			continue
-		}
-		x := config.Publish{From: "any", Host: r.HostPorts(), To: fmt.Sprintf("%s:%d", r.Port, r.ContainerPort), Proto: r.Protocol}
-		if len(r.From) > 0 {
-			x.From = strings.Join(r.From, ",")
-		}
-		f.Publish = append(f.Publish, x)
-	}
-	for _, r := range routes {
-		if r.ByHand {
-			x := config.Route{Dst: r.Dst, Via: r.Gateway}
-			if r.Type != "unicast" {
-				x.Type = r.Type
-			}
-			f.Routes = append(f.Routes, x)
-		}
-	}
-	return f, nil
 }

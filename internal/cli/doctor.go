@@ -8,23 +8,23 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
-	"github.com/uvswitch/uvswitch/internal/control"
 	"github.com/uvswitch/uvswitch/internal/doctor"
+	"github.com/uvswitch/uvswitch/internal/model"
 )
 
 func (a *app) doctorCommand() *cobra.Command {
 	var name string
-	c := &cobra.Command{Use: "doctor", Short: "Say what is wrong on this host, and how to mend it", Args: cobra.NoArgs,
-		Long: "Look at what the switch needs of this host, at what is in its way, and at the running switch, if one is. Nothing is changed.\n" +
-			"The exit status is 1 when something fails: the switch cannot run, or carries nothing.",
+	c := &cobra.Command{Use: "doctor", Short: "Check this host and the running switch, and say how to fix each problem", Args: cobra.NoArgs,
+		Long: "Check that this host has what the switch needs, that nothing on it conflicts with the switch, and that a running switch works.\nNothing is changed. " +
+			"The exit status is 1 when a check ends with FAIL: the switch cannot run, or it carries no traffic.",
 		RunE: func(c *cobra.Command, _ []string) error {
-			e := doctor.Exam{Client: a.client(), Socket: a.socket, Name: name, Subnet: netip.MustParsePrefix(control.DefaultSubnet)}
-			ranges := control.DefaultNATPorts
+			e := doctor.Exam{Client: a.client(), Socket: a.socket, Name: name, Subnet: netip.MustParsePrefix(model.DefaultSubnet)}
+			ranges := model.DefaultNATPorts
 			var s api.Status
 			if a.client().Do(c.Context(), "GET", "/status", nil, &s) == nil && s.Uplink.Ports != "" {
 				ranges = s.Uplink.Ports
 			}
-			e.Ports, _ = control.ParseRanges(ranges) // the switch's own
+			e.Ports, _ = model.ParsePortRanges(ranges) // the switch's own
 			list := e.Run(c.Context())
 			if a.json {
 				if err := a.printJSON(list); err != nil {
@@ -33,8 +33,8 @@ func (a *app) doctorCommand() *cobra.Command {
 			} else {
 				for _, f := range list {
 					fmt.Fprintf(a.out, "%-5s %-12s %s\n", strings.ToUpper(string(f.Level)), f.Check, f.Text)
-					if f.Mend != "" {
-						fmt.Fprintf(a.out, "%18s -> %s\n", "", f.Mend)
+					if f.Remedy != "" {
+						fmt.Fprintf(a.out, "%18s -> %s\n", "", f.Remedy)
 					}
 				}
 			}
@@ -43,6 +43,6 @@ func (a *app) doctorCommand() *cobra.Command {
 			}
 			return nil
 		}}
-	c.Flags().StringVar(&name, "name", "uvs", "prefix of the switch's own devices, as for run")
+	c.Flags().StringVar(&name, "name", "uvs", "name prefix of the switch's own devices, as --name of run")
 	return c
 }

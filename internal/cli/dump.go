@@ -34,35 +34,35 @@ func (a *app) dumpCommand() *cobra.Command {
 	f := dumpFlags{}
 	c := &cobra.Command{
 		Use: "dump [-i PORT,...|any] [-w FILE|-] [-c N] [EXPRESSION]", Short: "Capture frames, as tcpdump does",
-		Long: "Capture frames as they come in and go out of ports: as text, or with -w as pcapng, in which every port is an\n" +
-			"interface and every packet has a comment that says what became of it. A packet that is translated shows twice: before, on\n" +
-			"the port it came by, and after, on the port it left by, with the number of its flow (`flow ls`).\n\n" +
-			"EXPRESSION is tcpdump's filter language; the switch runs it before it copies anything. Names are not resolved.",
+		Long: "Capture frames when they come in from a port, and when they go out to a port. The output is text, or pcapng with -w. In pcapng,\n" +
+			"every port is an interface, and every packet has a comment with its verdict. A translated packet appears twice: before\n" +
+			"translation on its ingress port, and after translation on its egress port, with the number of its flow (`flow ls`).\n\n" +
+			"EXPRESSION is a filter in tcpdump's language. The switch applies the filter before it copies a frame. Names are not resolved.",
 		Example: "  uvswitch dump -i web,uplink tcp port 80\n  uvswitch dump --drops -c 10\n  uvswitch dump -w - | wireshark -k -i -",
 	}
 	fl := c.Flags()
-	fl.StringSliceVarP(&f.ports, "interface", "i", nil, "ports, by name; any for all (default any)")
-	fl.StringVarP(&f.file, "write", "w", "", "write pcapng to FILE, or to standard output with -")
-	fl.StringVarP(&f.dir, "dir", "Q", "both", "in (from the port), out (to the port) or both")
+	fl.StringSliceVarP(&f.ports, "interface", "i", nil, "names of ports, separated by commas; any means all ports (default any)")
+	fl.StringVarP(&f.file, "write", "w", "", "write pcapng to this file; - is standard output")
+	fl.StringVarP(&f.dir, "dir", "Q", "both", "direction: in (from the port), out (to the port) or both")
 	fl.IntVarP(&f.count, "count", "c", 0, "stop after N packets")
-	fl.IntVarP(&f.snap, "snapshot-length", "s", 0, "bytes of each packet (default: all)")
-	fl.IntVarP(&f.megabytes, "file-size", "C", 0, "with -w: begin another file after so many million bytes: FILE, FILE1, FILE2, ...")
-	fl.IntVarP(&f.files, "file-count", "W", 0, "with -C: go round among N files; with -G: end after N")
-	fl.IntVarP(&f.seconds, "rotate", "G", 0, "with -w: begin another file every N seconds; %Y %m %d %H %M %S %s in FILE stand for its time")
-	fl.BoolVar(&f.drops, "drops", false, "only what is dropped")
-	fl.BoolVar(&f.split, "split", false, "show super-frames as the frames that a wire would carry")
-	fl.BoolVar(&f.pcap, "pcap", false, "with -w: the old format, without ports and comments")
-	fl.BoolVarP(&f.ether, "ether", "e", false, "show MAC addresses and EtherType")
-	fl.BoolVarP(&f.absolute, "absolute", "S", false, "absolute TCP sequence numbers")
-	fl.BoolVarP(&f.verbose, "verbose", "v", false, "show the IP header, and what became of each packet")
-	fl.CountVarP(&f.hex, "hex", "x", "show the bytes after the Ethernet header; -xx with it")
-	fl.CountVarP(&f.hexASCII, "hex-ascii", "X", "show the bytes and the text they are; -XX with the Ethernet header")
-	fl.BoolVarP(&f.list, "list-interfaces", "D", false, "list the ports, and end")
-	fl.CountVarP(&f.stamps, "no-time", "t", "-t no time, -tt seconds since 1970, -ttt since the packet before, -tttt with the date")
-	fl.BoolVarP(&f.lineBuffered, "line-buffered", "l", false, "write every line at once (always so)")
-	fl.BoolVarP(&f.numeric, "numeric", "n", false, "numbers instead of names (always so)")
-	fl.BoolVarP(&f.none, "packet-buffered", "U", false, "write every packet at once (always so)")
-	fl.BoolVarP(&f.none, "no-promiscuous-mode", "p", false, "nothing here: a port sees what it is sent")
+	fl.IntVarP(&f.snap, "snapshot-length", "s", 0, "capture only this many bytes of each packet (default: all)")
+	fl.IntVarP(&f.megabytes, "file-size", "C", 0, "with -w: start a new file after this many million bytes: FILE, FILE1, FILE2, ...")
+	fl.IntVarP(&f.files, "file-count", "W", 0, "with -C: keep N files and overwrite the oldest one; with -G: stop after N files")
+	fl.IntVarP(&f.seconds, "rotate", "G", 0, "with -w: start a new file every N seconds; %Y %m %d %H %M %S %s in FILE are replaced by its start time")
+	fl.BoolVar(&f.drops, "drops", false, "capture only dropped frames")
+	fl.BoolVar(&f.split, "split", false, "split super-frames into the frames that a wire would carry")
+	fl.BoolVar(&f.pcap, "pcap", false, "with -w: write the older pcap format, which has no port names and no comments")
+	fl.BoolVarP(&f.ether, "ether", "e", false, "print MAC addresses and the EtherType")
+	fl.BoolVarP(&f.absolute, "absolute", "S", false, "print absolute TCP sequence numbers")
+	fl.BoolVarP(&f.verbose, "verbose", "v", false, "print the IP header and the verdict of each packet")
+	fl.CountVarP(&f.hex, "hex", "x", "print the bytes in hexadecimal, without the Ethernet header; -xx includes the header")
+	fl.CountVarP(&f.hexASCII, "hex-ascii", "X", "print the bytes in hexadecimal and ASCII, without the Ethernet header; -XX includes the header")
+	fl.BoolVarP(&f.list, "list-interfaces", "D", false, "list the ports and exit")
+	fl.CountVarP(&f.stamps, "no-time", "t", "-t: no time; -tt: seconds since 1970; -ttt: time since the previous packet; -tttt: date and time")
+	fl.BoolVarP(&f.lineBuffered, "line-buffered", "l", false, "write every line immediately (this is always so; accepted as in tcpdump)")
+	fl.BoolVarP(&f.numeric, "numeric", "n", false, "print numbers instead of names (this is always so; accepted as in tcpdump)")
+	fl.BoolVarP(&f.none, "packet-buffered", "U", false, "write every packet immediately (this is always so; accepted as in tcpdump)")
+	fl.BoolVarP(&f.none, "no-promiscuous-mode", "p", false, "no effect: a port has no promiscuous mode; accepted as in tcpdump")
 	c.RunE = func(c *cobra.Command, args []string) error { return a.dump(c.Context(), &f, strings.Join(args, " ")) }
 	return c
 }
@@ -76,15 +76,15 @@ func (a *app) dump(ctx context.Context, f *dumpFlags, expr string) error {
 			}
 		})
 	case a.json:
-		return usagef("dump prints text, or pcapng with -w; `uvswitch -j monitor` prints JSON")
+		return usagef("dump has no JSON output: it prints text, or pcapng with -w; use `uvswitch -j monitor` for JSON")
 	case f.file == "" && (f.megabytes > 0 || f.files > 0 || f.seconds > 0 || f.pcap):
-		return usagef("-C, -W, -G and --pcap are about files: say -w FILE")
+		return usagef("-C, -W, -G and --pcap need an output file; add -w FILE")
 	case f.file == "-" && (f.megabytes > 0 || f.seconds > 0):
-		return usagef("-C and -G need a file, not standard output")
+		return usagef("-C and -G need a file, and -w - is standard output; use -w FILE")
 	case f.files > 0 && f.megabytes == 0 && f.seconds == 0:
-		return usagef("-W says how many files -C or -G make: say one of them")
+		return usagef("-W limits the number of files; add -C or -G, which create them")
 	case f.count < 0 || f.snap < 0 || f.megabytes < 0 || f.files < 0 || f.seconds < 0:
-		return usagef("-c, -s, -C, -W and -G are numbers from 1 on")
+		return usagef("-c, -s, -C, -W and -G must be numbers from 1")
 	}
 	q := url.Values{"count": {strconv.Itoa(f.count)}, "snap": {strconv.Itoa(f.snap)}, "dir": {f.dir}, "filter": {expr}}
 	for _, p := range f.ports {
@@ -151,7 +151,7 @@ func cut(ctx context.Context, err error) error {
 		return nil
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return errors.New("the switch has ended")
+		return errors.New("the switch closed the connection: the switch was stopped, or this reader was too slow")
 	}
 	return err
 }

@@ -25,23 +25,23 @@ const (
 
 func (a *app) extcapCommand() *cobra.Command {
 	var dir string
-	install := &cobra.Command{Use: "install", Short: "Put the ports of the switch among Wireshark's interfaces", Args: cobra.NoArgs,
-		Long: "Write a small script into Wireshark's personal folders of capture programs (~/.local/lib/wireshark/extcap, and\n" +
-			"~/.config/wireshark/extcap for versions before 4.2), by which Wireshark and tshark list the ports of the switch and capture from them. With --socket it is about that switch.",
+	install := &cobra.Command{Use: "install", Short: "Add the ports of the switch to Wireshark's interfaces", Args: cobra.NoArgs,
+		Long: "Write a small script into Wireshark's personal extcap folders: ~/.local/lib/wireshark/extcap, and\n" +
+			"~/.config/wireshark/extcap for versions before 4.2. With the script, Wireshark and tshark list the ports of the switch\nand capture from them. --socket selects the switch.",
 		RunE: func(*cobra.Command, []string) error { return a.installExtcap(dir) }}
-	remove := &cobra.Command{Use: "remove", Short: "Take them away again", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+	remove := &cobra.Command{Use: "remove", Short: "Remove the ports of the switch from Wireshark's interfaces", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
 		dirs, err := extcapDirs(dir)
 		found := false
 		for _, d := range dirs {
 			found = os.Remove(filepath.Join(d, extcapName)) == nil || found
 		}
 		if err == nil && !found {
-			err = fmt.Errorf("%s is not in %s", extcapName, strings.Join(dirs, " or "))
+			err = fmt.Errorf("%s is not installed in %s", extcapName, strings.Join(dirs, " or "))
 		}
 		return err
 	}}
 	for _, c := range []*cobra.Command{install, remove} {
-		c.Flags().StringVar(&dir, "dir", "", "another folder")
+		c.Flags().StringVar(&dir, "dir", "", "folder of the script (default: Wireshark's personal extcap folders)")
 	}
 	run := &cobra.Command{Use: "run", Hidden: true, DisableFlagParsing: true, RunE: func(c *cobra.Command, args []string) error {
 		return a.extcap(c.Context(), args)
@@ -81,7 +81,7 @@ func (a *app) installExtcap(dir string) error {
 		}
 		fmt.Fprintln(a.out, filepath.Join(d, extcapName))
 	}
-	fmt.Fprintf(a.out, "Wireshark lists the ports of the switch on %s as %sNAME; `tshark -D` shows them\n", a.socket, extcapPrefix)
+	fmt.Fprintf(a.out, "Wireshark now lists the ports of the switch at %s as %sNAME; check with `tshark -D`\n", a.socket, extcapPrefix)
 	return nil
 }
 
@@ -104,8 +104,8 @@ func (a *app) extcap(ctx context.Context, args []string) error {
 		fmt.Fprintln(a.out, "dlt {number=1}{name=EN10MB}{display=Ethernet}")
 		return nil
 	case has("--extcap-config"):
-		fmt.Fprintln(a.out, "arg {number=0}{call=--drops}{display=Only what is dropped}{type=boolflag}{default=false}")
-		fmt.Fprintln(a.out, "arg {number=1}{call=--split}{display=Split super-frames}{tooltip=as a wire would carry them}{type=boolflag}{default=false}")
+		fmt.Fprintln(a.out, "arg {number=0}{call=--drops}{display=Only dropped frames}{type=boolflag}{default=false}")
+		fmt.Fprintln(a.out, "arg {number=1}{call=--split}{display=Split super-frames}{tooltip=Show the frames that a wire would carry}{type=boolflag}{default=false}")
 		return nil
 	case !has("--capture") && has("--extcap-capture-filter"):
 		if _, err := filter.Compile(flags["--extcap-capture-filter"]); err != nil { // what is printed here is what is wrong
@@ -115,7 +115,7 @@ func (a *app) extcap(ctx context.Context, args []string) error {
 	case has("--capture"):
 		port, ok := strings.CutPrefix(flags["--extcap-interface"], extcapPrefix)
 		if !ok || flags["--fifo"] == "" {
-			return usagef("extcap: --extcap-interface %sNAME and --fifo FILE are needed", extcapPrefix)
+			return usagef("extcap: --extcap-interface %sNAME and --fifo FILE are required", extcapPrefix)
 		}
 		on := func(k string) bool { return has(k) && flags[k] != "false" }
 		f := dumpFlags{ports: []string{port}, file: flags["--fifo"], dir: "both", drops: on("--drops"), split: on("--split"), quiet: true}
@@ -125,7 +125,7 @@ func (a *app) extcap(ctx context.Context, args []string) error {
 		}
 		return err
 	}
-	return usagef("extcap run is for Wireshark; `uvswitch extcap install` puts it there")
+	return usagef("`uvswitch extcap run` is only for Wireshark to call; `uvswitch extcap install` adds it to Wireshark")
 }
 
 func (a *app) extcapInterfaces(ctx context.Context) error {

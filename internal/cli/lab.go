@@ -24,7 +24,7 @@ func (a *app) labCommand() *cobra.Command {
 		}
 	}
 	sides := map[string]*string{"web": new(string), "metrics": new(string)}
-	up := &cobra.Command{Use: "up", Short: "Make the playground: namespaces, a switch, web servers", Args: cobra.NoArgs,
+	up := &cobra.Command{Use: "up", Short: "Start a lab: network namespaces, a switch and web servers", Args: cobra.NoArgs,
 		RunE: with(func(c *cobra.Command, l *lab.Lab, _ []string) error {
 			for flag, addr := range sides {
 				if *addr != "" {
@@ -36,11 +36,11 @@ func (a *app) labCommand() *cobra.Command {
 			}
 			return a.showLab(l)
 		})}
-	up.Flags().StringVar(sides["web"], "web", "", "as for run: in the lab's host, so ask from there (`lab exec host curl`)")
-	up.Flags().StringVar(sides["metrics"], "metrics", "", "likewise")
-	down := &cobra.Command{Use: "down", Short: "Take it down", Args: cobra.NoArgs,
+	up.Flags().StringVar(sides["web"], "web", "", "serve the live web page, as --web of run; the address is in the lab's namespace host (uvswitch lab exec host curl ...)")
+	up.Flags().StringVar(sides["metrics"], "metrics", "", "serve Prometheus metrics, as --metrics of run; the address is in the lab's namespace host")
+	down := &cobra.Command{Use: "down", Short: "Stop the lab and remove its namespaces", Args: cobra.NoArgs,
 		RunE: with(func(_ *cobra.Command, l *lab.Lab, _ []string) error { return l.Down() })}
-	show := &cobra.Command{Use: "show", Short: "Draw it, and say how to use it", Args: cobra.NoArgs,
+	show := &cobra.Command{Use: "show", Short: "Draw the lab, and list commands to try", Args: cobra.NoArgs,
 		RunE: with(func(_ *cobra.Command, l *lab.Lab, _ []string) error {
 			if err := l.Check("host"); err != nil {
 				return err
@@ -48,7 +48,7 @@ func (a *app) labCommand() *cobra.Command {
 			return a.showLab(l)
 		})}
 	run := &cobra.Command{
-		Use: "exec PART COMMAND [ARG...]", Short: "Run a command in web, db, host or out", Args: cobra.MinimumNArgs(2),
+		Use: "exec NAMESPACE COMMAND [ARG...]", Short: "Run a command in a namespace of the lab: web, db, host or out", Args: cobra.MinimumNArgs(2),
 		RunE: with(func(c *cobra.Command, l *lab.Lab, args []string) error {
 			if err := l.Check(args[0]); err != nil {
 				return err
@@ -60,14 +60,14 @@ func (a *app) labCommand() *cobra.Command {
 	tool := &cobra.Command{Use: "tool NAME", Hidden: true, DisableFlagParsing: true, RunE: func(c *cobra.Command, args []string) error {
 		return lab.Tool(c.Context(), args, a.out)
 	}}
-	lab := group("lab", "A playground, and a guided tour of it", up, down, show, run, a.tourCommand(&name), tool)
-	lab.PersistentFlags().StringVar(&name, "name", "lab", "name of the lab, and prefix of its namespaces")
+	lab := group("lab", "A lab to try the switch in, and a guided tour", up, down, show, run, a.tourCommand(&name), tool)
+	lab.PersistentFlags().StringVar(&name, "name", "lab", "name of the lab; its namespaces are called NAME-web and so on")
 	return lab
 }
 
 func (a *app) tourCommand(name *string) *cobra.Command {
 	var pause bool
-	c := &cobra.Command{Use: "tour", Short: "Walk through container networking, step by step", Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "tour", Short: "Show container networking step by step, in a lab of its own", Args: cobra.NoArgs}
 	c.Flags().BoolVar(&pause, "pause", false, "wait for Enter after each step")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if !c.Flags().Changed("name") {

@@ -21,21 +21,21 @@ func (a *app) monitorCommand() *cobra.Command {
 	var last, count int
 	var follow bool
 	c := &cobra.Command{
-		Use: "monitor [--verdict VERDICT] [--reason REASON] [--port NAME] [--last N] [-f] [EXPRESSION]", Short: "Follow what becomes of frames, and why",
-		Long: "Print a line for each frame when it has its verdict: forwarded, flooded, consumed by the gateway, or dropped, and why.\n" +
-			"With --last the last drops, which are always kept (about a thousand by each worker), and then, with -f, what follows.",
+		Use: "monitor [--verdict VERDICT] [--reason REASON] [--port NAME] [--last N] [-f] [EXPRESSION]", Short: "Show the verdict of each frame live, and the reason of each drop",
+		Long: "Print a line for each frame with its verdict: forwarded, flooded, consumed by the gateway, or dropped with a reason.\n" +
+			"--last N prints the last N drops, which are always kept (about a thousand in each worker). With -f, new frames follow.",
 		Example: "  uvswitch monitor --verdict dropped\n  uvswitch monitor --last 20\n  uvswitch -j monitor --port web udp port 53",
 	}
 	fl := c.Flags()
-	fl.StringSliceVar(&ports, "port", nil, "only what comes from these ports or goes to them")
-	fl.StringVar(&verdict, "verdict", "", "only forwarded, flooded, consumed or dropped ones")
-	fl.StringVar(&reason, "reason", "", "only what is dropped for this reason")
-	fl.IntVar(&last, "last", 0, "begin with the last N drops; without -f that is all")
-	fl.IntVarP(&count, "count", "c", 0, "end after N lines")
-	fl.BoolVarP(&follow, "follow", "f", false, "go on after --last")
+	fl.StringSliceVar(&ports, "port", nil, "only frames from or to these ports")
+	fl.StringVar(&verdict, "verdict", "", "only frames with this verdict: forwarded, flooded, consumed or dropped")
+	fl.StringVar(&reason, "reason", "", "only frames that were dropped for this reason (see uvswitch reasons)")
+	fl.IntVar(&last, "last", 0, "print the last N drops first; without -f, exit after them")
+	fl.IntVarP(&count, "count", "c", 0, "exit after N lines")
+	fl.BoolVarP(&follow, "follow", "f", false, "after --last, continue with new frames")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if last < 0 || count < 0 || c.Flags().Changed("last") && last == 0 {
-			return usagef("--last and --count are numbers from 1 on")
+			return usagef("--last and --count must be numbers from 1")
 		}
 		q := url.Values{"verdict": {verdict}, "reason": {reason}, "last": {strconv.Itoa(last)}, "filter": {strings.Join(args, " ")}, "port": ports}
 		if last > 0 && !follow {
@@ -57,7 +57,7 @@ func (a *app) monitorCommand() *cobra.Command {
 					return nil
 				}
 				if errors.Is(err, io.ErrUnexpectedEOF) {
-					return errors.New("the switch has ended")
+					return errors.New("the switch closed the connection: the switch was stopped, or this reader was too slow")
 				}
 				return err
 			}
@@ -102,7 +102,7 @@ func verdictLine(v *api.Verdict) string {
 		s += " forwarded to " + v.Out
 	}
 	if v.Becomes != "" {
-		s += ", as " + v.Becomes
+		s += ", translated to " + v.Becomes
 	}
 	if v.Flow != 0 {
 		s += fmt.Sprintf(" (flow %d)", v.Flow)

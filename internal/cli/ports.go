@@ -13,8 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
-	"github.com/uvswitch/uvswitch/internal/cni"
-	"github.com/uvswitch/uvswitch/internal/config"
+	"github.com/uvswitch/uvswitch/internal/attach"
 )
 
 func (a *app) networkCommand() *cobra.Command {
@@ -23,13 +22,13 @@ func (a *app) networkCommand() *cobra.Command {
 		n.Name = args[0]
 		return a.client().Do(c.Context(), "POST", "/networks", n, nil)
 	}}
-	add.Flags().StringVar(&n.Subnet, "subnet", "", "its subnet, such as 172.30.0.0/16")
-	add.Flags().StringVar(&n.Gateway, "gateway", "", "its gateway (default: the first address)")
-	add.Flags().IntVar(&n.MTU, "mtu", 0, "longest IP packet, bytes (default 1500)")
-	add.Flags().BoolVar(&n.Internal, "internal", false, "nothing leaves it, nothing comes in")
-	add.Flags().BoolVar(&n.Isolated, "isolated", false, "it reaches no other network, but the host, the outside and published ports")
-	add.Flags().StringVar(&n.Mapping, "mapping", "", "endpoint-independent (default) or address-and-port-dependent: more flows than ports")
-	add.Flags().StringVar(&n.Filtering, "filtering", "", "who outside may send to a container's outside port: address-and-port-dependent (default), address-dependent, endpoint-independent")
+	add.Flags().StringVar(&n.Subnet, "subnet", "", "subnet of the network, such as 172.30.0.0/16")
+	add.Flags().StringVar(&n.Gateway, "gateway", "", "address of the gateway (default: the first address of the subnet)")
+	add.Flags().IntVar(&n.MTU, "mtu", 0, "MTU: the longest IP packet, in bytes (default 1500)")
+	add.Flags().BoolVar(&n.Internal, "internal", false, "internal network: no packet leaves it or enters it")
+	add.Flags().BoolVar(&n.Isolated, "isolated", false, "isolated network: it reaches no other network; it still reaches the host, the outside and published ports")
+	add.Flags().StringVar(&n.Mapping, "mapping", "", "NAT mapping: endpoint-independent (default), or address-and-port-dependent (allows more flows than outside ports)")
+	add.Flags().StringVar(&n.Filtering, "filtering", "", "NAT filtering, which outside senders reach a container's outside port: address-and-port-dependent (default), address-dependent or endpoint-independent")
 	_ = add.MarkFlagRequired("subnet")
 	table := func(w io.Writer, rows []api.Network) {
 		head := []any{"NAME", "SUBNET", "GATEWAY", "MAC", "MTU", "INTERNAL", "ISOLATED", "PORTS"}
@@ -55,7 +54,7 @@ func (a *app) networkCommand() *cobra.Command {
 			}
 			i := slices.IndexFunc(all, func(n api.Network) bool { return n.Name == args[0] })
 			if i < 0 {
-				return fmt.Errorf("there is no network %q; `uvswitch network ls` lists them", args[0])
+				return fmt.Errorf("network %q does not exist; `uvswitch network ls` lists the networks", args[0])
 			}
 			if a.json {
 				return a.printJSON(all[i])
@@ -81,16 +80,19 @@ func (a *app) portCommand() *cobra.Command {
 	p := api.PortAdd{}
 	add := &cobra.Command{
 		Use: "add NAME (--netns NS | --device DEV | --qemu-stream PATH | --qemu-dgram PATH | --vde DIR)", Short: "Add a port",
-		Long: "Add a port: a TAP made inside a namespace, named, addressed, up, with a default route by the gateway;\n" +
-			"a device that exists, such as the host end of a veth pair; or a socket for a virtual machine, which gives itself its\n" +
-			"address: with --ip the guard holds it to that one.",
+		Long: "Add a port in one of three ways.\n" +
+			"--netns: the switch creates a TAP in a network namespace, gives it a name and an address, brings it up, and sets a default\n" +
+			"route via the gateway.\n" +
+			"--device: the switch uses an existing device, such as the host end of a veth pair.\n" +
+			"--qemu-stream, --qemu-dgram, --vde: the switch creates a socket for a virtual machine. The machine sets its own address; with\n" +
+			"--ip the guard drops packets with any other source address.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			p.Name = args[0]
 			var made api.Port
 			err := a.client().Do(c.Context(), "POST", "/ports", p, &made)
-			if cni.Elsewhere(err, p.Netns) { // we may, perhaps
-				made, err = cni.Attach(c.Context(), a.client(), p)
+			if attach.ShouldAttachLocally(err, p.Netns) {
+				made, err = attach.Port(c.Context(), a.client(), p)
 			}
 			if err != nil {
 				return err
@@ -103,26 +105,27 @@ func (a *app) portCommand() *cobra.Command {
 		},
 	}
 	f := add.Flags()
-	f.StringVar(&p.Netns, "netns", "", "namespace: a name, a path, or pid:N")
-	f.StringVar(&p.Ifname, "ifname", "", "the device's name in there (default eth0)")
-	f.StringVar(&p.Device, "device", "", "plug this existing device instead")
-	f.StringVar(&p.QEMUStream, "qemu-stream", "", "for a virtual machine: the unix socket that QEMU's -netdev stream connects to")
-	f.StringVar(&p.QEMUDgram, "qemu-dgram", "", "the unix socket that QEMU's -netdev dgram sends to")
-	f.StringVar(&p.VDE, "vde", "", "the folder that vde_plug, QEMU's -netdev vde or VirtualBox connects to")
-	f.StringVar(&p.Network, "network", "", "network (default: default)")
-	f.StringVar(&p.IP, "ip", "", "auto, or an address of the network (default auto)")
-	f.StringVar(&p.MAC, "mac", "", "MAC address (default: made from the address)")
-	f.IntVar(&p.MTU, "mtu", 0, "longest IP packet, bytes (default: the network's)")
+	f.StringVar(&p.Netns, "netns", "", "network namespace: a name, a path, or pid:N")
+	f.StringVar(&p.Ifname, "ifname", "", "name of the device in the namespace (default eth0)")
+	f.StringVar(&p.Device, "device", "", "plug in this existing device")
+	f.StringVar(&p.QEMUStream, "qemu-stream", "", "for a virtual machine: path of the unix socket to which QEMU's -netdev stream connects")
+	f.StringVar(&p.QEMUDgram, "qemu-dgram", "", "for a virtual machine: path of the unix socket to which QEMU's -netdev dgram sends")
+	f.StringVar(&p.VDE, "vde", "", "for a virtual machine: folder to which vde_plug, QEMU's -netdev vde or VirtualBox connects")
+	f.StringVar(&p.Network, "network", "", "name of the network (default: the network default)")
+	f.StringVar(&p.IP, "ip", "", "an address of the network, or auto for a free one (default: auto with --netns, none otherwise)")
+	f.StringVar(&p.MAC, "mac", "", "MAC address (default: derived from the IP address)")
+	f.IntVar(&p.MTU, "mtu", 0, "MTU: the longest IP packet, in bytes (default: the network's MTU)")
 	f.StringVar(&p.Offload, "offload", "", "checksum and segmentation offload: on or off (default on)")
-	f.BoolVar(&p.NoRoute, "no-route", false, "set no default route")
-	set := &cobra.Command{Use: "set NAME KNOB on|off|RATE[/BURST] ...", Short: "Turn a port's knobs",
-		Long: "Turn a port's knobs. On or off: learning, flood, mcast_flood, bcast_flood, hairpin, isolated, locked, guard.\n" +
-			"Off or a rate: rx_rate limits what the port may send, tx_rate what it gets, rate both, in tc's units: 1kbit to 1tbit, the burst\n" +
-			"in bytes (b, kb, mb). What is faster waits, and when 50 ms' worth waits already it is dropped, for rx_rate_exceeded or tx_rate_exceeded.",
+	f.BoolVar(&p.NoRoute, "no-route", false, "set no default route in the namespace")
+	set := &cobra.Command{Use: "set NAME SETTING on|off|RATE[/BURST] ...", Short: "Change the settings of a port",
+		Long: "Change settings of a port. These are on or off: learning, flood, mcast_flood, bcast_flood, hairpin, isolated, locked, guard.\n" +
+			"These are off or a rate: rx_rate (limits what the port sends), tx_rate (limits what the port receives), rate (sets both).\n" +
+			"A rate is in the units of tc, 1kbit to 1tbit; its burst is in bytes (b, kb, mb). Packets above the rate wait. When packets\n" +
+			"for 50 ms already wait, further packets are dropped with reason rx_rate_exceeded or tx_rate_exceeded.",
 		Example: "  uvswitch port set web isolated on\n  uvswitch port set web rate 100mbit\n  uvswitch port set web rx_rate 10mbit/64kb tx_rate off",
 		Args:    cobra.MinimumNArgs(3), RunE: func(c *cobra.Command, args []string) error {
 			if len(args)%2 == 0 {
-				return usagef("each knob needs on, off or a rate")
+				return usagef("each setting needs a value: on, off or a rate")
 			}
 			knobs := api.PortSet{}
 			for i := 1; i < len(args); i += 2 {
@@ -133,14 +136,14 @@ func (a *app) portCommand() *cobra.Command {
 	one := &cobra.Command{Use: "show NAME", Short: "Show one port", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
 		return get(c.Context(), a, "/ports/"+url.PathEscape(args[0]), printPort)
 	}}
-	return group("port", "Ports: what is plugged into the switch",
+	return group("port", "Ports: the devices and sockets that are plugged into the switch",
 		show(a, "ls", "List ports", "/ports", a.portTable), one, add, set, a.remove("del NAME", "Remove a port and its device", "/ports/"))
 }
 
 func (a *app) portTable(w io.Writer, rows []api.Port) {
 	head := []any{"NAME", "NETWORK", "KIND", "DEVICE", "NETNS", "MAC", "ADDRESS", "STATE", "RX", "TX", "DROPPED"}
 	if a.wide == "wide" {
-		head = append(head, "MTU", "OFFLOAD", "BACKEND", "RX BYTES", "TX BYTES", "KNOBS")
+		head = append(head, "MTU", "OFFLOAD", "BACKEND", "RX BYTES", "TX BYTES", "SETTINGS")
 	}
 	row(w, head...)
 	for _, p := range rows {
@@ -163,27 +166,12 @@ func on(flags map[string]bool) (out []string) {
 	return out
 }
 
-// knobsOf are the knobs of a port that turn another into its like.
-func knobsOf(p *api.Port) map[string]config.Knob {
-	out := map[string]config.Knob{}
-	for k, v := range p.Flags {
-		out[k] = config.Knob(api.Switch(v))
-	}
-	if p.RxRate != 0 {
-		out["rx_rate"] = config.Knob(api.RateKnob(p.RxRate, p.RxBurst))
-	}
-	if p.TxRate != 0 {
-		out["tx_rate"] = config.Knob(api.RateKnob(p.TxRate, p.TxBurst))
-	}
-	return out
-}
-
 // rateText is a rate for people.
 func rateText(bits, burst uint64) string {
 	if bits == 0 {
 		return "off"
 	}
-	return fmt.Sprintf("%s, %d bytes at once", rate(float64(bits), "bit/s"), burst)
+	return fmt.Sprintf("%s, burst %d bytes", rate(float64(bits), "bit/s"), burst)
 }
 
 func printPort(w io.Writer, p api.Port) {
@@ -197,13 +185,13 @@ func printPort(w io.Writer, p api.Port) {
 	row(w, "mtu", p.MTU)
 	row(w, "state", p.State)
 	row(w, "offload", p.Offload)
-	row(w, "knobs", strings.Join(on(p.Flags), ","))
+	row(w, "settings", strings.Join(on(p.Flags), ","))
 	if p.RxRate != 0 || p.TxRate != 0 {
 		row(w, "may send", rateText(p.RxRate, p.RxBurst))
-		row(w, "may get", rateText(p.TxRate, p.TxBurst))
+		row(w, "may receive", rateText(p.TxRate, p.TxBurst))
 	}
-	row(w, "received", fmt.Sprintf("%d packets, %d bytes, %d dropped", p.RxPackets, p.RxBytes, p.RxDropped))
-	row(w, "sent", fmt.Sprintf("%d packets, %d bytes, %d dropped", p.TxPackets, p.TxBytes, p.TxDropped))
+	row(w, "received from it", fmt.Sprintf("%d packets, %d bytes, %d dropped", p.RxPackets, p.RxBytes, p.RxDropped))
+	row(w, "sent to it", fmt.Sprintf("%d packets, %d bytes, %d dropped", p.TxPackets, p.TxBytes, p.TxDropped))
 	if !p.Offload {
 		row(w, "segmented in software", p.Segmented)
 	}
@@ -241,14 +229,14 @@ func (a *app) publishCommand() *cobra.Command {
 			return err
 		},
 	}
-	add.Flags().StringVar(&p.Port, "port", "", "the container's port on the switch, by name")
-	add.Flags().StringSliceVar(&p.From, "from", nil, "who may come: CIDRs (default: everyone)")
+	add.Flags().StringVar(&p.Port, "port", "", "name of the container's port on the switch")
+	add.Flags().StringSliceVar(&p.From, "from", nil, "accept only these sources: CIDRs, separated by commas (default: all)")
 	_ = add.MarkFlagRequired("port")
-	del := &cobra.Command{Use: "del [HOST_ADDR:]HOST_PORT[-END][/tcp|udp|sctp]", Short: "Take a published port back", Args: cobra.ExactArgs(1),
+	del := &cobra.Command{Use: "del [HOST_ADDR:]HOST_PORT[-END][/tcp|udp|sctp]", Short: "Remove a published port", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.client().Do(c.Context(), "DELETE", "/publish?host="+url.QueryEscape(args[0]), nil, nil)
 		}}
-	return group("publish", "Published ports",
+	return group("publish", "Published ports: ports of the host that lead to a container",
 		show(a, "ls", "List published ports", "/publish", func(w io.Writer, rows []api.Publish) {
 			row(w, "HOST", "PROTO", "PORT", "TARGET", "FROM", "NEW FLOWS", "BYTES")
 			for _, p := range rows {

@@ -21,21 +21,21 @@ import (
 
 func (a *app) fdbCommand() *cobra.Command {
 	e := api.FDBAdd{}
-	add := &cobra.Command{Use: "add MAC dev PORT static|sticky", Short: "Add an entry that neither ages nor moves", Args: cobra.ExactArgs(4),
+	add := &cobra.Command{Use: "add MAC dev PORT static|sticky", Short: "Add a static or sticky entry, which never expires and never moves to another port", Args: cobra.ExactArgs(4),
 		RunE: func(c *cobra.Command, args []string) error {
 			if args[1] != "dev" {
-				return usagef("the form is: fdb add MAC dev PORT static|sticky")
+				return usagef("usage: uvswitch fdb add MAC dev PORT static|sticky")
 			}
 			e = api.FDBAdd{MAC: args[0], Port: args[2], State: args[3]}
 			return a.client().Do(c.Context(), "POST", "/fdb", e, nil)
 		}}
 	var port string
-	flush := &cobra.Command{Use: "flush", Short: "Forget what was learned", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+	flush := &cobra.Command{Use: "flush", Short: "Remove all learned entries", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
 		return a.client().Do(c.Context(), "DELETE", "/fdb?port="+url.QueryEscape(port), nil, nil)
 	}}
-	flush.Flags().StringVar(&port, "port", "", "only behind this port")
-	return group("fdb", "The forwarding database: which MAC is behind which port",
-		show(a, "show", "Show the table", "/fdb", func(w io.Writer, rows []api.FDBEntry) {
+	flush.Flags().StringVar(&port, "port", "", "only the entries of this port")
+	return group("fdb", "The forwarding database: which MAC address is behind which port",
+		show(a, "show", "Show the forwarding database", "/fdb", func(w io.Writer, rows []api.FDBEntry) {
 			row(w, "NETWORK", "MAC", "PORT", "LOCAL", "STATE", "AGE")
 			for _, e := range rows {
 				local, age := "no", fmt.Sprintf("%.1f", e.Age)
@@ -51,8 +51,8 @@ func (a *app) fdbCommand() *cobra.Command {
 }
 
 func (a *app) bridgeCommand() *cobra.Command {
-	return group("bridge", "The networks as bridges",
-		show(a, "show", "Show what `brctl showstp` shows", "/bridge", func(w io.Writer, rows []api.Bridge) {
+	return group("bridge", "The networks, shown as bridges",
+		show(a, "show", "Show each network as `brctl showstp` shows a bridge", "/bridge", func(w io.Writer, rows []api.Bridge) {
 			for _, b := range rows {
 				fmt.Fprintf(w, "%s\n", b.Network)
 				fmt.Fprintf(w, " bridge id\t%s\tstp\t%s\n", b.BridgeID, map[bool]string{true: "enabled", false: "disabled"}[b.STP])
@@ -71,8 +71,8 @@ func (a *app) bridgeCommand() *cobra.Command {
 }
 
 func (a *app) neighCommand() *cobra.Command {
-	return group("neigh", "The router's neighbors",
-		show(a, "show", "Show them, as `ip neigh` does", "/neighbors", func(w io.Writer, rows []api.Neighbor) {
+	return group("neigh", "The router's neighbor table: which MAC address belongs to which IP address",
+		show(a, "show", "Show the neighbors, as `ip neigh` does", "/neighbors", func(w io.Writer, rows []api.Neighbor) {
 			for _, n := range rows {
 				mac := ""
 				if n.Lladdr != "" {
@@ -81,21 +81,21 @@ func (a *app) neighCommand() *cobra.Command {
 				fmt.Fprintf(w, "%s dev %s%s %s\n", n.Dst, n.Network, mac, strings.Join(n.State, ","))
 			}
 		}),
-		&cobra.Command{Use: "add ADDR lladdr MAC", Short: "Add a permanent one", RunE: func(c *cobra.Command, args []string) error {
+		&cobra.Command{Use: "add ADDR lladdr MAC", Short: "Add a permanent neighbor", RunE: func(c *cobra.Command, args []string) error {
 			if len(args) != 3 || args[1] != "lladdr" {
-				return usagef("the form is: neigh add ADDR lladdr MAC")
+				return usagef("usage: uvswitch neigh add ADDR lladdr MAC")
 			}
 			return a.client().Do(c.Context(), "POST", "/neighbors", api.NeighborAdd{Dst: args[0], Lladdr: args[2]}, nil)
 		}},
-		a.remove("del ADDR", "Forget one", "/neighbors/"),
-		&cobra.Command{Use: "flush", Short: "Forget what was learned", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		a.remove("del ADDR", "Remove a neighbor", "/neighbors/"),
+		&cobra.Command{Use: "flush", Short: "Remove all learned entries", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
 			return a.client().Do(c.Context(), "DELETE", "/neighbors", nil, nil)
 		}})
 }
 
 func (a *app) routeCommand() *cobra.Command {
-	return group("route", "The router's routes",
-		show(a, "show", "Show them, as `ip route` does", "/routes", func(w io.Writer, rows []api.Route) {
+	return group("route", "The router's routing table",
+		show(a, "show", "Show the routes, as `ip route` does", "/routes", func(w io.Writer, rows []api.Route) {
 			for _, r := range rows {
 				line := r.Dst
 				if r.Type != "unicast" {
@@ -111,7 +111,7 @@ func (a *app) routeCommand() *cobra.Command {
 			}
 		}),
 		a.routeChange("add", "Add a route, as `ip route add` does", "POST", false),
-		a.routeChange("replace", "Add a route in the place of one to the same destination", "POST", true),
+		a.routeChange("replace", "Add a route, or replace the route to the same destination", "POST", true),
 		a.routeChange("del", "Remove a route", "DELETE", false))
 }
 
@@ -131,7 +131,7 @@ func (a *app) routeChange(name, short, method string, replace bool) *cobra.Comma
 		case len(args) == 1 && method == "DELETE":
 			q.Dst = args[0]
 		default:
-			return usagef("the form is: route %s", strings.ReplaceAll(form, " | ", ", or route "))
+			return usagef("usage: uvswitch route %s", strings.ReplaceAll(form, " | ", ", or uvswitch route "))
 		}
 		if method == "DELETE" {
 			return a.client().Do(c.Context(), method, "/routes?dst="+url.QueryEscape(q.Dst), nil, nil)
@@ -141,7 +141,7 @@ func (a *app) routeChange(name, short, method string, replace bool) *cobra.Comma
 }
 
 func (a *app) natCommand() *cobra.Command {
-	rules := show(a, "show", "Show the rules, as `iptables -t nat -L -n -v` does, and the ports in use", "/nat", func(w io.Writer, rows []api.NATRule) {
+	rules := show(a, "show", "Show the NAT rules, as `iptables -t nat -L -n -v` does, and the outside ports in use", "/nat", func(w io.Writer, rows []api.NATRule) {
 		for _, chain := range []string{"PREROUTING", "POSTROUTING"} {
 			fmt.Fprintf(w, "Chain %s\n", chain)
 			row(w, "pkts", "bytes", "target", "prot", "in", "out", "source", "destination", "to")
@@ -160,18 +160,18 @@ func (a *app) natCommand() *cobra.Command {
 		}
 		return get(c.Context(), a, "/nat/ports", printPortUse)
 	}
-	return group("nat", "Address translation", rules,
-		show(a, "settings", "Show windows and time-outs, in seconds", "/nat/settings", func(w io.Writer, s api.NATSettings) {
+	return group("nat", "Address translation (NAT)", rules,
+		show(a, "settings", "Show the check of TCP windows, and the timeouts in seconds", "/nat/settings", func(w io.Writer, s api.NATSettings) {
 			row(w, "windows", s.Windows)
 			for _, k := range byName(s.Timers) {
 				row(w, "timer "+k, s.Timers[k])
 			}
 		}),
-		show(a, "ports", "Show the outside ports in use, and who holds them", "/nat/ports", printPortUse))
+		show(a, "ports", "Show the outside ports in use, and which ports of the switch hold them", "/nat/ports", printPortUse))
 }
 
 func printPortUse(w io.Writer, rows []api.PortUse) {
-	row(w, "outside ports", "used", "resting", "of", "quota", "charged to (used and resting)")
+	row(w, "outside ports", "used", "resting", "limit", "limit per port", "held by (used and resting)")
 	for _, u := range rows {
 		var held []string
 		for name, n := range u.Holders {
@@ -186,8 +186,8 @@ func (a *app) flowCommand() *cobra.Command {
 	q := url.Values{}
 	filters := func(c *cobra.Command) *cobra.Command {
 		for _, f := range []struct{ name, short, use string }{
-			{"src", "s", "original source, an address or a prefix"}, {"dst", "d", "original destination, likewise"},
-			{"proto", "p", "tcp, udp, sctp, icmp, gre, esp, or proto-N"}, {"port", "", "the container's port, by name"}, {"sport", "", "original source port"}, {"dport", "", "original destination port"}, {"state", "", "TCP state, such as ESTABLISHED"},
+			{"src", "s", "original source: an address or a prefix"}, {"dst", "d", "original destination: an address or a prefix"},
+			{"proto", "p", "protocol: tcp, udp, sctp, icmp, gre, esp, or proto-N"}, {"port", "", "name of the container's port on the switch"}, {"sport", "", "original source port"}, {"dport", "", "original destination port"}, {"state", "", "TCP state, such as ESTABLISHED"},
 		} {
 			c.Flags().StringP(f.name, f.short, "", f.use)
 		}
@@ -200,7 +200,7 @@ func (a *app) flowCommand() *cobra.Command {
 				continue
 			}
 			if _, ok := frame.ProtoNumber(v); !ok && name == "proto" {
-				return "", usagef("--proto %q: say tcp, udp, sctp, icmp, gre, esp, or proto-N", v)
+				return "", usagef("--proto %q is not valid; use tcp, udp, sctp, icmp, gre, esp, or proto-N", v)
 			}
 			q.Set(name, v)
 		}
@@ -220,7 +220,7 @@ func (a *app) flowCommand() *cobra.Command {
 				return err
 			}
 			if needs && len(q) == 0 {
-				return usagef("say which flows: --src, --dst, --proto, --port, --sport, --dport or --state; `flow flush` ends all")
+				return usagef("select the flows with --src, --dst, --proto, --port, --sport, --dport or --state; `uvswitch flow flush` removes all flows")
 			}
 			var n struct{ Deleted int }
 			if err := a.client().Do(c.Context(), "DELETE", path, nil, &n); err != nil {
@@ -233,15 +233,15 @@ func (a *app) flowCommand() *cobra.Command {
 			return err
 		}})
 	}
-	events := filters(&cobra.Command{Use: "events", Short: "Follow flows as they come and go, as `conntrack -E` does", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+	events := filters(&cobra.Command{Use: "events", Short: "Show flows live when they start, change and end, as `conntrack -E` does", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
 		path, err := query(c)
 		if err != nil {
 			return err
 		}
 		return a.followFlows(c.Context(), strings.Replace(path, "/flows?", "/flows/events?", 1))
 	}})
-	stats := show(a, "stats", "Count flows by state, and how they ended", "/flows/stats", printFlowStats)
-	return group("flow", "Tracked connections", ls, events, stats, end("del", "End the flows that match", true), end("flush", "End all flows", false))
+	stats := show(a, "stats", "Count the flows by state, by port, and by how they ended", "/flows/stats", printFlowStats)
+	return group("flow", "Flows: the tracked connections", ls, events, stats, end("del", "Remove the flows that match", true), end("flush", "Remove all flows", false))
 }
 
 // followFlows prints events until it is interrupted.
@@ -275,7 +275,7 @@ func (a *app) followFlows(ctx context.Context, path string) error {
 }
 
 func printFlowStats(w io.Writer, s api.FlowStats) {
-	row(w, "flows", fmt.Sprintf("%d of %d; one port may hold %d", s.Used, s.Limit, s.Quota))
+	row(w, "flows", fmt.Sprintf("%d of %d; limit per port %d", s.Used, s.Limit, s.Quota))
 	row(w, "created", s.Created)
 	for _, k := range byName(s.Ended) {
 		row(w, "ended: "+k, s.Ended[k])
@@ -287,7 +287,7 @@ func printFlowStats(w io.Writer, s api.FlowStats) {
 		row(w, "held by "+k, s.Holders[k])
 	}
 	if s.Missed > 0 {
-		row(w, "events missed", s.Missed)
+		row(w, "events lost", s.Missed)
 	}
 }
 
@@ -326,7 +326,7 @@ func side(s api.FlowSide) string {
 }
 
 func (a *app) statusCommand() *cobra.Command {
-	return show(a, "status", "Show the switch on one screen", "/status", func(w io.Writer, s api.Status) {
+	return show(a, "status", "Show the state of the switch on one screen", "/status", func(w io.Writer, s api.Status) {
 		row(w, "uvswitch", s.Version+fmt.Sprintf(", pid %d, up %s", s.PID, (time.Duration(s.Uptime)*time.Second).String()))
 		backend := fmt.Sprintf("%s, %d workers", s.Backend, s.Workers)
 		if s.BackendWhy != "" {
@@ -342,8 +342,8 @@ func (a *app) statusCommand() *cobra.Command {
 			}
 		}
 		row(w, "uplink", line)
-		row(w, "that means", up.Promise)
-		row(w, "host", s.Host)
+		row(w, "effect", up.Promise)
+		row(w, "host port", s.Host)
 		row(w, "ports", s.Ports)
 		for _, n := range s.Networks {
 			kind := ""
@@ -365,7 +365,7 @@ func orDash(s string) string {
 }
 
 func printTables(w io.Writer, tables map[string]api.Table) {
-	unit := map[string]string{"fdb": "stations", "flows": "flows", "nat_ports": "outside ports of TCP and UDP"}
+	unit := map[string]string{"fdb": "MAC addresses", "flows": "flows", "nat_ports": "outside ports of TCP and UDP"}
 	for _, k := range []string{"fdb", "flows", "nat_ports"} {
 		row(w, "table "+k, fmt.Sprintf("%d of %d %s", tables[k].Used, tables[k].Limit, unit[k]))
 	}
@@ -380,7 +380,7 @@ func printDrops(w io.Writer, drops map[string]uint64) {
 }
 
 func (a *app) reasonsCommand() *cobra.Command {
-	return &cobra.Command{Use: "reasons", Short: "List the drop reasons, what they mean, and what to do", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+	return &cobra.Command{Use: "reasons", Short: "List every drop reason, what it means, and what to do", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
 		var list []api.Reason
 		for r := frame.None + 1; r < frame.NumReasons; r++ {
 			i := r.Info()
@@ -403,7 +403,7 @@ func reasonOf(name string) (frame.ReasonInfo, bool) {
 }
 
 func (a *app) statsCommand() *cobra.Command {
-	return show(a, "stats", "Show counters, drops by reason, and the account of every frame", "/stats", func(w io.Writer, s api.Stats) {
+	return show(a, "stats", "Show counters, drops by reason, and the balance of all frames", "/stats", func(w io.Writer, s api.Stats) {
 		row(w, "PORT", "RX", "RX BYTES", "RX DROPPED", "TX", "TX BYTES", "TX DROPPED")
 		var names []string
 		for n := range s.Ports {

@@ -20,21 +20,21 @@ func (a *app) topCommand() *cobra.Command {
 	every := time.Second
 	var frames int
 	var batch bool
-	c := &cobra.Command{Use: "top", Short: "Watch ports, rates, drops and tables, live", Args: cobra.NoArgs,
-		Long: "A live screen: rates by port, drops by reason, tables against their limits, and the flows that move most.\n" +
-			"Keys: q ends it, f shows flows or ports, r p d n sort by received, sent, drops or name, space holds it still.",
+	c := &cobra.Command{Use: "top", Short: "Watch ports, rates, drops and tables live", Args: cobra.NoArgs,
+		Long: "A live screen: rates by port, drops by reason, how full each table is, and the busiest flows.\n" +
+			"Keys: q quits; f switches between flows and ports; space pauses the screen; r, p, d and n sort the ports by traffic from\nthe port, traffic to the port, drops, and name.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if every < 100*time.Millisecond || every > time.Minute {
-				return usagef("--interval %s: 100ms to 1m", every)
+				return usagef("--interval %s is out of range; use 100ms to 1m", every)
 			}
 			m := &top{every: every, left: frames, width: 80, height: 24, ask: func() (sample, error) { return a.sample(c.Context()) }}
 			switch in, ok := a.in.(*os.File); {
 			case batch:
 				return a.topBatch(c.Context(), m)
 			case a.json:
-				return usagef("top has no JSON; `uvswitch -j stats` and `-j port ls` have")
+				return usagef("top has no JSON output; use `uvswitch -j stats` or `uvswitch -j port ls`")
 			case !ok || !isTerminal(in):
-				return usagef("top needs a terminal to be used on; -b prints plain text")
+				return usagef("top needs a terminal; use -b to print plain text")
 			}
 			if _, err := m.ask(); err != nil { // before the screen is taken
 				return err
@@ -52,9 +52,9 @@ func (a *app) topCommand() *cobra.Command {
 			}
 			return err
 		}}
-	c.Flags().VarP((*seconds)(&every), "interval", "d", "time between two looks, in seconds, or as 500ms")
-	c.Flags().IntVarP(&frames, "count", "n", 0, "end after so many looks")
-	c.Flags().BoolVarP(&batch, "batch", "b", false, "print plain screens one after the other, for a file or another program")
+	c.Flags().VarP((*seconds)(&every), "interval", "d", "time between two updates: a number of seconds, or a duration such as 500ms")
+	c.Flags().IntVarP(&frames, "count", "n", 0, "exit after this many updates")
+	c.Flags().BoolVarP(&batch, "batch", "b", false, "print screens as plain text, one after the other, for a file or another program")
 	return c
 }
 
@@ -227,7 +227,7 @@ func (m *top) screen() string {
 		state = "busy"
 	}
 	if m.held {
-		state = "HELD"
+		state = "PAUSED"
 	}
 	up := s.status.Uplink
 	add("uvswitch %s up %s, %s, uplink %s %s %s, %s", s.status.Version, (time.Duration(s.status.Uptime) * time.Second).String(), s.status.Backend, orDash(up.Device), orDash(up.Address), up.State, state)
@@ -255,7 +255,7 @@ func (m *top) screen() string {
 	}
 	lines = append(lines, drops...)
 	if !m.plain {
-		lines = append(lines, "q quit  f flows/ports  r p d n sort  space hold")
+		lines = append(lines, "q quit  f flows/ports  sort: r from port, p to port, d drops, n name  space pause")
 	}
 	if len(lines) > m.height {
 		lines = lines[:m.height]
@@ -304,7 +304,7 @@ func (m *top) portLines(room int) []string {
 		}
 		return cmp.Compare(b.rx+b.tx, a.rx+a.tx)
 	})
-	out := []string{fmt.Sprintf("%-15s %-9s %-10s %12s %12s %9s", "PORT", "NETWORK", "STATE", "FROM IT", "TO IT", "DROPS/S")}
+	out := []string{fmt.Sprintf("%-15s %-9s %-10s %12s %12s %9s", "PORT", "NETWORK", "STATE", "FROM PORT", "TO PORT", "DROPS/S")}
 	for i, r := range rows {
 		if i == room-1 && len(rows) > room {
 			out = append(out, fmt.Sprintf("... %d more", len(rows)-i))

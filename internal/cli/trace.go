@@ -22,11 +22,11 @@ func (a *app) traceCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "trace --in PORT ('tcp SRC:PORT > DST:PORT S' | --hex BYTES | --pcap FILE [--frame N])",
 		Short: "Explain what would happen to a packet, and why",
-		Long: "Run a packet through the stages that real ones go through, with the tables as they are now, and print what each\n" +
-			"decides and by which entry. Nothing is sent, nothing is changed and nothing is counted.\n\n" +
-			"The packet is said in words: tcp|udp|sctp|icmp|gre|esp|arp [SRC[:PORT]] > DST[:PORT] [S|S.|.|P.|F.|R] [seq N] [ack N] [win N]\n" +
+		Long: "Run a packet through the stages that real packets go through, with the current tables. Print what each stage decides, and\n" +
+			"by which table entry. Nothing is sent, changed or counted.\n\n" +
+			"Write the packet in words: tcp|udp|sctp|icmp|gre|esp|arp [SRC[:PORT]] > DST[:PORT] [S|S.|.|P.|F.|R] [seq N] [ack N] [win N]\n" +
 			"[ttl N] [len N] [mss N] [id N] [df].\n" +
-			"Without SRC it comes from the port's own address, without its port from 40000. From outside, say --in uplink.",
+			"The default source is the port's own address, and port 40000. For a packet from outside, use --in uplink.",
 		Example: "  uvswitch trace --in web 'tcp > 1.1.1.1:443 S' --reverse\n" +
 			"  uvswitch trace --in uplink 'tcp 203.0.113.8:4000 > 198.51.100.1:8080 S'\n" +
 			"  uvswitch trace --in db --pcap db.pcapng --frame 3",
@@ -43,11 +43,11 @@ func (a *app) traceCommand() *cobra.Command {
 			}
 			switch {
 			case q.In == "":
-				return usagef("say --in PORT: by which port it comes in; `uvswitch port ls` lists them")
+				return usagef("--in PORT is missing: name the port from which the packet comes; `uvswitch port ls` lists the ports")
 			case given != 1:
-				return usagef("say one packet, and not %d: in words (in quotes, since > is the shell's), by --hex, or by --pcap FILE", given)
+				return usagef("exactly one packet is needed, not %d: write it in words (in quotes, because the shell interprets >), with --hex, or with --pcap FILE", given)
 			case c.Flags().Changed("frame") && file == "":
-				return usagef("--frame says which frame of --pcap FILE")
+				return usagef("--frame selects a frame of a file; add --pcap FILE")
 			}
 			if file != "" {
 				b, err := frameOf(file, number)
@@ -65,17 +65,17 @@ func (a *app) traceCommand() *cobra.Command {
 			}
 			printTrace(a.out, &t)
 			if t.Reverse != nil {
-				fmt.Fprintln(a.out, "\nand back:")
+				fmt.Fprintln(a.out, "\nthe answer:")
 				printTrace(a.out, t.Reverse)
 			}
 			return nil
 		},
 	}
-	c.Flags().StringVar(&q.In, "in", "", "the port that it comes in by")
-	c.Flags().StringVar(&q.Hex, "hex", "", "the frame in hexadecimal, from the destination MAC on")
-	c.Flags().StringVar(&file, "pcap", "", "take the frame from this file, pcap or pcapng")
-	c.Flags().IntVar(&number, "frame", 1, "which frame of the file, from 1")
-	c.Flags().BoolVar(&q.Reverse, "reverse", false, "trace the answer too")
+	c.Flags().StringVar(&q.In, "in", "", "name of the port from which the packet comes")
+	c.Flags().StringVar(&q.Hex, "hex", "", "the frame in hexadecimal, starting with the destination MAC address")
+	c.Flags().StringVar(&file, "pcap", "", "read the frame from this pcap or pcapng file")
+	c.Flags().IntVar(&number, "frame", 1, "number of the frame in the file, starting with 1")
+	c.Flags().BoolVar(&q.Reverse, "reverse", false, "also trace the answer")
 	return c
 }
 
@@ -119,7 +119,7 @@ func frameOf(path string, n int) ([]byte, error) {
 	for i := 1; ; i++ {
 		b, _, err := src.ReadPacketData()
 		if errors.Is(err, io.EOF) {
-			return nil, fmt.Errorf("%s has %d frames, and not a frame %d", path, i-1, n)
+			return nil, fmt.Errorf("%s has only %d frames, so there is no frame %d", path, i-1, n)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s, frame %d: %w", path, i, err)

@@ -1,3 +1,7 @@
+// Package cni is a CNI plugin (podman 4, containerd, nerdctl, Kubernetes) and a netavark plugin (podman 5): each gives a container a
+// port of the switch, by package attach.
+//
+// cni.go is the CNI plugin, netavark.go is netavark's, names.go names their ports.
 package cni
 
 import (
@@ -8,10 +12,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/skel"
@@ -20,11 +22,10 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
-	"github.com/uvswitch/uvswitch/tap"
+	"github.com/uvswitch/uvswitch/internal/attach"
+	"github.com/uvswitch/uvswitch/internal/link"
+	"github.com/uvswitch/uvswitch/internal/netns"
 )
-
-// patience bounds what a plugin waits for the switch.
-const patience = 30 * time.Second
 
 // conf is the plugin's configuration, in a conflist.
 type conf struct {
@@ -38,7 +39,7 @@ type conf struct {
 	Isolated bool   `json:"isolated"`
 
 	RuntimeConfig struct {
-		PortMappings []portMapping                                  `json:"portMappings"`
+		PortMappings []attach.PortMapping                           `json:"portMappings"`
 		MAC          string                                         `json:"mac"`
 		IPs          []string                                       `json:"ips"`
 		DNS          *struct{ Servers, Searches, Options []string } `json:"dns"` // CNI's conventions, capability dns
@@ -54,8 +55,8 @@ type bandwidth struct {
 	EgressBurst  uint64 `json:"egressBurst"`
 }
 
-// knobs are the port's. Bursts are brought to what the switch takes: runtimes say all that a number can hold for none.
-func (b *bandwidth) knobs() api.PortSet {
+// settings are those of the port. Bursts are brought to what the switch takes: runtimes say all that a number can hold for none.
+func (b *bandwidth) settings() api.PortSet {
 	if b == nil {
 		return nil
 	}
@@ -84,7 +85,7 @@ func Main(about string) {
 func parse(stdin []byte) (*conf, error) {
 	c := &conf{}
 	if err := json.Unmarshal(stdin, c); err != nil {
-		return nil, types.NewError(types.ErrDecodingFailure, "the configuration is not what it should be", err.Error())
+		return nil, types.NewError(types.ErrDecodingFailure, "the configuration cannot be decoded", err.Error())
 	}
 	if c.Network == "" {
 		c.Network = "default"
@@ -96,16 +97,16 @@ func parse(stdin []byte) (*conf, error) {
 }
 
 // attachmentOf is the device that a call is about.
-func (c *conf) attachmentOf(args *skel.CmdArgs) *attachment {
-	return &attachment{
-		sw: client(c.Socket), netns: args.Netns, ifname: args.IfName, port: portName("cni", c.Name, args.ContainerID, args.IfName), mtu: c.MTU,
-		network: api.NetworkAdd{Name: c.Network, Subnet: c.Subnet, Gateway: c.Gateway, MTU: c.MTU, Internal: c.Internal, Isolated: c.Isolated},
-		mac:     c.RuntimeConfig.MAC, publish: c.RuntimeConfig.PortMappings, knobs: c.RuntimeConfig.Bandwidth.knobs(),
+func (c *conf) attachmentOf(args *skel.CmdArgs) *attach.Attachment {
+	return &attach.Attachment{
+		Switch: attach.Client(c.Socket), Netns: args.Netns, Ifname: args.IfName, Port: portName("cni", c.Name, args.ContainerID, args.IfName), MTU: c.MTU,
+		Network: api.NetworkAdd{Name: c.Network, Subnet: c.Subnet, Gateway: c.Gateway, MTU: c.MTU, Internal: c.Internal, Isolated: c.Isolated},
+		MAC:     c.RuntimeConfig.MAC, Publish: c.RuntimeConfig.PortMappings, Set: c.RuntimeConfig.Bandwidth.settings(),
 	}
 }
 
 func timeout() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), patience)
+	return context.WithTimeout(context.Background(), attach.Timeout)
 }
 
 // add is ADD: the device must not be there.
@@ -114,25 +115,25 @@ func add(args *skel.CmdArgs) (err error) {
 	if err != nil {
 		return err
 	}
-	if same, err := sameNamespace(args.Netns, tap.Own); err != nil || same {
-		return types.NewError(types.ErrInvalidNetNS, fmt.Sprintf("%s is no namespace of a container's own", args.Netns), fmt.Sprint(err))
+	if same, err := netns.Same(args.Netns, netns.Original); err != nil || same {
+		return types.NewError(types.ErrInvalidNetNS, fmt.Sprintf("%s is not the network namespace of a container", args.Netns), fmt.Sprint(err))
 	}
-	if _, err := tap.Inspect(args.Netns, args.IfName); err == nil { // known before an IPAM plugin is asked, whose answer would have to go back
-		return types.NewError(types.ErrInternal, fmt.Sprintf("device %s is there already", args.IfName), "")
+	if _, err := link.Inspect(args.Netns, args.IfName); err == nil { // known before an IPAM plugin is asked, whose answer would have to go back
+		return types.NewError(types.ErrInternal, fmt.Sprintf("device %s already exists", args.IfName), "")
 	}
 	a := c.attachmentOf(args)
 	ctx, cancel := timeout()
 	defer cancel()
 	extra := extraArgs(args.Args)
-	if a.mac == "" {
-		a.mac = extra["MAC"]
+	if a.MAC == "" {
+		a.MAC = extra["MAC"]
 	}
-	a.ip = extra["IP"]
+	a.IP = extra["IP"]
 	if len(c.RuntimeConfig.IPs) > 1 {
-		return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("%d addresses are asked for: a port has one, of IPv4", len(c.RuntimeConfig.IPs)), "")
+		return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("%d addresses are requested; a port has exactly one IPv4 address", len(c.RuntimeConfig.IPs)), "")
 	}
 	if len(c.RuntimeConfig.IPs) == 1 {
-		a.ip = c.RuntimeConfig.IPs[0]
+		a.IP = c.RuntimeConfig.IPs[0]
 	}
 	if c.IPAM.Type != "" {
 		if err := c.delegate(ctx, a, args.StdinData); err != nil {
@@ -140,13 +141,13 @@ func add(args *skel.CmdArgs) (err error) {
 		}
 		defer func() {
 			if err != nil { // what was given goes back
-				ctx, cancel := cleanup(ctx)
+				ctx, cancel := attach.CleanupContext(ctx)
 				defer cancel()
 				_ = invoke.DelegateDel(ctx, c.IPAM.Type, args.StdinData, nil)
 			}
 		}()
 	}
-	got, err := a.attach(ctx)
+	got, err := a.Attach(ctx)
 	if err != nil {
 		return explain(err)
 	}
@@ -158,7 +159,7 @@ func add(args *skel.CmdArgs) (err error) {
 }
 
 // delegate lets the configuration's IPAM plugin choose address and routes.
-func (c *conf) delegate(ctx context.Context, a *attachment, stdin []byte) error {
+func (c *conf) delegate(ctx context.Context, a *attach.Attachment, stdin []byte) error {
 	r, err := invoke.DelegateAdd(ctx, c.IPAM.Type, stdin, nil)
 	if err != nil {
 		return err
@@ -174,22 +175,22 @@ func (c *conf) delegate(ctx context.Context, a *attachment, stdin []byte) error 
 	i := slices.IndexFunc(res.IPs, func(ip *current.IPConfig) bool { return ip.Address.IP.To4() != nil })
 	if i < 0 || len(res.IPs) > 1 {
 		_ = invoke.DelegateDel(ctx, c.IPAM.Type, stdin, nil)
-		return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("ipam %s gave %d addresses: a port has one, of IPv4", c.IPAM.Type, len(res.IPs)), "")
+		return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("ipam %s assigned %d addresses; a port has exactly one IPv4 address", c.IPAM.Type, len(res.IPs)), "")
 	}
-	a.ip = res.IPs[i].Address.String()
-	a.routes = []tap.Route{}
+	a.IP = res.IPs[i].Address.String()
+	a.Routes = []link.Route{}
 	for _, rt := range res.Routes {
 		p, err := netip.ParsePrefix(rt.Dst.String())
 		if err == nil && p.Addr().Is4() {
 			via, _ := netip.AddrFromSlice(rt.GW.To4()) // else the network's
-			a.routes = append(a.routes, tap.Route{To: p.Masked(), Via: via})
+			a.Routes = append(a.Routes, link.Route{To: p.Masked(), Via: via})
 		}
 	}
 	return nil
 }
 
 // result is what ADD prints: after what an earlier plugin of the list has returned.
-func (c *conf) result(args *skel.CmdArgs, got attached) (*current.Result, error) {
+func (c *conf) result(args *skel.CmdArgs, got attach.Result) (*current.Result, error) {
 	ip := func(p netip.Prefix) net.IPNet {
 		return net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 	}
@@ -204,9 +205,9 @@ func (c *conf) result(args *skel.CmdArgs, got attached) (*current.Result, error)
 		}
 	}
 	r.CNIVersion = current.ImplementedSpecVersion
-	r.IPs = append(r.IPs, &current.IPConfig{Interface: current.Int(len(r.Interfaces)), Address: ip(got.addr), Gateway: got.gateway.AsSlice()})
-	r.Interfaces = append(r.Interfaces, &current.Interface{Name: args.IfName, Mac: got.mac, Mtu: got.mtu, Sandbox: args.Netns})
-	for _, x := range got.routes {
+	r.IPs = append(r.IPs, &current.IPConfig{Interface: current.Int(len(r.Interfaces)), Address: ip(got.Addr), Gateway: got.Gateway.AsSlice()})
+	r.Interfaces = append(r.Interfaces, &current.Interface{Name: args.IfName, Mac: got.MAC, Mtu: got.MTU, Sandbox: args.Netns})
+	for _, x := range got.Routes {
 		r.Routes = append(r.Routes, &types.Route{Dst: ip(x.To), GW: x.Via.AsSlice()})
 	}
 	if !c.DNS.IsEmpty() {
@@ -222,18 +223,6 @@ func (c *conf) result(args *skel.CmdArgs, got attached) (*current.Result, error)
 	return r, nil
 }
 
-func sameNamespace(a, b string) (bool, error) {
-	x, err := os.Stat(a)
-	if err != nil {
-		return false, err
-	}
-	y, err := os.Stat(b)
-	if err != nil {
-		return false, err
-	}
-	return os.SameFile(x, y), nil
-}
-
 // del is DEL: it may come twice, without a namespace, and after the switch has gone.
 func del(args *skel.CmdArgs) error {
 	c, err := parse(args.StdinData)
@@ -242,7 +231,7 @@ func del(args *skel.CmdArgs) error {
 	}
 	ctx, cancel := timeout()
 	defer cancel()
-	err = c.attachmentOf(args).detach(ctx)
+	err = c.attachmentOf(args).Detach(ctx)
 	if c.IPAM.Type != "" {
 		err = errors.Join(err, invoke.DelegateDel(ctx, c.IPAM.Type, args.StdinData, nil))
 	}
@@ -265,49 +254,49 @@ func check(args *skel.CmdArgs) error {
 	ctx, cancel := timeout()
 	defer cancel()
 	a := c.attachmentOf(args)
-	p, err := a.sw.Port(ctx, a.port)
+	p, err := a.Switch.Port(ctx, a.Port)
 	if err != nil {
 		return explain(err)
 	}
 	if p.State != "forwarding" || p.Ifname != args.IfName {
-		return types.NewError(types.ErrInternal, fmt.Sprintf("port %s is %s, its device is called %s", p.Name, p.State, p.Ifname), "")
+		return types.NewError(types.ErrInternal, fmt.Sprintf("port %s is in state %s, and its device is called %s", p.Name, p.State, p.Ifname), "")
 	}
-	info, err := tap.Inspect(args.Netns, args.IfName)
+	info, err := link.Inspect(args.Netns, args.IfName)
 	if err != nil {
 		return explain(err)
 	}
 	if info.MAC.String() != p.MAC {
-		return types.NewError(types.ErrInternal, fmt.Sprintf("%s has MAC %s, and ADD gave it %s", args.IfName, info.MAC, p.MAC), "")
+		return types.NewError(types.ErrInternal, fmt.Sprintf("%s has MAC %s, but ADD set %s", args.IfName, info.MAC, p.MAC), "")
 	}
 	if info.MTU != p.MTU {
-		return types.NewError(types.ErrInternal, fmt.Sprintf("%s has MTU %d, and ADD gave it %d", args.IfName, info.MTU, p.MTU), "")
+		return types.NewError(types.ErrInternal, fmt.Sprintf("%s has MTU %d, but ADD set %d", args.IfName, info.MTU, p.MTU), "")
 	}
-	have, err := tap.Addresses(args.Netns, args.IfName)
+	have, err := link.Addresses(args.Netns, args.IfName)
 	if err != nil {
 		return explain(err)
 	}
 	for _, a := range p.Addresses {
 		if !slices.ContainsFunc(have, func(x netip.Prefix) bool { return x.String() == a }) {
-			return types.NewError(types.ErrInternal, fmt.Sprintf("%s has no address %s any more", args.IfName, a), "")
+			return types.NewError(types.ErrInternal, fmt.Sprintf("%s no longer has address %s", args.IfName, a), "")
 		}
 		if !slices.ContainsFunc(prev.IPs, func(ip *current.IPConfig) bool { return ip.Address.String() == a }) {
-			return types.NewError(types.ErrInternal, fmt.Sprintf("the port has address %s, which is not what ADD returned", a), "")
+			return types.NewError(types.ErrInternal, fmt.Sprintf("the port has address %s, which ADD did not return", a), "")
 		}
 	}
-	routes, err := tap.Routes(args.Netns, args.IfName)
+	routes, err := link.Routes(args.Netns, args.IfName)
 	if err != nil {
 		return explain(err)
 	}
 	for _, x := range prev.Routes {
-		if !slices.ContainsFunc(routes, func(r tap.Route) bool { return r.To.String() == x.Dst.String() }) && x.GW.Equal(gatewayOf(prev, p)) {
-			return types.NewError(types.ErrInternal, fmt.Sprintf("the route to %s by %s is not there any more", x.Dst.String(), args.IfName), "")
+		if !slices.ContainsFunc(routes, func(r link.Route) bool { return r.To.String() == x.Dst.String() }) && x.GW.Equal(gatewayOf(prev, p)) {
+			return types.NewError(types.ErrInternal, fmt.Sprintf("the route to %s on device %s no longer exists", x.Dst.String(), args.IfName), "")
 		}
 	}
 	if err := checkPublished(ctx, a); err != nil {
 		return explain(err)
 	}
 	if b := c.RuntimeConfig.Bandwidth; b != nil && (p.TxRate != b.IngressRate || p.RxRate != b.EgressRate) {
-		return types.NewError(types.ErrInternal, fmt.Sprintf("port %s may get %d bit/s and send %d, and ADD asked for %d and %d", p.Name, p.TxRate, p.RxRate, b.IngressRate, b.EgressRate), "")
+		return types.NewError(types.ErrInternal, fmt.Sprintf("port %s may receive %d bit/s and send %d bit/s, but ADD requested %d and %d", p.Name, p.TxRate, p.RxRate, b.IngressRate, b.EgressRate), "")
 	}
 	if c.IPAM.Type != "" {
 		return invoke.DelegateCheck(ctx, c.IPAM.Type, args.StdinData, nil)
@@ -316,17 +305,17 @@ func check(args *skel.CmdArgs) error {
 }
 
 // checkPublished tells what is not published any more.
-func checkPublished(ctx context.Context, a *attachment) error {
-	list, err := a.sw.Published(ctx)
+func checkPublished(ctx context.Context, a *attach.Attachment) error {
+	list, err := a.Switch.Published(ctx)
 	if err != nil {
 		return err
 	}
-	for _, m := range a.publish {
+	for _, m := range a.Publish {
 		is := func(p api.Publish) bool {
-			return p.Port == a.port && p.HostPort == m.HostPort && p.ContainerPort == m.ContainerPort && p.Protocol == m.protocol()
+			return p.Port == a.Port && p.HostPort == m.HostPort && p.ContainerPort == m.ContainerPort && p.Protocol == m.Proto()
 		}
-		if m.HostPort != 0 && !m.isTwin(a.publish) && !slices.ContainsFunc(list, is) {
-			return types.NewError(types.ErrInternal, fmt.Sprintf("port %d/%s of the host does not lead to the container's port %d any more", m.HostPort, m.protocol(), m.ContainerPort), "")
+		if m.HostPort != 0 && !m.IsDuplicate(a.Publish) && !slices.ContainsFunc(list, is) {
+			return types.NewError(types.ErrInternal, fmt.Sprintf("port %d/%s of the host no longer leads to the container's port %d", m.HostPort, m.Proto(), m.ContainerPort), "")
 		}
 	}
 	return nil
@@ -353,7 +342,7 @@ func status(args *skel.CmdArgs) error {
 	}
 	ctx, cancel := timeout()
 	defer cancel()
-	list, err := client(c.Socket).Networks(ctx)
+	list, err := attach.Client(c.Socket).Networks(ctx)
 	if err != nil {
 		return types.NewError(notAvailable, "the switch does not answer", err.Error())
 	}
@@ -378,7 +367,7 @@ func gc(args *skel.CmdArgs) error {
 	}
 	ctx, cancel := timeout()
 	defer cancel()
-	sw := client(c.Socket)
+	sw := attach.Client(c.Socket)
 	ports, err := sw.Ports(ctx)
 	if err != nil && !api.IsUnreachable(err) {
 		return explain(err)
@@ -386,7 +375,7 @@ func gc(args *skel.CmdArgs) error {
 	var errs error
 	for _, p := range ports {
 		if strings.HasPrefix(p.Name, prefixOf("cni", c.Name)) && !slices.Contains(valid, p.Name) {
-			errs = errors.Join(errs, (&attachment{sw: sw, port: p.Name}).detach(ctx))
+			errs = errors.Join(errs, (&attach.Attachment{Switch: sw, Port: p.Name}).Detach(ctx))
 		}
 	}
 	if c.IPAM.Type != "" {

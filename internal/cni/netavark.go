@@ -11,6 +11,7 @@ import (
 	"strconv"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/attach"
 )
 
 // Netavark's plugin protocol (netavark plugin-API.md): a command, the namespace as argument, JSON on standard input and output.
@@ -49,7 +50,7 @@ type netavarkCall struct {
 }
 
 // attachment is the device that a call is about.
-func (q *netavarkCall) attachment(netns string) (*attachment, error) {
+func (q *netavarkCall) attachment(netns string) (*attach.Attachment, error) {
 	n, err := q.Network.settle()
 	if err != nil {
 		return nil, err
@@ -58,17 +59,17 @@ func (q *netavarkCall) attachment(netns string) (*attachment, error) {
 		return nil, errors.New("container_id or interface_name is missing")
 	}
 	if len(q.NetworkOptions.StaticIPs) > 1 {
-		return nil, fmt.Errorf("%d addresses are asked for: a port has one, of IPv4", len(q.NetworkOptions.StaticIPs))
+		return nil, fmt.Errorf("%d addresses are requested; a port has exactly one IPv4 address", len(q.NetworkOptions.StaticIPs))
 	}
-	a := &attachment{
-		sw: client(q.Network.Options["socket"]), network: n, netns: netns, ifname: q.NetworkOptions.InterfaceName, mac: q.NetworkOptions.StaticMAC,
-		port: portName("podman", q.Network.ID, q.ContainerID, q.NetworkOptions.InterfaceName),
+	a := &attach.Attachment{
+		Switch: attach.Client(q.Network.Options["socket"]), Network: n, Netns: netns, Ifname: q.NetworkOptions.InterfaceName, MAC: q.NetworkOptions.StaticMAC,
+		Port: portName("podman", q.Network.ID, q.ContainerID, q.NetworkOptions.InterfaceName),
 	}
 	if len(q.NetworkOptions.StaticIPs) == 1 {
-		a.ip = q.NetworkOptions.StaticIPs[0]
+		a.IP = q.NetworkOptions.StaticIPs[0]
 	}
 	for _, p := range q.PortMappings {
-		a.publish = append(a.publish, portMapping{HostPort: p.HostPort, ContainerPort: p.ContainerPort, Protocol: p.Protocol, HostIP: p.HostIP, count: p.Range})
+		a.Publish = append(a.Publish, attach.PortMapping{HostPort: p.HostPort, ContainerPort: p.ContainerPort, Protocol: p.Protocol, HostIP: p.HostIP, Count: p.Range})
 	}
 	return a, nil
 }
@@ -76,10 +77,10 @@ func (q *netavarkCall) attachment(netns string) (*attachment, error) {
 // settle is the switch's network of a podman network.
 func (n *netavarkNetwork) settle() (api.NetworkAdd, error) {
 	if n.IPv6Enabled {
-		return api.NetworkAdd{}, errors.New("IPv6 is not there yet: make the network without --ipv6")
+		return api.NetworkAdd{}, errors.New("IPv6 is not supported yet; create the network without --ipv6")
 	}
 	if len(n.Subnets) != 1 {
-		return api.NetworkAdd{}, fmt.Errorf("%d subnets: the network needs one, of IPv4 (--subnet 10.89.0.0/24)", len(n.Subnets))
+		return api.NetworkAdd{}, fmt.Errorf("the network has %d subnets; it needs exactly one IPv4 subnet (--subnet 10.89.0.0/24)", len(n.Subnets))
 	}
 	out := api.NetworkAdd{Name: n.Name, Subnet: n.Subnets[0].Subnet, Gateway: n.Subnets[0].Gateway, Internal: n.Internal, Isolated: true}
 	for k, v := range n.Options {
@@ -91,10 +92,10 @@ func (n *netavarkNetwork) settle() (api.NetworkAdd, error) {
 		case "isolated":
 			out.Isolated, err = strconv.ParseBool(v)
 		default:
-			return api.NetworkAdd{}, fmt.Errorf("option %q: there is no such; there are mtu, isolated, socket", k)
+			return api.NetworkAdd{}, fmt.Errorf("option %q does not exist; the options are mtu, isolated, socket", k)
 		}
 		if err != nil {
-			return api.NetworkAdd{}, fmt.Errorf("option %s=%s: that is no value for it", k, v)
+			return api.NetworkAdd{}, fmt.Errorf("option %s=%s: the value is not valid for this option", k, v)
 		}
 	}
 	return out, nil
@@ -105,7 +106,7 @@ var NetavarkCommands = []string{"create", "setup", "teardown", "info"}
 
 // Netavark carries out one command. An error is the protocol's answer, too: the caller prints it and exits with 1.
 func Netavark(ctx context.Context, command, netns, version string, in io.Reader, out io.Writer) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, attach.Timeout)
 	defer cancel()
 	err := netavark(ctx, command, netns, version, in, out)
 	if err != nil {
@@ -123,16 +124,16 @@ func netavark(ctx context.Context, command, netns, version string, in io.Reader,
 	}
 	var q netavarkCall
 	if err := json.NewDecoder(in).Decode(&q); err != nil {
-		return fmt.Errorf("what netavark says: %w", err)
+		return fmt.Errorf("cannot read the request from netavark: %w", err)
 	}
 	a, err := q.attachment(netns)
 	if err != nil {
 		return err
 	}
 	if command == "teardown" {
-		return a.detach(ctx)
+		return a.Detach(ctx)
 	}
-	got, err := a.attach(ctx)
+	got, err := a.Attach(ctx)
 	if err != nil {
 		return err
 	}
@@ -140,13 +141,13 @@ func netavark(ctx context.Context, command, netns, version string, in io.Reader,
 		IPNet   string `json:"ipnet"`
 		Gateway string `json:"gateway,omitempty"`
 	}
-	s := subnet{IPNet: got.addr.String()}
-	if len(got.routes) > 0 {
-		s.Gateway = got.gateway.String()
+	s := subnet{IPNet: got.Addr.String()}
+	if len(got.Routes) > 0 {
+		s.Gateway = got.Gateway.String()
 	}
 	return json.NewEncoder(out).Encode(map[string]any{
 		"dns_search_domains": []string{}, "dns_server_ips": []string{},
-		"interfaces": map[string]any{a.ifname: map[string]any{"mac_address": got.mac, "subnets": []subnet{s}}},
+		"interfaces": map[string]any{a.Ifname: map[string]any{"mac_address": got.MAC, "subnets": []subnet{s}}},
 	})
 }
 
@@ -157,7 +158,7 @@ func createNetwork(ctx context.Context, in io.Reader, out io.Writer) error {
 	dec := json.NewDecoder(in)
 	dec.UseNumber()
 	if err := dec.Decode(&all); err != nil {
-		return fmt.Errorf("what netavark says: %w", err)
+		return fmt.Errorf("cannot read the request from netavark: %w", err)
 	}
 	b, err := json.Marshal(all)
 	if err != nil {
@@ -165,11 +166,11 @@ func createNetwork(ctx context.Context, in io.Reader, out io.Writer) error {
 	}
 	var n netavarkNetwork
 	if err := json.Unmarshal(b, &n); err != nil {
-		return fmt.Errorf("what netavark says: %w", err)
+		return fmt.Errorf("cannot read the request from netavark: %w", err)
 	}
 	chosen := len(n.Subnets) == 0
 	if chosen {
-		p, err := freeSubnet(ctx, client(n.Options["socket"]))
+		p, err := freeSubnet(ctx, attach.Client(n.Options["socket"]))
 		if err != nil {
 			return err
 		}
@@ -190,7 +191,7 @@ func createNetwork(ctx context.Context, in io.Reader, out io.Writer) error {
 		}
 	}
 	if chosen { // made now, so that the next one is given another
-		if err := client(n.Options["socket"]).AddNetwork(ctx, add); err != nil {
+		if err := attach.Client(n.Options["socket"]).AddNetwork(ctx, add); err != nil {
 			return err
 		}
 	}
@@ -212,5 +213,5 @@ func freeSubnet(ctx context.Context, sw *api.Client) (netip.Prefix, error) {
 			return p, nil
 		}
 	}
-	return netip.Prefix{}, errors.New("no subnet of 10.89.0.0/16 is free; say one (--subnet)")
+	return netip.Prefix{}, errors.New("no /24 subnet of 10.89.0.0/16 is free; set a subnet with --subnet")
 }

@@ -1,8 +1,11 @@
-// Package config reads the switch's configuration file: YAML, strictly. An unknown key or a wrong type is an error
+// Package config reads and writes the switch's configuration file: YAML, strictly. An unknown key or a wrong type is an error
 // with its line, its column and the line itself. It applies nothing.
+//
+// config.go has the file's form, source.go turns a file into a model.Config, show.go a running switch into a file.
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -12,17 +15,21 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/nat"
 )
 
 // File is the whole configuration file. Absent parts keep the defaults of `uvswitch run`.
 type File struct {
-	Uplink   Uplink    `yaml:"uplink,omitempty"`
-	Networks []Network `yaml:"networks,omitempty"`
-	Host     Host      `yaml:"host,omitempty"`
-	NAT      NAT       `yaml:"nat,omitempty"`
-	Ports    []Port    `yaml:"ports,omitempty"`
-	Publish  []Publish `yaml:"publish,omitempty"`
-	Routes   []Route   `yaml:"routes,omitempty"`
+	Uplink   Uplink           `yaml:"uplink,omitempty"`
+	Networks []api.NetworkAdd `yaml:"networks,omitempty"` // network default among them, if it is configured
+	Host     Host             `yaml:"host,omitempty"`
+	NAT      NAT              `yaml:"nat,omitempty"`
+	Ports    []api.PortAdd    `yaml:"ports,omitempty"`
+	Publish  []Publish        `yaml:"publish,omitempty"`
+	Routes   []Route          `yaml:"routes,omitempty"`
 }
 
 // Uplink is the way out.
@@ -30,18 +37,6 @@ type Uplink struct {
 	Device string `yaml:"device,omitempty"` // auto, none, or a device
 	Kind   string `yaml:"kind,omitempty"`   // tcx, clsact or tap
 	Ports  string `yaml:"ports,omitempty"`  // ranges that NAT may give out
-}
-
-// Network is a broadcast domain. The one named default must be first if it is named at all.
-type Network struct {
-	Name      string `yaml:"name,omitempty"`
-	Subnet    string `yaml:"subnet,omitempty"`
-	Gateway   string `yaml:"gateway,omitempty"`
-	MTU       int    `yaml:"mtu,omitempty"`
-	Internal  bool   `yaml:"internal,omitempty"`
-	Isolated  bool   `yaml:"isolated,omitempty"`
-	Mapping   string `yaml:"mapping,omitempty"`
-	Filtering string `yaml:"filtering,omitempty"`
 }
 
 // Host is the host port. `host: off` leaves it out.
@@ -55,7 +50,7 @@ func (h *Host) UnmarshalYAML(decode func(any) error) error {
 	var word string
 	if decode(&word) == nil {
 		if word != "on" && word != "off" && word != "true" && word != "false" {
-			return fmt.Errorf("host: say on, off, or {address: auto, inbound: allow}, not %q", word)
+			return fmt.Errorf("host: must be on, off, or {address: auto, inbound: allow}, not %q", word)
 		}
 		if word == "off" || word == "false" {
 			h.Address = "off"
@@ -76,48 +71,7 @@ type NAT struct {
 	FlowsPerPort int    `yaml:"flows_per_port,omitempty"`
 }
 
-// Port is a port made at start, in a namespace or on a device.
-type Port struct {
-	Name    string `yaml:"name,omitempty"`
-	Network string `yaml:"network,omitempty"`
-	Netns   string `yaml:"netns,omitempty"`
-	Ifname  string `yaml:"ifname,omitempty"`
-	Device  string `yaml:"device,omitempty"`
-
-	QEMUStream string `yaml:"qemu_stream,omitempty"` // for virtual machines: unix sockets,
-	QEMUDgram  string `yaml:"qemu_dgram,omitempty"`
-	VDE        string `yaml:"vde,omitempty"` // or VDE's folder
-
-	IP      string `yaml:"ip,omitempty"`
-	MAC     string `yaml:"mac,omitempty"`
-	MTU     int    `yaml:"mtu,omitempty"`
-	Offload string `yaml:"offload,omitempty"`
-	NoRoute bool   `yaml:"no_route,omitempty"` // leave the default route inside alone
-
-	Set map[string]Knob `yaml:"set,omitempty"` // knobs, as for port set: {isolated: true, rate: 10mbit}
-}
-
-// Knob is on, off, true, false or a rate.
-type Knob string
-
-// UnmarshalYAML takes booleans and numbers, too.
-func (k *Knob) UnmarshalYAML(decode func(any) error) error {
-	var v any
-	if err := decode(&v); err != nil {
-		return err
-	}
-	switch v := v.(type) {
-	case bool:
-		*k = map[bool]Knob{true: "on", false: "off"}[v]
-	case string, uint64, int64, float64:
-		*k = Knob(fmt.Sprint(v))
-	default:
-		return fmt.Errorf("a knob is true, false, or a rate such as 10mbit/64kb")
-	}
-	return nil
-}
-
-// Route is a route by hand: via a gateway, or of a type.
+// Route is a static route: through a gateway, or of a type.
 type Route struct {
 	Dst  string `yaml:"dst,omitempty"`
 	Via  string `yaml:"via,omitempty"`
@@ -162,36 +116,39 @@ func Parse(b []byte) (f *File, err error) {
 		allowed    []string
 	}{
 		{"host.inbound", f.Host.Inbound, []string{"allow"}},
-		{"nat.mapping", f.NAT.Mapping, mappings},
-		{"nat.filtering", f.NAT.Filtering, filterings},
+		{"nat.mapping", f.NAT.Mapping, nat.MappingNames()},
+		{"nat.filtering", f.NAT.Filtering, nat.FilteringNames()},
 		{"nat.windows", f.NAT.Windows, []string{"liberal", "strict"}},
 		{"nat.timers", f.NAT.Timers.Profile, []string{"rfc", "linux"}},
-		{"uplink.kind", f.Uplink.Kind, []string{"tcx", "clsact", "tap"}},
+		{"uplink.kind", f.Uplink.Kind, model.UplinkKinds},
 	} {
 		if c.value != "" && !slices.Contains(c.allowed, c.value) {
-			return nil, fmt.Errorf("%s: %q is not supported; there is %s", c.key, c.value, strings.Join(c.allowed, ", "))
+			return nil, fmt.Errorf("%s: %q is not supported; it must be one of %s", c.key, c.value, strings.Join(c.allowed, ", "))
 		}
 	}
 	if f.NAT.Flows < 0 || f.NAT.FlowsPerPort < 0 || f.NAT.Flows > maxFlows {
-		return nil, fmt.Errorf("nat: flows and flows_per_port are numbers from 1, flows to %d", maxFlows)
+		return nil, fmt.Errorf("nat: flows and flows_per_port are numbers from 1; the largest for flows is %d", maxFlows)
 	}
 	for i, n := range f.Networks {
-		if n.Mapping != "" && !slices.Contains(mappings, n.Mapping) || n.Filtering != "" && !slices.Contains(filterings, n.Filtering) {
-			return nil, fmt.Errorf("networks[%d]: mapping is one of %s; filtering one of %s", i, strings.Join(mappings, ", "), strings.Join(filterings, ", "))
+		if _, err := nat.ParseMapping(n.Mapping); err != nil {
+			return nil, fmt.Errorf("networks[%d]: %w", i, err)
+		}
+		if _, err := nat.ParseFiltering(n.Filtering); err != nil {
+			return nil, fmt.Errorf("networks[%d]: %w", i, err)
+		}
+	}
+	for i, p := range f.Ports {
+		if p.Handed {
+			return nil, fmt.Errorf("ports[%d]: handed is for programs that pass a TAP with their request; a file cannot", i)
 		}
 	}
 	for i, p := range f.Publish {
 		if _, _, ok := strings.Cut(p.To, ":"); !ok || p.Host == "" {
-			return nil, fmt.Errorf("publish[%d]: say host: \"8080\" and to: \"NAME:PORT\"", i)
+			return nil, fmt.Errorf("publish[%d]: needs host: \"8080\" and to: \"NAME:PORT\"", i)
 		}
 	}
 	return f, nil
 }
-
-var (
-	mappings   = []string{"endpoint-independent", "address-and-port-dependent"}
-	filterings = []string{"endpoint-independent", "address-dependent", "address-and-port-dependent"}
-)
 
 // Timers are the time-outs of idle flows, in seconds: a profile, and what differs from it. `timers: linux` is the short
 // form of {profile: linux}.
@@ -222,33 +179,33 @@ func (t *Timers) UnmarshalYAML(decode func(any) error) error {
 	return decode((*long)(t))
 }
 
-// TimersFrom are those that a running switch goes by: seconds by the keys of the file, PORT/PROTO for those by port.
-func TimersFrom(m map[string]uint32) Timers {
-	t := Timers{Profile: "rfc"}
-	v := reflect.ValueOf(&t).Elem()
-	for key, seconds := range m {
-		if strings.Contains(key, "/") {
-			if t.Ports == nil {
-				t.Ports = map[string]uint32{}
-			}
-			t.Ports[key] = seconds
+const maxFlows = 1 << 24 // the flow table's words have room for more; memory does not
+
+// keys are all keys of the file, and topKeys those of its parts, for the hint.
+var (
+	keys    = keysOf(reflect.TypeFor[File](), true)
+	topKeys = keysOf(reflect.TypeFor[File](), false)
+)
+
+// keysOf collects the keys of a struct; deep: also those of the structs in it.
+func keysOf(t reflect.Type, deep bool) (out []string) {
+	for t.Kind() == reflect.Slice || t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct {
+		return nil
+	}
+	for i := range t.NumField() {
+		f := t.Field(i)
+		key, _, _ := strings.Cut(cmp.Or(f.Tag.Get("yaml"), f.Tag.Get("json")), ",") // the YAML library takes either
+		if key != "" && key != "handed" {
+			out = append(out, key)
 		}
-		for i := range v.NumField() {
-			if name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ","); name == key && v.Field(i).CanUint() {
-				v.Field(i).SetUint(uint64(seconds))
-			}
+		if deep {
+			out = append(out, keysOf(f.Type, true)...)
 		}
 	}
-	return t
-}
-
-const maxFlows = 1 << 24 // what the flow table's words have room for, with memory in mind
-
-// keys are all keys of the file, for the hint.
-var keys = []string{
-	"uplink", "networks", "host", "nat", "ports", "publish", "device", "kind", "name", "subnet", "gateway", "mtu",
-	"internal", "address", "inbound", "mapping", "filtering", "timers", "flows", "flows_per_port", "isolated", "windows", "profile", "udp", "udp_stream", "udp_short", "tcp_syn_sent", "tcp_syn_recv",
-	"tcp_established", "tcp_fin_wait", "tcp_close_wait", "tcp_last_ack", "tcp_time_wait", "tcp_close", "icmp", "generic", "network", "netns", "ifname", "ip", "mac", "offload", "no_route", "qemu_stream", "qemu_dgram", "vde", "set", "routes", "dst", "via", "type", "from", "to", "proto",
+	return out
 }
 
 // withHint adds which key was probably meant.
@@ -259,8 +216,8 @@ func withHint(msg string) string {
 	}
 	bad, _, _ := strings.Cut(rest, `"`)
 	candidates := slices.DeleteFunc(slices.Clone(keys), func(k string) bool { return k == bad })
-	if strings.Contains(msg, ":1] unknown field") { // at the left margin: a part of the file
-		candidates = []string{"uplink", "networks", "host", "nat", "ports", "publish", "routes"}
+	if strings.Contains(msg, ":1] unknown field") { // in the first column: a part of the file
+		candidates = topKeys
 	}
 	best := slices.MinFunc(candidates, func(a, b string) int { return distance(bad, a) - distance(bad, b) })
 	if d := distance(bad, best); d <= 1+len(bad)/3 {

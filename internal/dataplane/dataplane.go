@@ -119,8 +119,8 @@ func (d *Dataplane) Barrier() {
 	}
 }
 
-// SlowPath calls fn with the Output that the router's slow path sends by.
-func (d *Dataplane) SlowPath(fn func(router.Output)) { d.slow.call(fn) }
+// WithSlowPath calls fn with the Output that the router's slow path sends by.
+func (d *Dataplane) WithSlowPath(fn func(router.Output)) { d.slow.call(fn) }
 
 // Run runs the workers and the housekeeper until ctx is done; gone is called for each port whose device has died.
 func (d *Dataplane) Run(ctx context.Context, gone func(frame.PortID)) error {

@@ -17,8 +17,8 @@ import (
 
 	"github.com/spf13/cobra/doc"
 
+	"github.com/uvswitch/uvswitch/internal/apiserver"
 	"github.com/uvswitch/uvswitch/internal/cli"
-	"github.com/uvswitch/uvswitch/internal/control"
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
@@ -36,7 +36,7 @@ func run(args []string, out io.Writer) error {
 	case len(args) == 1 && args[0] == "openapi":
 		e := json.NewEncoder(out)
 		e.SetIndent("", "  ")
-		return e.Encode(control.OpenAPI())
+		return e.Encode(apiserver.OpenAPI())
 	case len(args) == 2 && args[0] == "man":
 		return man(args[1])
 	case len(args) == 2 && args[0] == "completion":

@@ -61,7 +61,7 @@ func (d *Driver) createNetwork(ctx context.Context, q createNetwork) (any, error
 		if *have == *n {
 			return nil, nil // asked again, after an answer that did not arrive
 		}
-		return nil, fmt.Errorf("network %s is there already, with other settings", short(q.NetworkID))
+		return nil, fmt.Errorf("network %s already exists, with other settings", short(q.NetworkID))
 	}
 	err = d.sw.AddNetwork(ctx, n.Add)
 	if api.IsStatus(err, http.StatusConflict) && d.dropStaleNetworks(ctx, n) {
@@ -104,10 +104,10 @@ func (d *Driver) createEndpoint(ctx context.Context, q createEndpoint) (any, err
 	}
 	addr, err := netip.ParsePrefix(q.Interface.Address)
 	if err != nil || !addr.Addr().Is4() {
-		return nil, fmt.Errorf("%q is no IPv4 address with a prefix length: the network needs Docker's own IPAM, or another that gives addresses", q.Interface.Address)
+		return nil, fmt.Errorf("%q is not an IPv4 address with a prefix length; create the network with Docker's own IPAM driver, or with another one that assigns addresses", q.Interface.Address)
 	}
 	if q.Interface.AddressIPv6 != "" {
-		return nil, errors.New("IPv6 is not there yet: make the network without --ipv6")
+		return nil, errors.New("IPv6 is not supported yet; create the network without --ipv6")
 	}
 	e := &endpoint{Network: q.NetworkID, Address: addr.String(), MAC: q.Interface.MacAddress}
 	var answer createEndpointAnswer
@@ -115,13 +115,13 @@ func (d *Driver) createEndpoint(ctx context.Context, q createEndpoint) (any, err
 		e.MAC = frame.MACFor(frame.AddrFrom(addr.Addr())).String()
 		answer.Interface.MacAddress = e.MAC
 	} else if m, err := frame.ParseMAC(e.MAC); err != nil || m == 0 || m.IsGroup() {
-		return nil, fmt.Errorf("--mac-address %s is not the address of a station, such as 02:00:00:00:00:01", e.MAC)
+		return nil, fmt.Errorf("--mac-address %s is not a unicast MAC address, such as 02:00:00:00:00:01", e.MAC)
 	}
 	if have := d.state.Endpoints[q.EndpointID]; have != nil {
 		if have.Network == e.Network && have.Address == e.Address && have.MAC == e.MAC {
 			return answer, nil // asked again, after an answer that did not arrive
 		}
-		return nil, fmt.Errorf("endpoint %s is there already, with other addresses", short(q.EndpointID))
+		return nil, fmt.Errorf("endpoint %s already exists, with other addresses", short(q.EndpointID))
 	}
 	if err := d.place(ctx, e); err != nil {
 		return nil, err
@@ -161,7 +161,7 @@ func (d *Driver) join(ctx context.Context, q join) (any, error) {
 		return nil, err
 	}
 	if !filepath.IsAbs(q.SandboxKey) {
-		return nil, fmt.Errorf("%q is no path of a container's namespace", q.SandboxKey)
+		return nil, fmt.Errorf("%q is not the path of a container's network namespace", q.SandboxKey)
 	}
 	if err := gone(d.sw.DeletePort(ctx, portName(q.EndpointID))); err != nil { // of a Join whose answer did not arrive
 		return nil, err
@@ -280,7 +280,7 @@ func (d *Driver) programExternal(ctx context.Context, q programExternal) (any, e
 	if err := d.revoke(ctx, q.EndpointID); err != nil {
 		return nil, err
 	}
-	err = d.publishAll(ctx, q.EndpointID, e, joinRanges(withoutTwins(q.Options.PortMap)))
+	err = d.publishAll(ctx, q.EndpointID, e, joinRanges(withoutDuplicates(q.Options.PortMap)))
 	if err == nil {
 		e.Gateway = true
 		err = d.save()
@@ -363,13 +363,13 @@ func (d *Driver) find(q endpointID) (*network, *endpoint, error) {
 	case n == nil:
 		return nil, nil, d.unknownNetwork(q.NetworkID)
 	case e == nil || e.Network != q.NetworkID:
-		return nil, nil, fmt.Errorf("endpoint %s is not known here", short(q.EndpointID))
+		return nil, nil, fmt.Errorf("endpoint %s is unknown to the switch", short(q.EndpointID))
 	}
 	return n, e, nil
 }
 
 func (d *Driver) unknownNetwork(id string) error {
-	return fmt.Errorf("network %s is not known here: it was made while another switch, or none, was behind this driver; `docker network rm` it and make it anew", short(id))
+	return fmt.Errorf("network %s is unknown to the switch: it was created while another switch, or no switch, was behind this driver; remove it with `docker network rm`, and create it again", short(id))
 }
 
 func (d *Driver) save() error { return d.state.save(d.path) }

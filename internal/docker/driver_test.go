@@ -338,7 +338,7 @@ func TestCannotKeep(t *testing.T) {
 	if err := os.Remove(dir); err != nil {
 		t.Fatal(err)
 	}
-	if code, answer := post(d, "NetworkDriver.CreateNetwork", aNetwork); code == http.StatusOK || !strings.Contains(answer, "keeping what was asked for") || len(f.names) > 0 {
+	if code, answer := post(d, "NetworkDriver.CreateNetwork", aNetwork); code == http.StatusOK || !strings.Contains(answer, "cannot save the state file") || len(f.names) > 0 {
 		t.Errorf("%d %s %v", code, answer, f.names)
 	}
 }

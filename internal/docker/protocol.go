@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/attach"
 )
 
 // The bodies of libnetwork's remote driver protocol, as far as they matter here; keys of later versions are ignored.
@@ -109,10 +110,10 @@ var networkOptions = []option{
 // network is what is asked for, as the switch has it.
 func (q createNetwork) network() (*network, error) {
 	if q.Options.IPv6 || len(q.IPv6Data) > 0 {
-		return nil, errors.New("IPv6 is not there yet: make the network without --ipv6")
+		return nil, errors.New("IPv6 is not supported yet; create the network without --ipv6")
 	}
 	if len(q.IPv4Data) != 1 {
-		return nil, fmt.Errorf("%d IPv4 subnets: the network needs one (--subnet 172.30.0.0/16)", len(q.IPv4Data))
+		return nil, fmt.Errorf("the network has %d IPv4 subnets; it needs exactly one (--subnet 172.30.0.0/16)", len(q.IPv4Data))
 	}
 	pool := q.IPv4Data[0]
 	gateway, _, _ := strings.Cut(pool.Gateway, "/")
@@ -127,10 +128,10 @@ func (q createNetwork) network() (*network, error) {
 			for _, o := range networkOptions {
 				known = append(known, o.names[0])
 			}
-			return nil, fmt.Errorf("-o %s: there is no such option; there are %s", k, strings.Join(known, ", "))
+			return nil, fmt.Errorf("-o %s: this option does not exist; the options are %s", k, strings.Join(known, ", "))
 		}
 		if err := networkOptions[i].set(n, fmt.Sprint(v)); err != nil {
-			return nil, fmt.Errorf("-o %s=%v: that is no value for it", k, v)
+			return nil, fmt.Errorf("-o %s=%v: the value is not valid for this option", k, v)
 		}
 	}
 	return n, nil
@@ -138,22 +139,23 @@ func (q createNetwork) network() (*network, error) {
 
 var protocols = map[uint8]string{6: "tcp", 17: "udp", 132: "sctp"}
 
-// withoutTwins leaves out what Docker 28 and later send beside a binding, the same for IPv6.
-func withoutTwins(list []portBinding) (out []portBinding) {
-	for _, b := range list {
-		twin := b
-		twin.HostIP = ""
-		isTwin := b.HostIP == "::" && slices.ContainsFunc(list, func(o portBinding) bool {
-			if o.HostIP == "0.0.0.0" {
-				o.HostIP = ""
-			}
-			return o == twin
-		})
-		if !isTwin {
+// withoutDuplicates leaves out what Docker 28 and later send beside a binding, the same for IPv6.
+func withoutDuplicates(list []portBinding) (out []portBinding) {
+	all := make([]attach.PortMapping, len(list))
+	for i, b := range list {
+		all[i] = b.mapping(b.HostPort)
+	}
+	for i, b := range list {
+		if !all[i].IsDuplicate(all) {
 			out = append(out, b)
 		}
 	}
 	return out
+}
+
+// mapping is the binding to one port of the host.
+func (b portBinding) mapping(host uint16) attach.PortMapping {
+	return attach.PortMapping{HostIP: b.HostIP, HostPort: int(host), ContainerPort: int(b.Port), Protocol: protocols[b.Proto], Count: b.more + 1}
 }
 
 // joinRanges makes one binding of neighbors: -p 3000-3999:3000-3999 comes as a thousand.
@@ -180,9 +182,9 @@ func (b portBinding) hosts() ([]uint16, error) {
 	addr, err := netip.ParseAddr(b.HostIP)
 	switch {
 	case b.HostIP != "" && err != nil:
-		return nil, fmt.Errorf("-p: %q is no address of the host", b.HostIP)
+		return nil, fmt.Errorf("-p: %q is not an IP address of the host", b.HostIP)
 	case err == nil && !addr.Is4():
-		return nil, fmt.Errorf("-p [%s]: IPv6 is not there yet", b.HostIP)
+		return nil, fmt.Errorf("-p [%s]: IPv6 is not supported yet", b.HostIP)
 	}
 	if b.HostPort == 0 {
 		out := make([]uint16, anyTries)
@@ -204,19 +206,11 @@ const anyLow, anyHigh, anyTries = 49152, 65535, 64
 
 // spec is the binding to one port of the host, as the switch takes it.
 func (b portBinding) spec(host uint16) (string, error) {
-	proto, ok := protocols[b.Proto]
-	if !ok {
-		return "", fmt.Errorf("-p: IP protocol %d cannot be published; tcp, udp and sctp can", b.Proto)
+	if protocols[b.Proto] == "" {
+		return "", fmt.Errorf("-p: IP protocol %d cannot be published; use tcp, udp or sctp", b.Proto)
 	}
 	if b.Port == 0 {
 		return "", errors.New("-p: the container's port is missing")
 	}
-	at := strconv.Itoa(int(host))
-	if b.more > 0 {
-		at += "-" + strconv.Itoa(int(host)+b.more)
-	}
-	if b.HostIP != "" && b.HostIP != "0.0.0.0" {
-		at = b.HostIP + ":" + at
-	}
-	return fmt.Sprintf("%s:%d/%s", at, b.Port, proto), nil
+	return b.mapping(host).Spec()
 }

@@ -12,7 +12,9 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
-	"github.com/uvswitch/uvswitch/tap"
+	"github.com/uvswitch/uvswitch/internal/link"
+	"github.com/uvswitch/uvswitch/internal/netns"
+	"github.com/uvswitch/uvswitch/internal/tapmaker"
 )
 
 // A place is where a device is made, and how.
@@ -20,7 +22,7 @@ type place struct {
 	sandbox string // the container's namespace; empty for the host's, from where Docker moves it
 	device  string
 	mtu     int
-	setup   tap.Setup // in a container
+	setup   link.Config // in a container
 }
 
 // devices are the host's TAPs and namespaces.
@@ -30,28 +32,26 @@ type devices interface {
 	seen(sandbox string) bool
 }
 
-type taps struct{}
+// taps are the real ones.
+type taps struct{ maker tapmaker.Maker }
 
-func (taps) make(p place) (int, func(), error) {
-	ns := tap.Own
+func (t taps) make(p place) (int, func(), error) {
+	r := tapmaker.Request{Netns: netns.Original, Ifname: p.device}
 	if p.sandbox != "" {
-		ns = p.sandbox
+		r.Netns, r.Config = p.sandbox, &p.setup
 	}
-	t, err := tap.Open(ns, p.device)
+	c, err := t.maker.Make(r)
 	if err != nil {
 		return -1, nil, err
 	}
-	done := func() { _ = t.Close() }
-	if p.sandbox == "" {
-		err = tap.SetMTU(ns, p.device, p.mtu) // Docker does everything else
-	} else {
-		err = tap.Configure(ns, p.device, p.setup)
+	done := func() { _ = c.Close() }
+	if p.sandbox == "" { // Docker configures it, but for its MTU
+		if err := link.SetMTU(netns.Original, p.device, p.mtu); err != nil {
+			done()
+			return -1, nil, err
+		}
 	}
-	if err != nil {
-		done()
-		return -1, nil, err
-	}
-	return t.FD(), done, nil
+	return c.FD(), done, nil
 }
 
 // alive is true, too, of what may not be looked at.
@@ -63,7 +63,7 @@ func (t taps) alive(sandbox string) bool {
 }
 
 func (taps) seen(sandbox string) bool {
-	_, err := tap.NamespacePath(sandbox)
+	_, err := netns.Path(sandbox)
 	return sandbox != "" && err == nil
 }
 
@@ -98,7 +98,7 @@ func (d *Driver) restore(ctx context.Context) error {
 			continue // the configuration file has it, too
 		}
 		if err := d.sw.AddNetwork(ctx, n.Add); err != nil { // the rest can be what it was
-			d.log.Error("docker: a network could not be restored; remove what is in its way, and start the switch again", "network", short(id), "subnet", n.Add.Subnet, "error", err)
+			d.log.Error("docker: cannot restore a network; remove what conflicts with it, and restart the switch", "network", short(id), "subnet", n.Add.Subnet, "error", err)
 		}
 	}
 	byName := slices.SortedFunc(maps.Keys(d.state.Endpoints), func(a, b string) int { // so that a container's eth0 comes first
@@ -118,7 +118,7 @@ func (d *Driver) restore(ctx context.Context) error {
 		}
 		if err := d.rejoin(ctx, id, e); err != nil {
 			e.Publish = nil
-			d.log.Error("docker: a container's network could not be restored; restart the container", "endpoint", short(id), "namespace", e.Sandbox, "error", err)
+			d.log.Error("docker: cannot restore the network of a container; restart the container", "endpoint", short(id), "namespace", e.Sandbox, "error", err)
 		}
 	}
 	return d.save()
@@ -138,7 +138,7 @@ func (d *Driver) rejoin(ctx context.Context, id string, e *endpoint) error {
 	if err != nil {
 		return err
 	}
-	where := place{sandbox: e.Sandbox, device: e.Ifname, mtu: n.Add.MTU, setup: tap.Setup{MAC: mac, MTU: n.Add.MTU, Addr: addr}}
+	where := place{sandbox: e.Sandbox, device: e.Ifname, mtu: n.Add.MTU, setup: link.Config{MAC: mac, MTU: n.Add.MTU, Addr: addr}}
 	if where.device == "" { // the switch ended before it could see what Docker has called it
 		where.device = d.freeIfname(e.Sandbox)
 	}
@@ -185,7 +185,7 @@ func (d *Driver) dropStaleNetworks(ctx context.Context, n *network) (dropped boo
 			continue
 		}
 		if _, err := d.deleteNetwork(ctx, networkID{id}); err != nil {
-			d.log.Warn("docker: a network that Docker has forgotten", "network", short(id), "error", err)
+			d.log.Warn("docker: cannot remove a network that Docker no longer knows", "network", short(id), "error", err)
 			continue
 		}
 		dropped = true

@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"github.com/uvswitch/uvswitch/internal/tapmaker"
 )
 
 // maxBody bounds a request of Docker's: thousands of published ports fit.
@@ -17,12 +19,12 @@ const maxBody = 4 << 20
 const patience = 30 * time.Second
 
 // Start restores what the state file at path has and answers Docker on l until ctx is done.
-func Start(ctx context.Context, l net.Listener, sw Switch, path string, log *slog.Logger) error {
+func Start(ctx context.Context, l net.Listener, sw Switch, maker tapmaker.Maker, path string, log *slog.Logger) error {
 	s, err := load(path)
 	if err != nil {
 		return err
 	}
-	d := &Driver{sw: sw, devices: taps{}, path: path, log: log, state: s}
+	d := &Driver{sw: sw, devices: taps{maker}, path: path, log: log, state: s}
 	if err := d.restore(ctx); err != nil {
 		return err
 	}
@@ -43,7 +45,7 @@ func (d *Driver) follow(ctx context.Context) {
 			return
 		case <-t.C:
 			if err := d.learnIfnames(ctx); err != nil {
-				d.log.Error("docker", "error", err)
+				d.log.Error("docker: cannot save the names of the containers' devices", "error", err)
 			}
 		}
 	}
@@ -76,12 +78,12 @@ func call[T interface{ ids() []string }](d *Driver, do func(context.Context, T) 
 	return func(w http.ResponseWriter, r *http.Request) {
 		var q T
 		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&q); err != nil {
-			answer(w, nil, fmt.Errorf("the request's body: %w", err))
+			answer(w, nil, fmt.Errorf("the body of the request is not valid: %w", err))
 			return
 		}
 		for _, id := range q.ids() {
 			if !validID(id) {
-				answer(w, nil, fmt.Errorf("%q is no ID", id))
+				answer(w, nil, fmt.Errorf("%q is not an ID of Docker", id))
 				return
 			}
 		}
@@ -92,7 +94,7 @@ func call[T interface{ ids() []string }](d *Driver, do func(context.Context, T) 
 			defer cancel()
 			return do(ctx, q)
 		}()
-		d.log.Debug("docker", "call", r.URL.Path, "error", err)
+		d.log.Debug("docker: call answered", "call", r.URL.Path, "error", err)
 		answer(w, v, err)
 	}
 }

@@ -53,13 +53,13 @@ func load(path string) (*state, error) {
 		s.Endpoints = map[string]*endpoint{}
 	}
 	if err == nil && s.Version != stateVersion {
-		err = fmt.Errorf("it is of version %d, and this uvswitch knows version %d", s.Version, stateVersion)
+		err = fmt.Errorf("the file has version %d, but this uvswitch supports only version %d", s.Version, stateVersion)
 	}
 	if err == nil {
 		err = s.check()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("docker: what was kept in %s: %w; mend it, or move it away and make the networks anew (`docker network rm`, `create`)", path, err)
+		return nil, fmt.Errorf("docker: the state file %s is not usable: %w; repair it, or move it away and recreate the networks (`docker network rm`, `docker network create`)", path, err)
 	}
 	return s, nil
 }
@@ -68,12 +68,12 @@ func load(path string) (*state, error) {
 func (s *state) check() error {
 	for id, n := range s.Networks {
 		if n == nil || !validID(id) {
-			return fmt.Errorf("network %q is not one", id)
+			return fmt.Errorf("network %q is not valid", id)
 		}
 	}
 	for id, e := range s.Endpoints {
 		if e == nil || !validID(id) || s.Networks[e.Network] == nil {
-			return fmt.Errorf("endpoint %q is in no network", id)
+			return fmt.Errorf("endpoint %q is not valid, or its network is unknown", id)
 		}
 	}
 	return nil
@@ -87,7 +87,7 @@ func (s *state) save(path string) error {
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
 	if err != nil {
-		return fmt.Errorf("docker: keeping what was asked for: %w", err)
+		return fmt.Errorf("docker: cannot save the state file: %w", err)
 	}
 	_, err = f.Write(append(b, '\n'))
 	err = errors.Join(err, f.Sync(), f.Close())
@@ -96,7 +96,7 @@ func (s *state) save(path string) error {
 	}
 	if err != nil {
 		_ = os.Remove(f.Name())
-		return fmt.Errorf("docker: keeping what was asked for: %w", err)
+		return fmt.Errorf("docker: cannot save the state file: %w", err)
 	}
 	return nil
 }

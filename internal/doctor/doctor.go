@@ -1,5 +1,5 @@
-// Package doctor looks at this host and at the switch on it, and says what is wrong or will be, each with its mend. It
-// changes nothing; the one thing that it tries, a BPF program that does nothing on loopback, is gone before it answers.
+// Package doctor checks this host and the switch on it, and says how to fix each problem. It changes nothing. It attaches one BPF
+// program to loopback for a moment, which does nothing.
 package doctor
 
 import (
@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -18,6 +17,9 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/hostports"
+	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/netns"
+	"github.com/uvswitch/uvswitch/internal/rights"
 	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/tap"
 )
@@ -34,10 +36,10 @@ const (
 
 // A Finding is one thing that was looked at.
 type Finding struct {
-	Check string `json:"check"`
-	Level Level  `json:"level"`
-	Text  string `json:"finding"`
-	Mend  string `json:"mend,omitempty"`
+	Check  string `json:"check"`
+	Level  Level  `json:"level"`
+	Text   string `json:"finding"`
+	Remedy string `json:"mend,omitempty"`
 }
 
 // An Exam is what is to be looked at.
@@ -53,8 +55,8 @@ type Exam struct {
 	found  []Finding
 }
 
-func (e *Exam) add(check string, l Level, mend, format string, args ...any) {
-	e.found = append(e.found, Finding{check, l, fmt.Sprintf(format, args...), mend})
+func (e *Exam) add(check string, l Level, remedy, format string, args ...any) {
+	e.found = append(e.found, Finding{check, l, fmt.Sprintf(format, args...), remedy})
 }
 
 // Run looks at everything, in the network namespace that the switch runs in.
@@ -65,11 +67,11 @@ func (e *Exam) Run(ctx context.Context) []Finding {
 		own, err1 := os.Readlink("/proc/self/ns/net")
 		its, err2 := os.Readlink(there)
 		if err1 == nil && err2 == nil && own != its {
-			if err := tap.In(there, func() error { e.host(); return nil }); err == nil {
-				e.add("switch", OK, "", "it runs in another network namespace than this shell; that one was looked at")
+			if err := netns.Do(there, func() error { e.host(); return nil }); err == nil {
+				e.add("switch", OK, "", "the switch runs in another network namespace than this shell; doctor checked the namespace of the switch")
 				return e.found
 			}
-			e.add("switch", Warn, "run doctor as root", "it runs in another network namespace, which cannot be entered: what follows is about this one")
+			e.add("switch", Warn, "run doctor as root", "the switch runs in another network namespace, which doctor cannot enter; the next checks are about this namespace")
 		}
 	}
 	e.host()
@@ -105,7 +107,7 @@ func (e *Exam) theSwitch(ctx context.Context) {
 	err := e.Client.Do(ctx, "GET", "/status", nil, &s)
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
-		e.add("switch", Note, "`uvswitch run` starts one", "none is running on %s", e.Socket)
+		e.add("switch", Note, "`uvswitch run` starts a switch", "no switch runs on %s", e.Socket)
 		e.none = true
 		return
 	case err != nil:
@@ -122,74 +124,54 @@ func (e *Exam) theSwitch(ctx context.Context) {
 
 func (e *Exam) tun() {
 	if err := tap.CheckTUN(); err != nil {
-		e.add("tun", Fail, "modprobe tun; in a container, give it /dev/net/tun", "%v", err)
+		e.add("tun", Fail, "run `modprobe tun`; in a container, make /dev/net/tun available to it", "%v", err)
 		return
 	}
 	e.add("tun", OK, "", "/dev/net/tun can be opened")
 }
 
-// The capabilities that `run` needs, by their numbers in linux/capability.h.
-var needed = []struct {
-	bit  uint
-	name string
-	why  string
-}{
-	{12, "CAP_NET_ADMIN", "devices, addresses, routes"}, {21, "CAP_SYS_ADMIN", "entering namespaces, and the uplink's programs"},
-}
-
-const capNetRaw = 13
-
+// capabilities compares this process's rights with the table that the daemon and the systemd unit go by.
 func (e *Exam) capabilities() {
-	b, err := os.ReadFile("/proc/self/status")
+	have, err := rights.Own()
 	if err != nil {
 		e.add("capabilities", Warn, "", "%v", err)
 		return
 	}
-	var eff uint64
-	for line := range strings.Lines(string(b)) {
-		if v, ok := strings.CutPrefix(line, "CapEff:"); ok {
-			eff, _ = strconv.ParseUint(strings.TrimSpace(v), 16, 64)
-		}
+	missing := have.Missing(rights.Required)
+	for _, c := range missing {
+		e.add("capabilities", Fail, "run the switch as root, or by the systemd unit", "%s is missing: %s", c.Name, c.User)
 	}
-	var missing []string
-	for _, c := range needed {
-		if eff&(1<<c.bit) == 0 {
-			missing = append(missing, c.name+" ("+c.why+")")
-		}
+	for _, c := range have.Missing(rights.Optional) {
+		e.add("capabilities", Note, "grant "+c.Name+", if that is needed", "without %s: %s", c.Name, c.Without)
 	}
-	if len(missing) > 0 {
-		e.add("capabilities", Fail, "run as root, or with these capabilities", "missing: %s", strings.Join(missing, ", "))
-		return
+	if len(missing) == 0 {
+		e.add("capabilities", OK, "", "all required capabilities are present")
 	}
-	if eff&(1<<capNetRaw) == 0 {
-		e.add("capabilities", Warn, "give it CAP_NET_RAW", "without CAP_NET_RAW no existing device can be plugged (`port add --device`)")
-	}
-	e.add("capabilities", OK, "", "all that are needed")
 }
 
 func (e *Exam) ioUring() {
 	r, err := tap.NewIOUring(0)
 	if err == nil {
 		_ = r.Close() // nothing was read
-		e.add("io_uring", OK, "", "can be used")
+		e.add("io_uring", OK, "", "io_uring can be used")
 		return
 	}
-	mend := "frames go by read and write, which costs more CPU"
+	remedy := "the switch uses read and write instead, which costs more CPU"
 	if b, rerr := os.ReadFile("/proc/sys/kernel/io_uring_disabled"); rerr == nil && strings.TrimSpace(string(b)) != "0" {
-		mend += "; kernel.io_uring_disabled is " + strings.TrimSpace(string(b))
+		remedy += "; kernel.io_uring_disabled is " + strings.TrimSpace(string(b))
 	}
-	e.add("io_uring", Note, mend, "%v", err)
+	e.add("io_uring", Note, remedy, "%v", err)
 }
 
 func (e *Exam) bpf() {
 	kind, err := uplink.Probe()
 	switch {
 	case err != nil:
-		e.add("bpf", Fail, "`uvswitch run --uplink-kind tap` needs no BPF: the host routes then; or allow bpf(2)", "no program can be attached: %v", err)
+		e.add("bpf", Fail, "allow bpf(2), or use `uvswitch run --uplink-kind tap`, which needs no BPF because the host routes the traffic", "no BPF program can be attached: %v", err)
 	case kind == uplink.Clsact:
-		e.add("bpf", Note, "Linux 6.6 has tcx, whose programs end with the switch even when it is killed", "tcx is not there; clsact works")
+		e.add("bpf", Note, "Linux 6.6 or later has tcx; tcx programs end with the switch, even when the switch is killed", "the kernel has no tcx; clsact works")
 	default:
-		e.add("bpf", OK, "", "programs can be attached by %s", kind)
+		e.add("bpf", OK, "", "BPF programs can be attached with %s", kind)
 	}
 }
 
@@ -206,12 +188,12 @@ func (e *Exam) uplinkDevice() {
 	}
 	name := e.device()
 	if name == "" {
-		e.add("uplink", Fail, "set a default route, name a device (`run --uplink DEV`), or go without (`--uplink none`)", "there is no default route, and so no way out")
+		e.add("uplink", Fail, "set a default route, name a device (`uvswitch run --uplink DEV`), or run without an uplink (`--uplink none`)", "the host has no default route, so the switch finds no device for the uplink")
 		return
 	}
 	l, err := netlink.LinkByName(name)
 	if err != nil {
-		e.add("uplink", Fail, "`run --uplink DEV` names another", "device %s: %v", name, err)
+		e.add("uplink", Fail, "`uvswitch run --uplink DEV` names another device", "device %s: %v", name, err)
 		return
 	}
 	sound := len(e.found)
@@ -219,17 +201,17 @@ func (e *Exam) uplinkDevice() {
 		e.add("uplink", Fail, "ip link set "+name+" up", "%s is down", name)
 	}
 	if addrs, err := netlink.AddrList(l, netlink.FAMILY_V4); err == nil && len(addrs) == 0 {
-		e.add("uplink", Fail, "give it an IPv4 address: containers leave with it", "%s has no IPv4 address", name)
+		e.add("uplink", Fail, "give it an IPv4 address: the packets of containers leave with this address", "%s has no IPv4 address", name)
 	}
 	if e.status != nil {
 		for _, n := range e.status.Networks {
 			if !n.Internal && n.MTU > l.Attrs().MTU {
-				e.add("mtu", Note, fmt.Sprintf("`mtu: %d` for the network spares the detour", l.Attrs().MTU), "network %s has MTU %d, %s has %d: TCP is clamped, other senders get ICMP 3/4, or fragments leave", n.Name, n.MTU, name, l.Attrs().MTU)
+				e.add("mtu", Note, fmt.Sprintf("set `mtu: %d` for the network to avoid this", l.Attrs().MTU), "network %s has MTU %d, but %s has MTU %d: the MSS of TCP is clamped; other senders get ICMP 3/4, or their packets are fragmented", n.Name, n.MTU, name, l.Attrs().MTU)
 			}
 		}
 	}
 	if x := l.Attrs().Xdp; x != nil && x.Attached {
-		e.add("uplink", Warn, "ip link set "+name+" xdp off, if it is not wanted", "an XDP program on %s has frames before us, and may take them", name)
+		e.add("uplink", Warn, "ip link set "+name+" xdp off, if the program is not wanted", "an XDP program on %s sees frames before the switch, and may take them", name)
 	}
 	if !Failed(e.found[sound:]) {
 		e.add("uplink", OK, "", "%s, MTU %d", name, l.Attrs().MTU)
@@ -248,10 +230,10 @@ func (e *Exam) others() {
 	}
 	list, stale := uplink.OtherPrograms(name, pid)
 	for _, p := range list {
-		e.add("programs", Warn, "see `bpftool net show dev "+name+"`", "%s is attached to the ingress of %s, and may take frames before the switch has them", p, name)
+		e.add("programs", Warn, "see `bpftool net show dev "+name+"`", "%s is attached to the ingress of %s, and may take frames before the switch sees them", p, name)
 	}
 	for _, p := range stale {
-		e.add("leftovers", Warn, "the next `uvswitch run` sweeps it", "filter %s of a switch that has died is on %s", p, name)
+		e.add("leftovers", Warn, "the next `uvswitch run` removes it", "filter %s of a switch that died is still on %s", p, name)
 	}
 }
 
@@ -259,7 +241,7 @@ func (e *Exam) portRange() {
 	eph := hostports.Ephemeral()
 	list, err := hostports.List()
 	if err != nil {
-		e.add("ports", Warn, "", "the host's ports cannot be read: %v", err)
+		e.add("ports", Warn, "", "doctor cannot read which ports the host uses: %v", err)
 		return
 	}
 	inside := func(p uint16) bool {
@@ -280,15 +262,15 @@ func (e *Exam) portRange() {
 	}
 	switch {
 	case shared == total:
-		e.add("ports", Fail, "name others (`--nat-ports`), or narrow net.ipv4.ip_local_port_range", "every port that NAT may give out is one that the host's kernel picks from, %d-%d", eph[0], eph[1])
+		e.add("ports", Fail, "choose other ports for NAT (`uvswitch run --nat-ports`), or narrow net.ipv4.ip_local_port_range", "NAT has no port: the host's kernel uses all of them for its own connections (%d-%d)", eph[0], eph[1])
 	case shared > 0:
-		e.add("ports", Note, "name others (`--nat-ports`) to have them all", "%d of %d ports for NAT are left out: the host's kernel picks from %d-%d", shared, total, eph[0], eph[1])
+		e.add("ports", Note, "to use all ports, choose others for NAT (`uvswitch run --nat-ports`)", "%d of %d ports for NAT are not used, because the host's kernel uses %d-%d for its own connections", shared, total, eph[0], eph[1])
 	default:
-		e.add("ports", OK, "", "%d ports for NAT, none of which the host's kernel picks by itself", total)
+		e.add("ports", OK, "", "NAT has %d ports; the host's kernel uses none of them for its own connections", total)
 	}
 	for _, l := range list {
 		if owner := l.Owner(); inside(l.Port) && !strings.Contains(owner, "uvswitch") {
-			e.add("ports", Note, "NAT leaves it out", "port %d/%s, of those for NAT, is %s's", l.Port, l.Proto, owner)
+			e.add("ports", Note, "nothing to do: NAT does not use this port", "port %d/%s is in the range for NAT, but is in use by %s", l.Port, l.Proto, owner)
 		}
 	}
 }
@@ -298,11 +280,11 @@ func (e *Exam) leftovers() {
 	if e.none {
 		for _, dev := range []string{e.Name + "0", e.Name + "-up"} {
 			if _, err := netlink.LinkByName(dev); err == nil {
-				e.add("leftovers", Warn, "another switch's, perhaps (`--socket`, `--name`); else `ip link del "+dev+"`", "device %s is here, and no switch answers on %s", dev, e.Socket)
+				e.add("leftovers", Warn, "if it does not belong to another switch (`--socket`, `--name`), remove it: `ip link del "+dev+"`", "device %s exists, but no switch answers on %s", dev, e.Socket)
 			}
 		}
 		if _, err := os.Stat(e.Socket); err == nil {
-			e.add("leftovers", Note, "the next `uvswitch run` replaces it", "%s is of a switch that has ended without removing it", e.Socket)
+			e.add("leftovers", Note, "the next `uvswitch run` replaces it", "%s was left behind by a switch that ended without removing it", e.Socket)
 		}
 	}
 }
@@ -323,7 +305,7 @@ func (e *Exam) subnets() {
 			continue
 		}
 		if what, collides := uplink.Overlap(p, e.Name); collides {
-			e.add("subnets", Warn, "give the network another subnet", "%s of network %s is also %s", p, name, what)
+			e.add("subnets", Warn, "give the network another subnet", "%s of network %s overlaps %s", p, name, what)
 		}
 	}
 }
@@ -339,11 +321,11 @@ func (e *Exam) devices() {
 	good := 0
 	for _, p := range e.ports {
 		switch p.Kind {
-		case "uplink":
+		case string(model.KindUplink):
 			continue
-		case "qemu-stream", "qemu-dgram", "vde":
+		case string(model.KindStream), string(model.KindDgram), string(model.KindVDE):
 			if p.State == "down" {
-				e.add("devices", Note, "start the machine, with this socket: "+p.Ifname, "port %s: no machine is connected", p.Name)
+				e.add("devices", Note, "start the virtual machine with this socket: "+p.Ifname, "port %s: no virtual machine is connected", p.Name)
 			}
 			continue
 		}
@@ -352,34 +334,34 @@ func (e *Exam) devices() {
 		var err error
 		if p.Netns == "" { // the switch's own, where this thread is
 			err = find()
-		} else if path, perr := tap.NamespacePath(p.Netns); perr != nil {
+		} else if path, perr := netns.Path(p.Netns); perr != nil {
 			err = perr
 		} else {
-			err = tap.In(path, find)
+			err = netns.Do(path, find)
 		}
 		switch {
 		case err != nil:
-			e.add("devices", Warn, "it was renamed, moved or removed inside; `uvswitch port del` and `add` make it anew", "port %s: device %s: %v", p.Name, p.Ifname, err)
+			e.add("devices", Warn, "it was renamed, moved or removed in the namespace; recreate the port with `uvswitch port del` and `uvswitch port add`", "port %s: device %s: %v", p.Name, p.Ifname, err)
 			continue
 		case l.Attrs().Flags&unix.IFF_UP == 0:
-			e.add("devices", Warn, "ip link set "+p.Ifname+" up, inside", "port %s: device %s is down", p.Name, p.Ifname)
+			e.add("devices", Warn, "ip link set "+p.Ifname+" up, in its namespace", "port %s: device %s is down", p.Name, p.Ifname)
 			continue
 		}
 		good++
 		if m := l.Attrs().MTU; m != p.MTU {
-			e.add("mtu", Warn, fmt.Sprintf("ip link set %s mtu %d, inside, or add the port anew with --mtu %d", p.Ifname, p.MTU, m), "port %s was made with MTU %d, its device has %d now", p.Name, p.MTU, m)
+			e.add("mtu", Warn, fmt.Sprintf("ip link set %s mtu %d, in its namespace; or recreate the port with --mtu %d", p.Ifname, p.MTU, m), "port %s was created with MTU %d, but its device now has MTU %d", p.Name, p.MTU, m)
 		} else if want := mtus[p.Network]; want != 0 && m != want {
-			e.add("mtu", Warn, "make the MTUs of a network equal: no router stands between its ports to say that a frame is too long", "port %s has MTU %d, its network %d", p.Name, m, want)
+			e.add("mtu", Warn, "give all ports of a network the same MTU: no router between them could report that a frame is too long", "port %s has MTU %d, but its network has MTU %d", p.Name, m, want)
 		}
-		if q := l.Attrs().TxQLen; q > 0 && q < 500 && p.Kind != "device" {
-			e.add("devices", Note, "ip link set "+p.Ifname+" txqueuelen 1000, inside", "port %s: a queue of %d frames is short for fast senders", p.Name, q)
+		if q := l.Attrs().TxQLen; q > 0 && q < 500 && p.Kind != string(model.KindDevice) {
+			e.add("devices", Note, "ip link set "+p.Ifname+" txqueuelen 1000, in its namespace", "port %s: the device queue of %d frames is short for fast senders", p.Name, q)
 		}
 		if !p.Offload {
-			e.add("offloads", Note, "add it with --offload on, unless its station needs plain frames", "port %s has no offloads: %d frames were segmented or summed in software", p.Name, p.Segmented)
+			e.add("offloads", Note, "add the port with --offload on, unless the container needs frames without offloads", "port %s has no offloads: %d frames were segmented or checksummed in software", p.Name, p.Segmented)
 		}
 	}
 	if good > 0 {
-		e.add("devices", OK, "", "%d devices are there and up", good)
+		e.add("devices", OK, "", "%d devices exist and are up", good)
 	}
 }
 
@@ -387,7 +369,7 @@ func (e *Exam) devices() {
 // port's and that of published ports on loopback does.
 func (e *Exam) firewall() {
 	if _, err := exec.LookPath("nft"); err != nil {
-		e.add("firewall", Note, "install nftables to have them looked at", "nft is not here: other software's rules were not read")
+		e.add("firewall", Note, "install nftables so that doctor can read the rules", "the command nft is not installed: the host's firewall rules were not checked")
 		return
 	}
 	out, err := exec.Command("nft", "-j", "list", "chains").Output()
@@ -397,7 +379,7 @@ func (e *Exam) firewall() {
 		if errors.As(err, &exit) {
 			text = strings.TrimSpace(string(exit.Stderr))
 		}
-		e.add("firewall", Note, "", "the host's rules cannot be read: %s", text)
+		e.add("firewall", Note, "", "the host's firewall rules cannot be read: %s", text)
 		return
 	}
 	var ruleset struct {
@@ -406,7 +388,7 @@ func (e *Exam) firewall() {
 		}
 	}
 	if err := json.Unmarshal(out, &ruleset); err != nil {
-		e.add("firewall", Note, "", "the host's rules cannot be read: %v", err)
+		e.add("firewall", Note, "", "the host's firewall rules cannot be read: %v", err)
 		return
 	}
 	bad := 0
@@ -418,18 +400,18 @@ func (e *Exam) firewall() {
 		bad++
 		switch c.Hook {
 		case "input", "output":
-			e.add("firewall", Warn, fmt.Sprintf("let device %s0 through there, if the host is to speak with containers; containers among themselves and to the outside are not touched", e.Name), "chain %s %s %s drops by default", c.Family, c.Table, c.Name)
+			e.add("firewall", Warn, fmt.Sprintf("if the host must reach containers, accept device %s0 in this chain; traffic between containers and to the outside does not pass through the chain", e.Name), "chain %s %s %s drops by default", c.Family, c.Table, c.Name)
 		case "forward":
 			l := Note
 			if e.status != nil && e.status.Uplink.Kind == string(uplink.TAP) {
 				l = Warn
 			}
-			e.add("firewall", l, "only an uplink of kind tap is routed by the host; the others pass it by", "chain %s %s %s drops by default", c.Family, c.Table, c.Name)
+			e.add("firewall", l, "this affects only an uplink of kind tap, which the host routes; other uplinks bypass the chain", "chain %s %s %s drops by default", c.Family, c.Table, c.Name)
 		default:
 			e.add("firewall", Note, "", "chain %s %s %s (%s) drops by default", c.Family, c.Table, c.Name, c.Hook)
 		}
 	}
 	if bad == 0 {
-		e.add("firewall", OK, "", "no chain of the host's drops by default")
+		e.add("firewall", OK, "", "no chain of the host's firewall drops by default")
 	}
 }

@@ -16,10 +16,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netns"
+	nsname "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
-	"github.com/uvswitch/uvswitch/tap"
+	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
 const nsPrefix = "uvt" // and the pid: whose namespaces they are
@@ -73,7 +73,7 @@ func sweep() {
 		name := filepath.Base(path)
 		pid, _, _ := strings.Cut(strings.TrimPrefix(name, nsPrefix), "-")
 		if n, err := strconv.Atoi(pid); err == nil && unix.Kill(n, 0) != nil {
-			_ = netns.DeleteNamed(name)
+			_ = nsname.DeleteNamed(name)
 		}
 	}
 }
@@ -81,7 +81,7 @@ func sweep() {
 func sweepOwn() {
 	list, _ := filepath.Glob(fmt.Sprintf("/run/netns/%s%d-*", nsPrefix, os.Getpid()))
 	for _, path := range list {
-		_ = netns.DeleteNamed(filepath.Base(path))
+		_ = nsname.DeleteNamed(filepath.Base(path))
 	}
 }
 
@@ -141,7 +141,7 @@ func (b *Bed) AddNS(names ...string) {
 	b.t.Helper()
 	for _, n := range names {
 		b.local("ip", "netns", "add", b.NS(n))
-		b.t.Cleanup(func() { _ = netns.DeleteNamed(b.NS(n)) })
+		b.t.Cleanup(func() { _ = nsname.DeleteNamed(b.NS(n)) })
 		b.Sh(n, "ip link set lo up")
 	}
 }
@@ -168,7 +168,7 @@ func (b *Bed) TryStart(args ...string) error {
 	c := b.command(append(run, args...)...)
 	b.log = &syncBuffer{}
 	c.Stderr, c.ExtraFiles = b.log, []*os.File{w}
-	err = tap.In(b.path("host"), c.Start)
+	err = netns.Do(b.path("host"), c.Start)
 	w.Close()
 	if err != nil {
 		return err
@@ -258,7 +258,7 @@ func (b *Bed) TrySh(ns, line string) (string, error) {
 	var out syncBuffer
 	c.Stdout, c.Stderr = &out, &out
 	c.WaitDelay = time.Second
-	if err := tap.In(b.path(ns), c.Start); err != nil {
+	if err := netns.Do(b.path(ns), c.Start); err != nil {
 		return "", err
 	}
 	err := c.Wait()
@@ -287,7 +287,7 @@ func (b *Bed) Serve(ns string, port int, args ...string) *exec.Cmd {
 	b.t.Helper()
 	c := exec.Command(args[0], args[1:]...)
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := tap.In(b.path(ns), c.Start); err != nil {
+	if err := netns.Do(b.path(ns), c.Start); err != nil {
 		b.t.Fatalf("%v: %v", args, err)
 	}
 	b.t.Cleanup(func() { _ = c.Process.Kill(); _ = c.Wait() })
@@ -312,7 +312,7 @@ func (b *Bed) Background(ns, line string) {
 	b.t.Helper()
 	c := exec.Command("sh", "-c", line)
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	if err := tap.In(b.path(ns), c.Start); err != nil {
+	if err := netns.Do(b.path(ns), c.Start); err != nil {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(func() { _ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL); _ = c.Wait() })
@@ -365,7 +365,7 @@ func (b *Bed) Listen(ns string, args ...string) (stop func()) {
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	said := &syncBuffer{}
 	c.Stderr = said
-	if err := tap.In(b.path(ns), c.Start); err != nil {
+	if err := netns.Do(b.path(ns), c.Start); err != nil {
 		b.t.Fatalf("%v: %v", args, err)
 	}
 	var once sync.Once

@@ -21,7 +21,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
-	"github.com/uvswitch/uvswitch/tap"
+	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
 // hostExec runs plugins on a bed's host.
@@ -35,7 +35,7 @@ func (e *hostExec) ExecPlugin(ctx context.Context, plugin string, stdin []byte, 
 	var out, stderr bytes.Buffer
 	c.Env, c.Stdin, c.Stdout, c.Stderr = environ, bytes.NewReader(stdin), &out, &stderr
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := tap.In(e.path, c.Start); err != nil {
+	if err := netns.Do(e.path, c.Start); err != nil {
 		return nil, err
 	}
 	if err := c.Wait(); err != nil {
@@ -262,9 +262,9 @@ func TestCNIOddOrders(t *testing.T) {
 		caps       map[string]any
 	}{
 		{`,"network":"none"`, `no network "none"`, nil},
-		{`,"subnet":"10.51.0.0/24"`, "subnet 10.50.0.0/24, and the configuration says 10.51.0.0/24", nil},
+		{`,"subnet":"10.51.0.0/24"`, "subnet 10.50.0.0/24, but the configuration says 10.51.0.0/24", nil},
 		{`,"subnet":"10.1.0.0/24","network":"x"`, "overlaps", nil},
-		{subnet50 + `,"internal":true`, "internal: false, and the configuration says true", nil},
+		{subnet50 + `,"internal":true`, "internal: false, but the configuration says true", nil},
 		{subnet50, "is no IPv4 address of the host", map[string]any{"portMappings": []map[string]any{{"hostPort": 8081, "containerPort": 80, "hostIP": "::"}}}},
 		{subnet50, "not a usable address", map[string]any{"ips": []string{"192.0.2.1/24"}}},
 		{subnet50, "2 addresses", map[string]any{"ips": []string{"10.50.0.8/24", "10.50.0.9/24"}}},
@@ -272,7 +272,7 @@ func TestCNIOddOrders(t *testing.T) {
 		{subnet50, "is taken by", map[string]any{"portMappings": []map[string]any{{"hostPort": 8081, "containerPort": 80}, {"hostPort": 8082, "containerPort": 80}}}},
 		{subnet50, "a port is 1 to 65535", map[string]any{"portMappings": []map[string]any{{"hostPort": 8081, "containerPort": 80000}}}},
 		{subnet50 + `,"mtu":9`, "MTU 9", nil},
-		{subnet50, "out of range: 1kbit", map[string]any{"bandwidth": map[string]any{"ingressRate": 10}}},
+		{subnet50, "out of range; use 1kbit", map[string]any{"bandwidth": map[string]any{"ingressRate": 10}}},
 	} {
 		if strings.Contains(bad.want, "taken") {
 			c.Serve("host", 8082, uvswitch, "lab", "tool", "httpd", "8082", "x")
@@ -356,7 +356,7 @@ func TestNetavark(t *testing.T) {
 		c.Stdin = strings.NewReader(in)
 		var out bytes.Buffer
 		c.Stdout = &out
-		err := tap.In(b.path("host"), c.Run)
+		err := netns.Do(b.path("host"), c.Run)
 		var answer map[string]any
 		if out.Len() > 0 {
 			if jerr := json.Unmarshal(out.Bytes(), &answer); jerr != nil {

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
-	"github.com/uvswitch/uvswitch/tap"
+	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
 // A dockerHost is a bed whose host runs dockerd, with everything of its own, and a switch that is its network driver.
@@ -69,7 +69,7 @@ func (d *dockerHost) startDocker() {
 	c := exec.Command("dockerd", "--data-root", at("data"), "--exec-root", at("exec"), "-H", "unix://"+at("d.sock"), "-p", at("pid"), "--storage-driver=vfs")
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	c.Stdout, c.Stderr = d.log, d.log
-	if err := tap.In(d.path("host"), c.Start); err != nil {
+	if err := netns.Do(d.path("host"), c.Start); err != nil {
 		d.t.Fatal(err)
 	}
 	exited := make(chan error, 1)
@@ -324,12 +324,12 @@ func TestDockerFlags(t *testing.T) {
 		{"network create -d DRIVER --subnet 172.30.0.0/17 x", "overlap"},
 		{"network create -d DRIVER --subnet 172.29.0.0/16 x", `overlaps 172.29.0.0/16 of network "default"`},
 		{"network create -d DRIVER --subnet 10.1.0.0/24 x", "overlaps"},
-		{"network create -d DRIVER --subnet 172.27.0.0/16 -o color=red x", "-o color: there is no such option; there are mtu, icc, isolated, mapping, filtering"},
+		{"network create -d DRIVER --subnet 172.27.0.0/16 -o color=red x", "-o color: this option does not exist; the options are mtu, icc, isolated, mapping, filtering"},
 		{"network create -d DRIVER --subnet 172.27.0.0/16 -o mtu=lots x", "-o mtu=lots"},
 		{"network create -d DRIVER --subnet 172.27.0.0/16 -o mtu=9 x", "MTU 9 is out of range"},
-		{"network create -d DRIVER --subnet 172.27.0.0/16 --subnet fd00::/64 --ipv6 x", "IPv6 is not there yet"},
+		{"network create -d DRIVER --subnet 172.27.0.0/16 --subnet fd00::/64 --ipv6 x", "IPv6 is not supported yet"},
 		{"run --rm --network net1 --mac-address 01:00:00:00:00:01 bb true", "--mac-address"},
-		{"run --rm --network net1 -p 53:53/udp bb true", "53/udp is published already"},
+		{"run --rm --network net1 -p 53:53/udp bb true", "53/udp of the host is already published"},
 	} {
 		_, err := d.try(strings.Fields(strings.ReplaceAll(bad.args, "DRIVER", d.driver))...)
 		if err == nil || !strings.Contains(err.Error(), bad.want) {

@@ -81,5 +81,5 @@ func TestDoctor(t *testing.T) {
 	// What a killed one leaves.
 	b.Kill()
 	found, _ = b.examine()
-	contains(t, found["leftovers"], "is of a switch that has ended without removing it")
+	contains(t, found["leftovers"], "was left behind by a switch that ended without removing it")
 }

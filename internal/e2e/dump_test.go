@@ -128,8 +128,8 @@ func TestDumpFiles(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"dump", "tcp", "prot", "80"}, "did not expect"},
-		{[]string{"dump", "-C", "1"}, "say -w FILE"},
+		{[]string{"dump", "tcp", "prot", "80"}, "is not expected there"},
+		{[]string{"dump", "-C", "1"}, "add -w FILE"},
 		{[]string{"dump", "-Q", "up"}, "say in, out or both"},
 		{[]string{"monitor", "--verdict", "lost"}, "forwarded, flooded, consumed or dropped"},
 		{[]string{"monitor", "--reason", "other"}, "`uvswitch reasons` lists them"},

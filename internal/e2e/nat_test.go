@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
-	"github.com/uvswitch/uvswitch/tap"
+	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
 // startWith runs the switch with network default as the YAML words say, and containers web and db.
@@ -139,7 +139,7 @@ func TestManyAtOnce(t *testing.T) {
 func askPairs(b *Bed, pairs int) {
 	b.t.Helper()
 	var server *net.UDPConn
-	if err := tap.In(b.path("out"), func() (err error) {
+	if err := netns.Do(b.path("out"), func() (err error) {
 		server, err = net.ListenUDP("udp4", &net.UDPAddr{Port: 53})
 		return err
 	}); err != nil {
@@ -159,7 +159,7 @@ func askPairs(b *Bed, pairs int) {
 	lost := 0
 	for range pairs {
 		var c *net.UDPConn
-		if err := tap.In(b.path("web"), func() (err error) {
+		if err := netns.Do(b.path("web"), func() (err error) {
 			c, err = net.DialUDP("udp4", nil, &net.UDPAddr{IP: net.IPv4(10, 1, 0, 2), Port: 53})
 			return err
 		}); err != nil {
@@ -239,7 +239,7 @@ func TestFlowCommands(t *testing.T) {
 		args []string
 		want []string
 	}{
-		{[]string{"--in", "uplink", "tcp 10.1.0.2:4000 > 10.1.0.1:8080 S", "--reverse"}, []string{"published: 8080/tcp to web:80", "=> transmitted: to port web", "and back:", "source 172.29.0.2:80 becomes 10.1.0.1:8080"}},
+		{[]string{"--in", "uplink", "tcp 10.1.0.2:4000 > 10.1.0.1:8080 S", "--reverse"}, []string{"published: 8080/tcp to web:80", "=> transmitted: to port web", "the answer:", "source 172.29.0.2:80 becomes 10.1.0.1:8080"}},
 		{[]string{"--in", "db", "tcp > 10.1.0.1:8080 S"}, []string{"it is hairpinned", "destination 10.1.0.1:8080 becomes 172.29.0.2:80"}},
 		{[]string{"--in", "web", "udp > 240.0.0.1:53"}, []string{"=> dropped (martian_destination)", "what to do:"}},
 		{[]string{"--in", "web", "icmp > 10.1.0.2 ttl 1"}, []string{"time exceeded (11/0)", "=> dropped (ttl_exceeded)"}},
@@ -268,7 +268,7 @@ func TestFlowCommands(t *testing.T) {
 	contains(t, b.CLI("route", "show"), "blackhole 10.66.0.0/16\n", "10.67.0.0/16 via 172.29.0.3 dev default\n")
 	contains(t, b.CLI("trace", "--in", "web", "udp > 10.66.0.1:1"), "blackhole_route")
 	b.CLI("route", "del", "10.66.0.0/16")
-	if _, err := b.TryCLI("route", "add", "blackhole", "10.67.0.0/16"); err == nil || !strings.Contains(err.Error(), "there is a route to 10.67.0.0/16 already") {
+	if _, err := b.TryCLI("route", "add", "blackhole", "10.67.0.0/16"); err == nil || !strings.Contains(err.Error(), "a route to 10.67.0.0/16 exists already") {
 		t.Errorf("a route that is there: %v", err)
 	}
 	b.CLI("route", "replace", "blackhole", "10.67.0.0/16")
@@ -338,7 +338,7 @@ func TestPortsExhausted(t *testing.T) {
 	b.Web("out")
 	b.Serve("out", 7001, "socat", "TCP-LISTEN:7001,fork", "EXEC:sleep 60")
 	var hold net.Conn // one connection stays open
-	if err := tap.In(b.path("web"), func() (err error) {
+	if err := netns.Do(b.path("web"), func() (err error) {
 		hold, err = net.DialTimeout("tcp", "10.1.0.2:7001", patience)
 		return err
 	}); err != nil {

@@ -62,14 +62,14 @@ func TestRates(t *testing.T) {
 	if p.RxRate != 20e6 || p.RxBurst != 32<<10 || p.TxRate != 0 || p.Drops["rx_rate_exceeded"] == 0 || p.RxDropped < p.Drops["rx_rate_exceeded"] {
 		t.Errorf("%+v", p)
 	}
-	contains(t, b.CLI("port", "show", "web"), "may send", "20.0 Mbit/s, 32768 bytes at once", "may get", "off")
+	contains(t, b.CLI("port", "show", "web"), "may send", "20.0 Mbit/s, burst 32768 bytes", "may receive", "off")
 	contains(t, b.CLI("monitor", "--last", "5", "--reason", "rx_rate_exceeded"), "172.29.0.2", "rx_rate_exceeded")
 	ping(b, "web", "172.29.0.3")
 
 	// By a reload: the port stays, the rate goes.
 	device := b.Sh("web", "ip -o link show eth0")
 	write("")
-	contains(t, b.CLI("reload"), "turn knobs of port web")
+	contains(t, b.CLI("reload"), "change settings of port web")
 	if got := b.carried(db, ""); got < 2*most {
 		t.Errorf("without a rate: %.1f Mbit/s", got/1e6)
 	}
@@ -100,8 +100,8 @@ func TestRates(t *testing.T) {
 	}
 
 	for words, want := range map[string]string{
-		"rate maybe": `"maybe" is no rate`, "rate 10": "out of range: 1kbit", "rate 2tbit": "out of range", "rx_rate 1mbit/9": "burst 9 is out of range", "tx_rate 1mbit/x": "is no burst",
-		"rate on": "is no rate", "birate 1mbit": `no knob "birate"`,
+		"rate maybe": `"maybe" is not a rate`, "rate 10": "out of range; use 1kbit", "rate 2tbit": "out of range", "rx_rate 1mbit/9": "burst 9 is out of range", "tx_rate 1mbit/x": "is not a burst",
+		"rate on": "is not a rate", "birate 1mbit": `no setting "birate"`,
 	} {
 		if out, err := b.TryCLI(append([]string{"port", "set", "web"}, strings.Fields(words)...)...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %q %v, want %q", words, out, err, want)

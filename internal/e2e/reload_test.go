@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
-	"github.com/uvswitch/uvswitch/tap"
+	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
 // interruptible runs a program in a namespace; the function ends it by SIGINT and returns what it said.
@@ -23,7 +23,7 @@ func (b *Bed) interruptible(ns string, args ...string) func() string {
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out := &syncBuffer{}
 	c.Stdout, c.Stderr = out, out
-	if err := tap.In(b.path(ns), c.Start); err != nil {
+	if err := netns.Do(b.path(ns), c.Start); err != nil {
 		b.t.Fatal(err)
 	}
 	return func() string {
@@ -74,8 +74,8 @@ func TestReload(t *testing.T) {
 	more := "networks:\n  - {name: lab, subnet: 10.9.0.0/24, internal: true}\npublish:\n  - {host: \"8081\", to: \"web:80\"}\n" +
 		"nat: {timers: {udp: 77}}\nroutes:\n  - {dst: 192.0.2.0/24, type: blackhole}\nuplink: {ports: \"21000-22999\"}\n"
 	b.fileOf("uvs.yaml", []string{"web", "db", "new"}, more)
-	contains(t, b.CLI("config", "diff"), "unpublish 8080:80/tcp to web", "publish 8081:80/tcp to web", "add network lab, 10.9.0.0/24", "add port new", "change time-outs",
-		"add route blackhole 192.0.2.0/24", "give out ports 21000-22999")
+	contains(t, b.CLI("config", "diff"), "unpublish 8080:80/tcp to web", "publish 8081:80/tcp to web", "add network lab, 10.9.0.0/24", "add port new", "change timeouts",
+		"add route blackhole 192.0.2.0/24", "use ports 21000-22999 for NAT")
 	if out := b.CLI("publish", "ls"); !strings.Contains(out, "8080") {
 		t.Errorf("diff has changed something: %s", out)
 	}
@@ -132,7 +132,7 @@ func TestReloadAllOrNothing(t *testing.T) {
 	before := state()
 	for _, c := range []struct{ more, want string }{
 		{"publsh: []\n", `did you mean "publish"?`},
-		{"publish:\n  - {host: \"8080\", to: \"nobody:80\"}\n", `there is no port "nobody"`},
+		{"publish:\n  - {host: \"8080\", to: \"nobody:80\"}\n", `port "nobody" does not exist`},
 		{"networks:\n  - {name: lab, subnet: 172.29.5.0/24}\n", "overlaps"},
 		{"networks:\n  - {name: default, subnet: 10.8.0.0/16}\n", "the subnet and gateway of network default cannot change"},
 		{"nat: {flows: 4096}\n", "nat.flows (1048576 to 4096)"},
@@ -150,7 +150,7 @@ func TestReloadAllOrNothing(t *testing.T) {
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.TryCLI("reload", path); err == nil || !strings.Contains(err.Error(), "add port x") || !strings.Contains(err.Error(), "nothing has changed") {
+	if _, err := b.TryCLI("reload", path); err == nil || !strings.Contains(err.Error(), "add port x") || !strings.Contains(err.Error(), "nothing was changed") {
 		t.Errorf("a device that is there: %v", err)
 	}
 	if after := state(); after != before {
@@ -225,7 +225,7 @@ func TestReloadOddOrders(t *testing.T) {
 
 	// Taken back: the last step fails.
 	write(strings.Replace(lab, "10.9.0.1}", "10.9.0.2}", 1) + strings.Replace(rest, "{name: zeta, netns: NSWEB, ip: 172.29.0.2}", "{name: zeta, netns: NSWEB, ip: 172.29.0.22}\n  - {name: x, netns: NSWEB, ifname: lo}", 1))
-	if _, err := b.TryCLI("reload"); err == nil || !strings.Contains(err.Error(), "everything has been taken back") {
+	if _, err := b.TryCLI("reload"); err == nil || !strings.Contains(err.Error(), "rolled back; recreated objects lost their flows") {
 		t.Errorf("a device that is there: %v", err)
 	}
 	if after := state(); sorted(after) != sorted(before) {
@@ -267,12 +267,12 @@ func TestReloadOddOrders(t *testing.T) {
 	// A knob alone is turned; the port stays.
 	device := b.Sh("web", "ip -o link show eth0")
 	write(strings.Replace(lab, "10.9.0.1}", "10.9.0.2}", 1) + strings.Replace(rest, "NSWEB, ip: 172.29.0.2}", "NSWEB, ip: 172.29.0.2, set: {guard: false}}", 1))
-	contains(t, b.CLI("reload"), "turn knobs of port zeta", "remove port alpha")
+	contains(t, b.CLI("reload"), "change settings of port zeta", "remove port alpha")
 	if now := b.Sh("web", "ip -o link show eth0"); now != device {
 		t.Errorf("the port was made anew for a knob")
 	}
 	write(strings.Replace(lab, "10.9.0.1}", "10.9.0.2}", 1) + rest + "nat: {flows: 1048576}\n")
-	contains(t, b.CLI("reload"), "turn knobs of port zeta") // back to what it is by itself
+	contains(t, b.CLI("reload"), "change settings of port zeta") // back to what it is by itself
 	if out := b.CLI("config", "diff"); out != "nothing to change\n" {
 		t.Errorf("knobs turned back: %q", out)
 	}

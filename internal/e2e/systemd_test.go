@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
-	"github.com/uvswitch/uvswitch/tap"
+	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
 // The switch as systemd starts it: with the unit's capabilities, a socket that was made for it, and somebody who listens to what it
@@ -76,7 +76,7 @@ func TestSystemd(t *testing.T) {
 	c.Env = append(os.Environ(), "NOTIFY_SOCKET="+filepath.Join(b.dir, "notify"), "WATCHDOG_USEC=200000")
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	c.Stderr = b.log
-	if err := tap.In(b.path("host"), c.Start); err != nil {
+	if err := netns.Do(b.path("host"), c.Start); err != nil {
 		t.Fatal(err)
 	}
 	exited := make(chan error, 1)
@@ -151,7 +151,7 @@ func boot(t *testing.T, more string, namespaces ...string) *manager {
 	c := exec.Command("unshare", "-m", "sh", "testdata/systemd.sh", m.dir, group)
 	c.Stdout, c.Stderr = m.log, m.log
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := tap.In(m.path("host"), c.Start); err != nil {
+	if err := netns.Do(m.path("host"), c.Start); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

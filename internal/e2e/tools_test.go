@@ -134,7 +134,7 @@ func TestDump(t *testing.T) {
 	if err := c.Wait(); err != nil || !bytes.HasPrefix(raw.Bytes(), []byte{0x0a, 0x0d, 0x0d, 0x0a}) {
 		t.Errorf("dump -c 2 -w -: %v, %d bytes", err, raw.Len())
 	}
-	if _, err := b.TryCLI("dump", "-i", "nobody"); err == nil || !strings.Contains(err.Error(), `there is no port "nobody"`) {
+	if _, err := b.TryCLI("dump", "-i", "nobody"); err == nil || !strings.Contains(err.Error(), `port "nobody" does not exist`) {
 		t.Errorf("a port that is not there: %v", err)
 	}
 }
@@ -204,7 +204,7 @@ func TestLab(t *testing.T) {
 		t.Fatalf("up: %v\n%s", err, out)
 	}
 	defer lab("down")
-	if out, err := lab("up"); err == nil || !strings.Contains(out, "is up already") {
+	if out, err := lab("up"); err == nil || !strings.Contains(out, "is already up") {
 		t.Errorf("up twice: %v %s", err, out)
 	}
 	for _, cmd := range [][]string{
@@ -221,7 +221,7 @@ func TestLab(t *testing.T) {
 	if out, err := lab("exec", "web", "sh", "-c", "exit 7"); err == nil || err.(*exec.ExitError).ExitCode() != 7 {
 		t.Errorf("exec passes the exit code on: %v %s", err, out)
 	}
-	if out, err := lab("exec", "nowhere", "true"); err == nil || !strings.Contains(out, `no part "nowhere"`) {
+	if out, err := lab("exec", "nowhere", "true"); err == nil || !strings.Contains(out, `no namespace "nowhere"`) {
 		t.Errorf("a part that is not there: %s", out)
 	}
 	if out, err := lab("down"); err != nil {
@@ -249,56 +249,56 @@ func TestBadInput(t *testing.T) {
 		code int
 	}{
 		{"port add x --netns nosuch", `no such network namespace: "nosuch"`, 1},
-		{"port add x", "--netns NAME makes a device in a namespace", 2},
-		{"port add web --netns SPARE", `there is a port "web" already`, 1},
-		{"port add host --netns SPARE", `there is a port "host" already`, 1},
-		{"port add a/b --netns SPARE", `"a/b" is not a name for a port`, 2},
+		{"port add x", "--netns NAME creates a device in a namespace", 2},
+		{"port add web --netns SPARE", `port "web" exists already`, 1},
+		{"port add host --netns SPARE", `port "host" exists already`, 1},
+		{"port add a/b --netns SPARE", `"a/b" is not a valid name for a port`, 2},
 		{"port add x --netns SPARE --ip 172.29.0.2", `in use by port "web"`, 1},
-		{"port add x --netns SPARE --ip 172.29.0.1", "is the gateway's", 1},
+		{"port add x --netns SPARE --ip 172.29.0.1", "belongs to the gateway", 1},
 		{"port add x --netns SPARE --ip 10.9.9.9", "is not a usable address of network", 2},
 		{"port add x --netns SPARE --ip 172.29.255.255", "is not a usable address", 2},
-		{"port add x --netns SPARE --mac 01:00:00:00:00:01", "is not the MAC address of a station", 2},
+		{"port add x --netns SPARE --mac 01:00:00:00:00:01", "is not a unicast MAC address", 2},
 		{"port add x --netns SPARE --mac 02:75:ac:1d:00:02", `in use by port "web"`, 1},
 		{"port add x --netns SPARE --mtu 100", "out of range", 2},
 		{"port add x --netns SPARE --ifname waytoolonganame1", "is not an interface name", 2},
-		{"port add x --netns SPARE --ifname lo", "exists there already", 1},
-		{"port add x --netns SPARE --offload off --ifname lo", "exists there already", 1},
-		{"port add x --netns SPARE --offload maybe", "say on or off", 2},
-		{"port add x --netns SPARE --network nosuch", `there is no network "nosuch"`, 1},
-		{"port add x --device nosuch", `no device "nosuch" here`, 1},
+		{"port add x --netns SPARE --ifname lo", "the name is already in use", 1},
+		{"port add x --netns SPARE --offload off --ifname lo", "the name is already in use", 1},
+		{"port add x --netns SPARE --offload maybe", "must be on or off", 2},
+		{"port add x --netns SPARE --network nosuch", `network "nosuch" does not exist`, 1},
+		{"port add x --device nosuch", `device "nosuch" does not exist here`, 1},
 		{"port add x --device uvs0", "the switch's own device", 1},
 		{"port add x --netns SPARE --device eth0", "in one place", 2},
-		{"port add x --device h9 --mtu 1400", "are for devices made with --netns", 2},
-		{"port del nosuch", `there is no port "nosuch"`, 1},
+		{"port add x --device h9 --mtu 1400", "apply only to devices that --netns creates", 2},
+		{"port del nosuch", `port "nosuch" does not exist`, 1},
 		{"port del host", "the switch's own", 1},
-		{"port set web nosuch on", `no knob "nosuch"`, 2},
-		{"port set web guard maybe", "say on or off", 2},
+		{"port set web nosuch on", `no setting "nosuch"`, 2},
+		{"port set web guard maybe", "must be on or off", 2},
 		{"network add n2 --subnet 172.29.128.0/24", `overlaps 172.29.0.0/16 of network "default"`, 1},
-		{"network add n2 --subnet 10.1.0.0/16", "which the host reaches by device eth0", 1},
+		{"network add n2 --subnet 10.1.0.0/16", "which the host reaches through device eth0", 1},
 		{"network add n2 --subnet 172.30.0.7/24", "did you mean 172.30.0.0/24?", 2},
 		{"network add n2 --subnet 172.30.0.0/31", "is not an IPv4 subnet", 2},
-		{"network del default", "lives as long as the switch", 1},
-		{"publish add 8080 --port web", "it has no two ports", 2},
+		{"network del default", "cannot be removed while the switch runs", 1},
+		{"publish add 8080 --port web", "it needs a port of the host", 2},
 		{"publish add 0:80 --port web", "is not a port", 2},
 		{"publish add 8080:80/icmp --port web", "tcp, udp or sctp", 2},
-		{"publish add 8080:80 --port nosuch", `there is no port "nosuch"`, 1},
-		{"publish add 7070:80 --port web", "taken by pid", 1},
+		{"publish add 8080:80 --port nosuch", `port "nosuch" does not exist`, 1},
+		{"publish add 7070:80 --port web", "in use by pid", 1},
 		{"publish add 1-65535:1 --port web", "may not overlap", 1},
-		{"publish add 20000-29999:20000 --port web", "taken by pid", 1},
-		{"port add x --device lo", "the host's own way", 1},
-		{"port add x --device eth0", "the host's own way", 1},
-		{"port add x --netns /etc/passwd", "is something else", 1},
-		{"network add n2 --subnet 127.0.0.0/8", "nothing there is ever routed", 2},
-		{"publish add 9.9.9.9:80:80 --port web", "is not the uplink's address", 2},
+		{"publish add 20000-29999:20000 --port web", "in use by pid", 1},
+		{"port add x --device lo", "the host's own way out", 1},
+		{"port add x --device eth0", "the host's own way out", 1},
+		{"port add x --netns /etc/passwd", "is not a namespace", 1},
+		{"network add n2 --subnet 127.0.0.0/8", "cannot be routed", 2},
+		{"publish add 9.9.9.9:80:80 --port web", "is neither the uplink's address", 2},
 		{"publish del 99", "99 is not published", 1},
-		{"fdb add nonsense dev web static", "is not the MAC address", 2},
-		{"fdb del 02:00:00:00:99:99", "is not in any table", 1},
-		{"flow del", "say which flows", 2},
-		{"flow ls -d nosuch", "is not an address", 2},
-		{"flow ls -p nosuch", "say tcp, udp, sctp", 2},
-		{"port ls -o json", "say wide or extended", 2},
+		{"fdb add nonsense dev web static", "is not a unicast MAC address", 2},
+		{"fdb del 02:00:00:00:99:99", "is not in the forwarding database", 1},
+		{"flow del", "select the flows", 2},
+		{"flow ls -d nosuch", "is neither an address", 2},
+		{"flow ls -p nosuch", "use tcp, udp, sctp", 2},
+		{"port ls -o json", "use wide or extended", 2},
 		{"port bogus", "unknown command", 2},
-		{"port", "say what: ls", 2},
+		{"port", "the subcommand is missing; use one of: ls", 2},
 		{"nosuch", "unknown command", 2},
 		{"port ls --nosuch", "unknown flag", 2},
 	} {
@@ -318,10 +318,10 @@ func TestBadInput(t *testing.T) {
 	ping(b, "web", "172.29.0.3")
 
 	// A second switch on the same socket, and one with the same names.
-	if out, err := b.TrySh("host", uvswitch+" --socket "+b.Socket()+" run"); err == nil || !strings.Contains(out, "a switch is running already") {
+	if out, err := b.TrySh("host", uvswitch+" --socket "+b.Socket()+" run"); err == nil || !strings.Contains(out, "a switch is already running") {
 		t.Errorf("a second switch on the socket: %s", out)
 	}
-	if out, err := b.TrySh("host", uvswitch+" --socket "+b.Socket()+"2 run"); err == nil || !strings.Contains(out, "give this one a name of its own (--name)") {
+	if out, err := b.TrySh("host", uvswitch+" --socket "+b.Socket()+"2 run"); err == nil || !strings.Contains(out, "use another --name") {
 		t.Errorf("a second switch with the same devices: %s", out)
 	}
 	if out, err := b.TrySh("host", "su -s /bin/sh nobody -c '"+filepath.Join(copyForAll(t), "uvswitch")+" --socket /tmp/uvt-nobody.sock run'"); err == nil || !strings.Contains(out, "needs CAP_NET_ADMIN") {
@@ -433,10 +433,10 @@ func TestAPI(t *testing.T) {
 	}
 	for args, want := range map[string]string{
 		"http://x/v1/nosuch":                      "the control API has no GET /v1/nosuch",
-		"-d '{' http://x/v1/ports":                "the request's body",
+		"-d '{' http://x/v1/ports":                "the body of the request",
 		"-d '{\"nmae\":\"x\"}' http://x/v1/ports": `unknown field \"nmae\"`,
-		"-d '{}{}' http://x/v1/ports":             "more than one value",
-		"-X DELETE http://x/v1/ports/nosuch":      "there is no port",
+		"-d '{}{}' http://x/v1/ports":             "more than one JSON value",
+		"-X DELETE http://x/v1/ports/nosuch":      "does not exist",
 		"http://x/v1/ports/host":                  `"ifname": "uvs0"`,
 	} {
 		contains(t, curl(args), want)

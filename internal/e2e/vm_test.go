@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
-	"github.com/uvswitch/uvswitch/tap"
+	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
 // The kernel of namespace vm is the guest: QEMU, or VDE's own program, joins its tap0 to the port of the switch.
@@ -60,7 +60,7 @@ func TestMachines(t *testing.T) {
 				c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 				said := &syncBuffer{}
 				c.Stderr, c.Stdout = said, said
-				if err := tap.In(b.path("vm"), c.Start); err != nil {
+				if err := netns.Do(b.path("vm"), c.Start); err != nil {
 					t.Fatal(err)
 				}
 				t.Cleanup(func() {

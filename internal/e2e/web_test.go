@@ -21,7 +21,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
-	"github.com/uvswitch/uvswitch/tap"
+	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
 const webAddr = "127.0.0.1:8099"
@@ -54,7 +54,7 @@ func TestWebPage(t *testing.T) {
 	inside.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out := &syncBuffer{}
 	inside.Stdout, inside.Stderr = out, out
-	if err := tap.In(b.path("host"), inside.Start); err != nil {
+	if err := netns.Do(b.path("host"), inside.Start); err != nil {
 		t.Fatal(err)
 	}
 	if err := inside.Wait(); err != nil {

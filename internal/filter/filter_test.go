@@ -141,18 +141,18 @@ func TestAgainstTcpdump(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	for e, want := range map[string]string{
-		"port":                  "port what?",
-		"port 70000":            "is no port",
-		"hots 1.2.3.4":          "is no primitive",
+		"port":                  "a value is missing after port",
+		"port 70000":            "is not a port",
+		"hots 1.2.3.4":          "is not a primitive",
 		"host example.org":      "names are not resolved",
-		"(tcp":                  "not closed",
-		"tcp and":               "it ends",
-		"tcp udp":               "did not expect",
+		"(tcp":                  "a closing bracket ) is missing",
+		"tcp and":               "the expression ends",
+		"tcp udp":               "is not expected there",
 		"net 10.1.1.1/8":        "did you mean 10.0.0.0/8",
-		"ether host 1.2.3.4":    "no MAC address",
+		"ether host 1.2.3.4":    "not a MAC address",
 		"icmp port 5":           "has no ports",
 		"inbound":               "--dir in",
-		"tcp[0:3] = 1":          "say 1, 2 or 4",
+		"tcp[0:3] = 1":          "use 1, 2 or 4",
 		strings.Repeat("(", 99): "brackets",
 	} {
 		if _, err := Compile(e); err == nil || !strings.Contains(err.Error(), want) {

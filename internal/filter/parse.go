@@ -12,7 +12,7 @@ import (
 // Compile reads an expression; the empty one matches everything. An error says what is wrong, and where.
 func Compile(expr string) (Filter, error) {
 	if len(expr) > maxLength {
-		return Filter{}, fmt.Errorf("filter: %d characters; %d are the limit", len(expr), maxLength)
+		return Filter{}, fmt.Errorf("the filter has %d characters; the limit is %d", len(expr), maxLength)
 	}
 	c := compiler{tokens: scan(expr)}
 	if len(c.tokens) == 0 {
@@ -20,7 +20,7 @@ func Compile(expr string) (Filter, error) {
 	}
 	n, err := c.expression()
 	if err == nil && c.at < len(c.tokens) {
-		err = fmt.Errorf("did not expect %q", c.peek())
+		err = fmt.Errorf("%q is not expected there", c.peek())
 	}
 	if err != nil {
 		return Filter{}, fmt.Errorf("filter %q: %w", expr, err)
@@ -138,7 +138,7 @@ func (c *compiler) take(words ...string) (string, bool) {
 // expression is terms joined by and and or, which bind alike, from the left.
 func (c *compiler) expression() (node, error) {
 	if c.depth++; c.depth > maxDepth {
-		return nil, fmt.Errorf("more than %d brackets and negations", maxDepth)
+		return nil, fmt.Errorf("more than %d levels of brackets and negations", maxDepth)
 	}
 	defer func() { c.depth-- }()
 	left, err := c.term()
@@ -161,7 +161,7 @@ func (c *compiler) expression() (node, error) {
 func (c *compiler) term() (node, error) {
 	if _, ok := c.take("not", "!"); ok {
 		if c.depth++; c.depth > maxDepth {
-			return nil, fmt.Errorf("more than %d brackets and negations", maxDepth)
+			return nil, fmt.Errorf("more than %d levels of brackets and negations", maxDepth)
 		}
 		defer func() { c.depth-- }()
 		n, err := c.term()
@@ -177,7 +177,7 @@ func (c *compiler) term() (node, error) {
 			return nil, err
 		}
 		if _, ok := c.take(")"); !ok {
-			return nil, fmt.Errorf("a bracket is not closed")
+			return nil, fmt.Errorf("a closing bracket ) is missing")
 		}
 		return n, nil
 	}
@@ -208,7 +208,7 @@ func (c *compiler) relation() (node, error) {
 	}
 	op, ok := c.take("=", "==", "!=", "<", ">", "<=", ">=")
 	if !ok {
-		return nil, fmt.Errorf("a comparison is missing after %q", c.tokens[c.at-1])
+		return nil, fmt.Errorf("a comparison operator is missing after %q", c.tokens[c.at-1])
 	}
 	b, err := c.arithmetic(0)
 	if err != nil {
@@ -256,7 +256,7 @@ func binding(op string) int {
 
 func (c *compiler) arithmetic(least int) (value, error) {
 	if c.depth++; c.depth > maxDepth {
-		return nil, fmt.Errorf("more than %d brackets and negations", maxDepth)
+		return nil, fmt.Errorf("more than %d levels of brackets and negations", maxDepth)
 	}
 	defer func() { c.depth-- }()
 	a, err := c.operand()
@@ -294,21 +294,21 @@ func (c *compiler) operand() (value, error) {
 			return nil, err
 		}
 		if _, ok := c.take(")"); !ok {
-			return nil, fmt.Errorf("a bracket is not closed")
+			return nil, fmt.Errorf("a closing bracket ) is missing")
 		}
 		return v, nil
 	case c.peek() == "[":
 		c.next()
 		return c.access(t)
 	}
-	return nil, fmt.Errorf("%q is no number", t)
+	return nil, fmt.Errorf("%q is not a number", t)
 }
 
 // access reads the rest of proto[at:size].
 func (c *compiler) access(proto string) (value, error) {
 	h, ok := c.header(proto)
 	if !ok {
-		return nil, fmt.Errorf("%q has no bytes to look at; there are ether, ip, ip6, arp, tcp, udp, icmp, icmp6, sctp", proto)
+		return nil, fmt.Errorf("%q has no header bytes to compare; use ether, ip, ip6, arp, tcp, udp, icmp, icmp6 or sctp", proto)
 	}
 	var err error
 	if h.at, err = c.arithmetic(0); err != nil {
@@ -320,11 +320,11 @@ func (c *compiler) access(proto string) (value, error) {
 		case "1", "2", "4":
 			h.size = int(t[0] - '0')
 		default:
-			return nil, fmt.Errorf("%q bytes: say 1, 2 or 4", t)
+			return nil, fmt.Errorf("the size %q is not valid; use 1, 2 or 4 bytes", t)
 		}
 	}
 	if _, ok := c.take("]"); !ok {
-		return nil, fmt.Errorf("a ] is missing")
+		return nil, fmt.Errorf("a closing bracket ] is missing")
 	}
 	return h, nil
 }
@@ -340,7 +340,7 @@ func (c *compiler) primitive() (node, error) {
 	start := c.at
 	switch t := c.peek(); t {
 	case "":
-		return nil, fmt.Errorf("it ends where a primitive was expected")
+		return nil, fmt.Errorf("the expression ends where a primitive is expected, such as tcp or host 10.0.0.1")
 	case "vlan":
 		c.next()
 		return c.vlan()
@@ -358,7 +358,7 @@ func (c *compiler) primitive() (node, error) {
 		}
 		return compare{length{}, n, ">="}, nil
 	case "inbound", "outbound":
-		return nil, fmt.Errorf("%q: say --dir in or --dir out", t)
+		return nil, fmt.Errorf("%q is not supported; use --dir in or --dir out", t)
 	}
 	var q qualifiers
 	q.proto, _ = c.take(protoWords...)
@@ -386,7 +386,7 @@ func (c *compiler) primitive() (node, error) {
 	}
 	if c.at == start { // a bare value
 		if !c.named {
-			return nil, fmt.Errorf("%q is no primitive; say host, net, port, tcp, ... as for tcpdump", c.peek())
+			return nil, fmt.Errorf("%q is not a primitive; use host, net, port, tcp, ... as in tcpdump", c.peek())
 		}
 		q = c.last
 	}
@@ -401,7 +401,7 @@ func (c *compiler) number(what string) (number, error) {
 	t := c.next()
 	v, err := strconv.ParseUint(t, 0, 32)
 	if err != nil {
-		return 0, fmt.Errorf("%q is no number: %s is expected", t, what)
+		return 0, fmt.Errorf("%q is not a number; %s is expected", t, what)
 	}
 	return number(v), nil
 }
@@ -409,7 +409,7 @@ func (c *compiler) number(what string) (number, error) {
 // qualified is the primitive of a value.
 func (c *compiler) qualified(q qualifiers, v string) (node, error) {
 	if v == "" {
-		return nil, fmt.Errorf("%s what?", q.kind)
+		return nil, fmt.Errorf("a value is missing after %s", q.kind)
 	}
 	switch q.kind {
 	case "port", "portrange":
@@ -418,7 +418,7 @@ func (c *compiler) qualified(q qualifiers, v string) (node, error) {
 			var ok bool
 			if lo, hi, ok = strings.Cut(v, "-"); !ok {
 				if _, ok = c.take("-"); !ok {
-					return nil, fmt.Errorf("%q is no range of ports such as 80-90", v)
+					return nil, fmt.Errorf("%q is not a range of ports, such as 80-90", v)
 				}
 				hi = c.next()
 			}
@@ -444,13 +444,13 @@ func (c *compiler) qualified(q qualifiers, v string) (node, error) {
 	if q.proto == "ether" {
 		mac, err := net.ParseMAC(v)
 		if err != nil || len(mac) != 6 {
-			return nil, fmt.Errorf("%q is no MAC address", v)
+			return nil, fmt.Errorf("%q is not a MAC address", v)
 		}
 		return station(q.dir, [6]byte(mac)), nil
 	}
 	a, err := netip.ParseAddr(v)
 	if err != nil {
-		return nil, fmt.Errorf("%q is no address (names are not resolved)", v)
+		return nil, fmt.Errorf("%q is not an IP address (names are not resolved)", v)
 	}
 	return c.address(q, netip.PrefixFrom(a, a.BitLen()))
 }
@@ -459,7 +459,7 @@ func (c *compiler) qualified(q qualifiers, v string) (node, error) {
 func (c *compiler) prefix(v string) (netip.Prefix, error) {
 	if p, err := netip.ParsePrefix(v); err == nil {
 		if p != p.Masked() {
-			return p, fmt.Errorf("%s has bits beyond its prefix; did you mean %s?", v, p.Masked())
+			return p, fmt.Errorf("%s has address bits beyond its prefix length; did you mean %s?", v, p.Masked())
 		}
 		return p, nil
 	}
@@ -468,21 +468,21 @@ func (c *compiler) prefix(v string) (netip.Prefix, error) {
 	full := v + strings.Repeat(".0", 3-min(3, strings.Count(v, ".")))
 	a, err := netip.ParseAddr(full)
 	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("%q is no network such as 10.0.0.0/8", v)
+		return netip.Prefix{}, fmt.Errorf("%q is not a network, such as 10.0.0.0/8", v)
 	}
 	if a.Is6() {
 		bits = 128
 	}
 	if sized {
 		if bits, err = strconv.Atoi(length); err != nil || bits < 0 || bits > 32 {
-			return netip.Prefix{}, fmt.Errorf("%q is no prefix length", length)
+			return netip.Prefix{}, fmt.Errorf("%q is not a prefix length", length)
 		}
 	}
 	if _, ok := c.take("mask"); ok {
 		m := c.next()
 		mask, err := netip.ParseAddr(m)
 		if err != nil || !mask.Is4() {
-			return netip.Prefix{}, fmt.Errorf("%q is no mask such as 255.0.0.0", m)
+			return netip.Prefix{}, fmt.Errorf("%q is not a mask, such as 255.0.0.0", m)
 		}
 		b := mask.As4()
 		ones, size := net.IPMask(b[:]).Size()
@@ -493,7 +493,7 @@ func (c *compiler) prefix(v string) (netip.Prefix, error) {
 	}
 	p := netip.PrefixFrom(a, bits)
 	if p != p.Masked() {
-		return p, fmt.Errorf("%s has bits beyond its mask; did you mean %s?", v, p.Masked())
+		return p, fmt.Errorf("%s has address bits beyond its mask; did you mean %s?", v, p.Masked())
 	}
 	return p, nil
 }
@@ -504,7 +504,7 @@ func portNumber(s string) (uint32, error) {
 	}
 	v, err := strconv.ParseUint(s, 0, 16)
 	if err != nil {
-		return 0, fmt.Errorf("%q is no port: 0 to 65535", s)
+		return 0, fmt.Errorf("%q is not a port; use 0 to 65535", s)
 	}
 	return uint32(v), nil
 }

@@ -61,7 +61,7 @@ func (c *compiler) protocol(name string) (node, error) {
 	case "rarp":
 		return c.etherType(etherRARP), nil
 	case "ether":
-		return nil, fmt.Errorf("ether what? host, src, dst, proto, broadcast, multicast")
+		return nil, fmt.Errorf("a word is missing after ether: host, src, dst, proto, broadcast or multicast")
 	}
 	n := ipProtos[name]
 	return either(n.v4 >= 0, c.ipv4Proto(uint32(n.v4)), n.v6 >= 0, c.ipv6Next(uint32(n.v6))), nil
@@ -104,7 +104,7 @@ func (c *compiler) protoNumber(q qualifiers, v string) (node, error) {
 		case q.proto != "ether" && isProto:
 			n = uint64(max(p.v4, p.v6))
 		default:
-			return nil, fmt.Errorf("%q is no protocol: say its number", v)
+			return nil, fmt.Errorf("%q is not a known protocol; use its number", v)
 		}
 	}
 	switch q.proto {
@@ -117,7 +117,7 @@ func (c *compiler) protoNumber(q qualifiers, v string) (node, error) {
 	case "":
 		return or{c.ipv4Proto(uint32(n)), c.ipv6Next(uint32(n))}, nil
 	}
-	return nil, fmt.Errorf("%s has no protocols above it that could be named", q.proto)
+	return nil, fmt.Errorf("proto cannot be combined with %s; use ether proto, ip proto or ip6 proto", q.proto)
 }
 
 func (c *compiler) group(proto, what string) (node, error) {
@@ -132,7 +132,7 @@ func (c *compiler) group(proto, what string) (node, error) {
 	case proto == "ip6" && what == "multicast":
 		return and{c.etherType(etherIPv6), test(func(p *Packet) bool { return p.u8(at+24) == 255 })}, nil
 	}
-	return nil, fmt.Errorf("%s %s is not known; there are ether broadcast, ether multicast, ip multicast, ip6 multicast", proto, what)
+	return nil, fmt.Errorf("%s %s does not exist; use ether broadcast, ether multicast, ip multicast or ip6 multicast", proto, what)
 }
 
 // station matches MAC addresses.
@@ -164,10 +164,10 @@ func (c *compiler) address(q qualifiers, pre netip.Prefix) (node, error) {
 	switch q.proto {
 	case "", "ip", "arp", "rarp", "ip6":
 	default:
-		return nil, fmt.Errorf("%s has no addresses; say ip, arp or ip6", q.proto)
+		return nil, fmt.Errorf("%s has no addresses; use ip, arp or ip6", q.proto)
 	}
 	if is4 == (q.proto == "ip6") && q.proto != "" {
-		return nil, fmt.Errorf("%s and %s do not go together", q.proto, pre)
+		return nil, fmt.Errorf("%s and %s cannot be combined", q.proto, pre)
 	}
 	if !is4 {
 		b, bits := pre.Addr().As16(), pre.Bits()

@@ -32,7 +32,7 @@ func MACFrom(hw net.HardwareAddr) MAC {
 func ParseMAC(s string) (MAC, error) {
 	hw, err := net.ParseMAC(s)
 	if err != nil || len(hw) != 6 {
-		return 0, fmt.Errorf("%q is not a MAC address like 02:00:00:00:00:01", s)
+		return 0, fmt.Errorf("%q is not a MAC address, such as 02:00:00:00:00:01", s)
 	}
 	return LoadMAC(hw), nil
 }

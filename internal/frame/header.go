@@ -68,6 +68,9 @@ const (
 	FlagRST
 	FlagPSH
 	FlagACK
+	FlagURG
+	FlagECE
+	FlagCWR
 )
 
 // TCP options (RFC 9293, 3.1; RFC 7323).
@@ -195,9 +198,9 @@ func HasPorts(proto uint8) bool { return proto == TCP || proto == UDP || proto =
 var flagLetters = []struct {
 	flag   uint8
 	letter string
-}{{FlagSYN, "S"}, {FlagFIN, "F"}, {FlagRST, "R"}, {FlagPSH, "P"}, {FlagACK, "."}}
+}{{FlagFIN, "F"}, {FlagSYN, "S"}, {FlagRST, "R"}, {FlagPSH, "P"}, {FlagACK, "."}, {FlagURG, "U"}, {FlagECE, "E"}, {FlagCWR, "W"}}
 
-// TCPFlags are tcpdump's letters: S. is SYN and ACK.
+// TCPFlags names flags by tcpdump's letters: S. is SYN and ACK.
 func TCPFlags(flags uint8) (s string) {
 	for _, f := range flagLetters {
 		if flags&f.flag != 0 {
@@ -215,22 +218,4 @@ func ParseTCPFlags(letters string) (flags uint8) {
 		}
 	}
 	return flags
-}
-
-// ICMPText names a type and code, as far as it has a name here.
-func ICMPText(typ, code uint8) string {
-	switch typ {
-	case ICMPEcho:
-		return "echo request"
-	case ICMPEchoReply:
-		return "echo reply"
-	case ICMPTimeExceeded:
-		return "time exceeded (11/" + strconv.Itoa(int(code)) + ")"
-	case ICMPUnreachable:
-		names := map[uint8]string{CodeNet: "net", CodeHost: "host", CodeProtocol: "protocol", CodePort: "port", CodeFragNeeded: "fragmentation needed", CodeAdminFiltered: "prohibited"}
-		if n, ok := names[code]; ok {
-			return "unreachable: " + n + " (3/" + strconv.Itoa(int(code)) + ")"
-		}
-	}
-	return strconv.Itoa(int(typ)) + "/" + strconv.Itoa(int(code))
 }

@@ -31,7 +31,7 @@ func List() ([]Listener, error) {
 	for _, name := range []string{"tcp", "tcp6", "udp", "udp6"} {
 		l, err := read(name)
 		if err != nil && !os.IsNotExist(err) {
-			return nil, fmt.Errorf("hostports: %w", err)
+			return nil, fmt.Errorf("hostports: cannot read the sockets of the host: %w", err)
 		}
 		all = append(all, l...)
 	}
@@ -86,7 +86,7 @@ func (l Listener) Owner() string {
 			return fmt.Sprintf("pid %s (%s)", pid, strings.TrimSpace(string(name)))
 		}
 	}
-	return "a process that cannot be seen from here"
+	return "a process that is not visible from here"
 }
 
 // Find returns the listener that a bind to addr and port would meet.

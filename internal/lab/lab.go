@@ -16,11 +16,11 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
+	nsname "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
-	"github.com/uvswitch/uvswitch/tap"
+	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
 // Addresses of the lab, from the ranges for documentation (RFC 5737).
@@ -60,7 +60,7 @@ func New(name string, attached bool) (*Lab, error) {
 		return nil, fmt.Errorf("lab: %w", err)
 	}
 	if unix.Geteuid() != 0 {
-		return nil, errors.New("the lab makes network namespaces, which needs root; try sudo")
+		return nil, errors.New("the lab creates network namespaces, which needs root; run it with sudo")
 	}
 	return &Lab{Name: name, Self: self, attached: attached}, nil
 }
@@ -82,7 +82,7 @@ func (l *Lab) Up(ctx context.Context, containers bool) (err error) {
 	if s, err := l.load(); err == nil {
 		for _, pid := range s.PIDs {
 			if s.isOurs(pid) {
-				return fmt.Errorf("lab %q is up already; `uvswitch lab show%s` tells about it, `uvswitch lab down%s` ends it", l.Name, l.flag(), l.flag())
+				return fmt.Errorf("lab %q is already up; `uvswitch lab show%s` shows it, `uvswitch lab down%s` stops it", l.Name, l.flag(), l.flag())
 			}
 		}
 		l.sweep(s) // a lab that died without cleaning up
@@ -124,13 +124,13 @@ func (l *Lab) Up(ctx context.Context, containers bool) (err error) {
 func (l *Lab) AddNamespace(part string) error {
 	name := l.NS(part)
 	if _, err := os.Stat(filepath.Join("/run/netns", name)); err == nil {
-		return fmt.Errorf("lab: there is a namespace %s already; `ip netns del %s` if it is not in use", name, name)
+		return fmt.Errorf("lab: namespace %s already exists; if it is not in use, remove it with `ip netns del %s`", name, name)
 	}
 	if err := l.remember(func(s *state) { s.NS = append(s.NS, part) }); err != nil {
 		return err
 	}
-	err := tap.In(tap.Own, func() error { // on a thread that is set back afterwards
-		h, err := netns.NewNamed(name)
+	err := netns.Do(netns.Original, func() error { // on a thread that is set back afterwards
+		h, err := nsname.NewNamed(name)
 		if err != nil {
 			return err
 		}
@@ -142,19 +142,19 @@ func (l *Lab) AddNamespace(part string) error {
 		return netlink.LinkSetUp(lo)
 	})
 	if err != nil {
-		return fmt.Errorf("lab: making namespace %s: %w", name, err)
+		return fmt.Errorf("lab: cannot create namespace %s: %w", name, err)
 	}
 	return nil
 }
 
 // wire joins host and out by a veth pair, which plays the network card and the street.
 func (l *Lab) wire() error {
-	out, err := netns.GetFromName(l.NS("out"))
+	out, err := nsname.GetFromName(l.NS("out"))
 	if err != nil {
 		return fmt.Errorf("lab: %w", err)
 	}
 	defer out.Close()
-	err = tap.In(l.path("host"), func() error {
+	err = netns.Do(l.path("host"), func() error {
 		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(out)}
 		if err := netlink.LinkAdd(veth); err != nil {
 			return err
@@ -162,7 +162,7 @@ func (l *Lab) wire() error {
 		return addressed("eth0", HostAddr, OutAddr)
 	})
 	if err == nil {
-		err = tap.In(l.path("out"), func() error {
+		err = netns.Do(l.path("out"), func() error {
 			if err := addressed("eth0", OutAddr, ""); err != nil {
 				return err
 			}
@@ -174,7 +174,7 @@ func (l *Lab) wire() error {
 		})
 	}
 	if err != nil {
-		return fmt.Errorf("lab: the way between host and out: %w", err)
+		return fmt.Errorf("lab: cannot connect the namespaces host and out: %w", err)
 	}
 	return nil
 }
@@ -243,7 +243,7 @@ func (l *Lab) Program(ctx context.Context, name string, args ...string) (*exec.C
 	if name != "uvswitch" {
 		if path, err = exec.LookPath(name); err != nil {
 			if !slices.Contains(tools, name) {
-				return nil, fmt.Errorf("%s: not found on this machine", name)
+				return nil, fmt.Errorf("the program %s was not found on this machine", name)
 			}
 			path, args = l.Self, append([]string{"lab", "tool", name}, args...)
 		}
@@ -262,8 +262,8 @@ func (l *Lab) launch(part string, c *exec.Cmd) error {
 	if l.attached {
 		c.SysProcAttr.Pdeathsig = syscall.SIGTERM
 	}
-	if err := tap.In(l.path(part), c.Start); err != nil {
-		return fmt.Errorf("lab: starting in %s: %w", part, err)
+	if err := netns.Do(l.path(part), c.Start); err != nil {
+		return fmt.Errorf("lab: cannot start a program in namespace %s: %w", part, err)
 	}
 	go func() { _ = c.Wait() }() // no zombie while we live
 	return l.remember(func(s *state) { s.PIDs = append(s.PIDs, c.Process.Pid) })
@@ -274,7 +274,7 @@ func (l *Lab) Run(part string, c *exec.Cmd) error {
 	if part == "" {
 		return c.Run()
 	}
-	if err := tap.In(l.path(part), c.Start); err != nil {
+	if err := netns.Do(l.path(part), c.Start); err != nil {
 		return err
 	}
 	return c.Wait()
@@ -286,7 +286,7 @@ func (l *Lab) Check(part string) error {
 		return fmt.Errorf("lab %q is not up; `uvswitch lab up%s` starts it", l.Name, l.flag())
 	}
 	if _, err := os.Stat(l.path(part)); err != nil {
-		return fmt.Errorf("the lab has no part %q; there are %s", part, strings.Join(Parts, ", "))
+		return fmt.Errorf("the lab has no namespace %q; its namespaces are %s", part, strings.Join(Parts, ", "))
 	}
 	return nil
 }
@@ -325,7 +325,7 @@ func (l *Lab) Down() error {
 
 func (l *Lab) sweep(s *state) {
 	for _, part := range s.NS {
-		_ = netns.DeleteNamed(l.NS(part)) // gone already is fine
+		_ = nsname.DeleteNamed(l.NS(part)) // gone already is fine
 	}
 	os.Remove(l.Socket())
 	os.Remove(l.stateFile())

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
+	nsname "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -28,7 +28,7 @@ var tools = []string{"ping", "curl", "ip"}
 // the tour uses. It works in the namespace of the process.
 func Tool(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) == 0 {
-		return errors.New("lab tool: say which: ping, curl, ip or httpd")
+		return errors.New("lab tool: the name of the tool is missing; use ping, curl, ip or httpd")
 	}
 	switch args[0] {
 	case "ping":
@@ -40,7 +40,7 @@ func Tool(ctx context.Context, args []string, out io.Writer) error {
 	case "ip":
 		return ip(args[1:], out)
 	}
-	return fmt.Errorf("lab tool: there is no %q; there are ping, curl, ip and httpd", args[0])
+	return fmt.Errorf("lab tool: %q does not exist; use ping, curl, ip or httpd", args[0])
 }
 
 // ping sends -c N echo requests, a second apart, and prints as ping does.
@@ -151,12 +151,12 @@ func httpd(ctx context.Context, args []string) error {
 // ip is the handful of ip(8) commands that the tour shows.
 func ip(args []string, out io.Writer) error {
 	if len(args) > 2 && args[0] == "-n" {
-		h, err := netns.GetFromName(args[1])
+		h, err := nsname.GetFromName(args[1])
 		if err != nil {
 			return err
 		}
 		defer h.Close()
-		if err := netns.Set(h); err != nil { // this process does nothing else
+		if err := nsname.Set(h); err != nil { // this process does nothing else
 			return err
 		}
 		args = args[2:]
@@ -191,7 +191,7 @@ func ip(args []string, out io.Writer) error {
 	case word(0) == "route":
 		return ipRoute(out)
 	}
-	return fmt.Errorf("ip: %q is not among what this stand-in knows", line)
+	return fmt.Errorf("ip: the lab's small replacement for ip does not support %q", line)
 }
 
 func ipLinkSet(dev string, args []string) error {
@@ -203,14 +203,14 @@ func ipLinkSet(dev string, args []string) error {
 	case len(args) == 1 && args[0] == "up":
 		return netlink.LinkSetUp(link)
 	case len(args) == 2 && args[0] == "netns":
-		h, err := netns.GetFromPath(filepath.Join("/run/netns", args[1]))
+		h, err := nsname.GetFromPath(filepath.Join("/run/netns", args[1]))
 		if err != nil {
 			return err
 		}
 		defer h.Close()
 		return netlink.LinkSetNsFd(link, int(h))
 	}
-	return fmt.Errorf("ip link set: %q", args)
+	return fmt.Errorf("ip link set: the lab's small replacement for ip does not support %q", args)
 }
 
 func ipNeigh(out io.Writer) error {

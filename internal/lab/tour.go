@@ -33,24 +33,24 @@ var steps = []step{
 	{"Two containers", []cmd{
 		{line: "uvswitch port add web --netns $WEB"},
 		{line: "uvswitch port add db --netns $DB"},
-	}, "Each namespace has an eth0 now, with an address and a default route. Docker would have made a veth pair for each and plugged its host end into the bridge docker0; here eth0 is a TAP, and its other end is the switch process."},
-	{"They reach each other", []cmd{
+	}, "Each namespace now has a device eth0 with an address and a default route. Docker would create a veth pair for each container, and plug its host end into the bridge docker0. Here eth0 is a TAP, and its other end is the switch process."},
+	{"The containers reach each other", []cmd{
 		{in: "web", line: "ping -c 2 172.29.0.3"},
 		{in: "web", line: "ip neigh"},
-	}, "web asked by ARP who has 172.29.0.3, and db itself answered: they are in one broadcast domain. On Docker the same two packets cross docker0, a bridge in the kernel."},
-	{"What is local and what is not", []cmd{
+	}, "web sent an ARP request for 172.29.0.3, and db itself answered: both are in one broadcast domain. With Docker, the same packets cross docker0, a bridge in the kernel."},
+	{"Local and remote destinations", []cmd{
 		{in: "web", line: "ip route"},
 		{in: "web", line: "ping -c 2 172.29.0.1"},
 		{in: "web", line: "ip neigh"},
-	}, "The subnet is reached directly, everything else by the gateway 172.29.0.1, and both MACs are in web's ARP cache. docker0 is bridge and gateway in one; here the gateway is a router in user space that answers ARP and ping."},
-	{"The switch has learned", []cmd{
+	}, "web reaches its subnet directly, and everything else through the gateway 172.29.0.1. The ARP cache of web has the MAC addresses of db and of the gateway. With Docker, docker0 is the bridge and the gateway in one. Here the gateway is a router in user space, which answers ARP and ping."},
+	{"The switch has learned the MAC addresses", []cmd{
 		{line: "uvswitch fdb show"},
 		{line: "uvswitch bridge show"},
-	}, "Each MAC was noted with the port it was heard on, and is forgotten after 300 seconds of silence; gateway and host are local. This is what brctl showmacs and brctl showstp print of docker0."},
-	{"The host is a neighbor", []cmd{
+	}, "The switch stored each MAC address with the port from which it came. An entry expires after 300 seconds without a frame. The entries of the gateway and of the host are local. For docker0, brctl showmacs and brctl showstp print the same."},
+	{"The host reaches the containers", []cmd{
 		{in: "host", line: "ping -c 2 172.29.0.2"},
-	}, "The host has a port of its own, uvs0, and reaches containers by it. With Docker the host has the bridge's own address for that."},
-	{"A namespace plugged in by hand", []cmd{
+	}, "The host has its own port on the switch, with the device uvs0, and reaches the containers through it. With Docker, the host uses the address of the bridge."},
+	{"Plugging in a namespace by hand", []cmd{
 		{in: "host", line: "ip link add veth-ns1 type veth peer name veth-host"},
 		{in: "host", line: "ip link set veth-ns1 netns $NS1"},
 		{line: "ip -n $NS1 addr add 172.29.0.100/16 dev veth-ns1"},
@@ -58,34 +58,34 @@ var steps = []step{
 		{line: "uvswitch port add ns1 --device veth-host"},
 		{in: "ns1", line: "ping -c 2 172.29.0.2"},
 		{in: "host", line: "ping -c 2 172.29.0.100"},
-	}, "A veth pair is a cable: one end in ns1, the other plugged into the switch. brctl addif docker0 veth-host does this on the kernel's bridge; here the switch reads and writes veth-host by a packet socket."},
-	{"The way out", []cmd{
+	}, "A veth pair works like a cable: one end is in ns1, the other end is plugged into the switch. For the kernel's bridge, brctl addif docker0 veth-host does the same. Here the switch reads and writes veth-host through a packet socket."},
+	{"From a container to the outside", []cmd{
 		{in: "web", line: "ping -c 2 203.0.113.8"},
 		{line: "uvswitch flow ls -d 203.0.113.8 -o extended"},
 		{line: "uvswitch nat show"},
-	}, "web pinged a host beyond, and the flow shows both directions: the answer went to 198.51.100.1, the host's address. Docker does this with an iptables MASQUERADE rule and the kernel's conntrack; here the switch keeps the same table, and the host has no rule at all."},
+	}, "web pinged a host in the outside network, and the flow shows both directions: the answer went to 198.51.100.1, the host's address. Docker does this with an iptables MASQUERADE rule and the kernel's conntrack. Here the switch keeps the same table, and the host has no rule at all."},
 	{"Both sides of the translation", []cmd{
 		{line: "uvswitch dump -i web,uplink -c 8", capture: true},
 		{in: "web", line: "ping -c 2 203.0.113.8"},
-	}, "On port web the ping comes from 172.29.0.2, on the uplink from 198.51.100.1: translated in between, and back. With Docker one would run tcpdump on docker0 and on eth0 and compare."},
-	{"A gateway for ns1, too", []cmd{
+	}, "On port web the ping comes from 172.29.0.2, on the uplink it comes from 198.51.100.1: the switch translates the request, and translates the answer back. With Docker, you would run tcpdump on docker0 and on eth0, and compare the output."},
+	{"A default route for ns1", []cmd{
 		{line: "ip -n $NS1 route add default via 172.29.0.1"},
 		{in: "ns1", line: "ping -c 2 203.0.113.8"},
-	}, "With a default route, the namespace that was plugged by hand gets out like any container. On Docker docker0 plays this router, if ip_forward is on and the FORWARD chain lets it."},
-	{"The way in", []cmd{
+	}, "With a default route, the namespace that was plugged in by hand reaches the outside like any container. With Docker, docker0 is this router, if ip_forward is on and the FORWARD chain accepts the packets."},
+	{"From the outside to a container", []cmd{
 		{line: "uvswitch publish add 8080:80 --port web"},
 		{in: "out", line: "curl -s http://198.51.100.1:8080/"},
 		{in: "db", line: "curl -s http://198.51.100.1:8080/"},
 		{in: "host", line: "curl -s http://127.0.0.1:8080/"},
-	}, "web saw the outside client's own address; a container comes by way of the host's address, and the host through a relay. Docker needs a DNAT rule, a hairpin rule and docker-proxy for these three."},
-	{"The connections", []cmd{
+	}, "The outside client reached web with its own address. The container db reached web with the host's address, and the host reached web through a relay. Docker needs a DNAT rule, a hairpin rule and docker-proxy for these three cases."},
+	{"The flows", []cmd{
 		{line: "uvswitch flow ls -p tcp"},
 		{line: "uvswitch publish ls"},
-	}, "Each connection stands with both its tuples: what came, and what the answer looks like. It is the format of conntrack -L, and the rules count as iptables does."},
+	}, "Each connection is listed with two tuples: the first packet as it came, and the answer as it will come. The format is that of conntrack -L, and the published ports have counters as in iptables."},
 	{"Every frame is accounted for", []cmd{
 		{line: "uvswitch stats"},
 		{line: "uvswitch status"},
-	}, "What came in, was made and was copied equals what went out, was dropped for a named reason or was consumed. A kernel bridge has no such account: a drop there is a counter without a reason, where it is counted at all."},
+	}, "The frames that were received, created and copied equal the frames that were sent, dropped for a named reason, or consumed. A kernel bridge has no such balance: there, a drop is a counter without a reason, if it is counted at all."},
 }
 
 // Tour walks through the steps on a lab of its own and takes it down at the end, whatever happens. With pause it
@@ -103,7 +103,7 @@ func Tour(ctx context.Context, name string, pause io.Reader, out io.Writer) (err
 		if derr := l.Down(); err == nil {
 			err = derr
 		}
-		fmt.Fprintln(out, "\nThe lab is taken down; nothing is left.")
+		fmt.Fprintln(out, "\nThe lab was stopped and removed; nothing is left.")
 	}()
 	if err := l.AddNamespace("ns1"); err != nil {
 		return err
@@ -184,7 +184,7 @@ func (l *Lab) step(ctx context.Context, s step, out io.Writer) error {
 		}
 	}
 	if capture != nil {
-		fmt.Fprintln(out, "\n(what the capture saw)")
+		fmt.Fprintln(out, "\n(output of the capture)")
 		return capture.show(out)
 	}
 	return nil

@@ -33,6 +33,7 @@ func load(t *testing.T) []*packages.Package {
 
 // imports is what each package may import beside the standard library.
 var imports = map[string][]string{
+	// The data plane.
 	"internal/frame":           {},
 	"internal/frame/frametest": {"internal/frame"},
 	"internal/ring":            {},
@@ -41,28 +42,50 @@ var imports = map[string][]string{
 	"nat":                      {"internal/frame"},
 	"router":                   {"internal/frame", "github.com/gaissmai/bart", "github.com/mdlayher/arp", "github.com/mdlayher/ethernet", "github.com/google/gopacket"},
 	"internal/dataplane":       {"internal/frame", "internal/ring", "switch", "nat", "router"},
-	"tap":                      {"internal/frame", "internal/uring", "github.com/songgao/water", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 	"internal/filter":          {},
 	"internal/capture":         {"internal/filter", "internal/frame", "internal/ring", "internal/dataplane"},
-	"internal/hostports":       {},
-	"internal/uplink":          {"internal/frame", "nat", "tap", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys"},
-	"cmd/uvswitch/api":         {},
-	"internal/config":          {"github.com/goccy/go-yaml"},
-	"internal/control": {"cmd/uvswitch/api", "internal/capture", "internal/dataplane", "internal/filter", "internal/frame", "internal/hostports", "internal/uplink",
-		"internal/web", "nat", "router", "switch", "tap", "github.com/google/gopacket", "github.com/prometheus/client_golang", "github.com/vishvananda/netlink", "golang.org/x/sys"},
-	"internal/cni":    {"cmd/uvswitch/api", "internal/frame", "tap", "github.com/containernetworking/cni"},
-	"internal/docker": {"cmd/uvswitch/api", "internal/frame", "tap"},
-	"internal/web":    {},
-	"internal/docgen": {"internal/cli", "internal/control", "internal/frame", "github.com/spf13/cobra"},
-	"internal/doctor": {"cmd/uvswitch/api", "internal/hostports", "internal/uplink", "tap", "github.com/vishvananda/netlink", "golang.org/x/sys"},
-	"internal/lab":    {"cmd/uvswitch/api", "internal/frame", "tap", "github.com/vishvananda/netlink", "github.com/vishvananda/netns", "golang.org/x/sys"},
-	"internal/cli": {"cmd/uvswitch/api", "internal/capture", "internal/cni", "internal/filter", "internal/config", "internal/control", "internal/docker", "internal/doctor", "internal/frame", "internal/lab", "internal/uplink", "nat",
-		"charm.land/bubbletea/v2", "github.com/coreos/go-systemd/v22", "github.com/goccy/go-yaml", "github.com/spf13/cobra", "golang.org/x/sys", "github.com/google/gopacket"},
-	"internal/simnet":     {"internal/dataplane", "internal/frame", "internal/frame/frametest", "nat", "router", "switch"},
-	"internal/e2e":        {"cmd/uvswitch/api", "tap", "github.com/containernetworking/cni", "github.com/vishvananda/netns", "golang.org/x/sys"},
+
+	// The host.
+	"internal/netns":     {"golang.org/x/sys"},
+	"internal/link":      {"internal/frame", "internal/netns", "github.com/vishvananda/netlink", "golang.org/x/sys"},
+	"tap":                {"internal/frame", "internal/link", "internal/netns", "internal/uring", "github.com/songgao/water", "golang.org/x/sys"},
+	"tap/vm":             {"internal/frame", "tap", "golang.org/x/sys"},
+	"internal/tapmaker":  {"internal/frame", "internal/link", "internal/netns", "tap", "golang.org/x/sys"},
+	"internal/hostports": {},
+	"internal/rights":    {"golang.org/x/sys"},
+	"internal/uplink":    {"internal/frame", "internal/link", "internal/netns", "nat", "tap", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys"},
+	"internal/relay":     {"golang.org/x/sys"},
+	"internal/fdstore":   {"cmd/uvswitch/api", "golang.org/x/sys"},
+
+	// The control plane, from values to the host.
+	"cmd/uvswitch/api": {},
+	"internal/model":   {"cmd/uvswitch/api", "internal/dataplane", "internal/frame", "internal/link", "nat", "router", "switch"},
+	"internal/plan":    {"cmd/uvswitch/api", "internal/model", "nat", "router"},
+	"internal/config":  {"cmd/uvswitch/api", "internal/frame", "internal/model", "nat", "router", "github.com/goccy/go-yaml"},
+	"internal/explain": {"cmd/uvswitch/api", "internal/dataplane", "internal/frame", "internal/model", "router", "switch", "github.com/google/gopacket"},
+	"internal/daemon": {"cmd/uvswitch/api", "internal/dataplane", "internal/fdstore", "internal/frame", "internal/hostports", "internal/link", "internal/model", "internal/netns",
+		"internal/plan", "internal/relay", "internal/rights", "internal/tapmaker", "internal/uplink", "nat", "router", "switch", "tap", "github.com/vishvananda/netlink", "golang.org/x/sys"},
+	"internal/web": {},
+	"internal/apiserver": {"cmd/uvswitch/api", "internal/capture", "internal/config", "internal/daemon", "internal/dataplane", "internal/explain", "internal/filter", "internal/frame",
+		"internal/model", "internal/uplink", "internal/web", "nat", "router", "switch", "tap", "github.com/prometheus/client_golang", "golang.org/x/sys"},
+
+	// Clients of the control API, and the command.
+	"internal/attach": {"cmd/uvswitch/api", "internal/frame", "internal/link", "internal/netns", "tap"},
+	"internal/cni":    {"cmd/uvswitch/api", "internal/attach", "internal/link", "internal/netns", "github.com/containernetworking/cni"},
+	"internal/docker": {"cmd/uvswitch/api", "internal/attach", "internal/frame", "internal/link", "internal/netns", "internal/tapmaker"},
+	"internal/doctor": {"cmd/uvswitch/api", "internal/hostports", "internal/model", "internal/netns", "internal/rights", "internal/uplink", "tap", "github.com/vishvananda/netlink", "golang.org/x/sys"},
+	"internal/lab":    {"cmd/uvswitch/api", "internal/frame", "internal/link", "internal/netns", "tap", "github.com/vishvananda/netlink", "github.com/vishvananda/netns", "golang.org/x/sys"},
+	"internal/cli": {"cmd/uvswitch/api", "internal/apiserver", "internal/attach", "internal/capture", "internal/cni", "internal/config", "internal/daemon", "internal/docker", "internal/doctor",
+		"internal/explain", "internal/fdstore", "internal/filter", "internal/frame", "internal/lab", "internal/model", "internal/rights", "internal/tapmaker",
+		"charm.land/bubbletea/v2", "github.com/coreos/go-systemd/v22", "github.com/goccy/go-yaml", "github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/sys", "github.com/google/gopacket"},
+	"cmd/uvswitch":    {"internal/cli"},
+	"internal/docgen": {"internal/apiserver", "internal/cli", "internal/frame", "github.com/spf13/cobra"},
+
+	// Tests and measurements.
+	"internal/simnet":     {"internal/dataplane", "internal/explain", "internal/frame", "internal/frame/frametest", "nat", "router", "switch"},
+	"internal/e2e":        {"cmd/uvswitch/api", "internal/netns", "github.com/containernetworking/cni", "github.com/vishvananda/netns", "golang.org/x/sys"},
 	"internal/repotest":   {},
 	"internal/compliance": {},
-	"cmd/uvswitch":        {"internal/cli"},
 	"bench": {"internal/capture", "internal/dataplane", "internal/filter", "internal/frame", "internal/frame/frametest", "nat", "router", "switch",
 		"golang.org/x/sys", "gonum.org/v1/plot"},
 }

@@ -8,11 +8,12 @@ import (
 	"time"
 
 	"github.com/uvswitch/uvswitch/internal/dataplane"
+	"github.com/uvswitch/uvswitch/internal/explain"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
 	"github.com/uvswitch/uvswitch/nat"
 	"github.com/uvswitch/uvswitch/router"
-	"github.com/uvswitch/uvswitch/switch"
+	vswitch "github.com/uvswitch/uvswitch/switch"
 )
 
 const (
@@ -82,7 +83,7 @@ func (n *Net) AddNetwork(gateway netip.Prefix, i router.Interface, m nat.Masquer
 	i.Addr, i.Prefix, i.MAC = frame.AddrFrom(gateway.Addr()), gateway.Masked(), mac
 	n.DP.Router.SetInterface(i)
 	if !i.Internal {
-		m.Prefix, m.RuleCount = gateway.Masked(), &nat.RuleCount{}
+		m.RuleCount = &nat.RuleCount{}
 		n.rules.Masquerade = append(n.rules.Masquerade, &m)
 	}
 	n.update()
@@ -272,7 +273,7 @@ func describe(raw []byte) string {
 	f.Reset(raw, 1)
 	frame.Parse(&f)
 	if f.Flags&frame.HasTuple != 0 && f.Proto == frame.UDP {
-		return fmt.Sprintf("%s %.60q", frame.Text(&f), f.Payload()[frame.UDPLen:])
+		return fmt.Sprintf("%s %.60q", explain.Text(&f), f.Payload()[frame.UDPLen:])
 	}
-	return frame.Text(&f)
+	return explain.Text(&f)
 }

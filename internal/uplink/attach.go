@@ -45,12 +45,12 @@ func attach(ifindex int, p *ebpf.Program, kind Kind) (*attachment, Kind, error) 
 			return &attachment{link: l}, TCX, nil
 		}
 		if kind == TCX || !errors.Is(err, ebpf.ErrNotSupported) {
-			return nil, "", fmt.Errorf("uplink: attaching by tcx: %w (tcx needs Linux 6.6; `--uplink-kind clsact` works before)", err)
+			return nil, "", fmt.Errorf("uplink: cannot attach with tcx: %w (tcx needs Linux 6.6 or later; use `--uplink-kind clsact` on older kernels)", err)
 		}
 	}
 	a, err := attachClsact(ifindex, p)
 	if err != nil {
-		return nil, "", fmt.Errorf("uplink: attaching by clsact: %w%s", err, hint(err))
+		return nil, "", fmt.Errorf("uplink: cannot attach with clsact: %w%s", err, hint(err))
 	}
 	return a, Clsact, nil
 }

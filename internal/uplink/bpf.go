@@ -45,7 +45,7 @@ func newMaps() (*maps, error) {
 	}
 	if err != nil {
 		m.close()
-		return nil, fmt.Errorf("uplink: BPF maps: %w%s", err, hint(err))
+		return nil, fmt.Errorf("uplink: cannot create the BPF maps: %w%s", err, hint(err))
 	}
 	return m, nil
 }
@@ -283,14 +283,14 @@ func swallow() (*ebpf.Program, error) {
 func loadProgram(name string, ins asm.Instructions) (*ebpf.Program, error) {
 	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: name, Type: ebpf.SchedCLS, Instructions: ins, License: "MIT"})
 	if err != nil {
-		return nil, fmt.Errorf("uplink: loading BPF program %s: %w%s", name, err, hint(err))
+		return nil, fmt.Errorf("uplink: cannot load the BPF program %s: %w%s", name, err, hint(err))
 	}
 	return p, nil
 }
 
 func hint(err error) string {
 	if errors.Is(err, unix.EPERM) {
-		return " (it needs root, or CAP_BPF and CAP_NET_ADMIN; `--uplink none` runs without a way out)"
+		return " (this needs root, or CAP_BPF and CAP_NET_ADMIN; `--uplink none` runs without an uplink)"
 	}
 	return ""
 }

@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/link"
+	"github.com/uvswitch/uvswitch/internal/netns"
 	"github.com/uvswitch/uvswitch/nat"
 	"github.com/uvswitch/uvswitch/tap"
 )
@@ -70,7 +72,7 @@ func Open(o Options) (*Uplink, error) {
 		o.Device = o.TAP
 	} else if o.Device != "auto" {
 		if _, err := net.InterfaceByName(o.Device); err != nil {
-			return nil, fmt.Errorf("%w: %q does not exist (`ip link` lists devices; `--uplink auto` takes the default route's)", ErrNoDevice, o.Device)
+			return nil, fmt.Errorf("%w: %q does not exist (`ip link` lists devices; `--uplink auto` uses the device of the default route)", ErrNoDevice, o.Device)
 		}
 	}
 	m, err := newMaps()
@@ -78,19 +80,19 @@ func Open(o Options) (*Uplink, error) {
 		return nil, err
 	}
 	u := &Uplink{opts: o, maps: m, kind: o.Kind}
-	if u.Device, err = tap.Open(tap.Own, o.TAP); err != nil {
+	if u.Device, err = tap.Open(netns.Original, o.TAP); err != nil {
 		m.close()
 		return nil, err
 	}
 	u.MAC = 0x027576000001
-	setup := tap.Setup{MAC: u.MAC, MTU: 65521, NoIPv6: true}
+	setup := link.Config{MAC: u.MAC, MTU: 65521, NoIPv6: true}
 	if o.Kind == TAP {
 		setup.MTU, setup.Addr = 1500, tapHost
 	}
-	err = tap.Configure(tap.Own, o.TAP, setup)
+	err = link.Configure(netns.Original, o.TAP, setup)
 	if err == nil {
-		var d tap.DeviceInfo
-		d, err = tap.Inspect(tap.Own, o.TAP)
+		var d link.Info
+		d, err = link.Inspect(netns.Original, o.TAP)
 		u.tapIdx = d.Index
 	}
 	if err == nil {
@@ -223,7 +225,7 @@ func (u *Uplink) inspect() State {
 		link, err = netlink.LinkByName(s.Device)
 	}
 	if err != nil {
-		s.Why = "the device is gone"
+		s.Why = "the device no longer exists"
 		return s
 	}
 	a := link.Attrs()
@@ -350,7 +352,7 @@ func subscribe() (*events, error) {
 	}
 	if err != nil {
 		e.close()
-		return nil, fmt.Errorf("uplink: watching the host's devices: %w", err)
+		return nil, fmt.Errorf("uplink: cannot watch the host's devices: %w", err)
 	}
 	return e, nil
 }

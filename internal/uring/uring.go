@@ -71,9 +71,9 @@ func setupError(errno unix.Errno) error {
 		return errors.New("this kernel has no io_uring")
 	case unix.EPERM:
 		if b, err := os.ReadFile("/proc/sys/kernel/io_uring_disabled"); err == nil && strings.TrimSpace(string(b)) != "0" {
-			return fmt.Errorf("io_uring is switched off here (sysctl kernel.io_uring_disabled is %s)", strings.TrimSpace(string(b)))
+			return fmt.Errorf("io_uring is switched off on this host (sysctl kernel.io_uring_disabled is %s)", strings.TrimSpace(string(b)))
 		}
-		return errors.New("io_uring is forbidden here, by a seccomp profile perhaps")
+		return errors.New("io_uring is forbidden here, perhaps by a seccomp profile")
 	case unix.EINVAL:
 		return errors.New("this kernel's io_uring is too old (Linux 6.7 is needed)")
 	}

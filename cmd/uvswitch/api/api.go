@@ -7,6 +7,30 @@ import (
 	"fmt"
 )
 
+// Defaults of PortAdd.
+const (
+	DefaultNetwork = "default" // the network that `run` creates
+	DefaultIfname  = "eth0"
+	AutoAddress    = "auto" // the switch chooses
+)
+
+// NetworkName returns the network that the port is to be in.
+func (a *PortAdd) NetworkName() string {
+	if a.Network == "" {
+		return DefaultNetwork
+	}
+	return a.Network
+}
+
+// NamesAddress reports whether an address is asked for, rather than left to the switch.
+func (a *PortAdd) NamesAddress() bool { return a.IP != "" && a.IP != AutoAddress }
+
+// States of FDBAdd.
+const (
+	FDBStatic = "static"
+	FDBSticky = "sticky"
+)
+
 // A Port is a row of `port ls`.
 type Port struct {
 	Name      string          `json:"name"`
@@ -132,9 +156,26 @@ func (k *Knob) UnmarshalJSON(b []byte) error {
 	}
 	var word string
 	if err := json.Unmarshal(b, &word); err != nil {
-		return fmt.Errorf("a knob is true, false, \"on\", \"off\", or a rate such as \"10mbit/64kb\"")
+		return fmt.Errorf("a setting is true, false, \"on\", \"off\", or a rate such as \"10mbit/64kb\"")
 	}
 	*k = Knob(word)
+	return nil
+}
+
+// UnmarshalYAML takes a word, a boolean or a number. The configuration file has settings in this form, too.
+func (k *Knob) UnmarshalYAML(decode func(any) error) error {
+	var v any
+	if err := decode(&v); err != nil {
+		return err
+	}
+	switch v := v.(type) {
+	case bool:
+		*k = Switch(v)
+	case string, uint64, int64, float64:
+		*k = Knob(fmt.Sprint(v))
+	default:
+		return fmt.Errorf("a setting is true, false, or a rate such as 10mbit/64kb")
+	}
 	return nil
 }
 
@@ -453,11 +494,28 @@ type Reload struct {
 type Error struct {
 	Status  int    `json:"status"`
 	Message string `json:"error"`
+	Code    Code   `json:"code,omitempty"`
 }
+
+// A Code tells programs which of several errors with one status it is. Most errors have none.
+type Code string
+
+// The codes.
+const (
+	NamespaceNotFound     Code = "namespace_not_found"     // 404: the switch sees no such namespace; the caller may
+	NamespaceNotPermitted Code = "namespace_not_permitted" // 501: the switch may not enter namespaces; the caller may
+	Busy                  Code = "busy"                    // 503: another change is running; try again
+)
 
 func (e *Error) Error() string { return e.Message }
 
 // Errorf makes an Error.
 func Errorf(status int, format string, args ...any) *Error {
-	return &Error{status, fmt.Sprintf(format, args...)}
+	return &Error{Status: status, Message: fmt.Sprintf(format, args...)}
+}
+
+// With returns e with a code.
+func (e *Error) With(c Code) *Error {
+	e.Code = c
+	return e
 }

@@ -42,7 +42,7 @@ func (c *Client) Do(ctx context.Context, method, path string, in, out any) error
 		return nil
 	}
 	if err := json.NewDecoder(body).Decode(out); err != nil {
-		return fmt.Errorf("the switch's answer to %s %s: %w", method, path, err)
+		return fmt.Errorf("cannot read the switch's answer to %s %s: %w", method, path, err)
 	}
 	return nil
 }
@@ -115,7 +115,7 @@ func (h *handing) Write(b []byte) (int, error) {
 func (c *Client) explain(err error) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return &unreachable{fmt.Sprintf("no switch listens on %s; start one with `uvswitch run`, or name another socket (--socket, UVSWITCH_SOCKET)", c.socket), err}
+		return &unreachable{fmt.Sprintf("no switch listens on %s; start a switch with `uvswitch run`, or name another socket (--socket, UVSWITCH_SOCKET)", c.socket), err}
 	case errors.Is(err, os.ErrPermission):
 		return &unreachable{fmt.Sprintf("%s: permission denied; run as root, or as a member of the socket's group", c.socket), err}
 	}
@@ -132,6 +132,12 @@ type unreachable struct {
 func IsStatus(err error, status int) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Status == status
+}
+
+// IsCode reports whether the switch refused with that code.
+func IsCode(err error, code Code) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Code == code
 }
 
 // IsUnreachable tells whether err says that there is no switch, rather than what the switch says.

@@ -38,7 +38,7 @@ func main() {
 	c := exec.Command("go", "run", "-mod=mod", ".")
 	c.Dir, c.Env = dir, append(os.Environ(), "GOFLAGS=")
 	out, err := c.CombinedOutput()
-	if err != nil || string(out) != "[] no switch listens on /nowhere/uvs.sock; start one with `uvswitch run`, or name another socket (--socket, UVSWITCH_SOCKET)\n" {
+	if err != nil || string(out) != "[] no switch listens on /nowhere/uvs.sock; start a switch with `uvswitch run`, or name another socket (--socket, UVSWITCH_SOCKET)\n" {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

@@ -1,0 +1,116 @@
+package apiserver
+
+import (
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/nat"
+)
+
+func (v *view) flow(f nat.Flow) api.Flow {
+	x := api.Flow{
+		ID: f.ID, Protocol: frame.ProtoName(f.Original.Proto), Number: int(f.Original.Proto), State: f.State, Timeout: int(f.Timeout),
+		Original: flowSide(f.Original, f, 0), Reply: flowSide(f.Reply, f, 1), Status: []string{},
+		Network: v.NetworkName(f.Net), Port: v.PortName(f.Port),
+	}
+	if f.Assured {
+		x.Status = append(x.Status, "assured")
+	}
+	if !f.Replied {
+		x.Status = append(x.Status, "unreplied")
+	}
+	return x
+}
+
+func flowSide(t frame.Tuple, f nat.Flow, dir int) api.FlowSide {
+	s := api.FlowSide{
+		Src: t.Src.String(), Dst: t.Dst.String(), Sport: int(t.SrcPort), Dport: int(t.DstPort),
+		Packets: f.Packets[dir], Bytes: f.Bytes[dir],
+	}
+	if t.Proto == frame.ICMP {
+		typ, id, code := int(t.DstPort), int(t.SrcPort), 0
+		if dir == 1 {
+			id, typ = int(t.DstPort), int(t.SrcPort)+1
+			if t.SrcPort == frame.ICMPEcho {
+				typ = frame.ICMPEchoReply
+			}
+		}
+		s.Sport, s.Dport, s.Type, s.Code, s.ID = 0, 0, &typ, &code, &id
+	}
+	return s
+}
+
+// flowList lists the flows that the query selects.
+func (v *view) flowList(r *http.Request) (any, error) {
+	f, err := parseFlowFilter(r.URL.Query(), v.State)
+	if err != nil {
+		return nil, err
+	}
+	limit, err := parseCount(r.URL.Query(), "limit")
+	if err != nil {
+		return nil, err
+	}
+	if !mayChange(r) && (limit == 0 || limit > guestFlows) {
+		limit = guestFlows
+	}
+	out := []api.Flow{}
+	v.dp.NAT.Flows(v.dp.Now(), func(x nat.Flow) bool {
+		shown := v.flow(x)
+		if f.matches(&shown) {
+			out = append(out, shown)
+		}
+		return limit == 0 || len(out) < limit
+	})
+	return out, nil
+}
+
+func (v *view) flowStats() api.FlowStats {
+	n := v.dp.NAT
+	x := api.FlowStats{
+		Used: n.Used(), Limit: n.Limit(), Quota: n.FlowQuota(), States: map[string]int{}, Holders: map[string]int{}, Missed: v.missed(),
+	}
+	x.Created, x.Ended = n.Stats()
+	n.Flows(v.dp.Now(), func(f nat.Flow) bool {
+		x.States[stateOf(f)]++
+		return true
+	})
+	for i := range v.Ports {
+		if held := n.FlowsOf(v.Ports[i].ID); held > 0 {
+			x.Holders[v.Ports[i].Name] = held
+		}
+	}
+	return x
+}
+
+// stateOf names a flow's state for totals: TCP's, else whether it was answered.
+func stateOf(f nat.Flow) string {
+	state := f.State
+	if state == "" {
+		state = "UNREPLIED"
+		if f.Replied {
+			state = "REPLIED"
+		}
+	}
+	return frame.ProtoName(f.Original.Proto) + " " + state
+}
+
+// A flowFilter selects flows: src and dst are addresses or prefixes of the original direction; the others, proto, port (the name of
+// a port of the switch), sport, dport and state, must be equal. Empty ones select all.
+type flowFilter struct {
+	src, dst                         netip.Prefix
+	proto, port, sport, dport, state string
+}
+
+func (f *flowFilter) matches(v *api.Flow) bool {
+	eq := func(want, have string) bool { return want == "" || strings.EqualFold(want, have) }
+	in := func(p netip.Prefix, have string) bool {
+		a, err := netip.ParseAddr(have)
+		return !p.IsValid() || err == nil && p.Contains(a)
+	}
+	return in(f.src, v.Original.Src) && in(f.dst, v.Original.Dst) && eq(f.proto, v.Protocol) && eq(f.port, v.Port) &&
+		eq(f.sport, strconv.Itoa(v.Original.Sport)) && eq(f.dport, strconv.Itoa(v.Original.Dport)) && eq(f.state, v.State)
+}

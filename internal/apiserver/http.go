@@ -1,0 +1,215 @@
+package apiserver
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/nat"
+)
+
+const maxBody int64 = 64 << 10 // bytes of a request
+
+// Listen creates a unix socket owned by root and, if it is shared, by its group. It refuses to replace a socket that still answers,
+// and removes a stale one.
+func Listen(path string, shared bool) (*net.UnixListener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("cannot create the unix socket: %w", err)
+	}
+	if info, err := os.Lstat(path); err == nil && info.Mode()&os.ModeSocket == 0 {
+		return nil, fmt.Errorf("%s exists and is not a socket; it is left alone: use another path", path)
+	}
+	if c, err := net.Dial("unix", path); err == nil {
+		cred, _ := peerOf(c)
+		c.Close()
+		return nil, fmt.Errorf("a switch is already running on %s (pid %d); stop it, or use another --socket and --name", path, cred.Pid)
+	} else if errors.Is(err, unix.ECONNREFUSED) {
+		_ = os.Remove(path) // of a switch that died; a failure shows below
+	}
+	before := unix.Umask(0o177) // nobody else connects before its mode is what it should be
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	unix.Umask(before)
+	if err != nil {
+		return nil, fmt.Errorf("cannot create the unix socket: %w", err)
+	}
+	if !shared {
+		return l, nil
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("cannot create the unix socket: %w", err)
+	}
+	if g, err := user.LookupGroup("uvswitch"); err == nil {
+		if gid, err := strconv.Atoi(g.Gid); err == nil {
+			_ = os.Chown(path, -1, gid) // root may; others cannot give it away anyhow
+		}
+	}
+	return l, nil
+}
+
+type (
+	peerKey struct{}
+	connKey struct{}
+)
+
+// rememberPeer keeps the client's credentials, and the connection, for the handlers.
+func rememberPeer(ctx context.Context, c net.Conn) context.Context {
+	ctx = context.WithValue(ctx, connKey{}, c)
+	cred, err := peerOf(c)
+	if err != nil {
+		return ctx
+	}
+	return context.WithValue(ctx, peerKey{}, cred)
+}
+
+func peerOf(c net.Conn) (*unix.Ucred, error) {
+	u, ok := c.(syscall.Conn)
+	if !ok {
+		return &unix.Ucred{}, errors.New("not a unix socket")
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return &unix.Ucred{}, err
+	}
+	var cred *unix.Ucred
+	var cerr error
+	if err := raw.Control(func(fd uintptr) { cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
+		return &unix.Ucred{}, err
+	}
+	if cerr != nil {
+		return &unix.Ucred{}, cerr
+	}
+	return cred, nil
+}
+
+// mayChange reports whether the client is root or the switch's own user. Everyone else who can open the socket may read.
+func mayChange(r *http.Request) bool {
+	cred, ok := r.Context().Value(peerKey{}).(*unix.Ucred)
+	return ok && trusted(cred)
+}
+
+func trusted(c *unix.Ucred) bool { return c.Uid == 0 || int(c.Uid) == os.Getuid() }
+
+// handler is the control API.
+func (s *Server) handler() http.Handler {
+	m := http.NewServeMux()
+	for _, rt := range routeTable() {
+		m.Handle(rt.method+" /v1"+rt.path, s.serve(rt))
+	}
+	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		writeJSON(w, nil, api.Errorf(http.StatusNotFound, "the control API has no %s %s; GET /v1/openapi.json describes the API", r.Method, r.URL.Path))
+	})
+	return m
+}
+
+// serve is a route's handler. Only root, and the switch's own user, may change the switch.
+func (s *Server) serve(rt route) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		defer closeDescriptors(r)
+		if (rt.method != http.MethodGet || rt.forRoot) && !rt.open && !mayChange(r) {
+			writeJSON(w, nil, api.Errorf(http.StatusForbidden, "permission denied: only root and the user of the switch may do this"))
+			return
+		}
+		for k := range r.URL.Query() {
+			if !slices.ContainsFunc(rt.query, func(p param) bool { return p.name == k }) {
+				writeJSON(w, nil, badRequest("%s %s has no parameter %q", rt.method, rt.path, k))
+				return
+			}
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, cmp.Or(rt.limit, maxBody))
+		switch {
+		case rt.stream != nil:
+			rt.stream(s, w, r)
+		case rt.view != nil:
+			v, err := rt.view(s.view(), r)
+			writeJSON(w, v, err)
+		default:
+			v, err := rt.change(s, r)
+			writeJSON(w, v, err)
+		}
+	}
+}
+
+func badRequest(format string, args ...any) error {
+	return api.Errorf(http.StatusBadRequest, format, args...)
+}
+
+// parseFlowFilter reads what selects flows. A filter that can match nothing is an error.
+func parseFlowFilter(q url.Values, s *model.State) (flowFilter, error) {
+	f := flowFilter{proto: q.Get("proto"), port: q.Get("port"), sport: q.Get("sport"), dport: q.Get("dport"), state: q.Get("state")}
+	for _, p := range []string{f.sport, f.dport} {
+		if _, err := strconv.ParseUint(p, 10, 16); p != "" && err != nil {
+			return f, api.Errorf(http.StatusBadRequest, "%q is not a port number", p)
+		}
+	}
+	for key, to := range map[string]*netip.Prefix{"src": &f.src, "dst": &f.dst} {
+		s := q.Get(key)
+		p, err := netip.ParsePrefix(s)
+		if a, aerr := netip.ParseAddr(s); aerr == nil {
+			p, err = netip.PrefixFrom(a, a.BitLen()), nil
+		}
+		if s != "" && err != nil {
+			return f, api.Errorf(http.StatusBadRequest, "%q is neither an address nor a prefix such as 10.0.0.0/8", s)
+		}
+		*to = p
+	}
+	if f.port != "" && s.Port(f.port) == nil {
+		return f, model.NoPort(f.port)
+	}
+	if f.state != "" && !slices.Contains(nat.TCPStates(), strings.ToUpper(f.state)) {
+		return f, api.Errorf(http.StatusBadRequest, "%q is not a TCP state; the states are %s", f.state, strings.Join(nat.TCPStates(), ", "))
+	}
+	return f, nil
+}
+
+// decode reads a request's body strictly: an unknown key is an error that names it.
+func decode[T any](r *http.Request) (v T, err error) {
+	dec := json.NewDecoder(r.Body)
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&v); err != nil {
+		return v, api.Errorf(http.StatusBadRequest, "the body of the request is not valid: %v", err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return v, api.Errorf(http.StatusBadRequest, "the body of the request has more than one JSON value")
+	}
+	return v, nil
+}
+
+// writeJSON answers a request: with v, or with an error and its status.
+func writeJSON(w http.ResponseWriter, v any, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	status := http.StatusOK
+	if err != nil {
+		e := &api.Error{Status: http.StatusInternalServerError}
+		errors.As(err, &e)
+		if e.Code == api.Busy {
+			w.Header().Set("Retry-After", "1")
+		}
+		status, v = e.Status, &api.Error{Status: e.Status, Message: err.Error(), Code: e.Code} // the whole text, with its context
+	}
+	w.WriteHeader(status)
+	if v == nil {
+		v = struct{}{}
+	}
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(v) // the client may have gone
+}

@@ -1,0 +1,91 @@
+package apiserver
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Beside the control socket there may be two more listeners: metrics, and the live page. Both only read, and both are for this host:
+// their addresses are loopback addresses, and a request must name one, so that no page of another site can reach them by DNS
+// rebinding.
+
+// listenReader opens a loopback address and port, or a unix socket.
+func listenReader(flag, addr string) (net.Listener, error) {
+	if strings.HasPrefix(addr, "/") && flag != "--web" {
+		l, err := Listen(addr, true)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", flag, err)
+		}
+		return l, nil
+	}
+	host, _, err := net.SplitHostPort(addr)
+	ip, perr := netip.ParseAddr(host)
+	if err != nil || perr != nil && host != "localhost" || perr == nil && !ip.IsLoopback() {
+		return nil, fmt.Errorf("%s %s: use a loopback address and a port, such as 127.0.0.1:9101; this listener is not for the network", flag, addr)
+	}
+	l, err := net.Listen("tcp", addr)
+	if errors.Is(err, unix.EADDRINUSE) {
+		return nil, fmt.Errorf("%s %s: the port is already in use; choose another port", flag, addr)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", flag, err)
+	}
+	return l, nil
+}
+
+// readerServer serves h to requests that name a loopback host.
+func (s *Server) readerServer(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, byTCP := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr) // a browser reaches no unix socket
+			if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
+				http.Error(w, "requests from other sites are refused", http.StatusForbidden)
+				return
+			}
+			if byTCP && !isLocalHost(r.Host) || r.Header.Get("Origin") != "" && r.Header.Get("Origin") != "http://"+r.Host {
+				http.Error(w, fmt.Sprintf("host %q is refused: use 127.0.0.1 or localhost", r.Host), http.StatusForbidden)
+				return
+			}
+			h.ServeHTTP(w, r)
+		}),
+		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: s.errorLog(),
+	}
+}
+
+// isLocalHost reports whether a request's Host is a loopback address or localhost.
+func isLocalHost(host string) bool {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	ip, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+// serveReaders opens what the options ask for.
+func (s *Server) serveReaders() error {
+	for _, x := range []struct {
+		flag, addr string
+		handler    func() http.Handler
+	}{{"--metrics", s.opts.Metrics, s.metricsHandler}, {"--web", s.opts.Web, s.webHandler}} {
+		if x.addr == "" {
+			continue
+		}
+		l, err := listenReader(x.flag, x.addr)
+		if err != nil {
+			return err
+		}
+		server := s.readerServer(x.handler())
+		s.servers = append(s.servers, server)
+		go func() { _ = server.Serve(l) }() // ends with Close
+		s.log.Info("serving", "what", x.flag, "address", l.Addr())
+	}
+	return nil
+}

@@ -1,0 +1,135 @@
+package apiserver
+
+import (
+	"fmt"
+	"net/http"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/uvswitch/uvswitch/internal/daemon"
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// metrics reads the counters when it is scraped. Labels name ports, networks, reasons and tables; no address or MAC is a label.
+type metrics struct {
+	s  *Server
+	mu sync.Mutex // Lock 5: one scrape at a time
+	// The last value of each series, by the port or rule that it is about. A counter that was lowered, for frames that a port refused,
+	// keeps its last value.
+	last map[string]uint64
+}
+
+func metric(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("uvswitch_"+name, help, labels, nil)
+}
+
+var (
+	mInfo        = metric("build_info", "The version and the I/O backend that run, as labels; the value is always 1.", "version", "backend")
+	mStart       = metric("start_time_seconds", "Start time of the switch, in seconds since 1970.")
+	mFrames      = metric("frames_total", "Frames by fate. received + originated + replicated = transmitted + dropped + consumed.", "fate")
+	mDrops       = metric("drops_total", "Frames dropped, by reason (docs/drops.md).", "reason")
+	mPortUp      = metric("port_up", "1 while the port forwards, 0 otherwise.", "port", "network", "kind")
+	mPortPackets = metric("port_packets_total", "Frames by port and direction; rx counts frames that the port sent.", "port", "direction")
+	mPortBytes   = metric("port_bytes_total", "Bytes by port and direction, without virtio-net headers; rx counts bytes that the port sent.", "port", "direction")
+	mPortDrops   = metric("port_drops_total", "Frames dropped, by port and reason.", "port", "reason")
+	mTable       = metric("table_entries", "Entries in use, by table.", "table")
+	mLimit       = metric("table_entries_limit", "Largest number of entries, by table.", "table")
+	mNATPorts    = metric("nat_ports", "Ports of the host's address in use, ports in quarantine included.", "protocol")
+	mNATLimit    = metric("nat_ports_limit", "Ports of the host's address that NAT may use.", "protocol")
+	mCreated     = metric("flows_created_total", "Tracked connections that began.")
+	mEnded       = metric("flows_ended_total", "Tracked connections that ended, by reason: timed_out, evicted, replaced, flushed.", "why")
+	mPublished   = metric("published_flows_total", "Flows created to a published port.", "host_port", "protocol", "port")
+	mUplink      = metric("uplink_up", "1 while the uplink is up and has an address.", "kind", "device")
+	mMissed      = metric("flow_events_missed_total", "Flow events that were lost because a reader was too slow.")
+	allMetrics   = []*prometheus.Desc{mInfo, mStart, mFrames, mDrops, mPortUp, mPortPackets, mPortBytes, mPortDrops, mTable, mLimit, mNATPorts, mNATLimit, mCreated, mEnded, mPublished, mUplink, mMissed}
+)
+
+// Describe implements prometheus.Collector.
+func (m *metrics) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range allMetrics {
+		to <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(to chan<- prometheus.Metric) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	last, of := map[string]uint64{}, uint32(0) // of: the port's or rule's id, since another one may have its name one day
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		key := fmt.Sprint(of, d, labels)
+		v = max(v, m.last[key])
+		last[key] = v
+		to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	flag := map[bool]float64{true: 1}
+	v := m.s.view()
+	backend, _ := v.d.Backend()
+	gauge(mInfo, 1, v.version, backend)
+	gauge(mStart, float64(v.d.Started().UnixMilli())/1000)
+	c := v.dp.Conservation()
+	for fate, n := range map[string]uint64{"received": c.Received, "originated": c.Originated, "replicated": c.Replicated, "transmitted": c.Transmitted, "dropped": c.Dropped, "consumed": c.Consumed} {
+		counter(mFrames, n, fate)
+	}
+	drops := v.dp.Drops()
+	for r := frame.None + 1; r < frame.NumReasons; r++ { // all of them, so that an alert may name a reason that has not occurred
+		counter(mDrops, drops[r.String()], r.String())
+	}
+	status := v.d.PortStatuses()
+	for i := range v.Ports {
+		p := &v.Ports[i]
+		gauge(mPortUp, flag[status[p.Name].State == daemon.Forwarding], p.Name, p.Network, string(p.Kind))
+		s := v.dp.PortStats(p.ID)
+		of = uint32(p.ID)
+		counter(mPortPackets, s.RxPackets, p.Name, "rx")
+		counter(mPortPackets, s.TxPackets, p.Name, "tx")
+		counter(mPortBytes, s.RxBytes, p.Name, "rx")
+		counter(mPortBytes, s.TxBytes, p.Name, "tx")
+		for reason, n := range s.Drops {
+			counter(mPortDrops, n, p.Name, reason)
+		}
+	}
+	of = 0
+	for name, t := range v.tables() {
+		gauge(mTable, float64(t.Used), name)
+		gauge(mLimit, float64(t.Limit), name)
+	}
+	for _, proto := range []uint8{frame.TCP, frame.UDP, frame.SCTP} {
+		u := v.dp.NAT.PortUseOf(proto)
+		gauge(mNATPorts, float64(u.Used+u.Resting), frame.ProtoName(proto))
+		gauge(mNATLimit, float64(u.Limit), frame.ProtoName(proto))
+	}
+	created, ended := v.dp.NAT.Stats()
+	counter(mCreated, created)
+	for why, n := range ended {
+		counter(mEnded, n, why)
+	}
+	for i := range v.Publishes {
+		p := &v.Publishes[i]
+		of = p.ID
+		packets, _ := v.d.PublishCount(p.ID)
+		counter(mPublished, packets, p.HostPorts(), p.Proto, p.Port)
+	}
+	of = 0
+	if up := v.uplink(); up.Kind != "none" {
+		gauge(mUplink, flag[up.State == "up"], up.Kind, up.Device)
+	}
+	counter(mMissed, v.missed())
+	m.last = last
+}
+
+// metricsHandler serves the metrics of the switch and of its process.
+func (s *Server) metricsHandler() http.Handler {
+	r := prometheus.NewRegistry()
+	r.MustRegister(&metrics{s: s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m := http.NewServeMux()
+	m.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{}))
+	m.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/metrics", http.StatusFound) })
+	return m
+}

@@ -1,0 +1,196 @@
+package apiserver
+
+import (
+	"net/http"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/daemon"
+	"github.com/uvswitch/uvswitch/internal/explain"
+	"github.com/uvswitch/uvswitch/nat"
+)
+
+// A route is one call of the control API. The same table makes the API's description (openapi.go).
+type route struct {
+	method, path, summary string
+	query                 []param
+	takes, gives          any   // zero values of the bodies' types; nil: none
+	ndjson                bool  // gives is one line of a stream
+	pcapng                bool  // a stream of that kind
+	forRoot               bool  // for root only, although it is a GET
+	open                  bool  // for every reader, although it is not a GET
+	limit                 int64 // bytes of the body; 0: maxBody
+
+	// One of these.
+	view   func(v *view, r *http.Request) (any, error)
+	change func(s *Server, r *http.Request) (any, error)
+	stream func(s *Server, w http.ResponseWriter, r *http.Request)
+}
+
+// A param is a query parameter.
+type param struct{ name, kind, text string }
+
+var (
+	flowParams = []param{{"src", "string", "original source: an address or a prefix"}, {"dst", "string", "original destination: an address or a prefix"}, {"proto", "string", "protocol"},
+		{"port", "string", "name of the container's port on the switch"}, {"sport", "integer", "original source port"}, {"dport", "integer", "original destination port"}, {"state", "string", "TCP state"}}
+	captureParams = []param{{"port", "array", "names of ports; without this parameter: all ports"}, {"filter", "string", "a filter in tcpdump's language"}}
+)
+
+// guestFlows is how many flows a request may list that is not root's: a million flows take seconds and a gigabyte.
+const guestFlows = 2000
+
+// with decodes the body for do.
+func with[T any](do func(*Server, T) (any, error)) func(*Server, *http.Request) (any, error) {
+	return func(s *Server, r *http.Request) (any, error) {
+		v, err := decode[T](r)
+		if err != nil {
+			return nil, err
+		}
+		return do(s, v)
+	}
+}
+
+// show is a view that needs nothing of the request.
+func show[T any](of func(*view) T) func(*view, *http.Request) (any, error) {
+	return func(v *view, _ *http.Request) (any, error) { return of(v), nil }
+}
+
+// named is a change of the object that the path names.
+func named(change func(s *Server, name string) error) func(*Server, *http.Request) (any, error) {
+	return func(s *Server, r *http.Request) (any, error) { return nil, change(s, r.PathValue("name")) }
+}
+
+// asked is a change of the object that a query parameter names.
+func asked(param string, change func(s *Server, value string) error) func(*Server, *http.Request) (any, error) {
+	return func(s *Server, r *http.Request) (any, error) { return nil, change(s, r.URL.Query().Get(param)) }
+}
+
+// routeTable is the whole control API.
+func routeTable() []route {
+	const get, post, patch, del = http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete
+	return []route{
+		{method: get, path: "/status", summary: "The state of the switch", gives: api.Status{}, view: show((*view).status)},
+		{method: get, path: "/stats", summary: "Counters, drops by reason, and the balance of all frames", gives: api.Stats{}, view: show((*view).stats)},
+		{method: get, path: "/reasons", summary: "Every drop reason: its meaning and its remedy", gives: []api.Reason{}, view: show((*view).reasons)},
+
+		{method: get, path: "/networks", summary: "Networks", gives: []api.Network{}, view: show((*view).networks)},
+		{method: post, path: "/networks", summary: "Add a network", takes: api.NetworkAdd{},
+			change: with(func(s *Server, a api.NetworkAdd) (any, error) { return nil, s.d.AddNetwork(a) })},
+		{method: del, path: "/networks/{name}", summary: "Remove a network that has no ports",
+			change: named(func(s *Server, name string) error { return s.d.DeleteNetwork(name) })},
+
+		{method: get, path: "/ports", summary: "Ports", gives: []api.Port{}, view: show((*view).ports)},
+		{method: get, path: "/ports/{name}", summary: "One port", gives: api.Port{}, view: (*view).onePort},
+		{method: post, path: "/ports", summary: "Add a port: create a device in a namespace, plug an existing device, or take a TAP whose descriptor comes with the request (SCM_RIGHTS)",
+			takes: api.PortAdd{}, gives: api.Port{}, change: addPort},
+		{method: patch, path: "/ports/{name}", summary: "Change settings of a port", takes: api.PortSet{}, change: setPort},
+		{method: del, path: "/ports/{name}", summary: "Remove a port and its published ports",
+			change: named(func(s *Server, name string) error { return s.d.DeletePort(name) })},
+
+		{method: get, path: "/fdb", summary: "The forwarding database", gives: []api.FDBEntry{}, view: show((*view).fdb)},
+		{method: post, path: "/fdb", summary: "Add a static or sticky entry, which never expires", takes: api.FDBAdd{},
+			change: with(func(s *Server, a api.FDBAdd) (any, error) { return nil, s.d.AddFDB(a) })},
+		{method: del, path: "/fdb/{mac}", summary: "Remove an entry",
+			change: func(s *Server, r *http.Request) (any, error) { return nil, s.d.DeleteFDB(r.PathValue("mac")) }},
+		{method: del, path: "/fdb", summary: "Forget learned entries", query: []param{{"port", "string", "only the entries of this port"}},
+			change: asked("port", func(s *Server, port string) error { return s.d.FlushFDB(port) })},
+		{method: get, path: "/bridge", summary: "The networks, shown as bridges", gives: []api.Bridge{}, view: show((*view).bridges)},
+
+		{method: get, path: "/neighbors", summary: "The router's neighbors", gives: []api.Neighbor{}, view: show((*view).neighbors)},
+		{method: post, path: "/neighbors", summary: "Add a permanent neighbor", takes: api.NeighborAdd{},
+			change: with(func(s *Server, a api.NeighborAdd) (any, error) { return nil, s.d.AddNeighbor(a) })},
+		{method: del, path: "/neighbors/{dst}", summary: "Remove a neighbor",
+			change: func(s *Server, r *http.Request) (any, error) { return nil, s.d.DeleteNeighbor(r.PathValue("dst")) }},
+		{method: del, path: "/neighbors", summary: "Forget learned neighbors",
+			change: func(s *Server, _ *http.Request) (any, error) { return nil, s.d.FlushNeighbors() }},
+		{method: get, path: "/routes", summary: "The router's routes", gives: []api.Route{}, view: show((*view).routes)},
+		{method: post, path: "/routes", summary: "Add or replace a route", takes: api.RouteAdd{},
+			change: with(func(s *Server, a api.RouteAdd) (any, error) { return nil, s.d.AddRoute(a) })},
+		{method: del, path: "/routes", summary: "Remove a route", query: []param{{"dst", "string", "destination of the route"}},
+			change: asked("dst", func(s *Server, dst string) error { return s.d.DeleteRoute(dst) })},
+
+		{method: get, path: "/publish", summary: "Published ports", gives: []api.Publish{}, view: show((*view).publishes)},
+		{method: post, path: "/publish", summary: "Publish a port", takes: api.PublishAdd{}, gives: api.Publish{}, change: with(publish)},
+		{method: del, path: "/publish", summary: "End a published port", query: []param{{"host", "string", "host side of the published port: [ADDR:]PORT[-END][/PROTO]"}},
+			change: asked("host", func(s *Server, host string) error { return s.d.DeletePublish(host) })},
+
+		{method: get, path: "/nat", summary: "NAT rules with their counters", gives: []api.NATRule{}, view: show((*view).natRules)},
+		{method: get, path: "/nat/settings", summary: "The check of TCP windows, and the timeouts", gives: api.NATSettings{}, view: show((*view).natSettings)},
+		{method: get, path: "/nat/ports", summary: "Outside ports in use, by the ports of the switch that hold them", gives: []api.PortUse{}, view: show((*view).portUse)},
+		{method: get, path: "/flows", summary: "Flows: the tracked connections", gives: []api.Flow{}, view: (*view).flowList,
+			query: append([]param{{"limit", "integer", "at most so many; 0: all (2000 for a reader that is not root)"}}, flowParams...)},
+		{method: get, path: "/flows/stats", summary: "Flows by state, and how flows ended", gives: api.FlowStats{}, view: show((*view).flowStats)},
+		{method: get, path: "/flows/events", summary: "Flows as they begin, change and end", query: flowParams, gives: api.FlowEvent{}, ndjson: true, stream: (*Server).streamFlowEvents},
+		{method: del, path: "/flows", summary: "End the flows that match; all flows without a parameter", query: flowParams, gives: api.Deleted{}, change: deleteFlows},
+
+		{method: post, path: "/trace", summary: "Trace a packet: what would happen to it, and why; nothing is changed", takes: api.TraceRequest{}, gives: api.Trace{}, open: true, limit: 4 * maxBody,
+			change: with(trace)},
+		{method: get, path: "/monitor", summary: "Frames with their verdicts, live, and the reason of each drop", gives: api.Verdict{}, ndjson: true, stream: (*Server).streamMonitor,
+			query: append([]param{{"verdict", "string", "forwarded, flooded, consumed or dropped"}, {"reason", "string", "a drop reason"},
+				{"last", "integer", "print this many of the last drops first"}, {"follow", "string", "0: end after the last drops"}}, captureParams...)},
+		{method: get, path: "/capture", summary: "Frames as they arrive and leave", pcapng: true, forRoot: true, stream: (*Server).streamCapture,
+			query: append([]param{{"count", "integer", "end after this many packets"}, {"snap", "integer", "capture only this many bytes of each frame; 0: all"}, {"dir", "string", "in, out or both"},
+				{"drops", "string", "1: only dropped frames"}, {"split", "string", "1: split super-frames into the frames that a wire would carry"}}, captureParams...)},
+
+		{method: post, path: "/reload", summary: "Apply a configuration file, completely or not at all", takes: api.ReloadRequest{}, gives: api.Reload{}, limit: 16 * maxBody,
+			change: with(reload)},
+		{method: get, path: "/openapi.json", summary: "This description", gives: map[string]any{},
+			view: func(*view, *http.Request) (any, error) { return OpenAPI(), nil }},
+	}
+}
+
+func addPort(s *Server, r *http.Request) (any, error) {
+	a, err := decode[api.PortAdd](r)
+	if err != nil {
+		return nil, err
+	}
+	byFD, err := tapOf(r)
+	if err != nil {
+		return nil, err
+	}
+	p, err := s.d.AddPort(a, byFD)
+	if err != nil {
+		return nil, err
+	}
+	return s.view().port(&p, s.d.PortStatuses(p.Name)[p.Name]), nil
+}
+
+func setPort(s *Server, r *http.Request) (any, error) {
+	set, err := decode[api.PortSet](r)
+	if err != nil {
+		return nil, err
+	}
+	return nil, s.d.SetPort(r.PathValue("name"), set)
+}
+
+func publish(s *Server, a api.PublishAdd) (any, error) {
+	p, err := s.d.AddPublish(a)
+	if err != nil {
+		return nil, err
+	}
+	return s.view().publish(&p), nil
+}
+
+func deleteFlows(s *Server, r *http.Request) (any, error) {
+	v := s.view()
+	f, err := parseFlowFilter(r.URL.Query(), v.State)
+	if err != nil {
+		return nil, err
+	}
+	n := s.dp.NAT.Flush(func(x nat.Flow) bool { shown := v.flow(x); return f.matches(&shown) })
+	return api.Deleted{Deleted: n}, nil
+}
+
+func trace(s *Server, q api.TraceRequest) (any, error) {
+	return explain.Trace(explain.Switch{
+		State: s.d.State(), Dataplane: s.dp, Claims: s.d.UplinkClaims, UplinkMAC: daemon.UplinkMAC,
+		IsDown: func(port string) bool { return s.d.PortStatuses(port)[port].State == daemon.Down },
+	}, q)
+}
+
+func reload(s *Server, q api.ReloadRequest) (any, error) {
+	changes, err := s.reload(q.File, q.Dry)
+	if changes == nil {
+		changes = []string{}
+	}
+	return api.Reload{Changes: changes}, err
+}

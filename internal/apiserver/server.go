@@ -1,0 +1,98 @@
+// Package apiserver speaks for a switch: the control API on its unix socket, metrics and the live page beside it.
+//
+// routes.go is the API's table; requests are decoded and answered in http.go, views.go turns the switch's state into JSON,
+// streams.go and events.go follow frames and flows, openapi.go describes the table. What a request changes is package daemon's.
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/uvswitch/uvswitch/internal/capture"
+	"github.com/uvswitch/uvswitch/internal/config"
+	"github.com/uvswitch/uvswitch/internal/daemon"
+	"github.com/uvswitch/uvswitch/internal/dataplane"
+)
+
+// Options say where to serve, and what a reload reads.
+type Options struct {
+	Listener *net.UnixListener // the control socket
+	Metrics  string            // loopback address and port, or the path of a unix socket; empty: not served
+	Web      string            // loopback address and port of the live page; empty: not served
+	Version  string
+	Source   config.Source // the configuration file
+	Log      *slog.Logger
+}
+
+// A Server serves one switch.
+type Server struct {
+	d       *daemon.Daemon
+	dp      *dataplane.Dataplane
+	opts    Options
+	log     *slog.Logger
+	capture *capture.Hub
+	events  flowEvents
+	servers []*http.Server
+	ended   chan error
+
+	dropLogMu sync.Mutex // Lock 10: held while the last drops are collected
+}
+
+// Start serves d until Close.
+func Start(d *daemon.Daemon, o Options) (*Server, error) {
+	s := &Server{d: d, dp: d.Dataplane(), opts: o, log: o.Log, capture: capture.NewHub(d.Dataplane()), ended: make(chan error, 1)}
+	if err := s.serveReaders(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	control := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second, ConnContext: rememberPeer, ErrorLog: s.errorLog()}
+	s.servers = append(s.servers, control)
+	go func() {
+		if err := control.Serve(descriptorListener{o.Listener}); !errors.Is(err, http.ErrServerClosed) {
+			s.ended <- err
+		}
+	}()
+	return s, nil
+}
+
+// Ended receives the error with which the control API has ended by itself.
+func (s *Server) Ended() <-chan error { return s.ended }
+
+// Close ends every listener and every request.
+func (s *Server) Close() {
+	for _, x := range s.servers {
+		x.Close()
+	}
+}
+
+func (s *Server) errorLog() *log.Logger { return slog.NewLogLogger(s.log.Handler(), slog.LevelDebug) }
+
+// ReloadOnSignal reloads the switch's own file each time that a signal comes, until ctx is done. Errors are logged.
+func (s *Server) ReloadOnSignal(ctx context.Context, signals <-chan os.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-signals:
+			if _, err := s.reload("", false); err != nil {
+				s.log.Error("reload", "error", err)
+			}
+		}
+	}
+}
+
+// reload makes the switch what a configuration says: file's text, or the switch's own file when that is empty.
+func (s *Server) reload(file string, dry bool) ([]string, error) {
+	c, err := s.opts.Source.Load([]byte(file))
+	if err != nil {
+		return nil, badRequest("%v", err)
+	}
+	return s.d.Reload(c, dry)
+}

@@ -1,0 +1,311 @@
+package apiserver
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/capture"
+	"github.com/uvswitch/uvswitch/internal/explain"
+	"github.com/uvswitch/uvswitch/internal/filter"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/model"
+)
+
+// streamCapture streams pcapng until the client disconnects, or count packets have been written. The section header is sent once
+// the capture is in force.
+func (s *Server) streamCapture(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	o, err := s.captureOptions(q, mayChange(r))
+	count, cerr := parseCount(q, "count")
+	if err = cmp.Or(err, cerr); err != nil {
+		writeJSON(w, nil, err)
+		return
+	}
+	if q.Get("drops") == "1" {
+		if o.Dir != 0 {
+			writeJSON(w, nil, badRequest("a dropped frame has no direction: leave --dir out"))
+			return
+		}
+		o.Ends, o.Drops = true, true
+	}
+	names := s.describer()
+	var out *capture.Writer
+	s.stream(w, r, o, "application/x-pcapng", func() error {
+		var err error
+		out, err = capture.NewWriter(w, "uvswitch "+s.opts.Version, names)
+		if err == nil {
+			out.Split, out.Limit = q.Get("split") == "1", count
+		}
+		return err
+	}, func(rec capture.Record, lost uint64) (written, more bool, err error) {
+		err = out.Write(rec, lost)
+		return true, count == 0 || out.Written() < count, err
+	})
+}
+
+// streamMonitor streams verdicts as newline-delimited JSON, after the last drops when these are asked for.
+func (s *Server) streamMonitor(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	o, err := s.captureOptions(q, mayChange(r))
+	last, lerr := parseCount(q, "last")
+	want := q.Get("verdict")
+	if want != "" && !slices.Contains(verdicts, want) {
+		err = badRequest("verdict %q: must be forwarded, flooded, consumed or dropped", want)
+	}
+	reason := q.Get("reason")
+	if _, ok := frame.ParseReason(reason); reason != "" && !ok {
+		err = badRequest("%q is not a drop reason; `uvswitch reasons` lists them", reason)
+	}
+	follow := q.Get("follow") != "0"
+	switch {
+	case reason != "" && want != "" && want != "dropped":
+		err = badRequest("a frame that is %s has no drop reason: leave one of the two out", want)
+	case !follow && want != "" && want != "dropped":
+		err = badRequest("only drops are remembered, not frames that were %s; follow with -f", want)
+	}
+	if err = cmp.Or(err, lerr); err != nil {
+		writeJSON(w, nil, err)
+		return
+	}
+	o.Ends, o.Snap = true, monitorSnap
+	o.Drops = want == "dropped" || reason != ""
+	names := s.describer() // looked up once for each port
+	name := func(id frame.PortID) string { n, _ := names(id); return n }
+	enc := json.NewEncoder(w)
+	var known time.Time // drops until then are among the remembered
+	recent := func() error {
+		if last == 0 {
+			return nil
+		}
+		known = time.Now()
+		for _, rec := range s.recentDrops(o, reason, last) {
+			v := verdictOf(&rec, name)
+			v.Time = rec.Time.Format("2006-01-02T15:04:05.0Z07:00") // as precise as it is known
+			if err := enc.Encode(v); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if !follow {
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		_ = recent() // the client may have gone
+		return
+	}
+	s.stream(w, r, o, "application/x-ndjson", recent, func(rec capture.Record, lost uint64) (written, more bool, err error) {
+		v := verdictOf(&rec, name)
+		v.Lost = lost
+		if want != "" && v.Verdict != want || reason != "" && v.Reason != reason || v.Verdict == "dropped" && rec.Time.Before(known) {
+			return false, true, nil
+		}
+		return true, true, enc.Encode(v)
+	})
+}
+
+// streamTimeout is how long a client that is not root may leave what it is sent unread.
+const streamTimeout = 30 * time.Second
+
+const monitorSnap = 256 // bytes of a frame that its text needs
+
+var verdicts = []string{"forwarded", "flooded", "consumed", "dropped"}
+
+// stream sends records to each until the client disconnects or each returns more=false. When each returns written=true, the loss
+// counter was reported and starts again. begin is called once the capture is in force.
+func (s *Server) stream(w http.ResponseWriter, r *http.Request, o capture.Options, kind string, begin func() error, each func(rec capture.Record, lost uint64) (written, more bool, err error)) {
+	c, err := s.capture.Start(o)
+	if err != nil {
+		writeJSON(w, nil, api.Errorf(http.StatusServiceUnavailable, "%v", err))
+		return
+	}
+	defer c.Close()
+	w.Header().Set("Content-Type", kind)
+	err = begin()
+	flush := http.NewResponseController(w)
+	var told uint64
+	more := true
+	guest := !mayChange(r)
+	patient := func() {
+		if guest { // a stopped reader does not hold its place for ever
+			_ = flush.SetWriteDeadline(time.Now().Add(streamTimeout)) // a server's own connection has them
+		}
+	}
+	for err == nil && more {
+		patient()
+		if flush.Flush() != nil {
+			return
+		}
+		select {
+		case <-r.Context().Done():
+			return
+		case <-c.Wait():
+		}
+		c.Drain(func(rec capture.Record) bool {
+			lost := c.Lost.Load()
+			patient()
+			var written bool
+			if written, more, err = each(rec, lost-told); written {
+				told = lost
+			}
+			return err == nil && more
+		})
+	}
+}
+
+const maxGuestFilter = 256
+
+// captureOptions reads what capture and monitor share.
+func (s *Server) captureOptions(q url.Values, root bool) (o capture.Options, err error) {
+	if o.Snap, err = parseCount(q, "snap"); err != nil {
+		return o, err
+	}
+	switch q.Get("dir") {
+	case "", "both", "inout": // tcpdump's word
+	case "in":
+		o.Dir = capture.In
+	case "out":
+		o.Dir = capture.Out
+	default:
+		return o, badRequest("dir %q: must be in, out or both", q.Get("dir"))
+	}
+	if n := len(q.Get("filter")); n > maxGuestFilter && !root {
+		return o, api.Errorf(http.StatusForbidden, "the filter has %d characters; %d are the limit for a reader that is not root, because workers run it", n, maxGuestFilter)
+	}
+	if o.Filter, err = filter.Compile(q.Get("filter")); err != nil {
+		return o, badRequest("%v", err)
+	}
+	o.Root = root
+	state := s.d.State()
+	for _, name := range q["port"] {
+		p := state.Port(name)
+		if p == nil {
+			return o, model.NoPort(name)
+		}
+		o.Ports = append(o.Ports, p.ID)
+	}
+	return o, nil
+}
+
+// natural reads a number from 0 on; absent ones are 0.
+func parseCount(q url.Values, key string) (int, error) {
+	s := q.Get(key)
+	if s == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 0 {
+		return 0, badRequest("%s %q is not a number from 0 upwards", key, s)
+	}
+	return n, nil
+}
+
+// recentDrops returns the last n drops that the data plane has kept, in order. No bytes are kept of frames that a port refused: a
+// filter leaves them out.
+func (s *Server) recentDrops(o capture.Options, reason string, n int) (out []capture.Record) {
+	s.dropLogMu.Lock()
+	defer s.dropLogMu.Unlock()
+	var room filter.Packet
+	buf := make([]byte, frame.VnetLen+frame.MaxFrame)
+	wants := func(p frame.PortID) bool { return len(o.Ports) == 0 || slices.Contains(o.Ports, p) }
+	for _, x := range s.dp.Recent() {
+		if !wants(x.In) && !wants(x.Out) || reason != "" && x.Reason.String() != reason {
+			continue
+		}
+		raw := buf[:frame.VnetLen+min(int(x.Length), frame.MaxFrame)] // bytes that were not kept are zeros
+		copy(raw[frame.VnetLen:], x.Head)
+		if len(x.Head) == 0 {
+			raw = raw[:frame.VnetLen]
+		}
+		if !o.Filter.Match(&room, raw[frame.VnetLen:]) {
+			continue
+		}
+		at := s.d.Started().Add(time.Duration(x.Tick-1) * (time.Second / frame.TicksPerSecond))
+		out = append(out, capture.Record{
+			Time: at, Kind: capture.End, Verdict: frame.Drop, Reason: x.Reason, In: x.In, Out: x.Out, Length: int(x.Length),
+			Vnet: make([]byte, frame.VnetLen), Data: x.Head,
+		})
+	}
+	slices.SortStableFunc(out, func(a, b capture.Record) int { return a.Time.Compare(b.Time) })
+	return out[max(0, len(out)-n):]
+}
+
+// verdictOf describes a record.
+func verdictOf(r *capture.Record, name func(frame.PortID) string) api.Verdict {
+	v := api.Verdict{Time: r.Time.Format(time.RFC3339Nano), Flow: r.Flow, Length: r.Length}
+	if r.In != frame.NoPort {
+		v.In = name(r.In)
+	}
+	if r.Out != frame.NoPort {
+		v.Out = name(r.Out)
+	}
+	switch r.Verdict {
+	case frame.Drop:
+		v.Verdict, v.Reason = "dropped", r.Reason.String()
+	case frame.Flood:
+		v.Verdict, v.Copies = "flooded", r.Copies
+	case frame.Punt:
+		v.Verdict = "consumed"
+	default:
+		v.Verdict = "forwarded"
+	}
+	if r.Translated() && r.Verdict != frame.Drop {
+		v.Becomes = r.After.String()
+	}
+	if len(r.Data) == 0 {
+		v.Packet = fmt.Sprintf("a frame of %d bytes", r.Length)
+		return v
+	}
+	raw := make([]byte, frame.VnetLen+max(len(r.Data), min(r.Length, frame.MaxFrame))) // what was cut off is zeros
+	copy(raw, r.Vnet)
+	copy(raw[frame.VnetLen:], r.Data)
+	var f frame.Frame
+	f.Reset(raw, r.In)
+	frame.Parse(&f)
+	v.Packet = explain.Text(&f)
+	if t := f.Tuple; f.Flags&frame.HasTuple != 0 {
+		v.Src, v.Dst, v.Protocol = t.Src.String(), t.Dst.String(), frame.ProtoName(t.Proto)
+		if frame.HasPorts(t.Proto) {
+			v.Sport, v.Dport = int(t.SrcPort), int(t.DstPort)
+		}
+	}
+	return v
+}
+
+// describer names ports as they are now, and remembers them: a port that is removed keeps its name in a capture.
+func (s *Server) describer() func(frame.PortID) (name, description string) {
+	type words struct{ name, description string }
+	known := map[frame.PortID]words{}
+	return func(id frame.PortID) (string, string) {
+		w, ok := known[id]
+		if !ok {
+			w.name, w.description = s.describePort(id)
+			known[id] = w
+		}
+		return w.name, w.description
+	}
+}
+
+func (s *Server) describePort(id frame.PortID) (name, description string) {
+	if id == frame.Gateway {
+		return "gateway", "the router of every network"
+	}
+	state := s.d.State()
+	p := state.PortByID(id)
+	if p == nil {
+		return cmp.Or(state.Former[id], fmt.Sprintf("port-%d", id)), "a port that has been removed"
+	}
+	description = string(p.Kind) + " " + p.Ifname
+	if p.Netns != "" {
+		description += " in " + p.Netns
+	}
+	if p.Network != "" {
+		description += ", network " + p.Network
+	}
+	return p.Name, description
+}

@@ -1,0 +1,349 @@
+package apiserver
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/config"
+	"github.com/uvswitch/uvswitch/internal/daemon"
+	"github.com/uvswitch/uvswitch/internal/dataplane"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/uplink"
+	"github.com/uvswitch/uvswitch/router"
+	vswitch "github.com/uvswitch/uvswitch/switch"
+)
+
+// A view is the switch's configuration at one moment, beside its counters and tables. It holds no lock.
+type view struct {
+	*model.State
+	d       *daemon.Daemon
+	dp      *dataplane.Dataplane
+	version string
+	missed  func() uint64 // flow events that readers missed
+}
+
+func (s *Server) view() *view {
+	return &view{State: s.d.State(), d: s.d, dp: s.dp, version: s.opts.Version, missed: s.events.missed.Load}
+}
+
+func (v *view) port(p *model.Port, st daemon.PortStatus) api.Port {
+	out := api.Port{
+		Name: p.Name, ID: int(p.ID), Network: p.Network, Kind: string(p.Kind), Ifname: cmp.Or(st.Ifname, p.Ifname), Netns: p.Netns, Addresses: []string{}, MTU: p.MTU,
+		State: st.State, Offload: p.Offload, Flags: p.FlagMap(), NoRoute: p.Spec.NoRoute, Handed: p.ByFD, Segmented: st.Segmented,
+		RxRate: p.Rx.Bits, RxBurst: model.Burst(p.Rx), TxRate: p.Tx.Bits, TxBurst: model.Burst(p.Tx),
+		PortStats: api.PortStats(v.dp.PortStats(p.ID)),
+	}
+	out.Backend, _ = v.d.Backend()
+	if p.MAC != 0 {
+		out.MAC = p.MAC.String()
+	}
+	if p.Addr.IsValid() {
+		out.Addresses = append(out.Addresses, p.Addr.String())
+	}
+	return out
+}
+
+func (v *view) ports() []api.Port {
+	out := []api.Port{}
+	status := v.d.PortStatuses()
+	for i := range v.Ports {
+		p := &v.Ports[i]
+		out = append(out, v.port(p, status[p.Name]))
+	}
+	return out
+}
+
+func (v *view) onePort(r *http.Request) (any, error) {
+	name := r.PathValue("name")
+	p := v.Port(name)
+	if p == nil {
+		return nil, model.NoPort(name)
+	}
+	return v.port(p, v.d.PortStatuses(name)[name]), nil
+}
+
+func (v *view) networks() []api.Network {
+	out := []api.Network{}
+	for _, n := range v.Networks {
+		x := api.Network{
+			Name: n.Name, Subnet: n.Prefix.String(), Gateway: n.Gateway.String(), MAC: n.MAC.String(), MTU: n.MTU,
+			Internal: n.Internal, Isolated: n.Isolated, Mapping: n.Mapping.String(), Filtering: n.Filtering.String(),
+		}
+		for i := range v.Ports {
+			if v.Ports[i].Network == n.Name {
+				x.Ports++
+			}
+		}
+		out = append(out, x)
+	}
+	return out
+}
+
+func (v *view) fdb() []api.FDBEntry {
+	out := []api.FDBEntry{}
+	for _, n := range v.Networks {
+		out = append(out, api.FDBEntry{MAC: n.MAC.String(), Ifname: "gateway", Flags: []string{"self"}, State: "permanent", Network: n.Name, IsLocal: true})
+		table := v.dp.Switch.FDB(n.ID)
+		if table == nil {
+			continue // removed just now
+		}
+		entries := table.Entries()
+		now := v.dp.Now() // after the entries: none of them is from later
+		slices.SortFunc(entries, func(a, b vswitch.Entry) int { return int(a.Port) - int(b.Port) })
+		for _, e := range entries {
+			x := api.FDBEntry{MAC: e.MAC.String(), Ifname: v.PortName(e.Port), Flags: []string{}, Network: n.Name}
+			switch {
+			case e.Static && x.Ifname == model.HostPortName:
+				x.State, x.IsLocal = "permanent", true
+			case e.Static:
+				x.State = api.FDBStatic
+			case e.Sticky:
+				x.State, x.Flags = api.FDBSticky, []string{"sticky"}
+			default:
+				x.Age = float64(now-e.LastSeen) / frame.TicksPerSecond
+			}
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+func (v *view) bridges() []api.Bridge {
+	var out []api.Bridge
+	status := v.d.PortStatuses()
+	for _, n := range v.Networks {
+		id := "8000." + strings.ReplaceAll(n.MAC.String(), ":", "")
+		b := api.Bridge{Network: n.Name, BridgeID: id, Root: id, AgeingTime: vswitch.DefaultAgeing, Ports: []api.BridgePort{}}
+		for i := range v.Ports {
+			p := &v.Ports[i]
+			if p.Network != n.Name {
+				continue
+			}
+			state := daemon.Forwarding
+			if status[p.Name].State != daemon.Forwarding {
+				state = daemon.Disabled
+			}
+			b.Ports = append(b.Ports, api.BridgePort{
+				Name: p.Name, Number: int(p.ID), PortID: fmt.Sprintf("%04x", 0x8000|int(p.ID)), State: state, Cost: 2, Flags: p.FlagMap(),
+			})
+		}
+		out = append(out, b)
+	}
+	return out
+}
+
+func (v *view) neighbors() []api.Neighbor {
+	out := []api.Neighbor{}
+	for _, n := range v.dp.Router.Neighbors() {
+		x := api.Neighbor{Dst: n.Addr.String(), Network: v.NetworkName(n.Net), State: []string{n.State.String()}}
+		if n.MAC != 0 {
+			x.Lladdr = n.MAC.String()
+		}
+		out = append(out, x)
+	}
+	return out
+}
+
+func (v *view) routes() []api.Route {
+	out := []api.Route{}
+	for _, r := range v.dp.Router.Routes() {
+		network := v.NetworkName(r.Egress)
+		x := api.Route{Dst: r.Prefix.String(), Type: r.Kind.String(), Network: network, Dev: network, ByHand: v.CheckStaticRoute(r.Prefix) == nil}
+		if r.Prefix == model.Everywhere {
+			x.Dst = "default"
+		}
+		if r.Egress == frame.NoNet && r.Kind == router.Unicast {
+			x.Dev = model.UplinkPortName
+		}
+		if r.NextHop != 0 {
+			x.Gateway = r.NextHop.String()
+		}
+		if r.Kind == router.Local {
+			x.Dev = model.HostPortName
+		}
+		out = append(out, x)
+	}
+	return out
+}
+
+// containerAddr is the address of a published port's container; invalid when the port has just been removed.
+func (v *view) containerAddr(p *model.Publish) (a netip.Addr) {
+	if port := v.Port(p.Port); port != nil {
+		a = port.Addr.Addr()
+	}
+	return a
+}
+
+func (v *view) publish(p *model.Publish) api.Publish {
+	x := api.Publish{
+		ID: int(p.ID), HostAddress: p.HostAddr.String(), HostPort: int(p.Lo), HostPortEnd: int(p.Hi), Protocol: p.Proto,
+		Port: p.Port, Address: addrText(v.containerAddr(p)), ContainerPort: int(p.Target), From: prefixTexts(p.From),
+	}
+	x.Packets, x.Bytes = v.d.PublishCount(p.ID)
+	return x
+}
+
+func (v *view) publishes() []api.Publish {
+	out := []api.Publish{}
+	for i := range v.Publishes {
+		out = append(out, v.publish(&v.Publishes[i]))
+	}
+	return out
+}
+
+func (v *view) natRules() []api.NATRule {
+	out := []api.NATRule{}
+	for i := range v.Publishes {
+		p := &v.Publishes[i]
+		x := api.NATRule{
+			Chain: "PREROUTING", Target: "DNAT", Protocol: p.Proto, Source: model.Everywhere.String(), In: "*", Out: "*",
+			To: netip.AddrPortFrom(v.containerAddr(p), p.Target).String(),
+		}
+		x.Packets, x.Bytes = v.d.PublishCount(p.ID)
+		if len(p.From) > 0 {
+			x.Source = strings.Join(prefixTexts(p.From), ",")
+		}
+		host := p.HostAddr
+		if host.IsUnspecified() && v.External.IsValid() {
+			host = v.External
+		}
+		x.Destination = host.String() + ":" + strings.TrimPrefix(p.HostPorts(), p.HostAddr.String()+":")
+		out = append(out, x)
+	}
+	_, _, hasUplink := v.d.Uplink()
+	for _, n := range v.Networks {
+		if n.Internal || !hasUplink {
+			continue
+		}
+		x := api.NATRule{
+			Chain: "POSTROUTING", Target: "MASQUERADE", Protocol: "all", Source: n.Prefix.String(), Destination: model.Everywhere.String(),
+			In: "*", Out: model.UplinkPortName, To: addrText(v.External),
+		}
+		x.Packets, x.Bytes = v.d.MasqueradeCount(n.Name)
+		out = append(out, x)
+	}
+	return out
+}
+
+func addrText(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
+func prefixTexts(list []netip.Prefix) []string {
+	out := []string{}
+	for _, p := range list {
+		out = append(out, p.String())
+	}
+	return out
+}
+
+func (v *view) natSettings() api.NATSettings {
+	x := api.NATSettings{Windows: "liberal", FlowsPerPort: v.dp.NAT.FlowQuota(), Timers: config.TimerKeys(v.Config.NAT.Timers)}
+	if v.Config.NAT.Strict {
+		x.Windows = "strict"
+	}
+	return x
+}
+
+// portUse is how many outside ports are in use.
+func (v *view) portUse() []api.PortUse {
+	out := []api.PortUse{}
+	n := v.dp.NAT
+	tcpQuota, udpQuota := n.PortQuota()
+	for _, proto := range []uint8{frame.TCP, frame.UDP} {
+		u := n.PortUseOf(proto)
+		x := api.PortUse{Protocol: frame.ProtoName(proto), Used: u.Used, Resting: u.Resting, Limit: u.Limit, Quota: tcpQuota, Holders: map[string]int{}}
+		for i := range v.Ports {
+			tcp, udp := n.PortsOf(v.Ports[i].ID)
+			held := tcp
+			if proto == frame.UDP {
+				x.Quota, held = udpQuota, udp
+			}
+			if held > 0 {
+				x.Holders[v.Ports[i].Name] = held
+			}
+		}
+		out = append(out, x)
+	}
+	return out
+}
+
+func (v *view) tables() map[string]api.Table {
+	fdb := api.Table{}
+	for _, n := range v.Networks {
+		if t := v.dp.Switch.FDB(n.ID); t != nil {
+			fdb.Used += t.Used()
+			fdb.Limit += t.Limit()
+		}
+	}
+	n := v.dp.NAT
+	natPorts := api.Table{}
+	for _, proto := range []uint8{frame.TCP, frame.UDP} {
+		u := n.PortUseOf(proto)
+		natPorts.Used += u.Used + u.Resting
+		natPorts.Limit += u.Limit
+	}
+	return map[string]api.Table{"fdb": fdb, "flows": {Used: n.Used(), Limit: n.Limit()}, "nat_ports": natPorts}
+}
+
+func (v *view) stats() api.Stats {
+	x := api.Stats{
+		Ports: map[string]api.PortStats{}, Drops: v.dp.Drops(), Tables: v.tables(), Conservation: api.Conservation(v.dp.Conservation()),
+	}
+	for i := range v.Ports {
+		x.Ports[v.Ports[i].Name] = api.PortStats(v.dp.PortStats(v.Ports[i].ID))
+	}
+	x.Ports["gateway"] = api.PortStats(v.dp.PortStats(frame.Gateway))
+	return x
+}
+
+func (v *view) uplink() api.Uplink {
+	s, kind, ok := v.d.Uplink()
+	if !ok {
+		return api.Uplink{Kind: "none", State: "none", Promise: "containers reach each other and the host, and nothing else"}
+	}
+	x := api.Uplink{
+		Kind: string(kind), Device: s.Device, Address: addrText(s.Addr), State: "up", Why: s.Why, MTU: s.MTU, Ports: v.Config.Uplink.Ports,
+		Promise: "the host's netfilter does not see container traffic; published ports have their own filter (--from)",
+	}
+	if !s.Up {
+		x.State = "down"
+	}
+	if kind == uplink.TAP {
+		x.Promise = "the host routes container traffic by its own rules; it must forward and masquerade packets from " + x.Address
+	}
+	return x
+}
+
+func (v *view) status() api.Status {
+	c := v.dp.Conservation()
+	x := api.Status{
+		Version: v.version, PID: os.Getpid(), Uptime: time.Since(v.d.Started()).Seconds(), Uplink: v.uplink(), Workers: v.dp.Workers(),
+		Networks: v.networks(), Ports: len(v.Ports), Tables: v.tables(), Drops: v.dp.Drops(), Balanced: c.Balanced,
+	}
+	x.Backend, x.BackendWhy = v.d.Backend()
+	if h := v.Port(model.HostPortName); h != nil {
+		x.Host = h.Addr.Addr().String()
+	}
+	return x
+}
+
+// reasons are all drop reasons, in the order of the stages.
+func (v *view) reasons() (out []api.Reason) {
+	for r := frame.None + 1; r < frame.NumReasons; r++ {
+		i := r.Info()
+		out = append(out, api.Reason{Name: i.Name, Meaning: i.Meaning, Remedy: i.Remedy})
+	}
+	return out
+}

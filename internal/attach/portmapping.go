@@ -1,0 +1,47 @@
+package attach
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A PortMapping is a published port as container runtimes name it. Its JSON is that of CNI's capability portMappings.
+type PortMapping struct {
+	HostPort      int    `json:"hostPort"`
+	ContainerPort int    `json:"containerPort"`
+	Protocol      string `json:"protocol"` // tcp when empty
+	HostIP        string `json:"hostIP"`
+	Count         int    `json:"-"` // consecutive ports, at both ends; 0 means 1
+}
+
+// IsDuplicate reports whether p repeats for IPv6 what the list has for IPv4: runtimes may send both.
+func (p PortMapping) IsDuplicate(list []PortMapping) bool {
+	return p.HostIP == "::" && slices.ContainsFunc(list, func(o PortMapping) bool {
+		return (o.HostIP == "" || o.HostIP == "0.0.0.0") && o.HostPort == p.HostPort && o.ContainerPort == p.ContainerPort && o.Protocol == p.Protocol
+	})
+}
+
+// Spec returns p in the form of api.PublishAdd.
+func (p PortMapping) Spec() (string, error) {
+	if p.HostPort < 0 || p.HostPort > 65535 || p.ContainerPort <= 0 || p.ContainerPort > 65535 {
+		return "", fmt.Errorf("port mapping %d:%d is not valid; a port is 1 to 65535", p.HostPort, p.ContainerPort)
+	}
+	host := strconv.Itoa(p.HostPort)
+	if p.Count > 1 {
+		host += "-" + strconv.Itoa(p.HostPort+p.Count-1)
+	}
+	if p.HostIP != "" && p.HostIP != "0.0.0.0" {
+		if ip, err := netip.ParseAddr(p.HostIP); err != nil || !ip.Is4() {
+			return "", fmt.Errorf("port mapping %d:%d: %q is not an IPv4 address of the host", p.HostPort, p.ContainerPort, p.HostIP)
+		}
+		host = p.HostIP + ":" + host
+	}
+	return fmt.Sprintf("%s:%d/%s", host, p.ContainerPort, p.Proto()), nil
+}
+
+// Proto is the protocol's name, tcp by default.
+func (p PortMapping) Proto() string { return cmp.Or(strings.ToLower(p.Protocol), "tcp") }

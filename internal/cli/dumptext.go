@@ -1,0 +1,92 @@
+package cli
+
+import (
+	"encoding/hex"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/uvswitch/uvswitch/internal/capture"
+	"github.com/uvswitch/uvswitch/internal/explain"
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// A printer writes packets as tcpdump does.
+type printer struct {
+	w    io.Writer
+	f    *dumpFlags
+	last time.Time
+	text explain.Tcpdump
+}
+
+func newPrinter(w io.Writer, f *dumpFlags) *printer {
+	return &printer{w: w, f: f, text: explain.Tcpdump{Verbose: f.verbose, Ether: f.ether, Absolute: f.absolute}}
+}
+
+func (p *printer) close() error { return nil }
+
+func (p *printer) packet(k *capture.Packet) error {
+	dir := map[capture.Direction]string{capture.In: "In", capture.Out: "Out"}[k.Dir]
+	line := fmt.Sprintf("%s%-5s %-3s %s", p.stamp(k.Time), k.Port, dir, p.text.Line(k.Data, k.Length))
+	if k.Comment != "" && (p.f.verbose || strings.HasPrefix(k.Comment, "dropped")) {
+		line += " [" + k.Comment + "]"
+	}
+	line += "\n"
+	from := frame.EthernetLen
+	for from < len(k.Data) && from >= 2 && k.Data[from-2] == 0x81 && k.Data[from-1] == 0 { // tags are of the link, too
+		from += 4
+	}
+	if p.f.hex > 1 || p.f.hexASCII > 1 {
+		from = 0
+	}
+	if p.f.hex+p.f.hexASCII > 0 && len(k.Data) > from {
+		line += dumpBytes(k.Data[from:], p.f.hexASCII > 0)
+	}
+	_, err := io.WriteString(p.w, line)
+	return err
+}
+
+func (p *printer) stamp(t time.Time) string {
+	last := p.last
+	p.last = t
+	switch p.f.stamps {
+	case 0:
+		return t.Local().Format("15:04:05.000000 ")
+	case 1:
+		return ""
+	case 2:
+		return fmt.Sprintf("%d.%06d ", t.Unix(), t.Nanosecond()/1000)
+	case 3:
+		if last.IsZero() {
+			last = t
+		}
+		d := t.Sub(last)
+		return fmt.Sprintf(" %02d:%02d:%02d.%06d ", int(d.Hours()), int(d.Minutes())%60, int(d.Seconds())%60, d.Microseconds()%1e6)
+	}
+	return t.Local().Format("2006-01-02 15:04:05.000000 ")
+}
+
+// dumpBytes is tcpdump's -x, and -X.
+func dumpBytes(b []byte, ascii bool) string {
+	var s strings.Builder
+	for at := 0; at < len(b); at += 16 {
+		line := b[at:min(at+16, len(b))]
+		var h strings.Builder
+		for i := 0; i < len(line); i += 2 {
+			h.WriteString(" " + hex.EncodeToString(line[i:min(i+2, len(line))]))
+		}
+		if !ascii {
+			fmt.Fprintf(&s, "\t0x%04x: %s\n", at, h.String())
+			continue
+		}
+		text := make([]byte, len(line))
+		for i, c := range line {
+			if text[i] = c; c <= 0x20 || c > 0x7e {
+				text[i] = '.'
+			}
+		}
+		fmt.Fprintf(&s, "\t0x%04x: %-40s  %s\n", at, h.String(), text)
+	}
+	return s.String()
+}

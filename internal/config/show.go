@@ -1,0 +1,115 @@
+package config
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/router"
+)
+
+// Running returns the running switch as a configuration file, with what was added by hand. Ports that other programs have passed
+// are left out: their programs make them.
+func Running(ctx context.Context, sw *api.Client) (*File, error) {
+	var status api.Status
+	var ports []api.Port
+	var published []api.Publish
+	var routes []api.Route
+	var nat api.NATSettings
+	var errs error
+	for path, to := range map[string]any{"/status": &status, "/ports": &ports, "/publish": &published, "/routes": &routes, "/nat/settings": &nat} {
+		errs = errors.Join(errs, sw.Do(ctx, "GET", path, nil, to))
+	}
+	if errs != nil {
+		return nil, errs
+	}
+	f := &File{Host: Host{Address: "off"}}
+	f.Uplink.Device = model.UplinkNone
+	if up := status.Uplink; up.Kind != model.UplinkNone {
+		f.Uplink = Uplink{Device: up.Device, Kind: up.Kind, Ports: up.Ports}
+	}
+	if status.Host != "" {
+		f.Host.Address = status.Host
+	}
+	f.NAT = NAT{Windows: nat.Windows, Flows: status.Tables["flows"].Limit, FlowsPerPort: nat.FlowsPerPort, Timers: timersFrom(nat.Timers)}
+	for _, n := range status.Networks {
+		f.Networks = append(f.Networks, api.NetworkAdd{Name: n.Name, Subnet: n.Subnet, Gateway: n.Gateway, MTU: n.MTU, Internal: n.Internal, Isolated: n.Isolated,
+			Mapping: n.Mapping, Filtering: n.Filtering})
+	}
+	var left []string
+	for _, p := range ports {
+		kind := model.PortKind(p.Kind)
+		if kind == model.KindHost || kind == model.KindUplink || p.Handed {
+			left = append(left, p.Name)
+			continue
+		}
+		f.Ports = append(f.Ports, portOf(p, kind))
+	}
+	for _, p := range published {
+		if slices.Contains(left, p.Port) {
+			continue
+		}
+		x := Publish{From: "any", Host: p.HostPorts(), To: fmt.Sprintf("%s:%d", p.Port, p.ContainerPort), Proto: p.Protocol}
+		if len(p.From) > 0 {
+			x.From = strings.Join(p.From, ",")
+		}
+		f.Publish = append(f.Publish, x)
+	}
+	for _, r := range routes {
+		if !r.ByHand {
+			continue
+		}
+		x := Route{Dst: r.Dst, Via: r.Gateway}
+		if r.Type != router.Unicast.String() {
+			x.Type = r.Type
+		}
+		f.Routes = append(f.Routes, x)
+	}
+	return f, nil
+}
+
+// portOf asks for a port like p.
+func portOf(p api.Port, kind model.PortKind) api.PortAdd {
+	x := api.PortAdd{Name: p.Name, Network: p.Network, MAC: p.MAC, Set: settingsOf(p)}
+	if len(p.Addresses) > 0 {
+		x.IP = p.Addresses[0]
+	}
+	if kind == model.KindDevice {
+		x.Device = p.Ifname
+		return x
+	}
+	x.MTU = p.MTU
+	switch kind {
+	case model.KindStream:
+		x.QEMUStream = p.Ifname
+	case model.KindDgram:
+		x.QEMUDgram = p.Ifname
+	case model.KindVDE:
+		x.VDE = p.Ifname
+	default:
+		x.Netns, x.Ifname, x.NoRoute, x.Offload = p.Netns, p.Ifname, p.NoRoute, "off"
+		if p.Offload {
+			x.Offload = "on"
+		}
+	}
+	return x
+}
+
+// settingsOf makes another port have the settings of p.
+func settingsOf(p api.Port) api.PortSet {
+	out := api.PortSet{}
+	for name, on := range p.Flags {
+		out[name] = api.Switch(on)
+	}
+	if p.RxRate != 0 {
+		out["rx_rate"] = api.RateKnob(p.RxRate, p.RxBurst)
+	}
+	if p.TxRate != 0 {
+		out["tx_rate"] = api.RateKnob(p.TxRate, p.TxBurst)
+	}
+	return out
+}

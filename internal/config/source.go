@@ -1,0 +1,113 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/model"
+)
+
+// A Source is where a switch's configuration comes from: a file, and the flags of `uvswitch run`, which win over the file.
+type Source struct {
+	Path  string // of the file; empty for none
+	Flags Flags
+}
+
+// Flags are those of `uvswitch run` that the file can say, too. nil: not given.
+type Flags struct {
+	UplinkDevice, UplinkKind, NATPorts, Subnet *string
+	Host                                       *bool
+}
+
+// Start returns the configuration to start with.
+func (s Source) Start() (model.Config, error) {
+	if s.Path == "" {
+		return s.config(&File{})
+	}
+	f, err := Load(s.Path)
+	if err != nil {
+		return model.Config{}, err
+	}
+	return s.config(f)
+}
+
+// Load returns the configuration that text is, or the source's own file when text is empty.
+func (s Source) Load(text []byte) (model.Config, error) {
+	if len(text) == 0 {
+		if s.Path == "" {
+			return model.Config{}, errors.New("this switch was started without a configuration file; name a file, as in `uvswitch reload FILE`")
+		}
+		b, err := os.ReadFile(s.Path)
+		if err != nil {
+			return model.Config{}, fmt.Errorf("config: %w", err)
+		}
+		if text = b; strings.TrimSpace(string(b)) == "" { // an editor may have emptied it, and not written yet
+			return model.Config{}, fmt.Errorf("config: %s is empty; loading it would remove everything that was in it", s.Path)
+		}
+	}
+	f, err := Parse(text)
+	if err != nil {
+		return model.Config{}, err
+	}
+	return s.config(f)
+}
+
+// config puts defaults, file and flags together.
+func (s Source) config(f *File) (c model.Config, err error) {
+	c = model.Config{
+		Uplink:  model.Uplink{Device: cmp.Or(f.Uplink.Device, model.UplinkAuto), Kind: f.Uplink.Kind, Ports: cmp.Or(f.Uplink.Ports, model.DefaultNATPorts)},
+		Host:    model.Host{On: f.Host.Address != "off"},
+		NAT:     model.NAT{Flows: f.NAT.Flows, FlowsPerPort: f.NAT.FlowsPerPort, Strict: f.NAT.Windows == "strict", Mapping: f.NAT.Mapping, Filtering: f.NAT.Filtering},
+		Default: api.NetworkAdd{Name: api.DefaultNetwork},
+		Ports:   f.Ports,
+	}
+	if f.Host.Address != "auto" && f.Host.Address != "off" {
+		c.Host.Address = f.Host.Address
+	}
+	if c.NAT.Timers, err = f.NAT.Timers.NAT(); err != nil {
+		return c, err
+	}
+	for _, n := range f.Networks {
+		if n.Name == api.DefaultNetwork {
+			c.Default = n
+		} else {
+			c.Networks = append(c.Networks, n)
+		}
+	}
+	c.Default.Subnet = cmp.Or(c.Default.Subnet, model.DefaultSubnet)
+	for _, p := range f.Publish {
+		c.Publishes = append(c.Publishes, p.spec())
+	}
+	for _, r := range f.Routes {
+		c.Routes = append(c.Routes, api.RouteAdd{Dst: r.Dst, Gateway: r.Via, Type: r.Type})
+	}
+	s.Flags.apply(&c)
+	return c, nil
+}
+
+func (f Flags) apply(c *model.Config) {
+	for _, x := range []struct{ to, from *string }{
+		{&c.Uplink.Device, f.UplinkDevice}, {&c.Uplink.Kind, f.UplinkKind}, {&c.Uplink.Ports, f.NATPorts}, {&c.Default.Subnet, f.Subnet},
+	} {
+		if x.from != nil {
+			*x.to = *x.from
+		}
+	}
+	if f.Host != nil {
+		c.Host.On = *f.Host
+	}
+}
+
+// spec is the published port as the API takes it.
+func (p Publish) spec() api.PublishAdd {
+	name, port, _ := strings.Cut(p.To, ":")
+	a := api.PublishAdd{Spec: p.Host + ":" + port + "/" + cmp.Or(p.Proto, "tcp"), Port: name}
+	if p.From != "" && p.From != "any" {
+		a.From = strings.Split(p.From, ",")
+	}
+	return a
+}

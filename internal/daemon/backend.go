@@ -1,0 +1,64 @@
+package daemon
+
+import (
+	"fmt"
+	"runtime"
+	"time"
+
+	"github.com/uvswitch/uvswitch/internal/dataplane"
+	"github.com/uvswitch/uvswitch/tap"
+)
+
+// The I/O backends, as --io names them.
+const (
+	ioAuto  = "auto"
+	ioURing = "io_uring"
+	ioRW    = "read-write"
+)
+
+// IOKinds are what Options.IO may be.
+var IOKinds = []string{ioAuto, ioURing, ioRW}
+
+// backend is how frames are read and written, and why not by io_uring if that was wanted and cannot be.
+type backend struct{ name, why string }
+
+// newPollers makes one Poller a worker: io_uring, unless read-write is asked for or io_uring cannot be used and was
+// not insisted on.
+func newPollers(kind string, workers int, busyPoll time.Duration) ([]dataplane.Poller, backend, error) {
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), workers+spareThreads))
+	made := backend{name: ioURing}
+	if kind == ioRW {
+		made.name = ioRW
+	}
+	var pollers []dataplane.Poller
+	for len(pollers) < workers {
+		p, err := newPoller(made.name, busyPoll)
+		if err == nil {
+			pollers = append(pollers, p)
+			continue
+		}
+		for _, p := range pollers {
+			_ = p.Close() // nothing was read or written yet
+		}
+		if made.name == ioRW || kind == ioURing {
+			return nil, made, fmt.Errorf("the %s backend cannot be used: %w; `uvswitch run --io auto` selects a backend that works here", made.name, err)
+		}
+		pollers, made = nil, backend{name: ioRW, why: err.Error()}
+	}
+	return pollers, made, nil
+}
+
+// defaultWorkers leaves half of the CPUs to who sends and receives. With one worker, what the receiver answers is read
+// in the worker's next round, without a wake-up, and acknowledgements come in batches; bench/README.md has figures.
+func defaultWorkers() int { return min(max(runtime.NumCPU()/2, 1), 4) }
+
+// spareThreads is how many of Go's threads may run beside the workers, which keep theirs while they wait: the
+// housekeeper and whoever asks by the API.
+const spareThreads = 2
+
+func newPoller(name string, busyPoll time.Duration) (dataplane.Poller, error) {
+	if name == ioURing {
+		return tap.NewIOUring(busyPoll)
+	}
+	return tap.NewRW()
+}

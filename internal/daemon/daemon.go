@@ -1,0 +1,291 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/dataplane"
+	"github.com/uvswitch/uvswitch/internal/fdstore"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/hostports"
+	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/netns"
+	"github.com/uvswitch/uvswitch/internal/rights"
+	"github.com/uvswitch/uvswitch/internal/tapmaker"
+	"github.com/uvswitch/uvswitch/internal/uplink"
+	"github.com/uvswitch/uvswitch/nat"
+	"github.com/uvswitch/uvswitch/tap"
+)
+
+// Options are what a switch is told that never changes while it runs, and its first configuration.
+type Options struct {
+	Config   model.Config
+	Name     string // prefix of the switch's own devices: NAME0 and NAME-up
+	Workers  int    // 0: one for two CPUs, 4 at most
+	BusyPoll time.Duration
+	IO       string         // one of IOKinds; auto when empty
+	TAPs     tapmaker.Maker // creates TAPs in namespaces
+	Store    fdstore.Store  // keeps TAPs that other programs have passed, beyond the end of the process; nil for none
+	Stored   []*os.File     // what it has kept from the last process
+	Log      *slog.Logger
+}
+
+// A Daemon is one running switch.
+type Daemon struct {
+	opts    Options
+	dp      *dataplane.Dataplane
+	up      *uplink.Uplink // nil without one
+	started time.Time
+	backend backend
+	log     *slog.Logger
+	ended   chan error // the data plane has ended; see Ended
+	stop    context.CancelFunc
+
+	changing changeLock // Lock 20, before every other one; see lock.go
+
+	// Written with changing held.
+	closed   bool
+	built    bool                 // everything that the configuration asks for exists
+	hostUses []hostports.Listener // ports of the host in use, as last read
+	lastID   frame.PortID         // assigned last: ids are reused late, so that captures do not mistake one port for another
+	nextRule uint32
+	stored   storedState
+
+	mu        sync.Mutex // Lock 30: everything below; see lock.go
+	config    model.Config
+	networks  map[string]*network
+	ports     map[string]*port
+	byID      [frame.MaxPorts]*port
+	former    map[frame.PortID]string // names of removed ports; replaced as a whole
+	publishes []*publish
+	external  netip.Addr // the host's address on the uplink
+}
+
+type network struct {
+	model.Network
+	masquerade *nat.RuleCount
+}
+
+// Start starts a switch. It forwards when Start returns, and until Close. Its context ends what it does in the background.
+func Start(ctx context.Context, o Options) (*Daemon, error) {
+	if err := errors.Join(rights.Check(), tap.CheckTUN()); err != nil {
+		return nil, err
+	}
+	if _, err := model.ParsePortRanges(o.Config.Uplink.Ports); err != nil {
+		return nil, err
+	}
+	d, err := newDaemon(o)
+	if err != nil {
+		return nil, err
+	}
+	ctx, d.stop = context.WithCancel(ctx)
+	go func() { d.ended <- d.dp.Run(ctx, d.portGone) }()
+	err = d.change("starting", d.buildLocked)
+	if err == nil {
+		err = uplink.Watch(ctx, func() { d.refreshUplink(); d.refreshDevices() })
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	go d.refreshNATPorts(ctx)
+	return d, nil
+}
+
+func newDaemon(o Options) (*Daemon, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Workers <= 0 {
+		o.Workers = defaultWorkers()
+	}
+	d := &Daemon{
+		opts: o, log: o.Log, started: time.Now(), ended: make(chan error, 1), changing: newChangeLock(),
+		config: o.Config, networks: map[string]*network{}, ports: map[string]*port{}, nextRule: 1,
+	}
+	var seed [8]byte
+	if _, err := rand.Read(seed[:]); err != nil {
+		return nil, fmt.Errorf("daemon: %w", err)
+	}
+	natOptions := nat.Options{
+		Flows: o.Config.NAT.Flows, FlowsPerPort: o.Config.NAT.FlowsPerPort, Seed: binary.NativeEndian.Uint64(seed[:]), Timers: o.Config.NAT.Timers,
+		Strict: o.Config.NAT.Strict, Alloc: hugePages,
+	}
+	if o.Config.Uplink.Device != model.UplinkNone {
+		if err := d.openUplink(); err != nil {
+			return nil, err
+		}
+		if d.usesBPF() {
+			natOptions.ICMPIDs, natOptions.PortlessPeer = d.up.ICMPIDs(), d.up.SetPortlessPeer
+		}
+	}
+	pollers, chosen, err := newPollers(o.IO, o.Workers, o.BusyPoll)
+	if err != nil {
+		d.closeUplink()
+		return nil, err
+	}
+	d.backend = chosen
+	if chosen.why != "" {
+		d.log.Warn("the preferred I/O backend cannot be used; falling back to another one", "backend", chosen.name, "why", chosen.why)
+	}
+	d.dp = dataplane.New(nat.New(natOptions), d.clock, pollers...)
+	return d, nil
+}
+
+// clock is the data plane's: it begins with tick 1, since 0 means never in places.
+func (d *Daemon) clock() int64 {
+	return int64(time.Since(d.started) + time.Second/frame.TicksPerSecond)
+}
+
+// buildLocked makes what the configuration asks for.
+func (d *Daemon) buildLocked() error {
+	for _, n := range d.config.AllNetworks() {
+		if err := d.addNetworkLocked(n); err != nil {
+			return err
+		}
+	}
+	if d.up != nil {
+		if err := d.addUplinkPortLocked(); err != nil {
+			return err
+		}
+	}
+	if d.config.Host.On {
+		if err := d.addHostPortLocked(); err != nil {
+			return err
+		}
+	}
+	d.refreshUplinkLocked()
+	stored, devices := d.loadStored()
+	// In this order: ports that name their address, ports of the last process, ports that get what is free.
+	for _, named := range []bool{true, false} {
+		for _, p := range d.config.Ports {
+			if p.NamesAddress() != named {
+				continue
+			}
+			if _, err := d.addPortLocked(p, nil); err != nil {
+				return err
+			}
+		}
+		if named {
+			d.restorePortsLocked(stored, devices)
+		}
+	}
+	for _, p := range d.config.Publishes {
+		if _, err := d.addPublishLocked(p); err != nil {
+			return err
+		}
+	}
+	d.restorePublishesLocked(stored)
+	for _, r := range d.config.Routes {
+		if err := d.addRouteLocked(r); err != nil {
+			return err
+		}
+	}
+	d.built = true
+	return nil
+}
+
+// Ended receives once, when the data plane has ended by itself.
+func (d *Daemon) Ended() <-chan error { return d.ended }
+
+// Close ends the switch and gives everything back: listeners, ports and their devices, the uplink.
+func (d *Daemon) Close() error {
+	d.stop()
+	err := <-d.ended
+	d.ended <- nil // for whoever asks Ended later
+	_ = d.changing.lock("ending", false)
+	defer d.changing.unlock()
+	d.closed = true
+	for _, p := range d.publishes {
+		p.relays.Close()
+	}
+	for _, p := range d.ports {
+		p.closeWire()
+	}
+	d.closeUplink()
+	return err
+}
+
+// State returns the configuration in force, without static routes and neighbors (see fullStateLocked). The values are the
+// caller's.
+func (d *Daemon) State() *model.State {
+	s := &model.State{Name: d.opts.Name}
+	if d.up != nil {
+		up, kind := d.up.State()
+		s.UplinkDevice, s.UplinkKind = up.Device, string(kind)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s.Config, s.Former, s.External = d.config, d.former, d.external
+	for _, n := range d.networks {
+		s.Networks = append(s.Networks, n.Network)
+	}
+	for _, p := range d.byID {
+		if p != nil {
+			s.Ports = append(s.Ports, p.Port)
+		}
+	}
+	for _, p := range d.publishes {
+		s.Publishes = append(s.Publishes, p.Publish)
+	}
+	slices.SortFunc(s.Networks, func(a, b model.Network) int { return cmp.Compare(a.ID, b.ID) })
+	return s
+}
+
+// stateLocked is State with the device that must not be plugged, which may have to be looked up on the host.
+func (d *Daemon) stateLocked() *model.State {
+	s := d.State()
+	if d.up == nil {
+		s.UplinkDevice = uplink.DefaultDevice()
+	}
+	return s
+}
+
+// Dataplane returns the switch's data plane.
+func (d *Daemon) Dataplane() *dataplane.Dataplane { return d.dp }
+
+// Started is when the switch was started.
+func (d *Daemon) Started() time.Time { return d.started }
+
+// Backend returns the I/O backend's name, and why it is not io_uring where that was wanted.
+func (d *Daemon) Backend() (name, why string) { return d.backend.name, d.backend.why }
+
+// hugePages is memory for tables, in huge pages where the kernel gives them: a look-up among a million flows misses the cache,
+// and should not miss in the page tables, too. Pages are touched, and so count, as they are used.
+func hugePages(n int) []byte {
+	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return make([]byte, n)
+	}
+	_ = unix.Madvise(b, unix.MADV_HUGEPAGE)
+	return b
+}
+
+// withStatus gives errors of packages that know nothing of HTTP a status and a code.
+func withStatus(err error) error {
+	var known *api.Error
+	switch {
+	case errors.As(err, &known):
+		return err
+	case errors.Is(err, netns.ErrNotPermitted):
+		return api.Errorf(http.StatusNotImplemented, "%v; `uvswitch port add`, run as root, creates the device itself and passes it to the switch", err).With(api.NamespaceNotPermitted)
+	case errors.Is(err, netns.ErrNotFound):
+		return api.Errorf(http.StatusNotFound, "%v", err).With(api.NamespaceNotFound)
+	case errors.Is(err, os.ErrNotExist):
+		return api.Errorf(http.StatusNotFound, "%v", err)
+	}
+	return api.Errorf(http.StatusConflict, "%v", err)
+}

@@ -1,0 +1,130 @@
+package daemon
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/uplink"
+	"github.com/uvswitch/uvswitch/nat"
+	"github.com/uvswitch/uvswitch/router"
+	"github.com/uvswitch/uvswitch/switch"
+)
+
+// AddNetwork adds a network.
+func (d *Daemon) AddNetwork(a api.NetworkAdd) error {
+	return d.change("adding network "+a.Name, func() error { return d.addNetworkLocked(a) })
+}
+
+// DeleteNetwork removes a network that has no ports.
+func (d *Daemon) DeleteNetwork(name string) error {
+	return d.change("removing network "+name, func() error { return d.deleteNetworkLocked(name) })
+}
+
+func (d *Daemon) addNetworkLocked(a api.NetworkAdd) error {
+	m, err := d.State().NewNetwork(a)
+	if err != nil {
+		return err
+	}
+	if what, collides := uplink.Overlap(m.Prefix, d.opts.Name); collides {
+		return api.Errorf(http.StatusConflict, "subnet %s overlaps %s; choose another subnet (--subnet)", m.Prefix, what)
+	}
+	if m.ID = d.freeNetIDLocked(); m.ID == frame.NoNet {
+		return api.Errorf(http.StatusConflict, "the switch already has %d networks, which is the limit", frame.MaxNets-1)
+	}
+	n := &network{m, &nat.RuleCount{}}
+	d.mu.Lock()
+	d.networks[n.Name] = n
+	d.mu.Unlock()
+	fdb := vswitch.NewFDB(vswitch.DefaultFDBSize, uint64(d.started.UnixNano())*uint64(n.ID))
+	d.dp.Switch.SetNetwork(vswitch.Network{ID: n.ID, Gateway: n.MAC, FDB: fdb})
+	d.setInterfaceLocked(n)
+	d.updateRulesLocked()
+	if err := d.routeFromHostLocked(n); err != nil {
+		d.removeNetworkLocked(n)
+		return err
+	}
+	return nil
+}
+
+func (d *Daemon) freeNetIDLocked() frame.NetID {
+	used := map[frame.NetID]bool{}
+	for _, n := range d.networks {
+		used[n.ID] = true
+	}
+	for id := frame.NetID(1); id < frame.MaxNets; id++ {
+		if !used[id] {
+			return id
+		}
+	}
+	return frame.NoNet
+}
+
+func (d *Daemon) setInterfaceLocked(n *network) {
+	d.dp.Router.SetInterface(router.Interface{
+		Net: n.ID, Addr: frame.AddrFrom(n.Gateway), Prefix: n.Prefix, MAC: n.MAC, MTU: n.MTU, Internal: n.Internal, Isolated: n.Isolated,
+	})
+}
+
+// changeNetworkLocked gives a network other settings. Its subnet and gateway stay; its ports keep their MTU.
+func (d *Daemon) changeNetworkLocked(a api.NetworkAdd) error {
+	to, err := d.State().ChangedNetwork(a)
+	if err != nil {
+		return err
+	}
+	n := d.networks[a.Name]
+	was := n.Network
+	if err := d.replaceNetworkLocked(n, to); err != nil {
+		return errors.Join(err, d.replaceNetworkLocked(n, was))
+	}
+	return nil
+}
+
+func (d *Daemon) replaceNetworkLocked(n *network, to model.Network) error {
+	d.unrouteFromHostLocked(n)
+	d.mu.Lock()
+	n.Network = to
+	d.mu.Unlock()
+	d.setInterfaceLocked(n)
+	d.updateRulesLocked()
+	return d.routeFromHostLocked(n)
+}
+
+func (d *Daemon) deleteNetworkLocked(name string) error {
+	n := d.networks[name]
+	if n == nil {
+		return model.NoNetwork(name)
+	}
+	if name == api.DefaultNetwork {
+		return api.Errorf(http.StatusConflict, "network %q cannot be removed while the switch runs", name)
+	}
+	for _, p := range d.ports {
+		if p.net == n {
+			return api.Errorf(http.StatusConflict, "network %q still has port %q; remove the port first: `uvswitch port del %s`", name, p.Name, p.Name)
+		}
+	}
+	d.removeNetworkLocked(n)
+	return nil
+}
+
+func (d *Daemon) removeNetworkLocked(n *network) {
+	d.unrouteFromHostLocked(n)
+	d.mu.Lock()
+	delete(d.networks, n.Name)
+	d.mu.Unlock()
+	d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.DeleteInterface(n.ID, out) })
+	d.dp.Switch.DeleteNetwork(n.ID)
+	d.updateRulesLocked()
+}
+
+// MasqueradeCount returns the counters of a network's masquerading.
+func (d *Daemon) MasqueradeCount(name string) (packets, bytes uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if n := d.networks[name]; n != nil {
+		return n.masquerade.Packets.Load(), n.masquerade.Bytes.Load()
+	}
+	return 0, 0
+}

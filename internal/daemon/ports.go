@@ -1,0 +1,236 @@
+package daemon
+
+import (
+	"maps"
+	"net/http"
+	"slices"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/nat"
+	"github.com/uvswitch/uvswitch/router"
+	"github.com/uvswitch/uvswitch/tap"
+)
+
+// A port is one port with its wire.
+type port struct {
+	model.Port
+	net *network // nil for the uplink
+	wire
+}
+
+// id is the network's id in the data plane.
+func (p *port) netID() frame.NetID {
+	if p.net == nil {
+		return frame.NoNet
+	}
+	return p.net.ID
+}
+
+// AddPort makes the port that a asks for. byFD is its TAP, when another program has made it, and belongs to the switch from now
+// on. On an error nothing remains.
+func (d *Daemon) AddPort(a api.PortAdd, byFD *tap.Device) (added model.Port, err error) {
+	begun := false
+	err = d.change("adding port "+a.Name, func() error {
+		begun = true
+		added, err = d.addPortLocked(a, byFD)
+		return err
+	})
+	if !begun && byFD != nil {
+		_ = byFD.Close()
+	}
+	return added, err
+}
+
+// SetPort changes settings of a port.
+func (d *Daemon) SetPort(name string, set api.PortSet) error {
+	return d.change("changing port "+name, func() error { return d.setPortLocked(name, set) })
+}
+
+// DeletePort removes a port, its device, and what is published of it.
+func (d *Daemon) DeletePort(name string) error {
+	return d.change("removing port "+name, func() error { return d.deletePortLocked(name) })
+}
+
+func (d *Daemon) addPortLocked(a api.PortAdd, byFD *tap.Device) (model.Port, error) {
+	m, err := d.stateLocked().NewPort(a)
+	if err == nil && a.Handed != (byFD != nil) {
+		err = api.Errorf(http.StatusBadRequest, "handed: true needs exactly one file descriptor with the request (SCM_RIGHTS), and a descriptor needs handed: true")
+	}
+	if err != nil {
+		if byFD != nil {
+			_ = byFD.Close()
+		}
+		return m, err
+	}
+	p := &port{Port: m, net: d.networks[m.Network]}
+	if byFD != nil {
+		p.wire = wire{conn: byFD} // its maker moves, names and addresses it
+	} else if p.wire, err = d.openWire(&p.Port, p.net, a.NoRoute); err != nil {
+		return m, withStatus(err)
+	}
+	if err := d.plugLocked(p); err != nil {
+		return m, withStatus(err)
+	}
+	if p.ByFD {
+		d.storePortLocked(p)
+	}
+	d.updateRulesLocked()
+	return p.Port, nil
+}
+
+// plugLocked gives p an id and connects it to the data plane. On an error its wire is closed.
+func (d *Daemon) plugLocked(p *port) error {
+	for i := range frame.PortID(frame.MaxPorts - 1) {
+		if id := 1 + (d.lastID+i)%(frame.MaxPorts-1); d.byID[id] == nil {
+			p.ID, d.lastID = id, id
+			break
+		}
+	}
+	if p.ID == frame.NoPort {
+		p.closeWire()
+		return api.Errorf(http.StatusConflict, "the switch already has %d ports, which is the limit", frame.MaxPorts-1)
+	}
+	if err := d.dp.AddPort(p.SwitchPort(p.netID()), p.conn); err != nil {
+		p.closeWire()
+		return err
+	}
+	if p.Rx.Bits != 0 || p.Tx.Bits != 0 {
+		d.dp.SetRate(p.ID, p.Rx, p.Tx)
+	}
+	d.mu.Lock()
+	d.byID[p.ID], d.ports[p.Name] = p, p
+	d.mu.Unlock()
+	d.bindNeighborLocked(p)
+	d.log.Info("port added", "port", p.Name, "kind", p.Kind, "device", p.Ifname, "netns", p.Netns, "address", p.Addr)
+	return nil
+}
+
+func (d *Daemon) setPortLocked(name string, set api.PortSet) error {
+	p := d.ports[name]
+	if p == nil {
+		return model.NoPort(name)
+	}
+	s, err := p.Change(set)
+	if err != nil {
+		return err
+	}
+	newRates := s.Rx != p.Rx || s.Tx != p.Tx // else the token buckets stay
+	d.mu.Lock()
+	p.Settings = s
+	d.mu.Unlock()
+	d.dp.Switch.SetPort(p.SwitchPort(p.netID()))
+	if newRates {
+		d.dp.SetRate(p.ID, p.Rx, p.Tx)
+	}
+	return nil
+}
+
+func (d *Daemon) deletePortLocked(name string) error {
+	p := d.ports[name]
+	if p == nil {
+		return model.NoPort(name)
+	}
+	if p.IsOwn() {
+		return api.Errorf(http.StatusConflict, "port %q is the switch's own; start the switch with `--host off` or `--uplink none` to do without it", name)
+	}
+	d.unplugLocked(p)
+	return nil
+}
+
+// unplugLocked removes a port and what depends on it: published ports, flows, stations, the neighbor, the device.
+func (d *Daemon) unplugLocked(p *port) {
+	former := maps.Clone(d.former)
+	if former == nil {
+		former = map[frame.PortID]string{}
+	}
+	former[p.ID] = p.Name
+	gone := d.takePublishesLocked(func(x *publish) bool { return x.port == p })
+	d.mu.Lock()
+	delete(d.ports, p.Name)
+	d.byID[p.ID] = nil
+	d.former = former
+	d.mu.Unlock()
+	for _, x := range gone {
+		x.relays.Close()
+	}
+	d.dp.RemovePort(p.ID)
+	d.updateRulesLocked()
+	d.unbindNeighborLocked(p)
+	d.dp.NAT.Flush(func(f nat.Flow) bool { return f.Port == p.ID })
+	p.closeWire()
+	if p.ByFD {
+		d.forgetStoredPortLocked(p.Name)
+	}
+	d.log.Info("port removed", "port", p.Name)
+}
+
+// portGone is called by the data plane when a port's device has died with its namespace.
+func (d *Daemon) portGone(id frame.PortID) {
+	go d.follow("removing a port whose device has gone", func() { // the data plane goes on: unplugging needs its workers
+		if p := d.byID[id]; p != nil && p.Kind != model.KindUplink {
+			d.log.Warn("the port's device has gone; the port is removed", "port", p.Name, "device", p.Ifname, "netns", p.Netns)
+			d.unplugLocked(p)
+		}
+	})
+}
+
+// bindNeighborLocked makes the router know the port's station without asking, and tells the network where it is now.
+func (d *Daemon) bindNeighborLocked(p *port) {
+	if p.net != nil && p.Addr.IsValid() && p.MAC != 0 {
+		addr := frame.AddrFrom(p.Addr.Addr())
+		d.dp.WithSlowPath(func(out router.Output) {
+			d.dp.Router.SetNeighbor(p.net.ID, addr, p.MAC, out)
+			d.dp.Router.Announce(p.net.ID, addr, p.MAC, out)
+		})
+	}
+}
+
+func (d *Daemon) unbindNeighborLocked(p *port) {
+	if p.net != nil && p.Addr.IsValid() && p.MAC != 0 {
+		d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.DeleteNeighbor(p.net.ID, frame.AddrFrom(p.Addr.Addr()), out) })
+	}
+}
+
+// States of a port's device.
+const (
+	Forwarding = "forwarding"
+	Disabled   = "disabled"
+	Down       = "down"
+	Gone       = "gone"
+)
+
+// PortStatus is what only the port's wire tells.
+type PortStatus struct {
+	State     string
+	Ifname    string // the device's name now
+	Segmented uint64 // frames segmented or summed in software
+}
+
+// PortStatuses asks the host about every port, by name. It takes no lock while it asks.
+func (d *Daemon) PortStatuses(names ...string) map[string]PortStatus {
+	d.mu.Lock()
+	var list []port
+	for _, p := range d.ports {
+		if len(names) == 0 || slices.Contains(names, p.Name) {
+			list = append(list, *p)
+		}
+	}
+	d.mu.Unlock()
+	out := map[string]PortStatus{}
+	for i := range list {
+		p := &list[i]
+		s := PortStatus{State: p.linkState(&p.Port), Ifname: p.Ifname}
+		if c, ok := p.conn.(*tap.Device); ok && p.ByFD { // its maker names it as it likes
+			if name, err := c.Name(); err == nil {
+				s.Ifname = name
+			}
+		}
+		if c, ok := p.conn.(interface{ Segmented() uint64 }); ok {
+			s.Segmented = c.Segmented()
+		}
+		out[p.Name] = s
+	}
+	return out
+}

@@ -1,0 +1,241 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/hostports"
+	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/relay"
+	"github.com/uvswitch/uvswitch/nat"
+)
+
+// A publish is one published port with its listeners on the host.
+type publish struct {
+	model.Publish
+	port   *port
+	count  *nat.RuleCount
+	relays *relay.Set
+}
+
+// AddPublish publishes a port.
+func (d *Daemon) AddPublish(a api.PublishAdd) (added model.Publish, err error) {
+	err = d.change("publishing "+a.Spec, func() error {
+		added, err = d.addPublishLocked(a)
+		return err
+	})
+	return added, err
+}
+
+// DeletePublish ends the published port that is named by its host's side: [ADDR:]PORT[-END][/PROTO].
+func (d *Daemon) DeletePublish(name string) error {
+	return d.change("unpublishing "+name, func() error { return d.deletePublishLocked(name) })
+}
+
+func (d *Daemon) addPublishLocked(a api.PublishAdd) (model.Publish, error) {
+	m, err := d.State().NewPublish(a)
+	if err != nil {
+		return m, err
+	}
+	if err := d.checkHostPortsLocked(&m); err != nil {
+		return m, err
+	}
+	m.ID = d.nextRule
+	d.nextRule++
+	p := &publish{Publish: m, port: d.ports[a.Port], count: &nat.RuleCount{}}
+	if p.relays, err = d.openRelays(p); err != nil {
+		return m, err
+	}
+	d.mu.Lock()
+	d.publishes = append(d.publishes, p)
+	d.mu.Unlock()
+	d.updateRulesLocked()
+	d.log.Info("published", "host", p.HostPorts(), "port", p.Port, "target", p.Target, "protocol", p.Proto)
+	return m, nil
+}
+
+// openRelays binds the ports on the host. A large range, and SCTP, are not served to the host itself.
+func (d *Daemon) openRelays(p *publish) (*relay.Set, error) {
+	if p.Len() > model.MaxRelays || p.Proto == "sctp" {
+		return nil, nil
+	}
+	s, err := relay.Open(relay.Rule{
+		Proto: p.Proto, Host: p.HostAddr, Lo: p.Lo, Hi: p.Hi, Target: p.port.Addr.Addr(), TargetPort: p.Target, From: p.From, Serve: d.config.Host.On,
+	})
+	var bind *relay.BindError
+	if errors.As(err, &bind) {
+		return nil, api.Errorf(http.StatusConflict, "cannot open port %d/%s of the host: %v; publish another port", bind.Port, p.Proto, bind.Err)
+	}
+	return s, err
+}
+
+func (d *Daemon) deletePublishLocked(name string) error {
+	gone := d.takePublishesLocked(func(p *publish) bool { return p.IsNamed(name) })
+	if len(gone) == 0 {
+		return model.NotPublished(name)
+	}
+	for _, p := range gone {
+		p.relays.Close()
+	}
+	d.updateRulesLocked()
+	return nil
+}
+
+// takePublishesLocked removes published ports from the list, and returns them.
+func (d *Daemon) takePublishesLocked(which func(*publish) bool) (gone []*publish) {
+	var kept []*publish
+	for _, p := range d.publishes {
+		if which(p) {
+			gone = append(gone, p)
+		} else {
+			kept = append(kept, p)
+		}
+	}
+	d.mu.Lock()
+	d.publishes = kept
+	d.mu.Unlock()
+	return gone
+}
+
+// checkHostPortsLocked says what on the host stands in the way of a published port.
+func (d *Daemon) checkHostPortsLocked(p *model.Publish) error {
+	if d.up != nil && !p.HostAddr.IsUnspecified() && !p.HostAddr.IsLoopback() {
+		if s, _ := d.up.State(); s.Addr != p.HostAddr {
+			return api.Errorf(http.StatusBadRequest, "%s is neither the uplink's address (%s) nor 127.0.0.1; leave it out for all addresses of the host", p.HostAddr, addrText(d.external))
+		}
+	}
+	if eph := hostports.Ephemeral(); p.Len() > model.MaxRelays && p.Lo <= eph[1] && p.Hi >= eph[0] {
+		return api.Errorf(http.StatusConflict, "a range of more than %d ports may not overlap %d-%d, which the host's kernel uses for its own connections; use a smaller or another range", model.MaxRelays, eph[0], eph[1])
+	}
+	if pool := d.poolsLocked(p); d.up != nil && (pool[0].Len() == 0 || pool[1].Len() == 0) {
+		return api.Errorf(http.StatusConflict, "that would leave no port for the containers' own connections; widen --nat-ports, or publish fewer ports")
+	}
+	list, err := hostports.List()
+	if err != nil {
+		return err
+	}
+	for n := int(p.Lo); n <= int(p.Hi); n++ {
+		if l, taken := hostports.Find(list, p.Proto, p.HostAddr, uint16(n)); taken {
+			return api.Errorf(http.StatusConflict, "port %d/%s is in use by %s; publish another, or stop it", n, p.Proto, l.Owner())
+		}
+	}
+	return nil
+}
+
+// updateRulesLocked puts networks, published ports and NAT's ports in force. Nothing happens when nothing has changed.
+func (d *Daemon) updateRulesLocked() {
+	if d.closed {
+		return
+	}
+	pools := d.poolsLocked()
+	r := nat.Rules{Pool: pools}
+	if d.external.IsValid() {
+		r.External = frame.AddrFrom(d.external)
+	}
+	owned := map[string]*nat.PortSet{}
+	for proto, pool := range map[string]*nat.PortSet{"tcp": pools[0], "udp": pools[1], "sctp": pools[1]} {
+		number, _ := frame.ProtoNumber(proto)
+		s := nat.NewPortSet()
+		for w := range s {
+			s[w].Store(pool[w].Load() | d.dp.NAT.InUse(number)[w].Load())
+		}
+		owned[proto] = s
+	}
+	for _, p := range d.publishes {
+		if p.HostAddr.IsLoopback() {
+			continue // the host's own relay only
+		}
+		r.Publish = append(r.Publish, p.rule())
+		owned[p.Proto].AddRange(p.Lo, p.Hi)
+	}
+	for _, n := range d.networks {
+		if !n.Internal {
+			r.Masquerade = append(r.Masquerade, &nat.Masquerade{Net: n.ID, Mapping: n.Mapping, Filtering: n.Filtering, RuleCount: n.masquerade})
+		}
+	}
+	d.dp.NAT.Update(r)
+	if d.usesBPF() {
+		d.up.SetPorts(owned["tcp"], owned["udp"], owned["sctp"])
+	}
+}
+
+// rule is the published port as NAT takes it.
+func (p *publish) rule() *nat.Publish {
+	proto, _ := frame.ProtoNumber(p.Proto)
+	r := &nat.Publish{
+		ID: p.ID, Proto: proto, Lo: p.Lo, Hi: p.Hi, Target: frame.AddrFrom(p.port.Addr.Addr()), Port: p.Target,
+		From: p.From, Inside: p.port.ID, Net: p.port.net.ID, RuleCount: p.count,
+	}
+	if !p.HostAddr.IsUnspecified() {
+		r.HostAddr = frame.AddrFrom(p.HostAddr)
+	}
+	return r
+}
+
+// poolsLocked are the ports of the host's address that NAT may use: the configured ranges without ports that the kernel picks,
+// that the host listens on, or that are published; more are published ports to come. The first pool is TCP's.
+func (d *Daemon) poolsLocked(more ...*model.Publish) [2]*nat.PortSet {
+	ranges, _ := model.ParsePortRanges(d.config.Uplink.Ports)
+	local := hostports.Ephemeral()
+	list, err := hostports.List()
+	if err != nil {
+		d.log.Error("reading the host's ports; NAT keeps clear of those known before", "error", err)
+		list = d.hostUses
+	}
+	d.hostUses = list
+	published := slices.Clone(more)
+	for _, p := range d.publishes {
+		published = append(published, &p.Publish)
+	}
+	var out [2]*nat.PortSet
+	for i, proto := range []string{"tcp", "udp"} {
+		s := nat.NewPortSet()
+		for _, r := range ranges {
+			s.AddRange(r[0], r[1])
+		}
+		s.RemoveRange(local[0], local[1])
+		for _, l := range list {
+			if l.Proto == proto {
+				s.Release(l.Port)
+			}
+		}
+		for _, p := range published {
+			if p.Proto == proto || p.Proto == "sctp" && proto == "udp" { // they share a pool
+				s.RemoveRange(p.Lo, p.Hi)
+			}
+		}
+		out[i] = s
+	}
+	return out
+}
+
+// refreshNATPorts keeps NAT's ports clear of those that the host begins to use.
+func (d *Daemon) refreshNATPorts(ctx context.Context) {
+	t := time.NewTicker(5 * time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			d.follow("reading the host's ports", d.updateRulesLocked)
+		}
+	}
+}
+
+// PublishCount returns the counters of a published port.
+func (d *Daemon) PublishCount(id uint32) (packets, bytes uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range d.publishes {
+		if p.ID == id {
+			return p.count.Packets.Load(), p.count.Bytes.Load()
+		}
+	}
+	return 0, 0
+}

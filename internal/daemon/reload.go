@@ -1,0 +1,195 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/hostports"
+	"github.com/uvswitch/uvswitch/internal/link"
+	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/netns"
+	"github.com/uvswitch/uvswitch/internal/plan"
+	"github.com/uvswitch/uvswitch/nat"
+)
+
+// Reload makes the switch what a configuration says, while it runs: what the configuration names exists afterwards, what only the
+// one before named is gone, and what was added by hand stays. Everything is checked before anything is changed; when a step fails
+// even so, the steps before it are undone. With dry nothing is changed. The steps are returned as text.
+func (d *Daemon) Reload(c model.Config, dry bool) (steps []string, err error) {
+	err = d.change("reloading", func() error {
+		have := d.fullStateLocked()
+		want, err := model.Desired(c, have)
+		if err != nil {
+			return err
+		}
+		todo, err := plan.Diff(have, want)
+		if err != nil {
+			return err
+		}
+		for _, s := range todo {
+			steps = append(steps, s.String())
+		}
+		if err := d.checkHostLocked(todo, have); err != nil || dry {
+			return err
+		}
+		if err := d.applyAllLocked(todo); err != nil {
+			steps = nil
+			return err
+		}
+		d.adoptConfigLocked(c)
+		d.log.Info("configuration reloaded", "changes", len(todo))
+		return nil
+	})
+	return steps, err
+}
+
+// adoptConfigLocked remembers what the configuration says. Some of it has no step: it takes effect with the next network.
+func (d *Daemon) adoptConfigLocked(c model.Config) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c.Uplink.Device, c.Uplink.Kind, c.Host = d.config.Uplink.Device, d.config.Uplink.Kind, d.config.Host // what the switch was started with
+	d.config = c
+	for _, a := range c.Ports {
+		if p := d.ports[a.Name]; p != nil {
+			p.Spec = a
+		}
+	}
+}
+
+// checkHostLocked looks at the host for what would make a step fail.
+func (d *Daemon) checkHostLocked(steps []plan.Step, have *model.State) error {
+	for _, s := range steps {
+		var err error
+		switch a := s.Do.(type) {
+		case plan.SetNATPorts:
+			if noneLeft(a.Ranges) {
+				err = api.Errorf(http.StatusBadRequest, "uplink.ports: the host's kernel picks every port of %s for its own connections, so NAT would have none", a.Ranges)
+			}
+		case plan.AddPort:
+			if err = checkPlace(a.Spec); err != nil {
+				err = fmt.Errorf("port %q: %w", a.Spec.Name, err)
+			}
+		case plan.AddPublish:
+			ours := slices.ContainsFunc(have.Publishes, func(x model.Publish) bool {
+				return x.Proto == a.Publish.Proto && x.Lo <= a.Publish.Hi && a.Publish.Lo <= x.Hi
+			})
+			if ours { // its ports are bound by the switch itself
+				continue
+			}
+			if err = d.checkHostPortsLocked(&a.Publish); err != nil {
+				err = fmt.Errorf("publish %s: %w", a.Publish.Spec.Spec, err)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkPlace looks whether the device or the namespace of a port exists.
+func checkPlace(a api.PortAdd) error {
+	var err error
+	switch {
+	case a.Device != "":
+		_, err = link.Inspect(netns.Original, a.Device)
+	case a.Netns != "":
+		_, err = netns.Path(a.Netns)
+	}
+	if err != nil {
+		return withStatus(err)
+	}
+	return nil
+}
+
+// noneLeft reports whether the kernel picks every port of these ranges for the host's own connections.
+func noneLeft(ranges string) bool {
+	list, err := model.ParsePortRanges(ranges)
+	eph := hostports.Ephemeral()
+	return err == nil && !slices.ContainsFunc(list, func(r [2]uint16) bool { return r[0] < eph[0] || r[1] > eph[1] })
+}
+
+// applyAllLocked carries out every step, or none.
+func (d *Daemon) applyAllLocked(steps []plan.Step) error {
+	for i, s := range steps {
+		if err := d.applyLocked(s.Do); err != nil {
+			return api.Errorf(http.StatusConflict, "%s: %v; %s", s, err, d.undoLocked(steps[:i]))
+		}
+	}
+	return nil
+}
+
+// undoLocked undoes steps, the last first, and says how that went.
+func (d *Daemon) undoLocked(steps []plan.Step) string {
+	var failed []string
+	for _, s := range slices.Backward(steps) {
+		var errs error
+		for _, a := range s.Undo {
+			if err := d.applyLocked(a); err != nil && !model.IsNotFound(err) {
+				errs = errors.Join(errs, err)
+			}
+		}
+		if errs != nil {
+			failed = append(failed, fmt.Sprintf("undoing %q failed: %v", s, errs))
+		}
+	}
+	switch {
+	case len(failed) > 0:
+		d.log.Error("the reload failed, and some changes could not be undone", "error", strings.Join(failed, "; "))
+		return strings.Join(failed, "; ")
+	case slices.ContainsFunc(steps, plan.Step.Removes):
+		return "rolled back; recreated objects lost their flows"
+	}
+	return "nothing was changed"
+}
+
+// applyLocked carries out one action.
+func (d *Daemon) applyLocked(a plan.Action) (err error) {
+	switch a := a.(type) {
+	case plan.AddNetwork:
+		return d.addNetworkLocked(a.Spec)
+	case plan.ChangeNetwork:
+		return d.changeNetworkLocked(a.To)
+	case plan.RemoveNetwork:
+		return d.deleteNetworkLocked(a.Name)
+	case plan.AddPort:
+		_, err = d.addPortLocked(a.Spec, nil)
+	case plan.ChangePort:
+		return d.setPortLocked(a.Name, a.Set)
+	case plan.RemovePort:
+		return d.deletePortLocked(a.Name)
+	case plan.AddPublish:
+		_, err = d.addPublishLocked(a.Publish.Spec)
+	case plan.RemovePublish:
+		return d.deletePublishLocked(a.Publish.HostPorts() + "/" + a.Publish.Proto)
+	case plan.AddRoute:
+		return d.addRouteLocked(a.Route.Spec())
+	case plan.RemoveRoute:
+		return d.deleteRouteLocked(a.Route.Prefix.String())
+	case plan.AddNeighbor:
+		return d.addNeighborLocked(a.Neighbor.Spec())
+	case plan.SetNATPorts:
+		d.setConfigLocked(func(c *model.Config) { c.Uplink.Ports = a.Ranges })
+		d.updateRulesLocked()
+	case plan.SetTimers:
+		d.setTimersLocked(a.Timers)
+	default:
+		return fmt.Errorf("daemon: no way to apply %T", a)
+	}
+	return err
+}
+
+func (d *Daemon) setTimersLocked(t nat.Timers) {
+	d.setConfigLocked(func(c *model.Config) { c.NAT.Timers = t })
+	d.dp.NAT.SetTimers(t)
+}
+
+func (d *Daemon) setConfigLocked(edit func(*model.Config)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	edit(&d.config)
+}

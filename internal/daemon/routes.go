@@ -1,0 +1,132 @@
+package daemon
+
+import (
+	"net/http"
+	"net/netip"
+	"slices"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/router"
+)
+
+// AddRoute adds or replaces a static route.
+func (d *Daemon) AddRoute(a api.RouteAdd) error {
+	return d.change("adding a route to "+a.Dst, func() error { return d.addRouteLocked(a) })
+}
+
+// DeleteRoute removes the static route to exactly dst.
+func (d *Daemon) DeleteRoute(dst string) error {
+	return d.change("removing the route to "+dst, func() error { return d.deleteRouteLocked(dst) })
+}
+
+func (d *Daemon) addRouteLocked(a api.RouteAdd) error {
+	r, err := d.State().NewRoute(a)
+	if err != nil {
+		return err
+	}
+	if !a.Replace && slices.ContainsFunc(d.dp.Router.Routes(), func(x router.Route) bool { return x.Prefix == r.Prefix }) {
+		return api.Errorf(http.StatusConflict, "a route to %s exists already; `uvswitch route replace`, or `uvswitch route del %s` first", r.Prefix, r.Prefix)
+	}
+	rt := router.Route{Prefix: r.Prefix, Kind: r.Kind}
+	if r.Kind == router.Unicast {
+		rt.Egress, rt.NextHop = d.networks[r.Network].ID, frame.AddrFrom(r.Gateway)
+	}
+	return d.dp.Router.AddRoute(rt)
+}
+
+func (d *Daemon) deleteRouteLocked(dst string) error {
+	p, err := model.ParseDst(dst)
+	if err != nil {
+		return err
+	}
+	if err := d.State().CheckStaticRoute(p); err != nil {
+		return err
+	}
+	if !d.dp.Router.DeleteRoute(p) {
+		return api.Errorf(http.StatusNotFound, "no route to %s exists; `uvswitch route show` lists the routes", p)
+	}
+	return nil
+}
+
+// fullStateLocked is the state that a reload compares: with static routes, neighbors by hand, and what sizes came to.
+func (d *Daemon) fullStateLocked() *model.State {
+	s := d.stateLocked()
+	s.FlowLimit, s.FlowQuotaLimit = d.dp.NAT.Limit(), d.dp.NAT.FlowQuota()
+	for _, r := range d.dp.Router.Routes() {
+		if s.CheckStaticRoute(r.Prefix) != nil {
+			continue
+		}
+		x := model.Route{Prefix: r.Prefix, Kind: r.Kind}
+		if r.Kind == router.Unicast {
+			x.Gateway, x.Network = r.NextHop.Netip(), s.NetworkName(r.Egress)
+		}
+		s.Routes = append(s.Routes, x)
+	}
+	for _, x := range d.dp.Router.Neighbors() {
+		n := s.NetworkByID(x.Net)
+		if n == nil || x.State != router.Permanent || s.Holder(n, x.Addr.Netip()) != nil {
+			continue
+		}
+		s.Neighbors = append(s.Neighbors, model.Neighbor{Network: n.Name, Addr: x.Addr.Netip(), MAC: x.MAC})
+	}
+	return s
+}
+
+// AddNeighbor adds a permanent neighbor.
+func (d *Daemon) AddNeighbor(a api.NeighborAdd) error {
+	return d.change("adding neighbor "+a.Dst, func() error { return d.addNeighborLocked(a) })
+}
+
+func (d *Daemon) addNeighborLocked(a api.NeighborAdd) error {
+	x, err := d.State().NewNeighbor(a)
+	if err != nil {
+		return err
+	}
+	net := d.networks[x.Network].ID
+	d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.SetNeighbor(net, frame.AddrFrom(x.Addr), x.MAC, out) })
+	return nil
+}
+
+// DeleteNeighbor removes a neighbor. That of a port goes with its port only.
+func (d *Daemon) DeleteNeighbor(dst string) error {
+	return d.change("removing neighbor "+dst, func() error {
+		n, err := d.State().NeighborNetwork(dst)
+		if err != nil {
+			return err
+		}
+		found := false
+		d.dp.WithSlowPath(func(out router.Output) {
+			found = d.dp.Router.DeleteNeighbor(n.ID, frame.AddrFrom(netip.MustParseAddr(dst)), out)
+		})
+		if !found {
+			return api.Errorf(http.StatusNotFound, "neighbor %s does not exist; `uvswitch neigh show` lists the neighbors", dst)
+		}
+		return nil
+	})
+}
+
+// FlushNeighbors forgets the neighbors that were learned.
+func (d *Daemon) FlushNeighbors() error {
+	return d.change("forgetting neighbors", func() error {
+		d.forgetNeighbors(func(x router.Neighbor) bool { return true })
+		return nil
+	})
+}
+
+// forgetNeighbors forgets learned neighbors.
+func (d *Daemon) forgetNeighbors(which func(router.Neighbor) bool) {
+	for _, x := range d.dp.Router.Neighbors() {
+		if x.State != router.Permanent && which(x) {
+			d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.DeleteNeighbor(x.Net, x.Addr, out) })
+		}
+	}
+}
+
+func addrText(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}

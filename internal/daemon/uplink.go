@@ -1,0 +1,162 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/link"
+	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/uplink"
+	"github.com/uvswitch/uvswitch/router"
+	"github.com/uvswitch/uvswitch/switch"
+	"github.com/uvswitch/uvswitch/tap"
+)
+
+// UplinkMAC is the MAC of the router on the uplink's TAP.
+const UplinkMAC frame.MAC = 0x027576000002
+
+func (d *Daemon) openUplink() (err error) {
+	c := d.config.Uplink
+	d.up, err = uplink.Open(uplink.Options{Device: c.Device, Kind: uplink.Kind(c.Kind), TAP: d.opts.Name + "-up"})
+	if errors.Is(err, tap.ErrExists) {
+		return fmt.Errorf("device %s-up exists already; it may belong to another switch: use another --name", d.opts.Name)
+	}
+	return err
+}
+
+// usesBPF reports whether the uplink shares the host's device and address.
+func (d *Daemon) usesBPF() bool { return d.up != nil && d.config.Uplink.Kind != model.KindTAP }
+
+func (d *Daemon) closeUplink() {
+	if d.up != nil {
+		d.up.Close()
+	}
+}
+
+// Uplink returns what is known of the way out; ok is false without an uplink.
+func (d *Daemon) Uplink() (s uplink.State, kind uplink.Kind, ok bool) {
+	if d.up == nil {
+		return s, "", false
+	}
+	s, kind = d.up.State()
+	return s, kind, true
+}
+
+// UplinkClaims reports whether a frame from outside would reach the switch, rather than the host.
+func (d *Daemon) UplinkClaims(f *frame.Frame) bool { return !d.usesBPF() || d.up.Claims(f) }
+
+// addUplinkPortLocked connects the uplink's TAP to the data plane. It is in no network.
+func (d *Daemon) addUplinkPortLocked() error {
+	return d.plugLocked(&port{
+		Port: model.Port{
+			Name: model.UplinkPortName, Kind: model.KindUplink, Ifname: d.opts.Name + "-up", MAC: d.up.MAC, MTU: model.MaxMTU, Offload: true,
+			Settings: model.Settings{Flags: vswitch.Forwarding | vswitch.Uplink},
+		},
+		wire: wire{conn: d.up.Device},
+	})
+}
+
+// addHostPortLocked makes the port by which the host itself is in the default network.
+func (d *Daemon) addHostPortLocked() error {
+	m, err := d.State().HostPort(d.config.Host.Address)
+	if err != nil {
+		return err
+	}
+	p := &port{Port: m, net: d.networks[m.Network]}
+	if p.conn, err = d.openTAP(&p.Port, link.Config{MAC: p.MAC, MTU: p.MTU, Addr: p.Addr, NoIPv6: true}); err != nil {
+		return err
+	}
+	if err := d.plugLocked(p); err != nil {
+		return err
+	}
+	d.dp.Switch.FDB(p.net.ID).Set(p.MAC, p.ID, false)
+	d.dp.Router.SetHost(frame.AddrFrom(p.Addr.Addr()), p.ID)
+	for _, n := range d.networks {
+		if err := d.routeFromHostLocked(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refreshUplink follows the host: when its device, address or link has changed, the router and NAT are told.
+func (d *Daemon) refreshUplink() {
+	d.follow("following the uplink", d.refreshUplinkLocked)
+}
+
+func (d *Daemon) refreshUplinkLocked() {
+	if d.up == nil {
+		return
+	}
+	if _, err := d.up.Refresh(); err != nil {
+		d.log.Error("cannot update the uplink", "error", err)
+	}
+	p := d.ports[model.UplinkPortName]
+	if p == nil {
+		return
+	}
+	s, _ := d.up.State()
+	i := router.Interface{
+		Net: frame.NoNet, Addr: frame.AddrFrom(s.Addr), Prefix: model.Everywhere, MAC: UplinkMAC, MTU: s.MTU,
+		Port: p.ID, PeerMAC: d.up.MAC, Up: s.Up,
+	}
+	if old, ok := d.dp.Router.Interface(frame.NoNet); ok && old == i {
+		return
+	}
+	d.dp.Router.SetInterface(i)
+	d.routeToHostLocked(s.Addr)
+	d.updateRulesLocked()
+	d.log.Info("uplink changed", "device", s.Device, "address", s.Addr, "up", s.Up, "why", s.Why)
+}
+
+// routeToHostLocked sends packets for the host's own address to the host port.
+func (d *Daemon) routeToHostLocked(addr netip.Addr) {
+	if d.external.IsValid() && d.external != addr {
+		d.dp.Router.DeleteRoute(netip.PrefixFrom(d.external, 32))
+	}
+	d.mu.Lock()
+	d.external = addr
+	d.mu.Unlock()
+	if !addr.IsValid() || !d.usesBPF() {
+		return
+	}
+	rt := router.Route{Prefix: netip.PrefixFrom(addr, 32), Kind: router.Unreachable}
+	if h := d.ports[model.HostPortName]; h != nil {
+		rt.Kind, rt.Egress, rt.NextHop = router.Local, h.net.ID, frame.AddrFrom(h.Addr.Addr())
+	}
+	if err := d.dp.Router.AddRoute(rt); err != nil {
+		d.log.Error("cannot set the route to the host's own address", "error", err)
+	}
+}
+
+// routeFromHostLocked lets the host reach a network other than the one that it is in, by its gateway. The route is on the host
+// port's device, and goes with it.
+func (d *Daemon) routeFromHostLocked(n *network) error {
+	h := d.ports[model.HostPortName]
+	if h == nil || h.net == n || n.Internal {
+		return nil
+	}
+	l, err := netlink.LinkByName(h.Ifname)
+	if err == nil {
+		err = netlink.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(n.Prefix), Gw: h.net.Gateway.AsSlice()})
+	}
+	if err != nil {
+		return fmt.Errorf("cannot set the host's route to network %q: %w", n.Name, err)
+	}
+	return nil
+}
+
+func (d *Daemon) unrouteFromHostLocked(n *network) {
+	if h := d.ports[model.HostPortName]; h != nil && h.net != n && !n.Internal {
+		_ = netlink.RouteDel(&netlink.Route{Dst: ipNet(n.Prefix), Gw: h.net.Gateway.AsSlice()}) // it may have gone with its device
+	}
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 32)}
+}

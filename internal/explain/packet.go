@@ -1,0 +1,262 @@
+package explain
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/model"
+)
+
+// packetForm is the form of a packet in words.
+const packetForm = "tcp|udp|sctp|icmp|gre|esp|arp [SRC[:PORT]] > DST[:PORT] [FLAGS: S S. . P. F. R] [seq N] [ack N] [win N] [ttl N] [len N] [mss N] [id N] [df], such as 'tcp 172.29.0.2:4000 > 1.1.1.1:443 S', 'icmp > 8.8.8.8' or 'arp > 172.29.0.1'"
+
+// spec is a packet in words.
+type spec struct {
+	proto        string
+	src, dst     netip.AddrPort // an invalid source: the port's own
+	flags        string
+	ttl, len, id int
+	mss, win     int
+	seq, ack     int
+	df           bool
+}
+
+// parseSpec reads packetForm.
+func parseSpec(s string) (spec, error) {
+	f := strings.Fields(s)
+	bad := func(format string, args ...any) (spec, error) {
+		return spec{}, fmt.Errorf("%q: %s; the form is %s", s, fmt.Sprintf(format, args...), packetForm)
+	}
+	if len(f) < 3 {
+		return bad("the packet is incomplete")
+	}
+	p := spec{proto: f[0], ttl: 64, id: 1, win: 64240}
+	if _, known := frame.ProtoNumber(p.proto); !known && p.proto != "arp" {
+		return bad("%q is not a protocol", p.proto)
+	}
+	at := slices.Index(f, ">")
+	if at != 1 && at != 2 || at+1 >= len(f) {
+		return bad("it needs two ends with > between them")
+	}
+	var err error
+	if at == 2 {
+		if p.src, err = parseEnd(f[1]); err != nil {
+			return bad("%v", err)
+		}
+	}
+	if p.dst, err = parseEnd(f[at+1]); err != nil {
+		return bad("%v", err)
+	}
+	for rest := f[at+2:]; len(rest) > 0; rest = rest[1:] {
+		n := map[string]*int{"ttl": &p.ttl, "len": &p.len, "mss": &p.mss, "id": &p.id, "seq": &p.seq, "ack": &p.ack, "win": &p.win}[rest[0]]
+		switch {
+		case n != nil:
+			if len(rest) < 2 {
+				return bad("%s needs a number", rest[0])
+			}
+			if *n, err = strconv.Atoi(rest[1]); err != nil || *n < 0 || *n > limitOf(rest[0]) {
+				return bad("%s %q is not a number up to %d", rest[0], rest[1], limitOf(rest[0]))
+			}
+			rest = rest[1:]
+		case rest[0] == "df":
+			p.df = true
+		case p.proto == "tcp" && strings.Trim(rest[0], "SFRP.") == "":
+			p.flags = rest[0]
+		default:
+			return bad("the word %q is unknown", rest[0])
+		}
+	}
+	number, _ := frame.ProtoNumber(p.proto)
+	switch hasPorts := frame.HasPorts(number); {
+	case p.proto != "arp" && hasPorts && p.dst.Port() == 0:
+		return bad("the destination needs a port")
+	case !hasPorts && (p.dst.Port() != 0 || p.src.Port() != 0):
+		return bad("%s has no ports", p.proto)
+	case p.proto != "tcp" && p.mss+p.seq+p.ack > 0:
+		return bad("mss, seq and ack apply to TCP only")
+	}
+	return p, nil
+}
+
+// limitOf is the largest value of a number in words.
+func limitOf(name string) int {
+	switch name {
+	case "ttl":
+		return 255
+	case "seq", "ack":
+		return 1<<32 - 1
+	case "len":
+		return 65000
+	}
+	return 65535
+}
+
+// parseEnd reads ADDR or ADDR:PORT.
+func parseEnd(s string) (netip.AddrPort, error) {
+	a, err := netip.ParseAddr(s)
+	if err == nil && a.Is4() {
+		return netip.AddrPortFrom(a, 0), nil
+	}
+	ap, err := netip.ParseAddrPort(s)
+	if err != nil || !ap.Addr().Is4() {
+		return ap, fmt.Errorf("%q is not an IPv4 address, with or without a port", s)
+	}
+	return ap, nil
+}
+
+// buildPacket makes the frame that port p would send for a packet in words, with a virtio-net header.
+func (s *Switch) buildPacket(p *model.Port, text string) ([]byte, error) {
+	x, err := parseSpec(text)
+	if err != nil {
+		return nil, err
+	}
+	if !x.src.IsValid() {
+		if !p.Addr.IsValid() {
+			return nil, fmt.Errorf("the switch knows no address of port %s; name the packet's source", p.Name)
+		}
+		x.src = netip.AddrPortFrom(p.Addr.Addr(), 0)
+	}
+	if x.src.Port() == 0 {
+		x.src = netip.AddrPortFrom(x.src.Addr(), 40000)
+	}
+	src, dst, err := s.macsFor(p, x)
+	if err != nil {
+		return nil, err
+	}
+	eth := &layers.Ethernet{SrcMAC: src.HardwareAddr(), DstMAC: dst.HardwareAddr(), EthernetType: layers.EthernetTypeIPv4}
+	var parts []gopacket.SerializableLayer
+	if x.proto == "arp" {
+		eth.EthernetType, eth.DstMAC = layers.EthernetTypeARP, frame.BroadcastMAC.HardwareAddr()
+		parts = []gopacket.SerializableLayer{eth, &layers.ARP{
+			AddrType: layers.LinkTypeEthernet, Protocol: layers.EthernetTypeIPv4, HwAddressSize: 6, ProtAddressSize: 4, Operation: layers.ARPRequest,
+			SourceHwAddress: src.HardwareAddr(), SourceProtAddress: x.src.Addr().AsSlice(), DstHwAddress: make([]byte, 6), DstProtAddress: x.dst.Addr().AsSlice(),
+		}}
+	} else {
+		parts = append([]gopacket.SerializableLayer{eth}, x.layers()...)
+	}
+	buf := gopacket.NewSerializeBuffer()
+	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, parts...); err != nil {
+		return nil, err
+	}
+	return append(make([]byte, frame.VnetLen), buf.Bytes()...), nil
+}
+
+// layers are the IP packet.
+func (s *spec) layers() []gopacket.SerializableLayer {
+	number, _ := frame.ProtoNumber(s.proto)
+	ip := &layers.IPv4{
+		Version: 4, TTL: uint8(s.ttl), Protocol: layers.IPProtocol(number), SrcIP: net.IP(s.src.Addr().AsSlice()), DstIP: net.IP(s.dst.Addr().AsSlice()),
+	}
+	if s.df {
+		ip.Flags = layers.IPv4DontFragment
+	}
+	payload := gopacket.Payload(make([]byte, s.len))
+	switch number {
+	case frame.TCP:
+		if s.flags == "" {
+			s.flags = "S"
+		}
+		has := func(c string) bool { return strings.Contains(s.flags, c) }
+		t := &layers.TCP{
+			SrcPort: layers.TCPPort(s.src.Port()), DstPort: layers.TCPPort(s.dst.Port()),
+			Seq: uint32(s.seq), Ack: uint32(s.ack), Window: uint16(s.win),
+			SYN: has("S"), FIN: has("F"), RST: has("R"), PSH: has("P"), ACK: has("."),
+		}
+		if s.mss > 0 {
+			t.Options = []layers.TCPOption{{OptionType: layers.TCPOptionKindMSS, OptionLength: 4, OptionData: binary.BigEndian.AppendUint16(nil, uint16(s.mss))}}
+		}
+		_ = t.SetNetworkLayerForChecksum(ip) // an IPv4 layer is one
+		return []gopacket.SerializableLayer{ip, t, payload}
+	case frame.UDP:
+		u := &layers.UDP{SrcPort: layers.UDPPort(s.src.Port()), DstPort: layers.UDPPort(s.dst.Port())}
+		_ = u.SetNetworkLayerForChecksum(ip)
+		return []gopacket.SerializableLayer{ip, u, payload}
+	case frame.SCTP:
+		return []gopacket.SerializableLayer{ip, &layers.SCTP{SrcPort: layers.SCTPPort(s.src.Port()), DstPort: layers.SCTPPort(s.dst.Port())}, payload}
+	case frame.ICMP:
+		return []gopacket.SerializableLayer{ip, &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(frame.ICMPEcho, 0), Id: uint16(s.id), Seq: 1}, payload}
+	}
+	return []gopacket.SerializableLayer{ip, payload}
+}
+
+// macsFor returns the MACs of a packet from port p: its station's, and the gateway's or a neighbor's.
+func (s *Switch) macsFor(p *model.Port, x spec) (src, dst frame.MAC, err error) {
+	if p.Kind == model.KindUplink {
+		return p.MAC, s.UplinkMAC, nil
+	}
+	n, to := s.Network(p.Network), x.dst.Addr()
+	if src = p.MAC; src == 0 {
+		for _, e := range s.Dataplane.Switch.FDB(n.ID).Entries() {
+			if e.Port == p.ID {
+				src = e.MAC
+			}
+		}
+	}
+	if src == 0 {
+		src = model.MACFor(x.src.Addr())
+	}
+	switch {
+	case to.IsMulticast(): // RFC 1112, 6.4
+		return src, 0x01005e000000 | frame.MAC(frame.AddrFrom(to)&0x7fffff), nil
+	case to == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return src, frame.BroadcastMAC, nil
+	case !n.Prefix.Contains(to) || to == n.Gateway:
+		return src, n.MAC, nil
+	}
+	if q := s.Holder(n, to); q != nil && q.MAC != 0 {
+		return src, q.MAC, nil
+	}
+	for _, x := range s.Dataplane.Router.Neighbors() {
+		if x.Net == n.ID && x.Addr == frame.AddrFrom(to) && x.MAC != 0 {
+			return src, x.MAC, nil
+		}
+	}
+	if x.proto == "arp" || to == n.Broadcast() {
+		return src, frame.BroadcastMAC, nil
+	}
+	return 0, 0, fmt.Errorf("the switch does not know the MAC of %s, which is in the port's own subnet: the container would ask for it first; trace 'arp > %s', or give the frame by --hex", to, to)
+}
+
+// reverseFrame returns the usual answer to f, with both ends swapped; nil where there is none.
+func reverseFrame(f *frame.Frame) []byte {
+	raw := append([]byte(nil), f.Raw()...)
+	copy(raw[frame.VnetLen:], f.Bytes()[6:12])
+	copy(raw[frame.VnetLen+6:], f.Bytes()[:6])
+	if f.Flags&frame.IsIPv4 == 0 || f.Malformed != frame.None || f.Flags&(frame.Fragment|frame.ICMPError) != 0 {
+		return nil
+	}
+	ip := frame.IPv4(raw[frame.VnetLen+int(f.L3):])
+	src, dst := ip.Src(), ip.Dst()
+	binary.BigEndian.PutUint32(ip[12:], uint32(dst)) // sums do not depend on the order
+	binary.BigEndian.PutUint32(ip[16:], uint32(src))
+	old := binary.BigEndian.Uint16(ip[8:])
+	ip[8] = 64
+	binary.BigEndian.PutUint16(ip[10:], frame.Delta16(old, binary.BigEndian.Uint16(ip[8:])).Complete(ip.Checksum()))
+	l4 := ip[ip.HeaderLen():]
+	switch {
+	case f.Proto == frame.ICMP:
+		if l4[0] != frame.ICMPEcho {
+			return nil
+		}
+		old := binary.BigEndian.Uint16(l4)
+		l4[0] = frame.ICMPEchoReply
+		binary.BigEndian.PutUint16(l4[2:], frame.Delta16(old, binary.BigEndian.Uint16(l4)).Complete(binary.BigEndian.Uint16(l4[2:])))
+	case frame.HasPorts(f.Proto):
+		l4[0], l4[1], l4[2], l4[3] = l4[2], l4[3], l4[0], l4[1]
+		if f.Proto == frame.TCP && l4[13]&frame.FlagSYN != 0 {
+			old := binary.BigEndian.Uint16(l4[12:])
+			l4[13] |= frame.FlagACK
+			binary.BigEndian.PutUint16(l4[16:], frame.Delta16(old, binary.BigEndian.Uint16(l4[12:])).Complete(binary.BigEndian.Uint16(l4[16:])))
+		}
+	}
+	return raw
+}

@@ -1,0 +1,261 @@
+// Package link configures and inspects network devices inside a namespace, by netlink: name, MAC, MTU, addresses, routes.
+//
+// It makes no device (package tap does) and reads no frame.
+//
+// Sources: rtnetlink(7), ip-link(8).
+package link
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"unicode"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/netns"
+)
+
+// A Config is how a device is to look inside its namespace.
+type Config struct {
+	MAC     frame.MAC
+	MTU     int          // bytes of the longest IP packet; MinMTU to MaxMTU
+	Addr    netip.Prefix // zero for none
+	Gateway netip.Addr   // of the default route; zero for none
+	Routes  []Route      // replace the default route, when not nil; routes that exist are kept
+	NoIPv6  bool         // no IPv6 link-local address
+}
+
+// The MTUs that a TAP may have, in bytes (linux drivers/net/tun.c: ETH_MIN_MTU, and 64 KiB less an Ethernet header). Ports of
+// the switch need more than the least: package model.
+const (
+	MinMTU = 68
+	MaxMTU = 65521
+)
+
+// Configure gives device name in the namespace at path ns its addresses and brings it up, and the namespace's
+// loopback with it, as container runtimes do.
+func Configure(ns, name string, s Config) error {
+	return netns.Do(ns, func() error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("device %s: %w", name, err)
+		}
+		if lo, err := netlink.LinkByName("lo"); err == nil {
+			_ = netlink.LinkSetUp(lo) // a namespace without loopback still has a port
+		}
+		if s.NoIPv6 {
+			_ = netlink.LinkSetIP6AddrGenMode(link, addrGenModeNone) // fails without IPv6: then there is none
+		}
+		if err := netlink.LinkSetHardwareAddr(link, s.MAC.HardwareAddr()); err != nil {
+			return fmt.Errorf("setting MAC %s on %s: %w", s.MAC, name, err)
+		}
+		if err := netlink.LinkSetMTU(link, s.MTU); err != nil {
+			return fmt.Errorf("setting MTU %d on %s: %w (%d to %d)", s.MTU, name, err, MinMTU, MaxMTU)
+		}
+		if s.Addr.IsValid() {
+			a := &netlink.Addr{IPNet: ipNet(s.Addr)}
+			if err := netlink.AddrAdd(link, a); err != nil {
+				return fmt.Errorf("setting address %s on %s: %w", s.Addr, name, err)
+			}
+		}
+		if err := netlink.LinkSetUp(link); err != nil {
+			return fmt.Errorf("bringing %s up: %w", name, err)
+		}
+		if s.Routes == nil && s.Gateway.IsValid() {
+			return addRoute(link, Route{To: everywhere, Via: s.Gateway})
+		}
+		for _, r := range s.Routes {
+			if err := addRoute(link, r); err != nil && !errors.Is(err, unix.EEXIST) {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// SetMTU sets how long an IP packet may be on a device, in bytes.
+func SetMTU(ns, name string, mtu int) error {
+	return netns.Do(ns, func() error {
+		link, err := netlink.LinkByName(name)
+		if err == nil {
+			err = netlink.LinkSetMTU(link, mtu)
+		}
+		if err != nil {
+			return fmt.Errorf("setting MTU %d on %s: %w (%d to %d)", mtu, name, err, MinMTU, MaxMTU)
+		}
+		return nil
+	})
+}
+
+const addrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE of linux/if_link.h
+
+// A Route is one of IPv4 inside a namespace.
+type Route struct {
+	To  netip.Prefix
+	Via netip.Addr
+}
+
+var everywhere = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+
+func addRoute(link netlink.Link, r Route) error {
+	err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(r.To), Gw: r.Via.AsSlice()})
+	switch {
+	case errors.Is(err, unix.EEXIST) && r.To == everywhere:
+		return fmt.Errorf("the namespace has a default route already (%w); use --no-route, or delete it (`ip route del default`)", err)
+	case err != nil:
+		return fmt.Errorf("route to %s via %s: %w", r.To, r.Via, err)
+	}
+	return nil
+}
+
+// Routes are those of IPv4 by a device and a gateway.
+func Routes(ns, name string) (out []Route, err error) {
+	err = withLink(ns, name, func(link netlink.Link) error {
+		list, err := netlink.RouteList(link, netlink.FAMILY_V4)
+		for _, r := range list {
+			via, ok := netip.AddrFromSlice(r.Gw.To4())
+			to := everywhere
+			if r.Dst != nil {
+				to = prefixOf(r.Dst)
+			}
+			if ok {
+				out = append(out, Route{To: to, Via: via})
+			}
+		}
+		return err
+	})
+	return out, err
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// prefixOf is ipNet's inverse, for IPv4.
+func prefixOf(n *net.IPNet) netip.Prefix {
+	ip, _ := netip.AddrFromSlice(n.IP.To4())
+	bits, _ := n.Mask.Size()
+	return netip.PrefixFrom(ip, bits)
+}
+
+// withLink calls fn, in the namespace at path ns, with the device of that name.
+func withLink(ns, name string, fn func(netlink.Link) error) error {
+	return netns.Do(ns, func() error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("no device %q: %w", name, err)
+		}
+		return fn(link)
+	})
+}
+
+// A Info is what the kernel says of a device.
+type Info struct {
+	Index int
+	Name  string
+	Ether bool // its frames have Ethernet headers
+	MAC   frame.MAC
+	MTU   int
+	Up    bool
+}
+
+// Inspect looks a device up; it need not be one of ours.
+func Inspect(ns, name string) (Info, error) {
+	var d Info
+	err := withLink(ns, name, func(link netlink.Link) error {
+		d = infoOf(link)
+		return nil
+	})
+	return d, err
+}
+
+// List returns every device of a namespace.
+func List(ns string) (out []Info, err error) {
+	err = netns.Do(ns, func() error {
+		links, err := netlink.LinkList()
+		for try := 0; errors.Is(err, netlink.ErrDumpInterrupted) && try < 10; try++ { // something changed meanwhile
+			links, err = netlink.LinkList()
+		}
+		for _, l := range links {
+			out = append(out, infoOf(l))
+		}
+		return err
+	})
+	return out, err
+}
+
+func infoOf(l netlink.Link) Info {
+	a := l.Attrs()
+	return Info{Index: a.Index, Name: a.Name, Ether: a.EncapType == "ether", MAC: frame.MACFrom(a.HardwareAddr), MTU: a.MTU, Up: a.Flags&net.FlagUp != 0}
+}
+
+// Addresses are a device's of IPv4.
+func Addresses(ns, name string) (out []netip.Prefix, err error) {
+	err = withLink(ns, name, func(link netlink.Link) error {
+		addrs, err := netlink.AddrList(link, netlink.FAMILY_V4)
+		for _, a := range addrs {
+			out = append(out, prefixOf(a.IPNet))
+		}
+		return err
+	})
+	return out, err
+}
+
+// DeleteTAP removes a device, when it is a TAP.
+func DeleteTAP(ns, name string) error {
+	return withLink(ns, name, func(link netlink.Link) error {
+		if link.Type() != "tuntap" && link.Type() != "tun" {
+			return fmt.Errorf("device %s is of kind %s", name, link.Type())
+		}
+		return netlink.LinkDel(link)
+	})
+}
+
+// SetUp brings an existing device up.
+func SetUp(ns, name string) error {
+	return withLink(ns, name, netlink.LinkSetUp)
+}
+
+// Move takes the device that is called from in the original namespace into the namespace at path ns, and names it name there.
+func Move(from, ns, name string) error {
+	link, err := netlink.LinkByName(from)
+	if err != nil {
+		return fmt.Errorf("device %s: %w", from, err)
+	}
+	fd, err := unix.Open(ns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("namespace %s: %w", ns, err)
+	}
+	defer unix.Close(fd)
+	// A name that nothing else has: another switch may be moving a device with the same temporary name.
+	transit := fmt.Sprintf("uvs%d", link.Attrs().Index)
+	if err := netlink.LinkSetName(link, transit); err != nil {
+		return fmt.Errorf("device %s: %w", from, err)
+	}
+	if err := netlink.LinkSetNsFd(link, fd); err != nil {
+		return fmt.Errorf("moving a device into %s: %w", ns, err)
+	}
+	return netns.Do(ns, func() error {
+		moved, err := netlink.LinkByName(transit)
+		if err == nil {
+			err = netlink.LinkSetName(moved, name)
+		}
+		if err != nil {
+			return fmt.Errorf("naming the device %s in %s: %w", name, ns, err)
+		}
+		return nil
+	})
+}
+
+// CheckName returns an error when name cannot be a device's.
+func CheckName(name string) error {
+	if len(name) == 0 || len(name) > 15 || name == "." || name == ".." || strings.ContainsAny(name, "/:%") || strings.ContainsFunc(name, unicode.IsSpace) {
+		return fmt.Errorf("%q is not an interface name: 1 to 15 characters without slash, colon, percent and space", name)
+	}
+	return nil
+}

@@ -1,0 +1,385 @@
+// Package model is a switch's configuration as plain values: networks, ports, published ports, static routes, and the settings
+// of each. It fills in defaults and validates, and it needs no host: no device, no namespace, no socket is looked at.
+//
+// Config is what a user asks for. State is what follows from it, with every default filled in and every name resolved. The
+// daemon's own state is a State, too, so that a reload compares two values (package plan).
+package model
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"regexp"
+	"slices"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/nat"
+)
+
+// A Config is what a switch is asked to be, by the flags of `uvswitch run` and by the configuration file.
+type Config struct {
+	Uplink    Uplink
+	Host      Host
+	NAT       NAT
+	Default   api.NetworkAdd   // network default
+	Networks  []api.NetworkAdd // further networks
+	Ports     []api.PortAdd
+	Publishes []api.PublishAdd
+	Routes    []api.RouteAdd
+}
+
+// Uplink is the way out.
+type Uplink struct {
+	Device string // UplinkAuto, UplinkNone, or a device
+	Kind   string // one of UplinkKinds; empty: tcx, else clsact
+	Ports  string // the ports of the host that NAT may use: ranges, as ParsePortRanges reads them
+}
+
+// Values of Uplink.Device that name no device, and the kinds of uplink.
+const (
+	UplinkAuto = "auto"
+	UplinkNone = "none"
+	KindTAP    = "tap" // an uplink without BPF programs: the host routes
+)
+
+// UplinkKinds are the kinds of uplink that a user may ask for.
+var UplinkKinds = []string{"tcx", "clsact", KindTAP}
+
+// Host is the host port.
+type Host struct {
+	On      bool
+	Address string // of network default; empty: the subnet's last
+}
+
+// NAT configures the connection tracker.
+type NAT struct {
+	Flows        int        // entries of the flow table; 0: the default
+	FlowsPerPort int        // flows that one port may hold; 0: the default
+	Timers       nat.Timers // the RFCs' when zero
+	Strict       bool       // drop TCP segments outside of the window
+	Mapping      string     // of networks without one
+	Filtering    string     // likewise
+}
+
+// Defaults of Config.
+const (
+	DefaultSubnet = "172.29.0.0/16"
+	// DefaultNATPorts are outside the kernel's usual ip_local_port_range, so that the kernel never picks one of them.
+	DefaultNATPorts = "20000-29999,61000-65535"
+)
+
+// AllNetworks returns the default network and the others.
+func (c *Config) AllNetworks() []api.NetworkAdd {
+	return append([]api.NetworkAdd{c.Default}, c.Networks...)
+}
+
+// A State is what a switch is, or is to be. Its slices are in the order in which the objects were made.
+type State struct {
+	Config    Config // what was asked for
+	Networks  []Network
+	Ports     []Port // the host port and the uplink's included
+	Publishes []Publish
+	Routes    []Route    // static ones
+	Neighbors []Neighbor // permanent entries that no port brings
+	Former    map[frame.PortID]string
+
+	// What the switch has found on its host; zero for a State without a host.
+	Name           string     // prefix of the switch's own devices
+	External       netip.Addr // the host's address on the uplink
+	UplinkDevice   string     // the device of the uplink, or of the host's default route: it cannot be plugged
+	UplinkKind     string     // how the uplink is attached
+	FlowLimit      int        // what Config.NAT.Flows came to
+	FlowQuotaLimit int        // what Config.NAT.FlowsPerPort came to
+}
+
+// A Neighbor is a permanent neighbor that was added by hand.
+type Neighbor struct {
+	Network string
+	Addr    netip.Addr
+	MAC     frame.MAC
+}
+
+// Spec asks for the neighbor.
+func (n Neighbor) Spec() api.NeighborAdd {
+	return api.NeighborAdd{Dst: n.Addr.String(), Lladdr: n.MAC.String()}
+}
+
+// Everywhere is the destination of the default route.
+var Everywhere = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+
+// Network returns the network of that name, or nil.
+func (s *State) Network(name string) *Network {
+	return find(s.Networks, func(n *Network) bool { return n.Name == name })
+}
+
+// NetworkByID returns the network with that id, or nil.
+func (s *State) NetworkByID(id frame.NetID) *Network {
+	return find(s.Networks, func(n *Network) bool { return n.ID == id })
+}
+
+// NetworkOf returns the network whose subnet contains a, or nil.
+func (s *State) NetworkOf(a netip.Addr) *Network {
+	return find(s.Networks, func(n *Network) bool { return n.Prefix.Contains(a) })
+}
+
+// NetworkName returns the name of the network with that id; it is empty for the uplink.
+func (s *State) NetworkName(id frame.NetID) string {
+	if n := s.NetworkByID(id); n != nil {
+		return n.Name
+	}
+	return ""
+}
+
+// Port returns the port of that name, or nil.
+func (s *State) Port(name string) *Port {
+	return find(s.Ports, func(p *Port) bool { return p.Name == name })
+}
+
+// PortByID returns the port with that id, or nil.
+func (s *State) PortByID(id frame.PortID) *Port {
+	return find(s.Ports, func(p *Port) bool { return p.ID == id })
+}
+
+// PortName returns the name of the port with that id, or of the port that had it last: its flows outlive it for a moment.
+func (s *State) PortName(id frame.PortID) string {
+	if p := s.PortByID(id); p != nil && id != frame.NoPort {
+		return p.Name
+	}
+	return s.Former[id]
+}
+
+// PublishByID returns the published port with that id, or nil.
+func (s *State) PublishByID(id uint32) *Publish {
+	return find(s.Publishes, func(p *Publish) bool { return p.ID == id })
+}
+
+// Holder returns the port of network n that has address a, or nil.
+func (s *State) Holder(n *Network, a netip.Addr) *Port {
+	return find(s.Ports, func(p *Port) bool { return p.Network == n.Name && p.Addr.IsValid() && p.Addr.Addr() == a })
+}
+
+func find[T any](list []T, is func(*T) bool) *T {
+	for i := range list {
+		if is(&list[i]) {
+			return &list[i]
+		}
+	}
+	return nil
+}
+
+// NoNetwork is the error for a network that does not exist.
+func NoNetwork(name string) error {
+	return notFound("network %q does not exist; `uvswitch network ls` lists the networks", name)
+}
+
+// NoPort is the error for a port that does not exist.
+func NoPort(name string) error {
+	return notFound("port %q does not exist; `uvswitch port ls` lists the ports", name)
+}
+
+// The three kinds of refusal, by HTTP's status: what can never be, what stands in the way, what does not exist.
+
+func bad(format string, args ...any) error {
+	return api.Errorf(http.StatusBadRequest, format, args...)
+}
+
+func conflict(format string, args ...any) error {
+	return api.Errorf(http.StatusConflict, format, args...)
+}
+
+func notFound(format string, args ...any) error {
+	return api.Errorf(http.StatusNotFound, format, args...)
+}
+
+var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`)
+
+func checkName(what, name string) error {
+	if !validName.MatchString(name) {
+		return bad("%q is not a valid name for a %s: use 1 to 63 letters, digits, dots, dashes and underscores, beginning with a letter or digit", name, what)
+	}
+	return nil
+}
+
+// Check validates a configuration by itself, without a host.
+func Check(c Config) error {
+	_, err := Desired(c, nil)
+	return err
+}
+
+// Desired merges a configuration with the objects that were added by hand to the running switch, have. An existing port whose
+// device needs no change keeps its address, its MAC and its MTU. have is nil for a switch that starts.
+func Desired(c Config, have *State) (*State, error) {
+	if _, err := ParsePortRanges(c.Uplink.Ports); err != nil {
+		return nil, err
+	}
+	s := &State{Config: c}
+	if have != nil {
+		s.Name, s.External, s.UplinkDevice, s.UplinkKind = have.Name, have.External, have.UplinkDevice, have.UplinkKind
+	} else if c.Uplink.Device != UplinkAuto && c.Uplink.Device != UplinkNone {
+		s.UplinkDevice = c.Uplink.Device
+	}
+	for _, a := range c.AllNetworks() {
+		n, err := s.NewNetwork(a)
+		if err != nil {
+			return nil, fmt.Errorf("network %q: %w", a.Name, err)
+		}
+		s.Networks = append(s.Networks, n)
+	}
+	if c.Host.On {
+		p, err := s.HostPort(c.Host.Address)
+		if err != nil {
+			return nil, err
+		}
+		s.Ports = append(s.Ports, p)
+	}
+	if have != nil {
+		if err := s.keepByHand(have); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.addPorts(c.Ports, have); err != nil {
+		return nil, err
+	}
+	if err := s.addPublishes(c.Publishes, have); err != nil {
+		return nil, err
+	}
+	for _, a := range c.Routes {
+		r, err := s.NewRoute(a)
+		if err == nil && slices.ContainsFunc(s.Routes, func(x Route) bool { return x.Prefix == r.Prefix }) {
+			err = conflict("the destination occurs twice")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("route %s: %w", a.Dst, err)
+		}
+		s.Routes = append(s.Routes, r)
+	}
+	return s, nil
+}
+
+// keepByHand takes over the networks and ports of have that neither its configuration nor the new one names.
+func (s *State) keepByHand(have *State) error {
+	for _, n := range have.Networks {
+		if namesNetwork(&have.Config, n.Name) || namesNetwork(&s.Config, n.Name) {
+			continue
+		}
+		if err := s.checkOverlap(&n); err != nil {
+			return fmt.Errorf("network %q, added by hand: %w", n.Name, err)
+		}
+		s.Networks = append(s.Networks, n)
+	}
+	for _, p := range have.Ports {
+		if p.IsOwn() || namesPort(&have.Config, p.Name) || namesPort(&s.Config, p.Name) {
+			continue
+		}
+		n := s.Network(p.Network)
+		if n == nil {
+			return fmt.Errorf("port %q, added by hand, is in network %q, which the reload would remove; `uvswitch port del %s` first", p.Name, p.Network, p.Name)
+		}
+		if p.Addr.IsValid() && (!n.Usable(p.Addr.Addr()) || p.Addr.Addr() == n.Gateway) {
+			return fmt.Errorf("port %q, added by hand, has address %s, which would no longer be usable in network %q", p.Name, p.Addr, p.Network)
+		}
+		s.Ports = append(s.Ports, p)
+	}
+	return nil
+}
+
+func namesNetwork(c *Config, name string) bool {
+	return slices.ContainsFunc(c.AllNetworks(), func(a api.NetworkAdd) bool { return a.Name == name })
+}
+
+func namesPort(c *Config, name string) bool {
+	return slices.ContainsFunc(c.Ports, func(a api.PortAdd) bool { return a.Name == name })
+}
+
+// addPorts adds the configuration's ports. Addresses are assigned in this order: ports that exist keep theirs, then those that
+// name one, then the rest. A switch that starts assigns them in the order of the file.
+func (s *State) addPorts(list []api.PortAdd, have *State) error {
+	class := func(a api.PortAdd) int {
+		switch {
+		case have.Port(a.Name) != nil:
+			return 0
+		case a.NamesAddress():
+			return 1
+		}
+		return 2
+	}
+	order := slices.Clone(list)
+	if have != nil {
+		slices.SortStableFunc(order, func(a, b api.PortAdd) int { return class(a) - class(b) })
+	}
+	for _, a := range order {
+		p, err := s.desiredPort(a, have)
+		if err != nil {
+			return fmt.Errorf("port %q: %w", a.Name, err)
+		}
+		s.Ports = append(s.Ports, p)
+	}
+	return nil
+}
+
+// desiredPort returns the existing port, if it differs from a only in settings that can be changed live, and a new one otherwise.
+func (s *State) desiredPort(a api.PortAdd, have *State) (Port, error) {
+	if have == nil {
+		return s.NewPort(a)
+	}
+	now, n := have.Port(a.Name), s.Network(a.NetworkName())
+	if now == nil || n == nil || now.Network != n.Name {
+		return s.NewPort(a)
+	}
+	if was := have.Network(n.Name); was == nil || was.Prefix != n.Prefix || was.Gateway != n.Gateway {
+		return s.NewPort(a)
+	}
+	if s.Port(a.Name) != nil {
+		return Port{}, conflict("the name occurs twice")
+	}
+	p, err := s.NewPort(now.asAssigned(a))
+	if err != nil {
+		return Port{}, err
+	}
+	if p.Kind == KindDevice {
+		p.MTU = now.MTU // the device's own
+		if a.MAC == "" {
+			p.MAC = now.MAC
+		}
+	}
+	if !p.SameDevice(now) {
+		return s.NewPort(a)
+	}
+	p = *now
+	p.Settings, err = now.Settings.with(now, now.settingsAfterReload(a.Set))
+	p.Spec = a
+	return p, err
+}
+
+// addPublishes adds the configuration's published ports, and those of have that were added by hand and whose port still exists.
+func (s *State) addPublishes(list []api.PublishAdd, have *State) error {
+	for _, a := range list {
+		p, err := s.NewPublish(a)
+		if err != nil {
+			return fmt.Errorf("publish %s: %w", a.Spec, err)
+		}
+		s.Publishes = append(s.Publishes, p)
+	}
+	if have == nil {
+		return nil
+	}
+	for _, p := range have.Publishes {
+		if s.Port(p.Port) == nil || p.in(have.Config.Publishes) || p.in(list) {
+			continue
+		}
+		again, err := s.NewPublish(p.Spec)
+		if err != nil {
+			return fmt.Errorf("publish %s, added by hand: %w", p.Spec.Spec, err)
+		}
+		s.Publishes = append(s.Publishes, again)
+	}
+	return nil
+}
+
+// IsNotFound reports whether err says that an object does not exist.
+func IsNotFound(err error) bool {
+	var e *api.Error
+	return errors.As(err, &e) && e.Status == http.StatusNotFound
+}

@@ -1,0 +1,169 @@
+package model
+
+import (
+	"cmp"
+	"encoding/binary"
+	"net/netip"
+	"reflect"
+	"strings"
+
+	"fmt"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/nat"
+)
+
+// A Network is one broadcast domain with a subnet and a gateway.
+type Network struct {
+	ID        frame.NetID // the daemon's; 0 before
+	Name      string
+	Prefix    netip.Prefix
+	Gateway   netip.Addr
+	MAC       frame.MAC // the gateway's
+	MTU       int       // longest IP packet, bytes
+	Internal  bool
+	Isolated  bool
+	Mapping   nat.Mapping
+	Filtering nat.Filtering
+	Spec      api.NetworkAdd // what was asked for, with every default filled in
+}
+
+// The MTUs that a network and a port may have, in bytes: what every IPv4 host accepts (RFC 791, 3.1), and what a TAP takes.
+const (
+	MinMTU     = 576
+	MaxMTU     = 65521
+	DefaultMTU = 1500
+)
+
+func checkMTU(mtu int) error {
+	if mtu < MinMTU || mtu > MaxMTU {
+		return bad("MTU %d is out of range: %d to %d bytes", mtu, MinMTU, MaxMTU)
+	}
+	return nil
+}
+
+// MACFor returns the MAC that a station with address a has, unless its user names another.
+func MACFor(a netip.Addr) frame.MAC { return frame.MACFor(frame.AddrFrom(a)) }
+
+// NewNetwork validates what is asked for, fills in the defaults, and checks it against the other networks.
+func (s *State) NewNetwork(a api.NetworkAdd) (Network, error) {
+	n, err := s.networkOf(a)
+	if err == nil {
+		err = s.checkOverlap(&n)
+	}
+	return n, err
+}
+
+// ChangedNetwork returns an existing network with other settings. Subnet and gateway stay.
+func (s *State) ChangedNetwork(a api.NetworkAdd) (Network, error) {
+	now := s.Network(a.Name)
+	if now == nil {
+		return Network{}, NoNetwork(a.Name)
+	}
+	n, err := s.networkOf(a)
+	n.ID = now.ID
+	return n, err
+}
+
+func (s *State) networkOf(a api.NetworkAdd) (n Network, err error) {
+	if err := checkName("network", a.Name); err != nil {
+		return n, err
+	}
+	if n.Prefix, n.Gateway, err = checkSubnet(a); err != nil {
+		return n, err
+	}
+	a.MTU = cmp.Or(a.MTU, DefaultMTU)
+	if err := checkMTU(a.MTU); err != nil {
+		return n, err
+	}
+	if n.Mapping, err = nat.ParseMapping(cmp.Or(a.Mapping, s.Config.NAT.Mapping)); err != nil {
+		return n, bad("%v", err)
+	}
+	if n.Filtering, err = nat.ParseFiltering(cmp.Or(a.Filtering, s.Config.NAT.Filtering)); err != nil {
+		return n, bad("%v", err)
+	}
+	if n.Mapping != nat.EndpointIndependentMapping && n.Filtering != nat.AddressAndPortDependentFiltering {
+		return n, bad("mapping %s requires filtering %s: several flows share an outside port, so it has no single owner that others could be let in to", n.Mapping, nat.AddressAndPortDependentFiltering)
+	}
+	a.Subnet, a.Gateway, a.Mapping, a.Filtering = n.Prefix.String(), n.Gateway.String(), n.Mapping.String(), n.Filtering.String()
+	n.Name, n.MAC, n.MTU, n.Internal, n.Isolated, n.Spec = a.Name, MACFor(n.Gateway), a.MTU, a.Internal, a.Isolated, a
+	return n, nil
+}
+
+func checkSubnet(a api.NetworkAdd) (p netip.Prefix, gateway netip.Addr, err error) {
+	p, err = netip.ParsePrefix(a.Subnet)
+	if err != nil || !p.Addr().Is4() || p.Bits() < 8 || p.Bits() > 29 {
+		return p, gateway, bad("%q is not an IPv4 subnet of /8 to /29, such as 172.30.0.0/16", a.Subnet)
+	}
+	if first := p.Masked().Addr().As4()[0]; first == 0 || first == 127 || first >= 224 {
+		return p, gateway, bad("%s is loopback, multicast or reserved, and cannot be routed", p)
+	}
+	if p != p.Masked() {
+		return p, gateway, bad("%s is an address inside a subnet; did you mean %s?", p, p.Masked())
+	}
+	gateway = p.Addr().Next()
+	if a.Gateway != "" {
+		if gateway, err = netip.ParseAddr(a.Gateway); err != nil || !usable(p, gateway) {
+			return p, gateway, bad("gateway %q is not a usable address of %s; choose an address of this subnet", a.Gateway, p)
+		}
+	}
+	return p, gateway, nil
+}
+
+// checkOverlap says why n cannot be beside the networks that exist.
+func (s *State) checkOverlap(n *Network) error {
+	for _, o := range s.Networks {
+		if o.Name == n.Name {
+			return conflict("network %q exists already; choose another name, or `uvswitch network del %s`", n.Name, n.Name)
+		}
+		if o.Prefix.Overlaps(n.Prefix) {
+			return conflict("subnet %s overlaps %s of network %q; choose another subnet", n.Prefix, o.Prefix, o.Name)
+		}
+	}
+	return nil
+}
+
+// Usable reports whether a can be the address of a station in the network.
+func (n *Network) Usable(a netip.Addr) bool { return usable(n.Prefix, a) }
+
+func usable(p netip.Prefix, a netip.Addr) bool {
+	return p.Contains(a) && a != p.Addr() && a != broadcast(p)
+}
+
+// Broadcast returns the subnet's broadcast address.
+func (n *Network) Broadcast() netip.Addr { return broadcast(n.Prefix) }
+
+func broadcast(p netip.Prefix) netip.Addr {
+	b := p.Addr().As4()
+	v := binary.BigEndian.Uint32(b[:]) | uint32(1<<(32-p.Bits())-1)
+	return frame.Addr(v).Netip()
+}
+
+// FreeAddr finds an unused address of n, from the first upwards.
+func (s *State) FreeAddr(n *Network) (netip.Addr, bool) {
+	taken := map[netip.Addr]bool{n.Gateway: true}
+	for i := range s.Ports {
+		if p := &s.Ports[i]; p.Network == n.Name && p.Addr.IsValid() {
+			taken[p.Addr.Addr()] = true
+		}
+	}
+	for a := n.Prefix.Addr().Next(); n.Usable(a); a = a.Next() {
+		if !taken[a] {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// Difference lists what differs between two specifications of a network.
+func Difference(a, b api.NetworkAdd) string {
+	var out []string
+	x, y := reflect.ValueOf(a), reflect.ValueOf(b)
+	for i := range x.NumField() {
+		if x.Field(i).Interface() != y.Field(i).Interface() {
+			out = append(out, fmt.Sprintf("%s %v to %v", strings.ToLower(x.Type().Field(i).Name), x.Field(i), y.Field(i)))
+		}
+	}
+	return strings.Join(out, ", ")
+}

@@ -1,0 +1,308 @@
+package model
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/link"
+	"github.com/uvswitch/uvswitch/switch"
+)
+
+// A PortKind is what a port's wire is.
+type PortKind string
+
+// The kinds of ports, as `port ls` prints them.
+const (
+	KindTAPPort PortKind = "tap"         // a TAP with offloads
+	KindPlain   PortKind = "plain"       // a TAP without offloads
+	KindDevice  PortKind = "device"      // an existing device
+	KindStream  PortKind = "qemu-stream" // sockets for virtual machines
+	KindDgram   PortKind = "qemu-dgram"
+	KindVDE     PortKind = "vde"
+	KindHost    PortKind = "host"
+	KindUplink  PortKind = "uplink"
+)
+
+// IsVM reports whether the port is a socket for a virtual machine: it has no device, and its Ifname is a path.
+func (k PortKind) IsVM() bool { return k == KindStream || k == KindDgram || k == KindVDE }
+
+// Names of the ports that the switch makes for itself.
+const (
+	HostPortName   = "host"
+	UplinkPortName = "uplink"
+)
+
+// A Port is one port.
+type Port struct {
+	ID      frame.PortID // the daemon's; 0 before
+	Name    string
+	Kind    PortKind
+	Network string // empty for the uplink
+	Ifname  string // the device, or the path of the socket
+	Netns   string // as its user names it; empty for the switch's own
+	MAC     frame.MAC
+	Addr    netip.Prefix // invalid when not known
+	MTU     int          // longest IP packet, bytes
+	Offload bool
+	ByFD    bool // a TAP that another program has made and passed by its descriptor
+	Settings
+	Spec api.PortAdd // what was asked for
+}
+
+// IsVM reports whether the port is a socket for a virtual machine.
+func (p *Port) IsVM() bool { return p.Kind.IsVM() }
+
+// IsOwn reports whether the switch made the port for itself.
+func (p *Port) IsOwn() bool { return p.Kind == KindHost || p.Kind == KindUplink }
+
+// ConfiguresItself reports whether others configure the station behind the port: the switch assigns no address unless one is
+// asked for.
+func (p *Port) ConfiguresItself() bool { return p.Kind == KindDevice || p.ByFD || p.IsVM() }
+
+// SwitchPort is the port as the switch knows it; net is its network's id.
+func (p *Port) SwitchPort(net frame.NetID) vswitch.Port {
+	s := vswitch.Port{ID: p.ID, Net: net, Flags: p.Flags, MTU: p.MTU, MAC: p.MAC}
+	if p.Addr.IsValid() {
+		s.Addr = frame.AddrFrom(p.Addr.Addr())
+	}
+	return s
+}
+
+// SameDevice reports whether the port can become now without being made again.
+func (p *Port) SameDevice(now *Port) bool {
+	return p.Kind == now.Kind && p.Network == now.Network && p.Netns == now.Netns && p.Ifname == now.Ifname && p.Addr == now.Addr &&
+		p.MAC == now.MAC && p.MTU == now.MTU && p.Spec.NoRoute == now.Spec.NoRoute
+}
+
+// CurrentSpec asks for the port as it is now, with its address and its settings.
+func (p *Port) CurrentSpec() api.PortAdd {
+	a := p.Spec
+	a.Set = p.Settings.Set()
+	if p.Addr.IsValid() {
+		a.IP = p.Addr.Addr().String()
+	}
+	if p.Kind != KindDevice {
+		a.MTU = p.MTU
+	}
+	return a
+}
+
+// asAssigned is a with what the port was assigned, where a leaves the choice to the switch.
+func (p *Port) asAssigned(a api.PortAdd) api.PortAdd {
+	if p.Addr.IsValid() && (a.IP == "" && !p.ConfiguresItself() || a.IP == api.AutoAddress) {
+		a.IP = p.Addr.Addr().String()
+	}
+	if a.MTU == 0 && p.Spec.MTU == 0 {
+		a.MTU = p.MTU // what its network had when the port was made
+	}
+	if p.Kind == KindDevice {
+		a.MTU = 0
+	}
+	return a
+}
+
+// HostPort is the port of the host itself in the default network. Its address is the subnet's last, unless another is named.
+func (s *State) HostPort(address string) (Port, error) {
+	n := s.Network(api.DefaultNetwork)
+	addr := n.Broadcast().Prev()
+	if addr == n.Gateway {
+		addr = addr.Prev()
+	}
+	if address != "" {
+		var err error
+		if addr, err = netip.ParseAddr(address); err != nil || !n.Usable(addr) || addr == n.Gateway {
+			return Port{}, fmt.Errorf("host: %q is not a usable address of %s; use auto, off, or a usable address", address, n.Prefix)
+		}
+	}
+	return Port{
+		Name: HostPortName, Kind: KindHost, Network: n.Name, Ifname: s.Name + "0", MAC: MACFor(addr), Addr: netip.PrefixFrom(addr, n.Prefix.Bits()),
+		MTU: n.MTU, Offload: true, Settings: Settings{Flags: vswitch.DefaultFlags},
+	}, nil
+}
+
+// NewPort validates what is asked for, fills in the defaults, and assigns an address. A plugged device gets its MTU later.
+func (s *State) NewPort(a api.PortAdd) (p Port, err error) {
+	if err := checkName("port", a.Name); err != nil {
+		return p, err
+	}
+	if s.Port(a.Name) != nil || reservedNames[a.Name] {
+		return p, conflict("port %q exists already; choose another name, or `uvswitch port del %s`", a.Name, a.Name)
+	}
+	n := s.Network(a.NetworkName())
+	if n == nil {
+		return p, NoNetwork(a.NetworkName())
+	}
+	p = Port{
+		Name: a.Name, Kind: KindTAPPort, Network: n.Name, Netns: a.Netns, Ifname: cmp.Or(a.Ifname, api.DefaultIfname), MTU: cmp.Or(a.MTU, n.MTU), Offload: true,
+		Settings: Settings{Flags: vswitch.DefaultFlags}, Spec: a,
+	}
+	for _, check := range []func(*Port, api.PortAdd) error{checkOffload, s.checkPlace, checkDeviceName, s.checkAddress, s.checkMAC} {
+		if err := check(&p, a); err != nil {
+			return p, err
+		}
+	}
+	p.Settings, err = p.Settings.with(&p, a.Set)
+	return p, err
+}
+
+// reservedNames are words of the command that no port may have as its name.
+var reservedNames = map[string]bool{"any": true, "gateway": true, HostPortName: true, UplinkPortName: true}
+
+func checkOffload(p *Port, a api.PortAdd) error {
+	switch a.Offload {
+	case "", "on":
+	case "off":
+		p.Kind, p.Offload = KindPlain, false
+	default:
+		return bad("offload %q: must be on or off", a.Offload)
+	}
+	return nil
+}
+
+// vmSocket is the kind and the path of a port for a virtual machine; empty for another port.
+func vmSocket(a api.PortAdd) (kind PortKind, path string) {
+	switch {
+	case a.QEMUStream != "":
+		return KindStream, a.QEMUStream
+	case a.QEMUDgram != "":
+		return KindDgram, a.QEMUDgram
+	case a.VDE != "":
+		return KindVDE, a.VDE
+	}
+	return "", ""
+}
+
+// checkPlace sets what the port is and where.
+func (s *State) checkPlace(p *Port, a api.PortAdd) error {
+	kind, path := vmSocket(a)
+	places := 0
+	for _, place := range []string{a.Netns, a.Device, a.QEMUStream, a.QEMUDgram, a.VDE} {
+		if place != "" {
+			places++
+		}
+	}
+	switch {
+	case a.Handed:
+		if a.Device != "" || kind != "" || a.Offload != "" || a.NoRoute {
+			return bad("a TAP that is passed by its descriptor is configured by its maker: device, sockets, offload and no_route do not apply to it")
+		}
+		p.ByFD = true
+	case places > 1:
+		return bad("a port is in one place: use one of --netns, --device, --qemu-stream, --qemu-dgram and --vde")
+	case places == 0:
+		return bad("name the port's place: --netns NAME creates a device in a namespace, --device DEV plugs an existing device; --qemu-stream, --qemu-dgram and --vde are for virtual machines")
+	case kind != "":
+		return s.checkSocket(p, a, kind, path)
+	case a.Device != "":
+		return s.checkDevice(p, a)
+	}
+	return nil
+}
+
+func (s *State) checkSocket(p *Port, a api.PortAdd, kind PortKind, path string) error {
+	if a.Offload != "" || a.Ifname != "" || a.NoRoute {
+		return bad("--offload, --ifname and --no-route apply only to devices that --netns creates")
+	}
+	if !filepath.IsAbs(path) {
+		return bad("%q: use an absolute path: the switch runs in another folder", path)
+	}
+	if q := find(s.Ports, func(q *Port) bool { return q.IsVM() && q.Ifname == path }); q != nil {
+		return conflict("%s is in use by port %q", path, q.Name)
+	}
+	p.Kind, p.Ifname, p.Offload = kind, path, false
+	return nil
+}
+
+func (s *State) checkDevice(p *Port, a api.PortAdd) error {
+	if a.Offload != "" || a.MTU != 0 || a.Ifname != "" || a.NoRoute {
+		return bad("--offload, --mtu, --ifname and --no-route apply only to devices that --netns creates; %s keeps its own", a.Device)
+	}
+	if a.Device == s.Name+"0" || a.Device == s.Name+"-up" {
+		return conflict("%s is the switch's own device; choose another device", a.Device)
+	}
+	if a.Device == "lo" || a.Device == s.UplinkDevice {
+		return conflict("%s is the host's own way out: the host could not use it any more", a.Device)
+	}
+	if q := find(s.Ports, func(q *Port) bool { return q.Kind == KindDevice && q.Ifname == a.Device }); q != nil {
+		return conflict("device %s is already plugged in, as port %q", a.Device, q.Name)
+	}
+	p.Kind, p.Ifname = KindDevice, a.Device
+	return nil
+}
+
+func checkDeviceName(p *Port, _ api.PortAdd) error {
+	if !p.IsVM() {
+		if err := link.CheckName(p.Ifname); err != nil {
+			return bad("%v", err)
+		}
+	}
+	return checkMTU(p.MTU)
+}
+
+// checkAddress sets the port's address. A station that configures itself has the address that is named, or none.
+func (s *State) checkAddress(p *Port, a api.PortAdd) error {
+	n := s.Network(p.Network)
+	var addr netip.Addr
+	switch {
+	case a.IP == "" && p.ConfiguresItself():
+		return nil
+	case !a.NamesAddress():
+		var ok bool
+		if addr, ok = s.FreeAddr(n); !ok {
+			return conflict("no address of %s is free; remove a port, or use a larger subnet", n.Prefix)
+		}
+	default:
+		ip, bits, found := strings.Cut(a.IP, "/")
+		var err error
+		if addr, err = netip.ParseAddr(ip); err != nil || !n.Usable(addr) {
+			return bad("%q is not a usable address of network %q (%s)", a.IP, n.Name, n.Prefix)
+		}
+		if found && bits != fmt.Sprint(n.Prefix.Bits()) {
+			return bad("%s has a wrong prefix length: network %q has prefix length %d", a.IP, n.Name, n.Prefix.Bits())
+		}
+	}
+	if addr == n.Gateway {
+		return conflict("address %s belongs to the gateway; choose another address", addr)
+	}
+	if q := s.Holder(n, addr); q != nil {
+		return conflict("address %s is in use by port %q; choose another address, or leave --ip out", addr, q.Name)
+	}
+	p.Addr = netip.PrefixFrom(addr, n.Prefix.Bits())
+	p.Flags |= vswitch.Guard
+	return nil
+}
+
+func (s *State) checkMAC(p *Port, a api.PortAdd) error {
+	if a.MAC == "" {
+		if p.Addr.IsValid() && (!p.ConfiguresItself() || p.ByFD) {
+			p.MAC = MACFor(p.Addr.Addr())
+		}
+		return nil
+	}
+	m, err := ParseStationMAC(a.MAC)
+	if err != nil {
+		return err
+	}
+	if m == s.Network(p.Network).MAC {
+		return conflict("MAC %s belongs to the gateway; choose another MAC", m)
+	}
+	if q := find(s.Ports, func(q *Port) bool { return q.MAC == m && q.Network == p.Network }); q != nil {
+		return conflict("MAC %s is in use by port %q; choose another MAC", m, q.Name)
+	}
+	p.MAC = m
+	return nil
+}
+
+// ParseStationMAC reads the MAC of a station: not zero, not a group address.
+func ParseStationMAC(text string) (frame.MAC, error) {
+	m, err := frame.ParseMAC(text)
+	if err != nil || m == 0 || m.IsGroup() {
+		return 0, bad("%q is not a unicast MAC address, such as 02:00:00:00:00:01", text)
+	}
+	return m, nil
+}

@@ -1,0 +1,189 @@
+package model
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+)
+
+// A Publish is one published port of the host, or a range of them.
+type Publish struct {
+	ID       uint32     // the daemon's; 0 before
+	HostAddr netip.Addr // unspecified: every address of the host
+	Lo, Hi   uint16     // ports of the host
+	Proto    string     // tcp, udp or sctp
+	Port     string     // the container's port of the switch, by name
+	Target   uint16     // the container's port number, for Lo
+	From     []netip.Prefix
+	Spec     api.PublishAdd // what was asked for
+}
+
+// MaxRelays bounds the listeners that one published range has on the host. A larger range is published to the outside and to
+// containers, not to the host itself.
+const MaxRelays = 256
+
+// Len is the number of host ports.
+func (p *Publish) Len() int { return int(p.Hi) - int(p.Lo) + 1 }
+
+// HostPorts is the host's side in the form of `publish add`: [ADDR:]PORT[-END].
+func (p *Publish) HostPorts() string {
+	s := strconv.Itoa(int(p.Lo))
+	if p.Hi != p.Lo {
+		s += "-" + strconv.Itoa(int(p.Hi))
+	}
+	if !p.HostAddr.IsUnspecified() {
+		s = p.HostAddr.String() + ":" + s
+	}
+	return s
+}
+
+// IsNamed reports whether name is the published port's host side: [ADDR:]PORT[-END][:PORT][/PROTO], tcp by default.
+func (p *Publish) IsNamed(name string) bool {
+	for _, n := range []string{p.HostPorts(), p.HostPorts() + ":" + strconv.Itoa(int(p.Target))} {
+		if name == n+"/"+p.Proto || p.Proto == "tcp" && name == n {
+			return true
+		}
+	}
+	return false
+}
+
+// Overlaps reports whether two published ports share a port of the host.
+func (p *Publish) Overlaps(q *Publish) bool {
+	sameAddr := p.HostAddr == q.HostAddr || p.HostAddr.IsUnspecified() || q.HostAddr.IsUnspecified()
+	return p.Proto == q.Proto && p.Lo <= q.Hi && q.Lo <= p.Hi && sameAddr
+}
+
+// Same reports whether two published ports do the same, however they were written.
+func (p *Publish) Same(q *Publish) bool {
+	return p.HostAddr == q.HostAddr && p.Lo == q.Lo && p.Hi == q.Hi && p.Proto == q.Proto && p.Target == q.Target && p.Port == q.Port &&
+		slices.Equal(p.From, q.From)
+}
+
+// In reports whether a list has the same published port.
+func (p *Publish) In(list []Publish) bool {
+	return slices.ContainsFunc(list, func(q Publish) bool { return p.Same(&q) })
+}
+
+func (p *Publish) in(list []api.PublishAdd) bool {
+	return slices.ContainsFunc(list, func(a api.PublishAdd) bool {
+		q, err := ParsePublish(a)
+		return err == nil && p.Same(&q)
+	})
+}
+
+func (p *Publish) String() string { return fmt.Sprintf("%s to %s", p.Spec.Spec, p.Port) }
+
+// ParsePublish reads what is asked for, without looking at anything else.
+func ParsePublish(a api.PublishAdd) (p Publish, err error) {
+	if p, err = parseSpec(a.Spec); err != nil {
+		return p, err
+	}
+	p.Port, p.Spec = a.Port, a
+	for _, f := range a.From {
+		from, err := netip.ParsePrefix(f)
+		if err != nil {
+			if addr, aerr := netip.ParseAddr(f); aerr == nil {
+				from, err = addr.Prefix(32)
+			}
+		}
+		if err != nil || !from.Addr().Is4() {
+			return p, bad("--from %q is not an IPv4 address or CIDR", f)
+		}
+		p.From = append(p.From, from.Masked())
+	}
+	return p, nil
+}
+
+// parseSpec reads [HOST_ADDR:]HOST_PORT[-END]:PORT[/tcp|udp|sctp].
+func parseSpec(spec string) (Publish, error) {
+	p := Publish{Proto: "tcp", HostAddr: netip.IPv4Unspecified()}
+	wrong := func(why string) (Publish, error) {
+		return p, bad("%q: %s; the form is [HOST_ADDR:]HOST_PORT[-END]:PORT[/tcp|udp|sctp], such as 8080:80", spec, why)
+	}
+	rest, proto, found := strings.Cut(spec, "/")
+	if found {
+		p.Proto = proto
+	}
+	if p.Proto != "tcp" && p.Proto != "udp" && p.Proto != "sctp" {
+		return wrong("the protocol must be tcp, udp or sctp")
+	}
+	parts := strings.Split(rest, ":")
+	if len(parts) == 3 {
+		a, err := netip.ParseAddr(parts[0])
+		if err != nil || !a.Is4() {
+			return wrong("the host's address is not an IPv4 address")
+		}
+		p.HostAddr, parts = a, parts[1:]
+	}
+	if len(parts) != 2 {
+		return wrong("it needs a port of the host and a port of the container")
+	}
+	lo, hi, isRange := strings.Cut(parts[0], "-")
+	if !isRange {
+		hi = lo
+	}
+	for _, x := range []struct {
+		to   *uint16
+		text string
+	}{{&p.Lo, lo}, {&p.Hi, hi}, {&p.Target, parts[1]}} {
+		v, err := strconv.ParseUint(x.text, 10, 16)
+		if err != nil || v == 0 {
+			return wrong(fmt.Sprintf("%q is not a port from 1 to 65535", x.text))
+		}
+		*x.to = uint16(v)
+	}
+	if p.Hi < p.Lo || int(p.Target)+int(p.Hi-p.Lo) > 65535 {
+		return wrong("the range of ports is empty or too long")
+	}
+	return p, nil
+}
+
+// NewPublish validates what is asked for against the ports and the other published ports.
+func (s *State) NewPublish(a api.PublishAdd) (Publish, error) {
+	p, err := ParsePublish(a)
+	if err != nil {
+		return p, err
+	}
+	port := s.Port(a.Port)
+	switch {
+	case port == nil:
+		return p, NoPort(a.Port)
+	case !port.Addr.IsValid() || port.IsOwn():
+		return p, conflict("the switch knows no address of port %q; add the port with --ip", a.Port)
+	case s.Network(port.Network).Internal:
+		return p, conflict("network %q is internal: its ports cannot be published", port.Network)
+	}
+	for i := range s.Publishes {
+		if q := &s.Publishes[i]; q.Overlaps(&p) {
+			return p, conflict("port %s/%s of the host is already published, to port %q; remove that first: `uvswitch publish del %s/%s`", q.HostPorts(), q.Proto, q.Port, q.HostPorts(), q.Proto)
+		}
+	}
+	return p, nil
+}
+
+// NotPublished is the error for a published port that does not exist.
+func NotPublished(name string) error {
+	return notFound("%s is not published; `uvswitch publish ls` lists the published ports", name)
+}
+
+// ParsePortRanges reads ranges of ports, such as "20000-29999,61000".
+func ParsePortRanges(s string) ([][2]uint16, error) {
+	var out [][2]uint16
+	for _, part := range strings.Split(s, ",") {
+		lo, hi, ok := strings.Cut(strings.TrimSpace(part), "-")
+		if !ok {
+			hi = lo
+		}
+		a, err1 := strconv.ParseUint(lo, 10, 16)
+		b, err2 := strconv.ParseUint(hi, 10, 16)
+		if err1 != nil || err2 != nil || a < 1 || b < a {
+			return nil, fmt.Errorf("%q is not a range of ports (1 to 65535), such as %s", part, DefaultNATPorts)
+		}
+		out = append(out, [2]uint16{uint16(a), uint16(b)})
+	}
+	return out, nil
+}

@@ -1,0 +1,144 @@
+package model
+
+import (
+	"net/netip"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/router"
+)
+
+// A Route is a static route.
+type Route struct {
+	Prefix  netip.Prefix
+	Kind    router.RouteKind
+	Gateway netip.Addr // of a unicast route
+	Network string     // that the gateway is in
+}
+
+// Spec asks for the route; it replaces an existing one.
+func (r Route) Spec() api.RouteAdd {
+	a := api.RouteAdd{Dst: r.Prefix.String(), Type: r.Kind.String(), Replace: true}
+	if r.Kind == router.Unicast {
+		a.Gateway = r.Gateway.String()
+	}
+	return a
+}
+
+func (r Route) String() string {
+	if r.Gateway.IsValid() {
+		return "route " + r.Prefix.String() + " via " + r.Gateway.String()
+	}
+	return "route " + r.Kind.String() + " " + r.Prefix.String()
+}
+
+// NewRoute validates what is asked for. The gateway must be in one of the networks.
+func (s *State) NewRoute(a api.RouteAdd) (r Route, err error) {
+	if r.Prefix, err = ParseDst(a.Dst); err != nil {
+		return r, err
+	}
+	var ok bool
+	if r.Kind, ok = router.ParseRouteKind(a.Type); !ok {
+		return r, bad("type %q: a route is unicast, blackhole, unreachable or prohibit", a.Type)
+	}
+	if err := s.CheckStaticRoute(r.Prefix); err != nil {
+		return r, err
+	}
+	if r.Kind != router.Unicast {
+		if a.Gateway != "" {
+			return r, bad("a %s route has no gateway", r.Kind)
+		}
+		return r, nil
+	}
+	if r.Gateway, err = netip.ParseAddr(a.Gateway); err != nil || !r.Gateway.Is4() {
+		return r, bad("%q is not the IPv4 address of a gateway; the form is route add DST via GATEWAY", a.Gateway)
+	}
+	n := s.NetworkOf(r.Gateway)
+	if n == nil || r.Gateway == n.Gateway || !n.Usable(r.Gateway) {
+		return r, bad("gateway %s is not the address of a station in a network of the switch; `uvswitch network ls` lists the networks", r.Gateway)
+	}
+	r.Network = n.Name
+	return r, nil
+}
+
+// CheckStaticRoute refuses the destinations of the switch's own routes.
+func (s *State) CheckStaticRoute(p netip.Prefix) error {
+	for _, n := range s.Networks {
+		if n.Prefix == p {
+			return conflict("%s is the subnet of network %q", p, n.Name)
+		}
+	}
+	if p == Everywhere || s.External.IsValid() && p == netip.PrefixFrom(s.External, 32) {
+		return conflict("the route to %s belongs to the uplink and cannot be changed", p)
+	}
+	return nil
+}
+
+// ParseDst reads a destination: default, a prefix, or one address.
+func ParseDst(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if a, aerr := netip.ParseAddr(s); aerr == nil {
+		p, err = netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	if s == "default" {
+		p, err = Everywhere, nil
+	}
+	if err == nil && p.Addr().Is4() && p != p.Masked() {
+		return p, bad("%s is an address inside a subnet; did you mean %s?", s, p.Masked())
+	}
+	if err != nil || !p.Addr().Is4() {
+		return p, bad("%q is not an IPv4 destination, such as 10.9.0.0/24", s)
+	}
+	return p, nil
+}
+
+// NewNeighbor validates a permanent neighbor.
+func (s *State) NewNeighbor(a api.NeighborAdd) (x Neighbor, err error) {
+	n, err := s.NeighborNetwork(a.Dst)
+	if err != nil {
+		return x, err
+	}
+	x = Neighbor{Network: n.Name, Addr: netip.MustParseAddr(a.Dst)}
+	if x.MAC, err = ParseStationMAC(a.Lladdr); err != nil {
+		return x, err
+	}
+	if x.Addr == n.Gateway {
+		return x, conflict("%s is the gateway of network %q", a.Dst, n.Name)
+	}
+	return x, nil
+}
+
+// NeighborNetwork returns the network of a neighbor that may be added or deleted by hand.
+func (s *State) NeighborNetwork(dst string) (*Network, error) {
+	a, err := netip.ParseAddr(dst)
+	if err != nil || !a.Is4() {
+		return nil, bad("%q is not an IPv4 address", dst)
+	}
+	n := s.NetworkOf(a)
+	if n == nil || !n.Usable(a) {
+		return nil, bad("%s is not the address of a station in a network of the switch; `uvswitch network ls` lists the networks", a)
+	}
+	if p := s.Holder(n, a); p != nil {
+		return nil, conflict("%s is bound to port %q, which was made with that address; `uvswitch port del %s` ends the binding", dst, p.Name, p.Name)
+	}
+	return n, nil
+}
+
+// NewFDBEntry validates a static entry of the forwarding database, and returns its MAC and its port.
+func (s *State) NewFDBEntry(a api.FDBAdd) (frame.MAC, *Port, error) {
+	m, err := ParseStationMAC(a.MAC)
+	if err != nil {
+		return m, nil, err
+	}
+	if a.State != api.FDBStatic && a.State != api.FDBSticky {
+		return m, nil, bad("state %q: must be static or sticky", a.State)
+	}
+	p := s.Port(a.Port)
+	if p == nil || p.Network == "" {
+		return m, nil, NoPort(a.Port)
+	}
+	if m == s.Network(p.Network).MAC {
+		return m, nil, conflict("MAC %s belongs to the gateway; choose another MAC", m)
+	}
+	return m, p, nil
+}

@@ -1,0 +1,194 @@
+package model
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/dataplane"
+	"github.com/uvswitch/uvswitch/switch"
+)
+
+// Settings are what `port set` changes while a port forwards.
+type Settings struct {
+	Flags vswitch.PortFlags
+	Rx    dataplane.Rate // limits what the port sends
+	Tx    dataplane.Rate // limits what the port receives
+}
+
+// flagNames are the settings that are on or off, by the names of `bridge link`.
+var flagNames = []struct {
+	name string
+	flag vswitch.PortFlags
+}{
+	{"learning", vswitch.Learning},
+	{"flood", vswitch.FloodUcast},
+	{"mcast_flood", vswitch.FloodMcast},
+	{"bcast_flood", vswitch.FloodBcast},
+	{"hairpin", vswitch.HairpinMode},
+	{"isolated", vswitch.Isolated},
+	{"locked", vswitch.Locked},
+	{"guard", vswitch.Guard},
+}
+
+// rateNames are the settings that are a rate. "rate" stands for the two others.
+const (
+	bothRates = "rate"
+	rxRate    = "rx_rate"
+	txRate    = "tx_rate"
+)
+
+// SettingNames lists every setting, for help and for errors.
+func SettingNames() (out []string) {
+	for _, f := range flagNames {
+		out = append(out, f.name)
+	}
+	return append(out, bothRates, rxRate, txRate)
+}
+
+// FlagMap names the settings that are on or off.
+func (s Settings) FlagMap() map[string]bool {
+	m := map[string]bool{}
+	for _, n := range flagNames {
+		m[n.name] = s.Flags&n.flag != 0
+	}
+	return m
+}
+
+// Set is the request that makes a port have these settings.
+func (s Settings) Set() api.PortSet {
+	set := api.PortSet{rxRate: api.RateKnob(s.Rx.Bits, s.Rx.Burst), txRate: api.RateKnob(s.Tx.Bits, s.Tx.Burst)}
+	for name, on := range s.FlagMap() {
+		set[name] = api.Switch(on)
+	}
+	return set
+}
+
+// Change returns the settings of p after a request. Those that the request does not name stay.
+func (p *Port) Change(set api.PortSet) (Settings, error) { return p.Settings.with(p, set) }
+
+// with returns s, which are p's, with what set asks for.
+func (s Settings) with(p *Port, set api.PortSet) (Settings, error) {
+	for _, name := range slices.Sorted(maps.Keys(set)) { // rx_rate and tx_rate after rate
+		if err := s.apply(p, name, set[name]); err != nil {
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+func (s *Settings) apply(p *Port, name string, v api.Knob) error {
+	if name == bothRates || name == rxRate || name == txRate {
+		r, err := ParseRate(string(v))
+		if err != nil {
+			return bad("port %q: %s: %v", p.Name, name, err)
+		}
+		if name != txRate {
+			s.Rx = r
+		}
+		if name != rxRate {
+			s.Tx = r
+		}
+		return nil
+	}
+	for _, f := range flagNames {
+		if f.name != name || p.Kind == KindUplink {
+			continue
+		}
+		switch v {
+		case api.On:
+			s.Flags |= f.flag
+		case api.Off:
+			s.Flags &^= f.flag
+		default:
+			return bad("port %q: %s %q: must be on or off", p.Name, name, v)
+		}
+		return nil
+	}
+	return bad("port %q has no setting %q; the settings are %s", p.Name, name, strings.Join(SettingNames(), ", "))
+}
+
+// settingsAfterReload returns the request that makes p match now. A setting that was in the old file and is absent from the new
+// one returns to its default; a setting that is in neither stays.
+func (p *Port) settingsAfterReload(now api.PortSet) api.PortSet {
+	standard := Settings{Flags: vswitch.DefaultFlags}
+	if p.Addr.IsValid() {
+		standard.Flags |= vswitch.Guard
+	}
+	defaults := standard.Set()
+	out := api.PortSet{}
+	for name := range splitRates(p.Spec.Set) {
+		out[name] = defaults[name]
+	}
+	maps.Copy(out, splitRates(now))
+	return out
+}
+
+// splitRates is set with rx_rate and tx_rate in place of rate.
+func splitRates(set api.PortSet) api.PortSet {
+	out := api.PortSet{}
+	if v, ok := set[bothRates]; ok {
+		out[rxRate], out[txRate] = v, v
+	}
+	maps.Copy(out, set)
+	delete(out, bothRates)
+	return out
+}
+
+// Burst returns a rate's burst in bytes, 0 without a rate.
+func Burst(r dataplane.Rate) uint64 {
+	if r.Bits == 0 {
+		return 0
+	}
+	return cmp.Or(r.Burst, r.DefaultBurst())
+}
+
+// Units of tc(8).
+var (
+	rateUnits  = map[string]float64{"bit": 1, "": 1, "kbit": 1e3, "mbit": 1e6, "gbit": 1e9, "tbit": 1e12}
+	burstUnits = map[string]float64{"b": 1, "": 1, "k": 1 << 10, "kb": 1 << 10, "m": 1 << 20, "mb": 1 << 20, "g": 1 << 30, "gb": 1 << 30}
+)
+
+// ParseRate reads RATE[/BURST], such as 10mbit/64kb, or off.
+func ParseRate(s string) (r dataplane.Rate, err error) {
+	if s == string(api.Off) {
+		return r, nil
+	}
+	rate, burst, withBurst := strings.Cut(strings.ToLower(s), "/")
+	bits, ok := quantity(rate, rateUnits)
+	if !ok {
+		return r, fmt.Errorf("%q is not a rate: use off, or a rate such as 10mbit, 1.5gbit, 10mbit/64kb (with the burst in bytes)", s)
+	}
+	if bits < api.MinRate || bits > api.MaxRate {
+		return r, fmt.Errorf("%s is out of range; use 1kbit to 1tbit", rate)
+	}
+	r.Bits = uint64(bits)
+	if !withBurst {
+		return r, nil
+	}
+	bytes, ok := quantity(burst, burstUnits)
+	if !ok {
+		return r, fmt.Errorf("%q is not a burst: use a size such as 64kb", burst)
+	}
+	if bytes < api.MinBurst || bytes > api.MaxBurst {
+		return r, fmt.Errorf("burst %s is out of range; use %db to 1gb", burst, api.MinBurst)
+	}
+	r.Burst = uint64(bytes)
+	return r, nil
+}
+
+// quantity reads a number with a unit.
+func quantity(s string, units map[string]float64) (float64, bool) {
+	at := strings.IndexFunc(s, func(r rune) bool { return r != '.' && (r < '0' || r > '9') })
+	if at < 0 {
+		at = len(s)
+	}
+	unit, known := units[s[at:]]
+	v, err := strconv.ParseFloat(s[:at], 64)
+	return math.Round(v * unit), known && err == nil
+}

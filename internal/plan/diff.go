@@ -1,0 +1,293 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/nat"
+	"github.com/uvswitch/uvswitch/router"
+)
+
+// Diff lists the steps from have to want, in an order in which each of them is possible: first what goes, then what changes,
+// then what comes. want is made by model.Desired from have. The error says what needs a restart, or what cannot be recreated.
+func Diff(have, want *model.State) ([]Step, error) {
+	if err := needsRestart(have, want); err != nil {
+		return nil, err
+	}
+	d := &differ{have: have, want: want, recreated: map[object]bool{}}
+	d.compare()
+	for _, p := range d.goingPorts {
+		if p.ByFD {
+			return nil, api.Errorf(http.StatusConflict, "port %q was passed by another program (Docker, a CNI plugin) and cannot be recreated; stop what uses it first", p.Name)
+		}
+	}
+	d.remove()
+	d.change()
+	d.add()
+	return d.steps, nil
+}
+
+// An object is a network or a port, by name.
+type object struct {
+	kind objectKind
+	name string
+}
+
+type objectKind uint8
+
+const (
+	network objectKind = iota
+	port
+)
+
+// A differ compares two states.
+type differ struct {
+	have, want *model.State
+	steps      []Step
+
+	// An object that is recreated takes along what depends on it: a network its ports and routes, a port its published ports.
+	recreated               map[object]bool
+	newNets, changedNets    []*model.Network
+	goingPorts, comingPorts []*model.Port
+	changedPorts            []*model.Port
+	routes                  []model.Route    // static ones through recreated networks
+	neighbors               []model.Neighbor // likewise
+}
+
+func (d *differ) step(do Action, undo ...Action) {
+	d.steps = append(d.steps, Step{do, undo})
+}
+
+func (d *differ) compare() {
+	for i := range d.want.Networks {
+		n := &d.want.Networks[i]
+		switch now := d.have.Network(n.Name); {
+		case now == nil:
+			d.newNets = append(d.newNets, n)
+		case now.Prefix != n.Prefix || now.Gateway != n.Gateway:
+			d.recreated[object{network, n.Name}] = true
+			d.newNets = append(d.newNets, n)
+		case now.Spec != n.Spec:
+			d.changedNets = append(d.changedNets, n)
+		}
+	}
+	for _, p := range d.wantedPorts() {
+		now := d.have.Port(p.Name)
+		switch {
+		case now == nil:
+			d.comingPorts = append(d.comingPorts, p)
+		case !p.SameDevice(now) || d.recreated[object{network, p.Network}]:
+			d.recreated[object{port, p.Name}] = true
+			d.goingPorts, d.comingPorts = append(d.goingPorts, now), append(d.comingPorts, p)
+		case p.Settings != now.Settings:
+			d.changedPorts = append(d.changedPorts, p)
+		}
+	}
+	for i := range d.have.Ports {
+		if p := &d.have.Ports[i]; !p.IsOwn() && d.want.Port(p.Name) == nil {
+			d.goingPorts = append(d.goingPorts, p)
+		}
+	}
+}
+
+// wantedPorts are want's ports: those added by hand first, by name, then the configuration's in its order. Addresses are assigned
+// in turn.
+func (d *differ) wantedPorts() (out []*model.Port) {
+	inFile := func(name string) int {
+		return slices.IndexFunc(d.want.Config.Ports, func(a api.PortAdd) bool { return a.Name == name })
+	}
+	for i := range d.want.Ports {
+		if p := &d.want.Ports[i]; !p.IsOwn() {
+			out = append(out, p)
+		}
+	}
+	slices.SortFunc(out, func(a, b *model.Port) int {
+		return cmp.Or(cmp.Compare(inFile(a.Name), inFile(b.Name)), cmp.Compare(a.Name, b.Name))
+	})
+	return out
+}
+
+func (d *differ) remove() {
+	for _, p := range d.have.Publishes {
+		if !p.In(d.want.Publishes) || d.recreated[object{port, p.Port}] {
+			d.step(RemovePublish{p}, AddPublish{p})
+		}
+	}
+	for _, r := range d.have.Routes {
+		if d.inFile(d.have, r) && !d.inFile(d.want, r) { // a route by hand to that destination stays
+			d.step(RemoveRoute{r}, AddRoute{Route: r})
+		}
+	}
+	for _, p := range d.goingPorts {
+		d.step(RemovePort{p.Name}, AddPort{p.CurrentSpec()})
+	}
+	for _, n := range d.have.Networks {
+		to := d.want.Network(n.Name)
+		if to != nil && !d.recreated[object{network, n.Name}] {
+			continue
+		}
+		d.removeNetwork(n, to)
+	}
+}
+
+// removeNetwork removes n. to is what it is recreated as, or nil.
+func (d *differ) removeNetwork(n model.Network, to *model.Network) {
+	undo := []Action{AddNetwork{n.Spec}}
+	for _, r := range d.have.Routes {
+		if r.Network != n.Name {
+			continue
+		}
+		undo = append(undo, AddRoute{Route: r})
+		if _, err := d.want.NewRoute(r.Spec()); err == nil && to != nil && !d.inFile(d.have, r) && !d.inFile(d.want, r) {
+			d.routes = append(d.routes, r)
+		}
+	}
+	for _, x := range d.have.Neighbors {
+		if x.Network != n.Name {
+			continue
+		}
+		undo = append(undo, AddNeighbor{x})
+		if to != nil && to.Usable(x.Addr) {
+			d.neighbors = append(d.neighbors, x)
+		}
+	}
+	d.step(RemoveNetwork{n.Name}, undo...)
+}
+
+// inFile reports whether the configuration of s has a route to the same destination through the same gateway.
+func (d *differ) inFile(s *model.State, r model.Route) bool {
+	return slices.ContainsFunc(s.Config.Routes, func(a api.RouteAdd) bool {
+		p, err := model.ParseDst(a.Dst)
+		return err == nil && p == r.Prefix && cmp.Or(a.Type, router.Unicast.String()) == r.Kind.String() && a.Gateway == gatewayText(r)
+	})
+}
+
+func gatewayText(r model.Route) string {
+	if !r.Gateway.IsValid() {
+		return ""
+	}
+	return r.Gateway.String()
+}
+
+func (d *differ) change() {
+	for _, n := range d.newNets {
+		d.step(AddNetwork{n.Spec}, RemoveNetwork{n.Name})
+	}
+	for _, n := range d.changedNets {
+		now := d.have.Network(n.Name).Spec
+		d.step(ChangeNetwork{now, n.Spec}, ChangeNetwork{n.Spec, now})
+	}
+	if before, after := d.have.Config.Uplink.Ports, d.want.Config.Uplink.Ports; after != before {
+		d.step(SetNATPorts{after}, SetNATPorts{before})
+	}
+	if before, after := timers(d.have), timers(d.want); !reflect.DeepEqual(before, after) {
+		d.step(SetTimers{after}, SetTimers{before})
+	}
+	for _, p := range d.changedPorts {
+		d.step(ChangePort{p.Name, p.Settings.Set()}, ChangePort{p.Name, d.have.Port(p.Name).Settings.Set()})
+	}
+}
+
+func timers(s *model.State) nat.Timers {
+	if t := s.Config.NAT.Timers; t.Established != 0 {
+		return t
+	}
+	return nat.RFCTimers()
+}
+
+func (d *differ) add() {
+	for _, p := range d.comingPorts {
+		d.step(AddPort{d.comingSpec(p)}, RemovePort{p.Name})
+	}
+	for _, p := range d.want.Publishes {
+		if !p.In(d.have.Publishes) || d.recreated[object{port, p.Port}] {
+			d.step(AddPublish{p}, RemovePublish{p})
+		}
+	}
+	for _, x := range d.neighbors { // it goes with its network
+		d.step(AddNeighbor{x})
+	}
+	for _, r := range d.routes { // likewise
+		d.step(AddRoute{Route: r, Again: true})
+	}
+	for _, r := range d.want.Routes {
+		again := r.Network != "" && d.recreated[object{network, r.Network}]
+		i := slices.IndexFunc(d.have.Routes, func(x model.Route) bool { return x.Prefix == r.Prefix })
+		switch {
+		case i >= 0 && d.have.Routes[i] == r && !again:
+		case i >= 0 && !again:
+			d.step(AddRoute{Route: r}, AddRoute{Route: d.have.Routes[i]})
+		default:
+			d.step(AddRoute{Route: r}, RemoveRoute{r})
+		}
+	}
+}
+
+// comingSpec asks for a port with the address that was found to be free.
+func (d *differ) comingSpec(p *model.Port) api.PortAdd {
+	now := d.have.Port(p.Name)
+	byHand := !slices.ContainsFunc(d.want.Config.Ports, func(a api.PortAdd) bool { return a.Name == p.Name })
+	if now != nil && byHand { // in a network that is recreated
+		return now.CurrentSpec()
+	}
+	a := p.Spec
+	if p.Addr.IsValid() && !p.ConfiguresItself() {
+		a.IP = p.Addr.Addr().String()
+	}
+	return a
+}
+
+// needsRestart names what differs and cannot change while the switch runs. A word for what was found out, such as auto, and what
+// was found are the same.
+func needsRestart(have, want *model.State) error {
+	was, will := &have.Config, &want.Config
+	if now, n := have.Network(api.DefaultNetwork), want.Network(api.DefaultNetwork); now.Prefix != n.Prefix || now.Gateway != n.Gateway {
+		return api.Errorf(http.StatusConflict, "the subnet and gateway of network %s cannot change while the switch runs (%s, %s to %s, %s); restart it", n.Name, now.Prefix, now.Gateway, n.Prefix, n.Gateway)
+	}
+	var out []string
+	differ := func(what string, was, will any) {
+		if was != will {
+			out = append(out, fmt.Sprintf("%s (%v to %v)", what, was, will))
+		}
+	}
+	device, kind := was.Uplink.Device, was.Uplink.Kind
+	if device != model.UplinkNone {
+		if will.Uplink.Device == have.UplinkDevice {
+			device = have.UplinkDevice
+		}
+		if will.Uplink.Kind == have.UplinkKind || will.Uplink.Kind == "" {
+			kind = will.Uplink.Kind
+		}
+	}
+	differ("uplink.device", device, will.Uplink.Device)
+	if will.Uplink.Device != model.UplinkNone {
+		differ("uplink.kind", kind, will.Uplink.Kind)
+	}
+	differ("host", hostText(have), hostText(want))
+	size := func(what string, was, will, found int) { // what was asked for, or what it came to
+		if was != will && will != found {
+			differ(what, found, will)
+		}
+	}
+	size("nat.flows", cmp.Or(was.NAT.Flows, nat.DefaultFlows), cmp.Or(will.NAT.Flows, nat.DefaultFlows), have.FlowLimit)
+	size("nat.flows_per_port", cmp.Or(was.NAT.FlowsPerPort, nat.DefaultFlowsPerPort), cmp.Or(will.NAT.FlowsPerPort, nat.DefaultFlowsPerPort), have.FlowQuotaLimit)
+	words := map[bool]string{true: "strict", false: "liberal"}
+	differ("nat.windows", words[was.NAT.Strict], words[will.NAT.Strict])
+	if len(out) > 0 {
+		return api.Errorf(http.StatusConflict, "these settings cannot change while the switch runs: %s; restart it", strings.Join(out, ", "))
+	}
+	return nil
+}
+
+func hostText(s *model.State) string {
+	if h := s.Port(model.HostPortName); h != nil {
+		return h.Addr.Addr().String()
+	}
+	return "off"
+}

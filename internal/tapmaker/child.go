@@ -1,0 +1,234 @@
+package tapmaker
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/netns"
+	"github.com/uvswitch/uvswitch/tap"
+)
+
+// ChildCommand is the argument that makes the command the child: it then calls Serve.
+const ChildCommand = "netns-child"
+
+// childSocket is the child's end of the socket pair.
+const childSocket = 3
+
+// The protocol: one packet a request, in JSON; one packet an answer, in JSON, with the TAP's descriptor unless it is an error.
+type answer struct {
+	Error string `json:"error,omitempty"`
+	Kind  string `json:"kind,omitempty"` // key of kinds
+}
+
+const maxPacket = 16 << 10 // bytes
+
+// kinds are the errors that keep their identity on the way from the child.
+var kinds = map[string]error{
+	"not_found": netns.ErrNotFound, "not_permitted": netns.ErrNotPermitted, "exists": tap.ErrExists, "no_tun": tap.ErrNoTUN,
+}
+
+// A Child is a Maker whose work is done by a child process. Its methods may be called by any goroutine.
+type Child struct {
+	mu     sync.Mutex // Lock 40: one request at a time
+	socket int        // -1: there is no child
+	cmd    *exec.Cmd
+	closed bool
+}
+
+// Start runs this program again as the child. It inherits the network namespace.
+func Start() (*Child, error) {
+	c := &Child{socket: -1}
+	if err := c.startLocked(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Child) startLocked() error {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("socket pair for the child that enters namespaces: %w", err)
+	}
+	far := os.NewFile(uintptr(pair[1]), "child")
+	defer far.Close()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = []string{"uvswitch", ChildCommand}
+	cmd.ExtraFiles = []*os.File{far} // descriptor 3
+	cmd.Stderr = os.Stderr
+	cmd.Env = []string{}
+	if err := cmd.Start(); err != nil {
+		unix.Close(pair[0])
+		return fmt.Errorf("starting the child that enters namespaces: %w", err)
+	}
+	c.socket, c.cmd = pair[0], cmd
+	return nil
+}
+
+// Close ends the child and waits for its end.
+func (c *Child) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	return c.endLocked()
+}
+
+func (c *Child) endLocked() error {
+	if c.socket < 0 {
+		return nil
+	}
+	unix.Close(c.socket)
+	c.socket = -1
+	return c.cmd.Wait()
+}
+
+// Make implements Maker. The original namespace needs no child.
+func (c *Child) Make(r Request) (frame.Conn, error) {
+	if r.isLocal() {
+		return Direct{}.Make(r)
+	}
+	fd, err := c.ask(r)
+	if err != nil {
+		return nil, err
+	}
+	if r.Plain {
+		return tap.PlainFromFD(fd), nil
+	}
+	d, err := tap.FromFD(fd)
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return d, nil
+}
+
+func (c *Child) ask(r Request) (fd int, err error) {
+	text, err := json.Marshal(r)
+	if err != nil {
+		return -1, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return -1, errors.New("the switch is stopping")
+	}
+	reply, fds, err := c.exchangeLocked(text)
+	if err != nil { // the child has been killed: a new one does as well
+		_ = c.endLocked()
+		if err = c.startLocked(); err == nil {
+			reply, fds, err = c.exchangeLocked(text)
+		}
+	}
+	if err != nil {
+		return -1, fmt.Errorf("the child that enters namespaces does not answer: %w", err)
+	}
+	var a answer
+	if err = json.Unmarshal(reply, &a); err == nil && a.Error == "" && len(fds) == 1 {
+		return fds[0], nil
+	}
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+	if err != nil || a.Error == "" {
+		return -1, errors.New("the child that enters namespaces gave a wrong answer; restart the switch")
+	}
+	return -1, &remoteError{a.Error, kinds[a.Kind]}
+}
+
+func (c *Child) exchangeLocked(request []byte) (reply []byte, fds []int, err error) {
+	if err := unix.Sendmsg(c.socket, request, nil, nil, unix.MSG_NOSIGNAL); err != nil {
+		return nil, nil, err
+	}
+	return receive(c.socket)
+}
+
+// A remoteError is an error of the child.
+type remoteError struct {
+	text string
+	kind error
+}
+
+func (e *remoteError) Error() string { return e.text }
+func (e *remoteError) Unwrap() error { return e.kind }
+
+// receive reads one packet and the descriptors that come with it.
+func receive(socket int) (text []byte, fds []int, err error) {
+	text = make([]byte, maxPacket)
+	oob := make([]byte, unix.CmsgSpace(4))
+	for {
+		n, oobn, _, _, err := unix.Recvmsg(socket, text, oob, unix.MSG_CMSG_CLOEXEC)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		if n == 0 {
+			return nil, nil, errors.New("the connection is closed")
+		}
+		messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+		if err != nil {
+			return nil, nil, err
+		}
+		for i := range messages {
+			if got, err := unix.ParseUnixRights(&messages[i]); err == nil {
+				fds = append(fds, got...)
+			}
+		}
+		return text[:n], fds, nil
+	}
+}
+
+// Serve is the child: it answers requests until its parent closes the socket or ends. A terminal's interrupt is for the parent.
+func Serve() error {
+	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	unix.CloseOnExec(childSocket)
+	for {
+		text, fds, err := receive(childSocket)
+		if err != nil {
+			return nil // the parent has ended
+		}
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+		if err := reply(text); err != nil {
+			return err
+		}
+	}
+}
+
+// reply carries out one request.
+func reply(text []byte) error {
+	var r Request
+	var c frame.Conn
+	err := json.Unmarshal(text, &r)
+	if err == nil {
+		c, err = Direct{}.Make(r)
+	}
+	var a answer
+	var rights []byte
+	if err != nil {
+		a.Error = err.Error()
+		for kind, is := range kinds {
+			if errors.Is(err, is) {
+				a.Kind = kind
+			}
+		}
+	} else {
+		defer c.Close() // the parent has a descriptor of its own by then
+		rights = unix.UnixRights(c.FD())
+	}
+	b, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	return unix.Sendmsg(childSocket, b, rights, nil, unix.MSG_NOSIGNAL)
+}

@@ -1,0 +1,100 @@
+package uplink
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Probe tells how programs can be attached here, by attaching one that does nothing to loopback for a moment.
+func Probe() (Kind, error) {
+	p, err := loadProgram("uvs_probe", asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}) // TC_ACT_UNSPEC: the next one decides
+	if err != nil {
+		return "", err
+	}
+	defer p.Close()
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return "", fmt.Errorf("uplink: %w", err)
+	}
+	a, kind, err := attach(lo.Attrs().Index, p, Auto)
+	if err != nil {
+		return "", err
+	}
+	a.close()
+	return kind, nil
+}
+
+// Others lists the programs on a device's ingress that are not the switch's with this pid, by name; stale are those of
+// switches that have died.
+func OtherPrograms(device string, pid int) (others, stale []string) {
+	l, err := netlink.LinkByName(device)
+	if err != nil {
+		return nil, nil
+	}
+	if q, err := link.QueryPrograms(link.QueryOptions{Target: l.Attrs().Index, Attach: ebpf.AttachTCXIngress}); err == nil {
+		for _, p := range q.Programs {
+			name := fmt.Sprintf("program %d", p.ID)
+			if prog, err := ebpf.NewProgramFromID(p.ID); err == nil {
+				if info, err := prog.Info(); err == nil && info.Name != "" {
+					name = info.Name
+				}
+				prog.Close()
+			}
+			if !strings.HasPrefix(name, "uvs_") {
+				others = append(others, name)
+			}
+		}
+	}
+	for _, f := range filters(l.Attrs().Index) {
+		b, ok := f.(*netlink.BpfFilter)
+		if !ok {
+			others = append(others, "a filter of type "+f.Type())
+			continue
+		}
+		owner, ours := strings.CutPrefix(b.Name, filterPrefix)
+		n, _ := strconv.Atoi(owner)
+		switch {
+		case !ours:
+			others = append(others, b.Name)
+		case n != pid && errors.Is(unix.Kill(n, 0), unix.ESRCH):
+			stale = append(stale, b.Name)
+		}
+	}
+	slices.Sort(others)
+	return others, stale
+}
+
+// Overlap says with what of the host a subnet would collide: a route by a device that is not of the switch with that name, as in
+// "10.0.0.0/8, which the host reaches by device eth0".
+func Overlap(p netip.Prefix, name string) (what string, collides bool) {
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return "", false
+	}
+	for _, r := range routes {
+		if r.Dst == nil || r.Dst.IP.IsUnspecified() {
+			continue
+		}
+		a, ok := netip.AddrFromSlice(r.Dst.IP.To4())
+		bits, _ := r.Dst.Mask.Size()
+		if !ok || !netip.PrefixFrom(a, bits).Overlaps(p) {
+			continue
+		}
+		l, err := netlink.LinkByIndex(r.LinkIndex)
+		if err != nil || l.Attrs().Name == name+"0" || l.Attrs().Name == name+"-up" {
+			continue
+		}
+		return fmt.Sprintf("%s, which the host reaches through device %s", r.Dst, l.Attrs().Name), true
+	}
+	return "", false
+}

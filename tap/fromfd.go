@@ -1,0 +1,77 @@
+package tap
+
+import (
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// Adopt takes over the descriptor of a TAP that somebody else has made, as Open makes them: IFF_NO_PI and IFF_VNET_HDR.
+// On an error fd stays the caller's.
+func FromFD(fd int) (*Device, error) {
+	// TUNGETIFF says IFF_NOFILTER, the same bit as IFF_NO_PI, while there is no filter (linux drivers/net/tun.c).
+	all := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff}
+	if err := tunIoctl(fd, unix.TUNATTACHFILTER, &unix.SockFprog{Len: 1, Filter: &all}); err != nil {
+		return nil, fmt.Errorf("tap: the file descriptor is not one of a TAP: %w", err)
+	}
+	ifr := &unix.Ifreq{}
+	err := unix.IoctlIfreq(fd, unix.TUNGETIFF, ifr)
+	if err := tunIoctl(fd, unix.TUNDETACHFILTER, &unix.SockFprog{}); err != nil {
+		return nil, fmt.Errorf("tap: %w", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("tap: the file descriptor is not one of a TAP: %w", err)
+	}
+	const want = unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
+	if f := ifr.Uint16(); f&(unix.IFF_TUN|want) != want {
+		return nil, fmt.Errorf("tap: device %s has wrong flags; it must be a TAP with a virtio-net header and without packet information (IFF_TAP, IFF_VNET_HDR, IFF_NO_PI), but its flags are %#x", ifr.Name(), f)
+	}
+	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, frame.VnetLen); err != nil {
+		return nil, fmt.Errorf("tap: %s: cannot set the header size of %d bytes: %w", ifr.Name(), frame.VnetLen, err)
+	}
+	if err := setOffloads(fd, ifr.Name()); err != nil {
+		return nil, err
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, fmt.Errorf("tap: %s: %w", ifr.Name(), err)
+	}
+	return &Device{file{fd: fd}}, nil
+}
+
+func tunIoctl(fd int, request uintptr, p *unix.SockFprog) error {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(unsafe.Pointer(p))); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// Name is what the device is called now, wherever it is: others may have moved and renamed it.
+func (d *Device) Name() (string, error) {
+	ifr := &unix.Ifreq{}
+	if err := unix.IoctlIfreq(d.fd, unix.TUNGETIFF, ifr); err != nil {
+		return "", fmt.Errorf("tap: the device no longer exists: %w", err)
+	}
+	return ifr.Name(), nil
+}
+
+// Up tells whether the device is up, in whatever namespace it is; an error says that it is gone. (A TAP can be written to when it
+// is up: linux drivers/net/tun.c, tun_chr_poll.)
+func (d *file) Up() (bool, error) {
+	fds := []unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLOUT}}
+	for {
+		_, err := unix.Poll(fds, 0)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return false, fmt.Errorf("tap: %w", err)
+		case fds[0].Revents&(unix.POLLERR|unix.POLLNVAL) != 0:
+			return false, errors.New("tap: the device no longer exists")
+		}
+		return fds[0].Revents&unix.POLLOUT != 0, nil
+	}
+}

@@ -1,0 +1,480 @@
+package tap
+
+import (
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/uring"
+)
+
+const (
+	ringOps     = 1024 // operations queued between two Polls; more are submitted on the way
+	ringBuffers = 256
+	minBuffers  = 4  // provided per Poll when frames are largest
+	maxBuffers  = 64 // and when they are smallest
+	bufferSize  = frame.VnetLen + frame.MaxFrame
+	readGroup   = 0
+)
+
+// What an operation was, in the top byte of its data; below it, for a write, how many frames (8 bits), the port
+// (16 bits), the first one's Slot (8 bits) and how many bytes (24 bits).
+const (
+	opRead = iota + 1 // a port's multishot read
+	opPoll            // a port that is read by Conn.Read has something
+	opWake
+	opWrite
+	opCancel
+)
+
+//uvswitch:hot
+func opData(op uint8, id frame.PortID) uint64 { return uint64(op)<<56 | uint64(id)<<32 }
+
+//uvswitch:hot
+func writeData(t frame.TxFailure) uint64 {
+	return opData(opWrite, t.Port) | uint64(t.Frames)<<48 | uint64(t.Slot)<<writeBytes | uint64(t.Bytes)
+}
+
+const writeBytes = 24 // bits for the bytes of a write: a batch's are fewer
+
+// Ring is the I/O backend on io_uring. Ports whose Conn says Vnet are read by one multishot operation each, into
+// buffers that all of them share, and written by operations that one system call submits: the same that waits for
+// the next frames. Other ports are polled by the ring, and read and written by their Conn.
+//
+// Buffers are given to the kernel just before that call: how many depends on how large frames are, so that a batch
+// stays in the cache, and those used last come first. When they run out, the reads that found none are armed again
+// in the order in which they ended; so ports take turns.
+type IOUring struct {
+	*waker
+	readers
+	ring      *uring.Ring
+	buffers   *uring.Buffers
+	ports     [frame.MaxPorts]ringPort
+	toArm     []frame.PortID // reads to be armed
+	free      []uint16       // buffers, the one used last on top
+	out       int            // buffers that the kernel has
+	loaned    []uint16       // buffers of the batch that Poll returned last
+	size      int            // of frames lately, a moving average in bytes
+	pending   [ringBuffers]filled
+	first     int // the oldest of pending
+	n         int // how many of pending
+	active    int // multishot operations under way
+	woken     bool
+	spinsLeft int // looks at the ring before sleeping
+	enabled   bool
+	closed    bool
+	failed    [2][]frame.TxFailure
+	reported  []frame.PortID                  // the gone ones that the last Poll returned
+	iov       [4 * frame.BatchSize]unix.Iovec // of the chains that are queued
+	iovs      int
+}
+
+type ringPort struct {
+	conn  frame.Conn
+	fd    int  // for writing by the ring; -1: by the Conn
+	read  bool // by this ring
+	armed bool // an operation is under way
+}
+
+// filled is a frame that was read and waits to be put into a batch.
+type filled struct {
+	port   frame.PortID
+	buffer uint16
+	n      int32
+}
+
+// NewRing makes a backend without ports, which looks for frames for the time busyPoll before it sleeps. The error says
+// why io_uring cannot be used here.
+func NewIOUring(busyPoll time.Duration) (*IOUring, error) {
+	r := &IOUring{readers: newReaders(), size: frame.BatchBytes}
+	var err error
+	if r.ring, err = uring.New(ringOps); err != nil {
+		return nil, err
+	}
+	if r.buffers, err = r.ring.NewBuffers(readGroup, ringBuffers, bufferSize); err != nil {
+		r.ring.Close()
+		return nil, err
+	}
+	if r.waker, err = newWaker(); err != nil {
+		r.ring.Close()
+		r.buffers.Free()
+		return nil, err
+	}
+	r.free = make([]uint16, ringBuffers)
+	for i := range r.free {
+		r.free[i] = uint16(ringBuffers - 1 - i)
+	}
+	r.spinsLeft = r.spinBudget(busyPoll)
+	r.loaned = make([]uint16, 0, frame.BatchSize)
+	r.toArm = make([]frame.PortID, 0, frame.MaxPorts)
+	return r, nil
+}
+
+// looks is how many looks at the ring take so long.
+func (r *IOUring) spinBudget(busyPoll time.Duration) int {
+	if busyPoll <= 0 {
+		return 0
+	}
+	const sample = 1 << 16
+	began := time.Now()
+	for range sample {
+		r.ring.Pending()
+	}
+	return int(busyPoll * sample / max(time.Since(began), 1))
+}
+
+// Add implements dataplane.Poller.
+func (r *IOUring) Add(id frame.PortID, c frame.Conn, read bool) error {
+	if r.closed {
+		return errClosed
+	}
+	p := ringPort{conn: c, fd: -1, read: read}
+	if c.Vnet() {
+		p.fd = c.FD()
+	} else if read {
+		r.add(id, c)
+	}
+	r.ports[id] = p
+	if read {
+		r.toArm = append(r.toArm, id)
+	}
+	return nil
+}
+
+// Remove implements dataplane.Poller. When it returns, the kernel does nothing with the port any more.
+func (r *IOUring) Remove(id frame.PortID) {
+	p := &r.ports[id]
+	if p.conn == nil || r.closed {
+		return
+	}
+	p.read = false
+	if r.enabled { // what was sent to it goes out while its descriptor is its own
+		_ = r.ring.Enter(0)
+		r.reap()
+	}
+	for i, q := range r.toArm {
+		if q == id {
+			r.toArm = append(r.toArm[:i], r.toArm[i+1:]...)
+			break
+		}
+	}
+	if p.armed && r.reserve() {
+		r.ring.Cancel(r.readData(id), opData(opCancel, id))
+	}
+	for err := error(nil); p.armed && err == nil; r.reap() {
+		err = r.ring.Enter(1)
+	}
+	r.remove(id)
+	for range r.n { // what it brought last goes with it
+		f := r.pull()
+		if f.port == id {
+			r.free = append(r.free, f.buffer)
+		} else {
+			r.stash(f)
+		}
+	}
+	*p = ringPort{}
+}
+
+// readData names the operation by which a port is read.
+//
+//uvswitch:hot
+func (r *IOUring) readData(id frame.PortID) uint64 {
+	if r.ports[id].fd < 0 {
+		return opData(opPoll, id)
+	}
+	return opData(opRead, id)
+}
+
+//uvswitch:hot
+func (r *IOUring) stash(f filled) {
+	r.pending[(r.first+r.n)%len(r.pending)] = f
+	r.n++
+}
+
+//uvswitch:hot
+func (r *IOUring) pull() filled {
+	f := r.pending[r.first]
+	r.first = (r.first + 1) % len(r.pending)
+	r.n--
+	return f
+}
+
+// Poll implements dataplane.Poller.
+//
+//uvswitch:hot
+func (r *IOUring) Poll(b *frame.Batch) error {
+	b.N = 0
+	r.iovs = 0
+	r.free = append(r.free, r.loaned...) // their writes are submitted before anything is read
+	r.loaned = r.loaned[:0]
+	if !r.enabled {
+		if err := r.enable(); err != nil {
+			return err
+		}
+	}
+	for {
+		r.provide()
+		wait := 1
+		if r.pressing() || len(r.toArm) > 0 { // a read that is not armed yet would not end the wait
+			wait = 0
+		}
+		if err := r.enter(wait); err != nil {
+			return err
+		}
+		r.fill(b)
+		if b.N > 0 || r.pressing() {
+			break
+		}
+	}
+	// What is reaped between two Polls, by Send or Remove, is for the next one: so the lists take turns.
+	b.Failed, r.failed[0], r.failed[1] = r.failed[0], r.failed[1][:0], r.failed[0]
+	b.Gone, r.gone, r.reported = r.gone, r.reported[:0], r.gone
+	r.woken = false
+	return nil
+}
+
+// pressing tells whether there is something that Poll must not sleep on.
+//
+//uvswitch:hot
+func (r *IOUring) pressing() bool {
+	return r.n > 0 || r.woken || len(r.ready) > 0 || len(r.failed[0]) > 0 || len(r.gone) > 0
+}
+
+// enter submits what is queued and takes what has completed, after waiting for a first completion with wait. Before
+// it sleeps it looks again for as long as busyPoll says: whoever sends then need not wake it.
+//
+//uvswitch:hot
+func (r *IOUring) enter(wait int) error {
+	if wait > 0 && r.spinsLeft > 0 {
+		if err := r.ring.Enter(0); err != nil {
+			return err
+		}
+		r.reap()
+		if r.pressing() {
+			return nil
+		}
+		for n := 0; n < r.spinsLeft && !r.ring.Pending(); n++ {
+		}
+	}
+	err := r.ring.Enter(wait)
+	r.reap()
+	return err
+}
+
+// enable makes the calling thread the ring's.
+func (r *IOUring) enable() error {
+	if err := r.ring.Enable(); err != nil {
+		return err
+	}
+	r.enabled = true
+	r.watchWake()
+	return nil
+}
+
+func (r *IOUring) watchWake() {
+	if r.reserve() {
+		r.ring.PollMultishot(r.fd, opData(opWake, 0))
+		r.active++
+	}
+}
+
+// provide gives the kernel as many buffers as a batch of frames of the present size has, and arms reads that have
+// ended: as many as can find a buffer.
+//
+//uvswitch:hot
+func (r *IOUring) provide() {
+	want := min(max(frame.BatchBytes/r.size, minBuffers), maxBuffers) - r.n
+	for r.out < want && len(r.free) > 0 {
+		r.buffers.Provide(int(r.free[len(r.free)-1]))
+		r.free = r.free[:len(r.free)-1]
+		r.out++
+	}
+	n := min(len(r.toArm), r.out)
+	for _, id := range r.toArm[:n] {
+		p := &r.ports[id]
+		if !r.reserve() {
+			return // Poll says what is wrong with the ring
+		}
+		if p.fd < 0 {
+			r.ring.PollMultishot(p.conn.FD(), r.readData(id))
+		} else {
+			r.ring.ReadMultishot(p.fd, readGroup, r.readData(id))
+		}
+		p.armed = true
+		r.active++
+	}
+	r.toArm = r.toArm[:copy(r.toArm, r.toArm[n:])]
+}
+
+// reserve makes room for one more operation; false when the ring does not work any more.
+//
+//uvswitch:hot
+func (r *IOUring) reserve() bool {
+	for r.ring.Room() == 0 {
+		if r.ring.Enter(0) != nil {
+			return false
+		}
+		r.reap()
+	}
+	return true
+}
+
+// reap takes what has completed.
+//
+//uvswitch:hot
+func (r *IOUring) reap() {
+	for {
+		c, ok := r.ring.Next()
+		if !ok {
+			return
+		}
+		id := frame.PortID(c.Data >> 32)
+		switch c.Data >> 56 {
+		case opRead:
+			r.readDone(id, &c)
+		case opPoll:
+			r.wakeUp(id)
+			r.ended(id, &c)
+		case opWake:
+			r.woken = true
+			r.clear()
+			if !c.More {
+				r.active--
+				if !r.closed {
+					r.watchWake()
+				}
+			}
+		case opWrite:
+			if c.Res < 0 {
+				r.failed[0] = append(r.failed[0], frame.TxFailure{
+					Port: id, Reason: WriteReason(syscall.Errno(-c.Res)), Frames: uint8(c.Data >> 48),
+					Slot: uint8(c.Data >> writeBytes), Bytes: uint32(c.Data) & (1<<writeBytes - 1),
+				})
+			}
+		}
+	}
+}
+
+//uvswitch:hot
+func (r *IOUring) readDone(id frame.PortID, c *uring.Completion) {
+	if c.Buffer >= 0 {
+		r.out--
+		if c.Res > 0 {
+			r.stash(filled{id, uint16(c.Buffer), c.Res})
+			r.size += (int(c.Res) - r.size) / 8
+		} else {
+			r.free = append(r.free, uint16(c.Buffer))
+		}
+	}
+	r.ended(id, c)
+}
+
+// ended looks after an operation that was its last: it is armed again, unless the port is dead or leaves.
+//
+//uvswitch:hot
+func (r *IOUring) ended(id frame.PortID, c *uring.Completion) {
+	if c.More {
+		return
+	}
+	r.active--
+	p := &r.ports[id]
+	p.armed = false
+	if !p.read {
+		return
+	}
+	if errno := syscall.Errno(-c.Res); c.Res < 0 && (isDead(errno) || errno == syscall.ENXIO) {
+		p.read = false
+		r.gone = append(r.gone, id)
+		return
+	}
+	r.toArm = append(r.toArm, id) // out of buffers, as a rule, or an error that concerns one frame
+}
+
+// fill puts frames into the batch. Where ports of both kinds have something, each gets half of it.
+//
+//uvswitch:hot
+func (r *IOUring) fill(b *frame.Batch) {
+	if len(r.ready) > 0 {
+		r.read(b, frame.BatchSize/2)
+	}
+	bytes := 0
+	for r.n > 0 && b.N < frame.BatchSize && bytes < frame.BatchBytes {
+		f := r.pull()
+		b.Frames[b.N].Reset(r.buffers.Bytes(int(f.buffer))[:f.n:f.n], f.port)
+		b.N++
+		r.loaned = append(r.loaned, f.buffer)
+		bytes += int(f.n)
+	}
+}
+
+// Send implements dataplane.Poller. What is not in one of the ring's buffers may be gone before the write is submitted: it
+// is written at once.
+//
+//uvswitch:hot
+func (r *IOUring) Send(id frame.PortID, f *frame.Frame) {
+	p := &r.ports[id]
+	switch {
+	case p.conn == nil:
+		r.failed[0] = append(r.failed[0], frame.Failure(id, frame.PortGone, f))
+	case p.fd >= 0 && r.owns(f):
+		if !r.reserve() {
+			r.failed[0] = append(r.failed[0], frame.Failure(id, frame.TxQueueFull, f))
+		} else if f.Next() == nil {
+			r.ring.Write(p.fd, f.Raw(), writeData(frame.Failure(id, frame.None, f)))
+		} else {
+			r.sendChain(id, p.fd, f)
+		}
+	default:
+		if why := p.conn.Write(f); why != frame.None {
+			r.failed[0] = append(r.failed[0], frame.Failure(id, why, f))
+		}
+	}
+}
+
+// owns tells whether a frame and its chain stay where they are until the next Poll has returned.
+//
+//uvswitch:hot
+func (r *IOUring) owns(f *frame.Frame) bool {
+	for ; f != nil; f = f.Next() {
+		if !r.buffers.Owns(f.Raw()) {
+			return false
+		}
+	}
+	return true
+}
+
+//uvswitch:hot
+func (r *IOUring) sendChain(id frame.PortID, fd int, f *frame.Frame) {
+	if len(r.iov)-r.iovs < frame.BatchSize {
+		_ = r.ring.Enter(0) // what is wrong with the ring, Poll will say
+		r.iovs = 0
+	}
+	iov := r.iov[r.iovs:]
+	n := gather(iov, f)
+	r.iovs += n
+	r.ring.WriteV(fd, iov[:n], writeData(frame.Failure(id, frame.None, f)))
+}
+
+// Close implements dataplane.Poller. It ends every operation, so that no device is kept by one.
+func (r *IOUring) Close() error {
+	if r.closed {
+		return nil
+	}
+	r.closed = true
+	for i := range r.ports {
+		r.ports[i].read = false
+	}
+	if r.enabled && r.active > 0 && r.reserve() {
+		r.ring.CancelAll(opData(opCancel, 0))
+	}
+	for err := error(nil); r.enabled && r.active > 0 && err == nil; r.reap() {
+		err = r.ring.Enter(1)
+	}
+	r.close()
+	err := r.ring.Close()
+	r.buffers.Free()
+	return err
+}

@@ -1,0 +1,208 @@
+package vm
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// VDE is a port that is to its clients (vde_plug, QEMU's `-netdev vde`, VirtualBox) a VDE switch with one free port: a folder
+// with the control socket ctl. One client plugs in at a time; it is gone when it closes its control connection.
+//
+// Source: VDE's protocol, version 3: a request on the control connection names the client's datagram socket; the answer names ours,
+// which is connected to the client's by then, since that may lose its name. Each frame is one datagram.
+type VDE struct {
+	endpoint
+	listener int
+	ctl      int    // the client's control connection; -1 without
+	data     int    // our datagram socket. The number stays, and stands for another socket with each client: workers may be writing
+	name     string // its path
+	there    atomic.Bool
+}
+
+const (
+	vdeMagic   = 0xfeedface
+	vdeVersion = 3
+	vdeRequest = 12 + sockaddrLen // magic, version, type; the client's data socket; a description may follow
+)
+
+const sockaddrLen = int(unsafe.Sizeof(unix.RawSockaddrUnix{}))
+
+// OpenVDE makes the folder dir, or takes an empty one.
+func OpenVDE(dir string) (*VDE, error) {
+	v := &VDE{listener: -1, data: -1, ctl: -1, name: filepath.Join(dir, "data")}
+	if err := v.open(); err != nil {
+		return nil, err
+	}
+	err := v.sockets(dir)
+	if err != nil {
+		v.Close()
+		return nil, err
+	}
+	return v, nil
+}
+
+func (v *VDE) sockets(dir string) error {
+	switch err := os.Mkdir(dir, 0o770); {
+	case err == nil:
+		v.paths = append(v.paths, dir)
+	case !errors.Is(err, os.ErrExist):
+		return fmt.Errorf("tap: %w", err)
+	}
+	var err error
+	if v.listener, err = v.bind(filepath.Join(dir, "ctl"), unix.SOCK_STREAM); err != nil {
+		return err
+	}
+	if v.data, err = v.bind(v.name, unix.SOCK_DGRAM); err != nil { // it keeps the name until a client comes
+		return err
+	}
+	if err := unix.Listen(v.listener, 4); err != nil {
+		return fmt.Errorf("tap: %w", err)
+	}
+	return v.watch(v.listener, unix.EPOLLIN)
+}
+
+// Connected tells whether a client has plugged in.
+func (v *VDE) Connected() bool { return v.there.Load() }
+
+// Read implements frame.Conn.
+func (v *VDE) Read(b []byte) (int, error) {
+	for range retries {
+		if !v.there.Load() {
+			if v.control(); !v.there.Load() {
+				return 0, nil
+			}
+		}
+		var from sockaddr
+		n, errno := receive(v.data, b[frame.VnetLen:], &from)
+		switch {
+		case errno == syscall.EAGAIN:
+			v.control()
+			return 0, nil
+		case errno != 0 || n > len(b)-frame.VnetLen: // about what was sent before, or too long
+			continue
+		}
+		if n = plainFrame(b, n); n > 0 {
+			return n, nil
+		}
+	}
+	return 0, nil
+}
+
+// control looks after clients that come and go.
+func (v *VDE) control() {
+	if v.ctl >= 0 {
+		v.request()
+	}
+	for {
+		fd, _, err := unix.Accept4(v.listener, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+		if err != nil {
+			return
+		}
+		switch {
+		case v.there.Load(): // the port is taken
+			unix.Close(fd)
+			continue
+		case v.ctl >= 0: // by one that has said nothing
+			v.hangUp()
+		}
+		v.ctl = fd
+		if v.watch(fd, unix.EPOLLIN) != nil {
+			v.hangUp()
+			continue
+		}
+		v.request()
+	}
+}
+
+// request reads what the client's control connection says: its request, or that it is over.
+func (v *VDE) request() {
+	var b [vdeRequest + 1024]byte
+	n, err := unix.Read(v.ctl, b[:])
+	switch {
+	case err == unix.EAGAIN || err == unix.EINTR:
+		return
+	case err != nil || n == 0 || v.there.Load() || n < vdeRequest-len(unix.RawSockaddrUnix{}.Path)+1:
+		v.hangUp() // over, or not VDE's protocol
+		return
+	}
+	e := binary.NativeEndian
+	if e.Uint32(b[:]) != vdeMagic || e.Uint32(b[4:]) != vdeVersion {
+		v.hangUp()
+		return
+	}
+	path := unix.ByteSliceToString(b[14:vdeRequest])
+	if e.Uint16(b[12:]) != unix.AF_UNIX || !v.owns(path) || v.connect(path) != nil {
+		v.hangUp()
+		return
+	}
+	answer := make([]byte, sockaddrLen)
+	e.PutUint16(answer, unix.AF_UNIX)
+	copy(answer[2:], v.name)
+	if n, err := unix.Write(v.ctl, answer); err != nil || n != len(answer) {
+		v.hangUp()
+		return
+	}
+	v.there.Store(true)
+}
+
+// connect makes data a socket between our name and the client's.
+func (v *VDE) connect(path string) error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	_ = os.Remove(v.name)                                                   // the one before
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4<<20) // without, less fits
+	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: v.name}); err == nil {
+		err = os.Chmod(v.name, 0o660)
+	}
+	if err == nil {
+		err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+	}
+	if err == nil {
+		err = unix.Dup3(fd, v.data, unix.O_CLOEXEC)
+	}
+	if err != nil {
+		return err
+	}
+	return v.watch(v.data, unix.EPOLLIN)
+}
+
+// owns tells whether the client's data socket is its own: frames go to no other process's.
+func (v *VDE) owns(path string) bool {
+	var st unix.Stat_t
+	cred, err := unix.GetsockoptUcred(v.ctl, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	return err == nil && path != "" && unix.Lstat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFSOCK && st.Uid == cred.Uid
+}
+
+func (v *VDE) hangUp() {
+	v.there.Store(false)
+	unix.Close(v.ctl) // which takes it out of the epoll
+	v.ctl = -1
+	if fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err == nil {
+		_ = unix.Dup3(fd, v.data, unix.O_CLOEXEC) // one that leads nowhere
+		unix.Close(fd)
+	}
+}
+
+// Write implements frame.Conn.
+func (v *VDE) Write(f *frame.Frame) frame.Reason {
+	if !v.there.Load() {
+		return frame.PortDown
+	}
+	return v.Segmenter.Send(f, func(b []byte) frame.Reason { return sendTo(v.data, b, nil) })
+}
+
+// Close implements frame.Conn.
+func (v *VDE) Close() error { return v.close(v.listener, v.data, v.ctl) }
