@@ -18,7 +18,7 @@ func (b *Bed) examine() (found map[string]string, ok bool) {
 	}
 	found = map[string]string{}
 	for _, f := range list {
-		found[f.Check] += string(f.Level) + ": " + f.Text + " -> " + f.Mend + "\n"
+		found[f.Check] += string(f.Level) + ": " + f.Text + " -> " + f.Remedy + "\n"
 		if f.Level == doctor.Fail && err == nil {
 			b.t.Errorf("%+v, and exit status 0", f)
 		}
