@@ -1,5 +1,5 @@
-# uvswitch: every target works on a bare machine with Go and, for what it then installs, apt.
-# What needs root says so.
+# Every target works on a machine with Go and, to install the tools that it needs, apt.
+# Targets that need root say so.
 
 GO       ?= go
 FUZZ     ?= 1
@@ -10,17 +10,18 @@ PEERS     = openvswitch-switch vde2 passt slirp4netns gcc libc6-dev util-linux
 GVISOR    = v0.8.9
 NFPM      = v2.43.0
 VERSION  ?= 0.1.0
-# Fuzzers: package, function, and inputs for about ten seconds.
+# Fuzzers, as package:function:inputs; the inputs take about ten seconds.
 FUZZERS   = internal/frame:FuzzParse:250000 nat:FuzzNAT:250000 router:FuzzPunted:120000 internal/simnet:FuzzDataplane:6000 internal/config:FuzzParse:80000 \
-            internal/filter:FuzzCompile:180000 internal/capture:FuzzReader:200000 internal/control:FuzzBody:140000 internal/control:FuzzSpec:130000 internal/docker:FuzzDocker:4000
+            internal/filter:FuzzCompile:180000 internal/capture:FuzzReader:200000 internal/apiserver:FuzzBody:140000 internal/explain:FuzzSpec:130000 internal/docker:FuzzDocker:4000
 
 .PHONY: docs man packages screenshots compliance compliance-check build install test test-containers unit race fuzz netns bench bench-micro lint demo check deps clean bench-quick bench-deps pgo
 
-# The command, static, at bin/uvswitch.
+# Build the static command bin/uvswitch.
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/uvswitch ./cmd/uvswitch
 
-# bin/packages: .deb, .rpm, and a tarball to unpack in /. Later versions of nfpm have parts that Go's module proxy does not give.
+# Build bin/packages: .deb, .rpm, and a tarball to unpack in /. Later versions of nfpm have dependencies that Go's module proxy
+# lacks.
 packages: man
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X github.com/uvswitch/uvswitch/internal/cli.Version=$(VERSION)' -o bin/uvswitch ./cmd/uvswitch
 	rm -rf bin/packages && mkdir -p bin/packages
@@ -35,65 +36,66 @@ install: build man
 	install -m 0644 bin/completion/_uvswitch /usr/local/share/zsh/site-functions/
 	install -m 0644 bin/completion/uvswitch.fish /usr/local/share/fish/vendor_completions.d/
 
-# Everything that CI runs. Needs root for the parts with real namespaces.
+# Run everything that CI runs. Needs root for the tests in namespaces.
 test: deps lint unit compliance-check race fuzz netns
 
-# docs/compliance.md, from the tests' names, comments and results.
+# Generate docs/compliance.md from the tests' names, comments and results.
 compliance:
 	$(GO) run ./internal/compliance > docs/compliance.md.new && mv docs/compliance.md.new docs/compliance.md
 
-# Documents made from the code: drop reasons, the control API.
+# Generate the documents that come from the code: docs/drops.md and docs/openapi.json.
 docs:
 	@for d in drops.md openapi.json; do $(GO) run ./internal/docgen $${d%.*} > docs/$$d.new && mv docs/$$d.new docs/$$d; done
 
-# Man pages and completion, in bin/man and bin/completion.
+# Generate man pages in bin/man and completion scripts in bin/completion.
 man:
 	$(GO) run ./internal/docgen man bin/man
 	$(GO) run ./internal/docgen completion bin/completion
 
-# Pictures of the live page and of top, in docs/. Needs root and chromium.
+# Make screenshots of the live page and of top, in docs/images. Needs root and chromium.
 screenshots:
 	UVSWITCH_SCREENSHOTS=$(CURDIR)/docs/images $(GO) test -count=1 -run 'TestWebPage|TestTop' ./internal/e2e
 
 compliance-check:
 	@$(GO) run ./internal/compliance | diff -u docs/compliance.md - || { echo "docs/compliance.md is not what the tests say: make compliance"; exit 1; }
 
-# Without root: tables, properties, scenarios in virtual time, the repository's own rules.
+# Tests that need no root: units, properties, scenarios in virtual time, and the rules of the repository.
 unit:
 	$(GO) test $$($(GO) list ./... | grep -v /e2e)
 
-# The same under the race detector, and the whole command, built with it, in real namespaces.
+# Tests under the race detector: packages, and the whole command in namespaces. Needs root.
 race:
 	$(GO) test -race ./internal/frame ./internal/ring ./internal/uring ./switch ./router ./nat ./internal/simnet ./internal/dataplane ./internal/capture ./tap
 	UVSWITCH_RACE=1 $(GO) test -run 'TestContainersReachEachOther|TestNamespaceDies|TestDump$$|TestMonitor|TestReloadOddOrders|TestWorkers|TestPublish/tcx' ./internal/e2e
 
-# Each fuzzer, FUZZ times ten seconds or so. By inputs, not by time: before Go 1.27 the end of a time can be taken for a failure (golang/go#75804).
+# Run each fuzzer for about FUZZ times ten seconds. The limit is a number of inputs: before Go 1.27 the end of a time limit can be
+# reported as a failure (golang/go#75804).
 fuzz:
 	@for f in $(FUZZERS); do pkg=$${f%%:*} inputs=$${f##*:} name=$${f#*:}; name=$${name%:*}; \
 		echo "$$name in $$pkg, $$((inputs * $(FUZZ))) inputs"; \
 		$(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime $$((inputs * $(FUZZ)))x ./$$pkg || exit 1; \
 	done
 
-# What does not depend on how frames are read and written: once is enough.
+# Tests that do not depend on the I/O backend: they run once.
 ANY_IO = TestWebPage|TestTop|TestDocs|TestReadme|TestDoctor|TestOpenAPI|TestMetrics|TestCompletionOfNames|TestReloadAllOrNothing|TestExtcap|TestDocker|TestCNI|TestNetavark|TestPodman|TestSystemd|TestPackages
 
-# Real kernels: namespaces, TAPs, iperf3, tshark; the whole suite on each I/O backend. Needs root.
+# End-to-end tests with namespaces, TAPs, iperf3 and tshark, once on each I/O backend. Needs root.
 netns:
 	UVSWITCH_IO=io_uring $(GO) test -count=1 -timeout 30m ./internal/e2e
 	UVSWITCH_IO=read-write $(GO) test -count=1 -timeout 30m -skip '$(ANY_IO)' ./internal/e2e
 
-# Real containers only, which netns has, too. Needs root.
+# Only the tests with containers and virtual machines, which `make netns` runs, too. Needs root.
 test-containers: deps
 	$(GO) test -count=1 -timeout 30m -v -run 'TestDocker|TestCNI|TestNetavark|TestPodman|TestMachines' ./internal/e2e
 
-# uvswitch beside the kernel's path and the peers that are installed (bench-deps), in turn; prints ratios. Needs root.
+# Compare uvswitch with the kernel's path and with the installed peers (bench-deps); print ratios. Needs root.
 bench: deps build
 	$(GO) run ./bench
 
 bench-quick: deps build
 	$(GO) run ./bench -quick
 
-# The systems to compare with: Debian packages, and gvisor-tap-vsock built into bin/peers.
+# Install the systems to compare with: Debian packages, and gvisor-tap-vsock, built in bin/peers. Needs root.
 bench-deps: deps
 	@command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] || { echo "bench-deps installs Debian packages, as root; elsewhere install $(PEERS) yourself"; exit 1; }
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PEERS) >/dev/null
@@ -102,7 +104,7 @@ bench-deps: deps
 		$(GO) build -o $(CURDIR)/bin/peers/gvproxy github.com/containers/gvisor-tap-vsock/cmd/gvproxy && \
 		$(GO) build -o $(CURDIR)/bin/peers/gvforwarder github.com/containers/gvisor-tap-vsock/cmd/vm; s=$$?; rm -rf $$d; exit $$s
 
-# The profile that the compiler optimises by, from the micro benchmarks.
+# Record the profile for profile-guided optimization (PGO) from the micro benchmarks.
 pgo:
 	$(GO) test -run '^$$' -bench Pipeline -benchtime 3s -cpuprofile $(CURDIR)/cmd/uvswitch/default.pgo -o /dev/null ./bench
 
@@ -114,17 +116,17 @@ lint:
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 
-# The guided tour. Needs root.
+# Run the guided tour. Needs root.
 demo: build
 	@test "$$(id -u)" = 0 || { echo "make demo makes network namespaces and TAP devices, which needs root: sudo make demo"; exit 1; }
 	@test -e /dev/net/tun || { echo "make demo needs /dev/net/tun: modprobe tun"; exit 1; }
 	bin/uvswitch lab tour
 
-# Before a commit: what needs no root and little time.
+# Checks before a commit: they need no root and little time.
 check: lint unit
 
-# What tests and benches use, by apt where there is apt. Does nothing when all is there. Services among it are not started:
-# the tests run their own.
+# Install the tools of the tests and benchmarks with apt, if any is missing. Services of these packages are not started: the tests
+# run their own.
 deps:
 	@missing=""; for t in $(TOOLS); do command -v $$t >/dev/null || missing="$$missing $$t"; done; \
 	if [ -n "$$missing" ]; then \

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// helperFlag makes this program one end of a measurement inside a namespace.
+// helperFlag runs this program as one end of a measurement, inside a namespace.
 const helperFlag = "-in-namespace"
 
 const requestBytes = 64
@@ -31,8 +31,8 @@ func helper(args []string) error {
 	return fmt.Errorf("unknown call %q", args)
 }
 
-// answer sends each request of one connection back. Both ends use plain blocking sockets, as netperf does: Go's own
-// way of waiting would be most of what is measured.
+// answer sends back each request of one connection. Both ends use plain blocking sockets, as netperf does: with Go's
+// network poller, most of the measured time would be the poller's.
 func answer(addr string) error {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -60,8 +60,8 @@ func answer(addr string) error {
 	}
 }
 
-// blocking takes a connection away from Go's poller, and this goroutine's thread from its scheduler. What it returns is
-// a duplicate, in blocking mode once asked for its descriptor.
+// blocking returns a duplicate of a connection's descriptor that Go's network poller does not use; the call of Fd makes it
+// blocking. It also locks this goroutine to its thread.
 func blocking(c *net.TCPConn) (*os.File, error) {
 	runtime.LockOSThread()
 	return c.File()
@@ -84,7 +84,8 @@ func transfer(call uintptr, fd int, b []byte) error {
 	return nil
 }
 
-// ask sends a request, waits for the answer, and again, for some seconds; it prints the median in microseconds.
+// ask sends one request after another, each after the answer to the one before, for some seconds. It prints the median
+// time to an answer, in microseconds.
 func ask(addr, seconds string) error {
 	n, err := strconv.Atoi(seconds)
 	if err != nil {
@@ -121,8 +122,8 @@ func ask(addr, seconds string) error {
 	return err
 }
 
-// spray sends one datagram to each of n addresses from 16.0.0.0 on, twice around: what a full queue lost is sent
-// again.
+// spray sends one datagram to each of count addresses from 16.0.0.0 on, and then all of them again, since a full queue may
+// have lost some.
 func spray(count string) error {
 	n, err := strconv.Atoi(count)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// options are the command line's.
+// options are the options of the command line.
 type options struct {
 	rounds, seconds int
 	only, out       string
@@ -25,7 +25,7 @@ type options struct {
 }
 
 func main() {
-	if len(os.Args) > 2 && os.Args[1] == helperFlag { // this program in a namespace: see helper.go
+	if len(os.Args) > 2 && os.Args[1] == helperFlag { // one end of a measurement: see helper.go
 		if err := helper(os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, "bench helper:", err)
 			os.Exit(1)
@@ -119,7 +119,8 @@ func run(ctx context.Context, o options) (err error) {
 	return report.write(o.out)
 }
 
-// start makes the systems that are wanted and present. One that does not come up is left out, with its reason.
+// start starts the systems that are selected and installed. A system that does not start is left out, with a reason in the
+// report; if it is uvswitch, start returns an error.
 func start(ctx context.Context, o options, r *report) (up []*system, err error) {
 	for _, s := range all(o) {
 		if !selects(o.only, s.name, systemNames) {
@@ -146,8 +147,8 @@ func start(ctx context.Context, o options, r *report) (up []*system, err error) 
 	return up, nil
 }
 
-// selects tells whether name is wanted: the words, separated by commas, that name one of a class of things select
-// among them; when none does, all of the class are wanted.
+// selects reports whether words, separated by commas, select name from class. A word selects the members of class that it
+// matches; if no word matches a member, all members are selected.
 func selects(words, name string, class []string) bool {
 	any := false
 	for _, w := range strings.Split(words, ",") {

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// A direction is one way of traffic, from a client's namespace to a server's. Outside is 10.1.0.2, the host 10.1.0.1,
-// the containers 172.29.0.2 and .3; port 5201 of c1 is published.
+// A direction is the path of traffic from a client's namespace to a server's. The outside has address 10.1.0.2, the host
+// 10.1.0.1, the containers 172.29.0.2 (c1) and 172.29.0.3 (c2). Port 5201 of c1 is published.
 type direction struct {
 	name, client, server, address string
 }
@@ -23,11 +23,11 @@ var directions = []*direction{
 	{"in", "out", "c1", "10.1.0.1"},
 }
 
-// A metric is what is measured of a direction.
+// A metric is a quantity that is measured in a direction.
 type metric struct {
 	name   string
 	unit   string
-	lower  bool // less is better
+	lower  bool // lower values are better
 	format func(float64) string
 	run    func(ctx context.Context, s *system, d *direction, o options) (sample, error)
 }
@@ -45,11 +45,11 @@ func gbit(v float64) string { return fmt.Sprintf("%.2f Gbit/s", v) }
 type sample struct {
 	Round       int     `json:"round"`
 	Value       float64 `json:"value"`
-	Cores       float64 `json:"cores"` // CPUs that were busy on the whole machine, both ends included
+	Cores       float64 `json:"cores"` // busy CPUs of the whole machine, on average; both ends are included
 	Retransmits int     `json:"retransmits,omitempty"`
 }
 
-// A step is one metric of one direction through one system.
+// A step measures one metric in one direction through one system.
 type step struct {
 	system    *system
 	direction *direction
@@ -60,7 +60,7 @@ func (p step) String() string {
 	return p.direction.name + ", " + p.metric.name + ", " + p.system.name
 }
 
-// plan is what one round measures, the systems next to each other.
+// plan returns the steps of one round. For each direction and metric, the systems follow one another.
 func plan(systems []*system, only string) (steps []step) {
 	var ds, ms []string
 	for _, d := range directions {
@@ -91,7 +91,7 @@ func (p step) measure(ctx context.Context, o options) (sample, error) {
 	return v, err
 }
 
-// busy is the CPU time that the whole machine has spent on anything.
+// busy returns the CPU time that the whole machine has spent on work since it was booted.
 func busy() time.Duration {
 	b, err := os.ReadFile("/proc/stat")
 	if err != nil {
@@ -100,14 +100,14 @@ func busy() time.Duration {
 	line, _, _ := strings.Cut(string(b), "\n")
 	var ticks int64
 	for i, f := range strings.Fields(line)[1:] {
-		if n, err := strconv.ParseInt(f, 10, 64); err == nil && i != 3 && i != 4 && i < 7 { // but idle, waiting for I/O, and stolen by the hypervisor
+		if n, err := strconv.ParseInt(f, 10, 64); err == nil && i != 3 && i != 4 && i < 7 { // all but idle, iowait, steal and guest
 			ticks += n
 		}
 	}
 	return time.Duration(ticks) * (time.Second / 100) // USER_HZ
 }
 
-// iperf runs one iperf3 client against a server that ends after it.
+// iperf runs one iperf3 client against a server that serves this client only.
 func iperf(ctx context.Context, s *system, d *direction, args ...string) (v iperfResult, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	server := s.command(ctx, d.server, "iperf3", "-s", "-1", "--forceflush")
@@ -136,7 +136,7 @@ func iperf(ctx context.Context, s *system, d *direction, args ...string) (v iper
 	return v, nil
 }
 
-// iperfResult is the part of iperf3's JSON that is read.
+// iperfResult is the part of iperf3's JSON output that is used.
 type iperfResult struct {
 	End struct {
 		SumSent     struct{ Retransmits int } `json:"sum_sent"`
@@ -158,18 +158,18 @@ func tcp(streams int) func(context.Context, *system, *direction, options) (sampl
 	}
 }
 
-// udp floods datagrams of 64 bytes and counts what arrives.
+// udp sends datagrams of 64 bytes without a rate limit and counts those that arrive.
 func udp(ctx context.Context, s *system, d *direction, o options) (sample, error) {
 	const size = 64
 	v, err := iperf(ctx, s, d, "-u", "-b", "0", "-l", strconv.Itoa(size), "-t", strconv.Itoa(o.seconds))
-	got := v.End.SumReceived // by the server's own count of bytes: "lost" leaves out what was lost last
+	got := v.End.SumReceived // the server's count of bytes: its count of lost datagrams leaves out the last ones
 	if err == nil && got.Bytes == 0 {
 		err = fmt.Errorf("no datagram arrived")
 	}
 	return sample{Value: got.Bytes / size / max(got.Seconds, 1e-9)}, err
 }
 
-// requestResponse is the median time from a request of 64 bytes to its answer, over one connection.
+// requestResponse measures the median time from a request of 64 bytes to its answer, over one connection, in microseconds.
 func requestResponse(ctx context.Context, s *system, d *direction, o options) (sample, error) {
 	self, err := os.Executable()
 	if err != nil {

@@ -30,16 +30,16 @@ const (
 	gateway frame.MAC = 0x0200000000fe
 )
 
-// inMemory is an I/O backend without a wire: a full batch of one frame, again and again.
+// inMemory is an I/O backend without devices. Each Poll returns a full batch of copies of one frame.
 type inMemory struct {
 	raws [][]byte
 	orig []byte
 	in   frame.PortID
 	sent int
-	edit func(raw []byte) // makes each frame another
+	edit func(raw []byte) // makes each frame different
 }
 
-// fill makes the batch.
+// fill creates the frames of the batch, as copies of orig.
 func (m *inMemory) fill() {
 	for range frame.BatchSize {
 		m.raws = append(m.raws, append([]byte(nil), m.orig...))
@@ -49,7 +49,7 @@ func (m *inMemory) fill() {
 func (m *inMemory) Poll(b *frame.Batch) error {
 	b.N = len(m.raws)
 	for i, raw := range m.raws {
-		copy(raw[:64], m.orig) // what the last round rewrote
+		copy(raw[:64], m.orig) // restore what the last round rewrote
 		if m.edit != nil {
 			m.edit(raw)
 		}
@@ -63,7 +63,7 @@ func (m *inMemory) Remove(frame.PortID)                      {}
 func (m *inMemory) Wake()                                    {}
 func (m *inMemory) Close() error                             { return nil }
 
-// wireless is a port's wire that memory stands for; joined says whether frames are joined on their way to it.
+// wireless is a frame.Conn without a device; longest is what GSOMaxSize returns, in bytes.
 type wireless struct {
 	frame.Conn
 	longest int
@@ -71,7 +71,8 @@ type wireless struct {
 
 func (w wireless) GSOMaxSize(uint8) int { return w.longest }
 
-// plane is a dataplane with ports c1, c2, an uplink, and more ports, with room for flows.
+// plane returns a dataplane with the given number of ports (the first two are c1 and c2), an uplink, and room for the given
+// number of flows.
 func plane(ports, flows int) (*dataplane.Dataplane, *inMemory) {
 	m := &inMemory{}
 	n := nat.New(nat.Options{Flows: flows, FlowsPerPort: flows, Seed: 3, Alloc: hugePages})
@@ -88,7 +89,7 @@ func plane(ports, flows int) (*dataplane.Dataplane, *inMemory) {
 	n.Update(rules)
 	for i := 1; i <= ports; i++ {
 		if err := d.AddPort(vswitch.Port{ID: frame.PortID(i), Net: 1, Flags: vswitch.DefaultFlags, MTU: 1500}, wireless{}); err != nil {
-			panic(err) // the ids are ours
+			panic(err) // cannot happen: the port IDs are valid
 		}
 		d.Switch.FDB(1).Set(mac1+frame.MAC(i)-1, frame.PortID(i), false)
 	}
@@ -98,7 +99,7 @@ func plane(ports, flows int) (*dataplane.Dataplane, *inMemory) {
 	return d, m
 }
 
-// hugePages is memory as the daemon gives it to its tables.
+// hugePages allocates n bytes in huge pages, as the daemon does for its tables.
 func hugePages(n int) []byte {
 	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
@@ -108,7 +109,7 @@ func hugePages(n int) []byte {
 	return b
 }
 
-// A point is the cost of a frame with N flows or ports.
+// A point is the cost of a frame in nanoseconds with N flows or ports.
 type point struct {
 	N  int     `json:"n"`
 	Ns float64 `json:"ns"`
@@ -119,8 +120,8 @@ type microResult struct {
 	Ports []point `json:"ports"`
 }
 
-// micro measures a frame's whole way in user space, in memory: switched against the number of ports, and translated
-// against the number of flows, of which each frame belongs to another.
+// micro measures the whole path of a frame in user space, in memory: of a switched frame for several numbers of ports, and
+// of a translated frame for several numbers of flows. Consecutive frames belong to different flows.
 func micro() *microResult {
 	r := &microResult{}
 	for _, ports := range []int{2, 10, 50, 100, 250, 500} {
@@ -153,7 +154,7 @@ func step1(d *dataplane.Dataplane) {
 	}
 }
 
-// perFrame is the median of several runs' nanoseconds per frame; batch carries a whole batch.
+// perFrame returns the time per frame in nanoseconds, as the median of several runs. batch processes a whole batch.
 func perFrame(batch func()) float64 {
 	var runs []float64
 	for range 9 {

@@ -38,8 +38,8 @@ func BenchmarkPipelineNAT(b *testing.B) {
 	pipeline(b, 2, frametest.Packet{SrcMAC: mac1, DstMAC: gateway, Src: c1, Dst: remote, SrcPort: 1, DstPort: 2, Payload: make([]byte, 64)})
 }
 
-// What a capture costs a worker: none, one whose filter selects nothing, and one that copies every frame (whose ring fills, and
-// which then counts).
+// BenchmarkCapture measures the cost of a capture to a worker: no capture, one whose filter selects nothing, one of drops
+// only, and one that copies every frame (when its ring is full, it only counts).
 func BenchmarkCapture(b *testing.B) {
 	for _, c := range []struct {
 		name, filter string
@@ -61,7 +61,7 @@ func BenchmarkCapture(b *testing.B) {
 					b.Fatal(err)
 				}
 				defer x.Close()
-				go func() { // a reader that keeps up as it can
+				go func() { // a reader that reads as fast as it can
 					for range x.Wait() {
 						x.Drain(func(capture.Record) bool { return true })
 					}

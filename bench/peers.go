@@ -12,10 +12,10 @@ import (
 	"strings"
 )
 
-// What people would use instead, each started as its manual says, with a state directory of its own.
+// The alternatives to uvswitch. Each is started as its manual says, with its own state directory.
 
-// ovsUp: Open vSwitch with its user-space datapath and TSO (ovs-vswitchd(8), and "Userspace Datapath - TSO" of its
-// documentation), on veth pairs, which it reads by packet sockets, or on TAPs of its own (type internal).
+// ovsUp starts Open vSwitch with its user-space datapath and TSO (ovs-vswitchd(8), and "Userspace Datapath - TSO" of its
+// documentation), on veth pairs, which it reads through packet sockets, or on its own TAPs (type internal).
 func ovsUp(internal bool) func(context.Context, *system) error {
 	return func(_ context.Context, s *system) error {
 		env := []string{"OVS_RUNDIR=" + s.dir, "OVS_DBDIR=" + s.dir, "OVS_LOGDIR=" + s.dir}
@@ -49,9 +49,9 @@ func ovsUp(internal bool) func(context.Context, *system) error {
 	}
 }
 
-// vdeUp: vde_switch, and a TAP in each namespace by vde_plug2tap.
+// vdeUp starts vde_switch, and vde_plug2tap for a TAP in each container's namespace.
 func vdeUp(ctx context.Context, s *system) error {
-	// It ends when its standard input does, so that must stay open: by a pipe that is held until down.
+	// vde_switch ends when its standard input ends. So its standard input is a pipe that stays open until down.
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
@@ -83,7 +83,7 @@ func vdeUp(ctx context.Context, s *system) error {
 	return nil
 }
 
-// pastaUp: pasta gives c1 a device and forwards port 5201, at its largest MTU.
+// pastaUp starts pasta, which gives c1 a device with pasta's largest MTU and forwards port 5201.
 func pastaUp(ctx context.Context, s *system) error {
 	err := s.daemon("host", "", nil, "pasta", "--foreground", "--runas", "0", "--config-net", "--mtu", "65520", "-4", "--ns-ifname", "eth0",
 		"--pid", s.dir+"/pid", "-t", "5201", "-u", "5201", "-T", "none", "-U", "none", "--no-map-gw", "--netns", s.path("c1"))
@@ -93,7 +93,7 @@ func pastaUp(ctx context.Context, s *system) error {
 	return awaitFile(ctx, s.dir+"/pid")
 }
 
-// slirpUp: slirp4netns gives c1 a device at MTU 65520; port 5201 by its API.
+// slirpUp starts slirp4netns, which gives c1 a device with MTU 65520. Port 5201 is forwarded through its API.
 func slirpUp(ctx context.Context, s *system) error {
 	api := s.dir + "/api.sock"
 	err := s.daemon("host", "", nil, "slirp4netns", "--netns-type=path", "--configure", "--mtu=65520", "--api-socket="+api, s.path("c1"), "eth0")
@@ -116,11 +116,11 @@ func slirpUp(ctx context.Context, s *system) error {
 	return nil
 }
 
-// gvproxyPath is where `make bench-deps` puts gvisor-tap-vsock's programs.
+// gvproxyPath returns the path of gvproxy, next to which `make bench-deps` puts gvisor-tap-vsock's other programs.
 func gvproxyPath() string { return filepath.Join("bin", "peers", "gvproxy") }
 
-// gvisorUp: gvproxy on the host, and gvforwarder on a TAP in c1, joined by a unix socket; port 5201 by its API. Its
-// own network is fixed, 192.168.127.0/24.
+// gvisorUp starts gvproxy on the host and gvforwarder on a TAP in c1, connected by a unix socket. Port 5201 is forwarded
+// through gvproxy's API. The network of gvproxy is fixed: 192.168.127.0/24.
 func gvisorUp(ctx context.Context, s *system) error {
 	const mtu, guest = "65520", "192.168.127.2"
 	bin, err := filepath.Abs(filepath.Dir(gvproxyPath()))
@@ -161,7 +161,7 @@ func gvisorUp(ctx context.Context, s *system) error {
 	return nil
 }
 
-// awaitFile waits until a file is there and not empty, or is a socket.
+// awaitFile waits until path is a file that is not empty, or a socket.
 func awaitFile(ctx context.Context, path string) error {
 	for ctx.Err() == nil {
 		if i, err := os.Stat(path); err == nil && (i.Size() > 0 || i.Mode()&os.ModeSocket != 0) {
@@ -180,7 +180,7 @@ func (s *system) awaitDevice(ctx context.Context, part, dev string) error {
 	return fmt.Errorf("%s did not appear in %s", dev, part)
 }
 
-// askUnix sends one line to a unix socket and returns what comes back.
+// askUnix sends line to a unix socket and returns the answer.
 func askUnix(ctx context.Context, path, line string) (string, error) {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", path)

@@ -12,7 +12,7 @@ import (
 
 var blue = color.RGBA{0x2b, 0x6c, 0xb0, 0xff}
 
-// plots draws the ratios of each direction, and the cost of a frame against numbers of flows and ports.
+// plots draws the ratios of each direction, and the cost of a frame against the numbers of flows and ports, into dir.
 func (r *report) plots(dir string) error {
 	for _, d := range directions {
 		var bars []bar
@@ -45,7 +45,7 @@ type bar struct {
 	mid, lo, hi float64
 }
 
-// ratioPlot draws horizontal bars from 1 on a logarithmic scale, a line for the spread of the rounds.
+// ratioPlot draws horizontal bars that start at 1, on a logarithmic scale. A line shows the spread of the rounds.
 func ratioPlot(title string, bars []bar, file string) error {
 	p := plot.New()
 	p.Title.Text = title

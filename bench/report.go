@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// A series is one step's samples, one a round; a round that failed has none.
+// A series holds the samples of one step, one per round. A round that failed has no sample.
 type series struct {
 	Direction string   `json:"direction"`
 	Metric    string   `json:"metric"`
@@ -22,7 +22,7 @@ type series struct {
 	Failures  []string `json:"failures,omitempty"`
 }
 
-// A report is all that was measured, and on what.
+// A report holds all results, and the machine and programs that were measured.
 type report struct {
 	Rounds     int               `json:"rounds"`
 	Seconds    int               `json:"seconds"`
@@ -119,8 +119,8 @@ func (s *series) retransmits() (n int) {
 	return n
 }
 
-// ratio compares uvswitch with another system: the ratio of their medians, and the smallest and largest ratio of a
-// round's two neighbours. Above 1 uvswitch is ahead, for times too.
+// ratio compares uvswitch (u) with another system. mid is the ratio of their medians; lo and hi are the smallest and the
+// largest ratio within one round. Above 1, uvswitch is better, for times as well.
 func ratio(u, other *series) (mid, lo, hi float64) {
 	of := func(u, o float64) float64 {
 		if other.Lower {
@@ -151,7 +151,7 @@ func median(v []float64) float64 {
 	return (s[len(s)/2-1] + s[len(s)/2]) / 2
 }
 
-// table prints everything as Markdown: first how far uvswitch is ahead, then the figures themselves.
+// table writes all results as Markdown: for each direction the ratios, then the figures themselves.
 func (r *report) table(w io.Writer) {
 	fmt.Fprintf(w, "%d rounds of %d s, %d CPUs (%s), Linux %s, congestion control %s.\n", r.Rounds, r.Seconds, r.CPUs, r.CPU, r.Kernel, r.Congestion)
 	fmt.Fprintf(w, "Ratios are uvswitch to the other, of medians, with the rounds' own in brackets; above 1 uvswitch is ahead, for times too.\n")
@@ -190,7 +190,7 @@ func (r *report) ratioRow(w io.Writer, d, name string) {
 		mid, lo, hi := ratio(u, o)
 		note := ""
 		if !m.lower && mid > 0.95 && u.median()/u.cores() < 0.95*o.median()/o.cores() {
-			note = ", with more CPU" // level or ahead, but not for the same work
+			note = ", with more CPU" // equal or better, but with less per busy CPU
 		}
 		fmt.Fprintf(w, " **%.2f** (%.2f to %.2f%s) |", mid, lo, hi, note)
 	}
@@ -242,7 +242,7 @@ func (r *report) rest(w io.Writer) {
 
 func mib(n int64) float64 { return float64(n) / (1 << 20) }
 
-// write puts everything into a directory.
+// write writes results.json, results.md and the plots into directory dir.
 func (r *report) write(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err

@@ -18,18 +18,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A system under test is up to four namespaces (host, out, c1, c2) and what joins them.
+// A system is a system under test: up to four namespaces (host, out, c1, c2) and the programs that connect them.
 type system struct {
 	name       string
 	directions []string
-	tools      []string // programs that it needs
+	tools      []string // programs that must be installed
 	up         func(context.Context, *system) error
-	version    []string // the command that prints it
+	version    []string // the command that prints the version
 
-	number int // in the names of its namespaces
+	number int // part of the names of its namespaces
 	dir    string
 	procs  []*exec.Cmd
-	held   []io.Closer // until down
+	held   []io.Closer // to be closed by down
 }
 
 const (
@@ -39,7 +39,7 @@ const (
 
 var systemNames = []string{"kernel", uvswitchName, busyName, "limit", "ovs-internal", "ovs-veth", "vde", "pasta", "slirp4netns", "gvisor-tap-vsock"}
 
-// all is every system, in the order of the tables.
+// all returns all systems, in the order of the tables.
 func all(o options) []*system {
 	natted := []string{"out", "in"}
 	busy := o
@@ -58,7 +58,7 @@ func all(o options) []*system {
 	}
 }
 
-// missing says what a system would need that is not here.
+// missing returns which program that the system needs is not installed; "" if none is missing.
 func (s *system) missing() string {
 	for _, t := range s.tools {
 		if _, err := exec.LookPath(t); err != nil {
@@ -69,12 +69,12 @@ func (s *system) missing() string {
 }
 
 func (s *system) versionOf() string {
-	out, _ := exec.Command(s.version[0], s.version[1:]...).CombinedOutput() // some say it and fail
+	out, _ := exec.Command(s.version[0], s.version[1:]...).CombinedOutput() // some print it and fail
 	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
 	return line
 }
 
-const nsPrefix = "uvb" // and the pid: whose namespaces they are
+const nsPrefix = "uvb" // of namespace names; the process ID of their bench follows
 
 func (s *system) ns(part string) string {
 	return fmt.Sprintf("%s%d-%d-%s", nsPrefix, os.Getpid(), s.number, part)
@@ -82,11 +82,11 @@ func (s *system) ns(part string) string {
 
 func (s *system) path(part string) string { return "/run/netns/" + s.ns(part) }
 
-var started int // systems
+var started int // systems started so far
 
 var parts = []string{"host", "out", "c1", "c2"}
 
-// sweep removes the namespaces of runs that were killed.
+// sweep removes namespaces that killed runs have left.
 func sweep() {
 	list, _ := filepath.Glob("/run/netns/" + nsPrefix + "*")
 	for _, path := range list {
@@ -98,7 +98,8 @@ func sweep() {
 	}
 }
 
-// start makes the namespaces, the way out, and the system, and waits until c1 reaches what it should.
+// start creates the namespaces, the link to the outside, and the system. It waits until traffic passes in every direction of
+// the system.
 func (s *system) start(ctx context.Context) error {
 	var err error
 	s.number = started
@@ -133,7 +134,7 @@ func (s *system) start(ctx context.Context) error {
 	return nil
 }
 
-// awaitAnswer transfers a little until it gets through.
+// awaitAnswer repeats a small transfer until it succeeds.
 func (s *system) awaitAnswer(ctx context.Context, d *direction) error {
 	for {
 		_, err := iperf(ctx, s, d, "-n", "1000", "--connect-timeout", "1000")
@@ -146,7 +147,7 @@ func (s *system) awaitAnswer(ctx context.Context, d *direction) error {
 	}
 }
 
-// down removes everything.
+// down ends the programs of the system and removes its namespaces and files.
 func (s *system) down() {
 	for i := len(s.procs) - 1; i >= 0; i-- {
 		p := s.procs[i]
@@ -160,19 +161,21 @@ func (s *system) down() {
 	}
 	s.procs, s.held = nil, nil
 	for _, p := range parts {
-		_ = exec.Command("ip", "netns", "del", s.ns(p)).Run() // what was not made cannot be removed
+		_ = exec.Command("ip", "netns", "del", s.ns(p)).Run() // fails if it was not created
 	}
 	os.RemoveAll(s.dir)
 }
 
-// command is a program in one of the namespaces; it dies with this one. nsenter is not `ip netns exec`: /sys stays.
+// command returns a program to run in one of the namespaces; it is killed when this program ends. nsenter, unlike
+// `ip netns exec`, does not remount /sys.
 func (s *system) command(ctx context.Context, part string, args ...string) *exec.Cmd {
 	c := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + s.path(part), "--"}, args...)...)
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return c
 }
 
-// daemon starts a program of the system, which runs until down. With a word it returns once a line with it has come.
+// daemon starts a program of the system, which runs until down. If word is not empty, daemon waits until the program has
+// printed a line that contains word.
 func (s *system) daemon(part, word string, env []string, args ...string) error {
 	c := s.command(context.Background(), part, args...)
 	c.Env = append(os.Environ(), env...)
@@ -196,10 +199,10 @@ func (s *system) daemon(part, word string, env []string, args ...string) error {
 	return awaitLine(r, word)
 }
 
-// patience bounds every wait for something that should come at once.
+// patience is the longest wait for something that should happen at once.
 const patience = 30 * time.Second
 
-// kernelUp: a bridge, veth pairs, MASQUERADE and DNAT, as Docker makes them.
+// kernelUp creates a bridge, veth pairs, and MASQUERADE and DNAT rules, as Docker does.
 func kernelUp(_ context.Context, s *system) error {
 	h := s.ns("host")
 	in := "ip netns exec " + h + " "
@@ -214,7 +217,8 @@ func kernelUp(_ context.Context, s *system) error {
 	return sh(append(lines, s.veths("master br0")...)...)
 }
 
-// veths joins c1 and c2 to the host by veth pairs v0 and v1.
+// veths returns the commands that connect c1 and c2 to the host by veth pairs. how is added to `ip link set` of the host's
+// ends, v0 and v1.
 func (s *system) veths(how string) (lines []string) {
 	h := s.ns("host")
 	for i, c := range []string{"c1", "c2"} {
@@ -231,7 +235,7 @@ func (s *system) veths(how string) (lines []string) {
 
 func (s *system) socket() string { return filepath.Join(s.dir, "uvs.sock") }
 
-// uvswitchUp: the switch with its defaults and the same addresses.
+// uvswitchUp starts uvswitch with its defaults and o.args, and with the addresses that the other systems have.
 func uvswitchUp(o options) func(context.Context, *system) error {
 	return func(_ context.Context, s *system) error {
 		run := append([]string{o.binary, "--socket", s.socket(), "run"}, o.args...)
@@ -244,7 +248,7 @@ func uvswitchUp(o options) func(context.Context, *system) error {
 	}
 }
 
-// limitUp: two TAPs joined by bench/limit, which looks at nothing.
+// limitUp connects two TAPs by bench/limit, which does not inspect frames.
 func limitUp(_ context.Context, s *system) error {
 	bin := filepath.Join(s.dir, "limit")
 	if err := sh("cc -O2 -pthread -o " + bin + " bench/limit/limit.c"); err != nil {
@@ -256,7 +260,7 @@ func limitUp(_ context.Context, s *system) error {
 	return sh(append(s.adopt("t0", "c1", 2), s.adopt("t1", "c2", 3)...)...)
 }
 
-// adopt moves a device of the host's into a container as its eth0, with address 172.29.0.last.
+// adopt returns the commands that move a device of the host into a container as eth0, with address 172.29.0.last.
 func (s *system) adopt(dev, c string, last int) []string {
 	n := s.ns(c)
 	return []string{
@@ -266,7 +270,7 @@ func (s *system) adopt(dev, c string, last int) []string {
 	}
 }
 
-// memoryUse is what uvswitch holds, in bytes.
+// memoryUse is the resident memory of uvswitch in bytes, at rest and with Flows flows.
 type memoryUse struct {
 	AtRest      int64 `json:"at_rest"`
 	Flows       int   `json:"flows"`
@@ -274,8 +278,7 @@ type memoryUse struct {
 	FlowsWanted int   `json:"flows_wanted"`
 }
 
-// memory starts a switch of its own, reads its resident set, has a container speak to a million addresses, and
-// reads it again.
+// memory starts another uvswitch and reads its resident set, before and after a container sends to a million addresses.
 func memory(ctx context.Context, o options) (*memoryUse, error) {
 	const million = 1 << 20
 	s := &system{name: uvswitchName + "-memory"}
@@ -316,7 +319,7 @@ func memory(ctx context.Context, o options) (*memoryUse, error) {
 	return m, err
 }
 
-// resident is a process's resident set in bytes.
+// resident returns the resident set of a process in bytes.
 func resident(pid int) (int64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -331,7 +334,7 @@ func resident(pid int) (int64, error) {
 	return kb << 10, err
 }
 
-// awaitLine reads until a line contains word; the rest is read and forgotten.
+// awaitLine reads until a line contains word. It discards all later output.
 func awaitLine(r io.Reader, word string) error {
 	lines := bufio.NewScanner(r)
 	var all []string

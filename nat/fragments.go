@@ -7,16 +7,17 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// fragments remember the ports of packets that come in fragments, by their first one, so that the others can be
-// translated: virtual reassembly. Nothing is put together. Those that come before the first wait with the housekeeper.
+// fragments stores the ports of fragmented packets, which only the first fragment has, so that later fragments can be
+// translated. Packets are not reassembled (virtual reassembly). Fragments that arrive before the first one wait in
+// the slow path.
 //
-// Fragments are rare, and only they take the lock.
+// Fragments are rare, and only fragments take the lock.
 type fragments struct {
-	mu      sync.Mutex
+	mu      sync.Mutex // Lock 75
 	seen    map[fragKey]*datagram
-	perPort [frame.MaxPorts]uint16 // datagrams by port
-	outside int                    // datagrams from the uplink
-	pending atomic.Bool            // a first fragment has come, or so: who waits should ask again
+	perPort [frame.MaxPorts]uint16 // number of datagrams by ingress port
+	outside int                    // number of datagrams from the uplink
+	pending atomic.Bool            // a first fragment may have come: waiting fragments should be checked again
 }
 
 type fragKey struct {
@@ -26,25 +27,25 @@ type fragKey struct {
 	net      frame.NetID
 }
 
-// datagram is one packet in fragments.
+// datagram is one fragmented packet.
 type datagram struct {
 	srcPort, dstPort uint16
-	bad              bool // two fragments overlapped: the rest goes no further (RFC 5722, section 4, by analogy)
+	bad              bool // two fragments overlapped: drop the rest (RFC 5722, section 4, by analogy)
 	in               frame.PortID
 	outside          bool
 	expires          frame.Tick
-	total            int // its length without the header, when the last fragment has come; else 0
+	total            int // payload length in bytes, once the last fragment has come; else 0
 	spans            [8]span
-	n                int // of spans
+	n                int // number of spans in use
 }
 
-// span is a run of bytes that has passed.
+// span is a range of payload bytes, lo to hi-1, that has passed.
 type span struct{ lo, hi int }
 
 // Bounds of virtual reassembly.
 const (
 	fragmentTime     = 30 * frame.TicksPerSecond // as linux net.ipv4.ipfrag_time
-	maxDatagrams     = 4096                      // from the uplink, and from all other ports together
+	maxDatagrams     = 4096                      // from the uplink, and likewise from all other ports together
 	datagramsPerPort = 512
 )
 
@@ -52,15 +53,15 @@ func fragKeyOf(f *frame.Frame) fragKey {
 	return fragKey{f.Tuple.Src, f.Tuple.Dst, f.IPv4().ID(), f.Proto, f.Net}
 }
 
-// joinFragment completes the tuple of a fragment, or says why it may not go on. FragmentWaits: its first one has not
-// come. With note, a first one is noted.
+// translateFragment adds the ports to the tuple of a fragment, or returns the reason why it may not pass.
+// FragmentWaits: the first fragment has not come. With note, translateFragment stores the ports of a first fragment.
 func (n *NAT) translateFragment(f *frame.Frame, b *frame.Batch, note bool) frame.Reason {
 	r := &n.frags
 	ip := f.IPv4()
 	lo := ip.FragOffset()
 	hi := lo + len(f.Payload())
 	if lo == 8 && f.Proto == frame.TCP || hi > 65535 || lo == hi || ip.MoreFrags() && hi%8 != 0 {
-		return frame.FragmentInvalid // RFC 1858, section 4; more than a packet can be
+		return frame.FragmentInvalid // RFC 1858, section 4; or longer than a packet can be
 	}
 	if lo == 0 && (!note || b.Dry) {
 		return frame.None
@@ -92,9 +93,10 @@ func (n *NAT) translateFragment(f *frame.Frame, b *frame.Batch, note bool) frame
 	return frame.None
 }
 
-// room makes room for one more. Where the uplink, or a port, has as many as it may, one of its own at random goes; where
-// all ports together have, one of a port that has many. So a flood of first fragments harms its own side, and there only
-// most of those whose fragments are far apart.
+// makeRoom makes room for datagram d and reports whether it could. When the uplink or a port is at its limit, one of
+// its own datagrams is evicted, chosen at random. When all ports together are at their limit, a datagram of a port
+// that has many is evicted. A flood of first fragments thus harms only its own side, and there mostly packets whose
+// fragments arrive far apart.
 func (r *fragments) makeRoom(d *datagram) bool {
 	inside := len(r.seen) - r.outside
 	full := r.outside >= maxDatagrams
@@ -112,7 +114,7 @@ func (r *fragments) makeRoom(d *datagram) bool {
 
 func (r *fragments) evict(d *datagram) bool {
 	many := uint16(datagramsPerPort / 2)
-	for k, old := range r.seen { // in no order
+	for k, old := range r.seen { // in random order
 		if old.outside == d.outside && (d.outside || old.in == d.in && r.perPort[d.in] >= datagramsPerPort || r.perPort[old.in] >= many) {
 			r.forget(k, old)
 			return true
@@ -121,7 +123,7 @@ func (r *fragments) evict(d *datagram) bool {
 	return false
 }
 
-// passFragment notes that a fragment is about to leave, or says why it may not.
+// recordFragment records that a fragment is about to leave, or returns the reason why it may not.
 func (n *NAT) recordFragment(f *frame.Frame, dry bool) frame.Reason {
 	r := &n.frags
 	ip, key := f.IPv4(), fragKeyOf(f)
@@ -131,7 +133,7 @@ func (n *NAT) recordFragment(f *frame.Frame, dry bool) frame.Reason {
 	d := r.seen[key]
 	switch {
 	case d == nil:
-		return frame.None // complete just now, and this one repeats a part of it
+		return frame.None // the packet has just become complete, so this fragment repeats a part of it
 	case d.bad:
 		return frame.FragmentInvalid
 	case dry:
@@ -142,12 +144,12 @@ func (n *NAT) recordFragment(f *frame.Frame, dry bool) frame.Reason {
 		return why
 	}
 	if d.n == 1 && d.spans[0] == (span{0, d.total}) {
-		r.forget(key, d) // complete: its id may come again
+		r.forget(key, d) // complete: its ID may be used again
 	}
 	return frame.None
 }
 
-// add notes that the bytes lo to hi have passed.
+// add records that the bytes lo to hi-1 have passed; last says that the packet ends at hi.
 func (d *datagram) add(lo, hi int, last bool) frame.Reason {
 	if last && d.total == 0 {
 		d.total = hi
@@ -161,7 +163,7 @@ func (d *datagram) add(lo, hi int, last bool) frame.Reason {
 		at++
 	}
 	if at < d.n && d.spans[at].lo <= lo && hi <= d.spans[at].hi {
-		return frame.FragmentInvalid // a duplicate is dropped, and its packet goes on
+		return frame.FragmentInvalid // only the duplicate is dropped, not its packet
 	}
 	for _, s := range d.spans[:d.n] {
 		if lo < s.hi && s.lo < hi {
@@ -169,7 +171,7 @@ func (d *datagram) add(lo, hi int, last bool) frame.Reason {
 			return frame.FragmentInvalid
 		}
 	}
-	switch { // it touches the one before, the one after, both, or none
+	switch { // the new span touches the one before, the one after, both, or none
 	case at < d.n && d.spans[at].hi == lo:
 		d.spans[at].hi = hi
 		if at+1 < d.n && d.spans[at+1].lo == hi {
@@ -198,22 +200,23 @@ func (r *fragments) forget(key fragKey, d *datagram) {
 	}
 }
 
-// FragmentsArrived tells whether a first fragment has come since AskFragments; FragmentKnown says it of one packet.
+// FragmentsArrived reports whether a first fragment has come since ResetFragmentEvent. Use HasFirstFragment to ask
+// about one packet.
 //
 //uvswitch:hot
 func (n *NAT) FragmentsArrived() bool { return n.frags.pending.Load() }
 
-// AskFragments begins a round of FragmentKnown.
+// ResetFragmentEvent clears FragmentsArrived. Call it before a round of HasFirstFragment.
 func (n *NAT) ResetFragmentEvent() { n.frags.pending.Store(false) }
 
-// FragmentKnown tells whether the first fragment of f's packet has been seen. f is parsed, and its Net is set.
+// HasFirstFragment reports whether the first fragment of f's packet has come. f must be parsed, with Net set.
 func (n *NAT) HasFirstFragment(f *frame.Frame) bool {
 	n.frags.mu.Lock()
 	defer n.frags.mu.Unlock()
 	return n.frags.seen[fragKeyOf(f)] != nil
 }
 
-// AgeFragments forgets packets whose fragments do not come. It is the housekeeper's.
+// AgeFragments removes packets whose remaining fragments have not come in time. The slow path calls it.
 func (n *NAT) AgeFragments(now frame.Tick) {
 	r := &n.frags
 	r.mu.Lock()

@@ -6,17 +6,17 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// A Flow is one entry of the table, as listed.
+// A Flow describes one entry of the flow table.
 type Flow struct {
-	ID               uint32 // the entry's number, while the flow lives
+	ID               uint32 // number of the entry; another flow may have it later
 	Original, Reply  frame.Tuple
-	State            string // TCP's, by Linux's names; empty for others
-	Timeout          uint32 // seconds until it goes if it stays idle
+	State            string // TCP state by the name in Linux; empty for other protocols
+	Timeout          uint32 // seconds until it expires if it stays idle
 	Assured, Replied bool
 	Net              frame.NetID
-	Port             frame.PortID // who is charged for it
-	Rule             uint32       // the publish rule that made it; 0 for none
-	Packets, Bytes   [2]uint64    // original and reply direction
+	Port             frame.PortID // the port charged for it
+	Rule             uint32       // ID of the publish rule that created it; 0 for none
+	Packets, Bytes   [2]uint64    // original and reply direction; bytes of IP packets
 }
 
 func (n *NAT) view(e uint32, now frame.Tick) Flow {
@@ -37,7 +37,8 @@ func (n *NAT) view(e uint32, now frame.Tick) Flow {
 	return f
 }
 
-// Flows calls yield for each live flow, until it returns false. Flows come and go meanwhile.
+// Flows calls yield for each live flow until yield returns false. Other goroutines may create and end flows
+// meanwhile.
 func (n *NAT) Flows(now frame.Tick, yield func(Flow) bool) {
 	n.listing.RLock()
 	defer n.listing.RUnlock()
@@ -48,7 +49,7 @@ func (n *NAT) Flows(now frame.Tick, yield func(Flow) bool) {
 	}
 }
 
-// Flush ends the flows that which selects, and returns how many.
+// Flush ends the flows for which which returns true, and returns how many it ended.
 func (n *NAT) Flush(which func(Flow) bool) (removed int) {
 	n.listing.RLock()
 	defer n.listing.RUnlock()
@@ -61,7 +62,7 @@ func (n *NAT) Flush(which func(Flow) bool) (removed int) {
 	return removed
 }
 
-// EventKind is what happened to a flow, by the names of `conntrack -E`.
+// EventKind is the kind of a flow event, by the names of `conntrack -E`.
 type EventKind uint8
 
 const (
@@ -72,7 +73,8 @@ const (
 
 func (k EventKind) String() string { return [...]string{"NEW", "UPDATE", "DESTROY"}[k] }
 
-// Watch has fn called for every event, by any worker; it must not wait. why is how a flow ended. nil ends it.
+// Watch registers fn for every event; a nil fn ends this. Several goroutines may call fn at once, and fn must not
+// block. why is the reason of a FlowDestroy, and empty for other events.
 func (n *NAT) Watch(fn func(kind EventKind, f Flow, why string)) {
 	if fn == nil {
 		n.watch.Store(nil)
@@ -87,14 +89,14 @@ func (n *NAT) emit(kind EventKind, e uint32, why string) {
 	}
 }
 
-// ending is why a flow ended.
+// ending is the reason why a flow ended.
 type ending uint8
 
 const (
 	timedOut ending = iota
 	evicted         // to make room
-	replaced        // by another, or the rules that made it are no more
-	flushed         // by command
+	replaced        // another flow took its place, or the rules no longer create it
+	flushed         // removed by a call of Flush
 	endings
 )
 
@@ -105,7 +107,7 @@ type flowStats struct {
 	ended   [endings]atomic.Uint64
 }
 
-// Stats are totals since the start: flows created, and flows ended by why.
+// Stats returns totals since the start: flows created, and flows ended by reason.
 func (n *NAT) Stats() (created uint64, ended map[string]uint64) {
 	ended = map[string]uint64{}
 	for i := range n.stats.ended {
@@ -114,33 +116,34 @@ func (n *NAT) Stats() (created uint64, ended map[string]uint64) {
 	return n.stats.created.Load(), ended
 }
 
-// Used is how many flows there are.
+// Used returns the number of flows.
 func (n *NAT) Used() int { return int(n.flows.used.Load()) }
 
-// Limit is how many there may be.
+// Limit returns the maximum number of flows.
 func (n *NAT) Limit() int { return n.flows.limit() }
 
-// FlowsOf is how many flows are charged to a port.
+// FlowsOf returns the number of flows charged to a port.
 func (n *NAT) FlowsOf(id frame.PortID) int { return int(n.flowsOf[id].Load()) }
 
-// PortsOf is how many outside ports of TCP and UDP are charged to a port, resting ones included.
+// PortsOf returns the number of outside TCP and UDP ports charged to a port, including those in quarantine.
 func (n *NAT) PortsOf(id frame.PortID) (tcpPorts, udpPorts int) {
 	return int(n.ports[tcp].heldBy[id].Load()), int(n.ports[udp].heldBy[id].Load())
 }
 
-// FlowQuota is how many flows one port may hold.
+// FlowQuota returns the maximum number of flows charged to one port.
 func (n *NAT) FlowQuota() int { return int(n.quota) }
 
-// PortQuota is how many outside ports of TCP and UDP one port may hold.
+// PortQuota returns the maximum number of outside TCP and UDP ports charged to one port.
 func (n *NAT) PortQuota() (tcpPorts, udpPorts int) {
 	c := n.config.Load()
 	return int(c.quota[tcp]), int(c.quota[udp])
 }
 
-// PortUse is how far the outside ports of a protocol are used.
+// PortUse counts a protocol's outside ports: in use, in quarantine (Resting), and in the pool (Limit).
 type PortUse struct{ Used, Resting, Limit int }
 
-// PortUseOf counts the outside ports of TCP, UDP or SCTP, or ICMP's identifiers.
+// PortUseOf returns the use of the outside ports of TCP, UDP or SCTP, or of the ICMP identifiers; zero for other
+// protocols.
 func (n *NAT) PortUseOf(proto uint8) PortUse {
 	i := protoIndex(proto)
 	c := n.config.Load()
@@ -155,6 +158,6 @@ func (n *NAT) PortUseOf(proto uint8) PortUse {
 	return u
 }
 
-// InUse is the set of outside ports given out, resting ones included: of TCP, UDP, SCTP, or ICMP's identifiers; others have
-// none, and panic.
+// InUse returns the set of outside ports of TCP, UDP or SCTP, or of ICMP identifiers, that are in use or in
+// quarantine. It panics for other protocols.
 func (n *NAT) InUse(proto uint8) *PortSet { return n.ports[protoIndex(proto)].used }

@@ -9,22 +9,22 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// A Mapping says what outside port an endpoint has, by the names of RFC 4787, 4.1.
+// A Mapping is the rule by which an inside endpoint gets its outside port, by the names of RFC 4787, 4.1.
 type Mapping uint8
 
 const (
-	EndpointIndependentMapping Mapping = iota // the same whatever it speaks to
-	// Outside ports are shared by flows that differ in whom they speak to: there can be more flows than ports.
+	EndpointIndependentMapping Mapping = iota // the same outside port for every destination
+	// Flows to different destinations may share an outside port, so there can be more flows than ports.
 	AddressAndPortDependentMapping
 )
 
-// A Filtering says who outside may send to an endpoint's outside port, by the names of RFC 4787, 5.
+// A Filtering is the rule which remote endpoints may send to an outside port, by the names of RFC 4787, 5.
 type Filtering uint8
 
 const (
-	AddressAndPortDependentFiltering Filtering = iota // whom it has sent to
-	AddressDependentFiltering                         // from any port
-	EndpointIndependentFiltering                      // anybody
+	AddressAndPortDependentFiltering Filtering = iota // endpoints that the inside endpoint has sent to
+	AddressDependentFiltering                         // any port of an address that it has sent to
+	EndpointIndependentFiltering                      // any endpoint
 )
 
 var (
@@ -35,17 +35,17 @@ var (
 func (m Mapping) String() string   { return mappingNames[m] }
 func (f Filtering) String() string { return filteringNames[f] }
 
-// MappingNames and FilteringNames list the names that ParseMapping and ParseFiltering read.
+// MappingNames and FilteringNames return the names that ParseMapping and ParseFiltering accept.
 func MappingNames() []string   { return slices.Clone(mappingNames[:]) }
 func FilteringNames() []string { return slices.Clone(filteringNames[:]) }
 
-// ParseMapping reads a name; the empty one is the default.
+// ParseMapping returns the Mapping with name s; the empty name is the default.
 func ParseMapping(s string) (Mapping, error) {
 	i, err := parseName("mapping", s, mappingNames[:])
 	return Mapping(i), err
 }
 
-// ParseFiltering reads a name; the empty one is the default.
+// ParseFiltering returns the Filtering with name s; the empty name is the default.
 func ParseFiltering(s string) (Filtering, error) {
 	i, err := parseName("filtering", s, filteringNames[:])
 	return Filtering(i), err
@@ -58,19 +58,19 @@ func parseName(what, s string, names []string) (int, error) {
 	return 0, fmt.Errorf("%s %q: must be one of %s", what, s, strings.Join(names, ", "))
 }
 
-// endpoint stands beside an entry of maps, whose keys are an inside endpoint and its outside one. A permission is an
-// entry, too, by which an address-dependent filter knows to whom an endpoint has spoken; its keys name that address
-// besides.
+// endpoint is the state of one entry of maps. The keys of a mapping are an inside endpoint and its outside endpoint.
+// A permission is also an entry of maps: it records a remote address that an endpoint has sent to, for
+// address-dependent filtering. The keys of a permission contain that address, too.
 type endpoint struct {
-	refs    atomic.Int32  // flows that use it, and permissions
-	expires atomic.Uint32 // a Tick: how long it lets others in; kept where the filter does
-	parent  uint32        // of a permission: the mapping, which it holds
-	owner   frame.PortID  // who is charged
+	refs    atomic.Int32  // number of flows and permissions that use it
+	expires atomic.Uint32 // a Tick: until then other endpoints may send in; kept up only if the filtering allows that
+	parent  uint32        // of a permission: the mapping that it retains; 0 for a mapping
+	owner   frame.PortID  // the port charged for it
 	net     frame.NetID
 }
 
-// Both keys of a mapping and of a permission for a remote address. The inside key of a mapping names the host's
-// address as destination, so that it is another's when that changes.
+// insideKey and outsideKey are the keys of a mapping; permissionKey makes the keys of a permission from them. The
+// destination of the inside key is the host's address, so that a mapping for a former address is not found.
 func insideKey(c *config, t *frame.Tuple) frame.Tuple {
 	return frame.Tuple{Src: t.Src, SrcPort: t.SrcPort, Dst: c.External, Proto: t.Proto}
 }
@@ -84,8 +84,9 @@ func permissionKey(k frame.Tuple, remote frame.Addr) frame.Tuple {
 	return k
 }
 
-// acquire returns the mapping of the inside endpoint that t has as its source, with one more user, making it when there is none: the same
-// endpoint has the same outside port whatever it speaks to (RFC 4787, REQ-1; RFC 5382, REQ-1).
+// acquire returns the mapping of the inside endpoint t.Src, t.SrcPort, with one more reference, and its outside port.
+// It creates the mapping if none exists: the same endpoint has the same outside port for every destination (RFC 4787,
+// REQ-1; RFC 5382, REQ-1). A dry call changes nothing.
 func (n *NAT) acquire(c *config, t *frame.Tuple, owner frame.PortID, net frame.NetID, dry bool) (m uint32, port uint16, why frame.Reason) {
 	inside := insideKey(c, t)
 	h := inside.Hash(n.maps.seed)
@@ -95,16 +96,16 @@ func (n *NAT) acquire(c *config, t *frame.Tuple, owner frame.PortID, net frame.N
 			if dry || n.retain(m) {
 				return m, n.maps.keys[m][1].SrcPort, frame.None
 			}
-			continue // its last user has just left; it will be gone
+			continue // its last user has just left; the entry is about to be removed
 		}
 		if n.maps.probe(inside) != inserted {
-			continue // another worker is making it
+			continue // another worker is inserting it
 		}
 		port, charged, ok := n.choose(c, i, inside, owner, dry)
 		switch {
 		case !ok && !relieved && n.evictFor(i, owner, dry):
-			relieved = true // once: what it ended may be of no use here
-			if dry {        // an example of what it would get
+			relieved = true // once: the ports of the evicted flows may not fit here
+			if dry {        // an example of the port that it would get
 				return 0, n.randomPort(c.pool[i]), frame.None
 			}
 			continue
@@ -128,11 +129,11 @@ func (n *NAT) acquire(c *config, t *frame.Tuple, owner frame.PortID, net frame.N
 	return 0, 0, frame.FlowBusy
 }
 
-// retries bounds how often an operation is tried anew that met another worker's. That one is between two atomic
-// operations.
+// retries bounds how often an operation is repeated because another worker's operation on the same key is unfinished.
+// The other worker is then between two atomic operations.
 const retries = 256
 
-// newMapping enters a mapping or a permission with one user.
+// newMapping inserts a mapping, or with parent a permission, with one reference.
 func (n *NAT) newMapping(inside, outside frame.Tuple, parent uint32, owner frame.PortID, net frame.NetID) (uint32, outcome) {
 	m, ok := n.maps.alloc(inside, outside)
 	if !ok {
@@ -146,7 +147,8 @@ func (n *NAT) newMapping(inside, outside frame.Tuple, parent uint32, owner frame
 	return m, out
 }
 
-// permit notes that mapping m's endpoint speaks to remote: the permission takes over the caller's hold on m.
+// permit returns the permission of mapping m for the address remote, with one more reference, and creates it if none
+// exists. The permission takes over the caller's reference to m. On failure permit releases m.
 func (n *NAT) permit(m uint32, remote frame.Addr) (uint32, frame.Reason) {
 	k := permissionKey(n.maps.keys[m][0], remote)
 	h := k.Hash(n.maps.seed)
@@ -174,7 +176,7 @@ func (n *NAT) permit(m uint32, remote frame.Addr) (uint32, frame.Reason) {
 	return 0, frame.FlowBusy
 }
 
-// hold adds a user to a mapping unless its last one has left.
+// retain adds a reference to a mapping or permission, unless the last one has been released.
 func (n *NAT) retain(m uint32) bool {
 	for {
 		r := n.mappings[m].refs.Load()
@@ -187,7 +189,7 @@ func (n *NAT) retain(m uint32) bool {
 	}
 }
 
-// drop takes a user away; the last one ends the mapping, or the permission.
+// release removes a reference; releasing the last one removes the mapping or permission.
 func (n *NAT) release(m uint32) {
 	s := &n.mappings[m]
 	if s.refs.Add(-1) != 0 {
@@ -204,9 +206,10 @@ func (n *NAT) release(m uint32) {
 	n.releasePort(protoIndex(outside.Proto), outside.SrcPort, owner, inside.Src)
 }
 
-// admits finds the mapping of outside port t.DstPort, through which a packet that no flow wants may go in: from outside by
-// the filter of its network (RFC 4787, REQ-8), from inside always (hairpinning, REQ-9): who may not reach the other
-// container is stopped by the router. m is 0 when there is none.
+// findInbound returns the mapping of outside port t.DstPort for a packet that belongs to no flow, and whether the
+// packet may use it. From outside, the filtering of the mapping's network decides (RFC 4787, REQ-8). From inside, the
+// packet always may (hairpinning, REQ-9); the router drops it if it may not reach the other container. m is 0 when no
+// mapping exists.
 func (n *NAT) findInbound(c *config, t *frame.Tuple, outside bool, now frame.Tick) (m uint32, ok bool) {
 	if i := protoIndex(t.Proto); i < 0 || i == icmp {
 		return 0, false

@@ -2,11 +2,11 @@ package nat
 
 import "unsafe"
 
-// Alloc gives n bytes of zeroed memory, aligned to a cache line at least, that is never given back. The tables live in
-// it; they hold no pointers.
+// An Alloc returns n bytes of zeroed memory, aligned to a cache line or more. The memory is never freed. The tables
+// live in it and hold no pointers.
 type Alloc func(n int) []byte
 
-// slab is n values of a type without pointers. Without alloc they come from the heap.
+// slab returns n values of a type without pointers, in memory from alloc, or from the heap if alloc is nil.
 func slab[T any](alloc Alloc, n int) []T {
 	if alloc == nil {
 		return make([]T, n)

@@ -7,20 +7,21 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// Options size a NAT. Zero values take the defaults.
+// Options configure a NAT. Zero values take the defaults.
 type Options struct {
-	Flows        int          // places in the flow table; DefaultFlows
-	FlowsPerPort int          // flows that one port's station may hold; DefaultFlowsPerPort
-	Seed         uint64       // of hashes and of port choice; must be unpredictable in production
-	ICMPIDs      *PortSet     // where ICMP identifiers in use are noted, for others to read; nil for a private one
+	Flows        int          // capacity of the flow table; DefaultFlows
+	FlowsPerPort int          // flows charged to one port at most; DefaultFlowsPerPort
+	Seed         uint64       // seeds hashing and port choice; must be unpredictable in production
+	ICMPIDs      *PortSet     // the set of ICMP identifiers in use, for other readers; nil for a private one
 	Timers       Timers       // RFCTimers when zero
-	Strict       bool         // drop TCP segments outside of the window
-	PortlessPeer PortlessPeer // told of protocols without ports; may be nil
-	Alloc        Alloc        // where the tables' memory comes from; the heap when nil
+	Strict       bool         // drop TCP segments outside the window
+	PortlessPeer PortlessPeer // called for flows of protocols without ports; may be nil
+	Alloc        Alloc        // allocates the tables' memory; nil for the heap
 }
 
-// Pair is told, by any worker, when a first flow of a protocol without ports begins with a remote address, and when it
-// has ended: who takes our packets off a shared device must know.
+// PortlessPeer is called when a flow of a protocol without ports to or from a remote address begins (on), and when it
+// has ended (not on). An uplink on a device that is shared with the host then knows which packets belong to the
+// switch. Several goroutines may call it at once.
 type PortlessPeer func(remote frame.Addr, proto uint8, on bool)
 
 // Defaults of Options.
@@ -33,46 +34,46 @@ const (
 type NAT struct {
 	flows         *tupleTable
 	state         []flow      // parallel to flows' entries
-	maps          *tupleTable // mappings: inside endpoint, outside endpoint; and permissions
+	maps          *tupleTable // mappings (inside endpoint, outside endpoint) and permissions
 	mappings      []endpoint  // parallel to maps' entries
 	ports         [protocols]outsidePorts
-	windows       *windows // of TCP connections; nil unless strict
+	windows       *windows // windows of TCP connections; nil unless Options.Strict
 	frags         fragments
 	flowsOf       [frame.MaxPorts]atomic.Int32                 // flows per port
 	portlessFlows [frame.MaxPorts]atomic.Int32                 // flows of protocols without ports, per port
-	triedAt       [protocols + 1][frame.MaxPorts]atomic.Uint32 // the Tick when relieve found nothing
+	triedAt       [protocols + 1][frame.MaxPorts]atomic.Uint32 // by protocol+1 and port: when evictFor found nothing
 	quota         int32
 	timers        atomic.Pointer[Timers]
 	portlessPeer  PortlessPeer
 	seed          uint64
 	now           atomic.Uint32 // the Tick of the last batch that PreRouting or Expire saw
-	draws         atomic.Uint64 // numbers the choices of ports, so that no two are alike
-	cursor        atomic.Uint32 // where relieve goes on
+	draws         atomic.Uint64 // counts port choices, so that no two use the same random number
+	cursor        atomic.Uint32 // entry where evictFor continues
 	stats         flowStats
 	watch         atomic.Pointer[func(EventKind, Flow, string)]
 	config        atomic.Pointer[config]
-	mu            sync.Mutex   // writers of config
-	sweep         uint32       // where Expire goes on
-	retiring      [2]uint64    // lists that await their grace period: flows, mappings
-	listing       sync.RWMutex // read while entries are listed: they must not be used again meanwhile
+	mu            sync.Mutex   // Lock 72: writers of config
+	sweep         uint32       // entry where Expire continues
+	retiring      [2]uint64    // retired lists in their grace period: flows, mappings
+	listing       sync.RWMutex // Lock 73: read-locked while entries are listed, so that Reclaim does not free them meanwhile
 
-	tracing sync.Mutex // held while entry 0 is a trace's
-	planned bool       // entry 0 is a flow that a trace would have made
+	tracing sync.Mutex // Lock 71: held while a trace uses entry 0
+	planned bool       // entry 0 is the flow that the traced packet would create
 }
 
-// flow is the state of one entry of the flow table, one cache line. Words that change after the entry is visible
-// are atomic.
+// flow is the state of one entry of the flow table. It fills one cache line. Words that change after the entry is
+// visible are atomic.
 type flow struct {
 	expires        atomic.Uint32 // a Tick
-	state          atomic.Uint32 // TCP state in the low byte, status bits above
-	gen            atomic.Uint32 // the config generation it was last checked under
-	mapping        uint32        // entry of maps that it leaves by: a mapping, or a permission that holds one; 0 for none
-	inboundMapping uint32        // the mapping that it came in by, where no rule made it; 0 for none
-	rule           uint32        // id of the publish rule that made it; 0 for none
-	addrs          frame.Delta   // what translating the addresses adds to a sum, original direction
-	l4ports        frame.Delta   // and the ports or the ICMP identifier
-	net            frame.NetID   // of port
-	port           frame.PortID  // who is charged: who spoke first if he is inside, else who was spoken to
+	state          atomic.Uint32 // TCP state in the low byte, status bits above it
+	gen            atomic.Uint32 // the config generation that it was last checked against
+	mapping        uint32        // entry of maps with its outside source: a mapping, or a permission that retains one; 0 for none
+	inboundMapping uint32        // the mapping through which its first packet came in, if no publish rule applied; 0 for none
+	rule           uint32        // ID of the publish rule that created it; 0 for none
+	addrs          frame.Delta   // checksum change from translating the addresses, original direction
+	l4ports        frame.Delta   // likewise from the ports or the ICMP identifier
+	net            frame.NetID   // the network of port
+	port           frame.PortID  // the port charged: the initiator's if the initiator is inside, else the responder's
 	count          [2]struct {   // by direction
 		packets, bytes atomic.Uint64
 	}
@@ -82,13 +83,13 @@ type flow struct {
 const (
 	seenReply     = 1 << 8
 	assured       = 1 << 9
-	overloadsPort = 1 << 10 // its outside port has other users: mapping address-and-port-dependent
-	opensFilter   = 1 << 11 // its mapping lets others in, for as long as it is used from inside
-	reset         = 1 << 12 // a RST was seen in the original direction; one bit further, in the other
+	overloadsPort = 1 << 10 // its outside port may have other flows: mapping address-and-port-dependent
+	opensFilter   = 1 << 11 // its mapping admits packets from other endpoints while traffic from inside refreshes it
+	reset         = 1 << 12 // RST seen in the original direction; reset<<1: in the reply direction
 	stateMask     = 0xff
 )
 
-// New makes a NAT without rules: nothing is translated until Update.
+// New returns a NAT without rules: it translates nothing until Update.
 func New(o Options) *NAT {
 	if o.Flows == 0 {
 		o.Flows = DefaultFlows
@@ -102,7 +103,7 @@ func New(o Options) *NAT {
 	if o.ICMPIDs == nil {
 		o.ICMPIDs = NewPortSet()
 	}
-	maps := min(3*65536, o.Flows) // of TCP, UDP and ICMP all ports
+	maps := min(3*65536, o.Flows) // enough for all ports of TCP, UDP and ICMP
 	n := &NAT{
 		flows: newTable[frame.Tuple](o.Flows, o.Seed, o.Alloc), state: slab[flow](o.Alloc, o.Flows+1),
 		maps: newTable[frame.Tuple](maps, o.Seed+1, o.Alloc), mappings: slab[endpoint](o.Alloc, maps+1),
@@ -124,12 +125,13 @@ func New(o Options) *NAT {
 	return n
 }
 
-// translated is the tuple that a packet travelling in direction dir of flow e leaves with.
+// translated returns the tuple that a packet of flow e in direction dir has after translation.
 //
 //uvswitch:hot
 func (n *NAT) translated(e uint32, dir uint8) frame.Tuple { return n.flows.keys[e][1-dir].Reverse() }
 
-// end ends a flow. What it held is given back; its entry is free after a grace period.
+// end removes flow e and releases the mappings and ports that it used. It reports false when another caller has
+// removed the flow. The entry is free after a grace period.
 func (n *NAT) end(e uint32, why ending) bool {
 	if !n.flows.unlink(e) {
 		return false
@@ -156,8 +158,8 @@ func (n *NAT) end(e uint32, why ending) bool {
 	return true
 }
 
-// Expire removes the flows whose time is over, visiting at most budget entries; call it regularly. It returns how
-// many it removed.
+// Expire removes flows whose time-out has passed and returns how many it removed. One call visits at most budget
+// entries; call it regularly.
 func (n *NAT) Expire(now frame.Tick, budget int) (removed int) {
 	n.now.Store(uint32(now))
 	mark := n.flows.highWater()
@@ -172,14 +174,14 @@ func (n *NAT) Expire(now frame.Tick, budget int) (removed int) {
 	return removed
 }
 
-// Extent is how many entries a whole round of Expire visits.
+// Capacity returns the number of entries that a whole round of Expire visits.
 func (n *NAT) Capacity() int { return int(n.flows.highWater()) }
 
 //uvswitch:hot
 func expired(s *flow, now frame.Tick) bool { return int32(now-frame.Tick(s.expires.Load())) >= 0 }
 
-// Retire begins a grace period and tells whether there is anything to wait for. After every worker has passed a
-// batch boundary, call Reclaim. Both are the housekeeper's alone.
+// Retire begins a grace period, unless one is running, and reports whether there are entries to reclaim. Call Reclaim
+// after every worker has passed a batch boundary. Only the slow path may call Retire and Reclaim.
 func (n *NAT) Retire() bool {
 	if n.retiring == [2]uint64{} {
 		n.retiring = [2]uint64{n.flows.retire(), n.maps.retire()}
@@ -187,8 +189,8 @@ func (n *NAT) Retire() bool {
 	return n.retiring != [2]uint64{}
 }
 
-// Reclaim ends the grace period that Retire began: entries that were removed before it are free for new flows.
-// While somebody lists flows it does nothing, and the next call does it.
+// Reclaim ends the grace period that Retire began: entries removed before Retire become free for new flows. While
+// flows are being listed, Reclaim does nothing and a later call does the work.
 func (n *NAT) Reclaim() {
 	if !n.listing.TryLock() {
 		return

@@ -40,8 +40,8 @@ func newNAT(o nat.Options) (*nat.NAT, nat.Rules) {
 	return n, r
 }
 
-// pass runs both NAT stages with the router's decision between them faked: what is for inside goes to network 1,
-// the rest to the uplink.
+// pass runs both NAT stages, with a fake routing decision between them: packets for inside go to network 1, all
+// others to the uplink.
 func pass(n *nat.NAT, b *frame.Batch, net frame.NetID) {
 	for i := range b.Frames[:b.N] {
 		f := &b.Frames[i]
@@ -87,7 +87,7 @@ func genPacket(t *rapid.T) frametest.Packet {
 	return p
 }
 
-// answer is what the other end sends back to a packet that it received.
+// answer returns the answer of the other end to a packet that it received.
 func answer(f *frame.Frame, p frametest.Packet) frametest.Packet {
 	r := f.Tuple.Reverse()
 	p.Src, p.Dst, p.SrcPort, p.DstPort = r.Src, r.Dst, r.SrcPort, r.DstPort
@@ -100,8 +100,8 @@ func answer(f *frame.Frame, p frametest.Packet) frametest.Packet {
 	return p
 }
 
-// Every row of the checksum table, both ways: what leaves has right checksums, complete or partial, and the answer
-// comes back with the very addresses and ports that the sender used.
+// Every row of the checksum table, in both directions: packets leave with correct checksums, complete or partial, and
+// answers arrive with the addresses and ports that the sender used.
 func TestRoundTrip(t *testing.T) {
 	n, _ := newNAT(nat.Options{Flows: 1 << 16})
 	rapid.Check(t, func(t *rapid.T) {
@@ -144,7 +144,8 @@ func TestRoundTrip(t *testing.T) {
 	})
 }
 
-// ICMP errors about translated packets: right checksums inside and out, and the quote is what was sent.
+// ICMP errors about translated packets have correct checksums, inside and outside the quote, and quote the packet as
+// it was sent.
 func TestErrorRoundTrip(t *testing.T) {
 	n, _ := newNAT(nat.Options{Flows: 1 << 16})
 	rapid.Check(t, func(t *rapid.T) {
@@ -173,7 +174,8 @@ func TestErrorRoundTrip(t *testing.T) {
 	})
 }
 
-// The model: a table of mappings kept by hand. Same inside endpoint, same outside port; never two for one.
+// The model is a table of mappings: the same inside endpoint always has the same outside port, and no two endpoints
+// have the same one.
 func TestEndpointIndependentMapping(t *testing.T) {
 	n, _ := newNAT(nat.Options{})
 	type endpoint struct {
@@ -269,7 +271,7 @@ func TestLimits(t *testing.T) {
 	r.Pool[0] = nat.NewPortSet()
 	r.Pool[0].AddRange(20000, 20049)
 	n.Update(r)
-	for i := 1; i <= 12; i++ { // answered, and so not to be ended early
+	for i := 1; i <= 12; i++ { // answered, so they cannot be evicted
 		for _, port := range []frame.PortID{1, 2, 3, 4} {
 			establish(n, inside+frame.Addr(port), uint16(i), port)
 		}
@@ -284,7 +286,7 @@ func TestLimits(t *testing.T) {
 			t.Errorf("newcomer %d to the last two ports: %v, want %v", i, b.Frames[0].Reason, want)
 		}
 	}
-	// All comes back with time.
+	// Flows and ports become free again with time.
 	n.Expire(1e6, 1<<20)
 	if u := n.PortUseOf(frame.TCP); n.Used() != 0 || u.Used != 0 || u.Resting == 0 {
 		t.Errorf("after everything expired: %d flows, ports %+v", n.Used(), u)
@@ -300,7 +302,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// establish makes a TCP flow that has been answered.
+// establish creates a TCP flow that has been answered.
 func establish(n *nat.NAT, src frame.Addr, port uint16, in frame.PortID) {
 	p := frametest.Packet{Src: src, Dst: remote, SrcPort: port, DstPort: 80, Proto: frame.TCP, Flags: frame.FlagSYN}
 	b := frametest.Batch(in, 10, p.Raw())
@@ -310,7 +312,7 @@ func establish(n *nat.NAT, src frame.Addr, port uint16, in frame.PortID) {
 	}
 }
 
-// A container that floods half-open connections takes no port from its neighbours, and its own go round.
+// A container that floods half-open connections takes no port from its neighbors; it reuses its own ports.
 func TestPortFloodIsFair(t *testing.T) {
 	n, r := newNAT(nat.Options{Flows: 1 << 16})
 	r.Pool[0] = nat.NewPortSet()
@@ -331,7 +333,7 @@ func TestPortFloodIsFair(t *testing.T) {
 	}
 }
 
-// Established flows cost no allocation, in either direction.
+// Packets of established flows cost no allocation, in either direction.
 func TestNoAllocations(t *testing.T) {
 	n, _ := newNAT(nat.Options{})
 	out := frametest.Packet{Src: inside, Dst: remote, SrcPort: 20000, DstPort: 80, Proto: frame.TCP, Flags: frame.FlagSYN}.Raw()
@@ -352,7 +354,7 @@ func TestNoAllocations(t *testing.T) {
 		t.Fatalf("the answer was dropped: %v", b.Frames[0].Reason)
 	}
 	port := 0
-	if allocs := testing.AllocsPerRun(100, func() { // new flows neither
+	if allocs := testing.AllocsPerRun(100, func() { // nor do new flows
 		port++
 		frametest.Fill(b, 1, raws...)
 		b.Frames[0].Tuple.Src, b.Frames[0].Tuple.Dst = inside, remote
@@ -363,7 +365,7 @@ func TestNoAllocations(t *testing.T) {
 	}
 }
 
-// FuzzNAT: whatever comes, from either side, nothing panics, and what is passed on has right checksums if it had.
+// FuzzNAT: no packet from either side causes a panic, and packets that pass keep correct checksums.
 func FuzzNAT(f *testing.F) {
 	syn := frametest.Packet{Src: inside, Dst: remote, SrcPort: 20000, DstPort: 80, Proto: frame.TCP, Flags: frame.FlagSYN}
 	f.Add(syn.Raw(), true)

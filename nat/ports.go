@@ -6,8 +6,8 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// The protocols with outside ports of their own; ICMP's are identifiers. Others are told apart by their addresses
-// alone.
+// Indices of the protocols that have outside ports; ICMP's are its identifiers. Flows of other protocols differ only
+// in their addresses.
 const (
 	tcp = iota
 	udp
@@ -31,27 +31,28 @@ func protoIndex(proto uint8) int {
 	return -1
 }
 
-// outside is one protocol's outside ports: free, in use, or resting.
+// outsidePorts are the outside ports of one protocol: free, in use, or in quarantine.
 type outsidePorts struct {
-	used        *PortSet // in use or resting: not to be had
+	used        *PortSet // in use or in quarantine: not available
 	quarantine  *PortSet
-	overloaded  []atomic.Int32               // by port: flows of mapping address-and-port-dependent that share it
-	quarantined []quarantineInfo             // valid for resting ports
-	heldBy      [frame.MaxPorts]atomic.Int32 // by owner: mappings and resting ports
+	overloaded  []atomic.Int32               // by port: flows that share it, with mapping address-and-port-dependent
+	quarantined []quarantineInfo             // valid for ports in quarantine; owner also for overloaded ports
+	heldBy      [frame.MaxPorts]atomic.Int32 // by port charged: outside ports in use or in quarantine
 }
 
-// rest says who gave a port back, and when.
+// quarantineInfo records which inside address gave a port back, its owner, and when.
 type quarantineInfo struct {
 	since atomic.Uint32 // a Tick
 	addr  atomic.Uint32 // the inside address
 	owner atomic.Uint32 // the port charged
 }
 
-// restTime is how long a port is given to nobody else after its mapping has ended (RFC 6888, REQ-8): what is still
-// on its way to the old one reaches no new one.
+// quarantineTime is how long a port is given to no other address after its mapping has ended (RFC 6888, REQ-8). Late
+// packets for the old mapping then reach no new one.
 const quarantineTime = 120 * frame.TicksPerSecond
 
-// release gives an outside port back; it stays charged to its owner while it rests. Identifiers do not rest.
+// releasePort puts an outside port into quarantine; the port stays charged to its owner meanwhile. ICMP identifiers
+// have no quarantine and become free at once.
 func (n *NAT) releasePort(i int, port uint16, owner frame.PortID, inside frame.Addr) {
 	o := &n.ports[i]
 	if o.quarantine == nil {
@@ -66,7 +67,7 @@ func (n *NAT) releasePort(i int, port uint16, owner frame.PortID, inside frame.A
 	o.quarantine.Claim(port)
 }
 
-// EndRests ends the rest of ports that have rested long enough. It is the housekeeper's.
+// EndQuarantine frees the ports whose quarantine time has passed. The slow path calls it.
 func (n *NAT) EndQuarantine(now frame.Tick) {
 	for i := range n.ports {
 		o := &n.ports[i]
@@ -81,7 +82,7 @@ func (n *NAT) EndQuarantine(now frame.Tick) {
 	}
 }
 
-// endRest makes a resting port free, unless somebody else has just taken it.
+// endQuarantineOf frees a port in quarantine, unless another worker has just reused it.
 func (n *NAT) endQuarantineOf(o *outsidePorts, p uint16) {
 	owner := o.quarantined[p].owner.Load()
 	if o.quarantine.Release(p) {
@@ -101,7 +102,7 @@ func (s *PortSet) each(fn func(uint16)) {
 	}
 }
 
-// claim takes a free port; dry, it only tells whether it could.
+// claim takes a free port and reports whether it could; a dry call takes nothing.
 func (o *outsidePorts) claim(p uint16, dry bool) bool {
 	if dry {
 		return !o.used.Has(p)
@@ -109,7 +110,8 @@ func (o *outsidePorts) claim(p uint16, dry bool) bool {
 	return o.used.Claim(p)
 }
 
-// retake takes a port that rests after the same inside address had it (RFC 6888, REQ-8, exception B). It stays charged.
+// reuse takes a port out of quarantine for the inside address that had it before (RFC 6888, REQ-8, exception B). The
+// port stays charged to owner.
 func (o *outsidePorts) reuse(p uint16, inside frame.Addr, owner frame.PortID, dry bool) bool {
 	own := func() bool {
 		return o.quarantined[p].addr.Load() == uint32(inside) && o.quarantined[p].owner.Load() == uint32(owner)
@@ -123,16 +125,17 @@ func (o *outsidePorts) reuse(p uint16, inside frame.Addr, owner frame.PortID, dr
 	if !o.quarantine.Release(p) {
 		return false
 	}
-	if !own() { // it was woken, given out, and rests again for somebody else, all just now
+	if !own() { // meanwhile it was freed, claimed, and put into quarantine for another endpoint
 		o.quarantine.Claim(p)
 		return false
 	}
 	return true
 }
 
-// choose takes an outside port for an inside endpoint: the same one where the pool has it and it is free, else an
-// unpredictable one (RFC 6056, 3.3.1); where there is none, or the owner holds its share, one of its own that rests.
-// charged says that it was charged already. A dry choice takes nothing.
+// choose takes an outside port for an inside endpoint: the same port number if it is in the pool and free, else an
+// unpredictable one (RFC 6056, 3.3.1). When no port is free or the owner has reached its quota, choose reuses a port
+// that the same address has in quarantine. charged says that the port is already charged to the owner. A dry call
+// takes nothing.
 func (n *NAT) choose(c *config, i int, inside frame.Tuple, owner frame.PortID, dry bool) (port uint16, charged, ok bool) {
 	o, pool, want := &n.ports[i], c.pool[i], inside.SrcPort
 	rests := o.quarantine != nil
@@ -154,7 +157,8 @@ func (n *NAT) choose(c *config, i int, inside frame.Tuple, owner frame.PortID, d
 	return port, ok, ok
 }
 
-// draw is a random port of the pool, as a rule, so that what follows a gap is not chosen more often.
+// randomPort returns a random port, almost always one of the pool. It draws again rather than taking the next port of
+// the pool, so that a port after a gap is not chosen more often.
 func (n *NAT) randomPort(pool *PortSet) uint16 {
 	x := frame.Mix(n.draws.Add(1)^n.seed, n.seed|1)
 	for range 32 {
@@ -166,14 +170,14 @@ func (n *NAT) randomPort(pool *PortSet) uint16 {
 	return uint16(x >> 32)
 }
 
-// share adds a flow to an outside port that several flows may have: they differ in whom they speak to. Who takes a free
-// one is charged for it, up to limit.
+// overload adds a flow to an outside port that several flows to different destinations may use. The owner of the
+// first flow is charged for the port; an owner has at most limit ports. It reports whether the port could be taken.
 func (o *outsidePorts) overload(p uint16, owner frame.PortID, limit int32) bool {
 	for {
 		v := o.overloaded[p].Load()
 		if v == 0 {
 			if o.heldBy[owner].Load() >= limit || !o.used.Claim(p) {
-				return false // or a mapping's, resting, or being claimed
+				return false // or a mapping has it, it is in quarantine, or another worker is claiming it
 			}
 			o.heldBy[owner].Add(1)
 			o.quarantined[p].owner.Store(uint32(owner))
@@ -186,8 +190,8 @@ func (o *outsidePorts) overload(p uint16, owner frame.PortID, limit int32) bool 
 	}
 }
 
-// unshare takes it away; the last flow frees the port. It does not rest: nobody else is let in by it (RFC 6888, REQ-8,
-// exception C).
+// endOverload removes a flow from an overloaded port; the last flow frees the port. The port needs no quarantine,
+// since it admits no other remote endpoint (RFC 6888, REQ-8, exception C).
 func (n *NAT) endOverload(i int, p uint16) {
 	o := &n.ports[i]
 	if o.overloaded[p].Add(-1) == 0 {
@@ -196,7 +200,8 @@ func (n *NAT) endOverload(i int, p uint16) {
 	}
 }
 
-// shareFor finds an outside port with which d's reply is nobody's yet, and shares it; dry, it only finds it.
+// overloadFor finds an outside port with which no other flow has the reply tuple of d, and overloads it; a dry call
+// only finds it.
 func (n *NAT) overloadFor(c *config, i int, d *pendingFlow, dry bool) bool {
 	o, pool, inside := &n.ports[i], c.pool[i], d.orig.SrcPort
 	try := func(p uint16) bool {
@@ -224,5 +229,5 @@ func (n *NAT) overloadFor(c *config, i int, d *pendingFlow, dry bool) bool {
 
 const (
 	overloadDraws = 64   // ports tried at random
-	overloadScan  = 2048 // and then in turn, at most
+	overloadScan  = 2048 // ports tried in order after that, at most
 )

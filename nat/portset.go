@@ -5,46 +5,46 @@ import (
 	"sync/atomic"
 )
 
-// PortSetBytes is the size of a PortSet in memory: a bit for each port, bit p&7 of byte p>>3.
+// PortSetBytes is the size of a PortSet in memory, in bytes: one bit for each port, bit p&7 of byte p>>3.
 const PortSetBytes = 65536 / 8
 
-// A PortSet is a set of ports that several workers change at once: claiming a port is one atomic operation, so a
-// set is also the allocator. The memory may be shared with others, such as a BPF program.
+// A PortSet is a set of ports that several workers may change at once. Claiming a port is one atomic operation, so a
+// set is also an allocator. The memory may be shared, for example with a BPF program.
 type PortSet [65536 / 64]atomic.Uint64
 
-// NewPortSet makes an empty set.
+// NewPortSet returns an empty set.
 func NewPortSet() *PortSet { return new(PortSet) }
 
-// Claim adds p and tells whether it was absent.
+// Claim adds p and reports whether it was absent.
 func (s *PortSet) Claim(p uint16) bool {
 	bit := uint64(1) << (p & 63)
 	return s[p>>6].Or(bit)&bit == 0
 }
 
-// Release removes p and tells whether it was there.
+// Release removes p and reports whether it was present.
 func (s *PortSet) Release(p uint16) bool {
 	bit := uint64(1) << (p & 63)
 	return s[p>>6].And(^bit)&bit != 0
 }
 
-// Has tells whether p is in the set.
+// Has reports whether p is in the set.
 func (s *PortSet) Has(p uint16) bool { return s[p>>6].Load()>>(p&63)&1 != 0 }
 
-// AddRange adds the ports lo to hi.
+// AddRange adds the ports lo to hi, inclusive.
 func (s *PortSet) AddRange(lo, hi uint16) {
 	for p := int(lo); p <= int(hi); p++ {
 		s.Claim(uint16(p))
 	}
 }
 
-// RemoveRange removes the ports lo to hi.
+// RemoveRange removes the ports lo to hi, inclusive.
 func (s *PortSet) RemoveRange(lo, hi uint16) {
 	for p := int(lo); p <= int(hi); p++ {
 		s.Release(uint16(p))
 	}
 }
 
-// Len counts the ports in the set.
+// Len returns the number of ports in the set.
 func (s *PortSet) Len() (n int) {
 	for i := range s {
 		n += bits.OnesCount64(s[i].Load())
@@ -60,12 +60,12 @@ func (s *PortSet) clone() *PortSet {
 	return c
 }
 
-// wellKnown is how many words hold the ports 0 to 1023.
+// wellKnown is the number of words for the ports 0 to 1023.
 const wellKnown = 1024 / 64
 
-// search calls try for ports that pool has and s has not, until it says yes: from port start on, first those of the
-// parity wanted (RFC 4787, REQ-4). Ports below 1024 are tried for an inside port below 1024 only, and then first
-// (REQ-3).
+// search calls try for ports that are in pool and not in s, until try returns true. It goes from port start on and
+// tries ports with the parity of inside first (RFC 4787, REQ-4). Ports below 1024 are tried only if inside is below
+// 1024, and then first (REQ-3).
 func (s *PortSet) search(pool *PortSet, start, inside uint16, try func(uint16) bool) (uint16, bool) {
 	parity := uint64(0x5555555555555555)
 	if inside&1 != 0 {

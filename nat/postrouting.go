@@ -2,8 +2,8 @@ package nat
 
 import "github.com/uvswitch/uvswitch/internal/frame"
 
-// PostRouting translates the routed frames that belong to a flow, making the flow for what begins one: masquerade
-// for what leaves by the uplink, DNAT for what came to a published port or to a mapping. Step 7.
+// PostRouting translates routed frames and creates a flow for a frame that begins one: masquerade for frames that
+// leave by the uplink, DNAT for frames to a published port or a mapping. Step 7.
 //
 //uvswitch:hot
 func (n *NAT) PostRouting(b *frame.Batch) {
@@ -15,9 +15,9 @@ func (n *NAT) PostRouting(b *frame.Batch) {
 		}
 		if f.NAT == frame.NATEstablished && f.Dir == 0 && f.Egress != frame.NoNet && n.state[f.Flow].rule|n.state[f.Flow].inboundMapping == 0 {
 			if !b.Dry {
-				n.end(f.Flow, replaced) // what it speaks to has become inside
+				n.end(f.Flow, replaced) // its destination is now inside
 			}
-			f.DropFor(frame.FlowNotFound) // the router judged it as part of a flow; the next packet is judged anew
+			f.DropFor(frame.FlowNotFound) // the router routed it as part of that flow; the next packet is routed without it
 			continue
 		}
 		if f.NAT == frame.NATNone {
@@ -29,10 +29,10 @@ func (n *NAT) PostRouting(b *frame.Batch) {
 				continue
 			}
 		}
-		switch why := n.postRoute(c, f, b); why {
-		case frame.None:
-		case frame.NATPortsExhausted, frame.FlowTableFull, frame.FlowNotResumed, frame.FragmentWaits, frame.FlowBusy:
-			f.PuntFor(why) // the sender is told, or waits, or it is tried again
+		switch why := n.postRoute(c, f, b); {
+		case why == frame.None:
+		case why.Punt() != frame.NoPunt:
+			f.PuntFor(why)
 		default:
 			f.DropFor(why)
 		}
@@ -58,10 +58,10 @@ func (n *NAT) postRoute(c *config, f *frame.Frame, b *frame.Batch) frame.Reason 
 	return n.translate(f, b)
 }
 
-// A draft is a flow in the making.
+// A pendingFlow is a flow that is being created, with the references that it has so far.
 type pendingFlow struct {
 	orig, reply             frame.Tuple
-	mapping, inboundMapping uint32 // held
+	mapping, inboundMapping uint32 // retained
 	rule                    uint32
 	port                    frame.PortID
 	net                     frame.NetID
@@ -69,10 +69,10 @@ type pendingFlow struct {
 	count                   *RuleCount
 }
 
-// create makes the flow that f begins, or finds that another packet has just made it, and sets f.Flow and f.Dir.
-// In a dry batch the flow is planned, in entry 0.
+// create makes the flow that f begins, or finds that another packet has just made it. It sets f.Flow and f.Dir. In a
+// dry batch the flow is only planned, in entry 0.
 func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
-	if e, dir, ok := n.find(c, &f.Tuple, b); ok { // by an earlier frame of this batch, or another worker
+	if e, dir, ok := n.find(c, &f.Tuple, b); ok { // made by an earlier frame of this batch, or by another worker
 		f.Flow, f.Dir = e, dir
 		return frame.None
 	}
@@ -83,7 +83,7 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 		orig: f.Tuple, rule: f.Rule, port: f.In, net: f.Net,
 		reply: frame.Tuple{Src: f.RouteDst, SrcPort: f.RoutePort, Dst: f.Tuple.Src, DstPort: f.Tuple.SrcPort, Proto: f.Tuple.Proto},
 	}
-	leaves := f.NAT == frame.NATNone || f.Hairpin // with the host's address
+	leaves := f.NAT == frame.NATNone || f.Hairpin // it gets the host's address as source
 	switch {
 	case f.NAT == frame.NATNone:
 		d.count = c.masq[f.Net].RuleCount
@@ -97,7 +97,7 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 			d.port, d.net = p.Inside, p.Net
 		}
 	default:
-		d.inboundMapping = f.Flow
+		d.inboundMapping = f.Mapping
 		if !leaves {
 			d.port, d.net = n.mappings[d.inboundMapping].owner, n.mappings[d.inboundMapping].net
 		}
@@ -142,15 +142,14 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	return frame.None
 }
 
-// source decides what the flow's source becomes: the host's address, and a port by the kind of mapping of the network
-// it comes from.
+// source sets the translated source of flow d: the host's address, and a port by the kind of mapping of its network.
 func (n *NAT) source(c *config, d *pendingFlow, dry bool) (why frame.Reason) {
 	rule, i := c.masq[d.net], protoIndex(d.orig.Proto)
 	d.reply.Dst = c.External
 	switch {
 	case rule == nil:
 		return frame.UplinkDown
-	case i < 0: // no ports: the reply's addresses must do
+	case i < 0: // no ports: the addresses alone identify the reply
 		return frame.None
 	case rule.Mapping == AddressAndPortDependentMapping && i != icmp:
 		if !n.overloadFor(c, i, d, dry) && !(n.evictFor(i, d.port, dry) && (dry || n.overloadFor(c, i, d, false))) {
@@ -171,7 +170,7 @@ func (n *NAT) source(c *config, d *pendingFlow, dry bool) (why frame.Reason) {
 	return why
 }
 
-// abandon gives back what a draft held that became no flow.
+// rollback releases what a pending flow has retained, when it did not become a flow of its own.
 func (n *NAT) rollback(d *pendingFlow) {
 	n.flowsOf[d.port].Add(-1)
 	if d.mapping != 0 {
@@ -185,9 +184,9 @@ func (n *NAT) rollback(d *pendingFlow) {
 	}
 }
 
-// enter makes the flow visible. When another worker was first, its flow is adopted and f.NAT says so. What stands in the
-// way gives way if it may. An entry that was not made visible is to be had again after a grace period only, so few are
-// tried.
+// confirm makes the flow visible. When another worker was first, confirm uses that worker's flow and sets f.NAT to
+// NATEstablished. A flow that already has the reply tuple is ended if it may be (see resolveClash). An entry that was
+// not inserted is free again only after a grace period, so confirm tries only a few times.
 func (n *NAT) confirm(c *config, f *frame.Frame, d *pendingFlow, b *frame.Batch) frame.Reason {
 	for range 4 {
 		for range retries {
@@ -221,7 +220,7 @@ func (n *NAT) confirm(c *config, f *frame.Frame, d *pendingFlow, b *frame.Batch)
 			switch {
 			case i < 0:
 				return frame.AddressPairTaken
-			case d.status&overloadsPort != 0: // another worker has just taken this port for the same remote end
+			case d.status&overloadsPort != 0: // another worker has just taken this port for the same destination
 				n.endOverload(i, d.reply.DstPort)
 				if d.status &^= overloadsPort; !n.overloadFor(c, i, d, false) {
 					return frame.NATPortsExhausted
@@ -235,10 +234,12 @@ func (n *NAT) confirm(c *config, f *frame.Frame, d *pendingFlow, b *frame.Batch)
 	return frame.FlowBusy
 }
 
-// maxPairs is how many flows of protocols without ports one port may hold: a device that is shared knows few of them.
+// maxPortlessFlows is how many flows of protocols without ports one port may have: the table of a shared uplink
+// device is small.
 const maxPortlessFlows = 128
 
-// tellPair passes on that a pair of addresses is ours, or is no longer; not when another worker has just begun it anew.
+// tellPortlessPeer reports that a flow of a protocol without ports has begun or ended. If another worker has
+// meanwhile created the flow again, an end is followed by a begin.
 func (n *NAT) tellPortlessPeer(reply *frame.Tuple, on bool) {
 	if n.portlessPeer == nil {
 		return
@@ -248,7 +249,7 @@ func (n *NAT) tellPortlessPeer(reply *frame.Tuple, on bool) {
 	}
 }
 
-// fill writes entry e; it is not visible yet.
+// fill writes the state of entry e, which is not visible yet.
 func (n *NAT) fill(e uint32, c *config, d *pendingFlow, f *frame.Frame, now frame.Tick) {
 	s := &n.state[e]
 	to := d.reply.Reverse()
@@ -257,12 +258,12 @@ func (n *NAT) fill(e uint32, c *config, d *pendingFlow, f *frame.Frame, now fram
 	s.l4ports = frame.Delta16(d.orig.SrcPort, to.SrcPort).Plus(frame.Delta16(d.orig.DstPort, to.DstPort))
 	flags := uint8(0)
 	if f.Proto == frame.TCP {
-		flags = f.Payload()[13]
+		flags = f.TCP().Flags()
 	}
 	s.state.Store(advance(d.status, 0, f.Proto, flags))
 	s.gen.Store(c.gen)
 	expires := now + n.timers.Load().timeout(&d.orig, s.state.Load())
-	if d.inboundMapping != 0 && d.mapping == 0 { // what comes from outside keeps no mapping (RFC 4787, REQ-6)
+	if d.inboundMapping != 0 && d.mapping == 0 { // traffic from outside does not refresh a mapping (RFC 4787, REQ-6)
 		if m := frame.Tick(n.mappings[d.inboundMapping].expires.Load()); int32(m-expires) < 0 {
 			expires = m
 		}
@@ -277,8 +278,9 @@ func (n *NAT) fill(e uint32, c *config, d *pendingFlow, f *frame.Frame, now fram
 	}
 }
 
-// yield ends the flow that holds the reply tuple which a new flow needs, if it may: a masqueraded one, whose
-// container spoke first from what is a published port; or a published one that is no conversation yet.
+// resolveClash ends the flow that has the reply tuple of a new flow, if it may, and reports whether the tuple is
+// free. It may end a masqueraded flow, whose container sent first from what is a published port, and a published flow
+// that is not assured yet.
 func (n *NAT) resolveClash(c *config, reply *frame.Tuple, b *frame.Batch) bool {
 	e, _, ok := n.find(c, reply, b)
 	return !ok || n.clashResolvable(e) && n.end(e, replaced)
@@ -288,25 +290,27 @@ func (n *NAT) clashResolvable(e uint32) bool {
 	return n.state[e].rule == 0 || n.state[e].state.Load()&assured == 0
 }
 
-// begins says why f may not begin a flow. A TCP segment without SYN may: see resumes.
+// begins returns the reason why f may not begin a flow, or None. A TCP segment without SYN may begin one: see
+// resumes.
 func begins(f *frame.Frame) frame.Reason {
 	if f.Flags&frame.HasTuple == 0 || f.Flags&frame.Fragment != 0 && f.IPv4().FragOffset() != 0 {
 		return frame.FlowInvalid
 	}
 	switch f.Proto {
 	case frame.TCP:
-		if fl := f.Payload()[13]; fl&(frame.FlagRST|frame.FlagFIN) != 0 || fl&(frame.FlagSYN|frame.FlagACK) == 0 ||
+		if fl := f.TCP().Flags(); fl&(frame.FlagRST|frame.FlagFIN) != 0 || fl&(frame.FlagSYN|frame.FlagACK) == 0 ||
 			fl&(frame.FlagSYN|frame.FlagACK) == frame.FlagSYN|frame.FlagACK {
 			return frame.FlowInvalid
 		}
 	case frame.ICMP:
-		if frame.IsICMPAnswer(f.Payload()[0]) {
+		if frame.IsICMPAnswer(f.ICMP().Type()) {
 			return frame.FlowInvalid
 		}
 	}
 	return frame.None
 }
 
-// resumes tells whether f belongs to a TCP connection that is older than this switch. It goes on if its port is
-// unchanged; else its peer would not know it, and perhaps say nothing: the sender is told at once.
-func resumes(f *frame.Frame) bool { return f.Proto == frame.TCP && f.Payload()[13]&frame.FlagSYN == 0 }
+// resumes reports whether f belongs to a TCP connection that is older than this switch. The connection goes on if its
+// source port stays the same. If not, its peer would not know it and might not answer, so the sender gets a RST at
+// once.
+func resumes(f *frame.Frame) bool { return f.Proto == frame.TCP && f.TCP().Flags()&frame.FlagSYN == 0 }

@@ -2,8 +2,8 @@ package nat
 
 import "github.com/uvswitch/uvswitch/internal/frame"
 
-// PreRouting finds the flow of each frame addressed to the router and with it the destination to route by: step 5.
-// It changes no byte; PostRouting translates when the way out is known.
+// PreRouting finds the flow of each frame addressed to the router, and with it the destination to route by. It
+// changes no byte: PostRouting translates when the egress is known. Step 5.
 //
 //uvswitch:hot
 func (n *NAT) PreRouting(b *frame.Batch) {
@@ -18,7 +18,7 @@ func (n *NAT) PreRouting(b *frame.Batch) {
 		}
 		f.RouteDst, f.RoutePort = f.Tuple.Dst, f.Tuple.DstPort
 		if f.Flags&frame.IsIPv4 == 0 || f.Malformed != frame.None || f.Flags&frame.HasVLAN != 0 {
-			continue // router.Route says what is wrong with it
+			continue // router.Route gives the reason for the drop
 		}
 		if why := n.preRoute(c, f, b); why == frame.FragmentWaits {
 			f.PuntFor(why)
@@ -34,7 +34,7 @@ func (n *NAT) preRoute(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	if f.Flags&frame.Fragment != 0 {
 		why := n.translateFragment(f, b, false)
 		if why == frame.FragmentWaits && !outside && f.Tuple.Dst != c.External {
-			return frame.None // perhaps nothing is to be translated: PostRouting asks again
+			return frame.None // it may need no translation: PostRouting asks again
 		}
 		if why != frame.None {
 			return why
@@ -42,12 +42,12 @@ func (n *NAT) preRoute(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	}
 	why := n.preRouteTuple(c, f, b, outside)
 	if f.Flags&frame.Fragment != 0 && f.NAT != frame.NATNone && why == frame.None {
-		return n.translateFragment(f, b, true) // it is let in, and so are those that follow it in this batch
+		return n.translateFragment(f, b, true) // recorded at once, so that later fragments in this batch find it
 	}
 	return why
 }
 
-// preRouteTuple is preRoute's second half, when the tuple is known.
+// preRouteTuple is the second half of preRoute, for a frame with a known tuple.
 //
 //uvswitch:hot
 func (n *NAT) preRouteTuple(c *config, f *frame.Frame, b *frame.Batch, outside bool) frame.Reason {
@@ -76,7 +76,7 @@ func (n *NAT) preRouteTuple(c *config, f *frame.Frame, b *frame.Batch, outside b
 	}
 	m, ok := n.findInbound(c, &f.Tuple, outside, b.Tick)
 	if ok {
-		f.NAT, f.Flow, f.Hairpin = frame.NATNew, m, !outside
+		f.NAT, f.Mapping, f.Hairpin = frame.NATNew, m, !outside
 		to := &n.maps.keys[m][0]
 		f.RouteDst, f.RoutePort = to.Src, to.SrcPort
 		return frame.None
@@ -90,7 +90,8 @@ func (n *NAT) preRouteTuple(c *config, f *frame.Frame, b *frame.Batch, outside b
 	return frame.None // for the host itself
 }
 
-// find looks up a live flow. One that has expired, or that the present rules would not make, is ended.
+// find looks up a live flow. It ends a flow that has expired, or that the present rules would not create; in a dry
+// batch it only ignores that flow.
 //
 //uvswitch:hot
 func (n *NAT) find(c *config, t *frame.Tuple, b *frame.Batch) (e uint32, dir uint8, ok bool) {
@@ -111,7 +112,7 @@ func (n *NAT) find(c *config, t *frame.Tuple, b *frame.Batch) (e uint32, dir uin
 	return e, dir, true
 }
 
-// endStale ends a flow that a look-up found to be over.
+// endStale ends a flow that has expired or is no longer valid.
 func (n *NAT) endStale(e uint32, now frame.Tick) {
 	if expired(&n.state[e], now) {
 		n.end(e, timedOut)
@@ -120,9 +121,9 @@ func (n *NAT) endStale(e uint32, now frame.Tick) {
 	}
 }
 
-// mayReport tells whether an ICMP error about flow e, travelling in direction dir, comes from where such errors come from:
-// from inside, from the flow's own end or a router behind its port (others would forge); from outside, from any router on
-// the way to the other end.
+// validICMPSource reports whether an ICMP error about flow e, which travels in direction dir, has a plausible source.
+// From inside, only the endpoint of the flow itself or a router behind its port may send such errors; others would
+// forge them. From outside, any router on the path to the remote end may.
 //
 //uvswitch:hot
 func (n *NAT) validICMPSource(f *frame.Frame, e uint32, dir uint8, outside bool) bool {
@@ -138,15 +139,15 @@ func (n *NAT) validICMPSource(f *frame.Frame, e uint32, dir uint8, outside bool)
 	return f.Tuple.Src == n.flows.keys[e][dir].Src || dir == inside && !hairpin && f.In == s.port
 }
 
-// preRouteError finds the flow of the packet that an ICMP error quotes. What is quoted has been sent, so its
-// answer's tuple is the quoted one turned round; the error travels as that answer would.
+// preRouteError finds the flow of the packet that an ICMP error quotes. The quoted packet has already been translated
+// and sent, so the tuple of its answer is the quoted one reversed. The error travels in the direction of that answer.
 //
 //uvswitch:hot
 func (n *NAT) preRouteError(c *config, f *frame.Frame, b *frame.Batch, outside bool) frame.Reason {
 	if f.Flags&frame.Fragment != 0 {
 		return frame.FragmentNotTranslated
 	}
-	icmp := f.Payload()
+	icmp := f.ICMP()
 	q, at, ok := frame.Quoted(icmp)
 	if ok {
 		var e uint32
@@ -156,7 +157,7 @@ func (n *NAT) preRouteError(c *config, f *frame.Frame, b *frame.Batch, outside b
 			if frame.Sum(icmp, 0) != 0xffff || frame.Sum(icmp[frame.ICMPLen:at], 0) != 0xffff {
 				return frame.BadICMPChecksum // RFC 5508, REQ-3
 			}
-			if icmp[0] == frame.ICMPRedirect {
+			if icmp.Type() == frame.ICMPRedirect {
 				return frame.ICMPRedirectRefused
 			}
 			f.NAT, f.Flow, f.Dir = frame.NATRelated, e, dir

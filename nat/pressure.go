@@ -6,7 +6,8 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// mayGo tells what may go early, under pressure: flows that are closing or were never answered. Established ones never do.
+// evictable reports whether a flow in this state may be evicted to make room: it is closing or was never answered.
+// Established flows are never evicted.
 //
 //uvswitch:hot
 func evictable(state uint32, proto uint8) bool {
@@ -18,14 +19,15 @@ func evictable(state uint32, proto uint8) bool {
 }
 
 const (
-	evictStretch   = uint32(512) // flow entries looked at before seeing whether one was freed
-	evictStretches = uint32(16)  // at most, in one call
-	evictEnough    = 16          // flows ended, then it stops
+	evictStretch   = uint32(512) // entries looked at before checking whether that made room
+	evictStretches = uint32(16)  // stretches in one call, at most
+	evictEnough    = 16          // flows ended in one stretch, at most
 )
 
-// relieve makes room for port asks and tells whether it did: outside ports of protocol i, or, with anyProtocol, flows.
-// It looks at stretches of the flow table and ends what may go of the one that asks: who exhausts something loses its own.
-// (A port of somebody else's would have to rest first.) Dry, it ends nothing.
+// evictFor makes room for port asks and reports whether it did: it frees outside ports of protocol i or, with
+// classAny, flows. It goes through the flow table in stretches and ends evictable flows of port asks only: a port
+// that exhausts a resource loses its own flows. An outside port freed by ending another port's flow would have to
+// stay in quarantine first. A dry call ends nothing.
 func (n *NAT) evictFor(i int, asks frame.PortID, dry bool) bool {
 	mark := n.flows.highWater()
 	if mark <= 1 {
@@ -33,7 +35,7 @@ func (n *NAT) evictFor(i int, asks frame.PortID, dry bool) bool {
 	}
 	barren, now := &n.triedAt[i+1][asks], n.now.Load()
 	if now != 0 && barren.Load() == now {
-		return false // asked already in this Tick
+		return false // evictFor already failed in this Tick
 	}
 	cursor := n.cursor.Load()
 	for range min(evictStretches, (mark-1)/evictStretch+1) {
@@ -71,7 +73,8 @@ func (n *NAT) evictFor(i int, asks frame.PortID, dry bool) bool {
 	return false
 }
 
-// lastUser tells whether a mapping, or the one that a permission holds, would end with one of its users.
+// lastUser reports whether m is a mapping that ends with one of its users, or a permission with which its mapping
+// ends.
 func (n *NAT) lastUser(m uint32) bool {
 	s := &n.mappings[m]
 	return s.refs.Load() == 1 && (s.parent == 0 || n.lastUser(s.parent))
@@ -79,18 +82,19 @@ func (n *NAT) lastUser(m uint32) bool {
 
 const classAny = -1
 
-// Pressed tells whether the flow table is more than 15/16 full: the housekeeper should call Ease soon.
+// NearFull reports whether the flow table is more than 15/16 full: the slow path should call EarlyDrop soon.
 //
 //uvswitch:hot
 func (n *NAT) NearFull() bool { return n.flows.used.Load() > int64(n.flows.limit()-n.flows.limit()/16) }
 
-// Ease keeps room in the flow table: when it is more than 15/16 full, what may go of the port that has most of such flows
-// goes, and then of the next, until it is 7/8 full. It is the housekeeper's.
+// EarlyDrop keeps room in the flow table. When the table is more than 15/16 full, it ends evictable flows until the
+// table is 7/8 full: first those of the port that has most of them, then those of the next. It returns how many flows
+// it ended. The slow path calls it.
 func (n *NAT) EarlyDrop() (removed int) {
 	if !n.NearFull() {
 		return 0
 	}
-	var loose [frame.MaxPorts]int // flows that may go, by port
+	var loose [frame.MaxPorts]int // evictable flows by port
 	for e := uint32(1); e < n.flows.highWater(); e++ {
 		if n.isEvictable(e) {
 			loose[n.state[e].port]++
@@ -116,12 +120,12 @@ func (n *NAT) EarlyDrop() (removed int) {
 			}
 		}
 		if removed == before {
-			return removed // they have gone by themselves
+			return removed // other callers have ended them meanwhile
 		}
 	}
 }
 
-// loose tells whether entry e is a flow that may go early.
+// isEvictable reports whether entry e is a live flow that may be evicted.
 func (n *NAT) isEvictable(e uint32) bool {
 	return n.flows.isLive(e) && evictable(n.state[e].state.Load(), n.flows.keys[e][0].Proto)
 }

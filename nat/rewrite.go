@@ -7,7 +7,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// translate rewrites a frame of flow f.Flow, counts it and moves the flow's state and time-out.
+// translate rewrites a frame of flow f.Flow, counts it, and updates the flow's state and time-out.
 //
 //uvswitch:hot
 func (n *NAT) translate(f *frame.Frame, b *frame.Batch) frame.Reason {
@@ -21,7 +21,7 @@ func (n *NAT) translate(f *frame.Frame, b *frame.Batch) frame.Reason {
 	l4, first := f.Payload(), true
 	if f.Flags&frame.Fragment != 0 {
 		if f.Proto == frame.SCTP && (to.SrcPort != f.Tuple.SrcPort || to.DstPort != f.Tuple.DstPort) {
-			return frame.FragmentNotTranslated // its checksum is over the whole
+			return frame.FragmentNotTranslated // its checksum covers the whole packet
 		}
 		first = f.IPv4().FragOffset() == 0
 		if why := n.recordFragment(f, b.Dry); why != frame.None {
@@ -30,7 +30,7 @@ func (n *NAT) translate(f *frame.Frame, b *frame.Batch) frame.Reason {
 	}
 	flags := uint8(0)
 	if f.Proto == frame.TCP && first {
-		if flags = l4[13]; n.windows != nil && !n.windows.accept(f, s, b.Dry) {
+		if flags = f.TCP().Flags(); n.windows != nil && !n.windows.accept(f, s, b.Dry) {
 			return frame.TCPOutOfWindow
 		}
 	}
@@ -45,27 +45,30 @@ func (n *NAT) translate(f *frame.Frame, b *frame.Batch) frame.Reason {
 	return frame.None
 }
 
-// rewriteTransport writes the ports, or the identifier, and mends the checksum.
+// rewriteTransport writes the ports or the ICMP identifier and updates the checksum.
 //
 //uvswitch:hot
 func rewriteTransport(f *frame.Frame, l4 []byte, to *frame.Tuple, addrs, ports frame.Delta) {
 	switch f.Proto {
 	case frame.TCP:
-		binary.BigEndian.PutUint16(l4, to.SrcPort)
-		binary.BigEndian.PutUint16(l4[2:], to.DstPort)
-		fixChecksum(f, l4[16:], addrs, ports)
+		h := frame.TCPHeader(l4)
+		frame.PortsHeader(l4).SetPorts(to.SrcPort, to.DstPort)
+		h.SetChecksum(fixedChecksum(f, h.Checksum(), addrs, ports))
 	case frame.UDP:
-		binary.BigEndian.PutUint16(l4, to.SrcPort)
-		binary.BigEndian.PutUint16(l4[2:], to.DstPort)
-		if f.Vnet().NeedsCsum() || l4[6]|l4[7] != 0 {
-			fixChecksum(f, l4[6:], addrs, ports)
-			if l4[6]|l4[7] == 0 && !f.Vnet().NeedsCsum() {
-				l4[6], l4[7] = 0xff, 0xff // a computed 0 is sent as all ones (RFC 768)
+		h := frame.UDPHeader(l4)
+		frame.PortsHeader(l4).SetPorts(to.SrcPort, to.DstPort)
+		partial := f.Vnet().NeedsCsum()
+		if old := h.Checksum(); partial || old != 0 {
+			sum := fixedChecksum(f, old, addrs, ports)
+			if sum == 0 && !partial {
+				sum = 0xffff // a computed 0 is sent as all ones (RFC 768)
 			}
+			h.SetChecksum(sum)
 		}
 	case frame.ICMP:
 		setICMPID(l4, to)
-		binary.BigEndian.PutUint16(l4[2:], ports.Complete(binary.BigEndian.Uint16(l4[2:])))
+		h := frame.ICMPHeader(l4)
+		h.SetChecksum(ports.Complete(h.Checksum()))
 	case frame.SCTP:
 		if to.SrcPort != f.Tuple.SrcPort || to.DstPort != f.Tuple.DstPort {
 			setSCTPPorts(l4, to)
@@ -73,20 +76,19 @@ func rewriteTransport(f *frame.Frame, l4 []byte, to *frame.Tuple, addrs, ports f
 	}
 }
 
-// setSCTPPorts writes the ports, which the CRC32c covers, and not the addresses (RFC 9260, 6.8). A sum that was wrong
-// stays wrong: a CRC is linear, so what the change does to it is added to what stood there.
+// setSCTPPorts writes the ports and updates the CRC32c, which covers the ports but not the addresses (RFC 9260, 6.8).
+// A CRC is linear: the difference is added to the old checksum, so a wrong checksum stays wrong.
 func setSCTPPorts(l4 []byte, to *frame.Tuple) {
 	sum := binary.LittleEndian.Uint32(l4[8:])
 	binary.LittleEndian.PutUint32(l4[8:], 0)
 	sum ^= crc32.Checksum(l4, castagnoli)
-	binary.BigEndian.PutUint16(l4, to.SrcPort)
-	binary.BigEndian.PutUint16(l4[2:], to.DstPort)
+	frame.PortsHeader(l4).SetPorts(to.SrcPort, to.DstPort)
 	binary.LittleEndian.PutUint32(l4[8:], sum^crc32.Checksum(l4, castagnoli))
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// account counts a frame of a flow, and moves its state and the time when it is over.
+// account counts a frame of a flow and updates its state and its expiry.
 //
 //uvswitch:hot
 func (n *NAT) account(f *frame.Frame, s *flow, orig *frame.Tuple, flags uint8, first bool, now frame.Tick) {
@@ -100,7 +102,8 @@ func (n *NAT) account(f *frame.Frame, s *flow, orig *frame.Tuple, flags uint8, f
 	if state != old {
 		s.state.Store(state)
 	}
-	// What comes from outside keeps no UDP or ICMP mapping alive (RFC 4787, REQ-6); a reset keeps nothing alive (RFC 7857).
+	// Packets from outside do not refresh UDP and ICMP flows (RFC 4787, REQ-6); a reset connection is never extended
+	// (RFC 7857).
 	if f.Net != frame.NoNet || f.Proto == frame.TCP {
 		n.extend(f, s, now+n.timers.Load().timeout(orig, state), state)
 	}
@@ -109,7 +112,8 @@ func (n *NAT) account(f *frame.Frame, s *flow, orig *frame.Tuple, flags uint8, f
 	}
 }
 
-// extend moves the time when a flow is over to t.
+// extend sets the expiry of a flow to t; a reset TCP connection may only expire earlier. It also keeps the mapping of
+// the flow open until t.
 //
 //uvswitch:hot
 func (n *NAT) extend(f *frame.Frame, s *flow, t frame.Tick, state uint32) {
@@ -126,7 +130,7 @@ func (n *NAT) extend(f *frame.Frame, s *flow, t frame.Tick, state uint32) {
 	}
 }
 
-// keepOpen lets others in by a mapping until t.
+// keepOpen makes a mapping admit packets from other endpoints until t.
 //
 //uvswitch:hot
 func (n *NAT) keepOpen(m uint32, t frame.Tick) {
@@ -139,44 +143,43 @@ func (n *NAT) keepOpen(m uint32, t frame.Tick) {
 	}
 }
 
-// fixChecksum mends a transport checksum, complete or partial: a partial one covers the addresses only.
+// fixedChecksum is a transport checksum after a translation. A partial one covers the addresses only.
 //
 //uvswitch:hot
-func fixChecksum(f *frame.Frame, field []byte, addrs, ports frame.Delta) {
-	old := binary.BigEndian.Uint16(field)
+func fixedChecksum(f *frame.Frame, old uint16, addrs, ports frame.Delta) uint16 {
 	if f.Vnet().NeedsCsum() {
-		binary.BigEndian.PutUint16(field, addrs.Partial(old))
-		return
+		return addrs.Partial(old)
 	}
-	binary.BigEndian.PutUint16(field, addrs.Plus(ports).Complete(old))
+	return addrs.Plus(ports).Complete(old)
 }
 
-// setICMPID writes the identifier, which stands on the asking side of the tuple.
+// setICMPID writes the identifier, which is the source port of t for a query and the destination port for an answer.
 //
 //uvswitch:hot
 func setICMPID(l4 []byte, t *frame.Tuple) {
 	id := t.SrcPort
-	if frame.IsICMPAnswer(l4[0]) {
+	h := frame.ICMPHeader(l4)
+	if frame.IsICMPAnswer(h.Type()) {
 		id = t.DstPort
 	}
-	binary.BigEndian.PutUint16(l4[4:], id)
+	h.SetID(id)
 }
 
-// translateError rewrites an ICMP error about a packet of flow f.Flow, in its own header and in the quote, so that its
-// receiver recognises what it sent (RFC 5508, REQ-4 and REQ-5). It changes nothing of the flow: an error neither
-// ends nor refreshes it (RFC 5508, REQ-6; RFC 5382, REQ-10).
+// translateError rewrites an ICMP error about a packet of flow f.Flow, both its own header and the quoted packet, so
+// that the receiver recognises the packet that it sent (RFC 5508, REQ-4 and REQ-5). The flow does not change: an
+// error neither ends nor refreshes it (RFC 5508, REQ-6; RFC 5382, REQ-10).
 func (n *NAT) translateError(f *frame.Frame) frame.Reason {
-	icmp := f.Payload()
+	icmp := f.ICMP()
 	q, at, ok := frame.Quoted(icmp)
 	if !ok {
 		return frame.ICMPErrorUnmatched
 	}
 	k := &n.flows.keys[f.Flow]
-	to := k[1-f.Dir]      // what the receiver sent
-	outer := to.Reverse() // what an answer to it looks like
+	to := k[1-f.Dir]      // the packet that the receiver of the error sent
+	outer := to.Reverse() // the tuple of an answer to it
 	src := f.Tuple.Src
 	if src == k[f.Dir].Src || f.Egress == frame.NoNet {
-		src = outer.Src // the other end itself, or a router of the inside, which the outside must not see
+		src = outer.Src // from the other end itself, or from a router inside, whose address must not leave
 	}
 	d := frame.Delta32(uint32(f.Tuple.Src), uint32(src)).Plus(frame.Delta32(uint32(f.Tuple.Dst), uint32(outer.Dst)))
 	f.IPv4().SetAddrs(src, outer.Dst, d)
@@ -188,23 +191,22 @@ func (n *NAT) translateError(f *frame.Frame) frame.Reason {
 	switch q.Proto {
 	case frame.ICMP:
 		setICMPID(l4, &to)
-		binary.BigEndian.PutUint16(l4[2:], ports.Complete(binary.BigEndian.Uint16(l4[2:])))
+		h := frame.ICMPHeader(l4)
+		h.SetChecksum(ports.Complete(h.Checksum()))
 	case frame.TCP, frame.UDP, frame.SCTP:
-		binary.BigEndian.PutUint16(l4, to.SrcPort)
-		binary.BigEndian.PutUint16(l4[2:], to.DstPort)
+		frame.PortsHeader(l4).SetPorts(to.SrcPort, to.DstPort)
 		if field := int(frame.ChecksumOffset(q.Proto)); len(l4) >= field+2 {
 			if old := binary.BigEndian.Uint16(l4[field:]); q.Proto == frame.TCP || old != 0 {
 				binary.BigEndian.PutUint16(l4[field:], addrs.Plus(ports).Complete(old))
 			}
 		}
 	}
-	if icmp[0] == frame.ICMPUnreachable && icmp[1] == frame.CodeFragNeeded {
-		if mtu := binary.BigEndian.Uint16(icmp[6:]); mtu != 0 && mtu < frame.MinPathMTU {
-			binary.BigEndian.PutUint16(icmp[6:], frame.MinPathMTU)
+	if icmp.Type() == frame.ICMPUnreachable && icmp.Code() == frame.CodeFragNeeded {
+		if mtu := icmp.NextMTU(); mtu != 0 && mtu < frame.MinPathMTU {
+			icmp.SetNextMTU(frame.MinPathMTU)
 		}
 	}
-	icmp[2], icmp[3] = 0, 0
-	binary.BigEndian.PutUint16(icmp[2:], ^frame.Sum(icmp, 0))
+	icmp.UpdateChecksum()
 	f.Tuple.Src, f.Tuple.Dst = src, outer.Dst
 	return frame.None
 }

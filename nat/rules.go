@@ -9,24 +9,24 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// A Publish rule sends what comes to ports Lo to Hi of the host to Port and the following ones of Target.
+// A Publish rule forwards packets for ports Lo to Hi of the host to the same number of ports of Target, from Port on.
 type Publish struct {
 	ID       uint32 // unique, not 0
 	Proto    uint8
 	HostAddr frame.Addr // 0: every address of the host
 	Lo, Hi   uint16
 	Target   frame.Addr
-	Port     uint16 // the target's, for Lo
+	Port     uint16 // port of Target that Lo is forwarded to
 	From     []netip.Prefix
-	Inside   frame.PortID // the target's port: who is charged for the flows
+	Inside   frame.PortID // the port of Target, charged for the flows
 	Net      frame.NetID
 	*RuleCount
 }
 
-// RuleCount counts the first packet of each flow that a rule made, as iptables does in table nat.
+// RuleCount counts the first packet of each flow that a rule created, as iptables does in table nat.
 type RuleCount struct{ Packets, Bytes atomic.Uint64 }
 
-// A Masquerade rule lets a network's containers leave with the host's address.
+// A Masquerade rule translates the source of a network's packets to the host's address when they leave by the uplink.
 type Masquerade struct {
 	Net       frame.NetID
 	Mapping   Mapping
@@ -34,23 +34,23 @@ type Masquerade struct {
 	*RuleCount
 }
 
-// Rules are what Update puts in force.
+// Rules are the rules that Update applies.
 type Rules struct {
-	External   frame.Addr // the host's address on the uplink; 0 while there is none
+	External   frame.Addr // 0 if none
 	Publish    []*Publish
 	Masquerade []*Masquerade
-	Pool       [2]*PortSet // outside ports that may be given out: TCP, and UDP and SCTP
+	Pool       [2]*PortSet // outside ports for flows: TCP; UDP and SCTP. nil: all
 }
 
-// config is Rules as the workers read them.
+// config is the form of Rules that the workers read.
 type config struct {
 	External frame.Addr
 	gen      uint32
-	publish  [protocols][]*Publish // by Lo
-	reach    [protocols][]uint16   // highest Hi of publish[i][:k+1]: where a search may stop
+	publish  [protocols][]*Publish // sorted by Lo
+	reach    [protocols][]uint16   // the highest Hi of publish[i][:k+1]: a search downwards may stop there
 	masq     [frame.MaxNets]*Masquerade
 	pool     [protocols]*PortSet
-	quota    [protocols]int32 // outside ports that one port may hold: a quarter of the pool
+	quota    [protocols]int32 // outside ports charged to one port at most: a quarter of the pool
 }
 
 // allIDs is the pool of ICMP identifiers.
@@ -60,8 +60,8 @@ var allIDs = func() *PortSet {
 	return s
 }()
 
-// Update puts rules in force. Flows made under others are checked against these on their next packet; a change of
-// the pool alone concerns none.
+// Update applies new rules. Flows made under the old rules are checked against the new ones on their next packet,
+// unless only the pool has changed.
 func (n *NAT) Update(r Rules) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -76,7 +76,7 @@ func (n *NAT) Update(r Rules) {
 	for _, p := range r.Publish {
 		i := protoIndex(p.Proto)
 		c.publish[i] = append(c.publish[i], p)
-		c.pool[i].RemoveRange(p.Lo, p.Hi) // a published port is never given out (CVE-2021-3773)
+		c.pool[i].RemoveRange(p.Lo, p.Hi) // a published port is never used for masquerade (CVE-2021-3773)
 	}
 	for i := range c.pool {
 		c.quota[i] = int32(max(1, c.pool[i].Len()/4))
@@ -103,7 +103,7 @@ func (n *NAT) Update(r Rules) {
 	n.config.Store(c)
 }
 
-// sameTranslation tells whether every flow made under a would be made the same under b.
+// sameTranslation reports whether every flow created under a would be created the same way under b.
 func sameTranslation(a, b *config) bool {
 	if a.External != b.External {
 		return false
@@ -125,7 +125,7 @@ func sameTranslation(a, b *config) bool {
 	return true
 }
 
-// published finds the rule for a packet to the host's address dst.
+// published returns the rule for a packet to address dst of the host and this port, or nil.
 //
 //uvswitch:hot
 func (c *config) published(proto uint8, dst frame.Addr, port uint16) *Publish {
@@ -135,7 +135,7 @@ func (c *config) published(proto uint8, dst frame.Addr, port uint16) *Publish {
 	}
 	rules := c.publish[i]
 	lo, hi := 0, len(rules)
-	for lo < hi { // first rule that begins after port
+	for lo < hi { // find the first rule with Lo above port
 		if mid := (lo + hi) / 2; rules[mid].Lo <= port {
 			lo = mid + 1
 		} else {
@@ -150,7 +150,7 @@ func (c *config) published(proto uint8, dst frame.Addr, port uint16) *Publish {
 	return nil
 }
 
-// allows says whether a client may use the rule (--from).
+// allows reports whether a client with address a may use the rule (--from).
 //
 //uvswitch:hot
 func (p *Publish) allows(a frame.Addr) bool {
@@ -165,13 +165,14 @@ func (p *Publish) allows(a frame.Addr) bool {
 	return false
 }
 
-// target is where a packet to host port goes.
+// target returns where a packet to port of the host is forwarded.
 //
 //uvswitch:hot
 func (p *Publish) target(port uint16) (frame.Addr, uint16) { return p.Target, p.Port + (port - p.Lo) }
 
-// valid says whether flow e would be made the same way under config c, and remembers that it would. A flow that
-// would not must go: so a changed rule, address or container takes effect on the next packet.
+// valid reports whether flow e would be created the same way under config c, and if so records the generation of c in
+// the flow. The caller ends a flow that is not valid, so that a changed rule, address or container takes effect on
+// the next packet.
 func (n *NAT) valid(c *config, e uint32) bool {
 	s, k := &n.state[e], &n.flows.keys[e]
 	rule := c.masq[s.net]

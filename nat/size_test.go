@@ -12,7 +12,7 @@ import (
 	"github.com/uvswitch/uvswitch/nat"
 )
 
-// 1,048,576 flows fit into 128 MiB, with everything that the tracker keeps for them.
+// The tables for 1,048,576 flows fit into 128 MiB.
 func TestMemory(t *testing.T) {
 	total := 0
 	nat.New(nat.Options{Flows: 1 << 20, Alloc: func(n int) []byte {
@@ -25,7 +25,7 @@ func TestMemory(t *testing.T) {
 	t.Logf("%.1f MiB", float64(total)/(1<<20))
 }
 
-// newFlows sends n datagrams that each begin a flow: from a thousand endpoints to ever new destinations.
+// newFlows sends n datagrams, each of which begins a flow: from a thousand endpoints, each time to a new destination.
 func newFlows(b *testing.B, tracker *nat.NAT, batch *frame.Batch, raws [][]byte, first, n int) {
 	for done := 0; done < n; done += frame.BatchSize {
 		for i := range raws {
@@ -69,8 +69,8 @@ func BenchmarkNewUDPFlow(b *testing.B) {
 	b.ReportMetric(float64(made)/b.Elapsed().Seconds(), "flows/s")
 }
 
-// BenchmarkExpire: a million flows expire while a worker goes on. It reports the worker's longest batch with and without
-// that, in microseconds: what the housekeeper does must not show.
+// BenchmarkExpire lets a million flows expire while a worker goes on. It reports the longest batch of the worker with
+// and without expiry, in microseconds: the slow path must not slow the worker down.
 func BenchmarkExpire(b *testing.B) {
 	const flows = 1 << 20
 	raws := make([][]byte, frame.BatchSize)

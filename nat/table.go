@@ -7,49 +7,49 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// key is what a table is over: a tuple of one address family.
+// key is a type of table keys: a tuple of one address family.
 type key interface {
 	comparable
 	Hash(seed uint64) uint64
 }
 
-// A table maps pairs of keys to small numbers: each entry stands under both of its keys, its two directions, and
-// a look-up by either tells which. It is fixed in size and holds no pointer.
+// A table maps pairs of keys to small numbers, its entries. An entry is found by either of its keys, one for each
+// direction; a lookup returns the entry and the direction. The table has a fixed size and holds no pointer.
 //
-// Each key has two buckets of sixteen words it may stand in, so a look-up reads two cache lines at most and one
-// entry to compare, as a rule. A word is
+// A key can be in two buckets of sixteen words. A lookup therefore reads two cache lines at most and, as a rule,
+// compares one entry. A word is
 //
 //	tag (what is left of 32 bits) | entry (as many bits as there are entries) | pending (1) | direction (1)
 //
-// with 0 for an empty one. Look-ups skip pending words: that is how both keys of an entry appear at once. An
-// entry's keys are written before its words and changed only after every worker has passed a batch boundary since
-// the words went (see reclaim), so reading them needs no atomics.
+// and 0 when empty. Lookups skip pending words, so both keys of an entry appear at once. The keys of an entry are
+// written before its words. They change only after every worker has passed a batch boundary since the words were
+// removed (see reclaim), so reading them needs no atomics.
 //
-// Everything is lock-free: nobody waits for anybody.
+// All operations are lock-free.
 type table[K key] struct {
 	buckets    []tableBucket
 	keys       [][2]K
-	link       []atomic.Uint32 // live, or the next of the free or retired list, +1
+	link       []atomic.Uint32 // live, or the next entry of the free or retired list, +1
 	free       atomic.Uint64   // head of the free list: ABA tag<<32 | entry+1
 	retired    atomic.Uint64   // head of the retired list, likewise
-	nextUnused atomic.Uint32   // entries from here on were never used
+	nextUnused atomic.Uint32   // entries from this one on were never used
 	used       atomic.Int64
 	seed       uint64
 	shift      uint // of the tag in a word
 }
 
-// tableBucket is one cache line.
+// tableBucket is a bucket: one cache line.
 type tableBucket [16]atomic.Uint32
 
 const (
-	live    = 1 << 31 // link value of an entry in use
-	pending = 1 << 1  // bit of a word
+	live    = 1 << 31 // value of link for an entry in use
+	pending = 1 << 1  // this word is not visible to lookups yet
 
-	// maxEntries leaves a tag of five bits, by which half an entry more is compared on average.
+	// maxEntries leaves five bits for the tag: a lookup then compares half an entry more on average.
 	maxEntries = 1<<25 - 2
 )
 
-// newTable makes a table for entries, in memory that alloc gives.
+// newTable returns a table for the given number of entries, at most maxEntries, in memory from alloc.
 func newTable[K key](entries int, seed uint64, alloc Alloc) *table[K] {
 	entries = min(entries, maxEntries)
 	t := &table[K]{
@@ -62,8 +62,8 @@ func newTable[K key](entries int, seed uint64, alloc Alloc) *table[K] {
 	return t
 }
 
-// bucketsOf spreads the low half of the hash over the buckets (Lemire, Fast Random Integer Generation in an Interval,
-// 2019); the high half is the tag's.
+// bucketsOf returns the two buckets of hash h. The low half of h selects the first by multiplication (Lemire, Fast
+// Random Integer Generation in an Interval, 2019); the high half is the tag.
 //
 //uvswitch:hot
 func (t *table[K]) bucketsOf(h uint64) (a, b *tableBucket) {
@@ -106,19 +106,19 @@ func (t *table[K]) lookIn(b *tableBucket, k *K, tag uint32) (e uint32, dir uint8
 	return 0, 0, false
 }
 
-// Outcomes of an insertion.
+// outcome is the result of an insertion or a probe.
 type outcome uint8
 
 const (
 	inserted outcome = iota
-	exists           // the first key stands under another entry, which is returned
-	clash            // the second key does
+	exists           // another entry, which is returned, has the first key
+	clash            // another entry has the second key
 	busy             // another worker is inserting the same key
-	full             // no entry, or no place in the buckets
+	full             // no free entry, or no empty word in the buckets
 )
 
-// standing says whether k stands in the table (exists), is being inserted (busy), or neither (inserted): worth
-// asking before an entry is spent on it.
+// probe returns whether k is in the table (exists), is being inserted (busy), or neither (inserted). Callers probe
+// before they spend an entry on k.
 func (t *table[K]) probe(k K) outcome {
 	_, _, _, out := t.scan(&k, k.Hash(t.seed), 0)
 	return out
@@ -140,9 +140,9 @@ func (t *table[K]) alloc(k0, k1 K) (uint32, bool) {
 	return e, true
 }
 
-// insert makes entry e, from alloc, visible under both its keys, or under neither. Where the first key is taken,
-// the entry that holds it is returned. Unless inserted, e is given up; it goes by the retired list, since others
-// may have seen its pending words.
+// insert makes entry e, from alloc, visible under both of its keys, or under neither. When another entry has the
+// first key, insert returns that entry. An entry that was not inserted goes to the retired list, because other
+// workers may have seen its pending words.
 func (t *table[K]) insert(e uint32) (uint32, uint8, outcome) {
 	h0, h1 := t.keys[e][0].Hash(t.seed), t.keys[e][1].Hash(t.seed)
 	p0, other, dir, out := t.place(e, 0, h0)
@@ -162,12 +162,12 @@ func (t *table[K]) insert(e uint32) (uint32, uint8, outcome) {
 	t.used.Add(1)
 	p1.Store(t.word(h1, e, 1))
 	p0.Store(t.word(h0, e, 0))
-	t.link[e].Store(live) // last: kill finds both words or leaves the entry alone
+	t.link[e].Store(live) // last: unlink finds both words or leaves the entry alone
 	return e, 0, inserted
 }
 
-// place claims an empty word for one key, pending. Having claimed it, it looks for the key again: of two workers
-// that claim words for one key at the same time, at least one sees the other's and takes its own back.
+// place claims an empty word for one key and marks it pending. Then it looks for the key again: when two workers
+// claim words for the same key at the same time, at least one sees the word of the other and withdraws its own.
 func (t *table[K]) place(e uint32, dir uint8, h uint64) (at *atomic.Uint32, other uint32, odir uint8, out outcome) {
 	w := t.word(h, e, dir) | pending
 	for range 4 {
@@ -193,8 +193,8 @@ func (t *table[K]) place(e uint32, dir uint8, h uint64) (at *atomic.Uint32, othe
 	return nil, 0, 0, busy
 }
 
-// scan looks for a word of key k other than self, pending ones included, and for an empty word: in the emptier of
-// the two buckets, so that no bucket overflows before the entries are used up.
+// scan looks for a word of key k other than self, including pending words, and for an empty word. It takes the empty
+// word from the emptier bucket, so that no bucket overflows before the entries are used up.
 func (t *table[K]) scan(k *K, h uint64, self uint32) (empty *atomic.Uint32, e uint32, dir uint8, out outcome) {
 	a, b := t.bucketsOf(h)
 	out = inserted
@@ -228,7 +228,8 @@ func (t *table[K]) scan(k *K, h uint64, self uint32) (empty *atomic.Uint32, e ui
 	return empty, 0, 0, out
 }
 
-// kill takes entry e out of the table and puts it on the retired list; false when somebody else did.
+// unlink removes entry e from the table and puts it on the retired list. It returns false when another caller has
+// removed it.
 func (t *table[K]) unlink(e uint32) bool {
 	if !t.link[e].CompareAndSwap(live, 0) {
 		return false
@@ -247,16 +248,16 @@ func (t *table[K]) unlink(e uint32) bool {
 	return true
 }
 
-// isLive tells whether e is in use.
+// isLive reports whether e is in use.
 //
 //uvswitch:hot
 func (t *table[K]) isLive(e uint32) bool { return t.link[e].Load() == live }
 
-// retire takes the whole retired list; hand it to reclaim after a grace period: when every worker has passed a
-// batch boundary.
+// retire takes the whole retired list. Pass it to reclaim after a grace period: when every worker has passed a batch
+// boundary.
 func (t *table[K]) retire() uint64 { return t.retired.Swap(0) }
 
-// reclaim makes the entries of a retired list free.
+// reclaim moves the entries of a retired list to the free list and returns how many.
 func (t *table[K]) reclaim(list uint64) (n int) {
 	for e := uint32(list); e != 0; n++ {
 		next := t.link[e-1].Load()
@@ -290,11 +291,11 @@ func (t *table[K]) pop(head *atomic.Uint64) (uint32, bool) {
 	}
 }
 
-// mark bounds the entries that were ever used: a walk visits 1 to mark()-1.
+// highWater is one above the highest entry ever used: a walk visits 1 to highWater()-1.
 func (t *table[K]) highWater() uint32 { return min(t.nextUnused.Load(), uint32(len(t.keys))) }
 
-// limit is how many entries there can be.
+// limit returns the maximum number of entries.
 func (t *table[K]) limit() int { return len(t.keys) - 1 }
 
-// tupleTable is the IPv4 instance.
+// tupleTable is a table of IPv4 tuples.
 type tupleTable = table[frame.Tuple]

@@ -17,7 +17,7 @@ func tuple(n int) frame.Tuple {
 	return frame.Tuple{Src: frame.Addr(n), Dst: 7, SrcPort: uint16(n), DstPort: 80, Proto: frame.TCP}
 }
 
-// The table does what two maps would: an entry stands under both keys or under neither.
+// The table behaves like two maps: an entry is found by both keys or by neither.
 func TestTableAgainstMaps(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		tab := newTable[frame.Tuple](64, rapid.Uint64().Draw(t, "seed"), nil)
@@ -77,7 +77,7 @@ func TestTableAgainstMaps(t *testing.T) {
 	})
 }
 
-// A table takes what it says it has room for, whatever the keys.
+// A table takes as many entries as its capacity, whatever the keys.
 func TestTableFills(t *testing.T) {
 	const n = 1 << 17
 	tab := newTable[frame.Tuple](n, 12345, nil)
@@ -96,7 +96,7 @@ func TestTableFills(t *testing.T) {
 	}
 }
 
-// Several workers insert the same keys at once: each key gets one entry, and who loses gets the winner's.
+// Several workers insert the same keys at once: each key gets one entry, and a worker that loses gets the winner's.
 func TestTableConcurrentInsert(t *testing.T) {
 	const workers, keys = 4, 3000
 	tab := newTable[frame.Tuple](workers*keys, 99, nil)
@@ -179,7 +179,7 @@ func TestPortSet(t *testing.T) {
 	}
 }
 
-// hugePages is memory as the daemon gives it.
+// hugePages allocates memory as the daemon does.
 func hugePages(n int) []byte {
 	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {

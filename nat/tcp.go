@@ -2,7 +2,7 @@ package nat
 
 import "github.com/uvswitch/uvswitch/internal/frame"
 
-// tcpState is a connection's state by Linux's names (net/netfilter/nf_conntrack_proto_tcp.c).
+// tcpState is the state of a TCP connection, by the names of Linux (net/netfilter/nf_conntrack_proto_tcp.c).
 type tcpState uint8
 
 const (
@@ -23,17 +23,17 @@ var tcpNames = [tcpStates]string{
 	"NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT", "CLOSE", "SYN_SENT2",
 }
 
-// TCPStates are the names of the states.
+// TCPStates returns the names of the states.
 func TCPStates() []string { return tcpNames[:] }
 
-// What a segment is, for the state machine.
+// Kinds of segments, for the state machine.
 const (
 	segSYN = iota
 	segSYNACK
 	segFIN
 	segACK
 	segRST
-	segOther // no flag that moves a connection
+	segOther // no flag that changes the state
 	segments
 )
 
@@ -54,8 +54,8 @@ func segment(flags uint8) int {
 	return segOther
 }
 
-// tcpNext[direction][segment][state] is the state after the segment. A segment that makes no sense in a state
-// leaves it: it is translated all the same, and the end points judge it (they have the windows).
+// tcpNext[direction][segment][state] is the state after the segment. A segment that makes no sense in a state does
+// not change it. It is translated all the same: the endpoints decide, since they know the windows.
 var tcpNext = func() (t [2][segments][tcpStates]tcpState) {
 	const (
 		no = tcpNone
@@ -71,10 +71,10 @@ var tcpNext = func() (t [2][segments][tcpStates]tcpState) {
 	)
 	//                                 no  ss  sr  es  fw  cw  la  tw  cl  s2
 	t[0] = [segments][tcpStates]tcpState{
-		segSYN:    {ss, ss, sr, es, fw, cw, la, ss, ss, s2}, // on a closed flow: it is used again
+		segSYN:    {ss, ss, sr, es, fw, cw, la, ss, ss, s2}, // on a closed flow: the flow is used again
 		segSYNACK: {no, ss, sr, es, fw, cw, la, tw, cl, sr}, // answer to a simultaneous open
 		segFIN:    {no, ss, fw, fw, la, la, la, tw, cl, s2},
-		segACK:    {es, ss, es, es, cw, cw, tw, tw, cl, s2}, // on none: picked up in the middle
+		segACK:    {es, ss, es, es, cw, cw, tw, tw, cl, s2}, // on NONE: the connection began before tracking did
 		segRST:    {cl, cl, cl, cl, cl, cl, cl, cl, cl, cl},
 		segOther:  {no, ss, sr, es, fw, cw, la, tw, cl, s2},
 	}
@@ -89,7 +89,8 @@ var tcpNext = func() (t [2][segments][tcpStates]tcpState) {
 	return t
 }()
 
-// advance moves a flow's state by one packet with these TCP flags and returns the new state word; state is the old one.
+// advance returns the state word of a flow after one packet with these TCP flags in direction dir; state is the word
+// before it.
 //
 //uvswitch:hot
 func advance(state uint32, dir uint8, proto uint8, flags uint8) uint32 {
@@ -98,7 +99,7 @@ func advance(state uint32, dir uint8, proto uint8, flags uint8) uint32 {
 	}
 	if proto != frame.TCP {
 		if state&seenReply != 0 && dir == 0 {
-			state |= assured // a second packet after an answer: a conversation
+			state |= assured // another packet after an answer: both ends take part
 		}
 		return state
 	}
@@ -108,7 +109,7 @@ func advance(state uint32, dir uint8, proto uint8, flags uint8) uint32 {
 	case seg == segRST:
 		state |= reset << dir
 	case old == tcpClose && seg == segACK && state&(reset<<dir) != 0:
-		next = tcpEstablished // who is said to have reset it goes on: somebody else had sent that (RFC 7857, section 2.2)
+		next = tcpEstablished // the end that seemed to reset it goes on: the RST was forged (RFC 7857, section 2.2)
 	}
 	if next != tcpClose {
 		state &^= reset | reset<<1

@@ -4,23 +4,24 @@ import "github.com/uvswitch/uvswitch/internal/frame"
 
 // Timers are the time-outs of idle flows, in seconds.
 type Timers struct {
-	UDP, UDPStream, UDPShort                        uint32 // one way; answered; answered, and to port 53 or 123
+	UDP, UDPStream, UDPShort                        uint32 // unanswered; answered; answered, to port 53 or 123
 	SynSent, SynRecv, Established                   uint32 // TCP, by state
 	FinWait, CloseWait, LastAck, TimeWait, TCPReset uint32
-	ICMP                                            uint32 // queries
+	ICMP                                            uint32 // ICMP queries
 	Generic                                         uint32 // protocols without ports
 	Ports                                           []PortTimer
 }
 
-// A PortTimer is the time-out of answered flows to a destination port, instead of Established or UDPStream.
+// A PortTimer is the time-out of answered flows to one destination port. It replaces Established, UDPStream or
+// UDPShort.
 type PortTimer struct {
 	Proto   uint8
 	Port    uint16
 	Seconds uint32
 }
 
-// RFCTimers are the defaults: RFC 4787 REQ-5, RFC 5382 REQ-5, RFC 5508 REQ-2. A half-closed connection is an established
-// one: the other half may be silent for long.
+// RFCTimers returns the defaults: RFC 4787 REQ-5, RFC 5382 REQ-5, RFC 5508 REQ-2. A half-closed connection has the
+// time-out of an established one, because the open direction may be idle for long.
 func RFCTimers() Timers {
 	return Timers{
 		UDP: 120, UDPStream: 300, UDPShort: 30, SynSent: 240, SynRecv: 240, Established: 7440, FinWait: 7440, CloseWait: 7440,
@@ -28,7 +29,7 @@ func RFCTimers() Timers {
 	}
 }
 
-// LinuxTimers are those of Linux's conntrack, for who expects them.
+// LinuxTimers returns the time-outs of Linux's conntrack.
 func LinuxTimers() Timers {
 	return Timers{
 		UDP: 30, UDPStream: 120, UDPShort: 30, SynSent: 120, SynRecv: 60, Established: 432000, FinWait: 120, CloseWait: 60,
@@ -36,10 +37,10 @@ func LinuxTimers() Timers {
 	}
 }
 
-// SetTimers has flows time out by t, each from its next packet on.
+// SetTimers sets the time-outs. They apply to an existing flow from its next packet on.
 func (n *NAT) SetTimers(t Timers) { n.timers.Store(&t) }
 
-// timeout is how long a flow in this state may be idle.
+// timeout returns how long a flow in this state may be idle.
 //
 //uvswitch:hot
 func (t *Timers) timeout(orig *frame.Tuple, state uint32) frame.Tick {
@@ -54,7 +55,7 @@ func (t *Timers) seconds(orig *frame.Tuple, state uint32) uint32 {
 		switch tcpState(state & stateMask) {
 		case tcpEstablished:
 			if !replied {
-				return t.SynSent // picked up in the middle, and not answered
+				return t.SynSent // begun before tracking did, and not answered
 			}
 			return t.byPort(orig, t.Established)
 		case tcpSynRecv:

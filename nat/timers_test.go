@@ -8,7 +8,8 @@ import (
 	"github.com/uvswitch/uvswitch/nat"
 )
 
-// timeoutAfter plays a conversation, out and in by turns as o and i say, and returns the flow's time-out.
+// timeoutAfter sends the packets in steps, pairs of "out" or "in" and TCP flags, and returns the flow's time-out in
+// seconds.
 func timeoutAfter(t *testing.T, timers nat.Timers, p frametest.Packet, steps ...any) uint32 {
 	t.Helper()
 	n, _ := newNAT(nat.Options{Timers: timers})
@@ -35,7 +36,7 @@ func timeoutAfter(t *testing.T, timers nat.Timers, p frametest.Packet, steps ...
 	return out
 }
 
-// Every row of the table of time-outs, in both profiles, and one by destination port.
+// Every row of the table of time-outs, in both profiles, and one time-out by destination port.
 func TestTimers(t *testing.T) {
 	tcp, udp := frametest.Packet{Proto: frame.TCP, DstPort: 80}, frametest.Packet{DstPort: 4000}
 	established := []any{"out", "S", "in", "S.", "out", "."}

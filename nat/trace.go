@@ -2,8 +2,8 @@ package nat
 
 import "github.com/uvswitch/uvswitch/internal/frame"
 
-// Trace lets fn run dry batches through the stages. A flow that they would make is planned in entry 0, which nothing
-// else uses, so that a later batch within fn finds it: the answer to the first packet, for one.
+// Trace calls fn, which may run dry batches through the stages. A flow that such a batch would create is planned in
+// entry 0, which nothing else uses, so that a later batch of fn finds it: for example the answer to the first packet.
 func (n *NAT) Trace(fn func()) {
 	n.tracing.Lock()
 	defer n.tracing.Unlock()
@@ -12,26 +12,28 @@ func (n *NAT) Trace(fn func()) {
 	n.planned = false
 }
 
-// StateAfter names a TCP flow's state before and after segment f; both are empty for other protocols.
+// StateAfter returns the names of a TCP flow's state before and after segment f; both are empty for other protocols
+// and for later fragments.
 func (n *NAT) StateAfter(f *frame.Frame) (before, after string) {
 	if f.Proto != frame.TCP || f.Flags&frame.Fragment != 0 && f.IPv4().FragOffset() != 0 {
 		return "", ""
 	}
 	w := n.state[f.Flow].state.Load()
-	next := advance(w, f.Dir, f.Proto, f.Payload()[13])
+	next := advance(w, f.Dir, f.Proto, f.TCP().Flags())
 	return tcpNames[w&stateMask%uint32(tcpStates)], tcpNames[next&stateMask%uint32(tcpStates)]
 }
 
-// Drawn tells whether the outside port of the planned flow is an example: it would be drawn at random.
+// PortIsExample reports whether the outside port of the planned flow is only an example, because a real flow would
+// get a random one.
 func (n *NAT) PortIsExample() bool {
 	k := &n.flows.keys[0]
 	return n.state[0].mapping == 0 && k[1].DstPort != k[0].SrcPort && k[1].Dst != k[0].Src
 }
 
-// Planned tells whether entry 0 is a flow that the trace would have made.
+// Planned reports whether the trace has planned a flow in entry 0.
 func (n *NAT) Planned() bool { return n.planned }
 
-// plan is create's second half for a dry batch.
+// plan is the second half of create for a dry batch.
 func (n *NAT) plan(c *config, f *frame.Frame, d *pendingFlow, leaves bool, b *frame.Batch) frame.Reason {
 	if n.flowsOf[d.port].Load() >= n.quota && !n.evictFor(classAny, d.port, true) {
 		return frame.FlowQuota
@@ -75,13 +77,13 @@ func (n *NAT) findPlanned(t *frame.Tuple) (e uint32, dir uint8, ok bool) {
 	return 0, 0, false
 }
 
-// Flow returns entry e, as listed.
+// Flow returns the description of entry e.
 func (n *NAT) Flow(e uint32, now frame.Tick) Flow { return n.view(e, now) }
 
-// MappingOf returns both ends of the mapping that a frame came in by: they stand as sources.
+// MappingOf returns the inside and the outside endpoint of mapping m, each as the source of a tuple.
 func (n *NAT) MappingOf(m uint32) (inside, outside frame.Tuple) {
 	return n.maps.keys[m][0], n.maps.keys[m][1]
 }
 
-// External is the host's address, by the rules in force.
+// External returns the host's address under the present rules; 0 if none.
 func (n *NAT) External() frame.Addr { return n.config.Load().External }

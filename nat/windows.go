@@ -1,26 +1,25 @@
 package nat
 
 import (
-	"encoding/binary"
 	"sync"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// windows follow the sequence numbers of TCP connections, so that a segment which its receiver would not take is dropped
-// here (nat.windows: strict). The bounds are those of "Real Stateful TCP Packet Filtering in IP Filter" (van Rooij, 2000),
-// as in linux net/netfilter/nf_conntrack_proto_tcp.c. Both directions change both sides, so this takes a lock, one
-// of 256; it is off by default.
+// windows tracks the sequence numbers of TCP connections, so that segments outside the receive window are dropped
+// (nat.windows: strict). The bounds are those of "Real Stateful TCP Packet Filtering in IP Filter" (van Rooij, 2000),
+// as in linux net/netfilter/nf_conntrack_proto_tcp.c. A segment changes the windows of both ends, so this takes one
+// of 256 locks; it is off by default.
 type windows struct {
-	locks [256]sync.Mutex
-	state [][2]window // by flow and direction
+	locks [256]sync.Mutex // Lock 76: by flow
+	state [][2]window     // by flow and direction
 }
 
-// window is what one end has sent and may send.
+// window is the range of sequence numbers that one end has sent and may send.
 type window struct {
-	end    uint32 // the highest sequence number it has sent, +1
-	maxEnd uint32 // and may send: the other's last acknowledgement and window
-	maxWin uint32 // the largest window it has offered; 0: it has not been heard
+	end    uint32 // highest sequence number that it has sent, +1
+	maxEnd uint32 // highest that it may send, +1: last acknowledgement plus window of the other end
+	maxWin uint32 // largest window that it has offered, bytes; 0: no segment from it yet
 	scale  uint8
 	scales bool // it has sent the window scale option
 }
@@ -29,19 +28,20 @@ func newWindows(n int) *windows { return &windows{state: make([][2]window, n)} }
 
 func (w *windows) clear(e uint32) { w.state[e] = [2]window{} }
 
-// accept tells whether the segment in f, of flow s, is inside the windows, and moves them.
+// accept reports whether the segment in f, of flow s, is inside the windows. If it is, accept updates the windows,
+// but not in a dry run.
 func (w *windows) accept(f *frame.Frame, s *flow, dry bool) bool {
 	mu := &w.locks[f.Flow%uint32(len(w.locks))]
 	mu.Lock()
 	defer mu.Unlock()
 	side := w.state[f.Flow]
-	l4 := f.Payload()
-	if fl := l4[13]; fl&(frame.FlagSYN|frame.FlagACK) == frame.FlagSYN && f.Dir == 0 {
+	h := f.TCP()
+	if fl := h.Flags(); fl&(frame.FlagSYN|frame.FlagACK) == frame.FlagSYN && f.Dir == 0 {
 		if st := tcpState(s.state.Load() & stateMask); st == tcpTimeWait || st == tcpClose {
-			side = [2]window{} // the tuple is used again
+			side = [2]window{} // a new connection with the same tuple
 		}
 	}
-	ok := follow(&side[f.Dir], &side[1-f.Dir], l4)
+	ok := follow(&side[f.Dir], &side[1-f.Dir], h)
 	if ok && !dry {
 		w.state[f.Flow] = side
 	}
@@ -50,15 +50,13 @@ func (w *windows) accept(f *frame.Frame, s *flow, dry bool) bool {
 
 func before(a, b uint32) bool { return int32(a-b) < 0 }
 
-// maxAckWindow is the least by which an acknowledgement may be behind.
+// maxAckWindow is how far, in bytes, an acknowledgement may always be behind, even with smaller windows.
 const maxAckWindow = 66000
 
-// follow judges a segment that from sends to to.
-func follow(from, to *window, l4 []byte) bool {
-	flags, header := l4[13], int(l4[12]>>4)*4
-	seq, ack := binary.BigEndian.Uint32(l4[4:]), binary.BigEndian.Uint32(l4[8:])
-	win := uint32(binary.BigEndian.Uint16(l4[14:]))
-	end := seq + uint32(len(l4)-header)
+// follow reports whether a segment that end from sends to end to is inside the windows, and updates them.
+func follow(from, to *window, h frame.TCPHeader) bool {
+	flags, seq, ack, win := h.Flags(), h.Seq(), h.Ack(), uint32(h.Window())
+	end := seq + uint32(len(h)-h.HeaderLen())
 	if flags&frame.FlagSYN != 0 {
 		end++
 	}
@@ -71,9 +69,9 @@ func follow(from, to *window, l4 []byte) bool {
 	if from.maxWin == 0 {
 		from.end, from.maxEnd, from.maxWin = end, end, max(win, 1)
 		if flags&frame.FlagSYN != 0 {
-			from.scale, from.scales = windowScale(l4[frame.TCPLen:header])
+			from.scale, from.scales = windowScale(h.Options())
 		} else {
-			from.maxEnd = end + from.maxWin // picked up in the middle
+			from.maxEnd = end + from.maxWin // the connection began before tracking did
 		}
 		if to.maxWin == 0 {
 			to.end, to.maxEnd = ack, ack+win
@@ -106,20 +104,16 @@ func follow(from, to *window, l4 []byte) bool {
 	return true
 }
 
-// windowScale reads the option (RFC 7323, 2.2).
-func windowScale(opt []byte) (uint8, bool) {
-	for len(opt) > 0 && opt[0] != frame.OptEnd {
-		if opt[0] == frame.OptNop {
-			opt = opt[1:]
-			continue
+// windowScale returns the shift of the window scale option (RFC 7323, 2.2), at most 14; false if opt has none.
+func windowScale(options []byte) (uint8, bool) {
+	for {
+		kind, n := frame.NextOption(options)
+		if n <= 0 {
+			return 0, false
 		}
-		if len(opt) < 2 || opt[1] < 2 || int(opt[1]) > len(opt) {
-			break
+		if kind == frame.OptWScale && n == 3 {
+			return min(options[2], 14), true
 		}
-		if opt[0] == frame.OptWScale && opt[1] == 3 {
-			return min(opt[2], 14), true
-		}
-		opt = opt[opt[1]:]
+		options = options[n:]
 	}
-	return 0, false
 }

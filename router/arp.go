@@ -7,9 +7,9 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// arp is the responder and the receiving half of the resolver, in RFC 826's order: learn first, then see whether
-// the gateway is asked for. A probe (sender 0.0.0.0, RFC 5227) teaches nothing; a gratuitous packet teaches only
-// what is known already.
+// arp handles an ARP packet in the order of RFC 826: it first learns the sender, then answers a request for the
+// gateway. Nothing is learned from a probe (sender 0.0.0.0, RFC 5227); a gratuitous packet only updates a neighbor
+// that is already known.
 func (r *Router) arp(f *frame.Frame, p PuntedFrame, now frame.Tick, out Output) {
 	iface := r.snap.Load().ifaces[p.Net]
 	req, ok := parseARP(f.Bytes()[f.L3:])
@@ -33,8 +33,8 @@ func (r *Router) arp(f *frame.Frame, p PuntedFrame, now frame.Tick, out Output) 
 	}
 }
 
-// defend says whose the gateway's address is when another station claims it: at most once in 10 s, so that two that
-// both insist do not flood the network (RFC 5227, 2.4 (c)).
+// defend announces the gateway's address when another station claims it. It does so at most once in 10 s, so that two
+// stations that both insist do not flood the network (RFC 5227, 2.4 (c)).
 func (r *Router) defend(id frame.NetID, iface *Interface, now frame.Tick, out Output) {
 	if last, ok := r.defended[id]; ok && now-last < defendInterval {
 		return
@@ -47,15 +47,16 @@ func (r *Router) defend(id frame.NetID, iface *Interface, now frame.Tick, out Ou
 
 const defendInterval = 10 * frame.TicksPerSecond
 
-// Announce tells network id that address a is at m now: what its stations remember is replaced (RFC 5227, 3). For a
-// container that was made anew.
+// Announce sends a gratuitous ARP request to network id: address a is now at MAC m. Stations then replace an old
+// entry (RFC 5227, 3). This is for a container that was recreated.
 func (r *Router) Announce(id frame.NetID, a frame.Addr, m frame.MAC, out Output) {
 	if b := arpFrame(arp.OperationRequest, &Interface{Addr: a, MAC: m}, frame.BroadcastMAC, 0, a); b != nil {
 		out.Send(id, b)
 	}
 }
 
-// parseARP accepts Ethernet and IPv4 only, which the library leaves to its caller.
+// parseARP returns an ARP request or reply for Ethernet and IPv4, and false for any other packet. The library does
+// not check this.
 func parseARP(b []byte) (*arp.Packet, bool) {
 	var a arp.Packet
 	if len(b) < frame.ARPLen || b[4] != 6 || b[5] != 4 || a.UnmarshalBinary(b[:frame.ARPLen]) != nil {
@@ -65,7 +66,7 @@ func parseARP(b []byte) (*arp.Packet, bool) {
 		(a.Operation == arp.OperationRequest || a.Operation == arp.OperationReply)
 }
 
-// askFor sends an ARP request for a neighbor: to everyone, or to mac when it is known and only to be confirmed.
+// solicit sends an ARP request for a neighbor: as a broadcast, or to mac to confirm a known neighbor.
 func (r *Router) solicit(k neighKey, mac frame.MAC, out Output) {
 	iface := r.snap.Load().ifaces[k.net]
 	if iface == nil {
@@ -80,7 +81,7 @@ func (r *Router) solicit(k neighKey, mac frame.MAC, out Output) {
 	}
 }
 
-// arpFrame makes an ARP packet from the gateway and the Ethernet frame round it, sent to dst.
+// arpFrame returns an Ethernet frame to dst with an ARP packet from the gateway, or nil on an error.
 func arpFrame(op arp.Operation, iface *Interface, dst, target frame.MAC, addr frame.Addr) []byte {
 	gw := iface.MAC.HardwareAddr()
 	a, err := arp.NewPacket(op, gw, iface.Addr.Netip(), target.HardwareAddr(), addr.Netip())

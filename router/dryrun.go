@@ -7,22 +7,22 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// A Result is what the slow path would do with a frame. One of Consumed (with Pieces, when it is cut), Held, Released and Why
-// is set.
+// A DryRunResult is what the slow path would do with a frame. Exactly one of Consumed (with Pieces, when the frame is
+// fragmented), Held, Released and Why is set.
 type DryRunResult struct {
 	Consumed, Held, Released bool
-	Why                      frame.Reason // dropped
-	Sent                     [][]byte     // Ethernet frames that the router sends about it, to the network of the frame as a rule
-	Pieces                   int          // fragments that take its place
+	Why                      frame.Reason // reason of a drop
+	Sent                     [][]byte     // Ethernet frames that the router sends in response, normally to the same network
+	Pieces                   int          // number of fragments that replace it
 }
 
-// Try is Punted without its effects: it runs on a copy of the slow path's state.
+// DryRun is HandlePunt without its effects: it runs on a copy of the state of the slow path.
 func (r *Router) DryRun(p PuntedFrame, now frame.Tick) DryRunResult {
 	r.mu.Lock()
 	c := Router{bucket: r.bucket, errors: r.errors, errorsOf: r.errorsOf, queuedBytes: r.queuedBytes, queuedBytesOf: r.queuedBytesOf, rng: r.rng, defended: maps.Clone(r.defended), neigh: map[neighKey]*neighbor{}}
 	for k, n := range r.neigh {
 		copied := *n
-		copied.queue = slices.Clip(n.queue) // appending to it copies
+		copied.queue = slices.Clip(n.queue) // appending to it makes a copy
 		c.neigh[k] = &copied
 	}
 	c.snap.Store(r.snap.Load())
@@ -33,10 +33,10 @@ func (r *Router) DryRun(p PuntedFrame, now frame.Tick) DryRunResult {
 	return out.DryRunResult
 }
 
-// recorder is an Output that notes what becomes of one frame.
+// dryOutput is an Output that records what happens to one frame.
 type dryOutput struct {
 	DryRunResult
-	of *byte // its first
+	of *byte // first byte of that frame: it identifies the frame
 }
 
 func (r *dryOutput) about(p PuntedFrame) bool { return &p.Raw[0] == r.of }

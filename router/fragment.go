@@ -6,12 +6,10 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// fragment puts the fragments of p that fit mtu in its place (RFC 791, 3.2); false where DF or the packet forbids it. A
-// super-frame is segmented first.
+// fragment replaces p with fragments that fit mtu bytes (RFC 791, 3.2). It returns false, without an effect, if DF is
+// set, or if the packet or mtu does not allow fragments. A super-frame is segmented first.
 func (r *Router) fragment(p PuntedFrame, mtu int, out Output) bool {
-	var f frame.Frame
-	f.Reset(p.Raw, p.In)
-	frame.Parse(&f)
+	f := p.f
 	if f.Verdict == frame.Drop || f.Malformed != frame.None || f.Flags&(frame.IsIPv4|frame.HasVLAN) != frame.IsIPv4 || f.IPv4().DontFrag() {
 		return false
 	}
@@ -19,7 +17,7 @@ func (r *Router) fragment(p PuntedFrame, mtu int, out Output) bool {
 		return false
 	}
 	buf := make([]byte, f.Len())
-	for s := frame.NewSegments(&f); s.Next(buf); {
+	for s := frame.NewSegments(f); s.Next(buf); {
 		eth := s.Bytes()
 		ip := frame.IPv4(eth[frame.EthernetLen:])
 		fragmentOne(eth[:frame.EthernetLen], ip[:ip.TotalLen()], mtu, func(raw []byte) { out.Reroute(p, raw) })
@@ -27,7 +25,7 @@ func (r *Router) fragment(p PuntedFrame, mtu int, out Output) bool {
 	return true
 }
 
-// fragmentOne cuts one packet.
+// fragmentOne cuts one IP packet into fragments and calls emit for each, with a virtio-net and an Ethernet header.
 func fragmentOne(eth []byte, ip frame.IPv4, mtu int, emit func(raw []byte)) {
 	hl := ip.HeaderLen()
 	payload, base, more := ip[hl:], ip.FragOffset(), ip.MoreFrags()
@@ -56,18 +54,16 @@ func fragmentOne(eth []byte, ip frame.IPv4, mtu int, emit func(raw []byte)) {
 	}
 }
 
-// laterHeader keeps the options that every fragment carries: those with the copied flag (RFC 791, 3.1).
+// laterHeader returns the IP header for the fragments after the first: of the options it keeps those with the copied
+// flag (RFC 791, 3.1).
 func laterHeader(h []byte) []byte {
 	out := append([]byte(nil), h[:frame.IPv4Len]...)
-	for opt := h[frame.IPv4Len:]; len(opt) > 1 && opt[0] != 0; {
-		n := 1
-		if opt[0] != 1 {
-			n = int(opt[1])
-		}
-		if n < 1 || n > len(opt) || n == 1 && opt[0] != 1 {
+	for opt := h[frame.IPv4Len:]; ; {
+		kind, n := frame.NextOption(opt)
+		if n <= 0 {
 			break
 		}
-		if opt[0]&0x80 != 0 {
+		if kind&0x80 != 0 {
 			out = append(out, opt[:n]...)
 		}
 		opt = opt[n:]

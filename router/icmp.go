@@ -9,14 +9,13 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// icmpError tells the sender of p why it went no further: from the address of the leg it came in by, quoting the
-// IP header and as much as fits 576 bytes (RFC 1812, 4.3.2.3). Nothing is said about what RFC 1812, 4.3.2.7 lists:
-// ICMP errors, later fragments, broadcasts, group addresses, and packets whose headers were rewritten.
+// icmpError sends an ICMP error to the sender of p. Its source is the address of the interface that p came in by; it
+// quotes the IP packet up to a total of 576 bytes (RFC 1812, 4.3.2.3). It sends nothing about the packets of RFC
+// 1812, 4.3.2.7 (ICMP errors, later fragments, broadcasts, multicasts) and about packets that were translated. mtu is
+// for "fragmentation needed", in bytes.
 func (r *Router) icmpError(p PuntedFrame, typ, code uint8, mtu int, now frame.Tick, out Output) {
 	iface := r.snap.Load().ifaces[p.Net]
-	var f frame.Frame
-	f.Reset(p.Raw, p.In)
-	frame.Parse(&f)
+	f := p.f
 	if iface == nil || p.NATed || f.Verdict == frame.Drop || f.Malformed != frame.None || f.Flags&frame.IsIPv4 == 0 ||
 		f.Flags&frame.ICMPError != 0 || f.Dst.IsGroup() || f.IPv4().FragOffset() != 0 || isMartian(f.Tuple.Src) ||
 		f.Tuple.Dst >= 0xe0000000 {
@@ -29,7 +28,7 @@ func (r *Router) icmpError(p PuntedFrame, typ, code uint8, mtu int, now frame.Ti
 	if len(quote) > 548 {
 		quote = quote[:548]
 	}
-	quote = completeQuote(&f, quote)
+	quote = completeQuote(f, quote)
 	src, dst := iface.Addr.Netip().As4(), f.Tuple.Src.Netip().As4()
 	eth := &layers.Ethernet{DstMAC: f.Src.HardwareAddr(), SrcMAC: iface.MAC.HardwareAddr(), EthernetType: layers.EthernetTypeIPv4}
 	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolICMPv4, TOS: 0xc0, SrcIP: src[:], DstIP: dst[:]}
@@ -42,8 +41,9 @@ func (r *Router) icmpError(p PuntedFrame, typ, code uint8, mtu int, now frame.Ti
 	out.Send(p.Net, buf.Bytes())
 }
 
-// mayError limits the errors. A few tokens more than one, at random, are spent on each, so that nobody outside learns
-// from the errors he gets how many others got (the port scan of "DNS Cache Poisoning Attack Reloaded", 2020).
+// allowError limits the rate of ICMP errors and reports whether one may be sent. Each error spends up to two more
+// tokens, at random, so that nobody outside can count the errors that others got (the port scan of "DNS Cache
+// Poisoning Attack Reloaded", 2020).
 func (r *Router) allowError(in frame.PortID, now frame.Tick) bool {
 	if !r.errorsOf[in%frame.MaxPorts].take(now, errorRateOfPort, errorBurst) || !r.errors.take(now, errorRate, errorBurst) {
 		return false
@@ -53,8 +53,8 @@ func (r *Router) allowError(in frame.PortID, now frame.Tick) bool {
 	return true
 }
 
-// completeQuote copies the quote; a partial checksum that happens to lie in it is zeroed, since the bytes it would
-// have covered are gone: the sender's kernel looks at ports only.
+// completeQuote returns a copy of the quote. It zeroes a partial checksum inside the quote, because the bytes that it
+// would cover are not there. The sender's kernel looks only at the ports.
 func completeQuote(f *frame.Frame, quote []byte) []byte {
 	q := append([]byte(nil), quote...)
 	h := f.Vnet()

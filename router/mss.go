@@ -7,16 +7,16 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// clampMSS lowers the maximum segment size that a SYN offers to what fits mtu, and what is known of the path: then
-// no segment is too long, even where "fragmentation needed" is lost. Other options are kept as they are.
+// clampMSS lowers the MSS option of a SYN to what fits mtu and the known path MTU. Then no segment is too long, even
+// where "fragmentation needed" is lost. Other options are not changed.
 //
 //uvswitch:hot
 func (s *snapshot) clampMSS(f *frame.Frame, mtu int) {
 	if f.Flags&frame.HasTuple == 0 || f.IPv4().FragOffset() != 0 {
 		return
 	}
-	l4 := f.Payload()
-	if l4[13]&frame.FlagSYN == 0 {
+	h := f.TCP()
+	if h.Flags()&frame.FlagSYN == 0 {
 		return
 	}
 	far := f.RouteDst
@@ -24,45 +24,41 @@ func (s *snapshot) clampMSS(f *frame.Frame, mtu int) {
 		far = f.Tuple.Src
 	}
 	limit := uint16(min(mtu, s.pmtu.mtu(far)) - frame.IPv4Len - frame.TCPLen)
-	at, end := frame.TCPLen, int(l4[12]>>4)*4
-	for at < end && l4[at] != frame.OptEnd {
-		if l4[at] == frame.OptNop {
-			at++
-			continue
-		}
-		if at+1 >= end || l4[at+1] < 2 || at+int(l4[at+1]) > end {
+	for at, end := frame.TCPLen, h.HeaderLen(); ; {
+		kind, n := frame.NextOption(h[at:end])
+		if n <= 0 {
 			return
 		}
-		if l4[at] == frame.OptMSS && l4[at+1] == 4 {
-			setMSS(f, l4, at+2, limit)
+		if kind == frame.OptMSS && n == 4 {
+			setMSS(f, h, at+2, limit)
 			return
 		}
-		at += int(l4[at+1])
+		at += n
 	}
 }
 
 //uvswitch:hot
-func setMSS(f *frame.Frame, l4 []byte, at int, limit uint16) {
-	old := binary.BigEndian.Uint16(l4[at:])
+func setMSS(f *frame.Frame, h frame.TCPHeader, at int, limit uint16) {
+	old := binary.BigEndian.Uint16(h[at:])
 	if old <= limit {
 		return
 	}
-	binary.BigEndian.PutUint16(l4[at:], limit)
+	binary.BigEndian.PutUint16(h[at:], limit)
 	if f.Vnet().NeedsCsum() {
-		return // the sum is made later, over what stands there then
+		return // the checksum is computed later, over the new value
 	}
 	d := frame.Delta16(old, limit)
-	if at&1 != 0 { // the words of the sum lie across: each half counts in the other place
+	if at&1 != 0 { // the value is not 16-bit aligned: its bytes count in swapped places
 		d = d<<8 | d>>8
 	}
-	binary.BigEndian.PutUint16(l4[16:], d.Complete(binary.BigEndian.Uint16(l4[16:])))
+	h.SetChecksum(d.Complete(h.Checksum()))
 }
 
-// pathMTUs remember what "fragmentation needed" has said of remote addresses, for ten minutes (RFC 1191, 6.3). An address
-// has one place, and a newer one takes it: it is a hint.
+// pmtuCache stores what "fragmentation needed" has said about remote addresses, for ten minutes (RFC 1191, 6.3). An
+// address has only one slot, and a newer address overwrites it: the cache is a hint.
 type pmtuCache [1024]struct {
 	addr  atomic.Uint32
-	value atomic.Uint32 // MTU<<16 | the minute when it was learned
+	value atomic.Uint32 // MTU in bytes <<16 | the minute when it was learned; 0 for none
 }
 
 const pathMTUMinutes = 10
@@ -70,7 +66,7 @@ const pathMTUMinutes = 10
 //uvswitch:hot
 func (p *pmtuCache) slot(a frame.Addr) int { return int(uint32(a) * 0x9e3779b1 >> 22) }
 
-// mtu is what is known of the path to a, or 65535.
+// mtu returns the known path MTU to address a in bytes, or 65535.
 //
 //uvswitch:hot
 func (p *pmtuCache) mtu(a frame.Addr) int {
@@ -82,12 +78,13 @@ func (p *pmtuCache) mtu(a frame.Addr) int {
 	return int(v >> 16)
 }
 
-// note learns from an ICMP error about a packet of a flow of ours; nat.PreRouting has checked that it is one.
+// update stores the MTU of an ICMP error from outside. nat.PreRouting has checked that the error is about a flow of
+// ours.
 //
 //uvswitch:hot
 func (p *pmtuCache) update(f *frame.Frame, now frame.Tick) {
-	icmp := f.Payload()
-	if f.Net != frame.NoNet || icmp[0] != frame.ICMPUnreachable || icmp[1] != frame.CodeFragNeeded {
+	icmp := f.ICMP()
+	if f.Net != frame.NoNet || icmp.Type() != frame.ICMPUnreachable || icmp.Code() != frame.CodeFragNeeded {
 		return
 	}
 	q, _, ok := frame.Quoted(icmp)
@@ -97,13 +94,13 @@ func (p *pmtuCache) update(f *frame.Frame, now frame.Tick) {
 	s := &p[p.slot(q.Dst)]
 	s.value.Store(0)
 	s.addr.Store(uint32(q.Dst))
-	s.value.Store(uint32(max(binary.BigEndian.Uint16(icmp[6:]), frame.MinPathMTU))<<16 | minute(now))
+	s.value.Store(uint32(max(icmp.NextMTU(), frame.MinPathMTU))<<16 | minute(now))
 }
 
 //uvswitch:hot
 func minute(now frame.Tick) uint32 { return uint32(now/(60*frame.TicksPerSecond)) & 0xffff }
 
-// age forgets what is older than ten minutes.
+// age removes entries that are ten minutes old.
 func (p *pmtuCache) age(now frame.Tick) {
 	for i := range p {
 		if v := p[i].value.Load(); v != 0 && (minute(now)-v)&0xffff >= pathMTUMinutes {

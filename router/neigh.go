@@ -8,16 +8,16 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// NeighState is a neighbor's state by `ip neigh`'s names.
+// NeighState is the state of a neighbor, by the names of `ip neigh`.
 type NeighState uint8
 
 const (
-	Incomplete NeighState = iota // asked for, no answer yet
-	Reachable                    // heard within reachableTime
-	Stale                        // known, not confirmed lately
-	Probe                        // used while stale: being asked
+	Incomplete NeighState = iota // solicited, no answer yet
+	Reachable                    // confirmed within reachableTime
+	Stale                        // known, but not confirmed lately
+	Probe                        // used while stale: being solicited again
 	Failed                       // did not answer
-	Permanent                    // set by hand, or a port's own binding
+	Permanent                    // set by a user, or the address that belongs to a port
 )
 
 func (s NeighState) String() string {
@@ -27,13 +27,13 @@ func (s NeighState) String() string {
 // Times and bounds of neighbor resolution.
 const (
 	reachableTime = 30 * frame.TicksPerSecond
-	staleTime     = 600 * frame.TicksPerSecond // unused and unconfirmed for so long: forgotten
-	failedTime    = 20 * frame.TicksPerSecond  // how long a failure is remembered and shown
+	staleTime     = 600 * frame.TicksPerSecond // removed when unused and unconfirmed for this long
+	failedTime    = 20 * frame.TicksPerSecond  // how long a failed neighbor is kept and listed
 	retransTime   = 1 * frame.TicksPerSecond
 	maxProbes     = 3
 	maxNeighbors  = 4096    // per router
-	maxQueue      = 16      // frames that wait for one neighbor
-	maxQueueBytes = 4 << 20 // and for all of them; an eighth of it from one port
+	maxQueue      = 16      // frames queued for one neighbor
+	maxQueueBytes = 4 << 20 // bytes queued for all neighbors; at most an eighth of it from one port
 )
 
 type neighKey struct {
@@ -41,25 +41,25 @@ type neighKey struct {
 	addr frame.Addr
 }
 
-// neighbor is the housekeeper's side; what workers read of it is in a neighTable.
+// neighbor is the slow path's state of a neighbor; the workers' part of it is copied to a neighTable.
 type neighbor struct {
 	state  NeighState
 	mac    frame.MAC
-	since  frame.Tick // when it was last confirmed, or entered a state that times out
-	next   frame.Tick // when to ask again
+	since  frame.Tick // when it was last confirmed, or became Stale, Failed or Incomplete
+	next   frame.Tick // when to solicit again
 	probes int
 	queue  []PuntedFrame
-	used   *atomic.Uint32 // set by a worker that used the entry
+	used   *atomic.Uint32 // 1 when a worker has used the entry
 }
 
-// A neighTable is an immutable hash table: open addressing, at most half full.
+// A neighTable is an immutable hash table with open addressing, at most half full.
 type neighTable struct {
 	slots []neighSlot
 	shift uint
 }
 
 type neighSlot struct {
-	key  uint64 // net<<32 | addr; 0 is empty, since address 0 is nobody's
+	key  uint64 // net<<32 | addr; 0 for an empty slot, since no neighbor has address 0
 	mac  frame.MAC
 	used *atomic.Uint32
 }
@@ -85,7 +85,7 @@ func (t *neighTable) lookup(n frame.NetID, a frame.Addr, dry bool) frame.MAC {
 	}
 }
 
-// neighTable builds the workers' table from the neighbors that have a MAC; mu is held.
+// neighTable returns the workers' table of the neighbors with a usable MAC. The caller must hold mu.
 func (r *Router) neighTable() neighTable {
 	bits := uint(3)
 	for 1<<bits < 2*len(r.neigh) {
@@ -110,15 +110,15 @@ func (r *Router) publishNeighbors() {
 	r.update(func(s *snapshot) { s.neigh = r.neighTable() })
 }
 
-// A Neighbor is an entry, as listed.
+// A Neighbor describes one neighbor entry.
 type Neighbor struct {
 	Net   frame.NetID
 	Addr  frame.Addr
-	MAC   frame.MAC // 0 while Incomplete
+	MAC   frame.MAC // 0 if not known
 	State NeighState
 }
 
-// Neighbors lists the table by network and address.
+// Neighbors returns all entries, sorted by network and address.
 func (r *Router) Neighbors() []Neighbor {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -132,7 +132,7 @@ func (r *Router) Neighbors() []Neighbor {
 	return out
 }
 
-// SetNeighbor adds a permanent entry, or makes one permanent. Frames that wait for it go on.
+// SetNeighbor adds a permanent entry, or makes an entry permanent. Frames that are queued for it are released.
 func (r *Router) SetNeighbor(net frame.NetID, a frame.Addr, m frame.MAC, out Output) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -147,7 +147,7 @@ func (r *Router) SetNeighbor(net frame.NetID, a frame.Addr, m frame.MAC, out Out
 	r.flushQueue(n, out)
 }
 
-// DeleteNeighbor removes an entry and tells whether it was there. Frames that wait for it are dropped.
+// DeleteNeighbor removes an entry and reports whether it existed. Frames that are queued for it are dropped.
 func (r *Router) DeleteNeighbor(net frame.NetID, a frame.Addr, out Output) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -162,8 +162,8 @@ func (r *Router) DeleteNeighbor(net frame.NetID, a frame.Addr, out Output) bool 
 	return true
 }
 
-// heard notes that a neighbor's MAC is m: from its ARP request or answer. create says whether a neighbor that
-// nobody asked for may be added (RFC 826's merge flag).
+// learn records MAC m for a neighbor, from its ARP request or reply. create allows adding a neighbor that is not in
+// the table (the Merge_flag of RFC 826).
 func (r *Router) learn(k neighKey, m frame.MAC, now frame.Tick, create bool, out Output) {
 	n := r.neigh[k]
 	switch {
@@ -193,7 +193,8 @@ func (r *Router) flushQueue(n *neighbor, out Output) {
 	n.queue = nil
 }
 
-// forgetOne makes room: a failed, stale or incomplete neighbor goes.
+// evict makes room for a neighbor and reports whether it could: it removes one failed, incomplete or stale neighbor,
+// in this order.
 func (r *Router) evict(out Output) bool {
 	for _, want := range []NeighState{Failed, Incomplete, Stale} {
 		for k, n := range r.neigh {
@@ -217,12 +218,12 @@ func (r *Router) dropQueue(n *neighbor, out Output) {
 	n.queue = nil
 }
 
-// hold keeps a frame until its neighbor is known, and asks for it.
+// enqueue queues a frame until its neighbor is known, and solicits the neighbor.
 func (r *Router) enqueue(p PuntedFrame, now frame.Tick, out Output) {
 	k := neighKey{p.Egress, p.NextHop}
 	n := r.neigh[k]
 	if n != nil && n.mac != 0 && n.state != Failed && n.state != Incomplete {
-		out.Release(p) // answered while the frame was on its way here
+		out.Release(p) // the neighbor answered before the frame arrived here
 		return
 	}
 	if n == nil {
@@ -247,7 +248,7 @@ func (r *Router) enqueue(p PuntedFrame, now frame.Tick, out Output) {
 	n.queue = append(n.queue, p)
 }
 
-// Tick moves the neighbors through their states; call it about once a second.
+// Tick updates the states of the neighbors and ages the path MTUs; call it about once a second.
 func (r *Router) Tick(now frame.Tick, out Output) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -281,7 +282,8 @@ func (r *Router) Tick(now frame.Tick, out Output) {
 	}
 }
 
-// probe asks again, or gives up: then what waits is dropped, its senders told.
+// probe solicits the neighbor again, or declares it failed after maxProbes. The queued frames of a failed neighbor
+// are dropped and their senders get an ICMP error.
 func (r *Router) probe(k neighKey, n *neighbor, now frame.Tick, out Output) (failed bool) {
 	if n.probes < maxProbes {
 		n.probes++
@@ -291,7 +293,8 @@ func (r *Router) probe(k neighKey, n *neighbor, now frame.Tick, out Output) (fai
 	}
 	n.state, n.since = Failed, now
 	for _, p := range n.queue {
-		r.icmpError(p, frame.ICMPUnreachable, frame.CodeHost, 0, now, out)
+		e := frame.NeighborFailed.Info().Error
+		r.icmpError(p, e.Type, e.Code, 0, now, out)
 	}
 	r.dropQueue(n, out)
 	return true

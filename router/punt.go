@@ -6,41 +6,42 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// Punted is a copy of a frame that a worker handed to the housekeeper, with what the stages had found.
+// A PuntedFrame is a copy of a frame that a worker handed to the slow path, with what the stages had found.
 type PuntedFrame struct {
 	In      frame.PortID
 	Net     frame.NetID // the network of In
 	Why     frame.Reason
-	Egress  frame.NetID // with NeighborFailed, FragmentationNeeded and FragmentWaits
-	NextHop frame.Addr  // with NeighborFailed and FragmentWaits
-	NATed   bool        // addresses have been rewritten: a quote of it would mislead
-	Raw     []byte      // virtio-net header and frame; the receiver's to keep
+	Egress  frame.NetID  // with NeighborFailed, FragmentationNeeded and FragmentWaits
+	NextHop frame.Addr   // with NeighborFailed and FragmentWaits
+	NATed   bool         // its addresses have been translated: an ICMP error must not quote it
+	Raw     []byte       // virtio-net header and Ethernet frame; the receiver may keep it
+	f       *frame.Frame // Raw, parsed; set by HandlePunt
 }
 
-// Output is how the slow path acts on the dataplane. Frames handed over are complete Ethernet frames; the
-// receiver of the call copies them.
+// An Output is how the slow path acts on the dataplane. Send and Reroute copy the frame that they get.
 type Output interface {
-	// Send puts a frame made by the router into network net, or on the uplink for NoNet.
+	// Send sends an Ethernet frame of the router into network net, or to the uplink for NoNet.
 	Send(net frame.NetID, eth []byte)
-	// Reroute puts a frame, with its virtio-net header, in the place of p before nat.PreRouting: a piece of p.
+	// Reroute sends raw, a fragment of p with a virtio-net header, through the stages from nat.PreRouting on.
 	Reroute(p PuntedFrame, raw []byte)
-	// Release lets a held frame go on: its neighbor is known now.
+	// Release sends a queued frame on: its neighbor is known now.
 	Release(p PuntedFrame)
-	// Consume ends a frame that was for the router itself.
+	// Consume ends a frame that was for the router itself, or that fragments replace.
 	Consume(p PuntedFrame)
-	// Drop ends a frame for a reason.
+	// Drop ends a frame with a reason.
 	Drop(p PuntedFrame, why frame.Reason)
 }
 
-// What one port may ask of the housekeeper, and how many ICMP errors leave in all (RFC 1812, 4.3.2.8).
+// Limits per second and bursts: frames that one port may send to the slow path, and ICMP errors of all ports together
+// (RFC 1812, 4.3.2.8).
 const (
 	puntRate, puntBurst   = 2000, 4000
 	errorRate, errorBurst = 100, 50
-	errorRateOfPort       = 20 // so that one that provokes errors does not silence those for others
+	errorRateOfPort       = 20 // so that a port that provokes errors leaves some for other ports
 )
 
-// Punted handles one frame: answers it, holds it, or says why not. Each call ends in exactly one Consume, Drop
-// or, now or later, Release of p.
+// HandlePunt answers a frame, queues it, or drops it. Each call ends in exactly one Consume, Drop or, now or later,
+// Release of p.
 func (r *Router) HandlePunt(p PuntedFrame, now frame.Tick, out Output) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -48,23 +49,24 @@ func (r *Router) HandlePunt(p PuntedFrame, now frame.Tick, out Output) {
 		out.Drop(p, frame.PuntRateLimited)
 		return
 	}
-	var f frame.Frame
-	f.Reset(p.Raw, p.In)
-	frame.Parse(&f)
+	p.f = &frame.Frame{}
+	p.f.Reset(p.Raw, p.In)
+	frame.Parse(p.f)
 	switch {
-	case f.Flags&frame.IsARP != 0:
-		r.arp(&f, p, now, out)
+	case p.f.Flags&frame.IsARP != 0:
+		r.arp(p.f, p, now, out)
 		out.Consume(p)
 	case p.Why == frame.NeighborFailed:
 		r.enqueue(p, now, out)
 	case p.Why == frame.GatewayService:
-		r.deliverLocal(&f, p, now, out)
+		r.deliverLocal(p.f, p, now, out)
 	default:
 		r.reject(p, now, out)
 	}
 }
 
-// refuse sends the ICMP error that belongs to the reason, then drops.
+// reject drops p and sends the ICMP error or the TCP reset for the reason. A packet that is too long is fragmented
+// instead if that is allowed.
 func (r *Router) reject(p PuntedFrame, now frame.Tick, out Output) {
 	mtu := 0
 	if p.Why == frame.FragmentationNeeded {
@@ -80,30 +82,14 @@ func (r *Router) reject(p PuntedFrame, now frame.Tick, out Output) {
 	}
 	if p.Why == frame.FlowNotResumed {
 		r.reset(p, out)
-	} else if typ, code, ok := errorFor(p.Why); ok {
-		r.icmpError(p, typ, code, mtu, now, out)
+	} else if e := p.Why.Info().Error; e.Sent {
+		r.icmpError(p, e.Type, e.Code, mtu, now, out)
 	}
 	out.Drop(p, p.Why)
 }
 
-// errorFor is the ICMP error that the sender of a packet refused for a reason gets; ok is false for silence.
-func errorFor(why frame.Reason) (typ, code uint8, ok bool) {
-	switch why {
-	case frame.NoRoute, frame.UplinkDown:
-		return frame.ICMPUnreachable, frame.CodeNet, true
-	case frame.HostUnreachable, frame.NeighborFailed:
-		return frame.ICMPUnreachable, frame.CodeHost, true
-	case frame.TTLExceeded:
-		return frame.ICMPTimeExceeded, 0, true
-	case frame.FragmentationNeeded:
-		return frame.ICMPUnreachable, frame.CodeFragNeeded, true
-	case frame.NATPortsExhausted, frame.FlowTableFull, frame.ProhibitRoute:
-		return frame.ICMPUnreachable, frame.CodeAdminFiltered, true
-	}
-	return 0, 0, false
-}
-
-// service answers what is sent to the gateway's own address: ICMP echo, and nothing else.
+// deliverLocal handles a packet to the gateway's own address. It answers ICMP echo only; TCP and UDP get port
+// unreachable.
 func (r *Router) deliverLocal(f *frame.Frame, p PuntedFrame, now frame.Tick, out Output) {
 	if f.Flags&(frame.IsIPv4|frame.Fragment) != frame.IsIPv4 || f.Malformed != frame.None || f.Proto != frame.ICMP {
 		if f.Proto == frame.UDP || f.Proto == frame.TCP {
@@ -112,8 +98,8 @@ func (r *Router) deliverLocal(f *frame.Frame, p PuntedFrame, now frame.Tick, out
 		out.Drop(p, frame.GatewayService)
 		return
 	}
-	icmp := f.Payload()
-	if icmp[0] != frame.ICMPEcho {
+	icmp := f.ICMP()
+	if icmp.Type() != frame.ICMPEcho {
 		out.Drop(p, frame.GatewayService)
 		return
 	}
@@ -125,7 +111,8 @@ func (r *Router) deliverLocal(f *frame.Frame, p PuntedFrame, now frame.Tick, out
 	out.Consume(p)
 }
 
-// echoReply turns an echo request round (RFC 792; RFC 1122, 3.2.2.6). Options are left out.
+// echoReply returns the reply to an echo request, as an Ethernet frame (RFC 792; RFC 1122, 3.2.2.6). IP options are
+// left out.
 func echoReply(f *frame.Frame) []byte {
 	icmp := f.Payload()
 	b := make([]byte, frame.EthernetLen+frame.IPv4Len+len(icmp))
@@ -138,10 +125,9 @@ func echoReply(f *frame.Frame) []byte {
 	ip.SetAddrs(f.Tuple.Dst, f.Tuple.Src, 0)
 	binary.BigEndian.PutUint16(ip[10:], 0)
 	binary.BigEndian.PutUint16(ip[10:], ^frame.Sum(ip[:frame.IPv4Len], 0))
-	l4 := ip[frame.IPv4Len:]
-	copy(l4, icmp)
-	l4[0] = frame.ICMPEchoReply
-	binary.BigEndian.PutUint16(l4[2:], 0)
-	binary.BigEndian.PutUint16(l4[2:], ^frame.Sum(l4, 0)) // in full: RFC 1624's form has the wrong zero for all zeros
+	reply := frame.ICMPHeader(ip[frame.IPv4Len:])
+	copy(reply, icmp)
+	reply.SetType(frame.ICMPEchoReply)
+	reply.UpdateChecksum()
 	return b
 }

@@ -1,35 +1,31 @@
 package router
 
 import (
-	"encoding/binary"
-
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// reset answers a TCP segment as a host without that connection does (RFC 9293, 3.10.7.1): as the destination, so
-// that the sender's program learns at once that its connection is lost.
+// reset answers a TCP segment with a RST from its destination address, as a host without that connection does (RFC
+// 9293, 3.10.7.1). The sender's program then learns at once that the connection is lost.
 func (r *Router) reset(p PuntedFrame, out Output) {
 	iface := r.snap.Load().ifaces[p.Net]
-	var f frame.Frame
-	f.Reset(p.Raw, p.In)
-	frame.Parse(&f)
+	f := p.f
 	if iface == nil || f.Verdict == frame.Drop || f.Malformed != frame.None || f.Proto != frame.TCP || f.Flags&frame.HasTuple == 0 {
 		return
 	}
-	l4 := f.Payload()
-	if l4[13]&frame.FlagRST != 0 {
+	h := f.TCP()
+	if h.Flags()&frame.FlagRST != 0 {
 		return
 	}
 	src, dst := f.Tuple.Dst.Netip().As4(), f.Tuple.Src.Netip().As4()
 	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: src[:], DstIP: dst[:]}
 	t := &layers.TCP{SrcPort: layers.TCPPort(f.Tuple.DstPort), DstPort: layers.TCPPort(f.Tuple.SrcPort), RST: true}
-	if l4[13]&frame.FlagACK != 0 {
-		t.Seq = binary.BigEndian.Uint32(l4[8:])
+	if h.Flags()&frame.FlagACK != 0 {
+		t.Seq = h.Ack()
 	} else {
-		t.ACK, t.Ack = true, binary.BigEndian.Uint32(l4[4:])+uint32(len(l4)-int(l4[12]>>4)*4)
+		t.ACK, t.Ack = true, h.Seq()+uint32(len(h)-h.HeaderLen())
 	}
 	if t.SetNetworkLayerForChecksum(ip) != nil {
 		return

@@ -2,9 +2,9 @@ package router
 
 import "github.com/uvswitch/uvswitch/internal/frame"
 
-// Route decides where the frames addressed to the router go: to the housekeeper when they are for the gateway
-// itself, out by a network or the uplink, or nowhere. It checks what RFC 1812, 5.2 and 5.3 ask for and lowers the
-// TTL. nat.PreRouting has run: RouteDst is the destination after DNAT. Step 6.
+// Route decides where frames addressed to the router go: to the slow path if they are for the gateway itself, to a
+// network, to the uplink, or nowhere. It makes the checks of RFC 1812, 5.2 and 5.3, and decrements the TTL.
+// nat.PreRouting runs before it: RouteDst is the destination after DNAT. Step 6.
 //
 //uvswitch:hot
 func (r *Router) Route(b *frame.Batch) {
@@ -26,7 +26,7 @@ func (r *Router) Route(b *frame.Batch) {
 	}
 }
 
-// admit checks the packet itself.
+// validate checks the packet itself and its source, and returns the reason for a drop.
 //
 //uvswitch:hot
 func (s *snapshot) validate(f *frame.Frame) frame.Reason {
@@ -52,13 +52,13 @@ func (s *snapshot) validate(f *frame.Frame) frame.Reason {
 		return frame.SourceRoute
 	}
 	if h := f.Vnet(); h.NeedsCsum() && (h.CsumStart() != f.L4 || h.CsumOffset() != frame.ChecksumOffset(f.Proto)) {
-		return frame.MalformedPacket // a partial checksum that is not the transport's cannot be kept right
+		return frame.MalformedPacket // a partial checksum elsewhere than in the transport header cannot be updated
 	}
 	src := f.Tuple.Src
 	if isMartian(src) || src == f.Tuple.Dst {
 		return frame.MartianSource
 	}
-	if f.Net == frame.NoNet || !onLink(in, src) { // strict reverse path: the answer would go back where this came from
+	if f.Net == frame.NoNet || !onLink(in, src) { // strict reverse path: the answer must go back where the packet came from
 		if rt, ok := s.fib.Lookup(src.Netip()); ok && (rt.Egress != f.Net || rt.Kind == Local && f.In != s.hostPort) || !ok && f.Net != frame.NoNet {
 			return frame.MartianSource
 		}
@@ -66,7 +66,7 @@ func (s *snapshot) validate(f *frame.Frame) frame.Reason {
 	return frame.None
 }
 
-// route finds the way out.
+// route finds the egress and the next hop.
 //
 //uvswitch:hot
 func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
@@ -100,7 +100,7 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 	case rt.Egress != f.Net && rt.Egress != frame.NoNet && f.Net != frame.NoNet && (out.Isolated || in.Isolated) && !s.mayCrossIsolation(f, rt):
 		f.DropFor(frame.NetworkIsolated)
 	case rt.Egress == frame.NoNet && f.Net == frame.NoNet:
-		f.DropFor(frame.NotForUs) // never from outside back to the outside
+		f.DropFor(frame.NotForUs) // never forward from the uplink to the uplink
 	case rt.Egress == frame.NoNet && !out.Up:
 		f.PuntFor(frame.UplinkDown)
 	case rt.NextHop == 0 && rt.Egress != frame.NoNet && isDirectedBroadcast(out, dst):
@@ -125,8 +125,8 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 	}
 }
 
-// crosses tells whether f may pass between isolated networks: from or to the host, by a published port, or as the answer
-// to what did.
+// mayCrossIsolation reports whether f may pass between two networks when one of them is isolated: from or to the
+// host, through a published port, or as part of a flow that exists.
 //
 //uvswitch:hot
 func (s *snapshot) mayCrossIsolation(f *frame.Frame, rt *Route) bool {
@@ -134,8 +134,8 @@ func (s *snapshot) mayCrossIsolation(f *frame.Frame, rt *Route) bool {
 		f.NAT == frame.NATEstablished || f.NAT == frame.NATRelated || f.NAT == frame.NATNew && f.Rule != 0
 }
 
-// Resolve rewrites the MACs of routed frames: to the next hop's, from the router's. A neighbor that is not known
-// yet is the housekeeper's to find. Step 8.
+// Resolve sets the MACs of routed frames: the next hop's as destination, the router's as source. A frame whose
+// neighbor is not known yet goes to the slow path. Step 8.
 //
 //uvswitch:hot
 func (r *Router) Resolve(b *frame.Batch) {
@@ -163,7 +163,8 @@ func (r *Router) Resolve(b *frame.Batch) {
 	}
 }
 
-// isGateway tells whether a is one of the router's own addresses, seen from network n. From the uplink none is.
+// isGateway reports whether a is one of the router's own addresses, seen from network n. It is false for every
+// address when n is the uplink.
 //
 //uvswitch:hot
 func (s *snapshot) isGateway(n frame.NetID, a frame.Addr) bool {
@@ -177,8 +178,8 @@ func (s *snapshot) isGateway(n frame.NetID, a frame.Addr) bool {
 	return ok && rt.Egress != frame.NoNet && s.ifaces[rt.Egress] != nil && s.ifaces[rt.Egress].Addr == a
 }
 
-// isMartian tells addresses that are never routed, as source or destination: 0/8, 127/8, multicast, reserved and
-// the limited broadcast (RFC 1812, 5.3.7).
+// isMartian reports whether a is never routed, as source or as destination: 0/8, 127/8, multicast, reserved and
+// limited broadcast addresses (RFC 1812, 5.3.7).
 //
 //uvswitch:hot
 func isMartian(a frame.Addr) bool {
@@ -191,7 +192,8 @@ func onLink(i *Interface, a frame.Addr) bool {
 	return uint64(a)>>shift == uint64(i.Addr)>>shift
 }
 
-// isDirectedBroadcast: the subnet's first and last address (RFC 1812, 5.3.5.2; RFC 2644: off).
+// isDirectedBroadcast reports whether a is the first or the last address of the interface's subnet. Directed
+// broadcasts are never forwarded (RFC 1812, 5.3.5.2; RFC 2644).
 //
 //uvswitch:hot
 func isDirectedBroadcast(i *Interface, a frame.Addr) bool {
@@ -202,7 +204,7 @@ func isDirectedBroadcast(i *Interface, a frame.Addr) bool {
 	return a&host == 0 || a&host == host
 }
 
-// exceeds tells whether the packet, or each segment of a super-frame, is longer than mtu.
+// exceeds reports whether the packet, or each segment of a super-frame, is longer than mtu bytes.
 //
 //uvswitch:hot
 func exceeds(f *frame.Frame, mtu int) bool {
@@ -212,32 +214,31 @@ func exceeds(f *frame.Frame, mtu int) bool {
 	h := f.Vnet()
 	switch h.GSOType() {
 	case frame.GSOTCPv4, frame.GSOTCPv6:
-		tcp := int(h.CsumStart()) + 12
-		return int(h.CsumStart()-f.L3)+int(f.Bytes()[tcp]>>4)*4+int(h.GSOSize()) > mtu
+		return int(h.CsumStart()-f.L3)+frame.TCPHeader(f.Bytes()[h.CsumStart():]).HeaderLen()+int(h.GSOSize()) > mtu
 	case frame.GSOUDPL4:
 		return int(h.CsumStart()-f.L3)+frame.UDPLen+int(h.GSOSize()) > mtu
 	}
 	return true
 }
 
-// hasSourceRoute looks for loose (131) and strict (137) source routes; a malformed option list counts as one.
+// hasSourceRoute reports whether the options have a source route. A malformed list counts as one.
 //
 //uvswitch:hot
-func hasSourceRoute(opt []byte) bool {
-	for len(opt) > 0 {
-		switch opt[0] {
-		case 0:
+func hasSourceRoute(options []byte) bool {
+	for {
+		kind, n := frame.NextOption(options)
+		switch {
+		case n == 0:
 			return false
-		case 1:
-			opt = opt[1:]
-			continue
-		case 131, 137:
+		case n < 0 || kind == looseSourceRoute || kind == strictSourceRoute:
 			return true
 		}
-		if len(opt) < 2 || opt[1] < 2 || int(opt[1]) > len(opt) {
-			return true
-		}
-		opt = opt[opt[1]:]
+		options = options[n:]
 	}
-	return false
 }
+
+// Kinds of IPv4 options (RFC 791, 3.1).
+const (
+	looseSourceRoute  = 131
+	strictSourceRoute = 137
+)

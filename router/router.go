@@ -13,28 +13,28 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// An Interface is the router's leg in one network, or, with Net NoNet, the uplink.
+// An Interface is the router's interface in one network or, with Net NoNet, on the uplink.
 type Interface struct {
 	Net      frame.NetID
-	Addr     frame.Addr   // the gateway's address; on the uplink the address that leaves
-	Prefix   netip.Prefix // what is on-link; on the uplink 0.0.0.0/0
+	Addr     frame.Addr   // the gateway's address; on the uplink the source address of packets that leave
+	Prefix   netip.Prefix // the on-link prefix; on the uplink 0.0.0.0/0
 	MAC      frame.MAC
 	MTU      int  // longest IP packet, bytes
-	Internal bool // nothing leaves the network, nothing comes in
-	Isolated bool // it reaches no other network, but the outside
-	// The uplink's only.
-	Port    frame.PortID // where to write
+	Internal bool // the network has no traffic with other networks or the uplink
+	Isolated bool // the network reaches the uplink but no other network
+	// The following fields are for the uplink only.
+	Port    frame.PortID // the port to send by
 	PeerMAC frame.MAC    // the next hop; the kernel replaces it where tcx or clsact redirects
 	Up      bool
 }
 
-// RouteKind is a route's type, by `ip route`'s names.
+// RouteKind is the type of a route, by the names of `ip route`.
 type RouteKind uint8
 
 const (
 	Unicast     RouteKind = iota
 	Local                 // an address of the host itself, reached by the host port
-	Blackhole             // dropped in silence
+	Blackhole             // dropped without an ICMP error
 	Unreachable           // ICMP 3/1
 	Prohibit              // ICMP 3/13
 )
@@ -43,7 +43,7 @@ var routeKinds = [...]string{"unicast", "local", "blackhole", "unreachable", "pr
 
 func (k RouteKind) String() string { return routeKinds[k] }
 
-// ParseRouteKind reads the name of a kind that a user may add; "" is unicast.
+// ParseRouteKind returns the kind with name s, if a user may add routes of that kind; "" is unicast.
 func ParseRouteKind(s string) (RouteKind, bool) {
 	if s == "" {
 		return Unicast, true
@@ -52,7 +52,7 @@ func ParseRouteKind(s string) (RouteKind, bool) {
 	return RouteKind(max(i, 0)), i >= 0 && RouteKind(i) != Local
 }
 
-// A Route says where packets to Prefix go.
+// A Route says how packets to Prefix are forwarded.
 type Route struct {
 	Prefix  netip.Prefix
 	Kind    RouteKind
@@ -60,46 +60,46 @@ type Route struct {
 	NextHop frame.Addr  // 0: the destination is on-link
 }
 
-// snapshot is what the workers read: replaced as a whole.
+// snapshot is the state that the workers read. Writers replace it as a whole.
 type snapshot struct {
-	ifaces   [frame.MaxNets]*Interface // by network; the uplink at NoNet
+	ifaces   [frame.MaxNets]*Interface // by network; the uplink has index NoNet
 	fib      *bart.Table[*Route]
 	neigh    neighTable
 	pmtu     *pmtuCache   // shared by all snapshots
-	host     frame.Addr   // the host port's address; 0 for none
-	hostPort frame.PortID // and the port
+	host     frame.Addr   // address of the host port; 0 for none
+	hostPort frame.PortID // the host port
 }
 
-// Router is the routing stages and the state behind them.
+// Router has the routing stages and their state.
 type Router struct {
 	snap atomic.Pointer[snapshot]
 
-	mu            sync.Mutex // everything below, and writers of snap
+	mu            sync.Mutex // Lock 70: protects everything below and writes of snap
 	neigh         map[neighKey]*neighbor
-	bucket        [frame.MaxPorts]bucket     // what each port may ask of the housekeeper
-	errors        bucket                     // ICMP errors, all ports together
-	queuedBytes   int                        // bytes of frames that wait for a neighbor
-	queuedBytesOf [frame.MaxPorts]int        // likewise, by the port that they came from
-	errorsOf      [frame.MaxPorts]bucket     // ICMP errors by port
-	defended      map[frame.NetID]frame.Tick // when the gateway last defended its address
-	rng           uint64                     // state of mayError's randomness
+	bucket        [frame.MaxPorts]bucket     // limits what each port sends to the slow path
+	errors        bucket                     // limits ICMP errors, all ports together
+	queuedBytes   int                        // bytes of frames queued for neighbors
+	queuedBytesOf [frame.MaxPorts]int        // likewise, by ingress port
+	errorsOf      [frame.MaxPorts]bucket     // limits ICMP errors by ingress port
+	defended      map[frame.NetID]frame.Tick // when the gateway last defended its address, by network
+	rng           uint64                     // state of allowError's random numbers
 }
 
-// New makes a router without interfaces.
+// New returns a router without interfaces.
 func New() *Router {
 	r := &Router{neigh: map[neighKey]*neighbor{}, defended: map[frame.NetID]frame.Tick{}, rng: 1}
 	r.snap.Store(&snapshot{fib: &bart.Table[*Route]{}, pmtu: &pmtuCache{}})
 	return r
 }
 
-// update replaces the snapshot by a copy that edit has changed; mu is held.
+// update replaces the snapshot with a copy that edit has changed. The caller must hold mu.
 func (r *Router) update(edit func(*snapshot)) {
 	next := *r.snap.Load()
 	edit(&next)
 	r.snap.Store(&next)
 }
 
-// SetInterface adds or replaces a leg and its on-link route. The uplink brings the default route.
+// SetInterface adds or replaces an interface and its on-link route. For the uplink that is the default route.
 func (r *Router) SetInterface(i Interface) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -112,14 +112,16 @@ func (r *Router) SetInterface(i Interface) {
 	})
 }
 
-// SetHost says which station behind which port is the host, which isolated networks reach and are reached by.
+// SetHost sets the address of the host and the port of the host. Isolated networks may exchange packets with the
+// host.
 func (r *Router) SetHost(a frame.Addr, id frame.PortID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.update(func(s *snapshot) { s.host, s.hostPort = a, id })
 }
 
-// DeleteInterface removes a leg, its routes and its neighbors. Frames that wait for one are dropped.
+// DeleteInterface removes an interface, its routes and its neighbors. Frames that are queued for these neighbors are
+// dropped.
 func (r *Router) DeleteInterface(id frame.NetID, out Output) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -140,7 +142,7 @@ func (r *Router) DeleteInterface(id frame.NetID, out Output) {
 	})
 }
 
-// Interface returns the leg in a network, or the uplink for NoNet.
+// Interface returns the interface in a network, or the uplink for NoNet.
 func (r *Router) Interface(id frame.NetID) (Interface, bool) {
 	if i := r.snap.Load().ifaces[id]; i != nil {
 		return *i, true
@@ -148,7 +150,8 @@ func (r *Router) Interface(id frame.NetID) (Interface, bool) {
 	return Interface{}, false
 }
 
-// AddRoute adds or replaces a route.
+// AddRoute adds or replaces a route. It fails if the prefix is not IPv4, or if a unicast or local route leads to a
+// network that does not exist.
 func (r *Router) AddRoute(rt Route) error {
 	if !rt.Prefix.Addr().Is4() {
 		return fmt.Errorf("router: %s is not an IPv4 prefix", rt.Prefix)
@@ -163,7 +166,7 @@ func (r *Router) AddRoute(rt Route) error {
 	return nil
 }
 
-// DeleteRoute removes the route to exactly this prefix and tells whether there was one.
+// DeleteRoute removes the route to exactly this prefix and reports whether it existed.
 func (r *Router) DeleteRoute(p netip.Prefix) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -174,7 +177,7 @@ func (r *Router) DeleteRoute(p netip.Prefix) bool {
 	return ok
 }
 
-// Routes lists the table in order of prefixes.
+// Routes returns all routes, sorted by prefix.
 func (r *Router) Routes() []Route {
 	var out []Route
 	for _, rt := range r.snap.Load().fib.AllSorted4() {
@@ -183,7 +186,7 @@ func (r *Router) Routes() []Route {
 	return out
 }
 
-// Lookup returns the route that a packet to a would take.
+// Lookup returns the route of a packet to address a.
 func (r *Router) Lookup(a frame.Addr) (Route, bool) {
 	if rt, ok := r.snap.Load().fib.Lookup(a.Netip()); ok {
 		return *rt, true
@@ -191,13 +194,14 @@ func (r *Router) Lookup(a frame.Addr) (Route, bool) {
 	return Route{}, false
 }
 
-// bucket is a token bucket: what one source may ask for per second.
+// bucket is a token bucket: it limits what one source may ask for per second.
 type bucket struct {
 	tokens int32
 	last   frame.Tick
 }
 
-// take spends one token of at most burst, filled at rate per second.
+// take spends one token and reports whether there was one. The bucket holds at most burst tokens and gains rate
+// tokens per second.
 func (b *bucket) take(now frame.Tick, rate, burst int32) bool {
 	if b.last == 0 || now-b.last > 10*frame.TicksPerSecond {
 		b.tokens, b.last = burst, now

@@ -49,7 +49,7 @@ func punted(raw []byte, why frame.Reason) router.PuntedFrame {
 	return router.PuntedFrame{In: 1, Net: 1, Why: why, Raw: raw}
 }
 
-// The FIB against a linear scan for the longest prefix.
+// The FIB gives the same routes as a linear scan for the longest prefix.
 func TestFIBAgainstScan(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := newRouter()
@@ -69,7 +69,7 @@ func TestFIBAgainstScan(t *testing.T) {
 		for range 50 {
 			a := frame.Addr(rapid.Uint32().Draw(t, "dst"))
 			best, found := router.Route{}, false
-			for _, rt := range model { // a later route to the same prefix replaces
+			for _, rt := range model { // a later route replaces one to the same prefix
 				if rt.Prefix.Contains(a.Netip()) && (!found || rt.Prefix.Bits() >= best.Prefix.Bits()) {
 					best, found = rt, true
 				}
@@ -173,7 +173,7 @@ func TestResolveAndNeighbors(t *testing.T) {
 	if r.Tick(now, o); state() != router.Stale {
 		t.Errorf("after 31 s: %v", state())
 	}
-	route() // used while stale: it is asked, and does not answer
+	route() // used while stale: it is solicited and does not answer
 	for i := range frame.Tick(6) {
 		r.Tick(now+(i+1)*frame.TicksPerSecond, o)
 	}
@@ -185,7 +185,8 @@ func TestResolveAndNeighbors(t *testing.T) {
 	}
 }
 
-// A gratuitous packet or a probe teaches nothing new (RFC 5227; the first protects from spoofing).
+// The router learns no neighbor from a gratuitous packet or a probe (RFC 5227; the first rule protects from
+// spoofing).
 func TestARPTeachesOnlyWhoAsks(t *testing.T) {
 	r, o := newRouter(), &output{}
 	send := func(raw []byte) { r.HandlePunt(punted(raw, frame.GatewayService), 1, o) }
@@ -263,7 +264,7 @@ func TestNoAllocations(t *testing.T) {
 	}
 }
 
-// FuzzPunted: any frame may be punted; each ends in exactly one way, and nothing panics.
+// FuzzPunted: every frame that is punted ends in exactly one way, and nothing panics.
 func FuzzPunted(f *testing.F) {
 	f.Add(frametest.ARP(frame.BroadcastMAC, hostAM, 1, hostA, gw), uint8(frame.GatewayService))
 	f.Add(frametest.Packet{SrcMAC: hostAM, DstMAC: gwMAC, Src: hostA, Dst: gw, Proto: frame.ICMP, Type: 8, Payload: make([]byte, 56)}.Raw(), uint8(frame.GatewayService))
@@ -284,7 +285,7 @@ func FuzzPunted(f *testing.F) {
 		}
 		for _, eth := range o.sent {
 			if !frametest.Sound(raw) {
-				break // it would quote what is wrong
+				break // the error would quote a malformed packet
 			}
 			if err := frametest.Check(append(make([]byte, frame.VnetLen), eth...)); err != nil {
 				t.Error(err)

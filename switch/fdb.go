@@ -10,36 +10,36 @@ import (
 const (
 	ways = 8 // entries per bucket: one cache line
 
-	// Values of an age word that are no tick.
-	ageStatic frame.Tick = ^frame.Tick(0)     // never ages, never moves
-	ageSticky frame.Tick = ^frame.Tick(0) - 1 // never ages, was learned or set, never moves
+	// Values in ages that are not ticks.
+	ageStatic frame.Tick = ^frame.Tick(0)     // static: never ages, never moves
+	ageSticky frame.Tick = ^frame.Tick(0) - 1 // sticky: learned or set, never ages, never moves
 
-	// DefaultAgeing is how long an unheard station stays known (802.1D-2004, table 7-5: 300 s).
+	// DefaultAgeing is how long a silent station stays known, in seconds (802.1D-2004, table 7-5).
 	DefaultAgeing = 300
-	// DefaultFDBSize is how many stations a network may have.
+	// DefaultFDBSize is the number of stations that a network may have.
 	DefaultFDBSize = 8192
 )
 
-// An FDB maps MACs to ports: set-associative, one cache line of eight entries per bucket, an entry one word
-// (MAC<<16 | port). A look-up is at most eight loads and never waits.
+// An FDB maps MACs to ports. It is set-associative: a bucket is one cache line of eight entries, and an entry is one
+// word (MAC<<16 | port). A lookup is at most eight loads and never waits.
 //
-// Learning a station that is already known writes at most its age, without a lock. Everything else (insert, move,
-// remove, age) holds mu; a learner that finds it held leaves it, since the station's next frame teaches again.
+// Learning a known station on the same port writes at most its age, without a lock. All other changes (insert, move,
+// remove, age) hold mu. A worker that finds mu held does not learn; the next frame of the station teaches again.
 type FDB struct {
 	buckets []bucket
-	ages    []atomic.Uint32 // when last heard, a Tick; parallel to the entries
+	ages    []atomic.Uint32 // Tick of the last frame, ageStatic or ageSticky; parallel to the entries
 	seed    uint64
 	mask    uint64
 
-	mu      sync.Mutex
-	perPort [frame.MaxPorts]int32 // entries per port; under mu
+	mu      sync.Mutex            // Lock 66
+	perPort [frame.MaxPorts]int32 // entries per port; guarded by mu
 	used    atomic.Int64
 }
 
 type bucket [ways]atomic.Uint64
 
-// NewFDB makes a table for size stations, rounded up to a power of two. The seed keeps what hashes where from
-// being guessed.
+// NewFDB returns a table for size stations; the number of buckets is rounded up to a power of two. With a secret seed
+// nobody can choose MACs that hash to one bucket.
 func NewFDB(size int, seed uint64) *FDB {
 	n := 1
 	for n*ways < size {
@@ -56,7 +56,7 @@ func (t *FDB) bucketOf(m frame.MAC) uint64 {
 	return frame.Mix(uint64(m)^t.seed, 0x9e3779b97f4a7c15) & t.mask
 }
 
-// Lookup returns the port behind which m was heard, or NoPort.
+// Lookup returns the port of station m, or NoPort.
 //
 //uvswitch:hot
 func (t *FDB) Lookup(m frame.MAC) frame.PortID {
@@ -69,19 +69,19 @@ func (t *FDB) Lookup(m frame.MAC) frame.PortID {
 	return frame.NoPort
 }
 
-// Learned tells what Learn found.
+// Learned is the result of Learn.
 type Learned uint8
 
 const (
-	Known   Learned = iota // same port as before
+	Known   Learned = iota // known on the same port
 	Added                  // a new station
-	Moved                  // known, and now behind another port
-	Skipped                // the table was busy; the next frame teaches again
-	Refused                // the station is static, sticky or bound behind another port
+	Moved                  // known on another port before
+	Skipped                // not learned: the table was busy or the bucket full of static entries; the next frame teaches again
+	Refused                // another port has the station by a static or sticky entry or a binding
 )
 
-// Learn notes that m was heard on port p at time now. bound are the stations that are held to one port: it is asked
-// only when a station is new or would move.
+// Learn records that station m sent on port p at time now. bound are the stations that are bound to a port; Learn
+// looks at it only when a station is new or would move.
 //
 //uvswitch:hot
 func (t *FDB) Learn(m frame.MAC, p frame.PortID, now frame.Tick, bound Bindings) Learned {
@@ -95,7 +95,7 @@ func (t *FDB) Learn(m frame.MAC, p frame.PortID, now frame.Tick, bound Bindings)
 		age := &t.ages[n*ways+uint64(i)]
 		if frame.PortID(e) == p {
 			if a := age.Load(); a != uint32(now) && frame.Tick(a) < ageSticky {
-				age.CompareAndSwap(a, uint32(now)) // not over a static entry that was just made
+				age.CompareAndSwap(a, uint32(now)) // a static entry that was just set must stay
 			}
 			return Known
 		}
@@ -104,7 +104,7 @@ func (t *FDB) Learn(m frame.MAC, p frame.PortID, now frame.Tick, bound Bindings)
 	return t.learnSlow(m, p, now, bound)
 }
 
-// WouldLearn is Learn's answer, without its effect.
+// WouldLearn returns what Learn would return, and changes nothing.
 func (t *FDB) WouldLearn(m frame.MAC, p frame.PortID, bound Bindings) Learned {
 	was, ageless := frame.NoPort, false
 	n := t.bucketOf(m)
@@ -125,7 +125,7 @@ func (t *FDB) WouldLearn(m frame.MAC, p frame.PortID, bound Bindings) Learned {
 	return Moved
 }
 
-// place is the rare part of Learn: a station that is new or has moved.
+// learnSlow is the rare part of Learn: the station is new or has moved.
 func (t *FDB) learnSlow(m frame.MAC, p frame.PortID, now frame.Tick, bound Bindings) Learned {
 	if at, ok := bound[m]; ok && at != p {
 		return Refused
@@ -133,7 +133,8 @@ func (t *FDB) learnSlow(m frame.MAC, p frame.PortID, now frame.Tick, bound Bindi
 	return t.write(m, p, now, false)
 }
 
-// write inserts or moves, under TryLock unless it may wait.
+// write inserts or moves an entry. With wait it waits for mu and may replace static and sticky entries; without, it
+// returns Skipped if mu is held.
 func (t *FDB) write(m frame.MAC, p frame.PortID, age frame.Tick, wait bool) Learned {
 	if wait {
 		t.mu.Lock()
@@ -166,7 +167,7 @@ func (t *FDB) write(m frame.MAC, p frame.PortID, age frame.Tick, wait bool) Lear
 	}
 	if free < 0 {
 		if free = t.victim(n); free < 0 {
-			return Skipped // all static
+			return Skipped // all entries are static or sticky
 		}
 		t.perPort[frame.PortID(b[free].Load())]--
 		t.used.Add(-1)
@@ -178,8 +179,8 @@ func (t *FDB) write(m frame.MAC, p frame.PortID, age frame.Tick, wait bool) Lear
 	return Added
 }
 
-// victim chooses which of a full bucket's entries goes: one of the port that holds most in the whole table, the
-// oldest of those. So a port that floods addresses pushes out its own.
+// victim returns the entry of full bucket n to evict, or -1. It takes the oldest entry of the port that has most
+// entries in the whole table. So a port that floods source MACs evicts its own entries.
 func (t *FDB) victim(n uint64) int {
 	best, most, oldest := -1, int32(-1), frame.Tick(0)
 	for i := range t.buckets[n] {
@@ -195,7 +196,8 @@ func (t *FDB) victim(n uint64) int {
 	return best
 }
 
-// Set adds or replaces an entry by hand: static or sticky, neither of which ages or moves.
+// Set adds or replaces a static or sticky entry; neither ages or moves. It returns false if the bucket is full of
+// such entries.
 func (t *FDB) Set(m frame.MAC, p frame.PortID, sticky bool) bool {
 	age := ageStatic
 	if sticky {
@@ -204,26 +206,27 @@ func (t *FDB) Set(m frame.MAC, p frame.PortID, sticky bool) bool {
 	return t.write(m, p, age, true) != Skipped
 }
 
-// Delete removes m and tells whether it was there.
+// Delete removes station m and reports whether it existed.
 func (t *FDB) Delete(m frame.MAC) bool {
 	return t.remove(func(e Entry) bool { return e.MAC == m }) > 0
 }
 
-// Flush removes the entries of port p (all ports when NoPort), static ones only with the port itself (all true).
+// Flush removes the entries of port p, or of all ports for NoPort, and returns how many. Static and sticky entries
+// are removed only if all is true, for a port that is removed.
 func (t *FDB) Flush(p frame.PortID, all bool) int {
 	return t.remove(func(e Entry) bool { return (p == frame.NoPort || e.Port == p) && (all || !e.Static && !e.Sticky) })
 }
 
-// Age removes the stations not heard for ageing ticks before now, and returns how many.
+// Age removes the stations that have sent nothing for ageing ticks before now, and returns how many.
 func (t *FDB) Age(now, ageing frame.Tick) int {
 	return t.remove(func(e Entry) bool { return !e.Static && !e.Sticky && now-e.LastSeen > ageing && now > e.LastSeen })
 }
 
-// Entry is one station, as listed.
+// An Entry describes one station of an FDB.
 type Entry struct {
 	MAC            frame.MAC
 	Port           frame.PortID
-	LastSeen       frame.Tick // when last heard; meaningless when Static or Sticky
+	LastSeen       frame.Tick // Tick of the last frame; not valid when Static or Sticky
 	Static, Sticky bool
 }
 
@@ -249,7 +252,7 @@ func (t *FDB) entryAt(i int, e uint64) Entry {
 	return Entry{MAC: frame.MAC(e >> 16), Port: frame.PortID(e), LastSeen: age, Static: age == ageStatic, Sticky: age == ageSticky}
 }
 
-// Entries lists what is known, in the table's order.
+// Entries returns all entries, in the order of the table.
 func (t *FDB) Entries() []Entry {
 	var out []Entry
 	for i := range t.ages {
@@ -260,6 +263,6 @@ func (t *FDB) Entries() []Entry {
 	return out
 }
 
-// Used and Limit are the number of entries and of places.
+// Used and Limit return the number of entries and the capacity.
 func (t *FDB) Used() int  { return int(t.used.Load()) }
 func (t *FDB) Limit() int { return len(t.ages) }

@@ -2,7 +2,8 @@ package vswitch
 
 import "github.com/uvswitch/uvswitch/internal/frame"
 
-// Learn notes behind which port each source MAC was heard: step 3.
+// Learn records the ingress port of each source MAC. It drops frames whose source MAC may not send from that port.
+// Step 3.
 //
 //uvswitch:hot
 func (s *Switch) Learn(b *frame.Batch) {
@@ -38,7 +39,7 @@ func (s *Switch) Learn(b *frame.Batch) {
 	}
 }
 
-// Forward decides by the destination MAC: one port, a flood, the gateway, or a drop. Step 4.
+// Forward decides by the destination MAC: to one port, flooded, to the gateway, or dropped. Step 4.
 //
 //uvswitch:hot
 func (s *Switch) Forward(b *frame.Batch) {
@@ -70,8 +71,8 @@ func (s *Switch) Forward(b *frame.Batch) {
 	}
 }
 
-// ForwardRouted finds the port of frames that the router sent out by a network: step 9. It is Forward's second
-// half: they come from the gateway, so they may go back to the port they came from. Isolation still holds.
+// ForwardRouted finds the port of frames that the router sends into a network. They come from the gateway, so they
+// may leave by the port that they came in by. Isolation of ports still applies. Step 9.
 //
 //uvswitch:hot
 func (s *Switch) ForwardRouted(b *frame.Batch) {
@@ -94,7 +95,7 @@ func (s *Switch) ForwardRouted(b *frame.Batch) {
 func (s *snapshot) unicast(b *frame.Batch, f *frame.Frame, n *Network) {
 	id := n.FDB.Lookup(f.Dst)
 	if b.Dry && f.Dst == b.Heard.MAC && f.Egress == f.Net {
-		id = b.Heard.Port // which Learn would have noted
+		id = b.Heard.Port // Learn would have recorded it
 	}
 	if id == frame.NoPort {
 		f.Verdict, f.Class = frame.Flood, frame.UnknownUnicast
@@ -112,7 +113,7 @@ func (s *snapshot) unicast(b *frame.Batch, f *frame.Frame, n *Network) {
 	f.Verdict, f.Out = frame.ToPort, id
 }
 
-// refuse says why port out may not have frame f; None when it may.
+// checkEgress returns the reason why port out may not get frame f, or None.
 //
 //uvswitch:hot
 func (s *snapshot) checkEgress(f *frame.Frame, out *Port) frame.Reason {
@@ -138,8 +139,8 @@ var floodFlag = [...]PortFlags{
 	frame.Multicast:      FloodMcast,
 }
 
-// FloodSet writes the ports that take a flooded frame to out and returns how many there are. out must have room
-// for frame.MaxPorts.
+// FloodSet writes the ports that get flooded frame f to out and returns their number. out must have room for
+// frame.MaxPorts ports.
 //
 //uvswitch:hot
 func (s *Switch) FloodSet(f *frame.Frame, out []frame.PortID) int {

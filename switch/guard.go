@@ -2,8 +2,8 @@ package vswitch
 
 import "github.com/uvswitch/uvswitch/internal/frame"
 
-// Guard notes each frame's network and refuses what its port may not send: step 2 of a frame's life. Frames of
-// the uplink are the router's at once.
+// Guard sets the network of each frame and drops frames that their port may not send. Frames of the uplink go to the
+// router at once. Step 2.
 //
 //uvswitch:hot
 func (s *Switch) Guard(b *frame.Batch) {
@@ -44,8 +44,8 @@ const (
 	redirect            = 137
 )
 
-// guard holds a frame to the port's binding. A zero sender is a host without an address yet: DHCP (RFC 2131,
-// 4.1) and ARP probes (RFC 5227, 2.1.1).
+// guard checks a frame against the port's binding and returns the reason for a drop. It allows sender address 0, for
+// hosts that have no address yet: DHCP (RFC 2131, 4.1) and ARP probes (RFC 5227, 2.1.1).
 //
 //uvswitch:hot
 func guard(p *Port, f *frame.Frame) frame.Reason {
@@ -61,14 +61,13 @@ func guard(p *Port, f *frame.Frame) frame.Reason {
 			return frame.GuardSourceAddress
 		}
 	case f.Flags&frame.IsIPv6 != 0:
-		// Only a router may say that it is one: advertisements and redirects (RFC 4861, 4.2 and 4.5).
+		// Stations may not act as a router: no router advertisements, no redirects (RFC 4861, 4.2 and 4.5).
 		b := f.Bytes()[f.L3:]
 		if len(b) > frame.IPv6Len && b[6] == icmpv6 && (b[frame.IPv6Len] == routerAdvertisement || b[frame.IPv6Len] == redirect) {
 			return frame.GuardRouter
 		}
 	case f.Flags&frame.IsARP != 0:
-		a := f.Bytes()[f.L3:]
-		mac, addr := frame.LoadMAC(a[8:]), frame.LoadAddr(a[14:])
+		mac, addr := f.ARP().SenderMAC(), f.ARP().SenderAddr()
 		if p.MAC != 0 && mac != p.MAC || addr != p.Addr && addr != 0 {
 			return frame.GuardARPSender
 		}

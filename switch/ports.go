@@ -7,48 +7,49 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// PortFlags are the knobs of `bridge link set`, by the same names.
+// PortFlags are the port settings of `bridge link set`, by the same names.
 type PortFlags uint16
 
 const (
-	Forwarding  PortFlags = 1 << iota // state forwarding; without it the port is disabled
+	Forwarding  PortFlags = 1 << iota // state forwarding; if unset, the port is disabled
 	Learning                          // learn source MACs
-	FloodUcast                        // takes unknown unicast
-	FloodMcast                        // takes multicast
-	FloodBcast                        // takes broadcast
-	HairpinMode                       // may send a frame back where it came from
-	Isolated                          // speaks only with ports that are not isolated
-	Locked                            // only stations with an entry on it may send
-	Guard                             // source MAC, source address and ARP sender must be the port's own
+	FloodUcast                        // gets floods of unknown unicast
+	FloodMcast                        // gets floods of multicast
+	FloodBcast                        // gets broadcasts
+	HairpinMode                       // may send a frame back to the port it came from
+	Isolated                          // exchanges frames only with ports that are not isolated
+	Locked                            // only stations with an FDB entry on this port may send
+	Guard                             // source MAC, source address and ARP sender must belong to the port
 	Uplink                            // not switched: every frame goes to the router
 )
 
-// DefaultFlags are a new port's.
+// DefaultFlags are the flags of a new port.
 const DefaultFlags = Forwarding | Learning | FloodUcast | FloodMcast | FloodBcast
 
-// A Port is what the switch knows of one port. It is never changed once it stands in a Snapshot.
+// A Port is the configuration of one port. It does not change once it is in a snapshot.
 type Port struct {
 	ID    frame.PortID
 	Net   frame.NetID // NoNet for the uplink
 	Flags PortFlags
 	MTU   int        // longest IP packet, bytes
-	MAC   frame.MAC  // the station's, when known; the guard holds it to that
-	Addr  frame.Addr // its address, when known; for the guard
+	MAC   frame.MAC  // the station's MAC, 0 if not known; the guard allows no other source MAC
+	Addr  frame.Addr // the station's address, 0 if not known; for the guard
 }
 
 // A Network is one broadcast domain.
 type Network struct {
 	ID      frame.NetID
-	Gateway frame.MAC // the router's MAC here: never learned, never flooded
+	Gateway frame.MAC // the router's MAC in this network: never learned, never flooded
 	FDB     *FDB
 	ports   []*Port
 	bound   Bindings
 }
 
-// Bindings are the stations that the guard holds to a port: nobody else may claim their MAC, spoken or silent.
+// Bindings map the MACs that the guard binds to a port: no other port may use such a MAC, even while its station is
+// silent.
 type Bindings map[frame.MAC]frame.PortID
 
-// A Snapshot is the whole configuration, replaced as a whole: workers load it once per stage and batch.
+// snapshot is the whole configuration. Writers replace it as a whole; workers load it once per stage and batch.
 type snapshot struct {
 	ports [frame.MaxPorts]*Port
 	nets  [frame.MaxNets]*Network
@@ -62,20 +63,20 @@ func (s *snapshot) port(id frame.PortID) *Port {
 	return s.ports[id]
 }
 
-// A Switch holds the ports and networks and runs the switching stages over batches.
+// A Switch has the ports and networks and runs the switching stages on batches.
 type Switch struct {
 	snap atomic.Pointer[snapshot]
-	mu   sync.Mutex // writers of snap
+	mu   sync.Mutex // Lock 65: writers of snap
 }
 
-// New makes a switch without ports or networks.
+// New returns a switch without ports or networks.
 func New() *Switch {
 	s := &Switch{}
 	s.snap.Store(&snapshot{})
 	return s
 }
 
-// update replaces the snapshot by a copy that edit has changed, and sorts the ports into their networks.
+// update replaces the snapshot with a copy that edit has changed, and rebuilds the list of ports of each network.
 func (s *Switch) update(edit func(*snapshot)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -105,7 +106,7 @@ func (s *Switch) SetNetwork(n Network) {
 	s.update(func(next *snapshot) { next.nets[n.ID] = &n })
 }
 
-// DeleteNetwork forgets a network; its ports must be gone.
+// DeleteNetwork removes a network. Its ports must be removed before.
 func (s *Switch) DeleteNetwork(id frame.NetID) {
 	s.update(func(next *snapshot) { next.nets[id] = nil })
 }
@@ -115,7 +116,7 @@ func (s *Switch) SetPort(p Port) {
 	s.update(func(next *snapshot) { next.ports[p.ID] = &p })
 }
 
-// DeletePort forgets a port and the stations behind it.
+// DeletePort removes a port and the FDB entries of the stations behind it.
 func (s *Switch) DeletePort(id frame.PortID) {
 	var fdb *FDB
 	s.update(func(next *snapshot) {
@@ -129,7 +130,7 @@ func (s *Switch) DeletePort(id frame.PortID) {
 	}
 }
 
-// Port returns a port as configured.
+// Port returns the configuration of a port, and false if the port does not exist.
 func (s *Switch) Port(id frame.PortID) (Port, bool) {
 	if p := s.snap.Load().port(id); p != nil {
 		return *p, true
@@ -137,7 +138,7 @@ func (s *Switch) Port(id frame.PortID) (Port, bool) {
 	return Port{}, false
 }
 
-// FDB returns a network's table, or nil.
+// FDB returns the forwarding database of a network, or nil if the network does not exist.
 func (s *Switch) FDB(id frame.NetID) *FDB {
 	if n := s.snap.Load().nets[id]; n != nil {
 		return n.FDB
@@ -145,7 +146,7 @@ func (s *Switch) FDB(id frame.NetID) *FDB {
 	return nil
 }
 
-// Age forgets the stations of every network that were not heard for ageing ticks.
+// Age removes the stations of every network that have sent nothing for ageing ticks before now.
 func (s *Switch) Age(now, ageing frame.Tick) {
 	for _, n := range s.snap.Load().nets {
 		if n != nil {

@@ -15,7 +15,7 @@ const gateway frame.MAC = 0x0275000000fe
 
 func mac(n int) frame.MAC { return 0x020000000000 | frame.MAC(n) }
 
-// newSwitch has one network with the ports 1 to n.
+// newSwitch returns a switch with one network and the ports 1 to n.
 func newSwitch(n int, flags vswitch.PortFlags) *vswitch.Switch {
 	s := vswitch.New()
 	s.SetNetwork(vswitch.Network{ID: 1, Gateway: gateway, FDB: vswitch.NewFDB(1024, 3)})
@@ -140,7 +140,7 @@ func TestGuard(t *testing.T) {
 			t.Errorf("%s: %v, want %v", tt.name, b.Frames[0].Reason, tt.why)
 		}
 	}
-	// Its MAC cannot be taken by claiming it on another port.
+	// Another port cannot take over its MAC.
 	run(s, frametest.Batch(1, 1, ip("10.0.0.2")))
 	run(s, frametest.Batch(2, 1, from(mac(1), mac(3))))
 	if p := s.FDB(1).Lookup(mac(1)); p != 1 {
@@ -148,7 +148,7 @@ func TestGuard(t *testing.T) {
 	}
 }
 
-// The table holds what a map with the same rules would, as long as no bucket is full.
+// The table has the same entries as a map with the same rules, as long as no bucket is full.
 func TestFDBAgainstMap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		fdb := vswitch.NewFDB(4096, rapid.Uint64().Draw(t, "seed"))
@@ -199,7 +199,8 @@ func TestFDBAgainstMap(t *testing.T) {
 	})
 }
 
-// A port that floods addresses pushes out its own: the others' stations stay, and new ones of theirs get in.
+// A port that floods source MACs evicts its own entries: stations of other ports stay, and new ones of theirs are
+// added.
 func TestFDBFairEviction(t *testing.T) {
 	fdb := vswitch.NewFDB(256, 5)
 	for i := range 20 {
@@ -224,7 +225,7 @@ func TestFDBFairEviction(t *testing.T) {
 	}
 }
 
-// Readers, learners and the housekeeper at once: for the race detector, and no entry may appear twice.
+// Readers, learners and the slow path run at once, for the race detector; no entry may appear twice.
 func TestFDBConcurrent(t *testing.T) {
 	fdb := vswitch.NewFDB(64, 9)
 	var wg sync.WaitGroup

@@ -13,20 +13,20 @@ import (
 	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
-// Packet is an existing device, such as the host end of a veth pair, by an AF_PACKET socket with the virtio-net
-// header: super-frames and partial checksums pass as through a TAP.
+// AFPacket is an existing device, such as the host end of a veth pair, read and written through an AF_PACKET socket with
+// virtio-net headers. Super-frames and partial checksums pass as they do through a TAP.
 //
-// A device that goes away leaves the socket, which hears nothing then; Rebind gives it the device that comes in its place.
+// When the device is removed, the socket stays open but receives nothing. Rebind binds it to the device that replaces it.
 type AFPacket struct {
 	file
-	index int // the device's
-	// What one Read needs; a port is read by one worker.
+	index int // interface index of the device bound last
+	// Used by Read; only one worker reads a port.
 	msg  unix.Msghdr
 	iov  unix.Iovec
 	ctrl [64]byte
 }
 
-// OpenPacket plugs device dev of the namespace at path ns. The device is made promiscuous while it is plugged.
+// OpenAFPacket opens the existing device dev of the network namespace at path ns. The device is promiscuous until Close.
 func OpenAFPacket(ns, dev string) (*AFPacket, error) {
 	var p *AFPacket
 	err := netns.Do(ns, func() error {
@@ -71,9 +71,10 @@ func packetSocket() (int, error) {
 	return fd, nil
 }
 
-// Rebind plugs another device of the same namespace, by its index, in place of one that has gone. Reads and writes may go on meanwhile.
+// Rebind binds the socket to another device of the same namespace, given by interface index, in place of a removed one.
+// Reads and writes may go on meanwhile.
 func (p *AFPacket) Rebind(ifindex int) error {
-	promisc := unix.PacketMreq{Ifindex: int32(ifindex), Type: unix.PACKET_MR_PROMISC} // ends with the device
+	promisc := unix.PacketMreq{Ifindex: int32(ifindex), Type: unix.PACKET_MR_PROMISC} // ends when the device is removed
 	if err := unix.SetsockoptPacketMreq(p.fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &promisc); err != nil {
 		return err
 	}
@@ -84,11 +85,11 @@ func (p *AFPacket) Rebind(ifindex int) error {
 	return nil
 }
 
-// Index is the device's that was bound last. Rebind and Index are for one goroutine.
+// Index returns the interface index of the device that was bound last. Rebind and Index must be called by one goroutine.
 func (p *AFPacket) Index() int { return p.index }
 
-// Bound tells whether that device is still there: one that has left the namespace for a moment comes back with its index, but the
-// kernel has unbound the socket (linux net/packet/af_packet.c, packet_notifier).
+// Bound reports whether the socket is still bound to that device. A device that leaves the namespace and comes back has
+// its old index, but the kernel has unbound the socket (linux net/packet/af_packet.c, packet_notifier).
 func (p *AFPacket) Bound() bool {
 	a, err := unix.Getsockname(p.fd)
 	l, ok := a.(*unix.SockaddrLinklayer)
@@ -97,10 +98,11 @@ func (p *AFPacket) Bound() bool {
 
 func htons(v uint16) uint16 { return v<<8 | v>>8 }
 
-// Vnet is false for a ring's purposes: a read needs the auxiliary data, where the kernel puts a VLAN tag.
+// Vnet implements frame.Conn. It is false: a read by an io_uring would miss the auxiliary data, where the kernel puts a
+// VLAN tag.
 func (p *AFPacket) Vnet() bool { return false }
 
-// Read implements frame.Conn. A VLAN tag that the kernel has taken out of the frame is put back.
+// Read implements frame.Conn. If the kernel has taken a VLAN tag out of the frame, Read puts it back.
 //
 //uvswitch:hot
 func (p *AFPacket) Read(b []byte) (int, error) {
@@ -112,12 +114,12 @@ func (p *AFPacket) Read(b []byte) (int, error) {
 		case syscall.EAGAIN:
 			return 0, nil
 		}
-		// A frame that the kernel could not describe, or a device that went down or away: see what is next.
+		// The kernel could not describe a frame, or the device went down or was removed: try again.
 	}
 	return 0, nil
 }
 
-const retries = 64 // of one Read; each takes an error or a frame off the socket
+const retries = 64 // system calls per Read at most; each takes an error or a frame off the socket
 
 //uvswitch:hot
 func (p *AFPacket) receive(b []byte) (int, syscall.Errno) {
@@ -145,7 +147,7 @@ func (p *AFPacket) receive(b []byte) (int, syscall.Errno) {
 	return n, 0
 }
 
-// vlan finds the tag in the auxiliary data (struct tpacket_auxdata).
+// vlan returns the VLAN tag in the auxiliary data of the last frame (struct tpacket_auxdata); ok is false if there is none.
 //
 //uvswitch:hot
 func (p *AFPacket) vlan() (tci, tpid uint16, ok bool) {
@@ -170,11 +172,11 @@ func (p *AFPacket) vlan() (tci, tpid uint16, ok bool) {
 //uvswitch:hot
 func (p *AFPacket) Write(f *frame.Frame) frame.Reason {
 	why := p.writeChain(f)
-	if why == frame.PortGone { // the device is, and may come again
+	if why == frame.PortGone { // the device is gone, but may come back
 		return frame.PortDown
 	}
 	return why
 }
 
-// Longest implements frame.Conn.
+// GSOMaxSize implements frame.Conn.
 func (p *AFPacket) GSOMaxSize(proto uint8) int { return longest(proto) }

@@ -11,7 +11,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
 )
 
-// What must hold of every I/O backend, over socket pairs.
+// Tests that every I/O backend must pass, over socket pairs.
 
 type poller interface {
 	Add(frame.PortID, frame.Conn, bool) error
@@ -22,7 +22,7 @@ type poller interface {
 	Close() error
 }
 
-// backends runs a test on each backend; vnet tells whether its ports are such that a ring reads them by itself.
+// backends runs a test on each backend. vnet is what Conn.Vnet of the ports returns: whether an io_uring reads them itself.
 func backends(t *testing.T, test func(t *testing.T, p poller, vnet bool)) {
 	for _, b := range []struct {
 		name string
@@ -35,7 +35,7 @@ func backends(t *testing.T, test func(t *testing.T, p poller, vnet bool)) {
 		{"ring, ports read by Conn", func() (poller, error) { return NewIOUring(0) }, false},
 	} {
 		t.Run(b.name, func(t *testing.T) {
-			runtime.LockOSThread() // a ring belongs to one thread
+			runtime.LockOSThread() // an io_uring belongs to one thread
 			defer runtime.UnlockOSThread()
 			p, err := b.open()
 			if err != nil {
@@ -47,7 +47,7 @@ func backends(t *testing.T, test func(t *testing.T, p poller, vnet bool)) {
 	}
 }
 
-// wire is a Conn over one end of a datagram socket pair; the test holds the other.
+// wire is a Conn over one end of a datagram socket pair; the test uses the other end.
 type wire struct {
 	file
 	far  int
@@ -99,7 +99,7 @@ func (w *wire) put(t *testing.T, n int) {
 	}
 }
 
-// got is what the far end can read now.
+// got returns the frames that the far end can read now.
 func (w *wire) got(t *testing.T) (frames [][]byte) {
 	t.Helper()
 	for {
@@ -122,12 +122,12 @@ func add(t *testing.T, p poller, id frame.PortID, w *wire) {
 	}
 }
 
-// within fails when fn does not return: a Poll that waits for what has happened already.
+// within panics when fn does not return within 10 s, such as a Poll that misses an event.
 func within(t *testing.T, what string, fn func()) {
 	t.Helper()
 	timer := time.AfterFunc(10*time.Second, func() { panic(t.Name() + ": " + what + " does not return") })
 	defer timer.Stop()
-	fn() // on this goroutine: see LockOSThread
+	fn() // on this goroutine, because its thread owns the io_uring
 }
 
 func poll(t *testing.T, p poller, b *frame.Batch) {
@@ -139,7 +139,7 @@ func poll(t *testing.T, p poller, b *frame.Batch) {
 	})
 }
 
-// flush lets what was sent go out: a wake-up ends the Poll.
+// flush polls once, so that queued frames are sent; a wake-up ends the Poll.
 func flush(t *testing.T, p poller, b *frame.Batch) {
 	t.Helper()
 	p.Wake()
@@ -177,7 +177,7 @@ func TestReadsEverything(t *testing.T) {
 	})
 }
 
-// More rounds than there are buffers, so that each is used again; large and small by turns.
+// More rounds than buffers, so that each buffer is used again, with large and small frames in turn.
 func TestBuffersComeRound(t *testing.T) {
 	backends(t, func(t *testing.T, p poller, vnet bool) {
 		w := newWire(t, vnet)
@@ -233,7 +233,7 @@ func TestTakesTurns(t *testing.T) {
 	})
 }
 
-// A wake-up that comes while a port is still believed ready must not be lost.
+// A wake-up that comes while a port is still queued as ready must not be lost.
 func TestWake(t *testing.T) {
 	backends(t, func(t *testing.T, p poller, vnet bool) {
 		w := newWire(t, vnet)
@@ -262,7 +262,7 @@ func TestReportsFailuresAndDeaths(t *testing.T) {
 		}
 		p.Send(2, &b.Frames[0])
 		p.Send(9, &b.Frames[0])
-		poll(t, p, &b) // at once, though there is nothing to read
+		poll(t, p, &b) // returns at once, though there is no frame to read
 		if len(b.Failed) != 2 || b.Failed[0].Reason != frame.TxQueueFull || b.Failed[1].Reason != frame.PortGone || b.Failed[1].Frames != 1 {
 			t.Errorf("failures %+v", b.Failed)
 		}
@@ -279,7 +279,7 @@ func TestReportsFailuresAndDeaths(t *testing.T) {
 		if b.N != 1 || b.Frames[0].In != 1 {
 			t.Error("the other port is not read any more")
 		}
-		unix.Close(w.far) // writes fail, as to a device whose namespace has died
+		unix.Close(w.far) // writes fail, as to a device whose namespace is gone
 		p.Send(1, &b.Frames[0])
 		p.Wake()
 		for poll(t, p, &b); len(b.Failed) == 0; poll(t, p, &b) {
@@ -287,11 +287,11 @@ func TestReportsFailuresAndDeaths(t *testing.T) {
 		if len(b.Failed) != 1 || b.Failed[0].Port != 1 || b.Failed[0].Frames != 1 || int(b.Failed[0].Bytes) != len(sample)-frame.VnetLen {
 			t.Errorf("failed %+v", b.Failed)
 		}
-		w.far, _ = unix.Eventfd(0, unix.EFD_CLOEXEC) // for the clean-up to close
+		w.far, _ = unix.Eventfd(0, unix.EFD_CLOEXEC) // so that the clean-up has a descriptor to close
 	})
 }
 
-// After Remove the port's number and descriptor may be used again at once.
+// After Remove, the port's number and descriptor can be reused at once.
 func TestPortsComeAndGo(t *testing.T) {
 	backends(t, func(t *testing.T, p poller, vnet bool) {
 		var b frame.Batch
@@ -305,7 +305,7 @@ func TestPortsComeAndGo(t *testing.T) {
 				poll(t, p, &b)
 				n += b.N
 			}
-			w.put(t, 1) // is never asked for
+			w.put(t, 1) // nobody reads this one
 			within(t, "Remove", func() { p.Remove(1) })
 			stays.put(t, 1)
 			poll(t, p, &b)
@@ -318,7 +318,7 @@ func TestPortsComeAndGo(t *testing.T) {
 	})
 }
 
-// A flood sends one frame to many ports, more than there is room for in the queue.
+// A flood sends one frame to more ports than the queue has room for.
 func TestFloodToMany(t *testing.T) {
 	backends(t, func(t *testing.T, p poller, vnet bool) {
 		in := newWire(t, vnet)
@@ -354,7 +354,7 @@ func TestFloodToMany(t *testing.T) {
 	})
 }
 
-// What did not come from the backend's own buffers may be gone after Send.
+// A frame whose bytes are not in the backend's own buffers is sent, too.
 func TestSendsForeignBytes(t *testing.T) {
 	backends(t, func(t *testing.T, p poller, vnet bool) {
 		w := newWire(t, vnet)
@@ -407,7 +407,7 @@ func TestClosed(t *testing.T) {
 	})
 }
 
-// A port is read from the moment it is added, however many there are.
+// A port is read as soon as it is added, even when there are many.
 func TestManyPorts(t *testing.T) {
 	backends(t, func(t *testing.T, p poller, vnet bool) {
 		var b frame.Batch
@@ -416,7 +416,7 @@ func TestManyPorts(t *testing.T) {
 			add(t, p, id+1, w)
 			w.put(t, 1)
 			for b.N = 0; b.N == 0; {
-				poll(t, p, &b) // nothing but the frame itself ends it
+				poll(t, p, &b) // only the frame ends the Poll
 			}
 			if b.Frames[0].In != id+1 {
 				t.Fatalf("a frame of port %d, not of %d", b.Frames[0].In, id+1)
@@ -439,7 +439,7 @@ func TestManyPorts(t *testing.T) {
 	})
 }
 
-// What is found out between two Polls, while a port is removed or the queue is full, is told by the next one.
+// Events that are noticed between two Polls, while a port is removed or the queue is full, are reported by the next Poll.
 func TestNothingIsLostBetweenPolls(t *testing.T) {
 	backends(t, func(t *testing.T, p poller, vnet bool) {
 		a, dead := newWire(t, vnet), newWire(t, false)
@@ -449,7 +449,7 @@ func TestNothingIsLostBetweenPolls(t *testing.T) {
 		flush(t, p, &b)
 		p.Wake()
 		within(t, "Remove", func() { p.Remove(1) })
-		poll(t, p, &b) // ended by that Wake
+		poll(t, p, &b) // the Wake above ends the Poll
 		add(t, p, 1, a)
 		flush(t, p, &b)
 		dead.dead = unix.EBADFD
@@ -462,7 +462,7 @@ func TestNothingIsLostBetweenPolls(t *testing.T) {
 	})
 }
 
-// What was sent to a port goes out before its descriptor may be somebody else's.
+// Frames sent to a port go out before its descriptor can be reused.
 func TestRemoveFlushes(t *testing.T) {
 	backends(t, func(t *testing.T, p poller, vnet bool) {
 		in, out := newWire(t, vnet), newWire(t, vnet)

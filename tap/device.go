@@ -15,28 +15,28 @@ import (
 	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
-// Device is a TAP with IFF_VNET_HDR and every offload that the kernel grants: one read is one frame, up to a
-// 64 KiB super-frame, with its virtio-net header.
+// Device is a TAP with IFF_VNET_HDR and all offloads that the kernel supports. One read returns one frame with its
+// virtio-net header; the frame may be a super-frame of up to 64 KiB.
 type Device struct{ file }
 
-// ErrExists is wrapped by errors about a device whose name is taken.
+// ErrExists is wrapped by errors that report a device name, or the path of a socket, as already in use.
 var ErrExists = errors.New("the name is already in use")
 
-// ErrNoTUN is wrapped by errors that mean /dev/net/tun cannot be used at all.
+// ErrNoTUN is wrapped by errors that mean that /dev/net/tun cannot be used.
 var ErrNoTUN = errors.New("cannot use /dev/net/tun")
 
-// offloads are tried in turn until the kernel agrees.
+// offloads lists sets of offload flags, the largest first; the first set that the kernel accepts is used.
 var offloads = []int{
 	unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN | unix.TUN_F_USO4 | unix.TUN_F_USO6,
 	unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN,
 	unix.TUN_F_CSUM,
 }
 
-// Open makes a TAP called name in the namespace at path ns. It exists until Close; a device that is there already
-// is an error.
+// Open creates a TAP called name in the network namespace at path ns. The TAP exists until Close. If the name is already
+// in use, the error wraps ErrExists.
 //
-// It is made in the process's own namespace and moved: a TAP's descriptor keeps the namespace alive in which
-// /dev/net/tun was opened, and a container's must be able to die.
+// The TAP is created in the process's own namespace and then moved: a TAP's descriptor keeps alive the namespace in
+// which /dev/net/tun was opened, and a container's namespace must be able to go away.
 func Open(ns, name string) (*Device, error) {
 	for deadline := time.Now().Add(afterlife); ; time.Sleep(10 * time.Millisecond) {
 		d, err := open(ns, name)
@@ -46,8 +46,8 @@ func Open(ns, name string) (*Device, error) {
 	}
 }
 
-// afterlife is how long a device may outlive a switch that was killed: the kernel takes an io_uring apart some time
-// after its process has gone (linux io_uring/io_uring.c, io_ring_exit_work).
+// afterlife is how long Open retries while the name is in use. The device of a killed switch may still exist: the kernel
+// releases an io_uring some time after its process has ended (linux io_uring/io_uring.c, io_ring_exit_work).
 const afterlife = time.Second
 
 func open(ns, name string) (*Device, error) {
@@ -74,7 +74,7 @@ func open(ns, name string) (*Device, error) {
 	return d, nil
 }
 
-// birthName is what a device is called until it is where it belongs; the kernel fills in the number.
+// tempName returns the name under which a device is created before it is moved to ns; the kernel replaces %d by a number.
 func tempName(ns, name string) string {
 	if ns == netns.Original {
 		return name
@@ -82,7 +82,7 @@ func tempName(ns, name string) string {
 	return "uvsnew%d"
 }
 
-// moveTo is link.Move with an error that says when the name is taken.
+// moveTo calls link.Move. If the name is already in use, the error wraps ErrExists.
 func moveTo(made, ns, name string) error {
 	err := link.Move(made, ns, name)
 	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
@@ -99,7 +99,7 @@ func openTUN() (int, error) {
 	return fd, nil
 }
 
-// CheckTUN says early, without making anything, why TAP devices could not be made.
+// CheckTUN returns an error that wraps ErrNoTUN when /dev/net/tun cannot be found. It creates no device.
 func CheckTUN() error {
 	if _, err := os.Stat(tunDevice); err != nil {
 		return noTUN(err)
@@ -121,7 +121,7 @@ func tunHint(err error) string {
 	return ""
 }
 
-// setup makes fd a TAP and returns the name that the kernel gave it.
+// setup creates a TAP on fd and returns the name that the kernel gave it.
 func setup(fd int, name string) (string, error) {
 	ifr, err := unix.NewIfreq(name)
 	if err != nil {
@@ -156,7 +156,7 @@ func createError(name string, err error) error {
 	return fmt.Errorf("tap: cannot create device %s: %w", name, err)
 }
 
-// Vnet is true: plain reads and writes carry the header.
+// Vnet implements frame.Conn. It is true: reads and writes of the descriptor carry the virtio-net header.
 func (d *Device) Vnet() bool { return true }
 
 // Read implements frame.Conn.
@@ -169,13 +169,13 @@ func (d *Device) Read(b []byte) (int, error) { return d.read(b) }
 //uvswitch:hot
 func (d *Device) Write(f *frame.Frame) frame.Reason { return d.writeChain(f) }
 
-// Longest implements frame.Conn.
+// GSOMaxSize implements frame.Conn.
 func (d *Device) GSOMaxSize(proto uint8) int { return longest(proto) }
 
 const maxPacket = 65535
 
-// longest is what the kernel takes of a joined packet. Joined datagrams are known to it since Linux 6.2 (linux
-// include/linux/virtio_net.h, virtio_net_hdr_to_skb): before, it would refuse them.
+// longest returns the size in bytes of the longest coalesced packet that the kernel accepts; 0 when it accepts none.
+// It accepts coalesced UDP datagrams since Linux 6.2 (linux include/linux/virtio_net.h, virtio_net_hdr_to_skb).
 func longest(proto uint8) int {
 	if proto == frame.UDP && !knowsUSO {
 		return 0
@@ -197,18 +197,19 @@ func kernelAtLeast(major, minor int) bool {
 	return a > major || a == major && b >= minor
 }
 
-// file is a descriptor of whole frames, non-blocking: its system calls do not wait, so the scheduler is not told.
+// file is a non-blocking descriptor that transfers whole frames. Its system calls never wait, so they are raw calls, of
+// which Go's scheduler is not told.
 type file struct{ fd int }
 
 // FD implements frame.Conn.
 func (d *file) FD() int { return d.fd }
 
-// Close implements frame.Conn. A TAP goes with its descriptor.
+// Close implements frame.Conn. The kernel removes a TAP when its last descriptor is closed.
 func (d *file) Close() error { return unix.Close(d.fd) }
 
 //uvswitch:hot
 func (d *file) read(b []byte) (int, error) {
-	for range retries { // an error may concern one frame: see what is behind it
+	for range retries { // an error may concern one frame only: try the next one
 		n, _, errno := syscall.RawSyscall(syscall.SYS_READ, uintptr(d.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
 		switch {
 		case errno == 0:
@@ -222,14 +223,15 @@ func (d *file) read(b []byte) (int, error) {
 	return 0, nil
 }
 
-// isDead tells from a read's error that the device has died, with its namespace.
+// isDead reports whether the error of a read means that the device no longer exists, for example because its namespace
+// was removed.
 //
 //uvswitch:hot
 func isDead(errno syscall.Errno) bool {
 	return errno == syscall.EBADFD || errno == syscall.EBADF || errno == syscall.ENODEV || errno == syscall.EFAULT
 }
 
-// writeChain writes a frame and its chain as one.
+// writeChain writes a frame and its chain as one super-frame, in one system call.
 //
 //uvswitch:hot
 func (d *file) writeChain(f *frame.Frame) frame.Reason {
@@ -246,7 +248,7 @@ func (d *file) writeChain(f *frame.Frame) frame.Reason {
 	}
 }
 
-// gather lists the pieces of a chain.
+// gather puts the pieces of f and its chain into iov and returns how many there are.
 //
 //uvswitch:hot
 func gather(iov []unix.Iovec, f *frame.Frame) int {
@@ -272,7 +274,7 @@ func (d *file) write(b []byte) frame.Reason {
 	}
 }
 
-// WriteReason is why a write was not taken.
+// WriteReason returns the drop reason for the errno of a write; frame.None when errno is 0.
 //
 //uvswitch:hot
 func WriteReason(errno syscall.Errno) frame.Reason {

@@ -1,8 +1,8 @@
-// Package tap opens the wires of ports and moves frames over them: TAP devices with a virtio-net header made in a
-// namespace, plain TAP devices (through songgao/water), and existing devices (AF_PACKET). RW is the I/O backend on
-// read and write; its Poll and Send are what package dataplane asks of a Poller.
+// Package tap opens the devices behind ports and moves frames over them: TAPs with a virtio-net header, created in a
+// namespace (Device), plain TAPs created by songgao/water (Plain), and existing devices through AF_PACKET sockets
+// (AFPacket). RW (read, write, epoll) and IOUring are the I/O backends; both implement dataplane.Poller.
 //
-// It decides nothing about frames. What a Read brings is untrusted: frame.Parse checks it.
+// The package makes no decision about frames. Frames that Read returns are untrusted: frame.Parse checks them.
 //
 // Sources: linux Documentation/networking/tuntap.rst, drivers/net/tun.c, packet(7).
 package tap

@@ -10,10 +10,10 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// Adopt takes over the descriptor of a TAP that somebody else has made, as Open makes them: IFF_NO_PI and IFF_VNET_HDR.
-// On an error fd stays the caller's.
+// FromFD returns a Device that owns fd, the descriptor of a TAP that another program created. The TAP must have the flags
+// that Open sets: IFF_NO_PI and IFF_VNET_HDR. On an error, fd stays the caller's.
 func FromFD(fd int) (*Device, error) {
-	// TUNGETIFF says IFF_NOFILTER, the same bit as IFF_NO_PI, while there is no filter (linux drivers/net/tun.c).
+	// Attach a filter: without one, TUNGETIFF sets IFF_NOFILTER, the same bit as IFF_NO_PI (linux drivers/net/tun.c).
 	all := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff}
 	if err := tunIoctl(fd, unix.TUNATTACHFILTER, &unix.SockFprog{Len: 1, Filter: &all}); err != nil {
 		return nil, fmt.Errorf("tap: the file descriptor is not one of a TAP: %w", err)
@@ -49,7 +49,8 @@ func tunIoctl(fd int, request uintptr, p *unix.SockFprog) error {
 	return nil
 }
 
-// Name is what the device is called now, wherever it is: others may have moved and renamed it.
+// Name returns the device's present name: other programs may have renamed the device or moved it to another namespace. An
+// error means that the device no longer exists.
 func (d *Device) Name() (string, error) {
 	ifr := &unix.Ifreq{}
 	if err := unix.IoctlIfreq(d.fd, unix.TUNGETIFF, ifr); err != nil {
@@ -58,8 +59,8 @@ func (d *Device) Name() (string, error) {
 	return ifr.Name(), nil
 }
 
-// Up tells whether the device is up, in whatever namespace it is; an error says that it is gone. (A TAP can be written to when it
-// is up: linux drivers/net/tun.c, tun_chr_poll.)
+// Up reports whether the device is up, in whatever namespace it is. An error means that the device no longer exists. Up
+// polls for POLLOUT: a TAP is writable while it is up (linux drivers/net/tun.c, tun_chr_poll).
 func (d *file) Up() (bool, error) {
 	fds := []unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLOUT}}
 	for {

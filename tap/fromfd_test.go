@@ -9,12 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What is handed over must be a TAP as Open makes them; a descriptor that is refused stays the caller's.
+// FromFD accepts only TAPs with the flags that Open sets. A descriptor that it refuses stays the caller's.
 func TestFromFD(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it makes TAPs")
 	}
-	runtime.LockOSThread() // and never unlocked: the thread ends with the test
+	runtime.LockOSThread() // never unlocked, so that the thread ends with the test
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		t.Fatal(err)
 	}

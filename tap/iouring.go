@@ -11,19 +11,19 @@ import (
 )
 
 const (
-	ringOps     = 1024 // operations queued between two Polls; more are submitted on the way
+	ringOps     = 1024 // operations that fit into the queue; when it is full, they are submitted before the next Poll
 	ringBuffers = 256
-	minBuffers  = 4  // provided per Poll when frames are largest
-	maxBuffers  = 64 // and when they are smallest
+	minBuffers  = 4  // buffers provided per Poll when frames are large
+	maxBuffers  = 64 // and when they are small
 	bufferSize  = frame.VnetLen + frame.MaxFrame
 	readGroup   = 0
 )
 
-// What an operation was, in the top byte of its data; below it, for a write, how many frames (8 bits), the port
-// (16 bits), the first one's Slot (8 bits) and how many bytes (24 bits).
+// Kinds of operations, in the top byte of an operation's data. Below it, from the top: the number of frames written
+// (8 bits), the port (16 bits), the Slot of the first frame written (8 bits), and the bytes written (24 bits).
 const (
 	opRead = iota + 1 // a port's multishot read
-	opPoll            // a port that is read by Conn.Read has something
+	opPoll            // a port that is read by Conn.Read has become readable
 	opWake
 	opWrite
 	opCancel
@@ -37,45 +37,45 @@ func writeData(t frame.TxFailure) uint64 {
 	return opData(opWrite, t.Port) | uint64(t.Frames)<<48 | uint64(t.Slot)<<writeBytes | uint64(t.Bytes)
 }
 
-const writeBytes = 24 // bits for the bytes of a write: a batch's are fewer
+const writeBytes = 24 // bits for the byte count of a write; a whole batch has fewer bytes
 
-// Ring is the I/O backend on io_uring. Ports whose Conn says Vnet are read by one multishot operation each, into
-// buffers that all of them share, and written by operations that one system call submits: the same that waits for
-// the next frames. Other ports are polled by the ring, and read and written by their Conn.
+// IOUring is the I/O backend that uses io_uring. A port whose Conn.Vnet is true is read by one multishot read; all these
+// ports share the buffers. Writes to such a port are queued; the system call that waits for the next frames submits them.
+// Other ports are only polled by the io_uring, and read and written by their Conn.
 //
-// Buffers are given to the kernel just before that call: how many depends on how large frames are, so that a batch
-// stays in the cache, and those used last come first. When they run out, the reads that found none are armed again
-// in the order in which they ended; so ports take turns.
+// Buffers are provided to the kernel just before that call. Their number depends on the size of recent frames, so that a
+// batch stays in the cache; buffers used last are provided first. A read that finds no buffer ends. Reads that have ended
+// are armed again in the order in which they ended, so ports take turns.
 type IOUring struct {
 	*waker
 	readers
 	ring      *uring.Ring
 	buffers   *uring.Buffers
 	ports     [frame.MaxPorts]ringPort
-	toArm     []frame.PortID // reads to be armed
-	free      []uint16       // buffers, the one used last on top
+	toArm     []frame.PortID // ports whose read or poll must be armed
+	free      []uint16       // buffers; the one used last is the last
 	out       int            // buffers that the kernel has
 	loaned    []uint16       // buffers of the batch that Poll returned last
-	size      int            // of frames lately, a moving average in bytes
+	size      int            // moving average of frame sizes, in bytes
 	pending   [ringBuffers]filled
-	first     int // the oldest of pending
-	n         int // how many of pending
-	active    int // multishot operations under way
+	first     int // index of the oldest frame in pending
+	n         int // frames in pending
+	active    int // multishot operations in progress
 	woken     bool
-	spinsLeft int // looks at the ring before sleeping
+	spinsLeft int // checks for completions before sleeping
 	enabled   bool
 	closed    bool
 	failed    [2][]frame.TxFailure
-	reported  []frame.PortID                  // the gone ones that the last Poll returned
-	iov       [4 * frame.BatchSize]unix.Iovec // of the chains that are queued
+	reported  []frame.PortID                  // Batch.Gone of the last Poll
+	iov       [4 * frame.BatchSize]unix.Iovec // pieces of the queued chains
 	iovs      int
 }
 
 type ringPort struct {
 	conn  frame.Conn
-	fd    int  // for writing by the ring; -1: by the Conn
-	read  bool // by this ring
-	armed bool // an operation is under way
+	fd    int  // used by the io_uring; -1: the Conn reads and writes
+	read  bool // this backend reads the port
+	armed bool // its read or poll is in progress
 }
 
 // filled is a frame that was read and waits to be put into a batch.
@@ -85,8 +85,8 @@ type filled struct {
 	n      int32
 }
 
-// NewRing makes a backend without ports, which looks for frames for the time busyPoll before it sleeps. The error says
-// why io_uring cannot be used here.
+// NewIOUring returns a backend without ports. Its Poll looks for frames for the time busyPoll before it sleeps. An error
+// says why io_uring cannot be used on this machine.
 func NewIOUring(busyPoll time.Duration) (*IOUring, error) {
 	r := &IOUring{readers: newReaders(), size: frame.BatchBytes}
 	var err error
@@ -112,7 +112,7 @@ func NewIOUring(busyPoll time.Duration) (*IOUring, error) {
 	return r, nil
 }
 
-// looks is how many looks at the ring take so long.
+// spinBudget returns how many checks for completions take the time busyPoll.
 func (r *IOUring) spinBudget(busyPoll time.Duration) int {
 	if busyPoll <= 0 {
 		return 0
@@ -143,14 +143,14 @@ func (r *IOUring) Add(id frame.PortID, c frame.Conn, read bool) error {
 	return nil
 }
 
-// Remove implements dataplane.Poller. When it returns, the kernel does nothing with the port any more.
+// Remove implements dataplane.Poller. When it returns, the kernel no longer uses the port's descriptor.
 func (r *IOUring) Remove(id frame.PortID) {
 	p := &r.ports[id]
 	if p.conn == nil || r.closed {
 		return
 	}
 	p.read = false
-	if r.enabled { // what was sent to it goes out while its descriptor is its own
+	if r.enabled { // submit queued writes while the descriptor still belongs to the port
 		_ = r.ring.Enter(0)
 		r.reap()
 	}
@@ -167,7 +167,7 @@ func (r *IOUring) Remove(id frame.PortID) {
 		err = r.ring.Enter(1)
 	}
 	r.remove(id)
-	for range r.n { // what it brought last goes with it
+	for range r.n { // discard frames of the port that Poll has not returned yet
 		f := r.pull()
 		if f.port == id {
 			r.free = append(r.free, f.buffer)
@@ -178,7 +178,7 @@ func (r *IOUring) Remove(id frame.PortID) {
 	*p = ringPort{}
 }
 
-// readData names the operation by which a port is read.
+// readData returns the data of the operation that reads or polls a port.
 //
 //uvswitch:hot
 func (r *IOUring) readData(id frame.PortID) uint64 {
@@ -208,7 +208,7 @@ func (r *IOUring) pull() filled {
 func (r *IOUring) Poll(b *frame.Batch) error {
 	b.N = 0
 	r.iovs = 0
-	r.free = append(r.free, r.loaned...) // their writes are submitted before anything is read
+	r.free = append(r.free, r.loaned...) // writes from them are submitted before the kernel reads into them
 	r.loaned = r.loaned[:0]
 	if !r.enabled {
 		if err := r.enable(); err != nil {
@@ -218,7 +218,7 @@ func (r *IOUring) Poll(b *frame.Batch) error {
 	for {
 		r.provide()
 		wait := 1
-		if r.pressing() || len(r.toArm) > 0 { // a read that is not armed yet would not end the wait
+		if r.pressing() || len(r.toArm) > 0 { // a read that is not armed would not end the wait
 			wait = 0
 		}
 		if err := r.enter(wait); err != nil {
@@ -229,22 +229,22 @@ func (r *IOUring) Poll(b *frame.Batch) error {
 			break
 		}
 	}
-	// What is reaped between two Polls, by Send or Remove, is for the next one: so the lists take turns.
+	// Send and Remove may reap completions between two Polls; the next Poll reports them. So two lists are used in turn.
 	b.Failed, r.failed[0], r.failed[1] = r.failed[0], r.failed[1][:0], r.failed[0]
 	b.Gone, r.gone, r.reported = r.gone, r.reported[:0], r.gone
 	r.woken = false
 	return nil
 }
 
-// pressing tells whether there is something that Poll must not sleep on.
+// pressing reports whether Poll has something to return and must not sleep.
 //
 //uvswitch:hot
 func (r *IOUring) pressing() bool {
 	return r.n > 0 || r.woken || len(r.ready) > 0 || len(r.failed[0]) > 0 || len(r.gone) > 0
 }
 
-// enter submits what is queued and takes what has completed, after waiting for a first completion with wait. Before
-// it sleeps it looks again for as long as busyPoll says: whoever sends then need not wake it.
+// enter submits the queued operations and handles completions. If wait is not 0, it waits until there are wait of them.
+// Before it sleeps, it looks for completions for the time busyPoll, so that a sender need not wake it.
 //
 //uvswitch:hot
 func (r *IOUring) enter(wait int) error {
@@ -264,7 +264,7 @@ func (r *IOUring) enter(wait int) error {
 	return err
 }
 
-// enable makes the calling thread the ring's.
+// enable makes the calling thread the only one that may use the io_uring.
 func (r *IOUring) enable() error {
 	if err := r.ring.Enable(); err != nil {
 		return err
@@ -281,8 +281,8 @@ func (r *IOUring) watchWake() {
 	}
 }
 
-// provide gives the kernel as many buffers as a batch of frames of the present size has, and arms reads that have
-// ended: as many as can find a buffer.
+// provide gives the kernel as many buffers as a batch of frames of the average size needs. Then it arms reads that have
+// ended, but no more than there are buffers.
 //
 //uvswitch:hot
 func (r *IOUring) provide() {
@@ -296,7 +296,7 @@ func (r *IOUring) provide() {
 	for _, id := range r.toArm[:n] {
 		p := &r.ports[id]
 		if !r.reserve() {
-			return // Poll says what is wrong with the ring
+			return // Poll reports what is wrong with the io_uring
 		}
 		if p.fd < 0 {
 			r.ring.PollMultishot(p.conn.FD(), r.readData(id))
@@ -309,7 +309,7 @@ func (r *IOUring) provide() {
 	r.toArm = r.toArm[:copy(r.toArm, r.toArm[n:])]
 }
 
-// reserve makes room for one more operation; false when the ring does not work any more.
+// reserve makes room for one more operation. It returns false when the io_uring no longer works.
 //
 //uvswitch:hot
 func (r *IOUring) reserve() bool {
@@ -322,7 +322,7 @@ func (r *IOUring) reserve() bool {
 	return true
 }
 
-// reap takes what has completed.
+// reap handles all completions.
 //
 //uvswitch:hot
 func (r *IOUring) reap() {
@@ -372,7 +372,8 @@ func (r *IOUring) readDone(id frame.PortID, c *uring.Completion) {
 	r.ended(id, c)
 }
 
-// ended looks after an operation that was its last: it is armed again, unless the port is dead or leaves.
+// ended handles the last completion of a multishot operation. The operation will be armed again, unless the port is dead
+// or is being removed.
 //
 //uvswitch:hot
 func (r *IOUring) ended(id frame.PortID, c *uring.Completion) {
@@ -390,10 +391,10 @@ func (r *IOUring) ended(id frame.PortID, c *uring.Completion) {
 		r.gone = append(r.gone, id)
 		return
 	}
-	r.toArm = append(r.toArm, id) // out of buffers, as a rule, or an error that concerns one frame
+	r.toArm = append(r.toArm, id) // usually out of buffers, or an error that concerns one frame
 }
 
-// fill puts frames into the batch. Where ports of both kinds have something, each gets half of it.
+// fill puts frames into the batch. Ports that are read by Conn.Read get at most half of it.
 //
 //uvswitch:hot
 func (r *IOUring) fill(b *frame.Batch) {
@@ -410,8 +411,8 @@ func (r *IOUring) fill(b *frame.Batch) {
 	}
 }
 
-// Send implements dataplane.Poller. What is not in one of the ring's buffers may be gone before the write is submitted: it
-// is written at once.
+// Send implements dataplane.Poller. A frame outside the shared buffers is written at once: its bytes may change before a
+// queued write is submitted.
 //
 //uvswitch:hot
 func (r *IOUring) Send(id frame.PortID, f *frame.Frame) {
@@ -434,7 +435,7 @@ func (r *IOUring) Send(id frame.PortID, f *frame.Frame) {
 	}
 }
 
-// owns tells whether a frame and its chain stay where they are until the next Poll has returned.
+// owns reports whether a frame and its chain lie in the shared buffers, and so stay unchanged until the next Poll returns.
 //
 //uvswitch:hot
 func (r *IOUring) owns(f *frame.Frame) bool {
@@ -449,7 +450,7 @@ func (r *IOUring) owns(f *frame.Frame) bool {
 //uvswitch:hot
 func (r *IOUring) sendChain(id frame.PortID, fd int, f *frame.Frame) {
 	if len(r.iov)-r.iovs < frame.BatchSize {
-		_ = r.ring.Enter(0) // what is wrong with the ring, Poll will say
+		_ = r.ring.Enter(0) // Poll reports what is wrong with the io_uring
 		r.iovs = 0
 	}
 	iov := r.iov[r.iovs:]
@@ -458,7 +459,7 @@ func (r *IOUring) sendChain(id frame.PortID, fd int, f *frame.Frame) {
 	r.ring.WriteV(fd, iov[:n], writeData(frame.Failure(id, frame.None, f)))
 }
 
-// Close implements dataplane.Poller. It ends every operation, so that no device is kept by one.
+// Close implements dataplane.Poller. It cancels every operation, so that none keeps a device alive.
 func (r *IOUring) Close() error {
 	if r.closed {
 		return nil

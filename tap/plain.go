@@ -13,21 +13,23 @@ import (
 	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
-// Plain is a TAP without a virtio-net header, made by songgao/water: for ports or kernels without offloads. What
-// goes out is segmented and summed here, in software; Segmented says how often.
+// Plain is a TAP without a virtio-net header, created by songgao/water, for ports or kernels without offloads. Frames
+// written to it are segmented and checksummed in software; Segmented returns how many were.
 type Plain struct {
 	file
 	frame.Segmenter
 }
 
-// PlainFromFD takes over the descriptor of a plain TAP that OpenPlain has made, perhaps in another process.
+// PlainFromFD returns a Plain that owns fd, the descriptor of a plain TAP that OpenPlain created, perhaps in another
+// process.
 func PlainFromFD(fd int) *Plain { return &Plain{file: file{fd: fd}} }
 
-// OpenPlain makes a plain TAP called name in the namespace at path ns.
+// OpenPlain creates a plain TAP called name in the network namespace at path ns. If the name is already in use, the error
+// wraps ErrExists.
 func OpenPlain(ns, name string) (*Plain, error) {
 	var p *Plain
 	err := netns.Do(netns.Original, func() error {
-		probe, err := openTUN() // water's own error for a missing device is bare
+		probe, err := openTUN() // water's error would not explain a missing /dev/net/tun
 		if err != nil {
 			return err
 		}
@@ -39,7 +41,7 @@ func OpenPlain(ns, name string) (*Plain, error) {
 		if err != nil {
 			return createError(name, err)
 		}
-		defer ifce.Close() // the port has a descriptor of its own
+		defer ifce.Close() // p keeps a duplicate of its descriptor
 		fd, err := descriptor(ifce)
 		if err != nil {
 			return err
@@ -60,8 +62,8 @@ func OpenPlain(ns, name string) (*Plain, error) {
 	return p, nil
 }
 
-// descriptor returns a non-blocking copy of the descriptor in water's os.File, whose own Read and Write lock. Asking by
-// SyscallConn keeps it non-blocking, which Fd would not.
+// descriptor returns a non-blocking duplicate of the descriptor in water's os.File, because Read and Write of an os.File
+// take a lock. It uses SyscallConn, since Fd would make the descriptor blocking.
 func descriptor(ifce *water.Interface) (fd int, err error) {
 	f, ok := ifce.ReadWriteCloser.(*os.File)
 	if !ok {
@@ -78,13 +80,13 @@ func descriptor(ifce *water.Interface) (fd int, err error) {
 	return fd, unix.SetNonblock(fd, true)
 }
 
-// Vnet is false: a ring may not read or write the descriptor by itself.
+// Vnet implements frame.Conn. It is false: an io_uring must not read or write the descriptor directly.
 func (p *Plain) Vnet() bool { return false }
 
-// Longest implements frame.Conn: what was joined would only have to be taken apart here.
+// GSOMaxSize implements frame.Conn. It is 0: a coalesced packet would only have to be segmented again here.
 func (p *Plain) GSOMaxSize(uint8) int { return 0 }
 
-// Read implements frame.Conn: the header is all zero, "complete and unsegmented".
+// Read implements frame.Conn. The virtio-net header is all zero: the checksums are complete, and it is no super-frame.
 //
 //uvswitch:hot
 func (p *Plain) Read(b []byte) (int, error) {
@@ -96,5 +98,5 @@ func (p *Plain) Read(b []byte) (int, error) {
 	return n + frame.VnetLen, nil
 }
 
-// Write implements frame.Conn. A super-frame becomes several; when one of them is refused, so is the whole.
+// Write implements frame.Conn. It segments a super-frame; when one segment is refused, the super-frame counts as refused.
 func (p *Plain) Write(f *frame.Frame) frame.Reason { return p.Send(f, p.write) }

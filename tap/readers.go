@@ -3,25 +3,25 @@ package tap
 import "github.com/uvswitch/uvswitch/internal/frame"
 
 const (
-	quota   = 32 // frames that one port may bring per Poll, so that a loud port starves nobody
+	quota   = 32 // frames read from one port per turn at most, so that a busy port starves no other
 	arenaSz = frame.BatchBytes + frame.VnetLen + frame.MaxFrame + 64
 )
 
-// readers are the ports that a backend reads by Conn.Read, and the line of those believed to have something. Frames
-// are read back to back into one arena, so that small ones stay in cache; they are the arena's until the next read.
+// readers holds the ports that a backend reads with Conn.Read, and a queue of the ports that may have frames to read.
+// Frames are read back to back into one arena, so that small frames stay in the cache; they are valid until the next read.
 type readers struct {
-	conns  [frame.MaxPorts]frame.Conn // nil: not read here
-	queued [frame.MaxPorts]bool       // stands in line
+	conns  [frame.MaxPorts]frame.Conn // nil: not read with Conn.Read
+	queued [frame.MaxPorts]bool       // the port is in ready
 	ready  []frame.PortID
 	arena  []byte
-	gone   []frame.PortID // found dead since the last clear
+	gone   []frame.PortID // dead ports, to be reported in Batch.Gone
 }
 
 func newReaders() readers {
 	return readers{ready: make([]frame.PortID, 0, frame.MaxPorts), gone: make([]frame.PortID, 0, frame.MaxPorts)}
 }
 
-// add begins to read a port: what came before raises no event, so it is believed ready.
+// add starts to read a port. Frames that arrived earlier raise no event, so the port is queued at once.
 func (r *readers) add(id frame.PortID, c frame.Conn) {
 	if r.arena == nil {
 		r.arena = make([]byte, arenaSz)
@@ -41,7 +41,7 @@ func (r *readers) remove(id frame.PortID) {
 	}
 }
 
-// wakeUp puts a port in line.
+// wakeUp queues a port to be read, unless it is queued already.
 //
 //uvswitch:hot
 func (r *readers) wakeUp(id frame.PortID) {
@@ -51,8 +51,8 @@ func (r *readers) wakeUp(id frame.PortID) {
 	}
 }
 
-// read goes once over the line and reads from each port up to its quota, until the batch holds most frames. A port
-// that has more goes to the end of the line; one that has none leaves it.
+// read goes through the ready queue once and reads up to quota frames from each port. It stops when the batch holds most
+// frames or the arena is full. A port that may have more frames goes to the end of the queue; any other port leaves it.
 //
 //uvswitch:hot
 func (r *readers) read(b *frame.Batch, most int) {

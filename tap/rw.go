@@ -9,22 +9,22 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-const look = 4 // after so many Polls with work, look for newly ready ports all the same
+const look = 4 // Polls after which epoll is asked for newly ready ports, even if some are ready
 
-// RW is the I/O backend on read, write and epoll. A write is done when Send returns.
+// RW is the I/O backend that uses read, write and epoll. Send writes the frame before it returns.
 type RW struct {
 	*waker
 	readers
 	epoll  int
-	ports  [frame.MaxPorts]frame.Conn // what can be sent to
-	since  int                        // Polls since epoll was asked
+	ports  [frame.MaxPorts]frame.Conn // ports that Send can send to
+	since  int                        // Polls since the last epoll_wait
 	events [64]unix.EpollEvent
 	failed [2][]frame.TxFailure
 }
 
 var errClosed = errors.New("tap: the backend is closed")
 
-// NewRW makes a backend without ports.
+// NewRW returns a backend without ports.
 func NewRW() (*RW, error) {
 	w, err := newWaker()
 	if err != nil {
@@ -64,7 +64,7 @@ func (r *RW) Remove(id frame.PortID) {
 	if c == nil || r.epoll < 0 {
 		return
 	}
-	_ = unix.EpollCtl(r.epoll, unix.EPOLL_CTL_DEL, c.FD(), nil) // fails for one that is not read, or is dead
+	_ = unix.EpollCtl(r.epoll, unix.EPOLL_CTL_DEL, c.FD(), nil) // fails for a port that is not read, or whose device is gone
 	r.remove(id)
 	r.ports[id] = nil
 }
@@ -89,7 +89,7 @@ func (r *RW) Poll(b *frame.Batch) error {
 			}
 			if woken {
 				r.read(b, frame.BatchSize)
-				break // whoever woke us has something that must not wait for a frame
+				break // the caller of Wake must not wait until a frame comes
 			}
 		}
 		r.read(b, frame.BatchSize)
@@ -101,7 +101,8 @@ func (r *RW) Poll(b *frame.Batch) error {
 	return nil
 }
 
-// await asks epoll for ports that have become ready, waiting for wait milliseconds (-1: until there is one).
+// await calls epoll_wait and queues the ports that have become ready. It waits for at most wait milliseconds; -1 means no
+// limit. woken reports a call of Wake.
 //
 //uvswitch:hot
 func (r *RW) await(wait int) (woken bool, err error) {

@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A waker is an eventfd that makes a waiting Poll return. Whoever wakes may do so until long after close.
+// A waker is an eventfd that makes a waiting Poll return. Wake may be called at any time, even after close.
 type waker struct {
-	mu sync.Mutex
-	fd int // -1 when closed
+	mu sync.Mutex // Lock 90
+	fd int        // -1 when closed
 }
 
 func newWaker() (*waker, error) {
@@ -29,11 +29,11 @@ func (w *waker) Wake() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.fd >= 0 {
-		_, _ = unix.Write(w.fd, one[:]) // fails only when full, and then it is readable
+		_, _ = unix.Write(w.fd, one[:]) // fails only when the counter is full; the eventfd is then readable anyway
 	}
 }
 
-// clear takes the wake-ups that came.
+// clear resets the eventfd: wake-ups so far are consumed.
 //
 //uvswitch:hot
 func (w *waker) clear() {

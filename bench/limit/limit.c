@@ -1,10 +1,10 @@
-/* limit joins two TAP devices by io_uring, a thread and a ring for each direction, and looks at nothing: no
- * tables, no counters, no checks. It is what this kernel allows a user-space switch, and so the yardstick of one.
+/* limit connects two TAP devices through io_uring, with a thread and a ring for each direction. It does not inspect frames:
+ * no tables, no counters, no checks. So it shows how fast a user-space switch can be on this kernel.
  *
  *	limit TAP TAP
  *
- * It makes both devices, with virtio-net header and all offloads, in its own network namespace, prints "ready",
- * and forwards until it is ended. Move the devices where they are wanted afterwards.
+ * It creates both devices, with virtio-net header and all offloads, in its own network namespace, prints "ready",
+ * and forwards until it is killed. Move the devices to other namespaces afterwards.
  *
  * Sources: io_uring_setup(2), io_uring_enter(2), io_uring_register(2), linux/io_uring.h; drivers/net/tun.c.
  */

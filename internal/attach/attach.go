@@ -1,8 +1,8 @@
-// Package attach gives one device of a container a port of the switch, from outside of the switch's process: it creates the
-// TAP inside the namespace, passes it to the switch by its file descriptor, configures it and publishes ports. So the process
-// that enters namespaces need not be the one that forwards.
+// Package attach connects a container to the switch from outside the switch's process: it creates a TAP in the container's
+// namespace, passes its file descriptor to the switch, configures the device and publishes ports. So the process that enters
+// namespaces need not be the one that forwards.
 //
-// The CNI plugin, the netavark plugin and `uvswitch port add` use it.
+// It is used by the CNI plugin, the netavark plugin and `uvswitch port add`.
 package attach
 
 import (
@@ -27,19 +27,19 @@ import (
 type Attachment struct {
 	Switch  *api.Client
 	Network api.NetworkAdd // created when it does not exist and has a subnet
-	Port    string         // name of the port in the switch
+	Port    string         // name of the switch's port
 	Netns   string         // path of the namespace
-	Display string         // the user's name of the namespace; the path when empty
+	Display string         // name of the namespace to show; when empty: Netns
 	Ifname  string
 	IP      string       // an address of the network; empty: the switch chooses
-	MAC     string       // likewise
+	MAC     string       // empty: the switch chooses
 	MTU     int          // 0: the network's
-	Routes  []link.Route // via the gateway, unless a route names another; nil: the default route, unless the network is internal
+	Routes  []link.Route // via the gateway, unless a route names a next hop; nil: a default route, or none in an internal network
 	Publish []PortMapping
 	Set     api.PortSet // port settings
 }
 
-// A Result is what an Attachment has become.
+// A Result describes the device that Attach created.
 type Result struct {
 	Port    api.Port
 	MAC     string
@@ -49,12 +49,12 @@ type Result struct {
 	Routes  []link.Route
 }
 
-// Client is a client of the switch at socket; an empty socket means the environment's, or the default one.
+// Client returns a client of the switch at socket. An empty socket means $UVSWITCH_SOCKET, or else the default socket.
 func Client(socket string) *api.Client {
 	return api.NewClient(cmp.Or(socket, os.Getenv("UVSWITCH_SOCKET"), api.DefaultSocket))
 }
 
-// Attach creates the device, passes it to the switch, configures it and publishes its ports. On an error nothing remains.
+// Attach creates the device, passes it to the switch, configures it and publishes its ports. After an error nothing remains.
 func (a *Attachment) Attach(ctx context.Context) (_ Result, err error) {
 	n, err := a.findNetwork(ctx)
 	if err != nil {
@@ -66,10 +66,10 @@ func (a *Attachment) Attach(ctx context.Context) (_ Result, err error) {
 	if err != nil {
 		return Result{}, err
 	}
-	defer t.Close() // the switch has a descriptor of its own
+	defer t.Close() // the switch has its own descriptor
 	defer func() {
 		if err == nil || api.IsStatus(err, http.StatusConflict) && made.Name == "" {
-			return // in the second case the port, if there is one, is another's
+			return // on a conflict, a port of that name belongs to another device
 		}
 		ctx, cancel := CleanupContext(ctx)
 		defer cancel()
@@ -108,7 +108,7 @@ func (a *Attachment) Attach(ctx context.Context) (_ Result, err error) {
 	if err != nil {
 		return Result{}, err
 	}
-	out.Routes = slices.DeleteFunc(slices.Clone(out.Routes), func(r link.Route) bool { return !slices.Contains(there, r) }) // another network's came first
+	out.Routes = slices.DeleteFunc(slices.Clone(out.Routes), func(r link.Route) bool { return !slices.Contains(there, r) }) // it may exist on another device
 	for _, p := range a.Publish {
 		if p.HostPort == 0 || p.IsDuplicate(a.Publish) {
 			continue
@@ -124,8 +124,8 @@ func (a *Attachment) Attach(ctx context.Context) (_ Result, err error) {
 	return out, nil
 }
 
-// ShouldAttachLocally reports whether the switch refused a port only because it cannot see or enter a namespace that this
-// process can see.
+// ShouldAttachLocally reports whether the switch refused a port only because the switch cannot see or enter the namespace ns, and
+// this process can see it.
 func ShouldAttachLocally(refusal error, ns string) bool {
 	if ns == "" || !api.IsCode(refusal, api.NamespaceNotFound) && !api.IsCode(refusal, api.NamespaceNotPermitted) {
 		return false
@@ -134,8 +134,8 @@ func ShouldAttachLocally(refusal error, ns string) bool {
 	return err == nil
 }
 
-// Port creates the device that p asks for inside its namespace and passes it to the switch. A switch that may enter namespaces
-// does the same by itself.
+// Port creates the device of p in its namespace and passes it to the switch. A switch that may enter namespaces needs no such
+// help: it creates the device itself.
 func Port(ctx context.Context, sw *api.Client, p api.PortAdd) (api.Port, error) {
 	if p.Offload == "off" {
 		return api.Port{}, errors.New("a device without offloads cannot be passed to the switch: only a switch that may enter namespaces (CAP_SYS_ADMIN) creates such a port")
@@ -155,31 +155,32 @@ func Port(ctx context.Context, sw *api.Client, p api.PortAdd) (api.Port, error) 
 	return out.Port, err
 }
 
-// Timeout bounds what an attachment waits for the switch.
+// Timeout is the time limit for an attachment and for its removal.
 const Timeout = 30 * time.Second
 
-// CleanupContext is a context for undoing work, also after ctx has ended.
+// CleanupContext returns a context for undoing work. It has its own timeout and remains valid after ctx has ended.
 func CleanupContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), Timeout)
 }
 
-// Detach ends the port, and with it the device and what is published; one that is not there is not an error, nor is a switch that is
-// not.
+// Detach removes the port, and with it the device and the published ports. It is no error when the port does not exist, or when
+// no switch answers.
 func (a *Attachment) Detach(ctx context.Context) error {
 	err := a.Switch.DeletePort(ctx, a.Port)
 	switch {
 	case api.IsStatus(err, http.StatusNotFound):
 		return nil
 	case api.IsUnreachable(err):
-		if own, err := netns.Same(a.Netns, netns.Original); err == nil && !own { // the device may be kept for the next switch
-			_ = link.DeleteTAP(a.Netns, a.Ifname) // fails when it is gone, or another's
+		if own, err := netns.Same(a.Netns, netns.Original); err == nil && !own { // systemd may keep the device for the next switch
+			_ = link.DeleteTAP(a.Netns, a.Ifname) // fails when the device does not exist, or is no TAP
 		}
 		return nil
 	}
 	return err
 }
 
-// findNetwork is the switch's network, made when it may be; one that is there must be what is asked for, or be without ports and give way.
+// findNetwork returns the switch's network, and creates it when a subnet is set and it does not exist. An existing network must
+// have the requested settings; one that differs is replaced when it has no ports.
 func (a *Attachment) findNetwork(ctx context.Context) (api.Network, error) {
 	n, err := a.lookUp(ctx)
 	switch {
@@ -200,7 +201,7 @@ func (a *Attachment) findNetwork(ctx context.Context) (api.Network, error) {
 	if n, err = a.lookUp(ctx); err != nil {
 		return api.Network{}, err
 	}
-	if n != nil && a.differs(n) == "" { // another container may have made it just now
+	if n != nil && a.differs(n) == "" { // another container may have created it meanwhile
 		return *n, nil
 	}
 	return api.Network{}, refused
@@ -219,7 +220,8 @@ func (a *Attachment) lookUp(ctx context.Context) (*api.Network, error) {
 	return nil, nil
 }
 
-// differs says in what the switch's network is not what is asked for. Without a subnet nothing is.
+// differs describes the first difference between the switch's network and the requested one; empty when there is none, or when no
+// subnet is requested.
 func (a *Attachment) differs(n *api.Network) string {
 	want := a.Network
 	switch {

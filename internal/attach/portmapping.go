@@ -9,16 +9,16 @@ import (
 	"strings"
 )
 
-// A PortMapping is a published port as container runtimes name it. Its JSON is that of CNI's capability portMappings.
+// A PortMapping is a published port as container runtimes describe it. Its JSON is that of CNI's capability portMappings.
 type PortMapping struct {
 	HostPort      int    `json:"hostPort"`
 	ContainerPort int    `json:"containerPort"`
 	Protocol      string `json:"protocol"` // tcp when empty
 	HostIP        string `json:"hostIP"`
-	Count         int    `json:"-"` // consecutive ports, at both ends; 0 means 1
+	Count         int    `json:"-"` // number of consecutive ports, on both sides; 0 means 1
 }
 
-// IsDuplicate reports whether p repeats for IPv6 what the list has for IPv4: runtimes may send both.
+// IsDuplicate reports whether p is the IPv6 copy of an IPv4 mapping in list: runtimes may send both.
 func (p PortMapping) IsDuplicate(list []PortMapping) bool {
 	return p.HostIP == "::" && slices.ContainsFunc(list, func(o PortMapping) bool {
 		return (o.HostIP == "" || o.HostIP == "0.0.0.0") && o.HostPort == p.HostPort && o.ContainerPort == p.ContainerPort && o.Protocol == p.Protocol
@@ -43,5 +43,5 @@ func (p PortMapping) Spec() (string, error) {
 	return fmt.Sprintf("%s:%d/%s", host, p.ContainerPort, p.Proto()), nil
 }
 
-// Proto is the protocol's name, tcp by default.
+// Proto returns the name of the protocol in lower case, tcp by default.
 func (p PortMapping) Proto() string { return cmp.Or(strings.ToLower(p.Protocol), "tcp") }

@@ -15,7 +15,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/simnet"
 )
 
-// gopacket reads what was written: interfaces with names, times to the nanosecond, lengths, bytes.
+// gopacket reads the Writer's output: interfaces with names, times to the nanosecond, lengths, bytes.
 func TestWriterAgainstGopacket(t *testing.T) {
 	var out bytes.Buffer
 	w, err := capture.NewWriter(&out, "test", func(p frame.PortID) (string, string) {
@@ -53,7 +53,7 @@ func TestWriterAgainstGopacket(t *testing.T) {
 	}
 }
 
-// bed is two ports in a network, and a capture hub.
+// bed is a test bed: a network with two ports, and a capture hub.
 type bed struct {
 	t   *testing.T
 	n   *simnet.Net
@@ -77,7 +77,7 @@ func (b *bed) start(o capture.Options) *capture.Capture {
 	return c
 }
 
-// send puts a frame in from port 1, to b or to nobody.
+// send sends a frame from port 1, to host b unless p has a destination MAC.
 func (b *bed) send(p frametest.Packet) {
 	b.t.Helper()
 	p.SrcMAC, p.Src = 0x020000000201, frametest.Addr("10.0.0.2")
@@ -106,7 +106,7 @@ func drain(c *capture.Capture) (got []capture.Record) {
 
 var seen = frametest.Packet{Payload: []byte("seen")}
 
-// A capture sees both sides of a forwarded frame while it lasts.
+// While it runs, a capture sees a forwarded frame on both ports.
 func TestCapture(t *testing.T) {
 	b := newBed(t)
 	all, one := b.start(capture.Options{}), b.start(capture.Options{Ports: []frame.PortID{2}, Snap: 20})
@@ -141,7 +141,7 @@ func TestCapture(t *testing.T) {
 	}
 }
 
-// The filter runs before the copy, on what each port sees.
+// The filter runs before the copy, on the frame as each port sees it.
 func TestFilter(t *testing.T) {
 	b := newBed(t)
 	f, err := filter.Compile("udp dst port 53")
@@ -156,7 +156,7 @@ func TestFilter(t *testing.T) {
 	}
 }
 
-// Every drop is seen, wherever it happens: in a stage, at the port that does not take the frame, at the housekeeper.
+// Every drop is seen, wherever it happens: in a stage, at a port that does not take the frame, or in the slow path.
 func TestDrops(t *testing.T) {
 	b := newBed(t)
 	c := b.start(capture.Options{Ends: true, Drops: true})
@@ -168,7 +168,7 @@ func TestDrops(t *testing.T) {
 	b.send(frametest.Packet{Payload: []byte("not taken")})
 	b.step()
 	got := drain(c)
-	c.Close() // what is refused while nobody captures is nobody's afterwards
+	c.Close() // frames refused while no capture runs must not appear later
 	b.send(frametest.Packet{Payload: []byte("unseen")})
 	c = b.start(capture.Options{Ends: true, Drops: true})
 	b.step()
@@ -180,7 +180,7 @@ func TestDrops(t *testing.T) {
 		t.Errorf("at the port: %+v", got)
 	}
 	gw, _ := b.n.DP.Router.Interface(1)
-	b.send(frametest.Packet{DstMAC: gw.MAC, Dst: frametest.Addr("9.9.9.9")}) // no way out
+	b.send(frametest.Packet{DstMAC: gw.MAC, Dst: frametest.Addr("9.9.9.9")}) // no route to it
 	b.send(frametest.Packet{DstMAC: gw.MAC, Dst: gw.Addr, DstPort: 7})       // the gateway has no service
 	got = drain(c)
 	if len(got) != 2 || got[0].Reason != frame.NoRoute || got[1].Reason != frame.GatewayService {
@@ -197,7 +197,7 @@ func TestDrops(t *testing.T) {
 	}
 }
 
-// A reader that does not read loses records, and holds nobody up.
+// A reader that does not read loses records and delays nothing.
 func TestSlowReader(t *testing.T) {
 	b := newBed(t)
 	c := b.start(capture.Options{})
@@ -211,7 +211,7 @@ func TestSlowReader(t *testing.T) {
 	t.Error("nothing was lost: is the ring bounded?")
 }
 
-// A worker that is observed allocates nothing, once it has room.
+// An observed worker allocates nothing once its buffers have grown.
 func TestObservedAllocatesNothing(t *testing.T) {
 	b := newBed(t)
 	all, ends := b.start(capture.Options{}), b.start(capture.Options{Ends: true})
@@ -232,7 +232,7 @@ func TestObservedAllocatesNothing(t *testing.T) {
 	}
 }
 
-// Captures are bounded, some of them are root's, and numbers of packets go on when others start and stop.
+// The number of captures is bounded, some are reserved for root, and packet numbers continue when captures start and end.
 func TestBounds(t *testing.T) {
 	b := newBed(t)
 	first := b.start(capture.Options{})
@@ -269,7 +269,7 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// A super-frame is written as it is, or as what a wire would carry.
+// A super-frame is written as it is or, with Split, as a physical link would carry it.
 func TestSplit(t *testing.T) {
 	b := newBed(t)
 	c := b.start(capture.Options{Dir: capture.In})
@@ -302,7 +302,7 @@ func TestSplit(t *testing.T) {
 	}
 }
 
-// Whatever is said to be one of our captures is read without a panic.
+// A Reader does not panic, whatever the input.
 func FuzzReader(f *testing.F) {
 	var out bytes.Buffer
 	w, _ := capture.NewWriter(&out, "test", func(frame.PortID) (string, string) { return "a", "b" })

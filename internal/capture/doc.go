@@ -1,12 +1,12 @@
-// Package capture shows what becomes of frames: `uvswitch dump` and `uvswitch monitor` are made of its records.
+// Package capture records what the switch does with frames; `uvswitch dump` and `uvswitch monitor` show its records.
 //
-// It is a dataplane.Observer, installed only while somebody captures: off, it costs a comparison per batch. A worker
-// runs the filter, copies what is asked for into a ring of its own, and never waits: a slow reader loses records,
-// counted. What a frame looked like before and after translation are two records, on the port it came by and on the
-// one it left by, with one packet number.
+// It implements dataplane.Observer, which is installed only while a capture runs: without one, it costs a comparison per
+// batch. A worker runs the filter, copies the selected frames into its own ring, and never waits. If the reader is slow,
+// records are lost and counted. A frame before and after translation is two records with the same packet number: one on
+// the port that the frame came by, one on the port that it leaves by.
 //
-// The way of a record: observer.go sees the frame, record.go is its shape in a ring, hub.go hands it to the reader,
-// pcapng.go writes it.
+// The path of a record: observer.go sees the frame, record.go defines the record's layout in a ring, hub.go passes it to
+// the reader, pcapng.go writes it.
 //
 // Source: the pcapng format, draft-ietf-opsawg-pcapng.
 package capture

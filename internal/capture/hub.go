@@ -12,32 +12,32 @@ import (
 )
 
 const (
-	ringBytes   = 4 << 20 // per capture and worker; of those with Ends a quarter
-	maxCaptures = 16      // at once; a word has a bit for each
-	forRoot     = 10      // of them that only root may take
+	ringBytes   = 4 << 20 // size of a ring, of which a capture has one per worker; with Ends, a quarter
+	maxCaptures = 16      // captures at a time; a uint64 has a bit for each
+	forRoot     = 10      // captures reserved for root
 )
 
 // Options select what is captured.
 type Options struct {
-	Ports  []frame.PortID // none: all
-	Snap   int            // bytes of each frame; 0: all
-	Dir    Direction      // of frames; 0: both
+	Ports  []frame.PortID // empty: all ports
+	Snap   int            // bytes to keep of each frame; 0: all
+	Dir    Direction      // 0: both directions
 	Filter filter.Filter
-	Ends   bool // one record per frame, with its verdict, instead of one per port that it passes
-	Drops  bool // only those whose verdict is a drop; with Ends
-	Root   bool // root asks: some places are kept for it
+	Ends   bool // one record per frame, with its verdict, instead of one per port that the frame passes
+	Drops  bool // with Ends: only frames that are dropped
+	Root   bool // root starts the capture and may use the captures reserved for root
 }
 
-// A Hub puts captures into a dataplane and takes them out.
+// A Hub starts and ends captures in a dataplane.
 type Hub struct {
 	dp       *dataplane.Dataplane
-	mu       sync.Mutex
-	captures [maxCaptures]*Capture // nil where there is none
-	workers  []*observer           // and the housekeeper's, the last
-	idle     bool                  // nobody captures: the observers are not the workers'
+	mu       sync.Mutex            // Lock 50
+	captures [maxCaptures]*Capture // nil: free
+	workers  []*observer           // one per worker; the last is the slow path's
+	idle     bool                  // no capture runs: the observers are not installed
 }
 
-// NewHub makes a hub for d.
+// NewHub returns a hub for d.
 func NewHub(d *dataplane.Dataplane) *Hub {
 	h := &Hub{dp: d}
 	for i := range d.Workers() + 1 {
@@ -48,17 +48,17 @@ func NewHub(d *dataplane.Dataplane) *Hub {
 
 // A Capture collects records until Close.
 type Capture struct {
-	Lost atomic.Uint64 // records for which the ring had no room
+	Lost atomic.Uint64 // records lost because a ring was full
 
 	hub     *Hub
 	options Options
 	all     bool
 	ports   [frame.MaxPorts]bool
-	rings   []*ring.Queue // by worker; the last is the housekeeper's
+	rings   []*ring.Queue // one per worker; the last is the slow path's
 	wake    chan struct{}
 }
 
-// Start begins a capture: every frame from here on is seen.
+// Start starts a capture: it sees every frame from now on. Start returns an error when too many captures run.
 func (h *Hub) Start(o Options) (*Capture, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -71,7 +71,7 @@ func (h *Hub) Start(o Options) (*Capture, error) {
 			free = limit - 1 - i
 		}
 	}
-	if o.Root { // the places that are for nobody else first
+	if o.Root { // root takes the reserved captures first
 		for i := maxCaptures - forRoot; i < maxCaptures; i++ {
 			if h.captures[i] == nil {
 				free = i
@@ -112,33 +112,33 @@ func (c *Capture) Close() {
 	c.hub.install()
 }
 
-// install has the dataplane serve the present captures.
+// install makes the dataplane serve the current captures.
 func (h *Hub) install() {
 	captures := h.captures
 	if captures == [maxCaptures]*Capture{} {
 		h.dp.Observe(nil)
-		for _, o := range h.workers { // they hold rings
+		for _, o := range h.workers { // drop the references to captures, which hold rings
 			o.captures = captures
 		}
 		h.idle = true
 		return
 	}
-	if h.idle { // what was sent meanwhile was not seen
+	if h.idle { // forget old sends: later ones were not observed
 		for _, o := range h.workers {
 			clear(o.sent[:])
 		}
 		h.idle = false
 	}
-	h.dp.Observe(func(i int) dataplane.Observer { // on the worker: its observer is nobody else's
+	h.dp.Observe(func(i int) dataplane.Observer { // called on the worker, which alone uses its observer
 		h.workers[i].serve(captures)
 		return h.workers[i]
 	})
 }
 
-// Wait is readable when there may be records.
+// Wait returns a channel that delivers a value when there may be records.
 func (c *Capture) Wait() <-chan struct{} { return c.wake }
 
-// Drain calls yield with the records that are there, oldest first, until yield returns false.
+// Drain calls yield with the records that are available, oldest first, until there are none left or yield returns false.
 func (c *Capture) Drain(yield func(Record) bool) {
 	for {
 		var oldest *ring.Queue
@@ -159,7 +159,7 @@ func (c *Capture) Drain(yield func(Record) bool) {
 	}
 }
 
-// wants tells whether a port is one of the capture's.
+// wants reports whether the capture includes port p.
 func (c *Capture) wants(p frame.PortID) bool {
 	return c.all || int(p) < len(c.ports) && c.ports[p]
 }

@@ -9,36 +9,36 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// An observer serves all captures for one worker, or for the housekeeper. What a frame was when it came is kept until its
-// verdict is known; what was sent, until it is known that the port took it.
+// An observer serves all captures for one worker, or for the slow path. It keeps a copy of a received frame until the
+// frame's verdict is known, and a copy of a sent frame until it is known whether the port took the frame.
 type observer struct {
 	dp       *dataplane.Dataplane
 	worker   int
 	captures [maxCaptures]*Capture
 	room     filter.Packet
-	packets  uint64 // numbered so far
+	packets  uint64 // packets numbered so far
 	came     [frame.BatchSize]kept
-	bytes    []byte // of came
+	bytes    []byte // data of the frames in came
 	sent     [2 * frame.BatchSize]kept
-	sentOf   []byte // bytes of sent
+	sentOf   []byte // data of the frames in sent
 	flood    [frame.MaxPorts]frame.PortID
-	wrote    uint64 // captures that got a record since they were last woken
+	wrote    uint64 // bit set of captures that got a record since they were last notified
 }
 
-// kept is a copy of a frame. wanted has a bit for each capture that the filter selects it for.
+// kept is a copy of a frame. wanted has a bit for each capture whose filter selects the frame.
 type kept struct {
 	wanted uint64
 	packet uint64
 	in     frame.PortID
-	at, n  int // in bytes
+	at, n  int // position and length of the copy in observer.bytes or sentOf
 	length int
 	before frame.Tuple
 	vnet   [frame.VnetLen]byte
-	flow   uint32 // of what was sent, and the tuple after translation
+	flow   uint32 // sent frames only, as is after, the tuple after translation
 	after  frame.Tuple
 }
 
-// serve has o serve these captures. What was kept for another in the same place is not for the new one.
+// serve makes o serve these captures. Frames that were kept for an earlier capture in the same slot are not for the new one.
 func (o *observer) serve(captures [maxCaptures]*Capture) {
 	var same uint64
 	for j := range captures {
@@ -52,7 +52,7 @@ func (o *observer) serve(captures [maxCaptures]*Capture) {
 	o.captures = captures
 }
 
-// Came implements dataplane.Observer.
+// Received implements dataplane.Observer.
 func (o *observer) Received(b *frame.Batch, again bool) {
 	now := time.Now()
 	if !again {
@@ -89,7 +89,7 @@ func (o *observer) Received(b *frame.Batch, again bool) {
 	}
 }
 
-// Went implements dataplane.Observer.
+// Decided implements dataplane.Observer.
 func (o *observer) Decided(b *frame.Batch) {
 	now := time.Now()
 	for i := range b.Frames[:b.N] {
@@ -104,7 +104,7 @@ func (o *observer) Decided(b *frame.Batch) {
 		if f.Flags&frame.HasTuple != 0 {
 			r.After = f.Tuple
 		}
-		if r.Translated() { // by a flow that this frame has made, perhaps
+		if r.Translated() { // perhaps by a flow that this frame created
 			r.Flow = f.Flow
 		}
 		to := o.receivers(f)
@@ -117,7 +117,7 @@ func (o *observer) Decided(b *frame.Batch) {
 	o.wake()
 }
 
-// receivers are the ports that a frame was sent to, or would have been but for their rate.
+// receivers returns the ports to which a frame is sent, or would be sent if it did not exceed the port's rate.
 func (o *observer) receivers(f *frame.Frame) []frame.PortID {
 	switch f.Verdict {
 	case frame.Drop:
@@ -134,7 +134,7 @@ func (o *observer) receivers(f *frame.Frame) []frame.PortID {
 	return nil
 }
 
-// arrived writes the record of a frame as it came, and that of its end.
+// arrived writes the Arrival record of a frame or, for captures with Ends, its End record.
 func (o *observer) arrived(r *Record, k *kept, to []frame.PortID) {
 	data := o.bytes[k.at : k.at+k.n]
 	for j, c := range o.captures {
@@ -154,7 +154,8 @@ func (o *observer) arrived(r *Record, k *kept, to []frame.PortID) {
 	}
 }
 
-// departed writes the records of a frame as ports get it. What is joined to an earlier frame went with that one.
+// departed writes a Departure record for each port that gets the frame. A frame that was coalesced with an earlier one is
+// part of the earlier frame's record.
 func (o *observer) departed(r *Record, f *frame.Frame, k *kept, to []frame.PortID) {
 	if len(to) == 0 || f.Verdict == frame.Coalesced || f.Verdict == frame.Drop {
 		return
@@ -183,7 +184,7 @@ func (o *observer) departed(r *Record, f *frame.Frame, k *kept, to []frame.PortI
 			}
 		}
 	}
-	if ends { // a port may not take it
+	if ends { // keep a copy: a port may still refuse the frame
 		s := &o.sent[f.Slot]
 		*s = kept{wanted: k.wanted, packet: r.Packet, in: r.In, at: len(o.sentOf), length: r.Length, before: r.Before, flow: r.Flow, after: r.After}
 		copy(s.vnet[:], r.Vnet)
@@ -192,7 +193,7 @@ func (o *observer) departed(r *Record, f *frame.Frame, k *kept, to []frame.PortI
 	}
 }
 
-// failed writes the end of what a port did not take.
+// failed writes the End record of a frame that a port did not take.
 func (o *observer) failed(t frame.TxFailure, now time.Time) {
 	s := &o.sent[t.Slot]
 	r := Record{
@@ -206,7 +207,7 @@ func (o *observer) failed(t frame.TxFailure, now time.Time) {
 	}
 }
 
-// Ended implements dataplane.Observer.
+// SlowPathDone implements dataplane.Observer.
 func (o *observer) SlowPathDone(e dataplane.End) {
 	var f frame.Frame
 	f.Reset(e.Raw, e.In)
@@ -230,7 +231,7 @@ func (o *observer) SlowPathDone(e dataplane.End) {
 	o.wake()
 }
 
-// write copies a record into the ring of capture j, as far as its snapshot length goes.
+// write copies a record and its data, cut to the snapshot length, into the ring of capture j.
 func (o *observer) write(j int, r *Record, data []byte) {
 	data = data[:min(len(data), o.captures[j].options.Snap)]
 	if b := o.reserve(j, r, len(data)); b != nil {
@@ -239,7 +240,8 @@ func (o *observer) write(j int, r *Record, data []byte) {
 	}
 }
 
-// reserve makes room for a record with n bytes of data, to be filled before Commit; nil when there is none.
+// reserve puts a record without its data into the ring of capture j and returns the n bytes for the data, to be filled before
+// Commit. It returns nil if the ring is full.
 func (o *observer) reserve(j int, r *Record, n int) []byte {
 	c := o.captures[j]
 	rec := c.rings[o.worker].Reserve(recordLen + n)
@@ -252,7 +254,7 @@ func (o *observer) reserve(j int, r *Record, n int) []byte {
 	return rec[recordLen:]
 }
 
-// wake wakes the readers of what was written.
+// wake notifies the readers of the captures that got records.
 func (o *observer) wake() {
 	for j, c := range o.captures {
 		if o.wrote&(1<<j) != 0 {

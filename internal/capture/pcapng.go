@@ -29,11 +29,11 @@ const (
 	linkTypeEthernet = 1
 )
 
-// A Writer writes pcapng, in little-endian order: one interface per port, nanoseconds; and with each packet its direction,
-// its number, what became of it, and how many were lost before it.
+// A Writer writes pcapng in little-endian byte order, with one interface per port and timestamps in nanoseconds. Each packet
+// has its direction, its number, a comment that says what became of it, and the number of packets lost before it.
 type Writer struct {
-	Limit int  // packets at most; 0: no limit
-	Split bool // write super-frames, and frames without a checksum yet, as a wire would carry them
+	Limit int  // packets to write at most; 0: no limit
+	Split bool // segment super-frames and complete partial checksums, as on a physical link
 
 	w          io.Writer
 	buf        []byte
@@ -43,23 +43,24 @@ type Writer struct {
 	written    int
 }
 
-// NewWriter writes the section header. describe names a port when its first packet comes.
+// NewWriter returns a Writer to w and writes the section header with the name app. describe returns a port's name and
+// description.
 func NewWriter(w io.Writer, app string, describe func(frame.PortID) (name, description string)) (*Writer, error) {
 	p := &Writer{w: w, interfaces: map[frame.PortID]uint32{}, describe: describe}
 	p.begin(blockSection)
 	p.u32(byteOrderMagic)
 	p.u16(1)
 	p.u16(0)
-	p.u32(0xffffffff) // section length: not known
+	p.u32(0xffffffff) // section length: unknown
 	p.u32(0xffffffff)
 	p.option(optAppl, []byte(app))
 	return p, p.end()
 }
 
-// Written is how many packets there are in the file.
+// Written returns the number of packets written.
 func (p *Writer) Written() int { return p.written }
 
-// Write writes one record, and its interface before it when it is new. lost records were lost before it.
+// Write writes one record, and before it its port's interface, if that is new. lost is the number of records lost before it.
 func (p *Writer) Write(r Record, lost uint64) error {
 	if p.Split && r.Length == len(r.Data) && r.Vnet.NeedsCsum() {
 		var f frame.Frame
@@ -126,7 +127,7 @@ func (p *Writer) writeInterface(port frame.PortID) error {
 func (p *Writer) begin(block uint32) {
 	p.buf = p.buf[:0]
 	p.u32(block)
-	p.u32(0) // the length, known at the end
+	p.u32(0) // the block's length; end sets it
 }
 
 // end closes the options, sets both lengths and writes the block.
@@ -158,7 +159,7 @@ func (p *Writer) padded(b []byte) {
 	}
 }
 
-// A Packet is one that a Reader read.
+// A Packet is a packet that a Reader has read.
 type Packet struct {
 	Time     time.Time
 	Port     string
@@ -170,20 +171,20 @@ type Packet struct {
 	isPacket bool
 }
 
-// A Reader reads what a Writer wrote, and nothing else: other pcapng files are for gopacket, tshark and the like.
+// A Reader reads the output of a Writer. It does not support other pcapng files; use gopacket or tshark for those.
 type Reader struct {
-	// Raw is the block last read, Head all blocks so far that were no packets, with which a file begins, and Fresh those
-	// of them that came since the reader's user last set it to nil.
+	// Raw is the last block read. Head holds all blocks so far that are not packets; a file must begin with them. Fresh
+	// holds those of them that came since the caller last set Fresh to nil.
 	Raw, Head, Fresh []byte
 
 	r     io.Reader
 	ports []string
 }
 
-// NewReader reads from r.
+// NewReader returns a Reader of r.
 func NewReader(r io.Reader) *Reader { return &Reader{r: r} }
 
-// Next reads the next packet; io.EOF when there are no more. Data is valid until the following Next.
+// Next returns the next packet, or io.EOF if there is none. Packet.Data is valid until the following Next.
 func (r *Reader) Next() (Packet, error) {
 	for {
 		p, err := r.block()
@@ -196,7 +197,7 @@ func (r *Reader) Next() (Packet, error) {
 
 var errNotOurs = errors.New("the stream is not a capture of uvswitch")
 
-// Begin reads the section header, which says that the capture has begun.
+// Begin reads the section header, which is sent when the capture has started.
 func (r *Reader) Begin() error {
 	if _, err := r.block(); err != nil {
 		return err
@@ -260,7 +261,7 @@ func (r *Reader) block() (p Packet, err error) {
 	return p, nil
 }
 
-// options calls yield for each option.
+// options calls yield with each pcapng option in b.
 func options(b []byte, yield func(code uint16, value []byte)) {
 	for len(b) >= 4 {
 		code, n := binary.LittleEndian.Uint16(b), int(binary.LittleEndian.Uint16(b[2:]))

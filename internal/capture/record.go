@@ -9,16 +9,16 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// Kind is what a record is about.
+// Kind is the event that a record describes.
 type Kind uint8
 
 const (
-	Arrival   Kind = iota // a frame as a port sent it
-	Departure             // as another port gets it
-	End                   // a frame has its verdict, or a port did not take it
+	Arrival   Kind = iota // a frame as it came from a port
+	Departure             // a frame as it goes to a port
+	End                   // the verdict on a frame, or a port's refusal to take it
 )
 
-// Direction of a record, as pcapng numbers it: In is what the switch read from the port.
+// Direction is the direction of a frame, numbered as in pcapng. In means that the switch read it from the port.
 type Direction uint8
 
 const (
@@ -26,36 +26,36 @@ const (
 	Out Direction = 2
 )
 
-// A Record is one frame at one point of its way. Data is valid until the next call of Drain.
+// A Record is one frame at one point of its path. Data is valid until the function that Drain calls returns.
 type Record struct {
 	Time    time.Time
 	Kind    Kind
 	Dir     Direction
-	Port    frame.PortID // whose record it is: In of what arrives, Out of what departs
-	In, Out frame.PortID // Out is the port it goes to, when that is one; of an End for Reason of a port, the one that refused it
-	Copies  int          // how many ports get it
+	Port    frame.PortID // the port it belongs to: In of an Arrival, Out of a Departure
+	In, Out frame.PortID // Out is the port it goes to, if it goes to one only, or the port that refused it
+	Copies  int          // number of ports that get it
 	Verdict frame.Verdict
-	Reason  frame.Reason // of a drop; of a frame for the gateway, what it would be dropped for
-	Flow    uint32       // the tracked connection's number; 0 without one
-	Packet  uint64       // the same for all records of a frame of one batch
-	Before  frame.Tuple  // as it arrived; zero without addresses
-	After   frame.Tuple  // as it departs
-	Frames  int          // how many were joined to this one
+	Reason  frame.Reason // of a drop, or why a frame was punted
+	Flow    uint32       // number of the flow; 0: none
+	Packet  uint64       // number of the frame, the same in all its records from one batch
+	Before  frame.Tuple  // addresses and ports as it arrived; zero: none
+	After   frame.Tuple  // addresses and ports as it departs
+	Frames  int          // how many frames were coalesced into this one, itself included
 	Length  int          // of the frame in bytes; Data may be shorter
 	Vnet    frame.VnetHdr
 	Data    []byte
 }
 
-// Translated tells whether addresses or ports were rewritten.
+// Translated reports whether addresses or ports were rewritten.
 func (r *Record) Translated() bool { return r.Before != r.After && r.After != (frame.Tuple{}) }
 
-// Comment says what became of the frame. name names a port.
+// Comment returns a text that says what became of the frame. name returns the name of a port.
 func (r *Record) Comment(name func(frame.PortID) string) string {
 	var parts []string
 	switch {
 	case r.Verdict == frame.Drop && r.Kind == End && r.Out != frame.NoPort:
 		parts = append(parts, fmt.Sprintf("dropped: %s at %s", r.Reason, name(r.Out)))
-	case r.Verdict == frame.Drop || r.Verdict == frame.Punt && r.hopeless():
+	case r.Verdict == frame.Drop || r.Verdict == frame.Punt && r.isRejected():
 		parts = append(parts, "dropped: "+r.Reason.String())
 	case r.Kind == Departure:
 		parts = append(parts, "from "+name(r.In))
@@ -86,18 +86,15 @@ func (r *Record) Comment(name func(frame.PortID) string) string {
 	return strings.Join(parts, "; ")
 }
 
-// hopeless tells whether the housekeeper can only drop what it was handed for this reason, and tell the sender.
-func (r *Record) hopeless() bool {
-	switch r.Reason {
-	case frame.TTLExceeded, frame.NoRoute, frame.HostUnreachable, frame.ProhibitRoute, frame.UplinkDown, frame.FlowNotResumed, frame.NATPortsExhausted, frame.FlowTableFull:
-		return true
-	case frame.FragmentationNeeded: // but for what may be cut
+// isRejected reports whether the slow path can only drop the frame, and tell its sender.
+func (r *Record) isRejected() bool {
+	if r.Reason == frame.FragmentationNeeded { // without DF the packet is cut
 		return len(r.Data) > frame.EthernetLen+6 && r.Data[frame.EthernetLen+6]&0x40 != 0
 	}
-	return false
+	return r.Reason.Punt() == frame.Reject
 }
 
-// In a ring, in the host's byte order:
+// Layout of a record in a ring, with sizes in bytes, in host byte order:
 //
 //	0 time (8) | 8 packet (8) | 16 length (4) | 20 flow (4) | 24 in (2) | 26 out (2) | 28 kind | 29 verdict | 30 reason |
 //	31 frames | 32 copies (2) | 34 port (2) | 36 before (13) | 49 after (13) | 62 virtio-net header (10) | 72 bytes

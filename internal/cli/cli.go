@@ -1,5 +1,5 @@
-// Package cli is the uvswitch command: it reads arguments, asks a running switch through its control API, and
-// prints tables for people or JSON for programs. `run` is the one command that is a switch itself.
+// Package cli is the uvswitch command. It reads arguments, sends requests to a running switch through the control API, and prints
+// tables for people or JSON for programs. Only `run` is the switch itself.
 package cli
 
 import (
@@ -27,10 +27,10 @@ const (
 	exitUsage  = 2
 )
 
-// Version is what `uvswitch version` says; the build sets it.
+// Version is printed by `uvswitch version`; the build sets it.
 var Version = "0.1.0-dev"
 
-// app is one call of the command.
+// app is one run of the command.
 type app struct {
 	socket string
 	json   bool
@@ -50,9 +50,9 @@ type exitError struct{ code int }
 
 func (e exitError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
 
-// Run is the whole command: args as os.Args, the exit code as result.
+// Run runs the command with args as in os.Args, and returns the exit code.
 func Run(ctx context.Context, args []string, in io.Reader, out, stderr io.Writer) int {
-	if os.Getenv("CNI_COMMAND") != "" && len(args) == 1 { // a container runtime calls
+	if os.Getenv("CNI_COMMAND") != "" && len(args) == 1 { // called by a container runtime, as a CNI plugin
 		cni.Main("uvswitch " + Version + ", a container network and its CNI plugin; see `uvswitch --help`")
 		return exitOK
 	}
@@ -87,7 +87,7 @@ func Run(ctx context.Context, args []string, in io.Reader, out, stderr io.Writer
 	return exitFailed
 }
 
-// isCobraUsage recognises the errors that cobra makes of wrong arguments; it has no type for them.
+// isCobraUsage reports whether err is cobra's error for wrong arguments. Cobra has no type for these errors.
 func isCobraUsage(err error) bool {
 	for _, p := range []string{"unknown command", "unknown flag", "unknown shorthand", "accepts ", "requires ", "flag needs", "invalid argument", "required flag"} {
 		if strings.HasPrefix(err.Error(), p) {
@@ -97,7 +97,7 @@ func isCobraUsage(err error) bool {
 	return false
 }
 
-// Root is the command, for who documents it.
+// Root returns the root command, for man pages and completion scripts.
 func Root() *cobra.Command { return (&app{}).root() }
 
 func (a *app) root() *cobra.Command {
@@ -131,7 +131,7 @@ func (a *app) root() *cobra.Command {
 
 func (a *app) client() *api.Client { return api.NewClient(a.socket) }
 
-// group makes a command that only has subcommands.
+// group returns a command that only has subcommands.
 func group(use, short string, sub ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
 		return usagef("the subcommand is missing; use one of: %s", strings.Join(names(sub), ", "))
@@ -147,7 +147,7 @@ func names(cmds []*cobra.Command) (out []string) {
 	return out
 }
 
-// show makes a command that asks for a list and prints it.
+// show returns a command that gets a list from the switch and prints it.
 func show[T any](a *app, use, short, path string, table func(w io.Writer, rows T)) *cobra.Command {
 	return &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
 		return get(c.Context(), a, path, table)

@@ -11,17 +11,17 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// Completion asks the running switch for names; without one there are none.
+// Completion asks the running switch for names; when no switch runs, it offers none.
 
 type completer = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)
 
-// named lists what the switch has by that path.
+// named completes the names of the objects at path in the control API.
 func named[T any](a *app, path string, name func(T) string) completer {
 	return func(_ *cobra.Command, _ []string, start string) (out []string, _ cobra.ShellCompDirective) {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
 		var list []T
-		_ = a.client().Do(ctx, "GET", path, nil, &list) // nobody reads errors while completing
+		_ = a.client().Do(ctx, "GET", path, nil, &list) // completion has nowhere to show an error
 		for _, x := range list {
 			if n := name(x); strings.HasPrefix(n, start) {
 				out = append(out, n)
@@ -37,7 +37,7 @@ func words(list ...string) completer {
 	}
 }
 
-// complete gives every command below root its completion, by the names of flags and arguments.
+// complete sets the completion of every command below root, by the names of its flags and by its path.
 func (a *app) complete(root *cobra.Command) {
 	ports := named(a, "/ports", func(p api.Port) string { return p.Name })
 	networks := named(a, "/networks", func(n api.Network) string { return n.Name })
@@ -57,7 +57,7 @@ func (a *app) complete(root *cobra.Command) {
 	walk = func(c *cobra.Command) {
 		for name, f := range flags {
 			if c.Flags().Lookup(name) != nil {
-				_ = c.RegisterFlagCompletionFunc(name, f) // it is there
+				_ = c.RegisterFlagCompletionFunc(name, f) // the flag exists
 			}
 		}
 		if f, ok := args[strings.TrimPrefix(c.CommandPath(), root.Name()+" ")]; ok {

@@ -39,7 +39,7 @@ func (a *app) configCommand() *cobra.Command {
 			}
 			text, err := yaml.MarshalWithOptions(f, yaml.IndentSequence(true))
 			if err == nil && a.json {
-				text, err = yaml.YAMLToJSON(text) // with the file's keys
+				text, err = yaml.YAMLToJSON(text) // keeps the keys of the file
 			}
 			if err != nil {
 				return err
@@ -85,7 +85,7 @@ func (a *app) reload(c *cobra.Command, args []string, dry bool) error {
 		fmt.Fprintln(a.out, s)
 	}
 	if len(done.Changes) == 0 {
-		fmt.Fprintln(a.out, "nothing to change: the switch already matches the file")
+		fmt.Fprintln(a.out, "nothing to change")
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ func (a *app) doctorCommand() *cobra.Command {
 			if a.client().Do(c.Context(), "GET", "/status", nil, &s) == nil && s.Uplink.Ports != "" {
 				ranges = s.Uplink.Ports
 			}
-			e.Ports, _ = model.ParsePortRanges(ranges) // the switch's own
+			e.Ports, _ = model.ParsePortRanges(ranges) // the default ranges, or those of the running switch
 			list := e.Run(c.Context())
 			if a.json {
 				if err := a.printJSON(list); err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/capture"
 )
 
-// dumpFlags are tcpdump's.
+// dumpFlags are the flags of `dump`, mostly those of tcpdump.
 type dumpFlags struct {
 	ports                       []string
 	file, dir                   string
@@ -27,7 +27,7 @@ type dumpFlags struct {
 	ether, absolute, verbose    bool
 	hex, hexASCII, stamps       int
 	lineBuffered, numeric, none bool
-	list, quiet                 bool // quiet: for Wireshark, which takes every word for an error
+	list, quiet                 bool // quiet: for Wireshark, which takes every message for an error
 }
 
 func (a *app) dumpCommand() *cobra.Command {
@@ -104,7 +104,7 @@ func (a *app) dump(ctx context.Context, f *dumpFlags, expr string) error {
 	}
 	defer stream.Close()
 	r := capture.NewReader(stream)
-	if err := r.Begin(); err != nil { // it is in force
+	if err := r.Begin(); err != nil { // after it, the capture has begun
 		return cut(ctx, err)
 	}
 	var to sink
@@ -120,7 +120,7 @@ func (a *app) dump(ctx context.Context, f *dumpFlags, expr string) error {
 	if !f.quiet {
 		fmt.Fprintf(a.err, "uvswitch: listening on %s\n", where)
 	}
-	defer context.AfterFunc(ctx, func() { // somebody may have stopped reading a pipe
+	defer context.AfterFunc(ctx, func() { // a reader of a pipe may have stopped reading
 		if s, ok := to.(*files); ok {
 			s.abandon()
 		}
@@ -145,7 +145,7 @@ func (a *app) dump(ctx context.Context, f *dumpFlags, expr string) error {
 	return err
 }
 
-// cut is err without the ways in which a capture ends as it should: by its count, or interrupted.
+// cut returns err, or nil when the capture ended normally: at its count, or when interrupted.
 func cut(ctx context.Context, err error) error {
 	if errors.Is(err, io.EOF) || ctx.Err() != nil {
 		return nil
@@ -164,12 +164,12 @@ type sink interface {
 
 var errDone = errors.New("enough")
 
-// files writes packets to a file, or to one after another.
+// files writes packets to a file, or to a sequence of files.
 type files struct {
 	f       *dumpFlags
 	r       *capture.Reader
 	w       io.WriteCloser
-	n       int // of the present file
+	n       int // number of the current file
 	written int64
 	began   time.Time
 }
@@ -187,16 +187,16 @@ func newFiles(out io.Writer, f *dumpFlags, r *capture.Reader) (*files, error) {
 	return s, s.open(time.Now())
 }
 
-// abandon ends a write into a pipe that nobody reads.
+// abandon unblocks a write to a pipe that nobody reads.
 func (s *files) abandon() {
 	if f, ok := s.w.(*os.File); ok {
 		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeNamedPipe != 0 {
-			_ = f.SetWriteDeadline(time.Now()) // those that cannot have one do not block either
+			_ = f.SetWriteDeadline(time.Now()) // a file that has no deadlines does not block
 		}
 	}
 }
 
-// begin writes what a file begins with, at once: who reads it sees that it is a capture.
+// begin writes the header of a file at once, so that a reader sees a valid capture before the first packet.
 func (s *files) begin() error {
 	head := s.r.Head
 	if s.f.pcap {
@@ -208,7 +208,7 @@ func (s *files) begin() error {
 	return err
 }
 
-// open begins the file with number n.
+// open opens file number s.n and writes its header.
 func (s *files) open(now time.Time) error {
 	name := s.f.file
 	if s.f.seconds > 0 {
@@ -221,7 +221,7 @@ func (s *files) open(now time.Time) error {
 		}
 		name += fmt.Sprintf("%0*d", width, s.n)
 	}
-	w, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666) // not for reading: of a pipe it would be the reader itself
+	w, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666) // not O_RDWR: a pipe would then have this process as a reader
 	if err != nil {
 		return fmt.Errorf("dump: %w", err)
 	}
@@ -236,7 +236,7 @@ func (s *files) packet(p *capture.Packet) error {
 			return err
 		}
 	}
-	body := append(s.r.Fresh, s.r.Raw...) // with the interfaces that have come
+	body := append(s.r.Fresh, s.r.Raw...) // Fresh: the interfaces that were added since the last packet
 	if s.f.pcap {
 		body = pcapPacket(p)
 	}
@@ -263,7 +263,7 @@ func (s *files) next(now time.Time, byTime bool) error {
 
 func (s *files) close() error { return s.w.Close() }
 
-// strftime replaces the conversions that file names are made of.
+// strftime replaces the conversions of strftime(3) that file names use.
 func strftime(s string, t time.Time) string {
 	return strings.NewReplacer("%Y", t.Format("2006"), "%m", t.Format("01"), "%d", t.Format("02"), "%H", t.Format("15"), "%M", t.Format("04"),
 		"%S", t.Format("05"), "%s", strconv.FormatInt(t.Unix(), 10), "%%", "%").Replace(s)

@@ -12,7 +12,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// A printer writes packets as tcpdump does.
+// A printer prints packets in tcpdump's format.
 type printer struct {
 	w    io.Writer
 	f    *dumpFlags
@@ -34,7 +34,7 @@ func (p *printer) packet(k *capture.Packet) error {
 	}
 	line += "\n"
 	from := frame.EthernetLen
-	for from < len(k.Data) && from >= 2 && k.Data[from-2] == 0x81 && k.Data[from-1] == 0 { // tags are of the link, too
+	for from < len(k.Data) && from >= 2 && k.Data[from-2] == 0x81 && k.Data[from-1] == 0 { // VLAN tags belong to the link header, too
 		from += 4
 	}
 	if p.f.hex > 1 || p.f.hexASCII > 1 {
@@ -67,7 +67,7 @@ func (p *printer) stamp(t time.Time) string {
 	return t.Local().Format("2006-01-02 15:04:05.000000 ")
 }
 
-// dumpBytes is tcpdump's -x, and -X.
+// dumpBytes returns b in the format of tcpdump's -x, or of -X with ascii.
 func dumpBytes(b []byte, ascii bool) string {
 	var s strings.Builder
 	for at := 0; at < len(b); at += 16 {

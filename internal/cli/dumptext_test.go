@@ -84,7 +84,7 @@ func textCorpus(t *testing.T) (list [][]byte) {
 	return list
 }
 
-// tcpdump reads the same packets, and prints the same lines.
+// TestTextAgainstTcpdump checks that tcpdump prints the same lines for the same packets.
 func TestTextAgainstTcpdump(t *testing.T) {
 	if _, err := exec.LookPath("tcpdump"); err != nil {
 		if os.Getenv("CI") != "" {

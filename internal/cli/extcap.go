@@ -15,12 +15,12 @@ import (
 	"github.com/uvswitch/uvswitch/internal/filter"
 )
 
-// Wireshark's extcap interface: it asks a program which interfaces there are, and has it capture into a fifo.
-// Source: doc/extcap_example.py and the user's guide of Wireshark.
+// Wireshark's extcap interface: Wireshark asks a program for its interfaces, and has the program write a capture into a FIFO.
+// Sources: doc/extcap_example.py and the user's guide of Wireshark.
 
 const (
-	extcapName   = "uvswitch-extcap" // of the script that Wireshark finds
-	extcapPrefix = "uvswitch-"       // of interfaces
+	extcapName   = "uvswitch-extcap" // name of the script in Wireshark's folder
+	extcapPrefix = "uvswitch-"       // prefix of the interfaces' names
 )
 
 func (a *app) extcapCommand() *cobra.Command {
@@ -49,7 +49,7 @@ func (a *app) extcapCommand() *cobra.Command {
 	return group("extcap", "Capture from Wireshark", install, remove, run)
 }
 
-// extcapDirs are where Wireshark looks: since 4.2, and before.
+// extcapDirs returns dir, or, if dir is empty, Wireshark's personal extcap folders: the one since 4.2, and the one before.
 func extcapDirs(dir string) ([]string, error) {
 	if dir != "" {
 		return []string{dir}, nil
@@ -71,7 +71,7 @@ func (a *app) installExtcap(dir string) error {
 		return err
 	}
 	quote := func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
-	script := fmt.Sprintf("#!/bin/sh\nexport UVSWITCH_SOCKET=%s\nexec %s extcap run \"$@\"\n", quote(a.socket), quote(self)) // cobra reads no flags before run
+	script := fmt.Sprintf("#!/bin/sh\nexport UVSWITCH_SOCKET=%s\nexec %s extcap run \"$@\"\n", quote(a.socket), quote(self)) // by environment: `extcap run` parses no flags
 	for _, d := range dirs {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return err
@@ -85,7 +85,7 @@ func (a *app) installExtcap(dir string) error {
 	return nil
 }
 
-// extcap answers Wireshark. Its arguments are a contract of Wireshark's, and some versions send more than others.
+// extcap answers a call from Wireshark. Wireshark defines the arguments, and different versions send different sets.
 func (a *app) extcap(ctx context.Context, args []string) error {
 	flags := map[string]string{}
 	for i := 0; i < len(args); i++ {
@@ -108,7 +108,7 @@ func (a *app) extcap(ctx context.Context, args []string) error {
 		fmt.Fprintln(a.out, "arg {number=1}{call=--split}{display=Split super-frames}{tooltip=Show the frames that a wire would carry}{type=boolflag}{default=false}")
 		return nil
 	case !has("--capture") && has("--extcap-capture-filter"):
-		if _, err := filter.Compile(flags["--extcap-capture-filter"]); err != nil { // what is printed here is what is wrong
+		if _, err := filter.Compile(flags["--extcap-capture-filter"]); err != nil { // Wireshark shows the output as the error in the filter
 			fmt.Fprintln(a.out, err)
 		}
 		return nil
@@ -132,7 +132,7 @@ func (a *app) extcapInterfaces(ctx context.Context) error {
 	var out bytes.Buffer
 	fmt.Fprintf(&out, "extcap {version=%s}{display=uvswitch}\n", Version)
 	var ports []api.Port
-	if err := a.client().Do(ctx, "GET", "/ports", nil, &ports); err == nil { // no switch: no interfaces, and no complaint
+	if err := a.client().Do(ctx, "GET", "/ports", nil, &ports); err == nil { // without a switch there are no interfaces, which is no error
 		fmt.Fprintf(&out, "interface {value=%sany}{display=uvswitch: every port}\n", extcapPrefix)
 		for _, p := range ports {
 			fmt.Fprintf(&out, "interface {value=%s%s}{display=uvswitch port %s}\n", extcapPrefix, p.Name, p.Name)

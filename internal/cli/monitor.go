@@ -75,13 +75,13 @@ func (a *app) monitorCommand() *cobra.Command {
 	return c
 }
 
-// verdictLine is a verdict for people.
+// verdictLine formats a verdict for people.
 func verdictLine(v *api.Verdict) string {
 	stamp := v.Time
 	if t, err := time.Parse(time.RFC3339Nano, v.Time); err == nil {
 		stamp = t.Local().Format("15:04:05.000000")
 		if point := strings.IndexByte(v.Time, '.'); point >= 0 && strings.TrimLeft(v.Time[point+2:], "0123456789") == v.Time[point+2:] {
-			stamp = t.Local().Format("15:04:05.0     ") // of the remembered ones: not known better
+			stamp = t.Local().Format("15:04:05.0     ") // remembered drops have a time of lower precision
 		}
 	}
 	s := fmt.Sprintf("%s %-8s %s", stamp, orDash(v.In), v.Packet)

@@ -6,7 +6,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/cni"
 )
 
-// netavarkCommands are what netavark calls its plugins with: hidden, since nobody types them.
+// netavarkCommands returns the commands with which netavark calls its plugins. They are hidden: only netavark calls them.
 func (a *app) netavarkCommands() (out []*cobra.Command) {
 	for _, name := range cni.NetavarkCommands {
 		out = append(out, &cobra.Command{Use: name, Hidden: true, Args: cobra.MaximumNArgs(1), RunE: func(c *cobra.Command, args []string) error {

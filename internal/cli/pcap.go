@@ -6,7 +6,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/capture"
 )
 
-// The old pcap format, with nanoseconds, in little-endian order. Source: draft-ietf-opsawg-pcap.
+// The older pcap format, with timestamps in nanoseconds, in little-endian byte order. Source: draft-ietf-opsawg-pcap.
 
 func pcapHead(snap int) []byte {
 	if snap <= 0 {
@@ -16,7 +16,7 @@ func pcapHead(snap int) []byte {
 	b := e.AppendUint32(nil, 0xa1b23c4d)
 	b = e.AppendUint16(e.AppendUint16(b, 2), 4)
 	b = append(b, make([]byte, 8)...)
-	return e.AppendUint32(e.AppendUint32(b, uint32(snap)), 1) // Ethernet
+	return e.AppendUint32(e.AppendUint32(b, uint32(snap)), 1) // link type: Ethernet
 }
 
 func pcapPacket(p *capture.Packet) []byte {

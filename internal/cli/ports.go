@@ -69,7 +69,7 @@ func (a *app) networkCommand() *cobra.Command {
 		}})
 }
 
-// remove makes a command that deletes what its argument names.
+// remove returns a command that deletes the object that its argument names.
 func (a *app) remove(use, short, path string) *cobra.Command {
 	return &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
 		return a.client().Do(c.Context(), "DELETE", path+url.PathEscape(args[0]), nil, nil)
@@ -155,7 +155,7 @@ func (a *app) portTable(w io.Writer, rows []api.Port) {
 	}
 }
 
-// on lists the knobs that are switched on.
+// on returns the names of the settings that are on.
 func on(flags map[string]bool) (out []string) {
 	for k, v := range flags {
 		if v {
@@ -166,7 +166,7 @@ func on(flags map[string]bool) (out []string) {
 	return out
 }
 
-// rateText is a rate for people.
+// rateText formats a rate in bits per second and a burst in bytes.
 func rateText(bits, burst uint64) string {
 	if bits == 0 {
 		return "off"
@@ -200,7 +200,7 @@ func printPort(w io.Writer, p api.Port) {
 	}
 }
 
-// byCount lists reasons, the most frequent first.
+// byCount returns the keys of m, the most frequent first.
 func byCount(m map[string]uint64) []string {
 	var out []string
 	for k := range m {

@@ -31,7 +31,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/tapmaker"
 )
 
-// runFlags are the flags of `run` as given; a flag that is given wins over the file.
+// runFlags are the flags of `run`. A flag that is given overrides the configuration file.
 type runFlags struct {
 	config, subnet, uplink, kind, host, name, ports, io string
 	metrics, web, docker, state                         string
@@ -72,8 +72,8 @@ func (a *app) runCommand() *cobra.Command {
 	return c
 }
 
-// run runs a switch until ctx is done: first what can be refused without touching the host, then the sockets, then the switch,
-// then what speaks for it.
+// run runs a switch until ctx is done. It checks the flags and the configuration before it changes the host. Then it opens the
+// sockets, starts the switch, and starts the control API and Docker's driver.
 func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
 	if err := f.check(); err != nil {
 		return err
@@ -95,7 +95,7 @@ func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
 	if plugin != nil {
 		defer plugin.Close()
 	}
-	if in.control == nil { // before any device: a second switch gets no further
+	if in.control == nil { // before any device is created: a second switch fails here
 		if in.control, err = apiserver.Listen(a.socket, true); err != nil {
 			return err
 		}
@@ -120,11 +120,11 @@ func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
 		return errors.Join(err, d.Close())
 	}
 	err = a.serve(ctx, f, d, server, plugin, taps, conf)
-	server.Close() // nobody asks any more, then nothing moves
+	server.Close() // first the control API, then the switch
 	return errors.Join(err, d.Close())
 }
 
-// serve does what a ready switch does, until ctx is done or a part of it fails.
+// serve serves Docker and handles SIGHUP and the watchdog, until ctx is done or a part of the switch fails.
 func (a *app) serve(ctx context.Context, f runFlags, d *daemon.Daemon, server *apiserver.Server, plugin net.Listener, taps tapmaker.Maker, conf model.Config) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -149,7 +149,7 @@ func (a *app) serve(ctx context.Context, f runFlags, d *daemon.Daemon, server *a
 	}
 }
 
-// tapMaker starts the child that enters namespaces, where this process has the right to.
+// tapMaker starts the child process that creates TAPs in other namespaces, if this process may enter them.
 func tapMaker() (tapmaker.Maker, func(), error) {
 	if !rights.MayEnterNamespaces() {
 		return tapmaker.Forbidden{}, func() {}, nil
@@ -161,12 +161,12 @@ func tapMaker() (tapmaker.Maker, func(), error) {
 	return child, func() { _ = child.Close() }, nil
 }
 
-// netnsChildCommand is that child; see package tapmaker.
+// netnsChildCommand is the command of that child process; see package tapmaker.
 func netnsChildCommand() *cobra.Command {
 	return &cobra.Command{Use: tapmaker.ChildCommand, Hidden: true, Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error { return tapmaker.Serve() }}
 }
 
-// check refuses values that no flag may have.
+// check reports values of flags that are not valid.
 func (f *runFlags) check() error {
 	switch {
 	case len(f.name) == 0 || len(f.name) > 12 || strings.ContainsAny(f.name, "/ :"):
@@ -186,7 +186,7 @@ func (f *runFlags) check() error {
 	return nil
 }
 
-// source is the configuration file and the flags that win over it.
+// source returns the configuration file with the flags that override it.
 func (f *runFlags) source(given *pflag.FlagSet) config.Source {
 	s := config.Source{Path: f.config}
 	for flag, x := range map[string]struct {
@@ -217,7 +217,8 @@ func (f *runFlags) logger(a *app) *slog.Logger {
 
 const dockerName = "uvswitch"
 
-// listenDocker creates the socket where Docker looks for its driver, unless systemd has; nil when it is not asked for.
+// listenDocker returns the socket at which Docker looks for its driver: made, the one from systemd, or a new one. It returns nil
+// when no driver is requested.
 func (f *runFlags) listenDocker(made net.Listener) (net.Listener, error) {
 	if made != nil {
 		f.docker = cmp.Or(f.docker, dockerName)
@@ -234,17 +235,17 @@ func (f *runFlags) listenDocker(made net.Listener) (net.Listener, error) {
 	if made != nil {
 		return made, nil
 	}
-	l, err := apiserver.Listen(filepath.Join("/run/docker/plugins", f.docker+".sock"), false) // for Docker only
+	l, err := apiserver.Listen(filepath.Join("/run/docker/plugins", f.docker+".sock"), false) // no group: only root, and so Docker, may connect
 	if err != nil {
 		return nil, fmt.Errorf("--docker: %w", err)
 	}
 	return l, nil
 }
 
-// dockerState is the file with Docker's networks: one for each name of the driver.
+// dockerState returns the path of the driver's state file. Each driver name has its own file.
 func (f *runFlags) dockerState() string { return filepath.Join(f.state, "docker-"+f.docker+".json") }
 
-// announce tells people, --ready-fd and systemd that the switch is ready.
+// announce reports that the switch is ready: on stderr, on --ready-fd and to systemd.
 func (a *app) announce(f runFlags, conf model.Config) {
 	fmt.Fprintf(a.err, "uvswitch: ready; network %s is %s, control socket %s\n", api.DefaultNetwork, conf.Default.Subnet, a.socket)
 	if f.readyFD > 0 {

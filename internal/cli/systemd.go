@@ -13,13 +13,13 @@ import (
 	"github.com/uvswitch/uvswitch/internal/fdstore"
 )
 
-// What systemd is told (sd_notify(3), sd_watchdog_enabled(3)), and what it passes (sd_listen_fds(3)).
+// Messages to systemd (sd_notify(3), sd_watchdog_enabled(3)), and file descriptors from systemd (sd_listen_fds(3)).
 
-// notify tells systemd, where there is one.
+// notify sends state to systemd, if systemd started this process.
 func notify(state string) { _, _ = sdaemon.SdNotify(false, state) }
 
-// feedWatchdog tells systemd that the switch is alive, twice as often as systemd asks for. Once the switch is stuck, alive does not
-// return or fails, and systemd restarts it.
+// feedWatchdog tells systemd that the switch is alive, twice in each watchdog interval. When the switch is stuck, alive blocks or
+// fails, no message is sent, and systemd restarts the switch.
 func feedWatchdog(ctx context.Context, alive func() error) {
 	every, err := sdaemon.SdWatchdogEnabled(false)
 	if err != nil || every == 0 {
@@ -41,14 +41,14 @@ func feedWatchdog(ctx context.Context, alive func() error) {
 	}()
 }
 
-// inherited is what systemd passes: sockets that it listens on, and what its store has kept.
+// inherited has the file descriptors from systemd: listening sockets, and those from its file descriptor store.
 type inherited struct {
-	control *net.UnixListener // of uvswitch.socket; nil without
-	docker  net.Listener      // of uvswitch-docker.socket; nil without
+	control *net.UnixListener // of uvswitch.socket; nil without this unit
+	docker  net.Listener      // of uvswitch-docker.socket; nil without this unit
 	stored  []*os.File
 }
 
-// dockerSocket is FileDescriptorName= of uvswitch-docker.socket.
+// dockerSocket is the FileDescriptorName= of uvswitch-docker.socket.
 const dockerSocket = "docker"
 
 func inherit() (in inherited, err error) {

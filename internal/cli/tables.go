@@ -115,7 +115,7 @@ func (a *app) routeCommand() *cobra.Command {
 		a.routeChange("del", "Remove a route", "DELETE", false))
 }
 
-// routeChange makes a command that takes a route as `ip route` and `route show` write it.
+// routeChange returns a command whose arguments are a route in the syntax of `ip route`, which `route show` also prints.
 func (a *app) routeChange(name, short, method string, replace bool) *cobra.Command {
 	form := name + " DST via GATEWAY | " + name + " blackhole|unreachable|prohibit DST"
 	if method == "DELETE" {
@@ -244,7 +244,7 @@ func (a *app) flowCommand() *cobra.Command {
 	return group("flow", "Flows: the tracked connections", ls, events, stats, end("del", "Remove the flows that match", true), end("flush", "Remove all flows", false))
 }
 
-// followFlows prints events until it is interrupted.
+// followFlows prints flow events until ctx is done.
 func (a *app) followFlows(ctx context.Context, path string) error {
 	body, err := a.client().Stream(ctx, "GET", path, nil)
 	if err != nil {
@@ -371,7 +371,7 @@ func printTables(w io.Writer, tables map[string]api.Table) {
 	}
 }
 
-// printDrops prints each reason with what it means and what to do.
+// printDrops prints each reason with its count, meaning and remedy.
 func printDrops(w io.Writer, drops map[string]uint64) {
 	for _, name := range byCount(drops) {
 		info, _ := reasonOf(name)
@@ -396,7 +396,7 @@ func (a *app) reasonsCommand() *cobra.Command {
 	}}
 }
 
-// reasonOf is what is said about a reason; nothing about one of a newer switch.
+// reasonOf returns the description of a drop reason. It is false for a reason that only a newer switch has.
 func reasonOf(name string) (frame.ReasonInfo, bool) {
 	r, ok := frame.ParseReason(name)
 	return r.Info(), ok

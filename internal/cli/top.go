@@ -36,7 +36,7 @@ func (a *app) topCommand() *cobra.Command {
 			case !ok || !isTerminal(in):
 				return usagef("top needs a terminal; use -b to print plain text")
 			}
-			if _, err := m.ask(); err != nil { // before the screen is taken
+			if _, err := m.ask(); err != nil { // before the program takes over the screen
 				return err
 			}
 			opts := []tea.ProgramOption{tea.WithContext(c.Context()), tea.WithOutput(a.out)}
@@ -58,7 +58,7 @@ func (a *app) topCommand() *cobra.Command {
 	return c
 }
 
-// topBatch prints screens, the first when there are rates.
+// topBatch prints screens as plain text, the first after two samples, when rates are known.
 func (a *app) topBatch(ctx context.Context, m *top) error {
 	m.width, m.height, m.plain = 100, 30, true
 	for n := 0; m.left == 0 || n <= m.left; n++ {
@@ -91,7 +91,7 @@ func isTerminal(f *os.File) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0 && f.Name() != os.DevNull
 }
 
-// seconds is a duration that may be said as a bare number of them.
+// seconds is a flag value: a duration, which may be given as a plain number of seconds.
 type seconds time.Duration
 
 func (s *seconds) String() string { return time.Duration(*s).String() }
@@ -108,7 +108,7 @@ func (s *seconds) Set(text string) error {
 	return err
 }
 
-// A sample is what the switch says at one time.
+// A sample is the state of the switch at one time.
 type sample struct {
 	at     time.Time
 	status api.Status
@@ -128,16 +128,16 @@ func (a *app) sample(ctx context.Context) (s sample, err error) {
 	return s, nil
 }
 
-// top is the screen's model.
+// top is the model of the screen.
 type top struct {
 	ask           func() (sample, error)
 	every         time.Duration
-	left          int // looks; 0: no end
+	left          int // updates left; 0: no end
 	width, height int
 	now, before   sample
 	sort          byte
 	flows, held   bool
-	plain         bool // no keys, no colours
+	plain         bool // no keys and no colors
 	err           error
 }
 
@@ -198,7 +198,7 @@ func (m *top) View() tea.View {
 	return v
 }
 
-// seconds between the two samples; 0 when there is but one.
+// seconds returns the time between the two samples; 0 when there is only one.
 func (m *top) seconds() float64 {
 	if m.before.at.IsZero() {
 		return 0
@@ -206,7 +206,7 @@ func (m *top) seconds() float64 {
 	return m.now.at.Sub(m.before.at).Seconds()
 }
 
-// per is a counter's rate.
+// per returns the rate of a counter, per second, between the two samples.
 func (m *top) per(now, before uint64) float64 {
 	if s := m.seconds(); s > 0 && now >= before {
 		return float64(now-before) / s
@@ -214,7 +214,7 @@ func (m *top) per(now, before uint64) float64 {
 	return 0
 }
 
-// screen is what is shown, of height lines at most, none longer than width.
+// screen returns the text of the screen: at most height lines, none longer than width.
 func (m *top) screen() string {
 	if m.now.at.IsZero() {
 		return "asking the switch..."
@@ -354,7 +354,7 @@ func (m *top) flowLines(room int) []string {
 	return out
 }
 
-// dropLines are the reasons that count most, with what they mean.
+// dropLines returns lines for the most frequent drop reasons, with their meanings.
 func (m *top) dropLines() []string {
 	drops := m.now.stats.Drops
 	out := []string{""}
@@ -385,7 +385,7 @@ func gauge(t api.Table, width int) string {
 	return "[" + strings.Repeat("#", n) + strings.Repeat(".", width-n) + "]"
 }
 
-// rate is a number with a prefix: 1.2 Gbit/s.
+// rate formats v with a decimal prefix: 1.2 Gbit/s.
 func rate(v float64, unit string) string {
 	prefixes := []string{"", "k", "M", "G", "T"}
 	i := 0

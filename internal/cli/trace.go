@@ -96,7 +96,7 @@ func printTrace(out io.Writer, t *api.Trace) {
 	}
 }
 
-// frameOf reads the n-th frame of a capture file.
+// frameOf reads the n-th frame of a capture file; the first is 1.
 func frameOf(path string, n int) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -1,7 +1,7 @@
-// Package cni is a CNI plugin (podman 4, containerd, nerdctl, Kubernetes) and a netavark plugin (podman 5): each gives a container a
-// port of the switch, by package attach.
+// Package cni is a CNI plugin (podman 4, containerd, nerdctl, Kubernetes) and a netavark plugin (podman 5). Both connect a
+// container to the switch with package attach.
 //
-// cni.go is the CNI plugin, netavark.go is netavark's, names.go names their ports.
+// cni.go has the CNI plugin, netavark.go the netavark plugin, and names.go the names of their ports.
 package cni
 
 import (
@@ -27,12 +27,12 @@ import (
 	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
-// conf is the plugin's configuration, in a conflist.
+// conf is the plugin's configuration in a list of plugins (conflist).
 type conf struct {
 	types.PluginConf
-	Socket   string `json:"socket"`  // of the switch
-	Network  string `json:"network"` // of the switch; the configuration's name when a subnet is said, else default
-	Subnet   string `json:"subnet"`  // the network is made when it is not there
+	Socket   string `json:"socket"`  // control socket of the switch
+	Network  string `json:"network"` // network of the switch; when empty: the configuration's name if Subnet is set, else default
+	Subnet   string `json:"subnet"`  // the network is created with it when it does not exist
 	Gateway  string `json:"gateway"`
 	MTU      int    `json:"mtu"`
 	Internal bool   `json:"internal"`
@@ -42,12 +42,12 @@ type conf struct {
 		PortMappings []attach.PortMapping                           `json:"portMappings"`
 		MAC          string                                         `json:"mac"`
 		IPs          []string                                       `json:"ips"`
-		DNS          *struct{ Servers, Searches, Options []string } `json:"dns"` // CNI's conventions, capability dns
+		DNS          *struct{ Servers, Searches, Options []string } `json:"dns"` // capability dns of CNI's conventions
 		Bandwidth    *bandwidth                                     `json:"bandwidth"`
 	} `json:"runtimeConfig"`
 }
 
-// bandwidth is CNI's capability of that name, from the container's side: rates in bits per second, bursts in bits.
+// bandwidth is CNI's capability bandwidth, as seen from the container: rates in bits per second, bursts in bits.
 type bandwidth struct {
 	IngressRate  uint64 `json:"ingressRate"`
 	IngressBurst uint64 `json:"ingressBurst"`
@@ -55,7 +55,7 @@ type bandwidth struct {
 	EgressBurst  uint64 `json:"egressBurst"`
 }
 
-// settings are those of the port. Bursts are brought to what the switch takes: runtimes say all that a number can hold for none.
+// settings converts b to port settings. Bursts are limited to the switch's bounds: runtimes use the largest number for no limit.
 func (b *bandwidth) settings() api.PortSet {
 	if b == nil {
 		return nil
@@ -76,7 +76,8 @@ func (b *bandwidth) settings() api.PortSet {
 	return set
 }
 
-// Main is the CNI plugin: command and names from the environment, the configuration from standard input (CNI specification, section 2).
+// Main runs the CNI plugin: it takes the command and names from the environment, and the configuration from standard input
+// (CNI specification, section 2).
 func Main(about string) {
 	skel.PluginMainFuncs(skel.CNIFuncs{Add: add, Del: del, Check: check, GC: gc, Status: status},
 		version.PluginSupports("0.3.1", "0.4.0", "1.0.0", "1.1.0"), about)
@@ -96,7 +97,7 @@ func parse(stdin []byte) (*conf, error) {
 	return c, nil
 }
 
-// attachmentOf is the device that a call is about.
+// attachmentOf returns the attachment that a call is about.
 func (c *conf) attachmentOf(args *skel.CmdArgs) *attach.Attachment {
 	return &attach.Attachment{
 		Switch: attach.Client(c.Socket), Netns: args.Netns, Ifname: args.IfName, Port: portName("cni", c.Name, args.ContainerID, args.IfName), MTU: c.MTU,
@@ -109,7 +110,7 @@ func timeout() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), attach.Timeout)
 }
 
-// add is ADD: the device must not be there.
+// add implements ADD. The device must not exist yet.
 func add(args *skel.CmdArgs) (err error) {
 	c, err := parse(args.StdinData)
 	if err != nil {
@@ -118,7 +119,7 @@ func add(args *skel.CmdArgs) (err error) {
 	if same, err := netns.Same(args.Netns, netns.Original); err != nil || same {
 		return types.NewError(types.ErrInvalidNetNS, fmt.Sprintf("%s is not the network namespace of a container", args.Netns), fmt.Sprint(err))
 	}
-	if _, err := link.Inspect(args.Netns, args.IfName); err == nil { // known before an IPAM plugin is asked, whose answer would have to go back
+	if _, err := link.Inspect(args.Netns, args.IfName); err == nil { // checked before the IPAM plugin assigns an address
 		return types.NewError(types.ErrInternal, fmt.Sprintf("device %s already exists", args.IfName), "")
 	}
 	a := c.attachmentOf(args)
@@ -140,7 +141,7 @@ func add(args *skel.CmdArgs) (err error) {
 			return err
 		}
 		defer func() {
-			if err != nil { // what was given goes back
+			if err != nil { // release the address
 				ctx, cancel := attach.CleanupContext(ctx)
 				defer cancel()
 				_ = invoke.DelegateDel(ctx, c.IPAM.Type, args.StdinData, nil)
@@ -158,7 +159,7 @@ func add(args *skel.CmdArgs) (err error) {
 	return types.PrintResult(res, c.CNIVersion)
 }
 
-// delegate lets the configuration's IPAM plugin choose address and routes.
+// delegate asks the configuration's IPAM plugin for the address and the routes.
 func (c *conf) delegate(ctx context.Context, a *attach.Attachment, stdin []byte) error {
 	r, err := invoke.DelegateAdd(ctx, c.IPAM.Type, stdin, nil)
 	if err != nil {
@@ -182,14 +183,14 @@ func (c *conf) delegate(ctx context.Context, a *attach.Attachment, stdin []byte)
 	for _, rt := range res.Routes {
 		p, err := netip.ParsePrefix(rt.Dst.String())
 		if err == nil && p.Addr().Is4() {
-			via, _ := netip.AddrFromSlice(rt.GW.To4()) // else the network's
+			via, _ := netip.AddrFromSlice(rt.GW.To4()) // invalid without a next hop: then the network's gateway
 			a.Routes = append(a.Routes, link.Route{To: p.Masked(), Via: via})
 		}
 	}
 	return nil
 }
 
-// result is what ADD prints: after what an earlier plugin of the list has returned.
+// result returns the result of ADD: the result of the previous plugin in the list, with our device, address and routes added.
 func (c *conf) result(args *skel.CmdArgs, got attach.Result) (*current.Result, error) {
 	ip := func(p netip.Prefix) net.IPNet {
 		return net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
@@ -223,7 +224,7 @@ func (c *conf) result(args *skel.CmdArgs, got attach.Result) (*current.Result, e
 	return r, nil
 }
 
-// del is DEL: it may come twice, without a namespace, and after the switch has gone.
+// del implements DEL, which may come twice, without a namespace, or when no switch runs.
 func del(args *skel.CmdArgs) error {
 	c, err := parse(args.StdinData)
 	if err != nil {
@@ -238,7 +239,7 @@ func del(args *skel.CmdArgs) error {
 	return explain(err)
 }
 
-// check is CHECK: the port forwards, and the device inside is as ADD has left it.
+// check implements CHECK: the port must forward, and the device must be as ADD left it.
 func check(args *skel.CmdArgs) error {
 	c, err := parse(args.StdinData)
 	if err != nil {
@@ -304,7 +305,7 @@ func check(args *skel.CmdArgs) error {
 	return nil
 }
 
-// checkPublished tells what is not published any more.
+// checkPublished returns an error when a port of a is no longer published.
 func checkPublished(ctx context.Context, a *attach.Attachment) error {
 	list, err := a.Switch.Published(ctx)
 	if err != nil {
@@ -321,7 +322,7 @@ func checkPublished(ctx context.Context, a *attach.Attachment) error {
 	return nil
 }
 
-// gatewayOf is the gateway of the port's address, as ADD has returned it.
+// gatewayOf returns the gateway that ADD returned with the port's address, or nil.
 func gatewayOf(prev *current.Result, p api.Port) net.IP {
 	for _, ip := range prev.IPs {
 		if slices.Contains(p.Addresses, ip.Address.String()) {
@@ -331,10 +332,10 @@ func gatewayOf(prev *current.Result, p api.Port) net.IP {
 	return nil
 }
 
-// notAvailable is STATUS's code for "cannot take an ADD" (CNI specification 1.1, section STATUS).
+// notAvailable is the error code of STATUS for "cannot serve ADD requests" (CNI specification 1.1, section STATUS).
 const notAvailable = 50
 
-// status is STATUS: whether an ADD would find a switch and its network.
+// status implements STATUS: a switch must answer, and the network must exist unless ADD can create it.
 func status(args *skel.CmdArgs) error {
 	c, err := parse(args.StdinData)
 	if err != nil {
@@ -355,7 +356,7 @@ func status(args *skel.CmdArgs) error {
 	return nil
 }
 
-// gc is GC: this configuration's ports of containers that the runtime does not have any more.
+// gc implements GC: it removes this configuration's ports whose attachments the runtime no longer lists.
 func gc(args *skel.CmdArgs) error {
 	c, err := parse(args.StdinData)
 	if err != nil {
@@ -384,7 +385,7 @@ func gc(args *skel.CmdArgs) error {
 	return explain(errs)
 }
 
-// extraArgs are CNI_ARGS, K=V;K=V. Runtimes put names of their own there.
+// extraArgs parses CNI_ARGS, K=V;K=V. Runtimes add keys of their own.
 func extraArgs(s string) map[string]string {
 	m := map[string]string{}
 	for _, kv := range strings.Split(s, ";") {
@@ -395,7 +396,7 @@ func extraArgs(s string) map[string]string {
 	return m
 }
 
-// explain gives an error a code of CNI's: without a switch, later is better.
+// explain converts an error to one with a CNI error code. When no switch answers, the code is "try again later".
 func explain(err error) error {
 	var known *types.Error
 	switch {

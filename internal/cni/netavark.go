@@ -14,9 +14,10 @@ import (
 	"github.com/uvswitch/uvswitch/internal/attach"
 )
 
-// Netavark's plugin protocol (netavark plugin-API.md): a command, the namespace as argument, JSON on standard input and output.
+// Netavark's plugin protocol (netavark plugin-API.md): a command with the namespace as argument, and JSON on standard input and
+// output.
 
-// netavarkNetwork is a network as podman keeps it; keys that are not known are kept as they came.
+// netavarkNetwork has the keys of a podman network that the plugin uses.
 type netavarkNetwork struct {
 	Name        string            `json:"name"`
 	ID          string            `json:"id"`
@@ -31,7 +32,7 @@ type netavarkSubnet struct {
 	Gateway string `json:"gateway"`
 }
 
-// netavarkCall is what setup and teardown are told.
+// netavarkCall is the input of setup and teardown.
 type netavarkCall struct {
 	ContainerID  string          `json:"container_id"`
 	Network      netavarkNetwork `json:"network"`
@@ -49,7 +50,7 @@ type netavarkCall struct {
 	} `json:"network_options"`
 }
 
-// attachment is the device that a call is about.
+// attachment returns the attachment that a call is about.
 func (q *netavarkCall) attachment(netns string) (*attach.Attachment, error) {
 	n, err := q.Network.settle()
 	if err != nil {
@@ -74,7 +75,7 @@ func (q *netavarkCall) attachment(netns string) (*attach.Attachment, error) {
 	return a, nil
 }
 
-// settle is the switch's network of a podman network.
+// settle converts a podman network to a network of the switch.
 func (n *netavarkNetwork) settle() (api.NetworkAdd, error) {
 	if n.IPv6Enabled {
 		return api.NetworkAdd{}, errors.New("IPv6 is not supported yet; create the network without --ipv6")
@@ -101,10 +102,10 @@ func (n *netavarkNetwork) settle() (api.NetworkAdd, error) {
 	return out, nil
 }
 
-// NetavarkCommands are the protocol's; setup and teardown take the namespace's path.
+// NetavarkCommands are the commands of the protocol. setup and teardown have the path of the namespace as argument.
 var NetavarkCommands = []string{"create", "setup", "teardown", "info"}
 
-// Netavark carries out one command. An error is the protocol's answer, too: the caller prints it and exits with 1.
+// Netavark carries out one command. It writes an error to out in the protocol's form, and returns it: the caller exits with 1.
 func Netavark(ctx context.Context, command, netns, version string, in io.Reader, out io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, attach.Timeout)
 	defer cancel()
@@ -151,8 +152,8 @@ func netavark(ctx context.Context, command, netns, version string, in io.Reader,
 	})
 }
 
-// createNetwork checks a network and fills in what was left open: a subnet that no network of the switch has, and its gateway. The switch's
-// own is made with the first container, or now, when its subnet was chosen here.
+// createNetwork checks a network and fills in what is missing: a free subnet, and the gateway. Unknown keys stay as they are. The
+// switch's network is created with the first container; when createNetwork chose the subnet, it is created at once.
 func createNetwork(ctx context.Context, in io.Reader, out io.Writer) error {
 	var all map[string]any
 	dec := json.NewDecoder(in)
@@ -187,10 +188,10 @@ func createNetwork(ctx context.Context, in io.Reader, out io.Writer) error {
 	}
 	if list, ok := all["subnets"].([]any); ok && !chosen && add.Gateway == "" {
 		if first, ok := list[0].(map[string]any); ok {
-			first["gateway"] = p.Masked().Addr().Next().String() // the rest stays as it came
+			first["gateway"] = p.Masked().Addr().Next().String() // all other keys stay as they are
 		}
 	}
-	if chosen { // made now, so that the next one is given another
+	if chosen { // created now, so that the next network gets another subnet
 		if err := attach.Client(n.Options["socket"]).AddNetwork(ctx, add); err != nil {
 			return err
 		}
@@ -198,7 +199,8 @@ func createNetwork(ctx context.Context, in io.Reader, out io.Writer) error {
 	return json.NewEncoder(out).Encode(all)
 }
 
-// freeSubnet is the first of 10.89.0.0/24 to 10.89.255.0/24 that no network of the switch overlaps, as podman's own networks are chosen.
+// freeSubnet returns the first of 10.89.0.0/24 to 10.89.255.0/24 that overlaps no network of the switch. podman chooses in the
+// same way.
 func freeSubnet(ctx context.Context, sw *api.Client) (netip.Prefix, error) {
 	nets, err := sw.Networks(ctx)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Command compliance writes docs/compliance.md: what the RFCs ask and what other projects' tests ask, and the test of ours that
-// answers. It takes names and comments from the tests' source, and their results from running them.
+// Command compliance writes docs/compliance.md, a table of requirements from RFCs and from other projects' tests, each with our
+// test for it. It takes the names and comments from the source of the tests, and the results from a run of the tests.
 //
 //	go run ./internal/compliance > docs/compliance.md
 package main
@@ -21,10 +21,10 @@ import (
 	"strings"
 )
 
-// where the tests are.
+// tests is the folder of the tests.
 const tests = "internal/simnet"
 
-// A requirement is one test.
+// A requirement is a requirement and its test.
 type requirement struct {
 	name, file string
 	asks       string
@@ -33,7 +33,7 @@ type requirement struct {
 	result     string
 }
 
-// sections are the tables, by what a test's name begins with.
+// sections are the tables of the page. A test belongs to the first table whose prefix its name has.
 var sections = []struct{ prefix, title, about string }{
 	{"RFC4787_", "RFC 4787: UDP", "Network Address Translation Behavioral Requirements for Unicast UDP."},
 	{"RFC5382_", "RFC 5382: TCP", "NAT Behavioral Requirements for TCP."},
@@ -85,7 +85,7 @@ func run(out *os.File) error {
 	return nil
 }
 
-// collect reads the tests' names and comments.
+// collect reads the names and comments of the tests.
 func collect() (list []requirement, err error) {
 	files, err := filepath.Glob(filepath.Join(tests, "*_test.go"))
 	if err != nil || len(files) == 0 {
@@ -128,7 +128,7 @@ func section(name string) int {
 	return slices.IndexFunc(sections, func(s struct{ prefix, title, about string }) bool { return strings.HasPrefix(name, s.prefix) })
 }
 
-// results runs the tests.
+// results runs the tests and returns pass, fail or skip by test name.
 func results() (map[string]string, error) {
 	c := exec.Command("go", "test", "-json", "-count=1", "./"+tests)
 	c.Stderr = os.Stderr
@@ -152,7 +152,7 @@ func results() (map[string]string, error) {
 
 var number = regexp.MustCompile(`^(REQ)?([0-9][0-9a-z]*(?:_[0-9]+)*)_(.*)$`)
 
-// write prints the tables.
+// write writes the page.
 func write(b *bytes.Buffer, list []requirement) {
 	fmt.Fprint(b, "# Compliance\n\nWhat is asked of a NAT, a router and its ARP, and the test that answers. `make compliance` makes this page from the tests'\n"+
 		"names, comments and results; each is a scenario in virtual time in [internal/simnet](../internal/simnet), to be run alone by\n"+

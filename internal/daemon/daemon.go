@@ -168,7 +168,7 @@ func (d *Daemon) buildLocked() error {
 		}
 	}
 	d.refreshUplinkLocked()
-	stored, devices := d.loadStored()
+	stored, devices := d.loadStoredLocked()
 	// In this order: ports that name their address, ports of the last process, ports that get what is free.
 	for _, named := range []bool{true, false} {
 		for _, p := range d.config.Ports {

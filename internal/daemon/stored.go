@@ -81,8 +81,8 @@ func (d *Daemon) forgetStoredPortLocked(name string) {
 	}
 }
 
-// loadStored reads what the last process has stored, and forgets what nobody needs.
-func (d *Daemon) loadStored() (s fdstore.State, devices map[string]*tap.Device) {
+// loadStoredLocked reads what the last process has stored, and forgets what nobody needs.
+func (d *Daemon) loadStoredLocked() (s fdstore.State, devices map[string]*tap.Device) {
 	s, fds, errs := fdstore.Load(d.opts.Stored)
 	for _, err := range errs {
 		d.log.Error("what the last process has stored", "error", err)

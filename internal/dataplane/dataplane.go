@@ -14,7 +14,7 @@ import (
 	"github.com/uvswitch/uvswitch/switch"
 )
 
-// A Dataplane is the stages and the workers that run them.
+// A Dataplane is the stages, and the workers that run them.
 type Dataplane struct {
 	Switch *vswitch.Switch
 	Router *router.Router
@@ -24,12 +24,12 @@ type Dataplane struct {
 	workers []*worker
 	slow    slowPath
 
-	mu      sync.Mutex // ports coming and going
+	mu      sync.Mutex // Lock 55: ports that are added and removed
 	readers map[frame.PortID]int
 }
 
-// New makes a dataplane with one worker per Poller. clock tells the nanoseconds since the switch was made, and begins
-// with a whole tick; it is read once per batch, by every worker.
+// New makes a data plane with one worker per Poller. clock returns the nanoseconds since the switch was made, beginning with one whole
+// tick. Every worker reads it once per batch.
 func New(n *nat.NAT, clock func() int64, pollers ...Poller) *Dataplane {
 	d := &Dataplane{
 		Switch: vswitch.New(), Router: router.New(), NAT: n, clock: clock, readers: map[frame.PortID]int{},
@@ -51,8 +51,8 @@ func (d *Dataplane) Workers() int { return len(d.workers) }
 // Now reads the dataplane's clock.
 func (d *Dataplane) Now() frame.Tick { return frame.TickAt(d.clock()) }
 
-// AddPort puts port p on the wire c: the switch knows it, the worker with the fewest ports reads it, every worker
-// may write it. On an error nothing remains.
+// AddPort connects port p to the wire c. The worker with the fewest ports reads the wire; every worker may write to it. On an error
+// nothing remains.
 func (d *Dataplane) AddPort(p vswitch.Port, c frame.Conn) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -91,7 +91,7 @@ func (d *Dataplane) idlest() int {
 	return best
 }
 
-// RemovePort takes a port off the wire. When it returns, no worker uses its Conn any more.
+// RemovePort disconnects a port. When it returns, no worker uses the port's Conn.
 func (d *Dataplane) RemovePort(id frame.PortID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -112,17 +112,17 @@ func (d *Dataplane) removePort(id frame.PortID) {
 	}
 }
 
-// Barrier returns when every worker has passed a batch boundary: what was unlinked before is in nobody's hands.
+// Barrier returns when every worker has passed a batch boundary: no worker uses what was unlinked before.
 func (d *Dataplane) Barrier() {
 	for _, w := range d.workers {
 		w.run(func() {})
 	}
 }
 
-// WithSlowPath calls fn with the Output that the router's slow path sends by.
+// WithSlowPath calls fn with the slow path as the router's Output.
 func (d *Dataplane) WithSlowPath(fn func(router.Output)) { d.slow.call(fn) }
 
-// Run runs the workers and the housekeeper until ctx is done; gone is called for each port whose device has died.
+// Run runs the workers and the slow path until ctx is done. It calls gone for each port whose device has died.
 func (d *Dataplane) Run(ctx context.Context, gone func(frame.PortID)) error {
 	var stop atomic.Bool
 	var wg sync.WaitGroup
@@ -160,8 +160,8 @@ func (d *Dataplane) Run(ctx context.Context, gone func(frame.PortID)) error {
 	return err
 }
 
-// Step carries what is waiting through, without goroutines: every worker reads one batch, then the housekeeper runs.
-// It is for tests in virtual time, whose Pollers never wait.
+// Step processes what is waiting, without goroutines: every worker reads one batch, then the slow path runs. It is for tests in virtual
+// time, whose Pollers never wait.
 func (d *Dataplane) Step() error {
 	for _, w := range d.workers {
 		if err := w.round(); err != nil {
@@ -172,14 +172,14 @@ func (d *Dataplane) Step() error {
 	return nil
 }
 
-// SetRate limits what port id may send (rx: what the switch receives from it) and what it gets (tx); a Rate of 0 bits is no limit.
+// SetRate limits what the switch receives from port id (rx) and what it sends to it (tx). A Rate of 0 bits is no limit.
 func (d *Dataplane) SetRate(id frame.PortID, rx, tx Rate) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	in, out := newBucket(rx), newBucket(tx)
 	for i, w := range d.workers {
 		from := in
-		if i != d.readers[id] { // it never has the port's frames
+		if i != d.readers[id] { // this worker never reads the port
 			from = nil
 		}
 		w.run(func() { w.limit(id, from, out) })

@@ -2,31 +2,30 @@ package dataplane
 
 import "github.com/uvswitch/uvswitch/internal/frame"
 
-// An Observer sees what one worker does with frames, while it is installed; a capture is one. Off, it costs one
-// comparison per batch.
+// An Observer sees what one worker does with frames; a capture is one. Without an observer, a batch costs two comparisons.
 type Observer interface {
-	// Came is called with a batch that has been parsed and not yet decided about, and numbers its frames (Frame.Slot),
-	// so that it knows those of Failed again. again: they come from the housekeeper, and a port's have come before.
-	Received(b *frame.Batch, again bool)
-	// Went is called when every frame of that batch has its verdict, and those to be sent are with the Poller.
+	// Received is called with a parsed batch, before anything is decided. It may set Frame.Slot, by which it finds frames again in
+	// Failed. reinjected: the frames were received before, or were made by the router.
+	Received(b *frame.Batch, reinjected bool)
+	// Decided is called when every frame of that batch has its verdict, and the Poller has those to be sent.
 	Decided(b *frame.Batch)
-	// Ended is called for each frame that the housekeeper ends.
+	// SlowPathDone is called for each frame that the slow path ends.
 	SlowPathDone(End)
 }
 
-// An End is a frame that the housekeeper has ended.
+// An End is a frame that the slow path has ended.
 type End struct {
 	In     frame.PortID
 	Raw    []byte       // the virtio-net header and the frame; valid until the function returns
 	Reason frame.Reason // why it was dropped; None: the gateway has taken it
 }
 
-// Observe has each worker, and the housekeeper as the last, show what it does to what of makes for it; of is called by that
-// worker between two batches. nil ends it.
-func (d *Dataplane) Observe(of func(i int) Observer) {
+// Observe installs an observer on every worker and on the slow path. newObserver(i) is called on worker i between two batches; i is
+// the number of workers for the slow path. nil removes all observers.
+func (d *Dataplane) Observe(newObserver func(i int) Observer) {
 	set := func(i int, to *Observer) {
-		if *to = nil; of != nil {
-			*to = of(i)
+		if *to = nil; newObserver != nil {
+			*to = newObserver(i)
 		}
 	}
 	for i, w := range d.workers {
@@ -37,22 +36,22 @@ func (d *Dataplane) Observe(of func(i int) Observer) {
 	set(len(d.workers), &d.slow.observer)
 }
 
-// A Drop is one that was noted in passing: the last ones are kept whether somebody observes or not.
+// A Drop is one of the last drops, which are kept with or without an observer.
 type Drop struct {
 	Tick    frame.Tick
-	In, Out frame.PortID // Out: the port that did not take it, and then Head is empty
+	In, Out frame.PortID // Out: the port that refused the frame; Head is empty then
 	Reason  frame.Reason
 	Length  uint32 // of the frame, in bytes
 	Head    []byte // its first bytes
 }
 
 const (
-	keptDrops = 1024 // by each worker, and by the housekeeper
+	keptDrops = 1024 // by each worker, and by the slow path
 	keptBytes = 96   // of each frame
 )
 
-// recent is the last drops of one goroutine, in a circle. Superseded acknowledgements are not among them: they would
-// push out all others.
+// recent is a circular buffer of the last drops of one goroutine. Superseded acknowledgements are left out: they would push out all
+// others.
 type recent struct {
 	n    uint64 // ever
 	list [keptDrops]keptDrop
@@ -78,7 +77,7 @@ func (r *recent) add(now frame.Tick, in, out frame.PortID, why frame.Reason, len
 	e.kept = uint8(copy(e.head[:], head))
 }
 
-// last appends what is kept, oldest first.
+// last appends the kept drops, oldest first.
 func (r *recent) last(to []Drop) []Drop {
 	for i := r.n - min(r.n, keptDrops); i < r.n; i++ {
 		e := &r.list[i%keptDrops]
@@ -87,9 +86,9 @@ func (r *recent) last(to []Drop) []Drop {
 	return to
 }
 
-// Recent returns the last drops of each worker and of the housekeeper, each in order; they are read between two batches.
+// Recent returns the last drops of each worker and of the slow path, each in order. They are read between two batches.
 func (d *Dataplane) Recent() (list []Drop) {
-	r := new(recent) // copied whole, so that no worker is held up for long
+	r := new(recent) // copied whole, so that no worker waits for long
 	for _, w := range d.workers {
 		w.run(func() { *r = w.recent })
 		list = r.last(list)

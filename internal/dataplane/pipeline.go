@@ -2,31 +2,52 @@ package dataplane
 
 import "github.com/uvswitch/uvswitch/internal/frame"
 
-// pipeline is the way of a frame: each stage acts on the frames whose verdict is its input. Workers and traces run the
-// same one.
-var pipeline = [...]struct {
+// A step is one step of a frame's way. It acts on the frames of the batch whose verdict is its input, and leaves the others alone.
+type step struct {
 	name   string
-	input  frame.Verdict // of the frames that it decides about
+	input  frame.Verdict // of the frames that it decides about; where decides
+	which  origin        // the batches that take it
 	routed bool          // skipped when no frame of the batch is the router's
-	run    func(*Dataplane, *frame.Batch)
-}{
-	{"guard", frame.Switch, false, func(d *Dataplane, b *frame.Batch) { d.Switch.Guard(b) }},
-	{"learn", frame.Switch, false, func(d *Dataplane, b *frame.Batch) { d.Switch.Learn(b) }},
-	{"forward", frame.Switch, false, func(d *Dataplane, b *frame.Batch) { d.Switch.Forward(b) }},
-	{"prerouting", frame.Local, true, func(d *Dataplane, b *frame.Batch) { d.NAT.PreRouting(b) }},
-	{"route", frame.Local, true, func(d *Dataplane, b *frame.Batch) { d.Router.Route(b) }},
-	{"postrouting", frame.Routed, true, func(d *Dataplane, b *frame.Batch) { d.NAT.PostRouting(b) }},
-	{"resolve", frame.Routed, true, func(d *Dataplane, b *frame.Batch) { d.Router.Resolve(b) }},
-	{"forward-routed", frame.Resolved, true, func(d *Dataplane, b *frame.Batch) { d.Switch.ForwardRouted(b) }},
+	traced bool          // a trace runs it, too, and tells what it decided
+	run    func(*worker, *frame.Batch)
 }
 
-// decide runs a parsed batch through the pipeline.
+// origin is where a batch comes from.
+type origin uint8
+
+const (
+	received   origin = 1 << iota // frames that the Poller has read
+	reinjected                    // frames that take up their way again: see reinject.go
+	both       = received | reinjected
+)
+
+// steps is the way of a frame, from its arrival to its end. Workers run all of it, traces the steps that decide.
+var steps = [...]step{
+	{name: "parse", which: both, run: func(_ *worker, b *frame.Batch) { frame.ParseBatch(b) }},
+	{name: "resume", which: reinjected, run: (*worker).resume},
+	{name: "observe", which: both, run: (*worker).observe},
+	{name: "admit", which: received, run: func(w *worker, b *frame.Batch) { w.shaper.admit(b) }},
+	{name: "guard", input: frame.Switch, which: both, traced: true, run: func(w *worker, b *frame.Batch) { w.dp.Switch.Guard(b) }},
+	{name: "learn", input: frame.Switch, which: both, traced: true, run: func(w *worker, b *frame.Batch) { w.dp.Switch.Learn(b) }},
+	{name: "forward", input: frame.Switch, which: both, traced: true, run: func(w *worker, b *frame.Batch) { w.dp.Switch.Forward(b) }},
+	{name: "prerouting", input: frame.Local, which: both, routed: true, traced: true, run: func(w *worker, b *frame.Batch) { w.dp.NAT.PreRouting(b) }},
+	{name: "route", input: frame.Local, which: both, routed: true, traced: true, run: func(w *worker, b *frame.Batch) { w.dp.Router.Route(b) }},
+	{name: "postrouting", input: frame.Routed, which: both, routed: true, traced: true, run: func(w *worker, b *frame.Batch) { w.dp.NAT.PostRouting(b) }},
+	{name: "resolve", input: frame.Routed, which: both, routed: true, traced: true, run: func(w *worker, b *frame.Batch) { w.dp.Router.Resolve(b) }},
+	{name: "forward-routed", input: frame.Resolved, which: both, routed: true, traced: true, run: func(w *worker, b *frame.Batch) { w.dp.Switch.ForwardRouted(b) }},
+	{name: "shape", which: both, run: func(w *worker, b *frame.Batch) { w.shaper.shape(b) }},
+	{name: "coalesce", which: received, run: (*worker).coalesce},
+	{name: "transmit", which: both, run: (*worker).transmit},
+}
+
+// process carries a batch through the steps.
 //
 //uvswitch:hot
-func (d *Dataplane) decide(b *frame.Batch) {
-	for i := range pipeline {
-		if s := &pipeline[i]; !s.routed || b.Locals > 0 {
-			s.run(d, b)
+func (w *worker) process(b *frame.Batch, from origin) {
+	w.origin = from
+	for i := range steps {
+		if s := &steps[i]; s.which&from != 0 && (!s.routed || b.Locals > 0) {
+			s.run(w, b)
 		}
 	}
 }

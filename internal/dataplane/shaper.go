@@ -11,8 +11,8 @@ import (
 	"github.com/uvswitch/uvswitch/internal/ring"
 )
 
-// A Rate limits one direction of a port, between the bounds of package api. What comes faster waits, in order with each worker, as long as bucket.waits says; what finds
-// that full is dropped. Broadcasts and other floods to a port take from its rate and never wait.
+// A Rate limits one direction of a port. Excess frames are queued (FIFO per worker, up to bucket.limit bytes), then dropped. A flooded
+// frame counts against the rate of each port that it goes to, and is never queued.
 type Rate struct {
 	Bits  uint64 // per second, of Ethernet frames without their check sequence; 0: no limit
 	Burst uint64 // bytes that may pass at once after a pause; 0: DefaultBurst
@@ -20,24 +20,24 @@ type Rate struct {
 
 const (
 	longestWait = 50 * time.Millisecond
-	leastWait   = 16 << 10 // bytes that may wait, however slow the port is; and a frame more
-	mostWait    = 1 << 20  // bytes that may wait, however fast
+	leastWait   = 16 << 10 // bytes that may be queued, however slow the port is; and a frame more
+	mostWait    = 1 << 20  // bytes that may be queued, however fast the port is
 	alarmEvery  = int64(time.Millisecond)
 	minSegment  = 64                                                       // bytes of payload: Linux's least MSS is more
 	maxHeaders  = frame.EthernetLen + 2*frame.VLANLen + frame.IPv6Len + 20 // before the transport header, options included
 )
 
-// DefaultBurst is what 5 ms let through, 32 KiB at least, in bytes: workers that look at their queues every
-// millisecond keep the rate.
+// DefaultBurst is what the rate passes in 5 ms, at least 32 KiB, in bytes: workers check their queues every millisecond, and keep the
+// rate with that.
 func (r Rate) DefaultBurst() uint64 { return max(r.Bits/8/200, 32<<10) }
 
-// A bucket is a Rate at work, shared by all workers: the virtual scheduling of ITU-T I.371, with which a frame of any length
-// passes when there is any room, and the next ones wait for it.
+// A bucket is a Rate in force, shared by all workers: the virtual scheduling algorithm of ITU-T I.371. A frame of any length passes
+// when there is any room, and the next frames wait for it.
 type bucket struct {
-	perByte uint64       // what a byte takes, in 2^-16 ns
+	perByte uint64       // time of one byte, in 2^-16 ns
 	burst   int64        // ns
-	tat     atomic.Int64 // until when what has passed takes, ns of the dataplane's clock
-	limit   int          // bytes that may wait with one worker
+	tat     atomic.Int64 // TAT: the time until which the frames sent so far have used the rate; ns of the data plane's clock
+	limit   int          // bytes that one worker may queue
 }
 
 // newBucket returns nil for no limit.
@@ -54,7 +54,7 @@ func newBucket(r Rate) *bucket {
 	return t
 }
 
-// take lets n bytes pass, or tells that they must wait.
+// take lets n bytes pass, or returns false: they must wait.
 //
 //uvswitch:hot
 func (t *bucket) take(now int64, n int) bool {
@@ -69,7 +69,7 @@ func (t *bucket) take(now int64, n int) bool {
 	}
 }
 
-// charge takes for what passes anyway, however much room there is: those behind it pay. most bounds what they pay, ns.
+// charge counts n bytes that pass in any case; the next frames wait for them. most bounds that wait, in ns.
 //
 //uvswitch:hot
 func (t *bucket) charge(now int64, n int, most int64) {
@@ -85,25 +85,25 @@ func (t *bucket) charge(now int64, n int, most int64) {
 //uvswitch:hot
 func (t *bucket) cost(n int) int64 { return int64(uint64(n) * t.perByte >> 16) }
 
-// A queue is what waits with one worker for one bucket.
+// A queue holds the frames of one worker that wait for one bucket.
 type queue struct {
 	*bucket
 	ring   *ring.Queue
-	flag   uint8 // of the records
+	at     resumePoint // where its frames continue
 	frames int
 	bytes  int
-	ended  bool // the limit is gone: what waits goes at once
+	ended  bool // the limit is gone: queued frames may go at once
 }
 
-func newQueue(t *bucket, flag uint8) *queue {
+func newQueue(t *bucket, at resumePoint) *queue {
 	if t == nil {
 		return nil
 	}
-	room := 2 * (t.limit + frame.MaxFrame) // a frame more than may wait; what is skipped at the end of the ring; small frames' headers
-	return &queue{bucket: t, flag: flag, ring: ring.New(1 << bits.Len(uint(room)))}
+	room := 2 * (t.limit + frame.MaxFrame) // a frame more than the limit, what is skipped at the end of the ring, and small frames' headers
+	return &queue{bucket: t, at: at, ring: ring.New(1 << bits.Len(uint(room)))}
 }
 
-// pass lets a frame go on, or wait, or drops it for that reason. What waits comes back by worker.takeAgain and Dataplane.restore (record.go).
+// pass lets a frame continue, queues it, or drops it for a reason. worker.reinject takes it off the queue.
 //
 //uvswitch:hot
 func (q *queue) pass(now int64, f *frame.Frame, why frame.Reason) {
@@ -118,7 +118,7 @@ func (q *queue) pass(now int64, f *frame.Frame, why frame.Reason) {
 	if rec == nil {
 		return
 	}
-	putHeld(rec, f, q.flag)
+	putQueued(rec, f, q.at)
 	copy(rec[recordLen:], f.Raw())
 	q.ring.Commit()
 	q.frames++
@@ -126,28 +126,28 @@ func (q *queue) pass(now int64, f *frame.Frame, why frame.Reason) {
 	f.Verdict = frame.Queued
 }
 
-// ready tells whether the oldest frame may go.
+// ready reports whether the oldest frame may go.
 //
 //uvswitch:hot
 func (q *queue) ready(now int64) bool {
 	return q.frames > 0 && (q.ended || q.tat.Load()-now <= q.burst)
 }
 
-// release lets the oldest frame go.
+// release takes the oldest frame off the queue.
 //
 //uvswitch:hot
 func (q *queue) release(now int64) {
 	raw := q.ring.Peek()[recordLen:]
 	if !q.ended {
-		q.charge(now, onWire(raw), math.MaxInt64/2) // another worker may have been faster since ready
+		q.charge(now, onWire(raw), math.MaxInt64/2) // another worker may have been first since ready
 	}
 	q.frames--
 	q.bytes -= len(raw) - frame.VnetLen
 	q.ring.Release()
 }
 
-// onWire is how many bytes a frame is when it is cut into its segments, each with headers of its own. What a sender claims in its
-// virtio-net header counts as far as it can be true.
+// onWire is the length of a frame once it is cut into segments with a header each, in bytes. The sender's virtio-net header is believed
+// as far as it can be true.
 //
 //uvswitch:hot
 func onWire(raw []byte) int {
@@ -163,12 +163,12 @@ func onWire(raw []byte) int {
 	return n
 }
 
-// A shaper keeps the rates of ports, for one worker: frames that come by a port, before anything else is done with them, and those
-// that go to one, after everything.
+// A shaper enforces the rates of ports for one worker: on frames from a port before anything else is done with them, and on frames to
+// a port after everything else.
 type shaper struct {
 	now    int64 // of this batch, ns of the dataplane's clock
 	rx, tx [frame.MaxPorts]*queue
-	queues []*queue // of both, and those that have ended and are not empty yet
+	queues []*queue // all of them, and ended ones that are not empty yet
 	turn   int
 	alarm  *time.Timer
 	set    int64 // for when
@@ -180,14 +180,14 @@ func newShaper(wake func()) shaper {
 	return shaper{alarm: t}
 }
 
-// limit replaces what there is for a port; the old queues are emptied at once.
+// limit replaces the queues of a port. The old queues empty at once.
 func (s *shaper) limit(id frame.PortID, rx, tx *bucket) {
 	for _, q := range []*queue{s.rx[id], s.tx[id]} {
 		if q != nil {
 			q.ended = true
 		}
 	}
-	s.rx[id], s.tx[id] = newQueue(rx, recRx), newQueue(tx, recTx)
+	s.rx[id], s.tx[id] = newQueue(rx, atStart), newQueue(tx, atTransmit)
 	for _, q := range []*queue{s.rx[id], s.tx[id]} {
 		if q != nil {
 			s.queues = append(s.queues, q)
@@ -195,7 +195,7 @@ func (s *shaper) limit(id frame.PortID, rx, tx *bucket) {
 	}
 }
 
-// admit has frames wait that come too fast.
+// admit queues or drops frames that their port sends too fast.
 //
 //uvswitch:hot
 func (s *shaper) admit(b *frame.Batch) {
@@ -213,7 +213,7 @@ func (s *shaper) admit(b *frame.Batch) {
 	}
 }
 
-// shape has frames wait whose port gets too much.
+// shape queues or drops frames that come too fast for the port that they go to.
 //
 //uvswitch:hot
 func (s *shaper) shape(b *frame.Batch) {
@@ -231,16 +231,16 @@ func (s *shaper) shape(b *frame.Batch) {
 	}
 }
 
-// charge notes a copy of a flooded frame.
+// charge counts one copy of a flooded frame.
 //
 //uvswitch:hot
 func (s *shaper) charge(id frame.PortID, f *frame.Frame) {
 	if q := s.tx[id]; q != nil {
-		q.charge(s.now, onWire(f.Raw()), q.burst) // never so much that nothing else would pass
+		q.charge(s.now, onWire(f.Raw()), q.burst) // never so much that nothing else could pass
 	}
 }
 
-// next is a queue whose oldest frame may go, each in its turn; nil when there is none.
+// next returns a queue whose oldest frame may go, in turn, or nil.
 //
 //uvswitch:hot
 func (s *shaper) next() *queue {
@@ -253,8 +253,7 @@ func (s *shaper) next() *queue {
 	return nil
 }
 
-// setAlarm wakes the worker when the first frame that waits may go; not more often than every millisecond. It forgets what
-// has ended.
+// setAlarm wakes the worker when the first queued frame may go, at most once a millisecond. It also forgets ended queues.
 //
 //uvswitch:hot
 func (s *shaper) setAlarm() {
@@ -277,7 +276,7 @@ func (s *shaper) setAlarm() {
 	}
 }
 
-// forget drops the queues of limits that are gone, once they are empty.
+// forget removes the queues of limits that are gone, once they are empty.
 func (s *shaper) forget() {
 	s.queues = slices.DeleteFunc(s.queues, func(q *queue) bool { return q.ended && q.frames == 0 })
 }

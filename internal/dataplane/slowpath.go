@@ -9,33 +9,33 @@ import (
 )
 
 const (
-	housekeeping = 1 * frame.TicksPerSecond // how often tables age
-	sweepBudget  = 1 << 18                  // flow entries looked at per housekeeping,
-	sweepSlice   = 1 << 14                  // in slices, so that ARP and pings are answered meanwhile
-	drainBudget  = 1024                     // punted frames of one worker handled per run
+	maintenanceTime = 1 * frame.TicksPerSecond // how often tables age
+	sweepBudget     = 1 << 18                  // flow entries visited per maintenance,
+	sweepSlice      = 1 << 14                  // in slices, so that ARP and pings are answered meanwhile
+	drainBudget     = 1024                     // punted frames of one worker handled per run
 )
 
-// A keeper is the housekeeper: it handles what workers punt and lets the tables age. It is the router's Output:
-// what the router sends goes to a worker by its ring, so that every frame takes the same way out.
+// The slowPath handles what workers punt, and ages the tables. It may allocate. It is the router's Output: a frame that the router
+// sends goes to a worker by a queue, so that every frame takes the same way out.
 type slowPath struct {
 	dp *Dataplane
 	counters
 	wake chan struct{}
 
-	mu          sync.Mutex      // everything below, the workers' rings (this end), and calls into the router's slow path
-	next        frame.Tick      // when housekeeping is due
+	mu          sync.Mutex      // Lock 60: everything below, the workers' queues (this end), and calls into the router's slow path
+	next        frame.Tick      // when maintenance is due
 	parked      parkedFragments // fragments
-	earlyDropAt frame.Tick      // when the flow table may be eased again
-	sweep       int             // flow entries still to be looked at
+	earlyDropAt frame.Tick      // when flows may be dropped early again
+	sweep       int             // flow entries still to be visited
 	sent        bool            // something was injected
 	recent      recent
 	observer    Observer // nil, as a rule
 
-	deadMu sync.Mutex // held for an append: workers take it
+	deadMu sync.Mutex // Lock 90: held for an append; workers take it
 	dead   []frame.PortID
 }
 
-// notify asks for a run; it never waits.
+// notify asks for a run. It never waits.
 func (k *slowPath) notify() {
 	select {
 	case k.wake <- struct{}{}:
@@ -62,7 +62,7 @@ func (k *slowPath) process(now frame.Tick) []frame.PortID {
 			n++
 		}
 		if n == drainBudget {
-			k.notify() // the rest, after whoever waits for mu
+			k.notify() // the rest, after those that wait for mu
 		}
 	}
 	due := int32(now-k.next) >= 0
@@ -70,7 +70,7 @@ func (k *slowPath) process(now frame.Tick) []frame.PortID {
 		k.parked.check(k, now)
 	}
 	if due {
-		k.next = now + housekeeping
+		k.next = now + maintenanceTime
 		k.dp.Switch.Age(now, frame.Seconds(vswitch.DefaultAgeing))
 		k.dp.Router.Tick(now, k)
 		k.sweep = min(sweepBudget, k.dp.NAT.Capacity())
@@ -87,7 +87,7 @@ func (k *slowPath) process(now frame.Tick) []frame.PortID {
 	if k.dp.NAT.NearFull() && int32(now-k.earlyDropAt) >= 0 {
 		pressed = k.dp.NAT.EarlyDrop() > 0
 		if k.earlyDropAt = now + 1; !pressed {
-			k.earlyDropAt = now + housekeeping/2 // it walks the table: not for nothing again and again
+			k.earlyDropAt = now + maintenanceTime/2 // it walks the table: not again at once when it found nothing
 		}
 	}
 	if k.sent {
@@ -106,20 +106,20 @@ func (k *slowPath) process(now frame.Tick) []frame.PortID {
 	return dead
 }
 
-// handle takes up one punted frame: it waits, or is tried again, or is the router's.
+// handle takes one punted frame: it is parked, tried again, or the router's.
 func (k *slowPath) handle(rec []byte, now frame.Tick) {
-	switch recordWhy(rec) {
-	case frame.FragmentWaits:
+	switch recordWhy(rec).Punt() {
+	case frame.Park:
 		k.parked.add(k, rec, now)
-	case frame.FlowBusy: // two workers made one flow at once: it stands by now
-		p := punted(rec)
-		k.inject(p.In, p.Net, p.Egress, rec[7], p.NextHop, p.Raw)
+	case frame.Redo: // two workers created one flow at once: it exists by now
+		p := puntedFrame(rec)
+		k.inject(p.In, p.Net, p.Egress, recordPoint(rec), p.NextHop, p.Raw)
 	default:
-		k.dp.Router.HandlePunt(punted(rec), now, k)
+		k.dp.Router.HandlePunt(puntedFrame(rec), now, k)
 	}
 }
 
-// do calls into the router's slow path with the housekeeper as its Output.
+// call runs fn with the slow path as the router's Output.
 func (k *slowPath) call(fn func(router.Output)) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -136,39 +136,39 @@ func (k *slowPath) Send(net frame.NetID, eth []byte) {
 	gw := k.port(frame.Gateway)
 	gw.rxPackets.Add(1)
 	gw.rxBytes.Add(uint64(len(eth)))
-	k.inject(frame.Gateway, net, net, 0, 0, append(make([]byte, frame.VnetLen, frame.VnetLen+len(eth)), eth...))
+	k.inject(frame.Gateway, net, net, atOriginated, 0, append(make([]byte, frame.VnetLen, frame.VnetLen+len(eth)), eth...))
 }
 
 // Release implements router.Output.
 func (k *slowPath) Release(p router.PuntedFrame) {
-	flags := uint8(recResolve)
+	at := atResolve
 	if p.NATed {
-		flags |= recNATed
+		at = atResolveTranslated
 	}
-	k.inject(p.In, p.Net, p.Egress, flags, p.NextHop, p.Raw)
+	k.inject(p.In, p.Net, p.Egress, at, p.NextHop, p.Raw)
 }
 
 // Reroute implements router.Output.
 func (k *slowPath) Reroute(p router.PuntedFrame, raw []byte) {
 	k.originated.Add(1)
-	k.inject(p.In, p.Net, frame.NoNet, recPre, 0, raw)
+	k.inject(p.In, p.Net, frame.NoNet, atPreRouting, 0, raw)
 }
 
-// inject hands a frame to a worker.
-func (k *slowPath) inject(in frame.PortID, net, egress frame.NetID, flags uint8, hop frame.Addr, raw []byte) {
+// inject passes a frame to a worker.
+func (k *slowPath) inject(in frame.PortID, net, egress frame.NetID, at resumePoint, hop frame.Addr, raw []byte) {
 	ring := k.dp.workers[0].injected
 	rec := ring.Reserve(recordLen + len(raw))
 	if rec == nil {
 		k.end(in, raw, frame.InjectQueueFull)
 		return
 	}
-	putHeader(rec, in, net, egress, frame.None, flags, hop)
+	putHeader(rec, in, net, egress, frame.None, at, hop)
 	copy(rec[recordLen:], raw)
 	ring.Commit()
 	k.sent = true
 }
 
-// Consume implements router.Output. The gateway's counts are a port's: what it sent came in from it.
+// Consume implements router.Output. The gateway is counted like a port: it received this frame.
 func (k *slowPath) Consume(p router.PuntedFrame) {
 	k.consumed.Add(1)
 	gw := k.port(frame.Gateway)
@@ -182,7 +182,7 @@ func (k *slowPath) Consume(p router.PuntedFrame) {
 // Drop implements router.Output.
 func (k *slowPath) Drop(p router.PuntedFrame, why frame.Reason) { k.end(p.In, p.Raw, why) }
 
-// end drops a frame, with its virtio-net header.
+// end drops a frame. raw has its virtio-net header.
 func (k *slowPath) end(in frame.PortID, raw []byte, why frame.Reason) {
 	k.dropped(in, frame.NoPort, why)
 	k.recent.add(k.dp.Now(), in, frame.NoPort, why, len(raw)-frame.VnetLen, raw[frame.VnetLen:])

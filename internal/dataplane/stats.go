@@ -13,7 +13,7 @@ type portCounters struct {
 	rxDrops, txDrops                       [frame.NumReasons]atomic.Uint64
 }
 
-// counters are written by one goroutine, a worker or the housekeeper, and read by all.
+// counters are written by one goroutine, a worker or the slow path, and read by all.
 type counters struct {
 	received, originated, replicated, transmitted, consumed atomic.Uint64
 	drops                                                   [frame.NumReasons]atomic.Uint64
@@ -33,7 +33,7 @@ func (c *counters) port(p frame.PortID) *portCounters {
 	return c.ports[p].Load()
 }
 
-// dropped counts a drop at port out, when there it was that the frame could not go on.
+// dropped counts a drop: at the egress port out when the frame was dropped there, else at the ingress port.
 //
 //uvswitch:hot
 func (c *counters) dropped(in, out frame.PortID, why frame.Reason) {
@@ -47,7 +47,7 @@ func (c *counters) dropped(in, out frame.PortID, why frame.Reason) {
 	}
 }
 
-// failed takes back a transmission that the port did not take.
+// failed turns transmissions that the port refused into drops.
 //
 //uvswitch:hot
 func (c *counters) failed(t frame.TxFailure) {
@@ -61,7 +61,7 @@ func (c *counters) failed(t frame.TxFailure) {
 	}
 }
 
-// tally collects one batch's counts per port, so that each costs one atomic add.
+// tally collects the counts of one batch by port, so that each port costs one atomic add.
 type tally struct {
 	ports   [frame.MaxPorts]portTally
 	touched [frame.MaxPorts]frame.PortID

@@ -16,7 +16,7 @@ type Tracer struct {
 type Outcome struct {
 	Frame *frame.Frame         // as it is at the end; valid until the next Run
 	Ports []frame.PortID       // written to
-	Slow  *router.DryRunResult // what the housekeeper does with it, when it is punted
+	Slow  *router.DryRunResult // what the slow path does with it, when it is punted
 	Waits bool                 // for the first fragment of its packet, or to be tried again (flow_busy)
 }
 
@@ -38,10 +38,10 @@ func (t *Tracer) Run(in frame.PortID, raw []byte, step func(stage string, before
 	before := *f
 	frame.ParseBatch(b)
 	step("parse", &before, f)
-	for _, s := range pipeline {
-		if f.Verdict == s.input {
+	for i := range steps {
+		if s := &steps[i]; s.traced && f.Verdict == s.input {
 			before = *f
-			s.run(t.dp, b)
+			s.run(t.dp.workers[0], b)
 			step(s.name, &before, f)
 		}
 	}
@@ -59,17 +59,19 @@ func (t *Tracer) Run(in frame.PortID, raw []byte, step func(stage string, before
 			f.DropFor(frame.NoEgress)
 		}
 	case frame.Punt:
-		if o.Waits = f.Reason == frame.FragmentWaits || f.Reason == frame.FlowBusy; !o.Waits {
+		if p := f.Reason.Punt(); p == frame.Park || p == frame.Redo {
+			o.Waits = true
+		} else {
 			o.Slow = t.try(f)
 		}
 	}
 	return o
 }
 
-// try is what the housekeeper would do with a punted frame.
+// try runs the slow path on a punted frame, without effects.
 func (t *Tracer) try(f *frame.Frame) *router.DryRunResult {
 	rec := make([]byte, recordLen+len(f.Raw()))
 	putRecord(rec, f)
-	r := t.dp.Router.DryRun(punted(rec), t.dp.Now())
+	r := t.dp.Router.DryRun(puntedFrame(rec), t.dp.Now())
 	return &r
 }

@@ -15,8 +15,8 @@ const (
 	injectBufBytes  = 256 << 10
 )
 
-// A worker reads frames and carries each to its end. It never waits for another worker: what it shares with others
-// are the stages' tables, rings of its own to and from the housekeeper, and its mailbox.
+// A worker reads frames and carries each to its end. It never waits for another worker. It shares with others the stages' tables,
+// two queues of its own to and from the slow path, and its mailbox.
 type worker struct {
 	dp     *Dataplane
 	poller Poller
@@ -24,25 +24,26 @@ type worker struct {
 	flood  [frame.MaxPorts]frame.PortID
 	tally  tally
 	gro    frame.GRO
-	// By port: see Conn.Longest. Written between two batches.
+	// By port: see Conn.GSOMaxSize. Written between two batches.
 	gsoMax [frame.MaxPorts]struct{ tcp, udp int32 }
 	counters
+	origin   origin // of the batch that is being processed
 	recent   recent
 	observer Observer // nil, as a rule
 
-	punts   *ring.Queue              // to the housekeeper
+	punts   *ring.Queue              // to the slow path
 	puntsOf [frame.MaxPorts]struct { // what a port has punted in this Tick
 		tick          frame.Tick
 		frames, bytes int32
 	}
 	punted     bool       // in this batch
-	nearFullAt frame.Tick // when it was last noticed that the flow table fills
+	nearFullAt frame.Tick // when the flow table was last seen filling
 	shaper     shaper
-	injected   *ring.Queue // from the housekeeper
-	buf        []byte      // injected frames, while they are being sent
+	injected   *ring.Queue // from the slow path
+	buf        []byte      // reinjected frames, while they are being sent
 
-	pendingCalls atomic.Int32 // functions waiting in box
-	mu           sync.Mutex
+	pendingCalls atomic.Int32 // functions in mailbox
+	mu           sync.Mutex   // Lock 58
 	running      bool
 	mailbox      []func()
 }
@@ -54,7 +55,7 @@ func newWorker(d *Dataplane, p Poller) *worker {
 	}
 }
 
-// round reads one batch and carries it through. This is the life of a frame; see ARCHITECTURE.md for the picture.
+// round reads one batch and carries it to its end, by the steps in pipeline.go.
 //
 //uvswitch:hot
 func (w *worker) round() error {
@@ -68,23 +69,9 @@ func (w *worker) round() error {
 	for i := range b.Frames[:b.N] {
 		w.tally.received(b.Frames[i].In, b.Frames[i].Len())
 	}
-	frame.ParseBatch(b)
-	w.observe(b, false)
-	w.shaper.admit(b)
-	w.dp.decide(b)
-	w.shaper.shape(b)
-	if b.N > 1 {
-		w.coalesce(b)
-	}
-	w.transmit(b)
-
-	if w.takeAgain(b) {
-		frame.ParseBatch(b)
-		w.resume(b)
-		w.observe(b, true)
-		w.dp.decide(b)
-		w.shaper.shape(b)
-		w.transmit(b)
+	w.process(b, received)
+	if w.reinject(b) {
+		w.process(b, reinjected)
 	}
 	w.shaper.setAlarm()
 	w.tally.flush(&w.counters)
@@ -105,8 +92,8 @@ func (w *worker) round() error {
 	return nil
 }
 
-// asks tells whether the housekeeper has something to do before its time: the flow table fills (once per Tick), or
-// fragments that wait may go on.
+// wantsSlowPath reports whether the slow path has something to do before its time: the flow table fills (once per Tick), or parked
+// fragments may continue.
 //
 //uvswitch:hot
 func (w *worker) wantsSlowPath() bool {
@@ -121,6 +108,9 @@ func (w *worker) wantsSlowPath() bool {
 //
 //uvswitch:hot
 func (w *worker) coalesce(b *frame.Batch) {
+	if b.N < 2 {
+		return
+	}
 	w.gro.Begin()
 	for i := range b.Frames[:b.N] {
 		f := &b.Frames[i]
@@ -140,7 +130,7 @@ func (w *worker) coalesce(b *frame.Batch) {
 	}
 }
 
-// transmit does what each frame's verdict says: step 10.
+// transmit does what each frame's verdict says, and ends the frame for this worker.
 //
 //uvswitch:hot
 func (w *worker) transmit(b *frame.Batch) {
@@ -165,12 +155,12 @@ func (w *worker) transmit(b *frame.Batch) {
 	}
 }
 
-// observe shows a batch to who captures.
+// observe shows a parsed batch to the observer.
 //
 //uvswitch:hot
-func (w *worker) observe(b *frame.Batch, again bool) {
+func (w *worker) observe(b *frame.Batch) {
 	if w.observer != nil {
-		w.observer.Received(b, again)
+		w.observer.Received(b, w.origin == reinjected)
 	}
 }
 
@@ -215,7 +205,7 @@ func (w *worker) floodFrame(f *frame.Frame) {
 	w.tally.extra += uint64(n - 1)
 }
 
-// punt copies a frame for the housekeeper, which counts what becomes of it.
+// punt copies a frame for the slow path, which counts what becomes of it.
 //
 //uvswitch:hot
 func (w *worker) punt(f *frame.Frame) {
@@ -233,7 +223,7 @@ func (w *worker) punt(f *frame.Frame) {
 	w.punted = true
 }
 
-// mayPunt holds a port to its share of the ring, per Tick: the housekeeper has limits of its own, behind it.
+// mayPunt limits a port to its share of the queue in each Tick. The slow path has limits of its own behind that.
 //
 //uvswitch:hot
 func (w *worker) mayPunt(f *frame.Frame) bool {
@@ -250,65 +240,8 @@ func (w *worker) mayPunt(f *frame.Frame) bool {
 	return p.bytes <= share && p.frames <= share/recordSpace
 }
 
-// recordSpace is what a small record takes of a ring, in bytes.
+// recordSpace is what a small record takes of the queue, in bytes.
 const recordSpace = 256
-
-// takeAgain replaces the batch by frames that have been here before, if there are any: those from the housekeeper, and
-// those whose port's rate allows them now.
-//
-//uvswitch:hot
-func (w *worker) takeAgain(b *frame.Batch) bool {
-	b.N, b.Locals = 0, 0
-	room := w.buf
-	more := false
-	for rec := w.injected.Peek(); rec != nil; rec = w.injected.Peek() {
-		if room, more = again(b, room, rec); more {
-			break
-		}
-		w.injected.Release()
-	}
-	for q := w.shaper.next(); q != nil && !more; q = w.shaper.next() {
-		if room, more = again(b, room, q.ring.Peek()); !more {
-			q.release(w.shaper.now)
-		}
-	}
-	if more {
-		w.poller.Wake() // the rest comes next time
-	}
-	return b.N > 0
-}
-
-// again copies a record into buf and its frame into the batch, and returns what is left of buf; full, when there was no room.
-//
-//uvswitch:hot
-func again(b *frame.Batch, buf, rec []byte) (rest []byte, full bool) {
-	if b.N == len(b.Frames) || len(rec) > len(buf) {
-		return buf, true
-	}
-	n := copy(buf, rec)
-	b.Frames[b.N].Reset(buf[recordLen:n:n], recordPort(rec))
-	b.N++
-	return buf[n:], false
-}
-
-// resume gives injected frames their place in the order: what the router made is switched, what was held for a
-// neighbor goes on at Resolve. Their records stand before them in buf.
-//
-//uvswitch:hot
-func (w *worker) resume(b *frame.Batch) {
-	at := 0
-	for i := range b.Frames[:b.N] {
-		f := &b.Frames[i]
-		rec := w.buf[at:]
-		at += recordLen + len(f.Raw())
-		if f.Verdict != frame.Drop {
-			w.dp.restore(rec, f)
-			if f.Verdict != frame.Switch && f.Verdict != frame.ToPort {
-				b.Locals++
-			}
-		}
-	}
-}
 
 func (w *worker) reportGone(b *frame.Batch) {
 	for _, id := range b.Gone {
@@ -316,7 +249,7 @@ func (w *worker) reportGone(b *frame.Batch) {
 	}
 }
 
-// limit sets the rates of a port, of whose buckets the workers share one for each direction. nil: no limit.
+// limit sets the rates of a port. The workers share one bucket for each direction; nil means no limit.
 func (w *worker) limit(id frame.PortID, rx, tx *bucket) {
 	w.shaper.limit(id, rx, tx)
 	w.poller.Wake()
@@ -329,11 +262,11 @@ func (w *worker) addPort(id frame.PortID, c frame.Conn, read bool) error {
 
 func (w *worker) removePort(id frame.PortID) {
 	w.gsoMax[id].tcp, w.gsoMax[id].udp = 0, 0
-	w.limit(id, nil, nil) // what waited meets a port that is gone
+	w.limit(id, nil, nil) // its queued frames are dropped: the port is gone
 	w.poller.Remove(id)
 }
 
-// do runs fn on the worker between two batches and waits for it; at once, when the worker is not running.
+// run runs fn on the worker between two batches and waits for it; at once, when the worker is not running.
 func (w *worker) run(fn func()) {
 	w.mu.Lock()
 	if !w.running {
@@ -360,7 +293,7 @@ func (w *worker) runMailbox() {
 	}
 }
 
-// run reads until stop is set, then finishes its mail and closes its Poller.
+// loop reads until stop is set, then finishes its mailbox and closes its Poller.
 func (w *worker) loop(stop *atomic.Bool) error {
 	var err error
 	for err == nil && !stop.Load() {

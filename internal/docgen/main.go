@@ -1,4 +1,4 @@
-// Command docgen writes the documents that are made from the code:
+// Command docgen writes the documents that are generated from the code:
 //
 //	docgen drops            docs/drops.md, from the table of drop reasons
 //	docgen openapi          docs/openapi.json, from the control API's routes
@@ -42,30 +42,19 @@ func run(args []string, out io.Writer) error {
 	case len(args) == 2 && args[0] == "completion":
 		return completion(args[1])
 	}
-	return fmt.Errorf("say drops, openapi, man DIR or completion DIR")
-}
-
-// stages say where in a frame's way a reason belongs, by the first reason of each.
-var stages = []struct {
-	first frame.Reason
-	title string
-}{
-	{frame.Runt, "As it comes in"}, {frame.GatewayMACStolen, "Guard and learning"}, {frame.LinkLocalGroup, "Switching"}, {frame.NotIPv4, "Routing"},
-	{frame.NATFiltered, "Translation"}, {frame.HostUnreachable, "Neighbors and the gateway"}, {frame.PortGone, "As it goes out"},
+	return fmt.Errorf("usage: docgen drops | openapi | man DIR | completion DIR")
 }
 
 func drops(out io.Writer) error {
 	var b strings.Builder
-	b.WriteString("# Why a frame was dropped\n\nMade by `make docs` from the table in `internal/frame/reason.go`. Every drop has one of these reasons, and the word is the same in\n" +
-		"`uvswitch stats`, `status`, `top`, `monitor`, `trace`, in the comment of a `dump`, in the metrics and on the live page. A test provokes\n" +
-		"each of them (`internal/simnet/reasons_test.go`). [find-a-drop.md](find-a-drop.md) says how to find yours.\n")
-	next := 0
+	b.WriteString("# Drop reasons\n\n`make docs` makes this page from the table in `internal/frame/reason.go`.\n\nEvery dropped frame has one of these reasons.\n" +
+		"The word is the same in `uvswitch stats`, `status`, `top`, `monitor` and `trace`, in the comments of a `dump`, in the metrics, and on the\n" +
+		"live page. A test provokes each reason (`internal/simnet/reasons_test.go`).\n\n[find-a-drop.md](find-a-drop.md) shows how to find out why your frames are dropped.\n")
 	for r := frame.None + 1; r < frame.NumReasons; r++ {
-		if next < len(stages) && r == stages[next].first {
-			fmt.Fprintf(&b, "\n## %s\n\n| reason | what it means | what to do |\n|---|---|---|\n", stages[next].title)
-			next++
-		}
 		i := r.Info()
+		if r == frame.None+1 || i.Stage != (r-1).Info().Stage {
+			fmt.Fprintf(&b, "\n## %s\n\n| reason | meaning | remedy |\n|---|---|---|\n", i.Stage)
+		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", i.Name, i.Meaning, i.Remedy)
 	}
 	_, err := io.WriteString(out, b.String())
@@ -76,7 +65,7 @@ func man(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	date := time.Unix(0, 0).UTC() // the same bytes each time
+	date := time.Unix(0, 0).UTC() // the output is the same each time
 	root := cli.Root()
 	root.DisableAutoGenTag = true
 	return doc.GenManTree(root, &doc.GenManHeader{Title: "UVSWITCH", Section: "1", Source: "uvswitch " + cli.Version, Manual: "uvswitch", Date: &date}, dir)

@@ -1,8 +1,8 @@
-// Package docker is Docker's network driver: it speaks the remote driver's protocol of libnetwork (moby
-// libnetwork/docs/remote.md) on one side and is a client of the control API on the other.
+// Package docker implements a network driver for Docker. It serves libnetwork's remote driver protocol (moby
+// libnetwork/docs/remote.md) and is a client of the control API.
 //
-// serve.go takes the calls, driver.go carries them out, protocol.go has their bodies, state.go what must outlive a restart,
-// restore.go what is done with it then.
+// serve.go receives the calls, driver.go carries them out, protocol.go defines their bodies, state.go saves what must survive a
+// restart, and restore.go restores it.
 package docker
 
 import (
@@ -19,7 +19,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// A Switch is what the driver needs of the control API; *api.Client is one.
+// A Switch is the part of the control API that the driver uses; *api.Client implements it.
 type Switch interface {
 	Networks(context.Context) ([]api.Network, error)
 	AddNetwork(context.Context, api.NetworkAdd) error
@@ -32,22 +32,22 @@ type Switch interface {
 	Unpublish(ctx context.Context, host string) error
 }
 
-// A Driver answers Docker. Its calls run one at a time: each is a few milliseconds.
+// A Driver answers Docker's calls, one at a time: each takes a few milliseconds.
 type Driver struct {
 	sw      Switch
 	devices devices
-	path    string // of the state
+	path    string // of the state file
 	log     *slog.Logger
 
-	mu    sync.Mutex
+	mu    sync.Mutex // Lock 2: held through calls of the control API
 	state *state
 }
 
-// names that the switch's own lists show: Docker tells the driver IDs only.
+// networkName and portName return the names that the switch's lists show: Docker tells the driver only IDs.
 func networkName(id string) string { return "docker-" + short(id) }
 func portName(id string) string    { return "docker-" + short(id) }
 
-// deviceName is what an endpoint's device is called on the host, where Docker takes it from and puts it back to.
+// deviceName returns the name of an endpoint's device on the host. From there Docker moves it into the container, and later back.
 func deviceName(id string) string { return "uvs" + short(id) }
 
 func short(id string) string { return id[:min(len(id), 12)] }
@@ -59,7 +59,7 @@ func (d *Driver) createNetwork(ctx context.Context, q createNetwork) (any, error
 	}
 	if have := d.state.Networks[q.NetworkID]; have != nil {
 		if *have == *n {
-			return nil, nil // asked again, after an answer that did not arrive
+			return nil, nil // Docker repeats the call when our answer did not arrive
 		}
 		return nil, fmt.Errorf("network %s already exists, with other settings", short(q.NetworkID))
 	}
@@ -84,7 +84,7 @@ func (d *Driver) deleteNetwork(ctx context.Context, q networkID) (any, error) {
 		return nil, nil
 	}
 	for id, e := range d.state.Endpoints {
-		if e.Network == q.NetworkID { // Docker has none there any more
+		if e.Network == q.NetworkID { // Docker removes a network only after its endpoints: these are stale
 			if err := d.removeEndpoint(ctx, id); err != nil {
 				return nil, err
 			}
@@ -119,7 +119,7 @@ func (d *Driver) createEndpoint(ctx context.Context, q createEndpoint) (any, err
 	}
 	if have := d.state.Endpoints[q.EndpointID]; have != nil {
 		if have.Network == e.Network && have.Address == e.Address && have.MAC == e.MAC {
-			return answer, nil // asked again, after an answer that did not arrive
+			return answer, nil // Docker repeats the call when our answer did not arrive
 		}
 		return nil, fmt.Errorf("endpoint %s already exists, with other addresses", short(q.EndpointID))
 	}
@@ -134,8 +134,8 @@ func (d *Driver) createEndpoint(ctx context.Context, q createEndpoint) (any, err
 	return answer, nil
 }
 
-// place makes sure that nobody alive has e's addresses. Docker knows who has which: one that stands in the way and has no
-// container any more was left when Docker lost its own state.
+// place makes sure that no live endpoint has e's addresses. Docker assigns each address once. So another endpoint with one of
+// these addresses and without a container is a remainder from when Docker lost its state, and place removes it.
 func (d *Driver) place(ctx context.Context, e *endpoint) error {
 	for id, o := range d.state.Endpoints {
 		if o.Network != e.Network || o.Address != e.Address && o.MAC != e.MAC {
@@ -163,7 +163,7 @@ func (d *Driver) join(ctx context.Context, q join) (any, error) {
 	if !filepath.IsAbs(q.SandboxKey) {
 		return nil, fmt.Errorf("%q is not the path of a container's network namespace", q.SandboxKey)
 	}
-	if err := gone(d.sw.DeletePort(ctx, portName(q.EndpointID))); err != nil { // of a Join whose answer did not arrive
+	if err := gone(d.sw.DeletePort(ctx, portName(q.EndpointID))); err != nil { // from a Join whose answer was lost
 		return nil, err
 	}
 	if err := d.plug(ctx, q.EndpointID, q.SandboxKey, place{device: deviceName(q.EndpointID), mtu: n.Add.MTU}); err != nil {
@@ -176,7 +176,7 @@ func (d *Driver) join(ctx context.Context, q join) (any, error) {
 	}
 	var a joinAnswer
 	a.InterfaceName.SrcName, a.InterfaceName.DstPrefix = deviceName(q.EndpointID), "eth"
-	// Without either, Docker would add a second device, on a bridge and with rules of its own.
+	// Without one of these two, Docker would add a second device, on a bridge and with netfilter rules.
 	if n.Add.Internal {
 		a.DisableGatewayService = true
 	} else {
@@ -185,7 +185,7 @@ func (d *Driver) join(ctx context.Context, q join) (any, error) {
 	return a, nil
 }
 
-// plug makes an endpoint's device and gives it to the switch.
+// plug creates an endpoint's device and passes it to the switch.
 func (d *Driver) plug(ctx context.Context, id, sandbox string, where place) error {
 	e := d.state.Endpoints[id]
 	n := d.state.Networks[e.Network]
@@ -193,7 +193,7 @@ func (d *Driver) plug(ctx context.Context, id, sandbox string, where place) erro
 	if err != nil {
 		return err
 	}
-	defer done() // the switch has a descriptor of its own
+	defer done() // the switch has its own descriptor
 	_, err = d.sw.HandPort(ctx, api.PortAdd{
 		Name: portName(id), Network: n.Add.Name, Netns: sandbox, Ifname: where.device, IP: e.Address, MAC: e.MAC, MTU: n.Add.MTU,
 		Set: api.PortSet{"isolated": api.Switch(!n.ICC)},
@@ -223,7 +223,7 @@ func (d *Driver) deleteEndpoint(ctx context.Context, q endpointID) (any, error) 
 	return nil, d.save()
 }
 
-// removeEndpoint ends an endpoint and what is published of it, which goes with its port.
+// removeEndpoint removes an endpoint's port, which also removes its published ports, and forgets the endpoint.
 func (d *Driver) removeEndpoint(ctx context.Context, id string) error {
 	if err := gone(d.sw.DeletePort(ctx, portName(id))); err != nil {
 		return err
@@ -239,8 +239,8 @@ func (d *Driver) endpointInfo(ctx context.Context, q endpointID) (any, error) {
 	return endpointInfo{Value: map[string]string{}}, nil
 }
 
-// learnIfnames keeps what Docker has called the devices in the containers, for a restart of the switch. Docker does that some time
-// after the last call about an endpoint, and tells nobody.
+// learnIfnames saves the names that Docker gave to the devices in the containers, for a restart of the switch. Docker renames a
+// device some time after its last call about the endpoint, and sends no notice.
 func (d *Driver) learnIfnames(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -252,7 +252,7 @@ func (d *Driver) learnIfnames(ctx context.Context) error {
 		}
 	}
 	d.mu.Unlock()
-	found := map[string]api.Port{} // asked for without the lock: Docker need not wait for that
+	found := map[string]api.Port{} // filled without the lock, so that Docker's calls need not wait
 	for _, id := range unknown {
 		if p, err := d.sw.Port(ctx, portName(id)); err == nil && p.Ifname != deviceName(id) {
 			found[id] = p
@@ -271,7 +271,7 @@ func (d *Driver) learnIfnames(ctx context.Context) error {
 	return d.save()
 }
 
-// programExternal publishes ports, all or none; the endpoint is its container's way out.
+// programExternal makes the endpoint its container's default gateway endpoint and publishes its ports, all or none.
 func (d *Driver) programExternal(ctx context.Context, q programExternal) (any, error) {
 	_, e, err := d.find(q.endpointID)
 	if err != nil {
@@ -286,7 +286,7 @@ func (d *Driver) programExternal(ctx context.Context, q programExternal) (any, e
 		err = d.save()
 	}
 	if err != nil {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience) // what was asked for may have taken all the time
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience) // ctx may have expired
 		defer cancel()
 		return nil, errors.Join(err, d.revoke(ctx, q.EndpointID))
 	}
@@ -306,7 +306,7 @@ func (d *Driver) publishAll(ctx context.Context, id string, e *endpoint, list []
 	return nil
 }
 
-// publish takes the first of the host's ports that is free.
+// publish publishes b on the first of the host ports that is free.
 func (d *Driver) publish(ctx context.Context, id string, e *endpoint, b portBinding, hosts []uint16) error {
 	var last error
 	for _, port := range hosts {
@@ -338,7 +338,8 @@ func (d *Driver) revokeExternal(ctx context.Context, q endpointID) (any, error) 
 	return nil, d.save()
 }
 
-// revoke takes back what is published of an endpoint. The switch says what that is: the same port of the host may be another's by now.
+// revoke removes an endpoint's published ports. It asks the switch for them: another port may have published the same host port
+// by now.
 func (d *Driver) revoke(ctx context.Context, id string) error {
 	e := d.state.Endpoints[id]
 	list, err := d.sw.Published(ctx)
@@ -374,7 +375,7 @@ func (d *Driver) unknownNetwork(id string) error {
 
 func (d *Driver) save() error { return d.state.save(d.path) }
 
-// gone is err, but for what says that it is not there any more.
+// gone returns err, or nil when err says that the object does not exist.
 func gone(err error) error {
 	if api.IsStatus(err, http.StatusNotFound) {
 		return nil

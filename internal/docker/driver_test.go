@@ -16,15 +16,15 @@ import (
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 )
 
-// fake is a switch, and a host, that write down what they are asked. It knows names, and refuses as the switch does.
+// fake is a switch and a host. It records the requests, knows which names exist, and fails as the switch does.
 type fake struct {
 	said    []string
 	names   map[string]bool
-	taken   map[string]bool // ports of the host's own
+	taken   map[string]bool // host ports that are in use
 	rules   []api.Publish
 	subnets map[string]string
-	dead    map[string]bool // sandboxes
-	hidden  bool            // none may be looked at
+	dead    map[string]bool // sandboxes that do not exist
+	hidden  bool            // no sandbox can be inspected: permission denied
 	ended   map[string]bool // ports whose device is back on the host
 }
 
@@ -129,14 +129,14 @@ func (f *fake) driver(path string) *Driver {
 	return &Driver{sw: f, devices: f, path: path, log: slog.New(slog.DiscardHandler), state: s}
 }
 
-// post calls a method and returns status and body.
+// post calls a method and returns the HTTP status and the body.
 func post(d *Driver, method, body string) (int, string) {
 	w := httptest.NewRecorder()
 	d.handler().ServeHTTP(w, httptest.NewRequest("POST", "/"+method, strings.NewReader(body)))
 	return w.Code, strings.TrimSpace(w.Body.String())
 }
 
-// TestExchanges plays what Docker says, line by line.
+// TestExchanges replays recorded calls from Docker, line by line.
 func TestExchanges(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) < 2 {
@@ -199,7 +199,7 @@ func joined(t *testing.T, d *Driver, id string, more string) {
 	}
 }
 
-// A switch that comes again has the networks again, and in each container that is still there a device.
+// TestRestore checks that a restarted switch restores the networks, and a device in each container that still exists.
 func TestRestore(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.json")
 	f := newFake()
@@ -221,7 +221,7 @@ func TestRestore(t *testing.T) {
 		t.Errorf("a new switch is asked:\n%s\nwant:\n%s", got, want)
 	}
 
-	// Its device was kept: nothing is made.
+	// The store kept the device: no new device is created.
 	g = newFake()
 	g.names["network docker-n1"], g.names["port docker-e1"] = true, true
 	d = g.driver(path)
@@ -230,14 +230,14 @@ func TestRestore(t *testing.T) {
 	}
 
 	g = newFake()
-	g.names["port docker-e1"], g.ended["docker-e1"] = true, true // kept, and put back by Docker
+	g.names["port docker-e1"], g.ended["docker-e1"] = true, true // the device was kept, and Docker moved it back to the host
 	d = g.driver(path)
 	if err := d.restore(context.Background()); err != nil || len(g.said) != 2 || g.names["port docker-e1"] {
 		t.Errorf("a container that has ended: %v %v", g.said, err)
 	}
-	joined(t, d, "e2", "") // its address is free
+	joined(t, d, "e2", "") // the address of e1 is free again
 
-	// Two networks in one container, of which one has no name yet; nothing of what is null in the file harms.
+	// One container in two networks; the device in one of them has no known name yet. Null values in the file do no harm.
 	two := `{"version":1,"networks":{"n1":{"add":{"name":"docker-n1","subnet":"172.30.0.0/16","gateway":"172.30.0.1","mtu":1500}}},"endpoints":{
 		"a":{"network":"n1","address":"172.30.0.3/16","mac":"02:00:00:00:00:03","sandbox":"/ns/c"},"b":{"network":"n1","address":"172.30.0.2/16","mac":"02:00:00:00:00:02","sandbox":"/ns/c","ifname":"eth0"}}}`
 	for _, text := range []string{two, `{"version":1,"networks":null,"endpoints":null}`} {
@@ -256,7 +256,7 @@ func TestRestore(t *testing.T) {
 	if code, answer := post(d, "NetworkDriver.CreateNetwork", aNetwork); code != http.StatusOK {
 		t.Error(answer)
 	}
-	for range 2 { // the answer did not arrive
+	for range 2 { // the second call is as after a lost answer
 		if code, answer := post(d, "NetworkDriver.CreateEndpoint", `{"NetworkID":"n1","EndpointID":"e1",`+anAddress+`}`); code != http.StatusOK || !strings.Contains(answer, "02:75:ac:1e:00:02") {
 			t.Error(answer)
 		}
@@ -266,7 +266,7 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-// What is in use stays so; what Docker has lost gives way.
+// TestStale checks that addresses and subnets in use stay reserved, and that those that Docker has lost become free.
 func TestStale(t *testing.T) {
 	f := newFake()
 	d := f.driver(filepath.Join(t.TempDir(), "state.json"))
@@ -296,7 +296,7 @@ func TestStale(t *testing.T) {
 	}
 }
 
-// All of a container's ports, or none.
+// TestPublishAllOrNone checks that either all ports of a container are published, or none.
 func TestPublishAllOrNone(t *testing.T) {
 	f := newFake()
 	d := f.driver(filepath.Join(t.TempDir(), "state.json"))
@@ -327,7 +327,7 @@ func TestPublishAllOrNone(t *testing.T) {
 	}
 }
 
-// What cannot be kept is not done: the disk is full, or the folder gone.
+// TestCannotKeep checks that a change is undone when its state cannot be saved, here because the folder does not exist.
 func TestCannotKeep(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -361,8 +361,8 @@ func TestStateFile(t *testing.T) {
 	}
 }
 
-// Whatever Docker, or somebody who has its socket, sends: an answer of the protocol, and no call to the switch with a name that
-// is not one.
+// FuzzDocker sends arbitrary calls, as Docker or any other program on its socket could. The driver must give an answer of the
+// protocol, and must not pass an invalid name to the switch.
 func FuzzDocker(f *testing.F) {
 	f.Add("CreateNetwork", aNetwork)
 	f.Add("CreateEndpoint", `{"NetworkID":"n1","EndpointID":"e2",`+anAddress+`}`)

@@ -13,7 +13,8 @@ import (
 	"github.com/uvswitch/uvswitch/internal/attach"
 )
 
-// The bodies of libnetwork's remote driver protocol, as far as they matter here; keys of later versions are ignored.
+// The bodies of libnetwork's remote driver protocol, with the keys that the driver uses; unknown keys of later versions are
+// ignored.
 // Source: moby libnetwork/drivers/remote/api/api.go.
 
 type networkID struct{ NetworkID string }
@@ -41,7 +42,7 @@ type createEndpoint struct {
 	Interface endpointInterface
 }
 
-// createEndpointAnswer has only what came empty.
+// createEndpointAnswer has only those fields that were empty in the request.
 type createEndpointAnswer struct{ Interface endpointInterface }
 
 type join struct {
@@ -64,27 +65,27 @@ type programExternal struct {
 	}
 }
 
-// portBinding is one -p: the container's port, and the host's, of which 0 is any.
+// portBinding is one -p: a container port and a host port, where host port 0 means any.
 type portBinding struct {
 	Proto                       uint8 // IP protocol
 	Port, HostPort, HostPortEnd uint16
 	HostIP                      string
-	more                        int // further ports, each the next, here and there (joinRanges)
+	more                        int // number of further consecutive ports, on both sides (joinRanges)
 }
 
 const idChars = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
-// validID tells whether id can be one of Docker's: names are made of it.
+// validID reports whether id can be one of Docker's IDs. Names are derived from it.
 func validID(id string) bool { return len(id) > 0 && len(id) <= 128 && strings.Trim(id, idChars) == "" }
 
-// ids are what must be valid in a request.
+// ids returns the IDs of a request, which must be valid.
 func (q createNetwork) ids() []string { return []string{q.NetworkID} }
 func (q networkID) ids() []string     { return []string{q.NetworkID} }
 func (q endpointID) ids() []string    { return []string{q.NetworkID, q.EndpointID} }
 
 // An option is an -o of `docker network create`.
 type option struct {
-	names []string // the first is ours, others are those of Docker's bridge driver
+	names []string // the first is ours, the others are names of Docker's bridge driver
 	set   func(n *network, value string) error
 }
 
@@ -107,7 +108,7 @@ var networkOptions = []option{
 	{[]string{"filtering"}, func(n *network, v string) error { n.Add.Filtering = v; return nil }},
 }
 
-// network is what is asked for, as the switch has it.
+// network converts the request into a network of the switch.
 func (q createNetwork) network() (*network, error) {
 	if q.Options.IPv6 || len(q.IPv6Data) > 0 {
 		return nil, errors.New("IPv6 is not supported yet; create the network without --ipv6")
@@ -139,7 +140,7 @@ func (q createNetwork) network() (*network, error) {
 
 var protocols = map[uint8]string{6: "tcp", 17: "udp", 132: "sctp"}
 
-// withoutDuplicates leaves out what Docker 28 and later send beside a binding, the same for IPv6.
+// withoutDuplicates removes the IPv6 copies that Docker 28 and later send beside each IPv4 binding.
 func withoutDuplicates(list []portBinding) (out []portBinding) {
 	all := make([]attach.PortMapping, len(list))
 	for i, b := range list {
@@ -153,12 +154,12 @@ func withoutDuplicates(list []portBinding) (out []portBinding) {
 	return out
 }
 
-// mapping is the binding to one port of the host.
+// mapping returns the binding to the given host port.
 func (b portBinding) mapping(host uint16) attach.PortMapping {
 	return attach.PortMapping{HostIP: b.HostIP, HostPort: int(host), ContainerPort: int(b.Port), Protocol: protocols[b.Proto], Count: b.more + 1}
 }
 
-// joinRanges makes one binding of neighbors: -p 3000-3999:3000-3999 comes as a thousand.
+// joinRanges joins consecutive bindings into one: Docker sends -p 3000-3999:3000-3999 as a thousand bindings.
 func joinRanges(list []portBinding) (out []portBinding) {
 	for _, b := range list {
 		if b.HostPortEnd == 0 {
@@ -177,7 +178,7 @@ func joinRanges(list []portBinding) (out []portBinding) {
 	return out
 }
 
-// hosts are the host's ports to try, in turn: what was asked for, or some that Docker would choose from, too.
+// hosts returns the host ports to try, in order: those that were requested, or random ones from the dynamic range.
 func (b portBinding) hosts() ([]uint16, error) {
 	addr, err := netip.ParseAddr(b.HostIP)
 	switch {
@@ -201,10 +202,10 @@ func (b portBinding) hosts() ([]uint16, error) {
 	return out, nil
 }
 
-// Ports for "any": the range of dynamic ports (RFC 6335, section 6), and how many are tried.
+// The host ports for "any": the range of dynamic ports (RFC 6335, section 6), and the number of attempts.
 const anyLow, anyHigh, anyTries = 49152, 65535, 64
 
-// spec is the binding to one port of the host, as the switch takes it.
+// spec returns the binding to the given host port in the form of api.PublishAdd.
 func (b portBinding) spec(host uint16) (string, error) {
 	if protocols[b.Proto] == "" {
 		return "", fmt.Errorf("-p: IP protocol %d cannot be published; use tcp, udp or sctp", b.Proto)

@@ -17,22 +17,22 @@ import (
 	"github.com/uvswitch/uvswitch/internal/tapmaker"
 )
 
-// A place is where a device is made, and how.
+// A place says where a device is created, and how.
 type place struct {
-	sandbox string // the container's namespace; empty for the host's, from where Docker moves it
+	sandbox string // the container's namespace; empty: the host's, from where Docker moves the device
 	device  string
 	mtu     int
-	setup   link.Config // in a container
+	setup   link.Config // only for a device in a container
 }
 
-// devices are the host's TAPs and namespaces.
+// devices creates TAPs and inspects namespaces on the host.
 type devices interface {
 	make(place) (fd int, done func(), err error)
 	alive(sandbox string) bool
 	seen(sandbox string) bool
 }
 
-// taps are the real ones.
+// taps implements devices with real TAPs.
 type taps struct{ maker tapmaker.Maker }
 
 func (t taps) make(p place) (int, func(), error) {
@@ -45,7 +45,7 @@ func (t taps) make(p place) (int, func(), error) {
 		return -1, nil, err
 	}
 	done := func() { _ = c.Close() }
-	if p.sandbox == "" { // Docker configures it, but for its MTU
+	if p.sandbox == "" { // Docker configures everything but the MTU
 		if err := link.SetMTU(netns.Original, p.device, p.mtu); err != nil {
 			done()
 			return -1, nil, err
@@ -54,7 +54,7 @@ func (t taps) make(p place) (int, func(), error) {
 	return c.FD(), done, nil
 }
 
-// alive is true, too, of what may not be looked at.
+// alive reports whether a sandbox exists. Without permission to look, it assumes so.
 func (t taps) alive(sandbox string) bool {
 	if _, err := os.Stat(sandbox); errors.Is(err, os.ErrPermission) {
 		return true
@@ -67,8 +67,8 @@ func (taps) seen(sandbox string) bool {
 	return sandbox != "" && err == nil
 }
 
-// there tells whether an endpoint's container is: its namespace, and its device not where Docker puts those of containers that have
-// ended, when what it was called inside is known.
+// there reports whether an endpoint's container still runs. Its namespace must exist. When the device's name in the container is
+// known, the device must not be back on the host, where Docker puts the devices of ended containers.
 func (d *Driver) there(ctx context.Context, id string, e *endpoint) bool {
 	if !d.devices.alive(e.Sandbox) {
 		return false
@@ -77,8 +77,8 @@ func (d *Driver) there(ctx context.Context, id string, e *endpoint) bool {
 	return err != nil || p.Ifname != deviceName(id) || e.Ifname == ""
 }
 
-// holds tells whether an endpoint keeps its addresses and its network from others: one without a port does when its container can
-// be seen.
+// holds reports whether an endpoint still reserves its addresses and its network. An endpoint without a port does so only when
+// its container can be seen.
 func (d *Driver) holds(ctx context.Context, id string, e *endpoint) bool {
 	if _, err := d.sw.Port(ctx, portName(id)); err != nil && !d.devices.seen(e.Sandbox) {
 		return false
@@ -86,8 +86,8 @@ func (d *Driver) holds(ctx context.Context, id string, e *endpoint) bool {
 	return d.there(ctx, id, e)
 }
 
-// restore makes the switch what it was: networks; and, in every container that is still there, a device of the same name, address
-// and MAC, with its published ports. Containers that have ended meanwhile are Docker's to tell of.
+// restore recreates the networks and, in every container that still exists, a device with the same name, address, MAC and
+// published ports. Docker itself reports the containers that ended meanwhile.
 func (d *Driver) restore(ctx context.Context) error {
 	have, err := d.sw.Networks(ctx)
 	if err != nil {
@@ -95,22 +95,22 @@ func (d *Driver) restore(ctx context.Context) error {
 	}
 	for id, n := range d.state.Networks {
 		if slices.ContainsFunc(have, func(x api.Network) bool { return x.Name == n.Add.Name && x.Subnet == n.Add.Subnet }) {
-			continue // the configuration file has it, too
+			continue // it exists: from the configuration file, or kept by the store
 		}
-		if err := d.sw.AddNetwork(ctx, n.Add); err != nil { // the rest can be what it was
+		if err := d.sw.AddNetwork(ctx, n.Add); err != nil { // the other networks can still be restored
 			d.log.Error("docker: cannot restore a network; remove what conflicts with it, and restart the switch", "network", short(id), "subnet", n.Add.Subnet, "error", err)
 		}
 	}
-	byName := slices.SortedFunc(maps.Keys(d.state.Endpoints), func(a, b string) int { // so that a container's eth0 comes first
+	byName := slices.SortedFunc(maps.Keys(d.state.Endpoints), func(a, b string) int { // a container's eth0 first
 		x, y := d.state.Endpoints[a].Ifname, d.state.Endpoints[b].Ifname
-		return cmp.Or(cmp.Compare(len(y), 0)-cmp.Compare(len(x), 0), cmp.Compare(x, y), cmp.Compare(a, b)) // names that are not known last
+		return cmp.Or(cmp.Compare(len(y), 0)-cmp.Compare(len(x), 0), cmp.Compare(x, y), cmp.Compare(a, b)) // unknown names last
 	})
 	for _, id := range byName {
 		e := d.state.Endpoints[id]
 		if e.Sandbox == "" {
-			continue // Join is still to come
+			continue // Docker has not called Join yet
 		}
-		if !d.there(ctx, id, e) { // a device that was kept is back where Docker took it from
+		if !d.there(ctx, id, e) { // the container has ended
 			if err := d.removeEndpoint(ctx, id); err != nil {
 				return err
 			}
@@ -124,11 +124,11 @@ func (d *Driver) restore(ctx context.Context) error {
 	return d.save()
 }
 
-// rejoin gives a running container its device again.
+// rejoin recreates the device of a running container.
 func (d *Driver) rejoin(ctx context.Context, id string, e *endpoint) error {
 	n := d.state.Networks[e.Network]
 	if _, err := d.sw.Port(ctx, portName(id)); err == nil {
-		return nil // its device was kept, and what is published of it
+		return nil // the store kept its device and its published ports
 	}
 	addr, err := netip.ParsePrefix(e.Address)
 	if err != nil {
@@ -139,7 +139,7 @@ func (d *Driver) rejoin(ctx context.Context, id string, e *endpoint) error {
 		return err
 	}
 	where := place{sandbox: e.Sandbox, device: e.Ifname, mtu: n.Add.MTU, setup: link.Config{MAC: mac, MTU: n.Add.MTU, Addr: addr}}
-	if where.device == "" { // the switch ended before it could see what Docker has called it
+	if where.device == "" { // the switch ended before learnIfnames saw the name
 		where.device = d.freeIfname(e.Sandbox)
 	}
 	if e.Gateway && !n.Add.Internal {
@@ -159,7 +159,7 @@ func (d *Driver) rejoin(ctx context.Context, id string, e *endpoint) error {
 	return errs
 }
 
-// freeIfname is the first name of Docker's kind that no endpoint of a container has.
+// freeIfname returns the first of eth0, eth1, ... that no endpoint of a container has.
 func (d *Driver) freeIfname(sandbox string) string {
 	for i := 0; ; i++ {
 		name := fmt.Sprintf("eth%d", i)
@@ -173,7 +173,7 @@ func (d *Driver) freeIfname(sandbox string) string {
 	}
 }
 
-// dropStaleNetworks removes networks in n's way that have no container: Docker gives no subnet out twice, so it has lost them.
+// dropStaleNetworks removes networks without containers that overlap n. Docker assigns no subnet twice, so it has lost these.
 func (d *Driver) dropStaleNetworks(ctx context.Context, n *network) (dropped bool) {
 	subnet, err := netip.ParsePrefix(n.Add.Subnet)
 	if err != nil {

@@ -12,13 +12,13 @@ import (
 	"github.com/uvswitch/uvswitch/internal/tapmaker"
 )
 
-// maxBody bounds a request of Docker's: thousands of published ports fit.
+// maxBody is the maximum size of a request, in bytes: enough for thousands of published ports.
 const maxBody = 4 << 20
 
-// patience bounds one call: Docker waits for it.
+// patience is the time limit of one call: Docker waits for the answer.
 const patience = 30 * time.Second
 
-// Start restores what the state file at path has and answers Docker on l until ctx is done.
+// Start restores the state in the file at path, then answers Docker's calls on l until ctx is done.
 func Start(ctx context.Context, l net.Listener, sw Switch, maker tapmaker.Maker, path string, log *slog.Logger) error {
 	s, err := load(path)
 	if err != nil {
@@ -35,7 +35,7 @@ func Start(ctx context.Context, l net.Listener, sw Switch, maker tapmaker.Maker,
 	return nil
 }
 
-// follow looks every second whether Docker has named a device.
+// follow checks every second whether Docker has renamed a device.
 func (d *Driver) follow(ctx context.Context) {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
@@ -51,7 +51,7 @@ func (d *Driver) follow(ctx context.Context) {
 	}
 }
 
-// handler answers every method of the protocol; any other is unknown, 404, which Docker takes for "not there".
+// handler answers the methods of the protocol. An unknown method gets 404, which Docker takes as "not implemented".
 func (d *Driver) handler() http.Handler {
 	m := http.NewServeMux()
 	fixed := func(v any) http.HandlerFunc {
@@ -73,7 +73,8 @@ func (d *Driver) handler() http.Handler {
 	return m
 }
 
-// call is the handler of one method: one at a time, and finished even when Docker hangs up, since it will not undo half of it.
+// call returns the handler of one method. Calls run one at a time, and to the end even when Docker hangs up: it would not undo
+// half.
 func call[T interface{ ids() []string }](d *Driver, do func(context.Context, T) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var q T
@@ -99,7 +100,7 @@ func call[T interface{ ids() []string }](d *Driver, do func(context.Context, T) 
 	}
 }
 
-// answer is Docker's form: what went wrong stands under Err, and 404 would mean that the method is unknown.
+// answer writes an answer in Docker's form. An error has status 500 and its text under Err: 404 would mean an unknown method.
 func answer(w http.ResponseWriter, v any, err error) {
 	w.Header().Set("Content-Type", "application/vnd.docker.plugins.v1.1+json")
 	if err != nil {
@@ -109,5 +110,5 @@ func answer(w http.ResponseWriter, v any, err error) {
 	if v == nil {
 		v = struct{}{}
 	}
-	_ = json.NewEncoder(w).Encode(v) // Docker may have gone
+	_ = json.NewEncoder(w).Encode(v) // Docker may have hung up
 }

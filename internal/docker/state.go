@@ -10,34 +10,34 @@ import (
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 )
 
-// state is what Docker has told and will not tell again: it replays neither networks nor endpoints, however often
-// it or the switch is started. It is a file, written whole after each change.
+// state is what Docker told the driver and will not repeat: Docker sends neither networks nor endpoints again when it or the
+// switch restarts. The whole state is written to a file after each change.
 type state struct {
 	Version   int                  `json:"version"`
 	Networks  map[string]*network  `json:"networks"`  // by Docker's ID
-	Endpoints map[string]*endpoint `json:"endpoints"` // likewise
+	Endpoints map[string]*endpoint `json:"endpoints"` // by Docker's ID
 }
 
-// network is one of Docker's, and the switch's of the same subnet.
+// network is a Docker network and its network in the switch.
 type network struct {
 	Add api.NetworkAdd `json:"add"`
 	ICC bool           `json:"icc"` // its containers reach each other
 }
 
-// endpoint is one container's place in a network.
+// endpoint is the connection of a container to a network.
 type endpoint struct {
 	Network string   `json:"network"` // Docker's ID
 	Address string   `json:"address"` // CIDR
 	MAC     string   `json:"mac"`
 	Sandbox string   `json:"sandbox,omitempty"` // path of the container's namespace; empty until Join
-	Ifname  string   `json:"ifname,omitempty"`  // what Docker has called the device in there, once that is known
-	Gateway bool     `json:"gateway,omitempty"` // it is the container's way out
-	Publish []string `json:"publish,omitempty"` // in force, as the switch takes them
+	Ifname  string   `json:"ifname,omitempty"`  // name of the device in the container; empty until it is known
+	Gateway bool     `json:"gateway,omitempty"` // it has the container's default route
+	Publish []string `json:"publish,omitempty"` // published ports, in the form of api.PublishAdd
 }
 
 const stateVersion = 1
 
-// load reads the state; there is none at first.
+// load reads the state from a file. A file that does not exist is an empty state.
 func load(path string) (*state, error) {
 	s := &state{Version: stateVersion}
 	b, err := os.ReadFile(path)
@@ -64,7 +64,7 @@ func load(path string) (*state, error) {
 	return s, nil
 }
 
-// check finds what could not have been written here.
+// check reports content that save cannot have written.
 func (s *state) check() error {
 	for id, n := range s.Networks {
 		if n == nil || !validID(id) {
@@ -79,7 +79,7 @@ func (s *state) check() error {
 	return nil
 }
 
-// save writes the state beside itself first: a full disk or a crash leaves the old one.
+// save writes a new file and renames it over the old one: after a full disk or a crash the old one still exists.
 func (s *state) save(path string) error {
 	b, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package doctor checks this host and the switch on it, and says how to fix each problem. It changes nothing. It attaches one BPF
-// program to loopback for a moment, which does nothing.
+// Package doctor checks this host and the switch on it, and says how to fix each problem. It changes nothing, except that it
+// briefly attaches a BPF program without effect to loopback.
 package doctor
 
 import (
@@ -24,17 +24,17 @@ import (
 	"github.com/uvswitch/uvswitch/tap"
 )
 
-// Level is how bad a finding is.
+// Level is the severity of a finding.
 type Level string
 
 const (
 	OK   Level = "ok"
-	Note Level = "note" // it works, less well or differently
-	Warn Level = "warn" // something will not work as one may expect
-	Fail Level = "fail" // the switch cannot run, or carries nothing
+	Note Level = "note" // it works, but less well or differently
+	Warn Level = "warn" // something may not work as expected
+	Fail Level = "fail" // the switch cannot run, or carries no traffic
 )
 
-// A Finding is one thing that was looked at.
+// A Finding is the result of one check.
 type Finding struct {
 	Check  string `json:"check"`
 	Level  Level  `json:"level"`
@@ -42,14 +42,14 @@ type Finding struct {
 	Remedy string `json:"mend,omitempty"`
 }
 
-// An Exam is what is to be looked at.
+// An Exam describes what to check, and collects the findings.
 type Exam struct {
 	Client *api.Client
 	Socket string
 	Name   string       // prefix of the switch's own devices
-	Ports  [][2]uint16  // that NAT may give out
-	Subnet netip.Prefix // of a switch to come
-	none   bool         // there is no switch
+	Ports  [][2]uint16  // that NAT may use
+	Subnet netip.Prefix // of network default, when no switch runs
+	none   bool         // no switch runs
 	status *api.Status  // of the running switch
 	ports  []api.Port
 	found  []Finding
@@ -59,7 +59,8 @@ func (e *Exam) add(check string, l Level, remedy, format string, args ...any) {
 	e.found = append(e.found, Finding{check, l, fmt.Sprintf(format, args...), remedy})
 }
 
-// Run looks at everything, in the network namespace that the switch runs in.
+// Run does all checks in the network namespace of the switch, and returns the findings. When that namespace cannot be entered, it
+// checks its own namespace and adds a finding about this.
 func (e *Exam) Run(ctx context.Context) []Finding {
 	e.theSwitch(ctx)
 	if e.status != nil {
@@ -92,7 +93,7 @@ func (e *Exam) host() {
 	e.firewall()
 }
 
-// Failed tells whether anything is.
+// Failed reports whether list has a finding of level Fail.
 func Failed(list []Finding) bool {
 	for _, f := range list {
 		if f.Level == Fail {
@@ -115,7 +116,7 @@ func (e *Exam) theSwitch(ctx context.Context) {
 		return
 	}
 	e.status = &s
-	_ = e.Client.Do(ctx, "GET", "/ports", nil, &e.ports) // it has just answered
+	_ = e.Client.Do(ctx, "GET", "/ports", nil, &e.ports) // the switch has just answered
 	e.add("switch", OK, "", "%s, pid %d, %d ports", s.Version, s.PID, s.Ports)
 	if s.Uplink.Kind != "none" && s.Uplink.State != "up" {
 		e.add("switch", Fail, "bring the device up, or give it an address", "the uplink is down: %s", s.Uplink.Why)
@@ -130,7 +131,7 @@ func (e *Exam) tun() {
 	e.add("tun", OK, "", "/dev/net/tun can be opened")
 }
 
-// capabilities compares this process's rights with the table that the daemon and the systemd unit go by.
+// capabilities compares the capabilities of this process with the table of the daemon and the systemd unit.
 func (e *Exam) capabilities() {
 	have, err := rights.Own()
 	if err != nil {
@@ -152,7 +153,7 @@ func (e *Exam) capabilities() {
 func (e *Exam) ioUring() {
 	r, err := tap.NewIOUring(0)
 	if err == nil {
-		_ = r.Close() // nothing was read
+		_ = r.Close() // the ring was not used
 		e.add("io_uring", OK, "", "io_uring can be used")
 		return
 	}
@@ -218,7 +219,8 @@ func (e *Exam) uplinkDevice() {
 	}
 }
 
-// others finds programs of other software on the uplink's ingress: what they take, we do not see.
+// others finds BPF programs and filters of other software on the uplink's ingress: the switch does not see the frames that they
+// take.
 func (e *Exam) others() {
 	name := e.device()
 	if name == "" {
@@ -275,7 +277,7 @@ func (e *Exam) portRange() {
 	}
 }
 
-// leftovers are what a switch that was killed may leave.
+// leftovers finds what a killed switch may have left behind.
 func (e *Exam) leftovers() {
 	if e.none {
 		for _, dev := range []string{e.Name + "0", e.Name + "-up"} {
@@ -289,7 +291,7 @@ func (e *Exam) leftovers() {
 	}
 }
 
-// subnets looks for routes of the host's that a container's address would collide with.
+// subnets finds routes of the host that overlap a network's subnet.
 func (e *Exam) subnets() {
 	subnets := map[string]string{}
 	if e.status != nil {
@@ -310,7 +312,7 @@ func (e *Exam) subnets() {
 	}
 }
 
-// devices compares what ports are to be with what their devices are.
+// devices compares the ports with their devices.
 func (e *Exam) devices() {
 	mtus := map[string]int{}
 	if e.status != nil {
@@ -332,7 +334,7 @@ func (e *Exam) devices() {
 		var l netlink.Link
 		find := func() (err error) { l, err = netlink.LinkByName(p.Ifname); return err }
 		var err error
-		if p.Netns == "" { // the switch's own, where this thread is
+		if p.Netns == "" { // the switch's namespace, in which this thread runs
 			err = find()
 		} else if path, perr := netns.Path(p.Netns); perr != nil {
 			err = perr
@@ -365,8 +367,8 @@ func (e *Exam) devices() {
 	}
 }
 
-// firewall looks for chains of the host's netfilter that drop by default. Containers' own traffic passes none of them; the host
-// port's and that of published ports on loopback does.
+// firewall finds netfilter chains of the host that drop by default. Traffic between containers and the outside does not pass
+// through them. Traffic of the host port, and of published ports on loopback, does.
 func (e *Exam) firewall() {
 	if _, err := exec.LookPath("nft"); err != nil {
 		e.add("firewall", Note, "install nftables so that doctor can read the rules", "the command nft is not installed: the host's firewall rules were not checked")

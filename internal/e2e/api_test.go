@@ -19,7 +19,7 @@ import (
 	"github.com/getkin/kin-openapi/routers/legacy"
 )
 
-// The description that the switch serves is right OpenAPI, and what the switch answers is what it describes.
+// TestOpenAPI checks that the switch serves a valid OpenAPI description, and that its answers match the description.
 func TestOpenAPI(t *testing.T) {
 	b := New(t)
 	containers(b)
@@ -112,7 +112,7 @@ func TestOpenAPI(t *testing.T) {
 	call("DELETE", "/publish?host=9090", "", 200)
 	call("DELETE", "/networks/lab", "", 200)
 
-	// Somebody else on the host: may read, where the socket lets them, and neither change nor capture.
+	// Another user of the host may read if the socket's mode allows it, but may neither change anything nor capture.
 	if err := os.Chmod(b.Socket(), 0o666); err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func TestOpenAPI(t *testing.T) {
 		}
 	}
 
-	// What is too large, or too slow, is ended and hurts nobody.
+	// Requests that are too large or too slow fail and do no harm.
 	large, err := client.Post("http://uvswitch/v1/ports", "application/json", strings.NewReader(`{"name":"`+strings.Repeat("x", 100<<10)+`"}`))
 	if err != nil || large.StatusCode != 400 {
 		t.Errorf("a large body: %v, %v", large, err)

@@ -22,17 +22,17 @@ import (
 	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
-const nsPrefix = "uvt" // and the pid: whose namespaces they are
+const nsPrefix = "uvt" // followed by the pid of the test process that owns the namespace
 
-// patience bounds every wait for something that should come at once.
+// patience is the time limit of every wait for something that should happen quickly.
 const patience = 15 * time.Second
 
-// A Bed is a host and an outside, joined by a veth pair, and a switch on the host.
+// A Bed is a test bed: the namespaces host and out, connected by a veth pair, and a switch in host.
 type Bed struct {
 	t      testing.TB
 	dir    string
 	id     string
-	socket string // of the switch
+	socket string // control socket of the switch
 	proc   *exec.Cmd
 	log    *syncBuffer
 	exited chan error
@@ -43,7 +43,7 @@ var (
 	counter  int
 )
 
-// Main builds the command, sweeps what killed runs have left, and runs the tests.
+// Main builds the command, removes what killed runs left behind, and runs the tests.
 func Main(m *testing.M) int {
 	sweep()
 	dir, err := os.MkdirTemp("", "uvswitch-test-*")
@@ -66,7 +66,7 @@ func Main(m *testing.M) int {
 	return m.Run()
 }
 
-// sweep removes namespaces of test processes that are gone.
+// sweep removes namespaces of test processes that have ended.
 func sweep() {
 	list, _ := filepath.Glob("/run/netns/" + nsPrefix + "*")
 	for _, path := range list {
@@ -85,7 +85,7 @@ func sweepOwn() {
 	}
 }
 
-// Need skips the test when it cannot run here; in CI it fails.
+// Need skips the test when root, /dev/net/tun or one of the tools is missing. In CI the test fails instead.
 func Need(t testing.TB, tools ...string) {
 	t.Helper()
 	stop := t.Skipf
@@ -105,8 +105,8 @@ func Need(t testing.TB, tools ...string) {
 	}
 }
 
-// New makes namespaces host (10.1.0.1) and out (10.1.0.2, the host's default gateway) and starts `uvswitch run` with
-// args on the host.
+// New creates the namespaces host (10.1.0.1) and out (10.1.0.2, the host's default gateway) and starts `uvswitch run` with args
+// in host.
 func New(t testing.TB, args ...string) *Bed {
 	b := NewHost(t)
 	b.Start(args...)
@@ -133,10 +133,10 @@ func NewHost(t testing.TB) *Bed {
 	return b
 }
 
-// NS is the kernel's name of a namespace of this bed.
+// NS returns the full name of a namespace of this bed.
 func (b *Bed) NS(name string) string { return b.id + "-" + name }
 
-// AddNS makes namespaces, with loopback up. They go at the end of the test.
+// AddNS creates namespaces, with loopback up. They are removed at the end of the test.
 func (b *Bed) AddNS(names ...string) {
 	b.t.Helper()
 	for _, n := range names {
@@ -146,7 +146,7 @@ func (b *Bed) AddNS(names ...string) {
 	}
 }
 
-// Start runs the switch on the host and waits until it is ready.
+// Start starts the switch in host and waits until it is ready.
 func (b *Bed) Start(args ...string) {
 	b.t.Helper()
 	if err := b.TryStart(args...); err != nil {
@@ -154,7 +154,7 @@ func (b *Bed) Start(args ...string) {
 	}
 }
 
-// TryStart is Start for switches that may refuse; the error is what it said.
+// TryStart is Start for a switch that may fail to start; the error has its messages.
 func (b *Bed) TryStart(args ...string) error {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -162,7 +162,7 @@ func (b *Bed) TryStart(args ...string) error {
 	}
 	defer r.Close()
 	run := []string{"run", "--ready-fd", "3"}
-	if io := os.Getenv("UVSWITCH_IO"); io != "" { // which backend this run of the tests is about
+	if io := os.Getenv("UVSWITCH_IO"); io != "" { // the I/O backend that this run tests
 		run = append(run, "--io", io)
 	}
 	c := b.command(append(run, args...)...)
@@ -186,10 +186,10 @@ func (b *Bed) TryStart(args ...string) error {
 	return nil
 }
 
-// Stop ends the switch by SIGTERM and returns how it ended.
+// Stop ends the switch with SIGTERM and returns the error of its exit, if any.
 func (b *Bed) Stop() error { return b.end(unix.SIGTERM) }
 
-// Kill ends it by SIGKILL.
+// Kill ends the switch with SIGKILL.
 func (b *Bed) Kill() { _ = b.end(unix.SIGKILL) }
 
 func (b *Bed) end(sig syscall.Signal) error {
@@ -209,10 +209,10 @@ func (b *Bed) end(sig syscall.Signal) error {
 
 func (b *Bed) path(ns string) string { return filepath.Join("/run/netns", b.NS(ns)) }
 
-// Socket is the switch's control socket.
+// Socket returns the path of the switch's control socket.
 func (b *Bed) Socket() string { return b.socket }
 
-// command is uvswitch with args; it dies with the test.
+// command returns uvswitch with args. The process ends with the test process.
 func (b *Bed) command(args ...string) *exec.Cmd {
 	c := exec.Command(uvswitch, append([]string{"--socket", b.Socket()}, args...)...)
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
@@ -230,7 +230,7 @@ func (b *Bed) TryCLI(args ...string) (string, error) {
 	return out.String(), nil
 }
 
-// CLI is TryCLI that must succeed.
+// CLI is TryCLI for a command that must succeed.
 func (b *Bed) CLI(args ...string) string {
 	b.t.Helper()
 	out, err := b.TryCLI(args...)
@@ -249,7 +249,7 @@ func (b *Bed) JSON(v any, args ...string) {
 	}
 }
 
-// TrySh runs a shell line in a namespace, for a minute at most.
+// TrySh runs a shell command in a namespace, for at most a minute.
 func (b *Bed) TrySh(ns, line string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -265,7 +265,7 @@ func (b *Bed) TrySh(ns, line string) (string, error) {
 	return out.String(), err
 }
 
-// Sh is TrySh that must succeed.
+// Sh is TrySh for a command that must succeed.
 func (b *Bed) Sh(ns, line string) string {
 	b.t.Helper()
 	out, err := b.TrySh(ns, line)
@@ -282,7 +282,7 @@ func (b *Bed) local(name string, args ...string) {
 	}
 }
 
-// Serve starts a server in a namespace and waits until its port listens. It ends with the test.
+// Serve starts a server in a namespace and waits until it listens on its port. The server ends with the test.
 func (b *Bed) Serve(ns string, port int, args ...string) *exec.Cmd {
 	b.t.Helper()
 	c := exec.Command(args[0], args[1:]...)
@@ -298,7 +298,7 @@ func (b *Bed) Serve(ns string, port int, args ...string) *exec.Cmd {
 	return c
 }
 
-// Web serves, on port 80 of a namespace, a sentence that names the client.
+// Web starts a web server on port 80 of a namespace. It serves a sentence that names the server and the client.
 func (b *Bed) Web(ns string) { b.Serve(ns, 80, uvswitch, "lab", "tool", "httpd", "80", ns) }
 
 // Iperf starts an iperf3 server in a namespace.
@@ -307,7 +307,7 @@ func (b *Bed) Iperf(ns string) {
 	b.Serve(ns, 5201, "iperf3", "-s")
 }
 
-// Background runs a shell line in a namespace until the test ends.
+// Background runs a shell command in a namespace until the test ends.
 func (b *Bed) Background(ns, line string) {
 	b.t.Helper()
 	c := exec.Command("sh", "-c", line)
@@ -318,7 +318,7 @@ func (b *Bed) Background(ns, line string) {
 	b.t.Cleanup(func() { _ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL); _ = c.Wait() })
 }
 
-// Eventually waits for a condition that must come true.
+// Eventually waits until a condition is true, and fails the test when it stays false.
 func (b *Bed) Eventually(what string, ok func() bool) {
 	b.t.Helper()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
@@ -329,7 +329,7 @@ func (b *Bed) Eventually(what string, ok func() bool) {
 	b.t.Fatalf("not within %v: %s", patience, what)
 }
 
-// Balanced waits for the account of frames to balance: traffic of the kernels' own ends by itself.
+// Balanced waits until the balance of frames is even. The kernels send frames of their own, so this may take a moment.
 func (b *Bed) Balanced() {
 	b.t.Helper()
 	b.Eventually("stats says balanced", func() bool {
@@ -357,8 +357,8 @@ func (s *syncBuffer) String() string {
 	return s.b.String()
 }
 
-// Listen starts a program that says on stderr when it is ready (tcpdump: "listening on"). The function returned
-// ends it and waits for its end.
+// Listen starts a program in a namespace and waits until it prints "listening on" on stderr, as tcpdump does. The returned
+// function ends the program and waits for its exit.
 func (b *Bed) Listen(ns string, args ...string) (stop func()) {
 	b.t.Helper()
 	c := exec.Command(args[0], args[1:]...)

@@ -24,10 +24,10 @@ import (
 	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
-// hostExec runs plugins on a bed's host.
+// hostExec runs plugins in a bed's namespace host.
 type hostExec struct {
 	invoke.DefaultExec
-	path string // of the namespace
+	path string // of the namespace host
 }
 
 func (e *hostExec) ExecPlugin(ctx context.Context, plugin string, stdin []byte, environ []string) ([]byte, error) {
@@ -48,7 +48,7 @@ func (e *hostExec) ExecPlugin(ctx context.Context, plugin string, stdin []byte, 
 	return out.Bytes(), nil
 }
 
-// A cniHost is a bed and CNI's own library, as runtimes use it (libcni, which cnitool is made of).
+// A cniHost is a bed with CNI's library libcni, which runtimes and cnitool use.
 type cniHost struct {
 	*Bed
 	*libcni.CNIConfig
@@ -66,7 +66,7 @@ func cniOn(t *testing.T, b *Bed) *cniHost {
 	return &cniHost{b, libcni.NewCNIConfigWithCacheDir([]string{dir, "/usr/lib/cni"}, filepath.Join(dir, "cache"), e), dir}
 }
 
-// conflist is a configuration with one plugin, ours.
+// conflist returns a configuration with uvswitch as the only plugin.
 func (c *cniHost) conflist(version, more string) *libcni.NetworkConfigList {
 	c.t.Helper()
 	text := fmt.Sprintf(`{"cniVersion":"%s","name":"pods","plugins":[{"type":"uvswitch","socket":"%s"%s,"capabilities":{"portMappings":true,"ips":true,"mac":true,"dns":true,"bandwidth":true}}]}`, version, c.Socket(), more)
@@ -95,7 +95,7 @@ func (c *cniHost) ports() (out []api.Port) {
 
 const subnet50 = `,"subnet":"10.50.0.0/24"`
 
-// TestCNI is a container's life in every version of the specification.
+// TestCNI takes a container through ADD, CHECK and DEL in every supported version of the specification.
 func TestCNI(t *testing.T) {
 	c := newCNI(t)
 	ctx := t.Context()
@@ -155,7 +155,7 @@ func TestCNI(t *testing.T) {
 					c.CLI(undo...)
 				}
 				c.Sh(ns, "ip addr del 10.50.0.77/24 dev eth0")
-				if err := c.CheckNetworkList(ctx, list, rt); err == nil || !strings.Contains(err.Error(), "no address 10.50.0.77/24 any more") {
+				if err := c.CheckNetworkList(ctx, list, rt); err == nil || !strings.Contains(err.Error(), "no longer has address 10.50.0.77/24") {
 					t.Errorf("CHECK without the address: %v", err)
 				}
 			}
@@ -177,7 +177,7 @@ func TestCNI(t *testing.T) {
 	}
 }
 
-// TestCNIOddOrders is what runtimes do when something has gone wrong.
+// TestCNIOddOrders tests unusual sequences of calls, which runtimes make after failures.
 func TestCNIOddOrders(t *testing.T) {
 	c := newCNI(t)
 	ctx := t.Context()
@@ -189,7 +189,7 @@ func TestCNIOddOrders(t *testing.T) {
 		t.Errorf("STATUS without the network: %v", err)
 	}
 
-	// Several at once make one network and get an address each.
+	// Concurrent ADDs create one network, and each gets its own address.
 	var wg sync.WaitGroup
 	for i := range 6 {
 		ns := fmt.Sprintf("p%d", i)
@@ -208,7 +208,7 @@ func TestCNIOddOrders(t *testing.T) {
 	}
 	ping(c.Bed, "p0", strings.TrimSpace(c.Sh("p5", "ip -4 -o addr show eth0 | sed 's/.*inet //; s,/.*,,'")))
 
-	// Another configuration's containers are not this one's to collect.
+	// GC of one configuration keeps the containers of another.
 	c.AddNS("other")
 	others, err := libcni.ConfListFromBytes([]byte(strings.Replace(string(list.Bytes), `"name":"pods"`, `"name":"others","network":"pods"`, 1)))
 	if err != nil {
@@ -225,7 +225,7 @@ func TestCNIOddOrders(t *testing.T) {
 		t.Errorf("after GC %d ports: %+v", n, c.ports())
 	}
 
-	// A second network in a container: the way out is the first's.
+	// A second network in a container: the default route of the first network stays.
 	second, err := libcni.ConfListFromBytes([]byte(fmt.Sprintf(`{"cniVersion":"1.0.0","name":"second","plugins":[{"type":"uvswitch","socket":"%s","subnet":"10.52.0.0/24"}]}`, c.Socket())))
 	if err != nil {
 		t.Fatal(err)
@@ -243,7 +243,7 @@ func TestCNIOddOrders(t *testing.T) {
 		t.Error(err)
 	}
 
-	// The namespace goes first.
+	// The namespace is removed before DEL.
 	rt := c.runtime("p0", "p0", nil)
 	c.Sh("host", "ip netns del "+c.NS("p0"))
 	if err := c.DelNetworkList(ctx, list, rt); err != nil {
@@ -254,7 +254,7 @@ func TestCNIOddOrders(t *testing.T) {
 		t.Errorf("DEL without a namespace: %v", err)
 	}
 
-	// What cannot be leaves nothing.
+	// A failed ADD leaves nothing behind.
 	c.AddNS("bad")
 	before := len(c.ports())
 	for _, bad := range []struct {
@@ -265,11 +265,11 @@ func TestCNIOddOrders(t *testing.T) {
 		{`,"subnet":"10.51.0.0/24"`, "subnet 10.50.0.0/24, but the configuration says 10.51.0.0/24", nil},
 		{`,"subnet":"10.1.0.0/24","network":"x"`, "overlaps", nil},
 		{subnet50 + `,"internal":true`, "internal: false, but the configuration says true", nil},
-		{subnet50, "is no IPv4 address of the host", map[string]any{"portMappings": []map[string]any{{"hostPort": 8081, "containerPort": 80, "hostIP": "::"}}}},
+		{subnet50, "is not an IPv4 address of the host", map[string]any{"portMappings": []map[string]any{{"hostPort": 8081, "containerPort": 80, "hostIP": "::"}}}},
 		{subnet50, "not a usable address", map[string]any{"ips": []string{"192.0.2.1/24"}}},
 		{subnet50, "2 addresses", map[string]any{"ips": []string{"10.50.0.8/24", "10.50.0.9/24"}}},
 		{subnet50, "MAC", map[string]any{"mac": "01:00:00:00:00:01"}},
-		{subnet50, "is taken by", map[string]any{"portMappings": []map[string]any{{"hostPort": 8081, "containerPort": 80}, {"hostPort": 8082, "containerPort": 80}}}},
+		{subnet50, "is in use by", map[string]any{"portMappings": []map[string]any{{"hostPort": 8081, "containerPort": 80}, {"hostPort": 8082, "containerPort": 80}}}},
 		{subnet50, "a port is 1 to 65535", map[string]any{"portMappings": []map[string]any{{"hostPort": 8081, "containerPort": 80000}}}},
 		{subnet50 + `,"mtu":9`, "MTU 9", nil},
 		{subnet50, "out of range; use 1kbit", map[string]any{"bandwidth": map[string]any{"ingressRate": 10}}},
@@ -285,7 +285,7 @@ func TestCNIOddOrders(t *testing.T) {
 		}
 	}
 
-	// Not into the host itself, and a namespace that is not there is not a matter of time.
+	// ADD into the host's own namespace fails. A namespace that does not exist is no reason to try again later.
 	for path, code := range map[string]uint{c.path("host"): types.ErrInvalidNetNS, "/run/netns/uvt-none": types.ErrInvalidNetNS} {
 		_, err := c.AddNetworkList(ctx, list, &libcni.RuntimeConf{ContainerID: "own", NetNS: path, IfName: "eth9"})
 		var said *types.Error
@@ -297,7 +297,7 @@ func TestCNIOddOrders(t *testing.T) {
 		t.Errorf("the host has\n%s", links)
 	}
 
-	// Without a switch.
+	// No switch runs.
 	if err := c.Stop(); err != nil {
 		t.Error(err)
 	}
@@ -312,7 +312,7 @@ func TestCNIOddOrders(t *testing.T) {
 	}
 }
 
-// TestCNIDelegatedIPAM lets host-local choose.
+// TestCNIDelegatedIPAM checks that the IPAM plugin host-local can assign addresses and routes.
 func TestCNIDelegatedIPAM(t *testing.T) {
 	c := newCNI(t)
 	if _, err := os.Stat("/usr/lib/cni/host-local"); err != nil {
@@ -334,7 +334,7 @@ func TestCNIDelegatedIPAM(t *testing.T) {
 	if err := c.CheckNetworkList(t.Context(), list, rt); err != nil {
 		t.Errorf("CHECK: %v", err)
 	}
-	// A refused ADD gives the address back.
+	// An ADD that fails releases the address.
 	c.AddNS("two")
 	if _, err := c.AddNetworkList(t.Context(), list, c.runtime("two", "two", map[string]any{"mac": "01:00:00:00:00:01"})); err == nil {
 		t.Error("a group address as MAC")
@@ -347,7 +347,7 @@ func TestCNIDelegatedIPAM(t *testing.T) {
 	}
 }
 
-// TestNetavark drives the plugin as netavark does.
+// TestNetavark calls the plugin as netavark does.
 func TestNetavark(t *testing.T) {
 	b := New(t)
 	b.AddNS("ctr")
@@ -416,7 +416,7 @@ func TestNetavark(t *testing.T) {
 	}
 }
 
-// TestPodman is podman 4.3 with a conflist.
+// TestPodman tests podman 4.3 with a CNI configuration.
 func TestPodman(t *testing.T) {
 	Need(t, "podman", "runc", "busybox", "curl")
 	b := New(t)

@@ -6,14 +6,15 @@ import (
 	"testing"
 )
 
-// plugVeth makes a veth pair between namespaces ns1 and host, as one does by hand.
+// plugVeth creates a veth pair between the namespaces ns1 and host, as a user does by hand.
 func plugVeth(b *Bed) {
 	b.t.Helper()
 	b.Sh("host", "ip link add veth-ns1 type veth peer name veth-host && ip link set veth-ns1 netns "+b.NS("ns1"))
 	b.Sh("ns1", "ip addr add 172.29.0.100/16 dev veth-ns1 && ip link set veth-ns1 up && ip route replace default via 172.29.0.1")
 }
 
-// A device that goes is a port that is down; one of its name that comes takes its place, with flows, published ports and counters.
+// TestDeviceComesAndGoes checks that a port is down while its device does not exist. A new device with the same name takes over
+// the port, with its flows, published ports and counters.
 func TestDeviceComesAndGoes(t *testing.T) {
 	b := New(t)
 	containers(b)
@@ -53,11 +54,11 @@ func TestDeviceComesAndGoes(t *testing.T) {
 	if after := port(b, "ns1"); after.ID != before.ID || after.RxPackets < before.RxPackets {
 		t.Errorf("before: %+v\nafter: %+v", before, after)
 	}
-	if out, err := b.TrySh("host", "ping -c 1 -W 1 172.29.0.100"); err != nil { // the host's stack does not take its frames
+	if out, err := b.TrySh("host", "ping -c 1 -W 1 172.29.0.100"); err != nil { // the host's stack does not receive the device's frames
 		t.Errorf("%v: %s", err, out)
 	}
 
-	// To another namespace, where the switch must leave it alone, and back: with the index that it had.
+	// The device moves to another namespace, where the switch must not use it, and back. Its index stays the same.
 	b.AddNS("ns2")
 	b.Sh("host", "ip link set veth-host netns "+b.NS("ns2"))
 	state("down")
@@ -73,7 +74,8 @@ func TestDeviceComesAndGoes(t *testing.T) {
 	b.Sh("host", "ip link set veth-host down && ip link set veth-host name veth-new && ip link set veth-new up")
 	b.Eventually("the name is taken over", func() bool { p := port(b, "ns1"); return p.Ifname == "veth-new" && p.State == "forwarding" })
 	b.Eventually("it is reached again", reached)
-	// A device of the old name is none of the port's; nor is another port's device that gets the name of one that is away.
+	// A port follows the rename of its device, so a new device with the old name is not its device. Nor is another port's device
+	// that is renamed to the name of a missing device.
 	b.Sh("host", "ip link add veth-host type veth peer name x1 && ip link set veth-host up")
 	b.Eventually("it is reached", reached)
 	if p := port(b, "ns1"); p.Ifname != "veth-new" {
@@ -95,7 +97,8 @@ func TestDeviceComesAndGoes(t *testing.T) {
 	b.Balanced()
 }
 
-// Checksums and segmentation, by hardware or not, on either side: whatever a device leaves to others to do is done once.
+// TestOffloads checks all combinations of checksum and segmentation offload on both sides: what a device leaves to do must be
+// done exactly once.
 func TestOffloads(t *testing.T) {
 	Need(t, "ethtool", "iperf3")
 	b := New(t)
@@ -109,7 +112,7 @@ func TestOffloads(t *testing.T) {
 	b.Iperf("out")
 	for _, kind := range []struct{ ns, dev string }{{"tap1", "eth0"}, {"plain1", "eth0"}, {"ns1", "veth-ns1"}} {
 		for _, o := range [][2]string{{"on", "on"}, {"on", "off"}, {"off", "on"}, {"off", "off"}} {
-			set := func(ns, dev string) { // a plain TAP has none to turn on
+			set := func(ns, dev string) { // a TAP without offloads has none to turn on
 				_, _ = b.TrySh(ns, fmt.Sprintf("ethtool -K %s tx %s; ethtool -K %[1]s tso %s gso %[3]s gro %[3]s", dev, o[0], o[1]))
 			}
 			set(kind.ns, kind.dev)

@@ -20,10 +20,10 @@ import (
 	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
-// A dockerHost is a bed whose host runs dockerd, with everything of its own, and a switch that is its network driver.
+// A dockerHost is a bed whose host runs its own dockerd, with its own files, and a switch that is its network driver.
 type dockerHost struct {
 	*Bed
-	tmp    string // short: sockets have paths of 107 bytes at most
+	tmp    string // short, because the path of a unix socket has at most 107 bytes
 	driver string
 	proc   *exec.Cmd
 	log    *syncBuffer
@@ -38,7 +38,7 @@ func newDocker(t *testing.T) *dockerHost {
 	return d
 }
 
-// dockerOn is Docker to be, on a bed's host, with its files in a folder of folder parent.
+// dockerOn prepares a dockerd on a bed's host, with its files in a new folder in parent. It does not start dockerd.
 func dockerOn(t *testing.T, b *Bed, parent string) *dockerHost {
 	Need(t, "dockerd", "docker", "busybox", "iptables-save", "curl")
 	d := &dockerHost{Bed: b, log: &syncBuffer{}}
@@ -64,7 +64,7 @@ func (d *dockerHost) startSwitch() {
 func (d *dockerHost) startDocker() {
 	d.t.Helper()
 	at := func(name string) string { return filepath.Join(d.tmp, name) }
-	os.Remove(at("pid")) // of one that was killed; and where nobody reaps them, its containerd's would look alive
+	os.Remove(at("pid")) // left by a killed dockerd; containerd, below, looks alive while it is a zombie
 	os.Remove(at("exec/containerd/containerd.pid"))
 	c := exec.Command("dockerd", "--data-root", at("data"), "--exec-root", at("exec"), "-H", "unix://"+at("d.sock"), "-p", at("pid"), "--storage-driver=vfs")
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
@@ -101,20 +101,20 @@ func (d *dockerHost) stopDocker() {
 	d.proc = nil
 }
 
-// killShims ends the containers that a dockerd which could not be started again has left.
+// killShims ends containers that still run because their dockerd could not be started again.
 func (d *dockerHost) killShims() {
 	list, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, path := range list {
 		if line, _ := os.ReadFile(path); strings.Contains(string(line), d.tmp) && strings.Contains(string(line), "containerd-shim") {
 			pid := filepath.Base(filepath.Dir(path))
-			_ = exec.Command("pkill", "-KILL", "-P", pid).Run() // what it runs
+			_ = exec.Command("pkill", "-KILL", "-P", pid).Run() // the container's process
 			_ = exec.Command("kill", "-KILL", pid).Run()
 		}
 	}
 	unmountBelow(d.tmp)
 }
 
-// unmountBelow takes away what is mounted in a folder.
+// unmountBelow unmounts everything that is mounted in a folder.
 func unmountBelow(dir string) {
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
 	for _, m := range strings.Fields(string(mounts)) {
@@ -130,7 +130,7 @@ func (d *dockerHost) killDocker() {
 	d.proc = nil
 }
 
-// client is the docker command of the same package as dockerd, where there are several.
+// client returns the docker command: that of dockerd's package, if there are several.
 func client() string {
 	if path := "/usr/bin/docker"; exec.Command(path, "--version").Run() == nil {
 		return path
@@ -138,7 +138,7 @@ func client() string {
 	return "docker"
 }
 
-// try runs the docker command; the error has what it said.
+// try runs the docker command; the error has its messages.
 func (d *dockerHost) try(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -163,7 +163,7 @@ func (d *dockerHost) docker(args ...string) string {
 	return out
 }
 
-// image makes image bb of a static busybox: a web server that names its client, when it is told to be one.
+// image creates the image bb with a static busybox, which can run a web server that names its client.
 func (d *dockerHost) image() {
 	d.t.Helper()
 	root := filepath.Join(d.tmp, "root")
@@ -171,7 +171,8 @@ func (d *dockerHost) image() {
 	d.docker("import", root+".tar", "bb")
 }
 
-// busyboxImage makes the root of an image, and a tar of it: a static busybox, and a page that names its reader.
+// busyboxImage is a script that creates the root of an image and a tar of it, with a static busybox and a page that names the
+// client.
 const busyboxImage = `set -e
 mkdir -p "$0/bin" "$0/etc" "$0/proc" "$0/sys" "$0/dev" "$0/tmp" "$0/www/cgi-bin"
 cp "$(command -v busybox)" "$0/bin/busybox"
@@ -179,13 +180,13 @@ for a in $(busybox --list); do [ $a = busybox ] || ln -s busybox "$0/bin/$a"; do
 printf '#!/bin/sh\nr=${REMOTE_ADDR##*:}; echo; echo you are ${r%%]}\n' > "$0/www/cgi-bin/who"; chmod +x "$0/www/cgi-bin/who"
 tar -C "$0" -cf "$0.tar" .`
 
-// web starts a container that serves.
+// web starts a container with a web server.
 func (d *dockerHost) web(name string, args ...string) {
 	d.t.Helper()
 	d.docker(append(append([]string{"run", "-d", "--name", name}, args...), "bb", "httpd", "-f", "-p", "80", "-h", "/www")...)
 }
 
-// idle starts one that waits.
+// idle starts a container that only waits.
 func (d *dockerHost) idle(name string, args ...string) {
 	d.t.Helper()
 	d.docker(append(append([]string{"run", "-d", "--name", name}, args...), "bb", "sleep", "3600")...)
@@ -197,7 +198,7 @@ func (d *dockerHost) exec(name string, args ...string) string {
 	return d.docker(append([]string{"exec", name}, args...)...)
 }
 
-// inspect is a field of a container.
+// inspect returns a field of a container.
 func (d *dockerHost) inspect(name, format string) string {
 	d.t.Helper()
 	return strings.TrimSpace(d.docker("inspect", "-f", format, name))
@@ -208,7 +209,7 @@ func (d *dockerHost) address(name, network string) string {
 	return d.inspect(name, fmt.Sprintf(`{{(index .NetworkSettings.Networks "%s").IPAddress}}`, network))
 }
 
-// containerPorts are the switch's ports of Docker's containers.
+// containerPorts returns the switch's ports that belong to Docker's containers.
 func (d *dockerHost) containerPorts() (out []api.Port) {
 	d.t.Helper()
 	var all []api.Port
@@ -221,7 +222,7 @@ func (d *dockerHost) containerPorts() (out []api.Port) {
 	return out
 }
 
-// TestDocker is what the article does with docker0, with a network of the switch in its place.
+// TestDocker follows an article about docker0, with a network of the switch instead of docker0.
 func TestDocker(t *testing.T) {
 	d := newDocker(t)
 	rules := regexp.MustCompile(`\[\d+:\d+\]|(?m)^#.*$`)
@@ -238,7 +239,7 @@ func TestDocker(t *testing.T) {
 	contains(t, d.exec("db", "ip", "route"), "default via 172.30.0.1 dev eth0", "172.30.0.0/16 dev eth0 scope link  src 172.30.0.3")
 	contains(t, d.exec("db", "ip", "addr", "show", "eth0"), "inet 172.30.0.3/16", "link/ether 02:75:ac:1e:00:03", "mtu 1500")
 	contains(t, d.exec("db", "ping", "-c", "1", "10.1.0.2"), "64 bytes from 10.1.0.2: seq=0 ttl=63")
-	contains(t, d.exec("db", "wget", "-qO-", "http://10.1.0.2/"), "10.1.0.1") // the host's address is what the outside sees
+	contains(t, d.exec("db", "wget", "-qO-", "http://10.1.0.2/"), "10.1.0.1") // the outside sees the host's address
 
 	if got := d.Sh("out", "curl -sS http://10.1.0.1:8080/cgi-bin/who"); got != "you are 10.1.0.2\n" {
 		t.Errorf("from outside: %q", got)
@@ -273,7 +274,7 @@ func TestDocker(t *testing.T) {
 	}
 }
 
-// TestDockerFlags is what else `docker network create` and `docker run` can say.
+// TestDockerFlags tests further options of `docker network create` and `docker run`.
 func TestDockerFlags(t *testing.T) {
 	d := newDocker(t)
 	d.docker("network", "create", "-d", d.driver, "--subnet", "172.30.0.0/16", "-o", "mtu=1400", "net1")
@@ -311,14 +312,14 @@ func TestDockerFlags(t *testing.T) {
 		}
 	}
 	refused("aa", "ping", "-c", "1", "-W", "1", "172.30.5.6")                                  // another network
-	refused("aa", "ping", "-c", "1", "-W", "1", "ab")                                          // no inter-container traffic
+	refused("aa", "ping", "-c", "1", "-W", "1", "ab")                                          // icc is off
 	refused("shy", "ping", "-c", "1", "-W", "1", "10.1.0.2")                                   // an internal network has no way out
-	contains(t, d.exec("aa", "ping", "-c", "1", "10.1.0.2"), "1 packets received")             // and the others have
-	contains(t, d.exec("shy", "wget", "-qO-", "http://shyweb/cgi-bin/who"), "you are 172.28.") // by name
+	contains(t, d.exec("aa", "ping", "-c", "1", "10.1.0.2"), "1 packets received")             // other networks have a way out
+	contains(t, d.exec("shy", "wget", "-qO-", "http://shyweb/cgi-bin/who"), "you are 172.28.") // containers find each other by name
 	if r := d.exec("shy", "ip", "route"); strings.Contains(r, "default") {
 		t.Errorf("routes in an internal network:\n%s", r)
 	}
-	contains(t, d.exec("aa", "wget", "-qO-", fmt.Sprintf("http://10.1.0.1:%d/cgi-bin/who", any)), "you are ") // published is for everybody
+	contains(t, d.exec("aa", "wget", "-qO-", fmt.Sprintf("http://10.1.0.1:%d/cgi-bin/who", any)), "you are ") // every container reaches a published port
 
 	for _, bad := range []struct{ args, want string }{
 		{"network create -d DRIVER --subnet 172.30.0.0/17 x", "overlap"},
@@ -340,7 +341,7 @@ func TestDockerFlags(t *testing.T) {
 		t.Errorf("%d ports, want those of 5 containers", n)
 	}
 
-	// A running container comes and goes.
+	// A running container is connected to networks and disconnected from them.
 	d.docker("network", "connect", "net2", "web")
 	contains(t, d.exec("web", "ip", "addr", "show", "eth1"), "inet 172.31.0.4/16")
 	contains(t, d.exec("web", "ping", "-c", "1", "172.31.0.1"), "1 packets received")
@@ -348,7 +349,7 @@ func TestDockerFlags(t *testing.T) {
 	if out, err := d.try("exec", "web", "ip", "addr", "show", "eth1"); err == nil {
 		t.Errorf("disconnected, and there is:\n%s", out)
 	}
-	d.docker("network", "disconnect", "net1", "web") // its way out, with all that is published
+	d.docker("network", "disconnect", "net1", "web") // its default route and its published ports are removed, too
 	d.JSON(&published, "publish", "ls")
 	if len(published) > 0 {
 		t.Errorf("published: %+v", published)
@@ -362,7 +363,7 @@ func TestDockerFlags(t *testing.T) {
 	}
 }
 
-// TestDockerDeaths kills each of the three in turn.
+// TestDockerDeaths kills the switch, a container and dockerd.
 func TestDockerDeaths(t *testing.T) {
 	d := newDocker(t)
 	d.docker("network", "create", "-d", d.driver, "--subnet", "172.30.0.0/16", "net1")
@@ -386,7 +387,7 @@ func TestDockerDeaths(t *testing.T) {
 			return err == nil && out == "you are 10.1.0.2\n"
 		})
 	}
-	named := func() bool { // it knows what Docker has called the devices
+	named := func() bool { // the driver knows Docker's names of the devices
 		b, err := os.ReadFile(filepath.Join(d.tmp, "state", "docker-"+d.driver+".json"))
 		var s struct {
 			Endpoints map[string]struct{ Ifname string }
@@ -408,7 +409,7 @@ func TestDockerDeaths(t *testing.T) {
 	d.Kill()
 	d.startSwitch()
 	works("a killed switch")
-	tidy := regexp.MustCompile(`(?m)^\d+: |qlen \d+|\s+$`) // numbers of devices are new
+	tidy := regexp.MustCompile(`(?m)^\d+: |qlen \d+|\s+$`) // device indexes change
 	if got := d.exec("db", "ip", "-o", "addr"); tidy.ReplaceAllString(got, "") != tidy.ReplaceAllString(links, "") {
 		t.Errorf("addresses in db, before:\n%s\nafter:\n%s", links, got)
 	}
@@ -418,7 +419,7 @@ func TestDockerDeaths(t *testing.T) {
 	d.startSwitch()
 	works("a switch that ended and came again")
 
-	// The container's process dies; Docker starts it again, at another place.
+	// The container's process dies. Docker starts it again, in another namespace.
 	pid := d.inspect("web", "{{.State.Pid}}")
 	d.local("kill", "-9", pid)
 	d.Eventually("web is started again", func() bool {
@@ -428,12 +429,12 @@ func TestDockerDeaths(t *testing.T) {
 	works("a killed container")
 
 	d.killDocker()
-	contains(t, d.Sh("out", "curl -sS http://10.1.0.1:8080/cgi-bin/who"), "you are 10.1.0.2") // nobody needs dockerd for that
+	contains(t, d.Sh("out", "curl -sS http://10.1.0.1:8080/cgi-bin/who"), "you are 10.1.0.2") // this needs no dockerd
 	d.startDocker()
 	d.docker("start", "db", "web")
 	works("a killed dockerd")
 
-	// Both at once, and the switch later.
+	// dockerd and the switch die at once.
 	d.killDocker()
 	d.Kill()
 	d.startSwitch()
@@ -441,7 +442,7 @@ func TestDockerDeaths(t *testing.T) {
 	d.docker("start", "db", "web")
 	works("both killed")
 
-	// A container that ends while there is no switch: Docker asks again and again, for half a minute.
+	// A container ends while no switch runs: Docker repeats its call for half a minute.
 	pid = d.inspect("db", "{{.State.Pid}}")
 	d.Kill()
 	d.local("kill", "-9", pid)
@@ -464,7 +465,7 @@ func TestDockerDeaths(t *testing.T) {
 	}
 }
 
-// TestDockerMany starts and stops a hundred containers, some at a time.
+// TestDockerMany starts and stops a hundred containers, several at a time.
 func TestDockerMany(t *testing.T) {
 	const count, atOnce = 100, 4
 	d := newDocker(t)
@@ -504,7 +505,7 @@ func TestDockerMany(t *testing.T) {
 	d.Balanced()
 }
 
-// TestDockerPage runs the commands of docs/docker.md, with a driver's name of its own.
+// TestDockerPage runs the commands of docs/docker.md, with a driver name of its own.
 func TestDockerPage(t *testing.T) {
 	d := newDocker(t)
 	d.docker("tag", "bb", "busybox")

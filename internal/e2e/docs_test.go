@@ -12,7 +12,7 @@ import (
 
 var fences = regexp.MustCompile("(?ms)^```(\\w+ \\w+)\n(.*?)^```")
 
-// fencesOf are the commands of a page in docs that stand in fences of that kind, and the lines that are to be seen.
+// fencesOf returns the commands in the fences of a kind on a page in docs, and the lines that their output must contain.
 func fencesOf(t *testing.T, page, kind string) (script string, expect []string) {
 	t.Helper()
 	raw, err := os.ReadFile("../../docs/" + page)
@@ -32,8 +32,8 @@ func fencesOf(t *testing.T, page, kind string) (script string, expect []string) 
 	return script, expect
 }
 
-// The commands of every page in docs are run as they stand, one after the other, in a folder of their own; what a page says is
-// seen must be there.
+// TestDocs runs the commands of every page in docs unchanged, in order, in a temporary folder. The output must contain what the
+// page shows.
 func TestDocs(t *testing.T) {
 	Need(t, "curl", "ip", "ping", "tshark")
 	pages, err := filepath.Glob("../../docs/*.md")
@@ -63,7 +63,7 @@ func TestDocs(t *testing.T) {
 			c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 			out, err := c.CombinedOutput()
 			if err != nil {
-				_ = exec.Command("sh", "-c", uvswitch+" lab down; for n in ns-a ns-b ns-c; do ip netns del $n; done").Run() // what the page did not get to
+				_ = exec.Command("sh", "-c", uvswitch+" lab down; for n in ns-a ns-b ns-c; do ip netns del $n; done").Run() // clean up what the page could not
 				t.Fatalf("%v\n%s", err, out)
 			}
 			contains(t, string(out), expect...)

@@ -8,7 +8,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/doctor"
 )
 
-// examine runs doctor in the host's namespace and returns its findings by check, and how it exited.
+// examine runs doctor in the host's namespace. It returns the findings by check, and whether doctor exited with 0.
 func (b *Bed) examine() (found map[string]string, ok bool) {
 	b.t.Helper()
 	out, err := b.TrySh("host", uvswitch+" --socket "+b.Socket()+" -j doctor")
@@ -30,30 +30,30 @@ func TestDoctor(t *testing.T) {
 	Need(t, "nft", "ip", "tc")
 	b := NewHost(t)
 	found, ok := b.examine()
-	contains(t, found["switch"], "note: none is running")
-	contains(t, found["tun"]+found["capabilities"]+found["uplink"]+found["ports"]+found["firewall"], "ok: /dev/net/tun", "ok: all that", "ok: eth0, MTU 1500", "ok: 14536 ports", "ok: no chain")
+	contains(t, found["switch"], "note: no switch runs")
+	contains(t, found["tun"]+found["capabilities"]+found["uplink"]+found["ports"]+found["firewall"], "ok: /dev/net/tun", "ok: all required", "ok: eth0, MTU 1500", "ok: NAT has 14536 ports", "ok: no chain")
 	contains(t, found["bpf"]+found["io_uring"], "ok: ")
 	if !ok {
 		t.Errorf("a host in order: %v", found)
 	}
 
-	// What may be wrong is found, and says how it is mended.
+	// doctor finds problems and says how to fix them.
 	b.Sh("host", "nft add table inet other && nft add chain inet other in '{ type filter hook input priority 0; policy drop; }'")
 	b.Sh("host", "tc qdisc add dev eth0 clsact && tc filter add dev eth0 ingress pref 5 u32 match u32 0 0 classid 1:1")
 	b.Sh("host", "ip route add 172.29.4.0/24 dev lo")
 	b.Sh("host", "echo 20000 40000 > /proc/sys/net/ipv4/ip_local_port_range")
 	b.Serve("host", 61111, "socat", "TCP-LISTEN:61111,fork", "EXEC:true")
 	found, ok = b.examine()
-	contains(t, found["firewall"], "warn: chain inet other in drops by default -> let device uvs0 through")
+	contains(t, found["firewall"], "warn: chain inet other in drops by default -> if the host must reach containers, accept device uvs0")
 	contains(t, found["programs"], "warn: a filter of type u32 is attached to the ingress of eth0")
-	contains(t, found["subnets"], "warn: 172.29.0.0/16 of network default is also 172.29.4.0/24")
-	contains(t, found["ports"], "note: 10000 of 14536 ports", "port 61111/tcp, of those for NAT, is pid ")
+	contains(t, found["subnets"], "warn: 172.29.0.0/16 of network default overlaps 172.29.4.0/24")
+	contains(t, found["ports"], "note: 10000 of 14536 ports", "port 61111/tcp is in the range for NAT, but is in use by pid ")
 	if !ok {
 		t.Errorf("warnings are no failure: %v", found)
 	}
 	b.Sh("host", "nft delete table inet other && tc qdisc del dev eth0 clsact && ip route del 172.29.4.0/24 dev lo")
 
-	// A running switch, and what happened to its devices.
+	// A running switch whose devices were changed.
 	b.AddNS("web", "db")
 	b.Start()
 	b.CLI("port", "add", "web", "--netns", b.NS("web"))
@@ -62,8 +62,8 @@ func TestDoctor(t *testing.T) {
 	b.Sh("db", "ip link set eth0 down")
 	b.Sh("host", "ip link set eth0 mtu 1400")
 	found, _ = b.examine()
-	contains(t, found["mtu"], "warn: port web was made with MTU 1500, its device has 1300", "note: network default has MTU 1500, eth0 has 1400")
-	contains(t, found["devices"], "note: port web: a queue of 50 frames", "warn: port db: device eth0 is down")
+	contains(t, found["mtu"], "warn: port web was created with MTU 1500, but its device now has MTU 1300", "note: network default has MTU 1500, but eth0 has MTU 1400")
+	contains(t, found["devices"], "note: port web: the device queue of 50 frames", "warn: port db: device eth0 is down")
 	if strings.Contains(found["programs"], "uvs") {
 		t.Errorf("its own programs: %s", found["programs"])
 	}
@@ -78,7 +78,7 @@ func TestDoctor(t *testing.T) {
 		t.Errorf("from another namespace: %v\n%s", err, out)
 	}
 
-	// What a killed one leaves.
+	// What a killed switch leaves behind.
 	b.Kill()
 	found, _ = b.examine()
 	contains(t, found["leftovers"], "was left behind by a switch that ended without removing it")

@@ -14,7 +14,8 @@ import (
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 )
 
-// follow starts a command of ours that says on stderr when it listens, and returns what it prints; stop interrupts it.
+// follow starts uvswitch with args and waits until it reports on stderr that it listens. out collects its output; stop interrupts
+// it.
 func (b *Bed) follow(args ...string) (out *syncBuffer, stop func()) {
 	b.t.Helper()
 	c := b.command(args...)
@@ -39,7 +40,7 @@ func (b *Bed) follow(args ...string) (out *syncBuffer, stop func()) {
 	return out, stop
 }
 
-// tshark reads a capture, from what was written.
+// tshark runs tshark on a capture file, which may still be written, and returns its output.
 func tshark(t *testing.T, file string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command("tshark", append([]string{"-n", "-r", file}, args...)...).Output()
@@ -49,8 +50,8 @@ func tshark(t *testing.T, file string, args ...string) string {
 	return string(out)
 }
 
-// What tshark says of a capture: interfaces with descriptions, directions, comments with verdict and translation, one
-// number for both copies of a packet.
+// TestDumpForWireshark checks a capture with tshark: interfaces with descriptions, directions, comments with verdict and
+// translation, and the same flow number in both copies of a packet.
 func TestDumpForWireshark(t *testing.T) {
 	Need(t, "tshark")
 	b := New(t)
@@ -69,11 +70,11 @@ func TestDumpForWireshark(t *testing.T) {
 	fields := tshark(t, file, "-T", "fields", "-e", "frame.interface_name", "-e", "frame.packet_flags_direction", "-e", "ip.src", "-e", "ip.dst", "-e", "frame.comment", "-e", "frame.interface_description")
 	contains(t, fields,
 		"web\t0x00000001\t172.29.0.2\t10.1.0.2\tto uplink; flow ", "; becomes icmp 10.1.0.1", "uplink\t0x00000002\t10.1.0.1\t10.1.0.2\tfrom web; flow ",
-		"; was icmp 172.29.0.2", "handed to the gateway (gateway_service)", "network default", "tap eth0 in ")
+		"; was icmp 172.29.0.2", "passed to the slow path (gateway_service)", "network default", "tap eth0 in ")
 	if bad := tshark(t, file, "-Y", "_ws.malformed || frame.number > 1000"); bad != "" {
 		t.Errorf("malformed: %s", bad)
 	}
-	// By a pipe, live, as Wireshark reads it.
+	// Live through a pipe, as Wireshark reads a capture.
 	pipe := exec.Command("sh", "-c", uvswitch+" --socket "+b.Socket()+" dump -i web -w - icmp | tshark -n -i - -c 2 -T fields -e ip.dst -e frame.comment")
 	live := &syncBuffer{}
 	pipe.Stdout = live
@@ -130,7 +131,7 @@ func TestDumpFiles(t *testing.T) {
 	}{
 		{[]string{"dump", "tcp", "prot", "80"}, "is not expected there"},
 		{[]string{"dump", "-C", "1"}, "add -w FILE"},
-		{[]string{"dump", "-Q", "up"}, "say in, out or both"},
+		{[]string{"dump", "-Q", "up"}, "must be in, out or both"},
 		{[]string{"monitor", "--verdict", "lost"}, "forwarded, flooded, consumed or dropped"},
 		{[]string{"monitor", "--reason", "other"}, "`uvswitch reasons` lists them"},
 	} {
@@ -140,7 +141,7 @@ func TestDumpFiles(t *testing.T) {
 	}
 }
 
-// Super-frames as they are, and split.
+// TestDumpSuperFrames captures super-frames whole and split.
 func TestDumpSuperFrames(t *testing.T) {
 	Need(t, "tshark", "iperf3")
 	b := New(t)
@@ -163,7 +164,7 @@ func TestDumpSuperFrames(t *testing.T) {
 	}
 }
 
-// monitor says what became of frames, live and from memory.
+// TestMonitor checks the verdicts of monitor, live and remembered.
 func TestMonitor(t *testing.T) {
 	b := New(t)
 	containers(b)
@@ -176,7 +177,7 @@ func TestMonitor(t *testing.T) {
 	})
 	stop()
 	stopJSON()
-	contains(t, live.String(), "forwarded to uplink, as icmp 10.1.0.1", "DROPPED gateway_service", "DROPPED martian_destination", "(flow ")
+	contains(t, live.String(), "forwarded to uplink, translated to icmp 10.1.0.1", "DROPPED gateway_service", "DROPPED martian_destination", "(flow ")
 	var v api.Verdict
 	if err := json.NewDecoder(strings.NewReader(lines.String())).Decode(&v); err != nil || v.Verdict != "dropped" || v.In != "web" {
 		t.Errorf("JSON: %+v, %v", v, err)
@@ -191,7 +192,7 @@ func TestMonitor(t *testing.T) {
 	}
 }
 
-// Wireshark's own way to capture: it lists our ports, and captures from one with a filter.
+// TestExtcap checks Wireshark's extcap interface: tshark lists our ports and captures from one of them with a filter.
 func TestExtcap(t *testing.T) {
 	Need(t, "tshark")
 	b := New(t)

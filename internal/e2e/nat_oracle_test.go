@@ -16,24 +16,24 @@ import (
 	"github.com/uvswitch/uvswitch/tap"
 )
 
-// The same packets go through the kernel's MASQUERADE and DNAT, and through us; who gets what is compared.
+// The same packets go through the kernel's MASQUERADE and DNAT, and through uvswitch. Then the received packets are compared.
 
-// A natProbe is what one end sends. port is the outside port that the flow of the same name has got.
+// A natProbe is a set of packets that one end sends.
 type natProbe struct {
 	name, from string
-	make       func(c *natCourse) [][]byte // IP packets are built with the right MACs by frames
+	make       func(c *natCourse) [][]byte // builds the frames; natCourse.one fills in their MACs
 }
 
-// natCourse is one run of all probes, by the kernel or by us.
+// natCourse is one run of all probes, through the kernel or through uvswitch.
 type natCourse struct {
 	b     *Bed
 	conns map[string]*tap.AFPacket
 	gw    frame.MAC // the gateway's, as the containers see it
 	macs  map[string]frame.MAC
-	port  map[string]uint16   // outside ports by who asked for what: "c1 udp 5000"
-	got   map[string][]string // by probe: what arrived where
-	bytes map[string]int      // likewise, of UDP in the present probe: bytes after the IP header
-	last  string              // key of port for what is being sent
+	port  map[string]uint16   // outside port of each flow, by key, such as "c1 udp 5000"
+	got   map[string][]string // received packets by probe, each with the end that received it
+	bytes map[string]int      // the same for UDP in the current probe: bytes after the IP header
+	last  string              // key in port of the flow that is being sent
 }
 
 var natAddrs = map[string]frame.Addr{
@@ -50,7 +50,7 @@ func natName(a frame.Addr) string {
 	return a.String()
 }
 
-// one is a frame from an end, with its MACs filled in.
+// one returns p as a frame from an end, with its MACs and source address filled in.
 func (c *natCourse) one(from string, p frametest.Packet) []byte {
 	p.SrcMAC, p.DstMAC = c.macs[from], c.gw
 	if from == "out" {
@@ -62,7 +62,7 @@ func (c *natCourse) one(from string, p frametest.Packet) []byte {
 	return p.Raw()
 }
 
-// flowTo makes the probe of a container that sends p and whose outside port is remembered.
+// flowOut returns a probe in which a container sends p to out. The flow's outside port is stored under key.
 func flowOut(name, from, key string, p frametest.Packet) natProbe {
 	return natProbe{name, from, func(c *natCourse) [][]byte {
 		c.last = key
@@ -71,7 +71,7 @@ func flowOut(name, from, key string, p frametest.Packet) natProbe {
 	}}
 }
 
-// back makes the probe of the outside that sends p to the outside port of key.
+// back returns a probe in which out sends p to the outside port stored under key.
 func back(name, key string, p frametest.Packet) natProbe {
 	return natProbe{name, "out", func(c *natCourse) [][]byte {
 		q := p
@@ -85,7 +85,7 @@ func back(name, key string, p frametest.Packet) natProbe {
 	}}
 }
 
-// errorAbout makes the probe of an ICMP error from outside about what key's flow sends.
+// errorAbout returns a probe in which out sends an ICMP error about a packet of key's flow.
 func errorAbout(name, key string, typ, code uint8, src string, about frametest.Packet) natProbe {
 	return natProbe{name, "out", func(c *natCourse) [][]byte {
 		q := about
@@ -225,7 +225,7 @@ func natProbes() []natProbe {
 	}
 }
 
-// sctpChunk is an INIT (1) or INIT ACK (2) with its CRC32c.
+// sctpChunk returns an SCTP packet with an INIT (1) or INIT ACK (2) and its CRC32c.
 func sctpChunk(src, dst uint16, tag string, kind byte) []byte {
 	b := binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, src), dst)
 	b = append(append(b, tag+"\x00\x00\x00\x00"...), kind, 0, 0, 20)
@@ -234,7 +234,7 @@ func sctpChunk(src, dst uint16, tag string, kind byte) []byte {
 	return b
 }
 
-// natIntended are the differences from the kernel, and why.
+// natIntended has the intended differences from the kernel, by probe, with their reasons.
 var natIntended = map[string]string{
 	"UDP from another port":                        "the kernel's host answers; the port is the container's, and silence is what RFC 5382, REQ-4 and others ask of it",
 	"RST without a connection":                     "the kernel lets it out untranslated, with an address that nobody can answer",
@@ -249,7 +249,7 @@ var natIntended = map[string]string{
 	"from outside to a container's address":        "the kernel routes it: whoever is beside the host reaches every container (moby 41872); ours are not reached",
 }
 
-// The kernel's MASQUERADE and DNAT in the same place say what is right.
+// TestKernelNATAgrees compares uvswitch with the kernel's MASQUERADE and DNAT in the same topology.
 func TestKernelNATAgrees(t *testing.T) {
 	Need(t, "iptables", "sysctl")
 	b := NewHost(t)
@@ -258,7 +258,7 @@ func TestKernelNATAgrees(t *testing.T) {
 		b.Sh("host", fmt.Sprintf("ip link add h-%s type veth peer name eth0 netns %s && ip link set h-%s addrgenmode none up", c, b.NS(c), c))
 		b.Sh(c, fmt.Sprintf("ip addr add 172.29.0.%d/16 dev eth0 && ip link set eth0 addrgenmode none up && ip route add default via 172.29.0.1", 2+i))
 	}
-	for _, ns := range []string{"c1", "c2", "out"} { // their kernels answer ARP and nothing else
+	for _, ns := range []string{"c1", "c2", "out"} { // these kernels answer only ARP
 		b.Sh(ns, "iptables -P INPUT DROP && iptables -P OUTPUT DROP")
 		for _, dev := range []string{"tx", "rx", "tso", "gso", "gro"} {
 			_, _ = b.TrySh(ns, "ethtool -K eth0 "+dev+" off")
@@ -353,7 +353,7 @@ func runCourse(b *Bed, gw frame.MAC) map[string][]string {
 			c.send(p.from, raw)
 		}
 		c.sync(p.name, p.from)
-		c.sync(p.name, p.from) // once more: fragments that waited, and segments that GRO held, come after others
+		c.sync(p.name, p.from) // again: fragments that waited, and segments that GRO queued, may arrive after later packets
 		for class, n := range c.bytes {
 			c.got[p.name] = append(c.got[p.name], fmt.Sprintf("%s, %d bytes", class, n))
 		}
@@ -374,10 +374,10 @@ func (c *natCourse) send(from string, raw []byte) {
 
 const syncPort = 9999
 
-var syncIn = [2]uint16{9998, 9997} // published, of c1 and of c2
+var syncIn = [2]uint16{9998, 9997} // published ports of c1 and of c2
 
-// sync sends what arrives after everything that from has sent, by each way that an answer may come, and reads until it is
-// there: a worker keeps the order to one port, not among ports.
+// sync sends a marker on each path that packets of the probe may take, and reads until every end has received one. Markers
+// arrive after the probe's packets. Each path needs its own, since a worker keeps the order only of frames to the same port.
 func (c *natCourse) sync(probe, from string) {
 	c.b.t.Helper()
 	heard := map[string]bool{}
@@ -406,7 +406,7 @@ func (c *natCourse) sync(probe, from string) {
 	}
 }
 
-// drain reads what has arrived at one end and tells whether a sync was among it.
+// drain reads the packets that have arrived at one end, and reports whether a marker of sync was among them.
 func (c *natCourse) drain(probe, at string) (synced bool) {
 	buf := make([]byte, frame.VnetLen+frame.MaxFrame)
 	for n, _ := c.conns[at].Read(buf); n > 0; n, _ = c.conns[at].Read(buf) {
@@ -430,7 +430,7 @@ func (c *natCourse) drain(probe, at string) (synced bool) {
 			c.port[c.last] = t.SrcPort
 		}
 		class := at + " gets " + classOf(&f)
-		if t.Proto == frame.UDP { // a packet may come whole or in fragments
+		if t.Proto == frame.UDP { // a packet may arrive whole or in fragments
 			c.bytes[class] += len(f.Payload())
 			continue
 		}
@@ -439,7 +439,7 @@ func (c *natCourse) drain(probe, at string) (synced bool) {
 	return synced
 }
 
-// classOf is a packet without what may differ: identifications, TTLs, the ports that translation chose.
+// classOf describes a packet without what may differ: identifications, TTLs, and ports that NAT chose.
 func classOf(f *frame.Frame) string {
 	t := f.Tuple
 	s := fmt.Sprintf("%s %s>%s", frame.ProtoName(f.Proto), natName(t.Src), natName(t.Dst))

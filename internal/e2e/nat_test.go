@@ -14,7 +14,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
-// startWith runs the switch with network default as the YAML words say, and containers web and db.
+// startWith starts the switch with the given YAML keys for network default, and adds the containers web and db.
 func startWith(b *Bed, network string) {
 	b.t.Helper()
 	file := filepath.Join(b.t.TempDir(), "uvs.yaml")
@@ -26,12 +26,12 @@ func startWith(b *Bed, network string) {
 	containers(b)
 }
 
-// stun starts coturn with two addresses outside, as RFC 5780 needs.
+// stun starts coturn in out with two addresses, which RFC 5780 needs.
 func stun(b *Bed) {
 	Need(b.t, "turnserver", "turnutils_natdiscovery")
 	b.Sh("out", "ip addr add 10.1.0.3/24 dev eth0")
 	dir := b.t.TempDir()
-	empty := filepath.Join(dir, "empty.conf") // the packaged one switches RFC 5780 off
+	empty := filepath.Join(dir, "empty.conf") // the packaged file turns RFC 5780 off
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
 		b.t.Fatal(err)
 	}
@@ -41,7 +41,8 @@ func stun(b *Bed) {
 
 var reflexive = regexp.MustCompile(`UDP reflexive addr: ([0-9.]+:[0-9]+)`)
 
-// coturn's client says how we map, filter and hairpin: as configured, for two containers on one source port, too.
+// TestNATDiscovery checks with coturn's client that mapping, filtering and hairpinning are as configured, also for two containers
+// with the same source port.
 func TestNATDiscovery(t *testing.T) {
 	for _, tt := range []struct{ network, mapping, filtering string }{
 		{"", "Endpoint Independent Mapping", "Address and Port Dependent Filtering"},
@@ -76,7 +77,7 @@ func TestNATDiscovery(t *testing.T) {
 	}
 }
 
-// The tools that people reach for see what they expect.
+// TestRoutedTools checks that the usual diagnostic tools work.
 func TestRoutedTools(t *testing.T) {
 	Need(t, "traceroute", "tracepath", "ping", "hping3", "curl")
 	b := New(t)
@@ -118,13 +119,13 @@ func TestRoutedTools(t *testing.T) {
 	b.Balanced()
 }
 
-// A thousand connections at once, and a thousand pairs of questions.
+// TestManyAtOnce makes a thousand connections at once, and then a thousand pairs of DNS-like requests.
 func TestManyAtOnce(t *testing.T) {
 	Need(t, "curl")
 	b := New(t)
 	containers(b)
 	b.Web("out")
-	// curl does 300 at most: four of it, each with a file of its own.
+	// One curl makes at most 300 connections: run four, each with its own output file.
 	line := "for i in 1 2 3 4; do curl -s -Z --parallel-immediate --parallel-max 250 -o /dev/null -w '%{http_code}\\n' 'http://10.1.0.2/[1-250]' > DIR/$i & done; wait; cat DIR/1 DIR/2 DIR/3 DIR/4"
 	out := b.Sh("web", strings.ReplaceAll(line, "DIR", t.TempDir()))
 	if n := len(regexp.MustCompile(`(?m)^200$`).FindAllString(out, -1)); n != 1000 {
@@ -134,8 +135,8 @@ func TestManyAtOnce(t *testing.T) {
 	b.Balanced()
 }
 
-// askPairs sends two questions at once from a new socket each time, as a resolver asks for A and AAAA, and wants both
-// answers.
+// askPairs sends pairs of requests, each pair from a new socket, as a resolver asks for A and AAAA. Both answers of each pair
+// must arrive.
 func askPairs(b *Bed, pairs int) {
 	b.t.Helper()
 	var server *net.UDPConn
@@ -184,7 +185,7 @@ func askPairs(b *Bed, pairs int) {
 	}
 }
 
-// A gigabyte arrives as it was sent.
+// TestGigabyte checks that a gigabyte arrives unchanged.
 func TestGigabyte(t *testing.T) {
 	Need(t, "socat", "sha256sum")
 	b := New(t)
@@ -203,7 +204,7 @@ func TestGigabyte(t *testing.T) {
 	b.Balanced()
 }
 
-// trace, flow events, nat ports, routes and neighbors by their commands.
+// TestFlowCommands tests the commands for traces, flow events, NAT ports, routes and neighbors.
 func TestFlowCommands(t *testing.T) {
 	b := New(t)
 	containers(b)
@@ -259,7 +260,7 @@ func TestFlowCommands(t *testing.T) {
 	b.Eventually("a captured frame", func() bool { st, err := os.Stat(b.dir + "/web.pcap"); return err == nil && st.Size() > 30 })
 	stop()
 	contains(t, b.CLI("trace", "--in", "web", "--pcap", b.dir+"/web.pcap", "--frame", "1"), "> 10.1.0.2:7,", "a packet of flow udp 172.29.0.2:")
-	if _, err := b.TryCLI("trace", "--in", "web", "--pcap", b.dir+"/web.pcap", "--frame", "99"); err == nil || !strings.Contains(err.Error(), "not a frame 99") {
+	if _, err := b.TryCLI("trace", "--in", "web", "--pcap", b.dir+"/web.pcap", "--frame", "99"); err == nil || !strings.Contains(err.Error(), "there is no frame 99") {
 		t.Errorf("a frame that is not there: %v", err)
 	}
 
@@ -274,7 +275,7 @@ func TestFlowCommands(t *testing.T) {
 	b.CLI("route", "replace", "blackhole", "10.67.0.0/16")
 	b.CLI("route", "del", "blackhole", "10.67.0.0/16")
 	contains(t, b.CLI("nat", "settings"), "windows", "liberal", "timer tcp_established", "7440")
-	contains(t, b.CLI("trace", "--in", "uplink", "tcp 10.1.0.2:4000 > 10.1.0.1:22 S"), "=> passed: it is the host's own")
+	contains(t, b.CLI("trace", "--in", "uplink", "tcp 10.1.0.2:4000 > 10.1.0.1:22 S"), "=> passed: the packet is the host's own")
 	b.CLI("neigh", "add", "172.29.9.9", "lladdr", "02:00:00:00:99:99")
 	contains(t, b.CLI("neigh", "show"), "172.29.9.9 dev default lladdr 02:00:00:00:99:99 PERMANENT")
 	b.CLI("neigh", "flush")
@@ -294,13 +295,13 @@ func TestFlowCommands(t *testing.T) {
 	}
 }
 
-// stable leaves the drops and totals of `stats -j`, without what goes on by itself.
+// stable returns only the drops of `stats -j`, which do not change by themselves.
 func stable(s string) string {
 	m := regexp.MustCompile(`(?s)"drops": \{.*?\}`).FindString(s)
 	return m
 }
 
-// Isolated networks, and a way out for each, in the real world.
+// TestIsolatedNetworks checks that isolated networks reach the outside but not each other.
 func TestIsolatedNetworks(t *testing.T) {
 	b := New(t)
 	b.AddNS("a", "c")
@@ -320,9 +321,9 @@ func TestIsolatedNetworks(t *testing.T) {
 	b.Web("a")
 	b.CLI("publish", "add", "8080:80", "--port", "a")
 	contains(t, b.Sh("c", "curl -s http://10.1.0.1:8080/"), "a")
-	contains(t, b.Sh("host", "curl -s http://127.0.0.1:8080/"), "a") // by the relay
+	contains(t, b.Sh("host", "curl -s http://127.0.0.1:8080/"), "a") // through the relay
 	b.Web("host")
-	for _, from := range []string{"a", "c"} { // by the host's own address, from networks that the host has no leg in
+	for _, from := range []string{"a", "c"} { // by the host's address, from networks without a host port
 		contains(t, b.Sh(from, "curl -s http://10.1.0.1/"), "host")
 	}
 	if _, err := b.TryCLI("network", "add", "x", "--subnet", "10.8.0.0/24", "--mapping", "address-and-port-dependent", "--filtering", "endpoint-independent"); err == nil {
@@ -330,8 +331,8 @@ func TestIsolatedNetworks(t *testing.T) {
 	}
 }
 
-// When the outside ports are used up, trace says so, and what to do; the sender is told by ICMP; a port that comes back is
-// used.
+// TestPortsExhausted checks that, when the outside ports are exhausted, trace reports it with a remedy and the sender gets an
+// ICMP error. A released port can be used again.
 func TestPortsExhausted(t *testing.T) {
 	b := New(t, "--nat-ports", "20000-20003")
 	containers(b)
@@ -349,12 +350,12 @@ func TestPortsExhausted(t *testing.T) {
 		return strings.Contains(b.CLI("flow", "ls", "--dport", "7001"), "ESTABLISHED")
 	})
 	out := b.CLI("trace", "--in", "web", "tcp > 10.1.0.2:80 S")
-	contains(t, out, "nat_ports_exhausted", "its sender gets icmp 172.29.0.1 > 172.29.0.2 unreachable: prohibited (3/13)", "what to do: widen uplink.ports")
+	contains(t, out, "nat_ports_exhausted", "the sender receives icmp 172.29.0.1 > 172.29.0.2 unreachable: prohibited (3/13)", "what to do: widen uplink.ports")
 	if out, err := b.TrySh("web", "curl -sS -m 5 http://10.1.0.2/ 2>&1"); err == nil {
 		t.Errorf("a connection without a port: %s", out)
 	}
 	contains(t, b.CLI("nat", "ports"), "web 1")
 	b.Sh("db", "curl -s -m 5 http://10.1.0.2/") // another container has its own share
 	b.CLI("flow", "del", "--dport", "7001")
-	b.Sh("web", "curl -s -m 5 http://10.1.0.2/") // its own port does not rest for it
+	b.Sh("web", "curl -s -m 5 http://10.1.0.2/") // web may reuse its own port during quarantine
 }

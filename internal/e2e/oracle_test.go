@@ -16,11 +16,11 @@ import (
 	"github.com/uvswitch/uvswitch/tap"
 )
 
-// A probe is a frame that one station sends; what the others receive is compared.
+// A probe is a frame that one station sends. The test compares which other stations receive it.
 type probe struct {
 	name string
 	from string
-	eth  []byte // from the destination MAC on
+	eth  []byte // the Ethernet frame, from the destination MAC on
 }
 
 func station(n int) frame.MAC { return 0x02000000ee00 | frame.MAC(n) }
@@ -31,12 +31,12 @@ func ethernet(dst, src frame.MAC, rest ...byte) []byte {
 	return append(b, append(rest, make([]byte, 46)...)...)
 }
 
-// probes is a conversation that shows what a bridge does. The stations are s1, s2 and s3.
+// probes returns a sequence of frames that shows a bridge's behavior. The stations are s1, s2 and s3.
 func probes() []probe {
-	experimental := []byte{0x88, 0xb5} // IEEE 802's EtherType for such
+	experimental := []byte{0x88, 0xb5} // IEEE 802 local experimental EtherType
 	ip := frametest.Packet{SrcMAC: station(1), DstMAC: station(2), Src: 1<<24 + 1, Dst: 1<<24 + 2, Payload: make([]byte, 30)}
 	badIP := ip.Raw()[frame.VnetLen:]
-	badIP[frame.EthernetLen+10] ^= 0x55 // a bridge does not care
+	badIP[frame.EthernetLen+10] ^= 0x55 // a bridge does not check the IP header
 	list := []probe{
 		{"unknown unicast", "s1", ethernet(station(2), station(1), experimental...)},
 		{"answer to a station that was heard", "s2", ethernet(station(1), station(2), experimental...)},
@@ -58,18 +58,18 @@ func probes() []probe {
 	for i := range 16 {
 		list = append(list, probe{fmt.Sprintf("link-local group %d", i), "s1", ethernet(0x0180c2000000+frame.MAC(i), station(1), experimental...)})
 	}
-	for i := range list { // each is known again by its last bytes
+	for i := range list { // the last bytes identify the frame
 		binary.BigEndian.PutUint32(list[i].eth[len(list[i].eth)-4:], 0xfeed0000|uint32(i))
 	}
 	return list
 }
 
-// intended are the differences from the kernel's bridge, and why.
+// intended has the intended differences from the kernel's bridge, by probe, with their reasons.
 var intended = map[string]string{
 	"link-local group 0": "without STP the kernel forwards BPDUs; 802.1Q, 8.6.3 says no bridge does, and a loop through us must be found by whoever runs STP on our ports",
 }
 
-// The kernel's bridge in the same topology says what is right.
+// TestKernelBridgeAgrees compares uvswitch with the kernel's bridge in the same topology.
 func TestKernelBridgeAgrees(t *testing.T) {
 	b := NewHost(t)
 	stations := []string{"s1", "s2", "s3"}
@@ -79,7 +79,7 @@ func TestKernelBridgeAgrees(t *testing.T) {
 		b.Sh(s, "ip link set eth0 up addrgenmode none")
 	}
 	b.Sh("host", "ip link add br0 type bridge stp_state 0 mcast_snooping 0 && ip link set br0 addrgenmode none up")
-	// br_netfilter, where it is there, looks into IP even when only bridging: not what is compared here.
+	// br_netfilter, if loaded, checks IP headers of bridged frames, too. This is not part of the comparison.
 	b.Sh("host", "for f in /proc/sys/net/bridge/bridge-nf-call-*; do [ ! -e $f ] || echo 0 > $f; done")
 	for _, s := range stations {
 		b.Sh("host", "ip link set h-"+s+" addrgenmode none master br0")
@@ -105,7 +105,7 @@ func TestKernelBridgeAgrees(t *testing.T) {
 	b.Balanced()
 }
 
-// play sends the probes one after the other and returns who received each.
+// play sends the probes one after the other and returns the stations that received each probe.
 func play(b *Bed, stations []string) map[string][]string {
 	b.t.Helper()
 	conns := map[string]*tap.AFPacket{}
@@ -147,7 +147,7 @@ func play(b *Bed, stations []string) map[string][]string {
 	}
 	for _, p := range list {
 		send(p.from, p.eth)
-		// Each is followed by a broadcast from the same station, which arrives after it.
+		// A broadcast from the same port follows each probe and arrives after it.
 		end := ethernet(frame.BroadcastMAC, station(0x40+int(p.from[1])), 0x88, 0xb5)
 		binary.BigEndian.PutUint32(end[len(end)-4:], 0xfeedffff)
 		send(p.from, end)
@@ -163,7 +163,8 @@ func play(b *Bed, stations []string) map[string][]string {
 	return got
 }
 
-// One to eight workers, on however many CPUs: everything passes, in order enough for TCP, and is accounted for.
+// TestWorkers checks that, with one to eight workers, all traffic passes, TCP sees no harmful reordering, and the balance of
+// frames is even.
 func TestWorkers(t *testing.T) {
 	for _, n := range []string{"1", "2", "4", "8"} {
 		t.Run(n, func(t *testing.T) {
@@ -175,7 +176,7 @@ func TestWorkers(t *testing.T) {
 				b.Sh("web", "iperf3 -t 1 -P 4 -c "+to)
 				b.Sh("web", "iperf3 -t 1 -P 4 -R -c "+to)
 			}
-			// Ports come and go meanwhile.
+			// Meanwhile ports are added and removed.
 			b.AddNS("x")
 			start := time.Now()
 			for i := 0; i < 10 && time.Since(start) < 10*time.Second; i++ {

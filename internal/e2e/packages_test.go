@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// The .deb is installed in a root of its own, used there, and removed; .rpm and tarball have the same files.
+// TestPackages installs the .deb in a root of its own, uses it there, and removes it. The .rpm and the tarball must have the same
+// files.
 func TestPackages(t *testing.T) {
 	Need(t, "dpkg", "rpm", "busybox", "make", "chroot")
 	run := func(args ...string) string {
@@ -64,7 +65,7 @@ func TestPackages(t *testing.T) {
 		t.Error(err)
 	}
 
-	// The same files, but for where distributions keep them.
+	// The same files, apart from paths that differ between distributions.
 	place := regexp.MustCompile(`^\.?/usr/(lib64|lib/x86_64-linux-gnu)/wireshark|^\.?/usr/share/zsh/[a-z-]+|^\.?/usr/(lib|libexec)/cni`)
 	files := func(list string) (out string) {
 		for line := range strings.Lines(list) {

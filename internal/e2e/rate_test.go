@@ -10,7 +10,7 @@ import (
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 )
 
-// carried is what iperf3 brought from web to a server, in bits per second at the receiver.
+// carried returns the throughput of iperf3 from web to a server, in bits per second at the receiver.
 func (b *Bed) carried(server, options string) float64 {
 	b.t.Helper()
 	var report struct {
@@ -34,8 +34,8 @@ func (b *Bed) carried(server, options string) float64 {
 	return report.End.Received.Rate
 }
 
-// TestRates: TCP runs at the rate of the port that it comes by, of that which it goes to, and of both; UDP does not exceed it. What a
-// slow machine cannot do is not asked for: 20 Mbit/s.
+// TestRates checks that TCP reaches the rate of its ingress port, of its egress port, and of both, and that UDP does not exceed
+// the rate. The rate is only 20 Mbit/s, which a slow machine can reach, too.
 func TestRates(t *testing.T) {
 	Need(t, "iperf3")
 	b := NewHost(t)
@@ -66,7 +66,7 @@ func TestRates(t *testing.T) {
 	contains(t, b.CLI("monitor", "--last", "5", "--reason", "rx_rate_exceeded"), "172.29.0.2", "rx_rate_exceeded")
 	ping(b, "web", "172.29.0.3")
 
-	// By a reload: the port stays, the rate goes.
+	// A reload removes the rate and keeps the port.
 	device := b.Sh("web", "ip -o link show eth0")
 	write("")
 	contains(t, b.CLI("reload"), "change settings of port web")
@@ -110,7 +110,7 @@ func TestRates(t *testing.T) {
 	b.Balanced()
 }
 
-// TestUplinkRate: what all containers send out, and what comes in, is held to the uplink's rate.
+// TestUplinkRate checks that all traffic to the outside, and from it, keeps to the uplink's rate.
 func TestUplinkRate(t *testing.T) {
 	Need(t, "iperf3")
 	b := New(t)

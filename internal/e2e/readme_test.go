@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// The README's commands are run as they stand; the others that it names must exist.
+// TestReadme runs the README's commands unchanged, and checks that the other commands that it names exist.
 func TestReadme(t *testing.T) {
 	Need(t, "make", "curl", "ip", "ping")
 	raw, err := os.ReadFile("../../README.md")
@@ -25,7 +25,7 @@ func TestReadme(t *testing.T) {
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	out, err := c.CombinedOutput()
 	if err != nil {
-		_ = exec.Command(uvswitch, "lab", "down").Run() // what the block did not get to
+		_ = exec.Command(uvswitch, "lab", "down").Run() // clean up what the block could not
 		t.Fatalf("%v\n%s", err, out)
 	}
 	contains(t, string(out), "this is web; you are 198.51.100.2", "balanced true", "198.51.100.1")

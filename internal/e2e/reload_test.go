@@ -16,7 +16,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
-// interruptible runs a program in a namespace; the function ends it by SIGINT and returns what it said.
+// interruptible starts a program in a namespace. The returned function ends it with SIGINT and returns its output.
 func (b *Bed) interruptible(ns string, args ...string) func() string {
 	b.t.Helper()
 	c := exec.Command(args[0], args[1:]...)
@@ -28,12 +28,12 @@ func (b *Bed) interruptible(ns string, args ...string) func() string {
 	}
 	return func() string {
 		_ = c.Process.Signal(unix.SIGINT)
-		_ = c.Wait() // what it said matters
+		_ = c.Wait() // only the output matters
 		return out.String()
 	}
 }
 
-// fileOf writes a configuration whose ports are web and db in this bed's namespaces, with more lines.
+// fileOf writes a configuration file with ports in the namespaces of the same names, and with the lines of more.
 func (b *Bed) fileOf(name string, ports []string, more string) string {
 	b.t.Helper()
 	var s strings.Builder
@@ -48,8 +48,8 @@ func (b *Bed) fileOf(name string, ports []string, more string) string {
 	return path
 }
 
-// A reload while iperf3 and a ping every millisecond run: what does not change loses nothing, and every change is in force
-// afterwards.
+// TestReload reloads while iperf3 and a ping every millisecond run. Ports that do not change must lose no frame, and every change
+// must be in force afterwards.
 func TestReload(t *testing.T) {
 	Need(t, "iperf3")
 	b := NewHost(t)
@@ -58,7 +58,7 @@ func TestReload(t *testing.T) {
 	b.Start("-c", file)
 	b.Iperf("db")
 	b.Web("web")
-	b.CLI("publish", "add", "9090:80", "--port", "web") // by hand
+	b.CLI("publish", "add", "9090:80", "--port", "web") // added by hand: a reload keeps it
 	var devices []string
 	for _, ns := range []string{"web", "db"} {
 		devices = append(devices, b.Sh(ns, "ip -o link show eth0"))
@@ -79,7 +79,7 @@ func TestReload(t *testing.T) {
 	if out := b.CLI("publish", "ls"); !strings.Contains(out, "8080") {
 		t.Errorf("diff has changed something: %s", out)
 	}
-	for i := range 6 { // there and back, by command and by signal
+	for i := range 6 { // to the new file by command, and back by signal
 		if i%2 == 0 {
 			b.fileOf("uvs.yaml", []string{"web", "db", "new"}, more)
 			b.CLI("reload")
@@ -108,12 +108,12 @@ func TestReload(t *testing.T) {
 			break
 		}
 	}
-	if sent < 1000 || received < sent-1 { // one may have been on its way
+	if sent < 1000 || received < sent-1 { // one answer may still be missing
 		t.Errorf("of %d pings %d were answered\n%s", sent, received, out)
 	}
 	var list []api.Port
 	b.JSON(&list, "port", "ls")
-	for _, p := range list { // but for acknowledgements that a later one has made superfluous
+	for _, p := range list { // except TCP acknowledgments that a later one superseded
 		if delete(p.Drops, "ack_superseded"); len(p.Drops) > 0 && (p.Name == "web" || p.Name == "db") {
 			t.Errorf("port %s has lost frames: %v", p.Name, p.Drops)
 		}
@@ -121,7 +121,8 @@ func TestReload(t *testing.T) {
 	b.Balanced()
 }
 
-// What is wrong is refused whole, before or while it is applied.
+// TestReloadAllOrNothing checks that a reload with an error changes nothing, whether the error shows before or during the
+// changes.
 func TestReloadAllOrNothing(t *testing.T) {
 	b := NewHost(t)
 	b.AddNS("web", "db")
@@ -144,7 +145,7 @@ func TestReloadAllOrNothing(t *testing.T) {
 			t.Errorf("%q: %v; want %q", c.more, err, c.want)
 		}
 	}
-	// A device that is there already shows only when it is made again: what was done before it is taken back.
+	// An existing device causes an error only when the switch tries to create it: the earlier changes are rolled back.
 	path := filepath.Join(b.dir, "bad.yaml")
 	text := fmt.Sprintf("networks:\n  - {name: lab, subnet: 10.9.0.0/24}\nports:\n  - {name: web, netns: %[1]s, ip: 172.29.0.2/16}\n  - {name: x, netns: %[1]s, ifname: lo, network: lab}\npublish:\n  - {host: \"8081\", to: \"web:80\"}\n", b.NS("web"))
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
@@ -166,7 +167,7 @@ func TestReloadAllOrNothing(t *testing.T) {
 	if out := b.CLI("port", "ls"); !strings.Contains(out, "db") {
 		t.Errorf("what was added by hand is gone: %s", out)
 	}
-	// What runs can be written down, checked, and is no change: neither now nor after a restart with it.
+	// `config show` prints a valid file. With this file there is nothing to change, now or after a restart with it.
 	b.CLI("publish", "add", "9090:80", "--port", "db", "--from", "192.0.2.0/24")
 	b.CLI("port", "set", "db", "isolated", "on")
 	shown := filepath.Join(b.dir, "shown.yaml")
@@ -198,8 +199,8 @@ func read(t *testing.T, path string) []byte {
 	return b
 }
 
-// Odd orders: a network made anew keeps routes, neighbors and what is published in it; what is taken back is as it was, with its
-// knobs and its address; what was added by hand is in the way before anything is touched.
+// TestReloadOddOrders checks unusual reloads. A recreated network keeps its routes, neighbors and published ports. A rollback
+// restores ports with their settings and addresses. A conflict with what was added by hand is found before anything changes.
 func TestReloadOddOrders(t *testing.T) {
 	b := NewHost(t)
 	b.AddNS("web", "db", "lab1")
@@ -223,7 +224,7 @@ func TestReloadOddOrders(t *testing.T) {
 	state := func() string { return b.CLI("config", "show") + b.CLI("neigh", "show") }
 	before := state()
 
-	// Taken back: the last step fails.
+	// Rollback: the last step fails.
 	write(strings.Replace(lab, "10.9.0.1}", "10.9.0.2}", 1) + strings.Replace(rest, "{name: zeta, netns: NSWEB, ip: 172.29.0.2}", "{name: zeta, netns: NSWEB, ip: 172.29.0.22}\n  - {name: x, netns: NSWEB, ifname: lo}", 1))
 	if _, err := b.TryCLI("reload"); err == nil || !strings.Contains(err.Error(), "rolled back; recreated objects lost their flows") {
 		t.Errorf("a device that is there: %v", err)
@@ -231,7 +232,7 @@ func TestReloadOddOrders(t *testing.T) {
 	if after := state(); sorted(after) != sorted(before) {
 		t.Errorf("taken back it is\n%s\nit was\n%s", after, before)
 	}
-	// What is not there is seen before anything is touched, and so is what is by hand.
+	// A missing namespace, and a conflict with what was added by hand, are found before anything changes.
 	write(lab + strings.Replace(rest, "NSWEB,", "not-there,", 1))
 	if _, err := b.TryCLI("config", "diff"); err == nil || !strings.Contains(err.Error(), "no such network namespace") {
 		t.Errorf("a namespace that is not there: %v", err)
@@ -250,7 +251,7 @@ func TestReloadOddOrders(t *testing.T) {
 			t.Errorf("%v: an address by hand: %v", cmd, err)
 		}
 	}
-	// The network anew.
+	// The network is recreated.
 	write(strings.Replace(lab, "10.9.0.1}", "10.9.0.2}", 1) + rest)
 	contains(t, b.CLI("reload"), "remove network lab", "add network lab")
 	contains(t, b.CLI("route", "show"), "192.0.2.0/24 via 10.9.0.7", "198.18.0.0/15 via 10.9.0.7")
@@ -258,13 +259,13 @@ func TestReloadOddOrders(t *testing.T) {
 	contains(t, b.CLI("neigh", "show"), "10.9.0.99")
 	contains(t, b.CLI("config", "show"), "gateway: 10.9.0.2")
 	ping(b, "lab1", "10.9.0.2")
-	// Addresses are chosen in the file's order, whatever the names.
+	// Addresses are assigned in the order of the file, not by name.
 	write(strings.Replace(lab, "10.9.0.1}", "10.9.0.2}", 1) + strings.Replace(rest, "NSWEB, ip: 172.29.0.2}", "NSWEB, ip: 172.29.0.2}\n  - {name: alpha, netns: NSDB, ifname: eth7, no_route: true}", 1))
 	b.CLI("reload")
 	if out := b.CLI("config", "diff"); out != "nothing to change\n" {
 		t.Errorf("an address that was chosen: %q", out)
 	}
-	// A knob alone is turned; the port stays.
+	// When only a setting changes, the port stays.
 	device := b.Sh("web", "ip -o link show eth0")
 	write(strings.Replace(lab, "10.9.0.1}", "10.9.0.2}", 1) + strings.Replace(rest, "NSWEB, ip: 172.29.0.2}", "NSWEB, ip: 172.29.0.2, set: {guard: false}}", 1))
 	contains(t, b.CLI("reload"), "change settings of port zeta", "remove port alpha")
@@ -272,17 +273,17 @@ func TestReloadOddOrders(t *testing.T) {
 		t.Errorf("the port was made anew for a knob")
 	}
 	write(strings.Replace(lab, "10.9.0.1}", "10.9.0.2}", 1) + rest + "nat: {flows: 1048576}\n")
-	contains(t, b.CLI("reload"), "change settings of port zeta") // back to what it is by itself
+	contains(t, b.CLI("reload"), "change settings of port zeta") // back to the default
 	if out := b.CLI("config", "diff"); out != "nothing to change\n" {
 		t.Errorf("knobs turned back: %q", out)
 	}
-	// A port by hand in a network that is made anew keeps its address and its knobs.
+	// A port that was added by hand to a recreated network keeps its address and its settings.
 	b.CLI("port", "add", "hand2", "--netns", b.NS("db"), "--ifname", "eth8", "--no-route", "--network", "lab", "--ip", "10.9.0.1")
 	b.CLI("port", "set", "hand2", "isolated", "on")
 	var was, is api.Port
 	b.JSON(&was, "port", "show", "hand2")
 	write(lab + rest)
-	if _, err := b.TryCLI("config", "diff"); err == nil || !strings.Contains(err.Error(), "would no longer be a station's") {
+	if _, err := b.TryCLI("config", "diff"); err == nil || !strings.Contains(err.Error(), "would no longer be usable in network") {
 		t.Errorf("an address that would be the gateway's: %v", err)
 	}
 	write(strings.Replace(lab, "10.9.0.1}", "10.9.0.3}", 1) + rest)
@@ -290,7 +291,7 @@ func TestReloadOddOrders(t *testing.T) {
 	if b.JSON(&is, "port", "show", "hand2"); is.Addresses[0] != was.Addresses[0] || !is.Flags["isolated"] {
 		t.Errorf("a port by hand: %+v, was %+v", is, was)
 	}
-	// The file's route again, after somebody has replaced it; and gone for good when the file no longer says it.
+	// A reload restores a route of the file that was replaced by hand, and removes it when the file no longer has it.
 	b.CLI("route", "replace", "192.0.2.0/24", "via", "10.9.0.50")
 	contains(t, b.CLI("reload"), "add route 192.0.2.0/24 via 10.9.0.7")
 	write(strings.Replace(lab, "10.9.0.1}", "10.9.0.4}", 1) + strings.Replace(rest, "routes:\n  - {dst: 192.0.2.0/24, via: 10.9.0.7}\n", "", 1))
@@ -301,7 +302,7 @@ func TestReloadOddOrders(t *testing.T) {
 	b.Balanced()
 }
 
-// A port whose address is chosen may stand before one that has been given the first.
+// TestReloadAddressesInTurn adds ports with automatic addresses in the file before a port that already has the first address.
 func TestReloadAddressesInTurn(t *testing.T) {
 	b := NewHost(t)
 	b.AddNS("web", "db", "new")
@@ -324,14 +325,14 @@ func TestReloadAddressesInTurn(t *testing.T) {
 	contains(t, b.CLI("port", "ls"), "172.29.0.2", "172.29.0.3", "172.29.0.4")
 }
 
-// sorted is the lines of a text in order.
+// sorted returns a text with its lines sorted.
 func sorted(s string) string {
 	lines := strings.Split(s, "\n")
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
 }
 
-// A port that died with its namespace comes back with a reload, when the namespace is there again.
+// TestReloadBringsBack checks that a reload recreates a port of the file whose device was removed.
 func TestReloadBringsBack(t *testing.T) {
 	b := NewHost(t)
 	b.AddNS("web")

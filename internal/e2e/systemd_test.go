@@ -20,8 +20,8 @@ import (
 	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
-// The switch as systemd starts it: with the unit's capabilities, a socket that was made for it, and somebody who listens to what it
-// says.
+// TestSystemd starts the switch in the way of systemd: with the unit's capabilities, an inherited control socket, and a notify
+// socket.
 func TestSystemd(t *testing.T) {
 	Need(t, "setpriv", "systemd-socket-activate", "ping")
 	unit, err := os.ReadFile("../packaging/uvswitch.service")
@@ -43,7 +43,7 @@ func TestSystemd(t *testing.T) {
 	}
 	defer notify.Close()
 	said := make(chan string, 1024)
-	go func() { // always, as systemd does
+	go func() { // read all the time, as systemd does
 		buf := make([]byte, 256)
 		for {
 			n, err := notify.Read(buf)
@@ -52,7 +52,7 @@ func TestSystemd(t *testing.T) {
 			}
 			select {
 			case said <- string(buf[:n]):
-			default: // the test has ended
+			default: // nobody reads after the test has ended
 			}
 		}
 	}()
@@ -94,7 +94,7 @@ func TestSystemd(t *testing.T) {
 	ping(b, "web", "10.1.0.2")
 	ping(b, "host", "172.29.0.2")
 	b.Web("web")
-	b.CLI("publish", "add", "81:80", "--port", "web") // below 1024
+	b.CLI("publish", "add", "81:80", "--port", "web") // a host port below 1024
 	contains(t, b.Sh("out", "curl -sS -m 5 http://10.1.0.1:81/"), "10.1.0.2")
 	_ = c.Process.Signal(unix.SIGTERM)
 	hears("STOPPING=1")
@@ -106,14 +106,14 @@ func TestSystemd(t *testing.T) {
 	}
 }
 
-// A manager is a systemd of its own on a bed's host.
+// A manager is a separate systemd in a bed's namespace host.
 type manager struct {
 	*Bed
-	pid  int // of the first process
+	pid  int // of systemd, the first process
 	root string
 }
 
-// boot starts systemd with the project's units, and more for the service, after making namespaces.
+// boot creates namespaces and then starts systemd with the project's units; more is appended to the service unit.
 func boot(t *testing.T, more string, namespaces ...string) *manager {
 	Need(t, "unshare", "nsenter", "systemctl", "curl")
 	if _, err := os.Stat("/lib/systemd/systemd"); err != nil {
@@ -136,7 +136,7 @@ func boot(t *testing.T, more string, namespaces ...string) *manager {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if name == "uvswitch.service" { // what differs from a machine with the package: where the command is, where it writes, and patience
+		if name == "uvswitch.service" { // differs from the package: path of the command, log files, shorter times
 			text = append(text, "[Service]\nExecStart=\nExecStart=/run/bin/uvswitch run --verbose\nStandardOutput=append:/run/uvswitch.log\nStandardError=append:/run/uvswitch.log\nWatchdogSec=2\nRestartSec=100ms\n"+more...)
 		}
 		write(name, string(text))
@@ -180,7 +180,7 @@ func boot(t *testing.T, more string, namespaces ...string) *manager {
 	return m
 }
 
-// removeGroup removes a control group and those in it, when its processes have gone.
+// removeGroup removes a control group and its children after their processes have ended.
 func (m *manager) removeGroup(path string) {
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		var dirs []string
@@ -200,7 +200,7 @@ func (m *manager) removeGroup(path string) {
 	m.t.Errorf("control group %s is left", path)
 }
 
-// try asks this systemd.
+// try runs systemctl for this systemd.
 func (m *manager) try(args ...string) (string, error) {
 	out, err := exec.Command("timeout", append([]string{"20", "nsenter", "-t", strconv.Itoa(m.pid), "-m", "-p", "-C", "systemctl"}, args...)...).CombinedOutput()
 	return strings.TrimSpace(string(out)), err
@@ -213,7 +213,7 @@ func (m *manager) systemctl(args ...string) {
 	}
 }
 
-// property is what systemd says of the unit; empty while it cannot be asked.
+// property returns a property of the service unit; empty while systemd does not answer.
 func (m *manager) property(name string) string {
 	out, err := m.try("show", "uvswitch.service", "--value", "-p", name)
 	if err != nil {
@@ -222,7 +222,7 @@ func (m *manager) property(name string) string {
 	return out
 }
 
-// main is the switch's process, as it is called here.
+// main returns the pid of the switch, as seen by the test.
 func (m *manager) main() int {
 	m.t.Helper()
 	pid, err := strconv.Atoi(m.property("MainPID"))
@@ -251,7 +251,7 @@ func sameLink(a, b string) bool {
 	return errx == nil && erry == nil && x == y
 }
 
-// restarted waits until systemd has started the switch anew.
+// restarted waits until systemd has restarted the switch the given number of times.
 func (m *manager) restarted(times string) {
 	m.t.Helper()
 	m.Eventually("systemd starts the switch anew", func() bool {
@@ -259,8 +259,9 @@ func (m *manager) restarted(times string) {
 	})
 }
 
-// A real systemd runs the project's units: without root and with few rights the switch does everything; what is handed over survives
-// its death, a hang, a restart, and ends with it when it is stopped.
+// TestSystemdUnits runs the project's units in a real systemd. The switch must do its whole work without root and with few
+// capabilities. TAPs passed as file descriptors must survive a kill, a hang and a restart, and be removed when the unit is
+// stopped.
 func TestSystemdUnits(t *testing.T) {
 	m := boot(t, "")
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.main()))
@@ -279,7 +280,7 @@ func TestSystemdUnits(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 
-	// The CLI makes what the switch may not; plugin sockets are systemd's.
+	// The CLI creates the devices in namespaces, which the switch may not enter. systemd listens on Docker's plugin socket.
 	containers(m.Bed)
 	m.Web("web")
 	m.CLI("port", "set", "web", "rate", "800mbit")
@@ -325,13 +326,13 @@ func TestSystemdUnits(t *testing.T) {
 	_ = unix.Kill(m.main(), unix.SIGKILL)
 	m.restarted("1")
 	works()
-	_ = unix.Kill(m.main(), unix.SIGSTOP) // hangs: the watchdog's matter
+	_ = unix.Kill(m.main(), unix.SIGSTOP) // it hangs: the watchdog must restart it
 	m.restarted("2")
 	works()
 	m.systemctl("restart", "uvswitch.service")
 	works()
 
-	// What has gone meanwhile is not there again.
+	// A container whose namespace was removed meanwhile is not restored.
 	m.systemctl("kill", "--signal=STOP", "uvswitch.service")
 	_ = server.Process.Kill()
 	_ = server.Wait()
@@ -346,7 +347,7 @@ func TestSystemdUnits(t *testing.T) {
 	if links := m.Sh("web", "ip -br link"); strings.Contains(links, "eth0") {
 		t.Errorf("a port that was removed left\n%s", links)
 	}
-	if n := m.property("NFileDescriptorStore"); n != "2" { // db's device, and what it is
+	if n := m.property("NFileDescriptorStore"); n != "2" { // db's device and the stored state
 		t.Errorf("systemd keeps %s descriptors", n)
 	}
 	m.systemctl("stop", "uvswitch.service", "uvswitch.socket", "uvswitch-docker.socket")
@@ -356,15 +357,16 @@ func TestSystemdUnits(t *testing.T) {
 	}
 }
 
-// The unit is Docker's driver without root: containers keep their devices when the switch is killed, and leave nothing.
+// TestDockerSystemd uses the unit as Docker's driver, without root. Containers keep their devices when the switch is killed, and
+// leave nothing behind.
 func TestDockerSystemd(t *testing.T) {
 	m := boot(t, "")
-	d := dockerOn(t, m.Bed, "/opt") // not where the unit has a folder of its own: as with /run/docker, it is there and may not be entered
+	d := dockerOn(t, m.Bed, "/opt") // /tmp is private to the unit; here, as in /run/docker, the path exists but may not be entered
 	const specs = "/etc/docker/plugins"
 	if err := os.MkdirAll(specs, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	spec := filepath.Join(specs, d.driver+".spec") // where this dockerd finds the socket that systemd has made in its own /run
+	spec := filepath.Join(specs, d.driver+".spec") // tells dockerd the path of the socket that this systemd created in its own /run
 	t.Cleanup(func() { os.Remove(spec) })
 	if err := os.WriteFile(spec, []byte("unix://"+filepath.Join(m.root, "run/docker/plugins/uvswitch.sock")), 0o600); err != nil {
 		t.Fatal(err)
@@ -391,8 +393,8 @@ func TestDockerSystemd(t *testing.T) {
 	m.restarted("1")
 	works()
 
-	// A container that ends while the switch is not there; and one that starts after it.
-	m.systemctl("stop", "uvswitch.service") // systemd gives up what it has kept: no device is left
+	// Containers restart after the switch was stopped, and are used after another restart of the switch.
+	m.systemctl("stop", "uvswitch.service") // systemd closes the stored descriptors: no device is left
 	if links := d.exec("db", "ip", "-o", "link"); strings.Contains(links, "eth0") {
 		t.Errorf("a switch that was stopped left\n%s", links)
 	}
@@ -410,12 +412,12 @@ func TestDockerSystemd(t *testing.T) {
 	if links := m.Sh("host", "ip -br link"); regexp.MustCompile(`uvs[0-9a-f]{12}`).MatchString(links) {
 		t.Errorf("left:\n%s", links)
 	}
-	if n := m.property("NFileDescriptorStore"); n != "1" { // that there is nothing
+	if n := m.property("NFileDescriptorStore"); n != "1" { // the stored state, which is empty
 		t.Errorf("systemd keeps %s descriptors", n)
 	}
 }
 
-// With what docs/systemd.md says for it, the switch enters namespaces by itself.
+// TestSystemdEnters checks that the switch itself enters namespaces when the unit has the settings from docs/systemd.md.
 func TestSystemdEnters(t *testing.T) {
 	page, err := os.ReadFile("../../docs/systemd.md")
 	if err != nil {
@@ -425,7 +427,7 @@ func TestSystemdEnters(t *testing.T) {
 	if fence == nil {
 		t.Fatal("docs/systemd.md says nothing")
 	}
-	m := boot(t, fence[1], "c1", "c2") // made before: mounts of the machine's later ones do not reach this systemd, as they would a real one
+	m := boot(t, fence[1], "c1", "c2") // created first: unlike a real systemd, this one does not see mounts of later namespaces
 	for i, ns := range []string{"c1", "c2"} {
 		m.CLI("port", "add", ns, "--netns", m.NS(ns), "--offload", []string{"on", "off"}[i], "--ip", fmt.Sprintf("172.29.0.%d", 2+i))
 		var p api.Port

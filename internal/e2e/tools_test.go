@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The JSON keys that others build on: each must be there, in every row.
+// TestContract checks that every row has each JSON key on which programs rely.
 func TestContract(t *testing.T) {
 	b := New(t)
 	containers(b)
@@ -69,7 +69,7 @@ func TestContract(t *testing.T) {
 			}
 		}
 	}
-	// Text for people: conntrack's line.
+	// The text format for people is that of conntrack.
 	line := b.CLI("flow", "ls", "-p", "tcp", "-d", "10.1.0.2", "-o", "extended")
 	contains(t, line, "ipv4     2 tcp      6 ", "src=172.29.0.2 dst=10.1.0.2 sport=", "src=10.1.0.2 dst=10.1.0.1 sport=80", "[ASSURED]")
 	contains(t, b.CLI("neigh", "show"), "172.29.0.2 dev default lladdr 02:75:ac:1d:00:02 PERMANENT")
@@ -77,7 +77,7 @@ func TestContract(t *testing.T) {
 	contains(t, b.CLI("status"), "tcx on eth0, address 10.1.0.1, up")
 }
 
-// tshark, tcpdump and our own text read the same capture: a ping before and after translation.
+// TestDump captures a ping before and after translation, and reads it with tshark, tcpdump and our own text output.
 func TestDump(t *testing.T) {
 	Need(t, "tshark", "tcpdump")
 	b := New(t)
@@ -96,7 +96,7 @@ func TestDump(t *testing.T) {
 		stops = append(stops, func() { _ = c.Process.Signal(unix.SIGINT); _ = c.Wait() })
 	}
 	ping(b, "web", "10.1.0.2")
-	b.Sh("web", "ping -c 1 -s 3000 172.29.0.3") // fragments, and not on the uplink
+	b.Sh("web", "ping -c 1 -s 3000 172.29.0.3") // fragments, which do not cross the uplink
 	b.Eventually("text shows the ping", func() bool { return strings.Count(text.String(), "echo reply") >= 4 })
 	for _, stop := range stops {
 		stop()
@@ -121,7 +121,7 @@ func TestDump(t *testing.T) {
 	}
 	contains(t, string(out), "IP 172.29.0.2 > 10.1.0.2: ICMP echo request")
 
-	// With a count it ends by itself; to standard output it is a pcapng.
+	// With a count, dump ends by itself; with -w -, it writes pcapng to standard output.
 	c := b.command("dump", "-i", "web", "-c", "2", "-w", "-")
 	var raw bytes.Buffer
 	said := &syncBuffer{}
@@ -235,7 +235,7 @@ func TestLab(t *testing.T) {
 	}
 }
 
-// Bad input: what happened, why, what to do next; and nothing half-made left behind.
+// TestBadInput checks that errors say what happened, why, and what to do, and that failed commands leave nothing behind.
 func TestBadInput(t *testing.T) {
 	b := New(t)
 	containers(b)
@@ -245,7 +245,7 @@ func TestBadInput(t *testing.T) {
 	b.Serve("host", 7070, "socat", "TCP-LISTEN:7070,fork", "SYSTEM:cat")
 	for _, tt := range []struct {
 		args string
-		want string // of the error
+		want string // part of the error message
 		code int
 	}{
 		{"port add x --netns nosuch", `no such network namespace: "nosuch"`, 1},
@@ -317,7 +317,7 @@ func TestBadInput(t *testing.T) {
 	}
 	ping(b, "web", "172.29.0.3")
 
-	// A second switch on the same socket, and one with the same names.
+	// A second switch with the same socket fails, and so does one with the same device names.
 	if out, err := b.TrySh("host", uvswitch+" --socket "+b.Socket()+" run"); err == nil || !strings.Contains(out, "a switch is already running") {
 		t.Errorf("a second switch on the socket: %s", out)
 	}
@@ -341,13 +341,13 @@ func TestBadInput(t *testing.T) {
 	if _, err := b.TryCLI("status"); err == nil || !strings.Contains(err.Error(), "no switch listens on") {
 		t.Errorf("without a switch: %v", err)
 	}
-	// No /dev/net/tun, in a mount namespace that hides it.
+	// Without /dev/net/tun: a mount namespace hides it.
 	if out, err := b.TrySh("host", "unshare -m sh -c 'mkdir -p "+b.dir+"/dev && mount -t tmpfs none /dev/net && "+uvswitch+" --socket "+b.Socket()+" run'"); err == nil || !strings.Contains(out, "cannot use /dev/net/tun") {
 		t.Errorf("without /dev/net/tun: %s", out)
 	}
 }
 
-// copyForAll puts the uvswitch where a user without rights can run it.
+// copyForAll copies uvswitch to a folder where any user can run it, and returns the folder.
 func copyForAll(t *testing.T) string {
 	dir, err := os.MkdirTemp("", "uvt-bin-*")
 	if err != nil {
@@ -367,7 +367,7 @@ func copyForAll(t *testing.T) string {
 	return dir
 }
 
-// The whole configuration file, and a switch of other names beside the first.
+// TestConfigFile tests the keys of the configuration file, and another name prefix for the switch's devices.
 func TestConfigFile(t *testing.T) {
 	b := NewHost(t)
 	b.AddNS("web")
@@ -401,7 +401,7 @@ publish:
 	ping(b, "web", "10.1.0.2")
 }
 
-// A namespace that dies takes its port with it; a port that is removed takes its device.
+// TestNamespaceDies checks that a removed namespace removes its port, and that a removed port removes its device.
 func TestNamespaceDies(t *testing.T) {
 	b := New(t)
 	containers(b)
@@ -415,7 +415,7 @@ func TestNamespaceDies(t *testing.T) {
 	}
 	ping(b, "web", "10.1.0.2")
 	b.AddNS("db2")
-	b.CLI("port", "add", "db", "--netns", b.NS("db2"), "--ip", "172.29.0.3") // re-created: same name, same address
+	b.CLI("port", "add", "db", "--netns", b.NS("db2"), "--ip", "172.29.0.3") // recreated with the same name and address
 	ping(b, "web", "172.29.0.3")
 	b.CLI("port", "del", "db")
 	if out := b.Sh("db2", "ip -br link"); strings.Contains(out, "eth0") {
@@ -424,7 +424,7 @@ func TestNamespaceDies(t *testing.T) {
 	b.Balanced()
 }
 
-// The control API answers nonsense with an error, and goes on.
+// TestAPI checks that the control API answers invalid requests with an error and keeps working.
 func TestAPI(t *testing.T) {
 	b := New(t)
 	Need(t, "curl")

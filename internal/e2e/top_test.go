@@ -14,7 +14,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// top on terminals of 80x24 and larger: it fits, is live, obeys its keys, and leaves the terminal as it was.
+// TestTop runs top on terminals of 80x24 and larger: it must fit, update, obey its keys, and restore the terminal.
 func TestTop(t *testing.T) {
 	Need(t, "script", "stty", "iperf3")
 	b := New(t)
@@ -38,7 +38,7 @@ func TestTop(t *testing.T) {
 			return strings.Contains(out.String(), "Mbit/s") && strings.Contains(out.String(), "martian_destination")
 		})
 		_, _ = io.WriteString(in, "f")
-		b.Eventually("flows are shown", func() bool { return strings.Contains(out.String(), "ROTO") }) // only what differs is written
+		b.Eventually("flows are shown", func() bool { return strings.Contains(out.String(), "ROTO") }) // top writes only the characters that changed
 		_, _ = io.WriteString(in, "q")
 		ended := make(chan error, 1)
 		go func() { ended <- c.Wait() }()
@@ -68,7 +68,7 @@ func TestTop(t *testing.T) {
 	}
 }
 
-// Names of what there is are completed, by the running switch.
+// TestCompletionOfNames checks that completion offers the names of existing objects of the running switch.
 func TestCompletionOfNames(t *testing.T) {
 	b := New(t)
 	containers(b)
@@ -87,7 +87,7 @@ func TestCompletionOfNames(t *testing.T) {
 	}
 }
 
-// picture has Chromium draw what a terminal would.
+// picture renders terminal output with Chromium and saves it as an image.
 func picture(t *testing.T, text, file string) {
 	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.WindowSize(900, 760), chromedp.Flag("disable-gpu", true), chromedp.Flag("hide-scrollbars", true))
 	ctx, cancel := chromedp.NewExecAllocator(t.Context(), opts...)

@@ -10,8 +10,8 @@ import (
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 )
 
-// hostState is what a switch must not change: rules, sysctls and policy routes. Sysctls of the switch's own
-// devices are left out: they come and go with those.
+// hostState returns the state of the host that a switch must not change: rules, sysctls and policy routes. It leaves out the
+// sysctls of the switch's own devices, which exist only while the devices do.
 func hostState(b *Bed) string {
 	b.t.Helper()
 	Need(b.t, "nft", "iptables-save", "sysctl")
@@ -67,7 +67,7 @@ func diff(a, b string) string {
 	return strings.Join(out, "\n")
 }
 
-// nothingLeft checks that a switch that has ended left no device, filter or socket.
+// nothingLeft checks that an ended switch left no device, filter or socket behind.
 func nothingLeft(b *Bed) {
 	b.t.Helper()
 	if out := b.Sh("host", "ip -br link"); strings.Contains(out, "uvs") {
@@ -90,7 +90,7 @@ func TestOut(t *testing.T) {
 		capture := filepath.Join(b.dir, "out.pcap")
 		dump := b.Listen("out", "tcpdump", "-i", "eth0", "-U", "-w", capture)
 		ping(b, "web", "10.1.0.2")
-		ping(b, "host", "10.1.0.2") // the host's own traffic goes on
+		ping(b, "host", "10.1.0.2") // the host's own traffic still works
 		b.Web("out")
 		contains(t, b.Sh("web", "curl -s -m 5 http://10.1.0.2/"), "this is out; you are 10.1.0.1")
 		contains(t, b.Sh("host", "curl -s -m 5 http://10.1.0.2/"), "you are 10.1.0.1")
@@ -140,21 +140,21 @@ func TestPublish(t *testing.T) {
 			t.Errorf("--from lets a stranger in by the host's relay: %s", out)
 		}
 		contains(t, b.Sh("host", "curl -s -m 5 http://127.0.0.1:8082/"), "this is web")
-		// A container's address is not reachable by routing to it from outside.
+		// A container is not reachable by its own address from outside, even with a route to it.
 		b.Sh("out", "ip route add 172.29.0.0/16 via 10.1.0.1")
 		if out, err := b.TrySh("out", "curl -s -m 2 http://172.29.0.2/"); err == nil {
 			t.Errorf("a container reached by its own address from outside: %s", out)
 		}
-		// UDP, from outside, from a container, from the host.
+		// UDP from outside, from a container and from the host.
 		b.Serve("db", 99, "socat", "-T5", "UDP-LISTEN:99,fork,reuseaddr", "SYSTEM:cat")
 		b.CLI("publish", "add", "9999:99/udp", "--port", "db")
 		for _, from := range []string{"out", "web", "host"} {
 			contains(t, b.Sh(from, "echo hello-from-"+from+" | socat -t2 - UDP:10.1.0.1:9999"), "hello-from-"+from)
 		}
-		// A port that is taken names who has it.
+		// The error for a port in use names the process that uses it.
 		b.Serve("host", 9090, "socat", "TCP-LISTEN:9090,fork", "SYSTEM:cat")
 		_, err := b.TryCLI("publish", "add", "9090:80", "--port", "web")
-		if err == nil || !strings.Contains(err.Error(), "taken by pid") || !strings.Contains(err.Error(), "socat") {
+		if err == nil || !strings.Contains(err.Error(), "in use by pid") || !strings.Contains(err.Error(), "socat") {
 			t.Errorf("publishing a taken port: %v", err)
 		}
 		_, err = b.TryCLI("publish", "add", "8080:81", "--port", "db")
@@ -169,7 +169,7 @@ func TestPublish(t *testing.T) {
 	})
 }
 
-// A switch that was killed leaves nothing that the next one does not clear.
+// TestKilled checks that the next switch removes everything that a killed switch left behind.
 func TestKilled(t *testing.T) {
 	for _, kind := range []string{"tcx", "clsact"} {
 		t.Run(kind, func(t *testing.T) {
@@ -189,7 +189,8 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// The uplink follows the host: its address changes, the link flaps, the default route goes and comes.
+// TestUplinkFollows checks that the uplink follows changes on the host: a new address, a link that goes down and up, and a
+// default route that is removed and added again.
 func TestUplinkFollows(t *testing.T) {
 	b := New(t)
 	containers(b)

@@ -12,12 +12,13 @@ import (
 	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
-// The kernel of namespace vm is the guest: QEMU, or VDE's own program, joins its tap0 to the port of the switch.
+// machines are the kinds of virtual machines. The guest is the kernel of namespace vm: QEMU, or VDE's own program, connects its
+// tap0 to the port of the switch.
 var machines = []struct {
 	kind string
 	tool string
 	args func(path, local string) []string
-	lost string // what is said of a second one
+	lost string // the error for a second machine on the port
 }{
 	{"qemu-stream", "qemu-system-x86_64", func(path, _ string) []string {
 		return qemu("stream,id=a,server=off,addr.type=unix,addr.path=" + path)
@@ -28,7 +29,7 @@ var machines = []struct {
 	{"vde", "vde_plug2tap", func(path, _ string) []string { return []string{"vde_plug2tap", "-s", path, "tap0"} }, ""},
 }
 
-// qemu is a machine without a processor: its network alone, a hub between netdev a and tap0.
+// qemu returns the command for a machine without a processor. It has only networks: hub 0 connects netdev a and tap0.
 func qemu(netdev string) []string {
 	return []string{"qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none", "-netdev", netdev, "-netdev", "hubport,id=ha,hubid=0,netdev=a",
 		"-netdev", "tap,id=b,ifname=tap0,script=no,downscript=no,vhost=off", "-netdev", "hubport,id=hb,hubid=0,netdev=b"}
@@ -89,7 +90,8 @@ func TestMachines(t *testing.T) {
 			if got := b.Sh("out", "curl -s -m 5 http://10.1.0.1:8080/"); !strings.Contains(got, "you are 10.1.0.2") {
 				t.Errorf("a published port of the machine: %q", got)
 			}
-			// Super-frames of a container are taken apart for it; both ways, and more than its queue holds.
+			// Super-frames of a container are segmented for the machine. The traffic runs in both directions and exceeds its
+			// queue.
 			b.Iperf("vm")
 			for _, flag := range []string{"", "-R"} {
 				b.Sh("web", "iperf3 -c 172.29.0.9 -n 30M "+flag)
@@ -100,7 +102,7 @@ func TestMachines(t *testing.T) {
 			}
 			b.Sh("vm", "ping -c 1 -s 4000 172.29.0.3")
 
-			// It dies, and comes again: the same port, the same address.
+			// The machine dies and starts again, with the same port and address.
 			_ = c.Process.Kill()
 			_ = c.Wait()
 			b.Eventually("the port is down", func() bool {

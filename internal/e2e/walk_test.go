@@ -11,7 +11,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(Main(m)) }
 
-// containers adds web and db, the first two of every test.
+// containers adds the containers web and db, which most tests use.
 func containers(b *Bed) {
 	b.t.Helper()
 	b.AddNS("web", "db")
@@ -61,7 +61,8 @@ func TestContainersReachEachOther(t *testing.T) {
 	b.Balanced()
 }
 
-// The gateway answers ARP and ping; the host and the containers reach each other by uvs0.
+// TestGatewayAndHost checks that the gateway answers ARP and ping, and that the host and the containers reach each other through
+// uvs0.
 func TestGatewayAndHost(t *testing.T) {
 	b := New(t)
 	containers(b)
@@ -69,14 +70,14 @@ func TestGatewayAndHost(t *testing.T) {
 	contains(t, b.Sh("web", "arping -c 2 -i eth0 172.29.0.1 || arping -c 2 -I eth0 172.29.0.1"), "02:75:ac:1d:00:01")
 	ping(b, "host", "172.29.0.2")
 	ping(b, "web", "172.29.255.254")
-	ping(b, "web", "10.1.0.1") // the host by its own address
+	ping(b, "web", "10.1.0.1") // the host's outside address
 	contains(t, b.Sh("host", "ip addr show uvs0"), "172.29.255.254/16")
 	b.Web("host")
 	contains(t, b.Sh("web", "curl -s -m 5 http://10.1.0.1/"), "you are 172.29.0.2")
 	b.Balanced()
 }
 
-// A namespace plugged by hand, as `brctl addif` would.
+// TestPluggedDevice adds a port for a veth device that was created by hand, as `brctl addif` does.
 func TestPluggedDevice(t *testing.T) {
 	b := New(t)
 	containers(b)
@@ -97,7 +98,7 @@ func TestPluggedDevice(t *testing.T) {
 	if out, err := b.TrySh("ns1", "ping -c 1 -W 1 172.29.0.2"); err == nil {
 		t.Errorf("unplugged, and still: %s", out)
 	}
-	b.Sh("host", "ip link show veth-host") // the device itself stays
+	b.Sh("host", "ip link show veth-host") // the device still exists
 	b.Balanced()
 }
 
@@ -126,7 +127,7 @@ func TestFDB(t *testing.T) {
 	}
 	contains(t, b.CLI("bridge", "show"), "ageing time", "300.00", "forwarding", "8000.0275ac1d0001")
 
-	// A station that moves: the same MAC behind another plugged device.
+	// A station moves: the same MAC address appears on another port.
 	const mac = "02:00:00:00:77:01"
 	for _, ns := range []string{"m1", "m2"} {
 		b.AddNS(ns)
@@ -137,7 +138,7 @@ func TestFDB(t *testing.T) {
 		if e := find(mac); e.Ifname != ns {
 			t.Errorf("after it spoke from %s it is at %s", ns, e.Ifname)
 		}
-		b.Sh(ns, "ip link set e-"+ns+" down") // its kernel speaks by itself, too: no more from here
+		b.Sh(ns, "ip link set e-"+ns+" down") // so that its kernel sends no more frames from this port
 	}
 	b.CLI("fdb", "add", "02:00:00:00:77:02", "dev", "web", "static")
 	if e := find("02:00:00:00:77:02"); e.State != "static" || e.Ifname != "web" {
@@ -156,7 +157,8 @@ func TestFDB(t *testing.T) {
 	ping(b, "web", "172.29.0.1")
 }
 
-// Networks: routed to each other by their gateways, unless one is internal; the host reaches those that are not.
+// TestNetworks checks that networks reach each other through their gateways unless one is internal, and that the host reaches the
+// networks that are not internal.
 func TestNetworks(t *testing.T) {
 	b := New(t)
 	containers(b)
@@ -192,7 +194,7 @@ func TestNetworks(t *testing.T) {
 	b.Balanced()
 }
 
-// Ports without offloads, and both kinds together, in both directions.
+// TestPlainPorts tests ports without offloads, and together with ports with offloads, in both directions.
 func TestPlainPorts(t *testing.T) {
 	b := New(t)
 	b.AddNS("p1", "p2", "fast")
@@ -212,7 +214,7 @@ func TestPlainPorts(t *testing.T) {
 	if p.Segmented == 0 || p.Offload || p.Kind != "plain" {
 		t.Errorf("%+v: nothing was segmented in software", p)
 	}
-	// Out by the uplink, and back.
+	// To the outside through the uplink, and back.
 	b.Iperf("out")
 	b.Sh("p1", "iperf3 -t 1 -c 10.1.0.2")
 	b.Sh("p1", "iperf3 -t 1 -R -c 10.1.0.2")

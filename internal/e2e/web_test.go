@@ -26,7 +26,8 @@ import (
 
 const webAddr = "127.0.0.1:8099"
 
-// The live page in a real browser, which runs in the host's namespace: this test runs itself there.
+// TestWebPage opens the live page in a real browser in the host's namespace. For this, the test runs itself again in that
+// namespace.
 func TestWebPage(t *testing.T) {
 	if url := os.Getenv("UVSWITCH_TEST_URL"); url != "" {
 		browse(t, url)
@@ -43,7 +44,7 @@ func TestWebPage(t *testing.T) {
 	b.CLI("publish", "add", "8080:80", "--port", "web")
 	b.Iperf("db")
 	b.Iperf("out")
-	// Enough to look at: two streams, refused packets, pings.
+	// Some traffic to show: two streams, dropped packets, pings.
 	for _, line := range []string{"iperf3 -c 172.29.0.3 -t 100 -b 800M", "iperf3 -c 10.1.0.2 -t 100 -b 90M",
 		"timeout 100 sh -c 'while :; do ping -c 1 -W 1 172.29.0.3; echo x | socat - udp-sendto:172.29.0.1:9; echo x | socat - udp-sendto:240.0.0.1:9; sleep 0.2; done'"} {
 		b.Background("web", line)
@@ -61,7 +62,7 @@ func TestWebPage(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 
-	// It only reads, and only for this host.
+	// The page has read access only, and only for requests that name this host.
 	for _, c := range []struct{ args, want string }{
 		{"", "200"}, {"-H 'Host: evil.example'", "403"}, {"-H 'Origin: http://evil.example'", "403"}, {"-H 'Host: localhost'", "200"},
 	} {
@@ -79,7 +80,7 @@ func TestWebPage(t *testing.T) {
 	}
 }
 
-// browse looks at the page and uses it.
+// browse checks the page in the browser and uses its controls.
 func browse(t *testing.T, url string) {
 	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.WindowSize(1360, 900), chromedp.Flag("disable-gpu", true), chromedp.Flag("hide-scrollbars", true))
 	ctx, cancel := chromedp.NewExecAllocator(t.Context(), opts...)
@@ -99,7 +100,7 @@ func browse(t *testing.T, url string) {
 		switch e := e.(type) {
 		case *runtime.EventExceptionThrown:
 			complain(e.ExceptionDetails.Error())
-		case *log.EventEntryAdded: // refused by the content security policy, not found, ...
+		case *log.EventEntryAdded: // content security policy violations, missing files and so on
 			complain(e.Entry.Text + " " + e.Entry.URL)
 		}
 	})
@@ -135,7 +136,7 @@ func browse(t *testing.T, url string) {
 	eventually("drops by reason", `!!document.querySelector('[data-reason="martian_destination"]') && document.body.innerText.includes("never routed")`)
 	eventually("tables and what is published", `document.body.innerText.includes("1,048,576") && document.body.innerText.includes("8080/tcp")`)
 	eventually("rates", `/[MG]bit\/s/.test(document.getElementById("rate").textContent)`)
-	if os.Getenv("UVSWITCH_SCREENSHOTS") != "" { // a picture has a curve to show
+	if os.Getenv("UVSWITCH_SCREENSHOTS") != "" { // wait until the screenshot has a curve
 		eventually("some history", `performance.now() > 9000`)
 	}
 	shot("web-light.png")
@@ -165,7 +166,7 @@ func browse(t *testing.T, url string) {
 	mu.Lock()
 	defer mu.Unlock()
 	for _, c := range complaints {
-		if !strings.Contains(c, "400 (Bad Request)") { // of the wrong packet
+		if !strings.Contains(c, "400 (Bad Request)") { // expected for the invalid packet
 			t.Errorf("the browser complains: %s", c)
 		}
 	}
@@ -173,7 +174,8 @@ func browse(t *testing.T, url string) {
 
 var metricName = regexp.MustCompile(`uvswitch_[a-z_]+`)
 
-// Prometheus' own text, over loopback and by a unix socket; nothing in it is an address.
+// TestMetrics checks the metrics in Prometheus' text format, over loopback and over a unix socket. They must contain no
+// addresses.
 func TestMetrics(t *testing.T) {
 	Need(t, "curl")
 	b := New(t, "--metrics", "127.0.0.1:9101")
@@ -202,7 +204,7 @@ func TestMetrics(t *testing.T) {
 	b.Start("--metrics", path)
 	contains(t, b.Sh("host", "curl -s --unix-socket "+path+" http://localhost/metrics"), "uvswitch_start_time_seconds")
 
-	// What dashboards and alerts ask for is exported.
+	// Every metric that the dashboard and the alerts use is exported.
 	var reasons []api.Reason
 	b.JSON(&reasons, "reasons")
 	exported := map[string]bool{}

@@ -244,18 +244,19 @@ func reverseFrame(f *frame.Frame) []byte {
 	l4 := ip[ip.HeaderLen():]
 	switch {
 	case f.Proto == frame.ICMP:
-		if l4[0] != frame.ICMPEcho {
+		h := frame.ICMPHeader(l4)
+		if h.Type() != frame.ICMPEcho {
 			return nil
 		}
-		old := binary.BigEndian.Uint16(l4)
-		l4[0] = frame.ICMPEchoReply
-		binary.BigEndian.PutUint16(l4[2:], frame.Delta16(old, binary.BigEndian.Uint16(l4)).Complete(binary.BigEndian.Uint16(l4[2:])))
+		h.SetType(frame.ICMPEchoReply)
+		h.UpdateChecksum()
 	case frame.HasPorts(f.Proto):
-		l4[0], l4[1], l4[2], l4[3] = l4[2], l4[3], l4[0], l4[1]
-		if f.Proto == frame.TCP && l4[13]&frame.FlagSYN != 0 {
-			old := binary.BigEndian.Uint16(l4[12:])
-			l4[13] |= frame.FlagACK
-			binary.BigEndian.PutUint16(l4[16:], frame.Delta16(old, binary.BigEndian.Uint16(l4[12:])).Complete(binary.BigEndian.Uint16(l4[16:])))
+		p := frame.PortsHeader(l4)
+		p.SetPorts(p.DstPort(), p.SrcPort()) // a sum does not depend on the order
+		if h := frame.TCPHeader(l4); f.Proto == frame.TCP && h.Flags()&frame.FlagSYN != 0 {
+			old := binary.BigEndian.Uint16(h[12:])
+			h.AddFlags(frame.FlagACK)
+			h.SetChecksum(frame.Delta16(old, binary.BigEndian.Uint16(h[12:])).Complete(h.Checksum()))
 		}
 	}
 	return raw

@@ -203,7 +203,7 @@ const maxConns = 1 << 16 // connections whose numbers are remembered
 
 // flagText is TCPFlags with tcpdump's word for none.
 func flagText(t *layers.TCP) string {
-	return cmp.Or(frame.TCPFlags(t.Contents[13]), "none")
+	return cmp.Or(frame.TCPFlags(frame.TCPHeader(t.Contents).Flags()), "none")
 }
 
 func optionText(list []layers.TCPOption) string {

@@ -3,7 +3,6 @@
 package explain
 
 import (
-	"encoding/binary"
 	"fmt"
 	"strconv"
 
@@ -16,29 +15,28 @@ func Text(f *frame.Frame) string {
 	case f.Len() < frame.EthernetLen:
 		return fmt.Sprintf("a frame of %d bytes", f.Len())
 	case f.Flags&frame.IsARP != 0:
-		a := f.Bytes()[f.L3:]
-		if a[7] == 1 {
-			return fmt.Sprintf("arp who-has %s tell %s", frame.LoadAddr(a[24:]), frame.LoadAddr(a[14:]))
+		a := f.ARP()
+		if a.Operation() == frame.ARPRequest {
+			return fmt.Sprintf("arp who-has %s tell %s", a.TargetAddr(), a.SenderAddr())
 		}
-		return fmt.Sprintf("arp %s is-at %s", frame.LoadAddr(a[14:]), frame.LoadMAC(a[8:]))
+		return fmt.Sprintf("arp %s is-at %s", a.SenderAddr(), a.SenderMAC())
 	case f.Flags&frame.IsIPv4 == 0 || f.Malformed != frame.None:
 		return fmt.Sprintf("%s > %s, EtherType %#04x", f.Src, f.Dst, f.EtherType)
 	}
-	l4 := f.Payload()
 	t := f.Tuple
 	switch {
 	case f.Flags&frame.Fragment != 0 && f.IPv4().FragOffset() != 0:
 		return fmt.Sprintf("%s %s > %s, fragment at %d", frame.ProtoName(f.Proto), t.Src, t.Dst, f.IPv4().FragOffset())
 	case f.Flags&frame.ICMPError != 0:
-		text := fmt.Sprintf("icmp %s > %s %s", t.Src, t.Dst, icmpSummary(l4[0], l4[1]))
-		if q, _, ok := frame.Quoted(l4); ok {
+		text := fmt.Sprintf("icmp %s > %s %s", t.Src, t.Dst, icmpSummary(f.ICMP()))
+		if q, _, ok := frame.Quoted(f.Payload()); ok {
 			text += fmt.Sprintf(" about %s", q)
 		}
 		return text
 	case f.Proto == frame.ICMP:
-		return fmt.Sprintf("icmp %s > %s %s id %d", t.Src, t.Dst, icmpSummary(l4[0], l4[1]), binary.BigEndian.Uint16(l4[4:]))
+		return fmt.Sprintf("icmp %s > %s %s id %d", t.Src, t.Dst, icmpSummary(f.ICMP()), f.ICMP().ID())
 	case f.Proto == frame.TCP:
-		return fmt.Sprintf("%s %s", t, frame.TCPFlags(l4[13]))
+		return fmt.Sprintf("%s %s", t, frame.TCPFlags(f.TCP().Flags()))
 	case frame.HasPorts(f.Proto):
 		return t.String()
 	}
@@ -46,7 +44,8 @@ func Text(f *frame.Frame) string {
 }
 
 // icmpSummary names an ICMP type and code, or gives their numbers.
-func icmpSummary(typ, code uint8) string {
+func icmpSummary(h frame.ICMPHeader) string {
+	typ, code := h.Type(), h.Code()
 	switch typ {
 	case frame.ICMPEcho:
 		return "echo request"

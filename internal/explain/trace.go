@@ -263,7 +263,7 @@ func (s *Switch) narratePreRouting(f *frame.Frame) (string, string) {
 		return "flow", fmt.Sprintf("an ICMP error about flow %s; routed to %s", s.flowText(f.Flow), f.RouteDst)
 	case frame.NATNew:
 		if f.Rule == 0 {
-			inside, outside := s.Dataplane.NAT.MappingOf(f.Flow)
+			inside, outside := s.Dataplane.NAT.MappingOf(f.Mapping)
 			how := "hairpinning"
 			if !f.Hairpin {
 				how = "the network's filtering lets others in"

@@ -5,7 +5,7 @@ import "encoding/binary"
 // A Filter is a compiled expression. The zero value matches everything.
 type Filter struct{ root node }
 
-// Match tells whether a frame, from its destination MAC on, is selected. p is room to work in.
+// Match reports whether the filter selects a frame, given from its destination MAC on. p is scratch space.
 func (f Filter) Match(p *Packet, frame []byte) bool {
 	if f.root == nil {
 		return true
@@ -14,10 +14,10 @@ func (f Filter) Match(p *Packet, frame []byte) bool {
 	return f.root.match(p) && !p.beyond
 }
 
-// A Packet is what a filter looks at; one per goroutine that matches.
+// A Packet is scratch space for Match. Each goroutine needs its own.
 type Packet struct {
 	b      []byte
-	beyond bool // somebody looked past the end
+	beyond bool // there was an access beyond the end of the frame
 }
 
 func (p *Packet) u8(at int) uint32  { return p.load(at, 1) }
@@ -38,7 +38,7 @@ func (p *Packet) load(at, size int) uint32 {
 	return binary.BigEndian.Uint32(p.b[at:])
 }
 
-// A node is a part of an expression that is true or false.
+// A node is a boolean part of an expression.
 type node interface{ match(*Packet) bool }
 
 type (
@@ -78,15 +78,15 @@ func (n compare) match(p *Packet) bool {
 	return a == b
 }
 
-// A value is a part of an expression that is a number, of 32 bits as in BPF.
+// A value is a numeric part of an expression. Numbers have 32 bits, as in BPF.
 type value interface{ eval(*Packet) uint32 }
 
 type (
 	number uint32
 	length struct{}
 	access struct { // proto[at:size]
-		guard node                // that must hold
-		base  func(p *Packet) int // where the header begins
+		guard node                // true if the frame has the header
+		base  func(p *Packet) int // offset of the header in bytes
 		at    value
 		size  int
 	}
@@ -128,7 +128,7 @@ func (v arithmetic) eval(p *Packet) uint32 {
 	case '>':
 		return a >> min(b, 32)
 	}
-	if b == 0 { // a BPF machine ends the filter then
+	if b == 0 { // as in BPF, a division by zero rejects the frame
 		p.beyond = true
 		return 0
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
 )
 
-// expressions are held to tcpdump over all of corpus.
+// expressions are compared with tcpdump on all frames of corpus.
 var expressions = []string{
 	"", "ip", "ip6", "arp", "rarp", "tcp", "udp", "icmp", "icmp6", "sctp", "igmp", "esp", "not arp", "! tcp",
 	"host 10.0.0.2", "src host 10.0.0.2", "dst 10.0.0.2", "src or dst host 10.0.0.2", "src and dst 10.0.0.2", "ip host 10.0.0.3", "arp host 10.0.0.3",
@@ -91,7 +91,7 @@ func corpus() [][]byte {
 	made(eth(layers.EthernetTypeDot1Q, one), &layers.Dot1Q{VLANIdentifier: 5, Type: layers.EthernetTypeIPv4}, ip4, tcp)
 	made(eth(layers.EthernetTypeQinQ, one), &layers.Dot1Q{VLANIdentifier: 6, Type: layers.EthernetTypeDot1Q}, &layers.Dot1Q{VLANIdentifier: 5, Type: layers.EthernetTypeIPv4}, ip4, tcp)
 	made(eth(0x88cc, []byte{1, 0x80, 0xc2, 0, 0, 14}), gopacket.Payload(pay))
-	for _, n := range []int{14, 20, 33, 34, 36, 40, 54} { // cut short
+	for _, n := range []int{14, 20, 33, 34, 36, 40, 54} { // truncated frames
 		list = append(list, list[0][:n])
 	}
 	return list
@@ -105,7 +105,7 @@ func TestAgainstTcpdump(t *testing.T) {
 		t.Skip("needs tcpdump")
 	}
 	list := corpus()
-	var all bytes.Buffer // one file with every frame, its number as the time
+	var all bytes.Buffer // a capture file of all frames; a frame's time is its number
 	w := pcapgo.NewWriter(&all)
 	_ = w.WriteFileHeader(1<<16, layers.LinkTypeEthernet)
 	for i, raw := range list {

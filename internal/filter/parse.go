@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Compile reads an expression; the empty one matches everything. An error says what is wrong, and where.
+// Compile compiles an expression; an empty one matches everything. An error says what is wrong, and where.
 func Compile(expr string) (Filter, error) {
 	if len(expr) > maxLength {
 		return Filter{}, fmt.Errorf("the filter has %d characters; the limit is %d", len(expr), maxLength)
@@ -33,7 +33,7 @@ const (
 	maxDepth  = 64
 )
 
-// scan cuts an expression into words and operators.
+// scan splits an expression into words and operators.
 func scan(s string) (tokens []string) {
 	for i := 0; i < len(s); {
 		switch ch := s[i]; {
@@ -42,7 +42,7 @@ func scan(s string) (tokens []string) {
 		case i+1 < len(s) && slices.Contains([]string{"&&", "||", "<=", ">=", "!=", "==", "<<", ">>"}, s[i:i+2]):
 			tokens = append(tokens, s[i:i+2])
 			i += 2
-		case ch == '\\': // before a protocol's name, for tcpdump's sake
+		case ch == '\\': // tcpdump allows one before a protocol's name
 			i++
 		case strings.IndexByte("()[]!<>=&|^+*/%", ch) >= 0:
 			tokens = append(tokens, s[i:i+1])
@@ -58,7 +58,7 @@ func scan(s string) (tokens []string) {
 			if j == i {
 				j++
 			}
-			// An address of Ethernet or IPv6 has colons, which also separate an offset from a size.
+			// MAC and IPv6 addresses contain colons. Within brackets, a colon separates offset and size.
 			for j < len(s) && s[j] == ':' && !bracketOpen(tokens) {
 				j++
 				for j < len(s) && (isWordByte(s[j]) || s[j] == '/') {
@@ -94,23 +94,23 @@ func bracketOpen(tokens []string) bool {
 	return depth > 0
 }
 
-// isMinus tells whether a dash after word is a minus: after len, and in brackets after a number.
+// isMinus reports whether a dash after word is a minus sign: after len, and within brackets after a number.
 func isMinus(tokens []string, word string) bool {
 	_, err := strconv.ParseUint(word, 0, 32)
 	return word == "len" || err == nil && bracketOpen(tokens)
 }
 
-// A compiler reads tokens.
+// A compiler parses the tokens of one expression.
 type compiler struct {
 	tokens []string
 	at     int
 	depth  int
-	vlans  int        // tags that have been matched: what follows is looked for behind them
-	last   qualifiers // of the primitive before: a bare value takes them
-	named  bool       // there is one
+	vlans  int        // VLAN tags matched so far; later primitives look behind them
+	last   qualifiers // of the last primitive; a value without qualifiers uses them
+	named  bool       // last is valid
 }
 
-// qualifiers say what a value is about: `tcp dst port`.
+// qualifiers are the words before a value, such as `tcp dst port`.
 type qualifiers struct{ proto, dir, kind string }
 
 func (c *compiler) peek() string {
@@ -135,7 +135,7 @@ func (c *compiler) take(words ...string) (string, bool) {
 	return "", false
 }
 
-// expression is terms joined by and and or, which bind alike, from the left.
+// expression parses terms joined by `and` and `or`, which have the same precedence and associate to the left.
 func (c *compiler) expression() (node, error) {
 	if c.depth++; c.depth > maxDepth {
 		return nil, fmt.Errorf("more than %d levels of brackets and negations", maxDepth)
@@ -187,14 +187,14 @@ func (c *compiler) term() (node, error) {
 	return c.primitive()
 }
 
-// tryRelation reads value OPERATOR value; when that is not what stands there, nothing is consumed.
+// tryRelation parses `value OPERATOR value`. If the tokens are no relation, it consumes nothing and returns nil.
 func (c *compiler) tryRelation() (node, error) {
 	start := c.at
 	n, err := c.relation()
 	if err == nil {
 		return n, nil
 	}
-	if start+1 < len(c.tokens) && c.tokens[start+1] == "[" { // nothing else begins so
+	if start+1 < len(c.tokens) && c.tokens[start+1] == "[" { // only a relation begins like this
 		return nil, err
 	}
 	c.at = start
@@ -215,13 +215,13 @@ func (c *compiler) relation() (node, error) {
 		return nil, err
 	}
 	var n node = compare{a, b, op}
-	for _, v := range []value{b, a} { // what is compared must be there at all
+	for _, v := range []value{b, a} { // the frame must have the headers that are compared
 		n = withGuards(v, n)
 	}
 	return n, nil
 }
 
-// withGuards is n where the headers that v looks into are there, and else false.
+// withGuards returns a node that is n if the frame has the headers that v reads, and false if it has not.
 func withGuards(v value, n node) node {
 	switch v := v.(type) {
 	case access:
@@ -232,10 +232,10 @@ func withGuards(v value, n node) node {
 	return n
 }
 
-// anything marks operators that libpcap's grammar gives no place: they take all that stands to their right.
+// anything marks operators without a precedence in libpcap's grammar: their right operand is everything to their right.
 const anything = 9
 
-// binding is how tightly an operator binds, as in the grammar of libpcap, which is not quite C's.
+// binding returns the precedence of an operator in libpcap's grammar, which differs from C's; 0 if op is no operator.
 func binding(op string) int {
 	switch op {
 	case "|":
@@ -304,7 +304,7 @@ func (c *compiler) operand() (value, error) {
 	return nil, fmt.Errorf("%q is not a number", t)
 }
 
-// access reads the rest of proto[at:size].
+// access parses the rest of proto[at:size], after the opening bracket.
 func (c *compiler) access(proto string) (value, error) {
 	h, ok := c.header(proto)
 	if !ok {
@@ -329,13 +329,13 @@ func (c *compiler) access(proto string) (value, error) {
 	return h, nil
 }
 
-// Words that qualify a value.
+// Words that are qualifiers of a value.
 var (
 	protoWords = []string{"ether", "ip", "ip6", "arp", "rarp", "tcp", "udp", "sctp", "icmp", "icmp6", "igmp", "ah", "esp", "pim", "vrrp"}
 	kindWords  = []string{"host", "net", "port", "portrange", "proto"}
 )
 
-// primitive reads [proto] [dir] [kind] value, or a word that stands for itself.
+// primitive parses `[proto] [dir] [kind] value`, or a word that needs no value.
 func (c *compiler) primitive() (node, error) {
 	start := c.at
 	switch t := c.peek(); t {
@@ -384,7 +384,7 @@ func (c *compiler) primitive() (node, error) {
 		c.named = false
 		return c.protocol(q.proto)
 	}
-	if c.at == start { // a bare value
+	if c.at == start { // a value without qualifiers
 		if !c.named {
 			return nil, fmt.Errorf("%q is not a primitive; use host, net, port, tcp, ... as in tcpdump", c.peek())
 		}
@@ -406,7 +406,7 @@ func (c *compiler) number(what string) (number, error) {
 	return number(v), nil
 }
 
-// qualified is the primitive of a value.
+// qualified returns the node for value v with qualifiers q.
 func (c *compiler) qualified(q qualifiers, v string) (node, error) {
 	if v == "" {
 		return nil, fmt.Errorf("a value is missing after %s", q.kind)
@@ -455,7 +455,7 @@ func (c *compiler) qualified(q qualifiers, v string) (node, error) {
 	return c.address(q, netip.PrefixFrom(a, a.BitLen()))
 }
 
-// prefix reads 10.0.0.0/8, 10.0.0.0 mask 255.0.0.0, or the short 10, 10.1, 10.1.2.
+// prefix parses 10.0.0.0/8, 10.0.0.0 mask 255.0.0.0, or a short form such as 10, 10.1 or 10.1.2.
 func (c *compiler) prefix(v string) (netip.Prefix, error) {
 	if p, err := netip.ParsePrefix(v); err == nil {
 		if p != p.Masked() {
@@ -509,13 +509,13 @@ func portNumber(s string) (uint32, error) {
 	return uint32(v), nil
 }
 
-// services are the names of ports that are known.
+// services maps the known port names to ports.
 var services = map[string]uint32{
 	"ftp": 21, "ssh": 22, "telnet": 23, "smtp": 25, "domain": 53, "bootps": 67, "bootpc": 68, "tftp": 69, "http": 80, "pop3": 110,
 	"ntp": 123, "imap2": 143, "snmp": 161, "bgp": 179, "https": 443, "syslog": 514, "imaps": 993, "openvpn": 1194, "mysql": 3306, "postgresql": 5432,
 }
 
-// constants stand for offsets and bits.
+// constants maps names to offsets, ICMP types and bits.
 var constants = map[string]uint32{
 	"icmptype": 0, "icmpcode": 1, "icmp6type": 0, "icmp6code": 1, "tcpflags": 13,
 	"icmp-echoreply": 0, "icmp-unreach": 3, "icmp-sourcequench": 4, "icmp-redirect": 5, "icmp-echo": 8, "icmp-routeradvert": 9,

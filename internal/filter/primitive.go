@@ -7,7 +7,7 @@ import (
 	"strconv"
 )
 
-// Link layers and where things stand in their headers.
+// EtherTypes, and numbers of IPv6.
 const (
 	etherIPv4 = 0x0800
 	etherARP  = 0x0806
@@ -21,7 +21,7 @@ const (
 	ipv6Fragment = 44
 )
 
-// link is where the network layer begins.
+// link returns the offset of the network header in bytes.
 func (c *compiler) link() int { return 14 + 4*c.vlans }
 
 func (c *compiler) etherType(want uint32) node {
@@ -29,7 +29,7 @@ func (c *compiler) etherType(want uint32) node {
 	return test(func(p *Packet) bool { return p.u16(at) == want })
 }
 
-// vlan matches a tag, and what follows in the expression is looked for behind it.
+// vlan matches a VLAN tag. The rest of the expression then looks behind the tag.
 func (c *compiler) vlan() (node, error) {
 	at := c.link() - 2
 	n := node(test(func(p *Packet) bool {
@@ -44,7 +44,7 @@ func (c *compiler) vlan() (node, error) {
 	return n, nil
 }
 
-// ipProtos are the protocols that stand for themselves, by number: in IPv4, and as next header in IPv6.
+// ipProtos maps protocol names to their numbers in IPv4 and, as next header, in IPv6; -1: none.
 var ipProtos = map[string]struct{ v4, v6 int }{
 	"tcp": {6, 6}, "udp": {17, 17}, "sctp": {132, 132}, "icmp": {1, -1}, "icmp6": {-1, 58}, "igmp": {2, -1}, "ah": {51, 51},
 	"esp": {50, 50}, "pim": {103, 103}, "vrrp": {112, -1},
@@ -67,7 +67,7 @@ func (c *compiler) protocol(name string) (node, error) {
 	return either(n.v4 >= 0, c.ipv4Proto(uint32(n.v4)), n.v6 >= 0, c.ipv6Next(uint32(n.v6))), nil
 }
 
-// either is a or b, of those that are wanted.
+// either returns the node `a or b`, or only the one of them that is wanted.
 func either(wantA bool, a node, wantB bool, b node) node {
 	switch {
 	case wantA && wantB:
@@ -83,7 +83,7 @@ func (c *compiler) ipv4Proto(proto uint32) node {
 	return and{c.etherType(etherIPv4), test(func(p *Packet) bool { return p.u8(at) == proto })}
 }
 
-// ipv6Next looks behind a fragment header, as libpcap does.
+// ipv6Next matches IPv6's next header. It also looks behind a fragment header, as libpcap does.
 func (c *compiler) ipv6Next(proto uint32) node {
 	at := c.link()
 	return and{c.etherType(etherIPv6), test(func(p *Packet) bool {
@@ -135,7 +135,7 @@ func (c *compiler) group(proto, what string) (node, error) {
 	return nil, fmt.Errorf("%s %s does not exist; use ether broadcast, ether multicast, ip multicast or ip6 multicast", proto, what)
 }
 
-// station matches MAC addresses.
+// station matches a MAC address: the source, the destination, or as dir says.
 func station(dir string, mac [6]byte) node {
 	high := uint32(mac[0])<<24 | uint32(mac[1])<<16 | uint32(mac[2])<<8 | uint32(mac[3])
 	low := uint32(mac[4])<<8 | uint32(mac[5])
@@ -157,7 +157,7 @@ func directed(dir string, src, dst node) node {
 	return or{src, dst}
 }
 
-// address matches a prefix: in IPv4 and ARP, or in IPv6.
+// address matches a prefix: in IPv4, ARP and RARP, or in IPv6.
 func (c *compiler) address(q qualifiers, pre netip.Prefix) (node, error) {
 	at := c.link()
 	is4 := pre.Addr().Is4()
@@ -208,7 +208,7 @@ func inPrefix6(at int, want [16]byte, bits int) node {
 	})
 }
 
-// port matches ports of TCP, UDP and SCTP: of IPv4 packets that are no later fragments, and behind IPv6's own header.
+// port matches ports lo to hi of TCP, UDP and SCTP, in IPv4 packets except later fragments, and directly behind IPv6's header.
 func (c *compiler) port(q qualifiers, lo, hi uint32) (node, error) {
 	protos := []uint32{6, 17, 132}
 	want4, want6 := true, true
@@ -237,10 +237,10 @@ func (c *compiler) port(q qualifiers, lo, hi uint32) (node, error) {
 	return either(want4, v4, want6, v6), nil
 }
 
-// transport is where the header behind IPv4's begins.
+// transport returns the offset of the header behind the IPv4 header at offset at.
 func (*compiler) transport(p *Packet, at int) int { return at + int(p.u8(at)&0xf)*4 }
 
-// header is what proto[...] looks into.
+// header returns the header that proto[...] reads, without offset and size; false if there is none.
 func (c *compiler) header(proto string) (access, bool) {
 	at := c.link()
 	fixed := func(off int) func(*Packet) int { return func(*Packet) int { return off } }

@@ -47,10 +47,10 @@ const (
 	Local                    // addressed to the router: nat.PreRouting and router.Route are next
 	Routed                   // router.Route chose the egress interface; nat.PostRouting and router.Resolve are next
 	Resolved                 // MACs are rewritten; vswitch.ForwardRouted finds the port in network Egress
-	Punt                     // for the housekeeper
+	Punt                     // for the slow path
 	Drop                     // dropped for Reason
-	Coalesced                // goes to port Out with the frame whose chain it is part of
-	Queued                   // waits in its worker until the port's rate allows it, for Reason
+	Coalesced                // goes to port Out as a part of another frame's chain
+	Queued                   // waits in its worker until the port's rate allows it
 )
 
 // FloodClass is why a frame is flooded; ports may refuse each class of its own (`bridge link set flood off`).
@@ -73,20 +73,20 @@ const (
 	HasTuple                    // Tuple is valid: L4 is inside the frame and not a later fragment
 	Fragment                    // IPv4 only: a fragment, the first one included
 	ICMPError                   // an ICMP error: it quotes a packet, and Tuple is the outer one without ports
-	Injected                    // sent by the housekeeper: In is Gateway
-	ViaRouter                   // the router sent it into network Egress
-	Waited                      // for the rate of port Out: it may go now
+	Injected                    // made by the router: In is Gateway
+	ViaRouter                   // the router forwards it into network Egress
+	Waited                      // has waited for the rate of port Out, and may go now
 )
 
-// NATKind is what conntrack has to do with a frame.
+// NATKind is what conntrack knows of a frame.
 type NATKind uint8
 
 const (
 	NATNone        NATKind = iota
-	NATEstablished         // Flow and Dir name an established flow
-	NATNew                 // a published port or a mapping was hit: RouteDst and RoutePort are the new destination
+	NATEstablished         // Flow and Dir name its flow
+	NATNew                 // it came to a published port or a mapping, and its flow is not created yet: RouteDst and RoutePort are the new destination
 	NATRelated             // an ICMP error about a packet of flow Flow, travelling in direction Dir
-	NATDone                // nat.PostRouting has been
+	NATDone                // nat.PostRouting has translated it
 )
 
 // A Frame is one Ethernet frame with the virtio-net header before it, parsed once and never copied.
@@ -96,14 +96,14 @@ const (
 type Frame struct {
 	raw []byte // VnetLen bytes of virtio-net header, then the frame from the destination MAC on
 
-	// Set by a Coalescer, on frames about to be sent.
+	// Set by GRO, on frames about to be sent.
 	nextSegment *Frame // whose payload follows this one's in a super-frame
 	payloadOff  uint16 // where in raw that payload begins
 
 	// Set by the Poller.
 	In PortID // where it came from
 
-	Slot uint8 // set by who observes: its place among the frames of one Poll; 0 otherwise
+	Slot uint8 // set by an observer: its place among the frames of one Poll; else 0
 
 	// Set by Parse; later stages change them only together with the bytes they were read from.
 	Flags     Flags
@@ -113,24 +113,25 @@ type Frame struct {
 	L3End     uint32 // where the IPv4 packet ends, by its total length; valid with IsIPv4
 	Dst, Src  MAC
 	Tuple     Tuple
-	Malformed Reason // why the router must not touch it (the switch still may); None when sound
+	Malformed Reason // why the router must reject it, although the switch forwards it; None when sound
 
 	// Set by the stages.
 	Verdict   Verdict
 	Class     FloodClass // valid with Flood
-	Reason    Reason     // valid with Drop; for Punt, why
+	Reason    Reason     // of Drop; of Punt: why, and why it is dropped if the slow path rejects it
 	Net       NetID      // the network that In belongs to
 	Egress    NetID      // the network it leaves by; valid from Routed on
 	Out       PortID     // valid with Unicast
 	ToGateway bool       // a flooded frame that the router wants to see as well (ARP)
 	NAT       NATKind
-	Dir       uint8  // 0 original, 1 reply; valid with NATFlow and NATError
-	Flow      uint32 // valid with NATFlow and NATError; with NATNew and no Rule the mapping hit; after nat.PostRouting, the flow made
-	Rule      uint32 // the publish rule hit; valid with NATNew
+	Dir       uint8  // 0 original, 1 reply; valid with NATEstablished and NATRelated
+	Hairpin   bool   // NAT hairpinning: from inside to a port of the host's address that leads inside
+	Flow      uint32 // valid with NATEstablished and NATRelated, and after nat.PostRouting
+	Mapping   uint32 // the mapping that was hit; valid with NATNew when Rule is 0
+	Rule      uint32 // the publish rule that was hit, or 0; valid with NATNew
 	RouteDst  Addr   // the destination after DNAT; valid from nat.PreRouting on
 	RoutePort uint16
 	NextHop   Addr // valid from Routed on
-	Hairpin   bool // NAT hairpinning: from inside to a port of the host's address that leads inside
 }
 
 // Reset makes f a frame of raw, whose first VnetLen bytes are a virtio-net header, read from port in.
@@ -143,13 +144,13 @@ func (f *Frame) Reset(raw []byte, in PortID) {
 // Raw returns the virtio-net header and the frame: what a TAP with IFF_VNET_HDR reads and writes.
 func (f *Frame) Raw() []byte { return f.raw }
 
-// Next is the frame whose Rest follows in the super-frame that f begins or is part of; nil, as a rule.
+// Next is the frame whose Rest follows in the super-frame that f begins or is part of; usually nil.
 func (f *Frame) Next() *Frame { return f.nextSegment }
 
-// Rest is what a frame that is not the first adds to a super-frame: its payload, which may be padded no more.
+// Rest is what a frame that is not the first adds to a super-frame: its payload, without padding.
 func (f *Frame) Rest() []byte { return f.raw[f.payloadOff:] }
 
-// WireLen is Len with the frame's chain: how long what the port gets is.
+// WireLen is the length of the frame with its chain, in bytes, without the virtio-net header.
 func (f *Frame) WireLen() int {
 	n := f.Len()
 	for g := f.nextSegment; g != nil; g = g.nextSegment {
@@ -183,6 +184,16 @@ func (f *Frame) IPv4() IPv4 { return IPv4(f.raw[VnetLen+int(f.L3):]) }
 // only with IsIPv4 and no Malformed.
 func (f *Frame) Payload() []byte { return f.raw[VnetLen+int(f.L4) : VnetLen+int(f.L3End)] }
 
+// TCP returns the TCP header and what follows. It may be called only with Proto TCP, no Malformed, and not on a later fragment; so may
+// the others.
+func (f *Frame) TCP() TCPHeader     { return TCPHeader(f.Payload()) }
+func (f *Frame) UDP() UDPHeader     { return UDPHeader(f.Payload()) }
+func (f *Frame) ICMP() ICMPHeader   { return ICMPHeader(f.Payload()) }
+func (f *Frame) Ports() PortsHeader { return PortsHeader(f.Payload()) }
+
+// ARP returns the ARP packet. It may be called only with IsARP.
+func (f *Frame) ARP() ARPPacket { return ARPPacket(f.raw[VnetLen+int(f.L3):]) }
+
 // SetMACs rewrites both addresses, in the bytes and in the parsed fields.
 //
 //uvswitch:hot
@@ -202,7 +213,7 @@ func (f *Frame) DropFor(r Reason) {
 	f.Verdict, f.Reason = Drop, r
 }
 
-// PuntFor hands the frame to the housekeeper; why is the reason that will be used should it be refused there.
+// PuntFor passes the frame to the slow path. why is the drop reason if the slow path rejects it.
 //
 //uvswitch:hot
 func (f *Frame) PuntFor(why Reason) {
@@ -216,7 +227,7 @@ const (
 	BatchBytes = 192 << 10
 )
 
-// A TxFailure tells of a frame that was sent but that the port did not take: with its whole chain, if it has one.
+// A TxFailure is a frame, with its chain, that the port refused.
 type TxFailure struct {
 	Port   PortID
 	Reason Reason
@@ -242,30 +253,29 @@ type Batch struct {
 	Frames [BatchSize]Frame
 	N      int
 	Tick   Tick     // the coarse time that holds for the whole batch
-	Locals int      // frames that entered the routing stages; when none, those are skipped
-	Heard  struct { // of a dry batch: the station that it would have taught
+	Locals int      // frames that entered the routing stages; without any, these are skipped
+	Heard  struct { // of a dry batch: the station that would have been learned
 		MAC  MAC
 		Port PortID
 	}
-	Dry bool // a trace: the stages decide and rewrite as ever, and change no table and no counter
+	Dry bool // a trace: the stages decide and rewrite, and change no table and no counter
 
-	Failed []TxFailure // sends that failed since the last Poll; the Poller's, until the next one
-	Gone   []PortID    // ports that were found dead and are read no more; likewise
+	Failed []TxFailure // sends that failed since the last Poll; valid until the next Poll
+	Gone   []PortID    // ports that were found dead, and are no longer read; likewise
 }
 
 // A Conn is a port's wire: whole frames in, whole frames out, never waiting. Implementations are in package tap.
 type Conn interface {
 	// FD is the descriptor to wait on; -1 for none.
 	FD() int
-	// Vnet tells whether plain reads and writes of FD carry frames with a virtio-net header: a ring may do them.
+	// Vnet reports whether reads and writes of FD carry frames with a virtio-net header, so that io_uring may do them.
 	Vnet() bool
-	// Read reads one frame with its virtio-net header into b, of VnetLen+MaxFrame bytes at least. n is 0 when
-	// there is none just now; an error says that the port is dead.
+	// Read reads one frame with its virtio-net header into b, which has at least VnetLen+MaxFrame bytes. n is 0 when no frame waits; an
+	// error means that the port is dead.
 	Read(b []byte) (n int, err error)
-	// Write writes one frame, with its chain; None, or the reason why it was not taken.
+	// Write writes one frame with its chain. It returns None, or why the frame was refused.
 	Write(f *Frame) Reason
-	// Longest is how long an IPv4 packet of protocol TCP or UDP may become that is joined for this port, in bytes; 0:
-	// nothing may be.
+	// GSOMaxSize is the longest IPv4 packet of protocol TCP or UDP that may be coalesced for this port, in bytes; 0: none.
 	GSOMaxSize(proto uint8) int
 	// Close gives the descriptor back.
 	Close() error

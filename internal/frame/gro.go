@@ -1,6 +1,9 @@
 package frame
 
-import "encoding/binary"
+import (
+	"bytes"
+	"encoding/binary"
+)
 
 // A Coalescer joins what belongs together in one batch, before it is sent: consecutive TCP segments or UDP datagrams
 // of one flow become one super-frame, so that their way through the receiver's kernel is paid for once. It is GRO
@@ -95,7 +98,7 @@ func (o *openFlow) open(f *Frame, batch uint32) {
 			return
 		}
 		if f.Proto == TCP {
-			n.next = binary.BigEndian.Uint32(f.Payload()[4:]) + uint32(payload)
+			n.next = f.TCP().Seq() + uint32(payload)
 		}
 	}
 	*o = n
@@ -111,7 +114,7 @@ func l4HeaderLen(f *Frame) int {
 	if f.Proto == UDP {
 		return UDPLen
 	}
-	return int(f.Payload()[12]>>4) * 4
+	return f.TCP().HeaderLen()
 }
 
 // joins tells whether f may be part of a chain at all: an ordinary segment or datagram, and nothing in the frame but
@@ -124,9 +127,9 @@ func joins(f *Frame) bool {
 		return false
 	}
 	if f.Proto == UDP {
-		return (h[1] == GSONone || h[1] == GSOUDPL4) && int(binary.BigEndian.Uint16(l4[4:])) == len(l4)
+		return (h[1] == GSONone || h[1] == GSOUDPL4) && int(f.UDP().Length()) == len(l4)
 	}
-	return (h[1] == GSONone || h[1] == GSOTCPv4) && l4[13]&^FlagPSH == FlagACK
+	return (h[1] == GSONone || h[1] == GSOTCPv4) && f.TCP().Flags()&^FlagPSH == FlagACK
 }
 
 // join appends f to the chain if it continues it.
@@ -161,7 +164,7 @@ func (o *openFlow) join(f *Frame, longest int) bool {
 //uvswitch:hot
 func summed(f *Frame) bool {
 	l4 := f.Payload()
-	if f.Proto == UDP && l4[6]|l4[7] == 0 {
+	if f.Proto == UDP && f.UDP().Checksum() == 0 {
 		return false
 	}
 	return Sum(f.IPv4()[:f.IPv4().HeaderLen()], 0) == 0xffff && Sum(l4, PseudoSum(f.Tuple.Src, f.Tuple.Dst, f.Proto, len(l4))) == 0xffff
@@ -171,17 +174,9 @@ func summed(f *Frame) bool {
 //
 //uvswitch:hot
 func (o *openFlow) follows(f *Frame) bool {
-	a, b := o.head.Payload(), f.Payload()
-	e := binary.BigEndian
-	if e.Uint32(b[4:]) != o.next || e.Uint32(a[8:]) != e.Uint32(b[8:]) || a[12] != b[12] || e.Uint16(a[14:]) != e.Uint16(b[14:]) {
-		return false // acknowledgement, header length, window
-	}
-	for i, n := TCPLen, int(a[12]>>4)*4; i < n; i += 4 {
-		if e.Uint32(a[i:]) != e.Uint32(b[i:]) {
-			return false
-		}
-	}
-	return true
+	a, b := o.head.TCP(), f.TCP()
+	return b.Seq() == o.next && a.Ack() == b.Ack() && a[tcpOffset] == b[tcpOffset] && a.Window() == b.Window() &&
+		bytes.Equal(a.Options(), b.Options())
 }
 
 // append makes f the chain's last, and the head's headers say so.
@@ -207,9 +202,9 @@ func (o *openFlow) append(f *Frame, payload int) {
 	}
 	if head.Proto == UDP {
 		gso = GSOUDPL4
-		e.PutUint16(l4[4:], uint16(o.total-IPv4Len))
+		head.UDP().SetLength(uint16(o.total - IPv4Len))
 	} else {
-		l4[13] |= f.Payload()[13] & FlagPSH
+		head.TCP().AddFlags(f.TCP().Flags() & FlagPSH)
 		o.next += uint32(payload)
 	}
 	e.PutUint16(field, Delta16(was, is).Partial(e.Uint16(field))) // the pseudo-header has the length
@@ -224,15 +219,15 @@ func (o *openFlow) append(f *Frame, payload int) {
 //
 //uvswitch:hot
 func isPureAck(f *Frame) bool {
-	l4 := f.Payload()
-	if l4[13] != FlagACK || f.Vnet().GSOType() != GSONone {
+	h := f.TCP()
+	if h.Flags() != FlagACK || f.Vnet().GSOType() != GSONone {
 		return false
 	}
-	switch l4[12] >> 4 {
-	case 5:
+	switch options := h.Options(); len(options) {
+	case 0:
 		return true
-	case 8: // NOP, NOP, time stamp (RFC 7323, appendix A)
-		return binary.BigEndian.Uint32(l4[TCPLen:]) == 0x0101080a
+	case 12: // NOP, NOP, time stamp (RFC 7323, appendix A)
+		return binary.BigEndian.Uint32(options) == 0x0101080a
 	}
 	return false
 }
@@ -245,11 +240,10 @@ func supersedes(f, old *Frame) bool {
 	if plainPayload(f) != 0 || !isPureAck(f) || !f.Vnet().NeedsCsum() && !summed(f) {
 		return false
 	}
-	a, b := old.Payload(), f.Payload()
-	e := binary.BigEndian
+	a, b := old.TCP(), f.TCP()
 	if f.L3 != EthernetLen || old.L3 != EthernetLen || f.Dst != old.Dst || f.Src != old.Src || f.IPv4().TTL() != old.IPv4().TTL() {
 		return false
 	}
-	return e.Uint32(a[4:]) == e.Uint32(b[4:]) && int32(e.Uint32(b[8:])-e.Uint32(a[8:])) > 0 && a[12] == b[12] &&
+	return a.Seq() == b.Seq() && int32(b.Ack()-a.Ack()) > 0 && a[tcpOffset] == b[tcpOffset] &&
 		old.IPv4()[1] == f.IPv4()[1]
 }

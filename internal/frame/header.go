@@ -73,7 +73,7 @@ const (
 	FlagCWR
 )
 
-// TCP options (RFC 9293, 3.1; RFC 7323).
+// Kinds of options: the first two of IPv4 (RFC 791, 3.1), too; the others of TCP (RFC 9293, 3.1; RFC 7323).
 const (
 	OptEnd    = 0
 	OptNop    = 1
@@ -143,9 +143,9 @@ func (h IPv4) SetAddrs(src, dst Addr, d Delta) {
 func ChecksumOffset(proto uint8) uint16 {
 	switch proto {
 	case TCP:
-		return 16
+		return tcpChecksum
 	case UDP:
-		return 6
+		return udpChecksum
 	}
 	return 0xffff
 }

@@ -115,12 +115,12 @@ func parseIPv4(f *Frame, b []byte) {
 	l4 := ip[hl:total]
 	switch f.Proto {
 	case TCP:
-		if len(l4) < TCPLen || int(l4[12]>>4)*4 < TCPLen || int(l4[12]>>4)*4 > len(l4) {
+		if len(l4) < TCPLen || TCPHeader(l4).HeaderLen() < TCPLen || TCPHeader(l4).HeaderLen() > len(l4) {
 			f.Malformed = MalformedPacket
 			return
 		}
 	case UDP:
-		if n := len(l4); n < UDPLen || int(binary.BigEndian.Uint16(l4[4:])) > n && f.Flags&Fragment == 0 {
+		if n := len(l4); n < UDPLen || int(UDPHeader(l4).Length()) > n && f.Flags&Fragment == 0 {
 			f.Malformed = MalformedPacket
 			return
 		}

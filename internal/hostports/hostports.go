@@ -1,5 +1,5 @@
-// Package hostports tells which ports of the host are taken and by whom, from /proc: so that NAT gives none of
-// them out and an error can name who is in the way. It changes nothing.
+// Package hostports reads from /proc which ports of the host are in use and by which process, so that NAT allocates none
+// of them and an error can name the process. It changes nothing.
 //
 // Source: proc(5), /proc/net/tcp.
 package hostports
@@ -15,7 +15,7 @@ import (
 	"strings"
 )
 
-// A Listener is a socket that has a port of the host: listening TCP, or bound UDP.
+// A Listener is a socket that occupies a port of the host: a listening TCP socket or a bound UDP socket.
 type Listener struct {
 	Proto string // tcp or udp
 	Addr  netip.Addr
@@ -25,7 +25,7 @@ type Listener struct {
 
 const tcpListen = "0A"
 
-// List reads the sockets of the calling thread's network namespace.
+// List returns the listeners of the calling thread's network namespace.
 func List() ([]Listener, error) {
 	var all []Listener
 	for _, name := range []string{"tcp", "tcp6", "udp", "udp6"} {
@@ -62,7 +62,7 @@ func read(name string) ([]Listener, error) {
 	return out, lines.Err()
 }
 
-// parseAddr reads an address as the kernel prints it: words of 32 bits in the host's order.
+// parseAddr parses an address as the kernel prints it: in hex, as 32-bit words in host byte order (little-endian).
 func parseAddr(s string) netip.Addr {
 	b, err := hex.DecodeString(s)
 	if err != nil || len(b)%4 != 0 {
@@ -75,7 +75,7 @@ func parseAddr(s string) netip.Addr {
 	return a.Unmap()
 }
 
-// Owner names the process that holds a socket, "pid 812 (nginx)", or says that it cannot be seen.
+// Owner names the process that has the socket open, such as "pid 812 (nginx)", or says that the process is not visible.
 func (l Listener) Owner() string {
 	want := "socket:[" + l.inode + "]"
 	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
@@ -89,7 +89,7 @@ func (l Listener) Owner() string {
 	return "a process that is not visible from here"
 }
 
-// Find returns the listener that a bind to addr and port would meet.
+// Find returns the listener with which a bind to addr and port would conflict; false if there is none.
 func Find(list []Listener, proto string, addr netip.Addr, port uint16) (Listener, bool) {
 	for _, l := range list {
 		if l.Proto == proto && l.Port == port && (addr.IsUnspecified() || l.Addr.IsUnspecified() || l.Addr == addr) {
@@ -99,7 +99,8 @@ func Find(list []Listener, proto string, addr netip.Addr, port uint16) (Listener
 	return Listener{}, false
 }
 
-// Ephemeral is what the kernel picks ports from for the host's own connections.
+// Ephemeral returns the first and last port of the range from which the kernel picks ports for the host's own
+// connections (net.ipv4.ip_local_port_range); Linux's default if it cannot be read.
 func Ephemeral() (r [2]uint16) {
 	b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
 	if err != nil {

@@ -1,6 +1,5 @@
-// Package lab is a playground: namespaces that play two containers, a host and the outside, joined by a switch of
-// their own, and a guided tour through them. It touches nothing else on the machine, needs no tool that the kernel
-// does not bring, and leaves nothing behind.
+// Package lab is a playground with a guided tour. Its namespaces represent two containers, a host and the outside network, and
+// its own switch connects them. The lab changes nothing else on the machine, needs no other tools, and leaves nothing behind.
 //
 //	 web          db          ns1 (plugged by hand, in the tour)
 //	  |eth0        |eth0        |veth

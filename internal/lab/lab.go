@@ -27,33 +27,33 @@ import (
 const (
 	HostAddr    = "198.51.100.1"
 	OutAddr     = "198.51.100.2"
-	BeyondAddr  = "203.0.113.8" // a router hop further, as 8.8.8.8 is
+	BeyondAddr  = "203.0.113.8" // one hop further, for an address on the Internet
 	prefixLen   = 24
 	runDir      = "/run/uvswitch"
 	readyWithin = 10 * time.Second
 )
 
-// A Lab is a set of namespaces and the processes in them. Its parts are called web, db, host and out; in the
-// kernel they are NAME-web and so on.
+// A Lab is a set of namespaces and the processes in them. Its parts are web, db, host and out; their namespaces are NAME-web and
+// so on.
 type Lab struct {
 	Name string
 	Self string   // the uvswitch executable
-	Args []string // further ones for the switch's `run`
+	Args []string // further arguments of the switch's `run`
 
-	attached bool // the processes die with this one
+	attached bool // the lab's processes end with this process
 }
 
 // Parts are the namespaces of every lab.
 var Parts = []string{"host", "out", "web", "db"}
 
-// state is what is known of a running lab, in a file.
+// state describes a running lab; it is saved in a file.
 type state struct {
-	Exe  string   `json:"exe"` // what the processes run
+	Exe  string   `json:"exe"` // executable of the processes
 	PIDs []int    `json:"pids"`
 	NS   []string `json:"namespaces"`
 }
 
-// New names a lab. attached says that its processes must not outlive this one.
+// New returns a lab that is not up yet; it needs root. With attached, the lab's processes end with this process.
 func New(name string, attached bool) (*Lab, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -65,19 +65,19 @@ func New(name string, attached bool) (*Lab, error) {
 	return &Lab{Name: name, Self: self, attached: attached}, nil
 }
 
-// NS is a part's namespace by its name in the kernel.
+// NS returns the name of a part's namespace.
 func (l *Lab) NS(part string) string { return l.Name + "-" + part }
 
-// Socket is the control socket of the lab's switch.
+// Socket returns the path of the control socket of the lab's switch.
 func (l *Lab) Socket() string { return filepath.Join(runDir, l.Name+".sock") }
 
 func (l *Lab) stateFile() string { return filepath.Join(runDir, l.Name+".json") }
 
-// Client speaks to the lab's switch.
+// Client returns a client of the lab's switch.
 func (l *Lab) Client() *api.Client { return api.NewClient(l.Socket()) }
 
-// Up makes the namespaces and starts the switch and the web servers. With containers, web and db are plugged in as
-// well. On an error nothing remains.
+// Up creates the namespaces and starts the switch and the outside web server. With containers, it also adds the ports web and db
+// and starts web's server. After an error nothing remains.
 func (l *Lab) Up(ctx context.Context, containers bool) (err error) {
 	if s, err := l.load(); err == nil {
 		for _, pid := range s.PIDs {
@@ -89,7 +89,7 @@ func (l *Lab) Up(ctx context.Context, containers bool) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			_ = l.Down() // the first error is the one to tell
+			_ = l.Down() // the first error is the one to report
 		}
 	}()
 	if err := os.MkdirAll(runDir, 0o755); err != nil {
@@ -120,7 +120,7 @@ func (l *Lab) Up(ctx context.Context, containers bool) (err error) {
 	return l.start("web", "lab", "tool", "httpd", "80", "web")
 }
 
-// AddNamespace makes one namespace of the lab, with its loopback up.
+// AddNamespace creates one namespace of the lab, with its loopback up.
 func (l *Lab) AddNamespace(part string) error {
 	name := l.NS(part)
 	if _, err := os.Stat(filepath.Join("/run/netns", name)); err == nil {
@@ -129,7 +129,7 @@ func (l *Lab) AddNamespace(part string) error {
 	if err := l.remember(func(s *state) { s.NS = append(s.NS, part) }); err != nil {
 		return err
 	}
-	err := netns.Do(netns.Original, func() error { // on a thread that is set back afterwards
+	err := netns.Do(netns.Original, func() error { // Do restores the thread's namespace afterwards
 		h, err := nsname.NewNamed(name)
 		if err != nil {
 			return err
@@ -147,7 +147,7 @@ func (l *Lab) AddNamespace(part string) error {
 	return nil
 }
 
-// wire joins host and out by a veth pair, which plays the network card and the street.
+// wire connects host and out with a veth pair, which represents the network card and the network outside.
 func (l *Lab) wire() error {
 	out, err := nsname.GetFromName(l.NS("out"))
 	if err != nil {
@@ -196,7 +196,7 @@ func addressed(dev, addr, gateway string) error {
 
 func (l *Lab) path(part string) string { return filepath.Join("/run/netns", l.NS(part)) }
 
-// startSwitch starts the switch in host and waits until it says that it is ready.
+// startSwitch starts the switch in host and waits until it is ready.
 func (l *Lab) startSwitch() error {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -226,18 +226,18 @@ func (l *Lab) startSwitch() error {
 	return nil
 }
 
-// command is uvswitch itself with args, for launch.
+// command returns a command that runs uvswitch with args, for launch.
 func (l *Lab) command(args ...string) *exec.Cmd {
 	c := exec.Command(l.Self, args...)
 	c.Env = l.env()
 	return c
 }
 
-// env tells uvswitch, however it is called, which switch is meant.
+// env returns the environment of commands in the lab, with UVSWITCH_SOCKET set to the lab's switch.
 func (l *Lab) env() []string { return append(os.Environ(), "UVSWITCH_SOCKET="+l.Socket()) }
 
-// Program finds what a name means in the lab: uvswitch itself, the system's program, or our stand-in for a tool that
-// the system lacks. It is to be run by Run.
+// Program returns the command for a program name in the lab: uvswitch itself, a program of the system, or our replacement for a
+// tool that the system lacks. Run runs it.
 func (l *Lab) Program(ctx context.Context, name string, args ...string) (*exec.Cmd, error) {
 	path, err := l.Self, error(nil)
 	if name != "uvswitch" {
@@ -253,10 +253,10 @@ func (l *Lab) Program(ctx context.Context, name string, args ...string) (*exec.C
 	return c, nil
 }
 
-// start launches uvswitch with args in a part.
+// start launches uvswitch with args in a part's namespace.
 func (l *Lab) start(part string, args ...string) error { return l.launch(part, l.command(args...)) }
 
-// launch starts c in a part's namespace and remembers it.
+// launch starts c in a part's namespace and saves its pid in the state file.
 func (l *Lab) launch(part string, c *exec.Cmd) error {
 	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if l.attached {
@@ -265,11 +265,11 @@ func (l *Lab) launch(part string, c *exec.Cmd) error {
 	if err := netns.Do(l.path(part), c.Start); err != nil {
 		return fmt.Errorf("lab: cannot start a program in namespace %s: %w", part, err)
 	}
-	go func() { _ = c.Wait() }() // no zombie while we live
+	go func() { _ = c.Wait() }() // avoids a zombie
 	return l.remember(func(s *state) { s.PIDs = append(s.PIDs, c.Process.Pid) })
 }
 
-// Run runs c, whatever program it is, in a part's namespace; an empty part is where the caller is.
+// Run runs c in a part's namespace; an empty part means the caller's namespace.
 func (l *Lab) Run(part string, c *exec.Cmd) error {
 	if part == "" {
 		return c.Run()
@@ -280,7 +280,7 @@ func (l *Lab) Run(part string, c *exec.Cmd) error {
 	return c.Wait()
 }
 
-// Check says whether the lab is up and has this part.
+// Check returns an error unless the lab is up and has this part.
 func (l *Lab) Check(part string) error {
 	if _, err := l.load(); err != nil {
 		return fmt.Errorf("lab %q is not up; `uvswitch lab up%s` starts it", l.Name, l.flag())
@@ -291,7 +291,7 @@ func (l *Lab) Check(part string) error {
 	return nil
 }
 
-// flag is what names the lab on a command line; nothing for the usual one.
+// flag returns the flag that selects the lab on a command line; empty for the default lab.
 func (l *Lab) flag() string {
 	if l.Name == "lab" {
 		return ""
@@ -307,7 +307,7 @@ func (l *Lab) Down() error {
 	}
 	for _, pid := range s.PIDs {
 		if s.isOurs(pid) {
-			_ = unix.Kill(pid, unix.SIGTERM) // it may have gone just now
+			_ = unix.Kill(pid, unix.SIGTERM) // it may have ended meanwhile
 		}
 	}
 	deadline := time.Now().Add(5 * time.Second)
@@ -325,13 +325,13 @@ func (l *Lab) Down() error {
 
 func (l *Lab) sweep(s *state) {
 	for _, part := range s.NS {
-		_ = nsname.DeleteNamed(l.NS(part)) // gone already is fine
+		_ = nsname.DeleteNamed(l.NS(part)) // it may not exist any more
 	}
 	os.Remove(l.Socket())
 	os.Remove(l.stateFile())
 }
 
-// isOurs tells whether pid is still one of the lab's processes: pids are used again.
+// isOurs reports whether pid is still one of the lab's processes: the kernel reuses pids.
 func (s *state) isOurs(pid int) bool {
 	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
 	return err == nil && strings.TrimSuffix(exe, " (deleted)") == s.Exe
@@ -346,7 +346,7 @@ func (l *Lab) load() (*state, error) {
 	return s, json.Unmarshal(b, s)
 }
 
-// remember changes the state file, before what it names is made.
+// remember updates the state file. For a namespace it is called before the namespace is created.
 func (l *Lab) remember(edit func(*state)) error {
 	s, err := l.load()
 	if err != nil {

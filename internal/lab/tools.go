@@ -21,11 +21,11 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// tools are what Tool can stand in for when a user asks for it by name.
+// tools are the programs that Tool replaces when the system lacks them.
 var tools = []string{"ping", "curl", "ip"}
 
-// Tool runs a small stand-in for a tool that the system may lack: ping, curl, httpd, and those parts of ip that
-// the tour uses. It works in the namespace of the process.
+// Tool runs a small replacement for a tool that the system may lack: ping, curl, httpd, and the parts of ip that the tour uses.
+// It works in the namespace of the process.
 func Tool(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) == 0 {
 		return errors.New("lab tool: the name of the tool is missing; use ping, curl, ip or httpd")
@@ -43,7 +43,7 @@ func Tool(ctx context.Context, args []string, out io.Writer) error {
 	return fmt.Errorf("lab tool: %q does not exist; use ping, curl, ip or httpd", args[0])
 }
 
-// ping sends -c N echo requests, a second apart, and prints as ping does.
+// ping sends N echo requests (-c N), one a second, and prints the answers in the format of ping(8).
 func ping(ctx context.Context, args []string, out io.Writer) error {
 	count := 3
 	if len(args) >= 2 && args[0] == "-c" {
@@ -131,7 +131,7 @@ func curl(ctx context.Context, url string, out io.Writer) error {
 	return err
 }
 
-// httpd serves one sentence: who is speaking, and to whom.
+// httpd serves one sentence, which names the server and the client.
 func httpd(ctx context.Context, args []string) error {
 	if len(args) != 2 {
 		return errors.New("httpd: the form is httpd PORT NAME")
@@ -148,7 +148,7 @@ func httpd(ctx context.Context, args []string) error {
 	return nil
 }
 
-// ip is the handful of ip(8) commands that the tour shows.
+// ip implements the few commands of ip(8) that the tour shows.
 func ip(args []string, out io.Writer) error {
 	if len(args) > 2 && args[0] == "-n" {
 		h, err := nsname.GetFromName(args[1])
@@ -156,7 +156,7 @@ func ip(args []string, out io.Writer) error {
 			return err
 		}
 		defer h.Close()
-		if err := nsname.Set(h); err != nil { // this process does nothing else
+		if err := nsname.Set(h); err != nil { // the namespace need not be restored: the process then exits
 			return err
 		}
 		args = args[2:]

@@ -13,22 +13,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A step is one stop of the tour: commands, and two sentences about what was seen.
+// A step is one step of the tour: commands, and a few sentences that explain their output.
 type step struct {
 	title string
 	cmds  []cmd
 	seen  string
 }
 
-// A cmd is run in a part of the lab, or, with none, where the tour is. $WEB and the like stand for the parts'
-// namespaces.
+// A cmd runs in a part of the lab, or, when in is empty, in the tour's own namespace. $WEB and so on stand for the names of the
+// parts' namespaces.
 type cmd struct {
 	in      string
 	line    string
-	capture bool // a capture: begun before the next command, shown after it
+	capture bool // a capture: starts before the next command, printed at the end of the step
 }
 
-// Steps of the tour: the article's walk over docker0, on a switch of its own.
+// steps are the steps of the tour. They are those of an article about docker0, done with uvswitch.
 var steps = []step{
 	{"Two containers", []cmd{
 		{line: "uvswitch port add web --netns $WEB"},
@@ -88,8 +88,8 @@ var steps = []step{
 	}, "The frames that were received, created and copied equal the frames that were sent, dropped for a named reason, or consumed. A kernel bridge has no such balance: there, a drop is a counter without a reason, if it is counted at all."},
 }
 
-// Tour walks through the steps on a lab of its own and takes it down at the end, whatever happens. With pause it
-// waits for Enter after each step.
+// Tour runs the steps in its own lab and always removes the lab at the end. If pause is not nil, it waits for a line from pause
+// (Enter) after each step.
 func Tour(ctx context.Context, name string, pause io.Reader, out io.Writer) (err error) {
 	l, err := New(name, true)
 	if err != nil {
@@ -155,7 +155,7 @@ func (l *Lab) names(parts ...string) (out []string) {
 	return out
 }
 
-// step shows and runs the commands of one step.
+// step prints and runs the commands of one step.
 func (l *Lab) step(ctx context.Context, s step, out io.Writer) error {
 	var capture *capturing
 	for _, c := range s.cmds {
@@ -197,7 +197,7 @@ func (l *Lab) expand(line string) string {
 	return line
 }
 
-// program is Program for a whole line, ended gently with ctx.
+// program is Program for a whole line; at the end of ctx the command gets SIGTERM.
 func (l *Lab) program(ctx context.Context, line string) (*exec.Cmd, error) {
 	f := strings.Fields(line)
 	c, err := l.Program(ctx, f[0], f[1:]...)
@@ -207,13 +207,13 @@ func (l *Lab) program(ctx context.Context, line string) (*exec.Cmd, error) {
 	return c, err
 }
 
-// capturing is a `uvswitch dump` that runs beside other commands.
+// capturing is a `uvswitch dump` that runs in the background.
 type capturing struct {
 	cmd  *exec.Cmd
 	text bytes.Buffer
 }
 
-// capture starts one and waits until it is in force.
+// capture starts a dump and waits until it has begun.
 func (l *Lab) capture(ctx context.Context, line string) (*capturing, error) {
 	cmd, err := l.program(ctx, line)
 	if err != nil {
@@ -237,14 +237,14 @@ func (l *Lab) capture(ctx context.Context, line string) (*capturing, error) {
 }
 
 func (c *capturing) show(out io.Writer) error {
-	timer := time.AfterFunc(5*time.Second, func() { _ = c.cmd.Process.Signal(unix.SIGTERM) }) // fewer packets than expected
+	timer := time.AfterFunc(5*time.Second, func() { _ = c.cmd.Process.Signal(unix.SIGTERM) }) // in case fewer packets arrive than expected
 	defer timer.Stop()
 	err := c.cmd.Wait()
 	fmt.Fprint(out, c.text.String())
 	return err
 }
 
-// Picture draws the lab.
+// Picture returns a drawing of the lab.
 func (l *Lab) Picture() string {
 	return fmt.Sprintf(`
       %-18s %-18s

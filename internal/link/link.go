@@ -1,6 +1,7 @@
-// Package link configures and inspects network devices inside a namespace, by netlink: name, MAC, MTU, addresses, routes.
+// Package link configures and inspects network devices inside a namespace, through netlink: name, MAC, MTU, addresses,
+// routes.
 //
-// It makes no device (package tap does) and reads no frame.
+// It creates no devices (package tap does) and reads no frames.
 //
 // Sources: rtnetlink(7), ip-link(8).
 package link
@@ -20,25 +21,25 @@ import (
 	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
-// A Config is how a device is to look inside its namespace.
+// A Config is the wanted configuration of a device inside its namespace.
 type Config struct {
 	MAC     frame.MAC
-	MTU     int          // bytes of the longest IP packet; MinMTU to MaxMTU
-	Addr    netip.Prefix // zero for none
-	Gateway netip.Addr   // of the default route; zero for none
-	Routes  []Route      // replace the default route, when not nil; routes that exist are kept
+	MTU     int          // longest IP packet in bytes; MinMTU to MaxMTU
+	Addr    netip.Prefix // zero: none
+	Gateway netip.Addr   // of the default route; zero: none
+	Routes  []Route      // if not nil, added instead of the default route; existing routes are kept
 	NoIPv6  bool         // no IPv6 link-local address
 }
 
-// The MTUs that a TAP may have, in bytes (linux drivers/net/tun.c: ETH_MIN_MTU, and 64 KiB less an Ethernet header). Ports of
-// the switch need more than the least: package model.
+// The range of a TAP's MTU, in bytes (linux drivers/net/tun.c: ETH_MIN_MTU, and 64 KiB less an Ethernet header). The minimum
+// for ports of the switch is higher: see package model.
 const (
 	MinMTU = 68
 	MaxMTU = 65521
 )
 
-// Configure gives device name in the namespace at path ns its addresses and brings it up, and the namespace's
-// loopback with it, as container runtimes do.
+// Configure sets MAC, MTU, address and routes of device name in the network namespace at path ns and brings the device
+// up. It also brings up the namespace's loopback device, as container runtimes do.
 func Configure(ns, name string, s Config) error {
 	return netns.Do(ns, func() error {
 		link, err := netlink.LinkByName(name)
@@ -46,10 +47,10 @@ func Configure(ns, name string, s Config) error {
 			return fmt.Errorf("device %s: %w", name, err)
 		}
 		if lo, err := netlink.LinkByName("lo"); err == nil {
-			_ = netlink.LinkSetUp(lo) // a namespace without loopback still has a port
+			_ = netlink.LinkSetUp(lo) // no error: the port works without loopback
 		}
 		if s.NoIPv6 {
-			_ = netlink.LinkSetIP6AddrGenMode(link, addrGenModeNone) // fails without IPv6: then there is none
+			_ = netlink.LinkSetIP6AddrGenMode(link, addrGenModeNone) // fails without IPv6, which is fine
 		}
 		if err := netlink.LinkSetHardwareAddr(link, s.MAC.HardwareAddr()); err != nil {
 			return fmt.Errorf("setting MAC %s on %s: %w", s.MAC, name, err)
@@ -78,7 +79,7 @@ func Configure(ns, name string, s Config) error {
 	})
 }
 
-// SetMTU sets how long an IP packet may be on a device, in bytes.
+// SetMTU sets the MTU of a device, in bytes.
 func SetMTU(ns, name string, mtu int) error {
 	return netns.Do(ns, func() error {
 		link, err := netlink.LinkByName(name)
@@ -94,7 +95,7 @@ func SetMTU(ns, name string, mtu int) error {
 
 const addrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE of linux/if_link.h
 
-// A Route is one of IPv4 inside a namespace.
+// A Route is an IPv4 route to prefix To through gateway Via, inside a namespace.
 type Route struct {
 	To  netip.Prefix
 	Via netip.Addr
@@ -113,7 +114,7 @@ func addRoute(link netlink.Link, r Route) error {
 	return nil
 }
 
-// Routes are those of IPv4 by a device and a gateway.
+// Routes returns the IPv4 routes of a device that have a gateway.
 func Routes(ns, name string) (out []Route, err error) {
 	err = withLink(ns, name, func(link netlink.Link) error {
 		list, err := netlink.RouteList(link, netlink.FAMILY_V4)
@@ -136,14 +137,14 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// prefixOf is ipNet's inverse, for IPv4.
+// prefixOf is the inverse of ipNet, for IPv4.
 func prefixOf(n *net.IPNet) netip.Prefix {
 	ip, _ := netip.AddrFromSlice(n.IP.To4())
 	bits, _ := n.Mask.Size()
 	return netip.PrefixFrom(ip, bits)
 }
 
-// withLink calls fn, in the namespace at path ns, with the device of that name.
+// withLink calls fn with device name, in the network namespace at path ns.
 func withLink(ns, name string, fn func(netlink.Link) error) error {
 	return netns.Do(ns, func() error {
 		link, err := netlink.LinkByName(name)
@@ -154,7 +155,7 @@ func withLink(ns, name string, fn func(netlink.Link) error) error {
 	})
 }
 
-// A Info is what the kernel says of a device.
+// An Info describes a device, as the kernel reports it.
 type Info struct {
 	Index int
 	Name  string
@@ -164,7 +165,7 @@ type Info struct {
 	Up    bool
 }
 
-// Inspect looks a device up; it need not be one of ours.
+// Inspect returns what the kernel reports about a device. The device need not belong to the switch.
 func Inspect(ns, name string) (Info, error) {
 	var d Info
 	err := withLink(ns, name, func(link netlink.Link) error {
@@ -174,11 +175,11 @@ func Inspect(ns, name string) (Info, error) {
 	return d, err
 }
 
-// List returns every device of a namespace.
+// List returns all devices of a namespace.
 func List(ns string) (out []Info, err error) {
 	err = netns.Do(ns, func() error {
 		links, err := netlink.LinkList()
-		for try := 0; errors.Is(err, netlink.ErrDumpInterrupted) && try < 10; try++ { // something changed meanwhile
+		for try := 0; errors.Is(err, netlink.ErrDumpInterrupted) && try < 10; try++ { // a device changed during the dump
 			links, err = netlink.LinkList()
 		}
 		for _, l := range links {
@@ -194,7 +195,7 @@ func infoOf(l netlink.Link) Info {
 	return Info{Index: a.Index, Name: a.Name, Ether: a.EncapType == "ether", MAC: frame.MACFrom(a.HardwareAddr), MTU: a.MTU, Up: a.Flags&net.FlagUp != 0}
 }
 
-// Addresses are a device's of IPv4.
+// Addresses returns the IPv4 addresses of a device.
 func Addresses(ns, name string) (out []netip.Prefix, err error) {
 	err = withLink(ns, name, func(link netlink.Link) error {
 		addrs, err := netlink.AddrList(link, netlink.FAMILY_V4)
@@ -206,7 +207,7 @@ func Addresses(ns, name string) (out []netip.Prefix, err error) {
 	return out, err
 }
 
-// DeleteTAP removes a device, when it is a TAP.
+// DeleteTAP removes a device. It returns an error if the device is not a TAP.
 func DeleteTAP(ns, name string) error {
 	return withLink(ns, name, func(link netlink.Link) error {
 		if link.Type() != "tuntap" && link.Type() != "tun" {
@@ -216,12 +217,12 @@ func DeleteTAP(ns, name string) error {
 	})
 }
 
-// SetUp brings an existing device up.
+// SetUp brings up an existing device.
 func SetUp(ns, name string) error {
 	return withLink(ns, name, netlink.LinkSetUp)
 }
 
-// Move takes the device that is called from in the original namespace into the namespace at path ns, and names it name there.
+// Move moves device from of the original namespace into the network namespace at path ns and renames it to name there.
 func Move(from, ns, name string) error {
 	link, err := netlink.LinkByName(from)
 	if err != nil {
@@ -232,7 +233,7 @@ func Move(from, ns, name string) error {
 		return fmt.Errorf("namespace %s: %w", ns, err)
 	}
 	defer unix.Close(fd)
-	// A name that nothing else has: another switch may be moving a device with the same temporary name.
+	// A unique name for the move: another switch may be moving a device with the same temporary name.
 	transit := fmt.Sprintf("uvs%d", link.Attrs().Index)
 	if err := netlink.LinkSetName(link, transit); err != nil {
 		return fmt.Errorf("device %s: %w", from, err)
@@ -252,7 +253,7 @@ func Move(from, ns, name string) error {
 	})
 }
 
-// CheckName returns an error when name cannot be a device's.
+// CheckName returns an error when name is not a valid device name.
 func CheckName(name string) error {
 	if len(name) == 0 || len(name) > 15 || name == "." || name == ".." || strings.ContainsAny(name, "/:%") || strings.ContainsFunc(name, unicode.IsSpace) {
 		return fmt.Errorf("%q is not an interface name: 1 to 15 characters without slash, colon, percent and space", name)

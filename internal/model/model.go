@@ -225,6 +225,11 @@ func Desired(c Config, have *State) (*State, error) {
 		if err != nil {
 			return nil, fmt.Errorf("network %q: %w", a.Name, err)
 		}
+		if n.Name == api.DefaultNetwork && have != nil {
+			if now := have.Network(n.Name); now.Prefix != n.Prefix || now.Gateway != n.Gateway {
+				return nil, conflict("the subnet and gateway of network %s cannot change while the switch runs (%s, %s to %s, %s); restart it", n.Name, now.Prefix, now.Gateway, n.Prefix, n.Gateway)
+			}
+		}
 		s.Networks = append(s.Networks, n)
 	}
 	if c.Host.On {

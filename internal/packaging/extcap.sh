@@ -1,3 +1,3 @@
 #!/bin/sh
-# Wireshark's list of the switch's ports.
+# Wireshark's extcap interface: lists the switch's ports and captures from them.
 exec /usr/bin/uvswitch extcap run "$@"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The user is the switch's, whose group may read by the control socket. Nothing is started: `systemctl enable --now uvswitch.socket
-# uvswitch.service`.
+# The switch runs as this user; members of the group may read through the control socket. The package starts nothing; to start the
+# switch: `systemctl enable --now uvswitch.socket uvswitch.service`.
 set -e
 getent group uvswitch >/dev/null 2>&1 || groupadd --system uvswitch 2>/dev/null || addgroup -S uvswitch 2>/dev/null || true
 getent passwd uvswitch >/dev/null 2>&1 ||

@@ -1,5 +1,5 @@
 #!/bin/sh
-# An upgrade keeps the switch running; its containers lose their network when it ends.
+# An upgrade must not stop the switch: containers lose their network when it stops.
 set -e
 case "$1" in
 upgrade | 1) ;;

@@ -247,9 +247,6 @@ func (d *differ) comingSpec(p *model.Port) api.PortAdd {
 // was found are the same.
 func needsRestart(have, want *model.State) error {
 	was, will := &have.Config, &want.Config
-	if now, n := have.Network(api.DefaultNetwork), want.Network(api.DefaultNetwork); now.Prefix != n.Prefix || now.Gateway != n.Gateway {
-		return api.Errorf(http.StatusConflict, "the subnet and gateway of network %s cannot change while the switch runs (%s, %s to %s, %s); restart it", n.Name, now.Prefix, now.Gateway, n.Prefix, n.Gateway)
-	}
 	var out []string
 	differ := func(what string, was, will any) {
 		if was != will {

@@ -18,10 +18,10 @@ type Step struct {
 
 func (s Step) String() string { return s.Do.String() }
 
-// Removes reports whether the step removes an object: undoing it creates the object again, without its flows.
+// Removes reports whether the step removes an object that has flows: undoing it creates the object again, without them.
 func (s Step) Removes() bool {
 	switch s.Do.(type) {
-	case RemoveNetwork, RemovePort, RemovePublish, RemoveRoute:
+	case RemoveNetwork, RemovePort:
 		return true
 	}
 	return false

@@ -1,6 +1,6 @@
-// Package relay serves published ports to the host itself. The host's packets to its own addresses never pass the uplink, so a
-// listener on the host copies to the container through the host port. Binding also reserves the port: nothing else on the host
-// can take it.
+// Package relay makes published ports reachable from the host itself. The host's packets to its own addresses never pass
+// the uplink, so a listener on the host copies data to the container through the host port. The bound socket also reserves
+// the port: no other process of the host can bind it.
 package relay
 
 import (
@@ -16,18 +16,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Rule says what to listen on, and where to copy to.
+// A Rule says where to listen and where to relay to.
 type Rule struct {
 	Proto      string // tcp or udp
 	Host       netip.Addr
-	Lo, Hi     uint16 // ports of the host
+	Lo, Hi     uint16 // first and last port of the host
 	Target     netip.Addr
-	TargetPort uint16 // for Lo; the following ports lead to the following ones
+	TargetPort uint16 // for Lo; Lo+1 maps to TargetPort+1, and so on
 	From       []netip.Prefix
 	Serve      bool // false: only reserve the ports
 }
 
-// A Set is the listeners of one rule.
+// A Set holds the listeners of one rule.
 type Set struct {
 	closers []io.Closer
 	cancel  context.CancelFunc
@@ -35,11 +35,11 @@ type Set struct {
 }
 
 const (
-	udpIdle     = 60 * time.Second // a UDP client that is silent for so long is forgotten
-	maxSessions = 1024             // TCP connections of one listener; also UDP clients
+	udpIdle     = 60 * time.Second // a UDP client that sends nothing for this time is forgotten
+	maxSessions = 1024             // TCP connections or UDP clients of one listener
 )
 
-// A BindError is a port of the host that could not be bound.
+// A BindError reports a port of the host that could not be bound.
 type BindError struct {
 	Port uint16
 	Err  error
@@ -48,7 +48,7 @@ type BindError struct {
 func (e *BindError) Error() string { return e.Err.Error() }
 func (e *BindError) Unwrap() error { return e.Err }
 
-// Open binds every port of r. On an error, a *BindError, nothing remains bound.
+// Open binds every port of r. If one cannot be bound, Open returns a *BindError and leaves no port bound.
 func Open(r Rule) (*Set, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Set{cancel: cancel}
@@ -72,7 +72,7 @@ func Open(r Rule) (*Set, error) {
 	return s, nil
 }
 
-// Close ends the listeners and every connection. A nil Set has none.
+// Close ends the listeners and all connections, and waits for their goroutines. On a nil Set it does nothing.
 func (s *Set) Close() {
 	if s == nil {
 		return
@@ -84,7 +84,7 @@ func (s *Set) Close() {
 	s.done.Wait()
 }
 
-// reserve binds without serving: without a host port nothing can be served.
+// reserve binds a port without serving it: without a host port, nothing can be relayed.
 func (s *Set) reserve(proto string, at netip.AddrPort) error {
 	typ := unix.SOCK_STREAM
 	if proto == "udp" {
@@ -137,7 +137,8 @@ func (s *Set) tcp(ctx context.Context, at netip.AddrPort, to string, from []neti
 	return nil
 }
 
-// isAllowed holds clients to --from, however they reach the listener. The host itself is always allowed.
+// isAllowed reports whether a client may use the listener: it must be in one of the prefixes of --from, if there are any.
+// The host itself is always allowed.
 func isAllowed(from []netip.Prefix, peer netip.Addr) bool {
 	peer = peer.Unmap()
 	if len(from) == 0 || peer.IsLoopback() || slices.ContainsFunc(from, func(p netip.Prefix) bool { return p.Contains(peer) }) {
@@ -150,7 +151,7 @@ func isAllowed(from []netip.Prefix, peer netip.Addr) bool {
 	})
 }
 
-// relayTCP copies both ways, passing each side's end on to the other.
+// relayTCP copies in both directions. When one side has sent its last byte, relayTCP tells the other side (FIN).
 func relayTCP(ctx context.Context, in *net.TCPConn, to string) {
 	defer in.Close()
 	dialer := net.Dialer{Timeout: 10 * time.Second}
@@ -166,7 +167,7 @@ func relayTCP(ctx context.Context, in *net.TCPConn, to string) {
 	var wg sync.WaitGroup
 	for _, way := range [][2]*net.TCPConn{{in, out}, {out, in}} {
 		wg.Go(func() {
-			_, _ = io.Copy(way[1], way[0]) // either side may go at any time
+			_, _ = io.Copy(way[1], way[0]) // either side may close at any time
 			_ = way[1].CloseWrite()
 		})
 	}
@@ -183,7 +184,7 @@ func (s *Set) udp(ctx context.Context, at netip.AddrPort, to string, from []neti
 	return nil
 }
 
-// relayUDP gives each client a socket of its own towards the container, so that answers find their way back.
+// relayUDP opens one socket towards the container per client, so that each answer can be sent to the right client.
 func relayUDP(ctx context.Context, l *net.UDPConn, to string, allowed []netip.Prefix, done *sync.WaitGroup) {
 	var mu sync.Mutex
 	clients := map[netip.AddrPort]net.Conn{}
@@ -223,7 +224,7 @@ func relayUDP(ctx context.Context, l *net.UDPConn, to string, allowed []netip.Pr
 		mu.Unlock()
 		if c != nil {
 			_ = c.SetReadDeadline(time.Now().Add(udpIdle))
-			_, _ = c.Write(buf[:n]) // UDP may be lost
+			_, _ = c.Write(buf[:n]) // UDP may lose datagrams
 		}
 	}
 }

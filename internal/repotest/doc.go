@@ -1,3 +1,3 @@
-// Package repotest holds the rules of ARCHITECTURE.md as tests: who may import whom, what a hot function may do,
-// that every package says what it is, and that the documents name commands that exist.
+// Package repotest tests the rules of ARCHITECTURE.md: which imports a package may have, what a hot function may do, that every
+// package has a comment, and that the documents name only things that exist.
 package repotest

@@ -2,6 +2,7 @@ package repotest
 
 import (
 	"go/ast"
+	"go/parser"
 	"go/token"
 	"go/types"
 	"os"
@@ -31,7 +32,7 @@ func load(t *testing.T) []*packages.Package {
 	return pkgs
 }
 
-// imports is what each package may import beside the standard library.
+// imports lists, for each package, what it may import besides the standard library.
 var imports = map[string][]string{
 	// The data plane.
 	"internal/frame":           {},
@@ -64,7 +65,7 @@ var imports = map[string][]string{
 	"internal/config":  {"cmd/uvswitch/api", "internal/frame", "internal/model", "nat", "router", "github.com/goccy/go-yaml"},
 	"internal/explain": {"cmd/uvswitch/api", "internal/dataplane", "internal/frame", "internal/model", "router", "switch", "github.com/google/gopacket"},
 	"internal/daemon": {"cmd/uvswitch/api", "internal/dataplane", "internal/fdstore", "internal/frame", "internal/hostports", "internal/link", "internal/model", "internal/netns",
-		"internal/plan", "internal/relay", "internal/rights", "internal/tapmaker", "internal/uplink", "nat", "router", "switch", "tap", "github.com/vishvananda/netlink", "golang.org/x/sys"},
+		"internal/plan", "internal/relay", "internal/rights", "internal/tapmaker", "internal/uplink", "nat", "router", "switch", "tap", "tap/vm", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 	"internal/web": {},
 	"internal/apiserver": {"cmd/uvswitch/api", "internal/capture", "internal/config", "internal/daemon", "internal/dataplane", "internal/explain", "internal/filter", "internal/frame",
 		"internal/model", "internal/uplink", "internal/web", "nat", "router", "switch", "tap", "github.com/prometheus/client_golang", "golang.org/x/sys"},
@@ -90,7 +91,7 @@ var imports = map[string][]string{
 		"golang.org/x/sys", "gonum.org/v1/plot"},
 }
 
-// Standard packages that the stages may not import: time and I/O come in as arguments.
+// forbidden lists the standard packages that the stages may not import: they get time and I/O as arguments.
 var forbidden = map[string][]string{
 	"switch": {"time", "os", "net"},
 	"nat":    {"time", "os", "net"},
@@ -119,8 +120,8 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// TestHotFunctions walks every function marked //uvswitch:hot: no lock, map, channel, closure, goroutine, defer,
-// fmt, time or log, and nothing that allocates by itself.
+// TestHotFunctions checks every function marked //uvswitch:hot. It must have no lock, map, channel, closure, goroutine or defer,
+// must not call fmt, time or log, and must not allocate directly.
 func TestHotFunctions(t *testing.T) {
 	hot := 0
 	for _, p := range load(t) {
@@ -210,7 +211,7 @@ func callOffence(info *types.Info, c *ast.CallExpr) string {
 	return ""
 }
 
-// A rule that cannot fail proves nothing: the walk must find what it looks for.
+// TestHotFunctionsFinds checks that offence finds each forbidden construct.
 func TestHotFunctionsFinds(t *testing.T) {
 	dir := t.TempDir()
 	src := `package x
@@ -248,7 +249,7 @@ func f() { mu.Lock(); defer mu.Unlock(); _ = m[1]; for range m {}; c <- 1; <-c; 
 	}
 }
 
-// Every package says what it is; main packages count too.
+// TestPackageDocs checks that every package has a package comment, including main packages.
 func TestPackageDocs(t *testing.T) {
 	for _, p := range load(t) {
 		if !slices.ContainsFunc(p.Syntax, func(f *ast.File) bool { return f.Doc != nil }) {
@@ -259,7 +260,8 @@ func TestPackageDocs(t *testing.T) {
 
 var machinePath = regexp.MustCompile(`(^|[^a-zA-Z.])/(work|farm|root)/`)
 
-// The documents name packages, commands and make targets that exist.
+// TestDocuments checks that links and make targets in the documents exist, that no document has a path of a build machine, and
+// that ARCHITECTURE.md names every package.
 func TestDocuments(t *testing.T) {
 	makefile := read(t, "Makefile")
 	for _, doc := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md", "docs/compliance.md", "docs/nat.md", "docs/README.md", "docs/drops.md", "docs/publish-a-port.md",
@@ -293,4 +295,163 @@ func read(t *testing.T, name string) string {
 		t.Error(err)
 	}
 	return string(b)
+}
+
+// TestLockedSuffix: a function whose name ends in Locked is called with a lock held. So its caller is …Locked, too, or takes a lock
+// itself: by a method Lock, TryLock or RLock, or by a function marked //uvswitch:locks, which runs its argument with a lock held.
+func TestLockedSuffix(t *testing.T) {
+	found := 0
+	for _, p := range load(t) {
+		locks := lockers(p)
+		for _, f := range p.Syntax {
+			for _, d := range f.Decls {
+				if fn, ok := d.(*ast.FuncDecl); ok && fn.Body != nil {
+					for _, call := range unlockedCalls(fn, locks, p.TypesInfo) {
+						t.Errorf("%s: %s uses %s without a lock; rename it …Locked, or take the lock", p.Fset.Position(call.Pos()), fn.Name.Name, call.Name)
+					}
+					if strings.HasSuffix(fn.Name.Name, "Locked") {
+						found++
+					}
+				}
+			}
+		}
+	}
+	if found < 40 {
+		t.Errorf("only %d functions …Locked found: is that still the suffix?", found)
+	}
+}
+
+// lockers are the functions of a package that run their argument with a lock held.
+func lockers(p *packages.Package) map[string]bool {
+	out := map[string]bool{"Lock": true, "TryLock": true, "RLock": true}
+	for _, f := range p.Syntax {
+		for _, d := range f.Decls {
+			fn, ok := d.(*ast.FuncDecl)
+			if ok && fn.Doc != nil && slices.ContainsFunc(fn.Doc.List, func(c *ast.Comment) bool { return c.Text == "//uvswitch:locks" }) {
+				out[fn.Name.Name] = true
+			}
+		}
+	}
+	return out
+}
+
+// unlockedCalls lists the uses of …Locked functions in a function that holds no lock. Such a function may also be passed as a value.
+// Types, where known, tell functions from other names.
+func unlockedCalls(fn *ast.FuncDecl, locks map[string]bool, info *types.Info) (out []*ast.Ident) {
+	if strings.HasSuffix(fn.Name.Name, "Locked") {
+		return nil
+	}
+	holds := fn.Doc != nil && slices.ContainsFunc(fn.Doc.List, func(c *ast.Comment) bool { return c.Text == "//uvswitch:locks" })
+	ast.Inspect(fn.Body, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.CallExpr:
+			if s, ok := n.Fun.(*ast.SelectorExpr); ok && locks[s.Sel.Name] {
+				holds = true
+			}
+		case *ast.SelectorExpr:
+			if !strings.HasSuffix(n.Sel.Name, "Locked") {
+				return true
+			}
+			if info != nil {
+				if _, function := info.Uses[n.Sel].(*types.Func); !function {
+					return true
+				}
+			}
+			out = append(out, n.Sel)
+		}
+		return true
+	})
+	if holds {
+		return nil
+	}
+	return out
+}
+
+// A rule that cannot fail proves nothing.
+func TestLockedSuffixFinds(t *testing.T) {
+	src := `package x
+import "sync"
+type d struct{ mu sync.Mutex }
+func (x *d) setLocked() {}
+func (x *d) good() { x.mu.Lock(); defer x.mu.Unlock(); x.setLocked() }
+//uvswitch:locks
+func (x *d) change(fn func()) { x.mu.Lock(); defer x.mu.Unlock(); fn() }
+func (x *d) alsoGood() { x.change(x.setLocked) }
+func (x *d) moreLocked() { x.setLocked() }
+func (x *d) bad() { x.setLocked() }
+func (x *d) worse() { f := x.setLocked; f() }
+`
+	f, err := parser.ParseFile(token.NewFileSet(), "x.go", src, parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	locks := lockers(&packages.Package{Syntax: []*ast.File{f}})
+	var bad []string
+	for _, d := range f.Decls {
+		if fn, ok := d.(*ast.FuncDecl); ok && len(unlockedCalls(fn, locks, nil)) > 0 {
+			bad = append(bad, fn.Name.Name)
+		}
+	}
+	if want := []string{"bad", "worse"}; !slices.Equal(bad, want) {
+		t.Errorf("found %v, want %v", bad, want)
+	}
+}
+
+var lockRank = regexp.MustCompile(`\bLock (\d+)\b`)
+
+// TestLockOrder: every lock of the product has a comment with its rank, "Lock N". A goroutine that holds a lock takes only locks of a
+// higher rank; ARCHITECTURE.md lists them all.
+func TestLockOrder(t *testing.T) {
+	architecture := read(t, "ARCHITECTURE.md")
+	for _, p := range load(t) {
+		name := strings.TrimPrefix(p.PkgPath, module+"/")
+		if name == "internal/e2e" || name == "internal/simnet" || name == "bench" || strings.HasPrefix(name, "internal/repotest") || strings.HasSuffix(p.ID, ".test]") {
+			continue
+		}
+		for _, f := range p.Syntax {
+			ast.Inspect(f, func(n ast.Node) bool {
+				st, ok := n.(*ast.TypeSpec)
+				if !ok {
+					return true
+				}
+				s, ok := st.Type.(*ast.StructType)
+				if !ok {
+					return true
+				}
+				for _, field := range s.Fields.List {
+					if text := types.ExprString(field.Type); !strings.Contains(text, "sync.Mutex") && !strings.Contains(text, "sync.RWMutex") && text != "changeLock" {
+						continue
+					}
+					if m := lockRank.FindStringSubmatch(field.Comment.Text() + field.Doc.Text()); m == nil {
+						t.Errorf("%s: the lock of %s has no rank (// Lock N: ...)", p.Fset.Position(field.Pos()), st.Name.Name)
+					} else if row := st.Name.Name + "." + field.Names[0].Name; !strings.Contains(architecture, "`"+row+"`") {
+						t.Errorf("ARCHITECTURE.md does not list the lock %s (rank %s)", row, m[1])
+					}
+				}
+				return true
+			})
+		}
+	}
+}
+
+// TestSizes: a package is a room, not a hall; a line can be read without scrolling.
+func TestSizes(t *testing.T) {
+	largest := map[string]int{"nat": 3000, "internal/cli": 2800} // one concern each: see docs/adr/0007-package-sizes.md
+	for _, p := range load(t) {
+		name, lines := strings.TrimPrefix(p.PkgPath, module+"/"), 0
+		for _, file := range p.GoFiles {
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lines += strings.Count(string(b), "\n")
+		}
+		most := 2100
+		if n, ok := largest[name]; ok {
+			most = n
+		}
+		if lines > most {
+			t.Errorf("%s has %d lines, more than %d: does it have one concern?", name, lines, most)
+		}
+	}
 }

@@ -1,8 +1,8 @@
-// Package ring is a bounded queue of byte records between exactly one producer and one consumer: how a worker
-// hands copies of frames to the housekeeper or to a capture, and how the housekeeper hands frames back.
+// Package ring is a bounded queue of byte records between exactly one producer and one consumer. With it a worker passes
+// copies of frames to the slow path or to a capture, and the slow path passes frames back.
 //
-// It never blocks and never grows: what does not fit is refused, and the producer counts it. It wakes nobody;
-// whoever needs that does it beside the ring.
+// A Queue never blocks and never grows: Reserve refuses a record that does not fit, and the producer counts it. A Queue
+// wakes nobody; a consumer that waits must be woken by other means.
 package ring
 
 import (
@@ -11,21 +11,21 @@ import (
 )
 
 const (
-	lenBytes = 8          // a record's length, padded so that records stay aligned
-	skip     = 0xffffffff // the rest of the buffer is unused: go on at its beginning
+	lenBytes = 8          // bytes that hold a record's length, padded so that records stay aligned
+	skip     = 0xffffffff // in place of a length: the rest of the buffer is unused; continue at its start
 )
 
-// A Ring holds records in a circular buffer. Head and tail only grow; their difference is what is in use.
+// A Queue holds records in a circular buffer. head and tail only grow; their difference is the number of bytes in use.
 type Queue struct {
 	buf  []byte
 	mask uint64
 	_    [40]byte
-	head atomic.Uint64 // next byte to write; the producer's
+	head atomic.Uint64 // next byte to write; set by the producer
 	_    [56]byte
-	tail atomic.Uint64 // next byte to read; the consumer's
+	tail atomic.Uint64 // next byte to read; set by the consumer
 }
 
-// New makes a ring of size bytes, which must be a power of two.
+// New returns a queue of size bytes. It panics unless size is a power of two and at least 64.
 func New(size int) *Queue {
 	if size&(size-1) != 0 || size < 64 {
 		panic("ring: size must be a power of two, 64 at least")
@@ -33,7 +33,7 @@ func New(size int) *Queue {
 	return &Queue{buf: make([]byte, size), mask: uint64(size - 1)}
 }
 
-// Reserve returns n bytes to fill before Commit, or nil when they do not fit. Only the producer may call it.
+// Reserve returns n bytes for a record, to be filled before Commit, or nil if they do not fit. Only the producer may call it.
 //
 //uvswitch:hot
 func (r *Queue) Reserve(n int) []byte {
@@ -54,7 +54,7 @@ func (r *Queue) Reserve(n int) []byte {
 	return r.buf[at+lenBytes : at+lenBytes+uint64(n)]
 }
 
-// Commit makes the record last reserved visible. Only the producer may call it.
+// Commit makes the record that was reserved last visible to the consumer. Only the producer may call it.
 //
 //uvswitch:hot
 func (r *Queue) Commit() {
@@ -63,8 +63,8 @@ func (r *Queue) Commit() {
 	r.head.Store(head + lenBytes + (uint64(n)+7)&^7)
 }
 
-// Peek returns the oldest record, or nil when there is none. It stays valid until Release. Only the consumer may
-// call it.
+// Peek returns the oldest record, or nil if there is none. The record stays valid until Release. Only the consumer may
+// call Peek.
 //
 //uvswitch:hot
 func (r *Queue) Peek() []byte {
@@ -83,7 +83,7 @@ func (r *Queue) Peek() []byte {
 	}
 }
 
-// Release gives the space of the record last peeked at back to the producer. Only the consumer may call it.
+// Release frees the space of the record that Peek returned. Only the consumer may call it.
 //
 //uvswitch:hot
 func (r *Queue) Release() {

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// Records of all sizes come out as they went in, in order, whatever the wrap.
+// Records of all sizes come out unchanged and in order, wherever the buffer wraps around.
 func TestRing(t *testing.T) {
 	r := New(1024)
 	next, expect := 0, 0
@@ -47,7 +47,7 @@ func TestTooLong(t *testing.T) {
 	}
 }
 
-// One producer, one consumer, at once: for the race detector.
+// One producer and one consumer run concurrently, for the race detector.
 func TestConcurrent(t *testing.T) {
 	r := New(4096)
 	const n = 50000

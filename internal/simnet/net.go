@@ -235,16 +235,16 @@ func (n *Net) deliver(s Sent) {
 			continue
 		}
 		if f.Flags&frame.IsARP != 0 && !h.outside {
-			a := f.Bytes()[f.L3:]
-			if a[7] == 1 && frame.LoadAddr(a[24:]) == h.Addr {
+			a := f.ARP()
+			if a.Operation() == frame.ARPRequest && a.TargetAddr() == h.Addr {
 				if !h.silent {
-					reply := frametest.ARP(frame.LoadMAC(a[8:]), h.MAC, 2, h.Addr, frame.LoadAddr(a[14:]))
+					reply := frametest.ARP(a.SenderMAC(), h.MAC, frame.ARPReply, h.Addr, a.SenderAddr())
 					n.log(h.Port, false, reply)
 					n.Poller.Put(h.Port, reply)
 				}
 				continue
 			}
-			if i, _ := n.DP.Router.Interface(h.Net); f.Src == i.MAC && a[7] == 1 && frame.LoadAddr(a[14:]) != frame.LoadAddr(a[24:]) {
+			if i, _ := n.DP.Router.Interface(h.Net); f.Src == i.MAC && a.Operation() == frame.ARPRequest && a.SenderAddr() != a.TargetAddr() {
 				continue // the router looks for somebody else
 			}
 		}

@@ -284,7 +284,7 @@ func (s *scenario) receive(h *Host, port uint16, f []string, text *string) error
 	ok := false
 	switch w.kind {
 	case "tcp":
-		ok = p.Proto == frame.TCP && p.Payload()[13] == frame.ParseTCPFlags(w.arg) && sameSrc
+		ok = p.Proto == frame.TCP && p.TCP().Flags() == frame.ParseTCPFlags(w.arg) && sameSrc
 	case "ping":
 		ok = p.Proto == frame.ICMP && p.Payload()[0] == frame.ICMPEcho
 	case "pong":

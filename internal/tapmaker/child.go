@@ -47,6 +47,8 @@ type Child struct {
 // Start runs this program again as the child. It inherits the network namespace.
 func Start() (*Child, error) {
 	c := &Child{socket: -1}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if err := c.startLocked(); err != nil {
 		return nil, err
 	}

@@ -8,5 +8,9 @@
 // It also has the program that keeps the host's stack from hearing what arrives on a plugged device, as a bridge
 // does for its ports.
 //
+// The BPF programs are assembled in Go (ingress.go), each part beside the C that it would be. Compiled C (bpf2go) would need clang for
+// everyone who changes a line, or a generated object in the repository that nobody can review; the programs are small, and the verifier
+// and the tests in namespaces check them.
+//
 // Sources: linux kernel/bpf/tcx.c, net/core/filter.c (bpf_redirect_neigh), tc-bpf(8).
 package uplink

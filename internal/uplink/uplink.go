@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -48,12 +49,18 @@ type Uplink struct {
 	maps *maps
 	kind Kind
 
-	mu       sync.Mutex
-	state    State
+	known atomic.Pointer[known] // as State returns it
+
+	mu       sync.Mutex // Lock 45: held through netlink
 	in, out  *attachment
 	tapIdx   int
 	attached int // the device that the programs are on
 	closed   bool
+}
+
+type known struct {
+	State
+	kind Kind
 }
 
 // The two ends of an uplink of kind tap: the host's and ours (RFC 7335's range, which nobody routes).
@@ -79,7 +86,8 @@ func Open(o Options) (*Uplink, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &Uplink{opts: o, maps: m, kind: o.Kind}
+	u := &Uplink{opts: o, maps: m}
+	u.known.Store(&known{kind: o.Kind})
 	if u.Device, err = tap.Open(netns.Original, o.TAP); err != nil {
 		m.close()
 		return nil, err
@@ -106,14 +114,11 @@ func Open(o Options) (*Uplink, error) {
 }
 
 // ICMPIDs is the set of ICMP identifiers in use, for nat to fill: the program reads the same memory.
-func (u *Uplink) ICMPIDs() *nat.PortSet { return u.maps.portSet(2) }
+func (u *Uplink) ICMPIDs() *nat.PortSet { return u.maps.portSet(setICMPID) }
 
 // SetPorts says which TCP, UDP and SCTP ports of the host's address are ours.
 func (u *Uplink) SetPorts(tcp, udp, sctp *nat.PortSet) {
-	for i, from := range []*nat.PortSet{0: tcp, 1: udp, 3: sctp} {
-		if from == nil {
-			continue
-		}
+	for i, from := range map[setIndex]*nat.PortSet{setTCP: tcp, setUDP: udp, setSCTP: sctp} {
 		to := u.maps.portSet(i)
 		for w := range from {
 			to[w].Store(from[w].Load())
@@ -121,7 +126,7 @@ func (u *Uplink) SetPorts(tcp, udp, sctp *nat.PortSet) {
 	}
 }
 
-// Takes tells whether the ingress program leads a packet to us. Of later fragments it says yes: they follow their first one.
+// Claims reports whether the ingress program would redirect a packet to the switch. Later fragments follow their first one: true.
 func (u *Uplink) Claims(f *frame.Frame) bool {
 	if s, _ := u.State(); f.Flags&frame.IsIPv4 == 0 || f.Malformed != frame.None || !s.Addr.IsValid() || f.Tuple.Dst != frame.AddrFrom(s.Addr) {
 		return false
@@ -140,7 +145,7 @@ func (u *Uplink) Claims(f *frame.Frame) bool {
 	case t.Proto == frame.ICMP && !frame.IsICMPAnswer(f.Payload()[0]):
 		return false
 	}
-	if i, ok := map[uint8]int{frame.TCP: 0, frame.UDP: 1, frame.ICMP: 2, frame.SCTP: 3}[t.Proto]; ok {
+	if i, ok := setOf[t.Proto]; ok {
 		return u.maps.portSet(i).Has(port)
 	}
 	key := [8]byte{4: t.Proto}
@@ -149,7 +154,9 @@ func (u *Uplink) Claims(f *frame.Frame) bool {
 	return u.maps.pairs.Lookup(key, &v) == nil
 }
 
-// SetPair says whether packets of a protocol without ports from a remote address are ours. When the table is full they
+var setOf = map[uint8]setIndex{frame.TCP: setTCP, frame.UDP: setUDP, frame.ICMP: setICMPID, frame.SCTP: setSCTP}
+
+// SetPortlessPeer says whether packets of a protocol without ports from a remote address are ours. When the table is full they
 // stay the host's.
 func (u *Uplink) SetPortlessPeer(remote frame.Addr, proto uint8, on bool) {
 	key := [8]byte{4: proto}
@@ -161,11 +168,10 @@ func (u *Uplink) SetPortlessPeer(remote frame.Addr, proto uint8, on bool) {
 	}
 }
 
-// State returns what is known now, and how the programs are attached.
+// State returns what is known now, and how the programs are attached. It does not wait for a Refresh.
 func (u *Uplink) State() (State, Kind) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.state, u.kind
+	k := u.known.Load()
+	return k.State, k.kind
 }
 
 // Refresh looks at the host's devices, addresses and routes, moves the programs when the device has changed, and
@@ -177,21 +183,23 @@ func (u *Uplink) Refresh() (changed bool, err error) {
 		return false, nil
 	}
 	s := u.inspect()
-	if s == u.state {
+	was := u.known.Load()
+	if s == was.State {
 		return false, nil
 	}
-	if s.Index != u.attached && u.kind != TAP {
-		u.detach()
+	kind := was.kind
+	if s.Index != u.attached && u.opts.Kind != TAP {
+		u.detachLocked()
 		u.attached = 0
 		if s.Index != 0 {
-			if err = u.attach(s.Index); err != nil {
+			if kind, err = u.attachLocked(s.Index); err != nil {
 				s.Up, s.Why = false, err.Error()
 			} else {
 				u.attached = s.Index
 			}
 		}
 	}
-	u.state = s
+	u.known.Store(&known{s, kind})
 	var addr uint32
 	if s.Up {
 		a := s.Addr.As4()
@@ -276,29 +284,29 @@ func DefaultDevice() string {
 	return ""
 }
 
-func (u *Uplink) attach(index int) error {
+// attachLocked puts the programs on a device and on the TAP, and returns how.
+func (u *Uplink) attachLocked(index int) (kind Kind, err error) {
 	sweep(index)
 	in, err := u.maps.ingress(u.tapIdx)
 	if err != nil {
-		return err
+		return u.opts.Kind, err
 	}
 	defer in.Close() // attachments hold their programs
 	out, err := egress(index)
 	if err != nil {
-		return err
+		return u.opts.Kind, err
 	}
 	defer out.Close()
-	if u.in, u.kind, err = attach(index, in, u.opts.Kind); err != nil {
-		return err
+	if u.in, kind, err = attach(index, in, u.opts.Kind); err != nil {
+		return kind, err
 	}
 	if u.out, _, err = attach(u.tapIdx, out, u.opts.Kind); err != nil {
-		u.detach()
-		return err
+		u.detachLocked()
 	}
-	return nil
+	return kind, err
 }
 
-func (u *Uplink) detach() {
+func (u *Uplink) detachLocked() {
 	for _, a := range []*attachment{u.in, u.out} {
 		if a != nil {
 			a.close()
@@ -383,7 +391,7 @@ func (u *Uplink) Close() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.closed = true
-	u.detach()
+	u.detachLocked()
 	if u.Device != nil {
 		_ = u.Device.Close() // the descriptor was ours; the TAP goes with it
 	}

@@ -1,6 +1,6 @@
 package uring
 
-// The part of linux/io_uring.h that is used here.
+// The part of linux/io_uring.h that this package uses.
 const (
 	opWritev        = 2
 	opPollAdd       = 6
@@ -82,11 +82,11 @@ type cqe struct {
 	flags    uint32
 }
 
-// buf is struct io_uring_buf: 16 bytes. The ring's tail stands in the last two bytes of the first one.
+// buf is struct io_uring_buf: 16 bytes. The last two bytes of the ring's first buf hold the ring's tail.
 type buf struct {
 	addr    uint64
 	len     uint32
-	bidTail uint32 // low half the buffer's id; high half, in the first one only, the tail
+	bidTail uint32 // low 16 bits: the buffer's id; high 16 bits, in the first buf only: the tail
 }
 
 type bufReg struct {

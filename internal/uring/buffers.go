@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Buffers are equal pieces of memory that multishot reads fill. The kernel takes them in the order in which they
-// were provided, one for each read; whoever has seen the Completion owns the buffer until it is provided again.
+// Buffers are pieces of memory of equal size that multishot reads fill. The kernel takes them in the order in which they
+// were provided, one for each read. After the Completion of the read, the caller owns the buffer until it provides it again.
 type Buffers struct {
 	group  uint16
 	stride int
@@ -20,16 +20,16 @@ type Buffers struct {
 	tail   uint16
 }
 
-// NewBuffers registers group with room for n buffers, a power of two, of size bytes each. None is provided yet.
+// NewBuffers registers buffer group group with n buffers, a power of two, of size bytes each. No buffer is provided yet.
 func (r *Ring) NewBuffers(group uint16, n, size int) (*Buffers, error) {
-	// An odd number of cache lines apart, so that their beginnings do not compete for one set of the cache.
+	// The stride is an odd number of cache lines, so that the buffers' first lines do not compete for one set of the cache.
 	b := &Buffers{group: group, size: size, stride: ((size+63)/64 | 1) * 64}
 	var err error
 	const prot, flags = unix.PROT_READ | unix.PROT_WRITE, unix.MAP_PRIVATE | unix.MAP_ANONYMOUS
 	if b.memory, err = unix.Mmap(-1, 0, n*b.stride, prot, flags); err != nil {
 		return nil, fmt.Errorf("uring: memory for %d buffers: %w", n, err)
 	}
-	_ = unix.Madvise(b.memory, unix.MADV_HUGEPAGE) // fewer page table entries, where the kernel gives them
+	_ = unix.Madvise(b.memory, unix.MADV_HUGEPAGE) // saves TLB entries, if the kernel has huge pages
 	if b.ringM, err = unix.Mmap(-1, 0, n*int(unsafe.Sizeof(buf{})), prot, flags|unix.MAP_POPULATE); err != nil {
 		b.Free()
 		return nil, fmt.Errorf("uring: memory for the buffer ring: %w", err)
@@ -44,7 +44,7 @@ func (r *Ring) NewBuffers(group uint16, n, size int) (*Buffers, error) {
 	return b, nil
 }
 
-// Bytes is buffer id's memory.
+// Bytes returns the memory of buffer id.
 //
 //uvswitch:hot
 func (b *Buffers) Bytes(id int) []byte {
@@ -52,14 +52,14 @@ func (b *Buffers) Bytes(id int) []byte {
 	return b.memory[at : at+b.size : at+b.size]
 }
 
-// Owns tells whether p lies in a buffer.
+// Owns reports whether p lies in one of the buffers.
 //
 //uvswitch:hot
 func (b *Buffers) Owns(p []byte) bool {
 	return uintptr(unsafe.Pointer(unsafe.SliceData(p)))-uintptr(unsafe.Pointer(unsafe.SliceData(b.memory))) < uintptr(len(b.memory))
 }
 
-// Provide gives buffer id to the reads, from the next Enter on.
+// Provide gives buffer id to the kernel; reads may fill it from the next Enter on.
 //
 //uvswitch:hot
 func (b *Buffers) Provide(id int) {
@@ -67,14 +67,14 @@ func (b *Buffers) Provide(id int) {
 	e.addr = uint64(uintptr(unsafe.Pointer(&b.memory[id*b.stride])))
 	e.len = uint32(b.size)
 	b.tail++
-	if e != &b.ring[0] { // the first one's id shares its word with the tail
+	if e != &b.ring[0] { // the first entry's id shares a word with the tail
 		e.bidTail = uint32(id)
 		id = int(uint16(b.ring[0].bidTail))
 	}
 	atomic.StoreUint32(&b.ring[0].bidTail, uint32(id)|uint32(b.tail)<<16)
 }
 
-// Free gives the memory back; the ring must be closed.
+// Free releases the memory. The ring must be closed before.
 func (b *Buffers) Free() {
 	for _, m := range [][]byte{b.memory, b.ringM} {
 		if m != nil {

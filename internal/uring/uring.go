@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Ring is a submission and a completion queue. All methods are called by one thread, the one that called Enable;
-// before Enable, by anybody in turn.
+// A Ring is a submission queue and a completion queue. After Enable, only the thread that called Enable may call its
+// methods; before Enable, any thread may, but only one at a time.
 type Ring struct {
 	fd      int
 	memory  []byte // both queues
@@ -23,26 +23,26 @@ type Ring struct {
 	sqFlags        *uint32
 	sqMask         uint32
 	sqes           []sqe
-	tail           uint32 // what sqTail will be
+	tail           uint32 // sqTail after the next Enter
 
 	cqHead, cqTail *uint32
 	cqMask         uint32
 	cqes           []cqe
-	head           uint32 // what cqHead will be
+	head           uint32 // our copy of cqHead
 
-	idle bool // the last wait was in vain
+	idle bool // the last wait was interrupted and nothing had completed
 }
 
-// A Completion is the end of an operation, or one of several results of a multishot one.
+// A Completion is the result of an operation, or one of several results of a multishot operation.
 type Completion struct {
-	Data   uint64 // as given to the operation
+	Data   uint64 // the data given to the operation
 	Res    int32  // bytes, poll events, or a negated errno
-	Buffer int    // the provided buffer that was filled; -1 for none
-	More   bool   // the multishot operation goes on
+	Buffer int    // id of the provided buffer that was filled; -1: none
+	More   bool   // the multishot operation continues
 }
 
-// New makes a ring for entries operations queued at once, a power of two, and four times as many completions. It
-// does nothing until Enable. The error says what this machine lacks.
+// New returns a ring with room for entries queued operations, a power of two, and four times as many completions. The ring
+// does nothing until Enable. An error says what this machine lacks.
 func New(entries int) (*Ring, error) {
 	p := params{
 		flags:     setupCQSize | setupRDisabled | setupSubmitAll | setupSingleIssuer | setupDeferTaskrun | setupTaskrunFlag,
@@ -80,7 +80,7 @@ func setupError(errno unix.Errno) error {
 	return fmt.Errorf("io_uring: %w", errno)
 }
 
-// check asks for what must be there.
+// check returns an error when the kernel lacks a feature that this package needs.
 func (r *Ring) check(features uint32) error {
 	const want = featSingleMmap | featNoDrop | featCQESkip
 	var p probe
@@ -113,7 +113,7 @@ func (r *Ring) mapQueues(p *params) (err error) {
 	return nil
 }
 
-// Enable makes the calling thread the ring's own. Nobody else may use it from then on.
+// Enable ties the ring to the calling thread. From then on no other thread may use the ring.
 func (r *Ring) Enable() error {
 	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), registerEnableRings, 0, 0, 0, 0)
 	if errno != 0 {
@@ -122,12 +122,12 @@ func (r *Ring) Enable() error {
 	return nil
 }
 
-// Room is how many operations can be queued before the next Enter.
+// Room returns how many operations can be queued before the next Enter.
 //
 //uvswitch:hot
 func (r *Ring) Room() int { return len(r.sqes) - int(r.tail-atomic.LoadUint32(r.sqHead)) }
 
-// next is the next free operation, zeroed; there must be Room.
+// next returns the next free entry of the submission queue, initialized; Room must not be 0.
 //
 //uvswitch:hot
 func (r *Ring) next(opcode uint8, fd int, data uint64) *sqe {
@@ -137,8 +137,8 @@ func (r *Ring) next(opcode uint8, fd int, data uint64) *sqe {
 	return s
 }
 
-// Write queues the writing of b, which is memory that Go does not move or free, to a descriptor. It is tried once,
-// in the Enter that submits it, and is over when that returns; only a failure has a Completion, -EAGAIN where the
+// Write queues a write of b to a descriptor. b must be memory that Go does not move or free. The write is tried once, in the
+// Enter that submits it, and has ended when that Enter returns. Only a failure has a Completion; its Res is -EAGAIN if the
 // write would have had to wait.
 //
 //uvswitch:hot
@@ -149,7 +149,7 @@ func (r *Ring) Write(fd int, b []byte, data uint64) {
 	s.opFlags = rwfNowait
 }
 
-// WriteV is Write of several pieces as one. iov itself must stay until the Enter that submits it.
+// WriteV is Write with several pieces, written as one. iov must stay unchanged until the Enter that submits it returns.
 //
 //uvswitch:hot
 func (r *Ring) WriteV(fd int, iov []unix.Iovec, data uint64) {
@@ -159,8 +159,8 @@ func (r *Ring) WriteV(fd int, iov []unix.Iovec, data uint64) {
 	s.opFlags = rwfNowait
 }
 
-// ReadMultishot queues reads, one after another as data comes, each into a buffer of the group. It ends with a
-// Completion without More: -ENOBUFS when there was no buffer left.
+// ReadMultishot queues a multishot read: whenever data arrives, it fills a buffer of the group and has a Completion. Its
+// last Completion has More false; Res is then -ENOBUFS if there was no buffer left.
 //
 //uvswitch:hot
 func (r *Ring) ReadMultishot(fd int, group uint16, data uint64) {
@@ -169,30 +169,30 @@ func (r *Ring) ReadMultishot(fd int, group uint16, data uint64) {
 	s.bufGroup = group
 }
 
-// PollMultishot queues a Completion each time that a descriptor becomes readable.
+// PollMultishot queues a multishot poll: it has a Completion each time the descriptor becomes readable.
 func (r *Ring) PollMultishot(fd int, data uint64) {
 	s := r.next(opPollAdd, fd, data)
 	s.len, s.opFlags = pollAddMulti, unix.POLLIN
 }
 
-// Cancel queues the cancelling of the operation with this data; it completes with -ECANCELED, the cancelling itself
-// with own.
+// Cancel queues the cancellation of the operation with this data. The operation completes with Res -ECANCELED; the
+// cancellation itself has a Completion whose Data is own.
 func (r *Ring) Cancel(data, own uint64) {
 	r.next(opAsyncCancel, -1, own).addr = data
 }
 
-// CancelAll queues the cancelling of all operations.
+// CancelAll queues the cancellation of all operations. The cancellation itself has a Completion whose Data is own.
 func (r *Ring) CancelAll(own uint64) {
 	r.next(opAsyncCancel, -1, own).opFlags = cancelAny | cancelAll
 }
 
-// Enter submits what is queued, in order, and then waits until there are at least wait completions. With 0 it
-// still makes those that can be made without waiting. EINTR is no error: there may be fewer completions.
+// Enter submits the queued operations, in order, and then waits until there are at least wait completions. With wait 0 it
+// produces only those completions that need no waiting. EINTR is not an error: there may then be fewer completions.
 //
-// While there is traffic Go's scheduler is not told of the wait: it would take this thread's P away every 20 us
-// (runtime/proc.go, retake), since a goroutine that never yields counts as one that has run too long. The signal by
-// which the runtime preempts such a one, after 10 ms or when it wants to stop the world, ends the wait; if nothing
-// has completed by then, the next wait is one that the scheduler knows of. GOMAXPROCS must leave others a P.
+// While there is traffic, Go's scheduler is not told of the wait: it would take this thread's P away every 20 us
+// (runtime/proc.go, retake). To the scheduler the goroutine then looks like one that has run for too long. After 10 ms, or
+// to stop the world, the runtime sends the thread a signal, which ends the wait. If nothing has completed by then, the
+// scheduler is told of the next wait. GOMAXPROCS must be large enough to leave a P for other goroutines.
 //
 //uvswitch:hot
 func (r *Ring) Enter(wait int) error {
@@ -206,18 +206,18 @@ func (r *Ring) Enter(wait int) error {
 	}
 	r.idle = errno == syscall.EINTR && r.head == atomic.LoadUint32(r.cqTail)
 	switch errno {
-	case 0, syscall.EINTR, syscall.EAGAIN, syscall.EBUSY: // the last two: short of memory, or of completions taken
+	case 0, syscall.EINTR, syscall.EAGAIN, syscall.EBUSY: // the last two: out of memory, or completions not taken in time
 		return nil
 	}
 	return errno
 }
 
-// Pending tells whether Enter would find something to complete: what it costs is a load.
+// Pending reports whether Enter would produce completions. It costs one load.
 //
 //uvswitch:hot
 func (r *Ring) Pending() bool { return atomic.LoadUint32(r.sqFlags)&sqTaskrun != 0 }
 
-// Next takes the oldest completion.
+// Next removes the oldest completion from the queue and returns it; ok is false when the queue is empty.
 //
 //uvswitch:hot
 func (r *Ring) Next() (c Completion, ok bool) {
@@ -234,8 +234,8 @@ func (r *Ring) Next() (c Completion, ok bool) {
 	return c, true
 }
 
-// Close gives the ring back. Operations that are under way are cancelled by the kernel, some time later: whoever
-// needs them over cancels them first.
+// Close releases the ring. The kernel cancels operations that are in progress, but some time later: a caller that needs
+// them to have ended must cancel them first.
 func (r *Ring) Close() error {
 	for _, m := range [][]byte{r.memory, r.sqesMem} {
 		if m != nil {

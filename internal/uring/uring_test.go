@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// enabled makes a ring that belongs to this test's thread.
+// enabled returns a ring that belongs to the test's thread.
 func enabled(t *testing.T, entries int) *Ring {
 	t.Helper()
 	runtime.LockOSThread()
@@ -57,7 +57,7 @@ func TestReadMultishot(t *testing.T) {
 	if all := enter(t, r, 1); len(all) != 1 || all[0].Res != -int32(unix.ENOBUFS) || all[0].More || all[0].Buffer != -1 {
 		t.Fatalf("without a buffer: %+v", all)
 	}
-	// Every buffer, in the order in which it was provided, several times round.
+	// Buffers are filled in the order in which they were provided, several times round.
 	id := 0
 	for round := range 5 {
 		for range 4 {
@@ -80,7 +80,7 @@ func TestReadMultishot(t *testing.T) {
 				t.Fatalf("completion %+v, want %q", c, want)
 			}
 		}
-		if len(all) == 4 && all[3].More { // it ends when it next finds no buffer
+		if len(all) == 4 && all[3].More { // the read ends when it finds no buffer
 			if _, err := unix.Write(far, []byte("one more")); err != nil {
 				t.Fatal(err)
 			}
@@ -119,7 +119,7 @@ func TestWrite(t *testing.T) {
 			t.Errorf("%q %v", got[:n], err)
 		}
 	}
-	// A full socket: EAGAIN, and nothing is written later.
+	// A write to a full socket fails with EAGAIN and is not tried again.
 	full := 0
 	for {
 		if _, err := unix.Write(near, b); err != nil {
@@ -203,7 +203,7 @@ func TestPollAndCancel(t *testing.T) {
 	}
 }
 
-// Only the thread that enabled a ring may use it: else completions would be made behind the worker's back.
+// Only the thread that enabled a ring may use it; otherwise completions could appear at any time.
 func TestBelongsToOneThread(t *testing.T) {
 	r := enabled(t, 8)
 	err := make(chan error)
@@ -217,7 +217,7 @@ func TestBelongsToOneThread(t *testing.T) {
 	}
 }
 
-// A wait that nothing ends must not keep the garbage collector from stopping the world.
+// A wait without an event must not keep the garbage collector from stopping the world.
 func TestWaitLetsTheWorldStop(t *testing.T) {
 	old := runtime.GOMAXPROCS(max(4, runtime.GOMAXPROCS(0)))
 	defer runtime.GOMAXPROCS(old)
@@ -253,7 +253,7 @@ func TestWaitLetsTheWorldStop(t *testing.T) {
 		t.Skip("no io_uring here")
 	}
 	for range 20 {
-		runtime.GC() // hangs, and the test with it, if the wait does not end
+		runtime.GC() // hangs if the wait does not end
 	}
 	if _, err := unix.Write(event, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
 		t.Fatal(err)

@@ -1,5 +1,5 @@
-// Package web is the live page: three files, embedded, without a build step or a framework. It draws what the control API's
-// GET requests say; package control serves both.
+// Package web holds the live page: a few embedded files, without a build step or a framework. The page draws what the API
+// answers; package apiserver serves both.
 package web
 
 import (
@@ -10,12 +10,12 @@ import (
 //go:embed files
 var embedded embed.FS
 
-// Files are the page's, index.html at the root.
+// Files holds the files of the page, with index.html at the root.
 var Files = must(fs.Sub(embedded, "files"))
 
 func must(f fs.FS, err error) fs.FS {
 	if err != nil {
-		panic(err) // the folder above is embedded
+		panic(err) // cannot happen: the directory is embedded
 	}
 	return f
 }

@@ -9,16 +9,17 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// Dgram is a port for QEMU's `-netdev dgram`: one frame a datagram. The other side is who sent last; it must have an address
-// (local.path) to be answered. It is known to be there once it has sent, and gone once it takes nothing.
+// Dgram is a port for QEMU's `-netdev dgram`: each datagram is one frame. Frames go to the machine that sent last; it needs
+// an address (local.path). A machine counts as connected once it has sent, and as gone when its address no longer accepts.
 type Dgram struct {
 	endpoint
 	fd   int
-	from sockaddr // of the last Read
+	from sockaddr // sender of the last datagram
 	peer atomic.Pointer[sockaddr]
 }
 
-// OpenDgram binds the socket that the machine sends to (its remote.path).
+// OpenDgram creates the unix socket path, to which the machine sends (its remote.path). If another process uses path, the
+// error wraps tap.ErrExists.
 func OpenDgram(path string) (*Dgram, error) {
 	d := &Dgram{fd: -1}
 	if err := d.open(); err != nil {
@@ -26,7 +27,7 @@ func OpenDgram(path string) (*Dgram, error) {
 	}
 	var err error
 	if d.fd, err = d.bind(path, unix.SOCK_DGRAM); err == nil {
-		_ = unix.SetsockoptInt(d.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4<<20) // without, less fits
+		_ = unix.SetsockoptInt(d.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4<<20) // bytes; if it fails, fewer frames fit
 		err = d.watch(d.fd, unix.EPOLLIN)
 	}
 	if err != nil {
@@ -36,7 +37,7 @@ func OpenDgram(path string) (*Dgram, error) {
 	return d, nil
 }
 
-// Connected tells whether there is somebody to send to.
+// Connected reports whether there is a machine to send to.
 func (d *Dgram) Connected() bool { return d.peer.Load() != nil }
 
 // Read implements frame.Conn.
@@ -47,7 +48,7 @@ func (d *Dgram) Read(b []byte) (int, error) {
 			return 0, nil
 		}
 		if errno != 0 || n > len(b)-frame.VnetLen {
-			continue // one that is too long, or an error about what was sent before
+			continue // the datagram is too long, or the error belongs to an earlier send
 		}
 		if was := d.peer.Load(); d.from.known() && (was == nil || *was != d.from) {
 			now := d.from

@@ -13,19 +13,19 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// Stream is a port for QEMU's `-netdev stream,server=off`: each frame after its length, 4 bytes, big-endian. The switch listens; one
-// machine is connected at a time, and may come again.
+// Stream is a port for QEMU's `-netdev stream,server=off`. Each frame follows its length (4 bytes, big-endian). The switch
+// listens. One machine can be connected at a time; it may reconnect.
 type Stream struct {
 	endpoint
 	listener int
 
-	// The connection, -1 without. Workers that write, and the one that reads, take turns by busy: a frame must not be cut by another.
+	// busy is a lock: workers that write and the worker that reads must not mix the bytes of two frames.
 	busy    atomic.Bool
-	conn    atomic.Int32
-	rest    []byte // of a frame that was taken in part
-	waiting bool   // for room to send it
+	conn    atomic.Int32 // descriptor of the connection; -1: none
+	rest    []byte       // unsent bytes of a frame that was sent in part
+	waiting bool         // epoll watches for room to send rest
 
-	in         []byte // what was read; the reader's
+	in         []byte // bytes read; used by the reader only
 	start, end int
 }
 
@@ -34,7 +34,7 @@ const (
 	streamBuffer = 256 << 10
 )
 
-// OpenStream listens on path.
+// OpenStream creates the unix socket path and listens on it. If another process uses path, the error wraps tap.ErrExists.
 func OpenStream(path string) (*Stream, error) {
 	s := &Stream{listener: -1, in: make([]byte, streamBuffer)}
 	s.conn.Store(-1)
@@ -52,10 +52,10 @@ func OpenStream(path string) (*Stream, error) {
 	return s, nil
 }
 
-// Connected tells whether a machine is there.
+// Connected reports whether a machine is connected.
 func (s *Stream) Connected() bool { return s.conn.Load() >= 0 }
 
-// take is a lock that is held for a system call at most.
+// take locks busy. The lock is only held for non-blocking system calls.
 func (s *Stream) take() {
 	for n := 0; !s.busy.CompareAndSwap(false, true); n++ {
 		if n > 1000 {
@@ -99,7 +99,8 @@ func (s *Stream) Read(b []byte) (int, error) {
 	return 0, nil
 }
 
-// next takes a whole frame out of what was read. A length that cannot be ends the connection: what follows means nothing.
+// next takes a whole frame out of the bytes that were read; ok is false if there is none. An invalid length ends the
+// connection, since the bytes after it have no meaning.
 func (s *Stream) next(b []byte) (n int, ok bool) {
 	have := s.in[s.start:s.end]
 	if len(have) < streamHeader {
@@ -123,7 +124,7 @@ func (s *Stream) accept() bool {
 	if err != nil {
 		return false
 	}
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 1<<20) // bounded, and enough for a burst
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 1<<20) // bytes: bounded, but enough for a burst
 	if s.watch(fd, unix.EPOLLIN) != nil {
 		unix.Close(fd)
 		return true
@@ -135,14 +136,14 @@ func (s *Stream) accept() bool {
 	return true
 }
 
-// refuse turns away who comes while somebody is there.
+// refuse closes the next new connection: a machine is connected already.
 func (s *Stream) refuse() {
 	if fd, _, err := unix.Accept4(s.listener, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK); err == nil {
 		unix.Close(fd)
 	}
 }
 
-// hangUp ends the connection; only the reader does.
+// hangUp ends the connection. Only the reader may call it.
 func (s *Stream) hangUp() {
 	s.take()
 	defer s.release()
@@ -159,7 +160,7 @@ func (s *Stream) Write(f *frame.Frame) frame.Reason {
 	return s.Segmenter.Send(f, s.send)
 }
 
-// send writes one frame, or nothing; busy is held.
+// send sends one frame, or nothing. If the socket takes only a part, the rest is kept for flush. The caller holds busy.
 func (s *Stream) send(b []byte) frame.Reason {
 	fd := int(s.conn.Load())
 	if fd < 0 {
@@ -176,7 +177,7 @@ func (s *Stream) send(b []byte) frame.Reason {
 	switch {
 	case errno == syscall.EAGAIN || errno == syscall.EINTR:
 		return frame.TxQueueFull
-	case errno != 0: // the reader finds out, too
+	case errno != 0: // the reader gets the error, too, and hangs up
 		return frame.PortDown
 	case int(n) < streamHeader:
 		s.rest = append(append(s.rest[:0], head[n:]...), b...)
@@ -189,7 +190,7 @@ func (s *Stream) send(b []byte) frame.Reason {
 	return frame.None
 }
 
-// flush goes on with a frame that was taken in part.
+// flush sends the rest of a frame that was sent in part.
 func (s *Stream) flush() {
 	s.take()
 	defer s.release()
@@ -212,14 +213,14 @@ func (s *Stream) flushed(fd int) bool {
 	return true
 }
 
-// await has the epoll wake the reader when there is room to send.
+// await makes epoll watch for room to send as well, which wakes the reader; with room false, only for input.
 func (s *Stream) await(fd int, room bool) {
 	events := uint32(unix.EPOLLIN)
 	if room {
 		events |= unix.EPOLLOUT
 	}
 	s.waiting = room
-	_ = unix.EpollCtl(s.ep, unix.EPOLL_CTL_MOD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)}) // a dead one is found by Read
+	_ = unix.EpollCtl(s.ep, unix.EPOLL_CTL_MOD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)}) // Read notices a dead one
 }
 
 // Close implements frame.Conn.

@@ -15,29 +15,32 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// VDE is a port that is to its clients (vde_plug, QEMU's `-netdev vde`, VirtualBox) a VDE switch with one free port: a folder
-// with the control socket ctl. One client plugs in at a time; it is gone when it closes its control connection.
+// VDE is a port that looks like a VDE switch with one free port to its clients (vde_plug, QEMU's `-netdev vde`,
+// VirtualBox): a directory with the control socket ctl. One client can be connected at a time; it disconnects when it
+// closes its control connection.
 //
-// Source: VDE's protocol, version 3: a request on the control connection names the client's datagram socket; the answer names ours,
-// which is connected to the client's by then, since that may lose its name. Each frame is one datagram.
+// Source: VDE's protocol, version 3. A request on the control connection names the client's datagram socket; the answer
+// names ours. Ours is connected to the client's before the answer, since the client may then remove its socket's name.
+// Each datagram is one frame.
 type VDE struct {
 	endpoint
 	listener int
-	ctl      int    // the client's control connection; -1 without
-	data     int    // our datagram socket. The number stays, and stands for another socket with each client: workers may be writing
-	name     string // its path
-	there    atomic.Bool
+	ctl      int         // the client's control connection; -1: none
+	data     int         // our datagram socket; each client gets a new one with the same number, since workers may be writing
+	name     string      // path of data
+	there    atomic.Bool // a client is connected
 }
 
 const (
 	vdeMagic   = 0xfeedface
 	vdeVersion = 3
-	vdeRequest = 12 + sockaddrLen // magic, version, type; the client's data socket; a description may follow
+	vdeRequest = 12 + sockaddrLen // bytes: magic, version, type, address of the client's data socket; a description may follow
 )
 
 const sockaddrLen = int(unsafe.Sizeof(unix.RawSockaddrUnix{}))
 
-// OpenVDE makes the folder dir, or takes an empty one.
+// OpenVDE creates the directory dir, unless it exists, and the sockets in it. If another process uses them, the error wraps
+// tap.ErrExists.
 func OpenVDE(dir string) (*VDE, error) {
 	v := &VDE{listener: -1, data: -1, ctl: -1, name: filepath.Join(dir, "data")}
 	if err := v.open(); err != nil {
@@ -62,7 +65,7 @@ func (v *VDE) sockets(dir string) error {
 	if v.listener, err = v.bind(filepath.Join(dir, "ctl"), unix.SOCK_STREAM); err != nil {
 		return err
 	}
-	if v.data, err = v.bind(v.name, unix.SOCK_DGRAM); err != nil { // it keeps the name until a client comes
+	if v.data, err = v.bind(v.name, unix.SOCK_DGRAM); err != nil { // holds the name until a client connects
 		return err
 	}
 	if err := unix.Listen(v.listener, 4); err != nil {
@@ -71,7 +74,7 @@ func (v *VDE) sockets(dir string) error {
 	return v.watch(v.listener, unix.EPOLLIN)
 }
 
-// Connected tells whether a client has plugged in.
+// Connected reports whether a client is connected.
 func (v *VDE) Connected() bool { return v.there.Load() }
 
 // Read implements frame.Conn.
@@ -88,7 +91,7 @@ func (v *VDE) Read(b []byte) (int, error) {
 		case errno == syscall.EAGAIN:
 			v.control()
 			return 0, nil
-		case errno != 0 || n > len(b)-frame.VnetLen: // about what was sent before, or too long
+		case errno != 0 || n > len(b)-frame.VnetLen: // the error belongs to an earlier send, or the datagram is too long
 			continue
 		}
 		if n = plainFrame(b, n); n > 0 {
@@ -98,7 +101,7 @@ func (v *VDE) Read(b []byte) (int, error) {
 	return 0, nil
 }
 
-// control looks after clients that come and go.
+// control handles clients that connect and disconnect.
 func (v *VDE) control() {
 	if v.ctl >= 0 {
 		v.request()
@@ -112,7 +115,7 @@ func (v *VDE) control() {
 		case v.there.Load(): // the port is taken
 			unix.Close(fd)
 			continue
-		case v.ctl >= 0: // by one that has said nothing
+		case v.ctl >= 0: // a client that has not sent its request: replace it
 			v.hangUp()
 		}
 		v.ctl = fd
@@ -124,7 +127,7 @@ func (v *VDE) control() {
 	}
 }
 
-// request reads what the client's control connection says: its request, or that it is over.
+// request reads from the client's control connection: its request, or the end of the connection.
 func (v *VDE) request() {
 	var b [vdeRequest + 1024]byte
 	n, err := unix.Read(v.ctl, b[:])
@@ -132,7 +135,7 @@ func (v *VDE) request() {
 	case err == unix.EAGAIN || err == unix.EINTR:
 		return
 	case err != nil || n == 0 || v.there.Load() || n < vdeRequest-len(unix.RawSockaddrUnix{}.Path)+1:
-		v.hangUp() // over, or not VDE's protocol
+		v.hangUp() // the end, or not VDE's protocol
 		return
 	}
 	e := binary.NativeEndian
@@ -155,15 +158,15 @@ func (v *VDE) request() {
 	v.there.Store(true)
 }
 
-// connect makes data a socket between our name and the client's.
+// connect replaces data by a socket that is bound to our name and connected to the client's socket at path.
 func (v *VDE) connect(path string) error {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	_ = os.Remove(v.name)                                                   // the one before
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4<<20) // without, less fits
+	_ = os.Remove(v.name)                                                   // the name of the previous socket
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4<<20) // bytes; if it fails, fewer frames fit
 	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: v.name}); err == nil {
 		err = os.Chmod(v.name, 0o660)
 	}
@@ -179,7 +182,7 @@ func (v *VDE) connect(path string) error {
 	return v.watch(v.data, unix.EPOLLIN)
 }
 
-// owns tells whether the client's data socket is its own: frames go to no other process's.
+// owns reports whether path is a socket that belongs to the client's user. Frames must not go to another user's socket.
 func (v *VDE) owns(path string) bool {
 	var st unix.Stat_t
 	cred, err := unix.GetsockoptUcred(v.ctl, unix.SOL_SOCKET, unix.SO_PEERCRED)
@@ -188,10 +191,10 @@ func (v *VDE) owns(path string) bool {
 
 func (v *VDE) hangUp() {
 	v.there.Store(false)
-	unix.Close(v.ctl) // which takes it out of the epoll
+	unix.Close(v.ctl) // removes it from epoll as well
 	v.ctl = -1
 	if fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err == nil {
-		_ = unix.Dup3(fd, v.data, unix.O_CLOEXEC) // one that leads nowhere
+		_ = unix.Dup3(fd, v.data, unix.O_CLOEXEC) // a socket that is not connected
 		unix.Close(fd)
 	}
 }

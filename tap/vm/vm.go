@@ -1,3 +1,8 @@
+// Package vm connects virtual machines that use no TAP. They exchange frames over unix sockets: QEMU's `-netdev stream`
+// (Stream) and `-netdev dgram` (Dgram), and VDE (VDE).
+//
+// A machine may connect and disconnect; its port stays, and is down meanwhile. Input from machines is untrusted: lengths
+// are checked. A machine that does not read loses frames, and nothing waits for it.
 package vm
 
 import (
@@ -13,15 +18,11 @@ import (
 	"github.com/uvswitch/uvswitch/tap"
 )
 
-// Virtual machines without a TAP speak frames over unix sockets: QEMU's `-netdev stream` (stream.go) and `-netdev dgram`
-// (dgram.go), and VDE (vde.go). The other side comes and goes; the port stays, and is down meanwhile. What it sends is foreign: lengths
-// are checked, a side that does not read loses frames, and nobody waits for it.
-
-// endpoint is what they have in common: sockets behind one epoll descriptor, which a Poller waits for.
+// endpoint is the common part of all ports: sockets behind one epoll descriptor, on which a Poller waits.
 type endpoint struct {
 	frame.Segmenter
 	ep    int
-	paths []string // sockets and folders made, removed by Close, the last first
+	paths []string // sockets and directories created; Close removes them in reverse order
 }
 
 func (e *endpoint) open() (err error) {
@@ -34,18 +35,18 @@ func (e *endpoint) open() (err error) {
 // FD implements frame.Conn.
 func (e *endpoint) FD() int { return e.ep }
 
-// Vnet is false: frames have no virtio-net header there.
+// Vnet implements frame.Conn. It is false: frames on these sockets have no virtio-net header.
 func (e *endpoint) Vnet() bool { return false }
 
-// Longest implements frame.Conn: what was joined would only have to be taken apart.
+// GSOMaxSize implements frame.Conn. It is 0: a coalesced packet would only have to be segmented again here.
 func (e *endpoint) GSOMaxSize(uint8) int { return 0 }
 
 func (e *endpoint) watch(fd int, events uint32) error {
 	return unix.EpollCtl(e.ep, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})
 }
 
-// bind makes a socket at path, for root and its group. What a dead switch has left there is replaced; what is alive, or no
-// socket, is not.
+// bind creates a socket at path with mode 0660. It replaces a socket that a dead switch has left there. A socket that a
+// process still uses, and any other file, is an error.
 func (e *endpoint) bind(path string, kind int) (int, error) {
 	if len(path) >= len(unix.RawSockaddrUnix{}.Path) {
 		return -1, fmt.Errorf("tap: the path %s is too long for a unix socket; the limit is 107 characters", path)
@@ -57,7 +58,7 @@ func (e *endpoint) bind(path string, kind int) (int, error) {
 		if alive(path, kind) {
 			return -1, fmt.Errorf("tap: %w: another process listens on %s; choose another path", tap.ErrExists, path)
 		}
-		_ = os.Remove(path) // a failure shows below
+		_ = os.Remove(path) // if it fails, Bind fails
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -75,9 +76,9 @@ func (e *endpoint) bind(path string, kind int) (int, error) {
 	return fd, nil
 }
 
-// alive tells whether a process has the socket at path.
+// alive reports whether a process has the socket at path open.
 func alive(path string, kind int) bool {
-	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0) // one that is stopped is alive
+	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0) // a stopped process counts as alive
 	if err != nil {
 		return false
 	}
@@ -92,20 +93,21 @@ func (e *endpoint) close(fds ...int) error {
 		}
 	}
 	for i := len(e.paths) - 1; i >= 0; i-- {
-		_ = os.Remove(e.paths[i]) // gone already is fine
+		_ = os.Remove(e.paths[i]) // it may have been removed already
 	}
 	return nil
 }
 
-// sockaddr is an address of the other side, as the kernel gives and takes it.
+// sockaddr is the address of the other side, in the kernel's form.
 type sockaddr struct {
 	raw unix.RawSockaddrUnix
 	n   uint32
 }
 
-func (a *sockaddr) known() bool { return a.n > 2 } // more than the family: others cannot be answered
+func (a *sockaddr) known() bool { return a.n > 2 } // longer than the family alone: a socket without a name cannot be answered
 
-// receive reads one datagram into b and its sender into from; n is 0 when there is none.
+// receive reads one datagram into b and its sender into from. n is the datagram's length in bytes, even if b is shorter;
+// errno is EAGAIN when there is no datagram.
 func receive(fd int, b []byte, from *sockaddr) (n int, errno syscall.Errno) {
 	from.n = uint32(unsafe.Sizeof(from.raw))
 	r, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_DONTWAIT|unix.MSG_TRUNC,
@@ -116,25 +118,26 @@ func receive(fd int, b []byte, from *sockaddr) (n int, errno syscall.Errno) {
 	return int(r), 0
 }
 
-// sendTo sends one datagram; to is nil on a socket that is connected.
+// sendTo sends one datagram. to is nil if the socket is connected.
 func sendTo(fd int, b []byte, to *sockaddr) frame.Reason {
 	if to == nil {
 		to = &sockaddr{}
 	}
 	for {
 		_, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL,
-			uintptr(unsafe.Pointer(&to.raw)), uintptr(to.n)) // without a length, without an address
+			uintptr(unsafe.Pointer(&to.raw)), uintptr(to.n)) // length 0: no address
 		switch errno {
 		case syscall.EINTR:
 			continue
 		case syscall.ECONNREFUSED, syscall.ENOENT, syscall.ENOTCONN, syscall.EPERM, syscall.EACCES:
-			return frame.PortDown // nobody is there
+			return frame.PortDown // nobody receives at that address
 		}
 		return tap.WriteReason(errno)
 	}
 }
 
-// plainFrame completes what was read behind the room for a virtio-net header; 0 for what is no frame.
+// plainFrame puts a zero virtio-net header before the n bytes that were read and returns the length with it; 0 if n is not
+// the length of a frame.
 func plainFrame(b []byte, n int) int {
 	if n <= 0 || n > frame.MaxFrame {
 		return 0
@@ -143,4 +146,4 @@ func plainFrame(b []byte, n int) int {
 	return frame.VnetLen + n
 }
 
-const retries = 64 // of one Read; each takes an error or a frame off the socket
+const retries = 64 // system calls per Read at most; each takes an error or a frame off the socket

@@ -15,7 +15,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
 )
 
-// readUntil reads frames until ok says that it is enough.
+// readUntil reads frames until ok returns true; it calls ok(nil) when there is no frame.
 func readUntil(t *testing.T, c frame.Conn, ok func(eth []byte) bool) {
 	t.Helper()
 	b := make([]byte, frame.VnetLen+frame.MaxFrame)
@@ -64,7 +64,7 @@ func TestStream(t *testing.T) {
 	c := dial()
 	readUntil(t, s, func([]byte) bool { return s.Connected() })
 
-	// Frames come in pieces of any size, and several at once.
+	// Frames arrive in pieces of any size, and several at once.
 	var all []byte
 	for _, p := range []string{"one", "two, which is longer", "three"} {
 		all = append(all, streamed(frameOf(p).Bytes())...)
@@ -83,7 +83,7 @@ func TestStream(t *testing.T) {
 		return got == 3
 	})
 
-	// Somebody else is turned away.
+	// A second machine is refused.
 	other := dial()
 	_ = other.SetReadDeadline(time.Now().Add(10 * time.Second))
 	turned := make(chan error, 1)
@@ -98,7 +98,7 @@ func TestStream(t *testing.T) {
 	s.Close()
 }
 
-// A machine that does not read loses whole frames, and never gets a part of one; several workers may write.
+// A machine that does not read loses whole frames and never gets a part of one, even when several workers write.
 func TestStreamSlowReader(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	s, err := OpenStream(path)
@@ -135,7 +135,7 @@ func TestStreamSlowReader(t *testing.T) {
 		t.Fatalf("%d taken, %v lost", sent, lost)
 	}
 	done := make(chan struct{})
-	go func() { // the reader flushes what was taken in part
+	go func() { // the reader flushes frames that were sent in part
 		defer close(done)
 		for range sent {
 			var head [4]byte
@@ -160,7 +160,7 @@ func TestStreamSlowReader(t *testing.T) {
 	})
 }
 
-// A length that cannot be ends the connection; the next one begins anew.
+// An invalid length ends the connection; the next connection starts fresh.
 func TestStreamHostile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	s, err := OpenStream(path)
@@ -173,7 +173,7 @@ func TestStreamHostile(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, _ = c.Write(bad)
-		if bad[3] == 9 { // it breaks off in the middle
+		if bad[3] == 9 { // the connection ends within a frame
 			readUntil(t, s, func([]byte) bool { return s.Connected() })
 			c.Close()
 		}
@@ -237,8 +237,8 @@ func TestDgram(t *testing.T) {
 	if d.Connected() || d.Write(frameOf("x")) != frame.PortDown {
 		t.Error("who has no address cannot be answered")
 	}
-	_, _ = nameless.Write(make([]byte, frame.MaxFrame+5)) // too long: nothing
-	for _, name := range []string{"m1", "m2"} {           // a machine, and the one after it
+	_, _ = nameless.Write(make([]byte, frame.MaxFrame+5)) // too long: ignored
+	for _, name := range []string{"m1", "m2"} {           // one machine, then another
 		local := &net.UnixAddr{Name: filepath.Join(dir, name), Net: "unixgram"}
 		m, err := net.DialUnix("unixgram", local, &net.UnixAddr{Name: path, Net: "unixgram"})
 		if err != nil {
@@ -262,7 +262,7 @@ func TestDgram(t *testing.T) {
 	}
 }
 
-// What is not VDE's protocol, or names a socket that is not the client's, gets no port; real clients are in e2e.
+// A client that does not speak VDE's protocol, or names a socket of another user, is refused. Real clients are in e2e.
 func TestVDEHostile(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "vde")
 	v, err := OpenVDE(dir)

@@ -1,5 +1,5 @@
-// Package api is the control API's contract: the JSON bodies of /v1 and a client for them. The keys are what
-// scripts build on; they may be added to and never changed.
+// Package api defines the control API: the JSON bodies of /v1, and a client. Programs rely on the JSON keys: new keys may be
+// added, existing keys never change.
 package api
 
 import (
@@ -7,14 +7,14 @@ import (
 	"fmt"
 )
 
-// Defaults of PortAdd.
+// Default values of PortAdd.
 const (
 	DefaultNetwork = "default" // the network that `run` creates
 	DefaultIfname  = "eth0"
 	AutoAddress    = "auto" // the switch chooses
 )
 
-// NetworkName returns the network that the port is to be in.
+// NetworkName returns the name of the port's network, DefaultNetwork if none is set.
 func (a *PortAdd) NetworkName() string {
 	if a.Network == "" {
 		return DefaultNetwork
@@ -22,10 +22,10 @@ func (a *PortAdd) NetworkName() string {
 	return a.Network
 }
 
-// NamesAddress reports whether an address is asked for, rather than left to the switch.
+// NamesAddress reports whether IP is a particular address, rather than empty or AutoAddress.
 func (a *PortAdd) NamesAddress() bool { return a.IP != "" && a.IP != AutoAddress }
 
-// States of FDBAdd.
+// Values of FDBAdd.State.
 const (
 	FDBStatic = "static"
 	FDBSticky = "sticky"
@@ -46,17 +46,18 @@ type Port struct {
 	Offload   bool            `json:"offload"`
 	Backend   string          `json:"backend"`
 	Flags     map[string]bool `json:"flags"`
-	RxRate    uint64          `json:"rx_rate"`  // what it may send, bits per second; 0: no limit
-	RxBurst   uint64          `json:"rx_burst"` // bytes
-	TxRate    uint64          `json:"tx_rate"`  // what it gets
+	RxRate    uint64          `json:"rx_rate"`  // limit for frames from the port, in bits per second; 0: no limit
+	RxBurst   uint64          `json:"rx_burst"` // in bytes
+	TxRate    uint64          `json:"tx_rate"`  // limit for frames to the port, in bits per second; 0: no limit
 	TxBurst   uint64          `json:"tx_burst"`
-	NoRoute   bool            `json:"no_route"`  // made without a default route inside
-	Handed    bool            `json:"handed"`    // a TAP that another program has made and keeps (Docker, a CNI plugin)
-	Segmented uint64          `json:"segmented"` // frames segmented or summed in software, ports without offloads
+	NoRoute   bool            `json:"no_route"`  // created without a default route in the namespace
+	Handed    bool            `json:"handed"`    // its TAP was passed as a file descriptor (Docker, a CNI plugin)
+	Segmented uint64          `json:"segmented"` // frames segmented or checksummed in software, on ports without offloads
 	PortStats
 }
 
-// PortStats are a port's counts since it was added. Drops are named by reason.
+// PortStats are the counters of a port since it was added. Rx counts frames from the port, Tx frames to the port. Drops has the
+// dropped frames by reason.
 type PortStats struct {
 	RxPackets uint64            `json:"rx_packets"`
 	RxBytes   uint64            `json:"rx_bytes"`
@@ -67,55 +68,56 @@ type PortStats struct {
 	Drops     map[string]uint64 `json:"drops"`
 }
 
-// Conservation is the account of every frame: at rest, Received + Originated + Replicated = Transmitted +
-// Dropped + Consumed.
+// Conservation is the balance of all frames. While no frame is in transit or queued, Received + Originated + Replicated =
+// Transmitted + Dropped + Consumed.
 type Conservation struct {
 	Received    uint64 `json:"received"`    // read from ports
-	Originated  uint64 `json:"originated"`  // made by the gateway
-	Replicated  uint64 `json:"replicated"`  // further copies of flooded frames
-	Transmitted uint64 `json:"transmitted"` // taken by ports
-	Dropped     uint64 `json:"dropped"`     // for a reason
-	Consumed    uint64 `json:"consumed"`    // for the gateway itself
+	Originated  uint64 `json:"originated"`  // created by the gateway
+	Replicated  uint64 `json:"replicated"`  // additional copies of flooded frames
+	Transmitted uint64 `json:"transmitted"` // accepted by ports
+	Dropped     uint64 `json:"dropped"`     // dropped for one of the reasons
+	Consumed    uint64 `json:"consumed"`    // processed by the gateway itself
 	Balanced    bool   `json:"balanced"`
 }
 
-// PortAdd is what POST /v1/ports takes.
+// A PortAdd is the body of POST /v1/ports.
 type PortAdd struct {
 	Name    string `json:"name"`
 	Network string `json:"network,omitempty"` // "default" when empty
 	Netns   string `json:"netns,omitempty"`   // a name, a path, or pid:N
 	Ifname  string `json:"ifname,omitempty"`  // "eth0" when empty
-	Device  string `json:"device,omitempty"`  // plug this existing device instead
-	// For virtual machines, instead: the path of a unix socket to make, or of VDE's folder.
+	Device  string `json:"device,omitempty"`  // use this existing device instead of a new TAP
+	// For a virtual machine, one of these instead: the path of a unix socket that the switch creates, or of VDE's folder.
 	QEMUStream string `json:"qemu_stream,omitempty"`
 	QEMUDgram  string `json:"qemu_dgram,omitempty"`
 	VDE        string `json:"vde,omitempty"`
-	// Or a TAP whose descriptor comes with the request, see Client.HandPort; Netns and Ifname are then what to call its place.
+	// Or a TAP that is passed as a file descriptor with the request, see Client.HandPort. Netns and Ifname then only describe the
+	// TAP's place.
 	Handed  bool   `json:"handed,omitempty"`
-	IP      string `json:"ip,omitempty"` // "auto", a CIDR, or an address
+	IP      string `json:"ip,omitempty"` // "auto", an address, or an address with a prefix length
 	MAC     string `json:"mac,omitempty"`
 	MTU     int    `json:"mtu,omitempty"`
 	Offload string `json:"offload,omitempty"` // on or off
 	NoRoute bool   `json:"no_route,omitempty"`
 
-	Set PortSet `json:"set,omitempty"` // knobs
+	Set PortSet `json:"set,omitempty"` // port settings
 }
 
-// PortSet is what PATCH /v1/ports/{name} takes: knobs by name. Those of `bridge link` are on or off; rx_rate (what the port may
-// send), tx_rate (what it gets) and rate (both) are off or a rate.
+// A PortSet is the body of PATCH /v1/ports/{name}: values of port settings by name. The settings of `bridge link` are on or off.
+// rx_rate (for frames from the port), tx_rate (for frames to the port) and rate (for both) are off or a rate.
 type PortSet map[string]Knob
 
-// A Knob is "on", "off", or a rate in the units of tc, with its burst: "10mbit", "10mbit/64kb". JSON's true and false are
-// taken for the first two.
+// A Knob is the value of a port setting: "on", "off", or a rate in the units of tc, optionally with a burst: "10mbit",
+// "10mbit/64kb". In JSON, true and false are accepted for "on" and "off".
 type Knob string
 
-// Knobs that are switches.
+// Values of settings that are on or off.
 const (
 	On  Knob = "on"
 	Off Knob = "off"
 )
 
-// The bounds of rates in bits per second, and of bursts in bytes: a frame at least.
+// The bounds of rates, in bits per second, and of bursts, in bytes. The smallest burst is one full frame.
 const (
 	MinRate  = 1_000
 	MaxRate  = 1_000_000_000_000
@@ -123,7 +125,7 @@ const (
 	MaxBurst = 1 << 30
 )
 
-// Switch is On or Off.
+// Switch returns On or Off.
 func Switch(on bool) Knob {
 	if on {
 		return On
@@ -131,7 +133,8 @@ func Switch(on bool) Knob {
 	return Off
 }
 
-// RateKnob is a rate in bits per second and a burst in bytes; with 0 the switch chooses the burst. 0 bits are no limit.
+// RateKnob returns the value for a rate in bits per second and a burst in bytes. With burst 0 the switch chooses the burst; with
+// bits 0 there is no limit.
 func RateKnob(bits, burst uint64) Knob {
 	switch {
 	case bits == 0:
@@ -147,7 +150,7 @@ func RateKnob(bits, burst uint64) Knob {
 	return Knob(fmt.Sprintf("%d%sbit", bits, units[unit]))
 }
 
-// UnmarshalJSON takes a word or a boolean.
+// UnmarshalJSON implements json.Unmarshaler. It accepts a string or a boolean.
 func (k *Knob) UnmarshalJSON(b []byte) error {
 	var on bool
 	if json.Unmarshal(b, &on) == nil {
@@ -162,7 +165,7 @@ func (k *Knob) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// UnmarshalYAML takes a word, a boolean or a number. The configuration file has settings in this form, too.
+// UnmarshalYAML accepts a string, a boolean or a number, as in the configuration file.
 func (k *Knob) UnmarshalYAML(decode func(any) error) error {
 	var v any
 	if err := decode(&v); err != nil {
@@ -193,19 +196,19 @@ type Network struct {
 	Ports     int    `json:"ports"`
 }
 
-// NetworkAdd is what POST /v1/networks takes.
+// A NetworkAdd is the body of POST /v1/networks.
 type NetworkAdd struct {
 	Name      string `json:"name"`
 	Subnet    string `json:"subnet"`
-	Gateway   string `json:"gateway,omitempty"` // the first address when empty
+	Gateway   string `json:"gateway,omitempty"` // when empty: the first address of the subnet
 	MTU       int    `json:"mtu,omitempty"`
 	Internal  bool   `json:"internal,omitempty"`
-	Isolated  bool   `json:"isolated,omitempty"`  // it reaches no other network
-	Mapping   string `json:"mapping,omitempty"`   // endpoint-independent when empty
-	Filtering string `json:"filtering,omitempty"` // address-and-port-dependent when empty
+	Isolated  bool   `json:"isolated,omitempty"`  // it cannot reach other networks
+	Mapping   string `json:"mapping,omitempty"`   // when empty: endpoint-independent
+	Filtering string `json:"filtering,omitempty"` // when empty: address-and-port-dependent
 }
 
-// An FDBEntry is a row of `fdb show`, keys as `bridge -j fdb show`.
+// An FDBEntry is a row of `fdb show`. The keys are those of `bridge -j fdb show`.
 type FDBEntry struct {
 	MAC     string   `json:"mac"`
 	Ifname  string   `json:"ifname"` // the port's name
@@ -213,17 +216,17 @@ type FDBEntry struct {
 	State   string   `json:"state"` // permanent, static, sticky, or empty for learned
 	Network string   `json:"network"`
 	IsLocal bool     `json:"is_local"`
-	Age     float64  `json:"age"` // seconds since last heard
+	Age     float64  `json:"age"` // seconds since the last frame from this address
 }
 
-// FDBAdd is what POST /v1/fdb takes.
+// An FDBAdd is the body of POST /v1/fdb.
 type FDBAdd struct {
 	MAC   string `json:"mac"`
 	Port  string `json:"port"`
 	State string `json:"state"` // static or sticky
 }
 
-// A Bridge is what `bridge show` prints of one network, after brctl showstp.
+// A Bridge is the output of `bridge show` for one network. It follows brctl showstp.
 type Bridge struct {
 	Network    string       `json:"network"`
 	BridgeID   string       `json:"bridge_id"`
@@ -258,7 +261,7 @@ type Route struct {
 	Dev     string `json:"dev"`
 	Network string `json:"network"`
 	Type    string `json:"type"`
-	ByHand  bool   `json:"by_hand"` // added by route add or the configuration file
+	ByHand  bool   `json:"by_hand"` // added with `route add` or by the configuration file
 }
 
 // A Publish is a row of `publish ls`.
@@ -276,10 +279,10 @@ type Publish struct {
 	Bytes         uint64   `json:"bytes"`
 }
 
-// Host is its host side, as Client.Unpublish takes it: [ADDR:]PORT[-END]/PROTO.
+// Host returns the host side in the form that Client.Unpublish takes: [ADDR:]PORT[-END]/PROTO.
 func (p Publish) Host() string { return p.HostPorts() + "/" + p.Protocol }
 
-// HostPorts is that without the protocol.
+// HostPorts returns the host side without the protocol: [ADDR:]PORT[-END].
 func (p Publish) HostPorts() string {
 	if p.HostAddress == "0.0.0.0" {
 		return p.PortRange()
@@ -287,7 +290,7 @@ func (p Publish) HostPorts() string {
 	return p.HostAddress + ":" + p.PortRange()
 }
 
-// PortRange is PORT, or PORT-END.
+// PortRange returns the host ports: PORT or PORT-END.
 func (p Publish) PortRange() string {
 	if p.HostPort == p.HostPortEnd {
 		return fmt.Sprint(p.HostPort)
@@ -295,14 +298,14 @@ func (p Publish) PortRange() string {
 	return fmt.Sprintf("%d-%d", p.HostPort, p.HostPortEnd)
 }
 
-// PublishAdd is what POST /v1/publish takes: Spec is [HOST_ADDR:]HOST_PORT[-END]:PORT[/tcp|udp|sctp].
+// A PublishAdd is the body of POST /v1/publish. Spec is [HOST_ADDR:]HOST_PORT[-END]:PORT[/tcp|udp|sctp].
 type PublishAdd struct {
 	Spec string   `json:"spec"`
 	Port string   `json:"port"`
 	From []string `json:"from,omitempty"`
 }
 
-// A FlowSide is one direction of a Flow. Type, Code and ID stand for the ports of ICMP.
+// A FlowSide is one direction of a Flow. For ICMP, Type, Code and ID are set instead of the ports.
 type FlowSide struct {
 	Src     string `json:"src"`
 	Dst     string `json:"dst"`
@@ -317,11 +320,11 @@ type FlowSide struct {
 
 // A Flow is a row of `flow ls`.
 type Flow struct {
-	ID       uint32   `json:"id"` // as in dumps and `monitor`; used again when the flow is gone
+	ID       uint32   `json:"id"` // as in dumps and `monitor`; reused after the flow has ended
 	Protocol string   `json:"protocol"`
-	Number   int      `json:"number"` // the IP protocol's
+	Number   int      `json:"number"` // number of the IP protocol
 	State    string   `json:"state"`
-	Timeout  int      `json:"timeout"` // seconds until it goes if it stays idle
+	Timeout  int      `json:"timeout"` // seconds until the flow expires if it stays idle
 	Original FlowSide `json:"original"`
 	Reply    FlowSide `json:"reply"`
 	Status   []string `json:"status"`
@@ -343,106 +346,106 @@ type NATRule struct {
 	To          string `json:"to"`
 }
 
-// A PortUse is how far the outside ports of one protocol are used, and by which ports of the switch.
+// A PortUse counts the used outside ports of one protocol. Holders has the count by port of the switch.
 type PortUse struct {
 	Protocol string         `json:"protocol"`
 	Used     int            `json:"used"`
-	Resting  int            `json:"resting"` // given back less than two minutes ago
+	Resting  int            `json:"resting"` // in quarantine: released less than two minutes ago
 	Limit    int            `json:"limit"`
-	Quota    int            `json:"quota"` // what one port may hold
+	Quota    int            `json:"quota"` // limit for one port of the switch
 	Holders  map[string]int `json:"holders"`
 }
 
-// FlowStats are totals since the start, after `conntrack -S`, and the flows there are by state.
+// FlowStats are totals since the start, as in `conntrack -S`, and the current flows by state and by port of the switch.
 type FlowStats struct {
 	Used    int               `json:"used"`
 	Limit   int               `json:"limit"`
-	Quota   int               `json:"quota"` // what one port may hold
+	Quota   int               `json:"quota"` // limit for one port of the switch
 	Created uint64            `json:"created"`
-	Ended   map[string]uint64 `json:"ended"`  // by why: timed_out, evicted, replaced, flushed
+	Ended   map[string]uint64 `json:"ended"`  // by cause: timed_out, evicted, replaced, flushed
 	States  map[string]int    `json:"states"` // by protocol and state
 	Holders map[string]int    `json:"holders"`
 	Missed  uint64            `json:"events_missed"`
 }
 
-// Deleted is how many flows were ended.
+// Deleted is the number of flows that were removed.
 type Deleted struct {
 	Deleted int `json:"deleted"`
 }
 
-// A TraceRequest is what POST /v1/trace takes: a port, and a packet in words or as bytes.
+// A TraceRequest is the body of POST /v1/trace: a port, and a packet as text or as bytes.
 type TraceRequest struct {
 	In      string `json:"in"`
 	Packet  string `json:"packet,omitempty"`  // such as "tcp 172.29.0.2:4000 > 1.1.1.1:443 S"
-	Hex     string `json:"hex,omitempty"`     // a frame from the destination MAC on
-	Reverse bool   `json:"reverse,omitempty"` // the answer too
+	Hex     string `json:"hex,omitempty"`     // an Ethernet frame, from the destination MAC address on
+	Reverse bool   `json:"reverse,omitempty"` // also trace the answer
 }
 
-// A Trace is what would happen to a packet.
+// A Trace says what would happen to a packet.
 type Trace struct {
 	Packet  string      `json:"packet"`
 	In      string      `json:"in"`
-	Length  int         `json:"length"` // bytes of the frame
+	Length  int         `json:"length"` // length of the frame in bytes
 	Steps   []TraceStep `json:"steps"`
 	Verdict string      `json:"verdict"` // transmitted, answered, consumed, held, dropped, or passed (to the host)
 	Reason  string      `json:"reason,omitempty"`
 	Why     string      `json:"why"`
 	Remedy  string      `json:"remedy,omitempty"`
-	Ports   []string    `json:"ports"`         // that get it
-	Out     string      `json:"out,omitempty"` // the packet as it leaves
+	Ports   []string    `json:"ports"`         // ports that would receive the packet
+	Out     string      `json:"out,omitempty"` // the packet as it would leave
 	Reverse *Trace      `json:"reverse,omitempty"`
 }
 
-// A TraceStep is what one stage found and decided.
+// A TraceStep is the result of one stage.
 type TraceStep struct {
 	Stage  string `json:"stage"`
 	Result string `json:"result"`
 	Text   string `json:"text"`
 }
 
-// NATSettings are what was configured, or is the default.
+// NATSettings are the settings of NAT in force.
 type NATSettings struct {
 	Windows      string            `json:"windows"`        // liberal or strict
-	FlowsPerPort int               `json:"flows_per_port"` // what one port may hold
-	Timers       map[string]uint32 `json:"timers"`         // seconds, by the keys of the configuration file; PORT/PROTO for those by port
+	FlowsPerPort int               `json:"flows_per_port"` // limit for one port of the switch
+	Timers       map[string]uint32 `json:"timers"`         // seconds, by the keys of the configuration file; timers of single ports by PORT/PROTO
 }
 
 // A FlowEvent is a line of `flow events`.
 type FlowEvent struct {
 	Event  string `json:"event"`            // NEW, UPDATE or DESTROY
-	Reason string `json:"reason,omitempty"` // of DESTROY: timed_out, evicted, replaced or flushed
+	Reason string `json:"reason,omitempty"` // for DESTROY: timed_out, evicted, replaced or flushed
 	Time   string `json:"time"`             // RFC 3339, with nanoseconds
 	Flow
 }
 
-// A RouteAdd is what POST /v1/routes takes.
+// A RouteAdd is the body of POST /v1/routes.
 type RouteAdd struct {
 	Dst     string `json:"dst"`
 	Type    string `json:"type,omitempty"`    // unicast (when empty), blackhole, unreachable or prohibit
 	Gateway string `json:"gateway,omitempty"` // the next hop, an address of a network
-	Replace bool   `json:"replace,omitempty"` // one that is there
+	Replace bool   `json:"replace,omitempty"` // replace an existing route
 }
 
-// A NeighborAdd is what POST /v1/neighbors takes.
+// A NeighborAdd is the body of POST /v1/neighbors.
 type NeighborAdd struct {
 	Dst    string `json:"dst"`
 	Lladdr string `json:"lladdr"`
 }
 
-// A Reason is why a frame may be dropped.
+// A Reason is a drop reason, with its meaning and remedy.
 type Reason struct {
 	Name    string `json:"name"`
 	Meaning string `json:"meaning"`
 	Remedy  string `json:"remedy"`
 }
 
-// A Table is how full one table is.
+// A Table is the fill level of a table.
 type Table struct {
 	Used  int `json:"used"`
 	Limit int `json:"limit"`
 }
 
-// Stats is what `stats` prints.
+// Stats is the output of `stats`.
 type Stats struct {
 	Ports        map[string]PortStats `json:"ports"`
 	Drops        map[string]uint64    `json:"drops"`
@@ -450,7 +453,7 @@ type Stats struct {
 	Conservation Conservation         `json:"conservation"`
 }
 
-// Uplink is the way out, in `status`.
+// An Uplink is the uplink in `status`.
 type Uplink struct {
 	Kind    string `json:"kind"`
 	Device  string `json:"device"`
@@ -458,18 +461,18 @@ type Uplink struct {
 	State   string `json:"state"`
 	Why     string `json:"why,omitempty"`
 	MTU     int    `json:"mtu"`
-	Ports   string `json:"ports"`   // the ports NAT gives out
-	Promise string `json:"promise"` // what this kind means for the host
+	Ports   string `json:"ports"`   // ports of the host that NAT uses
+	Promise string `json:"promise"` // what this kind of uplink means for the host
 }
 
-// Status is what `status` prints.
+// Status is the output of `status`.
 type Status struct {
 	Version    string            `json:"version"`
 	PID        int               `json:"pid"`
 	Uptime     float64           `json:"uptime"` // seconds
 	Uplink     Uplink            `json:"uplink"`
 	Backend    string            `json:"backend"`
-	BackendWhy string            `json:"backend_why,omitempty"` // why not io_uring, where that was tried
+	BackendWhy string            `json:"backend_why,omitempty"` // why io_uring is not used, if it was tried
 	Workers    int               `json:"workers"`
 	Host       string            `json:"host"` // the host port's address, or empty
 	Networks   []Network         `json:"networks"`
@@ -479,42 +482,42 @@ type Status struct {
 	Balanced   bool              `json:"balanced"`
 }
 
-// A ReloadRequest is what POST /v1/reload takes: a configuration file's text, or nothing for the switch's own file.
+// A ReloadRequest is the body of POST /v1/reload: the text of a configuration file, or nothing for the switch's own file.
 type ReloadRequest struct {
 	File string `json:"file,omitempty"`
-	Dry  bool   `json:"dry,omitempty"` // only say what would change
+	Dry  bool   `json:"dry,omitempty"` // dry run: only return the changes
 }
 
-// A Reload is what has changed, or would.
+// A Reload lists the changes of a reload, or of a dry run.
 type Reload struct {
 	Changes []string `json:"changes"`
 }
 
-// Error is the body of every answer that is not 2xx.
+// An Error is the body of every answer whose status is not 2xx.
 type Error struct {
 	Status  int    `json:"status"`
 	Message string `json:"error"`
 	Code    Code   `json:"code,omitempty"`
 }
 
-// A Code tells programs which of several errors with one status it is. Most errors have none.
+// A Code distinguishes errors with the same status, for programs. Most errors have no code.
 type Code string
 
-// The codes.
+// The error codes.
 const (
-	NamespaceNotFound     Code = "namespace_not_found"     // 404: the switch sees no such namespace; the caller may
-	NamespaceNotPermitted Code = "namespace_not_permitted" // 501: the switch may not enter namespaces; the caller may
+	NamespaceNotFound     Code = "namespace_not_found"     // 404: the switch does not see the namespace; the caller may see it
+	NamespaceNotPermitted Code = "namespace_not_permitted" // 501: the switch may not enter namespaces; the caller may be allowed to
 	Busy                  Code = "busy"                    // 503: another change is running; try again
 )
 
 func (e *Error) Error() string { return e.Message }
 
-// Errorf makes an Error.
+// Errorf returns an Error with a status of HTTP and a formatted message.
 func Errorf(status int, format string, args ...any) *Error {
 	return &Error{Status: status, Message: fmt.Sprintf(format, args...)}
 }
 
-// With returns e with a code.
+// With sets the code of e and returns e.
 func (e *Error) With(c Code) *Error {
 	e.Code = c
 	return e

@@ -9,19 +9,20 @@ import (
 	"net/url"
 )
 
-// The calls that programs need most, by type; Do and Stream reach the rest (GET /v1/openapi.json describes all). What the switch
-// refuses is an *Error, with HTTP's status: 400 what cannot be, 403 not allowed, 404 not there, 409 in the way of something, 503 too many.
-// Without a switch the error is os.ErrNotExist or syscall.ECONNREFUSED, by errors.Is.
+// These are the calls that programs need most. Do and Stream reach the others; GET /v1/openapi.json describes all.
+//
+// An error from the switch is an *Error with a status of HTTP: 400 not valid, 403 not permitted, 404 does not exist, 409
+// conflict, 503 too many or busy. If no switch answers, errors.Is finds os.ErrNotExist or syscall.ECONNREFUSED in the error.
 
 func get[T any](ctx context.Context, c *Client, path string) (v T, err error) {
 	err = c.Do(ctx, "GET", path, nil, &v)
 	return v, err
 }
 
-// Status is the switch on one screen.
+// Status returns a summary of the switch.
 func (c *Client) Status(ctx context.Context) (Status, error) { return get[Status](ctx, c, "/status") }
 
-// Stats are counters, drops and the account of every frame.
+// Stats returns counters, drops by reason, fill levels of tables, and the balance of frames.
 func (c *Client) Stats(ctx context.Context) (Stats, error) { return get[Stats](ctx, c, "/stats") }
 
 // Networks lists networks.
@@ -42,23 +43,23 @@ func (c *Client) DeleteNetwork(ctx context.Context, name string) error {
 // Ports lists ports.
 func (c *Client) Ports(ctx context.Context) ([]Port, error) { return get[[]Port](ctx, c, "/ports") }
 
-// Port is one port; an *Error with status 404 when there is none.
+// Port returns one port. If it does not exist, the error is an *Error with status 404.
 func (c *Client) Port(ctx context.Context, name string) (Port, error) {
 	return get[Port](ctx, c, "/ports/"+url.PathEscape(name))
 }
 
-// AddPort makes or plugs a port, and returns it with what was chosen for it.
+// AddPort adds a port. It returns the port with the values that the switch chose.
 func (c *Client) AddPort(ctx context.Context, p PortAdd) (made Port, err error) {
 	err = c.Do(ctx, "POST", "/ports", p, &made)
 	return made, err
 }
 
-// SetPort turns a port's knobs.
+// SetPort changes settings of a port.
 func (c *Client) SetPort(ctx context.Context, name string, set PortSet) error {
 	return c.Do(ctx, "PATCH", "/ports/"+url.PathEscape(name), set, nil)
 }
 
-// DeletePort removes a port and what is published of it.
+// DeletePort removes a port and its published ports.
 func (c *Client) DeletePort(ctx context.Context, name string) error {
 	return c.Do(ctx, "DELETE", "/ports/"+url.PathEscape(name), nil, nil)
 }
@@ -74,38 +75,41 @@ func (c *Client) Publish(ctx context.Context, p PublishAdd) (made Publish, err e
 	return made, err
 }
 
-// Unpublish takes a published port back; host is its host side, as [ADDR:]PORT[-END][/PROTO].
+// Unpublish removes a published port. host is its host side: [ADDR:]PORT[-END][/PROTO].
 func (c *Client) Unpublish(ctx context.Context, host string) error {
 	return c.Do(ctx, "DELETE", "/publish?host="+url.QueryEscape(host), nil, nil)
 }
 
-// Flows lists tracked connections. filter has the query's parameters: src, dst, proto, port, sport, dport, state, limit.
+// Flows lists flows, the tracked connections. The parameters of filter are src, dst, proto, port, sport, dport, state and limit.
 func (c *Client) Flows(ctx context.Context, filter url.Values) ([]Flow, error) {
 	return get[[]Flow](ctx, c, "/flows?"+filter.Encode())
 }
 
-// Trace says what would happen to a packet; nothing is changed.
+// Trace returns what would happen to a packet. It changes nothing.
 func (c *Client) Trace(ctx context.Context, q TraceRequest) (t Trace, err error) {
 	err = c.Do(ctx, "POST", "/trace", q, &t)
 	return t, err
 }
 
-// FlowEvents follows flows as they come and go, until ctx is done or the switch ends; the last error is yielded.
+// FlowEvents yields an event for each flow that starts, changes or ends, until ctx is done or the switch ends. If reading fails,
+// it yields the error last.
 func (c *Client) FlowEvents(ctx context.Context, filter url.Values) iter.Seq2[FlowEvent, error] {
 	return lines[FlowEvent](ctx, c, "/flows/events?"+filter.Encode())
 }
 
-// Monitor follows what becomes of frames. filter has the query's parameters: verdict, reason, port, filter, last, follow.
+// Monitor yields the verdicts of frames. The parameters of filter are verdict, reason, port, filter, last and follow. If reading
+// fails, it yields the error last.
 func (c *Client) Monitor(ctx context.Context, filter url.Values) iter.Seq2[Verdict, error] {
 	return lines[Verdict](ctx, c, "/monitor?"+filter.Encode())
 }
 
-// Capture is a stream of pcapng. options has the query's parameters: port, filter, dir, snap, count, drops, split.
+// Capture returns a pcapng stream, which the caller must close. The parameters of options are port, filter, dir, snap, count,
+// drops and split.
 func (c *Client) Capture(ctx context.Context, options url.Values) (io.ReadCloser, error) {
 	return c.Stream(ctx, "GET", "/capture?"+options.Encode(), nil)
 }
 
-// lines decodes a stream of newline-delimited JSON.
+// lines yields the values of a stream of newline-delimited JSON.
 func lines[T any](ctx context.Context, c *Client, path string) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		var zero T

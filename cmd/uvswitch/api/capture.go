@@ -1,17 +1,17 @@
 package api
 
-// A Verdict is a line of `monitor`: what became of one frame.
+// A Verdict is a line of `monitor`: the verdict on one frame.
 type Verdict struct {
 	Time     string `json:"time"`    // RFC 3339, with nanoseconds
 	Verdict  string `json:"verdict"` // forwarded, flooded, consumed (by the gateway) or dropped
 	Reason   string `json:"reason,omitempty"`
-	In       string `json:"in"`            // the port it came from; gateway
-	Out      string `json:"out,omitempty"` // the port it went to, or that did not take it
+	In       string `json:"in"`            // the port that the frame came from, or "gateway"
+	Out      string `json:"out,omitempty"` // the port that the frame went to, or that did not accept it
 	Copies   int    `json:"copies,omitempty"`
-	Packet   string `json:"packet"`            // in words, as it came
-	Becomes  string `json:"becomes,omitempty"` // after translation
+	Packet   string `json:"packet"`            // summary of the packet as it came
+	Becomes  string `json:"becomes,omitempty"` // summary of the packet after translation
 	Flow     uint32 `json:"flow,omitempty"`
-	Length   int    `json:"length"` // bytes of the frame
+	Length   int    `json:"length"` // length of the frame in bytes
 	Lost     uint64 `json:"lost,omitempty"`
 	Src      string `json:"src,omitempty"`
 	Dst      string `json:"dst,omitempty"`

@@ -13,16 +13,16 @@ import (
 	"syscall"
 )
 
-// DefaultSocket is where a switch listens unless told otherwise.
+// DefaultSocket is the path of a switch's control socket unless another path is set.
 const DefaultSocket = "/run/uvswitch/uvswitch.sock"
 
-// A Client speaks to one switch.
+// A Client sends requests to one switch.
 type Client struct {
 	socket string
 	http   http.Client
 }
 
-// NewClient makes a client of the switch whose control socket is at path.
+// NewClient returns a client of the switch whose control socket is at path.
 func NewClient(path string) *Client {
 	c := &Client{socket: path}
 	c.http.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -31,7 +31,8 @@ func NewClient(path string) *Client {
 	return c
 }
 
-// Do sends in, when it is not nil, and decodes the answer into out, when that is not nil.
+// Do sends a request to /v1 followed by path, with in as the JSON body unless it is nil, and decodes the answer into out unless
+// it is nil. An answer of the switch whose status is not 2xx becomes an *Error.
 func (c *Client) Do(ctx context.Context, method, path string, in, out any) error {
 	body, err := c.Stream(ctx, method, path, in)
 	if err != nil {
@@ -47,7 +48,7 @@ func (c *Client) Do(ctx context.Context, method, path string, in, out any) error
 	return nil
 }
 
-// Stream sends in and returns the answer's body, which the caller closes.
+// Stream sends a request as Do does, and returns the body of the answer, which the caller must close.
 func (c *Client) Stream(ctx context.Context, method, path string, in any) (io.ReadCloser, error) {
 	var body io.Reader
 	if in != nil {
@@ -76,8 +77,9 @@ func (c *Client) Stream(ctx context.Context, method, path string, in any) (io.Re
 	return nil, e
 }
 
-// HandPort adds a port whose TAP the caller has made (IFF_TAP, IFF_NO_PI, IFF_VNET_HDR) and may move, name and address as it
-// likes; fd is the TAP's descriptor and stays the caller's, who closes it. The switch keeps one of its own.
+// HandPort adds a port whose TAP the caller has created, with the flags IFF_TAP, IFF_NO_PI and IFF_VNET_HDR. The caller may move
+// the device, rename it and set its addresses. fd is the file descriptor of the TAP. The switch duplicates it, and the caller
+// closes fd.
 func (c *Client) HandPort(ctx context.Context, p PortAdd, fd int) (made Port, err error) {
 	p.Handed = true
 	with := NewClient(c.socket)
@@ -92,7 +94,7 @@ func (c *Client) HandPort(ctx context.Context, p PortAdd, fd int) (made Port, er
 	return made, err
 }
 
-// handing sends a descriptor with the first bytes.
+// handing is a connection that sends a file descriptor with its first bytes.
 type handing struct {
 	*net.UnixConn
 	rights []byte
@@ -122,25 +124,25 @@ func (c *Client) explain(err error) error {
 	return err
 }
 
-// unreachable says for people what err says for programs.
+// unreachable wraps err in a message for people.
 type unreachable struct {
 	text string
 	err  error
 }
 
-// IsStatus tells whether the switch has refused with that status of HTTP.
+// IsStatus reports whether err is an *Error of the switch with that status of HTTP.
 func IsStatus(err error, status int) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Status == status
 }
 
-// IsCode reports whether the switch refused with that code.
+// IsCode reports whether err is an *Error of the switch with that code.
 func IsCode(err error, code Code) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Code == code
 }
 
-// IsUnreachable tells whether err says that there is no switch, rather than what the switch says.
+// IsUnreachable reports whether err says that no switch can be reached, rather than that the switch refused.
 func IsUnreachable(err error) bool {
 	var e *unreachable
 	return errors.As(err, &e)

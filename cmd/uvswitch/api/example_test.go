@@ -8,7 +8,7 @@ import (
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 )
 
-// A program that plugs a namespace in, publishes its port 80, and follows what is dropped there.
+// This program adds a port in a namespace, publishes its port 80, and prints the frames that are dropped at the port.
 func Example() {
 	ctx := context.Background()
 	c := api.NewClient(api.DefaultSocket)

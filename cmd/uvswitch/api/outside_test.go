@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Another module can use the client: nothing that it needs is internal.
+// TestFromAnotherModule checks that another module can use the client: it needs no internal package.
 func TestFromAnotherModule(t *testing.T) {
 	root, err := filepath.Abs("../../..")
 	if err != nil {

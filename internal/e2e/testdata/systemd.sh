@@ -1,6 +1,7 @@
 #!/bin/sh
-# systemd as the first process of namespaces of its own, with no units but those of folder $1/units; $2 names its control group. It
-# sees the machine's files and named network namespaces, but for the rest of /run, /var/lib and who its users are, and changes none.
+# Run systemd as the first process of its own namespaces, only with the units in folder $1/units; $2 is the name of its control
+# group. It sees the machine's files and named network namespaces, but has its own /run, /var/lib,
+# /dev/net, /etc/passwd and /etc/group.
 set -e
 if [ -z "$3" ]; then
 	mount --make-rslave /
@@ -29,6 +30,9 @@ mount -t tmpfs tmpfs /run
 mkdir /run/netns
 mount --rbind "$1/netns" /run/netns
 mount -t tmpfs tmpfs /var/lib
+# udev's rule gives every user access to /dev/net/tun; this machine may have no udev.
+mount -t tmpfs -o mode=0755 tmpfs /dev/net
+mknod -m 0666 /dev/net/tun c 10 200
 cp -r "$1/units" "$1/bin" /run/
 echo 'uvswitch:x:64999:64999::/nonexistent:/usr/sbin/nologin' | cat /etc/passwd - >/run/passwd
 echo 'uvswitch:x:64999:' | cat /etc/group - >/run/group

@@ -1,5 +1,5 @@
-// Package frametest makes frames for tests and checks the ones that come out. It sums everything in full, from the
-// RFCs' definitions, so that incremental updates are judged by something else than themselves.
+// Package frametest builds frames for tests and checks frames that come out. It computes all checksums in full, by the
+// definitions of the RFCs, so that incremental updates are verified by independent code.
 package frametest
 
 import (
@@ -10,29 +10,29 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// A Packet describes an IPv4 packet in an Ethernet frame. Zero fields take ordinary values.
+// A Packet describes an IPv4 packet in an Ethernet frame. Zero means a default for Proto, TTL, the MACs and as noted.
 type Packet struct {
 	DstMAC, SrcMAC   frame.MAC
 	Src, Dst         frame.Addr
 	Proto            uint8 // UDP when 0
 	SrcPort, DstPort uint16
-	Flags            uint8  // TCP
+	Flags            uint8  // TCP flags
 	TCPSeq, TCPAck   uint32 // TCPSeq is 1000 when 0
-	Window           uint16 // TCP's, 1000 when 0
+	Window           uint16 // of TCP; 1000 when 0
 	Type, Code       uint8  // ICMP
 	ID, Seq          uint16
 	TTL              uint8
 	Options          []byte // IP options, a multiple of 4
-	Frag             uint16 // the word of flags and offset
+	Frag             uint16 // IPv4's 16-bit field of flags and fragment offset
 	IPID             uint16 // identification; 0x1234 when 0
-	MSS              uint16 // TCP: an option, when not 0
+	MSS              uint16 // TCP option, when not 0
 	Payload          []byte
-	NoChecksum       bool   // UDP without one
+	NoChecksum       bool   // leave the transport checksum 0
 	Partial          bool   // leave the transport checksum to the kernel
 	GSO              uint16 // segment size of a super-frame; implies Partial
 }
 
-// Addr parses a dotted address, or panics.
+// Addr parses a dotted IPv4 address. It panics if s is none.
 func Addr(s string) frame.Addr {
 	var a, b, c, d uint32
 	if n, err := fmt.Sscanf(s, "%d.%d.%d.%d", &a, &b, &c, &d); n != 4 || err != nil {
@@ -41,7 +41,7 @@ func Addr(s string) frame.Addr {
 	return frame.Addr(a<<24 | b<<16 | c<<8 | d)
 }
 
-// Raw returns the virtio-net header and the frame.
+// Raw returns the packet as a virtio-net header followed by the frame.
 func (p Packet) Raw() []byte {
 	if p.Proto == 0 {
 		p.Proto = frame.UDP
@@ -76,7 +76,7 @@ func (p Packet) Raw() []byte {
 	return raw
 }
 
-// PutMACs writes both addresses of an Ethernet header.
+// PutMACs writes the destination and source MAC of an Ethernet header.
 func PutMACs(eth []byte, dst, src frame.MAC) {
 	copy(eth, dst.HardwareAddr())
 	copy(eth[6:], src.HardwareAddr())
@@ -86,7 +86,7 @@ func (p Packet) transport() []byte {
 	switch p.Proto {
 	case frame.TCP:
 		var opt []byte
-		if p.MSS != 0 { // after two NOPs and a window scale, so that it is not where it is easy to find
+		if p.MSS != 0 { // after two NOPs and a window scale, so that it is not the first option
 			opt = []byte{1, 1, 3, 3, 7, 2, 4, byte(p.MSS >> 8), byte(p.MSS), 0, 0, 0}
 		}
 		header := frame.TCPLen + len(opt)
@@ -118,7 +118,7 @@ func (p Packet) transport() []byte {
 	return append([]byte(nil), p.Payload...)
 }
 
-// field is where the transport checksum stands.
+// field returns the offset of the checksum in the transport header, in bytes; -1 if proto has none.
 func field(proto uint8) int {
 	switch proto {
 	case frame.TCP:
@@ -169,7 +169,7 @@ func pseudoHeader(ip frame.IPv4, n int) []byte {
 	return b
 }
 
-// slowSum is RFC 1071 word by word.
+// slowSum returns the ones' complement sum of RFC 1071, computed word by word and not inverted.
 func slowSum(b []byte) uint16 {
 	sum := uint32(0)
 	for i := 0; i+1 < len(b); i += 2 {
@@ -184,8 +184,8 @@ func slowSum(b []byte) uint16 {
 	return uint16(sum)
 }
 
-// Check verifies every checksum of an IPv4 frame with its virtio-net header, complete or partial, and those of a
-// packet that an ICMP error quotes. Frames that are not IPv4 pass; IPv4 must be well-formed (see frame.Parse).
+// Check verifies every checksum of an IPv4 frame with its virtio-net header, complete or partial, and the IPv4 header
+// checksum of a packet that an ICMP error quotes. Frames that are not IPv4 pass. IPv4 must be well-formed (see frame.Parse).
 func Check(raw []byte) error {
 	h, eth := frame.VnetHdr(raw), raw[frame.VnetLen:]
 	if len(eth) < frame.EthernetLen+frame.IPv4Len || binary.BigEndian.Uint16(eth[12:]) != frame.TypeIPv4 {
@@ -210,7 +210,7 @@ func Check(raw []byte) error {
 		}
 		return checkQuote(l4)
 	case h.NeedsCsum():
-		// One's complement has two zeros.
+		// Ones' complement has two representations of zero.
 		if want := slowSum(pseudo); sum%0xffff != want%0xffff {
 			return fmt.Errorf("partial checksum is %#04x, want %#04x", sum, want)
 		}
@@ -234,7 +234,7 @@ func checkQuote(l4 []byte) error {
 	return nil
 }
 
-// ARP makes an ARP packet: op 1 asks, 2 answers.
+// ARP returns an ARP packet in a frame, with its virtio-net header. op is 1 for a request, 2 for a reply.
 func ARP(dst, src frame.MAC, op uint16, sender frame.Addr, target frame.Addr) []byte {
 	raw := make([]byte, frame.VnetLen+frame.EthernetLen+frame.ARPLen)
 	eth := raw[frame.VnetLen:]
@@ -254,7 +254,7 @@ func ARP(dst, src frame.MAC, op uint16, sender frame.Addr, target frame.Addr) []
 	return raw
 }
 
-// Fragments cuts a frame into ones with at most size bytes of IP payload each; size is a multiple of 8.
+// Fragments splits a frame into fragments with at most size bytes of IP payload each. size must be a multiple of 8.
 func Fragments(raw []byte, size int) (out [][]byte) {
 	head := frame.VnetLen + frame.EthernetLen
 	ip := frame.IPv4(raw[head:])
@@ -277,7 +277,7 @@ func Fragments(raw []byte, size int) (out [][]byte) {
 	return out
 }
 
-// Reassemble is the reverse: fragments of one packet in any order.
+// Reassemble is the reverse of Fragments. It takes all fragments of one packet, in any order.
 func Reassemble(pieces [][]byte) ([]byte, error) {
 	head := frame.VnetLen + frame.EthernetLen
 	var first []byte
@@ -309,20 +309,20 @@ func Reassemble(pieces [][]byte) ([]byte, error) {
 	return out, nil
 }
 
-// Quote makes the packet that an ICMP error about raw carries: the IP header and n bytes after it.
+// Quote returns what an ICMP error about raw quotes: the IPv4 header and up to n bytes after it.
 func Quote(raw []byte, n int) []byte {
 	ip := frame.IPv4(raw[frame.VnetLen+frame.EthernetLen:])
 	return append([]byte(nil), ip[:min(ip.HeaderLen()+n, len(ip))]...)
 }
 
-// Batch puts frames, all from port in, into a batch and parses them.
+// Batch returns a batch of frames that were all read from port in, and parses them.
 func Batch(in frame.PortID, now frame.Tick, raws ...[]byte) *frame.Batch {
 	b := &frame.Batch{Tick: now}
 	Fill(b, in, raws...)
 	return b
 }
 
-// Fill replaces the content of b, so that a benchmark can use it again.
+// Fill replaces the frames of b and parses them. With it, a benchmark can reuse a batch.
 func Fill(b *frame.Batch, in frame.PortID, raws ...[]byte) {
 	b.N, b.Locals = len(raws), 0
 	for i, raw := range raws {
@@ -331,7 +331,8 @@ func Fill(b *frame.Batch, in frame.PortID, raws ...[]byte) {
 	frame.ParseBatch(b)
 }
 
-// Sound tells whether raw is a well-formed frame whose checksums are right, from any bytes.
+// Sound reports whether raw, which may be any bytes, is a well-formed IPv4 frame without a VLAN tag and with correct
+// checksums.
 func Sound(raw []byte) bool {
 	var f frame.Frame
 	f.Reset(raw, 1)
@@ -345,7 +346,7 @@ func Sound(raw []byte) bool {
 	return Check(raw) == nil
 }
 
-// IsIPv4 tells whether raw says that it is IPv4.
+// IsIPv4 reports whether the EtherType of raw is IPv4.
 func IsIPv4(raw []byte) bool {
 	return len(raw) >= frame.VnetLen+frame.EthernetLen && binary.BigEndian.Uint16(raw[frame.VnetLen+12:]) == frame.TypeIPv4
 }

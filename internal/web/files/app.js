@@ -1,4 +1,4 @@
-// The live page. It asks the switch once a second and draws what it said; one stream at a time follows a port's frames.
+// The live page. It polls the switch once a second and draws the answers. The page of a port also streams the port's frames.
 
 const api = (path, opt) => fetch("/v1" + path, opt).then(async r => {
   const v = await r.json();
@@ -7,7 +7,7 @@ const api = (path, opt) => fetch("/v1" + path, opt).then(async r => {
 });
 const $ = id => document.getElementById(id);
 
-// el makes an element: text is set as text, never as markup.
+// el creates an element. Text is added as text, never as markup.
 function el(tag, props = {}, ...kids) {
   const svg = ["svg", "g", "path", "rect", "text", "line", "title", "circle"].includes(tag) || props.svg;
   const e = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
@@ -21,7 +21,7 @@ function el(tag, props = {}, ...kids) {
   return e;
 }
 
-// Numbers for people.
+// Numbers in human-readable form.
 const scaled = (v, unit) => {
   const s = ["", "k", "M", "G", "T"];
   let i = 0;
@@ -33,7 +33,7 @@ const pps = n => scaled(n, "pkt/s");
 const count = n => n.toLocaleString("en");
 const span = s => s < 60 ? s.toFixed(0) + " s" : s < 3600 ? (s / 60).toFixed(0) + " min" : s < 86400 ? (s / 3600).toFixed(1) + " h" : (s / 86400).toFixed(1) + " days";
 
-// What the switch said last, and rates since the time before.
+// The last answers of the switch, and the rates between the last two polls.
 const state = { status: null, ports: [], stats: null, publish: [], reasons: Object.create(null), rates: Object.create(null), dropRates: {}, history: Object.create(null), at: 0 };
 const zero = { rx_bytes: 0, tx_bytes: 0, rx_packets: 0, tx_packets: 0 };
 
@@ -44,7 +44,7 @@ async function poll() {
     for (const [name, p] of Object.entries(stats.ports)) {
       const q = old.ports[name] || p, r = {};
       for (const k of Object.keys(zero)) r[k] = Math.max(0, p[k] - q[k]) / dt;
-      const bad = x => x.rx_dropped + x.tx_dropped - (x.drops.ack_superseded || 0); // those are spared, not lost
+      const bad = x => x.rx_dropped + x.tx_dropped - (x.drops.ack_superseded || 0); // superseded ACKs are saved work, not losses
       r.drops = Math.max(0, bad(p) - bad(q)) / dt;
       state.rates[name] = r;
       (state.history[name] ||= []).push(r);
@@ -71,7 +71,8 @@ function head() {
   $("live").className = "pill good";
 }
 
-// topology draws outside, uplink, the router, and each network as a band with a bus and its ports. Edges are as wide as their rate.
+// topology draws the outside, the uplink, the router, and each network as a band with a bus and its ports. An edge's width
+// shows its rate.
 function topology() {
   const nets = state.status.networks || [];
   const perRow = 6, cell = 146, rowH = 88, W = 940, mid = W / 2;
@@ -84,14 +85,14 @@ function topology() {
   });
   const svg = el("svg", { class: "topo", viewBox: `0 0 ${W} ${y}`, role: "img", "aria-label": "topology: ports, networks, uplink and outside" });
   const width = bytes => bytes <= 0 ? 1.5 : Math.min(13, 1.5 + Math.max(0, Math.log10(bytes * 8) - 2) * 1.35);
-  // edge draws both directions beside each other; at is a path for one, displaced by o.
+  // edge draws both directions side by side; at(o) returns the path of one, displaced by o.
   const edge = (r, at) => {
     for (const [k, o, verb] of [["rx", -7, "sends"], ["tx", 7, "gets"]]) {
       const bytes = r[k + "_bytes"];
       svg.append(el("path", { class: `edge ${k}` + (bytes > 0 ? " on" : ""), d: at(o), "stroke-width": width(bytes) }, el("title", {}, `${verb} ${bits(bytes)}, ${pps(r[k + "_packets"])}`)));
     }
   };
-  // straight goes from y1 down to y2; what travels up is "rx", from the lower end.
+  // straight returns a vertical path between y1 (above) and y2 (below). "rx" flows up, from the lower end.
   const straight = (x, y1, y2) => o => `M${x + o} ${y2} L${x + o} ${y1}`;
   const node = (x, y, w, h, cls, lines, href) => {
     const g = el("g", {}, el("rect", { class: "node " + cls, x: x - w / 2, y: y - h / 2, width: w, height: h, rx: 10 }));
@@ -160,7 +161,7 @@ function table(heads, rows) {
 const portLink = name => el("a", { href: "#port/" + encodeURIComponent(name) }, name);
 const dot = p => el("span", { class: "dot" + (p.state === "forwarding" ? "" : " down"), title: p.state });
 
-// The pages. Each has draw, called after every poll; leave ends its stream.
+// The pages. draw is called after every poll, enter when the page is opened, leave (to end its stream) when it is left.
 const pages = {
   overview: {
     draw(main) {
@@ -260,7 +261,7 @@ const pages = {
   trace: {
     wide: true, made: false,
     draw(main) {
-      if (main.querySelector("#tracer")) return; // what was typed stays
+      if (main.querySelector("#tracer")) return; // keep what the user has typed
       const ports = state.ports.filter(p => p.kind !== "host");
       const port = el("select", { id: "trace-port", "aria-label": "port" }, ...ports.map(p => el("option", { value: p.name }, p.name)));
       const first = ports.find(p => p.kind !== "uplink");
@@ -307,7 +308,7 @@ function drawTrace(t) {
     el("ol", { class: "way" }, ...t.steps.map(s => el("li", {}, el("span", { class: "result" }, s.result), el("div", { class: "stage" }, s.stage), el("div", { class: "text" }, s.text))), end)];
 }
 
-// route shows the page that the address names.
+// route shows the page that the fragment of the URL names.
 function route() {
   const [what, arg] = location.hash.slice(1).split("/");
   const page = pages[what || "overview"] || pages.overview;

@@ -1,15 +1,16 @@
 package dataplane
 
 import (
-	"github.com/uvswitch/uvswitch/internal/frame"
 	"slices"
 	"sync/atomic"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// waiting holds fragments that came before the first one of their packet, which has the ports (nat.FragmentWaits).
-// It is the housekeeper's.
+// parkedFragments came before the first fragment of their packet, which has the ports (frame.FragmentWaits). Only the slow path
+// uses them.
 type parkedFragments struct {
-	n     atomic.Int32 // len(held): workers look at it
+	n     atomic.Int32 // len(held); workers read it
 	dirty bool         // something was added since the last check
 	held  []parkedFragment
 	bytes int
@@ -21,15 +22,15 @@ type parkedFragment struct {
 	expires frame.Tick
 }
 
-// Bounds of what waits, and how long.
+// Bounds of what is parked, and for how long.
 const (
 	waitTime      = 10 * frame.TicksPerSecond
 	maxWaiting    = 2048
 	maxWaitBytes  = 4 << 20
-	waitingOfPort = maxWaiting / 8 // frames of one port; likewise of the bytes
+	waitingOfPort = maxWaiting / 8 // frames of one port; and the same share of the bytes
 )
 
-// add keeps a copy of a record, or drops its frame.
+// add parks a copy of a record, or drops its frame.
 func (w *parkedFragments) add(k *slowPath, rec []byte, now frame.Tick) {
 	in := recordPort(rec)
 	of := &w.of[in%frame.MaxPorts]
@@ -45,19 +46,19 @@ func (w *parkedFragments) add(k *slowPath, rec []byte, now frame.Tick) {
 	w.dirty = true
 }
 
-// check lets those go on whose first fragment has come, and drops those that have waited for too long.
+// check reinjects the fragments whose first fragment has come, and drops those that have waited for too long.
 func (w *parkedFragments) check(k *slowPath, now frame.Tick) {
 	w.dirty = false
 	k.dp.NAT.ResetFragmentEvent()
 	w.held = slices.DeleteFunc(w.held, func(x parkedFragment) bool {
-		p := punted(x.rec)
+		p := puntedFrame(x.rec)
 		var f frame.Frame
 		f.Reset(p.Raw, p.In)
 		frame.Parse(&f)
 		f.Net = p.Net
 		switch {
 		case k.dp.NAT.HasFirstFragment(&f):
-			k.inject(p.In, p.Net, p.Egress, x.rec[7], p.NextHop, p.Raw)
+			k.inject(p.In, p.Net, p.Egress, recordPoint(x.rec), p.NextHop, p.Raw)
 		case int32(now-x.expires) >= 0:
 			k.end(p.In, p.Raw, frame.FragmentTimeout)
 		default:
@@ -69,7 +70,7 @@ func (w *parkedFragments) check(k *slowPath, now frame.Tick) {
 	w.n.Store(int32(len(w.held)))
 }
 
-// forget drops what came from a port that is removed.
+// forget drops the fragments of a port that is removed.
 func (w *parkedFragments) forget(k *slowPath, id frame.PortID) {
 	w.held = slices.DeleteFunc(w.held, func(x parkedFragment) bool {
 		if recordPort(x.rec) != id {
@@ -82,7 +83,7 @@ func (w *parkedFragments) forget(k *slowPath, id frame.PortID) {
 	w.n.Store(int32(len(w.held)))
 }
 
-// gone takes one away from what is held of a port.
+// gone takes one fragment off the account of its port.
 func (w *parkedFragments) gone(in frame.PortID, bytes int) {
 	of := &w.of[in%frame.MaxPorts]
 	of.frames--

@@ -1,0 +1,192 @@
+package dataplane
+
+import (
+	"encoding/binary"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/router"
+)
+
+// Some frames leave the way and take it up again later. They wait as records: in the queues between a worker and the slow path, or in
+// the shaper's queues. Once they may continue, the worker puts them into a batch of their own (reinject), and the step resume sets
+// where each of them continues.
+//
+//	                  rate of the ingress port exceeded ──► shaper ──────────────► atStart
+//	made by the router (ARP, ICMP) ──► slow path ────────────────────────────────► atOriginated
+//	fragment before its first one, flow being created ──► slow path, parked ─────► atPreRouting or atPostRouting
+//	piece of a packet that was cut ──► slow path ────────────────────────────────► atPreRouting
+//	neighbor unknown ──► slow path, router's queue ──────────────────────────────► atResolve or atResolveTranslated
+//	                  rate of the egress port exceeded ──► shaper ───────────────► atTransmit
+type resumePoint uint8
+
+const (
+	atOriginated        resumePoint = iota // a frame of the router's own: switched, or out by the uplink
+	atStart                                // like a frame that has just arrived
+	atPreRouting                           // at nat.PreRouting
+	atPostRouting                          // at nat.PostRouting, on its way out
+	atResolve                              // at router.Resolve
+	atResolveTranslated                    // likewise; nat.PostRouting has rewritten it
+	atTransmit                             // at its end: it is not coalesced
+)
+
+// A record is a frame in a queue: recordLen bytes of what was found out, in the host's byte order, then the virtio-net header and the
+// frame.
+//
+//	0 in (2) | 2 net (2) | 4 egress (2) | 6 reason (1) | 7 resume point (1) | 8 next hop (4) | 12 out (2) | 14 unused (2)
+//
+// In the shaper's records only in, resume point and out count.
+const recordLen = 16
+
+// putRecord writes the record of a punted frame.
+//
+//uvswitch:hot
+func putRecord(rec []byte, f *frame.Frame) {
+	parked := f.NextHop != 0 && (f.Reason.Punt() == frame.Park || f.Reason.Punt() == frame.Redo) // router.Route has seen it
+	at := atPreRouting
+	switch {
+	case f.Reason == frame.NeighborFailed && f.NAT != frame.NATNone:
+		at = atResolveTranslated
+	case f.Reason == frame.NeighborFailed:
+		at = atResolve
+	case parked && f.NAT == frame.NATNone:
+		at = atPostRouting
+	}
+	putHeader(rec, f.In, f.Net, f.Egress, f.Reason, at, f.NextHop)
+	copy(rec[recordLen:], f.Raw())
+	if parked && at == atPreRouting { // router.Route will see it once more
+		frame.IPv4(rec[recordLen+frame.VnetLen+int(f.L3):]).IncrementTTL()
+	}
+}
+
+//uvswitch:hot
+func putHeader(rec []byte, in frame.PortID, net, egress frame.NetID, why frame.Reason, at resumePoint, hop frame.Addr) {
+	e := binary.NativeEndian
+	e.PutUint16(rec, uint16(in))
+	e.PutUint16(rec[2:], uint16(net))
+	e.PutUint16(rec[4:], uint16(egress))
+	rec[6], rec[7] = uint8(why), uint8(at)
+	e.PutUint32(rec[8:], uint32(hop))
+}
+
+// putQueued writes the header of a frame that waits for its port's rate.
+//
+//uvswitch:hot
+func putQueued(rec []byte, f *frame.Frame, at resumePoint) {
+	putHeader(rec, f.In, frame.NoNet, frame.NoNet, frame.None, at, 0)
+	binary.NativeEndian.PutUint16(rec[12:], uint16(f.Out))
+}
+
+//uvswitch:hot
+func recordPort(rec []byte) frame.PortID { return frame.PortID(binary.NativeEndian.Uint16(rec)) }
+
+func recordWhy(rec []byte) frame.Reason { return frame.Reason(rec[6]) }
+
+func recordPoint(rec []byte) resumePoint { return resumePoint(rec[7]) }
+
+// puntedFrame decodes a record for the router. Its bytes are copied, since the router may keep them.
+func puntedFrame(rec []byte) router.PuntedFrame {
+	e := binary.NativeEndian
+	return router.PuntedFrame{
+		In: recordPort(rec), Net: frame.NetID(e.Uint16(rec[2:])), Egress: frame.NetID(e.Uint16(rec[4:])),
+		Why: recordWhy(rec), NATed: recordPoint(rec) == atResolveTranslated, NextHop: frame.Addr(e.Uint32(rec[8:])),
+		Raw: append([]byte(nil), rec[recordLen:]...),
+	}
+}
+
+// reinject replaces the batch by frames that may continue, if there are any: those of the slow path, and those whose port's rate
+// allows them now.
+//
+//uvswitch:hot
+func (w *worker) reinject(b *frame.Batch) bool {
+	b.N, b.Locals = 0, 0
+	room := w.buf
+	more := false
+	for rec := w.injected.Peek(); rec != nil; rec = w.injected.Peek() {
+		if room, more = addRecord(b, room, rec); more {
+			break
+		}
+		w.injected.Release()
+	}
+	for q := w.shaper.next(); q != nil && !more; q = w.shaper.next() {
+		if room, more = addRecord(b, room, q.ring.Peek()); !more {
+			q.release(w.shaper.now)
+		}
+	}
+	if more {
+		w.poller.Wake() // the rest comes next time
+	}
+	return b.N > 0
+}
+
+// addRecord copies a record into buf and its frame into the batch, and returns the rest of buf. full: there was no room.
+//
+//uvswitch:hot
+func addRecord(b *frame.Batch, buf, rec []byte) (rest []byte, full bool) {
+	if b.N == len(b.Frames) || len(rec) > len(buf) {
+		return buf, true
+	}
+	n := copy(buf, rec)
+	b.Frames[b.N].Reset(buf[recordLen:n:n], recordPort(rec))
+	b.N++
+	return buf[n:], false
+}
+
+// resume sets where each frame of a reinjected batch continues. Their records stand before them in buf.
+//
+//uvswitch:hot
+func (w *worker) resume(b *frame.Batch) {
+	at := 0
+	for i := range b.Frames[:b.N] {
+		f := &b.Frames[i]
+		rec := w.buf[at:]
+		at += recordLen + len(f.Raw())
+		if f.Verdict != frame.Drop {
+			w.dp.resumeFrame(rec, f)
+			if f.Verdict != frame.Switch && f.Verdict != frame.ToPort {
+				b.Locals++
+			}
+		}
+	}
+}
+
+// resumeFrame sets the verdict of a frame that continues, and what earlier steps had found.
+//
+//uvswitch:hot
+func (d *Dataplane) resumeFrame(rec []byte, f *frame.Frame) {
+	e := binary.NativeEndian
+	f.Net, f.Egress = frame.NetID(e.Uint16(rec[2:])), frame.NetID(e.Uint16(rec[4:]))
+	hop := frame.Addr(e.Uint32(rec[8:]))
+	switch resumePoint(rec[7]) {
+	case atStart:
+	case atPreRouting:
+		f.Verdict = frame.Local
+	case atPostRouting:
+		f.Verdict, f.NextHop = frame.Routed, hop
+		f.RouteDst, f.RoutePort = f.Tuple.Dst, f.Tuple.DstPort
+	case atResolve:
+		f.Verdict, f.NextHop = frame.Routed, hop
+	case atResolveTranslated:
+		f.Verdict, f.NextHop, f.NAT = frame.Routed, hop, frame.NATDone
+	case atTransmit:
+		f.Verdict, f.Out = frame.ToPort, frame.PortID(e.Uint16(rec[12:]))
+		f.Flags |= frame.Waited
+	default:
+		d.resumeOriginated(f)
+	}
+}
+
+// resumeOriginated switches a frame of the router's own into its network, or sends it out by the uplink.
+//
+//uvswitch:hot
+func (d *Dataplane) resumeOriginated(f *frame.Frame) {
+	if f.Net != frame.NoNet {
+		f.Flags |= frame.Injected
+		return
+	}
+	up, ok := d.Router.Interface(frame.NoNet)
+	if !ok || !up.Up {
+		f.DropFor(frame.UplinkDown)
+		return
+	}
+	f.Verdict, f.Out = frame.ToPort, up.Port
+}
