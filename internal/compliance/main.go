@@ -1,5 +1,6 @@
-// Command compliance writes docs/compliance.md, a table of requirements from RFCs and from other projects' tests, each with our
-// test for it. It takes the names and comments from the source of the tests, and the results from a run of the tests.
+// Command compliance writes docs/compliance.md: tables of requirements from RFCs and from other projects' tests, each with this
+// project's test. A test is a scenario file, whose header says what it is about, or a Go test, whose name and comment say it. A run of the
+// tests gives the results.
 //
 //	go run ./internal/compliance > docs/compliance.md
 package main
@@ -7,6 +8,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +21,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/uvswitch/uvswitch/internal/simnet"
 )
 
 // tests is the folder of the tests.
@@ -26,28 +30,31 @@ const tests = "internal/simnet"
 
 // A requirement is a requirement and its test.
 type requirement struct {
-	name, file string
+	section    int
+	label      string // its number
+	test, file string // the test's name; the scenario's file, or ""
 	asks       string
 	deviates   string
 	never      string // why it is not applicable
 	result     string
 }
 
-// sections are the tables of the page. A test belongs to the first table whose prefix its name has.
-var sections = []struct{ prefix, title, about string }{
-	{"RFC4787_", "RFC 4787: UDP", "Network Address Translation Behavioral Requirements for Unicast UDP."},
-	{"RFC5382_", "RFC 5382: TCP", "NAT Behavioral Requirements for TCP."},
-	{"RFC5508_", "RFC 5508: ICMP", "NAT Behavioral Requirements for ICMP."},
-	{"RFC7857_", "RFC 7857", "Updates to NAT Behavioral Requirements."},
-	{"RFC6888_", "RFC 6888", "Common Requirements for Carrier-Grade NATs: those that make sense for containers."},
-	{"RFC1812_", "RFC 1812: the router", "Requirements for IP Version 4 Routers."},
-	{"RFC826_", "RFC 826: ARP", ""},
-	{"RFC5227_", "RFC 5227: address conflicts", ""},
-	{"RFC1122_", "RFC 1122", "Requirements for Internet Hosts, where the router is one."},
-	{"Behaviour_", "What others get wrong", "Behaviour that is not in a numbered requirement."},
-	{"Linux_", "Linux's own tests", "The topologies of tools/testing/selftests/net/netfilter and of the packetdrill scripts for conntrack, restated."},
-	{"OVS_", "Open vSwitch's tests", "Cases of tests/system-traffic.at about conntrack and NAT, restated."},
-	{"VPP_", "VPP's tests", "Cases of the nat44-ed plug-in, restated."},
+// sections are the tables of the page. A scenario belongs to a section by the beginning of its requirement, a Go test by the beginning
+// of its name.
+var sections = []struct{ requirement, name, title, about string }{
+	{"RFC 4787", "RFC4787_", "RFC 4787: UDP", "Network Address Translation Behavioral Requirements for Unicast UDP."},
+	{"RFC 5382", "RFC5382_", "RFC 5382: TCP", "NAT Behavioral Requirements for TCP."},
+	{"RFC 5508", "RFC5508_", "RFC 5508: ICMP", "NAT Behavioral Requirements for ICMP."},
+	{"RFC 7857", "RFC7857_", "RFC 7857", "Updates to NAT Behavioral Requirements."},
+	{"RFC 6888", "RFC6888_", "RFC 6888", "Common Requirements for Carrier-Grade NATs: those that make sense for containers."},
+	{"RFC 1812", "RFC1812_", "RFC 1812: the router", "Requirements for IP Version 4 Routers."},
+	{"RFC 826", "RFC826_", "RFC 826: ARP", ""},
+	{"RFC 5227", "RFC5227_", "RFC 5227: address conflicts", ""},
+	{"RFC 1122", "RFC1122_", "RFC 1122", "Requirements for Internet Hosts, where they apply to the router itself."},
+	{"Behaviour", "Behaviour_", "Known faults of other implementations", "Behaviour that no numbered requirement covers."},
+	{"Linux", "Linux_", "Linux's own tests", "The topologies of tools/testing/selftests/net/netfilter and of the packetdrill scripts for conntrack, written anew."},
+	{"Open vSwitch", "OVS_", "Open vSwitch's tests", "Cases of tests/system-traffic.at about conntrack and NAT, written anew."},
+	{"VPP", "VPP_", "VPP's tests", "Cases of the nat44-ed plug-in, written anew."},
 }
 
 func main() {
@@ -69,7 +76,7 @@ func run(out *os.File) error {
 	failed := 0
 	for i := range list {
 		r := &list[i]
-		r.result = results["Test"+r.name]
+		r.result = results[r.test]
 		if r.result != "pass" && (r.result != "skip" || r.never == "") {
 			failed++
 		}
@@ -85,38 +92,92 @@ func run(out *os.File) error {
 	return nil
 }
 
-// collect reads the names and comments of the tests.
+// collect reads the headers of the scenarios and the comments of the Go tests.
 func collect() (list []requirement, err error) {
+	scenarios, err := filepath.Glob(filepath.Join(tests, "testdata/*/*.txt"))
+	if err != nil || len(scenarios) == 0 {
+		return nil, fmt.Errorf("no scenarios in %s: run this from the top of the repository (%v)", tests, err)
+	}
+	for _, file := range scenarios {
+		r, err := ofScenario(file)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		if r.asks != "" {
+			list = append(list, r)
+		}
+	}
 	files, err := filepath.Glob(filepath.Join(tests, "*_test.go"))
-	if err != nil || len(files) == 0 {
-		return nil, fmt.Errorf("no tests in %s: run this from the top of the repository (%v)", tests, err)
+	if err != nil {
+		return nil, err
 	}
 	for _, file := range files {
-		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments)
+		more, err := ofGo(file)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%s: %w", file, err)
 		}
-		for _, d := range f.Decls {
-			fn, ok := d.(*ast.FuncDecl)
-			if !ok || !strings.HasPrefix(fn.Name.Name, "Test") || section(strings.TrimPrefix(fn.Name.Name, "Test")) < 0 {
+		list = append(list, more...)
+	}
+	slices.SortStableFunc(list, func(a, b requirement) int {
+		return cmp.Or(cmp.Compare(a.section, b.section), compareLabels(a.label, b.label), cmp.Compare(a.test, b.test))
+	})
+	return list, nil
+}
+
+// ofScenario is the requirement of a scenario's file. It asks nothing when the header names no requirement.
+func ofScenario(file string) (r requirement, err error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return r, err
+	}
+	s, err := simnet.ParseScenario(string(text))
+	if err != nil || s.Requirement == "" {
+		return r, err
+	}
+	for i, sec := range sections {
+		if label, ok := strings.CutPrefix(s.Requirement, sec.requirement); ok && (label == "" || label[0] == ' ') {
+			name := strings.TrimSuffix(strings.TrimPrefix(file, tests+"/testdata/"), ".txt")
+			return requirement{section: i, label: strings.TrimSpace(label), test: "TestScenarios/" + name, file: file, asks: s.Title, deviates: s.Deviates, never: s.NotApplicable}, nil
+		}
+	}
+	return r, fmt.Errorf("requirement %q belongs to no section of the page (internal/compliance)", s.Requirement)
+}
+
+var number = regexp.MustCompile(`^(REQ)?([0-9][0-9a-z]*(?:_[0-9]+)*)_`)
+
+// ofGo lists the requirements that the tests of a Go file answer.
+func ofGo(file string) (list []requirement, err error) {
+	f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range f.Decls {
+		fn, ok := d.(*ast.FuncDecl)
+		if !ok {
+			continue
+		}
+		for i, sec := range sections {
+			rest, ok := strings.CutPrefix(fn.Name.Name, "Test"+sec.name)
+			if !ok {
 				continue
 			}
-			r := requirement{name: strings.TrimPrefix(fn.Name.Name, "Test"), file: file}
-			for i, p := range strings.Split(strings.TrimSpace(fn.Doc.Text()), "\n\n") {
+			r := requirement{section: i, test: fn.Name.Name}
+			if m := number.FindStringSubmatch(rest); m != nil {
+				r.label = strings.ReplaceAll(m[2], "_", ".")
+				if m[1] != "" {
+					r.label = "REQ-" + r.label
+				}
+			}
+			for k, p := range strings.Split(strings.TrimSpace(fn.Doc.Text()), "\n\n") {
 				p = strings.Join(strings.Fields(p), " ")
-				deviates, isDev := strings.CutPrefix(p, "Deviates: ")
-				never, isNever := strings.CutPrefix(p, "Not applicable: ")
-				switch {
-				case isDev:
+				if deviates, ok := strings.CutPrefix(p, "Deviates: "); ok {
 					r.deviates = deviates
-				case isNever:
-					r.never = never
-				case i == 0:
+				} else if k == 0 {
 					r.asks = p
 				}
 			}
 			if r.asks == "" {
-				return nil, fmt.Errorf("%s: %s has no comment", file, fn.Name.Name)
+				return nil, fmt.Errorf("%s has no comment", fn.Name.Name)
 			}
 			list = append(list, r)
 		}
@@ -124,8 +185,14 @@ func collect() (list []requirement, err error) {
 	return list, nil
 }
 
-func section(name string) int {
-	return slices.IndexFunc(sections, func(s struct{ prefix, title, about string }) bool { return strings.HasPrefix(name, s.prefix) })
+var digits = regexp.MustCompile(`[0-9]+`)
+
+// compareLabels orders numbers by their value: REQ-9 before REQ-10, 5.3.8 before 5.3.13.
+func compareLabels(a, b string) int {
+	wide := func(s string) string {
+		return digits.ReplaceAllStringFunc(s, func(n string) string { return fmt.Sprintf("%4s", n) })
+	}
+	return cmp.Compare(wide(a), wide(b))
 }
 
 // results runs the tests and returns pass, fail or skip by test name.
@@ -150,22 +217,26 @@ func results() (map[string]string, error) {
 	return out, nil
 }
 
-var number = regexp.MustCompile(`^(REQ)?([0-9][0-9a-z]*(?:_[0-9]+)*)_(.*)$`)
-
 // write writes the page.
 func write(b *bytes.Buffer, list []requirement) {
-	fmt.Fprint(b, "# Compliance\n\nWhat is asked of a NAT, a router and its ARP, and the test that answers. `make compliance` makes this page from the tests'\n"+
-		"names, comments and results; each is a scenario in virtual time in [internal/simnet](../internal/simnet), to be run alone by\n"+
-		"`go test ./internal/simnet -run NAME`.\n\nBeside these, real programs and kernels judge, in [internal/e2e](../internal/e2e): coturn's `turnutils_natdiscovery` reports\n"+
-		"mapping, filtering and hairpinning as configured (`TestNATDiscovery`); the kernel's MASQUERADE and DNAT get the same packets, and each\n"+
-		"difference is listed with its reason (`TestKernelNATAgrees`).\n")
+	fmt.Fprint(b, `# Compliance
+
+This page lists what RFCs and other projects require of a NAT, a router and its ARP, and the test for each requirement.
+`+"`make compliance`"+` makes the page from the tests.
+Each test runs in virtual time in [internal/simnet](../internal/simnet).
+A test is a scenario, which reads like a conversation between hosts, or a Go test where a program is needed.
+[scenarios.md](scenarios.md) describes the scenarios.
+To run one test: `+"`go test ./internal/simnet -run NAME`"+`.
+
+Real programs and kernels check the command, too, in [internal/e2e](../internal/e2e):
+
+- coturn's `+"`turnutils_natdiscovery`"+` reports the mapping, the filtering and the hairpinning that the configuration asks for
+  (`+"`TestNATDiscovery`"+`).
+- The kernel's MASQUERADE and DNAT get the same packets as uvswitch.
+  The test lists each difference with its reason (`+"`TestKernelNATAgrees`"+`).
+`)
 	for i, s := range sections {
-		var rows []requirement
-		for _, r := range list {
-			if section(r.name) == i {
-				rows = append(rows, r)
-			}
-		}
+		rows := slices.DeleteFunc(slices.Clone(list), func(r requirement) bool { return r.section != i })
 		if len(rows) == 0 {
 			continue
 		}
@@ -173,15 +244,8 @@ func write(b *bytes.Buffer, list []requirement) {
 		if s.about != "" {
 			fmt.Fprintf(b, "%s\n\n", s.about)
 		}
-		fmt.Fprintf(b, "| | what is asked | result | test |\n|---|---|---|---|\n")
+		fmt.Fprintf(b, "| | requirement | result | test |\n|---|---|---|---|\n")
 		for _, r := range rows {
-			name, label := strings.TrimPrefix(r.name, s.prefix), ""
-			if m := number.FindStringSubmatch(name); m != nil {
-				label = strings.ReplaceAll(m[2], "_", ".")
-				if m[1] != "" {
-					label = "REQ-" + label
-				}
-			}
 			result := r.result
 			switch {
 			case r.result == "skip" && r.never != "":
@@ -191,7 +255,11 @@ func write(b *bytes.Buffer, list []requirement) {
 			case r.deviates != "":
 				result = "pass; deviates: " + r.deviates
 			}
-			fmt.Fprintf(b, "| %s | %s | %s | `Test%s` |\n", label, cell(r.asks), cell(result), r.name)
+			test := "`" + r.test + "`"
+			if r.file != "" {
+				test = fmt.Sprintf("[%s](../%s)", strings.TrimPrefix(r.test, "TestScenarios/"), r.file)
+			}
+			fmt.Fprintf(b, "| %s | %s | %s | %s |\n", r.label, cell(r.asks), cell(result), test)
 		}
 	}
 }

@@ -86,7 +86,7 @@ var imports = map[string][]string{
 	"internal/simnet":     {"internal/dataplane", "internal/explain", "internal/frame", "internal/frame/frametest", "nat", "router", "switch"},
 	"internal/e2e":        {"cmd/uvswitch/api", "internal/netns", "github.com/containernetworking/cni", "github.com/vishvananda/netns", "golang.org/x/sys"},
 	"internal/repotest":   {},
-	"internal/compliance": {},
+	"internal/compliance": {"internal/simnet"},
 	"bench": {"internal/capture", "internal/dataplane", "internal/filter", "internal/frame", "internal/frame/frametest", "nat", "router", "switch",
 		"golang.org/x/sys", "gonum.org/v1/plot"},
 }

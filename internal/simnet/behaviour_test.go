@@ -36,61 +36,6 @@ func TestBehaviour_NeverUntranslated(t *testing.T) {
 	}
 }
 
-// The window check is liberal by default: the end points judge.
-func TestBehaviour_LiberalWindows(t *testing.T) {
-	play(t, bed+open+`
-o:80 > 198.51.100.1:20000 tcp P. seq 900000 ack 1001 size 10
-a < o:80 tcp P.
-`)
-}
-
-// With strict windows, what its receiver would not take is dropped.
-func TestBehaviour_StrictWindows(t *testing.T) {
-	play(t, "nat windows strict\n"+bed+`
-a:20000 > o:80 tcp S seq 100
-o < 198.51.100.1:20000 tcp S
-o:80 > 198.51.100.1:20000 tcp S. seq 500 ack 101 win 1000
-a < o:80 tcp S.
-a:20000 > o:80 tcp . seq 101 ack 501 win 1000
-o < 198.51.100.1:20000 tcp .
-o:80 > 198.51.100.1:20000 tcp P. seq 501 ack 101 size 100
-a < o:80 tcp P.
-o:80 > 198.51.100.1:20000 tcp P. seq 90000 ack 101 size 100    # beyond the window
-a .
-o:80 > 198.51.100.1:20000 tcp P. seq 601 ack 5000 size 100     # acknowledges what was never sent
-a .
-o:80 > 198.51.100.1:20000 tcp R seq 123456                     # an off-path RST
-a .
-flow ESTABLISHED 7440
-drops tcp_out_of_window 3
-o:80 > 198.51.100.1:20000 tcp P. seq 601 ack 101 size 100
-a < o:80 tcp P.
-o:80 > 198.51.100.1:20000 tcp P. seq 501 ack 101 size 100      # a retransmit
-a < o:80 tcp P.
-`)
-}
-
-// A SYN on a closed connection, or one in TIME_WAIT, uses the flow again.
-func TestBehaviour_SYNReusesTimeWait(t *testing.T) {
-	for _, nat := range []string{"", "nat windows strict\n"} {
-		play(t, nat+bed+open+`
-a:20000 > o:80 tcp F. seq 1001 ack 1001
-o < 198.51.100.1:20000 tcp F.
-o:80 > 198.51.100.1:20000 tcp F. seq 1001 ack 1002
-a < o:80 tcp F.
-a:20000 > o:80 tcp . seq 1002 ack 1002
-o < 198.51.100.1:20000 tcp .
-flow TIME_WAIT 240
-a:20000 > o:80 tcp S seq 77777
-o < 198.51.100.1:20000 tcp S
-flow SYN_SENT 240
-o:80 > 198.51.100.1:20000 tcp S. seq 88888 ack 77778
-a < o:80 tcp S.
-flows 1
-`)
-	}
-}
-
 // One UDP socket that asks for A and AAAA at once, by two workers, gets one mapping, and neither question is lost
 // (kubernetes 56903).
 func TestBehaviour_TwoQuestionsAtOnce(t *testing.T) {
@@ -123,110 +68,6 @@ func TestBehaviour_TwoQuestionsAtOnce(t *testing.T) {
 	}
 }
 
-// A TCP connection that was idle for 16 minutes goes on.
-func TestBehaviour_IdleFor16Minutes(t *testing.T) {
-	play(t, bed+open+`
-advance 16m
-a:20000 > o:80 tcp P.
-o < 198.51.100.1:20000 tcp P.
-o reply tcp .
-a < o:80 tcp .
-`)
-}
-
-// After a cold restart a connection from inside goes on if its port is to be had; else it is reset at once: never a black
-// hole.
-func TestBehaviour_ColdRestart(t *testing.T) {
-	play(t, bed+`
-a:20000 > o:80 tcp P.
-o < 198.51.100.1:20000 tcp P.
-o reply tcp .
-a < o:80 tcp .
-flow ESTABLISHED 7440
-b:20000 > o:80 tcp P. ack 4711    # the port is a's
-b < o:80 tcp R
-o .
-drops flow_not_resumed 1
-b:40000 > o:80 tcp P.             # not a port that is given out
-b < o:80 tcp R
-`)
-}
-
-// A container made again with another address, or a port published anew: the same five-tuple reaches the new target with the
-// next packet.
-func TestBehaviour_Republished(t *testing.T) {
-	play(t, bed+`publish 8080:80 a
-o:4000 > 198.51.100.1:8080 "one"
-a:80 < o:4000 "one"
-a reply "yes"
-o < 198.51.100.1:8080 "yes"
-unpublish 8080
-publish 8080:80 b
-o:4000 > 198.51.100.1:8080 "two"
-b:80 < o:4000 "two"
-a .
-`)
-}
-
-// An inside host that uses a published port as its source port captures nothing (CVE-2021-3773).
-func TestBehaviour_PortShadow(t *testing.T) {
-	play(t, bed+`publish 20080:80 b
-a:20080 > o:4000 "shadow"
-o < 198.51.100.1:* "shadow"
-o:4000 > 198.51.100.1:20080 "for the published one"
-b:80 < o:4000 "for the published one"
-a .
-`)
-}
-
-// Two clients that use one source port to one server get two outside ports; a published flow and a masqueraded one that
-// would have one tuple do not clash.
-func TestBehaviour_Clash(t *testing.T) {
-	play(t, bed+`
-a:20000 > o:80 tcp S
-o < 198.51.100.1:20000 tcp S
-b:20000 > o:80 tcp S
-o < 198.51.100.1:* tcp S
-publish 20000:80 b
-o:80 > 198.51.100.1:20000 tcp S.
-a < o:80 tcp S.
-b .
-`)
-}
-
-// The MSS that a SYN or SYN/ACK offers is lowered to what fits the path, wherever the option stands; nothing else is
-// changed.
-func TestBehaviour_MSSClamp(t *testing.T) {
-	play(t, strings.Replace(bed, "uplink 198.51.100.1", "uplink 198.51.100.1 mtu 1400", 1)+`
-a:20000 > o:80 tcp S mss 1460
-o < 198.51.100.1:20000 tcp S mss 1360
-o:80 > 198.51.100.1:20000 tcp S. mss 1460
-a < o:80 tcp S. mss 1360
-b:20001 > o:80 tcp S mss 536
-o < 198.51.100.1:20001 tcp S mss 536
-`)
-}
-
-// "Fragmentation needed" reaches the right host with its own header in the quote; an MTU below 552 is raised to that; the next
-// SYN to that address knows, for 10 minutes.
-func TestBehaviour_PathMTU(t *testing.T) {
-	play(t, bed+`
-a:20000 > o:80 tcp P. ack 1 size 1400 df
-o < 198.51.100.1:20000 tcp P.
-o error 3/4 mtu 1300 hop
-a < icmp 3/4 mtu 1300
-b:20001 > o:80 tcp S mss 1460
-o < 198.51.100.1:20001 tcp S mss 1260
-b:20002 > p:80 tcp S mss 1460
-p < 198.51.100.1:20002 tcp S mss 1460
-advance 11m
-b:20003 > o:80 tcp S mss 1460
-o < 198.51.100.1:20003 tcp S mss 1460
-o error 3/4 mtu 68 hop
-b < icmp 3/4 mtu 552
-`)
-}
-
 // Overlapping fragments end their packet (RFC 5722, by analogy); a first one too short for its ports is malformed (RFC 1858).
 func TestBehaviour_OverlappingFragments(t *testing.T) {
 	n := play(t, bed)
@@ -244,36 +85,6 @@ func TestBehaviour_OverlappingFragments(t *testing.T) {
 	if got := len(n.host("o").inbox); got != 2 {
 		t.Errorf("a tiny first fragment went out; drops %v", n.DP.Drops())
 	}
-}
-
-// GRE, ESP and other protocols without ports are mapped by their addresses: one container at a time speaks one with a remote
-// address.
-func TestBehaviour_ProtocolsWithoutPorts(t *testing.T) {
-	play(t, bed+`
-a > o gre
-o < 198.51.100.1 gre
-pair 203.0.113.8 gre on
-o > 198.51.100.1 gre
-a < o gre
-a > p gre
-p < 198.51.100.1 gre
-a > o esp
-o < 198.51.100.1 esp
-b > o gre
-o .
-drops address_pair_taken 1
-b > o proto 253
-o < 198.51.100.1 proto 253
-o error 3/2
-b < icmp 3/2
-p > 198.51.100.1 esp
-a .
-b .
-flows 4
-advance 601s
-flows 0
-pair 203.0.113.8 gre off
-`)
 }
 
 // SCTP is mapped by its ports; its CRC is right, and untouched where the port is kept.
@@ -361,51 +172,6 @@ a .
 	if u := n.DP.NAT.PortUseOf(frame.UDP); u.Used+u.Resting != 0 {
 		t.Errorf("ports that did not come back: %+v", u)
 	}
-}
-
-// Networks are routed to each other, or isolated: an isolated one is reached by its published ports only, and has its way
-// out. Nothing leaves an internal one.
-func TestBehaviour_Networks(t *testing.T) {
-	const three = `network 1 10.0.0.1/24
-network 2 10.0.1.1/24 isolated
-network 3 10.0.2.1/24
-network 4 10.0.3.1/24 internal
-uplink 198.51.100.1
-host a 10.0.0.2 port 1
-host b 10.0.1.2 port 2 net 2
-host c 10.0.2.2 port 3 net 3
-host d 10.0.3.2 port 4 net 4
-outside o 203.0.113.8
-`
-	play(t, three+`
-a > c "routed"
-c < a "routed"
-a > b "isolated"
-b > a "isolated"
-b .
-a .
-drops network_isolated 2
-b:20000 > o:53 "out"
-o < 198.51.100.1:20000 "out"
-o reply "back"
-b:20000 < o:53 "back"
-publish 8080:80 b
-a:20001 > 198.51.100.1:8080 "published"
-b:80 < 198.51.100.1:20001 "published"
-b reply "yes"
-a:20001 < 198.51.100.1:8080 "yes"
-c:20002 > o:53 "x"
-o < 198.51.100.1:20002 "x"
-b:20003 > 198.51.100.1:20002 "a mapping is not a way in"
-c .
-drops network_isolated 3
-d > o "x"
-d > a "x"
-a > d "x"
-o .
-d .
-drops network_internal 3
-`)
 }
 
 // An ICMP error is believed from the flow's own end or from outside only: a neighbour's about another's flow is dropped, in
@@ -501,113 +267,12 @@ func TestRFC1812_5_2_2_Header(t *testing.T) {
 	}
 }
 
-// The TTL is lowered; 1 or less is answered with ICMP 11/0, by the address of the way in, and not for the router's own
-// (5.3.1).
-func TestRFC1812_5_3_1_TTL(t *testing.T) {
-	play(t, bed+`
-a:20000 > o:53 "x" ttl 64
-o < 198.51.100.1:20000 "x" ttl 63
-a > o "x" ttl 1
-a < icmp 11/0
-a > 10.0.0.1 ping ttl 1
-a < 10.0.0.1 pong
-`)
-}
-
-// Martians are dropped: 0/8, 127/8, 240/4, group and broadcast sources, and a source that is elsewhere (5.3.7, 5.3.8).
-func TestRFC1812_5_3_7_Martians(t *testing.T) {
-	for _, src := range []string{"0.1.2.3", "127.0.0.1", "240.0.0.1", "224.0.0.1", "255.255.255.255", "9.9.9.9", "10.0.1.5"} {
-		play(t, bed+"a > o \"x\" src "+src+"\no .\ndrops martian_source 1\n")
-	}
-	for _, dst := range []string{"0.1.2.3", "127.0.0.1", "240.0.0.1", "224.0.0.1", "10.0.1.255"} {
-		play(t, "network 2 10.0.1.1/24\n"+bed+"a > "+dst+" \"x\"\ndrops martian_destination 1\n")
-	}
-	play(t, bed+"publish 8080:80 b\no > 198.51.100.1:8080 \"x\" src 10.0.0.2\ndrops martian_source 1\n")
-}
-
-// LAND: source and destination are one.
-func TestRFC1812_5_3_8_LAND(t *testing.T) {
-	play(t, bed+"a > 10.0.0.2 \"x\"\na .\ndrops martian_source 1\n")
-}
-
-// Directed broadcasts are off (5.3.5.2, RFC 2644).
-func TestRFC1812_5_3_5_DirectedBroadcast(t *testing.T) {
-	play(t, "network 2 10.0.1.1/24\nhost c 10.0.1.2 port 9 net 2\n"+bed+"a > 10.0.1.255 \"x\"\nc .\ndrops martian_destination 1\n")
-}
-
-// Source routes are dropped (5.3.13.4; RFC 7126).
-func TestRFC1812_5_3_13_SourceRoutes(t *testing.T) {
-	play(t, bed+`
-a > o "loose" options 8307040102030400
-a > o "strict" options 8907040102030400
-o .
-drops source_route 2
-`)
-}
-
-// No ICMP error about an ICMP error, a broadcast, a later fragment or a martian (4.3.2.7).
-func TestRFC1812_4_3_2_7_NoErrorsAbout(t *testing.T) {
-	play(t, bed+`
-a > o "x" ttl 1 frag later
-a .
-o:53 > 198.51.100.1:9999 "x"
-b > a "y"
-a < b "y"
-a error 3/3
-a .
-`)
-}
-
 // Errors are limited in rate (4.3.2.8), and no two bursts alike.
 func TestRFC1812_4_3_2_8_RateLimit(t *testing.T) {
 	n := play(t, bed+`a > o "x" ttl 1 times 200`)
 	if got := len(n.host("a").inbox); got == 0 || got > 50 {
 		t.Errorf("%d errors about 200 packets at once", got)
 	}
-}
-
-// Unreachable: 3/0 without a route, 3/1 when the neighbor does not answer (5.2.7.1).
-func TestRFC1812_5_2_7_Unreachable(t *testing.T) {
-	play(t, `network 1 10.0.0.1/24
-network 2 10.0.1.1/24
-host a 10.0.0.2 port 1
-a > 9.9.9.9 "nowhere"
-a < icmp 3/0
-a > 10.0.1.9 "nobody"
-advance 5s
-a < icmp 3/1
-`)
-}
-
-// Routes: the longest prefix wins; blackhole is silent, unreachable says 3/1, prohibit 3/13; a route by a container is used.
-func TestRFC1812_5_2_4_Routes(t *testing.T) {
-	play(t, bed+`
-route 203.0.113.0/24 blackhole
-route 203.0.113.8/32 via 10.0.0.3
-route 192.0.2.0/24 unreachable
-route 192.0.2.128/25 prohibit
-a > p "silence"
-a .
-drops blackhole_route 1
-a > o "by b"
-b < a "by b"
-a > 192.0.2.1 "x"
-a < icmp 3/1
-a > 192.0.2.129 "x"
-a < icmp 3/13
-`)
-}
-
-// What is too long for the way out and may be fragmented is, options and later fragments as RFC 791 says.
-func TestRFC1812_5_2_6_Fragmentation(t *testing.T) {
-	play(t, strings.Replace(bed, "uplink 198.51.100.1", "uplink 198.51.100.1 mtu 576", 1)+`
-a:20000 > o:53 size 1400
-o < 198.51.100.1:20000 fragments size 1400
-a:20000 > o:53 size 1400 options 0707040000000000
-o < 198.51.100.1:20000 fragments size 1400
-a:20000 > o:53 size 1400 fragments 1000
-o < 198.51.100.1:20000 fragments size 1400
-`)
 }
 
 // The order of RFC 826: the sender is learned by whom it asks; the gateway answers for its own address only.

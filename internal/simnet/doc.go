@@ -1,4 +1,4 @@
-// Package wire is a network in memory: the real dataplane on ports without devices, fake hosts behind them, and
-// time that moves by hand. Scenario files in testdata read like a conversation and are checked line by line; so
-// behaviour that takes minutes in the world takes none here, and is the same each time.
+// Package simnet is a network in memory: the real data plane on ports without devices, simulated hosts behind the ports, and virtual
+// time. A scenario in testdata reads like a conversation between hosts, and Run checks every line. So a test of time-outs of hours takes
+// no time, and gives the same result each time. docs/scenarios.md describes the language.
 package simnet

@@ -6,12 +6,13 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
 )
 
-// words are what stands after the other end of a packet: its kind, numbers by their names, and flags.
+// words describe a packet: its kind, its numbers by their names, and its flags.
 type words struct {
 	kind, arg string
 	num       map[string]int
@@ -20,7 +21,9 @@ type words struct {
 
 var (
 	numbers = []string{"ttl", "size", "mss", "seq", "ack", "win", "fragments", "times", "mtu"}
+	texts   = []string{"frag", "options", "src"}
 	flags   = []string{"df", "reversed", "badsum", "badquote", "hop"}
+	kinds   = []string{"tcp", "ping", "pong", "sctp", "gre", "esp", "proto"}
 )
 
 // parseWords reads f.
@@ -29,7 +32,7 @@ func parseWords(f []string, text *string) (w words, err error) {
 	if len(f) > 0 && text == nil && !slices.Contains(numbers, f[0]) {
 		if w.kind = f[0]; w.kind == "tcp" || w.kind == "proto" || w.kind == "icmp" || w.kind == "arp" {
 			if len(f) < 2 {
-				return w, fmt.Errorf("%s of what?", w.kind)
+				return w, fmt.Errorf("%s has no value: tcp FLAGS, proto NUMBER, icmp TYPE/CODE or arp ADDRESS", w.kind)
 			}
 			w.arg = f[1]
 			f = f[1:]
@@ -44,22 +47,22 @@ func parseWords(f []string, text *string) (w words, err error) {
 				continue
 			}
 			if i+1 == len(f) {
-				return w, fmt.Errorf("%s says nothing", f[i])
+				return w, fmt.Errorf("%s has no value", f[i])
 			}
 			if w.num[f[i]], err = strconv.Atoi(f[i+1]); err != nil {
 				return w, err
 			}
 			i++
-		case f[i] == "frag" || f[i] == "options" || f[i] == "src":
+		case slices.Contains(texts, f[i]):
 			if i+1 == len(f) {
-				return w, fmt.Errorf("%s says nothing", f[i])
+				return w, fmt.Errorf("%s has no value", f[i])
 			}
 			w.flag[f[i]] = f[i+1]
 			i++
 		case slices.Contains(flags, f[i]):
 			w.flag[f[i]] = "yes"
 		default:
-			return w, fmt.Errorf("%q is no word of a packet", f[i])
+			return w, fmt.Errorf("%q does not describe a packet; the words are %s", f[i], strings.Join(slices.Concat(numbers, texts, flags), " "))
 		}
 	}
 	return w, nil
@@ -88,7 +91,10 @@ func (s *scenario) send(h *Host, port uint16, f []string, text *string) error {
 			p.DstMAC = s.gateway(h)
 		}
 	} else {
-		p.Dst, p.DstMAC = frametest.Addr(name), s.gateway(h)
+		if p.Dst, err = address(name); err != nil {
+			return fmt.Errorf("%w, and not a host (%s)", err, s.net.hostNames())
+		}
+		p.DstMAC = s.gateway(h)
 	}
 	if h.outside {
 		p.DstMAC = uplinkMAC
@@ -121,7 +127,7 @@ func (w *words) fill(p *frametest.Packet) error {
 		}
 		number, ok := frame.ProtoNumber(name)
 		if !ok {
-			return fmt.Errorf("%q is no kind of packet", w.kind)
+			return fmt.Errorf("%q is not a kind of packet; the kinds are %s", w.kind, strings.Join(kinds, " "))
 		}
 		p.Proto, p.Payload = number, append([]byte("a payload of it "), p.Payload...)
 		if number == frame.SCTP {
@@ -143,11 +149,19 @@ func (w *words) fill(p *frametest.Packet) error {
 		p.Options = b
 	}
 	if v, ok := w.flag["src"]; ok {
-		p.Src = frametest.Addr(v)
+		a, err := address(v)
+		if err != nil {
+			return err
+		}
+		p.Src = a
 	}
 	p.TTL, p.MSS, p.Window = uint8(w.num["ttl"]), uint16(w.num["mss"]), uint16(w.num["win"])
 	p.TCPSeq, p.TCPAck = uint32(w.num["seq"]), uint32(w.num["ack"])
-	p.Frag = map[string]uint16{"first": 0x2000, "later": 9, "tiny": 1}[w.flag["frag"]]
+	if v, ok := w.flag["frag"]; ok {
+		if p.Frag, ok = map[string]uint16{"first": 0x2000, "later": 9, "tiny": 1}[v]; !ok {
+			return fmt.Errorf("there is no fragment %q; the fragments are first, later and tiny", v)
+		}
+	}
 	if w.has("df") {
 		p.Frag |= 0x4000
 	}
@@ -178,7 +192,7 @@ func (s *scenario) gateway(h *Host) frame.MAC {
 }
 
 // reply answers the last thing h received: the same addresses and ports turned round.
-func (s *scenario) reply(h *Host, f []string, text *string) error {
+func (s *scenario) reply(h *Host, _ uint16, f []string, text *string) error {
 	var p frame.Frame
 	rx := s.last[h.Name].rx
 	if rx == nil {
@@ -186,14 +200,14 @@ func (s *scenario) reply(h *Host, f []string, text *string) error {
 	}
 	p.Reset(rx, h.Port)
 	frame.Parse(&p)
-	return s.send(h, p.Tuple.DstPort, append([]string{fmt.Sprintf("%s:%d", p.Tuple.Src, p.Tuple.SrcPort)}, f[2:]...), text)
+	return s.send(h, p.Tuple.DstPort, append([]string{fmt.Sprintf("%s:%d", p.Tuple.Src, p.Tuple.SrcPort)}, f...), text)
 }
 
 // sendError sends an ICMP error from h, or a router before it, about what it received last.
-func (s *scenario) sendError(h *Host, f []string) error {
+func (s *scenario) sendError(h *Host, _ uint16, f []string, _ *string) error {
 	var typ, code uint8
 	if _, err := fmt.Sscanf(f[0], "%d/%d", &typ, &code); err != nil {
-		return err
+		return fmt.Errorf("%q is not TYPE/CODE", f[0])
 	}
 	w, err := parseWords(append([]string{"error"}, f[1:]...), nil)
 	if err != nil {
@@ -225,8 +239,9 @@ func (s *scenario) sendError(h *Host, f []string) error {
 	return nil
 }
 
-// receive checks the next thing in h's inbox.
+// receive checks the next frame in h's inbox.
 func (s *scenario) receive(h *Host, port uint16, f []string, text *string) error {
+	s.seen[h.Name] = true
 	if len(h.inbox) == 0 {
 		return fmt.Errorf("it received nothing; drops: %v", s.net.DP.Drops())
 	}
@@ -262,7 +277,11 @@ func (s *scenario) receive(h *Host, port uint16, f []string, text *string) error
 		}
 		return s.aboutLast(h, &p)
 	case "arp":
-		if p.Flags&frame.IsARP == 0 || frame.LoadAddr(p.Bytes()[p.L3+14:]) != frametest.Addr(w.arg) {
+		about, err := address(w.arg)
+		if err != nil {
+			return err
+		}
+		if p.Flags&frame.IsARP == 0 || p.ARP().SenderAddr() != about {
 			return wrong()
 		}
 		return nil
@@ -271,11 +290,11 @@ func (s *scenario) receive(h *Host, port uint16, f []string, text *string) error
 	if err != nil {
 		return err
 	}
-	src := frame.Addr(0)
+	var src frame.Addr
 	if from := s.net.host(name); from != nil {
 		src = from.Addr
-	} else {
-		src = frametest.Addr(name)
+	} else if src, err = address(name); err != nil {
+		return fmt.Errorf("%w, and not a host (%s)", err, s.net.hostNames())
 	}
 	if p.Flags&frame.HasTuple == 0 || p.Tuple.Src != src {
 		return wrong()

@@ -3,7 +3,9 @@ package simnet
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,66 +17,41 @@ import (
 	"github.com/uvswitch/uvswitch/switch"
 )
 
-// Run plays a scenario, line by line, on a fresh Net, which is returned for its traces. A line is one of
-//
-//	nat [flows N] [quota N] [windows strict] [timers linux] [pool LO-HI]    first of all, if at all
-//	network ID GATEWAY/LEN [internal] [isolated] [mapping X] [filtering X] [mtu N]
-//	uplink ADDR [mtu N]                     uplink down
-//	host NAME ADDR port N [net ID] [as OTHER, with its MAC] [FLAG..]
-//	outside NAME ADDR
-//	publish PORT:PORT NAME [from CIDR]      unpublish PORT
-//	route PREFIX blackhole|unreachable|prohibit|via ADDR
-//	unplug NAME                             silent NAME
-//	A > B "text" ...      UDP; A and B are NAME or NAME:PORT, or an address; port 1000 when not said
-//	A > B tcp FLAGS ...   a segment with tcpdump's letters for its flags: S S. . P. F. R
-//	A > B ping ...        an ICMP echo
-//	A > B sctp|gre|esp|proto N ...
-//	A arp ADDR            an ARP request
-//	A reply ...           an answer to what A received last: "text", tcp FLAGS or pong
-//	A error TYPE/CODE ... an ICMP error about what A received last
-//	A < B ...             the next thing A received: from B (* for any port), as above; pong; arp ADDR
-//	A < icmp TYPE/CODE    the next thing A received is this error, about the last thing A sent
-//	A .                   A has received nothing more
-//	advance 30s           time passes
-//	drops REASON N        so many frames were dropped for this reason by now
-//	flows N               so many flows there are
-//	flow STATE N          the first flow is in this TCP state, and goes in N seconds if it stays idle
-//	pair ADDR PROTO on|off   the last that was said about a protocol without ports
-//
-// What is sent may have more words: ttl N, size N (bytes of payload), df, mss N, seq N, ack N, win N, options HEX, src ADDR,
-// frag first|later|tiny (that fragment alone), fragments N [reversed] (whole, in fragments of N bytes), times N (with as
-// many source ports); an error: mtu N, badsum, badquote, hop (from a router on the way, not the receiver). What is received:
-// ttl N, mss N, mtu N, size N, fragments.
-//
-// and # begins a comment. At the end nobody may have anything unread that a line has not asked for, every checksum
-// must have been right, and the account of frames must be balanced.
+// Run plays one script on a new Net. It returns the Net, also with an error, for its traces. docs/scenarios.md describes the
+// language; the tables statements and verbs list it. At the end, no host may have unread frames if the script has read from that
+// host, every checksum must have been correct, and the account of frames must be balanced.
 func Run(script string) (*Net, error) {
-	s := &scenario{last: map[string]sent{}}
+	lines := strings.Split(script, "\n")
+	first := slices.IndexFunc(lines, func(l string) bool { return strings.TrimSpace(uncommented(l)) != "" })
 	n := New()
-	if strings.HasPrefix(script, "nat ") {
-		line, rest, _ := strings.Cut(script, "\n")
-		o, pool, err := natOptions(strings.Fields(line)[1:])
+	if first >= 0 && strings.HasPrefix(lines[first], "nat ") {
+		o, pool, err := natOptions(strings.Fields(uncommented(lines[first]))[1:])
 		if err != nil {
-			return nil, err
+			return n, fmt.Errorf("line %d: %w", first+1, err)
 		}
 		n = NewWith(o)
-		n.pool, script = pool, "\n"+rest
+		n.pool, lines[first] = pool, ""
 	}
-	s.net = n
+	s := &scenario{net: n, last: map[string]sent{}, seen: map[string]bool{}}
 	n.script = s
-	if err := s.lines(script); err != nil {
+	if err := s.lines(lines); err != nil {
 		return n, err
 	}
 	return n, s.end()
 }
 
 // more plays further lines on a Net that Run has returned.
-func (n *Net) more(script string) error { return n.script.lines(script) }
+func (n *Net) more(script string) error { return n.script.lines(strings.Split(script, "\n")) }
 
-func (s *scenario) lines(script string) error {
-	for i, line := range strings.Split(script, "\n") {
-		line, _, _ = strings.Cut(line, "#")
-		if strings.TrimSpace(line) == "" {
+func uncommented(line string) string {
+	line, _, _ = strings.Cut(line, "#")
+	return line
+}
+
+func (s *scenario) lines(lines []string) error {
+	for i, line := range lines {
+		line = strings.TrimSpace(uncommented(line))
+		if line == "" {
 			continue
 		}
 		err := s.line(line)
@@ -82,7 +59,7 @@ func (s *scenario) lines(script string) error {
 			err = s.net.failure
 		}
 		if err != nil {
-			return fmt.Errorf("line %d: %s: %w", i+1, strings.TrimSpace(line), err)
+			return fmt.Errorf("line %d: %s: %w", i+1, line, err)
 		}
 	}
 	return nil
@@ -103,7 +80,7 @@ func (s *scenario) end() error {
 
 type scenario struct {
 	net    *Net
-	last   map[string]sent // by host: what it sent and what it was given
+	last   map[string]sent // by host: the last frame that it sent, and the last that it received
 	seen   map[string]bool // hosts whose inbox the script reads
 	nextID uint16          // identification of packets in fragments
 }
@@ -113,76 +90,183 @@ type sent struct{ tx, rx []byte }
 // strict hosts are those that the script listens to.
 func (s *scenario) strict(h *Host) bool { return s.seen[h.Name] }
 
+// A statement is one kind of line. Its form says how the line is written; args is how many words must follow the first word.
+type statement struct {
+	form string
+	args int
+	run  func(*scenario, []string) error // the words after the first
+}
+
+// A malformed line is not of its statement's form.
+type malformed string
+
+func (m malformed) Error() string { return string(m) }
+
+// statements begin with their name.
+var statements = map[string]statement{
+	"network":   {"network ID GATEWAY/LEN [internal] [isolated] [mapping MAPPING] [filtering FILTERING] [mtu BYTES]", 2, (*scenario).addNetwork},
+	"uplink":    {"uplink ADDRESS [mtu BYTES], or uplink down", 1, (*scenario).setUplink},
+	"host":      {"host NAME ADDRESS port ID [net ID] [as HOST] [isolated] [guard] [hairpin] [locked]", 4, (*scenario).addHost},
+	"outside":   {"outside NAME ADDRESS", 2, (*scenario).addOutside},
+	"publish":   {"publish PORT:PORT HOST [from PREFIX]", 2, (*scenario).publish},
+	"unpublish": {"unpublish PORT", 1, (*scenario).unpublish},
+	"route":     {"route PREFIX via ADDRESS, or route PREFIX blackhole|unreachable|prohibit", 2, (*scenario).addRoute},
+	"unplug":    {"unplug HOST", 1, (*scenario).unplug},
+	"silent":    {"silent HOST", 1, (*scenario).silence},
+	"advance":   {"advance DURATION (30s, 5m, 2h)", 1, (*scenario).advance},
+	"drops":     {"drops REASON COUNT", 2, (*scenario).drops},
+	"flows":     {"flows COUNT", 1, (*scenario).flows},
+	"flow":      {"flow STATE SECONDS (the state is - for a protocol without states)", 2, (*scenario).flow},
+	"pair":      {"pair ADDRESS PROTOCOL on|off", 3, (*scenario).pair},
+}
+
+// A verb is what a host does in a line that begins with its name.
+type verb struct {
+	form string
+	args int
+	run  func(s *scenario, h *Host, port uint16, f []string, text *string) error // f: the words after the verb
+}
+
+var verbs = map[string]verb{
+	">":     {`HOST[:PORT] > HOST|ADDRESS[:PORT] ["TEXT" | tcp FLAGS | ping | pong | sctp | gre | esp | proto NUMBER] [WORD...]`, 1, (*scenario).send},
+	"<":     {`HOST[:PORT] < HOST|ADDRESS[:PORT|:*] [PACKET], or HOST < icmp TYPE/CODE [mtu BYTES], or HOST < arp ADDRESS`, 1, (*scenario).receive},
+	".":     {"HOST . (it has received nothing more)", 0, (*scenario).receivedAll},
+	"arp":   {"HOST arp ADDRESS", 1, (*scenario).requestARP},
+	"reply": {`HOST reply "TEXT" | tcp FLAGS | pong [WORD...]`, 0, (*scenario).reply},
+	"error": {"HOST error TYPE/CODE [mtu BYTES] [hop] [badsum] [badquote]", 1, (*scenario).sendError},
+}
+
 func (s *scenario) line(line string) error {
 	line, text := cutQuoted(line)
 	f := strings.Fields(line)
-	switch f[0] {
-	case "network", "uplink", "host", "outside", "publish", "unpublish", "unplug", "silent", "route":
-		return s.setUp(f)
-	case "advance":
-		d, err := time.ParseDuration(f[1])
-		if err != nil {
-			return err
-		}
-		s.net.Advance(frame.Tick(d / (time.Second / frame.TicksPerSecond)))
-		return nil
-	case "drops":
-		want, err := strconv.ParseUint(f[2], 10, 64)
-		if got := s.net.DP.Drops()[f[1]]; err == nil && got != want {
-			return fmt.Errorf("%d were; all drops: %v", got, s.net.DP.Drops())
-		}
-		return err
-	case "flows":
-		want, err := strconv.Atoi(f[1])
-		if got := s.net.DP.NAT.Used(); err == nil && got != want {
-			return fmt.Errorf("there are %d", got)
-		}
-		return err
+	if len(f) == 0 {
+		return fmt.Errorf("a line begins with a statement or with the name of a host")
 	}
-	switch f[0] {
-	case "flow":
-		return s.flow(f)
-	case "pair":
-		if got := s.net.pairs[f[1]+" "+f[2]]; got != f[3] {
-			return fmt.Errorf("the last said was %q", got)
+	if st, ok := statements[f[0]]; ok {
+		err := error(malformed("this is incomplete"))
+		if len(f) > st.args {
+			err = st.run(s, f[1:])
 		}
-		return nil
+		if m, ok := err.(malformed); ok {
+			err = fmt.Errorf("%w; the form is: %s", m, st.form)
+		}
+		return err
 	}
 	name, port, err := splitPort(f[0], 1000)
 	if err != nil {
 		return err
 	}
 	h := s.net.host(name)
-	if h == nil || len(f) < 2 {
-		return fmt.Errorf("%q is neither a command nor a host", f[0])
+	if h == nil {
+		return fmt.Errorf("%q is neither a statement (%s) nor a host (%s)", f[0], alternatives(statements), s.net.hostNames())
 	}
-	if s.seen == nil {
-		s.seen = map[string]bool{}
+	if len(f) < 2 {
+		return fmt.Errorf("what does %s do? The verbs are %s", name, alternatives(verbs))
 	}
-	switch f[1] {
-	case ".":
-		s.seen[name] = true
-		if len(h.inbox) > 0 {
-			return fmt.Errorf("it received %s", describe(h.inbox[0]))
-		}
-		return nil
-	case "<":
-		s.seen[name] = true
-		return s.receive(h, port, f[2:], text)
-	case ">":
-		return s.send(h, port, f[2:], text)
-	case "arp":
-		s.inject(h, frametest.ARP(frame.BroadcastMAC, h.MAC, 1, h.Addr, frametest.Addr(f[2])))
-		return nil
-	case "error":
-		return s.sendError(h, f[2:])
-	case "reply":
-		return s.reply(h, f, text)
+	v, ok := verbs[f[1]]
+	if !ok {
+		return fmt.Errorf("%q is not a verb; the verbs are %s", f[1], alternatives(verbs))
 	}
-	return fmt.Errorf("%q is none of > < . arp reply error", f[1])
+	if len(f) < 2+v.args {
+		return fmt.Errorf("this is incomplete; the form is: %s", v.form)
+	}
+	return v.run(s, h, port, f[2:], text)
 }
 
-// cutQuoted takes what stands in quotes out of a line; nil when nothing does.
+// alternatives lists the keys of a table.
+func alternatives[V any](table map[string]V) string {
+	return strings.Join(slices.Sorted(maps.Keys(table)), " ")
+}
+
+func (n *Net) hostNames() string {
+	if len(n.hosts) == 0 {
+		return "there is none yet"
+	}
+	names := make([]string, len(n.hosts))
+	for i, h := range n.hosts {
+		names[i] = h.Name
+	}
+	return strings.Join(names, " ")
+}
+
+// hostOf is the host with a name.
+func (s *scenario) hostOf(name string) (*Host, error) {
+	h := s.net.host(name)
+	if h == nil {
+		return nil, fmt.Errorf("there is no host %q; the hosts are %s", name, s.net.hostNames())
+	}
+	return h, nil
+}
+
+// address reads an IPv4 address.
+func address(text string) (frame.Addr, error) {
+	a, err := netip.ParseAddr(text)
+	if err != nil || !a.Is4() {
+		return 0, fmt.Errorf("%q is not an IPv4 address", text)
+	}
+	return frame.AddrFrom(a), nil
+}
+
+// count reads a number that is not negative.
+func count(text string) (int, error) {
+	v, err := strconv.ParseUint(text, 10, 31)
+	if err != nil {
+		return 0, fmt.Errorf("%q is not a number", text)
+	}
+	return int(v), nil
+}
+
+func (s *scenario) receivedAll(h *Host, _ uint16, _ []string, _ *string) error {
+	s.seen[h.Name] = true
+	if len(h.inbox) > 0 {
+		return fmt.Errorf("it received %s", describe(h.inbox[0]))
+	}
+	return nil
+}
+
+func (s *scenario) requestARP(h *Host, _ uint16, f []string, _ *string) error {
+	a, err := address(f[0])
+	if err == nil {
+		s.inject(h, frametest.ARP(frame.BroadcastMAC, h.MAC, 1, h.Addr, a))
+	}
+	return err
+}
+
+func (s *scenario) advance(f []string) error {
+	d, err := time.ParseDuration(f[0])
+	if err == nil {
+		s.net.Advance(frame.Tick(d / (time.Second / frame.TicksPerSecond)))
+	}
+	return err
+}
+
+func (s *scenario) drops(f []string) error {
+	want, err := count(f[1])
+	if _, known := frame.ParseReason(f[0]); !known {
+		return fmt.Errorf("%q is not a drop reason; docs/drops.md lists them", f[0])
+	}
+	if got := s.net.DP.Drops()[f[0]]; err == nil && got != uint64(want) {
+		return fmt.Errorf("there were %d; all drops: %v", got, s.net.DP.Drops())
+	}
+	return err
+}
+
+func (s *scenario) flows(f []string) error {
+	want, err := count(f[0])
+	if got := s.net.DP.NAT.Used(); err == nil && got != want {
+		return fmt.Errorf("there are %d", got)
+	}
+	return err
+}
+
+func (s *scenario) pair(f []string) error {
+	if got := s.net.pairs[f[0]+" "+f[1]]; got != f[2] {
+		return fmt.Errorf("the last notice was %q", got)
+	}
+	return nil
+}
+
+// cutQuoted cuts the text in quotes out of a line. The text is nil if the line has no quotes.
 func cutQuoted(line string) (rest string, text *string) {
 	before, after, ok := strings.Cut(line, `"`)
 	if !ok {
@@ -192,10 +276,15 @@ func cutQuoted(line string) (rest string, text *string) {
 	return before + after, &t
 }
 
-// natOptions reads the words of line nat.
+const natForm = "nat [flows COUNT] [quota COUNT] [windows strict] [timers linux] [pool LOW-HIGH]"
+
+// natOptions reads the line nat, which only the first line can be.
 func natOptions(f []string) (o nat.Options, pool [2]uint16, err error) {
 	o, pool = nat.Options{Flows: 1024}, [2]uint16{20000, 20099}
-	for i := 0; i+1 < len(f); i += 2 {
+	if len(f)%2 != 0 {
+		return o, pool, fmt.Errorf("%q has no value; the form is: %s", f[len(f)-1], natForm)
+	}
+	for i := 0; i < len(f); i += 2 {
 		switch v := f[i+1]; f[i] {
 		case "flows":
 			o.Flows, err = strconv.Atoi(v)
@@ -208,7 +297,7 @@ func natOptions(f []string) (o nat.Options, pool [2]uint16, err error) {
 		case "pool":
 			_, err = fmt.Sscanf(v, "%d-%d", &pool[0], &pool[1])
 		default:
-			err = fmt.Errorf("nat has no %q", f[i])
+			err = fmt.Errorf("nat has no %q; the form is: %s", f[i], natForm)
 		}
 		if err != nil {
 			return o, pool, err
@@ -217,14 +306,14 @@ func natOptions(f []string) (o nat.Options, pool [2]uint16, err error) {
 	return o, pool, nil
 }
 
-// flow checks the first flow.
+// flow checks the state of the first flow, and the seconds until the flow ends if it stays idle.
 func (s *scenario) flow(f []string) error {
 	var first *nat.Flow
 	s.net.DP.NAT.Flows(s.net.now, func(x nat.Flow) bool { first = &x; return false })
 	if first == nil {
 		return fmt.Errorf("there is none")
 	}
-	if got := fmt.Sprintf("%s %d", cmp.Or(first.State, "-"), first.Timeout); got != f[1]+" "+f[2] {
+	if got := fmt.Sprintf("%s %d", cmp.Or(first.State, "-"), first.Timeout); got != f[0]+" "+f[1] {
 		return fmt.Errorf("it is %s", got)
 	}
 	return nil
@@ -239,78 +328,25 @@ func splitPort(s string, def uint16) (string, uint16, error) {
 		return name, 0, nil
 	}
 	p, err := strconv.ParseUint(port, 10, 16)
-	return name, uint16(p), err
+	if err != nil {
+		return name, 0, fmt.Errorf("%q is not a port", port)
+	}
+	return name, uint16(p), nil
 }
 
-func (s *scenario) setUp(f []string) error {
-	n := s.net
-	switch f[0] {
-	case "network":
-		id, err := strconv.Atoi(f[1])
-		if err != nil {
-			return err
-		}
-		p, err := netip.ParsePrefix(f[2])
-		if err != nil {
-			return err
-		}
-		return s.addNetwork(frame.NetID(id), p, f[3:])
-	case "uplink":
-		if f[1] == "down" {
-			return n.SetUplink(0, 1500)
-		}
-		mtu := 1500
-		if len(f) > 3 && f[2] == "mtu" {
-			mtu, _ = strconv.Atoi(f[3])
-		}
-		return n.SetUplink(frametest.Addr(f[1]), mtu)
-	case "route":
-		return s.addRoute(f[1:])
-	case "outside":
-		n.AddOutside(f[1], frametest.Addr(f[2]))
-		return nil
-	case "host":
-		return s.addHost(f[1:])
-	case "unpublish":
-		p, err := strconv.ParseUint(f[1], 10, 16)
-		n.Unpublish(uint16(p))
+func (s *scenario) addNetwork(f []string) error {
+	id, err := count(f[0])
+	if err != nil {
 		return err
 	}
-	if f[0] == "publish" {
-		from, to, _ := strings.Cut(f[1], ":")
-		lo, err1 := strconv.ParseUint(from, 10, 16)
-		hi, err2 := strconv.ParseUint(to, 10, 16)
-		h := n.host(f[2])
-		if err1 != nil || err2 != nil || h == nil {
-			return fmt.Errorf("the form is publish PORT:PORT NAME [from CIDR]")
-		}
-		var allowed []netip.Prefix
-		if len(f) > 4 {
-			allowed = append(allowed, netip.MustParsePrefix(f[4]))
-		}
-		n.Publish(frame.TCP, uint16(lo), h, uint16(hi), allowed...)
-		n.Publish(frame.SCTP, uint16(lo), h, uint16(hi), allowed...)
-		n.Publish(frame.UDP, uint16(lo), h, uint16(hi), allowed...)
-		return nil
+	gateway, err := netip.ParsePrefix(f[1])
+	if err != nil {
+		return err
 	}
-	h := n.host(f[1])
-	if h == nil {
-		return fmt.Errorf("there is no host %q", f[1])
-	}
-	if f[0] == "silent" {
-		h.silent = true
-		return nil
-	}
-	n.DP.RemovePort(h.Port)
-	return nil
-}
-
-func (s *scenario) addNetwork(id frame.NetID, p netip.Prefix, f []string) error {
-	i := router.Interface{Net: id, MTU: 1500}
-	m := nat.Masquerade{Net: id}
-	var err error
-	for k := 0; k < len(f); k++ {
-		switch f[k] {
+	i := router.Interface{Net: frame.NetID(id), MTU: 1500}
+	m := nat.Masquerade{Net: frame.NetID(id)}
+	for f = f[2:]; len(f) > 0; f = f[1:] {
+		switch f[0] {
 		case "internal":
 			i.Internal = true
 			continue
@@ -318,79 +354,161 @@ func (s *scenario) addNetwork(id frame.NetID, p netip.Prefix, f []string) error 
 			i.Isolated = true
 			continue
 		}
-		if k+1 == len(f) {
-			return fmt.Errorf("%q says nothing", f[k])
+		if len(f) == 1 {
+			return malformed(fmt.Sprintf("%q is not understood, or has no value", f[0]))
 		}
-		k++
-		switch f[k-1] {
+		switch f[0] {
 		case "mtu":
-			i.MTU, err = strconv.Atoi(f[k])
+			i.MTU, err = count(f[1])
 		case "mapping":
-			m.Mapping, err = nat.ParseMapping(f[k])
+			m.Mapping, err = nat.ParseMapping(f[1])
 		case "filtering":
-			m.Filtering, err = nat.ParseFiltering(f[k])
+			m.Filtering, err = nat.ParseFiltering(f[1])
 		default:
-			err = fmt.Errorf("a network has no %q", f[k-1])
+			err = malformed(fmt.Sprintf("a network has no %q", f[0]))
 		}
 		if err != nil {
 			return err
 		}
+		f = f[1:]
 	}
-	s.net.AddNetwork(p, i, m)
+	s.net.AddNetwork(gateway, i, m)
 	return nil
 }
 
-// addRoute adds PREFIX KIND, or PREFIX via ADDR.
+func (s *scenario) setUplink(f []string) error {
+	if f[0] == "down" {
+		return s.net.SetUplink(0, 1500)
+	}
+	a, err := address(f[0])
+	mtu := 1500
+	if err == nil && len(f) == 3 && f[1] == "mtu" {
+		mtu, err = count(f[2])
+	} else if err == nil && len(f) > 1 {
+		err = malformed("this is not understood")
+	}
+	if err != nil {
+		return err
+	}
+	return s.net.SetUplink(a, mtu)
+}
+
+func (s *scenario) addOutside(f []string) error {
+	a, err := address(f[1])
+	if err == nil {
+		s.net.AddOutside(f[0], a)
+	}
+	return err
+}
+
+func (s *scenario) publish(f []string) error {
+	from, to, _ := strings.Cut(f[0], ":")
+	lo, err1 := strconv.ParseUint(from, 10, 16)
+	hi, err2 := strconv.ParseUint(to, 10, 16)
+	if err1 != nil || err2 != nil || len(f) != 2 && (len(f) != 4 || f[2] != "from") {
+		return malformed("this is not understood")
+	}
+	h, err := s.hostOf(f[1])
+	if err != nil {
+		return err
+	}
+	var allowed []netip.Prefix
+	if len(f) == 4 {
+		p, err := netip.ParsePrefix(f[3])
+		if err != nil {
+			return err
+		}
+		allowed = append(allowed, p)
+	}
+	for _, proto := range []uint8{frame.TCP, frame.SCTP, frame.UDP} {
+		s.net.Publish(proto, uint16(lo), h, uint16(hi), allowed...)
+	}
+	return nil
+}
+
+func (s *scenario) unpublish(f []string) error {
+	p, err := strconv.ParseUint(f[0], 10, 16)
+	if err == nil {
+		s.net.Unpublish(uint16(p))
+	}
+	return err
+}
+
+func (s *scenario) silence(f []string) error {
+	h, err := s.hostOf(f[0])
+	if err == nil {
+		h.silent = true
+	}
+	return err
+}
+
+func (s *scenario) unplug(f []string) error {
+	h, err := s.hostOf(f[0])
+	if err == nil {
+		s.net.DP.RemovePort(h.Port)
+	}
+	return err
+}
+
 func (s *scenario) addRoute(f []string) error {
 	p, err := netip.ParsePrefix(f[0])
 	if err != nil {
 		return err
 	}
 	rt := router.Route{Prefix: p}
-	switch f[1] {
-	case "via":
-		rt.NextHop = frametest.Addr(f[2])
-		on, _ := s.net.DP.Router.Lookup(rt.NextHop)
-		rt.Egress = on.Egress
-	default:
-		kind, ok := router.ParseRouteKind(f[1])
-		if !ok {
-			return fmt.Errorf("there is no route %q", f[1])
-		}
+	if kind, ok := router.ParseRouteKind(f[1]); ok {
 		rt.Kind = kind
+		return s.net.DP.Router.AddRoute(rt)
 	}
+	if f[1] != "via" || len(f) < 3 {
+		return malformed("this is not understood")
+	}
+	if rt.NextHop, err = address(f[2]); err != nil {
+		return err
+	}
+	on, _ := s.net.DP.Router.Lookup(rt.NextHop)
+	rt.Egress = on.Egress
 	return s.net.DP.Router.AddRoute(rt)
 }
 
-var knobs = map[string]vswitch.PortFlags{"isolated": vswitch.Isolated, "guard": vswitch.Guard, "hairpin": vswitch.HairpinMode, "locked": vswitch.Locked}
+// portFlags are the settings of a host's port.
+var portFlags = map[string]vswitch.PortFlags{"isolated": vswitch.Isolated, "guard": vswitch.Guard, "hairpin": vswitch.HairpinMode, "locked": vswitch.Locked}
 
 func (s *scenario) addHost(f []string) error {
-	port, id := frame.PortID(0), frame.NetID(1)
+	name := f[0]
+	text, _, _ := strings.Cut(f[1], "/")
+	addr, err := address(text)
+	if err != nil {
+		return err
+	}
+	port, id := 0, 1
 	var flags vswitch.PortFlags
 	var as *Host
-	for i := 2; i < len(f); i++ {
-		switch f[i] {
-		case "port", "net":
-			v, err := strconv.Atoi(f[i+1])
-			if err != nil {
-				return err
-			}
-			if f[i] == "port" {
-				port = frame.PortID(v)
-			} else {
-				id = frame.NetID(v)
-			}
-			i++
-		case "as":
-			as = s.net.host(f[i+1])
-			i++
-		default:
-			flags |= knobs[f[i]]
+	for f = f[2:]; len(f) > 0; f = f[1:] {
+		if flag, ok := portFlags[f[0]]; ok {
+			flags |= flag
+			continue
 		}
+		if len(f) == 1 {
+			return malformed(fmt.Sprintf("%q is not understood, or has no value", f[0]))
+		}
+		switch f[0] {
+		case "port":
+			port, err = count(f[1])
+		case "net":
+			id, err = count(f[1])
+		case "as":
+			as, err = s.hostOf(f[1])
+		default:
+			err = malformed(fmt.Sprintf("a host has no %q", f[0]))
+		}
+		if err != nil {
+			return err
+		}
+		f = f[1:]
 	}
-	addr, _, _ := strings.Cut(f[1], "/")
-	h, err := s.net.AddHost(f[0], frametest.Addr(addr), port, id, flags)
-	if as != nil {
+	h, err := s.net.AddHost(name, addr, frame.PortID(port), frame.NetID(id), flags)
+	if err == nil && as != nil {
 		h.MAC = as.MAC
 	}
 	return err
