@@ -76,7 +76,7 @@ func (s schemas) operation(rt *route) map[string]any {
 
 // of is the schema of a type; structs stand under components.
 func (s schemas) of(t reflect.Type) map[string]any {
-	if t == reflect.TypeFor[api.Knob]() { // a word, or JSON's true and false
+	if t == reflect.TypeFor[api.Setting]() { // a word, or JSON's true and false
 		return map[string]any{"oneOf": []any{map[string]any{"type": "string"}, map[string]any{"type": "boolean"}}}
 	}
 	switch t.Kind() {

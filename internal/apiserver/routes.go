@@ -182,7 +182,7 @@ func deleteFlows(s *Server, r *http.Request) (any, error) {
 
 func trace(s *Server, q api.TraceRequest) (any, error) {
 	return explain.Trace(explain.Switch{
-		State: s.d.State(), Dataplane: s.dp, Claims: s.d.UplinkClaims, UplinkMAC: daemon.UplinkMAC,
+		State: s.d.State(), Dataplane: s.dp, Claims: s.d.UplinkClaims, UplinkMAC: uplink.RouterMAC,
 		IsDown: func(port string) bool { return s.d.PortStatuses(port)[port].State == daemon.Down },
 	}, q)
 }

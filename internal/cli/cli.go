@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"strings"
 	"text/tabwriter"
 
@@ -26,9 +25,6 @@ const (
 	exitFailed = 1
 	exitUsage  = 2
 )
-
-// Version is printed by `uvswitch version`; the build sets it.
-var Version = "0.1.0-dev"
 
 // app is one run of the command.
 type app struct {
@@ -126,6 +122,7 @@ func (a *app) root() *cobra.Command {
 	)
 	root.AddCommand(a.netavarkCommands()...)
 	a.complete(root)
+	addExamples(root, examples())
 	return root
 }
 
@@ -186,23 +183,4 @@ func row(w io.Writer, cells ...any) {
 		}
 	}
 	fmt.Fprintln(w)
-}
-
-func (a *app) versionCommand() *cobra.Command {
-	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
-		v := map[string]string{"version": Version, "go": "", "revision": ""}
-		if b, ok := debug.ReadBuildInfo(); ok {
-			v["go"] = b.GoVersion
-			for _, s := range b.Settings {
-				if s.Key == "vcs.revision" {
-					v["revision"] = s.Value
-				}
-			}
-		}
-		if a.json {
-			return a.printJSON(v)
-		}
-		_, err := fmt.Fprintf(a.out, "uvswitch %s (%s)\n", v["version"], v["go"])
-		return err
-	}}
 }

@@ -38,7 +38,6 @@ func (a *app) dumpCommand() *cobra.Command {
 			"every port is an interface, and every packet has a comment with its verdict. A translated packet appears twice: before\n" +
 			"translation on its ingress port, and after translation on its egress port, with the number of its flow (`flow ls`).\n\n" +
 			"EXPRESSION is a filter in tcpdump's language. The switch applies the filter before it copies a frame. Names are not resolved.",
-		Example: "  uvswitch dump -i web,uplink tcp port 80\n  uvswitch dump --drops -c 10\n  uvswitch dump -w - | wireshark -k -i -",
 	}
 	fl := c.Flags()
 	fl.StringSliceVarP(&f.ports, "interface", "i", nil, "names of ports, separated by commas; any means all ports (default any)")

@@ -122,16 +122,15 @@ func (a *app) portCommand() *cobra.Command {
 			"These are off or a rate: rx_rate (limits what the port sends), tx_rate (limits what the port receives), rate (sets both).\n" +
 			"A rate is in the units of tc, 1kbit to 1tbit; its burst is in bytes (b, kb, mb). Packets above the rate wait. When packets\n" +
 			"for 50 ms already wait, further packets are dropped with reason rx_rate_exceeded or tx_rate_exceeded.",
-		Example: "  uvswitch port set web isolated on\n  uvswitch port set web rate 100mbit\n  uvswitch port set web rx_rate 10mbit/64kb tx_rate off",
-		Args:    cobra.MinimumNArgs(3), RunE: func(c *cobra.Command, args []string) error {
+		Args: cobra.MinimumNArgs(3), RunE: func(c *cobra.Command, args []string) error {
 			if len(args)%2 == 0 {
 				return usagef("each setting needs a value: on, off or a rate")
 			}
-			knobs := api.PortSet{}
+			settings := api.PortSet{}
 			for i := 1; i < len(args); i += 2 {
-				knobs[args[i]] = api.Knob(args[i+1])
+				settings[args[i]] = api.Setting(args[i+1])
 			}
-			return a.client().Do(c.Context(), "PATCH", "/ports/"+url.PathEscape(args[0]), knobs, nil)
+			return a.client().Do(c.Context(), "PATCH", "/ports/"+url.PathEscape(args[0]), settings, nil)
 		}}
 	one := &cobra.Command{Use: "show NAME", Short: "Show one port", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
 		return get(c.Context(), a, "/ports/"+url.PathEscape(args[0]), printPort)

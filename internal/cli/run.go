@@ -47,8 +47,7 @@ func (a *app) runCommand() *cobra.Command {
 		Short: "Run the switch in the foreground",
 		Long: "Run the switch in the network namespace of this shell. It creates the network `default` with its gateway, the host port\n" +
 			"NAME0, and an uplink on the device of the default route. SIGTERM ends it, and nothing is left behind.",
-		Example: "  sudo uvswitch run\n  sudo uvswitch run -c /etc/uvswitch.yaml --web 127.0.0.1:8088\n  sudo uvswitch run --subnet 10.20.0.0/16 --uplink eth1",
-		Args:    cobra.NoArgs,
+		Args: cobra.NoArgs,
 	}
 	fl := c.Flags()
 	fl.StringVarP(&f.config, "config", "c", "", "configuration `FILE` (YAML)")

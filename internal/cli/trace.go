@@ -27,9 +27,6 @@ func (a *app) traceCommand() *cobra.Command {
 			"Write the packet in words: tcp|udp|sctp|icmp|gre|esp|arp [SRC[:PORT]] > DST[:PORT] [S|S.|.|P.|F.|R] [seq N] [ack N] [win N]\n" +
 			"[ttl N] [len N] [mss N] [id N] [df].\n" +
 			"The default source is the port's own address, and port 40000. For a packet from outside, use --in uplink.",
-		Example: "  uvswitch trace --in web 'tcp > 1.1.1.1:443 S' --reverse\n" +
-			"  uvswitch trace --in uplink 'tcp 203.0.113.8:4000 > 198.51.100.1:8080 S'\n" +
-			"  uvswitch trace --in db --pcap db.pcapng --frame 3",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 1 {

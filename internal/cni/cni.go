@@ -68,10 +68,10 @@ func (b *bandwidth) settings() api.PortSet {
 	}
 	set := api.PortSet{}
 	if b.IngressRate != 0 {
-		set["tx_rate"] = api.RateKnob(b.IngressRate, burst(b.IngressBurst))
+		set["tx_rate"] = api.RateSetting(b.IngressRate, burst(b.IngressBurst))
 	}
 	if b.EgressRate != 0 {
-		set["rx_rate"] = api.RateKnob(b.EgressRate, burst(b.EgressBurst))
+		set["rx_rate"] = api.RateSetting(b.EgressRate, burst(b.EgressBurst))
 	}
 	return set
 }

@@ -106,10 +106,10 @@ func settingsOf(p api.Port) api.PortSet {
 		out[name] = api.Switch(on)
 	}
 	if p.RxRate != 0 {
-		out["rx_rate"] = api.RateKnob(p.RxRate, p.RxBurst)
+		out["rx_rate"] = api.RateSetting(p.RxRate, p.RxBurst)
 	}
 	if p.TxRate != 0 {
-		out["tx_rate"] = api.RateKnob(p.TxRate, p.TxBurst)
+		out["tx_rate"] = api.RateSetting(p.TxRate, p.TxBurst)
 	}
 	return out
 }

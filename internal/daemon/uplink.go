@@ -17,9 +17,6 @@ import (
 	"github.com/uvswitch/uvswitch/tap"
 )
 
-// UplinkMAC is the MAC of the router on the uplink's TAP.
-const UplinkMAC frame.MAC = 0x027576000002
-
 func (d *Daemon) openUplink() (err error) {
 	c := d.config.Uplink
 	d.up, err = uplink.Open(uplink.Options{Device: c.Device, Kind: uplink.Kind(c.Kind), TAP: d.opts.Name + "-up"})
@@ -102,7 +99,7 @@ func (d *Daemon) refreshUplinkLocked() {
 	}
 	s, _ := d.up.State()
 	i := router.Interface{
-		Net: frame.NoNet, Addr: frame.AddrFrom(s.Addr), Prefix: model.Everywhere, MAC: UplinkMAC, MTU: s.MTU,
+		Net: frame.NoNet, Addr: frame.AddrFrom(s.Addr), Prefix: model.Everywhere, MAC: uplink.RouterMAC, MTU: s.MTU,
 		Port: p.ID, PeerMAC: d.up.MAC, Up: s.Up,
 	}
 	if old, ok := d.dp.Router.Interface(frame.NoNet); ok && old == i {

@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -82,31 +81,6 @@ func validID(id string) bool { return len(id) > 0 && len(id) <= 128 && strings.T
 func (q createNetwork) ids() []string { return []string{q.NetworkID} }
 func (q networkID) ids() []string     { return []string{q.NetworkID} }
 func (q endpointID) ids() []string    { return []string{q.NetworkID, q.EndpointID} }
-
-// An option is an -o of `docker network create`.
-type option struct {
-	names []string // the first is ours, the others are names of Docker's bridge driver
-	set   func(n *network, value string) error
-}
-
-var networkOptions = []option{
-	{[]string{"mtu", "com.docker.network.driver.mtu"}, func(n *network, v string) (err error) {
-		if n.Add.MTU, err = strconv.Atoi(v); n.Add.MTU <= 0 {
-			err = strconv.ErrRange
-		}
-		return err
-	}},
-	{[]string{"icc", "com.docker.network.bridge.enable_icc"}, func(n *network, v string) (err error) {
-		n.ICC, err = strconv.ParseBool(v)
-		return err
-	}},
-	{[]string{"isolated"}, func(n *network, v string) (err error) {
-		n.Add.Isolated, err = strconv.ParseBool(v)
-		return err
-	}},
-	{[]string{"mapping"}, func(n *network, v string) error { n.Add.Mapping = v; return nil }},
-	{[]string{"filtering"}, func(n *network, v string) error { n.Add.Filtering = v; return nil }},
-}
 
 // network converts the request into a network of the switch.
 func (q createNetwork) network() (*network, error) {

@@ -201,7 +201,7 @@ func rateText(may string, r dataplane.Rate) string {
 	if r.Bits == 0 {
 		return ""
 	}
-	return fmt.Sprintf("; %s %s; faster frames are queued, or dropped", may, api.RateKnob(r.Bits, 0))
+	return fmt.Sprintf("; %s %s; faster frames are queued, or dropped", may, api.RateSetting(r.Bits, 0))
 }
 
 func orAny(known bool, v fmt.Stringer) string {

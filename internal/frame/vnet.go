@@ -11,11 +11,9 @@ const MaxFrame = 65535 + 18
 // Flags and segmentation kinds of linux/virtio_net.h.
 const (
 	VnetNeedsCsum = 1
-	VnetDataValid = 2
 
 	GSONone  = 0
 	GSOTCPv4 = 1
-	GSOUDP   = 3 // UFO, gone from current kernels
 	GSOTCPv6 = 4
 	GSOUDPL4 = 5 // USO
 	GSOECN   = 0x80

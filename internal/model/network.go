@@ -3,14 +3,14 @@ package model
 import (
 	"cmp"
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"reflect"
 	"strings"
 
-	"fmt"
-
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/link"
 	"github.com/uvswitch/uvswitch/nat"
 )
 
@@ -32,7 +32,7 @@ type Network struct {
 // The MTUs that a network and a port may have, in bytes: what every IPv4 host accepts (RFC 791, 3.1), and what a TAP takes.
 const (
 	MinMTU     = 576
-	MaxMTU     = 65521
+	MaxMTU     = link.MaxMTU
 	DefaultMTU = 1500
 )
 

@@ -62,7 +62,7 @@ func (s Settings) FlagMap() map[string]bool {
 
 // Set is the request that makes a port have these settings.
 func (s Settings) Set() api.PortSet {
-	set := api.PortSet{rxRate: api.RateKnob(s.Rx.Bits, s.Rx.Burst), txRate: api.RateKnob(s.Tx.Bits, s.Tx.Burst)}
+	set := api.PortSet{rxRate: api.RateSetting(s.Rx.Bits, s.Rx.Burst), txRate: api.RateSetting(s.Tx.Bits, s.Tx.Burst)}
 	for name, on := range s.FlagMap() {
 		set[name] = api.Switch(on)
 	}
@@ -82,7 +82,7 @@ func (s Settings) with(p *Port, set api.PortSet) (Settings, error) {
 	return s, nil
 }
 
-func (s *Settings) apply(p *Port, name string, v api.Knob) error {
+func (s *Settings) apply(p *Port, name string, v api.Setting) error {
 	if name == bothRates || name == rxRate || name == txRate {
 		r, err := ParseRate(string(v))
 		if err != nil {

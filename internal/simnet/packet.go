@@ -23,6 +23,7 @@ var (
 	numbers = []string{"ttl", "size", "mss", "seq", "ack", "win", "fragments", "times", "mtu"}
 	texts   = []string{"frag", "options", "src"}
 	flags   = []string{"df", "reversed", "badsum", "badquote", "hop"}
+	checked = []string{"ttl", "size", "mss", "mtu"} // the numbers that a line about a received frame may have
 	kinds   = []string{"tcp", "ping", "pong", "sctp", "gre", "esp", "proto"}
 )
 
@@ -71,8 +72,8 @@ func parseWords(f []string, text *string) (w words, err error) {
 func (w *words) has(flag string) bool { _, ok := w.flag[flag]; return ok }
 
 // send makes the packet of a line: to a host by name, or to an address.
-func (s *scenario) send(h *Host, port uint16, f []string, text *string) error {
-	name, dport, err := splitPort(f[0], 1000)
+func (s *scenario) send(h *Host, from port, f []string, text *string) error {
+	name, to, err := splitPort(f[0])
 	if err != nil {
 		return err
 	}
@@ -80,14 +81,14 @@ func (s *scenario) send(h *Host, port uint16, f []string, text *string) error {
 	if err != nil {
 		return err
 	}
-	p := frametest.Packet{SrcMAC: h.MAC, Src: h.Addr, SrcPort: port, DstPort: dport}
+	p := frametest.Packet{SrcMAC: h.MAC, Src: h.Addr, SrcPort: from.number, DstPort: to.number}
 	if text != nil {
 		p.Payload = []byte(*text)
 	}
-	if to := s.net.host(name); to != nil {
-		p.Dst = to.Addr
-		p.DstMAC = to.MAC
-		if to.outside || to.Net != h.Net {
+	if other := s.net.host(name); other != nil {
+		p.Dst = other.Addr
+		p.DstMAC = other.MAC
+		if other.outside || other.Net != h.Net {
 			p.DstMAC = s.gateway(h)
 		}
 	} else {
@@ -192,7 +193,7 @@ func (s *scenario) gateway(h *Host) frame.MAC {
 }
 
 // reply answers the last thing h received: the same addresses and ports turned round.
-func (s *scenario) reply(h *Host, _ uint16, f []string, text *string) error {
+func (s *scenario) reply(h *Host, _ port, f []string, text *string) error {
 	var p frame.Frame
 	rx := s.last[h.Name].rx
 	if rx == nil {
@@ -200,11 +201,11 @@ func (s *scenario) reply(h *Host, _ uint16, f []string, text *string) error {
 	}
 	p.Reset(rx, h.Port)
 	frame.Parse(&p)
-	return s.send(h, p.Tuple.DstPort, append([]string{fmt.Sprintf("%s:%d", p.Tuple.Src, p.Tuple.SrcPort)}, f...), text)
+	return s.send(h, port{number: p.Tuple.DstPort}, append([]string{fmt.Sprintf("%s:%d", p.Tuple.Src, p.Tuple.SrcPort)}, f...), text)
 }
 
 // sendError sends an ICMP error from h, or a router before it, about what it received last.
-func (s *scenario) sendError(h *Host, _ uint16, f []string, _ *string) error {
+func (s *scenario) sendError(h *Host, _ port, f []string, _ *string) error {
 	var typ, code uint8
 	if _, err := fmt.Sscanf(f[0], "%d/%d", &typ, &code); err != nil {
 		return fmt.Errorf("%q is not TYPE/CODE", f[0])
@@ -240,7 +241,7 @@ func (s *scenario) sendError(h *Host, _ uint16, f []string, _ *string) error {
 }
 
 // receive checks the next frame in h's inbox.
-func (s *scenario) receive(h *Host, port uint16, f []string, text *string) error {
+func (s *scenario) receive(h *Host, at port, f []string, text *string) error {
 	s.seen[h.Name] = true
 	if len(h.inbox) == 0 {
 		return fmt.Errorf("it received nothing; drops: %v", s.net.DP.Drops())
@@ -254,6 +255,11 @@ func (s *scenario) receive(h *Host, port uint16, f []string, text *string) error
 	w, err := parseWords(f, text)
 	if err != nil {
 		return err
+	}
+	for name := range w.num {
+		if !slices.Contains(checked, name) {
+			return fmt.Errorf("%s cannot be checked in a frame that was received; the words are %s and fragments", name, strings.Join(checked, " "))
+		}
 	}
 	if w.has("fragments") {
 		if raw, err = h.reassemble(raw); err != nil {
@@ -286,7 +292,7 @@ func (s *scenario) receive(h *Host, port uint16, f []string, text *string) error
 		}
 		return nil
 	}
-	name, sport, err := splitPort(from, 1000)
+	name, sport, err := splitPort(from)
 	if err != nil {
 		return err
 	}
@@ -299,7 +305,7 @@ func (s *scenario) receive(h *Host, port uint16, f []string, text *string) error
 	if p.Flags&frame.HasTuple == 0 || p.Tuple.Src != src {
 		return wrong()
 	}
-	sameSrc := sport == 0 || sport == p.Tuple.SrcPort
+	sameSrc := sport.number == 0 || sport.number == p.Tuple.SrcPort
 	ok := false
 	switch w.kind {
 	case "tcp":
@@ -307,13 +313,14 @@ func (s *scenario) receive(h *Host, port uint16, f []string, text *string) error
 	case "ping":
 		ok = p.Proto == frame.ICMP && p.Payload()[0] == frame.ICMPEcho
 	case "pong":
-		ok = p.Proto == frame.ICMP && p.Payload()[0] == frame.ICMPEchoReply && p.Tuple.DstPort == port
+		ok = p.Proto == frame.ICMP && p.Payload()[0] == frame.ICMPEchoReply && p.Tuple.DstPort == at.number
 	case "", "size":
 		ok = p.Proto == frame.UDP && sameSrc && (text == nil || string(p.Payload()[frame.UDPLen:]) == *text)
 	default:
 		ok = frame.ProtoName(p.Proto) == w.kind && (sameSrc || p.Proto != frame.SCTP) || w.kind == "proto" && fmt.Sprint(p.Proto) == w.arg
 	}
-	if !ok {
+	ported := p.Proto == frame.TCP || p.Proto == frame.UDP || p.Proto == frame.SCTP
+	if !ok || ported && at.named && at.number != p.Tuple.DstPort {
 		return wrong()
 	}
 	return w.check(&p)

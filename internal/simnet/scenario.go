@@ -43,8 +43,16 @@ func Run(script string) (*Net, error) {
 // more plays further lines on a Net that Run has returned.
 func (n *Net) more(script string) error { return n.script.lines(strings.Split(script, "\n")) }
 
+// uncommented is a line without its comment, which begins with a # outside quotes.
 func uncommented(line string) string {
-	line, _, _ = strings.Cut(line, "#")
+	quoted := false
+	for i, c := range line {
+		if c == '"' {
+			quoted = !quoted
+		} else if c == '#' && !quoted {
+			return line[:i]
+		}
+	}
 	return line
 }
 
@@ -124,7 +132,7 @@ var statements = map[string]statement{
 type verb struct {
 	form string
 	args int
-	run  func(s *scenario, h *Host, port uint16, f []string, text *string) error // f: the words after the verb
+	run  func(s *scenario, h *Host, p port, f []string, text *string) error // f: the words after the verb
 }
 
 var verbs = map[string]verb{
@@ -152,7 +160,7 @@ func (s *scenario) line(line string) error {
 		}
 		return err
 	}
-	name, port, err := splitPort(f[0], 1000)
+	name, p, err := splitPort(f[0])
 	if err != nil {
 		return err
 	}
@@ -170,7 +178,7 @@ func (s *scenario) line(line string) error {
 	if len(f) < 2+v.args {
 		return fmt.Errorf("this is incomplete; the form is: %s", v.form)
 	}
-	return v.run(s, h, port, f[2:], text)
+	return v.run(s, h, p, f[2:], text)
 }
 
 // alternatives lists the keys of a table.
@@ -216,7 +224,7 @@ func count(text string) (int, error) {
 	return int(v), nil
 }
 
-func (s *scenario) receivedAll(h *Host, _ uint16, _ []string, _ *string) error {
+func (s *scenario) receivedAll(h *Host, _ port, _ []string, _ *string) error {
 	s.seen[h.Name] = true
 	if len(h.inbox) > 0 {
 		return fmt.Errorf("it received %s", describe(h.inbox[0]))
@@ -224,7 +232,7 @@ func (s *scenario) receivedAll(h *Host, _ uint16, _ []string, _ *string) error {
 	return nil
 }
 
-func (s *scenario) requestARP(h *Host, _ uint16, f []string, _ *string) error {
+func (s *scenario) requestARP(h *Host, _ port, f []string, _ *string) error {
 	a, err := address(f[0])
 	if err == nil {
 		s.inject(h, frametest.ARP(frame.BroadcastMAC, h.MAC, 1, h.Addr, a))
@@ -291,9 +299,13 @@ func natOptions(f []string) (o nat.Options, pool [2]uint16, err error) {
 		case "quota":
 			o.FlowsPerPort, err = strconv.Atoi(v)
 		case "windows":
-			o.Strict = v == "strict"
+			if o.Strict = v == "strict"; !o.Strict {
+				err = fmt.Errorf("windows can only be strict; without the word they are liberal")
+			}
 		case "timers":
-			o.Timers = nat.LinuxTimers()
+			if o.Timers = nat.LinuxTimers(); v != "linux" {
+				err = fmt.Errorf("timers can only be linux; without the word they are those of the RFCs")
+			}
 		case "pool":
 			_, err = fmt.Sscanf(v, "%d-%d", &pool[0], &pool[1])
 		default:
@@ -319,19 +331,25 @@ func (s *scenario) flow(f []string) error {
 	return nil
 }
 
-func splitPort(s string, def uint16) (string, uint16, error) {
-	name, port, ok := strings.Cut(s, ":")
+// A port is the number after a host's name. It is 1000 when the line names none, and 0 for any (*).
+type port struct {
+	number uint16
+	named  bool
+}
+
+func splitPort(s string) (string, port, error) {
+	name, text, ok := strings.Cut(s, ":")
 	if !ok {
-		return name, def, nil
+		return name, port{number: 1000}, nil
 	}
-	if port == "*" {
-		return name, 0, nil
+	if text == "*" {
+		return name, port{}, nil
 	}
-	p, err := strconv.ParseUint(port, 10, 16)
+	p, err := strconv.ParseUint(text, 10, 16)
 	if err != nil {
-		return name, 0, fmt.Errorf("%q is not a port", port)
+		return name, port{}, fmt.Errorf("%q is not a port", text)
 	}
-	return name, uint16(p), nil
+	return name, port{number: uint16(p), named: true}, nil
 }
 
 func (s *scenario) addNetwork(f []string) error {
@@ -481,7 +499,7 @@ func (s *scenario) addHost(f []string) error {
 	if err != nil {
 		return err
 	}
-	port, id := 0, 1
+	number, id := 0, 1
 	var flags vswitch.PortFlags
 	var as *Host
 	for f = f[2:]; len(f) > 0; f = f[1:] {
@@ -494,7 +512,7 @@ func (s *scenario) addHost(f []string) error {
 		}
 		switch f[0] {
 		case "port":
-			port, err = count(f[1])
+			number, err = count(f[1])
 		case "net":
 			id, err = count(f[1])
 		case "as":
@@ -507,7 +525,7 @@ func (s *scenario) addHost(f []string) error {
 		}
 		f = f[1:]
 	}
-	h, err := s.net.AddHost(name, addr, frame.PortID(port), frame.NetID(id), flags)
+	h, err := s.net.AddHost(name, addr, frame.PortID(number), frame.NetID(id), flags)
 	if err == nil && as != nil {
 		h.MAC = as.MAC
 	}

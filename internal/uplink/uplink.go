@@ -39,6 +39,12 @@ type State struct {
 	Why    string // when not Up
 }
 
+// The two ends of the link between the host and the switch: the TAP's own address, and the router's.
+const (
+	tapMAC    frame.MAC = 0x027576000001
+	RouterMAC frame.MAC = 0x027576000002
+)
+
 // An Uplink is the TAP in the host's namespace and the programs that join it to the host's device. Its methods work
 // in the namespace of the process.
 type Uplink struct {
@@ -92,8 +98,8 @@ func Open(o Options) (*Uplink, error) {
 		m.close()
 		return nil, err
 	}
-	u.MAC = 0x027576000001
-	setup := link.Config{MAC: u.MAC, MTU: 65521, NoIPv6: true}
+	u.MAC = tapMAC
+	setup := link.Config{MAC: u.MAC, MTU: link.MaxMTU, NoIPv6: true}
 	if o.Kind == TAP {
 		setup.MTU, setup.Addr = 1500, tapHost
 	}

@@ -105,16 +105,16 @@ type PortAdd struct {
 
 // A PortSet is the body of PATCH /v1/ports/{name}: values of port settings by name. The settings of `bridge link` are on or off.
 // rx_rate (for frames from the port), tx_rate (for frames to the port) and rate (for both) are off or a rate.
-type PortSet map[string]Knob
+type PortSet map[string]Setting
 
-// A Knob is the value of a port setting: "on", "off", or a rate in the units of tc, optionally with a burst: "10mbit",
+// A Setting is the value of a port setting: "on", "off", or a rate in the units of tc, optionally with a burst: "10mbit",
 // "10mbit/64kb". In JSON, true and false are accepted for "on" and "off".
-type Knob string
+type Setting string
 
 // Values of settings that are on or off.
 const (
-	On  Knob = "on"
-	Off Knob = "off"
+	On  Setting = "on"
+	Off Setting = "off"
 )
 
 // The bounds of rates, in bits per second, and of bursts, in bytes. The smallest burst is one full frame.
@@ -126,32 +126,32 @@ const (
 )
 
 // Switch returns On or Off.
-func Switch(on bool) Knob {
+func Switch(on bool) Setting {
 	if on {
 		return On
 	}
 	return Off
 }
 
-// RateKnob returns the value for a rate in bits per second and a burst in bytes. With burst 0 the switch chooses the burst; with
+// RateSetting returns the value for a rate in bits per second and a burst in bytes. With burst 0 the switch chooses the burst; with
 // bits 0 there is no limit.
-func RateKnob(bits, burst uint64) Knob {
+func RateSetting(bits, burst uint64) Setting {
 	switch {
 	case bits == 0:
 		return Off
 	case burst != 0:
-		return RateKnob(bits, 0) + Knob(fmt.Sprintf("/%db", burst))
+		return RateSetting(bits, 0) + Setting(fmt.Sprintf("/%db", burst))
 	}
 	units := [...]string{"", "k", "m", "g", "t"}
 	unit := 0
 	for ; unit < len(units)-1 && bits%1000 == 0; unit++ {
 		bits /= 1000
 	}
-	return Knob(fmt.Sprintf("%d%sbit", bits, units[unit]))
+	return Setting(fmt.Sprintf("%d%sbit", bits, units[unit]))
 }
 
 // UnmarshalJSON implements json.Unmarshaler. It accepts a string or a boolean.
-func (k *Knob) UnmarshalJSON(b []byte) error {
+func (k *Setting) UnmarshalJSON(b []byte) error {
 	var on bool
 	if json.Unmarshal(b, &on) == nil {
 		*k = Switch(on)
@@ -161,12 +161,12 @@ func (k *Knob) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &word); err != nil {
 		return fmt.Errorf("a setting is true, false, \"on\", \"off\", or a rate such as \"10mbit/64kb\"")
 	}
-	*k = Knob(word)
+	*k = Setting(word)
 	return nil
 }
 
 // UnmarshalYAML accepts a string, a boolean or a number, as in the configuration file.
-func (k *Knob) UnmarshalYAML(decode func(any) error) error {
+func (k *Setting) UnmarshalYAML(decode func(any) error) error {
 	var v any
 	if err := decode(&v); err != nil {
 		return err
@@ -175,7 +175,7 @@ func (k *Knob) UnmarshalYAML(decode func(any) error) error {
 	case bool:
 		*k = Switch(v)
 	case string, uint64, int64, float64:
-		*k = Knob(fmt.Sprint(v))
+		*k = Setting(fmt.Sprint(v))
 	default:
 		return fmt.Errorf("a setting is true, false, or a rate such as 10mbit/64kb")
 	}

@@ -64,7 +64,7 @@ function head() {
   let b = 0, p = 0;
   for (const r of Object.values(state.rates)) { b += r.rx_bytes; p += r.rx_packets; }
   $("rate").textContent = `${bits(b)} · ${pps(p)}`;
-  $("balance").textContent = c.balanced ? "every frame accounted for" : "frames on their way";
+  $("balance").textContent = c.balanced ? "all frames accounted for" : "frames in transit";
   $("balance").className = "pill " + (c.balanced ? "good" : "");
   $("promise").textContent = s.uplink.promise ? s.uplink.promise + "." : "";
   $("live").textContent = "live";
@@ -87,7 +87,7 @@ function topology() {
   const width = bytes => bytes <= 0 ? 1.5 : Math.min(13, 1.5 + Math.max(0, Math.log10(bytes * 8) - 2) * 1.35);
   // edge draws both directions side by side; at(o) returns the path of one, displaced by o.
   const edge = (r, at) => {
-    for (const [k, o, verb] of [["rx", -7, "sends"], ["tx", 7, "gets"]]) {
+    for (const [k, o, verb] of [["rx", -7, "sends"], ["tx", 7, "receives"]]) {
       const bytes = r[k + "_bytes"];
       svg.append(el("path", { class: `edge ${k}` + (bytes > 0 ? " on" : ""), d: at(o), "stroke-width": width(bytes) }, el("title", {}, `${verb} ${bits(bytes)}, ${pps(r[k + "_packets"])}`)));
     }
@@ -118,7 +118,7 @@ function topology() {
     const r = rateOf(up.name), turned = { rx_bytes: r.tx_bytes, tx_bytes: r.rx_bytes, rx_packets: r.tx_packets, tx_packets: r.rx_packets };
     edge(turned, straight(mid, 46, 152));
   }
-  node(mid, 26, 250, 42, "", up ? [["outside", ""], [`by ${u.device || "?"}, ${u.address || "no address"} (${u.kind})`, "small"]] : [["no way out", "small"]]);
+  node(mid, 26, 250, 42, "", up ? [["outside", ""], [`via ${u.device || "?"}, ${u.address || "no address"} (${u.kind})`, "small"]] : [["no uplink", "small"]]);
   if (up) node(mid, 98, 128, 34, up.state === "forwarding" && u.state === "up" ? "" : "down", [["uplink", ""]], "#port/uplink");
   node(mid, 172, 250, 42, "core", [["switch · router · NAT", "inv"]]);
   svg.append(el("text", { class: "small left", x: mid + 136, y: 198 }, `${count(state.stats.tables.flows.used)} flows`));
@@ -143,7 +143,7 @@ function meter(name, t) {
 function dropList(long) {
   const list = Object.entries(state.stats.drops).filter(([k]) => long || k !== "ack_superseded").sort((a, b) => b[1] - a[1]);
   const top = list.length ? list[0][1] : 1;
-  if (!list.length) return [el("p", { class: "muted" }, "Nothing has been dropped.")];
+  if (!list.length) return [el("p", { class: "muted" }, "No frame was dropped.")];
   return list.slice(0, long ? 99 : 7).map(([k, n]) => el("div", { class: "reason", "data-reason": k },
     el("div", { class: "head" }, el("code", {}, k), el("span", { class: "mono" }, count(n) + (state.dropRates[k] > 0 ? ` (${scaled(state.dropRates[k], "/s")})` : ""))),
     el("div", { class: "track" }, el("div", { class: "fill bad", "width%": Math.max(1, 100 * n / top) })),
@@ -165,23 +165,23 @@ const dot = p => el("span", { class: "dot" + (p.state === "forwarding" ? "" : " 
 const pages = {
   overview: {
     draw(main) {
-      const ports = table([["port"], ["network"], ["kind"], ["address"], ["sends", "n"], ["gets", "n"], ["dropped", "n"]], state.ports.map(p => {
+      const ports = table([["port"], ["network"], ["kind"], ["address"], ["sends", "n"], ["receives", "n"], ["dropped", "n"]], state.ports.map(p => {
         const r = rateOf(p.name);
         return [el("span", {}, dot(p), portLink(p.name)), p.network || "–", p.kind, el("code", {}, p.addresses[0] || "–"),
           el("span", { class: "rx" }, bits(r.rx_bytes)), el("span", { class: "tx" }, bits(r.tx_bytes)), count(p.rx_dropped + p.tx_dropped)];
       }));
-      const published = state.publish.length ? table([["host port"], ["to"], ["from"], ["flows", "n"]], state.publish.map(r => [
+      const published = state.publish.length ? table([["host port"], ["target"], ["allowed sources"], ["flows", "n"]], state.publish.map(r => [
         el("code", {}, (r.host_address === "0.0.0.0" ? "" : r.host_address + ":") + r.host_port + (r.host_port_end !== r.host_port ? "-" + r.host_port_end : "") + "/" + r.protocol),
-        el("span", {}, portLink(r.port), ":" + r.container_port), r.from.join(", ") || "any", count(r.packets)])) : el("p", { class: "muted" }, "Nothing is published.");
+        el("span", {}, portLink(r.port), ":" + r.container_port), r.from.join(", ") || "any", count(r.packets)])) : el("p", { class: "muted" }, "No port is published.");
       main.replaceChildren(
-        el("div", { class: "stack" }, card("Topology", "click a port", topology(), legend()), card("Ports", count(state.ports.length), ports)),
-        el("div", { class: "stack" }, card("Tables", "against their limits", ...Object.entries(state.stats.tables).map(([k, t]) => meter(k, t))),
-          card("Drops", "by reason", ...dropList(false), el("p", {}, el("a", { href: "#drops" }, "all of them, and what to do"))), card("Published ports", "", published)));
+        el("div", { class: "stack" }, card("Topology", "click a port for details", topology(), legend()), card("Ports", count(state.ports.length), ports)),
+        el("div", { class: "stack" }, card("Tables", "used / limit", ...Object.entries(state.stats.tables).map(([k, t]) => meter(k, t))),
+          card("Drops", "by reason", ...dropList(false), el("p", {}, el("a", { href: "#drops" }, "all drops, and what to do"))), card("Published ports", "", published)));
     },
   },
   drops: {
     wide: true,
-    draw(main) { main.replaceChildren(card("Drops by reason", "since the switch was started; the same words as in stats, monitor, trace and dump", ...dropList(true))); },
+    draw(main) { main.replaceChildren(card("Drops by reason", "since the switch started; stats, monitor, trace and dump use the same names", ...dropList(true))); },
   },
   flows: {
     wide: true, busy: false,
@@ -191,7 +191,7 @@ const pages = {
       try {
         const flows = await api("/flows?limit=300");
         if (!(location.hash === "#flows")) return;
-        main.replaceChildren(card("Flows", `${count(state.stats.tables.flows.used)} in the table; the first 300 are shown`, flowTable(flows)));
+        main.replaceChildren(card("Flows", `${count(state.stats.tables.flows.used)} in the table; this page shows at most 300`, flowTable(flows)));
       } finally { this.busy = false; }
     },
   },
@@ -220,7 +220,7 @@ const pages = {
           if (!this.drawing) { this.drawing = true; requestAnimationFrame(() => { this.drawing = false; this.tail(); }); }
         }
       } catch (e) {
-        if (!stop.signal.aborted) this.box.replaceChildren("no live capture: " + e.message);
+        if (!stop.signal.aborted) this.box.replaceChildren("The live capture failed: " + e.message);
       }
       if (this.stream === stop) this.stream = null; // the next draw tries again
     },
@@ -232,28 +232,28 @@ const pages = {
     },
     async draw(main) {
       const p = state.ports.find(p => p.name === this.name);
-      if (!p) return main.replaceChildren(card("No such port", "", el("p", {}, `There is no port ${this.name} (any more). `, el("a", { href: "#" }, "All ports"))));
+      if (!p) return main.replaceChildren(card("Port not found", "", el("p", {}, `Port ${this.name} does not exist, or it was removed. `, el("a", { href: "#" }, "All ports"))));
       const name = this.name;
       if (!this.stream) this.follow(name);
       [this.fdb, this.flows] = await Promise.all([api("/fdb"), api("/flows?limit=50&port=" + encodeURIComponent(name)).catch(() => [])]);
       if (pages.current !== this || this.name !== name) return;
-      const r = rateOf(p.name), facts = { state: p.state, kind: p.kind, network: p.network || "–", device: p.ifname, namespace: p.netns || "the switch's own", address: p.addresses.join(", ") || "–", MAC: p.mac || "–", MTU: p.mtu, offloads: p.offload ? "on" : "off",
-        knobs: Object.entries(p.flags).filter(([, on]) => on).map(([k]) => k).join(", ") || "–" };
+      const r = rateOf(p.name), facts = { state: p.state, kind: p.kind, network: p.network || "–", device: p.ifname, namespace: p.netns || "that of the switch", address: p.addresses.join(", ") || "–", MAC: p.mac || "–", MTU: p.mtu, offloads: p.offload ? "on" : "off",
+        settings: Object.entries(p.flags).filter(([, on]) => on).map(([k]) => k).join(", ") || "–" };
       const stations = this.fdb.filter(e => e.ifname === p.name);
       const keep = document.activeElement === this.box;
       main.replaceChildren(
         el("div", { class: "stack" },
           card(p.name, p.kind, el("dl", { class: "facts" }, ...Object.entries(facts).map(([k, v]) => el("div", {}, el("dt", {}, k), el("dd", {}, String(v)))))),
           card("Rate", "the last 90 seconds", spark(state.history[p.name] || []), legend()),
-          card("Live capture", "what comes from this port or goes to it, with its verdict", el("div", { class: "bar" },
-            el("button", { onclick: () => { this.paused = !this.paused; this.draw(main); } }, this.paused ? "Go on" : "Pause"), el("span", { class: "muted mono" }, `uvswitch dump -i ${p.name} -w - | wireshark -k -i -`)), this.box),
-          card("Flows", this.flows.length === 50 ? "the first 50" : count(this.flows.length), this.flows.length ? flowTable(this.flows) : el("p", { class: "muted" }, "None."))),
+          card("Live capture", "frames from and to this port, each with its verdict", el("div", { class: "bar" },
+            el("button", { onclick: () => { this.paused = !this.paused; this.draw(main); } }, this.paused ? "Resume" : "Pause"), el("span", { class: "muted mono" }, `uvswitch dump -i ${p.name} -w - | wireshark -k -i -`)), this.box),
+          card("Flows", this.flows.length === 50 ? "the first 50" : count(this.flows.length), this.flows.length ? flowTable(this.flows) : el("p", { class: "muted" }, "No flows."))),
         el("div", { class: "stack" },
-          card("Counters", "", table([[""], ["from the port", "n"], ["to it", "n"]], [["packets", count(p.rx_packets), count(p.tx_packets)], ["bytes", count(p.rx_bytes), count(p.tx_bytes)],
+          card("Counters", "", table([[""], ["from the port", "n"], ["to the port", "n"]], [["packets", count(p.rx_packets), count(p.tx_packets)], ["bytes", count(p.rx_bytes), count(p.tx_bytes)],
             ["rate", bits(r.rx_bytes), bits(r.tx_bytes)], ["", pps(r.rx_packets), pps(r.tx_packets)], ["dropped", count(p.rx_dropped), count(p.tx_dropped)]])),
           card("Drops", "at this port", ...(Object.keys(p.drops).length ? Object.entries(p.drops).sort((a, b) => b[1] - a[1]).map(([k, n]) => el("div", { class: "reason" },
-            el("div", { class: "head" }, el("code", {}, k), el("span", { class: "mono" }, count(n))), el("p", {}, (state.reasons[k] || {}).meaning || ""))) : [el("p", { class: "muted" }, "None.")])),
-          card("Stations", "by the forwarding database", stations.length ? table([["MAC"], ["state"], ["age", "n"]], stations.map(e => [el("code", {}, e.mac), e.state || "learned", e.state ? "" : e.age.toFixed(0) + " s"])) : el("p", { class: "muted" }, "None has been heard."))));
+            el("div", { class: "head" }, el("code", {}, k), el("span", { class: "mono" }, count(n))), el("p", {}, (state.reasons[k] || {}).meaning || ""))) : [el("p", { class: "muted" }, "No drops.")])),
+          card("Stations", "from the forwarding database", stations.length ? table([["MAC"], ["state"], ["age", "n"]], stations.map(e => [el("code", {}, e.mac), e.state || "learned", e.state ? "" : e.age.toFixed(0) + " s"])) : el("p", { class: "muted" }, "No station was learned."))));
       if (this.lines.length) this.tail();
       if (keep) this.box.focus();
     },
@@ -266,24 +266,24 @@ const pages = {
       const port = el("select", { id: "trace-port", "aria-label": "port" }, ...ports.map(p => el("option", { value: p.name }, p.name)));
       const first = ports.find(p => p.kind !== "uplink");
       if (first) port.value = first.name;
-      const packet = el("input", { type: "text", id: "trace-packet", "aria-label": "packet in words", placeholder: "tcp > 1.1.1.1:443 S", value: "tcp > 1.1.1.1:443 S", spellcheck: "false" });
+      const packet = el("input", { type: "text", id: "trace-packet", "aria-label": "packet description", placeholder: "tcp > 1.1.1.1:443 S", value: "tcp > 1.1.1.1:443 S", spellcheck: "false" });
       const reverse = el("input", { type: "checkbox", id: "trace-reverse", checked: "" });
       const out = el("div", { id: "way" });
       const form = el("form", { id: "tracer", onsubmit: async e => {
         e.preventDefault();
         try {
           const t = await api("/trace", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ in: port.value, packet: packet.value, reverse: reverse.checked }) });
-          out.replaceChildren(...drawTrace(t), ...(t.reverse ? [el("h2", {}, "The answer"), ...drawTrace(t.reverse)] : []));
+          out.replaceChildren(...drawTrace(t), ...(t.reverse ? [el("h2", {}, "The reply"), ...drawTrace(t.reverse)] : []));
         } catch (err) { out.replaceChildren(el("p", { class: "error" }, err.message)); }
-      } }, el("div", { class: "bar" }, el("label", {}, "from port ", port), packet, el("label", {}, reverse, " and the answer"), el("button", { class: "go" }, "Trace")));
-      main.replaceChildren(card("Trace", "what would happen to a packet, and why: the live tables, and nothing is changed", form, out));
+      } }, el("div", { class: "bar" }, el("label", {}, "from port ", port), packet, el("label", {}, reverse, " and the reply"), el("button", { class: "go" }, "Trace")));
+      main.replaceChildren(card("Trace", "what would happen to a packet, and why; a trace reads the live tables and changes nothing", form, out));
     },
   },
 };
 
 function flowTable(flows) {
   const side = s => s.id !== undefined && s.id !== null && s.sport === 0 && s.dport === 0 ? `${s.src} > ${s.dst} id ${s.id}` : `${s.src}:${s.sport} > ${s.dst}:${s.dport}`;
-  return table([["", ""], ["state"], ["as the container sees it"], ["its answer"], ["port"], ["out", "n"], ["back", "n"], ["goes in", "n"]], flows.map(f => [f.protocol, f.state || f.status.join(" ") || "–", el("code", {}, side(f.original)), el("code", {}, side(f.reply)),
+  return table([["", ""], ["state"], ["original direction"], ["reply direction"], ["port"], ["bytes", "n"], ["reply bytes", "n"], ["expires in", "n"]], flows.map(f => [f.protocol, f.state || f.status.join(" ") || "–", el("code", {}, side(f.original)), el("code", {}, side(f.reply)),
     f.port ? portLink(f.port) : "–", count(f.original.bytes), count(f.reply.bytes), span(f.timeout)]));
 }
 
@@ -329,7 +329,7 @@ async function loop() {
       head();
       await pages.current.draw($("page"));
     } catch (e) {
-      $("live").textContent = "no answer from the switch";
+      $("live").textContent = "the switch does not answer";
       $("live").className = "pill bad";
     }
     await new Promise(r => setTimeout(r, 1000));

@@ -1,0 +1,28 @@
+package docker
+
+import "strconv"
+
+// An option is an -o of `docker network create`.
+type option struct {
+	names []string // the first is ours, the others are names of Docker's bridge driver
+	set   func(n *network, value string) error
+}
+
+var networkOptions = []option{
+	{[]string{"mtu", "com.docker.network.driver.mtu"}, func(n *network, v string) (err error) {
+		if n.Add.MTU, err = strconv.Atoi(v); n.Add.MTU <= 0 {
+			err = strconv.ErrRange
+		}
+		return err
+	}},
+	{[]string{"icc", "com.docker.network.bridge.enable_icc"}, func(n *network, v string) (err error) {
+		n.ICC, err = strconv.ParseBool(v)
+		return err
+	}},
+	{[]string{"isolated"}, func(n *network, v string) (err error) {
+		n.Add.Isolated, err = strconv.ParseBool(v)
+		return err
+	}},
+	{[]string{"mapping"}, func(n *network, v string) error { n.Add.Mapping = v; return nil }},
+	{[]string{"filtering"}, func(n *network, v string) error { n.Add.Filtering = v; return nil }},
+}
