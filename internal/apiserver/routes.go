@@ -6,6 +6,7 @@ import (
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/daemon"
 	"github.com/uvswitch/uvswitch/internal/explain"
+	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/nat"
 )
 
