@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/tools/go/packages"
@@ -19,10 +20,15 @@ const module = "github.com/uvswitch/uvswitch"
 
 const root = "../.."
 
+// loaded loads the packages of the repository once: types of other modules come from export data.
+var loaded = sync.OnceValues(func() ([]*packages.Package, error) {
+	mode := packages.NeedName | packages.NeedFiles | packages.NeedImports | packages.NeedSyntax | packages.NeedTypes | packages.NeedTypesInfo | packages.NeedExportFile
+	return packages.Load(&packages.Config{Mode: mode, Dir: root}, "./...")
+})
+
 func load(t *testing.T) []*packages.Package {
 	t.Helper()
-	mode := packages.NeedName | packages.NeedFiles | packages.NeedImports | packages.NeedSyntax | packages.NeedTypes | packages.NeedTypesInfo | packages.NeedDeps
-	pkgs, err := packages.Load(&packages.Config{Mode: mode, Dir: root}, "./...")
+	pkgs, err := loaded()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +234,7 @@ func f() { mu.Lock(); defer mu.Unlock(); _ = m[1]; for range m {}; c <- 1; <-c; 
 	if err := os.WriteFile(filepath.Join(dir, "x.go"), []byte(src), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	mode := packages.NeedSyntax | packages.NeedTypes | packages.NeedTypesInfo | packages.NeedDeps | packages.NeedImports | packages.NeedName
+	mode := packages.NeedSyntax | packages.NeedTypes | packages.NeedTypesInfo | packages.NeedExportFile | packages.NeedImports | packages.NeedName
 	pkgs, err := packages.Load(&packages.Config{Mode: mode, Dir: dir}, ".")
 	if err != nil {
 		t.Fatal(err)
