@@ -43,14 +43,15 @@ vulncheck:
 	@$(GO) run golang.org/x/vuln/cmd/govulncheck@$(VULNCHECK) ./... || { s=$$?; \
 		echo "vulncheck failed. If the message above is about fetching, this machine does not reach https://vuln.go.dev; the public workflow runs this check."; exit $$s; }
 
-# Install the command, man pages and completion below /usr/local.
+# Install the command, man pages and completion below PREFIX, /usr/local by default. Only the copying runs as root.
+PREFIX ?= /usr/local
+AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo)
 install: build man
-	install -m 0755 bin/uvswitch /usr/local/bin/uvswitch
-	install -d /usr/local/share/man/man1 /usr/local/share/bash-completion/completions /usr/local/share/zsh/site-functions /usr/local/share/fish/vendor_completions.d
-	install -m 0644 bin/man/*.1 /usr/local/share/man/man1/
-	install -m 0644 bin/completion/uvswitch.bash /usr/local/share/bash-completion/completions/uvswitch
-	install -m 0644 bin/completion/_uvswitch /usr/local/share/zsh/site-functions/
-	install -m 0644 bin/completion/uvswitch.fish /usr/local/share/fish/vendor_completions.d/
+	$(AS_ROOT) install -D -m 0755 bin/uvswitch $(DESTDIR)$(PREFIX)/bin/uvswitch
+	$(AS_ROOT) install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man1 bin/man/*.1
+	$(AS_ROOT) install -D -m 0644 bin/completion/uvswitch.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/uvswitch
+	$(AS_ROOT) install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/zsh/site-functions bin/completion/_uvswitch
+	$(AS_ROOT) install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d bin/completion/uvswitch.fish
 
 # Run everything that CI runs. Needs root for the tests in namespaces.
 test: deps lint unit compliance-check race fuzz netns

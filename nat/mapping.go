@@ -90,7 +90,7 @@ func permissionKey(k frame.Tuple, remote frame.Addr) frame.Tuple {
 func (n *NAT) acquire(c *config, t *frame.Tuple, owner frame.PortID, net frame.NetID, dry bool) (m uint32, port uint16, why frame.Reason) {
 	inside := insideKey(c, t)
 	h := inside.Hash(n.maps.seed)
-	i, relieved := protoIndex(t.Proto), false
+	i, madeRoom := protoIndex(t.Proto), false
 	for range retries {
 		if m, _, ok := n.maps.lookup(&inside, h); ok {
 			if dry || n.retain(m) {
@@ -103,9 +103,9 @@ func (n *NAT) acquire(c *config, t *frame.Tuple, owner frame.PortID, net frame.N
 		}
 		port, charged, ok := n.choose(c, i, inside, owner, dry)
 		switch {
-		case !ok && !relieved && n.evictFor(i, owner, dry):
-			relieved = true // once: the ports of the evicted flows may not fit here
-			if dry {        // an example of the port that it would get
+		case !ok && !madeRoom && n.evictFor(i, owner, dry):
+			madeRoom = true // once: the ports of the evicted flows may not fit here
+			if dry {       // an example of the port that it would get
 				return 0, n.randomPort(c.pool[i]), frame.None
 			}
 			continue

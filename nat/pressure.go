@@ -33,8 +33,8 @@ func (n *NAT) evictFor(i int, asks frame.PortID, dry bool) bool {
 	if mark <= 1 {
 		return false
 	}
-	barren, now := &n.triedAt[i+1][asks], n.now.Load()
-	if now != 0 && barren.Load() == now {
+	failedAt, now := &n.triedAt[i+1][asks], n.now.Load()
+	if now != 0 && failedAt.Load() == now {
 		return false // evictFor already failed in this Tick
 	}
 	cursor := n.cursor.Load()
@@ -68,7 +68,7 @@ func (n *NAT) evictFor(i int, asks frame.PortID, dry bool) bool {
 		}
 	}
 	if !dry {
-		barren.Store(now)
+		failedAt.Store(now)
 	}
 	return false
 }

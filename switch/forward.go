@@ -28,7 +28,7 @@ func (s *Switch) Learn(b *frame.Batch) {
 		learned := Known
 		if b.Dry {
 			if learned = n.FDB.WouldLearn(f.Src, f.In, n.bound); learned != Refused {
-				b.Heard.MAC, b.Heard.Port = f.Src, f.In
+				b.Learned.MAC, b.Learned.Port = f.Src, f.In
 			}
 		} else {
 			learned = n.FDB.Learn(f.Src, f.In, b.Tick, n.bound)
@@ -94,8 +94,8 @@ func (s *Switch) ForwardRouted(b *frame.Batch) {
 //uvswitch:hot
 func (s *snapshot) unicast(b *frame.Batch, f *frame.Frame, n *Network) {
 	id := n.FDB.Lookup(f.Dst)
-	if b.Dry && f.Dst == b.Heard.MAC && f.Egress == f.Net {
-		id = b.Heard.Port // Learn would have recorded it
+	if b.Dry && f.Dst == b.Learned.MAC && f.Egress == f.Net {
+		id = b.Learned.Port // Learn would have recorded it
 	}
 	if id == frame.NoPort {
 		f.Verdict, f.Class = frame.Flood, frame.UnknownUnicast

@@ -52,8 +52,8 @@ func newPollers(kind string, workers int, busyPoll time.Duration) ([]dataplane.P
 // in the worker's next round, without a wake-up, and acknowledgements come in batches; bench/README.md has figures.
 func defaultWorkers() int { return min(max(runtime.NumCPU()/2, 1), 4) }
 
-// spareThreads is how many of Go's threads may run beside the workers, which keep theirs while they wait: the
-// housekeeper and whoever asks by the API.
+// spareThreads is how many threads of Go may run beside the workers, which keep their threads while they wait: the slow
+// path and the control API.
 const spareThreads = 2
 
 func newPoller(name string, busyPoll time.Duration) (dataplane.Poller, error) {

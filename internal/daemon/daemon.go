@@ -205,7 +205,7 @@ func (d *Daemon) Ended() <-chan error { return d.ended }
 func (d *Daemon) Close() error {
 	d.stop()
 	err := <-d.ended
-	d.ended <- nil // for whoever asks Ended later
+	d.ended <- nil // for a later caller of Ended
 	_ = d.changing.lock("ending", false)
 	defer d.changing.unlock()
 	d.closed = true

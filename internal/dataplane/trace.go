@@ -32,7 +32,7 @@ func (d *Dataplane) Trace(fn func(*Tracer)) {
 func (t *Tracer) Run(in frame.PortID, raw []byte, step func(stage string, before, f *frame.Frame)) Outcome {
 	b := &t.batch
 	b.N, b.Locals, b.Dry, b.Tick = 1, 0, true, t.dp.Now()
-	b.Heard.MAC = 0
+	b.Learned.MAC = 0
 	f := &b.Frames[0]
 	f.Reset(raw, in)
 	before := *f

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -342,4 +343,64 @@ func TestReloadBringsBack(t *testing.T) {
 	b.Eventually("the port is gone", func() bool { return !strings.Contains(b.CLI("port", "ls"), "web") })
 	contains(t, b.CLI("reload"), "add port web", "publish 8080:80/tcp to web")
 	ping(b, "web", "172.29.0.1")
+}
+
+// TestChangesDuringReload: a hundred ports are added at once while the configuration is reloaded again and again. A change waits for
+// the reload before it, or is refused as busy; nothing is lost, and the plan of a reload stays true until its end.
+func TestChangesDuringReload(t *testing.T) {
+	b := NewHost(t)
+	b.AddNS("web", "db", "many")
+	lab := "networks:\n  - {name: lab, subnet: 10.9.0.0/24}\n"
+	files := []string{
+		b.fileOf("a.yaml", []string{"web", "db"}, lab+"publish:\n  - {host: \"8080\", to: \"web:80\"}\n"),
+		b.fileOf("b.yaml", []string{"web"}, strings.Replace(lab, "10.9", "10.8", 1)+"publish:\n  - {host: \"8080\", to: \"web:81\"}\n"),
+	}
+	b.Start("-c", files[0])
+	const ports = 100
+	var group sync.WaitGroup
+	refused := make([]bool, ports)
+	for i := range ports {
+		group.Go(func() {
+			a := api.PortAdd{Name: fmt.Sprintf("p%d", i), Netns: b.path("many"), Ifname: fmt.Sprintf("e%d", i), NoRoute: true}
+			if err := api.NewClient(b.socket).Do(t.Context(), "POST", "/ports", a, nil); api.IsCode(err, api.Busy) {
+				refused[i] = true
+			} else if err != nil {
+				t.Errorf("%s: %v", a.Name, err)
+			}
+		})
+	}
+	reloads := 0
+	for i := range 10 {
+		if out, err := b.TryCLI("reload", files[(i+1)%2]); err == nil {
+			reloads++
+		} else if !strings.Contains(err.Error(), "another change has been running") {
+			t.Errorf("reload %d: %v\n%s", i, err, out)
+		}
+	}
+	group.Wait()
+	if reloads == 0 {
+		t.Error("every reload was refused")
+	}
+	b.CLI("reload", files[0])
+	if out := b.CLI("config", "diff", files[0]); !strings.Contains(out, "nothing to change") {
+		t.Errorf("after the reload there is still a difference:\n%s", out)
+	}
+	var list []api.Port
+	b.JSON(&list, "port", "ls")
+	names := map[string]bool{}
+	for _, p := range list {
+		if names[p.Name] = true; p.State != "forwarding" && p.Name != "uplink" && p.Name != "host" {
+			t.Errorf("port %s is %s", p.Name, p.State)
+		}
+	}
+	for i := range ports {
+		if name := fmt.Sprintf("p%d", i); names[name] == refused[i] {
+			t.Errorf("%s: in the list: %v, refused: %v", name, names[name], refused[i])
+		}
+	}
+	if links := strings.Count(b.Sh("many", "ip -o link show"), ": e"); links != len(list)-4 { // web, db, host, uplink
+		t.Errorf("%d devices for %d ports", links, len(list)-4)
+	}
+	ping(b, "web", "172.29.0.3")
+	b.Balanced()
 }

@@ -250,11 +250,11 @@ func Failure(id PortID, why Reason, f *Frame) TxFailure {
 
 // A Batch is what one Poll brought: N frames of possibly several ports, in the order they were read.
 type Batch struct {
-	Frames [BatchSize]Frame
-	N      int
-	Tick   Tick     // the coarse time that holds for the whole batch
-	Locals int      // frames that entered the routing stages; without any, these are skipped
-	Heard  struct { // of a dry batch: the station that would have been learned
+	Frames  [BatchSize]Frame
+	N       int
+	Tick    Tick     // the coarse time that holds for the whole batch
+	Locals  int      // frames that entered the routing stages; without any, these are skipped
+	Learned struct { // of a dry batch: the station that would have been learned
 		MAC  MAC
 		Port PortID
 	}

@@ -120,7 +120,7 @@ func (d *differ) remove() {
 		}
 	}
 	for _, r := range d.have.Routes {
-		if d.inFile(d.have, r) && !d.inFile(d.want, r) { // a route by hand to that destination stays
+		if d.inFile(d.have, r) && !d.inFile(d.want, r) && !d.replaced(r) { // a route by hand to that destination stays
 			d.step(RemoveRoute{r}, AddRoute{Route: r})
 		}
 	}
@@ -134,6 +134,12 @@ func (d *differ) remove() {
 		}
 		d.removeNetwork(n, to)
 	}
+}
+
+// replaced reports whether want has another route to r's destination, which takes r's place in one step.
+func (d *differ) replaced(r model.Route) bool {
+	goes := r.Network != "" && (d.want.Network(r.Network) == nil || d.recreated[object{network, r.Network}])
+	return !goes && slices.ContainsFunc(d.want.Routes, func(x model.Route) bool { return x.Prefix == r.Prefix })
 }
 
 // removeNetwork removes n. to is what it is recreated as, or nil.

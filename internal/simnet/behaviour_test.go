@@ -53,7 +53,7 @@ func TestBehaviour_TwoQuestionsAtOnce(t *testing.T) {
 		wg.Wait()
 		x, y := &frames[0].Frames[0], &frames[1].Frames[0]
 		for k, f := range []*frame.Frame{x, y} {
-			if f.Verdict == frame.Punt && f.Reason == frame.FlowBusy { // as the housekeeper does
+			if f.Verdict == frame.Punt && f.Reason == frame.FlowBusy { // as the slow path does
 				f.Verdict, f.NAT = frame.Routed, frame.NATNone
 				nt.PostRouting(frames[k])
 			}

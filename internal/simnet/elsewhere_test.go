@@ -26,7 +26,7 @@ func TestLinux_conntrack_clash(t *testing.T) {
 		wg.Wait()
 		for k := range batches {
 			f := &batches[k].Frames[0]
-			if f.Verdict == frame.Punt && f.Reason == frame.FlowBusy { // as the housekeeper does
+			if f.Verdict == frame.Punt && f.Reason == frame.FlowBusy { // as the slow path does
 				f.Verdict, f.NAT = frame.Routed, frame.NATNone
 				n.DP.NAT.PostRouting(batches[k])
 			}

@@ -189,7 +189,7 @@ func (n *Net) Settle() {
 			n.deliver(s)
 		}
 		if len(out) == 0 && !n.Poller.Pending() {
-			if err := n.DP.Step(); err != nil { // what the housekeeper injected last
+			if err := n.DP.Step(); err != nil { // frames that the slow path injected last
 				n.failure = err
 			}
 			if len(n.Poller.Out) == 0 && !n.Poller.Pending() {
@@ -200,7 +200,7 @@ func (n *Net) Settle() {
 	n.failure = fmt.Errorf("the network does not come to rest: a loop")
 }
 
-// Advance moves time on, a second at a time, as the housekeeper sees it.
+// Advance moves time on, a second at a time, as the slow path sees time.
 func (n *Net) Advance(t frame.Tick) {
 	for end := n.now + t; n.now < end; {
 		n.now += min(frame.TicksPerSecond, end-n.now)

@@ -131,12 +131,12 @@ func sweep(ifindex int) (swept int) {
 	return swept
 }
 
-// A Swallower keeps the host's stack from hearing what arrives on a device.
+// An IngressDrop keeps frames that arrive on a device from the host's stack.
 type IngressDrop struct{ at *attachment }
 
-// Swallow attaches one to device ifindex of the calling thread's namespace.
+// DropIngress attaches an IngressDrop to device ifindex of the calling thread's namespace.
 func DropIngress(ifindex int) (*IngressDrop, error) {
-	p, err := swallow()
+	p, err := dropAll()
 	if err != nil {
 		return nil, err
 	}

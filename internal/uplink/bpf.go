@@ -112,8 +112,8 @@ func egress(ifindex int) (*ebpf.Program, error) {
 	})
 }
 
-// swallow keeps a frame from the host's stack; packet sockets have had it by then.
-func swallow() (*ebpf.Program, error) {
+// dropAll drops every frame. Packet sockets have received the frame before.
+func dropAll() (*ebpf.Program, error) {
 	return loadProgram("uvs_swallow", asm.Instructions{asm.Mov.Imm(asm.R0, shot), asm.Return()})
 }
 
