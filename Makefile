@@ -18,7 +18,7 @@ BUILD     = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto
 FUZZERS   = internal/frame:FuzzParse:250000 nat:FuzzNAT:250000 router:FuzzPunted:120000 internal/simnet:FuzzDataplane:6000 internal/config:FuzzParse:80000 \
             internal/filter:FuzzCompile:180000 internal/capture:FuzzReader:200000 internal/apiserver:FuzzBody:140000 internal/explain:FuzzSpec:130000 internal/docker:FuzzDocker:4000
 
-.PHONY: docs man packages release vulncheck screenshots compliance compliance-check build install test test-containers unit race fuzz netns bench bench-micro lint demo check deps clean bench-quick bench-deps pgo
+.PHONY: docs man packages release vulncheck screenshots compliance compliance-check build install test test-all test-containers unit race fuzz e2e e2e-all bench bench-micro lint demo check deps clean bench-quick bench-deps pgo
 
 # Build the static command bin/uvswitch.
 build:
@@ -53,8 +53,14 @@ install: build man
 	$(AS_ROOT) install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/zsh/site-functions bin/completion/_uvswitch
 	$(AS_ROOT) install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d bin/completion/uvswitch.fish
 
+# End-to-end tests run side by side. They mostly wait, so more of them run at once than there are CPUs.
+E2E = $(GO) test -count=1 -timeout 30m -parallel 6
+
 # Run everything that CI runs. Needs root for the tests in namespaces.
-test: deps lint unit compliance-check race fuzz netns
+test: deps lint unit compliance-check race fuzz e2e
+
+# The same with the end-to-end tests on every pair. Needs root.
+test-all: deps lint unit compliance-check race fuzz e2e-all
 
 # Generate docs/compliance.md from the tests' names, comments and results.
 compliance:
@@ -82,8 +88,8 @@ unit:
 
 # Tests under the race detector: packages, and the whole command in namespaces. Needs root.
 race:
-	$(GO) test -race ./internal/frame ./internal/ring ./internal/uring ./switch ./router ./nat ./internal/simnet ./internal/dataplane ./internal/capture ./tap
-	UVSWITCH_RACE=1 $(GO) test -run 'TestContainersReachEachOther|TestNamespaceDies|TestDump$$|TestMonitor|TestReloadOddOrders|TestWorkers|TestPublish/tcx' ./internal/e2e
+	$(GO) test -race ./internal/frame ./internal/ring ./internal/uring ./switch ./router ./nat ./internal/simnet ./internal/dataplane ./internal/capture ./internal/daemon ./tap
+	UVSWITCH_RACE=1 $(E2E) -run 'TestContainersReachEachOther|TestNamespaceDies|TestDump$$|TestMonitor|TestReloadOddOrders|TestChangesDuringReload|TestWorkers|TestPublish' ./internal/e2e
 
 # Run each fuzzer for about FUZZ times ten seconds. The limit is a number of inputs: before Go 1.27 the end of a time limit can be
 # reported as a failure (golang/go#75804).
@@ -93,17 +99,22 @@ fuzz:
 		$(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime $$((inputs * $(FUZZ)))x ./$$pkg || exit 1; \
 	done
 
-# Tests that do not depend on the I/O backend: they run once.
+# Tests that do not depend on the I/O backend: e2e-all runs them once.
 ANY_IO = TestWebPage|TestTop|TestDocs|TestReadme|TestDoctor|TestOpenAPI|TestMetrics|TestCompletionOfNames|TestReloadAllOrNothing|TestExtcap|TestDocker|TestCNI|TestNetavark|TestPodman|TestSystemd|TestPackages
 
-# End-to-end tests with namespaces, TAPs, iperf3 and tshark, once on each I/O backend. Needs root.
-netns:
-	UVSWITCH_IO=io_uring $(GO) test -count=1 -timeout 30m ./internal/e2e
-	UVSWITCH_IO=read-write $(GO) test -count=1 -timeout 30m -skip '$(ANY_IO)' ./internal/e2e
+# End-to-end tests with namespaces, TAPs, iperf3 and tshark. Each test runs once, on its pair of uplink (tcx or clsact) and I/O
+# backend (io_uring or read-write). Needs root.
+e2e:
+	$(E2E) ./internal/e2e
 
-# Only the tests with containers and virtual machines, which `make netns` runs, too. Needs root.
+# The same on each I/O backend, and the tests of the uplink on every pair. Needs root.
+e2e-all:
+	UVSWITCH_ALL_PAIRS=1 UVSWITCH_IO=io_uring $(E2E) ./internal/e2e
+	UVSWITCH_ALL_PAIRS=1 UVSWITCH_IO=read-write $(E2E) -skip '$(ANY_IO)' ./internal/e2e
+
+# Only the tests with containers and virtual machines, which `make e2e` runs, too. Needs root.
 test-containers: deps
-	$(GO) test -count=1 -timeout 30m -v -run 'TestDocker|TestCNI|TestNetavark|TestPodman|TestMachines' ./internal/e2e
+	$(E2E) -v -run 'TestDocker|TestCNI|TestNetavark|TestPodman|TestMachines' ./internal/e2e
 
 # Compare uvswitch with the kernel's path and with the installed peers (bench-deps); print ratios. Needs root.
 bench: deps build

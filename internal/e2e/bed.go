@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -22,14 +23,23 @@ import (
 	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
+// urlOfPage is the environment variable by which TestWebPage tells its second process what to open.
+const urlOfPage = "UVSWITCH_TEST_URL"
+
 const nsPrefix = "uvt" // followed by the pid of the test process that owns the namespace
 
-// patience is the time limit of every wait for something that should happen quickly.
-const patience = 15 * time.Second
+// patience is the time limit of every wait for something that should happen quickly. It is long, because the tests run side by
+// side on few CPUs.
+const patience = time.Minute
+
+// shellTime is the time limit of a shell command.
+const shellTime = 3 * time.Minute
 
 // A Bed is a test bed: the namespaces host and out, connected by a veth pair, and a switch in host.
 type Bed struct {
-	t      testing.TB
+	t      *testing.T
+	pair   Pair
+	exe    string // the command that runs as the switch
 	dir    string
 	id     string
 	socket string // control socket of the switch
@@ -40,12 +50,15 @@ type Bed struct {
 
 var (
 	uvswitch string // the command under test
-	counter  int
+	counter  atomic.Int32
 )
 
 // Main builds the command, removes what killed runs left behind, and runs the tests.
 func Main(m *testing.M) int {
-	sweep()
+	if os.Getenv(urlOfPage) != "" { // TestWebPage runs itself, and this process only browses
+		return m.Run()
+	}
+	prepare()
 	dir, err := os.MkdirTemp("", "uvswitch-test-*")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -62,18 +75,30 @@ func Main(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "building uvswitch: %v\n%s", err, out)
 		return 1
 	}
+	sweep()
 	defer sweepOwn()
 	return m.Run()
 }
 
-// sweep removes namespaces of test processes that have ended.
+// sweep removes what test processes that have ended left behind: labs, namespaces, and sockets of Docker's drivers.
 func sweep() {
-	list, _ := filepath.Glob("/run/netns/" + nsPrefix + "*")
-	for _, path := range list {
-		name := filepath.Base(path)
-		pid, _, _ := strings.Cut(strings.TrimPrefix(name, nsPrefix), "-")
-		if n, err := strconv.Atoi(pid); err == nil && unix.Kill(n, 0) != nil {
-			_ = nsname.DeleteNamed(name)
+	for _, pattern := range []string{"/run/uvswitch/*.json", "/run/netns/*", "/run/docker/plugins/*.sock"} {
+		list, _ := filepath.Glob(pattern)
+		for _, path := range list {
+			name := strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
+			own, ok := strings.CutPrefix(name, nsPrefix)
+			pid, _, _ := strings.Cut(own, "-")
+			if n, err := strconv.Atoi(pid); !ok || err != nil || unix.Kill(n, 0) == nil {
+				continue
+			}
+			switch filepath.Ext(path) {
+			case ".json":
+				_ = exec.Command(uvswitch, "lab", "down", "--name", name).Run()
+			case ".sock":
+				_ = os.Remove(path)
+			default:
+				_ = nsname.DeleteNamed(name)
+			}
 		}
 	}
 }
@@ -84,6 +109,21 @@ func sweepOwn() {
 		_ = nsname.DeleteNamed(filepath.Base(path))
 	}
 }
+
+// repoBin is locked while a test builds in the repository's folder bin.
+var repoBin sync.Mutex
+
+// prepare makes changes of the machine that the first tests would otherwise make while others run. A module of the kernel brings
+// new sysctls to all namespaces, and the first `ip netns add` mounts /run/netns. Without root, Need skips the tests.
+func prepare() {
+	_ = exec.Command("modprobe", "-qa", "br_netfilter", "nf_conntrack", "nf_tables").Run()
+	name := newID()
+	_ = exec.Command("ip", "netns", "add", name).Run()
+	_ = exec.Command("ip", "netns", "del", name).Run()
+}
+
+// newID returns a name that no other test uses, for namespaces and other global objects.
+func newID() string { return fmt.Sprintf("%s%d-%d", nsPrefix, os.Getpid(), counter.Add(1)) }
 
 // Need skips the test when root, /dev/net/tun or one of the tools is missing. In CI the test fails instead.
 func Need(t testing.TB, tools ...string) {
@@ -106,19 +146,34 @@ func Need(t testing.TB, tools ...string) {
 }
 
 // New creates the namespaces host (10.1.0.1) and out (10.1.0.2, the host's default gateway) and starts `uvswitch run` with args
-// in host.
-func New(t testing.TB, args ...string) *Bed {
+// in host. From here on the test runs side by side with other tests.
+func New(t *testing.T, args ...string) *Bed {
+	t.Helper()
 	b := NewHost(t)
 	b.Start(args...)
 	return b
 }
 
-// NewHost is New without a switch.
-func NewHost(t testing.TB) *Bed {
+// NewHost is New without a switch. It is where tests become parallel: call it first, since what a test does before runs alone.
+func NewHost(t *testing.T) *Bed {
+	t.Helper()
+	t.Parallel()
+	return AloneHost(t)
+}
+
+// Alone is New for a test that runs alone, because it measures a rate or counts on free CPUs.
+func Alone(t *testing.T, args ...string) *Bed {
+	t.Helper()
+	b := AloneHost(t)
+	b.Start(args...)
+	return b
+}
+
+// AloneHost is NewHost for a test that runs alone.
+func AloneHost(t *testing.T) *Bed {
 	t.Helper()
 	Need(t, "ip", "ping")
-	counter++
-	b := &Bed{t: t, dir: t.TempDir(), id: fmt.Sprintf("%s%d-%d", nsPrefix, os.Getpid(), counter)}
+	b := &Bed{t: t, pair: pair(t), exe: uvswitch, dir: t.TempDir(), id: newID()}
 	b.socket = filepath.Join(b.dir, "uvs.sock")
 	t.Cleanup(func() {
 		if t.Failed() && b.log != nil {
@@ -146,7 +201,7 @@ func (b *Bed) AddNS(names ...string) {
 	}
 }
 
-// Start starts the switch in host and waits until it is ready.
+// Start starts the switch in host, on the bed's pair, and waits until it is ready.
 func (b *Bed) Start(args ...string) {
 	b.t.Helper()
 	if err := b.TryStart(args...); err != nil {
@@ -161,9 +216,9 @@ func (b *Bed) TryStart(args ...string) error {
 		return err
 	}
 	defer r.Close()
-	run := []string{"run", "--ready-fd", "3"}
-	if io := os.Getenv("UVSWITCH_IO"); io != "" { // the I/O backend that this run tests
-		run = append(run, "--io", io)
+	run := []string{"run", "--ready-fd", "3", "--io", b.pair.IO}
+	if b.pair.Uplink != "" { // else the test's configuration file says it
+		run = append(run, "--uplink-kind", b.pair.Uplink)
 	}
 	c := b.command(append(run, args...)...)
 	b.log = &syncBuffer{}
@@ -214,7 +269,7 @@ func (b *Bed) Socket() string { return b.socket }
 
 // command returns uvswitch with args. The process ends with the test process.
 func (b *Bed) command(args ...string) *exec.Cmd {
-	c := exec.Command(uvswitch, append([]string{"--socket", b.Socket()}, args...)...)
+	c := exec.Command(b.exe, append([]string{"--socket", b.Socket()}, args...)...)
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	return c
 }
@@ -249,9 +304,9 @@ func (b *Bed) JSON(v any, args ...string) {
 	}
 }
 
-// TrySh runs a shell command in a namespace, for at most a minute.
+// TrySh runs a shell command in a namespace, for at most shellTime.
 func (b *Bed) TrySh(ns, line string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), shellTime)
 	defer cancel()
 	c := exec.CommandContext(ctx, "sh", "-c", line)
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -321,10 +376,12 @@ func (b *Bed) Background(ns, line string) {
 // Eventually waits until a condition is true, and fails the test when it stays false.
 func (b *Bed) Eventually(what string, ok func() bool) {
 	b.t.Helper()
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	pause := 20 * time.Millisecond
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(pause) {
 		if ok() {
 			return
 		}
+		pause = min(pause*5/4, 200*time.Millisecond) // a condition may start processes: leave the CPUs to the other tests
 	}
 	b.t.Fatalf("not within %v: %s", patience, what)
 }
@@ -355,6 +412,16 @@ func (s *syncBuffer) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.String()
+}
+
+// ownMachine returns a command that runs a program with its own network, processes, mounts and /run, for at most shellTime. So
+// programs with fixed names run side by side, and nothing that a program leaves behind outlives it.
+func ownMachine(args ...string) *exec.Cmd {
+	const script = `mount -t tmpfs tmpfs /run && mkdir /run/netns && ip link set lo up && exec "$@"`
+	c := exec.Command("timeout", append([]string{fmt.Sprint(shellTime.Seconds()), "unshare", "--net", "--mount", "--propagation", "slave", "--pid", "--fork", "--kill-child", "--mount-proc",
+		"sh", "-ec", script, "sh"}, args...)...)
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	return c
 }
 
 // Listen starts a program in a namespace and waits until it prints "listening on" on stderr, as tcpdump does. The returned

@@ -2,11 +2,9 @@ package e2e
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 )
 
@@ -32,10 +30,11 @@ func fencesOf(t *testing.T, page, kind string) (script string, expect []string) 
 	return script, expect
 }
 
-// TestDocs runs the commands of every page in docs unchanged, in order, in a temporary folder. The output must contain what the
-// page shows.
+// TestDocs runs the commands of every page in docs unchanged, in order, in a temporary folder and on a machine of its own. The
+// output must contain what the page shows.
 func TestDocs(t *testing.T) {
-	Need(t, "curl", "ip", "ping", "tshark")
+	t.Parallel()
+	Need(t, "curl", "ip", "ping", "tshark", "unshare")
 	pages, err := filepath.Glob("../../docs/*.md")
 	if err != nil {
 		t.Fatal(err)
@@ -57,13 +56,12 @@ func TestDocs(t *testing.T) {
 		}
 		ran++
 		t.Run(filepath.Base(page), func(t *testing.T) {
-			c := exec.Command("timeout", "60", "bash", "-e")
+			t.Parallel()
+			c := ownMachine("bash", "-e")
 			c.Stdin, c.Dir = strings.NewReader(script), t.TempDir()
 			c.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
-			c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 			out, err := c.CombinedOutput()
 			if err != nil {
-				_ = exec.Command("sh", "-c", uvswitch+" lab down; for n in ns-a ns-b ns-c; do ip netns del $n; done").Run() // clean up what the page could not
 				t.Fatalf("%v\n%s", err, out)
 			}
 			contains(t, string(out), expect...)

@@ -44,6 +44,7 @@ var reflexive = regexp.MustCompile(`UDP reflexive addr: ([0-9.]+:[0-9]+)`)
 // TestNATDiscovery checks with coturn's client that mapping, filtering and hairpinning are as configured, also for two containers
 // with the same source port.
 func TestNATDiscovery(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ network, mapping, filtering string }{
 		{"", "Endpoint Independent Mapping", "Address and Port Dependent Filtering"},
 		{", filtering: address-dependent", "Endpoint Independent Mapping", "Address Dependent Filtering"},
@@ -171,7 +172,7 @@ func askPairs(b *Bed, pairs int) {
 				b.t.Fatal(err)
 			}
 		}
-		_ = c.SetReadDeadline(time.Now().Add(2 * time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
 		buf := make([]byte, 64)
 		for range 2 {
 			if _, err := c.Read(buf); err != nil {

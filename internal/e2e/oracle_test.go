@@ -166,6 +166,7 @@ func play(b *Bed, stations []string) map[string][]string {
 // TestWorkers checks that, with one to eight workers, all traffic passes, TCP sees no harmful reordering, and the balance of
 // frames is even.
 func TestWorkers(t *testing.T) {
+	t.Parallel()
 	for _, n := range []string{"1", "2", "4", "8"} {
 		t.Run(n, func(t *testing.T) {
 			b := New(t, "--workers", n)

@@ -13,6 +13,7 @@ import (
 // files.
 func TestPackages(t *testing.T) {
 	Need(t, "dpkg", "rpm", "busybox", "make", "chroot")
+	b := NewHost(t)
 	run := func(args ...string) string {
 		t.Helper()
 		out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
@@ -21,7 +22,11 @@ func TestPackages(t *testing.T) {
 		}
 		return string(out)
 	}
-	run("make", "-C", "../..", "packages", "VERSION=9.8.7")
+	repoBin.Lock()
+	func() {
+		defer repoBin.Unlock()
+		run("make", "-C", "../..", "packages", "VERSION=9.8.7")
+	}()
 	made := func(pattern string) string {
 		t.Helper()
 		list, _ := filepath.Glob("../../bin/packages/" + pattern)
@@ -54,10 +59,8 @@ func TestPackages(t *testing.T) {
 		t.Error("the command wants a dynamic loader")
 	}
 
-	built := uvswitch
-	uvswitch = filepath.Join(root, "usr/bin/uvswitch")
-	defer func() { uvswitch = built }()
-	b := New(t)
+	b.exe = filepath.Join(root, "usr/bin/uvswitch")
+	b.Start()
 	containers(b)
 	ping(b, "web", "172.29.0.3")
 	ping(b, "web", "10.1.0.2")

@@ -38,7 +38,7 @@ func (b *Bed) carried(server, options string) float64 {
 // the rate. The rate is only 20 Mbit/s, which a slow machine can reach, too.
 func TestRates(t *testing.T) {
 	Need(t, "iperf3")
-	b := NewHost(t)
+	b := AloneHost(t)
 	b.AddNS("web", "db")
 	path := filepath.Join(t.TempDir(), "uvswitch.yaml")
 	write := func(set string) {
@@ -113,7 +113,7 @@ func TestRates(t *testing.T) {
 // TestUplinkRate checks that all traffic to the outside, and from it, keeps to the uplink's rate.
 func TestUplinkRate(t *testing.T) {
 	Need(t, "iperf3")
-	b := New(t)
+	b := Alone(t)
 	b.AddNS("web")
 	b.CLI("port", "add", "web", "--netns", b.NS("web"), "--ip", "172.29.0.2")
 	b.Iperf("out")

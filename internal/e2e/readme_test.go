@@ -5,13 +5,13 @@ import (
 	"os/exec"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 )
 
 // TestReadme runs the README's commands unchanged, and checks that the other commands that it names exist.
 func TestReadme(t *testing.T) {
-	Need(t, "make", "curl", "ip", "ping")
+	t.Parallel()
+	Need(t, "make", "curl", "ip", "ping", "unshare")
 	raw, err := os.ReadFile("../../README.md")
 	if err != nil {
 		t.Fatal(err)
@@ -20,12 +20,12 @@ func TestReadme(t *testing.T) {
 	if block == nil {
 		t.Fatal("no block to run in README.md")
 	}
-	c := exec.Command("sh", "-ec", block[1])
+	c := ownMachine("sh", "-ec", block[1])
 	c.Dir = "../.."
-	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	repoBin.Lock()
 	out, err := c.CombinedOutput()
+	repoBin.Unlock()
 	if err != nil {
-		_ = exec.Command(uvswitch, "lab", "down").Run() // clean up what the block could not
 		t.Fatalf("%v\n%s", err, out)
 	}
 	contains(t, string(out), "this is web; you are 198.51.100.2", "balanced true", "198.51.100.1")

@@ -53,7 +53,7 @@ func (b *Bed) fileOf(name string, ports []string, more string) string {
 // must be in force afterwards.
 func TestReload(t *testing.T) {
 	Need(t, "iperf3")
-	b := NewHost(t)
+	b := AloneHost(t)
 	b.AddNS("web", "db", "new")
 	file := b.fileOf("uvs.yaml", []string{"web", "db"}, "publish:\n  - {host: \"8080\", to: \"web:80\"}\n")
 	b.Start("-c", file)

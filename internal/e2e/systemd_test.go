@@ -137,7 +137,7 @@ func boot(t *testing.T, more string, namespaces ...string) *manager {
 			t.Fatal(err)
 		}
 		if name == "uvswitch.service" { // differs from the package: path of the command, log files, shorter times
-			text = append(text, "[Service]\nExecStart=\nExecStart=/run/bin/uvswitch run --verbose\nStandardOutput=append:/run/uvswitch.log\nStandardError=append:/run/uvswitch.log\nWatchdogSec=2\nRestartSec=100ms\n"+more...)
+			text = append(text, "[Service]\nExecStart=\nExecStart=/run/bin/uvswitch run --verbose\nStandardOutput=append:/run/uvswitch.log\nStandardError=append:/run/uvswitch.log\nWatchdogSec=5\nRestartSec=100ms\n"+more...)
 		}
 		write(name, string(text))
 	}
@@ -202,7 +202,7 @@ func (m *manager) removeGroup(path string) {
 
 // try runs systemctl for this systemd.
 func (m *manager) try(args ...string) (string, error) {
-	out, err := exec.Command("timeout", append([]string{"20", "nsenter", "-t", strconv.Itoa(m.pid), "-m", "-p", "-C", "systemctl"}, args...)...).CombinedOutput()
+	out, err := exec.Command("timeout", append([]string{"60", "nsenter", "-t", strconv.Itoa(m.pid), "-m", "-p", "-C", "systemctl"}, args...)...).CombinedOutput()
 	return strings.TrimSpace(string(out)), err
 }
 
@@ -333,11 +333,11 @@ func TestSystemdUnits(t *testing.T) {
 	works()
 
 	// A container whose namespace was removed meanwhile is not restored.
-	m.systemctl("kill", "--signal=STOP", "uvswitch.service")
+	m.systemctl("kill", "--kill-who=main", "--signal=STOP", "uvswitch.service") // systemctl fails when it meets another process that just ends
 	_ = server.Process.Kill()
 	_ = server.Wait()
 	m.Sh("host", "ip netns del "+m.NS("pod"))
-	m.systemctl("kill", "--signal=KILL", "uvswitch.service")
+	m.systemctl("kill", "--kill-who=main", "--signal=KILL", "uvswitch.service")
 	m.Eventually("the switch is there again", func() bool { _, err := m.TryCLI("status"); return err == nil && m.property("ActiveState") == "active" })
 	if p := c.ports(); len(p) != 0 {
 		t.Errorf("%+v", p)

@@ -141,8 +141,10 @@ func TestDump(t *testing.T) {
 
 func runTour(t *testing.T, env []string, interrupt string, args ...string) string {
 	t.Helper()
+	t.Parallel()
 	Need(t)
-	c := exec.Command(uvswitch, append([]string{"lab", "tour", "--name", "uvtour"}, args...)...)
+	name := newID() + "tour"
+	c := exec.Command(uvswitch, append([]string{"lab", "tour", "--name", name}, args...)...)
 	c.Env = append(os.Environ(), env...)
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	out := &syncBuffer{}
@@ -152,17 +154,17 @@ func runTour(t *testing.T, env []string, interrupt string, args ...string) strin
 	}
 	done := make(chan error, 1)
 	go func() { done <- c.Wait() }()
-	limit := time.After(2 * time.Minute)
+	limit := time.After(shellTime)
 	for interrupted := interrupt == ""; ; {
 		select {
 		case err := <-done:
 			if (err != nil) != (interrupt != "") {
 				t.Errorf("it ended with %v:\n%s", err, out)
 			}
-			if left, _ := filepath.Glob("/run/netns/uvtour-*"); len(left) > 0 {
+			if left, _ := filepath.Glob("/run/netns/" + name + "*"); len(left) > 0 {
 				t.Errorf("left behind: %v", left)
 			}
-			if left, _ := filepath.Glob("/run/uvswitch/uvtour*"); len(left) > 0 {
+			if left, _ := filepath.Glob("/run/uvswitch/" + name + "*"); len(left) > 0 {
 				t.Errorf("left behind: %v", left)
 			}
 			return out.String()
@@ -179,6 +181,7 @@ func runTour(t *testing.T, env []string, interrupt string, args ...string) strin
 }
 
 func TestTour(t *testing.T) {
+	t.Parallel()
 	for name, env := range map[string][]string{"with the system's tools": nil, "with nothing but the kernel": {"PATH=/nonexistent"}} {
 		t.Run(name, func(t *testing.T) {
 			out := runTour(t, env, "")
@@ -189,15 +192,18 @@ func TestTour(t *testing.T) {
 }
 
 func TestTourInterrupted(t *testing.T) {
+	t.Parallel()
 	for _, at := range []string{"== 1 of", "== 6 of", "== 8 of"} {
 		t.Run(at, func(t *testing.T) { contains(t, runTour(t, nil, at), "nothing is left") })
 	}
 }
 
 func TestLab(t *testing.T) {
+	t.Parallel()
 	Need(t)
+	name := newID() + "lab"
 	lab := func(args ...string) (string, error) {
-		out, err := exec.Command(uvswitch, append([]string{"lab", "--name", "uvtlab"}, args...)...).CombinedOutput()
+		out, err := exec.Command(uvswitch, append([]string{"lab", "--name", name}, args...)...).CombinedOutput()
 		return string(out), err
 	}
 	if out, err := lab("up"); err != nil {
@@ -227,7 +233,7 @@ func TestLab(t *testing.T) {
 	if out, err := lab("down"); err != nil {
 		t.Errorf("down: %v\n%s", err, out)
 	}
-	if left, _ := filepath.Glob("/run/netns/uvtlab-*"); len(left) > 0 {
+	if left, _ := filepath.Glob("/run/netns/" + name + "*"); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
 	if out, err := lab("exec", "web", "true"); err == nil || !strings.Contains(out, "is not up") {
@@ -324,7 +330,7 @@ func TestBadInput(t *testing.T) {
 	if out, err := b.TrySh("host", uvswitch+" --socket "+b.Socket()+"2 run"); err == nil || !strings.Contains(out, "use another --name") {
 		t.Errorf("a second switch with the same devices: %s", out)
 	}
-	if out, err := b.TrySh("host", "su -s /bin/sh nobody -c '"+filepath.Join(copyForAll(t), "uvswitch")+" --socket /tmp/uvt-nobody.sock run'"); err == nil || !strings.Contains(out, "needs CAP_NET_ADMIN") {
+	if out, err := b.TrySh("host", "su -s /bin/sh nobody -c '"+filepath.Join(copyForAll(t), "uvswitch")+" --socket "+filepath.Join(os.TempDir(), b.id+"-nobody.sock")+" run'"); err == nil || !strings.Contains(out, "needs CAP_NET_ADMIN") {
 		t.Errorf("without root: %s", out)
 	}
 	config := filepath.Join(b.dir, "bad.yaml")
@@ -370,6 +376,7 @@ func copyForAll(t *testing.T) string {
 // TestConfigFile tests the keys of the configuration file, and another name prefix for the switch's devices.
 func TestConfigFile(t *testing.T) {
 	b := NewHost(t)
+	b.pair.Uplink = "" // the file has it
 	b.AddNS("web")
 	config := filepath.Join(b.dir, "uvswitch.yaml")
 	err := os.WriteFile(config, []byte(`

@@ -22,31 +22,38 @@ func hostState(b *Bed) string {
 	return s + b.Sh("host", "nft list ruleset; iptables-save | grep -v '^#'; ip rule; ip -6 rule; ip link show type bridge")
 }
 
-func eachKind(t *testing.T, test func(t *testing.T, b *Bed)) {
-	for _, kind := range []string{"tcx", "clsact"} {
-		t.Run(kind, func(t *testing.T) {
-			b := NewHost(t)
-			before := hostState(b)
-			b.Start("--uplink-kind", kind)
-			containers(b)
-			var s api.Status
-			if b.JSON(&s, "status"); s.Uplink.Kind != kind || s.Uplink.State != "up" || s.Uplink.Device != "eth0" {
-				t.Fatalf("uplink %+v", s.Uplink)
-			}
-			test(t, b)
-			if during := hostState(b); during != before {
-				t.Errorf("the host was changed while the switch ran:\n%s", diff(before, during))
-			}
-			b.Balanced()
-			if err := b.Stop(); err != nil {
-				t.Errorf("SIGTERM: %v", err)
-			}
-			if after := hostState(b); after != before {
-				t.Errorf("the host is not as it was:\n%s", diff(before, after))
-			}
-			nothingLeft(b)
-		})
-	}
+// newOn is NewHost with a given pair.
+func newOn(t *testing.T, p Pair) *Bed {
+	t.Helper()
+	b := NewHost(t)
+	b.pair = p
+	return b
+}
+
+// eachUplink runs a test of the uplink, and checks that the switch does not change the host.
+func eachUplink(t *testing.T, test func(t *testing.T, b *Bed)) {
+	eachPair(t, func(t *testing.T, p Pair) {
+		b := newOn(t, p)
+		before := hostState(b)
+		b.Start()
+		containers(b)
+		var s api.Status
+		if b.JSON(&s, "status"); s.Uplink.Kind != p.Uplink || s.Uplink.State != "up" || s.Uplink.Device != "eth0" {
+			t.Fatalf("uplink %+v", s.Uplink)
+		}
+		test(t, b)
+		if during := hostState(b); during != before {
+			t.Errorf("the host was changed while the switch ran:\n%s", diff(before, during))
+		}
+		b.Balanced()
+		if err := b.Stop(); err != nil {
+			t.Errorf("SIGTERM: %v", err)
+		}
+		if after := hostState(b); after != before {
+			t.Errorf("the host is not as it was:\n%s", diff(before, after))
+		}
+		nothingLeft(b)
+	})
 }
 
 func diff(a, b string) string {
@@ -85,7 +92,7 @@ func nothingLeft(b *Bed) {
 }
 
 func TestOut(t *testing.T) {
-	eachKind(t, func(t *testing.T, b *Bed) {
+	eachUplink(t, func(t *testing.T, b *Bed) {
 		Need(t, "tcpdump", "curl")
 		capture := filepath.Join(b.dir, "out.pcap")
 		dump := b.Listen("out", "tcpdump", "-i", "eth0", "-U", "-w", capture)
@@ -116,7 +123,7 @@ func TestOut(t *testing.T) {
 }
 
 func TestPublish(t *testing.T) {
-	eachKind(t, func(t *testing.T, b *Bed) {
+	eachUplink(t, func(t *testing.T, b *Bed) {
 		Need(t, "curl", "socat")
 		b.Web("web")
 		b.CLI("publish", "add", "8080:80", "--port", "web")
@@ -171,22 +178,20 @@ func TestPublish(t *testing.T) {
 
 // TestKilled checks that the next switch removes everything that a killed switch left behind.
 func TestKilled(t *testing.T) {
-	for _, kind := range []string{"tcx", "clsact"} {
-		t.Run(kind, func(t *testing.T) {
-			b := NewHost(t)
-			b.Start("--uplink-kind", kind)
-			containers(b)
-			ping(b, "web", "10.1.0.2")
-			b.Kill()
-			b.Start("--uplink-kind", kind)
-			b.CLI("port", "add", "web", "--netns", b.NS("web"))
-			ping(b, "web", "10.1.0.2")
-			if err := b.Stop(); err != nil {
-				t.Error(err)
-			}
-			nothingLeft(b)
-		})
-	}
+	eachPair(t, func(t *testing.T, p Pair) {
+		b := newOn(t, p)
+		b.Start()
+		containers(b)
+		ping(b, "web", "10.1.0.2")
+		b.Kill()
+		b.Start()
+		b.CLI("port", "add", "web", "--netns", b.NS("web"))
+		ping(b, "web", "10.1.0.2")
+		if err := b.Stop(); err != nil {
+			t.Error(err)
+		}
+		nothingLeft(b)
+	})
 }
 
 // TestUplinkFollows checks that the uplink follows changes on the host: a new address, a link that goes down and up, and a

@@ -36,6 +36,7 @@ func qemu(netdev string) []string {
 }
 
 func TestMachines(t *testing.T) {
+	t.Parallel()
 	for _, m := range machines {
 		t.Run(m.kind, func(t *testing.T) {
 			Need(t, m.tool, "iperf3", "curl")

@@ -29,7 +29,7 @@ const webAddr = "127.0.0.1:8099"
 // TestWebPage opens the live page in a real browser in the host's namespace. For this, the test runs itself again in that
 // namespace.
 func TestWebPage(t *testing.T) {
-	if url := os.Getenv("UVSWITCH_TEST_URL"); url != "" {
+	if url := os.Getenv(urlOfPage); url != "" {
 		browse(t, url)
 		return
 	}
@@ -45,13 +45,13 @@ func TestWebPage(t *testing.T) {
 	b.Iperf("db")
 	b.Iperf("out")
 	// Some traffic to show: two streams, dropped packets, pings.
-	for _, line := range []string{"iperf3 -c 172.29.0.3 -t 100 -b 800M", "iperf3 -c 10.1.0.2 -t 100 -b 90M",
-		"timeout 100 sh -c 'while :; do ping -c 1 -W 1 172.29.0.3; echo x | socat - udp-sendto:172.29.0.1:9; echo x | socat - udp-sendto:240.0.0.1:9; sleep 0.2; done'"} {
+	for _, line := range []string{"iperf3 -c 172.29.0.3 -t 300 -b 800M", "iperf3 -c 10.1.0.2 -t 300 -b 90M",
+		"timeout 300 sh -c 'while :; do ping -c 1 -W 1 172.29.0.3; echo x | socat - udp-sendto:172.29.0.1:9; echo x | socat - udp-sendto:240.0.0.1:9; sleep 0.2; done'"} {
 		b.Background("web", line)
 	}
 	b.Eventually("drops are seen", func() bool { return strings.Contains(b.CLI("stats"), "martian_destination") })
-	inside := exec.Command(os.Args[0], "-test.run=^TestWebPage$", "-test.v", "-test.timeout=90s")
-	inside.Env = append(os.Environ(), "UVSWITCH_TEST_URL=http://"+webAddr+"/")
+	inside := exec.Command(os.Args[0], "-test.run=^TestWebPage$", "-test.v", "-test.timeout=5m")
+	inside.Env = append(os.Environ(), urlOfPage+"=http://"+webAddr+"/")
 	inside.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out := &syncBuffer{}
 	inside.Stdout, inside.Stderr = out, out
@@ -87,7 +87,7 @@ func browse(t *testing.T, url string) {
 	defer cancel()
 	ctx, cancel = chromedp.NewContext(ctx)
 	defer cancel()
-	ctx, cancel = context.WithTimeout(ctx, 80*time.Second)
+	ctx, cancel = context.WithTimeout(ctx, 4*time.Minute)
 	defer cancel()
 	var mu sync.Mutex
 	var complaints []string
@@ -112,7 +112,7 @@ func browse(t *testing.T, url string) {
 	}
 	eventually := func(what, js string) {
 		t.Helper()
-		do(what, chromedp.Poll(js, nil, chromedp.WithPollingTimeout(20*time.Second)))
+		do(what, chromedp.Poll(js, nil, chromedp.WithPollingTimeout(patience)))
 	}
 	shot := func(name string) {
 		dir := os.Getenv("UVSWITCH_SCREENSHOTS")
