@@ -105,7 +105,7 @@ func (n *NAT) acquire(c *config, t *frame.Tuple, owner frame.PortID, net frame.N
 		switch {
 		case !ok && !madeRoom && n.evictFor(i, owner, dry):
 			madeRoom = true // once: the ports of the evicted flows may not fit here
-			if dry {       // an example of the port that it would get
+			if dry {        // an example of the port that it would get
 				return 0, n.randomPort(c.pool[i]), frame.None
 			}
 			continue
