@@ -53,7 +53,6 @@ type Uplink struct {
 
 	opts Options
 	maps *maps
-	kind Kind
 
 	known atomic.Pointer[known] // as State returns it
 
