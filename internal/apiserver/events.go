@@ -53,7 +53,7 @@ func (e *flowEvents) listen(n *nat.NAT) (<-chan flowEvent, func(), error) {
 	}, nil
 }
 
-// watchLocked tells the tracker whom to tell; mu is held.
+// watchLocked passes the present listeners to the tracker. The caller holds mu.
 func (e *flowEvents) watchLocked(n *nat.NAT) {
 	if len(e.listeners) == 0 {
 		n.Watch(nil)

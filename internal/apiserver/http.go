@@ -47,8 +47,11 @@ func Listen(path string, shared bool) (*net.UnixListener, error) {
 	before := unix.Umask(0o177) // nobody else connects before its mode is what it should be
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	unix.Umask(before)
+	if errors.Is(err, unix.EACCES) {
+		return nil, fmt.Errorf("cannot create the control socket, which needs root: %w; run it with sudo, or use --socket PATH", err)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot create the unix socket: %w", err)
+		return nil, fmt.Errorf("cannot create the control socket: %w", err)
 	}
 	if !shared {
 		return l, nil

@@ -28,7 +28,7 @@ func listenReader(flag, addr string) (net.Listener, error) {
 	host, _, err := net.SplitHostPort(addr)
 	ip, perr := netip.ParseAddr(host)
 	if err != nil || perr != nil && host != "localhost" || perr == nil && !ip.IsLoopback() {
-		return nil, fmt.Errorf("%s %s: use a loopback address and a port, such as 127.0.0.1:9101; this listener is not for the network", flag, addr)
+		return nil, fmt.Errorf("%s %s: use a loopback address and a port, such as 127.0.0.1:9101; only programs on this host may connect", flag, addr)
 	}
 	l, err := net.Listen("tcp", addr)
 	if errors.Is(err, unix.EADDRINUSE) {

@@ -17,8 +17,8 @@ import (
 type metrics struct {
 	s  *Server
 	mu sync.Mutex // Lock 5: one scrape at a time
-	// The last value of each series, by the port or rule that it is about. A counter that was lowered, for frames that a port refused,
-	// keeps its last value.
+	// The last value of each counter, by port or rule. The data plane lowers a counter for frames that a port refused; the metric then
+	// keeps its last value, because it must not decrease.
 	last map[string]uint64
 }
 

@@ -36,10 +36,10 @@ var (
 	captureParams = []param{{"port", "array", "names of ports; without this parameter: all ports"}, {"filter", "string", "a filter in tcpdump's language"}}
 )
 
-// guestFlows is how many flows a request may list that is not root's: a million flows take seconds and a gigabyte.
+// guestFlows limits the flows in an answer to a client that is not root: a million flows take seconds and a gigabyte.
 const guestFlows = 2000
 
-// with decodes the body for do.
+// with makes a handler that decodes the body of the request and calls do.
 func with[T any](do func(*Server, T) (any, error)) func(*Server, *http.Request) (any, error) {
 	return func(s *Server, r *http.Request) (any, error) {
 		v, err := decode[T](r)
@@ -60,7 +60,7 @@ func named(change func(s *Server, name string) error) func(*Server, *http.Reques
 	return func(s *Server, r *http.Request) (any, error) { return nil, change(s, r.PathValue("name")) }
 }
 
-// asked is a change of the object that a query parameter names.
+// asked makes a handler that passes the value of one query parameter to change.
 func asked(param string, change func(s *Server, value string) error) func(*Server, *http.Request) (any, error) {
 	return func(s *Server, r *http.Request) (any, error) { return nil, change(s, r.URL.Query().Get(param)) }
 }
@@ -182,9 +182,10 @@ func deleteFlows(s *Server, r *http.Request) (any, error) {
 }
 
 func trace(s *Server, q api.TraceRequest) (any, error) {
+	states := s.d.PortStatuses() // before the trace: it runs on a worker, where nothing may wait
 	return explain.Trace(explain.Switch{
 		State: s.d.State(), Dataplane: s.dp, Claims: s.d.UplinkClaims, UplinkMAC: uplink.RouterMAC,
-		IsDown: func(port string) bool { return s.d.PortStatuses(port)[port].State == daemon.Down },
+		IsDown: func(port string) bool { return states[port].State == daemon.Down },
 	}, q)
 }
 

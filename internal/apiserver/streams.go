@@ -109,15 +109,15 @@ func (s *Server) streamMonitor(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// streamTimeout is how long a client that is not root may leave what it is sent unread.
+// streamTimeout is the time limit for a write to a client that is not root and does not read.
 const streamTimeout = 30 * time.Second
 
 const monitorSnap = 256 // bytes of a frame that its text needs
 
 var verdicts = []string{"forwarded", "flooded", "consumed", "dropped"}
 
-// stream sends records to each until the client disconnects or each returns more=false. When each returns written=true, the loss
-// counter was reported and starts again. begin is called once the capture is in force.
+// stream calls each for every record, until the client disconnects or each returns more=false. lost counts the records lost since each
+// last returned written=true. begin is called once the capture is in force.
 func (s *Server) stream(w http.ResponseWriter, r *http.Request, o capture.Options, kind string, begin func() error, each func(rec capture.Record, lost uint64) (written, more bool, err error)) {
 	c, err := s.capture.Start(o)
 	if err != nil {
@@ -192,7 +192,7 @@ func (s *Server) captureOptions(q url.Values, root bool) (o capture.Options, err
 	return o, nil
 }
 
-// natural reads a number from 0 on; absent ones are 0.
+// parseCount reads a number that is not negative. A missing parameter is 0.
 func parseCount(q url.Values, key string) (int, error) {
 	s := q.Get(key)
 	if s == "" {

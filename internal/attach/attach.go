@@ -68,8 +68,8 @@ func (a *Attachment) Attach(ctx context.Context) (_ Result, err error) {
 	}
 	defer t.Close() // the switch has its own descriptor
 	defer func() {
-		if err == nil || api.IsStatus(err, http.StatusConflict) && made.Name == "" {
-			return // on a conflict, a port of that name belongs to another device
+		if err == nil || made.Name == "" && (api.IsStatus(err, http.StatusConflict) || api.IsCode(err, api.Busy)) {
+			return // the switch has made nothing; a port of that name belongs to another device
 		}
 		ctx, cancel := CleanupContext(ctx)
 		defer cancel()
@@ -79,7 +79,7 @@ func (a *Attachment) Attach(ctx context.Context) (_ Result, err error) {
 	if err != nil {
 		return Result{}, err
 	}
-	out := Result{Port: made, MAC: made.MAC, MTU: mtu, Routes: a.Routes}
+	out := Result{Port: made, MAC: made.MAC, MTU: mtu, Routes: slices.Clone(a.Routes)}
 	if out.Addr, err = netip.ParsePrefix(made.Addresses[0]); err != nil {
 		return Result{}, err
 	}

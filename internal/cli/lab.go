@@ -36,8 +36,8 @@ func (a *app) labCommand() *cobra.Command {
 			}
 			return a.showLab(l)
 		})}
-	up.Flags().StringVar(sides["web"], "web", "", "serve the live web page, as --web of run; the address is in the lab's namespace host (uvswitch lab exec host curl ...)")
-	up.Flags().StringVar(sides["metrics"], "metrics", "", "serve Prometheus metrics, as --metrics of run; the address is in the lab's namespace host")
+	up.Flags().StringVar(sides["web"], "web", "", "serve the live page on this loopback address of namespace host, as --web of run does (read it with: uvswitch lab exec host curl ...)")
+	up.Flags().StringVar(sides["metrics"], "metrics", "", "serve Prometheus metrics on this loopback address of namespace host, as --metrics of run does")
 	down := &cobra.Command{Use: "down", Short: "Stop the lab and remove its namespaces", Args: cobra.NoArgs,
 		RunE: with(func(_ *cobra.Command, l *lab.Lab, _ []string) error { return l.Down() })}
 	show := &cobra.Command{Use: "show", Short: "Draw the lab, and list commands to try", Args: cobra.NoArgs,

@@ -28,7 +28,7 @@ func (a *app) networkCommand() *cobra.Command {
 	add.Flags().BoolVar(&n.Internal, "internal", false, "internal network: no packet leaves it or enters it")
 	add.Flags().BoolVar(&n.Isolated, "isolated", false, "isolated network: it reaches no other network; it still reaches the host, the outside and published ports")
 	add.Flags().StringVar(&n.Mapping, "mapping", "", "NAT mapping: endpoint-independent (default), or address-and-port-dependent (allows more flows than outside ports)")
-	add.Flags().StringVar(&n.Filtering, "filtering", "", "NAT filtering, which outside senders reach a container's outside port: address-and-port-dependent (default), address-dependent or endpoint-independent")
+	add.Flags().StringVar(&n.Filtering, "filtering", "", "NAT filtering: which outside senders may reach a container's outside port, address-and-port-dependent (default), address-dependent or endpoint-independent")
 	_ = add.MarkFlagRequired("subnet")
 	table := func(w io.Writer, rows []api.Network) {
 		head := []any{"NAME", "SUBNET", "GATEWAY", "MAC", "MTU", "INTERNAL", "ISOLATED", "PORTS"}

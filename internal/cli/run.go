@@ -54,11 +54,11 @@ func (a *app) runCommand() *cobra.Command {
 	fl.StringVar(&f.subnet, "subnet", model.DefaultSubnet, "subnet of network default; its gateway is the first address")
 	fl.StringVar(&f.uplink, "uplink", model.UplinkAuto, "the way out: auto (the device of the default route), none, or a device")
 	fl.StringVar(&f.kind, "uplink-kind", "", "how to attach to the uplink's device: tcx, clsact or tap (default tcx, else clsact)")
-	fl.StringVar(&f.host, "host", "on", "host port, by which the host itself is in network default: on or off")
+	fl.StringVar(&f.host, "host", "on", "host port, which connects the host itself to network default: on or off")
 	fl.StringVar(&f.name, "name", "uvs", "name prefix of the switch's own devices, NAME0 and NAME-up")
 	fl.StringVar(&f.ports, "nat-ports", model.DefaultNATPorts, "ports of the host that NAT may use")
 	fl.StringVar(&f.io, "io", "auto", "I/O backend: auto, io_uring or read-write (auto: io_uring where the kernel permits it)")
-	fl.IntVar(&f.workers, "workers", 0, "number of workers (default one for two CPUs, at most 4)")
+	fl.IntVar(&f.workers, "workers", 0, "number of workers (default: one for every two CPUs, but at most 4)")
 	fl.DurationVar(&f.busyPoll, "busy-poll", 0, "busy-poll this long before sleeping, e.g. 50us: lower latency for more CPU (io_uring only)")
 	fl.IntVar(&f.readyFD, "ready-fd", 0, "write READY=1 to this file descriptor when the switch is ready")
 	fl.StringVar(&f.metrics, "metrics", "", "serve Prometheus metrics on this loopback `ADDRESS:PORT`, or on a unix socket (a path)")
@@ -136,15 +136,15 @@ func (a *app) serve(ctx context.Context, f runFlags, d *daemon.Daemon, server *a
 			return err
 		}
 	}
-	a.announce(f, conf)
+	a.announce(f, conf, d)
 	feedWatchdog(ctx, d.Alive)
 	select {
 	case <-ctx.Done():
 		return nil
 	case err := <-server.Ended():
 		return err
-	case err := <-d.Ended():
-		return err
+	case <-d.Ended():
+		return nil // Close says why
 	}
 }
 
@@ -245,8 +245,11 @@ func (f *runFlags) listenDocker(made net.Listener) (net.Listener, error) {
 func (f *runFlags) dockerState() string { return filepath.Join(f.state, "docker-"+f.docker+".json") }
 
 // announce reports that the switch is ready: on stderr, on --ready-fd and to systemd.
-func (a *app) announce(f runFlags, conf model.Config) {
+func (a *app) announce(f runFlags, conf model.Config, d *daemon.Daemon) {
 	fmt.Fprintf(a.err, "uvswitch: ready; network %s is %s, control socket %s\n", api.DefaultNetwork, conf.Default.Subnet, a.socket)
+	if up, _, ok := d.Uplink(); ok && !up.Up {
+		fmt.Fprintf(a.err, "uvswitch: the uplink is down, so containers do not reach the outside: %s\n", up.Why)
+	}
 	if f.readyFD > 0 {
 		fd := os.NewFile(uintptr(f.readyFD), "ready")
 		fmt.Fprintln(fd, "READY=1")

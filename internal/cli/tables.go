@@ -161,7 +161,7 @@ func (a *app) natCommand() *cobra.Command {
 		return get(c.Context(), a, "/nat/ports", printPortUse)
 	}
 	return group("nat", "Address translation (NAT)", rules,
-		show(a, "settings", "Show the check of TCP windows, and the timeouts in seconds", "/nat/settings", func(w io.Writer, s api.NATSettings) {
+		show(a, "settings", "Show how NAT checks TCP windows, and the timeouts in seconds", "/nat/settings", func(w io.Writer, s api.NATSettings) {
 			row(w, "windows", s.Windows)
 			for _, k := range byName(s.Timers) {
 				row(w, "timer "+k, s.Timers[k])
@@ -336,7 +336,7 @@ func (a *app) statusCommand() *cobra.Command {
 		up := s.Uplink
 		line := up.Kind
 		if up.Kind != "none" {
-			line = fmt.Sprintf("%s on %s, address %s, %s", up.Kind, orDash(up.Device), orDash(up.Address), up.State)
+			line = fmt.Sprintf("%s on %s, address %s, %s", orDash(up.Kind), orDash(up.Device), orDash(up.Address), up.State)
 			if up.Why != "" {
 				line += " (" + up.Why + ")"
 			}

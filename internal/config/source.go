@@ -39,7 +39,7 @@ func (s Source) Start() (model.Config, error) {
 func (s Source) Load(text []byte) (model.Config, error) {
 	if len(text) == 0 {
 		if s.Path == "" {
-			return model.Config{}, errors.New("this switch was started without a configuration file; name a file, as in `uvswitch reload FILE`")
+			return model.Config{}, errors.New("this switch was started without a configuration file; name one: `uvswitch reload FILE`, `uvswitch config diff FILE`")
 		}
 		b, err := os.ReadFile(s.Path)
 		if err != nil {

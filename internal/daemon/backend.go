@@ -19,11 +19,11 @@ const (
 // IOKinds are what Options.IO may be.
 var IOKinds = []string{ioAuto, ioURing, ioRW}
 
-// backend is how frames are read and written, and why not by io_uring if that was wanted and cannot be.
+// backend is the name of the I/O backend, and, after a fallback, why io_uring cannot be used.
 type backend struct{ name, why string }
 
-// newPollers makes one Poller a worker: io_uring, unless read-write is asked for or io_uring cannot be used and was
-// not insisted on.
+// newPollers makes one Poller for each worker. It uses io_uring, unless kind is read-write. With kind auto, it falls back to read-write
+// if io_uring cannot be used.
 func newPollers(kind string, workers int, busyPoll time.Duration) ([]dataplane.Poller, backend, error) {
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), workers+spareThreads))
 	made := backend{name: ioURing}

@@ -31,7 +31,7 @@ import (
 	"github.com/uvswitch/uvswitch/tap"
 )
 
-// Options are what a switch is told that never changes while it runs, and its first configuration.
+// Options are the first configuration of a switch, and what cannot change while it runs.
 type Options struct {
 	Config   model.Config
 	Name     string // prefix of the switch's own devices: NAME0 and NAME-up
@@ -52,18 +52,20 @@ type Daemon struct {
 	started time.Time
 	backend backend
 	log     *slog.Logger
-	ended   chan error // the data plane has ended; see Ended
+	ended   chan struct{} // closed when the data plane has ended
+	failure error         // why it has ended; written before
 	stop    context.CancelFunc
 
 	changing changeLock // Lock 20, before every other one; see lock.go
 
 	// Written with changing held.
-	closed   bool
-	built    bool                 // everything that the configuration asks for exists
-	hostUses []hostports.Listener // ports of the host in use, as last read
-	lastID   frame.PortID         // assigned last: ids are reused late, so that captures do not mistake one port for another
-	nextRule uint32
-	stored   storedState
+	closed       bool
+	built        bool                 // everything that the configuration asks for exists
+	hostUses     []hostports.Listener // ports of the host in use, as last read
+	lastID       frame.PortID         // assigned last: ids are reused late, so that captures do not mistake one port for another
+	nextRule     uint32
+	stored       storedState
+	retryDevices *time.Timer // of refreshDevices
 
 	mu        sync.Mutex // Lock 30: everything below; see lock.go
 	config    model.Config
@@ -93,7 +95,10 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 		return nil, err
 	}
 	ctx, d.stop = context.WithCancel(ctx)
-	go func() { d.ended <- d.dp.Run(ctx, d.portGone) }()
+	go func() {
+		defer close(d.ended)
+		d.failure = d.dp.Run(ctx, d.portGone)
+	}()
 	err = d.change("starting", d.buildLocked)
 	if err == nil {
 		err = uplink.Watch(ctx, func() { d.refreshUplink(); d.refreshDevices() })
@@ -113,7 +118,7 @@ func newDaemon(o Options) (*Daemon, error) {
 		o.Workers = defaultWorkers()
 	}
 	d := &Daemon{
-		opts: o, log: o.Log, started: time.Now(), ended: make(chan error, 1), changing: newChangeLock(),
+		opts: o, log: o.Log, started: time.Now(), ended: make(chan struct{}), changing: newChangeLock(),
 		config: o.Config, networks: map[string]*network{}, ports: map[string]*port{}, nextRule: 1,
 	}
 	var seed [8]byte
@@ -145,7 +150,7 @@ func newDaemon(o Options) (*Daemon, error) {
 	return d, nil
 }
 
-// clock is the data plane's: it begins with tick 1, since 0 means never in places.
+// clock is the clock of the data plane. It begins at tick 1, because some fields use tick 0 for never.
 func (d *Daemon) clock() int64 {
 	return int64(time.Since(d.started) + time.Second/frame.TicksPerSecond)
 }
@@ -198,14 +203,13 @@ func (d *Daemon) buildLocked() error {
 	return nil
 }
 
-// Ended receives once, when the data plane has ended by itself.
-func (d *Daemon) Ended() <-chan error { return d.ended }
+// Ended is closed when the data plane has ended. Close returns the reason.
+func (d *Daemon) Ended() <-chan struct{} { return d.ended }
 
 // Close ends the switch and gives everything back: listeners, ports and their devices, the uplink.
 func (d *Daemon) Close() error {
 	d.stop()
-	err := <-d.ended
-	d.ended <- nil // for a later caller of Ended
+	<-d.ended
 	_ = d.changing.lock("ending", false)
 	defer d.changing.unlock()
 	d.closed = true
@@ -216,7 +220,7 @@ func (d *Daemon) Close() error {
 		p.closeWire()
 	}
 	d.closeUplink()
-	return err
+	return d.failure
 }
 
 // State returns the configuration in force, without static routes and neighbors (see fullStateLocked). The values are the
@@ -245,7 +249,7 @@ func (d *Daemon) State() *model.State {
 	return s
 }
 
-// stateLocked is State with the device that must not be plugged, which may have to be looked up on the host.
+// stateLocked is State with UplinkDevice also set for a switch without an uplink: the host's default device must not be plugged.
 func (d *Daemon) stateLocked() *model.State {
 	s := d.State()
 	if d.up == nil {

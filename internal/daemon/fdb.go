@@ -24,7 +24,7 @@ func (d *Daemon) AddFDB(a api.FDBAdd) error {
 	})
 }
 
-// DeleteFDB removes an entry.
+// DeleteFDB removes a MAC from the forwarding database of every network.
 func (d *Daemon) DeleteFDB(mac string) error {
 	return d.change("removing FDB entry "+mac, func() error {
 		m, err := frame.ParseMAC(mac)
@@ -34,10 +34,15 @@ func (d *Daemon) DeleteFDB(mac string) error {
 		if h := d.ports[model.HostPortName]; h != nil && h.MAC == m {
 			return api.Errorf(http.StatusConflict, "%s is the MAC of the host port, and cannot be removed", m)
 		}
+		deleted := false
 		for _, n := range d.networks {
-			if d.dp.Switch.FDB(n.ID).Delete(m) {
-				return nil
+			if n.MAC == m {
+				return api.Errorf(http.StatusConflict, "%s is the MAC of the gateway of network %s, and cannot be removed", m, n.Name)
 			}
+			deleted = d.dp.Switch.FDB(n.ID).Delete(m) || deleted // a MAC may be in several networks
+		}
+		if deleted {
+			return nil
 		}
 		return api.Errorf(http.StatusNotFound, "%s is not in the forwarding database; `uvswitch fdb show` lists it", m)
 	})
@@ -61,7 +66,7 @@ func (d *Daemon) FlushFDB(port string) error {
 	})
 }
 
-// forgetBehindLocked forgets the stations that were learned behind a port, also as neighbors: others may be there now.
+// forgetBehindLocked forgets the stations behind a port, in the FDB and as neighbors: after the device changed, others may be there.
 func (d *Daemon) forgetBehindLocked(p *port) {
 	fdb := d.dp.Switch.FDB(p.net.ID)
 	behind := map[frame.MAC]bool{}

@@ -22,7 +22,7 @@ import (
 // changeTimeout is how long a change waits for another one.
 const changeTimeout = 10 * time.Second
 
-// stuckAfter is when a change that does not end means that the switch is stuck.
+// stuckAfter is the age of a change after which the switch counts as stuck.
 const stuckAfter = time.Minute
 
 // A changeLock lets one change happen at a time, and knows which.
@@ -38,7 +38,7 @@ type change struct {
 
 func newChangeLock() changeLock { return changeLock{slot: make(chan struct{}, 1)} }
 
-// lock waits for changing, for changeTimeout at most when that is bounded.
+// lock waits for the present change to end. If bounded, it waits for at most changeTimeout.
 func (l *changeLock) lock(what string, bounded bool) error {
 	var timeout <-chan time.Time
 	if bounded {
@@ -104,8 +104,8 @@ func (d *Daemon) changeAs(what string, bounded bool, fn func() error) error {
 	return err
 }
 
-// Alive returns when every worker, the slow path and the control plane have made progress. The error says what is stuck; a stuck
-// worker or slow path does not return.
+// Alive returns when every worker, the slow path and the control plane have made progress. The error names a change that is stuck. If a
+// worker or the slow path is stuck, Alive does not return.
 func (d *Daemon) Alive() error {
 	if age := d.changing.age(); age > stuckAfter {
 		return fmt.Errorf("%s has been running for %s", d.changing.what(), age.Round(time.Second))

@@ -20,7 +20,7 @@ type port struct {
 	wire
 }
 
-// id is the network's id in the data plane.
+// netID is the id of the port's network in the data plane; NoNet for the uplink.
 func (p *port) netID() frame.NetID {
 	if p.net == nil {
 		return frame.NoNet
@@ -133,7 +133,7 @@ func (d *Daemon) deletePortLocked(name string) error {
 		return model.NoPort(name)
 	}
 	if p.IsOwn() {
-		return api.Errorf(http.StatusConflict, "port %q is the switch's own; start the switch with `--host off` or `--uplink none` to do without it", name)
+		return api.Errorf(http.StatusConflict, "port %q is the switch's own and cannot be removed; to start without it: `uvswitch run --host off` (port host) or `--uplink none` (port uplink)", name)
 	}
 	d.unplugLocked(p)
 	return nil

@@ -106,7 +106,7 @@ func (d *Daemon) takePublishesLocked(which func(*publish) bool) (gone []*publish
 func (d *Daemon) checkHostPortsLocked(p *model.Publish) error {
 	if d.up != nil && !p.HostAddr.IsUnspecified() && !p.HostAddr.IsLoopback() {
 		if s, _ := d.up.State(); s.Addr != p.HostAddr {
-			return api.Errorf(http.StatusBadRequest, "%s is neither the uplink's address (%s) nor 127.0.0.1; leave it out for all addresses of the host", p.HostAddr, addrText(d.external))
+			return api.Errorf(http.StatusBadRequest, "%s is neither the uplink's address (%s) nor 127.0.0.1; leave the address out to publish on all addresses of the host", p.HostAddr, addrText(d.external))
 		}
 	}
 	if eph := hostports.Ephemeral(); p.Len() > model.MaxRelays && p.Lo <= eph[1] && p.Hi >= eph[0] {
@@ -121,13 +121,13 @@ func (d *Daemon) checkHostPortsLocked(p *model.Publish) error {
 	}
 	for n := int(p.Lo); n <= int(p.Hi); n++ {
 		if l, taken := hostports.Find(list, p.Proto, p.HostAddr, uint16(n)); taken {
-			return api.Errorf(http.StatusConflict, "port %d/%s is in use by %s; publish another, or stop it", n, p.Proto, l.Owner())
+			return api.Errorf(http.StatusConflict, "port %d/%s of the host is in use by %s; publish another port, or stop that program", n, p.Proto, l.Owner())
 		}
 	}
 	return nil
 }
 
-// updateRulesLocked puts networks, published ports and NAT's ports in force. Nothing happens when nothing has changed.
+// updateRulesLocked passes networks, published ports and NAT's ports to NAT and the uplink. Without a change, it has no effect.
 func (d *Daemon) updateRulesLocked() {
 	if d.closed {
 		return
@@ -178,7 +178,8 @@ func (p *publish) rule() *nat.Publish {
 }
 
 // poolsLocked are the ports of the host's address that NAT may use: the configured ranges without ports that the kernel picks,
-// that the host listens on, or that are published; more are published ports to come. The first pool is TCP's.
+// that the host listens on, or that are published. more has ports that are about to be published. The pools are for TCP, and for UDP
+// and SCTP.
 func (d *Daemon) poolsLocked(more ...*model.Publish) [2]*nat.PortSet {
 	ranges, _ := model.ParsePortRanges(d.config.Uplink.Ports)
 	local := hostports.Ephemeral()

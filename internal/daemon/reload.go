@@ -16,9 +16,9 @@ import (
 	"github.com/uvswitch/uvswitch/nat"
 )
 
-// Reload makes the switch what a configuration says, while it runs: what the configuration names exists afterwards, what only the
-// one before named is gone, and what was added by hand stays. Everything is checked before anything is changed; when a step fails
-// even so, the steps before it are undone. With dry nothing is changed. The steps are returned as text.
+// Reload applies a configuration to the running switch. Objects that only the previous configuration names are removed; objects that
+// were added by hand stay. Everything is checked before the first change. If a step fails nevertheless, the steps before it are undone.
+// With dry, nothing is changed. The steps are returned as text.
 func (d *Daemon) Reload(c model.Config, dry bool) (steps []string, err error) {
 	err = d.change("reloading", func() error {
 		have := d.fullStateLocked()
@@ -47,7 +47,7 @@ func (d *Daemon) Reload(c model.Config, dry bool) (steps []string, err error) {
 	return steps, err
 }
 
-// adoptConfigLocked remembers what the configuration says. Some of it has no step: it takes effect with the next network.
+// adoptConfigLocked stores the configuration. Some settings have no step, such as the default mapping: they apply to later networks.
 func (d *Daemon) adoptConfigLocked(c model.Config) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -26,7 +26,7 @@ func (d *Daemon) openUplink() (err error) {
 	return err
 }
 
-// usesBPF reports whether the uplink shares the host's device and address.
+// usesBPF reports whether the uplink shares the host's device and address by BPF programs. An uplink of kind tap does not.
 func (d *Daemon) usesBPF() bool { return d.up != nil && d.config.Uplink.Kind != model.KindTAP }
 
 func (d *Daemon) closeUplink() {

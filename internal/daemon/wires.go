@@ -132,7 +132,10 @@ func (d *Daemon) refreshDevices() {
 	d.follow("following the ports' devices", func() {
 		if err := d.followDevicesLocked(); err != nil {
 			d.log.Error("following the ports' devices", "error", err)
-			time.AfterFunc(time.Second, d.refreshDevices)
+			if d.retryDevices == nil {
+				d.retryDevices = time.AfterFunc(time.Second, d.refreshDevices)
+			}
+			d.retryDevices.Reset(time.Second) // one retry, whatever the number of failures
 		}
 	})
 }

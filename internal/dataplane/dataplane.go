@@ -28,8 +28,8 @@ type Dataplane struct {
 	readers map[frame.PortID]int
 }
 
-// New makes a data plane with one worker per Poller. clock returns the nanoseconds since the switch was made, beginning with one whole
-// tick. Every worker reads it once per batch.
+// New makes a data plane with one worker per Poller. clock returns the nanoseconds since the start of the switch plus one tick, so that
+// no tick is 0. Every worker reads it once per batch.
 func New(n *nat.NAT, clock func() int64, pollers ...Poller) *Dataplane {
 	d := &Dataplane{
 		Switch: vswitch.New(), Router: router.New(), NAT: n, clock: clock, readers: map[frame.PortID]int{},

@@ -4,8 +4,8 @@ import "github.com/uvswitch/uvswitch/internal/frame"
 
 // An Observer sees what one worker does with frames; a capture is one. Without an observer, a batch costs two comparisons.
 type Observer interface {
-	// Received is called with a parsed batch, before anything is decided. It may set Frame.Slot, by which it finds frames again in
-	// Failed. reinjected: the frames were received before, or were made by the router.
+	// Received is called with a parsed batch, before any decision. It may set Frame.Slot, to recognize the frames in Batch.Failed.
+	// reinjected: the frames were received earlier, or the router made them.
 	Received(b *frame.Batch, reinjected bool)
 	// Decided is called when every frame of that batch has its verdict, and the Poller has those to be sent.
 	Decided(b *frame.Batch)

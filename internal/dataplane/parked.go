@@ -7,8 +7,8 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// parkedFragments came before the first fragment of their packet, which has the ports (frame.FragmentWaits). Only the slow path
-// uses them.
+// parkedFragments holds fragments that arrived before the first fragment of their packet, which has the ports (frame.FragmentWaits).
+// Except for n, only the slow path uses it.
 type parkedFragments struct {
 	n     atomic.Int32 // len(held); workers read it
 	dirty bool         // something was added since the last check
@@ -27,7 +27,7 @@ const (
 	waitTime      = 10 * frame.TicksPerSecond
 	maxWaiting    = 2048
 	maxWaitBytes  = 4 << 20
-	waitingOfPort = maxWaiting / 8 // frames of one port; and the same share of the bytes
+	waitingOfPort = maxWaiting / 8 // frames of one port; a port has the same share of the bytes
 )
 
 // add parks a copy of a record, or drops its frame.
@@ -83,7 +83,7 @@ func (w *parkedFragments) forget(k *slowPath, id frame.PortID) {
 	w.n.Store(int32(len(w.held)))
 }
 
-// gone takes one fragment off the account of its port.
+// gone subtracts one fragment from the counts.
 func (w *parkedFragments) gone(in frame.PortID, bytes int) {
 	of := &w.of[in%frame.MaxPorts]
 	of.frames--

@@ -5,7 +5,7 @@ import "github.com/uvswitch/uvswitch/internal/frame"
 // A step is one step of a frame's way. It acts on the frames of the batch whose verdict is its input, and leaves the others alone.
 type step struct {
 	name   string
-	input  frame.Verdict // of the frames that it decides about; where decides
+	input  frame.Verdict // verdict of the frames that the step handles; meaningful only if traced
 	which  origin        // the batches that take it
 	routed bool          // skipped when no frame of the batch is the router's
 	traced bool          // a trace runs it, too, and tells what it decided

@@ -29,8 +29,8 @@ const (
 	atTransmit                             // at its end: it is not coalesced
 )
 
-// A record is a frame in a queue: recordLen bytes of what was found out, in the host's byte order, then the virtio-net header and the
-// frame.
+// A record is a frame in a queue: a header of recordLen bytes in the host's byte order, which has what earlier steps found, then the
+// virtio-net header and the frame.
 //
 //	0 in (2) | 2 net (2) | 4 egress (2) | 6 reason (1) | 7 resume point (1) | 8 next hop (4) | 12 out (2) | 14 unused (2)
 //
@@ -131,7 +131,7 @@ func addRecord(b *frame.Batch, buf, rec []byte) (rest []byte, full bool) {
 	return buf[n:], false
 }
 
-// resume sets where each frame of a reinjected batch continues. Their records stand before them in buf.
+// resume sets where each frame of a reinjected batch continues. In w.buf, the header of its record precedes each frame.
 //
 //uvswitch:hot
 func (w *worker) resume(b *frame.Batch) {

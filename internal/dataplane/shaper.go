@@ -20,15 +20,15 @@ type Rate struct {
 
 const (
 	longestWait = 50 * time.Millisecond
-	leastWait   = 16 << 10 // bytes that may be queued, however slow the port is; and a frame more
-	mostWait    = 1 << 20  // bytes that may be queued, however fast the port is
+	leastWait   = 16 << 10 // lower bound of bucket.limit, in bytes
+	mostWait    = 1 << 20  // upper bound of bucket.limit, in bytes
 	alarmEvery  = int64(time.Millisecond)
 	minSegment  = 64                                                       // bytes of payload: Linux's least MSS is more
 	maxHeaders  = frame.EthernetLen + 2*frame.VLANLen + frame.IPv6Len + 20 // before the transport header, options included
 )
 
-// DefaultBurst is what the rate passes in 5 ms, at least 32 KiB, in bytes: workers check their queues every millisecond, and keep the
-// rate with that.
+// DefaultBurst is the bytes of 5 ms at this rate, at least 32 KiB. Workers check their queues once a millisecond, so a much smaller
+// burst would lower the rate.
 func (r Rate) DefaultBurst() uint64 { return max(r.Bits/8/200, 32<<10) }
 
 // A bucket is a Rate in force, shared by all workers: the virtual scheduling algorithm of ITU-T I.371. A frame of any length passes
@@ -69,7 +69,7 @@ func (t *bucket) take(now int64, n int) bool {
 	}
 }
 
-// charge counts n bytes that pass in any case; the next frames wait for them. most bounds that wait, in ns.
+// charge counts n bytes that pass even if the rate is exceeded, so that later frames wait longer: by at most most ns.
 //
 //uvswitch:hot
 func (t *bucket) charge(now int64, n int, most int64) {
@@ -92,14 +92,14 @@ type queue struct {
 	at     resumePoint // where its frames continue
 	frames int
 	bytes  int
-	ended  bool // the limit is gone: queued frames may go at once
+	ended  bool // the rate was removed or replaced: queued frames may go at once
 }
 
 func newQueue(t *bucket, at resumePoint) *queue {
 	if t == nil {
 		return nil
 	}
-	room := 2 * (t.limit + frame.MaxFrame) // a frame more than the limit, what is skipped at the end of the ring, and small frames' headers
+	room := 2 * (t.limit + frame.MaxFrame) // one frame may exceed the limit; the end of the ring may stay unused
 	return &queue{bucket: t, at: at, ring: ring.New(1 << bits.Len(uint(room)))}
 }
 
@@ -146,8 +146,8 @@ func (q *queue) release(now int64) {
 	q.ring.Release()
 }
 
-// onWire is the length of a frame once it is cut into segments with a header each, in bytes. The sender's virtio-net header is believed
-// as far as it can be true.
+// onWire is the number of bytes that a frame has on a wire, after it is cut into segments with a header each. The sender wrote the
+// virtio-net header, so its values are limited to plausible ones.
 //
 //uvswitch:hot
 func onWire(raw []byte) int {
@@ -171,7 +171,7 @@ type shaper struct {
 	queues []*queue // all of them, and ended ones that are not empty yet
 	turn   int
 	alarm  *time.Timer
-	set    int64 // for when
+	set    int64 // time that the alarm is set to
 }
 
 func newShaper(wake func()) shaper {

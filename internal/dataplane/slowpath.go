@@ -51,7 +51,7 @@ func (k *slowPath) gone(id frame.PortID) {
 	k.notify()
 }
 
-// run handles what was punted and, when due, lets the tables age. It returns the ports that were found dead.
+// process handles the punted frames and, once a second, ages the tables. It returns the ports whose device has died.
 func (k *slowPath) process(now frame.Tick) []frame.PortID {
 	k.mu.Lock()
 	for _, w := range k.dp.workers {

@@ -6,8 +6,8 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// portCounters are one worker's counts for one port. Drops are counted at the port a frame came from, or, when the
-// port it was sent to did not take it, there.
+// portCounters are one worker's counts for one port. A drop is counted at the port that the frame came from. If the port that it was
+// sent to refused it, the drop is counted at that port.
 type portCounters struct {
 	rxPackets, rxBytes, txPackets, txBytes atomic.Uint64
 	rxDrops, txDrops                       [frame.NumReasons]atomic.Uint64

@@ -20,8 +20,8 @@ type Outcome struct {
 	Waits bool                 // for the first fragment of its packet, or to be tried again (flow_busy)
 }
 
-// Trace calls fn with a Tracer: what it runs meets the tables as they are, changes none of them and no counter. A flow that a
-// first frame would make is there for the following ones. fn runs on a worker between two batches: it should be quick.
+// Trace calls fn with a Tracer. Traced frames see the present tables, and change no table and no counter. A flow that one frame of fn
+// would create is visible to the later frames of fn. fn runs on a worker between two batches, so it must be quick.
 func (d *Dataplane) Trace(fn func(*Tracer)) {
 	t := &Tracer{dp: d}
 	d.workers[0].run(func() { d.NAT.Trace(func() { fn(t) }) })

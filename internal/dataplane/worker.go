@@ -40,7 +40,7 @@ type worker struct {
 	nearFullAt frame.Tick // when the flow table was last seen filling
 	shaper     shaper
 	injected   *ring.Queue // from the slow path
-	buf        []byte      // reinjected frames, while they are being sent
+	buf        []byte      // records of the reinjected batch, until the next one
 
 	pendingCalls atomic.Int32 // functions in mailbox
 	mu           sync.Mutex   // Lock 58
@@ -262,7 +262,7 @@ func (w *worker) addPort(id frame.PortID, c frame.Conn, read bool) error {
 
 func (w *worker) removePort(id frame.PortID) {
 	w.gsoMax[id].tcp, w.gsoMax[id].udp = 0, 0
-	w.limit(id, nil, nil) // its queued frames are dropped: the port is gone
+	w.limit(id, nil, nil) // releases its queued frames, which are dropped because the port is gone
 	w.poller.Remove(id)
 }
 

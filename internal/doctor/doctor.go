@@ -119,7 +119,7 @@ func (e *Exam) theSwitch(ctx context.Context) {
 	_ = e.Client.Do(ctx, "GET", "/ports", nil, &e.ports) // the switch has just answered
 	e.add("switch", OK, "", "%s, pid %d, %d ports", s.Version, s.PID, s.Ports)
 	if s.Uplink.Kind != "none" && s.Uplink.State != "up" {
-		e.add("switch", Fail, "bring the device up, or give it an address", "the uplink is down: %s", s.Uplink.Why)
+		e.add("switch", Fail, "give the host a default route, or bring the uplink's device up and give it an address", "the uplink is down: %s", s.Uplink.Why)
 	}
 }
 
@@ -143,7 +143,7 @@ func (e *Exam) capabilities() {
 		e.add("capabilities", Fail, "run the switch as root, or by the systemd unit", "%s is missing: %s", c.Name, c.User)
 	}
 	for _, c := range have.Missing(rights.Optional) {
-		e.add("capabilities", Note, "grant "+c.Name+", if that is needed", "without %s: %s", c.Name, c.Without)
+		e.add("capabilities", Note, "grant "+c.Name+" if you need this", "without %s: %s", c.Name, c.Without)
 	}
 	if len(missing) == 0 {
 		e.add("capabilities", OK, "", "all required capabilities are present")

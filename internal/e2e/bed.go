@@ -154,7 +154,7 @@ func New(t *testing.T, args ...string) *Bed {
 	return b
 }
 
-// NewHost is New without a switch. It is where tests become parallel: call it first, since what a test does before runs alone.
+// NewHost is New without a switch. It calls t.Parallel, so call it first: what a test does before does not run in parallel.
 func NewHost(t *testing.T) *Bed {
 	t.Helper()
 	t.Parallel()

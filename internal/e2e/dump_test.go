@@ -129,7 +129,7 @@ func TestDumpFiles(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"dump", "tcp", "prot", "80"}, "is not expected there"},
+		{[]string{"dump", "tcp", "prot", "80"}, "is not expected at this place"},
 		{[]string{"dump", "-C", "1"}, "add -w FILE"},
 		{[]string{"dump", "-Q", "up"}, "must be in, out or both"},
 		{[]string{"monitor", "--verdict", "lost"}, "forwarded, flooded, consumed or dropped"},

@@ -1,5 +1,5 @@
-// Package explain describes packets and what happens to them: a trace's words, a packet in words and as one line (text.go), and as
-// tcpdump prints it (tcpdump.go).
+// Package explain describes packets and what happens to them. trace.go describes a trace in words, packet.go builds a packet from
+// words, text.go describes a packet in one line, and tcpdump.go prints a packet as tcpdump does.
 package explain
 
 import (

@@ -147,7 +147,7 @@ func TestErrors(t *testing.T) {
 		"host example.org":      "names are not resolved",
 		"(tcp":                  "a closing bracket ) is missing",
 		"tcp and":               "the expression ends",
-		"tcp udp":               "is not expected there",
+		"tcp udp":               "is not expected at this place",
 		"net 10.1.1.1/8":        "did you mean 10.0.0.0/8",
 		"ether host 1.2.3.4":    "not a MAC address",
 		"icmp port 5":           "has no ports",

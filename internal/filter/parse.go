@@ -20,7 +20,7 @@ func Compile(expr string) (Filter, error) {
 	}
 	n, err := c.expression()
 	if err == nil && c.at < len(c.tokens) {
-		err = fmt.Errorf("%q is not expected there", c.peek())
+		err = fmt.Errorf("%q is not expected at this place", c.peek())
 	}
 	if err != nil {
 		return Filter{}, fmt.Errorf("filter %q: %w", expr, err)

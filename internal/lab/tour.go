@@ -81,7 +81,7 @@ var steps = []step{
 	{"The flows", []cmd{
 		{line: "uvswitch flow ls -p tcp"},
 		{line: "uvswitch publish ls"},
-	}, "Each connection is listed with two tuples: the first packet as it came, and the answer as it will come. The format is that of conntrack -L, and the published ports have counters as in iptables."},
+	}, "Each connection has two tuples: the addresses and ports of its first packet, and those of the answer. The format is that of conntrack -L, and the published ports have counters as in iptables."},
 	{"Every frame is accounted for", []cmd{
 		{line: "uvswitch stats"},
 		{line: "uvswitch status"},

@@ -179,7 +179,8 @@ func NoPort(name string) error {
 	return notFound("port %q does not exist; `uvswitch port ls` lists the ports", name)
 }
 
-// The three kinds of refusal, by HTTP's status: what can never be, what stands in the way, what does not exist.
+// The three kinds of errors, by HTTP status: a request that is never valid (400), a conflict with the present state (409), an object
+// that does not exist (404).
 
 func bad(format string, args ...any) error {
 	return api.Errorf(http.StatusBadRequest, format, args...)
@@ -227,7 +228,7 @@ func Desired(c Config, have *State) (*State, error) {
 		}
 		if n.Name == api.DefaultNetwork && have != nil {
 			if now := have.Network(n.Name); now.Prefix != n.Prefix || now.Gateway != n.Gateway {
-				return nil, conflict("the subnet and gateway of network %s cannot change while the switch runs (%s, %s to %s, %s); restart it", n.Name, now.Prefix, now.Gateway, n.Prefix, n.Gateway)
+				return nil, conflict("the subnet and gateway of network %s cannot change while the switch runs (%s, %s to %s, %s); restart the switch", n.Name, now.Prefix, now.Gateway, n.Prefix, n.Gateway)
 			}
 		}
 		s.Networks = append(s.Networks, n)

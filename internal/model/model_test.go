@@ -51,7 +51,7 @@ func TestRefused(t *testing.T) {
 		`did you mean 10.9.0.0/24?`:                                          func(c *Config) { c.Networks[0].Subnet = "10.9.0.7/24" },
 		`cannot be routed`:                                                   func(c *Config) { c.Networks[0].Subnet = "224.0.0.0/24" },
 		`overlaps 172.29.0.0/16 of network "default"; choose another subnet`: func(c *Config) { c.Networks[0].Subnet = "172.29.9.0/24" },
-		`network "default" exists already`:                                   func(c *Config) { c.Networks[0].Name = "default" },
+		`network "default" always exists`:                                    func(c *Config) { c.Networks[0].Name = "default" },
 		`gateway "10.9.0.7" is not a usable address of 10.9.0.0/29`:          func(c *Config) { c.Networks[0].Gateway = "10.9.0.7" },
 		`MTU 500 is out of range: 576 to 65521 bytes`:                        func(c *Config) { c.Networks[0].MTU = 500 },
 		`requires filtering address-and-port-dependent`: func(c *Config) {
@@ -61,8 +61,8 @@ func TestRefused(t *testing.T) {
 		`not a valid name for a port`:                         func(c *Config) { c.Ports[0].Name = "-x" },
 		`port "host" exists already`:                          func(c *Config) { c.Ports[0].Name = "host" },
 		`port "db": port "db" exists already`:                 func(c *Config) { c.Ports[0].Name = "db" },
-		`name the port's place`:                               func(c *Config) { c.Ports[0].Netns = "" },
-		`a port is in one place`:                              func(c *Config) { c.Ports[0].Device = "eth1" },
+		`say what to connect`:                                 func(c *Config) { c.Ports[0].Netns = "" },
+		`use only one of --netns`:                             func(c *Config) { c.Ports[0].Device = "eth1" },
 		`address 10.9.0.1 belongs to the gateway`:             func(c *Config) { c.Ports[1].IP = "10.9.0.1" },
 		`"10.9.0.7" is not a usable address of network "lab"`: func(c *Config) { c.Ports[1].IP = "10.9.0.7" },
 		`network "lab" has prefix length 29`:                  func(c *Config) { c.Ports[1].IP = "10.9.0.3/24" },
@@ -71,7 +71,7 @@ func TestRefused(t *testing.T) {
 		},
 		`offload "maybe": must be on or off`: func(c *Config) { c.Ports[0].Offload = "maybe" },
 		`use an absolute path`:               func(c *Config) { c.Ports[0].Netns, c.Ports[0].VDE = "", "vde.ctl" },
-		`the host's own way out`:             func(c *Config) { c.Ports[0].Netns, c.Ports[0].Device, c.Uplink.Device = "", "eth1", "eth1" },
+		`loopback or the uplink's device`:    func(c *Config) { c.Ports[0].Netns, c.Ports[0].Device, c.Uplink.Device = "", "eth1", "eth1" },
 		`route 10.9.9.0/24`:                  func(c *Config) { c.Routes = []api.RouteAdd{{Dst: "10.9.9.0/24", Gateway: "203.0.113.1"}} },
 		`the destination occurs twice`: func(c *Config) {
 			c.Routes = []api.RouteAdd{{Dst: "192.0.2.0/24", Gateway: "10.9.0.2"}, {Dst: "192.0.2.0/24", Type: "blackhole"}}

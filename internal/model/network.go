@@ -115,6 +115,9 @@ func checkSubnet(a api.NetworkAdd) (p netip.Prefix, gateway netip.Addr, err erro
 func (s *State) checkOverlap(n *Network) error {
 	for _, o := range s.Networks {
 		if o.Name == n.Name {
+			if n.Name == api.DefaultNetwork {
+				return conflict("network %q always exists; choose another name", n.Name)
+			}
 			return conflict("network %q exists already; choose another name, or `uvswitch network del %s`", n.Name, n.Name)
 		}
 		if o.Prefix.Overlaps(n.Prefix) {

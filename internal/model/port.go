@@ -60,8 +60,8 @@ func (p *Port) IsVM() bool { return p.Kind.IsVM() }
 // IsOwn reports whether the switch made the port for itself.
 func (p *Port) IsOwn() bool { return p.Kind == KindHost || p.Kind == KindUplink }
 
-// ConfiguresItself reports whether others configure the station behind the port: the switch assigns no address unless one is
-// asked for.
+// ConfiguresItself reports whether the switch does not configure the station behind the port. It then assigns an address only on
+// request.
 func (p *Port) ConfiguresItself() bool { return p.Kind == KindDevice || p.ByFD || p.IsVM() }
 
 // SwitchPort is the port as the switch knows it; net is its network's id.
@@ -73,7 +73,7 @@ func (p *Port) SwitchPort(net frame.NetID) vswitch.Port {
 	return s
 }
 
-// SameDevice reports whether the port can become now without being made again.
+// SameDevice reports whether p and now differ only in settings that can change without recreating the device.
 func (p *Port) SameDevice(now *Port) bool {
 	return p.Kind == now.Kind && p.Network == now.Network && p.Netns == now.Netns && p.Ifname == now.Ifname && p.Addr == now.Addr &&
 		p.MAC == now.MAC && p.MTU == now.MTU && p.Spec.NoRoute == now.Spec.NoRoute
@@ -92,7 +92,7 @@ func (p *Port) CurrentSpec() api.PortAdd {
 	return a
 }
 
-// asAssigned is a with what the port was assigned, where a leaves the choice to the switch.
+// asAssigned returns a with the address and MTU that the port already has, where a leaves the choice to the switch.
 func (p *Port) asAssigned(a api.PortAdd) api.PortAdd {
 	if p.Addr.IsValid() && (a.IP == "" && !p.ConfiguresItself() || a.IP == api.AutoAddress) {
 		a.IP = p.Addr.Addr().String()
@@ -193,9 +193,9 @@ func (s *State) checkPlace(p *Port, a api.PortAdd) error {
 		}
 		p.ByFD = true
 	case places > 1:
-		return bad("a port is in one place: use one of --netns, --device, --qemu-stream, --qemu-dgram and --vde")
+		return bad("use only one of --netns, --device, --qemu-stream, --qemu-dgram and --vde")
 	case places == 0:
-		return bad("name the port's place: --netns NAME creates a device in a namespace, --device DEV plugs an existing device; --qemu-stream, --qemu-dgram and --vde are for virtual machines")
+		return bad("say what to connect: --netns NAME creates a device in a namespace, --device DEV uses an existing device; --qemu-stream, --qemu-dgram and --vde are for virtual machines")
 	case kind != "":
 		return s.checkSocket(p, a, kind, path)
 	case a.Device != "":
@@ -226,7 +226,7 @@ func (s *State) checkDevice(p *Port, a api.PortAdd) error {
 		return conflict("%s is the switch's own device; choose another device", a.Device)
 	}
 	if a.Device == "lo" || a.Device == s.UplinkDevice {
-		return conflict("%s is the host's own way out: the host could not use it any more", a.Device)
+		return conflict("%s is loopback or the uplink's device: the host itself needs it; choose another device", a.Device)
 	}
 	if q := find(s.Ports, func(q *Port) bool { return q.Kind == KindDevice && q.Ifname == a.Device }); q != nil {
 		return conflict("device %s is already plugged in, as port %q", a.Device, q.Name)

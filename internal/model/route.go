@@ -119,7 +119,7 @@ func (s *State) NeighborNetwork(dst string) (*Network, error) {
 		return nil, bad("%s is not the address of a station in a network of the switch; `uvswitch network ls` lists the networks", a)
 	}
 	if p := s.Holder(n, a); p != nil {
-		return nil, conflict("%s is bound to port %q, which was made with that address; `uvswitch port del %s` ends the binding", dst, p.Name, p.Name)
+		return nil, conflict("%s belongs to port %q, which was added with this address; `uvswitch port del %s` removes the port and this neighbor", dst, p.Name, p.Name)
 	}
 	return n, nil
 }

@@ -17,8 +17,8 @@ import (
 // Settings are what `port set` changes while a port forwards.
 type Settings struct {
 	Flags vswitch.PortFlags
-	Rx    dataplane.Rate // limits what the port sends
-	Tx    dataplane.Rate // limits what the port receives
+	Rx    dataplane.Rate // limits what the switch receives from the port
+	Tx    dataplane.Rate // limits what the switch sends to the port
 }
 
 // flagNames are the settings that are on or off, by the names of `bridge link`.
@@ -110,7 +110,11 @@ func (s *Settings) apply(p *Port, name string, v api.Setting) error {
 		}
 		return nil
 	}
-	return bad("port %q has no setting %q; the settings are %s", p.Name, name, strings.Join(SettingNames(), ", "))
+	names := SettingNames()
+	if p.Kind == KindUplink {
+		names = []string{bothRates, rxRate, txRate}
+	}
+	return bad("port %q has no setting %q; the settings are %s", p.Name, name, strings.Join(names, ", "))
 }
 
 // settingsAfterReload returns the request that makes p match now. A setting that was in the old file and is absent from the new

@@ -15,7 +15,8 @@ import (
 )
 
 // Diff lists the steps from have to want, in an order in which each of them is possible: first what goes, then what changes,
-// then what comes. want is made by model.Desired from have. The error says what needs a restart, or what cannot be recreated.
+// then what comes. want is made by model.Desired from have. The error names a setting that needs a restart, or a port that cannot be
+// recreated.
 func Diff(have, want *model.State) ([]Step, error) {
 	if err := needsRestart(have, want); err != nil {
 		return nil, err
@@ -243,14 +244,14 @@ func (d *differ) comingSpec(p *model.Port) api.PortAdd {
 		return now.CurrentSpec()
 	}
 	a := p.Spec
-	if p.Addr.IsValid() && !p.ConfiguresItself() {
+	if p.Addr.IsValid() && (!p.ConfiguresItself() || a.IP == api.AutoAddress) {
 		a.IP = p.Addr.Addr().String()
 	}
 	return a
 }
 
-// needsRestart names what differs and cannot change while the switch runs. A word for what was found out, such as auto, and what
-// was found are the same.
+// needsRestart returns an error that names the settings that differ and cannot change while the switch runs. A word such as auto, and
+// the value that it stood for, count as equal.
 func needsRestart(have, want *model.State) error {
 	was, will := &have.Config, &want.Config
 	var out []string
@@ -259,7 +260,7 @@ func needsRestart(have, want *model.State) error {
 			out = append(out, fmt.Sprintf("%s (%v to %v)", what, was, will))
 		}
 	}
-	device, kind := was.Uplink.Device, was.Uplink.Kind
+	device, kind := was.Uplink.Device, cmp.Or(was.Uplink.Kind, have.UplinkKind)
 	if device != model.UplinkNone {
 		if will.Uplink.Device == have.UplinkDevice {
 			device = have.UplinkDevice
@@ -283,7 +284,7 @@ func needsRestart(have, want *model.State) error {
 	words := map[bool]string{true: "strict", false: "liberal"}
 	differ("nat.windows", words[was.NAT.Strict], words[will.NAT.Strict])
 	if len(out) > 0 {
-		return api.Errorf(http.StatusConflict, "these settings cannot change while the switch runs: %s; restart it", strings.Join(out, ", "))
+		return api.Errorf(http.StatusConflict, "these settings cannot change while the switch runs: %s; restart the switch", strings.Join(out, ", "))
 	}
 	return nil
 }

@@ -46,7 +46,7 @@ type (
 	AddPublish    struct{ Publish model.Publish }
 	RemovePublish struct{ Publish model.Publish }
 
-	// AddRoute replaces an existing route to the same destination. Again tells that the route goes with a network that is recreated.
+	// AddRoute replaces an existing route to the same destination. Again: the route went away with its network, which is recreated.
 	AddRoute struct {
 		Route model.Route
 		Again bool

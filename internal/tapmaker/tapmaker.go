@@ -53,7 +53,7 @@ func (Direct) Make(r Request) (c frame.Conn, err error) {
 	return c, nil
 }
 
-// conn keeps a nil pointer from becoming a Conn that is not nil.
+// conn converts c to a Conn. On an error it returns a nil Conn, not a Conn that holds a nil pointer.
 func conn[C frame.Conn](c C, err error) (frame.Conn, error) {
 	if err != nil {
 		return nil, err

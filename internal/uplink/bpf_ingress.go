@@ -8,9 +8,14 @@ import (
 	"github.com/uvswitch/uvswitch/nat"
 )
 
-// The ingress program is attached to the host's device. It redirects to the TAP what belongs to the switch: IPv4 to the host's
-// address, and of that TCP, UDP or SCTP to a port of ours, an ICMP answer with an identifier of ours, another protocol from an address
-// that we speak it with, or an ICMP error that quotes such a packet. Everything else continues to the host.
+// The ingress program is attached to the host's device. It redirects to the TAP what belongs to the switch. These are IPv4 packets to
+// the host's address that are one of:
+//   - TCP, UDP or SCTP to a port of the switch,
+//   - an ICMP reply with an identifier of the switch,
+//   - another protocol, from an address with which a container uses this protocol,
+//   - an ICMP error that quotes such a packet.
+//
+// Everything else continues to the host.
 //
 //	emitHeader ──► emitTransport ──┬─ TCP, UDP, SCTP ──────────────► emitPortLookup ──┬─ ours ──► emitRedirect
 //	     │                         ├─ ICMP answer ─────────────────►                  │
@@ -25,7 +30,8 @@ type ingress struct {
 	tap  int32 // index of the TAP
 }
 
-// Registers that keep their values: the packet, the offset of the transport header, the protocol, the host's address.
+// Registers that calls preserve: the packet, the offset of the transport header, the protocol, the host's address. From emitPorts on,
+// regProto holds the port instead of the protocol; emitNoteFragment loads the protocol again.
 const (
 	regPacket = asm.R6
 	regL4     = asm.R7
@@ -39,7 +45,7 @@ const (
 	slotL4    = -16 // 8 bytes of the transport header
 	slotIP    = -40 // 20 bytes of the IP header
 	slotQuote = -64 // 20 bytes of a quoted IP header
-	slotPair  = -72 // 8 bytes: address, protocol, 0; of a fragment: address, protocol, 0, identification
+	slotPair  = -72 // 8 bytes, the key of pairs (address, protocol, 0) or of frags (address, protocol, identification)
 	slotValue = -76
 )
 
@@ -156,7 +162,7 @@ func (p *ingress) emitQuote() {
 	)
 }
 
-// emitPorts: which set of ports, and where the port stands. What comes has it as destination, what is quoted as source.
+// emitPorts chooses the set of ports, and loads the port: the destination port of a received packet, the source port of a quoted one.
 //
 //	id:         set = ICMP_ID; port = head[4..6]; goto owned;
 //	quoted_tcp: set = TCP;     port = head[0..2]; goto owned;

@@ -320,7 +320,7 @@ func (u *Uplink) detachLocked() {
 	u.in, u.out = nil, nil
 }
 
-// Watch calls changed after each change of the host's links, addresses and routes, until ctx is done. The caller
+// Watch calls changed at once, and after each change of the host's links, addresses and routes, until ctx is done. The caller
 // then asks Refresh.
 func Watch(ctx context.Context, changed func()) error {
 	events, err := subscribe()
@@ -328,6 +328,7 @@ func Watch(ctx context.Context, changed func()) error {
 		return err
 	}
 	go func() {
+		changed() // what has changed before the subscription
 		for ctx.Err() == nil {
 			if events.wait(ctx) {
 				changed()
