@@ -57,7 +57,7 @@ type NAT struct {
 	retiring      [2]uint64    // retired lists in their grace period: flows, mappings
 	listing       sync.RWMutex // Lock 73: read-locked while entries are listed, so that Reclaim does not free them meanwhile
 
-	tracing sync.Mutex // Lock 71: held while a trace uses entry 0
+	tracing sync.Mutex // Lock 68: held while a trace uses entry 0
 	planned bool       // entry 0 is the flow that the traced packet would create
 }
 

@@ -56,7 +56,7 @@ type Daemon struct {
 	failure error         // why it has ended; written before
 	stop    context.CancelFunc
 
-	changing changeLock // Lock 20, before every other one; see lock.go
+	changing changeLock // Lock 20: before every other lock of the daemon; see lock.go
 
 	// Written with changing held.
 	closed       bool

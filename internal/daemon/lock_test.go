@@ -65,3 +65,15 @@ func TestChangesExclude(t *testing.T) {
 		}
 	})
 }
+
+// A switch whose data plane has failed ends with that error, however often somebody has asked whether it has ended.
+func TestCloseAfterFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &Daemon{ended: make(chan struct{}), failure: errors.New("the ring has failed"), stop: func() {}, changing: newChangeLock()}
+		close(d.ended)
+		<-d.Ended()
+		if err := d.Close(); err != d.failure {
+			t.Errorf("%v, want %v", err, d.failure)
+		}
+	})
+}

@@ -1,0 +1,54 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"sort"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+)
+
+func (a *app) natCommand() *cobra.Command {
+	rules := show(a, "show", "Show the NAT rules, as `iptables -t nat -L -n -v` does, and the outside ports in use", "/nat", func(w io.Writer, rows []api.NATRule) {
+		for _, chain := range []string{"PREROUTING", "POSTROUTING"} {
+			fmt.Fprintf(w, "Chain %s\n", chain)
+			row(w, "pkts", "bytes", "target", "prot", "in", "out", "source", "destination", "to")
+			for _, r := range rows {
+				if r.Chain == chain {
+					row(w, r.Packets, r.Bytes, r.Target, r.Protocol, r.In, r.Out, r.Source, r.Destination, r.To)
+				}
+			}
+			fmt.Fprintln(w)
+		}
+	})
+	both := rules.RunE
+	rules.RunE = func(c *cobra.Command, args []string) error {
+		if err := both(c, args); err != nil || a.json {
+			return err
+		}
+		return get(c.Context(), a, "/nat/ports", printPortUse)
+	}
+	return group("nat", "Address translation (NAT)", rules,
+		show(a, "settings", "Show how NAT checks TCP windows, and the timeouts in seconds", "/nat/settings", func(w io.Writer, s api.NATSettings) {
+			row(w, "windows", s.Windows)
+			for _, k := range byName(s.Timers) {
+				row(w, "timer "+k, s.Timers[k])
+			}
+		}),
+		show(a, "ports", "Show the outside ports in use, and which ports of the switch hold them", "/nat/ports", printPortUse))
+}
+
+func printPortUse(w io.Writer, rows []api.PortUse) {
+	row(w, "outside ports", "used", "resting", "limit", "limit per port", "held by (used and resting)")
+	for _, u := range rows {
+		var held []string
+		for name, n := range u.Holders {
+			held = append(held, fmt.Sprintf("%s %d", name, n))
+		}
+		sort.Strings(held)
+		row(w, u.Protocol, u.Used, u.Resting, u.Limit, u.Quota, strings.Join(held, ", "))
+	}
+}

@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+)
+
+func (a *app) neighCommand() *cobra.Command {
+	return group("neigh", "The router's neighbor table: which MAC address belongs to which IP address",
+		show(a, "show", "Show the neighbors, as `ip neigh` does", "/neighbors", func(w io.Writer, rows []api.Neighbor) {
+			for _, n := range rows {
+				mac := ""
+				if n.Lladdr != "" {
+					mac = " lladdr " + n.Lladdr
+				}
+				fmt.Fprintf(w, "%s dev %s%s %s\n", n.Dst, n.Network, mac, strings.Join(n.State, ","))
+			}
+		}),
+		&cobra.Command{Use: "add ADDR lladdr MAC", Short: "Add a permanent neighbor", RunE: func(c *cobra.Command, args []string) error {
+			if len(args) != 3 || args[1] != "lladdr" {
+				return usagef("usage: uvswitch neigh add ADDR lladdr MAC")
+			}
+			return a.client().Do(c.Context(), "POST", "/neighbors", api.NeighborAdd{Dst: args[0], Lladdr: args[2]}, nil)
+		}},
+		a.remove("del ADDR", "Remove a neighbor", "/neighbors/"),
+		&cobra.Command{Use: "flush", Short: "Remove all learned entries", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+			return a.client().Do(c.Context(), "DELETE", "/neighbors", nil, nil)
+		}})
+}
+
+func (a *app) routeCommand() *cobra.Command {
+	return group("route", "The router's routing table",
+		show(a, "show", "Show the routes, as `ip route` does", "/routes", func(w io.Writer, rows []api.Route) {
+			for _, r := range rows {
+				line := r.Dst
+				if r.Type != "unicast" {
+					line = r.Type + " " + line
+				}
+				if r.Gateway != "" {
+					line += " via " + r.Gateway
+				}
+				if r.Dev != "" {
+					line += " dev " + r.Dev
+				}
+				fmt.Fprintln(w, line)
+			}
+		}),
+		a.routeChange("add", "Add a route, as `ip route add` does", "POST", false),
+		a.routeChange("replace", "Add a route, or replace the route to the same destination", "POST", true),
+		a.routeChange("del", "Remove a route", "DELETE", false))
+}
+
+// routeChange returns a command whose arguments are a route in the syntax of `ip route`, which `route show` also prints.
+func (a *app) routeChange(name, short, method string, replace bool) *cobra.Command {
+	form := name + " DST via GATEWAY | " + name + " blackhole|unreachable|prohibit DST"
+	if method == "DELETE" {
+		form = name + " DST | " + form
+	}
+	return &cobra.Command{Use: form, Short: short, RunE: func(c *cobra.Command, args []string) error {
+		q := api.RouteAdd{Replace: replace}
+		switch {
+		case len(args) >= 3 && args[1] == "via" && (len(args) == 3 || len(args) == 5 && args[3] == "dev"):
+			q.Dst, q.Gateway = args[0], args[2]
+		case len(args) == 2:
+			q.Type, q.Dst = args[0], args[1]
+		case len(args) == 1 && method == "DELETE":
+			q.Dst = args[0]
+		default:
+			return usagef("usage: uvswitch route %s", strings.ReplaceAll(form, " | ", ", or uvswitch route "))
+		}
+		if method == "DELETE" {
+			return a.client().Do(c.Context(), method, "/routes?dst="+url.QueryEscape(q.Dst), nil, nil)
+		}
+		return a.client().Do(c.Context(), method, "/routes", q, nil)
+	}}
+}

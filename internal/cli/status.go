@@ -1,0 +1,111 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"sort"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+func (a *app) statusCommand() *cobra.Command {
+	return show(a, "status", "Show the state of the switch on one screen", "/status", func(w io.Writer, s api.Status) {
+		row(w, "uvswitch", s.Version+fmt.Sprintf(", pid %d, up %s", s.PID, (time.Duration(s.Uptime)*time.Second).String()))
+		backend := fmt.Sprintf("%s, %d workers", s.Backend, s.Workers)
+		if s.BackendWhy != "" {
+			backend += " (not io_uring: " + s.BackendWhy + ")"
+		}
+		row(w, "backend", backend)
+		up := s.Uplink
+		line := up.Kind
+		if up.Kind != "none" {
+			line = fmt.Sprintf("%s on %s, address %s, %s", orDash(up.Kind), orDash(up.Device), orDash(up.Address), up.State)
+			if up.Why != "" {
+				line += " (" + up.Why + ")"
+			}
+		}
+		row(w, "uplink", line)
+		row(w, "effect", up.Promise)
+		row(w, "host port", s.Host)
+		row(w, "ports", s.Ports)
+		for _, n := range s.Networks {
+			kind := ""
+			if n.Internal {
+				kind = ", internal"
+			}
+			row(w, "network "+n.Name, fmt.Sprintf("%s, gateway %s, MTU %d, %d ports%s", n.Subnet, n.Gateway, n.MTU, n.Ports, kind))
+		}
+		printTables(w, s.Tables)
+		printDrops(w, s.Drops)
+	})
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func printTables(w io.Writer, tables map[string]api.Table) {
+	unit := map[string]string{"fdb": "MAC addresses", "flows": "flows", "nat_ports": "outside ports of TCP and UDP"}
+	for _, k := range []string{"fdb", "flows", "nat_ports"} {
+		row(w, "table "+k, fmt.Sprintf("%d of %d %s", tables[k].Used, tables[k].Limit, unit[k]))
+	}
+}
+
+// printDrops prints each reason with its count, meaning and remedy.
+func printDrops(w io.Writer, drops map[string]uint64) {
+	for _, name := range byCount(drops) {
+		info, _ := reasonOf(name)
+		row(w, "dropped", fmt.Sprintf("%d %s: %s; %s", drops[name], name, info.Meaning, info.Remedy))
+	}
+}
+
+func (a *app) reasonsCommand() *cobra.Command {
+	return &cobra.Command{Use: "reasons", Short: "List every drop reason, what it means, and what to do", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		var list []api.Reason
+		for r := frame.None + 1; r < frame.NumReasons; r++ {
+			i := r.Info()
+			list = append(list, api.Reason{Name: i.Name, Meaning: i.Meaning, Remedy: i.Remedy})
+		}
+		if a.json {
+			return a.printJSON(list)
+		}
+		for _, r := range list {
+			fmt.Fprintf(a.out, "%s: %s\n%24s -> %s\n", r.Name, r.Meaning, "", r.Remedy)
+		}
+		return nil
+	}}
+}
+
+// reasonOf returns the description of a drop reason. It is false for a reason that only a newer switch has.
+func reasonOf(name string) (frame.ReasonInfo, bool) {
+	r, ok := frame.ParseReason(name)
+	return r.Info(), ok
+}
+
+func (a *app) statsCommand() *cobra.Command {
+	return show(a, "stats", "Show counters, drops by reason, and the balance of all frames", "/stats", func(w io.Writer, s api.Stats) {
+		row(w, "PORT", "RX", "RX BYTES", "RX DROPPED", "TX", "TX BYTES", "TX DROPPED")
+		var names []string
+		for n := range s.Ports {
+			names = append(names, n)
+		}
+		sort.Strings(names)
+		for _, n := range names {
+			p := s.Ports[n]
+			row(w, n, p.RxPackets, p.RxBytes, p.RxDropped, p.TxPackets, p.TxBytes, p.TxDropped)
+		}
+		fmt.Fprintln(w)
+		printTables(w, s.Tables)
+		printDrops(w, s.Drops)
+		c := s.Conservation
+		fmt.Fprintf(w, "\nreceived %d + originated %d + replicated %d = transmitted %d + dropped %d + consumed %d: balanced %v\n",
+			c.Received, c.Originated, c.Replicated, c.Transmitted, c.Dropped, c.Consumed, c.Balanced)
+	})
+}
