@@ -39,7 +39,7 @@ func (c *descriptorConn) Read(b []byte) (int, error) {
 	if oobn > 0 {
 		c.add(oob[:oobn])
 	}
-	return n, err
+	return max(n, 0), err // -1 with an error, which io.Reader does not allow
 }
 
 func (c *descriptorConn) add(oob []byte) {

@@ -5,6 +5,7 @@
 package config
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -106,10 +107,17 @@ func Parse(b []byte) (f *File, err error) {
 			f, err = nil, fmt.Errorf("the file is not well-formed YAML (%v)", r)
 		}
 	}()
+	b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")) // a byte order mark
+	if err := checkNesting(b); err != nil {
+		return nil, err
+	}
 	f = &File{}
-	dec := yaml.NewDecoder(strings.NewReader(string(b)), yaml.Strict())
+	dec := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict())
 	if err := dec.Decode(f); err != nil && !errors.Is(err, io.EOF) {
 		return nil, errors.New(withHint(yaml.FormatError(err, false, true)))
+	}
+	if err := dec.Decode(&File{}); !errors.Is(err, io.EOF) {
+		return nil, errors.New("the file has more than one YAML document; put everything into one, without lines ---")
 	}
 	for _, c := range []struct {
 		key, value string
@@ -244,4 +252,24 @@ func distance(a, b string) int {
 		}
 	}
 	return row[len(b)]
+}
+
+// maxNesting is how deep brackets may be nested. The YAML library needs time and memory with the square of the depth.
+const maxNesting = 32
+
+// checkNesting counts brackets, also in texts and comments, where so many are no configuration either.
+func checkNesting(b []byte) error {
+	depth := 0
+	for _, c := range b {
+		switch c {
+		case '[', '{':
+			depth++
+		case ']', '}':
+			depth = max(depth-1, 0)
+		}
+		if depth > maxNesting {
+			return fmt.Errorf("brackets are nested deeper than %d", maxNesting)
+		}
+	}
+	return nil
 }

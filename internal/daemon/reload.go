@@ -129,7 +129,7 @@ func (d *Daemon) undoLocked(steps []plan.Step) string {
 	for _, s := range slices.Backward(steps) {
 		var errs error
 		for _, a := range s.Undo {
-			if err := d.applyLocked(a); err != nil && !model.IsNotFound(err) {
+			if err := d.applyLocked(a); err != nil && !(plan.Takes(a) && model.IsNotFound(err)) {
 				errs = errors.Join(errs, err)
 			}
 		}

@@ -152,7 +152,7 @@ func TestReloadAllOrNothing(t *testing.T) {
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.TryCLI("reload", path); err == nil || !strings.Contains(err.Error(), "add port x") || !strings.Contains(err.Error(), "nothing was changed") {
+	if _, err := b.TryCLI("reload", path); err == nil || !strings.Contains(err.Error(), "add port x") || !strings.Contains(err.Error(), "rolled back") {
 		t.Errorf("a device that is there: %v", err)
 	}
 	if after := state(); after != before {

@@ -59,7 +59,7 @@ func TestRefused(t *testing.T) {
 		},
 		`not a valid name for a network`:                      func(c *Config) { c.Networks[0].Name = "a b" },
 		`not a valid name for a port`:                         func(c *Config) { c.Ports[0].Name = "-x" },
-		`port "host" exists already`:                          func(c *Config) { c.Ports[0].Name = "host" },
+		`no port can be called "host"`:                        func(c *Config) { c.Ports[0].Name = "host" },
 		`port "db": port "db" exists already`:                 func(c *Config) { c.Ports[0].Name = "db" },
 		`say what to connect`:                                 func(c *Config) { c.Ports[0].Netns = "" },
 		`use only one of --netns`:                             func(c *Config) { c.Ports[0].Device = "eth1" },

@@ -130,7 +130,10 @@ func (s *State) NewPort(a api.PortAdd) (p Port, err error) {
 	if err := checkName("port", a.Name); err != nil {
 		return p, err
 	}
-	if s.Port(a.Name) != nil || reservedNames[a.Name] {
+	if reservedNames[a.Name] {
+		return p, conflict("no port can be called %q, which is a word of the command; choose another name", a.Name)
+	}
+	if s.Port(a.Name) != nil {
 		return p, conflict("port %q exists already; choose another name, or `uvswitch port del %s`", a.Name, a.Name)
 	}
 	n := s.Network(a.NetworkName())

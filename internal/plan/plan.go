@@ -18,10 +18,20 @@ type Step struct {
 
 func (s Step) String() string { return s.Do.String() }
 
-// Removes reports whether the step removes an object that has flows: undoing it creates the object again, without them.
+// Removes reports whether the step removes an object that has flows or relayed connections: undoing it creates the object again,
+// without them.
 func (s Step) Removes() bool {
 	switch s.Do.(type) {
-	case RemoveNetwork, RemovePort:
+	case RemoveNetwork, RemovePort, RemovePublish:
+		return true
+	}
+	return false
+}
+
+// Takes reports whether the action only takes an object away: that the object does not exist is then no failure.
+func Takes(a Action) bool {
+	switch a.(type) {
+	case RemoveNetwork, RemovePort, RemovePublish, RemoveRoute:
 		return true
 	}
 	return false

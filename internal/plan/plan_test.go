@@ -172,7 +172,7 @@ func TestUndo(t *testing.T) {
 		if want, ok := undo[s.String()]; ok && fmt.Sprint(s.Undo) != want {
 			t.Errorf("%s is undone by %v, want %s", s, s.Undo, want)
 		}
-		if removes := strings.HasPrefix(s.String(), "remove port") || strings.HasPrefix(s.String(), "remove network"); s.Removes() != removes {
+		if removes := strings.HasPrefix(s.String(), "unpublish") || strings.HasPrefix(s.String(), "remove port") || strings.HasPrefix(s.String(), "remove network"); s.Removes() != removes {
 			t.Errorf("%s: Removes is %v", s, s.Removes())
 		}
 		delete(undo, s.String())

@@ -4,14 +4,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/netns"
 	"github.com/uvswitch/uvswitch/tap"
@@ -42,7 +46,15 @@ type Child struct {
 	socket int        // -1: there is no child
 	cmd    *exec.Cmd
 	closed bool
+
+	process atomic.Pointer[os.Process] // cmd's, for Close while a request waits
 }
+
+// askTimeout is how long a request waits for the child. Creating a TAP takes a second at most.
+const askTimeout = 10 * time.Second
+
+// endTimeout is how long the child may take to end by itself.
+const endTimeout = time.Second
 
 // Start runs this program again as the child. It inherits the network namespace.
 func Start() (*Child, error) {
@@ -62,6 +74,11 @@ func (c *Child) startLocked() error {
 	}
 	far := os.NewFile(uintptr(pair[1]), "child")
 	defer far.Close()
+	timeout := unix.NsecToTimeval(askTimeout.Nanoseconds())
+	if err := unix.SetsockoptTimeval(pair[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
+		unix.Close(pair[0])
+		return fmt.Errorf("time limit of the child that enters namespaces: %w", err)
+	}
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{"uvswitch", ChildCommand}
 	cmd.ExtraFiles = []*os.File{far} // descriptor 3
@@ -72,11 +89,14 @@ func (c *Child) startLocked() error {
 		return fmt.Errorf("starting the child that enters namespaces: %w", err)
 	}
 	c.socket, c.cmd = pair[0], cmd
+	c.process.Store(cmd.Process)
 	return nil
 }
 
-// Close ends the child and waits for its end.
+// Close ends the child and waits for its end. A child that does not end within endTimeout is killed, also while a request waits.
 func (c *Child) Close() error {
+	kill := time.AfterFunc(endTimeout, c.kill)
+	defer kill.Stop()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
@@ -89,7 +109,15 @@ func (c *Child) endLocked() error {
 	}
 	unix.Close(c.socket)
 	c.socket = -1
+	kill := time.AfterFunc(endTimeout, c.kill)
+	defer kill.Stop()
 	return c.cmd.Wait()
+}
+
+func (c *Child) kill() {
+	if p := c.process.Load(); p != nil {
+		_ = p.Kill() // an error: it has ended
+	}
 }
 
 // Make implements Maker. The original namespace needs no child.
@@ -122,7 +150,17 @@ func (c *Child) ask(r Request) (fd int, err error) {
 	if c.closed {
 		return -1, errors.New("the switch is stopping")
 	}
+	if c.socket < 0 { // it could not be started again
+		if err := c.startLocked(); err != nil {
+			return -1, err
+		}
+	}
 	reply, fds, err := c.exchangeLocked(text)
+	if errors.Is(err, unix.EAGAIN) {
+		c.kill()
+		_ = c.endLocked()
+		return -1, errors.Join(api.Errorf(http.StatusServiceUnavailable, "the child that enters namespaces did not answer within %s, and was killed; try again", askTimeout), c.startLocked())
+	}
 	if err != nil { // the child has been killed: a new one does as well
 		_ = c.endLocked()
 		if err = c.startLocked(); err == nil {
@@ -130,7 +168,7 @@ func (c *Child) ask(r Request) (fd int, err error) {
 		}
 	}
 	if err != nil {
-		return -1, fmt.Errorf("the child that enters namespaces does not answer: %w", err)
+		return -1, api.Errorf(http.StatusServiceUnavailable, "the child that enters namespaces does not answer: %v; try again", err)
 	}
 	var a answer
 	if err = json.Unmarshal(reply, &a); err == nil && a.Error == "" && len(fds) == 1 {
@@ -140,7 +178,7 @@ func (c *Child) ask(r Request) (fd int, err error) {
 		unix.Close(fd)
 	}
 	if err != nil || a.Error == "" {
-		return -1, errors.New("the child that enters namespaces gave a wrong answer; restart the switch")
+		return -1, api.Errorf(http.StatusServiceUnavailable, "the child that enters namespaces has passed no TAP: the limit of open files may be reached (`ulimit -n`)")
 	}
 	return -1, &remoteError{a.Error, kinds[a.Kind]}
 }
