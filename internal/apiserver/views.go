@@ -185,7 +185,7 @@ func (v *view) containerAddr(p *model.Publish) (a netip.Addr) {
 func (v *view) publish(p *model.Publish) api.Publish {
 	x := api.Publish{
 		ID: int(p.ID), HostAddress: p.HostAddr.String(), HostPort: int(p.Lo), HostPortEnd: int(p.Hi), Protocol: p.Proto,
-		Port: p.Port, Address: addrText(v.containerAddr(p)), ContainerPort: int(p.Target), From: prefixTexts(p.From),
+		Port: p.Port, Address: model.AddrText(v.containerAddr(p)), ContainerPort: int(p.Target), From: prefixTexts(p.From),
 	}
 	x.Packets, x.Bytes = v.d.PublishCount(p.ID)
 	return x
@@ -225,19 +225,12 @@ func (v *view) natRules() []api.NATRule {
 		}
 		x := api.NATRule{
 			Chain: "POSTROUTING", Target: "MASQUERADE", Protocol: "all", Source: n.Prefix.String(), Destination: model.Everywhere.String(),
-			In: "*", Out: model.UplinkPortName, To: addrText(v.External),
+			In: "*", Out: model.UplinkPortName, To: model.AddrText(v.External),
 		}
 		x.Packets, x.Bytes = v.d.MasqueradeCount(n.Name)
 		out = append(out, x)
 	}
 	return out
-}
-
-func addrText(a netip.Addr) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return a.String()
 }
 
 func prefixTexts(list []netip.Prefix) []string {
@@ -314,7 +307,7 @@ func (v *view) uplink() api.Uplink {
 		return api.Uplink{Kind: "none", State: "none", Promise: "containers reach each other and the host, and nothing else"}
 	}
 	x := api.Uplink{
-		Kind: string(kind), Device: s.Device, Address: addrText(s.Addr), State: "up", Why: s.Why, MTU: s.MTU, Ports: v.Config.Uplink.Ports,
+		Kind: string(kind), Device: s.Device, Address: model.AddrText(s.Addr), State: "up", Why: s.Why, MTU: s.MTU, Ports: v.Config.Uplink.Ports,
 		Promise: "the host's netfilter does not see container traffic; published ports have their own filter (--from)",
 	}
 	if !s.Up {

@@ -52,9 +52,9 @@ var sections = []struct{ requirement, name, title, about string }{
 	{"RFC 5227", "RFC5227_", "RFC 5227: address conflicts", ""},
 	{"RFC 1122", "RFC1122_", "RFC 1122", "Requirements for Internet Hosts, where they apply to the router itself."},
 	{"Behaviour", "Behaviour_", "Known faults of other implementations", "Behaviour that no numbered requirement covers."},
-	{"Linux", "Linux_", "Linux's own tests", "The topologies of tools/testing/selftests/net/netfilter and of the packetdrill scripts for conntrack, written anew."},
-	{"Open vSwitch", "OVS_", "Open vSwitch's tests", "Cases of tests/system-traffic.at about conntrack and NAT, written anew."},
-	{"VPP", "VPP_", "VPP's tests", "Cases of the nat44-ed plug-in, written anew."},
+	{"Linux", "Linux_", "Linux's own tests", "The topologies of tools/testing/selftests/net/netfilter and of the packetdrill scripts for conntrack, written for this project."},
+	{"Open vSwitch", "OVS_", "Open vSwitch's tests", "Cases of tests/system-traffic.at about conntrack and NAT, written for this project."},
+	{"VPP", "VPP_", "VPP's tests", "Cases of the nat44-ed plug-in, written for this project."},
 }
 
 func main() {

@@ -106,7 +106,7 @@ func (d *Daemon) takePublishesLocked(which func(*publish) bool) (gone []*publish
 func (d *Daemon) checkHostPortsLocked(p *model.Publish) error {
 	if d.up != nil && !p.HostAddr.IsUnspecified() && !p.HostAddr.IsLoopback() {
 		if s, _ := d.up.State(); s.Addr != p.HostAddr {
-			return api.Errorf(http.StatusBadRequest, "%s is neither the uplink's address (%s) nor 127.0.0.1; leave the address out to publish on all addresses of the host", p.HostAddr, addrText(d.external))
+			return api.Errorf(http.StatusBadRequest, "%s is neither the uplink's address (%s) nor 127.0.0.1; leave the address out to publish on all addresses of the host", p.HostAddr, model.AddrText(d.external))
 		}
 	}
 	if eph := hostports.Ephemeral(); p.Len() > model.MaxRelays && p.Lo <= eph[1] && p.Hi >= eph[0] {

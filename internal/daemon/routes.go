@@ -123,10 +123,3 @@ func (d *Daemon) forgetNeighbors(which func(router.Neighbor) bool) {
 		}
 	}
 }
-
-func addrText(a netip.Addr) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return a.String()
-}

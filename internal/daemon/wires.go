@@ -28,11 +28,11 @@ type wire struct {
 func (d *Daemon) openWire(p *model.Port, n *network, noRoute bool) (w wire, err error) {
 	switch p.Kind {
 	case model.KindStream:
-		w.conn, err = conn(vm.OpenStream(p.Ifname))
+		w.conn, err = frame.AsConn(vm.OpenStream(p.Ifname))
 	case model.KindDgram:
-		w.conn, err = conn(vm.OpenDgram(p.Ifname))
+		w.conn, err = frame.AsConn(vm.OpenDgram(p.Ifname))
 	case model.KindVDE:
-		w.conn, err = conn(vm.OpenVDE(p.Ifname))
+		w.conn, err = frame.AsConn(vm.OpenVDE(p.Ifname))
 	case model.KindDevice:
 		return openDevice(p)
 	default:
@@ -52,14 +52,6 @@ func (d *Daemon) openTAP(p *model.Port, c link.Config) (frame.Conn, error) {
 		return nil, err
 	}
 	return d.opts.TAPs.Make(tapmaker.Request{Netns: ns, Ifname: p.Ifname, Plain: p.Kind == model.KindPlain, Config: &c})
-}
-
-// conn keeps a nil pointer from becoming a Conn that is not nil.
-func conn[C frame.Conn](c C, err error) (frame.Conn, error) {
-	if err != nil {
-		return nil, err
-	}
-	return c, nil
 }
 
 // openDevice plugs an existing device of the switch's own namespace, as `brctl addif` does, and brings it up.
@@ -132,10 +124,10 @@ func (d *Daemon) refreshDevices() {
 	d.follow("following the ports' devices", func() {
 		if err := d.followDevicesLocked(); err != nil {
 			d.log.Error("following the ports' devices", "error", err)
-			if d.retryDevices == nil {
-				d.retryDevices = time.AfterFunc(time.Second, d.refreshDevices)
+			if d.retryDevices != nil {
+				d.retryDevices.Stop() // one retry, whatever the number of failures
 			}
-			d.retryDevices.Reset(time.Second) // one retry, whatever the number of failures
+			d.retryDevices = time.AfterFunc(time.Second, d.refreshDevices)
 		}
 	})
 }

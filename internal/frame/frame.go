@@ -280,3 +280,11 @@ type Conn interface {
 	// Close gives the descriptor back.
 	Close() error
 }
+
+// AsConn converts what an opener returns to a Conn. On an error it returns a nil Conn, not a Conn that holds a nil pointer.
+func AsConn[C Conn](c C, err error) (Conn, error) {
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}

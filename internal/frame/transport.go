@@ -95,7 +95,6 @@ type ARPPacket []byte
 func (p ARPPacket) Operation() uint16 { return binary.BigEndian.Uint16(p[6:]) }
 func (p ARPPacket) SenderMAC() MAC    { return LoadMAC(p[8:]) }
 func (p ARPPacket) SenderAddr() Addr  { return LoadAddr(p[14:]) }
-func (p ARPPacket) TargetMAC() MAC    { return LoadMAC(p[18:]) }
 func (p ARPPacket) TargetAddr() Addr  { return LoadAddr(p[24:]) }
 
 // Operations of ARP.

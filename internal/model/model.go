@@ -114,6 +114,14 @@ func (s *State) Network(name string) *Network {
 	return find(s.Networks, func(n *Network) bool { return n.Name == name })
 }
 
+// AddrText returns a as text; the zero Addr is the empty text.
+func AddrText(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
 // NetworkByID returns the network with that id, or nil.
 func (s *State) NetworkByID(id frame.NetID) *Network {
 	return find(s.Networks, func(n *Network) bool { return n.ID == id })

@@ -28,9 +28,6 @@ const (
 	KindUplink  PortKind = "uplink"
 )
 
-// IsVM reports whether the port is a socket for a virtual machine: it has no device, and its Ifname is a path.
-func (k PortKind) IsVM() bool { return k == KindStream || k == KindDgram || k == KindVDE }
-
 // Names of the ports that the switch makes for itself.
 const (
 	HostPortName   = "host"
@@ -54,8 +51,8 @@ type Port struct {
 	Spec api.PortAdd // what was asked for
 }
 
-// IsVM reports whether the port is a socket for a virtual machine.
-func (p *Port) IsVM() bool { return p.Kind.IsVM() }
+// IsVM reports whether the port is a socket for a virtual machine: it has no device, and its Ifname is a path.
+func (p *Port) IsVM() bool { return p.Kind == KindStream || p.Kind == KindDgram || p.Kind == KindVDE }
 
 // IsOwn reports whether the switch made the port for itself.
 func (p *Port) IsOwn() bool { return p.Kind == KindHost || p.Kind == KindUplink }

@@ -171,15 +171,8 @@ func (d *differ) removeNetwork(n model.Network, to *model.Network) {
 func (d *differ) inFile(s *model.State, r model.Route) bool {
 	return slices.ContainsFunc(s.Config.Routes, func(a api.RouteAdd) bool {
 		p, err := model.ParseDst(a.Dst)
-		return err == nil && p == r.Prefix && cmp.Or(a.Type, router.Unicast.String()) == r.Kind.String() && a.Gateway == gatewayText(r)
+		return err == nil && p == r.Prefix && cmp.Or(a.Type, router.Unicast.String()) == r.Kind.String() && a.Gateway == model.AddrText(r.Gateway)
 	})
-}
-
-func gatewayText(r model.Route) string {
-	if !r.Gateway.IsValid() {
-		return ""
-	}
-	return r.Gateway.String()
 }
 
 func (d *differ) change() {

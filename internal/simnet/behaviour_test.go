@@ -110,7 +110,8 @@ b < o:4000 sctp
 `)
 }
 
-// Under pressure only what was never answered or is closing goes early, of who holds most: a flood harms its own container.
+// When the table is full, NAT evicts only flows that were never answered or are closing, from the port that holds most of them: a flood
+// harms its own container.
 func TestBehaviour_EvictionIsFair(t *testing.T) {
 	n := play(t, "nat flows 1024 quota 1024 pool 20000-29999\n"+bed+`
 b:20000 > o:80 tcp S

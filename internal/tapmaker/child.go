@@ -150,7 +150,7 @@ func (c *Child) ask(r Request) (fd int, err error) {
 	if c.closed {
 		return -1, errors.New("the switch is stopping")
 	}
-	if c.socket < 0 { // it could not be started again
+	if c.socket < 0 { // the last child was killed
 		if err := c.startLocked(); err != nil {
 			return -1, err
 		}
@@ -159,7 +159,7 @@ func (c *Child) ask(r Request) (fd int, err error) {
 	if errors.Is(err, unix.EAGAIN) {
 		c.kill()
 		_ = c.endLocked()
-		return -1, errors.Join(api.Errorf(http.StatusServiceUnavailable, "the child that enters namespaces did not answer within %s, and was killed; try again", askTimeout), c.startLocked())
+		return -1, api.Errorf(http.StatusServiceUnavailable, "the child that enters namespaces did not answer within %s, and was killed; try again", askTimeout)
 	}
 	if err != nil { // the child has been killed: a new one does as well
 		_ = c.endLocked()

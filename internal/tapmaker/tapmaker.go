@@ -40,23 +40,15 @@ type Direct struct{}
 // Make implements Maker.
 func (Direct) Make(r Request) (c frame.Conn, err error) {
 	if r.Plain {
-		c, err = conn(tap.OpenPlain(r.Netns, r.Ifname))
+		c, err = frame.AsConn(tap.OpenPlain(r.Netns, r.Ifname))
 	} else {
-		c, err = conn(tap.Open(r.Netns, r.Ifname))
+		c, err = frame.AsConn(tap.Open(r.Netns, r.Ifname))
 	}
 	if err != nil || r.Config == nil {
 		return c, err
 	}
 	if err := link.Configure(r.Netns, r.Ifname, *r.Config); err != nil {
 		return nil, errors.Join(err, c.Close())
-	}
-	return c, nil
-}
-
-// conn converts c to a Conn. On an error it returns a nil Conn, not a Conn that holds a nil pointer.
-func conn[C frame.Conn](c C, err error) (frame.Conn, error) {
-	if err != nil {
-		return nil, err
 	}
 	return c, nil
 }
