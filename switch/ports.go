@@ -116,18 +116,14 @@ func (s *Switch) SetPort(p Port) {
 	s.update(func(next *snapshot) { next.ports[p.ID] = &p })
 }
 
-// DeletePort removes a port and the FDB entries of the stations behind it.
+// DeletePort removes a port and the FDB entries of the stations behind it. The port must not send any more. The entries go first: a
+// frame to such a station is then flooded, and not charged to its sender.
 func (s *Switch) DeletePort(id frame.PortID) {
-	var fdb *FDB
-	s.update(func(next *snapshot) {
-		if p := next.ports[id]; p != nil && next.nets[p.Net] != nil {
-			fdb = next.nets[p.Net].FDB
-		}
-		next.ports[id] = nil
-	})
-	if fdb != nil {
-		fdb.Flush(id, true)
+	snap := s.snap.Load()
+	if p := snap.port(id); p != nil && snap.nets[p.Net] != nil {
+		snap.nets[p.Net].FDB.Flush(id, true)
 	}
+	s.update(func(next *snapshot) { next.ports[id] = nil })
 }
 
 // Port returns the configuration of a port, and false if the port does not exist.

@@ -254,3 +254,33 @@ func TestFDBConcurrent(t *testing.T) {
 		t.Errorf("used %d, listed %d", fdb.Used(), len(seen))
 	}
 }
+
+// TestDeletePortBesideForward checks that a frame to a station whose port is being removed is flooded or delivered, and never
+// dropped at its sender.
+func TestDeletePortBesideForward(t *testing.T) {
+	s := newSwitch(3, 0)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			b := frametest.Batch(1, 10, from(mac(1), mac(2)))
+			run(s, b)
+			if f := &b.Frames[0]; f.Verdict == frame.Drop {
+				t.Errorf("dropped: %v", f.Reason)
+				return
+			}
+		}
+	})
+	for range 2000 {
+		s.SetPort(vswitch.Port{ID: 2, Net: 1, Flags: vswitch.DefaultFlags, MTU: 1500})
+		s.FDB(1).Set(mac(2), 2, false)
+		s.DeletePort(2)
+	}
+	close(stop)
+	wg.Wait()
+}

@@ -116,7 +116,7 @@ func TestReload(t *testing.T) {
 	b.JSON(&list, "port", "ls")
 	for _, p := range list { // except TCP acknowledgments that a later one superseded
 		if delete(p.Drops, "ack_superseded"); len(p.Drops) > 0 && (p.Name == "web" || p.Name == "db") {
-			t.Errorf("port %s has lost frames: %v", p.Name, p.Drops)
+			t.Errorf("port %s has lost frames: %v\n%s", p.Name, p.Drops, b.CLI("monitor", "--last", "50", "--reason", "port_gone"))
 		}
 	}
 	b.Balanced()
