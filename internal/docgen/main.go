@@ -48,8 +48,8 @@ func run(args []string, out io.Writer) error {
 func drops(out io.Writer) error {
 	var b strings.Builder
 	b.WriteString("# Drop reasons\n\n`make docs` makes this page from the table in `internal/frame/reason.go`.\n\nEvery dropped frame has one of these reasons.\n" +
-		"The word is the same in `uvswitch stats`, `status`, `top`, `monitor` and `trace`, in the comments of a `dump`, in the metrics, and on the\n" +
-		"live page. A test provokes each reason (`internal/simnet/reasons_test.go`).\n\n[find-a-drop.md](find-a-drop.md) shows how to find out why your frames are dropped.\n")
+		"The word is the same in `uvswitch stats`, `status`, `top`, `monitor` and `trace`.\n" +
+		"It is also the same in the comments of a `dump`, in the metrics, and on the live page.\nA test provokes each reason (`internal/simnet/reasons_test.go`).\n\n[find-a-drop.md](find-a-drop.md) shows how to find out why your frames are dropped.\n")
 	for r := frame.None + 1; r < frame.NumReasons; r++ {
 		i := r.Info()
 		if r == frame.None+1 || i.Stage != (r-1).Info().Stage {
