@@ -16,7 +16,7 @@ func FromFD(fd int) (*Device, error) {
 	// Attach a filter: without one, TUNGETIFF sets IFF_NOFILTER, the same bit as IFF_NO_PI (linux drivers/net/tun.c).
 	all := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff}
 	if err := tunIoctl(fd, unix.TUNATTACHFILTER, &unix.SockFprog{Len: 1, Filter: &all}); err != nil {
-		return nil, fmt.Errorf("tap: the file descriptor is not one of a TAP: %w", err)
+		return nil, fmt.Errorf("tap: the file descriptor does not belong to a TAP: %w", err)
 	}
 	ifr := &unix.Ifreq{}
 	err := unix.IoctlIfreq(fd, unix.TUNGETIFF, ifr)
@@ -24,7 +24,7 @@ func FromFD(fd int) (*Device, error) {
 		return nil, fmt.Errorf("tap: %w", err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("tap: the file descriptor is not one of a TAP: %w", err)
+		return nil, fmt.Errorf("tap: the file descriptor does not belong to a TAP: %w", err)
 	}
 	const want = unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
 	if f := ifr.Uint16(); f&(unix.IFF_TUN|want) != want {

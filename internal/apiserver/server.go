@@ -82,7 +82,7 @@ func (s *Server) ReloadOnSignal(ctx context.Context, signals <-chan os.Signal) {
 			return
 		case <-signals:
 			if _, err := s.reload("", false); err != nil {
-				s.log.Error("reload", "error", err)
+				s.log.Error("the reload on SIGHUP failed", "error", err)
 			}
 		}
 	}

@@ -66,9 +66,9 @@ func (s *Server) streamMonitor(w http.ResponseWriter, r *http.Request) {
 	follow := q.Get("follow") != "0"
 	switch {
 	case reason != "" && want != "" && want != "dropped":
-		err = badRequest("a frame that is %s has no drop reason: leave one of the two out", want)
+		err = badRequest("a frame that is %s has no drop reason: leave out --verdict or --reason", want)
 	case !follow && want != "" && want != "dropped":
-		err = badRequest("only drops are remembered, not frames that were %s; follow with -f", want)
+		err = badRequest("only drops are remembered, not frames that were %s; leave out --last, or add -f to see new frames", want)
 	}
 	if err = cmp.Or(err, lerr); err != nil {
 		writeJSON(w, nil, err)
@@ -175,7 +175,7 @@ func (s *Server) captureOptions(q url.Values, root bool) (o capture.Options, err
 		return o, badRequest("dir %q: must be in, out or both", q.Get("dir"))
 	}
 	if n := len(q.Get("filter")); n > maxGuestFilter && !root {
-		return o, api.Errorf(http.StatusForbidden, "the filter has %d characters; %d are the limit for a reader that is not root, because workers run it", n, maxGuestFilter)
+		return o, api.Errorf(http.StatusForbidden, "the filter has %d characters; %d are the limit for a user who is not root; use a shorter one, or run as root", n, maxGuestFilter)
 	}
 	if o.Filter, err = filter.Compile(q.Get("filter")); err != nil {
 		return o, badRequest("%v", err)

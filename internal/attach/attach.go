@@ -138,7 +138,7 @@ func ShouldAttachLocally(refusal error, ns string) bool {
 // help: it creates the device itself.
 func Port(ctx context.Context, sw *api.Client, p api.PortAdd) (api.Port, error) {
 	if p.Offload == "off" {
-		return api.Port{}, errors.New("a device without offloads cannot be passed to the switch: only a switch that may enter namespaces (CAP_SYS_ADMIN) creates such a port")
+		return api.Port{}, errors.New("a device without offloads cannot be passed to the switch: leave out --offload off, or run the switch with CAP_SYS_ADMIN, so that it can enter the namespace itself")
 	}
 	ns, err := netns.Path(p.Netns)
 	if err != nil {

@@ -107,7 +107,7 @@ func (a *app) root() *cobra.Command {
 	f := root.PersistentFlags()
 	f.StringVar(&a.socket, "socket", cmp.Or(os.Getenv("UVSWITCH_SOCKET"), api.DefaultSocket), "path of the switch's control socket (environment variable UVSWITCH_SOCKET)")
 	f.BoolVarP(&a.json, "json", "j", false, "print JSON")
-	f.StringVarP(&a.wide, "output", "o", "", "output format: wide (more columns), or extended (as conntrack -o extended)")
+	f.StringVarP(&a.wide, "output", "o", "", "output format: wide (more columns; port ls and network ls), or extended (as conntrack -o extended; flow ls and flow events)")
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
 		switch a.wide {
 		case "", "wide", "extended":

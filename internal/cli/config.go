@@ -22,7 +22,7 @@ func (a *app) configCommand() *cobra.Command {
 				err = model.Check(conf)
 			}
 			if err != nil { // the file is wrong, not the command line: exit code 1
-				return fmt.Errorf("%s: %s", args[0], strings.TrimPrefix(err.Error(), "config: "+args[0]+": "))
+				return fmt.Errorf("%s: %s", args[0], strings.TrimPrefix(strings.TrimPrefix(err.Error(), "config: "), args[0]+": "))
 			}
 			if a.json {
 				return a.printJSON(map[string]any{"file": args[0], "ok": true})
@@ -47,7 +47,7 @@ func (a *app) configCommand() *cobra.Command {
 			_, err = a.out.Write(text)
 			return err
 		}}
-	diff := &cobra.Command{Use: "diff [FILE]", Short: "Show what a reload would change", Args: cobra.MaximumNArgs(1),
+	diff := &cobra.Command{Use: "diff [FILE]", Short: "Show what `uvswitch reload [FILE]` would change", Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error { return a.reload(c, args, true) }}
 	return group("config", "Check, print and compare configuration files", check, show, diff)
 }

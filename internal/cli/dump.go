@@ -36,7 +36,7 @@ func (a *app) dumpCommand() *cobra.Command {
 		Use: "dump [-i PORT,...|any] [-w FILE|-] [-c N] [EXPRESSION]", Short: "Capture frames, as tcpdump does",
 		Long: "Capture frames when they come in from a port, and when they go out to a port. The output is text, or pcapng with -w. In pcapng,\n" +
 			"every port is an interface, and every packet has a comment with its verdict. A translated packet appears twice: before\n" +
-			"translation on its ingress port, and after translation on its egress port, with the number of its flow (`flow ls`).\n\n" +
+			"translation on its ingress port, and after translation on its egress port, with the number of its flow (id in `-j flow ls`).\n\n" +
 			"EXPRESSION is a filter in tcpdump's language. The switch applies the filter before it copies a frame. Names are not resolved.",
 	}
 	fl := c.Flags()
@@ -49,7 +49,7 @@ func (a *app) dumpCommand() *cobra.Command {
 	fl.IntVarP(&f.files, "file-count", "W", 0, "with -C: keep N files and overwrite the oldest one; with -G: stop after N files")
 	fl.IntVarP(&f.seconds, "rotate", "G", 0, "with -w: start a new file every N seconds; %Y %m %d %H %M %S %s in FILE are replaced by its start time")
 	fl.BoolVar(&f.drops, "drops", false, "capture only dropped frames")
-	fl.BoolVar(&f.split, "split", false, "split super-frames into the frames that a wire would carry")
+	fl.BoolVar(&f.split, "split", false, "split super-frames (up to 64 KiB, as segmentation offload makes them) into the frames that a wire would carry")
 	fl.BoolVar(&f.pcap, "pcap", false, "with -w: write the older pcap format, which has no port names and no comments")
 	fl.BoolVarP(&f.ether, "ether", "e", false, "print MAC addresses and the EtherType")
 	fl.BoolVarP(&f.absolute, "absolute", "S", false, "print absolute TCP sequence numbers")

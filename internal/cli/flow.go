@@ -76,7 +76,7 @@ func (a *app) flowCommand() *cobra.Command {
 		return a.followFlows(c.Context(), strings.Replace(path, "/flows?", "/flows/events?", 1))
 	}})
 	stats := show(a, "stats", "Count the flows by state, by port, and by how they ended", "/flows/stats", printFlowStats)
-	return group("flow", "Flows: the tracked connections", ls, events, stats, end("del", "Remove the flows that match", true), end("flush", "Remove all flows", false))
+	return group("flow", "Flows: the tracked connections", ls, events, stats, end("del", "Remove the flows that match", true), end("flush", "Remove all flows, or, with options, those that match", false))
 }
 
 // followFlows prints flow events until ctx is done.

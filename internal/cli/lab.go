@@ -36,7 +36,7 @@ func (a *app) labCommand() *cobra.Command {
 			}
 			return a.showLab(l)
 		})}
-	up.Flags().StringVar(sides["web"], "web", "", "serve the live page on this loopback address of namespace host, as --web of run does (read it with: uvswitch lab exec host curl ...)")
+	up.Flags().StringVar(sides["web"], "web", "", "serve the web page with live counters on this loopback address of namespace host, as --web of run does (read it with: uvswitch lab exec host curl ...)")
 	up.Flags().StringVar(sides["metrics"], "metrics", "", "serve Prometheus metrics on this loopback address of namespace host, as --metrics of run does")
 	down := &cobra.Command{Use: "down", Short: "Stop the lab and remove its namespaces", Args: cobra.NoArgs,
 		RunE: with(func(_ *cobra.Command, l *lab.Lab, _ []string) error { return l.Down() })}
@@ -48,7 +48,7 @@ func (a *app) labCommand() *cobra.Command {
 			return a.showLab(l)
 		})}
 	run := &cobra.Command{
-		Use: "exec NAMESPACE COMMAND [ARG...]", Short: "Run a command in a namespace of the lab: web, db, host or out", Args: cobra.MinimumNArgs(2),
+		Use: "exec NAMESPACE COMMAND [ARG...]", Short: "Run a command in a namespace of the lab: web or db (containers), host (the switch's host) or out (a machine outside)", Args: cobra.MinimumNArgs(2),
 		RunE: with(func(c *cobra.Command, l *lab.Lab, args []string) error {
 			if err := l.Check(args[0]); err != nil {
 				return err
@@ -61,7 +61,7 @@ func (a *app) labCommand() *cobra.Command {
 		return lab.Tool(c.Context(), args, a.out)
 	}}
 	lab := group("lab", "A lab to try the switch in, and a guided tour", up, down, show, run, a.tourCommand(&name), tool)
-	lab.PersistentFlags().StringVar(&name, "name", "lab", "name of the lab; its namespaces are called NAME-web and so on")
+	lab.PersistentFlags().StringVar(&name, "name", "lab", "name of the lab (tour: its default is tour); its namespaces are called NAME-web and so on")
 	return lab
 }
 

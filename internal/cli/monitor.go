@@ -23,7 +23,8 @@ func (a *app) monitorCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "monitor [--verdict VERDICT] [--reason REASON] [--port NAME] [--last N] [-f] [EXPRESSION]", Short: "Show the verdict of each frame live, and the reason of each drop",
 		Long: "Print a line for each frame with its verdict: forwarded, flooded, consumed by the gateway, or dropped with a reason.\n" +
-			"--last N prints the last N drops. Each worker always keeps about a thousand. With -f, new frames follow.",
+			"--last N prints the last N drops. Each worker (--workers of run) always remembers its last drops, about a thousand.\n" +
+			"With -f, new frames follow.",
 	}
 	fl := c.Flags()
 	fl.StringSliceVar(&ports, "port", nil, "only frames from or to these ports")

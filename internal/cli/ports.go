@@ -27,8 +27,8 @@ func (a *app) networkCommand() *cobra.Command {
 	add.Flags().IntVar(&n.MTU, "mtu", 0, "MTU: the longest IP packet, in bytes (default 1500)")
 	add.Flags().BoolVar(&n.Internal, "internal", false, "internal network: no packet leaves it or enters it")
 	add.Flags().BoolVar(&n.Isolated, "isolated", false, "isolated network: it reaches no other network; it still reaches the host, the outside and published ports")
-	add.Flags().StringVar(&n.Mapping, "mapping", "", "NAT mapping: endpoint-independent (default), or address-and-port-dependent (allows more flows than outside ports)")
-	add.Flags().StringVar(&n.Filtering, "filtering", "", "NAT filtering: which outside senders may reach a container's outside port, address-and-port-dependent (default), address-dependent or endpoint-independent")
+	add.Flags().StringVar(&n.Mapping, "mapping", "", "NAT mapping, by the names of RFC 4787: endpoint-independent (default), or address-and-port-dependent (allows more flows than outside ports)")
+	add.Flags().StringVar(&n.Filtering, "filtering", "", "NAT filtering, by the names of RFC 4787: which outside senders may reach a container's outside port; address-and-port-dependent (default), address-dependent or endpoint-independent")
 	_ = add.MarkFlagRequired("subnet")
 	table := func(w io.Writer, rows []api.Network) {
 		head := []any{"NAME", "SUBNET", "GATEWAY", "MAC", "MTU", "INTERNAL", "ISOLATED", "PORTS"}
@@ -118,10 +118,14 @@ func (a *app) portCommand() *cobra.Command {
 	f.StringVar(&p.Offload, "offload", "", "checksum and segmentation offload: on or off (default on)")
 	f.BoolVar(&p.NoRoute, "no-route", false, "set no default route in the namespace")
 	set := &cobra.Command{Use: "set NAME SETTING on|off|RATE[/BURST] ...", Short: "Change the settings of a port",
-		Long: "Change settings of a port. These are on or off: learning, flood, mcast_flood, bcast_flood, hairpin, isolated, locked, guard.\n" +
-			"These are off or a rate: rx_rate (limits what the port sends), tx_rate (limits what the port receives), rate (sets both).\n" +
-			"A rate is in the units of tc, 1kbit to 1tbit; its burst is in bytes (b, kb, mb). Packets above the rate wait. When packets\n" +
-			"for 50 ms already wait, further packets are dropped with reason rx_rate_exceeded or tx_rate_exceeded.",
+		Long: "Change settings of a port. These are on or off, with the meaning that they have for `bridge link`:\n" +
+			"learning (learn source MACs), flood, mcast_flood and bcast_flood (send it frames to unknown MACs, multicast, broadcast),\n" +
+			"hairpin (frames may leave by the port they came from), isolated (no traffic with other isolated ports), locked (only MACs\n" +
+			"of the forwarding database may send). guard, on or off: drop frames whose source MAC or IP address is not the port's own.\n" +
+			"These are off or a rate: rx_rate (limits what the switch receives from the port), tx_rate (limits what it sends to the port),\n" +
+			"rate (sets both).\n" +
+			"A rate is in the units of tc, 1kbit to 1tbit; its burst is in bytes (b, kb, mb). Packets above the rate wait. When the\n" +
+			"waiting packets need 50 ms to send, further packets are dropped with reason rx_rate_exceeded or tx_rate_exceeded.",
 		Args: cobra.MinimumNArgs(3), RunE: func(c *cobra.Command, args []string) error {
 			if len(args)%2 == 0 {
 				return usagef("each setting needs a value: on, off or a rate")
@@ -136,7 +140,7 @@ func (a *app) portCommand() *cobra.Command {
 		return get(c.Context(), a, "/ports/"+url.PathEscape(args[0]), printPort)
 	}}
 	return group("port", "Ports: the devices and sockets that are plugged into the switch",
-		show(a, "ls", "List ports", "/ports", a.portTable), one, add, set, a.remove("del NAME", "Remove a port and its device", "/ports/"))
+		show(a, "ls", "List ports", "/ports", a.portTable), one, add, set, a.remove("del NAME", "Remove a port, and its device if the switch created it", "/ports/"))
 }
 
 func (a *app) portTable(w io.Writer, rows []api.Port) {
@@ -215,6 +219,8 @@ func (a *app) publishCommand() *cobra.Command {
 	p := api.PublishAdd{}
 	add := &cobra.Command{
 		Use: "add [HOST_ADDR:]HOST_PORT[-END]:PORT[/tcp|udp|sctp] --port NAME", Short: "Publish a port of a container on the host",
+		Long: "Publish a port of a container on the host. A range is published on as many ports of the container, beginning with PORT:\n" +
+			"5000-5009:6000 leads to 6000-6009. Without HOST_ADDR, the port is published on all addresses of the host. Default: tcp.",
 		Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
 			p.Spec = args[0]
 			var made api.Publish

@@ -45,15 +45,16 @@ func (a *app) runCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "run",
 		Short: "Run the switch in the foreground",
-		Long: "Run the switch in the network namespace of this shell. It creates the network `default` with its gateway, the host port\n" +
-			"NAME0, and an uplink on the device of the default route. SIGTERM ends it, and nothing is left behind.",
+		Long: "Run the switch in the network namespace of this shell. It creates the network `default` with its gateway, the port of\n" +
+			"the host itself (device uvs0; --name changes the prefix uvs), and an uplink on the device of the default route.\n" +
+			"SIGTERM ends it, and nothing is left behind.",
 		Args: cobra.NoArgs,
 	}
 	fl := c.Flags()
 	fl.StringVarP(&f.config, "config", "c", "", "configuration `FILE` (YAML)")
 	fl.StringVar(&f.subnet, "subnet", model.DefaultSubnet, "subnet of network default; its gateway is the first address")
 	fl.StringVar(&f.uplink, "uplink", model.UplinkAuto, "the way out: auto (the device of the default route), none, or a device")
-	fl.StringVar(&f.kind, "uplink-kind", "", "how to attach to the uplink's device: tcx, clsact or tap (default tcx, else clsact)")
+	fl.StringVar(&f.kind, "uplink-kind", "", "how to attach to the uplink's device: tcx (BPF, Linux 6.6 or later), clsact (BPF, older kernels) or tap (no BPF: the host routes and masquerades) (default tcx, else clsact)")
 	fl.StringVar(&f.host, "host", "on", "host port, which connects the host itself to network default: on or off")
 	fl.StringVar(&f.name, "name", "uvs", "name prefix of the switch's own devices, NAME0 and NAME-up")
 	fl.StringVar(&f.ports, "nat-ports", model.DefaultNATPorts, "ports of the host that NAT may use")
@@ -62,8 +63,8 @@ func (a *app) runCommand() *cobra.Command {
 	fl.DurationVar(&f.busyPoll, "busy-poll", 0, "busy-poll this long before sleeping, e.g. 50us: lower latency for more CPU (io_uring only)")
 	fl.IntVar(&f.readyFD, "ready-fd", 0, "write READY=1 to this file descriptor when the switch is ready")
 	fl.StringVar(&f.metrics, "metrics", "", "serve Prometheus metrics on this loopback `ADDRESS:PORT`, or on a unix socket (a path)")
-	fl.StringVar(&f.web, "web", "", "serve the live page on this loopback `ADDRESS:PORT`")
-	fl.StringVar(&f.docker, "docker", "", "register as Docker network driver `NAME`, for docker network create -d NAME")
+	fl.StringVar(&f.web, "web", "", "serve a web page with live counters and flows on this loopback `ADDRESS:PORT`")
+	fl.StringVar(&f.docker, "docker", "", "register as Docker network driver `NAME`, for docker network create -d NAME; write --docker=NAME: the equals sign is needed")
 	fl.Lookup("docker").NoOptDefVal = dockerName
 	fl.StringVar(&f.state, "state", "/var/lib/uvswitch", "folder for what must survive a restart: Docker's networks")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log events to stderr")
@@ -169,7 +170,7 @@ func netnsChildCommand() *cobra.Command {
 func (f *runFlags) check() error {
 	switch {
 	case len(f.name) == 0 || len(f.name) > 12 || strings.ContainsAny(f.name, "/ :"):
-		return usagef("--name %q: must be 1 to 12 characters of an interface name", f.name)
+		return usagef("--name %q: must be 1 to 12 characters without slash, space and colon, because the names of devices begin with it", f.name)
 	case f.kind != "" && !slices.Contains(model.UplinkKinds, f.kind):
 		return usagef("--uplink-kind %q: must be tcx, clsact or tap", f.kind)
 	case f.busyPoll < 0 || f.busyPoll > time.Millisecond:

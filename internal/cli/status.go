@@ -90,7 +90,7 @@ func reasonOf(name string) (frame.ReasonInfo, bool) {
 }
 
 func (a *app) statsCommand() *cobra.Command {
-	return show(a, "stats", "Show counters, drops by reason, and the balance of all frames", "/stats", func(w io.Writer, s api.Stats) {
+	return show(a, "stats", "Show counters and drops by reason, and whether every frame is accounted for", "/stats", func(w io.Writer, s api.Stats) {
 		row(w, "PORT", "RX", "RX BYTES", "RX DROPPED", "TX", "TX BYTES", "TX DROPPED")
 		var names []string
 		for n := range s.Ports {

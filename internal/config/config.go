@@ -147,7 +147,7 @@ func Parse(b []byte) (f *File, err error) {
 	}
 	for i, p := range f.Ports {
 		if p.Handed {
-			return nil, fmt.Errorf("ports[%d]: handed is for programs that pass a TAP with their request; a file cannot", i)
+			return nil, fmt.Errorf("ports[%d]: handed is only for programs that pass a TAP with an API request; remove this key from the file", i)
 		}
 	}
 	for i, p := range f.Publish {

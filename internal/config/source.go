@@ -46,7 +46,7 @@ func (s Source) Load(text []byte) (model.Config, error) {
 			return model.Config{}, fmt.Errorf("config: %w", err)
 		}
 		if text = b; strings.TrimSpace(string(b)) == "" { // an editor may have emptied it, and not written yet
-			return model.Config{}, fmt.Errorf("config: %s is empty; loading it would remove everything that was in it", s.Path)
+			return model.Config{}, fmt.Errorf("config: %s is empty; a reload with it would remove everything that the file described before; write the file, and reload again", s.Path)
 		}
 	}
 	f, err := Parse(text)

@@ -39,7 +39,7 @@ func (t Timers) NAT() (nat.Timers, error) {
 		number, ok := frame.ProtoNumber(proto)
 		p, err := strconv.ParseUint(port, 10, 16)
 		if !ok || err != nil || p == 0 || seconds == 0 || seconds > maxTimer {
-			return out, fmt.Errorf("config: nat.timers.ports: %q: %d: needs PORT/PROTOCOL and 1 to %d seconds, such as \"5060/udp\": 600", k, seconds, maxTimer)
+			return out, fmt.Errorf("config: nat.timers.ports: %q: %d is not valid; write PORT/PROTOCOL and 1 to %d seconds, such as \"5060/udp\": 600", k, seconds, maxTimer)
 		}
 		out.Ports = append(out.Ports, nat.PortTimer{Proto: number, Port: uint16(p), Seconds: seconds})
 	}

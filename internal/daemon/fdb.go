@@ -18,7 +18,7 @@ func (d *Daemon) AddFDB(a api.FDBAdd) error {
 			return err
 		}
 		if !d.dp.Switch.FDB(s.Network(p.Network).ID).Set(m, p.ID, a.State == api.FDBSticky) {
-			return api.Errorf(http.StatusConflict, "no room for %s: its bucket of the table is full of static entries", m)
+			return api.Errorf(http.StatusConflict, "the forwarding database has no room for %s: static entries fill its part of the table; remove one with `uvswitch fdb del`", m)
 		}
 		return nil
 	})

@@ -98,7 +98,7 @@ func (d *Daemon) deleteNetworkLocked(name string) error {
 		return model.NoNetwork(name)
 	}
 	if name == api.DefaultNetwork {
-		return api.Errorf(http.StatusConflict, "network %q cannot be removed while the switch runs", name)
+		return api.Errorf(http.StatusConflict, "network %q always exists and cannot be removed", name)
 	}
 	for _, p := range d.ports {
 		if p.net == n {

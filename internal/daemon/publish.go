@@ -185,7 +185,7 @@ func (d *Daemon) poolsLocked(more ...*model.Publish) [2]*nat.PortSet {
 	local := hostports.Ephemeral()
 	list, err := hostports.List()
 	if err != nil {
-		d.log.Error("reading the host's ports; NAT keeps clear of those known before", "error", err)
+		d.log.Error("cannot read which ports the host uses; NAT still leaves out those that it knew before", "error", err)
 		list = d.hostUses
 	}
 	d.hostUses = list

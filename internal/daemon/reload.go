@@ -67,7 +67,7 @@ func (d *Daemon) checkHostLocked(steps []plan.Step, have *model.State) error {
 		switch a := s.Do.(type) {
 		case plan.SetNATPorts:
 			if noneLeft(a.Ranges) {
-				err = api.Errorf(http.StatusBadRequest, "uplink.ports: the host's kernel picks every port of %s for its own connections, so NAT would have none", a.Ranges)
+				err = api.Errorf(http.StatusBadRequest, "uplink.ports: the host's kernel uses every port of %s for its own connections, so NAT would have none; choose ports outside of net.ipv4.ip_local_port_range", a.Ranges)
 			}
 		case plan.AddPort:
 			if err = checkPlace(a.Spec); err != nil {

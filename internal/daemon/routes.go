@@ -27,7 +27,7 @@ func (d *Daemon) addRouteLocked(a api.RouteAdd) error {
 		return err
 	}
 	if !a.Replace && slices.ContainsFunc(d.dp.Router.Routes(), func(x router.Route) bool { return x.Prefix == r.Prefix }) {
-		return api.Errorf(http.StatusConflict, "a route to %s exists already; `uvswitch route replace`, or `uvswitch route del %s` first", r.Prefix, r.Prefix)
+		return api.Errorf(http.StatusConflict, "a route to %s exists already; change it with `uvswitch route replace`, or remove it first: `uvswitch route del %s`", r.Prefix, r.Prefix)
 	}
 	rt := router.Route{Prefix: r.Prefix, Kind: r.Kind}
 	if r.Kind == router.Unicast {

@@ -85,7 +85,7 @@ func (d *Daemon) forgetStoredPortLocked(name string) {
 func (d *Daemon) loadStoredLocked() (s fdstore.State, devices map[string]*tap.Device) {
 	s, fds, errs := fdstore.Load(d.opts.Stored)
 	for _, err := range errs {
-		d.log.Error("what the last process has stored", "error", err)
+		d.log.Error("cannot read a part of what the previous process of the switch stored; ports may be missing: restart their containers", "error", err)
 	}
 	d.opts.Stored = nil
 	d.stored.sequence = s.Sequence

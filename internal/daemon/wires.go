@@ -123,7 +123,7 @@ func (w *wire) linkState(p *model.Port) string {
 func (d *Daemon) refreshDevices() {
 	d.follow("following the ports' devices", func() {
 		if err := d.followDevicesLocked(); err != nil {
-			d.log.Error("following the ports' devices", "error", err)
+			d.log.Error("cannot follow the ports' devices; trying again in a second", "error", err)
 			if d.retryDevices != nil {
 				d.retryDevices.Stop() // one retry, whatever the number of failures
 			}

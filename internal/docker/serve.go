@@ -84,7 +84,7 @@ func call[T interface{ ids() []string }](d *Driver, do func(context.Context, T) 
 		}
 		for _, id := range q.ids() {
 			if !validID(id) {
-				answer(w, nil, fmt.Errorf("%q is not an ID of Docker", id))
+				answer(w, nil, fmt.Errorf("%q is not a Docker ID", id))
 				return
 			}
 		}

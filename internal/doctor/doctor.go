@@ -140,7 +140,7 @@ func (e *Exam) capabilities() {
 	}
 	missing := have.Missing(rights.Required)
 	for _, c := range missing {
-		e.add("capabilities", Fail, "run the switch as root, or by the systemd unit", "%s is missing: %s", c.Name, c.User)
+		e.add("capabilities", Fail, "run the switch as root, or as the systemd service", "%s is missing: %s", c.Name, c.User)
 	}
 	for _, c := range have.Missing(rights.Optional) {
 		e.add("capabilities", Note, "grant "+c.Name+" if you need this", "without %s: %s", c.Name, c.Without)

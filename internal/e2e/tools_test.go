@@ -283,7 +283,7 @@ func TestBadInput(t *testing.T) {
 		{"network add n2 --subnet 10.1.0.0/16", "which the host reaches through device eth0", 1},
 		{"network add n2 --subnet 172.30.0.7/24", "did you mean 172.30.0.0/24?", 2},
 		{"network add n2 --subnet 172.30.0.0/31", "is not an IPv4 subnet", 2},
-		{"network del default", "cannot be removed while the switch runs", 1},
+		{"network del default", "always exists and cannot be removed", 1},
 		{"publish add 8080 --port web", "it needs a port of the host", 2},
 		{"publish add 0:80 --port web", "is not a port", 2},
 		{"publish add 8080:80/icmp --port web", "tcp, udp or sctp", 2},

@@ -45,7 +45,7 @@ func parseSpec(s string) (spec, error) {
 	}
 	at := slices.Index(f, ">")
 	if at != 1 && at != 2 || at+1 >= len(f) {
-		return bad("it needs two ends with > between them")
+		return bad("a > must stand between the source, which may be left out, and the destination")
 	}
 	var err error
 	if at == 2 {
@@ -223,7 +223,7 @@ func (s *Switch) macsFor(p *model.Port, x spec) (src, dst frame.MAC, err error) 
 	if x.proto == "arp" || to == n.Broadcast() {
 		return src, frame.BroadcastMAC, nil
 	}
-	return 0, 0, fmt.Errorf("the switch does not know the MAC of %s, which is in the port's own subnet: the container would ask for it first; trace 'arp > %s', or give the frame by --hex", to, to)
+	return 0, 0, fmt.Errorf("the switch does not know the MAC of %s, which is in the port's own subnet: the container would ask for it first; trace 'arp > %s', or give the whole frame with --hex", to, to)
 }
 
 // reverseFrame returns the usual answer to f, with both ends swapped; nil where there is none.

@@ -31,7 +31,7 @@ func TestParseSpec(t *testing.T) {
 		"tcp > 1.1.1.1:1 ttl 300":         "not a number up to 255",
 		"tcp > 1.1.1.1:1 len -1":          "not a number",
 		"udp > 1.1.1.1:1 mss 9":           "TCP only",
-		"tcp 1.1.1.1 2.2.2.2 > 3.3.3.3:1": "two ends",
+		"tcp 1.1.1.1 2.2.2.2 > 3.3.3.3:1": "must stand between",
 	} {
 		if _, err := parseSpec(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v; want %q", text, err, want)

@@ -54,7 +54,7 @@ func Save(to Store, s State) error {
 	}
 	fd, err := unix.MemfdCreate("uvswitch-state", unix.MFD_CLOEXEC)
 	if err != nil {
-		return fmt.Errorf("file in memory: %w", err)
+		return fmt.Errorf("cannot create a file in memory: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "state")
 	defer f.Close()

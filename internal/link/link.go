@@ -56,7 +56,7 @@ func Configure(ns, name string, s Config) error {
 			return fmt.Errorf("setting MAC %s on %s: %w", s.MAC, name, err)
 		}
 		if err := netlink.LinkSetMTU(link, s.MTU); err != nil {
-			return fmt.Errorf("setting MTU %d on %s: %w (%d to %d)", s.MTU, name, err, MinMTU, MaxMTU)
+			return fmt.Errorf("setting MTU %d on %s: %w (use %d to %d)", s.MTU, name, err, MinMTU, MaxMTU)
 		}
 		if s.Addr.IsValid() {
 			a := &netlink.Addr{IPNet: ipNet(s.Addr)}
@@ -87,7 +87,7 @@ func SetMTU(ns, name string, mtu int) error {
 			err = netlink.LinkSetMTU(link, mtu)
 		}
 		if err != nil {
-			return fmt.Errorf("setting MTU %d on %s: %w (%d to %d)", mtu, name, err, MinMTU, MaxMTU)
+			return fmt.Errorf("setting MTU %d on %s: %w (use %d to %d)", mtu, name, err, MinMTU, MaxMTU)
 		}
 		return nil
 	})
@@ -211,7 +211,7 @@ func Addresses(ns, name string) (out []netip.Prefix, err error) {
 func DeleteTAP(ns, name string) error {
 	return withLink(ns, name, func(link netlink.Link) error {
 		if link.Type() != "tuntap" && link.Type() != "tun" {
-			return fmt.Errorf("device %s is of kind %s", name, link.Type())
+			return fmt.Errorf("device %s is of kind %s, not a TAP, and is not removed", name, link.Type())
 		}
 		return netlink.LinkDel(link)
 	})

@@ -289,10 +289,10 @@ func (s *State) keepByHand(have *State) error {
 		}
 		n := s.Network(p.Network)
 		if n == nil {
-			return conflict("port %q, added by hand, is in network %q, which the reload would remove; `uvswitch port del %s` first", p.Name, p.Network, p.Name)
+			return conflict("port %q, added by hand, is in network %q, which the reload would remove; remove the port first: `uvswitch port del %s`", p.Name, p.Network, p.Name)
 		}
 		if p.Addr.IsValid() && (!n.Usable(p.Addr.Addr()) || p.Addr.Addr() == n.Gateway) {
-			return conflict("port %q, added by hand, has address %s, which would no longer be usable in network %q", p.Name, p.Addr, p.Network)
+			return conflict("port %q, added by hand, has address %s, which would no longer be usable in network %q; remove the port first: `uvswitch port del %[1]s`", p.Name, p.Addr, p.Network)
 		}
 		s.Ports = append(s.Ports, p)
 	}

@@ -84,7 +84,7 @@ func (s *State) networkOf(a api.NetworkAdd) (n Network, err error) {
 		return n, bad("%v", err)
 	}
 	if n.Mapping != nat.EndpointIndependentMapping && n.Filtering != nat.AddressAndPortDependentFiltering {
-		return n, bad("mapping %s requires filtering %s: several flows share an outside port, so it has no single owner that others could be let in to", n.Mapping, nat.AddressAndPortDependentFiltering)
+		return n, bad("mapping %s requires filtering %s: several containers may share one outside port, so the switch cannot tell to whom a packet from an unknown sender belongs", n.Mapping, nat.AddressAndPortDependentFiltering)
 	}
 	a.Subnet, a.Gateway, a.Mapping, a.Filtering = n.Prefix.String(), n.Gateway.String(), n.Mapping.String(), n.Filtering.String()
 	n.Name, n.MAC, n.MTU, n.Internal, n.Isolated, n.Spec = a.Name, MACFor(n.Gateway), a.MTU, a.Internal, a.Isolated, a

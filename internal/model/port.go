@@ -113,7 +113,7 @@ func (s *State) HostPort(address string) (Port, error) {
 	if address != "" {
 		var err error
 		if addr, err = netip.ParseAddr(address); err != nil || !n.Usable(addr) || addr == n.Gateway {
-			return Port{}, fmt.Errorf("host: %q is not a usable address of %s; use auto, off, or a usable address", address, n.Prefix)
+			return Port{}, fmt.Errorf("host: %q is not a usable address of %s; use auto, off, or another address of this subnet", address, n.Prefix)
 		}
 	}
 	return Port{

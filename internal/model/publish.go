@@ -181,7 +181,7 @@ func ParsePortRanges(s string) ([][2]uint16, error) {
 		a, err1 := strconv.ParseUint(lo, 10, 16)
 		b, err2 := strconv.ParseUint(hi, 10, 16)
 		if err1 != nil || err2 != nil || a < 1 || b < a {
-			return nil, fmt.Errorf("%q is not a range of ports (1 to 65535), such as %s", part, DefaultNATPorts)
+			return nil, fmt.Errorf("ports for NAT (--nat-ports, uplink.ports): %q is not a range of ports (1 to 65535), such as %s", part, DefaultNATPorts)
 		}
 		out = append(out, [2]uint16{uint16(a), uint16(b)})
 	}

@@ -46,7 +46,7 @@ func (s *State) NewRoute(a api.RouteAdd) (r Route, err error) {
 	}
 	if r.Kind != router.Unicast {
 		if a.Gateway != "" {
-			return r, bad("a %s route has no gateway", r.Kind)
+			return r, bad("a %s route takes no gateway; leave it out", r.Kind)
 		}
 		return r, nil
 	}
@@ -55,7 +55,7 @@ func (s *State) NewRoute(a api.RouteAdd) (r Route, err error) {
 	}
 	n := s.NetworkOf(r.Gateway)
 	if n == nil || r.Gateway == n.Gateway || !n.Usable(r.Gateway) {
-		return r, bad("gateway %s is not the address of a station in a network of the switch; `uvswitch network ls` lists the networks", r.Gateway)
+		return r, bad("gateway %s is not an address that a container in a network of the switch can have; `uvswitch network ls` lists the networks", r.Gateway)
 	}
 	r.Network = n.Name
 	return r, nil
@@ -65,7 +65,7 @@ func (s *State) NewRoute(a api.RouteAdd) (r Route, err error) {
 func (s *State) CheckStaticRoute(p netip.Prefix) error {
 	for _, n := range s.Networks {
 		if n.Prefix == p {
-			return conflict("%s is the subnet of network %q", p, n.Name)
+			return conflict("%s is the subnet of network %q, whose route the switch itself keeps", p, n.Name)
 		}
 	}
 	if p == Everywhere || s.External.IsValid() && p == netip.PrefixFrom(s.External, 32) {
@@ -103,7 +103,7 @@ func (s *State) NewNeighbor(a api.NeighborAdd) (x Neighbor, err error) {
 		return x, err
 	}
 	if x.Addr == n.Gateway {
-		return x, conflict("%s is the gateway of network %q", a.Dst, n.Name)
+		return x, conflict("%s is the gateway of network %q, which is the switch itself; a neighbor is another machine", a.Dst, n.Name)
 	}
 	return x, nil
 }
@@ -116,7 +116,7 @@ func (s *State) NeighborNetwork(dst string) (*Network, error) {
 	}
 	n := s.NetworkOf(a)
 	if n == nil || !n.Usable(a) {
-		return nil, bad("%s is not the address of a station in a network of the switch; `uvswitch network ls` lists the networks", a)
+		return nil, bad("%s is not an address that a container in a network of the switch can have; `uvswitch network ls` lists the networks", a)
 	}
 	if p := s.Holder(n, a); p != nil {
 		return nil, conflict("%s belongs to port %q, which was added with this address; `uvswitch port del %s` removes the port and this neighbor", dst, p.Name, p.Name)

@@ -34,7 +34,7 @@ var Capabilities = []Capability{
 	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "TAP devices, addresses, routes, BPF programs", Required, "", true},
 	{unix.CAP_NET_RAW, "CAP_NET_RAW", "packet sockets", Required, "", true},
 	{unix.CAP_NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE", "publishing host ports below 1024", Optional, "host ports below 1024 cannot be published", true},
-	{unix.CAP_BPF, "CAP_BPF", "the uplink's programs", Optional, "only `--uplink-kind tap` and `--uplink none` work, and no device can be plugged", true},
+	{unix.CAP_BPF, "CAP_BPF", "the uplink's programs", Optional, "only `--uplink-kind tap` and `--uplink none` work, and `uvswitch port add --device` does not", true},
 	{unix.CAP_PERFMON, "CAP_PERFMON", "the uplink's programs", Optional, "the kernel may refuse the uplink's programs", true},
 	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "entering network namespaces", Optional, "the switch creates no device in a namespace by itself; `uvswitch port add --netns`, run as root, does", false},
 }
@@ -95,7 +95,7 @@ func Check() error {
 	if missing == nil {
 		return nil
 	}
-	return fmt.Errorf("uvswitch run needs %s; run it as root, or by the systemd unit, which grants them to a user", strings.Join(missing, " and "))
+	return fmt.Errorf("uvswitch run needs %s; run it as root, or as the systemd service, which gets them from its unit", strings.Join(missing, " and "))
 }
 
 // MayEnterNamespaces reports whether this process may enter other network namespaces.

@@ -70,14 +70,14 @@ func Start() (*Child, error) {
 func (c *Child) startLocked() error {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("socket pair for the child that enters namespaces: %w", err)
+		return fmt.Errorf("cannot create a socket pair for the helper process that enters namespaces: %w", err)
 	}
 	far := os.NewFile(uintptr(pair[1]), "child")
 	defer far.Close()
 	timeout := unix.NsecToTimeval(askTimeout.Nanoseconds())
 	if err := unix.SetsockoptTimeval(pair[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
 		unix.Close(pair[0])
-		return fmt.Errorf("time limit of the child that enters namespaces: %w", err)
+		return fmt.Errorf("cannot set a time limit for the helper process that enters namespaces: %w", err)
 	}
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{"uvswitch", ChildCommand}
@@ -86,7 +86,7 @@ func (c *Child) startLocked() error {
 	cmd.Env = []string{}
 	if err := cmd.Start(); err != nil {
 		unix.Close(pair[0])
-		return fmt.Errorf("starting the child that enters namespaces: %w", err)
+		return fmt.Errorf("cannot start the helper process that enters namespaces: %w", err)
 	}
 	c.socket, c.cmd = pair[0], cmd
 	c.process.Store(cmd.Process)
@@ -159,7 +159,7 @@ func (c *Child) ask(r Request) (fd int, err error) {
 	if errors.Is(err, unix.EAGAIN) {
 		c.kill()
 		_ = c.endLocked()
-		return -1, api.Errorf(http.StatusServiceUnavailable, "the child that enters namespaces did not answer within %s, and was killed; try again", askTimeout)
+		return -1, api.Errorf(http.StatusServiceUnavailable, "the helper process that enters namespaces did not answer within %s and was ended; try again", askTimeout)
 	}
 	if err != nil { // the child has been killed: a new one does as well
 		_ = c.endLocked()
@@ -168,7 +168,7 @@ func (c *Child) ask(r Request) (fd int, err error) {
 		}
 	}
 	if err != nil {
-		return -1, api.Errorf(http.StatusServiceUnavailable, "the child that enters namespaces does not answer: %v; try again", err)
+		return -1, api.Errorf(http.StatusServiceUnavailable, "the helper process that enters namespaces does not answer: %v; try again", err)
 	}
 	var a answer
 	if err = json.Unmarshal(reply, &a); err == nil && a.Error == "" && len(fds) == 1 {
@@ -178,7 +178,7 @@ func (c *Child) ask(r Request) (fd int, err error) {
 		unix.Close(fd)
 	}
 	if err != nil || a.Error == "" {
-		return -1, api.Errorf(http.StatusServiceUnavailable, "the child that enters namespaces has passed no TAP: the limit of open files may be reached (`ulimit -n`)")
+		return -1, api.Errorf(http.StatusServiceUnavailable, "the helper process that enters namespaces has passed no TAP; the switch may have reached its limit of open files: raise LimitNOFILE of the unit, or `ulimit -n`, and restart it")
 	}
 	return -1, &remoteError{a.Error, kinds[a.Kind]}
 }
