@@ -67,12 +67,11 @@ func Run(ctx context.Context, args []string, in io.Reader, out, stderr io.Writer
 	case errors.As(err, &exit):
 		return exit.code
 	case errors.As(err, &usage) || isCobraUsage(err):
-		fmt.Fprintf(stderr, "uvswitch: %v\n", err)
-		if c, _, ferr := root.Find(args[1:]); ferr == nil {
-			fmt.Fprintf(stderr, "See `%s --help`.\n", c.CommandPath())
-		} else {
-			fmt.Fprintln(stderr, "See `uvswitch --help`.")
+		c, _, ferr := root.Find(args[1:])
+		if ferr != nil {
+			c = root
 		}
+		fmt.Fprintf(stderr, "uvswitch: %v\nSee `%s --help`.\n", argumentError(c, err), c.CommandPath())
 		return exitUsage
 	}
 	var apiErr *api.Error
@@ -91,6 +90,17 @@ func isCobraUsage(err error) bool {
 		}
 	}
 	return false
+}
+
+// argumentError says cobra's errors about the number of arguments in words: with the usage, which names the arguments.
+func argumentError(c *cobra.Command, err error) error {
+	switch text := err.Error(); {
+	case strings.HasPrefix(text, "accepts "), strings.HasPrefix(text, "requires "):
+		return fmt.Errorf("wrong number of arguments; usage: %s", strings.TrimSuffix(c.UseLine(), " [flags]"))
+	case strings.HasPrefix(text, "unknown command") && !c.HasSubCommands():
+		return fmt.Errorf("%s takes no arguments", c.CommandPath())
+	}
+	return err
 }
 
 // Root returns the root command, for man pages and completion scripts.
@@ -139,7 +149,9 @@ func group(use, short string, sub ...*cobra.Command) *cobra.Command {
 
 func names(cmds []*cobra.Command) (out []string) {
 	for _, c := range cmds {
-		out = append(out, c.Name())
+		if !c.Hidden {
+			out = append(out, c.Name())
+		}
 	}
 	return out
 }

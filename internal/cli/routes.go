@@ -65,9 +65,9 @@ func (a *app) routeChange(name, short, method string, replace bool) *cobra.Comma
 	return &cobra.Command{Use: form, Short: short, RunE: func(c *cobra.Command, args []string) error {
 		q := api.RouteAdd{Replace: replace}
 		switch {
-		case len(args) >= 3 && args[1] == "via" && (len(args) == 3 || len(args) == 5 && args[3] == "dev"):
+		case len(args) >= 3 && args[1] == "via" && (len(args) == 3 || len(args) == 5 && args[3] == "dev"): // the gateway's network, as `route show` prints it
 			q.Dst, q.Gateway = args[0], args[2]
-		case len(args) == 2:
+		case len(args) == 2 && args[1] != "via":
 			q.Type, q.Dst = args[0], args[1]
 		case len(args) == 1 && method == "DELETE":
 			q.Dst = args[0]

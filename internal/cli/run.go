@@ -19,6 +19,7 @@ import (
 	sdaemon "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/apiserver"
@@ -75,7 +76,7 @@ func (a *app) runCommand() *cobra.Command {
 // run runs a switch until ctx is done. It checks the flags and the configuration before it changes the host. Then it opens the
 // sockets, starts the switch, and starts the control API and Docker's driver.
 func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
-	if err := f.check(); err != nil {
+	if err := f.check(given); err != nil {
 		return err
 	}
 	source := f.source(given)
@@ -167,7 +168,7 @@ func netnsChildCommand() *cobra.Command {
 }
 
 // check reports values of flags that are not valid.
-func (f *runFlags) check() error {
+func (f *runFlags) check(given *pflag.FlagSet) error {
 	switch {
 	case len(f.name) == 0 || len(f.name) > 12 || strings.ContainsAny(f.name, "/ :"):
 		return usagef("--name %q: must be 1 to 12 characters without slash, space and colon, because the names of devices begin with it", f.name)
@@ -177,6 +178,12 @@ func (f *runFlags) check() error {
 		return usagef("--busy-poll %s: must be 0 to 1ms", f.busyPoll)
 	case !slices.Contains(daemon.IOKinds, f.io):
 		return usagef("--io %q: must be one of %s", f.io, strings.Join(daemon.IOKinds, ", "))
+	case f.workers < 0 || f.workers > maxWorkers:
+		return usagef("--workers %d: must be 0 (chosen by the number of CPUs) to %d", f.workers, maxWorkers)
+	case f.readyFD < 0 || f.readyFD > 0 && !isOpen(f.readyFD):
+		return usagef("--ready-fd %d: this file descriptor is not open", f.readyFD)
+	case f.docker == "" && given.Changed("docker"):
+		return usagef("--docker=NAME: the name is empty")
 	case f.host != "on" && f.host != "off":
 		return usagef("--host %q: must be on or off", f.host)
 	}
@@ -184,6 +191,13 @@ func (f *runFlags) check() error {
 		return usagef("--subnet %q is not a subnet; use a subnet such as 172.29.0.0/16", f.subnet)
 	}
 	return nil
+}
+
+const maxWorkers = 64
+
+func isOpen(fd int) bool {
+	_, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	return err == nil
 }
 
 // source returns the configuration file with the flags that override it.

@@ -2,7 +2,6 @@ package config
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -20,12 +19,10 @@ func Running(ctx context.Context, sw *api.Client) (*File, error) {
 	var published []api.Publish
 	var routes []api.Route
 	var nat api.NATSettings
-	var errs error
 	for path, to := range map[string]any{"/status": &status, "/ports": &ports, "/publish": &published, "/routes": &routes, "/nat/settings": &nat} {
-		errs = errors.Join(errs, sw.Do(ctx, "GET", path, nil, to))
-	}
-	if errs != nil {
-		return nil, errs
+		if err := sw.Do(ctx, "GET", path, nil, to); err != nil {
+			return nil, err
+		}
 	}
 	f := &File{Host: Host{Address: "off"}}
 	f.Uplink.Device = model.UplinkNone

@@ -285,7 +285,7 @@ func (e *Exam) leftovers() {
 				e.add("leftovers", Warn, "if it does not belong to another switch (`--socket`, `--name`), remove it: `ip link del "+dev+"`", "device %s exists, but no switch answers on %s", dev, e.Socket)
 			}
 		}
-		if _, err := os.Stat(e.Socket); err == nil {
+		if s, err := os.Stat(e.Socket); err == nil && s.Mode().Type() == os.ModeSocket {
 			e.add("leftovers", Note, "the next `uvswitch run` replaces it", "%s was left behind by a switch that ended without removing it", e.Socket)
 		}
 	}

@@ -62,6 +62,9 @@ func New(name string, attached bool) (*Lab, error) {
 	if unix.Geteuid() != 0 {
 		return nil, errors.New("the lab creates network namespaces, which needs root; run it with sudo")
 	}
+	if name == "" || strings.ContainsAny(name, "/ ") || len(name) > 32 {
+		return nil, fmt.Errorf("lab name %q: must be 1 to 32 characters without slash and space", name)
+	}
 	return &Lab{Name: name, Self: self, attached: attached}, nil
 }
 
