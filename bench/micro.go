@@ -81,7 +81,7 @@ func plane(ports, flows int) (*dataplane.Dataplane, *inMemory) {
 	p := netip.MustParsePrefix("10.0.0.0/16")
 	d.Router.SetInterface(router.Interface{Net: 1, Addr: frametest.Addr("10.0.0.1"), Prefix: p, MAC: gateway, MTU: 1500})
 	d.Router.SetInterface(router.Interface{Addr: external, Prefix: netip.MustParsePrefix("0.0.0.0/0"), MAC: 5, PeerMAC: 6, MTU: 1500, Port: 1000, Up: true})
-	rules := nat.Rules{External: external, Masquerade: []*nat.Masquerade{{Net: 1, RuleCount: &nat.RuleCount{}}}}
+	rules := nat.Rules{Own: []frame.Addr{external}, Masquerade: []*nat.Masquerade{{Net: 1, RuleCount: &nat.RuleCount{}}}}
 	for i := range rules.Pool {
 		rules.Pool[i] = nat.NewPortSet()
 		rules.Pool[i].AddRange(20000, 29999)

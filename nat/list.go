@@ -105,6 +105,8 @@ var endingNames = [endings]string{"timed_out", "evicted", "replaced", "flushed"}
 type flowStats struct {
 	created atomic.Uint64
 	ended   [endings]atomic.Uint64
+
+	givenBack atomic.Uint64
 }
 
 // Stats returns totals since the start: flows created, and flows ended by reason.
@@ -127,7 +129,7 @@ func (n *NAT) FlowsOf(id frame.PortID) int { return int(n.flowsOf[id].Load()) }
 
 // PortsOf returns the number of outside TCP and UDP ports charged to a port, including those in quarantine.
 func (n *NAT) PortsOf(id frame.PortID) (tcpPorts, udpPorts int) {
-	return int(n.ports[tcp].heldBy[id].Load()), int(n.ports[udp].heldBy[id].Load())
+	return int(n.heldBy[tcp][id].Load()), int(n.heldBy[udp][id].Load())
 }
 
 // FlowQuota returns the maximum number of flows charged to one port.
@@ -150,14 +152,16 @@ func (n *NAT) PortUseOf(proto uint8) PortUse {
 	if i < 0 || c.pool[i] == nil {
 		return PortUse{}
 	}
-	u := PortUse{Used: n.ports[i].used.Len(), Limit: c.pool[i].Len()}
-	if r := n.ports[i].quarantine; r != nil {
-		u.Resting = r.Len()
-		u.Used -= u.Resting
+	u := PortUse{Limit: c.pool[i].Len()}
+	for _, a := range *n.addrs.list.Load() {
+		u.Used += a.ports[i].used.Len()
+		if r := a.ports[i].quarantine; r != nil {
+			u.Resting += r.Len()
+			u.Used -= r.Len()
+		}
 	}
 	return u
 }
 
-// InUse returns the set of outside ports of TCP, UDP or SCTP, or of ICMP identifiers, that are in use or in
-// quarantine. It panics for other protocols.
-func (n *NAT) InUse(proto uint8) *PortSet { return n.ports[protoIndex(proto)].used }
+// GivenBack returns how many packets that came by the uplink belonged to no flow and went back to the host's stack.
+func (n *NAT) GivenBack() uint64 { return n.stats.givenBack.Load() }

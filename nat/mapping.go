@@ -70,13 +70,13 @@ type endpoint struct {
 }
 
 // insideKey and outsideKey are the keys of a mapping; permissionKey makes the keys of a permission from them. The
-// destination of the inside key is the host's address, so that a mapping for a former address is not found.
-func insideKey(c *config, t *frame.Tuple) frame.Tuple {
-	return frame.Tuple{Src: t.Src, SrcPort: t.SrcPort, Dst: c.External, Proto: t.Proto}
+// destination of the inside key is the host's address: an inside endpoint has a mapping for each address by which it leaves.
+func insideKey(own frame.Addr, t *frame.Tuple) frame.Tuple {
+	return frame.Tuple{Src: t.Src, SrcPort: t.SrcPort, Dst: own, Proto: t.Proto}
 }
 
-func outsideKey(c *config, port uint16, proto uint8) frame.Tuple {
-	return frame.Tuple{Src: c.External, SrcPort: port, Proto: proto}
+func outsideKey(own frame.Addr, port uint16, proto uint8) frame.Tuple {
+	return frame.Tuple{Src: own, SrcPort: port, Proto: proto}
 }
 
 func permissionKey(k frame.Tuple, remote frame.Addr) frame.Tuple {
@@ -84,13 +84,13 @@ func permissionKey(k frame.Tuple, remote frame.Addr) frame.Tuple {
 	return k
 }
 
-// acquire returns the mapping of the inside endpoint t.Src, t.SrcPort, with one more reference, and its outside port.
-// It creates the mapping if none exists: the same endpoint has the same outside port for every destination (RFC 4787,
-// REQ-1; RFC 5382, REQ-1). A dry call changes nothing.
-func (n *NAT) acquire(c *config, t *frame.Tuple, owner frame.PortID, net frame.NetID, dry bool) (m uint32, port uint16, why frame.Reason) {
-	inside := insideKey(c, t)
+// acquire returns the mapping of the inside endpoint t.Src, t.SrcPort at the host's address a, with one more reference, and its outside
+// port. It creates the mapping if none exists: the same endpoint has the same outside port for every destination (RFC 4787,
+// REQ-1; RFC 5382, REQ-1). With evict, it makes room if there is no port. A dry call changes nothing.
+func (n *NAT) acquire(c *config, a *hostAddr, t *frame.Tuple, owner frame.PortID, net frame.NetID, evict, dry bool) (m uint32, port uint16, why frame.Reason) {
+	inside := insideKey(a.addr, t)
 	h := inside.Hash(n.maps.seed)
-	i, madeRoom := protoIndex(t.Proto), false
+	i, madeRoom := protoIndex(t.Proto), !evict
 	for range retries {
 		if m, _, ok := n.maps.lookup(&inside, h); ok {
 			if dry || n.retain(m) {
@@ -101,7 +101,7 @@ func (n *NAT) acquire(c *config, t *frame.Tuple, owner frame.PortID, net frame.N
 		if n.maps.probe(inside) != inserted {
 			continue // another worker is inserting it
 		}
-		port, charged, ok := n.choose(c, i, inside, owner, dry)
+		port, charged, ok := n.choose(c, a, i, t, owner, dry)
 		switch {
 		case !ok && !madeRoom && n.evictFor(i, owner, dry):
 			madeRoom = true // once: the ports of the evicted flows may not fit here
@@ -115,13 +115,13 @@ func (n *NAT) acquire(c *config, t *frame.Tuple, owner frame.PortID, net frame.N
 			return 0, port, frame.None
 		}
 		if !charged {
-			n.ports[i].heldBy[owner].Add(1)
+			n.heldBy[i][owner].Add(1)
 		}
-		m, out := n.newMapping(inside, outsideKey(c, port, t.Proto), 0, owner, net)
+		m, out := n.newMapping(inside, outsideKey(a.addr, port, t.Proto), 0, owner, net)
 		if out == inserted {
 			return m, port, frame.None
 		}
-		n.releasePort(i, port, owner, t.Src)
+		n.releasePort(a.addr, i, port, owner, t.Src)
 		if out == full {
 			return 0, 0, frame.FlowTableFull
 		}
@@ -203,7 +203,7 @@ func (n *NAT) release(m uint32) {
 		n.release(parent)
 		return
 	}
-	n.releasePort(protoIndex(outside.Proto), outside.SrcPort, owner, inside.Src)
+	n.releasePort(outside.Src, protoIndex(outside.Proto), outside.SrcPort, owner, inside.Src)
 }
 
 // findInbound returns the mapping of outside port t.DstPort for a packet that belongs to no flow, and whether the
@@ -214,7 +214,7 @@ func (n *NAT) findInbound(c *config, t *frame.Tuple, outside bool, now frame.Tic
 	if i := protoIndex(t.Proto); i < 0 || i == icmp {
 		return 0, false
 	}
-	k := outsideKey(c, t.DstPort, t.Proto)
+	k := outsideKey(t.Dst, t.DstPort, t.Proto)
 	m, _, ok = n.maps.lookup(&k, k.Hash(n.maps.seed))
 	if !ok || !outside {
 		return m, ok

@@ -9,20 +9,14 @@ import (
 
 // Options configure a NAT. Zero values take the defaults.
 type Options struct {
-	Flows        int          // capacity of the flow table; DefaultFlows
-	FlowsPerPort int          // flows charged to one port at most; DefaultFlowsPerPort
-	Seed         uint64       // seeds hashing and port choice; must be unpredictable in production
-	ICMPIDs      *PortSet     // the set of ICMP identifiers in use, for other readers; nil for a private one
-	Timers       Timers       // RFCTimers when zero
-	Strict       bool         // drop TCP segments outside the window
-	PortlessPeer PortlessPeer // called for flows of protocols without ports; may be nil
-	Alloc        Alloc        // allocates the tables' memory; nil for the heap
+	Flows        int     // capacity of the flow table; DefaultFlows
+	FlowsPerPort int     // flows charged to one port at most; DefaultFlowsPerPort
+	Seed         uint64  // seeds hashing and port choice; must be unpredictable in production
+	Outside      Outside // the uplink; nil for none, or for one that shares no address with the host
+	Timers       Timers  // RFCTimers when zero
+	Strict       bool    // drop TCP segments outside the window
+	Alloc        Alloc   // allocates the tables' memory; nil for the heap
 }
-
-// PortlessPeer is called when a flow of a protocol without ports to or from a remote address begins (on), and when it
-// has ended (not on). An uplink on a device that is shared with the host then knows which packets belong to the
-// switch. Several goroutines may call it at once.
-type PortlessPeer func(remote frame.Addr, proto uint8, on bool)
 
 // Defaults of Options.
 const (
@@ -33,18 +27,21 @@ const (
 // NAT is the connection tracker and its rules.
 type NAT struct {
 	flows         *tupleTable
-	state         []flow      // parallel to flows' entries
-	maps          *tupleTable // mappings (inside endpoint, outside endpoint) and permissions
-	mappings      []endpoint  // parallel to maps' entries
-	ports         [protocols]outsidePorts
-	windows       *windows // windows of TCP connections; nil unless Options.Strict
+	state         []flow                                  // parallel to flows' entries
+	maps          *tupleTable                             // mappings (inside endpoint, outside endpoint) and permissions
+	mappings      []endpoint                              // parallel to maps' entries
+	addrs         hostAddrs                               // with the outside ports
+	heldBy        [protocols][frame.MaxPorts]atomic.Int32 // by port charged: outside ports in use or in quarantine
+	windows       *windows                                // windows of TCP connections; nil unless Options.Strict
 	frags         fragments
 	flowsOf       [frame.MaxPorts]atomic.Int32                 // flows per port
 	portlessFlows [frame.MaxPorts]atomic.Int32                 // flows of protocols without ports, per port
 	triedAt       [protocols + 1][frame.MaxPorts]atomic.Uint32 // by protocol+1 and port: when evictFor found nothing
 	quota         int32
 	timers        atomic.Pointer[Timers]
-	portlessPeer  PortlessPeer
+	outside       Outside
+	alloc         Alloc
+	ways          atomic.Uint32 // counts changes of the ways out: see WaysChanged
 	seed          uint64
 	now           atomic.Uint32 // the Tick of the last batch that PreRouting or Expire saw
 	draws         atomic.Uint64 // counts port choices, so that no two use the same random number
@@ -83,10 +80,12 @@ type flow struct {
 const (
 	seenReply     = 1 << 8
 	assured       = 1 << 9
-	overloadsPort = 1 << 10 // its outside port may have other flows: mapping address-and-port-dependent
+	overloadsPort = 1 << 10 // its outside port may have other flows, to other destinations
 	opensFilter   = 1 << 11 // its mapping admits packets from other endpoints while traffic from inside refreshes it
 	reset         = 1 << 12 // RST seen in the original direction; reset<<1: in the reply direction
 	stateMask     = 0xff
+
+	waysShift = 24 // the top byte: the value of NAT.ways for which the way out has been asked
 )
 
 // New returns a NAT without rules: it translates nothing until Update.
@@ -100,22 +99,16 @@ func New(o Options) *NAT {
 	if o.Timers.Established == 0 {
 		o.Timers = RFCTimers()
 	}
-	if o.ICMPIDs == nil {
-		o.ICMPIDs = NewPortSet()
+	if o.Outside == nil {
+		o.Outside = privately{}
 	}
 	maps := min(3*65536, o.Flows) // enough for all ports of TCP, UDP and ICMP
 	n := &NAT{
 		flows: newTable[frame.Tuple](o.Flows, o.Seed, o.Alloc), state: slab[flow](o.Alloc, o.Flows+1),
 		maps: newTable[frame.Tuple](maps, o.Seed+1, o.Alloc), mappings: slab[endpoint](o.Alloc, maps+1),
-		quota: int32(min(o.FlowsPerPort, o.Flows)), portlessPeer: o.PortlessPeer, seed: o.Seed,
+		quota: int32(min(o.FlowsPerPort, o.Flows)), outside: o.Outside, alloc: o.Alloc, seed: o.Seed,
 	}
-	for i := range n.ports {
-		n.ports[i].used = NewPortSet()
-		if i != icmp {
-			n.ports[i].quarantine, n.ports[i].quarantined = NewPortSet(), slab[quarantineInfo](o.Alloc, 65536)
-		}
-	}
-	n.ports[icmp].used = o.ICMPIDs
+	n.addrs.list.Store(&[]*hostAddr{})
 	n.frags.seen = map[fragKey]*datagram{}
 	if o.Strict {
 		n.windows = newWindows(o.Flows + 1)
@@ -149,7 +142,7 @@ func (n *NAT) end(e uint32, why ending) bool {
 	}
 	i := protoIndex(k[1].Proto)
 	if s.state.Load()&overloadsPort != 0 {
-		n.endOverload(i, k[1].DstPort)
+		n.endOverload(i, k[1].Dst, k[1].DstPort)
 	}
 	if i < 0 {
 		n.portlessFlows[s.port].Add(-1)

@@ -25,7 +25,7 @@ func newNAT(o nat.Options) (*nat.NAT, nat.Rules) {
 	}
 	n := nat.New(o)
 	r := nat.Rules{
-		External:   external,
+		Own:        []frame.Addr{external},
 		Masquerade: []*nat.Masquerade{{Net: 1, RuleCount: &nat.RuleCount{}}},
 		Publish: []*nat.Publish{
 			{ID: 1, Proto: frame.TCP, Lo: 8080, Hi: 8089, Target: server, Port: 80, Inside: 2, Net: 1, RuleCount: &nat.RuleCount{}},
@@ -322,7 +322,7 @@ func TestPortFloodIsFair(t *testing.T) {
 		b := frametest.Batch(1, 10, frametest.Packet{Src: inside, Dst: remote, SrcPort: uint16(1 + i), DstPort: 80, Proto: frame.TCP, Flags: frame.FlagSYN}.Raw())
 		pass(n, b, 1)
 	}
-	if used := n.InUse(frame.TCP).Len(); used > 100 {
+	if used := n.PortUseOf(frame.TCP).Used; used > 100 {
 		t.Errorf("the flooder holds %d of 400 ports", used)
 	}
 	for i := range 100 {

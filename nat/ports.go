@@ -31,13 +31,14 @@ func protoIndex(proto uint8) int {
 	return -1
 }
 
-// outsidePorts are the outside ports of one protocol: free, in use, or in quarantine.
+var protoNumbers = [protocols]uint8{tcp: frame.TCP, udp: frame.UDP, icmp: frame.ICMP, sctp: frame.SCTP}
+
+// outsidePorts are the outside ports of one protocol at one address of the host: free, in use, or in quarantine.
 type outsidePorts struct {
-	used        *PortSet // in use or in quarantine: not available
-	quarantine  *PortSet
-	overloaded  []atomic.Int32               // by port: flows that share it, with mapping address-and-port-dependent
-	quarantined []quarantineInfo             // valid for ports in quarantine; owner also for overloaded ports
-	heldBy      [frame.MaxPorts]atomic.Int32 // by port charged: outside ports in use or in quarantine
+	used        *PortSet         // in use or in quarantine: not available
+	quarantine  *PortSet         // nil for ICMP
+	overloaded  []atomic.Int32   // by port: flows that share it
+	quarantined []quarantineInfo // valid for ports in quarantine; owner also for overloaded ports
 }
 
 // quarantineInfo records which inside address gave a port back, its owner, and when.
@@ -53,11 +54,16 @@ const quarantineTime = 120 * frame.TicksPerSecond
 
 // releasePort puts an outside port into quarantine; the port stays charged to its owner meanwhile. ICMP identifiers
 // have no quarantine and become free at once.
-func (n *NAT) releasePort(i int, port uint16, owner frame.PortID, inside frame.Addr) {
-	o := &n.ports[i]
+func (n *NAT) releasePort(at frame.Addr, i int, port uint16, owner frame.PortID, inside frame.Addr) {
+	a := n.addrs.find(at)
+	if a == nil {
+		n.heldBy[i][owner].Add(-1)
+		return
+	}
+	o := &a.ports[i]
 	if o.quarantine == nil {
 		o.used.Release(port)
-		o.heldBy[owner].Add(-1)
+		n.heldBy[i][owner].Add(-1)
 		return
 	}
 	r := &o.quarantined[port]
@@ -69,25 +75,27 @@ func (n *NAT) releasePort(i int, port uint16, owner frame.PortID, inside frame.A
 
 // EndQuarantine frees the ports whose quarantine time has passed. The slow path calls it.
 func (n *NAT) EndQuarantine(now frame.Tick) {
-	for i := range n.ports {
-		o := &n.ports[i]
-		if o.quarantine == nil {
-			continue
-		}
-		o.quarantine.each(func(p uint16) {
-			if now-frame.Tick(o.quarantined[p].since.Load()) >= quarantineTime {
-				n.endQuarantineOf(o, p)
+	for _, a := range *n.addrs.list.Load() {
+		for i := range a.ports {
+			o := &a.ports[i]
+			if o.quarantine == nil {
+				continue
 			}
-		})
+			o.quarantine.each(func(p uint16) {
+				if now-frame.Tick(o.quarantined[p].since.Load()) >= quarantineTime {
+					n.endQuarantineOf(o, i, p)
+				}
+			})
+		}
 	}
 }
 
 // endQuarantineOf frees a port in quarantine, unless another worker has just reused it.
-func (n *NAT) endQuarantineOf(o *outsidePorts, p uint16) {
+func (n *NAT) endQuarantineOf(o *outsidePorts, i int, p uint16) {
 	owner := o.quarantined[p].owner.Load()
 	if o.quarantine.Release(p) {
 		o.used.Release(p)
-		o.heldBy[owner].Add(-1)
+		n.heldBy[i][owner].Add(-1)
 	}
 }
 
@@ -132,22 +140,41 @@ func (o *outsidePorts) reuse(p uint16, inside frame.Addr, owner frame.PortID, dr
 	return true
 }
 
-// choose takes an outside port for an inside endpoint: the same port number if it is in the pool and free, else an
-// unpredictable one (RFC 6056, 3.3.1). When no port is free or the owner has reached its quota, choose reuses a port
-// that the same address has in quarantine. charged says that the port is already charged to the owner. A dry call
-// takes nothing.
-func (n *NAT) choose(c *config, i int, inside frame.Tuple, owner frame.PortID, dry bool) (port uint16, charged, ok bool) {
-	o, pool, want := &n.ports[i], c.pool[i], inside.SrcPort
+// choose takes an outside port of address a for an inside endpoint, in this order:
+//   - the published port that leads to this endpoint,
+//   - the same port number, if it is in the pool and free,
+//   - an unpredictable one of the same class: of those that the host's kernel picks for its own connections, or of the others
+//     (RFC 6056, 3.3.1),
+//   - any other of the pool,
+//   - one that the same inside address has in quarantine; so, too, when the owner has reached its quota.
+//
+// charged says that the port is already charged to the owner. A dry call takes nothing.
+func (n *NAT) choose(c *config, a *hostAddr, i int, inside *frame.Tuple, owner frame.PortID, dry bool) (port uint16, charged, ok bool) {
+	o, pool, want := &a.ports[i], c.pool[i], inside.SrcPort
 	rests := o.quarantine != nil
+	if p := c.publishedAs(i, a.addr, inside); p != 0 && (inside.Dst != a.addr || inside.DstPort != p) {
+		if rests && o.reuse(p, inside.Src, owner, dry) {
+			return p, true, true
+		}
+		if o.claim(p, dry) {
+			return p, false, true
+		}
+	}
 	if rests && pool.Has(want) && o.reuse(want, inside.Src, owner, dry) {
 		return want, true, true
 	}
-	if o.heldBy[owner].Load() < c.quota[i] {
+	limit := c.quota[i]
+	if i == tcp {
+		limit -= limit / 8 // the rest is for ports that are shared
+	}
+	if n.heldBy[i][owner].Load() < limit {
 		if pool.Has(want) && o.claim(want, dry) {
 			return want, false, true
 		}
-		if port, ok = o.used.search(pool, n.randomPort(pool), want, func(p uint16) bool { return o.claim(p, dry) }); ok {
-			return port, false, true
+		for _, set := range [...]*PortSet{c.class(i, want), pool} {
+			if port, ok = o.used.search(set, n.randomPort(set), want, func(p uint16) bool { return o.claim(p, dry) }); ok {
+				return port, false, true
+			}
 		}
 	}
 	if rests {
@@ -172,14 +199,14 @@ func (n *NAT) randomPort(pool *PortSet) uint16 {
 
 // overload adds a flow to an outside port that several flows to different destinations may use. The owner of the
 // first flow is charged for the port; an owner has at most limit ports. It reports whether the port could be taken.
-func (o *outsidePorts) overload(p uint16, owner frame.PortID, limit int32) bool {
+func (n *NAT) overload(o *outsidePorts, i int, p uint16, owner frame.PortID, limit int32) bool {
 	for {
 		v := o.overloaded[p].Load()
 		if v == 0 {
-			if o.heldBy[owner].Load() >= limit || !o.used.Claim(p) {
+			if n.heldBy[i][owner].Load() >= limit || !o.used.Claim(p) {
 				return false // or a mapping has it, it is in quarantine, or another worker is claiming it
 			}
-			o.heldBy[owner].Add(1)
+			n.heldBy[i][owner].Add(1)
 			o.quarantined[p].owner.Store(uint32(owner))
 			o.overloaded[p].Store(1)
 			return true
@@ -192,27 +219,35 @@ func (o *outsidePorts) overload(p uint16, owner frame.PortID, limit int32) bool 
 
 // endOverload removes a flow from an overloaded port; the last flow frees the port. The port needs no quarantine,
 // since it admits no other remote endpoint (RFC 6888, REQ-8, exception C).
-func (n *NAT) endOverload(i int, p uint16) {
-	o := &n.ports[i]
+func (n *NAT) endOverload(i int, at frame.Addr, p uint16) {
+	a := n.addrs.find(at)
+	if a == nil {
+		return
+	}
+	o := &a.ports[i]
 	if o.overloaded[p].Add(-1) == 0 {
-		o.heldBy[o.quarantined[p].owner.Load()].Add(-1)
+		n.heldBy[i][o.quarantined[p].owner.Load()].Add(-1)
 		o.used.Release(p)
 	}
 }
 
-// overloadFor finds an outside port with which no other flow has the reply tuple of d, and overloads it; a dry call
-// only finds it.
-func (n *NAT) overloadFor(c *config, i int, d *pendingFlow, dry bool) bool {
-	o, pool, inside := &n.ports[i], c.pool[i], d.orig.SrcPort
+// overloadFor finds an outside port of d.reply.Dst with which no other flow has the reply tuple of d, and overloads it; a dry call
+// only finds it. The owner may hold at most limit ports.
+func (n *NAT) overloadFor(c *config, i int, d *pendingFlow, limit int32, dry bool) bool {
+	a := n.addrs.find(d.reply.Dst)
+	if a == nil {
+		return false
+	}
+	o, pool, inside := &a.ports[i], c.pool[i], d.orig.SrcPort
 	try := func(p uint16) bool {
 		d.reply.DstPort = p
 		if !pool.Has(p) || n.flows.probe(d.reply) != inserted {
 			return false
 		}
 		if dry {
-			return o.overloaded[p].Load() > 0 || !o.used.Has(p) && o.heldBy[d.port].Load() < c.quota[i]
+			return o.overloaded[p].Load() > 0 || !o.used.Has(p) && n.heldBy[i][d.port].Load() < limit
 		}
-		return o.overload(p, d.port, c.quota[i])
+		return n.overload(o, i, p, d.port, limit)
 	}
 	if try(inside) {
 		return true

@@ -24,7 +24,7 @@ func (n *NAT) PostRouting(b *frame.Batch) {
 			if f.Egress != frame.NoNet {
 				continue
 			}
-			if c.masq[f.Net] == nil || c.External == 0 {
+			if c.masq[f.Net] == nil || c.source == 0 {
 				f.PuntFor(frame.UplinkDown)
 				continue
 			}
@@ -48,6 +48,9 @@ func (n *NAT) postRoute(c *config, f *frame.Frame, b *frame.Batch) frame.Reason 
 	}
 	switch f.NAT {
 	case frame.NATRelated:
+		if f.Egress == frame.NoNet {
+			f.SetMACs(frame.WayMACs(frame.WaySend, 0, 0, 0))
+		}
 		return n.translateError(f)
 	case frame.NATEstablished:
 	default:
@@ -55,8 +58,40 @@ func (n *NAT) postRoute(c *config, f *frame.Frame, b *frame.Batch) frame.Reason 
 			return why
 		}
 	}
-	return n.translate(f, b)
+	asks := f.NAT == frame.NATNone && f.Source == 0 // it has just begun
+	inside := f.Tuple
+	why := n.translate(f, b)
+	if f.Egress == frame.NoNet && why == frame.None {
+		n.setWay(f, &inside, asks, b)
+	}
+	return why
 }
+
+// setWay writes what the uplink's programs must know of a translated frame that leaves: see frame.WayMACs. A flow that began outside
+// leaves by the host's address that was asked.
+//
+//uvswitch:hot
+func (n *NAT) setWay(f *frame.Frame, inside *frame.Tuple, asks bool, b *frame.Batch) {
+	s := &n.state[f.Flow]
+	t := frame.Tuple{SrcPort: f.Tuple.SrcPort, DstPort: f.Tuple.DstPort}
+	command := uint8(frame.WaySend)
+	if f.Dir == 0 && s.rule|s.inboundMapping == 0 {
+		t.Src, t.SrcPort = inside.Src, inside.SrcPort
+		if w, ways := s.state.Load(), n.ways.Load(); asks || f.Proto != frame.TCP && f.Source == 0 && w>>waysShift != ways&0xff {
+			command = frame.WayAsk
+			if n.config.Load().published(f.Proto, f.Tuple.Src, f.Tuple.SrcPort) != nil {
+				command = frame.WayAskSource
+			}
+			if !b.Dry {
+				s.state.Store(w&(1<<waysShift-1) | ways<<waysShift)
+			}
+		}
+	}
+	f.SetMACs(frame.WayMACs(command, t.Src, t.SrcPort, t.DstPort))
+}
+
+// WaysChanged says that the host's routes or addresses have changed: the next packet of each flow, but of TCP, asks for its way again.
+func (n *NAT) WaysChanged() { n.ways.Add(1) }
 
 // A pendingFlow is a flow that is being created, with the references that it has so far.
 type pendingFlow struct {
@@ -67,6 +102,7 @@ type pendingFlow struct {
 	net                     frame.NetID
 	status                  uint32
 	count                   *RuleCount
+	source                  frame.Addr // see Frame.Source
 }
 
 // create makes the flow that f begins, or finds that another packet has just made it. It sets f.Flow and f.Dir. In a
@@ -80,7 +116,7 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 		return why
 	}
 	d := pendingFlow{
-		orig: f.Tuple, rule: f.Rule, port: f.In, net: f.Net,
+		orig: f.Tuple, rule: f.Rule, port: f.In, net: f.Net, source: f.Source,
 		reply: frame.Tuple{Src: f.RouteDst, SrcPort: f.RoutePort, Dst: f.Tuple.Src, DstPort: f.Tuple.SrcPort, Proto: f.Tuple.Proto},
 	}
 	leaves := f.NAT == frame.NATNone || f.Hairpin // it gets the host's address as source
@@ -145,20 +181,22 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 // source sets the translated source of flow d: the host's address, and a port by the kind of mapping of its network.
 func (n *NAT) source(c *config, d *pendingFlow, dry bool) (why frame.Reason) {
 	rule, i := c.masq[d.net], protoIndex(d.orig.Proto)
-	d.reply.Dst = c.External
-	switch {
-	case rule == nil:
+	a := n.sourceFor(c, d.reply.Src, d.source)
+	if rule == nil || a == nil {
 		return frame.UplinkDown
-	case i < 0: // no ports: the addresses alone identify the reply
-		return frame.None
-	case rule.Mapping == AddressAndPortDependentMapping && i != icmp:
-		if !n.overloadFor(c, i, d, dry) && !(n.evictFor(i, d.port, dry) && (dry || n.overloadFor(c, i, d, false))) {
-			return frame.NATPortsExhausted
-		}
-		d.status |= overloadsPort
+	}
+	d.reply.Dst = a.addr
+	if i < 0 { // no ports: the addresses alone identify the reply
 		return frame.None
 	}
-	if d.mapping, d.reply.DstPort, why = n.acquire(c, &d.orig, d.port, d.net, dry); why != frame.None {
+	if rule.Mapping == AddressAndPortDependentMapping && i != icmp {
+		return n.share(c, i, d, false, dry)
+	}
+	d.mapping, d.reply.DstPort, why = n.acquire(c, a, &d.orig, d.port, d.net, i != tcp, dry)
+	if why == frame.NATPortsExhausted && i == tcp { // ports are shared rather than refused (RFC 7857, section 3)
+		return n.share(c, i, d, true, dry)
+	}
+	if why != frame.None {
 		return why
 	}
 	if rule.Filtering != AddressAndPortDependentFiltering {
@@ -168,6 +206,25 @@ func (n *NAT) source(c *config, d *pendingFlow, dry bool) (why frame.Reason) {
 		d.mapping, why = n.permit(d.mapping, d.reply.Src)
 	}
 	return why
+}
+
+// share gives flow d an outside port that other flows, to other destinations, have or may get. When the owner has used its quota, its
+// flows that nobody needs make room. After that, with more, it may hold more ports, while less than half of the pool is in use.
+func (n *NAT) share(c *config, i int, d *pendingFlow, more, dry bool) frame.Reason {
+	if !n.overloadFor(c, i, d, c.quota[i], dry) && !(n.evictFor(i, d.port, dry) && (dry || n.overloadFor(c, i, d, c.quota[i], false))) &&
+		!(more && n.overloadFor(c, i, d, c.half(i, n.addrs.find(d.reply.Dst)), dry)) {
+		return frame.NATPortsExhausted
+	}
+	d.status |= overloadsPort
+	return frame.None
+}
+
+// half is how many outside ports of address a a port may hold when it has used its quota: half of the pool, if that much is free.
+func (c *config) half(i int, a *hostAddr) int32 {
+	if half := c.pool[i].Len() / 2; a != nil && a.ports[i].used.Len() < half {
+		return int32(half)
+	}
+	return c.quota[i]
 }
 
 // rollback releases what a pending flow has retained, when it did not become a flow of its own.
@@ -180,7 +237,7 @@ func (n *NAT) rollback(d *pendingFlow) {
 		n.release(d.inboundMapping)
 	}
 	if d.status&overloadsPort != 0 {
-		n.endOverload(protoIndex(d.orig.Proto), d.reply.DstPort)
+		n.endOverload(protoIndex(d.orig.Proto), d.reply.Dst, d.reply.DstPort)
 	}
 }
 
@@ -221,8 +278,8 @@ func (n *NAT) confirm(c *config, f *frame.Frame, d *pendingFlow, b *frame.Batch)
 			case i < 0:
 				return frame.AddressPairTaken
 			case d.status&overloadsPort != 0: // another worker has just taken this port for the same destination
-				n.endOverload(i, d.reply.DstPort)
-				if d.status &^= overloadsPort; !n.overloadFor(c, i, d, false) {
+				n.endOverload(i, d.reply.Dst, d.reply.DstPort)
+				if d.status &^= overloadsPort; !n.overloadFor(c, i, d, c.half(i, n.addrs.find(d.reply.Dst)), false) {
 					return frame.NATPortsExhausted
 				}
 				d.status |= overloadsPort
@@ -241,11 +298,8 @@ const maxPortlessFlows = 128
 // tellPortlessPeer reports that a flow of a protocol without ports has begun or ended. If another worker has
 // meanwhile created the flow again, an end is followed by a begin.
 func (n *NAT) tellPortlessPeer(reply *frame.Tuple, on bool) {
-	if n.portlessPeer == nil {
-		return
-	}
-	if n.portlessPeer(reply.Src, reply.Proto, on); !on && n.flows.probe(*reply) == exists {
-		n.portlessPeer(reply.Src, reply.Proto, true)
+	if n.outside.Peer(reply.Dst, reply.Src, reply.Proto, on); !on && n.flows.probe(*reply) == exists {
+		n.outside.Peer(reply.Dst, reply.Src, reply.Proto, true)
 	}
 }
 
@@ -260,7 +314,7 @@ func (n *NAT) fill(e uint32, c *config, d *pendingFlow, f *frame.Frame, now fram
 	if f.Proto == frame.TCP {
 		flags = f.TCP().Flags()
 	}
-	s.state.Store(advance(d.status, 0, f.Proto, flags))
+	s.state.Store(advance(d.status, 0, f.Proto, flags) | n.ways.Load()<<waysShift)
 	s.gen.Store(c.gen)
 	expires := now + n.timers.Load().timeout(&d.orig, s.state.Load())
 	if d.inboundMapping != 0 && d.mapping == 0 { // traffic from outside does not refresh a mapping (RFC 4787, REQ-6)

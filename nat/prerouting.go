@@ -20,9 +20,12 @@ func (n *NAT) PreRouting(b *frame.Batch) {
 		if f.Flags&frame.IsIPv4 == 0 || f.Malformed != frame.None || f.Flags&frame.HasVLAN != 0 {
 			continue // router.Route gives the reason for the drop
 		}
-		if why := n.preRoute(c, f, b); why == frame.FragmentWaits {
+		switch why := n.preRoute(c, f, b); {
+		case why == frame.FragmentWaits:
 			f.PuntFor(why)
-		} else if why != frame.None {
+		case why == frame.NotForUs:
+			n.giveBack(f)
+		case why != frame.None:
 			f.DropFor(why)
 		}
 	}
@@ -33,7 +36,7 @@ func (n *NAT) preRoute(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	outside := f.Net == frame.NoNet
 	if f.Flags&frame.Fragment != 0 {
 		why := n.translateFragment(f, b, false)
-		if why == frame.FragmentWaits && !outside && f.Tuple.Dst != c.External {
+		if why == frame.FragmentWaits && !outside && !c.owns(f.Tuple.Dst) {
 			return frame.None // it may need no translation: PostRouting asks again
 		}
 		if why != frame.None {
@@ -60,7 +63,7 @@ func (n *NAT) preRouteTuple(c *config, f *frame.Frame, b *frame.Batch, outside b
 		f.RouteDst, f.RoutePort = t.Dst, t.DstPort
 		return frame.None
 	}
-	if f.Tuple.Dst != c.External || c.External == 0 {
+	if !c.owns(f.Tuple.Dst) {
 		if outside {
 			return frame.NotForUs
 		}
@@ -82,12 +85,33 @@ func (n *NAT) preRouteTuple(c *config, f *frame.Frame, b *frame.Batch, outside b
 		return frame.None
 	}
 	switch {
-	case m != 0:
+	case m != 0, outside && n.rests(&f.Tuple):
 		return frame.NATFiltered
 	case outside:
 		return frame.NotForUs
 	}
 	return frame.None // for the host itself
+}
+
+// giveBack returns a frame that belongs to no flow to the host's stack, if it came by the programs of the uplink: another program or
+// another NAT of the host may know it. Without them the frame is nobody's.
+//
+//uvswitch:hot
+func (n *NAT) giveBack(f *frame.Frame) {
+	mark, ifindex, ok := f.Way()
+	if !ok || mark != frame.WayIn {
+		f.DropFor(frame.NotForUs)
+		return
+	}
+	n.stats.givenBack.Add(1)
+	f.SetMACs(f.Dst, frame.WayReturn(ifindex))
+	f.Verdict, f.Out = frame.ToPort, f.In
+}
+
+// rests reports whether a packet is for an outside port in quarantine.
+func (n *NAT) rests(t *frame.Tuple) bool {
+	i, a := protoIndex(t.Proto), n.addrs.find(t.Dst)
+	return i >= 0 && a != nil && a.ports[i].quarantine != nil && a.ports[i].quarantine.Has(t.DstPort)
 }
 
 // find looks up a live flow. It ends a flow that has expired, or that the present rules would not create; in a dry
@@ -165,7 +189,7 @@ func (n *NAT) preRouteError(c *config, f *frame.Frame, b *frame.Batch, outside b
 			return frame.None
 		}
 	}
-	if outside || f.Tuple.Dst == c.External {
+	if outside || c.owns(f.Tuple.Dst) {
 		return frame.ICMPErrorUnmatched
 	}
 	return frame.None

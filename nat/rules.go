@@ -36,7 +36,8 @@ type Masquerade struct {
 
 // Rules are the rules that Update applies.
 type Rules struct {
-	External   frame.Addr // 0 if none
+	Own        []frame.Addr // the host's addresses; the first is the source of packets whose way is not known yet. None: no way out
+	Ephemeral  [2]uint16    // the ports that the host's kernel picks for its own connections
 	Publish    []*Publish
 	Masquerade []*Masquerade
 	Pool       [2]*PortSet // outside ports for flows: TCP; UDP and SCTP. nil: all
@@ -44,13 +45,68 @@ type Rules struct {
 
 // config is the form of Rules that the workers read.
 type config struct {
-	External frame.Addr
-	gen      uint32
-	publish  [protocols][]*Publish // sorted by Lo
-	reach    [protocols][]uint16   // the highest Hi of publish[i][:k+1]: a search downwards may stop there
-	masq     [frame.MaxNets]*Masquerade
-	pool     [protocols]*PortSet
-	quota    [protocols]int32 // outside ports charged to one port at most: a quarter of the pool
+	source    frame.Addr   // the first of own, or 0
+	own       []frame.Addr // sorted
+	left      []leftAddr   // addresses that the host had a moment ago
+	gen       uint32
+	publish   [protocols][]*Publish // sorted by Lo
+	reach     [protocols][]uint16   // the highest Hi of publish[i][:k+1]: a search downwards may stop there
+	masq      [frame.MaxNets]*Masquerade
+	pool      [protocols]*PortSet
+	local     [protocols]*PortSet // those of pool that the host's kernel picks for itself, too
+	others    [protocols]*PortSet // the rest of pool
+	ephemeral [2]uint16
+	quota     [protocols]int32 // outside ports charged to one port at most: a quarter of the pool
+}
+
+// A leftAddr is an address that has left the host. Its flows go on when it returns before until.
+type leftAddr struct {
+	addr  frame.Addr
+	until frame.Tick
+}
+
+// graceTime is how long flows outlive the address that they leave by: a DHCP client that renews takes it away for a moment.
+const graceTime = 10 * frame.TicksPerSecond
+
+// owns reports whether a is an address of the host, or was one a moment ago.
+//
+//uvswitch:hot
+func (c *config) owns(a frame.Addr) bool {
+	lo, hi := 0, len(c.own)
+	for lo < hi {
+		if mid := (lo + hi) / 2; c.own[mid] < a {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	if lo < len(c.own) && c.own[lo] == a {
+		return true
+	}
+	for i := range c.left {
+		if c.left[i].addr == a {
+			return true
+		}
+	}
+	return false
+}
+
+// class returns the ports of the pool that are of the same kind as port.
+func (c *config) class(i int, port uint16) *PortSet {
+	if port >= c.ephemeral[0] && port <= c.ephemeral[1] {
+		return c.local[i]
+	}
+	return c.others[i]
+}
+
+// publishedAs returns the port of the host's address that is published for an inside endpoint; 0 if none is.
+func (c *config) publishedAs(i int, at frame.Addr, inside *frame.Tuple) uint16 {
+	for _, p := range c.publish[i] {
+		if p.Target == inside.Src && inside.SrcPort >= p.Port && inside.SrcPort-p.Port <= p.Hi-p.Lo && (p.HostAddr == 0 || p.HostAddr == at) {
+			return p.Lo + (inside.SrcPort - p.Port)
+		}
+	}
+	return 0
 }
 
 // allIDs is the pool of ICMP identifiers.
@@ -66,7 +122,21 @@ func (n *NAT) Update(r Rules) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	old := n.config.Load()
-	c := &config{External: r.External, gen: old.gen + 1}
+	c := &config{own: slices.Sorted(slices.Values(r.Own)), gen: old.gen + 1, ephemeral: r.Ephemeral}
+	if len(r.Own) > 0 {
+		c.source = r.Own[0]
+	}
+	now := frame.Tick(n.now.Load())
+	for _, x := range old.left {
+		if !slices.Contains(c.own, x.addr) && int32(now-x.until) < 0 {
+			c.left = append(c.left, x)
+		}
+	}
+	for _, a := range old.own {
+		if !slices.Contains(c.own, a) {
+			c.left = append(c.left, leftAddr{a, now + graceTime})
+		}
+	}
 	for i, from := range [protocols]*PortSet{tcp: r.Pool[0], udp: r.Pool[1], icmp: allIDs, sctp: r.Pool[1]} {
 		if from == nil {
 			from = allIDs
@@ -80,6 +150,12 @@ func (n *NAT) Update(r Rules) {
 	}
 	for i := range c.pool {
 		c.quota[i] = int32(max(1, c.pool[i].Len()/4))
+		c.local[i], c.others[i] = NewPortSet(), c.pool[i].clone()
+		for p := int(c.ephemeral[0]); p <= int(c.ephemeral[1]); p++ {
+			if c.others[i].Release(uint16(p)) {
+				c.local[i].Claim(uint16(p))
+			}
+		}
 	}
 	for i, rules := range c.publish {
 		slices.SortFunc(rules, func(a, b *Publish) int { return cmp.Or(cmp.Compare(a.Lo, b.Lo), cmp.Compare(a.ID, b.ID)) })
@@ -91,21 +167,19 @@ func (n *NAT) Update(r Rules) {
 	}
 	for _, m := range r.Masquerade {
 		c.masq[m.Net] = m
-		if m.Mapping != EndpointIndependentMapping && n.ports[tcp].overloaded == nil {
-			for i := range n.ports {
-				n.ports[i].overloaded = make([]atomic.Int32, 65536)
-			}
-		}
 	}
 	if sameTranslation(old, c) {
 		c.gen = old.gen
+	}
+	if c.source != 0 {
+		n.useAddrLocked(c, c.source)
 	}
 	n.config.Store(c)
 }
 
 // sameTranslation reports whether every flow created under a would be created the same way under b.
 func sameTranslation(a, b *config) bool {
-	if a.External != b.External {
+	if !slices.Equal(a.own, b.own) || !slices.Equal(a.left, b.left) {
 		return false
 	}
 	for i := range a.publish {
@@ -177,21 +251,21 @@ func (n *NAT) valid(c *config, e uint32) bool {
 	s, k := &n.state[e], &n.flows.keys[e]
 	rule := c.masq[s.net]
 	switch {
-	case s.mapping != 0 && (n.maps.keys[s.mapping][1].Src != c.External || rule != nil && rule.Mapping != EndpointIndependentMapping),
-		s.inboundMapping != 0 && n.maps.keys[s.inboundMapping][1].Src != c.External,
+	case s.mapping != 0 && (!c.owns(n.maps.keys[s.mapping][1].Src) || rule != nil && rule.Mapping != EndpointIndependentMapping),
+		s.inboundMapping != 0 && !c.owns(n.maps.keys[s.inboundMapping][1].Src),
 		s.inboundMapping != 0 && s.mapping == 0 && (rule == nil || rule.Filtering == AddressAndPortDependentFiltering),
-		s.state.Load()&overloadsPort != 0 && (k[1].Dst != c.External || rule == nil || rule.Mapping == EndpointIndependentMapping):
+		s.state.Load()&overloadsPort != 0 && (!c.owns(k[1].Dst) || rule == nil || rule.Mapping == EndpointIndependentMapping && k[0].Proto != frame.TCP):
 		return false
 	}
 	if s.rule != 0 {
 		p := c.published(k[0].Proto, k[0].Dst, k[0].DstPort)
-		if p == nil || k[0].Dst != c.External || !p.allows(k[0].Src) {
+		if p == nil || !c.owns(k[0].Dst) || !p.allows(k[0].Src) {
 			return false
 		}
 		if a, port := p.target(k[0].DstPort); a != k[1].Src || port != k[1].SrcPort {
 			return false
 		}
-	} else if rule == nil || k[1].Dst != c.External && s.inboundMapping == 0 {
+	} else if rule == nil || !c.owns(k[1].Dst) && s.inboundMapping == 0 {
 		return false
 	}
 	s.gen.Store(c.gen)

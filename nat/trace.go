@@ -85,5 +85,5 @@ func (n *NAT) MappingOf(m uint32) (inside, outside frame.Tuple) {
 	return n.maps.keys[m][0], n.maps.keys[m][1]
 }
 
-// External returns the host's address under the present rules; 0 if none.
-func (n *NAT) External() frame.Addr { return n.config.Load().External }
+// Owns reports whether a is an address of the host.
+func (n *NAT) Owns(a frame.Addr) bool { return n.config.Load().owns(a) }

@@ -29,7 +29,11 @@ func (r *Router) icmpError(p PuntedFrame, typ, code uint8, mtu int, now frame.Ti
 		quote = quote[:548]
 	}
 	quote = completeQuote(f, quote)
-	src, dst := iface.Addr.Netip().As4(), f.Tuple.Src.Netip().As4()
+	from := iface.Addr
+	if p.Net == frame.NoNet {
+		from = f.Tuple.Dst // the host's address that was asked
+	}
+	src, dst := from.Netip().As4(), f.Tuple.Src.Netip().As4()
 	eth := &layers.Ethernet{DstMAC: f.Src.HardwareAddr(), SrcMAC: iface.MAC.HardwareAddr(), EthernetType: layers.EthernetTypeIPv4}
 	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolICMPv4, TOS: 0xc0, SrcIP: src[:], DstIP: dst[:]}
 	icmp := &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(typ, code), Seq: uint16(mtu)}

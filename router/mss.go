@@ -23,7 +23,7 @@ func (s *snapshot) clampMSS(f *frame.Frame, mtu int) {
 	if f.Net == frame.NoNet {
 		far = f.Tuple.Src
 	}
-	limit := uint16(min(mtu, s.pmtu.mtu(far)) - frame.IPv4Len - frame.TCPLen)
+	limit := uint16(min(mtu, s.pmtu.mtu(far), s.wayMTU(far)) - frame.IPv4Len - frame.TCPLen)
 	for at, end := frame.TCPLen, h.HeaderLen(); ; {
 		kind, n := frame.NextOption(h[at:end])
 		if n <= 0 {
@@ -91,10 +91,17 @@ func (p *pmtuCache) update(f *frame.Frame, now frame.Tick) {
 	if !ok {
 		return
 	}
-	s := &p[p.slot(q.Dst)]
+	p.note(q.Dst, int(max(icmp.NextMTU(), frame.MinPathMTU)), now)
+}
+
+// note stores the MTU of the way to an address, in bytes.
+//
+//uvswitch:hot
+func (p *pmtuCache) note(a frame.Addr, mtu int, now frame.Tick) {
+	s := &p[p.slot(a)]
 	s.value.Store(0)
-	s.addr.Store(uint32(q.Dst))
-	s.value.Store(uint32(max(icmp.NextMTU(), frame.MinPathMTU))<<16 | minute(now))
+	s.addr.Store(uint32(a))
+	s.value.Store(uint32(mtu)<<16 | minute(now))
 }
 
 //uvswitch:hot

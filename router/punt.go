@@ -12,7 +12,7 @@ type PuntedFrame struct {
 	Net     frame.NetID // the network of In
 	Why     frame.Reason
 	Egress  frame.NetID  // with NeighborFailed, FragmentationNeeded and FragmentWaits
-	NextHop frame.Addr   // with NeighborFailed and FragmentWaits
+	NextHop frame.Addr   // with NeighborFailed and FragmentWaits; with FragmentationNeeded the MTU if the way out has said it; with WayChanged the source
 	NATed   bool         // its addresses have been translated: an ICMP error must not quote it
 	Raw     []byte       // virtio-net header and Ethernet frame; the receiver may keep it
 	f       *frame.Frame // Raw, parsed; set by HandlePunt
@@ -52,6 +52,11 @@ func (r *Router) HandlePunt(p PuntedFrame, now frame.Tick, out Output) {
 	p.f = &frame.Frame{}
 	p.f.Reset(p.Raw, p.In)
 	frame.Parse(p.f)
+	if p.f.Src == frame.WayNobody {
+		if n := r.neigh[neighKey{p.Net, p.f.Tuple.Src}]; n != nil {
+			p.f.Src = n.mac
+		}
+	}
 	switch {
 	case p.f.Flags&frame.IsARP != 0:
 		r.arp(p.f, p, now, out)
@@ -75,7 +80,10 @@ func (r *Router) reject(p PuntedFrame, now frame.Tick, out Output) {
 			out.Drop(p, frame.NoRoute)
 			return
 		}
-		if mtu = i.MTU; r.fragment(p, mtu, out) {
+		if p.NextHop != 0 { // the way out has said it
+			r.snap.Load().pmtu.note(p.f.Tuple.Dst, int(p.NextHop), now)
+		}
+		if mtu = r.snap.Load().mtu(p.Egress, p.f.Tuple.Dst, p.f); r.fragment(p, mtu, out) {
 			out.Consume(p)
 			return
 		}

@@ -107,7 +107,7 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 		f.DropFor(frame.MartianDestination)
 	case f.IPv4().TTL() <= 1:
 		f.PuntFor(frame.TTLExceeded)
-	case exceeds(f, out.MTU):
+	case exceeds(f, s.mtu(rt.Egress, dst, f)):
 		f.Egress = rt.Egress
 		f.PuntFor(frame.FragmentationNeeded)
 	default:
@@ -124,6 +124,19 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 		}
 	}
 }
+
+// mtu is the longest packet that the way to dst takes, in bytes: the interface's, or what a way out has said.
+//
+//uvswitch:hot
+func (s *snapshot) mtu(egress frame.NetID, dst frame.Addr, f *frame.Frame) int {
+	if egress != frame.NoNet || f.L3End-uint32(f.L3) <= minWayMTU {
+		return s.ifaces[egress].MTU
+	}
+	return min(s.ifaces[egress].MTU, s.pmtu.mtu(dst))
+}
+
+// minWayMTU is what every way takes (RFC 791, 3.2).
+const minWayMTU = 68
 
 // mayCrossIsolation reports whether f may pass between two networks when one of them is isolated: from or to the
 // host, through a published port, or as part of a flow that exists.
@@ -150,7 +163,9 @@ func (r *Router) Resolve(b *frame.Batch) {
 		case out == nil:
 			f.DropFor(frame.NoRoute)
 		case f.Egress == frame.NoNet:
-			f.SetMACs(out.PeerMAC, out.MAC)
+			if out.PeerMAC != 0 { // else nat.PostRouting has written a way header
+				f.SetMACs(out.PeerMAC, out.MAC)
+			}
 			f.Verdict, f.Out = frame.ToPort, out.Port
 		default:
 			if mac := s.neigh.lookup(f.Egress, f.NextHop, b.Dry); mac != 0 {

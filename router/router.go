@@ -24,7 +24,7 @@ type Interface struct {
 	Isolated bool // the network reaches the uplink but no other network
 	// The following fields are for the uplink only.
 	Port    frame.PortID // the port to send by
-	PeerMAC frame.MAC    // the next hop; the kernel replaces it where tcx or clsact redirects
+	PeerMAC frame.MAC    // the next hop; 0 where the uplink's programs find it
 	Up      bool
 }
 
@@ -65,9 +65,10 @@ type snapshot struct {
 	ifaces   [frame.MaxNets]*Interface // by network; the uplink has index NoNet
 	fib      *bart.Table[*Route]
 	neigh    neighTable
-	pmtu     *pmtuCache   // shared by all snapshots
-	host     frame.Addr   // address of the host port; 0 for none
-	hostPort frame.PortID // the host port
+	pmtu     *pmtuCache           // shared by all snapshots
+	wayMTU   func(frame.Addr) int // see SetWayMTU
+	host     frame.Addr           // address of the host port; 0 for none
+	hostPort frame.PortID         // the host port
 }
 
 // Router has the routing stages and their state.
@@ -88,7 +89,7 @@ type Router struct {
 // New returns a router without interfaces.
 func New() *Router {
 	r := &Router{neigh: map[neighKey]*neighbor{}, defended: map[frame.NetID]frame.Tick{}, rng: 1}
-	r.snap.Store(&snapshot{fib: &bart.Table[*Route]{}, pmtu: &pmtuCache{}})
+	r.snap.Store(&snapshot{fib: &bart.Table[*Route]{}, pmtu: &pmtuCache{}, wayMTU: func(frame.Addr) int { return 65535 }})
 	return r
 }
 
@@ -118,6 +119,13 @@ func (r *Router) SetHost(a frame.Addr, id frame.PortID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.update(func(s *snapshot) { s.host, s.hostPort = a, id })
+}
+
+// SetWayMTU sets the function that returns the MTU of the host's way to an address outside, in bytes, as far as it is known.
+func (r *Router) SetWayMTU(mtu func(frame.Addr) int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.update(func(s *snapshot) { s.wayMTU = mtu })
 }
 
 // DeleteInterface removes an interface, its routes and its neighbors. Frames that are queued for these neighbors are

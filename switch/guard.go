@@ -21,7 +21,7 @@ func (s *Switch) Guard(b *frame.Batch) {
 			f.DropFor(frame.PortNotForwarding)
 		case p.Flags&Uplink != 0:
 			f.Net = frame.NoNet
-			f.Verdict = frame.Local
+			fromOutside(f, p)
 			b.Locals++
 		case snap.nets[p.Net] == nil:
 			f.DropFor(frame.PortGone)
@@ -35,6 +35,22 @@ func (s *Switch) Guard(b *frame.Batch) {
 				}
 			}
 		}
+	}
+}
+
+// fromOutside says what a frame from the uplink is: a packet from outside, one of ours that the programs could not send, or one that
+// the host's own stack has sent.
+//
+//uvswitch:hot
+func fromOutside(f *frame.Frame, p *Port) {
+	f.Verdict = frame.Local
+	if p.Flags&Ways == 0 {
+		return
+	}
+	if mark, _, ok := f.Way(); !ok {
+		f.DropFor(frame.NotForUs)
+	} else if mark < frame.WayClone {
+		f.Verdict = frame.CameBack
 	}
 }
 

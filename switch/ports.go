@@ -21,6 +21,7 @@ const (
 	Locked                            // only stations with an FDB entry on this port may send
 	Guard                             // source MAC, source address and ARP sender must belong to the port
 	Uplink                            // not switched: every frame goes to the router
+	Ways                              // of an uplink: its frames have way headers (frame.WayMACs)
 )
 
 // DefaultFlags are the flags of a new port.

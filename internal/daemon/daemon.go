@@ -74,7 +74,8 @@ type Daemon struct {
 	byID      [frame.MaxPorts]*port
 	former    map[frame.PortID]string // names of removed ports; replaced as a whole
 	publishes []*publish
-	external  netip.Addr // the host's address on the uplink
+	external  netip.Addr   // the host's address that is shown, and the source of packets whose way is not known yet
+	own       []netip.Addr // all addresses of the host that containers may leave by
 }
 
 type network struct {
@@ -134,7 +135,7 @@ func newDaemon(o Options) (*Daemon, error) {
 			return nil, err
 		}
 		if d.usesBPF() {
-			natOptions.ICMPIDs, natOptions.PortlessPeer = d.up.ICMPIDs(), d.up.SetPortlessPeer
+			natOptions.Outside = d.up
 		}
 	}
 	pollers, chosen, err := newPollers(o.IO, o.Workers, o.BusyPoll)
@@ -147,6 +148,9 @@ func newDaemon(o Options) (*Daemon, error) {
 		d.log.Warn("the preferred I/O backend cannot be used; falling back to another one", "backend", chosen.name, "why", chosen.why)
 	}
 	d.dp = dataplane.New(nat.New(natOptions), d.clock, pollers...)
+	if d.usesBPF() {
+		d.dp.Router.SetWayMTU(d.up.WayMTU)
+	}
 	return d, nil
 }
 
@@ -233,7 +237,7 @@ func (d *Daemon) State() *model.State {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s.Config, s.Former, s.External = d.config, d.former, d.external
+	s.Config, s.Former, s.External, s.Own = d.config, d.former, d.external, d.own
 	for _, n := range d.networks {
 		s.Networks = append(s.Networks, n.Network)
 	}

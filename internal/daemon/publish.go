@@ -104,16 +104,8 @@ func (d *Daemon) takePublishesLocked(which func(*publish) bool) (gone []*publish
 
 // checkHostPortsLocked says what on the host stands in the way of a published port.
 func (d *Daemon) checkHostPortsLocked(p *model.Publish) error {
-	if d.up != nil && !p.HostAddr.IsUnspecified() && !p.HostAddr.IsLoopback() {
-		if s, _ := d.up.State(); s.Addr != p.HostAddr {
-			return api.Errorf(http.StatusBadRequest, "%s is neither the uplink's address (%s) nor 127.0.0.1; leave the address out to publish on all addresses of the host", p.HostAddr, model.AddrText(d.external))
-		}
-	}
-	if eph := hostports.Ephemeral(); p.Len() > model.MaxRelays && p.Lo <= eph[1] && p.Hi >= eph[0] {
-		return api.Errorf(http.StatusConflict, "a range of more than %d ports may not overlap %d-%d, which the host's kernel uses for its own connections; use a smaller or another range", model.MaxRelays, eph[0], eph[1])
-	}
 	if pool := d.poolsLocked(p); d.up != nil && (pool[0].Len() == 0 || pool[1].Len() == 0) {
-		return api.Errorf(http.StatusConflict, "that would leave no port for the containers' own connections; widen --nat-ports, or publish fewer ports")
+		return api.Errorf(http.StatusConflict, "this would leave no port for the containers' own connections; widen --nat-ports, or publish fewer ports")
 	}
 	list, err := hostports.List()
 	if err != nil {
@@ -133,25 +125,26 @@ func (d *Daemon) updateRulesLocked() {
 		return
 	}
 	pools := d.poolsLocked()
-	r := nat.Rules{Pool: pools}
+	r := nat.Rules{Pool: pools, Ephemeral: hostports.Ephemeral()}
 	if d.external.IsValid() {
-		r.External = frame.AddrFrom(d.external)
+		r.Own = append(r.Own, frame.AddrFrom(d.external))
 	}
-	owned := map[string]*nat.PortSet{}
-	for proto, pool := range map[string]*nat.PortSet{"tcp": pools[0], "udp": pools[1], "sctp": pools[1]} {
-		number, _ := frame.ProtoNumber(proto)
-		s := nat.NewPortSet()
-		for w := range s {
-			s[w].Store(pool[w].Load() | d.dp.NAT.InUse(number)[w].Load())
+	for _, a := range d.own {
+		if a != d.external {
+			r.Own = append(r.Own, frame.AddrFrom(a))
 		}
-		owned[proto] = s
 	}
+	published := map[frame.Addr]map[uint8]*nat.PortSet{}
 	for _, p := range d.publishes {
 		if p.HostAddr.IsLoopback() {
 			continue // the host's own relay only
 		}
-		r.Publish = append(r.Publish, p.rule())
-		owned[p.Proto].AddRange(p.Lo, p.Hi)
+		x := p.rule()
+		r.Publish = append(r.Publish, x)
+		if published[x.HostAddr] == nil {
+			published[x.HostAddr] = map[uint8]*nat.PortSet{frame.TCP: nat.NewPortSet(), frame.UDP: nat.NewPortSet(), frame.SCTP: nat.NewPortSet()}
+		}
+		published[x.HostAddr][x.Proto].AddRange(p.Lo, p.Hi)
 	}
 	for _, n := range d.networks {
 		if !n.Internal {
@@ -160,7 +153,12 @@ func (d *Daemon) updateRulesLocked() {
 	}
 	d.dp.NAT.Update(r)
 	if d.usesBPF() {
-		d.up.SetPorts(owned["tcp"], owned["udp"], owned["sctp"])
+		for a := range published {
+			if a != 0 {
+				d.dp.NAT.UseAddr(a) // an address that is not on the host yet is tried again when it comes
+			}
+		}
+		d.up.SetPublished(published)
 	}
 }
 
@@ -177,12 +175,11 @@ func (p *publish) rule() *nat.Publish {
 	return r
 }
 
-// poolsLocked are the ports of the host's address that NAT may use: the configured ranges without ports that the kernel picks,
-// that the host listens on, or that are published. more has ports that are about to be published. The pools are for TCP, and for UDP
-// and SCTP.
+// poolsLocked are the ports of the host's addresses that NAT may use: the configured ranges without ports that the host listens on, or
+// that are published. more has ports that are about to be published. The pools are for TCP, and for UDP and SCTP. A port that the
+// host's kernel picks for a connection of its own may be a container's, too: both are known by their remote ends.
 func (d *Daemon) poolsLocked(more ...*model.Publish) [2]*nat.PortSet {
 	ranges, _ := model.ParsePortRanges(d.config.Uplink.Ports)
-	local := hostports.Ephemeral()
 	list, err := hostports.List()
 	if err != nil {
 		d.log.Error("cannot read which ports the host uses; NAT still leaves out those that it knew before", "error", err)
@@ -199,9 +196,11 @@ func (d *Daemon) poolsLocked(more ...*model.Publish) [2]*nat.PortSet {
 		for _, r := range ranges {
 			s.AddRange(r[0], r[1])
 		}
-		s.RemoveRange(local[0], local[1])
+		if d.config.Uplink.Ports == model.DefaultNATPorts {
+			s.AddRange(1, 1023) // only for flows that have a privileged port inside (RFC 4787, REQ-3a)
+		}
 		for _, l := range list {
-			if l.Proto == proto {
+			if l.Proto == proto && !l.Addr.IsLoopback() {
 				s.Release(l.Port)
 			}
 		}

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
-	"github.com/uvswitch/uvswitch/internal/hostports"
 	"github.com/uvswitch/uvswitch/internal/link"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/netns"
@@ -65,10 +64,6 @@ func (d *Daemon) checkHostLocked(steps []plan.Step, have *model.State) error {
 	for _, s := range steps {
 		var err error
 		switch a := s.Do.(type) {
-		case plan.SetNATPorts:
-			if noneLeft(a.Ranges) {
-				err = api.Errorf(http.StatusBadRequest, "uplink.ports: the host's kernel uses every port of %s for its own connections, so NAT would have none; choose ports outside of net.ipv4.ip_local_port_range", a.Ranges)
-			}
 		case plan.AddPort:
 			if err = checkPlace(a.Spec); err != nil {
 				err = fmt.Errorf("port %q: %w", a.Spec.Name, err)
@@ -104,13 +99,6 @@ func checkPlace(a api.PortAdd) error {
 		return withStatus(err)
 	}
 	return nil
-}
-
-// noneLeft reports whether the kernel picks every port of these ranges for the host's own connections.
-func noneLeft(ranges string) bool {
-	list, err := model.ParsePortRanges(ranges)
-	eph := hostports.Ephemeral()
-	return err == nil && !slices.ContainsFunc(list, func(r [2]uint16) bool { return r[0] < eph[0] || r[1] > eph[1] })
 }
 
 // applyAllLocked carries out every step, or none.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 
@@ -49,10 +50,14 @@ func (d *Daemon) UplinkClaims(f *frame.Frame) bool { return !d.usesBPF() || d.up
 
 // addUplinkPortLocked connects the uplink's TAP to the data plane. It is in no network.
 func (d *Daemon) addUplinkPortLocked() error {
+	flags := vswitch.Forwarding | vswitch.Uplink
+	if d.usesBPF() {
+		flags |= vswitch.Ways
+	}
 	return d.plugLocked(&port{
 		Port: model.Port{
 			Name: model.UplinkPortName, Kind: model.KindUplink, Ifname: d.opts.Name + "-up", MAC: d.up.MAC, MTU: model.MaxMTU, Offload: true,
-			Settings: model.Settings{Flags: vswitch.Forwarding | vswitch.Uplink},
+			Settings: model.Settings{Flags: flags},
 		},
 		wire: wire{conn: d.up.Device},
 	})
@@ -100,35 +105,58 @@ func (d *Daemon) refreshUplinkLocked() {
 	s, _ := d.up.State()
 	i := router.Interface{
 		Net: frame.NoNet, Addr: frame.AddrFrom(s.Addr), Prefix: model.Everywhere, MAC: uplink.RouterMAC, MTU: s.MTU,
-		Port: p.ID, PeerMAC: d.up.MAC, Up: s.Up,
+		Port: p.ID, Up: len(s.Own) > 0,
 	}
-	if old, ok := d.dp.Router.Interface(frame.NoNet); ok && old == i {
+	if d.usesBPF() {
+		i.MTU = model.MaxMTU // each way has its own
+		d.dp.NAT.WaysChanged()
+	} else {
+		i.PeerMAC, i.Up = d.up.MAC, s.Up
+	}
+	if old, ok := d.dp.Router.Interface(frame.NoNet); ok && old == i && d.external == s.Addr && slices.Equal(d.own, s.Own) {
 		return
 	}
 	d.dp.Router.SetInterface(i)
-	d.routeToHostLocked(s.Addr)
+	d.routeToHostLocked(s.Own)
+	d.mu.Lock()
+	d.external, d.own = s.Addr, s.Own
+	d.mu.Unlock()
 	d.updateRulesLocked()
-	d.log.Info("uplink changed", "device", s.Device, "address", s.Addr, "up", s.Up, "why", s.Why)
+	d.log.Info("uplink changed", "device", s.Device, "address", s.Addr, "addresses", s.Own, "up", s.Up, "why", s.Why)
 }
 
-// routeToHostLocked sends packets for the host's own address to the host port.
-func (d *Daemon) routeToHostLocked(addr netip.Addr) {
-	if d.external.IsValid() && d.external != addr {
-		d.dp.Router.DeleteRoute(netip.PrefixFrom(d.external, 32))
-	}
-	d.mu.Lock()
-	d.external = addr
-	d.mu.Unlock()
-	if !addr.IsValid() || !d.usesBPF() {
+// routeToHostLocked sends packets for the host's own addresses to the host port.
+func (d *Daemon) routeToHostLocked(own []netip.Addr) {
+	if !d.usesBPF() {
 		return
 	}
-	rt := router.Route{Prefix: netip.PrefixFrom(addr, 32), Kind: router.Unreachable}
+	for _, a := range d.own {
+		if !slices.Contains(own, a) {
+			d.dp.Router.DeleteRoute(netip.PrefixFrom(a, 32))
+		}
+	}
+	rt := router.Route{Kind: router.Unreachable}
 	if h := d.ports[model.HostPortName]; h != nil {
 		rt.Kind, rt.Egress, rt.NextHop = router.Local, h.net.ID, frame.AddrFrom(h.Addr.Addr())
 	}
-	if err := d.dp.Router.AddRoute(rt); err != nil {
-		d.log.Error("cannot set the route to the host's own address", "error", err)
+	for _, a := range own {
+		if rt.Prefix = netip.PrefixFrom(a, 32); d.networkOfLocked(a) != nil {
+			continue // a clash; see doctor
+		}
+		if err := d.dp.Router.AddRoute(rt); err != nil {
+			d.log.Error("cannot set the route to an address of the host", "address", a, "error", err)
+		}
 	}
+}
+
+// networkOfLocked returns the network whose subnet has an address, or nil.
+func (d *Daemon) networkOfLocked(a netip.Addr) *network {
+	for _, n := range d.networks {
+		if n.Prefix.Contains(a) {
+			return n
+		}
+	}
+	return nil
 }
 
 // routeFromHostLocked lets the host reach a network other than the one that it is in, by its gateway. The route is on the host

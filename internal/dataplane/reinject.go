@@ -16,6 +16,7 @@ import (
 //	fragment before its first one, flow being created ──► slow path, parked ─────► atPreRouting or atPostRouting
 //	piece of a packet that was cut ──► slow path ────────────────────────────────► atPreRouting
 //	neighbor unknown ──► slow path, router's queue ──────────────────────────────► atResolve or atResolveTranslated
+//	another source address needed by the way out ──► slow path ──────────────────► atNewSource
 //	                  rate of the egress port exceeded ──► shaper ───────────────► atTransmit
 type resumePoint uint8
 
@@ -27,6 +28,7 @@ const (
 	atResolve                              // at router.Resolve
 	atResolveTranslated                    // likewise; nat.PostRouting has rewritten it
 	atTransmit                             // at its end: it is not coalesced
+	atNewSource                            // at nat.PreRouting; the way out needs the source address in next hop
 )
 
 // A record is a frame in a queue: a header of recordLen bytes in the host's byte order, which has what earlier steps found, then the
@@ -41,9 +43,11 @@ const recordLen = 16
 //
 //uvswitch:hot
 func putRecord(rec []byte, f *frame.Frame) {
-	parked := f.NextHop != 0 && (f.Reason.Punt() == frame.Park || f.Reason.Punt() == frame.Redo) // router.Route has seen it
+	parked := f.NextHop != 0 && f.Reason != frame.WayChanged && (f.Reason.Punt() == frame.Park || f.Reason.Punt() == frame.Redo) // router.Route has seen it
 	at := atPreRouting
 	switch {
+	case f.Reason == frame.WayChanged:
+		at = atNewSource
 	case f.Reason == frame.NeighborFailed && f.NAT != frame.NATNone:
 		at = atResolveTranslated
 	case f.Reason == frame.NeighborFailed:
@@ -160,6 +164,8 @@ func (d *Dataplane) resumeFrame(rec []byte, f *frame.Frame) {
 	case atStart:
 	case atPreRouting:
 		f.Verdict = frame.Local
+	case atNewSource:
+		f.Verdict, f.Source = frame.Local, hop
 	case atPostRouting:
 		f.Verdict, f.NextHop = frame.Routed, hop
 		f.RouteDst, f.RoutePort = f.Tuple.Dst, f.Tuple.DstPort
@@ -187,6 +193,9 @@ func (d *Dataplane) resumeOriginated(f *frame.Frame) {
 	if !ok || !up.Up {
 		f.DropFor(frame.UplinkDown)
 		return
+	}
+	if up.PeerMAC == 0 {
+		f.SetMACs(frame.WayMACs(frame.WaySend, 0, 0, 0))
 	}
 	f.Verdict, f.Out = frame.ToPort, up.Port
 }

@@ -240,7 +240,6 @@ func (e *Exam) others() {
 }
 
 func (e *Exam) portRange() {
-	eph := hostports.Ephemeral()
 	list, err := hostports.List()
 	if err != nil {
 		e.add("ports", Warn, "", "doctor cannot read which ports the host uses: %v", err)
@@ -254,22 +253,11 @@ func (e *Exam) portRange() {
 		}
 		return false
 	}
-	total, shared := 0, 0
+	total := 0
 	for _, r := range e.Ports {
 		total += int(r[1]-r[0]) + 1
-		lo, hi := max(r[0], eph[0]), min(r[1], eph[1])
-		if lo <= hi {
-			shared += int(hi-lo) + 1
-		}
 	}
-	switch {
-	case shared == total:
-		e.add("ports", Fail, "choose other ports for NAT (`uvswitch run --nat-ports`), or narrow net.ipv4.ip_local_port_range", "NAT has no port: the host's kernel uses all of them for its own connections (%d-%d)", eph[0], eph[1])
-	case shared > 0:
-		e.add("ports", Note, "to use all ports, choose others for NAT (`uvswitch run --nat-ports`)", "%d of %d ports for NAT are not used, because the host's kernel uses %d-%d for its own connections", shared, total, eph[0], eph[1])
-	default:
-		e.add("ports", OK, "", "NAT has %d ports; the host's kernel uses none of them for its own connections", total)
-	}
+	e.add("ports", OK, "", "NAT has %d ports for each protocol at each address of the host", total)
 	for _, l := range list {
 		if owner := l.Owner(); inside(l.Port) && !strings.Contains(owner, "uvswitch") {
 			e.add("ports", Note, "nothing to do: NAT does not use this port", "port %d/%s is in the range for NAT, but is in use by %s", l.Port, l.Proto, owner)

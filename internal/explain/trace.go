@@ -244,7 +244,6 @@ func (s *Switch) narrateForward(f *frame.Frame) (string, string) {
 }
 
 func (s *Switch) narratePreRouting(f *frame.Frame) (string, string) {
-	host := s.Dataplane.NAT.External()
 	switch f.NAT {
 	case frame.NATEstablished:
 		dir := "a packet of"
@@ -284,8 +283,8 @@ func (s *Switch) narratePreRouting(f *frame.Frame) (string, string) {
 		return "none", "a fragment that came before the first fragment, which has the ports: no flow can be looked up"
 	case f.Flags&frame.IsIPv4 == 0:
 		return "none", "not IPv4: nothing to track"
-	case f.Tuple.Dst == host && host != 0:
-		return "none", fmt.Sprintf("no flow, no published port and no mapping: the packet is for the host itself, %s", host)
+	case s.Dataplane.NAT.Owns(f.Tuple.Dst):
+		return "none", fmt.Sprintf("no flow, no published port and no mapping: the packet is for the host itself, %s", f.Tuple.Dst)
 	}
 	return "none", "no flow has this tuple"
 }

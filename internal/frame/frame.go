@@ -51,6 +51,7 @@ const (
 	Drop                     // dropped for Reason
 	Coalesced                // goes to port Out as a part of another frame's chain
 	Queued                   // waits in its worker until the port's rate allows it
+	CameBack                 // the uplink could not send it: nat.Return undoes its translation
 )
 
 // FloodClass is why a frame is flooded; ports may refuse each class of its own (`bridge link set flood off`).
@@ -111,6 +112,7 @@ type Frame struct {
 	EtherType uint16 // after any VLAN tags
 	L3, L4    uint16 // offsets in Bytes(); L4 is valid with IsIPv4
 	L3End     uint32 // where the IPv4 packet ends, by its total length; valid with IsIPv4
+	Source    Addr   // set when the way out has said which of the host's addresses it needs; else 0 (here for want of room below)
 	Dst, Src  MAC
 	Tuple     Tuple
 	Malformed Reason // why the router must reject it, although the switch forwards it; None when sound

@@ -52,6 +52,9 @@ const (
 	FlowTableFull
 	FlowQuota
 	FlowBusy
+	WayChanged
+	NeedsHostStack
+	WayNotAllowed
 	FlowToItself
 	FlowClash
 	NATPortsExhausted
@@ -170,6 +173,9 @@ var reasons = [NumReasons]ReasonInfo{
 	FlowTableFull:         {Stage: Translation, Name: "flow_table_full", Meaning: "the flow table is full, and it has no flow that may be evicted (answered with ICMP 3/13)", Remedy: "raise nat.flows in the configuration file; see which ports hold the flows with `uvswitch flow stats`", Punt: Reject, Error: unreachable(CodeAdminFiltered)},
 	FlowQuota:             {Stage: Translation, Name: "flow_quota", Meaning: "the port has reached its limit of flows (nat.flows_per_port)", Remedy: "raise nat.flows_per_port in the configuration file; see the flows with `uvswitch flow ls --port NAME`"},
 	FlowBusy:              {Stage: Translation, Name: "flow_busy", Meaning: "two workers created the same flow at the same time; the packet is tried again", Remedy: "nothing to do", Punt: Redo},
+	WayChanged:            {Stage: Translation, Name: "way_changed", Meaning: "the way out needs another source address, or the host uses the port; the packet is translated anew", Remedy: "nothing to do", Punt: Redo},
+	NeedsHostStack:        {Stage: Translation, Name: "needs_host_stack", Meaning: "the host's route to the destination has an encapsulation (MPLS, SRv6), which the switch cannot add (answered with ICMP 3/13)", Remedy: "see `ip route get ADDR` on the host; use a route without encap", Punt: Reject, Error: unreachable(CodeAdminFiltered)},
+	WayNotAllowed:         {Stage: Translation, Name: "way_not_allowed", Meaning: "the host's route leads through a device that uplink.devices does not list (answered with ICMP 3/13)", Remedy: "see `ip route get ADDR` on the host; bring the listed device up, or add this one to uplink.devices", Punt: Reject, Error: unreachable(CodeAdminFiltered)},
 	FlowToItself:          {Stage: Translation, Name: "flow_to_itself", Meaning: "the destination is the outside port that NAT gave to the packet's own source", Remedy: "the program sends to itself; let it use 127.0.0.1"},
 	FlowClash:             {Stage: Translation, Name: "flow_clash", Meaning: "another flow, which is in use, already has the addresses and ports that this flow would get", Remedy: "use another port, or remove the other flow with `uvswitch flow del`"},
 	NATPortsExhausted:     {Stage: Translation, Name: "nat_ports_exhausted", Meaning: "NAT has no free outside port for another mapping, or this port of the switch has used up its share (answered with ICMP 3/13)", Remedy: "widen the ports for NAT (--nat-ports of run, or uplink.ports in the configuration file); see which ports hold them with `uvswitch nat ports`", Punt: Reject, Error: unreachable(CodeAdminFiltered)},

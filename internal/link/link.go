@@ -15,6 +15,7 @@ import (
 	"unicode"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -91,6 +92,24 @@ func SetMTU(ns, name string, mtu int) error {
 		}
 		return nil
 	})
+}
+
+// SetForwarding switches IPv4 forwarding on for one device of the calling thread's namespace, and for no other: what
+// net.ipv4.conf.DEVICE.forwarding says, by netlink (linux net/ipv4/devinet.c, inet_set_link_af).
+func SetForwarding(index int) error {
+	const devconfForwarding = 1 // IPV4_DEVCONF_FORWARDING of linux/ip.h
+	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(index)
+	req.AddData(msg)
+	families := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
+	conf := families.AddRtAttr(unix.AF_INET, nil).AddRtAttr(unix.IFLA_INET_CONF, nil)
+	conf.AddRtAttr(devconfForwarding, nl.Uint32Attr(1))
+	req.AddData(families)
+	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
+		return fmt.Errorf("switching forwarding on for device %d: %w", index, err)
+	}
+	return nil
 }
 
 const addrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE of linux/if_link.h

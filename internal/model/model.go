@@ -66,8 +66,8 @@ type NAT struct {
 // Defaults of Config.
 const (
 	DefaultSubnet = "172.29.0.0/16"
-	// DefaultNATPorts are outside the kernel's usual ip_local_port_range, so that the kernel never picks one of them.
-	DefaultNATPorts = "20000-29999,61000-65535"
+	// DefaultNATPorts are all ports that are not privileged. With them, a privileged port also keeps its number.
+	DefaultNATPorts = "1024-65535"
 )
 
 // AllNetworks returns the default network and the others.
@@ -86,12 +86,13 @@ type State struct {
 	Former    map[frame.PortID]string
 
 	// What the switch has found on its host; zero for a State without a host.
-	Name           string     // prefix of the switch's own devices
-	External       netip.Addr // the host's address on the uplink
-	UplinkDevice   string     // the device of the uplink, or of the host's default route: it cannot be plugged
-	UplinkKind     string     // how the uplink is attached
-	FlowLimit      int        // what Config.NAT.Flows came to
-	FlowQuotaLimit int        // what Config.NAT.FlowsPerPort came to
+	Name           string       // prefix of the switch's own devices
+	External       netip.Addr   // the host's address on the uplink
+	Own            []netip.Addr // all addresses of the host
+	UplinkDevice   string       // the device of the uplink, or of the host's default route: it cannot be plugged
+	UplinkKind     string       // how the uplink is attached
+	FlowLimit      int          // what Config.NAT.Flows came to
+	FlowQuotaLimit int          // what Config.NAT.FlowsPerPort came to
 }
 
 // A Neighbor is a permanent neighbor that was added by hand.
@@ -225,7 +226,7 @@ func Desired(c Config, have *State) (*State, error) {
 	}
 	s := &State{Config: c}
 	if have != nil {
-		s.Name, s.External, s.UplinkDevice, s.UplinkKind = have.Name, have.External, have.UplinkDevice, have.UplinkKind
+		s.Name, s.External, s.Own, s.UplinkDevice, s.UplinkKind = have.Name, have.External, have.Own, have.UplinkDevice, have.UplinkKind
 	} else if c.Uplink.Device != UplinkAuto && c.Uplink.Device != UplinkNone {
 		s.UplinkDevice = c.Uplink.Device
 	}

@@ -2,6 +2,7 @@ package model
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -68,7 +69,7 @@ func (s *State) CheckStaticRoute(p netip.Prefix) error {
 			return conflict("%s is the subnet of network %q, whose route the switch itself keeps", p, n.Name)
 		}
 	}
-	if p == Everywhere || s.External.IsValid() && p == netip.PrefixFrom(s.External, 32) {
+	if p == Everywhere || p.IsSingleIP() && slices.Contains(s.Own, p.Addr()) {
 		return conflict("the route to %s belongs to the uplink and cannot be changed", p)
 	}
 	return nil

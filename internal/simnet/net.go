@@ -67,13 +67,25 @@ func New() *Net { return NewWith(nat.Options{Flows: 1024}) }
 func NewWith(o nat.Options) *Net {
 	n := &Net{Poller: NewPoller(), now: 100, pool: [2]uint16{20000, 20099}, pairs: map[string]string{}}
 	o.Seed = 1
-	o.PortlessPeer = func(a frame.Addr, proto uint8, on bool) {
-		n.pairs[a.String()+" "+frame.ProtoName(proto)] = map[bool]string{true: "on", false: "off"}[on]
-	}
+	o.Outside = n
 	tracker := nat.New(o)
 	n.DP = dataplane.New(tracker, func() int64 { return int64(n.now)*1e9/frame.TicksPerSecond + int64(n.fine) }, n.Poller)
 	return n
 }
+
+// PortSet implements nat.Outside.
+func (n *Net) PortSet(int, uint8) *nat.PortSet { return nat.NewPortSet() }
+
+// UseAddr implements nat.Outside.
+func (n *Net) UseAddr(frame.Addr, int) {}
+
+// Peer implements nat.Outside.
+func (n *Net) Peer(_, a frame.Addr, proto uint8, on bool) {
+	n.pairs[a.String()+" "+frame.ProtoName(proto)] = map[bool]string{true: "on", false: "off"}[on]
+}
+
+// SourceFor implements nat.Outside.
+func (n *Net) SourceFor(frame.Addr) frame.Addr { return 0 }
 
 // AddNetwork makes a network with its gateway; i and m say the rest.
 func (n *Net) AddNetwork(gateway netip.Prefix, i router.Interface, m nat.Masquerade) {
@@ -100,7 +112,10 @@ func (n *Net) SetUplink(addr frame.Addr, mtu int) error {
 	n.DP.Router.SetInterface(router.Interface{
 		Addr: addr, Prefix: netip.MustParsePrefix("0.0.0.0/0"), MAC: uplinkMAC, MTU: mtu, Port: uplinkPort, PeerMAC: peerMAC, Up: addr != 0,
 	})
-	n.rules.External = addr
+	n.rules.Own = nil
+	if addr != 0 {
+		n.rules.Own = []frame.Addr{addr}
+	}
 	if n.rules.Pool[0] == nil {
 		for i := range n.rules.Pool {
 			n.rules.Pool[i] = nat.NewPortSet()

@@ -9,39 +9,48 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
 
+	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/nat"
 )
 
-const (
-	next = -1 // TCX_NEXT, TC_ACT_UNSPEC: whatever else is attached decides
-	shot = 2  // TC_ACT_SHOT
-	off  = 16 // of protocol in struct __sk_buff
+// bpfMaps are what the programs and this process share.
+type bpfMaps struct {
+	own   *ebpf.Map // address of the host -> its index; 0 for an address without sets of its own
+	ports *ebpf.Map // sets of ports, see setIndex; memory that this process has mapped: changing a set is a store
+	pairs *ebpf.Map // what is ours of the protocols without ports: pairKey -> 1
+	frags *ebpf.Map // packets that come in fragments: fragment key -> whether they are ours
+	ways  *ebpf.Map // what the host's routing has said lately: see wayHint; likewise mapped
+	fence *ebpf.Map // devices that packets may leave by, by index; nil: all
 
-	netHeader = 1 // BPF_HDR_START_NET
-)
-
-// maps are what the ingress program reads: the host's address and the ports that are ours, arrays that this process has
-// mapped, so that changing them is a store; remote addresses and protocols without ports that are ours; and what the
-// program itself notes, whose packets are coming in fragments.
-type maps struct {
-	config, ports *ebpf.Map
-	pairs, frags  *ebpf.Map
-	configMem     []byte
-	portsMem      []byte
+	portsMem, waysMem []byte
 }
 
-func newMaps() (*maps, error) {
-	m := &maps{}
+const (
+	maxOwn   = 1024
+	maxPairs = 4096
+	maxFrags = 8192 // packets in fragments, ours and the host's
+	maxFence = 8
+)
+
+func newMaps(fenced bool) (*bpfMaps, error) {
+	m := &bpfMaps{}
 	var err error
-	m.config, m.configMem, err = mappedArray("uvs_config", 8, 1)
+	m.ports, m.portsMem, err = mappedArray("uvs_ports", nat.PortSetBytes, (nat.MaxAddrs+1)*setsOfAddr)
 	if err == nil {
-		m.ports, m.portsMem, err = mappedArray("uvs_ports", nat.PortSetBytes, uint32(sets))
+		m.ways, m.waysMem, err = mappedArray("uvs_ways", uint32(unsafe.Sizeof(wayHint{})), wayHints)
 	}
-	if err == nil {
-		m.pairs, err = ebpf.NewMap(&ebpf.MapSpec{Name: "uvs_pairs", Type: ebpf.Hash, KeySize: 8, ValueSize: 4, MaxEntries: maxPairs})
-	}
-	if err == nil {
-		m.frags, err = ebpf.NewMap(&ebpf.MapSpec{Name: "uvs_frags", Type: ebpf.LRUHash, KeySize: 8, ValueSize: 4, MaxEntries: maxFrags})
+	for _, x := range []struct {
+		to   **ebpf.Map
+		spec ebpf.MapSpec
+	}{
+		{&m.own, ebpf.MapSpec{Name: "uvs_own", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: maxOwn}},
+		{&m.pairs, ebpf.MapSpec{Name: "uvs_pairs", Type: ebpf.Hash, KeySize: 12, ValueSize: 4, MaxEntries: maxPairs}},
+		{&m.frags, ebpf.MapSpec{Name: "uvs_frags", Type: ebpf.LRUHash, KeySize: 12, ValueSize: 4, MaxEntries: maxFrags}},
+		{&m.fence, ebpf.MapSpec{Name: "uvs_fence", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: maxFence}},
+	} {
+		if err == nil && (fenced || x.to != &m.fence) {
+			*x.to, err = ebpf.NewMap(&x.spec)
+		}
 	}
 	if err != nil {
 		m.close()
@@ -49,11 +58,6 @@ func newMaps() (*maps, error) {
 	}
 	return m, nil
 }
-
-const (
-	maxPairs = 4096
-	maxFrags = 8192 // packets in fragments, ours and the host's
-)
 
 func mappedArray(name string, valueSize, entries uint32) (*ebpf.Map, []byte, error) {
 	m, err := ebpf.NewMap(&ebpf.MapSpec{
@@ -72,44 +76,116 @@ func mappedArray(name string, valueSize, entries uint32) (*ebpf.Map, []byte, err
 	return m, mem, nil
 }
 
-// setIndex is the index of a port set in the map uvs_ports.
+// setIndex is the index of a set of ports in the map uvs_ports: setsOfAddr for each address's index, published ones after those in
+// use. Those of index 0 hold the ports that are published on every address.
 type setIndex int
 
-// The sets: ports of TCP and UDP, ICMP identifiers, ports of SCTP.
+// The sets of an address: ports of TCP and UDP, ICMP identifiers, ports of SCTP.
 const (
 	setTCP setIndex = iota
 	setUDP
 	setICMPID
 	setSCTP
-	sets
+	setPublished // + one of the above
+	setsOfAddr   = 8
 )
 
+var setOf = map[uint8]setIndex{frame.TCP: setTCP, frame.UDP: setUDP, frame.ICMP: setICMPID, frame.SCTP: setSCTP}
+
 // portSet is a set in the shared memory.
-func (m *maps) portSet(i setIndex) *nat.PortSet {
-	return (*nat.PortSet)(unsafe.Pointer(&m.portsMem[int(i)*nat.PortSetBytes]))
+func (m *bpfMaps) portSet(addr int, i setIndex) *nat.PortSet {
+	return (*nat.PortSet)(unsafe.Pointer(&m.portsMem[(addr*setsOfAddr+int(i))*nat.PortSetBytes]))
 }
 
-// close gives the maps back. Their memory stays mapped until the process ends: the tracker may still write to it.
-func (m *maps) close() {
-	for _, b := range []*ebpf.Map{m.config, m.ports, m.pairs, m.frags} {
+// close gives the maps back. Their memory stays mapped until the process ends: NAT may still write to it.
+func (m *bpfMaps) close() {
+	for _, b := range []*ebpf.Map{m.own, m.ports, m.pairs, m.frags, m.ways, m.fence} {
 		if b != nil {
 			b.Close()
 		}
 	}
 }
 
-// egress is attached to the TAP: what the dataplane writes leaves by device ifindex, the kernel finding the next
-// hop and its MAC.
-func egress(ifindex int) (*ebpf.Program, error) {
-	return loadProgram("uvs_egress", asm.Instructions{
-		asm.LoadMem(asm.R1, asm.R1, off, asm.Word),
-		asm.JNE.Imm(asm.R1, 0x0008, "pass"),
-		asm.Mov.Imm(asm.R1, int32(ifindex)), asm.Mov.Imm(asm.R2, 0), asm.Mov.Imm(asm.R3, 0), asm.Mov.Imm(asm.R4, 0),
-		asm.FnRedirectNeigh.Call(),
-		asm.Return(),
-		asm.Mov.Imm(asm.R0, shot).WithSymbol("pass"),
-		asm.Return(),
-	})
+const (
+	next = -1 // TCX_NEXT, TC_ACT_UNSPEC: whatever else is attached decides
+	shot = 2  // TC_ACT_SHOT
+
+	// Offsets in struct __sk_buff.
+	skbPktType, skbMark, skbProtocol, skbVLANPresent, skbVLANTCI, skbIfindex, skbGSOSize = 4, 8, 16, 20, 24, 40, 176
+
+	markBase = 0x75767300 // of packets on their way back to the host's stack; the low byte tells switches apart
+
+	etherIPv4 = 0x0008 // the EtherType in network byte order
+
+	// Offsets in an IPv4 header.
+	ipTOS, ipLength, ipID, ipFragment, ipProto, ipSrc, ipDst = 1, 2, 4, 6, 9, 12, 16
+)
+
+// Registers that calls preserve: the packet, the offset of the transport header, the protocol or the port, and a fourth by program.
+const (
+	regPacket = asm.R6
+	regL4     = asm.R7
+	regProto  = asm.R8
+)
+
+// A program is assembled from emitters. Above each stands in C-like words what it emits.
+type program struct{ asm.Instructions }
+
+func (p *program) emit(ins ...asm.Instruction) { p.Instructions = append(p.Instructions, ins...) }
+
+// slot: dst = &slot;
+func slot(dst asm.Register, at int32) []asm.Instruction {
+	return []asm.Instruction{asm.Mov.Reg(dst, asm.RFP), asm.Add.Imm(dst, at)}
+}
+
+// emitLoad: slot = size bytes of the packet at offset l4 + at, from the network header on; without them goto otherwise;
+func (p *program) emitLoad(at, to, size int32, otherwise string) {
+	const fromNetHeader = 1 // BPF_HDR_START_NET
+	p.emit(asm.Mov.Reg(asm.R1, regPacket), asm.Mov.Reg(asm.R2, regL4), asm.Add.Imm(asm.R2, at))
+	p.emit(slot(asm.R3, to)...)
+	p.emit(
+		asm.Mov.Imm(asm.R4, size), asm.Mov.Imm(asm.R5, fromNetHeader),
+		asm.FnSkbLoadBytesRelative.Call(),
+		asm.JNE.Imm(asm.R0, 0, otherwise),
+	)
+}
+
+// emitStore: the size bytes of slot at offset at of the frame, from the destination MAC on, are written;
+func (p *program) emitStore(at, from, size int32) {
+	p.emit(asm.Mov.Reg(asm.R1, regPacket), asm.Mov.Imm(asm.R2, at))
+	p.emit(slot(asm.R3, from)...)
+	p.emit(asm.Mov.Imm(asm.R4, size), asm.Mov.Imm(asm.R5, 0), asm.FnSkbStoreBytes.Call())
+}
+
+// emitMapLookup: R0 = map[key in slot]; if (!R0) goto missing;
+func (p *program) emitMapLookup(m *ebpf.Map, key int32, missing string) {
+	p.emit(asm.LoadMapPtr(asm.R1, m.FD()))
+	p.emit(slot(asm.R2, key)...)
+	p.emit(asm.FnMapLookupElem.Call(), asm.JEq.Imm(asm.R0, 0, missing))
+}
+
+// emitHeaderLen: dst = ihl * 4 of the IP header in slot; if (dst < 20) goto otherwise;
+func (p *program) emitHeaderLen(dst asm.Register, ip int16, otherwise string) {
+	p.emit(
+		asm.LoadMem(dst, asm.RFP, ip, asm.Byte), asm.And.Imm(dst, 0xf), asm.LSh.Imm(dst, 2),
+		asm.JLT.Imm(dst, 20, otherwise),
+	)
+}
+
+// emitSocket: R0 = the host's socket for the packet whose addresses and ports are in slot tuple; if (!R0) goto none;
+func (p *program) emitSocket(lookup asm.BuiltinFunc, tuple int32, none string) {
+	p.emit(asm.Mov.Reg(asm.R1, regPacket))
+	p.emit(slot(asm.R2, tuple)...)
+	p.emit(
+		asm.Mov.Imm(asm.R3, 12), asm.LoadImm(asm.R4, -1, asm.DWord), asm.Mov.Imm(asm.R5, 0), // BPF_F_CURRENT_NETNS
+		lookup.Call(),
+		asm.JEq.Imm(asm.R0, 0, none),
+	)
+}
+
+// emitEnd: label: return action;
+func (p *program) emitEnd(label string, action int32) {
+	p.emit(asm.Mov.Imm(asm.R0, action).WithSymbol(label), asm.Return())
 }
 
 // dropAll drops every frame. Packet sockets have received the frame before.
@@ -117,8 +193,9 @@ func dropAll() (*ebpf.Program, error) {
 	return loadProgram("uvs_swallow", asm.Instructions{asm.Mov.Imm(asm.R0, shot), asm.Return()})
 }
 
+// loadProgram loads a program. Its licence says GPL, too, since bpf_fib_lookup and the look-ups of sockets are for such programs only.
 func loadProgram(name string, ins asm.Instructions) (*ebpf.Program, error) {
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: name, Type: ebpf.SchedCLS, Instructions: ins, License: "MIT"})
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: name, Type: ebpf.SchedCLS, Instructions: ins, License: "Dual MIT/GPL"})
 	if err != nil {
 		return nil, fmt.Errorf("uplink: cannot load the BPF program %s: %w%s", name, err, hint(err))
 	}

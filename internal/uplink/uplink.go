@@ -1,65 +1,79 @@
 package uplink
 
 import (
-	"context"
-	"encoding/binary"
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
+	"github.com/cilium/ebpf"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/link"
 	"github.com/uvswitch/uvswitch/internal/netns"
-	"github.com/uvswitch/uvswitch/nat"
 	"github.com/uvswitch/uvswitch/tap"
 )
 
 // Options say which device to use and how.
 type Options struct {
-	Device string // "auto": the device of the default route
-	Kind   Kind
-	TAP    string // what our own device is called
+	Device  string // whose state is shown; "auto": the device of the default route
+	Kind    Kind
+	TAP     string   // what our own device is called
+	Devices []string // packets may leave by these devices only; empty: by all
 }
 
-// State is what is known of the way out. It changes while the switch runs: addresses are renewed, links flap, the
-// default route moves.
+// State is what is known of the way out. It changes while the switch runs: addresses are renewed, links flap, routes change.
 type State struct {
-	Device string
-	Index  int
+	Device string     // of the route to 0.0.0.0/0, or the one that the options name
 	Addr   netip.Addr // the host's address on it; invalid while there is none
 	MTU    int
 	Up     bool   // there is a device, it is up, and it has an address
 	Why    string // when not Up
+
+	Own     []netip.Addr // all addresses of the host, sorted; containers leave by these
+	Watched []Watched    // devices that the way in is attached to, sorted by name
 }
 
-// The two ends of the link between the host and the switch: the TAP's own address, and the router's.
+// A Watched device is one that the program "way in" is attached to.
+type Watched struct {
+	Name  string
+	Index int
+	Plain bool // its packets have no Ethernet header, as those of WireGuard, PPP and TUN
+}
+
+func (s *State) equal(o *State) bool {
+	return s.Device == o.Device && s.Addr == o.Addr && s.MTU == o.MTU && s.Up == o.Up && s.Why == o.Why &&
+		slices.Equal(s.Own, o.Own) && slices.Equal(s.Watched, o.Watched)
+}
+
+// The two ends of the link between the host and the switch. With programs, the TAP's MAC is only what the host's stack puts into frames
+// of its own: it must not look like a way header (frame.WayMACs).
 const (
-	tapMAC    frame.MAC = 0x027576000001
-	RouterMAC frame.MAC = 0x027576000002
+	tapMAC    frame.MAC = 0x0a7576000001
+	RouterMAC frame.MAC = 0x0a7576000002
 )
 
-// An Uplink is the TAP in the host's namespace and the programs that join it to the host's device. Its methods work
+// An Uplink is the TAP in the host's namespace and the programs that join it to the host's devices. Its methods work
 // in the namespace of the process.
 type Uplink struct {
-	Device *tap.Device // the dataplane's wire
+	Device *tap.Device // the data plane's wire
 	MAC    frame.MAC   // of the TAP
 
 	opts Options
-	maps *maps
+	maps *shared
+	mark int32
 
 	known atomic.Pointer[known] // as State returns it
 
-	mu       sync.Mutex // Lock 45: held through netlink
-	in, out  *attachment
+	mu       sync.Mutex          // Lock 45: held through netlink
+	in       map[int]*attachment // by device
+	out      *attachment
+	programs [2]*ebpf.Program // the way in, for devices with and without Ethernet headers; loaded when needed
 	tapIdx   int
-	attached int // the device that the programs are on
 	closed   bool
 }
 
@@ -87,11 +101,11 @@ func Open(o Options) (*Uplink, error) {
 			return nil, fmt.Errorf("%w: %q does not exist (`ip link` lists devices; `--uplink auto` uses the device of the default route)", ErrNoDevice, o.Device)
 		}
 	}
-	m, err := newMaps()
+	m, err := newShared(len(o.Devices) > 0)
 	if err != nil {
 		return nil, err
 	}
-	u := &Uplink{opts: o, maps: m}
+	u := &Uplink{opts: o, maps: m, in: map[int]*attachment{}}
 	u.known.Store(&known{kind: o.Kind})
 	if u.Device, err = tap.Open(netns.Original, o.TAP); err != nil {
 		m.close()
@@ -106,7 +120,12 @@ func Open(o Options) (*Uplink, error) {
 	if err == nil {
 		var d link.Info
 		d, err = link.Inspect(netns.Original, o.TAP)
-		u.tapIdx = d.Index
+		u.tapIdx, u.mark = d.Index, markBase|int32(d.Index&0xff)
+	}
+	if err == nil && o.Kind != TAP {
+		if err = link.SetForwarding(u.tapIdx); err == nil {
+			err = u.attachOut()
+		}
 	}
 	if err == nil {
 		_, err = u.Refresh()
@@ -118,59 +137,19 @@ func Open(o Options) (*Uplink, error) {
 	return u, nil
 }
 
-// ICMPIDs is the set of ICMP identifiers in use, for nat to fill: the program reads the same memory.
-func (u *Uplink) ICMPIDs() *nat.PortSet { return u.maps.portSet(setICMPID) }
-
-// SetPorts says which TCP, UDP and SCTP ports of the host's address are ours.
-func (u *Uplink) SetPorts(tcp, udp, sctp *nat.PortSet) {
-	for i, from := range map[setIndex]*nat.PortSet{setTCP: tcp, setUDP: udp, setSCTP: sctp} {
-		to := u.maps.portSet(i)
-		for w := range from {
-			to[w].Store(from[w].Load())
-		}
+// attachOut puts the way out on the TAP.
+func (u *Uplink) attachOut() error {
+	p, err := u.maps.wayOut(u.mark)
+	if err != nil {
+		return err
 	}
-}
-
-// Claims reports whether the ingress program would redirect a packet to the switch. Later fragments follow their first one: true.
-func (u *Uplink) Claims(f *frame.Frame) bool {
-	if s, _ := u.State(); f.Flags&frame.IsIPv4 == 0 || f.Malformed != frame.None || !s.Addr.IsValid() || f.Tuple.Dst != frame.AddrFrom(s.Addr) {
-		return false
+	defer p.Close() // the attachment holds it
+	var kind Kind
+	if u.out, kind, err = attach(u.tapIdx, p, u.opts.Kind); err != nil {
+		return err
 	}
-	t := f.Tuple
-	port, remote := t.DstPort, t.Src
-	switch {
-	case f.Flags&frame.Fragment != 0 && f.IPv4().FragOffset() != 0:
-		return true
-	case f.Flags&frame.ICMPError != 0:
-		q, _, ok := frame.Quoted(f.Payload())
-		if !ok || q.Src != t.Dst {
-			return false
-		}
-		t, port, remote = q, q.SrcPort, q.Dst
-	case t.Proto == frame.ICMP && !frame.IsICMPAnswer(f.Payload()[0]):
-		return false
-	}
-	if i, ok := setOf[t.Proto]; ok {
-		return u.maps.portSet(i).Has(port)
-	}
-	key := [8]byte{4: t.Proto}
-	binary.BigEndian.PutUint32(key[:], uint32(remote))
-	var v uint32
-	return u.maps.pairs.Lookup(key, &v) == nil
-}
-
-var setOf = map[uint8]setIndex{frame.TCP: setTCP, frame.UDP: setUDP, frame.ICMP: setICMPID, frame.SCTP: setSCTP}
-
-// SetPortlessPeer says whether packets of a protocol without ports from a remote address are ours. When the table is full they
-// stay the host's.
-func (u *Uplink) SetPortlessPeer(remote frame.Addr, proto uint8, on bool) {
-	key := [8]byte{4: proto}
-	binary.BigEndian.PutUint32(key[:], uint32(remote))
-	if on {
-		_ = u.maps.pairs.Put(key, uint32(1))
-	} else {
-		_ = u.maps.pairs.Delete(key)
-	}
+	u.known.Store(&known{kind: kind})
+	return nil
 }
 
 // State returns what is known now, and how the programs are attached. It does not wait for a Refresh.
@@ -179,217 +158,69 @@ func (u *Uplink) State() (State, Kind) {
 	return k.State, k.kind
 }
 
-// Refresh looks at the host's devices, addresses and routes, moves the programs when the device has changed, and
-// tells whether anything did.
+// Refresh looks at the host's devices, addresses and routes, attaches and detaches the way in, and reports whether anything has changed.
 func (u *Uplink) Refresh() (changed bool, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.closed {
 		return false, nil
 	}
-	s := u.inspect()
+	s, err := u.inspect()
+	if err != nil {
+		return false, err // an interrupted dump is never taken for an empty one
+	}
 	was := u.known.Load()
-	if s == was.State {
-		return false, nil
+	if u.opts.Kind != TAP {
+		err = u.watchLocked(&s)
+		u.maps.setOwn(s.Own)
+		u.maps.setFence(u.opts.Devices)
 	}
-	kind := was.kind
-	if s.Index != u.attached && u.opts.Kind != TAP {
-		u.detachLocked()
-		u.attached = 0
-		if s.Index != 0 {
-			if kind, err = u.attachLocked(s.Index); err != nil {
-				s.Up, s.Why = false, err.Error()
-			} else {
-				u.attached = s.Index
-			}
-		}
+	if s.equal(&was.State) {
+		return false, err
 	}
-	u.known.Store(&known{s, kind})
-	var addr uint32
-	if s.Up {
-		a := s.Addr.As4()
-		addr = binary.NativeEndian.Uint32(a[:])
-	}
-	binary.NativeEndian.PutUint32(u.maps.configMem, addr)
+	u.known.Store(&known{s, was.kind})
 	return true, err
 }
 
-// look reads the host's state.
-func (u *Uplink) inspect() State {
-	s := State{Device: u.opts.Device}
-	var index int
-	if _, err := netlink.LinkByIndex(u.tapIdx); err != nil {
-		s.Why = u.opts.TAP + " has been removed; restart the switch"
-		return s
-	}
-	if s.Device == "auto" {
-		s.Device = ""
-		index = defaultIndex(u.tapIdx)
-		if index == 0 {
-			s.Why = "the host has no default route"
-			return s
+// watchLocked attaches the way in to the devices of s, and takes it off all others. A device that it cannot be attached to is left out of s.
+func (u *Uplink) watchLocked(s *State) (errs error) {
+	s.Watched = slices.DeleteFunc(s.Watched, func(w Watched) bool {
+		if u.in[w.Index] != nil {
+			return false
 		}
-	}
-	var link netlink.Link
-	var err error
-	if index != 0 {
-		link, err = netlink.LinkByIndex(index)
-	} else {
-		link, err = netlink.LinkByName(s.Device)
-	}
-	if err != nil {
-		s.Why = "the device no longer exists"
-		return s
-	}
-	a := link.Attrs()
-	s.Device, s.Index, s.MTU = a.Name, a.Index, a.MTU
-	if addrs, err := netlink.AddrList(link, netlink.FAMILY_V4); err == nil {
-		for _, ad := range addrs {
-			if ip, ok := netip.AddrFromSlice(ad.IP.To4()); ok && ad.Scope == int(netlink.SCOPE_UNIVERSE) {
-				s.Addr = ip
-				break
-			}
+		p, err := u.wayInLocked(w.Plain)
+		if err == nil {
+			sweep(w.Index)
+			u.in[w.Index], _, err = attach(w.Index, p, u.known.Load().kind)
 		}
-	}
-	if u.opts.Kind == TAP {
-		s.Addr = tapOurs
-	}
-	switch {
-	case a.Flags&net.FlagUp == 0:
-		s.Why = "the device is down"
-	case !s.Addr.IsValid():
-		s.Why = "the device has no IPv4 address"
-	default:
-		s.Up = true
-	}
-	return s
-}
-
-// defaultIndex is the device of the default route with the lowest metric, other than our own; 0 without one.
-func defaultIndex(own int) (index int) {
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
-	if err != nil {
-		return 0
-	}
-	best := -1
-	for _, r := range routes {
-		isDefault := r.Dst == nil || r.Dst.IP.IsUnspecified()
-		if isDefault && r.LinkIndex != 0 && r.LinkIndex != own && (best < 0 || r.Priority < best) {
-			best, index = r.Priority, r.LinkIndex
+		if err != nil {
+			delete(u.in, w.Index)
+			errs = errors.Join(errs, fmt.Errorf("device %s: %w", w.Name, err))
 		}
-	}
-	return index
-}
-
-// DefaultDevice names the device of the host's default route; empty without one.
-func DefaultDevice() string {
-	if l, err := netlink.LinkByIndex(max(defaultIndex(0), 1)); err == nil && l.Attrs().Name != "lo" {
-		return l.Attrs().Name
-	}
-	return ""
-}
-
-// attachLocked puts the programs on a device and on the TAP, and returns how.
-func (u *Uplink) attachLocked(index int) (kind Kind, err error) {
-	sweep(index)
-	in, err := u.maps.ingress(u.tapIdx)
-	if err != nil {
-		return u.opts.Kind, err
-	}
-	defer in.Close() // attachments hold their programs
-	out, err := egress(index)
-	if err != nil {
-		return u.opts.Kind, err
-	}
-	defer out.Close()
-	if u.in, kind, err = attach(index, in, u.opts.Kind); err != nil {
-		return kind, err
-	}
-	if u.out, _, err = attach(u.tapIdx, out, u.opts.Kind); err != nil {
-		u.detachLocked()
-	}
-	return kind, err
-}
-
-func (u *Uplink) detachLocked() {
-	for _, a := range []*attachment{u.in, u.out} {
-		if a != nil {
+		return err != nil
+	})
+	for index, a := range u.in {
+		if !slices.ContainsFunc(s.Watched, func(w Watched) bool { return w.Index == index }) {
 			a.close()
+			delete(u.in, index)
 		}
 	}
-	u.in, u.out = nil, nil
+	return errs
 }
 
-// Watch calls changed at once, and after each change of the host's links, addresses and routes, until ctx is done. The caller
-// then asks Refresh.
-func Watch(ctx context.Context, changed func()) error {
-	events, err := subscribe()
-	if err != nil {
-		return err
+func (u *Uplink) wayInLocked(plain bool) (*ebpf.Program, error) {
+	i := 0
+	if plain {
+		i = 1
 	}
-	go func() {
-		changed() // what has changed before the subscription
-		for ctx.Err() == nil {
-			if events.wait(ctx) {
-				changed()
-				continue
-			}
-			events.close() // the kernel had more to tell than we could hear: begin again
-			if events, err = subscribe(); err != nil {
-				select {
-				case <-ctx.Done():
-				case <-time.After(time.Second):
-				}
-			}
-			changed()
+	if u.programs[i] == nil {
+		p, err := u.maps.wayIn(u.tapIdx, u.mark, plain)
+		if err != nil {
+			return nil, err
 		}
-		events.close()
-	}()
-	return nil
-}
-
-type events struct {
-	links  chan netlink.LinkUpdate
-	addrs  chan netlink.AddrUpdate
-	routes chan netlink.RouteUpdate
-	done   chan struct{}
-}
-
-func subscribe() (*events, error) {
-	e := &events{make(chan netlink.LinkUpdate, 64), make(chan netlink.AddrUpdate, 64), make(chan netlink.RouteUpdate, 64), make(chan struct{})}
-	err := netlink.LinkSubscribe(e.links, e.done)
-	if err == nil {
-		err = netlink.AddrSubscribe(e.addrs, e.done)
+		u.programs[i] = p
 	}
-	if err == nil {
-		err = netlink.RouteSubscribe(e.routes, e.done)
-	}
-	if err != nil {
-		e.close()
-		return nil, fmt.Errorf("uplink: cannot watch the host's devices: %w", err)
-	}
-	return e, nil
-}
-
-// wait returns false when a subscription has ended.
-func (e *events) wait(ctx context.Context) (ok bool) {
-	if e == nil {
-		return false
-	}
-	select {
-	case <-ctx.Done():
-		return true
-	case _, ok = <-e.links:
-	case _, ok = <-e.addrs:
-	case _, ok = <-e.routes:
-	}
-	return ok
-}
-
-func (e *events) close() {
-	if e != nil {
-		close(e.done)
-	}
+	return u.programs[i], nil
 }
 
 // Close detaches the programs and removes the TAP.
@@ -397,9 +228,22 @@ func (u *Uplink) Close() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.closed = true
-	u.detachLocked()
+	for _, a := range u.in {
+		a.close()
+	}
+	if u.out != nil {
+		u.out.close()
+	}
+	for _, p := range u.programs {
+		if p != nil {
+			p.Close()
+		}
+	}
 	if u.Device != nil {
 		_ = u.Device.Close() // the descriptor was ours; the TAP goes with it
 	}
 	u.maps.close()
 }
+
+// byName sorts devices.
+func byName(a, b Watched) int { return cmp.Compare(a.Name, b.Name) }

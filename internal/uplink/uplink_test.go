@@ -1,7 +1,7 @@
 package uplink
 
 import (
-	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -9,49 +9,57 @@ import (
 	"github.com/uvswitch/uvswitch/nat"
 )
 
-// inMemory is an uplink on plain memory, without BPF maps: it has an address, and the port sets are empty.
+// inMemory is an uplink on plain memory, without BPF maps: it has one address, with index 1, and the port sets are empty.
 func inMemory(addr string) *Uplink {
-	u := &Uplink{maps: &maps{portsMem: make([]byte, int(sets)*nat.PortSetBytes)}}
-	u.known.Store(&known{State: State{Addr: netip.MustParseAddr(addr), Up: true}, kind: "tcx"})
-	return u
+	a := frametest.Addr(addr)
+	return &Uplink{maps: &shared{
+		bpfMaps: &bpfMaps{portsMem: make([]byte, 2*setsOfAddr*nat.PortSetBytes)},
+		index:   map[frame.Addr]int{a: 1}, owned: map[frame.Addr]bool{a: true, a + 8: true},
+	}}
 }
 
-// Each protocol has its own set of ports, and replacing a set removes the ports that are not in the new set.
-func TestSetPorts(t *testing.T) {
+func ports(list ...uint16) *nat.PortSet {
+	s := nat.NewPortSet()
+	for _, p := range list {
+		s.Claim(p)
+	}
+	return s
+}
+
+// Each address, and each protocol, has its own sets of ports, and replacing a set removes the ports that are not in the new set.
+func TestSetPublished(t *testing.T) {
 	u := inMemory("198.51.100.1")
-	tcp, udp, sctp := nat.NewPortSet(), nat.NewPortSet(), nat.NewPortSet()
-	tcp.AddRange(80, 90)
-	udp.AddRange(53, 53)
-	sctp.AddRange(65535, 65535)
-	u.SetPorts(tcp, udp, sctp)
-	u.ICMPIDs().AddRange(7, 7)
-	for i, want := range map[setIndex][]uint16{setTCP: {80, 90}, setUDP: {53}, setICMPID: {7}, setSCTP: {65535}} {
+	a := frametest.Addr("198.51.100.1")
+	u.PortSet(1, frame.ICMP).Claim(7)
+	u.SetPublished(map[frame.Addr]map[uint8]*nat.PortSet{0: {frame.TCP: ports(80, 90), frame.UDP: ports(53)}, a: {frame.SCTP: ports(65535)}})
+	check := func(addr int, set setIndex, want ...uint16) {
 		for _, p := range []uint16{7, 53, 79, 80, 90, 91, 65535} {
-			has := u.maps.portSet(i).Has(p)
-			should := false
-			for _, w := range want {
-				should = should || w == p
-			}
-			if has != should {
-				t.Errorf("set %d has port %d: %v", i, p, has)
+			if has, should := u.maps.portSet(addr, set).Has(p), slices.Contains(want, p); has != should {
+				t.Errorf("set %d of address %d has port %d: %v", set, addr, p, has)
 			}
 		}
 	}
-	u.SetPorts(nat.NewPortSet(), udp, sctp)
-	if u.maps.portSet(setTCP).Has(80) || !u.maps.portSet(setUDP).Has(53) || !u.maps.portSet(setICMPID).Has(7) {
-		t.Error("replacing the set of TCP changes another set, or keeps a port")
-	}
+	check(0, setPublished+setTCP, 80, 90)
+	check(0, setPublished+setUDP, 53)
+	check(0, setPublished+setSCTP)
+	check(1, setPublished+setSCTP, 65535)
+	check(1, setICMPID, 7)
+	u.SetPublished(map[frame.Addr]map[uint8]*nat.PortSet{0: {frame.UDP: ports(53)}})
+	check(0, setPublished+setTCP)
+	check(0, setPublished+setUDP, 53)
+	check(1, setPublished+setSCTP)
+	check(1, setICMPID, 7)
+	u.PortSet(1, frame.ICMP)
+	check(1, setICMPID) // for another address, which takes the index
 }
 
-// Claims agrees with the ingress program about what belongs to the switch (see bpf_ingress.go): packets to the host's address whose
-// port, identifier or quoted packet is in a set.
+// Claims agrees with the way in about what belongs to the switch (see bpf_in.go): packets to an address of the host whose port,
+// identifier or quoted packet is in a set.
 func TestClaims(t *testing.T) {
 	u := inMemory("198.51.100.1")
-	tcp, udp := nat.NewPortSet(), nat.NewPortSet()
-	tcp.AddRange(8080, 8080)
-	udp.AddRange(20000, 20010)
-	u.SetPorts(tcp, udp, nat.NewPortSet())
-	u.ICMPIDs().AddRange(9, 9)
+	u.SetPublished(map[frame.Addr]map[uint8]*nat.PortSet{0: {frame.TCP: ports(8080)}})
+	u.PortSet(1, frame.UDP).AddRange(20000, 20010)
+	u.PortSet(1, frame.ICMP).Claim(9)
 	us, peer := frametest.Addr("198.51.100.1"), frametest.Addr("203.0.113.8")
 	out := frametest.Packet{Src: us, Dst: peer, Proto: frame.UDP, SrcPort: 20005, DstPort: 53, Payload: []byte("question")}
 	host := out
@@ -64,6 +72,8 @@ func TestClaims(t *testing.T) {
 		"the port of a mapping":      {frametest.Packet{Src: peer, Dst: us, Proto: frame.UDP, SrcPort: 53, DstPort: 20005}, true},
 		"a port of the host":         {frametest.Packet{Src: peer, Dst: us, Proto: frame.TCP, SrcPort: 5, DstPort: 22}, false},
 		"that port of UDP":           {frametest.Packet{Src: peer, Dst: us, Proto: frame.UDP, SrcPort: 5, DstPort: 8080}, false},
+		"a second address":           {frametest.Packet{Src: peer, Dst: us + 8, Proto: frame.TCP, SrcPort: 5, DstPort: 8080}, true},
+		"its ports":                  {frametest.Packet{Src: peer, Dst: us + 8, Proto: frame.UDP, SrcPort: 5, DstPort: 20005}, false},
 		"another address":            {frametest.Packet{Src: peer, Dst: us + 1, Proto: frame.TCP, SrcPort: 5, DstPort: 8080}, false},
 		"the answer to our ping":     {frametest.Packet{Src: peer, Dst: us, Proto: frame.ICMP, Type: frame.ICMPEchoReply, ID: 9}, true},
 		"the answer to another ping": {frametest.Packet{Src: peer, Dst: us, Proto: frame.ICMP, Type: frame.ICMPEchoReply, ID: 8}, false},

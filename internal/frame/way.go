@@ -1,0 +1,70 @@
+package frame
+
+// A way header: what the 12 bytes before the EtherType of a frame mean between the switch and the programs of its uplink. Neither MAC
+// is needed there: the programs replace both.
+//
+//	direction    destination MAC                                     source MAC
+//	out          0 (2), inside port (2), remote port (2)             02, WaySend or WayAsk, inside address (4)
+//	given back   as it came in                                       02, WayBack, index of its device (4)
+//	in           as it came in                                       02, WayIn or WayClone, index of its device (4)
+//	came back    0 (2), as it went out (2), MTU in bytes (2)         02, a WayCode, source address that the way needs (4)
+//
+// The inside address and port are those that the host's routing sees: policy routing and multipath decide by them. Address 0 stands for
+// the packet's own source. All numbers are in network byte order.
+const wayPrefix = 0x02 // first byte of the source MAC
+
+// Commands of frames to the programs, and marks of frames from outside.
+const (
+	WaySend      = 0    // route it, send it
+	WayAsk       = 1    // likewise, if its source address and its port are right; else return it
+	WayBack      = 2    // it is the host's: to the host's stack, as if it had just come in
+	WayAskSource = 3    // like WayAsk, but the port is right: it is published
+	WayClone     = 0xfe // the host has a copy
+	WayIn        = 0xff
+)
+
+// A WayCode says why a frame came back. The first ones are the results of bpf_fib_lookup (linux include/uapi/linux/bpf.h).
+type WayCode uint8
+
+const (
+	WayBlackhole   WayCode = 1
+	WayUnreachable WayCode = 2
+	WayProhibited  WayCode = 3
+	WayNoRoute     WayCode = 4
+	WayNoForward   WayCode = 5 // forwarding is off on the uplink's TAP
+	WayEncap       WayCode = 6
+	WayTooLong     WayCode = 8
+	WayNoSource    WayCode = 9
+	WaySource      WayCode = 0x20 // the way needs another source address
+	WayPort        WayCode = 0x21 // a socket of the host would get the answer
+	WayFenced      WayCode = 0x22 // by a device that the configuration does not allow
+)
+
+// WayMACs are the destination and source MAC of a frame on its way out.
+//
+//uvswitch:hot
+func WayMACs(command uint8, inside Addr, insidePort, remotePort uint16) (dst, src MAC) {
+	return MAC(insidePort)<<16 | MAC(remotePort), wayMAC(command, uint32(inside))
+}
+
+// WayNobody is the source MAC of a frame that came back from the programs, once its translation is undone: its sender's is lost.
+const WayNobody MAC = wayPrefix << 40
+
+// WayReturn returns the source MAC with which a frame from device ifindex is given back to the host.
+func WayReturn(ifindex uint32) MAC { return wayMAC(WayBack, ifindex) }
+
+//uvswitch:hot
+func wayMAC(second uint8, low uint32) MAC {
+	return MAC(wayPrefix)<<40 | MAC(second)<<32 | MAC(low)
+}
+
+// Way splits the source MAC of a frame from the programs: its second byte and the four after it. ok is false for a frame of another
+// origin, such as the host's stack.
+//
+//uvswitch:hot
+func (f *Frame) Way() (second uint8, low uint32, ok bool) {
+	return uint8(f.Src >> 32), uint32(f.Src), f.Src>>40 == wayPrefix
+}
+
+// WayMTU is the longest packet that the way takes, in bytes, of a frame that came back for WayTooLong.
+func (f *Frame) WayMTU() int { return int(f.Dst & 0xffff) }

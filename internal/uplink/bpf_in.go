@@ -1,0 +1,373 @@
+package uplink
+
+import (
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/nat"
+)
+
+// The program "way in" is attached to the host's devices. It redirects to the TAP what may be the switch's. These are IPv4 packets to an
+// address of the host that are one of:
+//   - TCP, UDP or SCTP to a published port,
+//   - TCP, UDP or SCTP to a port that is in use, if the host has no socket for the packet,
+//   - an ICMP reply with an identifier in use,
+//   - another protocol, from an address with which a container uses this protocol,
+//   - an ICMP error that quotes such a packet.
+//
+// Everything else continues to the host. What user space then finds no flow for is given back.
+//
+//	emitHeader ──► emitTransport ──┬─ TCP, UDP, SCTP ──► emitPortLookups ──┬─ in use ──► emitSocketCheck ──┬─ ours ──► emitRedirect
+//	     │                         ├─ ICMP answer ─────►                   ├─ published ───────────────────►
+//	     │                         ├─ ICMP error ──► emitQuote ──►         └─ the host's ──► pass
+//	     │                         └─ others ──► emitPairLookup ──► likewise
+//	     └─ later fragment ──► emitLaterFragment: it follows its first fragment
+//
+// Labels: "ours" and "host's" note whose a first fragment is, "redirect" and "pass" end the program.
+type wayIn struct {
+	program
+	maps  *bpfMaps
+	tap   int32 // index of the TAP
+	mark  int32
+	plain bool // the device's packets have no Ethernet header
+}
+
+const regOwn = asm.R9 // index of the host's address
+
+// Stack slots, below the frame pointer.
+const (
+	inKey   = -4
+	inL4    = -16 // 8 bytes of the transport header
+	inIP    = -40 // 20 bytes of the IP header
+	inQuote = -64 // 20 bytes of a quoted IP header
+	inPair  = -80 // 12 bytes, the key of pairs (own, remote, protocol) or of frags (source, own, protocol and identification)
+	inValue = -84
+	inTuple = -96  // struct bpf_sock_tuple of IPv4, 12 bytes
+	inEther = -112 // 14 bytes of an Ethernet header
+	inFlags = -116 // a byte: TCP's flags
+	inSet   = -120 // which set: a setIndex of index 0
+	inError = -124 // 1: the packet is an ICMP error
+)
+
+// Masks of the fragment field in network byte order.
+const (
+	maskOffset = 0xff1f
+	maskMore   = 0x0020
+)
+
+func (m *bpfMaps) wayIn(tap int, mark int32, plain bool) (*ebpf.Program, error) {
+	p := &wayIn{maps: m, tap: int32(tap), mark: mark, plain: plain}
+	p.emitOrigin()
+	p.emitHeader()
+	p.emitTransport()
+	p.emitQuote()
+	p.emitPorts()
+	p.emitPairLookup()
+	p.emitLaterFragment()
+	p.emitPortLookups()
+	p.emitSocketCheck()
+	p.emitRedirect()
+	p.emitEnd("pass", next)
+	return loadProgram("uvs_in", p.Instructions)
+}
+
+// emitOrigin:
+//
+//	if (skb->mark == MARK) { skb->mark = 0; goto pass; } // given back
+//	if (skb->protocol != IPv4 || skb->pkt_type != HOST) goto pass;
+//	if (skb->vlan_present && skb->vlan_tci & 0xfff) goto pass;
+func (p *wayIn) emitOrigin() {
+	p.emit(
+		asm.Mov.Reg(regPacket, asm.R1),
+		asm.LoadMem(asm.R1, regPacket, skbMark, asm.Word), asm.JNE.Imm(asm.R1, p.mark, "fresh"),
+		asm.Mov.Imm(asm.R1, 0), asm.StoreMem(regPacket, skbMark, asm.R1, asm.Word), asm.Ja.Label("pass"),
+		asm.LoadMem(asm.R1, regPacket, skbProtocol, asm.Word).WithSymbol("fresh"), asm.JNE.Imm(asm.R1, etherIPv4, "pass"),
+		asm.LoadMem(asm.R1, regPacket, skbPktType, asm.Word), asm.JNE.Imm(asm.R1, unix.PACKET_HOST, "pass"),
+		asm.LoadMem(asm.R1, regPacket, skbVLANPresent, asm.Word), asm.JEq.Imm(asm.R1, 0, "untagged"),
+		asm.LoadMem(asm.R1, regPacket, skbVLANTCI, asm.Word), asm.And.Imm(asm.R1, 0xfff), asm.JNE.Imm(asm.R1, 0, "pass"),
+	)
+}
+
+// emitHeader:
+//
+//	ip = load(0, 20); l4 = ip.ihl * 4;
+//	own = uvs_own[ip.dst]; if (!own) goto pass;
+//	if (ip.fragment & OFFSET) goto later;
+//	head = load(l4, 8);
+func (p *wayIn) emitHeader() {
+	p.emit(asm.Mov.Imm(regL4, 0).WithSymbol("untagged"), asm.StoreImm(asm.RFP, inError, 0, asm.Word))
+	p.emitLoad(0, inIP, 20, "pass")
+	p.emit(asm.LoadMem(asm.R1, asm.RFP, inIP+ipDst, asm.Word), asm.StoreMem(asm.RFP, inKey, asm.R1, asm.Word))
+	p.emitMapLookup(p.maps.own, inKey, "pass")
+	p.emit(
+		asm.LoadMem(regOwn, asm.R0, 0, asm.Word),
+		asm.LoadMem(asm.R1, asm.RFP, inIP+ipFragment, asm.Half),
+		asm.And.Imm(asm.R1, maskOffset),
+		asm.JNE.Imm(asm.R1, 0, "later"),
+	)
+	p.emitHeaderLen(regL4, inIP, "pass")
+	p.emitLoad(0, inL4, 8, "pass")
+}
+
+// emitTransport:
+//
+//	switch (ip.proto) {
+//	case TCP: goto tcp; case UDP: goto udp; case SCTP: goto sctp;
+//	case ICMP:
+//		switch (head.type) {
+//		case ECHO_REPLY, TIMESTAMP_REPLY, MASK_REPLY: goto id;
+//		case UNREACHABLE, SOURCE_QUENCH, TIME_EXCEEDED, PARAMETER: goto error;
+//		default: goto pass; }
+//	default: remote = ip.src; goto pair; }
+func (p *wayIn) emitTransport() {
+	p.emit(asm.LoadMem(regProto, asm.RFP, inIP+ipProto, asm.Byte))
+	p.emitByProto("", inIP+ipSrc)
+	p.emit(asm.LoadMem(asm.R1, asm.RFP, inL4, asm.Byte))
+	for _, reply := range []int32{0, 14, 18} {
+		p.emit(asm.JEq.Imm(asm.R1, reply, "id"))
+	}
+	for _, problem := range []int32{3, 4, 11, 12} {
+		p.emit(asm.JEq.Imm(asm.R1, problem, "error"))
+	}
+	p.emit(asm.Ja.Label("pass"))
+}
+
+// emitByProto: goto the label of the protocol in regProto, for protocols with ports; for others but ICMP: remote = address; goto pair;
+func (p *wayIn) emitByProto(prefix string, address int16) {
+	p.emit(
+		asm.JEq.Imm(regProto, unix.IPPROTO_TCP, prefix+"tcp"),
+		asm.JEq.Imm(regProto, unix.IPPROTO_UDP, prefix+"udp"),
+		asm.JEq.Imm(regProto, unix.IPPROTO_SCTP, prefix+"sctp"),
+		asm.LoadMem(asm.R3, asm.RFP, address, asm.Word),
+		asm.JNE.Imm(regProto, unix.IPPROTO_ICMP, "pair"),
+	)
+}
+
+// emitQuote:
+//
+//	error: is_error = 1;
+//	quote = load(l4 + 8, 20);
+//	if (quote.src != ip.dst) goto pass;
+//	l4 += quote.ihl * 4; head = load(l4 + 8, 8);
+//	switch (quote.proto) {
+//	case TCP: goto quoted_tcp; case UDP: goto quoted_udp; case SCTP: goto quoted_sctp; case ICMP: goto id;
+//	default: remote = quote.dst; goto pair; }
+func (p *wayIn) emitQuote() {
+	p.emit(asm.StoreImm(asm.RFP, inError, 1, asm.Word).WithSymbol("error"))
+	p.emitLoad(8, inQuote, 20, "pass")
+	p.emit(
+		asm.LoadMem(asm.R1, asm.RFP, inQuote+ipSrc, asm.Word), asm.LoadMem(asm.R2, asm.RFP, inIP+ipDst, asm.Word),
+		asm.JNE.Reg(asm.R1, asm.R2, "pass"),
+		asm.LoadMem(regProto, asm.RFP, inQuote+ipProto, asm.Byte),
+	)
+	p.emitHeaderLen(asm.R1, inQuote, "pass")
+	p.emit(asm.Add.Reg(regL4, asm.R1))
+	p.emitLoad(8, inL4, 8, "pass")
+	p.emitByProto("quoted ", inQuote+ipDst)
+}
+
+// emitPorts chooses the set of ports, and loads the port: the destination port of a received packet, the source port of a quoted one.
+//
+//	id:         set = ICMP_ID; port = head[4..6]; goto owned;
+//	quoted_tcp: set = TCP;     port = head[0..2]; goto owned;
+//	tcp:        set = TCP;     port = head[2..4]; goto owned;   and so on
+func (p *wayIn) emitPorts() {
+	for _, x := range []struct {
+		label string
+		set   setIndex
+		slot  int16
+	}{
+		{"id", setICMPID, inL4 + 4},
+		{"quoted tcp", setTCP, inL4}, {"quoted udp", setUDP, inL4}, {"quoted sctp", setSCTP, inL4},
+		{"tcp", setTCP, inL4 + 2}, {"udp", setUDP, inL4 + 2}, {"sctp", setSCTP, inL4 + 2},
+	} {
+		p.emit(
+			asm.StoreImm(asm.RFP, inSet, int64(x.set), asm.Word).WithSymbol(x.label),
+			asm.LoadMem(regProto, asm.RFP, x.slot, asm.Half),
+			asm.Ja.Label("owned"),
+		)
+	}
+}
+
+// emitPairLookup:
+//
+//	pair: if (!pairs[{ip.dst, remote, proto}]) goto host's; else goto ours;
+func (p *wayIn) emitPairLookup() {
+	p.emit(
+		asm.StoreMem(asm.RFP, inPair+4, asm.R3, asm.Word).WithSymbol("pair"),
+		asm.LoadMem(asm.R1, asm.RFP, inIP+ipDst, asm.Word), asm.StoreMem(asm.RFP, inPair, asm.R1, asm.Word),
+		asm.StoreMem(asm.RFP, inPair+8, regProto, asm.Word),
+	)
+	p.emitMapLookup(p.maps.pairs, inPair, "host's")
+	p.emit(asm.Ja.Label("ours"))
+}
+
+// emitLaterFragment: a later fragment goes where its first one went. One that comes before its first one is delivered to both; the side
+// that does not own the packet discards it. Where there is no Ethernet header to mark a copy, it is the host's.
+//
+//	later: whose = frags[{ip.src, ip.dst, ip.proto, ip.id}];
+//	if (!whose) { clone(CLONE); goto pass; }
+//	if (*whose) goto redirect; else goto pass;
+func (p *wayIn) emitLaterFragment() {
+	p.emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("later"))
+	p.emitFragmentKey()
+	early := "early"
+	if p.plain {
+		early = "pass"
+	}
+	p.emitMapLookup(p.maps.frags, inPair, early)
+	p.emit(
+		asm.LoadMem(asm.R0, asm.R0, 0, asm.Word),
+		asm.JEq.Imm(asm.R0, 0, "pass"),
+		asm.Ja.Label("redirect"),
+	)
+	if p.plain {
+		return
+	}
+	p.emit(asm.Mov.Reg(asm.R1, regPacket).WithSymbol("early"), asm.Mov.Imm(asm.R2, 6))
+	p.emit(slot(asm.R3, inTuple)...)
+	p.emit(asm.Mov.Imm(asm.R4, 6), asm.FnSkbLoadBytes.Call(), asm.JNE.Imm(asm.R0, 0, "pass"))
+	p.emitMark(frame.WayClone)
+	p.emitStore(6, inEther+6, 6)
+	p.emit(asm.Mov.Reg(asm.R1, regPacket), asm.Mov.Imm(asm.R2, p.tap), asm.Mov.Imm(asm.R3, 0), asm.FnCloneRedirect.Call())
+	p.emitStore(6, inTuple, 6)
+	p.emit(asm.Ja.Label("pass"))
+}
+
+// emitPortLookups:
+//
+//	owned: port = ntohs(port);
+//	if (ports[PUBLISHED + set] has port) goto ours;
+//	if (!own) goto host's;
+//	if (ports[own * 8 + PUBLISHED + set] has port) goto ours;
+//	if (ports[own * 8 + set] has port) goto used; else goto host's;
+func (p *wayIn) emitPortLookups() {
+	p.emit(
+		asm.HostTo(asm.BE, regProto, asm.Half).WithSymbol("owned"),
+		asm.LoadMem(asm.R1, asm.RFP, inSet, asm.Word), asm.Add.Imm(asm.R1, int32(setPublished)), asm.StoreMem(asm.RFP, inKey, asm.R1, asm.Word),
+	)
+	p.emitHasPort("ours")
+	p.emit(
+		asm.JEq.Imm(regOwn, 0, "host's"),
+		asm.LSh.Imm(regOwn, 3),
+		asm.LoadMem(asm.R1, asm.RFP, inKey, asm.Word), asm.Add.Reg(asm.R1, regOwn), asm.StoreMem(asm.RFP, inKey, asm.R1, asm.Word),
+	)
+	p.emitHasPort("ours")
+	p.emit(asm.LoadMem(asm.R1, asm.RFP, inSet, asm.Word), asm.Add.Reg(asm.R1, regOwn), asm.StoreMem(asm.RFP, inKey, asm.R1, asm.Word))
+	p.emitHasPort("used")
+	p.emit(asm.Ja.Label("host's"))
+}
+
+// emitHasPort: if (ports[key][port / 8] >> port % 8 & 1) goto yes;
+func (p *wayIn) emitHasPort(yes string) {
+	p.emitMapLookup(p.maps.ports, inKey, "pass")
+	p.emit(
+		asm.Mov.Reg(asm.R1, regProto), asm.RSh.Imm(asm.R1, 3), asm.And.Imm(asm.R1, nat.PortSetBytes-1),
+		asm.Add.Reg(asm.R0, asm.R1),
+		asm.LoadMem(asm.R2, asm.R0, 0, asm.Byte),
+		asm.Mov.Reg(asm.R1, regProto), asm.And.Imm(asm.R1, 7),
+		asm.RSh.Reg(asm.R2, asm.R1), asm.And.Imm(asm.R2, 1),
+		asm.JNE.Imm(asm.R2, 0, yes),
+	)
+}
+
+// emitSocketCheck: the host's sockets come first.
+//
+//	used: if (is_error) goto ours;
+//	tuple = {ip.src, ip.dst, head.src_port, head.dst_port};
+//	if (ip.proto == TCP) {
+//		socket = skc_lookup_tcp(tuple); if (!socket) goto ours;
+//		if (socket->state != LISTEN) goto host's;
+//		if (flags & (SYN|ACK) == SYN) goto host's; else goto ours; }
+//	if (ip.proto == UDP && sk_lookup_udp(tuple)) goto host's; else goto ours;
+func (p *wayIn) emitSocketCheck() {
+	const listen = 10 // TCP_LISTEN
+	p.emit(
+		asm.LoadMem(asm.R1, asm.RFP, inError, asm.Word).WithSymbol("used"), asm.JNE.Imm(asm.R1, 0, "ours"),
+		asm.LoadMem(asm.R1, asm.RFP, inIP+ipSrc, asm.Word), asm.StoreMem(asm.RFP, inTuple, asm.R1, asm.Word),
+		asm.LoadMem(asm.R1, asm.RFP, inIP+ipDst, asm.Word), asm.StoreMem(asm.RFP, inTuple+4, asm.R1, asm.Word),
+		asm.LoadMem(asm.R1, asm.RFP, inL4, asm.Word), asm.StoreMem(asm.RFP, inTuple+8, asm.R1, asm.Word),
+		asm.LoadMem(asm.R1, asm.RFP, inIP+ipProto, asm.Byte),
+		asm.JEq.Imm(asm.R1, unix.IPPROTO_UDP, "udp socket"), asm.JNE.Imm(asm.R1, unix.IPPROTO_TCP, "ours"),
+	)
+	p.emitLoad(13, inFlags, 1, "pass")
+	p.emitSocket(asm.FnSkcLookupTcp, inTuple, "ours")
+	p.emit(
+		asm.LoadMem(regProto, asm.R0, 72, asm.Word), // state of struct bpf_sock
+		asm.Mov.Reg(asm.R1, asm.R0), asm.FnSkRelease.Call(),
+		asm.JNE.Imm(regProto, listen, "host's"),
+		asm.LoadMem(asm.R1, asm.RFP, inFlags, asm.Byte), asm.And.Imm(asm.R1, 0x12), asm.JEq.Imm(asm.R1, 2, "host's"),
+		asm.Ja.Label("ours"), asm.Mov.Imm(asm.R0, 0).WithSymbol("udp socket"),
+	)
+	p.emitSocket(asm.FnSkLookupUdp, inTuple, "ours")
+	p.emit(asm.Mov.Reg(asm.R1, asm.R0), asm.FnSkRelease.Call(), asm.Ja.Label("host's"))
+}
+
+// emitRedirect:
+//
+//	ours: whose = 1; note_fragment(whose);
+//	redirect: if (skb->vlan_present) vlan_pop(skb);
+//	if (plain) { change_head(skb, 14); store(0, {0, IN, ifindex, IPv4}); } else store(6, {IN, ifindex});
+//	return redirect(tap);
+//	host's: whose = 0; note_fragment(whose); goto pass;
+func (p *wayIn) emitRedirect() {
+	p.emit(asm.StoreImm(asm.RFP, inValue, 1, asm.Word).WithSymbol("ours"))
+	p.emitNoteFragment("redirect")
+	p.emit(
+		asm.LoadMem(asm.R1, regPacket, skbVLANPresent, asm.Word).WithSymbol("redirect"), asm.JEq.Imm(asm.R1, 0, "mark"),
+		asm.Mov.Reg(asm.R1, regPacket), asm.FnSkbVlanPop.Call(),
+		asm.Mov.Imm(asm.R0, 0).WithSymbol("mark"),
+	)
+	p.emitMark(frame.WayIn)
+	if p.plain {
+		p.emit(
+			asm.StoreImm(asm.RFP, inEther, 0, asm.Word), asm.StoreImm(asm.RFP, inEther+4, 0, asm.Half), asm.StoreImm(asm.RFP, inEther+12, etherIPv4, asm.Half),
+			asm.Mov.Reg(asm.R1, regPacket), asm.Mov.Imm(asm.R2, 14), asm.Mov.Imm(asm.R3, 0), asm.FnSkbChangeHead.Call(),
+			asm.JNE.Imm(asm.R0, 0, "pass"),
+		)
+		p.emitStore(0, inEther, 14)
+	} else {
+		p.emitStore(6, inEther+6, 6)
+	}
+	p.emit(
+		asm.Mov.Imm(asm.R1, p.tap), asm.Mov.Imm(asm.R2, 0),
+		asm.FnRedirect.Call(),
+		asm.Return(),
+		asm.StoreImm(asm.RFP, inValue, 0, asm.Word).WithSymbol("host's"),
+	)
+	p.emitNoteFragment("pass")
+}
+
+// emitMark: ether.src = {2, mark, htonl(skb->ifindex)};
+func (p *wayIn) emitMark(mark int64) {
+	p.emit(
+		asm.StoreImm(asm.RFP, inEther+6, 2, asm.Byte), asm.StoreImm(asm.RFP, inEther+7, mark, asm.Byte),
+		asm.LoadMem(asm.R1, regPacket, skbIfindex, asm.Word), asm.HostTo(asm.BE, asm.R1, asm.Word),
+		asm.StoreMem(asm.RFP, inEther+8, asm.R1, asm.Word),
+	)
+}
+
+// emitNoteFragment: if (ip.fragment & MORE) frags[{ip.src, ip.dst, ip.proto, ip.id}] = whose; goto then;
+func (p *wayIn) emitNoteFragment(then string) {
+	p.emit(
+		asm.LoadMem(asm.R1, asm.RFP, inIP+ipFragment, asm.Half), asm.And.Imm(asm.R1, maskMore),
+		asm.JEq.Imm(asm.R1, 0, then),
+	)
+	p.emitFragmentKey()
+	p.emit(asm.LoadMapPtr(asm.R1, p.maps.frags.FD()))
+	p.emit(slot(asm.R2, inPair)...)
+	p.emit(slot(asm.R3, inValue)...)
+	p.emit(asm.Mov.Imm(asm.R4, 0), asm.FnMapUpdateElem.Call(), asm.Ja.Label(then))
+}
+
+// emitFragmentKey: pair = {ip.src, ip.dst, ip.proto, ip.id};
+func (p *wayIn) emitFragmentKey() {
+	p.emit(
+		asm.LoadMem(asm.R1, asm.RFP, inIP+ipSrc, asm.Word), asm.StoreMem(asm.RFP, inPair, asm.R1, asm.Word),
+		asm.LoadMem(asm.R1, asm.RFP, inIP+ipDst, asm.Word), asm.StoreMem(asm.RFP, inPair+4, asm.R1, asm.Word),
+		asm.LoadMem(asm.R1, asm.RFP, inIP+ipProto, asm.Byte), asm.StoreMem(asm.RFP, inPair+8, asm.R1, asm.Half),
+		asm.LoadMem(asm.R1, asm.RFP, inIP+ipID, asm.Half), asm.StoreMem(asm.RFP, inPair+10, asm.R1, asm.Half),
+	)
+}

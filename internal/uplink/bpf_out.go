@@ -1,0 +1,248 @@
+package uplink
+
+import (
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// The program "way out" is attached to the TAP. It asks the host's routing where a packet goes, and sends it there: by that device and
+// next hop. Where the answer is anything else, the frame comes back by the same TAP with the answer in its Ethernet header (see
+// frame.WayMACs). A frame that is given back goes to the host's stack, as if its device had just received it.
+//
+//	emitHeader ──┬─ give back ──► emitGiveBack
+//	             ▼
+//	         emitQuestion ──► emitAnswer ──┬─ no way, too long ──────────────────────────────► emitComeBack
+//	                                       ▼                                                     ▲
+//	                                   emitCompare ── another source, a socket has the port ──┘
+//	                                       ▼
+//	                                   emitSend
+type wayOut struct {
+	program
+	maps *bpfMaps
+	mark int32
+}
+
+// Stack slots, below the frame pointer.
+const (
+	outParams = -64  // struct bpf_fib_lookup
+	outHop    = -88  // struct bpf_redir_neigh, 20 bytes
+	outEther  = -104 // 14 bytes
+	outIP     = -128 // 20 bytes
+	outL4     = -136 // 8 bytes of the transport header
+	outTuple  = -152 // struct bpf_sock_tuple of IPv4, 12 bytes
+	outKey    = -156
+	outLen    = -160 // a byte: the length of a TCP header
+)
+
+// Offsets in struct bpf_fib_lookup, and flags (linux include/uapi/linux/bpf.h).
+const (
+	fibFamily, fibProto, fibSrcPort, fibDstPort, fibLength, fibIfindex, fibTOS, fibSrc, fibDst = 0, 1, 2, 4, 6, 8, 12, 16, 32
+
+	fibSkipNeigh, fibGetSource = 1 << 2, 1 << 4
+	fibNoNeigh                 = 7 // the result without a neighbor: its ARP is bpf_redirect_neigh's
+)
+
+const regCommand = asm.R9 // the frame's command; from the answer on, its code
+
+func (m *bpfMaps) wayOut(mark int32) (*ebpf.Program, error) {
+	p := &wayOut{maps: m, mark: mark}
+	p.emitHeader()
+	p.emitQuestion()
+	p.emitLength()
+	p.emitAnswer()
+	p.emitCompare()
+	p.emitSocketCheck()
+	p.emitSend()
+	p.emitComeBack()
+	p.emitGiveBack()
+	p.emitEnd("drop", shot)
+	return loadProgram("uvs_out", p.Instructions)
+}
+
+// emitHeader:
+//
+//	ether = load(0, 14); command = ether.src[1];
+//	if (ether.src[0] != 2) goto drop;
+//	if (command == BACK) goto back;
+//	if (skb->protocol != IPv4) goto drop;
+//	ip = load(14, 20); l4 = ip.ihl * 4; head = load(14 + l4, 8);
+func (p *wayOut) emitHeader() {
+	p.emit(asm.Mov.Reg(regPacket, asm.R1), asm.Mov.Imm(asm.R2, 0))
+	p.emit(slot(asm.R3, outEther)...)
+	p.emit(
+		asm.Mov.Imm(asm.R4, 14), asm.FnSkbLoadBytes.Call(), asm.JNE.Imm(asm.R0, 0, "drop"),
+		asm.LoadMem(asm.R1, asm.RFP, outEther+6, asm.Byte), asm.JNE.Imm(asm.R1, 2, "drop"),
+		asm.LoadMem(regCommand, asm.RFP, outEther+7, asm.Byte), asm.JEq.Imm(regCommand, frame.WayBack, "back"),
+		asm.LoadMem(asm.R1, regPacket, skbProtocol, asm.Word), asm.JNE.Imm(asm.R1, etherIPv4, "drop"),
+		asm.Mov.Imm(regL4, 0),
+	)
+	p.emitLoad(0, outIP, 20, "drop")
+	p.emitHeaderLen(regL4, outIP, "drop")
+	p.emit(asm.StoreImm(asm.RFP, outL4, 0, asm.Word), asm.StoreImm(asm.RFP, outL4+4, 0, asm.Word))
+	p.emitLoad(0, outL4, 8, "question") // a later fragment may be shorter
+}
+
+// emitQuestion:
+//
+//	question:
+//	params = {AF_INET, ip.proto, ether.dst[2..4], ether.dst[4..6], 0, skb->ifindex, ip.tos, ether.src[2..6] ?: ip.src, ip.dst};
+func (p *wayOut) emitQuestion() {
+	p.emit(asm.Mov.Imm(asm.R1, 0).WithSymbol("question"))
+	for at := int16(0); at < 64; at += 8 {
+		p.emit(asm.StoreMem(asm.RFP, outParams+at, asm.R1, asm.DWord))
+	}
+	p.emit(
+		asm.StoreImm(asm.RFP, outParams+fibFamily, unix.AF_INET, asm.Byte),
+		asm.LoadMem(regProto, asm.RFP, outIP+ipProto, asm.Byte), asm.StoreMem(asm.RFP, outParams+fibProto, regProto, asm.Byte),
+		asm.LoadMem(asm.R1, asm.RFP, outEther+2, asm.Half), asm.StoreMem(asm.RFP, outParams+fibSrcPort, asm.R1, asm.Half),
+		asm.LoadMem(asm.R1, asm.RFP, outEther+4, asm.Half), asm.StoreMem(asm.RFP, outParams+fibDstPort, asm.R1, asm.Half),
+		asm.LoadMem(asm.R1, regPacket, skbIfindex, asm.Word), asm.StoreMem(asm.RFP, outParams+fibIfindex, asm.R1, asm.Word),
+		asm.LoadMem(asm.R1, asm.RFP, outIP+ipTOS, asm.Byte), asm.StoreMem(asm.RFP, outParams+fibTOS, asm.R1, asm.Byte),
+		asm.LoadMem(asm.R1, asm.RFP, outIP+ipDst, asm.Word), asm.StoreMem(asm.RFP, outParams+fibDst, asm.R1, asm.Word),
+		asm.LoadMem(asm.R1, asm.RFP, outEther+8, asm.Word), asm.JNE.Imm(asm.R1, 0, "inside"),
+		asm.LoadMem(asm.R1, asm.RFP, outIP+ipSrc, asm.Word),
+		asm.StoreMem(asm.RFP, outParams+fibSrc, asm.R1, asm.Word).WithSymbol("inside"),
+	)
+}
+
+// emitLength: the length of the packet, or of the longest segment of a super-frame.
+//
+//	length = ntohs(ip.length);
+//	if (skb->gso_size) length = l4 + (ip.proto == TCP ? tcp.doff * 4 : 8) + skb->gso_size;
+//	params.length = length;
+func (p *wayOut) emitLength() {
+	p.emit(
+		asm.LoadMem(asm.R2, asm.RFP, outIP+ipLength, asm.Half), asm.HostTo(asm.BE, asm.R2, asm.Half),
+		asm.LoadMem(asm.R1, regPacket, skbGSOSize, asm.Word), asm.JEq.Imm(asm.R1, 0, "length"),
+		asm.StoreImm(asm.RFP, outLen, 8<<2, asm.Byte),
+		asm.JNE.Imm(regProto, unix.IPPROTO_TCP, "segment"),
+	)
+	p.emitLoad(12, outLen, 1, "drop")
+	p.emit(
+		asm.LoadMem(asm.R2, asm.RFP, outLen, asm.Byte).WithSymbol("segment"), asm.RSh.Imm(asm.R2, 2), asm.And.Imm(asm.R2, 0x3c),
+		asm.Add.Reg(asm.R2, regL4),
+		asm.LoadMem(asm.R1, regPacket, skbGSOSize, asm.Word), asm.Add.Reg(asm.R2, asm.R1),
+		asm.StoreMem(asm.RFP, outParams+fibLength, asm.R2, asm.Half).WithSymbol("length"),
+	)
+}
+
+// emitAnswer:
+//
+//	result = fib_lookup(skb, &params, 64, SKIP_NEIGH | (command == SEND ? 0 : SRC));
+//	if (result != 0 && result != NO_NEIGH) { if (result < 0) result = NOT_FORWARDED; goto came_back; }
+//	if (!fence[params.ifindex]) { result = FENCED; goto came_back; }
+//	if (command == SEND) goto send;
+func (p *wayOut) emitAnswer() {
+	p.emit(asm.Mov.Reg(asm.R1, regPacket))
+	p.emit(slot(asm.R2, outParams)...)
+	p.emit(
+		asm.Mov.Imm(asm.R3, 64), asm.Mov.Imm(asm.R4, fibSkipNeigh), asm.JEq.Imm(regCommand, frame.WaySend, "ask"),
+		asm.Mov.Imm(asm.R4, fibSkipNeigh|fibGetSource),
+		asm.FnFibLookup.Call().WithSymbol("ask"),
+		asm.JEq.Imm(asm.R0, 0, "found"), asm.JEq.Imm(asm.R0, fibNoNeigh, "found"),
+		asm.Mov.Reg(regCommand, asm.R0), asm.JSGT.Imm(regCommand, 0, "came back"),
+		asm.Mov.Imm(regCommand, int32(frame.WayNoRoute)), asm.Ja.Label("came back"),
+		asm.LoadMem(asm.R1, asm.RFP, outParams+fibIfindex, asm.Word).WithSymbol("found"), asm.StoreMem(asm.RFP, outKey, asm.R1, asm.Word),
+	)
+	if p.maps.fence != nil {
+		p.emitMapLookup(p.maps.fence, outKey, "fenced")
+	}
+	p.emit(asm.JEq.Imm(regCommand, frame.WaySend, "send"))
+}
+
+// emitCompare notes the answer for user space, and compares the source.
+//
+//	hint = &ways[hash(ip.dst)];
+//	*hint = {0, params.src, params.length, params.ifindex}; hint->dst = ip.dst;
+//	if (params.src != ip.src) { result = SOURCE; goto came_back; }
+//	if (command == ASK_SOURCE) goto send;
+func (p *wayOut) emitCompare() {
+	p.emit(
+		asm.LoadMem(asm.R1, asm.RFP, outIP+ipDst, asm.Word),
+		asm.LoadImm(asm.R2, hintFactor, asm.DWord), asm.Mul.Reg32(asm.R1, asm.R2), asm.RSh.Imm32(asm.R1, 32-hintBits),
+		asm.StoreMem(asm.RFP, outKey, asm.R1, asm.Word),
+	)
+	p.emitMapLookup(p.maps.ways, outKey, "drop")
+	p.emit(
+		asm.StoreImm(asm.R0, 0, 0, asm.Word),
+		asm.LoadMem(asm.R1, asm.RFP, outParams+fibSrc, asm.Word), asm.StoreMem(asm.R0, 4, asm.R1, asm.Word),
+		asm.LoadMem(asm.R2, asm.RFP, outParams+fibLength, asm.Half), asm.StoreMem(asm.R0, 8, asm.R2, asm.Word),
+		asm.LoadMem(asm.R2, asm.RFP, outParams+fibIfindex, asm.Word), asm.StoreMem(asm.R0, 12, asm.R2, asm.Word),
+		asm.LoadMem(asm.R2, asm.RFP, outIP+ipDst, asm.Word), asm.StoreMem(asm.R0, 0, asm.R2, asm.Word),
+		asm.LoadMem(asm.R2, asm.RFP, outIP+ipSrc, asm.Word), asm.JEq.Reg(asm.R1, asm.R2, "same source"),
+		asm.Mov.Imm(regCommand, int32(frame.WaySource)), asm.Ja.Label("came back"),
+		asm.JEq.Imm(regCommand, frame.WayAskSource, "send").WithSymbol("same source"),
+	)
+}
+
+// emitSocketCheck:
+//
+//	tuple = {ip.dst, ip.src, head.dst_port, head.src_port}; // of the answer
+//	socket = ip.proto == TCP ? skc_lookup_tcp(tuple) : ip.proto == UDP ? sk_lookup_udp(tuple) : 0;
+//	if (socket) { sk_release(socket); result = PORT; goto came_back; }
+func (p *wayOut) emitSocketCheck() {
+	p.emit(
+		asm.LoadMem(asm.R1, asm.RFP, outIP+ipDst, asm.Word), asm.StoreMem(asm.RFP, outTuple, asm.R1, asm.Word),
+		asm.LoadMem(asm.R1, asm.RFP, outIP+ipSrc, asm.Word), asm.StoreMem(asm.RFP, outTuple+4, asm.R1, asm.Word),
+		asm.LoadMem(asm.R1, asm.RFP, outL4+2, asm.Half), asm.StoreMem(asm.RFP, outTuple+8, asm.R1, asm.Half),
+		asm.LoadMem(asm.R1, asm.RFP, outL4, asm.Half), asm.StoreMem(asm.RFP, outTuple+10, asm.R1, asm.Half),
+		asm.JEq.Imm(regProto, unix.IPPROTO_UDP, "udp"), asm.JNE.Imm(regProto, unix.IPPROTO_TCP, "send"),
+	)
+	p.emitSocket(asm.FnSkcLookupTcp, outTuple, "send")
+	p.emit(asm.Ja.Label("taken"), asm.Mov.Imm(asm.R0, 0).WithSymbol("udp"))
+	p.emitSocket(asm.FnSkLookupUdp, outTuple, "send")
+	p.emit(
+		asm.Mov.Reg(asm.R1, asm.R0).WithSymbol("taken"), asm.FnSkRelease.Call(),
+		asm.Mov.Imm(regCommand, int32(frame.WayPort)), asm.Ja.Label("came back"),
+	)
+}
+
+// emitSend: the next hop may be an IPv6 address (RFC 5549).
+//
+//	send: hop = {params.family, params.dst};
+//	return redirect_neigh(params.ifindex, &hop, 20, 0);
+func (p *wayOut) emitSend() {
+	p.emit(asm.LoadMem(asm.R1, asm.RFP, outParams+fibFamily, asm.Byte).WithSymbol("send"), asm.StoreMem(asm.RFP, outHop, asm.R1, asm.Word))
+	for at := int16(0); at < 16; at += 4 {
+		p.emit(asm.LoadMem(asm.R1, asm.RFP, outParams+fibDst+at, asm.Word), asm.StoreMem(asm.RFP, outHop+4+at, asm.R1, asm.Word))
+	}
+	p.emit(asm.LoadMem(asm.R1, asm.RFP, outParams+fibIfindex, asm.Word))
+	p.emit(slot(asm.R2, outHop)...)
+	p.emit(asm.Mov.Imm(asm.R3, 20), asm.Mov.Imm(asm.R4, 0), asm.FnRedirectNeigh.Call(), asm.Return())
+}
+
+// emitComeBack:
+//
+//	fenced: result = FENCED;
+//	came_back: ether.dst[4..6] = htons(params.length); ether.src[1] = result; ether.src[2..6] = params.src;
+//	store(ether); return redirect(skb->ifindex, 0);
+func (p *wayOut) emitComeBack() {
+	if p.maps.fence != nil {
+		p.emit(asm.Mov.Imm(regCommand, int32(frame.WayFenced)).WithSymbol("fenced"))
+	}
+	p.emit(
+		asm.LoadMem(asm.R1, asm.RFP, outParams+fibLength, asm.Half).WithSymbol("came back"),
+		asm.HostTo(asm.BE, asm.R1, asm.Half), asm.StoreMem(asm.RFP, outEther+4, asm.R1, asm.Half),
+		asm.StoreMem(asm.RFP, outEther+7, regCommand, asm.Byte),
+		asm.LoadMem(asm.R1, asm.RFP, outParams+fibSrc, asm.Word), asm.StoreMem(asm.RFP, outEther+8, asm.R1, asm.Word),
+	)
+	p.emitStore(0, outEther, 12)
+	p.emit(asm.LoadMem(asm.R1, regPacket, skbIfindex, asm.Word), asm.Mov.Imm(asm.R2, 0), asm.FnRedirect.Call(), asm.Return())
+}
+
+// emitGiveBack:
+//
+//	back: skb->mark = MARK; change_type(skb, PACKET_HOST);
+//	return redirect(ntohl(ether.src[2..6]), INGRESS);
+func (p *wayOut) emitGiveBack() {
+	p.emit(
+		asm.Mov.Imm(asm.R1, p.mark).WithSymbol("back"), asm.StoreMem(regPacket, skbMark, asm.R1, asm.Word),
+		asm.Mov.Reg(asm.R1, regPacket), asm.Mov.Imm(asm.R2, unix.PACKET_HOST), asm.FnSkbChangeType.Call(),
+		asm.LoadMem(asm.R1, asm.RFP, outEther+8, asm.Word), asm.HostTo(asm.BE, asm.R1, asm.Word),
+		asm.Mov.Imm(asm.R2, 1), // BPF_F_INGRESS
+		asm.FnRedirect.Call(), asm.Return(),
+	)
+}

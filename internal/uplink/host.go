@@ -1,0 +1,169 @@
+package uplink
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// inspect reads the host's devices, addresses and routes.
+func (u *Uplink) inspect() (State, error) {
+	s := State{Device: u.opts.Device}
+	links, err := dump(netlink.LinkList)
+	if err != nil {
+		return s, err
+	}
+	addrs, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
+	if err != nil {
+		return s, err
+	}
+	routes, err := dump(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	})
+	if err != nil {
+		return s, err
+	}
+	if !slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Attrs().Index == u.tapIdx }) {
+		s.Why = u.opts.TAP + " has been removed; restart the switch"
+		return s, nil
+	}
+	if u.opts.Kind == TAP {
+		s.Own = []netip.Addr{tapOurs}
+	} else {
+		s.Own, s.Watched = u.ownAndWatched(links, addrs, routes)
+	}
+	s.Why = s.describe(u.tapIdx, links, addrs, routes)
+	if u.opts.Kind == TAP {
+		s.Addr = tapOurs
+	}
+	s.Up = s.Why == ""
+	return s, nil
+}
+
+// dump repeats a dump that a change has interrupted.
+func dump[T any](list func() ([]T, error)) (all []T, err error) {
+	for range 8 {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
+}
+
+// ownAndWatched are the host's addresses, without those of loopback's network and of the switch's devices, and the devices that have an
+// address or that a route leads to.
+func (u *Uplink) ownAndWatched(links []netlink.Link, addrs []netlink.Addr, routes []netlink.Route) (own []netip.Addr, watched []Watched) {
+	used := map[int]bool{}
+	switchs := map[int]bool{u.tapIdx: true}
+	host := strings.TrimSuffix(u.opts.TAP, "-up") + "0"
+	for _, l := range links {
+		if l.Attrs().Name == host {
+			switchs[l.Attrs().Index] = true
+		}
+	}
+	for _, a := range addrs {
+		ip, ok := netip.AddrFromSlice(a.IP.To4())
+		if !ok || ip.IsLoopback() || switchs[a.LinkIndex] {
+			continue
+		}
+		used[a.LinkIndex] = true
+		own = append(own, ip)
+	}
+	for _, r := range routes {
+		used[r.LinkIndex] = true
+		for _, hop := range r.MultiPath {
+			used[hop.LinkIndex] = true
+		}
+	}
+	for _, l := range links {
+		a := l.Attrs()
+		if !used[a.Index] || switchs[a.Index] || a.Flags&net.FlagLoopback != 0 || isBridgePort(a, links) {
+			continue
+		}
+		watched = append(watched, Watched{Name: a.Name, Index: a.Index, Plain: len(a.HardwareAddr) == 0})
+	}
+	slices.SortFunc(own, netip.Addr.Compare)
+	slices.SortFunc(watched, byName)
+	return slices.Compact(own), watched
+}
+
+// isBridgePort reports whether a device's frames are its master's: a bridge's, a bond's or a team's. A VRF's devices keep theirs.
+func isBridgePort(a *netlink.LinkAttrs, links []netlink.Link) bool {
+	return slices.ContainsFunc(links, func(l netlink.Link) bool {
+		return a.MasterIndex != 0 && l.Attrs().Index == a.MasterIndex && l.Type() != "vrf"
+	})
+}
+
+// describe sets the device that is shown, its address and its MTU, and returns why the uplink is down; empty when it is up.
+func (s *State) describe(own int, links []netlink.Link, addrs []netlink.Addr, routes []netlink.Route) (why string) {
+	index := 0
+	if s.Device == "auto" {
+		s.Device = ""
+		if index = defaultIndex(own, routes); index == 0 {
+			return "the host has no default route"
+		}
+	}
+	at := slices.IndexFunc(links, func(l netlink.Link) bool {
+		return l.Attrs().Index == index || index == 0 && l.Attrs().Name == s.Device
+	})
+	if at < 0 {
+		return "the device no longer exists"
+	}
+	a := links[at].Attrs()
+	s.Device, s.MTU = a.Name, a.MTU
+	for _, ad := range addrs {
+		if ip, ok := netip.AddrFromSlice(ad.IP.To4()); ok && ad.LinkIndex == a.Index && ad.Scope == int(netlink.SCOPE_UNIVERSE) {
+			s.Addr = ip
+			break
+		}
+	}
+	switch {
+	case a.Flags&net.FlagUp == 0:
+		return "the device is down"
+	case !s.Addr.IsValid() && len(s.Own) == 0:
+		return "the device has no IPv4 address"
+	case !s.Addr.IsValid(): // a device without an address uses another one of the host
+		s.Addr = s.Own[0]
+	}
+	return ""
+}
+
+// defaultIndex is the device of the host's default route: the one with the lowest metric in the main table, or that of two half-default
+// routes, other than our own device; 0 without one.
+func defaultIndex(own int, routes []netlink.Route) (index int) {
+	best, bestBits := -1, 2
+	for _, r := range routes {
+		bits := 0
+		if r.Dst != nil {
+			bits, _ = r.Dst.Mask.Size()
+		}
+		dev := r.LinkIndex
+		if len(r.MultiPath) > 0 {
+			dev = r.MultiPath[0].LinkIndex
+		}
+		if r.Table != unix.RT_TABLE_MAIN || dev == 0 || dev == own || bits > 1 || r.Type != unix.RTN_UNICAST {
+			continue
+		}
+		if bits < bestBits || bits == bestBits && r.Priority < best {
+			best, bestBits, index = r.Priority, bits, dev
+		}
+	}
+	return index
+}
+
+// DefaultDevice names the device of the host's default route; empty without one.
+func DefaultDevice() string {
+	routes, err := dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
+	if err != nil {
+		return ""
+	}
+	if l, err := netlink.LinkByIndex(max(defaultIndex(0, routes), 1)); err == nil && l.Attrs().Name != "lo" {
+		return l.Attrs().Name
+	}
+	return ""
+}

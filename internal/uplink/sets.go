@@ -1,0 +1,222 @@
+package uplink
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/nat"
+)
+
+// shared is what the programs, NAT and the daemon share.
+type shared struct {
+	*bpfMaps
+	mu    sync.Mutex // Lock 76: the index of each address
+	index map[frame.Addr]int
+	owned map[frame.Addr]bool // the addresses in the map own
+}
+
+func newShared(fenced bool) (*shared, error) {
+	m, err := newMaps(fenced)
+	if err != nil {
+		return nil, err
+	}
+	return &shared{bpfMaps: m, index: map[frame.Addr]int{}, owned: map[frame.Addr]bool{}}, nil
+}
+
+// setOwn makes the host's addresses those that the way in looks at.
+func (s *shared) setOwn(addrs []netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := map[frame.Addr]bool{}
+	for _, a := range addrs {
+		x := frame.AddrFrom(a)
+		if now[x] = true; !s.owned[x] {
+			_ = s.own.Put(inNetworkOrder(x), uint32(s.index[x])) // beyond 1024 addresses they are the host's alone
+		}
+	}
+	for x := range s.owned {
+		if !now[x] {
+			_ = s.own.Delete(inNetworkOrder(x))
+		}
+	}
+	s.owned = now
+}
+
+// setFence makes the named devices those that packets may leave by.
+func (s *shared) setFence(devices []string) {
+	if s.fence == nil {
+		return
+	}
+	want := map[uint32]bool{}
+	for _, name := range devices {
+		if d, err := net.InterfaceByName(name); err == nil {
+			want[uint32(d.Index)] = true
+			_ = s.fence.Put(uint32(d.Index), uint32(1))
+		}
+	}
+	var index, v uint32
+	for it := s.fence.Iterate(); it.Next(&index, &v); {
+		if !want[index] {
+			_ = s.fence.Delete(index)
+		}
+	}
+}
+
+// inNetworkOrder is the key of an address in a map.
+func inNetworkOrder(a frame.Addr) (key [4]byte) {
+	binary.BigEndian.PutUint32(key[:], uint32(a))
+	return key
+}
+
+// PortSet implements nat.Outside. The set is emptied: the index may have been another address's.
+func (u *Uplink) PortSet(index int, proto uint8) *nat.PortSet {
+	s := u.maps.portSet(index, setOf[proto])
+	for w := range s {
+		s[w].Store(0)
+	}
+	return s
+}
+
+// UseAddr implements nat.Outside.
+func (u *Uplink) UseAddr(a frame.Addr, index int) {
+	s := u.maps
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for other, i := range s.index {
+		if i == index && other != a {
+			delete(s.index, other)
+		}
+	}
+	s.index[a] = index
+	if s.owned[a] {
+		_ = s.own.Put(inNetworkOrder(a), uint32(index))
+	}
+}
+
+// Peer implements nat.Outside. When the table is full, the packets stay the host's.
+func (u *Uplink) Peer(own, remote frame.Addr, proto uint8, on bool) {
+	if key := pairKey(own, remote, proto); on {
+		_ = u.maps.pairs.Put(key, uint32(1))
+	} else {
+		_ = u.maps.pairs.Delete(key)
+	}
+}
+
+func pairKey(own, remote frame.Addr, proto uint8) (key [12]byte) {
+	binary.BigEndian.PutUint32(key[:], uint32(own))
+	binary.BigEndian.PutUint32(key[4:], uint32(remote))
+	binary.NativeEndian.PutUint32(key[8:], uint32(proto))
+	return key
+}
+
+// SetPublished says which ports are published: on every address with the key 0, or on one. The ports of an address that flows do not
+// leave by yet count once NAT has been told to use it.
+func (u *Uplink) SetPublished(at map[frame.Addr]map[uint8]*nat.PortSet) {
+	s := u.maps
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fill := func(index int, from map[uint8]*nat.PortSet) {
+		for proto, i := range setOf {
+			to := s.portSet(index, setPublished+i)
+			for w := range to {
+				bits := uint64(0)
+				if f := from[proto]; f != nil {
+					bits = f[w].Load()
+				}
+				if to[w].Load() != bits {
+					to[w].Store(bits)
+				}
+			}
+		}
+	}
+	fill(0, at[0])
+	for a, index := range s.index {
+		fill(index, at[a])
+	}
+}
+
+// A wayHint is what the host's routing said when the program "way out" asked it about a destination. Addresses are in network byte
+// order. A destination has one place only, and another one may take it.
+type wayHint struct{ dst, src, mtu, ifindex atomic.Uint32 }
+
+const (
+	hintBits   = 10
+	wayHints   = 1 << hintBits
+	hintFactor = 0x9e3779b1
+)
+
+// hint returns what is known of the way to an address, or nil.
+//
+//uvswitch:hot
+func (s *shared) hint(a frame.Addr) *wayHint {
+	key := inNetworkOrder(a)
+	dst := binary.NativeEndian.Uint32(key[:])
+	h := (*wayHint)(unsafe.Pointer(&s.waysMem[uintptr(dst*hintFactor>>(32-hintBits))*unsafe.Sizeof(wayHint{})]))
+	if h.dst.Load() != dst {
+		return nil
+	}
+	return h
+}
+
+// SourceFor implements nat.Outside.
+func (u *Uplink) SourceFor(remote frame.Addr) frame.Addr {
+	h := u.maps.hint(remote)
+	if h == nil {
+		return 0
+	}
+	var b [4]byte
+	binary.NativeEndian.PutUint32(b[:], h.src.Load())
+	return frame.Addr(binary.BigEndian.Uint32(b[:]))
+}
+
+// unknownMTU is what the way to an address that was never asked for is taken to carry, in bytes.
+const unknownMTU = 1500
+
+// WayMTU returns the MTU of the host's way to an address, in bytes, as far as it is known.
+//
+//uvswitch:hot
+func (u *Uplink) WayMTU(remote frame.Addr) int {
+	if h := u.maps.hint(remote); h != nil && h.mtu.Load() != 0 {
+		return int(h.mtu.Load())
+	}
+	return unknownMTU
+}
+
+// Claims reports whether the way in would redirect a packet to the switch, as far as this process can tell: it does not ask the host's
+// sockets. Later fragments follow their first one: true.
+func (u *Uplink) Claims(f *frame.Frame) bool {
+	if f.Flags&frame.IsIPv4 == 0 || f.Malformed != frame.None {
+		return false
+	}
+	t := f.Tuple
+	s := u.maps
+	s.mu.Lock()
+	known, index := s.owned[t.Dst], s.index[t.Dst]
+	s.mu.Unlock()
+	if !known {
+		return false
+	}
+	port, remote := t.DstPort, t.Src
+	switch {
+	case f.Flags&frame.Fragment != 0 && f.IPv4().FragOffset() != 0:
+		return true
+	case f.Flags&frame.ICMPError != 0:
+		q, _, ok := frame.Quoted(f.Payload())
+		if !ok || q.Src != t.Dst {
+			return false
+		}
+		t, port, remote = q, q.SrcPort, q.Dst
+	case t.Proto == frame.ICMP && !frame.IsICMPAnswer(f.Payload()[0]):
+		return false
+	}
+	if i, ok := setOf[t.Proto]; ok {
+		return s.portSet(0, setPublished+i).Has(port) || index != 0 && (s.portSet(index, setPublished+i).Has(port) || s.portSet(index, i).Has(port))
+	}
+	var v uint32
+	return s.pairs.Lookup(pairKey(f.Tuple.Dst, remote, t.Proto), &v) == nil
+}

@@ -1,0 +1,62 @@
+package uplink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Watch calls changed at once, and after changes of the host's devices, addresses, routes and routing rules, until ctx is done. Changes
+// that come while changed runs are told by one more call. The caller then asks Refresh.
+func Watch(ctx context.Context, changed func()) error {
+	events, err := subscribe()
+	if err != nil {
+		return err
+	}
+	news := make(chan struct{}, 1)
+	tell := func() {
+		select {
+		case news <- struct{}{}:
+		default:
+		}
+	}
+	context.AfterFunc(ctx, tell)
+	go func() {
+		for ctx.Err() == nil {
+			_, _, err := events.Receive()
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				continue // ctx may be done
+			}
+			if err != nil { // the kernel had more to tell than we could hear
+				events.Close()
+				for events, err = subscribe(); err != nil && ctx.Err() == nil; events, err = subscribe() {
+					time.Sleep(time.Second)
+				}
+			}
+			tell()
+		}
+		if events != nil {
+			events.Close()
+		}
+	}()
+	go func() {
+		for ; ctx.Err() == nil; <-news {
+			changed()
+		}
+	}()
+	return nil
+}
+
+func subscribe() (*nl.NetlinkSocket, error) {
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE,
+		unix.RTNLGRP_NEXTHOP)
+	if err != nil {
+		return nil, fmt.Errorf("uplink: cannot watch the host's devices: %w", err)
+	}
+	return s, s.SetReceiveTimeout(&unix.Timeval{Sec: 1})
+}

@@ -1,0 +1,93 @@
+package nat
+
+import "github.com/uvswitch/uvswitch/internal/frame"
+
+// Return takes frames that the uplink's programs could not send. It undoes the translation, so that they are their sender's again, and
+// says what is to be done: translate them anew, tell the sender, or drop them.
+//
+//uvswitch:hot
+func (n *NAT) Return(b *frame.Batch) {
+	for i := range b.Frames[:b.N] {
+		if f := &b.Frames[i]; f.Verdict == frame.CameBack {
+			n.returned(n.config.Load(), f, b)
+		}
+	}
+}
+
+func (n *NAT) returned(c *config, f *frame.Frame, b *frame.Batch) {
+	second, source, _ := f.Way()
+	code := frame.WayCode(second)
+	why := returnReasons[code]
+	if why == frame.None {
+		why = frame.UplinkDown
+	}
+	sent := f.Tuple.Reverse()
+	e, dir, ok := n.flows.lookup(&sent, sent.Hash(n.flows.seed))
+	if !ok || f.Flags&(frame.HasTuple|frame.ICMPError) != frame.HasTuple || f.Malformed != frame.None {
+		f.DropFor(why) // an ICMP error, or a later fragment: nobody is told
+		return
+	}
+	s := &n.state[e]
+	n.untranslate(f, e, 1-dir)
+	f.In, f.Net = s.port, s.net
+	mtu := f.WayMTU()
+	f.SetMACs(frame.WayNobody, frame.WayNobody)
+	switch code {
+	case frame.WaySource, frame.WayPort:
+		if dir != 1 || s.rule|s.inboundMapping != 0 {
+			f.DropFor(frame.FlowNotFound)
+			return
+		}
+		if code == frame.WayPort {
+			source = uint32(n.flows.keys[e][1].Dst)
+		} else if !c.owns(frame.Addr(source)) {
+			f.DropFor(frame.UplinkDown)
+			return
+		}
+		outside := n.flows.keys[e][1]
+		n.end(e, replaced)
+		if code == frame.WayPort {
+			n.leavePort(outside.Dst, protoIndex(outside.Proto), outside.DstPort)
+		}
+		f.NextHop = frame.Addr(source)
+	case frame.WayTooLong:
+		f.NextHop = frame.Addr(mtu)
+	default:
+		if s.state.Load()&seenReply == 0 {
+			n.end(e, replaced) // a flow that never left
+		}
+	}
+	if why.Punt() != frame.NoPunt {
+		f.PuntFor(why)
+	} else {
+		f.DropFor(why)
+	}
+}
+
+var returnReasons = [256]frame.Reason{
+	frame.WayBlackhole: frame.BlackholeRoute, frame.WayUnreachable: frame.HostUnreachable, frame.WayProhibited: frame.ProhibitRoute,
+	frame.WayNoRoute: frame.NoRoute, frame.WayNoForward: frame.UplinkDown, frame.WayEncap: frame.NeedsHostStack,
+	frame.WayTooLong: frame.FragmentationNeeded, frame.WayNoSource: frame.UplinkDown, frame.WaySource: frame.WayChanged,
+	frame.WayPort: frame.WayChanged, frame.WayFenced: frame.WayNotAllowed,
+}
+
+// untranslate makes a frame of flow e in direction dir what it was before translate.
+func (n *NAT) untranslate(f *frame.Frame, e uint32, dir uint8) {
+	s := &n.state[e]
+	was := n.flows.keys[e][dir]
+	addrs, ports := ^s.addrs, ^s.l4ports
+	if dir == 1 {
+		addrs, ports = s.addrs, s.l4ports
+	}
+	f.IPv4().SetAddrs(was.Src, was.Dst, addrs)
+	rewriteTransport(f, f.Payload(), &was, addrs, ports)
+	f.IPv4().IncrementTTL()
+	f.Tuple = was
+}
+
+// leavePort keeps a port that rests from the inside address that had it: a socket of the host uses it.
+func (n *NAT) leavePort(own frame.Addr, i int, port uint16) {
+	if a := n.addrs.find(own); a != nil && i >= 0 && a.ports[i].quarantine != nil && a.ports[i].quarantine.Has(port) {
+		a.ports[i].quarantined[port].addr.Store(0)
+	}
+}
