@@ -3,6 +3,7 @@ package uplink
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -74,27 +75,36 @@ func OtherPrograms(device string, pid int) (others, stale []string) {
 	return others, stale
 }
 
-// Overlap says with what of the host a subnet would collide: a route by a device that is not of the switch with that name, as in
-// "10.0.0.0/8, which the host reaches by device eth0".
+// Overlap says with what of the host a subnet would collide: the subnet of an address on a device that is not of the switch with that
+// name, or a route to exactly this subnet, as in "10.0.0.0/8, which is on device eth0". A route that contains the subnet is none: the
+// subnet's own route is more specific.
 func Overlap(p netip.Prefix, name string) (what string, collides bool) {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
-	if err != nil {
-		return "", false
+	own := func(index int) (device string, ours bool) {
+		l, err := netlink.LinkByIndex(index)
+		if err != nil {
+			return "", true
+		}
+		device = l.Attrs().Name
+		return device, device == name+"0" || device == name+"-up"
 	}
+	addrs, _ := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
+	for _, a := range addrs {
+		if device, ours := own(a.LinkIndex); !ours && prefixOf(a.IPNet).Overlaps(p) {
+			return fmt.Sprintf("%s, which is on device %s", prefixOf(a.IPNet), device), true
+		}
+	}
+	routes, _ := dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
 	for _, r := range routes {
-		if r.Dst == nil || r.Dst.IP.IsUnspecified() {
-			continue
+		if device, ours := own(r.LinkIndex); r.Dst != nil && !ours && prefixOf(r.Dst) == p {
+			return fmt.Sprintf("%s, which the host reaches through device %s", r.Dst, device), true
 		}
-		a, ok := netip.AddrFromSlice(r.Dst.IP.To4())
-		bits, _ := r.Dst.Mask.Size()
-		if !ok || !netip.PrefixFrom(a, bits).Overlaps(p) {
-			continue
-		}
-		l, err := netlink.LinkByIndex(r.LinkIndex)
-		if err != nil || l.Attrs().Name == name+"0" || l.Attrs().Name == name+"-up" {
-			continue
-		}
-		return fmt.Sprintf("%s, which the host reaches through device %s", r.Dst, l.Attrs().Name), true
 	}
 	return "", false
+}
+
+// prefixOf is an IPv4 network.
+func prefixOf(n *net.IPNet) netip.Prefix {
+	a, _ := netip.AddrFromSlice(n.IP.To4())
+	bits, _ := n.Mask.Size()
+	return netip.PrefixFrom(a, bits).Masked()
 }
