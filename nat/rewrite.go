@@ -57,7 +57,7 @@ func rewriteTransport(f *frame.Frame, l4 []byte, to *frame.Tuple, addrs, ports f
 	case frame.UDP:
 		h := frame.UDPHeader(l4)
 		frame.PortsHeader(l4).SetPorts(to.SrcPort, to.DstPort)
-		partial := f.Vnet().NeedsCsum()
+		partial := f.PartialSum()
 		if old := h.Checksum(); partial || old != 0 {
 			sum := fixedChecksum(f, old, addrs, ports)
 			if sum == 0 && !partial {
@@ -147,7 +147,7 @@ func (n *NAT) keepOpen(m uint32, t frame.Tick) {
 //
 //uvswitch:hot
 func fixedChecksum(f *frame.Frame, old uint16, addrs, ports frame.Delta) uint16 {
-	if f.Vnet().NeedsCsum() {
+	if f.PartialSum() {
 		return addrs.Partial(old)
 	}
 	return addrs.Plus(ports).Complete(old)

@@ -44,7 +44,7 @@ func setMSS(f *frame.Frame, h frame.TCPHeader, at int, limit uint16) {
 		return
 	}
 	binary.BigEndian.PutUint16(h[at:], limit)
-	if f.Vnet().NeedsCsum() {
+	if f.PartialSum() {
 		return // the checksum is computed later, over the new value
 	}
 	d := frame.Delta16(old, limit)

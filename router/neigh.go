@@ -253,6 +253,7 @@ func (r *Router) Tick(now frame.Tick, out Output) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.snap.Load().pmtu.age(now)
+	r.snap.Load().ways.age(now)
 	changed := false
 	for k, n := range r.neigh {
 		switch n.state {

@@ -81,7 +81,7 @@ func (r *Router) reject(p PuntedFrame, now frame.Tick, out Output) {
 			return
 		}
 		if p.NextHop != 0 { // the way out has said it
-			r.snap.Load().pmtu.note(p.f.Tuple.Dst, int(p.NextHop), now)
+			r.snap.Load().ways.note(p.f.Tuple.Dst, int(p.NextHop), now)
 		}
 		if mtu = r.snap.Load().mtu(p.Egress, p.f.Tuple.Dst, p.f); r.fragment(p, mtu, out) {
 			out.Consume(p)

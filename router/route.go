@@ -51,8 +51,11 @@ func (s *snapshot) validate(f *frame.Frame) frame.Reason {
 	if hl > frame.IPv4Len && hasSourceRoute(ip[frame.IPv4Len:hl]) {
 		return frame.SourceRoute
 	}
-	if h := f.Vnet(); h.NeedsCsum() && (h.CsumStart() != f.L4 || h.CsumOffset() != frame.ChecksumOffset(f.Proto)) {
-		return frame.MalformedPacket // a partial checksum elsewhere than in the transport header cannot be updated
+	if h := f.Vnet(); h.NeedsCsum() {
+		switch at := h.CsumStart(); {
+		case at == f.L4 && h.CsumOffset() != frame.ChecksumOffset(f.Proto), at > f.L4 && (at < f.L4+frame.TransportLen(f.Proto) || h.GSOType() != frame.GSONone):
+			return frame.MalformedPacket // it would overwrite what is translated here
+		}
 	}
 	src := f.Tuple.Src
 	if isMartian(src) || src == f.Tuple.Dst {
@@ -132,7 +135,7 @@ func (s *snapshot) mtu(egress frame.NetID, dst frame.Addr, f *frame.Frame) int {
 	if egress != frame.NoNet || f.L3End-uint32(f.L3) <= minWayMTU {
 		return s.ifaces[egress].MTU
 	}
-	return min(s.ifaces[egress].MTU, s.pmtu.mtu(dst))
+	return min(s.ifaces[egress].MTU, s.ways.mtu(dst))
 }
 
 // minWayMTU is what every way takes (RFC 791, 3.2).

@@ -65,7 +65,8 @@ type snapshot struct {
 	ifaces   [frame.MaxNets]*Interface // by network; the uplink has index NoNet
 	fib      *bart.Table[*Route]
 	neigh    neighTable
-	pmtu     *pmtuCache           // shared by all snapshots
+	pmtu *pmtuCache // what ICMP errors from outside have said, for MSS; shared by all snapshots
+	ways *pmtuCache // what the host's ways out have said; likewise
 	wayMTU   func(frame.Addr) int // see SetWayMTU
 	host     frame.Addr           // address of the host port; 0 for none
 	hostPort frame.PortID         // the host port
@@ -89,7 +90,7 @@ type Router struct {
 // New returns a router without interfaces.
 func New() *Router {
 	r := &Router{neigh: map[neighKey]*neighbor{}, defended: map[frame.NetID]frame.Tick{}, rng: 1}
-	r.snap.Store(&snapshot{fib: &bart.Table[*Route]{}, pmtu: &pmtuCache{}, wayMTU: func(frame.Addr) int { return 65535 }})
+	r.snap.Store(&snapshot{fib: &bart.Table[*Route]{}, pmtu: &pmtuCache{}, ways: &pmtuCache{}, wayMTU: func(frame.Addr) int { return 65535 }})
 	return r
 }
 

@@ -54,6 +54,9 @@ func (s *Switch) Forward(b *frame.Batch) {
 		case n == nil:
 			f.DropFor(frame.PortGone)
 		case f.Dst == n.Gateway && f.Flags&frame.Injected == 0:
+			if f.Flags&frame.HasPriority != 0 {
+				f.DropPriorityTag()
+			}
 			f.Verdict = frame.Local
 			b.Locals++
 		case f.Dst.IsLinkLocalGroup():
@@ -122,6 +125,8 @@ func (s *snapshot) checkEgress(f *frame.Frame, out *Port) frame.Reason {
 		return frame.PortNotForwarding
 	case out.ID == f.In && out.Flags&HairpinMode == 0 && f.Flags&frame.ViaRouter == 0:
 		return frame.SamePort
+	case f.Flags&frame.HasVLAN != 0 && out.Flags&Untagged != 0 && s.isGuarded(f.In):
+		return frame.GuardVLAN
 	case out.Flags&Isolated != 0:
 		if in := s.port(f.In); in != nil && in.Flags&Isolated != 0 {
 			return frame.PortIsolated
@@ -131,6 +136,12 @@ func (s *snapshot) checkEgress(f *frame.Frame, out *Port) frame.Reason {
 		return frame.ExceedsMTU
 	}
 	return frame.None
+}
+
+//uvswitch:hot
+func (s *snapshot) isGuarded(id frame.PortID) bool {
+	p := s.port(id)
+	return p != nil && p.Flags&Guard != 0
 }
 
 var floodFlag = [...]PortFlags{

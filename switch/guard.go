@@ -68,10 +68,12 @@ func guard(p *Port, f *frame.Frame) frame.Reason {
 	if p.MAC != 0 && f.Src != p.MAC {
 		return frame.GuardSourceMAC
 	}
-	if p.Addr == 0 {
-		return frame.None
-	}
 	switch {
+	case f.Flags&frame.HasVLAN != 0: // of what is inside, only the source MAC is looked at
+		if p.Flags&AnyVLAN == 0 {
+			return frame.GuardVLAN
+		}
+	case p.Addr == 0:
 	case f.Flags&frame.IsIPv4 != 0:
 		if f.Tuple.Src != p.Addr && f.Tuple.Src != 0 {
 			return frame.GuardSourceAddress

@@ -21,6 +21,8 @@ const (
 	Locked                            // only stations with an FDB entry on this port may send
 	Guard                             // source MAC, source address and ARP sender must belong to the port
 	Uplink                            // not switched: every frame goes to the router
+	AnyVLAN                           // the guard lets frames with a VLAN tag pass
+	Untagged                          // gets no frame with a VLAN tag from a guarded port
 	Ways                              // of an uplink: its frames have way headers (frame.WayMACs)
 )
 

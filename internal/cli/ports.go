@@ -122,6 +122,7 @@ func (a *app) portCommand() *cobra.Command {
 			"learning (learn source MACs), flood, mcast_flood and bcast_flood (send it frames to unknown MACs, multicast, broadcast),\n" +
 			"hairpin (frames may leave by the port they came from), isolated (no traffic with other isolated ports), locked (only MACs\n" +
 			"of the forwarding database may send). guard, on or off: drop frames whose source MAC or IP address is not the port's own.\n" +
+			"vlan, any or off: whether the guard lets frames with a VLAN tag pass.\n" +
 			"These are off or a rate: rx_rate (limits what the switch receives from the port), tx_rate (limits what it sends to the port),\n" +
 			"rate (sets both).\n" +
 			"A rate is in the units of tc, 1kbit to 1tbit; its burst is in bytes (b, kb, mb). Packets above the rate wait. When the\n" +

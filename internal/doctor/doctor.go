@@ -296,6 +296,8 @@ func (e *Exam) subnets() {
 		}
 		if what, collides := uplink.Overlap(p, e.Name); collides {
 			e.add("subnets", Warn, "give the network another subnet", "%s of network %s overlaps %s", p, name, what)
+		} else if route, found := uplink.Inside(p, e.Name); found {
+			e.add("subnets", Warn, "remove the route, or give the network another subnet", "%s of network %s: the host does not reach a part of it, because it has a route to %s", p, name, route)
 		}
 	}
 }

@@ -240,7 +240,6 @@ var natIntended = map[string]string{
 	"RST without a connection":                     "the kernel lets it out untranslated, with an address that nobody can answer",
 	"SYN/ACK without a connection":                 "the kernel lets it out untranslated",
 	"no flags":                                     "the kernel lets it out untranslated",
-	"ACK without a connection":                     "the kernel makes a connection with another port, which the peer may drop in silence; we say RST at once",
 	"echo reply that nobody asked for":             "the kernel lets it out untranslated",
 	"SYN from the neighbour to the published port": "without a rule for hairpinning the kernel delivers it with the neighbour's own address, and the answer goes another way",
 	"to reserved":                                  "the kernel forwards 240/4; RFC 1812, 5.3.7 says drop",

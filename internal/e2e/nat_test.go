@@ -332,13 +332,14 @@ func TestIsolatedNetworks(t *testing.T) {
 	}
 }
 
-// TestPortsExhausted checks that, when the outside ports are exhausted, trace reports it with a remedy and the sender gets an
-// ICMP error. A released port can be used again.
+// TestPortsExhausted checks what happens when a container has used its share of outside ports: TCP connections to other destinations
+// share a port, UDP is refused with an ICMP error, and trace says so with a remedy. A released port can be used again.
 func TestPortsExhausted(t *testing.T) {
 	b := New(t, "--nat-ports", "20000-20003")
 	containers(b)
 	b.Web("out")
 	b.Serve("out", 7001, "socat", "TCP-LISTEN:7001,fork", "EXEC:sleep 60")
+	b.Background("out", "socat UDP4-LISTEN:7002,fork EXEC:cat")
 	var hold net.Conn // one connection stays open
 	if err := netns.Do(b.path("web"), func() (err error) {
 		hold, err = net.DialTimeout("tcp", "10.1.0.2:7001", patience)
@@ -350,13 +351,18 @@ func TestPortsExhausted(t *testing.T) {
 	b.Eventually("the one port of web's share is held", func() bool {
 		return strings.Contains(b.CLI("flow", "ls", "--dport", "7001"), "ESTABLISHED")
 	})
-	out := b.CLI("trace", "--in", "web", "tcp > 10.1.0.2:80 S")
-	contains(t, out, "nat_ports_exhausted", "the sender receives icmp 172.29.0.1 > 172.29.0.2 unreachable: prohibited (3/13)", "what to do: widen uplink.ports")
-	if out, err := b.TrySh("web", "curl -sS -m 5 http://10.1.0.2/ 2>&1"); err == nil {
-		t.Errorf("a connection without a port: %s", out)
+	contains(t, b.Sh("web", "curl -s -m 5 http://10.1.0.2/"), "out")
+	contains(t, b.CLI("nat", "ports"), "web ")
+
+	b.Eventually("UDP has an answer", func() bool {
+		return strings.Contains(b.Sh("web", "echo question | socat -t1 - UDP4:10.1.0.2:7002,sourceport=40000"), "question")
+	})
+	out := b.CLI("trace", "--in", "web", "udp 172.29.0.2:40001 > 10.1.0.2:7002")
+	contains(t, out, "nat_ports_exhausted", "the sender receives icmp 172.29.0.1 > 172.29.0.2 unreachable: prohibited (3/13)", "what to do: widen the ports for NAT")
+	if out := b.Sh("web", "echo refused | socat -t1 - UDP4:10.1.0.2:7002,sourceport=40001 2>&1 || true"); strings.Contains(out, "refused\nrefused") {
+		t.Errorf("a flow without a port: %s", out)
 	}
-	contains(t, b.CLI("nat", "ports"), "web 1")
-	b.Sh("db", "curl -s -m 5 http://10.1.0.2/") // another container has its own share
-	b.CLI("flow", "del", "--dport", "7001")
-	b.Sh("web", "curl -s -m 5 http://10.1.0.2/") // web may reuse its own port during quarantine
+	contains(t, b.Sh("db", "echo other | socat -t1 - UDP4:10.1.0.2:7002,sourceport=40001"), "other") // another container has its own share
+	b.CLI("flow", "del", "-p", "udp")
+	contains(t, b.Sh("web", "echo again | socat -t1 - UDP4:10.1.0.2:7002,sourceport=40001"), "again") // web may reuse its own port during quarantine
 }

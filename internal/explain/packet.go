@@ -188,10 +188,18 @@ func (s *spec) layers() []gopacket.SerializableLayer {
 	return []gopacket.SerializableLayer{ip, payload}
 }
 
+// outsideMACs are the MACs of a packet that comes in by the uplink: with programs, a way header.
+func (s *Switch) outsideMACs() (src, dst frame.MAC, err error) {
+	if up := s.Port(model.UplinkPortName); !up.HasWays() {
+		return up.MAC, s.UplinkMAC, nil
+	}
+	return frame.WayArrived, s.UplinkMAC, nil
+}
+
 // macsFor returns the MACs of a packet from port p: its station's, and the gateway's or a neighbor's.
 func (s *Switch) macsFor(p *model.Port, x spec) (src, dst frame.MAC, err error) {
 	if p.Kind == model.KindUplink {
-		return p.MAC, s.UplinkMAC, nil
+		return s.outsideMACs()
 	}
 	n, to := s.Network(p.Network), x.dst.Addr()
 	if src = p.MAC; src == 0 {

@@ -139,7 +139,12 @@ func (s *Switch) traceOne(tr *dataplane.Tracer, in frame.PortID, raw []byte) (t 
 			return t, nil, 0
 		}
 		if len(o.Ports) == 1 {
-			answer, by = reverseFrame(f), o.Ports[0]
+			if answer, by = reverseFrame(f), o.Ports[0]; answer != nil && s.PortByID(by).Kind == model.KindUplink {
+				src, dst, _ := s.outsideMACs()
+				var back frame.Frame
+				back.Reset(answer, by)
+				back.SetMACs(dst, src)
+			}
 		}
 	}
 	return t, answer, by

@@ -67,16 +67,17 @@ const (
 type Flags uint16
 
 const (
-	IsIPv4    Flags = 1 << iota // L3 is the offset of a whole IPv4 header
-	IsIPv6                      // L3 is the offset of a whole IPv6 header
-	IsARP                       // L3 is the offset of the ARP packet
-	HasVLAN                     // an 802.1Q or 802.1ad tag stands before the EtherType
-	HasTuple                    // Tuple is valid: L4 is inside the frame and not a later fragment
-	Fragment                    // IPv4 only: a fragment, the first one included
-	ICMPError                   // an ICMP error: it quotes a packet, and Tuple is the outer one without ports
-	Injected                    // made by the router: In is Gateway
-	ViaRouter                   // the router forwards it into network Egress
-	Waited                      // has waited for the rate of port Out, and may go now
+	IsIPv4      Flags = 1 << iota // L3 is the offset of a whole IPv4 header
+	IsIPv6                        // L3 is the offset of a whole IPv6 header
+	IsARP                         // L3 is the offset of the ARP packet
+	HasVLAN                       // an 802.1Q or 802.1ad tag stands before the EtherType, with a VLAN identifier
+	HasPriority                   // a tag with VLAN identifier 0, which says only the priority (802.1Q, 9.6), stands there
+	HasTuple                      // Tuple is valid: L4 is inside the frame and not a later fragment
+	Fragment                      // IPv4 only: a fragment, the first one included
+	ICMPError                     // an ICMP error: it quotes a packet, and Tuple is the outer one without ports
+	Injected                      // made by the router: In is Gateway
+	ViaRouter                     // the router forwards it into network Egress
+	Waited                        // has waited for the rate of port Out, and may go now
 )
 
 // NATKind is what conntrack knows of a frame.
@@ -195,6 +196,27 @@ func (f *Frame) Ports() PortsHeader { return PortsHeader(f.Payload()) }
 
 // ARP returns the ARP packet. It may be called only with IsARP.
 func (f *Frame) ARP() ARPPacket { return ARPPacket(f.raw[VnetLen+int(f.L3):]) }
+
+// PartialSum reports whether the transport header's checksum is partial: it covers the pseudo-header only, and a device or the
+// receiver's kernel completes it. The partial checksum of a packet inside a tunnel is none: the outer header's is complete (linux
+// Documentation/networking/checksum-offloads.rst, LCO).
+//
+//uvswitch:hot
+func (f *Frame) PartialSum() bool {
+	h := f.Vnet()
+	return h.NeedsCsum() && h.CsumStart() == f.L4
+}
+
+// DropPriorityTag removes a tag with VLAN identifier 0 from the frame: the virtio-net header and the MACs move by its length.
+func (f *Frame) DropPriorityTag() {
+	copy(f.raw[VLANLen:], f.raw[:VnetLen+12])
+	f.raw = f.raw[VLANLen:]
+	if h := f.Vnet(); h.NeedsCsum() {
+		h.Set(h[0], h[1], h.HdrLen()-VLANLen, h.GSOSize(), h.CsumStart()-VLANLen, h.CsumOffset())
+	}
+	f.L3, f.L4, f.L3End = f.L3-VLANLen, f.L4-VLANLen, f.L3End-VLANLen
+	f.Flags &^= HasPriority
+}
 
 // SetMACs rewrites both addresses, in the bytes and in the parsed fields.
 //

@@ -150,6 +150,23 @@ func ChecksumOffset(proto uint8) uint16 {
 	return 0xffff
 }
 
+// TransportLen is the length of the shortest transport header, in bytes; 0 for a protocol that is not parsed.
+//
+//uvswitch:hot
+func TransportLen(proto uint8) uint16 {
+	switch proto {
+	case TCP:
+		return TCPLen
+	case UDP:
+		return UDPLen
+	case SCTP:
+		return SCTPLen
+	case ICMP:
+		return ICMPLen
+	}
+	return 0
+}
+
 // ProtoName is conntrack's name of an IP protocol; one without a name is "proto-N".
 func ProtoName(p uint8) string {
 	switch p {

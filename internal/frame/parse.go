@@ -41,7 +41,11 @@ func Parse(f *Frame) {
 			f.Malformed = MalformedPacket
 			return
 		}
-		f.Flags |= HasVLAN
+		if n == 0 && binary.BigEndian.Uint16(b[at:])&0xfff == 0 {
+			f.Flags |= HasPriority
+		} else {
+			f.Flags = f.Flags&^HasPriority | HasVLAN
+		}
 		typ, at = binary.BigEndian.Uint16(b[at+2:]), at+VLANLen
 	}
 	f.EtherType, f.L3 = typ, uint16(at)

@@ -50,6 +50,9 @@ func WayMACs(command uint8, inside Addr, insidePort, remotePort uint16) (dst, sr
 // WayNobody is the source MAC of a frame that came back from the programs, once its translation is undone: its sender's is lost.
 const WayNobody MAC = wayPrefix << 40
 
+// WayArrived is the source MAC of a packet from outside when its device does not matter.
+const WayArrived MAC = wayPrefix<<40 | WayIn<<32
+
 // WayReturn returns the source MAC with which a frame from device ifindex is given back to the host.
 func WayReturn(ifindex uint32) MAC { return wayMAC(WayBack, ifindex) }
 

@@ -67,8 +67,14 @@ func (p *Port) SwitchPort(net frame.NetID) vswitch.Port {
 	if p.Addr.IsValid() {
 		s.Addr = frame.AddrFrom(p.Addr.Addr())
 	}
+	if p.Kind == KindHost || p.Kind == KindDevice {
+		s.Flags |= vswitch.Untagged
+	}
 	return s
 }
+
+// HasWays reports whether the port's frames have way headers (frame.WayMACs).
+func (p *Port) HasWays() bool { return p.Flags&vswitch.Ways != 0 }
 
 // SameDevice reports whether p and now differ only in settings that can change without recreating the device.
 func (p *Port) SameDevice(now *Port) bool {

@@ -34,7 +34,11 @@ var flagNames = []struct {
 	{"isolated", vswitch.Isolated},
 	{"locked", vswitch.Locked},
 	{"guard", vswitch.Guard},
+	{vlanSetting, vswitch.AnyVLAN},
 }
+
+// vlanSetting is any, as other settings are on, or off.
+const vlanSetting = "vlan"
 
 // rateNames are the settings that are a rate. "rate" stands for the two others.
 const (
@@ -101,6 +105,11 @@ func (s *Settings) apply(p *Port, name string, v api.Setting) error {
 			continue
 		}
 		switch v {
+		case "any":
+			if name != vlanSetting {
+				return bad("port %q: %s %q: must be on or off", p.Name, name, v)
+			}
+			s.Flags |= f.flag
 		case api.On:
 			s.Flags |= f.flag
 		case api.Off:

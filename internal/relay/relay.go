@@ -4,6 +4,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -11,8 +12,10 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
+	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,10 +37,14 @@ type Set struct {
 	done    sync.WaitGroup
 }
 
-const (
-	udpIdle     = 60 * time.Second // a UDP client that sends nothing for this time is forgotten
-	maxSessions = 1024             // TCP connections or UDP clients of one listener
-)
+const udpIdle = 60 * time.Second // a UDP client that sends and gets nothing for this time is forgotten
+
+// listener binds addresses that the host does not have yet, too: they may come later (IP_FREEBIND).
+var listener = net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+	var err error
+	cerr := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_FREEBIND, 1) })
+	return cmp.Or(cerr, err)
+}}
 
 // A BindError reports a port of the host that could not be bound.
 type BindError struct {
@@ -94,6 +101,7 @@ func (s *Set) reserve(proto string, at netip.AddrPort) error {
 	if err != nil {
 		return err
 	}
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_FREEBIND, 1)
 	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}); err != nil {
 		unix.Close(fd)
 		return err
@@ -107,12 +115,11 @@ type fdCloser int
 func (f fdCloser) Close() error { return unix.Close(int(f)) }
 
 func (s *Set) tcp(ctx context.Context, at netip.AddrPort, to string, from []netip.Prefix) error {
-	l, err := net.Listen("tcp4", at.String())
+	l, err := listener.Listen(ctx, "tcp4", at.String())
 	if err != nil {
 		return err
 	}
 	s.closers = append(s.closers, l)
-	slots := make(chan struct{}, maxSessions)
 	s.done.Go(func() {
 		for {
 			c, err := l.Accept()
@@ -127,11 +134,7 @@ func (s *Set) tcp(ctx context.Context, at netip.AddrPort, to string, from []neti
 				c.Close()
 				continue
 			}
-			slots <- struct{}{}
-			s.done.Go(func() {
-				defer func() { <-slots }()
-				relayTCP(ctx, c.(*net.TCPConn), to)
-			})
+			s.done.Go(func() { relayTCP(ctx, c.(*net.TCPConn), to) })
 		}
 	})
 	return nil
@@ -151,7 +154,7 @@ func isAllowed(from []netip.Prefix, peer netip.Addr) bool {
 	})
 }
 
-// relayTCP copies in both directions. When one side has sent its last byte, relayTCP tells the other side (FIN).
+// relayTCP copies in both directions. What ends one side ends the other in the same way: the last byte with FIN, an error with RST.
 func relayTCP(ctx context.Context, in *net.TCPConn, to string) {
 	defer in.Close()
 	dialer := net.Dialer{Timeout: 10 * time.Second}
@@ -162,12 +165,20 @@ func relayTCP(ctx context.Context, in *net.TCPConn, to string) {
 	}
 	out := c.(*net.TCPConn)
 	defer out.Close()
-	stop := context.AfterFunc(ctx, func() { in.Close(); out.Close() })
+	reset := func() {
+		_, _ = in.SetLinger(0), out.SetLinger(0)
+		in.Close()
+		out.Close()
+	}
+	stop := context.AfterFunc(ctx, reset)
 	defer stop()
 	var wg sync.WaitGroup
 	for _, way := range [][2]*net.TCPConn{{in, out}, {out, in}} {
 		wg.Go(func() {
-			_, _ = io.Copy(way[1], way[0]) // either side may close at any time
+			if _, err := io.Copy(way[1], way[0]); err != nil {
+				reset()
+				return
+			}
 			_ = way[1].CloseWrite()
 		})
 	}
@@ -175,62 +186,116 @@ func relayTCP(ctx context.Context, in *net.TCPConn, to string) {
 }
 
 func (s *Set) udp(ctx context.Context, at netip.AddrPort, to string, from []netip.Prefix) error {
-	l, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(at))
+	c, err := listener.ListenPacket(ctx, "udp4", at.String())
 	if err != nil {
 		return err
 	}
-	s.closers = append(s.closers, l)
-	s.done.Go(func() { relayUDP(ctx, l, to, from, &s.done) })
+	s.closers = append(s.closers, c)
+	l := ipv4.NewPacketConn(c)
+	if err := l.SetControlMessage(ipv4.FlagDst, true); err != nil {
+		return err
+	}
+	r := &udpRelay{listener: l, to: to, clients: map[udpClient]*udpSession{}}
+	s.done.Go(func() { r.run(ctx, from, &s.done) })
 	return nil
 }
 
-// relayUDP opens one socket towards the container per client, so that each answer can be sent to the right client.
-func relayUDP(ctx context.Context, l *net.UDPConn, to string, allowed []netip.Prefix, done *sync.WaitGroup) {
-	var mu sync.Mutex
-	clients := map[netip.AddrPort]net.Conn{}
+// A udpRelay opens one socket towards the container for each client, so that each answer can be sent to the right client.
+type udpRelay struct {
+	listener *ipv4.PacketConn
+	to       string
+
+	mu      sync.Mutex // Lock 95
+	clients map[udpClient]*udpSession
+}
+
+// A udpClient is a client and the address of the host that it asked, from which the answer must come.
+type udpClient struct {
+	from  netip.AddrPort
+	asked netip.Addr
+}
+
+type udpSession struct {
+	conn net.Conn
+	last time.Time // when the client sent last
+}
+
+func (r *udpRelay) run(ctx context.Context, allowed []netip.Prefix, done *sync.WaitGroup) {
 	defer func() {
-		mu.Lock()
-		defer mu.Unlock()
-		for _, c := range clients {
-			c.Close()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for _, c := range r.clients {
+			c.conn.Close()
 		}
 	}()
 	buf := make([]byte, 65535)
 	for {
-		n, from, err := l.ReadFromUDPAddrPort(buf)
+		n, control, addr, err := r.listener.ReadFrom(buf)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil || !isAllowed(allowed, from.Addr()) {
+		from, ok := addr.(*net.UDPAddr)
+		if err != nil || !ok || control == nil || !isAllowed(allowed, from.AddrPort().Addr()) {
 			continue
 		}
-		mu.Lock()
-		c := clients[from]
-		if c == nil && len(clients) < maxSessions {
-			var dialer net.Dialer
-			if c, err = dialer.DialContext(ctx, "udp4", to); err != nil {
-				mu.Unlock()
-				continue
-			}
-			clients[from] = c
-			done.Go(func() {
-				answerUDP(l, c, from)
-				mu.Lock()
-				delete(clients, from)
-				mu.Unlock()
-				c.Close()
-			})
-		}
-		mu.Unlock()
-		if c != nil {
-			_ = c.SetReadDeadline(time.Now().Add(udpIdle))
+		asked, _ := netip.AddrFromSlice(control.Dst.To4())
+		if c := r.session(ctx, udpClient{from.AddrPort(), asked}, done); c != nil {
 			_, _ = c.Write(buf[:n]) // UDP may lose datagrams
 		}
 	}
 }
 
-// answerUDP copies answers back until the client is idle or the relay ends.
-func answerUDP(l *net.UDPConn, c net.Conn, client netip.AddrPort) {
+// session returns the socket of a client, and makes it if there is none. When descriptors run short, the client that has been silent for
+// longest makes room.
+func (r *udpRelay) session(ctx context.Context, who udpClient, done *sync.WaitGroup) net.Conn {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.clients[who]
+	for s == nil {
+		var dialer net.Dialer
+		c, err := dialer.DialContext(ctx, "udp4", r.to)
+		if errors.Is(err, unix.EMFILE) && r.closeOldest() {
+			continue
+		}
+		if err != nil {
+			return nil
+		}
+		s = &udpSession{conn: c}
+		r.clients[who] = s
+		done.Go(func() {
+			r.answer(c, who)
+			r.mu.Lock()
+			if r.clients[who] == s {
+				delete(r.clients, who)
+			}
+			r.mu.Unlock()
+			c.Close()
+		})
+	}
+	s.last = time.Now()
+	_ = s.conn.SetReadDeadline(s.last.Add(udpIdle))
+	return s.conn
+}
+
+// closeOldest closes the socket of the client that has been silent for longest, and reports whether there was one.
+func (r *udpRelay) closeOldest() bool {
+	var oldest *udpSession
+	var whose udpClient
+	for who, s := range r.clients {
+		if oldest == nil || s.last.Before(oldest.last) {
+			oldest, whose = s, who
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	delete(r.clients, whose)
+	oldest.conn.Close()
+	return true
+}
+
+// answer copies answers back until the client is idle or the relay ends.
+func (r *udpRelay) answer(c net.Conn, who udpClient) {
 	buf := make([]byte, 65535)
 	for {
 		n, err := c.Read(buf)
@@ -240,6 +305,7 @@ func answerUDP(l *net.UDPConn, c net.Conn, client netip.AddrPort) {
 		if err != nil {
 			return
 		}
-		_, _ = l.WriteToUDPAddrPort(buf[:n], client)
+		_ = c.SetReadDeadline(time.Now().Add(udpIdle))
+		_, _ = r.listener.WriteTo(buf[:n], &ipv4.ControlMessage{Src: who.asked.AsSlice()}, net.UDPAddrFromAddrPort(who.from))
 	}
 }

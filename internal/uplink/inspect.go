@@ -102,6 +102,20 @@ func Overlap(p netip.Prefix, name string) (what string, collides bool) {
 	return "", false
 }
 
+// Inside returns a route of the host to a part of a subnet: the host does not reach that part in the network of the switch.
+func Inside(p netip.Prefix, name string) (route string, found bool) {
+	routes, _ := dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
+	for _, r := range routes {
+		if r.Dst == nil || !prefixOf(r.Dst).Overlaps(p) || prefixOf(r.Dst).Bits() <= p.Bits() {
+			continue
+		}
+		if l, err := netlink.LinkByIndex(r.LinkIndex); err == nil && l.Attrs().Name != name+"0" && l.Attrs().Name != name+"-up" {
+			return fmt.Sprintf("%s through device %s", r.Dst, l.Attrs().Name), true
+		}
+	}
+	return "", false
+}
+
 // prefixOf is an IPv4 network.
 func prefixOf(n *net.IPNet) netip.Prefix {
 	a, _ := netip.AddrFromSlice(n.IP.To4())
