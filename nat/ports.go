@@ -249,7 +249,7 @@ func (n *NAT) overloadFor(c *config, i int, d *pendingFlow, limit int32, dry boo
 		}
 		return n.overload(o, i, p, d.port, limit)
 	}
-	if c.masq[d.net].Mapping == EndpointIndependentMapping && try(inside) {
+	if try(inside) {
 		return true
 	}
 	for range overloadDraws {

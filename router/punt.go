@@ -83,7 +83,10 @@ func (r *Router) reject(p PuntedFrame, now frame.Tick, out Output) {
 		if p.NextHop != 0 { // the way out has said it
 			r.snap.Load().ways.note(p.f.Tuple.Dst, int(p.NextHop), now)
 		}
-		if mtu = r.snap.Load().mtu(p.Egress, p.f.Tuple.Dst, p.f); r.fragment(p, mtu, out) {
+		if p.f.RouteDst = p.NextHop; p.f.RouteDst == 0 {
+			p.f.RouteDst = p.f.Tuple.Dst
+		}
+		if mtu = r.MTUFor(p.f); r.fragment(p, mtu, out) {
 			out.Consume(p)
 			return
 		}

@@ -110,10 +110,13 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 		f.DropFor(frame.MartianDestination)
 	case f.IPv4().TTL() <= 1:
 		f.PuntFor(frame.TTLExceeded)
-	case exceeds(f, s.mtu(rt.Egress, dst, f)):
+	case exceeds(f, s.mtu(rt, dst, f)) && !canCut(f, s.mtu(rt, dst, f)):
 		f.Egress = rt.Egress
 		f.PuntFor(frame.FragmentationNeeded)
 	default:
+		if exceeds(f, s.mtu(rt, dst, f)) {
+			f.Flags |= frame.Cut
+		}
 		f.IPv4().DecrementTTL()
 		if f.Proto == frame.TCP {
 			s.clampMSS(f, min(in.MTU, out.MTU))
@@ -128,18 +131,38 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 	}
 }
 
-// mtu is the longest packet that the way to dst takes, in bytes: the interface's, or what a way out has said.
+// mtu is the longest packet that the way to dst takes, in bytes: the interface's, the route's, or what a way out has said.
 //
 //uvswitch:hot
-func (s *snapshot) mtu(egress frame.NetID, dst frame.Addr, f *frame.Frame) int {
-	if egress != frame.NoNet || f.L3End-uint32(f.L3) <= minWayMTU {
-		return s.ifaces[egress].MTU
+func (s *snapshot) mtu(rt *Route, dst frame.Addr, f *frame.Frame) int {
+	mtu := s.ifaces[rt.Egress].MTU
+	if rt.MTU != 0 {
+		mtu = min(mtu, rt.MTU)
 	}
-	return min(s.ifaces[egress].MTU, s.ways.mtu(dst))
+	if rt.Egress == frame.NoNet && f.L3End-uint32(f.L3) > minWayMTU {
+		mtu = min(mtu, s.ways.mtu(dst))
+	}
+	return mtu
 }
 
-// minWayMTU is what every way takes (RFC 791, 3.2).
+// minWayMTU is what every way takes, in bytes (RFC 791, 3.2).
 const minWayMTU = 68
+
+// canCut reports whether a worker can cut a packet into fragments of mtu bytes. The slow path cuts super-frames.
+//
+//uvswitch:hot
+func canCut(f *frame.Frame, mtu int) bool {
+	return !f.IPv4().DontFrag() && f.Vnet().GSOType() == frame.GSONone && mtu >= f.IPv4().HeaderLen()+8
+}
+
+// MTUFor returns the MTU of the way of a routed frame, in bytes.
+func (r *Router) MTUFor(f *frame.Frame) int {
+	s := r.snap.Load()
+	if rt, ok := s.fib.Lookup(f.RouteDst.Netip()); ok && s.ifaces[rt.Egress] != nil {
+		return s.mtu(rt, f.RouteDst, f)
+	}
+	return minWayMTU
+}
 
 // mayCrossIsolation reports whether f may pass between two networks when one of them is isolated: from or to the
 // host, through a published port, or as part of a flow that exists.

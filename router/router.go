@@ -58,6 +58,7 @@ type Route struct {
 	Kind    RouteKind
 	Egress  frame.NetID // NoNet: the uplink
 	NextHop frame.Addr  // 0: the destination is on-link
+	MTU     int         // of this route, in bytes; 0: its interface's
 }
 
 // snapshot is the state that the workers read. Writers replace it as a whole.
@@ -65,8 +66,8 @@ type snapshot struct {
 	ifaces   [frame.MaxNets]*Interface // by network; the uplink has index NoNet
 	fib      *bart.Table[*Route]
 	neigh    neighTable
-	pmtu *pmtuCache // what ICMP errors from outside have said, for MSS; shared by all snapshots
-	ways *pmtuCache // what the host's ways out have said; likewise
+	pmtu     *pmtuCache           // what ICMP errors from outside have said, for MSS; shared by all snapshots
+	ways     *pmtuCache           // what the host's ways out have said; likewise
 	wayMTU   func(frame.Addr) int // see SetWayMTU
 	host     frame.Addr           // address of the host port; 0 for none
 	hostPort frame.PortID         // the host port

@@ -14,10 +14,11 @@ type Tracer struct {
 
 // An Outcome is where a traced frame ended.
 type Outcome struct {
-	Frame *frame.Frame         // as it is at the end; valid until the next Run
-	Ports []frame.PortID       // written to
-	Slow  *router.DryRunResult // what the slow path does with it, when it is punted
-	Waits bool                 // for the first fragment of its packet, or to be tried again (flow_busy)
+	Frame  *frame.Frame         // as it is at the end; valid until the next Run
+	Ports  []frame.PortID       // written to
+	Pieces [][]byte             // the fragments that are written instead, when the frame is too long for its way
+	Slow   *router.DryRunResult // what the slow path does with it, when it is punted
+	Waits  bool                 // for the first fragment of its packet, or to be tried again (flow_busy)
 }
 
 // Trace calls fn with a Tracer. Traced frames see the present tables, and change no table and no counter. A flow that one frame of fn
@@ -49,6 +50,12 @@ func (t *Tracer) Run(in frame.PortID, raw []byte, step func(stage string, before
 	switch f.Verdict {
 	case frame.ToPort:
 		o.Ports = []frame.PortID{f.Out}
+		if f.Flags&frame.Cut != 0 {
+			pieces, _ := frame.NewPieces(f, t.dp.Router.MTUFor(f))
+			for raw := pieces.Next(make([]byte, len(f.Raw()))); raw != nil; raw = pieces.Next(make([]byte, len(f.Raw()))) {
+				o.Pieces = append(o.Pieces, raw)
+			}
+		}
 	case frame.Flood:
 		n := t.dp.Switch.FloodSet(f, t.flood[:])
 		o.Ports = append(o.Ports, t.flood[:n]...)

@@ -41,6 +41,7 @@ type worker struct {
 	shaper     shaper
 	injected   *ring.Queue // from the slow path
 	buf        []byte      // records of the reinjected batch, until the next one
+	piece      []byte      // a fragment that is about to be sent
 
 	pendingCalls atomic.Int32 // functions in mailbox
 	mu           sync.Mutex   // Lock 58
@@ -51,7 +52,7 @@ type worker struct {
 func newWorker(d *Dataplane, p Poller) *worker {
 	return &worker{
 		dp: d, poller: p, punts: ring.New(puntRingBytes), injected: ring.New(injectRingBytes),
-		buf: make([]byte, injectBufBytes), shaper: newShaper(p.Wake),
+		buf: make([]byte, injectBufBytes), piece: make([]byte, frame.VnetLen+frame.MaxFrame), shaper: newShaper(p.Wake),
 	}
 }
 
@@ -138,7 +139,11 @@ func (w *worker) transmit(b *frame.Batch) {
 		f := &b.Frames[i]
 		switch f.Verdict {
 		case frame.ToPort:
-			w.send(f.Out, f)
+			if f.Flags&frame.Cut != 0 {
+				w.sendPieces(f)
+			} else {
+				w.send(f.Out, f)
+			}
 		case frame.Coalesced:
 			w.tally.sent(f.Out, f.Len())
 		case frame.Flood:
@@ -181,6 +186,24 @@ func (w *worker) drop(f *frame.Frame, why frame.Reason) {
 func (w *worker) send(id frame.PortID, f *frame.Frame) {
 	w.tally.sent(id, f.Len())
 	w.poller.Send(id, f)
+}
+
+// sendPieces sends a packet that is too long for its way in fragments. A Poller writes frames outside its own buffers at once, so that
+// one buffer does for all.
+func (w *worker) sendPieces(f *frame.Frame) {
+	pieces, ok := frame.NewPieces(f, w.dp.Router.MTUFor(f))
+	if !ok {
+		w.drop(f, frame.FragmentationNeeded)
+		return
+	}
+	n := 0
+	for raw := pieces.Next(w.piece); raw != nil; raw = pieces.Next(w.piece) {
+		var one frame.Frame
+		one.Reset(raw, f.In)
+		w.send(f.Out, &one)
+		n++
+	}
+	w.tally.extra += uint64(n - 1)
 }
 
 // floodFrame sends one frame to every port that takes it; nothing is copied here.

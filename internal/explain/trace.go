@@ -127,6 +127,10 @@ func (s *Switch) traceOne(tr *dataplane.Tracer, in frame.PortID, raw []byte) (t 
 		t.Verdict, t.Out = "transmitted", Text(f)
 		t.Why = "to port " + strings.Join(t.Ports, ", ")
 		text := t.Out
+		if n := len(o.Pieces); n > 0 {
+			t.Why += fmt.Sprintf(", in %d fragments", n)
+			text += fmt.Sprintf("; longer than the MTU of its way: cut into %d fragments", n)
+		}
 		for _, id := range o.Ports {
 			if p := s.PortByID(id); p != nil {
 				text += rateText(p.Name+" may receive", p.Tx)
@@ -316,9 +320,6 @@ func (s *Switch) narrateRoute(before, f *frame.Frame) (string, string) {
 	}
 	text := fmt.Sprintf("%s is in %s", before.RouteDst, s.routeText(rt))
 	if f.Verdict == frame.Punt {
-		if f.Reason == frame.FragmentationNeeded && !f.IPv4().DontFrag() {
-			return "cut", text + "; longer than its MTU"
-		}
 		return "refuse", text + "; " + f.Reason.Info().Meaning
 	}
 	return "route", fmt.Sprintf("%s; TTL %d becomes %d", text, int(f.IPv4().TTL())+1, f.IPv4().TTL())

@@ -54,7 +54,7 @@ func (c *GRO) Begin() {
 //
 //uvswitch:hot
 func (c *GRO) Add(f *Frame, longest int) (GROResult, *Frame) {
-	if f.Flags&(IsIPv4|HasTuple|Fragment) != IsIPv4|HasTuple || f.Malformed != None || f.Proto != TCP && f.Proto != UDP {
+	if f.Flags&(IsIPv4|HasTuple|Fragment|Cut) != IsIPv4|HasTuple || f.Malformed != None || f.Proto != TCP && f.Proto != UDP {
 		return Alone, nil
 	}
 	t := &f.Tuple

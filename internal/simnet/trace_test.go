@@ -113,7 +113,13 @@ func TestTraceEqualsLive(t *testing.T) {
 			var planned, waits, consumed, held bool
 			n.DP.Trace(func(tr *dataplane.Tracer) {
 				o := tr.Run(h.Port, bytes.Clone(raw), func(string, *frame.Frame, *frame.Frame) {})
+				for _, raw := range o.Pieces {
+					sent = append(sent, Sent{Port: o.Ports[0], Raw: raw})
+				}
 				for _, p := range o.Ports {
+					if o.Pieces != nil {
+						break
+					}
 					sent = append(sent, Sent{Port: p, Raw: bytes.Clone(o.Frame.Raw())})
 				}
 				if o.Frame.Verdict == frame.Drop {
