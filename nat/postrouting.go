@@ -22,6 +22,11 @@ func (n *NAT) PostRouting(b *frame.Batch) {
 		}
 		if f.NAT == frame.NATNone {
 			if f.Egress != frame.NoNet {
+				if f.Flags&frame.Fragment != 0 && c.owns(f.Tuple.Dst) { // PreRouting has noted it
+					if why := n.recordFragment(f, b.Dry); why != frame.None {
+						f.DropFor(why)
+					}
+				}
 				continue
 			}
 			if c.masq[f.Net] == nil || c.source == 0 {

@@ -44,8 +44,8 @@ func (n *NAT) preRoute(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 		}
 	}
 	why := n.preRouteTuple(c, f, b, outside)
-	if f.Flags&frame.Fragment != 0 && f.NAT != frame.NATNone && why == frame.None {
-		return n.translateFragment(f, b, true) // recorded at once, so that later fragments in this batch find it
+	if f.Flags&frame.Fragment != 0 && why == frame.None && (f.NAT != frame.NATNone || c.owns(f.Tuple.Dst)) {
+		return n.translateFragment(f, b, true) // noted at once, so that later fragments in this batch find it
 	}
 	return why
 }

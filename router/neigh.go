@@ -254,6 +254,7 @@ func (r *Router) Tick(now frame.Tick, out Output) {
 	defer r.mu.Unlock()
 	r.snap.Load().pmtu.age(now)
 	r.snap.Load().ways.age(now)
+	r.ageAssemblies(now)
 	changed := false
 	for k, n := range r.neigh {
 		switch n.state {

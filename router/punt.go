@@ -8,14 +8,15 @@ import (
 
 // A PuntedFrame is a copy of a frame that a worker handed to the slow path, with what the stages had found.
 type PuntedFrame struct {
-	In      frame.PortID
-	Net     frame.NetID // the network of In
-	Why     frame.Reason
-	Egress  frame.NetID  // with NeighborFailed, FragmentationNeeded and FragmentWaits
-	NextHop frame.Addr   // with NeighborFailed and FragmentWaits; with FragmentationNeeded the MTU if the way out has said it; with WayChanged the source
-	NATed   bool         // its addresses have been translated: an ICMP error must not quote it
-	Raw     []byte       // virtio-net header and Ethernet frame; the receiver may keep it
-	f       *frame.Frame // Raw, parsed; set by HandlePunt
+	In       frame.PortID
+	Net      frame.NetID // the network of In
+	Why      frame.Reason
+	Egress   frame.NetID  // with NeighborFailed, FragmentationNeeded and FragmentWaits
+	NextHop  frame.Addr   // with NeighborFailed and FragmentWaits; with FragmentationNeeded the MTU; with WayChanged the source
+	NATed    bool         // its addresses have been translated: an ICMP error must not quote it
+	Raw      []byte       // virtio-net header and Ethernet frame; the receiver may keep it
+	f        *frame.Frame // Raw, parsed; set by HandlePunt
+	cameBack bool         // the way out has refused it; likewise
 }
 
 // An Output is how the slow path acts on the dataplane. Send and Reroute copy the frame that they get.
@@ -53,6 +54,7 @@ func (r *Router) HandlePunt(p PuntedFrame, now frame.Tick, out Output) {
 	p.f.Reset(p.Raw, p.In)
 	frame.Parse(p.f)
 	if p.f.Src == frame.WayNobody {
+		p.cameBack = true
 		if n := r.neigh[neighKey{p.Net, p.f.Tuple.Src}]; n != nil {
 			p.f.Src = n.mac
 		}
@@ -75,18 +77,10 @@ func (r *Router) HandlePunt(p PuntedFrame, now frame.Tick, out Output) {
 func (r *Router) reject(p PuntedFrame, now frame.Tick, out Output) {
 	mtu := 0
 	if p.Why == frame.FragmentationNeeded {
-		i := r.snap.Load().ifaces[p.Egress]
-		if i == nil {
-			out.Drop(p, frame.NoRoute)
-			return
+		if mtu = int(p.NextHop); p.cameBack {
+			r.snap.Load().ways.note(p.f.Tuple.Dst, mtu, now)
 		}
-		if p.NextHop != 0 { // the way out has said it
-			r.snap.Load().ways.note(p.f.Tuple.Dst, int(p.NextHop), now)
-		}
-		if p.f.RouteDst = p.NextHop; p.f.RouteDst == 0 {
-			p.f.RouteDst = p.f.Tuple.Dst
-		}
-		if mtu = r.MTUFor(p.f); r.fragment(p, mtu, out) {
+		if r.fragment(p, mtu, out) {
 			out.Consume(p)
 			return
 		}
@@ -102,6 +96,20 @@ func (r *Router) reject(p PuntedFrame, now frame.Tick, out Output) {
 // deliverLocal handles a packet to the gateway's own address. It answers ICMP echo only; TCP and UDP get port
 // unreachable.
 func (r *Router) deliverLocal(f *frame.Frame, p PuntedFrame, now frame.Tick, out Output) {
+	if f.Flags&frame.Fragment != 0 && f.Proto == frame.ICMP && f.Malformed == frame.None {
+		whole, why := r.assemble(f, p.Net, now)
+		if why != frame.None {
+			out.Drop(p, why)
+			return
+		}
+		if whole == nil {
+			out.Consume(p)
+			return
+		}
+		f = &frame.Frame{}
+		f.Reset(whole, p.In)
+		frame.Parse(f)
+	}
 	if f.Flags&(frame.IsIPv4|frame.Fragment) != frame.IsIPv4 || f.Malformed != frame.None || f.Proto != frame.ICMP {
 		if f.Proto == frame.UDP || f.Proto == frame.TCP {
 			r.icmpError(p, frame.ICMPUnreachable, frame.CodePort, 0, now, out)
@@ -118,7 +126,7 @@ func (r *Router) deliverLocal(f *frame.Frame, p PuntedFrame, now frame.Tick, out
 		out.Drop(p, frame.BadICMPChecksum)
 		return
 	}
-	out.Send(p.Net, echoReply(f))
+	r.sendCut(p.Net, echoReply(f), out)
 	out.Consume(p)
 }
 

@@ -111,7 +111,7 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 	case f.IPv4().TTL() <= 1:
 		f.PuntFor(frame.TTLExceeded)
 	case exceeds(f, s.mtu(rt, dst, f)) && !canCut(f, s.mtu(rt, dst, f)):
-		f.Egress = rt.Egress
+		f.Egress, f.NextHop = rt.Egress, frame.Addr(s.mtu(rt, dst, f))
 		f.PuntFor(frame.FragmentationNeeded)
 	default:
 		if exceeds(f, s.mtu(rt, dst, f)) {

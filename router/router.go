@@ -84,13 +84,14 @@ type Router struct {
 	queuedBytes   int                        // bytes of frames queued for neighbors
 	queuedBytesOf [frame.MaxPorts]int        // likewise, by ingress port
 	errorsOf      [frame.MaxPorts]bucket     // limits ICMP errors by ingress port
+	assemblies    map[assemblyKey]*assembly  // packets to the gateway that come in fragments
 	defended      map[frame.NetID]frame.Tick // when the gateway last defended its address, by network
 	rng           uint64                     // state of allowError's random numbers
 }
 
 // New returns a router without interfaces.
 func New() *Router {
-	r := &Router{neigh: map[neighKey]*neighbor{}, defended: map[frame.NetID]frame.Tick{}, rng: 1}
+	r := &Router{neigh: map[neighKey]*neighbor{}, assemblies: map[assemblyKey]*assembly{}, defended: map[frame.NetID]frame.Tick{}, rng: 1}
 	r.snap.Store(&snapshot{fib: &bart.Table[*Route]{}, pmtu: &pmtuCache{}, ways: &pmtuCache{}, wayMTU: func(frame.Addr) int { return 65535 }})
 	return r
 }

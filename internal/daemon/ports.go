@@ -3,6 +3,7 @@ package daemon
 import (
 	"maps"
 	"net/http"
+	"net/netip"
 	"slices"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -103,6 +104,7 @@ func (d *Daemon) plugLocked(p *port) error {
 	d.byID[p.ID], d.ports[p.Name] = p, p
 	d.mu.Unlock()
 	d.bindNeighborLocked(p)
+	d.routeMTULocked(p)
 	d.log.Info("port added", "port", p.Name, "kind", p.Kind, "device", p.Ifname, "netns", p.Netns, "address", p.Addr)
 	return nil
 }
@@ -158,6 +160,9 @@ func (d *Daemon) unplugLocked(p *port) {
 	d.dp.RemovePort(p.ID)
 	d.updateRulesLocked()
 	d.unbindNeighborLocked(p)
+	if p.net != nil && p.Addr.IsValid() && p.MTU < p.net.MTU {
+		d.dp.Router.DeleteRoute(netip.PrefixFrom(p.Addr.Addr(), 32))
+	}
 	d.dp.NAT.Flush(func(f nat.Flow) bool { return f.Port == p.ID })
 	p.closeWire()
 	if p.ByFD {
@@ -184,6 +189,16 @@ func (d *Daemon) bindNeighborLocked(p *port) {
 			d.dp.Router.SetNeighbor(p.net.ID, addr, p.MAC, out)
 			d.dp.Router.Announce(p.net.ID, addr, p.MAC, out)
 		})
+	}
+}
+
+// routeMTULocked tells the router about a port with a smaller MTU than its network, so that senders outside are told by ICMP.
+func (d *Daemon) routeMTULocked(p *port) {
+	if p.net == nil || !p.Addr.IsValid() || p.MTU >= p.net.MTU {
+		return
+	}
+	if err := d.dp.Router.AddRoute(router.Route{Prefix: netip.PrefixFrom(p.Addr.Addr(), 32), Egress: p.net.ID, MTU: p.MTU}); err != nil {
+		d.log.Error("cannot set the MTU of the way to a port", "port", p.Name, "error", err)
 	}
 }
 

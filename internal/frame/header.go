@@ -118,6 +118,14 @@ func (h IPv4) DecrementTTL() {
 	binary.BigEndian.PutUint16(h[10:], d.Complete(h.Checksum()))
 }
 
+// SetWhole makes the header that of a packet of n bytes that is no fragment.
+func (h IPv4) SetWhole(n int) {
+	binary.BigEndian.PutUint16(h[2:], uint16(n))
+	binary.BigEndian.PutUint16(h[6:], 0)
+	binary.BigEndian.PutUint16(h[10:], 0)
+	binary.BigEndian.PutUint16(h[10:], ^Sum(h[:h.HeaderLen()], 0))
+}
+
 // IncrementTTL undoes DecrementTTL.
 //
 //uvswitch:hot

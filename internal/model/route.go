@@ -69,6 +69,11 @@ func (s *State) CheckStaticRoute(p netip.Prefix) error {
 			return conflict("%s is the subnet of network %q, whose route the switch itself keeps", p, n.Name)
 		}
 	}
+	for i := range s.Ports {
+		if x := &s.Ports[i]; x.Addr.IsValid() && p == netip.PrefixFrom(x.Addr.Addr(), 32) {
+			return conflict("%s is the address of port %q, whose route the switch itself keeps", p.Addr(), x.Name)
+		}
+	}
 	if p == Everywhere || p.IsSingleIP() && slices.Contains(s.Own, p.Addr()) {
 		return conflict("the route to %s belongs to the uplink and cannot be changed", p)
 	}
