@@ -1,6 +1,8 @@
 package simnet
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -127,6 +129,43 @@ func (n *Net) SetUplink(addr frame.Addr, mtu int) error {
 }
 
 func (n *Net) update() { n.DP.NAT.Update(n.rules) }
+
+// UseWays makes the uplink one with programs: its frames have way headers (frame.WayMACs).
+func (n *Net) UseWays() {
+	p, _ := n.DP.Switch.Port(uplinkPort)
+	p.Flags |= vswitch.Ways
+	n.DP.Switch.SetPort(p)
+	i, _ := n.DP.Router.Interface(frame.NoNet)
+	i.PeerMAC = 0
+	n.DP.Router.SetInterface(i)
+}
+
+// Own gives the host more addresses. Packets whose way is not known leave by the first.
+func (n *Net) Own(addrs ...frame.Addr) {
+	n.rules.Own = addrs
+	n.update()
+}
+
+// LastOut is the last frame that left by the uplink; nil if none has.
+func (n *Net) LastOut() []byte {
+	for i := len(n.records) - 1; i >= 0; i-- {
+		if r := n.records[i]; r.out && r.port == uplinkPort {
+			return r.raw
+		}
+	}
+	return nil
+}
+
+// ComeBack returns the last frame that left by the uplink, as its programs do.
+func (n *Net) ComeBack(code frame.WayCode, source frame.Addr, mtu int) {
+	raw := bytes.Clone(n.LastOut())
+	eth := raw[frame.VnetLen:]
+	binary.BigEndian.PutUint16(eth[4:], uint16(mtu))
+	eth[6], eth[7] = 2, byte(code)
+	binary.BigEndian.PutUint32(eth[8:], uint32(source))
+	n.Poller.Put(uplinkPort, raw)
+	n.Settle()
+}
 
 // AddHost puts a host on a port of network id, adding the port when it is new.
 func (n *Net) AddHost(name string, addr frame.Addr, port frame.PortID, id frame.NetID, flags vswitch.PortFlags) (*Host, error) {

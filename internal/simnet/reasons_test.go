@@ -178,6 +178,12 @@ var provocations = func() map[frame.Reason]provocation {
 		frame.GuardARPSender: guard(func(x *teasing) []byte {
 			return frametest.ARP(frame.BroadcastMAC, x.mac("a"), 1, a("10.0.0.3"), a("10.0.0.1"))
 		}),
+		frame.GuardVLAN: guard(func(x *teasing) []byte {
+			raw := x.packet(x.n.host("a"), x.toB(frametest.Packet{}))
+			return slices.Insert(raw, frame.VnetLen+12, 0x81, 0, 0, 5)
+		}),
+		frame.NeedsHostStack: cameBack(frame.WayEncap),
+		frame.WayNotAllowed:  cameBack(frame.WayFenced),
 		frame.GuardRouter: guard(func(x *teasing) []byte {
 			raw := make([]byte, frame.VnetLen+frame.EthernetLen+frame.IPv6Len+16)
 			b := raw[frame.VnetLen:]
@@ -355,8 +361,20 @@ var provocations = func() map[frame.Reason]provocation {
 	}
 }()
 
-// FlowBusy is no end: what two workers did at once is tried again (TestFlowBusyIsTriedAgain).
-var neverAnEnd = []frame.Reason{frame.FlowBusy}
+// FlowBusy is no end: what two workers did at once is tried again (TestFlowBusyIsTriedAgain). WayChanged is none either: the packet is
+// translated anew (TestAnotherSource).
+var neverAnEnd = []frame.Reason{frame.FlowBusy, frame.WayChanged}
+
+// cameBack is a packet that the uplink's programs return.
+func cameBack(code frame.WayCode) provocation {
+	return provocation{untold: true, do: func(x *teasing) {
+		x.n.UseWays()
+		x.send("a", frametest.Packet{DstPort: 7, Payload: []byte("out")})
+		x.n.Settle()
+		x.last, x.raw = nil, nil
+		x.n.ComeBack(code, 0, 0)
+	}}
+}
 
 // Every reason, provoked: the same word stands in the counters, in a capture of drops with its comment, among the last drops,
 // and in a trace of the same frame just before.

@@ -1,0 +1,247 @@
+package simnet
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/frame/frametest"
+)
+
+const waysBed = `network 1 10.0.0.1/24
+uplink 198.51.100.1
+host a 10.0.0.2 port 1
+outside o 203.0.113.8
+publish 8080:80 a
+`
+
+// waysNet is a network whose uplink has programs.
+func waysNet(t *testing.T) *Net {
+	t.Helper()
+	n, err := Run(waysBed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.UseWays()
+	n.lenient = true // a frame that comes back is one of the switch's own
+	return n
+}
+
+// out lets a send a packet to o, and returns the frame that leaves by the uplink, parsed.
+func (n *Net) out(t *testing.T, p frametest.Packet) *frame.Frame {
+	t.Helper()
+	h := n.host("a")
+	i, _ := n.DP.Router.Interface(h.Net)
+	p.SrcMAC, p.DstMAC, p.Src, p.Dst = h.MAC, i.MAC, h.Addr, n.host("o").Addr
+	n.Inject(h, p.Raw())
+	return n.lastOut(t)
+}
+
+func (n *Net) lastOut(t *testing.T) *frame.Frame {
+	t.Helper()
+	raw := n.LastOut()
+	if raw == nil {
+		t.Fatal("nothing left by the uplink")
+	}
+	f := &frame.Frame{}
+	f.Reset(bytes.Clone(raw), uplinkPort)
+	frame.Parse(f)
+	return f
+}
+
+func wantWay(t *testing.T, f *frame.Frame, command uint8, inside string, insidePort, remotePort uint16) {
+	t.Helper()
+	a := frame.Addr(0)
+	if inside != "" {
+		a = frametest.Addr(inside)
+	}
+	if dst, src := frame.WayMACs(command, a, insidePort, remotePort); f.Dst != dst || f.Src != src {
+		t.Errorf("way header %v %v, want %v %v", f.Dst, f.Src, dst, src)
+	}
+}
+
+// The first packet of a flow asks for its way. Later ones do so once after the routes have changed, and TCP's never: its source stays.
+func TestWhoAsks(t *testing.T) {
+	n := waysNet(t)
+	udp := frametest.Packet{SrcPort: 20000, DstPort: 53, Payload: []byte("question")}
+	syn := frametest.Packet{Proto: frame.TCP, Flags: frame.FlagSYN, SrcPort: 20001, DstPort: 80}
+	segment := syn
+	segment.Flags = frame.FlagACK
+	wantWay(t, n.out(t, udp), frame.WayAsk, "10.0.0.2", 20000, 53)
+	wantWay(t, n.out(t, udp), frame.WaySend, "10.0.0.2", 20000, 53)
+	wantWay(t, n.out(t, syn), frame.WayAsk, "10.0.0.2", 20001, 80)
+	wantWay(t, n.out(t, segment), frame.WaySend, "10.0.0.2", 20001, 80)
+	n.DP.NAT.WaysChanged()
+	wantWay(t, n.out(t, udp), frame.WayAsk, "10.0.0.2", 20000, 53)
+	wantWay(t, n.out(t, udp), frame.WaySend, "10.0.0.2", 20000, 53)
+	wantWay(t, n.out(t, segment), frame.WaySend, "10.0.0.2", 20001, 80)
+	// From what is a published port, only the source is in question.
+	if f := n.out(t, frametest.Packet{Proto: frame.TCP, Flags: frame.FlagSYN, SrcPort: 80, DstPort: 7}); f.Tuple.SrcPort != 8080 {
+		t.Errorf("the published socket speaks from port %d", f.Tuple.SrcPort)
+	} else {
+		wantWay(t, f, frame.WayAskSource, "10.0.0.2", 80, 7)
+	}
+}
+
+// A packet that needs another source address is translated anew with it, and leaves without asking; so do the flow's next packets.
+func TestAnotherSource(t *testing.T) {
+	n := waysNet(t)
+	second := frametest.Addr("192.0.2.1")
+	n.Own(frametest.Addr("198.51.100.1"), second)
+	p := frametest.Packet{SrcPort: 20000, DstPort: 53, TTL: 9, Payload: []byte("question")}
+	n.out(t, p)
+	n.ComeBack(frame.WaySource, second, 0)
+	f := n.lastOut(t)
+	if f.Tuple.Src != second || f.Tuple.SrcPort != 20000 || f.IPv4().TTL() != 8 || frame.Sum(f.IPv4()[:20], 0) != 0xffff {
+		t.Errorf("translated anew: %v, TTL %d", f.Tuple, f.IPv4().TTL())
+	}
+	wantWay(t, f, frame.WaySend, "10.0.0.2", 20000, 53)
+	if f := n.out(t, p); f.Tuple.Src != second {
+		t.Errorf("the next packet leaves from %v", f.Tuple.Src)
+	}
+	// The answer comes to the second address.
+	answer := frametest.Packet{SrcMAC: frame.WayArrived, DstMAC: uplinkMAC, Src: n.host("o").Addr, Dst: second, SrcPort: 53, DstPort: 20000, Payload: []byte("answer")}
+	n.Inject(n.host("o"), answer.Raw())
+	if got := n.host("a").inbox; len(got) == 0 || !bytes.Contains(got[len(got)-1], []byte("answer")) {
+		t.Error("the answer to the second address did not arrive")
+	}
+	// An address that is not the host's cannot be used.
+	n.out(t, frametest.Packet{SrcPort: 20002, DstPort: 53})
+	n.ComeBack(frame.WaySource, frametest.Addr("192.0.2.77"), 0)
+	if n.DP.Drops()["uplink_down"] != 1 {
+		t.Errorf("drops: %v", n.DP.Drops())
+	}
+}
+
+// A port that a socket of the host uses is left, for this container too.
+func TestPortOfTheHost(t *testing.T) {
+	n := waysNet(t)
+	p := frametest.Packet{SrcPort: 20000, DstPort: 53}
+	n.out(t, p)
+	n.ComeBack(frame.WayPort, 0, 0)
+	if f := n.lastOut(t); f.Tuple.SrcPort == 20000 {
+		t.Error("the port of the host's socket is used again")
+	}
+	n.Advance(frame.Seconds(400))
+	if f := n.out(t, p); f.Tuple.SrcPort != 20000 {
+		t.Errorf("minutes later, the port is %d", f.Tuple.SrcPort)
+	}
+}
+
+// What the host's routing refuses is refused: the sender is told at once, by the error that the kernel would send.
+func TestNoWay(t *testing.T) {
+	for code, want := range map[frame.WayCode][2]byte{
+		frame.WayUnreachable: {3, 1}, frame.WayProhibited: {3, 13}, frame.WayNoRoute: {3, 0}, frame.WayEncap: {3, 13}, frame.WayFenced: {3, 13},
+	} {
+		n := waysNet(t)
+		n.out(t, frametest.Packet{SrcPort: 20000, DstPort: 53})
+		n.ComeBack(code, 0, 0)
+		in := n.host("a").inbox
+		var f frame.Frame
+		if len(in) > 0 {
+			f.Reset(in[len(in)-1], 1)
+			frame.Parse(&f)
+		}
+		if f.Flags&frame.ICMPError == 0 || [2]byte{f.ICMP().Type(), f.ICMP().Code()} != want {
+			t.Errorf("%d: the sender got %s", code, n.trace)
+			continue
+		}
+		if q, _, ok := frame.Quoted(f.ICMP()); !ok || q.Src != n.host("a").Addr || q.SrcPort != 20000 {
+			t.Errorf("%d: the error quotes %v", code, q)
+		}
+		if n.DP.NAT.Used() != 0 {
+			t.Errorf("%d: a flow that never left is kept", code)
+		}
+	}
+	n := waysNet(t)
+	n.out(t, frametest.Packet{SrcPort: 20000, DstPort: 53})
+	if n.ComeBack(frame.WayBlackhole, 0, 0); len(n.host("a").inbox) != 0 || n.DP.Drops()["blackhole_route"] != 1 {
+		t.Error("a blackhole answers")
+	}
+}
+
+// A packet that is too long for its way is cut, or its sender is told; the next ones are cut without a question.
+func TestTooLong(t *testing.T) {
+	n := waysNet(t)
+	long := frametest.Packet{SrcPort: 20000, DstPort: 53, Payload: make([]byte, 1400)}
+	n.out(t, long)
+	before := len(n.records)
+	n.ComeBack(frame.WayTooLong, 0, 1000)
+	pieces := func() (count int) {
+		for _, r := range n.records[before:] {
+			if r.out && r.port == uplinkPort {
+				if len(r.raw) > frame.VnetLen+frame.EthernetLen+1000 {
+					t.Errorf("a piece of %d bytes", len(r.raw))
+				}
+				count++
+			}
+		}
+		return count
+	}
+	if got := pieces(); got != 2 {
+		t.Errorf("cut into %d pieces", got)
+	}
+	before = len(n.records)
+	if n.out(t, long); pieces() != 2 {
+		t.Error("the next one was not cut")
+	}
+	long.Frag = 0x4000 // DF
+	n.out(t, long)
+	in := n.host("a").inbox
+	var f frame.Frame
+	f.Reset(in[len(in)-1], 1)
+	if frame.Parse(&f); f.Flags&frame.ICMPError == 0 || f.ICMP().NextMTU() != 1000 {
+		t.Errorf("with DF, the sender got %s", n.trace[len(n.trace)-1])
+	}
+}
+
+// A packet from outside that belongs to no flow goes back to the host's stack, unchanged but for its source MAC.
+func TestGiveBack(t *testing.T) {
+	n := waysNet(t)
+	for name, tt := range map[string]struct {
+		p    frametest.Packet
+		back bool
+	}{
+		"to a port of nobody":        {frametest.Packet{Proto: frame.TCP, Flags: frame.FlagSYN, SrcPort: 5, DstPort: 22}, true},
+		"a reply to the host's ping": {frametest.Packet{Proto: frame.ICMP, Type: frame.ICMPEchoReply, ID: 7}, true},
+		"a published port":           {frametest.Packet{Proto: frame.TCP, Flags: frame.FlagSYN, SrcPort: 5, DstPort: 8080}, false},
+	} {
+		before := n.DP.NAT.GivenBack()
+		p := tt.p
+		p.SrcMAC, p.DstMAC, p.Src, p.Dst = frame.WayArrived|77, uplinkMAC, n.host("o").Addr, frametest.Addr("198.51.100.1")
+		n.Inject(n.host("o"), p.Raw())
+		if back := n.DP.NAT.GivenBack() > before; back != tt.back {
+			t.Errorf("%s: given back: %v", name, back)
+		}
+		if !tt.back {
+			continue
+		}
+		f := n.lastOut(t)
+		if f.Src != frame.WayReturn(77) || f.Dst != uplinkMAC || !bytes.Equal(f.Bytes()[12:], p.Raw()[frame.VnetLen+12:]) {
+			t.Errorf("%s: it came back as %v %v", name, f.Dst, f.Src)
+		}
+	}
+	// A copy is never given back: the host has the original.
+	p := frametest.Packet{SrcMAC: frame.WayArrived&^(1<<32) | 77, DstMAC: uplinkMAC, Src: n.host("o").Addr, Dst: frametest.Addr("198.51.100.1"), SrcPort: 5, DstPort: 22}
+	before := n.DP.NAT.GivenBack()
+	if n.Inject(n.host("o"), p.Raw()); n.DP.NAT.GivenBack() != before || n.DP.Drops()["not_for_us"] == 0 {
+		t.Error("a copy was given back")
+	}
+}
+
+// An address that is away for a moment ends no flow; after ten seconds it does.
+func TestAddressAway(t *testing.T) {
+	n := waysNet(t)
+	p := frametest.Packet{SrcPort: 20000, DstPort: 53}
+	n.out(t, p)
+	n.Own()
+	n.Own(frametest.Addr("192.0.2.1"))
+	if f := n.out(t, p); f.Tuple.Src != frametest.Addr("198.51.100.1") {
+		t.Errorf("a moment later it leaves from %v", f.Tuple.Src)
+	}
+	n.Advance(frame.Seconds(11))
+	n.Own(frametest.Addr("192.0.2.1"))
+	if f := n.out(t, p); f.Tuple.Src != frametest.Addr("192.0.2.1") {
+		t.Errorf("after 11 s it leaves from %v", f.Tuple.Src)
+	}
+}
