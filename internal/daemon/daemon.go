@@ -76,6 +76,7 @@ type Daemon struct {
 	publishes []*publish
 	external  netip.Addr   // the host's address that is shown, and the source of packets whose way is not known yet
 	own       []netip.Addr // all addresses of the host that containers may leave by
+	freed     []netip.Addr // addresses that removed ports had, oldest first; replaced as a whole
 }
 
 type network struct {
@@ -237,7 +238,7 @@ func (d *Daemon) State() *model.State {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s.Config, s.Former, s.External, s.Own = d.config, d.former, d.external, d.own
+	s.Config, s.Former, s.External, s.Own, s.Freed = d.config, d.former, d.external, d.own, d.freed
 	for _, n := range d.networks {
 		s.Networks = append(s.Networks, n.Network)
 	}

@@ -102,6 +102,9 @@ func (d *Daemon) plugLocked(p *port) error {
 	}
 	d.mu.Lock()
 	d.byID[p.ID], d.ports[p.Name] = p, p
+	if p.Addr.IsValid() {
+		d.freed = slices.DeleteFunc(slices.Clone(d.freed), func(a netip.Addr) bool { return a == p.Addr.Addr() })
+	}
 	d.mu.Unlock()
 	d.bindNeighborLocked(p)
 	d.routeMTULocked(p)
@@ -141,6 +144,9 @@ func (d *Daemon) deletePortLocked(name string) error {
 	return nil
 }
 
+// maxFreed is how many addresses of removed ports are remembered.
+const maxFreed = 4096
+
 // unplugLocked removes a port and what depends on it: published ports, flows, stations, the neighbor, the device.
 func (d *Daemon) unplugLocked(p *port) {
 	former := maps.Clone(d.former)
@@ -153,6 +159,9 @@ func (d *Daemon) unplugLocked(p *port) {
 	delete(d.ports, p.Name)
 	d.byID[p.ID] = nil
 	d.former = former
+	if p.Addr.IsValid() {
+		d.freed = append(slices.Clone(d.freed[max(0, len(d.freed)-maxFreed+1):]), p.Addr.Addr())
+	}
 	d.mu.Unlock()
 	for _, x := range gone {
 		x.relays.Close()

@@ -89,6 +89,7 @@ type State struct {
 	Name           string       // prefix of the switch's own devices
 	External       netip.Addr   // the host's address on the uplink
 	Own            []netip.Addr // all addresses of the host
+	Freed          []netip.Addr // addresses that removed ports had, oldest first
 	UplinkDevice   string       // the device of the uplink, or of the host's default route: it cannot be plugged
 	UplinkKind     string       // how the uplink is attached
 	FlowLimit      int          // what Config.NAT.Flows came to

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -143,7 +144,8 @@ func broadcast(p netip.Prefix) netip.Addr {
 	return frame.Addr(v).Netip()
 }
 
-// FreeAddr finds an unused address of n, from the first upwards.
+// FreeAddr finds an unused address of n: from the first upwards, those last that a port had lately. In a network whose addresses another
+// program assigns, from the last downwards: that program does not know which ones the switch has given.
 func (s *State) FreeAddr(n *Network) (netip.Addr, bool) {
 	taken := map[netip.Addr]bool{n.Gateway: true}
 	for i := range s.Ports {
@@ -151,12 +153,28 @@ func (s *State) FreeAddr(n *Network) (netip.Addr, bool) {
 			taken[p.Addr.Addr()] = true
 		}
 	}
+	free := func(a netip.Addr) bool { return n.Usable(a) && !taken[a] }
+	if s.assignedElsewhere(n) {
+		for a := n.Broadcast().Prev(); n.Usable(a); a = a.Prev() {
+			if free(a) && !slices.Contains(s.Freed, a) {
+				return a, true
+			}
+		}
+	}
 	for a := n.Prefix.Addr().Next(); n.Usable(a); a = a.Next() {
-		if !taken[a] {
+		if free(a) && !slices.Contains(s.Freed, a) {
 			return a, true
 		}
 	}
+	if i := slices.IndexFunc(s.Freed, free); i >= 0 {
+		return s.Freed[i], true
+	}
 	return netip.Addr{}, false
+}
+
+// assignedElsewhere reports whether another program assigns addresses of n: Docker, CNI or netavark has passed a port with one.
+func (s *State) assignedElsewhere(n *Network) bool {
+	return find(s.Ports, func(p *Port) bool { return p.Network == n.Name && p.ByFD && p.Spec.IP != "" }) != nil
 }
 
 // Difference lists what differs between two specifications of a network.

@@ -109,6 +109,15 @@ func (p *Port) asAssigned(a api.PortAdd) api.PortAdd {
 	return a
 }
 
+// freeMAC returns the MAC that belongs to p's address, or a similar one if somebody has chosen that for another port.
+func (s *State) freeMAC(p *Port) frame.MAC {
+	m := MACFor(p.Addr.Addr())
+	for s.Network(p.Network).MAC == m || find(s.Ports, func(q *Port) bool { return q.MAC == m && q.Network == p.Network }) != nil {
+		m += 1 << 32 // the second byte counts
+	}
+	return m
+}
+
 // HostPort is the port of the host itself in the default network. Its address is the subnet's last, unless another is named.
 func (s *State) HostPort(address string) (Port, error) {
 	n := s.Network(api.DefaultNetwork)
@@ -286,7 +295,7 @@ func (s *State) checkAddress(p *Port, a api.PortAdd) error {
 func (s *State) checkMAC(p *Port, a api.PortAdd) error {
 	if a.MAC == "" {
 		if p.Addr.IsValid() && (!p.ConfiguresItself() || p.ByFD) {
-			p.MAC = MACFor(p.Addr.Addr())
+			p.MAC = s.freeMAC(p)
 		}
 		return nil
 	}

@@ -67,9 +67,12 @@ func Open(r Rule) (*Set, error) {
 		case !r.Serve:
 			err = s.reserve(r.Proto, at)
 		case r.Proto == "tcp":
-			err = s.tcp(ctx, at, to, r.From)
+			err = s.tcp(ctx, "tcp4", at, to, r.From)
 		default:
-			err = s.udp(ctx, at, to, r.From)
+			err = s.udp4(ctx, at, to, r.From)
+		}
+		if err == nil && r.Serve && r.Host.IsUnspecified() {
+			err = s.serve6(ctx, r.Proto, at.Port(), to, r.From)
 		}
 		if err != nil {
 			s.Close()
@@ -114,8 +117,22 @@ type fdCloser int
 
 func (f fdCloser) Close() error { return unix.Close(int(f)) }
 
-func (s *Set) tcp(ctx context.Context, at netip.AddrPort, to string, from []netip.Prefix) error {
-	l, err := listener.Listen(ctx, "tcp4", at.String())
+// serve6 serves IPv6 clients: TCP on every address, UDP on ::1. A host without IPv6 has none.
+func (s *Set) serve6(ctx context.Context, proto string, port uint16, to string, from []netip.Prefix) error {
+	var err error
+	if proto == "tcp" {
+		err = s.tcp(ctx, "tcp6", netip.AddrPortFrom(netip.IPv6Unspecified(), port), to, from)
+	} else {
+		err = s.udp6(ctx, netip.AddrPortFrom(netip.IPv6Loopback(), port), to, from)
+	}
+	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL) {
+		return nil
+	}
+	return err
+}
+
+func (s *Set) tcp(ctx context.Context, network string, at netip.AddrPort, to string, from []netip.Prefix) error {
+	l, err := listener.Listen(ctx, network, at.String())
 	if err != nil {
 		return err
 	}
@@ -185,7 +202,7 @@ func relayTCP(ctx context.Context, in *net.TCPConn, to string) {
 	wg.Wait()
 }
 
-func (s *Set) udp(ctx context.Context, at netip.AddrPort, to string, from []netip.Prefix) error {
+func (s *Set) udp4(ctx context.Context, at netip.AddrPort, to string, from []netip.Prefix) error {
 	c, err := listener.ListenPacket(ctx, "udp4", at.String())
 	if err != nil {
 		return err
@@ -195,15 +212,49 @@ func (s *Set) udp(ctx context.Context, at netip.AddrPort, to string, from []neti
 	if err := l.SetControlMessage(ipv4.FlagDst, true); err != nil {
 		return err
 	}
-	r := &udpRelay{listener: l, to: to, clients: map[udpClient]*udpSession{}}
-	s.done.Go(func() { r.run(ctx, from, &s.done) })
+	s.relayUDP(ctx, &udpRelay{
+		read: func(b []byte) (n int, asked netip.Addr, from net.Addr, err error) {
+			n, control, from, err := l.ReadFrom(b)
+			if control != nil {
+				asked, _ = netip.AddrFromSlice(control.Dst.To4())
+			}
+			return n, asked, from, err
+		},
+		write: func(b []byte, who udpClient) {
+			_, _ = l.WriteTo(b, &ipv4.ControlMessage{Src: who.asked.AsSlice()}, net.UDPAddrFromAddrPort(who.from))
+		},
+		to: to, clients: map[udpClient]*udpSession{},
+	}, from)
 	return nil
+}
+
+// udp6 listens on one address, which is the source of the answers.
+func (s *Set) udp6(ctx context.Context, at netip.AddrPort, to string, from []netip.Prefix) error {
+	c, err := net.ListenUDP("udp6", net.UDPAddrFromAddrPort(at))
+	if err != nil {
+		return err
+	}
+	s.closers = append(s.closers, c)
+	s.relayUDP(ctx, &udpRelay{
+		read: func(b []byte) (n int, asked netip.Addr, from net.Addr, err error) {
+			n, from, err = c.ReadFrom(b)
+			return n, at.Addr(), from, err
+		},
+		write: func(b []byte, who udpClient) { _, _ = c.WriteToUDPAddrPort(b, who.from) },
+		to:    to, clients: map[udpClient]*udpSession{},
+	}, from)
+	return nil
+}
+
+func (s *Set) relayUDP(ctx context.Context, r *udpRelay, from []netip.Prefix) {
+	s.done.Go(func() { r.run(ctx, from, &s.done) })
 }
 
 // A udpRelay opens one socket towards the container for each client, so that each answer can be sent to the right client.
 type udpRelay struct {
-	listener *ipv4.PacketConn
-	to       string
+	read  func(b []byte) (n int, asked netip.Addr, from net.Addr, err error)
+	write func(b []byte, to udpClient)
+	to    string
 
 	mu      sync.Mutex // Lock 95
 	clients map[udpClient]*udpSession
@@ -230,15 +281,14 @@ func (r *udpRelay) run(ctx context.Context, allowed []netip.Prefix, done *sync.W
 	}()
 	buf := make([]byte, 65535)
 	for {
-		n, control, addr, err := r.listener.ReadFrom(buf)
+		n, asked, addr, err := r.read(buf)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		from, ok := addr.(*net.UDPAddr)
-		if err != nil || !ok || control == nil || !isAllowed(allowed, from.AddrPort().Addr()) {
+		if err != nil || !ok || !asked.IsValid() || !isAllowed(allowed, from.AddrPort().Addr()) {
 			continue
 		}
-		asked, _ := netip.AddrFromSlice(control.Dst.To4())
 		if c := r.session(ctx, udpClient{from.AddrPort(), asked}, done); c != nil {
 			_, _ = c.Write(buf[:n]) // UDP may lose datagrams
 		}
@@ -306,6 +356,6 @@ func (r *udpRelay) answer(c net.Conn, who udpClient) {
 			return
 		}
 		_ = c.SetReadDeadline(time.Now().Add(udpIdle))
-		_, _ = r.listener.WriteTo(buf[:n], &ipv4.ControlMessage{Src: who.asked.AsSlice()}, net.UDPAddrFromAddrPort(who.from))
+		r.write(buf[:n], who)
 	}
 }
