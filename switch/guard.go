@@ -33,6 +33,8 @@ func (s *Switch) Guard(b *frame.Batch) {
 				if why := guard(p, f); why != frame.None {
 					f.DropFor(why)
 				}
+			} else if p.Own != nil && f.Flags&frame.IsIPv4 != 0 && !p.owns(f.Tuple.Src) {
+				f.DropFor(frame.GuardSourceAddress)
 			}
 		}
 	}

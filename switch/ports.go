@@ -37,6 +37,25 @@ type Port struct {
 	MTU   int        // longest IP packet, bytes
 	MAC   frame.MAC  // the station's MAC, 0 if not known; the guard allows no other source MAC
 	Addr  frame.Addr // the station's address, 0 if not known; for the guard
+
+	// Own is for the port of the host: all addresses of the host, sorted. If it is not nil, a packet that comes in must have one of them,
+	// or Addr, as its source, and one that goes out as its destination. The host then forwards nothing past the router and NAT.
+	Own []frame.Addr
+}
+
+// owns reports whether a is an address of the host behind port p.
+//
+//uvswitch:hot
+func (p *Port) owns(a frame.Addr) bool {
+	if a == p.Addr || a == 0 {
+		return true
+	}
+	for _, x := range p.Own {
+		if x == a {
+			return true
+		}
+	}
+	return false
 }
 
 // A Network is one broadcast domain.

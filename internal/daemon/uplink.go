@@ -93,6 +93,7 @@ func (d *Daemon) refreshUplink() {
 
 func (d *Daemon) refreshUplinkLocked() {
 	if d.up == nil {
+		d.guardHostLocked(uplink.HostAddrs(d.opts.Name + "-up"))
 		return
 	}
 	if _, err := d.up.Refresh(); err != nil {
@@ -117,7 +118,12 @@ func (d *Daemon) refreshUplinkLocked() {
 		return
 	}
 	d.dp.Router.SetInterface(i)
-	d.routeToHostLocked(s.Own)
+	if d.usesBPF() {
+		d.guardHostLocked(s.Own)
+		d.routeToHostLocked(s.Own)
+	} else {
+		d.guardHostLocked(uplink.HostAddrs(d.opts.Name + "-up"))
+	}
 	d.mu.Lock()
 	d.external, d.own = s.Addr, s.Own
 	d.mu.Unlock()
@@ -125,11 +131,24 @@ func (d *Daemon) refreshUplinkLocked() {
 	d.log.Info("uplink changed", "device", s.Device, "address", s.Addr, "addresses", s.Own, "up", s.Up, "why", s.Why)
 }
 
-// routeToHostLocked sends packets for the host's own addresses to the host port.
-func (d *Daemon) routeToHostLocked(own []netip.Addr) {
-	if !d.usesBPF() {
+// guardHostLocked makes the host's port take packets from and to the host's addresses only.
+func (d *Daemon) guardHostLocked(own []netip.Addr) {
+	h := d.ports[model.HostPortName]
+	if h == nil {
 		return
 	}
+	now := []frame.Addr{}
+	for _, a := range own {
+		now = append(now, frame.AddrFrom(a))
+	}
+	d.mu.Lock()
+	h.Own = now
+	d.mu.Unlock()
+	d.dp.Switch.SetPort(h.SwitchPort(h.netID()))
+}
+
+// routeToHostLocked sends packets for the host's own addresses to the host port.
+func (d *Daemon) routeToHostLocked(own []netip.Addr) {
 	for _, a := range d.own {
 		if !slices.Contains(own, a) {
 			d.dp.Router.DeleteRoute(netip.PrefixFrom(a, 32))

@@ -17,6 +17,7 @@ const (
 	GuardARPSender
 	GuardRouter
 	GuardVLAN
+	GuardDestination
 	PortLocked
 	StationBound
 	LinkLocalGroup
@@ -139,6 +140,7 @@ var reasons = [NumReasons]ReasonInfo{
 	GuardARPSender:        {Stage: Guarding, Name: "guard_arp_sender", Meaning: "the guard: the sender IP or MAC address in an ARP packet is not an address of this port", Remedy: "look for ARP spoofing; if the sender is right, switch the guard off: `uvswitch port set NAME guard off`"},
 	GuardRouter:           {Stage: Guarding, Name: "guard_router", Meaning: "the guard: an IPv6 router advertisement or redirect came from a port that is not a router", Remedy: "look for an attack; on the port of a router, switch the guard off: `uvswitch port set NAME guard off`"},
 	GuardVLAN:             {Stage: Guarding, Name: "guard_vlan", Meaning: "the guard: the frame has a VLAN tag, and the port may send none, or the egress port is the host's or a device's", Remedy: "to allow tagged frames between containers: `uvswitch port set NAME vlan any`"},
+	GuardDestination:      {Stage: Guarding, Name: "guard_destination", Meaning: "the packet was sent to the host's port, and its destination is no address of the host: the host would forward it past NAT", Remedy: "send it to the gateway of the network, as the default route does"},
 	PortLocked:            {Stage: Guarding, Name: "port_locked", Meaning: "the port is locked, and the forwarding database has no entry for the source MAC on this port", Remedy: "add an entry: `uvswitch fdb add MAC dev PORT static`"},
 	StationBound:          {Stage: Guarding, Name: "station_bound", Meaning: "the guard, or a static or sticky entry, binds the source MAC to another port", Remedy: "see the entries with `uvswitch fdb show`; look for a MAC that is used twice"},
 	LinkLocalGroup:        {Stage: Switching, Name: "link_local_group", Meaning: "the destination is a link-local group address (01:80:c2:00:00:0x), which no bridge forwards", Remedy: "normal for STP, LLDP and pause frames"},

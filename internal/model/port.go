@@ -43,6 +43,7 @@ type Port struct {
 	Ifname  string // the device, or the path of the socket
 	Netns   string // as its user names it; empty for the switch's own
 	MAC     frame.MAC
+	Own     []frame.Addr // of the host's port: all addresses of the host; nil: not known yet
 	Addr    netip.Prefix // invalid when not known
 	MTU     int          // longest IP packet, bytes
 	Offload bool
@@ -67,6 +68,7 @@ func (p *Port) SwitchPort(net frame.NetID) vswitch.Port {
 	if p.Addr.IsValid() {
 		s.Addr = frame.AddrFrom(p.Addr.Addr())
 	}
+	s.Own = p.Own
 	if p.Kind == KindHost || p.Kind == KindDevice {
 		s.Flags |= vswitch.Untagged
 	}

@@ -182,6 +182,12 @@ var provocations = func() map[frame.Reason]provocation {
 			raw := x.packet(x.n.host("a"), x.toB(frametest.Packet{}))
 			return slices.Insert(raw, frame.VnetLen+12, 0x81, 0, 0, 5)
 		}),
+		frame.GuardDestination: {do: func(x *teasing) { // port 2 is the host's
+			p, _ := x.n.DP.Switch.Port(2)
+			p.Own = []frame.Addr{}
+			x.n.DP.Switch.SetPort(p)
+			x.send("a", frametest.Packet{DstMAC: x.mac("b"), Dst: a("192.0.2.9")})
+		}},
 		frame.NeedsHostStack: cameBack(frame.WayEncap),
 		frame.WayNotAllowed:  cameBack(frame.WayFenced),
 		frame.GuardRouter: guard(func(x *teasing) []byte {

@@ -35,7 +35,7 @@ func (u *Uplink) inspect() (State, error) {
 	if u.opts.Kind == TAP {
 		s.Own = []netip.Addr{tapOurs}
 	} else {
-		s.Own, s.Watched = u.ownAndWatched(links, addrs, routes)
+		s.Own, s.Watched = ownAndWatched(u.opts.TAP, links, addrs, routes)
 	}
 	s.Why = s.describe(u.tapIdx, links, addrs, routes)
 	if u.opts.Kind == TAP {
@@ -55,20 +55,29 @@ func dump[T any](list func() ([]T, error)) (all []T, err error) {
 	return all, err
 }
 
+// HostAddrs returns the host's addresses, for a switch whose uplink does not know them.
+func HostAddrs(tap string) []netip.Addr {
+	links, lerr := dump(netlink.LinkList)
+	addrs, aerr := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
+	if lerr != nil || aerr != nil {
+		return nil
+	}
+	own, _ := ownAndWatched(tap, links, addrs, nil)
+	return own
+}
+
 // ownAndWatched are the host's addresses, without those of loopback's network and of the switch's devices, and the devices that have an
 // address or that a route leads to.
-func (u *Uplink) ownAndWatched(links []netlink.Link, addrs []netlink.Addr, routes []netlink.Route) (own []netip.Addr, watched []Watched) {
+func ownAndWatched(tap string, links []netlink.Link, addrs []netlink.Addr, routes []netlink.Route) (own []netip.Addr, watched []Watched) {
 	used := map[int]bool{}
-	switchs := map[int]bool{u.tapIdx: true}
-	host := strings.TrimSuffix(u.opts.TAP, "-up") + "0"
+	ours := map[int]bool{}
+	host := strings.TrimSuffix(tap, "-up") + "0"
 	for _, l := range links {
-		if l.Attrs().Name == host {
-			switchs[l.Attrs().Index] = true
-		}
+		ours[l.Attrs().Index] = l.Attrs().Name == host || l.Attrs().Name == tap
 	}
 	for _, a := range addrs {
 		ip, ok := netip.AddrFromSlice(a.IP.To4())
-		if !ok || ip.IsLoopback() || switchs[a.LinkIndex] {
+		if !ok || ip.IsLoopback() || ours[a.LinkIndex] {
 			continue
 		}
 		used[a.LinkIndex] = true
@@ -82,7 +91,7 @@ func (u *Uplink) ownAndWatched(links []netlink.Link, addrs []netlink.Addr, route
 	}
 	for _, l := range links {
 		a := l.Attrs()
-		if !used[a.Index] || switchs[a.Index] || a.Flags&net.FlagLoopback != 0 || isBridgePort(a, links) {
+		if !used[a.Index] || ours[a.Index] || a.Flags&net.FlagLoopback != 0 || isBridgePort(a, links) {
 			continue
 		}
 		watched = append(watched, Watched{Name: a.Name, Index: a.Index, Plain: len(a.HardwareAddr) == 0})
