@@ -20,7 +20,11 @@ func (n *NAT) PreRouting(b *frame.Batch) {
 		if f.Flags&frame.IsIPv4 == 0 || f.Malformed != frame.None || f.Flags&frame.HasVLAN != 0 {
 			continue // router.Route gives the reason for the drop
 		}
-		switch why := n.preRoute(c, f, b); {
+		why := n.preRoute(c, f, b)
+		if f.Flags&frame.FromSibling != 0 && f.NAT != frame.NATEstablished && why == frame.None {
+			why = frame.GuardSourceAddress
+		}
+		switch {
 		case why == frame.FragmentWaits:
 			f.PuntFor(why)
 		case why == frame.NotForUs:

@@ -61,7 +61,7 @@ func (s *snapshot) validate(f *frame.Frame) frame.Reason {
 	if isMartian(src) || src == f.Tuple.Dst {
 		return frame.MartianSource
 	}
-	if f.Net == frame.NoNet || !onLink(in, src) { // strict reverse path: the answer must go back where the packet came from
+	if f.Flags&frame.FromSibling == 0 && (f.Net == frame.NoNet || !onLink(in, src)) { // strict reverse path: the answer must go back where the packet came from
 		if rt, ok := s.fib.Lookup(src.Netip()); ok && (rt.Egress != f.Net || rt.Kind == Local && f.In != s.hostPort) || !ok && f.Net != frame.NoNet {
 			return frame.MartianSource
 		}

@@ -1,6 +1,10 @@
 package vswitch
 
-import "github.com/uvswitch/uvswitch/internal/frame"
+import (
+	"slices"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
 
 // Guard sets the network of each frame and drops frames that their port may not send. Frames of the uplink go to the
 // router at once. Step 2.
@@ -30,7 +34,7 @@ func (s *Switch) Guard(b *frame.Batch) {
 			if f.Src == snap.nets[p.Net].Gateway {
 				f.DropFor(frame.GatewayMACStolen)
 			} else if p.Flags&Guard != 0 {
-				if why := guard(p, f); why != frame.None {
+				if why := guard(p, f, snap.nets[p.Net].Gateway); why != frame.None {
 					f.DropFor(why)
 				}
 			} else if p.Own != nil && f.Flags&frame.IsIPv4 != 0 && !p.owns(f.Tuple.Src) {
@@ -66,7 +70,7 @@ const (
 // hosts that have no address yet: DHCP (RFC 2131, 4.1) and ARP probes (RFC 5227, 2.1.1).
 //
 //uvswitch:hot
-func guard(p *Port, f *frame.Frame) frame.Reason {
+func guard(p *Port, f *frame.Frame, gateway frame.MAC) frame.Reason {
 	if p.MAC != 0 && f.Src != p.MAC {
 		return frame.GuardSourceMAC
 	}
@@ -78,7 +82,10 @@ func guard(p *Port, f *frame.Frame) frame.Reason {
 	case p.Addr == 0:
 	case f.Flags&frame.IsIPv4 != 0:
 		if f.Tuple.Src != p.Addr && f.Tuple.Src != 0 {
-			return frame.GuardSourceAddress
+			if !slices.Contains(p.Siblings, f.Tuple.Src) || f.Dst != gateway {
+				return frame.GuardSourceAddress
+			}
+			f.Flags |= frame.FromSibling
 		}
 	case f.Flags&frame.IsIPv6 != 0:
 		// Stations may not act as a router: no router advertisements, no redirects (RFC 4861, 4.2 and 4.5).

@@ -41,6 +41,10 @@ type Port struct {
 	// Own is for the port of the host: all addresses of the host, sorted. If it is not nil, a packet that comes in must have one of them,
 	// or Addr, as its source, and one that goes out as its destination. The host then forwards nothing past the router and NAT.
 	Own []frame.Addr
+
+	// Siblings are the addresses of the other ports of the same container. A packet with one of them as its source may go to the router,
+	// as part of a flow that exists: the container answers by one port what came in by another.
+	Siblings []frame.Addr
 }
 
 // owns reports whether a is an address of the host behind port p.

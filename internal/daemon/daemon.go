@@ -64,6 +64,7 @@ type Daemon struct {
 	hostUses     []hostports.Listener // ports of the host in use, as last read
 	lastID       frame.PortID         // assigned last: ids are reused late, so that captures do not mistake one port for another
 	nextRule     uint32
+	standby      []model.Publish // published ports that wait for another port of their container to go
 	stored       storedState
 	retryDevices *time.Timer // of refreshDevices
 

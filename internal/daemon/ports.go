@@ -108,6 +108,7 @@ func (d *Daemon) plugLocked(p *port) error {
 	d.mu.Unlock()
 	d.bindNeighborLocked(p)
 	d.routeMTULocked(p)
+	d.updateSiblingsLocked(p)
 	d.log.Info("port added", "port", p.Name, "kind", p.Kind, "device", p.Ifname, "netns", p.Netns, "address", p.Addr)
 	return nil
 }
@@ -178,6 +179,33 @@ func (d *Daemon) unplugLocked(p *port) {
 		d.forgetStoredPortLocked(p.Name)
 	}
 	d.log.Info("port removed", "port", p.Name)
+	d.standInLocked(gone, p.Name)
+	d.updateSiblingsLocked(p)
+}
+
+// updateSiblingsLocked tells the guard of each sibling of p which addresses the others have.
+func (d *Daemon) updateSiblingsLocked(p *port) {
+	var family []*port
+	for _, q := range d.ports {
+		if q.Port.IsSibling(&p.Port) || q == p {
+			family = append(family, q)
+		}
+	}
+	for _, q := range family {
+		var others []frame.Addr
+		for _, r := range family {
+			if r != q && r.Addr.IsValid() {
+				others = append(others, frame.AddrFrom(r.Addr.Addr()))
+			}
+		}
+		if slices.Equal(others, q.Siblings) {
+			continue
+		}
+		d.mu.Lock()
+		q.Siblings = others
+		d.mu.Unlock()
+		d.dp.Switch.SetPort(q.SwitchPort(q.netID()))
+	}
 }
 
 // portGone is called by the data plane when a port's device has died with its namespace.

@@ -42,6 +42,11 @@ func (d *Daemon) addPublishLocked(a api.PublishAdd) (model.Publish, error) {
 	if err != nil {
 		return m, err
 	}
+	if m.StandsBy {
+		d.standby = append(d.standby, m)
+		d.log.Info("a published port stands by", "host", m.HostPorts(), "port", m.Port)
+		return m, nil
+	}
 	if err := d.checkHostPortsLocked(&m); err != nil {
 		return m, err
 	}
@@ -82,8 +87,25 @@ func (d *Daemon) deletePublishLocked(name string) error {
 	for _, p := range gone {
 		p.relays.Close()
 	}
+	d.standby = slices.DeleteFunc(d.standby, func(p model.Publish) bool { return p.IsNamed(name) })
 	d.updateRulesLocked()
 	return nil
+}
+
+// standInLocked publishes again what a removed port had, for a port of the same container that stands by.
+func (d *Daemon) standInLocked(gone []*publish, removed string) {
+	d.standby = slices.DeleteFunc(d.standby, func(p model.Publish) bool { return p.Port == removed })
+	for _, x := range gone {
+		i := slices.IndexFunc(d.standby, func(p model.Publish) bool { return p.HostPorts() == x.HostPorts() && p.Proto == x.Proto })
+		if i < 0 {
+			continue
+		}
+		next := d.standby[i]
+		d.standby = slices.Delete(d.standby, i, i+1)
+		if _, err := d.addPublishLocked(next.Spec); err != nil {
+			d.log.Error("cannot publish for the container's other port", "host", next.HostPorts(), "port", next.Port, "error", err)
+		}
+	}
 }
 
 // takePublishesLocked removes published ports from the list, and returns them.

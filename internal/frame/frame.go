@@ -77,6 +77,7 @@ const (
 	ICMPError                     // an ICMP error: it quotes a packet, and Tuple is the outer one without ports
 	Injected                      // made by the router: In is Gateway
 	ViaRouter                     // the router forwards it into network Egress
+	FromSibling                   // its source is the address of another port of the same container: it may only be part of a flow
 	Cut                           // too long for its way: it leaves in fragments
 	Waited                        // has waited for the rate of port Out, and may go now
 )

@@ -174,7 +174,7 @@ func (s *State) FreeAddr(n *Network) (netip.Addr, bool) {
 
 // assignedElsewhere reports whether another program assigns addresses of n: Docker, CNI or netavark has passed a port with one.
 func (s *State) assignedElsewhere(n *Network) bool {
-	return find(s.Ports, func(p *Port) bool { return p.Network == n.Name && p.ByFD && p.Spec.IP != "" }) != nil
+	return find(s.Ports, func(p *Port) bool { return p.Network == n.Name && p.ByFD && p.Spec.IP != "" && p.Spec.IP != "auto" }) != nil
 }
 
 // Difference lists what differs between two specifications of a network.

@@ -36,18 +36,19 @@ const (
 
 // A Port is one port.
 type Port struct {
-	ID      frame.PortID // the daemon's; 0 before
-	Name    string
-	Kind    PortKind
-	Network string // empty for the uplink
-	Ifname  string // the device, or the path of the socket
-	Netns   string // as its user names it; empty for the switch's own
-	MAC     frame.MAC
-	Own     []frame.Addr // of the host's port: all addresses of the host; nil: not known yet
-	Addr    netip.Prefix // invalid when not known
-	MTU     int          // longest IP packet, bytes
-	Offload bool
-	ByFD    bool // a TAP that another program has made and passed by its descriptor
+	ID       frame.PortID // the daemon's; 0 before
+	Name     string
+	Kind     PortKind
+	Network  string // empty for the uplink
+	Ifname   string // the device, or the path of the socket
+	Netns    string // as its user names it; empty for the switch's own
+	MAC      frame.MAC
+	Own      []frame.Addr // of the host's port: all addresses of the host; nil: not known yet
+	Siblings []frame.Addr // addresses of the other ports of the same container
+	Addr     netip.Prefix // invalid when not known
+	MTU      int          // longest IP packet, bytes
+	Offload  bool
+	ByFD     bool // a TAP that another program has made and passed by its descriptor
 	Settings
 	Spec api.PortAdd // what was asked for
 }
@@ -68,7 +69,7 @@ func (p *Port) SwitchPort(net frame.NetID) vswitch.Port {
 	if p.Addr.IsValid() {
 		s.Addr = frame.AddrFrom(p.Addr.Addr())
 	}
-	s.Own = p.Own
+	s.Own, s.Siblings = p.Own, p.Siblings
 	if p.Kind == KindHost || p.Kind == KindDevice {
 		s.Flags |= vswitch.Untagged
 	}
@@ -77,6 +78,11 @@ func (p *Port) SwitchPort(net frame.NetID) vswitch.Port {
 
 // HasWays reports whether the port's frames have way headers (frame.WayMACs).
 func (p *Port) HasWays() bool { return p.Flags&vswitch.Ways != 0 }
+
+// IsSibling reports whether p and q are ports of one container: of one network namespace.
+func (p *Port) IsSibling(q *Port) bool {
+	return p.Netns != "" && p.Netns == q.Netns && p.Name != q.Name
+}
 
 // SameDevice reports whether p and now differ only in settings that can change without recreating the device.
 func (p *Port) SameDevice(now *Port) bool {

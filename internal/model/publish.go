@@ -20,6 +20,8 @@ type Publish struct {
 	Target   uint16     // the container's port number, for Lo
 	From     []netip.Prefix
 	Spec     api.PublishAdd // what was asked for
+
+	StandsBy bool // a sibling of Port has it: see NewPublish
 }
 
 // MaxRelays bounds the listeners that one published range has on the host. A larger range is published to the outside and to
@@ -142,7 +144,8 @@ func parseSpec(spec string) (Publish, error) {
 	return p, nil
 }
 
-// NewPublish validates what is asked for against the ports and the other published ports.
+// NewPublish validates what is asked for against the ports and the other published ports. A published port that another port of the same
+// container already has stands by: it takes effect when that port goes. Container runtimes ask so for a container in several networks.
 func (s *State) NewPublish(a api.PublishAdd) (Publish, error) {
 	p, err := ParsePublish(a)
 	if err != nil {
@@ -158,7 +161,12 @@ func (s *State) NewPublish(a api.PublishAdd) (Publish, error) {
 		return p, conflict("network %q is internal: its ports cannot be published", port.Network)
 	}
 	for i := range s.Publishes {
-		if q := &s.Publishes[i]; q.Overlaps(&p) {
+		q := &s.Publishes[i]
+		if holder := s.Port(q.Port); q.Overlaps(&p) && q.HostPorts() == p.HostPorts() && holder != nil && holder.IsSibling(port) {
+			p.StandsBy = true
+			continue
+		}
+		if q.Overlaps(&p) {
 			return p, conflict("port %s/%s of the host is already published, to port %q; remove that first: `uvswitch publish del %s/%s`", q.HostPorts(), q.Proto, q.Port, q.HostPorts(), q.Proto)
 		}
 	}
