@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"net/http"
+	"slices"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -113,6 +114,7 @@ func (d *Daemon) removeNetworkLocked(n *network) {
 	d.unrouteFromHostLocked(n)
 	d.mu.Lock()
 	delete(d.networks, n.Name)
+	d.freed = slices.DeleteFunc(slices.Clone(d.freed), n.Prefix.Contains)
 	d.mu.Unlock()
 	d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.DeleteInterface(n.ID, out) })
 	d.dp.Switch.DeleteNetwork(n.ID)

@@ -18,7 +18,8 @@ import (
 func startWith(b *Bed, network string) {
 	b.t.Helper()
 	file := filepath.Join(b.t.TempDir(), "uvs.yaml")
-	text := "networks:\n  - {name: default, subnet: 172.29.0.0/16" + network + "}\n"
+	// A pool without the inside ports of the tests: where ports are not kept, the kind of mapping can be seen.
+	text := "uplink: {ports: 20000-29999}\nnetworks:\n  - {name: default, subnet: 172.29.0.0/16" + network + "}\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		b.t.Fatal(err)
 	}

@@ -181,7 +181,7 @@ func TestWorkers(t *testing.T) {
 			b.AddNS("x")
 			start := time.Now()
 			for i := 0; i < 10 && time.Since(start) < 10*time.Second; i++ {
-				b.CLI("port", "add", "x", "--netns", b.NS("x"))
+				b.CLI("port", "add", "x", "--netns", b.NS("x"), "--ip", "172.29.0.4")
 				ping(b, "web", "172.29.0.4")
 				b.CLI("port", "del", "x")
 			}
