@@ -313,6 +313,14 @@ func (v *view) uplink() api.Uplink {
 	if !s.Up {
 		x.State = "down"
 	}
+	x.Addresses, x.Devices, x.GivenBack = []string{}, []string{}, v.dp.NAT.GivenBack()
+	x.Allowed = strings.FieldsFunc(v.Config.Uplink.Devices, func(r rune) bool { return r == ',' || r == ' ' })
+	for _, a := range s.Own {
+		x.Addresses = append(x.Addresses, a.String())
+	}
+	for _, w := range s.Watched {
+		x.Devices = append(x.Devices, w.Name)
+	}
 	if kind == uplink.TAP {
 		x.Promise = "the host routes container traffic by its own rules; it must forward and masquerade packets from " + x.Address
 	}

@@ -35,7 +35,7 @@ import (
 // runFlags are the flags of `run`. A flag that is given overrides the configuration file.
 type runFlags struct {
 	config, subnet, uplink, kind, host, name, ports, io string
-	metrics, web, docker, state                         string
+	metrics, web, docker, state, fence                  string
 	workers, readyFD                                    int
 	busyPoll                                            time.Duration
 	verbose                                             bool
@@ -58,6 +58,7 @@ func (a *app) runCommand() *cobra.Command {
 	fl.StringVar(&f.kind, "uplink-kind", "", "how to attach to the uplink's device: tcx (BPF, Linux 6.6 or later), clsact (BPF, older kernels) or tap (no BPF: the host routes and masquerades) (default tcx, else clsact)")
 	fl.StringVar(&f.host, "host", "on", "host port, which connects the host itself to network default: on or off")
 	fl.StringVar(&f.name, "name", "uvs", "name prefix of the switch's own devices, NAME0 and NAME-up")
+	fl.StringVar(&f.fence, "uplink-devices", "", "let packets leave by these devices of the host only, such as wg0,eth1 (default all): a kill switch for a VPN")
 	fl.StringVar(&f.ports, "nat-ports", model.DefaultNATPorts, "ports of the host that NAT may use")
 	fl.StringVar(&f.io, "io", "auto", "I/O backend: auto, io_uring or read-write (auto: io_uring where the kernel permits it)")
 	fl.IntVar(&f.workers, "workers", 0, "number of workers (default: one for every two CPUs, but at most 4)")
@@ -207,7 +208,7 @@ func (f *runFlags) source(given *pflag.FlagSet) config.Source {
 		to   **string
 		from *string
 	}{
-		"uplink": {&s.Flags.UplinkDevice, &f.uplink}, "uplink-kind": {&s.Flags.UplinkKind, &f.kind}, "nat-ports": {&s.Flags.NATPorts, &f.ports},
+		"uplink": {&s.Flags.UplinkDevice, &f.uplink}, "uplink-kind": {&s.Flags.UplinkKind, &f.kind}, "uplink-devices": {&s.Flags.UplinkDevices, &f.fence}, "nat-ports": {&s.Flags.NATPorts, &f.ports},
 		"subnet": {&s.Flags.Subnet, &f.subnet},
 	} {
 		if given.Changed(flag) {

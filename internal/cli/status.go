@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"sort"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,6 +30,9 @@ func (a *app) statusCommand() *cobra.Command {
 			}
 		}
 		row(w, "uplink", line)
+		if up.Kind != "none" {
+			row(w, "", fmt.Sprintf("addresses %s; devices %s; %d packets given back to the host", orDash(strings.Join(up.Addresses, ", ")), orDash(strings.Join(up.Devices, ", ")), up.GivenBack))
+		}
 		row(w, "effect", up.Promise)
 		row(w, "host port", s.Host)
 		row(w, "ports", s.Ports)

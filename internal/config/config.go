@@ -38,6 +38,8 @@ type Uplink struct {
 	Device string `yaml:"device,omitempty"` // auto, none, or a device
 	Kind   string `yaml:"kind,omitempty"`   // tcx, clsact or tap
 	Ports  string `yaml:"ports,omitempty"`  // ranges that NAT may give out
+
+	Devices []string `yaml:"devices,omitempty,flow"` // packets may leave by these only
 }
 
 // Host is the host port. `host: off` leaves it out.

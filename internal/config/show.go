@@ -27,7 +27,7 @@ func Running(ctx context.Context, sw *api.Client) (*File, error) {
 	f := &File{Host: Host{Address: "off"}}
 	f.Uplink.Device = model.UplinkNone
 	if up := status.Uplink; up.Kind != model.UplinkNone {
-		f.Uplink = Uplink{Device: up.Device, Kind: up.Kind, Ports: up.Ports}
+		f.Uplink = Uplink{Device: up.Device, Kind: up.Kind, Ports: up.Ports, Devices: up.Allowed}
 	}
 	if status.Host != "" {
 		f.Host.Address = status.Host

@@ -50,7 +50,7 @@ func (d *Daemon) Reload(c model.Config, dry bool) (steps []string, err error) {
 func (d *Daemon) adoptConfigLocked(c model.Config) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	c.Uplink.Device, c.Uplink.Kind, c.Host = d.config.Uplink.Device, d.config.Uplink.Kind, d.config.Host // what the switch was started with
+	c.Uplink.Device, c.Uplink.Kind, c.Uplink.Devices, c.Host = d.config.Uplink.Device, d.config.Uplink.Kind, d.config.Uplink.Devices, d.config.Host // what the switch was started with
 	d.config = c
 	for _, a := range c.Ports {
 		if p := d.ports[a.Name]; p != nil {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 
@@ -20,11 +21,16 @@ import (
 
 func (d *Daemon) openUplink() (err error) {
 	c := d.config.Uplink
-	d.up, err = uplink.Open(uplink.Options{Device: c.Device, Kind: uplink.Kind(c.Kind), TAP: d.opts.Name + "-up"})
+	d.up, err = uplink.Open(uplink.Options{Device: c.Device, Kind: uplink.Kind(c.Kind), TAP: d.opts.Name + "-up", Devices: fence(c.Devices)})
 	if errors.Is(err, tap.ErrExists) {
 		return fmt.Errorf("device %s-up exists already; it may belong to another switch: use another --name", d.opts.Name)
 	}
 	return err
+}
+
+// fence splits a list of devices.
+func fence(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
 }
 
 // usesBPF reports whether the uplink shares the host's device and address by BPF programs. An uplink of kind tap does not.

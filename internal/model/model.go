@@ -32,9 +32,10 @@ type Config struct {
 
 // Uplink is the way out.
 type Uplink struct {
-	Device string // UplinkAuto, UplinkNone, or a device
-	Kind   string // one of UplinkKinds; empty: tcx, else clsact
-	Ports  string // the ports of the host that NAT may use: ranges, as ParsePortRanges reads them
+	Device  string // UplinkAuto, UplinkNone, or a device
+	Kind    string // one of UplinkKinds; empty: tcx, else clsact
+	Ports   string // the ports of the host that NAT may use: ranges, as ParsePortRanges reads them
+	Devices string // packets may leave by these devices only, separated by commas; empty: by all
 }
 
 // Values of Uplink.Device that name no device, and the kinds of uplink.

@@ -265,6 +265,7 @@ func needsRestart(have, want *model.State) error {
 	differ("uplink.device", device, will.Uplink.Device)
 	if will.Uplink.Device != model.UplinkNone {
 		differ("uplink.kind", kind, will.Uplink.Kind)
+		differ("uplink.devices", was.Uplink.Devices, will.Uplink.Devices)
 	}
 	differ("host", hostText(have), hostText(want))
 	size := func(what string, was, will, found int) { // what was asked for, or what it came to

@@ -463,6 +463,11 @@ type Uplink struct {
 	MTU     int    `json:"mtu"`
 	Ports   string `json:"ports"`   // ports of the host that NAT uses
 	Promise string `json:"promise"` // what this kind of uplink means for the host
+
+	Addresses []string `json:"addresses"`  // of the host; containers leave by these, and reach the host by each
+	Devices   []string `json:"devices"`    // devices of the host that the switch receives packets from
+	Allowed   []string `json:"allowed"`    // devices that packets may leave by; empty: all
+	GivenBack uint64   `json:"given_back"` // packets that belonged to no flow and went back to the host's stack
 }
 
 // Status is the output of `status`.
