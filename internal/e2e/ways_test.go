@@ -1,0 +1,117 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+)
+
+// secondNIC gives the host a device lan0, 10.20.0.1, with the machine lan, 10.20.0.2, behind it. Both lan and out have the address
+// 203.0.113.9, so that an answer says which way the question took. A web server runs on each.
+func secondNIC(b *Bed) {
+	b.t.Helper()
+	b.AddNS("lan")
+	b.Sh("host", "ip link add lan0 type veth peer name eth0 netns "+b.NS("lan")+" && ip addr add 10.20.0.1/24 dev lan0 && ip link set lan0 up")
+	b.Sh("lan", "ip link set lo up; ip addr add 10.20.0.2/24 dev eth0; ip link set eth0 up; ip addr add 203.0.113.9/32 dev lo")
+	b.Sh("out", "ip addr add 203.0.113.9/32 dev lo")
+	b.Sh("host", "ip route replace default via 10.1.0.2")
+	b.Web("lan")
+	b.Web("out")
+}
+
+// ask asks the web server at addr from a namespace, and returns its answer: who it is, and whom it sees.
+func ask(b *Bed, from, addr string) string {
+	b.t.Helper()
+	out, _ := b.TrySh(from, "curl -sS -m 5 http://"+addr+"/ 2>&1")
+	return out
+}
+
+func asks(t *testing.T, b *Bed, from, addr, want string) {
+	t.Helper()
+	if got := ask(b, from, addr); !strings.Contains(got, want) {
+		t.Errorf("%s asks %s: %q, want %q", from, addr, got, want)
+	}
+}
+
+// TestWays checks that packets of containers take the way that the host's routing chooses, with the source address that it chooses, and
+// that a change of the host holds for the next connection.
+func TestWays(t *testing.T) {
+	Need(t, "curl", "ip", "ping", "socat")
+	eachPair(t, func(t *testing.T, p Pair) {
+		if p.Uplink == "tap" {
+			t.Skip("the host routes by itself")
+		}
+		b := newOn(t, p)
+		secondNIC(b)
+		b.Start()
+		containers(b)
+
+		// A second device, and a VPN's route that comes later.
+		asks(t, b, "web", "10.20.0.2", "this is lan; you are 10.20.0.1")
+		asks(t, b, "web", "203.0.113.9", "this is out; you are 10.1.0.1")
+		b.Sh("host", "ip route add 128.0.0.0/1 via 10.20.0.2")
+		asks(t, b, "web", "203.0.113.9", "this is lan; you are 10.20.0.1")
+		b.Sh("host", "ip route del 128.0.0.0/1")
+		asks(t, b, "web", "203.0.113.9", "this is out; you are 10.1.0.1")
+
+		// A rule for one container, and a route's preferred source.
+		b.Sh("host", "ip rule add from 172.29.0.3 lookup 100 && ip route add default via 10.20.0.2 table 100")
+		asks(t, b, "db", "203.0.113.9", "this is lan; you are 10.20.0.1")
+		asks(t, b, "web", "203.0.113.9", "this is out; you are 10.1.0.1")
+		b.Sh("host", "ip rule del from 172.29.0.3 lookup 100; ip addr add 10.1.0.50/32 dev eth0; ip route add 203.0.113.0/24 via 10.1.0.2 src 10.1.0.50")
+		asks(t, b, "db", "203.0.113.9", "this is out; you are 10.1.0.50")
+		b.Sh("host", "ip route del 203.0.113.0/24; ip addr del 10.1.0.50/32 dev eth0")
+
+		// Routes that refuse: the container is told.
+		b.Sh("host", "ip route add unreachable 192.0.2.0/25; ip route add prohibit 192.0.2.128/25")
+		for addr, want := range map[string]string{"192.0.2.1": "Destination Host Unreachable", "192.0.2.200": "Packet filtered"} {
+			if out, _ := b.TrySh("web", "ping -c 1 -W 3 "+addr); !strings.Contains(out, want) {
+				t.Errorf("ping %s: %s", addr, out)
+			}
+		}
+
+		// Every address of the host leads to the host, and each published port answers on it, also when it comes later.
+		b.Web("host")
+		b.Web("web")
+		b.CLI("publish", "add", "8080:80", "--port", "web")
+		b.Sh("host", "ip addr add 10.1.0.77/24 dev eth0")
+		asks(t, b, "db", "10.1.0.77", "this is host")
+		asks(t, b, "db", "10.20.0.1", "this is host")
+		b.Sh("out", "ip route replace 10.1.0.77 dev eth0")
+		asks(t, b, "out", "10.1.0.77:8080", "this is web; you are 10.1.0.2")
+		asks(t, b, "lan", "10.20.0.1:8080", "this is web; you are 10.20.0.2")
+		asks(t, b, "db", "10.1.0.77:8080", "this is web")
+
+		// What belongs to no flow is the host's: a port that NAT uses, from another remote end.
+		b.Sh("web", "echo question | socat -t 0.2 - UDP4:10.1.0.2:9999,sourceport=41234 || true")
+		b.Sh("out", "echo stranger | socat -t 0.2 - UDP4:10.1.0.1:41235 || true")
+		b.Background("host", "socat -u UDP4-RECV:41234 CREATE:"+b.dir+"/heard")
+		b.Eventually("the host's own socket has its packets", func() bool {
+			b.Sh("out", "echo for the host | socat -t 0.2 - UDP4:10.1.0.1:41234 || true")
+			return strings.Contains(b.Sh("host", "cat "+b.dir+"/heard 2>/dev/null || true"), "for the host")
+		})
+		b.Balanced()
+	})
+}
+
+// TestFence checks uplink.devices: packets leave by a listed device or not at all, whatever the routes say.
+func TestFence(t *testing.T) {
+	Need(t, "curl", "ip", "ping")
+	b := NewHost(t)
+	if b.pair.Uplink == "tap" {
+		b.pair.Uplink = "tcx"
+	}
+	secondNIC(b)
+	b.Start("--uplink-devices", "lan0")
+	containers(b)
+	asks(t, b, "web", "10.20.0.2", "this is lan; you are 10.20.0.1")
+	if out, _ := b.TrySh("web", "ping -c 1 -W 3 10.1.0.2"); !strings.Contains(out, "Packet filtered") {
+		t.Errorf("ping by a device that is not listed: %s", out)
+	}
+	var s api.Status
+	if b.JSON(&s, "status"); len(s.Uplink.Allowed) != 1 || s.Drops["way_not_allowed"] == 0 {
+		t.Errorf("uplink %+v, drops %v", s.Uplink, s.Drops)
+	}
+	b.Balanced()
+}
