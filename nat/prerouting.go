@@ -65,6 +65,9 @@ func (n *NAT) preRouteTuple(c *config, f *frame.Frame, b *frame.Batch, outside b
 		f.NAT, f.Flow, f.Dir = frame.NATEstablished, e, dir
 		t := n.translated(e, dir)
 		f.RouteDst, f.RoutePort = t.Dst, t.DstPort
+		if s := &n.state[e]; dir == 1 && !outside && s.rule|s.inboundMapping != 0 && s.mapping == 0 && s.state.Load()&overloadsPort == 0 {
+			f.Flags |= frame.LeavesByUplink
+		}
 		return frame.None
 	}
 	if !c.owns(f.Tuple.Dst) {

@@ -62,7 +62,11 @@ func (s *snapshot) validate(f *frame.Frame) frame.Reason {
 		return frame.MartianSource
 	}
 	if f.Flags&frame.FromSibling == 0 && (f.Net == frame.NoNet || !onLink(in, src)) { // strict reverse path: the answer must go back where the packet came from
-		if rt, ok := s.fib.Lookup(src.Netip()); ok && (rt.Egress != f.Net || rt.Kind == Local && f.In != s.hostPort) || !ok && f.Net != frame.NoNet {
+		rt, ok := s.fib.Lookup(src.Netip())
+		if ok && rt.Kind == Local && rt.Prefix.Bits() == 0 && (f.Net == frame.NoNet || f.In == s.hostPort) {
+			return frame.None // the way out is through the host's stack, and both ways lead in
+		}
+		if ok && (rt.Egress != f.Net || rt.Kind == Local && f.In != s.hostPort) || !ok && f.Net != frame.NoNet {
 			return frame.MartianSource
 		}
 	}
@@ -79,6 +83,9 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 		return
 	}
 	rt, ok := s.fib.Lookup(dst.Netip())
+	if f.Flags&frame.LeavesByUplink != 0 && rt != nil && rt.Kind == Local && rt.Prefix.Bits() == 0 {
+		rt = &byUplink
+	}
 	if !ok {
 		f.PuntFor(frame.NoRoute)
 		return
@@ -130,6 +137,9 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 		}
 	}
 }
+
+// byUplink is the way of answers to what came in by the uplink, when the way out is through the host's stack.
+var byUplink = Route{Egress: frame.NoNet}
 
 // mtu is the longest packet that the way to dst takes, in bytes: the interface's, the route's, or what a way out has said.
 //

@@ -321,6 +321,9 @@ func (v *view) uplink() api.Uplink {
 	for _, w := range s.Watched {
 		x.Devices = append(x.Devices, w.Name)
 	}
+	if kind == uplink.Host {
+		x.Promise = "container traffic passes the host's own stack untranslated: its netfilter, its routing and its forwarding apply"
+	}
 	if kind == uplink.TAP {
 		x.Promise = "the host routes container traffic by its own rules; it must forward and masquerade packets from " + x.Address
 	}

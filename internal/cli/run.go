@@ -55,7 +55,7 @@ func (a *app) runCommand() *cobra.Command {
 	fl.StringVarP(&f.config, "config", "c", "", "configuration `FILE` (YAML)")
 	fl.StringVar(&f.subnet, "subnet", model.DefaultSubnet, "subnet of network default; its gateway is the first address")
 	fl.StringVar(&f.uplink, "uplink", model.UplinkAuto, "the way out: auto (the device of the default route), none, or a device")
-	fl.StringVar(&f.kind, "uplink-kind", "", "how to attach to the uplink's device: tcx (BPF, Linux 6.6 or later), clsact (BPF, older kernels) or tap (no BPF: the host routes and masquerades) (default tcx, else clsact)")
+	fl.StringVar(&f.kind, "uplink-kind", "", "how to attach to the uplink's device: tcx (BPF, Linux 6.6 or later), clsact (BPF, older kernels), tap (no BPF: the host routes and masquerades) or host (through the host's stack, untranslated) (default tcx, else clsact)")
 	fl.StringVar(&f.host, "host", "on", "host port, which connects the host itself to network default: on or off")
 	fl.StringVar(&f.name, "name", "uvs", "name prefix of the switch's own devices, NAME0 and NAME-up")
 	fl.StringVar(&f.fence, "uplink-devices", "", "let packets leave by these devices of the host only, such as wg0,eth1 (default all): a kill switch for a VPN")
@@ -174,7 +174,7 @@ func (f *runFlags) check(given *pflag.FlagSet) error {
 	case len(f.name) == 0 || len(f.name) > 12 || strings.ContainsAny(f.name, "/ :"):
 		return usagef("--name %q: must be 1 to 12 characters without slash, space and colon, because the names of devices begin with it", f.name)
 	case f.kind != "" && !slices.Contains(model.UplinkKinds, f.kind):
-		return usagef("--uplink-kind %q: must be tcx, clsact or tap", f.kind)
+		return usagef("--uplink-kind %q: must be tcx, clsact, tap or host", f.kind)
 	case f.busyPoll < 0 || f.busyPoll > time.Millisecond:
 		return usagef("--busy-poll %s: must be 0 to 1ms", f.busyPoll)
 	case !slices.Contains(daemon.IOKinds, f.io):

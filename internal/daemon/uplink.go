@@ -51,6 +51,21 @@ func (d *Daemon) Uplink() (s uplink.State, kind uplink.Kind, ok bool) {
 	return s, kind, true
 }
 
+// leavesByHost reports whether packets leave through the host's own stack.
+func (d *Daemon) leavesByHost() bool { return d.up != nil && d.config.Uplink.Kind == model.ViaHost }
+
+// routeThroughHostLocked makes the host's port the next hop of all packets that leave.
+func (d *Daemon) routeThroughHostLocked() {
+	h := d.ports[model.HostPortName]
+	if h == nil {
+		return
+	}
+	rt := router.Route{Prefix: model.Everywhere, Kind: router.Local, Egress: h.net.ID, NextHop: frame.AddrFrom(h.Addr.Addr())}
+	if err := d.dp.Router.AddRoute(rt); err != nil {
+		d.log.Error("cannot set the route through the host", "error", err)
+	}
+}
+
 // UplinkClaims reports whether a frame from outside would reach the switch, rather than the host.
 func (d *Daemon) UplinkClaims(f *frame.Frame) bool { return !d.usesBPF() || d.up.Claims(f) }
 
@@ -81,6 +96,11 @@ func (d *Daemon) addHostPortLocked() error {
 	}
 	if err := d.plugLocked(p); err != nil {
 		return err
+	}
+	if d.leavesByHost() {
+		if err := link.ForwardThrough(p.Ifname); err != nil {
+			return err
+		}
 	}
 	d.dp.Switch.FDB(p.net.ID).Set(p.MAC, p.ID, false)
 	d.dp.Router.SetHost(frame.AddrFrom(p.Addr.Addr()), p.ID)
@@ -124,10 +144,14 @@ func (d *Daemon) refreshUplinkLocked() {
 		return
 	}
 	d.dp.Router.SetInterface(i)
-	if d.usesBPF() {
+	switch {
+	case d.leavesByHost():
+		d.routeToHostLocked(s.Own)
+		d.routeThroughHostLocked()
+	case d.usesBPF():
 		d.guardHostLocked(s.Own)
 		d.routeToHostLocked(s.Own)
-	} else {
+	default:
 		d.guardHostLocked(uplink.HostAddrs(d.opts.Name + "-up"))
 	}
 	d.mu.Lock()

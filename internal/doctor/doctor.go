@@ -198,6 +198,12 @@ func (e *Exam) uplinkDevice() {
 		return
 	}
 	sound := len(e.found)
+	if e.status != nil && e.status.Uplink.Kind == model.ViaHost {
+		if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err == nil && strings.TrimSpace(string(b)) != "1" {
+			e.add("uplink", Warn, "sysctl -w net.ipv4.ip_forward=1", "packets leave through the host's stack, but the host forwards nothing: net.ipv4.ip_forward is 0")
+		}
+		e.add("uplink", Note, fmt.Sprintf("where nobody outside knows the containers' addresses: `iptables -t nat -A POSTROUTING -s %s ! -o %s0 -j MASQUERADE`", e.Subnet, e.Name), "packets leave with the containers' own addresses")
+	}
 	if l.Attrs().Flags&unix.IFF_UP == 0 {
 		e.add("uplink", Fail, "ip link set "+name+" up", "%s is down", name)
 	}

@@ -95,6 +95,40 @@ func TestWays(t *testing.T) {
 	})
 }
 
+// TestThroughHost checks an uplink of kind host: packets leave through the host's own stack with the container's address, so that its
+// netfilter applies. Published ports stay the switch's.
+func TestThroughHost(t *testing.T) {
+	Need(t, "curl", "ip", "iptables")
+	b := NewHost(t)
+	b.pair.Uplink = "host"
+	secondNIC(b)
+	b.Start()
+	containers(b)
+	b.CLI("network", "add", "lab", "--subnet", "10.9.0.0/24")
+	b.AddNS("c")
+	b.CLI("port", "add", "c", "--netns", b.NS("c"), "--network", "lab")
+	b.Web("web")
+	b.Web("c")
+	b.CLI("publish", "add", "8080:80", "--port", "web")
+	b.CLI("publish", "add", "8081:80", "--port", "c")
+	asks(t, b, "out", "10.1.0.1:8080", "this is web; you are 10.1.0.2")
+	asks(t, b, "lan", "10.20.0.1:8081", "this is c; you are 10.20.0.2")
+	if got, _ := b.examine(); !strings.Contains(got["uplink"], "ip_forward") {
+		t.Errorf("doctor does not say that the host forwards nothing: %v", got)
+	}
+	b.Sh("host", "sysctl -qw net.ipv4.ip_forward=1")
+	b.Sh("out", "ip route add 172.29.0.0/16 via 10.1.0.1 && ip route add 10.9.0.0/24 via 10.1.0.1")
+	asks(t, b, "web", "10.1.0.2", "this is out; you are 172.29.0.2")
+	asks(t, b, "c", "10.1.0.2", "this is out; you are 10.9.0.2")
+	asks(t, b, "out", "172.29.0.2", "this is web; you are 10.1.0.2")
+	asks(t, b, "out", "10.9.0.2", "this is c; you are 10.1.0.2")
+	b.Sh("host", "iptables -t nat -A POSTROUTING -s 172.29.0.0/16 ! -o uvs0 -j MASQUERADE")
+	asks(t, b, "web", "10.1.0.2", "this is out; you are 10.1.0.1")
+	asks(t, b, "out", "10.1.0.1:8080", "this is web; you are 10.1.0.2")
+	asks(t, b, "db", "172.29.0.2", "this is web; you are 172.29.0.3")
+	b.Balanced()
+}
+
 // TestFence checks uplink.devices: packets leave by a listed device or not at all, whatever the routes say.
 func TestFence(t *testing.T) {
 	Need(t, "curl", "ip", "ping")

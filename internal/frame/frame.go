@@ -67,19 +67,20 @@ const (
 type Flags uint16
 
 const (
-	IsIPv4      Flags = 1 << iota // L3 is the offset of a whole IPv4 header
-	IsIPv6                        // L3 is the offset of a whole IPv6 header
-	IsARP                         // L3 is the offset of the ARP packet
-	HasVLAN                       // an 802.1Q or 802.1ad tag stands before the EtherType, with a VLAN identifier
-	HasPriority                   // a tag with VLAN identifier 0, which says only the priority (802.1Q, 9.6), stands there
-	HasTuple                      // Tuple is valid: L4 is inside the frame and not a later fragment
-	Fragment                      // IPv4 only: a fragment, the first one included
-	ICMPError                     // an ICMP error: it quotes a packet, and Tuple is the outer one without ports
-	Injected                      // made by the router: In is Gateway
-	ViaRouter                     // the router forwards it into network Egress
-	FromSibling                   // its source is the address of another port of the same container: it may only be part of a flow
-	Cut                           // too long for its way: it leaves in fragments
-	Waited                        // has waited for the rate of port Out, and may go now
+	IsIPv4         Flags = 1 << iota // L3 is the offset of a whole IPv4 header
+	IsIPv6                           // L3 is the offset of a whole IPv6 header
+	IsARP                            // L3 is the offset of the ARP packet
+	HasVLAN                          // an 802.1Q or 802.1ad tag stands before the EtherType, with a VLAN identifier
+	HasPriority                      // a tag with VLAN identifier 0, which says only the priority (802.1Q, 9.6), stands there
+	HasTuple                         // Tuple is valid: L4 is inside the frame and not a later fragment
+	Fragment                         // IPv4 only: a fragment, the first one included
+	ICMPError                        // an ICMP error: it quotes a packet, and Tuple is the outer one without ports
+	Injected                         // made by the router: In is Gateway
+	ViaRouter                        // the router forwards it into network Egress
+	FromSibling                      // its source is the address of another port of the same container: it may only be part of a flow
+	LeavesByUplink                   // it answers what came in by the uplink, and leaves by it, whatever the routes say
+	Cut                              // too long for its way: it leaves in fragments
+	Waited                           // has waited for the rate of port Out, and may go now
 )
 
 // NATKind is what conntrack knows of a frame.

@@ -94,20 +94,39 @@ func SetMTU(ns, name string, mtu int) error {
 	})
 }
 
-// SetForwarding switches IPv4 forwarding on for one device of the calling thread's namespace, and for no other: what
-// net.ipv4.conf.DEVICE.forwarding says, by netlink (linux net/ipv4/devinet.c, inet_set_link_af).
-func SetForwarding(index int) error {
-	const devconfForwarding = 1 // IPV4_DEVCONF_FORWARDING of linux/ip.h
+// Settings of net.ipv4.conf.DEVICE, by their numbers (linux include/uapi/linux/ip.h, IPV4_DEVCONF_*).
+const (
+	confForwarding    = 1
+	confSendRedirects = 6
+	confRPFilter      = 8
+)
+
+// SetForwarding switches IPv4 forwarding on for one device of the calling thread's namespace, and for no other.
+func SetForwarding(index int) error { return setConf(index, map[uint16]uint32{confForwarding: 1}) }
+
+// ForwardThrough makes the host's stack forward what comes by one device, from any source, and send no redirects.
+func ForwardThrough(name string) error {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("device %s: %w", name, err)
+	}
+	return setConf(l.Attrs().Index, map[uint16]uint32{confForwarding: 1, confSendRedirects: 0, confRPFilter: 0})
+}
+
+// setConf writes what net.ipv4.conf.DEVICE says, by netlink (linux net/ipv4/devinet.c, inet_set_link_af).
+func setConf(index int, values map[uint16]uint32) error {
 	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	msg.Index = int32(index)
 	req.AddData(msg)
 	families := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
 	conf := families.AddRtAttr(unix.AF_INET, nil).AddRtAttr(unix.IFLA_INET_CONF, nil)
-	conf.AddRtAttr(devconfForwarding, nl.Uint32Attr(1))
+	for number, value := range values {
+		conf.AddRtAttr(int(number), nl.Uint32Attr(value))
+	}
 	req.AddData(families)
 	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
-		return fmt.Errorf("switching forwarding on for device %d: %w", index, err)
+		return fmt.Errorf("setting net.ipv4.conf of device %d: %w", index, err)
 	}
 	return nil
 }

@@ -42,11 +42,12 @@ type Uplink struct {
 const (
 	UplinkAuto = "auto"
 	UplinkNone = "none"
-	KindTAP    = "tap" // an uplink without BPF programs: the host routes
+	KindTAP    = "tap"  // an uplink without BPF programs: the host routes
+	ViaHost    = "host" // packets leave through the host's own stack, untranslated
 )
 
 // UplinkKinds are the kinds of uplink that a user may ask for.
-var UplinkKinds = []string{"tcx", "clsact", KindTAP}
+var UplinkKinds = []string{"tcx", "clsact", KindTAP, ViaHost}
 
 // Host is the host port.
 type Host struct {

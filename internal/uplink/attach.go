@@ -21,7 +21,8 @@ const (
 	Auto   Kind = ""
 	TCX    Kind = "tcx"
 	Clsact Kind = "clsact"
-	TAP    Kind = "tap" // no programs: a device with an address of its own, and the host routes
+	TAP    Kind = "tap"  // no programs: a device with an address of its own, and the host routes
+	Host   Kind = "host" // packets leave through the host's own stack; programs for published ports only, attached as with Auto
 )
 
 const (

@@ -72,6 +72,7 @@ type Uplink struct {
 	mu       sync.Mutex          // Lock 45: held through netlink
 	in       map[int]*attachment // by device
 	out      *attachment
+	attached Kind             // how
 	programs [2]*ebpf.Program // the way in, for devices with and without Ethernet headers; loaded when needed
 	tapIdx   int
 	closed   bool
@@ -145,10 +146,15 @@ func (u *Uplink) attachOut() error {
 	}
 	defer p.Close() // the attachment holds it
 	var kind Kind
-	if u.out, kind, err = attach(u.tapIdx, p, u.opts.Kind); err != nil {
+	if u.opts.Kind != Host {
+		kind = u.opts.Kind
+	}
+	if u.out, u.attached, err = attach(u.tapIdx, p, kind); err != nil {
 		return err
 	}
-	u.known.Store(&known{kind: kind})
+	if u.opts.Kind != Host {
+		u.known.Store(&known{kind: u.attached})
+	}
 	return nil
 }
 
@@ -191,7 +197,7 @@ func (u *Uplink) watchLocked(s *State) (errs error) {
 		p, err := u.wayInLocked(w.Plain)
 		if err == nil {
 			sweep(w.Index)
-			u.in[w.Index], _, err = attach(w.Index, p, u.known.Load().kind)
+			u.in[w.Index], _, err = attach(w.Index, p, u.attached)
 		}
 		if err != nil {
 			delete(u.in, w.Index)
