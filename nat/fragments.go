@@ -30,6 +30,7 @@ type fragKey struct {
 // datagram is one fragmented packet.
 type datagram struct {
 	srcPort, dstPort uint16
+	hosts            bool // it was given back to the host
 	bad              bool // two fragments overlapped: drop the rest (RFC 5722, section 4, by analogy)
 	in               frame.PortID
 	outside          bool
@@ -88,9 +89,37 @@ func (n *NAT) translateFragment(f *frame.Frame, b *frame.Batch, note bool) frame
 		r.perPort[d.in]++
 		r.pending.Store(true)
 	}
+	if d.hosts && lo != 0 {
+		return frame.NotForUs
+	}
 	f.Tuple.SrcPort, f.Tuple.DstPort = d.srcPort, d.dstPort
 	f.Flags |= frame.HasTuple
 	return frame.None
+}
+
+// noteHosts records that the first fragment of a packet is given back to the host: its later fragments follow.
+func (n *NAT) noteHosts(f *frame.Frame) {
+	r := &n.frags
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if key := fragKeyOf(f); r.seen[key] == nil {
+		d := &datagram{in: f.In % frame.MaxPorts, outside: true, hosts: true, expires: frame.Tick(n.now.Load()) + fragmentTime}
+		if r.makeRoom(d) {
+			r.seen[key] = d
+			r.perPort[d.in]++
+			r.pending.Store(true)
+		}
+	}
+}
+
+// forgetFragment forgets the packet of a first fragment that takes its way once more.
+func (n *NAT) forgetFragment(f *frame.Frame) {
+	r := &n.frags
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if key := fragKeyOf(f); r.seen[key] != nil {
+		r.forget(key, r.seen[key])
+	}
 }
 
 // makeRoom makes room for datagram d and reports whether it could. When the uplink or a port is at its limit, one of

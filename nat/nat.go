@@ -41,6 +41,7 @@ type NAT struct {
 	timers        atomic.Pointer[Timers]
 	outside       Outside
 	alloc         Alloc
+	replaced      replacedFlows
 	ways          atomic.Uint32 // counts changes of the ways out: see WaysChanged
 	seed          uint64
 	now           atomic.Uint32 // the Tick of the last batch that PreRouting or Expire saw

@@ -178,11 +178,12 @@ func (n *NAT) choose(c *config, a *hostAddr, i int, inside *frame.Tuple, owner f
 		}
 	}
 	if rests {
-		none := &PortSet{}
-		port, ok = none.search(o.quarantine, n.randomPort(pool), want, func(p uint16) bool { return pool.Has(p) && o.reuse(p, inside.Src, owner, dry) })
+		port, ok = noPorts.search(o.quarantine, n.randomPort(pool), want, func(p uint16) bool { return pool.Has(p) && o.reuse(p, inside.Src, owner, dry) })
 	}
 	return port, ok, ok
 }
+
+var noPorts PortSet
 
 // randomPort returns a random port, almost always one of the pool. It draws again rather than taking the next port of
 // the pool, so that a port after a gap is not chosen more often.
@@ -249,7 +250,7 @@ func (n *NAT) overloadFor(c *config, i int, d *pendingFlow, limit int32, dry boo
 		}
 		return n.overload(o, i, p, d.port, limit)
 	}
-	if try(inside) {
+	if d.source == 0 && try(inside) { // else the way out may have refused this port
 		return true
 	}
 	for range overloadDraws {
@@ -257,8 +258,8 @@ func (n *NAT) overloadFor(c *config, i int, d *pendingFlow, limit int32, dry boo
 			return true
 		}
 	}
-	none, left := &PortSet{}, overloadScan
-	_, ok := none.search(pool, n.randomPort(pool), inside, func(p uint16) bool { left--; return left < 0 || try(p) })
+	left := overloadScan
+	_, ok := noPorts.search(pool, n.randomPort(pool), inside, func(p uint16) bool { left--; return left < 0 || try(p) })
 	return ok && left >= 0
 }
 

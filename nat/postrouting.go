@@ -63,32 +63,34 @@ func (n *NAT) postRoute(c *config, f *frame.Frame, b *frame.Batch) frame.Reason 
 			return why
 		}
 	}
-	asks := f.NAT == frame.NATNone && f.Source == 0 // it has just begun
 	inside := f.Tuple
+	begins := f.NAT == frame.NATNone
 	why := n.translate(f, b)
 	if f.Egress == frame.NoNet && why == frame.None {
-		n.setWay(f, &inside, asks, b)
+		n.setWay(c, f, &inside, begins, b)
 	}
 	return why
 }
 
 // setWay writes what the uplink's programs must know of a translated frame that leaves: see frame.WayMACs. A flow that began outside
-// leaves by the host's address that was asked.
+// leaves by the host's address that was asked. A flow asks with its first packet, and again after a change of the host's routes; until an
+// answer has come, each packet does. TCP asks with its first packet only: its source address cannot change.
 //
 //uvswitch:hot
-func (n *NAT) setWay(f *frame.Frame, inside *frame.Tuple, asks bool, b *frame.Batch) {
+func (n *NAT) setWay(c *config, f *frame.Frame, inside *frame.Tuple, begins bool, b *frame.Batch) {
 	s := &n.state[f.Flow]
 	t := frame.Tuple{SrcPort: f.Tuple.SrcPort, DstPort: f.Tuple.DstPort}
 	command := uint8(frame.WaySend)
 	if f.Dir == 0 && s.rule|s.inboundMapping == 0 {
 		t.Src, t.SrcPort = inside.Src, inside.SrcPort
-		if w, ways := s.state.Load(), n.ways.Load(); asks || f.Proto != frame.TCP && f.Source == 0 && w>>waysShift != ways&0xff {
+		w, ways := s.state.Load(), n.ways.Load()
+		if f.Source == 0 && (begins || f.Proto != frame.TCP && (w&seenReply == 0 || w>>waysShift != ways&0xff)) {
 			command = frame.WayAsk
-			if n.config.Load().published(f.Proto, f.Tuple.Src, f.Tuple.SrcPort) != nil {
+			if c.published(f.Proto, f.Tuple.Src, f.Tuple.SrcPort) != nil {
 				command = frame.WayAskSource
 			}
-			if !b.Dry {
-				s.state.Store(w&(1<<waysShift-1) | ways<<waysShift)
+			if !b.Dry { // if the state has changed meanwhile, the next packet asks, too
+				s.state.CompareAndSwap(w, w&(1<<waysShift-1)|ways<<waysShift)
 			}
 		}
 	}
@@ -108,6 +110,7 @@ type pendingFlow struct {
 	status                  uint32
 	count                   *RuleCount
 	source                  frame.Addr // see Frame.Source
+	limit                   int32      // of outside ports that its owner may hold, when it shares one
 }
 
 // create makes the flow that f begins, or finds that another packet has just made it. It sets f.Flow and f.Dir. In a
@@ -216,9 +219,11 @@ func (n *NAT) source(c *config, d *pendingFlow, dry bool) (why frame.Reason) {
 // share gives flow d an outside port that other flows, to other destinations, have or may get. When the owner has used its quota, its
 // flows that nobody needs make room. After that, with more, it may hold more ports, while less than half of the pool is in use.
 func (n *NAT) share(c *config, i int, d *pendingFlow, more, dry bool) frame.Reason {
-	if !n.overloadFor(c, i, d, c.quota[i], dry) && !(n.evictFor(i, d.port, dry) && (dry || n.overloadFor(c, i, d, c.quota[i], false))) &&
-		!(more && n.overloadFor(c, i, d, c.half(i, n.addrs.find(d.reply.Dst)), dry)) {
-		return frame.NATPortsExhausted
+	d.limit = c.quota[i]
+	if !n.overloadFor(c, i, d, d.limit, dry) && !(n.evictFor(i, d.port, dry) && (dry || n.overloadFor(c, i, d, d.limit, false))) {
+		if d.limit = c.half(i, n.addrs.find(d.reply.Dst)); !more || !n.overloadFor(c, i, d, d.limit, dry) {
+			return frame.NATPortsExhausted
+		}
 	}
 	d.status |= overloadsPort
 	return frame.None
@@ -284,7 +289,7 @@ func (n *NAT) confirm(c *config, f *frame.Frame, d *pendingFlow, b *frame.Batch)
 				return frame.AddressPairTaken
 			case d.status&overloadsPort != 0: // another worker has just taken this port for the same destination
 				n.endOverload(i, d.reply.Dst, d.reply.DstPort)
-				if d.status &^= overloadsPort; !n.overloadFor(c, i, d, c.half(i, n.addrs.find(d.reply.Dst)), false) {
+				if d.status &^= overloadsPort; !n.overloadFor(c, i, d, d.limit, false) {
 					return frame.NATPortsExhausted
 				}
 				d.status |= overloadsPort

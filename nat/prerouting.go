@@ -27,8 +27,8 @@ func (n *NAT) PreRouting(b *frame.Batch) {
 		switch {
 		case why == frame.FragmentWaits:
 			f.PuntFor(why)
-		case why == frame.NotForUs:
-			n.giveBack(f)
+		case why == frame.NotForUs, why == frame.ICMPErrorUnmatched && f.Net == frame.NoNet:
+			n.giveBack(f, why, b.Dry)
 		case why != frame.None:
 			f.DropFor(why)
 		}
@@ -92,6 +92,8 @@ func (n *NAT) preRouteTuple(c *config, f *frame.Frame, b *frame.Batch, outside b
 		return frame.None
 	}
 	switch {
+	case outside && n.knowsOther(f):
+		return frame.NotForUs // another NAT of the host may use the same port
 	case m != 0, outside && n.rests(&f.Tuple):
 		return frame.NATFiltered
 	case outside:
@@ -100,19 +102,32 @@ func (n *NAT) preRouteTuple(c *config, f *frame.Frame, b *frame.Batch, outside b
 	return frame.None // for the host itself
 }
 
-// giveBack returns a frame that belongs to no flow to the host's stack, if it came by the programs of the uplink: another program or
-// another NAT of the host may know it. Without them the frame is nobody's.
+// giveBack passes a frame that belongs to no flow to the host's stack, if it came by the programs of the uplink: another program or
+// another NAT of the host may know it. Without them the frame is dropped. Later fragments follow their first one.
 //
 //uvswitch:hot
-func (n *NAT) giveBack(f *frame.Frame) {
+func (n *NAT) giveBack(f *frame.Frame, why frame.Reason, dry bool) {
 	mark, ifindex, ok := f.Way()
 	if !ok || mark != frame.WayIn {
-		f.DropFor(frame.NotForUs)
+		f.DropFor(why)
 		return
 	}
-	n.stats.givenBack.Add(1)
-	f.SetMACs(f.Dst, frame.WayReturn(ifindex))
+	if !dry {
+		n.stats.givenBack.Add(1)
+		if f.Flags&frame.Fragment != 0 && f.IPv4().FragOffset() == 0 {
+			n.noteHosts(f)
+		}
+	}
+	f.SetMACs(f.Dst, frame.WayGivenBack(ifindex))
 	f.Verdict, f.Out = frame.ToPort, f.In
+}
+
+// knowsOther reports whether a packet to an outside port that admits it to no container may be the host's all the same. Only a SYN is
+// not: the host would refuse the connection, and RFC 5382, REQ-4 asks for silence.
+func (n *NAT) knowsOther(f *frame.Frame) bool {
+	mark, _, ok := f.Way()
+	syn := f.Proto == frame.TCP && f.TCP().Flags()&(frame.FlagSYN|frame.FlagACK) == frame.FlagSYN
+	return ok && mark == frame.WayIn && !syn
 }
 
 // rests reports whether a packet is for an outside port in quarantine.

@@ -1,6 +1,10 @@
 package nat
 
-import "github.com/uvswitch/uvswitch/internal/frame"
+import (
+	"sync"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
 
 // Return takes frames that the uplink's programs could not send. It undoes the translation, so that they are their sender's again, and
 // says what is to be done: translate them anew, tell the sender, or drop them.
@@ -23,13 +27,26 @@ func (n *NAT) returned(c *config, f *frame.Frame, b *frame.Batch) {
 	}
 	sent := f.Tuple.Reverse()
 	e, dir, ok := n.flows.lookup(&sent, sent.Hash(n.flows.seed))
-	if !ok || f.Flags&(frame.HasTuple|frame.ICMPError) != frame.HasTuple || f.Malformed != frame.None {
+	if f.Flags&(frame.HasTuple|frame.ICMPError) != frame.HasTuple || f.Malformed != frame.None {
 		f.DropFor(why) // an ICMP error, or a later fragment: nobody is told
+		return
+	}
+	if !ok && n.replaced.restore(f) {
+		f.SetMACs(frame.WayNobody, frame.WayNobody)
+		f.NextHop = frame.Addr(source)
+		f.PuntFor(frame.WayChanged)
+		return
+	}
+	if !ok {
+		f.DropFor(why)
 		return
 	}
 	s := &n.state[e]
 	n.untranslate(f, e, 1-dir)
 	f.In, f.Net = s.port, s.net
+	if f.Flags&frame.Fragment != 0 {
+		n.forgetFragment(f)
+	}
 	mtu := f.WayMTU()
 	f.SetMACs(frame.WayNobody, frame.WayNobody)
 	switch code {
@@ -45,6 +62,9 @@ func (n *NAT) returned(c *config, f *frame.Frame, b *frame.Batch) {
 			return
 		}
 		outside := n.flows.keys[e][1]
+		if code == frame.WaySource {
+			n.replaced.note(sent, f.Tuple, s)
+		}
 		n.end(e, replaced)
 		if code == frame.WayPort {
 			n.leavePort(outside.Dst, protoIndex(outside.Proto), outside.DstPort)
@@ -83,6 +103,46 @@ func (n *NAT) untranslate(f *frame.Frame, e uint32, dir uint8) {
 	rewriteTransport(f, f.Payload(), &was, addrs, ports)
 	f.IPv4().IncrementTTL()
 	f.Tuple = was
+}
+
+// replacedFlows remembers the last flows that were ended for want of another source address: packets that left right behind the first one
+// come back, too, and must find their inside end.
+type replacedFlows struct {
+	mu   sync.Mutex // Lock 77
+	next int
+	last [64]struct {
+		sent, inside   frame.Tuple // sent: as an answer would have it
+		addrs, l4ports frame.Delta
+		port           frame.PortID
+		net            frame.NetID
+	}
+}
+
+func (r *replacedFlows) note(sent, inside frame.Tuple, s *flow) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	x := &r.last[r.next%len(r.last)]
+	r.next++
+	x.sent, x.inside, x.addrs, x.l4ports, x.port, x.net = sent, inside, s.addrs, s.l4ports, s.port, s.net
+}
+
+// restore undoes the translation of a packet of such a flow, and reports whether it is one.
+func (r *replacedFlows) restore(f *frame.Frame) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	sent := f.Tuple.Reverse()
+	for i := range r.last {
+		x := &r.last[i]
+		if x.sent != sent {
+			continue
+		}
+		f.IPv4().SetAddrs(x.inside.Src, x.inside.Dst, ^x.addrs)
+		rewriteTransport(f, f.Payload(), &x.inside, ^x.addrs, ^x.l4ports)
+		f.IPv4().IncrementTTL()
+		f.Tuple, f.In, f.Net = x.inside, x.port, x.net
+		return true
+	}
+	return false
 }
 
 // leavePort keeps a port that rests from the inside address that had it: a socket of the host uses it.

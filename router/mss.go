@@ -11,7 +11,7 @@ import (
 // where "fragmentation needed" is lost. Other options are not changed.
 //
 //uvswitch:hot
-func (s *snapshot) clampMSS(f *frame.Frame, mtu int) {
+func (s *snapshot) clampMSS(f *frame.Frame, mtu int, byUplink bool) {
 	if f.Flags&frame.HasTuple == 0 || f.IPv4().FragOffset() != 0 {
 		return
 	}
@@ -23,7 +23,11 @@ func (s *snapshot) clampMSS(f *frame.Frame, mtu int) {
 	if f.Net == frame.NoNet {
 		far = f.Tuple.Src
 	}
-	limit := uint16(min(mtu, s.pmtu.mtu(far), s.wayMTU(far)) - frame.IPv4Len - frame.TCPLen)
+	mtu = min(mtu, s.pmtu.mtu(far))
+	if byUplink {
+		mtu = min(mtu, s.wayMTU(far), s.ways.mtu(far))
+	}
+	limit := uint16(mtu - frame.IPv4Len - frame.TCPLen)
 	for at, end := frame.TCPLen, h.HeaderLen(); ; {
 		kind, n := frame.NextOption(h[at:end])
 		if n <= 0 {

@@ -117,7 +117,7 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 		f.DropFor(frame.MartianDestination)
 	case f.IPv4().TTL() <= 1:
 		f.PuntFor(frame.TTLExceeded)
-	case exceeds(f, s.mtu(rt, dst, f)) && !canCut(f, s.mtu(rt, dst, f)):
+	case exceeds(f, s.mtu(rt, dst, f)) && (rt.Egress != frame.NoNet || !canCut(f, s.mtu(rt, dst, f))):
 		f.Egress, f.NextHop = rt.Egress, frame.Addr(s.mtu(rt, dst, f))
 		f.PuntFor(frame.FragmentationNeeded)
 	default:
@@ -126,7 +126,7 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 		}
 		f.IPv4().DecrementTTL()
 		if f.Proto == frame.TCP {
-			s.clampMSS(f, min(in.MTU, out.MTU))
+			s.clampMSS(f, min(in.MTU, out.MTU), f.Net == frame.NoNet || rt.Egress == frame.NoNet)
 		}
 		if f.NAT == frame.NATRelated && !b.Dry {
 			s.pmtu.update(f, b.Tick)

@@ -134,7 +134,7 @@ func (s *snapshot) checkEgress(f *frame.Frame, out *Port) frame.Reason {
 			return frame.PortIsolated
 		}
 	}
-	if f.Flags&frame.Cut == 0 && f.Len() > out.MTU+frame.EthernetLen+frame.VLANLen && f.Vnet().GSOType() == frame.GSONone {
+	if f.Len() > out.MTU+frame.EthernetLen+frame.VLANLen && f.Vnet().GSOType() == frame.GSONone {
 		return frame.ExceedsMTU
 	}
 	return frame.None

@@ -30,7 +30,7 @@ var steps = [...]step{
 	{name: "guard", input: frame.Switch, which: both, traced: true, run: func(w *worker, b *frame.Batch) { w.dp.Switch.Guard(b) }},
 	{name: "learn", input: frame.Switch, which: both, traced: true, run: func(w *worker, b *frame.Batch) { w.dp.Switch.Learn(b) }},
 	{name: "forward", input: frame.Switch, which: both, traced: true, run: func(w *worker, b *frame.Batch) { w.dp.Switch.Forward(b) }},
-	{name: "return", input: frame.CameBack, which: received, routed: true, run: func(w *worker, b *frame.Batch) { w.dp.NAT.Return(b) }},
+	{name: "return", input: frame.CameBack, which: both, routed: true, run: func(w *worker, b *frame.Batch) { w.dp.NAT.Return(b) }},
 	{name: "prerouting", input: frame.Local, which: both, routed: true, traced: true, run: func(w *worker, b *frame.Batch) { w.dp.NAT.PreRouting(b) }},
 	{name: "route", input: frame.Local, which: both, routed: true, traced: true, run: func(w *worker, b *frame.Batch) { w.dp.Router.Route(b) }},
 	{name: "postrouting", input: frame.Routed, which: both, routed: true, traced: true, run: func(w *worker, b *frame.Batch) { w.dp.NAT.PostRouting(b) }},

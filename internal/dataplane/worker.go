@@ -42,6 +42,7 @@ type worker struct {
 	injected   *ring.Queue // from the slow path
 	buf        []byte      // records of the reinjected batch, until the next one
 	piece      []byte      // a fragment that is about to be sent
+	pieceFrame frame.Frame // likewise, as a frame
 
 	pendingCalls atomic.Int32 // functions in mailbox
 	mu           sync.Mutex   // Lock 58
@@ -198,9 +199,8 @@ func (w *worker) sendPieces(f *frame.Frame) {
 	}
 	n := 0
 	for raw := pieces.Next(w.piece); raw != nil; raw = pieces.Next(w.piece) {
-		var one frame.Frame
-		one.Reset(raw, f.In)
-		w.send(f.Out, &one)
+		w.pieceFrame.Reset(raw, f.In)
+		w.send(f.Out, &w.pieceFrame)
 		n++
 	}
 	w.tally.extra += uint64(n - 1)

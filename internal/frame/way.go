@@ -16,7 +16,7 @@ const wayPrefix = 0x02 // first byte of the source MAC
 // Commands of frames to the programs, and marks of frames from outside.
 const (
 	WaySend      = 0    // route it, send it
-	WayAsk       = 1    // likewise, if its source address and its port are right; else return it
+	WayAsk       = 1    // likewise, if its source address and its port are right; else it comes back
 	WayBack      = 2    // it is the host's: to the host's stack, as if it had just come in
 	WayAskSource = 3    // like WayAsk, but the port is right: it is published
 	WayClone     = 0xfe // the host has a copy
@@ -53,8 +53,8 @@ const WayNobody MAC = wayPrefix << 40
 // WayArrived is the source MAC of a packet from outside when its device does not matter.
 const WayArrived MAC = wayPrefix<<40 | WayIn<<32
 
-// WayReturn returns the source MAC with which a frame from device ifindex is given back to the host.
-func WayReturn(ifindex uint32) MAC { return wayMAC(WayBack, ifindex) }
+// WayGivenBack is the source MAC of a frame from device ifindex that is given back to the host.
+func WayGivenBack(ifindex uint32) MAC { return wayMAC(WayBack, ifindex) }
 
 //uvswitch:hot
 func wayMAC(second uint8, low uint32) MAC {

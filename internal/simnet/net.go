@@ -158,7 +158,11 @@ func (n *Net) LastOut() []byte {
 
 // ComeBack returns the last frame that left by the uplink, as its programs do.
 func (n *Net) ComeBack(code frame.WayCode, source frame.Addr, mtu int) {
-	raw := bytes.Clone(n.LastOut())
+	n.comeBack(n.LastOut(), code, source, mtu)
+}
+
+func (n *Net) comeBack(raw []byte, code frame.WayCode, source frame.Addr, mtu int) {
+	raw = bytes.Clone(raw)
 	eth := raw[frame.VnetLen:]
 	binary.BigEndian.PutUint16(eth[4:], uint16(mtu))
 	eth[6], eth[7] = 2, byte(code)

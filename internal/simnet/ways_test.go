@@ -60,7 +60,8 @@ func wantWay(t *testing.T, f *frame.Frame, command uint8, inside string, insideP
 	}
 }
 
-// The first packet of a flow asks for its way. Later ones do so once after the routes have changed, and TCP's never: its source stays.
+// The first packet of a flow asks for its way, and each one until an answer has come. Later ones do so once after the routes have changed.
+// TCP asks with its SYN only: its source stays.
 func TestWhoAsks(t *testing.T) {
 	n := waysNet(t)
 	udp := frametest.Packet{SrcPort: 20000, DstPort: 53, Payload: []byte("question")}
@@ -68,6 +69,8 @@ func TestWhoAsks(t *testing.T) {
 	segment := syn
 	segment.Flags = frame.FlagACK
 	wantWay(t, n.out(t, udp), frame.WayAsk, "10.0.0.2", 20000, 53)
+	wantWay(t, n.out(t, udp), frame.WayAsk, "10.0.0.2", 20000, 53)
+	n.Inject(n.host("o"), frametest.Packet{SrcMAC: frame.WayArrived, DstMAC: uplinkMAC, Src: n.host("o").Addr, Dst: frametest.Addr("198.51.100.1"), SrcPort: 53, DstPort: 20000}.Raw())
 	wantWay(t, n.out(t, udp), frame.WaySend, "10.0.0.2", 20000, 53)
 	wantWay(t, n.out(t, syn), frame.WayAsk, "10.0.0.2", 20001, 80)
 	wantWay(t, n.out(t, segment), frame.WaySend, "10.0.0.2", 20001, 80)
@@ -96,6 +99,19 @@ func TestAnotherSource(t *testing.T) {
 		t.Errorf("translated anew: %v, TTL %d", f.Tuple, f.IPv4().TTL())
 	}
 	wantWay(t, f, frame.WaySend, "10.0.0.2", 20000, 53)
+	// A packet that left right behind the first one comes back as well, and follows it.
+	behind := frametest.Packet{SrcPort: 20009, DstPort: 53, Payload: []byte("first")}
+	n.out(t, behind)
+	first := n.LastOut()
+	behind.Payload = []byte("second")
+	n.out(t, behind)
+	later := n.LastOut()
+	for _, raw := range [][]byte{first, later} {
+		n.comeBack(raw, frame.WaySource, second, 0)
+		if f := n.lastOut(t); f.Tuple.Src != second || f.Tuple.SrcPort != 20009 || !bytes.Equal(f.Payload()[frame.UDPLen:], raw[len(raw)-len(f.Payload())+frame.UDPLen:]) {
+			t.Errorf("a packet right behind the first one: %v", f.Tuple)
+		}
+	}
 	if f := n.out(t, p); f.Tuple.Src != second {
 		t.Errorf("the next packet leaves from %v", f.Tuple.Src)
 	}
@@ -198,13 +214,20 @@ func TestTooLong(t *testing.T) {
 // A packet from outside that belongs to no flow goes back to the host's stack, unchanged but for its source MAC.
 func TestGiveBack(t *testing.T) {
 	n := waysNet(t)
+	n.out(t, frametest.Packet{SrcPort: 20000, DstPort: 53})
+	n.out(t, frametest.Packet{Proto: frame.TCP, Flags: frame.FlagSYN, SrcPort: 20001, DstPort: 80})
+	hosts := frametest.Packet{Src: frametest.Addr("198.51.100.1"), Dst: frametest.Addr("192.0.2.4"), SrcPort: 20000, DstPort: 53, Payload: []byte("the host's")}
 	for name, tt := range map[string]struct {
 		p    frametest.Packet
 		back bool
 	}{
-		"to a port of nobody":        {frametest.Packet{Proto: frame.TCP, Flags: frame.FlagSYN, SrcPort: 5, DstPort: 22}, true},
-		"a reply to the host's ping": {frametest.Packet{Proto: frame.ICMP, Type: frame.ICMPEchoReply, ID: 7}, true},
-		"a published port":           {frametest.Packet{Proto: frame.TCP, Flags: frame.FlagSYN, SrcPort: 5, DstPort: 8080}, false},
+		"to a port of nobody":                           {frametest.Packet{Proto: frame.TCP, Flags: frame.FlagSYN, SrcPort: 5, DstPort: 22}, true},
+		"a reply to the host's ping":                    {frametest.Packet{Proto: frame.ICMP, Type: frame.ICMPEchoReply, ID: 7}, true},
+		"TCP, not SYN, to a port that a container uses": {frametest.Packet{Proto: frame.TCP, Flags: frame.FlagACK, SrcPort: 5, DstPort: 20001}, true},
+		"UDP to a port that a container uses":           {frametest.Packet{SrcPort: 5, DstPort: 20000}, true},
+		"SYN to a port that a container uses":           {frametest.Packet{Proto: frame.TCP, Flags: frame.FlagSYN, SrcPort: 5, DstPort: 20001}, false},
+		"an error about the host's connection":          {frametest.Packet{Proto: frame.ICMP, Type: 3, Code: 4, Payload: frametest.Quote(hosts.Raw(), 8)}, true},
+		"a published port":                              {frametest.Packet{Proto: frame.TCP, Flags: frame.FlagSYN, SrcPort: 5, DstPort: 8080}, false},
 	} {
 		before := n.DP.NAT.GivenBack()
 		p := tt.p
@@ -217,7 +240,7 @@ func TestGiveBack(t *testing.T) {
 			continue
 		}
 		f := n.lastOut(t)
-		if f.Src != frame.WayReturn(77) || f.Dst != uplinkMAC || !bytes.Equal(f.Bytes()[12:], p.Raw()[frame.VnetLen+12:]) {
+		if f.Src != frame.WayGivenBack(77) || f.Dst != uplinkMAC || !bytes.Equal(f.Bytes()[12:], p.Raw()[frame.VnetLen+12:]) {
 			t.Errorf("%s: it came back as %v %v", name, f.Dst, f.Src)
 		}
 	}

@@ -29,10 +29,9 @@ const (
 	maxOwn   = 1024
 	maxPairs = 4096
 	maxFrags = 8192 // packets in fragments, ours and the host's
-	maxFence = 8
 )
 
-func newMaps(fenced bool) (*bpfMaps, error) {
+func newMaps(fenced int) (*bpfMaps, error) {
 	m := &bpfMaps{}
 	var err error
 	m.ports, m.portsMem, err = mappedArray("uvs_ports", nat.PortSetBytes, (nat.MaxAddrs+1)*setsOfAddr)
@@ -46,9 +45,9 @@ func newMaps(fenced bool) (*bpfMaps, error) {
 		{&m.own, ebpf.MapSpec{Name: "uvs_own", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: maxOwn}},
 		{&m.pairs, ebpf.MapSpec{Name: "uvs_pairs", Type: ebpf.Hash, KeySize: 12, ValueSize: 4, MaxEntries: maxPairs}},
 		{&m.frags, ebpf.MapSpec{Name: "uvs_frags", Type: ebpf.LRUHash, KeySize: 12, ValueSize: 4, MaxEntries: maxFrags}},
-		{&m.fence, ebpf.MapSpec{Name: "uvs_fence", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: maxFence}},
+		{&m.fence, ebpf.MapSpec{Name: "uvs_fence", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: uint32(max(fenced, 1))}},
 	} {
-		if err == nil && (fenced || x.to != &m.fence) {
+		if err == nil && (fenced > 0 || x.to != &m.fence) {
 			*x.to, err = ebpf.NewMap(&x.spec)
 		}
 	}

@@ -20,7 +20,7 @@ type shared struct {
 	owned map[frame.Addr]bool // the addresses in the map own
 }
 
-func newShared(fenced bool) (*shared, error) {
+func newShared(fenced int) (*shared, error) {
 	m, err := newMaps(fenced)
 	if err != nil {
 		return nil, err
@@ -171,6 +171,9 @@ func (u *Uplink) SourceFor(remote frame.Addr) frame.Addr {
 	}
 	var b [4]byte
 	binary.NativeEndian.PutUint32(b[:], h.src.Load())
+	if u.maps.hint(remote) != h { // the program has given the place to another destination
+		return 0
+	}
 	return frame.Addr(binary.BigEndian.Uint32(b[:]))
 }
 
@@ -181,8 +184,10 @@ const unknownMTU = 1500
 //
 //uvswitch:hot
 func (u *Uplink) WayMTU(remote frame.Addr) int {
-	if h := u.maps.hint(remote); h != nil && h.mtu.Load() != 0 {
-		return int(h.mtu.Load())
+	if h := u.maps.hint(remote); h != nil {
+		if mtu := int(h.mtu.Load()); mtu != 0 && u.maps.hint(remote) == h {
+			return mtu
+		}
 	}
 	return unknownMTU
 }

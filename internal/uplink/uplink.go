@@ -102,7 +102,7 @@ func Open(o Options) (*Uplink, error) {
 			return nil, fmt.Errorf("%w: %q does not exist (`ip link` lists devices; `--uplink auto` uses the device of the default route)", ErrNoDevice, o.Device)
 		}
 	}
-	m, err := newShared(len(o.Devices) > 0)
+	m, err := newShared(len(o.Devices))
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +129,9 @@ func Open(o Options) (*Uplink, error) {
 		}
 	}
 	if err == nil {
-		_, err = u.Refresh()
+		if _, err = u.Refresh(); len(u.in) > 0 {
+			err = nil // what cannot be attached to one device is said at the next Refresh
+		}
 	}
 	if err != nil {
 		u.Close()

@@ -47,10 +47,14 @@ func Watch(ctx context.Context, changed func()) error {
 	go func() {
 		for ; ctx.Err() == nil; <-news {
 			changed()
+			time.Sleep(pause)
 		}
 	}()
 	return nil
 }
+
+// pause is what a host with a busy routing daemon is spared. The packets themselves ask the routing at once.
+const pause = 20 * time.Millisecond
 
 func subscribe() (*nl.NetlinkSocket, error) {
 	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE,
