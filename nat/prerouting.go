@@ -108,7 +108,7 @@ func (n *NAT) preRouteTuple(c *config, f *frame.Frame, b *frame.Batch, outside b
 //uvswitch:hot
 func (n *NAT) giveBack(f *frame.Frame, why frame.Reason, dry bool) {
 	mark, ifindex, ok := f.Way()
-	if !ok || mark != frame.WayIn {
+	if !ok || mark != frame.WayIn && mark != frame.WayInAgain {
 		f.DropFor(why)
 		return
 	}
@@ -118,7 +118,7 @@ func (n *NAT) giveBack(f *frame.Frame, why frame.Reason, dry bool) {
 			n.noteHosts(f)
 		}
 	}
-	f.SetMACs(f.Dst, frame.WayGivenBack(ifindex))
+	f.SetMACs(f.Dst, frame.WayGivenBack(mark, ifindex))
 	f.Verdict, f.Out = frame.ToPort, f.In
 }
 
@@ -127,7 +127,7 @@ func (n *NAT) giveBack(f *frame.Frame, why frame.Reason, dry bool) {
 func (n *NAT) knowsOther(f *frame.Frame) bool {
 	mark, _, ok := f.Way()
 	syn := f.Proto == frame.TCP && f.TCP().Flags()&(frame.FlagSYN|frame.FlagACK) == frame.FlagSYN
-	return ok && mark == frame.WayIn && !syn
+	return ok && (mark == frame.WayIn || mark == frame.WayInAgain) && !syn
 }
 
 // rests reports whether a packet is for an outside port in quarantine.

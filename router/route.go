@@ -113,6 +113,8 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 		f.DropFor(frame.NotForUs) // never forward from the uplink to the uplink
 	case rt.Egress == frame.NoNet && !out.Up:
 		f.PuntFor(frame.UplinkDown)
+	case rt.Egress == frame.NoNet && s.ipsec != nil && s.needsIPsec(dst):
+		f.PuntFor(frame.IPsecPolicy)
 	case rt.NextHop == 0 && rt.Egress != frame.NoNet && isDirectedBroadcast(out, dst):
 		f.DropFor(frame.MartianDestination)
 	case f.IPv4().TTL() <= 1:
@@ -136,6 +138,12 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 			f.NextHop = rt.NextHop
 		}
 	}
+}
+
+//uvswitch:hot
+func (s *snapshot) needsIPsec(dst frame.Addr) bool {
+	_, ok := s.ipsec.Lookup(dst.Netip())
+	return ok
 }
 
 // byUplink is the way of answers to what came in by the uplink, when the way out is through the host's stack.

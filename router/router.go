@@ -66,11 +66,12 @@ type snapshot struct {
 	ifaces   [frame.MaxNets]*Interface // by network; the uplink has index NoNet
 	fib      *bart.Table[*Route]
 	neigh    neighTable
-	pmtu     *pmtuCache           // what ICMP errors from outside have said, for MSS; shared by all snapshots
-	ways     *pmtuCache           // what the host's ways out have said; likewise
-	wayMTU   func(frame.Addr) int // see SetWayMTU
-	host     frame.Addr           // address of the host port; 0 for none
-	hostPort frame.PortID         // the host port
+	pmtu     *pmtuCache            // what ICMP errors from outside have said, for MSS; shared by all snapshots
+	ways     *pmtuCache            // what the host's ways out have said; likewise
+	wayMTU   func(frame.Addr) int  // see SetWayMTU
+	ipsec    *bart.Table[struct{}] // destinations that packets may reach by IPsec only; nil: none
+	host     frame.Addr            // address of the host port; 0 for none
+	hostPort frame.PortID          // the host port
 }
 
 // Router has the routing stages and their state.
@@ -129,6 +130,20 @@ func (r *Router) SetWayMTU(mtu func(frame.Addr) int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.update(func(s *snapshot) { s.wayMTU = mtu })
+}
+
+// SetIPsec sets the destinations outside that the host's IPsec policies protect. Packets to these would leave in the clear: they are refused.
+func (r *Router) SetIPsec(to []netip.Prefix) {
+	var t *bart.Table[struct{}]
+	if len(to) > 0 {
+		t = &bart.Table[struct{}]{}
+		for _, p := range to {
+			t.Insert(p, struct{}{})
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.update(func(s *snapshot) { s.ipsec = t })
 }
 
 // DeleteInterface removes an interface, its routes and its neighbors. Frames that are queued for these neighbors are

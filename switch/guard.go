@@ -55,7 +55,7 @@ func fromOutside(f *frame.Frame, p *Port) {
 	}
 	if mark, _, ok := f.Way(); !ok {
 		f.DropFor(frame.NotForUs)
-	} else if mark < frame.WayClone {
+	} else if mark < frame.WayInAgain {
 		f.Verdict = frame.CameBack
 	}
 }

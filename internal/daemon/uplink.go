@@ -137,6 +137,7 @@ func (d *Daemon) refreshUplinkLocked() {
 	if d.usesBPF() {
 		i.MTU = model.MaxMTU // each way has its own
 		d.dp.NAT.WaysChanged()
+		d.dp.Router.SetIPsec(s.Policies)
 	} else {
 		i.PeerMAC, i.Up = d.up.MAC, s.Up
 	}

@@ -48,7 +48,10 @@ func Parse(f *Frame) {
 		}
 		typ, at = binary.BigEndian.Uint16(b[at+2:]), at+VLANLen
 	}
-	f.EtherType, f.L3 = typ, uint16(at)
+	if f.EtherType, f.L3 = typ, uint16(at); typ == TypeVLAN || typ == TypeQinQ { // more tags than are looked at
+		f.Flags, f.Malformed = f.Flags|HasVLAN, MalformedPacket
+		return
+	}
 	parseL3(f, b, typ, at)
 	if f.raw[0]&VnetNeedsCsum != 0 && !f.sumsTransport() {
 		f.DropFor(BadVnetHeader)

@@ -57,6 +57,7 @@ const (
 	WayChanged
 	NeedsHostStack
 	WayNotAllowed
+	IPsecPolicy
 	FlowToItself
 	FlowClash
 	NATPortsExhausted
@@ -180,6 +181,7 @@ var reasons = [NumReasons]ReasonInfo{
 	WayChanged:            {Stage: Translation, Name: "way_changed", Meaning: "the way out needs another source address, or the host uses the port; the packet is translated anew", Remedy: "nothing to do", Punt: Redo},
 	NeedsHostStack:        {Stage: Translation, Name: "needs_host_stack", Meaning: "the host's route to the destination has an encapsulation (MPLS, SRv6), which the switch cannot add (answered with ICMP 3/13)", Remedy: "see `ip route get ADDR` on the host; use a route without encap", Punt: Reject, Error: unreachable(CodeAdminFiltered)},
 	WayNotAllowed:         {Stage: Translation, Name: "way_not_allowed", Meaning: "the host's route leads through a device that uplink.devices does not list (answered with ICMP 3/13)", Remedy: "see `ip route get ADDR` on the host; bring the listed device up, or add this one to uplink.devices", Punt: Reject, Error: unreachable(CodeAdminFiltered)},
+	IPsecPolicy:           {Stage: Routing, Name: "ipsec_policy", Meaning: "an IPsec policy of the host protects the destination, and the packet would leave in the clear (answered with ICMP 3/13)", Remedy: "see `ip xfrm policy`; run the switch with --uplink-kind host, so that the host's stack applies IPsec", Punt: Reject, Error: unreachable(CodeAdminFiltered)},
 	FlowToItself:          {Stage: Translation, Name: "flow_to_itself", Meaning: "the destination is the outside port that NAT gave to the packet's own source", Remedy: "the program sends to itself; let it use 127.0.0.1"},
 	FlowClash:             {Stage: Translation, Name: "flow_clash", Meaning: "another flow, which is in use, already has the addresses and ports that this flow would get", Remedy: "use another port, or remove the other flow with `uvswitch flow del`"},
 	NATPortsExhausted:     {Stage: Translation, Name: "nat_ports_exhausted", Meaning: "NAT has no free outside port for another mapping, or this port of the switch has used up its share (answered with ICMP 3/13)", Remedy: "widen the ports for NAT (--nat-ports of run, or uplink.ports in the configuration file); see which ports hold them with `uvswitch nat ports`", Punt: Reject, Error: unreachable(CodeAdminFiltered)},

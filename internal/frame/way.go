@@ -6,7 +6,7 @@ package frame
 //	direction    destination MAC                                     source MAC
 //	out          0 (2), inside port (2), remote port (2)             02, WaySend or WayAsk, inside address (4)
 //	given back   as it came in                                       02, WayBack, index of its device (4)
-//	in           as it came in                                       02, WayIn or WayClone, index of its device (4)
+//	in           as it came in                                       02, WayIn, WayInAgain or WayClone, index of its device (4)
 //	came back    0 (2), as it went out (2), MTU in bytes (2)         02, a WayCode, source address that the way needs (4)
 //
 // The inside address and port are those that the host's routing sees: policy routing and multipath decide by them. Address 0 stands for
@@ -19,6 +19,8 @@ const (
 	WayAsk       = 1    // likewise, if its source address and its port are right; else it comes back
 	WayBack      = 2    // it is the host's: to the host's stack, as if it had just come in
 	WayAskSource = 3    // like WayAsk, but the port is right: it is published
+	WayBackLast  = 4    // likewise, and no other switch shall take it
+	WayInAgain   = 0xfd // another switch has given it back
 	WayClone     = 0xfe // the host has a copy
 	WayIn        = 0xff
 )
@@ -53,8 +55,13 @@ const WayNobody MAC = wayPrefix << 40
 // WayArrived is the source MAC of a packet from outside when its device does not matter.
 const WayArrived MAC = wayPrefix<<40 | WayIn<<32
 
-// WayGivenBack is the source MAC of a frame from device ifindex that is given back to the host.
-func WayGivenBack(ifindex uint32) MAC { return wayMAC(WayBack, ifindex) }
+// WayGivenBack is the source MAC of a frame that came in with a mark from device ifindex, and is given back to the host.
+func WayGivenBack(mark uint8, ifindex uint32) MAC {
+	if mark == WayInAgain {
+		return wayMAC(WayBackLast, ifindex)
+	}
+	return wayMAC(WayBack, ifindex)
+}
 
 //uvswitch:hot
 func wayMAC(second uint8, low uint32) MAC {

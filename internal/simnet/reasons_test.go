@@ -188,6 +188,10 @@ var provocations = func() map[frame.Reason]provocation {
 			x.n.DP.Switch.SetPort(p)
 			x.send("a", frametest.Packet{DstMAC: x.mac("b"), Dst: a("192.0.2.9")})
 		}},
+		frame.IPsecPolicy: {do: func(x *teasing) {
+			x.n.DP.Router.SetIPsec([]netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")})
+			x.send("a", frametest.Packet{})
+		}},
 		frame.NeedsHostStack: cameBack(frame.WayEncap),
 		frame.WayNotAllowed:  cameBack(frame.WayFenced),
 		frame.GuardRouter: guard(func(x *teasing) []byte {

@@ -240,7 +240,7 @@ func TestGiveBack(t *testing.T) {
 			continue
 		}
 		f := n.lastOut(t)
-		if f.Src != frame.WayGivenBack(77) || f.Dst != uplinkMAC || !bytes.Equal(f.Bytes()[12:], p.Raw()[frame.VnetLen+12:]) {
+		if f.Src != frame.WayGivenBack(frame.WayIn, 77) || f.Dst != uplinkMAC || !bytes.Equal(f.Bytes()[12:], p.Raw()[frame.VnetLen+12:]) {
 			t.Errorf("%s: it came back as %v %v", name, f.Dst, f.Src)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -96,6 +97,14 @@ func (a *attachment) close() {
 	}
 }
 
+// isThere reports whether the program is still attached: anybody may remove a clsact filter.
+func (a *attachment) isThere() bool {
+	return a.filter == nil || slices.ContainsFunc(filters(a.filter.LinkIndex), func(f netlink.Filter) bool {
+		b, ok := f.(*netlink.BpfFilter)
+		return ok && b.Name == a.filter.Name
+	})
+}
+
 func filters(ifindex int) []netlink.Filter {
 	var all []netlink.Filter
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
@@ -116,7 +125,7 @@ func sweep(ifindex int) (swept int) {
 			continue
 		}
 		pid, err := strconv.Atoi(strings.TrimPrefix(b.Name, filterPrefix))
-		if err != nil || unix.Kill(pid, 0) == nil && pid != os.Getpid() {
+		if err != nil || !errors.Is(unix.Kill(pid, 0), unix.ESRCH) && pid != os.Getpid() {
 			continue
 		}
 		if netlink.FilterDel(b) == nil {

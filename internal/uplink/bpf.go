@@ -26,7 +26,7 @@ type bpfMaps struct {
 }
 
 const (
-	maxOwn   = 1024
+	maxOwn   = 65536
 	maxPairs = 4096
 	maxFrags = 8192 // packets in fragments, ours and the host's
 )
@@ -42,7 +42,7 @@ func newMaps(fenced int) (*bpfMaps, error) {
 		to   **ebpf.Map
 		spec ebpf.MapSpec
 	}{
-		{&m.own, ebpf.MapSpec{Name: "uvs_own", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: maxOwn}},
+		{&m.own, ebpf.MapSpec{Name: "uvs_own", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: maxOwn, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&m.pairs, ebpf.MapSpec{Name: "uvs_pairs", Type: ebpf.Hash, KeySize: 12, ValueSize: 4, MaxEntries: maxPairs}},
 		{&m.frags, ebpf.MapSpec{Name: "uvs_frags", Type: ebpf.LRUHash, KeySize: 12, ValueSize: 4, MaxEntries: maxFrags}},
 		{&m.fence, ebpf.MapSpec{Name: "uvs_fence", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: uint32(max(fenced, 1))}},
@@ -112,7 +112,8 @@ const (
 	// Offsets in struct __sk_buff.
 	skbPktType, skbMark, skbProtocol, skbVLANPresent, skbVLANTCI, skbIfindex, skbGSOSize = 4, 8, 16, 20, 24, 40, 176
 
-	markBase = 0x75767300 // of packets on their way back to the host's stack; the low byte tells switches apart
+	markBase  = 0x75767300 // of packets on their way back to the host's stack; the low byte tells switches apart
+	markOfAll = 0xff       // every switch lets it pass
 
 	etherIPv4 = 0x0008 // the EtherType in network byte order
 

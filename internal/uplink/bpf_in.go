@@ -49,6 +49,7 @@ const (
 	inFlags = -116 // a byte: TCP's flags
 	inSet   = -120 // which set: a setIndex of index 0
 	inError = -124 // 1: the packet is an ICMP error
+	inHow   = -128 // the mark of what is redirected
 )
 
 // Masks of the fragment field in network byte order.
@@ -75,14 +76,20 @@ func (m *bpfMaps) wayIn(tap int, mark int32, plain bool) (*ebpf.Program, error) 
 
 // emitOrigin:
 //
-//	if (skb->mark == MARK) { skb->mark = 0; goto pass; } // given back
+//	how = IN;
+//	if (skb->mark == MARK || skb->mark == MARK_OF_ALL) { skb->mark = 0; goto pass; } // given back
+//	if (skb->mark & ~0xff == MARK_BASE) how = IN_AGAIN; // given back by another switch
 //	if (skb->protocol != IPv4 || skb->pkt_type != HOST) goto pass;
 //	if (skb->vlan_present && skb->vlan_tci & 0xfff) goto pass;
 func (p *wayIn) emitOrigin() {
 	p.emit(
 		asm.Mov.Reg(regPacket, asm.R1),
-		asm.LoadMem(asm.R1, regPacket, skbMark, asm.Word), asm.JNE.Imm(asm.R1, p.mark, "fresh"),
-		asm.Mov.Imm(asm.R1, 0), asm.StoreMem(regPacket, skbMark, asm.R1, asm.Word), asm.Ja.Label("pass"),
+		asm.StoreImm(asm.RFP, inHow, frame.WayIn, asm.Word),
+		asm.LoadMem(asm.R1, regPacket, skbMark, asm.Word),
+		asm.JEq.Imm(asm.R1, p.mark, "given back"), asm.JEq.Imm(asm.R1, markBase|markOfAll, "given back"),
+		asm.And.Imm(asm.R1, ^markOfAll), asm.JNE.Imm(asm.R1, markBase, "fresh"),
+		asm.StoreImm(asm.RFP, inHow, frame.WayInAgain, asm.Word), asm.Ja.Label("fresh"),
+		asm.Mov.Imm(asm.R1, 0).WithSymbol("given back"), asm.StoreMem(regPacket, skbMark, asm.R1, asm.Word), asm.Ja.Label("pass"),
 		asm.LoadMem(asm.R1, regPacket, skbProtocol, asm.Word).WithSymbol("fresh"), asm.JNE.Imm(asm.R1, etherIPv4, "pass"),
 		asm.LoadMem(asm.R1, regPacket, skbPktType, asm.Word), asm.JNE.Imm(asm.R1, unix.PACKET_HOST, "pass"),
 		asm.LoadMem(asm.R1, regPacket, skbVLANPresent, asm.Word), asm.JEq.Imm(asm.R1, 0, "untagged"),
@@ -309,7 +316,7 @@ func (p *wayIn) emitSocketCheck() {
 //
 //	ours: whose = 1; note_fragment(whose);
 //	redirect: if (skb->vlan_present) vlan_pop(skb);
-//	if (plain) { change_head(skb, 14); store(0, {0, IN, ifindex, IPv4}); } else store(6, {IN, ifindex});
+//	if (plain) { change_head(skb, 14); store(0, {0, how, ifindex, IPv4}); } else store(6, {how, ifindex});
 //	return redirect(tap);
 //	host's: whose = 0; note_fragment(whose); goto pass;
 func (p *wayIn) emitRedirect() {
@@ -320,7 +327,7 @@ func (p *wayIn) emitRedirect() {
 		asm.Mov.Reg(asm.R1, regPacket), asm.FnSkbVlanPop.Call(),
 		asm.Mov.Imm(asm.R0, 0).WithSymbol("mark"),
 	)
-	p.emitMark(frame.WayIn)
+	p.emitMark(-1)
 	if p.plain {
 		p.emit(
 			asm.StoreImm(asm.RFP, inEther, 0, asm.Word), asm.StoreImm(asm.RFP, inEther+4, 0, asm.Half), asm.StoreImm(asm.RFP, inEther+12, etherIPv4, asm.Half),
@@ -340,10 +347,15 @@ func (p *wayIn) emitRedirect() {
 	p.emitNoteFragment("pass")
 }
 
-// emitMark: ether.src = {2, mark, htonl(skb->ifindex)};
+// emitMark: ether.src = {2, mark, htonl(skb->ifindex)}; a mark of -1 stands for how.
 func (p *wayIn) emitMark(mark int64) {
+	if mark < 0 {
+		p.emit(asm.LoadMem(asm.R1, asm.RFP, inHow, asm.Word), asm.StoreMem(asm.RFP, inEther+7, asm.R1, asm.Byte))
+	} else {
+		p.emit(asm.StoreImm(asm.RFP, inEther+7, mark, asm.Byte))
+	}
 	p.emit(
-		asm.StoreImm(asm.RFP, inEther+6, 2, asm.Byte), asm.StoreImm(asm.RFP, inEther+7, mark, asm.Byte),
+		asm.StoreImm(asm.RFP, inEther+6, 2, asm.Byte),
 		asm.LoadMem(asm.R1, regPacket, skbIfindex, asm.Word), asm.HostTo(asm.BE, asm.R1, asm.Word),
 		asm.StoreMem(asm.RFP, inEther+8, asm.R1, asm.Word),
 	)

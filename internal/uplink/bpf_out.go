@@ -66,7 +66,7 @@ func (m *bpfMaps) wayOut(mark int32) (*ebpf.Program, error) {
 //
 //	ether = load(0, 14); command = ether.src[1];
 //	if (ether.src[0] != 2) goto drop;
-//	if (command == BACK) goto back;
+//	if (command == BACK || command == BACK_LAST) goto back;
 //	if (skb->protocol != IPv4) goto drop;
 //	ip = load(14, 20); l4 = ip.ihl * 4; head = load(14 + l4, 8);
 func (p *wayOut) emitHeader() {
@@ -76,6 +76,7 @@ func (p *wayOut) emitHeader() {
 		asm.Mov.Imm(asm.R4, 14), asm.FnSkbLoadBytes.Call(), asm.JNE.Imm(asm.R0, 0, "drop"),
 		asm.LoadMem(asm.R1, asm.RFP, outEther+6, asm.Byte), asm.JNE.Imm(asm.R1, 2, "drop"),
 		asm.LoadMem(regCommand, asm.RFP, outEther+7, asm.Byte), asm.JEq.Imm(regCommand, frame.WayBack, "back"),
+		asm.JEq.Imm(regCommand, frame.WayBackLast, "back"),
 		asm.LoadMem(asm.R1, regPacket, skbProtocol, asm.Word), asm.JNE.Imm(asm.R1, etherIPv4, "drop"),
 		asm.Mov.Imm(regL4, 0),
 	)
@@ -235,11 +236,13 @@ func (p *wayOut) emitComeBack() {
 
 // emitGiveBack:
 //
-//	back: skb->mark = MARK; change_type(skb, PACKET_HOST);
+//	back: skb->mark = command == BACK ? MARK : MARK_OF_ALL; change_type(skb, PACKET_HOST);
 //	return redirect(ntohl(ether.src[2..6]), INGRESS);
 func (p *wayOut) emitGiveBack() {
 	p.emit(
-		asm.Mov.Imm(asm.R1, p.mark).WithSymbol("back"), asm.StoreMem(regPacket, skbMark, asm.R1, asm.Word),
+		asm.Mov.Imm(asm.R1, p.mark).WithSymbol("back"), asm.JEq.Imm(regCommand, frame.WayBack, "marked"),
+		asm.Mov.Imm(asm.R1, markBase|markOfAll),
+		asm.StoreMem(regPacket, skbMark, asm.R1, asm.Word).WithSymbol("marked"),
 		asm.Mov.Reg(asm.R1, regPacket), asm.Mov.Imm(asm.R2, unix.PACKET_HOST), asm.FnSkbChangeType.Call(),
 		asm.LoadMem(asm.R1, asm.RFP, outEther+8, asm.Word), asm.HostTo(asm.BE, asm.R1, asm.Word),
 		asm.Mov.Imm(asm.R2, 1), // BPF_F_INGRESS

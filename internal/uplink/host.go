@@ -37,12 +37,33 @@ func (u *Uplink) inspect() (State, error) {
 	} else {
 		s.Own, s.Watched = ownAndWatched(u.opts.TAP, links, addrs, routes)
 	}
+	s.Policies = outPolicies()
 	s.Why = s.describe(u.tapIdx, links, addrs, routes)
 	if u.opts.Kind == TAP {
 		s.Addr = tapOurs
 	}
 	s.Up = s.Why == ""
 	return s, nil
+}
+
+// outPolicies are the destinations of the host's IPsec policies for packets that go out.
+func outPolicies() (to []netip.Prefix) {
+	list, err := netlink.XfrmPolicyList(netlink.FAMILY_V4)
+	if err != nil { // a kernel without IPsec
+		return nil
+	}
+	for _, p := range list {
+		if p.Dir != netlink.XFRM_DIR_OUT || p.Action != netlink.XFRM_POLICY_BLOCK && len(p.Tmpls) == 0 {
+			continue // such a policy lets packets pass as they are
+		}
+		dst := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		if p.Dst != nil && p.Dst.IP.To4() != nil {
+			dst = prefixOf(p.Dst)
+		}
+		to = append(to, dst)
+	}
+	slices.SortFunc(to, func(a, b netip.Prefix) int { return strings.Compare(a.String(), b.String()) })
+	return slices.Compact(to)
 }
 
 // dump repeats a dump that a change has interrupted.
@@ -94,7 +115,7 @@ func ownAndWatched(tap string, links []netlink.Link, addrs []netlink.Addr, route
 		if !used[a.Index] || ours[a.Index] || a.Flags&net.FlagLoopback != 0 || isBridgePort(a, links) {
 			continue
 		}
-		watched = append(watched, Watched{Name: a.Name, Index: a.Index, Plain: len(a.HardwareAddr) == 0})
+		watched = append(watched, Watched{Name: a.Name, Index: a.Index, Plain: a.EncapType != "ether"})
 	}
 	slices.SortFunc(own, netip.Addr.Compare)
 	slices.SortFunc(watched, byName)

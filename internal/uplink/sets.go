@@ -35,8 +35,8 @@ func (s *shared) setOwn(addrs []netip.Addr) {
 	now := map[frame.Addr]bool{}
 	for _, a := range addrs {
 		x := frame.AddrFrom(a)
-		if now[x] = true; !s.owned[x] {
-			_ = s.own.Put(inNetworkOrder(x), uint32(s.index[x])) // beyond 1024 addresses they are the host's alone
+		if s.owned[x] || s.own.Put(inNetworkOrder(x), uint32(s.index[x])) == nil { // a full map is tried again
+			now[x] = true
 		}
 	}
 	for x := range s.owned {

@@ -34,8 +34,9 @@ type State struct {
 	Up     bool   // there is a device, it is up, and it has an address
 	Why    string // when not Up
 
-	Own     []netip.Addr // all addresses of the host, sorted; containers leave by these
-	Watched []Watched    // devices that the way in is attached to, sorted by name
+	Own      []netip.Addr   // all addresses of the host, sorted; containers leave by these
+	Policies []netip.Prefix // destinations of the host's IPsec policies: packets to these must not leave without IPsec
+	Watched  []Watched      // devices that the way in is attached to, sorted by name
 }
 
 // A Watched device is one that the program "way in" is attached to.
@@ -47,7 +48,7 @@ type Watched struct {
 
 func (s *State) equal(o *State) bool {
 	return s.Device == o.Device && s.Addr == o.Addr && s.MTU == o.MTU && s.Up == o.Up && s.Why == o.Why &&
-		slices.Equal(s.Own, o.Own) && slices.Equal(s.Watched, o.Watched)
+		slices.Equal(s.Own, o.Own) && slices.Equal(s.Policies, o.Policies) && slices.Equal(s.Watched, o.Watched)
 }
 
 // The two ends of the link between the host and the switch. With programs, the TAP's MAC is only what the host's stack puts into frames
@@ -121,7 +122,7 @@ func Open(o Options) (*Uplink, error) {
 	if err == nil {
 		var d link.Info
 		d, err = link.Inspect(netns.Original, o.TAP)
-		u.tapIdx, u.mark = d.Index, markBase|int32(d.Index&0xff)
+		u.tapIdx, u.mark = d.Index, markBase|int32(d.Index%markOfAll)
 	}
 	if err == nil && o.Kind != TAP {
 		if err = link.SetForwarding(u.tapIdx); err == nil {
@@ -179,7 +180,7 @@ func (u *Uplink) Refresh() (changed bool, err error) {
 	}
 	was := u.known.Load()
 	if u.opts.Kind != TAP {
-		err = u.watchLocked(&s)
+		err = errors.Join(u.watchLocked(&s), link.SetForwarding(u.tapIdx)) // a write to ip_forward resets every device
 		u.maps.setOwn(s.Own)
 		u.maps.setFence(u.opts.Devices)
 	}
@@ -193,7 +194,7 @@ func (u *Uplink) Refresh() (changed bool, err error) {
 // watchLocked attaches the way in to the devices of s, and takes it off all others. A device that it cannot be attached to is left out of s.
 func (u *Uplink) watchLocked(s *State) (errs error) {
 	s.Watched = slices.DeleteFunc(s.Watched, func(w Watched) bool {
-		if u.in[w.Index] != nil {
+		if a := u.in[w.Index]; a != nil && a.isThere() {
 			return false
 		}
 		p, err := u.wayInLocked(w.Plain)
