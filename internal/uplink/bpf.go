@@ -110,10 +110,14 @@ const (
 	shot = 2  // TC_ACT_SHOT
 
 	// Offsets in struct __sk_buff.
-	skbPktType, skbMark, skbProtocol, skbVLANPresent, skbVLANTCI, skbIfindex, skbGSOSize = 4, 8, 16, 20, 24, 40, 176
+	skbPktType, skbMark, skbProtocol, skbVLANPresent, skbVLANTCI, skbIfindex, skbTCIndex, skbGSOSize = 4, 8, 16, 20, 24, 40, 44, 176
 
 	markBase  = 0x75767300 // of packets on their way back to the host's stack; the low byte tells switches apart
 	markOfAll = 0xff       // every switch lets it pass
+
+	// Values of tc_index, by which the programs of several switches on one device see in the same packet what was decided: the mark is
+	// cleared for the host's stack.
+	givenBack, leftAlone = 0x7576, 0x7577
 
 	etherIPv4 = 0x0008 // the EtherType in network byte order
 

@@ -76,20 +76,23 @@ func (m *bpfMaps) wayIn(tap int, mark int32, plain bool) (*ebpf.Program, error) 
 
 // emitOrigin:
 //
-//	how = IN;
-//	if (skb->mark == MARK || skb->mark == MARK_OF_ALL) { skb->mark = 0; goto pass; } // given back
-//	if (skb->mark & ~0xff == MARK_BASE) how = IN_AGAIN; // given back by another switch
+//	if (skb->mark == MARK)        { skb->mark = 0; skb->tc_index = GIVEN_BACK; goto pass; }
+//	if (skb->mark == MARK_OF_ALL) { skb->mark = 0; skb->tc_index = LEFT_ALONE; goto pass; }
+//	if (skb->tc_index == LEFT_ALONE) goto pass;
+//	how = skb->tc_index == GIVEN_BACK || skb->mark & ~0xff == MARK_BASE ? IN_AGAIN : IN; // by another switch
 //	if (skb->protocol != IPv4 || skb->pkt_type != HOST) goto pass;
 //	if (skb->vlan_present && skb->vlan_tci & 0xfff) goto pass;
 func (p *wayIn) emitOrigin() {
 	p.emit(
 		asm.Mov.Reg(regPacket, asm.R1),
 		asm.StoreImm(asm.RFP, inHow, frame.WayIn, asm.Word),
-		asm.LoadMem(asm.R1, regPacket, skbMark, asm.Word),
-		asm.JEq.Imm(asm.R1, p.mark, "given back"), asm.JEq.Imm(asm.R1, markBase|markOfAll, "given back"),
+		asm.Mov.Imm(asm.R2, givenBack), asm.LoadMem(asm.R1, regPacket, skbMark, asm.Word), asm.JEq.Imm(asm.R1, p.mark, "given back"),
+		asm.Mov.Imm(asm.R2, leftAlone), asm.JEq.Imm(asm.R1, markBase|markOfAll, "given back"),
+		asm.LoadMem(asm.R3, regPacket, skbTCIndex, asm.Word), asm.JEq.Imm(asm.R3, leftAlone, "pass"), asm.JEq.Imm(asm.R3, givenBack, "again"),
 		asm.And.Imm(asm.R1, ^markOfAll), asm.JNE.Imm(asm.R1, markBase, "fresh"),
-		asm.StoreImm(asm.RFP, inHow, frame.WayInAgain, asm.Word), asm.Ja.Label("fresh"),
-		asm.Mov.Imm(asm.R1, 0).WithSymbol("given back"), asm.StoreMem(regPacket, skbMark, asm.R1, asm.Word), asm.Ja.Label("pass"),
+		asm.StoreImm(asm.RFP, inHow, frame.WayInAgain, asm.Word).WithSymbol("again"), asm.Ja.Label("fresh"),
+		asm.StoreMem(regPacket, skbTCIndex, asm.R2, asm.Word).WithSymbol("given back"),
+		asm.Mov.Imm(asm.R1, 0), asm.StoreMem(regPacket, skbMark, asm.R1, asm.Word), asm.Ja.Label("pass"),
 		asm.LoadMem(asm.R1, regPacket, skbProtocol, asm.Word).WithSymbol("fresh"), asm.JNE.Imm(asm.R1, etherIPv4, "pass"),
 		asm.LoadMem(asm.R1, regPacket, skbPktType, asm.Word), asm.JNE.Imm(asm.R1, unix.PACKET_HOST, "pass"),
 		asm.LoadMem(asm.R1, regPacket, skbVLANPresent, asm.Word), asm.JEq.Imm(asm.R1, 0, "untagged"),
