@@ -27,6 +27,9 @@ func Probe() (Kind, error) {
 	if err != nil {
 		return "", fmt.Errorf("uplink: %w", err)
 	}
+	if err := probeRouting(); err != nil {
+		return "", err
+	}
 	a, kind, err := attach(lo.Attrs().Index, p, Auto)
 	if err != nil {
 		return "", err
@@ -35,7 +38,7 @@ func Probe() (Kind, error) {
 	return kind, nil
 }
 
-// Others lists the programs on a device's ingress that are not the switch's with this pid, by name; stale are those of
+// OtherPrograms lists the programs on a device's ingress that are not the switch's with this pid, by name; stale are those of
 // switches that have died.
 func OtherPrograms(device string, pid int) (others, stale []string) {
 	l, err := netlink.LinkByName(device)

@@ -103,6 +103,11 @@ func Open(o Options) (*Uplink, error) {
 			return nil, fmt.Errorf("%w: %q does not exist (`ip link` lists devices; `--uplink auto` uses the device of the default route)", ErrNoDevice, o.Device)
 		}
 	}
+	if o.Kind != TAP {
+		if err := probeRouting(); err != nil {
+			return nil, err
+		}
+	}
 	m, err := newShared(len(o.Devices))
 	if err != nil {
 		return nil, err
