@@ -100,13 +100,9 @@ func (s *snapshot) unicast(b *frame.Batch, f *frame.Frame, n *Network) {
 	if b.Dry && f.Dst == b.Learned.MAC && f.Egress == f.Net {
 		id = b.Learned.Port // Learn would have recorded it
 	}
-	if id == frame.NoPort {
-		f.Verdict, f.Class = frame.Flood, frame.UnknownUnicast
-		return
-	}
 	out := s.port(id)
-	if out == nil {
-		f.DropFor(frame.PortGone)
+	if out == nil { // unknown, or behind a port that this snapshot does not have: it comes or goes at this moment
+		f.Verdict, f.Class = frame.Flood, frame.UnknownUnicast
 		return
 	}
 	if why := s.checkEgress(f, out); why != frame.None {

@@ -255,9 +255,9 @@ func TestFDBConcurrent(t *testing.T) {
 	}
 }
 
-// TestDeletePortBesideForward checks that a frame to a station whose port is being removed is flooded or delivered, and never
+// TestPortsChangeBesideForward checks that a frame to a station whose port is being added or removed is flooded or delivered, and never
 // dropped at its sender.
-func TestDeletePortBesideForward(t *testing.T) {
+func TestPortsChangeBesideForward(t *testing.T) {
 	s := newSwitch(3, 0)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup

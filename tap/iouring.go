@@ -1,6 +1,7 @@
 package tap
 
 import (
+	"slices"
 	"syscall"
 	"time"
 
@@ -154,12 +155,7 @@ func (r *IOUring) Remove(id frame.PortID) {
 		_ = r.ring.Enter(0)
 		r.reap()
 	}
-	for i, q := range r.toArm {
-		if q == id {
-			r.toArm = append(r.toArm[:i], r.toArm[i+1:]...)
-			break
-		}
-	}
+	r.toArm = slices.DeleteFunc(r.toArm, func(q frame.PortID) bool { return q == id })
 	if p.armed && r.reserve() {
 		r.ring.Cancel(r.readData(id), opData(opCancel, id))
 	}

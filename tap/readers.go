@@ -1,6 +1,10 @@
 package tap
 
-import "github.com/uvswitch/uvswitch/internal/frame"
+import (
+	"slices"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
 
 const (
 	quota   = 32 // frames read from one port per turn at most, so that a busy port starves no other
@@ -33,12 +37,7 @@ func (r *readers) add(id frame.PortID, c frame.Conn) {
 func (r *readers) remove(id frame.PortID) {
 	r.conns[id] = nil
 	r.queued[id] = false
-	for i, q := range r.ready {
-		if q == id {
-			r.ready = append(r.ready[:i], r.ready[i+1:]...)
-			return
-		}
-	}
+	r.ready = slices.DeleteFunc(r.ready, func(q frame.PortID) bool { return q == id })
 }
 
 // wakeUp queues a port to be read, unless it is queued already.

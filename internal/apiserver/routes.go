@@ -6,6 +6,7 @@ import (
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/daemon"
 	"github.com/uvswitch/uvswitch/internal/explain"
+	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/nat"
 )
@@ -104,6 +105,8 @@ func routeTable() []route {
 		{method: del, path: "/neighbors", summary: "Forget learned neighbors",
 			change: func(s *Server, _ *http.Request) (any, error) { return nil, s.d.FlushNeighbors() }},
 		{method: get, path: "/routes", summary: "The router's routes", gives: []api.Route{}, view: show((*view).routes)},
+		{method: get, path: "/routes/get", summary: "Where a packet to an address goes, by which device, and why", gives: api.Way{}, view: (*view).way,
+			query: []param{{"dst", "string", "address of the destination"}, {"src", "string", "address of a container (the host may route by it)"}}},
 		{method: post, path: "/routes", summary: "Add or replace a route", takes: api.RouteAdd{},
 			change: with(func(s *Server, a api.RouteAdd) (any, error) { return nil, s.d.AddRoute(a) })},
 		{method: del, path: "/routes", summary: "Remove a route", query: []param{{"dst", "string", "destination of the route"}},
@@ -185,6 +188,10 @@ func trace(s *Server, q api.TraceRequest) (any, error) {
 	states := s.d.PortStatuses() // before the trace: it runs on a worker, where nothing may wait
 	return explain.Trace(explain.Switch{
 		State: s.d.State(), Dataplane: s.dp, Claims: s.d.UplinkClaims, UplinkMAC: uplink.RouterMAC,
+		Way: func(t frame.Tuple) (explain.Way, error) {
+			w, err := s.d.Way(t)
+			return explain.Way{Code: w.Code, Device: w.Device, NextHop: w.NextHop, Source: w.Source}, err
+		},
 		IsDown: func(port string) bool { return states[port].State == daemon.Down },
 	}, q)
 }

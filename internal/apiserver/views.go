@@ -70,6 +70,47 @@ func (v *view) onePort(r *http.Request) (any, error) {
 	return v.port(p, v.d.PortStatuses(name)[name]), nil
 }
 
+// way says where a packet goes: by the router's table and, for the uplink, by the host's routing.
+func (v *view) way(r *http.Request) (any, error) {
+	dst, err := netip.ParseAddr(r.URL.Query().Get("dst"))
+	if err != nil || !dst.Is4() {
+		return nil, badRequest("dst %q is not an IPv4 address", r.URL.Query().Get("dst"))
+	}
+	t := frame.Tuple{Dst: frame.AddrFrom(dst), Proto: frame.TCP}
+	if s := r.URL.Query().Get("src"); s != "" {
+		src, err := netip.ParseAddr(s)
+		if err != nil || !src.Is4() {
+			return nil, badRequest("src %q is not an IPv4 address", s)
+		}
+		t.Src = frame.AddrFrom(src)
+	}
+	rt, ok := v.dp.Router.Lookup(t.Dst)
+	x := api.Way{Dst: dst.String(), Type: rt.Kind.String(), Why: "the switch has a route to " + rt.Prefix.String()}
+	switch {
+	case !ok:
+		x.Type, x.Why = router.Unreachable.String(), "the switch has no route to this address"
+	case rt.Kind != router.Unicast && rt.Kind != router.Local:
+	case rt.Egress != frame.NoNet:
+		if x.Dev = v.NetworkName(rt.Egress); rt.NextHop != 0 {
+			x.Gateway = rt.NextHop.String()
+		}
+	default:
+		w, err := v.d.Way(t)
+		if err != nil {
+			return nil, err
+		}
+		x.Why = "the routing of the host decides (`ip route get` on the host)"
+		if x.Dev, x.MTU = w.Device, w.MTU; w.Code != 0 {
+			x.Type, x.MTU = w.Code.String(), 0
+			return x, nil
+		}
+		if x.Src = w.Source.String(); w.NextHop != dst {
+			x.Gateway = w.NextHop.String()
+		}
+	}
+	return x, nil
+}
+
 func (v *view) networks() []api.Network {
 	out := []api.Network{}
 	for _, n := range v.Networks {

@@ -184,15 +184,9 @@ func (a *app) printJSON(v any) error {
 
 // row prints one line of a table.
 func row(w io.Writer, cells ...any) {
+	text := make([]string, len(cells))
 	for i, c := range cells {
-		if i > 0 {
-			fmt.Fprint(w, "\t")
-		}
-		if s := fmt.Sprint(c); s == "" {
-			fmt.Fprint(w, "-")
-		} else {
-			fmt.Fprint(w, s)
-		}
+		text[i] = cmp.Or(fmt.Sprint(c), "-")
 	}
-	fmt.Fprintln(w)
+	fmt.Fprintln(w, strings.Join(text, "\t"))
 }

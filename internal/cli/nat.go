@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"io"
-	"sort"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -45,10 +44,9 @@ func printPortUse(w io.Writer, rows []api.PortUse) {
 	row(w, "outside ports", "used", "resting", "limit", "limit per port", "held by (used and resting)")
 	for _, u := range rows {
 		var held []string
-		for name, n := range u.Holders {
-			held = append(held, fmt.Sprintf("%s %d", name, n))
+		for _, name := range byName(u.Holders) {
+			held = append(held, fmt.Sprintf("%s %d", name, u.Holders[name]))
 		}
-		sort.Strings(held)
 		row(w, u.Protocol, u.Used, u.Resting, u.Limit, u.Quota, strings.Join(held, ", "))
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/url"
 	"slices"
-	"sort"
 	"strings"
 	"text/tabwriter"
 
@@ -160,14 +159,8 @@ func (a *app) portTable(w io.Writer, rows []api.Port) {
 }
 
 // on returns the names of the settings that are on.
-func on(flags map[string]bool) (out []string) {
-	for k, v := range flags {
-		if v {
-			out = append(out, k)
-		}
-	}
-	sort.Strings(out)
-	return out
+func on(flags map[string]bool) []string {
+	return slices.DeleteFunc(byName(flags), func(k string) bool { return !flags[k] })
 }
 
 // rateText formats a rate in bits per second and a burst in bytes.
@@ -206,13 +199,8 @@ func printPort(w io.Writer, p api.Port) {
 
 // byCount returns the keys of m, the most frequent first.
 func byCount(m map[string]uint64) []string {
-	var out []string
-	for k := range m {
-		out = append(out, k)
-	}
-	sort.Slice(out, func(i, j int) bool {
-		return m[out[i]] > m[out[j]] || m[out[i]] == m[out[j]] && out[i] < out[j]
-	})
+	out := byName(m)
+	slices.SortStableFunc(out, func(a, b string) int { return cmp.Compare(m[b], m[a]) })
 	return out
 }
 

@@ -51,9 +51,42 @@ func (a *app) routeCommand() *cobra.Command {
 				fmt.Fprintln(w, line)
 			}
 		}),
+		&cobra.Command{Use: "get ADDR [from CONTAINER_ADDR]", Short: "Show where a packet to an address goes, as `ip route get` does",
+			Long: "Show where a packet from a container goes. Outside of the switch's networks, the routing of the host decides: the device, the\n" +
+				"next hop, and the host's address that NAT gives the packet.",
+			RunE: func(c *cobra.Command, args []string) error {
+				q := url.Values{}
+				switch {
+				case len(args) == 3 && args[1] == "from":
+					q.Set("src", args[2])
+					fallthrough
+				case len(args) == 1:
+					q.Set("dst", args[0])
+				default:
+					return usagef("usage: uvswitch route get ADDR [from CONTAINER_ADDR]")
+				}
+				return get(c.Context(), a, "/routes/get?"+q.Encode(), func(w io.Writer, x api.Way) { fmt.Fprintln(w, wayText(x)) })
+			}},
 		a.routeChange("add", "Add a route, as `ip route add` does", "POST", false),
 		a.routeChange("replace", "Add a route, or replace the route to the same destination", "POST", true),
 		a.routeChange("del", "Remove a route", "DELETE", false))
+}
+
+// wayText is a way as `ip route get` prints it, and who has decided it.
+func wayText(x api.Way) string {
+	line := x.Dst
+	if x.Type != "unicast" && x.Type != "local" {
+		line = x.Type + " " + line
+	}
+	for _, part := range [][2]string{{"via", x.Gateway}, {"dev", x.Dev}, {"src", x.Src}} {
+		if part[1] != "" {
+			line += " " + part[0] + " " + part[1]
+		}
+	}
+	if x.MTU != 0 {
+		line += fmt.Sprintf(" mtu %d", x.MTU)
+	}
+	return line + "\n  because " + x.Why
 }
 
 // routeChange returns a command whose arguments are a route in the syntax of `ip route`, which `route show` also prints.

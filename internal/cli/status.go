@@ -31,7 +31,8 @@ func (a *app) statusCommand() *cobra.Command {
 		}
 		row(w, "uplink", line)
 		if up.Kind != "none" {
-			row(w, "", fmt.Sprintf("addresses %s; devices %s; %d packets given back to the host", orDash(strings.Join(up.Addresses, ", ")), orDash(strings.Join(up.Devices, ", ")), up.GivenBack))
+			row(w, "addresses", strings.Join(up.Addresses, ", "))
+			row(w, "devices", fmt.Sprintf("%s; %d packets given back to the host", strings.Join(up.Devices, ", "), up.GivenBack))
 		}
 		row(w, "effect", up.Promise)
 		row(w, "host port", s.Host)

@@ -79,7 +79,7 @@ func (b *bandwidth) settings() api.PortSet {
 // Main runs the CNI plugin: it takes the command and names from the environment, and the configuration from standard input
 // (CNI specification, section 2).
 func Main(about string) {
-	skel.PluginMainFuncs(skel.CNIFuncs{Add: add, Del: del, Check: check, GC: gc, Status: status},
+	skel.PluginMainFuncs(skel.CNIFuncs{Add: command(add), Del: command(del), Check: command(check), GC: command(gc), Status: command(status)},
 		version.PluginSupports("0.3.1", "0.4.0", "1.0.0", "1.1.0"), about)
 }
 
@@ -106,16 +106,20 @@ func (c *conf) attachmentOf(args *skel.CmdArgs) *attach.Attachment {
 	}
 }
 
-func timeout() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), attach.Timeout)
+func command(do func(context.Context, *conf, *skel.CmdArgs) error) func(*skel.CmdArgs) error {
+	return func(args *skel.CmdArgs) error {
+		c, err := parse(args.StdinData)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), attach.Timeout)
+		defer cancel()
+		return explain(do(ctx, c, args))
+	}
 }
 
 // add implements ADD. The device must not exist yet.
-func add(args *skel.CmdArgs) (err error) {
-	c, err := parse(args.StdinData)
-	if err != nil {
-		return err
-	}
+func add(ctx context.Context, c *conf, args *skel.CmdArgs) (err error) {
 	if same, err := netns.Same(args.Netns, netns.Original); err != nil || same {
 		return types.NewError(types.ErrInvalidNetNS, fmt.Sprintf("%s is not the network namespace of a container", args.Netns), fmt.Sprint(err))
 	}
@@ -123,8 +127,6 @@ func add(args *skel.CmdArgs) (err error) {
 		return types.NewError(types.ErrInternal, fmt.Sprintf("device %s already exists", args.IfName), "")
 	}
 	a := c.attachmentOf(args)
-	ctx, cancel := timeout()
-	defer cancel()
 	extra := extraArgs(args.Args)
 	if a.MAC == "" {
 		a.MAC = extra["MAC"]
@@ -225,13 +227,7 @@ func (c *conf) result(args *skel.CmdArgs, got attach.Result) (*current.Result, e
 }
 
 // del implements DEL, which may come twice, without a namespace, or when no switch runs.
-func del(args *skel.CmdArgs) error {
-	c, err := parse(args.StdinData)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := timeout()
-	defer cancel()
+func del(ctx context.Context, c *conf, args *skel.CmdArgs) (err error) {
 	err = c.attachmentOf(args).Detach(ctx)
 	if c.IPAM.Type != "" {
 		err = errors.Join(err, invoke.DelegateDel(ctx, c.IPAM.Type, args.StdinData, nil))
@@ -240,11 +236,7 @@ func del(args *skel.CmdArgs) error {
 }
 
 // check implements CHECK: the port must forward, and the device must be as ADD left it.
-func check(args *skel.CmdArgs) error {
-	c, err := parse(args.StdinData)
-	if err != nil {
-		return err
-	}
+func check(ctx context.Context, c *conf, args *skel.CmdArgs) (err error) {
 	if err := version.ParsePrevResult(&c.PluginConf); err != nil || c.PrevResult == nil {
 		return types.NewError(types.ErrInvalidNetworkConfig, "CHECK needs the result of ADD (prevResult)", fmt.Sprint(err))
 	}
@@ -252,8 +244,6 @@ func check(args *skel.CmdArgs) error {
 	if err != nil {
 		return types.NewError(types.ErrInvalidNetworkConfig, "prevResult cannot be read", err.Error())
 	}
-	ctx, cancel := timeout()
-	defer cancel()
 	a := c.attachmentOf(args)
 	p, err := a.Switch.Port(ctx, a.Port)
 	if err != nil {
@@ -336,13 +326,7 @@ func gatewayOf(prev *current.Result, p api.Port) net.IP {
 const notAvailable = 50
 
 // status implements STATUS: a switch must answer, and the network must exist unless ADD can create it.
-func status(args *skel.CmdArgs) error {
-	c, err := parse(args.StdinData)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := timeout()
-	defer cancel()
+func status(ctx context.Context, c *conf, args *skel.CmdArgs) (err error) {
 	list, err := attach.Client(c.Socket).Networks(ctx)
 	if err != nil {
 		return types.NewError(notAvailable, "the switch does not answer", err.Error())
@@ -357,17 +341,11 @@ func status(args *skel.CmdArgs) error {
 }
 
 // gc implements GC: it removes this configuration's ports whose attachments the runtime no longer lists.
-func gc(args *skel.CmdArgs) error {
-	c, err := parse(args.StdinData)
-	if err != nil {
-		return err
-	}
+func gc(ctx context.Context, c *conf, args *skel.CmdArgs) (err error) {
 	var valid []string
 	for _, v := range c.ValidAttachments {
 		valid = append(valid, portName("cni", c.Name, v.ContainerID, v.IfName))
 	}
-	ctx, cancel := timeout()
-	defer cancel()
 	sw := attach.Client(c.Socket)
 	ports, err := sw.Ports(ctx)
 	if err != nil && !api.IsUnreachable(err) {

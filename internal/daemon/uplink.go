@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/link"
 	"github.com/uvswitch/uvswitch/internal/model"
@@ -64,6 +66,14 @@ func (d *Daemon) routeThroughHostLocked() {
 	if err := d.dp.Router.AddRoute(rt); err != nil {
 		d.log.Error("cannot set the route through the host", "error", err)
 	}
+}
+
+// Way returns the way of a container's packet outside, as the host's routing chooses it now. It fails without an uplink that asks it.
+func (d *Daemon) Way(t frame.Tuple) (uplink.Way, error) {
+	if d.up == nil {
+		return uplink.Way{}, api.Errorf(http.StatusConflict, "the switch has no uplink")
+	}
+	return d.up.Ask(t)
 }
 
 // UplinkClaims reports whether a frame from outside would reach the switch, rather than the host.

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"strings"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -18,9 +19,17 @@ import (
 type Switch struct {
 	*model.State
 	Dataplane *dataplane.Dataplane
-	Claims    func(*frame.Frame) bool // whether a frame from outside reaches the switch, rather than the host
-	IsDown    func(port string) bool  // whether the device of a port is down
-	UplinkMAC frame.MAC               // the router's, on the uplink
+	Claims    func(*frame.Frame) bool        // whether a frame from outside reaches the switch, rather than the host
+	IsDown    func(port string) bool         // whether the device of a port is down
+	UplinkMAC frame.MAC                      // the router's, on the uplink
+	Way       func(frame.Tuple) (Way, error) // of a packet that leaves by the uplink
+}
+
+// A Way is where the host's routing sends a packet.
+type Way struct {
+	Code            frame.WayCode // 0: it is sent
+	Device          string
+	NextHop, Source netip.Addr
 }
 
 // Trace says what would happen to a packet, and why. The stages decide; this package describes what they did.
@@ -412,9 +421,32 @@ func (s *Switch) narrateResolve(before, f *frame.Frame) (string, string) {
 	case f.Verdict == frame.Punt:
 		return "ask", fmt.Sprintf("no MAC address is known for %s", before.NextHop)
 	case f.Egress == frame.NoNet:
-		return "uplink", "out through the uplink; the kernel finds the next hop"
+		return "uplink", "out through the uplink; " + s.wayText(before, f)
 	}
 	return "neighbor", fmt.Sprintf("%s is at %s", before.NextHop, f.Dst)
+}
+
+// wayText says where the host's routing sends a packet that leaves.
+func (s *Switch) wayText(before, f *frame.Frame) string {
+	t := before.Tuple
+	if _, inside, ok := f.Way(); ok && s.Port(model.UplinkPortName).HasWays() {
+		t.Src = frame.Addr(inside)
+		if t.SrcPort, t.DstPort = uint16(f.Dst>>16), uint16(f.Dst); inside == 0 {
+			t.Src = before.Tuple.Src
+		}
+	}
+	w, err := s.Way(t)
+	if err != nil {
+		return "the kernel finds the next hop"
+	}
+	if w.Code != 0 {
+		return fmt.Sprintf("the host's routing does not send it (%s)", w.Code)
+	}
+	text := fmt.Sprintf("the host's routing sends it by device %s to %s", w.Device, w.NextHop)
+	if w.Source.IsValid() && frame.AddrFrom(w.Source) != f.Tuple.Src {
+		text += fmt.Sprintf(", with source %s", w.Source)
+	}
+	return text
 }
 
 // narrateSlowPath says what the slow path would do.

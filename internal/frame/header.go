@@ -1,6 +1,7 @@
 package frame
 
 import (
+	"cmp"
 	"encoding/binary"
 	"strconv"
 	"strings"
@@ -176,46 +177,21 @@ func TransportLen(proto uint8) uint16 {
 }
 
 // ProtoName is conntrack's name of an IP protocol; one without a name is "proto-N".
-func ProtoName(p uint8) string {
-	switch p {
-	case ICMP:
-		return "icmp"
-	case TCP:
-		return "tcp"
-	case UDP:
-		return "udp"
-	case GRE:
-		return "gre"
-	case ESP:
-		return "esp"
-	case SCTP:
-		return "sctp"
+func ProtoName(p uint8) string { return cmp.Or(protoNames[p], "proto-"+strconv.Itoa(int(p))) }
+
+// ProtoNumber is the reverse of ProtoName.
+func ProtoNumber(name string) (uint8, bool) {
+	for p, n := range protoNames {
+		if n == name {
+			return p, true
+		}
 	}
-	return "proto-" + strconv.Itoa(int(p))
+	rest, ok := strings.CutPrefix(name, "proto-")
+	n, err := strconv.ParseUint(rest, 10, 8)
+	return uint8(n), ok && err == nil
 }
 
-// ProtoNumber is the reverse; false for another name.
-func ProtoNumber(name string) (uint8, bool) {
-	switch name {
-	case "gre":
-		return GRE, true
-	case "esp":
-		return ESP, true
-	case "sctp":
-		return SCTP, true
-	case "tcp":
-		return TCP, true
-	case "udp":
-		return UDP, true
-	case "icmp":
-		return ICMP, true
-	}
-	if rest, ok := strings.CutPrefix(name, "proto-"); ok {
-		n, err := strconv.ParseUint(rest, 10, 8)
-		return uint8(n), err == nil
-	}
-	return 0, false
-}
+var protoNames = map[uint8]string{ICMP: "icmp", TCP: "tcp", UDP: "udp", GRE: "gre", ESP: "esp", SCTP: "sctp"}
 
 // HasPorts tells whether a protocol's tuple has ports.
 func HasPorts(proto uint8) bool { return proto == TCP || proto == UDP || proto == SCTP }

@@ -42,6 +42,18 @@ const (
 	WayFenced      WayCode = 0x22 // by a device that the configuration does not allow
 )
 
+// String returns the type of the route, by the names of `ip route`, or the cause.
+func (c WayCode) String() string {
+	if name, ok := wayNames[c]; ok {
+		return name
+	}
+	return "unreachable"
+}
+
+var wayNames = map[WayCode]string{
+	0: "unicast", WayBlackhole: "blackhole", WayProhibited: "prohibit", WayEncap: "encap", WayTooLong: "too long", WayFenced: "not allowed",
+}
+
 // WayMACs are the destination and source MAC of a frame on its way out.
 //
 //uvswitch:hot

@@ -1,9 +1,6 @@
 package uplink
 
 import (
-	"errors"
-	"fmt"
-
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
@@ -251,29 +248,4 @@ func (p *wayOut) emitGiveBack() {
 		asm.Mov.Imm(asm.R2, 1), // BPF_F_INGRESS
 		asm.FnRedirect.Call(), asm.Return(),
 	)
-}
-
-// probeRouting checks that the kernel answers the questions of the way out: it asks one, and sends nothing.
-func probeRouting() error {
-	p := &program{}
-	p.emit(asm.Mov.Imm(asm.R2, 0))
-	for at := int16(0); at < 64; at += 8 {
-		p.emit(asm.StoreMem(asm.RFP, outParams+at, asm.R2, asm.DWord))
-	}
-	p.emit(asm.StoreImm(asm.RFP, outParams+fibFamily, unix.AF_INET, asm.Byte), asm.StoreImm(asm.RFP, outParams+fibIfindex, 1, asm.Word))
-	p.emit(slot(asm.R2, outParams)...)
-	p.emit(asm.Mov.Imm(asm.R3, 64), asm.Mov.Imm(asm.R4, fibSkipNeigh|fibGetSource), asm.FnFibLookup.Call(), asm.Return())
-	prog, err := loadProgram("uvs_ask", p.Instructions)
-	if err != nil {
-		return err
-	}
-	defer prog.Close()
-	result, _, err := prog.Test(make([]byte, 64))
-	if err == nil && int32(result) == -int32(unix.EINVAL) {
-		err = errors.New("the kernel's bpf_fib_lookup does not tell the source address; this needs Linux 6.7 or later (`--uplink-kind tap` works on older kernels)")
-	}
-	if err != nil {
-		return fmt.Errorf("uplink: %w", err)
-	}
-	return nil
 }

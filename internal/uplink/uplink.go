@@ -68,7 +68,8 @@ type Uplink struct {
 	maps *shared
 	mark int32
 
-	known atomic.Pointer[known] // as State returns it
+	question *ebpf.Program         // see Ask
+	known    atomic.Pointer[known] // as State returns it
 
 	mu       sync.Mutex          // Lock 45: held through netlink
 	in       map[int]*attachment // by device
@@ -123,7 +124,12 @@ func Open(o Options) (*Uplink, error) {
 	if o.Kind == TAP {
 		setup.MTU, setup.Addr = 1500, tapHost
 	}
-	err = link.Configure(netns.Original, o.TAP, setup)
+	if o.Kind != TAP {
+		u.question, err = newQuestion()
+	}
+	if err == nil {
+		err = link.Configure(netns.Original, o.TAP, setup)
+	}
 	if err == nil {
 		var d link.Info
 		d, err = link.Inspect(netns.Original, o.TAP)
@@ -252,6 +258,9 @@ func (u *Uplink) Close() {
 		if p != nil {
 			p.Close()
 		}
+	}
+	if u.question != nil {
+		u.question.Close()
 	}
 	if u.Device != nil {
 		_ = u.Device.Close() // the descriptor was ours; the TAP goes with it

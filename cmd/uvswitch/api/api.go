@@ -264,6 +264,17 @@ type Route struct {
 	ByHand  bool   `json:"by_hand"` // added with `route add` or by the configuration file
 }
 
+// A Way is the output of `route get`: where a packet from a container goes.
+type Way struct {
+	Dst     string `json:"dst"`
+	Type    string `json:"type"` // unicast, local, blackhole, unreachable or prohibit
+	Gateway string `json:"gateway,omitempty"`
+	Dev     string `json:"dev,omitempty"` // a network of the switch, or a device of the host
+	Src     string `json:"src,omitempty"` // the host's address that NAT gives the packet
+	MTU     int    `json:"mtu,omitempty"`
+	Why     string `json:"why"` // who has decided this
+}
+
 // A Publish is a row of `publish ls`.
 type Publish struct {
 	ID            int      `json:"id"`
