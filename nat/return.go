@@ -13,12 +13,12 @@ import (
 func (n *NAT) Return(b *frame.Batch) {
 	for i := range b.Frames[:b.N] {
 		if f := &b.Frames[i]; f.Verdict == frame.CameBack {
-			n.returned(n.config.Load(), f, b)
+			n.returned(n.config.Load(), f)
 		}
 	}
 }
 
-func (n *NAT) returned(c *config, f *frame.Frame, b *frame.Batch) {
+func (n *NAT) returned(c *config, f *frame.Frame) {
 	second, source, _ := f.Way()
 	code := frame.WayCode(second)
 	why := returnReasons[code]
@@ -31,7 +31,7 @@ func (n *NAT) returned(c *config, f *frame.Frame, b *frame.Batch) {
 		f.DropFor(why) // an ICMP error, or a later fragment: nobody is told
 		return
 	}
-	if !ok && n.replaced.restore(f) {
+	if !ok && code == frame.WaySource && n.replaced.restore(f) { // it left right behind the flow's first packet
 		f.SetMACs(frame.WayNobody, frame.WayNobody)
 		f.NextHop = frame.Addr(source)
 		f.PuntFor(frame.WayChanged)

@@ -37,7 +37,7 @@ func (a *app) natCommand() *cobra.Command {
 				row(w, "timer "+k, s.Timers[k])
 			}
 		}),
-		show(a, "ports", "Show the outside ports (TCP and UDP ports of the host's address that NAT gives to flows) in use, by port of the switch", "/nat/ports", printPortUse))
+		show(a, "ports", "Show the outside ports (TCP and UDP ports of the host's addresses that NAT gives to flows) in use, by port of the switch", "/nat/ports", printPortUse))
 }
 
 func printPortUse(w io.Writer, rows []api.PortUse) {

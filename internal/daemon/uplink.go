@@ -35,7 +35,7 @@ func fence(list string) []string {
 	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
 }
 
-// usesBPF reports whether the uplink shares the host's device and address by BPF programs. An uplink of kind tap does not.
+// usesBPF reports whether the uplink shares the host's devices and addresses by BPF programs. An uplink of kind tap does not.
 func (d *Daemon) usesBPF() bool { return d.up != nil && d.config.Uplink.Kind != model.KindTAP }
 
 func (d *Daemon) closeUplink() {
@@ -122,7 +122,7 @@ func (d *Daemon) addHostPortLocked() error {
 	return nil
 }
 
-// refreshUplink follows the host: when its device, address or link has changed, the router and NAT are told.
+// refreshUplink follows the host: when its devices, addresses, routes or rules have changed, the router and NAT are told.
 func (d *Daemon) refreshUplink() {
 	d.follow("following the uplink", d.refreshUplinkLocked)
 }

@@ -89,7 +89,7 @@ type State struct {
 
 	// What the switch has found on its host; zero for a State without a host.
 	Name           string       // prefix of the switch's own devices
-	External       netip.Addr   // the host's address on the uplink
+	External       netip.Addr   // the host's address that is shown; packets leave by it while their way is not known
 	Own            []netip.Addr // all addresses of the host
 	Freed          []netip.Addr // addresses that removed ports had, oldest first
 	UplinkDevice   string       // the device of the uplink, or of the host's default route: it cannot be plugged
