@@ -72,9 +72,9 @@ func (v *view) onePort(r *http.Request) (any, error) {
 
 // way says where a packet goes: by the router's table and, for the uplink, by the host's routing.
 func (v *view) way(r *http.Request) (any, error) {
-	dst, err := netip.ParseAddr(r.URL.Query().Get("dst"))
+	dst, err := netip.ParseAddr(r.PathValue("dst"))
 	if err != nil || !dst.Is4() {
-		return nil, badRequest("dst %q is not an IPv4 address", r.URL.Query().Get("dst"))
+		return nil, badRequest("%q is not an IPv4 address", r.PathValue("dst"))
 	}
 	t := frame.Tuple{Dst: frame.AddrFrom(dst), Proto: frame.TCP}
 	if s := r.URL.Query().Get("src"); s != "" {

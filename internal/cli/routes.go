@@ -55,17 +55,14 @@ func (a *app) routeCommand() *cobra.Command {
 			Long: "Show where a packet from a container goes. Outside of the switch's networks, the routing of the host decides: the device, the\n" +
 				"next hop, and the host's address that NAT gives the packet.",
 			RunE: func(c *cobra.Command, args []string) error {
-				q := url.Values{}
+				q := ""
 				switch {
 				case len(args) == 3 && args[1] == "from":
-					q.Set("src", args[2])
-					fallthrough
-				case len(args) == 1:
-					q.Set("dst", args[0])
-				default:
+					q = "?src=" + url.QueryEscape(args[2])
+				case len(args) != 1:
 					return usagef("usage: uvswitch route get ADDR [from CONTAINER_ADDR]")
 				}
-				return get(c.Context(), a, "/routes/get?"+q.Encode(), func(w io.Writer, x api.Way) { fmt.Fprintln(w, wayText(x)) })
+				return get(c.Context(), a, "/routes/get/"+url.PathEscape(args[0])+q, func(w io.Writer, x api.Way) { fmt.Fprintln(w, wayText(x)) })
 			}},
 		a.routeChange("add", "Add a route, as `ip route add` does", "POST", false),
 		a.routeChange("replace", "Add a route, or replace the route to the same destination", "POST", true),

@@ -91,6 +91,7 @@ func TestOpenAPI(t *testing.T) {
 			call("GET", strings.TrimPrefix(path, "/v1"), "", 200)
 		}
 	}
+	call("GET", "/routes/get/10.1.0.2", "", 200)
 	if gets < 18 {
 		t.Errorf("only %d GETs are described", gets)
 	}

@@ -236,7 +236,6 @@ func sctpChunk(src, dst uint16, tag string, kind byte) []byte {
 
 // natIntended has the intended differences from the kernel, by probe, with their reasons.
 var natIntended = map[string]string{
-	"UDP from another port":                        "the kernel's host answers; the port is the container's, and silence is what RFC 5382, REQ-4 and others ask of it",
 	"RST without a connection":                     "the kernel lets it out untranslated, with an address that nobody can answer",
 	"SYN/ACK without a connection":                 "the kernel lets it out untranslated",
 	"no flags":                                     "the kernel lets it out untranslated",
