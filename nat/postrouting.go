@@ -89,7 +89,7 @@ func (n *NAT) setWay(c *config, f *frame.Frame, inside *frame.Tuple, begins bool
 			if c.published(f.Proto, f.Tuple.Src, f.Tuple.SrcPort) != nil {
 				command = frame.WayAskSource
 			}
-			if !b.Dry { // if the state has changed meanwhile, the next packet asks, too
+			if w>>waysShift != ways&0xff && !b.Dry { // if the state has changed meanwhile, the next packet asks, too
 				s.state.CompareAndSwap(w, w&(1<<waysShift-1)|ways<<waysShift)
 			}
 		}
