@@ -82,12 +82,9 @@ func (n *NAT) translateFragment(f *frame.Frame, b *frame.Batch, note bool) frame
 	}
 	if d == nil {
 		d = &datagram{srcPort: f.Tuple.SrcPort, dstPort: f.Tuple.DstPort, in: f.In % frame.MaxPorts, outside: f.Net == frame.NoNet, expires: b.Tick + fragmentTime}
-		if !r.makeRoom(d) {
+		if !r.add(key, d) {
 			return frame.FragmentQueueFull
 		}
-		r.seen[key] = d
-		r.perPort[d.in]++
-		r.pending.Store(true)
 	}
 	if d.hosts && lo != 0 {
 		return frame.NotForUs
@@ -104,12 +101,19 @@ func (n *NAT) noteHosts(f *frame.Frame) {
 	defer r.mu.Unlock()
 	if key := fragKeyOf(f); r.seen[key] == nil {
 		d := &datagram{in: f.In % frame.MaxPorts, outside: true, hosts: true, expires: frame.Tick(n.now.Load()) + fragmentTime}
-		if r.makeRoom(d) {
-			r.seen[key] = d
-			r.perPort[d.in]++
-			r.pending.Store(true)
-		}
+		r.add(key, d) // without room, its later fragments time out
 	}
+}
+
+// add adds datagram d, and reports whether there was room.
+func (r *fragments) add(key fragKey, d *datagram) bool {
+	if !r.makeRoom(d) {
+		return false
+	}
+	r.seen[key] = d
+	r.perPort[d.in]++
+	r.pending.Store(true)
+	return true
 }
 
 // forgetFragment forgets the packet of a first fragment that takes its way once more.

@@ -15,7 +15,7 @@ type Outside interface {
 	UseAddr(a frame.Addr, index int)
 	// Peer says that a flow of a protocol without ports between the host's address own and remote has begun (on), or has ended.
 	Peer(own, remote frame.Addr, proto uint8, on bool)
-	// SourceFor returns the host's address that packets to a remote address had last; 0 if that is not known.
+	// SourceFor returns the source address that the host's routing chose last for packets to a remote address; 0 if it is not known.
 	SourceFor(remote frame.Addr) frame.Addr
 }
 

@@ -60,6 +60,17 @@ func (s *PortSet) clone() *PortSet {
 	return c
 }
 
+// split returns the ports of s that are in by, and those that are not.
+func (s *PortSet) split(by *PortSet) (in, out *PortSet) {
+	in, out = NewPortSet(), NewPortSet()
+	for w := range s {
+		bits, mask := s[w].Load(), by[w].Load()
+		in[w].Store(bits & mask)
+		out[w].Store(bits &^ mask)
+	}
+	return in, out
+}
+
 // wellKnown is the number of words for the ports 0 to 1023.
 const wellKnown = 1024 / 64
 

@@ -7,7 +7,7 @@ import (
 )
 
 // Return takes frames that the uplink's programs could not send. It undoes the translation, so that they are their sender's again, and
-// says what is to be done: translate them anew, tell the sender, or drop them.
+// decides: NAT translates them again, the sender is told, or they are dropped.
 //
 //uvswitch:hot
 func (n *NAT) Return(b *frame.Batch) {
@@ -99,6 +99,11 @@ func (n *NAT) untranslate(f *frame.Frame, e uint32, dir uint8) {
 	if dir == 1 {
 		addrs, ports = s.addrs, s.l4ports
 	}
+	restore(f, was, addrs, ports)
+}
+
+// restore gives a frame its tuple from before translate and router.Route; addrs and ports are the deltas to it.
+func restore(f *frame.Frame, was frame.Tuple, addrs, ports frame.Delta) {
 	f.IPv4().SetAddrs(was.Src, was.Dst, addrs)
 	rewriteTransport(f, f.Payload(), &was, addrs, ports)
 	f.IPv4().IncrementTTL()
@@ -136,10 +141,8 @@ func (r *replacedFlows) restore(f *frame.Frame) bool {
 		if x.sent != sent {
 			continue
 		}
-		f.IPv4().SetAddrs(x.inside.Src, x.inside.Dst, ^x.addrs)
-		rewriteTransport(f, f.Payload(), &x.inside, ^x.addrs, ^x.l4ports)
-		f.IPv4().IncrementTTL()
-		f.Tuple, f.In, f.Net = x.inside, x.port, x.net
+		restore(f, x.inside, ^x.addrs, ^x.l4ports)
+		f.In, f.Net = x.port, x.net
 		return true
 	}
 	return false

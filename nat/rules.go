@@ -51,6 +51,7 @@ type config struct {
 	gen       uint32
 	publish   [protocols][]*Publish // sorted by Lo
 	reach     [protocols][]uint16   // the highest Hi of publish[i][:k+1]: a search downwards may stop there
+	byTarget  [protocols]map[frame.Addr][]*Publish
 	masq      [frame.MaxNets]*Masquerade
 	pool      [protocols]*PortSet
 	local     [protocols]*PortSet // those of pool that the host's kernel picks for itself, too
@@ -101,8 +102,8 @@ func (c *config) class(i int, port uint16) *PortSet {
 
 // publishedAs returns the port of the host's address that is published for an inside endpoint; 0 if none is.
 func (c *config) publishedAs(i int, at frame.Addr, inside *frame.Tuple) uint16 {
-	for _, p := range c.publish[i] {
-		if p.Target == inside.Src && inside.SrcPort >= p.Port && inside.SrcPort-p.Port <= p.Hi-p.Lo && (p.HostAddr == 0 || p.HostAddr == at) {
+	for _, p := range c.byTarget[i][inside.Src] {
+		if inside.SrcPort >= p.Port && inside.SrcPort-p.Port <= p.Hi-p.Lo && (p.HostAddr == 0 || p.HostAddr == at) {
 			return p.Lo + (inside.SrcPort - p.Port)
 		}
 	}
@@ -148,19 +149,18 @@ func (n *NAT) Update(r Rules) {
 		c.publish[i] = append(c.publish[i], p)
 		c.pool[i].RemoveRange(p.Lo, p.Hi) // a published port is never used for masquerade (CVE-2021-3773)
 	}
+	ephemeral := NewPortSet()
+	ephemeral.AddRange(c.ephemeral[0], c.ephemeral[1])
 	for i := range c.pool {
 		c.quota[i] = int32(max(1, c.pool[i].Len()/4))
-		c.local[i], c.others[i] = NewPortSet(), c.pool[i].clone()
-		for p := int(c.ephemeral[0]); p <= int(c.ephemeral[1]); p++ {
-			if c.others[i].Release(uint16(p)) {
-				c.local[i].Claim(uint16(p))
-			}
-		}
+		c.local[i], c.others[i] = c.pool[i].split(ephemeral)
 	}
 	for i, rules := range c.publish {
 		slices.SortFunc(rules, func(a, b *Publish) int { return cmp.Or(cmp.Compare(a.Lo, b.Lo), cmp.Compare(a.ID, b.ID)) })
 		reach := uint16(0)
+		c.byTarget[i] = map[frame.Addr][]*Publish{}
 		for _, p := range rules {
+			c.byTarget[i][p.Target] = append(c.byTarget[i][p.Target], p)
 			reach = max(reach, p.Hi)
 			c.reach[i] = append(c.reach[i], reach)
 		}

@@ -17,8 +17,7 @@ func (r *Router) fragment(p PuntedFrame, mtu int, out Output) bool {
 		var one frame.Frame
 		one.Reset(append(make([]byte, frame.VnetLen, frame.VnetLen+len(s.Bytes())), s.Bytes()...), p.In)
 		frame.Parse(&one)
-		pieces, _ := frame.NewPieces(&one, mtu)
-		for raw := pieces.Next(make([]byte, one.Len()+frame.VnetLen)); raw != nil; raw = pieces.Next(make([]byte, one.Len()+frame.VnetLen)) {
+		for _, raw := range frame.CutPieces(&one, mtu) {
 			out.Reroute(p, raw)
 		}
 	}

@@ -126,8 +126,7 @@ func (r *Router) sendCut(net frame.NetID, eth []byte, out Output) {
 		out.Send(net, eth)
 		return
 	}
-	pieces, _ := frame.NewPieces(&f, mtu)
-	for raw := pieces.Next(make([]byte, len(f.Raw()))); raw != nil; raw = pieces.Next(make([]byte, len(f.Raw()))) {
+	for _, raw := range frame.CutPieces(&f, mtu) {
 		out.Send(net, raw[frame.VnetLen:])
 	}
 }

@@ -119,11 +119,13 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 		f.DropFor(frame.MartianDestination)
 	case f.IPv4().TTL() <= 1:
 		f.PuntFor(frame.TTLExceeded)
-	case exceeds(f, s.mtu(rt, dst, f)) && (rt.Egress != frame.NoNet || !canCut(f, s.mtu(rt, dst, f))):
-		f.Egress, f.NextHop = rt.Egress, frame.Addr(s.mtu(rt, dst, f))
-		f.PuntFor(frame.FragmentationNeeded)
 	default:
-		if exceeds(f, s.mtu(rt, dst, f)) {
+		if mtu := s.mtu(rt, dst, f); exceeds(f, mtu) {
+			if rt.Egress != frame.NoNet || !canCut(f, mtu) {
+				f.Egress, f.NextHop = rt.Egress, frame.Addr(mtu)
+				f.PuntFor(frame.FragmentationNeeded)
+				return
+			}
 			f.Flags |= frame.Cut
 		}
 		f.IPv4().DecrementTTL()

@@ -355,7 +355,7 @@ func (v *view) uplink() api.Uplink {
 		x.State = "down"
 	}
 	x.Addresses, x.Devices, x.GivenBack = []string{}, []string{}, v.dp.NAT.GivenBack()
-	x.Allowed = strings.FieldsFunc(v.Config.Uplink.Devices, func(r rune) bool { return r == ',' || r == ' ' })
+	x.Allowed = v.Config.Uplink.Fence()
 	for _, a := range s.Own {
 		x.Addresses = append(x.Addresses, a.String())
 	}

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 
@@ -23,16 +22,11 @@ import (
 
 func (d *Daemon) openUplink() (err error) {
 	c := d.config.Uplink
-	d.up, err = uplink.Open(uplink.Options{Device: c.Device, Kind: uplink.Kind(c.Kind), TAP: d.opts.Name + "-up", Devices: fence(c.Devices)})
+	d.up, err = uplink.Open(uplink.Options{Device: c.Device, Kind: uplink.Kind(c.Kind), TAP: d.opts.Name + "-up", Devices: c.Fence()})
 	if errors.Is(err, tap.ErrExists) {
 		return fmt.Errorf("device %s-up exists already; it may belong to another switch: use another --name", d.opts.Name)
 	}
 	return err
-}
-
-// fence splits a list of devices.
-func fence(list string) []string {
-	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
 }
 
 // usesBPF reports whether the uplink shares the host's devices and addresses by BPF programs. An uplink of kind tap does not.

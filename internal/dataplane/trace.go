@@ -51,10 +51,7 @@ func (t *Tracer) Run(in frame.PortID, raw []byte, step func(stage string, before
 	case frame.ToPort:
 		o.Ports = []frame.PortID{f.Out}
 		if f.Flags&frame.Cut != 0 {
-			pieces, _ := frame.NewPieces(f, t.dp.Router.MTUFor(f))
-			for raw := pieces.Next(make([]byte, len(f.Raw()))); raw != nil; raw = pieces.Next(make([]byte, len(f.Raw()))) {
-				o.Pieces = append(o.Pieces, raw)
-			}
+			o.Pieces = frame.CutPieces(f, t.dp.Router.MTUFor(f))
 		}
 	case frame.Flood:
 		n := t.dp.Switch.FloodSet(f, t.flood[:])

@@ -65,6 +65,18 @@ func (p *Pieces) Next(buf []byte) []byte {
 	return buf[:end]
 }
 
+// CutPieces returns all fragments of f, each in memory of its own; none if no fragment fits mtu bytes. See NewPieces.
+func CutPieces(f *Frame, mtu int) (all [][]byte) {
+	p, ok := NewPieces(f, mtu)
+	if !ok {
+		return nil
+	}
+	for raw := p.Next(make([]byte, len(f.raw))); raw != nil; raw = p.Next(make([]byte, len(f.raw))) {
+		all = append(all, raw)
+	}
+	return all
+}
+
 // laterHeader makes the IP header that of the fragments after the first: of the options it keeps those with the copied
 // flag (RFC 791, 3.1).
 func (p *Pieces) laterHeader() {

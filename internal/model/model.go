@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -36,6 +37,11 @@ type Uplink struct {
 	Kind    string // one of UplinkKinds; empty: tcx, else clsact
 	Ports   string // the ports of the host that NAT may use: ranges, as ParsePortRanges reads them
 	Devices string // packets may leave by these devices only, separated by commas; empty: by all
+}
+
+// Fence returns the devices of u.Devices.
+func (u *Uplink) Fence() []string {
+	return strings.FieldsFunc(u.Devices, func(r rune) bool { return r == ',' || r == ' ' })
 }
 
 // Values of Uplink.Device that name no device, and the kinds of uplink.

@@ -371,8 +371,8 @@ var provocations = func() map[frame.Reason]provocation {
 	}
 }()
 
-// FlowBusy is no end: what two workers did at once is tried again (TestFlowBusyIsTriedAgain). WayChanged is none either: the packet is
-// translated anew (TestAnotherSource).
+// FlowBusy is no end: what two workers did at once is tried again (TestFlowBusyIsTriedAgain). WayChanged is none either: NAT
+// translates the packet again (TestAnotherSource).
 var neverAnEnd = []frame.Reason{frame.FlowBusy, frame.WayChanged}
 
 // cameBack is a packet that the uplink's programs return.

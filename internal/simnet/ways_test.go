@@ -86,7 +86,8 @@ func TestWhoAsks(t *testing.T) {
 	}
 }
 
-// A packet that needs another source address is translated anew with it, and leaves without asking; so do the flow's next packets.
+// If a packet needs another source address, NAT translates the packet again with this address. The packet then leaves without a question.
+// The next packets of the flow also leave with this address.
 func TestAnotherSource(t *testing.T) {
 	n := waysNet(t)
 	second := frametest.Addr("192.0.2.1")

@@ -17,7 +17,7 @@ import (
 type Way struct {
 	Code    frame.WayCode // 0: it is sent
 	Device  string
-	NextHop netip.Addr // the destination itself, if that is on the link
+	NextHop netip.Addr // equal to the destination if the destination is on the link
 	Source  netip.Addr // the host's address that the packet gets
 	MTU     int        // in bytes
 }
@@ -57,18 +57,21 @@ func ask(question *ebpf.Program, ifindex int, t frame.Tuple) (params [fibParams]
 	return params, int32(code), nil
 }
 
-// probeRouting checks that the kernel answers the questions of the way out.
-func probeRouting() error {
+// openQuestion is newQuestion, and checks that the kernel answers.
+func openQuestion() (*ebpf.Program, error) {
 	question, err := newQuestion()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer question.Close()
 	_, result, err := ask(question, 1, frame.Tuple{Dst: 0x7f000001})
 	if err == nil && result == -int32(unix.EINVAL) {
 		err = errors.New("uplink: the kernel's bpf_fib_lookup does not tell the source address; this needs Linux 6.7 or later (`--uplink-kind tap` works on older kernels)")
 	}
-	return err
+	if err != nil {
+		question.Close()
+		return nil, err
+	}
+	return question, nil
 }
 
 // Ask returns the way of a container's packet outside, as the host's routing chooses it now. It does not wait.

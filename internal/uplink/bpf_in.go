@@ -215,7 +215,8 @@ func (p *wayIn) emitPairLookup() {
 }
 
 // emitLaterFragment: a later fragment goes where its first one went. One that comes before its first one is delivered to both; the side
-// that does not own the packet discards it. Where there is no Ethernet header to mark a copy, it is the host's.
+// that does not own the packet discards it. On a device without Ethernet headers, such a fragment goes to the host only: a copy could not
+// be marked.
 //
 //	later: whose = frags[{ip.src, ip.dst, ip.proto, ip.id}];
 //	if (!whose) { clone(CLONE); goto pass; }

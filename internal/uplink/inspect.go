@@ -27,9 +27,11 @@ func Probe() (Kind, error) {
 	if err != nil {
 		return "", fmt.Errorf("uplink: %w", err)
 	}
-	if err := probeRouting(); err != nil {
+	question, err := openQuestion()
+	if err != nil {
 		return "", err
 	}
+	question.Close()
 	a, kind, err := attach(lo.Attrs().Index, p, Auto)
 	if err != nil {
 		return "", err
@@ -82,23 +84,15 @@ func OtherPrograms(device string, pid int) (others, stale []string) {
 // name, or a route to exactly this subnet, as in "10.0.0.0/8, which is on device eth0". A route that contains the subnet is none: the
 // subnet's own route is more specific.
 func Overlap(p netip.Prefix, name string) (what string, collides bool) {
-	own := func(index int) (device string, ours bool) {
-		l, err := netlink.LinkByIndex(index)
-		if err != nil {
-			return "", true
-		}
-		device = l.Attrs().Name
-		return device, device == name+"0" || device == name+"-up"
-	}
 	addrs, _ := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
 	for _, a := range addrs {
-		if device, ours := own(a.LinkIndex); !ours && prefixOf(a.IPNet).Overlaps(p) {
+		if device, others := deviceOfOthers(a.LinkIndex, name); others && prefixOf(a.IPNet).Overlaps(p) {
 			return fmt.Sprintf("%s, which is on device %s", prefixOf(a.IPNet), device), true
 		}
 	}
 	routes, _ := dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
 	for _, r := range routes {
-		if device, ours := own(r.LinkIndex); r.Dst != nil && !ours && prefixOf(r.Dst) == p {
+		if device, others := deviceOfOthers(r.LinkIndex, name); r.Dst != nil && others && prefixOf(r.Dst) == p {
 			return fmt.Sprintf("%s, which the host reaches through device %s", r.Dst, device), true
 		}
 	}
@@ -112,11 +106,21 @@ func Inside(p netip.Prefix, name string) (route string, found bool) {
 		if r.Dst == nil || !prefixOf(r.Dst).Overlaps(p) || prefixOf(r.Dst).Bits() <= p.Bits() {
 			continue
 		}
-		if l, err := netlink.LinkByIndex(r.LinkIndex); err == nil && l.Attrs().Name != name+"0" && l.Attrs().Name != name+"-up" {
-			return fmt.Sprintf("%s through device %s", r.Dst, l.Attrs().Name), true
+		if device, others := deviceOfOthers(r.LinkIndex, name); others {
+			return fmt.Sprintf("%s through device %s", r.Dst, device), true
 		}
 	}
 	return "", false
+}
+
+// deviceOfOthers names a device, and reports whether it is there and not of the switch with that name.
+func deviceOfOthers(index int, name string) (device string, others bool) {
+	l, err := netlink.LinkByIndex(index)
+	if err != nil {
+		return "", false
+	}
+	device = l.Attrs().Name
+	return device, device != name+"0" && device != name+"-up"
 }
 
 // prefixOf is an IPv4 network.

@@ -104,11 +104,6 @@ func Open(o Options) (*Uplink, error) {
 			return nil, fmt.Errorf("%w: %q does not exist (`ip link` lists devices; `--uplink auto` uses the device of the default route)", ErrNoDevice, o.Device)
 		}
 	}
-	if o.Kind != TAP {
-		if err := probeRouting(); err != nil {
-			return nil, err
-		}
-	}
 	m, err := newShared(len(o.Devices))
 	if err != nil {
 		return nil, err
@@ -125,7 +120,7 @@ func Open(o Options) (*Uplink, error) {
 		setup.MTU, setup.Addr = 1500, tapHost
 	}
 	if o.Kind != TAP {
-		u.question, err = newQuestion()
+		u.question, err = openQuestion()
 	}
 	if err == nil {
 		err = link.Configure(netns.Original, o.TAP, setup)
