@@ -45,6 +45,12 @@ func (r *Router) icmpError(p PuntedFrame, typ, code uint8, mtu int, now frame.Ti
 	out.Send(p.Net, buf.Bytes())
 }
 
+// ICMP errors per second, of all ports together and of one, and the burst (RFC 1812, 4.3.2.8).
+const (
+	errorRate, errorBurst = 100, 50
+	errorRateOfPort       = 20 // so that a port that provokes errors leaves some for other ports
+)
+
 // allowError limits the rate of ICMP errors and reports whether one may be sent. Each error spends up to two more
 // tokens, at random, so that nobody outside can count the errors that others got (the port scan of "DNS Cache
 // Poisoning Attack Reloaded", 2020).

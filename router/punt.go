@@ -33,13 +33,8 @@ type Output interface {
 	Drop(p PuntedFrame, why frame.Reason)
 }
 
-// Limits per second and bursts: frames that one port may send to the slow path, and ICMP errors of all ports together
-// (RFC 1812, 4.3.2.8).
-const (
-	puntRate, puntBurst   = 2000, 4000
-	errorRate, errorBurst = 100, 50
-	errorRateOfPort       = 20 // so that a port that provokes errors leaves some for other ports
-)
+// Frames that one port may send to the slow path: per second, and the burst.
+const puntRate, puntBurst = 2000, 4000
 
 // HandlePunt answers a frame, queues it, or drops it. Each call ends in exactly one Consume, Drop or, now or later,
 // Release of p.

@@ -7,66 +7,12 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/attach"
 )
-
-func (a *app) networkCommand() *cobra.Command {
-	n := api.NetworkAdd{}
-	add := &cobra.Command{Use: "add NAME --subnet CIDR", Short: "Add a network", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-		n.Name = args[0]
-		return a.client().Do(c.Context(), "POST", "/networks", n, nil)
-	}}
-	add.Flags().StringVar(&n.Subnet, "subnet", "", "subnet of the network, such as 172.30.0.0/16")
-	add.Flags().StringVar(&n.Gateway, "gateway", "", "address of the gateway (default: the first address of the subnet)")
-	add.Flags().IntVar(&n.MTU, "mtu", 0, "MTU: the longest IP packet, in bytes (default 1500)")
-	add.Flags().BoolVar(&n.Internal, "internal", false, "internal network: no packet leaves it or enters it")
-	add.Flags().BoolVar(&n.Isolated, "isolated", false, "isolated network: it reaches no other network; it still reaches the host, the outside and published ports")
-	add.Flags().StringVar(&n.Mapping, "mapping", "", "NAT mapping, by the names of RFC 4787: endpoint-independent (default), or address-and-port-dependent (allows more flows than outside ports)")
-	add.Flags().StringVar(&n.Filtering, "filtering", "", "NAT filtering, by the names of RFC 4787: which outside senders may reach a container's outside port; address-and-port-dependent (default), address-dependent or endpoint-independent")
-	_ = add.MarkFlagRequired("subnet")
-	table := func(w io.Writer, rows []api.Network) {
-		head := []any{"NAME", "SUBNET", "GATEWAY", "MAC", "MTU", "INTERNAL", "ISOLATED", "PORTS"}
-		if a.wide == "wide" {
-			head = append(head, "MAPPING", "FILTERING")
-		}
-		row(w, head...)
-		for _, n := range rows {
-			cells := []any{n.Name, n.Subnet, n.Gateway, n.MAC, n.MTU, n.Internal, n.Isolated, n.Ports}
-			if a.wide == "wide" {
-				cells = append(cells, n.Mapping, n.Filtering)
-			}
-			row(w, cells...)
-		}
-	}
-	return group("network", "Networks: broadcast domains with a subnet and a gateway",
-		show(a, "ls", "List networks", "/networks", table), add,
-		a.remove("del NAME", "Remove a network that has no ports", "/networks/"),
-		&cobra.Command{Use: "show NAME", Short: "Show one network", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-			var all []api.Network
-			if err := a.client().Do(c.Context(), "GET", "/networks", nil, &all); err != nil {
-				return err
-			}
-			i := slices.IndexFunc(all, func(n api.Network) bool { return n.Name == args[0] })
-			if i < 0 {
-				return fmt.Errorf("network %q does not exist; `uvswitch network ls` lists the networks", args[0])
-			}
-			if a.json {
-				return a.printJSON(all[i])
-			}
-			n := all[i]
-			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-			for _, r := range [][2]any{{"name", n.Name}, {"subnet", n.Subnet}, {"gateway", n.Gateway + " at " + n.MAC}, {"mtu", n.MTU}, {"internal", n.Internal},
-				{"isolated", n.Isolated}, {"mapping", n.Mapping}, {"filtering", n.Filtering}, {"ports", n.Ports}} {
-				row(w, r[0], r[1])
-			}
-			return w.Flush()
-		}})
-}
 
 // remove returns a command that deletes the object that its argument names.
 func (a *app) remove(use, short, path string) *cobra.Command {
@@ -202,40 +148,4 @@ func byCount(m map[string]uint64) []string {
 	out := byName(m)
 	slices.SortStableFunc(out, func(a, b string) int { return cmp.Compare(m[b], m[a]) })
 	return out
-}
-
-func (a *app) publishCommand() *cobra.Command {
-	p := api.PublishAdd{}
-	add := &cobra.Command{
-		Use: "add [HOST_ADDR:]HOST_PORT[-END]:PORT[/tcp|udp|sctp] --port NAME", Short: "Publish a port of a container on the host",
-		Long: "Publish a port of a container on the host. A range is published on as many ports of the container, beginning with PORT:\n" +
-			"5000-5009:6000 leads to 6000-6009. Without HOST_ADDR, the port is published on all addresses of the host. Default: tcp.",
-		Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-			p.Spec = args[0]
-			var made api.Publish
-			if err := a.client().Do(c.Context(), "POST", "/publish", p, &made); err != nil {
-				return err
-			}
-			if a.json {
-				return a.printJSON(made)
-			}
-			_, err := fmt.Fprintf(a.out, "%s:%s/%s -> %s (%s:%d)\n", made.HostAddress, made.PortRange(), made.Protocol, made.Port, made.Address, made.ContainerPort)
-			return err
-		},
-	}
-	add.Flags().StringVar(&p.Port, "port", "", "name of the container's port on the switch")
-	add.Flags().StringSliceVar(&p.From, "from", nil, "accept only these sources: CIDRs, separated by commas (default: all)")
-	_ = add.MarkFlagRequired("port")
-	del := &cobra.Command{Use: "del [HOST_ADDR:]HOST_PORT[-END][/tcp|udp|sctp]", Short: "Remove a published port", Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			return a.client().Do(c.Context(), "DELETE", "/publish?host="+url.QueryEscape(args[0]), nil, nil)
-		}}
-	return group("publish", "Published ports: ports of the host that lead to a container",
-		show(a, "ls", "List published ports", "/publish", func(w io.Writer, rows []api.Publish) {
-			row(w, "HOST", "PROTO", "PORT", "TARGET", "FROM", "NEW FLOWS", "BYTES")
-			for _, p := range rows {
-				row(w, p.HostAddress+":"+p.PortRange(), p.Protocol, p.Port, fmt.Sprintf("%s:%d", p.Address, p.ContainerPort),
-					cmp.Or(strings.Join(p.From, ","), "any"), p.Packets, p.Bytes)
-			}
-		}), add, del)
 }

@@ -160,26 +160,6 @@ func Parse(b []byte) (f *File, err error) {
 	return f, nil
 }
 
-// Timers are the time-outs of idle flows, in seconds: a profile, and what differs from it. `timers: linux` is the short
-// form of {profile: linux}.
-type Timers struct {
-	Profile     string            `yaml:"profile,omitempty"` // rfc or linux
-	UDP         uint32            `yaml:"udp,omitempty"`
-	UDPStream   uint32            `yaml:"udp_stream,omitempty"`
-	UDPShort    uint32            `yaml:"udp_short,omitempty"`
-	SynSent     uint32            `yaml:"tcp_syn_sent,omitempty"`
-	SynRecv     uint32            `yaml:"tcp_syn_recv,omitempty"`
-	Established uint32            `yaml:"tcp_established,omitempty"`
-	FinWait     uint32            `yaml:"tcp_fin_wait,omitempty"`
-	CloseWait   uint32            `yaml:"tcp_close_wait,omitempty"`
-	LastAck     uint32            `yaml:"tcp_last_ack,omitempty"`
-	TimeWait    uint32            `yaml:"tcp_time_wait,omitempty"`
-	TCPReset    uint32            `yaml:"tcp_close,omitempty"`
-	ICMP        uint32            `yaml:"icmp,omitempty"`
-	Generic     uint32            `yaml:"generic,omitempty"`
-	Ports       map[string]uint32 `yaml:"ports,omitempty"` // by destination port, such as 5060/udp: 600
-}
-
 // UnmarshalYAML takes the short form, too.
 func (t *Timers) UnmarshalYAML(decode func(any) error) error {
 	if decode(&t.Profile) == nil {

@@ -15,6 +15,26 @@ import (
 // maxTimer is the longest time-out, a year, in seconds.
 const maxTimer = 365 * 24 * 3600
 
+// Timers are the time-outs of idle flows, in seconds: a profile, and what differs from it. `timers: linux` is the short
+// form of {profile: linux}.
+type Timers struct {
+	Profile     string            `yaml:"profile,omitempty"` // rfc or linux
+	UDP         uint32            `yaml:"udp,omitempty"`
+	UDPStream   uint32            `yaml:"udp_stream,omitempty"`
+	UDPShort    uint32            `yaml:"udp_short,omitempty"`
+	SynSent     uint32            `yaml:"tcp_syn_sent,omitempty"`
+	SynRecv     uint32            `yaml:"tcp_syn_recv,omitempty"`
+	Established uint32            `yaml:"tcp_established,omitempty"`
+	FinWait     uint32            `yaml:"tcp_fin_wait,omitempty"`
+	CloseWait   uint32            `yaml:"tcp_close_wait,omitempty"`
+	LastAck     uint32            `yaml:"tcp_last_ack,omitempty"`
+	TimeWait    uint32            `yaml:"tcp_time_wait,omitempty"`
+	TCPReset    uint32            `yaml:"tcp_close,omitempty"`
+	ICMP        uint32            `yaml:"icmp,omitempty"`
+	Generic     uint32            `yaml:"generic,omitempty"`
+	Ports       map[string]uint32 `yaml:"ports,omitempty"` // by destination port, such as 5060/udp: 600
+}
+
 // The keys of time-outs stand in the tags of Timers alone. Its fields and those of nat.Timers have the same names.
 
 // NAT returns the profile with what the file changes of it.

@@ -21,12 +21,12 @@ import (
 	"github.com/uvswitch/uvswitch/internal/dataplane"
 	"github.com/uvswitch/uvswitch/internal/fdstore"
 	"github.com/uvswitch/uvswitch/internal/frame"
-	"github.com/uvswitch/uvswitch/internal/hostports"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/netns"
 	"github.com/uvswitch/uvswitch/internal/rights"
 	"github.com/uvswitch/uvswitch/internal/tapmaker"
 	"github.com/uvswitch/uvswitch/internal/uplink"
+	"github.com/uvswitch/uvswitch/internal/usedports"
 	"github.com/uvswitch/uvswitch/nat"
 	"github.com/uvswitch/uvswitch/tap"
 )
@@ -61,7 +61,7 @@ type Daemon struct {
 	// Written with changing held.
 	closed       bool
 	built        bool                 // everything that the configuration asks for exists
-	hostUses     []hostports.Listener // ports of the host in use, as last read
+	hostUses     []usedports.Listener // ports of the host in use, as last read
 	lastID       frame.PortID         // assigned last: ids are reused late, so that captures do not mistake one port for another
 	nextRule     uint32
 	standby      []model.Publish // published ports that wait for another port of their container to go

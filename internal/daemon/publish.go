@@ -9,9 +9,9 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
-	"github.com/uvswitch/uvswitch/internal/hostports"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/relay"
+	"github.com/uvswitch/uvswitch/internal/usedports"
 	"github.com/uvswitch/uvswitch/nat"
 )
 
@@ -129,12 +129,12 @@ func (d *Daemon) checkHostPortsLocked(p *model.Publish) error {
 	if pool := d.poolsLocked(p); d.up != nil && (pool[0].Len() == 0 || pool[1].Len() == 0) {
 		return api.Errorf(http.StatusConflict, "this would leave no port for the containers' own connections; widen --nat-ports, or publish fewer ports")
 	}
-	list, err := hostports.List()
+	list, err := usedports.List()
 	if err != nil {
 		return err
 	}
 	for n := int(p.Lo); n <= int(p.Hi); n++ {
-		if l, taken := hostports.Find(list, p.Proto, p.HostAddr, uint16(n)); taken {
+		if l, taken := usedports.Find(list, p.Proto, p.HostAddr, uint16(n)); taken {
 			return api.Errorf(http.StatusConflict, "port %d/%s of the host is in use by %s; publish another port, or stop that program", n, p.Proto, l.Owner())
 		}
 	}
@@ -147,7 +147,7 @@ func (d *Daemon) updateRulesLocked() {
 		return
 	}
 	pools := d.poolsLocked()
-	r := nat.Rules{Pool: pools, Ephemeral: hostports.Ephemeral()}
+	r := nat.Rules{Pool: pools, Ephemeral: usedports.Ephemeral()}
 	if d.external.IsValid() {
 		r.Own = append(r.Own, frame.AddrFrom(d.external))
 	}
@@ -202,7 +202,7 @@ func (p *publish) rule() *nat.Publish {
 // host's kernel picks for a connection of its own may be a container's, too: both are known by their remote ends.
 func (d *Daemon) poolsLocked(more ...*model.Publish) [2]*nat.PortSet {
 	ranges, _ := model.ParsePortRanges(d.config.Uplink.Ports)
-	list, err := hostports.List()
+	list, err := usedports.List()
 	if err != nil {
 		d.log.Error("cannot read which ports the host uses; NAT still leaves out those that it knew before", "error", err)
 		list = d.hostUses

@@ -16,11 +16,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
-	"github.com/uvswitch/uvswitch/internal/hostports"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/netns"
 	"github.com/uvswitch/uvswitch/internal/rights"
 	"github.com/uvswitch/uvswitch/internal/uplink"
+	"github.com/uvswitch/uvswitch/internal/usedports"
 	"github.com/uvswitch/uvswitch/tap"
 )
 
@@ -246,7 +246,7 @@ func (e *Exam) others() {
 }
 
 func (e *Exam) portRange() {
-	list, err := hostports.List()
+	list, err := usedports.List()
 	if err != nil {
 		e.add("ports", Warn, "", "doctor cannot read which ports the host uses: %v", err)
 		return

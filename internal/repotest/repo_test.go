@@ -58,7 +58,7 @@ var imports = map[string][]string{
 	"tap":                {"internal/frame", "internal/link", "internal/netns", "internal/uring", "github.com/songgao/water", "golang.org/x/sys"},
 	"tap/vm":             {"internal/frame", "tap", "golang.org/x/sys"},
 	"internal/tapmaker":  {"cmd/uvswitch/api", "internal/frame", "internal/link", "internal/netns", "tap", "golang.org/x/sys"},
-	"internal/hostports": {},
+	"internal/usedports": {},
 	"internal/rights":    {"golang.org/x/sys"},
 	"internal/uplink":    {"internal/frame", "internal/link", "internal/netns", "nat", "tap", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 	"internal/relay":     {"golang.org/x/net", "golang.org/x/sys"},
@@ -70,7 +70,7 @@ var imports = map[string][]string{
 	"internal/plan":    {"cmd/uvswitch/api", "internal/model", "nat", "router"},
 	"internal/config":  {"cmd/uvswitch/api", "internal/frame", "internal/model", "nat", "router", "github.com/goccy/go-yaml"},
 	"internal/explain": {"cmd/uvswitch/api", "internal/dataplane", "internal/frame", "internal/model", "router", "switch", "github.com/google/gopacket"},
-	"internal/daemon": {"cmd/uvswitch/api", "internal/dataplane", "internal/fdstore", "internal/frame", "internal/hostports", "internal/link", "internal/model", "internal/netns",
+	"internal/daemon": {"cmd/uvswitch/api", "internal/dataplane", "internal/fdstore", "internal/frame", "internal/usedports", "internal/link", "internal/model", "internal/netns",
 		"internal/plan", "internal/relay", "internal/rights", "internal/tapmaker", "internal/uplink", "nat", "router", "switch", "tap", "tap/vm", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 	"internal/web": {},
 	"internal/apiserver": {"cmd/uvswitch/api", "internal/capture", "internal/config", "internal/daemon", "internal/dataplane", "internal/explain", "internal/filter", "internal/frame",
@@ -80,7 +80,7 @@ var imports = map[string][]string{
 	"internal/attach": {"cmd/uvswitch/api", "internal/frame", "internal/link", "internal/netns", "tap"},
 	"internal/cni":    {"cmd/uvswitch/api", "internal/attach", "internal/link", "internal/netns", "github.com/containernetworking/cni"},
 	"internal/docker": {"cmd/uvswitch/api", "internal/attach", "internal/frame", "internal/link", "internal/netns", "internal/tapmaker"},
-	"internal/doctor": {"cmd/uvswitch/api", "internal/hostports", "internal/model", "internal/netns", "internal/rights", "internal/uplink", "tap", "github.com/vishvananda/netlink", "golang.org/x/sys"},
+	"internal/doctor": {"cmd/uvswitch/api", "internal/usedports", "internal/model", "internal/netns", "internal/rights", "internal/uplink", "tap", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 	"internal/lab":    {"cmd/uvswitch/api", "internal/frame", "internal/link", "internal/netns", "tap", "github.com/vishvananda/netlink", "github.com/vishvananda/netns", "golang.org/x/sys"},
 	"internal/cli": {"cmd/uvswitch/api", "internal/apiserver", "internal/attach", "internal/capture", "internal/cni", "internal/config", "internal/daemon", "internal/docker", "internal/doctor",
 		"internal/explain", "internal/fdstore", "internal/filter", "internal/frame", "internal/lab", "internal/model", "internal/rights", "internal/tapmaker",
@@ -286,6 +286,11 @@ func TestDocuments(t *testing.T) {
 				t.Errorf("%s links to %s, which there is not", doc, m[1])
 			}
 		}
+		for _, m := range regexp.MustCompile("`((?:internal|switch|router|nat|tap|cmd|bench|docs)/[a-z0-9_/.-]+)`").FindAllStringSubmatch(text, -1) {
+			if _, err := os.Stat(filepath.Join(root, m[1])); err != nil {
+				t.Errorf("%s names %s, which there is not", doc, m[1])
+			}
+		}
 	}
 	for name := range imports {
 		if !strings.Contains(read(t, "ARCHITECTURE.md"), name) {
@@ -442,7 +447,7 @@ func TestLockOrder(t *testing.T) {
 
 // TestSizes: a package is a room, not a hall; a line can be read without scrolling.
 func TestSizes(t *testing.T) {
-	largest := map[string]int{"nat": 3500, "internal/daemon": 2300, "internal/cli": 2900} // one concern each: see docs/adr/0007-package-sizes.md
+	largest := map[string]int{"nat": 3500, "internal/daemon": 2300, "internal/cli": 3000} // one concern each: see docs/adr/0007-package-sizes.md
 	for _, p := range load(t) {
 		name, lines := strings.TrimPrefix(p.PkgPath, module+"/"), 0
 		for _, file := range p.GoFiles {

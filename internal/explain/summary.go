@@ -1,5 +1,5 @@
-// Package explain describes packets and what happens to them. trace.go describes a trace in words, packet.go builds a packet from
-// words, text.go describes a packet in one line, and tcpdump.go prints a packet as tcpdump does.
+// Package explain describes packets and what happens to them. trace.go runs a trace and narrate.go tells it in words, packet.go builds a packet from
+// words, summary.go describes a packet in one line, and tcpdump.go prints a packet as tcpdump does.
 package explain
 
 import (

@@ -1,8 +1,8 @@
-// Package hostports reads from /proc which ports of the host are in use and by which process, so that NAT allocates none
+// Package usedports reads from /proc which ports of the host are in use and by which process, so that NAT allocates none
 // of them and an error can name the process. It changes nothing.
 //
 // Source: proc(5), /proc/net/tcp.
-package hostports
+package usedports
 
 import (
 	"bufio"
@@ -31,7 +31,7 @@ func List() ([]Listener, error) {
 	for _, name := range []string{"tcp", "tcp6", "udp", "udp6"} {
 		l, err := read(name)
 		if err != nil && !os.IsNotExist(err) {
-			return nil, fmt.Errorf("hostports: cannot read the sockets of the host: %w", err)
+			return nil, fmt.Errorf("usedports: cannot read the sockets of the host: %w", err)
 		}
 		all = append(all, l...)
 	}

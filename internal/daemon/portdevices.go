@@ -13,7 +13,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/netns"
 	"github.com/uvswitch/uvswitch/internal/tapmaker"
 	"github.com/uvswitch/uvswitch/internal/uplink"
-	"github.com/uvswitch/uvswitch/switch"
+	vswitch "github.com/uvswitch/uvswitch/switch"
 	"github.com/uvswitch/uvswitch/tap"
 	"github.com/uvswitch/uvswitch/tap/vm"
 )

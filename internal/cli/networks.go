@@ -1,0 +1,65 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+)
+
+func (a *app) networkCommand() *cobra.Command {
+	n := api.NetworkAdd{}
+	add := &cobra.Command{Use: "add NAME --subnet CIDR", Short: "Add a network", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		n.Name = args[0]
+		return a.client().Do(c.Context(), "POST", "/networks", n, nil)
+	}}
+	add.Flags().StringVar(&n.Subnet, "subnet", "", "subnet of the network, such as 172.30.0.0/16")
+	add.Flags().StringVar(&n.Gateway, "gateway", "", "address of the gateway (default: the first address of the subnet)")
+	add.Flags().IntVar(&n.MTU, "mtu", 0, "MTU: the longest IP packet, in bytes (default 1500)")
+	add.Flags().BoolVar(&n.Internal, "internal", false, "internal network: no packet leaves it or enters it")
+	add.Flags().BoolVar(&n.Isolated, "isolated", false, "isolated network: it reaches no other network; it still reaches the host, the outside and published ports")
+	add.Flags().StringVar(&n.Mapping, "mapping", "", "NAT mapping, by the names of RFC 4787: endpoint-independent (default), or address-and-port-dependent (allows more flows than outside ports)")
+	add.Flags().StringVar(&n.Filtering, "filtering", "", "NAT filtering, by the names of RFC 4787: which outside senders may reach a container's outside port; address-and-port-dependent (default), address-dependent or endpoint-independent")
+	_ = add.MarkFlagRequired("subnet")
+	table := func(w io.Writer, rows []api.Network) {
+		head := []any{"NAME", "SUBNET", "GATEWAY", "MAC", "MTU", "INTERNAL", "ISOLATED", "PORTS"}
+		if a.wide == "wide" {
+			head = append(head, "MAPPING", "FILTERING")
+		}
+		row(w, head...)
+		for _, n := range rows {
+			cells := []any{n.Name, n.Subnet, n.Gateway, n.MAC, n.MTU, n.Internal, n.Isolated, n.Ports}
+			if a.wide == "wide" {
+				cells = append(cells, n.Mapping, n.Filtering)
+			}
+			row(w, cells...)
+		}
+	}
+	return group("network", "Networks: broadcast domains with a subnet and a gateway",
+		show(a, "ls", "List networks", "/networks", table), add,
+		a.remove("del NAME", "Remove a network that has no ports", "/networks/"),
+		&cobra.Command{Use: "show NAME", Short: "Show one network", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+			var all []api.Network
+			if err := a.client().Do(c.Context(), "GET", "/networks", nil, &all); err != nil {
+				return err
+			}
+			i := slices.IndexFunc(all, func(n api.Network) bool { return n.Name == args[0] })
+			if i < 0 {
+				return fmt.Errorf("network %q does not exist; `uvswitch network ls` lists the networks", args[0])
+			}
+			if a.json {
+				return a.printJSON(all[i])
+			}
+			n := all[i]
+			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+			for _, r := range [][2]any{{"name", n.Name}, {"subnet", n.Subnet}, {"gateway", n.Gateway + " at " + n.MAC}, {"mtu", n.MTU}, {"internal", n.Internal},
+				{"isolated", n.Isolated}, {"mapping", n.Mapping}, {"filtering", n.Filtering}, {"ports", n.Ports}} {
+				row(w, r[0], r[1])
+			}
+			return w.Flush()
+		}})
+}

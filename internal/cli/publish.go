@@ -1,0 +1,49 @@
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+)
+
+func (a *app) publishCommand() *cobra.Command {
+	p := api.PublishAdd{}
+	add := &cobra.Command{
+		Use: "add [HOST_ADDR:]HOST_PORT[-END]:PORT[/tcp|udp|sctp] --port NAME", Short: "Publish a port of a container on the host",
+		Long: "Publish a port of a container on the host. A range is published on as many ports of the container, beginning with PORT:\n" +
+			"5000-5009:6000 leads to 6000-6009. Without HOST_ADDR, the port is published on all addresses of the host. Default: tcp.",
+		Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+			p.Spec = args[0]
+			var made api.Publish
+			if err := a.client().Do(c.Context(), "POST", "/publish", p, &made); err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(made)
+			}
+			_, err := fmt.Fprintf(a.out, "%s:%s/%s -> %s (%s:%d)\n", made.HostAddress, made.PortRange(), made.Protocol, made.Port, made.Address, made.ContainerPort)
+			return err
+		},
+	}
+	add.Flags().StringVar(&p.Port, "port", "", "name of the container's port on the switch")
+	add.Flags().StringSliceVar(&p.From, "from", nil, "accept only these sources: CIDRs, separated by commas (default: all)")
+	_ = add.MarkFlagRequired("port")
+	del := &cobra.Command{Use: "del [HOST_ADDR:]HOST_PORT[-END][/tcp|udp|sctp]", Short: "Remove a published port", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.client().Do(c.Context(), "DELETE", "/publish?host="+url.QueryEscape(args[0]), nil, nil)
+		}}
+	return group("publish", "Published ports: ports of the host that lead to a container",
+		show(a, "ls", "List published ports", "/publish", func(w io.Writer, rows []api.Publish) {
+			row(w, "HOST", "PROTO", "PORT", "TARGET", "FROM", "NEW FLOWS", "BYTES")
+			for _, p := range rows {
+				row(w, p.HostAddress+":"+p.PortRange(), p.Protocol, p.Port, fmt.Sprintf("%s:%d", p.Address, p.ContainerPort),
+					cmp.Or(strings.Join(p.From, ","), "any"), p.Packets, p.Bytes)
+			}
+		}), add, del)
+}
