@@ -42,6 +42,7 @@ type NAT struct {
 	outside       Outside
 	alloc         Alloc
 	replaced      replacedFlows
+	asked         askedPackets
 	ways          atomic.Uint32 // counts changes of the ways out: see WaysChanged
 	seed          uint64
 	now           atomic.Uint32 // the Tick of the last batch that PreRouting or Expire saw

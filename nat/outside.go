@@ -17,6 +17,9 @@ type Outside interface {
 	Peer(own, remote frame.Addr, proto uint8, on bool)
 	// SourceFor returns the source address that the host's routing chose last for packets to a remote address; 0 if it is not known.
 	SourceFor(remote frame.Addr) frame.Addr
+	// AskSource asks the host's routing which source address a packet with this tuple gets; 0 if it is not known. It takes some
+	// microseconds.
+	AskSource(inside frame.Tuple) frame.Addr
 }
 
 // privately is the Outside of a NAT without one.
@@ -26,6 +29,7 @@ func (privately) PortSet(int, uint8) *PortSet                { return NewPortSet
 func (privately) UseAddr(frame.Addr, int)                    {}
 func (privately) Peer(frame.Addr, frame.Addr, uint8, bool)   {}
 func (privately) SourceFor(remote frame.Addr) (a frame.Addr) { return 0 }
+func (privately) AskSource(frame.Tuple) (a frame.Addr)       { return 0 }
 
 // MaxAddrs is how many addresses of the host flows may leave by at a time.
 const MaxAddrs = 63
@@ -89,6 +93,14 @@ func (n *NAT) useAddrLocked(c *config, a frame.Addr) bool {
 	n.addrs.list.Store(&list)
 	n.outside.UseAddr(a, index)
 	return true
+}
+
+// AskSource asks the host's routing which source address a packet from inside gets; raw is its frame with the virtio-net header.
+func (n *NAT) AskSource(raw []byte) frame.Addr {
+	var f frame.Frame
+	f.Reset(raw, frame.NoPort)
+	frame.Parse(&f)
+	return n.outside.AskSource(f.Tuple)
 }
 
 func (x *hostAddr) unused() bool {

@@ -89,6 +89,9 @@ func (n *NAT) setWay(c *config, f *frame.Frame, inside *frame.Tuple, begins bool
 			if c.published(f.Proto, f.Tuple.Src, f.Tuple.SrcPort) != nil {
 				command = frame.WayAskSource
 			}
+			if !b.Dry {
+				n.asked.note(f, inside, b.Tick)
+			}
 			if w>>waysShift != ways&0xff && !b.Dry { // if the state has changed meanwhile, the next packet asks, too
 				s.state.CompareAndSwap(w, w&(1<<waysShift-1)|ways<<waysShift)
 			}
@@ -146,6 +149,9 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 			d.port, d.net = n.mappings[d.inboundMapping].owner, n.mappings[d.inboundMapping].net
 		}
 	}
+	if why := n.askForFragments(c, f, &d, leaves && !b.Dry); why != frame.None {
+		return why
+	}
 	if int(d.port) >= len(n.flowsOf) {
 		return frame.FlowInvalid
 	}
@@ -182,6 +188,20 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	if d.count != nil {
 		d.count.Packets.Add(1)
 		d.count.Bytes.Add(uint64(f.L3End - uint32(f.L3)))
+	}
+	return frame.None
+}
+
+// askForFragments asks for the source address of a flow that begins with a fragment before the fragment leaves: if its way out refused
+// the address, the later fragments would have left with it.
+func (n *NAT) askForFragments(c *config, f *frame.Frame, d *pendingFlow, leaves bool) frame.Reason {
+	if !leaves || f.Flags&frame.Fragment == 0 || d.source != 0 {
+		return frame.None
+	}
+	if d.source = n.outside.AskSource(d.orig); d.source != 0 && c.owns(d.source) && n.addrs.find(d.source) == nil {
+		f.IPv4().IncrementTTL() // it begins its way again
+		f.NextHop = d.source
+		return frame.WayChanged
 	}
 	return frame.None
 }

@@ -57,7 +57,7 @@ func (n *NAT) returned(c *config, f *frame.Frame) {
 		}
 		if code == frame.WayPort {
 			source = uint32(n.flows.keys[e][1].Dst)
-		} else if !c.owns(frame.Addr(source)) {
+		} else if source != 0 && !c.owns(frame.Addr(source)) {
 			f.DropFor(frame.UplinkDown)
 			return
 		}

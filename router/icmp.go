@@ -28,21 +28,40 @@ func (r *Router) icmpError(p PuntedFrame, typ, code uint8, mtu int, now frame.Ti
 	if len(quote) > 548 {
 		quote = quote[:548]
 	}
-	quote = completeQuote(f, quote)
 	from := iface.Addr
 	if p.Net == frame.NoNet {
 		from = f.Tuple.Dst // the host's address that was asked
 	}
-	src, dst := from.Netip().As4(), f.Tuple.Src.Netip().As4()
-	eth := &layers.Ethernet{DstMAC: f.Src.HardwareAddr(), SrcMAC: iface.MAC.HardwareAddr(), EthernetType: layers.EthernetTypeIPv4}
+	sendError(p.Net, iface, f.Src, from, f.Tuple.Src, layers.CreateICMPv4TypeCode(typ, code), mtu, completeQuote(f, quote), out)
+}
+
+// TellUnreachable tells the sender of a packet that left some seconds ago that its next hop does not answer. quote is the beginning of
+// the packet as it was sent, from its IPv4 header on; mac is its sender's.
+func (r *Router) TellUnreachable(in frame.PortID, net frame.NetID, mac frame.MAC, quote []byte, now frame.Tick, out Output) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	iface, sender := r.snap.Load().ifaces[net], frame.IPv4(quote).Src()
+	if n := r.neigh[neighKey{net, sender}]; n != nil {
+		mac = n.mac
+	}
+	if iface == nil || !r.allowError(in, now) {
+		return
+	}
+	sendError(net, iface, mac, iface.Addr, sender, layers.CreateICMPv4TypeCode(frame.ICMPUnreachable, frame.CodeHost), 0, quote, out)
+}
+
+// sendError sends an ICMP error into network net.
+func sendError(net frame.NetID, iface *Interface, to frame.MAC, from, sender frame.Addr, what layers.ICMPv4TypeCode, mtu int, quote []byte, out Output) {
+	src, dst := from.Netip().As4(), sender.Netip().As4()
+	eth := &layers.Ethernet{DstMAC: to.HardwareAddr(), SrcMAC: iface.MAC.HardwareAddr(), EthernetType: layers.EthernetTypeIPv4}
 	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolICMPv4, TOS: 0xc0, SrcIP: src[:], DstIP: dst[:]}
-	icmp := &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(typ, code), Seq: uint16(mtu)}
+	icmp := &layers.ICMPv4{TypeCode: what, Seq: uint16(mtu)}
 	buf := gopacket.NewSerializeBuffer()
 	opts := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
 	if err := gopacket.SerializeLayers(buf, opts, eth, ip, icmp, gopacket.Payload(quote)); err != nil {
 		return
 	}
-	out.Send(p.Net, buf.Bytes())
+	out.Send(net, buf.Bytes())
 }
 
 // ICMP errors per second, of all ports together and of one, and the burst (RFC 1812, 4.3.2.8).

@@ -25,7 +25,7 @@ func (s *snapshot) clampMSS(f *frame.Frame, mtu int, byUplink bool) {
 	}
 	mtu = min(mtu, s.pmtu.mtu(far))
 	if byUplink {
-		mtu = min(mtu, s.wayMTU(far), s.ways.mtu(far))
+		mtu = min(mtu, s.wayMTU(far), s.ways.mtu(far), s.hostRouteMTU(far))
 	}
 	limit := uint16(mtu - frame.IPv4Len - frame.TCPLen)
 	for at, end := frame.TCPLen, h.HeaderLen(); ; {

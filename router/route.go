@@ -160,9 +160,21 @@ func (s *snapshot) mtu(rt *Route, dst frame.Addr, f *frame.Frame) int {
 		mtu = min(mtu, rt.MTU)
 	}
 	if rt.Egress == frame.NoNet && f.L3End-uint32(f.L3) > minWayMTU {
-		mtu = min(mtu, s.ways.mtu(dst))
+		mtu = min(mtu, s.ways.mtu(dst), s.hostRouteMTU(dst))
 	}
 	return mtu
+}
+
+// hostRouteMTU is the MTU of the host's route to an address outside, in bytes; 65535 if it has none.
+//
+//uvswitch:hot
+func (s *snapshot) hostRouteMTU(dst frame.Addr) int {
+	if s.routeMTU != nil {
+		if mtu, ok := s.routeMTU.Lookup(dst.Netip()); ok {
+			return mtu
+		}
+	}
+	return 65535
 }
 
 // minWayMTU is what every way takes, in bytes (RFC 791, 3.2).

@@ -69,6 +69,7 @@ type snapshot struct {
 	pmtu     *pmtuCache            // what ICMP errors from outside have said, for MSS; shared by all snapshots
 	ways     *pmtuCache            // what the host's ways out have said; likewise
 	wayMTU   func(frame.Addr) int  // see SetWayMTU
+	routeMTU *bart.Table[int]      // MTUs of the host's routes, in bytes; nil: no route has one
 	ipsec    *bart.Table[struct{}] // destinations that packets may reach by IPsec only; nil: none
 	host     frame.Addr            // address of the host port; 0 for none
 	hostPort frame.PortID          // the host port
@@ -130,6 +131,20 @@ func (r *Router) SetWayMTU(mtu func(frame.Addr) int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.update(func(s *snapshot) { s.wayMTU = mtu })
+}
+
+// SetRouteMTUs sets the MTUs of the host's routes, in bytes, by prefix. The kernel tells only those that are locked.
+func (r *Router) SetRouteMTUs(of map[netip.Prefix]int) {
+	var t *bart.Table[int]
+	if len(of) > 0 {
+		t = &bart.Table[int]{}
+		for p, mtu := range of {
+			t.Insert(p, mtu)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.update(func(s *snapshot) { s.routeMTU = t })
 }
 
 // SetIPsec sets the destinations outside that the host's IPsec policies protect. Packets to these would leave in the clear: they are refused.

@@ -55,7 +55,7 @@ func (a *app) runCommand() *cobra.Command {
 	fl.StringVarP(&f.config, "config", "c", "", "configuration `FILE` (YAML)")
 	fl.StringVar(&f.subnet, "subnet", model.DefaultSubnet, "subnet of network default; its gateway is the first address")
 	fl.StringVar(&f.uplink, "uplink", model.UplinkAuto, "the way out: auto (the device of the default route), none, or a device")
-	fl.StringVar(&f.kind, "uplink-kind", "", "how to attach to the uplink's device: tcx or clsact (BPF, Linux 6.7 or later), tap (no BPF: the host routes and masquerades) or host (through the host's stack, untranslated) (default tcx, else clsact)")
+	fl.StringVar(&f.kind, "uplink-kind", "", "how to attach to the uplink's device: tcx or clsact (BPF, Linux 5.12 or later), tap (no BPF: the host routes and masquerades) or host (through the host's stack, untranslated) (default tcx, else clsact)")
 	fl.StringVar(&f.host, "host", "on", "host port, which connects the host itself to network default: on or off")
 	fl.StringVar(&f.name, "name", "uvs", "name prefix of the switch's own devices, NAME0 and NAME-up")
 	fl.StringVar(&f.fence, "uplink-devices", "", "let packets leave by these devices of the host only, such as wg0,eth1 (default all): a kill switch for a VPN")

@@ -109,6 +109,9 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	if err == nil {
 		err = uplink.Watch(ctx, func() { d.refreshUplink(); d.refreshDevices() })
 	}
+	if err == nil && d.usesBPF() {
+		err = uplink.WatchNextHops(ctx, d.nextHopWatcher())
+	}
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}

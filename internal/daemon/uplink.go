@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -142,6 +143,7 @@ func (d *Daemon) refreshUplinkLocked() {
 		i.MTU = model.MaxMTU // each way has its own
 		d.dp.NAT.WaysChanged()
 		d.dp.Router.SetIPsec(s.Policies)
+		d.dp.Router.SetRouteMTUs(s.MTUs)
 	} else {
 		i.PeerMAC, i.Up = d.up.MAC, s.Up
 	}
@@ -164,6 +166,28 @@ func (d *Daemon) refreshUplinkLocked() {
 	d.mu.Unlock()
 	d.updateRulesLocked()
 	d.log.Info("uplink changed", "device", s.Device, "address", s.Addr, "addresses", s.Own, "up", s.Up, "why", s.Why)
+}
+
+// neighborTime is how long the kernel looks for a next hop until it gives up, and a second more.
+const neighborTime = 4 * frame.TicksPerSecond
+
+// nextHopWatcher returns a function that tells the senders of packets that left by a next hop that does not answer.
+func (d *Daemon) nextHopWatcher() func(uplink.NextHop) {
+	lastDead := map[uplink.NextHop]frame.Tick{}
+	return func(hop uplink.NextHop) {
+		now := d.dp.Now()
+		maps.DeleteFunc(lastDead, func(_ uplink.NextHop, at frame.Tick) bool { return now-at > neighborTime })
+		since := now - neighborTime
+		if at, ok := lastDead[hop]; ok {
+			since = at
+		}
+		lastDead[hop] = now
+		for _, p := range d.dp.NAT.AskedSince(since) {
+			if d.up.LeavesBy(p.Inside, hop) {
+				d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.TellUnreachable(p.In, p.Net, p.Sender, p.Quote[:], now, out) })
+			}
+		}
+	}
 }
 
 // guardHostLocked makes the host's port take packets from and to the host's addresses only.

@@ -113,9 +113,14 @@ func (k *slowPath) handle(rec []byte, now frame.Tick) {
 		k.parked.add(k, rec, now)
 	case frame.Redo: // two workers created one flow at once: it exists by now; or it needs another source
 		p := puntedFrame(rec)
-		if recordPoint(rec) == atNewSource && !k.dp.NAT.UseAddr(p.NextHop) {
-			k.end(p.In, p.Raw, frame.UplinkDown)
-			return
+		if recordPoint(rec) == atNewSource {
+			if p.NextHop == 0 {
+				p.NextHop = k.dp.NAT.AskSource(p.Raw)
+			}
+			if !k.dp.NAT.UseAddr(p.NextHop) {
+				k.end(p.In, p.Raw, frame.UplinkDown)
+				return
+			}
 		}
 		k.inject(p.In, p.Net, p.Egress, recordPoint(rec), p.NextHop, p.Raw)
 	default:

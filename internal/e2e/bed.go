@@ -39,7 +39,8 @@ const shellTime = 3 * time.Minute
 type Bed struct {
 	t      *testing.T
 	pair   Pair
-	exe    string // the command that runs as the switch
+	exe    string   // the command that runs as the switch
+	env    []string // added to its environment
 	dir    string
 	id     string
 	socket string // control socket of the switch
@@ -221,6 +222,7 @@ func (b *Bed) TryStart(args ...string) error {
 		run = append(run, "--uplink-kind", b.pair.Uplink)
 	}
 	c := b.command(append(run, args...)...)
+	c.Env = append(os.Environ(), b.env...)
 	b.log = &syncBuffer{}
 	c.Stderr, c.ExtraFiles = b.log, []*os.File{w}
 	err = netns.Do(b.path("host"), c.Start)

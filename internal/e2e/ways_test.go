@@ -71,6 +71,31 @@ func TestWays(t *testing.T) {
 			}
 		}
 
+		// A next hop that does not answer: the container is told. The host has no such neighbor before.
+		b.Sh("host", "ip route add 198.51.100.0/24 via 10.20.0.66")
+		if out, _ := b.TrySh("web", "curl -sS -m 20 http://198.51.100.1/ 2>&1; ping -c 1 -W 9 10.20.0.67"); !strings.Contains(out, "Couldn't connect to server") ||
+			!strings.Contains(out, "Destination Host Unreachable") {
+			t.Errorf("by a next hop that is not there: %s", out)
+		}
+
+		// The MTU of a route, locked or not, and its end.
+		for _, lock := range []string{"", "lock "} {
+			mtu := map[string]string{"": "1000", "lock ": "900"}[lock]
+			b.Sh("host", "ip route replace 203.0.113.0/24 via 10.20.0.2 mtu "+lock+mtu)
+			b.Sh("web", "ip route flush cache")
+			b.Eventually("the container is told the MTU of the route", func() bool {
+				out, _ := b.TrySh("web", "ping -c 1 -W 2 -M do -s 1100 203.0.113.9")
+				return strings.Contains(strings.ReplaceAll(out, " ", ""), "mtu="+mtu)
+			})
+		}
+		b.Sh("web", "ping -c 1 -W 3 -s 3000 203.0.113.9") // in fragments, with another source address than the last packets
+		b.Sh("host", "ip route del 203.0.113.0/24")
+		b.Sh("web", "ip route flush cache")
+		b.Eventually("the MTU of the route has ended", func() bool {
+			out, _ := b.TrySh("web", "ping -c 1 -W 2 -M do -s 1100 203.0.113.9")
+			return strings.Contains(out, " 1 received")
+		})
+
 		// Every address of the host leads to the host, and each published port answers on it, also when it comes later.
 		b.Web("host")
 		b.Web("web")
@@ -127,6 +152,50 @@ func TestThroughHost(t *testing.T) {
 	asks(t, b, "out", "10.1.0.1:8080", "this is web; you are 10.1.0.2")
 	asks(t, b, "db", "172.29.0.2", "this is web; you are 172.29.0.3")
 	b.Balanced()
+}
+
+// TestOlderKernel checks the ways on a kernel whose bpf_fib_lookup neither tells the source address (before Linux 6.7) nor leaves out the
+// neighbor (before 6.3).
+func TestOlderKernel(t *testing.T) {
+	Need(t, "curl", "ip", "ping")
+	b := NewHost(t)
+	b.pair.Uplink = "clsact"
+	b.env = []string{"UVSWITCH_FIB_FLAGS=0"}
+	secondNIC(b)
+	b.Start()
+	containers(b)
+	asks(t, b, "web", "10.20.0.2", "this is lan; you are 10.20.0.1")
+	asks(t, b, "web", "203.0.113.9", "this is out; you are 10.1.0.1")
+	b.Sh("host", "ip route add 128.0.0.0/1 via 10.20.0.2")
+	asks(t, b, "web", "203.0.113.9", "this is lan; you are 10.20.0.1")
+	b.Sh("web", "ping -c 1 -W 3 -s 3000 203.0.113.9")
+	b.Sh("host", "ip route del 128.0.0.0/1; ip rule add from 172.29.0.3 lookup 100 && ip route add default via 10.20.0.2 table 100")
+	asks(t, b, "db", "203.0.113.9", "this is lan; you are 10.20.0.1")
+	asks(t, b, "web", "203.0.113.9", "this is out; you are 10.1.0.1")
+	// The host's address changes: the next hop needs another source.
+	b.Sh("host", "ip addr add 10.1.0.9/24 dev eth0 && ip addr del 10.1.0.1/24 dev eth0; ip addr add 10.1.0.9/24 dev eth0; ip route replace default via 10.1.0.2")
+	asks(t, b, "web", "203.0.113.9", "this is out; you are 10.1.0.9")
+	b.Balanced()
+}
+
+// TestKilledClsact checks that the filters of a switch that was killed leave all packets to the host, and that a new switch replaces them.
+func TestKilledClsact(t *testing.T) {
+	Need(t, "curl", "ip")
+	b := NewHost(t)
+	b.pair.Uplink = "clsact"
+	b.Start()
+	containers(b)
+	b.Web("web")
+	b.CLI("publish", "add", "80:80", "--port", "web")
+	asks(t, b, "out", "10.1.0.1", "this is web; you are 10.1.0.2")
+	b.Kill()
+	b.Web("host")
+	asks(t, b, "out", "10.1.0.1", "this is host; you are 10.1.0.2")
+	b.Start()
+	if out := b.Sh("host", "tc filter show dev eth0 ingress"); strings.Count(out, "uvswitch/") != 1 {
+		t.Errorf("filters after the new start: %s", out)
+	}
+	asks(t, b, "out", "10.1.0.1", "this is host; you are 10.1.0.2")
 }
 
 // TestFence checks uplink.devices: packets leave by a listed device or not at all, whatever the routes say.

@@ -37,6 +37,7 @@ type Net struct {
 	trace   []string // every frame, as text
 	records []record // and as bytes
 	pool    [2]uint16
+	source  frame.Addr        // what the host's routing would answer; 0: nothing
 	pairs   map[string]string // what was said of protocols without ports
 	script  *scenario
 	lenient bool // something unsound was put in: what comes out is not judged any more
@@ -88,6 +89,9 @@ func (n *Net) Peer(_, a frame.Addr, proto uint8, on bool) {
 
 // SourceFor implements nat.Outside.
 func (n *Net) SourceFor(frame.Addr) frame.Addr { return 0 }
+
+// AskSource implements nat.Outside.
+func (n *Net) AskSource(frame.Tuple) frame.Addr { return n.source }
 
 // AddNetwork makes a network with its gateway; i and m say the rest.
 func (n *Net) AddNetwork(gateway netip.Prefix, i router.Interface, m nat.Masquerade) {

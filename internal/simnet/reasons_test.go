@@ -12,7 +12,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
 	"github.com/uvswitch/uvswitch/nat"
 	"github.com/uvswitch/uvswitch/router"
-	"github.com/uvswitch/uvswitch/switch"
+	vswitch "github.com/uvswitch/uvswitch/switch"
 )
 
 // A provocation is how one drop reason comes about.

@@ -14,7 +14,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
 	"github.com/uvswitch/uvswitch/nat"
 	"github.com/uvswitch/uvswitch/router"
-	"github.com/uvswitch/uvswitch/switch"
+	vswitch "github.com/uvswitch/uvswitch/switch"
 )
 
 // Run plays one script on a new Net. It returns the Net, also with an error, for its traces. docs/scenarios.md describes the

@@ -6,6 +6,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
+	"github.com/uvswitch/uvswitch/router"
 )
 
 const waysBed = `network 1 10.0.0.1/24
@@ -267,5 +268,65 @@ func TestAddressAway(t *testing.T) {
 	n.Own(frametest.Addr("192.0.2.1"))
 	if f := n.out(t, p); f.Tuple.Src != frametest.Addr("192.0.2.1") {
 		t.Errorf("after 11 s it leaves from %v", f.Tuple.Src)
+	}
+}
+
+// A sender whose next hop is dead is told later: the error quotes the packet as its sender sent it.
+func TestDeadNextHop(t *testing.T) {
+	n := waysNet(t)
+	since := n.DP.Now()
+	for _, p := range []frametest.Packet{
+		{SrcPort: 20000, DstPort: 53, TTL: 9, Payload: []byte("question")},
+		{Proto: frame.TCP, Flags: frame.FlagSYN, SrcPort: 20001, DstPort: 80, Seq: 77},
+		{Proto: frame.ICMP, Type: frame.ICMPEcho, ID: 5, Seq: 1},
+		{SrcPort: 80, DstPort: 53}, // leaves from 8080
+	} {
+		n.out(t, p)
+	}
+	asked := n.DP.NAT.AskedSince(since)
+	if len(asked) != 4 {
+		t.Fatalf("%d packets have asked", len(asked))
+	}
+	sent := 0
+	for _, r := range n.records {
+		if r.port != 1 || r.out {
+			continue
+		}
+		if p := asked[sent]; !bytes.Equal(p.Quote[:10], r.raw[frame.VnetLen+frame.EthernetLen:][:10]) || frame.Sum(p.Quote[:20], 0) != 0xffff ||
+			!bytes.Equal(p.Quote[12:26], r.raw[frame.VnetLen+frame.EthernetLen+12:][:14]) {
+			t.Errorf("sent %x, quoted %x", r.raw[frame.VnetLen+frame.EthernetLen:], p.Quote)
+		}
+		sent++
+	}
+	p := asked[1]
+	n.DP.WithSlowPath(func(out router.Output) {
+		n.DP.Router.TellUnreachable(p.In, p.Net, p.Sender, p.Quote[:], n.DP.Now(), out)
+	})
+	n.Settle()
+	in := n.host("a").inbox
+	var f frame.Frame
+	f.Reset(in[len(in)-1], 1)
+	frame.Parse(&f)
+	if q, _, ok := frame.Quoted(f.ICMP()); !ok || f.ICMP().Code() != frame.CodeHost || q != p.Inside || f.Tuple.Dst != n.host("a").Addr {
+		t.Errorf("the sender got %s", n.trace[len(n.trace)-1])
+	}
+	if n.Advance(frame.Seconds(5)); len(n.DP.NAT.AskedSince(n.DP.Now()-frame.Seconds(4))) != 0 {
+		t.Error("old packets are kept for ever")
+	}
+}
+
+// A flow that begins with a fragment asks before the fragment leaves.
+func TestFragmentAsksFirst(t *testing.T) {
+	n := waysNet(t)
+	second := frametest.Addr("192.0.2.1")
+	n.Own(frametest.Addr("198.51.100.1"), second)
+	n.source = second
+	p := frametest.Packet{SrcPort: 20000, DstPort: 53, TTL: 9, Frag: 0x2000, Payload: make([]byte, 16)}
+	if f := n.out(t, p); f.Tuple.Src != second || f.IPv4().TTL() != 8 {
+		t.Errorf("the first fragment leaves as %v, TTL %d", f.Tuple, f.IPv4().TTL())
+	}
+	p.Frag = 3
+	if f := n.out(t, p); f.Tuple.Src != second || f.IPv4().TTL() != 8 {
+		t.Errorf("the later fragment leaves as %v", f.Tuple)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"strconv"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -17,6 +19,7 @@ import (
 type Way struct {
 	Code    frame.WayCode // 0: it is sent
 	Device  string
+	index   int        // of the device
 	NextHop netip.Addr // equal to the destination if the destination is on the link
 	Source  netip.Addr // the host's address that the packet gets
 	MTU     int        // in bytes
@@ -27,13 +30,13 @@ const fibParams = 64
 
 // newQuestion loads a program that asks the host's routing what the way out asks, and sends nothing: it takes a struct bpf_fib_lookup as
 // its packet, and returns it with the answer.
-func newQuestion() (*ebpf.Program, error) {
+func newQuestion(flags fibFlags) (*ebpf.Program, error) {
 	p := &program{}
 	p.emit(asm.Mov.Reg(regPacket, asm.R1), asm.Mov.Imm(asm.R2, 0))
 	p.emit(slot(asm.R3, outParams)...)
 	p.emit(asm.Mov.Imm(asm.R4, fibParams), asm.FnSkbLoadBytes.Call(), asm.JNE.Imm(asm.R0, 0, "short"), asm.Mov.Reg(asm.R1, regPacket))
 	p.emit(slot(asm.R2, outParams)...)
-	p.emit(asm.Mov.Imm(asm.R3, fibParams), asm.Mov.Imm(asm.R4, fibSkipNeigh|fibGetSource), asm.FnFibLookup.Call(), asm.Mov.Reg(regL4, asm.R0))
+	p.emit(asm.Mov.Imm(asm.R3, fibParams), asm.Mov.Imm(asm.R4, int32(flags)), asm.FnFibLookup.Call(), asm.Mov.Reg(regL4, asm.R0))
 	p.emitStore(0, outParams, fibParams)
 	p.emit(asm.Mov.Reg(asm.R0, regL4), asm.Return())
 	p.emitEnd("short", -int32(unix.EINVAL))
@@ -57,21 +60,43 @@ func ask(question *ebpf.Program, ifindex int, t frame.Tuple) (params [fibParams]
 	return params, int32(code), nil
 }
 
-// openQuestion is newQuestion, and checks that the kernel answers.
-func openQuestion() (*ebpf.Program, error) {
-	question, err := newQuestion()
-	if err != nil {
-		return nil, err
-	}
-	_, result, err := ask(question, 1, frame.Tuple{Dst: 0x7f000001})
-	if err == nil && result == -int32(unix.EINVAL) {
-		err = errors.New("uplink: the kernel's bpf_fib_lookup does not tell the source address; this needs Linux 6.7 or later (`--uplink-kind tap` works on older kernels)")
-	}
-	if err != nil {
+// openQuestion returns a question that the kernel answers, and the flags that the kernel knows, of those that allowed has.
+func openQuestion(allowed fibFlags) (*ebpf.Program, fibFlags, error) {
+	for _, flags := range []fibFlags{fibSkipNeigh | fibGetSource, fibSkipNeigh, 0} {
+		if flags&^allowed != 0 {
+			continue
+		}
+		question, err := newQuestion(flags)
+		if err != nil {
+			return nil, 0, err
+		}
+		_, result, err := ask(question, 1, frame.Tuple{Dst: 0x7f000001})
+		if err == nil && result != -int32(unix.EINVAL) {
+			return question, flags, nil
+		}
 		question.Close()
-		return nil, err
+		if err != nil {
+			return nil, 0, err
+		}
 	}
-	return question, nil
+	return nil, 0, errors.New("uplink: this kernel does not answer questions about its routing (`--uplink-kind tap` works without)")
+}
+
+// allFlags are the flags of bpf_fib_lookup that are used where the kernel knows them. The environment variable UVSWITCH_FIB_FLAGS leaves
+// some out: it plays an older kernel.
+func allFlags() fibFlags {
+	if n, err := strconv.Atoi(os.Getenv("UVSWITCH_FIB_FLAGS")); err == nil {
+		return fibFlags(n)
+	}
+	return fibSkipNeigh | fibGetSource
+}
+
+// AskSource implements nat.Outside.
+func (u *Uplink) AskSource(t frame.Tuple) frame.Addr {
+	if w, err := u.Ask(t); err == nil && w.Code == 0 {
+		return frame.AddrFrom(w.Source)
+	}
+	return 0
 }
 
 // Ask returns the way of a container's packet outside, as the host's routing chooses it now. It does not wait.
@@ -93,16 +118,35 @@ func (u *Uplink) Ask(t frame.Tuple) (Way, error) {
 	if w.Code != 0 {
 		return w, nil
 	}
-	index := int(binary.NativeEndian.Uint32(params[fibIfindex:]))
-	w.Device = fmt.Sprintf("device %d", index)
+	w.index = int(binary.NativeEndian.Uint32(params[fibIfindex:]))
+	w.Device = fmt.Sprintf("device %d", w.index)
 	for _, d := range u.known.Load().Watched {
-		if d.Index == index {
+		if d.Index == w.index {
 			w.Device = d.Name
 		}
 	}
-	w.Source = netip.AddrFrom4([4]byte(params[fibSrc:]))
 	if w.NextHop = netip.AddrFrom4([4]byte(params[fibDst:])); params[fibFamily] == unix.AF_INET6 {
 		w.NextHop = netip.AddrFrom16([16]byte(params[fibDst:]))
 	}
+	if w.Source = netip.AddrFrom4([4]byte(params[fibSrc:])); u.maps.sources != nil {
+		w.Source = u.learnSource(w.index, w.NextHop, [4]byte(params[fibDst:]))
+	}
 	return w, nil
+}
+
+// learnSource returns the source address for packets by a device to a next hop, as the kernel's masquerading chooses it, and tells it to
+// the program "way out", on a kernel whose bpf_fib_lookup does not. key is the beginning of the next hop's address.
+func (u *Uplink) learnSource(device int, hop netip.Addr, key [4]byte) netip.Addr {
+	var place [8]byte
+	binary.NativeEndian.PutUint32(place[:], uint32(device))
+	copy(place[4:], key[:])
+	var known [4]byte
+	if u.maps.sources.Lookup(place, &known) == nil {
+		return netip.AddrFrom4(known)
+	}
+	a := sourceTo(device, hop)
+	if a.IsValid() {
+		_ = u.maps.sources.Put(place, a.As4())
+	}
+	return a
 }

@@ -22,6 +22,9 @@ type bpfMaps struct {
 	ways  *ebpf.Map // what the host's routing has said lately: see wayHint; likewise mapped
 	fence *ebpf.Map // devices that packets may leave by, by index; nil: all
 
+	sources *ebpf.Map // source addresses by device and next hop, for a kernel that does not tell them; else nil
+	fib     fibFlags  // that the kernel knows
+
 	portsMem, waysMem []byte
 }
 
@@ -29,10 +32,12 @@ const (
 	maxOwn   = 65536
 	maxPairs = 4096
 	maxFrags = 8192 // packets in fragments, ours and the host's
+
+	maxSources = 8192 // next hops whose source address is known
 )
 
-func newMaps(fenced int) (*bpfMaps, error) {
-	m := &bpfMaps{}
+func newMaps(fenced int, fib fibFlags) (*bpfMaps, error) {
+	m := &bpfMaps{fib: fib}
 	var err error
 	m.ports, m.portsMem, err = mappedArray("uvs_ports", nat.PortSetBytes, (nat.MaxAddrs+1)*setsOfAddr)
 	if err == nil {
@@ -40,14 +45,16 @@ func newMaps(fenced int) (*bpfMaps, error) {
 	}
 	for _, x := range []struct {
 		to   **ebpf.Map
+		need bool
 		spec ebpf.MapSpec
 	}{
-		{&m.own, ebpf.MapSpec{Name: "uvs_own", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: maxOwn, Flags: unix.BPF_F_NO_PREALLOC}},
-		{&m.pairs, ebpf.MapSpec{Name: "uvs_pairs", Type: ebpf.Hash, KeySize: 12, ValueSize: 4, MaxEntries: maxPairs}},
-		{&m.frags, ebpf.MapSpec{Name: "uvs_frags", Type: ebpf.LRUHash, KeySize: 12, ValueSize: 4, MaxEntries: maxFrags}},
-		{&m.fence, ebpf.MapSpec{Name: "uvs_fence", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: uint32(max(fenced, 1))}},
+		{&m.own, true, ebpf.MapSpec{Name: "uvs_own", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: maxOwn, Flags: unix.BPF_F_NO_PREALLOC}},
+		{&m.pairs, true, ebpf.MapSpec{Name: "uvs_pairs", Type: ebpf.Hash, KeySize: 12, ValueSize: 4, MaxEntries: maxPairs}},
+		{&m.frags, true, ebpf.MapSpec{Name: "uvs_frags", Type: ebpf.LRUHash, KeySize: 12, ValueSize: 4, MaxEntries: maxFrags}},
+		{&m.fence, fenced > 0, ebpf.MapSpec{Name: "uvs_fence", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: uint32(max(fenced, 1))}},
+		{&m.sources, fib&fibGetSource == 0, ebpf.MapSpec{Name: "uvs_sources", Type: ebpf.LRUHash, KeySize: 8, ValueSize: 4, MaxEntries: maxSources}},
 	} {
-		if err == nil && (fenced > 0 || x.to != &m.fence) {
+		if err == nil && x.need {
 			*x.to, err = ebpf.NewMap(&x.spec)
 		}
 	}
@@ -98,7 +105,7 @@ func (m *bpfMaps) portSet(addr int, i setIndex) *nat.PortSet {
 
 // close gives the maps back. Their memory stays mapped until the process ends: NAT may still write to it.
 func (m *bpfMaps) close() {
-	for _, b := range []*ebpf.Map{m.own, m.ports, m.pairs, m.frags, m.ways, m.fence} {
+	for _, b := range []*ebpf.Map{m.own, m.ports, m.pairs, m.frags, m.ways, m.fence, m.sources} {
 		if b != nil {
 			b.Close()
 		}

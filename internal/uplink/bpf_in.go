@@ -32,6 +32,7 @@ type wayIn struct {
 	tap   int32 // index of the TAP
 	mark  int32
 	plain bool // the device's packets have no Ethernet header
+	stays bool // the program stays on the device when the switch is killed, as a clsact filter does
 }
 
 const regOwn = asm.R9 // index of the host's address
@@ -50,6 +51,8 @@ const (
 	inSet   = -120 // which set: a setIndex of index 0
 	inError = -124 // 1: the packet is an ICMP error
 	inHow   = -128 // the mark of what is redirected
+
+	inParams = -192 // struct bpf_fib_lookup
 )
 
 // Masks of the fragment field in network byte order.
@@ -58,8 +61,8 @@ const (
 	maskMore   = 0x0020
 )
 
-func (m *bpfMaps) wayIn(tap int, mark int32, plain bool) (*ebpf.Program, error) {
-	p := &wayIn{maps: m, tap: int32(tap), mark: mark, plain: plain}
+func (m *bpfMaps) wayIn(tap int, mark int32, plain, stays bool) (*ebpf.Program, error) {
+	p := &wayIn{maps: m, tap: int32(tap), mark: mark, plain: plain, stays: stays}
 	p.emitOrigin()
 	p.emitHeader()
 	p.emitTransport()
@@ -237,7 +240,9 @@ func (p *wayIn) emitLaterFragment() {
 	if p.plain {
 		return
 	}
-	p.emit(asm.Mov.Reg(asm.R1, regPacket).WithSymbol("early"), asm.Mov.Imm(asm.R2, 6))
+	p.emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("early"))
+	p.emitTAPCheck()
+	p.emit(asm.Mov.Reg(asm.R1, regPacket), asm.Mov.Imm(asm.R2, 6))
 	p.emit(slot(asm.R3, inTuple)...)
 	p.emit(asm.Mov.Imm(asm.R4, 6), asm.FnSkbLoadBytes.Call(), asm.JNE.Imm(asm.R0, 0, "pass"))
 	p.emitMark(frame.WayClone)
@@ -319,15 +324,18 @@ func (p *wayIn) emitSocketCheck() {
 // emitRedirect:
 //
 //	ours: whose = 1; note_fragment(whose);
-//	redirect: if (skb->vlan_present) vlan_pop(skb);
+//	redirect: check_tap();
+//	if (skb->vlan_present) vlan_pop(skb);
 //	if (plain) { change_head(skb, 14); store(0, {0, how, ifindex, IPv4}); } else store(6, {how, ifindex});
 //	return redirect(tap);
 //	host's: whose = 0; note_fragment(whose); goto pass;
 func (p *wayIn) emitRedirect() {
 	p.emit(asm.StoreImm(asm.RFP, inValue, 1, asm.Word).WithSymbol("ours"))
 	p.emitNoteFragment("redirect")
+	p.emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("redirect"))
+	p.emitTAPCheck()
 	p.emit(
-		asm.LoadMem(asm.R1, regPacket, skbVLANPresent, asm.Word).WithSymbol("redirect"), asm.JEq.Imm(asm.R1, 0, "mark"),
+		asm.LoadMem(asm.R1, regPacket, skbVLANPresent, asm.Word), asm.JEq.Imm(asm.R1, 0, "mark"),
 		asm.Mov.Reg(asm.R1, regPacket), asm.FnSkbVlanPop.Call(),
 		asm.Mov.Imm(asm.R0, 0).WithSymbol("mark"),
 	)
@@ -349,6 +357,31 @@ func (p *wayIn) emitRedirect() {
 		asm.StoreImm(asm.RFP, inValue, 0, asm.Word).WithSymbol("host's"),
 	)
 	p.emitNoteFragment("pass")
+}
+
+// emitTAPCheck: a switch that was killed has lost its TAP; its filters give everything to the host. A question without an answer tells
+// whether the device is there: the kernel looks for it first, and the TAP does not forward IPv6.
+//
+//	params = {AF_INET6, tap};
+//	if (stays && fib_lookup(skb, &params, 64, 0) == -ENODEV) goto pass;
+func (p *wayIn) emitTAPCheck() {
+	if !p.stays {
+		return
+	}
+	p.emit(asm.Mov.Imm(asm.R1, 0))
+	for at := int16(0); at < fibParams; at += 8 {
+		p.emit(asm.StoreMem(asm.RFP, inParams+at, asm.R1, asm.DWord))
+	}
+	p.emit(
+		asm.StoreImm(asm.RFP, inParams+fibFamily, unix.AF_INET6, asm.Byte),
+		asm.StoreImm(asm.RFP, inParams+fibIfindex, int64(p.tap), asm.Word),
+		asm.Mov.Reg(asm.R1, regPacket),
+	)
+	p.emit(slot(asm.R2, inParams)...)
+	p.emit(
+		asm.Mov.Imm(asm.R3, fibParams), asm.Mov.Imm(asm.R4, 0),
+		asm.FnFibLookup.Call(), asm.JEq.Imm(asm.R0, -int32(unix.ENODEV), "pass"),
+	)
 }
 
 // emitMark: ether.src = {2, mark, htonl(skb->ifindex)}; a mark of -1 stands for how.

@@ -41,9 +41,14 @@ const (
 const (
 	fibFamily, fibProto, fibSrcPort, fibDstPort, fibLength, fibIfindex, fibTOS, fibSrc, fibDst = 0, 1, 2, 4, 6, 8, 12, 16, 32
 
-	fibSkipNeigh, fibGetSource = 1 << 2, 1 << 4
-	fibNoNeigh                 = 7 // the result without a neighbor: its ARP is bpf_redirect_neigh's
+	fibSkipNeigh fibFlags = 1 << 2 // Linux 6.3
+	fibGetSource fibFlags = 1 << 4 // Linux 6.7
+	fibNoNeigh            = 7      // the result without a neighbor: its ARP is bpf_redirect_neigh's
 )
+
+// fibFlags are flags of bpf_fib_lookup. An older kernel knows fewer. One that cannot tell the source address has it from user space: by
+// device and next hop, in the map sources.
+type fibFlags int32
 
 const regCommand = asm.R9 // the frame's command; from the answer on, its code
 
@@ -53,6 +58,7 @@ func (m *bpfMaps) wayOut(mark int32) (*ebpf.Program, error) {
 	p.emitQuestion()
 	p.emitLength()
 	p.emitAnswer()
+	p.emitKnownSource()
 	p.emitCompare()
 	p.emitSocketCheck()
 	p.emitSend()
@@ -132,7 +138,7 @@ func (p *wayOut) emitLength() {
 
 // emitAnswer:
 //
-//	result = fib_lookup(skb, &params, 64, SKIP_NEIGH | (command == SEND ? 0 : SRC));
+//	result = fib_lookup(skb, &params, 64, SKIP_NEIGH | (command == SEND ? 0 : SRC)); // the flags that the kernel knows
 //	if (result != 0 && result != NO_NEIGH) { if (result < 0) result = NOT_FORWARDED; goto came_back; }
 //	if (!fence[params.ifindex]) { result = FENCED; goto came_back; }
 //	if (command == SEND) goto send;
@@ -140,8 +146,8 @@ func (p *wayOut) emitAnswer() {
 	p.emit(asm.Mov.Reg(asm.R1, regPacket))
 	p.emit(slot(asm.R2, outParams)...)
 	p.emit(
-		asm.Mov.Imm(asm.R3, 64), asm.Mov.Imm(asm.R4, fibSkipNeigh), asm.JEq.Imm(regCommand, frame.WaySend, "ask"),
-		asm.Mov.Imm(asm.R4, fibSkipNeigh|fibGetSource),
+		asm.Mov.Imm(asm.R3, 64), asm.Mov.Imm(asm.R4, int32(p.maps.fib&^fibGetSource)), asm.JEq.Imm(regCommand, frame.WaySend, "ask"),
+		asm.Mov.Imm(asm.R4, int32(p.maps.fib)),
 		asm.FnFibLookup.Call().WithSymbol("ask"),
 		asm.JEq.Imm(asm.R0, 0, "found"), asm.JEq.Imm(asm.R0, fibNoNeigh, "found"),
 		asm.Mov.Reg(regCommand, asm.R0), asm.JSGT.Imm(regCommand, 0, "came back"),
@@ -152,6 +158,26 @@ func (p *wayOut) emitAnswer() {
 		p.emitMapLookup(p.maps.fence, outKey, "fenced")
 	}
 	p.emit(asm.JEq.Imm(regCommand, frame.WaySend, "send"))
+}
+
+// emitKnownSource, on a kernel that does not tell the source address:
+//
+//	source = sources[{params.ifindex, params.dst}];
+//	params.src = source ? *source : 0; // 0: the packet comes back, and user space finds out
+func (p *wayOut) emitKnownSource() {
+	if p.maps.sources == nil {
+		return
+	}
+	p.emit(
+		asm.StoreImm(asm.RFP, outParams+fibSrc, 0, asm.Word),
+		asm.LoadMem(asm.R1, asm.RFP, outParams+fibIfindex, asm.Word), asm.StoreMem(asm.RFP, outTuple, asm.R1, asm.Word),
+		asm.LoadMem(asm.R1, asm.RFP, outParams+fibDst, asm.Word), asm.StoreMem(asm.RFP, outTuple+4, asm.R1, asm.Word),
+	)
+	p.emitMapLookup(p.maps.sources, outTuple, "source")
+	p.emit(
+		asm.LoadMem(asm.R1, asm.R0, 0, asm.Word), asm.StoreMem(asm.RFP, outParams+fibSrc, asm.R1, asm.Word),
+		asm.Mov.Imm(asm.R0, 0).WithSymbol("source"),
+	)
 }
 
 // emitCompare notes the answer for user space, and compares the source.

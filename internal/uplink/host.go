@@ -37,13 +37,59 @@ func (u *Uplink) inspect() (State, error) {
 	} else {
 		s.Own, s.Watched = ownAndWatched(u.opts.TAP, links, addrs, routes)
 	}
-	s.Policies = outPolicies()
+	s.MTUs, s.Policies = routeMTUs(routes), outPolicies()
 	s.Why = s.describe(u.tapIdx, links, addrs, routes)
 	if u.opts.Kind == TAP {
 		s.Addr = tapOurs
 	}
 	s.Up = s.Why == ""
 	return s, nil
+}
+
+// sourceTo is the host's address for packets by a device to a next hop; invalid if there is none.
+func sourceTo(device int, hop netip.Addr) netip.Addr {
+	if link, err := netlink.LinkByIndex(device); err == nil && hop.Is4() {
+		routes, err := netlink.RouteGetWithOptions(hop.AsSlice(), &netlink.RouteGetOptions{Oif: link.Attrs().Name})
+		if err == nil && len(routes) == 1 {
+			if a, ok := netip.AddrFromSlice(routes[0].Src.To4()); ok {
+				return a
+			}
+		}
+	}
+	addrs, _ := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
+	for _, a := range addrs { // the gateway has an IPv6 address
+		if ip, ok := netip.AddrFromSlice(a.IP.To4()); ok && a.LinkIndex == device {
+			return ip
+		}
+	}
+	return netip.Addr{}
+}
+
+// routeMTUs are the MTUs of routes; of routes of several tables to the same destination the smallest one.
+func routeMTUs(routes []netlink.Route) map[netip.Prefix]int {
+	mtus := map[netip.Prefix]int{}
+	note := func(r *netlink.Route, mtu int) {
+		dst := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		if r.Dst != nil {
+			dst = prefixOf(r.Dst)
+		}
+		if was, ok := mtus[dst]; !ok || mtu < was {
+			mtus[dst] = mtu
+		}
+	}
+	tables := map[int]bool{}
+	for i := range routes {
+		if r := &routes[i]; r.MTU > 0 && r.Type == unix.RTN_UNICAST {
+			note(r, r.MTU)
+			tables[r.Table] = true
+		}
+	}
+	for i := range routes {
+		if r := &routes[i]; r.MTU == 0 && tables[r.Table] && r.Type == unix.RTN_UNICAST {
+			note(r, 65535)
+		}
+	}
+	return mtus
 }
 
 // outPolicies are the destinations of the host's IPsec policies for packets that go out.

@@ -27,7 +27,7 @@ func Probe() (Kind, error) {
 	if err != nil {
 		return "", fmt.Errorf("uplink: %w", err)
 	}
-	question, err := openQuestion()
+	question, _, err := openQuestion(allFlags())
 	if err != nil {
 		return "", err
 	}

@@ -20,8 +20,8 @@ type shared struct {
 	owned map[frame.Addr]bool // the addresses in the map own
 }
 
-func newShared(fenced int) (*shared, error) {
-	m, err := newMaps(fenced)
+func newShared(fenced int, fib fibFlags) (*shared, error) {
+	m, err := newMaps(fenced, fib)
 	if err != nil {
 		return nil, err
 	}
@@ -64,6 +64,18 @@ func (s *shared) setFence(devices []string) {
 		if !want[index] {
 			_ = s.fence.Delete(index)
 		}
+	}
+}
+
+// forgetSources makes the program "way out" ask user space again which source address a next hop needs.
+func (s *shared) forgetSources() {
+	if s.sources == nil {
+		return
+	}
+	var place [8]byte
+	var source [4]byte
+	for it := s.sources.Iterate(); it.Next(&place, &source); {
+		_ = s.sources.Delete(place)
 	}
 }
 

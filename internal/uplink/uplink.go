@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -34,9 +35,10 @@ type State struct {
 	Up     bool   // there is a device, it is up, and it has an address
 	Why    string // when not Up
 
-	Own      []netip.Addr   // all addresses of the host, sorted; containers leave by these
-	Policies []netip.Prefix // destinations of the host's IPsec policies: packets to these must not leave without IPsec
-	Watched  []Watched      // devices that the way in is attached to, sorted by name
+	Own      []netip.Addr         // all addresses of the host, sorted; containers leave by these
+	MTUs     map[netip.Prefix]int // of routes that have an MTU, in bytes; 65535 for routes without one inside of such a route
+	Policies []netip.Prefix       // destinations of the host's IPsec policies: packets to these must not leave without IPsec
+	Watched  []Watched            // devices that the way in is attached to, sorted by name
 }
 
 // A Watched device is one that the program "way in" is attached to.
@@ -48,7 +50,7 @@ type Watched struct {
 
 func (s *State) equal(o *State) bool {
 	return s.Device == o.Device && s.Addr == o.Addr && s.MTU == o.MTU && s.Up == o.Up && s.Why == o.Why &&
-		slices.Equal(s.Own, o.Own) && slices.Equal(s.Policies, o.Policies) && slices.Equal(s.Watched, o.Watched)
+		slices.Equal(s.Own, o.Own) && slices.Equal(s.Policies, o.Policies) && maps.Equal(s.MTUs, o.MTUs) && slices.Equal(s.Watched, o.Watched)
 }
 
 // The two ends of the link between the host and the switch. With programs, the TAP's MAC is only what the host's stack puts into frames
@@ -104,14 +106,22 @@ func Open(o Options) (*Uplink, error) {
 			return nil, fmt.Errorf("%w: %q does not exist (`ip link` lists devices; `--uplink auto` uses the device of the default route)", ErrNoDevice, o.Device)
 		}
 	}
-	m, err := newShared(len(o.Devices))
+	u := &Uplink{opts: o, in: map[int]*attachment{}}
+	fib, err := fibGetSource, error(nil)
+	if o.Kind != TAP {
+		if u.question, fib, err = openQuestion(allFlags()); err != nil {
+			return nil, err
+		}
+	}
+	m, err := newShared(len(o.Devices), fib)
 	if err != nil {
+		u.Close()
 		return nil, err
 	}
-	u := &Uplink{opts: o, maps: m, in: map[int]*attachment{}}
+	u.maps = m
 	u.known.Store(&known{kind: o.Kind})
 	if u.Device, err = tap.Open(netns.Original, o.TAP); err != nil {
-		m.close()
+		u.Close()
 		return nil, err
 	}
 	u.MAC = tapMAC
@@ -119,12 +129,7 @@ func Open(o Options) (*Uplink, error) {
 	if o.Kind == TAP {
 		setup.MTU, setup.Addr = 1500, tapHost
 	}
-	if o.Kind != TAP {
-		u.question, err = openQuestion()
-	}
-	if err == nil {
-		err = link.Configure(netns.Original, o.TAP, setup)
-	}
+	err = link.Configure(netns.Original, o.TAP, setup)
 	if err == nil {
 		var d link.Info
 		d, err = link.Inspect(netns.Original, o.TAP)
@@ -189,6 +194,7 @@ func (u *Uplink) Refresh() (changed bool, err error) {
 		err = errors.Join(u.watchLocked(&s), link.SetForwarding(u.tapIdx)) // a write to ip_forward resets every device
 		u.maps.setOwn(s.Own)
 		u.maps.setFence(u.opts.Devices)
+		u.maps.forgetSources()
 	}
 	if s.equal(&was.State) {
 		return false, err
@@ -229,7 +235,7 @@ func (u *Uplink) wayInLocked(plain bool) (*ebpf.Program, error) {
 		i = 1
 	}
 	if u.programs[i] == nil {
-		p, err := u.maps.wayIn(u.tapIdx, u.mark, plain)
+		p, err := u.maps.wayIn(u.tapIdx, u.mark, plain, u.attached == Clsact)
 		if err != nil {
 			return nil, err
 		}
@@ -260,7 +266,9 @@ func (u *Uplink) Close() {
 	if u.Device != nil {
 		_ = u.Device.Close() // the descriptor was ours; the TAP goes with it
 	}
-	u.maps.close()
+	if u.maps != nil {
+		u.maps.close()
+	}
 }
 
 // byName sorts devices.

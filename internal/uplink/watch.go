@@ -4,11 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
+	"syscall"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
 // Watch calls changed at once, and after changes of the host's devices, addresses, routes and routing rules, until ctx is done. Changes
@@ -19,13 +24,13 @@ func Watch(ctx context.Context, changed func()) error {
 		return err
 	}
 	news := make(chan struct{}, 1)
-	tell := func() {
+	tell := func([]syscall.NetlinkMessage) {
 		select {
 		case news <- struct{}{}:
 		default:
 		}
 	}
-	context.AfterFunc(ctx, tell)
+	context.AfterFunc(ctx, func() { tell(nil) })
 	go listen(ctx, events, subscribe, tell)
 	if policies, err := subscribePolicies(); err == nil { // a kernel without IPsec has none
 		go listen(ctx, policies, subscribePolicies, tell)
@@ -39,10 +44,43 @@ func Watch(ctx context.Context, changed func()) error {
 	return nil
 }
 
-// listen calls tell for each message until ctx is done.
-func listen(ctx context.Context, events *nl.NetlinkSocket, again func() (*nl.NetlinkSocket, error), tell func()) {
+// A NextHop is an address on the link of a device of the host.
+type NextHop struct {
+	device int
+	addr   netip.Addr
+}
+
+// LeavesBy reports whether the host's routing sends a packet to this next hop now.
+func (u *Uplink) LeavesBy(t frame.Tuple, hop NextHop) bool {
+	w, err := u.Ask(t)
+	return err == nil && w.Code == 0 && w.index == hop.device && w.NextHop == hop.addr
+}
+
+// WatchNextHops calls dead for each next hop of the host that does not answer ARP, until ctx is done.
+func WatchNextHops(ctx context.Context, dead func(NextHop)) error {
+	subscribe := func() (*nl.NetlinkSocket, error) { return subscribeTo(unix.NETLINK_ROUTE, unix.RTNLGRP_NEIGH) }
+	events, err := subscribe()
+	if err != nil {
+		return fmt.Errorf("uplink: cannot watch the host's neighbors: %w", err)
+	}
+	go listen(ctx, events, subscribe, func(messages []syscall.NetlinkMessage) {
+		for _, m := range messages {
+			n, err := netlink.NeighDeserialize(m.Data)
+			if err != nil || m.Header.Type != unix.RTM_NEWNEIGH || n.State&netlink.NUD_FAILED == 0 {
+				continue
+			}
+			if addr, ok := netip.AddrFromSlice(n.IP); ok {
+				dead(NextHop{n.LinkIndex, addr.Unmap()})
+			}
+		}
+	})
+	return nil
+}
+
+// listen calls tell with what comes, until ctx is done. After a loss it calls tell with nothing.
+func listen(ctx context.Context, events *nl.NetlinkSocket, again func() (*nl.NetlinkSocket, error), tell func([]syscall.NetlinkMessage)) {
 	for ctx.Err() == nil {
-		_, _, err := events.Receive()
+		messages, _, err := events.Receive()
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			continue // ctx may be done
 		}
@@ -52,7 +90,7 @@ func listen(ctx context.Context, events *nl.NetlinkSocket, again func() (*nl.Net
 				time.Sleep(time.Second)
 			}
 		}
-		tell()
+		tell(messages)
 	}
 	if events != nil {
 		events.Close()
@@ -61,21 +99,26 @@ func listen(ctx context.Context, events *nl.NetlinkSocket, again func() (*nl.Net
 
 func subscribePolicies() (*nl.NetlinkSocket, error) {
 	const policies = 4 // XFRMNLGRP_POLICY of linux/xfrm.h
-	s, err := nl.Subscribe(unix.NETLINK_XFRM, policies)
-	if err != nil {
-		return nil, err
-	}
-	return s, s.SetReceiveTimeout(&unix.Timeval{Sec: 1})
+	return subscribeTo(unix.NETLINK_XFRM, policies)
 }
 
 // pause is what a host with a busy routing daemon is spared. The packets themselves ask the routing at once.
 const pause = 20 * time.Millisecond
 
 func subscribe() (*nl.NetlinkSocket, error) {
-	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_TC, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE,
-		unix.RTNLGRP_NEXTHOP, unix.RTNLGRP_IPV4_NETCONF)
+	s, err := subscribeTo(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_TC, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE,
+		unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_NEXTHOP, unix.RTNLGRP_IPV4_NETCONF)
 	if err != nil {
 		return nil, fmt.Errorf("uplink: cannot watch the host's devices: %w", err)
+	}
+	return s, nil
+}
+
+// subscribeTo opens a socket that hears some groups of a netlink protocol. A read from it ends after a second.
+func subscribeTo(protocol int, groups ...uint) (*nl.NetlinkSocket, error) {
+	s, err := nl.Subscribe(protocol, groups...)
+	if err != nil {
+		return nil, err
 	}
 	return s, s.SetReceiveTimeout(&unix.Timeval{Sec: 1})
 }
