@@ -113,8 +113,7 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	for i := range v.Publishes {
 		p := &v.Publishes[i]
 		of = p.ID
-		packets, _ := v.d.PublishCount(p.ID)
-		counter(mPublished, packets, p.HostPorts(), p.Proto, p.Port)
+		counter(mPublished, v.d.PublishCount(p.ID).Packets, p.HostPorts(), p.Proto, p.Port)
 	}
 	of = 0
 	if up := v.uplink(); up.Kind != "none" {

@@ -228,7 +228,8 @@ func (v *view) publish(p *model.Publish) api.Publish {
 		ID: int(p.ID), HostAddress: p.HostAddr.String(), HostPort: int(p.Lo), HostPortEnd: int(p.Hi), Protocol: p.Proto,
 		Port: p.Port, Address: model.AddrText(v.containerAddr(p)), ContainerPort: int(p.Target), From: prefixTexts(p.From),
 	}
-	x.Packets, x.Bytes = v.d.PublishCount(p.ID)
+	c := v.d.PublishCount(p.ID)
+	x.Packets, x.Bytes, x.HostClients = c.Packets, c.Bytes, c.HostClients
 	return x
 }
 
@@ -248,7 +249,8 @@ func (v *view) natRules() []api.NATRule {
 			Chain: "PREROUTING", Target: "DNAT", Protocol: p.Proto, Source: model.Everywhere.String(), In: "*", Out: "*",
 			To: netip.AddrPortFrom(v.containerAddr(p), p.Target).String(),
 		}
-		x.Packets, x.Bytes = v.d.PublishCount(p.ID)
+		c := v.d.PublishCount(p.ID)
+		x.Packets, x.Bytes = c.Packets, c.Bytes
 		if len(p.From) > 0 {
 			x.Source = strings.Join(prefixTexts(p.From), ",")
 		}
@@ -380,6 +382,10 @@ func (v *view) status() api.Status {
 	x.Backend, x.BackendWhy = v.d.Backend()
 	if h := v.Port(model.HostPortName); h != nil {
 		x.Host = h.Addr.Addr().String()
+		x.HostClients = "programs"
+		if ok, why := v.d.HostClients(); !ok {
+			x.HostClients = "relay: " + why
+		}
 	}
 	return x
 }

@@ -40,10 +40,10 @@ func (a *app) publishCommand() *cobra.Command {
 		}}
 	return group("publish", "Published ports: ports of the host that lead to a container",
 		show(a, "ls", "List published ports", "/publish", func(w io.Writer, rows []api.Publish) {
-			row(w, "HOST", "PROTO", "PORT", "TARGET", "FROM", "NEW FLOWS", "BYTES")
+			row(w, "HOST", "PROTO", "PORT", "TARGET", "FROM", "NEW FLOWS", "BYTES", "HOST CLIENTS")
 			for _, p := range rows {
 				row(w, p.HostAddress+":"+p.PortRange(), p.Protocol, p.Port, fmt.Sprintf("%s:%d", p.Address, p.ContainerPort),
-					cmp.Or(strings.Join(p.From, ","), "any"), p.Packets, p.Bytes)
+					cmp.Or(strings.Join(p.From, ","), "any"), p.Packets, p.Bytes, p.HostClients)
 			}
 		}), add, del)
 }

@@ -46,6 +46,7 @@ type Uplink struct {
 type Host struct {
 	Address string `yaml:"address,omitempty"` // auto (the subnet's last), off, or an address of network default
 	Inbound string `yaml:"inbound,omitempty"` // allow
+	Cgroup  string `yaml:"cgroup,omitempty"`  // off, or a folder of cgroup2 whose processes reach published ports without the relay
 }
 
 // UnmarshalYAML takes the short form, too.

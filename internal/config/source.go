@@ -19,8 +19,9 @@ type Source struct {
 
 // Flags are those of `uvswitch run` that the file can say, too. nil: not given.
 type Flags struct {
-	UplinkDevice, UplinkKind, UplinkDevices, NATPorts, Subnet *string
-	Host                                                      *bool
+	UplinkDevice, UplinkKind, UplinkDevices, NATPorts, Subnet, Cgroup *string
+
+	Host *bool
 }
 
 // Start returns the configuration to start with.
@@ -60,7 +61,7 @@ func (s Source) Load(text []byte) (model.Config, error) {
 func (s Source) config(f *File) (c model.Config, err error) {
 	c = model.Config{
 		Uplink:  model.Uplink{Device: cmp.Or(f.Uplink.Device, model.UplinkAuto), Kind: f.Uplink.Kind, Ports: cmp.Or(f.Uplink.Ports, model.DefaultNATPorts), Devices: strings.Join(f.Uplink.Devices, ",")},
-		Host:    model.Host{On: f.Host.Address != "off"},
+		Host:    model.Host{On: f.Host.Address != "off", Cgroup: f.Host.Cgroup},
 		NAT:     model.NAT{Flows: f.NAT.Flows, FlowsPerPort: f.NAT.FlowsPerPort, Strict: f.NAT.Windows == "strict", Mapping: f.NAT.Mapping, Filtering: f.NAT.Filtering},
 		Default: api.NetworkAdd{Name: api.DefaultNetwork},
 		Ports:   f.Ports,
@@ -91,7 +92,7 @@ func (s Source) config(f *File) (c model.Config, err error) {
 
 func (f Flags) apply(c *model.Config) {
 	for _, x := range []struct{ to, from *string }{
-		{&c.Uplink.Device, f.UplinkDevice}, {&c.Uplink.Kind, f.UplinkKind}, {&c.Uplink.Devices, f.UplinkDevices}, {&c.Uplink.Ports, f.NATPorts}, {&c.Default.Subnet, f.Subnet},
+		{&c.Uplink.Device, f.UplinkDevice}, {&c.Uplink.Kind, f.UplinkKind}, {&c.Uplink.Devices, f.UplinkDevices}, {&c.Uplink.Ports, f.NATPorts}, {&c.Default.Subnet, f.Subnet}, {&c.Host.Cgroup, f.Cgroup},
 	} {
 		if x.from != nil {
 			*x.to = *x.from

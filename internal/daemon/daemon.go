@@ -21,6 +21,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/dataplane"
 	"github.com/uvswitch/uvswitch/internal/fdstore"
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/hostclients"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/netns"
 	"github.com/uvswitch/uvswitch/internal/rights"
@@ -51,10 +52,13 @@ type Daemon struct {
 	up      *uplink.Uplink // nil without one
 	started time.Time
 	backend backend
-	log     *slog.Logger
-	ended   chan struct{} // closed when the data plane has ended
-	failure error         // why it has ended; written before
-	stop    context.CancelFunc
+
+	clients    *hostclients.Programs // see openClients
+	clientsWhy string
+	log        *slog.Logger
+	ended      chan struct{} // closed when the data plane has ended
+	failure    error         // why it has ended; written before
+	stop       context.CancelFunc
 
 	changing changeLock // Lock 20: before every other lock of the daemon; see lock.go
 
@@ -183,6 +187,7 @@ func (d *Daemon) buildLocked() error {
 		if err := d.addHostPortLocked(); err != nil {
 			return err
 		}
+		d.openClients()
 	}
 	d.refreshUplinkLocked()
 	stored, devices := d.loadStoredLocked()
@@ -225,6 +230,7 @@ func (d *Daemon) Close() error {
 	_ = d.changing.lock("ending", false)
 	defer d.changing.unlock()
 	d.closed = true
+	d.clients.Close()
 	for _, p := range d.publishes {
 		p.relays.Close()
 	}

@@ -174,6 +174,7 @@ func (d *Daemon) updateRulesLocked() {
 		}
 	}
 	d.dp.NAT.Update(r)
+	d.updateClientsLocked()
 	if d.usesBPF() {
 		for a := range published {
 			if a != 0 {
@@ -250,14 +251,25 @@ func (d *Daemon) refreshNATPorts(ctx context.Context) {
 	}
 }
 
+// A PublishCount counts what a published port has received.
+type PublishCount struct {
+	Packets, Bytes uint64 // of the first packets of flows
+	HostClients    uint64 // connections and UDP clients of the host itself
+}
+
 // PublishCount returns the counters of a published port.
-func (d *Daemon) PublishCount(id uint32) (packets, bytes uint64) {
+func (d *Daemon) PublishCount(id uint32) (c PublishCount) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, p := range d.publishes {
-		if p.ID == id {
-			return p.count.Packets.Load(), p.count.Bytes.Load()
-		}
+	i := slices.IndexFunc(d.publishes, func(p *publish) bool { return p.ID == id })
+	if i < 0 {
+		d.mu.Unlock()
+		return c
 	}
-	return 0, 0
+	p := d.publishes[i]
+	d.mu.Unlock()
+	c = PublishCount{p.count.Packets.Load(), p.count.Bytes.Load(), p.relays.Clients()}
+	if r, ok := p.clientRule(); ok {
+		c.HostClients += d.clients.Connections(r)
+	}
+	return c
 }

@@ -204,6 +204,7 @@ func (d *Daemon) guardHostLocked(own []netip.Addr) {
 	h.Own = now
 	d.mu.Unlock()
 	d.dp.Switch.SetPort(h.SwitchPort(h.netID()))
+	d.updateClientsLocked()
 }
 
 // routeToHostLocked sends packets for the host's own addresses to the host port.

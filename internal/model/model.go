@@ -59,7 +59,11 @@ var UplinkKinds = []string{"tcx", "clsact", KindTAP, ViaHost}
 type Host struct {
 	On      bool
 	Address string // of network default; empty: the subnet's last
+	Cgroup  string // folder of cgroup2 whose processes reach published ports without the relay; empty: its root
 }
+
+// CgroupOff is the value of Host.Cgroup for a switch whose relay serves all processes of the host.
+const CgroupOff = "off"
 
 // NAT configures the connection tracker.
 type NAT struct {

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -33,6 +34,7 @@ type Rule struct {
 // A Set holds the listeners of one rule.
 type Set struct {
 	closers []io.Closer
+	clients atomic.Uint64
 	cancel  context.CancelFunc
 	done    sync.WaitGroup
 }
@@ -80,6 +82,14 @@ func Open(r Rule) (*Set, error) {
 		}
 	}
 	return s, nil
+}
+
+// Clients returns how many connections and UDP clients were served. On a nil Set it is 0.
+func (s *Set) Clients() uint64 {
+	if s == nil {
+		return 0
+	}
+	return s.clients.Load()
 }
 
 // Close ends the listeners and all connections, and waits for their goroutines. On a nil Set it does nothing.
@@ -151,6 +161,7 @@ func (s *Set) tcp(ctx context.Context, network string, at netip.AddrPort, to str
 				c.Close()
 				continue
 			}
+			s.clients.Add(1)
 			s.done.Go(func() { relayTCP(ctx, c.(*net.TCPConn), to) })
 		}
 	})
@@ -223,7 +234,7 @@ func (s *Set) udp4(ctx context.Context, at netip.AddrPort, to string, from []net
 		write: func(b []byte, who udpClient) {
 			_, _ = l.WriteTo(b, &ipv4.ControlMessage{Src: who.asked.AsSlice()}, net.UDPAddrFromAddrPort(who.from))
 		},
-		to: to, clients: map[udpClient]*udpSession{},
+		to: to, count: &s.clients, clients: map[udpClient]*udpSession{},
 	}, from)
 	return nil
 }
@@ -241,7 +252,7 @@ func (s *Set) udp6(ctx context.Context, at netip.AddrPort, to string, from []net
 			return n, at.Addr(), from, err
 		},
 		write: func(b []byte, who udpClient) { _, _ = c.WriteToUDPAddrPort(b, who.from) },
-		to:    to, clients: map[udpClient]*udpSession{},
+		to:    to, count: &s.clients, clients: map[udpClient]*udpSession{},
 	}, from)
 	return nil
 }
@@ -255,6 +266,7 @@ type udpRelay struct {
 	read  func(b []byte) (n int, asked netip.Addr, from net.Addr, err error)
 	write func(b []byte, to udpClient)
 	to    string
+	count *atomic.Uint64
 
 	mu      sync.Mutex // Lock 95
 	clients map[udpClient]*udpSession
@@ -312,6 +324,7 @@ func (r *udpRelay) session(ctx context.Context, who udpClient, done *sync.WaitGr
 		}
 		s = &udpSession{conn: c}
 		r.clients[who] = s
+		r.count.Add(1)
 		done.Go(func() {
 			r.answer(c, who)
 			r.mu.Lock()

@@ -51,6 +51,7 @@ var Paths = []Path{
 	{"/dev/net/tun", "TAP devices", true},
 	{"/proc", "listening sockets of the host, processes that hold them", false},
 	{"/run/netns", "namespaces by name", false},
+	{"/sys/fs/cgroup", "programs for the host's own clients of published ports", false},
 	{"/run/uvswitch", "the control socket", true},
 	{"/run/docker/plugins", "Docker's plugin socket (run --docker)", true},
 	{"/var/lib/uvswitch", "the state of Docker's networks (run --docker)", true},

@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
 
+	"github.com/uvswitch/uvswitch/internal/bpf"
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
@@ -32,14 +33,14 @@ const fibParams = 64
 // its packet, and returns it with the answer.
 func newQuestion(flags fibFlags) (*ebpf.Program, error) {
 	p := &program{}
-	p.emit(asm.Mov.Reg(regPacket, asm.R1), asm.Mov.Imm(asm.R2, 0))
-	p.emit(slot(asm.R3, outParams)...)
-	p.emit(asm.Mov.Imm(asm.R4, fibParams), asm.FnSkbLoadBytes.Call(), asm.JNE.Imm(asm.R0, 0, "short"), asm.Mov.Reg(asm.R1, regPacket))
-	p.emit(slot(asm.R2, outParams)...)
-	p.emit(asm.Mov.Imm(asm.R3, fibParams), asm.Mov.Imm(asm.R4, int32(flags)), asm.FnFibLookup.Call(), asm.Mov.Reg(regL4, asm.R0))
+	p.Emit(asm.Mov.Reg(regPacket, asm.R1), asm.Mov.Imm(asm.R2, 0))
+	p.Emit(bpf.Slot(asm.R3, outParams)...)
+	p.Emit(asm.Mov.Imm(asm.R4, fibParams), asm.FnSkbLoadBytes.Call(), asm.JNE.Imm(asm.R0, 0, "short"), asm.Mov.Reg(asm.R1, regPacket))
+	p.Emit(bpf.Slot(asm.R2, outParams)...)
+	p.Emit(asm.Mov.Imm(asm.R3, fibParams), asm.Mov.Imm(asm.R4, int32(flags)), asm.FnFibLookup.Call(), asm.Mov.Reg(regL4, asm.R0))
 	p.emitStore(0, outParams, fibParams)
-	p.emit(asm.Mov.Reg(asm.R0, regL4), asm.Return())
-	p.emitEnd("short", -int32(unix.EINVAL))
+	p.Emit(asm.Mov.Reg(asm.R0, regL4), asm.Return())
+	p.EmitEnd("short", -int32(unix.EINVAL))
 	return loadProgram("uvs_ask", p.Instructions)
 }
 

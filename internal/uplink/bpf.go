@@ -1,7 +1,6 @@
 package uplink
 
 import (
-	"errors"
 	"fmt"
 	"unsafe"
 
@@ -9,6 +8,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
 
+	"github.com/uvswitch/uvswitch/internal/bpf"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/nat"
 )
@@ -60,7 +60,7 @@ func newMaps(fenced int, fib fibFlags) (*bpfMaps, error) {
 	}
 	if err != nil {
 		m.close()
-		return nil, fmt.Errorf("uplink: cannot create the BPF maps: %w%s", err, hint(err))
+		return nil, fmt.Errorf("uplink: cannot create the BPF maps: %w%s", err, bpf.Hint(err))
 	}
 	return m, nil
 }
@@ -139,22 +139,15 @@ const (
 	regProto  = asm.R8
 )
 
-// A program is assembled from emitters. Above each stands in C-like words what it emits.
-type program struct{ asm.Instructions }
-
-func (p *program) emit(ins ...asm.Instruction) { p.Instructions = append(p.Instructions, ins...) }
-
-// slot: dst = &slot;
-func slot(dst asm.Register, at int32) []asm.Instruction {
-	return []asm.Instruction{asm.Mov.Reg(dst, asm.RFP), asm.Add.Imm(dst, at)}
-}
+// A program of the uplink.
+type program struct{ bpf.Program }
 
 // emitLoad: slot = size bytes of the packet at offset l4 + at, from the network header on; without them goto otherwise;
 func (p *program) emitLoad(at, to, size int32, otherwise string) {
 	const fromNetHeader = 1 // BPF_HDR_START_NET
-	p.emit(asm.Mov.Reg(asm.R1, regPacket), asm.Mov.Reg(asm.R2, regL4), asm.Add.Imm(asm.R2, at))
-	p.emit(slot(asm.R3, to)...)
-	p.emit(
+	p.Emit(asm.Mov.Reg(asm.R1, regPacket), asm.Mov.Reg(asm.R2, regL4), asm.Add.Imm(asm.R2, at))
+	p.Emit(bpf.Slot(asm.R3, to)...)
+	p.Emit(
 		asm.Mov.Imm(asm.R4, size), asm.Mov.Imm(asm.R5, fromNetHeader),
 		asm.FnSkbLoadBytesRelative.Call(),
 		asm.JNE.Imm(asm.R0, 0, otherwise),
@@ -163,21 +156,14 @@ func (p *program) emitLoad(at, to, size int32, otherwise string) {
 
 // emitStore: the size bytes of slot at offset at of the frame, from the destination MAC on, are written;
 func (p *program) emitStore(at, from, size int32) {
-	p.emit(asm.Mov.Reg(asm.R1, regPacket), asm.Mov.Imm(asm.R2, at))
-	p.emit(slot(asm.R3, from)...)
-	p.emit(asm.Mov.Imm(asm.R4, size), asm.Mov.Imm(asm.R5, 0), asm.FnSkbStoreBytes.Call())
-}
-
-// emitMapLookup: R0 = map[key in slot]; if (!R0) goto missing;
-func (p *program) emitMapLookup(m *ebpf.Map, key int32, missing string) {
-	p.emit(asm.LoadMapPtr(asm.R1, m.FD()))
-	p.emit(slot(asm.R2, key)...)
-	p.emit(asm.FnMapLookupElem.Call(), asm.JEq.Imm(asm.R0, 0, missing))
+	p.Emit(asm.Mov.Reg(asm.R1, regPacket), asm.Mov.Imm(asm.R2, at))
+	p.Emit(bpf.Slot(asm.R3, from)...)
+	p.Emit(asm.Mov.Imm(asm.R4, size), asm.Mov.Imm(asm.R5, 0), asm.FnSkbStoreBytes.Call())
 }
 
 // emitHeaderLen: dst = ihl * 4 of the IP header in slot; if (dst < 20) goto otherwise;
 func (p *program) emitHeaderLen(dst asm.Register, ip int16, otherwise string) {
-	p.emit(
+	p.Emit(
 		asm.LoadMem(dst, asm.RFP, ip, asm.Byte), asm.And.Imm(dst, 0xf), asm.LSh.Imm(dst, 2),
 		asm.JLT.Imm(dst, 20, otherwise),
 	)
@@ -185,18 +171,13 @@ func (p *program) emitHeaderLen(dst asm.Register, ip int16, otherwise string) {
 
 // emitSocket: R0 = the host's socket for the packet whose addresses and ports are in slot tuple; if (!R0) goto none;
 func (p *program) emitSocket(lookup asm.BuiltinFunc, tuple int32, none string) {
-	p.emit(asm.Mov.Reg(asm.R1, regPacket))
-	p.emit(slot(asm.R2, tuple)...)
-	p.emit(
+	p.Emit(asm.Mov.Reg(asm.R1, regPacket))
+	p.Emit(bpf.Slot(asm.R2, tuple)...)
+	p.Emit(
 		asm.Mov.Imm(asm.R3, 12), asm.LoadImm(asm.R4, -1, asm.DWord), asm.Mov.Imm(asm.R5, 0), // BPF_F_CURRENT_NETNS
 		lookup.Call(),
 		asm.JEq.Imm(asm.R0, 0, none),
 	)
-}
-
-// emitEnd: label: return action;
-func (p *program) emitEnd(label string, action int32) {
-	p.emit(asm.Mov.Imm(asm.R0, action).WithSymbol(label), asm.Return())
 }
 
 // dropAll drops every frame. Packet sockets have received the frame before.
@@ -204,18 +185,10 @@ func dropAll() (*ebpf.Program, error) {
 	return loadProgram("uvs_swallow", asm.Instructions{asm.Mov.Imm(asm.R0, shot), asm.Return()})
 }
 
-// loadProgram loads a program. Its licence says GPL, too, since bpf_fib_lookup and the look-ups of sockets are for such programs only.
 func loadProgram(name string, ins asm.Instructions) (*ebpf.Program, error) {
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: name, Type: ebpf.SchedCLS, Instructions: ins, License: "Dual MIT/GPL"})
+	p, err := bpf.Load(name, ebpf.SchedCLS, 0, ins)
 	if err != nil {
-		return nil, fmt.Errorf("uplink: cannot load the BPF program %s: %w%s", name, err, hint(err))
+		return nil, fmt.Errorf("uplink: %w", err)
 	}
 	return p, nil
-}
-
-func hint(err error) string {
-	if errors.Is(err, unix.EPERM) {
-		return " (this needs root, or CAP_BPF and CAP_NET_ADMIN; `--uplink none` runs without an uplink)"
-	}
-	return ""
 }

@@ -5,6 +5,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
 
+	"github.com/uvswitch/uvswitch/internal/bpf"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/nat"
 )
@@ -73,7 +74,7 @@ func (m *bpfMaps) wayIn(tap int, mark int32, plain, stays bool) (*ebpf.Program, 
 	p.emitPortLookups()
 	p.emitSocketCheck()
 	p.emitRedirect()
-	p.emitEnd("pass", next)
+	p.EmitEnd("pass", next)
 	return loadProgram("uvs_in", p.Instructions)
 }
 
@@ -86,7 +87,7 @@ func (m *bpfMaps) wayIn(tap int, mark int32, plain, stays bool) (*ebpf.Program, 
 //	if (skb->protocol != IPv4 || skb->pkt_type != HOST) goto pass;
 //	if (skb->vlan_present && skb->vlan_tci & 0xfff) goto pass;
 func (p *wayIn) emitOrigin() {
-	p.emit(
+	p.Emit(
 		asm.Mov.Reg(regPacket, asm.R1),
 		asm.StoreImm(asm.RFP, inHow, frame.WayIn, asm.Word),
 		asm.Mov.Imm(asm.R2, givenBack), asm.LoadMem(asm.R1, regPacket, skbMark, asm.Word), asm.JEq.Imm(asm.R1, p.mark, "given back"),
@@ -110,11 +111,11 @@ func (p *wayIn) emitOrigin() {
 //	if (ip.fragment & OFFSET) goto later;
 //	head = load(l4, 8);
 func (p *wayIn) emitHeader() {
-	p.emit(asm.Mov.Imm(regL4, 0).WithSymbol("untagged"), asm.StoreImm(asm.RFP, inError, 0, asm.Word))
+	p.Emit(asm.Mov.Imm(regL4, 0).WithSymbol("untagged"), asm.StoreImm(asm.RFP, inError, 0, asm.Word))
 	p.emitLoad(0, inIP, 20, "pass")
-	p.emit(asm.LoadMem(asm.R1, asm.RFP, inIP+ipDst, asm.Word), asm.StoreMem(asm.RFP, inKey, asm.R1, asm.Word))
-	p.emitMapLookup(p.maps.own, inKey, "pass")
-	p.emit(
+	p.Emit(asm.LoadMem(asm.R1, asm.RFP, inIP+ipDst, asm.Word), asm.StoreMem(asm.RFP, inKey, asm.R1, asm.Word))
+	p.EmitMapLookup(p.maps.own, inKey, "pass")
+	p.Emit(
 		asm.LoadMem(regOwn, asm.R0, 0, asm.Word),
 		asm.LoadMem(asm.R1, asm.RFP, inIP+ipFragment, asm.Half),
 		asm.And.Imm(asm.R1, maskOffset),
@@ -135,21 +136,21 @@ func (p *wayIn) emitHeader() {
 //		default: goto pass; }
 //	default: remote = ip.src; goto pair; }
 func (p *wayIn) emitTransport() {
-	p.emit(asm.LoadMem(regProto, asm.RFP, inIP+ipProto, asm.Byte))
+	p.Emit(asm.LoadMem(regProto, asm.RFP, inIP+ipProto, asm.Byte))
 	p.emitByProto("", inIP+ipSrc)
-	p.emit(asm.LoadMem(asm.R1, asm.RFP, inL4, asm.Byte))
+	p.Emit(asm.LoadMem(asm.R1, asm.RFP, inL4, asm.Byte))
 	for _, reply := range []int32{0, 14, 18} {
-		p.emit(asm.JEq.Imm(asm.R1, reply, "id"))
+		p.Emit(asm.JEq.Imm(asm.R1, reply, "id"))
 	}
 	for _, problem := range []int32{3, 4, 11, 12} {
-		p.emit(asm.JEq.Imm(asm.R1, problem, "error"))
+		p.Emit(asm.JEq.Imm(asm.R1, problem, "error"))
 	}
-	p.emit(asm.Ja.Label("pass"))
+	p.Emit(asm.Ja.Label("pass"))
 }
 
 // emitByProto: goto the label of the protocol in regProto, for protocols with ports; for others but ICMP: remote = address; goto pair;
 func (p *wayIn) emitByProto(prefix string, address int16) {
-	p.emit(
+	p.Emit(
 		asm.JEq.Imm(regProto, unix.IPPROTO_TCP, prefix+"tcp"),
 		asm.JEq.Imm(regProto, unix.IPPROTO_UDP, prefix+"udp"),
 		asm.JEq.Imm(regProto, unix.IPPROTO_SCTP, prefix+"sctp"),
@@ -168,15 +169,15 @@ func (p *wayIn) emitByProto(prefix string, address int16) {
 //	case TCP: goto quoted_tcp; case UDP: goto quoted_udp; case SCTP: goto quoted_sctp; case ICMP: goto id;
 //	default: remote = quote.dst; goto pair; }
 func (p *wayIn) emitQuote() {
-	p.emit(asm.StoreImm(asm.RFP, inError, 1, asm.Word).WithSymbol("error"))
+	p.Emit(asm.StoreImm(asm.RFP, inError, 1, asm.Word).WithSymbol("error"))
 	p.emitLoad(8, inQuote, 20, "pass")
-	p.emit(
+	p.Emit(
 		asm.LoadMem(asm.R1, asm.RFP, inQuote+ipSrc, asm.Word), asm.LoadMem(asm.R2, asm.RFP, inIP+ipDst, asm.Word),
 		asm.JNE.Reg(asm.R1, asm.R2, "pass"),
 		asm.LoadMem(regProto, asm.RFP, inQuote+ipProto, asm.Byte),
 	)
 	p.emitHeaderLen(asm.R1, inQuote, "pass")
-	p.emit(asm.Add.Reg(regL4, asm.R1))
+	p.Emit(asm.Add.Reg(regL4, asm.R1))
 	p.emitLoad(8, inL4, 8, "pass")
 	p.emitByProto("quoted ", inQuote+ipDst)
 }
@@ -196,7 +197,7 @@ func (p *wayIn) emitPorts() {
 		{"quoted tcp", setTCP, inL4}, {"quoted udp", setUDP, inL4}, {"quoted sctp", setSCTP, inL4},
 		{"tcp", setTCP, inL4 + 2}, {"udp", setUDP, inL4 + 2}, {"sctp", setSCTP, inL4 + 2},
 	} {
-		p.emit(
+		p.Emit(
 			asm.StoreImm(asm.RFP, inSet, int64(x.set), asm.Word).WithSymbol(x.label),
 			asm.LoadMem(regProto, asm.RFP, x.slot, asm.Half),
 			asm.Ja.Label("owned"),
@@ -208,13 +209,13 @@ func (p *wayIn) emitPorts() {
 //
 //	pair: if (!pairs[{ip.dst, remote, proto}]) goto host's; else goto ours;
 func (p *wayIn) emitPairLookup() {
-	p.emit(
+	p.Emit(
 		asm.StoreMem(asm.RFP, inPair+4, asm.R3, asm.Word).WithSymbol("pair"),
 		asm.LoadMem(asm.R1, asm.RFP, inIP+ipDst, asm.Word), asm.StoreMem(asm.RFP, inPair, asm.R1, asm.Word),
 		asm.StoreMem(asm.RFP, inPair+8, regProto, asm.Word),
 	)
-	p.emitMapLookup(p.maps.pairs, inPair, "host's")
-	p.emit(asm.Ja.Label("ours"))
+	p.EmitMapLookup(p.maps.pairs, inPair, "host's")
+	p.Emit(asm.Ja.Label("ours"))
 }
 
 // emitLaterFragment: a later fragment goes where its first one went. One that comes before its first one is delivered to both; the side
@@ -225,14 +226,14 @@ func (p *wayIn) emitPairLookup() {
 //	if (!whose) { clone(CLONE); goto pass; }
 //	if (*whose) goto redirect; else goto pass;
 func (p *wayIn) emitLaterFragment() {
-	p.emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("later"))
+	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("later"))
 	p.emitFragmentKey()
 	early := "early"
 	if p.plain {
 		early = "pass"
 	}
-	p.emitMapLookup(p.maps.frags, inPair, early)
-	p.emit(
+	p.EmitMapLookup(p.maps.frags, inPair, early)
+	p.Emit(
 		asm.LoadMem(asm.R0, asm.R0, 0, asm.Word),
 		asm.JEq.Imm(asm.R0, 0, "pass"),
 		asm.Ja.Label("redirect"),
@@ -240,16 +241,16 @@ func (p *wayIn) emitLaterFragment() {
 	if p.plain {
 		return
 	}
-	p.emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("early"))
+	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("early"))
 	p.emitTAPCheck()
-	p.emit(asm.Mov.Reg(asm.R1, regPacket), asm.Mov.Imm(asm.R2, 6))
-	p.emit(slot(asm.R3, inTuple)...)
-	p.emit(asm.Mov.Imm(asm.R4, 6), asm.FnSkbLoadBytes.Call(), asm.JNE.Imm(asm.R0, 0, "pass"))
+	p.Emit(asm.Mov.Reg(asm.R1, regPacket), asm.Mov.Imm(asm.R2, 6))
+	p.Emit(bpf.Slot(asm.R3, inTuple)...)
+	p.Emit(asm.Mov.Imm(asm.R4, 6), asm.FnSkbLoadBytes.Call(), asm.JNE.Imm(asm.R0, 0, "pass"))
 	p.emitMark(frame.WayClone)
 	p.emitStore(6, inEther+6, 6)
-	p.emit(asm.Mov.Reg(asm.R1, regPacket), asm.Mov.Imm(asm.R2, p.tap), asm.Mov.Imm(asm.R3, 0), asm.FnCloneRedirect.Call())
+	p.Emit(asm.Mov.Reg(asm.R1, regPacket), asm.Mov.Imm(asm.R2, p.tap), asm.Mov.Imm(asm.R3, 0), asm.FnCloneRedirect.Call())
 	p.emitStore(6, inTuple, 6)
-	p.emit(asm.Ja.Label("pass"))
+	p.Emit(asm.Ja.Label("pass"))
 }
 
 // emitPortLookups:
@@ -260,26 +261,26 @@ func (p *wayIn) emitLaterFragment() {
 //	if (ports[own * 8 + PUBLISHED + set] has port) goto ours;
 //	if (ports[own * 8 + set] has port) goto used; else goto host's;
 func (p *wayIn) emitPortLookups() {
-	p.emit(
+	p.Emit(
 		asm.HostTo(asm.BE, regProto, asm.Half).WithSymbol("owned"),
 		asm.LoadMem(asm.R1, asm.RFP, inSet, asm.Word), asm.Add.Imm(asm.R1, int32(setPublished)), asm.StoreMem(asm.RFP, inKey, asm.R1, asm.Word),
 	)
 	p.emitHasPort("ours")
-	p.emit(
+	p.Emit(
 		asm.JEq.Imm(regOwn, 0, "host's"),
 		asm.LSh.Imm(regOwn, 3),
 		asm.LoadMem(asm.R1, asm.RFP, inKey, asm.Word), asm.Add.Reg(asm.R1, regOwn), asm.StoreMem(asm.RFP, inKey, asm.R1, asm.Word),
 	)
 	p.emitHasPort("ours")
-	p.emit(asm.LoadMem(asm.R1, asm.RFP, inSet, asm.Word), asm.Add.Reg(asm.R1, regOwn), asm.StoreMem(asm.RFP, inKey, asm.R1, asm.Word))
+	p.Emit(asm.LoadMem(asm.R1, asm.RFP, inSet, asm.Word), asm.Add.Reg(asm.R1, regOwn), asm.StoreMem(asm.RFP, inKey, asm.R1, asm.Word))
 	p.emitHasPort("used")
-	p.emit(asm.Ja.Label("host's"))
+	p.Emit(asm.Ja.Label("host's"))
 }
 
 // emitHasPort: if (ports[key][port / 8] >> port % 8 & 1) goto yes;
 func (p *wayIn) emitHasPort(yes string) {
-	p.emitMapLookup(p.maps.ports, inKey, "pass")
-	p.emit(
+	p.EmitMapLookup(p.maps.ports, inKey, "pass")
+	p.Emit(
 		asm.Mov.Reg(asm.R1, regProto), asm.RSh.Imm(asm.R1, 3), asm.And.Imm(asm.R1, nat.PortSetBytes-1),
 		asm.Add.Reg(asm.R0, asm.R1),
 		asm.LoadMem(asm.R2, asm.R0, 0, asm.Byte),
@@ -300,7 +301,7 @@ func (p *wayIn) emitHasPort(yes string) {
 //	if (ip.proto == UDP && sk_lookup_udp(tuple)) goto host's; else goto ours;
 func (p *wayIn) emitSocketCheck() {
 	const listen = 10 // TCP_LISTEN
-	p.emit(
+	p.Emit(
 		asm.LoadMem(asm.R1, asm.RFP, inError, asm.Word).WithSymbol("used"), asm.JNE.Imm(asm.R1, 0, "ours"),
 		asm.LoadMem(asm.R1, asm.RFP, inIP+ipSrc, asm.Word), asm.StoreMem(asm.RFP, inTuple, asm.R1, asm.Word),
 		asm.LoadMem(asm.R1, asm.RFP, inIP+ipDst, asm.Word), asm.StoreMem(asm.RFP, inTuple+4, asm.R1, asm.Word),
@@ -310,7 +311,7 @@ func (p *wayIn) emitSocketCheck() {
 	)
 	p.emitLoad(13, inFlags, 1, "pass")
 	p.emitSocket(asm.FnSkcLookupTcp, inTuple, "ours")
-	p.emit(
+	p.Emit(
 		asm.LoadMem(regProto, asm.R0, 72, asm.Word), // state of struct bpf_sock
 		asm.Mov.Reg(asm.R1, asm.R0), asm.FnSkRelease.Call(),
 		asm.JNE.Imm(regProto, listen, "host's"),
@@ -318,7 +319,7 @@ func (p *wayIn) emitSocketCheck() {
 		asm.Ja.Label("ours"), asm.Mov.Imm(asm.R0, 0).WithSymbol("udp socket"),
 	)
 	p.emitSocket(asm.FnSkLookupUdp, inTuple, "ours")
-	p.emit(asm.Mov.Reg(asm.R1, asm.R0), asm.FnSkRelease.Call(), asm.Ja.Label("host's"))
+	p.Emit(asm.Mov.Reg(asm.R1, asm.R0), asm.FnSkRelease.Call(), asm.Ja.Label("host's"))
 }
 
 // emitRedirect:
@@ -330,18 +331,18 @@ func (p *wayIn) emitSocketCheck() {
 //	return redirect(tap);
 //	host's: whose = 0; note_fragment(whose); goto pass;
 func (p *wayIn) emitRedirect() {
-	p.emit(asm.StoreImm(asm.RFP, inValue, 1, asm.Word).WithSymbol("ours"))
+	p.Emit(asm.StoreImm(asm.RFP, inValue, 1, asm.Word).WithSymbol("ours"))
 	p.emitNoteFragment("redirect")
-	p.emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("redirect"))
+	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("redirect"))
 	p.emitTAPCheck()
-	p.emit(
+	p.Emit(
 		asm.LoadMem(asm.R1, regPacket, skbVLANPresent, asm.Word), asm.JEq.Imm(asm.R1, 0, "mark"),
 		asm.Mov.Reg(asm.R1, regPacket), asm.FnSkbVlanPop.Call(),
 		asm.Mov.Imm(asm.R0, 0).WithSymbol("mark"),
 	)
 	p.emitMark(-1)
 	if p.plain {
-		p.emit(
+		p.Emit(
 			asm.StoreImm(asm.RFP, inEther, 0, asm.Word), asm.StoreImm(asm.RFP, inEther+4, 0, asm.Half), asm.StoreImm(asm.RFP, inEther+12, etherIPv4, asm.Half),
 			asm.Mov.Reg(asm.R1, regPacket), asm.Mov.Imm(asm.R2, 14), asm.Mov.Imm(asm.R3, 0), asm.FnSkbChangeHead.Call(),
 			asm.JNE.Imm(asm.R0, 0, "pass"),
@@ -350,7 +351,7 @@ func (p *wayIn) emitRedirect() {
 	} else {
 		p.emitStore(6, inEther+6, 6)
 	}
-	p.emit(
+	p.Emit(
 		asm.Mov.Imm(asm.R1, p.tap), asm.Mov.Imm(asm.R2, 0),
 		asm.FnRedirect.Call(),
 		asm.Return(),
@@ -368,17 +369,17 @@ func (p *wayIn) emitTAPCheck() {
 	if !p.stays {
 		return
 	}
-	p.emit(asm.Mov.Imm(asm.R1, 0))
+	p.Emit(asm.Mov.Imm(asm.R1, 0))
 	for at := int16(0); at < fibParams; at += 8 {
-		p.emit(asm.StoreMem(asm.RFP, inParams+at, asm.R1, asm.DWord))
+		p.Emit(asm.StoreMem(asm.RFP, inParams+at, asm.R1, asm.DWord))
 	}
-	p.emit(
+	p.Emit(
 		asm.StoreImm(asm.RFP, inParams+fibFamily, unix.AF_INET6, asm.Byte),
 		asm.StoreImm(asm.RFP, inParams+fibIfindex, int64(p.tap), asm.Word),
 		asm.Mov.Reg(asm.R1, regPacket),
 	)
-	p.emit(slot(asm.R2, inParams)...)
-	p.emit(
+	p.Emit(bpf.Slot(asm.R2, inParams)...)
+	p.Emit(
 		asm.Mov.Imm(asm.R3, fibParams), asm.Mov.Imm(asm.R4, 0),
 		asm.FnFibLookup.Call(), asm.JEq.Imm(asm.R0, -int32(unix.ENODEV), "pass"),
 	)
@@ -387,11 +388,11 @@ func (p *wayIn) emitTAPCheck() {
 // emitMark: ether.src = {2, mark, htonl(skb->ifindex)}; a mark of -1 stands for how.
 func (p *wayIn) emitMark(mark int64) {
 	if mark < 0 {
-		p.emit(asm.LoadMem(asm.R1, asm.RFP, inHow, asm.Word), asm.StoreMem(asm.RFP, inEther+7, asm.R1, asm.Byte))
+		p.Emit(asm.LoadMem(asm.R1, asm.RFP, inHow, asm.Word), asm.StoreMem(asm.RFP, inEther+7, asm.R1, asm.Byte))
 	} else {
-		p.emit(asm.StoreImm(asm.RFP, inEther+7, mark, asm.Byte))
+		p.Emit(asm.StoreImm(asm.RFP, inEther+7, mark, asm.Byte))
 	}
-	p.emit(
+	p.Emit(
 		asm.StoreImm(asm.RFP, inEther+6, 2, asm.Byte),
 		asm.LoadMem(asm.R1, regPacket, skbIfindex, asm.Word), asm.HostTo(asm.BE, asm.R1, asm.Word),
 		asm.StoreMem(asm.RFP, inEther+8, asm.R1, asm.Word),
@@ -400,20 +401,20 @@ func (p *wayIn) emitMark(mark int64) {
 
 // emitNoteFragment: if (ip.fragment & MORE) frags[{ip.src, ip.dst, ip.proto, ip.id}] = whose; goto then;
 func (p *wayIn) emitNoteFragment(then string) {
-	p.emit(
+	p.Emit(
 		asm.LoadMem(asm.R1, asm.RFP, inIP+ipFragment, asm.Half), asm.And.Imm(asm.R1, maskMore),
 		asm.JEq.Imm(asm.R1, 0, then),
 	)
 	p.emitFragmentKey()
-	p.emit(asm.LoadMapPtr(asm.R1, p.maps.frags.FD()))
-	p.emit(slot(asm.R2, inPair)...)
-	p.emit(slot(asm.R3, inValue)...)
-	p.emit(asm.Mov.Imm(asm.R4, 0), asm.FnMapUpdateElem.Call(), asm.Ja.Label(then))
+	p.Emit(asm.LoadMapPtr(asm.R1, p.maps.frags.FD()))
+	p.Emit(bpf.Slot(asm.R2, inPair)...)
+	p.Emit(bpf.Slot(asm.R3, inValue)...)
+	p.Emit(asm.Mov.Imm(asm.R4, 0), asm.FnMapUpdateElem.Call(), asm.Ja.Label(then))
 }
 
 // emitFragmentKey: pair = {ip.src, ip.dst, ip.proto, ip.id};
 func (p *wayIn) emitFragmentKey() {
-	p.emit(
+	p.Emit(
 		asm.LoadMem(asm.R1, asm.RFP, inIP+ipSrc, asm.Word), asm.StoreMem(asm.RFP, inPair, asm.R1, asm.Word),
 		asm.LoadMem(asm.R1, asm.RFP, inIP+ipDst, asm.Word), asm.StoreMem(asm.RFP, inPair+4, asm.R1, asm.Word),
 		asm.LoadMem(asm.R1, asm.RFP, inIP+ipProto, asm.Byte), asm.StoreMem(asm.RFP, inPair+8, asm.R1, asm.Half),

@@ -5,6 +5,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
 
+	"github.com/uvswitch/uvswitch/internal/bpf"
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
@@ -64,7 +65,7 @@ func (m *bpfMaps) wayOut(mark int32) (*ebpf.Program, error) {
 	p.emitSend()
 	p.emitComeBack()
 	p.emitGiveBack()
-	p.emitEnd("drop", shot)
+	p.EmitEnd("drop", shot)
 	return loadProgram("uvs_out", p.Instructions)
 }
 
@@ -76,9 +77,9 @@ func (m *bpfMaps) wayOut(mark int32) (*ebpf.Program, error) {
 //	if (skb->protocol != IPv4) goto drop;
 //	ip = load(14, 20); l4 = ip.ihl * 4; head = load(14 + l4, 8);
 func (p *wayOut) emitHeader() {
-	p.emit(asm.Mov.Reg(regPacket, asm.R1), asm.Mov.Imm(asm.R2, 0))
-	p.emit(slot(asm.R3, outEther)...)
-	p.emit(
+	p.Emit(asm.Mov.Reg(regPacket, asm.R1), asm.Mov.Imm(asm.R2, 0))
+	p.Emit(bpf.Slot(asm.R3, outEther)...)
+	p.Emit(
 		asm.Mov.Imm(asm.R4, 14), asm.FnSkbLoadBytes.Call(), asm.JNE.Imm(asm.R0, 0, "drop"),
 		asm.LoadMem(asm.R1, asm.RFP, outEther+6, asm.Byte), asm.JNE.Imm(asm.R1, 2, "drop"),
 		asm.LoadMem(regCommand, asm.RFP, outEther+7, asm.Byte), asm.JEq.Imm(regCommand, frame.WayBack, "back"),
@@ -88,7 +89,7 @@ func (p *wayOut) emitHeader() {
 	)
 	p.emitLoad(0, outIP, 20, "drop")
 	p.emitHeaderLen(regL4, outIP, "drop")
-	p.emit(asm.StoreImm(asm.RFP, outL4, 0, asm.Word), asm.StoreImm(asm.RFP, outL4+4, 0, asm.Word))
+	p.Emit(asm.StoreImm(asm.RFP, outL4, 0, asm.Word), asm.StoreImm(asm.RFP, outL4+4, 0, asm.Word))
 	p.emitLoad(0, outL4, 8, "question") // a later fragment may be shorter
 }
 
@@ -97,11 +98,11 @@ func (p *wayOut) emitHeader() {
 //	question:
 //	params = {AF_INET, ip.proto, ether.dst[2..4], ether.dst[4..6], 0, skb->ifindex, ip.tos, ether.src[2..6] ?: ip.src, ip.dst};
 func (p *wayOut) emitQuestion() {
-	p.emit(asm.Mov.Imm(asm.R1, 0).WithSymbol("question"))
+	p.Emit(asm.Mov.Imm(asm.R1, 0).WithSymbol("question"))
 	for at := int16(0); at < 64; at += 8 {
-		p.emit(asm.StoreMem(asm.RFP, outParams+at, asm.R1, asm.DWord))
+		p.Emit(asm.StoreMem(asm.RFP, outParams+at, asm.R1, asm.DWord))
 	}
-	p.emit(
+	p.Emit(
 		asm.StoreImm(asm.RFP, outParams+fibFamily, unix.AF_INET, asm.Byte),
 		asm.LoadMem(regProto, asm.RFP, outIP+ipProto, asm.Byte), asm.StoreMem(asm.RFP, outParams+fibProto, regProto, asm.Byte),
 		asm.LoadMem(asm.R1, asm.RFP, outEther+2, asm.Half), asm.StoreMem(asm.RFP, outParams+fibSrcPort, asm.R1, asm.Half),
@@ -121,14 +122,14 @@ func (p *wayOut) emitQuestion() {
 //	if (skb->gso_size) length = l4 + (ip.proto == TCP ? tcp.doff * 4 : 8) + skb->gso_size;
 //	params.length = length;
 func (p *wayOut) emitLength() {
-	p.emit(
+	p.Emit(
 		asm.LoadMem(asm.R2, asm.RFP, outIP+ipLength, asm.Half), asm.HostTo(asm.BE, asm.R2, asm.Half),
 		asm.LoadMem(asm.R1, regPacket, skbGSOSize, asm.Word), asm.JEq.Imm(asm.R1, 0, "length"),
 		asm.StoreImm(asm.RFP, outLen, 8<<2, asm.Byte),
 		asm.JNE.Imm(regProto, unix.IPPROTO_TCP, "segment"),
 	)
 	p.emitLoad(12, outLen, 1, "drop")
-	p.emit(
+	p.Emit(
 		asm.LoadMem(asm.R2, asm.RFP, outLen, asm.Byte).WithSymbol("segment"), asm.RSh.Imm(asm.R2, 2), asm.And.Imm(asm.R2, 0x3c),
 		asm.Add.Reg(asm.R2, regL4),
 		asm.LoadMem(asm.R1, regPacket, skbGSOSize, asm.Word), asm.Add.Reg(asm.R2, asm.R1),
@@ -143,9 +144,9 @@ func (p *wayOut) emitLength() {
 //	if (!fence[params.ifindex]) { result = FENCED; goto came_back; }
 //	if (command == SEND) goto send;
 func (p *wayOut) emitAnswer() {
-	p.emit(asm.Mov.Reg(asm.R1, regPacket))
-	p.emit(slot(asm.R2, outParams)...)
-	p.emit(
+	p.Emit(asm.Mov.Reg(asm.R1, regPacket))
+	p.Emit(bpf.Slot(asm.R2, outParams)...)
+	p.Emit(
 		asm.Mov.Imm(asm.R3, 64), asm.Mov.Imm(asm.R4, int32(p.maps.fib&^fibGetSource)), asm.JEq.Imm(regCommand, frame.WaySend, "ask"),
 		asm.Mov.Imm(asm.R4, int32(p.maps.fib)),
 		asm.FnFibLookup.Call().WithSymbol("ask"),
@@ -155,9 +156,9 @@ func (p *wayOut) emitAnswer() {
 		asm.LoadMem(asm.R1, asm.RFP, outParams+fibIfindex, asm.Word).WithSymbol("found"), asm.StoreMem(asm.RFP, outKey, asm.R1, asm.Word),
 	)
 	if p.maps.fence != nil {
-		p.emitMapLookup(p.maps.fence, outKey, "fenced")
+		p.EmitMapLookup(p.maps.fence, outKey, "fenced")
 	}
-	p.emit(asm.JEq.Imm(regCommand, frame.WaySend, "send"))
+	p.Emit(asm.JEq.Imm(regCommand, frame.WaySend, "send"))
 }
 
 // emitKnownSource, on a kernel that does not tell the source address:
@@ -168,13 +169,13 @@ func (p *wayOut) emitKnownSource() {
 	if p.maps.sources == nil {
 		return
 	}
-	p.emit(
+	p.Emit(
 		asm.StoreImm(asm.RFP, outParams+fibSrc, 0, asm.Word),
 		asm.LoadMem(asm.R1, asm.RFP, outParams+fibIfindex, asm.Word), asm.StoreMem(asm.RFP, outTuple, asm.R1, asm.Word),
 		asm.LoadMem(asm.R1, asm.RFP, outParams+fibDst, asm.Word), asm.StoreMem(asm.RFP, outTuple+4, asm.R1, asm.Word),
 	)
-	p.emitMapLookup(p.maps.sources, outTuple, "source")
-	p.emit(
+	p.EmitMapLookup(p.maps.sources, outTuple, "source")
+	p.Emit(
 		asm.LoadMem(asm.R1, asm.R0, 0, asm.Word), asm.StoreMem(asm.RFP, outParams+fibSrc, asm.R1, asm.Word),
 		asm.Mov.Imm(asm.R0, 0).WithSymbol("source"),
 	)
@@ -187,13 +188,13 @@ func (p *wayOut) emitKnownSource() {
 //	if (params.src != ip.src) { result = SOURCE; goto came_back; }
 //	if (command == ASK_SOURCE) goto send;
 func (p *wayOut) emitCompare() {
-	p.emit(
+	p.Emit(
 		asm.LoadMem(asm.R1, asm.RFP, outIP+ipDst, asm.Word),
 		asm.LoadImm(asm.R2, hintFactor, asm.DWord), asm.Mul.Reg32(asm.R1, asm.R2), asm.RSh.Imm32(asm.R1, 32-hintBits),
 		asm.StoreMem(asm.RFP, outKey, asm.R1, asm.Word),
 	)
-	p.emitMapLookup(p.maps.ways, outKey, "drop")
-	p.emit(
+	p.EmitMapLookup(p.maps.ways, outKey, "drop")
+	p.Emit(
 		asm.StoreImm(asm.R0, 0, 0, asm.Word),
 		asm.LoadMem(asm.R1, asm.RFP, outParams+fibSrc, asm.Word), asm.StoreMem(asm.R0, 4, asm.R1, asm.Word),
 		asm.LoadMem(asm.R2, asm.RFP, outParams+fibLength, asm.Half), asm.StoreMem(asm.R0, 8, asm.R2, asm.Word),
@@ -211,7 +212,7 @@ func (p *wayOut) emitCompare() {
 //	socket = ip.proto == TCP ? skc_lookup_tcp(tuple) : ip.proto == UDP ? sk_lookup_udp(tuple) : 0;
 //	if (socket) { sk_release(socket); result = PORT; goto came_back; }
 func (p *wayOut) emitSocketCheck() {
-	p.emit(
+	p.Emit(
 		asm.LoadMem(asm.R1, asm.RFP, outIP+ipDst, asm.Word), asm.StoreMem(asm.RFP, outTuple, asm.R1, asm.Word),
 		asm.LoadMem(asm.R1, asm.RFP, outIP+ipSrc, asm.Word), asm.StoreMem(asm.RFP, outTuple+4, asm.R1, asm.Word),
 		asm.LoadMem(asm.R1, asm.RFP, outL4+2, asm.Half), asm.StoreMem(asm.RFP, outTuple+8, asm.R1, asm.Half),
@@ -219,9 +220,9 @@ func (p *wayOut) emitSocketCheck() {
 		asm.JEq.Imm(regProto, unix.IPPROTO_UDP, "udp"), asm.JNE.Imm(regProto, unix.IPPROTO_TCP, "send"),
 	)
 	p.emitSocket(asm.FnSkcLookupTcp, outTuple, "send")
-	p.emit(asm.Ja.Label("taken"), asm.Mov.Imm(asm.R0, 0).WithSymbol("udp"))
+	p.Emit(asm.Ja.Label("taken"), asm.Mov.Imm(asm.R0, 0).WithSymbol("udp"))
 	p.emitSocket(asm.FnSkLookupUdp, outTuple, "send")
-	p.emit(
+	p.Emit(
 		asm.Mov.Reg(asm.R1, asm.R0).WithSymbol("taken"), asm.FnSkRelease.Call(),
 		asm.Mov.Imm(regCommand, int32(frame.WayPort)), asm.Ja.Label("came back"),
 	)
@@ -232,13 +233,13 @@ func (p *wayOut) emitSocketCheck() {
 //	send: hop = {params.family, params.dst};
 //	return redirect_neigh(params.ifindex, &hop, 20, 0);
 func (p *wayOut) emitSend() {
-	p.emit(asm.LoadMem(asm.R1, asm.RFP, outParams+fibFamily, asm.Byte).WithSymbol("send"), asm.StoreMem(asm.RFP, outHop, asm.R1, asm.Word))
+	p.Emit(asm.LoadMem(asm.R1, asm.RFP, outParams+fibFamily, asm.Byte).WithSymbol("send"), asm.StoreMem(asm.RFP, outHop, asm.R1, asm.Word))
 	for at := int16(0); at < 16; at += 4 {
-		p.emit(asm.LoadMem(asm.R1, asm.RFP, outParams+fibDst+at, asm.Word), asm.StoreMem(asm.RFP, outHop+4+at, asm.R1, asm.Word))
+		p.Emit(asm.LoadMem(asm.R1, asm.RFP, outParams+fibDst+at, asm.Word), asm.StoreMem(asm.RFP, outHop+4+at, asm.R1, asm.Word))
 	}
-	p.emit(asm.LoadMem(asm.R1, asm.RFP, outParams+fibIfindex, asm.Word))
-	p.emit(slot(asm.R2, outHop)...)
-	p.emit(asm.Mov.Imm(asm.R3, 20), asm.Mov.Imm(asm.R4, 0), asm.FnRedirectNeigh.Call(), asm.Return())
+	p.Emit(asm.LoadMem(asm.R1, asm.RFP, outParams+fibIfindex, asm.Word))
+	p.Emit(bpf.Slot(asm.R2, outHop)...)
+	p.Emit(asm.Mov.Imm(asm.R3, 20), asm.Mov.Imm(asm.R4, 0), asm.FnRedirectNeigh.Call(), asm.Return())
 }
 
 // emitComeBack:
@@ -248,16 +249,16 @@ func (p *wayOut) emitSend() {
 //	store(ether); return redirect(skb->ifindex, 0);
 func (p *wayOut) emitComeBack() {
 	if p.maps.fence != nil {
-		p.emit(asm.Mov.Imm(regCommand, int32(frame.WayFenced)).WithSymbol("fenced"))
+		p.Emit(asm.Mov.Imm(regCommand, int32(frame.WayFenced)).WithSymbol("fenced"))
 	}
-	p.emit(
+	p.Emit(
 		asm.LoadMem(asm.R1, asm.RFP, outParams+fibLength, asm.Half).WithSymbol("came back"),
 		asm.HostTo(asm.BE, asm.R1, asm.Half), asm.StoreMem(asm.RFP, outEther+4, asm.R1, asm.Half),
 		asm.StoreMem(asm.RFP, outEther+7, regCommand, asm.Byte),
 		asm.LoadMem(asm.R1, asm.RFP, outParams+fibSrc, asm.Word), asm.StoreMem(asm.RFP, outEther+8, asm.R1, asm.Word),
 	)
 	p.emitStore(0, outEther, 12)
-	p.emit(asm.LoadMem(asm.R1, regPacket, skbIfindex, asm.Word), asm.Mov.Imm(asm.R2, 0), asm.FnRedirect.Call(), asm.Return())
+	p.Emit(asm.LoadMem(asm.R1, regPacket, skbIfindex, asm.Word), asm.Mov.Imm(asm.R2, 0), asm.FnRedirect.Call(), asm.Return())
 }
 
 // emitGiveBack:
@@ -265,7 +266,7 @@ func (p *wayOut) emitComeBack() {
 //	back: skb->mark = command == BACK ? MARK : MARK_OF_ALL; change_type(skb, PACKET_HOST);
 //	return redirect(ntohl(ether.src[2..6]), INGRESS);
 func (p *wayOut) emitGiveBack() {
-	p.emit(
+	p.Emit(
 		asm.Mov.Imm(asm.R1, p.mark).WithSymbol("back"), asm.JEq.Imm(regCommand, frame.WayBack, "marked"),
 		asm.Mov.Imm(asm.R1, markBase|markOfAll),
 		asm.StoreMem(regPacket, skbMark, asm.R1, asm.Word).WithSymbol("marked"),

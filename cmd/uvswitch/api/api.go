@@ -288,6 +288,7 @@ type Publish struct {
 	From          []string `json:"from"`
 	Packets       uint64   `json:"packets"`
 	Bytes         uint64   `json:"bytes"`
+	HostClients   uint64   `json:"host_clients"` // connections and UDP clients of the host itself
 }
 
 // Host returns the host side in the form that Client.Unpublish takes: [ADDR:]PORT[-END]/PROTO.
@@ -483,19 +484,21 @@ type Uplink struct {
 
 // Status is the output of `status`.
 type Status struct {
-	Version    string            `json:"version"`
-	PID        int               `json:"pid"`
-	Uptime     float64           `json:"uptime"` // seconds
-	Uplink     Uplink            `json:"uplink"`
-	Backend    string            `json:"backend"`
-	BackendWhy string            `json:"backend_why,omitempty"` // why io_uring is not used, if it was tried
-	Workers    int               `json:"workers"`
-	Host       string            `json:"host"` // the host port's address, or empty
-	Networks   []Network         `json:"networks"`
-	Ports      int               `json:"ports"`
-	Tables     map[string]Table  `json:"tables"`
-	Drops      map[string]uint64 `json:"drops"`
-	Balanced   bool              `json:"balanced"`
+	Version    string  `json:"version"`
+	PID        int     `json:"pid"`
+	Uptime     float64 `json:"uptime"` // seconds
+	Uplink     Uplink  `json:"uplink"`
+	Backend    string  `json:"backend"`
+	BackendWhy string  `json:"backend_why,omitempty"` // why io_uring is not used, if it was tried
+	Workers    int     `json:"workers"`
+	Host       string  `json:"host"` // the host port's address, or empty
+	// HostClients says how the host's own clients reach published ports: "programs" (at connect(2)), or "relay: " and why
+	HostClients string            `json:"host_clients,omitempty"`
+	Networks    []Network         `json:"networks"`
+	Ports       int               `json:"ports"`
+	Tables      map[string]Table  `json:"tables"`
+	Drops       map[string]uint64 `json:"drops"`
+	Balanced    bool              `json:"balanced"`
 }
 
 // A ReloadRequest is the body of POST /v1/reload: the text of a configuration file, or nothing for the switch's own file.

@@ -1,0 +1,52 @@
+// Package bpf assembles BPF programs. They are written in Go, so that a build needs no C compiler, and so that constants and offsets stand
+// once. Emitters append instructions to a Program; above each emitter stands in C-like words what it emits.
+package bpf
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
+)
+
+// A Program is what the emitters have appended so far.
+type Program struct{ asm.Instructions }
+
+// Emit appends instructions.
+func (p *Program) Emit(ins ...asm.Instruction) { p.Instructions = append(p.Instructions, ins...) }
+
+// Slot: dst = &slot; at is the slot's offset from the frame pointer, in bytes.
+func Slot(dst asm.Register, at int32) []asm.Instruction {
+	return []asm.Instruction{asm.Mov.Reg(dst, asm.RFP), asm.Add.Imm(dst, at)}
+}
+
+// EmitMapLookup: R0 = map[key in slot]; if (!R0) goto missing;
+func (p *Program) EmitMapLookup(m *ebpf.Map, key int32, missing string) {
+	p.Emit(asm.LoadMapPtr(asm.R1, m.FD()))
+	p.Emit(Slot(asm.R2, key)...)
+	p.Emit(asm.FnMapLookupElem.Call(), asm.JEq.Imm(asm.R0, 0, missing))
+}
+
+// EmitEnd: label: return action;
+func (p *Program) EmitEnd(label string, action int32) {
+	p.Emit(asm.Mov.Imm(asm.R0, action).WithSymbol(label), asm.Return())
+}
+
+// Load loads a program. Its licence says GPL, too, since bpf_fib_lookup and the look-ups of sockets are for such programs only.
+func Load(name string, typ ebpf.ProgramType, at ebpf.AttachType, ins asm.Instructions) (*ebpf.Program, error) {
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: name, Type: typ, AttachType: at, Instructions: ins, License: "Dual MIT/GPL"})
+	if err != nil {
+		return nil, fmt.Errorf("cannot load the BPF program %s: %w%s", name, err, Hint(err))
+	}
+	return p, nil
+}
+
+// Hint says what to do about an error of a BPF call, if that is known.
+func Hint(err error) string {
+	if errors.Is(err, unix.EPERM) {
+		return " (this needs root, or CAP_BPF and CAP_NET_ADMIN; `--uplink none` runs without an uplink)"
+	}
+	return ""
+}

@@ -1,0 +1,58 @@
+package daemon
+
+import (
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/hostclients"
+	"github.com/uvswitch/uvswitch/internal/model"
+)
+
+// openClients leads the host's own clients of published ports to the containers by programs. Where that is not possible, the relays serve
+// all of them.
+func (d *Daemon) openClients() {
+	if d.config.Host.Cgroup == model.CgroupOff {
+		d.clientsWhy = "--cgroup off"
+		return
+	}
+	p, err := hostclients.Open(d.config.Host.Cgroup)
+	if err != nil {
+		d.clientsWhy = err.Error()
+		d.log.Warn("the relay serves the host's own clients of published ports", "why", err)
+		return
+	}
+	d.clients = p
+}
+
+// HostClients tells how the host's own clients of published ports are served: by programs at connect(2), or by the relay alone, and why.
+func (d *Daemon) HostClients() (byPrograms bool, why string) { return d.clients != nil, d.clientsWhy }
+
+// updateClientsLocked passes the published ports and the host's addresses to the programs.
+func (d *Daemon) updateClientsLocked() {
+	h := d.ports[model.HostPortName]
+	if d.clients == nil || h == nil || d.closed {
+		return
+	}
+	own := d.own
+	if !d.leavesByHost() {
+		own = nil
+		for _, a := range h.Own {
+			own = append(own, a.Netip())
+		}
+	}
+	var rules []hostclients.Rule
+	for _, p := range d.publishes {
+		if r, ok := p.clientRule(); ok {
+			rules = append(rules, r)
+		}
+	}
+	if err := d.clients.Set(rules, own); err != nil {
+		d.log.Error("cannot lead the host's own clients to published ports; the relay serves them", "error", err)
+	}
+}
+
+// clientRule is the published port as the programs take it. SCTP has no such programs.
+func (p *publish) clientRule() (r hostclients.Rule, ok bool) {
+	proto, _ := frame.ProtoNumber(p.Proto)
+	return hostclients.Rule{
+		Proto: proto, Host: p.HostAddr, Lo: p.Lo, Hi: p.Hi, Target: p.port.Addr.Addr(), TargetPort: p.Target, Reserved: p.relays != nil,
+	}, proto == frame.TCP || proto == frame.UDP
+}

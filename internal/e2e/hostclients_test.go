@@ -1,0 +1,63 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+)
+
+// TestHostClients checks how the host's own clients reach published ports: by programs at connect(2), and by the relay alone.
+func TestHostClients(t *testing.T) {
+	Need(t, "curl", "ip", "socat")
+	for _, tt := range []struct{ name, cgroup, sees string }{{"programs", "", "172.29.255.254"}, {"relay", "off", "172.29.255.254"}} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := NewHost(t)
+			b.Start("--cgroup", tt.cgroup)
+			containers(b)
+			b.Web("web")
+			b.Background("web", "socat UDP4-RECVFROM:53,fork SYSTEM:'echo the container at port 53'")
+			b.Background("web", "socat UDP4-RECVFROM:50000,fork SYSTEM:'echo the container at port 50000'")
+			b.CLI("publish", "add", "8080:80", "--port", "web")
+			b.CLI("publish", "add", "127.0.0.1:8081:80", "--port", "web")
+			b.CLI("publish", "add", "5300:53/udp", "--port", "web")
+			var s api.Status
+			if b.JSON(&s, "status"); strings.HasPrefix(s.HostClients, "programs") != (tt.cgroup == "") {
+				t.Errorf("status says %q", s.HostClients)
+			}
+			for _, addr := range []string{"127.0.0.1:8080", "127.0.0.1:8081", "10.1.0.1:8080", "172.29.255.254:8080", "[::1]:8080"} {
+				asks(t, b, "host", addr, "this is web; you are "+tt.sees)
+			}
+			udp := func(addr string) string {
+				out, _ := b.TrySh("host", "echo question | socat -t 2 -T 2 - UDP4:"+addr)
+				return out
+			}
+			for _, addr := range []string{"127.0.0.1:5300", "10.1.0.1:5300"} {
+				b.Eventually("a UDP client of "+addr+" has its answer", func() bool { return strings.Contains(udp(addr), "the container at port 53") })
+			}
+			var published []api.Publish
+			b.JSON(&published, "publish", "ls")
+			for _, p := range published {
+				if p.HostClients == 0 {
+					t.Errorf("no client of the host was counted: %+v", p)
+				}
+			}
+			if tt.cgroup != "" {
+				return
+			}
+			// A range that is too large for listeners. A socket of the host in it comes first.
+			b.CLI("publish", "add", "49152-65535:49152/udp", "--port", "web")
+			b.Eventually("a client of the range has its answer", func() bool { return strings.Contains(udp("127.0.0.1:50000"), "the container at port 50000") })
+			b.Background("host", "socat UDP4-RECVFROM:50001,fork SYSTEM:'echo the host at port 50001'")
+			b.Eventually("the host's own socket answers", func() bool {
+				out, _ := b.TrySh("host", "echo question | socat -t 2 -T 2 - UDP4:127.0.0.1:50001,sourceport=50002")
+				return strings.Contains(out, "the host at port 50001")
+			})
+			// Without the switch, the port is the host's.
+			b.Stop()
+			if got := ask(b, "host", "127.0.0.1:8080"); strings.Contains(got, "this is web") {
+				t.Errorf("after its end: %q", got)
+			}
+		})
+	}
+}

@@ -1,0 +1,250 @@
+package hostclients
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/bpf"
+)
+
+// maps are what the programs and this process share.
+type maps struct {
+	rules *ebpf.Map // ruleKey -> ruleValue; address 0 stands for every one of the host
+	own   *ebpf.Map // the host's addresses
+	asked *ebpf.Map // by socket and the container's address and port: what the client asked for
+}
+
+const (
+	keyBits  = 64 // of a ruleKey
+	maxRules = 65536
+	maxOwn   = 65536
+	maxAsked = 65536
+)
+
+func newMaps() (m maps, err error) {
+	for _, x := range []struct {
+		to   **ebpf.Map
+		spec ebpf.MapSpec
+	}{
+		{&m.rules, ebpf.MapSpec{Name: "uvs_published", Type: ebpf.LPMTrie, KeySize: 12, ValueSize: 24, MaxEntries: maxRules, Flags: unix.BPF_F_NO_PREALLOC}},
+		{&m.own, ebpf.MapSpec{Name: "uvs_host", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: maxOwn, Flags: unix.BPF_F_NO_PREALLOC}},
+		{&m.asked, ebpf.MapSpec{Name: "uvs_asked", Type: ebpf.LRUHash, KeySize: 16, ValueSize: 8, MaxEntries: maxAsked}},
+	} {
+		if *x.to, err = ebpf.NewMap(&x.spec); err != nil {
+			m.close()
+			return maps{}, fmt.Errorf("cannot create the BPF map %s: %w%s", x.spec.Name, err, bpf.Hint(err))
+		}
+	}
+	return m, nil
+}
+
+func (m *maps) close() {
+	for _, x := range []*ebpf.Map{m.rules, m.own, m.asked} {
+		if x != nil {
+			x.Close()
+		}
+	}
+}
+
+// hooks are where the programs run. Those of IPv6 sockets see IPv4 destinations as ::ffff:a.b.c.d.
+var hooks = []ebpf.AttachType{
+	ebpf.AttachCGroupInet4Connect, ebpf.AttachCGroupInet6Connect, ebpf.AttachCGroupUDP4Sendmsg, ebpf.AttachCGroupUDP6Sendmsg,
+	ebpf.AttachCGroupUDP4Recvmsg, ebpf.AttachCGroupUDP6Recvmsg, ebpf.AttachCgroupInet4GetPeername, ebpf.AttachCgroupInet6GetPeername,
+}
+
+// Offsets in struct bpf_sock_addr and struct bpf_sock (linux include/uapi/linux/bpf.h).
+const (
+	ctxIP4, ctxIP6, ctxPort, ctxProtocol, ctxSock = 4, 8, 24, 36, 64
+
+	sockSrcIP4, sockSrcPort = 24, 44 // this port is in the host's byte order
+)
+
+// Offsets in a ruleValue.
+const ruleTarget, ruleLo, ruleTargetPort, ruleReserved, ruleConnections = 0, 4, 6, 8, 16
+
+// Stack slots, below the frame pointer.
+const (
+	slotKey   = -16 // a ruleKey, 12 bytes
+	slotWho   = -32 // key of asked: cookie of the socket (8), the container's address (4) and port (4)
+	slotAsked = -40 // value of asked: address (4), port (4)
+	slotIP    = -44
+	slotTuple = -64 // struct bpf_sock_tuple of IPv4, 12 bytes
+)
+
+const regCtx, regPort, regRule = asm.R6, asm.R7, asm.R8
+
+// A program of one hook. Addresses and ports are in network byte order.
+type program struct {
+	bpf.Program
+	maps *maps
+	ip   int16 // offset of the IPv4 address in the context
+	six  bool
+}
+
+// load assembles and loads the program of a hook.
+func (m *maps) load(at ebpf.AttachType, cookie uint64) (*ebpf.Program, error) {
+	p := &program{maps: m, ip: ctxIP4}
+	answers := false
+	switch at {
+	case ebpf.AttachCGroupInet6Connect, ebpf.AttachCGroupUDP6Sendmsg:
+		p.six = true
+	case ebpf.AttachCGroupUDP4Recvmsg, ebpf.AttachCgroupInet4GetPeername:
+		answers = true
+	case ebpf.AttachCGroupUDP6Recvmsg, ebpf.AttachCgroupInet6GetPeername:
+		p.six, answers = true, true
+	}
+	if p.six {
+		p.ip = ctxIP6 + 12
+	}
+	p.emitStart()
+	if answers {
+		p.emitAnswer()
+	} else {
+		p.emitQuestion(cookie)
+		p.emitSocketCheck()
+		p.emitLead()
+	}
+	p.EmitEnd("as it is", 1)
+	return bpf.Load("uvs_client", ebpf.CGroupSockAddr, at, p.Instructions)
+}
+
+// emitStart:
+//
+//	if (six && ctx->user_ip6[0..3] != ::ffff) return 1;
+//	port = ctx->user_port; ip = six ? ctx->user_ip6[3] : ctx->user_ip4;
+func (p *program) emitStart() {
+	p.Emit(asm.Mov.Reg(regCtx, asm.R1))
+	if p.six {
+		p.Emit(
+			asm.LoadMem(asm.R1, regCtx, ctxIP6, asm.Word), asm.JNE.Imm(asm.R1, 0, "as it is"),
+			asm.LoadMem(asm.R1, regCtx, ctxIP6+4, asm.Word), asm.JNE.Imm(asm.R1, 0, "as it is"),
+			asm.LoadMem(asm.R1, regCtx, ctxIP6+8, asm.Word), asm.HostTo(asm.BE, asm.R1, asm.Word), asm.JNE.Imm(asm.R1, 0xffff, "as it is"),
+		)
+	}
+	p.Emit(
+		asm.LoadMem(regPort, regCtx, ctxPort, asm.Word), asm.And.Imm(regPort, 0xffff),
+		asm.LoadMem(asm.R1, regCtx, p.ip, asm.Word), asm.StoreMem(asm.RFP, slotIP, asm.R1, asm.Word),
+	)
+}
+
+// emitQuestion finds the rule of a destination.
+//
+//	if (netns_cookie(ctx) != cookie) return 1;
+//	if (ctx->protocol != TCP && ctx->protocol != UDP) return 1;
+//	if (ctx->sk && ctx->sk->src_ip4 is 127.x) return 1;         // the relay's
+//	if (ip == 0) ip = 127.0.0.1;
+//	key = {64, ip, protocol, port};
+//	rule = rules[key];
+//	if (!rule) {
+//		if (ip is not 127.x && !own[ip]) return 1;
+//		key.ip = 0; rule = rules[key]; if (!rule) return 1; }
+func (p *program) emitQuestion(cookie uint64) {
+	const loopback = 127 // the first byte, which is the lowest here
+	p.Emit(
+		asm.Mov.Reg(asm.R1, regCtx), asm.FnGetNetnsCookie.Call(),
+		asm.LoadImm(asm.R1, int64(cookie), asm.DWord), asm.JNE.Reg(asm.R0, asm.R1, "as it is"),
+		asm.LoadMem(asm.R1, regCtx, ctxProtocol, asm.Word), asm.JEq.Imm(asm.R1, unix.IPPROTO_TCP, "protocol"),
+		asm.JNE.Imm(asm.R1, unix.IPPROTO_UDP, "as it is"),
+		asm.StoreImm(asm.RFP, slotKey, keyBits, asm.Word).WithSymbol("protocol"),
+		asm.HostTo(asm.BE, asm.R1, asm.Half), asm.StoreMem(asm.RFP, slotKey+8, asm.R1, asm.Half),
+		asm.StoreMem(asm.RFP, slotKey+10, regPort, asm.Half),
+		asm.LoadMem(asm.R1, regCtx, ctxSock, asm.DWord), asm.JEq.Imm(asm.R1, 0, "unbound"),
+		asm.LoadMem(asm.R1, asm.R1, sockSrcIP4, asm.Word), asm.And.Imm(asm.R1, 0xff), asm.JEq.Imm(asm.R1, loopback, "as it is"),
+		asm.LoadMem(asm.R1, asm.RFP, slotIP, asm.Word).WithSymbol("unbound"), asm.JNE.Imm(asm.R1, 0, "known"),
+		asm.Mov.Imm(asm.R1, 1<<24|loopback),
+		asm.StoreMem(asm.RFP, slotKey+4, asm.R1, asm.Word).WithSymbol("known"),
+	)
+	p.EmitMapLookup(p.maps.rules, slotKey, "every")
+	p.Emit(
+		asm.Ja.Label("found"),
+		asm.LoadMem(asm.R1, asm.RFP, slotKey+4, asm.Word).WithSymbol("every"), asm.And.Imm(asm.R1, 0xff), asm.JEq.Imm(asm.R1, loopback, "own"),
+	)
+	p.EmitMapLookup(p.maps.own, slotKey+4, "as it is")
+	p.Emit(asm.StoreImm(asm.RFP, slotKey+4, 0, asm.Word).WithSymbol("own"))
+	p.EmitMapLookup(p.maps.rules, slotKey, "as it is")
+}
+
+// emitSocketCheck: in a range that the switch has not bound on the host, a socket of the host may have a port. It comes first: else the
+// answers to the host's own clients there would be led astray.
+//
+//	found: if (!rule->reserved) {
+//		tuple = {ctx->sk->src_ip4 ?: ip, ip, ctx->sk->src_port, port};
+//		if (protocol == TCP ? sk_lookup_tcp(ctx, tuple) : sk_lookup_udp(ctx, tuple)) return 1; }
+func (p *program) emitSocketCheck() {
+	p.Emit(
+		asm.Mov.Reg(regRule, asm.R0).WithSymbol("found"),
+		asm.LoadMem(asm.R1, regRule, ruleReserved, asm.DWord), asm.JNE.Imm(asm.R1, 0, "lead"),
+		asm.LoadMem(asm.R1, asm.RFP, slotIP, asm.Word), asm.JNE.Imm(asm.R1, 0, "at"), asm.Mov.Imm(asm.R1, 1<<24|127),
+		asm.StoreMem(asm.RFP, slotTuple+4, asm.R1, asm.Word).WithSymbol("at"),
+		asm.StoreMem(asm.RFP, slotTuple+10, regPort, asm.Half),
+		asm.Mov.Imm(asm.R3, 0), asm.LoadMem(asm.R2, regCtx, ctxSock, asm.DWord), asm.JEq.Imm(asm.R2, 0, "from"),
+		asm.LoadMem(asm.R3, asm.R2, sockSrcPort, asm.Word), asm.HostTo(asm.BE, asm.R3, asm.Half),
+		asm.LoadMem(asm.R4, asm.R2, sockSrcIP4, asm.Word), asm.JEq.Imm(asm.R4, 0, "from"), asm.Mov.Reg(asm.R1, asm.R4),
+		asm.StoreMem(asm.RFP, slotTuple, asm.R1, asm.Word).WithSymbol("from"), asm.StoreMem(asm.RFP, slotTuple+8, asm.R3, asm.Half),
+		asm.LoadMem(asm.R9, regCtx, ctxProtocol, asm.Word),
+		asm.Mov.Reg(asm.R1, regCtx),
+	)
+	p.Emit(bpf.Slot(asm.R2, slotTuple)...)
+	p.Emit(
+		asm.Mov.Imm(asm.R3, 12), asm.LoadImm(asm.R4, -1, asm.DWord), asm.Mov.Imm(asm.R5, 0), // BPF_F_CURRENT_NETNS
+		asm.JNE.Imm(asm.R9, unix.IPPROTO_TCP, "udp"),
+		asm.FnSkLookupTcp.Call(), asm.Ja.Label("looked"),
+		asm.FnSkLookupUdp.Call().WithSymbol("udp"),
+		asm.JEq.Imm(asm.R0, 0, "lead").WithSymbol("looked"),
+		asm.Mov.Reg(asm.R1, asm.R0), asm.FnSkRelease.Call(), asm.Ja.Label("as it is"),
+	)
+}
+
+// emitLead:
+//
+//	lead: who = {socket_cookie(ctx), rule->target, htons(ntohs(port) - rule->lo + rule->target_port)};
+//	asked = {ip, port};
+//	if (!known[who]) atomic(rule->connections += 1);
+//	known[who] = asked;
+//	ctx->ip = who.target; ctx->port = who.port;
+func (p *program) emitLead() {
+	p.Emit(
+		asm.LoadMem(asm.R1, asm.RFP, slotIP, asm.Word).WithSymbol("lead"), asm.StoreMem(asm.RFP, slotAsked, asm.R1, asm.Word),
+		asm.StoreMem(asm.RFP, slotAsked+4, regPort, asm.Word),
+		asm.HostTo(asm.BE, regPort, asm.Half),
+		asm.LoadMem(asm.R1, regRule, ruleLo, asm.Half), asm.Sub.Reg(regPort, asm.R1),
+		asm.LoadMem(asm.R1, regRule, ruleTargetPort, asm.Half), asm.Add.Reg(regPort, asm.R1),
+		asm.HostTo(asm.BE, regPort, asm.Half),
+		asm.LoadMem(asm.R1, regRule, ruleTarget, asm.Word), asm.StoreMem(asm.RFP, slotWho+8, asm.R1, asm.Word),
+		asm.StoreMem(asm.RFP, slotWho+12, regPort, asm.Word),
+		asm.Mov.Reg(asm.R1, regCtx), asm.FnGetSocketCookie.Call(), asm.StoreMem(asm.RFP, slotWho, asm.R0, asm.DWord),
+	)
+	p.EmitMapLookup(p.maps.asked, slotWho, "first")
+	p.Emit(
+		asm.Ja.Label("note"),
+		asm.Mov.Imm(asm.R1, 1).WithSymbol("first"), asm.AddAtomic.Mem(regRule, asm.R1, asm.DWord, ruleConnections),
+	)
+	p.Emit(asm.LoadMapPtr(asm.R1, p.maps.asked.FD()).WithSymbol("note"))
+	p.Emit(bpf.Slot(asm.R2, slotWho)...)
+	p.Emit(bpf.Slot(asm.R3, slotAsked)...)
+	p.Emit(
+		asm.Mov.Imm(asm.R4, 0), asm.FnMapUpdateElem.Call(),
+		asm.LoadMem(asm.R1, asm.RFP, slotWho+8, asm.Word), asm.StoreMem(regCtx, p.ip, asm.R1, asm.Word),
+		asm.StoreMem(regCtx, ctxPort, regPort, asm.Word),
+	)
+}
+
+// emitAnswer:
+//
+//	asked = known[{socket_cookie(ctx), ip, port}]; if (!asked) return 1;
+//	ctx->ip = asked->ip; ctx->port = asked->port;
+func (p *program) emitAnswer() {
+	p.Emit(
+		asm.LoadMem(asm.R1, asm.RFP, slotIP, asm.Word), asm.StoreMem(asm.RFP, slotWho+8, asm.R1, asm.Word),
+		asm.StoreMem(asm.RFP, slotWho+12, regPort, asm.Word),
+		asm.Mov.Reg(asm.R1, regCtx), asm.FnGetSocketCookie.Call(), asm.StoreMem(asm.RFP, slotWho, asm.R0, asm.DWord),
+	)
+	p.EmitMapLookup(p.maps.asked, slotWho, "as it is")
+	p.Emit(
+		asm.LoadMem(asm.R1, asm.R0, 0, asm.Word), asm.StoreMem(regCtx, p.ip, asm.R1, asm.Word),
+		asm.LoadMem(asm.R1, asm.R0, 4, asm.Word), asm.StoreMem(regCtx, ctxPort, asm.R1, asm.Word),
+	)
+}
