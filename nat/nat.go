@@ -84,6 +84,7 @@ const (
 	assured       = 1 << 9
 	overloadsPort = 1 << 10 // its outside port may have other flows, to other destinations
 	opensFilter   = 1 << 11 // its mapping admits packets from other endpoints while traffic from inside refreshes it
+	untranslated  = 1 << 14 // between a container and the host: see Filter
 	reset         = 1 << 12 // RST seen in the original direction; reset<<1: in the reply direction
 	stateMask     = 0xff
 
@@ -146,7 +147,7 @@ func (n *NAT) end(e uint32, why ending) bool {
 	if s.state.Load()&overloadsPort != 0 {
 		n.endOverload(i, k[1].Dst, k[1].DstPort)
 	}
-	if i < 0 {
+	if i < 0 && s.state.Load()&untranslated == 0 {
 		n.portlessFlows[s.port].Add(-1)
 		n.tellPortlessPeer(&k[1], false)
 	}

@@ -13,7 +13,8 @@ func (n *NAT) PostRouting(b *frame.Batch) {
 		if f.Verdict != frame.Routed || f.NAT == frame.NATDone {
 			continue
 		}
-		if f.NAT == frame.NATEstablished && f.Dir == 0 && f.Egress != frame.NoNet && n.state[f.Flow].rule|n.state[f.Flow].inboundMapping == 0 {
+		if f.NAT == frame.NATEstablished && f.Dir == 0 && f.Egress != frame.NoNet && n.state[f.Flow].rule|n.state[f.Flow].inboundMapping == 0 &&
+			n.state[f.Flow].state.Load()&untranslated == 0 {
 			if !b.Dry {
 				n.end(f.Flow, replaced) // its destination is now inside
 			}
@@ -292,7 +293,7 @@ func (n *NAT) confirm(c *config, f *frame.Frame, d *pendingFlow, b *frame.Batch)
 			f.Flow, f.Dir = e, 0
 			n.stats.created.Add(1)
 			n.emit(FlowNew, e, "")
-			if protoIndex(d.orig.Proto) < 0 {
+			if protoIndex(d.orig.Proto) < 0 && d.status&untranslated == 0 {
 				n.portlessFlows[d.port].Add(1)
 				n.tellPortlessPeer(&d.reply, true)
 			}

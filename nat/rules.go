@@ -40,6 +40,7 @@ type Rules struct {
 	Ephemeral  [2]uint16    // the ports that the host's kernel picks for its own connections
 	Publish    []*Publish
 	Masquerade []*Masquerade
+	Inbound    *Inbound    // nil: containers may use the host as they like
 	Pool       [2]*PortSet // outside ports for flows: TCP; UDP and SCTP. nil: all
 }
 
@@ -57,6 +58,7 @@ type config struct {
 	local     [protocols]*PortSet // those of pool that the host's kernel picks for itself, too
 	others    [protocols]*PortSet // the rest of pool
 	ephemeral [2]uint16
+	inbound   *Inbound
 	quota     [protocols]int32 // outside ports charged to one port at most: a quarter of the pool
 }
 
@@ -123,7 +125,7 @@ func (n *NAT) Update(r Rules) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	old := n.config.Load()
-	c := &config{own: slices.Sorted(slices.Values(r.Own)), gen: old.gen + 1, ephemeral: r.Ephemeral}
+	c := &config{own: slices.Sorted(slices.Values(r.Own)), gen: old.gen + 1, ephemeral: r.Ephemeral, inbound: r.Inbound}
 	if len(r.Own) > 0 {
 		c.source = r.Own[0]
 	}
@@ -250,6 +252,10 @@ func (p *Publish) target(port uint16) (frame.Addr, uint16) { return p.Target, p.
 func (n *NAT) valid(c *config, e uint32) bool {
 	s, k := &n.state[e], &n.flows.keys[e]
 	rule := c.masq[s.net]
+	if s.state.Load()&untranslated != 0 {
+		s.gen.Store(c.gen)
+		return c.inbound != nil
+	}
 	switch {
 	case s.mapping != 0 && (!c.owns(n.maps.keys[s.mapping][1].Src) || rule != nil && rule.Mapping != EndpointIndependentMapping),
 		s.inboundMapping != 0 && !c.owns(n.maps.keys[s.inboundMapping][1].Src),

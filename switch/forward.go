@@ -110,6 +110,16 @@ func (s *snapshot) unicast(b *frame.Batch, f *frame.Frame, n *Network) {
 		return
 	}
 	f.Verdict, f.Out = frame.ToPort, id
+	if s.tracked && s.isTracked(f, out) {
+		f.Verdict = frame.Policed
+		b.Locals++
+	}
+}
+
+//uvswitch:hot
+func (s *snapshot) isTracked(f *frame.Frame, out *Port) bool {
+	in := s.port(f.In)
+	return out.Flags&Tracked != 0 || in != nil && in.Flags&Tracked != 0
 }
 
 // checkEgress returns the reason why port out may not get frame f, or None.
@@ -163,6 +173,9 @@ func (s *Switch) FloodSet(f *frame.Frame, out []frame.PortID) int {
 	want := floodFlag[f.Class]
 	n := 0
 	for _, p := range net.ports {
+		if p.Flags&Tracked != 0 && f.Flags&frame.IsARP == 0 {
+			continue
+		}
 		if p.Flags&want != 0 && snap.checkEgress(f, p) == frame.None {
 			out[n] = p.ID
 			n++

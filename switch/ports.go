@@ -1,6 +1,7 @@
 package vswitch
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -23,6 +24,7 @@ const (
 	Uplink                            // not switched: every frame goes to the router
 	AnyVLAN                           // the guard lets frames with a VLAN tag pass
 	Untagged                          // gets no frame with a VLAN tag from a guarded port
+	Tracked                           // frames from and to it are judged by nat.Filter; it gets no flood but ARP
 	Ways                              // of an uplink: its frames have way headers (frame.WayMACs)
 )
 
@@ -79,6 +81,8 @@ type Bindings map[frame.MAC]frame.PortID
 type snapshot struct {
 	ports [frame.MaxPorts]*Port
 	nets  [frame.MaxNets]*Network
+
+	tracked bool // there is a port with flag Tracked
 }
 
 //uvswitch:hot
@@ -108,6 +112,7 @@ func (s *Switch) update(edit func(*snapshot)) {
 	defer s.mu.Unlock()
 	next := *s.snap.Load()
 	edit(&next)
+	next.tracked = slices.ContainsFunc(next.ports[:], func(p *Port) bool { return p != nil && p.Flags&Tracked != 0 })
 	for i, n := range next.nets {
 		if n == nil {
 			continue

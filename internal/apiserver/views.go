@@ -382,7 +382,7 @@ func (v *view) status() api.Status {
 	x.Backend, x.BackendWhy = v.d.Backend()
 	if h := v.Port(model.HostPortName); h != nil {
 		x.Host = h.Addr.Addr().String()
-		x.HostClients = "programs"
+		x.HostClients, x.HostInbound, x.HostCgroup = "programs", cmp.Or(v.Config.Host.Inbound, "allow"), v.Config.Host.Cgroup
 		if ok, why := v.d.HostClients(); !ok {
 			x.HostClients = "relay: " + why
 		}

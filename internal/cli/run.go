@@ -35,7 +35,7 @@ import (
 // runFlags are the flags of `run`. A flag that is given overrides the configuration file.
 type runFlags struct {
 	config, subnet, uplink, kind, host, name, ports, io string
-	metrics, web, docker, state, fence, cgroup          string
+	metrics, web, docker, state, fence, cgroup, inbound string
 	workers, readyFD                                    int
 	busyPoll                                            time.Duration
 	verbose                                             bool
@@ -57,6 +57,7 @@ func (a *app) runCommand() *cobra.Command {
 	fl.StringVar(&f.uplink, "uplink", model.UplinkAuto, "the way out: auto (the device of the default route), none, or a device")
 	fl.StringVar(&f.kind, "uplink-kind", "", "how to attach to the uplink's device: tcx or clsact (BPF, Linux 5.12 or later), tap (no BPF: the host routes and masquerades) or host (through the host's stack, untranslated) (default tcx, else clsact)")
 	fl.StringVar(&f.host, "host", "on", "host port, which connects the host itself to network default: on or off")
+	fl.StringVar(&f.inbound, "host-inbound", "allow", "what containers may begin with the host: allow, deny, or what is open, such as 22/tcp,53/udp,icmp")
 	fl.StringVar(&f.cgroup, "cgroup", "", "`FOLDER` of cgroup2 whose processes reach published ports directly, or off: the relay serves them all (default the root of cgroup2)")
 	fl.StringVar(&f.name, "name", "uvs", "name prefix of the switch's own devices, NAME0 and NAME-up")
 	fl.StringVar(&f.fence, "uplink-devices", "", "let packets leave by these devices of the host only, such as wg0,eth1 (default all): a kill switch for a VPN")
@@ -210,7 +211,7 @@ func (f *runFlags) source(given *pflag.FlagSet) config.Source {
 		from *string
 	}{
 		"uplink": {&s.Flags.UplinkDevice, &f.uplink}, "uplink-kind": {&s.Flags.UplinkKind, &f.kind}, "uplink-devices": {&s.Flags.UplinkDevices, &f.fence}, "nat-ports": {&s.Flags.NATPorts, &f.ports},
-		"subnet": {&s.Flags.Subnet, &f.subnet}, "cgroup": {&s.Flags.Cgroup, &f.cgroup},
+		"subnet": {&s.Flags.Subnet, &f.subnet}, "cgroup": {&s.Flags.Cgroup, &f.cgroup}, "host-inbound": {&s.Flags.HostInbound, &f.inbound},
 	} {
 		if given.Changed(flag) {
 			*x.to = x.from

@@ -36,7 +36,10 @@ func (a *app) statusCommand() *cobra.Command {
 		}
 		row(w, "effect", up.Promise)
 		row(w, "host port", s.Host)
-		row(w, "host clients", s.HostClients)
+		if s.Host != "" {
+			row(w, "host inbound", s.HostInbound)
+			row(w, "host clients", s.HostClients)
+		}
 		row(w, "ports", s.Ports)
 		for _, n := range s.Networks {
 			kind := ""

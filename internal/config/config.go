@@ -45,8 +45,21 @@ type Uplink struct {
 // Host is the host port. `host: off` leaves it out.
 type Host struct {
 	Address string `yaml:"address,omitempty"` // auto (the subnet's last), off, or an address of network default
-	Inbound string `yaml:"inbound,omitempty"` // allow
+	Inbound Words  `yaml:"inbound,omitempty"` // what containers may begin with the host: allow, deny, or a list, such as [22/tcp, 53/udp, icmp]
 	Cgroup  string `yaml:"cgroup,omitempty"`  // off, or a folder of cgroup2 whose processes reach published ports without the relay
+}
+
+// Words are a list, or one text with commas.
+type Words string
+
+// UnmarshalYAML takes both forms.
+func (w *Words) UnmarshalYAML(decode func(any) error) error {
+	var list []string
+	if decode(&list) == nil {
+		*w = Words(strings.Join(list, ","))
+		return nil
+	}
+	return decode((*string)(w))
 }
 
 // UnmarshalYAML takes the short form, too.
@@ -126,7 +139,6 @@ func Parse(b []byte) (f *File, err error) {
 		key, value string
 		allowed    []string
 	}{
-		{"host.inbound", f.Host.Inbound, []string{"allow"}},
 		{"nat.mapping", f.NAT.Mapping, nat.MappingNames()},
 		{"nat.filtering", f.NAT.Filtering, nat.FilteringNames()},
 		{"nat.windows", f.NAT.Windows, []string{"liberal", "strict"}},
@@ -136,6 +148,9 @@ func Parse(b []byte) (f *File, err error) {
 		if c.value != "" && !slices.Contains(c.allowed, c.value) {
 			return nil, fmt.Errorf("%s: %q is not supported; it must be one of %s", c.key, c.value, strings.Join(c.allowed, ", "))
 		}
+	}
+	if _, err := model.ParseInbound(string(f.Host.Inbound)); err != nil {
+		return nil, err
 	}
 	if f.NAT.Flows < 0 || f.NAT.FlowsPerPort < 0 || f.NAT.Flows > maxFlows {
 		return nil, fmt.Errorf("nat: flows and flows_per_port are numbers from 1; the largest for flows is %d", maxFlows)

@@ -30,7 +30,7 @@ func Running(ctx context.Context, sw *api.Client) (*File, error) {
 		f.Uplink = Uplink{Device: up.Device, Kind: up.Kind, Ports: up.Ports, Devices: up.Allowed}
 	}
 	if status.Host != "" {
-		f.Host.Address = status.Host
+		f.Host = Host{Address: status.Host, Inbound: Words(status.HostInbound), Cgroup: status.HostCgroup}
 	}
 	f.NAT = NAT{Windows: nat.Windows, Flows: status.Tables["flows"].Limit, FlowsPerPort: nat.FlowsPerPort, Timers: timersFrom(nat.Timers)}
 	for _, n := range status.Networks {

@@ -19,7 +19,7 @@ type Source struct {
 
 // Flags are those of `uvswitch run` that the file can say, too. nil: not given.
 type Flags struct {
-	UplinkDevice, UplinkKind, UplinkDevices, NATPorts, Subnet, Cgroup *string
+	UplinkDevice, UplinkKind, UplinkDevices, NATPorts, Subnet, Cgroup, HostInbound *string
 
 	Host *bool
 }
@@ -61,7 +61,7 @@ func (s Source) Load(text []byte) (model.Config, error) {
 func (s Source) config(f *File) (c model.Config, err error) {
 	c = model.Config{
 		Uplink:  model.Uplink{Device: cmp.Or(f.Uplink.Device, model.UplinkAuto), Kind: f.Uplink.Kind, Ports: cmp.Or(f.Uplink.Ports, model.DefaultNATPorts), Devices: strings.Join(f.Uplink.Devices, ",")},
-		Host:    model.Host{On: f.Host.Address != "off", Cgroup: f.Host.Cgroup},
+		Host:    model.Host{On: f.Host.Address != "off", Cgroup: f.Host.Cgroup, Inbound: string(f.Host.Inbound)},
 		NAT:     model.NAT{Flows: f.NAT.Flows, FlowsPerPort: f.NAT.FlowsPerPort, Strict: f.NAT.Windows == "strict", Mapping: f.NAT.Mapping, Filtering: f.NAT.Filtering},
 		Default: api.NetworkAdd{Name: api.DefaultNetwork},
 		Ports:   f.Ports,
@@ -87,12 +87,13 @@ func (s Source) config(f *File) (c model.Config, err error) {
 		c.Routes = append(c.Routes, api.RouteAdd{Dst: r.Dst, Gateway: r.Via, Type: r.Type})
 	}
 	s.Flags.apply(&c)
-	return c, nil
+	_, err = model.ParseInbound(c.Host.Inbound)
+	return c, err
 }
 
 func (f Flags) apply(c *model.Config) {
 	for _, x := range []struct{ to, from *string }{
-		{&c.Uplink.Device, f.UplinkDevice}, {&c.Uplink.Kind, f.UplinkKind}, {&c.Uplink.Devices, f.UplinkDevices}, {&c.Uplink.Ports, f.NATPorts}, {&c.Default.Subnet, f.Subnet}, {&c.Host.Cgroup, f.Cgroup},
+		{&c.Uplink.Device, f.UplinkDevice}, {&c.Uplink.Kind, f.UplinkKind}, {&c.Uplink.Devices, f.UplinkDevices}, {&c.Uplink.Ports, f.NATPorts}, {&c.Default.Subnet, f.Subnet}, {&c.Host.Cgroup, f.Cgroup}, {&c.Host.Inbound, f.HostInbound},
 	} {
 		if x.from != nil {
 			*x.to = *x.from

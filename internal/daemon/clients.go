@@ -1,9 +1,13 @@
 package daemon
 
 import (
+	"net/netip"
+	"slices"
+
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/hostclients"
 	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/nat"
 )
 
 // openClients leads the host's own clients of published ports to the containers by programs. Where that is not possible, the relays serve
@@ -31,12 +35,9 @@ func (d *Daemon) updateClientsLocked() {
 	if d.clients == nil || h == nil || d.closed {
 		return
 	}
-	own := d.own
-	if !d.leavesByHost() {
-		own = nil
-		for _, a := range h.Own {
-			own = append(own, a.Netip())
-		}
+	var own []netip.Addr
+	for _, a := range d.hostAddrsLocked() {
+		own = append(own, a.Netip())
 	}
 	var rules []hostclients.Rule
 	for _, p := range d.publishes {
@@ -47,6 +48,30 @@ func (d *Daemon) updateClientsLocked() {
 	if err := d.clients.Set(rules, own); err != nil {
 		d.log.Error("cannot lead the host's own clients to published ports; the relay serves them", "error", err)
 	}
+}
+
+// hostAddrsLocked are the addresses of the host, its port's included.
+func (d *Daemon) hostAddrsLocked() (own []frame.Addr) {
+	h := d.ports[model.HostPortName]
+	if d.leavesByHost() {
+		for _, a := range d.own {
+			own = append(own, frame.AddrFrom(a))
+		}
+	} else {
+		own = slices.Clone(h.Own)
+	}
+	return append(own, frame.AddrFrom(h.Addr.Addr()))
+}
+
+// inboundLocked says what containers may begin with the host; nil: everything.
+func (d *Daemon) inboundLocked() *nat.Inbound {
+	in, _ := model.ParseInbound(d.config.Host.Inbound) // checked at the start
+	h := d.ports[model.HostPortName]
+	if in == nil || h == nil {
+		return nil
+	}
+	in.Host, in.Addrs = h.ID, d.hostAddrsLocked()
+	return in
 }
 
 // clientRule is the published port as the programs take it. SCTP has no such programs.

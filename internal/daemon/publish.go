@@ -156,6 +156,7 @@ func (d *Daemon) updateRulesLocked() {
 			r.Own = append(r.Own, frame.AddrFrom(a))
 		}
 	}
+	r.Inbound = d.inboundLocked()
 	published := map[frame.Addr]map[uint8]*nat.PortSet{}
 	for _, p := range d.publishes {
 		if p.HostAddr.IsLoopback() {

@@ -200,11 +200,14 @@ func (d *Daemon) guardHostLocked(own []netip.Addr) {
 	for _, a := range own {
 		now = append(now, frame.AddrFrom(a))
 	}
+	if h.Own != nil && slices.Equal(h.Own, now) {
+		return
+	}
 	d.mu.Lock()
 	h.Own = now
 	d.mu.Unlock()
 	d.dp.Switch.SetPort(h.SwitchPort(h.netID()))
-	d.updateClientsLocked()
+	d.updateRulesLocked()
 }
 
 // routeToHostLocked sends packets for the host's own addresses to the host port.

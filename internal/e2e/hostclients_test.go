@@ -61,3 +61,46 @@ func TestHostClients(t *testing.T) {
 		})
 	}
 }
+
+// TestHostInbound checks --host-inbound: containers begin nothing with the host but what is open, at any of its addresses; the host begins
+// what it likes.
+func TestHostInbound(t *testing.T) {
+	Need(t, "curl", "ip", "ping", "socat")
+	b := NewHost(t)
+	b.Start("--host-inbound", "5000/tcp,53/udp")
+	containers(b)
+	b.Web("host")
+	b.Web("web")
+	b.Background("host", "socat TCP4-LISTEN:5000,fork,reuseaddr SYSTEM:'echo open'")
+	b.Background("host", "socat UDP4-RECVFROM:53,fork SYSTEM:'echo resolver'")
+	b.CLI("publish", "add", "8080:80", "--port", "web")
+	for _, addr := range []string{"172.29.255.254", "10.1.0.1"} {
+		if out := ask(b, "web", addr); strings.Contains(out, "this is host") {
+			t.Errorf("a container reaches %s: %s", addr, out)
+		}
+		if out, _ := b.TrySh("web", "ping -c 1 -W 2 "+addr); !strings.Contains(out, "Packet filtered") {
+			t.Errorf("ping %s: %s", addr, out)
+		}
+		b.Eventually("the open port of "+addr+" answers", func() bool {
+			out, _ := b.TrySh("web", "socat -t 2 -T 2 - TCP4:"+addr+":5000 </dev/null")
+			return strings.Contains(out, "open")
+		})
+	}
+	b.Eventually("the resolver answers", func() bool {
+		out, _ := b.TrySh("web", "echo question | socat -t 2 -T 2 - UDP4:172.29.255.254:53")
+		return strings.Contains(out, "resolver")
+	})
+	asks(t, b, "host", "172.29.0.2", "this is web; you are 172.29.255.254")
+	asks(t, b, "host", "127.0.0.1:8080", "this is web")
+	asks(t, b, "db", "10.1.0.1:8080", "this is web")
+	asks(t, b, "out", "10.1.0.1:8080", "this is web; you are 10.1.0.2")
+	b.Sh("host", "ping -c 1 -W 2 172.29.0.2")
+	var s api.Status
+	if b.JSON(&s, "status"); s.Drops["host_inbound"] == 0 {
+		t.Errorf("drops: %v", s.Drops)
+	}
+	if out := b.CLI("trace", "--in", "web", "tcp 172.29.0.2:40000 > 172.29.255.254:22 S"); !strings.Contains(out, "host_inbound") {
+		t.Errorf("trace: %s", out)
+	}
+	b.Balanced()
+}

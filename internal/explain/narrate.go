@@ -31,8 +31,20 @@ func (s *Switch) narrate(stage string, before, f *frame.Frame) (result, text str
 		return s.narratePostRouting(before, f)
 	case "resolve":
 		return s.narrateResolve(before, f)
+	case "filter":
+		return s.narrateFilter(f)
 	}
 	return s.narrateForward(f)
+}
+
+func (s *Switch) narrateFilter(f *frame.Frame) (string, string) {
+	switch {
+	case f.Verdict != frame.ToPort:
+		return "", "" // the drop's own words
+	case s.PortByID(f.In) != nil && s.PortByID(f.In).Kind == model.KindHost:
+		return "ok", "the host may begin anything with containers (--host-inbound)"
+	}
+	return "ok", "the host began this flow, or --host-inbound allows it"
 }
 
 func (s *Switch) narrateParse(f *frame.Frame) (string, string) {

@@ -51,6 +51,7 @@ const (
 	Drop                     // dropped for Reason
 	Coalesced                // goes to port Out as a part of another frame's chain
 	Queued                   // waits in its worker until the port's rate allows it
+	Policed                  // goes to port Out if nat.Filter lets it pass
 	CameBack                 // the uplink could not send it: nat.Return undoes its translation
 )
 

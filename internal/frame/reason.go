@@ -66,6 +66,7 @@ const (
 	BadICMPChecksum
 	ICMPRedirectRefused
 	PublishRefused
+	HostInbound
 	HostUnreachable
 	NeighborQueueFull
 	NeighborFailed
@@ -189,6 +190,7 @@ var reasons = [NumReasons]ReasonInfo{
 	ICMPErrorUnmatched:    {Stage: Translation, Name: "icmp_error_unmatched", Meaning: "the ICMP error is about a packet that belongs to no flow", Remedy: "normal for late or forged errors"},
 	BadICMPChecksum:       {Stage: Translation, Name: "bad_icmp_checksum", Meaning: "the checksum of the ICMP error, or of the packet that it quotes, is wrong", Remedy: "the packet is damaged or forged; check its sender"},
 	ICMPRedirectRefused:   {Stage: Translation, Name: "icmp_redirect_refused", Meaning: "an ICMP redirect for a translated flow: the receiver of the redirect cannot reach the gateway that the redirect names", Remedy: "check which router sends redirects"},
+	HostInbound:           {Stage: Translation, Name: "host_inbound", Meaning: "containers may not begin this with the host (answered with ICMP 3/13)", Remedy: "open the port of the host with --host-inbound, such as --host-inbound 53/udp,53/tcp", Punt: Reject, Error: unreachable(CodeAdminFiltered)},
 	PublishRefused:        {Stage: Translation, Name: "publish_refused", Meaning: "the published port does not accept this source address (--from)", Remedy: "see the accepted sources with `uvswitch publish ls`"},
 	HostUnreachable:       {Stage: Neighbors, Name: "host_unreachable", Meaning: "the route to the destination is of type unreachable (answered with ICMP 3/1)", Remedy: "see `uvswitch route show`; if the destination is the host's own address, run the switch with --host on", Punt: Reject, Error: unreachable(CodeHost)},
 	NeighborQueueFull:     {Stage: Neighbors, Name: "neighbor_queue_full", Meaning: "too many packets already wait for the MAC of this neighbor", Remedy: "the neighbor does not answer ARP; check that it is up"},

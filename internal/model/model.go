@@ -59,7 +59,36 @@ var UplinkKinds = []string{"tcx", "clsact", KindTAP, ViaHost}
 type Host struct {
 	On      bool
 	Address string // of network default; empty: the subnet's last
+	Inbound string // what containers may begin with the host: empty or allow, deny, or what is open, such as "22/tcp,53/udp,icmp"
 	Cgroup  string // folder of cgroup2 whose processes reach published ports without the relay; empty: its root
+}
+
+// ParseInbound reads Host.Inbound: nil stands for everything.
+func ParseInbound(s string) (*nat.Inbound, error) {
+	if s == "" || s == "allow" {
+		return nil, nil
+	}
+	in := &nat.Inbound{Open: [2]*nat.PortSet{nat.NewPortSet(), nat.NewPortSet()}}
+	if s == "deny" {
+		return in, nil
+	}
+	for _, word := range strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' }) {
+		ports, proto, _ := strings.Cut(word, "/")
+		ranges, err := ParsePortRanges(ports)
+		set := map[string]int{"tcp": 0, "udp": 1}
+		i, known := set[proto]
+		switch {
+		case word == "icmp":
+			in.Pings = true
+		case err != nil || !known:
+			return nil, bad("host.inbound: %q must be allow, deny, or ports and icmp, separated by commas, such as 22/tcp,53/udp,8000-8010/tcp,icmp", s)
+		default:
+			for _, r := range ranges {
+				in.Open[i].AddRange(r[0], r[1])
+			}
+		}
+	}
+	return in, nil
 }
 
 // CgroupOff is the value of Host.Cgroup for a switch whose relay serves all processes of the host.

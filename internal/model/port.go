@@ -139,9 +139,15 @@ func (s *State) HostPort(address string) (Port, error) {
 			return Port{}, fmt.Errorf("host: %q is not a usable address of %s; use auto, off, or another address of this subnet", address, n.Prefix)
 		}
 	}
+	flags := vswitch.DefaultFlags
+	if in, err := ParseInbound(s.Config.Host.Inbound); err != nil {
+		return Port{}, err
+	} else if in != nil {
+		flags |= vswitch.Tracked
+	}
 	return Port{
 		Name: HostPortName, Kind: KindHost, Network: n.Name, Ifname: s.Name + "0", MAC: MACFor(addr), Addr: netip.PrefixFrom(addr, n.Prefix.Bits()),
-		MTU: n.MTU, Offload: true, Settings: Settings{Flags: vswitch.DefaultFlags},
+		MTU: n.MTU, Offload: true, Settings: Settings{Flags: flags},
 	}, nil
 }
 

@@ -188,6 +188,14 @@ var provocations = func() map[frame.Reason]provocation {
 			x.n.DP.Switch.SetPort(p)
 			x.send("a", frametest.Packet{DstMAC: x.mac("b"), Dst: a("192.0.2.9")})
 		}},
+		frame.HostInbound: {do: func(x *teasing) { // port 2 is the host's
+			p, _ := x.n.DP.Switch.Port(2)
+			p.Flags |= vswitch.Tracked
+			x.n.DP.Switch.SetPort(p)
+			x.n.rules.Inbound = &nat.Inbound{Host: 2, Addrs: []frame.Addr{x.n.host("b").Addr}, Open: [2]*nat.PortSet{nat.NewPortSet(), nat.NewPortSet()}}
+			x.n.update()
+			x.send("a", x.toB(frametest.Packet{}))
+		}},
 		frame.IPsecPolicy: {do: func(x *teasing) {
 			x.n.DP.Router.SetIPsec([]netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")})
 			x.send("a", frametest.Packet{})

@@ -118,6 +118,7 @@ var statements = map[string]statement{
 	"outside":   {"outside NAME ADDRESS", 2, (*scenario).addOutside},
 	"publish":   {"publish PORT:PORT HOST [from PREFIX]", 2, (*scenario).publish},
 	"unpublish": {"unpublish PORT", 1, (*scenario).unpublish},
+	"inbound":   {"inbound HOST deny|PORT/tcp|PORT/udp|icmp...", 2, (*scenario).inbound},
 	"route":     {"route PREFIX via ADDRESS, or route PREFIX blackhole|unreachable|prohibit", 2, (*scenario).addRoute},
 	"unplug":    {"unplug HOST", 1, (*scenario).unplug},
 	"silent":    {"silent HOST", 1, (*scenario).silence},
@@ -271,6 +272,35 @@ func (s *scenario) pair(f []string) error {
 	if got := s.net.pairs[f[0]+" "+f[1]]; got != f[2] {
 		return fmt.Errorf("the last notice was %q", got)
 	}
+	return nil
+}
+
+// inbound makes a host the one that the switch runs on, and says what others may begin with it.
+func (s *scenario) inbound(f []string) error {
+	h, err := s.hostOf(f[0])
+	if err != nil {
+		return err
+	}
+	in := &nat.Inbound{Host: h.Port, Addrs: []frame.Addr{h.Addr}, Open: [2]*nat.PortSet{nat.NewPortSet(), nat.NewPortSet()}}
+	for _, word := range f[1:] {
+		port, proto, _ := strings.Cut(word, "/")
+		n, err := strconv.ParseUint(port, 10, 16)
+		switch {
+		case word == "icmp":
+			in.Pings = true
+		case err == nil && proto == "tcp":
+			in.Open[0].Claim(uint16(n))
+		case err == nil && proto == "udp":
+			in.Open[1].Claim(uint16(n))
+		case word != "deny":
+			return malformed(word + " is not one of these")
+		}
+	}
+	p, _ := s.net.DP.Switch.Port(h.Port)
+	p.Flags |= vswitch.Tracked
+	s.net.DP.Switch.SetPort(p)
+	s.net.rules.Inbound = in
+	s.net.update()
 	return nil
 }
 

@@ -484,14 +484,16 @@ type Uplink struct {
 
 // Status is the output of `status`.
 type Status struct {
-	Version    string  `json:"version"`
-	PID        int     `json:"pid"`
-	Uptime     float64 `json:"uptime"` // seconds
-	Uplink     Uplink  `json:"uplink"`
-	Backend    string  `json:"backend"`
-	BackendWhy string  `json:"backend_why,omitempty"` // why io_uring is not used, if it was tried
-	Workers    int     `json:"workers"`
-	Host       string  `json:"host"` // the host port's address, or empty
+	Version     string  `json:"version"`
+	PID         int     `json:"pid"`
+	Uptime      float64 `json:"uptime"` // seconds
+	Uplink      Uplink  `json:"uplink"`
+	Backend     string  `json:"backend"`
+	BackendWhy  string  `json:"backend_why,omitempty"` // why io_uring is not used, if it was tried
+	Workers     int     `json:"workers"`
+	Host        string  `json:"host"`                   // the host port's address, or empty
+	HostInbound string  `json:"host_inbound,omitempty"` // what containers may begin with the host: "allow", "deny", or ports
+	HostCgroup  string  `json:"host_cgroup,omitempty"`  // as --cgroup gives it
 	// HostClients says how the host's own clients reach published ports: "programs" (at connect(2)), or "relay: " and why
 	HostClients string            `json:"host_clients,omitempty"`
 	Networks    []Network         `json:"networks"`
