@@ -1,6 +1,7 @@
 package vswitch
 
 import (
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -44,6 +45,9 @@ type Port struct {
 	// or Addr, as its source, and one that goes out as its destination. The host then forwards nothing past the router and NAT.
 	Own []frame.Addr
 
+	// Through, likewise for the port of the host, are destinations that lie behind the host: packets from and to these pass it.
+	Through []netip.Prefix
+
 	// Siblings are the addresses of the other ports of the same container. A packet with one of them as its source may go to the router,
 	// as part of a flow that exists: the container answers by one port what came in by another.
 	Siblings []frame.Addr
@@ -58,6 +62,11 @@ func (p *Port) owns(a frame.Addr) bool {
 	}
 	for _, x := range p.Own {
 		if x == a {
+			return true
+		}
+	}
+	for i := range p.Through {
+		if p.Through[i].Contains(a.Netip()) {
 			return true
 		}
 	}

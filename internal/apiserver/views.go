@@ -209,6 +209,9 @@ func (v *view) routes() []api.Route {
 		}
 		if r.Kind == router.Local {
 			x.Dev = model.HostPortName
+			if x.ByHand {
+				x.Type, x.Gateway = router.Unicast.String(), model.ViaHost
+			}
 		}
 		out = append(out, x)
 	}

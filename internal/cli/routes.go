@@ -88,7 +88,7 @@ func wayText(x api.Way) string {
 
 // routeChange returns a command whose arguments are a route in the syntax of `ip route`, which `route show` also prints.
 func (a *app) routeChange(name, short, method string, replace bool) *cobra.Command {
-	form := name + " DST via GATEWAY | " + name + " blackhole|unreachable|prohibit DST"
+	form := name + " DST via GATEWAY|host | " + name + " blackhole|unreachable|prohibit DST"
 	if method == "DELETE" {
 		form = name + " DST | " + form
 	}

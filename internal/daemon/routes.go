@@ -7,6 +7,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/link"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/router"
 )
@@ -30,10 +31,42 @@ func (d *Daemon) addRouteLocked(a api.RouteAdd) error {
 		return api.Errorf(http.StatusConflict, "a route to %s exists already; change it with `uvswitch route replace`, or remove it first: `uvswitch route del %s`", r.Prefix, r.Prefix)
 	}
 	rt := router.Route{Prefix: r.Prefix, Kind: r.Kind}
-	if r.Kind == router.Unicast {
+	switch r.Kind {
+	case router.Unicast:
 		rt.Egress, rt.NextHop = d.networks[r.Network].ID, frame.AddrFrom(r.Gateway)
+	case router.Local:
+		h := d.ports[model.HostPortName]
+		if err := link.ForwardThrough(h.Ifname); err != nil {
+			return err
+		}
+		rt.Egress, rt.NextHop = h.net.ID, frame.AddrFrom(h.Addr.Addr())
 	}
-	return d.dp.Router.AddRoute(rt)
+	if err := d.dp.Router.AddRoute(rt); err != nil {
+		return err
+	}
+	d.setThroughLocked()
+	return nil
+}
+
+// setThroughLocked tells the guard of the host's port which addresses lie behind the host: those of routes through it.
+func (d *Daemon) setThroughLocked() {
+	h := d.ports[model.HostPortName]
+	if h == nil {
+		return
+	}
+	var through []netip.Prefix
+	for _, r := range d.fullStateLocked().Routes {
+		if r.Kind == router.Local {
+			through = append(through, r.Prefix)
+		}
+	}
+	if slices.Equal(h.Through, through) {
+		return
+	}
+	d.mu.Lock()
+	h.Through = through
+	d.mu.Unlock()
+	d.dp.Switch.SetPort(h.SwitchPort(h.netID()))
 }
 
 func (d *Daemon) deleteRouteLocked(dst string) error {
@@ -47,6 +80,7 @@ func (d *Daemon) deleteRouteLocked(dst string) error {
 	if !d.dp.Router.DeleteRoute(p) {
 		return api.Errorf(http.StatusNotFound, "no route to %s exists; `uvswitch route show` lists the routes", p)
 	}
+	d.setThroughLocked()
 	return nil
 }
 

@@ -154,6 +154,39 @@ func TestThroughHost(t *testing.T) {
 	b.Balanced()
 }
 
+// TestRouteViaHost checks that one destination can be sent through the host's own stack, while all others are translated by the switch.
+func TestRouteViaHost(t *testing.T) {
+	Need(t, "curl", "ip", "iptables")
+	b := NewHost(t)
+	if b.pair.Uplink == "tap" {
+		b.pair.Uplink = "tcx"
+	}
+	secondNIC(b)
+	b.Start()
+	containers(b)
+	b.Web("web")
+	b.Sh("host", "sysctl -qw net.ipv4.ip_forward=1")
+	b.Sh("lan", "ip route add 172.29.0.0/16 via 10.20.0.1")
+	b.CLI("route", "add", "10.20.0.0/24", "via", "host")
+	asks(t, b, "web", "10.20.0.2", "this is lan; you are 172.29.0.2")
+	asks(t, b, "lan", "172.29.0.2", "this is web; you are 10.20.0.2")
+	asks(t, b, "web", "10.1.0.2", "this is out; you are 10.1.0.1")
+	b.Sh("host", "iptables -t nat -A POSTROUTING -s 172.29.0.0/16 -o lan0 -j MASQUERADE")
+	asks(t, b, "db", "10.20.0.2", "this is lan; you are 10.20.0.1")
+	if out := b.CLI("route", "show"); !strings.Contains(out, "10.20.0.0/24 via host dev host") {
+		t.Errorf("route show: %s", out)
+	}
+	if out := b.CLI("config", "show"); !strings.Contains(out, "via: host") {
+		t.Errorf("config show: %s", out)
+	}
+	b.CLI("route", "del", "10.20.0.0/24")
+	asks(t, b, "web", "10.20.0.2", "this is lan; you are 10.20.0.1")
+	if out := ask(b, "lan", "172.29.0.2"); strings.Contains(out, "this is web") {
+		t.Errorf("without the route, the host still leads to containers: %s", out)
+	}
+	b.Balanced()
+}
+
 // TestOlderKernel checks the ways on a kernel whose bpf_fib_lookup neither tells the source address (before Linux 6.7) nor leaves out the
 // neighbor (before 6.3).
 func TestOlderKernel(t *testing.T) {

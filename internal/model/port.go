@@ -43,10 +43,11 @@ type Port struct {
 	Ifname   string // the device, or the path of the socket
 	Netns    string // as its user names it; empty for the switch's own
 	MAC      frame.MAC
-	Own      []frame.Addr // of the host's port: all addresses of the host; nil: not known yet
-	Siblings []frame.Addr // addresses of the other ports of the same container
-	Addr     netip.Prefix // invalid when not known
-	MTU      int          // longest IP packet, bytes
+	Own      []frame.Addr   // of the host's port: all addresses of the host; nil: not known yet
+	Through  []netip.Prefix // of the host's port: destinations that lie behind the host (`route add PREFIX via host`)
+	Siblings []frame.Addr   // addresses of the other ports of the same container
+	Addr     netip.Prefix   // invalid when not known
+	MTU      int            // longest IP packet, bytes
 	Offload  bool
 	ByFD     bool // a TAP that another program has made and passed by its descriptor
 	Settings
@@ -69,7 +70,7 @@ func (p *Port) SwitchPort(net frame.NetID) vswitch.Port {
 	if p.Addr.IsValid() {
 		s.Addr = frame.AddrFrom(p.Addr.Addr())
 	}
-	s.Own, s.Siblings = p.Own, p.Siblings
+	s.Own, s.Through, s.Siblings = p.Own, p.Through, p.Siblings
 	if p.Kind == KindHost || p.Kind == KindDevice {
 		s.Flags |= vswitch.Untagged
 	}

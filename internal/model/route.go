@@ -12,7 +12,7 @@ import (
 // A Route is a static route.
 type Route struct {
 	Prefix  netip.Prefix
-	Kind    router.RouteKind
+	Kind    router.RouteKind // Local: through the host's own stack
 	Gateway netip.Addr // of a unicast route
 	Network string     // that the gateway is in
 }
@@ -20,13 +20,19 @@ type Route struct {
 // Spec asks for the route; it replaces an existing one.
 func (r Route) Spec() api.RouteAdd {
 	a := api.RouteAdd{Dst: r.Prefix.String(), Type: r.Kind.String(), Replace: true}
-	if r.Kind == router.Unicast {
+	switch r.Kind {
+	case router.Unicast:
 		a.Gateway = r.Gateway.String()
+	case router.Local:
+		a.Type, a.Gateway = "", ViaHost
 	}
 	return a
 }
 
 func (r Route) String() string {
+	if r.Kind == router.Local {
+		return "route " + r.Prefix.String() + " via " + ViaHost
+	}
 	if r.Gateway.IsValid() {
 		return "route " + r.Prefix.String() + " via " + r.Gateway.String()
 	}
@@ -51,8 +57,14 @@ func (s *State) NewRoute(a api.RouteAdd) (r Route, err error) {
 		}
 		return r, nil
 	}
+	if a.Gateway == ViaHost {
+		if r.Kind = router.Local; !s.Config.Host.On {
+			return r, conflict("the switch has no host port (--host off): no route can lead through the host")
+		}
+		return r, nil
+	}
 	if r.Gateway, err = netip.ParseAddr(a.Gateway); err != nil || !r.Gateway.Is4() {
-		return r, bad("%q is not the IPv4 address of a gateway; the form is route add DST via GATEWAY", a.Gateway)
+		return r, bad("%q is not the IPv4 address of a gateway; the form is route add DST via GATEWAY, or via host: through the host's own stack", a.Gateway)
 	}
 	n := s.NetworkOf(r.Gateway)
 	if n == nil || r.Gateway == n.Gateway || !n.Usable(r.Gateway) {

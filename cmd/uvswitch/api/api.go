@@ -434,7 +434,7 @@ type FlowEvent struct {
 type RouteAdd struct {
 	Dst     string `json:"dst"`
 	Type    string `json:"type,omitempty"`    // unicast (when empty), blackhole, unreachable or prohibit
-	Gateway string `json:"gateway,omitempty"` // the next hop, an address of a network
+	Gateway string `json:"gateway,omitempty"` // the next hop, an address of a network; or host: through the host's own stack
 	Replace bool   `json:"replace,omitempty"` // replace an existing route
 }
 
