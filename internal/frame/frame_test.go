@@ -3,6 +3,7 @@ package frame_test
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 	"testing"
 
 	"github.com/google/gopacket"
@@ -185,6 +186,32 @@ func TestSegments(t *testing.T) {
 			if !bytes.Equal(before, f.Raw()) {
 				t.Error("the super-frame itself was changed")
 			}
+		}
+	}
+}
+
+// A super-frame that a NIC has joined (LRO) has a checksum that was checked, and that is not its own. It becomes a usual super-frame.
+func TestSuperFrameOfLRO(t *testing.T) {
+	for _, proto := range []uint8{frame.TCP, frame.UDP} {
+		p := frametest.Packet{Proto: proto, Src: alice, Dst: bob, SrcPort: 5, DstPort: 6, GSO: 1448, Flags: frame.FlagACK, Payload: make([]byte, 9000)}
+		want := p.Raw()
+		h := frame.VnetHdr(want)
+		lro := bytes.Clone(want)
+		frame.VnetHdr(lro).Set(frame.VnetDataValid, h[1], 0, h.GSOSize(), 0, 0)
+		binary.BigEndian.PutUint16(lro[frame.VnetLen+h.CsumStart()+h.CsumOffset():], 0xbeef)
+		for _, tag := range [][]byte{nil, {0x81, 0, 0, 0}} {
+			raw, whole := slices.Insert(bytes.Clone(lro), frame.VnetLen+12, tag...), slices.Insert(bytes.Clone(want), frame.VnetLen+12, tag...)
+			if f := parsed(raw); f.Verdict == frame.Drop || f.Malformed != frame.None || !bytes.Equal(raw[frame.VnetLen:], whole[frame.VnetLen:]) {
+				t.Errorf("protocol %d: %v %v\n%x\n%x", proto, f.Reason, f.Malformed, raw[:80], whole[:80])
+			}
+			got := frame.VnetHdr(raw)
+			if !got.NeedsCsum() || got.GSOType() != h.GSOType() || got.GSOSize() != 1448 || int(got.CsumStart()) != int(h.CsumStart())+len(tag) || got.CsumOffset() != h.CsumOffset() {
+				t.Errorf("protocol %d: virtio-net header %x, want %x", proto, raw[:10], want[:10])
+			}
+		}
+		frame.VnetHdr(lro).Set(0, h[1], 0, h.GSOSize(), 0, 0)
+		if f := parsed(lro); f.Reason != frame.BadVnetHeader {
+			t.Errorf("without a checksum that was checked: %v", f.Reason)
 		}
 	}
 }

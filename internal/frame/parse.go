@@ -26,6 +26,9 @@ func Parse(f *Frame) {
 		return
 	}
 	b := f.raw[VnetLen:]
+	if f.raw[1] != GSONone && f.raw[0]&(VnetNeedsCsum|VnetDataValid) == VnetDataValid {
+		completeGSO(VnetHdr(f.raw), b)
+	}
 	if f.raw[0]|f.raw[1] != 0 && !validVnet(VnetHdr(f.raw), b) {
 		f.DropFor(BadVnetHeader)
 		return

@@ -11,6 +11,7 @@ const MaxFrame = 65535 + 18
 // Flags and segmentation kinds of linux/virtio_net.h.
 const (
 	VnetNeedsCsum = 1
+	VnetDataValid = 2 // the kernel or the device has checked the transport checksum
 
 	GSONone  = 0
 	GSOTCPv4 = 1
@@ -70,3 +71,42 @@ func validVnet(h VnetHdr, b []byte) bool {
 	}
 	return false
 }
+
+// completeGSO turns a super-frame whose checksums were checked, but which has none of its own, into one with a partial checksum: a NIC
+// that joins segments (LRO) leaves the checksum of the first one (linux include/linux/virtio_net.h, virtio_net_hdr_from_skb). What is not
+// TCP or UDP right behind the IP header stays as it is, and is refused.
+func completeGSO(h VnetHdr, b []byte) {
+	at := EthernetLen
+	for ; len(b) >= at && (etherTypeAt(b, at) == TypeVLAN || etherTypeAt(b, at) == TypeQinQ); at += VLANLen {
+	}
+	var l4, offset int
+	var sum uint16
+	switch typ := etherTypeAt(b, at); {
+	case typ == TypeIPv4 && len(b) >= at+IPv4Len && h.GSOType() != GSOTCPv6:
+		ip := IPv4(b[at:])
+		if l4 = at + ip.HeaderLen(); ip.HeaderLen() < IPv4Len || ip.TotalLen() < ip.HeaderLen() {
+			return
+		}
+		sum = PseudoSum(ip.Src(), ip.Dst(), ip.Proto(), ip.TotalLen()-ip.HeaderLen())
+		offset = int(ChecksumOffset(ip.Proto()))
+	case typ == TypeIPv6 && len(b) >= at+IPv6Len && h.GSOType() != GSOTCPv4:
+		l4 = at + IPv6Len
+		proto, n := b[at+6], binary.BigEndian.Uint16(b[at+4:])
+		sum = Add(Sum(b[at+8:l4], 0), Add(uint16(proto), n))
+		offset = int(ChecksumOffset(proto))
+	default:
+		return
+	}
+	if offset == 0xffff || len(b) < l4+TCPLen {
+		return
+	}
+	binary.BigEndian.PutUint16(b[l4+offset:], sum)
+	hdrLen := l4 + UDPLen
+	if h.GSOType() != GSOUDPL4 {
+		hdrLen = l4 + TCPHeader(b[l4:]).HeaderLen()
+	}
+	h.Set(VnetNeedsCsum, h[1], uint16(hdrLen), h.GSOSize(), uint16(l4), uint16(offset))
+}
+
+// etherTypeAt reads the EtherType that ends at offset at.
+func etherTypeAt(b []byte, at int) uint16 { return binary.BigEndian.Uint16(b[at-2:]) }
