@@ -13,7 +13,8 @@ type Outside interface {
 	PortSet(index int, proto uint8) *PortSet
 	// UseAddr says that flows leave by address a of the host from now on, and that its ports are in the sets with this index.
 	UseAddr(a frame.Addr, index int)
-	// Peer says that a flow of a protocol without ports between the host's address own and remote has begun (on), or has ended.
+	// Peer says that a flow of a protocol without a set of ports between the host's address own and remote has begun (on), or has ended.
+	// There may be several, and the end of one may be told before its begin.
 	Peer(own, remote frame.Addr, proto uint8, on bool)
 	// SourceFor returns the source address that the host's routing chose last for packets to a remote address; 0 if it is not known.
 	SourceFor(remote frame.Addr) frame.Addr

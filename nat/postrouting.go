@@ -215,8 +215,8 @@ func (n *NAT) source(c *config, d *pendingFlow, dry bool) (why frame.Reason) {
 		return frame.UplinkDown
 	}
 	d.reply.Dst = a.addr
-	if i < 0 { // no ports: the addresses alone identify the reply
-		return frame.None
+	if i < 0 {
+		return n.sourceWithoutSet(d)
 	}
 	if rule.Mapping == AddressAndPortDependentMapping && i != icmp {
 		return n.share(c, i, d, false, dry)
@@ -235,6 +235,21 @@ func (n *NAT) source(c *config, d *pendingFlow, dry bool) (why frame.Reason) {
 		d.mapping, why = n.permit(d.mapping, d.reply.Src)
 	}
 	return why
+}
+
+// sourceWithoutSet sets the outside port of a flow of a protocol that has no set of ports. Most have no ports at all: the addresses
+// identify the reply. Others keep their port, or get a random one by which the reply is nobody else's.
+func (n *NAT) sourceWithoutSet(d *pendingFlow) frame.Reason {
+	if !frame.HasPorts(d.orig.Proto) {
+		return frame.None
+	}
+	for range overloadDraws {
+		if n.flows.probe(d.reply) == inserted {
+			return frame.None
+		}
+		d.reply.DstPort = n.randomPort(allIDs) | 1024
+	}
+	return frame.NATPortsExhausted
 }
 
 // share gives flow d an outside port that other flows, to other destinations, have or may get. When the owner has used its quota, its
@@ -326,12 +341,9 @@ func (n *NAT) confirm(c *config, f *frame.Frame, d *pendingFlow, b *frame.Batch)
 // device is small.
 const maxPortlessFlows = 128
 
-// tellPortlessPeer reports that a flow of a protocol without ports has begun or ended. If another worker has
-// meanwhile created the flow again, an end is followed by a begin.
+// tellPortlessPeer reports that a flow of a protocol without a set of ports has begun or ended.
 func (n *NAT) tellPortlessPeer(reply *frame.Tuple, on bool) {
-	if n.outside.Peer(reply.Dst, reply.Src, reply.Proto, on); !on && n.flows.probe(*reply) == exists {
-		n.outside.Peer(reply.Dst, reply.Src, reply.Proto, true)
-	}
+	n.outside.Peer(reply.Dst, reply.Src, reply.Proto, on)
 }
 
 // fill writes the state of entry e, which is not visible yet.

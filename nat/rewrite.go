@@ -65,6 +65,13 @@ func rewriteTransport(f *frame.Frame, l4 []byte, to *frame.Tuple, addrs, ports f
 			}
 			h.SetChecksum(sum)
 		}
+	case frame.UDPLite, frame.DCCP:
+		frame.PortsHeader(l4).SetPorts(to.SrcPort, to.DstPort)
+		sum := addrs.Plus(ports).Complete(frame.UDPHeader(l4).Checksum()) // where UDP has it, too
+		if sum == 0 && f.Proto == frame.UDPLite {
+			sum = 0xffff // RFC 3828, 3.1
+		}
+		frame.UDPHeader(l4).SetChecksum(sum)
 	case frame.ICMP:
 		setICMPID(l4, to)
 		h := frame.ICMPHeader(l4)
@@ -193,7 +200,7 @@ func (n *NAT) translateError(f *frame.Frame) frame.Reason {
 		setICMPID(l4, &to)
 		h := frame.ICMPHeader(l4)
 		h.SetChecksum(ports.Complete(h.Checksum()))
-	case frame.TCP, frame.UDP, frame.SCTP:
+	case frame.TCP, frame.UDP, frame.SCTP, frame.UDPLite, frame.DCCP:
 		frame.PortsHeader(l4).SetPorts(to.SrcPort, to.DstPort)
 		if field := int(frame.ChecksumOffset(q.Proto)); len(l4) >= field+2 {
 			if old := binary.BigEndian.Uint16(l4[field:]); q.Proto == frame.TCP || old != 0 {

@@ -182,6 +182,11 @@ func (s *spec) layers() []gopacket.SerializableLayer {
 		return []gopacket.SerializableLayer{ip, u, payload}
 	case frame.SCTP:
 		return []gopacket.SerializableLayer{ip, &layers.SCTP{SrcPort: layers.SCTPPort(s.src.Port()), DstPort: layers.SCTPPort(s.dst.Port())}, payload}
+	case frame.UDPLite, frame.DCCP:
+		number, _ := frame.ProtoNumber(s.proto)
+		head := make(gopacket.Payload, frame.TransportLen(number))
+		frame.PortsHeader(head).SetPorts(s.src.Port(), s.dst.Port())
+		return []gopacket.SerializableLayer{ip, head, payload}
 	case frame.ICMP:
 		return []gopacket.SerializableLayer{ip, &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(frame.ICMPEcho, 0), Id: uint16(s.id), Seq: 1}, payload}
 	}

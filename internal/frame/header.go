@@ -18,6 +18,7 @@ const (
 	TCPLen      = 20 // without options
 	ICMPLen     = 8
 	SCTPLen     = 12 // the common header
+	DCCPLen     = 12 // the generic header with a short sequence number
 
 	TypeIPv4 = 0x0800
 	TypeARP  = 0x0806
@@ -25,12 +26,14 @@ const (
 	TypeIPv6 = 0x86dd
 	TypeQinQ = 0x88a8
 
-	ICMP = 1
-	TCP  = 6
-	UDP  = 17
-	GRE  = 47
-	ESP  = 50
-	SCTP = 132
+	ICMP    = 1
+	TCP     = 6
+	UDP     = 17
+	DCCP    = 33
+	GRE     = 47
+	ESP     = 50
+	SCTP    = 132
+	UDPLite = 136
 )
 
 // ICMP types (RFC 792, RFC 950).
@@ -153,7 +156,7 @@ func ChecksumOffset(proto uint8) uint16 {
 	switch proto {
 	case TCP:
 		return tcpChecksum
-	case UDP:
+	case UDP, UDPLite, DCCP: // RFC 3828, 3.1; RFC 4340, 5.1
 		return udpChecksum
 	}
 	return 0xffff
@@ -166,8 +169,10 @@ func TransportLen(proto uint8) uint16 {
 	switch proto {
 	case TCP:
 		return TCPLen
-	case UDP:
+	case UDP, UDPLite:
 		return UDPLen
+	case DCCP:
+		return DCCPLen
 	case SCTP:
 		return SCTPLen
 	case ICMP:
@@ -191,10 +196,12 @@ func ProtoNumber(name string) (uint8, bool) {
 	return uint8(n), ok && err == nil
 }
 
-var protoNames = map[uint8]string{ICMP: "icmp", TCP: "tcp", UDP: "udp", GRE: "gre", ESP: "esp", SCTP: "sctp"}
+var protoNames = map[uint8]string{ICMP: "icmp", TCP: "tcp", UDP: "udp", GRE: "gre", ESP: "esp", SCTP: "sctp", UDPLite: "udplite", DCCP: "dccp"}
 
 // HasPorts tells whether a protocol's tuple has ports.
-func HasPorts(proto uint8) bool { return proto == TCP || proto == UDP || proto == SCTP }
+func HasPorts(proto uint8) bool {
+	return proto == TCP || proto == UDP || proto == SCTP || proto == UDPLite || proto == DCCP
+}
 
 var flagLetters = []struct {
 	flag   uint8

@@ -134,8 +134,8 @@ func parseIPv4(f *Frame, b []byte) {
 			f.Malformed = MalformedPacket
 			return
 		}
-	case SCTP:
-		if len(l4) < SCTPLen {
+	case SCTP, UDPLite, DCCP:
+		if len(l4) < int(TransportLen(f.Proto)) {
 			f.Malformed = MalformedPacket
 			return
 		}
@@ -218,7 +218,7 @@ func Quoted(l4 []byte) (t Tuple, at int, ok bool) {
 	case ICMP:
 		t = ICMPTuple(ip.Src(), ip.Dst(), q)
 		return t, at, t.Proto != 0
-	case TCP, UDP, SCTP:
+	case TCP, UDP, SCTP, UDPLite, DCCP:
 		return Tuple{
 			Src: ip.Src(), Dst: ip.Dst(), Proto: ip.Proto(),
 			SrcPort: binary.BigEndian.Uint16(q), DstPort: binary.BigEndian.Uint16(q[2:]),

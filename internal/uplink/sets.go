@@ -18,6 +18,9 @@ type shared struct {
 	mu    sync.Mutex // Lock 76: the index of each address
 	index map[frame.Addr]int
 	owned map[frame.Addr]bool // the addresses in the map own
+
+	peersMu sync.Mutex       // Lock 78: what follows; a worker takes it when a flow without a set of ports begins or ends
+	peers   map[[12]byte]int // flows, by pairKey
 }
 
 func newShared(fenced int, fib fibFlags) (*shared, error) {
@@ -25,7 +28,7 @@ func newShared(fenced int, fib fibFlags) (*shared, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &shared{bpfMaps: m, index: map[frame.Addr]int{}, owned: map[frame.Addr]bool{}}, nil
+	return &shared{bpfMaps: m, index: map[frame.Addr]int{}, owned: map[frame.Addr]bool{}, peers: map[[12]byte]int{}}, nil
 }
 
 // setOwn makes the host's addresses those that the way in looks at.
@@ -112,10 +115,23 @@ func (u *Uplink) UseAddr(a frame.Addr, index int) {
 
 // Peer implements nat.Outside. When the table is full, the packets stay the host's.
 func (u *Uplink) Peer(own, remote frame.Addr, proto uint8, on bool) {
-	if key := pairKey(own, remote, proto); on {
-		_ = u.maps.pairs.Put(key, uint32(1))
+	s, key := u.maps, pairKey(own, remote, proto)
+	s.peersMu.Lock()
+	defer s.peersMu.Unlock()
+	was := s.peers[key]
+	if on {
+		s.peers[key]++
 	} else {
-		_ = u.maps.pairs.Delete(key)
+		s.peers[key]--
+	}
+	switch now := s.peers[key]; {
+	case was <= 0 && now > 0:
+		_ = s.pairs.Put(key, uint32(1))
+	case was > 0 && now <= 0:
+		_ = s.pairs.Delete(key)
+	}
+	if s.peers[key] == 0 {
+		delete(s.peers, key)
 	}
 }
 
