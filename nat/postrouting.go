@@ -1,6 +1,10 @@
 package nat
 
-import "github.com/uvswitch/uvswitch/internal/frame"
+import (
+	"slices"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
 
 // PostRouting translates routed frames and creates a flow for a frame that begins one: masquerade for frames that
 // leave by the uplink, DNAT for frames to a published port or a mapping. Step 7.
@@ -155,6 +159,9 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	}
 	if int(d.port) >= len(n.flowsOf) {
 		return frame.FlowInvalid
+	}
+	if leaves && slices.Contains(c.hostUses, f.Tuple.Proto) {
+		return frame.PairHostTunnel
 	}
 	if protoIndex(f.Tuple.Proto) < 0 && n.portlessFlows[d.port].Load() >= maxPortlessFlows {
 		return frame.FlowQuota

@@ -40,6 +40,7 @@ type Rules struct {
 	Ephemeral  [2]uint16    // the ports that the host's kernel picks for its own connections
 	Publish    []*Publish
 	Masquerade []*Masquerade
+	HostUses   []uint8     // IP protocols without ports that the host itself uses: no flow of theirs leaves
 	Inbound    *Inbound    // nil: containers may use the host as they like
 	Pool       [2]*PortSet // outside ports for flows: TCP; UDP and SCTP. nil: all
 }
@@ -59,6 +60,7 @@ type config struct {
 	others    [protocols]*PortSet // the rest of pool
 	ephemeral [2]uint16
 	inbound   *Inbound
+	hostUses  []uint8
 	quota     [protocols]int32 // outside ports charged to one port at most: a quarter of the pool
 }
 
@@ -125,7 +127,7 @@ func (n *NAT) Update(r Rules) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	old := n.config.Load()
-	c := &config{own: slices.Sorted(slices.Values(r.Own)), gen: old.gen + 1, ephemeral: r.Ephemeral, inbound: r.Inbound}
+	c := &config{own: slices.Sorted(slices.Values(r.Own)), gen: old.gen + 1, ephemeral: r.Ephemeral, inbound: r.Inbound, hostUses: r.HostUses}
 	if len(r.Own) > 0 {
 		c.source = r.Own[0]
 	}
@@ -181,7 +183,7 @@ func (n *NAT) Update(r Rules) {
 
 // sameTranslation reports whether every flow created under a would be created the same way under b.
 func sameTranslation(a, b *config) bool {
-	if !slices.Equal(a.own, b.own) || !slices.Equal(a.left, b.left) {
+	if !slices.Equal(a.hostUses, b.hostUses) || !slices.Equal(a.own, b.own) || !slices.Equal(a.left, b.left) {
 		return false
 	}
 	for i := range a.publish {
@@ -257,7 +259,8 @@ func (n *NAT) valid(c *config, e uint32) bool {
 		return c.inbound != nil
 	}
 	switch {
-	case s.mapping != 0 && (!c.owns(n.maps.keys[s.mapping][1].Src) || rule != nil && rule.Mapping != EndpointIndependentMapping),
+	case slices.Contains(c.hostUses, k[0].Proto),
+		s.mapping != 0 && (!c.owns(n.maps.keys[s.mapping][1].Src) || rule != nil && rule.Mapping != EndpointIndependentMapping),
 		s.inboundMapping != 0 && !c.owns(n.maps.keys[s.inboundMapping][1].Src),
 		s.inboundMapping != 0 && s.mapping == 0 && (rule == nil || rule.Filtering == AddressAndPortDependentFiltering),
 		s.state.Load()&overloadsPort != 0 && (!c.owns(k[1].Dst) || rule == nil || rule.Mapping == EndpointIndependentMapping && k[0].Proto != frame.TCP):

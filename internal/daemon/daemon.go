@@ -79,6 +79,7 @@ type Daemon struct {
 	byID      [frame.MaxPorts]*port
 	former    map[frame.PortID]string // names of removed ports; replaced as a whole
 	publishes []*publish
+	tunnels   []uint8      // IP protocols that the host uses for tunnels
 	external  netip.Addr   // the host's address that is shown, and the source of packets whose way is not known yet
 	own       []netip.Addr // all addresses of the host that containers may leave by
 	freed     []netip.Addr // addresses that removed ports had, oldest first; replaced as a whole

@@ -156,7 +156,7 @@ func (d *Daemon) updateRulesLocked() {
 			r.Own = append(r.Own, frame.AddrFrom(a))
 		}
 	}
-	r.Inbound = d.inboundLocked()
+	r.Inbound, r.HostUses = d.inboundLocked(), d.hostProtocolsLocked()
 	published := map[frame.Addr]map[uint8]*nat.PortSet{}
 	for _, p := range d.publishes {
 		if p.HostAddr.IsLoopback() {
@@ -236,6 +236,22 @@ func (d *Daemon) poolsLocked(more ...*model.Publish) [2]*nat.PortSet {
 		out[i] = s
 	}
 	return out
+}
+
+// hostProtocolsLocked are the IP protocols without ports that the host itself uses, by tunnels, IPsec or raw sockets.
+func (d *Daemon) hostProtocolsLocked() (protocols []uint8) {
+	if !d.usesBPF() {
+		return nil
+	}
+	s, _ := d.up.State()
+	protocols = slices.Clone(s.Tunnels)
+	for _, l := range d.hostUses {
+		if p := uint8(l.Port); l.Proto == "raw" && l.Port < 255 && p != frame.ICMP && !frame.HasPorts(p) {
+			protocols = append(protocols, p)
+		}
+	}
+	slices.Sort(protocols)
+	return slices.Compact(protocols)
 }
 
 // refreshNATPorts keeps NAT's ports clear of those that the host begins to use.

@@ -147,7 +147,7 @@ func (d *Daemon) refreshUplinkLocked() {
 	} else {
 		i.PeerMAC, i.Up = d.up.MAC, s.Up
 	}
-	if old, ok := d.dp.Router.Interface(frame.NoNet); ok && old == i && d.external == s.Addr && slices.Equal(d.own, s.Own) {
+	if old, ok := d.dp.Router.Interface(frame.NoNet); ok && old == i && d.external == s.Addr && slices.Equal(d.own, s.Own) && slices.Equal(d.tunnels, s.Tunnels) {
 		return
 	}
 	d.dp.Router.SetInterface(i)
@@ -162,7 +162,7 @@ func (d *Daemon) refreshUplinkLocked() {
 		d.guardHostLocked(uplink.HostAddrs(d.opts.Name + "-up"))
 	}
 	d.mu.Lock()
-	d.external, d.own = s.Addr, s.Own
+	d.external, d.own, d.tunnels = s.Addr, s.Own, s.Tunnels
 	d.mu.Unlock()
 	d.updateRulesLocked()
 	d.log.Info("uplink changed", "device", s.Device, "address", s.Addr, "addresses", s.Own, "up", s.Up, "why", s.Why)

@@ -187,6 +187,40 @@ func TestRouteViaHost(t *testing.T) {
 	b.Balanced()
 }
 
+// TestHostProtocol checks that a protocol without ports is translated, and that it stays the host's while the host itself uses it.
+func TestHostProtocol(t *testing.T) {
+	Need(t, "ip", "socat")
+	b := NewHost(t)
+	if b.pair.Uplink == "tap" {
+		b.pair.Uplink = "tcx"
+	}
+	b.Start()
+	containers(b)
+	b.Background("out", "socat -u IP4-RECV:253 CREATE:"+b.dir+"/out")
+	b.Background("web", "socat -u IP4-RECV:253 CREATE:"+b.dir+"/web")
+	sends := func(from, text, to, file string) {
+		t.Helper()
+		b.Eventually(from+" is heard", func() bool {
+			b.Sh(from, "echo "+text+" | socat -u - IP4-SENDTO:"+to+":253")
+			return strings.Contains(b.Sh("host", "cat "+b.dir+"/"+file+" 2>/dev/null || true"), text)
+		})
+	}
+	sends("web", "question", "10.1.0.2", "out")
+	sends("out", "answer", "10.1.0.1", "web")
+	b.Background("host", "socat -u IP4-RECV:253 CREATE:"+b.dir+"/host")
+	b.Eventually("the switch has seen the host's socket", func() bool {
+		b.Sh("web", "echo refused | socat -u - IP4-SENDTO:10.1.0.2:253 || true")
+		var s api.Status
+		b.JSON(&s, "status")
+		return s.Drops["pair_host_tunnel"] > 0
+	})
+	sends("out", "host", "10.1.0.1", "host")
+	if got := b.Sh("host", "cat "+b.dir+"/web"); strings.Contains(got, "host") {
+		t.Errorf("the container has the host's packets: %q", got)
+	}
+	b.Balanced()
+}
+
 // TestOlderKernel checks the ways on a kernel whose bpf_fib_lookup neither tells the source address (before Linux 6.7) nor leaves out the
 // neighbor (before 6.3).
 func TestOlderKernel(t *testing.T) {

@@ -62,6 +62,7 @@ const (
 	FlowClash
 	NATPortsExhausted
 	AddressPairTaken
+	PairHostTunnel
 	ICMPErrorUnmatched
 	BadICMPChecksum
 	ICMPRedirectRefused
@@ -186,6 +187,7 @@ var reasons = [NumReasons]ReasonInfo{
 	FlowToItself:          {Stage: Translation, Name: "flow_to_itself", Meaning: "the destination is the outside port that NAT gave to the packet's own source", Remedy: "the program sends to itself; let it use 127.0.0.1"},
 	FlowClash:             {Stage: Translation, Name: "flow_clash", Meaning: "another flow, which is in use, already has the addresses and ports that this flow would get", Remedy: "use another port, or remove the other flow with `uvswitch flow del`"},
 	NATPortsExhausted:     {Stage: Translation, Name: "nat_ports_exhausted", Meaning: "NAT has no free outside port for another mapping, or this port of the switch has used up its share (answered with ICMP 3/13)", Remedy: "widen the ports for NAT (--nat-ports of run, or uplink.ports in the configuration file); see which ports hold them with `uvswitch nat ports`", Punt: Reject, Error: unreachable(CodeAdminFiltered)},
+	PairHostTunnel:        {Stage: Translation, Name: "pair_host_tunnel", Meaning: "the host itself uses this IP protocol, which has no ports (answered with ICMP 3/13)", Remedy: "see `ip tunnel`, `ip xfrm state` and `ss --raw`; send the packets through the host's stack with `uvswitch route add DESTINATION via host`", Punt: Reject, Error: unreachable(CodeAdminFiltered)},
 	AddressPairTaken:      {Stage: Translation, Name: "address_pair_taken", Meaning: "the protocol has no ports, and another container already uses it with the same remote address", Remedy: "use the protocol in one container at a time: NAT cannot tell which container an answer is for"},
 	ICMPErrorUnmatched:    {Stage: Translation, Name: "icmp_error_unmatched", Meaning: "the ICMP error is about a packet that belongs to no flow", Remedy: "normal for late or forged errors"},
 	BadICMPChecksum:       {Stage: Translation, Name: "bad_icmp_checksum", Meaning: "the checksum of the ICMP error, or of the packet that it quotes, is wrong", Remedy: "the packet is damaged or forged; check its sender"},

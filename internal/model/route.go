@@ -13,8 +13,8 @@ import (
 type Route struct {
 	Prefix  netip.Prefix
 	Kind    router.RouteKind // Local: through the host's own stack
-	Gateway netip.Addr // of a unicast route
-	Network string     // that the gateway is in
+	Gateway netip.Addr       // of a unicast route
+	Network string           // that the gateway is in
 }
 
 // Spec asks for the route; it replaces an existing one.

@@ -323,6 +323,11 @@ var provocations = func() map[frame.Reason]provocation {
 			}
 			x.send("a", frametest.Packet{Proto: tcp, Flags: frame.FlagSYN, SrcPort: 9, DstPort: 80})
 		}},
+		frame.PairHostTunnel: {do: func(x *teasing) {
+			x.n.rules.HostUses = []uint8{frame.GRE}
+			x.n.update()
+			x.send("a", frametest.Packet{Proto: frame.GRE, Payload: big(8)})
+		}},
 		frame.AddressPairTaken: {do: func(x *teasing) {
 			x.send("b", frametest.Packet{Proto: frame.GRE, Payload: big(8)})
 			x.n.Settle()

@@ -109,7 +109,7 @@ func (p *wayIn) emitOrigin() {
 //	ip = load(0, 20); l4 = ip.ihl * 4;
 //	own = uvs_own[ip.dst]; if (!own) goto pass;
 //	if (ip.fragment & OFFSET) goto later;
-//	head = load(l4, 8);
+//	head = load(l4, 8); // zeros, if the packet is shorter: a protocol without ports may be
 func (p *wayIn) emitHeader() {
 	p.Emit(asm.Mov.Imm(regL4, 0).WithSymbol("untagged"), asm.StoreImm(asm.RFP, inError, 0, asm.Word))
 	p.emitLoad(0, inIP, 20, "pass")
@@ -122,7 +122,7 @@ func (p *wayIn) emitHeader() {
 		asm.JNE.Imm(asm.R1, 0, "later"),
 	)
 	p.emitHeaderLen(regL4, inIP, "pass")
-	p.emitLoad(0, inL4, 8, "pass")
+	p.emitLoad(0, inL4, 8, "transport")
 }
 
 // emitTransport:
@@ -136,7 +136,7 @@ func (p *wayIn) emitHeader() {
 //		default: goto pass; }
 //	default: remote = ip.src; goto pair; }
 func (p *wayIn) emitTransport() {
-	p.Emit(asm.LoadMem(regProto, asm.RFP, inIP+ipProto, asm.Byte))
+	p.Emit(asm.LoadMem(regProto, asm.RFP, inIP+ipProto, asm.Byte).WithSymbol("transport"))
 	p.emitByProto("", inIP+ipSrc)
 	p.Emit(asm.LoadMem(asm.R1, asm.RFP, inL4, asm.Byte))
 	for _, reply := range []int32{0, 14, 18} {

@@ -37,7 +37,7 @@ func (u *Uplink) inspect() (State, error) {
 	} else {
 		s.Own, s.Watched = ownAndWatched(u.opts.TAP, links, addrs, routes)
 	}
-	s.MTUs, s.Policies = routeMTUs(routes), outPolicies()
+	s.MTUs, s.Policies, s.Tunnels = routeMTUs(routes), outPolicies(), tunnels(links)
 	s.Why = s.describe(u.tapIdx, links, addrs, routes)
 	if u.opts.Kind == TAP {
 		s.Addr = tapOurs
@@ -90,6 +90,27 @@ func routeMTUs(routes []netlink.Route) map[netip.Prefix]int {
 		}
 	}
 	return mtus
+}
+
+// tunnels are the IP protocols of the host's tunnel devices that are up, and of its IPsec states.
+func tunnels(links []netlink.Link) (protocols []uint8) {
+	const ipip, ipv6, gre, ah = 4, 41, 47, 51
+	of := map[string][]uint8{
+		"ipip": {ipip}, "sit": {ipv6, ipip}, "gre": {gre}, "gretap": {gre}, "erspan": {gre}, "vti": {unix.IPPROTO_ESP, ah},
+	}
+	for _, l := range links {
+		if l.Attrs().Flags&net.FlagUp != 0 {
+			protocols = append(protocols, of[l.Type()]...)
+		}
+	}
+	states, _ := netlink.XfrmStateList(netlink.FAMILY_V4) // fails on a kernel without IPsec
+	for _, s := range states {
+		if s.Encap == nil { // in UDP it is UDP
+			protocols = append(protocols, uint8(s.Proto))
+		}
+	}
+	slices.Sort(protocols)
+	return slices.Compact(protocols)
 }
 
 // outPolicies are the destinations of the host's IPsec policies for packets that go out.

@@ -15,11 +15,12 @@ import (
 	"strings"
 )
 
-// A Listener is a socket that occupies a port of the host: a listening TCP socket or a bound UDP socket.
+// A Listener is a socket that occupies a port of the host: a listening TCP socket or a bound UDP socket. A raw socket occupies an IP
+// protocol.
 type Listener struct {
-	Proto string // tcp or udp
+	Proto string // tcp, udp or raw
 	Addr  netip.Addr
-	Port  uint16
+	Port  uint16 // of raw: the protocol's number
 	inode string
 }
 
@@ -28,7 +29,7 @@ const tcpListen = "0A"
 // List returns the listeners of the calling thread's network namespace.
 func List() ([]Listener, error) {
 	var all []Listener
-	for _, name := range []string{"tcp", "tcp6", "udp", "udp6"} {
+	for _, name := range []string{"tcp", "tcp6", "udp", "udp6", "raw"} {
 		l, err := read(name)
 		if err != nil && !os.IsNotExist(err) {
 			return nil, fmt.Errorf("usedports: cannot read the sockets of the host: %w", err)
