@@ -36,7 +36,7 @@ func (s *Server) view() *view {
 
 func (v *view) port(p *model.Port, st daemon.PortStatus) api.Port {
 	out := api.Port{
-		Name: p.Name, ID: int(p.ID), Network: p.Network, Kind: string(p.Kind), Ifname: cmp.Or(st.Ifname, p.Ifname), Netns: p.Netns, Addresses: []string{}, MTU: p.MTU,
+		Name: p.Name, ID: int(p.ID), Network: p.Network, Kind: string(p.Kind), Ifname: cmp.Or(st.Ifname, p.Ifname), Netns: p.Netns, Container: p.Spec.Container, Addresses: []string{}, MTU: p.MTU,
 		State: st.State, Offload: p.Offload, Flags: p.FlagMap(), NoRoute: p.Spec.NoRoute, Handed: p.ByFD, Segmented: st.Segmented,
 		RxRate: p.Rx.Bits, RxBurst: model.Burst(p.Rx), TxRate: p.Tx.Bits, TxBurst: model.Burst(p.Tx),
 		PortStats: api.PortStats(v.dp.PortStats(p.ID)),

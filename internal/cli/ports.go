@@ -61,6 +61,7 @@ func (a *app) portCommand() *cobra.Command {
 	f.StringVar(&p.MAC, "mac", "", "MAC address (default: derived from the IP address)")
 	f.IntVar(&p.MTU, "mtu", 0, "MTU: the longest IP packet, in bytes (default: the network's MTU)")
 	f.StringVar(&p.Offload, "offload", "", "checksum and segmentation offload: on or off (default on)")
+	f.StringVar(&p.Container, "container", "", "`ID` of the container or machine: it may answer by one of its ports what came in by another (default: ports in one namespace are of one container)")
 	f.BoolVar(&p.NoRoute, "no-route", false, "set no default route in the namespace")
 	set := &cobra.Command{Use: "set NAME SETTING on|off|RATE[/BURST] ...", Short: "Change the settings of a port",
 		Long: "Change settings of a port. These are on or off, with the meaning that they have for `bridge link`:\n" +

@@ -100,7 +100,7 @@ func parse(stdin []byte) (*conf, error) {
 // attachmentOf returns the attachment that a call is about.
 func (c *conf) attachmentOf(args *skel.CmdArgs) *attach.Attachment {
 	return &attach.Attachment{
-		Switch: attach.Client(c.Socket), Netns: args.Netns, Ifname: args.IfName, Port: portName("cni", c.Name, args.ContainerID, args.IfName), MTU: c.MTU,
+		Switch: attach.Client(c.Socket), Netns: args.Netns, Ifname: args.IfName, ID: args.ContainerID, Port: portName("cni", c.Name, args.ContainerID, args.IfName), MTU: c.MTU,
 		Network: api.NetworkAdd{Name: c.Network, Subnet: c.Subnet, Gateway: c.Gateway, MTU: c.MTU, Internal: c.Internal, Isolated: c.Isolated},
 		MAC:     c.RuntimeConfig.MAC, Publish: c.RuntimeConfig.PortMappings, Set: c.RuntimeConfig.Bandwidth.settings(),
 	}

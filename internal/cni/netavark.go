@@ -63,7 +63,7 @@ func (q *netavarkCall) attachment(netns string) (*attach.Attachment, error) {
 	}
 	a := &attach.Attachment{
 		Switch: attach.Client(q.Network.Options["socket"]), Network: n, Netns: netns, Ifname: q.NetworkOptions.InterfaceName, MAC: q.NetworkOptions.StaticMAC,
-		Port: portName("podman", q.Network.ID, q.ContainerID, q.NetworkOptions.InterfaceName),
+		Port: portName("podman", q.Network.ID, q.ContainerID, q.NetworkOptions.InterfaceName), ID: q.ContainerID,
 	}
 	if len(q.NetworkOptions.StaticIPs) == 1 {
 		a.IP = q.NetworkOptions.StaticIPs[0]

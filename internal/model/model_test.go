@@ -166,3 +166,26 @@ func TestSettings(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// Ports of one container are those in one namespace, or with the same --container.
+func TestSiblings(t *testing.T) {
+	port := func(name, netns, container string) *Port {
+		return &Port{Name: name, Netns: netns, Spec: api.PortAdd{Container: container}}
+	}
+	for _, tt := range []struct {
+		p, q *Port
+		want bool
+	}{
+		{port("a", "x", ""), port("b", "x", ""), true},
+		{port("a", "x", ""), port("b", "y", ""), false},
+		{port("a", "", ""), port("b", "", ""), false},
+		{port("a", "", "vm1"), port("b", "", "vm1"), true},
+		{port("a", "", "vm1"), port("b", "", "vm2"), false},
+		{port("a", "x", "c"), port("b", "y", "c"), true},
+		{port("a", "x", "c"), port("a", "x", "c"), false},
+	} {
+		if got := tt.p.IsSibling(tt.q); got != tt.want {
+			t.Errorf("%+v and %+v: %v", tt.p, tt.q, got)
+		}
+	}
+}

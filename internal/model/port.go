@@ -80,15 +80,15 @@ func (p *Port) SwitchPort(net frame.NetID) vswitch.Port {
 // HasWays reports whether the port's frames have way headers (frame.WayMACs).
 func (p *Port) HasWays() bool { return p.Flags&vswitch.Ways != 0 }
 
-// IsSibling reports whether p and q are ports of one container: of one network namespace.
+// IsSibling reports whether p and q are ports of one container: with the same --container, or in one network namespace.
 func (p *Port) IsSibling(q *Port) bool {
-	return p.Netns != "" && p.Netns == q.Netns && p.Name != q.Name
+	return p.Name != q.Name && (p.Netns != "" && p.Netns == q.Netns || p.Spec.Container != "" && p.Spec.Container == q.Spec.Container)
 }
 
 // SameDevice reports whether p and now differ only in settings that can change without recreating the device.
 func (p *Port) SameDevice(now *Port) bool {
 	return p.Kind == now.Kind && p.Network == now.Network && p.Netns == now.Netns && p.Ifname == now.Ifname && p.Addr == now.Addr &&
-		p.MAC == now.MAC && p.MTU == now.MTU && p.Spec.NoRoute == now.Spec.NoRoute
+		p.MAC == now.MAC && p.MTU == now.MTU && p.Spec.NoRoute == now.Spec.NoRoute && p.Spec.Container == now.Spec.Container
 }
 
 // CurrentSpec asks for the port as it is now, with its address and its settings.

@@ -39,6 +39,7 @@ type Port struct {
 	Kind      string          `json:"kind"` // tap, plain, device, qemu-stream, qemu-dgram, vde, host, uplink
 	Ifname    string          `json:"ifname"`
 	Netns     string          `json:"netns"`
+	Container string          `json:"container,omitempty"`
 	MAC       string          `json:"mac"`
 	Addresses []string        `json:"addresses"`
 	MTU       int             `json:"mtu"`
@@ -86,7 +87,9 @@ type PortAdd struct {
 	Network string `json:"network,omitempty"` // "default" when empty
 	Netns   string `json:"netns,omitempty"`   // a name, a path, or pid:N
 	Ifname  string `json:"ifname,omitempty"`  // "eth0" when empty
-	Device  string `json:"device,omitempty"`  // use this existing device instead of a new TAP
+	// Ports with the same container, or in the same namespace, are of one container: it may answer by one what came in by another.
+	Container string `json:"container,omitempty"`
+	Device    string `json:"device,omitempty"` // use this existing device instead of a new TAP
 	// For a virtual machine, one of these instead: the path of a unix socket that the switch creates, or of VDE's folder.
 	QEMUStream string `json:"qemu_stream,omitempty"`
 	QEMUDgram  string `json:"qemu_dgram,omitempty"`
