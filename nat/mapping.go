@@ -87,7 +87,8 @@ func permissionKey(k frame.Tuple, remote frame.Addr) frame.Tuple {
 // acquire returns the mapping of the inside endpoint t.Src, t.SrcPort at the host's address a, with one more reference, and its outside
 // port. It creates the mapping if none exists: the same endpoint has the same outside port for every destination (RFC 4787,
 // REQ-1; RFC 5382, REQ-1). With evict, it makes room if there is no port. A dry call changes nothing.
-func (n *NAT) acquire(c *config, a *hostAddr, t *frame.Tuple, owner frame.PortID, net frame.NetID, evict, dry bool) (m uint32, port uint16, why frame.Reason) {
+func (n *NAT) acquire(c *config, a *hostAddr, d *pendingFlow, evict, dry bool) (m uint32, port uint16, why frame.Reason) {
+	t, owner, net := &d.orig, d.port, d.net
 	inside := insideKey(a.addr, t)
 	h := inside.Hash(n.maps.seed)
 	i, madeRoom := protoIndex(t.Proto), !evict
@@ -101,7 +102,7 @@ func (n *NAT) acquire(c *config, a *hostAddr, t *frame.Tuple, owner frame.PortID
 		if n.maps.probe(inside) != inserted {
 			continue // another worker is inserting it
 		}
-		port, charged, ok := n.choose(c, a, i, t, owner, dry)
+		port, charged, ok := n.choose(c, a, i, d, dry)
 		switch {
 		case !ok && !madeRoom && n.evictFor(i, owner, dry):
 			madeRoom = true // once: the ports of the evicted flows may not fit here

@@ -34,9 +34,10 @@ type NAT struct {
 	heldBy        [protocols][frame.MaxPorts]atomic.Int32 // by port charged: outside ports in use or in quarantine
 	windows       *windows                                // windows of TCP connections; nil unless Options.Strict
 	frags         fragments
-	flowsOf       [frame.MaxPorts]atomic.Int32                 // flows per port
-	portlessFlows [frame.MaxPorts]atomic.Int32                 // flows of protocols without ports, per port
-	triedAt       [protocols + 1][frame.MaxPorts]atomic.Uint32 // by protocol+1 and port: when evictFor found nothing
+	flowsOf       [frame.MaxPorts]atomic.Int32                        // flows per port
+	portlessFlows [frame.MaxPorts]atomic.Int32                        // flows of protocols without ports, per port
+	triedAt       [protocols + 1][frame.MaxPorts]atomic.Uint32        // by protocol+1 and port: when evictFor found nothing
+	refused       [frame.MaxPorts]struct{ first, last atomic.Uint32 } // Ticks: since when SYNs of a port are refused for want of an outside port
 	quota         int32
 	timers        atomic.Pointer[Timers]
 	outside       Outside

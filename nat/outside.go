@@ -40,6 +40,7 @@ type hostAddr struct {
 	addr  frame.Addr
 	index int
 	ports [protocols]outsidePorts
+	fins  []lastFIN // by outside port of TCP
 }
 
 // hostAddrs are the addresses that flows leave by. Workers read the list; it is replaced as a whole.
@@ -82,7 +83,7 @@ func (n *NAT) useAddrLocked(c *config, a frame.Addr) bool {
 	for slices.ContainsFunc(list, func(x *hostAddr) bool { return x.index == index }) {
 		index++
 	}
-	x := &hostAddr{addr: a, index: index}
+	x := &hostAddr{addr: a, index: index, fins: slab[lastFIN](n.alloc, 65536)}
 	for i := range x.ports {
 		x.ports[i].used = n.outside.PortSet(index, protoNumbers[i])
 		x.ports[i].quarantined, x.ports[i].overloaded = slab[quarantineInfo](n.alloc, 65536), slab[atomic.Int32](n.alloc, 65536)

@@ -148,9 +148,12 @@ func (o *outsidePorts) reuse(p uint16, inside frame.Addr, owner frame.PortID, dr
 //   - any other of the pool,
 //   - one that the same inside address has in quarantine; so, too, when the owner has reached its quota.
 //
+// A port whose last connection the other end may not let go yet is passed over (see timewait.go).
 // charged says that the port is already charged to the owner. A dry call takes nothing.
-func (n *NAT) choose(c *config, a *hostAddr, i int, inside *frame.Tuple, owner frame.PortID, dry bool) (port uint16, charged, ok bool) {
+func (n *NAT) choose(c *config, a *hostAddr, i int, d *pendingFlow, dry bool) (port uint16, charged, ok bool) {
+	inside, owner := &d.orig, d.port
 	o, pool, want := &a.ports[i], c.pool[i], inside.SrcPort
+	good := n.pick(a, i, d)
 	rests := o.quarantine != nil
 	if p := c.publishedAs(i, a.addr, inside); p != 0 && (inside.Dst != a.addr || inside.DstPort != p) {
 		if rests && o.reuse(p, inside.Src, owner, dry) {
@@ -160,7 +163,7 @@ func (n *NAT) choose(c *config, a *hostAddr, i int, inside *frame.Tuple, owner f
 			return p, false, true
 		}
 	}
-	if rests && pool.Has(want) && o.reuse(want, inside.Src, owner, dry) {
+	if rests && pool.Has(want) && good.takes(want) && o.reuse(want, inside.Src, owner, dry) {
 		return want, true, true
 	}
 	limit := c.quota[i]
@@ -168,17 +171,24 @@ func (n *NAT) choose(c *config, a *hostAddr, i int, inside *frame.Tuple, owner f
 		limit -= limit / 8 // the rest is for ports that are shared
 	}
 	if n.heldBy[i][owner].Load() < limit {
-		if pool.Has(want) && o.claim(want, dry) {
+		if pool.Has(want) && good.takes(want) && o.claim(want, dry) {
 			return want, false, true
 		}
 		for _, set := range [...]*PortSet{c.class(i, want), pool} {
+			for range maxLooks { // at random: the next port is likely to have been used by the same container
+				if p := n.randomPort(set)&^1 | want&1; (p < 1024) == (want < 1024) && set.Has(p) && a.letsGo(i, p, d.syn, good.now) && o.claim(p, dry) {
+					return p, false, true
+				}
+			}
 			if port, ok = o.used.search(set, n.randomPort(set), want, func(p uint16) bool { return o.claim(p, dry) }); ok {
 				return port, false, true
 			}
 		}
 	}
 	if rests {
-		port, ok = noPorts.search(o.quarantine, n.randomPort(pool), want, func(p uint16) bool { return pool.Has(p) && o.reuse(p, inside.Src, owner, dry) })
+		port, ok = noPorts.search(o.quarantine, n.randomPort(pool), want, func(p uint16) bool {
+			return pool.Has(p) && good.takes(p) && o.reuse(p, inside.Src, owner, dry)
+		})
 	}
 	return port, ok, ok
 }
@@ -240,15 +250,14 @@ func (n *NAT) overloadFor(c *config, i int, d *pendingFlow, limit int32, dry boo
 		return false
 	}
 	o, pool, inside := &a.ports[i], c.pool[i], d.orig.SrcPort
+	good := n.pick(a, i, d)
 	try := func(p uint16) bool {
 		d.reply.DstPort = p
-		if !pool.Has(p) || n.flows.probe(d.reply) != inserted {
+		if !pool.Has(p) || o.overloaded[p].Load() == 0 && (o.used.Has(p) || n.heldBy[i][d.port].Load() >= limit) || // cheap, and before:
+			n.flows.probe(d.reply) != inserted || !good.takes(p) {
 			return false
 		}
-		if dry {
-			return o.overloaded[p].Load() > 0 || !o.used.Has(p) && n.heldBy[i][d.port].Load() < limit
-		}
-		return n.overload(o, i, p, d.port, limit)
+		return dry || n.overload(o, i, p, d.port, limit)
 	}
 	if d.source == 0 && try(inside) { // else the way out may have refused this port
 		return true

@@ -41,6 +41,8 @@ func (n *NAT) PostRouting(b *frame.Batch) {
 		}
 		switch why := n.postRoute(c, f, b); {
 		case why == frame.None:
+		case why == frame.NATPortsExhausted && f.Proto == frame.TCP && n.mayBeFreeSoon(f.In, b):
+			f.DropFor(why) // in silence: its sender tries again
 		case why.Punt() != frame.NoPunt:
 			f.PuntFor(why)
 		default:
@@ -118,7 +120,8 @@ type pendingFlow struct {
 	status                  uint32
 	count                   *RuleCount
 	source                  frame.Addr // see Frame.Source
-	limit                   int32      // of outside ports that its owner may hold, when it shares one
+	syn                     segmentMark
+	limit                   int32 // of outside ports that its owner may hold, when it shares one
 }
 
 // create makes the flow that f begins, or finds that another packet has just made it. It sets f.Flow and f.Dir. In a
@@ -134,6 +137,9 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	d := pendingFlow{
 		orig: f.Tuple, rule: f.Rule, port: f.In, net: f.Net, source: f.Source,
 		reply: frame.Tuple{Src: f.RouteDst, SrcPort: f.RoutePort, Dst: f.Tuple.Src, DstPort: f.Tuple.SrcPort, Proto: f.Tuple.Proto},
+	}
+	if f.Proto == frame.TCP {
+		d.syn = markOf(f)
 	}
 	leaves := f.NAT == frame.NATNone || f.Hairpin // it gets the host's address as source
 	switch {
@@ -228,7 +234,12 @@ func (n *NAT) source(c *config, d *pendingFlow, dry bool) (why frame.Reason) {
 	if rule.Mapping == AddressAndPortDependentMapping && i != icmp {
 		return n.share(c, i, d, false, dry)
 	}
-	d.mapping, d.reply.DstPort, why = n.acquire(c, a, &d.orig, d.port, d.net, i != tcp, dry)
+	d.mapping, d.reply.DstPort, why = n.acquire(c, a, d, i != tcp, dry)
+	if why == frame.NATPortsExhausted && i == tcp && n.evictFor(i, d.port, dry) { // their ports rest, and may be used again
+		if d.mapping, d.reply.DstPort, why = n.acquire(c, a, d, false, dry); dry {
+			d.reply.DstPort, why = n.randomPort(c.pool[i]), frame.None // an example
+		}
+	}
 	if why == frame.NATPortsExhausted && i == tcp { // ports are shared rather than refused (RFC 7857, section 3)
 		return n.share(c, i, d, true, dry)
 	}

@@ -73,6 +73,24 @@ func (n *NAT) evictFor(i int, asks frame.PortID, dry bool) bool {
 	return false
 }
 
+// mayBeFreeSoon reports whether a SYN for which there is no outside port is dropped in silence: in the first second of a shortage of its
+// port. When its sender sends it again, another connection may have ended. After that second, the sender is told.
+func (n *NAT) mayBeFreeSoon(in frame.PortID, b *frame.Batch) bool {
+	if int(in) >= len(n.refused) {
+		return false
+	}
+	r, now := &n.refused[in], uint32(b.Tick)
+	first := r.first.Load()
+	if now-r.last.Load() > 2*frame.TicksPerSecond { // a new shortage
+		first = now
+	}
+	if !b.Dry {
+		r.first.Store(first)
+		r.last.Store(now)
+	}
+	return now-first < frame.TicksPerSecond
+}
+
 // lastUser reports whether m is a mapping that ends with one of its users, or a permission with which its mapping
 // ends.
 func (n *NAT) lastUser(m uint32) bool {

@@ -83,6 +83,8 @@ const (
 	OptNop    = 1
 	OptMSS    = 2
 	OptWScale = 3
+
+	OptTimestamp = 8
 )
 
 // IPv4 is an IPv4 header and what follows it. Its getters are valid once Parse has set IsIPv4.

@@ -64,3 +64,27 @@ func TestOtherProtocolsWithPorts(t *testing.T) {
 		}
 	}
 }
+
+// An outside port whose last connection the server may still remember is taken again only by a SYN that the server takes for a newer one
+// (RFC 6191).
+func TestPortThatRestsAtTheServer(t *testing.T) {
+	for syn, want := range map[string]string{"4000": "198.51.100.1:20002", "6000": "198.51.100.1:20000"} {
+		if _, err := Run(`nat pool 20000-20003 timers linux
+network 1 10.0.0.1/24
+uplink 198.51.100.1
+host a 10.0.0.2 port 1
+outside o 203.0.113.8
+a:20000 > o:80 tcp S seq 1000
+o < 198.51.100.1:20000 tcp S
+o reply tcp S.
+a < o:80 tcp S.
+o:80 > 198.51.100.1:20000 tcp F.
+a < o:80 tcp F.
+a:20000 > o:80 tcp F. seq 5000
+o < 198.51.100.1:20000 tcp F.
+advance 40s # the flow has ended, the server remembers it
+a:20000 > o:80 tcp S seq ` + syn + "\no < " + want + " tcp S"); err != nil {
+			t.Errorf("a SYN with sequence number %s: %v", syn, err)
+		}
+	}
+}
