@@ -17,6 +17,7 @@ import (
 // options are the options of the command line.
 type options struct {
 	rounds, seconds int
+	ways            int
 	only, out       string
 	congestion      string
 	binary          string
@@ -41,6 +42,7 @@ func main() {
 	flag.StringVar(&o.out, "out", "", "write results.json, results.md and plots (PNG, SVG) into this directory")
 	flag.StringVar(&o.congestion, "congestion", "", "TCP's congestion control in iperf3, such as cubic (default: the machine's)")
 	flag.StringVar(&o.binary, "uvswitch", "bin/uvswitch", "the uvswitch to measure")
+	flag.IntVar(&o.ways, "ways", 1, "ways out of the host: devices, each with an address, routes and a routing rule; the measured one is the first")
 	flag.StringVar(&args, "args", "", "further arguments of uvswitch run, such as \"--io read-write\"")
 	flag.BoolVar(&o.memory, "memory", true, "measure memory at rest and with a million flows")
 	flag.BoolVar(&o.micro, "micro", true, "measure the cost of a frame against numbers of flows and ports")

@@ -26,6 +26,7 @@ type system struct {
 	up         func(context.Context, *system) error
 	version    []string // the command that prints the version
 
+	ways   int // out of its host
 	number int // part of the names of its namespaces
 	dir    string
 	procs  []*exec.Cmd
@@ -44,7 +45,7 @@ func all(o options) []*system {
 	natted := []string{"out", "in"}
 	busy := o
 	busy.args = append(slices.Clone(o.args), "--busy-poll", "50us")
-	return []*system{
+	systems := []*system{
 		{name: "kernel", directions: []string{"L2", "out", "in"}, up: kernelUp, version: []string{"uname", "-r"}},
 		{name: uvswitchName, directions: []string{"L2", "out", "in"}, up: uvswitchUp(o), version: []string{o.binary, "version"}},
 		{name: busyName, directions: []string{"L2", "out", "in"}, up: uvswitchUp(busy), version: []string{o.binary, "version"}},
@@ -56,6 +57,10 @@ func all(o options) []*system {
 		{name: "slirp4netns", directions: natted, tools: []string{"slirp4netns"}, up: slirpUp, version: []string{"slirp4netns", "--version"}},
 		{name: "gvisor-tap-vsock", directions: natted, tools: []string{gvproxyPath()}, up: gvisorUp, version: []string{gvproxyPath(), "--version"}},
 	}
+	for _, s := range systems {
+		s.ways = o.ways
+	}
+	return systems
 }
 
 // missing returns which program that the system needs is not installed; "" if none is missing.
@@ -116,6 +121,13 @@ func (s *system) start(ctx context.Context) error {
 	err = sh("ip -n "+h+" link add eth0 type veth peer name eth0 netns "+o,
 		"ip -n "+h+" addr add 10.1.0.1/24 dev eth0", "ip -n "+o+" addr add 10.1.0.2/24 dev eth0",
 		"ip -n "+h+" link set eth0 up", "ip -n "+o+" link set eth0 up", "ip -n "+h+" route add default via 10.1.0.2")
+	for k := 1; k < s.ways && err == nil; k++ { // not measured: more routes and rules that each packet's look-up goes through
+		err = sh(fmt.Sprintf("ip -n %s link add way%d type veth peer name way%d netns %s", h, k, k, o),
+			fmt.Sprintf("ip -n %s addr add 10.2.%d.1/24 dev way%d", h, k, k), fmt.Sprintf("ip -n %s link set way%d up", h, k),
+			fmt.Sprintf("ip -n %s addr add 10.2.%d.2/24 dev way%d", o, k, k), fmt.Sprintf("ip -n %s link set way%d up", o, k),
+			fmt.Sprintf("ip -n %s route add 198.18.%d.0/24 via 10.2.%d.2", h, k, k),
+			fmt.Sprintf("ip -n %s route add default via 10.2.%d.2 table %d", h, k, 100+k), fmt.Sprintf("ip -n %s rule add from 192.0.2.%d lookup %d", h, k, 100+k))
+	}
 	if err != nil {
 		return err
 	}
