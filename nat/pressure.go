@@ -6,12 +6,12 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// evictable reports whether a flow in this state may be evicted to make room: it is closing or was never answered.
-// Established flows are never evicted.
+// evictable reports whether a flow in this state may be evicted to make room: it is closing, or not assured, as Linux's conntrack names a
+// flow in which both ends have taken part. Else whoever sends SYNs from addresses that are not his own could fill a container's share.
 //
 //uvswitch:hot
 func evictable(state uint32, proto uint8) bool {
-	if state&seenReply == 0 {
+	if state&assured == 0 {
 		return true
 	}
 	s := tcpState(state & stateMask)

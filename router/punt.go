@@ -55,6 +55,11 @@ func (r *Router) HandlePunt(p PuntedFrame, now frame.Tick, out Output) {
 		}
 	}
 	switch {
+	case p.Why == frame.AddressStolen:
+		if iface := r.snap.Load().ifaces[p.Net]; iface != nil {
+			r.defend(p.Net, iface, now, out)
+		}
+		out.Drop(p, p.Why)
 	case p.f.Flags&frame.IsARP != 0:
 		r.arp(p.f, p, now, out)
 		out.Consume(p)

@@ -101,6 +101,10 @@ func (s *snapshot) unicast(b *frame.Batch, f *frame.Frame, n *Network) {
 		id = b.Learned.Port // Learn would have recorded it
 	}
 	out := s.port(id)
+	if out == nil { // a bound station that is silent is not flooded for
+		id = n.boundTo(f.Dst)
+		out = s.port(id)
+	}
 	if out == nil { // unknown, or behind a port that this snapshot does not have: it comes or goes at this moment
 		f.Verdict, f.Class = frame.Flood, frame.UnknownUnicast
 		return
@@ -122,6 +126,9 @@ func (s *snapshot) isTracked(f *frame.Frame, out *Port) bool {
 	return out.Flags&Tracked != 0 || in != nil && in.Flags&Tracked != 0
 }
 
+// boundTo returns the port that a MAC is bound to, or NoPort.
+func (n *Network) boundTo(m frame.MAC) frame.PortID { return n.bound[m] }
+
 // checkEgress returns the reason why port out may not get frame f, or None.
 //
 //uvswitch:hot
@@ -142,10 +149,25 @@ func (s *snapshot) checkEgress(f *frame.Frame, out *Port) frame.Reason {
 			return frame.PortIsolated
 		}
 	}
-	if f.Len() > out.MTU+frame.EthernetLen+frame.VLANLen && f.Vnet().GSOType() == frame.GSONone {
+	if f.Len() > out.MTU+frame.EthernetLen+frame.VLANLen && longestSegment(f) > out.MTU+frame.EthernetLen+frame.VLANLen {
 		return frame.ExceedsMTU
 	}
 	return frame.None
+}
+
+// longestSegment is the length of the longest frame that f becomes on a wire, in bytes. Parse has checked the virtio-net header.
+//
+//uvswitch:hot
+func longestSegment(f *frame.Frame) int {
+	h := f.Vnet()
+	switch at := int(h.CsumStart()); h.GSOType() {
+	case frame.GSONone:
+		return f.Len()
+	case frame.GSOUDPL4:
+		return at + frame.UDPLen + int(h.GSOSize())
+	default:
+		return at + frame.TCPHeader(f.Bytes()[at:]).HeaderLen() + int(h.GSOSize())
+	}
 }
 
 //uvswitch:hot

@@ -31,17 +31,35 @@ func (s *Switch) Guard(b *frame.Batch) {
 			f.DropFor(frame.PortGone)
 		default:
 			f.Net = p.Net
-			if f.Src == snap.nets[p.Net].Gateway {
-				f.DropFor(frame.GatewayMACStolen)
-			} else if p.Flags&Guard != 0 {
-				if why := guard(p, f, snap.nets[p.Net].Gateway); why != frame.None {
-					f.DropFor(why)
-				}
-			} else if p.Own != nil && f.Flags&frame.IsIPv4 != 0 && !p.owns(f.Tuple.Src) {
-				f.DropFor(frame.GuardSourceAddress)
+			switch why := checkIngress(p, f, snap.nets[p.Net]); {
+			case why == frame.None:
+			case why == frame.AddressStolen && f.Flags&frame.IsARP != 0 && f.ARP().SenderAddr() == snap.nets[p.Net].Addr:
+				f.PuntFor(why) // the gateway defends its address
+			default:
+				f.DropFor(why)
 			}
 		}
 	}
+}
+
+// checkIngress returns the reason why port p may not send frame f into its network, or None.
+//
+//uvswitch:hot
+func checkIngress(p *Port, f *frame.Frame, n *Network) frame.Reason {
+	if f.Src == n.Gateway {
+		return frame.GatewayMACStolen
+	}
+	if p.Flags&Guard != 0 {
+		if why := guard(p, f, n.Gateway); why != frame.None || p.Addr != 0 {
+			return why
+		}
+	} else if p.Own != nil && f.Flags&frame.IsIPv4 != 0 && !p.owns(f.Tuple.Src) {
+		return frame.GuardSourceAddress
+	}
+	if p.Flags&AnySource == 0 && steals(f, n.owned) {
+		return frame.AddressStolen
+	}
+	return frame.None
 }
 
 // fromOutside says what a frame from the uplink is: a packet from outside, one of ours that the programs could not send, or one that
@@ -60,11 +78,22 @@ func fromOutside(f *frame.Frame, p *Port) {
 	}
 }
 
-const (
-	icmpv6              = 58
-	routerAdvertisement = 134
-	redirect            = 137
-)
+const dhcpServer, dhcpClient = 67, 68 // RFC 2131, 4.1
+
+// steals reports whether a frame says that its sender has an address of the gateway or of another port.
+//
+//uvswitch:hot
+func steals(f *frame.Frame, owned ownedAddrs) bool {
+	switch {
+	case f.Flags&frame.HasVLAN != 0 || f.Malformed != frame.None:
+		return false
+	case f.Flags&frame.IsIPv4 != 0:
+		return owned.otherThan(f.Tuple.Src, f.In)
+	case f.Flags&frame.IsARP != 0:
+		return owned.otherThan(f.ARP().SenderAddr(), f.In)
+	}
+	return false
+}
 
 // guard checks a frame against the port's binding and returns the reason for a drop. It allows sender address 0, for
 // hosts that have no address yet: DHCP (RFC 2131, 4.1) and ARP probes (RFC 5227, 2.1.1).
@@ -73,6 +102,9 @@ const (
 func guard(p *Port, f *frame.Frame, gateway frame.MAC) frame.Reason {
 	if p.MAC != 0 && f.Src != p.MAC {
 		return frame.GuardSourceMAC
+	}
+	if f.Proto == frame.UDP && f.Tuple.SrcPort == dhcpServer && f.Tuple.DstPort == dhcpClient && f.Flags&(frame.HasVLAN|frame.HasTuple) == frame.HasTuple {
+		return frame.GuardDHCP
 	}
 	switch {
 	case f.Flags&frame.HasVLAN != 0: // of what is inside, only the source MAC is looked at
@@ -88,11 +120,7 @@ func guard(p *Port, f *frame.Frame, gateway frame.MAC) frame.Reason {
 			f.Flags |= frame.FromSibling
 		}
 	case f.Flags&frame.IsIPv6 != 0:
-		// Stations may not act as a router: no router advertisements, no redirects (RFC 4861, 4.2 and 4.5).
-		b := f.Bytes()[f.L3:]
-		if len(b) > frame.IPv6Len && b[6] == icmpv6 && (b[frame.IPv6Len] == routerAdvertisement || b[frame.IPv6Len] == redirect) {
-			return frame.GuardRouter
-		}
+		return guardIPv6(p, f)
 	case f.Flags&frame.IsARP != 0:
 		mac, addr := f.ARP().SenderMAC(), f.ARP().SenderAddr()
 		if p.MAC != 0 && mac != p.MAC || addr != p.Addr && addr != 0 {

@@ -25,6 +25,7 @@ const (
 	Uplink                            // not switched: every frame goes to the router
 	AnyVLAN                           // the guard lets frames with a VLAN tag pass
 	Untagged                          // gets no frame with a VLAN tag from a guarded port
+	AnySource                         // may send from addresses of other ports: the host's port, when the host's stack routes
 	Tracked                           // frames from and to it are judged by nat.Filter; it gets no flood but ARP
 	Ways                              // of an uplink: its frames have way headers (frame.WayMACs)
 )
@@ -76,10 +77,12 @@ func (p *Port) owns(a frame.Addr) bool {
 // A Network is one broadcast domain.
 type Network struct {
 	ID      frame.NetID
-	Gateway frame.MAC // the router's MAC in this network: never learned, never flooded
+	Gateway frame.MAC  // the router's MAC in this network: never learned, never flooded
+	Addr    frame.Addr // the gateway's; 0 for none
 	FDB     *FDB
 	ports   []*Port
 	bound   Bindings
+	owned   ownedAddrs
 }
 
 // Bindings map the MACs that the guard binds to a port: no other port may use such a MAC, even while its station is
@@ -128,14 +131,22 @@ func (s *Switch) update(edit func(*snapshot)) {
 		}
 		c := *n
 		c.ports, c.bound = nil, Bindings{}
+		owned := map[frame.Addr]frame.PortID{}
 		for _, p := range next.ports {
 			if p != nil && p.Net == n.ID && p.Flags&Uplink == 0 {
 				c.ports = append(c.ports, p)
 				if p.Flags&Guard != 0 && p.MAC != 0 {
 					c.bound[p.MAC] = p.ID
 				}
+				if p.Flags&Guard != 0 && p.Addr != 0 {
+					owned[p.Addr] = p.ID
+				}
 			}
 		}
+		if n.Addr != 0 {
+			owned[n.Addr] = frame.Gateway
+		}
+		c.owned = newOwned(owned)
 		next.nets[i] = &c
 	}
 	s.snap.Store(&next)

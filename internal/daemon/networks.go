@@ -40,7 +40,7 @@ func (d *Daemon) addNetworkLocked(a api.NetworkAdd) error {
 	d.networks[n.Name] = n
 	d.mu.Unlock()
 	fdb := vswitch.NewFDB(vswitch.DefaultFDBSize, uint64(d.started.UnixNano())*uint64(n.ID))
-	d.dp.Switch.SetNetwork(vswitch.Network{ID: n.ID, Gateway: n.MAC, FDB: fdb})
+	d.dp.Switch.SetNetwork(vswitch.Network{ID: n.ID, Gateway: n.MAC, Addr: frame.AddrFrom(n.Gateway), FDB: fdb})
 	d.setInterfaceLocked(n)
 	d.updateRulesLocked()
 	if err := d.routeFromHostLocked(n); err != nil {

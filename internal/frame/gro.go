@@ -140,6 +140,9 @@ func (o *openFlow) join(f *Frame, longest int) bool {
 	if o.size == 0 || payload <= 0 || o.total+payload > longest || !joins(f) {
 		return false
 	}
+	if f.Proto == TCP && o.size < minSegment || f.Proto == UDP && o.total+payload-IPv4Len-UDPLen > maxDatagrams*o.size {
+		return false
+	}
 	head := o.head
 	if gso := f.Vnet().GSOSize(); f.Vnet()[1] != GSONone && int(gso) != o.size || f.Vnet()[1] == GSONone && payload > o.size {
 		return false

@@ -16,6 +16,9 @@ const (
 	GuardSourceAddress
 	GuardARPSender
 	GuardRouter
+	GuardNeighbor
+	GuardDHCP
+	AddressStolen
 	GuardVLAN
 	GuardDestination
 	PortLocked
@@ -142,6 +145,9 @@ var reasons = [NumReasons]ReasonInfo{
 	GuardSourceAddress:    {Stage: Guarding, Name: "guard_source_address", Meaning: "the guard: the source IP address is not an address of this port", Remedy: "add the port with this address (--ip), or switch the guard off: `uvswitch port set NAME guard off`"},
 	GuardARPSender:        {Stage: Guarding, Name: "guard_arp_sender", Meaning: "the guard: the sender IP or MAC address in an ARP packet is not an address of this port", Remedy: "look for ARP spoofing; if the sender is right, switch the guard off: `uvswitch port set NAME guard off`"},
 	GuardRouter:           {Stage: Guarding, Name: "guard_router", Meaning: "the guard: an IPv6 router advertisement or redirect came from a port that is not a router", Remedy: "look for an attack; on the port of a router, switch the guard off: `uvswitch port set NAME guard off`"},
+	GuardNeighbor:         {Stage: Guarding, Name: "guard_nd", Meaning: "the guard: an IPv6 packet speaks for a neighbor other than its sender, or hides what it says behind too many headers or in fragments", Remedy: "look for an attack; a station with a link-local address that is not made from its MAC needs the guard off: `uvswitch port set NAME guard off`"},
+	GuardDHCP:             {Stage: Guarding, Name: "guard_dhcp", Meaning: "the guard: an answer of a DHCP server came from a port that is none", Remedy: "look for an attack; on the port of a DHCP server, switch the guard off: `uvswitch port set NAME guard off`"},
+	AddressStolen:         {Stage: Guarding, Name: "address_stolen", Meaning: "the sender uses the IP address of the gateway or of another port, by ARP or as the source of a packet", Remedy: "see whose address it is with `uvswitch port ls`; look for an address that is used twice, or for an attack", Punt: Serve},
 	GuardVLAN:             {Stage: Guarding, Name: "guard_vlan", Meaning: "the guard: the frame has a VLAN tag, and the port may send none, or the egress port is the host's or a device's", Remedy: "to allow tagged frames between containers: `uvswitch port set NAME vlan any`"},
 	GuardDestination:      {Stage: Guarding, Name: "guard_destination", Meaning: "the packet was sent to the host's port, and its destination is no address of the host: the host would forward it past NAT", Remedy: "send it to the gateway of the network, as the default route does"},
 	PortLocked:            {Stage: Guarding, Name: "port_locked", Meaning: "the port is locked, and the forwarding database has no entry for the source MAC on this port", Remedy: "add an entry: `uvswitch fdb add MAC dev PORT static`"},

@@ -49,6 +49,11 @@ func (h VnetHdr) Set(flags, gsoType uint8, hdrLen, gsoSize, csumStart, csumOffse
 	binary.NativeEndian.PutUint16(h[8:], csumOffset)
 }
 
+const (
+	minSegment   = 48  // bytes of a TCP segment: the smallest that Linux sends (include/net/tcp.h, TCP_MIN_SND_MSS)
+	maxDatagrams = 128 // in one UDP super-frame: more is refused by Linux (include/linux/udp.h, UDP_MAX_SEGMENTS)
+)
+
 // validVnet checks what a guest claims about frame b: offsets inside the frame, a segment size with
 // segmentation, the checksum where TCP has it. A kernel that is handed a lie answers EINVAL at best.
 //
@@ -63,10 +68,10 @@ func validVnet(h VnetHdr, b []byte) bool {
 	case GSONone:
 		return h[1] == GSONone
 	case GSOTCPv4, GSOTCPv6:
-		return h.GSOSize() > 0 && h[0]&VnetNeedsCsum != 0 && h.CsumOffset() == 16 &&
+		return h.GSOSize() >= minSegment && h[0]&VnetNeedsCsum != 0 && h.CsumOffset() == 16 &&
 			int(h.CsumStart())+20 <= len(b)
 	case GSOUDPL4:
-		return h.GSOSize() > 0 && h[0]&VnetNeedsCsum != 0 && h.CsumOffset() == 6 &&
+		return h.GSOSize() > 0 && len(b)-int(h.CsumStart())-UDPLen <= maxDatagrams*int(h.GSOSize()) && h[0]&VnetNeedsCsum != 0 && h.CsumOffset() == 6 &&
 			int(h.CsumStart())+8 <= len(b)
 	}
 	return false

@@ -74,6 +74,9 @@ func (p *Port) SwitchPort(net frame.NetID) vswitch.Port {
 	if p.Kind == KindHost || p.Kind == KindDevice {
 		s.Flags |= vswitch.Untagged
 	}
+	if p.Kind == KindHost && p.Own == nil { // it guards itself, unless the host's stack routes
+		s.Flags |= vswitch.AnySource
+	}
 	return s
 }
 

@@ -97,7 +97,7 @@ func (n *Net) AskSource(frame.Tuple) frame.Addr { return n.source }
 func (n *Net) AddNetwork(gateway netip.Prefix, i router.Interface, m nat.Masquerade) {
 	id := i.Net
 	mac := gatewayMAC + frame.MAC(id)<<16
-	n.DP.Switch.SetNetwork(vswitch.Network{ID: id, Gateway: mac, FDB: vswitch.NewFDB(64, 7)})
+	n.DP.Switch.SetNetwork(vswitch.Network{ID: id, Gateway: mac, Addr: frame.AddrFrom(gateway.Addr()), FDB: vswitch.NewFDB(64, 7)})
 	i.Addr, i.Prefix, i.MAC = frame.AddrFrom(gateway.Addr()), gateway.Masked(), mac
 	n.DP.Router.SetInterface(i)
 	if !i.Internal {

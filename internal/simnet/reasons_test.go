@@ -2,6 +2,7 @@ package simnet
 
 import (
 	"bytes"
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"testing"
@@ -175,6 +176,20 @@ var provocations = func() map[frame.Reason]provocation {
 		frame.GatewayMACStolen:   {do: func(x *teasing) { i, _ := x.n.DP.Router.Interface(1); x.send("a", frametest.Packet{SrcMAC: i.MAC}) }},
 		frame.GuardSourceMAC:     guard(func(x *teasing) []byte { return x.packet(x.n.host("a"), frametest.Packet{SrcMAC: 0x020000999999}) }),
 		frame.GuardSourceAddress: guard(func(x *teasing) []byte { return x.packet(x.n.host("a"), frametest.Packet{Src: a("10.0.0.9")}) }),
+		frame.GuardDHCP: guard(func(x *teasing) []byte {
+			return x.packet(x.n.host("a"), frametest.Packet{DstMAC: frame.BroadcastMAC, Dst: a("255.255.255.255"), SrcPort: 67, DstPort: 68})
+		}),
+		frame.GuardNeighbor: guard(func(x *teasing) []byte {
+			raw := append(make([]byte, frame.VnetLen+frame.EthernetLen), make([]byte, frame.IPv6Len)...)
+			frametest.PutMACs(raw[frame.VnetLen:], 0x333300000001, x.mac("a"))
+			binary.BigEndian.PutUint16(raw[frame.VnetLen+12:], frame.TypeIPv6)
+			raw[frame.VnetLen+14] = 0x60 // hop-by-hop options that are not there
+			return raw
+		}),
+		frame.AddressStolen: {do: func(x *teasing) {
+			i, _ := x.n.DP.Router.Interface(1)
+			x.send("a", frametest.Packet{DstMAC: x.mac("b"), Src: i.Addr, Dst: x.n.host("b").Addr})
+		}},
 		frame.GuardARPSender: guard(func(x *teasing) []byte {
 			return frametest.ARP(frame.BroadcastMAC, x.mac("a"), 1, a("10.0.0.3"), a("10.0.0.1"))
 		}),

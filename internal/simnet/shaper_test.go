@@ -140,7 +140,7 @@ func TestRateOfLies(t *testing.T) {
 	n := heard(t)
 	a, b := n.host("a"), n.host("b")
 	n.DP.SetRate(2, dataplane.Rate{}, dataplane.Rate{Bits: 8_000_000, Burst: 2000})
-	n.Inject(a, frametest.Packet{SrcMAC: a.MAC, DstMAC: b.MAC, Src: a.Addr, Dst: b.Addr, Proto: frame.TCP, Flags: frame.FlagACK, GSO: 1, Payload: make([]byte, 20_000)}.Raw())
+	n.Inject(a, frametest.Packet{SrcMAC: a.MAC, DstMAC: b.MAC, Src: a.Addr, Dst: b.Addr, Proto: frame.TCP, Flags: frame.FlagACK, GSO: 48, Payload: make([]byte, 20_000)}.Raw())
 	if len(b.inbox) == 0 {
 		t.Fatal("it did not pass")
 	}

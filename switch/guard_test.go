@@ -1,0 +1,172 @@
+package vswitch_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"testing"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/frame/frametest"
+	vswitch "github.com/uvswitch/uvswitch/switch"
+)
+
+// packet6 is an IPv6 frame of station 1 to all nodes, from a link-local address whose interface identifier is given.
+func packet6(identifier uint64, next byte, rest ...byte) []byte {
+	raw := make([]byte, frame.VnetLen+frame.EthernetLen+frame.IPv6Len)
+	eth := raw[frame.VnetLen:]
+	frametest.PutMACs(eth, 0x333300000001, mac(1))
+	binary.BigEndian.PutUint16(eth[12:], frame.TypeIPv6)
+	ip := eth[frame.EthernetLen:]
+	ip[0], ip[6], ip[7] = 0x60, next, 255
+	binary.BigEndian.PutUint16(ip[4:], uint16(len(rest)))
+	ip[8], ip[9] = 0xfe, 0x80
+	binary.BigEndian.PutUint64(ip[16:], identifier)
+	ip[24], ip[25], ip[39] = 0xff, 2, 1
+	return append(raw, rest...)
+}
+
+// nd is a message of neighbor discovery with a link-local target and one option with a MAC.
+func nd(typ byte, target uint64, option byte, m frame.MAC) []byte {
+	b := make([]byte, 24)
+	b[0], b[8], b[9] = typ, 0xfe, 0x80
+	binary.BigEndian.PutUint64(b[16:], target)
+	o := []byte{option, 1, 0, 0, 0, 0, 0, 0}
+	for i := range 6 {
+		o[2+i] = byte(m >> (40 - 8*i))
+	}
+	return append(b, o...)
+}
+
+const (
+	own6    = 0x0000_00ff_fe00_0001 // EUI-64 of mac(1)
+	others6 = 0x0000_00ff_fe00_0002
+)
+
+// tagged puts n tags with VLAN identifier 0 before the EtherType.
+func tagged(raw []byte, n int) []byte {
+	tags := bytes.Repeat([]byte{0x81, 0, 0, 0}, n)
+	return append(append(bytes.Clone(raw[:frame.VnetLen+12]), tags...), raw[frame.VnetLen+12:]...)
+}
+
+// What a guarded port may say, and what it may not, however it is wrapped.
+func TestGuardAgainstWrappings(t *testing.T) {
+	ra, headers := make([]byte, 16), func(n int, last byte, l4 ...byte) []byte {
+		var b []byte
+		for range n - 1 {
+			b = append(b, 60, 0, 1, 4, 0, 0, 0, 0)
+		}
+		return append(append(b, last, 0, 1, 4, 0, 0, 0, 0), l4...)
+	}
+	ra[0] = 134
+	hidden := func(offset uint16, more bool, next byte, l4 ...byte) []byte { // in a fragment
+		f := offset << 3
+		if more {
+			f |= 1
+		}
+		return append([]byte{next, 0, byte(f >> 8), byte(f), 0, 0, 0, 7}, l4...)
+	}
+	udp := func(from, to uint16) []byte {
+		return append(binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, from), to), 0, 8, 0, 0)
+	}
+	a2, a3 := frametest.Addr("10.0.0.2"), frametest.Addr("10.0.0.3")
+	forgedARP := frametest.ARP(mac(2), mac(1), 2, frametest.Addr("10.0.0.1"), a3)
+	forgedIP := frametest.Packet{SrcMAC: mac(1), DstMAC: mac(2), Src: a3, Dst: 1}.Raw()
+	for name, tt := range map[string]struct {
+		raw  []byte
+		want frame.Reason
+	}{
+		"own IPv4":            {frametest.Packet{SrcMAC: mac(1), DstMAC: mac(2), Src: a2, Dst: a3}.Raw(), frame.None},
+		"forged IPv4":         {forgedIP, frame.GuardSourceAddress},
+		"forged IPv4, 1 tag":  {tagged(forgedIP, 1), frame.GuardSourceAddress},
+		"forged IPv4, 2 tags": {tagged(forgedIP, 2), frame.GuardVLAN},
+		"forged IPv4, 4 tags": {tagged(forgedIP, 4), frame.GuardVLAN},
+		"forged ARP":          {forgedARP, frame.GuardARPSender},
+		"forged ARP, 1 tag":   {tagged(forgedARP, 1), frame.GuardARPSender},
+		"forged ARP, 3 tags":  {tagged(forgedARP, 3), frame.GuardVLAN},
+		"DHCP offer":          {frametest.Packet{SrcMAC: mac(1), DstMAC: frame.BroadcastMAC, Src: a2, Dst: 0xffffffff, SrcPort: 67, DstPort: 68}.Raw(), frame.GuardDHCP},
+		"DHCP discover":       {frametest.Packet{SrcMAC: mac(1), DstMAC: frame.BroadcastMAC, Src: 0, Dst: 0xffffffff, SrcPort: 68, DstPort: 67}.Raw(), frame.None},
+
+		"echo request":               {packet6(own6, 58, 128, 0, 0, 0, 0, 1, 0, 1), frame.None},
+		"another's source":           {packet6(others6, 58, 128, 0, 0, 0, 0, 1, 0, 1), frame.GuardSourceAddress},
+		"RA":                         {packet6(own6, 58, ra...), frame.GuardRouter},
+		"RA behind hop-by-hop":       {packet6(own6, 0, headers(1, 58, ra...)...), frame.GuardRouter},
+		"RA behind 8 headers":        {packet6(own6, 60, headers(8, 58, ra...)...), frame.GuardRouter},
+		"RA behind 9 headers":        {packet6(own6, 60, headers(9, 58, ra...)...), frame.GuardNeighbor},
+		"RA in a fragment":           {packet6(own6, 44, hidden(0, true, 58, ra...)...), frame.GuardRouter},
+		"RA in an atomic fragment":   {packet6(own6, 44, hidden(0, false, 58, ra...)...), frame.GuardRouter},
+		"first fragment, cut off":    {packet6(own6, 44, hidden(0, true, 58, 134)...), frame.GuardNeighbor},
+		"fragment, header cut off":   {packet6(own6, 44, hidden(0, true, 60, 58, 9, 0, 0)...), frame.GuardNeighbor},
+		"later fragment":             {packet6(own6, 44, hidden(8, false, 58, ra...)...), frame.None},
+		"redirect":                   {packet6(own6, 58, nd(137, own6, 2, mac(1))...), frame.GuardRouter},
+		"NS":                         {packet6(own6, 58, nd(135, others6, 1, mac(1))...), frame.None},
+		"NS with another's MAC":      {packet6(own6, 58, nd(135, others6, 1, mac(2))...), frame.GuardNeighbor},
+		"NS in a fragment":           {packet6(own6, 44, hidden(0, true, 58, nd(135, others6, 1, mac(1))...)...), frame.GuardNeighbor},
+		"NS with an empty option":    {packet6(own6, 58, append(nd(135, others6, 1, mac(1)), make([]byte, 8)...)...), frame.GuardNeighbor},
+		"NA":                         {packet6(own6, 58, nd(136, own6, 2, mac(1))...), frame.None},
+		"NA for another":             {packet6(own6, 58, nd(136, others6, 2, mac(1))...), frame.GuardNeighbor},
+		"NA with another's MAC":      {packet6(own6, 58, nd(136, own6, 2, mac(2))...), frame.GuardNeighbor},
+		"DHCPv6 advertise":           {packet6(own6, 17, udp(547, 546)...), frame.GuardDHCP},
+		"DHCPv6 solicit":             {packet6(own6, 17, udp(546, 547)...), frame.None},
+		"TCP behind authentication":  {packet6(own6, 51, append([]byte{6, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1}, make([]byte, 20)...)...), frame.None},
+		"no next header":             {packet6(own6, 59), frame.None},
+		"nothing where one is named": {packet6(own6, 0), frame.GuardNeighbor},
+	} {
+		s := newSwitch(2, 0)
+		s.SetPort(vswitch.Port{ID: 1, Net: 1, Flags: vswitch.DefaultFlags | vswitch.Guard, MTU: 1500, MAC: mac(1), Addr: a2})
+		b := frametest.Batch(1, 1, tt.raw)
+		run(s, b)
+		if got := b.Frames[0].Reason; got != tt.want {
+			t.Errorf("%s: %s, want %s", name, got.Info().Name, tt.want.Info().Name)
+		}
+	}
+}
+
+// An address of the gateway or of a guarded port is its own, whoever claims it: also ports without a guard.
+func TestAddressStolen(t *testing.T) {
+	s := newSwitch(3, 0)
+	gateway4, bound := frametest.Addr("10.0.0.1"), frametest.Addr("10.0.0.3")
+	s.SetNetwork(vswitch.Network{ID: 1, Gateway: gateway, Addr: gateway4, FDB: vswitch.NewFDB(1024, 3)})
+	s.SetPort(vswitch.Port{ID: 2, Net: 1, Flags: vswitch.DefaultFlags | vswitch.Guard, MTU: 1500, MAC: mac(2), Addr: bound})
+	s.SetPort(vswitch.Port{ID: 3, Net: 1, Flags: vswitch.DefaultFlags | vswitch.AnySource, MTU: 1500})
+	ip := func(m int, src frame.Addr) []byte {
+		return frametest.Packet{SrcMAC: mac(m), DstMAC: frame.BroadcastMAC, Src: src, Dst: 1}.Raw()
+	}
+	for name, tt := range map[string]struct {
+		in      frame.PortID
+		raw     []byte
+		verdict frame.Verdict
+	}{
+		"ARP for the gateway":    {1, frametest.ARP(frame.BroadcastMAC, mac(1), 2, gateway4, gateway4), frame.Punt},
+		"ARP for a bound one":    {1, frametest.ARP(frame.BroadcastMAC, mac(1), 2, bound, frametest.Addr("10.0.0.4")), frame.Drop},
+		"an ARP probe":           {1, frametest.ARP(frame.BroadcastMAC, mac(1), 1, 0, bound), frame.Flood},
+		"IPv4 from the gateway":  {1, ip(1, gateway4), frame.Drop},
+		"IPv4 from a bound one":  {1, ip(1, bound), frame.Drop},
+		"IPv4 from nobody's":     {1, ip(1, bound+9), frame.Flood},
+		"the bound one itself":   {2, ip(2, bound), frame.Flood},
+		"the host, which routes": {3, ip(3, bound), frame.Flood},
+	} {
+		b := frametest.Batch(tt.in, 1, tt.raw)
+		run(s, b)
+		if f := &b.Frames[0]; f.Verdict != tt.verdict || tt.verdict != frame.Flood && f.Reason != frame.AddressStolen {
+			t.Errorf("%s: verdict %d, %s", name, f.Verdict, f.Reason.Info().Name)
+		}
+	}
+}
+
+// Frames to a bound station that has been silent go to its port; super-frames whose segments are too long for a port do not.
+func TestBoundAndLong(t *testing.T) {
+	s := newSwitch(3, 0)
+	s.SetPort(vswitch.Port{ID: 2, Net: 1, Flags: vswitch.DefaultFlags | vswitch.Guard, MTU: 1500, MAC: mac(2), Addr: frametest.Addr("10.0.0.3")})
+	b := frametest.Batch(1, 1, from(mac(1), mac(2)))
+	if run(s, b); b.Frames[0].Verdict != frame.ToPort || b.Frames[0].Out != 2 {
+		t.Errorf("to a bound station: verdict %d, port %d", b.Frames[0].Verdict, b.Frames[0].Out)
+	}
+	for size, want := range map[uint16]frame.Verdict{1448: frame.ToPort, 9000: frame.Drop} {
+		for _, proto := range []uint8{frame.TCP, frame.UDP} {
+			b := frametest.Batch(1, 1, frametest.Packet{SrcMAC: mac(1), DstMAC: mac(2), Proto: proto, GSO: size, Payload: make([]byte, 30000)}.Raw())
+			if run(s, b); b.Frames[0].Verdict != want {
+				t.Errorf("segments of %d bytes, protocol %d: verdict %d, %v", size, proto, b.Frames[0].Verdict, b.Frames[0].Reason)
+			}
+		}
+	}
+}
