@@ -302,13 +302,15 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// establish creates a TCP flow that has been answered.
+// establish creates a TCP flow whose handshake is complete.
 func establish(n *nat.NAT, src frame.Addr, port uint16, in frame.PortID) {
 	p := frametest.Packet{Src: src, Dst: remote, SrcPort: port, DstPort: 80, Proto: frame.TCP, Flags: frame.FlagSYN}
 	b := frametest.Batch(in, 10, p.Raw())
 	pass(n, b, 1)
 	if b.Frames[0].Verdict == frame.Routed {
 		pass(n, frametest.Batch(9, 10, answer(&b.Frames[0], p).Raw()), frame.NoNet)
+		p.Flags = frame.FlagACK
+		pass(n, frametest.Batch(in, 10, p.Raw()), 1)
 	}
 }
 

@@ -105,6 +105,11 @@ const classAny = -1
 //uvswitch:hot
 func (n *NAT) NearFull() bool { return n.flows.used.Load() > int64(n.flows.limit()-n.flows.limit()/16) }
 
+// ManyEnded reports whether entries that have ended take room from new ones: the slow path should reclaim them soon.
+//
+//uvswitch:hot
+func (n *NAT) ManyEnded() bool { return n.flows.manyEnded() || n.maps.manyEnded() }
+
 // EarlyDrop keeps room in the flow table. When the table is more than 15/16 full, it ends evictable flows until the
 // table is 7/8 full: first those of the port that has most of them, then those of the next. It returns how many flows
 // it ended. The slow path calls it.

@@ -99,7 +99,7 @@ func (k *slowPath) process(now frame.Tick) []frame.PortID {
 	dead := k.dead
 	k.dead = nil
 	k.deadMu.Unlock()
-	if (due || pressed) && k.dp.NAT.Retire() {
+	if (due || pressed || k.dp.NAT.ManyEnded()) && k.dp.NAT.Retire() {
 		k.dp.Barrier()
 		k.dp.NAT.Reclaim()
 	}

@@ -94,8 +94,8 @@ func (w *worker) round() error {
 	return nil
 }
 
-// wantsSlowPath reports whether the slow path has something to do before its time: the flow table fills (once per Tick), or parked
-// fragments may continue.
+// wantsSlowPath reports whether the slow path has something to do before its time: the flow table fills (once per Tick), entries
+// that have ended take its room, or parked fragments may continue.
 //
 //uvswitch:hot
 func (w *worker) wantsSlowPath() bool {
@@ -103,7 +103,7 @@ func (w *worker) wantsSlowPath() bool {
 		w.nearFullAt = t
 		return true
 	}
-	return w.dp.slow.parked.n.Load() > 0 && w.dp.NAT.FragmentsArrived()
+	return w.dp.NAT.ManyEnded() || w.dp.slow.parked.n.Load() > 0 && w.dp.NAT.FragmentsArrived()
 }
 
 // coalesce joins frames of one flow that go to one port.

@@ -229,7 +229,7 @@ o < 198.51.100.1:20001 "y"`); err != nil {
 func TestBehaviour_EaseFindsWhoMayGo(t *testing.T) {
 	n := play(t, "nat flows 1024 quota 1024 pool 20000-29999\n"+bed)
 	for i := range 500 {
-		line := strings.ReplaceAll("a:PORT > o:80 tcp S\no:80 > 198.51.100.1:PORT tcp S.\n", "PORT", strconv.Itoa(20000+i))
+		line := strings.ReplaceAll("a:PORT > o:80 tcp S\no:80 > 198.51.100.1:PORT tcp S.\na:PORT > o:80 tcp .\n", "PORT", strconv.Itoa(20000+i))
 		if err := n.more(line); err != nil {
 			t.Fatal(err)
 		}

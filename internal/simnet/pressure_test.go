@@ -1,0 +1,61 @@
+package simnet
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/frame/frametest"
+)
+
+const pressedBed = `network 1 10.0.0.1/24
+uplink 198.51.100.1
+host a 10.0.0.2 port 1
+host b 10.0.0.3 port 2
+outside o 203.0.113.8
+publish 8080:80 a
+a > 10.0.0.1 ping
+b > 10.0.0.1 ping
+`
+
+// A flood of SYNs with forged sources, which the container answers, takes a published container off the net neither inwards nor outwards.
+func TestForgedSYNs(t *testing.T) {
+	n := play(t, "nat flows 1024 quota 256\n"+pressedBed)
+	a, own := n.host("a"), frametest.Addr("198.51.100.1")
+	gateway, _ := n.DP.Router.Interface(1)
+	for i := range 600 {
+		from := frametest.Addr("192.0.2.0") + frame.Addr(i)
+		n.Inject(n.host("o"), frametest.Packet{SrcMAC: peerMAC, DstMAC: uplinkMAC, Src: from, Dst: own, Proto: frame.TCP, Flags: frame.FlagSYN, SrcPort: 5000, DstPort: 8080}.Raw())
+		n.Inject(a, frametest.Packet{SrcMAC: a.MAC, DstMAC: gateway.MAC, Src: a.Addr, Dst: from, Proto: frame.TCP, Flags: frame.FlagSYN | frame.FlagACK, SrcPort: 80, DstPort: 5000}.Raw())
+		if i == 100 { // one that is real, and goes on
+			must(t, n, "o:7000 > 198.51.100.1:8080 tcp S\na:80 > o:7000 tcp S.\no:7000 > 198.51.100.1:8080 tcp .\n")
+		}
+	}
+	a.inbox, n.host("o").inbox = nil, nil
+	must(t, n, `o:7001 > 198.51.100.1:8080 tcp S
+a < o:7001 tcp S
+a:30000 > o:443 tcp S
+o < 198.51.100.1:* tcp S
+o:7000 > 198.51.100.1:8080 tcp P.
+a < o:7000 tcp P.
+`)
+}
+
+// Flows that have just been ended leave room for those of others: the table is not full while one port only makes and loses flows.
+func TestEndedFlowsLeaveRoom(t *testing.T) {
+	n := play(t, "nat flows 1024 quota 64\n"+pressedBed)
+	a := n.host("a")
+	gateway, _ := n.DP.Router.Interface(1)
+	for i := range 2000 {
+		n.Inject(a, frametest.Packet{SrcMAC: a.MAC, DstMAC: gateway.MAC, Src: a.Addr, Dst: n.host("o").Addr, SrcPort: uint16(1024 + i), DstPort: 7}.Raw())
+	}
+	n.host("o").inbox = nil
+	must(t, n, "b:5000 > o:7 \"a neighbour\"\no < 198.51.100.1:* \"a neighbour\"\n")
+}
+
+func must(t *testing.T, n *Net, script string) {
+	t.Helper()
+	if err := n.more(script); err != nil {
+		t.Fatal(fmt.Errorf("%w; drops %v", err, n.DP.Drops()))
+	}
+}
