@@ -21,7 +21,7 @@ func (r *Router) icmpError(p PuntedFrame, typ, code uint8, mtu int, now frame.Ti
 		f.Tuple.Dst >= 0xe0000000 {
 		return
 	}
-	if !r.allowError(p.In, now) {
+	if !r.allowError(p.In, code == frame.CodeFragNeeded && typ == frame.ICMPUnreachable, now) {
 		return
 	}
 	quote := f.IPv4()[:int(f.L3End)-int(f.L3)]
@@ -44,7 +44,7 @@ func (r *Router) TellUnreachable(in frame.PortID, net frame.NetID, mac frame.MAC
 	if n := r.neigh[neighKey{net, sender}]; n != nil {
 		mac = n.mac
 	}
-	if iface == nil || !r.allowError(in, now) {
+	if iface == nil || !r.allowError(in, false, now) {
 		return
 	}
 	sendError(net, iface, mac, iface.Addr, sender, layers.CreateICMPv4TypeCode(frame.ICMPUnreachable, frame.CodeHost), 0, quote, out)
@@ -64,17 +64,24 @@ func sendError(net frame.NetID, iface *Interface, to frame.MAC, from, sender fra
 	out.Send(net, buf.Bytes())
 }
 
-// ICMP errors per second, of all ports together and of one, and the burst (RFC 1812, 4.3.2.8).
+// ICMP errors per second and in a burst (RFC 1812, 4.3.2.8): of one port, and of all ports together. Those that a path MTU needs count for
+// their port only: without them, connections of others would hang.
 const (
-	errorRate, errorBurst = 100, 50
-	errorRateOfPort       = 20 // so that a port that provokes errors leaves some for other ports
+	errorRateOfPort, errorBurstOfPort = 200, 200
+	errorRate, errorBurst             = 1000, 200
 )
 
 // allowError limits the rate of ICMP errors and reports whether one may be sent. Each error spends up to two more
 // tokens, at random, so that nobody outside can count the errors that others got (the port scan of "DNS Cache
 // Poisoning Attack Reloaded", 2020).
-func (r *Router) allowError(in frame.PortID, now frame.Tick) bool {
-	if !r.errorsOf[in%frame.MaxPorts].take(now, errorRateOfPort, errorBurst) || !r.errors.take(now, errorRate, errorBurst) {
+func (r *Router) allowError(in frame.PortID, tooLong bool, now frame.Tick) bool {
+	if !r.errorsOf[in%frame.MaxPorts].take(now, errorRateOfPort, errorBurstOfPort) {
+		return false
+	}
+	if tooLong {
+		return true
+	}
+	if !r.errors.take(now, errorRate, errorBurst) {
 		return false
 	}
 	r.rng = frame.Mix(r.rng^uint64(now), 0x9e3779b97f4a7c15)

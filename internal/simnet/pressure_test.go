@@ -53,6 +53,23 @@ func TestEndedFlowsLeaveRoom(t *testing.T) {
 	must(t, n, "b:5000 > o:7 \"a neighbour\"\no < 198.51.100.1:* \"a neighbour\"\n")
 }
 
+// Ports that provoke errors take none of those that a path MTU needs from other ports.
+func TestErrorsForPathMTU(t *testing.T) {
+	script := "network 1 10.0.0.1/24\nuplink 198.51.100.1 mtu 1400\noutside o 203.0.113.8\n"
+	for i := 1; i <= 9; i++ {
+		script += fmt.Sprintf("host h%d 10.0.0.%d port %d\n", i, i+1, i)
+	}
+	n := play(t, script)
+	for s := range 10 {
+		for i := 1; i <= 8; i++ {
+			must(t, n, fmt.Sprintf("h%d > o \"x\" ttl 1 times 300", i))
+			n.host(fmt.Sprintf("h%d", i)).inbox = nil
+		}
+		must(t, n, fmt.Sprintf("h9:%d > o size 1472 df\nh9 < icmp 3/4", 3000+s))
+		n.Advance(frame.TicksPerSecond)
+	}
+}
+
 func must(t *testing.T, n *Net, script string) {
 	t.Helper()
 	if err := n.more(script); err != nil {
