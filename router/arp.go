@@ -24,7 +24,7 @@ func (r *Router) arp(f *frame.Frame, p PuntedFrame, now frame.Tick, out Output) 
 		return
 	}
 	if sender != 0 && sender != iface.Addr && onLink(iface, sender) && !mac.IsGroup() && mac != 0 && mac != iface.MAC {
-		r.learn(neighKey{p.Net, sender}, mac, now, forUs && sender != target, out)
+		r.learn(neighKey{p.Net, sender}, mac, p.In, now, forUs && sender != target, out)
 	}
 	if forUs && req.Operation == arp.OperationRequest {
 		if b := arpFrame(arp.OperationReply, iface, mac, mac, sender); b != nil {

@@ -32,6 +32,8 @@ const (
 	retransTime   = 1 * frame.TicksPerSecond
 	maxProbes     = 3
 	maxNeighbors  = 4096    // per router
+	maxOfPort     = 1024    // of these behind one port, or looked for by one
+	maxUnresolved = 256     // of these without an answer
 	maxQueue      = 16      // frames queued for one neighbor
 	maxQueueBytes = 4 << 20 // bytes queued for all neighbors; at most an eighth of it from one port
 )
@@ -48,6 +50,7 @@ type neighbor struct {
 	since  frame.Tick // when it was last confirmed, or became Stale, Failed or Incomplete
 	next   frame.Tick // when to solicit again
 	probes int
+	owner  frame.PortID // charged: the port behind which the neighbor is; while that is not known, the one that looks for it
 	queue  []PuntedFrame
 	used   *atomic.Uint32 // 1 when a worker has used the entry
 }
@@ -139,10 +142,10 @@ func (r *Router) SetNeighbor(net frame.NetID, a frame.Addr, m frame.MAC, out Out
 	k := neighKey{net, a}
 	n := r.neigh[k]
 	if n == nil {
-		n = &neighbor{used: new(atomic.Uint32)}
-		r.neigh[k] = n
+		n = r.addNeighbor(k, Permanent, frame.NoPort)
 	}
-	n.state, n.mac = Permanent, m
+	r.become(n, Permanent)
+	n.mac = m
 	r.publishNeighbors()
 	r.flushQueue(n, out)
 }
@@ -157,26 +160,67 @@ func (r *Router) DeleteNeighbor(net frame.NetID, a frame.Addr, out Output) bool 
 		return false
 	}
 	r.dropQueue(n, out)
-	delete(r.neigh, k)
+	r.removeNeighbor(k, n)
 	r.publishNeighbors()
 	return true
 }
 
-// learn records MAC m for a neighbor, from its ARP request or reply. create allows adding a neighbor that is not in
+// addNeighbor makes an entry, charged to a port.
+func (r *Router) addNeighbor(k neighKey, state NeighState, owner frame.PortID) *neighbor {
+	n := &neighbor{state: state, owner: owner % frame.MaxPorts, used: new(atomic.Uint32)}
+	r.neigh[k] = n
+	r.neighborsOf[n.owner]++
+	if state.unresolved() {
+		r.unresolvedOf[n.owner]++
+	}
+	return n
+}
+
+func (r *Router) removeNeighbor(k neighKey, n *neighbor) {
+	delete(r.neigh, k)
+	r.neighborsOf[n.owner]--
+	if n.state.unresolved() {
+		r.unresolvedOf[n.owner]--
+	}
+}
+
+// become changes the state of an entry.
+func (r *Router) become(n *neighbor, state NeighState) {
+	if n.state.unresolved() {
+		r.unresolvedOf[n.owner]--
+	}
+	if n.state = state; state.unresolved() {
+		r.unresolvedOf[n.owner]++
+	}
+}
+
+func (s NeighState) unresolved() bool { return s == Incomplete || s == Failed }
+
+// hasRoom reports whether port id may have another entry in this state. An entry of another port makes room if need be. The refusal is
+// cheap: a port that scans a subnet harms itself only.
+func (r *Router) hasRoom(id frame.PortID, state NeighState, out Output) bool {
+	id %= frame.MaxPorts
+	return r.neighborsOf[id] < maxOfPort && (!state.unresolved() || r.unresolvedOf[id] < maxUnresolved) && (len(r.neigh) < maxNeighbors || r.evict(out))
+}
+
+// learn records MAC m for a neighbor behind a port, from its ARP request or reply. create allows adding a neighbor that is not in
 // the table (the Merge_flag of RFC 826).
-func (r *Router) learn(k neighKey, m frame.MAC, now frame.Tick, create bool, out Output) {
+func (r *Router) learn(k neighKey, m frame.MAC, behind frame.PortID, now frame.Tick, create bool, out Output) {
 	n := r.neigh[k]
 	switch {
-	case n == nil && (!create || len(r.neigh) >= maxNeighbors && !r.evict(out)):
+	case n == nil && (!create || !r.hasRoom(behind, Reachable, out)):
 		return
 	case n == nil:
-		n = &neighbor{used: new(atomic.Uint32)}
-		r.neigh[k] = n
+		n = r.addNeighbor(k, Incomplete, behind)
 	case n.state == Permanent:
 		return
 	}
-	changed := n.mac != m || n.state == Incomplete || n.state == Failed
-	n.mac, n.state, n.since, n.probes = m, Reachable, now, 0
+	changed := n.mac != m || n.state.unresolved()
+	r.become(n, Reachable)
+	r.neighborsOf[n.owner]--
+	n.owner = behind % frame.MaxPorts
+	r.neighborsOf[n.owner]++
+	n.mac, n.since, n.probes = m, now, 0
 	if !changed {
 		return
 	}
@@ -198,12 +242,14 @@ func (r *Router) flushQueue(n *neighbor, out Output) {
 func (r *Router) evict(out Output) bool {
 	for _, want := range []NeighState{Failed, Incomplete, Stale} {
 		for k, n := range r.neigh {
-			if n.state == want {
-				r.dropQueue(n, out)
-				delete(r.neigh, k)
-				r.publishNeighbors()
-				return true
+			if n.state != want {
+				continue
 			}
+			r.dropQueue(n, out)
+			if r.removeNeighbor(k, n); !want.unresolved() { // else no worker knows it
+				r.publishNeighbors()
+			}
+			return true
 		}
 	}
 	return false
@@ -227,15 +273,15 @@ func (r *Router) enqueue(p PuntedFrame, now frame.Tick, out Output) {
 		return
 	}
 	if n == nil {
-		if len(r.neigh) >= maxNeighbors && !r.evict(out) {
+		if !r.hasRoom(p.In, Failed, out) {
 			out.Drop(p, frame.NeighborQueueFull)
 			return
 		}
-		n = &neighbor{state: Failed, used: new(atomic.Uint32)}
-		r.neigh[k] = n
+		n = r.addNeighbor(k, Failed, p.In)
 	}
 	if n.state == Failed {
-		n.state, n.mac, n.probes, n.since = Incomplete, 0, 1, now
+		r.become(n, Incomplete)
+		n.mac, n.probes, n.since = 0, 1, now
 		n.next = now + retransTime
 		r.solicit(k, 0, out)
 	}
@@ -267,12 +313,12 @@ func (r *Router) Tick(now frame.Tick, out Output) {
 			if n.used.Load() != 0 {
 				n.state, n.probes, n.next = Probe, 0, now
 			} else if now-n.since > staleTime {
-				delete(r.neigh, k)
+				r.removeNeighbor(k, n)
 				changed = true
 			}
 		case Failed:
 			if now-n.since > failedTime {
-				delete(r.neigh, k)
+				r.removeNeighbor(k, n)
 			}
 		}
 		if (n.state == Probe || n.state == Incomplete) && now-n.next < 1<<31 {
@@ -293,7 +339,8 @@ func (r *Router) probe(k neighKey, n *neighbor, now frame.Tick, out Output) (fai
 		r.solicit(k, n.mac, out)
 		return false
 	}
-	n.state, n.since = Failed, now
+	r.become(n, Failed)
+	n.since = now
 	for _, p := range n.queue {
 		e := frame.NeighborFailed.Info().Error
 		r.icmpError(p, e.Type, e.Code, 0, now, out)

@@ -81,6 +81,8 @@ type Router struct {
 
 	mu            sync.Mutex // Lock 70: protects everything below and writes of snap
 	neigh         map[neighKey]*neighbor
+	neighborsOf   [frame.MaxPorts]int        // entries of neigh charged to each port
+	unresolvedOf  [frame.MaxPorts]int        // those without an answer
 	bucket        [frame.MaxPorts]bucket     // limits what each port sends to the slow path
 	errors        bucket                     // limits ICMP errors, all ports together
 	queuedBytes   int                        // bytes of frames queued for neighbors
@@ -169,8 +171,9 @@ func (r *Router) DeleteInterface(id frame.NetID, out Output) {
 	maps.DeleteFunc(r.neigh, func(k neighKey, n *neighbor) bool {
 		if k.net == id {
 			r.dropQueue(n, out)
+			r.removeNeighbor(k, n)
 		}
-		return k.net == id
+		return false
 	})
 	r.update(func(s *snapshot) {
 		s.ifaces[id] = nil
