@@ -9,7 +9,7 @@ import (
 // An Inbound says what containers may begin with the host. The host may begin anything with them, and has the answers.
 type Inbound struct {
 	Host  frame.PortID // the port of the host
-	Addrs []frame.Addr // the host's addresses; packets to others only pass through the host
+	Addrs []frame.Addr // the host's addresses, and the broadcast address of its port's network; packets to others only pass through the host
 	Open  [2]*PortSet  // ports that containers may use: of TCP, of UDP
 	Pings bool         // ICMP queries are let in
 }
@@ -42,6 +42,8 @@ func (n *NAT) Filter(b *frame.Batch) {
 			why = n.filter(c, f, b)
 		}
 		switch {
+		case why == frame.None && f.Out == frame.NoPort:
+			f.Verdict = frame.Flood // the host's, to a station that is not known
 		case why == frame.None:
 			f.Verdict = frame.ToPort
 		case why.Punt() == frame.NoPunt:
@@ -72,7 +74,7 @@ func (n *NAT) filter(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 			return frame.None
 		}
 		return frame.HostInbound
-	case !slices.Contains(in.Addrs, own):
+	case !slices.Contains(in.Addrs, own) && (fromHost || own < 0xe0000000): // a group, or everybody, is the host, too
 		return frame.None
 	case f.Flags&frame.ICMPError != 0:
 		return n.filterError(c, f, b, fromHost)
@@ -92,12 +94,12 @@ func (n *NAT) filter(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 		}
 		e, dir = f.Flow, f.Dir
 	}
+	f.Flow, f.Dir = e, dir
 	if s := &n.state[e]; s.state.Load()&untranslated != 0 && !b.Dry {
 		flags := uint8(0)
 		if f.Proto == frame.TCP {
 			flags = f.TCP().Flags()
 		}
-		f.Dir = dir
 		n.account(f, s, &n.flows.keys[e][0], flags, true, b.Tick)
 	}
 	return frame.None
@@ -118,7 +120,7 @@ func (n *NAT) filterError(c *config, f *frame.Frame, b *frame.Batch, fromHost bo
 // track makes the flow that f begins, which nothing translates. It is charged to the container's port. It sets f.Flow and f.Dir.
 func (n *NAT) track(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	d := pendingFlow{orig: f.Tuple, reply: f.Tuple.Reverse(), port: f.In, net: f.Net, status: untranslated}
-	if f.In == c.inbound.Host {
+	if f.In == c.inbound.Host && f.Out != frame.NoPort {
 		d.port = f.Out
 	}
 	if int(d.port) >= len(n.flowsOf) {

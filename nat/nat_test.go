@@ -75,8 +75,8 @@ func genPacket(t *rapid.T) frametest.Packet {
 	case frame.TCP:
 		p.Flags = frame.FlagSYN
 		p.Partial = rapid.Bool().Draw(t, "partial")
-		if len(p.Payload) > 20 && rapid.Bool().Draw(t, "gso") {
-			p.GSO = 20
+		if len(p.Payload) > 48 && rapid.Bool().Draw(t, "gso") {
+			p.GSO = 48
 		}
 	case frame.UDP:
 		p.Partial = rapid.Bool().Draw(t, "partial")

@@ -153,7 +153,7 @@ func (o *outsidePorts) reuse(p uint16, inside frame.Addr, owner frame.PortID, dr
 func (n *NAT) choose(c *config, a *hostAddr, i int, d *pendingFlow, dry bool) (port uint16, charged, ok bool) {
 	inside, owner := &d.orig, d.port
 	o, pool, want := &a.ports[i], c.pool[i], inside.SrcPort
-	good := n.pick(a, i, d)
+	good := n.choosing(a, i, d)
 	rests := o.quarantine != nil
 	if p := c.publishedAs(i, a.addr, inside); p != 0 && (inside.Dst != a.addr || inside.DstPort != p) {
 		if rests && o.reuse(p, inside.Src, owner, dry) {
@@ -250,7 +250,7 @@ func (n *NAT) overloadFor(c *config, i int, d *pendingFlow, limit int32, dry boo
 		return false
 	}
 	o, pool, inside := &a.ports[i], c.pool[i], d.orig.SrcPort
-	good := n.pick(a, i, d)
+	good := n.choosing(a, i, d)
 	try := func(p uint16) bool {
 		d.reply.DstPort = p
 		if !pool.Has(p) || o.overloaded[p].Load() == 0 && (o.used.Has(p) || n.heldBy[i][d.port].Load() >= limit) || // cheap, and before:

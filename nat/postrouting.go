@@ -41,7 +41,7 @@ func (n *NAT) PostRouting(b *frame.Batch) {
 		}
 		switch why := n.postRoute(c, f, b); {
 		case why == frame.None:
-		case why == frame.NATPortsExhausted && f.Proto == frame.TCP && n.mayBeFreeSoon(f.In, b):
+		case why == frame.NATPortsExhausted && f.Proto == frame.TCP && !resumes(f) && n.mayBeFreeSoon(f.In, b):
 			f.DropFor(why) // in silence: its sender tries again
 		case why.Punt() != frame.NoPunt:
 			f.PuntFor(why)

@@ -81,14 +81,14 @@ func (n *NAT) mayBeFreeSoon(in frame.PortID, b *frame.Batch) bool {
 	}
 	r, now := &n.refused[in], uint32(b.Tick)
 	first := r.first.Load()
-	if now-r.last.Load() > 2*frame.TicksPerSecond { // a new shortage
+	if int32(now-r.last.Load()) > 2*frame.TicksPerSecond { // a new shortage
 		first = now
 	}
 	if !b.Dry {
 		r.first.Store(first)
 		r.last.Store(now)
 	}
-	return now-first < frame.TicksPerSecond
+	return int32(now-first) < frame.TicksPerSecond
 }
 
 // lastUser reports whether m is a mapping that ends with one of its users, or a permission with which its mapping

@@ -70,8 +70,8 @@ func (a *hostAddr) letsGo(i int, p uint16, syn segmentMark, now frame.Tick) bool
 	return int32(syn.seq-x.seq.Load()) > 0
 }
 
-// A pick chooses among ports: the first ones that the other end may not let go are passed over.
-type pick struct {
+// A chooser chooses among ports: the first ones that the other end may not let go are passed over.
+type chooser struct {
 	a     *hostAddr
 	i     int
 	syn   segmentMark
@@ -79,15 +79,15 @@ type pick struct {
 	looks int
 }
 
-// pick begins a choice among the ports of address a for flow d.
-func (n *NAT) pick(a *hostAddr, i int, d *pendingFlow) *pick {
-	return &pick{a: a, i: i, syn: d.syn, now: frame.Tick(n.now.Load())}
+// choosing begins a choice among the ports of address a for flow d.
+func (n *NAT) choosing(a *hostAddr, i int, d *pendingFlow) *chooser {
+	return &chooser{a: a, i: i, syn: d.syn, now: frame.Tick(n.now.Load())}
 }
 
-// maxLooks is how many ports are passed over.
+// maxLooks is how many ports are passed over, or tried at random.
 const maxLooks = 8
 
-func (p *pick) takes(port uint16) bool {
+func (p *chooser) takes(port uint16) bool {
 	if p.looks >= maxLooks || p.a.letsGo(p.i, port, p.syn, p.now) {
 		return true
 	}

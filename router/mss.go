@@ -27,7 +27,7 @@ func (s *snapshot) clampMSS(f *frame.Frame, mtu int, byUplink bool) {
 	if byUplink {
 		mtu = min(mtu, s.wayMTU(far), s.ways.mtu(far), s.hostRouteMTU(far))
 	}
-	limit := uint16(mtu - frame.IPv4Len - frame.TCPLen)
+	limit := uint16(max(mtu, minWayMTU) - frame.IPv4Len - frame.TCPLen)
 	for at, end := frame.TCPLen, h.HeaderLen(); ; {
 		kind, n := frame.NextOption(h[at:end])
 		if n <= 0 {

@@ -107,6 +107,10 @@ func (s *snapshot) unicast(b *frame.Batch, f *frame.Frame, n *Network) {
 	}
 	if out == nil { // unknown, or behind a port that this snapshot does not have: it comes or goes at this moment
 		f.Verdict, f.Class = frame.Flood, frame.UnknownUnicast
+		if in := s.port(f.In); s.tracked && in != nil && in.Flags&Tracked != 0 {
+			f.Verdict, f.Out = frame.Policed, frame.NoPort
+			b.Locals++
+		}
 		return
 	}
 	if why := s.checkEgress(f, out); why != frame.None {

@@ -356,6 +356,11 @@ func (v *view) uplink() api.Uplink {
 		Kind: string(kind), Device: s.Device, Address: model.AddrText(s.Addr), State: "up", Why: s.Why, MTU: s.MTU, Ports: v.Config.Uplink.Ports,
 		Promise: "the host's netfilter does not see container traffic; published ports have their own filter (--from)",
 	}
+	for _, r := range v.dp.Router.Routes() {
+		if r.Kind == router.Local && v.CheckStaticRoute(r.Prefix) == nil {
+			x.Promise = "the host's netfilter sees container traffic only to destinations with a route `via host`; published ports have their own filter (--from)"
+		}
+	}
 	if !s.Up {
 		x.State = "down"
 	}

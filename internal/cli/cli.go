@@ -111,7 +111,7 @@ func (a *app) root() *cobra.Command {
 		Use:   "uvswitch",
 		Short: "A container network in one user-space process",
 		Long: "uvswitch is a learning switch, a router and a NAT for containers, network namespaces and VMs, in one process.\n" +
-			"It needs no kernel bridge, no netfilter rule and no sysctl. To see it at work, run `uvswitch lab tour`.",
+			"It needs no kernel bridge, no netfilter rule and no global sysctl. To see it at work, run `uvswitch lab tour`.",
 		SilenceUsage: true, SilenceErrors: true, Version: Version,
 	}
 	f := root.PersistentFlags()

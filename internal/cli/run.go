@@ -58,7 +58,7 @@ func (a *app) runCommand() *cobra.Command {
 	fl.StringVar(&f.kind, "uplink-kind", "", "how to attach to the uplink's device: tcx or clsact (BPF, Linux 5.12 or later), tap (no BPF: the host routes and masquerades) or host (through the host's stack, untranslated) (default tcx, else clsact)")
 	fl.StringVar(&f.host, "host", "on", "host port, which connects the host itself to network default: on or off")
 	fl.StringVar(&f.inbound, "host-inbound", "allow", "what containers may begin with the host: allow, deny, or what is open, such as 22/tcp,53/udp,icmp")
-	fl.StringVar(&f.cgroup, "cgroup", "", "`FOLDER` of cgroup2 whose processes reach published ports directly, or off: the relay serves them all (default the root of cgroup2)")
+	fl.StringVar(&f.cgroup, "cgroup", "", "`FOLDER` of cgroup2 whose processes reach published ports directly, or off: they use the relay (default the root of cgroup2)")
 	fl.StringVar(&f.name, "name", "uvs", "name prefix of the switch's own devices, NAME0 and NAME-up")
 	fl.StringVar(&f.fence, "uplink-devices", "", "let packets leave by these devices of the host only, such as wg0,eth1 (default all): a kill switch for a VPN")
 	fl.StringVar(&f.ports, "nat-ports", model.DefaultNATPorts, "ports of the host that NAT may use")

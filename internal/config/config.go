@@ -56,6 +56,9 @@ type Words string
 func (w *Words) UnmarshalYAML(decode func(any) error) error {
 	var list []string
 	if decode(&list) == nil {
+		if len(list) == 0 {
+			return errors.New("the list is empty; write deny, or allow")
+		}
 		*w = Words(strings.Join(list, ","))
 		return nil
 	}

@@ -87,6 +87,9 @@ func (s Source) config(f *File) (c model.Config, err error) {
 		c.Routes = append(c.Routes, api.RouteAdd{Dst: r.Dst, Gateway: r.Via, Type: r.Type})
 	}
 	s.Flags.apply(&c)
+	if c.Uplink.Kind == model.ViaHost && !c.Host.On {
+		return c, errors.New("an uplink of kind host leads through the host's port: it needs --host on")
+	}
 	_, err = model.ParseInbound(c.Host.Inbound)
 	return c, err
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -12,18 +13,22 @@ import (
 
 // openClients leads the host's own clients of published ports to the containers by programs. Where that is not possible, the relays serve
 // all of them.
-func (d *Daemon) openClients() {
+func (d *Daemon) openClients() error {
 	if d.config.Host.Cgroup == model.CgroupOff {
 		d.clientsWhy = "--cgroup off"
-		return
+		return nil
 	}
 	p, err := hostclients.Open(d.config.Host.Cgroup)
+	if err != nil && d.config.Host.Cgroup != "" {
+		return fmt.Errorf("--cgroup: %w; name a folder of cgroup2, or off", err)
+	}
 	if err != nil {
 		d.clientsWhy = err.Error()
 		d.log.Warn("the relay serves the host's own clients of published ports", "why", err)
-		return
+		return nil
 	}
 	d.clients = p
+	return nil
 }
 
 // HostClients tells how the host's own clients of published ports are served: by programs at connect(2), or by the relay alone, and why.
@@ -41,7 +46,7 @@ func (d *Daemon) updateClientsLocked() {
 	}
 	var rules []hostclients.Rule
 	for _, p := range d.publishes {
-		if r, ok := p.clientRule(); ok {
+		if r, ok := p.clientRule(); ok && (p.HostAddr.IsUnspecified() || p.HostAddr.IsLoopback() || slices.Contains(own, p.HostAddr)) {
 			rules = append(rules, r)
 		}
 	}
@@ -70,7 +75,7 @@ func (d *Daemon) inboundLocked() *nat.Inbound {
 	if in == nil || h == nil {
 		return nil
 	}
-	in.Host, in.Addrs = h.ID, d.hostAddrsLocked()
+	in.Host, in.Addrs = h.ID, append(d.hostAddrsLocked(), frame.AddrFrom(h.net.Broadcast()))
 	return in
 }
 

@@ -98,9 +98,6 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	if _, err := model.ParsePortRanges(o.Config.Uplink.Ports); err != nil {
 		return nil, err
 	}
-	if o.Config.Uplink.Kind == model.ViaHost && !o.Config.Host.On {
-		return nil, errors.New("an uplink of kind host leads through the host's port: it needs --host on")
-	}
 	d, err := newDaemon(o)
 	if err != nil {
 		return nil, err
@@ -188,7 +185,9 @@ func (d *Daemon) buildLocked() error {
 		if err := d.addHostPortLocked(); err != nil {
 			return err
 		}
-		d.openClients()
+		if err := d.openClients(); err != nil {
+			return err
+		}
 	}
 	d.refreshUplinkLocked()
 	stored, devices := d.loadStoredLocked()

@@ -11,7 +11,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/nat"
 	"github.com/uvswitch/uvswitch/router"
-	"github.com/uvswitch/uvswitch/switch"
+	vswitch "github.com/uvswitch/uvswitch/switch"
 )
 
 // AddNetwork adds a network.

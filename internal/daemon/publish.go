@@ -64,7 +64,7 @@ func (d *Daemon) addPublishLocked(a api.PublishAdd) (model.Publish, error) {
 	return m, nil
 }
 
-// openRelays binds the ports on the host. A large range, and SCTP, are not served to the host itself.
+// openRelays binds the ports on the host. A large range is not bound, and SCTP has no relay.
 func (d *Daemon) openRelays(p *publish) (*relay.Set, error) {
 	if p.Len() > model.MaxRelays || p.Proto == "sctp" {
 		return nil, nil

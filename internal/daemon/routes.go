@@ -63,6 +63,11 @@ func (d *Daemon) setThroughLocked() {
 	if slices.Equal(h.Through, through) {
 		return
 	}
+	if len(through) == 0 && !d.leavesByHost() {
+		if err := link.StopForwarding(h.Ifname); err != nil {
+			d.log.Error("cannot switch forwarding off on the host port's device", "error", err)
+		}
+	}
 	d.mu.Lock()
 	h.Through = through
 	d.mu.Unlock()

@@ -17,7 +17,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/router"
-	"github.com/uvswitch/uvswitch/switch"
+	vswitch "github.com/uvswitch/uvswitch/switch"
 	"github.com/uvswitch/uvswitch/tap"
 )
 

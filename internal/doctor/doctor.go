@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -53,6 +54,8 @@ type Exam struct {
 	status *api.Status  // of the running switch
 	ports  []api.Port
 	found  []Finding
+
+	viaHost bool // there is a route through the host
 }
 
 func (e *Exam) add(check string, l Level, remedy, format string, args ...any) {
@@ -117,6 +120,9 @@ func (e *Exam) theSwitch(ctx context.Context) {
 	}
 	e.status = &s
 	_ = e.Client.Do(ctx, "GET", "/ports", nil, &e.ports) // the switch has just answered
+	var routes []api.Route
+	_ = e.Client.Do(ctx, "GET", "/routes", nil, &routes)
+	e.viaHost = slices.ContainsFunc(routes, func(r api.Route) bool { return r.Gateway == model.ViaHost })
 	e.add("switch", OK, "", "%s, pid %d, %d ports", s.Version, s.PID, s.Ports)
 	if s.Uplink.Kind != "none" && s.Uplink.State != "up" {
 		e.add("switch", Fail, "give the host a default route, or bring the uplink's device up and give it an address", "the uplink is down: %s", s.Uplink.Why)
@@ -198,9 +204,9 @@ func (e *Exam) uplinkDevice() {
 		return
 	}
 	sound := len(e.found)
-	if e.status != nil && e.status.Uplink.Kind == model.ViaHost {
+	if e.status != nil && (e.status.Uplink.Kind == model.ViaHost || e.viaHost) {
 		if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err == nil && strings.TrimSpace(string(b)) != "1" {
-			e.add("uplink", Warn, "sysctl -w net.ipv4.ip_forward=1", "packets leave through the host's stack, but the host forwards nothing: net.ipv4.ip_forward is 0")
+			e.add("uplink", Warn, "sysctl -w net.ipv4.ip_forward=1", "packets leave through the host's stack, but the host forwards no answers: net.ipv4.ip_forward is 0")
 		}
 		e.add("uplink", Note, fmt.Sprintf("where nobody outside knows the containers' addresses: `iptables -t nat -A POSTROUTING -s %s ! -o %s0 -j MASQUERADE`", e.Subnet, e.Name), "packets leave with the containers' own addresses")
 	}

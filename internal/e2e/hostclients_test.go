@@ -35,6 +35,11 @@ func TestHostClients(t *testing.T) {
 			for _, addr := range []string{"127.0.0.1:5300", "10.1.0.1:5300"} {
 				b.Eventually("a UDP client of "+addr+" has its answer", func() bool { return strings.Contains(udp(addr), "the container at port 53") })
 			}
+			// A port that is published at an address which the host does not have yet leads nobody astray.
+			b.Web("out")
+			b.CLI("publish", "add", "10.1.0.2:80:80", "--port", "web")
+			asks(t, b, "host", "10.1.0.2", "this is out")
+			b.CLI("publish", "del", "10.1.0.2:80")
 			var published []api.Publish
 			b.JSON(&published, "publish", "ls")
 			for _, p := range published {

@@ -236,6 +236,13 @@ func TestOlderKernel(t *testing.T) {
 	b.Sh("host", "ip route add 128.0.0.0/1 via 10.20.0.2")
 	asks(t, b, "web", "203.0.113.9", "this is lan; you are 10.20.0.1")
 	b.Sh("web", "ping -c 1 -W 3 -s 3000 203.0.113.9")
+	// A SYN to a neighbor that the host does not know yet must not leave a wrong MTU behind: the answer's MSS is not clamped.
+	b.Sh("host", "ip neigh flush dev lan0")
+	b.Sh("web", "ip tcp_metrics flush; curl -sS -m 5 http://10.20.0.2/ >/dev/null & for i in 1 2 3; do curl -sS -m 5 http://10.20.0.2/ >/dev/null; done")
+	var way api.Way
+	if b.JSON(&way, "route", "get", "10.20.0.2"); way.MTU != 0 && way.MTU != 1500 {
+		t.Errorf("the way has MTU %d", way.MTU)
+	}
 	b.Sh("host", "ip route del 128.0.0.0/1; ip rule add from 172.29.0.3 lookup 100 && ip route add default via 10.20.0.2 table 100")
 	asks(t, b, "db", "203.0.113.9", "this is lan; you are 10.20.0.1")
 	asks(t, b, "web", "203.0.113.9", "this is out; you are 10.1.0.1")

@@ -2,6 +2,7 @@ package explain
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -39,8 +40,8 @@ func (s *Switch) narrate(stage string, before, f *frame.Frame) (result, text str
 
 func (s *Switch) narrateFilter(f *frame.Frame) (string, string) {
 	switch {
-	case f.Verdict != frame.ToPort:
-		return "", "" // the drop's own words
+	case f.Verdict != frame.ToPort && f.Verdict != frame.Flood:
+		return "refuse", f.Reason.Info().Meaning
 	case s.PortByID(f.In) != nil && s.PortByID(f.In).Kind == model.KindHost:
 		return "ok", "the host may begin anything with containers (--host-inbound)"
 	}
@@ -224,6 +225,9 @@ func (s *Switch) narratePostRouting(before, f *frame.Frame) (string, string) {
 		return "refuse", f.Reason.Info().Meaning
 	}
 	if f.NAT == frame.NATNone && f.Egress != frame.NoNet {
+		if rt, ok := s.Dataplane.Router.Lookup(f.RouteDst); ok && rt.Kind == router.Local && !slices.Contains(s.Own, f.RouteDst.Netip()) {
+			return "none", "through the host's own stack: nothing is translated here, and the host must forward the packet"
+		}
 		return "none", "between networks of the switch: nothing is translated"
 	}
 	what := "snat"

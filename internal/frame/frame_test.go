@@ -209,6 +209,11 @@ func TestSuperFrameOfLRO(t *testing.T) {
 				t.Errorf("protocol %d: virtio-net header %x, want %x", proto, raw[:10], want[:10])
 			}
 		}
+		for n := frame.EthernetLen; n < 80; n++ { // cut off anywhere, under tags or not
+			short := append(bytes.Clone(lro[:frame.VnetLen+12]), 0x81, 0, 0, 0, 0x81, 0, 0, 0)
+			parsed(append(short, lro[frame.VnetLen+12:]...)[:frame.VnetLen+n])
+			parsed(bytes.Clone(lro[:frame.VnetLen+n]))
+		}
 		frame.VnetHdr(lro).Set(0, h[1], 0, h.GSOSize(), 0, 0)
 		if f := parsed(lro); f.Reason != frame.BadVnetHeader {
 			t.Errorf("without a checksum that was checked: %v", f.Reason)

@@ -14,7 +14,7 @@ func ParseBatch(b *Batch) {
 // Parse finds the offsets, the facts and the tuple of one frame. What no bridge would carry gets verdict Drop;
 // a packet that only a router would refuse is noted in Malformed and still crosses the switch.
 //
-// It reads no byte outside the frame, whatever the lengths in it say, and changes none.
+// It reads no byte outside the frame, whatever the lengths in it say, and changes none, but the checksum of a super-frame of LRO.
 //
 //uvswitch:hot
 func Parse(f *Frame) {

@@ -79,10 +79,13 @@ func validVnet(h VnetHdr, b []byte) bool {
 
 // completeGSO turns a super-frame whose checksums were checked, but which has none of its own, into one with a partial checksum: a NIC
 // that joins segments (LRO) leaves the checksum of the first one (linux include/linux/virtio_net.h, virtio_net_hdr_from_skb). What is not
-// TCP or UDP right behind the IP header stays as it is, and is refused.
+// TCP, UDP or alike right behind the IP header stays as it is, and is refused.
 func completeGSO(h VnetHdr, b []byte) {
 	at := EthernetLen
 	for ; len(b) >= at && (etherTypeAt(b, at) == TypeVLAN || etherTypeAt(b, at) == TypeQinQ); at += VLANLen {
+	}
+	if len(b) < at {
+		return
 	}
 	var l4, offset int
 	var sum uint16

@@ -37,7 +37,7 @@ type Rule struct {
 	Reserved   bool   // the switch has bound the ports on the host: nobody else has them
 }
 
-// Programs lead clients while they are open. Their methods may not be called at the same time.
+// Programs lead clients while they are open. Connections may be called while Set runs; two Sets may not run at once.
 type Programs struct {
 	maps  maps
 	links []link.Link
@@ -122,27 +122,30 @@ func (p *Programs) Set(rules []Rule, own []netip.Addr) error {
 		addrs[a] = true
 	}
 	var errs []error
+	did := func(err error) bool { // what has failed is tried again with the next Set
+		errs = append(errs, err)
+		return err == nil
+	}
 	for a := range addrs {
-		if !p.own[a] {
-			errs = append(errs, p.maps.own.Put(a.As4(), uint32(1)))
+		if !p.own[a] && did(p.maps.own.Put(a.As4(), uint32(1))) {
+			p.own[a] = true
 		}
 	}
 	for a := range p.own {
-		if !addrs[a] {
-			errs = append(errs, gone(p.maps.own.Delete(a.As4())))
+		if !addrs[a] && did(gone(p.maps.own.Delete(a.As4()))) {
+			delete(p.own, a)
 		}
 	}
 	for k := range p.rules {
-		if _, ok := want[k]; !ok {
-			errs = append(errs, gone(p.maps.rules.Delete(k)))
+		if _, ok := want[k]; !ok && did(gone(p.maps.rules.Delete(k))) {
+			delete(p.rules, k)
 		}
 	}
 	for k, v := range want {
-		if was, ok := p.rules[k]; !ok || was != v {
-			errs = append(errs, p.maps.rules.Put(k, v))
+		if was, ok := p.rules[k]; (!ok || was != v) && did(p.maps.rules.Put(k, v)) {
+			p.rules[k] = v
 		}
 	}
-	p.rules, p.own = want, addrs
 	return errors.Join(errs...)
 }
 
@@ -204,6 +207,12 @@ func netnsCookie() (uint64, error) {
 // of the first process's mounts.
 func openCgroup(path string) (*os.File, error) {
 	if path != "" {
+		var s unix.Statfs_t
+		if err := unix.Statfs(path, &s); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		} else if s.Type != unix.CGROUP2_SUPER_MAGIC {
+			return nil, fmt.Errorf("%s is no folder of cgroup2", path)
+		}
 		return os.Open(path)
 	}
 	if mount, ok := cgroupMount(); ok {
@@ -228,8 +237,8 @@ func cgroupMount() (path string, ok bool) {
 	}
 	for line := range strings.Lines(string(b)) {
 		f := strings.Fields(line) // proc(5): 3 is the root, 4 the mount point; the type follows a "-"
-		before, after, found := strings.Cut(line, " - ")
-		if found && len(f) > 5 && f[3] == "/" && strings.HasPrefix(after, "cgroup2 ") && before != "" {
+		_, after, found := strings.Cut(line, " - ")
+		if found && len(f) > 5 && f[3] == "/" && strings.HasPrefix(after, "cgroup2 ") {
 			return strings.ReplaceAll(f[4], `\040`, " "), true
 		}
 	}

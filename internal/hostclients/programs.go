@@ -154,7 +154,7 @@ func (p *program) emitQuestion(cookie uint64) {
 		asm.LoadMem(asm.R1, regCtx, ctxSock, asm.DWord), asm.JEq.Imm(asm.R1, 0, "unbound"),
 		asm.LoadMem(asm.R1, asm.R1, sockSrcIP4, asm.Word), asm.And.Imm(asm.R1, 0xff), asm.JEq.Imm(asm.R1, loopback, "as it is"),
 		asm.LoadMem(asm.R1, asm.RFP, slotIP, asm.Word).WithSymbol("unbound"), asm.JNE.Imm(asm.R1, 0, "known"),
-		asm.Mov.Imm(asm.R1, 1<<24|loopback),
+		asm.Mov.Imm(asm.R1, 1<<24|loopback), asm.StoreMem(asm.RFP, slotIP, asm.R1, asm.Word),
 		asm.StoreMem(asm.RFP, slotKey+4, asm.R1, asm.Word).WithSymbol("known"),
 	)
 	p.EmitMapLookup(p.maps.rules, slotKey, "every")
@@ -177,8 +177,7 @@ func (p *program) emitSocketCheck() {
 	p.Emit(
 		asm.Mov.Reg(regRule, asm.R0).WithSymbol("found"),
 		asm.LoadMem(asm.R1, regRule, ruleReserved, asm.DWord), asm.JNE.Imm(asm.R1, 0, "lead"),
-		asm.LoadMem(asm.R1, asm.RFP, slotIP, asm.Word), asm.JNE.Imm(asm.R1, 0, "at"), asm.Mov.Imm(asm.R1, 1<<24|127),
-		asm.StoreMem(asm.RFP, slotTuple+4, asm.R1, asm.Word).WithSymbol("at"),
+		asm.LoadMem(asm.R1, asm.RFP, slotIP, asm.Word), asm.StoreMem(asm.RFP, slotTuple+4, asm.R1, asm.Word),
 		asm.StoreMem(asm.RFP, slotTuple+10, regPort, asm.Half),
 		asm.Mov.Imm(asm.R3, 0), asm.LoadMem(asm.R2, regCtx, ctxSock, asm.DWord), asm.JEq.Imm(asm.R2, 0, "from"),
 		asm.LoadMem(asm.R3, asm.R2, sockSrcPort, asm.Word), asm.HostTo(asm.BE, asm.R3, asm.Half),

@@ -113,6 +113,15 @@ func ForwardThrough(name string) error {
 	return setConf(l.Attrs().Index, map[uint16]uint32{confForwarding: 1, confSendRedirects: 0, confRPFilter: 0})
 }
 
+// StopForwarding is the reverse, but for the redirects and the check of the source.
+func StopForwarding(name string) error {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("device %s: %w", name, err)
+	}
+	return setConf(l.Attrs().Index, map[uint16]uint32{confForwarding: 0})
+}
+
 // setConf writes what net.ipv4.conf.DEVICE says, by netlink (linux net/ipv4/devinet.c, inet_set_link_af).
 func setConf(index int, values map[uint16]uint32) error {
 	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)

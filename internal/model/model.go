@@ -72,7 +72,8 @@ func ParseInbound(s string) (*nat.Inbound, error) {
 	if s == "deny" {
 		return in, nil
 	}
-	for _, word := range strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' }) {
+	for _, word := range strings.Split(s, ",") {
+		word = strings.TrimSpace(word)
 		ports, proto, _ := strings.Cut(word, "/")
 		ranges, err := ParsePortRanges(ports)
 		set := map[string]int{"tcp": 0, "udp": 1}

@@ -58,6 +58,11 @@ func (s *State) NewRoute(a api.RouteAdd) (r Route, err error) {
 		return r, nil
 	}
 	if a.Gateway == ViaHost {
+		for _, n := range s.Networks {
+			if n.Prefix.Overlaps(r.Prefix) && n.Prefix.Bits() <= r.Prefix.Bits() {
+				return r, conflict("%s is a part of network %q: the switch itself delivers there", r.Prefix, n.Name)
+			}
+		}
 		if r.Kind = router.Local; !s.Config.Host.On {
 			return r, conflict("the switch has no host port (--host off): no route can lead through the host")
 		}

@@ -268,6 +268,8 @@ func needsRestart(have, want *model.State) error {
 		differ("uplink.devices", was.Uplink.Devices, will.Uplink.Devices)
 	}
 	differ("host", hostText(have), hostText(want))
+	differ("host.inbound", cmp.Or(was.Host.Inbound, "allow"), cmp.Or(will.Host.Inbound, "allow"))
+	differ("host.cgroup", was.Host.Cgroup, will.Host.Cgroup)
 	size := func(what string, was, will, found int) { // what was asked for, or what it came to
 		if was != will && will != found {
 			differ(what, found, will)

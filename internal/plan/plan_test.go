@@ -188,6 +188,8 @@ func TestUndo(t *testing.T) {
 
 func TestDiffRefuses(t *testing.T) {
 	for want, change := range map[string]func(have *model.State, c *model.Config){
+		"host.inbound (allow to deny); restart the switch": func(_ *model.State, c *model.Config) { c.Host.Inbound = "deny" },
+		"host.cgroup ( to off); restart the switch":        func(_ *model.State, c *model.Config) { c.Host.Cgroup = model.CgroupOff },
 		"uplink.device (auto to eth1); restart the switch": func(_ *model.State, c *model.Config) { c.Uplink.Device = "eth1" },
 		"uplink.kind":                  func(_ *model.State, c *model.Config) { c.Uplink.Kind = "clsact" },
 		"host (off to 172.29.255.254)": func(_ *model.State, c *model.Config) { c.Host.On = true },

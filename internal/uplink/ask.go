@@ -23,7 +23,7 @@ type Way struct {
 	index   int        // of the device
 	NextHop netip.Addr // equal to the destination if the destination is on the link
 	Source  netip.Addr // the host's address that the packet gets
-	MTU     int        // in bytes
+	MTU     int        // in bytes; 0: not known
 }
 
 // fibParams is the size of struct bpf_fib_lookup, in bytes.
@@ -100,7 +100,8 @@ func (u *Uplink) AskSource(t frame.Tuple) frame.Addr {
 	return 0
 }
 
-// Ask returns the way of a container's packet outside, as the host's routing chooses it now. It does not wait.
+// Ask returns the way of a container's packet outside, as the host's routing chooses it now. It does not wait, but before Linux 6.7
+// for netlink, when a next hop is new.
 func (u *Uplink) Ask(t frame.Tuple) (Way, error) {
 	if u.question == nil {
 		return Way{}, errors.New("this uplink does not ask the host's routing")
@@ -109,10 +110,11 @@ func (u *Uplink) Ask(t frame.Tuple) (Way, error) {
 	if err != nil {
 		return Way{}, err
 	}
-	if result == fibNoNeigh {
-		result = 0
+	mtu := int(binary.NativeEndian.Uint16(params[fibLength:]))
+	if result == fibNoNeigh { // without SKIP_NEIGH; the kernel has not come to the MTU
+		result, mtu = 0, 0
 	}
-	w := Way{Code: frame.WayCode(result), MTU: int(binary.NativeEndian.Uint16(params[fibLength:]))}
+	w := Way{Code: frame.WayCode(result), MTU: mtu}
 	if result < 0 {
 		w.Code = frame.WayNoRoute
 	}

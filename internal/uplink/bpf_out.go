@@ -140,7 +140,8 @@ func (p *wayOut) emitLength() {
 // emitAnswer:
 //
 //	result = fib_lookup(skb, &params, 64, SKIP_NEIGH | (command == SEND ? 0 : SRC)); // the flags that the kernel knows
-//	if (result != 0 && result != NO_NEIGH) { if (result < 0) result = NOT_FORWARDED; goto came_back; }
+//	if (result == NO_NEIGH) params.length = 0;
+//	else if (result) { if (result < 0) result = NOT_FORWARDED; goto came_back; }
 //	if (!fence[params.ifindex]) { result = FENCED; goto came_back; }
 //	if (command == SEND) goto send;
 func (p *wayOut) emitAnswer() {
@@ -150,9 +151,10 @@ func (p *wayOut) emitAnswer() {
 		asm.Mov.Imm(asm.R3, 64), asm.Mov.Imm(asm.R4, int32(p.maps.fib&^fibGetSource)), asm.JEq.Imm(regCommand, frame.WaySend, "ask"),
 		asm.Mov.Imm(asm.R4, int32(p.maps.fib)),
 		asm.FnFibLookup.Call().WithSymbol("ask"),
-		asm.JEq.Imm(asm.R0, 0, "found"), asm.JEq.Imm(asm.R0, fibNoNeigh, "found"),
+		asm.JEq.Imm(asm.R0, 0, "found"), asm.JEq.Imm(asm.R0, fibNoNeigh, "no neighbor"),
 		asm.Mov.Reg(regCommand, asm.R0), asm.JSGT.Imm(regCommand, 0, "came back"),
 		asm.Mov.Imm(regCommand, int32(frame.WayNoRoute)), asm.Ja.Label("came back"),
+		asm.StoreImm(asm.RFP, outParams+fibLength, 0, asm.Half).WithSymbol("no neighbor"), // then there is no MTU, but still the length
 		asm.LoadMem(asm.R1, asm.RFP, outParams+fibIfindex, asm.Word).WithSymbol("found"), asm.StoreMem(asm.RFP, outKey, asm.R1, asm.Word),
 	)
 	if p.maps.fence != nil {

@@ -98,8 +98,8 @@ func listen(ctx context.Context, events *nl.NetlinkSocket, again func() (*nl.Net
 }
 
 func subscribePolicies() (*nl.NetlinkSocket, error) {
-	const policies = 4 // XFRMNLGRP_POLICY of linux/xfrm.h
-	return subscribeTo(unix.NETLINK_XFRM, policies)
+	const states, policies = 3, 4 // XFRMNLGRP_SA, XFRMNLGRP_POLICY of linux/xfrm.h
+	return subscribeTo(unix.NETLINK_XFRM, states, policies)
 }
 
 // pause is what a host with a busy routing daemon is spared. The packets themselves ask the routing at once.
@@ -120,5 +120,9 @@ func subscribeTo(protocol int, groups ...uint) (*nl.NetlinkSocket, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s, s.SetReceiveTimeout(&unix.Timeval{Sec: 1})
+	if err := s.SetReceiveTimeout(&unix.Timeval{Sec: 1}); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
 }
