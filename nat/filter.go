@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"net/netip"
 	"slices"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -8,10 +9,17 @@ import (
 
 // An Inbound says what containers may begin with the host. The host may begin anything with them, and has the answers.
 type Inbound struct {
-	Host  frame.PortID // the port of the host
-	Addrs []frame.Addr // the host's addresses, and the broadcast address of its port's network; packets to others only pass through the host
-	Open  [2]*PortSet  // ports that containers may use: of TCP, of UDP
-	Pings bool         // ICMP queries are let in
+	Host  frame.PortID   // the port of the host
+	Addrs []frame.Addr   // the host's addresses; packets to others only pass through the host
+	Local []netip.Prefix // what else the host's kernel takes for itself: prefixes of its table local, broadcast addresses
+	Open  [2]*PortSet    // ports that containers may use: of TCP, of UDP
+	Pings bool           // ICMP queries are let in
+}
+
+// isHost reports whether a packet to an address is for the host itself. Groups and broadcasts are.
+func (in *Inbound) isHost(a frame.Addr) bool {
+	return a >= 0xe0000000 || slices.Contains(in.Addrs, a) ||
+		slices.ContainsFunc(in.Local, func(p netip.Prefix) bool { return p.Contains(a.Netip()) })
 }
 
 // opens reports whether a container may begin a flow with f.
@@ -74,7 +82,7 @@ func (n *NAT) filter(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 			return frame.None
 		}
 		return frame.HostInbound
-	case !slices.Contains(in.Addrs, own) && (fromHost || own < 0xe0000000): // a group, or everybody, is the host, too
+	case !in.isHost(own):
 		return frame.None
 	case f.Flags&frame.ICMPError != 0:
 		return n.filterError(c, f, b, fromHost)
@@ -109,7 +117,7 @@ func (n *NAT) filter(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 func (n *NAT) filterError(c *config, f *frame.Frame, b *frame.Batch, fromHost bool) frame.Reason {
 	if q, _, ok := frame.Quoted(f.ICMP()); ok && !fromHost {
 		sent := q.Reverse()
-		if _, _, ok := n.find(c, &sent, b); ok && f.Tuple.Dst == q.Src {
+		if e, _, ok := n.find(c, &sent, b); ok && f.Tuple.Dst == q.Src && n.state[e].port == f.In {
 			return frame.None
 		}
 		return frame.HostInbound

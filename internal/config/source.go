@@ -90,7 +90,10 @@ func (s Source) config(f *File) (c model.Config, err error) {
 	if c.Uplink.Kind == model.ViaHost && !c.Host.On {
 		return c, errors.New("an uplink of kind host leads through the host's port: it needs --host on")
 	}
-	_, err = model.ParseInbound(c.Host.Inbound)
+	in, err := model.ParseInbound(c.Host.Inbound)
+	if err == nil && in != nil && c.Uplink.Kind == model.KindTAP && c.Uplink.Device != model.UplinkNone {
+		err = errors.New("with an uplink of kind tap, containers reach the host by its routing, and host.inbound cannot be kept; use another --uplink-kind, or --host-inbound allow")
+	}
 	return c, err
 }
 

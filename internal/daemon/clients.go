@@ -8,6 +8,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/hostclients"
 	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/nat"
 )
 
@@ -75,7 +76,7 @@ func (d *Daemon) inboundLocked() *nat.Inbound {
 	if in == nil || h == nil {
 		return nil
 	}
-	in.Host, in.Addrs = h.ID, append(d.hostAddrsLocked(), frame.AddrFrom(h.net.Broadcast()))
+	in.Host, in.Addrs, in.Local = h.ID, d.hostAddrsLocked(), uplink.LocalPrefixes()
 	return in
 }
 

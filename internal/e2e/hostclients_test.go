@@ -72,6 +72,12 @@ func TestHostClients(t *testing.T) {
 func TestHostInbound(t *testing.T) {
 	Need(t, "curl", "ip", "ping", "socat")
 	b := NewHost(t)
+	if b.pair.Uplink == "tap" {
+		if err := b.TryStart("--host-inbound", "deny"); err == nil || !strings.Contains(err.Error(), "cannot be kept") {
+			t.Errorf("with an uplink of kind tap: %v", err)
+		}
+		b.pair.Uplink = "tcx"
+	}
 	b.Start("--host-inbound", "5000/tcp,53/udp")
 	containers(b)
 	b.Web("host")
@@ -100,6 +106,10 @@ func TestHostInbound(t *testing.T) {
 	asks(t, b, "db", "10.1.0.1:8080", "this is web")
 	asks(t, b, "out", "10.1.0.1:8080", "this is web; you are 10.1.0.2")
 	b.Sh("host", "ping -c 1 -W 2 172.29.0.2")
+	// What the host's kernel takes for itself is the host, also through a route.
+	b.Sh("host", "ip route add local 10.60.0.0/24 dev lo")
+	b.CLI("route", "add", "10.60.0.0/24", "via", "host")
+	b.Eventually("a local prefix of the host is closed", func() bool { return !strings.Contains(ask(b, "web", "10.60.0.5"), "this is host") })
 	var s api.Status
 	if b.JSON(&s, "status"); s.Drops["host_inbound"] == 0 {
 		t.Errorf("drops: %v", s.Drops)

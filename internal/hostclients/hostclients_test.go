@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"syscall"
 	"testing"
 	"time"
 
@@ -170,6 +171,25 @@ func TestLead(t *testing.T) {
 			t.Errorf("the answer to a datagram to %s comes from %v (%v)", addr, from, err)
 		}
 	}
+	// The same socket, without the published port.
+	direct := &net.UDPAddr{IP: net.IPv4(127, 9, 0, 2), Port: 80}
+	_, _ = u.WriteTo([]byte("who are you?"), direct)
+	if _, from, err := u.ReadFrom(make([]byte, 100)); err != nil || from.String() != direct.String() {
+		t.Errorf("the answer to a datagram to the container itself comes from %v (%v)", from, err)
+	}
+	// A socket that is bound to a device stays on it.
+	bound := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) { _ = unix.BindToDevice(int(fd), "lo") })
+	}}
+	if c, err := bound.Dial("tcp4", "127.0.0.1:8080"); err == nil {
+		t.Errorf("a client that is bound to a device was led to %v", c.RemoteAddr())
+		c.Close()
+	}
+	if c, err := net.Dial("tcp4", "0.0.0.0:8080"); err != nil || c.RemoteAddr().String() != "127.0.0.1:8080" {
+		t.Errorf("a client of 0.0.0.0 has the peer %v (%v)", c, err)
+	} else {
+		c.Close()
+	}
 	// A socket of IPv6 that sends to IPv4.
 	if six, err := net.ListenPacket("udp", "[::]:0"); err == nil {
 		defer six.Close()
@@ -180,7 +200,7 @@ func TestLead(t *testing.T) {
 			t.Errorf("the answer to a datagram of an IPv6 socket comes from %v (%v)", from, err)
 		}
 	}
-	if n := p.Connections(rules[0]); n != 2 {
+	if n := p.Connections(rules[0]); n != 3 {
 		t.Errorf("%d connections to port 8080 were counted", n)
 	}
 	if n := p.Connections(rules[2]); n != 2 {

@@ -59,7 +59,7 @@ var hooks = []ebpf.AttachType{
 const (
 	ctxIP4, ctxIP6, ctxPort, ctxProtocol, ctxSock = 4, 8, 24, 36, 64
 
-	sockSrcIP4, sockSrcPort = 24, 44 // this port is in the host's byte order
+	sockDevice, sockSrcIP4, sockSrcPort = 0, 24, 44 // this port is in the host's byte order
 )
 
 // Offsets in a ruleValue.
@@ -106,6 +106,7 @@ func (m *maps) load(at ebpf.AttachType, cookie uint64) (*ebpf.Program, error) {
 		p.emitQuestion(cookie)
 		p.emitSocketCheck()
 		p.emitLead()
+		p.emitDirectly()
 	}
 	p.EmitEnd("as it is", 1)
 	return bpf.Load("uvs_client", ebpf.CGroupSockAddr, at, p.Instructions)
@@ -134,13 +135,13 @@ func (p *program) emitStart() {
 //
 //	if (netns_cookie(ctx) != cookie) return 1;
 //	if (ctx->protocol != TCP && ctx->protocol != UDP) return 1;
-//	if (ctx->sk && ctx->sk->src_ip4 is 127.x) return 1;         // the relay's
+//	if (ctx->sk && (ctx->sk->bound_dev_if || ctx->sk->src_ip4 is 127.x)) return 1; // the relay's
 //	if (ip == 0) ip = 127.0.0.1;
 //	key = {64, ip, protocol, port};
 //	rule = rules[key];
 //	if (!rule) {
-//		if (ip is not 127.x && !own[ip]) return 1;
-//		key.ip = 0; rule = rules[key]; if (!rule) return 1; }
+//		if (ip is not 127.x && !own[ip]) goto directly;
+//		key.ip = 0; rule = rules[key]; if (!rule) goto directly; }
 func (p *program) emitQuestion(cookie uint64) {
 	const loopback = 127 // the first byte, which is the lowest here
 	p.Emit(
@@ -152,6 +153,7 @@ func (p *program) emitQuestion(cookie uint64) {
 		asm.HostTo(asm.BE, asm.R1, asm.Half), asm.StoreMem(asm.RFP, slotKey+8, asm.R1, asm.Half),
 		asm.StoreMem(asm.RFP, slotKey+10, regPort, asm.Half),
 		asm.LoadMem(asm.R1, regCtx, ctxSock, asm.DWord), asm.JEq.Imm(asm.R1, 0, "unbound"),
+		asm.LoadMem(asm.R2, asm.R1, sockDevice, asm.Word), asm.JNE.Imm(asm.R2, 0, "as it is"),
 		asm.LoadMem(asm.R1, asm.R1, sockSrcIP4, asm.Word), asm.And.Imm(asm.R1, 0xff), asm.JEq.Imm(asm.R1, loopback, "as it is"),
 		asm.LoadMem(asm.R1, asm.RFP, slotIP, asm.Word).WithSymbol("unbound"), asm.JNE.Imm(asm.R1, 0, "known"),
 		asm.Mov.Imm(asm.R1, 1<<24|loopback), asm.StoreMem(asm.RFP, slotIP, asm.R1, asm.Word),
@@ -162,9 +164,9 @@ func (p *program) emitQuestion(cookie uint64) {
 		asm.Ja.Label("found"),
 		asm.LoadMem(asm.R1, asm.RFP, slotKey+4, asm.Word).WithSymbol("every"), asm.And.Imm(asm.R1, 0xff), asm.JEq.Imm(asm.R1, loopback, "own"),
 	)
-	p.EmitMapLookup(p.maps.own, slotKey+4, "as it is")
+	p.EmitMapLookup(p.maps.own, slotKey+4, "directly")
 	p.Emit(asm.StoreImm(asm.RFP, slotKey+4, 0, asm.Word).WithSymbol("own"))
-	p.EmitMapLookup(p.maps.rules, slotKey, "as it is")
+	p.EmitMapLookup(p.maps.rules, slotKey, "directly")
 }
 
 // emitSocketCheck: in a range that the switch has not bound on the host, a socket of the host may have a port. It comes first: else the
@@ -229,6 +231,23 @@ func (p *program) emitLead() {
 		asm.LoadMem(asm.R1, asm.RFP, slotWho+8, asm.Word), asm.StoreMem(regCtx, p.ip, asm.R1, asm.Word),
 		asm.StoreMem(regCtx, ctxPort, regPort, asm.Word),
 	)
+}
+
+// emitDirectly: a UDP socket that is not led is not answered for what it asked before.
+//
+//	return 1;
+//	directly: if (ctx->protocol == UDP) delete(known[{socket_cookie(ctx), ip, port}]);
+func (p *program) emitDirectly() {
+	p.Emit(
+		asm.Mov.Imm(asm.R0, 1), asm.Return(),
+		asm.LoadMem(asm.R1, regCtx, ctxProtocol, asm.Word).WithSymbol("directly"), asm.JNE.Imm(asm.R1, unix.IPPROTO_UDP, "as it is"),
+		asm.LoadMem(asm.R1, asm.RFP, slotIP, asm.Word), asm.StoreMem(asm.RFP, slotWho+8, asm.R1, asm.Word),
+		asm.StoreMem(asm.RFP, slotWho+12, regPort, asm.Word),
+		asm.Mov.Reg(asm.R1, regCtx), asm.FnGetSocketCookie.Call(), asm.StoreMem(asm.RFP, slotWho, asm.R0, asm.DWord),
+		asm.LoadMapPtr(asm.R1, p.maps.asked.FD()),
+	)
+	p.Emit(bpf.Slot(asm.R2, slotWho)...)
+	p.Emit(asm.FnMapDeleteElem.Call())
 }
 
 // emitAnswer:

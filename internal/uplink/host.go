@@ -154,6 +154,19 @@ func HostAddrs(tap string) []netip.Addr {
 	return own
 }
 
+// LocalPrefixes are the destinations that the host's kernel takes for itself, broadcasts included, but for loopback's.
+func LocalPrefixes() (local []netip.Prefix) {
+	routes, _ := dump(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	})
+	for _, r := range routes {
+		if (r.Type == unix.RTN_LOCAL || r.Type == unix.RTN_BROADCAST) && r.Dst != nil && !r.Dst.IP.IsLoopback() {
+			local = append(local, prefixOf(r.Dst))
+		}
+	}
+	return local
+}
+
 // ownAndWatched are the host's addresses, without those of loopback's network and of the switch's devices, and the devices that have an
 // address or that a route leads to.
 func ownAndWatched(tap string, links []netlink.Link, addrs []netlink.Addr, routes []netlink.Route) (own []netip.Addr, watched []Watched) {
