@@ -150,7 +150,7 @@ func (n *NAT) end(e uint32, why ending) bool {
 	}
 	if i < 0 && s.state.Load()&untranslated == 0 {
 		n.portlessFlows[s.port].Add(-1)
-		n.tellPortlessPeer(&k[1], false)
+		n.outside.Peer(k[1].Dst, k[1].Src, k[1].Proto, false)
 	}
 	return true
 }

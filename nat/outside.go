@@ -15,7 +15,8 @@ type Outside interface {
 	UseAddr(a frame.Addr, index int)
 	// Peer says that a flow of a protocol without a set of ports between the host's address own and remote has begun (on), or has ended.
 	// There may be several, and the end of one may be told before its begin.
-	Peer(own, remote frame.Addr, proto uint8, on bool)
+	// A begin is refused when there is no room for its answers.
+	Peer(own, remote frame.Addr, proto uint8, on bool) (ok bool)
 	// SourceFor returns the source address that the host's routing chose last for packets to a remote address; 0 if it is not known.
 	SourceFor(remote frame.Addr) frame.Addr
 	// AskSource asks the host's routing which source address a packet with this tuple gets; 0 if it is not known. It takes some
@@ -26,11 +27,11 @@ type Outside interface {
 // privately is the Outside of a NAT without one.
 type privately struct{}
 
-func (privately) PortSet(int, uint8) *PortSet                { return NewPortSet() }
-func (privately) UseAddr(frame.Addr, int)                    {}
-func (privately) Peer(frame.Addr, frame.Addr, uint8, bool)   {}
-func (privately) SourceFor(remote frame.Addr) (a frame.Addr) { return 0 }
-func (privately) AskSource(frame.Tuple) (a frame.Addr)       { return 0 }
+func (privately) PortSet(int, uint8) *PortSet                        { return NewPortSet() }
+func (privately) UseAddr(frame.Addr, int)                            {}
+func (privately) Peer(frame.Addr, frame.Addr, uint8, bool) (ok bool) { return true }
+func (privately) SourceFor(remote frame.Addr) (a frame.Addr)         { return 0 }
+func (privately) AskSource(frame.Tuple) (a frame.Addr)               { return 0 }
 
 // MaxAddrs is how many addresses of the host flows may leave by at a time.
 const MaxAddrs = 63

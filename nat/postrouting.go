@@ -328,7 +328,12 @@ func (n *NAT) confirm(c *config, f *frame.Frame, d *pendingFlow, b *frame.Batch)
 			n.emit(FlowNew, e, "")
 			if protoIndex(d.orig.Proto) < 0 && d.status&untranslated == 0 {
 				n.portlessFlows[d.port].Add(1)
-				n.tellPortlessPeer(&d.reply, true)
+				if !n.outside.Peer(d.reply.Dst, d.reply.Src, d.reply.Proto, true) {
+					n.flowsOf[d.port].Add(1) // end and rollback each give one back
+					n.end(e, replaced)
+					f.NAT = frame.NATNone
+					return frame.PairsFull
+				}
 			}
 			return frame.None
 		case exists:
@@ -358,11 +363,6 @@ func (n *NAT) confirm(c *config, f *frame.Frame, d *pendingFlow, b *frame.Batch)
 // maxPortlessFlows is how many flows of protocols without ports one port may have: the table of a shared uplink
 // device is small.
 const maxPortlessFlows = 128
-
-// tellPortlessPeer reports that a flow of a protocol without a set of ports has begun or ended.
-func (n *NAT) tellPortlessPeer(reply *frame.Tuple, on bool) {
-	n.outside.Peer(reply.Dst, reply.Src, reply.Proto, on)
-}
 
 // fill writes the state of entry e, which is not visible yet.
 func (n *NAT) fill(e uint32, c *config, d *pendingFlow, f *frame.Frame, now frame.Tick) {

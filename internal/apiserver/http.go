@@ -23,6 +23,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/rights"
 	"github.com/uvswitch/uvswitch/nat"
 )
 
@@ -56,7 +57,7 @@ func Listen(path string, shared bool) (*net.UnixListener, error) {
 	if !shared {
 		return l, nil
 	}
-	if err := os.Chmod(path, 0o660); err != nil {
+	if err := rights.OpenToGroup(path); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("cannot create the unix socket: %w", err)
 	}

@@ -56,7 +56,7 @@ var imports = map[string][]string{
 	"internal/netns":       {"golang.org/x/sys"},
 	"internal/link":        {"internal/frame", "internal/netns", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 	"tap":                  {"internal/frame", "internal/link", "internal/netns", "internal/uring", "github.com/songgao/water", "golang.org/x/sys"},
-	"tap/vm":               {"internal/frame", "tap", "golang.org/x/sys"},
+	"tap/vm":               {"internal/frame", "internal/rights", "tap", "golang.org/x/sys"},
 	"internal/tapmaker":    {"cmd/uvswitch/api", "internal/frame", "internal/link", "internal/netns", "tap", "golang.org/x/sys"},
 	"internal/usedports":   {},
 	"internal/rights":      {"golang.org/x/sys"},
@@ -76,7 +76,7 @@ var imports = map[string][]string{
 		"internal/plan", "internal/relay", "internal/rights", "internal/tapmaker", "internal/uplink", "nat", "router", "switch", "tap", "tap/vm", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 	"internal/web": {},
 	"internal/apiserver": {"cmd/uvswitch/api", "internal/capture", "internal/config", "internal/daemon", "internal/dataplane", "internal/explain", "internal/filter", "internal/frame",
-		"internal/model", "internal/uplink", "internal/web", "nat", "router", "switch", "tap", "github.com/prometheus/client_golang", "golang.org/x/sys"},
+		"internal/model", "internal/rights", "internal/uplink", "internal/web", "nat", "router", "switch", "tap", "github.com/prometheus/client_golang", "golang.org/x/sys"},
 
 	// Clients of the control API, and the command.
 	"internal/attach": {"cmd/uvswitch/api", "internal/frame", "internal/link", "internal/netns", "tap"},

@@ -40,6 +40,7 @@ type Net struct {
 	source  frame.Addr        // what the host's routing would answer; 0: nothing
 	pairs   map[string]string // what was said of protocols without ports
 	script  *scenario
+	full    bool // no room for another pair
 	lenient bool // something unsound was put in: what comes out is not judged any more
 	failure error
 }
@@ -83,8 +84,9 @@ func (n *Net) PortSet(int, uint8) *nat.PortSet { return nat.NewPortSet() }
 func (n *Net) UseAddr(frame.Addr, int) {}
 
 // Peer implements nat.Outside.
-func (n *Net) Peer(_, a frame.Addr, proto uint8, on bool) {
+func (n *Net) Peer(_, a frame.Addr, proto uint8, on bool) (ok bool) {
 	n.pairs[a.String()+" "+frame.ProtoName(proto)] = map[bool]string{true: "on", false: "off"}[on]
+	return !n.full
 }
 
 // SourceFor implements nat.Outside.

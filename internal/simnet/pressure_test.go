@@ -76,3 +76,17 @@ func must(t *testing.T, n *Net, script string) {
 		t.Fatal(fmt.Errorf("%w; drops %v", err, n.DP.Drops()))
 	}
 }
+
+// A flow that is refused for want of a place for its answers takes nothing from its port's share.
+func TestPairsFull(t *testing.T) {
+	n := play(t, "nat flows 1024 quota 8\n"+pressedBed)
+	n.full = true
+	for range 20 {
+		must(t, n, "a > o gre\no .\n")
+	}
+	if got := n.DP.NAT.FlowsOf(1); got != 0 || n.DP.NAT.Used() != 0 {
+		t.Errorf("%d flows are charged, %d are there", got, n.DP.NAT.Used())
+	}
+	n.full = false
+	must(t, n, "a > o gre\no < 198.51.100.1 gre\n")
+}

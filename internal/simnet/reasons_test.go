@@ -343,6 +343,10 @@ var provocations = func() map[frame.Reason]provocation {
 			x.n.update()
 			x.send("a", frametest.Packet{Proto: frame.GRE, Payload: big(8)})
 		}},
+		frame.PairsFull: {untold: true, do: func(x *teasing) {
+			x.n.full = true
+			x.send("a", frametest.Packet{Proto: frame.GRE, Payload: big(8)})
+		}},
 		frame.AddressPairTaken: {do: func(x *teasing) {
 			x.send("b", frametest.Packet{Proto: frame.GRE, Payload: big(8)})
 			x.n.Settle()

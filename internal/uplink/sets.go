@@ -113,8 +113,8 @@ func (u *Uplink) UseAddr(a frame.Addr, index int) {
 	}
 }
 
-// Peer implements nat.Outside. When the table is full, the packets stay the host's.
-func (u *Uplink) Peer(own, remote frame.Addr, proto uint8, on bool) {
+// Peer implements nat.Outside.
+func (u *Uplink) Peer(own, remote frame.Addr, proto uint8, on bool) (ok bool) {
 	s, key := u.maps, pairKey(own, remote, proto)
 	s.peersMu.Lock()
 	defer s.peersMu.Unlock()
@@ -124,15 +124,17 @@ func (u *Uplink) Peer(own, remote frame.Addr, proto uint8, on bool) {
 	} else {
 		s.peers[key]--
 	}
+	ok = true
 	switch now := s.peers[key]; {
 	case was <= 0 && now > 0:
-		_ = s.pairs.Put(key, uint32(1))
+		ok = s.pairs.Put(key, uint32(1)) == nil
 	case was > 0 && now <= 0:
 		_ = s.pairs.Delete(key)
 	}
 	if s.peers[key] == 0 {
 		delete(s.peers, key)
 	}
+	return ok
 }
 
 func pairKey(own, remote frame.Addr, proto uint8) (key [12]byte) {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/rights"
 )
 
 // VDE is a port that looks like a VDE switch with one free port to its clients (vde_plug, QEMU's `-netdev vde`,
@@ -168,7 +169,7 @@ func (v *VDE) connect(path string) error {
 	_ = os.Remove(v.name)                                                   // the name of the previous socket
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4<<20) // bytes; if it fails, fewer frames fit
 	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: v.name}); err == nil {
-		err = os.Chmod(v.name, 0o660)
+		err = rights.OpenToGroup(v.name)
 	}
 	if err == nil {
 		err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})

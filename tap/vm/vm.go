@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/rights"
 	"github.com/uvswitch/uvswitch/tap"
 )
 
@@ -69,7 +70,7 @@ func (e *endpoint) bind(path string, kind int) (int, error) {
 		return -1, fmt.Errorf("tap: cannot create the socket %s: %w", path, err)
 	}
 	e.paths = append(e.paths, path)
-	if err := os.Chmod(path, 0o660); err != nil {
+	if err := rights.OpenToGroup(path); err != nil {
 		unix.Close(fd)
 		return -1, fmt.Errorf("tap: %w", err)
 	}
