@@ -284,3 +284,14 @@ func TestCoalesceAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations", allocs)
 	}
 }
+
+// Datagrams are joined up to what Linux takes in one super-frame.
+func TestCoalesceAtMost128Datagrams(t *testing.T) {
+	uso := frametest.Packet{Src: 1, Dst: 2, SrcPort: 7, DstPort: 9, Payload: make([]byte, 6000), GSO: 100}.Raw()
+	b := &frame.Batch{}
+	coalesce(b, to2, uso, bytes.Clone(uso), bytes.Clone(uso))
+	f := &b.Frames[0]
+	if n := (f.WireLen() - frame.EthernetLen - frame.IPv4Len - frame.UDPLen) / int(f.Vnet().GSOSize()); n != 120 {
+		t.Errorf("three super-frames of 60 datagrams became one of %d", n)
+	}
+}

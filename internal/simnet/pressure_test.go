@@ -90,3 +90,18 @@ func TestPairsFull(t *testing.T) {
 	n.full = false
 	must(t, n, "a > o gre\no < 198.51.100.1 gre\n")
 }
+
+// A port that looks for neighbors that are not there harms itself only: the others still find theirs.
+func TestNeighborsOfOnePort(t *testing.T) {
+	n := play(t, pressedBed+"network 2 10.1.0.1/16\nhost d 10.1.255.9 port 3 net 2\n")
+	a := n.host("a")
+	gateway, _ := n.DP.Router.Interface(1)
+	for i := range 2000 {
+		n.Inject(a, frametest.Packet{SrcMAC: a.MAC, DstMAC: gateway.MAC, Src: a.Addr, Dst: frametest.Addr("10.1.0.2") + frame.Addr(i), SrcPort: 1, DstPort: 7}.Raw())
+	}
+	if got := len(n.DP.Router.Neighbors()); got > 256+8 {
+		t.Errorf("one port looks for %d neighbors at once", got)
+	}
+	n.host("d").inbox = nil
+	must(t, n, "b:5000 > d:7 \"another port\"\nd < b:5000 \"another port\"\n")
+}
