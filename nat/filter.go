@@ -89,8 +89,9 @@ func (n *NAT) filter(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	case f.Flags&frame.HasTuple == 0:
 		return frame.None // a later fragment, which is of no use without its first one
 	}
-	e, dir, ok := n.find(c, &f.Tuple, b)
-	if !ok {
+	if e, dir, ok := n.find(c, &f.Tuple, b); ok {
+		f.Flow, f.Dir = e, dir
+	} else {
 		if !fromHost && !in.opens(f) {
 			return frame.HostInbound
 		}
@@ -100,15 +101,13 @@ func (n *NAT) filter(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 		if why := n.track(c, f, b); why != frame.None {
 			return why
 		}
-		e, dir = f.Flow, f.Dir
 	}
-	f.Flow, f.Dir = e, dir
-	if s := &n.state[e]; s.state.Load()&untranslated != 0 && !b.Dry {
+	if s := &n.state[f.Flow]; s.state.Load()&untranslated != 0 && !b.Dry {
 		flags := uint8(0)
 		if f.Proto == frame.TCP {
 			flags = f.TCP().Flags()
 		}
-		n.account(f, s, &n.flows.keys[e][0], flags, true, b.Tick)
+		n.account(f, s, &n.flows.keys[f.Flow][0], flags, true, b.Tick)
 	}
 	return frame.None
 }
@@ -134,12 +133,10 @@ func (n *NAT) track(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	if int(d.port) >= len(n.flowsOf) {
 		return frame.FlowInvalid
 	}
-	why := frame.None
-	if n.flowsOf[d.port].Add(1) > n.quota && !n.evictFor(classAny, d.port, false) {
-		why = frame.FlowQuota
-	} else {
-		why = n.confirm(c, f, &d, b)
+	if !n.charge(d.port) {
+		return frame.FlowQuota
 	}
+	why := n.confirm(c, f, &d, b)
 	if why != frame.None || f.NAT == frame.NATEstablished {
 		n.rollback(&d)
 		f.NAT = frame.NATNone

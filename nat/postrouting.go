@@ -175,8 +175,7 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	if b.Dry {
 		return n.plan(c, f, &d, leaves, b)
 	}
-	if n.flowsOf[d.port].Add(1) > n.quota && !n.evictFor(classAny, d.port, false) {
-		n.flowsOf[d.port].Add(-1)
+	if !n.charge(d.port) {
 		return frame.FlowQuota
 	}
 	why := frame.None
@@ -204,6 +203,15 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 		d.count.Bytes.Add(uint64(f.L3End - uint32(f.L3)))
 	}
 	return frame.None
+}
+
+// charge counts a flow that is about to be created, and reports whether its port may have it.
+func (n *NAT) charge(port frame.PortID) bool {
+	if n.flowsOf[port].Add(1) > n.quota && !n.evictFor(classAny, port, false) {
+		n.flowsOf[port].Add(-1)
+		return false
+	}
+	return true
 }
 
 // askForFragments asks for the source address of a flow that begins with a fragment before the fragment leaves: if its way out refused

@@ -41,7 +41,7 @@ func (n *NAT) translate(f *frame.Frame, b *frame.Batch) frame.Reason {
 	f.Tuple = to
 	if !b.Dry {
 		if flags&frame.FlagFIN != 0 && f.Dir == 0 && s.rule|s.inboundMapping == 0 {
-			n.noteFIN(f, f.Flow, b.Tick)
+			n.noteFIN(f, b.Tick)
 		}
 		n.account(f, s, &keys[0], flags, first, b.Tick)
 	}

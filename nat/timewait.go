@@ -43,9 +43,9 @@ func markOf(f *frame.Frame) (m segmentMark) {
 // A lastFIN is the mark of the last FIN that left by an outside port, and when. Its words may be of two FINs for a moment: it is a hint.
 type lastFIN struct{ seq, stamp, at atomic.Uint32 }
 
-// noteFIN remembers a FIN from inside that flow e has translated.
-func (n *NAT) noteFIN(f *frame.Frame, e uint32, now frame.Tick) {
-	k := &n.flows.keys[e][1]
+// noteFIN remembers a FIN from inside, a frame of flow f.Flow.
+func (n *NAT) noteFIN(f *frame.Frame, now frame.Tick) {
+	k := &n.flows.keys[f.Flow][1]
 	if a := n.addrs.find(k.Dst); a != nil {
 		m, x := markOf(f), &a.fins[k.DstPort]
 		x.seq.Store(m.seq)

@@ -2,7 +2,6 @@ package router
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -168,13 +167,12 @@ func (r *Router) SetIPsec(to []netip.Prefix) {
 func (r *Router) DeleteInterface(id frame.NetID, out Output) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	maps.DeleteFunc(r.neigh, func(k neighKey, n *neighbor) bool {
+	for k, n := range r.neigh {
 		if k.net == id {
 			r.dropQueue(n, out)
 			r.removeNeighbor(k, n)
 		}
-		return false
-	})
+	}
 	r.update(func(s *snapshot) {
 		s.ifaces[id] = nil
 		for p, rt := range r.snap.Load().fib.All() {

@@ -107,7 +107,7 @@ func (s *snapshot) unicast(b *frame.Batch, f *frame.Frame, n *Network) {
 	}
 	if out == nil { // unknown, or behind a port that this snapshot does not have: it comes or goes at this moment
 		f.Verdict, f.Class = frame.Flood, frame.UnknownUnicast
-		if in := s.port(f.In); s.tracked && in != nil && in.Flags&Tracked != 0 {
+		if s.tracked && s.isTracked(f.In) {
 			f.Verdict, f.Out = frame.Policed, frame.NoPort
 			b.Locals++
 		}
@@ -118,16 +118,16 @@ func (s *snapshot) unicast(b *frame.Batch, f *frame.Frame, n *Network) {
 		return
 	}
 	f.Verdict, f.Out = frame.ToPort, id
-	if s.tracked && s.isTracked(f, out) {
+	if s.tracked && (out.Flags&Tracked != 0 || s.isTracked(f.In)) {
 		f.Verdict = frame.Policed
 		b.Locals++
 	}
 }
 
 //uvswitch:hot
-func (s *snapshot) isTracked(f *frame.Frame, out *Port) bool {
-	in := s.port(f.In)
-	return out.Flags&Tracked != 0 || in != nil && in.Flags&Tracked != 0
+func (s *snapshot) isTracked(id frame.PortID) bool {
+	p := s.port(id)
+	return p != nil && p.Flags&Tracked != 0
 }
 
 // boundTo returns the port that a MAC is bound to, or NoPort.

@@ -2,8 +2,8 @@ package vswitch
 
 import "github.com/uvswitch/uvswitch/internal/frame"
 
-// ownedAddrs are the IPv4 addresses of a network that belong to the gateway or to a guarded port. No other port may say that it has one, by ARP or as
-// the source of a packet. It is a hash table with open addressing, made for one snapshot: words are address<<16 | port, and 0 when empty.
+// ownedAddrs are the IPv4 addresses of a network that belong to the gateway or to a guarded port. No other port may say that it has one, by
+// ARP or as the source of a packet. It is a hash table with open addressing, made for one snapshot: words are address<<16 | port, and 0 when empty.
 type ownedAddrs []uint64
 
 // newOwned makes the table from pairs of addresses and ports.

@@ -3,12 +3,10 @@
 package bpf
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"golang.org/x/sys/unix"
 )
 
 // A Program is what the emitters have appended so far.
@@ -38,15 +36,7 @@ func (p *Program) EmitEnd(label string, action int32) {
 func Load(name string, typ ebpf.ProgramType, at ebpf.AttachType, ins asm.Instructions) (*ebpf.Program, error) {
 	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: name, Type: typ, AttachType: at, Instructions: ins, License: "Dual MIT/GPL"})
 	if err != nil {
-		return nil, fmt.Errorf("cannot load the BPF program %s: %w%s", name, err, Hint(err))
+		return nil, fmt.Errorf("cannot load the BPF program %s: %w", name, err)
 	}
 	return p, nil
-}
-
-// Hint says what to do about an error of a BPF call, if that is known.
-func Hint(err error) string {
-	if errors.Is(err, unix.EPERM) {
-		return " (this needs root, or CAP_BPF and CAP_NET_ADMIN; `--uplink none` runs without an uplink)"
-	}
-	return ""
 }

@@ -124,7 +124,9 @@ func (d *Daemon) refreshUplink() {
 
 func (d *Daemon) refreshUplinkLocked() {
 	if d.up == nil {
-		d.guardHostLocked(uplink.HostAddrs(d.opts.Name + "-up"))
+		if d.guardHostLocked(uplink.HostAddrs(d.opts.Name + "-up")) {
+			d.updateRulesLocked()
+		}
 		return
 	}
 	if _, err := d.up.Refresh(); err != nil {
@@ -190,24 +192,24 @@ func (d *Daemon) nextHopWatcher() func(uplink.NextHop) {
 	}
 }
 
-// guardHostLocked makes the host's port take packets from and to the host's addresses only.
-func (d *Daemon) guardHostLocked(own []netip.Addr) {
+// guardHostLocked makes the host's port take packets from and to the host's addresses only. It reports whether these have changed.
+func (d *Daemon) guardHostLocked(own []netip.Addr) (changed bool) {
 	h := d.ports[model.HostPortName]
 	if h == nil {
-		return
+		return false
 	}
 	now := []frame.Addr{}
 	for _, a := range own {
 		now = append(now, frame.AddrFrom(a))
 	}
 	if h.Own != nil && slices.Equal(h.Own, now) {
-		return
+		return false
 	}
 	d.mu.Lock()
 	h.Own = now
 	d.mu.Unlock()
 	d.dp.Switch.SetPort(h.SwitchPort(h.netID()))
-	d.updateRulesLocked()
+	return true
 }
 
 // routeToHostLocked sends packets for the host's own addresses to the host port.

@@ -20,6 +20,16 @@ func secondNIC(b *Bed) {
 	b.Web("out")
 }
 
+// newWithPrograms is NewHost with an uplink that asks the host's routing.
+func newWithPrograms(t *testing.T) *Bed {
+	t.Helper()
+	b := NewHost(t)
+	if b.pair.Uplink == "tap" {
+		b.pair.Uplink = "tcx"
+	}
+	return b
+}
+
 // ask asks the web server at addr from a namespace, and returns its answer: who it is, and whom it sees.
 func ask(b *Bed, from, addr string) string {
 	b.t.Helper()
@@ -157,10 +167,7 @@ func TestThroughHost(t *testing.T) {
 // TestRouteViaHost checks that one destination can be sent through the host's own stack, while all others are translated by the switch.
 func TestRouteViaHost(t *testing.T) {
 	Need(t, "curl", "ip", "iptables")
-	b := NewHost(t)
-	if b.pair.Uplink == "tap" {
-		b.pair.Uplink = "tcx"
-	}
+	b := newWithPrograms(t)
 	secondNIC(b)
 	b.Start()
 	containers(b)
@@ -190,10 +197,7 @@ func TestRouteViaHost(t *testing.T) {
 // TestHostProtocol checks that a protocol without ports is translated, and that it stays the host's while the host itself uses it.
 func TestHostProtocol(t *testing.T) {
 	Need(t, "ip", "socat")
-	b := NewHost(t)
-	if b.pair.Uplink == "tap" {
-		b.pair.Uplink = "tcx"
-	}
+	b := newWithPrograms(t)
 	b.Start()
 	containers(b)
 	b.Background("out", "socat -u IP4-RECV:253 CREATE:"+b.dir+"/out")
@@ -275,10 +279,7 @@ func TestKilledClsact(t *testing.T) {
 // TestFence checks uplink.devices: packets leave by a listed device or not at all, whatever the routes say.
 func TestFence(t *testing.T) {
 	Need(t, "curl", "ip", "ping")
-	b := NewHost(t)
-	if b.pair.Uplink == "tap" {
-		b.pair.Uplink = "tcx"
-	}
+	b := newWithPrograms(t)
 	secondNIC(b)
 	b.Start("--uplink-devices", "lan0")
 	containers(b)

@@ -3,8 +3,8 @@
 // (BPF_PROG_TYPE_CGROUP_SOCK_ADDR). Its packets then take the host port: there is no relay between the two ends, no copy, and a reset is a
 // reset. getpeername(2) and recvmsg(2) say what the client asked for.
 //
-//	connect, sendmsg ──► programs.go: published? ──► the container's address; what was asked is noted by socket
-//	recvmsg, getpeername ──► programs.go: noted? ──► what was asked
+//	connect, sendmsg ──► programs.go: published? ──► the container's address; a map keeps what the socket asked for
+//	recvmsg, getpeername ──► programs.go: in the map? ──► the address that the socket asked for
 //
 // The programs are on the root of cgroup2, since any process of the host may be a client. They act in one network namespace only, and end
 // with this process.
@@ -18,6 +18,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
 	"net/netip"
 	"os"
 	"strings"
@@ -122,7 +123,7 @@ func (p *Programs) Set(rules []Rule, own []netip.Addr) error {
 		addrs[a] = true
 	}
 	var errs []error
-	did := func(err error) bool { // what has failed is tried again with the next Set
+	did := func(err error) bool { // the next Set tries again what has failed now
 		errs = append(errs, err)
 		return err == nil
 	}
@@ -182,10 +183,7 @@ func (r *Rule) prefixes(fn func(ruleKey, ruleValue)) {
 		for lo&size == 0 && lo+2*size-1 <= hi && size < 1<<16 {
 			size *= 2
 		}
-		k := ruleKey{Bits: keyBits, Host: r.Host.As4()}
-		for n := size; n > 1; n /= 2 {
-			k.Bits--
-		}
+		k := ruleKey{Bits: keyBits - uint32(bits.TrailingZeros32(size)), Host: r.Host.As4()}
 		binary.BigEndian.PutUint16(k.Proto[:], uint16(r.Proto))
 		binary.BigEndian.PutUint16(k.Port[:], uint16(lo))
 		fn(k, v)

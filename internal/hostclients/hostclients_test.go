@@ -206,7 +206,7 @@ func TestLead(t *testing.T) {
 	if n := p.Connections(rules[2]); n != 2 {
 		t.Errorf("%d UDP clients of the range were counted", n)
 	}
-	// What is not published any more is the host's again.
+	// After the end of a published port, a client reaches the host itself.
 	if err := p.Set(rules[1:], nil); err != nil {
 		t.Fatal(err)
 	}

@@ -35,7 +35,7 @@ func newMaps() (m maps, err error) {
 	} {
 		if *x.to, err = ebpf.NewMap(&x.spec); err != nil {
 			m.close()
-			return maps{}, fmt.Errorf("cannot create the BPF map %s: %w%s", x.spec.Name, err, bpf.Hint(err))
+			return maps{}, fmt.Errorf("cannot create the BPF map %s: %w", x.spec.Name, err)
 		}
 	}
 	return m, nil
@@ -214,10 +214,9 @@ func (p *program) emitLead() {
 		asm.LoadMem(asm.R1, regRule, ruleLo, asm.Half), asm.Sub.Reg(regPort, asm.R1),
 		asm.LoadMem(asm.R1, regRule, ruleTargetPort, asm.Half), asm.Add.Reg(regPort, asm.R1),
 		asm.HostTo(asm.BE, regPort, asm.Half),
-		asm.LoadMem(asm.R1, regRule, ruleTarget, asm.Word), asm.StoreMem(asm.RFP, slotWho+8, asm.R1, asm.Word),
-		asm.StoreMem(asm.RFP, slotWho+12, regPort, asm.Word),
-		asm.Mov.Reg(asm.R1, regCtx), asm.FnGetSocketCookie.Call(), asm.StoreMem(asm.RFP, slotWho, asm.R0, asm.DWord),
+		asm.LoadMem(asm.R1, regRule, ruleTarget, asm.Word),
 	)
+	p.emitWho()
 	p.EmitMapLookup(p.maps.asked, slotWho, "first")
 	p.Emit(
 		asm.Ja.Label("note"),
@@ -233,6 +232,14 @@ func (p *program) emitLead() {
 	)
 }
 
+// emitWho: who = {socket_cookie(ctx), R1, port};
+func (p *program) emitWho() {
+	p.Emit(
+		asm.StoreMem(asm.RFP, slotWho+8, asm.R1, asm.Word), asm.StoreMem(asm.RFP, slotWho+12, regPort, asm.Word),
+		asm.Mov.Reg(asm.R1, regCtx), asm.FnGetSocketCookie.Call(), asm.StoreMem(asm.RFP, slotWho, asm.R0, asm.DWord),
+	)
+}
+
 // emitDirectly: a UDP socket that is not led is not answered for what it asked before.
 //
 //	return 1;
@@ -241,11 +248,10 @@ func (p *program) emitDirectly() {
 	p.Emit(
 		asm.Mov.Imm(asm.R0, 1), asm.Return(),
 		asm.LoadMem(asm.R1, regCtx, ctxProtocol, asm.Word).WithSymbol("directly"), asm.JNE.Imm(asm.R1, unix.IPPROTO_UDP, "as it is"),
-		asm.LoadMem(asm.R1, asm.RFP, slotIP, asm.Word), asm.StoreMem(asm.RFP, slotWho+8, asm.R1, asm.Word),
-		asm.StoreMem(asm.RFP, slotWho+12, regPort, asm.Word),
-		asm.Mov.Reg(asm.R1, regCtx), asm.FnGetSocketCookie.Call(), asm.StoreMem(asm.RFP, slotWho, asm.R0, asm.DWord),
-		asm.LoadMapPtr(asm.R1, p.maps.asked.FD()),
+		asm.LoadMem(asm.R1, asm.RFP, slotIP, asm.Word),
 	)
+	p.emitWho()
+	p.Emit(asm.LoadMapPtr(asm.R1, p.maps.asked.FD()))
 	p.Emit(bpf.Slot(asm.R2, slotWho)...)
 	p.Emit(asm.FnMapDeleteElem.Call())
 }
@@ -255,11 +261,8 @@ func (p *program) emitDirectly() {
 //	asked = known[{socket_cookie(ctx), ip, port}]; if (!asked) return 1;
 //	ctx->ip = asked->ip; ctx->port = asked->port;
 func (p *program) emitAnswer() {
-	p.Emit(
-		asm.LoadMem(asm.R1, asm.RFP, slotIP, asm.Word), asm.StoreMem(asm.RFP, slotWho+8, asm.R1, asm.Word),
-		asm.StoreMem(asm.RFP, slotWho+12, regPort, asm.Word),
-		asm.Mov.Reg(asm.R1, regCtx), asm.FnGetSocketCookie.Call(), asm.StoreMem(asm.RFP, slotWho, asm.R0, asm.DWord),
-	)
+	p.Emit(asm.LoadMem(asm.R1, asm.RFP, slotIP, asm.Word))
+	p.emitWho()
 	p.EmitMapLookup(p.maps.asked, slotWho, "as it is")
 	p.Emit(
 		asm.LoadMem(asm.R1, asm.R0, 0, asm.Word), asm.StoreMem(regCtx, p.ip, asm.R1, asm.Word),

@@ -1,6 +1,5 @@
-// Package relay makes published ports reachable from the host itself. The host's packets to its own addresses never pass
-// the uplink, so a listener on the host copies data to the container through the host port. The bound socket also reserves
-// the port: no other process of the host can bind it.
+// Package relay reserves published ports on the host: no other process of the host can bind them. It also serves the clients of the host
+// that package hostclients does not lead to the container: a listener copies their data to the container through the host port.
 package relay
 
 import (

@@ -10,7 +10,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/uvswitch/uvswitch/internal/bpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -53,7 +52,7 @@ func attach(ifindex int, p *ebpf.Program, kind Kind) (*attachment, Kind, error) 
 	}
 	a, err := attachClsact(ifindex, p)
 	if err != nil {
-		return nil, "", fmt.Errorf("uplink: cannot attach with clsact: %w%s", err, bpf.Hint(err))
+		return nil, "", fmt.Errorf("uplink: cannot attach with clsact: %w%s", err, hint(err))
 	}
 	return a, Clsact, nil
 }

@@ -1,6 +1,7 @@
 package uplink
 
 import (
+	"errors"
 	"fmt"
 	"unsafe"
 
@@ -60,7 +61,7 @@ func newMaps(fenced int, fib fibFlags) (*bpfMaps, error) {
 	}
 	if err != nil {
 		m.close()
-		return nil, fmt.Errorf("uplink: cannot create the BPF maps: %w%s", err, bpf.Hint(err))
+		return nil, fmt.Errorf("uplink: cannot create the BPF maps: %w%s", err, hint(err))
 	}
 	return m, nil
 }
@@ -188,7 +189,15 @@ func dropAll() (*ebpf.Program, error) {
 func loadProgram(name string, ins asm.Instructions) (*ebpf.Program, error) {
 	p, err := bpf.Load(name, ebpf.SchedCLS, 0, ins)
 	if err != nil {
-		return nil, fmt.Errorf("uplink: %w", err)
+		return nil, fmt.Errorf("uplink: %w%s", err, hint(err))
 	}
 	return p, nil
+}
+
+// hint tells what to do when the kernel permits no BPF call.
+func hint(err error) string {
+	if errors.Is(err, unix.EPERM) {
+		return " (this needs root, or CAP_BPF and CAP_NET_ADMIN; `--uplink none` runs without an uplink)"
+	}
+	return ""
 }
