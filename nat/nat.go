@@ -26,36 +26,37 @@ const (
 
 // NAT is the connection tracker and its rules.
 type NAT struct {
-	flows         *tupleTable
-	state         []flow                                  // parallel to flows' entries
-	maps          *tupleTable                             // mappings (inside endpoint, outside endpoint) and permissions
-	mappings      []endpoint                              // parallel to maps' entries
-	addrs         hostAddrs                               // with the outside ports
-	heldBy        [protocols][frame.MaxPorts]atomic.Int32 // by port charged: outside ports in use or in quarantine
-	windows       *windows                                // windows of TCP connections; nil unless Options.Strict
-	frags         fragments
-	flowsOf       [frame.MaxPorts]atomic.Int32                        // flows per port
-	portlessFlows [frame.MaxPorts]atomic.Int32                        // flows of protocols without ports, per port
-	triedAt       [protocols + 1][frame.MaxPorts]atomic.Uint32        // by protocol+1 and port: when evictFor found nothing
-	refused       [frame.MaxPorts]struct{ first, last atomic.Uint32 } // Ticks: since when SYNs of a port are refused for want of an outside port
-	quota         int32
-	timers        atomic.Pointer[Timers]
-	outside       Outside
-	alloc         Alloc
-	replaced      replacedFlows
-	asked         askedPackets
-	ways          atomic.Uint32 // counts changes of the ways out: see WaysChanged
-	seed          uint64
-	now           atomic.Uint32 // the Tick of the last batch that PreRouting or Expire saw
-	draws         atomic.Uint64 // counts port choices, so that no two use the same random number
-	cursor        atomic.Uint32 // entry where evictFor continues
-	stats         flowStats
-	watch         atomic.Pointer[func(EventKind, Flow, string)]
-	config        atomic.Pointer[config]
-	mu            sync.Mutex   // Lock 72: writers of config
-	sweep         uint32       // entry where Expire continues
-	retiring      [2]uint64    // retired lists in their grace period: flows, mappings
-	listing       sync.RWMutex // Lock 73: read-locked while entries are listed, so that Reclaim does not free them meanwhile
+	flows          *tupleTable
+	state          []flow                                  // parallel to flows' entries
+	maps           *tupleTable                             // mappings (inside endpoint, outside endpoint) and permissions
+	mappings       []endpoint                              // parallel to maps' entries
+	addrs          hostAddrs                               // with the outside ports
+	heldBy         [protocols][frame.MaxPorts]atomic.Int32 // by port charged: outside ports in use or in quarantine
+	windows        *windows                                // windows of TCP connections; nil unless Options.Strict
+	frags          fragments
+	flowsOf        [frame.MaxPorts]atomic.Int32                        // flows per port
+	portlessFlows  [frame.MaxPorts]atomic.Int32                        // flows of protocols without ports, per port
+	triedAt        [protocols + 1][frame.MaxPorts]atomic.Uint32        // by protocol+1 and port: when evictFor found nothing
+	refused        [frame.MaxPorts]struct{ first, last atomic.Uint32 } // Ticks: since when SYNs of a port are refused for want of an outside port
+	quota          int32
+	timers         atomic.Pointer[Timers]
+	outside        Outside
+	alloc          Alloc
+	replaced       replacedFlows
+	returnedFirsts returnedFirsts
+	asked          askedPackets
+	ways           atomic.Uint32 // counts changes of the ways out: see WaysChanged
+	seed           uint64
+	now            atomic.Uint32 // the Tick of the last batch that PreRouting or Expire saw
+	draws          atomic.Uint64 // counts port choices, so that no two use the same random number
+	cursor         atomic.Uint32 // entry where evictFor continues
+	stats          flowStats
+	watch          atomic.Pointer[func(EventKind, Flow, string)]
+	config         atomic.Pointer[config]
+	mu             sync.Mutex   // Lock 72: writers of config
+	sweep          uint32       // entry where Expire continues
+	retiring       [2]uint64    // retired lists in their grace period: flows, mappings
+	listing        sync.RWMutex // Lock 73: read-locked while entries are listed, so that Reclaim does not free them meanwhile
 
 	tracing sync.Mutex // Lock 68: held while a trace uses entry 0
 	planned bool       // entry 0 is the flow that the traced packet would create

@@ -169,6 +169,9 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	if leaves && slices.Contains(c.hostUses, f.Tuple.Proto) {
 		return frame.PairHostTunnel
 	}
+	if rule := c.masq[d.net]; leaves && rule != nil && !rule.Protocols.allows(f.Tuple.Proto) {
+		return frame.ProtocolRefused
+	}
 	if protoIndex(f.Tuple.Proto) < 0 && n.portlessFlows[d.port].Load() >= maxPortlessFlows {
 		return frame.FlowQuota
 	}

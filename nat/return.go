@@ -25,6 +25,12 @@ func (n *NAT) returned(c *config, f *frame.Frame) {
 	if why == frame.None {
 		why = frame.UplinkDown
 	}
+	if f.Flags&frame.Fragment != 0 && f.IPv4().FragOffset() != 0 && code == frame.WayTooLong && n.returnedFirsts.restore(f) {
+		f.NextHop = frame.Addr(f.WayMTU())
+		f.SetMACs(frame.WayNobody, frame.WayNobody)
+		f.PuntFor(why)
+		return
+	}
 	sent := f.Tuple.Reverse()
 	e, dir, ok := n.flows.lookup(&sent, sent.Hash(n.flows.seed))
 	if f.Flags&(frame.HasTuple|frame.ICMPError) != frame.HasTuple || f.Malformed != frame.None {
@@ -46,6 +52,9 @@ func (n *NAT) returned(c *config, f *frame.Frame) {
 	f.In, f.Net = s.port, s.net
 	if f.Flags&frame.Fragment != 0 {
 		n.forgetFragment(f)
+		if code == frame.WayTooLong {
+			n.returnedFirsts.note(sent.Reverse(), f)
+		}
 	}
 	mtu := f.WayMTU()
 	f.SetMACs(frame.WayNobody, frame.WayNobody)
@@ -143,6 +152,48 @@ func (r *replacedFlows) restore(f *frame.Frame) bool {
 		}
 		restore(f, x.inside, ^x.addrs, ^x.l4ports)
 		f.In, f.Net = x.port, x.net
+		return true
+	}
+	return false
+}
+
+// returnedFirsts remembers the last first fragments that were too long for their way: the later fragments come back, too, and have no
+// ports by which their flow could be found.
+type returnedFirsts struct {
+	mu   sync.Mutex // Lock 77
+	next int
+	last [64]struct {
+		key      fragKey // as it came back
+		src, dst frame.Addr
+		port     frame.PortID
+		net      frame.NetID
+	}
+}
+
+// note remembers first fragment f, which is its sender's again; sent is the tuple that it had outside.
+func (r *returnedFirsts) note(sent frame.Tuple, f *frame.Frame) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	x := &r.last[r.next%len(r.last)]
+	r.next++
+	x.key = fragKey{sent.Src, sent.Dst, f.IPv4().ID(), f.Proto, frame.NoNet}
+	x.src, x.dst, x.port, x.net = f.Tuple.Src, f.Tuple.Dst, f.In, f.Net
+}
+
+// restore makes a later fragment its sender's again, and reports whether its first fragment has come back.
+func (r *returnedFirsts) restore(f *frame.Frame) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := fragKeyOf(f)
+	key.net = frame.NoNet
+	for i := range r.last {
+		x := &r.last[i]
+		if x.key != key {
+			continue
+		}
+		f.IPv4().SetAddrs(x.src, x.dst, frame.Delta32(uint32(key.src), uint32(x.src)).Plus(frame.Delta32(uint32(key.dst), uint32(x.dst))))
+		f.IPv4().IncrementTTL()
+		f.Tuple.Src, f.Tuple.Dst, f.In, f.Net = x.src, x.dst, x.port, x.net
 		return true
 	}
 	return false

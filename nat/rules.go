@@ -31,6 +31,7 @@ type Masquerade struct {
 	Net       frame.NetID
 	Mapping   Mapping
 	Filtering Filtering
+	Protocols Protocols // that may leave
 	*RuleCount
 }
 
@@ -196,7 +197,7 @@ func sameTranslation(a, b *config) bool {
 	}
 	for i := range a.masq {
 		x, y := a.masq[i], b.masq[i]
-		if (x == nil) != (y == nil) || x != nil && (x.Mapping != y.Mapping || x.Filtering != y.Filtering) {
+		if (x == nil) != (y == nil) || x != nil && (x.Mapping != y.Mapping || x.Filtering != y.Filtering || x.Protocols != y.Protocols) {
 			return false
 		}
 	}
@@ -274,7 +275,7 @@ func (n *NAT) valid(c *config, e uint32) bool {
 		if a, port := p.target(k[0].DstPort); a != k[1].Src || port != k[1].SrcPort {
 			return false
 		}
-	} else if rule == nil || !c.owns(k[1].Dst) && s.inboundMapping == 0 {
+	} else if rule == nil || !c.owns(k[1].Dst) && s.inboundMapping == 0 || !rule.Protocols.allows(k[0].Proto) {
 		return false
 	}
 	s.gen.Store(c.gen)

@@ -116,7 +116,7 @@ func (v *view) networks() []api.Network {
 	for _, n := range v.Networks {
 		x := api.Network{
 			Name: n.Name, Subnet: n.Prefix.String(), Gateway: n.Gateway.String(), MAC: n.MAC.String(), MTU: n.MTU,
-			Internal: n.Internal, Isolated: n.Isolated, Mapping: n.Mapping.String(), Filtering: n.Filtering.String(),
+			Internal: n.Internal, Isolated: n.Isolated, Mapping: n.Mapping.String(), Filtering: n.Filtering.String(), Protocols: n.Protocols.String(),
 		}
 		for i := range v.Ports {
 			if v.Ports[i].Network == n.Name {

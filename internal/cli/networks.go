@@ -24,17 +24,18 @@ func (a *app) networkCommand() *cobra.Command {
 	add.Flags().BoolVar(&n.Isolated, "isolated", false, "isolated network: it reaches no other network; it still reaches the host, the outside and published ports")
 	add.Flags().StringVar(&n.Mapping, "mapping", "", "NAT mapping, by the names of RFC 4787: endpoint-independent (default), or address-and-port-dependent (allows more flows than outside ports)")
 	add.Flags().StringVar(&n.Filtering, "filtering", "", "NAT filtering, by the names of RFC 4787: which outside senders may reach a container's outside port; address-and-port-dependent (default), address-dependent or endpoint-independent")
+	add.Flags().StringVar((*string)(&n.Protocols), "protocols", "", "IP protocols without ports that may leave: all (default), none, or a list such as gre,esp,proto-4; TCP, UDP and ICMP may always leave")
 	_ = add.MarkFlagRequired("subnet")
 	table := func(w io.Writer, rows []api.Network) {
 		head := []any{"NAME", "SUBNET", "GATEWAY", "MAC", "MTU", "INTERNAL", "ISOLATED", "PORTS"}
 		if a.wide == "wide" {
-			head = append(head, "MAPPING", "FILTERING")
+			head = append(head, "MAPPING", "FILTERING", "PROTOCOLS")
 		}
 		row(w, head...)
 		for _, n := range rows {
 			cells := []any{n.Name, n.Subnet, n.Gateway, n.MAC, n.MTU, n.Internal, n.Isolated, n.Ports}
 			if a.wide == "wide" {
-				cells = append(cells, n.Mapping, n.Filtering)
+				cells = append(cells, n.Mapping, n.Filtering, n.Protocols)
 			}
 			row(w, cells...)
 		}
@@ -57,7 +58,7 @@ func (a *app) networkCommand() *cobra.Command {
 			n := all[i]
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 			for _, r := range [][2]any{{"name", n.Name}, {"subnet", n.Subnet}, {"gateway", n.Gateway + " at " + n.MAC}, {"mtu", n.MTU}, {"internal", n.Internal},
-				{"isolated", n.Isolated}, {"mapping", n.Mapping}, {"filtering", n.Filtering}, {"ports", n.Ports}} {
+				{"isolated", n.Isolated}, {"mapping", n.Mapping}, {"filtering", n.Filtering}, {"protocols", n.Protocols}, {"ports", n.Ports}} {
 				row(w, r[0], r[1])
 			}
 			return w.Flush()

@@ -91,8 +91,10 @@ func (n *netavarkNetwork) settle() (api.NetworkAdd, error) {
 			out.MTU, err = strconv.Atoi(v)
 		case "isolated":
 			out.Isolated, err = strconv.ParseBool(v)
+		case "protocols":
+			out.Protocols = api.Words(v)
 		default:
-			return api.NetworkAdd{}, fmt.Errorf("option %q does not exist; the options are mtu, isolated, socket", k)
+			return api.NetworkAdd{}, fmt.Errorf("option %q does not exist; the options are isolated, mtu, protocols, socket", k)
 		}
 		if err != nil {
 			return api.NetworkAdd{}, fmt.Errorf("option %s=%s: the value is not valid for this option", k, v)

@@ -44,25 +44,9 @@ type Uplink struct {
 
 // Host is the host port. `host: off` leaves it out.
 type Host struct {
-	Address string `yaml:"address,omitempty"` // auto (the subnet's last), off, or an address of network default
-	Inbound Words  `yaml:"inbound,omitempty"` // what containers may begin with the host: allow, deny, or a list, such as [22/tcp, 53/udp, icmp]
-	Cgroup  string `yaml:"cgroup,omitempty"`  // off, or a folder of cgroup2 whose processes reach published ports without the relay
-}
-
-// Words are a list, or one text with commas.
-type Words string
-
-// UnmarshalYAML takes both forms.
-func (w *Words) UnmarshalYAML(decode func(any) error) error {
-	var list []string
-	if decode(&list) == nil {
-		if len(list) == 0 {
-			return errors.New("the list is empty; write deny, or allow")
-		}
-		*w = Words(strings.Join(list, ","))
-		return nil
-	}
-	return decode((*string)(w))
+	Address string    `yaml:"address,omitempty"` // auto (the subnet's last), off, or an address of network default
+	Inbound api.Words `yaml:"inbound,omitempty"` // what containers may begin with the host: allow, deny, or a list, such as [22/tcp, 53/udp, icmp]
+	Cgroup  string    `yaml:"cgroup,omitempty"`  // off, or a folder of cgroup2 whose processes reach published ports without the relay
 }
 
 // UnmarshalYAML takes the short form, too.
@@ -160,6 +144,9 @@ func Parse(b []byte) (f *File, err error) {
 	}
 	for i, n := range f.Networks {
 		if _, err := nat.ParseMapping(n.Mapping); err != nil {
+			return nil, fmt.Errorf("networks[%d]: %w", i, err)
+		}
+		if _, err := nat.ParseProtocols(string(n.Protocols)); err != nil {
 			return nil, fmt.Errorf("networks[%d]: %w", i, err)
 		}
 		if _, err := nat.ParseFiltering(n.Filtering); err != nil {

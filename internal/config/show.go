@@ -30,12 +30,12 @@ func Running(ctx context.Context, sw *api.Client) (*File, error) {
 		f.Uplink = Uplink{Device: up.Device, Kind: up.Kind, Ports: up.Ports, Devices: up.Allowed}
 	}
 	if status.Host != "" {
-		f.Host = Host{Address: status.Host, Inbound: Words(status.HostInbound), Cgroup: status.HostCgroup}
+		f.Host = Host{Address: status.Host, Inbound: api.Words(status.HostInbound), Cgroup: status.HostCgroup}
 	}
 	f.NAT = NAT{Windows: nat.Windows, Flows: status.Tables["flows"].Limit, FlowsPerPort: nat.FlowsPerPort, Timers: timersFrom(nat.Timers)}
 	for _, n := range status.Networks {
 		f.Networks = append(f.Networks, api.NetworkAdd{Name: n.Name, Subnet: n.Subnet, Gateway: n.Gateway, MTU: n.MTU, Internal: n.Internal, Isolated: n.Isolated,
-			Mapping: n.Mapping, Filtering: n.Filtering})
+			Mapping: n.Mapping, Filtering: n.Filtering, Protocols: api.Words(n.Protocols)})
 	}
 	var left []string
 	for _, p := range ports {

@@ -171,7 +171,7 @@ func (d *Daemon) updateRulesLocked() {
 	}
 	for _, n := range d.networks {
 		if !n.Internal {
-			r.Masquerade = append(r.Masquerade, &nat.Masquerade{Net: n.ID, Mapping: n.Mapping, Filtering: n.Filtering, RuleCount: n.masquerade})
+			r.Masquerade = append(r.Masquerade, &nat.Masquerade{Net: n.ID, Mapping: n.Mapping, Filtering: n.Filtering, Protocols: n.Protocols, RuleCount: n.masquerade})
 		}
 	}
 	d.dp.NAT.Update(r)

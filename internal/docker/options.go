@@ -1,6 +1,10 @@
 package docker
 
-import "strconv"
+import (
+	"strconv"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+)
 
 // An option is an -o of `docker network create`.
 type option struct {
@@ -25,4 +29,5 @@ var networkOptions = []option{
 	}},
 	{[]string{"mapping"}, func(n *network, v string) error { n.Add.Mapping = v; return nil }},
 	{[]string{"filtering"}, func(n *network, v string) error { n.Add.Filtering = v; return nil }},
+	{[]string{"protocols"}, func(n *network, v string) error { n.Add.Protocols = api.Words(v); return nil }},
 }

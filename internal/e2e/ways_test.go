@@ -293,3 +293,60 @@ func TestFence(t *testing.T) {
 	}
 	b.Balanced()
 }
+
+// wayDevices are kinds of devices that a host may have in place of its NIC lan0. The scripts make way0 of host, and its other end, with
+// address 10.30.0.2, in lan. A script with daemon set runs until the test ends.
+var wayDevices = []struct {
+	kind, host, lan string
+	daemon          bool
+}{
+	{kind: "bridge", host: "ip addr flush dev lan0; ip link add way0 type bridge && ip link set lan0 master way0", lan: "ip addr add 10.30.0.2/24 dev eth0"},
+	{kind: "macvlan", host: "ip link add link lan0 name way0 type macvlan mode bridge", lan: "ip addr add 10.30.0.2/24 dev eth0"},
+	{kind: "vlan", host: "ip link add link lan0 name way0 type vlan id 5",
+		lan: "ip link add link eth0 name v5 type vlan id 5 && ip addr add 10.30.0.2/24 dev v5 && ip link set v5 up"},
+	{kind: "bond", host: "ip link add way0 type bond mode active-backup && ip link set lan0 down && ip link set lan0 master way0 && ip link set lan0 up",
+		lan: "ip addr add 10.30.0.2/24 dev eth0"},
+	{kind: "vxlan", host: "ip link add way0 type vxlan id 5 dstport 4789 dev lan0 remote 10.20.0.2",
+		lan: "ip link add x5 type vxlan id 5 dstport 4789 dev eth0 remote 10.20.0.1 && ip addr add 10.30.0.2/24 dev x5 && ip link set x5 up"},
+	{kind: "tun", daemon: true, host: "socat -b 2000 TUN,iff-no-pi,tun-name=way0 UDP4-DATAGRAM:10.20.0.2:5000,bind=10.20.0.1:5000",
+		lan: "socat -b 2000 TUN:10.30.0.2/24,iff-no-pi,iff-up,tun-name=tun0 UDP4-DATAGRAM:10.20.0.1:5000,bind=10.20.0.2:5000"},
+}
+
+// TestWayDevices checks ways out by devices of other kinds than a NIC: connections out and in, super-frames, and fragments.
+func TestWayDevices(t *testing.T) {
+	Need(t, "curl", "ip", "ping", "socat")
+	for _, d := range wayDevices {
+		t.Run(d.kind, func(t *testing.T) {
+			b := newWithPrograms(t)
+			secondNIC(b)
+			b.Start()
+			containers(b)
+			b.Web("web")
+			b.CLI("publish", "add", "8080:80", "--port", "web")
+			if d.daemon {
+				b.Background("host", d.host)
+				b.Background("lan", d.lan)
+			} else {
+				if out, err := b.TrySh("host", d.host+" 2>&1"); strings.Contains(out, "Unknown device type") {
+					t.Skipf("this kernel has no devices of kind %s", d.kind)
+				} else if err != nil {
+					t.Fatal(out)
+				}
+				b.Sh("lan", d.lan)
+			}
+			b.Eventually("the host itself gets out by "+d.kind, func() bool {
+				_, _ = b.TrySh("host", "ip addr add 10.30.0.1/24 dev way0; ip link set way0 mtu 1400; ip link set way0 up; ip route add 203.0.113.0/24 via 10.30.0.2 dev way0")
+				return strings.Contains(ask(b, "host", "203.0.113.9"), "this is lan")
+			})
+			asks(t, b, "web", "203.0.113.9", "this is lan; you are 10.30.0.1")
+			asks(t, b, "lan", "10.30.0.1:8080", "this is web; you are 10.30.0.2")
+			b.Serve("lan", 7000, "socat", "-u", "TCP4-LISTEN:7000,reuseaddr", "CREATE:"+b.dir+"/heard")
+			b.Sh("db", "head -c 3000000 /dev/zero | socat -u - TCP4:203.0.113.9:7000")
+			b.Eventually("all bytes have arrived", func() bool { return strings.HasPrefix(b.Sh("lan", "stat -c %s "+b.dir+"/heard"), "3000000") })
+			b.Sh("db", "ping -c 1 -W 3 -s 4000 203.0.113.9")
+			b.Sh("host", "ip link del way0")
+			asks(t, b, "db", "203.0.113.9", "this is out; you are 10.1.0.1")
+			b.Balanced()
+		})
+	}
+}

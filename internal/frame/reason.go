@@ -66,6 +66,7 @@ const (
 	NATPortsExhausted
 	AddressPairTaken
 	PairHostTunnel
+	ProtocolRefused
 	PairsFull
 	ICMPErrorUnmatched
 	BadICMPChecksum
@@ -195,6 +196,7 @@ var reasons = [NumReasons]ReasonInfo{
 	FlowClash:             {Stage: Translation, Name: "flow_clash", Meaning: "another flow, which is in use, already has the addresses and ports that this flow would get", Remedy: "use another port, or remove the other flow with `uvswitch flow del`"},
 	NATPortsExhausted:     {Stage: Translation, Name: "nat_ports_exhausted", Meaning: "NAT has no free outside port for another mapping, or this port of the switch has used up its share (answered with ICMP 3/13; TCP only when the shortage lasts for a second)", Remedy: "widen the ports for NAT (--nat-ports of run, or uplink.ports in the configuration file); see which ports hold them with `uvswitch nat ports`", Punt: Reject, Error: unreachable(CodeAdminFiltered)},
 	PairsFull:             {Stage: Translation, Name: "pairs_full", Meaning: "the table of flows of protocols without ports is full (4,096 pairs of addresses)", Remedy: "see who has them with `uvswitch flow ls -p gre`, and likewise for other protocols; flows end when they are idle for 10 minutes"},
+	ProtocolRefused:       {Stage: Translation, Name: "protocol_refused", Meaning: "the network does not let this IP protocol, which has no ports, leave (answered with ICMP 3/13)", Remedy: "see `uvswitch network show NAME`; create the network with --protocols all, or with a list that has the protocol", Punt: Reject, Error: unreachable(CodeAdminFiltered)},
 	PairHostTunnel:        {Stage: Translation, Name: "pair_host_tunnel", Meaning: "the host itself uses this IP protocol, which has no ports (answered with ICMP 3/13)", Remedy: "see `ip tunnel`, `ip xfrm state` and `ss --raw`; send the packets through the host's stack with `uvswitch route add DESTINATION via host`", Punt: Reject, Error: unreachable(CodeAdminFiltered)},
 	AddressPairTaken:      {Stage: Translation, Name: "address_pair_taken", Meaning: "another container already uses this protocol, which has no ports, with the same remote address", Remedy: "use the protocol in one container at a time: NAT cannot tell which container an answer is for"},
 	ICMPErrorUnmatched:    {Stage: Translation, Name: "icmp_error_unmatched", Meaning: "the ICMP error is about a packet that belongs to no flow", Remedy: "normal for late or forged errors"},

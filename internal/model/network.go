@@ -27,6 +27,7 @@ type Network struct {
 	Isolated  bool
 	Mapping   nat.Mapping
 	Filtering nat.Filtering
+	Protocols nat.Protocols
 	Spec      api.NetworkAdd // what was asked for, with every default filled in
 }
 
@@ -84,10 +85,14 @@ func (s *State) networkOf(a api.NetworkAdd) (n Network, err error) {
 	if n.Filtering, err = nat.ParseFiltering(cmp.Or(a.Filtering, s.Config.NAT.Filtering)); err != nil {
 		return n, bad("%v", err)
 	}
+	if n.Protocols, err = nat.ParseProtocols(string(a.Protocols)); err != nil {
+		return n, bad("%v", err)
+	}
 	if n.Mapping != nat.EndpointIndependentMapping && n.Filtering != nat.AddressAndPortDependentFiltering {
 		return n, bad("mapping %s requires filtering %s: several containers may share one outside port, so the switch cannot tell to whom a packet from an unknown sender belongs", n.Mapping, nat.AddressAndPortDependentFiltering)
 	}
 	a.Subnet, a.Gateway, a.Mapping, a.Filtering = n.Prefix.String(), n.Gateway.String(), n.Mapping.String(), n.Filtering.String()
+	a.Protocols = api.Words(n.Protocols.String())
 	n.Name, n.MAC, n.MTU, n.Internal, n.Isolated, n.Spec = a.Name, MACFor(n.Gateway), a.MTU, a.Internal, a.Isolated, a
 	return n, nil
 }

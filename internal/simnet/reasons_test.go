@@ -343,6 +343,13 @@ var provocations = func() map[frame.Reason]provocation {
 			x.n.update()
 			x.send("a", frametest.Packet{Proto: frame.GRE, Payload: big(8)})
 		}},
+		frame.ProtocolRefused: {do: func(x *teasing) {
+			for _, m := range x.n.rules.Masquerade {
+				m.Protocols, _ = nat.ParseProtocols("esp")
+			}
+			x.n.update()
+			x.send("a", frametest.Packet{Proto: frame.GRE, Payload: big(8)})
+		}},
 		frame.PairsFull: {untold: true, do: func(x *teasing) {
 			x.n.full = true
 			x.send("a", frametest.Packet{Proto: frame.GRE, Payload: big(8)})

@@ -112,7 +112,7 @@ func (m malformed) Error() string { return string(m) }
 
 // statements begin with their name.
 var statements = map[string]statement{
-	"network":   {"network ID GATEWAY/LEN [internal] [isolated] [mapping MAPPING] [filtering FILTERING] [mtu BYTES]", 2, (*scenario).addNetwork},
+	"network":   {"network ID GATEWAY/LEN [internal] [isolated] [mapping MAPPING] [filtering FILTERING] [protocols PROTOCOLS] [mtu BYTES]", 2, (*scenario).addNetwork},
 	"uplink":    {"uplink ADDRESS [mtu BYTES], or uplink down", 1, (*scenario).setUplink},
 	"host":      {"host NAME ADDRESS port ID [net ID] [as HOST] [isolated] [guard] [hairpin] [locked]", 4, (*scenario).addHost},
 	"outside":   {"outside NAME ADDRESS", 2, (*scenario).addOutside},
@@ -412,6 +412,8 @@ func (s *scenario) addNetwork(f []string) error {
 			m.Mapping, err = nat.ParseMapping(f[1])
 		case "filtering":
 			m.Filtering, err = nat.ParseFiltering(f[1])
+		case "protocols":
+			m.Protocols, err = nat.ParseProtocols(f[1])
 		default:
 			err = malformed(fmt.Sprintf("a network has no %q", f[0]))
 		}

@@ -213,6 +213,39 @@ func TestTooLong(t *testing.T) {
 	}
 }
 
+// A later fragment that is too long for its way has no ports, and is cut all the same, once its first fragment has come back.
+func TestLaterFragmentTooLong(t *testing.T) {
+	n := waysNet(t)
+	const more = 0x2000
+	first := frametest.Packet{SrcPort: 20000, DstPort: 53, IPID: 7, Frag: more, Payload: make([]byte, 1400)}
+	n.out(t, first)
+	firstOut := n.LastOut()
+	later := frametest.Packet{IPID: 7, Frag: more | (frame.UDPLen+1400)/8, Payload: make([]byte, 1400)}
+	n.out(t, later)
+	laterOut := n.LastOut()
+	before := len(n.records)
+	n.comeBack(firstOut, frame.WayTooLong, 0, 1000)
+	n.comeBack(laterOut, frame.WayTooLong, 0, 1000)
+	covered := 0
+	for _, r := range n.records[before:] {
+		if !r.out || r.port != uplinkPort {
+			continue
+		}
+		var f frame.Frame
+		f.Reset(bytes.Clone(r.raw), 1)
+		if frame.Parse(&f); f.IPv4().FragOffset() != covered || f.Tuple.Src != frametest.Addr("198.51.100.1") || f.IPv4().ID() != 7 || !f.IPv4().MoreFrags() || f.Len() > frame.EthernetLen+1000 {
+			t.Errorf("piece at %d: %s", covered, n.trace)
+		}
+		covered += f.IPv4().TotalLen() - f.IPv4().HeaderLen()
+	}
+	if want := 2*1400 + 2*frame.UDPLen; covered != want {
+		t.Errorf("%d bytes left, want %d: %s", covered, want, n.trace)
+	}
+	if n.comeBack(laterOut, frame.WayTooLong, 0, 1000); n.DP.Drops()["fragment_invalid"] == 0 {
+		t.Errorf("a repeated fragment: %v", n.DP.Drops())
+	}
+}
+
 // A packet from outside that belongs to no flow goes back to the host's stack, unchanged but for its source MAC.
 func TestGiveBack(t *testing.T) {
 	n := waysNet(t)

@@ -3,8 +3,10 @@
 package api
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"strings"
 )
 
 // Default values of PortAdd.
@@ -196,6 +198,7 @@ type Network struct {
 	Isolated  bool   `json:"isolated"`
 	Mapping   string `json:"mapping"`
 	Filtering string `json:"filtering"`
+	Protocols string `json:"protocols"`
 	Ports     int    `json:"ports"`
 }
 
@@ -209,6 +212,20 @@ type NetworkAdd struct {
 	Isolated  bool   `json:"isolated,omitempty"`  // it cannot reach other networks
 	Mapping   string `json:"mapping,omitempty"`   // when empty: endpoint-independent
 	Filtering string `json:"filtering,omitempty"` // when empty: address-and-port-dependent
+	Protocols Words  `json:"protocols,omitempty"` // IP protocols without ports that may leave: all (when empty), none, or a list such as gre,esp
+}
+
+// Words are one text. In YAML they may be a list, too: [22/tcp, icmp] is "22/tcp,icmp", and an empty list is "none".
+type Words string
+
+// UnmarshalYAML takes both forms.
+func (w *Words) UnmarshalYAML(decode func(any) error) error {
+	var list []string
+	if decode(&list) != nil {
+		return decode((*string)(w))
+	}
+	*w = Words(cmp.Or(strings.Join(list, ","), "none"))
+	return nil
 }
 
 // An FDBEntry is a row of `fdb show`. The keys are those of `bridge -j fdb show`.
