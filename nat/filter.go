@@ -129,11 +129,12 @@ func (n *NAT) track(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	d := pendingFlow{orig: f.Tuple, reply: f.Tuple.Reverse(), port: f.In, net: f.Net, status: untranslated}
 	if f.In == c.inbound.Host && f.Out != frame.NoPort {
 		d.port = f.Out
+		d.status |= servedFlow
 	}
-	if int(d.port) >= len(n.flowsOf) {
+	if d.port >= frame.MaxPorts {
 		return frame.FlowInvalid
 	}
-	if !n.charge(d.port) {
+	if !n.charge(&d) {
 		return frame.FlowQuota
 	}
 	why := n.confirm(c, f, &d, b)

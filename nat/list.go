@@ -125,20 +125,22 @@ func (n *NAT) Used() int { return int(n.flows.used.Load()) }
 func (n *NAT) Limit() int { return n.flows.limit() }
 
 // FlowsOf returns the number of flows charged to a port.
-func (n *NAT) FlowsOf(id frame.PortID) int { return int(n.flowsOf[id].Load()) }
+func (n *NAT) FlowsOf(id frame.PortID) int { return n.flowShares.Held(id) }
 
 // PortsOf returns the number of outside TCP and UDP ports charged to a port, including those in quarantine.
 func (n *NAT) PortsOf(id frame.PortID) (tcpPorts, udpPorts int) {
-	return int(n.heldBy[tcp][id].Load()), int(n.heldBy[udp][id].Load())
+	return n.portShares[tcp].Held(id), n.portShares[udp].Held(id)
 }
 
-// FlowQuota returns the maximum number of flows charged to one port.
-func (n *NAT) FlowQuota() int { return int(n.quota) }
+// FlowsPerPort returns Options.FlowsPerPort, at most the size of the table.
+func (n *NAT) FlowsPerPort() int { return n.maxFlows }
 
-// PortQuota returns the maximum number of outside TCP and UDP ports charged to one port.
+// FlowQuota returns how many flows one port may have while no other port has more than its part.
+func (n *NAT) FlowQuota() int { return n.flowShares.Greatest() }
+
+// PortQuota returns how many outside TCP and UDP ports one port may have while no other port has more than its part.
 func (n *NAT) PortQuota() (tcpPorts, udpPorts int) {
-	c := n.config.Load()
-	return int(c.quota[tcp]), int(c.quota[udp])
+	return n.portShares[tcp].Greatest(), n.portShares[udp].Greatest()
 }
 
 // PortUse counts a protocol's outside ports: in use, in quarantine (Resting), and in the pool (Limit).

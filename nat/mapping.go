@@ -102,7 +102,7 @@ func (n *NAT) acquire(c *config, a *hostAddr, d *pendingFlow, evict, dry bool) (
 		if n.maps.probe(inside) != inserted {
 			continue // another worker is inserting it
 		}
-		port, charged, ok := n.choose(c, a, i, d, dry)
+		port, ok := n.choose(c, a, i, d, dry)
 		switch {
 		case !ok && !madeRoom && n.evictFor(i, owner, dry):
 			madeRoom = true // once: the ports of the evicted flows may not fit here
@@ -115,16 +115,16 @@ func (n *NAT) acquire(c *config, a *hostAddr, d *pendingFlow, evict, dry bool) (
 		case dry:
 			return 0, port, frame.None
 		}
-		if !charged {
-			n.heldBy[i][owner].Add(1)
-		}
 		m, out := n.newMapping(inside, outsideKey(a.addr, port, t.Proto), 0, owner, net)
 		if out == inserted {
 			return m, port, frame.None
 		}
 		n.releasePort(a.addr, i, port, owner, t.Src)
-		if out == full {
+		switch out {
+		case full:
 			return 0, 0, frame.FlowTableFull
+		case refused:
+			return 0, 0, frame.FlowQuota
 		}
 	}
 	return 0, 0, frame.FlowBusy
@@ -136,8 +136,12 @@ const retries = 256
 
 // newMapping inserts a mapping, or with parent a permission, with one reference.
 func (n *NAT) newMapping(inside, outside frame.Tuple, parent uint32, owner frame.PortID, net frame.NetID) (uint32, outcome) {
+	if !n.mapShares.Take(owner) {
+		return 0, refused
+	}
 	m, ok := n.maps.alloc(inside, outside)
 	if !ok {
+		n.mapShares.Return(owner)
 		return 0, full
 	}
 	s := &n.mappings[m]
@@ -145,6 +149,9 @@ func (n *NAT) newMapping(inside, outside frame.Tuple, parent uint32, owner frame
 	s.expires.Store(n.now.Load())
 	s.parent, s.owner, s.net = parent, owner, net
 	_, _, out := n.maps.insert(m)
+	if out != inserted {
+		n.mapShares.Return(owner)
+	}
 	return m, out
 }
 
@@ -171,6 +178,9 @@ func (n *NAT) permit(m uint32, remote frame.Addr) (uint32, frame.Reason) {
 		case full:
 			n.release(m)
 			return 0, frame.FlowTableFull
+		case refused:
+			n.release(m)
+			return 0, frame.FlowQuota
 		}
 	}
 	n.release(m)
@@ -200,6 +210,7 @@ func (n *NAT) release(m uint32) {
 	if !n.maps.unlink(m) {
 		return
 	}
+	n.mapShares.Return(owner)
 	if parent != 0 {
 		n.release(parent)
 		return

@@ -5,12 +5,13 @@ import (
 	"sync/atomic"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/share"
 )
 
 // Options configure a NAT. Zero values take the defaults.
 type Options struct {
 	Flows        int     // capacity of the flow table; DefaultFlows
-	FlowsPerPort int     // flows charged to one port at most; DefaultFlowsPerPort
+	FlowsPerPort int     // flows charged to one port at most, whatever is free; 0: see package share
 	Seed         uint64  // seeds hashing and port choice; must be unpredictable in production
 	Outside      Outside // the uplink; nil for none, or for one that shares no address with the host
 	Timers       Timers  // RFCTimers when zero
@@ -18,11 +19,8 @@ type Options struct {
 	Alloc        Alloc   // allocates the tables' memory; nil for the heap
 }
 
-// Defaults of Options.
-const (
-	DefaultFlows        = 1 << 20
-	DefaultFlowsPerPort = 1 << 16
-)
+// DefaultFlows is the default capacity of the flow table.
+const DefaultFlows = 1 << 20
 
 // NAT is the connection tracker and its rules.
 type NAT struct {
@@ -31,14 +29,20 @@ type NAT struct {
 	maps           *tupleTable                             // mappings (inside endpoint, outside endpoint) and permissions
 	mappings       []endpoint                              // parallel to maps' entries
 	addrs          hostAddrs                               // with the outside ports
-	heldBy         [protocols][frame.MaxPorts]atomic.Int32 // by port charged: outside ports in use or in quarantine
+	flowShares     share.Pool                              // of the flow table
+	mapShares      share.Pool                              // of maps
+	portShares     [protocols]share.Pool                   // of the outside ports, summed over addresses: in use or in quarantine
+	resting        [protocols][frame.MaxPorts]atomic.Int32 // by port charged: outside ports in quarantine
+	served         [frame.MaxPorts]atomic.Int32            // by port charged: flows that began elsewhere
+	loose          [frame.MaxPorts]looseFlows              // by port charged
+	ports          int                                     // that share; under mu
+	maxFlows       int                                     // Options.FlowsPerPort
 	windows        *windows                                // windows of TCP connections; nil unless Options.Strict
 	frags          fragments
-	flowsOf        [frame.MaxPorts]atomic.Int32                        // flows per port
 	portlessFlows  [frame.MaxPorts]atomic.Int32                        // flows of protocols without ports, per port
-	triedAt        [protocols + 1][frame.MaxPorts]atomic.Uint32        // by protocol+1 and port: when evictFor found nothing
+	triedAt        [protocols + 2][frame.MaxPorts]atomic.Uint32        // by class - classServed and port: when a walk of evictFor found nothing
+	exhausted      [frame.MaxPorts]exhaustedFor                        // by port charged
 	refused        [frame.MaxPorts]struct{ first, last atomic.Uint32 } // Ticks: since when SYNs of a port are refused for want of an outside port
-	quota          int32
 	timers         atomic.Pointer[Timers]
 	outside        Outside
 	alloc          Alloc
@@ -86,6 +90,7 @@ const (
 	assured       = 1 << 9
 	overloadsPort = 1 << 10 // its outside port may have other flows, to other destinations
 	opensFilter   = 1 << 11 // its mapping admits packets from other endpoints while traffic from inside refreshes it
+	servedFlow    = 1 << 15 // it began elsewhere, and is charged to the port of its other end
 	untranslated  = 1 << 14 // between a container and the host: see Filter
 	reset         = 1 << 12 // RST seen in the original direction; reset<<1: in the reply direction
 	stateMask     = 0xff
@@ -98,9 +103,6 @@ func New(o Options) *NAT {
 	if o.Flows == 0 {
 		o.Flows = DefaultFlows
 	}
-	if o.FlowsPerPort == 0 {
-		o.FlowsPerPort = DefaultFlowsPerPort
-	}
 	if o.Timers.Established == 0 {
 		o.Timers = RFCTimers()
 	}
@@ -111,7 +113,7 @@ func New(o Options) *NAT {
 	n := &NAT{
 		flows: newTable[frame.Tuple](o.Flows, o.Seed, o.Alloc), state: slab[flow](o.Alloc, o.Flows+1),
 		maps: newTable[frame.Tuple](maps, o.Seed+1, o.Alloc), mappings: slab[endpoint](o.Alloc, maps+1),
-		quota: int32(min(o.FlowsPerPort, o.Flows)), outside: o.Outside, alloc: o.Alloc, seed: o.Seed,
+		maxFlows: min(o.FlowsPerPort, o.Flows), outside: o.Outside, alloc: o.Alloc, seed: o.Seed,
 	}
 	n.addrs.list.Store(&[]*hostAddr{})
 	n.frags.seen = map[fragKey]*datagram{}
@@ -119,8 +121,36 @@ func New(o Options) *NAT {
 		n.windows = newWindows(o.Flows + 1)
 	}
 	n.config.Store(&config{})
+	n.SetPorts(0)
 	n.SetTimers(o.Timers)
 	return n
+}
+
+// SetPorts sets how many ports of the switch share the flows, the mappings and the outside ports.
+func (n *NAT) SetPorts(count int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.ports = count
+	n.shareLocked(n.config.Load())
+}
+
+// SettleShares counts the shares again. The slow path calls it now and then: see share.Pool.
+func (n *NAT) SettleShares() {
+	n.flowShares.Settle()
+	n.mapShares.Settle()
+	for i := range n.portShares {
+		n.portShares[i].Settle()
+	}
+}
+
+func (n *NAT) shareLocked(c *config) {
+	n.flowShares.Resize(n.flows.limit(), n.ports, n.maxFlows)
+	n.mapShares.Resize(n.maps.limit(), n.ports, 0)
+	for i := range n.portShares {
+		if c.pool[i] != nil {
+			n.portShares[i].Resize(c.pool[i].Len(), n.ports, 0)
+		}
+	}
 }
 
 // translated returns the tuple that a packet of flow e in direction dir has after translation.
@@ -138,7 +168,10 @@ func (n *NAT) end(e uint32, why ending) bool {
 	n.emit(FlowDestroy, e, endingNames[why])
 	s := &n.state[e]
 	k := &n.flows.keys[e]
-	n.flowsOf[s.port].Add(-1)
+	n.flowShares.Return(s.port)
+	if s.state.Load()&servedFlow != 0 {
+		n.served[s.port].Add(-1)
+	}
 	if s.mapping != 0 {
 		n.release(s.mapping)
 	}

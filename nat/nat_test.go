@@ -264,7 +264,7 @@ func TestLimits(t *testing.T) {
 		t.Errorf("with a quota of 100, all of them answered: %v", got)
 	}
 	n, _ = newNAT(nat.Options{Flows: 128})
-	if got := count(n, 2, 1, 201); got[frame.FlowTableFull] != 72 {
+	if got := count(n, 2, 1, 201); got[frame.FlowTableFull] != 72 { // those that end are not free before Reclaim
 		t.Errorf("with 128 places: %v", got)
 	}
 	n, r := newNAT(nat.Options{})
@@ -277,13 +277,13 @@ func TestLimits(t *testing.T) {
 		}
 	}
 	if got := count(n, 1, 100, 120); got[frame.NATPortsExhausted] != 20 {
-		t.Errorf("a port that holds its quarter of 50 ports: %v", got)
+		t.Errorf("a port that holds its share of 50 ports: %v", got)
 	}
-	for i, want := range []frame.Reason{frame.None, frame.None, frame.NATPortsExhausted} {
+	for i, want := range []frame.Reason{frame.None, frame.None, frame.None} {
 		b := frametest.Batch(frame.PortID(7+i), 10, syn(inside+frame.Addr(100+i), 100))
 		establish(n, inside+frame.Addr(100+i), 100, frame.PortID(7+i))
 		if pass(n, b, 1); b.Frames[0].Reason != want {
-			t.Errorf("newcomer %d to the last two ports: %v, want %v", i, b.Frames[0].Reason, want)
+			t.Errorf("newcomer %d beside four ports that hold what they can: %v, want %v", i, b.Frames[0].Reason, want)
 		}
 	}
 	// Flows and ports become free again with time.
@@ -324,7 +324,7 @@ func TestPortFloodIsFair(t *testing.T) {
 		b := frametest.Batch(1, 10, frametest.Packet{Src: inside, Dst: remote, SrcPort: uint16(1 + i), DstPort: 80, Proto: frame.TCP, Flags: frame.FlagSYN}.Raw())
 		pass(n, b, 1)
 	}
-	if used := n.PortUseOf(frame.TCP).Used; used > 100 {
+	if used := n.PortUseOf(frame.TCP).Used; used > 125 {
 		t.Errorf("the flooder holds %d of 400 ports", used)
 	}
 	for i := range 100 {

@@ -57,19 +57,20 @@ const quarantineTime = 120 * frame.TicksPerSecond
 func (n *NAT) releasePort(at frame.Addr, i int, port uint16, owner frame.PortID, inside frame.Addr) {
 	a := n.addrs.find(at)
 	if a == nil {
-		n.heldBy[i][owner].Add(-1)
+		n.portShares[i].Return(owner)
 		return
 	}
 	o := &a.ports[i]
 	if o.quarantine == nil {
 		o.used.Release(port)
-		n.heldBy[i][owner].Add(-1)
+		n.portShares[i].Return(owner)
 		return
 	}
 	r := &o.quarantined[port]
 	r.since.Store(n.now.Load())
 	r.addr.Store(uint32(inside))
 	r.owner.Store(uint32(owner))
+	n.resting[i][owner].Add(1)
 	o.quarantine.Claim(port)
 }
 
@@ -95,7 +96,8 @@ func (n *NAT) endQuarantineOf(o *outsidePorts, i int, p uint16) {
 	owner := o.quarantined[p].owner.Load()
 	if o.quarantine.Release(p) {
 		o.used.Release(p)
-		n.heldBy[i][owner].Add(-1)
+		n.resting[i][owner].Add(-1)
+		n.portShares[i].Return(frame.PortID(owner))
 	}
 }
 
@@ -110,17 +112,24 @@ func (s *PortSet) each(fn func(uint16)) {
 	}
 }
 
-// claim takes a free port and reports whether it could; a dry call takes nothing.
-func (o *outsidePorts) claim(p uint16, dry bool) bool {
+// claim takes a free port and charges its owner, and reports whether it could; a dry call takes nothing.
+func (n *NAT) claim(o *outsidePorts, i int, p uint16, owner frame.PortID, dry bool) bool {
 	if dry {
-		return !o.used.Has(p)
+		return !o.used.Has(p) && n.portShares[i].May(owner)
 	}
-	return o.used.Claim(p)
+	if o.used.Has(p) || !n.portShares[i].Take(owner) {
+		return false
+	}
+	if !o.used.Claim(p) {
+		n.portShares[i].Return(owner)
+		return false
+	}
+	return true
 }
 
 // reuse takes a port out of quarantine for the inside address that had it before (RFC 6888, REQ-8, exception B). The
 // port stays charged to owner.
-func (o *outsidePorts) reuse(p uint16, inside frame.Addr, owner frame.PortID, dry bool) bool {
+func (n *NAT) reuse(o *outsidePorts, i int, p uint16, inside frame.Addr, owner frame.PortID, dry bool) bool {
 	own := func() bool {
 		return o.quarantined[p].addr.Load() == uint32(inside) && o.quarantined[p].owner.Load() == uint32(owner)
 	}
@@ -137,60 +146,57 @@ func (o *outsidePorts) reuse(p uint16, inside frame.Addr, owner frame.PortID, dr
 		o.quarantine.Claim(p)
 		return false
 	}
+	n.resting[i][owner].Add(-1)
 	return true
 }
 
-// choose takes an outside port of address a for an inside endpoint, in this order:
+// choose takes an outside port of address a for an inside endpoint, and charges the endpoint's owner for it, in this order:
 //   - the published port that leads to this endpoint,
 //   - the same port number, if it is in the pool and free,
 //   - an unpredictable one of the same class: of those that the host's kernel picks for its own connections, or of the others
 //     (RFC 6056, 3.3.1),
 //   - any other of the pool,
-//   - one that the same inside address has in quarantine; so, too, when the owner has reached its quota.
+//   - one that the same inside address has in quarantine; so, too, when the owner may have no more.
 //
-// A port whose last connection the other end may not let go yet is passed over (see timewait.go).
-// charged says that the port is already charged to the owner. A dry call takes nothing.
-func (n *NAT) choose(c *config, a *hostAddr, i int, d *pendingFlow, dry bool) (port uint16, charged, ok bool) {
+// A port whose last connection the other end may not let go yet is passed over (see timewait.go). A dry call takes nothing.
+func (n *NAT) choose(c *config, a *hostAddr, i int, d *pendingFlow, dry bool) (port uint16, ok bool) {
 	inside, owner := &d.orig, d.port
 	o, pool, want := &a.ports[i], c.pool[i], inside.SrcPort
 	good := n.choosing(a, i, d)
-	rests := o.quarantine != nil
+	rests := o.quarantine != nil && n.resting[i][owner].Load() > 0
 	if p := c.publishedAs(i, a.addr, inside); p != 0 && (inside.Dst != a.addr || inside.DstPort != p) {
-		if rests && o.reuse(p, inside.Src, owner, dry) {
-			return p, true, true
-		}
-		if o.claim(p, dry) {
-			return p, false, true
+		if rests && n.reuse(o, i, p, inside.Src, owner, dry) || n.claim(o, i, p, owner, dry) {
+			return p, true
 		}
 	}
-	if rests && pool.Has(want) && good.takes(want) && o.reuse(want, inside.Src, owner, dry) {
-		return want, true, true
+	if rests && pool.Has(want) && good.takes(want) && n.reuse(o, i, want, inside.Src, owner, dry) {
+		return want, true
 	}
-	limit := c.quota[i]
+	held, most := n.portShares[i].Held(owner), n.portShares[i].Most(owner)
 	if i == tcp {
-		limit -= limit / 8 // the rest is for ports that are shared
+		most -= most / 8 // the rest is for ports that are shared
 	}
-	if n.heldBy[i][owner].Load() < limit {
-		if pool.Has(want) && good.takes(want) && o.claim(want, dry) {
-			return want, false, true
+	if held < most {
+		if pool.Has(want) && good.takes(want) && n.claim(o, i, want, owner, dry) {
+			return want, true
 		}
 		for _, set := range [...]*PortSet{c.class(i, want), pool} {
 			for range maxLooks { // at random: the next port is likely to have been used by the same container
-				if p := n.randomPort(set)&^1 | want&1; (p < 1024) == (want < 1024) && set.Has(p) && a.letsGo(i, p, d.syn, good.now) && o.claim(p, dry) {
-					return p, false, true
+				if p := n.randomPort(set)&^1 | want&1; (p < 1024) == (want < 1024) && set.Has(p) && a.letsGo(i, p, d.syn, good.now) && n.claim(o, i, p, owner, dry) {
+					return p, true
 				}
 			}
-			if port, ok = o.used.search(set, n.randomPort(set), want, func(p uint16) bool { return o.claim(p, dry) }); ok {
-				return port, false, true
+			if port, ok = o.used.search(set, n.randomPort(set), want, func(p uint16) bool { return n.claim(o, i, p, owner, dry) }); ok {
+				return port, true
 			}
 		}
 	}
 	if rests {
-		port, ok = noPorts.search(o.quarantine, n.randomPort(pool), want, func(p uint16) bool {
-			return pool.Has(p) && good.takes(p) && o.reuse(p, inside.Src, owner, dry)
+		return noPorts.search(o.quarantine, n.randomPort(pool), want, func(p uint16) bool {
+			return pool.Has(p) && good.takes(p) && n.reuse(o, i, p, inside.Src, owner, dry)
 		})
 	}
-	return port, ok, ok
+	return 0, false
 }
 
 var noPorts PortSet
@@ -209,15 +215,14 @@ func (n *NAT) randomPort(pool *PortSet) uint16 {
 }
 
 // overload adds a flow to an outside port that several flows to different destinations may use. The owner of the
-// first flow is charged for the port; an owner has at most limit ports. It reports whether the port could be taken.
-func (n *NAT) overload(o *outsidePorts, i int, p uint16, owner frame.PortID, limit int32) bool {
+// first flow is charged for the port. It reports whether the port could be taken.
+func (n *NAT) overload(o *outsidePorts, i int, p uint16, owner frame.PortID) bool {
 	for {
 		v := o.overloaded[p].Load()
 		if v == 0 {
-			if n.heldBy[i][owner].Load() >= limit || !o.used.Claim(p) {
-				return false // or a mapping has it, it is in quarantine, or another worker is claiming it
+			if !n.claim(o, i, p, owner, false) {
+				return false // it may have no more, a mapping has it, it is in quarantine, or another worker is claiming it
 			}
-			n.heldBy[i][owner].Add(1)
 			o.quarantined[p].owner.Store(uint32(owner))
 			o.overloaded[p].Store(1)
 			return true
@@ -237,27 +242,28 @@ func (n *NAT) endOverload(i int, at frame.Addr, p uint16) {
 	}
 	o := &a.ports[i]
 	if o.overloaded[p].Add(-1) == 0 {
-		n.heldBy[i][o.quarantined[p].owner.Load()].Add(-1)
+		owner := frame.PortID(o.quarantined[p].owner.Load())
 		o.used.Release(p)
+		n.portShares[i].Return(owner)
 	}
 }
 
 // overloadFor finds an outside port of d.reply.Dst with which no other flow has the reply tuple of d, and overloads it; a dry call
-// only finds it. The owner may hold at most limit ports.
-func (n *NAT) overloadFor(c *config, i int, d *pendingFlow, limit int32, dry bool) bool {
+// only finds it.
+func (n *NAT) overloadFor(c *config, i int, d *pendingFlow, dry bool) bool {
 	a := n.addrs.find(d.reply.Dst)
-	if a == nil {
+	if a == nil || n.exhausted[d.port].is(d, n.now.Load()) {
 		return false
 	}
 	o, pool, inside := &a.ports[i], c.pool[i], d.orig.SrcPort
-	good := n.choosing(a, i, d)
+	good, more := n.choosing(a, i, d), n.portShares[i].May(d.port)
 	try := func(p uint16) bool {
 		d.reply.DstPort = p
-		if !pool.Has(p) || o.overloaded[p].Load() == 0 && (o.used.Has(p) || n.heldBy[i][d.port].Load() >= limit) || // cheap, and before:
+		if !pool.Has(p) || o.overloaded[p].Load() == 0 && (!more || o.used.Has(p)) || // cheap, and before:
 			n.flows.probe(d.reply) != inserted || !good.takes(p) {
 			return false
 		}
-		return dry || n.overload(o, i, p, d.port, limit)
+		return dry || n.overload(o, i, p, d.port)
 	}
 	if d.source == 0 && try(inside) { // else the way out may have refused this port
 		return true
@@ -268,11 +274,32 @@ func (n *NAT) overloadFor(c *config, i int, d *pendingFlow, limit int32, dry boo
 		}
 	}
 	left := overloadScan
-	_, ok := noPorts.search(pool, n.randomPort(pool), inside, func(p uint16) bool { left--; return left < 0 || try(p) })
-	return ok && left >= 0
+	if _, ok := noPorts.search(pool, n.randomPort(pool), inside, func(p uint16) bool { left--; return left < 0 || try(p) }); ok && left >= 0 {
+		return true
+	}
+	if !dry {
+		n.exhausted[d.port].note(d, n.now.Load())
+	}
+	return false
 }
 
 const (
 	overloadDraws = 64   // ports tried at random
 	overloadScan  = 2048 // ports tried in order after that, at most
 )
+
+// An exhaustedFor remembers a search for a port that found none, so that it is not repeated within the same Tick: for a destination, all
+// ports that an owner might share have a flow.
+type exhaustedFor struct{ at, remote, port atomic.Uint32 }
+
+func (x *exhaustedFor) is(d *pendingFlow, now uint32) bool {
+	return now != 0 && x.at.Load() == now && x.remote.Load() == uint32(d.reply.Src) && x.port.Load() == exhaustedKey(d)
+}
+
+func (x *exhaustedFor) note(d *pendingFlow, now uint32) {
+	x.remote.Store(uint32(d.reply.Src))
+	x.port.Store(exhaustedKey(d))
+	x.at.Store(now)
+}
+
+func exhaustedKey(d *pendingFlow) uint32 { return uint32(d.reply.SrcPort)<<8 | uint32(d.reply.Proto) }

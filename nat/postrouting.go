@@ -121,7 +121,7 @@ type pendingFlow struct {
 	count                   *RuleCount
 	source                  frame.Addr // see Frame.Source
 	syn                     segmentMark
-	limit                   int32 // of outside ports that its owner may hold, when it shares one
+	charged                 bool // a flow of its port's share
 }
 
 // create makes the flow that f begins, or finds that another packet has just made it. It sets f.Flow and f.Dir. In a
@@ -153,17 +153,19 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 		d.count = p.RuleCount
 		if !leaves {
 			d.port, d.net = p.Inside, p.Net
+			d.status |= servedFlow
 		}
 	default:
 		d.inboundMapping = f.Mapping
 		if !leaves {
 			d.port, d.net = n.mappings[d.inboundMapping].owner, n.mappings[d.inboundMapping].net
+			d.status |= servedFlow
 		}
 	}
 	if why := n.askForFragments(c, f, &d, leaves && !b.Dry); why != frame.None {
 		return why
 	}
-	if int(d.port) >= len(n.flowsOf) {
+	if d.port >= frame.MaxPorts {
 		return frame.FlowInvalid
 	}
 	if leaves && slices.Contains(c.hostUses, f.Tuple.Proto) {
@@ -178,7 +180,7 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	if b.Dry {
 		return n.plan(c, f, &d, leaves, b)
 	}
-	if !n.charge(d.port) {
+	if !n.charge(&d) {
 		return frame.FlowQuota
 	}
 	why := frame.None
@@ -209,12 +211,36 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 }
 
 // charge counts a flow that is about to be created, and reports whether its port may have it.
-func (n *NAT) charge(port frame.PortID) bool {
-	if n.flowsOf[port].Add(1) > n.quota && !n.evictFor(classAny, port, false) {
-		n.flowsOf[port].Add(-1)
+func (n *NAT) charge(d *pendingFlow) bool {
+	for range 2 {
+		if n.mayCharge(d) && n.flowShares.Take(d.port) {
+			if d.charged = true; d.status&servedFlow != 0 {
+				n.served[d.port].Add(1)
+			}
+			return true
+		}
+		if !n.evictFor(d.class(), d.port, false) {
+			break
+		}
+	}
+	return false
+}
+
+// mayCharge reports whether a port may have one more flow. Flows that begin elsewhere may be three quarters of its flows: who floods a
+// published port leaves the container its own way out.
+func (n *NAT) mayCharge(d *pendingFlow) bool {
+	if d.status&servedFlow != 0 && int(n.served[d.port].Load()) >= max(1, n.flowShares.Most(d.port)*3/4) {
 		return false
 	}
-	return true
+	return n.flowShares.May(d.port)
+}
+
+// class is the class of flows that make room for d.
+func (d *pendingFlow) class() int {
+	if d.status&servedFlow != 0 {
+		return classServed
+	}
+	return classAny
 }
 
 // askForFragments asks for the source address of a flow that begins with a fragment before the fragment leaves: if its way out refused
@@ -243,7 +269,7 @@ func (n *NAT) source(c *config, d *pendingFlow, dry bool) (why frame.Reason) {
 		return n.sourceWithoutSet(d)
 	}
 	if rule.Mapping == AddressAndPortDependentMapping && i != icmp {
-		return n.share(c, i, d, false, dry)
+		return n.share(c, i, d, dry)
 	}
 	d.mapping, d.reply.DstPort, why = n.acquire(c, a, d, i != tcp, dry)
 	if why == frame.NATPortsExhausted && i == tcp && n.evictFor(i, d.port, dry) { // their ports rest, and may be used again
@@ -252,7 +278,7 @@ func (n *NAT) source(c *config, d *pendingFlow, dry bool) (why frame.Reason) {
 		}
 	}
 	if why == frame.NATPortsExhausted && i == tcp { // ports are shared rather than refused (RFC 7857, section 3)
-		return n.share(c, i, d, true, dry)
+		return n.share(c, i, d, dry)
 	}
 	if why != frame.None {
 		return why
@@ -281,30 +307,24 @@ func (n *NAT) sourceWithoutSet(d *pendingFlow) frame.Reason {
 	return frame.NATPortsExhausted
 }
 
-// share gives flow d an outside port that other flows, to other destinations, have or may get. When the owner has used its quota, its
-// flows that nobody needs make room. After that, with more, it may hold more ports, while less than half of the pool is in use.
-func (n *NAT) share(c *config, i int, d *pendingFlow, more, dry bool) frame.Reason {
-	d.limit = c.quota[i]
-	if !n.overloadFor(c, i, d, d.limit, dry) && !(n.evictFor(i, d.port, dry) && (dry || n.overloadFor(c, i, d, d.limit, false))) {
-		if d.limit = c.half(i, n.addrs.find(d.reply.Dst)); !more || !n.overloadFor(c, i, d, d.limit, dry) {
-			return frame.NATPortsExhausted
-		}
+// share gives flow d an outside port that other flows, to other destinations, have or may get. When the owner may have no more ports, its
+// flows that nobody needs make room.
+func (n *NAT) share(c *config, i int, d *pendingFlow, dry bool) frame.Reason {
+	if !n.overloadFor(c, i, d, dry) && !(n.evictFor(i, d.port, dry) && (dry || n.overloadFor(c, i, d, false))) {
+		return frame.NATPortsExhausted
 	}
 	d.status |= overloadsPort
 	return frame.None
 }
 
-// half is how many outside ports of address a a port may hold when it has used its quota: half of the pool, if that much is free.
-func (c *config) half(i int, a *hostAddr) int32 {
-	if half := c.pool[i].Len() / 2; a != nil && a.ports[i].used.Len() < half {
-		return int32(half)
-	}
-	return c.quota[i]
-}
-
 // rollback releases what a pending flow has retained, when it did not become a flow of its own.
 func (n *NAT) rollback(d *pendingFlow) {
-	n.flowsOf[d.port].Add(-1)
+	if d.charged {
+		n.flowShares.Return(d.port)
+		if d.status&servedFlow != 0 {
+			n.served[d.port].Add(-1)
+		}
+	}
 	if d.mapping != 0 {
 		n.release(d.mapping)
 	}
@@ -336,12 +356,13 @@ func (n *NAT) confirm(c *config, f *frame.Frame, d *pendingFlow, b *frame.Batch)
 		case inserted:
 			f.Flow, f.Dir = e, 0
 			n.stats.created.Add(1)
+			n.noteLoose(e)
 			n.emit(FlowNew, e, "")
 			if protoIndex(d.orig.Proto) < 0 && d.status&untranslated == 0 {
 				n.portlessFlows[d.port].Add(1)
 				if !n.outside.Peer(d.reply.Dst, d.reply.Src, d.reply.Proto, true) {
-					n.flowsOf[d.port].Add(1) // end and rollback each give one back
 					n.end(e, replaced)
+					d.charged = false // end has given it back
 					f.NAT = frame.NATNone
 					return frame.PairsFull
 				}
@@ -359,7 +380,7 @@ func (n *NAT) confirm(c *config, f *frame.Frame, d *pendingFlow, b *frame.Batch)
 				return frame.AddressPairTaken
 			case d.status&overloadsPort != 0: // another worker has just taken this port for the same destination
 				n.endOverload(i, d.reply.Dst, d.reply.DstPort)
-				if d.status &^= overloadsPort; !n.overloadFor(c, i, d, d.limit, false) {
+				if d.status &^= overloadsPort; !n.overloadFor(c, i, d, false) {
 					return frame.NATPortsExhausted
 				}
 				d.status |= overloadsPort

@@ -2,6 +2,7 @@ package nat
 
 import (
 	"slices"
+	"sync/atomic"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
@@ -24,46 +25,77 @@ const (
 	evictEnough    = 16          // flows ended in one stretch, at most
 )
 
-// evictFor makes room for port asks and reports whether it did: it frees outside ports of protocol i or, with
-// classAny, flows. It goes through the flow table in stretches and ends evictable flows of port asks only: a port
-// that exhausts a resource loses its own flows. An outside port freed by ending another port's flow would have to
-// stay in quarantine first. A dry call ends nothing.
+// looseFlows are flows of one port that may be evicted, oldest first: hints, so that a port that needs room finds its own among those of
+// all others. A flow is noted when it begins and when it closes; what is noted may not be so any more.
+type looseFlows struct {
+	in, out atomic.Uint32
+	entries [64]atomic.Uint32
+}
+
+// note adds entry e, unless the place is that of an older one that may still be evicted.
+func (n *NAT) noteLoose(e uint32) {
+	l := &n.loose[n.state[e].port]
+	at := &l.entries[l.in.Add(1)%uint32(len(l.entries))]
+	if old := at.Load(); old == 0 || !n.isEvictable(old) || n.state[old].port != n.state[e].port {
+		at.Store(e)
+	}
+}
+
+// evictFor makes room for port asks and reports whether it did: it frees outside ports of protocol i or, with classAny or classServed,
+// flows. It ends evictable flows of port asks only: a port that exhausts a resource loses its own flows. An outside port freed by ending
+// another port's flow would have to stay in quarantine first. It looks at the port's loose flows; when they are none, it goes through the
+// flow table in stretches. A dry call ends nothing.
 func (n *NAT) evictFor(i int, asks frame.PortID, dry bool) bool {
 	mark := n.flows.highWater()
 	if mark <= 1 {
 		return false
 	}
-	failedAt, now := &n.triedAt[i+1][asks], n.now.Load()
+	l, freed := &n.loose[asks], false
+	for ended, looks := 0, 0; looks < len(l.entries) && ended < evictEnough; looks++ {
+		at := &l.entries[l.out.Add(1)%uint32(len(l.entries))]
+		e := at.Load()
+		if e == 0 {
+			continue
+		}
+		did, frees := n.evict(e, i, asks, dry)
+		if dry && frees {
+			return true
+		}
+		if did {
+			ended++
+			freed = freed || frees
+		}
+		if did || !n.isEvictable(e) || n.state[e].port != asks {
+			at.CompareAndSwap(e, 0)
+		}
+	}
+	if freed {
+		return true
+	}
+	failedAt, now := &n.triedAt[i-classServed][asks], n.now.Load()
 	if now != 0 && failedAt.Load() == now {
-		return false // evictFor already failed in this Tick
+		return false // a walk has already failed in this Tick
 	}
 	cursor := n.cursor.Load()
 	for range min(evictStretches, (mark-1)/evictStretch+1) {
 		if cursor += evictStretch; !dry {
 			cursor = n.cursor.Add(evictStretch)
 		}
-		freed, ended := 0, 0
+		ended := 0
 		for k := range min(evictStretch, mark-1) {
-			e := 1 + (cursor+k)%(mark-1)
-			s := &n.state[e]
-			if ended == evictEnough || !n.flows.isLive(e) || s.port != asks || !evictable(s.state.Load(), n.flows.keys[e][0].Proto) {
-				continue
+			if ended == evictEnough {
+				break
 			}
-			shares := s.state.Load()&overloadsPort != 0
-			if i != classAny && (s.mapping == 0 && !shares || protoIndex(n.flows.keys[e][0].Proto) != i) {
-				continue
-			}
-			frees := i == classAny || shares || n.lastUser(s.mapping)
+			did, frees := n.evict(1+(cursor+k)%(mark-1), i, asks, dry)
 			if dry && frees {
 				return true
 			}
-			if !dry && n.end(e, evicted) {
-				if ended++; frees {
-					freed++
-				}
+			if did {
+				ended++
+				freed = freed || frees
 			}
 		}
-		if freed > 0 {
+		if freed {
 			return true
 		}
 	}
@@ -71,6 +103,31 @@ func (n *NAT) evictFor(i int, asks frame.PortID, dry bool) bool {
 		failedAt.Store(now)
 	}
 	return false
+}
+
+// evict ends flow e if port asks may lose it to make room in class i, and reports whether it did, and whether that frees something. A dry
+// call ends nothing.
+func (n *NAT) evict(e uint32, i int, asks frame.PortID, dry bool) (did, frees bool) {
+	s := &n.state[e]
+	if !n.isEvictable(e) || s.port != asks {
+		return false, false
+	}
+	shares := s.state.Load()&overloadsPort != 0
+	switch i {
+	case classAny:
+		frees = true
+	case classServed:
+		if frees = s.state.Load()&servedFlow != 0; !frees {
+			return false, false
+		}
+	default:
+		if s.mapping == 0 && !shares || protoIndex(n.flows.keys[e][0].Proto) != i {
+			return false, false
+		}
+		frees = shares || n.lastUser(s.mapping)
+	}
+	did = !dry && n.end(e, evicted)
+	return did, frees && (dry || did)
 }
 
 // mayBeFreeSoon reports whether a SYN for which there is no outside port is dropped in silence: in the first second of a shortage of its
@@ -98,7 +155,11 @@ func (n *NAT) lastUser(m uint32) bool {
 	return s.refs.Load() == 1 && (s.parent == 0 || n.lastUser(s.parent))
 }
 
-const classAny = -1
+// Classes of flows for evictFor, besides the indices of protocols.
+const (
+	classAny    = -1
+	classServed = -2 // flows that began elsewhere
+)
 
 // NearFull reports whether the flow table is more than 15/16 full: the slow path should call EarlyDrop soon.
 //

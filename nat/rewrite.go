@@ -111,6 +111,9 @@ func (n *NAT) account(f *frame.Frame, s *flow, orig *frame.Tuple, flags uint8, f
 	}
 	if state != old {
 		s.state.Store(state)
+		if evictable(state, f.Proto) && !evictable(old, f.Proto) {
+			n.noteLoose(f.Flow)
+		}
 	}
 	// Packets from outside do not refresh UDP and ICMP flows (RFC 4787, REQ-6); a reset connection is never extended
 	// (RFC 7857).

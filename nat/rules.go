@@ -62,7 +62,6 @@ type config struct {
 	ephemeral [2]uint16
 	inbound   *Inbound
 	hostUses  []uint8
-	quota     [protocols]int32 // outside ports charged to one port at most: a quarter of the pool
 }
 
 // A leftAddr is an address that has left the host. Its flows go on when it returns before until.
@@ -157,7 +156,6 @@ func (n *NAT) Update(r Rules) {
 	ephemeral := NewPortSet()
 	ephemeral.AddRange(c.ephemeral[0], c.ephemeral[1])
 	for i := range c.pool {
-		c.quota[i] = int32(max(1, c.pool[i].Len()/4))
 		c.local[i], c.others[i] = c.pool[i].split(ephemeral)
 	}
 	for i, rules := range c.publish {
@@ -180,6 +178,7 @@ func (n *NAT) Update(r Rules) {
 		n.useAddrLocked(c, c.source)
 	}
 	n.config.Store(c)
+	n.shareLocked(c)
 }
 
 // sameTranslation reports whether every flow created under a would be created the same way under b.

@@ -116,6 +116,7 @@ const (
 	clash            // another entry has the second key
 	busy             // another worker is inserting the same key
 	full             // no free entry, or no empty word in the buckets
+	refused          // the owner has its share of the table
 )
 
 // probe returns whether k is in the table (exists), is being inserted (busy), or neither (inserted). Callers probe

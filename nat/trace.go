@@ -35,7 +35,7 @@ func (n *NAT) Planned() bool { return n.planned }
 
 // plan is the second half of create for a dry batch.
 func (n *NAT) plan(c *config, f *frame.Frame, d *pendingFlow, leaves bool, b *frame.Batch) frame.Reason {
-	if n.flowsOf[d.port].Load() >= n.quota && !n.evictFor(classAny, d.port, true) {
+	if !n.mayCharge(d) && !n.evictFor(d.class(), d.port, true) {
 		return frame.FlowQuota
 	}
 	if leaves {

@@ -288,7 +288,7 @@ func prefixTexts(list []netip.Prefix) []string {
 }
 
 func (v *view) natSettings() api.NATSettings {
-	x := api.NATSettings{Windows: "liberal", FlowsPerPort: v.dp.NAT.FlowQuota(), Timers: config.TimerKeys(v.Config.NAT.Timers)}
+	x := api.NATSettings{Windows: "liberal", FlowsPerPort: v.dp.NAT.FlowsPerPort(), Timers: config.TimerKeys(v.Config.NAT.Timers)}
 	if v.Config.NAT.Strict {
 		x.Windows = "strict"
 	}

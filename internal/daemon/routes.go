@@ -92,7 +92,7 @@ func (d *Daemon) deleteRouteLocked(dst string) error {
 // fullStateLocked is the state that a reload compares: with static routes, neighbors by hand, and what sizes came to.
 func (d *Daemon) fullStateLocked() *model.State {
 	s := d.stateLocked()
-	s.FlowLimit, s.FlowQuotaLimit = d.dp.NAT.Limit(), d.dp.NAT.FlowQuota()
+	s.FlowLimit, s.FlowQuotaLimit = d.dp.NAT.Limit(), d.dp.NAT.FlowsPerPort()
 	for _, r := range d.dp.Router.Routes() {
 		if s.CheckStaticRoute(r.Prefix) != nil {
 			continue

@@ -65,6 +65,7 @@ func (d *Dataplane) AddPort(p vswitch.Port, c frame.Conn) error {
 	d.Switch.SetPort(p)
 	reader := d.idlest()
 	d.readers[p.ID] = reader
+	d.NAT.SetPorts(len(d.readers))
 	for i, w := range d.workers {
 		var err error
 		w.run(func() { err = w.addPort(p.ID, c, i == reader) })
@@ -107,6 +108,7 @@ func (d *Dataplane) removePort(id frame.PortID) {
 	d.slow.parked.forget(&d.slow, id)
 	d.slow.mu.Unlock()
 	delete(d.readers, id)
+	d.NAT.SetPorts(len(d.readers))
 	for _, s := range d.all() {
 		s.ports[id].Store(nil)
 	}

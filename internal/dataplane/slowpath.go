@@ -75,6 +75,7 @@ func (k *slowPath) process(now frame.Tick) []frame.PortID {
 		k.dp.Router.Tick(now, k)
 		k.sweep = min(sweepBudget, k.dp.NAT.Capacity())
 		k.dp.NAT.EndQuarantine(now)
+		k.dp.NAT.SettleShares()
 		k.dp.NAT.AgeFragments(now)
 	}
 	if k.sweep > 0 {

@@ -276,7 +276,7 @@ func needsRestart(have, want *model.State) error {
 		}
 	}
 	size("nat.flows", cmp.Or(was.NAT.Flows, nat.DefaultFlows), cmp.Or(will.NAT.Flows, nat.DefaultFlows), have.FlowLimit)
-	size("nat.flows_per_port", cmp.Or(was.NAT.FlowsPerPort, nat.DefaultFlowsPerPort), cmp.Or(will.NAT.FlowsPerPort, nat.DefaultFlowsPerPort), have.FlowQuotaLimit)
+	size("nat.flows_per_port", was.NAT.FlowsPerPort, will.NAT.FlowsPerPort, have.FlowQuotaLimit)
 	words := map[bool]string{true: "strict", false: "liberal"}
 	differ("nat.windows", words[was.NAT.Strict], words[will.NAT.Strict])
 	if len(out) > 0 {

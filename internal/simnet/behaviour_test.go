@@ -2,6 +2,7 @@ package simnet
 
 import (
 	"encoding/binary"
+	"fmt"
 	"hash/crc32"
 	"strconv"
 	"strings"
@@ -227,19 +228,24 @@ o < 198.51.100.1:20001 "y"`); err != nil {
 
 // What may go early goes, though who holds most has nothing that may.
 func TestBehaviour_EaseFindsWhoMayGo(t *testing.T) {
-	n := play(t, "nat flows 1024 quota 1024 pool 20000-29999\n"+bed)
-	for i := range 500 {
+	n := play(t, "nat flows 1024 pool 20000-29999\n"+bed)
+	for i := range 200 {
 		line := strings.ReplaceAll("a:PORT > o:80 tcp S\no:80 > 198.51.100.1:PORT tcp S.\na:PORT > o:80 tcp .\n", "PORT", strconv.Itoa(20000+i))
 		if err := n.more(line); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for i := range 40 {
-		if err := n.more("b:" + strconv.Itoa(21000+20*i) + " > o:53 \"flood\" times 20\nadvance 1s"); err != nil {
+	for i := range 6 {
+		if err := n.more(fmt.Sprintf("host f%d 10.0.0.%d port %d", i, 100+i, 20+i)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if d := n.DP.Drops(); len(d) > 0 || n.DP.NAT.FlowsOf(1) != 500 {
+	for i := range 120 {
+		if err := n.more(fmt.Sprintf("f%d:%d > o:53 \"flood\" times 20\nadvance 1s", i%6, 21000+20*i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d := n.DP.Drops(); len(d) > 0 || n.DP.NAT.FlowsOf(1) != 200 {
 		t.Errorf("%d flows of a, drops %v", n.DP.NAT.FlowsOf(1), d)
 	}
 }

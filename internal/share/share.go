@@ -1,0 +1,103 @@
+// Package share divides a bounded resource among the ports of the switch, so that no port can take all of it.
+//
+// Half of the resource is reserved: each of the ports that are there has an equal part of it, its floor. The other half is lent. A port
+// may hold more than its floor while it has borrowed less than what is left to lend (a dynamic threshold: Choudhury and Hahne, Dynamic
+// Queue Length Thresholds for Shared-Memory Packet Switches, 1998). One greedy port alone gets half of what is lent, and k greedy ports
+// leave 1/(k+1) of it. So every other port has its floor, and more.
+package share
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// minPorts is the number of ports that floors are for at least. A switch with few ports leaves room for more.
+const minPorts = 8
+
+// A Pool counts who holds units of one resource. Take, Return and the questions take no lock, and may be called by several goroutines at
+// once. The zero Pool has no units: see Resize.
+type Pool struct {
+	mu    sync.Mutex // Lock 80: Resize and Settle
+	units atomic.Int64
+	most  atomic.Int64 // that one port may hold, whatever is free; 0: no limit of that kind
+	floor atomic.Int64
+	left  atomic.Int64 // of the lent half; it may be below 0 for a while, after a Resize
+	held  [frame.MaxPorts]atomic.Int32
+}
+
+// Resize sets the number of units, the number of ports that share them, and how many one port may hold whatever is free (0: any number).
+// Ports keep what they hold.
+func (p *Pool) Resize(units, ports, most int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.units.Store(int64(units))
+	p.most.Store(int64(most))
+	p.floor.Store(int64(max(1, units/2/max(ports, minPorts))))
+	p.settleLocked()
+}
+
+// Settle counts again what is left to lend. Take and Return keep the number right, but for those that ran beside a Resize.
+func (p *Pool) Settle() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.settleLocked()
+}
+
+func (p *Pool) settleLocked() {
+	left, floor := p.units.Load()/2, p.floor.Load()
+	for i := range p.held {
+		left -= max(0, int64(p.held[i].Load())-floor)
+	}
+	p.left.Store(left)
+}
+
+// Take gives port id one more unit, and reports whether it may have it.
+func (p *Pool) Take(id frame.PortID) bool {
+	if !p.May(id) {
+		return false
+	}
+	if int64(p.held[id].Add(1)) > p.floor.Load() {
+		p.left.Add(-1)
+	}
+	return true
+}
+
+// Return takes a unit back.
+func (p *Pool) Return(id frame.PortID) {
+	if int64(p.held[id].Add(-1)) >= p.floor.Load() {
+		p.left.Add(1)
+	}
+}
+
+// May reports whether port id may have one more unit. Several goroutines that ask at the same moment may take a few more.
+func (p *Pool) May(id frame.PortID) bool { return p.Held(id) < p.Most(id) }
+
+// Held is how many units port id holds.
+func (p *Pool) Held(id frame.PortID) int { return int(p.held[id].Load()) }
+
+// Most is how many units port id may hold at this moment. The number falls while others take some.
+func (p *Pool) Most(id frame.PortID) int {
+	floor, held := p.floor.Load(), int64(p.held[id].Load())
+	borrowed, most := max(0, held-floor), floor
+	switch left := p.left.Load(); {
+	case left <= borrowed: // no more
+		most = max(floor, held)
+	default:
+		most = floor + (left+borrowed+1)/2
+	}
+	if limit := p.most.Load(); limit != 0 {
+		most = min(most, limit)
+	}
+	return int(min(most, p.units.Load()))
+}
+
+// Greatest is how many units a port may hold when nobody else has borrowed any.
+func (p *Pool) Greatest() int {
+	most := p.floor.Load() + (p.units.Load()/2+1)/2
+	if limit := p.most.Load(); limit != 0 {
+		most = min(most, limit)
+	}
+	return int(min(most, p.units.Load()))
+}
