@@ -57,26 +57,26 @@ func (h *hostAddrs) find(a frame.Addr) *hostAddr {
 	return nil
 }
 
-// UseAddr lets flows leave by address a of the host. It reports whether they may: a is an address of the host, and there is room. The
-// slow path calls it, and Update.
-func (n *NAT) UseAddr(a frame.Addr) bool {
+// UseAddr lets flows leave by address a of the host, or returns the reason why they may not: a is no address of the host, or flows leave by
+// MaxAddrs others. The slow path calls it, and Update.
+func (n *NAT) UseAddr(a frame.Addr) frame.Reason {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.useAddrLocked(n.config.Load(), a)
 }
 
-func (n *NAT) useAddrLocked(c *config, a frame.Addr) bool {
+func (n *NAT) useAddrLocked(c *config, a frame.Addr) frame.Reason {
 	if !slices.Contains(c.own, a) {
-		return false
+		return frame.UplinkDown
 	}
 	if n.addrs.find(a) != nil {
-		return true
+		return frame.None
 	}
 	list := slices.Clone(*n.addrs.list.Load())
-	if len(list) == MaxAddrs { // the place of an address that has left, and whose last port has rested
-		gone := slices.IndexFunc(list, func(x *hostAddr) bool { return !c.owns(x.addr) && x.unused() })
+	if len(list) == MaxAddrs { // the place of an address whose last port has rested
+		gone := slices.IndexFunc(list, func(x *hostAddr) bool { return x.addr != c.source && x.unused() })
 		if gone < 0 {
-			return false
+			return frame.TooManySources
 		}
 		list = slices.Delete(list, gone, gone+1)
 	}
@@ -95,7 +95,7 @@ func (n *NAT) useAddrLocked(c *config, a frame.Addr) bool {
 	list = append(list, x)
 	n.addrs.list.Store(&list)
 	n.outside.UseAddr(a, index)
-	return true
+	return frame.None
 }
 
 // AskSource asks the host's routing which source address a packet from inside gets; raw is its frame with the virtio-net header.

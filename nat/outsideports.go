@@ -174,7 +174,7 @@ func (n *NAT) choose(c *config, a *hostAddr, i int, d *pendingFlow, dry bool) (p
 	}
 	held, most := n.portShares[i].Held(owner), n.portShares[i].Most(owner)
 	if i == tcp {
-		most -= most / 8 // the rest is for ports that are shared
+		most -= min(most-1, (most+7)/8) // the rest is for ports that are shared
 	}
 	if held < most {
 		if pool.Has(want) && good.takes(want) && n.claim(o, i, want, owner, dry) {

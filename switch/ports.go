@@ -42,6 +42,8 @@ type Port struct {
 	MAC   frame.MAC  // the station's MAC, 0 if not known; the guard allows no other source MAC
 	Addr  frame.Addr // the station's address, 0 if not known; for the guard
 
+	Storm StormLimits
+
 	// Own is for the port of the host: all addresses of the host, sorted. If it is not nil, a packet that comes in must have one of them,
 	// or Addr, as its source, and one that goes out as its destination. The host then forwards nothing past the router and NAT.
 	Own []frame.Addr

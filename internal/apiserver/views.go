@@ -38,7 +38,7 @@ func (v *view) port(p *model.Port, st daemon.PortStatus) api.Port {
 	out := api.Port{
 		Name: p.Name, ID: int(p.ID), Network: p.Network, Kind: string(p.Kind), Ifname: cmp.Or(st.Ifname, p.Ifname), Netns: p.Netns, Container: p.Spec.Container, Addresses: []string{}, MTU: p.MTU,
 		State: st.State, Offload: p.Offload, Flags: p.FlagMap(), NoRoute: p.Spec.NoRoute, Handed: p.ByFD, Segmented: st.Segmented,
-		RxRate: p.Rx.Bits, RxBurst: model.Burst(p.Rx), TxRate: p.Tx.Bits, TxBurst: model.Burst(p.Tx),
+		RxRate: p.Rx.Bits, RxBurst: model.Burst(p.Rx), TxRate: p.Tx.Bits, TxBurst: model.Burst(p.Tx), Storm: p.StormMap(),
 		PortStats: api.PortStats(v.dp.PortStats(p.ID)),
 	}
 	out.Backend, _ = v.d.Backend()

@@ -10,10 +10,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/cni"
@@ -118,7 +120,10 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.socket, "socket", cmp.Or(os.Getenv("UVSWITCH_SOCKET"), api.DefaultSocket), "path of the switch's control socket (environment variable UVSWITCH_SOCKET)")
 	f.BoolVarP(&a.json, "json", "j", false, "print JSON")
 	f.StringVarP(&a.wide, "output", "o", "", "output format: wide (more columns; port ls and network ls), or extended (as conntrack -o extended; flow ls and flow events)")
-	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+	root.PersistentPreRunE = func(c *cobra.Command, args []string) error {
+		if err := checkEmpty(c, args); err != nil {
+			return err
+		}
 		switch a.wide {
 		case "", "wide", "extended":
 			return nil
@@ -134,6 +139,21 @@ func (a *app) root() *cobra.Command {
 	a.complete(root)
 	addExamples(root, examples())
 	return root
+}
+
+// checkEmpty refuses flags and names that are given, and empty: as a rule they stand for a variable of a script that is not set, and many
+// flags restrict something.
+func checkEmpty(c *cobra.Command, args []string) (err error) {
+	c.Flags().Visit(func(f *pflag.Flag) {
+		list, isList := f.Value.(pflag.SliceValue)
+		if f.Value.Type() == "string" && f.Value.String() == "" || isList && len(list.GetSlice()) == 0 {
+			err = usagef("--%s is given without a value; write the value, or leave the flag out", f.Name)
+		}
+	})
+	if slices.Contains([]string{"add", "del", "set", "show"}, c.Name()) && slices.Contains(args, "") {
+		err = usagef("an argument is empty; usage: %s", strings.TrimSuffix(c.UseLine(), " [flags]"))
+	}
+	return err
 }
 
 func (a *app) client() *api.Client { return api.NewClient(a.socket) }

@@ -63,7 +63,7 @@ func (a *app) portCommand() *cobra.Command {
 	f.StringVar(&p.Offload, "offload", "", "checksum and segmentation offload: on or off (default on)")
 	f.StringVar(&p.Container, "container", "", "`ID` of the container or machine: it may answer by one of its ports what came in by another (default: ports in one namespace are of one container)")
 	f.BoolVar(&p.NoRoute, "no-route", false, "set no default route in the namespace")
-	set := &cobra.Command{Use: "set NAME SETTING on|off|RATE[/BURST] ...", Short: "Change the settings of a port",
+	set := &cobra.Command{Use: "set NAME SETTING on|off|RATE[/BURST]|N ...", Short: "Change the settings of a port",
 		Long: "Change settings of a port. These are on or off, with the meaning that they have for `bridge link`:\n" +
 			"learning (learn source MACs), flood, mcast_flood and bcast_flood (send it frames to unknown MACs, multicast, broadcast),\n" +
 			"hairpin (frames may leave by the port they came from), isolated (no traffic with other isolated ports), locked (only MACs\n" +
@@ -72,10 +72,13 @@ func (a *app) portCommand() *cobra.Command {
 			"These are off or a rate: rx_rate (limits what the switch receives from the port), tx_rate (limits what it sends to the port),\n" +
 			"rate (sets both).\n" +
 			"A rate is in the units of tc, 1kbit to 1tbit; its burst is in bytes (b, kb, mb). Packets above the rate wait. When the\n" +
-			"waiting packets need 50 ms to send, further packets are dropped with reason rx_rate_exceeded or tx_rate_exceeded.",
+			"waiting packets need 50 ms to send, further packets are dropped with reason rx_rate_exceeded or tx_rate_exceeded.\n" +
+			"These are off or a number of frames per second that the port may have flooded: storm_bcast (broadcasts, default 1000),\n" +
+			"storm_ucast (frames to unknown MACs, default 1000), storm_mcast (multicasts, default 10000). Further ones are dropped with\n" +
+			"reason storm_limited.",
 		Args: cobra.MinimumNArgs(3), RunE: func(c *cobra.Command, args []string) error {
 			if len(args)%2 == 0 {
-				return usagef("each setting needs a value: on, off or a rate")
+				return usagef("each setting needs a value: on, off, a rate or a number")
 			}
 			settings := api.PortSet{}
 			for i := 1; i < len(args); i += 2 {
@@ -134,6 +137,15 @@ func printPort(w io.Writer, p api.Port) {
 		row(w, "may send", rateText(p.RxRate, p.RxBurst))
 		row(w, "may receive", rateText(p.TxRate, p.TxBurst))
 	}
+	var storms []string
+	for _, name := range byName(p.Storm) {
+		limit := "off"
+		if n := p.Storm[name]; n != 0 {
+			limit = fmt.Sprintf("%d/s", n)
+		}
+		storms = append(storms, name+" "+limit)
+	}
+	row(w, "may flood", strings.Join(storms, ", "))
 	row(w, "received from it", fmt.Sprintf("%d packets, %d bytes, %d dropped", p.RxPackets, p.RxBytes, p.RxDropped))
 	row(w, "sent to it", fmt.Sprintf("%d packets, %d bytes, %d dropped", p.TxPackets, p.TxBytes, p.TxDropped))
 	if !p.Offload {

@@ -79,7 +79,7 @@ func (a *app) runCommand() *cobra.Command {
 // run runs a switch until ctx is done. It checks the flags and the configuration before it changes the host. Then it opens the
 // sockets, starts the switch, and starts the control API and Docker's driver.
 func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
-	if err := f.check(given); err != nil {
+	if err := f.check(); err != nil {
 		return err
 	}
 	source := f.source(given)
@@ -171,7 +171,7 @@ func netnsChildCommand() *cobra.Command {
 }
 
 // check reports values of flags that are not valid.
-func (f *runFlags) check(given *pflag.FlagSet) error {
+func (f *runFlags) check() error {
 	switch {
 	case len(f.name) == 0 || len(f.name) > 12 || strings.ContainsAny(f.name, "/ :"):
 		return usagef("--name %q: must be 1 to 12 characters without slash, space and colon, because the names of devices begin with it", f.name)
@@ -185,8 +185,6 @@ func (f *runFlags) check(given *pflag.FlagSet) error {
 		return usagef("--workers %d: must be 0 (chosen by the number of CPUs) to %d", f.workers, maxWorkers)
 	case f.readyFD < 0 || f.readyFD > 0 && !isOpen(f.readyFD):
 		return usagef("--ready-fd %d: this file descriptor is not open", f.readyFD)
-	case f.docker == "" && given.Changed("docker"):
-		return usagef("--docker=NAME: the name is empty")
 	case f.host != "on" && f.host != "off":
 		return usagef("--host %q: must be on or off", f.host)
 	}

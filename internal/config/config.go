@@ -16,6 +16,8 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/model"
@@ -39,7 +41,35 @@ type Uplink struct {
 	Kind   string `yaml:"kind,omitempty"`   // tcx, clsact or tap
 	Ports  string `yaml:"ports,omitempty"`  // ranges that NAT may give out
 
-	Devices []string `yaml:"devices,omitempty,flow"` // packets may leave by these only
+	Devices Names `yaml:"devices,omitempty,flow"` // packets may leave by these only
+}
+
+// Names are a list that is not empty: an empty one would allow everything.
+type Names []string
+
+// UnmarshalYAML refuses an empty list.
+func (n *Names) UnmarshalYAML(decode func(any) error) error {
+	if err := decode((*[]string)(n)); err != nil {
+		return err
+	}
+	if len(*n) == 0 {
+		return errors.New("the list is empty; leave the key out, or name what is allowed")
+	}
+	return nil
+}
+
+// Sources are any, or CIDRs with commas.
+type Sources string
+
+// UnmarshalYAML refuses an empty text.
+func (s *Sources) UnmarshalYAML(decode func(any) error) error {
+	if err := decode((*string)(s)); err != nil {
+		return err
+	}
+	if *s == "" {
+		return errors.New("from is empty; write any, or CIDRs separated by commas")
+	}
+	return nil
 }
 
 // Host is the host port. `host: off` leaves it out.
@@ -84,10 +114,38 @@ type Route struct {
 
 // Publish is a published port: Host is [ADDR:]PORT[-END], To is NAME:PORT.
 type Publish struct {
-	From  string `yaml:"from,omitempty"` // any, or CIDRs with commas
-	Host  string `yaml:"host,omitempty"`
-	To    string `yaml:"to,omitempty"`
-	Proto string `yaml:"proto,omitempty"`
+	From  Sources `yaml:"from,omitempty"` // any, or CIDRs with commas
+	Host  string  `yaml:"host,omitempty"`
+	To    string  `yaml:"to,omitempty"`
+	Proto string  `yaml:"proto,omitempty"`
+}
+
+// restricting are keys whose value restricts something: without a value, they would allow everything.
+var restricting = []string{"from", "devices", "inbound", "protocols"}
+
+// checkNulls refuses a restricting key without a value. The decoder would take it for an absent one.
+func checkNulls(b []byte) error {
+	doc, err := parser.ParseBytes(b, 0)
+	if err != nil {
+		return nil // the decoder says more
+	}
+	var v nullFinder
+	for _, d := range doc.Docs {
+		if d.Body != nil {
+			ast.Walk(&v, d.Body)
+		}
+	}
+	return v.err
+}
+
+type nullFinder struct{ err error }
+
+func (v *nullFinder) Visit(n ast.Node) ast.Visitor {
+	if m, ok := n.(*ast.MappingValueNode); ok && slices.Contains(restricting, m.Key.String()) && m.Value.Type() == ast.NullType {
+		at := m.Key.GetToken().Position
+		v.err = fmt.Errorf("[%d:%d] %s is empty; write its value, or leave the key out", at.Line, at.Column, m.Key)
+	}
+	return v
 }
 
 // Load reads and checks the file at path.
@@ -112,6 +170,9 @@ func Parse(b []byte) (f *File, err error) {
 	}()
 	b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")) // a byte order mark
 	if err := checkNesting(b); err != nil {
+		return nil, err
+	}
+	if err := checkNulls(b); err != nil {
 		return nil, err
 	}
 	f = &File{}

@@ -52,7 +52,7 @@ func Running(ctx context.Context, sw *api.Client) (*File, error) {
 		}
 		x := Publish{From: "any", Host: p.HostPorts(), To: fmt.Sprintf("%s:%d", p.Port, p.ContainerPort), Proto: p.Protocol}
 		if len(p.From) > 0 {
-			x.From = strings.Join(p.From, ",")
+			x.From = Sources(strings.Join(p.From, ","))
 		}
 		f.Publish = append(f.Publish, x)
 	}
@@ -101,6 +101,11 @@ func settingsOf(p api.Port) api.PortSet {
 	out := api.PortSet{}
 	for name, on := range p.Flags {
 		out[name] = api.Switch(on)
+	}
+	for name, limit := range p.Storm {
+		if limit != model.DefaultStorm(name) {
+			out[name] = api.StormSetting(limit)
+		}
 	}
 	if p.RxRate != 0 {
 		out["rx_rate"] = api.RateSetting(p.RxRate, p.RxBurst)

@@ -115,7 +115,7 @@ func (p Publish) spec() api.PublishAdd {
 	name, port, _ := strings.Cut(p.To, ":")
 	a := api.PublishAdd{Spec: p.Host + ":" + port + "/" + cmp.Or(p.Proto, "tcp"), Port: name}
 	if p.From != "" && p.From != "any" {
-		a.From = strings.Split(p.From, ",")
+		a.From = strings.Split(string(p.From), ",")
 	}
 	return a
 }

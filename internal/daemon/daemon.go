@@ -118,6 +118,7 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 		return nil, errors.Join(err, d.Close())
 	}
 	go d.refreshNATPorts(ctx)
+	go d.logRefusals(ctx)
 	return d, nil
 }
 
@@ -146,6 +147,7 @@ func newDaemon(o Options) (*Daemon, error) {
 		}
 		if d.usesBPF() {
 			natOptions.Outside = d.up
+			d.warnOfOtherSwitches()
 		}
 	}
 	pollers, chosen, err := newPollers(o.IO, o.Workers, o.BusyPoll)

@@ -30,6 +30,13 @@ func (d *Daemon) openUplink() (err error) {
 	return err
 }
 
+// warnOfOtherSwitches says that another switch may give the same outside ports to its containers.
+func (d *Daemon) warnOfOtherSwitches() {
+	if others := uplink.OtherSwitches(d.opts.Name + "-up"); len(others) > 0 && d.config.Uplink.Ports == model.DefaultNATPorts {
+		d.log.Warn("another switch is on this host; give each its own ports with --nat-ports: else two containers that use one port for one destination get each other's answers", "devices", others)
+	}
+}
+
 // usesBPF reports whether the uplink shares the host's devices and addresses by BPF programs. An uplink of kind tap does not.
 func (d *Daemon) usesBPF() bool { return d.up != nil && d.config.Uplink.Kind != model.KindTAP }
 

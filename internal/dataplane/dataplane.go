@@ -11,7 +11,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/nat"
 	"github.com/uvswitch/uvswitch/router"
-	"github.com/uvswitch/uvswitch/switch"
+	vswitch "github.com/uvswitch/uvswitch/switch"
 )
 
 // A Dataplane is the stages, and the workers that run them.

@@ -5,7 +5,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/router"
-	"github.com/uvswitch/uvswitch/switch"
+	vswitch "github.com/uvswitch/uvswitch/switch"
 )
 
 const (
@@ -118,8 +118,8 @@ func (k *slowPath) handle(rec []byte, now frame.Tick) {
 			if p.NextHop == 0 {
 				p.NextHop = k.dp.NAT.AskSource(p.Raw)
 			}
-			if !k.dp.NAT.UseAddr(p.NextHop) {
-				k.end(p.In, p.Raw, frame.UplinkDown)
+			if why := k.dp.NAT.UseAddr(p.NextHop); why != frame.None {
+				k.end(p.In, p.Raw, why)
 				return
 			}
 		}

@@ -39,6 +39,7 @@ type worker struct {
 	punted     bool       // in this batch
 	nearFullAt frame.Tick // when the flow table was last seen filling
 	shaper     shaper
+	storms     [frame.MaxPorts]storm
 	injected   *ring.Queue // from the slow path
 	buf        []byte      // records of the reinjected batch, until the next one
 	piece      []byte      // a fragment that is about to be sent
@@ -211,6 +212,10 @@ func (w *worker) sendPieces(f *frame.Frame) {
 //uvswitch:hot
 func (w *worker) floodFrame(f *frame.Frame) {
 	n := w.dp.Switch.FloodSet(f, w.flood[:])
+	if f.Flags&frame.Injected == 0 && !w.storms[f.In%frame.MaxPorts].take(f, w.shaper.now, w.dp.Switch.StormLimit(f), n) {
+		w.drop(f, frame.StormLimited)
+		return
+	}
 	for _, id := range w.flood[:n] {
 		w.shaper.charge(id, f)
 		w.send(id, f)

@@ -238,13 +238,13 @@ func (e *Exam) others() {
 	if name == "" {
 		return
 	}
-	pid := 0
-	if e.status != nil {
-		pid = e.status.PID
+	if taps := uplink.OtherSwitches(e.Name + "-up"); len(taps) > 0 {
+		e.add("switches", Warn, "start each switch with ports of its own, such as `--nat-ports 1024-32767` and `--nat-ports 32768-65535`",
+			"another switch is on this host (%s): if both use the same ports for NAT, two containers that use one port for one destination get each other's answers", strings.Join(taps, ", "))
 	}
-	list, stale := uplink.OtherPrograms(name, pid)
+	list, stale := uplink.OtherPrograms(name)
 	for _, p := range list {
-		e.add("programs", Warn, "see `bpftool net show dev "+name+"`", "%s is attached to the ingress of %s, and may take frames before the switch sees them", p, name)
+		e.add("programs", Warn, "see `bpftool net show dev "+name+"`", "%s is attached to the ingress of %s: what comes first decides, so it may take packets of containers, or not see them", p, name)
 	}
 	for _, p := range stale {
 		e.add("leftovers", Warn, "the next `uvswitch run` removes it", "filter %s of a switch that died is still on %s", p, name)

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"golang.org/x/sys/unix"
 )
 
 // hostState returns the state of the host that a switch must not change: rules, sysctls and policy routes. It leaves out the
@@ -219,4 +220,24 @@ func TestUplinkFollows(t *testing.T) {
 	b.Sh("host", "ip link set eth0 up && ip route replace default via 10.1.0.2")
 	b.Eventually("it comes back", func() bool { return state().State == "up" })
 	ping(b, "web", "10.1.0.2")
+
+	// While nothing changes, the switch tells the host's other programs nothing.
+	if out, _ := b.TrySh("host", "timeout 2 ip monitor link address route neigh | grep uvs-up"); out != "" {
+		t.Errorf("on a quiet host, a program that watches devices hears:\n%s", out)
+	}
+
+	// A device that is made again, with its old index, while the switch does not run.
+	if b.pair.Uplink != "tap" {
+		index, _, _ := strings.Cut(b.Sh("host", "ip -o link show eth0"), ":")
+		_ = b.proc.Process.Signal(unix.SIGSTOP)
+		defer func() { _ = b.proc.Process.Signal(unix.SIGCONT) }()
+		b.Sh("host", "ip link del eth0 && ip link add eth0 index "+index+" type veth peer name eth0 netns "+b.NS("out")+" && ip addr add 10.1.0.9/24 dev eth0 && ip link set eth0 up")
+		b.Sh("out", "ip addr add 10.1.0.2/24 dev eth0 && ip link set eth0 up")
+		b.Sh("host", "ip route replace default via 10.1.0.2")
+		_ = b.proc.Process.Signal(unix.SIGCONT)
+		b.Eventually("answers come by the new device", func() bool {
+			out, _ := b.TrySh("web", "ping -c 1 -W 1 10.1.0.2")
+			return strings.Contains(out, " 1 received")
+		})
+	}
 }

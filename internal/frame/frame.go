@@ -62,6 +62,7 @@ const (
 	UnknownUnicast FloodClass = iota
 	Broadcast
 	Multicast
+	FloodClasses
 )
 
 // Flags are facts that Parse found.

@@ -26,6 +26,7 @@ const (
 	LinkLocalGroup
 	SamePort
 	PortIsolated
+	StormLimited
 	NoEgress
 	ExceedsMTU
 	NotIPv4
@@ -66,6 +67,7 @@ const (
 	NATPortsExhausted
 	AddressPairTaken
 	PairHostTunnel
+	TooManySources
 	ProtocolRefused
 	PairsFull
 	ICMPErrorUnmatched
@@ -157,6 +159,7 @@ var reasons = [NumReasons]ReasonInfo{
 	LinkLocalGroup:        {Stage: Switching, Name: "link_local_group", Meaning: "the destination is a link-local group address (01:80:c2:00:00:0x), which no bridge forwards", Remedy: "normal for STP, LLDP and pause frames"},
 	SamePort:              {Stage: Switching, Name: "same_port", Meaning: "the destination is behind the port from which the frame came", Remedy: "normal with a bridge behind the port; otherwise switch hairpin mode on: `uvswitch port set NAME hairpin on`"},
 	PortIsolated:          {Stage: Switching, Name: "port_isolated", Meaning: "the ingress port and the egress port are both isolated", Remedy: "to allow the traffic: `uvswitch port set NAME isolated off`"},
+	StormLimited:          {Stage: Switching, Name: "storm_limited", Meaning: "the port sends more broadcasts, multicasts or frames to unknown MACs than it may, or to more ports", Remedy: "look for a loop or a flood behind the port; change its limit with `uvswitch port set NAME storm_bcast N`, storm_mcast or storm_ucast"},
 	NoEgress:              {Stage: Switching, Name: "no_egress", Meaning: "the frame was flooded, and no other port accepts it", Remedy: "normal when the port is alone in its network"},
 	ExceedsMTU:            {Stage: Switching, Name: "exceeds_mtu", Meaning: "the frame is longer than the egress port's MTU, and it is not a super-frame", Remedy: "give all ports of the network the same MTU"},
 	NotIPv4:               {Stage: Routing, Name: "not_ipv4", Meaning: "the frame was sent to the gateway, and it is neither IPv4 nor ARP", Remedy: "normal for IPv6 multicast; the router supports only IPv4"},
@@ -197,6 +200,7 @@ var reasons = [NumReasons]ReasonInfo{
 	NATPortsExhausted:     {Stage: Translation, Name: "nat_ports_exhausted", Meaning: "NAT has no free outside port for another mapping, or this port of the switch has used up its share (answered with ICMP 3/13; TCP only when the shortage lasts for a second)", Remedy: "widen the ports for NAT (--nat-ports of run, or uplink.ports in the configuration file); see which ports hold them with `uvswitch nat ports`", Punt: Reject, Error: unreachable(CodeAdminFiltered)},
 	PairsFull:             {Stage: Translation, Name: "pairs_full", Meaning: "the table of flows of protocols without ports is full (4,096 pairs of addresses)", Remedy: "see who has them with `uvswitch flow ls -p gre`, and likewise for other protocols; flows end when they are idle for 10 minutes"},
 	ProtocolRefused:       {Stage: Translation, Name: "protocol_refused", Meaning: "the network does not let this IP protocol, which has no ports, leave (answered with ICMP 3/13)", Remedy: "see `uvswitch network show NAME`; create the network with --protocols all, or with a list that has the protocol", Punt: Reject, Error: unreachable(CodeAdminFiltered)},
+	TooManySources:        {Stage: Translation, Name: "too_many_sources", Meaning: "the host's routing gives the packet another source address than the 63 that flows have at the moment", Remedy: "see the addresses with `uvswitch flow ls`; an address is free again two minutes after its last flow; use fewer source addresses (`src` of routes)"},
 	PairHostTunnel:        {Stage: Translation, Name: "pair_host_tunnel", Meaning: "the host itself uses this IP protocol, which has no ports (answered with ICMP 3/13)", Remedy: "see `ip tunnel`, `ip xfrm state` and `ss --raw`; send the packets through the host's stack with `uvswitch route add DESTINATION via host`", Punt: Reject, Error: unreachable(CodeAdminFiltered)},
 	AddressPairTaken:      {Stage: Translation, Name: "address_pair_taken", Meaning: "another container already uses this protocol, which has no ports, with the same remote address", Remedy: "use the protocol in one container at a time: NAT cannot tell which container an answer is for"},
 	ICMPErrorUnmatched:    {Stage: Translation, Name: "icmp_error_unmatched", Meaning: "the ICMP error is about a packet that belongs to no flow", Remedy: "normal for late or forged errors"},

@@ -24,6 +24,17 @@ type Segments struct {
 	finished bool
 }
 
+// SegmentCount is how many frames a super-frame becomes on a wire; 1 for another frame.
+//
+//uvswitch:hot
+func (f *Frame) SegmentCount() int {
+	size := int(f.Vnet().GSOSize())
+	if f.Vnet().GSOType() == GSONone || size == 0 {
+		return 1
+	}
+	return (f.Len() + size - 1) / size
+}
+
 // NewSegments begins. f must have passed Parse.
 func NewSegments(f *Frame) Segments {
 	h, b := f.Vnet(), f.Bytes()

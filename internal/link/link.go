@@ -7,11 +7,14 @@
 package link
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
+	"syscall"
 	"unicode"
 
 	"github.com/vishvananda/netlink"
@@ -101,8 +104,36 @@ const (
 	confRPFilter      = 8
 )
 
-// SetForwarding switches IPv4 forwarding on for one device of the calling thread's namespace, and for no other.
-func SetForwarding(index int) error { return setConf(index, map[uint16]uint32{confForwarding: 1}) }
+// SetForwarding switches IPv4 forwarding on for one device of the calling thread's namespace, and for no other. It writes nothing when
+// that is so already: each write is told to all who listen for changes of devices.
+func SetForwarding(index int) error {
+	if forwards(index) {
+		return nil
+	}
+	return setConf(index, map[uint16]uint32{confForwarding: 1})
+}
+
+// netconf is struct netconfmsg of linux/netconf.h, padded.
+type netconf [4]byte
+
+func (m netconf) Len() int          { return len(m) }
+func (m netconf) Serialize() []byte { return m[:] }
+
+// forwards reports whether IPv4 forwarding is on for a device (linux net/ipv4/devinet.c, inet_netconf_get_devconf).
+func forwards(index int) bool {
+	const attrIndex, attrForwarding = 1, 2 // NETCONFA_IFINDEX and NETCONFA_FORWARDING of linux/netconf.h
+	req := nl.NewNetlinkRequest(unix.RTM_GETNETCONF, unix.NLM_F_ACK)
+	req.AddData(netconf{unix.AF_INET})
+	req.AddData(nl.NewRtAttr(attrIndex, nl.Uint32Attr(uint32(index))))
+	messages, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWNETCONF)
+	if err != nil || len(messages) != 1 || len(messages[0]) < 4 {
+		return false
+	}
+	attrs, err := nl.ParseRouteAttr(messages[0][4:])
+	return err == nil && slices.ContainsFunc(attrs, func(a syscall.NetlinkRouteAttr) bool {
+		return a.Attr.Type == attrForwarding && len(a.Value) >= 4 && binary.NativeEndian.Uint32(a.Value) == 1
+	})
+}
 
 // ForwardThrough makes the host's stack forward what comes by one device, from any source, and send no redirects.
 func ForwardThrough(name string) error {

@@ -10,7 +10,7 @@ import (
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/link"
-	"github.com/uvswitch/uvswitch/switch"
+	vswitch "github.com/uvswitch/uvswitch/switch"
 )
 
 // A PortKind is what a port's wire is.
@@ -66,7 +66,7 @@ func (p *Port) ConfiguresItself() bool { return p.Kind == KindDevice || p.ByFD |
 
 // SwitchPort is the port as the switch knows it; net is its network's id.
 func (p *Port) SwitchPort(net frame.NetID) vswitch.Port {
-	s := vswitch.Port{ID: p.ID, Net: net, Flags: p.Flags, MTU: p.MTU, MAC: p.MAC}
+	s := vswitch.Port{ID: p.ID, Net: net, Flags: p.Flags, MTU: p.MTU, MAC: p.MAC, Storm: p.Storm}
 	if p.Addr.IsValid() {
 		s.Addr = frame.AddrFrom(p.Addr.Addr())
 	}
@@ -151,7 +151,7 @@ func (s *State) HostPort(address string) (Port, error) {
 	}
 	return Port{
 		Name: HostPortName, Kind: KindHost, Network: n.Name, Ifname: s.Name + "0", MAC: MACFor(addr), Addr: netip.PrefixFrom(addr, n.Prefix.Bits()),
-		MTU: n.MTU, Offload: true, Settings: Settings{Flags: flags},
+		MTU: n.MTU, Offload: true, Settings: Settings{Flags: flags, Storm: vswitch.DefaultStormLimits},
 	}, nil
 }
 
@@ -172,7 +172,7 @@ func (s *State) NewPort(a api.PortAdd) (p Port, err error) {
 	}
 	p = Port{
 		Name: a.Name, Kind: KindTAPPort, Network: n.Name, Netns: a.Netns, Ifname: cmp.Or(a.Ifname, api.DefaultIfname), MTU: cmp.Or(a.MTU, n.MTU), Offload: true,
-		Settings: Settings{Flags: vswitch.DefaultFlags}, Spec: a,
+		Settings: Settings{Flags: vswitch.DefaultFlags, Storm: vswitch.DefaultStormLimits}, Spec: a,
 	}
 	for _, check := range []func(*Port, api.PortAdd) error{checkOffload, s.checkPlace, checkDeviceName, s.checkAddress, s.checkMAC} {
 		if err := check(&p, a); err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/dataplane"
+	"github.com/uvswitch/uvswitch/internal/frame"
 	vswitch "github.com/uvswitch/uvswitch/switch"
 )
 
@@ -19,6 +20,7 @@ type Settings struct {
 	Flags vswitch.PortFlags
 	Rx    dataplane.Rate // limits what the switch receives from the port
 	Tx    dataplane.Rate // limits what the switch sends to the port
+	Storm vswitch.StormLimits
 }
 
 // flagNames are the settings that are on or off, by the names of `bridge link`.
@@ -47,12 +49,18 @@ const (
 	txRate    = "tx_rate"
 )
 
+// stormNames are the settings that are a number of frames per second.
+var stormNames = [frame.FloodClasses]string{frame.UnknownUnicast: "storm_ucast", frame.Broadcast: "storm_bcast", frame.Multicast: "storm_mcast"}
+
+// maxStorm bounds these settings.
+const maxStorm = 100_000_000
+
 // SettingNames lists every setting, for help and for errors.
 func SettingNames() (out []string) {
 	for _, f := range flagNames {
 		out = append(out, f.name)
 	}
-	return append(out, bothRates, rxRate, txRate)
+	return append(append(out, bothRates, rxRate, txRate), stormNames[:]...)
 }
 
 // FlagMap names the settings that are on or off.
@@ -64,11 +72,28 @@ func (s Settings) FlagMap() map[string]bool {
 	return m
 }
 
+// StormMap names the limits of floods, in frames per second; 0: no limit.
+func (s Settings) StormMap() map[string]uint32 {
+	m := map[string]uint32{}
+	for class, name := range stormNames {
+		m[name] = s.Storm[class]
+	}
+	return m
+}
+
+// DefaultStorm is the default of a setting in StormMap.
+func DefaultStorm(name string) uint32 {
+	return Settings{Storm: vswitch.DefaultStormLimits}.StormMap()[name]
+}
+
 // Set is the request that makes a port have these settings.
 func (s Settings) Set() api.PortSet {
 	set := api.PortSet{rxRate: api.RateSetting(s.Rx.Bits, s.Rx.Burst), txRate: api.RateSetting(s.Tx.Bits, s.Tx.Burst)}
 	for name, on := range s.FlagMap() {
 		set[name] = api.Switch(on)
+	}
+	for name, limit := range s.StormMap() {
+		set[name] = api.StormSetting(limit)
 	}
 	return set
 }
@@ -100,6 +125,16 @@ func (s *Settings) apply(p *Port, name string, v api.Setting) error {
 		}
 		return nil
 	}
+	if class := slices.Index(stormNames[:], name); class >= 0 && p.Kind != KindUplink {
+		n, err := strconv.ParseUint(string(v), 10, 32)
+		if v == api.Off {
+			n, err = 0, nil
+		} else if n == 0 || n > maxStorm || err != nil {
+			return bad("port %q: %s %q: must be off, or a number of frames per second from 1 to %d", p.Name, name, v, maxStorm)
+		}
+		s.Storm[class] = uint32(n)
+		return nil
+	}
 	for _, f := range flagNames {
 		if f.name != name || p.Kind == KindUplink {
 			continue
@@ -129,7 +164,7 @@ func (s *Settings) apply(p *Port, name string, v api.Setting) error {
 // settingsAfterReload returns the request that makes p match now. A setting that was in the old file and is absent from the new
 // one returns to its default; a setting that is in neither stays.
 func (p *Port) settingsAfterReload(now api.PortSet) api.PortSet {
-	standard := Settings{Flags: vswitch.DefaultFlags}
+	standard := Settings{Flags: vswitch.DefaultFlags, Storm: vswitch.DefaultStormLimits}
 	if p.Addr.IsValid() {
 		standard.Flags |= vswitch.Guard
 	}

@@ -450,7 +450,7 @@ func TestLockOrder(t *testing.T) {
 
 // TestSizes: a package is a room, not a hall; a line can be read without scrolling.
 func TestSizes(t *testing.T) {
-	largest := map[string]int{"nat": 4400, "internal/daemon": 2400, "internal/uplink": 2400, "internal/cli": 3000} // one concern each: see docs/adr/0007-package-sizes.md
+	largest := map[string]int{"nat": 4400, "internal/daemon": 2500, "internal/uplink": 2500, "internal/cli": 3000} // one concern each: see docs/adr/0007-package-sizes.md
 	for _, p := range load(t) {
 		name, lines := strings.TrimPrefix(p.PkgPath, module+"/"), 0
 		for _, file := range p.GoFiles {
@@ -460,7 +460,7 @@ func TestSizes(t *testing.T) {
 			}
 			lines += strings.Count(string(b), "\n")
 		}
-		most := 2100
+		most := 2150
 		if n, ok := largest[name]; ok {
 			most = n
 		}

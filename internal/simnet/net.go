@@ -181,7 +181,7 @@ func (n *Net) comeBack(raw []byte, code frame.WayCode, source frame.Addr, mtu in
 func (n *Net) AddHost(name string, addr frame.Addr, port frame.PortID, id frame.NetID, flags vswitch.PortFlags) (*Host, error) {
 	h := &Host{Name: name, Addr: addr, MAC: 0x020000000000 | frame.MAC(addr&0xffffff)<<8 | frame.MAC(port), Port: port, Net: id}
 	if _, ok := n.DP.Switch.Port(port); !ok {
-		p := vswitch.Port{ID: port, Net: id, Flags: vswitch.DefaultFlags | flags, MTU: 1500, MAC: h.MAC, Addr: addr}
+		p := vswitch.Port{ID: port, Net: id, Flags: vswitch.DefaultFlags | flags, MTU: 1500, MAC: h.MAC, Addr: addr, Storm: vswitch.DefaultStormLimits}
 		if err := n.DP.AddPort(p, conn{}); err != nil {
 			return nil, err
 		}

@@ -105,3 +105,53 @@ func TestNeighborsOfOnePort(t *testing.T) {
 	n.host("d").inbox = nil
 	must(t, n, "b:5000 > d:7 \"another port\"\nd < b:5000 \"another port\"\n")
 }
+
+// A port that floods is held to its limits, in frames of a class and in copies; another port's broadcasts still arrive.
+func TestStorms(t *testing.T) {
+	script := "network 1 10.0.0.1/24\n"
+	for i := 1; i <= 40; i++ {
+		script += fmt.Sprintf("host h%d 10.0.0.%d port %d\n", i, i+1, i)
+	}
+	n := play(t, script)
+	flood := func(dst frame.MAC, payload, seconds int) (passed int) {
+		h := n.host("h1")
+		p := frametest.Packet{SrcMAC: h.MAC, DstMAC: dst, Src: h.Addr, Dst: frametest.Addr("10.0.0.255"), SrcPort: 9, DstPort: 9, Payload: make([]byte, payload)}
+		if payload > 1400 {
+			p.Proto, p.GSO = frame.TCP, 1400
+		}
+		before := n.DP.Conservation().Replicated
+		for range seconds * frame.TicksPerSecond {
+			for range 400 {
+				n.Inject(h, p.Raw())
+			}
+			n.Advance(1)
+		}
+		return int(n.DP.Conservation().Replicated-before) / 38
+	}
+	for _, c := range []struct {
+		name     string
+		dst      frame.MAC
+		payload  int
+		seconds  int
+		min, max int
+	}{
+		{"broadcast", frame.BroadcastMAC, 10, 5, 1000 * 5, 1000*5 + 300},
+		{"unknown unicast", 0x020000777777, 10, 5, 1000 * 5, 1000*5 + 300},
+		{"super-frames of ten", frame.BroadcastMAC, 14000, 5, 440, 500},
+		{"multicast, by its copies", 0x01005e000099, 10, 5, 50000 * 5 / 39, 50000*5/39 + 400},
+	} {
+		n.Advance(10 * frame.TicksPerSecond)
+		if got := flood(c.dst, c.payload, c.seconds); got < c.min || got > c.max {
+			t.Errorf("%s: %d frames of 20000 passed in %d s, want %d to %d", c.name, got, c.seconds, c.min, c.max)
+		}
+		n.host("h3").inbox = nil
+		h := n.host("h2")
+		n.Inject(h, frametest.Packet{SrcMAC: h.MAC, DstMAC: frame.BroadcastMAC, Src: h.Addr, Dst: frametest.Addr("10.0.0.255"), SrcPort: 9, DstPort: 9}.Raw())
+		if len(n.host("h3").inbox) == 0 {
+			t.Errorf("%s: another port's broadcast is lost", c.name)
+		}
+	}
+	if n.DP.Drops()["storm_limited"] == 0 {
+		t.Errorf("drops %v", n.DP.Drops())
+	}
+}

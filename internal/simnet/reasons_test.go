@@ -172,6 +172,9 @@ var provocations = func() map[frame.Reason]provocation {
 			x.n.DP.SetRate(2, dataplane.Rate{}, dataplane.Rate{Bits: 100_000, Burst: 1514})
 			x.send("a", slices.Repeat([]frametest.Packet{x.toB(frametest.Packet{Payload: big(1400)})}, 20)...)
 		}},
+		frame.StormLimited: {untold: true, do: func(x *teasing) {
+			x.send("a", slices.Repeat([]frametest.Packet{{DstMAC: frame.BroadcastMAC, Dst: a("10.0.0.255")}}, 300)...)
+		}},
 		frame.PortNotForwarding:  {do: func(x *teasing) { x.flags(1, 0, vswitch.Forwarding); x.send("a", frametest.Packet{}) }},
 		frame.GatewayMACStolen:   {do: func(x *teasing) { i, _ := x.n.DP.Router.Interface(1); x.send("a", frametest.Packet{SrcMAC: i.MAC}) }},
 		frame.GuardSourceMAC:     guard(func(x *teasing) []byte { return x.packet(x.n.host("a"), frametest.Packet{SrcMAC: 0x020000999999}) }),
@@ -345,6 +348,19 @@ var provocations = func() map[frame.Reason]provocation {
 			}
 			x.n.update()
 			x.send("a", frametest.Packet{Proto: frame.GRE, Payload: big(8)})
+		}},
+		frame.TooManySources: {untold: true, do: func(x *teasing) {
+			x.n.UseWays()
+			x.n.lenient = true
+			for i := range 70 {
+				x.n.rules.Own = append(x.n.rules.Own, a("192.0.2.1")+frame.Addr(i))
+			}
+			x.n.update()
+			for i := range 64 {
+				x.send("a", frametest.Packet{Proto: frame.ICMP, Type: frame.ICMPEcho, ID: uint16(20000 + i)})
+				x.n.Settle()
+				x.n.ComeBack(frame.WaySource, a("192.0.2.1")+frame.Addr(i), 0)
+			}
 		}},
 		frame.PairsFull: {untold: true, do: func(x *teasing) {
 			x.n.full = true

@@ -3,7 +3,6 @@ package uplink
 import (
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,12 +26,39 @@ const (
 )
 
 const (
-	filterPrefix   = "uvswitch/" // and the pid: whose filter it is
-	filterPriority = 0x7576      // late: whatever else is there comes first
+	filterPrefix   = "uvswitch/"
+	filterPriority = 0x7576 // before filters without a priority, which the kernel gives 49152 and less
 )
+
+// An owner says whose a clsact filter is: a switch is known by its TAP, which ends with it. Process IDs are not unique: two switches may be
+// in different PID namespaces.
+type owner struct {
+	name   string
+	handle uint32
+}
+
+// ownerOf is the switch whose TAP has this index.
+func ownerOf(tap int) owner { return owner{filterPrefix + "tap-" + strconv.Itoa(tap), uint32(tap)} }
+
+// dropper owns what DropIngress attaches. A device is plugged into one switch only.
+var dropper = owner{filterPrefix + "drop", 1}
+
+// lives reports whether the owner with this name still runs, as far as its TAP tells.
+func lives(name string) bool {
+	if name == dropper.name {
+		return true
+	}
+	index, err := strconv.Atoi(strings.TrimPrefix(name, filterPrefix+"tap-"))
+	if err != nil {
+		return false
+	}
+	l, err := netlink.LinkByIndex(index)
+	return err == nil && l.Type() == "tuntap" && l.Attrs().HardwareAddr.String() == tapMAC.String()
+}
 
 // An attachment is one program on the ingress of one device.
 type attachment struct {
+	ifindex int
 	link    link.Link // tcx
 	filter  *netlink.BpfFilter
 	ownDisc *netlink.GenericQdisc // clsact: made by us
@@ -40,25 +66,25 @@ type attachment struct {
 
 // attach puts a program on a device's ingress. Auto tries tcx and falls back to clsact; the kind used is returned.
 // It must run in the device's namespace.
-func attach(ifindex int, p *ebpf.Program, kind Kind) (*attachment, Kind, error) {
+func attach(ifindex int, p *ebpf.Program, kind Kind, by owner) (*attachment, Kind, error) {
 	if kind != Clsact {
 		l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: p, Attach: ebpf.AttachTCXIngress})
 		if err == nil {
-			return &attachment{link: l}, TCX, nil
+			return &attachment{link: l, ifindex: ifindex}, TCX, nil
 		}
 		if kind == TCX || !errors.Is(err, ebpf.ErrNotSupported) {
 			return nil, "", fmt.Errorf("uplink: cannot attach with tcx: %w (tcx needs Linux 6.6 or later; use `--uplink-kind clsact` on older kernels)", err)
 		}
 	}
-	a, err := attachClsact(ifindex, p)
+	a, err := attachClsact(ifindex, p, by)
 	if err != nil {
 		return nil, "", fmt.Errorf("uplink: cannot attach with clsact: %w%s", err, hint(err))
 	}
 	return a, Clsact, nil
 }
 
-func attachClsact(ifindex int, p *ebpf.Program) (*attachment, error) {
-	a := &attachment{}
+func attachClsact(ifindex int, p *ebpf.Program, by owner) (*attachment, error) {
+	a := &attachment{ifindex: ifindex}
 	disc := &netlink.GenericQdisc{
 		QdiscType:  "clsact",
 		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT},
@@ -71,10 +97,10 @@ func attachClsact(ifindex int, p *ebpf.Program) (*attachment, error) {
 	}
 	a.filter = &netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: ifindex, Parent: netlink.HANDLE_MIN_INGRESS, Handle: uint32(os.Getpid()),
+			LinkIndex: ifindex, Parent: netlink.HANDLE_MIN_INGRESS, Handle: by.handle,
 			Protocol: unix.ETH_P_ALL, Priority: filterPriority,
 		},
-		Fd: p.FD(), Name: filterPrefix + strconv.Itoa(os.Getpid()), DirectAction: true,
+		Fd: p.FD(), Name: by.name, DirectAction: true,
 	}
 	if err := netlink.FilterAdd(a.filter); err != nil {
 		a.filter = nil
@@ -97,9 +123,13 @@ func (a *attachment) close() {
 	}
 }
 
-// isThere reports whether the program is still attached: anybody may remove a clsact filter.
+// isThere reports whether the program is still attached: anybody may remove a clsact filter, and another device may have got the index.
 func (a *attachment) isThere() bool {
-	return a.filter == nil || slices.ContainsFunc(filters(a.filter.LinkIndex), func(f netlink.Filter) bool {
+	if a.link != nil {
+		info, err := a.link.Info()
+		return err != nil || info.TCX() == nil || int(info.TCX().Ifindex) == a.ifindex // 0 when its device has gone
+	}
+	return slices.ContainsFunc(filters(a.ifindex), func(f netlink.Filter) bool {
 		b, ok := f.(*netlink.BpfFilter)
 		return ok && b.Name == a.filter.Name
 	})
@@ -116,19 +146,12 @@ func filters(ifindex int) []netlink.Filter {
 	return all
 }
 
-// sweep removes what runs that have died left on a device: filters named for a process that is gone, and the
-// clsact that nobody else uses.
-func sweep(ifindex int) (swept int) {
+// sweep removes the filters on a device for which gone returns true, and the clsact that nobody else uses.
+func sweep(ifindex int, gone func(name string) bool) {
+	swept := 0
 	for _, f := range filters(ifindex) {
 		b, ok := f.(*netlink.BpfFilter)
-		if !ok || !strings.HasPrefix(b.Name, filterPrefix) {
-			continue
-		}
-		pid, err := strconv.Atoi(strings.TrimPrefix(b.Name, filterPrefix))
-		if err != nil || !errors.Is(unix.Kill(pid, 0), unix.ESRCH) && pid != os.Getpid() {
-			continue
-		}
-		if netlink.FilterDel(b) == nil {
+		if ok && strings.HasPrefix(b.Name, filterPrefix) && gone(b.Name) && netlink.FilterDel(b) == nil {
 			swept++
 		}
 	}
@@ -138,7 +161,6 @@ func sweep(ifindex int) (swept int) {
 			QdiscAttrs: netlink.QdiscAttrs{LinkIndex: ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT},
 		})
 	}
-	return swept
 }
 
 // An IngressDrop keeps frames that arrive on a device from the host's stack.
@@ -150,9 +172,9 @@ func DropIngress(ifindex int) (*IngressDrop, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer p.Close() // the attachment holds it
-	sweep(ifindex)
-	a, _, err := attach(ifindex, p, Auto)
+	defer p.Close()                                                        // the attachment holds it
+	sweep(ifindex, func(name string) bool { return name == dropper.name }) // of a switch that has died
+	a, _, err := attach(ifindex, p, Auto, dropper)
 	if err != nil {
 		return nil, err
 	}

@@ -35,9 +35,9 @@ func (u *Uplink) inspect() (State, error) {
 	if u.opts.Kind == TAP {
 		s.Own = []netip.Addr{tapOurs}
 	} else {
-		s.Own, s.Watched = ownAndWatched(u.opts.TAP, links, addrs, routes)
+		s.Own, s.Watched = ownAndWatched(u.opts.TAP, links, addrs, routes, nextHopDevices())
 	}
-	s.MTUs, s.Policies, s.Tunnels = routeMTUs(routes), outPolicies(), tunnels(links)
+	s.MTUs, s.Policies, s.Tunnels = routeMTUs(routes, tablesFor(u.opts.TAP)), outPolicies(), tunnels(links)
 	s.Why = s.describe(u.tapIdx, links, addrs, routes)
 	if u.opts.Kind == TAP {
 		s.Addr = tapOurs
@@ -63,33 +63,6 @@ func sourceTo(device int, hop netip.Addr) netip.Addr {
 		}
 	}
 	return netip.Addr{}
-}
-
-// routeMTUs are the MTUs of routes; of routes of several tables to the same destination the smallest one.
-func routeMTUs(routes []netlink.Route) map[netip.Prefix]int {
-	mtus := map[netip.Prefix]int{}
-	note := func(r *netlink.Route, mtu int) {
-		dst := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-		if r.Dst != nil {
-			dst = prefixOf(r.Dst)
-		}
-		if was, ok := mtus[dst]; !ok || mtu < was {
-			mtus[dst] = mtu
-		}
-	}
-	tables := map[int]bool{}
-	for i := range routes {
-		if r := &routes[i]; r.MTU > 0 && r.Type == unix.RTN_UNICAST {
-			note(r, r.MTU)
-			tables[r.Table] = true
-		}
-	}
-	for i := range routes {
-		if r := &routes[i]; r.MTU == 0 && tables[r.Table] && r.Type == unix.RTN_UNICAST {
-			note(r, 65535)
-		}
-	}
-	return mtus
 }
 
 // tunnels are the IP protocols of the host's tunnel devices that are up, and of its IPsec states.
@@ -123,7 +96,7 @@ func outPolicies() (to []netip.Prefix) {
 		if p.Dir != netlink.XFRM_DIR_OUT || p.Action != netlink.XFRM_POLICY_BLOCK && len(p.Tmpls) == 0 {
 			continue // such a policy lets packets pass as they are
 		}
-		dst := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		dst := everywhere
 		if p.Dst != nil && p.Dst.IP.To4() != nil {
 			dst = prefixOf(p.Dst)
 		}
@@ -150,7 +123,7 @@ func HostAddrs(tap string) []netip.Addr {
 	if lerr != nil || aerr != nil {
 		return nil
 	}
-	own, _ := ownAndWatched(tap, links, addrs, nil)
+	own, _ := ownAndWatched(tap, links, addrs, nil, nil)
 	return own
 }
 
@@ -169,7 +142,7 @@ func LocalPrefixes() (local []netip.Prefix) {
 
 // ownAndWatched are the host's addresses, without those of loopback's network and of the switch's devices, and the devices that have an
 // address or that a route leads to.
-func ownAndWatched(tap string, links []netlink.Link, addrs []netlink.Addr, routes []netlink.Route) (own []netip.Addr, watched []Watched) {
+func ownAndWatched(tap string, links []netlink.Link, addrs []netlink.Addr, routes []netlink.Route, nextHops []int) (own []netip.Addr, watched []Watched) {
 	used := map[int]bool{}
 	ours := map[int]bool{}
 	host := strings.TrimSuffix(tap, "-up") + "0"
@@ -189,6 +162,9 @@ func ownAndWatched(tap string, links []netlink.Link, addrs []netlink.Addr, route
 		for _, hop := range r.MultiPath {
 			used[hop.LinkIndex] = true
 		}
+	}
+	for _, device := range nextHops {
+		used[device] = true
 	}
 	for _, l := range links {
 		a := l.Attrs()
@@ -215,7 +191,7 @@ func (s *State) describe(own int, links []netlink.Link, addrs []netlink.Addr, ro
 	if s.Device == "auto" {
 		s.Device = ""
 		if index = defaultIndex(own, routes); index == 0 {
-			return "the host has no default route"
+			return "the host has no default route; packets leave by its other routes only"
 		}
 	}
 	at := slices.IndexFunc(links, func(l netlink.Link) bool {
@@ -252,11 +228,11 @@ func defaultIndex(own int, routes []netlink.Route) (index int) {
 		if r.Dst != nil {
 			bits, _ = r.Dst.Mask.Size()
 		}
-		dev := r.LinkIndex
-		if len(r.MultiPath) > 0 {
-			dev = r.MultiPath[0].LinkIndex
+		if r.Table != unix.RT_TABLE_MAIN || bits > 1 || r.Type != unix.RTN_UNICAST {
+			continue
 		}
-		if r.Table != unix.RT_TABLE_MAIN || dev == 0 || dev == own || bits > 1 || r.Type != unix.RTN_UNICAST {
+		dev := deviceOf(&r)
+		if dev == 0 || dev == own {
 			continue
 		}
 		if bits < bestBits || bits == bestBits && r.Priority < best {

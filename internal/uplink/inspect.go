@@ -1,19 +1,16 @@
 package uplink
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // Probe tells how programs can be attached here, by attaching one that does nothing to loopback for a moment.
@@ -32,7 +29,7 @@ func Probe() (Kind, error) {
 		return "", err
 	}
 	question.Close()
-	a, kind, err := attach(lo.Attrs().Index, p, Auto)
+	a, kind, err := attach(lo.Attrs().Index, p, Auto, owner{filterPrefix + "probe", 1})
 	if err != nil {
 		return "", err
 	}
@@ -40,9 +37,19 @@ func Probe() (Kind, error) {
 	return kind, nil
 }
 
-// OtherPrograms lists the programs on a device's ingress that are not the switch's with this pid, by name; stale are those of
-// switches that have died.
-func OtherPrograms(device string, pid int) (others, stale []string) {
+// OtherSwitches names the TAPs of other switches in this network namespace.
+func OtherSwitches(own string) (taps []string) {
+	links, _ := dump(netlink.LinkList)
+	for _, l := range links {
+		if a := l.Attrs(); l.Type() == "tuntap" && a.Name != own && a.HardwareAddr.String() == tapMAC.String() {
+			taps = append(taps, a.Name)
+		}
+	}
+	return taps
+}
+
+// OtherPrograms lists the programs on a device's ingress that are no switch's, by name; stale are those of switches that have died.
+func OtherPrograms(device string) (others, stale []string) {
 	l, err := netlink.LinkByName(device)
 	if err != nil {
 		return nil, nil
@@ -67,12 +74,10 @@ func OtherPrograms(device string, pid int) (others, stale []string) {
 			others = append(others, "a filter of type "+f.Type())
 			continue
 		}
-		owner, ours := strings.CutPrefix(b.Name, filterPrefix)
-		n, _ := strconv.Atoi(owner)
 		switch {
-		case !ours:
+		case !strings.HasPrefix(b.Name, filterPrefix):
 			others = append(others, b.Name)
-		case n != pid && errors.Is(unix.Kill(n, 0), unix.ESRCH):
+		case !lives(b.Name):
 			stale = append(stale, b.Name)
 		}
 	}

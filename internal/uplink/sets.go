@@ -105,6 +105,9 @@ func (u *Uplink) UseAddr(a frame.Addr, index int) {
 	for other, i := range s.index {
 		if i == index && other != a {
 			delete(s.index, other)
+			if s.owned[other] {
+				_ = s.own.Put(inNetworkOrder(other), uint32(0))
+			}
 		}
 	}
 	s.index[a] = index

@@ -164,7 +164,7 @@ func (u *Uplink) attachOut() error {
 	if u.opts.Kind != Host {
 		kind = u.opts.Kind
 	}
-	if u.out, u.attached, err = attach(u.tapIdx, p, kind); err != nil {
+	if u.out, u.attached, err = attach(u.tapIdx, p, kind, ownerOf(u.tapIdx)); err != nil {
 		return err
 	}
 	if u.opts.Kind != Host {
@@ -212,8 +212,9 @@ func (u *Uplink) watchLocked(s *State) (errs error) {
 		}
 		p, err := u.wayInLocked(w.Plain)
 		if err == nil {
-			sweep(w.Index)
-			u.in[w.Index], _, err = attach(w.Index, p, u.attached)
+			own := ownerOf(u.tapIdx)
+			sweep(w.Index, func(name string) bool { return name == own.name || !lives(name) })
+			u.in[w.Index], _, err = attach(w.Index, p, u.attached, own)
 		}
 		if err != nil {
 			delete(u.in, w.Index)

@@ -37,8 +37,9 @@ func Watch(ctx context.Context, changed func()) error {
 	}
 	go func() {
 		for ; ctx.Err() == nil; <-news {
+			began := time.Now()
 			changed()
-			time.Sleep(pause)
+			time.Sleep(max(pause, 4*time.Since(began))) // with very many routes, a call takes long
 		}
 	}()
 	return nil

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -35,27 +36,28 @@ const (
 
 // A Port is a row of `port ls`.
 type Port struct {
-	Name      string          `json:"name"`
-	ID        int             `json:"id"`
-	Network   string          `json:"network"`
-	Kind      string          `json:"kind"` // tap, plain, device, qemu-stream, qemu-dgram, vde, host, uplink
-	Ifname    string          `json:"ifname"`
-	Netns     string          `json:"netns"`
-	Container string          `json:"container,omitempty"`
-	MAC       string          `json:"mac"`
-	Addresses []string        `json:"addresses"`
-	MTU       int             `json:"mtu"`
-	State     string          `json:"state"` // forwarding, disabled, down, gone
-	Offload   bool            `json:"offload"`
-	Backend   string          `json:"backend"`
-	Flags     map[string]bool `json:"flags"`
-	RxRate    uint64          `json:"rx_rate"`  // limit for frames from the port, in bits per second; 0: no limit
-	RxBurst   uint64          `json:"rx_burst"` // in bytes
-	TxRate    uint64          `json:"tx_rate"`  // limit for frames to the port, in bits per second; 0: no limit
-	TxBurst   uint64          `json:"tx_burst"`
-	NoRoute   bool            `json:"no_route"`  // created without a default route in the namespace
-	Handed    bool            `json:"handed"`    // its TAP was passed as a file descriptor (Docker, a CNI plugin)
-	Segmented uint64          `json:"segmented"` // frames segmented or checksummed in software, on ports without offloads
+	Name      string            `json:"name"`
+	ID        int               `json:"id"`
+	Network   string            `json:"network"`
+	Kind      string            `json:"kind"` // tap, plain, device, qemu-stream, qemu-dgram, vde, host, uplink
+	Ifname    string            `json:"ifname"`
+	Netns     string            `json:"netns"`
+	Container string            `json:"container,omitempty"`
+	MAC       string            `json:"mac"`
+	Addresses []string          `json:"addresses"`
+	MTU       int               `json:"mtu"`
+	State     string            `json:"state"` // forwarding, disabled, down, gone
+	Offload   bool              `json:"offload"`
+	Backend   string            `json:"backend"`
+	Flags     map[string]bool   `json:"flags"`
+	RxRate    uint64            `json:"rx_rate"`  // limit for frames from the port, in bits per second; 0: no limit
+	RxBurst   uint64            `json:"rx_burst"` // in bytes
+	TxRate    uint64            `json:"tx_rate"`  // limit for frames to the port, in bits per second; 0: no limit
+	TxBurst   uint64            `json:"tx_burst"`
+	Storm     map[string]uint32 `json:"storm"`     // limits of floods from the port (storm_bcast, storm_mcast, storm_ucast), in frames per second; 0: no limit
+	NoRoute   bool              `json:"no_route"`  // created without a default route in the namespace
+	Handed    bool              `json:"handed"`    // its TAP was passed as a file descriptor (Docker, a CNI plugin)
+	Segmented uint64            `json:"segmented"` // frames segmented or checksummed in software, on ports without offloads
 	PortStats
 }
 
@@ -109,7 +111,8 @@ type PortAdd struct {
 }
 
 // A PortSet is the body of PATCH /v1/ports/{name}: values of port settings by name. The settings of `bridge link` are on or off.
-// rx_rate (for frames from the port), tx_rate (for frames to the port) and rate (for both) are off or a rate.
+// rx_rate (for frames from the port), tx_rate (for frames to the port) and rate (for both) are off or a rate. storm_bcast, storm_mcast and
+// storm_ucast are off or a number of frames per second.
 type PortSet map[string]Setting
 
 // A Setting is the value of a port setting: "on", "off", or a rate in the units of tc, optionally with a burst: "10mbit",
@@ -136,6 +139,14 @@ func Switch(on bool) Setting {
 		return On
 	}
 	return Off
+}
+
+// StormSetting is the setting for a limit of floods in frames per second; 0: no limit.
+func StormSetting(limit uint32) Setting {
+	if limit == 0 {
+		return Off
+	}
+	return Setting(strconv.FormatUint(uint64(limit), 10))
 }
 
 // RateSetting returns the value for a rate in bits per second and a burst in bytes. With burst 0 the switch chooses the burst; with
