@@ -56,9 +56,12 @@ type wire struct {
 	full bool
 }
 
-func newWire(t *testing.T, vnet bool) *wire {
+func newWire(t *testing.T, vnet bool) *wire { return newWireOf(t, unix.SOCK_DGRAM, vnet) }
+
+// newWireOf makes a wire of a kind of socket: one of kind SOCK_SEQPACKET holds thousands of frames.
+func newWireOf(t *testing.T, kind int, vnet bool) *wire {
 	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fds, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,6 +237,51 @@ func TestTakesTurns(t *testing.T) {
 }
 
 // A wake-up that comes while a port is still queued as ready must not be lost.
+// Ports that always have frames get equal parts, and a port that has one now and then waits for a few batches at most.
+func TestIsFair(t *testing.T) {
+	backends(t, func(t *testing.T, p poller, vnet bool) {
+		const (
+			floods = 3
+			polite = floods + 1
+		)
+		var wires [polite + 1]*wire
+		for id := 1; id <= polite; id++ {
+			wires[id] = newWireOf(t, unix.SOCK_SEQPACKET, vnet)
+			add(t, p, frame.PortID(id), wires[id])
+		}
+		var b frame.Batch
+		var got [polite + 1]int
+		wires[polite].put(t, 1)
+		waited := 0
+		for range 400 {
+			for id := 1; id <= floods; id++ {
+				for n := 0; n < 200; n++ { // what does not fit is there already
+					if _, err := unix.Write(wires[id].far, sample); err != nil {
+						break
+					}
+				}
+			}
+			poll(t, p, &b)
+			before := got[polite]
+			for i := range b.Frames[:b.N] {
+				got[b.Frames[i].In]++
+			}
+			if waited++; got[polite] > before {
+				waited = 0
+				wires[polite].put(t, 1)
+			}
+			if waited > look+1 {
+				t.Fatalf("a single frame waits for more than %d batches beside floods: %v", waited, got)
+			}
+		}
+		for id := 2; id <= floods; id++ {
+			if got[id]*10 < got[1]*9 || got[id]*9 > got[1]*10 {
+				t.Errorf("three floods got %v frames", got[1:floods+1])
+			}
+		}
+	})
+}
+
 func TestWake(t *testing.T) {
 	backends(t, func(t *testing.T, p poller, vnet bool) {
 		w := newWire(t, vnet)

@@ -17,7 +17,17 @@ const (
 	minBuffers  = 4  // buffers provided per Poll when frames are large
 	maxBuffers  = 64 // and when they are small
 	bufferSize  = frame.VnetLen + frame.MaxFrame
-	readGroup   = 0
+
+	quietBuffers = 16 // provided per Poll for the reads of quiet ports
+)
+
+// Groups of buffers. A read takes buffers for as long as frames are there, so a port that always has some would take all of them. A port that
+// takes half of a group's buffers in one round is loud. Loud ports have a group of their own, and their reads are armed one after another:
+// each gets a whole group in its turn. Quiet ports always find buffers.
+const (
+	quiet = iota
+	loud
+	groups
 )
 
 // Kinds of operations, in the top byte of an operation's data. Below it, from the top: the number of frames written
@@ -46,18 +56,20 @@ const writeBytes = 24 // bits for the byte count of a write; a whole batch has f
 //
 // Buffers are provided to the kernel just before that call. Their number depends on the size of recent frames, so that a
 // batch stays in the cache; buffers used last are provided first. A read that finds no buffer ends. Reads that have ended
-// are armed again in the order in which they ended, so ports take turns.
+// are armed again in the order in which they ended.
 type IOUring struct {
 	*waker
 	readers
 	ring      *uring.Ring
-	buffers   *uring.Buffers
+	buffers   [groups]*uring.Buffers // of one memory
 	ports     [frame.MaxPorts]ringPort
-	toArm     []frame.PortID // ports whose read or poll must be armed
-	free      []uint16       // buffers; the one used last is the last
-	out       int            // buffers that the kernel has
-	loaned    []uint16       // buffers of the batch that Poll returned last
-	size      int            // moving average of frame sizes, in bytes
+	toArm     [groups][]frame.PortID // ports whose read or poll must be armed
+	free      []uint16               // buffers; the one used last is the last
+	out       [groups]int            // buffers that the kernel has
+	given     [groups]int            // buffers that it had when the round began
+	round     uint32                 // counts calls of provide
+	loaned    []uint16               // buffers of the batch that Poll returned last
+	size      int                    // moving average of frame sizes, in bytes
 	pending   [ringBuffers]filled
 	first     int // index of the oldest frame in pending
 	n         int // frames in pending
@@ -74,9 +86,12 @@ type IOUring struct {
 
 type ringPort struct {
 	conn  frame.Conn
-	fd    int  // used by the io_uring; -1: the Conn reads and writes
-	read  bool // this backend reads the port
-	armed bool // its read or poll is in progress
+	fd    int    // used by the io_uring; -1: the Conn reads and writes
+	read  bool   // this backend reads the port
+	armed bool   // its read or poll is in progress
+	group uint8  // of its read
+	round uint32 // in which it read a frame last
+	took  int    // frames read in that round
 }
 
 // filled is a frame that was read and waits to be put into a batch.
@@ -94,13 +109,16 @@ func NewIOUring(busyPoll time.Duration) (*IOUring, error) {
 	if r.ring, err = uring.New(ringOps); err != nil {
 		return nil, err
 	}
-	if r.buffers, err = r.ring.NewBuffers(readGroup, ringBuffers, bufferSize); err != nil {
+	if r.buffers[quiet], err = r.ring.NewBuffers(quiet, ringBuffers, bufferSize); err != nil {
 		r.ring.Close()
 		return nil, err
 	}
-	if r.waker, err = newWaker(); err != nil {
+	if r.buffers[loud], err = r.ring.NewGroup(r.buffers[quiet], loud); err == nil {
+		r.waker, err = newWaker()
+	}
+	if err != nil {
 		r.ring.Close()
-		r.buffers.Free()
+		r.freeBuffers()
 		return nil, err
 	}
 	r.free = make([]uint16, ringBuffers)
@@ -109,8 +127,18 @@ func NewIOUring(busyPoll time.Duration) (*IOUring, error) {
 	}
 	r.spinsLeft = r.spinBudget(busyPoll)
 	r.loaned = make([]uint16, 0, frame.BatchSize)
-	r.toArm = make([]frame.PortID, 0, frame.MaxPorts)
+	for g := range r.toArm {
+		r.toArm[g] = make([]frame.PortID, 0, frame.MaxPorts)
+	}
 	return r, nil
+}
+
+func (r *IOUring) freeBuffers() {
+	for _, b := range r.buffers {
+		if b != nil {
+			b.Free()
+		}
+	}
 }
 
 // spinBudget returns how many checks for completions take the time busyPoll.
@@ -139,7 +167,7 @@ func (r *IOUring) Add(id frame.PortID, c frame.Conn, read bool) error {
 	}
 	r.ports[id] = p
 	if read {
-		r.toArm = append(r.toArm, id)
+		r.toArm[quiet] = append(r.toArm[quiet], id)
 	}
 	return nil
 }
@@ -155,7 +183,9 @@ func (r *IOUring) Remove(id frame.PortID) {
 		_ = r.ring.Enter(0)
 		r.reap()
 	}
-	r.toArm = slices.DeleteFunc(r.toArm, func(q frame.PortID) bool { return q == id })
+	for g := range r.toArm {
+		r.toArm[g] = slices.DeleteFunc(r.toArm[g], func(q frame.PortID) bool { return q == id })
+	}
 	if p.armed && r.reserve() {
 		r.ring.Cancel(r.readData(id), opData(opCancel, id))
 	}
@@ -214,7 +244,7 @@ func (r *IOUring) Poll(b *frame.Batch) error {
 	for {
 		r.provide()
 		wait := 1
-		if r.pressing() || len(r.toArm) > 0 { // a read that is not armed would not end the wait
+		if r.pressing() || len(r.toArm[quiet])+len(r.toArm[loud]) > 0 { // a read that is not armed would not end the wait
 			wait = 0
 		}
 		if err := r.enter(wait); err != nil {
@@ -277,19 +307,33 @@ func (r *IOUring) watchWake() {
 	}
 }
 
-// provide gives the kernel as many buffers as a batch of frames of the average size needs. Then it arms reads that have
-// ended, but no more than there are buffers.
+// provide gives the kernel as many buffers for loud ports as a batch of frames of the average size needs, and a few for quiet ones. Then it
+// arms reads that have ended: those of quiet ports, but no more than there are buffers, and that of one loud port.
 //
 //uvswitch:hot
 func (r *IOUring) provide() {
-	want := min(max(frame.BatchBytes/r.size, minBuffers), maxBuffers) - r.n
-	for r.out < want && len(r.free) > 0 {
-		r.buffers.Provide(int(r.free[len(r.free)-1]))
+	r.round++
+	r.give(quiet, quietBuffers)
+	r.give(loud, min(max(frame.BatchBytes/r.size, minBuffers), maxBuffers)-r.n)
+	r.arm(quiet, r.out[quiet])
+	r.arm(loud, min(1, r.out[loud]))
+}
+
+//uvswitch:hot
+func (r *IOUring) give(group uint8, want int) {
+	for r.out[group] < want && len(r.free) > 0 {
+		r.buffers[group].Provide(int(r.free[len(r.free)-1]))
 		r.free = r.free[:len(r.free)-1]
-		r.out++
+		r.out[group]++
 	}
-	n := min(len(r.toArm), r.out)
-	for _, id := range r.toArm[:n] {
+	r.given[group] = r.out[group]
+}
+
+//uvswitch:hot
+func (r *IOUring) arm(group uint8, most int) {
+	list := r.toArm[group]
+	n := min(len(list), most)
+	for _, id := range list[:n] {
 		p := &r.ports[id]
 		if !r.reserve() {
 			return // Poll reports what is wrong with the io_uring
@@ -297,12 +341,12 @@ func (r *IOUring) provide() {
 		if p.fd < 0 {
 			r.ring.PollMultishot(p.conn.FD(), r.readData(id))
 		} else {
-			r.ring.ReadMultishot(p.fd, readGroup, r.readData(id))
+			r.ring.ReadMultishot(p.fd, uint16(group), r.readData(id))
 		}
-		p.armed = true
+		p.armed, p.group = true, group
 		r.active++
 	}
-	r.toArm = r.toArm[:copy(r.toArm, r.toArm[n:])]
+	r.toArm[group] = list[:copy(list, list[n:])]
 }
 
 // reserve makes room for one more operation. It returns false when the io_uring no longer works.
@@ -357,8 +401,13 @@ func (r *IOUring) reap() {
 //uvswitch:hot
 func (r *IOUring) readDone(id frame.PortID, c *uring.Completion) {
 	if c.Buffer >= 0 {
-		r.out--
+		p := &r.ports[id]
+		r.out[p.group]--
 		if c.Res > 0 {
+			if p.round != r.round {
+				p.round, p.took = r.round, 0
+			}
+			p.took++
 			r.stash(filled{id, uint16(c.Buffer), c.Res})
 			r.size += (int(c.Res) - r.size) / 8
 		} else {
@@ -387,7 +436,11 @@ func (r *IOUring) ended(id frame.PortID, c *uring.Completion) {
 		r.gone = append(r.gone, id)
 		return
 	}
-	r.toArm = append(r.toArm, id) // usually out of buffers, or an error that concerns one frame
+	group := quiet // usually it is out of buffers, or it had an error that concerns one frame
+	if p.round == r.round && 2*p.took >= r.given[p.group] {
+		group = loud
+	}
+	r.toArm[group] = append(r.toArm[group], id)
 }
 
 // fill puts frames into the batch. Ports that are read by Conn.Read get at most half of it.
@@ -400,7 +453,7 @@ func (r *IOUring) fill(b *frame.Batch) {
 	bytes := 0
 	for r.n > 0 && b.N < frame.BatchSize && bytes < frame.BatchBytes {
 		f := r.pull()
-		b.Frames[b.N].Reset(r.buffers.Bytes(int(f.buffer))[:f.n:f.n], f.port)
+		b.Frames[b.N].Reset(r.buffers[quiet].Bytes(int(f.buffer))[:f.n:f.n], f.port)
 		b.N++
 		r.loaned = append(r.loaned, f.buffer)
 		bytes += int(f.n)
@@ -436,7 +489,7 @@ func (r *IOUring) Send(id frame.PortID, f *frame.Frame) {
 //uvswitch:hot
 func (r *IOUring) owns(f *frame.Frame) bool {
 	for ; f != nil; f = f.Next() {
-		if !r.buffers.Owns(f.Raw()) {
+		if !r.buffers[quiet].Owns(f.Raw()) {
 			return false
 		}
 	}
@@ -472,6 +525,6 @@ func (r *IOUring) Close() error {
 	}
 	r.close()
 	err := r.ring.Close()
-	r.buffers.Free()
+	r.freeBuffers()
 	return err
 }

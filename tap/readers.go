@@ -7,7 +7,8 @@ import (
 )
 
 const (
-	quota   = 32 // frames read from one port per turn at most, so that a busy port starves no other
+	quota   = 32 // frames read from one port per turn at most, so that a busy port starves no other; fewer if many ports wait
+	least   = 4  // frames of a turn, at least
 	arenaSz = frame.BatchBytes + frame.VnetLen + frame.MaxFrame + 64
 )
 
@@ -55,7 +56,7 @@ func (r *readers) wakeUp(id frame.PortID) {
 //
 //uvswitch:hot
 func (r *readers) read(b *frame.Batch, most int) {
-	used := 0
+	used, turn := 0, min(quota, max(least, most/max(1, len(r.ready))))
 	for range len(r.ready) {
 		if b.N >= most || used > frame.BatchBytes {
 			return
@@ -66,7 +67,7 @@ func (r *readers) read(b *frame.Batch, most int) {
 		r.queued[id] = false
 		c := r.conns[id]
 		more := true
-		for n := 0; more && n < quota && b.N < most && used <= frame.BatchBytes; n++ {
+		for n := 0; more && n < turn && b.N < most && used <= frame.BatchBytes; n++ {
 			size, err := c.Read(r.arena[used:])
 			if err != nil {
 				r.conns[id] = nil

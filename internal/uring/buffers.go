@@ -18,6 +18,7 @@ type Buffers struct {
 	ringM  []byte
 	ring   []buf
 	tail   uint16
+	lent   bool // memory is another group's
 }
 
 // NewBuffers registers buffer group group with n buffers, a power of two, of size bytes each. No buffer is provided yet.
@@ -30,18 +31,35 @@ func (r *Ring) NewBuffers(group uint16, n, size int) (*Buffers, error) {
 		return nil, fmt.Errorf("uring: memory for %d buffers: %w", n, err)
 	}
 	_ = unix.Madvise(b.memory, unix.MADV_HUGEPAGE) // saves TLB entries, if the kernel has huge pages
-	if b.ringM, err = unix.Mmap(-1, 0, n*int(unsafe.Sizeof(buf{})), prot, flags|unix.MAP_POPULATE); err != nil {
+	if err := r.registerGroup(b, n); err != nil {
 		b.Free()
-		return nil, fmt.Errorf("uring: memory for the buffer ring: %w", err)
-	}
-	b.ring = unsafe.Slice((*buf)(unsafe.Pointer(&b.ringM[0])), n)
-	reg := bufReg{ringAddr: uint64(uintptr(unsafe.Pointer(&b.ringM[0]))), ringEntries: uint32(n), group: group}
-	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), registerPbufRing, uintptr(unsafe.Pointer(&reg)), 1, 0, 0)
-	if errno != 0 {
-		b.Free()
-		return nil, fmt.Errorf("uring: registering buffers: %w", errno)
+		return nil, err
 	}
 	return b, nil
+}
+
+// NewGroup registers a further group for the buffers of b: a buffer is provided to one of the groups at a time.
+func (r *Ring) NewGroup(b *Buffers, group uint16) (*Buffers, error) {
+	g := &Buffers{group: group, size: b.size, stride: b.stride, memory: b.memory, lent: true}
+	if err := r.registerGroup(g, len(b.ring)); err != nil {
+		g.Free()
+		return nil, err
+	}
+	return g, nil
+}
+
+func (r *Ring) registerGroup(b *Buffers, n int) (err error) {
+	const prot, flags = unix.PROT_READ | unix.PROT_WRITE, unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_POPULATE
+	if b.ringM, err = unix.Mmap(-1, 0, n*int(unsafe.Sizeof(buf{})), prot, flags); err != nil {
+		return fmt.Errorf("uring: memory for the buffer ring: %w", err)
+	}
+	b.ring = unsafe.Slice((*buf)(unsafe.Pointer(&b.ringM[0])), n)
+	reg := bufReg{ringAddr: uint64(uintptr(unsafe.Pointer(&b.ringM[0]))), ringEntries: uint32(n), group: b.group}
+	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), registerPbufRing, uintptr(unsafe.Pointer(&reg)), 1, 0, 0)
+	if errno != 0 {
+		return fmt.Errorf("uring: registering buffers: %w", errno)
+	}
+	return nil
 }
 
 // Bytes returns the memory of buffer id.
@@ -76,10 +94,11 @@ func (b *Buffers) Provide(id int) {
 
 // Free releases the memory. The ring must be closed before.
 func (b *Buffers) Free() {
-	for _, m := range [][]byte{b.memory, b.ringM} {
-		if m != nil {
-			_ = unix.Munmap(m)
-		}
+	if b.memory != nil && !b.lent {
+		_ = unix.Munmap(b.memory)
+	}
+	if b.ringM != nil {
+		_ = unix.Munmap(b.ringM)
 	}
 	b.memory, b.ringM = nil, nil
 }
