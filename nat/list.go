@@ -37,29 +37,55 @@ func (n *NAT) view(e uint32, now frame.Tick) Flow {
 	return f
 }
 
-// Flows calls yield for each live flow until yield returns false. Other goroutines may create and end flows
-// meanwhile.
-func (n *NAT) Flows(now frame.Tick, yield func(Flow) bool) {
-	n.listing.RLock()
-	defer n.listing.RUnlock()
-	for e := uint32(1); e < n.flows.highWater(); e++ {
-		if n.flows.isLive(e) && !expired(&n.state[e], now) && !yield(n.view(e, now)) {
+// listSlice is how many entries are looked at before a walk lets ended entries become free.
+const listSlice = 4096
+
+// walk calls do for each live entry, in slices, until do returns false. Other goroutines may create and end flows meanwhile.
+func (n *NAT) walk(do func(e uint32) bool) {
+	for next := uint32(1); next < n.flows.highWater(); next += listSlice {
+		if !n.walkSlice(next, min(next+listSlice, n.flows.highWater()), do) {
 			return
 		}
 	}
 }
 
-// Flush ends the flows for which which returns true, and returns how many it ended.
-func (n *NAT) Flush(which func(Flow) bool) (removed int) {
+func (n *NAT) walkSlice(from, to uint32, do func(e uint32) bool) bool {
 	n.listing.RLock()
 	defer n.listing.RUnlock()
-	now := frame.Tick(n.now.Load())
-	for e := uint32(1); e < n.flows.highWater(); e++ {
-		if n.flows.isLive(e) && which(n.view(e, now)) && n.end(e, flushed) {
-			removed++
+	for e := from; e < to; e++ {
+		if n.flows.isLive(e) && !do(e) {
+			return false
 		}
 	}
+	return true
+}
+
+// Flows calls yield for each live flow until yield returns false. Other goroutines may create and end flows
+// meanwhile.
+func (n *NAT) Flows(now frame.Tick, yield func(Flow) bool) {
+	n.walk(func(e uint32) bool { return expired(&n.state[e], now) || yield(n.view(e, now)) })
+}
+
+// Flush ends the flows for which which returns true, and returns how many it ended.
+func (n *NAT) Flush(which func(Flow) bool) (removed int) {
+	now := frame.Tick(n.now.Load())
+	n.walk(func(e uint32) bool {
+		if which(n.view(e, now)) && n.end(e, flushed) {
+			removed++
+		}
+		return true
+	})
 	return removed
+}
+
+// FlushPort ends the flows that are charged to a port.
+func (n *NAT) FlushPort(id frame.PortID) {
+	n.walk(func(e uint32) bool {
+		if n.state[e].port == id {
+			n.end(e, flushed)
+		}
+		return n.flowShares.Held(id) > 0
+	})
 }
 
 // EventKind is the kind of a flow event, by the names of `conntrack -E`.

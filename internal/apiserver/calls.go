@@ -8,7 +8,6 @@ import (
 	"github.com/uvswitch/uvswitch/internal/explain"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/uplink"
-	"github.com/uvswitch/uvswitch/nat"
 )
 
 // A route is one call of the control API. The same table makes the API's description (openapi.go).
@@ -20,6 +19,7 @@ type route struct {
 	pcapng                bool  // a stream of that kind
 	forRoot               bool  // for root only, although it is a GET
 	open                  bool  // for every reader, although it is not a GET
+	costly                bool  // few at a time: see turns
 	limit                 int64 // bytes of the body; 0: maxBody
 
 	// One of these.
@@ -120,13 +120,13 @@ func routeTable() []route {
 		{method: get, path: "/nat", summary: "NAT rules with their counters", gives: []api.NATRule{}, view: show((*view).natRules)},
 		{method: get, path: "/nat/settings", summary: "The check of TCP windows, and the timeouts", gives: api.NATSettings{}, view: show((*view).natSettings)},
 		{method: get, path: "/nat/ports", summary: "Outside ports in use, by the ports of the switch that hold them", gives: []api.PortUse{}, view: show((*view).portUse)},
-		{method: get, path: "/flows", summary: "Flows: the tracked connections", gives: []api.Flow{}, view: (*view).flowList,
+		{method: get, path: "/flows", summary: "Flows: the tracked connections", gives: []api.Flow{}, view: (*view).flowList, costly: true,
 			query: append([]param{{"limit", "integer", "at most so many; 0: all (2000 for a reader that is not root)"}}, flowParams...)},
-		{method: get, path: "/flows/stats", summary: "Flows by state, and how flows ended", gives: api.FlowStats{}, view: show((*view).flowStats)},
+		{method: get, path: "/flows/stats", summary: "Flows by state, and how flows ended", gives: api.FlowStats{}, view: show((*view).flowStats), costly: true},
 		{method: get, path: "/flows/events", summary: "Flows as they begin, change and end", query: flowParams, gives: api.FlowEvent{}, ndjson: true, stream: (*Server).streamFlowEvents},
-		{method: del, path: "/flows", summary: "End the flows that match; all flows without a parameter", query: flowParams, gives: api.Deleted{}, change: deleteFlows},
+		{method: del, path: "/flows", summary: "End the flows that match; all flows without a parameter", query: flowParams, gives: api.Deleted{}, change: deleteFlows, costly: true},
 
-		{method: post, path: "/trace", summary: "Trace a packet: what would happen to it, and why; nothing is changed", takes: api.TraceRequest{}, gives: api.Trace{}, open: true, limit: 4 * maxBody,
+		{method: post, path: "/trace", summary: "Trace a packet: what would happen to it, and why; nothing is changed", takes: api.TraceRequest{}, gives: api.Trace{}, open: true, costly: true, limit: 4 * maxBody,
 			change: with(trace)},
 		{method: get, path: "/monitor", summary: "Frames with their verdicts, live, and the reason of each drop", gives: api.Verdict{}, ndjson: true, stream: (*Server).streamMonitor,
 			query: append([]param{{"verdict", "string", "forwarded, flooded, consumed or dropped"}, {"reason", "string", "a drop reason"},
@@ -180,7 +180,7 @@ func deleteFlows(s *Server, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := s.dp.NAT.Flush(func(x nat.Flow) bool { shown := v.flow(x); return f.matches(&shown) })
+	n := s.dp.NAT.Flush(f.matches)
 	return api.Deleted{Deleted: n}, nil
 }
 

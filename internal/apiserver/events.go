@@ -100,15 +100,16 @@ func (s *Server) streamFlowEvents(w http.ResponseWriter, r *http.Request) {
 			return
 		case e := <-events:
 			for v := s.view(); ; e = <-events { // the names of one moment for all events that wait
-				if v.PortName(e.flow.Port) == "" {
-					v = s.view() // a port that is newer than the view
-				}
-				line := api.FlowEvent{Event: e.kind.String(), Reason: e.why, Time: e.at.Format(time.RFC3339Nano), Flow: v.flow(e.flow)}
-				if !mayChange(r) {
-					_ = flush.SetWriteDeadline(time.Now().Add(streamTimeout))
-				}
-				if filter.matches(&line.Flow) && enc.Encode(line) != nil {
-					return
+				if filter.matches(e.flow) {
+					if v.PortName(e.flow.Port) == "" {
+						v = s.view() // a port that is newer than the view
+					}
+					if !mayChange(r) {
+						_ = flush.SetWriteDeadline(time.Now().Add(streamTimeout))
+					}
+					if enc.Encode(api.FlowEvent{Event: e.kind.String(), Reason: e.why, Time: e.at.Format(time.RFC3339Nano), Flow: v.flow(e.flow)}) != nil {
+						return
+					}
 				}
 				if len(events) == 0 {
 					break

@@ -2,9 +2,6 @@ package apiserver
 
 import (
 	"net/http"
-	"net/netip"
-	"strconv"
-	"strings"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -59,9 +56,8 @@ func (v *view) flowList(r *http.Request) (any, error) {
 	}
 	out := []api.Flow{}
 	v.dp.NAT.Flows(v.dp.Now(), func(x nat.Flow) bool {
-		shown := v.flow(x)
-		if f.matches(&shown) {
-			out = append(out, shown)
+		if f.matches(x) {
+			out = append(out, v.flow(x))
 		}
 		return limit == 0 || len(out) < limit
 	})
@@ -96,21 +92,4 @@ func stateOf(f nat.Flow) string {
 		}
 	}
 	return frame.ProtoName(f.Original.Proto) + " " + state
-}
-
-// A flowFilter selects flows: src and dst are addresses or prefixes of the original direction; the others, proto, port (the name of
-// a port of the switch), sport, dport and state, must be equal. Empty ones select all.
-type flowFilter struct {
-	src, dst                         netip.Prefix
-	proto, port, sport, dport, state string
-}
-
-func (f *flowFilter) matches(v *api.Flow) bool {
-	eq := func(want, have string) bool { return want == "" || strings.EqualFold(want, have) }
-	in := func(p netip.Prefix, have string) bool {
-		a, err := netip.ParseAddr(have)
-		return !p.IsValid() || err == nil && p.Contains(a)
-	}
-	return in(f.src, v.Original.Src) && in(f.dst, v.Original.Dst) && eq(f.proto, v.Protocol) && eq(f.port, v.Port) &&
-		eq(f.sport, strconv.Itoa(v.Original.Sport)) && eq(f.dport, strconv.Itoa(v.Original.Dport)) && eq(f.state, v.State)
 }

@@ -9,22 +9,17 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
-	"net/url"
 	"os"
 	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
-	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/rights"
-	"github.com/uvswitch/uvswitch/nat"
 )
 
 const maxBody int64 = 64 << 10 // bytes of a request
@@ -138,6 +133,14 @@ func (s *Server) serve(rt route) http.HandlerFunc {
 				return
 			}
 		}
+		if rt.costly {
+			done, err := s.turns.take(r.Context(), mayChange(r))
+			if err != nil {
+				writeJSON(w, nil, err)
+				return
+			}
+			defer done()
+		}
 		r.Body = http.MaxBytesReader(w, r.Body, cmp.Or(rt.limit, maxBody))
 		switch {
 		case rt.stream != nil:
@@ -154,34 +157,6 @@ func (s *Server) serve(rt route) http.HandlerFunc {
 
 func badRequest(format string, args ...any) error {
 	return api.Errorf(http.StatusBadRequest, format, args...)
-}
-
-// parseFlowFilter reads what selects flows. A filter that can match nothing is an error.
-func parseFlowFilter(q url.Values, s *model.State) (flowFilter, error) {
-	f := flowFilter{proto: q.Get("proto"), port: q.Get("port"), sport: q.Get("sport"), dport: q.Get("dport"), state: q.Get("state")}
-	for _, p := range []string{f.sport, f.dport} {
-		if _, err := strconv.ParseUint(p, 10, 16); p != "" && err != nil {
-			return f, api.Errorf(http.StatusBadRequest, "%q is not a port number", p)
-		}
-	}
-	for key, to := range map[string]*netip.Prefix{"src": &f.src, "dst": &f.dst} {
-		s := q.Get(key)
-		p, err := netip.ParsePrefix(s)
-		if a, aerr := netip.ParseAddr(s); aerr == nil {
-			p, err = netip.PrefixFrom(a, a.BitLen()), nil
-		}
-		if s != "" && err != nil {
-			return f, api.Errorf(http.StatusBadRequest, "%q is neither an address nor a prefix such as 10.0.0.0/8", s)
-		}
-		*to = p
-	}
-	if f.port != "" && s.Port(f.port) == nil {
-		return f, model.NoPort(f.port)
-	}
-	if f.state != "" && !slices.Contains(nat.TCPStates(), strings.ToUpper(f.state)) {
-		return f, api.Errorf(http.StatusBadRequest, "%q is not a TCP state; the states are %s", f.state, strings.Join(nat.TCPStates(), ", "))
-	}
-	return f, nil
 }
 
 // decode reads a request's body strictly: an unknown key is an error that names it.

@@ -39,6 +39,7 @@ type Server struct {
 	log     *slog.Logger
 	capture *capture.Hub
 	events  flowEvents
+	turns   *turns
 	servers []*http.Server
 	ended   chan error
 
@@ -47,7 +48,7 @@ type Server struct {
 
 // Start serves d until Close.
 func Start(d *daemon.Daemon, o Options) (*Server, error) {
-	s := &Server{d: d, dp: d.Dataplane(), opts: o, log: o.Log, capture: capture.NewHub(d.Dataplane()), ended: make(chan error, 1)}
+	s := &Server{d: d, dp: d.Dataplane(), opts: o, log: o.Log, capture: capture.NewHub(d.Dataplane()), turns: newTurns(), ended: make(chan error, 1)}
 	if err := s.serveReaders(); err != nil {
 		s.Close()
 		return nil, err

@@ -9,7 +9,6 @@ import (
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
-	"github.com/uvswitch/uvswitch/nat"
 	"github.com/uvswitch/uvswitch/router"
 	"github.com/uvswitch/uvswitch/tap"
 )
@@ -173,7 +172,7 @@ func (d *Daemon) unplugLocked(p *port) {
 	if p.net != nil && p.Addr.IsValid() && p.MTU < p.net.MTU {
 		d.dp.Router.DeleteRoute(netip.PrefixFrom(p.Addr.Addr(), 32))
 	}
-	d.dp.NAT.Flush(func(f nat.Flow) bool { return f.Port == p.ID })
+	d.dp.NAT.FlushPort(p.ID)
 	p.closeWire()
 	if p.ByFD {
 		d.forgetStoredPortLocked(p.Name)

@@ -50,7 +50,10 @@ func read(name string) ([]Listener, error) {
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		col := strings.Fields(lines.Text())
-		if len(col) < 10 || proto == "tcp" && col[3] != tcpListen {
+		if proto == "tcp" && len(col) > 3 && col[3] != tcpListen && col[3] != "st" {
+			break // those that listen come first (linux net/ipv4/tcp_ipv4.c, tcp_seq_start); there may be very many connections
+		}
+		if len(col) < 10 || col[3] == "st" {
 			continue
 		}
 		addr, port, ok := strings.Cut(col[1], ":")

@@ -102,12 +102,14 @@ func (v *VDE) Read(b []byte) (int, error) {
 	return 0, nil
 }
 
+const acceptsPerCall = 4
+
 // control handles clients that connect and disconnect.
 func (v *VDE) control() {
 	if v.ctl >= 0 {
 		v.request()
 	}
-	for {
+	for range acceptsPerCall { // the rest at the next call: whoever connects again and again must not hold the worker
 		fd, _, err := unix.Accept4(v.listener, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
 		if err != nil {
 			return
@@ -145,7 +147,7 @@ func (v *VDE) request() {
 		return
 	}
 	path := unix.ByteSliceToString(b[14:vdeRequest])
-	if e.Uint16(b[12:]) != unix.AF_UNIX || !v.owns(path) || v.connect(path) != nil {
+	if e.Uint16(b[12:]) != unix.AF_UNIX || v.connectTo(path) != nil {
 		v.hangUp()
 		return
 	}
@@ -157,6 +159,28 @@ func (v *VDE) request() {
 		return
 	}
 	v.there.Store(true)
+}
+
+// connectTo connects to the client's socket at path. The socket must belong to the client's user: frames must not go to another user's socket.
+// It is opened first, and what is checked is what is connected to, whatever the path leads to then.
+func (v *VDE) connectTo(path string) error {
+	cred, err := unix.GetsockoptUcred(v.ctl, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil || path == "" {
+		return errors.Join(err, unix.ENOENT)
+	}
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFSOCK || st.Uid != cred.Uid {
+		return unix.EACCES
+	}
+	return v.connect(fmt.Sprintf("/proc/self/fd/%d", fd))
 }
 
 // connect replaces data by a socket that is bound to our name and connected to the client's socket at path.
@@ -181,13 +205,6 @@ func (v *VDE) connect(path string) error {
 		return err
 	}
 	return v.watch(v.data, unix.EPOLLIN)
-}
-
-// owns reports whether path is a socket that belongs to the client's user. Frames must not go to another user's socket.
-func (v *VDE) owns(path string) bool {
-	var st unix.Stat_t
-	cred, err := unix.GetsockoptUcred(v.ctl, unix.SOL_SOCKET, unix.SO_PEERCRED)
-	return err == nil && path != "" && unix.Lstat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFSOCK && st.Uid == cred.Uid
 }
 
 func (v *VDE) hangUp() {
