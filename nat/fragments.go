@@ -14,13 +14,15 @@ import (
 // Fragments are rare, and only fragments take the lock.
 type fragments struct {
 	mu      sync.Mutex // Lock 75
-	seen    map[fragKey]*datagram
+	seen    map[FragmentKey]*datagram
 	perPort [frame.MaxPorts]uint16 // number of datagrams by ingress port
 	outside int                    // number of datagrams from the uplink
-	pending atomic.Bool            // a first fragment may have come: waiting fragments should be checked again
+	pending atomic.Bool            // arrived is not empty
+	arrived []FragmentKey          // packets whose first fragment has come since TakeArrived; at most maxArrived, and then some are missing
 }
 
-type fragKey struct {
+// A FragmentKey says which fragments are of one packet (RFC 791, 3.2).
+type FragmentKey struct {
 	src, dst frame.Addr
 	id       uint16
 	proto    uint8
@@ -48,10 +50,12 @@ const (
 	fragmentTime     = 30 * frame.TicksPerSecond // as linux net.ipv4.ipfrag_time
 	maxDatagrams     = 4096                      // from the uplink, and likewise from all other ports together
 	datagramsPerPort = 512
+	maxArrived       = 256
 )
 
-func fragKeyOf(f *frame.Frame) fragKey {
-	return fragKey{f.Tuple.Src, f.Tuple.Dst, f.IPv4().ID(), f.Proto, f.Net}
+// FragmentKeyOf returns the key of a parsed fragment, with Net set.
+func FragmentKeyOf(f *frame.Frame) FragmentKey {
+	return FragmentKey{f.Tuple.Src, f.Tuple.Dst, f.IPv4().ID(), f.Proto, f.Net}
 }
 
 // translateFragment adds the ports to the tuple of a fragment, or returns the reason why it may not pass.
@@ -67,7 +71,7 @@ func (n *NAT) translateFragment(f *frame.Frame, b *frame.Batch, note bool) frame
 	if lo == 0 && (!note || b.Dry) {
 		return frame.None
 	}
-	key := fragKeyOf(f)
+	key := FragmentKeyOf(f)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	d := r.seen[key]
@@ -99,19 +103,22 @@ func (n *NAT) noteHosts(f *frame.Frame) {
 	r := &n.frags
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if key := fragKeyOf(f); r.seen[key] == nil {
+	if key := FragmentKeyOf(f); r.seen[key] == nil {
 		d := &datagram{in: f.In % frame.MaxPorts, outside: true, hosts: true, expires: frame.Tick(n.now.Load()) + fragmentTime}
 		r.add(key, d) // without room, its later fragments time out
 	}
 }
 
 // add adds datagram d, and reports whether there was room.
-func (r *fragments) add(key fragKey, d *datagram) bool {
+func (r *fragments) add(key FragmentKey, d *datagram) bool {
 	if !r.makeRoom(d) {
 		return false
 	}
 	r.seen[key] = d
 	r.perPort[d.in]++
+	if len(r.arrived) < maxArrived {
+		r.arrived = append(r.arrived, key)
+	}
 	r.pending.Store(true)
 	return true
 }
@@ -121,7 +128,7 @@ func (n *NAT) forgetFragment(f *frame.Frame) {
 	r := &n.frags
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if key := fragKeyOf(f); r.seen[key] != nil {
+	if key := FragmentKeyOf(f); r.seen[key] != nil {
 		r.forget(key, r.seen[key])
 	}
 }
@@ -159,7 +166,7 @@ func (r *fragments) evict(d *datagram) bool {
 // recordFragment records that a fragment is about to leave, or returns the reason why it may not.
 func (n *NAT) recordFragment(f *frame.Frame, dry bool) frame.Reason {
 	r := &n.frags
-	ip, key := f.IPv4(), fragKeyOf(f)
+	ip, key := f.IPv4(), FragmentKeyOf(f)
 	lo := ip.FragOffset()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -225,7 +232,7 @@ func (d *datagram) add(lo, hi int, last bool) frame.Reason {
 	return frame.None
 }
 
-func (r *fragments) forget(key fragKey, d *datagram) {
+func (r *fragments) forget(key FragmentKey, d *datagram) {
 	delete(r.seen, key)
 	r.perPort[d.in]--
 	if d.outside {
@@ -233,20 +240,28 @@ func (r *fragments) forget(key fragKey, d *datagram) {
 	}
 }
 
-// FragmentsArrived reports whether a first fragment has come since ResetFragmentEvent. Use HasFirstFragment to ask
-// about one packet.
+// FragmentsArrived reports whether a first fragment has come since TakeArrived.
 //
 //uvswitch:hot
 func (n *NAT) FragmentsArrived() bool { return n.frags.pending.Load() }
 
-// ResetFragmentEvent clears FragmentsArrived. Call it before a round of HasFirstFragment.
-func (n *NAT) ResetFragmentEvent() { n.frags.pending.Store(false) }
+// TakeArrived returns the packets whose first fragment has come since the last call, appended to buf. all says that there were more: each
+// packet whose fragments wait may be one.
+func (n *NAT) TakeArrived(buf []FragmentKey) (keys []FragmentKey, all bool) {
+	r := &n.frags
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pending.Store(false)
+	keys, all = append(buf, r.arrived...), len(r.arrived) == maxArrived
+	r.arrived = r.arrived[:0]
+	return keys, all
+}
 
-// HasFirstFragment reports whether the first fragment of f's packet has come. f must be parsed, with Net set.
-func (n *NAT) HasFirstFragment(f *frame.Frame) bool {
+// HasFirstFragment reports whether the first fragment of a packet has come.
+func (n *NAT) HasFirstFragment(key FragmentKey) bool {
 	n.frags.mu.Lock()
 	defer n.frags.mu.Unlock()
-	return n.frags.seen[fragKeyOf(f)] != nil
+	return n.frags.seen[key] != nil
 }
 
 // AgeFragments removes packets whose remaining fragments have not come in time. The slow path calls it.

@@ -116,7 +116,7 @@ func New(o Options) *NAT {
 		maxFlows: min(o.FlowsPerPort, o.Flows), outside: o.Outside, alloc: o.Alloc, seed: o.Seed,
 	}
 	n.addrs.list.Store(&[]*hostAddr{})
-	n.frags.seen = map[fragKey]*datagram{}
+	n.frags.seen = map[FragmentKey]*datagram{}
 	if o.Strict {
 		n.windows = newWindows(o.Flows + 1)
 	}

@@ -163,7 +163,7 @@ type returnedFirsts struct {
 	mu   sync.Mutex // Lock 77
 	next int
 	last [64]struct {
-		key      fragKey // as it came back
+		key      FragmentKey // as it came back
 		src, dst frame.Addr
 		port     frame.PortID
 		net      frame.NetID
@@ -176,7 +176,7 @@ func (r *returnedFirsts) note(sent frame.Tuple, f *frame.Frame) {
 	defer r.mu.Unlock()
 	x := &r.last[r.next%len(r.last)]
 	r.next++
-	x.key = fragKey{sent.Src, sent.Dst, f.IPv4().ID(), f.Proto, frame.NoNet}
+	x.key = FragmentKey{sent.Src, sent.Dst, f.IPv4().ID(), f.Proto, frame.NoNet}
 	x.src, x.dst, x.port, x.net = f.Tuple.Src, f.Tuple.Dst, f.In, f.Net
 }
 
@@ -184,7 +184,7 @@ func (r *returnedFirsts) note(sent frame.Tuple, f *frame.Frame) {
 func (r *returnedFirsts) restore(f *frame.Frame) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key := fragKeyOf(f)
+	key := FragmentKeyOf(f)
 	key.net = frame.NoNet
 	for i := range r.last {
 		x := &r.last[i]

@@ -1,20 +1,22 @@
 package dataplane
 
 import (
+	"maps"
 	"slices"
 	"sync/atomic"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/nat"
 )
 
 // parkedFragments holds fragments that arrived before the first fragment of their packet, which has the ports (frame.FragmentWaits).
 // Except for n, only the slow path uses it.
 type parkedFragments struct {
-	n     atomic.Int32 // len(held); workers read it
-	dirty bool         // something was added since the last check
-	held  []parkedFragment
+	n     atomic.Int32 // fragments; workers read it
+	held  map[nat.FragmentKey][]parkedFragment
 	bytes int
 	of    [frame.MaxPorts]struct{ frames, bytes int } // by port
+	keys  []nat.FragmentKey                           // a buffer
 }
 
 type parkedFragment struct {
@@ -30,57 +32,88 @@ const (
 	waitingOfPort = maxWaiting / 8 // frames of one port; a port has the same share of the bytes
 )
 
-// add parks a copy of a record, or drops its frame.
+// add parks a copy of a record, or drops its frame. If the first fragment has come meanwhile, the frame continues.
 func (w *parkedFragments) add(k *slowPath, rec []byte, now frame.Tick) {
 	in := recordPort(rec)
 	of := &w.of[in%frame.MaxPorts]
-	if len(w.held) >= maxWaiting || w.bytes+len(rec) > maxWaitBytes || of.frames >= waitingOfPort || of.bytes+len(rec) > maxWaitBytes/8 {
-		k.end(in, rec[recordLen:], frame.FragmentQueueFull)
+	p := puntedFrame(rec)
+	var f frame.Frame
+	f.Reset(p.Raw, in)
+	frame.Parse(&f)
+	f.Net = p.Net
+	key := nat.FragmentKeyOf(&f)
+	if k.dp.NAT.HasFirstFragment(key) {
+		k.inject(in, p.Net, p.Egress, recordPoint(rec), p.NextHop, p.Raw)
 		return
 	}
-	w.held = append(w.held, parkedFragment{slices.Clone(rec), now + waitTime})
+	if w.n.Load() >= maxWaiting || w.bytes+len(rec) > maxWaitBytes || of.frames >= waitingOfPort || of.bytes+len(rec) > maxWaitBytes/8 {
+		k.end(in, p.Raw, frame.FragmentQueueFull)
+		return
+	}
+	if w.held == nil {
+		w.held = map[nat.FragmentKey][]parkedFragment{}
+	}
+	w.held[key] = append(w.held[key], parkedFragment{slices.Clone(rec), now + waitTime})
 	w.bytes += len(rec)
 	of.frames++
 	of.bytes += len(rec)
-	w.n.Store(int32(len(w.held)))
-	w.dirty = true
+	w.n.Add(1)
 }
 
-// check reinjects the fragments whose first fragment has come, and drops those that have waited for too long.
-func (w *parkedFragments) check(k *slowPath, now frame.Tick) {
-	w.dirty = false
-	k.dp.NAT.ResetFragmentEvent()
-	w.held = slices.DeleteFunc(w.held, func(x parkedFragment) bool {
-		p := puntedFrame(x.rec)
-		var f frame.Frame
-		f.Reset(p.Raw, p.In)
-		frame.Parse(&f)
-		f.Net = p.Net
-		switch {
-		case k.dp.NAT.HasFirstFragment(&f):
-			k.inject(p.In, p.Net, p.Egress, recordPoint(x.rec), p.NextHop, p.Raw)
-		case int32(now-x.expires) >= 0:
-			k.end(p.In, p.Raw, frame.FragmentTimeout)
-		default:
-			return false
+// check reinjects the fragments whose first fragment has come. With due, it drops those that have waited for too long.
+func (w *parkedFragments) check(k *slowPath, now frame.Tick, due bool) {
+	keys, all := k.dp.NAT.TakeArrived(w.keys[:0])
+	w.keys = keys
+	if all || due {
+		keys = slices.AppendSeq(keys[:0], maps.Keys(w.held))
+	}
+	for _, key := range keys {
+		list := w.held[key]
+		if len(list) == 0 {
+			continue
 		}
-		w.gone(p.In, len(x.rec))
-		return true
-	})
-	w.n.Store(int32(len(w.held)))
+		come := k.dp.NAT.HasFirstFragment(key)
+		w.keep(key, func(x *parkedFragment) bool {
+			if come {
+				p := puntedFrame(x.rec)
+				k.inject(p.In, p.Net, p.Egress, recordPoint(x.rec), p.NextHop, p.Raw)
+			} else if int32(now-x.expires) >= 0 {
+				k.end(recordPort(x.rec), x.rec[recordLen:], frame.FragmentTimeout)
+			} else {
+				return true
+			}
+			return false
+		})
+	}
 }
 
 // forget drops the fragments of a port that is removed.
 func (w *parkedFragments) forget(k *slowPath, id frame.PortID) {
-	w.held = slices.DeleteFunc(w.held, func(x parkedFragment) bool {
-		if recordPort(x.rec) != id {
+	for key := range w.held {
+		w.keep(key, func(x *parkedFragment) bool {
+			if recordPort(x.rec) != id {
+				return true
+			}
+			k.end(id, x.rec[recordLen:], frame.FragmentWaits)
+			return false
+		})
+	}
+}
+
+// keep removes the fragments of a packet for which stays returns false.
+func (w *parkedFragments) keep(key nat.FragmentKey, stays func(*parkedFragment) bool) {
+	left := slices.DeleteFunc(w.held[key], func(x parkedFragment) bool {
+		if stays(&x) {
 			return false
 		}
-		k.end(id, x.rec[recordLen:], frame.FragmentWaits)
-		w.gone(id, len(x.rec))
+		w.gone(recordPort(x.rec), len(x.rec))
 		return true
 	})
-	w.n.Store(int32(len(w.held)))
+	if len(left) == 0 {
+		delete(w.held, key)
+	} else {
+		w.held[key] = left
+	}
 }
 
 // gone subtracts one fragment from the counts.
@@ -89,4 +122,5 @@ func (w *parkedFragments) gone(in frame.PortID, bytes int) {
 	of.frames--
 	of.bytes -= bytes
 	w.bytes -= bytes
+	w.n.Add(-1)
 }

@@ -28,8 +28,12 @@ type slowPath struct {
 	earlyDropAt frame.Tick      // when flows may be dropped early again
 	sweep       int             // flow entries still to be visited
 	sent        bool            // something was injected
-	recent      recent
-	observer    Observer // nil, as a rule
+	injectedOf  [frame.MaxPorts]struct {
+		tick  frame.Tick
+		bytes int
+	}
+	recent   recent
+	observer Observer // nil, as a rule
 
 	deadMu sync.Mutex // Lock 90: held for an append; workers take it
 	dead   []frame.PortID
@@ -66,8 +70,8 @@ func (k *slowPath) process(now frame.Tick) []frame.PortID {
 		}
 	}
 	due := int32(now-k.next) >= 0
-	if len(k.parked.held) > 0 && (due || k.parked.dirty || k.dp.NAT.FragmentsArrived()) {
-		k.parked.check(k, now)
+	if k.parked.n.Load() > 0 && (due || k.dp.NAT.FragmentsArrived()) {
+		k.parked.check(k, now, due)
 	}
 	if due {
 		k.next = now + maintenanceTime
@@ -167,6 +171,10 @@ func (k *slowPath) Reroute(p router.PuntedFrame, raw []byte) {
 // inject passes a frame to a worker.
 func (k *slowPath) inject(in frame.PortID, net, egress frame.NetID, at resumePoint, hop frame.Addr, raw []byte) {
 	ring := k.dp.workers[0].injected
+	if !k.mayInject(in, recordLen+len(raw)) {
+		k.end(in, raw, frame.InjectQueueFull)
+		return
+	}
 	rec := ring.Reserve(recordLen + len(raw))
 	if rec == nil {
 		k.end(in, raw, frame.InjectQueueFull)
@@ -176,6 +184,20 @@ func (k *slowPath) inject(in frame.PortID, net, egress frame.NetID, at resumePoi
 	copy(rec[recordLen:], raw)
 	ring.Commit()
 	k.sent = true
+}
+
+// mayInject limits what one port has in the queue to a worker in each Tick: a packet that is cut becomes many. What the gateway says is not
+// limited.
+func (k *slowPath) mayInject(in frame.PortID, bytes int) bool {
+	if in == frame.Gateway {
+		return true
+	}
+	of := &k.injectedOf[in%frame.MaxPorts]
+	if now := k.dp.Now(); of.tick != now {
+		of.tick, of.bytes = now, 0
+	}
+	of.bytes += bytes
+	return of.bytes <= injectRingBytes/2
 }
 
 // Consume implements router.Output. The gateway is counted like a port: it received this frame.
