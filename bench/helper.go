@@ -27,6 +27,12 @@ func helper(args []string) error {
 		return ask(args[1], args[2])
 	case args[0] == "spray" && len(args) == 2:
 		return spray(args[1])
+	case args[0] == "flood" && len(args) == 4:
+		return flood(args[1], args[2], args[3])
+	case args[0] == "greet" && len(args) == 2:
+		return greet(args[1])
+	case args[0] == "connect" && len(args) == 3:
+		return connect(args[1], args[2])
 	}
 	return fmt.Errorf("unknown call %q", args)
 }

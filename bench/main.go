@@ -23,6 +23,7 @@ type options struct {
 	binary          string
 	args            []string
 	memory, micro   bool
+	hostile         bool
 }
 
 func main() {
@@ -46,6 +47,7 @@ func main() {
 	flag.StringVar(&args, "args", "", "further arguments of uvswitch run, such as \"--io read-write\"")
 	flag.BoolVar(&o.memory, "memory", true, "measure memory at rest and with a million flows")
 	flag.BoolVar(&o.micro, "micro", true, "measure the cost of a frame against numbers of flows and ports")
+	flag.BoolVar(&o.hostile, "hostile", false, "measure only what a container keeps beside floods of its neighbor (hostile.go)")
 	flag.Parse()
 	o.args = strings.Fields(args)
 	if *quick {
@@ -75,6 +77,9 @@ func run(ctx context.Context, o options) (err error) {
 		return fmt.Errorf("no uvswitch at %s: `make build` makes one", o.binary)
 	}
 	sweep()
+	if o.hostile {
+		return hostile(ctx, o)
+	}
 	report := newReport(o)
 	systems, err := start(ctx, o, report)
 	defer func() {

@@ -241,8 +241,12 @@ func (t *table[K]) unlink(e uint32) bool {
 		w := t.word(h, e, dir)
 		a, b := t.bucketsOf(h)
 		for i := range a {
-			a[i].CompareAndSwap(w, 0)
-			b[i].CompareAndSwap(w, 0)
+			if a[i].Load() == w { // a write would take the cache line from others
+				a[i].CompareAndSwap(w, 0)
+			}
+			if b[i].Load() == w {
+				b[i].CompareAndSwap(w, 0)
+			}
 		}
 	}
 	t.used.Add(-1)

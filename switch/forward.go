@@ -138,7 +138,7 @@ func (n *Network) boundTo(m frame.MAC) frame.PortID { return n.bound[m] }
 //uvswitch:hot
 func (s *snapshot) checkEgress(f *frame.Frame, out *Port) frame.Reason {
 	switch {
-	case out.Flags&Forwarding == 0:
+	case out.Flags&(Forwarding|Joining) != Forwarding:
 		return frame.PortNotForwarding
 	case out.ID == f.In && out.Flags&HairpinMode == 0 && f.Flags&frame.ViaRouter == 0:
 		return frame.SamePort

@@ -28,6 +28,7 @@ const (
 	AnySource                         // may send from addresses of other ports: the host's port, when the host's stack routes
 	Tracked                           // frames from and to it are judged by nat.Filter; it gets no flood but ARP
 	Ways                              // of an uplink: its frames have way headers (frame.WayMACs)
+	Joining                           // gets nothing yet: not every worker can write to it
 )
 
 // DefaultFlags are the flags of a new port.

@@ -284,3 +284,28 @@ func TestPortsChangeBesideForward(t *testing.T) {
 	close(stop)
 	wg.Wait()
 }
+
+// A port that is joining gets no frame yet, but may send.
+func TestJoining(t *testing.T) {
+	s := vswitch.New()
+	s.SetNetwork(vswitch.Network{ID: 1, FDB: vswitch.NewFDB(16, 1)})
+	for id := frame.PortID(1); id <= 3; id++ {
+		p := vswitch.Port{ID: id, Net: 1, Flags: vswitch.DefaultFlags, MTU: 1500}
+		if id == 3 {
+			p.Flags |= vswitch.Joining
+		}
+		s.SetPort(p)
+	}
+	var f frame.Frame
+	f.Reset(frametest.Packet{DstMAC: frame.BroadcastMAC, Src: 1, Dst: 2}.Raw(), 1)
+	frame.Parse(&f)
+	f.Net, f.Egress, f.Class = 1, 1, frame.Broadcast
+	var out [frame.MaxPorts]frame.PortID
+	if n := s.FloodSet(&f, out[:]); n != 1 || out[0] != 2 {
+		t.Errorf("flooded to %v, want port 2 only", out[:n])
+	}
+	f.In = 3
+	if n := s.FloodSet(&f, out[:]); n != 2 {
+		t.Errorf("a frame of the joining port is flooded to %v", out[:n])
+	}
+}

@@ -19,6 +19,11 @@ const (
 	bufferSize  = frame.VnetLen + frame.MaxFrame
 
 	quietBuffers = 16 // provided per Poll for the reads of quiet ports
+
+	// While quiet ports have frames, too, the turn of a loud port is not longer than longestTurn, but has leastTurn frames.
+	longestTurn = 100 * time.Microsecond
+	leastTurn   = 8
+	recently    = 16 // rounds
 )
 
 // Groups of buffers. A read takes buffers for as long as frames are there, so a port that always has some would take all of them. A port that
@@ -68,6 +73,10 @@ type IOUring struct {
 	out       [groups]int            // buffers that the kernel has
 	given     [groups]int            // buffers that it had when the round began
 	round     uint32                 // counts calls of provide
+	quietAt   uint32                 // the last round in which a quiet port had a frame
+	perFrame  int                    // moving average of the time that a frame of a batch takes, in ns
+	returned  time.Time              // when Poll returned a batch last
+	batch     int                    // frames in that batch
 	loaned    []uint16               // buffers of the batch that Poll returned last
 	size      int                    // moving average of frame sizes, in bytes
 	pending   [ringBuffers]filled
@@ -234,6 +243,9 @@ func (r *IOUring) pull() filled {
 func (r *IOUring) Poll(b *frame.Batch) error {
 	b.N = 0
 	r.iovs = 0
+	if r.batch > 0 {
+		r.perFrame += (int(time.Since(r.returned))/r.batch - r.perFrame) / 8
+	}
 	r.free = append(r.free, r.loaned...) // writes from them are submitted before the kernel reads into them
 	r.loaned = r.loaned[:0]
 	if !r.enabled {
@@ -259,6 +271,9 @@ func (r *IOUring) Poll(b *frame.Batch) error {
 	b.Failed, r.failed[0], r.failed[1] = r.failed[0], r.failed[1][:0], r.failed[0]
 	b.Gone, r.gone, r.reported = r.gone, r.reported[:0], r.gone
 	r.woken = false
+	if r.batch = b.N; b.N > 0 {
+		r.returned = time.Now()
+	}
 	return nil
 }
 
@@ -313,8 +328,12 @@ func (r *IOUring) watchWake() {
 //uvswitch:hot
 func (r *IOUring) provide() {
 	r.round++
+	most := min(max(frame.BatchBytes/r.size, minBuffers), maxBuffers)
+	if r.round-r.quietAt < recently { // quiet ports wait for the loud ones in each round
+		most = min(most, max(leastTurn, int(longestTurn)/max(1, r.perFrame)))
+	}
 	r.give(quiet, quietBuffers)
-	r.give(loud, min(max(frame.BatchBytes/r.size, minBuffers), maxBuffers)-r.n)
+	r.give(loud, most-r.n)
 	r.arm(quiet, r.out[quiet])
 	r.arm(loud, min(1, r.out[loud]))
 }
@@ -408,6 +427,9 @@ func (r *IOUring) readDone(id frame.PortID, c *uring.Completion) {
 				p.round, p.took = r.round, 0
 			}
 			p.took++
+			if p.group == quiet {
+				r.quietAt = r.round
+			}
 			r.stash(filled{id, uint16(c.Buffer), c.Res})
 			r.size += (int(c.Res) - r.size) / 8
 		} else {

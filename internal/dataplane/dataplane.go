@@ -62,7 +62,9 @@ func (d *Dataplane) AddPort(p vswitch.Port, c frame.Conn) error {
 	for _, s := range d.all() {
 		s.ports[p.ID].Store(&portCounters{})
 	}
-	d.Switch.SetPort(p)
+	joining := p
+	joining.Flags |= vswitch.Joining
+	d.Switch.SetPort(joining)
 	reader := d.idlest()
 	d.readers[p.ID] = reader
 	d.NAT.SetPorts(len(d.readers))
@@ -74,6 +76,7 @@ func (d *Dataplane) AddPort(p vswitch.Port, c frame.Conn) error {
 			return fmt.Errorf("dataplane: adding port %d: %w", p.ID, err)
 		}
 	}
+	d.Switch.SetPort(p)
 	return nil
 }
 

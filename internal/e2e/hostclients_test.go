@@ -13,7 +13,11 @@ func TestHostClients(t *testing.T) {
 	for _, tt := range []struct{ name, cgroup, sees string }{{"programs", "", "172.29.255.254"}, {"relay", "off", "172.29.255.254"}} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := NewHost(t)
-			b.Start("--cgroup", tt.cgroup)
+			var args []string
+			if tt.cgroup != "" {
+				args = []string{"--cgroup", tt.cgroup}
+			}
+			b.Start(args...)
 			containers(b)
 			b.Web("web")
 			b.Background("web", "socat UDP4-RECVFROM:53,fork SYSTEM:'echo the container at port 53'")
