@@ -2,6 +2,7 @@ package router
 
 import (
 	"cmp"
+	"math/rand/v2"
 	"slices"
 	"sync/atomic"
 
@@ -57,8 +58,9 @@ type neighbor struct {
 
 // A neighTable is an immutable hash table with open addressing, at most half full.
 type neighTable struct {
-	slots []neighSlot
-	shift uint
+	slots  []neighSlot
+	shift  uint
+	factor uint64 // of the hash: secret, so that nobody can choose addresses whose slots follow one another
 }
 
 type neighSlot struct {
@@ -74,7 +76,7 @@ func (t *neighTable) lookup(n frame.NetID, a frame.Addr, dry bool) frame.MAC {
 	}
 	key := uint64(n)<<32 | uint64(a)
 	mask := uint64(len(t.slots) - 1)
-	for i := key * 0x9e3779b97f4a7c15 >> t.shift; ; i++ {
+	for i := key * t.factor >> t.shift; ; i++ {
 		s := &t.slots[i&mask]
 		if s.key == key {
 			if s.used.Load() == 0 && !dry {
@@ -94,13 +96,13 @@ func (r *Router) neighTable() neighTable {
 	for 1<<bits < 2*len(r.neigh) {
 		bits++
 	}
-	t := neighTable{slots: make([]neighSlot, 1<<bits), shift: 64 - bits}
+	t := neighTable{slots: make([]neighSlot, 1<<bits), shift: 64 - bits, factor: rand.Uint64() | 1}
 	for k, n := range r.neigh {
 		if n.mac == 0 || n.state == Failed || n.state == Incomplete {
 			continue
 		}
 		key := uint64(k.net)<<32 | uint64(k.addr)
-		i := key * 0x9e3779b97f4a7c15 >> t.shift
+		i := key * t.factor >> t.shift
 		for t.slots[i&uint64(len(t.slots)-1)].key != 0 {
 			i++
 		}

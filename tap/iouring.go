@@ -75,8 +75,7 @@ type IOUring struct {
 	round     uint32                 // counts calls of provide
 	quietAt   uint32                 // the last round in which a quiet port had a frame
 	perFrame  int                    // moving average of the time that a frame of a batch takes, in ns
-	returned  time.Time              // when Poll returned a batch last
-	batch     int                    // frames in that batch
+	batch     int                    // frames in the batch that Poll returned last
 	loaned    []uint16               // buffers of the batch that Poll returned last
 	size      int                    // moving average of frame sizes, in bytes
 	pending   [ringBuffers]filled
@@ -244,7 +243,7 @@ func (r *IOUring) Poll(b *frame.Batch) error {
 	b.N = 0
 	r.iovs = 0
 	if r.batch > 0 {
-		r.perFrame += (int(time.Since(r.returned))/r.batch - r.perFrame) / 8
+		r.perFrame += (int(b.Took)/r.batch - r.perFrame) / 8
 	}
 	r.free = append(r.free, r.loaned...) // writes from them are submitted before the kernel reads into them
 	r.loaned = r.loaned[:0]
@@ -271,9 +270,7 @@ func (r *IOUring) Poll(b *frame.Batch) error {
 	b.Failed, r.failed[0], r.failed[1] = r.failed[0], r.failed[1][:0], r.failed[0]
 	b.Gone, r.gone, r.reported = r.gone, r.reported[:0], r.gone
 	r.woken = false
-	if r.batch = b.N; b.N > 0 {
-		r.returned = time.Now()
-	}
+	r.batch = b.N
 	return nil
 }
 

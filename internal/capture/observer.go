@@ -164,12 +164,14 @@ func (o *observer) departed(r *Record, f *frame.Frame, k *kept, to []frame.PortI
 	for g := f.Next(); g != nil; g = g.Next() {
 		r.Frames++
 	}
-	ends := false
+	ends, snap := false, 0
 	for j, c := range o.captures {
 		if c == nil {
 			continue
 		}
-		ends = ends || c.options.Ends && k.wanted&(1<<j) != 0
+		if c.options.Ends && k.wanted&(1<<j) != 0 {
+			ends, snap = true, max(snap, c.options.Snap)
+		}
 		if c.options.Ends || c.options.Dir == In {
 			continue
 		}
@@ -188,7 +190,8 @@ func (o *observer) departed(r *Record, f *frame.Frame, k *kept, to []frame.PortI
 		s := &o.sent[f.Slot]
 		*s = kept{wanted: k.wanted, packet: r.Packet, in: r.In, at: len(o.sentOf), length: r.Length, before: r.Before, flow: r.Flow, after: r.After}
 		copy(s.vnet[:], r.Vnet)
-		o.sentOf = slices.Grow(o.sentOf, r.Length)[:s.at+r.Length]
+		keep := min(r.Length, snap)
+		o.sentOf = slices.Grow(o.sentOf, keep)[:s.at+keep]
 		s.n = f.CopyTo(o.sentOf[s.at:])
 	}
 }

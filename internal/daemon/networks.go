@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 
@@ -39,7 +40,7 @@ func (d *Daemon) addNetworkLocked(a api.NetworkAdd) error {
 	d.mu.Lock()
 	d.networks[n.Name] = n
 	d.mu.Unlock()
-	fdb := vswitch.NewFDB(vswitch.DefaultFDBSize, uint64(d.started.UnixNano())*uint64(n.ID))
+	fdb := vswitch.NewFDB(vswitch.DefaultFDBSize, rand.Uint64())
 	d.dp.Switch.SetNetwork(vswitch.Network{ID: n.ID, Gateway: n.MAC, Addr: frame.AddrFrom(n.Gateway), FDB: fdb})
 	d.setInterfaceLocked(n)
 	d.updateRulesLocked()

@@ -73,6 +73,7 @@ func (w *worker) round() error {
 		w.tally.received(b.Frames[i].In, b.Frames[i].Len())
 	}
 	w.process(b, received)
+	b.Took = w.dp.clock() - now
 	if w.reinject(b) {
 		w.process(b, reinjected)
 	}

@@ -111,7 +111,7 @@ func TestWays(t *testing.T) {
 		b.Web("web")
 		b.CLI("publish", "add", "8080:80", "--port", "web")
 		b.Sh("host", "ip addr add 10.1.0.77/24 dev eth0")
-		asks(t, b, "db", "10.1.0.77", "this is host")
+		b.Eventually("the host's new address leads to the host", func() bool { return strings.Contains(ask(b, "db", "10.1.0.77"), "this is host") })
 		asks(t, b, "db", "10.20.0.1", "this is host")
 		b.Sh("out", "ip route replace 10.1.0.77 dev eth0")
 		asks(t, b, "out", "10.1.0.77:8080", "this is web; you are 10.1.0.2")

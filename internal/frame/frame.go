@@ -279,6 +279,8 @@ func Failure(id PortID, why Reason, f *Frame) TxFailure {
 
 // A Batch is what one Poll brought: N frames of possibly several ports, in the order they were read.
 type Batch struct {
+	Took int64 // ns that the frames of the last batch took, for the Poller
+
 	Frames  [BatchSize]Frame
 	N       int
 	Tick    Tick     // the coarse time that holds for the whole batch

@@ -3,6 +3,7 @@ package frame
 import (
 	"bytes"
 	"encoding/binary"
+	"math/rand/v2"
 )
 
 // A Coalescer joins what belongs together in one batch, before it is sent: consecutive TCP segments or UDP datagrams
@@ -20,6 +21,9 @@ type GRO struct {
 }
 
 const coalesceSlots = 64
+
+// groSeed keeps senders from choosing ports that share another flow's slot.
+var groSeed = rand.Uint64()
 
 // openFlow is the last frame of a flow in this batch: what a next one can be joined to.
 type openFlow struct {
@@ -58,7 +62,7 @@ func (c *GRO) Add(f *Frame, longest int) (GROResult, *Frame) {
 		return Alone, nil
 	}
 	t := &f.Tuple
-	o := &c.flows[Mix(uint64(t.Src)<<32|uint64(t.Dst), uint64(t.Proto)<<32|uint64(t.SrcPort)<<16|uint64(t.DstPort))%coalesceSlots]
+	o := &c.flows[Mix(uint64(t.Src)<<32|uint64(t.Dst)^groSeed, uint64(t.Proto)<<32|uint64(t.SrcPort)<<16|uint64(t.DstPort))%coalesceSlots]
 	known := o.batch == c.batch && o.head.Tuple == *t && o.head.Out == f.Out
 	if known && longest > 0 && o.head.Net == f.Net {
 		if o.ack {

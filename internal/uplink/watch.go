@@ -39,7 +39,7 @@ func Watch(ctx context.Context, changed func()) error {
 		for ; ctx.Err() == nil; <-news {
 			began := time.Now()
 			changed()
-			time.Sleep(max(pause, 4*time.Since(began))) // with very many routes, a call takes long
+			time.Sleep(max(pause, 2*time.Since(began))) // with very many routes, a call takes long
 		}
 	}()
 	return nil
