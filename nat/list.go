@@ -37,7 +37,7 @@ func (n *NAT) view(e uint32, now frame.Tick) Flow {
 	return f
 }
 
-// listSlice is how many entries are looked at before a walk lets ended entries become free.
+// listSlice is after how many entries a walk releases the lock, so that Reclaim can run.
 const listSlice = 4096
 
 // walk calls do for each live entry, in slices, until do returns false. Other goroutines may create and end flows meanwhile.

@@ -91,7 +91,7 @@ func (n *NAT) acquire(c *config, a *hostAddr, d *pendingFlow, evict, dry bool) (
 	t, owner, net := &d.orig, d.port, d.net
 	inside := insideKey(a.addr, t)
 	h := inside.Hash(n.maps.seed)
-	i, madeRoom := protoIndex(t.Proto), !evict
+	i, madeRoom, madeMapping := protoIndex(t.Proto), !evict, false
 	for range retries {
 		if m, _, ok := n.maps.lookup(&inside, h); ok {
 			if dry || n.retain(m) {
@@ -101,6 +101,15 @@ func (n *NAT) acquire(c *config, a *hostAddr, d *pendingFlow, evict, dry bool) (
 		}
 		if n.maps.probe(inside) != inserted {
 			continue // another worker is inserting it
+		}
+		if !n.mapShares.May(owner) {
+			if madeMapping || !n.evictFor(i, owner, dry) {
+				return 0, 0, frame.FlowQuota
+			}
+			if madeMapping = true; dry { // an example
+				return 0, n.randomPort(c.pool[i]), frame.None
+			}
+			continue
 		}
 		port, ok := n.choose(c, a, i, d, dry)
 		switch {
@@ -159,7 +168,7 @@ func (n *NAT) newMapping(inside, outside frame.Tuple, parent uint32, owner frame
 // exists. The permission takes over the caller's reference to m. On failure permit releases m.
 func (n *NAT) permit(m uint32, remote frame.Addr) (uint32, frame.Reason) {
 	k := permissionKey(n.maps.keys[m][0], remote)
-	h := k.Hash(n.maps.seed)
+	h, madeRoom := k.Hash(n.maps.seed), false
 	for range retries {
 		if p, _, ok := n.maps.lookup(&k, h); ok {
 			if n.retain(p) {
@@ -179,6 +188,11 @@ func (n *NAT) permit(m uint32, remote frame.Addr) (uint32, frame.Reason) {
 			n.release(m)
 			return 0, frame.FlowTableFull
 		case refused:
+			if owner := n.mappings[m].owner; !madeRoom && owner < frame.MaxPorts {
+				madeRoom = true
+				n.evictFor(protoIndex(k.Proto), owner, false)
+				continue
+			}
 			n.release(m)
 			return 0, frame.FlowQuota
 		}

@@ -25,19 +25,19 @@ const DefaultFlows = 1 << 20
 // NAT is the connection tracker and its rules.
 type NAT struct {
 	flows          *tupleTable
-	state          []flow                                  // parallel to flows' entries
-	maps           *tupleTable                             // mappings (inside endpoint, outside endpoint) and permissions
-	mappings       []endpoint                              // parallel to maps' entries
-	addrs          hostAddrs                               // with the outside ports
-	flowShares     share.Pool                              // of the flow table
-	mapShares      share.Pool                              // of maps
-	portShares     [protocols]share.Pool                   // of the outside ports, summed over addresses: in use or in quarantine
-	resting        [protocols][frame.MaxPorts]atomic.Int32 // by port charged: outside ports in quarantine
-	served         [frame.MaxPorts]atomic.Int32            // by port charged: flows that began elsewhere
-	loose          [frame.MaxPorts]looseFlows              // by port charged
-	ports          int                                     // that share; under mu
-	maxFlows       int                                     // Options.FlowsPerPort
-	windows        *windows                                // windows of TCP connections; nil unless Options.Strict
+	state          []flow                                    // parallel to flows' entries
+	maps           *tupleTable                               // mappings (inside endpoint, outside endpoint) and permissions
+	mappings       []endpoint                                // parallel to maps' entries
+	addrs          hostAddrs                                 // with the outside ports
+	flowShares     share.Pool                                // of the flow table
+	mapShares      share.Pool                                // of maps
+	portShares     [protocols]share.Pool                     // of the outside ports, summed over addresses: in use or in quarantine
+	resting        [protocols][frame.MaxPorts]atomic.Int32   // by port charged: outside ports in quarantine
+	served         [frame.MaxPorts]atomic.Int32              // by port charged: flows that began elsewhere
+	loose          [protocols + 1][frame.MaxPorts]looseFlows // by protocol + 1, and port charged
+	ports          int                                       // of the switch, which share; guarded by mu
+	maxFlows       int                                       // Options.FlowsPerPort
+	windows        *windows                                  // windows of TCP connections; nil unless Options.Strict
 	frags          fragments
 	portlessFlows  [frame.MaxPorts]atomic.Int32                        // flows of protocols without ports, per port
 	triedAt        [protocols + 2][frame.MaxPorts]atomic.Uint32        // by class - classServed and port: when a walk of evictFor found nothing
@@ -90,7 +90,7 @@ const (
 	assured       = 1 << 9
 	overloadsPort = 1 << 10 // its outside port may have other flows, to other destinations
 	opensFilter   = 1 << 11 // its mapping admits packets from other endpoints while traffic from inside refreshes it
-	servedFlow    = 1 << 15 // it began elsewhere, and is charged to the port of its other end
+	servedFlow    = 1 << 15 // its initiator is not the port charged: from outside, or from the host, to a container
 	untranslated  = 1 << 14 // between a container and the host: see Filter
 	reset         = 1 << 12 // RST seen in the original direction; reset<<1: in the reply direction
 	stateMask     = 0xff
@@ -220,12 +220,10 @@ func (n *NAT) Retire() bool {
 	return n.retiring != [2]uint64{}
 }
 
-// Reclaim ends the grace period that Retire began: entries removed before Retire become free for new flows. While
-// flows are being listed, Reclaim does nothing and a later call does the work.
+// Reclaim ends the grace period that Retire began: entries removed before Retire become free for new flows. It waits for one slice of each
+// walk that runs (see walk).
 func (n *NAT) Reclaim() {
-	if !n.listing.TryLock() {
-		return
-	}
+	n.listing.Lock()
 	defer n.listing.Unlock()
 	n.flows.reclaim(n.retiring[0])
 	n.maps.reclaim(n.retiring[1])

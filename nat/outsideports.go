@@ -289,17 +289,19 @@ const (
 )
 
 // An exhaustedFor remembers a search for a port that found none, so that it is not repeated within the same Tick: for a destination, all
-// ports that an owner might share have a flow.
-type exhaustedFor struct{ at, remote, port atomic.Uint32 }
+// ports that an owner might share have a flow. It is a hash of what was searched for, and of the Tick.
+type exhaustedFor struct{ key atomic.Uint64 }
 
 func (x *exhaustedFor) is(d *pendingFlow, now uint32) bool {
-	return now != 0 && x.at.Load() == now && x.remote.Load() == uint32(d.reply.Src) && x.port.Load() == exhaustedKey(d)
+	return now != 0 && x.key.Load() == exhaustedKey(d, now)
 }
 
-func (x *exhaustedFor) note(d *pendingFlow, now uint32) {
-	x.remote.Store(uint32(d.reply.Src))
-	x.port.Store(exhaustedKey(d))
-	x.at.Store(now)
-}
+func (x *exhaustedFor) note(d *pendingFlow, now uint32) { x.key.Store(exhaustedKey(d, now)) }
 
-func exhaustedKey(d *pendingFlow) uint32 { return uint32(d.reply.SrcPort)<<8 | uint32(d.reply.Proto) }
+func (x *exhaustedFor) forget() { x.key.Store(0) }
+
+func exhaustedKey(d *pendingFlow, now uint32) uint64 {
+	t := d.reply
+	t.DstPort = 0 // what is searched for
+	return t.Hash(uint64(now))
+}

@@ -121,7 +121,7 @@ type pendingFlow struct {
 	count                   *RuleCount
 	source                  frame.Addr // see Frame.Source
 	syn                     segmentMark
-	charged                 bool // a flow of its port's share
+	charged                 bool // the port's share counts it
 }
 
 // create makes the flow that f begins, or finds that another packet has just made it. It sets f.Flow and f.Dir. In a
@@ -213,34 +213,27 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 // charge counts a flow that is about to be created, and reports whether its port may have it.
 func (n *NAT) charge(d *pendingFlow) bool {
 	for range 2 {
-		if n.mayCharge(d) && n.flowShares.Take(d.port) {
+		class, ok := n.mayCharge(d)
+		if ok && n.flowShares.Take(d.port) {
 			if d.charged = true; d.status&servedFlow != 0 {
 				n.served[d.port].Add(1)
 			}
 			return true
 		}
-		if !n.evictFor(d.class(), d.port, false) {
+		if !n.evictFor(class, d.port, false) {
 			break
 		}
 	}
 	return false
 }
 
-// mayCharge reports whether a port may have one more flow. Flows that begin elsewhere may be three quarters of its flows: who floods a
-// published port leaves the container its own way out.
-func (n *NAT) mayCharge(d *pendingFlow) bool {
+// mayCharge reports whether a port may have one more flow; if not, flows of the class may make room. Flows that begin elsewhere may be three
+// quarters of its flows, so that a flood of a published port does not stop the container's own connections.
+func (n *NAT) mayCharge(d *pendingFlow) (class int, ok bool) {
 	if d.status&servedFlow != 0 && int(n.served[d.port].Load()) >= max(1, n.flowShares.Most(d.port)*3/4) {
-		return false
+		return classServed, false
 	}
-	return n.flowShares.May(d.port)
-}
-
-// class is the class of flows that make room for d.
-func (d *pendingFlow) class() int {
-	if d.status&servedFlow != 0 {
-		return classServed
-	}
-	return classAny
+	return classAny, n.flowShares.May(d.port)
 }
 
 // askForFragments asks for the source address of a flow that begins with a fragment before the fragment leaves: if its way out refused
@@ -277,7 +270,7 @@ func (n *NAT) source(c *config, d *pendingFlow, dry bool) (why frame.Reason) {
 			d.reply.DstPort, why = n.randomPort(c.pool[i]), frame.None // an example
 		}
 	}
-	if why == frame.NATPortsExhausted && i == tcp { // ports are shared rather than refused (RFC 7857, section 3)
+	if (why == frame.NATPortsExhausted || why == frame.FlowQuota) && i == tcp { // ports are shared rather than refused (RFC 7857, section 3)
 		return n.share(c, i, d, dry)
 	}
 	if why != frame.None {
@@ -310,8 +303,13 @@ func (n *NAT) sourceWithoutSet(d *pendingFlow) frame.Reason {
 // share gives flow d an outside port that other flows, to other destinations, have or may get. When the owner may have no more ports, its
 // flows that nobody needs make room.
 func (n *NAT) share(c *config, i int, d *pendingFlow, dry bool) frame.Reason {
-	if !n.overloadFor(c, i, d, dry) && !(n.evictFor(i, d.port, dry) && (dry || n.overloadFor(c, i, d, false))) {
-		return frame.NATPortsExhausted
+	if !n.overloadFor(c, i, d, dry) {
+		if !n.evictFor(i, d.port, dry) {
+			return frame.NATPortsExhausted
+		}
+		if n.exhausted[d.port].forget(); !dry && !n.overloadFor(c, i, d, false) {
+			return frame.NATPortsExhausted
+		}
 	}
 	d.status |= overloadsPort
 	return frame.None

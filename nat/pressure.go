@@ -25,32 +25,25 @@ const (
 	evictEnough    = 16          // flows ended in one stretch, at most
 )
 
-// looseFlows are flows of one port that may be evicted, oldest first: hints, so that a port that needs room finds its own among those of
-// all others. A flow is noted when it begins and when it closes; what is noted may not be so any more.
+// looseFlows remember up to 64 flows of one port that were evictable when noted, so that a port need not search the whole table for its
+// own. A flow is noted when it begins and when it closes. They are hints: each is checked before use.
 type looseFlows struct {
 	in, out atomic.Uint32
 	entries [64]atomic.Uint32
 }
 
-// note adds entry e, unless the place is that of an older one that may still be evicted.
+// noteLoose adds entry e, unless the place is that of another one that may still be evicted.
 func (n *NAT) noteLoose(e uint32) {
-	l := &n.loose[n.state[e].port]
+	port := n.state[e].port
+	l := &n.loose[protoIndex(n.flows.keys[e][0].Proto)+1][port]
 	at := &l.entries[l.in.Add(1)%uint32(len(l.entries))]
-	if old := at.Load(); old == 0 || !n.isEvictable(old) || n.state[old].port != n.state[e].port {
+	if old := at.Load(); old == 0 || !n.isEvictable(old) || n.state[old].port != port {
 		at.Store(e)
 	}
 }
 
-// evictFor makes room for port asks and reports whether it did: it frees outside ports of protocol i or, with classAny or classServed,
-// flows. It ends evictable flows of port asks only: a port that exhausts a resource loses its own flows. An outside port freed by ending
-// another port's flow would have to stay in quarantine first. It looks at the port's loose flows; when they are none, it goes through the
-// flow table in stretches. A dry call ends nothing.
-func (n *NAT) evictFor(i int, asks frame.PortID, dry bool) bool {
-	mark := n.flows.highWater()
-	if mark <= 1 {
-		return false
-	}
-	l, freed := &n.loose[asks], false
+// evictLoose ends loose flows of port asks, and reports whether that made room in class i.
+func (n *NAT) evictLoose(l *looseFlows, i int, asks frame.PortID, dry bool) (freed bool) {
 	for ended, looks := 0, 0; looks < len(l.entries) && ended < evictEnough; looks++ {
 		at := &l.entries[l.out.Add(1)%uint32(len(l.entries))]
 		e := at.Load()
@@ -69,14 +62,32 @@ func (n *NAT) evictFor(i int, asks frame.PortID, dry bool) bool {
 			at.CompareAndSwap(e, 0)
 		}
 	}
-	if freed {
-		return true
+	return freed
+}
+
+// evictFor makes room for port asks and reports whether it did: it frees outside ports of protocol i or, with classAny or classServed,
+// flows. It ends evictable flows of port asks only: a port that exhausts a resource loses its own flows. An outside port freed by ending
+// another port's flow would have to stay in quarantine first. It looks at the port's loose flows; if that frees nothing, it walks the flow
+// table in stretches. A dry call ends nothing.
+func (n *NAT) evictFor(i int, asks frame.PortID, dry bool) bool {
+	mark := n.flows.highWater()
+	if mark <= 1 {
+		return false
+	}
+	first, last := i+1, i+1
+	if i < 0 {
+		first, last = 0, protocols
+	}
+	for k := first; k <= last; k++ {
+		if n.evictLoose(&n.loose[k][asks], i, asks, dry) {
+			return true
+		}
 	}
 	failedAt, now := &n.triedAt[i-classServed][asks], n.now.Load()
 	if now != 0 && failedAt.Load() == now {
 		return false // a walk has already failed in this Tick
 	}
-	cursor := n.cursor.Load()
+	cursor, freed := n.cursor.Load(), false
 	for range min(evictStretches, (mark-1)/evictStretch+1) {
 		if cursor += evictStretch; !dry {
 			cursor = n.cursor.Add(evictStretch)

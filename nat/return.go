@@ -170,13 +170,20 @@ type returnedFirsts struct {
 	}
 }
 
-// note remembers first fragment f, which is its sender's again; sent is the tuple that it had outside.
+// note remembers first fragment f after its translation was undone; sent is the tuple that it had outside.
 func (r *returnedFirsts) note(sent frame.Tuple, f *frame.Frame) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	x := &r.last[r.next%len(r.last)]
+	key := FragmentKey{sent.Src, sent.Dst, f.IPv4().ID(), f.Proto, frame.NoNet}
+	at := r.next % len(r.last)
+	for i := range r.last { // another packet with this identification, from another container
+		if r.last[i].key == key {
+			at = i
+		}
+	}
 	r.next++
-	x.key = FragmentKey{sent.Src, sent.Dst, f.IPv4().ID(), f.Proto, frame.NoNet}
+	x := &r.last[at]
+	x.key = key
 	x.src, x.dst, x.port, x.net = f.Tuple.Src, f.Tuple.Dst, f.In, f.Net
 }
 

@@ -35,7 +35,7 @@ func (n *NAT) Planned() bool { return n.planned }
 
 // plan is the second half of create for a dry batch.
 func (n *NAT) plan(c *config, f *frame.Frame, d *pendingFlow, leaves bool, b *frame.Batch) frame.Reason {
-	if !n.mayCharge(d) && !n.evictFor(d.class(), d.port, true) {
+	if class, ok := n.mayCharge(d); !ok && !n.evictFor(class, d.port, true) {
 		return frame.FlowQuota
 	}
 	if leaves {

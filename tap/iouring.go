@@ -27,8 +27,8 @@ const (
 )
 
 // Groups of buffers. A read takes buffers for as long as frames are there, so a port that always has some would take all of them. A port that
-// takes half of a group's buffers in one round is loud. Loud ports have a group of their own, and their reads are armed one after another:
-// each gets a whole group in its turn. Quiet ports always find buffers.
+// takes half of a group's buffers in one round is loud, until it takes less. Loud ports have a group of their own: in each round, one of them
+// is armed, and may use all of its buffers. Quiet ports always find buffers.
 const (
 	quiet = iota
 	loud
@@ -326,11 +326,13 @@ func (r *IOUring) watchWake() {
 func (r *IOUring) provide() {
 	r.round++
 	most := min(max(frame.BatchBytes/r.size, minBuffers), maxBuffers)
-	if r.round-r.quietAt < recently { // quiet ports wait for the loud ones in each round
+	if r.round-r.quietAt < recently { // frames of quiet ports wait behind those of the loud port
 		most = min(most, max(leastTurn, int(longestTurn)/max(1, r.perFrame)))
 	}
-	r.give(quiet, quietBuffers)
-	r.give(loud, most-r.n)
+	if r.n < maxBuffers { // else what is pending comes first
+		r.give(quiet, quietBuffers)
+		r.give(loud, max(minBuffers, most-r.n))
+	}
 	r.arm(quiet, r.out[quiet])
 	r.arm(loud, min(1, r.out[loud]))
 }
@@ -347,13 +349,10 @@ func (r *IOUring) give(group uint8, want int) {
 
 //uvswitch:hot
 func (r *IOUring) arm(group uint8, most int) {
-	list := r.toArm[group]
-	n := min(len(list), most)
-	for _, id := range list[:n] {
+	n := 0
+	for n < most && n < len(r.toArm[group]) && r.reserve() { // reserve may append to the list
+		id := r.toArm[group][n]
 		p := &r.ports[id]
-		if !r.reserve() {
-			return // Poll reports what is wrong with the io_uring
-		}
 		if p.fd < 0 {
 			r.ring.PollMultishot(p.conn.FD(), r.readData(id))
 		} else {
@@ -361,7 +360,9 @@ func (r *IOUring) arm(group uint8, most int) {
 		}
 		p.armed, p.group = true, group
 		r.active++
+		n++
 	}
+	list := r.toArm[group]
 	r.toArm[group] = list[:copy(list, list[n:])]
 }
 

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -133,26 +134,41 @@ func (s *Server) serve(rt route) http.HandlerFunc {
 				return
 			}
 		}
-		if rt.costly {
-			done, err := s.turns.take(r.Context(), mayChange(r))
-			if err != nil {
-				writeJSON(w, nil, err)
-				return
-			}
-			defer done()
-		}
 		r.Body = http.MaxBytesReader(w, r.Body, cmp.Or(rt.limit, maxBody))
 		switch {
 		case rt.stream != nil:
 			rt.stream(s, w, r)
-		case rt.view != nil:
-			v, err := rt.view(s.view(), r)
+		case rt.costly: // a client that writes or reads slowly keeps no turn meanwhile
+			v, err := s.inTurn(rt, r)
 			writeJSON(w, v, err)
 		default:
-			v, err := rt.change(s, r)
+			v, err := s.answer(rt, r)
 			writeJSON(w, v, err)
 		}
 	}
+}
+
+// answer does what a route is for.
+func (s *Server) answer(rt route, r *http.Request) (any, error) {
+	if rt.view != nil {
+		return rt.view(s.view(), r)
+	}
+	return rt.change(s, r)
+}
+
+// inTurn is answer for a costly route, when its turn has come.
+func (s *Server) inTurn(rt route, r *http.Request) (any, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, badRequest("the body of the request cannot be read: %v", err)
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	done, err := s.turns.take(r.Context(), mayChange(r))
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return s.answer(rt, r)
 }
 
 func badRequest(format string, args ...any) error {

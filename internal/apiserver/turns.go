@@ -8,8 +8,8 @@ import (
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 )
 
-// Some calls cost the switch much: a walk over a million flows, or a trace, which runs on a worker. Few run at a time, and those of clients
-// that are not root have turns of their own, so that these cannot keep root waiting.
+// Some calls cost the switch much: a walk over a million flows, or a trace, which runs on a worker. Few run at a time. Clients that are not
+// root have a queue of their own, so that they cannot delay root.
 type turns struct {
 	root, guests chan struct{}
 	pause        chan struct{} // of guests' calls: at most guestsPerSecond
@@ -49,5 +49,5 @@ func (t *turns) take(ctx context.Context, root bool) (done func(), err error) {
 }
 
 func errTurns() error {
-	return api.Errorf(http.StatusServiceUnavailable, "too many clients ask for the flows or for traces at once; try again in a second").With(api.Busy)
+	return api.Errorf(http.StatusServiceUnavailable, "too many lists of flows or traces are running; try again in a second").With(api.Busy)
 }

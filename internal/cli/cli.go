@@ -147,7 +147,7 @@ func checkEmpty(c *cobra.Command, args []string) (err error) {
 	c.Flags().Visit(func(f *pflag.Flag) {
 		list, isList := f.Value.(pflag.SliceValue)
 		if f.Value.Type() == "string" && f.Value.String() == "" || isList && len(list.GetSlice()) == 0 {
-			err = usagef("--%s is given without a value; write the value, or leave the flag out", f.Name)
+			err = usagef("--%s is empty; write a value, or leave the flag out", f.Name)
 		}
 	})
 	if slices.Contains([]string{"add", "del", "set", "show"}, c.Name()) && slices.Contains(args, "") {

@@ -92,7 +92,9 @@ func (n *netavarkNetwork) settle() (api.NetworkAdd, error) {
 		case "isolated":
 			out.Isolated, err = strconv.ParseBool(v)
 		case "protocols":
-			out.Protocols = api.Words(v)
+			if out.Protocols = api.Words(v); v == "" {
+				err = errors.New("empty")
+			}
 		default:
 			return api.NetworkAdd{}, fmt.Errorf("option %q does not exist; the options are isolated, mtu, protocols, socket", k)
 		}

@@ -49,7 +49,6 @@ func TestErrors(t *testing.T) {
 		"uplink: [":                                            {"[1:"},
 		"host: {inbuond: deny}":                                {"[1:8]", `did you mean "inbound"?`},
 		"host: {inbound: [22]}":                                {"must be allow, deny, or ports and icmp"},
-		"host: {inbound: []}":                                  {"must be allow, deny, or ports and icmp"},
 		"host: {inbound: \",\"}":                               {"must be allow, deny, or ports and icmp"},
 		"host: {inbound: {tcp: 22}}":                           {"[1:"},
 		"host: maybe":                                          {"must be on, off"},

@@ -171,7 +171,7 @@ func (k *slowPath) Reroute(p router.PuntedFrame, raw []byte) {
 // inject passes a frame to a worker.
 func (k *slowPath) inject(in frame.PortID, net, egress frame.NetID, at resumePoint, hop frame.Addr, raw []byte) {
 	ring := k.dp.workers[0].injected
-	if !k.mayInject(in, recordLen+len(raw)) {
+	if !k.mayInject(in, net, recordLen+len(raw)) {
 		k.end(in, raw, frame.InjectQueueFull)
 		return
 	}
@@ -186,10 +186,10 @@ func (k *slowPath) inject(in frame.PortID, net, egress frame.NetID, at resumePoi
 	k.sent = true
 }
 
-// mayInject limits what one port has in the queue to a worker in each Tick: a packet that is cut becomes many. What the gateway says is not
-// limited.
-func (k *slowPath) mayInject(in frame.PortID, bytes int) bool {
-	if in == frame.Gateway {
+// mayInject limits how many bytes of one ingress port are given back to a worker in each Tick: a packet that is cut becomes many. Frames that
+// the gateway originates, and those from outside, are not limited.
+func (k *slowPath) mayInject(in frame.PortID, net frame.NetID, bytes int) bool {
+	if in == frame.Gateway || net == frame.NoNet {
 		return true
 	}
 	of := &k.injectedOf[in%frame.MaxPorts]

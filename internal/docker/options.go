@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"errors"
 	"strconv"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -29,5 +30,10 @@ var networkOptions = []option{
 	}},
 	{[]string{"mapping"}, func(n *network, v string) error { n.Add.Mapping = v; return nil }},
 	{[]string{"filtering"}, func(n *network, v string) error { n.Add.Filtering = v; return nil }},
-	{[]string{"protocols"}, func(n *network, v string) error { n.Add.Protocols = api.Words(v); return nil }},
+	{[]string{"protocols"}, func(n *network, v string) error {
+		if n.Add.Protocols = api.Words(v); v == "" {
+			return errors.New("empty")
+		}
+		return nil
+	}},
 }

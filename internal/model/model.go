@@ -69,7 +69,7 @@ func ParseInbound(s string) (*nat.Inbound, error) {
 		return nil, nil
 	}
 	in := &nat.Inbound{Open: [2]*nat.PortSet{nat.NewPortSet(), nat.NewPortSet()}}
-	if s == "deny" {
+	if s == "deny" || s == "none" { // an empty list in the file
 		return in, nil
 	}
 	for _, word := range strings.Split(s, ",") {

@@ -102,14 +102,14 @@ func (v *VDE) Read(b []byte) (int, error) {
 	return 0, nil
 }
 
-const acceptsPerCall = 4
+const acceptsPerCall = 16 // more than may wait at once (listen)
 
 // control handles clients that connect and disconnect.
 func (v *VDE) control() {
 	if v.ctl >= 0 {
 		v.request()
 	}
-	for range acceptsPerCall { // the rest at the next call: whoever connects again and again must not hold the worker
+	for range acceptsPerCall { // whoever connects again and again must not hold the worker
 		fd, _, err := unix.Accept4(v.listener, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
 		if err != nil {
 			return

@@ -559,7 +559,7 @@ type Code string
 const (
 	NamespaceNotFound     Code = "namespace_not_found"     // 404: the switch does not see the namespace; the caller may see it
 	NamespaceNotPermitted Code = "namespace_not_permitted" // 501: the switch may not enter namespaces; the caller may be allowed to
-	Busy                  Code = "busy"                    // 503: another change is running; try again
+	Busy                  Code = "busy"                    // 503: another change, or other costly calls, are running; try again
 )
 
 func (e *Error) Error() string { return e.Message }
