@@ -68,8 +68,7 @@ func (w *parkedFragments) check(k *slowPath, now frame.Tick, due bool) {
 		keys = slices.AppendSeq(keys[:0], maps.Keys(w.held))
 	}
 	for _, key := range keys {
-		list := w.held[key]
-		if len(list) == 0 {
+		if len(w.held[key]) == 0 {
 			continue
 		}
 		come := k.dp.NAT.HasFirstFragment(key)

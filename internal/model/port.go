@@ -151,7 +151,7 @@ func (s *State) HostPort(address string) (Port, error) {
 	}
 	return Port{
 		Name: HostPortName, Kind: KindHost, Network: n.Name, Ifname: s.Name + "0", MAC: MACFor(addr), Addr: netip.PrefixFrom(addr, n.Prefix.Bits()),
-		MTU: n.MTU, Offload: true, Settings: Settings{Flags: flags, Storm: vswitch.DefaultStormLimits},
+		MTU: n.MTU, Offload: true, Settings: newSettings(flags),
 	}, nil
 }
 
@@ -172,7 +172,7 @@ func (s *State) NewPort(a api.PortAdd) (p Port, err error) {
 	}
 	p = Port{
 		Name: a.Name, Kind: KindTAPPort, Network: n.Name, Netns: a.Netns, Ifname: cmp.Or(a.Ifname, api.DefaultIfname), MTU: cmp.Or(a.MTU, n.MTU), Offload: true,
-		Settings: Settings{Flags: vswitch.DefaultFlags, Storm: vswitch.DefaultStormLimits}, Spec: a,
+		Settings: newSettings(vswitch.DefaultFlags), Spec: a,
 	}
 	for _, check := range []func(*Port, api.PortAdd) error{checkOffload, s.checkPlace, checkDeviceName, s.checkAddress, s.checkMAC} {
 		if err := check(&p, a); err != nil {

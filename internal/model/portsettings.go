@@ -23,6 +23,11 @@ type Settings struct {
 	Storm vswitch.StormLimits
 }
 
+// newSettings are those of a new port with these flags.
+func newSettings(flags vswitch.PortFlags) Settings {
+	return Settings{Flags: flags, Storm: vswitch.DefaultStormLimits}
+}
+
 // flagNames are the settings that are on or off, by the names of `bridge link`.
 var flagNames = []struct {
 	name string
@@ -164,7 +169,7 @@ func (s *Settings) apply(p *Port, name string, v api.Setting) error {
 // settingsAfterReload returns the request that makes p match now. A setting that was in the old file and is absent from the new
 // one returns to its default; a setting that is in neither stays.
 func (p *Port) settingsAfterReload(now api.PortSet) api.PortSet {
-	standard := Settings{Flags: vswitch.DefaultFlags, Storm: vswitch.DefaultStormLimits}
+	standard := newSettings(vswitch.DefaultFlags)
 	if p.Addr.IsValid() {
 		standard.Flags |= vswitch.Guard
 	}

@@ -87,15 +87,16 @@ func (p *Pool) Most(id frame.PortID) int {
 	default:
 		most = floor + (left+borrowed+1)/2
 	}
-	if limit := p.most.Load(); limit != 0 {
-		most = min(most, limit)
-	}
-	return int(min(most, p.units.Load()))
+	return p.capped(most)
 }
 
 // Greatest is how many units a port may hold when nobody else has borrowed any.
 func (p *Pool) Greatest() int {
-	most := p.floor.Load() + (p.units.Load()/2+1)/2
+	return p.capped(p.floor.Load() + (p.units.Load()/2+1)/2)
+}
+
+// capped is most, but no more than the absolute limit and than there are units.
+func (p *Pool) capped(most int64) int {
 	if limit := p.most.Load(); limit != 0 {
 		most = min(most, limit)
 	}

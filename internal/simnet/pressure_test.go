@@ -53,13 +53,17 @@ func TestEndedFlowsLeaveRoom(t *testing.T) {
 	must(t, n, "b:5000 > o:7 \"a neighbour\"\no < 198.51.100.1:* \"a neighbour\"\n")
 }
 
-// Ports that provoke errors take none of those that a path MTU needs from other ports.
-func TestErrorsForPathMTU(t *testing.T) {
-	script := "network 1 10.0.0.1/24\nuplink 198.51.100.1 mtu 1400\noutside o 203.0.113.8\n"
-	for i := 1; i <= 9; i++ {
+// hosts are lines of a scenario: hosts h1 to h(count), each on the port of its number.
+func hosts(count int) (script string) {
+	for i := 1; i <= count; i++ {
 		script += fmt.Sprintf("host h%d 10.0.0.%d port %d\n", i, i+1, i)
 	}
-	n := play(t, script)
+	return script
+}
+
+// Ports that provoke errors take none of those that a path MTU needs from other ports.
+func TestErrorsForPathMTU(t *testing.T) {
+	n := play(t, "network 1 10.0.0.1/24\nuplink 198.51.100.1 mtu 1400\noutside o 203.0.113.8\n"+hosts(9))
 	for s := range 10 {
 		for i := 1; i <= 8; i++ {
 			must(t, n, fmt.Sprintf("h%d > o \"x\" ttl 1 times 300", i))
@@ -108,11 +112,7 @@ func TestNeighborsOfOnePort(t *testing.T) {
 
 // A port that floods is held to its limits, in frames of a class and in copies; another port's broadcasts still arrive.
 func TestStorms(t *testing.T) {
-	script := "network 1 10.0.0.1/24\n"
-	for i := 1; i <= 40; i++ {
-		script += fmt.Sprintf("host h%d 10.0.0.%d port %d\n", i, i+1, i)
-	}
-	n := play(t, script)
+	n := play(t, "network 1 10.0.0.1/24\n"+hosts(40))
 	flood := func(dst frame.MAC, payload, seconds int) (passed int) {
 		h := n.host("h1")
 		p := frametest.Packet{SrcMAC: h.MAC, DstMAC: dst, Src: h.Addr, Dst: frametest.Addr("10.0.0.255"), SrcPort: 9, DstPort: 9, Payload: make([]byte, payload)}

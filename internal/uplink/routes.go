@@ -38,22 +38,18 @@ func routeMTUs(routes []netlink.Route, tables map[int]bool) map[netip.Prefix]int
 		if was, ok := of[r.Table][dst]; !ok || r.Priority < was.metric {
 			of[r.Table][dst] = best{r.Priority, mtu}
 		}
-		some[r.Table] = some[r.Table] || r.MTU > 0
+		if r.MTU > 0 {
+			some[r.Table] = true
+		}
 	}
 	mtus := map[netip.Prefix]int{}
 	for table := range some {
-		if !some[table] {
-			continue
-		}
 		for dst := range of[table] {
 			mtus[dst] = noRouteMTU
 		}
 	}
 	for dst := range mtus {
-		for table, with := range some {
-			if !with {
-				continue
-			}
+		for table := range some {
 			for bits := dst.Bits(); bits >= 0; bits-- { // the route to dst, or the longest one that contains it
 				if r, ok := of[table][netip.PrefixFrom(dst.Addr(), bits).Masked()]; ok {
 					mtus[dst] = min(mtus[dst], r.mtu)

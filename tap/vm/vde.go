@@ -162,7 +162,7 @@ func (v *VDE) request() {
 }
 
 // connectTo connects to the client's socket at path. The socket must belong to the client's user: frames must not go to another user's socket.
-// It is opened first, and what is checked is what is connected to, whatever the path leads to then.
+// connectTo opens the socket, checks it, and connects to what it has opened: a path that changes meanwhile changes nothing.
 func (v *VDE) connectTo(path string) error {
 	cred, err := unix.GetsockoptUcred(v.ctl, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil || path == "" {
