@@ -66,7 +66,7 @@ func (n *NAT) UseAddr(a frame.Addr) frame.Reason {
 }
 
 func (n *NAT) useAddrLocked(c *config, a frame.Addr) frame.Reason {
-	if !slices.Contains(c.own, a) {
+	if !c.has(a) {
 		return frame.UplinkDown
 	}
 	if n.addrs.find(a) != nil {
@@ -114,7 +114,7 @@ func (x *hostAddr) unused() bool {
 // remote had last, or the default.
 func (n *NAT) sourceFor(c *config, remote, asked frame.Addr) *hostAddr {
 	for _, a := range [...]frame.Addr{asked, n.outside.SourceFor(remote), c.source} {
-		if a != 0 && slices.Contains(c.own, a) {
+		if a != 0 && c.has(a) {
 			if x := n.addrs.find(a); x != nil {
 				return x
 			}

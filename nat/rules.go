@@ -37,8 +37,9 @@ type Masquerade struct {
 
 // Rules are the rules that Update applies.
 type Rules struct {
-	Own        []frame.Addr // the host's addresses; the first is the source of packets whose way is not known yet. None: no way out
-	Ephemeral  [2]uint16    // the ports that the host's kernel picks for its own connections
+	Own        []frame.Addr   // the host's addresses; the first is the source of packets whose way is not known yet. None: no way out
+	Local      []netip.Prefix // what else the host's kernel takes for itself: published ports are there, too
+	Ephemeral  [2]uint16      // the ports that the host's kernel picks for its own connections
 	Publish    []*Publish
 	Masquerade []*Masquerade
 	HostUses   []uint8     // IP protocols without ports that the host itself uses: no flow of theirs leaves
@@ -48,9 +49,10 @@ type Rules struct {
 
 // config is the form of Rules that the workers read.
 type config struct {
-	source    frame.Addr   // the first of own, or 0
-	own       []frame.Addr // sorted
-	left      []leftAddr   // addresses that the host had a moment ago
+	source    frame.Addr     // the first of own, or 0
+	own       []frame.Addr   // sorted
+	prefixes  []netip.Prefix // Rules.Local
+	left      []leftAddr     // addresses that the host had a moment ago
 	gen       uint32
 	publish   [protocols][]*Publish // sorted by Lo
 	reach     [protocols][]uint16   // the highest Hi of publish[i][:k+1]: a search downwards may stop there
@@ -73,10 +75,25 @@ type leftAddr struct {
 // graceTime is how long flows outlive the address that they leave by: a DHCP client that renews takes it away for a moment.
 const graceTime = 10 * frame.TicksPerSecond
 
-// owns reports whether a is an address of the host, or was one a moment ago.
+// owns reports whether the host's kernel takes packets to a for itself, or took them a moment ago.
 //
 //uvswitch:hot
 func (c *config) owns(a frame.Addr) bool {
+	if c.has(a) {
+		return true
+	}
+	for i := range c.left {
+		if c.left[i].addr == a {
+			return true
+		}
+	}
+	return false
+}
+
+// has reports whether the host's kernel takes packets to a for itself.
+//
+//uvswitch:hot
+func (c *config) has(a frame.Addr) bool {
 	lo, hi := 0, len(c.own)
 	for lo < hi {
 		if mid := (lo + hi) / 2; c.own[mid] < a {
@@ -88,8 +105,8 @@ func (c *config) owns(a frame.Addr) bool {
 	if lo < len(c.own) && c.own[lo] == a {
 		return true
 	}
-	for i := range c.left {
-		if c.left[i].addr == a {
+	for i := range c.prefixes {
+		if c.prefixes[i].Contains(a.Netip()) {
 			return true
 		}
 	}
@@ -127,7 +144,7 @@ func (n *NAT) Update(r Rules) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	old := n.config.Load()
-	c := &config{own: slices.Sorted(slices.Values(r.Own)), gen: old.gen + 1, ephemeral: r.Ephemeral, inbound: r.Inbound, hostUses: r.HostUses}
+	c := &config{own: slices.Sorted(slices.Values(r.Own)), prefixes: r.Local, gen: old.gen + 1, ephemeral: r.Ephemeral, inbound: r.Inbound, hostUses: r.HostUses}
 	if len(r.Own) > 0 {
 		c.source = r.Own[0]
 	}
@@ -183,7 +200,7 @@ func (n *NAT) Update(r Rules) {
 
 // sameTranslation reports whether every flow created under a would be created the same way under b.
 func sameTranslation(a, b *config) bool {
-	if !slices.Equal(a.hostUses, b.hostUses) || !slices.Equal(a.own, b.own) || !slices.Equal(a.left, b.left) {
+	if !slices.Equal(a.hostUses, b.hostUses) || !slices.Equal(a.own, b.own) || !slices.Equal(a.prefixes, b.prefixes) || !slices.Equal(a.left, b.left) {
 		return false
 	}
 	for i := range a.publish {

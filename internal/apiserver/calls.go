@@ -20,6 +20,7 @@ type route struct {
 	forRoot               bool  // for root only, although it is a GET
 	open                  bool  // for every reader, although it is not a GET
 	costly                bool  // few at a time: see turns
+	private               bool  // shows what containers send, and to whom: not for strangers (see token)
 	limit                 int64 // bytes of the body; 0: maxBody
 
 	// One of these.
@@ -120,21 +121,22 @@ func routeTable() []route {
 		{method: get, path: "/nat", summary: "NAT rules with their counters", gives: []api.NATRule{}, view: show((*view).natRules)},
 		{method: get, path: "/nat/settings", summary: "The check of TCP windows, and the timeouts", gives: api.NATSettings{}, view: show((*view).natSettings)},
 		{method: get, path: "/nat/ports", summary: "Outside ports in use, by the ports of the switch that hold them", gives: []api.PortUse{}, view: show((*view).portUse)},
-		{method: get, path: "/flows", summary: "Flows: the tracked connections", gives: []api.Flow{}, view: (*view).flowList, costly: true,
+		{method: get, path: "/flows", summary: "Flows: the tracked connections", gives: []api.Flow{}, view: (*view).flowList, costly: true, private: true,
 			query: append([]param{{"limit", "integer", "at most so many; 0: all (2000 for a reader that is not root)"}}, flowParams...)},
 		{method: get, path: "/flows/stats", summary: "Flows by state, and how flows ended", gives: api.FlowStats{}, view: show((*view).flowStats), costly: true},
-		{method: get, path: "/flows/events", summary: "Flows as they begin, change and end", query: flowParams, gives: api.FlowEvent{}, ndjson: true, stream: (*Server).streamFlowEvents},
+		{method: get, path: "/flows/events", summary: "Flows as they begin, change and end", query: flowParams, gives: api.FlowEvent{}, ndjson: true, private: true, stream: (*Server).streamFlowEvents},
 		{method: del, path: "/flows", summary: "End the flows that match; all flows without a parameter", query: flowParams, gives: api.Deleted{}, change: deleteFlows, costly: true},
 
-		{method: post, path: "/trace", summary: "Trace a packet: what would happen to it, and why; nothing is changed", takes: api.TraceRequest{}, gives: api.Trace{}, open: true, costly: true, limit: 4 * maxBody,
+		{method: post, path: "/trace", summary: "Trace a packet: what would happen to it, and why; nothing is changed", takes: api.TraceRequest{}, gives: api.Trace{}, open: true, costly: true, private: true, limit: 4 * maxBody,
 			change: with(trace)},
-		{method: get, path: "/monitor", summary: "Frames with their verdicts, live, and the reason of each drop", gives: api.Verdict{}, ndjson: true, stream: (*Server).streamMonitor,
+		{method: get, path: "/monitor", summary: "Frames with their verdicts, live, and the reason of each drop", gives: api.Verdict{}, ndjson: true, private: true, stream: (*Server).streamMonitor,
 			query: append([]param{{"verdict", "string", "forwarded, flooded, consumed or dropped"}, {"reason", "string", "a drop reason"},
 				{"last", "integer", "print this many of the last drops first"}, {"follow", "string", "0: end after the last drops"}}, captureParams...)},
-		{method: get, path: "/capture", summary: "Frames as they arrive and leave", pcapng: true, forRoot: true, stream: (*Server).streamCapture,
+		{method: get, path: "/capture", summary: "Frames as they arrive and leave", pcapng: true, forRoot: true, private: true, stream: (*Server).streamCapture,
 			query: append([]param{{"count", "integer", "end after this many packets"}, {"snap", "integer", "capture only this many bytes of each frame; 0: all"}, {"dir", "string", "in, out or both"},
 				{"drops", "string", "1: only dropped frames"}, {"split", "string", "1: split super-frames into the frames that a wire would carry"}}, captureParams...)},
 
+		{method: get, path: "/web", summary: "The address of the live page, with its token", gives: api.WebPage{}, private: true, change: (*Server).webPage},
 		{method: post, path: "/reload", summary: "Apply a configuration file, completely or not at all", takes: api.ReloadRequest{}, gives: api.Reload{}, limit: 16 * maxBody,
 			change: with(reload)},
 		{method: get, path: "/openapi.json", summary: "This description", gives: map[string]any{},

@@ -128,6 +128,10 @@ func (s *Server) serve(rt route) http.HandlerFunc {
 			writeJSON(w, nil, api.Errorf(http.StatusForbidden, "permission denied: only root and the user of the switch may do this"))
 			return
 		}
+		if rt.private && isStranger(r) {
+			writeJSON(w, nil, api.Errorf(http.StatusUnauthorized, "this needs the token of the page: `uvswitch web url` prints the page's address with it"))
+			return
+		}
 		for k := range r.URL.Query() {
 			if !slices.ContainsFunc(rt.query, func(p param) bool { return p.name == k }) {
 				writeJSON(w, nil, badRequest("%s %s has no parameter %q", rt.method, rt.path, k))

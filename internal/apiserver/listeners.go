@@ -18,8 +18,8 @@ import (
 
 // listenReader opens a loopback address and port, or a unix socket.
 func listenReader(flag, addr string) (net.Listener, error) {
-	if strings.HasPrefix(addr, "/") && flag != "--web" {
-		l, err := Listen(addr, true)
+	if path := strings.TrimPrefix(addr, "unix:"); strings.HasPrefix(path, "/") {
+		l, err := Listen(path, true)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", flag, err)
 		}
@@ -28,7 +28,7 @@ func listenReader(flag, addr string) (net.Listener, error) {
 	host, _, err := net.SplitHostPort(addr)
 	ip, perr := netip.ParseAddr(host)
 	if err != nil || perr != nil && host != "localhost" || perr == nil && !ip.IsLoopback() {
-		return nil, fmt.Errorf("%s %s: use a loopback address and a port, such as 127.0.0.1:9101; only programs on this host may connect", flag, addr)
+		return nil, fmt.Errorf("%s %s: use a loopback address and a port, such as 127.0.0.1:9101, or unix:/PATH; only programs on this host may connect", flag, addr)
 	}
 	l, err := net.Listen("tcp", addr)
 	if errors.Is(err, unix.EADDRINUSE) {
@@ -81,6 +81,9 @@ func (s *Server) serveReaders() error {
 		l, err := listenReader(x.flag, x.addr)
 		if err != nil {
 			return err
+		}
+		if x.flag == "--web" {
+			s.web = l.Addr()
 		}
 		server := s.readerServer(x.handler())
 		s.servers = append(s.servers, server)

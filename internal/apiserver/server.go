@@ -19,13 +19,14 @@ import (
 	"github.com/uvswitch/uvswitch/internal/config"
 	"github.com/uvswitch/uvswitch/internal/daemon"
 	"github.com/uvswitch/uvswitch/internal/dataplane"
+	"github.com/uvswitch/uvswitch/internal/web"
 )
 
 // Options say where to serve, and what a reload reads.
 type Options struct {
 	Listener *net.UnixListener // the control socket
 	Metrics  string            // loopback address and port, or the path of a unix socket; empty: not served
-	Web      string            // loopback address and port of the live page; empty: not served
+	Web      string            // loopback address and port of the live page, or unix:PATH; empty: not served
 	Version  string
 	Source   config.Source // the configuration file
 	Log      *slog.Logger
@@ -41,6 +42,8 @@ type Server struct {
 	events  flowEvents
 	turns   *turns
 	servers []*http.Server
+	web     net.Addr  // of the live page; nil: not served
+	token   web.Token // of the live page
 	ended   chan error
 
 	dropLogMu sync.Mutex // Lock 10: held while the last drops are collected
@@ -48,7 +51,7 @@ type Server struct {
 
 // Start serves d until Close.
 func Start(d *daemon.Daemon, o Options) (*Server, error) {
-	s := &Server{d: d, dp: d.Dataplane(), opts: o, log: o.Log, capture: capture.NewHub(d.Dataplane()), turns: newTurns(), ended: make(chan error, 1)}
+	s := &Server{d: d, dp: d.Dataplane(), opts: o, log: o.Log, capture: capture.NewHub(d.Dataplane()), turns: newTurns(), token: web.NewToken(), ended: make(chan error, 1)}
 	if err := s.serveReaders(); err != nil {
 		s.Close()
 		return nil, err

@@ -369,6 +369,9 @@ func (v *view) uplink() api.Uplink {
 	for _, a := range s.Own {
 		x.Addresses = append(x.Addresses, a.String())
 	}
+	for _, p := range s.Local {
+		x.Local = append(x.Local, p.String())
+	}
 	for _, w := range s.Watched {
 		x.Devices = append(x.Devices, w.Name)
 	}
@@ -388,6 +391,7 @@ func (v *view) status() api.Status {
 		Networks: v.networks(), Ports: len(v.Ports), Tables: v.tables(), Drops: v.dp.Drops(), Balanced: c.Balanced,
 	}
 	x.Backend, x.BackendWhy = v.d.Backend()
+	x.Sandbox = v.d.Sandbox()
 	if h := v.Port(model.HostPortName); h != nil {
 		x.Host = h.Addr.Addr().String()
 		x.HostClients, x.HostInbound, x.HostCgroup = "programs", cmp.Or(v.Config.Host.Inbound, "allow"), v.Config.Host.Cgroup

@@ -1,16 +1,18 @@
 package apiserver
 
 import (
+	"context"
 	"net/http"
 	"strings"
 
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/web"
 )
 
 // webHandler is the live page, and the reading part of the control API. A request over TCP has no peer credentials, so it may
-// change nothing (mayChange); here it does not get as far as that.
+// change nothing (mayChange); here it does not get as far as that. Without the token it is a stranger's.
 func (s *Server) webHandler() http.Handler {
-	api := s.handler()
+	calls := s.handler()
 	page := http.FileServerFS(web.Files)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -21,11 +23,34 @@ func (s *Server) webHandler() http.Handler {
 		switch {
 		case isAPI && (r.Method == http.MethodGet || r.Method == http.MethodPost && r.URL.Path == "/v1/trace"):
 			h.Set("Cache-Control", "no-store")
-			api.ServeHTTP(w, r)
+			if s.web.Network() == "tcp" && !s.token.IsIn(r) {
+				r = r.WithContext(context.WithValue(r.Context(), strangerKey{}, true))
+			}
+			calls.ServeHTTP(w, r)
 		case isAPI:
 			http.Error(w, "the page only reads; use the control socket to change something", http.StatusForbidden)
 		default:
 			page.ServeHTTP(w, r)
 		}
 	})
+}
+
+// strangerKey marks a request whose client may not see what containers send.
+type strangerKey struct{}
+
+func isStranger(r *http.Request) bool { return r.Context().Value(strangerKey{}) != nil }
+
+// WebURL returns the address of the live page, with the token; empty without the page.
+func (s *Server) WebURL() string {
+	if s.web == nil {
+		return ""
+	}
+	return s.token.URL(s.web)
+}
+
+func (s *Server) webPage(*http.Request) (any, error) {
+	if s.web == nil {
+		return nil, api.Errorf(http.StatusNotFound, "the switch serves no page; start it with --web 127.0.0.1:8088")
+	}
+	return api.WebPage{URL: s.WebURL()}, nil
 }

@@ -4,6 +4,7 @@ package bpf
 
 import (
 	"fmt"
+	"net/netip"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -26,6 +27,15 @@ func (p *Program) EmitMapLookup(m *ebpf.Map, key int32, missing string) {
 	p.Emit(Slot(asm.R2, key)...)
 	p.Emit(asm.FnMapLookupElem.Call(), asm.JEq.Imm(asm.R0, 0, missing))
 }
+
+// A PrefixKey is the key of a map of IPv4 prefixes (BPF_MAP_TYPE_LPM_TRIE).
+type PrefixKey struct {
+	Bits uint32 // of Addr that count, in the host's byte order
+	Addr [4]byte
+}
+
+// PrefixKeyOf returns the key of a prefix.
+func PrefixKeyOf(p netip.Prefix) PrefixKey { return PrefixKey{uint32(p.Bits()), p.Addr().As4()} }
 
 // EmitEnd: label: return action;
 func (p *Program) EmitEnd(label string, action int32) {

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"net/url"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/attach"
+	"github.com/uvswitch/uvswitch/internal/top"
 )
 
 // remove returns a command that deletes the object that its argument names.
@@ -118,7 +118,7 @@ func rateText(bits, burst uint64) string {
 	if bits == 0 {
 		return "off"
 	}
-	return fmt.Sprintf("%s, burst %d bytes", rate(float64(bits), "bit/s"), burst)
+	return fmt.Sprintf("%s, burst %d bytes", top.Rate(float64(bits), "bit/s"), burst)
 }
 
 func printPort(w io.Writer, p api.Port) {
@@ -151,14 +151,7 @@ func printPort(w io.Writer, p api.Port) {
 	if !p.Offload {
 		row(w, "segmented in software", p.Segmented)
 	}
-	for _, r := range byCount(p.Drops) {
+	for _, r := range top.ByCount(p.Drops) {
 		row(w, "dropped", fmt.Sprintf("%d %s", p.Drops[r], r))
 	}
-}
-
-// byCount returns the keys of m, the most frequent first.
-func byCount(m map[string]uint64) []string {
-	out := byName(m)
-	slices.SortStableFunc(out, func(a, b string) int { return cmp.Compare(m[b], m[a]) })
-	return out
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"net/url"
@@ -10,7 +11,28 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/usedports"
 )
+
+// nameUser says which program of the host has a port that cannot be published, if this process sees it. The switch in its sandbox does not.
+func (a *app) nameUser(ctx context.Context, err error, p api.PublishAdd) error {
+	var s api.Status
+	spec, perr := model.ParsePublish(p)
+	if !api.IsCode(err, api.HostPortInUse) || perr != nil || a.client().Do(ctx, "GET", "/status", nil, &s) != nil {
+		return err
+	}
+	list, lerr := usedports.ListOf(s.PID)
+	if lerr != nil {
+		return err
+	}
+	for port := int(spec.Lo); port <= int(spec.Hi); port++ {
+		if l, ok := usedports.Find(list, spec.Proto, spec.HostAddr, uint16(port)); ok && l.Owner() != usedports.Hidden {
+			return model.HostPortTaken(port, spec.Proto, l.Owner())
+		}
+	}
+	return err
+}
 
 func (a *app) publishCommand() *cobra.Command {
 	p := api.PublishAdd{}
@@ -22,7 +44,7 @@ func (a *app) publishCommand() *cobra.Command {
 			p.Spec = args[0]
 			var made api.Publish
 			if err := a.client().Do(c.Context(), "POST", "/publish", p, &made); err != nil {
-				return err
+				return a.nameUser(c.Context(), err, p)
 			}
 			if a.json {
 				return a.printJSON(made)

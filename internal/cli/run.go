@@ -29,6 +29,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/fdstore"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/rights"
+	"github.com/uvswitch/uvswitch/internal/sandbox"
 	"github.com/uvswitch/uvswitch/internal/tapmaker"
 )
 
@@ -36,6 +37,8 @@ import (
 type runFlags struct {
 	config, subnet, uplink, kind, host, name, ports, io string
 	metrics, web, docker, state, fence, cgroup, inbound string
+	sandbox                                             string
+	vmFolders                                           []string
 	workers, readyFD                                    int
 	busyPoll                                            time.Duration
 	verbose                                             bool
@@ -67,10 +70,12 @@ func (a *app) runCommand() *cobra.Command {
 	fl.DurationVar(&f.busyPoll, "busy-poll", 0, "busy-poll this long before sleeping, e.g. 50us: lower latency for more CPU (io_uring only)")
 	fl.IntVar(&f.readyFD, "ready-fd", 0, "write READY=1 to this file descriptor when the switch is ready")
 	fl.StringVar(&f.metrics, "metrics", "", "serve Prometheus metrics on this loopback `ADDRESS:PORT`, or on a unix socket (a path)")
-	fl.StringVar(&f.web, "web", "", "serve a web page with live counters and flows on this loopback `ADDRESS:PORT`")
+	fl.StringVar(&f.web, "web", "", "serve a web page with live counters and flows on this loopback `ADDRESS:PORT`, or on unix:PATH; `uvswitch web url` prints its address")
 	fl.StringVar(&f.docker, "docker", "", "register as Docker network driver `NAME`, for docker network create -d NAME; write --docker=NAME: the equals sign is needed")
 	fl.Lookup("docker").NoOptDefVal = dockerName
 	fl.StringVar(&f.state, "state", "/var/lib/uvswitch", "folder for what must survive a restart: Docker's networks")
+	fl.StringVar(&f.sandbox, "sandbox", "on", "give up, at start, system calls, files and capabilities that a running switch does not use: on or off")
+	fl.StringSliceVar(&f.vmFolders, "vm-folders", nil, "let sockets of virtual machines be made below these `FOLDERS`, too (without: /run, /tmp, /var/tmp and those of the configuration file)")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log events to stderr")
 	c.RunE = func(c *cobra.Command, _ []string) error { return a.run(c.Context(), c.Flags(), f) }
 	return c
@@ -113,6 +118,7 @@ func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
 	context.AfterFunc(ctx, func() { notify(sdaemon.SdNotifyStopping) })
 	d, err := daemon.Start(ctx, daemon.Options{
 		Config: conf, Name: f.name, Workers: f.workers, BusyPoll: f.busyPoll, IO: f.io, TAPs: taps, Store: fdstore.Systemd(), Stored: in.stored, Log: log,
+		Seal: f.seal(a, conf, log),
 	})
 	if err != nil {
 		return err
@@ -141,7 +147,7 @@ func (a *app) serve(ctx context.Context, f runFlags, d *daemon.Daemon, server *a
 			return err
 		}
 	}
-	a.announce(f, conf, d)
+	a.announce(f, conf, d, server.WebURL())
 	feedWatchdog(ctx, d.Alive)
 	select {
 	case <-ctx.Done():
@@ -150,6 +156,46 @@ func (a *app) serve(ctx context.Context, f runFlags, d *daemon.Daemon, server *a
 		return err
 	case <-d.Ended():
 		return nil // Close says why
+	}
+}
+
+// seal returns the function that closes the sandbox; nil with --sandbox off.
+func (f *runFlags) seal(a *app, conf model.Config, log *slog.Logger) func() (string, error) {
+	if f.sandbox == "off" {
+		return nil
+	}
+	paths := slices.Clone(rights.Paths)
+	open := func(access rights.Access, folders ...string) {
+		for _, p := range folders {
+			if p != "" {
+				paths = append(paths, rights.Path{Name: p, Access: access})
+			}
+		}
+	}
+	folderOf := func(path string) string {
+		if !strings.Contains(path, "/") { // an address, or nothing
+			return ""
+		}
+		return filepath.Dir(strings.TrimPrefix(path, "unix:"))
+	}
+	if f.config != "" { // a reload reads it again
+		open(rights.Read, filepath.Dir(f.config))
+		if real, err := filepath.EvalSymlinks(f.config); err == nil {
+			open(rights.Read, filepath.Dir(real))
+		}
+	}
+	open(rights.Keep, f.state)
+	open(rights.Sockets, append(f.vmFolders, folderOf(a.socket), folderOf(f.metrics), folderOf(f.web))...)
+	for _, p := range conf.Ports {
+		open(rights.Sockets, folderOf(cmp.Or(p.QEMUStream, p.QEMUDgram, p.VDE)))
+	}
+	return func() (string, error) {
+		holds, err := sandbox.Enter(paths)
+		if err != nil {
+			return "", fmt.Errorf("%w; `--sandbox off` runs without it", err)
+		}
+		log.Info("sandbox closed", "holds", holds)
+		return holds, nil
 	}
 }
 
@@ -185,6 +231,8 @@ func (f *runFlags) check() error {
 		return usagef("--workers %d: must be 0 (chosen by the number of CPUs) to %d", f.workers, maxWorkers)
 	case f.readyFD < 0 || f.readyFD > 0 && !isOpen(f.readyFD):
 		return usagef("--ready-fd %d: this file descriptor is not open", f.readyFD)
+	case f.sandbox != "on" && f.sandbox != "off":
+		return usagef("--sandbox %q: must be on or off", f.sandbox)
 	case f.host != "on" && f.host != "off":
 		return usagef("--host %q: must be on or off", f.host)
 	}
@@ -261,10 +309,13 @@ func (f *runFlags) listenDocker(made net.Listener) (net.Listener, error) {
 func (f *runFlags) dockerState() string { return filepath.Join(f.state, "docker-"+f.docker+".json") }
 
 // announce reports that the switch is ready: on stderr, on --ready-fd and to systemd.
-func (a *app) announce(f runFlags, conf model.Config, d *daemon.Daemon) {
+func (a *app) announce(f runFlags, conf model.Config, d *daemon.Daemon, page string) {
 	fmt.Fprintf(a.err, "uvswitch: ready; network %s is %s, control socket %s\n", api.DefaultNetwork, conf.Default.Subnet, a.socket)
 	if up, _, ok := d.Uplink(); ok && !up.Up {
 		fmt.Fprintf(a.err, "uvswitch: the uplink is down, so containers do not reach the outside: %s\n", up.Why)
+	}
+	if page != "" {
+		fmt.Fprintf(a.err, "uvswitch: the live page is %s (`uvswitch web url` prints this, too)\n", page)
 	}
 	if f.readyFD > 0 {
 		fd := os.NewFile(uintptr(f.readyFD), "ready")

@@ -11,6 +11,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/top"
 )
 
 func (a *app) statusCommand() *cobra.Command {
@@ -21,6 +22,7 @@ func (a *app) statusCommand() *cobra.Command {
 			backend += " (not io_uring: " + s.BackendWhy + ")"
 		}
 		row(w, "backend", backend)
+		row(w, "sandbox", s.Sandbox)
 		up := s.Uplink
 		line := up.Kind
 		if up.Kind != "none" {
@@ -31,7 +33,7 @@ func (a *app) statusCommand() *cobra.Command {
 		}
 		row(w, "uplink", line)
 		if up.Kind != "none" {
-			row(w, "addresses", strings.Join(up.Addresses, ", "))
+			row(w, "addresses", strings.Join(append(up.Addresses, up.Local...), ", "))
 			row(w, "devices", fmt.Sprintf("%s; %d packets given back to the host", strings.Join(up.Devices, ", "), up.GivenBack))
 		}
 		row(w, "effect", up.Promise)
@@ -53,6 +55,11 @@ func (a *app) statusCommand() *cobra.Command {
 	})
 }
 
+func (a *app) webCommand() *cobra.Command {
+	return group("web", "The live page", show(a, "url", "Print the address of the live page, with the token that shows flows and packets", "/web",
+		func(w io.Writer, p api.WebPage) { fmt.Fprintln(w, p.URL) }))
+}
+
 func orDash(s string) string {
 	if s == "" {
 		return "-"
@@ -69,7 +76,7 @@ func printTables(w io.Writer, tables map[string]api.Table) {
 
 // printDrops prints each reason with its count, meaning and remedy.
 func printDrops(w io.Writer, drops map[string]uint64) {
-	for _, name := range byCount(drops) {
+	for _, name := range top.ByCount(drops) {
 		info, _ := reasonOf(name)
 		row(w, "dropped", fmt.Sprintf("%d %s: %s; %s", drops[name], name, info.Meaning, info.Remedy))
 	}

@@ -41,13 +41,16 @@ func (d *Daemon) updateClientsLocked() {
 	if d.clients == nil || h == nil || d.closed {
 		return
 	}
-	var own []netip.Addr
+	own := slices.Clone(d.local)
 	for _, a := range d.hostAddrsLocked() {
-		own = append(own, a.Netip())
+		own = append(own, netip.PrefixFrom(a.Netip(), 32))
+	}
+	isOwn := func(a netip.Addr) bool {
+		return slices.ContainsFunc(own, func(p netip.Prefix) bool { return p.Contains(a) })
 	}
 	var rules []hostclients.Rule
 	for _, p := range d.publishes {
-		if r, ok := p.clientRule(); ok && (p.HostAddr.IsUnspecified() || p.HostAddr.IsLoopback() || slices.Contains(own, p.HostAddr)) {
+		if r, ok := p.clientRule(); ok && (p.HostAddr.IsUnspecified() || p.HostAddr.IsLoopback() || isOwn(p.HostAddr)) {
 			rules = append(rules, r)
 		}
 	}

@@ -38,10 +38,11 @@ type Options struct {
 	Name     string // prefix of the switch's own devices: NAME0 and NAME-up
 	Workers  int    // 0: one for two CPUs, 4 at most
 	BusyPoll time.Duration
-	IO       string         // one of IOKinds; auto when empty
-	TAPs     tapmaker.Maker // creates TAPs in namespaces
-	Store    fdstore.Store  // keeps TAPs that other programs have passed, beyond the end of the process; nil for none
-	Stored   []*os.File     // what it has kept from the last process
+	IO       string                 // one of IOKinds; auto when empty
+	TAPs     tapmaker.Maker         // creates TAPs in namespaces
+	Store    fdstore.Store          // keeps TAPs that other programs have passed, beyond the end of the process; nil for none
+	Stored   []*os.File             // what it has kept from the last process
+	Seal     func() (string, error) // closes the sandbox and says what holds; called before the first frame is read. nil: none
 	Log      *slog.Logger
 }
 
@@ -55,6 +56,7 @@ type Daemon struct {
 
 	clients    *hostclients.Programs // see openClients
 	clientsWhy string
+	sandbox    string // see Sandbox
 	log        *slog.Logger
 	ended      chan struct{} // closed when the data plane has ended
 	failure    error         // why it has ended; written before
@@ -79,10 +81,11 @@ type Daemon struct {
 	byID      [frame.MaxPorts]*port
 	former    map[frame.PortID]string // names of removed ports; replaced as a whole
 	publishes []*publish
-	tunnels   []uint8      // IP protocols that the host uses for tunnels
-	external  netip.Addr   // the host's address that is shown, and the source of packets whose way is not known yet
-	own       []netip.Addr // all addresses of the host that containers may leave by
-	freed     []netip.Addr // addresses that removed ports had, oldest first; replaced as a whole
+	tunnels   []uint8        // IP protocols that the host uses for tunnels
+	external  netip.Addr     // the host's address that is shown, and the source of packets whose way is not known yet
+	own       []netip.Addr   // all addresses of the host that containers may leave by
+	local     []netip.Prefix // what else the host's kernel takes for itself
+	freed     []netip.Addr   // addresses that removed ports had, oldest first; replaced as a whole
 }
 
 type network struct {
@@ -101,6 +104,13 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	d, err := newDaemon(o)
 	if err != nil {
 		return nil, err
+	}
+	if d.sandbox = "off"; o.Seal != nil {
+		if d.sandbox, err = o.Seal(); err != nil {
+			d.clients.Close()
+			d.closeUplink()
+			return nil, err
+		}
 	}
 	ctx, d.stop = context.WithCancel(ctx)
 	go func() {
@@ -150,8 +160,15 @@ func newDaemon(o Options) (*Daemon, error) {
 			d.warnOfOtherSwitches()
 		}
 	}
+	if o.Config.Host.On {
+		if err := d.openClients(); err != nil {
+			d.closeUplink()
+			return nil, err
+		}
+	}
 	pollers, chosen, err := newPollers(o.IO, o.Workers, o.BusyPoll)
 	if err != nil {
+		d.clients.Close()
 		d.closeUplink()
 		return nil, err
 	}
@@ -185,9 +202,6 @@ func (d *Daemon) buildLocked() error {
 	}
 	if d.config.Host.On {
 		if err := d.addHostPortLocked(); err != nil {
-			return err
-		}
-		if err := d.openClients(); err != nil {
 			return err
 		}
 	}
@@ -253,7 +267,7 @@ func (d *Daemon) State() *model.State {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s.Config, s.Former, s.External, s.Own, s.Freed = d.config, d.former, d.external, d.own, d.freed
+	s.Config, s.Former, s.External, s.Own, s.Local, s.Freed = d.config, d.former, d.external, d.own, d.local, d.freed
 	for _, n := range d.networks {
 		s.Networks = append(s.Networks, n.Network)
 	}
@@ -283,6 +297,9 @@ func (d *Daemon) Dataplane() *dataplane.Dataplane { return d.dp }
 
 // Started is when the switch was started.
 func (d *Daemon) Started() time.Time { return d.started }
+
+// Sandbox says what the process has given up, and what the kernel lacks for that; or off.
+func (d *Daemon) Sandbox() string { return d.sandbox }
 
 // Backend returns the I/O backend's name, and why it is not io_uring where that was wanted.
 func (d *Daemon) Backend() (name, why string) { return d.backend.name, d.backend.why }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -11,6 +12,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/link"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/netns"
+	"github.com/uvswitch/uvswitch/internal/rights"
 	"github.com/uvswitch/uvswitch/internal/tapmaker"
 	"github.com/uvswitch/uvswitch/internal/uplink"
 	vswitch "github.com/uvswitch/uvswitch/switch"
@@ -41,6 +43,9 @@ func (d *Daemon) openWire(p *model.Port, n *network, noRoute bool) (w wire, err 
 			c.Gateway = n.Gateway
 		}
 		w.conn, err = d.openTAP(p, c)
+	}
+	if p.IsVM() && errors.Is(err, os.ErrPermission) {
+		err = api.Errorf(http.StatusConflict, "%v; the switch makes sockets of virtual machines below %s, and below the folders of `uvswitch run --vm-folders`", err, rights.SocketFolders())
 	}
 	return w, err
 }

@@ -135,7 +135,7 @@ func (d *Daemon) checkHostPortsLocked(p *model.Publish) error {
 	}
 	for n := int(p.Lo); n <= int(p.Hi); n++ {
 		if l, taken := usedports.Find(list, p.Proto, p.HostAddr, uint16(n)); taken {
-			return api.Errorf(http.StatusConflict, "port %d/%s of the host is in use by %s; publish another port, or stop that program", n, p.Proto, l.Owner())
+			return model.HostPortTaken(n, p.Proto, l.Owner())
 		}
 	}
 	return nil
@@ -147,7 +147,7 @@ func (d *Daemon) updateRulesLocked() {
 		return
 	}
 	pools := d.poolsLocked()
-	r := nat.Rules{Pool: pools, Ephemeral: usedports.Ephemeral()}
+	r := nat.Rules{Pool: pools, Local: d.local, Ephemeral: usedports.Ephemeral()}
 	if d.external.IsValid() {
 		r.Own = append(r.Own, frame.AddrFrom(d.external))
 	}

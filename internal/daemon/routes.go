@@ -48,7 +48,8 @@ func (d *Daemon) addRouteLocked(a api.RouteAdd) error {
 	return nil
 }
 
-// setThroughLocked tells the guard of the host's port which addresses lie behind the host: those of routes through it.
+// setThroughLocked tells the guard of the host's port which addresses besides the host's lie behind it: those of routes through the host, and
+// those that the host's kernel takes for itself.
 func (d *Daemon) setThroughLocked() {
 	h := d.ports[model.HostPortName]
 	if h == nil {
@@ -60,10 +61,11 @@ func (d *Daemon) setThroughLocked() {
 			through = append(through, r.Prefix)
 		}
 	}
-	if slices.Equal(h.Through, through) {
+	forwards := len(through) > 0 || d.leavesByHost()
+	if through = append(through, d.local...); slices.Equal(h.Through, through) {
 		return
 	}
-	if len(through) == 0 && !d.leavesByHost() {
+	if !forwards {
 		if err := link.StopForwarding(h.Ifname); err != nil {
 			d.log.Error("cannot switch forwarding off on the host port's device", "error", err)
 		}

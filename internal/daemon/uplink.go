@@ -156,25 +156,26 @@ func (d *Daemon) refreshUplinkLocked() {
 	} else {
 		i.PeerMAC, i.Up = d.up.MAC, s.Up
 	}
-	if old, ok := d.dp.Router.Interface(frame.NoNet); ok && old == i && d.external == s.Addr && slices.Equal(d.own, s.Own) && slices.Equal(d.tunnels, s.Tunnels) {
+	if old, ok := d.dp.Router.Interface(frame.NoNet); ok && old == i && d.external == s.Addr && slices.Equal(d.own, s.Own) && slices.Equal(d.local, s.Local) && slices.Equal(d.tunnels, s.Tunnels) {
 		return
 	}
 	d.dp.Router.SetInterface(i)
 	switch {
 	case d.leavesByHost():
-		d.routeToHostLocked(s.Own)
+		d.routeToHostLocked(&s)
 		d.routeThroughHostLocked()
 	case d.usesBPF():
 		d.guardHostLocked(s.Own)
-		d.routeToHostLocked(s.Own)
+		d.routeToHostLocked(&s)
 	default:
 		d.guardHostLocked(uplink.HostAddrs(d.opts.Name + "-up"))
 	}
 	d.mu.Lock()
-	d.external, d.own, d.tunnels = s.Addr, s.Own, s.Tunnels
+	d.external, d.own, d.local, d.tunnels = s.Addr, s.Own, s.Local, s.Tunnels
 	d.mu.Unlock()
+	d.setThroughLocked()
 	d.updateRulesLocked()
-	d.log.Info("uplink changed", "device", s.Device, "address", s.Addr, "addresses", s.Own, "up", s.Up, "why", s.Why)
+	d.log.Info("uplink changed", "device", s.Device, "address", s.Addr, "addresses", s.Own, "local", s.Local, "up", s.Up, "why", s.Why)
 }
 
 // neighborTime is how long the kernel looks for a next hop until it gives up, and a second more.
@@ -219,25 +220,35 @@ func (d *Daemon) guardHostLocked(own []netip.Addr) (changed bool) {
 	return true
 }
 
-// routeToHostLocked sends packets for the host's own addresses to the host port.
-func (d *Daemon) routeToHostLocked(own []netip.Addr) {
-	for _, a := range d.own {
-		if !slices.Contains(own, a) {
-			d.dp.Router.DeleteRoute(netip.PrefixFrom(a, 32))
+// routeToHostLocked sends packets for what the host's kernel takes for itself to the host port.
+func (d *Daemon) routeToHostLocked(s *uplink.State) {
+	local := hostPrefixes(s.Own, s.Local)
+	for _, p := range hostPrefixes(d.own, d.local) {
+		if !slices.Contains(local, p) {
+			d.dp.Router.DeleteRoute(p)
 		}
 	}
 	rt := router.Route{Kind: router.Unreachable}
 	if h := d.ports[model.HostPortName]; h != nil {
 		rt.Kind, rt.Egress, rt.NextHop = router.Local, h.net.ID, frame.AddrFrom(h.Addr.Addr())
 	}
-	for _, a := range own {
-		if rt.Prefix = netip.PrefixFrom(a, 32); d.networkOfLocked(a) != nil {
+	for _, p := range local {
+		if rt.Prefix = p; d.networkOfLocked(p.Addr()) != nil {
 			continue // a clash; see doctor
 		}
 		if err := d.dp.Router.AddRoute(rt); err != nil {
-			d.log.Error("cannot set the route to an address of the host", "address", a, "error", err)
+			d.log.Error("cannot set the route to an address of the host", "destination", p, "error", err)
 		}
 	}
+}
+
+// hostPrefixes are the host's addresses and the other prefixes that its kernel takes for itself.
+func hostPrefixes(own []netip.Addr, local []netip.Prefix) []netip.Prefix {
+	all := slices.Clone(local)
+	for _, a := range own {
+		all = append(all, netip.PrefixFrom(a, 32))
+	}
+	return all
 }
 
 // networkOfLocked returns the network whose subnet has an address, or nil.

@@ -177,6 +177,47 @@ func TestPublish(t *testing.T) {
 	})
 }
 
+// TestLocalPrefix checks that a prefix of the host's table local counts as addresses of the host: for published ports, for containers that
+// reach the host, and as a source address.
+func TestLocalPrefix(t *testing.T) {
+	Need(t, "curl", "ip")
+	eachUplink(t, func(t *testing.T, b *Bed) {
+		b.Web("web")
+		b.Web("host")
+		b.CLI("publish", "add", "8080:80", "--port", "web")
+		b.Sh("out", "ip route add 10.60.0.0/24 via 10.1.0.1")
+		// A transparent proxy's table makes nothing an address of the host.
+		b.Sh("host", "ip rule add fwmark 0x77 lookup 177; ip route add local 0.0.0.0/0 dev lo table 177")
+		b.Sh("host", "ip route add local 10.60.0.0/24 dev lo")
+		b.Eventually("status shows the prefix", func() bool { return strings.Contains(b.CLI("status"), "10.60.0.0/24") })
+		if out := b.CLI("status"); strings.Contains(out, "0.0.0.0/0") {
+			t.Errorf("status: %s", out)
+		}
+		asks(t, b, "out", "10.60.0.5:8080", "this is web; you are 10.1.0.2")
+		asks(t, b, "out", "10.60.0.5", "this is host")
+		for _, from := range []string{"db", "web", "host"} {
+			asks(t, b, from, "10.60.0.5:8080", "this is web")
+			asks(t, b, from, "10.60.0.9", "this is host")
+		}
+		b.CLI("publish", "add", "10.60.0.7:8443:80", "--port", "web")
+		for _, from := range []string{"out", "db", "host"} {
+			asks(t, b, from, "10.60.0.7:8443", "this is web")
+			if out := ask(b, from, "10.60.0.8:8443"); strings.Contains(out, "this is") {
+				t.Errorf("%s asks an address that nothing is published at: %s", from, out)
+			}
+		}
+		b.Web("out")
+		b.Sh("host", "ip route add 10.1.0.2 dev eth0 src 10.60.0.200")
+		asks(t, b, "host", "10.1.0.2", "you are 10.60.0.200")
+		b.Eventually("a container leaves by the preferred source", func() bool { return strings.Contains(ask(b, "db", "10.1.0.2"), "you are 10.60.0.200") })
+		b.Sh("host", "ip route del 10.1.0.2 dev eth0 src 10.60.0.200; ip route del local 10.60.0.0/24 dev lo; ip rule del fwmark 0x77; ip route flush table 177")
+		b.Eventually("the prefix is gone", func() bool { return !strings.Contains(b.CLI("status"), "10.60.0.0/24") })
+		if out := ask(b, "db", "10.60.0.5:8080"); strings.Contains(out, "this is") {
+			t.Errorf("a prefix that is gone: %s", out)
+		}
+	})
+}
+
 // TestKilled checks that the next switch removes everything that a killed switch left behind.
 func TestKilled(t *testing.T) {
 	eachPair(t, func(t *testing.T, p Pair) {

@@ -51,7 +51,11 @@ func TestWebPage(t *testing.T) {
 	}
 	b.Eventually("drops are seen", func() bool { return strings.Contains(b.CLI("stats"), "martian_destination") })
 	inside := exec.Command(os.Args[0], "-test.run=^TestWebPage$", "-test.v", "-test.timeout=5m")
-	inside.Env = append(os.Environ(), urlOfPage+"=http://"+webAddr+"/")
+	page := strings.TrimSpace(b.CLI("web", "url"))
+	if !strings.HasPrefix(page, "http://"+webAddr+"/#token=") || !strings.Contains(b.log.String(), page) {
+		t.Fatalf("the page is at %s; the switch said %s", page, b.log)
+	}
+	inside.Env = append(os.Environ(), urlOfPage+"="+page)
 	inside.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out := &syncBuffer{}
 	inside.Stdout, inside.Stderr = out, out
@@ -69,6 +73,24 @@ func TestWebPage(t *testing.T) {
 		if got := b.Sh("host", "curl -s -o /dev/null -w '%{http_code}' "+c.args+" http://"+webAddr+"/v1/status"); got != c.want {
 			t.Errorf("curl %s: %s, not %s", c.args, got, c.want)
 		}
+	}
+	// Flows, packets and traces are for those who have the token.
+	_, token, _ := strings.Cut(page, "token=")
+	for _, path := range []string{"/v1/flows", "/v1/flows/stats", "/v1/monitor?last=1&follow=0", "/v1/web"} {
+		for args, want := range map[string]string{
+			"": "401", "-H 'Authorization: Bearer x'": "401", "-H 'Cookie: uvswitch_8099='": "401", "-H 'Authorization: Bearer'": "401",
+			"-H 'Authorization: Bearer " + token + "'": "200", "-H 'Cookie: uvswitch_8099=" + token + "'": "200",
+		} {
+			if path == "/v1/flows/stats" {
+				want = "200"
+			}
+			if got := b.Sh("host", "curl -s -o /dev/null -w '%{http_code}' "+args+" 'http://"+webAddr+path+"'"); got != want {
+				t.Errorf("curl %s %s: %s, not %s", args, path, got, want)
+			}
+		}
+	}
+	if got := b.Sh("host", `curl -s -o /dev/null -w '%{http_code}' -d '{"port":"web","packet":"icmp 172.29.0.2 > 172.29.0.3"}' http://`+webAddr+"/v1/trace"); got != "401" {
+		t.Errorf("a trace without the token: %s", got)
 	}
 	for _, c := range []string{"-X DELETE http://" + webAddr + "/v1/ports/web", "-X POST -d '{}' http://" + webAddr + "/v1/ports", "http://" + webAddr + "/v1/capture", "-X POST -d '{}' http://" + webAddr + "/v1/reload"} {
 		if got := b.Sh("host", "curl -s -o /dev/null -w '%{http_code}' "+c); got != "403" {
@@ -129,6 +151,7 @@ func browse(t *testing.T, url string) {
 		return emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: v}})
 	}
 	do("open", log.Enable(), scheme("light"), chromedp.Navigate(url))
+	url, _, _ = strings.Cut(url, "#") // the page has taken the token
 	eventually("it is live", `document.getElementById("live").textContent === "live"`)
 	eventually("ports are drawn", `["web","db","cache","queue","host","uplink"].every(p => document.querySelector('.topo a[data-port="'+p+'"]'))`)
 	eventually("traffic flows along edges", `document.querySelectorAll(".topo .edge.on").length >= 4`)

@@ -26,6 +26,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/bpf"
 )
 
 // A Rule is a published port: connections to ports Lo to Hi of an address lead to Target, from port TargetPort on.
@@ -43,7 +45,7 @@ type Programs struct {
 	maps  maps
 	links []link.Link
 	rules map[ruleKey]ruleValue // in maps.rules
-	own   map[netip.Addr]bool   // in maps.own
+	own   map[netip.Prefix]bool // in maps.own
 }
 
 // ruleKey is the key of a trie: the published ports whose first bits are those of Port. Numbers are in network byte order.
@@ -74,7 +76,7 @@ func Open(cgroup string) (*Programs, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the kernel gives network namespaces no cookie (Linux 5.14 does): %w", err)
 	}
-	p := &Programs{rules: map[ruleKey]ruleValue{}, own: map[netip.Addr]bool{}}
+	p := &Programs{rules: map[ruleKey]ruleValue{}, own: map[netip.Prefix]bool{}}
 	if p.maps, err = newMaps(); err == nil {
 		err = p.attach(dir, cookie)
 	}
@@ -113,28 +115,28 @@ func (p *Programs) Close() {
 	p.maps.close()
 }
 
-// Set makes these the published ports, and own the addresses of the host besides those of loopback's network.
-func (p *Programs) Set(rules []Rule, own []netip.Addr) error {
-	want, addrs := map[ruleKey]ruleValue{}, map[netip.Addr]bool{}
+// Set makes these the published ports, and own what the host takes for itself besides loopback's network: its addresses, and prefixes.
+func (p *Programs) Set(rules []Rule, own []netip.Prefix) error {
+	want, prefixes := map[ruleKey]ruleValue{}, map[netip.Prefix]bool{}
 	for _, r := range rules {
 		r.prefixes(func(k ruleKey, v ruleValue) { want[k] = v })
 	}
-	for _, a := range own {
-		addrs[a] = true
+	for _, x := range own {
+		prefixes[x] = true
 	}
 	var errs []error
 	did := func(err error) bool { // the next Set tries again what has failed now
 		errs = append(errs, err)
 		return err == nil
 	}
-	for a := range addrs {
-		if !p.own[a] && did(p.maps.own.Put(a.As4(), uint32(1))) {
-			p.own[a] = true
+	for x := range prefixes {
+		if !p.own[x] && did(p.maps.own.Put(bpf.PrefixKeyOf(x), uint32(1))) {
+			p.own[x] = true
 		}
 	}
-	for a := range p.own {
-		if !addrs[a] && did(gone(p.maps.own.Delete(a.As4()))) {
-			delete(p.own, a)
+	for x := range p.own {
+		if !prefixes[x] && did(gone(p.maps.own.Delete(bpf.PrefixKeyOf(x)))) {
+			delete(p.own, x)
 		}
 	}
 	for k := range p.rules {

@@ -13,7 +13,7 @@ import (
 // maps are what the programs and this process share.
 type maps struct {
 	rules *ebpf.Map // ruleKey -> ruleValue; address 0 stands for every one of the host
-	own   *ebpf.Map // the host's addresses
+	own   *ebpf.Map // prefixes -> 1: what the host takes for itself
 	asked *ebpf.Map // by socket and the container's address and port: what the client asked for
 }
 
@@ -30,7 +30,7 @@ func newMaps() (m maps, err error) {
 		spec ebpf.MapSpec
 	}{
 		{&m.rules, ebpf.MapSpec{Name: "uvs_published", Type: ebpf.LPMTrie, KeySize: 12, ValueSize: 24, MaxEntries: maxRules, Flags: unix.BPF_F_NO_PREALLOC}},
-		{&m.own, ebpf.MapSpec{Name: "uvs_host", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: maxOwn, Flags: unix.BPF_F_NO_PREALLOC}},
+		{&m.own, ebpf.MapSpec{Name: "uvs_host", Type: ebpf.LPMTrie, KeySize: 8, ValueSize: 4, MaxEntries: maxOwn, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&m.asked, ebpf.MapSpec{Name: "uvs_asked", Type: ebpf.LRUHash, KeySize: 16, ValueSize: 8, MaxEntries: maxAsked}},
 	} {
 		if *x.to, err = ebpf.NewMap(&x.spec); err != nil {
@@ -140,7 +140,7 @@ func (p *program) emitStart() {
 //	key = {64, ip, protocol, port};
 //	rule = rules[key];
 //	if (!rule) {
-//		if (ip is not 127.x && !own[ip]) goto directly;
+//		if (ip is not 127.x && !own[{32, ip}]) goto directly;
 //		key.ip = 0; rule = rules[key]; if (!rule) goto directly; }
 func (p *program) emitQuestion(cookie uint64) {
 	const loopback = 127 // the first byte, which is the lowest here
@@ -164,8 +164,9 @@ func (p *program) emitQuestion(cookie uint64) {
 		asm.Ja.Label("found"),
 		asm.LoadMem(asm.R1, asm.RFP, slotKey+4, asm.Word).WithSymbol("every"), asm.And.Imm(asm.R1, 0xff), asm.JEq.Imm(asm.R1, loopback, "own"),
 	)
-	p.EmitMapLookup(p.maps.own, slotKey+4, "directly")
-	p.Emit(asm.StoreImm(asm.RFP, slotKey+4, 0, asm.Word).WithSymbol("own"))
+	p.Emit(asm.StoreImm(asm.RFP, slotKey, 32, asm.Word))
+	p.EmitMapLookup(p.maps.own, slotKey, "directly")
+	p.Emit(asm.StoreImm(asm.RFP, slotKey, keyBits, asm.Word), asm.StoreImm(asm.RFP, slotKey+4, 0, asm.Word).WithSymbol("own"))
 	p.EmitMapLookup(p.maps.rules, slotKey, "directly")
 }
 

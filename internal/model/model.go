@@ -128,14 +128,15 @@ type State struct {
 	Former    map[frame.PortID]string
 
 	// What the switch has found on its host; zero for a State without a host.
-	Name           string       // prefix of the switch's own devices
-	External       netip.Addr   // the host's address that is shown; packets leave by it while their way is not known
-	Own            []netip.Addr // all addresses of the host
-	Freed          []netip.Addr // addresses that removed ports had, oldest first
-	UplinkDevice   string       // the device of the uplink, or of the host's default route: it cannot be plugged
-	UplinkKind     string       // how the uplink is attached
-	FlowLimit      int          // what Config.NAT.Flows came to
-	FlowQuotaLimit int          // what Config.NAT.FlowsPerPort came to
+	Name           string         // prefix of the switch's own devices
+	External       netip.Addr     // the host's address that is shown; packets leave by it while their way is not known
+	Own            []netip.Addr   // all addresses of the host
+	Local          []netip.Prefix // what else the host's kernel takes for itself
+	Freed          []netip.Addr   // addresses that removed ports had, oldest first
+	UplinkDevice   string         // the device of the uplink, or of the host's default route: it cannot be plugged
+	UplinkKind     string         // how the uplink is attached
+	FlowLimit      int            // what Config.NAT.Flows came to
+	FlowQuotaLimit int            // what Config.NAT.FlowsPerPort came to
 }
 
 // A Neighbor is a permanent neighbor that was added by hand.
@@ -231,6 +232,11 @@ func NoPort(name string) error {
 	return notFound("port %q does not exist; `uvswitch port ls` lists the ports", name)
 }
 
+// HostPortTaken is the error for a port of the host that a program has.
+func HostPortTaken(port int, proto, owner string) error {
+	return api.Errorf(http.StatusConflict, "port %d/%s of the host is in use by %s; publish another port, or stop that program", port, proto, owner).With(api.HostPortInUse)
+}
+
 // The three kinds of errors, by HTTP status: a request that is never valid (400), a conflict with the present state (409), an object
 // that does not exist (404).
 
@@ -269,7 +275,7 @@ func Desired(c Config, have *State) (*State, error) {
 	}
 	s := &State{Config: c}
 	if have != nil {
-		s.Name, s.External, s.Own, s.UplinkDevice, s.UplinkKind = have.Name, have.External, have.Own, have.UplinkDevice, have.UplinkKind
+		s.Name, s.External, s.Own, s.Local, s.UplinkDevice, s.UplinkKind = have.Name, have.External, have.Own, have.Local, have.UplinkDevice, have.UplinkKind
 	} else if c.Uplink.Device != UplinkAuto && c.Uplink.Device != UplinkNone {
 		s.UplinkDevice = c.Uplink.Device
 	}

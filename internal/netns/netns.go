@@ -49,7 +49,9 @@ func Path(ns string) (string, error) {
 	if err := unix.Statfs(path, &fs); err == nil && fs.Type != unix.NSFS_MAGIC {
 		return "", fmt.Errorf("%w: %s is not a namespace", ErrNotFound, path)
 	}
-	if _, err := os.Stat(path); err != nil && strings.HasPrefix(ns, "pid:") {
+	if _, err := os.Stat(path); errors.Is(err, os.ErrPermission) {
+		return path, nil // who enters it may see it
+	} else if err != nil && strings.HasPrefix(ns, "pid:") {
 		return "", fmt.Errorf("%w: %q (the form is pid:NUMBER, with the number of a running process)", ErrNotFound, ns)
 	} else if err != nil {
 		return "", fmt.Errorf("%w: %q (`ip netns` lists named ones; create one with `ip netns add %s`)", ErrNotFound, ns, filepath.Base(ns))

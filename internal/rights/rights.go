@@ -27,34 +27,92 @@ type Capability struct {
 	Need    Need
 	Without string // of an optional one: what does not work
 	Unit    bool   // the systemd unit gives it
+	AtStart bool   // a running switch does not use it: the sandbox drops it
 }
 
 // Capabilities lists every capability that the switch uses.
 var Capabilities = []Capability{
-	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "TAP devices, addresses, routes, BPF programs", Required, "", true},
-	{unix.CAP_NET_RAW, "CAP_NET_RAW", "packet sockets", Required, "", true},
-	{unix.CAP_NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE", "publishing host ports below 1024", Optional, "host ports below 1024 cannot be published", true},
-	{unix.CAP_BPF, "CAP_BPF", "the uplink's programs", Optional, "only `--uplink-kind tap` and `--uplink none` work, and `uvswitch port add --device` does not", true},
-	{unix.CAP_PERFMON, "CAP_PERFMON", "the uplink's programs", Optional, "the kernel may refuse the uplink's programs", true},
-	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "entering network namespaces", Optional, "the switch creates no device in a namespace by itself; `uvswitch port add --netns`, run as root, does", false},
+	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "TAP devices, addresses, routes, BPF programs", Required, "", true, false},
+	{unix.CAP_NET_RAW, "CAP_NET_RAW", "packet sockets", Required, "", true, false},
+	{unix.CAP_NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE", "publishing host ports below 1024", Optional, "host ports below 1024 cannot be published", true, false},
+	{unix.CAP_BPF, "CAP_BPF", "the uplink's programs", Optional, "only `--uplink-kind tap` and `--uplink none` work, and `uvswitch port add --device` does not", true, false},
+	{unix.CAP_PERFMON, "CAP_PERFMON", "the uplink's programs", Optional, "the kernel may refuse the uplink's programs", true, false},
+	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "entering network namespaces", Optional, "the switch creates no device in a namespace by itself; `uvswitch port add --netns`, run as root, does", false, true},
+}
+
+// KeptByRoot lists the capabilities that a running switch of root keeps besides, for what a service's own user has no need of.
+var KeptByRoot = []int{
+	unix.CAP_DAC_OVERRIDE, // sockets of virtual machines in folders of other users
+	unix.CAP_IPC_LOCK,     // memory of io_uring beyond the limit of locked memory
 }
 
 // A Path is a file or a folder that the switch uses.
 type Path struct {
-	Name  string
-	User  string
-	Write bool
+	Name   string
+	User   string
+	Access Access
 }
 
-// Paths lists what the switch reads and writes outside of its own process.
+// Access is what is done with a file, or with everything in a folder.
+type Access uint8
+
+const (
+	Read     Access = iota // files and folders are read
+	Device                 // a device is read, written and asked by ioctl
+	Settings               // files that exist are written
+	Sockets                // sockets and folders are created and removed
+	Keep                   // files are created, written, renamed and removed
+)
+
+const forVMs = "sockets of virtual machines"
+
+// Paths lists what the switch reads and writes outside of its own process. The sandbox lets a running switch do nothing else; options
+// such as the folder of the configuration file come on top.
 var Paths = []Path{
-	{"/dev/net/tun", "TAP devices", true},
-	{"/proc", "listening sockets of the host, processes that hold them", false},
-	{"/run/netns", "namespaces by name", false},
-	{"/sys/fs/cgroup", "programs for the host's own clients of published ports", false},
-	{"/run/uvswitch", "the control socket", true},
-	{"/run/docker/plugins", "Docker's plugin socket (run --docker)", true},
-	{"/var/lib/uvswitch", "the state of Docker's networks (run --docker)", true},
+	{"/dev/net/tun", "TAP devices", Device},
+	{"/proc/self", "sockets of the host, as this process sees them", Read},
+	{"/proc/stat", "the time of the boot, for metrics", Read},
+	{"/proc/sys", "settings of the kernel", Read},
+	{"/proc/sys/net", "settings of the switch's own devices", Settings},
+	{"/sys", "devices, CPUs, programs for the host's own clients of published ports", Read},
+	{"/run/netns", "namespaces by name", Read},
+	{"/etc/localtime", "the time zone of the log", Read},
+	{"/usr/share/zoneinfo", "the time zone of the log", Read},
+	{"/run", forVMs, Sockets},
+	{"/tmp", forVMs, Sockets},
+	{"/var/tmp", forVMs, Sockets},
+	{"/run/uvswitch", "the control socket", Sockets},
+	{"/run/docker/plugins", "Docker's plugin socket (run --docker)", Sockets},
+	{"/var/lib/uvswitch", "the state of Docker's networks (run --docker)", Keep},
+}
+
+// SocketFolders names the folders in which sockets of virtual machines may be made.
+func SocketFolders() string {
+	var names []string
+	for _, p := range Paths {
+		if p.Access == Sockets && p.User == forVMs {
+			names = append(names, p.Name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// Families are the socket families that the switch uses.
+var Families = []int{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK, unix.AF_PACKET}
+
+// DeniedCalls are system calls that a running switch never makes, by name.
+var DeniedCalls = []string{
+	// Other programs: a fault starts none, and reads the memory of none.
+	"execve", "execveat", "ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "process_madvise", "kcmp",
+	// Namespaces and mounts. A child process, started before, enters namespaces.
+	"setns", "unshare", "mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "open_tree_attr", "fsopen", "fsconfig", "fsmount", "fspick", "mount_setattr",
+	"open_by_handle_at", "name_to_handle_at",
+	// The kernel, its keys and its clock.
+	"init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot", "keyctl", "add_key", "request_key",
+	"settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "swapon", "swapoff", "acct", "quotactl", "quotactl_fd", "syslog",
+	"sethostname", "setdomainname", "iopl", "ioperm", "modify_ldt", "vhangup", "personality",
+	// Kernel interfaces with a history of faults.
+	"userfaultfd", "perf_event_open", "fanotify_init", "lookup_dcookie", "remap_file_pages", "vmsplice",
 }
 
 // Effective is a set of capabilities.

@@ -84,7 +84,10 @@ func (c *Child) startLocked() error {
 	cmd.ExtraFiles = []*os.File{far} // descriptor 3
 	cmd.Stderr = os.Stderr
 	cmd.Env = []string{}
-	if err := cmd.Start(); err != nil {
+	if err := cmd.Start(); errors.Is(err, os.ErrPermission) { // the sandbox has been closed since the first child was started
+		unix.Close(pair[0])
+		return fmt.Errorf("%w: the helper process that enters them has ended, and only a restart of the switch starts it again", netns.ErrNotPermitted)
+	} else if err != nil {
 		unix.Close(pair[0])
 		return fmt.Errorf("cannot start the helper process that enters namespaces: %w", err)
 	}
@@ -166,6 +169,9 @@ func (c *Child) ask(r Request) (fd int, err error) {
 		if err = c.startLocked(); err == nil {
 			reply, fds, err = c.exchangeLocked(text)
 		}
+	}
+	if errors.Is(err, netns.ErrNotPermitted) {
+		return -1, err
 	}
 	if err != nil {
 		return -1, api.Errorf(http.StatusServiceUnavailable, "the helper process that enters namespaces does not answer: %v; try again", err)

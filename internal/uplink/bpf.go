@@ -17,6 +17,7 @@ import (
 // bpfMaps are what the programs and this process share.
 type bpfMaps struct {
 	own   *ebpf.Map // address of the host -> its index; 0 for an address without sets of its own
+	local *ebpf.Map // prefixes that the host's kernel takes for itself, besides its addresses -> 0
 	ports *ebpf.Map // sets of ports, see setIndex; memory that this process has mapped: changing a set is a store
 	pairs *ebpf.Map // what is ours of the protocols without ports: pairKey -> 1
 	frags *ebpf.Map // packets that come in fragments: fragment key -> whether they are ours
@@ -31,6 +32,7 @@ type bpfMaps struct {
 
 const (
 	maxOwn   = 65536
+	maxLocal = 65536
 	maxPairs = 4096
 	maxFrags = 8192 // packets in fragments, ours and the host's
 
@@ -50,6 +52,7 @@ func newMaps(fenced int, fib fibFlags) (*bpfMaps, error) {
 		spec ebpf.MapSpec
 	}{
 		{&m.own, true, ebpf.MapSpec{Name: "uvs_own", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: maxOwn, Flags: unix.BPF_F_NO_PREALLOC}},
+		{&m.local, true, ebpf.MapSpec{Name: "uvs_local", Type: ebpf.LPMTrie, KeySize: 8, ValueSize: 4, MaxEntries: maxLocal, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&m.pairs, true, ebpf.MapSpec{Name: "uvs_pairs", Type: ebpf.Hash, KeySize: 12, ValueSize: 4, MaxEntries: maxPairs}},
 		{&m.frags, true, ebpf.MapSpec{Name: "uvs_frags", Type: ebpf.LRUHash, KeySize: 12, ValueSize: 4, MaxEntries: maxFrags}},
 		{&m.fence, fenced > 0, ebpf.MapSpec{Name: "uvs_fence", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: uint32(max(fenced, 1))}},
@@ -106,7 +109,7 @@ func (m *bpfMaps) portSet(addr int, i setIndex) *nat.PortSet {
 
 // close gives the maps back. Their memory stays mapped until the process ends: NAT may still write to it.
 func (m *bpfMaps) close() {
-	for _, b := range []*ebpf.Map{m.own, m.ports, m.pairs, m.frags, m.ways, m.fence, m.sources} {
+	for _, b := range []*ebpf.Map{m.own, m.local, m.ports, m.pairs, m.frags, m.ways, m.fence, m.sources} {
 		if b != nil {
 			b.Close()
 		}

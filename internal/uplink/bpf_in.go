@@ -40,18 +40,19 @@ const regOwn = asm.R9 // index of the host's address
 
 // Stack slots, below the frame pointer.
 const (
-	inKey   = -4
-	inL4    = -16 // 8 bytes of the transport header
-	inIP    = -40 // 20 bytes of the IP header
-	inQuote = -64 // 20 bytes of a quoted IP header
-	inPair  = -80 // 12 bytes, the key of pairs (own, remote, protocol) or of frags (source, own, protocol and identification)
-	inValue = -84
-	inTuple = -96  // struct bpf_sock_tuple of IPv4, 12 bytes
-	inEther = -112 // 14 bytes of an Ethernet header
-	inFlags = -116 // a byte: TCP's flags
-	inSet   = -120 // which set: a setIndex of index 0
-	inError = -124 // 1: the packet is an ICMP error
-	inHow   = -128 // the mark of what is redirected
+	inKey    = -4
+	inPrefix = -8  // 8 bytes, the key of local: 32 and, at inKey, the address
+	inL4     = -16 // 8 bytes of the transport header
+	inIP     = -40 // 20 bytes of the IP header
+	inQuote  = -64 // 20 bytes of a quoted IP header
+	inPair   = -80 // 12 bytes, the key of pairs (own, remote, protocol) or of frags (source, own, protocol and identification)
+	inValue  = -84
+	inTuple  = -96  // struct bpf_sock_tuple of IPv4, 12 bytes
+	inEther  = -112 // 14 bytes of an Ethernet header
+	inFlags  = -116 // a byte: TCP's flags
+	inSet    = -120 // which set: a setIndex of index 0
+	inError  = -124 // 1: the packet is an ICMP error
+	inHow    = -128 // the mark of what is redirected
 
 	inParams = -192 // struct bpf_fib_lookup
 )
@@ -107,16 +108,18 @@ func (p *wayIn) emitOrigin() {
 // emitHeader:
 //
 //	ip = load(0, 20); l4 = ip.ihl * 4;
-//	own = uvs_own[ip.dst]; if (!own) goto pass;
+//	own = uvs_own[ip.dst] ?: uvs_local[{32, ip.dst}]; if (!own) goto pass;
 //	if (ip.fragment & OFFSET) goto later;
 //	head = load(l4, 8); // zeros, if the packet is shorter: a protocol without ports may be
 func (p *wayIn) emitHeader() {
 	p.Emit(asm.Mov.Imm(regL4, 0).WithSymbol("untagged"), asm.StoreImm(asm.RFP, inError, 0, asm.Word))
 	p.emitLoad(0, inIP, 20, "pass")
 	p.Emit(asm.LoadMem(asm.R1, asm.RFP, inIP+ipDst, asm.Word), asm.StoreMem(asm.RFP, inKey, asm.R1, asm.Word))
-	p.EmitMapLookup(p.maps.own, inKey, "pass")
+	p.EmitMapLookup(p.maps.own, inKey, "no address")
+	p.Emit(asm.Ja.Label("own"), asm.StoreImm(asm.RFP, inPrefix, 32, asm.Word).WithSymbol("no address"))
+	p.EmitMapLookup(p.maps.local, inPrefix, "pass")
 	p.Emit(
-		asm.LoadMem(regOwn, asm.R0, 0, asm.Word),
+		asm.LoadMem(regOwn, asm.R0, 0, asm.Word).WithSymbol("own"),
 		asm.LoadMem(asm.R1, asm.RFP, inIP+ipFragment, asm.Half),
 		asm.And.Imm(asm.R1, maskOffset),
 		asm.JNE.Imm(asm.R1, 0, "later"),

@@ -36,6 +36,7 @@ func (u *Uplink) inspect() (State, error) {
 		s.Own = []netip.Addr{tapOurs}
 	} else {
 		s.Own, s.Watched = ownAndWatched(u.opts.TAP, links, addrs, routes, nextHopDevices())
+		s.Local = localPrefixes(routes, addrs)
 	}
 	s.MTUs, s.Policies, s.Tunnels = routeMTUs(routes, tablesFor(u.opts.TAP)), outPolicies(), tunnels(links)
 	s.Why = s.describe(u.tapIdx, links, addrs, routes)
@@ -102,7 +103,7 @@ func outPolicies() (to []netip.Prefix) {
 		}
 		to = append(to, dst)
 	}
-	slices.SortFunc(to, func(a, b netip.Prefix) int { return strings.Compare(a.String(), b.String()) })
+	slices.SortFunc(to, netip.Prefix.Compare)
 	return slices.Compact(to)
 }
 
@@ -127,17 +128,32 @@ func HostAddrs(tap string) []netip.Addr {
 	return own
 }
 
-// LocalPrefixes are the destinations that the host's kernel takes for itself, broadcasts included, but for loopback's.
-func LocalPrefixes() (local []netip.Prefix) {
+// LocalPrefixes are the destinations that the host's kernel takes for itself besides its addresses, broadcast addresses included, but for
+// loopback's.
+func LocalPrefixes() []netip.Prefix {
 	routes, _ := dump(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	})
+	return append(localPrefixes(routes, nil), prefixesOf(routes, unix.RTN_BROADCAST)...)
+}
+
+// localPrefixes are what the host's kernel takes for itself, but for loopback's network and the addresses.
+func localPrefixes(routes []netlink.Route, addrs []netlink.Addr) []netip.Prefix {
+	return slices.DeleteFunc(prefixesOf(routes, unix.RTN_LOCAL), func(p netip.Prefix) bool {
+		return p.IsSingleIP() && slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.Equal(p.Addr().AsSlice()) })
+	})
+}
+
+// prefixesOf are the destinations, sorted, of the routes of a type in the tables that every packet is looked up in. A transparent proxy
+// has a route of type local to everything, in a table of its own.
+func prefixesOf(routes []netlink.Route, typ int) (to []netip.Prefix) {
 	for _, r := range routes {
-		if (r.Type == unix.RTN_LOCAL || r.Type == unix.RTN_BROADCAST) && r.Dst != nil && !r.Dst.IP.IsLoopback() {
-			local = append(local, prefixOf(r.Dst))
+		if r.Type == typ && (r.Table == unix.RT_TABLE_LOCAL || r.Table == unix.RT_TABLE_MAIN) && r.Dst != nil && !r.Dst.IP.IsLoopback() {
+			to = append(to, prefixOf(r.Dst))
 		}
 	}
-	return local
+	slices.SortFunc(to, netip.Prefix.Compare)
+	return slices.Compact(to)
 }
 
 // ownAndWatched are the host's addresses, without those of loopback's network and of the switch's devices, and the devices that have an

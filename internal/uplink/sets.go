@@ -8,6 +8,10 @@ import (
 	"sync/atomic"
 	"unsafe"
 
+	"github.com/cilium/ebpf"
+
+	"github.com/uvswitch/uvswitch/internal/bpf"
+
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/nat"
 )
@@ -15,9 +19,10 @@ import (
 // shared is what the programs, NAT and the daemon share.
 type shared struct {
 	*bpfMaps
-	mu    sync.Mutex // Lock 76: the index of each address
-	index map[frame.Addr]int
-	owned map[frame.Addr]bool // the addresses in the map own
+	mu     sync.Mutex // Lock 76: the index of each address
+	index  map[frame.Addr]int
+	owned  map[frame.Addr]bool   // the addresses in the map own
+	locals map[netip.Prefix]bool // the prefixes in the map local
 
 	peersMu sync.Mutex       // Lock 78: what follows; a worker takes it when a flow without a set of ports begins or ends
 	peers   map[[12]byte]int // flows, by pairKey
@@ -28,26 +33,51 @@ func newShared(fenced int, fib fibFlags) (*shared, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &shared{bpfMaps: m, index: map[frame.Addr]int{}, owned: map[frame.Addr]bool{}, peers: map[[12]byte]int{}}, nil
+	return &shared{bpfMaps: m, index: map[frame.Addr]int{}, owned: map[frame.Addr]bool{}, locals: map[netip.Prefix]bool{}, peers: map[[12]byte]int{}}, nil
 }
 
-// setOwn makes the host's addresses those that the way in looks at.
-func (s *shared) setOwn(addrs []netip.Addr) {
+// setOwn makes the host's addresses, and the other prefixes that its kernel takes for itself, those that the way in looks at.
+func (s *shared) setOwn(addrs []netip.Addr, local []netip.Prefix) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := map[frame.Addr]bool{}
-	for _, a := range addrs {
-		x := frame.AddrFrom(a)
-		if s.owned[x] || s.own.Put(inNetworkOrder(x), uint32(s.index[x])) == nil { // a full map is tried again
-			now[x] = true
+	s.locals = setKeys(s.local, s.locals, local, func(p netip.Prefix) (any, uint32) { return bpf.PrefixKeyOf(p), 0 })
+	all := make([]frame.Addr, len(addrs))
+	for i, a := range addrs {
+		all[i] = frame.AddrFrom(a)
+	}
+	for a := range s.index { // an address of such a prefix that has sets of its own
+		if s.isLocalLocked(a) {
+			all = append(all, a)
 		}
 	}
-	for x := range s.owned {
-		if !now[x] {
-			_ = s.own.Delete(inNetworkOrder(x))
+	s.owned = setKeys(s.own, s.owned, all, func(a frame.Addr) (any, uint32) { return inNetworkOrder(a), uint32(s.index[a]) })
+}
+
+func (s *shared) isLocalLocked(a frame.Addr) bool {
+	for p := range s.locals {
+		if p.Contains(a.Netip()) {
+			return true
 		}
 	}
-	s.owned = now
+	return false
+}
+
+// setKeys makes want the keys of a map that has those of was, and returns which it has then. A full map is tried again by the next call.
+func setKeys[K comparable](m *ebpf.Map, was map[K]bool, want []K, entry func(K) (key any, value uint32)) map[K]bool {
+	now := map[K]bool{}
+	for _, k := range want {
+		key, value := entry(k)
+		if was[k] || m.Put(key, value) == nil {
+			now[k] = true
+		}
+	}
+	for k := range was {
+		if !now[k] {
+			key, _ := entry(k)
+			_ = m.Delete(key)
+		}
+	}
+	return now
 }
 
 // setFence makes the named devices those that packets may leave by.
@@ -111,8 +141,8 @@ func (u *Uplink) UseAddr(a frame.Addr, index int) {
 		}
 	}
 	s.index[a] = index
-	if s.owned[a] {
-		_ = s.own.Put(inNetworkOrder(a), uint32(index))
+	if (s.owned[a] || s.isLocalLocked(a)) && s.own.Put(inNetworkOrder(a), uint32(index)) == nil {
+		s.owned[a] = true
 	}
 }
 
@@ -234,7 +264,7 @@ func (u *Uplink) Claims(f *frame.Frame) bool {
 	t := f.Tuple
 	s := u.maps
 	s.mu.Lock()
-	known, index := s.owned[t.Dst], s.index[t.Dst]
+	known, index := s.owned[t.Dst] || s.isLocalLocked(t.Dst), s.index[t.Dst]
 	s.mu.Unlock()
 	if !known {
 		return false

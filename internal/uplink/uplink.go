@@ -36,6 +36,7 @@ type State struct {
 	Why    string // when not Up
 
 	Own      []netip.Addr         // all addresses of the host, sorted; containers leave by these
+	Local    []netip.Prefix       // what else the host's kernel takes for itself (`ip route add local`), sorted; no broadcast addresses
 	MTUs     map[netip.Prefix]int // of routes that have an MTU, in bytes; 65535 for routes without one inside of such a route
 	Tunnels  []uint8              // IP protocols of the host's own tunnels and of its IPsec, sorted
 	Policies []netip.Prefix       // destinations of the host's IPsec policies: packets to these must not leave without IPsec
@@ -51,7 +52,7 @@ type Watched struct {
 
 func (s *State) equal(o *State) bool {
 	return s.Device == o.Device && s.Addr == o.Addr && s.MTU == o.MTU && s.Up == o.Up && s.Why == o.Why &&
-		slices.Equal(s.Own, o.Own) && slices.Equal(s.Policies, o.Policies) && maps.Equal(s.MTUs, o.MTUs) && slices.Equal(s.Tunnels, o.Tunnels) && slices.Equal(s.Watched, o.Watched)
+		slices.Equal(s.Own, o.Own) && slices.Equal(s.Local, o.Local) && slices.Equal(s.Policies, o.Policies) && maps.Equal(s.MTUs, o.MTUs) && slices.Equal(s.Tunnels, o.Tunnels) && slices.Equal(s.Watched, o.Watched)
 }
 
 // The two ends of the link between the host and the switch. With programs, the TAP's MAC is only what the host's stack puts into frames
@@ -193,7 +194,7 @@ func (u *Uplink) Refresh() (changed bool, err error) {
 	was := u.known.Load()
 	if u.opts.Kind != TAP {
 		err = errors.Join(u.watchLocked(&s), link.SetForwarding(u.tapIdx)) // a write to ip_forward resets every device
-		u.maps.setOwn(s.Own)
+		u.maps.setOwn(s.Own, s.Local)
 		u.maps.setFence(u.opts.Devices)
 		u.maps.forgetSources()
 	}

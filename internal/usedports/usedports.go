@@ -27,10 +27,15 @@ type Listener struct {
 const tcpListen = "0A"
 
 // List returns the listeners of the calling thread's network namespace.
-func List() ([]Listener, error) {
+func List() ([]Listener, error) { return listOf("thread-self") }
+
+// ListOf returns the listeners of the network namespace that a process is in.
+func ListOf(pid int) ([]Listener, error) { return listOf(strconv.Itoa(pid)) }
+
+func listOf(process string) ([]Listener, error) {
 	var all []Listener
 	for _, name := range []string{"tcp", "tcp6", "udp", "udp6", "raw"} {
-		l, err := read(name)
+		l, err := read(process, name)
 		if err != nil && !os.IsNotExist(err) {
 			return nil, fmt.Errorf("usedports: cannot read the sockets of the host: %w", err)
 		}
@@ -39,8 +44,8 @@ func List() ([]Listener, error) {
 	return all, nil
 }
 
-func read(name string) ([]Listener, error) {
-	f, err := os.Open("/proc/thread-self/net/" + name)
+func read(process, name string) ([]Listener, error) {
+	f, err := os.Open("/proc/" + process + "/net/" + name)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +84,10 @@ func parseAddr(s string) netip.Addr {
 	return a.Unmap()
 }
 
-// Owner names the process that has the socket open, such as "pid 812 (nginx)", or says that the process is not visible.
+// Hidden stands for the owner of a socket that this process may not see.
+const Hidden = "a program that is not visible from here"
+
+// Owner names the process that has the socket open, such as "pid 812 (nginx)", or is Hidden.
 func (l Listener) Owner() string {
 	want := "socket:[" + l.inode + "]"
 	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
@@ -90,7 +98,7 @@ func (l Listener) Owner() string {
 			return fmt.Sprintf("pid %s (%s)", pid, strings.TrimSpace(string(name)))
 		}
 	}
-	return "a process that is not visible from here"
+	return Hidden
 }
 
 // Find returns the listener with which a bind to addr and port would conflict; false if there is none.

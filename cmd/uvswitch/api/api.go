@@ -496,6 +496,11 @@ type Stats struct {
 	Conservation Conservation         `json:"conservation"`
 }
 
+// A WebPage is the output of `web url`.
+type WebPage struct {
+	URL string `json:"url"` // with the token; unix:PATH for a unix socket
+}
+
 // An Uplink is the uplink in `status`.
 type Uplink struct {
 	Kind    string `json:"kind"`
@@ -507,10 +512,11 @@ type Uplink struct {
 	Ports   string `json:"ports"`   // ports of the host that NAT uses
 	Promise string `json:"promise"` // what this kind of uplink means for the host
 
-	Addresses []string `json:"addresses"`  // of the host; containers leave by these, and reach the host by each
-	Devices   []string `json:"devices"`    // devices of the host that the switch receives packets from
-	Allowed   []string `json:"allowed"`    // devices that packets may leave by; empty: all
-	GivenBack uint64   `json:"given_back"` // packets that belonged to no flow and went back to the host's stack
+	Addresses []string `json:"addresses"`       // of the host; containers leave by these, and reach the host by each
+	Local     []string `json:"local,omitempty"` // prefixes that the host's kernel takes for itself besides its addresses (`ip route add local`)
+	Devices   []string `json:"devices"`         // devices of the host that the switch receives packets from
+	Allowed   []string `json:"allowed"`         // devices that packets may leave by; empty: all
+	GivenBack uint64   `json:"given_back"`      // packets that belonged to no flow and went back to the host's stack
 }
 
 // Status is the output of `status`.
@@ -527,6 +533,7 @@ type Status struct {
 	HostCgroup  string  `json:"host_cgroup,omitempty"`  // as --cgroup gives it
 	// HostClients says how the host's own clients reach published ports: "programs" (at connect(2)), or "relay: " and why
 	HostClients string            `json:"host_clients,omitempty"`
+	Sandbox     string            `json:"sandbox"` // what the process has given up, and what the kernel lacks for that; or "off"
 	Networks    []Network         `json:"networks"`
 	Ports       int               `json:"ports"`
 	Tables      map[string]Table  `json:"tables"`
@@ -560,6 +567,7 @@ const (
 	NamespaceNotFound     Code = "namespace_not_found"     // 404: the switch does not see the namespace; the caller may see it
 	NamespaceNotPermitted Code = "namespace_not_permitted" // 501: the switch may not enter namespaces; the caller may be allowed to
 	Busy                  Code = "busy"                    // 503: another change, or other costly calls, are running; try again
+	HostPortInUse         Code = "host_port_in_use"        // 409: a program of the host has the port; the caller may see which
 )
 
 func (e *Error) Error() string { return e.Message }

@@ -1,5 +1,14 @@
 // The live page. It polls the switch once a second and draws the answers. The page of a port also streams the port's frames.
 
+// The address has the token when the page is opened: it moves to a cookie.
+function takeToken() {
+  const token = /^#token=([\w-]+)/.exec(location.hash);
+  if (!token) return;
+  document.cookie = `uvswitch_${location.port}=${token[1]}; path=/; SameSite=Strict`;
+  history.replaceState(null, "", location.pathname);
+}
+takeToken();
+
 const api = (path, opt) => fetch("/v1" + path, opt).then(async r => {
   const v = await r.json();
   if (!r.ok) throw new Error(v.error || r.statusText);
@@ -336,7 +345,7 @@ async function loop() {
   }
 }
 
-addEventListener("hashchange", route);
+addEventListener("hashchange", () => { takeToken(); route(); });
 route();
 api("/reasons").then(list => { for (const r of list) state.reasons[r.name] = r; }).catch(() => {});
 loop();

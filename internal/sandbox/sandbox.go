@@ -1,0 +1,170 @@
+// Package sandbox takes from this process what a running switch never needs: system calls, files, and capabilities. Whoever takes over
+// the process by a fault then starts no program, enters no namespace and reads no file of others.
+//
+// The tables of package rights say what is kept and what is denied. A child process that was started before keeps everything.
+//
+// Sources: seccomp(2), landlock(7), capabilities(7).
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unsafe"
+
+	"github.com/elastic/go-seccomp-bpf"
+	"github.com/elastic/go-seccomp-bpf/arch"
+	"github.com/landlock-lsm/go-landlock/landlock"
+	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/psx"
+
+	"github.com/uvswitch/uvswitch/internal/rights"
+)
+
+// Enter closes the sandbox around every thread of this process, for good. paths are the files and folders that stay open; one that does not
+// exist is left out. The text says in words what holds, and what the kernel lacks. An error means that the process is in no known state.
+func Enter(paths []rights.Path) (text string, err error) {
+	if err := dropCapabilities(); err != nil {
+		return "", err
+	}
+	var holds, lacks []string
+	switch abi, err := ll.LandlockGetABIVersion(); {
+	case err != nil || abi < 1:
+		lacks = append(lacks, "no landlock: the kernel has none, or was started without it")
+	default:
+		if err := landlock.V5.BestEffort().RestrictPaths(rules(paths)...); err != nil {
+			return "", fmt.Errorf("sandbox: landlock: %w", err)
+		}
+		holds = append(holds, fmt.Sprintf("landlock (version %d)", abi))
+	}
+	switch err := filterCalls(); {
+	case errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL):
+		lacks = append(lacks, "no seccomp: the kernel was built without it")
+	case err != nil:
+		return "", fmt.Errorf("sandbox: seccomp: %w", err)
+	default:
+		holds = append(holds, "seccomp")
+	}
+	return strings.Join(append(holds, lacks...), ", "), nil
+}
+
+const (
+	readable = ll.AccessFSReadFile | ll.AccessFSReadDir
+	devices  = ll.AccessFSReadFile | ll.AccessFSWriteFile | ll.AccessFSIoctlDev
+	settings = ll.AccessFSReadFile | ll.AccessFSWriteFile | ll.AccessFSTruncate | ll.AccessFSReadDir
+	sockets  = ll.AccessFSMakeSock | ll.AccessFSMakeDir | ll.AccessFSRemoveFile | ll.AccessFSRemoveDir | ll.AccessFSReadDir
+	kept     = settings | sockets | ll.AccessFSMakeReg
+)
+
+var accessOf = map[rights.Access]landlock.AccessFSSet{
+	rights.Read: readable, rights.Device: devices, rights.Settings: settings, rights.Sockets: sockets, rights.Keep: kept,
+}
+
+func rules(paths []rights.Path) (all []landlock.Rule) {
+	for _, p := range paths {
+		access := accessOf[p.Access]
+		var st unix.Stat_t
+		if unix.Stat(p.Name, &st) == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			access &= ll.AccessFSReadFile | ll.AccessFSWriteFile | ll.AccessFSTruncate | ll.AccessFSIoctlDev
+		}
+		all = append(all, landlock.PathAccess(access, p.Name).IgnoreIfMissing())
+		if strings.HasPrefix(p.Name, "/proc/") { // else the kernel may forget this inode, and with it the rule, when memory is short
+			_, _ = unix.Open(p.Name, unix.O_PATH|unix.O_CLOEXEC, 0)
+		}
+	}
+	return all
+}
+
+// What a call gets that the filter does not let pass.
+const (
+	denied  = seccomp.ActionErrno | seccomp.Action(unix.EPERM)
+	missing = seccomp.ActionErrno | seccomp.Action(unix.ENOSYS)
+)
+
+// filterCalls denies the calls of rights.DeniedCalls and sockets of families that rights.Families lacks, with EPERM, on every thread.
+func filterCalls() error {
+	native, err := arch.GetInfo("")
+	if err != nil {
+		return err
+	}
+	deny := seccomp.SyscallGroup{Action: denied}
+	for _, name := range rights.DeniedCalls {
+		if _, ok := native.SyscallNames[name]; ok {
+			deny.Names = append(deny.Names, name)
+		}
+	}
+	var families seccomp.ArgumentConditions
+	for _, f := range rights.Families {
+		families = append(families, seccomp.Condition{Argument: 0, Operation: seccomp.NotEqual, Value: uint64(f)})
+	}
+	namespaces := seccomp.ArgumentConditions{{Argument: 0, Operation: seccomp.BitsSet, Value: newNamespaces}}
+	deny.NamesWithCondtions = []seccomp.NameWithConditions{{Name: "socket", Conditions: families}, {Name: "clone", Conditions: namespaces}}
+	policy := seccomp.Policy{DefaultAction: seccomp.ActionAllow, Syscalls: []seccomp.SyscallGroup{
+		deny, {Action: missing, Names: []string{"clone3"}}, // its flags are not visible; without it programs use clone
+	}}
+	program, err := policy.Assemble()
+	if err != nil {
+		return err
+	}
+	const archOffset = 4                // in struct seccomp_data
+	program = append([]bpf.Instruction{ // calls by another ABI of the same kernel have other numbers
+		bpf.LoadAbsolute{Off: archOffset, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(native.ID), SkipTrue: 1},
+		bpf.RetConstant{Val: uint32(denied)},
+	}, program...)
+	raw, err := bpf.Assemble(program)
+	if err != nil {
+		return err
+	}
+	filter := make([]unix.SockFilter, len(raw))
+	for i, x := range raw {
+		filter[i] = unix.SockFilter{Code: x.Op, Jt: x.Jt, Jf: x.Jf, K: x.K}
+	}
+	if _, _, errno := psx.Syscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
+		return errno
+	}
+	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&prog)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+const newNamespaces = unix.CLONE_NEWCGROUP | unix.CLONE_NEWIPC | unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUSER | unix.CLONE_NEWUTS
+
+// dropCapabilities keeps those that a running switch uses.
+func dropCapabilities() error {
+	keep := [2]uint32{}
+	bits := slices.Clone(rights.KeptByRoot)
+	for _, c := range rights.Capabilities {
+		if !c.AtStart {
+			bits = append(bits, c.Bit)
+		}
+	}
+	for _, bit := range bits {
+		keep[bit/32] |= 1 << (bit % 32)
+	}
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var have [2]unix.CapUserData
+	if err := unix.Capget(&head, &have[0]); err != nil {
+		return fmt.Errorf("sandbox: cannot read the capabilities of this process: %w", err)
+	}
+	drop := uint32(0)
+	for i := range have {
+		drop |= have[i].Effective&^keep[i] | have[i].Permitted&^keep[i] | have[i].Inheritable&^keep[i]
+		have[i].Effective &= keep[i]
+		have[i].Permitted &= keep[i]
+		have[i].Inheritable &= keep[i]
+	}
+	if drop == 0 { // a unit's filter may deny the call
+		return nil
+	}
+	if _, _, errno := psx.Syscall3(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&head)), uintptr(unsafe.Pointer(&have[0])), 0); errno != 0 {
+		return fmt.Errorf("sandbox: cannot drop capabilities: %w", errno)
+	}
+	return nil
+}
