@@ -65,6 +65,7 @@ const writeBytes = 24 // bits for the byte count of a write; a whole batch has f
 type IOUring struct {
 	*waker
 	readers
+	receivers
 	ring      *uring.Ring
 	buffers   [groups]*uring.Buffers // of one memory
 	ports     [frame.MaxPorts]ringPort
@@ -187,6 +188,7 @@ func (r *IOUring) Remove(id frame.PortID) {
 		return
 	}
 	p.read = false
+	r.failed[0] = r.restore(id, r.failed[0])
 	if r.enabled { // submit queued writes while the descriptor still belongs to the port
 		_ = r.ring.Enter(0)
 		r.reap()
@@ -242,6 +244,7 @@ func (r *IOUring) pull() filled {
 func (r *IOUring) Poll(b *frame.Batch) error {
 	b.N = 0
 	r.iovs = 0
+	r.failed[0] = r.begin(r.failed[0])
 	if r.batch > 0 {
 		r.perFrame += (int(b.Took)/r.batch - r.perFrame) / 8
 	}
@@ -485,6 +488,34 @@ func (r *IOUring) fill(b *frame.Batch) {
 //
 //uvswitch:hot
 func (r *IOUring) Send(id frame.PortID, f *frame.Frame) {
+	if r.look {
+		r.sendWatched(id, f)
+	} else {
+		r.send(id, f)
+	}
+}
+
+// sendWatched passes a frame to the thread of a slow port, or measures what it costs.
+func (r *IOUring) sendWatched(id frame.PortID, f *frame.Frame) {
+	if s := r.slow[id]; s != nil {
+		if why := s.put(f); why != frame.None {
+			r.failed[0] = append(r.failed[0], frame.Failure(id, why, f))
+		}
+		return
+	}
+	if c := r.ports[id].conn; r.timed && c != nil {
+		before := threadTime()
+		r.send(id, f)
+		_ = r.ring.Enter(0) // Poll reports what is wrong with the io_uring
+		r.iovs = 0
+		r.note(id, c, f, before)
+		return
+	}
+	r.send(id, f)
+}
+
+//uvswitch:hot
+func (r *IOUring) send(id frame.PortID, f *frame.Frame) {
 	p := &r.ports[id]
 	switch {
 	case p.conn == nil:
@@ -534,6 +565,9 @@ func (r *IOUring) Close() error {
 		return nil
 	}
 	r.closed = true
+	for id := range r.slow {
+		r.failed[0] = r.restore(id, r.failed[0])
+	}
 	for i := range r.ports {
 		r.ports[i].read = false
 	}

@@ -15,6 +15,7 @@ const look = 4 // Polls after which epoll is asked for newly ready ports, even i
 type RW struct {
 	*waker
 	readers
+	receivers
 	epoll  int
 	ports  [frame.MaxPorts]frame.Conn // ports that Send can send to
 	since  int                        // Polls since the last epoll_wait
@@ -64,6 +65,7 @@ func (r *RW) Remove(id frame.PortID) {
 	if c == nil || r.epoll < 0 {
 		return
 	}
+	r.failed[0] = r.restore(id, r.failed[0])
 	_ = unix.EpollCtl(r.epoll, unix.EPOLL_CTL_DEL, c.FD(), nil) // fails for a port that is not read, or whose device is gone
 	r.remove(id)
 	r.ports[id] = nil
@@ -74,6 +76,7 @@ func (r *RW) Remove(id frame.PortID) {
 //uvswitch:hot
 func (r *RW) Poll(b *frame.Batch) error {
 	b.N = 0
+	r.failed[0] = r.begin(r.failed[0])
 	b.Failed, r.failed[0], r.failed[1] = r.failed[0], r.failed[1][:0], r.failed[0]
 	r.gone = r.gone[:0]
 	for {
@@ -130,7 +133,9 @@ func (r *RW) await(wait int) (woken bool, err error) {
 //uvswitch:hot
 func (r *RW) Send(id frame.PortID, f *frame.Frame) {
 	why := frame.PortGone
-	if c := r.ports[id]; c != nil {
+	if c := r.ports[id]; r.look {
+		why = r.sendWatched(id, c, f)
+	} else if c != nil {
 		why = c.Write(f)
 	}
 	if why != frame.None {
@@ -138,10 +143,30 @@ func (r *RW) Send(id frame.PortID, f *frame.Frame) {
 	}
 }
 
+// sendWatched passes a frame to the thread of a slow port, or measures what it costs.
+func (r *RW) sendWatched(id frame.PortID, c frame.Conn, f *frame.Frame) (why frame.Reason) {
+	if s := r.slow[id]; s != nil {
+		return s.put(f)
+	}
+	if c == nil {
+		return frame.PortGone
+	}
+	if !r.timed {
+		return c.Write(f)
+	}
+	before := threadTime()
+	why = c.Write(f)
+	r.note(id, c, f, before)
+	return why
+}
+
 // Close implements dataplane.Poller.
 func (r *RW) Close() error {
 	if r.epoll < 0 {
 		return nil
+	}
+	for id := range r.slow {
+		r.failed[0] = r.restore(id, r.failed[0])
 	}
 	r.close()
 	err := unix.Close(r.epoll)

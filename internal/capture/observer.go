@@ -198,6 +198,9 @@ func (o *observer) departed(r *Record, f *frame.Frame, k *kept, to []frame.PortI
 
 // failed writes the End record of a frame that a port did not take.
 func (o *observer) failed(t frame.TxFailure, now time.Time) {
+	if t.Slot == frame.NoSlot {
+		return
+	}
 	s := &o.sent[t.Slot]
 	r := Record{
 		Time: now, Kind: End, In: s.in, Out: t.Port, Port: t.Port, Copies: 1, Verdict: frame.Drop, Reason: t.Reason, Flow: s.flow, Packet: s.packet,

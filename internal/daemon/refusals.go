@@ -9,7 +9,7 @@ import (
 
 // refusals are reasons that say that a port takes, or pretends to be, more than it may.
 var refusals = []frame.Reason{
-	frame.StormLimited, frame.FlowQuota, frame.NATPortsExhausted, frame.AddressStolen, frame.GatewayMACStolen, frame.PuntRateLimited, frame.NeighborQueueFull,
+	frame.StormLimited, frame.FlowQuota, frame.NATPortsExhausted, frame.AddressStolen, frame.GatewayMACStolen, frame.PuntRateLimited, frame.NeighborQueueFull, frame.SlowReceiver,
 }
 
 // refusalsEvery is how often a port is named for a reason, at most.

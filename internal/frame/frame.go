@@ -261,9 +261,12 @@ type TxFailure struct {
 	Port   PortID
 	Reason Reason
 	Frames uint8
-	Slot   uint8  // of the first
+	Slot   uint8  // of the first; NoSlot for a frame of an earlier batch
 	Bytes  uint32 // of all of them, without virtio-net headers
 }
+
+// NoSlot is the Slot of a failed frame that no observer remembers.
+const NoSlot = 255
 
 // Failure is the TxFailure of f and its chain.
 //

@@ -87,6 +87,7 @@ const (
 	TxRateExceeded
 	TxRefused
 	TxQueueFull
+	SlowReceiver
 	AckSuperseded
 	NumReasons
 )
@@ -220,6 +221,7 @@ var reasons = [NumReasons]ReasonInfo{
 	TxRateExceeded:        {Stage: Egress, Name: "tx_rate_exceeded", Meaning: "packets for the egress port come faster than its rate (tx_rate), and the queue for waiting packets is full", Remedy: "normal for TCP, which adapts; see the rate with `uvswitch port show NAME`, change it with `uvswitch port set NAME tx_rate RATE`"},
 	TxRefused:             {Stage: Egress, Name: "tx_refused", Meaning: "the kernel rejected the frame (EINVAL)", Remedy: "the sender's offload information is wrong; switch the offloads off in the guest: `ethtool -K DEV tx off tso off`"},
 	AckSuperseded:         {Stage: Egress, Name: "ack_superseded", Meaning: "a TCP acknowledgement without data, replaced by a newer acknowledgement of the same connection in the same batch", Remedy: "normal under load: this saves work in the sender's kernel"},
+	SlowReceiver:          {Stage: Egress, Name: "slow_receiver", Meaning: "the receiver's network stack takes so long for each frame that a queue of its own, of 256 KiB, is full", Remedy: "look for what slows the receiver down: many packet sockets (`ss -0`), long lists of filter rules, tc or XDP programs; or limit what is sent to it: `uvswitch port set NAME tx_rate RATE`"},
 	TxQueueFull:           {Stage: Egress, Name: "tx_queue_full", Meaning: "the queue of the egress device is full", Remedy: "the receiver is slower than its senders; limit what they send with `uvswitch port set NAME rx_rate RATE`, or give the receiver a longer queue: `ip link set DEV txqueuelen 1000`"},
 }
 

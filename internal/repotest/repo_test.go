@@ -56,7 +56,7 @@ var imports = map[string][]string{
 	// The host.
 	"internal/netns":       {"golang.org/x/sys"},
 	"internal/link":        {"internal/frame", "internal/netns", "github.com/vishvananda/netlink", "golang.org/x/sys"},
-	"tap":                  {"internal/frame", "internal/link", "internal/netns", "internal/uring", "github.com/songgao/water", "golang.org/x/sys"},
+	"tap":                  {"internal/frame", "internal/link", "internal/netns", "internal/ring", "internal/uring", "github.com/songgao/water", "golang.org/x/sys"},
 	"tap/vm":               {"internal/frame", "internal/rights", "tap", "golang.org/x/sys"},
 	"internal/tapmaker":    {"cmd/uvswitch/api", "internal/frame", "internal/link", "internal/netns", "tap", "golang.org/x/sys"},
 	"internal/usedports":   {},

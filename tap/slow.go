@@ -1,0 +1,248 @@
+package tap
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/ring"
+)
+
+// A write to a TAP runs the receiver's network stack on the thread that writes. A receiver with thousands of packet sockets or of filter
+// rules makes each of its frames cost a millisecond, and the frames of all other ports wait. So a backend measures now and then what frames
+// cost, by port. The frames of a slow receiver go through a ring to a thread that writes this port alone; those that do not fit are dropped
+// for slow_receiver. The backend writes to the port again when its frames have become cheap or rare, and the ring is empty: the frames stay
+// in order.
+
+const (
+	sampleEvery = 64 // batches: the frames of one of them are timed
+	timedRow    = 16 // batches that are timed after a frame that was dear
+
+	// A frame is dear if it takes longer, in CPU time. Dear frames make their ports slow if they take more than a fifth of the time.
+	dearFrame = 100 * time.Microsecond
+	dearKiB   = 2 * time.Microsecond // for each KiB of it
+	dearShare = 5
+
+	slowRing = 256 << 10   // bytes
+	slowHead = 8           // bytes before a frame in the ring; the first is the number of frames in its chain
+	slowTerm = time.Second // how often a slow port is looked at
+)
+
+// receivers are what a backend knows of the cost of its ports' frames.
+type receivers struct {
+	look    bool // Send must ask attend: frames are timed, or there are slow ports
+	timed   bool // the frames of this batch are
+	batches int
+	left    int // timed batches to come, this one included
+	began   time.Time
+	costs   map[frame.PortID]*cost
+	slow    map[frame.PortID]*slowPort
+}
+
+// cost is what frames have cost.
+type cost struct {
+	conn   frame.Conn
+	cpu    time.Duration
+	frames int
+	bytes  int
+}
+
+func (c *cost) add(cpu time.Duration, bytes int) {
+	c.cpu, c.frames, c.bytes = c.cpu+cpu, c.frames+1, c.bytes+bytes
+}
+
+func (c *cost) isDear() bool {
+	return c.cpu > time.Duration(c.frames)*dearFrame+time.Duration(c.bytes>>10)*dearKiB
+}
+
+// begin is called before each batch. It adds what slow ports have refused meanwhile to failed.
+//
+//uvswitch:hot
+func (r *receivers) begin(failed []frame.TxFailure) []frame.TxFailure {
+	if r.batches++; r.look || r.batches >= sampleEvery {
+		return r.beginTimed(failed)
+	}
+	return failed
+}
+
+func (r *receivers) beginTimed(failed []frame.TxFailure) []frame.TxFailure {
+	if r.left > 0 {
+		if r.left--; r.left == 0 {
+			r.judge()
+		}
+	}
+	if r.timed = r.left > 0 || r.batches >= sampleEvery; r.timed {
+		r.batches = 0
+	}
+	for id, s := range r.slow {
+		failed = s.takeFailures(failed)
+		if s.hasRecovered() {
+			failed = r.restore(id, failed)
+		}
+	}
+	r.look = r.timed || len(r.slow) > 0
+	return failed
+}
+
+// restore ends a port's own thread; what still waits in its ring fails.
+func (r *receivers) restore(id frame.PortID, failed []frame.TxFailure) []frame.TxFailure {
+	s := r.slow[id]
+	if s == nil {
+		return failed
+	}
+	delete(r.slow, id)
+	s.stop()
+	return s.takeFailures(failed)
+}
+
+// note adds what a frame to a port has cost since the time of this thread was before.
+func (r *receivers) note(id frame.PortID, c frame.Conn, f *frame.Frame, before time.Duration) {
+	cpu, bytes := threadTime()-before, f.WireLen()
+	if r.left == 0 {
+		one := cost{cpu: cpu, frames: 1, bytes: bytes}
+		if !one.isDear() {
+			return
+		}
+		r.left, r.began, r.costs = timedRow, time.Now().Add(-cpu), map[frame.PortID]*cost{}
+	}
+	if r.costs[id] == nil {
+		r.costs[id] = &cost{conn: c}
+	}
+	r.costs[id].add(cpu, bytes)
+}
+
+// judge gives threads of their own to the ports whose frames were dear, if these took much of the time.
+func (r *receivers) judge() {
+	all := time.Duration(0)
+	for _, c := range r.costs {
+		if c.isDear() {
+			all += c.cpu
+		}
+	}
+	if all*dearShare > time.Since(r.began) {
+		for id, c := range r.costs {
+			if c.isDear() {
+				if r.slow == nil {
+					r.slow = map[frame.PortID]*slowPort{}
+				}
+				r.slow[id] = newSlowPort(id, c.conn)
+			}
+		}
+	}
+	r.costs = nil
+}
+
+// threadTime is the CPU time of the calling thread.
+func threadTime() time.Duration {
+	var t unix.Timespec
+	_, _, _ = unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_THREAD_CPUTIME_ID, uintptr(unsafe.Pointer(&t)), 0)
+	return time.Duration(t.Nano())
+}
+
+// A slowPort is a port that a thread of its own writes to. The backend calls all methods but run.
+type slowPort struct {
+	id     frame.PortID
+	conn   frame.Conn
+	queue  *ring.Queue
+	looked time.Time
+	more   chan struct{} // closed by stop
+	ends   atomic.Bool
+	ended  chan struct{}
+
+	mu     sync.Mutex // Lock 92
+	cost   cost       // since looked
+	failed []frame.TxFailure
+}
+
+func newSlowPort(id frame.PortID, c frame.Conn) *slowPort {
+	s := &slowPort{id: id, conn: c, queue: ring.New(slowRing), looked: time.Now(), more: make(chan struct{}, 1), ended: make(chan struct{})}
+	go s.run()
+	return s
+}
+
+// put passes a frame with its chain to the thread. It returns None, or why the frame was dropped.
+func (s *slowPort) put(f *frame.Frame) frame.Reason {
+	b := s.queue.Reserve(slowHead + frame.VnetLen + f.WireLen())
+	if b == nil {
+		return frame.SlowReceiver
+	}
+	b[0] = frame.Failure(s.id, frame.None, f).Frames
+	copy(b[slowHead:], f.Vnet())
+	f.CopyTo(b[slowHead+frame.VnetLen:])
+	s.queue.Commit()
+	select {
+	case s.more <- struct{}{}:
+	default:
+	}
+	return frame.None
+}
+
+// run is the thread.
+func (s *slowPort) run() {
+	runtime.LockOSThread() // for threadTime; the thread ends with its goroutine
+	defer close(s.ended)
+	for range s.more {
+		for b := s.queue.Peek(); b != nil; b = s.queue.Peek() {
+			before, why := threadTime(), frame.PortGone
+			if !s.ends.Load() {
+				why = s.write(b[slowHead:])
+			}
+			bytes := len(b) - slowHead - frame.VnetLen
+			s.mu.Lock()
+			s.cost.add(threadTime()-before, bytes)
+			if why != frame.None {
+				s.failed = append(s.failed, frame.TxFailure{Port: s.id, Reason: why, Frames: b[0], Slot: frame.NoSlot, Bytes: uint32(bytes)})
+			}
+			s.mu.Unlock()
+			s.queue.Release()
+		}
+	}
+}
+
+func (s *slowPort) write(raw []byte) frame.Reason {
+	if s.conn.Vnet() { // by a call that Go's scheduler is told of: it may take long
+		for {
+			_, err := unix.Write(s.conn.FD(), raw)
+			if errno, _ := err.(syscall.Errno); errno != unix.EINTR {
+				return WriteReason(errno)
+			}
+		}
+	}
+	var f frame.Frame
+	f.Reset(raw, frame.NoPort)
+	frame.Parse(&f)
+	return s.conn.Write(&f)
+}
+
+// stop ends the thread. What waits in the ring fails.
+func (s *slowPort) stop() {
+	s.ends.Store(true)
+	close(s.more)
+	<-s.ended
+}
+
+func (s *slowPort) takeFailures(to []frame.TxFailure) []frame.TxFailure {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	to = append(to, s.failed...)
+	s.failed = s.failed[:0]
+	return to
+}
+
+// hasRecovered reports whether the backend may write to the port again.
+func (s *slowPort) hasRecovered() bool {
+	if time.Since(s.looked) < slowTerm || s.queue.Peek() != nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	recovered := !s.cost.isDear()
+	s.looked, s.cost = time.Now(), cost{}
+	return recovered
+}

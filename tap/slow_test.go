@@ -1,0 +1,166 @@
+package tap
+
+import (
+	"encoding/binary"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/frame/frametest"
+)
+
+// A slowWire is a Conn whose writes take CPU time, as a TAP's do when its receiver has very many packet sockets.
+type slowWire struct {
+	*wire
+	dear atomic.Bool
+
+	mu      sync.Mutex
+	numbers []uint32 // of the frames that were written
+	threads map[int]int
+}
+
+func (w *slowWire) Vnet() bool { return false }
+
+func (w *slowWire) Write(f *frame.Frame) frame.Reason {
+	if w.dear.Load() {
+		for began := threadTime(); threadTime()-began < 3*dearFrame; {
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.threads[unix.Gettid()]++
+	w.numbers = append(w.numbers, binary.BigEndian.Uint32(f.Raw()[len(f.Raw())-4:]))
+	return frame.None
+}
+
+// TestSlowReceiver checks that the frames of a slow receiver are written by another thread, in order; that each of them is written or fails,
+// also when the port is removed; and that the backend writes again when the receiver is fast.
+func TestSlowReceiver(t *testing.T) {
+	backends(t, func(t *testing.T, p poller, _ bool) {
+		source, slow := newWireOf(t, unix.SOCK_SEQPACKET, false), &slowWire{wire: newWire(t, false), threads: map[int]int{}}
+		add(t, p, 1, source)
+		if err := p.Add(2, slow, false); err != nil {
+			t.Fatal(err)
+		}
+		slow.dear.Store(true)
+		var b frame.Batch
+		sent, failed := uint32(0), map[frame.Reason]int{}
+		round := func(frames int) {
+			source.put(t, 1)
+			poll(t, p, &b)
+			for _, f := range b.Failed {
+				failed[f.Reason] += int(f.Frames)
+			}
+			for range frames {
+				raw := frametest.Packet{Src: 1, Dst: 2, Payload: binary.BigEndian.AppendUint32(nil, sent)}.Raw()
+				sent++
+				var f frame.Frame
+				f.Reset(raw, 1)
+				frame.Parse(&f)
+				p.Send(2, &f)
+			}
+		}
+		own := unix.Gettid()
+		others := func() (n int) {
+			slow.mu.Lock()
+			defer slow.mu.Unlock()
+			for thread, frames := range slow.threads {
+				if thread != own {
+					n += frames
+				}
+			}
+			return n
+		}
+		for began := time.Now(); others() == 0; round(1) {
+			if time.Since(began) > 10*time.Second {
+				t.Fatal("no other thread writes to the slow port")
+			}
+		}
+		slow.mu.Lock()
+		before := slow.threads[own]
+		slow.mu.Unlock()
+		for range 100 {
+			round(100) // far more than the ring holds
+		}
+		if failed[frame.SlowReceiver] == 0 {
+			t.Error("nothing fails for slow_receiver")
+		}
+		// It recovers, and is slow again.
+		slow.dear.Store(false)
+		for began := time.Now(); ; round(1) {
+			slow.mu.Lock()
+			back := slow.threads[own] > before
+			slow.mu.Unlock()
+			if back {
+				break
+			}
+			if time.Since(began) > 10*time.Second {
+				t.Fatal("the backend does not write to the port again")
+			}
+		}
+		slow.dear.Store(true)
+		for began, n := time.Now(), others(); others() == n; round(1) {
+			if time.Since(began) > 10*time.Second {
+				t.Fatal("no other thread writes to the port that is slow again")
+			}
+		}
+		round(50)
+		p.Remove(2) // what waits fails
+		round(0)
+		round(0)
+		slow.mu.Lock()
+		defer slow.mu.Unlock()
+		written := len(slow.numbers)
+		for i := 1; i < written; i++ {
+			if slow.numbers[i] <= slow.numbers[i-1] {
+				t.Fatalf("frame %d after %d", slow.numbers[i], slow.numbers[i-1])
+			}
+		}
+		total := written
+		for why, n := range failed {
+			total += n
+			if why != frame.SlowReceiver && why != frame.PortGone {
+				t.Errorf("%d frames failed for %s", n, why)
+			}
+		}
+		if total != int(sent) || failed[frame.PortGone] == 0 {
+			t.Errorf("%d frames were sent, %d written, %v failed", sent, written, failed)
+		}
+	})
+}
+
+// TestFastReceiverStays checks that a receiver of many cheap frames, and one whose dear frames are rare, stay with the backend.
+func TestFastReceiverStays(t *testing.T) {
+	backends(t, func(t *testing.T, p poller, _ bool) {
+		source, to := newWireOf(t, unix.SOCK_SEQPACKET, false), &slowWire{wire: newWire(t, false), threads: map[int]int{}}
+		add(t, p, 1, source)
+		if err := p.Add(2, to, false); err != nil {
+			t.Fatal(err)
+		}
+		var b frame.Batch
+		var f frame.Frame
+		f.Reset(frametest.Packet{Src: 1, Dst: 2, Payload: make([]byte, 4)}.Raw(), 1)
+		frame.Parse(&f)
+		for i := range 20 * sampleEvery {
+			source.put(t, 1)
+			poll(t, p, &b)
+			for range 20 {
+				p.Send(2, &f)
+			}
+			if i == 5*sampleEvery { // one frame, by chance
+				to.dear.Store(true)
+				p.Send(2, &f)
+				to.dear.Store(false)
+			}
+		}
+		to.mu.Lock()
+		defer to.mu.Unlock()
+		if len(to.threads) != 1 {
+			t.Errorf("frames were written by %d threads", len(to.threads))
+		}
+	})
+}
