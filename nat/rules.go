@@ -50,9 +50,9 @@ type Rules struct {
 // config is the form of Rules that the workers read.
 type config struct {
 	source    frame.Addr     // the first of own, or 0
-	own       []frame.Addr   // sorted
-	prefixes  []netip.Prefix // Rules.Local
-	left      []leftAddr     // addresses that the host had a moment ago
+	own       []netip.Prefix // the host's addresses and what else its kernel takes for itself
+	hosts     []addrRange    // own, sorted, without overlaps
+	left      []leftPrefix   // what the host had a moment ago
 	gen       uint32
 	publish   [protocols][]*Publish // sorted by Lo
 	reach     [protocols][]uint16   // the highest Hi of publish[i][:k+1]: a search downwards may stop there
@@ -66,14 +66,31 @@ type config struct {
 	hostUses  []uint8
 }
 
-// A leftAddr is an address that has left the host. Its flows go on when it returns before until.
-type leftAddr struct {
-	addr  frame.Addr
+// A leftPrefix has left the host. Its flows go on when it returns before until.
+type leftPrefix struct {
+	netip.Prefix
 	until frame.Tick
 }
 
 // graceTime is how long flows outlive the address that they leave by: a DHCP client that renews takes it away for a moment.
 const graceTime = 10 * frame.TicksPerSecond
+
+// addrRange is a range of addresses, both ends included.
+type addrRange struct{ lo, hi frame.Addr }
+
+// rangesOf returns the ranges that prefixes make up, sorted.
+func rangesOf(prefixes []netip.Prefix) (out []addrRange) {
+	for _, p := range slices.SortedFunc(slices.Values(prefixes), netip.Prefix.Compare) {
+		lo := frame.AddrFrom(p.Masked().Addr())
+		hi := lo | frame.Addr(uint64(1)<<(32-p.Bits())-1)
+		if n := len(out); n > 0 && lo <= out[n-1].hi {
+			out[n-1].hi = max(out[n-1].hi, hi)
+		} else {
+			out = append(out, addrRange{lo, hi})
+		}
+	}
+	return out
+}
 
 // owns reports whether the host's kernel takes packets to a for itself, or took them a moment ago.
 //
@@ -83,7 +100,7 @@ func (c *config) owns(a frame.Addr) bool {
 		return true
 	}
 	for i := range c.left {
-		if c.left[i].addr == a {
+		if c.left[i].Contains(a.Netip()) {
 			return true
 		}
 	}
@@ -94,23 +111,15 @@ func (c *config) owns(a frame.Addr) bool {
 //
 //uvswitch:hot
 func (c *config) has(a frame.Addr) bool {
-	lo, hi := 0, len(c.own)
+	lo, hi := 0, len(c.hosts)
 	for lo < hi {
-		if mid := (lo + hi) / 2; c.own[mid] < a {
+		if mid := (lo + hi) / 2; c.hosts[mid].hi < a {
 			lo = mid + 1
 		} else {
 			hi = mid
 		}
 	}
-	if lo < len(c.own) && c.own[lo] == a {
-		return true
-	}
-	for i := range c.prefixes {
-		if c.prefixes[i].Contains(a.Netip()) {
-			return true
-		}
-	}
-	return false
+	return lo < len(c.hosts) && c.hosts[lo].lo <= a
 }
 
 // class returns the ports of the pool that are of the same kind as port.
@@ -144,19 +153,24 @@ func (n *NAT) Update(r Rules) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	old := n.config.Load()
-	c := &config{own: slices.Sorted(slices.Values(r.Own)), prefixes: r.Local, gen: old.gen + 1, ephemeral: r.Ephemeral, inbound: r.Inbound, hostUses: r.HostUses}
+	c := &config{own: slices.Clone(r.Local), gen: old.gen + 1, ephemeral: r.Ephemeral, inbound: r.Inbound, hostUses: r.HostUses}
+	for _, a := range r.Own {
+		c.own = append(c.own, netip.PrefixFrom(a.Netip(), 32))
+	}
+	slices.SortFunc(c.own, netip.Prefix.Compare)
+	c.hosts = rangesOf(c.own)
 	if len(r.Own) > 0 {
 		c.source = r.Own[0]
 	}
 	now := frame.Tick(n.now.Load())
 	for _, x := range old.left {
-		if !slices.Contains(c.own, x.addr) && int32(now-x.until) < 0 {
+		if !slices.Contains(c.own, x.Prefix) && int32(now-x.until) < 0 {
 			c.left = append(c.left, x)
 		}
 	}
-	for _, a := range old.own {
-		if !slices.Contains(c.own, a) {
-			c.left = append(c.left, leftAddr{a, now + graceTime})
+	for _, p := range old.own {
+		if !slices.Contains(c.own, p) {
+			c.left = append(c.left, leftPrefix{p, now + graceTime})
 		}
 	}
 	for i, from := range [protocols]*PortSet{tcp: r.Pool[0], udp: r.Pool[1], icmp: allIDs, sctp: r.Pool[1]} {
@@ -200,7 +214,7 @@ func (n *NAT) Update(r Rules) {
 
 // sameTranslation reports whether every flow created under a would be created the same way under b.
 func sameTranslation(a, b *config) bool {
-	if !slices.Equal(a.hostUses, b.hostUses) || !slices.Equal(a.own, b.own) || !slices.Equal(a.prefixes, b.prefixes) || !slices.Equal(a.left, b.left) {
+	if !slices.Equal(a.hostUses, b.hostUses) || !slices.Equal(a.own, b.own) || !slices.Equal(a.left, b.left) {
 		return false
 	}
 	for i := range a.publish {

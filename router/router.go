@@ -58,6 +58,7 @@ type Route struct {
 	Egress  frame.NetID // NoNet: the uplink
 	NextHop frame.Addr  // 0: the destination is on-link
 	MTU     int         // of this route, in bytes; 0: its interface's
+	Kept    bool        // follows the host: no static route
 }
 
 // snapshot is the state that the workers read. Writers replace it as a whole.

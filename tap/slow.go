@@ -24,9 +24,10 @@ const (
 	sampleEvery = 64 // batches: the frames of one of them are timed
 	timedRow    = 16 // batches that are timed after a frame that was dear
 
-	// A frame is dear if it takes longer, in CPU time. Dear frames make their ports slow if they take more than a fifth of the time.
-	dearFrame = 100 * time.Microsecond
-	dearKiB   = 2 * time.Microsecond // for each KiB of it
+	// A frame is dear if it takes longer, in CPU time. A port is slow if most of its frames are dear, and if dear frames take more than a fifth
+	// of the time. A single frame may take long by chance: an interrupt counts as its time, too.
+	dearFrame = 200 * time.Microsecond
+	dearKiB   = 4 * time.Microsecond // for each KiB of it
 	dearShare = 5
 
 	slowRing = 256 << 10   // bytes
@@ -45,20 +46,25 @@ type receivers struct {
 	slow    map[frame.PortID]*slowPort
 }
 
-// cost is what frames have cost.
+// cost is what the frames to a port have cost.
 type cost struct {
-	conn   frame.Conn
-	cpu    time.Duration
-	frames int
-	bytes  int
+	conn         frame.Conn
+	frames, dear int
+	cpu          time.Duration // of the dear ones
 }
 
 func (c *cost) add(cpu time.Duration, bytes int) {
-	c.cpu, c.frames, c.bytes = c.cpu+cpu, c.frames+1, c.bytes+bytes
+	if c.frames++; isDear(cpu, bytes) {
+		c.dear++
+		c.cpu += cpu
+	}
 }
 
-func (c *cost) isDear() bool {
-	return c.cpu > time.Duration(c.frames)*dearFrame+time.Duration(c.bytes>>10)*dearKiB
+// isSlow reports whether most frames were dear.
+func (c *cost) isSlow() bool { return 2*c.dear > c.frames }
+
+func isDear(cpu time.Duration, bytes int) bool {
+	return cpu > dearFrame+time.Duration(bytes>>10)*dearKiB
 }
 
 // begin is called before each batch. It adds what slow ports have refused meanwhile to failed.
@@ -105,8 +111,7 @@ func (r *receivers) restore(id frame.PortID, failed []frame.TxFailure) []frame.T
 func (r *receivers) note(id frame.PortID, c frame.Conn, f *frame.Frame, before time.Duration) {
 	cpu, bytes := threadTime()-before, f.WireLen()
 	if r.left == 0 {
-		one := cost{cpu: cpu, frames: 1, bytes: bytes}
-		if !one.isDear() {
+		if !isDear(cpu, bytes) {
 			return
 		}
 		r.left, r.began, r.costs = timedRow, time.Now().Add(-cpu), map[frame.PortID]*cost{}
@@ -121,13 +126,13 @@ func (r *receivers) note(id frame.PortID, c frame.Conn, f *frame.Frame, before t
 func (r *receivers) judge() {
 	all := time.Duration(0)
 	for _, c := range r.costs {
-		if c.isDear() {
+		if c.isSlow() {
 			all += c.cpu
 		}
 	}
 	if all*dearShare > time.Since(r.began) {
 		for id, c := range r.costs {
-			if c.isDear() {
+			if c.isSlow() {
 				if r.slow == nil {
 					r.slow = map[frame.PortID]*slowPort{}
 				}
@@ -242,7 +247,7 @@ func (s *slowPort) hasRecovered() bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	recovered := !s.cost.isDear()
+	recovered := !s.cost.isSlow()
 	s.looked, s.cost = time.Now(), cost{}
 	return recovered
 }

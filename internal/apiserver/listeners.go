@@ -16,8 +16,11 @@ import (
 // their addresses are loopback addresses, and a request must name one, so that no page of another site can reach them by DNS
 // rebinding.
 
-// listenReader opens a loopback address and port, or a unix socket.
-func listenReader(flag, addr string) (net.Listener, error) {
+// ListenReader opens a loopback address and port, or a unix socket, for a flag; nil for an empty address.
+func ListenReader(flag, addr string) (net.Listener, error) {
+	if addr == "" {
+		return nil, nil
+	}
 	if path := strings.TrimPrefix(addr, "unix:"); strings.HasPrefix(path, "/") {
 		l, err := Listen(path, true)
 		if err != nil {
@@ -69,26 +72,19 @@ func isLocalHost(host string) bool {
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
-// serveReaders opens what the options ask for.
-func (s *Server) serveReaders() error {
+// serveReaders serves what the options ask for.
+func (s *Server) serveReaders() {
 	for _, x := range []struct {
-		flag, addr string
-		handler    func() http.Handler
-	}{{"--metrics", s.opts.Metrics, s.metricsHandler}, {"--web", s.opts.Web, s.webHandler}} {
-		if x.addr == "" {
+		what    string
+		l       net.Listener
+		handler func() http.Handler
+	}{{"metrics", s.opts.Metrics, s.metricsHandler}, {"web", s.opts.Web, s.webHandler}} {
+		if x.l == nil {
 			continue
-		}
-		l, err := listenReader(x.flag, x.addr)
-		if err != nil {
-			return err
-		}
-		if x.flag == "--web" {
-			s.web = l.Addr()
 		}
 		server := s.readerServer(x.handler())
 		s.servers = append(s.servers, server)
-		go func() { _ = server.Serve(l) }() // ends with Close
-		s.log.Info("serving", "what", x.flag, "address", l.Addr())
+		go func() { _ = server.Serve(x.l) }() // ends with Close
+		s.log.Info("serving", "what", x.what, "address", x.l.Addr())
 	}
-	return nil
 }

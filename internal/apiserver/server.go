@@ -25,8 +25,8 @@ import (
 // Options say where to serve, and what a reload reads.
 type Options struct {
 	Listener *net.UnixListener // the control socket
-	Metrics  string            // loopback address and port, or the path of a unix socket; empty: not served
-	Web      string            // loopback address and port of the live page, or unix:PATH; empty: not served
+	Metrics  net.Listener      // see ListenReader; nil: not served
+	Web      net.Listener      // of the live page, likewise
 	Version  string
 	Source   config.Source // the configuration file
 	Log      *slog.Logger
@@ -42,7 +42,6 @@ type Server struct {
 	events  flowEvents
 	turns   *turns
 	servers []*http.Server
-	web     net.Addr  // of the live page; nil: not served
 	token   web.Token // of the live page
 	ended   chan error
 
@@ -50,12 +49,9 @@ type Server struct {
 }
 
 // Start serves d until Close.
-func Start(d *daemon.Daemon, o Options) (*Server, error) {
+func Start(d *daemon.Daemon, o Options) *Server {
 	s := &Server{d: d, dp: d.Dataplane(), opts: o, log: o.Log, capture: capture.NewHub(d.Dataplane()), turns: newTurns(), token: web.NewToken(), ended: make(chan error, 1)}
-	if err := s.serveReaders(); err != nil {
-		s.Close()
-		return nil, err
-	}
+	s.serveReaders()
 	control := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second, ConnContext: rememberPeer, ErrorLog: s.errorLog()}
 	s.servers = append(s.servers, control)
 	go func() {
@@ -63,7 +59,7 @@ func Start(d *daemon.Daemon, o Options) (*Server, error) {
 			s.ended <- err
 		}
 	}()
-	return s, nil
+	return s
 }
 
 // Ended receives the error with which the control API has ended by itself.

@@ -357,7 +357,7 @@ func (v *view) uplink() api.Uplink {
 		Promise: "the host's netfilter does not see container traffic; published ports have their own filter (--from)",
 	}
 	for _, r := range v.dp.Router.Routes() {
-		if r.Kind == router.Local && v.CheckStaticRoute(r.Prefix) == nil {
+		if r.Kind == router.Local && !r.Kept && v.CheckStaticRoute(r.Prefix) == nil {
 			x.Promise = "the host's netfilter sees container traffic only to destinations with a route `via host`; published ports have their own filter (--from)"
 		}
 	}

@@ -23,7 +23,7 @@ func (s *Server) webHandler() http.Handler {
 		switch {
 		case isAPI && (r.Method == http.MethodGet || r.Method == http.MethodPost && r.URL.Path == "/v1/trace"):
 			h.Set("Cache-Control", "no-store")
-			if s.web.Network() == "tcp" && !s.token.IsIn(r) {
+			if s.opts.Web.Addr().Network() == "tcp" && !s.token.IsIn(r) {
 				r = r.WithContext(context.WithValue(r.Context(), strangerKey{}, true))
 			}
 			calls.ServeHTTP(w, r)
@@ -42,14 +42,14 @@ func isStranger(r *http.Request) bool { return r.Context().Value(strangerKey{}) 
 
 // WebURL returns the address of the live page, with the token; empty without the page.
 func (s *Server) WebURL() string {
-	if s.web == nil {
+	if s.opts.Web == nil {
 		return ""
 	}
-	return s.token.URL(s.web)
+	return s.token.URL(s.opts.Web.Addr())
 }
 
 func (s *Server) webPage(*http.Request) (any, error) {
-	if s.web == nil {
+	if s.opts.Web == nil {
 		return nil, api.Errorf(http.StatusNotFound, "the switch serves no page; start it with --web 127.0.0.1:8088")
 	}
 	return api.WebPage{URL: s.WebURL()}, nil

@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -36,6 +37,38 @@ type PrefixKey struct {
 
 // PrefixKeyOf returns the key of a prefix.
 func PrefixKeyOf(p netip.Prefix) PrefixKey { return PrefixKey{uint32(p.Bits()), p.Addr().As4()} }
+
+// SetKeys makes want the keys of a map, and of is, which says what the map has. It returns what could not be done; the next call tries that
+// again.
+func SetKeys[K comparable](m *ebpf.Map, is map[K]bool, want []K, entry func(K) (key any, value uint32)) error {
+	var errs []error
+	wanted := map[K]bool{}
+	for _, k := range want {
+		wanted[k] = true
+		if is[k] {
+			continue
+		}
+		key, value := entry(k)
+		err := m.Put(key, value)
+		if errs = append(errs, err); err == nil {
+			is[k] = true
+		}
+	}
+	for k := range is {
+		if wanted[k] {
+			continue
+		}
+		key, _ := entry(k)
+		err := m.Delete(key)
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			err = nil
+		}
+		if errs = append(errs, err); err == nil {
+			delete(is, k)
+		}
+	}
+	return errors.Join(errs...)
+}
 
 // EmitEnd: label: return action;
 func (p *Program) EmitEnd(label string, action int32) {

@@ -69,7 +69,7 @@ func (a *app) runCommand() *cobra.Command {
 	fl.IntVar(&f.workers, "workers", 0, "number of workers (default: one for every two CPUs, but at most 4)")
 	fl.DurationVar(&f.busyPoll, "busy-poll", 0, "busy-poll this long before sleeping, e.g. 50us: lower latency for more CPU (io_uring only)")
 	fl.IntVar(&f.readyFD, "ready-fd", 0, "write READY=1 to this file descriptor when the switch is ready")
-	fl.StringVar(&f.metrics, "metrics", "", "serve Prometheus metrics on this loopback `ADDRESS:PORT`, or on a unix socket (a path)")
+	fl.StringVar(&f.metrics, "metrics", "", "serve Prometheus metrics on this loopback `ADDRESS:PORT`, or on unix:PATH")
 	fl.StringVar(&f.web, "web", "", "serve a web page with live counters and flows on this loopback `ADDRESS:PORT`, or on unix:PATH; `uvswitch web url` prints its address")
 	fl.StringVar(&f.docker, "docker", "", "register as Docker network driver `NAME`, for docker network create -d NAME; write --docker=NAME: the equals sign is needed")
 	fl.Lookup("docker").NoOptDefVal = dockerName
@@ -110,6 +110,19 @@ func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
 		}
 	}
 	defer in.control.Close()
+	metrics, err := apiserver.ListenReader("--metrics", f.metrics)
+	if err != nil {
+		return err
+	}
+	page, err := apiserver.ListenReader("--web", f.web)
+	if err != nil {
+		return err
+	}
+	for _, l := range []net.Listener{metrics, page} {
+		if l != nil {
+			defer l.Close()
+		}
+	}
 	taps, endChild, err := tapMaker()
 	if err != nil {
 		return err
@@ -123,12 +136,7 @@ func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
 	if err != nil {
 		return err
 	}
-	server, err := apiserver.Start(d, apiserver.Options{
-		Listener: in.control, Metrics: f.metrics, Web: f.web, Version: Version, Source: source, Log: log,
-	})
-	if err != nil {
-		return errors.Join(err, d.Close())
-	}
+	server := apiserver.Start(d, apiserver.Options{Listener: in.control, Metrics: metrics, Web: page, Version: Version, Source: source, Log: log})
 	err = a.serve(ctx, f, d, server, plugin, taps, conf)
 	server.Close() // first the control API, then the switch
 	return errors.Join(err, d.Close())
@@ -165,7 +173,7 @@ func (f *runFlags) seal(a *app, conf model.Config, log *slog.Logger) func() (str
 		return nil
 	}
 	paths := slices.Clone(rights.Paths)
-	open := func(access rights.Access, folders ...string) {
+	allow := func(access rights.Access, folders ...string) {
 		for _, p := range folders {
 			if p != "" {
 				paths = append(paths, rights.Path{Name: p, Access: access})
@@ -179,15 +187,15 @@ func (f *runFlags) seal(a *app, conf model.Config, log *slog.Logger) func() (str
 		return filepath.Dir(strings.TrimPrefix(path, "unix:"))
 	}
 	if f.config != "" { // a reload reads it again
-		open(rights.Read, filepath.Dir(f.config))
-		if real, err := filepath.EvalSymlinks(f.config); err == nil {
-			open(rights.Read, filepath.Dir(real))
+		allow(rights.Read, filepath.Dir(f.config))
+		if target, err := filepath.EvalSymlinks(f.config); err == nil {
+			allow(rights.Read, filepath.Dir(target))
 		}
 	}
-	open(rights.Keep, f.state)
-	open(rights.Sockets, append(f.vmFolders, folderOf(a.socket), folderOf(f.metrics), folderOf(f.web))...)
+	allow(rights.Keep, f.state)
+	allow(rights.Sockets, append(f.vmFolders, folderOf(a.socket), folderOf(f.metrics), folderOf(f.web))...)
 	for _, p := range conf.Ports {
-		open(rights.Sockets, folderOf(cmp.Or(p.QEMUStream, p.QEMUDgram, p.VDE)))
+		allow(rights.Sockets, folderOf(cmp.Or(p.QEMUStream, p.QEMUDgram, p.VDE)))
 	}
 	return func() (string, error) {
 		holds, err := sandbox.Enter(paths)
@@ -235,6 +243,11 @@ func (f *runFlags) check() error {
 		return usagef("--sandbox %q: must be on or off", f.sandbox)
 	case f.host != "on" && f.host != "off":
 		return usagef("--host %q: must be on or off", f.host)
+	}
+	for _, folder := range f.vmFolders {
+		if info, err := os.Stat(folder); err != nil || !info.IsDir() {
+			return usagef("--vm-folders %s: no such folder; create it before the switch starts", folder)
+		}
 	}
 	if _, err := netip.ParsePrefix(f.subnet); err != nil {
 		return usagef("--subnet %q is not a subnet; use a subnet such as 172.29.0.0/16", f.subnet)

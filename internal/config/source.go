@@ -43,6 +43,9 @@ func (s Source) Load(text []byte) (model.Config, error) {
 			return model.Config{}, errors.New("this switch was started without a configuration file; name one: `uvswitch reload FILE`, `uvswitch config diff FILE`")
 		}
 		b, err := os.ReadFile(s.Path)
+		if errors.Is(err, os.ErrPermission) {
+			return model.Config{}, fmt.Errorf("config: %w; the sandbox lets the switch read the folder that the file was in at the start: restart the switch, or name the file: `uvswitch reload FILE`", err)
+		}
 		if err != nil {
 			return model.Config{}, fmt.Errorf("config: %w", err)
 		}

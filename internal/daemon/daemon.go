@@ -15,13 +15,12 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/dataplane"
 	"github.com/uvswitch/uvswitch/internal/fdstore"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/hostclients"
+	"github.com/uvswitch/uvswitch/internal/hugepages"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/netns"
 	"github.com/uvswitch/uvswitch/internal/rights"
@@ -70,6 +69,7 @@ type Daemon struct {
 	hostUses     []usedports.Listener // ports of the host in use, as last read
 	lastID       frame.PortID         // assigned last: ids are reused late, so that captures do not mistake one port for another
 	nextRule     uint32
+	forwards     bool            // the host's stack forwards what comes by the host port, for static routes through it
 	standby      []model.Publish // published ports that wait for another port of their container to go
 	stored       storedState
 	retryDevices *time.Timer // of refreshDevices
@@ -149,7 +149,7 @@ func newDaemon(o Options) (*Daemon, error) {
 	}
 	natOptions := nat.Options{
 		Flows: o.Config.NAT.Flows, FlowsPerPort: o.Config.NAT.FlowsPerPort, Seed: binary.NativeEndian.Uint64(seed[:]), Timers: o.Config.NAT.Timers,
-		Strict: o.Config.NAT.Strict, Alloc: hugePages,
+		Strict: o.Config.NAT.Strict, Alloc: hugepages.Alloc,
 	}
 	if o.Config.Uplink.Device != model.UplinkNone {
 		if err := d.openUplink(); err != nil {
@@ -303,17 +303,6 @@ func (d *Daemon) Sandbox() string { return d.sandbox }
 
 // Backend returns the I/O backend's name, and why it is not io_uring where that was wanted.
 func (d *Daemon) Backend() (name, why string) { return d.backend.name, d.backend.why }
-
-// hugePages is memory for tables, in huge pages where the kernel gives them: a look-up among a million flows misses the cache,
-// and should not miss in the page tables, too. Pages are touched, and so count, as they are used.
-func hugePages(n int) []byte {
-	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		return make([]byte, n)
-	}
-	_ = unix.Madvise(b, unix.MADV_HUGEPAGE)
-	return b
-}
 
 // withStatus gives errors of packages that know nothing of HTTP a status and a code.
 func withStatus(err error) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -44,7 +45,7 @@ func (d *Daemon) openWire(p *model.Port, n *network, noRoute bool) (w wire, err 
 		}
 		w.conn, err = d.openTAP(p, c)
 	}
-	if p.IsVM() && errors.Is(err, os.ErrPermission) {
+	if p.IsVM() && errors.Is(err, os.ErrPermission) && strings.Contains(d.sandbox, "landlock (") {
 		err = api.Errorf(http.StatusConflict, "%v; the switch makes sockets of virtual machines below %s, and below the folders of `uvswitch run --vm-folders`", err, rights.SocketFolders())
 	}
 	return w, err

@@ -146,6 +146,7 @@ func (d *Daemon) updateRulesLocked() {
 	if d.closed {
 		return
 	}
+	d.followLocalLocked()
 	pools := d.poolsLocked()
 	r := nat.Rules{Pool: pools, Local: d.local, Ephemeral: usedports.Ephemeral()}
 	if d.external.IsValid() {

@@ -27,7 +27,7 @@ func (d *Daemon) addRouteLocked(a api.RouteAdd) error {
 	if err != nil {
 		return err
 	}
-	if !a.Replace && slices.ContainsFunc(d.dp.Router.Routes(), func(x router.Route) bool { return x.Prefix == r.Prefix }) {
+	if !a.Replace && slices.ContainsFunc(d.dp.Router.Routes(), func(x router.Route) bool { return x.Prefix == r.Prefix && !x.Kept }) {
 		return api.Errorf(http.StatusConflict, "a route to %s exists already; change it with `uvswitch route replace`, or remove it first: `uvswitch route del %s`", r.Prefix, r.Prefix)
 	}
 	rt := router.Route{Prefix: r.Prefix, Kind: r.Kind}
@@ -62,13 +62,14 @@ func (d *Daemon) setThroughLocked() {
 		}
 	}
 	forwards := len(through) > 0 || d.leavesByHost()
-	if through = append(through, d.local...); slices.Equal(h.Through, through) {
-		return
-	}
-	if !forwards {
+	if was := d.forwards; was && !forwards {
 		if err := link.StopForwarding(h.Ifname); err != nil {
 			d.log.Error("cannot switch forwarding off on the host port's device", "error", err)
 		}
+	}
+	d.forwards = forwards
+	if through = append(through, d.local...); slices.Equal(h.Through, through) {
+		return
 	}
 	d.mu.Lock()
 	h.Through = through
@@ -84,10 +85,14 @@ func (d *Daemon) deleteRouteLocked(dst string) error {
 	if err := d.State().CheckStaticRoute(p); err != nil {
 		return err
 	}
+	if slices.ContainsFunc(d.dp.Router.Routes(), func(r router.Route) bool { return r.Prefix == p && r.Kept }) {
+		return api.Errorf(http.StatusConflict, "the route to %s follows the host's table local: see `ip route show table local`", p)
+	}
 	if !d.dp.Router.DeleteRoute(p) {
 		return api.Errorf(http.StatusNotFound, "no route to %s exists; `uvswitch route show` lists the routes", p)
 	}
 	d.setThroughLocked()
+	d.followLocalLocked()
 	return nil
 }
 
@@ -96,7 +101,7 @@ func (d *Daemon) fullStateLocked() *model.State {
 	s := d.stateLocked()
 	s.FlowLimit, s.FlowQuotaLimit = d.dp.NAT.Limit(), d.dp.NAT.FlowsPerPort()
 	for _, r := range d.dp.Router.Routes() {
-		if s.CheckStaticRoute(r.Prefix) != nil {
+		if r.Kept || s.CheckStaticRoute(r.Prefix) != nil {
 			continue
 		}
 		x := model.Route{Prefix: r.Prefix, Kind: r.Kind}

@@ -156,24 +156,26 @@ func (d *Daemon) refreshUplinkLocked() {
 	} else {
 		i.PeerMAC, i.Up = d.up.MAC, s.Up
 	}
-	if old, ok := d.dp.Router.Interface(frame.NoNet); ok && old == i && d.external == s.Addr && slices.Equal(d.own, s.Own) && slices.Equal(d.local, s.Local) && slices.Equal(d.tunnels, s.Tunnels) {
+	if old, ok := d.dp.Router.Interface(frame.NoNet); ok && old == i && d.external == s.Addr && slices.Equal(d.own, s.Own) && slices.Equal(d.local, d.localLocked()) && slices.Equal(d.tunnels, s.Tunnels) {
 		return
 	}
 	d.dp.Router.SetInterface(i)
 	switch {
 	case d.leavesByHost():
-		d.routeToHostLocked(&s)
+		d.routeToHostLocked(s.Own)
 		d.routeThroughHostLocked()
 	case d.usesBPF():
 		d.guardHostLocked(s.Own)
-		d.routeToHostLocked(&s)
+		d.routeToHostLocked(s.Own)
 	default:
 		d.guardHostLocked(uplink.HostAddrs(d.opts.Name + "-up"))
 	}
 	d.mu.Lock()
-	d.external, d.own, d.local, d.tunnels = s.Addr, s.Own, s.Local, s.Tunnels
+	d.external, d.own, d.tunnels = s.Addr, s.Own, s.Tunnels
 	d.mu.Unlock()
-	d.setThroughLocked()
+	if len(s.Local) == uplink.MaxLocal {
+		d.log.Warn("the host's table local has more prefixes than the switch takes for addresses of the host", "taken", uplink.MaxLocal)
+	}
 	d.updateRulesLocked()
 	d.log.Info("uplink changed", "device", s.Device, "address", s.Addr, "addresses", s.Own, "local", s.Local, "up", s.Up, "why", s.Why)
 }
@@ -220,45 +222,61 @@ func (d *Daemon) guardHostLocked(own []netip.Addr) (changed bool) {
 	return true
 }
 
-// routeToHostLocked sends packets for what the host's kernel takes for itself to the host port.
-func (d *Daemon) routeToHostLocked(s *uplink.State) {
-	local := hostPrefixes(s.Own, s.Local)
-	for _, p := range hostPrefixes(d.own, d.local) {
-		if !slices.Contains(local, p) {
-			d.dp.Router.DeleteRoute(p)
+// routeToHostLocked sends packets for the host's own addresses to the host port.
+func (d *Daemon) routeToHostLocked(own []netip.Addr) {
+	for _, a := range d.own {
+		if !slices.Contains(own, a) {
+			d.dp.Router.DeleteRoute(netip.PrefixFrom(a, 32))
 		}
 	}
-	rt := router.Route{Kind: router.Unreachable}
+	for _, a := range own {
+		if p := netip.PrefixFrom(a, 32); !d.State().Overlaps(p) { // else a clash; see doctor
+			d.addRouteToHostLocked(p, false)
+		}
+	}
+}
+
+func (d *Daemon) addRouteToHostLocked(p netip.Prefix, kept bool) {
+	rt := router.Route{Prefix: p, Kind: router.Unreachable, Kept: kept}
 	if h := d.ports[model.HostPortName]; h != nil {
 		rt.Kind, rt.Egress, rt.NextHop = router.Local, h.net.ID, frame.AddrFrom(h.Addr.Addr())
 	}
+	if err := d.dp.Router.AddRoute(rt); err != nil {
+		d.log.Error("cannot set the route to the host", "destination", p, "error", err)
+	}
+}
+
+// localLocked are the prefixes that the host's kernel takes for itself besides its addresses. Those that overlap a network are left out: the
+// switch delivers there.
+func (d *Daemon) localLocked() []netip.Prefix {
+	if !d.usesBPF() {
+		return nil
+	}
+	s, _ := d.up.State()
+	return slices.DeleteFunc(slices.Clone(s.Local), d.State().Overlaps)
+}
+
+// followLocalLocked sends packets for those prefixes to the host port. A static route to exactly such a prefix stays.
+func (d *Daemon) followLocalLocked() {
+	local := d.localLocked()
+	known := map[netip.Prefix]bool{} // with a route
+	for _, r := range d.dp.Router.Routes() {
+		if known[r.Prefix] = true; r.Kept && !slices.Contains(local, r.Prefix) {
+			d.dp.Router.DeleteRoute(r.Prefix)
+		}
+	}
 	for _, p := range local {
-		if rt.Prefix = p; d.networkOfLocked(p.Addr()) != nil {
-			continue // a clash; see doctor
-		}
-		if err := d.dp.Router.AddRoute(rt); err != nil {
-			d.log.Error("cannot set the route to an address of the host", "destination", p, "error", err)
+		if !known[p] {
+			d.addRouteToHostLocked(p, true)
 		}
 	}
-}
-
-// hostPrefixes are the host's addresses and the other prefixes that its kernel takes for itself.
-func hostPrefixes(own []netip.Addr, local []netip.Prefix) []netip.Prefix {
-	all := slices.Clone(local)
-	for _, a := range own {
-		all = append(all, netip.PrefixFrom(a, 32))
+	if slices.Equal(local, d.local) {
+		return
 	}
-	return all
-}
-
-// networkOfLocked returns the network whose subnet has an address, or nil.
-func (d *Daemon) networkOfLocked(a netip.Addr) *network {
-	for _, n := range d.networks {
-		if n.Prefix.Contains(a) {
-			return n
-		}
-	}
-	return nil
+	d.mu.Lock()
+	d.local = local
+	d.mu.Unlock()
+	d.setThroughLocked()
 }
 
 // routeFromHostLocked lets the host reach a network other than the one that it is in, by its gateway. The route is on the host

@@ -65,7 +65,7 @@ func TestSandbox(t *testing.T) {
 	if err := os.WriteFile(file, []byte("networks: [{name: default, subnet: 172.29.0.0/16}]\nports: [{name: third, netns: "+b.NS("third")+"}]\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := b.TryCLI("reload", file); err == nil || !strings.Contains(err.Error(), "only a restart of the switch starts it again") {
+	if out, err := b.TryCLI("reload", file); err == nil || !strings.Contains(err.Error(), "restart the switch") {
 		t.Errorf("a port of a namespace in a file: %s %v", out, err)
 	}
 	// Sockets of virtual machines.

@@ -78,8 +78,8 @@ func TestWebPage(t *testing.T) {
 	_, token, _ := strings.Cut(page, "token=")
 	for _, path := range []string{"/v1/flows", "/v1/flows/stats", "/v1/monitor?last=1&follow=0", "/v1/web"} {
 		for args, want := range map[string]string{
-			"": "401", "-H 'Authorization: Bearer x'": "401", "-H 'Cookie: uvswitch_8099='": "401", "-H 'Authorization: Bearer'": "401",
-			"-H 'Authorization: Bearer " + token + "'": "200", "-H 'Cookie: uvswitch_8099=" + token + "'": "200",
+			"": "401", "-H 'Authorization: Bearer x'": "401", "-H 'Authorization: Bearer'": "401", "-H 'Authorization: " + token + "'": "401",
+			"-H 'Authorization: Bearer " + token + "'": "200",
 		} {
 			if path == "/v1/flows/stats" {
 				want = "200"

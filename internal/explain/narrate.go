@@ -225,7 +225,7 @@ func (s *Switch) narratePostRouting(before, f *frame.Frame) (string, string) {
 		return "refuse", f.Reason.Info().Meaning
 	}
 	if f.NAT == frame.NATNone && f.Egress != frame.NoNet {
-		if rt, ok := s.Dataplane.Router.Lookup(f.RouteDst); ok && rt.Kind == router.Local && !slices.Contains(s.Own, f.RouteDst.Netip()) {
+		if rt, ok := s.Dataplane.Router.Lookup(f.RouteDst); ok && rt.Kind == router.Local && !rt.Kept && !slices.Contains(s.Own, f.RouteDst.Netip()) {
 			return "none", "through the host's own stack: nothing is translated here, and the host must forward the packet"
 		}
 		return "none", "between networks of the switch: nothing is translated"

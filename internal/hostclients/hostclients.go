@@ -117,27 +117,14 @@ func (p *Programs) Close() {
 
 // Set makes these the published ports, and own what the host takes for itself besides loopback's network: its addresses, and prefixes.
 func (p *Programs) Set(rules []Rule, own []netip.Prefix) error {
-	want, prefixes := map[ruleKey]ruleValue{}, map[netip.Prefix]bool{}
+	want := map[ruleKey]ruleValue{}
 	for _, r := range rules {
 		r.prefixes(func(k ruleKey, v ruleValue) { want[k] = v })
 	}
-	for _, x := range own {
-		prefixes[x] = true
-	}
-	var errs []error
+	errs := []error{bpf.SetKeys(p.maps.own, p.own, own, func(x netip.Prefix) (any, uint32) { return bpf.PrefixKeyOf(x), 1 })}
 	did := func(err error) bool { // the next Set tries again what has failed now
 		errs = append(errs, err)
 		return err == nil
-	}
-	for x := range prefixes {
-		if !p.own[x] && did(p.maps.own.Put(bpf.PrefixKeyOf(x), uint32(1))) {
-			p.own[x] = true
-		}
-	}
-	for x := range p.own {
-		if !prefixes[x] && did(gone(p.maps.own.Delete(bpf.PrefixKeyOf(x)))) {
-			delete(p.own, x)
-		}
 	}
 	for k := range p.rules {
 		if _, ok := want[k]; !ok && did(gone(p.maps.rules.Delete(k))) {

@@ -131,7 +131,7 @@ type State struct {
 	Name           string         // prefix of the switch's own devices
 	External       netip.Addr     // the host's address that is shown; packets leave by it while their way is not known
 	Own            []netip.Addr   // all addresses of the host
-	Local          []netip.Prefix // what else the host's kernel takes for itself
+	Local          []netip.Prefix // what else the host's kernel takes for itself, but for what overlaps a network
 	Freed          []netip.Addr   // addresses that removed ports had, oldest first
 	UplinkDevice   string         // the device of the uplink, or of the host's default route: it cannot be plugged
 	UplinkKind     string         // how the uplink is attached
@@ -175,6 +175,11 @@ func (s *State) NetworkByID(id frame.NetID) *Network {
 // NetworkOf returns the network whose subnet contains a, or nil.
 func (s *State) NetworkOf(a netip.Addr) *Network {
 	return find(s.Networks, func(n *Network) bool { return n.Prefix.Contains(a) })
+}
+
+// Overlaps reports whether a network has addresses of p.
+func (s *State) Overlaps(p netip.Prefix) bool {
+	return slices.ContainsFunc(s.Networks, func(n Network) bool { return n.Prefix.Overlaps(p) })
 }
 
 // NetworkName returns the name of the network with that id; it is empty for the uplink.

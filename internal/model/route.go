@@ -91,7 +91,7 @@ func (s *State) CheckStaticRoute(p netip.Prefix) error {
 			return conflict("%s is the address of port %q, whose route the switch itself keeps", p.Addr(), x.Name)
 		}
 	}
-	if p == Everywhere || p.IsSingleIP() && slices.Contains(s.Own, p.Addr()) || slices.Contains(s.Local, p) {
+	if p == Everywhere || p.IsSingleIP() && slices.Contains(s.Own, p.Addr()) {
 		return conflict("the route to %s belongs to the uplink and cannot be changed", p)
 	}
 	return nil

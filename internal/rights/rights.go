@@ -60,7 +60,7 @@ const (
 	Read     Access = iota // files and folders are read
 	Device                 // a device is read, written and asked by ioctl
 	Settings               // files that exist are written
-	Sockets                // sockets and folders are created and removed
+	Sockets                // sockets and folders are created; files and folders are removed
 	Keep                   // files are created, written, renamed and removed
 )
 

@@ -1,7 +1,8 @@
 // Package sandbox takes from this process what a running switch never needs: system calls, files, and capabilities. Whoever takes over
-// the process by a fault then starts no program, enters no namespace and reads no file of others.
+// the process by a fault then starts no program by itself, enters no namespace and opens no file of others.
 //
-// The tables of package rights say what is kept and what is denied. A child process that was started before keeps everything.
+// The tables of package rights say what is kept and what is denied. A child process that was started before keeps everything. Sockets of other
+// programs can still be connected to, signals be sent, and modes of files be changed, as far as the process's user may.
 //
 // Sources: seccomp(2), landlock(7), capabilities(7).
 package sandbox
@@ -27,28 +28,41 @@ import (
 // Enter closes the sandbox around every thread of this process, for good. paths are the files and folders that stay open; one that does not
 // exist is left out. The text says in words what holds, and what the kernel lacks. An error means that the process is in no known state.
 func Enter(paths []rights.Path) (text string, err error) {
-	if err := dropCapabilities(); err != nil {
+	var parts []string
+	for _, wall := range []struct {
+		name  string
+		close func() (holds string, err error)
+	}{
+		{"capabilities", dropCapabilities},
+		{"landlock", func() (string, error) { return restrictPaths(paths) }},
+		{"seccomp", filterCalls},
+	} {
+		holds, err := wall.close()
+		switch {
+		case errors.Is(err, unix.EPERM): // whoever started this process has a sandbox of their own
+			holds = "no " + wall.name + " (another filter forbids it)"
+		case errors.Is(err, errMissing):
+			holds = "no " + wall.name + " (the kernel has none, or was started without it)"
+		case err != nil:
+			return "", fmt.Errorf("sandbox: %s: %w", wall.name, err)
+		}
+		parts = append(parts, holds)
+	}
+	return strings.Join(parts, ", "), nil
+}
+
+// errMissing is for a kernel that cannot do what is asked.
+var errMissing = errors.New("the kernel lacks it")
+
+func restrictPaths(paths []rights.Path) (string, error) {
+	abi, err := ll.LandlockGetABIVersion()
+	if errors.Is(err, unix.EPERM) {
 		return "", err
 	}
-	var holds, lacks []string
-	switch abi, err := ll.LandlockGetABIVersion(); {
-	case err != nil || abi < 1:
-		lacks = append(lacks, "no landlock: the kernel has none, or was started without it")
-	default:
-		if err := landlock.V5.BestEffort().RestrictPaths(rules(paths)...); err != nil {
-			return "", fmt.Errorf("sandbox: landlock: %w", err)
-		}
-		holds = append(holds, fmt.Sprintf("landlock (version %d)", abi))
+	if err != nil || abi < 1 {
+		return "", errMissing
 	}
-	switch err := filterCalls(); {
-	case errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL):
-		lacks = append(lacks, "no seccomp: the kernel was built without it")
-	case err != nil:
-		return "", fmt.Errorf("sandbox: seccomp: %w", err)
-	default:
-		holds = append(holds, "seccomp")
-	}
-	return strings.Join(append(holds, lacks...), ", "), nil
+	return fmt.Sprintf("landlock (version %d)", abi), landlock.V5.BestEffort().RestrictPaths(rules(paths)...)
 }
 
 const (
@@ -85,10 +99,13 @@ const (
 )
 
 // filterCalls denies the calls of rights.DeniedCalls and sockets of families that rights.Families lacks, with EPERM, on every thread.
-func filterCalls() error {
+func filterCalls() (string, error) {
+	if _, err := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0); errors.Is(err, unix.EINVAL) {
+		return "", errMissing
+	}
 	native, err := arch.GetInfo("")
 	if err != nil {
-		return err
+		return "", err
 	}
 	deny := seccomp.SyscallGroup{Action: denied}
 	for _, name := range rights.DeniedCalls {
@@ -107,7 +124,7 @@ func filterCalls() error {
 	}}
 	program, err := policy.Assemble()
 	if err != nil {
-		return err
+		return "", err
 	}
 	const archOffset = 4                // in struct seccomp_data
 	program = append([]bpf.Instruction{ // calls by another ABI of the same kernel have other numbers
@@ -117,27 +134,30 @@ func filterCalls() error {
 	}, program...)
 	raw, err := bpf.Assemble(program)
 	if err != nil {
-		return err
+		return "", err
 	}
 	filter := make([]unix.SockFilter, len(raw))
 	for i, x := range raw {
 		filter[i] = unix.SockFilter{Code: x.Op, Jt: x.Jt, Jf: x.Jf, K: x.K}
 	}
 	if _, _, errno := psx.Syscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
-		return errno
+		return "", errno
 	}
 	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&prog)))
+	thread, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&prog)))
 	if errno != 0 {
-		return errno
+		return "", errno
 	}
-	return nil
+	if thread != 0 {
+		return "", fmt.Errorf("thread %d has a filter of its own", thread)
+	}
+	return "seccomp", nil
 }
 
 const newNamespaces = unix.CLONE_NEWCGROUP | unix.CLONE_NEWIPC | unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUSER | unix.CLONE_NEWUTS
 
 // dropCapabilities keeps those that a running switch uses.
-func dropCapabilities() error {
+func dropCapabilities() (string, error) {
 	keep := [2]uint32{}
 	bits := slices.Clone(rights.KeptByRoot)
 	for _, c := range rights.Capabilities {
@@ -151,7 +171,7 @@ func dropCapabilities() error {
 	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var have [2]unix.CapUserData
 	if err := unix.Capget(&head, &have[0]); err != nil {
-		return fmt.Errorf("sandbox: cannot read the capabilities of this process: %w", err)
+		return "", err
 	}
 	drop := uint32(0)
 	for i := range have {
@@ -161,10 +181,10 @@ func dropCapabilities() error {
 		have[i].Inheritable &= keep[i]
 	}
 	if drop == 0 { // a unit's filter may deny the call
-		return nil
+		return "capabilities", nil
 	}
 	if _, _, errno := psx.Syscall3(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&head)), uintptr(unsafe.Pointer(&have[0])), 0); errno != 0 {
-		return fmt.Errorf("sandbox: cannot drop capabilities: %w", errno)
+		return "", errno
 	}
-	return nil
+	return "capabilities", nil
 }

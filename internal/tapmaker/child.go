@@ -86,7 +86,7 @@ func (c *Child) startLocked() error {
 	cmd.Env = []string{}
 	if err := cmd.Start(); errors.Is(err, os.ErrPermission) { // the sandbox has been closed since the first child was started
 		unix.Close(pair[0])
-		return fmt.Errorf("%w: the helper process that enters them has ended, and only a restart of the switch starts it again", netns.ErrNotPermitted)
+		return fmt.Errorf("%w: the helper process that enters them has ended, and cannot be started again (%v); restart the switch", netns.ErrNotPermitted, err)
 	} else if err != nil {
 		unix.Close(pair[0])
 		return fmt.Errorf("cannot start the helper process that enters namespaces: %w", err)

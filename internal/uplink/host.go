@@ -128,27 +128,39 @@ func HostAddrs(tap string) []netip.Addr {
 	return own
 }
 
-// LocalPrefixes are the destinations that the host's kernel takes for itself besides its addresses, broadcast addresses included, but for
-// loopback's.
+// LocalPrefixes are the destinations that the host's kernel may take for itself, by any of its tables: its addresses, broadcast addresses,
+// and prefixes, but for loopback's and for the route to everything of a transparent proxy.
 func LocalPrefixes() []netip.Prefix {
 	routes, _ := dump(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	})
-	return append(localPrefixes(routes, nil), prefixesOf(routes, unix.RTN_BROADCAST)...)
-}
-
-// localPrefixes are what the host's kernel takes for itself, but for loopback's network and the addresses.
-func localPrefixes(routes []netlink.Route, addrs []netlink.Addr) []netip.Prefix {
-	return slices.DeleteFunc(prefixesOf(routes, unix.RTN_LOCAL), func(p netip.Prefix) bool {
-		return p.IsSingleIP() && slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.Equal(p.Addr().AsSlice()) })
+	return prefixesOf(routes, func(r *netlink.Route) bool {
+		bits, _ := r.Dst.Mask.Size()
+		return bits > 0 && (r.Type == unix.RTN_LOCAL || r.Type == unix.RTN_BROADCAST)
 	})
 }
 
-// prefixesOf are the destinations, sorted, of the routes of a type in the tables that every packet is looked up in. A transparent proxy
-// has a route of type local to everything, in a table of its own.
-func prefixesOf(routes []netlink.Route, typ int) (to []netip.Prefix) {
-	for _, r := range routes {
-		if r.Type == typ && (r.Table == unix.RT_TABLE_LOCAL || r.Table == unix.RT_TABLE_MAIN) && r.Dst != nil && !r.Dst.IP.IsLoopback() {
+// localPrefixes are what the host's kernel takes for itself by its table local, whose routes come before all others: prefixes, but for
+// loopback's and the addresses.
+func localPrefixes(routes []netlink.Route, addrs []netlink.Addr) []netip.Prefix {
+	own := map[string]bool{}
+	for _, a := range addrs {
+		own[a.IP.String()] = true
+	}
+	all := prefixesOf(routes, func(r *netlink.Route) bool {
+		bits, _ := r.Dst.Mask.Size()
+		return r.Table == unix.RT_TABLE_LOCAL && r.Type == unix.RTN_LOCAL && (bits < 32 || !own[r.Dst.IP.String()])
+	})
+	return all[:min(len(all), MaxLocal)]
+}
+
+// MaxLocal is how many prefixes of the table local count.
+const MaxLocal = 256
+
+// prefixesOf are the destinations, sorted, of some routes.
+func prefixesOf(routes []netlink.Route, which func(*netlink.Route) bool) (to []netip.Prefix) {
+	for i := range routes {
+		if r := &routes[i]; r.Dst != nil && !r.Dst.IP.IsLoopback() && which(r) {
 			to = append(to, prefixOf(r.Dst))
 		}
 	}

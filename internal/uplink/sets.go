@@ -8,10 +8,7 @@ import (
 	"sync/atomic"
 	"unsafe"
 
-	"github.com/cilium/ebpf"
-
 	"github.com/uvswitch/uvswitch/internal/bpf"
-
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/nat"
 )
@@ -40,7 +37,7 @@ func newShared(fenced int, fib fibFlags) (*shared, error) {
 func (s *shared) setOwn(addrs []netip.Addr, local []netip.Prefix) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.locals = setKeys(s.local, s.locals, local, func(p netip.Prefix) (any, uint32) { return bpf.PrefixKeyOf(p), 0 })
+	_ = bpf.SetKeys(s.local, s.locals, local, func(p netip.Prefix) (any, uint32) { return bpf.PrefixKeyOf(p), 0 })
 	all := make([]frame.Addr, len(addrs))
 	for i, a := range addrs {
 		all[i] = frame.AddrFrom(a)
@@ -50,7 +47,7 @@ func (s *shared) setOwn(addrs []netip.Addr, local []netip.Prefix) {
 			all = append(all, a)
 		}
 	}
-	s.owned = setKeys(s.own, s.owned, all, func(a frame.Addr) (any, uint32) { return inNetworkOrder(a), uint32(s.index[a]) })
+	_ = bpf.SetKeys(s.own, s.owned, all, func(a frame.Addr) (any, uint32) { return inNetworkOrder(a), uint32(s.index[a]) })
 }
 
 func (s *shared) isLocalLocked(a frame.Addr) bool {
@@ -60,24 +57,6 @@ func (s *shared) isLocalLocked(a frame.Addr) bool {
 		}
 	}
 	return false
-}
-
-// setKeys makes want the keys of a map that has those of was, and returns which it has then. A full map is tried again by the next call.
-func setKeys[K comparable](m *ebpf.Map, was map[K]bool, want []K, entry func(K) (key any, value uint32)) map[K]bool {
-	now := map[K]bool{}
-	for _, k := range want {
-		key, value := entry(k)
-		if was[k] || m.Put(key, value) == nil {
-			now[k] = true
-		}
-	}
-	for k := range was {
-		if !now[k] {
-			key, _ := entry(k)
-			_ = m.Delete(key)
-		}
-	}
-	return now
 }
 
 // setFence makes the named devices those that packets may leave by.

@@ -10,8 +10,8 @@ import (
 )
 
 // Every account of the host can connect to the page's TCP port. A Token, which is new at each start, tells whom the page shows what
-// containers send and to whom: flows, packets, traces. A request has it as a bearer token or as a cookie, which the page takes from its
-// address.
+// containers send and to whom: flows, packets, traces. The page takes it from its address and sends it as a bearer token: a cookie would
+// go to every port of the host.
 type Token string
 
 // NewToken makes a token of 128 random bits.
@@ -24,13 +24,7 @@ func NewToken() Token {
 // IsIn reports whether a request has the token.
 func (t Token) IsIn(r *http.Request) bool {
 	given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok {
-		_, port, _ := net.SplitHostPort(r.Host)
-		if c, err := r.Cookie("uvswitch_" + port); err == nil { // cookies are shared by all ports of a host
-			given = c.Value
-		}
-	}
-	return subtle.ConstantTimeCompare([]byte(given), []byte(t)) == 1
+	return ok && subtle.ConstantTimeCompare([]byte(given), []byte(t)) == 1
 }
 
 // URL returns the address of the page at a listener's address, with the token.

@@ -1,15 +1,16 @@
 // The live page. It polls the switch once a second and draws the answers. The page of a port also streams the port's frames.
 
-// The address has the token when the page is opened: it moves to a cookie.
+// The address has the token when the page is opened. It moves to the storage of this tab.
 function takeToken() {
   const token = /^#token=([\w-]+)/.exec(location.hash);
   if (!token) return;
-  document.cookie = `uvswitch_${location.port}=${token[1]}; path=/; SameSite=Strict`;
+  sessionStorage.setItem("token", token[1]);
   history.replaceState(null, "", location.pathname);
 }
 takeToken();
 
-const api = (path, opt) => fetch("/v1" + path, opt).then(async r => {
+const ask = (path, opt = {}) => fetch("/v1" + path, { ...opt, headers: { ...opt.headers, Authorization: "Bearer " + (sessionStorage.getItem("token") || "") } });
+const api = (path, opt) => ask(path, opt).then(async r => {
   const v = await r.json();
   if (!r.ok) throw new Error(v.error || r.statusText);
   return v;
@@ -198,9 +199,10 @@ const pages = {
       if (this.busy) return;
       this.busy = true;
       try {
-        const flows = await api("/flows?limit=300");
+        const flows = await api("/flows?limit=300").catch(e => e);
         if (!(location.hash === "#flows")) return;
-        main.replaceChildren(card("Flows", `${count(state.stats.tables.flows.used)} in the table; this page shows at most 300`, flowTable(flows)));
+        if (flows instanceof Error) main.replaceChildren(card("Flows", "", el("p", { class: "muted" }, flows.message)));
+        else main.replaceChildren(card("Flows", `${count(state.stats.tables.flows.used)} in the table; this page shows at most 300`, flowTable(flows)));
       } finally { this.busy = false; }
     },
   },
@@ -215,7 +217,7 @@ const pages = {
     async follow(name) {
       const stop = this.stream = new AbortController();
       try {
-        const r = await fetch("/v1/monitor?port=" + encodeURIComponent(name), { signal: stop.signal });
+        const r = await ask("/monitor?port=" + encodeURIComponent(name), { signal: stop.signal });
         if (!r.ok) throw new Error((await r.json()).error);
         const reader = r.body.pipeThrough(new TextDecoderStream()).getReader();
         let rest = "";
@@ -244,7 +246,7 @@ const pages = {
       if (!p) return main.replaceChildren(card("Port not found", "", el("p", {}, `Port ${this.name} does not exist, or it was removed. `, el("a", { href: "#" }, "All ports"))));
       const name = this.name;
       if (!this.stream) this.follow(name);
-      [this.fdb, this.flows] = await Promise.all([api("/fdb"), api("/flows?limit=50&port=" + encodeURIComponent(name)).catch(() => [])]);
+      [this.fdb, this.flows] = await Promise.all([api("/fdb"), api("/flows?limit=50&port=" + encodeURIComponent(name)).catch(e => e)]);
       if (pages.current !== this || this.name !== name) return;
       const r = rateOf(p.name), facts = { state: p.state, kind: p.kind, network: p.network || "–", device: p.ifname, namespace: p.netns || "that of the switch", address: p.addresses.join(", ") || "–", MAC: p.mac || "–", MTU: p.mtu, offloads: p.offload ? "on" : "off",
         settings: Object.entries(p.flags).filter(([, on]) => on).map(([k]) => k).join(", ") || "–" };
@@ -256,7 +258,8 @@ const pages = {
           card("Rate", "the last 90 seconds", spark(state.history[p.name] || []), legend()),
           card("Live capture", "frames from and to this port, each with its verdict", el("div", { class: "bar" },
             el("button", { onclick: () => { this.paused = !this.paused; this.draw(main); } }, this.paused ? "Resume" : "Pause"), el("span", { class: "muted mono" }, `uvswitch dump -i ${p.name} -w - | wireshark -k -i -`)), this.box),
-          card("Flows", this.flows.length === 50 ? "the first 50" : count(this.flows.length), this.flows.length ? flowTable(this.flows) : el("p", { class: "muted" }, "No flows."))),
+          this.flows instanceof Error ? card("Flows", "", el("p", { class: "muted" }, this.flows.message))
+            : card("Flows", this.flows.length === 50 ? "the first 50" : count(this.flows.length), this.flows.length ? flowTable(this.flows) : el("p", { class: "muted" }, "No flows."))),
         el("div", { class: "stack" },
           card("Counters", "", table([[""], ["from the port", "n"], ["to the port", "n"]], [["packets", count(p.rx_packets), count(p.tx_packets)], ["bytes", count(p.rx_bytes), count(p.tx_bytes)],
             ["rate", bits(r.rx_bytes), bits(r.tx_bytes)], ["", pps(r.rx_packets), pps(r.tx_packets)], ["dropped", count(p.rx_dropped), count(p.tx_dropped)]])),

@@ -1,0 +1,44 @@
+package nat
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/frame/frametest"
+)
+
+// TestHosts checks what counts as the host's: addresses and prefixes that touch, overlap and contain each other, and for a while what has left.
+func TestHosts(t *testing.T) {
+	n := New(Options{})
+	own := []frame.Addr{frametest.Addr("198.51.100.1"), frametest.Addr("10.60.0.77")}
+	rules := Rules{Own: own, Local: []netip.Prefix{
+		netip.MustParsePrefix("10.60.1.0/24"), netip.MustParsePrefix("10.60.0.0/24"), netip.MustParsePrefix("10.60.0.0/30"), netip.MustParsePrefix("255.255.255.255/32"),
+	}}
+	n.Update(rules)
+	check := func(want bool, addrs ...string) {
+		t.Helper()
+		for _, a := range addrs {
+			if n.Owns(frametest.Addr(a)) != want {
+				t.Errorf("Owns(%s) is %t", a, !want)
+			}
+		}
+	}
+	check(true, "198.51.100.1", "10.60.0.0", "10.60.0.77", "10.60.0.255", "10.60.1.0", "10.60.1.255", "255.255.255.255")
+	check(false, "0.0.0.0", "198.51.100.0", "198.51.100.2", "10.59.255.255", "10.60.2.0", "255.255.255.254")
+	if why := n.UseAddr(frametest.Addr("10.60.1.9")); why != frame.None {
+		t.Errorf("flows may not leave by an address of a prefix: %s", why)
+	}
+	rules.Local = nil
+	n.Update(rules)
+	check(true, "10.60.1.9", "10.60.0.77")
+	if why := n.UseAddr(frametest.Addr("10.60.1.10")); why == frame.None {
+		t.Error("flows may leave by an address that has left the host")
+	}
+	n.now.Store(uint32(graceTime) + 2)
+	n.Update(rules)
+	check(false, "10.60.1.9")
+	rules.Local = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
+	n.Update(rules)
+	check(true, "0.0.0.0", "8.8.8.8", "255.255.255.255")
+}
