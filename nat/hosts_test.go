@@ -42,3 +42,33 @@ func TestHosts(t *testing.T) {
 	n.Update(rules)
 	check(true, "0.0.0.0", "8.8.8.8", "255.255.255.255")
 }
+
+// TestAddressesComeAndGo checks that the place of an address is given to another one when nothing is published there and no flow uses it.
+func TestAddressesComeAndGo(t *testing.T) {
+	n := New(Options{})
+	rules := Rules{Own: []frame.Addr{frametest.Addr("198.51.100.1")}, Local: []netip.Prefix{netip.MustParsePrefix("10.60.0.0/16")}}
+	base := frametest.Addr("10.60.0.0")
+	for i := range frame.Addr(3 * MaxAddrs) {
+		rules.Publish = []*Publish{{ID: uint32(i + 1), Proto: frame.TCP, HostAddr: base + i, Lo: 80, Hi: 80, Target: 1, Port: 80, RuleCount: &RuleCount{}}}
+		n.Update(rules)
+		if why := n.UseAddr(base + i); why != frame.None {
+			t.Fatalf("address %d: %s", i, why)
+		}
+	}
+	rules.Publish = nil
+	for i := range frame.Addr(MaxAddrs) {
+		rules.Publish = append(rules.Publish, &Publish{ID: uint32(i + 1000), Proto: frame.TCP, HostAddr: base + 1000 + i, Lo: 80, Hi: 80, Target: 1, Port: 80, RuleCount: &RuleCount{}})
+	}
+	n.Update(rules)
+	for i := range frame.Addr(MaxAddrs - 1) {
+		if why := n.UseAddr(base + 1000 + i); why != frame.None {
+			t.Fatalf("published address %d: %s", i, why)
+		}
+	}
+	if why := n.UseAddr(base + 1000 + MaxAddrs - 1); why != frame.TooManySources {
+		t.Errorf("one more: %v", why)
+	}
+	if n.addrs.find(frametest.Addr("198.51.100.1")) == nil {
+		t.Error("the default source has lost its place")
+	}
+}

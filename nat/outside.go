@@ -73,8 +73,8 @@ func (n *NAT) useAddrLocked(c *config, a frame.Addr) frame.Reason {
 		return frame.None
 	}
 	list := slices.Clone(*n.addrs.list.Load())
-	if len(list) == MaxAddrs { // the place of an address that has left, and whose last port has rested
-		gone := slices.IndexFunc(list, func(x *hostAddr) bool { return !c.owns(x.addr) && x.unused() })
+	if len(list) == MaxAddrs { // the place of an address that no flow needs, and whose last port has rested
+		gone := slices.IndexFunc(list, func(x *hostAddr) bool { return x.addr != c.source && !c.publishesAt(x.addr) && x.unused() })
 		if gone < 0 {
 			return frame.TooManySources
 		}

@@ -122,6 +122,16 @@ func (c *config) has(a frame.Addr) bool {
 	return lo < len(c.hosts) && c.hosts[lo].lo <= a
 }
 
+// publishesAt reports whether a port is published at this very address.
+func (c *config) publishesAt(a frame.Addr) bool {
+	for _, rules := range c.publish {
+		if slices.ContainsFunc(rules, func(p *Publish) bool { return p.HostAddr == a }) {
+			return true
+		}
+	}
+	return false
+}
+
 // class returns the ports of the pool that are of the same kind as port.
 func (c *config) class(i int, port uint16) *PortSet {
 	if port >= c.ephemeral[0] && port <= c.ephemeral[1] {

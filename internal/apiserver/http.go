@@ -41,9 +41,15 @@ func Listen(path string, shared bool) (*net.UnixListener, error) {
 	} else if errors.Is(err, unix.ECONNREFUSED) {
 		_ = os.Remove(path) // of a switch that died; a failure shows below
 	}
-	before := unix.Umask(0o177) // nobody else connects before its mode is what it should be
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	unix.Umask(before)
+	with := rights.ForOwner
+	if shared {
+		with = rights.ForGroup
+	}
+	var l *net.UnixListener
+	err := with(func() (err error) {
+		l, err = net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		return err
+	})
 	if errors.Is(err, unix.EACCES) {
 		return nil, fmt.Errorf("cannot create the control socket, which needs root: %w; run it with sudo, or use --socket PATH", err)
 	}
@@ -52,10 +58,6 @@ func Listen(path string, shared bool) (*net.UnixListener, error) {
 	}
 	if !shared {
 		return l, nil
-	}
-	if err := rights.OpenToGroup(path); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("cannot create the unix socket: %w", err)
 	}
 	if g, err := user.LookupGroup("uvswitch"); err == nil {
 		if gid, err := strconv.Atoi(g.Gid); err == nil {

@@ -229,7 +229,7 @@ func (v *view) containerAddr(p *model.Publish) (a netip.Addr) {
 func (v *view) publish(p *model.Publish) api.Publish {
 	x := api.Publish{
 		ID: int(p.ID), HostAddress: p.HostAddr.String(), HostPort: int(p.Lo), HostPortEnd: int(p.Hi), Protocol: p.Proto,
-		Port: p.Port, Address: model.AddrText(v.containerAddr(p)), ContainerPort: int(p.Target), From: prefixTexts(p.From),
+		Port: p.Port, Address: model.AddrText(v.containerAddr(p)), ContainerPort: int(p.Target), From: prefixTexts(p.From), Waits: p.StandsBy,
 	}
 	c := v.d.PublishCount(p.ID)
 	x.Packets, x.Bytes, x.HostClients = c.Packets, c.Bytes, c.HostClients
@@ -240,6 +240,9 @@ func (v *view) publishes() []api.Publish {
 	out := []api.Publish{}
 	for i := range v.Publishes {
 		out = append(out, v.publish(&v.Publishes[i]))
+	}
+	for i := range v.Standby {
+		out = append(out, v.publish(&v.Standby[i]))
 	}
 	return out
 }

@@ -49,7 +49,11 @@ func (a *app) publishCommand() *cobra.Command {
 			if a.json {
 				return a.printJSON(made)
 			}
-			_, err := fmt.Fprintf(a.out, "%s:%s/%s -> %s (%s:%d)\n", made.HostAddress, made.PortRange(), made.Protocol, made.Port, made.Address, made.ContainerPort)
+			waits := ""
+			if made.Waits {
+				waits = "; it waits, since another port of this container has these host ports"
+			}
+			_, err := fmt.Fprintf(a.out, "%s:%s/%s -> %s (%s:%d)%s\n", made.HostAddress, made.PortRange(), made.Protocol, made.Port, made.Address, made.ContainerPort, waits)
 			return err
 		},
 	}
@@ -64,6 +68,9 @@ func (a *app) publishCommand() *cobra.Command {
 		show(a, "ls", "List published ports", "/publish", func(w io.Writer, rows []api.Publish) {
 			row(w, "HOST", "PROTO", "PORT", "TARGET", "FROM", "NEW FLOWS", "BYTES", "HOST CLIENTS")
 			for _, p := range rows {
+				if p.Waits {
+					p.Port += " (waits)"
+				}
 				row(w, p.HostAddress+":"+p.PortRange(), p.Protocol, p.Port, fmt.Sprintf("%s:%d", p.Address, p.ContainerPort),
 					cmp.Or(strings.Join(p.From, ","), "any"), p.Packets, p.Bytes, p.HostClients)
 			}

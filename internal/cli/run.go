@@ -187,13 +187,16 @@ func (f *runFlags) seal(a *app, conf model.Config, log *slog.Logger) func() (str
 		return filepath.Dir(strings.TrimPrefix(path, "unix:"))
 	}
 	if f.config != "" { // a reload reads it again
-		allow(rights.Read, filepath.Dir(f.config))
-		if target, err := filepath.EvalSymlinks(f.config); err == nil {
-			allow(rights.Read, filepath.Dir(target))
+		for _, path := range []string{f.config, realPath(f.config)} {
+			if dir := realPath(filepath.Dir(path)); os.Geteuid() == 0 && isShared(dir) {
+				allow(rights.Read, path)
+			} else {
+				allow(rights.Read, dir)
+			}
 		}
 	}
 	allow(rights.Keep, f.state)
-	allow(rights.Sockets, append(f.vmFolders, folderOf(a.socket), folderOf(f.metrics), folderOf(f.web))...)
+	allow(rights.Sockets, append(f.vmFolders, filepath.Dir(a.socket), folderOf(f.metrics), folderOf(f.web))...)
 	for _, p := range conf.Ports {
 		allow(rights.Sockets, folderOf(cmp.Or(p.QEMUStream, p.QEMUDgram, p.VDE)))
 	}
@@ -205,6 +208,23 @@ func (f *runFlags) seal(a *app, conf model.Config, log *slog.Logger) func() (str
 		log.Info("sandbox closed", "holds", holds)
 		return holds, nil
 	}
+}
+
+// realPath follows symbolic links, as far as it can.
+func realPath(path string) string {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
+	}
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	return path
+}
+
+// isShared reports whether a folder has files that root alone should read.
+func isShared(dir string) bool {
+	home, _ := os.UserHomeDir()
+	return slices.Contains([]string{"/", "/etc", "/root", "/home", "/var", "/usr", "/boot", "/srv", home}, dir)
 }
 
 // tapMaker starts the child process that creates TAPs in other namespaces, if this process may enter them.

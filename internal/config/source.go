@@ -44,7 +44,7 @@ func (s Source) Load(text []byte) (model.Config, error) {
 		}
 		b, err := os.ReadFile(s.Path)
 		if errors.Is(err, os.ErrPermission) {
-			return model.Config{}, fmt.Errorf("config: %w; the sandbox lets the switch read the folder that the file was in at the start: restart the switch, or name the file: `uvswitch reload FILE`", err)
+			return model.Config{}, fmt.Errorf("config: %w; the sandbox lets the switch read the folder that the file was in at the start, but in a folder such as /etc only this very file: give the file a folder of its own, or name it: `uvswitch reload FILE`", err)
 		}
 		if err != nil {
 			return model.Config{}, fmt.Errorf("config: %w", err)

@@ -69,8 +69,7 @@ type Daemon struct {
 	hostUses     []usedports.Listener // ports of the host in use, as last read
 	lastID       frame.PortID         // assigned last: ids are reused late, so that captures do not mistake one port for another
 	nextRule     uint32
-	forwards     bool            // the host's stack forwards what comes by the host port, for static routes through it
-	standby      []model.Publish // published ports that wait for another port of their container to go
+	forwards     bool // the host's stack forwards what comes by the host port, for static routes through it
 	stored       storedState
 	retryDevices *time.Timer // of refreshDevices
 
@@ -81,11 +80,12 @@ type Daemon struct {
 	byID      [frame.MaxPorts]*port
 	former    map[frame.PortID]string // names of removed ports; replaced as a whole
 	publishes []*publish
-	tunnels   []uint8        // IP protocols that the host uses for tunnels
-	external  netip.Addr     // the host's address that is shown, and the source of packets whose way is not known yet
-	own       []netip.Addr   // all addresses of the host that containers may leave by
-	local     []netip.Prefix // what else the host's kernel takes for itself
-	freed     []netip.Addr   // addresses that removed ports had, oldest first; replaced as a whole
+	standby   []model.Publish // published ports that wait for another port of their container to go; replaced as a whole
+	tunnels   []uint8         // IP protocols that the host uses for tunnels
+	external  netip.Addr      // the host's address that is shown, and the source of packets whose way is not known yet
+	own       []netip.Addr    // all addresses of the host that containers may leave by
+	local     []netip.Prefix  // what else the host's kernel takes for itself
+	freed     []netip.Addr    // addresses that removed ports had, oldest first; replaced as a whole
 }
 
 type network struct {
@@ -267,7 +267,7 @@ func (d *Daemon) State() *model.State {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s.Config, s.Former, s.External, s.Own, s.Local, s.Freed = d.config, d.former, d.external, d.own, d.local, d.freed
+	s.Config, s.Former, s.External, s.Own, s.Local, s.Freed, s.Standby = d.config, d.former, d.external, d.own, d.local, d.freed, d.standby
 	for _, n := range d.networks {
 		s.Networks = append(s.Networks, n.Network)
 	}

@@ -43,7 +43,7 @@ func (d *Daemon) addPublishLocked(a api.PublishAdd) (model.Publish, error) {
 		return m, err
 	}
 	if m.StandsBy {
-		d.standby = append(d.standby, m)
+		d.setStandbyLocked(append(slices.Clone(d.standby), m))
 		d.log.Info("a published port stands by", "host", m.HostPorts(), "port", m.Port)
 		return m, nil
 	}
@@ -87,21 +87,27 @@ func (d *Daemon) deletePublishLocked(name string) error {
 	for _, p := range gone {
 		p.relays.Close()
 	}
-	d.standby = slices.DeleteFunc(d.standby, func(p model.Publish) bool { return p.IsNamed(name) })
+	d.setStandbyLocked(slices.DeleteFunc(slices.Clone(d.standby), func(p model.Publish) bool { return p.IsNamed(name) }))
 	d.updateRulesLocked()
 	return nil
 }
 
+func (d *Daemon) setStandbyLocked(list []model.Publish) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.standby = list
+}
+
 // standInLocked publishes again what a removed port had, for a port of the same container that stands by.
 func (d *Daemon) standInLocked(gone []*publish, removed string) {
-	d.standby = slices.DeleteFunc(d.standby, func(p model.Publish) bool { return p.Port == removed })
+	d.setStandbyLocked(slices.DeleteFunc(slices.Clone(d.standby), func(p model.Publish) bool { return p.Port == removed }))
 	for _, x := range gone {
 		i := slices.IndexFunc(d.standby, func(p model.Publish) bool { return p.HostPorts() == x.HostPorts() && p.Proto == x.Proto })
 		if i < 0 {
 			continue
 		}
 		next := d.standby[i]
-		d.standby = slices.Delete(d.standby, i, i+1)
+		d.setStandbyLocked(slices.Delete(slices.Clone(d.standby), i, i+1))
 		if _, err := d.addPublishLocked(next.Spec); err != nil {
 			d.log.Error("cannot publish for the container's other port", "host", next.HostPorts(), "port", next.Port, "error", err)
 		}
@@ -128,6 +134,9 @@ func (d *Daemon) takePublishesLocked(which func(*publish) bool) (gone []*publish
 func (d *Daemon) checkHostPortsLocked(p *model.Publish) error {
 	if pool := d.poolsLocked(p); d.up != nil && (pool[0].Len() == 0 || pool[1].Len() == 0) {
 		return api.Errorf(http.StatusConflict, "this would leave no port for the containers' own connections; widen --nat-ports, or publish fewer ports")
+	}
+	if at := frame.AddrFrom(p.HostAddr); d.usesBPF() && at != 0 && !p.HostAddr.IsLoopback() && d.dp.NAT.UseAddr(at) == frame.TooManySources {
+		return api.Errorf(http.StatusConflict, "flows leave by %d addresses of the host already, and no more can be used at a time; publish the port on every address: leave %s out", nat.MaxAddrs, p.HostAddr)
 	}
 	list, err := usedports.List()
 	if err != nil {

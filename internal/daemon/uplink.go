@@ -173,9 +173,6 @@ func (d *Daemon) refreshUplinkLocked() {
 	d.mu.Lock()
 	d.external, d.own, d.tunnels = s.Addr, s.Own, s.Tunnels
 	d.mu.Unlock()
-	if len(s.Local) == uplink.MaxLocal {
-		d.log.Warn("the host's table local has more prefixes than the switch takes for addresses of the host", "taken", uplink.MaxLocal)
-	}
 	d.updateRulesLocked()
 	d.log.Info("uplink changed", "device", s.Device, "address", s.Addr, "addresses", s.Own, "local", s.Local, "up", s.Up, "why", s.Why)
 }

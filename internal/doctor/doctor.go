@@ -210,6 +210,19 @@ func (e *Exam) uplinkDevice() {
 		}
 		e.add("uplink", Note, fmt.Sprintf("where nobody outside knows the containers' addresses: `iptables -t nat -A POSTROUTING -s %s ! -o %s0 -j MASQUERADE`", e.Subnet, e.Name), "packets leave with the containers' own addresses")
 	}
+	if e.status != nil && e.status.Uplink.Kind == string(uplink.TAP) {
+		if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err == nil && strings.TrimSpace(string(b)) != "1" {
+			e.add("uplink", Warn, "sysctl -w net.ipv4.ip_forward=1", "the host must route the packets of containers, but it does not: net.ipv4.ip_forward is 0")
+		}
+		e.add("uplink", Note, fmt.Sprintf("if a rule for this is missing: `iptables -t nat -A POSTROUTING -s %s -j MASQUERADE`", e.status.Uplink.Address), "packets of containers come to the host from %s, and the host must masquerade them", e.status.Uplink.Address)
+	}
+	if e.status != nil {
+		for _, dev := range e.status.Uplink.Allowed {
+			if _, err := netlink.LinkByName(dev); err != nil {
+				e.add("uplink", Warn, "bring the device up, or change --uplink-devices (`uplink: {devices}`)", "packets may leave by %s, which does not exist", dev)
+			}
+		}
+	}
 	if l.Attrs().Flags&unix.IFF_UP == 0 {
 		e.add("uplink", Fail, "ip link set "+name+" up", "%s is down", name)
 	}
@@ -406,11 +419,18 @@ func (e *Exam) firewall() {
 		case "input", "output":
 			e.add("firewall", Warn, fmt.Sprintf("if the host must reach containers, accept device %s0 in this chain; traffic between containers and to the outside does not pass through the chain", e.Name), "chain %s %s %s drops by default", c.Family, c.Table, c.Name)
 		case "forward":
-			l := Note
-			if e.status != nil && e.status.Uplink.Kind == string(uplink.TAP) {
-				l = Warn
+			dev := ""
+			switch {
+			case e.status != nil && e.status.Uplink.Kind == string(uplink.TAP):
+				dev = e.Name + "-up"
+			case e.status != nil && e.status.Uplink.Kind == model.ViaHost, e.viaHost:
+				dev = e.Name + "0"
 			}
-			e.add("firewall", l, "this affects only an uplink of kind tap, which the host routes; other uplinks bypass the chain", "chain %s %s %s drops by default", c.Family, c.Table, c.Name)
+			if dev == "" {
+				e.add("firewall", Note, "nothing to do: this affects only uplinks of the kinds tap and host, and routes `via host`", "chain %s %s %s drops by default", c.Family, c.Table, c.Name)
+			} else {
+				e.add("firewall", Warn, fmt.Sprintf("accept in this chain what comes from %s and what goes to %s", dev, dev), "chain %s %s %s drops by default, and packets of containers pass it", c.Family, c.Table, c.Name)
+			}
 		default:
 			e.add("firewall", Note, "", "chain %s %s %s (%s) drops by default", c.Family, c.Table, c.Name, c.Hook)
 		}

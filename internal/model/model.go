@@ -16,6 +16,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/link"
 	"github.com/uvswitch/uvswitch/nat"
 )
 
@@ -131,6 +132,7 @@ type State struct {
 	Name           string         // prefix of the switch's own devices
 	External       netip.Addr     // the host's address that is shown; packets leave by it while their way is not known
 	Own            []netip.Addr   // all addresses of the host
+	Standby        []Publish      // published ports that wait for another port of their container to go
 	Local          []netip.Prefix // what else the host's kernel takes for itself, but for what overlaps a network
 	Freed          []netip.Addr   // addresses that removed ports had, oldest first
 	UplinkDevice   string         // the device of the uplink, or of the host's default route: it cannot be plugged
@@ -277,6 +279,11 @@ func Check(c Config) error {
 func Desired(c Config, have *State) (*State, error) {
 	if _, err := ParsePortRanges(c.Uplink.Ports); err != nil {
 		return nil, err
+	}
+	for _, dev := range c.Uplink.Fence() {
+		if err := link.CheckName(dev); err != nil {
+			return nil, bad("uplink devices: %v", err)
+		}
 	}
 	s := &State{Config: c}
 	if have != nil {

@@ -111,6 +111,9 @@ var DeniedCalls = []string{
 	"init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot", "keyctl", "add_key", "request_key",
 	"settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "swapon", "swapoff", "acct", "quotactl", "quotactl_fd", "syslog",
 	"sethostname", "setdomainname", "iopl", "ioperm", "modify_ldt", "vhangup", "personality",
+	// Modes, owners and attributes of files: landlock does not see these changes.
+	"chmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchownat", "setxattr", "lsetxattr", "fsetxattr", "setxattrat",
+	"removexattr", "lremovexattr", "fremovexattr", "removexattrat",
 	// Kernel interfaces with a history of faults.
 	"userfaultfd", "perf_event_open", "fanotify_init", "lookup_dcookie", "remap_file_pages", "vmsplice",
 }

@@ -1,28 +1,24 @@
 package rights
 
 import (
-	"fmt"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
-// OpenToGroup gives a unix socket that this process has just bound mode 0660. Nobody can make another file of it by changing what the path
-// names meanwhile.
-func OpenToGroup(path string) error {
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	defer unix.Close(fd)
-	var s unix.Stat_t
-	if err := unix.Fstat(fd, &s); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	if s.Mode&unix.S_IFMT != unix.S_IFSOCK || int(s.Uid) != unix.Geteuid() {
-		return fmt.Errorf("%s is no longer the socket that was made there; somebody else writes to that folder", path)
-	}
-	if err := unix.Fchmodat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), 0o660, 0); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return nil
+var umaskMu sync.Mutex // Lock 94: the process has one umask
+
+// ForGroup runs bind. The unix socket that bind makes has mode 0660 from the beginning: a later change by its name could reach another file
+// that somebody has put there meanwhile.
+func ForGroup(bind func() error) error { return withUmask(0o117, bind) }
+
+// ForOwner runs bind. The unix socket that bind makes has mode 0600 from the beginning.
+func ForOwner(bind func() error) error { return withUmask(0o177, bind) }
+
+func withUmask(mask int, bind func() error) error {
+	umaskMu.Lock()
+	defer umaskMu.Unlock()
+	before := unix.Umask(mask)
+	defer unix.Umask(before)
+	return bind()
 }

@@ -7,34 +7,25 @@ import (
 	"testing"
 )
 
-// The mode of a socket changes, and that of nothing else.
-func TestOpenToGroup(t *testing.T) {
+// TestSocketModes checks the modes of new sockets, and that the umask is what it was.
+func TestSocketModes(t *testing.T) {
 	dir := t.TempDir()
-	path, other := filepath.Join(dir, "s"), filepath.Join(dir, "secret")
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	if err := OpenToGroup(path); err != nil {
-		t.Fatal(err)
-	}
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o660 {
-		t.Errorf("%v, %v", info.Mode(), err)
-	}
-	if err := os.WriteFile(other, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	link := filepath.Join(dir, "link")
-	if err := os.Symlink(other, link); err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range []string{link, other, filepath.Join(dir, "nothing")} {
-		if OpenToGroup(p) == nil {
-			t.Errorf("%s is taken for a socket", p)
+	for want, with := range map[os.FileMode]func(func() error) error{0o660: ForGroup, 0o600: ForOwner} {
+		path := filepath.Join(dir, want.String())
+		var l net.Listener
+		if err := with(func() (err error) { l, err = net.Listen("unix", path); return err }); err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != want {
+			t.Errorf("%v, %v; want %v", info.Mode(), err, want)
 		}
 	}
-	if info, err := os.Stat(other); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("another file has changed: %v, %v", info.Mode(), err)
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o644 {
+		t.Errorf("%v, %v", info.Mode(), err)
 	}
 }

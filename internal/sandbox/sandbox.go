@@ -126,10 +126,17 @@ func filterCalls() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	const archOffset = 4                // in struct seccomp_data
-	program = append([]bpf.Instruction{ // calls by another ABI of the same kernel have other numbers
-		bpf.LoadAbsolute{Off: archOffset, Size: 4},
+	const callOffset, archOffset, arg1Offset = 0, 4, 24 // in struct seccomp_data, little-endian
+	program = append([]bpf.Instruction{
+		bpf.LoadAbsolute{Off: archOffset, Size: 4}, // calls by another ABI of the same kernel have other numbers
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(native.ID), SkipTrue: 1},
+		bpf.RetConstant{Val: uint32(denied)},
+		// ioctl(terminal, TIOCSTI) types for the user. The kernel looks at the lower half of the argument only.
+		bpf.LoadAbsolute{Off: callOffset, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.SYS_IOCTL, SkipTrue: 4},
+		bpf.LoadAbsolute{Off: arg1Offset, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.TIOCSTI, SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: tioclinux, SkipTrue: 1},
 		bpf.RetConstant{Val: uint32(denied)},
 	}, program...)
 	raw, err := bpf.Assemble(program)
@@ -153,6 +160,8 @@ func filterCalls() (string, error) {
 	}
 	return "seccomp", nil
 }
+
+const tioclinux = 0x541c // linux/include/uapi/asm-generic/ioctls.h
 
 const newNamespaces = unix.CLONE_NEWCGROUP | unix.CLONE_NEWIPC | unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUSER | unix.CLONE_NEWUTS
 

@@ -140,8 +140,8 @@ func LocalPrefixes() []netip.Prefix {
 	})
 }
 
-// localPrefixes are what the host's kernel takes for itself by its table local, whose routes come before all others: prefixes, but for
-// loopback's and the addresses.
+// localPrefixes are what the host's kernel takes for itself by its table local: prefixes, but for loopback's and the addresses. Prefixes with
+// a more specific route inside are left out: the kernel may look up the tables local and main as one.
 func localPrefixes(routes []netlink.Route, addrs []netlink.Addr) []netip.Prefix {
 	own := map[string]bool{}
 	for _, a := range addrs {
@@ -149,8 +149,16 @@ func localPrefixes(routes []netlink.Route, addrs []netlink.Addr) []netip.Prefix 
 	}
 	all := prefixesOf(routes, func(r *netlink.Route) bool {
 		bits, _ := r.Dst.Mask.Size()
-		return r.Table == unix.RT_TABLE_LOCAL && r.Type == unix.RTN_LOCAL && (bits < 32 || !own[r.Dst.IP.String()])
+		return r.Table == unix.RT_TABLE_LOCAL && r.Type == unix.RTN_LOCAL && r.Tos == 0 && (bits < 32 || !own[r.Dst.IP.String()])
 	})
+	for i := range routes {
+		r := &routes[i]
+		if len(all) == 0 || r.Dst == nil || r.Table != unix.RT_TABLE_LOCAL && r.Table != unix.RT_TABLE_MAIN || r.Type == unix.RTN_LOCAL || r.Type == unix.RTN_BROADCAST {
+			continue
+		}
+		inside := prefixOf(r.Dst)
+		all = slices.DeleteFunc(all, func(p netip.Prefix) bool { return p.Bits() < inside.Bits() && p.Contains(inside.Addr()) })
+	}
 	return all[:min(len(all), MaxLocal)]
 }
 

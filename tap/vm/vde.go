@@ -192,9 +192,7 @@ func (v *VDE) connect(path string) error {
 	defer unix.Close(fd)
 	_ = os.Remove(v.name)                                                   // the name of the previous socket
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4<<20) // bytes; if it fails, fewer frames fit
-	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: v.name}); err == nil {
-		err = rights.OpenToGroup(v.name)
-	}
+	err = rights.ForGroup(func() error { return unix.Bind(fd, &unix.SockaddrUnix{Name: v.name}) })
 	if err == nil {
 		err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
 	}

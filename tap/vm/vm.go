@@ -65,15 +65,11 @@ func (e *endpoint) bind(path string, kind int) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("tap: %w", err)
 	}
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+	if err := rights.ForGroup(func() error { return unix.Bind(fd, &unix.SockaddrUnix{Name: path}) }); err != nil {
 		unix.Close(fd)
 		return -1, fmt.Errorf("tap: cannot create the socket %s: %w", path, err)
 	}
 	e.paths = append(e.paths, path)
-	if err := rights.OpenToGroup(path); err != nil {
-		unix.Close(fd)
-		return -1, fmt.Errorf("tap: %w", err)
-	}
 	return fd, nil
 }
 

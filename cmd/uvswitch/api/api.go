@@ -319,7 +319,8 @@ type Publish struct {
 	From          []string `json:"from"`
 	Packets       uint64   `json:"packets"`
 	Bytes         uint64   `json:"bytes"`
-	HostClients   uint64   `json:"host_clients"` // connections and UDP clients of the host itself
+	HostClients   uint64   `json:"host_clients"`    // connections and UDP clients of the host itself
+	Waits         bool     `json:"waits,omitempty"` // until the other port of the container that has these host ports is removed
 }
 
 // Host returns the host side in the form that Client.Unpublish takes: [ADDR:]PORT[-END]/PROTO.
