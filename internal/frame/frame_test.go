@@ -302,6 +302,9 @@ func compareWithGopacket(t *testing.T, fr *frame.Frame) {
 	if frame.AddrFrom(addr(ip.SrcIP)) != fr.Tuple.Src || frame.AddrFrom(addr(ip.DstIP)) != fr.Tuple.Dst || uint8(ip.Protocol) != fr.Proto {
 		t.Errorf("gopacket reads %s > %s %v, Parse %v", ip.SrcIP, ip.DstIP, ip.Protocol, fr.Tuple)
 	}
+	if fr.Proto != frame.UDP { // gopacket finds UDP behind a hop-by-hop header of IPv6 in IPv4, too
+		return
+	}
 	if u, ok := p.TransportLayer().(*layers.UDP); ok && (uint16(u.SrcPort) != fr.Tuple.SrcPort || uint16(u.DstPort) != fr.Tuple.DstPort) {
 		t.Errorf("gopacket reads ports %d > %d, Parse %v", u.SrcPort, u.DstPort, fr.Tuple)
 	}
