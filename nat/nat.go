@@ -36,6 +36,7 @@ type NAT struct {
 	served         [frame.MaxPorts]atomic.Int32              // by port charged: flows that began elsewhere
 	loose          [protocols + 1][frame.MaxPorts]looseFlows // by protocol + 1, and port charged
 	ports          int                                       // of the switch, which share; guarded by mu
+	extraPorts     int                                       // of these, beyond one of each tenant; likewise
 	maxFlows       int                                       // Options.FlowsPerPort
 	windows        *windows                                  // windows of TCP connections; nil unless Options.Strict
 	frags          fragments
@@ -134,6 +135,24 @@ func (n *NAT) SetPorts(count int) {
 	n.shareLocked(n.config.Load())
 }
 
+// SetTenants sets which ports of the switch count as one: each port of a tenant leads to the same one of its ports.
+func (n *NAT) SetTenants(tenants map[frame.PortID]frame.PortID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.extraPorts = 0
+	for id, t := range tenants {
+		if id != t {
+			n.extraPorts++
+		}
+	}
+	n.flowShares.SetTenants(tenants)
+	n.mapShares.SetTenants(tenants)
+	for i := range n.portShares {
+		n.portShares[i].SetTenants(tenants)
+	}
+	n.shareLocked(n.config.Load())
+}
+
 // SettleShares counts the shares again. The slow path calls it now and then: see share.Pool.
 func (n *NAT) SettleShares() {
 	n.flowShares.Settle()
@@ -144,11 +163,12 @@ func (n *NAT) SettleShares() {
 }
 
 func (n *NAT) shareLocked(c *config) {
-	n.flowShares.Resize(n.flows.limit(), n.ports, n.maxFlows)
-	n.mapShares.Resize(n.maps.limit(), n.ports, 0)
+	sharers := max(0, n.ports-n.extraPorts)
+	n.flowShares.Resize(n.flows.limit(), sharers, n.maxFlows)
+	n.mapShares.Resize(n.maps.limit(), sharers, 0)
 	for i := range n.portShares {
 		if c.pool[i] != nil {
-			n.portShares[i].Resize(c.pool[i].Len(), n.ports, 0)
+			n.portShares[i].Resize(c.pool[i].Len(), sharers, 0)
 		}
 	}
 }

@@ -43,8 +43,9 @@ var (
 	mEnded       = metric("flows_ended_total", "Tracked connections that ended, by reason: timed_out, evicted, replaced, flushed.", "why")
 	mPublished   = metric("published_flows_total", "Flows created to a published port.", "host_port", "protocol", "port")
 	mUplink      = metric("uplink_up", "1 while the uplink is up and has an address.", "kind", "device")
+	mFlooded     = metric("uplink_flooded_total", "Packets dropped before the switch: the uplink's queue was full, and their port received more than others.")
 	mMissed      = metric("flow_events_missed_total", "Flow events that were lost because a reader was too slow.")
-	allMetrics   = []*prometheus.Desc{mInfo, mStart, mFrames, mDrops, mPortUp, mPortPackets, mPortBytes, mPortDrops, mTable, mLimit, mNATPorts, mNATLimit, mCreated, mEnded, mPublished, mUplink, mMissed}
+	allMetrics   = []*prometheus.Desc{mInfo, mStart, mFrames, mDrops, mPortUp, mPortPackets, mPortBytes, mPortDrops, mTable, mLimit, mNATPorts, mNATLimit, mCreated, mEnded, mPublished, mUplink, mFlooded, mMissed}
 )
 
 // Describe implements prometheus.Collector.
@@ -119,6 +120,7 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	if up := v.uplink(); up.Kind != "none" {
 		gauge(mUplink, flag[up.State == "up"], up.Kind, up.Device)
 	}
+	counter(mFlooded, v.d.Flooded())
 	counter(mMissed, v.missed())
 	m.last = last
 }

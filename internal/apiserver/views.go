@@ -36,7 +36,7 @@ func (s *Server) view() *view {
 
 func (v *view) port(p *model.Port, st daemon.PortStatus) api.Port {
 	out := api.Port{
-		Name: p.Name, ID: int(p.ID), Network: p.Network, Kind: string(p.Kind), Ifname: cmp.Or(st.Ifname, p.Ifname), Netns: p.Netns, Container: p.Spec.Container, Addresses: []string{}, MTU: p.MTU,
+		Name: p.Name, ID: int(p.ID), Network: p.Network, Kind: string(p.Kind), Ifname: cmp.Or(st.Ifname, p.Ifname), Netns: p.Netns, Container: p.Spec.Container, Tenant: p.Spec.Tenant, Addresses: []string{}, MTU: p.MTU,
 		State: st.State, Offload: p.Offload, Flags: p.FlagMap(), NoRoute: p.Spec.NoRoute, Handed: p.ByFD, Segmented: st.Segmented,
 		RxRate: p.Rx.Bits, RxBurst: model.Burst(p.Rx), TxRate: p.Tx.Bits, TxBurst: model.Burst(p.Tx), Storm: p.StormMap(),
 		PortStats: api.PortStats(v.dp.PortStats(p.ID)),
@@ -369,6 +369,7 @@ func (v *view) uplink() api.Uplink {
 	}
 	x.Addresses, x.Devices, x.GivenBack = []string{}, []string{}, v.dp.NAT.GivenBack()
 	x.Allowed = v.Config.Uplink.Fence()
+	x.Flooded = v.d.Flooded()
 	for _, a := range s.Own {
 		x.Addresses = append(x.Addresses, a.String())
 	}

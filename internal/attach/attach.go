@@ -29,6 +29,7 @@ type Attachment struct {
 	Network api.NetworkAdd // created when it does not exist and has a subnet
 	Port    string         // name of the switch's port
 	ID      string         // of the container
+	Tenant  string         // whose container it is; empty: its own
 	Netns   string         // path of the namespace
 	Display string         // name of the namespace to show; when empty: Netns
 	Ifname  string
@@ -76,7 +77,7 @@ func (a *Attachment) Attach(ctx context.Context) (_ Result, err error) {
 		defer cancel()
 		err = errors.Join(err, a.Detach(ctx))
 	}()
-	made, err = a.Switch.HandPort(ctx, api.PortAdd{Name: a.Port, Container: a.ID, Network: n.Name, Netns: cmp.Or(a.Display, a.Netns), Ifname: a.Ifname, IP: cmp.Or(a.IP, "auto"), MAC: a.MAC, MTU: mtu, Set: a.Set}, t.FD())
+	made, err = a.Switch.HandPort(ctx, api.PortAdd{Name: a.Port, Container: a.ID, Tenant: a.Tenant, Network: n.Name, Netns: cmp.Or(a.Display, a.Netns), Ifname: a.Ifname, IP: cmp.Or(a.IP, "auto"), MAC: a.MAC, MTU: mtu, Set: a.Set}, t.FD())
 	if err != nil {
 		return Result{}, err
 	}

@@ -34,7 +34,10 @@ func (a *app) statusCommand() *cobra.Command {
 		row(w, "uplink", line)
 		if up.Kind != "none" {
 			row(w, "addresses", strings.Join(append(up.Addresses, up.Local...), ", "))
-			row(w, "devices", fmt.Sprintf("%s; %d packets given back to the host", strings.Join(up.Devices, ", "), up.GivenBack))
+			row(w, "devices", fmt.Sprintf("%s; %d packets given back to the host", orDash(strings.Join(up.Devices, ", ")), up.GivenBack))
+			if up.Flooded > 0 {
+				row(w, "flooded", fmt.Sprintf("%d packets were dropped before the switch: the uplink's queue was full, and their ports received more than others", up.Flooded))
+			}
 		}
 		row(w, "effect", up.Promise)
 		row(w, "host port", s.Host)

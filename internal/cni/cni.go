@@ -37,6 +37,7 @@ type conf struct {
 	MTU      int    `json:"mtu"`
 	Internal bool   `json:"internal"`
 	Isolated bool   `json:"isolated"`
+	Tenant   string `json:"tenant"`
 
 	RuntimeConfig struct {
 		PortMappings []attach.PortMapping                           `json:"portMappings"`
@@ -102,7 +103,7 @@ func (c *conf) attachmentOf(args *skel.CmdArgs) *attach.Attachment {
 	return &attach.Attachment{
 		Switch: attach.Client(c.Socket), Netns: args.Netns, Ifname: args.IfName, ID: args.ContainerID, Port: portName("cni", c.Name, args.ContainerID, args.IfName), MTU: c.MTU,
 		Network: api.NetworkAdd{Name: c.Network, Subnet: c.Subnet, Gateway: c.Gateway, MTU: c.MTU, Internal: c.Internal, Isolated: c.Isolated},
-		MAC:     c.RuntimeConfig.MAC, Publish: c.RuntimeConfig.PortMappings, Set: c.RuntimeConfig.Bandwidth.settings(),
+		MAC:     c.RuntimeConfig.MAC, Tenant: c.Tenant, Publish: c.RuntimeConfig.PortMappings, Set: c.RuntimeConfig.Bandwidth.settings(),
 	}
 }
 

@@ -63,7 +63,7 @@ func (q *netavarkCall) attachment(netns string) (*attach.Attachment, error) {
 	}
 	a := &attach.Attachment{
 		Switch: attach.Client(q.Network.Options["socket"]), Network: n, Netns: netns, Ifname: q.NetworkOptions.InterfaceName, MAC: q.NetworkOptions.StaticMAC,
-		Port: portName("podman", q.Network.ID, q.ContainerID, q.NetworkOptions.InterfaceName), ID: q.ContainerID,
+		Port: portName("podman", q.Network.ID, q.ContainerID, q.NetworkOptions.InterfaceName), ID: q.ContainerID, Tenant: q.Network.Options["tenant"],
 	}
 	if len(q.NetworkOptions.StaticIPs) == 1 {
 		a.IP = q.NetworkOptions.StaticIPs[0]
@@ -86,7 +86,7 @@ func (n *netavarkNetwork) settle() (api.NetworkAdd, error) {
 	for k, v := range n.Options {
 		var err error
 		switch k {
-		case "socket":
+		case "socket", "tenant":
 		case "mtu":
 			out.MTU, err = strconv.Atoi(v)
 		case "isolated":
@@ -96,7 +96,7 @@ func (n *netavarkNetwork) settle() (api.NetworkAdd, error) {
 				err = errors.New("empty")
 			}
 		default:
-			return api.NetworkAdd{}, fmt.Errorf("option %q does not exist; the options are isolated, mtu, protocols, socket", k)
+			return api.NetworkAdd{}, fmt.Errorf("option %q does not exist; the options are isolated, mtu, protocols, socket, tenant", k)
 		}
 		if err != nil {
 			return api.NetworkAdd{}, fmt.Errorf("option %s=%s: the value is not valid for this option", k, v)

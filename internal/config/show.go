@@ -71,7 +71,7 @@ func Running(ctx context.Context, sw *api.Client) (*File, error) {
 
 // portOf asks for a port like p.
 func portOf(p api.Port, kind model.PortKind) api.PortAdd {
-	x := api.PortAdd{Name: p.Name, Container: p.Container, Network: p.Network, MAC: p.MAC, Set: settingsOf(p)}
+	x := api.PortAdd{Name: p.Name, Container: p.Container, Tenant: p.Tenant, Network: p.Network, MAC: p.MAC, Set: settingsOf(p)}
 	if len(p.Addresses) > 0 {
 		x.IP = p.Addresses[0]
 	}

@@ -127,6 +127,9 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
+	if d.usesBPF() {
+		go d.up.GuardQueue(ctx)
+	}
 	go d.refreshNATPorts(ctx)
 	go d.logRefusals(ctx)
 	return d, nil

@@ -182,8 +182,26 @@ func (d *Daemon) unplugLocked(p *port) {
 	d.updateSiblingsLocked(p)
 }
 
+// updateTenantsLocked tells NAT which ports count as one.
+func (d *Daemon) updateTenantsLocked() {
+	first, tenants := map[string]frame.PortID{}, map[frame.PortID]frame.PortID{}
+	for id, p := range d.byID {
+		if p == nil || p.Spec.Tenant == "" {
+			continue
+		}
+		if _, ok := first[p.Spec.Tenant]; !ok {
+			first[p.Spec.Tenant] = frame.PortID(id)
+		}
+		tenants[frame.PortID(id)] = first[p.Spec.Tenant]
+	}
+	d.dp.NAT.SetTenants(tenants)
+}
+
 // updateSiblingsLocked tells the guard of each sibling of p which addresses the others have.
 func (d *Daemon) updateSiblingsLocked(p *port) {
+	if p.Spec.Tenant != "" {
+		d.updateTenantsLocked()
+	}
 	var family []*port
 	for _, q := range d.ports {
 		if q.Port.IsSibling(&p.Port) || q == p {

@@ -55,6 +55,14 @@ func (d *Daemon) Uplink() (s uplink.State, kind uplink.Kind, ok bool) {
 	return s, kind, true
 }
 
+// Flooded is how many packets from outside were dropped before the switch: see uplink.GuardQueue.
+func (d *Daemon) Flooded() uint64 {
+	if d.up == nil {
+		return 0
+	}
+	return d.up.Flooded()
+}
+
 // leavesByHost reports whether packets leave through the host's own stack.
 func (d *Daemon) leavesByHost() bool { return d.up != nil && d.config.Uplink.Kind == model.ViaHost }
 

@@ -6,6 +6,7 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -109,7 +110,7 @@ func (d *Driver) createEndpoint(ctx context.Context, q createEndpoint) (any, err
 	if q.Interface.AddressIPv6 != "" {
 		return nil, errors.New("IPv6 is not supported yet; create the network without --ipv6")
 	}
-	e := &endpoint{Network: q.NetworkID, Address: addr.String(), MAC: q.Interface.MacAddress}
+	e := &endpoint{Network: q.NetworkID, Address: addr.String(), MAC: q.Interface.MacAddress, Tenant: q.Options.Tenant}
 	var answer createEndpointAnswer
 	if e.MAC == "" {
 		e.MAC = frame.MACFor(frame.AddrFrom(addr.Addr())).String()
@@ -195,7 +196,7 @@ func (d *Driver) plug(ctx context.Context, id, sandbox string, where place) erro
 	}
 	defer done() // the switch has its own descriptor
 	_, err = d.sw.HandPort(ctx, api.PortAdd{
-		Name: portName(id), Network: n.Add.Name, Netns: sandbox, Ifname: where.device, IP: e.Address, MAC: e.MAC, MTU: n.Add.MTU,
+		Name: portName(id), Network: n.Add.Name, Netns: sandbox, Ifname: where.device, IP: e.Address, MAC: e.MAC, MTU: n.Add.MTU, Tenant: cmp.Or(e.Tenant, n.Tenant),
 		Set: api.PortSet{"isolated": api.Switch(!n.ICC)},
 	}, fd)
 	return err

@@ -28,6 +28,7 @@ var networkOptions = []option{
 		n.Add.Isolated, err = strconv.ParseBool(v)
 		return err
 	}},
+	{[]string{"tenant"}, func(n *network, v string) error { n.Tenant = v; return nil }},
 	{[]string{"mapping"}, func(n *network, v string) error { n.Add.Mapping = v; return nil }},
 	{[]string{"filtering"}, func(n *network, v string) error { n.Add.Filtering = v; return nil }},
 	{[]string{"protocols"}, func(n *network, v string) error {

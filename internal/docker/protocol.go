@@ -39,6 +39,9 @@ type endpointInterface struct {
 type createEndpoint struct {
 	endpointID
 	Interface endpointInterface
+	Options   struct {
+		Tenant string `json:"uvswitch.tenant"` // --driver-opt, driver_opts
+	}
 }
 
 // createEndpointAnswer has only those fields that were empty in the request.

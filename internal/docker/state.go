@@ -20,8 +20,9 @@ type state struct {
 
 // network is a Docker network and its network in the switch.
 type network struct {
-	Add api.NetworkAdd `json:"add"`
-	ICC bool           `json:"icc"` // its containers reach each other
+	Add    api.NetworkAdd `json:"add"`
+	ICC    bool           `json:"icc"`              // its containers reach each other
+	Tenant string         `json:"tenant,omitempty"` // of its containers
 }
 
 // endpoint is the connection of a container to a network.
@@ -29,6 +30,7 @@ type endpoint struct {
 	Network string   `json:"network"` // Docker's ID
 	Address string   `json:"address"` // CIDR
 	MAC     string   `json:"mac"`
+	Tenant  string   `json:"tenant,omitempty"`  // instead of the network's
 	Sandbox string   `json:"sandbox,omitempty"` // path of the container's namespace; empty until Join
 	Ifname  string   `json:"ifname,omitempty"`  // name of the device in the container; empty until it is known
 	Gateway bool     `json:"gateway,omitempty"` // it has the container's default route

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -234,6 +236,75 @@ func TestLocalPrefix(t *testing.T) {
 		b.Sh("host", "ip route del 10.1.0.2 dev eth0 src 10.60.0.200; ip route del local 10.60.0.0/24 dev lo; ip rule del fwmark 0x77; ip route flush table 177")
 		b.Eventually("the prefix is gone", func() bool { return !strings.Contains(b.CLI("status"), "10.60.0.0/24") })
 		b.Eventually("the prefix counts no more", func() bool { return !strings.Contains(ask(b, "db", "10.60.0.5:8080"), "this is") })
+	})
+}
+
+// TestTenants checks that a tenant is kept: by the command, in the file, and over a reload; and that its ports together have the part of one.
+func TestTenants(t *testing.T) {
+	b := New(t)
+	containers(b)
+	b.AddNS("red1", "red2")
+	b.CLI("port", "add", "red1", "--netns", b.NS("red1"), "--tenant", "red")
+	b.CLI("port", "add", "red2", "--netns", b.NS("red2"), "--tenant", "red")
+	contains(t, b.CLI("port", "show", "red2"), "tenant", "red")
+	file := filepath.Join(b.dir, "tenants.yml")
+	if err := os.WriteFile(file, []byte(b.CLI("config", "show")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	contains(t, b.CLI("config", "show"), "tenant: red")
+	contains(t, b.CLI("reload", file), "nothing to change")
+	for _, from := range []string{"red1", "red2", "web"} {
+		ping(b, from, "10.1.0.2")
+	}
+	b.CLI("port", "del", "red1")
+	ping(b, "red2", "10.1.0.2")
+	if p := port(b, "web"); p.Tenant != "" {
+		t.Errorf("tenant of web: %s", p.Tenant)
+	}
+}
+
+// TestFlooded checks that a flood from outside to one port, which overflows the uplink's queue, is limited to what that port may receive, and
+// that other ports lose nothing then.
+func TestFlooded(t *testing.T) {
+	Need(t, "curl", "ip")
+	eachUplink(t, func(t *testing.T, b *Bed) {
+		if b.pair.Uplink == "tap" {
+			t.Skip("the host's stack decides")
+		}
+		b.Web("web")
+		b.CLI("publish", "add", "8080:80", "--port", "web")
+		b.CLI("publish", "add", "9999:9/udp", "--port", "db")
+		var c net.Conn
+		if err := netns.Do(b.path("out"), func() (err error) { c, err = net.Dial("udp4", "10.1.0.1:9999"); return err }); err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		burst := func(n int) {
+			for range n {
+				_, _ = c.Write([]byte("flood")) // refused while nobody listens there
+			}
+		}
+		asks(t, b, "out", "10.1.0.1:8080", "this is web")
+		pid := b.proc.Process.Pid
+		if err := unix.Kill(pid, unix.SIGSTOP); err != nil { // nobody reads the queue
+			t.Fatal(err)
+		}
+		burst(3000)
+		if err := unix.Kill(pid, unix.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		var s api.Status
+		b.Eventually("the flood is limited", func() bool {
+			burst(2000)
+			b.JSON(&s, "status")
+			return s.Uplink.Flooded > 0
+		})
+		contains(t, b.CLI("status"), "flooded", "were dropped before the switch")
+		for range 10 {
+			burst(2000)
+			asks(t, b, "out", "10.1.0.1:8080", "this is web")
+		}
+		b.Eventually("the account of frames is balanced", func() bool { return strings.Contains(b.CLI("stats"), "balanced true") })
 	})
 }
 

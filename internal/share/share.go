@@ -4,6 +4,9 @@
 // may hold more than its floor while it has borrowed less than what is left to lend (a dynamic threshold: Choudhury and Hahne, Dynamic
 // Queue Length Thresholds for Shared-Memory Packet Switches, 1998). One greedy port alone gets half of what is lent, and k greedy ports
 // leave 1/(k+1) of it. So every other port has its floor, and more.
+//
+// Ports of one tenant count as one port. Inside a tenant, a port may hold as much as the tenant may still take, or half of an equal part of
+// what the tenant may hold, whatever is more: so no port of it can take all.
 package share
 
 import (
@@ -23,8 +26,13 @@ type Pool struct {
 	units atomic.Int64
 	most  atomic.Int64 // that one port may hold, whatever is free; 0: no limit of that kind
 	floor atomic.Int64
-	left  atomic.Int64 // of the lent half; it may be below 0 for a while, after a Resize
-	held  [frame.MaxPorts]atomic.Int32
+	left  atomic.Int64                 // of the lent half; it may be below 0 for a while, after a Resize
+	held  [frame.MaxPorts]atomic.Int32 // by port
+
+	// By tenant, which is called by one of its ports. A port without a tenant is its own.
+	tenant [frame.MaxPorts]atomic.Uint32 // of a port; 0: its own
+	sum    [frame.MaxPorts]atomic.Int32  // what the tenant holds
+	count  [frame.MaxPorts]atomic.Int32  // ports of the tenant; 0: one
 }
 
 // Resize sets the number of units, the number of ports that share them, and how many one port may hold whatever is free (0: any number).
@@ -38,6 +46,28 @@ func (p *Pool) Resize(units, ports, most int) {
 	p.settleLocked()
 }
 
+// SetTenants sets which ports share the part of one: each port of a tenant leads to the same one of these ports.
+func (p *Pool) SetTenants(tenants map[frame.PortID]frame.PortID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	counts := map[frame.PortID]int32{}
+	for _, t := range tenants {
+		counts[t]++
+	}
+	for i := range p.tenant {
+		p.tenant[i].Store(uint32(tenants[frame.PortID(i)]))
+		p.count[i].Store(counts[frame.PortID(i)])
+	}
+	p.settleLocked()
+}
+
+func (p *Pool) tenantOf(id frame.PortID) frame.PortID {
+	if t := p.tenant[id].Load(); t != 0 {
+		return frame.PortID(t)
+	}
+	return id
+}
+
 // Settle counts again what is left to lend. Take and Return keep the number right, but for those that ran beside a Resize.
 func (p *Pool) Settle() {
 	p.mu.Lock()
@@ -47,8 +77,13 @@ func (p *Pool) Settle() {
 
 func (p *Pool) settleLocked() {
 	left, floor := p.units.Load()/2, p.floor.Load()
+	var sums [frame.MaxPorts]int32
 	for i := range p.held {
-		left -= max(0, int64(p.held[i].Load())-floor)
+		sums[p.tenantOf(frame.PortID(i))] += p.held[i].Load()
+	}
+	for i := range sums {
+		p.sum[i].Store(sums[i])
+		left -= max(0, int64(sums[i])-floor)
 	}
 	p.left.Store(left)
 }
@@ -58,7 +93,8 @@ func (p *Pool) Take(id frame.PortID) bool {
 	if !p.May(id) {
 		return false
 	}
-	if int64(p.held[id].Add(1)) > p.floor.Load() {
+	p.held[id].Add(1)
+	if int64(p.sum[p.tenantOf(id)].Add(1)) > p.floor.Load() {
 		p.left.Add(-1)
 	}
 	return true
@@ -66,7 +102,8 @@ func (p *Pool) Take(id frame.PortID) bool {
 
 // Return takes a unit back.
 func (p *Pool) Return(id frame.PortID) {
-	if int64(p.held[id].Add(-1)) >= p.floor.Load() {
+	p.held[id].Add(-1)
+	if int64(p.sum[p.tenantOf(id)].Add(-1)) >= p.floor.Load() {
 		p.left.Add(1)
 	}
 }
@@ -79,13 +116,18 @@ func (p *Pool) Held(id frame.PortID) int { return int(p.held[id].Load()) }
 
 // Most is how many units port id may hold at this moment. The number falls while others take some.
 func (p *Pool) Most(id frame.PortID) int {
-	floor, held := p.floor.Load(), int64(p.held[id].Load())
+	t := p.tenantOf(id)
+	floor, held := p.floor.Load(), int64(p.sum[t].Load())
 	borrowed, most := max(0, held-floor), floor
 	switch left := p.left.Load(); {
 	case left <= borrowed: // no more
 		most = max(floor, held)
 	default:
 		most = floor + (left+borrowed+1)/2
+	}
+	if ports := int64(p.count[t].Load()); ports > 1 {
+		own, free := int64(p.held[id].Load()), max(0, most-held)
+		most = min(own+free, max(most/2/ports, (own+free+1)/2))
 	}
 	return p.capped(most)
 }

@@ -53,6 +53,57 @@ func TestGreedyPorts(t *testing.T) {
 	}
 }
 
+// Ports of one tenant hold together what one port may hold, and none of them holds all of it; other ports see one greedy port.
+func TestTenants(t *testing.T) {
+	const units, ports = 16000, 20
+	var p, alone Pool
+	p.Resize(units, ports, 0)
+	alone.Resize(units, ports, 0)
+	p.SetTenants(map[frame.PortID]frame.PortID{1: 1, 2: 1, 3: 1})
+	takeAll(&alone, 1)
+	takeAll(&p, 1)
+	all := alone.Held(1)
+	if got := p.Held(1); got < all/2-1 || got > all/2+1 {
+		t.Errorf("one greedy port of a tenant holds %d, want half of %d", got, all)
+	}
+	takeAll(&p, 1, 2)
+	for _, id := range []frame.PortID{2, 3} {
+		for p.Held(id) < all/2/3 {
+			if !p.Take(id) {
+				t.Fatalf("port %d has %d, not its floor of the tenant's part", id, p.Held(id))
+			}
+		}
+	}
+	takeAll(&p, 1, 2, 3)
+	if sum := p.Held(1) + p.Held(2) + p.Held(3); sum > all || sum < all*3/4-3 {
+		t.Errorf("the tenant holds %d, a port alone holds %d", sum, all)
+	}
+	takeAll(&alone, 4)
+	takeAll(&p, 4)
+	if got, want := p.Held(4), alone.Held(4); got < want-1 {
+		t.Errorf("beside the tenant a port holds %d, beside one port %d", got, want)
+	}
+	// The first port of the tenant goes, and the others stay together.
+	for p.Held(1) > 0 {
+		p.Return(1)
+	}
+	p.SetTenants(map[frame.PortID]frame.PortID{2: 2, 3: 2})
+	takeAll(&p, 2, 3)
+	if sum := p.Held(2) + p.Held(3); sum > all {
+		t.Errorf("the tenant holds %d, want at most %d", sum, all)
+	}
+	for id := range frame.PortID(5) {
+		for p.Held(id) > 0 {
+			p.Return(id)
+		}
+	}
+	p.SetTenants(nil)
+	p.Settle()
+	if takeAll(&p, 7); p.Held(7) != p.Greatest() {
+		t.Errorf("afterwards a port alone holds %d, Greatest says %d", p.Held(7), p.Greatest())
+	}
+}
+
 // A limit holds whatever is free; what a Resize leaves above a share is kept, and not extended.
 func TestLimits(t *testing.T) {
 	var p Pool

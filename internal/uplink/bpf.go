@@ -22,6 +22,11 @@ type bpfMaps struct {
 	pairs *ebpf.Map // what is ours of the protocols without ports: pairKey -> 1
 	frags *ebpf.Map // packets that come in fragments: fragment key -> whether they are ours
 	ways  *ebpf.Map // what the host's routing has said lately: see wayHint; likewise mapped
+
+	arrivals *ebpf.Map   // what each port has received in a slice of time: arrivalKey -> {slice, packets}
+	limits   *ebpf.Map   // limit; likewise mapped
+	limit    *queueLimit // see GuardQueue
+
 	fence *ebpf.Map // devices that packets may leave by, by index; nil: all
 
 	sources *ebpf.Map // source addresses by device and next hop, for a kernel that does not tell them; else nil
@@ -36,6 +41,8 @@ const (
 	maxFrags = 8192 // packets in fragments, ours and the host's
 
 	maxSources = 8192 // next hops whose source address is known
+
+	otherArrivals = int(setPublished) << 16 // key of arrivals for what has no port; else setIndex << 16 | port
 )
 
 func newMaps(fenced int, fib fibFlags) (*bpfMaps, error) {
@@ -45,6 +52,12 @@ func newMaps(fenced int, fib fibFlags) (*bpfMaps, error) {
 	if err == nil {
 		m.ways, m.waysMem, err = mappedArray("uvs_ways", uint32(unsafe.Sizeof(wayHint{})), wayHints)
 	}
+	var limit []byte
+	if err == nil {
+		if m.limits, limit, err = mappedArray("uvs_limit", uint32(unsafe.Sizeof(queueLimit{})), 1); err == nil {
+			m.limit = (*queueLimit)(unsafe.Pointer(&limit[0]))
+		}
+	}
 	for _, x := range []struct {
 		to   **ebpf.Map
 		need bool
@@ -52,6 +65,7 @@ func newMaps(fenced int, fib fibFlags) (*bpfMaps, error) {
 	}{
 		{&m.own, true, ebpf.MapSpec{Name: "uvs_own", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: maxOwn, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&m.local, true, ebpf.MapSpec{Name: "uvs_local", Type: ebpf.LPMTrie, KeySize: 8, ValueSize: 4, MaxEntries: MaxLocal, Flags: unix.BPF_F_NO_PREALLOC}},
+		{&m.arrivals, true, ebpf.MapSpec{Name: "uvs_arrivals", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: uint32(otherArrivals + 1)}},
 		{&m.pairs, true, ebpf.MapSpec{Name: "uvs_pairs", Type: ebpf.Hash, KeySize: 12, ValueSize: 4, MaxEntries: maxPairs}},
 		{&m.frags, true, ebpf.MapSpec{Name: "uvs_frags", Type: ebpf.LRUHash, KeySize: 12, ValueSize: 4, MaxEntries: maxFrags}},
 		{&m.fence, fenced > 0, ebpf.MapSpec{Name: "uvs_fence", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: uint32(max(fenced, 1))}},
@@ -108,7 +122,7 @@ func (m *bpfMaps) portSet(addr int, i setIndex) *nat.PortSet {
 
 // close gives the maps back. Their memory stays mapped until the process ends: NAT may still write to it.
 func (m *bpfMaps) close() {
-	for _, b := range []*ebpf.Map{m.own, m.local, m.ports, m.pairs, m.frags, m.ways, m.fence, m.sources} {
+	for _, b := range []*ebpf.Map{m.own, m.local, m.arrivals, m.limits, m.ports, m.pairs, m.frags, m.ways, m.fence, m.sources} {
 		if b != nil {
 			b.Close()
 		}

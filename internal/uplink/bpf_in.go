@@ -40,19 +40,20 @@ const regOwn = asm.R9 // index of the host's address
 
 // Stack slots, below the frame pointer.
 const (
-	inKey    = -4
-	inPrefix = -8  // 8 bytes, the key of local: 32 and, at inKey, the address
-	inL4     = -16 // 8 bytes of the transport header
-	inIP     = -40 // 20 bytes of the IP header
-	inQuote  = -64 // 20 bytes of a quoted IP header
-	inPair   = -80 // 12 bytes, the key of pairs (own, remote, protocol) or of frags (source, own, protocol and identification)
-	inValue  = -84
-	inTuple  = -96  // struct bpf_sock_tuple of IPv4, 12 bytes
-	inEther  = -112 // 14 bytes of an Ethernet header
-	inFlags  = -116 // a byte: TCP's flags
-	inSet    = -120 // which set: a setIndex of index 0
-	inError  = -124 // 1: the packet is an ICMP error
-	inHow    = -128 // the mark of what is redirected
+	inKey     = -4
+	inPrefix  = -8  // 8 bytes, the key of local: 32 and, at inKey, the address
+	inL4      = -16 // 8 bytes of the transport header
+	inIP      = -40 // 20 bytes of the IP header
+	inQuote   = -64 // 20 bytes of a quoted IP header
+	inPair    = -80 // 12 bytes, the key of pairs (own, remote, protocol) or of frags (source, own, protocol and identification)
+	inValue   = -84
+	inTuple   = -96  // struct bpf_sock_tuple of IPv4, 12 bytes
+	inEther   = -112 // 14 bytes of an Ethernet header
+	inFlags   = -116 // a byte: TCP's flags
+	inSet     = -120 // which set: a setIndex of index 0
+	inError   = -124 // 1: the packet is an ICMP error
+	inHow     = -128 // the mark of what is redirected
+	inArrival = -132 // key of arrivals
 
 	inParams = -192 // struct bpf_fib_lookup
 )
@@ -112,7 +113,7 @@ func (p *wayIn) emitOrigin() {
 //	if (ip.fragment & OFFSET) goto later;
 //	head = load(l4, 8); // zeros, if the packet is shorter: a protocol without ports may be
 func (p *wayIn) emitHeader() {
-	p.Emit(asm.Mov.Imm(regL4, 0).WithSymbol("untagged"), asm.StoreImm(asm.RFP, inError, 0, asm.Word))
+	p.Emit(asm.Mov.Imm(regL4, 0).WithSymbol("untagged"), asm.StoreImm(asm.RFP, inError, 0, asm.Word), asm.StoreImm(asm.RFP, inArrival, int64(otherArrivals), asm.Word))
 	p.emitLoad(0, inIP, 20, "pass")
 	p.Emit(asm.LoadMem(asm.R1, asm.RFP, inIP+ipDst, asm.Word), asm.StoreMem(asm.RFP, inKey, asm.R1, asm.Word))
 	p.EmitMapLookup(p.maps.own, inKey, "no address")
@@ -227,7 +228,7 @@ func (p *wayIn) emitPairLookup() {
 //
 //	later: whose = frags[{ip.src, ip.dst, ip.proto, ip.id}];
 //	if (!whose) { clone(CLONE); goto pass; }
-//	if (*whose) goto redirect; else goto pass;
+//	if (*whose) goto ours; else goto pass;
 func (p *wayIn) emitLaterFragment() {
 	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("later"))
 	p.emitFragmentKey()
@@ -239,7 +240,7 @@ func (p *wayIn) emitLaterFragment() {
 	p.Emit(
 		asm.LoadMem(asm.R0, asm.R0, 0, asm.Word),
 		asm.JEq.Imm(asm.R0, 0, "pass"),
-		asm.Ja.Label("redirect"),
+		asm.Ja.Label("ours"),
 	)
 	if p.plain {
 		return
@@ -258,7 +259,7 @@ func (p *wayIn) emitLaterFragment() {
 
 // emitPortLookups:
 //
-//	owned: port = ntohs(port);
+//	owned: port = ntohs(port); arrival = set << 16 | port;
 //	if (ports[PUBLISHED + set] has port) goto ours;
 //	if (!own) goto host's;
 //	if (ports[own * 8 + PUBLISHED + set] has port) goto ours;
@@ -266,6 +267,7 @@ func (p *wayIn) emitLaterFragment() {
 func (p *wayIn) emitPortLookups() {
 	p.Emit(
 		asm.HostTo(asm.BE, regProto, asm.Half).WithSymbol("owned"),
+		asm.LoadMem(asm.R1, asm.RFP, inSet, asm.Word), asm.LSh.Imm(asm.R1, 16), asm.Add.Reg(asm.R1, regProto), asm.StoreMem(asm.RFP, inArrival, asm.R1, asm.Word),
 		asm.LoadMem(asm.R1, asm.RFP, inSet, asm.Word), asm.Add.Imm(asm.R1, int32(setPublished)), asm.StoreMem(asm.RFP, inKey, asm.R1, asm.Word),
 	)
 	p.emitHasPort("ours")
@@ -327,14 +329,15 @@ func (p *wayIn) emitSocketCheck() {
 
 // emitRedirect:
 //
-//	ours: whose = 1; note_fragment(whose);
+//	ours: check_limit(); whose = 1; note_fragment(whose);
 //	redirect: check_tap();
 //	if (skb->vlan_present) vlan_pop(skb);
 //	if (plain) { change_head(skb, 14); store(0, {0, how, ifindex, IPv4}); } else store(6, {how, ifindex});
 //	return redirect(tap);
 //	host's: whose = 0; note_fragment(whose); goto pass;
 func (p *wayIn) emitRedirect() {
-	p.Emit(asm.StoreImm(asm.RFP, inValue, 1, asm.Word).WithSymbol("ours"))
+	p.emitLimit("ours")
+	p.Emit(asm.StoreImm(asm.RFP, inValue, 1, asm.Word).WithSymbol("allowed"))
 	p.emitNoteFragment("redirect")
 	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("redirect"))
 	p.emitTAPCheck()
@@ -361,6 +364,29 @@ func (p *wayIn) emitRedirect() {
 		asm.StoreImm(asm.RFP, inValue, 0, asm.Word).WithSymbol("host's"),
 	)
 	p.emitNoteFragment("pass")
+}
+
+// emitLimit: see GuardQueue.
+//
+//	limit = &uvs_limit[0]; if (!limit->allows) goto allowed;
+//	seen = &uvs_arrivals[arrival];
+//	if (seen->slice != limit->slice) *seen = {limit->slice, 0};
+//	if (++seen->packets <= limit->allows) goto allowed;
+//	atomic(limit->dropped += 1); return SHOT;
+func (p *wayIn) emitLimit(label string) {
+	const allows, slice, dropped, packets = 0, 4, 8, 4
+	p.Emit(asm.StoreImm(asm.RFP, inKey, 0, asm.Word).WithSymbol(label))
+	p.EmitMapLookup(p.maps.limits, inKey, "allowed")
+	p.Emit(asm.Mov.Reg(regL4, asm.R0), asm.LoadMem(asm.R1, regL4, allows, asm.Word), asm.JEq.Imm(asm.R1, 0, "allowed"))
+	p.EmitMapLookup(p.maps.arrivals, inArrival, "allowed")
+	p.Emit(
+		asm.LoadMem(asm.R1, asm.R0, 0, asm.Word), asm.LoadMem(asm.R2, regL4, slice, asm.Word), asm.JEq.Reg(asm.R1, asm.R2, "same slice"),
+		asm.StoreMem(asm.R0, 0, asm.R2, asm.Word), asm.StoreImm(asm.R0, packets, 0, asm.Word),
+		asm.LoadMem(asm.R1, asm.R0, packets, asm.Word).WithSymbol("same slice"), asm.Add.Imm(asm.R1, 1), asm.StoreMem(asm.R0, packets, asm.R1, asm.Word),
+		asm.LoadMem(asm.R2, regL4, allows, asm.Word), asm.JLE.Reg(asm.R1, asm.R2, "allowed"),
+		asm.Mov.Imm(asm.R1, 1), asm.AddAtomic.Mem(regL4, asm.R1, asm.DWord, dropped),
+		asm.Mov.Imm(asm.R0, shot), asm.Return(),
+	)
 }
 
 // emitTAPCheck: a switch that was killed has lost its TAP; its filters give everything to the host. A question without an answer tells
@@ -402,11 +428,11 @@ func (p *wayIn) emitMark(mark int64) {
 	)
 }
 
-// emitNoteFragment: if (ip.fragment & MORE) frags[{ip.src, ip.dst, ip.proto, ip.id}] = whose; goto then;
+// emitNoteFragment: if (ip.fragment & MORE && !(ip.fragment & OFFSET)) frags[{ip.src, ip.dst, ip.proto, ip.id}] = whose; goto then;
 func (p *wayIn) emitNoteFragment(then string) {
 	p.Emit(
-		asm.LoadMem(asm.R1, asm.RFP, inIP+ipFragment, asm.Half), asm.And.Imm(asm.R1, maskMore),
-		asm.JEq.Imm(asm.R1, 0, then),
+		asm.LoadMem(asm.R1, asm.RFP, inIP+ipFragment, asm.Half), asm.And.Imm(asm.R1, maskMore|maskOffset),
+		asm.JNE.Imm(asm.R1, maskMore, then),
 	)
 	p.emitFragmentKey()
 	p.Emit(asm.LoadMapPtr(asm.R1, p.maps.frags.FD()))

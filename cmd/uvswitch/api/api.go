@@ -43,6 +43,7 @@ type Port struct {
 	Ifname    string            `json:"ifname"`
 	Netns     string            `json:"netns"`
 	Container string            `json:"container,omitempty"`
+	Tenant    string            `json:"tenant,omitempty"`
 	MAC       string            `json:"mac"`
 	Addresses []string          `json:"addresses"`
 	MTU       int               `json:"mtu"`
@@ -93,7 +94,9 @@ type PortAdd struct {
 	Ifname  string `json:"ifname,omitempty"`  // "eth0" when empty
 	// Ports with the same container, or in the same namespace, are of one container: it may answer by one what came in by another.
 	Container string `json:"container,omitempty"`
-	Device    string `json:"device,omitempty"` // use this existing device instead of a new TAP
+	// Ports of one tenant count as one port where ports share flows, mappings and outside ports; empty: the port is a tenant of its own.
+	Tenant string `json:"tenant,omitempty"`
+	Device string `json:"device,omitempty"` // use this existing device instead of a new TAP
 	// For a virtual machine, one of these instead: the path of a unix socket that the switch creates, or of VDE's folder.
 	QEMUStream string `json:"qemu_stream,omitempty"`
 	QEMUDgram  string `json:"qemu_dgram,omitempty"`
@@ -518,6 +521,7 @@ type Uplink struct {
 	Devices   []string `json:"devices"`         // devices of the host that the switch receives packets from
 	Allowed   []string `json:"allowed"`         // devices that packets may leave by; empty: all
 	GivenBack uint64   `json:"given_back"`      // packets that belonged to no flow and went back to the host's stack
+	Flooded   uint64   `json:"flooded"`         // packets that were dropped before the switch: the uplink's queue was full, and their port received more than others
 }
 
 // Status is the output of `status`.

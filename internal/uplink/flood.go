@@ -1,0 +1,86 @@
+package uplink
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/vishvananda/netlink"
+)
+
+// The TAP has one queue. A flood from outside to one port of the host would fill it, and what others are sent would be lost there. So, while
+// the queue loses packets, the program "way in" drops what one port receives beyond an allowance for each slice of time. The allowance is
+// found by trial: it is halved while packets are still lost, and grows slowly otherwise. A port that receives less loses nothing. Packets
+// without a port, and later fragments, count together as one port.
+
+const (
+	queueCheck  = time.Second            // how often the queue is looked at while it loses nothing
+	queueSlice  = 10 * time.Millisecond  // for which the allowance is
+	queueTrial  = 100 * time.Millisecond // how long an allowance is tried
+	firstAllows = 256                    // packets in a slice
+	leastAllows = 8
+	mostAllows  = 4096 // from here on there is no limit
+)
+
+// A queueLimit is what the way in reads, in a map of one entry.
+type queueLimit struct {
+	allows  atomic.Uint32 // packets to a port in a slice; 0: no limit
+	slice   atomic.Uint32 // number of the present slice
+	dropped atomic.Uint64 // packets
+}
+
+// Flooded is how many packets the way in has dropped, since a port received more than its allowance.
+func (u *Uplink) Flooded() uint64 {
+	if u.maps == nil || u.maps.limit == nil {
+		return 0
+	}
+	return u.maps.limit.dropped.Load()
+}
+
+// GuardQueue keeps the TAP's queue free for everyone, until ctx is done.
+func (u *Uplink) GuardQueue(ctx context.Context) {
+	lost := u.lostInQueue()
+	for wait(ctx, queueCheck) {
+		if now := u.lostInQueue(); now != lost {
+			lost = u.limitFlood(ctx, now)
+		}
+	}
+}
+
+// limitFlood limits what a port receives until the queue has lost nothing for long enough. lost is what the queue had lost before.
+func (u *Uplink) limitFlood(ctx context.Context, lost uint64) uint64 {
+	limit := u.maps.limit
+	defer limit.allows.Store(0)
+	for allows := uint32(firstAllows); allows < mostAllows && ctx.Err() == nil; {
+		limit.allows.Store(allows)
+		for range queueTrial / queueSlice {
+			wait(ctx, queueSlice)
+			limit.slice.Add(1)
+		}
+		if now := u.lostInQueue(); now != lost {
+			lost, allows = now, max(leastAllows, allows/2)
+		} else {
+			allows += 1 + allows/32
+		}
+	}
+	return lost
+}
+
+// lostInQueue is how many packets the TAP's queue has lost.
+func (u *Uplink) lostInQueue() uint64 {
+	l, err := netlink.LinkByIndex(u.tapIdx)
+	if err != nil || l.Attrs().Statistics == nil {
+		return 0
+	}
+	return l.Attrs().Statistics.TxDropped
+}
+
+// wait waits, and reports whether ctx goes on.
+func wait(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
