@@ -1,0 +1,220 @@
+package simnet
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/frame/frametest"
+	vswitch "github.com/uvswitch/uvswitch/switch"
+)
+
+const guarded = `network 1 10.0.0.1/24
+network 2 10.0.1.1/24
+uplink 198.51.100.1
+host a 10.0.0.2 port 1 guard
+host b 10.0.0.3 port 2 isolated guard
+host c 10.0.0.4 port 3 isolated guard
+host d 10.0.1.2 port 4 net 2 guard
+outside o 203.0.113.8
+publish 8080:80 b
+`
+
+// A history is a string of events, read from the bytes of a fuzzer.
+type history struct {
+	net   *Net
+	bytes []byte
+	hosts []*Host
+	gone  map[frame.PortID]vswitch.Port // ports that were removed
+}
+
+// next is the next byte, modulo n; 0 at the end.
+func (h *history) next(n int) int {
+	if len(h.bytes) == 0 {
+		return 0
+	}
+	b := h.bytes[0]
+	h.bytes = h.bytes[1:]
+	return int(b) % n
+}
+
+// packet is one of any host, to any address and MAC, with ports and flags that occur often enough to meet again.
+func (h *history) packet(from *Host) frametest.Packet {
+	addrs := []frame.Addr{frametest.Addr("198.51.100.1"), frametest.Addr("10.0.0.1"), frametest.Addr("10.0.1.1"), frametest.Addr("203.0.113.8"), frametest.Addr("203.0.113.9"), frametest.Addr("10.0.0.255"), frametest.Addr("224.0.0.1")}
+	gw, _ := h.net.DP.Router.Interface(from.Net)
+	macs := []frame.MAC{gw.MAC, gw.MAC, frame.BroadcastMAC, 0x01005e000001}
+	for _, x := range h.hosts {
+		addrs, macs = append(addrs, x.Addr), append(macs, x.MAC)
+	}
+	p := frametest.Packet{
+		SrcMAC: from.MAC, DstMAC: macs[h.next(len(macs))], Src: from.Addr, Dst: addrs[h.next(len(addrs))],
+		Proto: []uint8{frame.TCP, frame.UDP, frame.ICMP, frame.SCTP, 47, 33, 136}[h.next(7)], SrcPort: []uint16{7, 5000, 20001, 8080}[h.next(4)], DstPort: []uint16{80, 8080, 9090, 20001, 5000}[h.next(5)],
+		Flags: uint8(h.next(64)), Type: []uint8{8, 0, 3, 11, 13, 5}[h.next(6)], TTL: []uint8{64, 1, 2}[h.next(3)], Frag: []uint16{0, 0, 0, 0x2000, 0x4000, 1, 0x2001}[h.next(7)],
+		IPID: uint16(h.next(3)), Seq: uint16(h.next(4)), Payload: make([]byte, h.next(4)*40),
+	}
+	if h.next(8) == 1 { // a lie
+		p.Src = addrs[h.next(len(addrs))]
+	}
+	if h.next(8) == 1 {
+		p.SrcMAC = macs[h.next(len(macs))]
+	}
+	return p
+}
+
+func (h *history) isGone(x *Host) bool {
+	_, ok := h.gone[x.Port]
+	return ok
+}
+
+// step lets one event happen, and returns the host that has sent something, or nil.
+func (h *history) step(t *testing.T) *Host {
+	n, from := h.net, h.hosts[h.next(len(h.hosts))]
+	switch h.next(16) {
+	default:
+		if h.isGone(from) {
+			return nil
+		}
+		var raws [][]byte
+		for range 1 + h.next(3) {
+			raws = append(raws, h.packet(from).Raw())
+		}
+		n.Inject(from, raws...)
+		return from
+	case 0:
+		if h.isGone(from) {
+			return nil
+		}
+		other := h.hosts[h.next(len(h.hosts))]
+		n.Inject(from, frametest.ARP(frame.BroadcastMAC, from.MAC, uint16(1+h.next(2)), other.Addr, h.hosts[h.next(len(h.hosts))].Addr))
+		return from
+	case 1:
+		n.Advance([]frame.Tick{1, 10, 30, 200}[h.next(4)])
+	case 2:
+		n.now += frame.Seconds([]uint32{130, 300, 8000}[h.next(3)])
+		n.Settle()
+	case 3:
+		port := []uint16{8080, 9090, 20001}[h.next(3)]
+		n.Unpublish(port)
+		if !from.outside && h.next(3) > 0 {
+			n.Publish([]uint8{frame.TCP, frame.UDP}[h.next(2)], port, from, 80)
+		}
+	case 4:
+		if from.outside {
+			return nil
+		}
+		if p, ok := h.gone[from.Port]; ok {
+			delete(h.gone, from.Port)
+			if err := n.DP.AddPort(p, conn{}); err != nil {
+				t.Fatal(err)
+			}
+			return nil
+		}
+		h.gone[from.Port], _ = n.DP.Switch.Port(from.Port)
+		n.DP.RemovePort(from.Port)
+		n.DP.NAT.FlushPort(from.Port)
+	case 5:
+		if err := n.SetUplink([]frame.Addr{frametest.Addr("198.51.100.1"), frametest.Addr("198.51.100.2"), 0}[h.next(3)], 1500); err != nil {
+			t.Fatal(err)
+		}
+	case 6:
+		n.Poller.Refuse = map[frame.PortID]frame.Reason{}
+		if h.next(2) == 1 {
+			n.Poller.Refuse[from.Port] = frame.PortDown
+		}
+	case 7:
+		tenants := map[frame.PortID]frame.PortID{}
+		if h.next(2) == 1 {
+			tenants = map[frame.PortID]frame.PortID{1: 1, 2: 1, 3: 1}
+		}
+		n.DP.NAT.SetTenants(tenants)
+	case 8:
+		n.DP.NAT.Reclaim()
+		n.DP.NAT.SettleShares()
+	}
+	return nil
+}
+
+// check fails unless what came out since the last step may have come out.
+func (h *history) check(t *testing.T, from *Host, before int) {
+	t.Helper()
+	n := h.net
+	if n.failure != nil {
+		t.Fatal(n.failure)
+	}
+	if c := n.DP.Conservation(); c.Transmitted+c.Dropped+c.Consumed > c.Received+c.Originated+c.Replicated { // some may wait
+		t.Fatalf("more than there was: %+v\ndrops %v", c, n.DP.Drops())
+	}
+	isolated := map[frame.PortID]bool{2: true, 3: true}
+	for _, r := range n.records[before:] {
+		if !r.out {
+			continue
+		}
+		var f frame.Frame
+		f.Reset(r.raw, r.port)
+		frame.Parse(&f)
+		for _, x := range h.hosts {
+			switch {
+			case x.outside || f.Src != x.MAC || f.Flags&frame.IsIPv4 == 0:
+			case from != x:
+				t.Fatalf("port %d was sent a packet with the MAC of %s, but %v has sent something", r.port, x.Name, from)
+			case isolated[x.Port] && isolated[r.port]:
+				t.Fatalf("isolated port %d was sent a frame of isolated port %d", r.port, x.Port)
+			case f.Tuple.Src != x.Addr && f.Tuple.Src != 0:
+				t.Fatalf("port %d was sent a packet from %s with the address %s", r.port, x.Name, f.Tuple.Src)
+			}
+		}
+		if r.port == uplinkPort && f.Flags&frame.IsIPv4 != 0 && f.Malformed == frame.None && !n.DP.NAT.Owns(f.Tuple.Src) {
+			t.Fatalf("outside saw the address %s", f.Tuple.Src)
+		}
+	}
+}
+
+// FuzzHistory lets a long string of events happen: packets, lies, time, published ports, ports and addresses that come and go, and tenants.
+// After each event no frame has become two, no guarded port has sent as another one, isolated ports have not heard of each other,
+// and outside saw addresses of the host only. At the end the
+// account of frames is balanced, and nobody holds anything.
+func FuzzHistory(f *testing.F) {
+	f.Add([]byte("\x01\x0f\x02\x00\x03\x01\x01\x01\x02\x00\x00\x00\x00\x00\x01\x05\x05"))
+	f.Add([]byte{0, 9, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0, 0, 0, 1, 0, 0, 4, 9, 0, 0, 0, 0, 1, 1, 16, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 1, 1, 4, 0, 7, 1})
+	for seed := range uint64(12) {
+		long, r := make([]byte, 600), rand.New(rand.NewPCG(seed, 1))
+		for i := range long {
+			long[i] = byte(r.Uint32())
+		}
+		f.Add(long)
+	}
+	f.Fuzz(func(t *testing.T, bytes []byte) {
+		n, err := Run(guarded)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := &history{net: n, bytes: bytes[:min(len(bytes), 600)], hosts: n.hosts, gone: map[frame.PortID]vswitch.Port{}}
+		for len(h.bytes) > 0 {
+			before := len(n.records)
+			from := h.step(t)
+			h.check(t, from, before)
+		}
+		n.Poller.Refuse = map[frame.PortID]frame.Reason{}
+		for range 3 {
+			n.now += frame.Seconds(20000)
+			n.Advance(frame.Seconds(3))
+		}
+		if c := n.DP.Conservation(); !c.Balanced {
+			t.Fatalf("not balanced: %+v\ndrops %v", c, n.DP.Drops())
+		}
+		if used := n.DP.NAT.Used(); used != 0 {
+			t.Fatalf("%d flows are left", used)
+		}
+		for _, proto := range []uint8{frame.TCP, frame.UDP, frame.ICMP, frame.SCTP} {
+			if u := n.DP.NAT.PortUseOf(proto); u.Used != 0 {
+				t.Errorf("%s: %+v", frame.ProtoName(proto), u)
+			}
+		}
+		for id := range frame.PortID(10) {
+			tcp, udp := n.DP.NAT.PortsOf(id)
+			if n.DP.NAT.FlowsOf(id) != 0 || tcp != 0 || udp != 0 {
+				t.Errorf("port %d still holds %d flows, %d and %d outside ports", id, n.DP.NAT.FlowsOf(id), tcp, udp)
+			}
+		}
+	})
+}
