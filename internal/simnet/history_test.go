@@ -61,6 +61,13 @@ func (h *history) packet(from *Host) frametest.Packet {
 	return p
 }
 
+func nameOf(x *Host) string {
+	if x == nil {
+		return "nobody"
+	}
+	return x.Name
+}
+
 func (h *history) isGone(x *Host) bool {
 	_, ok := h.gone[x.Port]
 	return ok
@@ -156,7 +163,7 @@ func (h *history) check(t *testing.T, from *Host, before int) {
 			switch {
 			case x.outside || f.Src != x.MAC || f.Flags&frame.IsIPv4 == 0:
 			case from != x:
-				t.Fatalf("port %d was sent a packet with the MAC of %s, but %v has sent something", r.port, x.Name, from)
+				t.Fatalf("port %d was sent a packet with the MAC of %s, but %s has sent something", r.port, x.Name, nameOf(from))
 			case isolated[x.Port] && isolated[r.port]:
 				t.Fatalf("isolated port %d was sent a frame of isolated port %d", r.port, x.Port)
 			case f.Tuple.Src != x.Addr && f.Tuple.Src != 0:
