@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sort"
@@ -59,8 +60,22 @@ func (a *app) statusCommand() *cobra.Command {
 }
 
 func (a *app) webCommand() *cobra.Command {
-	return group("web", "The live page", show(a, "url", "Print the address of the live page, with the token that shows flows and packets", "/web",
-		func(w io.Writer, p api.WebPage) { fmt.Fprintln(w, p.URL) }))
+	url := &cobra.Command{Use: "url", Short: "Print the address of the live page, with the token that shows flows and packets", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			var p api.WebPage
+			if err := a.client().Do(c.Context(), "GET", "/web", nil, &p); err != nil {
+				return err
+			}
+			if p.URL == "" {
+				return errors.New("the switch serves no page; start it with --web 127.0.0.1:8088")
+			}
+			if a.json {
+				return a.printJSON(p)
+			}
+			_, err := fmt.Fprintln(a.out, p.URL)
+			return err
+		}}
+	return group("web", "The live page", url)
 }
 
 func orDash(s string) string {

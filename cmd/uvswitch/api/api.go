@@ -502,7 +502,7 @@ type Stats struct {
 
 // A WebPage is the output of `web url`.
 type WebPage struct {
-	URL string `json:"url"` // with the token; unix:PATH for a unix socket
+	URL string `json:"url"` // with the token; unix:PATH for a unix socket; empty: no page is served
 }
 
 // An Uplink is the uplink in `status`.
