@@ -112,6 +112,10 @@ func TestDumpFiles(t *testing.T) {
 		list, _ := filepath.Glob(size + "*")
 		return len(list) == 3
 	})
+	b.Eventually("the old format has all requests", func() bool { // each has a record header, and an Ethernet frame of 1442 bytes
+		info, err := os.Stat(old)
+		return err == nil && info.Size() >= 24+1500*(16+1442)
+	})
 	stop()
 	stopOld()
 	for _, n := range []string{"0", "1", "2"} {
