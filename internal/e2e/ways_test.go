@@ -194,6 +194,98 @@ func TestRouteViaHost(t *testing.T) {
 	b.Balanced()
 }
 
+// kubeProxy has rules as kube-proxy makes them, for three services: 10.96.0.10:80 and 10.96.0.53:53/udp with pod web of this node behind
+// them, and 10.96.0.20:80 with a pod of another node. The first two have --masquerade-all, since pods of one node answer each other directly.
+var kubeProxy = map[string]string{
+	"iptables": `
+iptables -t nat -N KUBE-SERVICES; iptables -t nat -N KUBE-MARK-MASQ; iptables -t nat -N KUBE-POSTROUTING
+iptables -t nat -N KUBE-SVC-WEB; iptables -t nat -N KUBE-SVC-DNS; iptables -t nat -N KUBE-SVC-FAR
+iptables -t nat -A PREROUTING -j KUBE-SERVICES; iptables -t nat -A OUTPUT -j KUBE-SERVICES; iptables -t nat -A POSTROUTING -j KUBE-POSTROUTING
+iptables -t nat -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000
+iptables -t nat -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
+iptables -t nat -A KUBE-POSTROUTING -j MARK --xor-mark 0x4000
+iptables -t nat -A KUBE-POSTROUTING -j MASQUERADE
+iptables -t nat -A KUBE-SERVICES -d 10.96.0.10/32 -p tcp --dport 80 -j KUBE-SVC-WEB
+iptables -t nat -A KUBE-SERVICES -d 10.96.0.53/32 -p udp --dport 53 -j KUBE-SVC-DNS
+iptables -t nat -A KUBE-SERVICES -d 10.96.0.20/32 -p tcp --dport 80 -j KUBE-SVC-FAR
+iptables -t nat -A KUBE-SVC-WEB -j KUBE-MARK-MASQ; iptables -t nat -A KUBE-SVC-WEB -p tcp -j DNAT --to-destination 172.29.0.2:80
+iptables -t nat -A KUBE-SVC-DNS -j KUBE-MARK-MASQ; iptables -t nat -A KUBE-SVC-DNS -p udp -j DNAT --to-destination 172.29.0.2:53
+iptables -t nat -A KUBE-SVC-FAR ! -s 172.29.0.0/16 -j KUBE-MARK-MASQ; iptables -t nat -A KUBE-SVC-FAR -p tcp -j DNAT --to-destination 10.244.1.5:80`,
+	"nftables": `nft -f - <<'EOF'
+table ip kube-proxy {
+	chain mark-masq {
+		meta mark set meta mark or 0x4000
+	}
+	chain service-web {
+		jump mark-masq
+		meta l4proto tcp dnat to 172.29.0.2:80
+	}
+	chain service-dns {
+		jump mark-masq
+		meta l4proto udp dnat to 172.29.0.2:53
+	}
+	chain service-far {
+		ip saddr != 172.29.0.0/16 jump mark-masq
+		meta l4proto tcp dnat to 10.244.1.5:80
+	}
+	map service-ips {
+		type ipv4_addr . inet_proto . inet_service : verdict
+		elements = { 10.96.0.10 . tcp . 80 : goto service-web, 10.96.0.53 . udp . 53 : goto service-dns, 10.96.0.20 . tcp . 80 : goto service-far }
+	}
+	chain services {
+		ip daddr . meta l4proto . th dport vmap @service-ips
+	}
+	chain nat-prerouting {
+		type nat hook prerouting priority -100;
+		jump services
+	}
+	chain nat-output {
+		type nat hook output priority -100;
+		jump services
+	}
+	chain masquerading {
+		meta mark set meta mark xor 0x4000
+		masquerade fully-random
+	}
+	chain nat-postrouting {
+		type nat hook postrouting priority 100;
+		meta mark & 0x4000 == 0x4000 jump masquerading
+	}
+}
+EOF`,
+}
+
+// TestServices checks what docs/kubernetes.md says of services: pods reach their addresses, DNS, and pods of another node, through kube-proxy's
+// rules on the host.
+func TestServices(t *testing.T) {
+	Need(t, "curl", "ip", "iptables", "nft", "socat")
+	for by, rules := range kubeProxy {
+		t.Run(by, func(t *testing.T) {
+			b := NewHost(t)
+			b.pair.Uplink = "host"
+			b.Start()
+			containers(b)
+			b.Web("web")
+			b.Background("web", "socat UDP4-RECVFROM:53,fork SYSTEM:'echo the resolver'")
+			b.Sh("host", "sysctl -qw net.ipv4.ip_forward=1; ip route add 10.244.1.0/24 via 10.1.0.2"+"\n"+rules)
+			b.Sh("out", "ip addr add 10.244.1.5/32 dev lo; ip route add 172.29.0.0/16 via 10.1.0.1")
+			b.Web("out")
+			for _, from := range []string{"db", "web", "host"} {
+				asks(t, b, from, "10.96.0.10", "this is web")
+				asks(t, b, from, "10.96.0.20", "this is out")
+				b.Eventually(from+" asks the resolver", func() bool {
+					out, _ := b.TrySh(from, "echo question | socat -t 2 -T 2 - UDP4:10.96.0.53:53")
+					return strings.Contains(out, "the resolver")
+				})
+			}
+			asks(t, b, "db", "10.96.0.20", "you are 172.29.0.3") // another node sees the pod
+			asks(t, b, "db", "10.244.1.5", "you are 172.29.0.3")
+			asks(t, b, "out", "172.29.0.2", "this is web")
+			b.Balanced()
+		})
+	}
+}
+
 // TestHostProtocol checks that a protocol without ports is translated, and that it stays the host's while the host itself uses it.
 func TestHostProtocol(t *testing.T) {
 	Need(t, "ip", "socat")
