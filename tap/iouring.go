@@ -488,7 +488,7 @@ func (r *IOUring) fill(b *frame.Batch) {
 //
 //uvswitch:hot
 func (r *IOUring) Send(id frame.PortID, f *frame.Frame) {
-	if r.look {
+	if r.watched {
 		r.sendWatched(id, f)
 	} else {
 		r.send(id, f)

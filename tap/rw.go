@@ -133,7 +133,7 @@ func (r *RW) await(wait int) (woken bool, err error) {
 //uvswitch:hot
 func (r *RW) Send(id frame.PortID, f *frame.Frame) {
 	why := frame.PortGone
-	if c := r.ports[id]; r.look {
+	if c := r.ports[id]; r.watched {
 		why = r.sendWatched(id, c, f)
 	} else if c != nil {
 		why = c.Write(f)

@@ -37,7 +37,7 @@ const (
 
 // receivers are what a backend knows of the cost of its ports' frames.
 type receivers struct {
-	look    bool // Send must ask attend: frames are timed, or there are slow ports
+	watched bool // Send calls sendWatched: frames are timed, or there are slow ports
 	timed   bool // the frames of this batch are
 	batches int
 	left    int // timed batches to come, this one included
@@ -71,7 +71,7 @@ func isDear(cpu time.Duration, bytes int) bool {
 //
 //uvswitch:hot
 func (r *receivers) begin(failed []frame.TxFailure) []frame.TxFailure {
-	if r.batches++; r.look || r.batches >= sampleEvery {
+	if r.batches++; r.watched || r.batches >= sampleEvery {
 		return r.beginTimed(failed)
 	}
 	return failed
@@ -92,7 +92,7 @@ func (r *receivers) beginTimed(failed []frame.TxFailure) []frame.TxFailure {
 			failed = r.restore(id, failed)
 		}
 	}
-	r.look = r.timed || len(r.slow) > 0
+	r.watched = r.timed || len(r.slow) > 0
 	return failed
 }
 
@@ -242,7 +242,7 @@ func (s *slowPort) takeFailures(to []frame.TxFailure) []frame.TxFailure {
 
 // hasRecovered reports whether the backend may write to the port again.
 func (s *slowPort) hasRecovered() bool {
-	if time.Since(s.looked) < slowTerm || s.queue.Peek() != nil {
+	if time.Since(s.looked) < slowTerm || !s.queue.Empty() {
 		return false
 	}
 	s.mu.Lock()

@@ -37,15 +37,22 @@ func (w *slowWire) Write(f *frame.Frame) frame.Reason {
 	return frame.None
 }
 
+// addSlow adds port 1, which frames come from, and port 2, which may be slow.
+func addSlow(t *testing.T, p poller) (source *wire, to *slowWire) {
+	t.Helper()
+	source, to = newWireOf(t, unix.SOCK_SEQPACKET, false), &slowWire{wire: newWire(t, false), threads: map[int]int{}}
+	add(t, p, 1, source)
+	if err := p.Add(2, to, false); err != nil {
+		t.Fatal(err)
+	}
+	return source, to
+}
+
 // TestSlowReceiver checks that the frames of a slow receiver are written by another thread, in order; that each of them is written or fails,
 // also when the port is removed; and that the backend writes again when the receiver is fast.
 func TestSlowReceiver(t *testing.T) {
 	backends(t, func(t *testing.T, p poller, _ bool) {
-		source, slow := newWireOf(t, unix.SOCK_SEQPACKET, false), &slowWire{wire: newWire(t, false), threads: map[int]int{}}
-		add(t, p, 1, source)
-		if err := p.Add(2, slow, false); err != nil {
-			t.Fatal(err)
-		}
+		source, slow := addSlow(t, p)
 		slow.dear.Store(true)
 		var b frame.Batch
 		sent, failed := uint32(0), map[frame.Reason]int{}
@@ -136,11 +143,7 @@ func TestSlowReceiver(t *testing.T) {
 // TestFastReceiverStays checks that a receiver of many cheap frames, and one whose dear frames are rare, stay with the backend.
 func TestFastReceiverStays(t *testing.T) {
 	backends(t, func(t *testing.T, p poller, _ bool) {
-		source, to := newWireOf(t, unix.SOCK_SEQPACKET, false), &slowWire{wire: newWire(t, false), threads: map[int]int{}}
-		add(t, p, 1, source)
-		if err := p.Add(2, to, false); err != nil {
-			t.Fatal(err)
-		}
+		source, to := addSlow(t, p)
 		var b frame.Batch
 		var f frame.Frame
 		f.Reset(frametest.Packet{Src: 1, Dst: 2, Payload: make([]byte, 4)}.Raw(), 1)

@@ -20,7 +20,7 @@ type route struct {
 	forRoot               bool  // for root only, although it is a GET
 	open                  bool  // for every reader, although it is not a GET
 	costly                bool  // few at a time: see turns
-	private               bool  // shows what containers send, and to whom: not for strangers (see token)
+	private               bool  // shows what containers send, and to whom: not for strangers (see web.Token)
 	limit                 int64 // bytes of the body; 0: maxBody
 
 	// One of these.

@@ -38,33 +38,29 @@ type PrefixKey struct {
 // PrefixKeyOf returns the key of a prefix.
 func PrefixKeyOf(p netip.Prefix) PrefixKey { return PrefixKey{uint32(p.Bits()), p.Addr().As4()} }
 
-// SetKeys makes want the keys of a map, and of is, which says what the map has. It returns what could not be done; the next call tries that
-// again.
-func SetKeys[K comparable](m *ebpf.Map, is map[K]bool, want []K, entry func(K) (key any, value uint32)) error {
+// SetEntries makes want the entries of a map, and of is, which says what the map has; key is a key as the map has it. SetEntries returns what
+// could not be done. The next call tries that again.
+func SetEntries[K, V comparable](m *ebpf.Map, is, want map[K]V, key func(K) any) error {
 	var errs []error
-	wanted := map[K]bool{}
-	for _, k := range want {
-		wanted[k] = true
-		if is[k] {
-			continue
-		}
-		key, value := entry(k)
-		err := m.Put(key, value)
-		if errs = append(errs, err); err == nil {
-			is[k] = true
-		}
+	did := func(err error) bool {
+		errs = append(errs, err)
+		return err == nil
 	}
 	for k := range is {
-		if wanted[k] {
+		if _, ok := want[k]; ok {
 			continue
 		}
-		key, _ := entry(k)
-		err := m.Delete(key)
+		err := m.Delete(key(k))
 		if errors.Is(err, ebpf.ErrKeyNotExist) {
 			err = nil
 		}
-		if errs = append(errs, err); err == nil {
+		if did(err) {
 			delete(is, k)
+		}
+	}
+	for k, v := range want {
+		if was, ok := is[k]; (!ok || was != v) && did(m.Put(key(k), v)) {
+			is[k] = v
 		}
 	}
 	return errors.Join(errs...)

@@ -69,7 +69,8 @@ type Daemon struct {
 	hostUses     []usedports.Listener // ports of the host in use, as last read
 	lastID       frame.PortID         // assigned last: ids are reused late, so that captures do not mistake one port for another
 	nextRule     uint32
-	forwards     bool // the host's stack forwards what comes by the host port, for static routes through it
+	local        []netip.Prefix // see localLocked
+	forwards     bool           // the host's stack forwards what comes by the host port, for static routes through it
 	stored       storedState
 	retryDevices *time.Timer // of refreshDevices
 
@@ -84,7 +85,6 @@ type Daemon struct {
 	tunnels   []uint8         // IP protocols that the host uses for tunnels
 	external  netip.Addr      // the host's address that is shown, and the source of packets whose way is not known yet
 	own       []netip.Addr    // all addresses of the host that containers may leave by
-	local     []netip.Prefix  // what else the host's kernel takes for itself
 	freed     []netip.Addr    // addresses that removed ports had, oldest first; replaced as a whole
 }
 
@@ -270,7 +270,7 @@ func (d *Daemon) State() *model.State {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s.Config, s.Former, s.External, s.Own, s.Local, s.Freed, s.Standby = d.config, d.former, d.external, d.own, d.local, d.freed, d.standby
+	s.Config, s.Former, s.External, s.Own, s.Freed, s.Standby = d.config, d.former, d.external, d.own, d.freed, d.standby
 	for _, n := range d.networks {
 		s.Networks = append(s.Networks, n.Network)
 	}

@@ -108,6 +108,7 @@ func (d *Daemon) plugLocked(p *port) error {
 	d.bindNeighborLocked(p)
 	d.routeMTULocked(p)
 	d.updateSiblingsLocked(p)
+	d.updateTenantsLocked(p)
 	d.log.Info("port added", "port", p.Name, "kind", p.Kind, "device", p.Ifname, "netns", p.Netns, "address", p.Addr)
 	return nil
 }
@@ -180,10 +181,14 @@ func (d *Daemon) unplugLocked(p *port) {
 	d.log.Info("port removed", "port", p.Name)
 	d.standInLocked(gone, p.Name)
 	d.updateSiblingsLocked(p)
+	d.updateTenantsLocked(p)
 }
 
-// updateTenantsLocked tells NAT which ports count as one.
-func (d *Daemon) updateTenantsLocked() {
+// updateTenantsLocked tells NAT which ports count as one, after p has come or gone.
+func (d *Daemon) updateTenantsLocked(p *port) {
+	if p.Spec.Tenant == "" {
+		return
+	}
 	first, tenants := map[string]frame.PortID{}, map[frame.PortID]frame.PortID{}
 	for id, p := range d.byID {
 		if p == nil || p.Spec.Tenant == "" {
@@ -199,9 +204,6 @@ func (d *Daemon) updateTenantsLocked() {
 
 // updateSiblingsLocked tells the guard of each sibling of p which addresses the others have.
 func (d *Daemon) updateSiblingsLocked(p *port) {
-	if p.Spec.Tenant != "" {
-		d.updateTenantsLocked()
-	}
 	var family []*port
 	for _, q := range d.ports {
 		if q.Port.IsSibling(&p.Port) || q == p {

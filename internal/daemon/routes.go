@@ -62,7 +62,7 @@ func (d *Daemon) setThroughLocked() {
 		}
 	}
 	forwards := len(through) > 0 || d.leavesByHost()
-	if was := d.forwards; was && !forwards {
+	if d.forwards && !forwards {
 		if err := link.StopForwarding(h.Ifname); err != nil {
 			d.log.Error("cannot switch forwarding off on the host port's device", "error", err)
 		}

@@ -234,8 +234,9 @@ func (d *Daemon) routeToHostLocked(own []netip.Addr) {
 			d.dp.Router.DeleteRoute(netip.PrefixFrom(a, 32))
 		}
 	}
+	have := d.State()
 	for _, a := range own {
-		if p := netip.PrefixFrom(a, 32); !d.State().Overlaps(p) { // else a clash; see doctor
+		if p := netip.PrefixFrom(a, 32); !have.Overlaps(p) { // else a clash; see doctor
 			d.addRouteToHostLocked(p, false)
 		}
 	}
@@ -258,12 +259,18 @@ func (d *Daemon) localLocked() []netip.Prefix {
 		return nil
 	}
 	s, _ := d.up.State()
+	if len(s.Local) == 0 {
+		return nil
+	}
 	return slices.DeleteFunc(slices.Clone(s.Local), d.State().Overlaps)
 }
 
 // followLocalLocked sends packets for those prefixes to the host port. A static route to exactly such a prefix stays.
 func (d *Daemon) followLocalLocked() {
 	local := d.localLocked()
+	if len(local) == 0 && len(d.local) == 0 { // as on most hosts
+		return
+	}
 	known := map[netip.Prefix]bool{} // with a route
 	for _, r := range d.dp.Router.Routes() {
 		if known[r.Prefix] = true; r.Kept && !slices.Contains(local, r.Prefix) {
@@ -275,13 +282,10 @@ func (d *Daemon) followLocalLocked() {
 			d.addRouteToHostLocked(p, true)
 		}
 	}
-	if slices.Equal(local, d.local) {
-		return
+	if !slices.Equal(local, d.local) {
+		d.local = local
+		d.setThroughLocked()
 	}
-	d.mu.Lock()
-	d.local = local
-	d.mu.Unlock()
-	d.setThroughLocked()
 }
 
 // routeFromHostLocked lets the host reach a network other than the one that it is in, by its gateway. The route is on the host

@@ -189,6 +189,12 @@ func (e *Exam) device() string {
 	return uplink.DefaultDevice()
 }
 
+// hostForwards reports whether the host forwards packets, as far as can be read.
+func hostForwards() bool {
+	b, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
+	return err != nil || strings.TrimSpace(string(b)) == "1"
+}
+
 func (e *Exam) uplinkDevice() {
 	if e.status != nil && e.status.Uplink.Kind == "none" {
 		return
@@ -205,13 +211,13 @@ func (e *Exam) uplinkDevice() {
 	}
 	sound := len(e.found)
 	if e.status != nil && (e.status.Uplink.Kind == model.ViaHost || e.viaHost) {
-		if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err == nil && strings.TrimSpace(string(b)) != "1" {
+		if !hostForwards() {
 			e.add("uplink", Warn, "sysctl -w net.ipv4.ip_forward=1", "packets leave through the host's stack, but the host forwards no answers: net.ipv4.ip_forward is 0")
 		}
 		e.add("uplink", Note, fmt.Sprintf("where nobody outside knows the containers' addresses: `iptables -t nat -A POSTROUTING -s %s ! -o %s0 -j MASQUERADE`", e.Subnet, e.Name), "packets leave with the containers' own addresses")
 	}
 	if e.status != nil && e.status.Uplink.Kind == string(uplink.TAP) {
-		if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err == nil && strings.TrimSpace(string(b)) != "1" {
+		if !hostForwards() {
 			e.add("uplink", Warn, "sysctl -w net.ipv4.ip_forward=1", "the host must route the packets of containers, but it does not: net.ipv4.ip_forward is 0")
 		}
 		e.add("uplink", Note, fmt.Sprintf("if a rule for this is missing: `iptables -t nat -A POSTROUTING -s %s -j MASQUERADE`", e.status.Uplink.Address), "packets of containers come to the host from %s, and the host must masquerade them", e.status.Uplink.Address)

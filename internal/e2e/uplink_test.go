@@ -359,7 +359,7 @@ func TestUplinkFollows(t *testing.T) {
 
 	// A device that is made again, with its old index, while the switch does not run.
 	if b.pair.Uplink != "tap" {
-		index, _, _ := strings.Cut(b.Sh("host", "ip -o link show eth0"), ":")
+		index, _, _ := strings.Cut(b.Sh("host", "ip -o link show eth0 2>/dev/null"), ":")
 		_ = b.proc.Process.Signal(unix.SIGSTOP)
 		defer func() { _ = b.proc.Process.Signal(unix.SIGCONT) }()
 		b.Sh("host", "ip link del eth0 && ip link add eth0 index "+index+" type veth peer name eth0 netns "+b.NS("out")+" && ip addr add 10.1.0.9/24 dev eth0 && ip link set eth0 up")

@@ -23,7 +23,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -44,8 +43,8 @@ type Rule struct {
 type Programs struct {
 	maps  maps
 	links []link.Link
-	rules map[ruleKey]ruleValue // in maps.rules
-	own   map[netip.Prefix]bool // in maps.own
+	rules map[ruleKey]ruleValue   // in maps.rules
+	own   map[netip.Prefix]uint32 // in maps.own
 }
 
 // ruleKey is the key of a trie: the published ports whose first bits are those of Port. Numbers are in network byte order.
@@ -76,7 +75,7 @@ func Open(cgroup string) (*Programs, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the kernel gives network namespaces no cookie (Linux 5.14 does): %w", err)
 	}
-	p := &Programs{rules: map[ruleKey]ruleValue{}, own: map[netip.Prefix]bool{}}
+	p := &Programs{rules: map[ruleKey]ruleValue{}, own: map[netip.Prefix]uint32{}}
 	if p.maps, err = newMaps(); err == nil {
 		err = p.attach(dir, cookie)
 	}
@@ -121,30 +120,13 @@ func (p *Programs) Set(rules []Rule, own []netip.Prefix) error {
 	for _, r := range rules {
 		r.prefixes(func(k ruleKey, v ruleValue) { want[k] = v })
 	}
-	errs := []error{bpf.SetKeys(p.maps.own, p.own, own, func(x netip.Prefix) (any, uint32) { return bpf.PrefixKeyOf(x), 1 })}
-	did := func(err error) bool { // the next Set tries again what has failed now
-		errs = append(errs, err)
-		return err == nil
+	prefixes := map[netip.Prefix]uint32{}
+	for _, x := range own {
+		prefixes[x] = 1
 	}
-	for k := range p.rules {
-		if _, ok := want[k]; !ok && did(gone(p.maps.rules.Delete(k))) {
-			delete(p.rules, k)
-		}
-	}
-	for k, v := range want {
-		if was, ok := p.rules[k]; (!ok || was != v) && did(p.maps.rules.Put(k, v)) {
-			p.rules[k] = v
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// gone is err, unless something that is not there was to be removed.
-func gone(err error) error {
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return nil
-	}
-	return err
+	return errors.Join(
+		bpf.SetEntries(p.maps.own, p.own, prefixes, func(x netip.Prefix) any { return bpf.PrefixKeyOf(x) }),
+		bpf.SetEntries(p.maps.rules, p.rules, want, func(k ruleKey) any { return k }))
 }
 
 // Connections returns how many connections and UDP clients of the host were led by a rule.

@@ -129,16 +129,15 @@ type State struct {
 	Former    map[frame.PortID]string
 
 	// What the switch has found on its host; zero for a State without a host.
-	Name           string         // prefix of the switch's own devices
-	External       netip.Addr     // the host's address that is shown; packets leave by it while their way is not known
-	Own            []netip.Addr   // all addresses of the host
-	Standby        []Publish      // published ports that wait for another port of their container to go
-	Local          []netip.Prefix // what else the host's kernel takes for itself, but for what overlaps a network
-	Freed          []netip.Addr   // addresses that removed ports had, oldest first
-	UplinkDevice   string         // the device of the uplink, or of the host's default route: it cannot be plugged
-	UplinkKind     string         // how the uplink is attached
-	FlowLimit      int            // what Config.NAT.Flows came to
-	FlowQuotaLimit int            // what Config.NAT.FlowsPerPort came to
+	Name           string       // prefix of the switch's own devices
+	External       netip.Addr   // the host's address that is shown; packets leave by it while their way is not known
+	Own            []netip.Addr // all addresses of the host
+	Standby        []Publish    // published ports that wait for another port of their container to go
+	Freed          []netip.Addr // addresses that removed ports had, oldest first
+	UplinkDevice   string       // the device of the uplink, or of the host's default route: it cannot be plugged
+	UplinkKind     string       // how the uplink is attached
+	FlowLimit      int          // what Config.NAT.Flows came to
+	FlowQuotaLimit int          // what Config.NAT.FlowsPerPort came to
 }
 
 // A Neighbor is a permanent neighbor that was added by hand.
@@ -287,7 +286,7 @@ func Desired(c Config, have *State) (*State, error) {
 	}
 	s := &State{Config: c}
 	if have != nil {
-		s.Name, s.External, s.Own, s.Local, s.UplinkDevice, s.UplinkKind = have.Name, have.External, have.Own, have.Local, have.UplinkDevice, have.UplinkKind
+		s.Name, s.External, s.Own, s.UplinkDevice, s.UplinkKind = have.Name, have.External, have.Own, have.UplinkDevice, have.UplinkKind
 	} else if c.Uplink.Device != UplinkAuto && c.Uplink.Device != UplinkNone {
 		s.UplinkDevice = c.Uplink.Device
 	}

@@ -63,6 +63,11 @@ func (r *Queue) Commit() {
 	r.head.Store(head + lenBytes + (uint64(n)+7)&^7)
 }
 
+// Empty reports whether the consumer has released every record. Anyone may call it.
+//
+//uvswitch:hot
+func (r *Queue) Empty() bool { return r.tail.Load() == r.head.Load() }
+
 // Peek returns the oldest record, or nil if there is none. The record stays valid until Release. Only the consumer may
 // call Peek.
 //

@@ -11,6 +11,9 @@ func TestRing(t *testing.T) {
 	next, expect := 0, 0
 	record := func(i int) []byte { return bytes.Repeat([]byte{byte(i)}, i*37%400) }
 	for range 10000 {
+		if r.Empty() != (next == expect) {
+			t.Fatalf("Empty is %t, with %d records", r.Empty(), next-expect)
+		}
 		for {
 			b := r.Reserve(len(record(next)))
 			if b == nil {

@@ -1,8 +1,8 @@
 // Package sandbox takes from this process what a running switch never needs: system calls, files, and capabilities. Whoever takes over
 // the process by a fault then starts no program by itself, enters no namespace and opens no file of others.
 //
-// The tables of package rights say what is kept and what is denied. A child process that was started before keeps everything. Sockets of other
-// programs can still be connected to, signals be sent, and modes of files be changed, as far as the process's user may.
+// Package rights has the tables of what is kept and of what is denied. A child process that was started before is outside. SECURITY.md says
+// what a process inside can still do.
 //
 // Sources: seccomp(2), landlock(7), capabilities(7).
 package sandbox

@@ -19,7 +19,8 @@ import (
 
 const insideOf = "UVSWITCH_SANDBOX_TEST" // names the folder that stays open for sockets, in the process that enters the sandbox
 
-// TestSandbox tries, in a process that has entered the sandbox, what is denied and what is not, on a thread that was there before.
+// TestSandbox runs a process that enters the sandbox. Two of its threads then try what the sandbox denies, and one of them what it allows. One
+// of the two has existed since before.
 func TestSandbox(t *testing.T) {
 	if dir := os.Getenv(insideOf); dir != "" {
 		inside(t, dir)

@@ -84,12 +84,13 @@ func (c *Child) startLocked() error {
 	cmd.ExtraFiles = []*os.File{far} // descriptor 3
 	cmd.Stderr = os.Stderr
 	cmd.Env = []string{}
-	if err := cmd.Start(); errors.Is(err, os.ErrPermission) { // the sandbox has been closed since the first child was started
+	if err := cmd.Start(); err != nil {
 		unix.Close(pair[0])
+		if !errors.Is(err, os.ErrPermission) {
+			return fmt.Errorf("cannot start the helper process that enters namespaces: %w", err)
+		}
+		// The sandbox has been closed since the first child was started.
 		return fmt.Errorf("%w: the helper process that enters them has ended, and cannot be started again (%v); restart the switch", netns.ErrNotPermitted, err)
-	} else if err != nil {
-		unix.Close(pair[0])
-		return fmt.Errorf("cannot start the helper process that enters namespaces: %w", err)
 	}
 	c.socket, c.cmd = pair[0], cmd
 	c.process.Store(cmd.Process)

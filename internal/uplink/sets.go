@@ -18,8 +18,8 @@ type shared struct {
 	*bpfMaps
 	mu     sync.Mutex // Lock 76: the index of each address
 	index  map[frame.Addr]int
-	owned  map[frame.Addr]bool   // the addresses in the map own
-	locals map[netip.Prefix]bool // the prefixes in the map local
+	owned  map[frame.Addr]uint32   // what the map own has
+	locals map[netip.Prefix]uint32 // what the map local has
 
 	peersMu sync.Mutex       // Lock 78: what follows; a worker takes it when a flow without a set of ports begins or ends
 	peers   map[[12]byte]int // flows, by pairKey
@@ -30,24 +30,29 @@ func newShared(fenced int, fib fibFlags) (*shared, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &shared{bpfMaps: m, index: map[frame.Addr]int{}, owned: map[frame.Addr]bool{}, locals: map[netip.Prefix]bool{}, peers: map[[12]byte]int{}}, nil
+	return &shared{bpfMaps: m, index: map[frame.Addr]int{}, owned: map[frame.Addr]uint32{}, locals: map[netip.Prefix]uint32{}, peers: map[[12]byte]int{}}, nil
 }
 
 // setOwn makes the host's addresses, and the other prefixes that its kernel takes for itself, those that the way in looks at.
 func (s *shared) setOwn(addrs []netip.Addr, local []netip.Prefix) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_ = bpf.SetKeys(s.local, s.locals, local, func(p netip.Prefix) (any, uint32) { return bpf.PrefixKeyOf(p), 0 })
-	all := make([]frame.Addr, len(addrs))
-	for i, a := range addrs {
-		all[i] = frame.AddrFrom(a)
+	prefixes, all := map[netip.Prefix]uint32{}, map[frame.Addr]uint32{}
+	for _, p := range local {
+		prefixes[p] = 0
 	}
-	for a := range s.index { // an address of such a prefix that has sets of its own
+	// A full map is tried again by the next call.
+	_ = bpf.SetEntries(s.local, s.locals, prefixes, func(p netip.Prefix) any { return bpf.PrefixKeyOf(p) })
+	for _, a := range addrs {
+		x := frame.AddrFrom(a)
+		all[x] = uint32(s.index[x])
+	}
+	for a, index := range s.index { // an address of such a prefix that has sets of its own
 		if s.isLocalLocked(a) {
-			all = append(all, a)
+			all[a] = uint32(index)
 		}
 	}
-	_ = bpf.SetKeys(s.own, s.owned, all, func(a frame.Addr) (any, uint32) { return inNetworkOrder(a), uint32(s.index[a]) })
+	_ = bpf.SetEntries(s.own, s.owned, all, func(a frame.Addr) any { return inNetworkOrder(a) })
 }
 
 func (s *shared) isLocalLocked(a frame.Addr) bool {
@@ -57,6 +62,12 @@ func (s *shared) isLocalLocked(a frame.Addr) bool {
 		}
 	}
 	return false
+}
+
+// isHostsLocked reports whether the way in looks at packets to a.
+func (s *shared) isHostsLocked(a frame.Addr) bool {
+	_, ok := s.owned[a]
+	return ok || s.isLocalLocked(a)
 }
 
 // setFence makes the named devices those that packets may leave by.
@@ -114,14 +125,14 @@ func (u *Uplink) UseAddr(a frame.Addr, index int) {
 	for other, i := range s.index {
 		if i == index && other != a {
 			delete(s.index, other)
-			if s.owned[other] {
-				_ = s.own.Put(inNetworkOrder(other), uint32(0))
+			if _, ok := s.owned[other]; ok && s.own.Put(inNetworkOrder(other), uint32(0)) == nil {
+				s.owned[other] = 0
 			}
 		}
 	}
 	s.index[a] = index
-	if (s.owned[a] || s.isLocalLocked(a)) && s.own.Put(inNetworkOrder(a), uint32(index)) == nil {
-		s.owned[a] = true
+	if s.isHostsLocked(a) && s.own.Put(inNetworkOrder(a), uint32(index)) == nil {
+		s.owned[a] = uint32(index)
 	}
 }
 
@@ -243,7 +254,7 @@ func (u *Uplink) Claims(f *frame.Frame) bool {
 	t := f.Tuple
 	s := u.maps
 	s.mu.Lock()
-	known, index := s.owned[t.Dst] || s.isLocalLocked(t.Dst), s.index[t.Dst]
+	known, index := s.isHostsLocked(t.Dst), s.index[t.Dst]
 	s.mu.Unlock()
 	if !known {
 		return false

@@ -14,7 +14,7 @@ func inMemory(addr string) *Uplink {
 	a := frametest.Addr(addr)
 	return &Uplink{maps: &shared{
 		bpfMaps: &bpfMaps{portsMem: make([]byte, 2*setsOfAddr*nat.PortSetBytes)},
-		index:   map[frame.Addr]int{a: 1}, owned: map[frame.Addr]bool{a: true, a + 8: true},
+		index:   map[frame.Addr]int{a: 1}, owned: map[frame.Addr]uint32{a: 1, a + 8: 0},
 	}}
 }
 
