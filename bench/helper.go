@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/bench/hostile"
 )
 
 // helperFlag runs this program as one end of a measurement, inside a namespace.
@@ -27,12 +29,12 @@ func helper(args []string) error {
 		return ask(args[1], args[2])
 	case args[0] == "spray" && len(args) == 2:
 		return spray(args[1])
-	case args[0] == "flood" && len(args) == 4:
-		return flood(args[1], args[2], args[3])
-	case args[0] == "greet" && len(args) == 2:
-		return greet(args[1])
-	case args[0] == "connect" && len(args) == 3:
-		return connect(args[1], args[2])
+	case args[0] == "flood" && len(args) == 6:
+		return hostile.Send(args[1], args[2], args[3], args[4], args[5] == "polite")
+	case args[0] == "serve" && len(args) == 2:
+		return hostile.Serve(args[1])
+	case args[0] == "measure" && len(args) == 3:
+		return hostile.Measure(args[1], args[2])
 	}
 	return fmt.Errorf("unknown call %q", args)
 }

@@ -2,10 +2,9 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,251 +13,265 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/uvswitch/uvswitch/internal/frame"
-	"github.com/uvswitch/uvswitch/internal/frame/frametest"
+	"github.com/uvswitch/uvswitch/bench/hostile"
 )
 
-// The hostile matrix: c1 opens one connection after another to the outside, while c2 floods. Each row says what c1 keeps of the connections
-// that it opens beside a polite c2, which sends the same packets at politeRate.
+// The hostile matrix: c1 measures new connections, requests and a stream to the outside, while other containers flood. Each row says what c1
+// keeps of what it has beside polite containers, which send the same packets at hostile.PoliteRate.
 
-const politeRate = 1000 // packets per second
+const readWriteName = uvswitchName + " --io read-write"
 
-// A floodKind is what c2 sends. packet changes the i-th packet, which goes from c2 to the gateway's MAC.
-type floodKind struct {
-	name   string
-	packet func(p *frametest.Packet, i int)
+var hostileSystems = []string{"kernel", uvswitchName, readWriteName}
+
+// A cell is what was measured of one flood, number of flooders and system, one sample per round.
+type cell struct {
+	alone, polite, flooded []hostile.Result
+	ran, waited            []float64 // of the busiest thread of uvswitch beside the flood: parts of the time
 }
 
-var floods = []floodKind{
-	{"SYN to new ports", func(p *frametest.Packet, i int) {
-		p.Proto, p.Flags, p.SrcPort, p.DstPort = frame.TCP, frame.FlagSYN, uint16(1024+i%60000), uint16(1+i/60000)
-	}},
-	{"UDP to new ports", func(p *frametest.Packet, i int) { p.SrcPort, p.DstPort = uint16(1024+i%60000), uint16(10000+i/60000) }},
-	{"UDP, one flow", func(p *frametest.Packet, _ int) { p.SrcPort, p.DstPort, p.Payload = 5000, 9, make([]byte, 1000) }},
-	{"first fragments", func(p *frametest.Packet, i int) {
-		p.SrcPort, p.DstPort, p.Frag, p.IPID, p.Payload = 5000, 9, 0x2000, uint16(1+i), make([]byte, 1000)
-	}},
-	{"later fragments", func(p *frametest.Packet, i int) { p.Frag, p.IPID, p.Payload = 100, uint16(1+i), make([]byte, 1000) }},
-	{"ICMP to the gateway", func(p *frametest.Packet, i int) {
-		p.Dst, p.Proto, p.Type, p.Seq, p.Payload = frametest.Addr("172.29.0.1"), frame.ICMP, frame.ICMPEcho, uint16(i), make([]byte, 56)
-	}},
-	{"expired TTL", func(p *frametest.Packet, i int) { p.TTL, p.SrcPort, p.DstPort = 1, uint16(1024+i%60000), 9 }},
-	{"broadcast", func(p *frametest.Packet, _ int) {
-		p.DstMAC, p.Dst, p.SrcPort, p.DstPort = frame.BroadcastMAC, frametest.Addr("172.29.255.255"), 5000, 9
-	}},
-	{"unknown unicast", func(p *frametest.Packet, _ int) {
-		p.DstMAC, p.Dst, p.SrcPort, p.DstPort = 0x020000999999, frametest.Addr("172.29.9.9"), 5000, 9
-	}},
-	{"multicast", func(p *frametest.Packet, _ int) {
-		p.DstMAC, p.Dst, p.SrcPort, p.DstPort = 0x01005e000101, frametest.Addr("239.0.1.1"), 5000, 9
-	}},
-	{"absent neighbors", func(p *frametest.Packet, i int) {
-		p.Dst, p.SrcPort, p.DstPort = frametest.Addr("172.29.100.0")+frame.Addr(i%20000), 5000, 9
-	}},
-	{"source MACs", func(p *frametest.Packet, i int) {
-		p.SrcMAC, p.SrcPort, p.DstPort = 0x020000000000|frame.MAC(i&0xffffff), 5000, 9
-	}},
+// of returns the median of one figure.
+func of(results []hostile.Result, figure func(hostile.Result) float64) float64 {
+	var v []float64
+	for _, r := range results {
+		v = append(v, figure(r))
+	}
+	return median(v)
 }
 
-// flood sends packets of one kind from eth0 of this namespace, at rate a second (0: as fast as it can), until it is killed.
-func flood(kind, gateway, rate string) error {
-	perSecond, err := strconv.Atoi(rate)
-	if err != nil {
-		return err
+func connections(r hostile.Result) float64 { return r.Connections }
+func bulk(r hostile.Result) float64        { return r.Bulk }
+func requestP99(r hostile.Result) float64  { return r.RequestP99 }
+func waited(r hostile.Result) float64      { return r.Waited }
+
+func (c *cell) kept(figure func(hostile.Result) float64) float64 {
+	return of(c.flooded, figure) / of(c.polite, figure)
+}
+
+func (c *cell) failed() (n int) {
+	for _, r := range c.flooded {
+		n += r.Failed
 	}
-	mac, err := net.ParseMAC(gateway)
-	if err != nil {
-		return err
-	}
-	at := slices.IndexFunc(floods, func(f floodKind) bool { return f.name == kind })
-	dev, err := net.InterfaceByName("eth0")
-	if err != nil || at < 0 {
-		return errors.Join(err, fmt.Errorf("no flood %q", kind))
-	}
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
-	if err != nil {
-		return err
-	}
-	to := &unix.SockaddrLinklayer{Ifindex: dev.Index}
-	began := time.Now()
-	for i := 0; ; i++ {
-		p := frametest.Packet{SrcMAC: frame.LoadMAC(dev.HardwareAddr), DstMAC: frame.LoadMAC(mac), Src: frametest.Addr("172.29.0.3"), Dst: frametest.Addr("10.1.0.2")}
-		floods[at].packet(&p, i)
-		err := unix.Sendto(fd, p.Raw()[frame.VnetLen:], 0, to)
-		if err != nil && err != unix.ENOBUFS && err != unix.EAGAIN {
-			return err
+	return n
+}
+
+type cellKey struct {
+	flood    string
+	flooders int
+	system   string
+}
+
+// runHostile runs the matrix and prints its table.
+func runHostile(ctx context.Context, o options) error {
+	var flooders []int
+	for _, f := range strings.Split(o.flooders, ",") {
+		n, err := strconv.Atoi(f)
+		if err != nil || n < 1 || n > 200 {
+			return fmt.Errorf("-flooders %s: not a list of numbers from 1 to 200", o.flooders)
 		}
-		if perSecond > 0 {
-			time.Sleep(time.Until(began.Add(time.Duration(i) * time.Second / time.Duration(perSecond))))
-		}
+		flooders = append(flooders, n)
 	}
-}
-
-// greet accepts connections and sends each one byte.
-func greet(addr string) error {
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return err
+	var names []string
+	for _, f := range hostile.Floods {
+		names = append(names, f.Name)
 	}
-	fmt.Println("listening")
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return err
-		}
-		go func() {
-			_, _ = c.Write([]byte{1})
-			_, _ = io.Copy(io.Discard, c)
-			c.Close()
-		}()
-	}
-}
-
-// connect opens connections one after another for some seconds. It prints how many it opened in a second, how many failed, and the 99th
-// percentile of the time that one took, in milliseconds.
-func connect(addr, seconds string) error {
-	n, err := strconv.Atoi(seconds)
-	if err != nil {
-		return err
-	}
-	var times []time.Duration
-	failed := 0
-	began := time.Now()
-	for time.Since(began) < time.Duration(n)*time.Second {
-		at := time.Now()
-		c, err := net.DialTimeout("tcp", addr, 3*time.Second)
-		if err == nil {
-			_, err = c.Read(make([]byte, 1))
-			c.Close()
-		}
-		if err != nil {
-			failed++
-			continue
-		}
-		times = append(times, time.Since(at))
-	}
-	took := time.Since(began).Seconds()
-	p99 := time.Duration(0)
-	if slices.Sort(times); len(times) > 0 {
-		p99 = times[len(times)*99/100]
-	}
-	_, err = fmt.Printf("%.0f %d %.2f\n", float64(len(times))/took, failed, float64(p99.Microseconds())/1000)
-	return err
-}
-
-// A victimResult is what connect prints.
-type victimResult struct {
-	perSecond float64
-	failed    int
-	p99       float64 // ms
-}
-
-// hostile runs the matrix and prints its table.
-func hostile(ctx context.Context, o options) error {
-	readWrite := o
-	readWrite.args = append(slices.Clone(o.args), "--io", "read-write")
-	systems := []struct {
-		name string
-		up   func(context.Context, *system) error
-	}{{"kernel", kernelUp}, {uvswitchName, uvswitchUp(o)}, {uvswitchName + " --io read-write", uvswitchUp(readWrite)}}
-	type cell struct {
-		polite, flooded, p99 []float64
-		failed               int
-	}
-	cells := map[string]*cell{}
-	total := o.rounds * len(floods) * len(systems)
-	done, began := 0, time.Now()
-	for range o.rounds {
-		for _, f := range floods {
-			for _, sys := range systems {
-				key := f.name + "/" + sys.name
-				if cells[key] == nil {
-					cells[key] = &cell{}
+	var keys []cellKey
+	for _, f := range hostile.Floods {
+		for _, n := range flooders {
+			for _, sys := range hostileSystems {
+				if selects(o.only, f.Name, names) && selects(o.only, sys, hostileSystems) && (n == flooders[0] || !f.FromOutside) {
+					keys = append(keys, cellKey{f.Name, n, sys})
 				}
-				c := cells[key]
-				polite, flooded, err := hostileRow(ctx, &system{name: sys.name, directions: []string{"out"}, up: sys.up, ways: 1}, f.name, o)
-				if ctx.Err() != nil {
-					return errors.New("interrupted; nothing was written")
-				}
-				if err != nil {
-					return fmt.Errorf("%s: %w", key, err)
-				}
-				c.polite, c.flooded, c.p99 = append(c.polite, polite.perSecond), append(c.flooded, flooded.perSecond), append(c.p99, flooded.p99)
-				c.failed += flooded.failed
-				done++
-				fmt.Fprintf(os.Stderr, "[%d/%d] %-46s %5.0f/s beside a polite neighbor, %5.0f/s beside the flood (%s left)\n", done, total, key, polite.perSecond, flooded.perSecond,
-					(time.Since(began) / time.Duration(done) * time.Duration(total-done)).Round(time.Second))
 			}
 		}
 	}
-	var out strings.Builder
-	w := tabwriter.NewWriter(&out, 0, 0, 1, ' ', 0)
-	fmt.Fprint(w, "| flood\t| kernel\t| uvswitch\t| uvswitch, read-write\t| uvswitch / kernel\t| p99 kernel, uvswitch\t| failed\t|\n|---\t|---\t|---\t|---\t|---\t|---\t|---\t|\n")
-	for _, f := range floods {
-		get := func(i int) (kept, flooded, p99 float64, failed int) {
-			c := cells[f.name+"/"+systems[i].name]
-			return median(c.flooded) / median(c.polite), median(c.flooded), median(c.p99), c.failed
+	cells := map[cellKey]*cell{}
+	began, done := time.Now(), 0
+	for range o.rounds {
+		for _, k := range keys {
+			if cells[k] == nil {
+				cells[k] = &cell{}
+			}
+			err := cells[k].measure(ctx, k, o)
+			if ctx.Err() != nil {
+				return errors.New("interrupted; nothing was written")
+			}
+			if err != nil {
+				return fmt.Errorf("%s, %d flooders, %s: %w", k.flood, k.flooders, k.system, err)
+			}
+			done++
+			c, total := cells[k], o.rounds*len(keys)
+			last := len(c.flooded) - 1
+			fmt.Fprintf(os.Stderr, "[%d/%d] %-24s %2d %-24s %5.0f of %5.0f connections/s, %5.0f of %5.0f MB/s, p99 %5.1f (alone %4.1f) ms; waits for a CPU: victim %.2f, worker %.2f of %.2f (%s left)\n",
+				done, total, k.flood, k.flooders, k.system, c.flooded[last].Connections, c.polite[last].Connections, c.flooded[last].Bulk/1e6, c.polite[last].Bulk/1e6,
+				c.flooded[last].RequestP99, c.alone[last].RequestP99, c.flooded[last].Waited, c.waited[last], c.ran[last]+c.waited[last],
+				(time.Since(began) / time.Duration(done) * time.Duration(total-done)).Round(time.Second))
 		}
-		k, kAbs, kp, kf := get(0)
-		u, uAbs, up, uf := get(1)
-		r, _, _, rf := get(2)
-		fmt.Fprintf(w, "| %s\t| %.2f\t| %.2f\t| %.2f\t| %.2f\t| %.1f, %.1f ms\t| %d, %d, %d\t|\n", f.name, k, u, r, uAbs/kAbs, kp, up, kf, uf, rf)
 	}
-	w.Flush()
-	fmt.Print(out.String())
+	table := hostileTable(keys, cells)
+	fmt.Print(table)
 	if o.out == "" {
 		return nil
 	}
 	if err := os.MkdirAll(o.out, 0o755); err != nil {
 		return err
 	}
-	head := fmt.Sprintf("Connections that c1 opens beside a flood of c2, as a part of those beside a polite neighbor (the same packets at %d a second).\nMedians of %d rounds of %d s, on a fresh system each. Made by `make bench-hostile`.\n\n", politeRate, o.rounds, o.seconds)
-	return os.WriteFile(filepath.Join(o.out, "hostile.md"), []byte(head+out.String()), 0o644)
+	head := fmt.Sprintf("# Beside floods\n\nMedians of %d rounds of %d s, each on a fresh system. Nice value of uvswitch: %d. [README.md](../../README.md#beside-floods) explains the columns.\n\n", o.rounds, o.seconds, o.nice)
+	if err := os.WriteFile(filepath.Join(o.out, "hostile.md"), []byte(head+table), 0o644); err != nil {
+		return err
+	}
+	return hostilePlot(keys, cells, filepath.Join(o.out, "hostile"))
 }
 
-// hostileRow starts a system, and measures c1 beside a polite c2 and beside one that floods.
-func hostileRow(ctx context.Context, s *system, kind string, o options) (polite, flooded victimResult, err error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(2*o.seconds)*time.Second+2*patience)
+// hostileTable has one line for each flood and number of flooders.
+func hostileTable(keys []cellKey, cells map[cellKey]*cell) string {
+	var out strings.Builder
+	w := tabwriter.NewWriter(&out, 0, 0, 1, ' ', 0)
+	fmt.Fprint(w, "| flood\t| ports\t| system\t| connections\t| to the kernel's\t| failed\t| stream\t| to the kernel's\t| p99, alone\t| p99\t| victim waits\t| worker runs\t| and waits\t|\n"+
+		"|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|\n")
+	for _, k := range keys {
+		c := cells[k]
+		ratio := func(figure func(hostile.Result) float64) string {
+			kernel := cells[cellKey{k.flood, k.flooders, "kernel"}]
+			if kernel == nil || kernel == c {
+				return ""
+			}
+			return fmt.Sprintf("%.2f", of(c.flooded, figure)/of(kernel.flooded, figure))
+		}
+		ran, waits := "", ""
+		if k.system != "kernel" {
+			ran, waits = fmt.Sprintf("%.2f", median(c.ran)), fmt.Sprintf("%.2f", median(c.waited))
+		}
+		fmt.Fprintf(w, "| %s\t| %d\t| %s\t| %.2f\t| %s\t| %d\t| %.2f\t| %s\t| %.1f ms\t| %.1f ms\t| %.2f\t| %s\t| %s\t|\n", k.flood, k.flooders, k.system,
+			c.kept(connections), ratio(connections), c.failed(), c.kept(bulk), ratio(bulk), of(c.alone, requestP99), of(c.flooded, requestP99), of(c.flooded, waited), ran, waits)
+	}
+	w.Flush()
+	return out.String()
+}
+
+// hostilePlot draws which part of its connections the victim keeps.
+func hostilePlot(keys []cellKey, cells map[cellKey]*cell, file string) error {
+	var bars []bar
+	for _, k := range keys {
+		var lo, hi float64
+		for i, r := range cells[k].flooded {
+			v := r.Connections / cells[k].polite[i].Connections
+			if lo, hi = min(lo, v), max(hi, v); i == 0 {
+				lo = v
+			}
+		}
+		bars = append(bars, bar{fmt.Sprintf("%s, %d, %s", k.flood, k.flooders, k.system), cells[k].kept(connections), lo, hi})
+	}
+	return ratioPlot("Connections beside a flood, to those beside a polite neighbor (1: all)", bars, file)
+}
+
+// measure starts a system, and measures c1 alone, beside polite containers, and beside ones that flood.
+func (c *cell) measure(ctx context.Context, k cellKey, o options) error {
+	s := &system{name: k.system, directions: []string{"out"}, up: kernelUp, ways: 1, more: k.flooders - 1}
+	switch k.system {
+	case uvswitchName:
+		s.up = uvswitchUp(o)
+	case readWriteName:
+		o.args = append(slices.Clone(o.args), "--io", "read-write")
+		s.up = uvswitchUp(o)
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(6*o.seconds)*time.Second+3*patience)
 	defer cancel()
 	defer s.down()
 	if err := s.start(ctx); err != nil {
-		return polite, flooded, err
+		return err
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return polite, flooded, err
+		return err
 	}
-	if err := s.daemon("out", "listening", nil, self, helperFlag, "greet", "10.1.0.2:7000"); err != nil {
-		return polite, flooded, err
-	}
-	_ = s.command(ctx, "c2", "ping", "-c", "1", "-W", "1", "172.29.0.1").Run()
-	neigh, err := s.command(ctx, "c2", "ip", "neigh", "show", "172.29.0.1").Output()
-	_, rest, ok := strings.Cut(string(neigh), "lladdr ")
-	if err != nil || !ok {
-		return polite, flooded, fmt.Errorf("c2 does not know the gateway's MAC: %w: %s", err, neigh)
-	}
-	gateway, _, _ := strings.Cut(rest, " ")
-	for _, run := range []struct {
-		rate int
-		to   *victimResult
-	}{{politeRate, &polite}, {0, &flooded}} {
-		fctx, stop := context.WithCancel(ctx)
-		c := s.command(fctx, "c2", self, helperFlag, "flood", kind, gateway, strconv.Itoa(run.rate))
-		if err := c.Start(); err != nil {
-			stop()
-			return polite, flooded, err
+	for part, addr := range map[string]string{"out": "10.1.0.2", "c2": "172.29.0.3"} {
+		if err := s.daemon(part, "listening", nil, self, helperFlag, "serve", addr); err != nil {
+			return err
 		}
-		out, err := s.command(ctx, "c1", self, helperFlag, "connect", "10.1.0.2:7000", strconv.Itoa(o.seconds)).Output()
+	}
+	senders, err := s.senders(ctx, k)
+	if err != nil {
+		return err
+	}
+	for _, phase := range []struct {
+		mode string
+		to   *[]hostile.Result
+	}{{"", &c.alone}, {"polite", &c.polite}, {"flood", &c.flooded}} {
+		fctx, stop := context.WithCancel(ctx)
+		var running []func() error
+		for _, sender := range senders {
+			if phase.mode == "" {
+				break
+			}
+			p := s.command(fctx, sender[0], append([]string{self, helperFlag, "flood", k.flood}, append(sender[1:], phase.mode)...)...)
+			if err := p.Start(); err != nil {
+				stop()
+				return err
+			}
+			running = append(running, p.Wait)
+		}
+		began, before := time.Now(), s.threads()
+		out, err := s.command(ctx, "c1", self, helperFlag, "measure", "10.1.0.2", strconv.Itoa(o.seconds)).Output()
+		after, took := s.threads(), time.Since(began)
 		stop()
-		_ = c.Wait()
+		for _, wait := range running {
+			if e := wait(); e != nil && fctx.Err() == nil {
+				err = errors.Join(err, e)
+			}
+		}
+		var r hostile.Result
 		if err == nil {
-			_, err = fmt.Sscan(string(out), &run.to.perSecond, &run.to.failed, &run.to.p99)
+			err = json.Unmarshal(out, &r)
 		}
 		if err != nil {
-			return polite, flooded, fmt.Errorf("the victim: %w: %s", err, out)
+			return fmt.Errorf("the victim: %w: %s %s", err, out, stderrOf(err))
+		}
+		if *phase.to = append(*phase.to, r); phase.mode == "flood" {
+			var busiest hostile.Thread
+			for id, t := range after {
+				if t.Ran-before[id].Ran > busiest.Ran {
+					busiest = hostile.Thread{Ran: t.Ran - before[id].Ran, Waited: t.Waited - before[id].Waited}
+				}
+			}
+			c.ran, c.waited = append(c.ran, float64(busiest.Ran)/float64(took)), append(c.waited, float64(busiest.Waited)/float64(took))
 		}
 	}
-	return polite, flooded, nil
+	return nil
+}
+
+// threads returns the threads of the system's first program, if it has one.
+func (s *system) threads() map[string]hostile.Thread {
+	if s.name == "kernel" {
+		return nil
+	}
+	return hostile.Threads(strconv.Itoa(s.procs[0].Process.Pid))
+}
+
+// senders returns the namespace of each sender, and its arguments: from, to, and the MAC of the next hop.
+func (s *system) senders(ctx context.Context, k cellKey) (senders [][]string, err error) {
+	if k.flood == "spoofed SYN from outside" {
+		mac, err := s.neighbor(ctx, "out", "10.1.0.1")
+		return [][]string{{"out", "10.1.0.2", "10.1.0.1", mac}}, err
+	}
+	for i := range k.flooders {
+		c := s.containers()[i+1]
+		mac, err := s.neighbor(ctx, c, "172.29.0.1")
+		if err != nil {
+			return nil, err
+		}
+		senders = append(senders, []string{c, fmt.Sprintf("172.29.0.%d", i+3), "10.1.0.2", mac})
+	}
+	return senders, nil
+}
+
+// neighbor returns the MAC of a neighbor.
+func (s *system) neighbor(ctx context.Context, part, addr string) (string, error) {
+	_ = s.command(ctx, part, "ping", "-c", "1", "-W", "1", addr).Run()
+	neigh, err := s.command(ctx, part, "ip", "neigh", "show", addr).Output()
+	_, rest, ok := strings.Cut(string(neigh), "lladdr ")
+	if err != nil || !ok {
+		return "", fmt.Errorf("%s does not know the MAC of %s: %w: %s", part, addr, err, neigh)
+	}
+	mac, _, _ := strings.Cut(rest, " ")
+	return mac, nil
 }

@@ -24,6 +24,8 @@ type options struct {
 	args            []string
 	memory, micro   bool
 	hostile         bool
+	flooders        string
+	nice            int
 }
 
 func main() {
@@ -39,7 +41,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds; the systems take turns in each")
 	flag.IntVar(&o.seconds, "seconds", 2, "seconds of traffic per measurement")
 	quick := flag.Bool("quick", false, "2 rounds of 1 second, under 3 minutes in all")
-	flag.StringVar(&o.only, "only", "", "only what matches one of these words, separated by commas: directions (L2, out, in), metrics, systems")
+	flag.StringVar(&o.only, "only", "", "only what matches one of these words, separated by commas: directions (L2, out, in), metrics, systems, floods")
 	flag.StringVar(&o.out, "out", "", "write results.json, results.md and plots (PNG, SVG) into this directory")
 	flag.StringVar(&o.congestion, "congestion", "", "TCP's congestion control in iperf3, such as cubic (default: the machine's)")
 	flag.StringVar(&o.binary, "uvswitch", "bin/uvswitch", "the uvswitch to measure")
@@ -48,6 +50,8 @@ func main() {
 	flag.BoolVar(&o.memory, "memory", true, "measure memory at rest and with a million flows")
 	flag.BoolVar(&o.micro, "micro", true, "measure the cost of a frame against numbers of flows and ports")
 	flag.BoolVar(&o.hostile, "hostile", false, "measure only what a container keeps beside floods of its neighbor (hostile.go)")
+	flag.StringVar(&o.flooders, "flooders", "1,4,17", "with -hostile: how many containers flood at the same time")
+	flag.IntVar(&o.nice, "nice", 0, "nice value of uvswitch; -5 with -hostile, as in the systemd unit")
 	flag.Parse()
 	o.args = strings.Fields(args)
 	if *quick {
@@ -78,7 +82,10 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	sweep()
 	if o.hostile {
-		return hostile(ctx, o)
+		if o.nice == 0 {
+			o.nice = -5
+		}
+		return runHostile(ctx, o)
 	}
 	report := newReport(o)
 	systems, err := start(ctx, o, report)

@@ -57,11 +57,15 @@ func (m *inMemory) Poll(b *frame.Batch) error {
 	}
 	return nil
 }
-func (m *inMemory) Send(frame.PortID, *frame.Frame)          { m.sent++ }
-func (m *inMemory) Add(frame.PortID, frame.Conn, bool) error { return nil }
-func (m *inMemory) Remove(frame.PortID)                      {}
-func (m *inMemory) Wake()                                    {}
-func (m *inMemory) Close() error                             { return nil }
+func (m *inMemory) Send(frame.PortID, *frame.Frame)                   { m.sent++ }
+func (m *inMemory) Add(frame.PortID, frame.Conn, frame.Reading) error { return nil }
+func (m *inMemory) Remove(frame.PortID)                               {}
+func (m *inMemory) Pause(frame.PortID)                                {}
+func (m *inMemory) Resume(frame.PortID)                               {}
+func (m *inMemory) CPUTime() int64                                    { return 0 }
+func (m *inMemory) CPUWait() int64                                    { return 0 }
+func (m *inMemory) Wake()                                             {}
+func (m *inMemory) Close() error                                      { return nil }
 
 // wireless is a frame.Conn without a device; longest is what GSOMaxSize returns, in bytes.
 type wireless struct {

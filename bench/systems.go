@@ -16,9 +16,11 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/bench/hostile"
 )
 
-// A system is a system under test: up to four namespaces (host, out, c1, c2) and the programs that connect them.
+// A system is a system under test: namespaces (host, out, and the containers c1, c2 and so on) and the programs that connect them.
 type system struct {
 	name       string
 	directions []string
@@ -27,6 +29,7 @@ type system struct {
 	version    []string // the command that prints the version
 
 	ways   int // out of its host
+	more   int // containers after c1 and c2
 	number int // part of the names of its namespaces
 	dir    string
 	procs  []*exec.Cmd
@@ -89,7 +92,16 @@ func (s *system) path(part string) string { return "/run/netns/" + s.ns(part) }
 
 var started int // systems started so far
 
-var parts = []string{"host", "out", "c1", "c2"}
+// containers returns the names of the containers. The n-th one has the address 172.29.0.(n+2).
+func (s *system) containers() (names []string) {
+	for n := range 2 + s.more {
+		names = append(names, fmt.Sprintf("c%d", n+1))
+	}
+	return names
+}
+
+// parts returns the names of all namespaces.
+func (s *system) parts() []string { return append([]string{"host", "out"}, s.containers()...) }
 
 // sweep removes namespaces that killed runs have left.
 func sweep() {
@@ -112,7 +124,7 @@ func (s *system) start(ctx context.Context) error {
 	if s.dir, err = os.MkdirTemp("", "uvswitch-bench-*"); err != nil {
 		return err
 	}
-	for _, p := range parts {
+	for _, p := range s.parts() {
 		if err := sh("ip netns add "+s.ns(p), "ip -n "+s.ns(p)+" link set lo up"); err != nil {
 			return err
 		}
@@ -172,7 +184,7 @@ func (s *system) down() {
 		h.Close()
 	}
 	s.procs, s.held = nil, nil
-	for _, p := range parts {
+	for _, p := range s.parts() {
 		_ = exec.Command("ip", "netns", "del", s.ns(p)).Run() // fails if it was not created
 	}
 	os.RemoveAll(s.dir)
@@ -226,14 +238,15 @@ func kernelUp(_ context.Context, s *system) error {
 	for _, proto := range []string{"tcp", "udp"} {
 		lines = append(lines, in+"iptables -t nat -A PREROUTING -d 10.1.0.1 -p "+proto+" --dport 5201 -j DNAT --to 172.29.0.2:5201")
 	}
+	lines = append(lines, fmt.Sprintf("%siptables -t nat -A PREROUTING -d 10.1.0.1 -p tcp --dport %d -j DNAT --to 172.29.0.3:5201", in, hostile.PublishedPort))
 	return sh(append(lines, s.veths("master br0")...)...)
 }
 
-// veths returns the commands that connect c1 and c2 to the host by veth pairs. how is added to `ip link set` of the host's
-// ends, v0 and v1.
+// veths returns the commands that connect the containers to the host by veth pairs. how is added to `ip link set` of the host's
+// ends, v0, v1 and so on.
 func (s *system) veths(how string) (lines []string) {
 	h := s.ns("host")
-	for i, c := range []string{"c1", "c2"} {
+	for i, c := range s.containers() {
 		n := s.ns(c)
 		lines = append(lines,
 			fmt.Sprintf("ip -n %s link add v%d type veth peer name eth0 netns %s", h, i, n),
@@ -250,13 +263,17 @@ func (s *system) socket() string { return filepath.Join(s.dir, "uvs.sock") }
 // uvswitchUp starts uvswitch with its defaults and o.args, and with the addresses that the other systems have.
 func uvswitchUp(o options) func(context.Context, *system) error {
 	return func(_ context.Context, s *system) error {
-		run := append([]string{o.binary, "--socket", s.socket(), "run"}, o.args...)
+		run := append([]string{"nice", "-n", strconv.Itoa(o.nice), o.binary, "--socket", s.socket(), "run"}, o.args...)
 		if err := s.daemon("host", "ready", nil, run...); err != nil {
 			return err
 		}
 		uv := o.binary + " --socket " + s.socket() + " "
-		return sh(uv+"port add c1 --ip 172.29.0.2 --netns "+s.ns("c1"), uv+"port add c2 --ip 172.29.0.3 --netns "+s.ns("c2"),
-			uv+"publish add 5201:5201 --port c1", uv+"publish add 5201:5201/udp --port c1")
+		var lines []string
+		for i, c := range s.containers() {
+			lines = append(lines, fmt.Sprintf("%sport add %s --ip 172.29.0.%d --netns %s", uv, c, i+2, s.ns(c)))
+		}
+		return sh(append(lines, uv+"publish add 5201:5201 --port c1", uv+"publish add 5201:5201/udp --port c1",
+			fmt.Sprintf("%spublish add %d:5201 --port c2", uv, hostile.PublishedPort))...)
 	}
 }
 

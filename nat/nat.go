@@ -42,6 +42,7 @@ type NAT struct {
 	frags          fragments
 	portlessFlows  [frame.MaxPorts]atomic.Int32                        // flows of protocols without ports, per port
 	triedAt        [protocols + 2][frame.MaxPorts]atomic.Uint32        // by class - classServed and port: when a walk of evictFor found nothing
+	evictedAt      [frame.MaxPorts]atomic.Uint32                       // by port charged: the Tick in which evict ended a flow last
 	exhausted      [frame.MaxPorts]exhaustedFor                        // by port charged
 	refused        [frame.MaxPorts]struct{ first, last atomic.Uint32 } // Ticks: since when SYNs of a port are refused for want of an outside port
 	timers         atomic.Pointer[Timers]

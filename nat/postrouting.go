@@ -355,6 +355,9 @@ func (n *NAT) confirm(c *config, f *frame.Frame, d *pendingFlow, b *frame.Batch)
 			f.Flow, f.Dir = e, 0
 			n.stats.created.Add(1)
 			n.noteLoose(e)
+			if n.displaces(d.port) {
+				f.Flags |= frame.Displaces
+			}
 			n.emit(FlowNew, e, "")
 			if protoIndex(d.orig.Proto) < 0 && d.status&untranslated == 0 {
 				n.portlessFlows[d.port].Add(1)

@@ -137,8 +137,16 @@ func (n *NAT) evict(e uint32, i int, asks frame.PortID, dry bool) (did, frees bo
 		}
 		frees = shares || n.lastUser(s.mapping)
 	}
-	did = !dry && n.end(e, evicted)
+	if did = !dry && n.end(e, evicted); did {
+		n.evictedAt[asks].Store(n.now.Load())
+	}
 	return did, frees && (dry || did)
+}
+
+// displaces reports whether new flows of a port take the place of its older ones in this Tick.
+func (n *NAT) displaces(port frame.PortID) bool {
+	now := n.now.Load()
+	return now != 0 && n.evictedAt[port].Load() == now
 }
 
 // mayBeFreeSoon reports whether a SYN for which there is no outside port is dropped in silence: in the first second of a shortage of its

@@ -14,10 +14,12 @@ import (
 // Tests that every I/O backend must pass, over socket pairs.
 
 type poller interface {
-	Add(frame.PortID, frame.Conn, bool) error
+	Add(frame.PortID, frame.Conn, frame.Reading) error
 	Remove(frame.PortID)
 	Poll(*frame.Batch) error
 	Send(frame.PortID, *frame.Frame)
+	Pause(frame.PortID)
+	Resume(frame.PortID)
 	Wake()
 	Close() error
 }
@@ -120,7 +122,7 @@ func (w *wire) got(t *testing.T) (frames [][]byte) {
 
 func add(t *testing.T, p poller, id frame.PortID, w *wire) {
 	t.Helper()
-	if err := p.Add(id, w, true); err != nil {
+	if err := p.Add(id, w, frame.ReadPort); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -282,6 +284,96 @@ func TestIsFair(t *testing.T) {
 	})
 }
 
+// Beside floods, half of the frames are the uplink's.
+func TestUplinkHasHalf(t *testing.T) {
+	backends(t, func(t *testing.T, p poller, vnet bool) {
+		const floods = 5 // the first one is the uplink
+		var wires [floods]*wire
+		for i := range wires {
+			wires[i] = newWireOf(t, unix.SOCK_SEQPACKET, vnet)
+			read := frame.ReadPort
+			if i == 0 {
+				read = frame.ReadUplink
+			}
+			if err := p.Add(frame.PortID(i+1), wires[i], read); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var b frame.Batch
+		uplinks, all := 0, 0
+		for range 300 {
+			for _, w := range wires {
+				for n := 0; n < 200; n++ { // what does not fit is there already
+					if _, err := unix.Write(w.far, sample); err != nil {
+						break
+					}
+				}
+			}
+			poll(t, p, &b)
+			for i := range b.Frames[:b.N] {
+				if all++; b.Frames[i].In == 1 {
+					uplinks++
+				}
+			}
+		}
+		if uplinks < all*2/5 || uplinks > all*3/5 {
+			t.Errorf("%d of %d frames are the uplink's", uplinks, all)
+		}
+	})
+}
+
+// A paused port is not read, whatever its read was doing; others are. After Resume, all of its frames come.
+func TestPause(t *testing.T) {
+	backends(t, func(t *testing.T, p poller, vnet bool) {
+		paused, other := newWireOf(t, unix.SOCK_SEQPACKET, vnet), newWireOf(t, unix.SOCK_SEQPACKET, vnet)
+		add(t, p, 1, paused)
+		add(t, p, 2, other)
+		var b frame.Batch
+		var got [3]int
+		read := func() {
+			poll(t, p, &b)
+			for i := range b.Frames[:b.N] {
+				got[b.Frames[i].In]++
+			}
+		}
+		for round := range 50 {
+			got = [3]int{}
+			for n := range round % 3 { // its read waits for frames, or has ended, or has read some
+				paused.put(t, 1+40*n)
+				read()
+			}
+			p.Pause(1)
+			other.put(t, 1)
+			for got[2] == 0 { // what had been read already
+				read()
+			}
+			before := got[1]
+			paused.put(t, 3)
+			for range 3 {
+				other.put(t, 1)
+				for want := got[2] + 1; got[2] < want; {
+					read()
+				}
+			}
+			if got[1] != before {
+				t.Fatalf("round %d: %d frames of a paused port", round, got[1]-before)
+			}
+			p.Resume(1)
+			for want := 3 + []int{0, 1, 42}[round%3]; got[1] < want; {
+				read()
+			}
+		}
+		p.Pause(1)
+		within(t, "Remove", func() { p.Remove(1) })
+		again := newWire(t, vnet)
+		add(t, p, 1, again)
+		again.put(t, 1)
+		for got[1] = 0; got[1] == 0; {
+			read()
+		}
+	})
+}
+
 func TestWake(t *testing.T) {
 	backends(t, func(t *testing.T, p poller, vnet bool) {
 		w := newWire(t, vnet)
@@ -375,7 +467,7 @@ func TestFloodToMany(t *testing.T) {
 		for id := range frame.PortID(40) {
 			w := newWire(t, vnet)
 			outs = append(outs, w)
-			if err := p.Add(id+2, w, false); err != nil {
+			if err := p.Add(id+2, w, frame.NotRead); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -448,7 +540,7 @@ func TestClosed(t *testing.T) {
 		within(t, "Close", func() { _ = p.Close() })
 		p.Wake()
 		p.Remove(1)
-		if p.Add(2, w, true) == nil {
+		if p.Add(2, w, frame.ReadPort) == nil {
 			t.Error("a port was added to a closed backend")
 		}
 		p.Close()
@@ -515,7 +607,7 @@ func TestRemoveFlushes(t *testing.T) {
 	backends(t, func(t *testing.T, p poller, vnet bool) {
 		in, out := newWire(t, vnet), newWire(t, vnet)
 		add(t, p, 1, in)
-		if err := p.Add(2, out, false); err != nil {
+		if err := p.Add(2, out, frame.NotRead); err != nil {
 			t.Fatal(err)
 		}
 		in.put(t, 1)

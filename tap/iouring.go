@@ -28,10 +28,12 @@ const (
 
 // Groups of buffers. A read takes buffers for as long as frames are there, so a port that always has some would take all of them. A port that
 // takes half of a group's buffers in one round is loud, until it takes less. Loud ports have a group of their own: in each round, one of them
-// is armed, and may use all of its buffers. Quiet ports always find buffers.
+// is armed, and may use all of its buffers. Quiet ports always find buffers. So does the uplink, which carries the frames of many senders: half
+// of a batch is for it.
 const (
 	quiet = iota
 	loud
+	uplink
 	groups
 )
 
@@ -66,6 +68,7 @@ type IOUring struct {
 	*waker
 	readers
 	receivers
+	cpuTimes
 	ring      *uring.Ring
 	buffers   [groups]*uring.Buffers // of one memory
 	ports     [frame.MaxPorts]ringPort
@@ -73,6 +76,7 @@ type IOUring struct {
 	free      []uint16               // buffers; the one used last is the last
 	out       [groups]int            // buffers that the kernel has
 	given     [groups]int            // buffers that it had when the round began
+	had       [groups]int            // frames read in that round
 	round     uint32                 // counts calls of provide
 	quietAt   uint32                 // the last round in which a quiet port had a frame
 	perFrame  int                    // moving average of the time that a frame of a batch takes, in ns
@@ -97,6 +101,7 @@ type ringPort struct {
 	conn  frame.Conn
 	fd    int    // used by the io_uring; -1: the Conn reads and writes
 	read  bool   // this backend reads the port
+	up    bool   // it is the uplink
 	armed bool   // its read or poll is in progress
 	group uint8  // of its read
 	round uint32 // in which it read a frame last
@@ -122,7 +127,10 @@ func NewIOUring(busyPoll time.Duration) (*IOUring, error) {
 		r.ring.Close()
 		return nil, err
 	}
-	if r.buffers[loud], err = r.ring.NewGroup(r.buffers[quiet], loud); err == nil {
+	for g := uint16(loud); g < groups && err == nil; g++ {
+		r.buffers[g], err = r.ring.NewGroup(r.buffers[quiet], g)
+	}
+	if err == nil {
 		r.waker, err = newWaker()
 	}
 	if err != nil {
@@ -164,19 +172,19 @@ func (r *IOUring) spinBudget(busyPoll time.Duration) int {
 }
 
 // Add implements dataplane.Poller.
-func (r *IOUring) Add(id frame.PortID, c frame.Conn, read bool) error {
+func (r *IOUring) Add(id frame.PortID, c frame.Conn, read frame.Reading) error {
 	if r.closed {
 		return errClosed
 	}
-	p := ringPort{conn: c, fd: -1, read: read}
+	p := ringPort{conn: c, fd: -1, read: read != frame.NotRead, up: read == frame.ReadUplink}
 	if c.Vnet() {
 		p.fd = c.FD()
-	} else if read {
-		r.add(id, c)
+	} else if p.read {
+		r.add(id, c, read)
 	}
 	r.ports[id] = p
-	if read {
-		r.toArm[quiet] = append(r.toArm[quiet], id)
+	if p.read {
+		r.mustArm(id, quiet)
 	}
 	return nil
 }
@@ -193,9 +201,7 @@ func (r *IOUring) Remove(id frame.PortID) {
 		_ = r.ring.Enter(0)
 		r.reap()
 	}
-	for g := range r.toArm {
-		r.toArm[g] = slices.DeleteFunc(r.toArm[g], func(q frame.PortID) bool { return q == id })
-	}
+	r.disarm(id)
 	if p.armed && r.reserve() {
 		r.ring.Cancel(r.readData(id), opData(opCancel, id))
 	}
@@ -212,6 +218,44 @@ func (r *IOUring) Remove(id frame.PortID) {
 		}
 	}
 	*p = ringPort{}
+}
+
+// Pause implements dataplane.Poller. Frames that have been read already are still returned.
+func (r *IOUring) Pause(id frame.PortID) {
+	r.readers.Pause(id)
+	p := &r.ports[id]
+	if p.fd < 0 {
+		return
+	}
+	if p.armed && r.reserve() {
+		r.ring.Cancel(r.readData(id), opData(opCancel, id))
+	}
+	r.disarm(id)
+}
+
+// Resume implements dataplane.Poller. The port begins as a loud one.
+func (r *IOUring) Resume(id frame.PortID) {
+	r.readers.Resume(id)
+	if p := &r.ports[id]; p.fd >= 0 && p.read && !p.armed {
+		r.mustArm(id, loud)
+	}
+}
+
+// mustArm adds a port to those whose read must be armed: in this group, or in the uplink's.
+//
+//uvswitch:hot
+func (r *IOUring) mustArm(id frame.PortID, group uint8) {
+	if r.ports[id].up {
+		group = uplink
+	}
+	r.toArm[group] = append(r.toArm[group], id)
+}
+
+// disarm takes a port from the lists of those whose read must be armed.
+func (r *IOUring) disarm(id frame.PortID) {
+	for g := range r.toArm {
+		r.toArm[g] = slices.DeleteFunc(r.toArm[g], func(q frame.PortID) bool { return q == id })
+	}
 }
 
 // readData returns the data of the operation that reads or polls a port.
@@ -258,7 +302,7 @@ func (r *IOUring) Poll(b *frame.Batch) error {
 	for {
 		r.provide()
 		wait := 1
-		if r.pressing() || len(r.toArm[quiet])+len(r.toArm[loud]) > 0 { // a read that is not armed would not end the wait
+		if r.pressing() || len(r.toArm[quiet])+len(r.toArm[loud])+len(r.toArm[uplink]) > 0 { // a read that is not armed would not end the wait
 			wait = 0
 		}
 		if err := r.enter(wait); err != nil {
@@ -327,6 +371,9 @@ func (r *IOUring) watchWake() {
 //
 //uvswitch:hot
 func (r *IOUring) provide() {
+	if had := r.had[uplink]; had > 0 && 2*had < r.given[uplink] {
+		r.quietAt = r.round
+	}
 	r.round++
 	most := min(max(frame.BatchBytes/r.size, minBuffers), maxBuffers)
 	if r.round-r.quietAt < recently { // frames of quiet ports wait behind those of the loud port
@@ -334,9 +381,12 @@ func (r *IOUring) provide() {
 	}
 	if r.n < maxBuffers { // else what is pending comes first
 		r.give(quiet, quietBuffers)
-		r.give(loud, max(minBuffers, most-r.n))
+		r.give(uplink, max(minBuffers, most-r.n-min(most/2, r.had[loud])))
+		r.give(loud, max(minBuffers, most-r.n-min(most/2, r.had[uplink])))
 	}
+	r.had = [groups]int{}
 	r.arm(quiet, r.out[quiet])
+	r.arm(uplink, r.out[uplink])
 	r.arm(loud, min(1, r.out[loud]))
 }
 
@@ -428,6 +478,7 @@ func (r *IOUring) readDone(id frame.PortID, c *uring.Completion) {
 				p.round, p.took = r.round, 0
 			}
 			p.took++
+			r.had[p.group]++
 			if p.group == quiet {
 				r.quietAt = r.round
 			}
@@ -459,11 +510,14 @@ func (r *IOUring) ended(id frame.PortID, c *uring.Completion) {
 		r.gone = append(r.gone, id)
 		return
 	}
-	group := quiet // usually it is out of buffers, or it had an error that concerns one frame
+	if p.fd >= 0 && r.paused[id] {
+		return
+	}
+	group := uint8(quiet) // usually it is out of buffers, or it had an error that concerns one frame
 	if p.round == r.round && 2*p.took >= r.given[p.group] {
 		group = loud
 	}
-	r.toArm[group] = append(r.toArm[group], id)
+	r.mustArm(id, group)
 }
 
 // fill puts frames into the batch. Ports that are read by Conn.Read get at most half of it.
@@ -577,7 +631,8 @@ func (r *IOUring) Close() error {
 	for err := error(nil); r.enabled && r.active > 0 && err == nil; r.reap() {
 		err = r.ring.Enter(1)
 	}
-	r.close()
+	r.waker.close()
+	r.cpuTimes.close()
 	err := r.ring.Close()
 	r.freeBuffers()
 	return err

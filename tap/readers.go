@@ -17,6 +17,8 @@ const (
 type readers struct {
 	conns  [frame.MaxPorts]frame.Conn // nil: not read with Conn.Read
 	queued [frame.MaxPorts]bool       // the port is in ready
+	paused [frame.MaxPorts]bool       // the port must not be in ready
+	uplink [frame.MaxPorts]bool       // the port has half of a batch
 	ready  []frame.PortID
 	arena  []byte
 	gone   []frame.PortID // dead ports, to be reported in Batch.Gone
@@ -27,47 +29,69 @@ func newReaders() readers {
 }
 
 // add starts to read a port. Frames that arrived earlier raise no event, so the port is queued at once.
-func (r *readers) add(id frame.PortID, c frame.Conn) {
+func (r *readers) add(id frame.PortID, c frame.Conn, read frame.Reading) {
 	if r.arena == nil {
 		r.arena = make([]byte, arenaSz)
 	}
-	r.conns[id] = c
+	r.conns[id], r.uplink[id] = c, read == frame.ReadUplink
 	r.wakeUp(id)
 }
 
 func (r *readers) remove(id frame.PortID) {
 	r.conns[id] = nil
+	r.paused[id] = false
+	r.dequeue(id)
+}
+
+func (r *readers) dequeue(id frame.PortID) {
 	r.queued[id] = false
 	r.ready = slices.DeleteFunc(r.ready, func(q frame.PortID) bool { return q == id })
 }
 
-// wakeUp queues a port to be read, unless it is queued already.
+// Pause implements dataplane.Poller.
+func (r *readers) Pause(id frame.PortID) {
+	r.paused[id] = true
+	r.dequeue(id)
+}
+
+// Resume implements dataplane.Poller. Events while the port was paused are lost, so it is queued at once.
+func (r *readers) Resume(id frame.PortID) {
+	r.paused[id] = false
+	r.wakeUp(id)
+}
+
+// wakeUp queues a port to be read, unless it is queued already or paused.
 //
 //uvswitch:hot
 func (r *readers) wakeUp(id frame.PortID) {
-	if r.conns[id] != nil && !r.queued[id] {
+	if r.conns[id] != nil && !r.queued[id] && !r.paused[id] {
 		r.queued[id] = true
-		r.ready = append(r.ready, id)
+		if r.ready = append(r.ready, id); r.uplink[id] { // first of all
+			copy(r.ready[1:], r.ready)
+			r.ready[0] = id
+		}
 	}
 }
 
-// read goes through the ready queue once and reads up to quota frames from each port. It stops when the batch holds most
-// frames or the arena is full. A port that may have more frames goes to the end of the queue; any other port leaves it.
+// read goes through the ready queue once and reads up to quota frames from each port; the uplink is the first, and gets half of the batch. It
+// stops when the batch holds most frames or the arena is full. A port that may have more frames goes to the end of the queue; any other port
+// leaves it.
 //
 //uvswitch:hot
 func (r *readers) read(b *frame.Batch, most int) {
 	used, turn := 0, min(quota, max(least, most/max(1, len(r.ready))))
+	again := frame.NoPort // the uplink, if it may have more
 	for range len(r.ready) {
 		if b.N >= most || used > frame.BatchBytes {
-			return
+			break
 		}
 		id := r.ready[0]
-		copy(r.ready, r.ready[1:])
-		r.ready = r.ready[:len(r.ready)-1]
-		r.queued[id] = false
-		c := r.conns[id]
-		more := true
-		for n := 0; more && n < turn && b.N < most && used <= frame.BatchBytes; n++ {
+		r.dequeueFirst()
+		c, more, left := r.conns[id], true, turn
+		if r.uplink[id] {
+			left = most / 2
+		}
+		for ; more && left > 0 && b.N < most && used <= frame.BatchBytes; left-- {
 			size, err := c.Read(r.arena[used:])
 			if err != nil {
 				r.conns[id] = nil
@@ -79,8 +103,18 @@ func (r *readers) read(b *frame.Batch, most int) {
 				used += (size + 63) &^ 63
 			}
 		}
-		if more {
+		switch {
+		case more && r.uplink[id]:
+			again = id
+		case more:
 			r.wakeUp(id)
 		}
 	}
+	r.wakeUp(again)
+}
+
+//uvswitch:hot
+func (r *readers) dequeueFirst() {
+	r.queued[r.ready[0]] = false
+	r.ready = r.ready[:copy(r.ready, r.ready[1:])]
 }

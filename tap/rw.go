@@ -16,6 +16,7 @@ type RW struct {
 	*waker
 	readers
 	receivers
+	cpuTimes
 	epoll  int
 	ports  [frame.MaxPorts]frame.Conn // ports that Send can send to
 	since  int                        // Polls since the last epoll_wait
@@ -44,16 +45,16 @@ func NewRW() (*RW, error) {
 }
 
 // Add implements dataplane.Poller.
-func (r *RW) Add(id frame.PortID, c frame.Conn, read bool) error {
+func (r *RW) Add(id frame.PortID, c frame.Conn, read frame.Reading) error {
 	if r.epoll < 0 {
 		return errClosed
 	}
-	if read {
+	if read != frame.NotRead {
 		ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET&0xffffffff, Fd: int32(id)}
 		if err := unix.EpollCtl(r.epoll, unix.EPOLL_CTL_ADD, c.FD(), &ev); err != nil {
 			return fmt.Errorf("tap: epoll: %w", err)
 		}
-		r.add(id, c)
+		r.add(id, c, read)
 	}
 	r.ports[id] = c
 	return nil
@@ -168,7 +169,8 @@ func (r *RW) Close() error {
 	for id := range r.slow {
 		r.failed[0] = r.restore(id, r.failed[0])
 	}
-	r.close()
+	r.waker.close()
+	r.cpuTimes.close()
 	err := unix.Close(r.epoll)
 	r.epoll = -1
 	return err

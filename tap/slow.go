@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -141,13 +140,6 @@ func (r *receivers) judge() {
 		}
 	}
 	r.costs = nil
-}
-
-// threadTime is the CPU time of the calling thread.
-func threadTime() time.Duration {
-	var t unix.Timespec
-	_, _, _ = unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_THREAD_CPUTIME_ID, uintptr(unsafe.Pointer(&t)), 0)
-	return time.Duration(t.Nano())
 }
 
 // A slowPort is a port that a thread of its own writes to. The backend calls all methods but run.

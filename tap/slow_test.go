@@ -42,7 +42,7 @@ func addSlow(t *testing.T, p poller) (source *wire, to *slowWire) {
 	t.Helper()
 	source, to = newWireOf(t, unix.SOCK_SEQPACKET, false), &slowWire{wire: newWire(t, false), threads: map[int]int{}}
 	add(t, p, 1, source)
-	if err := p.Add(2, to, false); err != nil {
+	if err := p.Add(2, to, frame.NotRead); err != nil {
 		t.Fatal(err)
 	}
 	return source, to

@@ -33,6 +33,7 @@ var (
 	mDrops       = metric("drops_total", "Frames dropped, by reason (docs/drops.md).", "reason")
 	mPortUp      = metric("port_up", "1 while the port forwards, 0 otherwise.", "port", "network", "kind")
 	mPortPackets = metric("port_packets_total", "Frames by port and direction; rx counts frames that the port sent.", "port", "direction")
+	mPortPauses  = metric("port_pauses_total", "Times that a port was not read for a while, because it flooded.", "port")
 	mPortBytes   = metric("port_bytes_total", "Bytes by port and direction, without virtio-net headers; rx counts bytes that the port sent.", "port", "direction")
 	mPortDrops   = metric("port_drops_total", "Frames dropped, by port and reason.", "port", "reason")
 	mTable       = metric("table_entries", "Entries in use, by table.", "table")
@@ -45,7 +46,7 @@ var (
 	mUplink      = metric("uplink_up", "1 while the uplink is up and has an address.", "kind", "device")
 	mFlooded     = metric("uplink_flooded_total", "Packets dropped before the switch: the uplink's queue was full, and their port received more than others.")
 	mMissed      = metric("flow_events_missed_total", "Flow events that were lost because a reader was too slow.")
-	allMetrics   = []*prometheus.Desc{mInfo, mStart, mFrames, mDrops, mPortUp, mPortPackets, mPortBytes, mPortDrops, mTable, mLimit, mNATPorts, mNATLimit, mCreated, mEnded, mPublished, mUplink, mFlooded, mMissed}
+	allMetrics   = []*prometheus.Desc{mInfo, mStart, mFrames, mDrops, mPortUp, mPortPackets, mPortBytes, mPortPauses, mPortDrops, mTable, mLimit, mNATPorts, mNATLimit, mCreated, mEnded, mPublished, mUplink, mFlooded, mMissed}
 )
 
 // Describe implements prometheus.Collector.
@@ -92,6 +93,7 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 		counter(mPortPackets, s.TxPackets, p.Name, "tx")
 		counter(mPortBytes, s.RxBytes, p.Name, "rx")
 		counter(mPortBytes, s.TxBytes, p.Name, "tx")
+		counter(mPortPauses, s.Pauses, p.Name)
 		for reason, n := range s.Drops {
 			counter(mPortDrops, n, p.Name, reason)
 		}

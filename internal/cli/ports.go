@@ -152,6 +152,9 @@ func printPort(w io.Writer, p api.Port) {
 	row(w, "may flood", strings.Join(storms, ", "))
 	row(w, "received from it", fmt.Sprintf("%d packets, %d bytes, %d dropped", p.RxPackets, p.RxBytes, p.RxDropped))
 	row(w, "sent to it", fmt.Sprintf("%d packets, %d bytes, %d dropped", p.TxPackets, p.TxBytes, p.TxDropped))
+	if p.Pauses > 0 {
+		row(w, "not read for a while", fmt.Sprintf("%d times: it flooded", p.Pauses))
+	}
 	if !p.Offload {
 		row(w, "segmented in software", p.Segmented)
 	}

@@ -70,7 +70,14 @@ func (d *Dataplane) AddPort(p vswitch.Port, c frame.Conn) error {
 	d.NAT.SetPorts(len(d.readers))
 	for i, w := range d.workers {
 		var err error
-		w.run(func() { err = w.addPort(p.ID, c, i == reader) })
+		read := frame.NotRead
+		switch {
+		case i == reader && p.Net == frame.NoNet:
+			read = frame.ReadUplink
+		case i == reader:
+			read = frame.ReadPort
+		}
+		w.run(func() { err = w.addPort(p.ID, c, read) })
 		if err != nil {
 			d.removePort(p.ID)
 			return fmt.Errorf("dataplane: adding port %d: %w", p.ID, err)

@@ -9,10 +9,16 @@ import "github.com/uvswitch/uvswitch/internal/frame"
 // of a frame given to Send are read until the next Poll returns and must not change until then, whoever owns them: so
 // one frame can be sent to many ports. The Frame itself may be used for another at once.
 type Poller interface {
-	// Add makes a port known for Send; with read, its frames come by this Poller too.
-	Add(id frame.PortID, c frame.Conn, read bool) error
+	// Add makes a port known for Send, and reads it unless read is NotRead.
+	Add(id frame.PortID, c frame.Conn, read frame.Reading) error
 	// Remove forgets a port; unknown ones are ignored. The Conn stays open: it is the caller's.
 	Remove(id frame.PortID)
+	// Pause stops to read a port: its frames wait in its device. Resume reads it again.
+	Pause(id frame.PortID)
+	Resume(id frame.PortID)
+	// CPUTime is for how long the calling thread has run, and CPUWait for how long it was ready and waited for a CPU; in ns. 0: not known.
+	CPUTime() int64
+	CPUWait() int64
 	// Poll flushes what was sent, waits for a first frame, a failure or Wake, and takes what is there without
 	// waiting longer. It fills Frames, N, Failed, Gone; each frame has its bytes and In.
 	Poll(b *frame.Batch) error

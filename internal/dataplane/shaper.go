@@ -257,11 +257,12 @@ func (s *shaper) next() *queue {
 	return nil
 }
 
-// setAlarm wakes the worker when the first queued frame may go, at most once a millisecond. It also forgets ended queues.
+// setAlarm wakes the worker at the time first, or when the first queued frame may go; at most once a millisecond. It also forgets ended
+// queues.
 //
 //uvswitch:hot
-func (s *shaper) setAlarm() {
-	first, over := int64(math.MaxInt64), false
+func (s *shaper) setAlarm(first int64) {
+	over := false
 	for _, q := range s.queues {
 		if q.frames > 0 {
 			first = min(first, q.tat.Load()-q.burst)

@@ -9,8 +9,8 @@ import (
 // portCounters are one worker's counts for one port. A drop is counted at the port that the frame came from. If the port that it was
 // sent to refused it, the drop is counted at that port.
 type portCounters struct {
-	rxPackets, rxBytes, txPackets, txBytes atomic.Uint64
-	rxDrops, txDrops                       [frame.NumReasons]atomic.Uint64
+	rxPackets, rxBytes, txPackets, txBytes, pauses atomic.Uint64
+	rxDrops, txDrops                               [frame.NumReasons]atomic.Uint64
 }
 
 // counters are written by one goroutine, a worker or the slow path, and read by all.
@@ -70,7 +70,7 @@ type tally struct {
 	extra   uint64 // replicated
 }
 
-type portTally struct{ rxPackets, rxBytes, txPackets, txBytes uint64 }
+type portTally struct{ rxPackets, rxBytes, txPackets, txBytes, refused, segments uint64 }
 
 //uvswitch:hot
 func (t *tally) port(p frame.PortID) *portTally {
@@ -83,10 +83,13 @@ func (t *tally) port(p frame.PortID) *portTally {
 }
 
 //uvswitch:hot
-func (t *tally) received(p frame.PortID, bytes int) {
-	c := t.port(p)
+func (t *tally) received(f *frame.Frame) {
+	c, bytes := t.port(f.In), f.Len()
 	c.rxPackets++
 	c.rxBytes += uint64(bytes)
+	if bytes > frame.MaxFrame/64 {
+		c.segments += uint64(f.SegmentCount())
+	}
 	t.rx++
 }
 
@@ -137,6 +140,7 @@ type PortStats struct {
 	TxPackets uint64
 	TxBytes   uint64
 	TxDropped uint64
+	Pauses    uint64 // see turns.go
 	Drops     map[string]uint64
 }
 
@@ -208,6 +212,7 @@ func (d *Dataplane) PortStats(id frame.PortID) PortStats {
 		s.RxBytes += p.rxBytes.Load()
 		s.TxPackets += p.txPackets.Load()
 		s.TxBytes += p.txBytes.Load()
+		s.Pauses += p.pauses.Load()
 		s.RxDropped += addDrops(s.Drops, &p.rxDrops)
 		s.TxDropped += addDrops(s.Drops, &p.txDrops)
 	}

@@ -40,6 +40,7 @@ type worker struct {
 	nearFullAt frame.Tick // when the flow table was last seen filling
 	shaper     shaper
 	storms     [frame.MaxPorts]storm
+	turns      turns
 	injected   *ring.Queue // from the slow path
 	buf        []byte      // records of the reinjected batch, until the next one
 	piece      []byte      // a fragment that is about to be sent
@@ -70,14 +71,16 @@ func (w *worker) round() error {
 	now := w.dp.clock()
 	b.Tick, w.shaper.now = frame.TickAt(now), now
 	for i := range b.Frames[:b.N] {
-		w.tally.received(b.Frames[i].In, b.Frames[i].Len())
+		w.tally.received(&b.Frames[i])
 	}
+	w.settle(now)
 	w.process(b, received)
 	b.Took = w.dp.clock() - now
+	w.charge(b, now)
 	if w.reinject(b) {
 		w.process(b, reinjected)
 	}
-	w.shaper.setAlarm()
+	w.shaper.setAlarm(w.turns.nextResume())
 	w.tally.flush(&w.counters)
 	for _, f := range b.Failed {
 		w.counters.failed(f)
@@ -157,6 +160,9 @@ func (w *worker) transmit(b *frame.Batch) {
 		default:
 			w.drop(f, f.Reason)
 		}
+		if f.Flags&frame.Displaces != 0 {
+			w.refused(f)
+		}
 	}
 	if w.observer != nil {
 		w.observer.Decided(b)
@@ -182,6 +188,9 @@ func (w *worker) drop(f *frame.Frame, why frame.Reason) {
 		out = f.Out
 	}
 	w.counters.dropped(f.In, out, why)
+	if isRefusal(why) {
+		w.refused(f)
+	}
 	w.recent.add(w.batch.Tick, f.In, out, why, f.Len(), f.Bytes())
 }
 
@@ -250,6 +259,7 @@ func (w *worker) punt(f *frame.Frame) {
 	putRecord(rec, f)
 	w.punts.Commit()
 	w.punted = true
+	w.refused(f)
 }
 
 // mayPunt limits a port to its share of the queue in each Tick. The slow path has limits of its own behind that.
@@ -284,13 +294,14 @@ func (w *worker) limit(id frame.PortID, rx, tx *bucket) {
 	w.poller.Wake()
 }
 
-func (w *worker) addPort(id frame.PortID, c frame.Conn, read bool) error {
+func (w *worker) addPort(id frame.PortID, c frame.Conn, read frame.Reading) error {
 	w.gsoMax[id].tcp, w.gsoMax[id].udp = int32(c.GSOMaxSize(frame.TCP)), int32(c.GSOMaxSize(frame.UDP))
 	return w.poller.Add(id, c, read)
 }
 
 func (w *worker) removePort(id frame.PortID) {
 	w.gsoMax[id].tcp, w.gsoMax[id].udp = 0, 0
+	w.turns.forget(id)
 	w.limit(id, nil, nil) // releases its queued frames, which are dropped because the port is gone
 	w.poller.Remove(id)
 }

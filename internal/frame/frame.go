@@ -83,6 +83,7 @@ const (
 	LeavesByUplink                   // it answers what came in by the uplink, and leaves by it, whatever the routes say
 	Cut                              // too long for its way: it leaves in fragments
 	Waited                           // has waited for the rate of port Out, and may go now
+	Displaces                        // its port is at its share: a flow or a packet in fragments of that port had to make room for this frame's
 )
 
 // NATKind is what conntrack knows of a frame.
@@ -297,6 +298,15 @@ type Batch struct {
 	Failed []TxFailure // sends that failed since the last Poll; valid until the next Poll
 	Gone   []PortID    // ports that were found dead, and are no longer read; likewise
 }
+
+// A Reading is how a Poller reads a port.
+type Reading uint8
+
+const (
+	NotRead Reading = iota
+	ReadPort
+	ReadUplink // it carries the frames of many senders: it gets half of a batch while other ports have many frames, too
+)
 
 // A Conn is a port's wire: whole frames in, whole frames out, never waiting. Implementations are in package tap.
 type Conn interface {

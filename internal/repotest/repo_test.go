@@ -99,7 +99,8 @@ var imports = map[string][]string{
 	"internal/e2e":        {"cmd/uvswitch/api", "internal/netns", "github.com/containernetworking/cni", "github.com/vishvananda/netns", "golang.org/x/sys"},
 	"internal/repotest":   {},
 	"internal/compliance": {"internal/simnet"},
-	"bench": {"internal/capture", "internal/dataplane", "internal/filter", "internal/frame", "internal/frame/frametest", "nat", "router", "switch",
+	"bench/hostile":       {"internal/frame", "internal/frame/frametest", "golang.org/x/sys"},
+	"bench": {"bench/hostile", "internal/capture", "internal/dataplane", "internal/filter", "internal/frame", "internal/frame/frametest", "nat", "router", "switch",
 		"golang.org/x/sys", "gonum.org/v1/plot"},
 }
 

@@ -2,6 +2,7 @@ package simnet
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
@@ -13,7 +14,13 @@ type Poller struct {
 	Refuse map[frame.PortID]frame.Reason // ports that take nothing, and why
 	loop   *loopPoller                   // does everything instead, in a test of allocations
 	ports  map[frame.PortID]bool
+	paused map[frame.PortID]bool
 	failed []frame.TxFailure
+	last   int   // frames in the last batch
+	cpu    int64 // ns
+
+	FrameCost int64 // CPU time of a frame, in ns
+	Waited    int64 // for a CPU, in ns
 }
 
 type queued struct {
@@ -29,23 +36,40 @@ type Sent struct {
 
 // NewPoller makes an empty one.
 func NewPoller() *Poller {
-	return &Poller{ports: map[frame.PortID]bool{}, Refuse: map[frame.PortID]frame.Reason{}}
+	return &Poller{ports: map[frame.PortID]bool{}, paused: map[frame.PortID]bool{}, Refuse: map[frame.PortID]frame.Reason{}}
 }
 
 // Put lets raw, virtio-net header first, come in by port.
 func (p *Poller) Put(port frame.PortID, raw []byte) { p.in = append(p.in, queued{port, raw}) }
 
-// Pending tells whether there is something to read or to report.
-func (p *Poller) Pending() bool { return len(p.in) > 0 || len(p.failed) > 0 }
+// Pending tells whether there is something to read or to report. What waits for a paused port does not count.
+func (p *Poller) Pending() bool {
+	return len(p.failed) > 0 || slices.ContainsFunc(p.in, func(q queued) bool { return !p.paused[q.port] })
+}
 
 // Add implements dataplane.Poller.
-func (p *Poller) Add(id frame.PortID, _ frame.Conn, _ bool) error {
+func (p *Poller) Add(id frame.PortID, _ frame.Conn, _ frame.Reading) error {
 	p.ports[id] = true
 	return nil
 }
 
 // Remove implements dataplane.Poller.
-func (p *Poller) Remove(id frame.PortID) { delete(p.ports, id) }
+func (p *Poller) Remove(id frame.PortID) {
+	delete(p.ports, id)
+	delete(p.paused, id)
+}
+
+// Pause implements dataplane.Poller: frames of the port wait.
+func (p *Poller) Pause(id frame.PortID) { p.paused[id] = true }
+
+// Resume implements dataplane.Poller.
+func (p *Poller) Resume(id frame.PortID) { delete(p.paused, id) }
+
+// CPUTime implements dataplane.Poller: each frame has taken FrameCost. Time itself does not move on.
+func (p *Poller) CPUTime() int64 { return p.cpu }
+
+// CPUWait implements dataplane.Poller.
+func (p *Poller) CPUWait() int64 { return p.Waited }
 
 // Poll is dataplane.Poller's; it never waits.
 func (p *Poller) Poll(b *frame.Batch) error {
@@ -53,11 +77,18 @@ func (p *Poller) Poll(b *frame.Batch) error {
 		return p.loop.Poll(b)
 	}
 	b.Failed, p.failed = p.failed, nil
-	b.N = min(len(p.in), frame.BatchSize)
-	for i, q := range p.in[:b.N] {
-		b.Frames[i].Reset(bytes.Clone(q.raw), q.port)
+	p.cpu += int64(p.last) * p.FrameCost
+	b.N = 0
+	rest := p.in[:0]
+	for _, q := range p.in {
+		if b.N == frame.BatchSize || p.paused[q.port] {
+			rest = append(rest, q)
+			continue
+		}
+		b.Frames[b.N].Reset(bytes.Clone(q.raw), q.port)
+		b.N++
 	}
-	p.in = p.in[b.N:]
+	p.in, p.last = rest, b.N
 	return nil
 }
 

@@ -71,6 +71,7 @@ type PortStats struct {
 	TxPackets uint64            `json:"tx_packets"`
 	TxBytes   uint64            `json:"tx_bytes"`
 	TxDropped uint64            `json:"tx_dropped"`
+	Pauses    uint64            `json:"pauses"` // times that the port was not read for a while, because it flooded
 	Drops     map[string]uint64 `json:"drops"`
 }
 

@@ -1,0 +1,228 @@
+package dataplane
+
+import (
+	"math"
+	"slices"
+	"time"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// A frame costs its worker CPU time, also when it is refused. So a port that floods is paused: it is not read for a while. Its frames wait in
+// its device's queue. What does not fit there is dropped by the device, at the cost of the sender.
+//
+//   - Frames that are refused or need the slow path get a tenth of the worker's time. If a batch has at least refusedLeast of them, and they
+//     are most of the port's frames, the port is paused for nine times as long as they took.
+//   - A port with many frames in a batch is loud. If ports that are not loud have frames, too, and the worker must wait for a CPU, loud ports
+//     get less and less of its time, down to a sixteenth. If it need not wait any more, they get more and more again.
+//
+// Ports are paused one after another, so the parts are those of all paused ports together.
+const (
+	refusedLeast = 8  // refused frames of a port in a batch
+	refusedPart  = 10 // refused frames get this part of the time
+
+	turnWindow = int64(10 * time.Millisecond)
+	loudFrames = 8   // of a port in a batch; a super-frame counts for one more
+	loudSize   = 128 // with so many segments
+	loudTime   = 10 * turnWindow
+	scarce     = turnWindow / 8 // of waiting for a CPU in a turnWindow
+	fullPart   = 1              // loud ports get all of the time
+	leastPart  = 16             // and at least this part
+	longest    = int64(250 * time.Millisecond)
+)
+
+// turns is what a worker knows of its ports' turns. Times are ns of the data plane's clock.
+type turns struct {
+	paused []pausedPort // in the order in which they will be read again
+
+	loud   [frame.MaxPorts]int64 // until then, the port is loud
+	until  int64                 // until then, CPU times are measured: some port has been loud or refused
+	others bool                  // in this window, a port that is not loud has sent to one that is not
+	began  int64                 // of the window
+	waited int64                 // CPU wait of this thread when the window began
+	part   int64                 // loud ports get this part of the time: fullPart to leastPart
+
+	charges  []charge // of the last batch
+	frames   int64    // in the last batch
+	cpu      int64    // CPU time of this thread when the batch came
+	measured bool     // cpu is known
+}
+
+type pausedPort struct {
+	id    frame.PortID
+	until int64
+}
+
+// A charge is for frames of a port whose cost will be known with the next batch, when what they caused has been written.
+type charge struct {
+	id           frame.PortID
+	frames, part int64
+}
+
+// settle pauses the ports that are charged for the last batch, and reads paused ports again whose time has come.
+//
+//uvswitch:hot
+func (w *worker) settle(now int64) {
+	t := &w.turns
+	if measured := t.measured; len(t.charges) > 0 || now < t.until {
+		before := t.cpu
+		t.cpu, t.measured = w.poller.CPUTime(), true
+		for _, c := range t.charges {
+			if measured {
+				w.pause(c.id, now, (c.part-1)*(t.cpu-before)*c.frames/t.frames)
+			}
+		}
+	} else {
+		t.measured = false
+	}
+	n := 0
+	for n < len(t.paused) && t.paused[n].until <= now {
+		w.poller.Resume(t.paused[n].id)
+		n++
+	}
+	if n > 0 {
+		t.paused = t.paused[:copy(t.paused, t.paused[n:])]
+	}
+}
+
+// pause pauses a port for ns after the pauses of others. A port that had sent one more batch before its pause began pauses for longer.
+func (w *worker) pause(id frame.PortID, now, ns int64) {
+	t := &w.turns
+	if ns <= 0 || w.isUplink(id) {
+		return
+	}
+	i := slices.IndexFunc(t.paused, func(p pausedPort) bool { return p.id == id })
+	if i < 0 {
+		i = len(t.paused)
+		from := now
+		if i > 0 {
+			from = max(from, t.paused[i-1].until)
+		}
+		t.paused = append(t.paused, pausedPort{id, from})
+		if c := w.counters.port(id); c != nil {
+			c.pauses.Add(1)
+		}
+		w.poller.Pause(id)
+	}
+	for ; i < len(t.paused); i++ {
+		t.paused[i].until = min(t.paused[i].until+ns, now+longest)
+	}
+}
+
+// nextResume is when the first paused port will be read again.
+//
+//uvswitch:hot
+func (t *turns) nextResume() int64 {
+	if len(t.paused) == 0 {
+		return math.MaxInt64
+	}
+	return t.paused[0].until
+}
+
+// charge notes what the ports of a received batch have sent.
+//
+//uvswitch:hot
+func (w *worker) charge(b *frame.Batch, now int64) {
+	t := &w.turns
+	t.charges, t.frames = t.charges[:0], int64(b.N)
+	for _, id := range w.tally.touched[:w.tally.n] {
+		p := &w.tally.ports[id]
+		if p.rxPackets+p.segments/loudSize >= loudFrames && !w.isUplink(id) {
+			t.loud[id], t.until = now+loudTime, now+loudTime
+		}
+		if p.refused >= refusedLeast && 2*p.refused >= p.rxPackets {
+			t.until = now + loudTime
+			t.charges = append(t.charges, charge{id, int64(p.refused), refusedPart})
+		} else if t.part > fullPart && now < t.loud[id] {
+			t.charges = append(t.charges, charge{id, int64(p.rxPackets), t.part})
+		}
+	}
+	if len(t.charges) > 0 {
+		t.chargeAnswers(b)
+	}
+	if now < t.until && !t.others {
+		t.others = t.servesOthers(b, now)
+	}
+	if now-t.began >= turnWindow {
+		w.closeWindow(now)
+	}
+}
+
+// chargeAnswers charges the frames to a port that is charged, too: its own frames made others send them.
+//
+//uvswitch:hot
+func (t *turns) chargeAnswers(b *frame.Batch) {
+	for i := range b.Frames[:b.N] {
+		f := &b.Frames[i]
+		for k := range t.charges {
+			if c := &t.charges[k]; f.Verdict == frame.ToPort && f.Out == c.id && f.In != c.id {
+				c.frames++
+			}
+		}
+	}
+}
+
+// isUplink reports whether a port is the uplink. It carries the frames of many senders, so it is never loud and never paused.
+//
+//uvswitch:hot
+func (w *worker) isUplink(id frame.PortID) bool {
+	p, ok := w.dp.Switch.Port(id)
+	return ok && p.Net == frame.NoNet
+}
+
+// servesOthers reports whether a frame of the batch goes from a port that is not loud to another such port: it is no answer to a flood.
+//
+//uvswitch:hot
+func (t *turns) servesOthers(b *frame.Batch, now int64) bool {
+	for i := range b.Frames[:b.N] {
+		f := &b.Frames[i]
+		if f.Verdict == frame.ToPort && now >= t.loud[f.In%frame.MaxPorts] && now >= t.loud[f.Out%frame.MaxPorts] {
+			return true
+		}
+	}
+	return false
+}
+
+// closeWindow sets the part of the loud ports for the next window.
+//
+//uvswitch:hot
+func (w *worker) closeWindow(now int64) {
+	t := &w.turns
+	if now < t.until {
+		waited := w.poller.CPUWait()
+		switch {
+		case t.others && waited-t.waited > scarce*((now-t.began)/turnWindow) && t.waited != 0:
+			t.part = min(leastPart, max(2, 2*t.part))
+		case t.part > fullPart:
+			t.part--
+		}
+		t.waited = waited
+	} else {
+		t.part, t.waited = fullPart, 0
+	}
+	t.began, t.others = now, false
+}
+
+// forget forgets a port that is being removed.
+func (t *turns) forget(id frame.PortID) {
+	t.paused = slices.DeleteFunc(t.paused, func(p pausedPort) bool { return p.id == id })
+	t.charges = slices.DeleteFunc(t.charges, func(c charge) bool { return c.id == id })
+	t.loud[id] = 0
+}
+
+// refused counts a frame of the received batch that cost time for nothing, or for the slow path.
+//
+//uvswitch:hot
+func (w *worker) refused(f *frame.Frame) {
+	if w.origin == received {
+		w.tally.ports[f.In].refused++
+	}
+}
+
+// isRefusal reports whether a drop is to the disadvantage of the frame's sender. A port may always send faster than its rate, and many TCP
+// acknowledgements.
+//
+//uvswitch:hot
+func isRefusal(why frame.Reason) bool {
+	return why != frame.AckSuperseded && why != frame.RxRateExceeded && why != frame.TxRateExceeded
+}

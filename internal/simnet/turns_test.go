@@ -1,0 +1,135 @@
+package simnet
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/frame/frametest"
+)
+
+// turnsBed is a network with three ports, in which each frame takes 2 us of CPU time.
+func turnsBed(t *testing.T) *Net {
+	n := play(t, "network 1 10.0.0.1/24\nuplink 198.51.100.1\noutside o 203.0.113.9\n"+strings.ReplaceAll(hosts(3), "\n", " guard\n"))
+	n.Poller.FrameCost = int64(2 * time.Microsecond)
+	return n
+}
+
+// steps lets time pass, a quarter of a millisecond at a time, and keeps so many frames of each host waiting. It returns how many frames of each
+// host came through.
+func steps(t *testing.T, n *Net, d time.Duration, waiting map[string][]byte, most int) map[string]uint64 {
+	t.Helper()
+	before, got := map[string]uint64{}, map[string]uint64{}
+	for name := range waiting {
+		before[name] = n.DP.PortStats(n.host(name).Port).RxPackets
+	}
+	for ; d > 0; d -= 250 * time.Microsecond {
+		n.fine += 250 * time.Microsecond
+		if n.fine >= time.Second/frame.TicksPerSecond {
+			n.now, n.fine = n.now+1, 0
+		}
+		for name, raw := range waiting {
+			h := n.host(name)
+			for range most - waitingOf(n.Poller, h.Port) {
+				n.Poller.Put(h.Port, raw)
+			}
+		}
+		if err := n.DP.Step(); err != nil {
+			t.Fatal(err)
+		}
+		n.Poller.Out = nil
+	}
+	for name := range waiting {
+		got[name] = n.DP.PortStats(n.host(name).Port).RxPackets - before[name]
+	}
+	return got
+}
+
+func waitingOf(p *Poller, port frame.PortID) (n int) {
+	for _, q := range p.in {
+		if q.port == port {
+			n++
+		}
+	}
+	return n
+}
+
+// A port whose frames are refused gets a tenth of the time, and two of them get a tenth together.
+func TestRefusedFramesWait(t *testing.T) {
+	for _, flooders := range [][]string{{"h1"}, {"h1", "h2"}} {
+		n := turnsBed(t)
+		waiting := map[string][]byte{}
+		for _, name := range flooders {
+			h := n.host(name)
+			waiting[name] = frametest.Packet{SrcMAC: 0x020000123456, DstMAC: n.host("h3").MAC, Src: h.Addr, Dst: n.host("h3").Addr, SrcPort: 9, DstPort: 9}.Raw()
+		}
+		got, sum := steps(t, n, time.Second, waiting, 64), uint64(0)
+		for _, name := range flooders {
+			sum += got[name]
+			if n.DP.PortStats(n.host(name).Port).Pauses == 0 {
+				t.Errorf("%s was not paused", name)
+			}
+		}
+		if sum < 30000 || sum > 56000 { // a tenth of 500,000; less, since time moves on in steps
+			t.Errorf("%d flooders: %d refused frames were read in a second, of 500,000 that there is time for", len(flooders), sum)
+		}
+		if a, b := got["h1"], got["h2"]; len(flooders) == 2 && (a > 2*b || b > 2*a) {
+			t.Errorf("the flooders got %d and %d", a, b)
+		}
+	}
+}
+
+// A loud port gets less of the time while the worker waits for a CPU and others have frames, and all of it again afterwards.
+func TestLoudPortsWait(t *testing.T) {
+	n := turnsBed(t)
+	h1, h2 := n.host("h1"), n.host("h2")
+	toUplink := func(h *Host) []byte {
+		return frametest.Packet{SrcMAC: h.MAC, DstMAC: gatewayMAC + 1<<16, Src: h.Addr, Dst: frametest.Addr("203.0.113.9"), SrcPort: 7, DstPort: 9}.Raw()
+	}
+	loud := map[string][]byte{"h1": toUplink(h1)}
+	run := func(others bool, scarce bool) uint64 {
+		for range 10 {
+			if scarce {
+				n.Poller.Waited += int64(50 * time.Millisecond)
+			}
+			if others {
+				n.Poller.Put(h2.Port, toUplink(h2))
+			}
+			steps(t, n, 10*time.Millisecond, loud, 64)
+		}
+		return steps(t, n, 10*time.Millisecond, loud, 64)["h1"]
+	}
+	for _, c := range []struct {
+		others, scarce, paused bool
+	}{{false, false, false}, {true, false, false}, {false, true, false}, {true, true, true}, {true, false, false}} {
+		got := run(c.others, c.scarce)
+		if paused := got < 64*40/4; paused != c.paused {
+			t.Errorf("others %v, CPUs scarce %v: %d frames of the loud port in 10 ms, of 2,560", c.others, c.scarce, got)
+		}
+		for range 4 { // the part grows again
+			run(false, false)
+		}
+	}
+}
+
+// A port that is removed while it is paused leaves nothing behind for the next one with its number.
+func TestPausedPortGoes(t *testing.T) {
+	n := turnsBed(t)
+	h := n.host("h1")
+	bad := frametest.Packet{SrcMAC: 0x020000123456, DstMAC: n.host("h3").MAC, Src: h.Addr, Dst: n.host("h3").Addr, SrcPort: 9, DstPort: 9}.Raw()
+	steps(t, n, 5*time.Millisecond, map[string][]byte{"h1": bad}, 64)
+	if n.DP.PortStats(h.Port).Pauses == 0 {
+		t.Fatal("the port was not paused")
+	}
+	p, _ := n.DP.Switch.Port(h.Port)
+	n.DP.RemovePort(h.Port)
+	n.Poller.in = nil
+	if err := n.DP.AddPort(p, conn{}); err != nil {
+		t.Fatal(err)
+	}
+	good := frametest.Packet{SrcMAC: h.MAC, DstMAC: n.host("h3").MAC, Src: h.Addr, Dst: n.host("h3").Addr, SrcPort: 9, DstPort: 9}.Raw()
+	if got := steps(t, n, time.Millisecond, map[string][]byte{"h1": good}, 1)["h1"]; got == 0 {
+		t.Error("the new port is not read")
+	}
+}
