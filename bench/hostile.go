@@ -204,11 +204,18 @@ func (c *cell) measure(ctx context.Context, k cellKey, o options) error {
 				break
 			}
 			p := s.command(fctx, sender[0], append([]string{self, helperFlag, "flood", k.flood}, append(sender[1:], phase.mode)...)...)
-			if err := p.Start(); err != nil {
+			stdout, err := p.StdoutPipe()
+			if err == nil {
+				err = p.Start()
+			}
+			if err == nil {
+				running = append(running, p.Wait)
+				err = awaitLine(stdout, hostile.Ready)
+			}
+			if err != nil {
 				stop()
 				return err
 			}
-			running = append(running, p.Wait)
 		}
 		began, before := time.Now(), s.threads()
 		out, err := s.command(ctx, "c1", self, helperFlag, "measure", "10.1.0.2", strconv.Itoa(o.seconds)).Output()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"slices"
 	"time"
 	"unsafe"
@@ -35,9 +36,9 @@ var Floods = []Flood{
 	{Name: "UDP to new ports", packet: func(p *frametest.Packet, i int) { p.SrcPort, p.DstPort = uint16(1024+i%60000), uint16(10000+i/60000) }},
 	{Name: "UDP, one flow", packet: func(p *frametest.Packet, _ int) { p.Payload = make([]byte, 1000) }},
 	{Name: "first fragments", packet: func(p *frametest.Packet, i int) {
-		p.Frag, p.IPID, p.Payload = 0x2000, uint16(1+i), make([]byte, 1000)
+		p.Frag, p.IPID, p.Payload = 0x2000, uint16(1+i), make([]byte, 200)
 	}},
-	{Name: "later fragments", packet: func(p *frametest.Packet, i int) { p.Frag, p.IPID, p.Payload = 100, uint16(1+i), make([]byte, 1000) }},
+	{Name: "later fragments", packet: func(p *frametest.Packet, i int) { p.Frag, p.IPID, p.Payload = 100, uint16(1+i), make([]byte, 200) }},
 	{Name: "ICMP to the gateway", packet: echo},
 	{Name: "expired TTL", packet: func(p *frametest.Packet, i int) { p.TTL, p.SrcPort = 1, uint16(1024+i%60000) }},
 	{Name: "ARP", ARP: true},
@@ -66,6 +67,9 @@ func echo(p *frametest.Packet, i int) {
 func super(p *frametest.Packet, size uint16) {
 	p.Proto, p.Flags, p.GSO, p.Payload = frame.TCP, frame.FlagACK, size, make([]byte, 60000)
 }
+
+// Ready is the line that Send prints before its first packet.
+const Ready = "ready to send"
 
 // PoliteRate is what a polite sender sends of the same packets, in a second.
 const PoliteRate = 1000
@@ -106,7 +110,10 @@ func Send(kind, from, to, next string, polite bool) error {
 		return err
 	}
 	p := frametest.Packet{SrcMAC: frame.LoadMAC(dev.HardwareAddr), DstMAC: frame.LoadMAC(mac), Src: frametest.Addr(from), Dst: frametest.Addr(to), SrcPort: 5000, DstPort: 9}
-	return transmit(fd, f.packets(p), rate)
+	raws := f.packets(p)
+	runtime.GC() // the memory of a full set of packets is not collected beside the victim
+	fmt.Println(Ready)
+	return transmit(fd, raws, rate)
 }
 
 func htons(n uint16) uint16 { return n<<8 | n>>8 }

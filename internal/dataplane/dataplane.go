@@ -36,6 +36,7 @@ func New(n *nat.NAT, clock func() int64, pollers ...Poller) *Dataplane {
 	}
 	d.slow.dp = d
 	d.slow.wake = make(chan struct{}, 1)
+	d.slow.sent = make([]bool, len(pollers))
 	for _, p := range pollers {
 		d.workers = append(d.workers, newWorker(d, p))
 	}

@@ -27,7 +27,7 @@ type slowPath struct {
 	parked      parkedFragments // fragments
 	earlyDropAt frame.Tick      // when flows may be dropped early again
 	sweep       int             // flow entries still to be visited
-	sent        bool            // something was injected
+	sent        []bool          // something was injected, by worker
 	injectedOf  [frame.MaxPorts]struct {
 		tick  frame.Tick
 		bytes int
@@ -95,10 +95,7 @@ func (k *slowPath) process(now frame.Tick) []frame.PortID {
 			k.earlyDropAt = now + maintenanceTime/2 // it walks the table: not again at once when it found nothing
 		}
 	}
-	if k.sent {
-		k.sent = false
-		k.dp.workers[0].poller.Wake()
-	}
+	k.wakeWorkers()
 	k.mu.Unlock()
 	k.deadMu.Lock()
 	dead := k.dead
@@ -138,10 +135,7 @@ func (k *slowPath) call(fn func(router.Output)) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	fn(k)
-	if k.sent {
-		k.sent = false
-		k.dp.workers[0].poller.Wake()
-	}
+	k.wakeWorkers()
 }
 
 // Send implements router.Output.
@@ -168,9 +162,29 @@ func (k *slowPath) Reroute(p router.PuntedFrame, raw []byte) {
 	k.inject(p.In, p.Net, frame.NoNet, atPreRouting, 0, raw)
 }
 
+// injectTo chooses the worker that takes a frame: frames of one port, or to one station, keep their order.
+func (k *slowPath) injectTo(in frame.PortID, raw []byte) int {
+	n := int(in)
+	if in == frame.Gateway {
+		n = int(raw[frame.VnetLen+5]) // of the destination MAC
+	}
+	return n % len(k.dp.workers)
+}
+
+// wakeWorkers wakes the workers to which something was injected.
+func (k *slowPath) wakeWorkers() {
+	for i, sent := range k.sent {
+		if sent {
+			k.sent[i] = false
+			k.dp.workers[i].poller.Wake()
+		}
+	}
+}
+
 // inject passes a frame to a worker.
 func (k *slowPath) inject(in frame.PortID, net, egress frame.NetID, at resumePoint, hop frame.Addr, raw []byte) {
-	ring := k.dp.workers[0].injected
+	to := k.injectTo(in, raw)
+	ring := k.dp.workers[to].injected
 	if !k.mayInject(in, net, recordLen+len(raw)) {
 		k.end(in, raw, frame.InjectQueueFull)
 		return
@@ -183,7 +197,7 @@ func (k *slowPath) inject(in frame.PortID, net, egress frame.NetID, at resumePoi
 	putHeader(rec, in, net, egress, frame.None, at, hop)
 	copy(rec[recordLen:], raw)
 	ring.Commit()
-	k.sent = true
+	k.sent[to] = true
 }
 
 // mayInject limits how many bytes of one ingress port are given back to a worker in each Tick: a packet that is cut becomes many. Frames that

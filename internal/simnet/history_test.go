@@ -6,6 +6,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
+	"github.com/uvswitch/uvswitch/nat"
 	vswitch "github.com/uvswitch/uvswitch/switch"
 )
 
@@ -134,6 +135,14 @@ func (h *history) step(t *testing.T) *Host {
 			tenants = map[frame.PortID]frame.PortID{1: 1, 2: 1, 3: 1}
 		}
 		n.DP.NAT.SetTenants(tenants)
+	case 9: // what a reload does
+		for _, m := range n.rules.Masquerade {
+			m.Mapping, m.Filtering = nat.Mapping(h.next(2)), nat.Filtering(h.next(3))
+		}
+		if p, ok := n.DP.Switch.Port(from.Port); ok && !from.outside {
+			n.DP.Switch.SetPort(p)
+		}
+		n.update()
 	case 8:
 		n.DP.NAT.Reclaim()
 		n.DP.NAT.SettleShares()
@@ -176,7 +185,8 @@ func (h *history) check(t *testing.T, from *Host, before int) {
 	}
 }
 
-// FuzzHistory lets a long string of events happen: packets, lies, time, published ports, ports and addresses that come and go, and tenants.
+// FuzzHistory lets a long string of events happen: packets, lies, time, published ports, ports and addresses that come and go, tenants,
+// and reloads.
 // After each event no frame has become two, no guarded port has sent as another one, isolated ports have not heard of each other,
 // and outside saw addresses of the host only. At the end the
 // account of frames is balanced, and nobody holds anything.

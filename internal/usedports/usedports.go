@@ -8,6 +8,7 @@ import (
 	"bufio"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -50,9 +51,12 @@ func read(process, name string) ([]Listener, error) {
 		return nil, err
 	}
 	defer f.Close()
-	proto := strings.TrimSuffix(name, "6")
-	var out []Listener
-	lines := bufio.NewScanner(f)
+	return parse(f, strings.TrimSuffix(name, "6"))
+}
+
+// parse reads a table of sockets in the format of /proc/net.
+func parse(table io.Reader, proto string) (out []Listener, err error) {
+	lines := bufio.NewScanner(table)
 	for lines.Scan() {
 		col := strings.Fields(lines.Text())
 		if proto == "tcp" && len(col) > 3 && col[3] != tcpListen && col[3] != "st" {
