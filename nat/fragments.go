@@ -86,11 +86,11 @@ func (n *NAT) translateFragment(f *frame.Frame, b *frame.Batch, note bool) frame
 	}
 	if d == nil {
 		d = &datagram{srcPort: f.Tuple.SrcPort, dstPort: f.Tuple.DstPort, in: f.In % frame.MaxPorts, outside: f.Net == frame.NoNet, expires: b.Tick + fragmentTime}
-		before := len(r.seen)
+		full := r.perPort[d.in] >= datagramsPerPort
 		if !r.add(key, d) {
 			return frame.FragmentQueueFull
 		}
-		if len(r.seen) == before { // another one had to go
+		if full && !d.outside { // another one of this port had to go
 			f.Flags |= frame.Displaces
 		}
 	}

@@ -355,7 +355,7 @@ func (n *NAT) confirm(c *config, f *frame.Frame, d *pendingFlow, b *frame.Batch)
 			f.Flow, f.Dir = e, 0
 			n.stats.created.Add(1)
 			n.noteLoose(e)
-			if n.displaces(d.port) {
+			if d.port == f.In && n.displaces(d.port) {
 				f.Flags |= frame.Displaces
 			}
 			n.emit(FlowNew, e, "")

@@ -224,9 +224,6 @@ func (r *IOUring) Remove(id frame.PortID) {
 func (r *IOUring) Pause(id frame.PortID) {
 	r.readers.Pause(id)
 	p := &r.ports[id]
-	if p.fd < 0 {
-		return
-	}
 	if p.armed && r.reserve() {
 		r.ring.Cancel(r.readData(id), opData(opCancel, id))
 	}
@@ -236,8 +233,12 @@ func (r *IOUring) Pause(id frame.PortID) {
 // Resume implements dataplane.Poller. The port begins as a loud one.
 func (r *IOUring) Resume(id frame.PortID) {
 	r.readers.Resume(id)
-	if p := &r.ports[id]; p.fd >= 0 && p.read && !p.armed {
-		r.mustArm(id, loud)
+	if p := &r.ports[id]; p.read && !p.armed {
+		group := uint8(loud)
+		if p.fd < 0 { // it is polled
+			group = quiet
+		}
+		r.mustArm(id, group)
 	}
 }
 
@@ -383,8 +384,8 @@ func (r *IOUring) provide() {
 		r.give(quiet, quietBuffers)
 		r.give(uplink, max(minBuffers, most-r.n-min(most/2, r.had[loud])))
 		r.give(loud, max(minBuffers, most-r.n-min(most/2, r.had[uplink])))
+		r.had = [groups]int{}
 	}
-	r.had = [groups]int{}
 	r.arm(quiet, r.out[quiet])
 	r.arm(uplink, r.out[uplink])
 	r.arm(loud, min(1, r.out[loud]))
@@ -510,7 +511,7 @@ func (r *IOUring) ended(id frame.PortID, c *uring.Completion) {
 		r.gone = append(r.gone, id)
 		return
 	}
-	if p.fd >= 0 && r.paused[id] {
+	if r.paused[id] {
 		return
 	}
 	group := uint8(quiet) // usually it is out of buffers, or it had an error that concerns one frame

@@ -17,7 +17,7 @@ const (
 type readers struct {
 	conns  [frame.MaxPorts]frame.Conn // nil: not read with Conn.Read
 	queued [frame.MaxPorts]bool       // the port is in ready
-	paused [frame.MaxPorts]bool       // the port must not be in ready
+	paused [frame.MaxPorts]bool       // the port must not be in ready; an io_uring must not read it either
 	uplink [frame.MaxPorts]bool       // the port has half of a batch
 	ready  []frame.PortID
 	arena  []byte
@@ -87,11 +87,11 @@ func (r *readers) read(b *frame.Batch, most int) {
 		}
 		id := r.ready[0]
 		r.dequeueFirst()
-		c, more, left := r.conns[id], true, turn
+		c, more, left, room := r.conns[id], true, turn, frame.BatchBytes
 		if r.uplink[id] {
-			left = most / 2
+			left, room = most/2, frame.BatchBytes/2
 		}
-		for ; more && left > 0 && b.N < most && used <= frame.BatchBytes; left-- {
+		for ; more && left > 0 && b.N < most && used <= room; left-- {
 			size, err := c.Read(r.arena[used:])
 			if err != nil {
 				r.conns[id] = nil

@@ -50,7 +50,7 @@ func (r *RW) Add(id frame.PortID, c frame.Conn, read frame.Reading) error {
 		return errClosed
 	}
 	if read != frame.NotRead {
-		ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET&0xffffffff, Fd: int32(id)}
+		ev := unix.EpollEvent{Events: readable, Fd: int32(id)}
 		if err := unix.EpollCtl(r.epoll, unix.EPOLL_CTL_ADD, c.FD(), &ev); err != nil {
 			return fmt.Errorf("tap: epoll: %w", err)
 		}
@@ -70,6 +70,27 @@ func (r *RW) Remove(id frame.PortID) {
 	_ = unix.EpollCtl(r.epoll, unix.EPOLL_CTL_DEL, c.FD(), nil) // fails for a port that is not read, or whose device is gone
 	r.remove(id)
 	r.ports[id] = nil
+}
+
+// Pause implements dataplane.Poller. Frames that arrive do not wake the worker.
+func (r *RW) Pause(id frame.PortID) {
+	r.readers.Pause(id)
+	r.watch(id, unix.EPOLLET&0xffffffff)
+}
+
+// Resume implements dataplane.Poller.
+func (r *RW) Resume(id frame.PortID) {
+	r.watch(id, readable)
+	r.readers.Resume(id)
+}
+
+const readable = unix.EPOLLIN | unix.EPOLLET&0xffffffff
+
+// watch sets the events of a port that the backend reads. It fails only for a device that is gone.
+func (r *RW) watch(id frame.PortID, events uint32) {
+	if c := r.conns[id]; c != nil && r.epoll >= 0 {
+		_ = unix.EpollCtl(r.epoll, unix.EPOLL_CTL_MOD, c.FD(), &unix.EpollEvent{Events: events, Fd: int32(id)})
+	}
 }
 
 // Poll implements dataplane.Poller.

@@ -29,6 +29,7 @@ const (
 	fullPart   = 1              // loud ports get all of the time
 	leastPart  = 16             // and at least this part
 	longest    = int64(250 * time.Millisecond)
+	dearest    = int64(100 * time.Microsecond) // that a frame is charged for: the frames of a batch do not cost the same
 )
 
 // turns is what a worker knows of its ports' turns. Times are ns of the data plane's clock.
@@ -42,10 +43,11 @@ type turns struct {
 	waited int64                 // CPU wait of this thread when the window began
 	part   int64                 // loud ports get this part of the time: fullPart to leastPart
 
-	charges  []charge // of the last batch
-	frames   int64    // in the last batch
-	cpu      int64    // CPU time of this thread when the batch came
-	measured bool     // cpu is known
+	debt     [frame.MaxPorts]int64 // ns of a pause that would be too short
+	charges  []charge              // of the last batch
+	frames   int64                 // in the last batch
+	cpu      int64                 // CPU time of this thread when the batch came
+	measured bool                  // cpu is known
 }
 
 type pausedPort struct {
@@ -53,10 +55,12 @@ type pausedPort struct {
 	until int64
 }
 
-// A charge is for frames of a port whose cost will be known with the next batch, when what they caused has been written.
+// A charge is for frames of a port in one batch. Their cost is known after the next Poll, which writes what they have caused: it is the CPU
+// time from Poll to Poll, in equal parts for all frames of the batch.
 type charge struct {
-	id           frame.PortID
-	frames, part int64
+	id            frame.PortID
+	frames, part  int64
+	answers, most int64 // frames to the port that are charged, too, and their limit: the port's own frames
 }
 
 // settle pauses the ports that are charged for the last batch, and reads paused ports again whose time has come.
@@ -69,7 +73,7 @@ func (w *worker) settle(now int64) {
 		t.cpu, t.measured = w.poller.CPUTime(), true
 		for _, c := range t.charges {
 			if measured {
-				w.pause(c.id, now, (c.part-1)*(t.cpu-before)*c.frames/t.frames)
+				w.pause(c.id, now, (c.part-1)*c.frames*min((t.cpu-before)/t.frames, dearest))
 			}
 		}
 	} else {
@@ -88,9 +92,13 @@ func (w *worker) settle(now int64) {
 // pause pauses a port for ns after the pauses of others. A port that had sent one more batch before its pause began pauses for longer.
 func (w *worker) pause(id frame.PortID, now, ns int64) {
 	t := &w.turns
-	if ns <= 0 || w.isUplink(id) {
+	if w.isUplink(id) {
 		return
 	}
+	if t.debt[id] += ns; t.debt[id] < alarmEvery { // the worker does not wake up more often
+		return
+	}
+	ns, t.debt[id] = t.debt[id], 0
 	i := slices.IndexFunc(t.paused, func(p pausedPort) bool { return p.id == id })
 	if i < 0 {
 		i = len(t.paused)
@@ -127,18 +135,21 @@ func (w *worker) charge(b *frame.Batch, now int64) {
 	t.charges, t.frames = t.charges[:0], int64(b.N)
 	for _, id := range w.tally.touched[:w.tally.n] {
 		p := &w.tally.ports[id]
+		if p.rxPackets == 0 {
+			continue
+		}
 		if p.rxPackets+p.segments/loudSize >= loudFrames && !w.isUplink(id) {
 			t.loud[id], t.until = now+loudTime, now+loudTime
 		}
 		if p.refused >= refusedLeast && 2*p.refused >= p.rxPackets {
 			t.until = now + loudTime
-			t.charges = append(t.charges, charge{id, int64(p.refused), refusedPart})
+			t.charges = append(t.charges, charge{id: id, frames: int64(p.refused), part: refusedPart, most: int64(p.refused)})
 		} else if t.part > fullPart && now < t.loud[id] {
-			t.charges = append(t.charges, charge{id, int64(p.rxPackets), t.part})
+			t.charges = append(t.charges, charge{id: id, frames: int64(p.rxPackets), part: t.part, most: int64(p.rxPackets)})
 		}
 	}
 	if len(t.charges) > 0 {
-		t.chargeAnswers(b)
+		w.chargeAnswers(b)
 	}
 	if now < t.until && !t.others {
 		t.others = t.servesOthers(b, now)
@@ -148,14 +159,18 @@ func (w *worker) charge(b *frame.Batch, now int64) {
 	}
 }
 
-// chargeAnswers charges the frames to a port that is charged, too: its own frames made others send them.
+// chargeAnswers charges a port for what the uplink brings it, too: its own frames made others send that.
 //
 //uvswitch:hot
-func (t *turns) chargeAnswers(b *frame.Batch) {
+func (w *worker) chargeAnswers(b *frame.Batch) {
 	for i := range b.Frames[:b.N] {
 		f := &b.Frames[i]
-		for k := range t.charges {
-			if c := &t.charges[k]; f.Verdict == frame.ToPort && f.Out == c.id && f.In != c.id {
+		if f.Verdict != frame.ToPort || f.Net != frame.NoNet {
+			continue
+		}
+		for k := range w.turns.charges {
+			if c := &w.turns.charges[k]; f.Out == c.id && c.answers < c.most {
+				c.answers++
 				c.frames++
 			}
 		}
@@ -207,7 +222,7 @@ func (w *worker) closeWindow(now int64) {
 func (t *turns) forget(id frame.PortID) {
 	t.paused = slices.DeleteFunc(t.paused, func(p pausedPort) bool { return p.id == id })
 	t.charges = slices.DeleteFunc(t.charges, func(c charge) bool { return c.id == id })
-	t.loud[id] = 0
+	t.loud[id], t.debt[id] = 0, 0
 }
 
 // refused counts a frame of the received batch that cost time for nothing, or for the slow path.

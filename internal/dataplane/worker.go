@@ -160,7 +160,7 @@ func (w *worker) transmit(b *frame.Batch) {
 		default:
 			w.drop(f, f.Reason)
 		}
-		if f.Flags&frame.Displaces != 0 {
+		if f.Flags&frame.Displaces != 0 && f.Verdict == frame.ToPort {
 			w.refused(f)
 		}
 	}
