@@ -256,7 +256,11 @@ func (s *system) threads() map[string]hostile.Thread {
 
 // senders returns the namespace of each sender, and its arguments: from, to, and the MAC of the next hop.
 func (s *system) senders(ctx context.Context, k cellKey) (senders [][]string, err error) {
-	if k.flood == "spoofed SYN from outside" {
+	f, err := hostile.Find(k.flood)
+	if err != nil {
+		return nil, err
+	}
+	if f.FromOutside {
 		mac, err := s.neighbor(ctx, "out", "10.1.0.1")
 		return [][]string{{"out", "10.1.0.2", "10.1.0.1", mac}}, err
 	}

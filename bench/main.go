@@ -51,7 +51,7 @@ func main() {
 	flag.BoolVar(&o.micro, "micro", true, "measure the cost of a frame against numbers of flows and ports")
 	flag.BoolVar(&o.hostile, "hostile", false, "measure only what a container keeps beside floods of its neighbor (hostile.go)")
 	flag.StringVar(&o.flooders, "flooders", "1,4,17", "with -hostile: how many containers flood at the same time")
-	flag.IntVar(&o.nice, "nice", 0, "nice value of uvswitch; -5 with -hostile, as in the systemd unit")
+	flag.IntVar(&o.nice, "nice", 0, "nice value of uvswitch; -5 in its systemd unit")
 	flag.Parse()
 	o.args = strings.Fields(args)
 	if *quick {
@@ -82,9 +82,6 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	sweep()
 	if o.hostile {
-		if o.nice == 0 {
-			o.nice = -5
-		}
 		return runHostile(ctx, o)
 	}
 	report := newReport(o)

@@ -92,7 +92,7 @@ func (s *system) path(part string) string { return "/run/netns/" + s.ns(part) }
 
 var started int // systems started so far
 
-// containers returns the names of the containers. The n-th one has the address 172.29.0.(n+2).
+// containers returns the names of the containers: c1, which has the address 172.29.0.2, c2 with the next address, and so on.
 func (s *system) containers() (names []string) {
 	for n := range 2 + s.more {
 		names = append(names, fmt.Sprintf("c%d", n+1))

@@ -1,11 +1,10 @@
 package hostile
 
 import (
-	"errors"
 	"fmt"
+	"math/bits"
 	"net"
 	"runtime"
-	"slices"
 	"time"
 	"unsafe"
 
@@ -76,6 +75,16 @@ const PoliteRate = 1000
 
 const distinct = 60000 // packets; most floods repeat them from there on
 
+// Find returns the flood with a name.
+func Find(name string) (Flood, error) {
+	for _, f := range Floods {
+		if f.Name == name {
+			return f, nil
+		}
+	}
+	return Flood{}, fmt.Errorf("no flood %q", name)
+}
+
 // Send sends packets of one kind from eth0 of this namespace until it is killed: from one IPv4 address to another one, by way of the MAC next.
 // A polite sender sends PoliteRate of them.
 func Send(kind, from, to, next string, polite bool) error {
@@ -83,19 +92,22 @@ func Send(kind, from, to, next string, polite bool) error {
 	if err != nil {
 		return err
 	}
-	at := slices.IndexFunc(Floods, func(f Flood) bool { return f.Name == kind })
-	dev, err := net.InterfaceByName("eth0")
-	if err != nil || at < 0 {
-		return errors.Join(err, fmt.Errorf("no flood %q", kind))
+	f, err := Find(kind)
+	if err != nil {
+		return err
 	}
-	f, rate := Floods[at], 0
+	dev, err := net.InterfaceByName("eth0")
+	if err != nil {
+		return err
+	}
+	rate := 0
 	if polite {
 		f.Sockets, rate = 0, PoliteRate
 	} else if f.Sockets > 0 {
 		rate = PoliteRate
 	}
 	for range f.Sockets {
-		if _, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, int(htons(unix.ETH_P_ALL))); err != nil {
+		if _, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, int(bits.ReverseBytes16(unix.ETH_P_ALL))); err != nil {
 			return err
 		}
 	}
@@ -115,8 +127,6 @@ func Send(kind, from, to, next string, polite bool) error {
 	fmt.Println(Ready)
 	return transmit(fd, raws, rate)
 }
-
-func htons(n uint16) uint16 { return n<<8 | n>>8 }
 
 // packets returns what the flood sends, made from p.
 func (f Flood) packets(p frametest.Packet) (raws [][]byte) {

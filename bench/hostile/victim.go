@@ -80,10 +80,10 @@ func Measure(addr, seconds string) error {
 	if err != nil {
 		return err
 	}
-	began, waited := time.Now(), runDelay("self")
+	began, waited := time.Now(), runDelay()
 	var r Result
 	err = errors.Join(r.connect(addr, time.Duration(n)*time.Second), r.request(addr, time.Duration(n)*time.Second/2), r.stream(addr, time.Duration(n)*time.Second/2))
-	r.Waited = float64(runDelay("self")-waited) / float64(time.Since(began))
+	r.Waited = float64(runDelay()-waited) / float64(time.Since(began))
 	if err != nil {
 		return err
 	}
@@ -160,9 +160,9 @@ func p99(times []time.Duration) float64 {
 	return float64(times[len(times)*99/100].Microseconds()) / 1000
 }
 
-// runDelay is how long the threads of a process have been ready and have waited for a CPU (Documentation/scheduler/sched-stats.rst).
-func runDelay(pid string) (waited time.Duration) {
-	for _, t := range Threads(pid) {
+// runDelay is how long the threads of this process have been ready and have waited for a CPU.
+func runDelay() (waited time.Duration) {
+	for _, t := range Threads("self") {
 		waited += t.Waited
 	}
 	return waited
@@ -171,7 +171,7 @@ func runDelay(pid string) (waited time.Duration) {
 // A Thread is what the scheduler counts of one.
 type Thread struct{ Ran, Waited time.Duration }
 
-// Threads returns the threads of a process, by thread ID.
+// Threads returns the threads of a process, by thread ID (linux Documentation/scheduler/sched-stats.rst).
 func Threads(pid string) map[string]Thread {
 	files, _ := filepath.Glob("/proc/" + pid + "/task/*/schedstat")
 	threads := map[string]Thread{}

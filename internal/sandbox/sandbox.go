@@ -1,8 +1,8 @@
 // Package sandbox takes from this process what a running switch never needs: system calls, files, and capabilities. Whoever takes over
 // the process by a fault then starts no program by itself, enters no namespace and opens no file of others.
 //
-// Package rights has the tables of what is kept and of what is denied. A child process that was started before is outside. SECURITY.md says
-// what a process inside can still do.
+// Package rights has the tables of what is kept and of what is denied. The sandbox does not hold a child process that was started before.
+// SECURITY.md says what a process inside can still do.
 //
 // Sources: seccomp(2), landlock(7), capabilities(7).
 package sandbox
