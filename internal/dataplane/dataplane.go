@@ -23,6 +23,7 @@ type Dataplane struct {
 	clock   func() int64
 	workers []*worker
 	slow    slowPath
+	busy    chan struct{} // see UplinkBusy
 
 	mu      sync.Mutex // Lock 55: ports that are added and removed
 	readers map[frame.PortID]int
@@ -32,7 +33,7 @@ type Dataplane struct {
 // no tick is 0. Every worker reads it once per batch.
 func New(n *nat.NAT, clock func() int64, pollers ...Poller) *Dataplane {
 	d := &Dataplane{
-		Switch: vswitch.New(), Router: router.New(), NAT: n, clock: clock, readers: map[frame.PortID]int{},
+		Switch: vswitch.New(), Router: router.New(), NAT: n, clock: clock, readers: map[frame.PortID]int{}, busy: make(chan struct{}, 1),
 	}
 	d.slow.dp = d
 	d.slow.wake = make(chan struct{}, 1)
@@ -48,6 +49,17 @@ func New(n *nat.NAT, clock func() int64, pollers ...Poller) *Dataplane {
 
 // Workers is how many workers there are.
 func (d *Dataplane) Workers() int { return len(d.workers) }
+
+// UplinkBusy receives a value after a batch of which the uplink's frames were half: more of them may wait, and its queue may lose some.
+func (d *Dataplane) UplinkBusy() <-chan struct{} { return d.busy }
+
+//uvswitch:hot
+func (d *Dataplane) uplinkIsBusy() {
+	select {
+	case d.busy <- struct{}{}:
+	default:
+	}
+}
 
 // Now reads the dataplane's clock.
 func (d *Dataplane) Now() frame.Tick { return frame.TickAt(d.clock()) }

@@ -138,7 +138,11 @@ func (w *worker) charge(b *frame.Batch, now int64) {
 		if p.rxPackets == 0 {
 			continue
 		}
-		if p.rxPackets+p.segments/loudSize >= loudFrames && !w.isUplink(id) {
+		if w.isUplink(id) {
+			if p.rxPackets >= frame.BatchSize/2 {
+				w.dp.uplinkIsBusy()
+			}
+		} else if p.rxPackets+p.segments/loudSize >= loudFrames {
 			t.loud[id], t.until = now+loudTime, now+loudTime
 		}
 		if p.refused >= refusedLeast && 2*p.refused >= p.rxPackets {

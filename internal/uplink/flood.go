@@ -14,7 +14,8 @@ import (
 // without a port, and later fragments, count together as one port.
 
 const (
-	queueCheck  = time.Second            // how often the queue is looked at while it loses nothing
+	queueCheck  = time.Second            // how often the queue is looked at while it loses nothing,
+	busyCheck   = 10 * time.Millisecond  // and while much of it waits to be read
 	queueSlice  = 10 * time.Millisecond  // for which the allowance is
 	queueTrial  = 100 * time.Millisecond // how long an allowance is tried
 	firstAllows = 256                    // packets in a slice
@@ -37,10 +38,18 @@ func (u *Uplink) Flooded() uint64 {
 	return u.maps.limit.dropped.Load()
 }
 
-// GuardQueue keeps the TAP's queue free for everyone, until ctx is done.
-func (u *Uplink) GuardQueue(ctx context.Context) {
+// GuardQueue keeps the TAP's queue free for everyone, until ctx is done. busy tells that much of the queue waited to be read.
+func (u *Uplink) GuardQueue(ctx context.Context, busy <-chan struct{}) {
 	lost := u.lostInQueue()
-	for wait(ctx, queueCheck) {
+	tick := time.NewTicker(queueCheck)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		case <-busy:
+			wait(ctx, busyCheck)
+		}
 		if now := u.lostInQueue(); now != lost {
 			lost = u.limitFlood(ctx, now)
 		}
