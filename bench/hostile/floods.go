@@ -20,7 +20,8 @@ type Flood struct {
 	Name        string
 	FromOutside bool
 	ARP         bool
-	Sockets     int // packet sockets that the sender opens; they make it a slow receiver of the answers to PoliteRate packets per second
+	Silent      bool // no packets: the sender only uses its CPU, and shows what that alone costs the victim
+	Sockets     int  // packet sockets that the sender opens; they make it a slow receiver of the answers to PoliteRate packets per second
 	packet      func(p *frametest.Packet, i int)
 }
 
@@ -51,6 +52,7 @@ var Floods = []Flood{
 	{Name: "gso_size 64", packet: func(p *frametest.Packet, _ int) { super(p, 64) }},
 	{Name: "64 KiB frames", packet: func(p *frametest.Packet, _ int) { super(p, 1400) }},
 	{Name: "slow receiver", Sockets: 2000, packet: echo},
+	{Name: "no packets", Silent: true},
 	{Name: "spoofed SYN from outside", FromOutside: true, packet: func(p *frametest.Packet, i int) {
 		p.Src = frametest.Addr("198.18.0.0") + frame.Addr(i)
 		p.Proto, p.Flags, p.SrcPort, p.DstPort = frame.TCP, frame.FlagSYN, uint16(1024+i%60000), PublishedPort
@@ -121,11 +123,25 @@ func Send(kind, from, to, next string, polite bool) error {
 	if err != nil {
 		return err
 	}
+	if f.Silent {
+		return idleOrSpin(polite)
+	}
 	p := frametest.Packet{SrcMAC: frame.LoadMAC(dev.HardwareAddr), DstMAC: frame.LoadMAC(mac), Src: frametest.Addr(from), Dst: frametest.Addr(to), SrcPort: 5000, DstPort: 9}
 	raws := f.packets(p)
 	runtime.GC() // the memory of a full set of packets is not collected beside the victim
 	fmt.Println(Ready)
 	return transmit(fd, raws, rate)
+}
+
+// idleOrSpin uses no CPU time or a whole CPU.
+func idleOrSpin(idle bool) error {
+	fmt.Println(Ready)
+	if idle {
+		select {}
+	}
+	for {
+		runtime.KeepAlive(nil)
+	}
 }
 
 // packets returns what the flood sends, made from p.

@@ -13,8 +13,9 @@ import (
 //
 //   - Frames that are refused or need the slow path get a tenth of the worker's time. If a batch has at least refusedLeast of them, and they
 //     are most of the port's frames, the port is paused for nine times as long as they took.
-//   - A port with many frames in a batch is loud. If ports that are not loud have frames, too, and the worker must wait for a CPU, loud ports
-//     get less and less of its time, down to a sixteenth. If it need not wait any more, they get more and more again.
+//   - A port with many frames or bytes in a batch is loud, if it costs nearly as much as the loud port that costs most. If ports that are not
+//     loud have frames, too, and the worker must wait for a CPU, loud ports get less and less of its time, down to a sixteenth. If it need not
+//     wait any more, they get more and more again.
 //
 // Ports are paused one after another, so the parts are those of all paused ports together.
 const (
@@ -24,6 +25,8 @@ const (
 	turnWindow = int64(10 * time.Millisecond)
 	loudFrames = 8   // of a port in a batch; a super-frame counts for one more
 	loudSize   = 128 // with so many segments
+	loudBytes  = frame.BatchBytes / 2
+	frameCost  = 512 // bytes; what a frame costs, however short it is
 	loudTime   = 10 * turnWindow
 	scarce     = turnWindow / 8 // of waiting for a CPU in a turnWindow
 	fullPart   = 1              // loud ports get all of the time
@@ -36,7 +39,9 @@ const (
 type turns struct {
 	paused []pausedPort // in the order in which they will be read again
 
-	loud   [frame.MaxPorts]int64 // until then, the port is loud
+	loud   [frame.MaxPorts]int64 // until then, the port is loud, if it costs as much as others that are
+	cost   [frame.MaxPorts]int64 // of the ports, in the last windows: bytes, and frameCost for each frame
+	most   int64                 // of cost
 	until  int64                 // until then, CPU times are measured: some port has been loud or refused
 	others bool                  // in this window, a port that is not loud has sent to one that is not
 	began  int64                 // of the window
@@ -138,17 +143,18 @@ func (w *worker) charge(b *frame.Batch, now int64) {
 		if p.rxPackets == 0 {
 			continue
 		}
+		t.cost[id] += int64(p.rxBytes + frameCost*p.rxPackets)
 		if w.isUplink(id) {
 			if p.rxPackets >= frame.BatchSize/2 {
 				w.dp.uplinkIsBusy()
 			}
-		} else if p.rxPackets+p.segments/loudSize >= loudFrames {
+		} else if p.rxPackets+p.segments/loudSize >= loudFrames || p.rxBytes >= loudBytes {
 			t.loud[id], t.until = now+loudTime, now+loudTime
 		}
 		if p.refused >= refusedLeast && 2*p.refused >= p.rxPackets {
 			t.until = now + loudTime
 			t.charges = append(t.charges, charge{id: id, frames: int64(p.refused), part: refusedPart, most: int64(p.refused)})
-		} else if t.part > fullPart && now < t.loud[id] {
+		} else if t.part > fullPart && t.isLoud(id, now) {
 			t.charges = append(t.charges, charge{id: id, frames: int64(p.rxPackets), part: t.part, most: int64(p.rxPackets)})
 		}
 	}
@@ -195,11 +201,18 @@ func (w *worker) isUplink(id frame.PortID) bool {
 func (t *turns) servesOthers(b *frame.Batch, now int64) bool {
 	for i := range b.Frames[:b.N] {
 		f := &b.Frames[i]
-		if f.Verdict == frame.ToPort && now >= t.loud[f.In%frame.MaxPorts] && now >= t.loud[f.Out%frame.MaxPorts] {
+		if f.Verdict == frame.ToPort && !t.isLoud(f.In%frame.MaxPorts, now) && !t.isLoud(f.Out%frame.MaxPorts, now) {
 			return true
 		}
 	}
 	return false
+}
+
+// isLoud reports whether a port is loud, and costs nearly as much as the port that costs most.
+//
+//uvswitch:hot
+func (t *turns) isLoud(id frame.PortID, now int64) bool {
+	return now < t.loud[id] && t.cost[id] >= t.most/4*3
 }
 
 // closeWindow sets the part of the loud ports for the next window.
@@ -219,6 +232,12 @@ func (w *worker) closeWindow(now int64) {
 	} else {
 		t.part, t.waited = fullPart, 0
 	}
+	t.most = 0
+	for id := range t.cost {
+		if t.cost[id] /= 2; t.loud[id] > now {
+			t.most = max(t.most, t.cost[id])
+		}
+	}
 	t.began, t.others = now, false
 }
 
@@ -226,7 +245,7 @@ func (w *worker) closeWindow(now int64) {
 func (t *turns) forget(id frame.PortID) {
 	t.paused = slices.DeleteFunc(t.paused, func(p pausedPort) bool { return p.id == id })
 	t.charges = slices.DeleteFunc(t.charges, func(c charge) bool { return c.id == id })
-	t.loud[id], t.debt[id] = 0, 0
+	t.loud[id], t.cost[id], t.debt[id] = 0, 0, 0
 }
 
 // refused counts a frame of the received batch that cost time for nothing, or for the slow path.

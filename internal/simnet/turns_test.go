@@ -82,34 +82,60 @@ func TestRefusedFramesWait(t *testing.T) {
 
 // A loud port gets less of the time while the worker waits for a CPU and others have frames, and all of it again afterwards.
 func TestLoudPortsWait(t *testing.T) {
+	t.Run("many frames", func(t *testing.T) { loudPortsWait(t, 0, 64, 2*time.Microsecond) })
+	t.Run("long frames", func(t *testing.T) { loudPortsWait(t, 60000, 3, 40*time.Microsecond) })
+}
+
+func loudPortsWait(t *testing.T, payload, most int, cost time.Duration) {
 	n := turnsBed(t)
+	n.Poller.FrameCost = int64(cost)
 	h1, h2 := n.host("h1"), n.host("h2")
-	toUplink := func(h *Host) []byte {
-		return frametest.Packet{SrcMAC: h.MAC, DstMAC: gatewayMAC + 1<<16, Src: h.Addr, Dst: frametest.Addr("203.0.113.9"), SrcPort: 7, DstPort: 9}.Raw()
-	}
-	loud := map[string][]byte{"h1": toUplink(h1)}
+	loud := map[string][]byte{"h1": toUplink(h1, payload)}
 	run := func(others bool, scarce bool) uint64 {
 		for range 10 {
 			if scarce {
 				n.Poller.Waited += int64(50 * time.Millisecond)
 			}
 			if others {
-				n.Poller.Put(h2.Port, toUplink(h2))
+				n.Poller.Put(h2.Port, toUplink(h2, 0))
 			}
-			steps(t, n, 10*time.Millisecond, loud, 64)
+			steps(t, n, 10*time.Millisecond, loud, most)
 		}
-		return steps(t, n, 10*time.Millisecond, loud, 64)["h1"]
+		return steps(t, n, 10*time.Millisecond, loud, most)["h1"]
 	}
 	for _, c := range []struct {
 		others, scarce, paused bool
 	}{{false, false, false}, {true, false, false}, {false, true, false}, {true, true, true}, {true, false, false}} {
 		got := run(c.others, c.scarce)
-		if paused := got < 64*40/4; paused != c.paused {
-			t.Errorf("others %v, CPUs scarce %v: %d frames of the loud port in 10 ms, of 2,560", c.others, c.scarce, got)
+		if all := uint64(40 * most); got < all/4 != c.paused {
+			t.Errorf("others %v, CPUs scarce %v: %d frames of the loud port in 10 ms, of %d", c.others, c.scarce, got, all)
 		}
 		for range 4 { // the part grows again
 			run(false, false)
 		}
+	}
+}
+
+// toUplink is a datagram of a host to the outside, or a super-frame when its payload is long.
+func toUplink(h *Host, payload int) []byte {
+	p := frametest.Packet{SrcMAC: h.MAC, DstMAC: gatewayMAC + 1<<16, Src: h.Addr, Dst: frametest.Addr("203.0.113.9"), SrcPort: 7, DstPort: 9}
+	if payload > 0 {
+		p.GSO, p.Payload = 1400, make([]byte, payload)
+	}
+	return p.Raw()
+}
+
+// Of two loud ports, the one that costs more waits for the other one.
+func TestHeaviestPortWaits(t *testing.T) {
+	n := turnsBed(t)
+	h1, h2 := n.host("h1"), n.host("h2")
+	both := map[string][]byte{"h1": toUplink(h1, 60000), "h2": toUplink(h2, 0)}
+	for range 20 {
+		n.Poller.Waited += int64(50 * time.Millisecond)
+		steps(t, n, 10*time.Millisecond, both, 16)
+	}
+	if heavy, light := n.DP.PortStats(h1.Port).Pauses, n.DP.PortStats(h2.Port).Pauses; heavy == 0 || light > heavy/10 {
+		t.Errorf("the heavy port was paused %d times, the light one %d times", heavy, light)
 	}
 }
 
