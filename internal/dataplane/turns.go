@@ -13,7 +13,7 @@ import (
 //
 //   - Frames that are refused or need the slow path get a tenth of the worker's time. If a batch has at least refusedLeast of them, and they
 //     are most of the port's frames, the port is paused for nine times as long as they took.
-//   - A port with many frames or bytes in a batch is loud, if it costs nearly as much as the loud port that costs most. If ports that are not
+//   - A port with many frames in a batch, or with many bytes in all batches, is loud, if it costs nearly as much as the loud port that costs most. If ports that are not
 //     loud have frames, too, and the worker must wait for a CPU, loud ports get less and less of its time, down to a sixteenth. If it need not
 //     wait any more, they get more and more again.
 //
@@ -23,14 +23,16 @@ const (
 	refusedPart  = 10 // refused frames get this part of the time
 
 	turnWindow = int64(10 * time.Millisecond)
-	loudFrames = 8   // of a port in a batch; a super-frame counts for one more
-	loudSize   = 128 // with so many segments
-	loudBytes  = frame.BatchBytes / 2
-	frameCost  = 512 // bytes; what a frame costs, however short it is
+	loudFrames = 8                    // of a port in a batch; a super-frame counts for one more
+	loudSize   = 128                  // with so many segments
+	longBytes  = frame.BatchBytes / 2 // of a port in a batch
+	longLeast  = 32                   // such batches, as a rule one after another: a TCP stream pauses between its bursts
+	frameCost  = 512                  // bytes; what a frame costs, however short it is
 	loudTime   = 10 * turnWindow
 	scarce     = turnWindow / 8 // of waiting for a CPU in a turnWindow
 	fullPart   = 1              // loud ports get all of the time
-	leastPart  = 16             // and at least this part
+	leastPart  = 16             // and at least this part,
+	longPart   = 4              // or this one, if their frames are few and long: TCP streams have such frames, too
 	longest    = int64(250 * time.Millisecond)
 	dearest    = int64(100 * time.Microsecond) // that a frame is charged for: the frames of a batch do not cost the same
 )
@@ -40,6 +42,7 @@ type turns struct {
 	paused []pausedPort // in the order in which they will be read again
 
 	loud   [frame.MaxPorts]int64 // until then, the port is loud, if it costs as much as others that are
+	long   [frame.MaxPorts]uint8 // batches with longBytes of the port; halved by every other batch with frames of it
 	cost   [frame.MaxPorts]int64 // of the ports, in the last windows: bytes, and frameCost for each frame
 	most   int64                 // of cost
 	until  int64                 // until then, CPU times are measured: some port has been loud or refused
@@ -148,14 +151,18 @@ func (w *worker) charge(b *frame.Batch, now int64) {
 			if p.rxPackets >= frame.BatchSize/2 {
 				w.dp.uplinkIsBusy()
 			}
-		} else if p.rxPackets+p.segments/loudSize >= loudFrames || p.rxBytes >= loudBytes {
+		} else if p.rxPackets+p.segments/loudSize >= loudFrames || t.isLong(id, p.rxBytes) {
 			t.loud[id], t.until = now+loudTime, now+loudTime
 		}
 		if p.refused >= refusedLeast && 2*p.refused >= p.rxPackets {
 			t.until = now + loudTime
 			t.charges = append(t.charges, charge{id: id, frames: int64(p.refused), part: refusedPart, most: int64(p.refused)})
 		} else if t.part > fullPart && t.isLoud(id, now) {
-			t.charges = append(t.charges, charge{id: id, frames: int64(p.rxPackets), part: t.part, most: int64(p.rxPackets)})
+			part := t.part
+			if p.rxPackets < loudFrames {
+				part = min(part, longPart)
+			}
+			t.charges = append(t.charges, charge{id: id, frames: int64(p.rxPackets), part: part, most: int64(p.rxPackets)})
 		}
 	}
 	if len(t.charges) > 0 {
@@ -208,6 +215,18 @@ func (t *turns) servesOthers(b *frame.Batch, now int64) bool {
 	return false
 }
 
+// isLong counts a batch with so many bytes of a port, and reports whether the port has many bytes all the time.
+//
+//uvswitch:hot
+func (t *turns) isLong(id frame.PortID, bytes uint64) bool {
+	if bytes >= longBytes {
+		t.long[id] = min(t.long[id]+1, longLeast)
+	} else {
+		t.long[id] /= 2
+	}
+	return t.long[id] == longLeast
+}
+
 // isLoud reports whether a port is loud, and costs nearly as much as the port that costs most.
 //
 //uvswitch:hot
@@ -245,7 +264,7 @@ func (w *worker) closeWindow(now int64) {
 func (t *turns) forget(id frame.PortID) {
 	t.paused = slices.DeleteFunc(t.paused, func(p pausedPort) bool { return p.id == id })
 	t.charges = slices.DeleteFunc(t.charges, func(c charge) bool { return c.id == id })
-	t.loud[id], t.cost[id], t.debt[id] = 0, 0, 0
+	t.loud[id], t.long[id], t.cost[id], t.debt[id] = 0, 0, 0, 0
 }
 
 // refused counts a frame of the received batch that cost time for nothing, or for the slow path.
