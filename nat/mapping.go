@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync/atomic"
 
+	"github.com/uvswitch/uvswitch/internal/atomic"
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 

@@ -2,8 +2,8 @@ package nat
 
 import (
 	"sync"
-	"sync/atomic"
 
+	"github.com/uvswitch/uvswitch/internal/atomic"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/share"
 )

@@ -2,8 +2,8 @@ package nat
 
 import (
 	"slices"
-	"sync/atomic"
 
+	"github.com/uvswitch/uvswitch/internal/atomic"
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 

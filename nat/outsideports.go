@@ -1,8 +1,7 @@
 package nat
 
 import (
-	"sync/atomic"
-
+	"github.com/uvswitch/uvswitch/internal/atomic"
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 

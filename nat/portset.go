@@ -2,7 +2,8 @@ package nat
 
 import (
 	"math/bits"
-	"sync/atomic"
+
+	"github.com/uvswitch/uvswitch/internal/atomic"
 )
 
 // PortSetBytes is the size of a PortSet in memory, in bytes: one bit for each port, bit p&7 of byte p>>3.

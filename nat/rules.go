@@ -4,8 +4,8 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
-	"sync/atomic"
 
+	"github.com/uvswitch/uvswitch/internal/atomic"
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 

@@ -2,8 +2,8 @@ package nat
 
 import (
 	"encoding/binary"
-	"sync/atomic"
 
+	"github.com/uvswitch/uvswitch/internal/atomic"
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 

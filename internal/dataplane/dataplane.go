@@ -53,7 +53,6 @@ func (d *Dataplane) Workers() int { return len(d.workers) }
 // UplinkBusy receives a value after a batch of which the uplink's frames were half: more of them may wait, and its queue may lose some.
 func (d *Dataplane) UplinkBusy() <-chan struct{} { return d.busy }
 
-//uvswitch:hot
 func (d *Dataplane) uplinkIsBusy() {
 	select {
 	case d.busy <- struct{}{}:

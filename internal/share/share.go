@@ -11,8 +11,8 @@ package share
 
 import (
 	"sync"
-	"sync/atomic"
 
+	"github.com/uvswitch/uvswitch/internal/atomic"
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
