@@ -339,17 +339,21 @@ func (n *NAT) rollback(d *pendingFlow) {
 // not inserted is free again only after a grace period, so confirm tries only a few times.
 func (n *NAT) confirm(c *config, f *frame.Frame, d *pendingFlow, b *frame.Batch) frame.Reason {
 	for range 4 {
+		var first, second outcome
 		for range retries {
-			if n.flows.probe(d.orig) != busy && n.flows.probe(d.reply) != busy {
+			if first, second = n.flows.probe(d.orig), n.flows.probe(d.reply); first != busy && second != busy {
 				break
 			}
 		}
-		e, ok := n.flows.alloc(d.orig, d.reply)
-		if !ok {
-			return frame.FlowTableFull
+		e, other, dir, out := uint32(0), uint32(0), uint8(0), clash
+		if first != inserted || second == inserted { // else it would be a clash: an entry that is not inserted is lost for a grace period
+			var ok bool
+			if e, ok = n.flows.alloc(d.orig, d.reply); !ok {
+				return frame.FlowTableFull
+			}
+			n.fill(e, c, d, f, b.Tick)
+			other, dir, out = n.flows.insert(e)
 		}
-		n.fill(e, c, d, f, b.Tick)
-		other, dir, out := n.flows.insert(e)
 		switch out {
 		case inserted:
 			f.Flow, f.Dir = e, 0

@@ -109,8 +109,11 @@ func (n *NAT) account(f *frame.Frame, s *flow, orig *frame.Tuple, flags uint8, f
 	if first {
 		state = advance(old, f.Dir, f.Proto, flags)
 	}
+	for state != old && !s.state.CompareAndSwap(old, state) { // another worker has a packet of the other direction
+		old = s.state.Load()
+		state = advance(old, f.Dir, f.Proto, flags)
+	}
 	if state != old {
-		s.state.Store(state)
 		if evictable(state, f.Proto) && !evictable(old, f.Proto) {
 			n.noteLoose(f.Flow)
 		}

@@ -146,6 +146,8 @@ func (s *snapshot) checkEgress(f *frame.Frame, out *Port) frame.Reason {
 		return frame.GuardVLAN
 	case out.Own != nil && (f.EtherType == frame.TypeVLAN || f.EtherType == frame.TypeQinQ): // what is inside was not looked at
 		return frame.GuardVLAN
+	case out.Own != nil && f.Flags&frame.IsIPv6 != 0: // the host would take a router advertisement
+		return frame.GuardDestination
 	case out.Own != nil && f.Flags&frame.IsIPv4 != 0 && !f.Dst.IsGroup() && !out.owns(f.Tuple.Dst):
 		return frame.GuardDestination
 	case out.Flags&Isolated != 0:

@@ -49,11 +49,14 @@ func checkIngress(p *Port, f *frame.Frame, n *Network) frame.Reason {
 	if f.Src == n.Gateway {
 		return frame.GatewayMACStolen
 	}
+	if f.Flags&(frame.HasPriority|frame.HasVLAN) == frame.HasPriority|frame.HasVLAN {
+		return frame.GuardVLAN // receivers take off any number of tags with VLAN identifier 0: what is inside would be untagged there
+	}
 	if p.Flags&Guard != 0 {
 		if why := guard(p, f, n.Gateway); why != frame.None || p.Addr != 0 {
 			return why
 		}
-	} else if p.Own != nil && f.Flags&frame.IsIPv4 != 0 && !p.owns(f.Tuple.Src) {
+	} else if p.Own != nil && (f.Flags&frame.IsIPv6 != 0 || f.Flags&frame.IsIPv4 != 0 && !p.owns(f.Tuple.Src)) {
 		return frame.GuardSourceAddress
 	}
 	if p.Flags&AnySource == 0 && steals(f, n.owned) {

@@ -3,6 +3,8 @@ package vswitch_test
 import (
 	"bytes"
 	"encoding/binary"
+	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -141,6 +143,8 @@ func TestAddressStolen(t *testing.T) {
 		"an ARP probe":           {1, frametest.ARP(frame.BroadcastMAC, mac(1), 1, 0, bound), frame.Flood},
 		"IPv4 from the gateway":  {1, ip(1, gateway4), frame.Drop},
 		"IPv4 from a bound one":  {1, ip(1, bound), frame.Drop},
+		"IPv4, 1 tag":            {1, tagged(ip(1, bound), 1), frame.Drop},
+		"ARP, 1 tag":             {1, tagged(frametest.ARP(frame.BroadcastMAC, mac(1), 2, bound, gateway4), 1), frame.Drop},
 		"IPv4 from nobody's":     {1, ip(1, bound+9), frame.Flood},
 		"the bound one itself":   {2, ip(2, bound), frame.Flood},
 		"the host, which routes": {3, ip(3, bound), frame.Flood},
@@ -167,6 +171,80 @@ func TestBoundAndLong(t *testing.T) {
 			if run(s, b); b.Frames[0].Verdict != want {
 				t.Errorf("segments of %d bytes, protocol %d: verdict %d, %v", size, proto, b.Frames[0].Verdict, b.Frames[0].Reason)
 			}
+		}
+	}
+}
+
+// Receivers take off any number of tags with VLAN identifier 0. So no port may send more than one, and none of another VLAN behind one.
+func TestTagsBehindPriority(t *testing.T) {
+	forged := frametest.ARP(frame.BroadcastMAC, mac(1), 2, frametest.Addr("10.0.0.1"), frametest.Addr("10.0.0.1"))
+	inside := tagged(forged, 2)
+	inside[frame.VnetLen+19] = 5 // the second identifier
+	outside := tagged(forged, 2)
+	outside[frame.VnetLen+15] = 5 // the first one
+	for name, tt := range map[string]struct {
+		raw  []byte
+		want frame.Reason
+	}{
+		"0":          {tagged(forged, 1), frame.AddressStolen},
+		"0, 0":       {tagged(forged, 2), frame.GuardVLAN},
+		"0, 0, 0":    {tagged(forged, 3), frame.GuardVLAN},
+		"0, 0, 0, 0": {tagged(forged, 4), frame.GuardVLAN},
+		"0, 5":       {inside, frame.GuardVLAN},
+		"5, 0":       {outside, frame.None}, // it is in VLAN 5, which has no gateway
+	} {
+		s := newSwitch(3, 0)
+		s.SetNetwork(vswitch.Network{ID: 1, Gateway: gateway, Addr: frametest.Addr("10.0.0.1"), FDB: vswitch.NewFDB(1024, 3)})
+		b := frametest.Batch(1, 1, tt.raw)
+		if run(s, b); b.Frames[0].Reason != tt.want || b.Frames[0].ToGateway {
+			t.Errorf("VLANs %s, no guard: %s, to the gateway: %v", name, b.Frames[0].Reason.Info().Name, b.Frames[0].ToGateway)
+		}
+	}
+}
+
+// The port of the host takes and gives what is of the host, or behind it, and no IPv6: else the host would be a router past NAT.
+func TestHostPort(t *testing.T) {
+	s := newSwitch(3, 0)
+	own, behind := frametest.Addr("10.1.0.1"), frametest.Addr("10.20.0.2")
+	s.SetPort(vswitch.Port{
+		ID: 3, Net: 1, Flags: vswitch.DefaultFlags, MTU: 1500, Own: []frame.Addr{own}, Through: []netip.Prefix{netip.MustParsePrefix("10.20.0.0/24")},
+	})
+	s.FDB(1).Learn(mac(3), 3, 1, nil)
+	ip := func(from, to int, src, dst frame.Addr) []byte {
+		return frametest.Packet{SrcMAC: mac(from), DstMAC: mac(to), Src: src, Dst: dst}.Raw()
+	}
+	container, stranger := frametest.Addr("172.29.0.2"), frametest.Addr("10.9.9.9")
+	ra := packet6(own6, 58, 134, 0, 0, 0, 0, 0, 0, 0)
+	for name, tt := range map[string]struct {
+		in   frame.PortID
+		raw  []byte
+		want frame.Reason
+	}{
+		"in, the host's":         {3, ip(3, 1, own, container), frame.None},
+		"in, behind it":          {3, ip(3, 1, behind, container), frame.None},
+		"in, a stranger's":       {3, ip(3, 1, stranger, container), frame.GuardSourceAddress},
+		"in, a container's":      {3, ip(3, 1, container, container+1), frame.GuardSourceAddress},
+		"out, the host's":        {1, ip(1, 3, container, own), frame.None},
+		"out, behind it":         {1, ip(1, 3, container, behind), frame.None},
+		"out, a stranger's":      {1, ip(1, 3, container, stranger), frame.GuardDestination},
+		"out, another network's": {1, ip(1, 3, container, frametest.Addr("172.30.0.2")), frame.GuardDestination},
+		"in, IPv6":               {3, packet6(own6, 58, 128, 0, 0, 0, 0, 1, 0, 1), frame.GuardSourceAddress},
+	} {
+		b := frametest.Batch(tt.in, 1, tt.raw)
+		if run(s, b); b.Frames[0].Reason != tt.want {
+			t.Errorf("%s: %s, want %s", name, b.Frames[0].Reason.Info().Name, tt.want.Info().Name)
+		}
+	}
+	for name, raw := range map[string][]byte{
+		"unknown unicast to a stranger": ip(1, 9, container, stranger),
+		"router advertisement":          ra,
+		"broadcast under three tags":    tagged(frametest.Packet{SrcMAC: mac(1), DstMAC: frame.BroadcastMAC, Src: container, Dst: own}.Raw(), 3),
+	} {
+		b := frametest.Batch(1, 1, raw)
+		run(s, b)
+		var out [frame.MaxPorts]frame.PortID
+		if f := &b.Frames[0]; f.Verdict == frame.Flood && slices.Contains(out[:s.FloodSet(f, out[:])], 3) {
+			t.Errorf("the host gets a %s", name)
 		}
 	}
 }

@@ -175,15 +175,16 @@ func (d *Device) GSOMaxSize(proto uint8) int { return longest(proto) }
 const maxPacket = 65535
 
 // longest returns the size in bytes of the longest coalesced packet that the kernel accepts; 0 when it accepts none.
-// It accepts coalesced UDP datagrams since Linux 6.2 (linux include/linux/virtio_net.h, virtio_net_hdr_to_skb).
+// It accepts coalesced UDP datagrams since Linux 6.2 (linux include/linux/virtio_net.h, virtio_net_hdr_to_skb), but before 6.9 no more than 64
+// of them (include/linux/udp.h, UDP_MAX_SEGMENTS).
 func longest(proto uint8) int {
-	if proto == frame.UDP && !knowsUSO {
+	if proto == frame.UDP && !joinsUDP {
 		return 0
 	}
 	return maxPacket
 }
 
-var knowsUSO = kernelAtLeast(6, 2)
+var joinsUDP = kernelAtLeast(6, 9)
 
 func kernelAtLeast(major, minor int) bool {
 	var u unix.Utsname

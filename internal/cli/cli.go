@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -202,11 +203,20 @@ func (a *app) printJSON(v any) error {
 	return e.Encode(v)
 }
 
+// printable shows control characters as escapes: the name of a device may come from a container, and terminals obey control characters.
+func printable(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) {
+		s = strconv.Quote(s)
+		s = s[1 : len(s)-1]
+	}
+	return s
+}
+
 // row prints one line of a table.
 func row(w io.Writer, cells ...any) {
 	text := make([]string, len(cells))
 	for i, c := range cells {
-		text[i] = cmp.Or(fmt.Sprint(c), "-")
+		text[i] = cmp.Or(printable(fmt.Sprint(c)), "-")
 	}
 	fmt.Fprintln(w, strings.Join(text, "\t"))
 }

@@ -45,7 +45,7 @@ func (a *app) portCommand() *cobra.Command {
 			if a.json {
 				return a.printJSON(made)
 			}
-			_, err = fmt.Fprintln(a.out, strings.TrimSpace(fmt.Sprintf("port %s: %s %s %s", made.Name, made.Ifname, strings.Join(made.Addresses, " "), made.MAC)))
+			_, err = fmt.Fprintln(a.out, printable(strings.TrimSpace(fmt.Sprintf("port %s: %s %s %s", made.Name, made.Ifname, strings.Join(made.Addresses, " "), made.MAC))))
 			return err
 		},
 	}

@@ -73,7 +73,7 @@ const (
 	IsIPv6                           // L3 is the offset of a whole IPv6 header
 	IsARP                            // L3 is the offset of the ARP packet
 	HasVLAN                          // an 802.1Q or 802.1ad tag stands before the EtherType, with a VLAN identifier
-	HasPriority                      // a tag with VLAN identifier 0, which says only the priority (802.1Q, 9.6), stands there
+	HasPriority                      // a tag with VLAN identifier 0, which says only the priority (802.1Q, 9.6), stands there; with HasVLAN: before it
 	HasTuple                         // Tuple is valid: L4 is inside the frame and not a later fragment
 	Fragment                         // IPv4 only: a fragment, the first one included
 	ICMPError                        // an ICMP error: it quotes a packet, and Tuple is the outer one without ports
@@ -141,6 +141,13 @@ type Frame struct {
 	RouteDst  Addr   // the destination after DNAT; valid from nat.PreRouting on
 	RoutePort uint16
 	NextHop   Addr // valid from Routed on
+}
+
+// Again is what Conn.Read returns when it has found no frame, but there may be one: a runt, which the switch drops. So nothing waits in the
+// wire until the next event.
+func Again(b []byte) int {
+	clear(b[:VnetLen])
+	return VnetLen
 }
 
 // Reset makes f a frame of raw, whose first VnetLen bytes are a virtio-net header, read from port in.

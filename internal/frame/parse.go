@@ -47,7 +47,7 @@ func Parse(f *Frame) {
 		if n == 0 && binary.BigEndian.Uint16(b[at:])&0xfff == 0 {
 			f.Flags |= HasPriority
 		} else {
-			f.Flags = f.Flags&^HasPriority | HasVLAN
+			f.Flags |= HasVLAN
 		}
 		typ, at = binary.BigEndian.Uint16(b[at+2:]), at+VLANLen
 	}
