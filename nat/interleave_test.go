@@ -401,3 +401,22 @@ func TestInterleaveOverload(t *testing.T) {
 	}, flow(1), func() { m = n.begin(2, 6) })
 	n.release(m)
 }
+
+// Both ends of a connection send their FIN at once: none is lost.
+func TestInterleaveFIN(t *testing.T) {
+	n := newSmallNAT()
+	s := &n.state[1]
+	s.state.Store(uint32(tcpEstablished) | seenReply | assured)
+	key := frame.Tuple{Src: 5, Dst: 7, Proto: frame.TCP}
+	fin := func(dir uint8) func() {
+		return func() {
+			n.account(&frame.Frame{Proto: frame.TCP, Dir: dir}, s, &key, frame.FlagFIN|frame.FlagACK, true, 10)
+		}
+	}
+	explore(t, func() error {
+		if got := tcpState(s.state.Load() & stateMask); got != tcpLastAck {
+			return fmt.Errorf("the connection is in state %s", tcpNames[got])
+		}
+		return nil
+	}, fin(0), fin(1))
+}

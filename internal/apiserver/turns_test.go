@@ -46,3 +46,23 @@ func TestTurns(t *testing.T) {
 		time.Sleep(time.Second)
 	})
 }
+
+// Calls that walk tables wait for their turn, and calls that show what containers send are not for strangers.
+func TestWhichCallsWait(t *testing.T) {
+	costly := map[string]bool{"GET /flows": true, "GET /flows/stats": true, "DELETE /flows": true, "POST /trace": true}
+	private := map[string]bool{"GET /flows": true, "GET /flows/events": true, "POST /trace": true, "GET /monitor": true, "GET /capture": true, "GET /web": true}
+	for _, r := range routeTable() {
+		call := r.method + " " + r.path
+		if costly[call] && !r.costly {
+			t.Errorf("%s is not costly", call)
+		}
+		if private[call] && !r.private {
+			t.Errorf("%s is not private", call)
+		}
+		delete(costly, call)
+		delete(private, call)
+	}
+	if len(costly)+len(private) > 0 {
+		t.Errorf("no such calls: %v %v", costly, private)
+	}
+}

@@ -27,6 +27,7 @@ type Dataplane struct {
 
 	mu      sync.Mutex // Lock 55: ports that are added and removed
 	readers map[frame.PortID]int
+	ports   atomic.Int32 // len(readers)
 }
 
 // New makes a data plane with one worker per Poller. clock returns the nanoseconds since the start of the switch plus one tick, so that
@@ -79,7 +80,7 @@ func (d *Dataplane) AddPort(p vswitch.Port, c frame.Conn) error {
 	d.Switch.SetPort(joining)
 	reader := d.idlest()
 	d.readers[p.ID] = reader
-	d.NAT.SetPorts(len(d.readers))
+	d.countPorts()
 	for i, w := range d.workers {
 		var err error
 		read := frame.NotRead
@@ -130,10 +131,15 @@ func (d *Dataplane) removePort(id frame.PortID) {
 	d.slow.parked.forget(&d.slow, id)
 	d.slow.mu.Unlock()
 	delete(d.readers, id)
-	d.NAT.SetPorts(len(d.readers))
+	d.countPorts()
 	for _, s := range d.all() {
 		s.ports[id].Store(nil)
 	}
+}
+
+func (d *Dataplane) countPorts() {
+	d.ports.Store(int32(len(d.readers)))
+	d.NAT.SetPorts(len(d.readers))
 }
 
 // Barrier returns when every worker has passed a batch boundary: no worker uses what was unlinked before.

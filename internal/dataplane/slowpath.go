@@ -13,6 +13,7 @@ const (
 	sweepBudget     = 1 << 18                  // flow entries visited per maintenance,
 	sweepSlice      = 1 << 14                  // in slices, so that ARP and pings are answered meanwhile
 	drainBudget     = 1024                     // punted frames of one worker handled per run
+	minShares       = 8                        // of a queue that ports share: for so many ports at least
 )
 
 // The slowPath handles what workers punt, and ages the tables. It may allocate. It is the router's Output: a frame that the router
@@ -28,12 +29,11 @@ type slowPath struct {
 	earlyDropAt frame.Tick      // when flows may be dropped early again
 	sweep       int             // flow entries still to be visited
 	sent        []bool          // something was injected, by worker
-	injectedOf  [frame.MaxPorts]struct {
-		tick  frame.Tick
-		bytes int
-	}
-	recent   recent
-	observer Observer // nil, as a rule
+	injectedAt  frame.Tick
+	injected    int                 // bytes in this Tick, beyond the parts of their ports
+	injectedOf  [frame.MaxPorts]int // bytes in this Tick, by ingress port
+	recent      recent
+	observer    Observer // nil, as a rule
 
 	deadMu sync.Mutex // Lock 90: held for an append; workers take it
 	dead   []frame.PortID
@@ -200,18 +200,26 @@ func (k *slowPath) inject(in frame.PortID, net, egress frame.NetID, at resumePoi
 	k.sent[to] = true
 }
 
-// mayInject limits how many bytes of one ingress port are given back to a worker in each Tick: a packet that is cut becomes many. Frames that
-// the gateway originates, and those from outside, are not limited.
+// mayInject limits how many bytes of one ingress port are given back to the workers in each Tick: a packet that is cut becomes many. Half of a
+// queue is for all, in equal parts; the other half is for whoever comes first. Frames that the gateway originates, and those from outside, are
+// not limited.
 func (k *slowPath) mayInject(in frame.PortID, net frame.NetID, bytes int) bool {
 	if in == frame.Gateway || net == frame.NoNet {
 		return true
 	}
-	of := &k.injectedOf[in%frame.MaxPorts]
-	if now := k.dp.Now(); of.tick != now {
-		of.tick, of.bytes = now, 0
+	if now := k.dp.Now(); k.injectedAt != now {
+		k.injectedAt, k.injected = now, 0
+		clear(k.injectedOf[:])
 	}
-	of.bytes += bytes
-	return of.bytes <= injectRingBytes/2
+	of := &k.injectedOf[in%frame.MaxPorts]
+	if *of+bytes > injectRingBytes/2/max(minShares, int(k.dp.ports.Load())) {
+		if k.injected+bytes > injectRingBytes/2 {
+			return false
+		}
+		k.injected += bytes
+	}
+	*of += bytes
+	return true
 }
 
 // Consume implements router.Output. The gateway is counted like a port: it received this frame.

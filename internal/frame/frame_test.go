@@ -69,6 +69,11 @@ func TestParse(t *testing.T) {
 		{name: "csum beyond the frame", raw: vnet(udp, frame.VnetNeedsCsum, 0, 0, 40, 100), why: frame.BadVnetHeader},
 		{name: "csum in the MACs", raw: vnet(udp, frame.VnetNeedsCsum, 0, 0, 4, 2), why: frame.BadVnetHeader},
 		{name: "gso without size", raw: vnet(tcp, frame.VnetNeedsCsum, frame.GSOTCPv4, 0, 34, 16), why: frame.BadVnetHeader},
+		{name: "gso of 1 byte", raw: vnet(tcp, frame.VnetNeedsCsum, frame.GSOTCPv4, 1, 34, 16), why: frame.BadVnetHeader},
+		{name: "gso of 47 bytes", raw: vnet(tcp, frame.VnetNeedsCsum, frame.GSOTCPv4, 47, 34, 16), why: frame.BadVnetHeader},
+		{name: "gso of 48 bytes", raw: vnet(tcp, frame.VnetNeedsCsum, frame.GSOTCPv4, 48, 34, 16), flags: frame.IsIPv4 | frame.HasTuple},
+		{name: "129 datagrams", raw: uso(129), why: frame.BadVnetHeader},
+		{name: "128 datagrams", raw: uso(128), flags: frame.IsIPv4 | frame.HasTuple},
 		{name: "gso without csum", raw: vnet(tcp, 0, frame.GSOTCPv4, 100, 34, 16), why: frame.BadVnetHeader},
 		{name: "gso csum elsewhere", raw: vnet(tcp, frame.VnetNeedsCsum, frame.GSOTCPv4, 100, 34, 6), why: frame.BadVnetHeader},
 		{name: "unknown gso", raw: vnet(tcp, frame.VnetNeedsCsum, 9, 100, 34, 16), why: frame.BadVnetHeader},
@@ -97,6 +102,11 @@ func vnet(raw []byte, flags, gso uint8, size, start, off uint16) []byte {
 	raw = bytes.Clone(raw)
 	frame.VnetHdr(raw).Set(flags, gso, 0, size, start, off)
 	return raw
+}
+
+// uso is a super-frame of so many UDP datagrams of 100 bytes.
+func uso(datagrams int) []byte {
+	return frametest.Packet{Src: alice, Dst: bob, SrcPort: 1000, DstPort: 53, GSO: 100, Payload: make([]byte, 100*datagrams)}.Raw()
 }
 
 // A tuple and its reverse belong together, for ICMP too: what the answer carries is the question turned round.

@@ -278,7 +278,7 @@ var machinePath = regexp.MustCompile(`(^|[^a-zA-Z.])/(work|farm|root)/`)
 // that ARCHITECTURE.md names every package.
 func TestDocuments(t *testing.T) {
 	makefile := read(t, "Makefile")
-	for _, doc := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md", "docs/compliance.md", "docs/nat.md", "docs/README.md", "docs/drops.md", "docs/publish-a-port.md",
+	for _, doc := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "bench/README.md", "docs/compliance.md", "docs/nat.md", "docs/README.md", "docs/drops.md", "docs/publish-a-port.md",
 		"docs/plug-a-vm.md", "docs/docker.md", "docs/namespaces.md", "docs/limit-a-rate.md", "docs/firecracker.md", "docs/libvirt.md", "docs/systemd.md", "docs/podman.md", "docs/kubernetes.md", "docs/capture-a-flow.md", "docs/find-a-drop.md", "docs/configure.md", "docs/control-api.md", "docs/monitoring/README.md"} {
 		text := read(t, doc)
 		if machinePath.MatchString(text) {

@@ -41,6 +41,20 @@ a < o:7000 tcp P.
 `)
 }
 
+// Questions with forged sources, each of which the container answers once, take it off the net no more than SYNs do.
+func TestForgedQuestions(t *testing.T) {
+	n := play(t, "nat flows 1024 quota 256\n"+pressedBed)
+	a, own := n.host("a"), frametest.Addr("198.51.100.1")
+	gateway, _ := n.DP.Router.Interface(1)
+	for i := range 600 {
+		from := frametest.Addr("192.0.2.0") + frame.Addr(i)
+		n.Inject(n.host("o"), frametest.Packet{SrcMAC: peerMAC, DstMAC: uplinkMAC, Src: from, Dst: own, SrcPort: 5000, DstPort: 8080}.Raw())
+		n.Inject(a, frametest.Packet{SrcMAC: a.MAC, DstMAC: gateway.MAC, Src: a.Addr, Dst: from, SrcPort: 80, DstPort: 5000}.Raw())
+	}
+	a.inbox, n.host("o").inbox = nil, nil
+	must(t, n, "o:7001 > 198.51.100.1:8080 \"a client\"\na < o:7001 \"a client\"\na:30000 > o:53 \"its own\"\no < 198.51.100.1:* \"its own\"\n")
+}
+
 // Flows that have just been ended leave room for those of others: the table is not full while one port only makes and loses flows.
 func TestEndedFlowsLeaveRoom(t *testing.T) {
 	n := play(t, "nat flows 1024 quota 64\n"+pressedBed)
@@ -110,6 +124,23 @@ func TestNeighborsOfOnePort(t *testing.T) {
 	must(t, n, "b:5000 > d:7 \"another port\"\nd < b:5000 \"another port\"\n")
 }
 
+// Many ports that look for absent neighbors leave room for another one's.
+func TestNeighborsOfManyPorts(t *testing.T) {
+	n := play(t, "network 1 10.0.0.1/24\nnetwork 2 10.1.0.1/16\n"+hosts(18)+"host d 10.1.255.9 port 30 net 2\n")
+	gateway, _ := n.DP.Router.Interface(1)
+	for port := range 17 {
+		h := n.host(fmt.Sprintf("h%d", port+1))
+		for i := range 300 {
+			n.Inject(h, frametest.Packet{SrcMAC: h.MAC, DstMAC: gateway.MAC, Src: h.Addr, Dst: frametest.Addr("10.1.0.2") + frame.Addr(300*port+i), SrcPort: 1, DstPort: 7}.Raw())
+		}
+	}
+	if got := len(n.DP.Router.Neighbors()); got > 4096 {
+		t.Errorf("%d neighbors", got)
+	}
+	n.host("d").inbox = nil
+	must(t, n, "h18:5000 > d:7 \"another port\"\nd < h18:5000 \"another port\"\n")
+}
+
 // A port that floods is held to its limits, in frames of a class and in copies; another port's broadcasts still arrive.
 func TestStorms(t *testing.T) {
 	n := play(t, "network 1 10.0.0.1/24\n"+hosts(40))
@@ -153,5 +184,77 @@ func TestStorms(t *testing.T) {
 	}
 	if n.DP.Drops()["storm_limited"] == 0 {
 		t.Errorf("drops %v", n.DP.Drops())
+	}
+}
+
+// wait lets the later fragments of so many datagrams from a host to the outside wait, and returns the first fragments.
+func wait(n *Net, h *Host, datagrams, payload int) (first [][]byte) {
+	gateway, _ := n.DP.Router.Interface(h.Net)
+	for id := range datagrams {
+		p := frametest.Packet{SrcMAC: h.MAC, DstMAC: gateway.MAC, Src: h.Addr, Dst: frametest.Addr("203.0.113.8"), SrcPort: 9, DstPort: 9, IPID: uint16(id + 1), Payload: make([]byte, payload)}
+		pieces := frametest.Fragments(p.Raw(), 8000)
+		first = append(first, pieces[0])
+		for _, later := range pieces[1:] {
+			n.Poller.Put(h.Port, later)
+			n.Settle()
+		}
+		n.Advance(1)
+	}
+	return first
+}
+
+// Ports whose waiting fragments may all go on at once fill the queue back to the workers, but not the part of another port.
+func TestFragmentsShareTheQueue(t *testing.T) {
+	n := play(t, "network 1 10.0.0.1/24\nuplink 198.51.100.1\noutside o 203.0.113.8\n"+hosts(7))
+	var first []func()
+	for i := 1; i <= 7; i++ {
+		h, datagrams := n.host(fmt.Sprintf("h%d", i)), 7
+		if i == 7 {
+			datagrams = 1
+		}
+		for _, raw := range wait(n, h, datagrams, 59000) {
+			first = append(first, func() { n.Poller.Put(h.Port, raw) })
+		}
+	}
+	n.lenient = true
+	for _, put := range first {
+		put()
+	}
+	n.Settle()
+	if n.DP.Drops()["inject_queue_full"] == 0 {
+		t.Error("everything fits into the queue: this test shows nothing")
+	}
+	if lost := n.DP.PortStats(n.host("h7").Port).RxDropped; lost != 0 {
+		t.Errorf("a port with one datagram lost %d of its fragments", lost)
+	}
+}
+
+// A first fragment costs the same, however many fragments of others wait.
+func TestWaitingFragmentsCostNothing(t *testing.T) {
+	cost := func(waiting int) float64 {
+		n := play(t, pressedBed)
+		wait(n, n.host("a"), waiting, 59000)
+		first := wait(n, n.host("b"), 1, 100)[0]
+		return testing.AllocsPerRun(20, func() {
+			n.Poller.Put(n.host("b").Port, first)
+			if err := n.DP.Step(); err != nil {
+				t.Fatal(err)
+			}
+			n.Poller.Out = nil
+		})
+	}
+	if none, many := cost(0), cost(12); many > none+1 {
+		t.Errorf("a step makes %.0f allocations, and %.0f while fragments of another port wait", none, many)
+	}
+}
+
+// The gateway and the port with the highest number are counted apart.
+func TestLastPortIsNotTheGateway(t *testing.T) {
+	n := play(t, fmt.Sprintf("network 1 10.0.0.1/24\nhost z 10.0.0.9 port %d\n", frame.MaxPorts-1))
+	gateway := n.DP.PortStats(frame.Gateway)
+	must(t, n, "z > 10.0.0.1 ping\nz < 10.0.0.1 pong\n")
+	z, now := n.DP.PortStats(frame.MaxPorts-1), n.DP.PortStats(frame.Gateway)
+	if z.RxPackets == 0 || z.TxPackets == 0 || now.RxPackets-gateway.RxPackets != z.TxPackets || now.TxPackets-gateway.TxPackets != z.RxPackets {
+		t.Errorf("the port: %d in, %d out; the gateway: %d and %d", z.RxPackets, z.TxPackets, now.RxPackets-gateway.RxPackets, now.TxPackets-gateway.TxPackets)
 	}
 }

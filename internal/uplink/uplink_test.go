@@ -1,8 +1,12 @@
 package uplink
 
 import (
+	"net"
 	"slices"
 	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
@@ -88,5 +92,19 @@ func TestClaims(t *testing.T) {
 		if got := u.Claims(&f); got != tt.want {
 			t.Errorf("%s: claimed: %v", name, got)
 		}
+	}
+}
+
+// While the host has a tunnel of a protocol, no container uses this protocol.
+func TestTunnels(t *testing.T) {
+	up := netlink.LinkAttrs{Flags: net.FlagUp}
+	got := tunnels([]netlink.Link{&netlink.Gretun{LinkAttrs: up, Local: net.IPv4zero}, &netlink.Iptun{LinkAttrs: up}, &netlink.Sittun{LinkAttrs: up}, &netlink.Vti{}, &netlink.Dummy{LinkAttrs: up}})
+	for _, p := range []uint8{47, 4, 41} {
+		if !slices.Contains(got, p) {
+			t.Errorf("protocol %d is missing: %v", p, got)
+		}
+	}
+	if slices.Contains(got, unix.IPPROTO_ESP) { // it is down
+		t.Errorf("%v", got)
 	}
 }

@@ -1,0 +1,118 @@
+package nat
+
+import (
+	"testing"
+	"time"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/frame/frametest"
+)
+
+// costBed is a NAT with so many outside ports, and what a port of the switch sends through it.
+func costBed(flows, ports int) (*NAT, func(in frame.PortID, p frametest.Packet) frame.Reason) {
+	n := New(Options{Flows: flows, Seed: 42})
+	r := Rules{Own: []frame.Addr{1}, Masquerade: []*Masquerade{{Net: 1, RuleCount: &RuleCount{}}}}
+	for i := range r.Pool {
+		r.Pool[i] = NewPortSet()
+		r.Pool[i].AddRange(20000, uint16(20000+ports-1))
+	}
+	n.Update(r)
+	return n, func(in frame.PortID, p frametest.Packet) frame.Reason {
+		p.Src = frame.Addr(0x0a000000) + frame.Addr(in)
+		b := frametest.Batch(in, 10, p.Raw())
+		f := &b.Frames[0]
+		f.Net, f.Verdict = 1, frame.Local
+		n.PreRouting(b)
+		if f.Verdict == frame.Local {
+			f.Verdict, f.Egress = frame.Routed, frame.NoNet
+		}
+		n.PostRouting(b)
+		if f.Verdict == frame.Routed {
+			return frame.None
+		}
+		return f.Reason
+	}
+}
+
+// A port that has used up its outside ports searches once in a Tick, and not again for each SYN.
+func TestRefusedPortSearchesOnce(t *testing.T) {
+	n, send := costBed(4096, 64)
+	refused := 0
+	syn := func(i int) {
+		if why := send(1, frametest.Packet{Dst: 7, Proto: frame.TCP, Flags: frame.FlagSYN, SrcPort: uint16(1024 + i), DstPort: 80}); why != frame.None {
+			refused++
+		}
+		for e := range n.state { // no flow may go early
+			n.state[e].state.Store(uint32(tcpEstablished) | seenReply | assured | n.state[e].state.Load()&overloadsPort)
+		}
+	}
+	for i := range 300 {
+		syn(i)
+	}
+	before, first := n.draws.Load(), refused
+	for i := range 100 {
+		syn(1000 + i)
+	}
+	if refused-first != 100 {
+		t.Fatalf("%d of 100 were refused: this test shows nothing", refused-first)
+	}
+	if draws := n.draws.Load() - before; draws > 2*overloadDraws {
+		t.Errorf("%d random ports were drawn for 100 SYNs", draws)
+	}
+}
+
+// A flow that cannot begin, since another one has its address pair, takes no entry.
+func TestClashTakesNoEntry(t *testing.T) {
+	n, send := costBed(64, 64)
+	gre := frametest.Packet{Dst: 7, Proto: frame.GRE, Payload: make([]byte, 8)}
+	if why := send(2, gre); why != frame.None {
+		t.Fatal(why.Info().Name)
+	}
+	for range 1000 {
+		if why := send(1, gre); why != frame.AddressPairTaken {
+			t.Fatal(why.Info().Name)
+		}
+	}
+	if ended := n.flows.ended.Load(); ended != 0 {
+		t.Errorf("%d entries are in their grace period", ended)
+	}
+}
+
+// A walk over the flows lets Reclaim run between two slices, and one that ends the flows of a port stops after its last flow.
+func TestWalksPause(t *testing.T) {
+	n, send := costBed(1<<16, 40000)
+	for i := range 3 * listSlice {
+		in := frame.PortID(2)
+		if i < 10 {
+			in = 1
+		}
+		if why := send(in, frametest.Packet{Dst: frame.Addr(100 + i), SrcPort: 5000, DstPort: 53}); why != frame.None {
+			t.Fatal(i, why.Info().Name)
+		}
+	}
+	reclaimed := make(chan struct{})
+	seen := 0
+	n.Flows(10, func(Flow) bool {
+		if seen++; seen == 1 {
+			go func() {
+				n.Retire()
+				n.Reclaim()
+				close(reclaimed)
+			}()
+		}
+		if seen == 2*listSlice {
+			select {
+			case <-reclaimed:
+			case <-time.After(10 * time.Second):
+				t.Error("Reclaim has waited for the whole walk")
+			}
+		}
+		return true
+	})
+	visited := 0
+	n.FlushPort(1)
+	n.walk(func(e uint32) bool { visited++; return true })
+	if n.FlowsOf(1) != 0 || visited != 3*listSlice-10 {
+		t.Errorf("port 1 has %d flows; %d are left", n.FlowsOf(1), visited)
+	}
+}
