@@ -68,7 +68,6 @@ type IOUring struct {
 	*waker
 	readers
 	receivers
-	cpuTimes
 	ring      *uring.Ring
 	buffers   [groups]*uring.Buffers // of one memory
 	ports     [frame.MaxPorts]ringPort

@@ -16,7 +16,6 @@ type RW struct {
 	*waker
 	readers
 	receivers
-	cpuTimes
 	epoll  int
 	ports  [frame.MaxPorts]frame.Conn // ports that Send can send to
 	since  int                        // Polls since the last epoll_wait

@@ -3,7 +3,6 @@ package tap
 import (
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,27 +19,34 @@ import (
 // in order.
 
 const (
-	sampleEvery = 64 // batches: the frames of one of them are timed
-	timedRow    = 16 // batches that are timed after a frame that was dear
+	sampleEvery = 64                    // batches: the frames of one of them are timed,
+	sampleTime  = 20 * time.Millisecond // or after this time, if batches are few:
+	lookEvery   = 8                     // batches: then the time is looked at
+	timedRow    = 16                    // batches that are timed after a frame that was dear
 
 	// A frame is dear if it takes longer, in CPU time. A port is slow if most of its frames are dear, and if dear frames take more than a fifth
-	// of the time. A single frame may take long by chance: an interrupt counts as its time, too.
-	dearFrame = 200 * time.Microsecond
+	// of the time in which the thread does not wait for a CPU. A single frame may take long by chance: an interrupt counts as its time, too.
+	dearFrame = 60 * time.Microsecond
 	dearKiB   = 4 * time.Microsecond // for each KiB of it
 	dearShare = 5
 
-	slowRing = 256 << 10   // bytes
-	slowHead = 8           // bytes before a frame in the ring; the first is the number of frames in its chain
-	slowTerm = time.Second // how often a slow port is looked at
+	slowRing     = 256 << 10              // bytes
+	slowPause    = 8                      // times as long as a thread has waited for a CPU, it pauses,
+	longestPause = 250 * time.Millisecond // but not longer
+	slowHead     = 8                      // bytes before a frame in the ring; the first is the number of frames in its chain
+	slowTerm     = time.Second            // how often a slow port is looked at
 )
 
 // receivers are what a backend knows of the cost of its ports' frames.
 type receivers struct {
+	cpuTimes
 	watched bool // Send calls sendWatched: frames are timed, or there are slow ports
 	timed   bool // the frames of this batch are
 	batches int
 	left    int // timed batches to come, this one included
+	sampled time.Time
 	began   time.Time
+	waited  int64 // CPU wait of this thread, in ns, when it began
 	costs   map[frame.PortID]*cost
 	slow    map[frame.PortID]*slowPort
 }
@@ -70,7 +76,7 @@ func isDear(cpu time.Duration, bytes int) bool {
 //
 //uvswitch:hot
 func (r *receivers) begin(failed []frame.TxFailure) []frame.TxFailure {
-	if r.batches++; r.watched || r.batches >= sampleEvery {
+	if r.batches++; r.watched || r.batches%lookEvery == 0 {
 		return r.beginTimed(failed)
 	}
 	return failed
@@ -82,13 +88,13 @@ func (r *receivers) beginTimed(failed []frame.TxFailure) []frame.TxFailure {
 			r.judge()
 		}
 	}
-	if r.timed = r.left > 0 || r.batches >= sampleEvery; r.timed {
-		r.batches = 0
+	if r.timed = r.left > 0 || r.batches >= sampleEvery || r.batches >= lookEvery && time.Since(r.sampled) > sampleTime; r.timed {
+		r.batches, r.sampled = 0, time.Now()
 	}
 	for id, s := range r.slow {
-		failed = s.takeFailures(failed)
-		if s.hasRecovered() {
-			failed = r.restore(id, failed)
+		if failed = s.takeFailures(failed); s.hasRecovered() {
+			delete(r.slow, id)
+			close(s.more) // the thread has nothing to write, and nobody waits for its end
 		}
 	}
 	r.watched = r.timed || len(r.slow) > 0
@@ -113,7 +119,7 @@ func (r *receivers) note(id frame.PortID, c frame.Conn, f *frame.Frame, before t
 		if !isDear(cpu, bytes) {
 			return
 		}
-		r.left, r.began, r.costs = timedRow, time.Now().Add(-cpu), map[frame.PortID]*cost{}
+		r.left, r.began, r.waited, r.costs = timedRow, time.Now().Add(-cpu), r.CPUWait(), map[frame.PortID]*cost{}
 	}
 	if r.costs[id] == nil {
 		r.costs[id] = &cost{conn: c}
@@ -129,7 +135,7 @@ func (r *receivers) judge() {
 			all += c.cpu
 		}
 	}
-	if all*dearShare > time.Since(r.began) {
+	if all*dearShare > time.Since(r.began)-time.Duration(r.CPUWait()-r.waited) {
 		for id, c := range r.costs {
 			if c.isSlow() {
 				if r.slow == nil {
@@ -149,7 +155,7 @@ type slowPort struct {
 	queue  *ring.Queue
 	looked time.Time
 	more   chan struct{} // closed by stop
-	ends   atomic.Bool
+	quit   chan struct{} // closed by stop: what waits is not written
 	ended  chan struct{}
 
 	mu     sync.Mutex // Lock 92
@@ -158,7 +164,7 @@ type slowPort struct {
 }
 
 func newSlowPort(id frame.PortID, c frame.Conn) *slowPort {
-	s := &slowPort{id: id, conn: c, queue: ring.New(slowRing), looked: time.Now(), more: make(chan struct{}, 1), ended: make(chan struct{})}
+	s := &slowPort{id: id, conn: c, queue: ring.New(slowRing), looked: time.Now(), more: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{})}
 	go s.run()
 	return s
 }
@@ -183,22 +189,41 @@ func (s *slowPort) put(f *frame.Frame) frame.Reason {
 // run is the thread.
 func (s *slowPort) run() {
 	runtime.LockOSThread() // for threadTime; the thread ends with its goroutine
+	var times cpuTimes
+	defer times.close()
+	waited := times.CPUWait()
 	defer close(s.ended)
 	for range s.more {
 		for b := s.queue.Peek(); b != nil; b = s.queue.Peek() {
 			before, why := threadTime(), frame.PortGone
-			if !s.ends.Load() {
+			if !s.quits() {
 				why = s.write(b[slowHead:])
 			}
-			bytes := len(b) - slowHead - frame.VnetLen
+			cpu, bytes := threadTime()-before, len(b)-slowHead-frame.VnetLen
 			s.mu.Lock()
-			s.cost.add(threadTime()-before, bytes)
+			s.cost.add(cpu, bytes)
 			if why != frame.None {
 				s.failed = append(s.failed, frame.TxFailure{Port: s.id, Reason: why, Frames: b[0], Slot: frame.NoSlot, Bytes: uint32(bytes)})
 			}
 			s.mu.Unlock()
 			s.queue.Release()
+			last := waited
+			if waited = times.CPUWait(); waited > last && isDear(cpu, bytes) { // CPUs are short: others come first
+				select {
+				case <-s.quit:
+				case <-time.After(min(slowPause*time.Duration(waited-last), longestPause)):
+				}
+			}
 		}
+	}
+}
+
+func (s *slowPort) quits() bool {
+	select {
+	case <-s.quit:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -219,7 +244,7 @@ func (s *slowPort) write(raw []byte) frame.Reason {
 
 // stop ends the thread. What waits in the ring fails.
 func (s *slowPort) stop() {
-	s.ends.Store(true)
+	close(s.quit)
 	close(s.more)
 	<-s.ended
 }

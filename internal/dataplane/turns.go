@@ -11,40 +11,48 @@ import (
 // A frame costs its worker CPU time, also when it is refused. So a port that floods is paused: it is not read for a while. Its frames wait in
 // its device's queue. What does not fit there is dropped by the device, at the cost of the sender.
 //
-//   - Frames that are refused or need the slow path get a tenth of the worker's time. If a batch has at least refusedLeast of them, and they
-//     are most of the port's frames, the port is paused for nine times as long as they took.
-//   - A port with many frames in a batch, or with many bytes in all batches, is loud, if it costs nearly as much as the loud port that costs most. If ports that are not
-//     loud have frames, too, and the worker must wait for a CPU, loud ports get less and less of its time, down to a sixteenth. If it need not
-//     wait any more, they get more and more again.
+//   - Frames that are refused or need the slow path get a tenth of the worker's time. If a batch has at least refusedLeast of them, ports whose
+//     frames they mostly are pause for nine times as long as they took.
+//   - A port with many frames in a batch, or with frames in all busy batches, or with many bytes in all batches, is loud, if it costs nearly as
+//     much as loud ports do in the mean. If ports that are not loud have frames, too, and the worker must wait for a CPU, loud ports get less
+//     and less of its time, down to a sixteenth. If it need not wait any more, they get more and more again.
 //
 // Ports are paused one after another, so the parts are those of all paused ports together.
 const (
-	refusedLeast = 8  // refused frames of a port in a batch
+	refusedLeast = 8  // refused frames in a batch
 	refusedPart  = 10 // refused frames get this part of the time
 
-	turnWindow = int64(10 * time.Millisecond)
-	loudFrames = 8                    // of a port in a batch; a super-frame counts for one more
-	loudSize   = 128                  // with so many segments
-	longBytes  = frame.BatchBytes / 2 // of a port in a batch
-	longLeast  = 32                   // such batches, as a rule one after another: a TCP stream pauses between its bursts
-	frameCost  = 512                  // bytes; what a frame costs, however short it is
-	loudTime   = 10 * turnWindow
-	scarce     = turnWindow / 8 // of waiting for a CPU in a turnWindow
-	fullPart   = 1              // loud ports get all of the time
-	leastPart  = 16             // and at least this part,
-	longPart   = 4              // or this one, if their frames are few and long: TCP streams have such frames, too
-	longest    = int64(250 * time.Millisecond)
-	dearest    = int64(100 * time.Microsecond) // that a frame is charged for: the frames of a batch do not cost the same
+	turnWindow  = int64(10 * time.Millisecond)
+	busyBatch   = frame.BatchSize / 2  // frames: many ports may have some
+	loudRow     = 8                    // busy batches with frames of a port, one after another
+	loudFrames  = 8                    // of a port in a batch; a super-frame counts for one more
+	loudSize    = 128                  // with so many segments
+	longBytes   = frame.BatchBytes / 2 // of a port in a batch
+	longLeast   = 32                   // such batches, as a rule one after another: a TCP stream pauses between its bursts
+	frameCost   = 512                  // bytes; what a frame costs, however short it is
+	costWindows = 8                    // over so many turnWindows, costs are summed
+	loudTime    = 10 * turnWindow
+	scarce      = turnWindow / 8 // of waiting for a CPU in a turnWindow
+	fullPart    = 1              // loud ports get all of the time
+	leastPart   = 16             // and at least this part,
+	longPart    = 4              // or this one, if their frames are few and long: TCP streams have such frames, too
+	longest     = int64(250 * time.Millisecond)
+	dearest     = int64(100 * time.Microsecond) // that a frame is charged for: the frames of a batch do not cost the same
 )
 
 // turns is what a worker knows of its ports' turns. Times are ns of the data plane's clock.
 type turns struct {
 	paused []pausedPort // in the order in which they will be read again
 
-	loud   [frame.MaxPorts]int64 // until then, the port is loud, if it costs as much as others that are
+	loud    [frame.MaxPorts]int64    // until then, the port is loud, if it costs as much as others that are
+	batches uint32                   // that were busy
+	row     [frame.MaxPorts]struct { // busy batches with frames of the port
+		last uint32
+		n    uint8
+	}
 	long   [frame.MaxPorts]uint8 // batches with longBytes of the port; halved by every other batch with frames of it
-	cost   [frame.MaxPorts]int64 // of the ports, in the last windows: bytes, and frameCost for each frame
-	most   int64                 // of cost
+	cost   [frame.MaxPorts]int64 // of the ports, in the last costWindows: bytes, and frameCost for each frame
+	mean   int64                 // cost of the ports with a time in loud
 	until  int64                 // until then, CPU times are measured: some port has been loud or refused
 	others bool                  // in this window, a port that is not loud has sent to one that is not
 	began  int64                 // of the window
@@ -141,6 +149,13 @@ func (t *turns) nextResume() int64 {
 func (w *worker) charge(b *frame.Batch, now int64) {
 	t := &w.turns
 	t.charges, t.frames = t.charges[:0], int64(b.N)
+	if b.N >= busyBatch {
+		t.batches++
+	}
+	refused := uint64(0)
+	for _, id := range w.tally.touched[:w.tally.n] {
+		refused += w.tally.ports[id].refused
+	}
 	for _, id := range w.tally.touched[:w.tally.n] {
 		p := &w.tally.ports[id]
 		if p.rxPackets == 0 {
@@ -151,15 +166,15 @@ func (w *worker) charge(b *frame.Batch, now int64) {
 			if p.rxPackets >= frame.BatchSize/2 {
 				w.dp.uplinkIsBusy()
 			}
-		} else if p.rxPackets+p.segments/loudSize >= loudFrames || t.isLong(id, p.rxBytes) {
+		} else if p.rxPackets+p.segments/loudSize >= loudFrames || t.isLong(id, p.rxBytes) || b.N >= busyBatch && t.isInARow(id) {
 			t.loud[id], t.until = now+loudTime, now+loudTime
 		}
-		if p.refused >= refusedLeast && 2*p.refused >= p.rxPackets {
+		if refused >= refusedLeast && p.refused > 0 && 2*p.refused >= p.rxPackets {
 			t.until = now + loudTime
 			t.charges = append(t.charges, charge{id: id, frames: int64(p.refused), part: refusedPart, most: int64(p.refused)})
 		} else if t.part > fullPart && t.isLoud(id, now) {
 			part := t.part
-			if p.rxPackets < loudFrames {
+			if p.rxPackets < loudFrames && p.rxBytes >= longBytes {
 				part = min(part, longPart)
 			}
 			t.charges = append(t.charges, charge{id: id, frames: int64(p.rxPackets), part: part, most: int64(p.rxPackets)})
@@ -215,6 +230,18 @@ func (t *turns) servesOthers(b *frame.Batch, now int64) bool {
 	return false
 }
 
+// isInARow counts a busy batch with frames of a port, and reports whether the port had some in all of the last ones.
+//
+//uvswitch:hot
+func (t *turns) isInARow(id frame.PortID) bool {
+	r := &t.row[id]
+	if r.last+1 != t.batches {
+		r.n = 0
+	}
+	r.last, r.n = t.batches, min(r.n+1, loudRow)
+	return r.n == loudRow
+}
+
 // isLong counts a batch with so many bytes of a port, and reports whether the port has many bytes all the time.
 //
 //uvswitch:hot
@@ -227,11 +254,11 @@ func (t *turns) isLong(id frame.PortID, bytes uint64) bool {
 	return t.long[id] == longLeast
 }
 
-// isLoud reports whether a port is loud, and costs nearly as much as the port that costs most.
+// isLoud reports whether a port is loud, and costs nearly as much as loud ports do in the mean.
 //
 //uvswitch:hot
 func (t *turns) isLoud(id frame.PortID, now int64) bool {
-	return now < t.loud[id] && t.cost[id] >= t.most/4*3
+	return now < t.loud[id] && t.cost[id] >= t.mean/4*3
 }
 
 // closeWindow sets the part of the loud ports for the next window.
@@ -251,12 +278,13 @@ func (w *worker) closeWindow(now int64) {
 	} else {
 		t.part, t.waited = fullPart, 0
 	}
-	t.most = 0
+	sum, ports := int64(0), int64(0)
 	for id := range t.cost {
-		if t.cost[id] /= 2; t.loud[id] > now {
-			t.most = max(t.most, t.cost[id])
+		if t.cost[id] -= t.cost[id] / costWindows; t.loud[id] > now {
+			sum, ports = sum+t.cost[id], ports+1
 		}
 	}
+	t.mean = sum / max(1, ports)
 	t.began, t.others = now, false
 }
 

@@ -1,6 +1,7 @@
 package simnet
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -11,7 +12,7 @@ import (
 
 // turnsBed is a network with three ports, in which each frame takes 2 us of CPU time.
 func turnsBed(t *testing.T) *Net {
-	n := play(t, "network 1 10.0.0.1/24\nuplink 198.51.100.1\noutside o 203.0.113.9\n"+strings.ReplaceAll(hosts(3), "\n", " guard\n"))
+	n := play(t, "network 1 10.0.0.1/24\nuplink 198.51.100.1\noutside o 203.0.113.9\n"+strings.ReplaceAll(hosts(18), "\n", " guard\n"))
 	n.Poller.FrameCost = int64(2 * time.Microsecond)
 	return n
 }
@@ -123,6 +124,38 @@ func toUplink(h *Host, payload int) []byte {
 		p.GSO, p.Payload = 1400, make([]byte, payload)
 	}
 	return p.Raw()
+}
+
+// Many ports that flood have few frames each in a batch. They wait as one would.
+func TestManyPortsWait(t *testing.T) {
+	for _, refused := range []bool{true, false} {
+		n := turnsBed(t)
+		waiting, last := map[string][]byte{}, n.host("h18")
+		for i := 1; i <= 17; i++ {
+			h := n.host(fmt.Sprintf("h%d", i))
+			waiting[h.Name] = toUplink(h, 0)
+			if refused {
+				waiting[h.Name] = frametest.Packet{SrcMAC: 0x020000123456, DstMAC: last.MAC, Src: h.Addr, Dst: last.Addr, SrcPort: 9, DstPort: 9}.Raw()
+			}
+		}
+		run := func(d time.Duration) (sum uint64) {
+			n.Poller.Waited += int64(50 * time.Millisecond)
+			n.Poller.Put(last.Port, toUplink(last, 0))
+			for _, got := range steps(t, n, d, waiting, 3) {
+				sum += got
+			}
+			return sum
+		}
+		for range 30 {
+			run(10 * time.Millisecond)
+		}
+		if got, all := run(10*time.Millisecond), uint64(40*17*3); got > all/3 {
+			t.Errorf("refused %v: %d frames were read in 10 ms, of %d", refused, got, all)
+		}
+		if p := n.DP.PortStats(last.Port).Pauses; p != 0 {
+			t.Errorf("the port that has one frame in 10 ms was paused %d times", p)
+		}
+	}
 }
 
 // Of two loud ports, the one that costs more waits for the other one.
