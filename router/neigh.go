@@ -34,7 +34,7 @@ const (
 	maxProbes     = 3
 	maxNeighbors  = 4096    // per router
 	maxOfPort     = 1024    // of these behind one port, or looked for by one
-	maxUnresolved = 256     // of these without an answer
+	maxUnresolved = 64      // of these without an answer: each costs a broadcast in a second
 	maxQueue      = 16      // frames queued for one neighbor
 	maxQueueBytes = 4 << 20 // bytes queued for all neighbors; at most an eighth of it from one port
 )

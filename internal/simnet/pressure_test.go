@@ -117,7 +117,7 @@ func TestNeighborsOfOnePort(t *testing.T) {
 	for i := range 2000 {
 		n.Inject(a, frametest.Packet{SrcMAC: a.MAC, DstMAC: gateway.MAC, Src: a.Addr, Dst: frametest.Addr("10.1.0.2") + frame.Addr(i), SrcPort: 1, DstPort: 7}.Raw())
 	}
-	if got := len(n.DP.Router.Neighbors()); got > 256+8 {
+	if got := len(n.DP.Router.Neighbors()); got > 64+8 {
 		t.Errorf("one port looks for %d neighbors at once", got)
 	}
 	n.host("d").inbox = nil
