@@ -346,7 +346,9 @@ func (n *NAT) confirm(c *config, f *frame.Frame, d *pendingFlow, b *frame.Batch)
 			}
 		}
 		e, other, dir, out := uint32(0), uint32(0), uint8(0), clash
-		if first != inserted || second == inserted { // else it would be a clash: an entry that is not inserted is lost for a grace period
+		// With another flow's second key it would be a clash, and an entry that is not inserted is lost for a grace period. The first key is
+		// looked for again: another worker may just have made this very flow.
+		if first != inserted || second != exists || n.flows.probe(d.orig) != inserted {
 			var ok bool
 			if e, ok = n.flows.alloc(d.orig, d.reply); !ok {
 				return frame.FlowTableFull

@@ -142,7 +142,7 @@ func (t *table[K]) alloc(k0, k1 K) (uint32, bool) {
 	return e, true
 }
 
-// insert makes entry e, from alloc, visible under both of its keys, or under neither. When another entry has the
+// insert makes entry e, from alloc, visible under its second key and then under its first one, or under neither. When another entry has the
 // first key, insert returns that entry. An entry that was not inserted goes to the retired list, because other
 // workers may have seen its pending words.
 func (t *table[K]) insert(e uint32) (uint32, uint8, outcome) {

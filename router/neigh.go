@@ -34,7 +34,8 @@ const (
 	maxProbes     = 3
 	maxNeighbors  = 4096    // per router
 	maxOfPort     = 1024    // of these behind one port, or looked for by one
-	maxUnresolved = 64      // of these without an answer: each costs a broadcast in a second
+	maxUnresolved = 256     // of these without an answer
+	maxIncomplete = 64      // of these still looked for: each costs a broadcast in a second
 	maxQueue      = 16      // frames queued for one neighbor
 	maxQueueBytes = 4 << 20 // bytes queued for all neighbors; at most an eighth of it from one port
 )
@@ -172,28 +173,31 @@ func (r *Router) addNeighbor(k neighKey, state NeighState, owner frame.PortID) *
 	n := &neighbor{state: state, owner: owner % frame.MaxPorts, used: new(atomic.Uint32)}
 	r.neigh[k] = n
 	r.neighborsOf[n.owner]++
-	if state.unresolved() {
-		r.unresolvedOf[n.owner]++
-	}
+	r.countState(n, 1)
 	return n
+}
+
+// countState adds by to the counts of neighbors in the state of n.
+func (r *Router) countState(n *neighbor, by int) {
+	if n.state.unresolved() {
+		r.unresolvedOf[n.owner] += by
+	}
+	if n.state == Incomplete {
+		r.incompleteOf[n.owner] += by
+	}
 }
 
 func (r *Router) removeNeighbor(k neighKey, n *neighbor) {
 	delete(r.neigh, k)
 	r.neighborsOf[n.owner]--
-	if n.state.unresolved() {
-		r.unresolvedOf[n.owner]--
-	}
+	r.countState(n, -1)
 }
 
 // become changes the state of an entry.
 func (r *Router) become(n *neighbor, state NeighState) {
-	if n.state.unresolved() {
-		r.unresolvedOf[n.owner]--
-	}
-	if n.state = state; state.unresolved() {
-		r.unresolvedOf[n.owner]++
-	}
+	r.countState(n, -1)
+	n.state = state
+	r.countState(n, 1)
 }
 
 func (s NeighState) unresolved() bool { return s == Incomplete || s == Failed }
@@ -282,6 +286,10 @@ func (r *Router) enqueue(p PuntedFrame, now frame.Tick, out Output) {
 		n = r.addNeighbor(k, Failed, p.In)
 	}
 	if n.state == Failed {
+		if r.incompleteOf[n.owner] >= maxIncomplete {
+			out.Drop(p, frame.NeighborQueueFull)
+			return
+		}
 		r.become(n, Incomplete)
 		n.mac, n.probes, n.since = 0, 1, now
 		n.next = now + retransTime

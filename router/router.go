@@ -84,6 +84,7 @@ type Router struct {
 	neigh         map[neighKey]*neighbor
 	neighborsOf   [frame.MaxPorts]int        // entries of neigh charged to each port
 	unresolvedOf  [frame.MaxPorts]int        // those without an answer
+	incompleteOf  [frame.MaxPorts]int        // those of them that are looked for
 	bucket        [frame.MaxPorts]bucket     // limits what each port sends to the slow path
 	errors        bucket                     // limits ICMP errors, all ports together
 	queuedBytes   int                        // bytes of frames queued for neighbors

@@ -116,7 +116,7 @@ func (p *AFPacket) Read(b []byte) (int, error) {
 		}
 		// The kernel could not describe a frame, or the device went down or was removed: try again.
 	}
-	return frame.Again(b), nil
+	return 0, nil
 }
 
 const retries = 64 // system calls per Read at most; each takes an error or a frame off the socket

@@ -558,6 +558,7 @@ func (r *IOUring) sendWatched(id frame.PortID, f *frame.Frame) {
 		return
 	}
 	if c := r.ports[id].conn; r.timed && c != nil {
+		_ = r.ring.Enter(0) // what is queued, and reads that are due, are not this frame's
 		before := threadTime()
 		r.send(id, f)
 		_ = r.ring.Enter(0) // Poll reports what is wrong with the io_uring

@@ -92,7 +92,8 @@ func (r *receivers) beginTimed(failed []frame.TxFailure) []frame.TxFailure {
 		r.batches, r.sampled = 0, time.Now()
 	}
 	for id, s := range r.slow {
-		if failed = s.takeFailures(failed); s.hasRecovered() {
+		recovered := s.hasRecovered()
+		if failed = s.takeFailures(failed); recovered {
 			delete(r.slow, id)
 			close(s.more) // the thread has nothing to write, and nobody waits for its end
 		}

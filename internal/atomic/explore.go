@@ -118,6 +118,9 @@ func (e *explorer) run(threads []func()) (complete bool) {
 		next := can[depth%len(can)] // of a run that is only brought to its end
 		if !pruned && depth == len(e.path) {
 			state := e.state()
+			if e.preemptions > 0 { // then it matters who runs: to go on is no preemption
+				state = mix(state, uint64(last+1))
+			}
 			if pruned = e.visited[state] > left; !pruned {
 				e.visited[state] = left + 1
 				e.path = append(e.path, choice{threads: can})
@@ -134,7 +137,7 @@ func (e *explorer) run(threads []func()) (complete bool) {
 		if next == last {
 			spin++
 		} else {
-			if goesOn && e.preemptions > 0 {
+			if goesOn && e.preemptions > 0 && spin < longestSpin {
 				left--
 			}
 			spin, last = 0, next

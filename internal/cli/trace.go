@@ -87,7 +87,7 @@ func printTrace(out io.Writer, t *api.Trace) {
 	if t.Reason != "" {
 		reason = " (" + t.Reason + ")"
 	}
-	fmt.Fprintf(out, "  => %s%s: %s\n", t.Verdict, reason, t.Why)
+	fmt.Fprintf(out, "  => %s%s: %s\n", t.Verdict, reason, printable(t.Why))
 	if t.Remedy != "" {
 		fmt.Fprintf(out, "     what to do: %s\n", t.Remedy)
 	}

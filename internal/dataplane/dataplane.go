@@ -51,7 +51,7 @@ func New(n *nat.NAT, clock func() int64, pollers ...Poller) *Dataplane {
 // Workers is how many workers there are.
 func (d *Dataplane) Workers() int { return len(d.workers) }
 
-// UplinkBusy receives a value after a batch of which the uplink's frames were half: more of them may wait, and its queue may lose some.
+// UplinkBusy receives a value after a batch with many frames of the uplink: more of them may wait, and its queue may lose some.
 func (d *Dataplane) UplinkBusy() <-chan struct{} { return d.busy }
 
 func (d *Dataplane) uplinkIsBusy() {

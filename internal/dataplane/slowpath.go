@@ -14,6 +14,7 @@ const (
 	sweepSlice      = 1 << 14                  // in slices, so that ARP and pings are answered meanwhile
 	drainBudget     = 1024                     // punted frames of one worker handled per run
 	minShares       = 8                        // of a queue that ports share: for so many ports at least
+	leastShare      = frame.MaxFrame + 1024    // bytes: the longest frame
 )
 
 // The slowPath handles what workers punt, and ages the tables. It may allocate. It is the router's Output: a frame that the router
@@ -201,7 +202,7 @@ func (k *slowPath) inject(in frame.PortID, net, egress frame.NetID, at resumePoi
 }
 
 // mayInject limits how many bytes of one ingress port are given back to the workers in each Tick: a packet that is cut becomes many. Half of a
-// queue is for all, in equal parts; the other half is for whoever comes first. Frames that the gateway originates, and those from outside, are
+// queue is for all ports, in equal parts, but of at least leastShare. A port that needs more takes it from the other half, while some is left. Frames that the gateway originates, and those from outside, are
 // not limited.
 func (k *slowPath) mayInject(in frame.PortID, net frame.NetID, bytes int) bool {
 	if in == frame.Gateway || net == frame.NoNet {
@@ -212,7 +213,7 @@ func (k *slowPath) mayInject(in frame.PortID, net frame.NetID, bytes int) bool {
 		clear(k.injectedOf[:])
 	}
 	of := &k.injectedOf[in%frame.MaxPorts]
-	if *of+bytes > injectRingBytes/2/max(minShares, int(k.dp.ports.Load())) {
+	if *of+bytes > max(leastShare, injectRingBytes/2/max(minShares, int(k.dp.ports.Load()))) {
 		if k.injected+bytes > injectRingBytes/2 {
 			return false
 		}

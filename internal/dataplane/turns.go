@@ -11,11 +11,11 @@ import (
 // A frame costs its worker CPU time, also when it is refused. So a port that floods is paused: it is not read for a while. Its frames wait in
 // its device's queue. What does not fit there is dropped by the device, at the cost of the sender.
 //
-//   - Frames that are refused or need the slow path get a tenth of the worker's time. If a batch has at least refusedLeast of them, ports whose
-//     frames they mostly are pause for nine times as long as they took.
-//   - A port with many frames in a batch, or with frames in all busy batches, or with many bytes in all batches, is loud, if it costs nearly as
-//     much as loud ports do in the mean. If ports that are not loud have frames, too, and the worker must wait for a CPU, loud ports get less
-//     and less of its time, down to a sixteenth. If it need not wait any more, they get more and more again.
+//   - Frames that are refused or need the slow path get a tenth of the worker's time. A port that has refusedLeast of them in a batch pauses
+//     for nine times as long as they took. So does a port that has some in a row of batches with refusedLeast of them.
+//   - A port is loud if it has many frames in a batch, or frames in a row of busy batches, or many bytes in a row of batches, and costs at least
+//     half of what loud ports do in the mean. If ports that are not loud have frames, too, and the worker must wait for a CPU, loud ports get
+//     less and less of its time, down to a sixteenth. If it need not wait any more, they get more and more again.
 //
 // Ports are paused one after another, so the parts are those of all paused ports together.
 const (
@@ -29,7 +29,7 @@ const (
 	loudSize    = 128                  // with so many segments
 	longBytes   = frame.BatchBytes / 2 // of a port in a batch
 	longLeast   = 32                   // such batches, as a rule one after another: a TCP stream pauses between its bursts
-	frameCost   = 512                  // bytes; what a frame costs, however short it is
+	frameCost   = 3072                 // bytes: what a frame costs besides, however short it is
 	costWindows = 8                    // over so many turnWindows, costs are summed
 	loudTime    = 10 * turnWindow
 	scarce      = turnWindow / 8 // of waiting for a CPU in a turnWindow
@@ -44,26 +44,43 @@ const (
 type turns struct {
 	paused []pausedPort // in the order in which they will be read again
 
-	loud    [frame.MaxPorts]int64    // until then, the port is loud, if it costs as much as others that are
-	batches uint32                   // that were busy
-	row     [frame.MaxPorts]struct { // busy batches with frames of the port
-		last uint32
-		n    uint8
-	}
-	long   [frame.MaxPorts]uint8 // batches with longBytes of the port; halved by every other batch with frames of it
-	cost   [frame.MaxPorts]int64 // of the ports, in the last costWindows: bytes, and frameCost for each frame
-	mean   int64                 // cost of the ports with a time in loud
-	until  int64                 // until then, CPU times are measured: some port has been loud or refused
-	others bool                  // in this window, a port that is not loud has sent to one that is not
-	began  int64                 // of the window
-	waited int64                 // CPU wait of this thread when the window began
-	part   int64                 // loud ports get this part of the time: fullPart to leastPart
+	loud       [frame.MaxPorts]int64  // until then, the port is loud, if it costs as much as others that are
+	batches    uint32                 // that were busy
+	row        [frame.MaxPorts]streak // of busy batches with frames of the port
+	refusing   uint32                 // batches with many refused frames
+	refusedRow [frame.MaxPorts]streak // of these, with such frames of the port
+	streams    [frame.MaxPorts]bool   // the port is loud only since its frames are long
+	long       [frame.MaxPorts]uint8  // batches with longBytes of the port; halved by every other batch with frames of it
+	cost       [frame.MaxPorts]int64  // of the ports, in the last costWindows: bytes, and frameCost for each frame
+	mean       int64                  // cost of the ports with a time in loud
+	until      int64                  // until then, CPU times are measured: some port has been loud or refused
+	others     bool                   // in this window, a port that is not loud has sent to one that is not
+	began      int64                  // of the window
+	waited     int64                  // CPU wait of this thread when the window began
+	part       int64                  // loud ports get this part of the time: fullPart to leastPart
 
 	debt     [frame.MaxPorts]int64 // ns of a pause that would be too short
 	charges  []charge              // of the last batch
 	frames   int64                 // in the last batch
 	cpu      int64                 // CPU time of this thread when the batch came
 	measured bool                  // cpu is known
+}
+
+// A streak is a row of batches, of which one may be missing: a port that is read again has no frames in the batch that has just come.
+type streak struct {
+	last uint32 // number of the last one
+	n    uint8  // at most loudRow
+}
+
+// add adds the batch with a number to the row, and reports whether the row is long.
+//
+//uvswitch:hot
+func (s *streak) add(number uint32) bool {
+	if number-s.last > 2 {
+		s.n = 0
+	}
+	s.last, s.n = number, min(s.n+1, loudRow)
+	return s.n == loudRow
 }
 
 type pausedPort struct {
@@ -97,7 +114,9 @@ func (w *worker) settle(now int64) {
 	}
 	n := 0
 	for n < len(t.paused) && t.paused[n].until <= now {
-		w.poller.Resume(t.paused[n].id)
+		id := t.paused[n].id
+		t.row[id].last, t.refusedRow[id].last = t.batches, t.refusing // a pause is no gap
+		w.poller.Resume(id)
 		n++
 	}
 	if n > 0 {
@@ -149,12 +168,16 @@ func (t *turns) nextResume() int64 {
 func (w *worker) charge(b *frame.Batch, now int64) {
 	t := &w.turns
 	t.charges, t.frames = t.charges[:0], int64(b.N)
-	if b.N >= busyBatch {
+	busy := b.N >= busyBatch || b.N >= busyBatch/2 && len(t.paused) > 0
+	if busy {
 		t.batches++
 	}
 	refused := uint64(0)
 	for _, id := range w.tally.touched[:w.tally.n] {
 		refused += w.tally.ports[id].refused
+	}
+	if refused >= refusedLeast {
+		t.refusing++
 	}
 	for _, id := range w.tally.touched[:w.tally.n] {
 		p := &w.tally.ports[id]
@@ -162,19 +185,24 @@ func (w *worker) charge(b *frame.Batch, now int64) {
 			continue
 		}
 		t.cost[id] += int64(p.rxBytes + frameCost*p.rxPackets)
+		many := p.rxPackets+p.segments/loudSize >= loudFrames
 		if w.isUplink(id) {
-			if p.rxPackets >= frame.BatchSize/2 {
+			if many {
 				w.dp.uplinkIsBusy()
 			}
-		} else if p.rxPackets+p.segments/loudSize >= loudFrames || t.isLong(id, p.rxBytes) || b.N >= busyBatch && t.isInARow(id) {
-			t.loud[id], t.until = now+loudTime, now+loudTime
+			continue
 		}
-		if refused >= refusedLeast && p.refused > 0 && 2*p.refused >= p.rxPackets {
+		many = busy && t.row[id].add(t.batches) || many
+		if long := t.isLong(id, p.rxBytes); long || many {
+			t.loud[id], t.until, t.streams[id] = now+loudTime, now+loudTime, !many
+		}
+		inARow := refused >= refusedLeast && p.refused > 0 && t.refusedRow[id].add(t.refusing)
+		if (inARow || p.refused >= refusedLeast) && 2*p.refused >= p.rxPackets {
 			t.until = now + loudTime
 			t.charges = append(t.charges, charge{id: id, frames: int64(p.refused), part: refusedPart, most: int64(p.refused)})
 		} else if t.part > fullPart && t.isLoud(id, now) {
 			part := t.part
-			if p.rxPackets < loudFrames && p.rxBytes >= longBytes {
+			if t.streams[id] {
 				part = min(part, longPart)
 			}
 			t.charges = append(t.charges, charge{id: id, frames: int64(p.rxPackets), part: part, most: int64(p.rxPackets)})
@@ -230,18 +258,6 @@ func (t *turns) servesOthers(b *frame.Batch, now int64) bool {
 	return false
 }
 
-// isInARow counts a busy batch with frames of a port, and reports whether the port had some in all of the last ones.
-//
-//uvswitch:hot
-func (t *turns) isInARow(id frame.PortID) bool {
-	r := &t.row[id]
-	if r.last+1 != t.batches {
-		r.n = 0
-	}
-	r.last, r.n = t.batches, min(r.n+1, loudRow)
-	return r.n == loudRow
-}
-
 // isLong counts a batch with so many bytes of a port, and reports whether the port has many bytes all the time.
 //
 //uvswitch:hot
@@ -254,11 +270,11 @@ func (t *turns) isLong(id frame.PortID, bytes uint64) bool {
 	return t.long[id] == longLeast
 }
 
-// isLoud reports whether a port is loud, and costs nearly as much as loud ports do in the mean.
+// isLoud reports whether a port is loud, and costs at least half of what loud ports do in the mean.
 //
 //uvswitch:hot
 func (t *turns) isLoud(id frame.PortID, now int64) bool {
-	return now < t.loud[id] && t.cost[id] >= t.mean/4*3
+	return now < t.loud[id] && t.cost[id] >= t.mean/2
 }
 
 // closeWindow sets the part of the loud ports for the next window.
@@ -278,9 +294,14 @@ func (w *worker) closeWindow(now int64) {
 	} else {
 		t.part, t.waited = fullPart, 0
 	}
+	left := int64(1 << 16)
+	for range min((now-t.began)/turnWindow, 8*costWindows) {
+		left -= left / costWindows
+	}
 	sum, ports := int64(0), int64(0)
 	for id := range t.cost {
-		if t.cost[id] -= t.cost[id] / costWindows; t.loud[id] > now {
+		t.cost[id], t.debt[id] = t.cost[id]*left>>16, t.debt[id]*left>>16
+		if t.loud[id] > now {
 			sum, ports = sum+t.cost[id], ports+1
 		}
 	}
@@ -292,7 +313,7 @@ func (w *worker) closeWindow(now int64) {
 func (t *turns) forget(id frame.PortID) {
 	t.paused = slices.DeleteFunc(t.paused, func(p pausedPort) bool { return p.id == id })
 	t.charges = slices.DeleteFunc(t.charges, func(c charge) bool { return c.id == id })
-	t.loud[id], t.long[id], t.cost[id], t.debt[id] = 0, 0, 0, 0
+	t.loud[id], t.long[id], t.cost[id], t.debt[id], t.row[id], t.refusedRow[id] = 0, 0, 0, 0, streak{}, streak{}
 }
 
 // refused counts a frame of the received batch that cost time for nothing, or for the slow path.

@@ -143,13 +143,6 @@ type Frame struct {
 	NextHop   Addr // valid from Routed on
 }
 
-// Again is what Conn.Read returns when it has found no frame, but there may be one: a runt, which the switch drops. So nothing waits in the
-// wire until the next event.
-func Again(b []byte) int {
-	clear(b[:VnetLen])
-	return VnetLen
-}
-
 // Reset makes f a frame of raw, whose first VnetLen bytes are a virtio-net header, read from port in.
 //
 //uvswitch:hot

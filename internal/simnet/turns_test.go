@@ -10,7 +10,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
 )
 
-// turnsBed is a network with three ports, in which each frame takes 2 us of CPU time.
+// turnsBed is a network with 18 ports, in which each frame takes 2 us of CPU time.
 func turnsBed(t *testing.T) *Net {
 	n := play(t, "network 1 10.0.0.1/24\nuplink 198.51.100.1\noutside o 203.0.113.9\n"+strings.ReplaceAll(hosts(18), "\n", " guard\n"))
 	n.Poller.FrameCost = int64(2 * time.Microsecond)
@@ -141,6 +141,9 @@ func TestManyPortsWait(t *testing.T) {
 		run := func(d time.Duration) (sum uint64) {
 			n.Poller.Waited += int64(50 * time.Millisecond)
 			n.Poller.Put(last.Port, toUplink(last, 0))
+			if refused { // a punt counts as a refused frame
+				n.Poller.Put(last.Port, frametest.ARP(frame.BroadcastMAC, last.MAC, 1, last.Addr, frametest.Addr("10.0.0.1")))
+			}
 			for _, got := range steps(t, n, d, waiting, 3) {
 				sum += got
 			}

@@ -58,7 +58,7 @@ func (d *Dgram) Read(b []byte) (int, error) {
 			return n, nil
 		}
 	}
-	return frame.Again(b), nil
+	return 0, nil
 }
 
 // Write implements frame.Conn.

@@ -96,7 +96,7 @@ func (s *Stream) Read(b []byte) (int, error) {
 			s.end += n
 		}
 	}
-	return frame.Again(b), nil
+	return 0, nil
 }
 
 // next takes a whole frame out of the bytes that were read; ok is false if there is none. An invalid length ends the

@@ -99,7 +99,7 @@ func (v *VDE) Read(b []byte) (int, error) {
 			return n, nil
 		}
 	}
-	return frame.Again(b), nil
+	return 0, nil
 }
 
 const acceptsPerCall = 16 // more than may wait at once (listen)

@@ -3,6 +3,7 @@ package vm
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
@@ -347,5 +350,121 @@ func TestVDELink(t *testing.T) {
 	}
 	if err := v.connectTo(target); err != nil {
 		t.Errorf("the client's own socket: %v", err)
+	}
+}
+
+// A call accepts a few clients only, however many connect: the worker makes it.
+func TestVDEAccepts(t *testing.T) {
+	v, err := OpenVDE(filepath.Join(t.TempDir(), "vde"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	if err := unix.Listen(v.listener, 4096); err != nil {
+		t.Fatal(err)
+	}
+	var clients []net.Conn
+	for range 200 {
+		c, err := net.Dial("unix", filepath.Join(filepath.Dir(v.name), "ctl"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		clients = append(clients, c)
+	}
+	v.control()
+	accepted := 1 // the last one waits for its request; all others are hung up
+	for _, c := range clients {
+		_ = c.SetReadDeadline(time.Now().Add(time.Millisecond))
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			accepted++
+		}
+	}
+	if accepted > acceptsPerCall {
+		t.Errorf("one call accepted %d clients", accepted)
+	}
+}
+
+// The client's socket is the one that was looked at, also when its name leads elsewhere a moment later.
+func TestVDESwap(t *testing.T) {
+	v, err := OpenVDE(filepath.Join(t.TempDir(), "vde"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	dir := t.TempDir()
+	name, link, foreign := filepath.Join(dir, "client"), filepath.Join(dir, "link"), filepath.Join(dir, "foreign")
+	var sockets []*net.UnixConn
+	for _, path := range []string{name, foreign} {
+		l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		sockets = append(sockets, l)
+	}
+	if err := os.Symlink(foreign, link); err != nil {
+		t.Fatal(err)
+	}
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = unix.Renameat2(unix.AT_FDCWD, name, unix.AT_FDCWD, link, unix.RENAME_EXCHANGE)
+			}
+		}
+	}()
+	c, err := net.Dial("unix", filepath.Join(filepath.Dir(v.name), "ctl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	v.control()
+	f, connected := frameOf("x"), 0
+	for range 3000 {
+		if v.connectTo(name) == nil {
+			connected++
+			v.there.Store(true)
+			_ = v.Write(f)
+		}
+	}
+	close(stop)
+	<-done
+	if connected == 0 {
+		t.Fatal("the client's socket was never found: this test shows nothing")
+	}
+	_ = sockets[1].SetReadDeadline(time.Now().Add(time.Millisecond))
+	if n, err := sockets[1].Read(make([]byte, 2000)); err == nil {
+		t.Errorf("a socket behind a link got %d bytes", n)
+	}
+}
+
+// Sockets are born with their mode, whatever the umask is.
+func TestModesAtBirth(t *testing.T) {
+	defer unix.Umask(unix.Umask(0))
+	dir := t.TempDir()
+	s, err := OpenStream(filepath.Join(dir, "stream"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	d, err := OpenDgram(filepath.Join(dir, "dgram"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	v, err := OpenVDE(filepath.Join(dir, "vde"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	for _, path := range []string{"stream", "dgram", "vde/ctl"} {
+		if i, err := os.Stat(filepath.Join(dir, path)); err != nil || i.Mode().Perm() != 0o660 {
+			t.Errorf("%s: %v %v", path, i.Mode(), err)
+		}
 	}
 }
