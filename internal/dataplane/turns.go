@@ -13,9 +13,9 @@ import (
 //
 //   - Frames that are refused or need the slow path get a tenth of the worker's time. A port that has refusedLeast of them in a batch pauses
 //     for nine times as long as they took. So does a port that has some in a row of batches with refusedLeast of them.
-//   - A port is loud if it has many frames in a batch, or frames in a row of busy batches, or many bytes in a row of batches, and costs at least
-//     half of what loud ports do in the mean. If ports that are not loud have frames, too, and the worker must wait for a CPU, loud ports get
-//     less and less of its time, down to a sixteenth. If it need not wait any more, they get more and more again.
+//   - A port is loud if it has many frames in a batch, or half of an equal part of the frames in a row of busy batches, or many bytes in a row
+//     of batches, and costs at least half of what loud ports do in the mean. If ports that are not loud have frames, too, and the worker must
+//     wait for a CPU, loud ports get less and less of its time, down to a sixteenth. If it need not wait any more, they get more and more again.
 //
 // Ports are paused one after another, so the parts are those of all paused ports together.
 const (
@@ -172,9 +172,11 @@ func (w *worker) charge(b *frame.Batch, now int64) {
 	if busy {
 		t.batches++
 	}
-	refused := uint64(0)
+	refused, ports := uint64(0), uint64(0)
 	for _, id := range w.tally.touched[:w.tally.n] {
-		refused += w.tally.ports[id].refused
+		if p := &w.tally.ports[id]; p.rxPackets != 0 {
+			refused, ports = refused+p.refused, ports+1
+		}
 	}
 	if refused >= refusedLeast {
 		t.refusing++
@@ -192,7 +194,7 @@ func (w *worker) charge(b *frame.Batch, now int64) {
 			}
 			continue
 		}
-		many = busy && t.row[id].add(t.batches) || many
+		many = busy && 2*p.rxPackets*ports >= uint64(b.N) && t.row[id].add(t.batches) || many
 		if long := t.isLong(id, p.rxBytes); long || many {
 			t.loud[id], t.until, t.streams[id] = now+loudTime, now+loudTime, !many
 		}
