@@ -114,8 +114,10 @@ func TestReload(t *testing.T) {
 	}
 	var list []api.Port
 	b.JSON(&list, "port", "ls")
-	for _, p := range list { // except TCP acknowledgments that a later one superseded
-		if delete(p.Drops, "ack_superseded"); len(p.Drops) > 0 && (p.Name == "web" || p.Name == "db") {
+	for _, p := range list {
+		delete(p.Drops, "ack_superseded") // TCP acknowledgments that a later one superseded
+		delete(p.Drops, "no_egress")      // IPv6 multicasts while no other container is there: the host's port takes no IPv6
+		if len(p.Drops) > 0 && (p.Name == "web" || p.Name == "db") {
 			t.Errorf("port %s has lost frames: %v\n%s", p.Name, p.Drops, b.CLI("monitor", "--last", "50", "--reason", "port_gone"))
 		}
 	}
