@@ -21,7 +21,8 @@ type key interface {
 //
 //	tag (what is left of 32 bits) | entry (as many bits as there are entries) | pending (1) | direction (1)
 //
-// and 0 when empty. Lookups skip pending words, so whoever finds an entry by its first key finds it by the second one, too. The keys of an entry are
+// and 0 when empty. Lookups skip pending words, so whoever finds an entry by its first key finds it by the second one, too, until the entry
+// ends. The keys of an entry are
 // written before its words. They change only after every worker has passed a batch boundary since the words were
 // removed (see reclaim), so reading them needs no atomics.
 //

@@ -155,7 +155,7 @@ type slowPort struct {
 	conn   frame.Conn
 	queue  *ring.Queue
 	looked time.Time
-	more   chan struct{} // closed by stop
+	more   chan struct{} // closed: the thread ends when nothing waits
 	quit   chan struct{} // closed by stop: what waits is not written
 	ended  chan struct{}
 

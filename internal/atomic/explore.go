@@ -4,6 +4,7 @@ package atomic
 
 import (
 	"fmt"
+	"hash/maphash"
 	"iter"
 	"strings"
 	"sync/atomic"
@@ -205,9 +206,6 @@ func (e *explorer) order() string {
 	return b.String()
 }
 
-func mix(a, b uint64) uint64 {
-	a ^= b + 0x9e3779b97f4a7c15 + a<<6 + a>>2
-	a = (a ^ a>>30) * 0xbf58476d1ce4e5b9
-	a = (a ^ a>>27) * 0x94d049bb133111eb
-	return a ^ a>>31
-}
+func mix(a, b uint64) uint64 { return maphash.Comparable(seed, [2]uint64{a, b}) }
+
+var seed = maphash.MakeSeed()

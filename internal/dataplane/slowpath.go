@@ -202,8 +202,8 @@ func (k *slowPath) inject(in frame.PortID, net, egress frame.NetID, at resumePoi
 }
 
 // mayInject limits how many bytes of one ingress port are given back to the workers in each Tick: a packet that is cut becomes many. Half of a
-// queue is for all ports, in equal parts, but of at least leastShare. A port that needs more takes it from the other half, while some is left. Frames that the gateway originates, and those from outside, are
-// not limited.
+// queue is for all ports, in equal parts, but of at least leastShare. A port that needs more takes it from the other half, while some is left.
+// Frames that the gateway originates, and those from outside, are not limited.
 func (k *slowPath) mayInject(in frame.PortID, net frame.NetID, bytes int) bool {
 	if in == frame.Gateway || net == frame.NoNet {
 		return true

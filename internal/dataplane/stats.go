@@ -68,6 +68,8 @@ type tally struct {
 	n       int
 	rx, tx  uint64
 	extra   uint64 // replicated
+	refused uint64 // of all ports
+	senders uint64 // ports that have sent
 }
 
 type portTally struct{ rxPackets, rxBytes, txPackets, txBytes, refused, segments uint64 }
@@ -85,6 +87,9 @@ func (t *tally) port(p frame.PortID) *portTally {
 //uvswitch:hot
 func (t *tally) received(f *frame.Frame) {
 	c, bytes := t.port(f.In), f.Len()
+	if c.rxPackets == 0 {
+		t.senders++
+	}
 	c.rxPackets++
 	c.rxBytes += uint64(bytes)
 	if bytes > frame.MaxFrame/64 {
@@ -129,7 +134,7 @@ func (t *tally) flush(c *counters) {
 	if t.extra != 0 {
 		c.replicated.Add(t.extra)
 	}
-	t.rx, t.tx, t.extra = 0, 0, 0
+	t.rx, t.tx, t.extra, t.refused, t.senders = 0, 0, 0, 0, 0
 }
 
 // PortStats are a port's counts since it was added. Drops are named by reason.

@@ -44,7 +44,7 @@ const (
 type turns struct {
 	paused []pausedPort // in the order in which they will be read again
 
-	loud       [frame.MaxPorts]int64  // until then, the port is loud, if it costs as much as others that are
+	loud       [frame.MaxPorts]int64  // until then, the port is loud, if it costs enough: see isLoud
 	batches    uint32                 // that were busy
 	row        [frame.MaxPorts]streak // of busy batches with frames of the port
 	refusing   uint32                 // batches with many refused frames
@@ -52,7 +52,7 @@ type turns struct {
 	streams    [frame.MaxPorts]bool   // the port is loud only since its frames are long
 	long       [frame.MaxPorts]uint8  // batches with longBytes of the port; halved by every other batch with frames of it
 	cost       [frame.MaxPorts]int64  // of the ports, in the last costWindows: bytes, and frameCost for each frame
-	mean       int64                  // cost of the ports with a time in loud
+	mean       int64                  // cost of the ports that may be loud, in the mean
 	until      int64                  // until then, CPU times are measured: some port has been loud or refused
 	others     bool                   // in this window, a port that is not loud has sent to one that is not
 	began      int64                  // of the window
@@ -127,9 +127,6 @@ func (w *worker) settle(now int64) {
 // pause pauses a port for ns after the pauses of others. A port that had sent one more batch before its pause began pauses for longer.
 func (w *worker) pause(id frame.PortID, now, ns int64) {
 	t := &w.turns
-	if w.isUplink(id) {
-		return
-	}
 	if t.debt[id] += ns; t.debt[id] < alarmEvery { // the worker does not wake up more often
 		return
 	}
@@ -172,13 +169,8 @@ func (w *worker) charge(b *frame.Batch, now int64) {
 	if busy {
 		t.batches++
 	}
-	refused, ports := uint64(0), uint64(0)
-	for _, id := range w.tally.touched[:w.tally.n] {
-		if p := &w.tally.ports[id]; p.rxPackets != 0 {
-			refused, ports = refused+p.refused, ports+1
-		}
-	}
-	if refused >= refusedLeast {
+	refusing := w.tally.refused >= refusedLeast
+	if refusing {
 		t.refusing++
 	}
 	for _, id := range w.tally.touched[:w.tally.n] {
@@ -188,17 +180,17 @@ func (w *worker) charge(b *frame.Batch, now int64) {
 		}
 		t.cost[id] += int64(p.rxBytes + frameCost*p.rxPackets)
 		many := p.rxPackets+p.segments/loudSize >= loudFrames
-		if w.isUplink(id) {
+		if id == w.uplink { // it carries the frames of many senders: it is never loud and never paused
 			if many {
 				w.dp.uplinkIsBusy()
 			}
 			continue
 		}
-		many = busy && 2*p.rxPackets*ports >= uint64(b.N) && t.row[id].add(t.batches) || many
+		many = busy && 2*p.rxPackets*w.tally.senders >= uint64(b.N) && t.row[id].add(t.batches) || many
 		if long := t.isLong(id, p.rxBytes); long || many {
 			t.loud[id], t.until, t.streams[id] = now+loudTime, now+loudTime, !many
 		}
-		inARow := refused >= refusedLeast && p.refused > 0 && t.refusedRow[id].add(t.refusing)
+		inARow := refusing && p.refused > 0 && t.refusedRow[id].add(t.refusing)
 		if (inARow || p.refused >= refusedLeast) && 2*p.refused >= p.rxPackets {
 			t.until = now + loudTime
 			t.charges = append(t.charges, charge{id: id, frames: int64(p.refused), part: refusedPart, most: int64(p.refused)})
@@ -237,14 +229,6 @@ func (w *worker) chargeAnswers(b *frame.Batch) {
 			}
 		}
 	}
-}
-
-// isUplink reports whether a port is the uplink. It carries the frames of many senders, so it is never loud and never paused.
-//
-//uvswitch:hot
-func (w *worker) isUplink(id frame.PortID) bool {
-	p, ok := w.dp.Switch.Port(id)
-	return ok && p.Net == frame.NoNet
 }
 
 // servesOthers reports whether a frame of the batch goes from a port that is not loud to another such port: it is no answer to a flood.
@@ -324,6 +308,7 @@ func (t *turns) forget(id frame.PortID) {
 func (w *worker) refused(f *frame.Frame) {
 	if w.origin == received {
 		w.tally.ports[f.In].refused++
+		w.tally.refused++
 	}
 }
 

@@ -41,10 +41,11 @@ type worker struct {
 	shaper     shaper
 	storms     [frame.MaxPorts]storm
 	turns      turns
-	injected   *ring.Queue // from the slow path
-	buf        []byte      // records of the reinjected batch, until the next one
-	piece      []byte      // a fragment that is about to be sent
-	pieceFrame frame.Frame // likewise, as a frame
+	uplink     frame.PortID // NoPort if another worker reads it
+	injected   *ring.Queue  // from the slow path
+	buf        []byte       // records of the reinjected batch, until the next one
+	piece      []byte       // a fragment that is about to be sent
+	pieceFrame frame.Frame  // likewise, as a frame
 
 	pendingCalls atomic.Int32 // functions in mailbox
 	mu           sync.Mutex   // Lock 58
@@ -296,12 +297,18 @@ func (w *worker) limit(id frame.PortID, rx, tx *bucket) {
 
 func (w *worker) addPort(id frame.PortID, c frame.Conn, read frame.Reading) error {
 	w.gsoMax[id].tcp, w.gsoMax[id].udp = int32(c.GSOMaxSize(frame.TCP)), int32(c.GSOMaxSize(frame.UDP))
+	if read == frame.ReadUplink {
+		w.uplink = id
+	}
 	return w.poller.Add(id, c, read)
 }
 
 func (w *worker) removePort(id frame.PortID) {
 	w.gsoMax[id].tcp, w.gsoMax[id].udp = 0, 0
 	w.turns.forget(id)
+	if w.uplink == id {
+		w.uplink = frame.NoPort
+	}
 	w.limit(id, nil, nil) // releases its queued frames, which are dropped because the port is gone
 	w.poller.Remove(id)
 }

@@ -1,7 +1,7 @@
 // Package sandbox takes from this process what a running switch never needs: system calls, files, and capabilities. Whoever takes over
 // the process by a fault then starts no program by itself, enters no namespace and opens no file of others.
 //
-// Package rights has the tables of what is kept and of what is denied. The sandbox does not hold a child process that was started before.
+// Package rights lists what is kept, and what is denied. A child process that was started before the sandbox is outside of it.
 // SECURITY.md says what a process inside can still do.
 //
 // Sources: seccomp(2), landlock(7), capabilities(7).

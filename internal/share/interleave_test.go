@@ -10,7 +10,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// Two ports take and return units around their floors, in every order of the atomic operations: what is lent is counted right.
+// Two ports take and return units around their floors. In every order of the atomic operations, the count of what is left to lend is right.
 func TestInterleaveTake(t *testing.T) {
 	var p Pool
 	p.Resize(4*minPorts, minPorts, 0) // floors of two

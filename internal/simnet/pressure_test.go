@@ -18,20 +18,31 @@ a > 10.0.0.1 ping
 b > 10.0.0.1 ping
 `
 
-// A flood of SYNs with forged sources, which the container answers, takes a published container off the net neither inwards nor outwards.
-func TestForgedSYNs(t *testing.T) {
-	n := play(t, "nat flows 1024 quota 256\n"+pressedBed)
-	a, own := n.host("a"), frametest.Addr("198.51.100.1")
+// forge lets 600 forged sources send a packet each to the port that a publishes, and a answer it. Frames q and r are what the two have beside
+// addresses and ports. It calls between after the hundredth one.
+func forge(n *Net, q, r frametest.Packet, between func()) {
+	a, o, own := n.host("a"), n.host("o"), frametest.Addr("198.51.100.1")
 	gateway, _ := n.DP.Router.Interface(1)
 	for i := range 600 {
 		from := frametest.Addr("192.0.2.0") + frame.Addr(i)
-		n.Inject(n.host("o"), frametest.Packet{SrcMAC: peerMAC, DstMAC: uplinkMAC, Src: from, Dst: own, Proto: frame.TCP, Flags: frame.FlagSYN, SrcPort: 5000, DstPort: 8080}.Raw())
-		n.Inject(a, frametest.Packet{SrcMAC: a.MAC, DstMAC: gateway.MAC, Src: a.Addr, Dst: from, Proto: frame.TCP, Flags: frame.FlagSYN | frame.FlagACK, SrcPort: 80, DstPort: 5000}.Raw())
-		if i == 100 { // one that is real, and goes on
-			must(t, n, "o:7000 > 198.51.100.1:8080 tcp S\na:80 > o:7000 tcp S.\no:7000 > 198.51.100.1:8080 tcp .\n")
+		q.SrcMAC, q.DstMAC, q.Src, q.Dst, q.SrcPort, q.DstPort = peerMAC, uplinkMAC, from, own, 5000, 8080
+		r.SrcMAC, r.DstMAC, r.Src, r.Dst, r.SrcPort, r.DstPort = a.MAC, gateway.MAC, a.Addr, from, 80, 5000
+		n.Inject(o, q.Raw())
+		n.Inject(a, r.Raw())
+		if i == 100 {
+			between()
 		}
 	}
-	a.inbox, n.host("o").inbox = nil, nil
+	a.inbox, o.inbox = nil, nil
+}
+
+// A flood of SYNs with forged sources, which the container answers, takes a published container off the net neither inwards nor outwards.
+func TestForgedSYNs(t *testing.T) {
+	n := play(t, "nat flows 1024 quota 256\n"+pressedBed)
+	syn, answer := frametest.Packet{Proto: frame.TCP, Flags: frame.FlagSYN}, frametest.Packet{Proto: frame.TCP, Flags: frame.FlagSYN | frame.FlagACK}
+	forge(n, syn, answer, func() { // one that is real, and goes on
+		must(t, n, "o:7000 > 198.51.100.1:8080 tcp S\na:80 > o:7000 tcp S.\no:7000 > 198.51.100.1:8080 tcp .\n")
+	})
 	must(t, n, `o:7001 > 198.51.100.1:8080 tcp S
 a < o:7001 tcp S
 a:30000 > o:443 tcp S
@@ -44,14 +55,7 @@ a < o:7000 tcp P.
 // Questions with forged sources, each of which the container answers once, take it off the net no more than SYNs do.
 func TestForgedQuestions(t *testing.T) {
 	n := play(t, "nat flows 1024 quota 256\n"+pressedBed)
-	a, own := n.host("a"), frametest.Addr("198.51.100.1")
-	gateway, _ := n.DP.Router.Interface(1)
-	for i := range 600 {
-		from := frametest.Addr("192.0.2.0") + frame.Addr(i)
-		n.Inject(n.host("o"), frametest.Packet{SrcMAC: peerMAC, DstMAC: uplinkMAC, Src: from, Dst: own, SrcPort: 5000, DstPort: 8080}.Raw())
-		n.Inject(a, frametest.Packet{SrcMAC: a.MAC, DstMAC: gateway.MAC, Src: a.Addr, Dst: from, SrcPort: 80, DstPort: 5000}.Raw())
-	}
-	a.inbox, n.host("o").inbox = nil, nil
+	forge(n, frametest.Packet{}, frametest.Packet{}, func() {})
 	must(t, n, "o:7001 > 198.51.100.1:8080 \"a client\"\na < o:7001 \"a client\"\na:30000 > o:53 \"its own\"\no < 198.51.100.1:* \"its own\"\n")
 }
 

@@ -323,18 +323,31 @@ func TestVDEHostile(t *testing.T) {
 	}
 }
 
-// A symbolic link does not lead frames to a socket.
-func TestVDELink(t *testing.T) {
+func openVDE(t *testing.T) *VDE {
+	t.Helper()
 	v, err := OpenVDE(filepath.Join(t.TempDir(), "vde"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer v.Close()
+	t.Cleanup(func() { v.Close() })
+	return v
+}
+
+// dialVDE connects a client, which has not sent its request yet.
+func dialVDE(t *testing.T, v *VDE) net.Conn {
+	t.Helper()
 	c, err := net.Dial("unix", filepath.Join(filepath.Dir(v.name), "ctl"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// A symbolic link does not lead frames to a socket.
+func TestVDELink(t *testing.T) {
+	v := openVDE(t)
+	dialVDE(t, v)
 	v.control()
 	target, link := filepath.Join(t.TempDir(), "real"), filepath.Join(t.TempDir(), "link")
 	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: target, Net: "unixgram"})
@@ -355,22 +368,13 @@ func TestVDELink(t *testing.T) {
 
 // A call accepts a few clients only, however many connect: the worker makes it.
 func TestVDEAccepts(t *testing.T) {
-	v, err := OpenVDE(filepath.Join(t.TempDir(), "vde"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer v.Close()
+	v := openVDE(t)
 	if err := unix.Listen(v.listener, 4096); err != nil {
 		t.Fatal(err)
 	}
 	var clients []net.Conn
 	for range 200 {
-		c, err := net.Dial("unix", filepath.Join(filepath.Dir(v.name), "ctl"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		clients = append(clients, c)
+		clients = append(clients, dialVDE(t, v))
 	}
 	v.control()
 	accepted := 1 // the last one waits for its request; all others are hung up
@@ -387,11 +391,7 @@ func TestVDEAccepts(t *testing.T) {
 
 // The client's socket is the one that was looked at, also when its name leads elsewhere a moment later.
 func TestVDESwap(t *testing.T) {
-	v, err := OpenVDE(filepath.Join(t.TempDir(), "vde"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer v.Close()
+	v := openVDE(t)
 	dir := t.TempDir()
 	name, link, foreign := filepath.Join(dir, "client"), filepath.Join(dir, "link"), filepath.Join(dir, "foreign")
 	var sockets []*net.UnixConn
@@ -418,11 +418,7 @@ func TestVDESwap(t *testing.T) {
 			}
 		}
 	}()
-	c, err := net.Dial("unix", filepath.Join(filepath.Dir(v.name), "ctl"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	dialVDE(t, v)
 	v.control()
 	f, connected := frameOf("x"), 0
 	for range 3000 {
