@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"runtime"
 	"testing"
 	"time"
 
@@ -93,14 +94,19 @@ func TestWalksPause(t *testing.T) {
 	reclaimed := make(chan struct{})
 	seen := 0
 	n.Flows(10, func(Flow) bool {
-		if seen++; seen == 1 {
+		seen++
+		switch seen {
+		case 1:
 			go func() {
 				n.Retire()
 				n.Reclaim()
 				close(reclaimed)
 			}()
-		}
-		if seen == 2*listSlice {
+			for n.listing.TryRLock() { // until Reclaim waits for the lock
+				n.listing.RUnlock()
+				runtime.Gosched()
+			}
+		case 2 * listSlice: // in a later slice than the first
 			select {
 			case <-reclaimed:
 			case <-time.After(10 * time.Second):
