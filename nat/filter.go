@@ -10,16 +10,16 @@ import (
 // An Inbound says what containers may begin with the host. The host may begin anything with them, and has the answers.
 type Inbound struct {
 	Host  frame.PortID   // the port of the host
-	Addrs []frame.Addr   // the host's addresses; packets to others only pass through the host
+	Addrs []netip.Addr   // the host's addresses; packets to others only pass through the host
 	Local []netip.Prefix // what else the host's kernel takes for itself: prefixes of its table local, broadcast addresses
 	Open  [2]*PortSet    // ports that containers may use: of TCP, of UDP
 	Pings bool           // ICMP queries are let in
 }
 
 // isHost reports whether a packet to an address is for the host itself. Groups and broadcasts are.
-func (in *Inbound) isHost(a frame.Addr) bool {
-	return a >= 0xe0000000 || slices.Contains(in.Addrs, a) ||
-		slices.ContainsFunc(in.Local, func(p netip.Prefix) bool { return p.Contains(a.Netip()) })
+func (in *Inbound) isHost(a netip.Addr) bool {
+	return a.IsMulticast() || a.Is4() && a.As4()[0] >= 240 || a.IsLinkLocalUnicast() || slices.Contains(in.Addrs, a) ||
+		slices.ContainsFunc(in.Local, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // opens reports whether a container may begin a flow with f.
@@ -29,7 +29,7 @@ func (in *Inbound) opens(f *frame.Frame) bool {
 		return in.Open[tcp].Has(f.Tuple.DstPort)
 	case frame.UDP:
 		return in.Open[udp].Has(f.Tuple.DstPort)
-	case frame.ICMP:
+	case frame.ICMP, frame.ICMPv6:
 		return in.Pings
 	}
 	return false
@@ -39,15 +39,19 @@ func (in *Inbound) opens(f *frame.Frame) bool {
 //
 //uvswitch:hot
 func (n *NAT) Filter(b *frame.Batch) {
-	c := n.config.Load()
+	c, c6 := n.config.Load(), n.six.config.Load()
 	for i := range b.Frames[:b.N] {
 		f := &b.Frames[i]
 		if f.Verdict != frame.Policed {
 			continue
 		}
 		why := frame.None
-		if c.inbound != nil {
-			why = n.filter(c, f, b)
+		switch {
+		case c.inbound == nil:
+		case f.Flags&frame.IsIPv6 != 0:
+			why = n.six.filter(c6, packetOf[frame.Addr6](b, i), b)
+		default:
+			why = n.filter(c, packetOf[frame.Addr](b, i), b)
 		}
 		switch {
 		case why == frame.None && f.Out == frame.NoPort:
@@ -66,36 +70,36 @@ func (n *NAT) Filter(b *frame.Batch) {
 }
 
 // filter returns the reason why f may not pass between a container and the host, or None.
-func (n *NAT) filter(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
+func (n *tracker[A]) filter(c *config[A], f packet[A], b *frame.Batch) frame.Reason {
 	in := c.inbound
 	fromHost := f.In == in.Host
-	if f.Flags&(frame.Injected|frame.IsARP) != 0 || f.NAT != frame.NATNone { // a flow that NAT knows has been judged
+	if f.Flags&(frame.Injected|frame.IsARP) != 0 || f.NAT != frame.NATNone || f.IsND() { // a flow that NAT knows has been judged
 		return frame.None
 	}
-	own := f.Tuple.Dst
+	own := f.tuple.Dst
 	if fromHost {
-		own = f.Tuple.Src
+		own = f.tuple.Src
 	}
 	switch {
-	case f.Flags&frame.IsIPv4 == 0 || f.Malformed != frame.None:
+	case f.Flags&(frame.IsIPv4|frame.IsIPv6) == 0 || f.Malformed != frame.None:
 		if fromHost {
 			return frame.None
 		}
 		return frame.HostInbound
-	case !in.isHost(own):
+	case !in.isHost(frame.Netip(own)):
 		return frame.None
 	case f.Flags&frame.ICMPError != 0:
 		return n.filterError(c, f, b, fromHost)
 	case f.Flags&frame.HasTuple == 0:
 		return frame.None // a later fragment, which is of no use without its first one
 	}
-	if e, dir, ok := n.find(c, &f.Tuple, b); ok {
+	if e, dir, ok := n.find(c, f.tuple, b); ok {
 		f.Flow, f.Dir = e, dir
 	} else {
-		if !fromHost && !in.opens(f) {
+		if !fromHost && !in.opens(f.Frame) {
 			return frame.HostInbound
 		}
-		if b.Dry || begins(f) != frame.None {
+		if b.Dry || begins(f.Frame) != frame.None {
 			return frame.None
 		}
 		if why := n.track(c, f, b); why != frame.None {
@@ -113,10 +117,10 @@ func (n *NAT) filter(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 }
 
 // filterError lets an ICMP error pass if it is about a packet of a flow.
-func (n *NAT) filterError(c *config, f *frame.Frame, b *frame.Batch, fromHost bool) frame.Reason {
-	if q, _, ok := frame.Quoted(f.ICMP()); ok && !fromHost {
+func (n *tracker[A]) filterError(c *config[A], f packet[A], b *frame.Batch, fromHost bool) frame.Reason {
+	if q, _, ok := frame.QuotedOf[A](f.ICMP()); ok && !fromHost {
 		sent := q.Reverse()
-		if e, _, ok := n.find(c, &sent, b); ok && f.Tuple.Dst == q.Src && n.state[e].port == f.In {
+		if e, _, ok := n.find(c, &sent, b); ok && f.tuple.Dst == q.Src && n.state[e].port == f.In {
 			return frame.None
 		}
 		return frame.HostInbound
@@ -125,8 +129,8 @@ func (n *NAT) filterError(c *config, f *frame.Frame, b *frame.Batch, fromHost bo
 }
 
 // track makes the flow that f begins, which nothing translates. It is charged to the container's port. It sets f.Flow and f.Dir.
-func (n *NAT) track(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
-	d := pendingFlow{orig: f.Tuple, reply: f.Tuple.Reverse(), port: f.In, net: f.Net, status: untranslated}
+func (n *tracker[A]) track(c *config[A], f packet[A], b *frame.Batch) frame.Reason {
+	d := pendingFlow[A]{orig: *f.tuple, reply: f.tuple.Reverse(), port: f.In, net: f.Net, status: untranslated}
 	if f.In == c.inbound.Host && f.Out != frame.NoPort {
 		d.port = f.Out
 		d.status |= servedFlow

@@ -21,17 +21,18 @@ type fragments struct {
 	arrived []FragmentKey          // packets whose first fragment has come since TakeArrived; at most maxArrived, and then some are missing
 }
 
-// A FragmentKey says which fragments are of one packet (RFC 791, 3.2).
+// A FragmentKey says which fragments are of one packet (RFC 791, 3.2; RFC 8200, 4.5).
 type FragmentKey struct {
-	src, dst frame.Addr
-	id       uint16
-	proto    uint8
+	src, dst frame.Addr6 // of IPv4 with Hi 0
+	id       uint32
+	proto    uint8 // of IPv6 0: the fragments of one packet may differ in it
 	net      frame.NetID
 }
 
 // datagram is one fragmented packet.
 type datagram struct {
 	srcPort, dstPort uint16
+	proto            uint8
 	hosts            bool // it was given back to the host
 	bad              bool // two fragments overlapped: drop the rest (RFC 5722, section 4, by analogy)
 	in               frame.PortID
@@ -55,23 +56,25 @@ const (
 
 // FragmentKeyOf returns the key of a parsed fragment, with Net set.
 func FragmentKeyOf(f *frame.Frame) FragmentKey {
-	return FragmentKey{f.Tuple.Src, f.Tuple.Dst, f.IPv4().ID(), f.Proto, f.Net}
+	if f.Flags&frame.IsIPv6 != 0 {
+		return FragmentKey{src: f.IPv6().Src(), dst: f.IPv6().Dst(), id: f.FragID(), net: f.Net}
+	}
+	return FragmentKey{frame.Addr6{Lo: uint64(f.Tuple.Src)}, frame.Addr6{Lo: uint64(f.Tuple.Dst)}, f.FragID(), f.Proto, f.Net}
 }
 
 // translateFragment adds the ports to the tuple of a fragment, or returns the reason why it may not pass.
 // FragmentWaits: the first fragment has not come. With note, translateFragment stores the ports of a first fragment.
-func (n *NAT) translateFragment(f *frame.Frame, b *frame.Batch, note bool) frame.Reason {
-	r := &n.frags
-	ip := f.IPv4()
-	lo := ip.FragOffset()
-	hi := lo + len(f.Payload())
-	if lo == 8 && f.Proto == frame.TCP || hi > 65535 || lo == hi || ip.MoreFrags() && hi%8 != 0 {
+func (n *tracker[A]) translateFragment(f packet[A], b *frame.Batch, note bool) frame.Reason {
+	r := n.frags
+	lo := f.FragOffset()
+	hi := lo + f.FragLen()
+	if lo == 8 && f.Proto == frame.TCP || hi > 65535 || lo == hi || f.MoreFrags() && hi%8 != 0 {
 		return frame.FragmentInvalid // RFC 1858, section 4; or longer than a packet can be
 	}
 	if lo == 0 && (!note || b.Dry) {
 		return frame.None
 	}
-	key := FragmentKeyOf(f)
+	key := FragmentKeyOf(f.Frame)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	d := r.seen[key]
@@ -85,7 +88,7 @@ func (n *NAT) translateFragment(f *frame.Frame, b *frame.Batch, note bool) frame
 		return frame.FragmentWaits
 	}
 	if d == nil {
-		d = &datagram{srcPort: f.Tuple.SrcPort, dstPort: f.Tuple.DstPort, in: f.In % frame.MaxPorts, outside: f.Net == frame.NoNet, expires: b.Tick + fragmentTime}
+		d = &datagram{srcPort: f.tuple.SrcPort, dstPort: f.tuple.DstPort, proto: f.Proto, in: f.In % frame.MaxPorts, outside: f.Net == frame.NoNet, expires: b.Tick + fragmentTime}
 		full := r.perPort[d.in] >= datagramsPerPort
 		if !r.add(key, d) {
 			return frame.FragmentQueueFull
@@ -97,17 +100,19 @@ func (n *NAT) translateFragment(f *frame.Frame, b *frame.Batch, note bool) frame
 	if d.hosts && lo != 0 {
 		return frame.NotForUs
 	}
-	f.Tuple.SrcPort, f.Tuple.DstPort = d.srcPort, d.dstPort
+	f.Proto = d.proto
+	f.Tuple.SrcPort, f.Tuple.DstPort, f.Tuple.Proto = d.srcPort, d.dstPort, d.proto
+	f.tuple.SrcPort, f.tuple.DstPort, f.tuple.Proto = d.srcPort, d.dstPort, d.proto
 	f.Flags |= frame.HasTuple
 	return frame.None
 }
 
 // noteHosts records that the first fragment of a packet is given back to the host: its later fragments follow.
-func (n *NAT) noteHosts(f *frame.Frame) {
-	r := &n.frags
+func (n *tracker[A]) noteHosts(f packet[A]) {
+	r := n.frags
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if key := FragmentKeyOf(f); r.seen[key] == nil {
+	if key := FragmentKeyOf(f.Frame); r.seen[key] == nil {
 		d := &datagram{in: f.In % frame.MaxPorts, outside: true, hosts: true, expires: frame.Tick(n.now.Load()) + fragmentTime}
 		r.add(key, d) // without room, its later fragments time out
 	}
@@ -128,11 +133,11 @@ func (r *fragments) add(key FragmentKey, d *datagram) bool {
 }
 
 // forgetFragment forgets the packet of a first fragment that takes its way once more.
-func (n *NAT) forgetFragment(f *frame.Frame) {
-	r := &n.frags
+func (n *tracker[A]) forgetFragment(f packet[A]) {
+	r := n.frags
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if key := FragmentKeyOf(f); r.seen[key] != nil {
+	if key := FragmentKeyOf(f.Frame); r.seen[key] != nil {
 		r.forget(key, r.seen[key])
 	}
 }
@@ -168,10 +173,9 @@ func (r *fragments) evict(d *datagram) bool {
 }
 
 // recordFragment records that a fragment is about to leave, or returns the reason why it may not.
-func (n *NAT) recordFragment(f *frame.Frame, dry bool) frame.Reason {
-	r := &n.frags
-	ip, key := f.IPv4(), FragmentKeyOf(f)
-	lo := ip.FragOffset()
+func (n *tracker[A]) recordFragment(f packet[A], dry bool) frame.Reason {
+	r := n.frags
+	key, lo := FragmentKeyOf(f.Frame), f.FragOffset()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	d := r.seen[key]
@@ -182,9 +186,9 @@ func (n *NAT) recordFragment(f *frame.Frame, dry bool) frame.Reason {
 		return frame.FragmentInvalid
 	case dry:
 		copied := *d
-		return copied.add(lo, lo+len(f.Payload()), !ip.MoreFrags())
+		return copied.add(lo, lo+f.FragLen(), !f.MoreFrags())
 	}
-	if why := d.add(lo, lo+len(f.Payload()), !ip.MoreFrags()); why != frame.None {
+	if why := d.add(lo, lo+f.FragLen(), !f.MoreFrags()); why != frame.None {
 		return why
 	}
 	if d.n == 1 && d.spans[0] == (span{0, d.total}) {
@@ -252,7 +256,7 @@ func (n *NAT) FragmentsArrived() bool { return n.frags.pending.Load() }
 // TakeArrived returns the packets whose first fragment has come since the last call, appended to buf. all says that there were more: each
 // packet whose fragments wait may be one.
 func (n *NAT) TakeArrived(buf []FragmentKey) (keys []FragmentKey, all bool) {
-	r := &n.frags
+	r := n.frags
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.pending.Store(false)
@@ -270,7 +274,7 @@ func (n *NAT) HasFirstFragment(key FragmentKey) bool {
 
 // AgeFragments removes packets whose remaining fragments have not come in time. The slow path calls it.
 func (n *NAT) AgeFragments(now frame.Tick) {
-	r := &n.frags
+	r := n.frags
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for key, d := range r.seen {

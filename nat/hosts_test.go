@@ -19,7 +19,7 @@ func TestHosts(t *testing.T) {
 	check := func(want bool, addrs ...string) {
 		t.Helper()
 		for _, a := range addrs {
-			if n.Owns(frametest.Addr(a)) != want {
+			if n.Owns(netip.MustParseAddr(a)) != want {
 				t.Errorf("Owns(%s) is %t", a, !want)
 			}
 		}

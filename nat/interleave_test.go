@@ -29,9 +29,9 @@ func exploreSome(t *testing.T, preemptions int, check func() error, threads ...f
 	}
 }
 
-type four struct{ *table[frame.Tuple] }
+type four struct{ *table[frame.Addr] }
 
-func tableOfFour() four { return four{newTable[frame.Tuple](4, 99, nil)} }
+func tableOfFour() four { return four{newTable[frame.Addr](4, 99, nil)} }
 
 // add inserts an entry with the keys k and 1000+k2.
 func (t four) add(k, k2 int) (e uint32, out outcome) {

@@ -9,7 +9,7 @@ import (
 // A Flow describes one entry of the flow table.
 type Flow struct {
 	ID               uint32 // number of the entry; another flow may have it later
-	Original, Reply  frame.Tuple
+	Original, Reply  frame.Endpoints
 	State            string // TCP state by the name in Linux; empty for other protocols
 	Timeout          uint32 // seconds until it expires if it stays idle
 	Assured, Replied bool
@@ -19,11 +19,11 @@ type Flow struct {
 	Packets, Bytes   [2]uint64    // original and reply direction; bytes of IP packets
 }
 
-func (n *NAT) view(e uint32, now frame.Tick) Flow {
+func (n *tracker[A]) view(e uint32, now frame.Tick) Flow {
 	s, k := &n.state[e], &n.flows.keys[e]
 	w := s.state.Load()
 	f := Flow{
-		ID: e, Original: k[0], Reply: k[1], Assured: w&assured != 0, Replied: w&seenReply != 0, Net: s.net, Port: s.port, Rule: s.rule,
+		ID: e, Original: frame.EndpointsOf(k[0]), Reply: frame.EndpointsOf(k[1]), Assured: w&assured != 0, Replied: w&seenReply != 0, Net: s.net, Port: s.port, Rule: s.rule,
 	}
 	if left := int32(frame.Tick(s.expires.Load()) - now); left > 0 {
 		f.Timeout = uint32(left) / frame.TicksPerSecond
@@ -41,7 +41,7 @@ func (n *NAT) view(e uint32, now frame.Tick) Flow {
 const listSlice = 4096
 
 // walk calls do for each live entry, in slices, until do returns false. Other goroutines may create and end flows meanwhile.
-func (n *NAT) walk(do func(e uint32) bool) {
+func (n *tracker[A]) walk(do func(e uint32) bool) {
 	for next := uint32(1); next < n.flows.highWater(); next += listSlice {
 		if !n.walkSlice(next, min(next+listSlice, n.flows.highWater()), do) {
 			return
@@ -49,7 +49,7 @@ func (n *NAT) walk(do func(e uint32) bool) {
 	}
 }
 
-func (n *NAT) walkSlice(from, to uint32, do func(e uint32) bool) bool {
+func (n *tracker[A]) walkSlice(from, to uint32, do func(e uint32) bool) bool {
 	n.listing.RLock()
 	defer n.listing.RUnlock()
 	for e := from; e < to; e++ {
@@ -60,14 +60,27 @@ func (n *NAT) walkSlice(from, to uint32, do func(e uint32) bool) bool {
 	return true
 }
 
-// Flows calls yield for each live flow until yield returns false. Other goroutines may create and end flows
+// Flows calls yield for each live flow, IPv4's first, until yield returns false. Other goroutines may create and end flows
 // meanwhile.
 func (n *NAT) Flows(now frame.Tick, yield func(Flow) bool) {
+	more := true
+	each := func(f Flow) bool {
+		more = yield(f)
+		return more
+	}
+	if n.eachFlow(now, each); more {
+		n.six.eachFlow(now, each)
+	}
+}
+
+func (n *tracker[A]) eachFlow(now frame.Tick, yield func(Flow) bool) {
 	n.walk(func(e uint32) bool { return expired(&n.state[e], now) || yield(n.view(e, now)) })
 }
 
 // Flush ends the flows for which which returns true, and returns how many it ended.
-func (n *NAT) Flush(which func(Flow) bool) (removed int) {
+func (n *NAT) Flush(which func(Flow) bool) (removed int) { return n.flush(which) + n.six.flush(which) }
+
+func (n *tracker[A]) flush(which func(Flow) bool) (removed int) {
 	now := frame.Tick(n.now.Load())
 	n.walk(func(e uint32) bool {
 		if which(n.view(e, now)) && n.end(e, flushed) {
@@ -80,6 +93,14 @@ func (n *NAT) Flush(which func(Flow) bool) (removed int) {
 
 // FlushPort ends the flows that are charged to a port.
 func (n *NAT) FlushPort(id frame.PortID) {
+	n.flushPort(id)
+	n.six.flushPort(id)
+}
+
+func (n *tracker[A]) flushPort(id frame.PortID) {
+	if n.flowShares.Held(id) == 0 {
+		return
+	}
 	n.walk(func(e uint32) bool {
 		if n.state[e].port == id {
 			n.end(e, flushed)
@@ -109,7 +130,7 @@ func (n *NAT) Watch(fn func(kind EventKind, f Flow, why string)) {
 	n.watch.Store(&fn)
 }
 
-func (n *NAT) emit(kind EventKind, e uint32, why string) {
+func (n *tracker[A]) emit(kind EventKind, e uint32, why string) {
 	if fn := n.watch.Load(); fn != nil {
 		(*fn)(kind, n.view(e, frame.Tick(n.now.Load())), why)
 	}
@@ -145,26 +166,26 @@ func (n *NAT) Stats() (created uint64, ended map[string]uint64) {
 }
 
 // Used returns the number of flows.
-func (n *NAT) Used() int { return int(n.flows.used.Load()) }
+func (n *NAT) Used() int { return int(n.flows.used.Load() + n.six.flows.used.Load()) }
 
-// Limit returns the maximum number of flows.
+// Limit returns the maximum number of flows of IPv4.
 func (n *NAT) Limit() int { return n.flows.limit() }
 
 // FlowsOf returns the number of flows charged to a port.
-func (n *NAT) FlowsOf(id frame.PortID) int { return n.flowShares.Held(id) }
+func (n *NAT) FlowsOf(id frame.PortID) int { return n.flowShares.Held(id) + n.six.flowShares.Held(id) }
 
 // PortsOf returns the number of outside TCP and UDP ports charged to a port, including those in quarantine.
 func (n *NAT) PortsOf(id frame.PortID) (tcpPorts, udpPorts int) {
-	return n.portShares[tcp].Held(id), n.portShares[udp].Held(id)
+	return n.portShares[tcp].Held(id) + n.six.portShares[tcp].Held(id), n.portShares[udp].Held(id) + n.six.portShares[udp].Held(id)
 }
 
 // FlowsPerPort returns Options.FlowsPerPort, at most the size of the table.
 func (n *NAT) FlowsPerPort() int { return n.maxFlows }
 
-// FlowQuota returns how many flows one port may have while no other port has more than its part.
+// FlowQuota returns how many flows of IPv4 one port may have while no other port has more than its part.
 func (n *NAT) FlowQuota() int { return n.flowShares.Greatest() }
 
-// PortQuota returns how many outside TCP and UDP ports one port may have while no other port has more than its part.
+// PortQuota returns how many outside TCP and UDP ports of IPv4 one port may have while no other port has more than its part.
 func (n *NAT) PortQuota() (tcpPorts, udpPorts int) {
 	return n.portShares[tcp].Greatest(), n.portShares[udp].Greatest()
 }
@@ -173,14 +194,18 @@ func (n *NAT) PortQuota() (tcpPorts, udpPorts int) {
 type PortUse struct{ Used, Resting, Limit int }
 
 // PortUseOf returns the use of the outside ports of TCP, UDP or SCTP, or of the ICMP identifiers; zero for other
-// protocols.
+// protocols. Used and Resting count both families.
 func (n *NAT) PortUseOf(proto uint8) PortUse {
 	i := protoIndex(proto)
 	c := n.config.Load()
 	if i < 0 || c.pool[i] == nil {
 		return PortUse{}
 	}
-	u := PortUse{Limit: c.pool[i].Len()}
+	four, six := n.portUse(i), n.six.portUse(i)
+	return PortUse{Used: four.Used + six.Used, Resting: four.Resting + six.Resting, Limit: c.pool[i].Len()}
+}
+
+func (n *tracker[A]) portUse(i int) (u PortUse) {
 	for _, a := range *n.addrs.list.Load() {
 		u.Used += a.ports[i].used.Len()
 		if r := a.ports[i].quarantine; r != nil {

@@ -71,15 +71,15 @@ type endpoint struct {
 
 // insideKey and outsideKey are the keys of a mapping; permissionKey makes the keys of a permission from them. The
 // destination of the inside key is the host's address: an inside endpoint has a mapping for each address by which it leaves.
-func insideKey(own frame.Addr, t *frame.Tuple) frame.Tuple {
-	return frame.Tuple{Src: t.Src, SrcPort: t.SrcPort, Dst: own, Proto: t.Proto}
+func insideKey[A frame.Address](own A, t *frame.TupleOf[A]) frame.TupleOf[A] {
+	return frame.TupleOf[A]{Src: t.Src, SrcPort: t.SrcPort, Dst: own, Proto: t.Proto}
 }
 
-func outsideKey(own frame.Addr, port uint16, proto uint8) frame.Tuple {
-	return frame.Tuple{Src: own, SrcPort: port, Proto: proto}
+func outsideKey[A frame.Address](own A, port uint16, proto uint8) frame.TupleOf[A] {
+	return frame.TupleOf[A]{Src: own, SrcPort: port, Proto: proto}
 }
 
-func permissionKey(k frame.Tuple, remote frame.Addr) frame.Tuple {
+func permissionKey[A frame.Address](k frame.TupleOf[A], remote A) frame.TupleOf[A] {
 	k.Dst, k.DstPort = remote, 1
 	return k
 }
@@ -87,7 +87,7 @@ func permissionKey(k frame.Tuple, remote frame.Addr) frame.Tuple {
 // acquire returns the mapping of the inside endpoint t.Src, t.SrcPort at the host's address a, with one more reference, and its outside
 // port. It creates the mapping if none exists: the same endpoint has the same outside port for every destination (RFC 4787,
 // REQ-1; RFC 5382, REQ-1). With evict, it makes room if there is no port. A dry call changes nothing.
-func (n *NAT) acquire(c *config, a *hostAddr, d *pendingFlow, evict, dry bool) (m uint32, port uint16, why frame.Reason) {
+func (n *tracker[A]) acquire(c *config[A], a *hostAddr[A], d *pendingFlow[A], evict, dry bool) (m uint32, port uint16, why frame.Reason) {
 	t, owner, net := &d.orig, d.port, d.net
 	inside := insideKey(a.addr, t)
 	h := inside.Hash(n.maps.seed)
@@ -144,7 +144,7 @@ func (n *NAT) acquire(c *config, a *hostAddr, d *pendingFlow, evict, dry bool) (
 const retries = 256
 
 // newMapping inserts a mapping, or with parent a permission, with one reference.
-func (n *NAT) newMapping(inside, outside frame.Tuple, parent uint32, owner frame.PortID, net frame.NetID) (uint32, outcome) {
+func (n *tracker[A]) newMapping(inside, outside frame.TupleOf[A], parent uint32, owner frame.PortID, net frame.NetID) (uint32, outcome) {
 	if !n.mapShares.Take(owner) {
 		return 0, refused
 	}
@@ -166,7 +166,7 @@ func (n *NAT) newMapping(inside, outside frame.Tuple, parent uint32, owner frame
 
 // permit returns the permission of mapping m for the address remote, with one more reference, and creates it if none
 // exists. The permission takes over the caller's reference to m. On failure permit releases m.
-func (n *NAT) permit(m uint32, remote frame.Addr) (uint32, frame.Reason) {
+func (n *tracker[A]) permit(m uint32, remote A) (uint32, frame.Reason) {
 	k := permissionKey(n.maps.keys[m][0], remote)
 	h, madeRoom := k.Hash(n.maps.seed), false
 	for range retries {
@@ -202,7 +202,7 @@ func (n *NAT) permit(m uint32, remote frame.Addr) (uint32, frame.Reason) {
 }
 
 // retain adds a reference to a mapping or permission, unless the last one has been released.
-func (n *NAT) retain(m uint32) bool {
+func (n *tracker[A]) retain(m uint32) bool {
 	for {
 		r := n.mappings[m].refs.Load()
 		if r == 0 {
@@ -215,7 +215,7 @@ func (n *NAT) retain(m uint32) bool {
 }
 
 // release removes a reference; releasing the last one removes the mapping or permission.
-func (n *NAT) release(m uint32) {
+func (n *tracker[A]) release(m uint32) {
 	s := &n.mappings[m]
 	if s.refs.Add(-1) != 0 {
 		return
@@ -236,7 +236,7 @@ func (n *NAT) release(m uint32) {
 // packet may use it. From outside, the filtering of the mapping's network decides (RFC 4787, REQ-8). From inside, the
 // packet always may (hairpinning, REQ-9); the router drops it if it may not reach the other container. m is 0 when no
 // mapping exists.
-func (n *NAT) findInbound(c *config, t *frame.Tuple, outside bool, now frame.Tick) (m uint32, ok bool) {
+func (n *tracker[A]) findInbound(c *config[A], t *frame.TupleOf[A], outside bool, now frame.Tick) (m uint32, ok bool) {
 	if i := protoIndex(t.Proto); i < 0 || i == icmp {
 		return 0, false
 	}

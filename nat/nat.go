@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"cmp"
 	"sync"
 
 	"github.com/uvswitch/uvswitch/internal/atomic"
@@ -10,62 +11,74 @@ import (
 
 // Options configure a NAT. Zero values take the defaults.
 type Options struct {
-	Flows        int     // capacity of the flow table; DefaultFlows
-	FlowsPerPort int     // flows charged to one port at most, whatever is free; 0: see package share
-	Seed         uint64  // seeds hashing and port choice; must be unpredictable in production
-	Outside      Outside // the uplink; nil for none, or for one that shares no address with the host
-	Timers       Timers  // RFCTimers when zero
-	Strict       bool    // drop TCP segments outside the window
-	Alloc        Alloc   // allocates the tables' memory; nil for the heap
+	Flows        int      // capacity of IPv4's flow table; DefaultFlows
+	Flows6       int      // of IPv6's; a quarter of Flows
+	FlowsPerPort int      // flows charged to one port at most, of each family, whatever is free; 0: see package share
+	Seed         uint64   // seeds hashing and port choice; must be unpredictable in production
+	Outside      Outside  // the uplink; nil for none, or for one that shares no address with the host
+	Outside6     Outside6 // the same for IPv6
+	Timers       Timers   // RFCTimers when zero
+	Strict       bool     // drop TCP segments outside the window
+	Alloc        Alloc    // allocates the tables' memory; nil for the heap
 }
 
 // DefaultFlows is the default capacity of the flow table.
 const DefaultFlows = 1 << 20
 
-// NAT is the connection tracker and its rules.
+// NAT is the connection tracker and its rules, for both families. What it has of its own is IPv4's part.
 type NAT struct {
-	flows          *tupleTable
-	state          []flow                                    // parallel to flows' entries
-	maps           *tupleTable                               // mappings (inside endpoint, outside endpoint) and permissions
-	mappings       []endpoint                                // parallel to maps' entries
-	addrs          hostAddrs                                 // with the outside ports
-	flowShares     share.Pool                                // of the flow table
-	mapShares      share.Pool                                // of maps
-	portShares     [protocols]share.Pool                     // of the outside ports, summed over addresses: in use or in quarantine
-	resting        [protocols][frame.MaxPorts]atomic.Int32   // by port charged: outside ports in quarantine
-	served         [frame.MaxPorts]atomic.Int32              // by port charged: flows that began elsewhere
-	loose          [protocols + 1][frame.MaxPorts]looseFlows // by protocol + 1, and port charged
-	ports          int                                       // of the switch, which share; guarded by mu
-	extraPorts     int                                       // of these, beyond one of each tenant; likewise
-	maxFlows       int                                       // Options.FlowsPerPort
-	windows        *windows                                  // windows of TCP connections; nil unless Options.Strict
-	frags          fragments
+	*tracker[frame.Addr]
+	six *tracker[frame.Addr6]
+}
+
+// shared is what the trackers of both families have in common.
+type shared struct {
+	timers  atomic.Pointer[Timers]
+	alloc   Alloc
+	seed    uint64
+	now     atomic.Uint32 // the Tick of the last batch that PreRouting or Expire saw
+	draws   atomic.Uint64 // counts port choices, so that no two use the same random number
+	ways    atomic.Uint32 // counts changes of the ways out: see WaysChanged
+	frags   *fragments
+	stats   flowStats
+	watch   atomic.Pointer[func(EventKind, Flow, string)]
+	mu      sync.Mutex // Lock 72: writers of the configurations
+	tracing sync.Mutex // Lock 68: held while a trace uses entry 0
+}
+
+// A tracker is the connection tracker of one family.
+type tracker[A frame.Address] struct {
+	*shared
+	flows          *table[A]
+	state          []flow                                              // parallel to flows' entries
+	maps           *table[A]                                           // mappings (inside endpoint, outside endpoint) and permissions
+	mappings       []endpoint                                          // parallel to maps' entries
+	addrs          hostAddrs[A]                                        // with the outside ports
+	flowShares     share.Pool                                          // of the flow table
+	mapShares      share.Pool                                          // of maps
+	portShares     [protocols]share.Pool                               // of the outside ports, summed over addresses: in use or in quarantine
+	resting        [protocols][frame.MaxPorts]atomic.Int32             // by port charged: outside ports in quarantine
+	served         [frame.MaxPorts]atomic.Int32                        // by port charged: flows that began elsewhere
+	loose          [protocols + 1][frame.MaxPorts]looseFlows           // by protocol + 1, and port charged
+	ports          int                                                 // of the switch, which share; guarded by mu
+	extraPorts     int                                                 // of these, beyond one of each tenant; likewise
+	maxFlows       int                                                 // Options.FlowsPerPort
+	windows        *windows                                            // windows of TCP connections; nil unless Options.Strict
 	portlessFlows  [frame.MaxPorts]atomic.Int32                        // flows of protocols without ports, per port
 	triedAt        [protocols + 2][frame.MaxPorts]atomic.Uint32        // by class - classServed and port: when a walk of evictFor found nothing
 	evictedAt      [frame.MaxPorts]atomic.Uint32                       // by port charged: the Tick in which evict ended a flow last
 	exhausted      [frame.MaxPorts]exhaustedFor                        // by port charged
 	refused        [frame.MaxPorts]struct{ first, last atomic.Uint32 } // Ticks: since when SYNs of a port are refused for want of an outside port
-	timers         atomic.Pointer[Timers]
-	outside        Outside
-	alloc          Alloc
-	replaced       replacedFlows
-	returnedFirsts returnedFirsts
-	asked          askedPackets
-	ways           atomic.Uint32 // counts changes of the ways out: see WaysChanged
-	seed           uint64
-	now            atomic.Uint32 // the Tick of the last batch that PreRouting or Expire saw
-	draws          atomic.Uint64 // counts port choices, so that no two use the same random number
+	outside        OutsideOf[A]
+	replaced       replacedFlows[A]
+	returnedFirsts returnedFirsts[A]
+	asked          askedPackets[A]
 	cursor         atomic.Uint32 // entry where evictFor continues
-	stats          flowStats
-	watch          atomic.Pointer[func(EventKind, Flow, string)]
-	config         atomic.Pointer[config]
-	mu             sync.Mutex   // Lock 72: writers of config
+	config         atomic.Pointer[config[A]]
 	sweep          uint32       // entry where Expire continues
 	retiring       [2]uint64    // retired lists in their grace period: flows, mappings
 	listing        sync.RWMutex // Lock 73: read-locked while entries are listed, so that Reclaim does not free them meanwhile
-
-	tracing sync.Mutex // Lock 68: held while a trace uses entry 0
-	planned bool       // entry 0 is the flow that the traced packet would create
+	planned        bool         // entry 0 is the flow that the traced packet would create
 }
 
 // flow is the state of one entry of the flow table. It fills one cache line. Words that change after the entry is
@@ -102,29 +115,36 @@ const (
 
 // New returns a NAT without rules: it translates nothing until Update.
 func New(o Options) *NAT {
-	if o.Flows == 0 {
-		o.Flows = DefaultFlows
-	}
+	o.Flows = cmp.Or(o.Flows, DefaultFlows)
+	o.Flows6 = cmp.Or(o.Flows6, o.Flows/4)
 	if o.Timers.Established == 0 {
 		o.Timers = RFCTimers()
 	}
 	if o.Outside == nil {
-		o.Outside = privately{}
+		o.Outside = privately[frame.Addr]{}
 	}
-	maps := min(3*65536, o.Flows) // enough for all ports of TCP, UDP and ICMP
-	n := &NAT{
-		flows: newTable[frame.Tuple](o.Flows, o.Seed, o.Alloc), state: slab[flow](o.Alloc, o.Flows+1),
-		maps: newTable[frame.Tuple](maps, o.Seed+1, o.Alloc), mappings: slab[endpoint](o.Alloc, maps+1),
-		maxFlows: min(o.FlowsPerPort, o.Flows), outside: o.Outside, alloc: o.Alloc, seed: o.Seed,
+	if o.Outside6 == nil {
+		o.Outside6 = privately[frame.Addr6]{}
 	}
-	n.addrs.list.Store(&[]*hostAddr{})
-	n.frags.seen = map[FragmentKey]*datagram{}
-	if o.Strict {
-		n.windows = newWindows(o.Flows + 1)
-	}
-	n.config.Store(&config{})
+	s := &shared{alloc: o.Alloc, seed: o.Seed, frags: &fragments{seen: map[FragmentKey]*datagram{}}}
+	n := &NAT{tracker: newTracker(s, &o, o.Flows, o.Outside), six: newTracker(s, &o, o.Flows6, o.Outside6)}
 	n.SetPorts(0)
 	n.SetTimers(o.Timers)
+	return n
+}
+
+func newTracker[A frame.Address](s *shared, o *Options, flows int, outside OutsideOf[A]) *tracker[A] {
+	maps := min(3*65536, flows) // enough for all ports of TCP, UDP and ICMP
+	n := &tracker[A]{
+		shared: s, flows: newTable[A](flows, o.Seed, o.Alloc), state: slab[flow](o.Alloc, flows+1),
+		maps: newTable[A](maps, o.Seed+1, o.Alloc), mappings: slab[endpoint](o.Alloc, maps+1),
+		maxFlows: min(o.FlowsPerPort, flows), outside: outside,
+	}
+	n.addrs.list.Store(&[]*hostAddr[A]{})
+	if o.Strict {
+		n.windows = newWindows(flows + 1)
+	}
+	n.config.Store(&config[A]{})
 	return n
 }
 
@@ -132,6 +152,11 @@ func New(o Options) *NAT {
 func (n *NAT) SetPorts(count int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.setPortsLocked(count)
+	n.six.setPortsLocked(count)
+}
+
+func (n *tracker[A]) setPortsLocked(count int) {
 	n.ports = count
 	n.shareLocked(n.config.Load())
 }
@@ -140,6 +165,11 @@ func (n *NAT) SetPorts(count int) {
 func (n *NAT) SetTenants(tenants map[frame.PortID]frame.PortID) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.setTenantsLocked(tenants)
+	n.six.setTenantsLocked(tenants)
+}
+
+func (n *tracker[A]) setTenantsLocked(tenants map[frame.PortID]frame.PortID) {
 	n.extraPorts = 0
 	for id, t := range tenants {
 		if id != t {
@@ -156,6 +186,11 @@ func (n *NAT) SetTenants(tenants map[frame.PortID]frame.PortID) {
 
 // SettleShares counts the shares again. The slow path calls it now and then: see share.Pool.
 func (n *NAT) SettleShares() {
+	n.settleShares()
+	n.six.settleShares()
+}
+
+func (n *tracker[A]) settleShares() {
 	n.flowShares.Settle()
 	n.mapShares.Settle()
 	for i := range n.portShares {
@@ -163,7 +198,7 @@ func (n *NAT) SettleShares() {
 	}
 }
 
-func (n *NAT) shareLocked(c *config) {
+func (n *tracker[A]) shareLocked(c *config[A]) {
 	sharers := max(0, n.ports-n.extraPorts)
 	n.flowShares.Resize(n.flows.limit(), sharers, n.maxFlows)
 	n.mapShares.Resize(n.maps.limit(), sharers, 0)
@@ -177,11 +212,13 @@ func (n *NAT) shareLocked(c *config) {
 // translated returns the tuple that a packet of flow e in direction dir has after translation.
 //
 //uvswitch:hot
-func (n *NAT) translated(e uint32, dir uint8) frame.Tuple { return n.flows.keys[e][1-dir].Reverse() }
+func (n *tracker[A]) translated(e uint32, dir uint8) frame.TupleOf[A] {
+	return n.flows.keys[e][1-dir].Reverse()
+}
 
 // end removes flow e and releases the mappings and ports that it used. It reports false when another caller has
 // removed the flow. The entry is free after a grace period.
-func (n *NAT) end(e uint32, why ending) bool {
+func (n *tracker[A]) end(e uint32, why ending) bool {
 	if !n.flows.unlink(e) {
 		return false
 	}
@@ -211,9 +248,13 @@ func (n *NAT) end(e uint32, why ending) bool {
 }
 
 // Expire removes flows whose time-out has passed and returns how many it removed. One call visits at most budget
-// entries; call it regularly.
+// entries of each family; call it regularly.
 func (n *NAT) Expire(now frame.Tick, budget int) (removed int) {
 	n.now.Store(uint32(now))
+	return n.expire(now, budget) + n.six.expire(now, budget)
+}
+
+func (n *tracker[A]) expire(now frame.Tick, budget int) (removed int) {
 	mark := n.flows.highWater()
 	for range min(budget, int(mark)) {
 		if n.sweep++; n.sweep >= mark {
@@ -227,7 +268,7 @@ func (n *NAT) Expire(now frame.Tick, budget int) (removed int) {
 }
 
 // Capacity returns the number of entries that a whole round of Expire visits.
-func (n *NAT) Capacity() int { return int(n.flows.highWater()) }
+func (n *NAT) Capacity() int { return int(max(n.flows.highWater(), n.six.flows.highWater())) }
 
 //uvswitch:hot
 func expired(s *flow, now frame.Tick) bool { return int32(now-frame.Tick(s.expires.Load())) >= 0 }
@@ -235,6 +276,11 @@ func expired(s *flow, now frame.Tick) bool { return int32(now-frame.Tick(s.expir
 // Retire begins a grace period, unless one is running, and reports whether there are entries to reclaim. Call Reclaim
 // after every worker has passed a batch boundary. Only the slow path may call Retire and Reclaim.
 func (n *NAT) Retire() bool {
+	four, six := n.retire(), n.six.retire()
+	return four || six
+}
+
+func (n *tracker[A]) retire() bool {
 	if n.retiring == [2]uint64{} {
 		n.retiring = [2]uint64{n.flows.retire(), n.maps.retire()}
 	}
@@ -244,9 +290,60 @@ func (n *NAT) Retire() bool {
 // Reclaim ends the grace period that Retire began: entries removed before Retire become free for new flows. It waits for one slice of each
 // walk that runs (see walk).
 func (n *NAT) Reclaim() {
+	n.reclaim()
+	n.six.reclaim()
+}
+
+func (n *tracker[A]) reclaim() {
 	n.listing.Lock()
 	defer n.listing.Unlock()
 	n.flows.reclaim(n.retiring[0])
 	n.maps.reclaim(n.retiring[1])
 	n.retiring = [2]uint64{}
 }
+
+// zero is no address.
+//
+//uvswitch:hot
+func zero[A frame.Address]() (a A) { return a }
+
+// A packet is a frame with an IP packet of one family, and what Frame has no room for.
+type packet[A frame.Address] struct {
+	*frame.Frame
+	tuple    *frame.TupleOf[A] // as it stands in the packet
+	dst, hop *A                // see frame.Frame.RouteDst and NextHop
+}
+
+// packetOf returns frame i of a batch as a packet of family A.
+//
+//uvswitch:hot
+func packetOf[A frame.Address](b *frame.Batch, i int) packet[A] {
+	p := packet[A]{Frame: &b.Frames[i]}
+	switch p := any(&p).(type) {
+	case *packet[frame.Addr]:
+		p.tuple, p.dst, p.hop = &p.Tuple, &p.RouteDst, &p.NextHop
+	case *packet[frame.Addr6]:
+		w := &b.To[i]
+		w.Tuple = p.Tuple6()
+		p.tuple, p.dst, p.hop = &w.Tuple, &w.Dst, &w.Hop
+	}
+	return p
+}
+
+// setAddrs rewrites both addresses of a packet; d is the delta of both together.
+//
+//uvswitch:hot
+func (f packet[A]) setAddrs(src, dst A, d frame.Delta) {
+	setAddrs(f.Bytes()[f.L3:], src, dst, d)
+}
+
+// setTuple notes the tuple that the packet has now.
+//
+//uvswitch:hot
+func (f packet[A]) setTuple(t frame.TupleOf[A]) {
+	*f.tuple = t
+	f.Tuple.SrcPort, f.Tuple.DstPort = t.SrcPort, t.DstPort
+}
+
+// bytes is the length of the IP packet.
+func (f packet[A]) bytes() uint64 { return uint64(f.L3End - uint32(f.L3)) }

@@ -22,7 +22,7 @@ func protoIndex(proto uint8) int {
 		return tcp
 	case frame.UDP:
 		return udp
-	case frame.ICMP:
+	case frame.ICMP, frame.ICMPv6:
 		return icmp
 	case frame.SCTP:
 		return sctp
@@ -30,7 +30,13 @@ func protoIndex(proto uint8) int {
 	return -1
 }
 
-var protoNumbers = [protocols]uint8{tcp: frame.TCP, udp: frame.UDP, icmp: frame.ICMP, sctp: frame.SCTP}
+// protoNumber is the reverse of protoIndex in family A.
+func protoNumber[A frame.Address](i int) uint8 {
+	if _, six := any(zero[A]()).(frame.Addr6); six && i == icmp {
+		return frame.ICMPv6
+	}
+	return [protocols]uint8{tcp: frame.TCP, udp: frame.UDP, icmp: frame.ICMP, sctp: frame.SCTP}[i]
+}
 
 // outsidePorts are the outside ports of one protocol at one address of the host: free, in use, or in quarantine.
 type outsidePorts struct {
@@ -43,8 +49,19 @@ type outsidePorts struct {
 // quarantineInfo records which inside address gave a port back, its owner, and when.
 type quarantineInfo struct {
 	since atomic.Uint32 // a Tick
-	addr  atomic.Uint32 // the inside address
+	addr  atomic.Uint32 // the inside address: IPv4's, or a hash of IPv6's; see addrWord
 	owner atomic.Uint32 // the port charged
+}
+
+// addrWord returns 32 bits that stand for an inside address.
+func (n *tracker[A]) addrWord(a A) uint32 {
+	switch a := any(a).(type) {
+	case frame.Addr:
+		return uint32(a)
+	case frame.Addr6:
+		return uint32(frame.Mix(a.Hi^n.seed, a.Lo^n.seed|1))
+	}
+	return 0
 }
 
 // quarantineTime is how long a port is given to no other address after its mapping has ended (RFC 6888, REQ-8). Late
@@ -53,7 +70,7 @@ const quarantineTime = 120 * frame.TicksPerSecond
 
 // releasePort puts an outside port into quarantine; the port stays charged to its owner meanwhile. ICMP identifiers
 // have no quarantine and become free at once.
-func (n *NAT) releasePort(at frame.Addr, i int, port uint16, owner frame.PortID, inside frame.Addr) {
+func (n *tracker[A]) releasePort(at A, i int, port uint16, owner frame.PortID, inside A) {
 	a := n.addrs.find(at)
 	if a == nil {
 		n.portShares[i].Return(owner)
@@ -67,7 +84,7 @@ func (n *NAT) releasePort(at frame.Addr, i int, port uint16, owner frame.PortID,
 	}
 	r := &o.quarantined[port]
 	r.since.Store(n.now.Load())
-	r.addr.Store(uint32(inside))
+	r.addr.Store(n.addrWord(inside))
 	r.owner.Store(uint32(owner))
 	n.resting[i][owner].Add(1)
 	o.quarantine.Claim(port)
@@ -75,6 +92,11 @@ func (n *NAT) releasePort(at frame.Addr, i int, port uint16, owner frame.PortID,
 
 // EndQuarantine frees the ports whose quarantine time has passed. The slow path calls it.
 func (n *NAT) EndQuarantine(now frame.Tick) {
+	n.endQuarantine(now)
+	n.six.endQuarantine(now)
+}
+
+func (n *tracker[A]) endQuarantine(now frame.Tick) {
 	for _, a := range *n.addrs.list.Load() {
 		for i := range a.ports {
 			o := &a.ports[i]
@@ -91,7 +113,7 @@ func (n *NAT) EndQuarantine(now frame.Tick) {
 }
 
 // endQuarantineOf frees a port in quarantine, unless another worker has just reused it.
-func (n *NAT) endQuarantineOf(o *outsidePorts, i int, p uint16) {
+func (n *tracker[A]) endQuarantineOf(o *outsidePorts, i int, p uint16) {
 	owner := o.quarantined[p].owner.Load()
 	if o.quarantine.Release(p) {
 		o.used.Release(p)
@@ -112,7 +134,7 @@ func (s *PortSet) each(fn func(uint16)) {
 }
 
 // claim takes a free port and charges its owner, and reports whether it could; a dry call takes nothing.
-func (n *NAT) claim(o *outsidePorts, i int, p uint16, owner frame.PortID, dry bool) bool {
+func (n *tracker[A]) claim(o *outsidePorts, i int, p uint16, owner frame.PortID, dry bool) bool {
 	if dry {
 		return !o.used.Has(p) && n.portShares[i].May(owner)
 	}
@@ -128,9 +150,9 @@ func (n *NAT) claim(o *outsidePorts, i int, p uint16, owner frame.PortID, dry bo
 
 // reuse takes a port out of quarantine for the inside address that had it before (RFC 6888, REQ-8, exception B). The
 // port stays charged to owner.
-func (n *NAT) reuse(o *outsidePorts, i int, p uint16, inside frame.Addr, owner frame.PortID, dry bool) bool {
+func (n *tracker[A]) reuse(o *outsidePorts, i int, p uint16, inside A, owner frame.PortID, dry bool) bool {
 	own := func() bool {
-		return o.quarantined[p].addr.Load() == uint32(inside) && o.quarantined[p].owner.Load() == uint32(owner)
+		return o.quarantined[p].addr.Load() == n.addrWord(inside) && o.quarantined[p].owner.Load() == uint32(owner)
 	}
 	if !o.quarantine.Has(p) || !own() {
 		return false
@@ -158,7 +180,7 @@ func (n *NAT) reuse(o *outsidePorts, i int, p uint16, inside frame.Addr, owner f
 //   - one that the same inside address has in quarantine; so, too, when the owner may have no more.
 //
 // A port whose last connection the other end may not let go yet is passed over (see timewait.go). A dry call takes nothing.
-func (n *NAT) choose(c *config, a *hostAddr, i int, d *pendingFlow, dry bool) (port uint16, ok bool) {
+func (n *tracker[A]) choose(c *config[A], a *hostAddr[A], i int, d *pendingFlow[A], dry bool) (port uint16, ok bool) {
 	inside, owner := &d.orig, d.port
 	o, pool, want := &a.ports[i], c.pool[i], inside.SrcPort
 	good := n.choosing(a, i, d)
@@ -202,7 +224,7 @@ var noPorts PortSet
 
 // randomPort returns a random port, almost always one of the pool. It draws again rather than taking the next port of
 // the pool, so that a port after a gap is not chosen more often.
-func (n *NAT) randomPort(pool *PortSet) uint16 {
+func (n *tracker[A]) randomPort(pool *PortSet) uint16 {
 	x := frame.Mix(n.draws.Add(1)^n.seed, n.seed|1)
 	for range 32 {
 		if pool.Has(uint16(x >> 32)) {
@@ -215,7 +237,7 @@ func (n *NAT) randomPort(pool *PortSet) uint16 {
 
 // overload adds a flow to an outside port that several flows to different destinations may use. The owner of the
 // first flow is charged for the port. It reports whether the port could be taken.
-func (n *NAT) overload(o *outsidePorts, i int, p uint16, owner frame.PortID) bool {
+func (n *tracker[A]) overload(o *outsidePorts, i int, p uint16, owner frame.PortID) bool {
 	for {
 		v := o.overloaded[p].Load()
 		if v == 0 {
@@ -234,7 +256,7 @@ func (n *NAT) overload(o *outsidePorts, i int, p uint16, owner frame.PortID) boo
 
 // endOverload removes a flow from an overloaded port; the last flow frees the port. The port needs no quarantine,
 // since it admits no other remote endpoint (RFC 6888, REQ-8, exception C).
-func (n *NAT) endOverload(i int, at frame.Addr, p uint16) {
+func (n *tracker[A]) endOverload(i int, at A, p uint16) {
 	a := n.addrs.find(at)
 	if a == nil {
 		return
@@ -249,9 +271,9 @@ func (n *NAT) endOverload(i int, at frame.Addr, p uint16) {
 
 // overloadFor finds an outside port of d.reply.Dst with which no other flow has the reply tuple of d, and overloads it; a dry call
 // only finds it.
-func (n *NAT) overloadFor(c *config, i int, d *pendingFlow, dry bool) bool {
+func (n *tracker[A]) overloadFor(c *config[A], i int, d *pendingFlow[A], dry bool) bool {
 	a := n.addrs.find(d.reply.Dst)
-	if a == nil || n.exhausted[d.port].is(d, n.now.Load()) {
+	if a == nil || n.exhausted[d.port].is(exhaustedKey(d, n.now.Load()), n.now.Load()) {
 		return false
 	}
 	o, pool, inside := &a.ports[i], c.pool[i], d.orig.SrcPort
@@ -264,7 +286,7 @@ func (n *NAT) overloadFor(c *config, i int, d *pendingFlow, dry bool) bool {
 		}
 		return dry || n.overload(o, i, p, d.port)
 	}
-	if d.source == 0 && try(inside) { // else the way out may have refused this port
+	if d.source == zero[A]() && try(inside) { // else the way out may have refused this port
 		return true
 	}
 	for range overloadDraws {
@@ -277,7 +299,7 @@ func (n *NAT) overloadFor(c *config, i int, d *pendingFlow, dry bool) bool {
 		return true
 	}
 	if !dry {
-		n.exhausted[d.port].note(d, n.now.Load())
+		n.exhausted[d.port].note(exhaustedKey(d, n.now.Load()))
 	}
 	return false
 }
@@ -291,15 +313,13 @@ const (
 // ports that an owner might share have a flow. It is a hash of what was searched for, and of the Tick.
 type exhaustedFor struct{ key atomic.Uint64 }
 
-func (x *exhaustedFor) is(d *pendingFlow, now uint32) bool {
-	return now != 0 && x.key.Load() == exhaustedKey(d, now)
-}
+func (x *exhaustedFor) is(key uint64, now uint32) bool { return now != 0 && x.key.Load() == key }
 
-func (x *exhaustedFor) note(d *pendingFlow, now uint32) { x.key.Store(exhaustedKey(d, now)) }
+func (x *exhaustedFor) note(key uint64) { x.key.Store(key) }
 
 func (x *exhaustedFor) forget() { x.key.Store(0) }
 
-func exhaustedKey(d *pendingFlow, now uint32) uint64 {
+func exhaustedKey[A frame.Address](d *pendingFlow[A], now uint32) uint64 {
 	t := d.reply
 	t.DstPort = 0 // what is searched for
 	return t.Hash(uint64(now))

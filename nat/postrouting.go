@@ -11,48 +11,56 @@ import (
 //
 //uvswitch:hot
 func (n *NAT) PostRouting(b *frame.Batch) {
-	c := n.config.Load()
+	c, c6 := n.config.Load(), n.six.config.Load()
 	for i := range b.Frames[:b.N] {
 		f := &b.Frames[i]
-		if f.Verdict != frame.Routed || f.NAT == frame.NATDone {
-			continue
-		}
-		if f.NAT == frame.NATEstablished && f.Dir == 0 && f.Egress != frame.NoNet && n.state[f.Flow].rule|n.state[f.Flow].inboundMapping == 0 &&
-			n.state[f.Flow].state.Load()&untranslated == 0 {
-			if !b.Dry {
-				n.end(f.Flow, replaced) // its destination is now inside
-			}
-			f.DropFor(frame.FlowNotFound) // the router routed it as part of that flow; the next packet is routed without it
-			continue
-		}
-		if f.NAT == frame.NATNone {
-			if f.Egress != frame.NoNet {
-				if f.Flags&frame.Fragment != 0 && c.owns(f.Tuple.Dst) { // PreRouting has noted it
-					if why := n.recordFragment(f, b.Dry); why != frame.None {
-						f.DropFor(why)
-					}
-				}
-				continue
-			}
-			if c.masq[f.Net] == nil || c.source == 0 {
-				f.PuntFor(frame.UplinkDown)
-				continue
-			}
-		}
-		switch why := n.postRoute(c, f, b); {
-		case why == frame.None:
-		case why == frame.NATPortsExhausted && f.Proto == frame.TCP && !resumes(f) && n.mayBeFreeSoon(f.In, b):
-			f.DropFor(why) // in silence: its sender tries again
-		case why.Punt() != frame.NoPunt:
-			f.PuntFor(why)
+		switch {
+		case f.Verdict != frame.Routed || f.NAT == frame.NATDone:
+		case f.Flags&frame.IsIPv4 != 0:
+			n.postRoute(c, packetOf[frame.Addr](b, i), b)
 		default:
-			f.DropFor(why)
+			n.six.postRoute(c6, packetOf[frame.Addr6](b, i), b)
 		}
 	}
 }
 
 //uvswitch:hot
-func (n *NAT) postRoute(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
+func (n *tracker[A]) postRoute(c *config[A], f packet[A], b *frame.Batch) {
+	if f.NAT == frame.NATEstablished && f.Dir == 0 && f.Egress != frame.NoNet && n.state[f.Flow].rule|n.state[f.Flow].inboundMapping == 0 &&
+		n.state[f.Flow].state.Load()&untranslated == 0 {
+		if !b.Dry {
+			n.end(f.Flow, replaced) // its destination is now inside
+		}
+		f.DropFor(frame.FlowNotFound) // the router routed it as part of that flow; the next packet is routed without it
+		return
+	}
+	if f.NAT == frame.NATNone {
+		if f.Egress != frame.NoNet {
+			if f.Flags&frame.Fragment != 0 && c.owns(f.tuple.Dst) { // PreRouting has noted it
+				if why := n.recordFragment(f, b.Dry); why != frame.None {
+					f.DropFor(why)
+				}
+			}
+			return
+		}
+		if c.masq[f.Net] == nil || c.source == zero[A]() {
+			f.PuntFor(frame.UplinkDown)
+			return
+		}
+	}
+	switch why := n.translateRouted(c, f, b); {
+	case why == frame.None:
+	case why == frame.NATPortsExhausted && f.Proto == frame.TCP && !resumes(f.Frame) && n.mayBeFreeSoon(f.In, b):
+		f.DropFor(why) // in silence: its sender tries again
+	case why.Punt() != frame.NoPunt:
+		f.PuntFor(why)
+	default:
+		f.DropFor(why)
+	}
+}
+
+//uvswitch:hot
+func (n *tracker[A]) translateRouted(c *config[A], f packet[A], b *frame.Batch) frame.Reason {
 	if f.Flags&frame.Fragment != 0 {
 		if why := n.translateFragment(f, b, true); why != frame.None {
 			return why
@@ -70,7 +78,7 @@ func (n *NAT) postRoute(c *config, f *frame.Frame, b *frame.Batch) frame.Reason 
 			return why
 		}
 	}
-	inside := f.Tuple
+	inside := *f.tuple
 	begins := f.NAT == frame.NATNone
 	why := n.translate(f, b)
 	if f.Egress == frame.NoNet && why == frame.None {
@@ -79,74 +87,54 @@ func (n *NAT) postRoute(c *config, f *frame.Frame, b *frame.Batch) frame.Reason 
 	return why
 }
 
-// setWay writes what the uplink's programs must know of a translated frame that leaves: see frame.WayMACs. A flow that began outside
-// leaves by the host's address that was asked. A flow asks with its first packet, and again after a change of the host's routes; until an
-// answer has come, each packet does. TCP asks with its first packet only: its source address cannot change.
-//
-//uvswitch:hot
-func (n *NAT) setWay(c *config, f *frame.Frame, inside *frame.Tuple, begins bool, b *frame.Batch) {
-	s := &n.state[f.Flow]
-	t := frame.Tuple{SrcPort: f.Tuple.SrcPort, DstPort: f.Tuple.DstPort}
-	command := uint8(frame.WaySend)
-	if f.Dir == 0 && s.rule|s.inboundMapping == 0 {
-		t.Src, t.SrcPort = inside.Src, inside.SrcPort
-		w, ways := s.state.Load(), n.ways.Load()
-		if f.Source == 0 && (begins || f.Proto != frame.TCP && (w&seenReply == 0 || w>>waysShift != ways&0xff)) {
-			command = frame.WayAsk
-			if c.published(f.Proto, f.Tuple.Src, f.Tuple.SrcPort) != nil {
-				command = frame.WayAskSource
-			}
-			if !b.Dry {
-				n.asked.note(f, inside, b.Tick)
-			}
-			if w>>waysShift != ways&0xff && !b.Dry { // if the state has changed meanwhile, the next packet asks, too
-				s.state.CompareAndSwap(w, w&(1<<waysShift-1)|ways<<waysShift)
-			}
-		}
+// source is what Frame.Source says. Ways of IPv6 say nothing there.
+func (f packet[A]) source() (a A) {
+	if s, ok := any(&f.Source).(*A); ok {
+		return *s
 	}
-	f.SetMACs(frame.WayMACs(command, t.Src, t.SrcPort, t.DstPort))
+	return a
 }
 
 // WaysChanged says that the host's routes or addresses have changed: the next packet of each flow, but of TCP, asks for its way again.
 func (n *NAT) WaysChanged() { n.ways.Add(1) }
 
 // A pendingFlow is a flow that is being created, with the references that it has so far.
-type pendingFlow struct {
-	orig, reply             frame.Tuple
+type pendingFlow[A frame.Address] struct {
+	orig, reply             frame.TupleOf[A]
 	mapping, inboundMapping uint32 // retained
 	rule                    uint32
 	port                    frame.PortID
 	net                     frame.NetID
 	status                  uint32
 	count                   *RuleCount
-	source                  frame.Addr // see Frame.Source
+	source                  A // see Frame.Source
 	syn                     segmentMark
 	charged                 bool // the port's share counts it
 }
 
 // create makes the flow that f begins, or finds that another packet has just made it. It sets f.Flow and f.Dir. In a
 // dry batch the flow is only planned, in entry 0.
-func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
-	if e, dir, ok := n.find(c, &f.Tuple, b); ok { // made by an earlier frame of this batch, or by another worker
+func (n *tracker[A]) create(c *config[A], f packet[A], b *frame.Batch) frame.Reason {
+	if e, dir, ok := n.find(c, f.tuple, b); ok { // made by an earlier frame of this batch, or by another worker
 		f.Flow, f.Dir = e, dir
 		return frame.None
 	}
-	if why := begins(f); why != frame.None {
+	if why := begins(f.Frame); why != frame.None {
 		return why
 	}
-	d := pendingFlow{
-		orig: f.Tuple, rule: f.Rule, port: f.In, net: f.Net, source: f.Source,
-		reply: frame.Tuple{Src: f.RouteDst, SrcPort: f.RoutePort, Dst: f.Tuple.Src, DstPort: f.Tuple.SrcPort, Proto: f.Tuple.Proto},
+	d := pendingFlow[A]{
+		orig: *f.tuple, rule: f.Rule, port: f.In, net: f.Net, source: f.source(),
+		reply: frame.TupleOf[A]{Src: *f.dst, SrcPort: f.RoutePort, Dst: f.tuple.Src, DstPort: f.tuple.SrcPort, Proto: f.tuple.Proto},
 	}
 	if f.Proto == frame.TCP {
-		d.syn = markOf(f)
+		d.syn = markOf(f.Frame)
 	}
 	leaves := f.NAT == frame.NATNone || f.Hairpin // it gets the host's address as source
 	switch {
 	case f.NAT == frame.NATNone:
 		d.count = c.masq[f.Net].RuleCount
 	case f.Rule != 0:
-		p := c.published(f.Tuple.Proto, f.Tuple.Dst, f.Tuple.DstPort)
+		p := c.published(f.tuple.Proto, f.tuple.Dst, f.tuple.DstPort)
 		if p == nil || p.ID != f.Rule {
 			return frame.FlowNotFound
 		}
@@ -168,13 +156,13 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	if d.port >= frame.MaxPorts {
 		return frame.FlowInvalid
 	}
-	if leaves && slices.Contains(c.hostUses, f.Tuple.Proto) {
+	if leaves && slices.Contains(c.hostUses, f.tuple.Proto) {
 		return frame.PairHostTunnel
 	}
-	if rule := c.masq[d.net]; leaves && rule != nil && !rule.Protocols.allows(f.Tuple.Proto) {
+	if rule := c.masq[d.net]; leaves && rule != nil && !rule.Protocols.allows(f.tuple.Proto) {
 		return frame.ProtocolRefused
 	}
-	if protoIndex(f.Tuple.Proto) < 0 && n.portlessFlows[d.port].Load() >= maxPortlessFlows {
+	if protoIndex(f.tuple.Proto) < 0 && n.portlessFlows[d.port].Load() >= maxPortlessFlows {
 		return frame.FlowQuota
 	}
 	if b.Dry {
@@ -193,7 +181,7 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	if why == frame.None && d.orig == d.reply {
 		why = frame.FlowToItself
 	}
-	if why == frame.None && resumes(f) && d.reply.DstPort != f.Tuple.SrcPort {
+	if why == frame.None && resumes(f.Frame) && d.reply.DstPort != f.tuple.SrcPort {
 		why = frame.FlowNotResumed
 	}
 	if why == frame.None {
@@ -205,13 +193,13 @@ func (n *NAT) create(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 	}
 	if d.count != nil {
 		d.count.Packets.Add(1)
-		d.count.Bytes.Add(uint64(f.L3End - uint32(f.L3)))
+		d.count.Bytes.Add(f.bytes())
 	}
 	return frame.None
 }
 
 // charge counts a flow that is about to be created, and reports whether its port may have it.
-func (n *NAT) charge(d *pendingFlow) bool {
+func (n *tracker[A]) charge(d *pendingFlow[A]) bool {
 	for range 2 {
 		class, ok := n.mayCharge(d)
 		if ok && n.flowShares.Take(d.port) {
@@ -229,7 +217,7 @@ func (n *NAT) charge(d *pendingFlow) bool {
 
 // mayCharge reports whether a port may have one more flow; if not, flows of the class may make room. Flows that begin elsewhere may be three
 // quarters of its flows, so that a flood of a published port does not stop the container's own connections.
-func (n *NAT) mayCharge(d *pendingFlow) (class int, ok bool) {
+func (n *tracker[A]) mayCharge(d *pendingFlow[A]) (class int, ok bool) {
 	if d.status&servedFlow != 0 && int(n.served[d.port].Load()) >= max(1, n.flowShares.Most(d.port)*3/4) {
 		return classServed, false
 	}
@@ -238,20 +226,20 @@ func (n *NAT) mayCharge(d *pendingFlow) (class int, ok bool) {
 
 // askForFragments asks for the source address of a flow that begins with a fragment before the fragment leaves: if its way out refused
 // the address, the later fragments would have left with it.
-func (n *NAT) askForFragments(c *config, f *frame.Frame, d *pendingFlow, leaves bool) frame.Reason {
-	if !leaves || f.Flags&frame.Fragment == 0 || d.source != 0 {
+func (n *tracker[A]) askForFragments(c *config[A], f packet[A], d *pendingFlow[A], leaves bool) frame.Reason {
+	if !leaves || f.Flags&frame.Fragment == 0 || d.source != zero[A]() {
 		return frame.None
 	}
-	if d.source = n.outside.AskSource(d.orig); d.source != 0 && c.owns(d.source) && n.addrs.find(d.source) == nil {
-		f.IPv4().IncrementTTL() // it begins its way again
-		f.NextHop = d.source
+	if d.source = n.outside.AskSource(d.orig); d.source != zero[A]() && c.owns(d.source) && n.addrs.find(d.source) == nil {
+		f.IncrementTTL() // it begins its way again
+		*f.hop = d.source
 		return frame.WayChanged
 	}
 	return frame.None
 }
 
 // source sets the translated source of flow d: the host's address, and a port by the kind of mapping of its network.
-func (n *NAT) source(c *config, d *pendingFlow, dry bool) (why frame.Reason) {
+func (n *tracker[A]) source(c *config[A], d *pendingFlow[A], dry bool) (why frame.Reason) {
 	rule, i := c.masq[d.net], protoIndex(d.orig.Proto)
 	a := n.sourceFor(c, d.reply.Src, d.source)
 	if rule == nil || a == nil {
@@ -287,7 +275,7 @@ func (n *NAT) source(c *config, d *pendingFlow, dry bool) (why frame.Reason) {
 
 // sourceWithoutSet sets the outside port of a flow of a protocol that has no set of ports. Most have no ports at all: the addresses
 // identify the reply. Others keep their port, or get a random one by which the reply is nobody else's.
-func (n *NAT) sourceWithoutSet(d *pendingFlow) frame.Reason {
+func (n *tracker[A]) sourceWithoutSet(d *pendingFlow[A]) frame.Reason {
 	if !frame.HasPorts(d.orig.Proto) {
 		return frame.None
 	}
@@ -302,7 +290,7 @@ func (n *NAT) sourceWithoutSet(d *pendingFlow) frame.Reason {
 
 // share gives flow d an outside port that other flows, to other destinations, have or may get. When the owner may have no more ports, its
 // flows that nobody needs make room.
-func (n *NAT) share(c *config, i int, d *pendingFlow, dry bool) frame.Reason {
+func (n *tracker[A]) share(c *config[A], i int, d *pendingFlow[A], dry bool) frame.Reason {
 	if !n.overloadFor(c, i, d, dry) {
 		if !n.evictFor(i, d.port, dry) {
 			return frame.NATPortsExhausted
@@ -316,7 +304,7 @@ func (n *NAT) share(c *config, i int, d *pendingFlow, dry bool) frame.Reason {
 }
 
 // rollback releases what a pending flow has retained, when it did not become a flow of its own.
-func (n *NAT) rollback(d *pendingFlow) {
+func (n *tracker[A]) rollback(d *pendingFlow[A]) {
 	if d.charged {
 		n.flowShares.Return(d.port)
 		if d.status&servedFlow != 0 {
@@ -337,7 +325,7 @@ func (n *NAT) rollback(d *pendingFlow) {
 // confirm makes the flow visible. When another worker was first, confirm uses that worker's flow and sets f.NAT to
 // NATEstablished. A flow that already has the reply tuple is ended if it may be (see resolveClash). An entry that was
 // not inserted is free again only after a grace period, so confirm tries only a few times.
-func (n *NAT) confirm(c *config, f *frame.Frame, d *pendingFlow, b *frame.Batch) frame.Reason {
+func (n *tracker[A]) confirm(c *config[A], f packet[A], d *pendingFlow[A], b *frame.Batch) frame.Reason {
 	for range 4 {
 		var first, second outcome
 		for range retries {
@@ -404,11 +392,11 @@ func (n *NAT) confirm(c *config, f *frame.Frame, d *pendingFlow, b *frame.Batch)
 const maxPortlessFlows = 128
 
 // fill writes the state of entry e, which is not visible yet.
-func (n *NAT) fill(e uint32, c *config, d *pendingFlow, f *frame.Frame, now frame.Tick) {
+func (n *tracker[A]) fill(e uint32, c *config[A], d *pendingFlow[A], f packet[A], now frame.Tick) {
 	s := &n.state[e]
 	to := d.reply.Reverse()
 	s.mapping, s.inboundMapping, s.rule, s.port, s.net = d.mapping, d.inboundMapping, d.rule, d.port, d.net
-	s.addrs = frame.Delta32(uint32(d.orig.Src), uint32(to.Src)).Plus(frame.Delta32(uint32(d.orig.Dst), uint32(to.Dst)))
+	s.addrs = frame.AddrDelta(d.orig.Src, to.Src).Plus(frame.AddrDelta(d.orig.Dst, to.Dst))
 	s.l4ports = frame.Delta16(d.orig.SrcPort, to.SrcPort).Plus(frame.Delta16(d.orig.DstPort, to.DstPort))
 	flags := uint8(0)
 	if f.Proto == frame.TCP {
@@ -416,7 +404,7 @@ func (n *NAT) fill(e uint32, c *config, d *pendingFlow, f *frame.Frame, now fram
 	}
 	s.state.Store(advance(d.status, 0, f.Proto, flags) | n.ways.Load()<<waysShift)
 	s.gen.Store(c.gen)
-	expires := now + n.timers.Load().timeout(&d.orig, s.state.Load())
+	expires := now + timeout(n.timers.Load(), &d.orig, s.state.Load())
 	if d.inboundMapping != 0 && d.mapping == 0 { // traffic from outside does not refresh a mapping (RFC 4787, REQ-6)
 		if m := frame.Tick(n.mappings[d.inboundMapping].expires.Load()); int32(m-expires) < 0 {
 			expires = m
@@ -435,19 +423,19 @@ func (n *NAT) fill(e uint32, c *config, d *pendingFlow, f *frame.Frame, now fram
 // resolveClash ends the flow that has the reply tuple of a new flow, if it may, and reports whether the tuple is
 // free. It may end a masqueraded flow, whose container sent first from what is a published port, and a published flow
 // that is not assured yet.
-func (n *NAT) resolveClash(c *config, reply *frame.Tuple, b *frame.Batch) bool {
+func (n *tracker[A]) resolveClash(c *config[A], reply *frame.TupleOf[A], b *frame.Batch) bool {
 	e, _, ok := n.find(c, reply, b)
 	return !ok || n.clashResolvable(e) && n.end(e, replaced)
 }
 
-func (n *NAT) clashResolvable(e uint32) bool {
+func (n *tracker[A]) clashResolvable(e uint32) bool {
 	return n.state[e].rule == 0 || n.state[e].state.Load()&assured == 0
 }
 
 // begins returns the reason why f may not begin a flow, or None. A TCP segment without SYN may begin one: see
 // resumes.
 func begins(f *frame.Frame) frame.Reason {
-	if f.Flags&frame.HasTuple == 0 || f.Flags&frame.Fragment != 0 && f.IPv4().FragOffset() != 0 {
+	if f.Flags&frame.HasTuple == 0 || f.Flags&frame.Fragment != 0 && f.FragOffset() != 0 {
 		return frame.FlowInvalid
 	}
 	switch f.Proto {
@@ -456,8 +444,8 @@ func begins(f *frame.Frame) frame.Reason {
 			fl&(frame.FlagSYN|frame.FlagACK) == frame.FlagSYN|frame.FlagACK {
 			return frame.FlowInvalid
 		}
-	case frame.ICMP:
-		if frame.IsICMPAnswer(f.ICMP().Type()) {
+	case frame.ICMP, frame.ICMPv6:
+		if frame.IsICMPAnswer(f.Proto, f.ICMP().Type()) {
 			return frame.FlowInvalid
 		}
 	}

@@ -7,40 +7,46 @@ import "github.com/uvswitch/uvswitch/internal/frame"
 //
 //uvswitch:hot
 func (n *NAT) PreRouting(b *frame.Batch) {
-	c := n.config.Load()
 	if n.now.Load() != uint32(b.Tick) && !b.Dry {
 		n.now.Store(uint32(b.Tick))
 	}
+	c, c6 := n.config.Load(), n.six.config.Load()
 	for i := range b.Frames[:b.N] {
 		f := &b.Frames[i]
-		if f.Verdict != frame.Local {
-			continue
-		}
-		f.RouteDst, f.RoutePort = f.Tuple.Dst, f.Tuple.DstPort
-		if f.Flags&frame.IsIPv4 == 0 || f.Malformed != frame.None || f.Flags&frame.HasVLAN != 0 {
-			continue // router.Route gives the reason for the drop
-		}
-		why := n.preRoute(c, f, b)
-		if f.Flags&frame.FromSibling != 0 && f.NAT != frame.NATEstablished && why == frame.None {
-			why = frame.GuardSourceAddress
-		}
 		switch {
-		case why == frame.FragmentWaits:
-			f.PuntFor(why)
-		case why == frame.NotForUs, why == frame.ICMPErrorUnmatched && f.Net == frame.NoNet:
-			n.giveBack(f, why, b.Dry)
-		case why != frame.None:
-			f.DropFor(why)
+		case f.Verdict != frame.Local || f.Malformed != frame.None || f.Flags&frame.HasVLAN != 0: // router.Route gives the reason for the drop
+		case f.Flags&frame.IsIPv4 != 0:
+			n.preRoute(c, packetOf[frame.Addr](b, i), b)
+		case f.Flags&frame.IsIPv6 != 0:
+			n.six.preRoute(c6, packetOf[frame.Addr6](b, i), b)
 		}
 	}
 }
 
 //uvswitch:hot
-func (n *NAT) preRoute(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
+func (n *tracker[A]) preRoute(c *config[A], f packet[A], b *frame.Batch) {
+	*f.dst, *f.hop, f.RoutePort = f.tuple.Dst, zero[A](), f.tuple.DstPort
+	why := n.preRouteAny(c, f, b)
+	if f.Flags&frame.FromSibling != 0 && f.NAT != frame.NATEstablished && why == frame.None {
+		why = frame.GuardSourceAddress
+	}
+	switch {
+	case why == frame.None:
+	case why == frame.FragmentWaits:
+		f.PuntFor(why)
+	case why == frame.NotForUs, why == frame.ICMPErrorUnmatched && f.Net == frame.NoNet:
+		n.giveBack(f, why, b.Dry)
+	default:
+		f.DropFor(why)
+	}
+}
+
+//uvswitch:hot
+func (n *tracker[A]) preRouteAny(c *config[A], f packet[A], b *frame.Batch) frame.Reason {
 	outside := f.Net == frame.NoNet
 	if f.Flags&frame.Fragment != 0 {
 		why := n.translateFragment(f, b, false)
-		if why == frame.FragmentWaits && !outside && !c.owns(f.Tuple.Dst) {
+		if why == frame.FragmentWaits && !outside && !c.owns(f.tuple.Dst) {
 			return frame.None // it may need no translation: PostRouting asks again
 		}
 		if why != frame.None {
@@ -48,53 +54,53 @@ func (n *NAT) preRoute(c *config, f *frame.Frame, b *frame.Batch) frame.Reason {
 		}
 	}
 	why := n.preRouteTuple(c, f, b, outside)
-	if f.Flags&frame.Fragment != 0 && why == frame.None && (f.NAT != frame.NATNone || c.owns(f.Tuple.Dst)) {
+	if f.Flags&frame.Fragment != 0 && why == frame.None && (f.NAT != frame.NATNone || c.owns(f.tuple.Dst)) {
 		return n.translateFragment(f, b, true) // noted at once, so that later fragments in this batch find it
 	}
 	return why
 }
 
-// preRouteTuple is the second half of preRoute, for a frame with a known tuple.
+// preRouteTuple is the second half of preRouteAny, for a frame with a known tuple.
 //
 //uvswitch:hot
-func (n *NAT) preRouteTuple(c *config, f *frame.Frame, b *frame.Batch, outside bool) frame.Reason {
+func (n *tracker[A]) preRouteTuple(c *config[A], f packet[A], b *frame.Batch, outside bool) frame.Reason {
 	if f.Flags&frame.ICMPError != 0 {
 		return n.preRouteError(c, f, b, outside)
 	}
-	if e, dir, ok := n.find(c, &f.Tuple, b); ok {
+	if e, dir, ok := n.find(c, f.tuple, b); ok {
 		f.NAT, f.Flow, f.Dir = frame.NATEstablished, e, dir
 		t := n.translated(e, dir)
-		f.RouteDst, f.RoutePort = t.Dst, t.DstPort
+		*f.dst, f.RoutePort = t.Dst, t.DstPort
 		if s := &n.state[e]; dir == 1 && !outside && s.rule|s.inboundMapping != 0 && s.mapping == 0 && s.state.Load()&overloadsPort == 0 {
 			f.Flags |= frame.LeavesByUplink
 		}
 		return frame.None
 	}
-	if !c.owns(f.Tuple.Dst) {
+	if !c.owns(f.tuple.Dst) {
 		if outside {
 			return frame.NotForUs
 		}
 		return frame.None
 	}
-	if p := c.published(f.Tuple.Proto, f.Tuple.Dst, f.Tuple.DstPort); p != nil {
-		if !p.allows(f.Tuple.Src) {
+	if p := c.published(f.tuple.Proto, f.tuple.Dst, f.tuple.DstPort); p != nil {
+		if !p.allows(f.tuple.Src) {
 			return frame.PublishRefused
 		}
 		f.NAT, f.Rule, f.Hairpin = frame.NATNew, p.ID, !outside
-		f.RouteDst, f.RoutePort = p.target(f.Tuple.DstPort)
+		*f.dst, f.RoutePort = p.target(f.tuple.DstPort)
 		return frame.None
 	}
-	m, ok := n.findInbound(c, &f.Tuple, outside, b.Tick)
+	m, ok := n.findInbound(c, f.tuple, outside, b.Tick)
 	if ok {
 		f.NAT, f.Mapping, f.Hairpin = frame.NATNew, m, !outside
 		to := &n.maps.keys[m][0]
-		f.RouteDst, f.RoutePort = to.Src, to.SrcPort
+		*f.dst, f.RoutePort = to.Src, to.SrcPort
 		return frame.None
 	}
 	switch {
 	case outside && n.knowsOther(f):
 		return frame.NotForUs // another NAT of the host may use the same port
-	case m != 0, outside && n.rests(&f.Tuple):
+	case m != 0, outside && n.rests(f.tuple):
 		return frame.NATFiltered
 	case outside:
 		return frame.NotForUs
@@ -106,7 +112,7 @@ func (n *NAT) preRouteTuple(c *config, f *frame.Frame, b *frame.Batch, outside b
 // another NAT of the host may know it. Without them the frame is dropped. Later fragments follow their first one.
 //
 //uvswitch:hot
-func (n *NAT) giveBack(f *frame.Frame, why frame.Reason, dry bool) {
+func (n *tracker[A]) giveBack(f packet[A], why frame.Reason, dry bool) {
 	mark, ifindex, ok := f.Way()
 	if !ok || mark != frame.WayIn && mark != frame.WayInAgain {
 		f.DropFor(why)
@@ -114,7 +120,7 @@ func (n *NAT) giveBack(f *frame.Frame, why frame.Reason, dry bool) {
 	}
 	if !dry {
 		n.stats.givenBack.Add(1)
-		if f.Flags&frame.Fragment != 0 && f.IPv4().FragOffset() == 0 {
+		if f.Flags&frame.Fragment != 0 && f.FragOffset() == 0 {
 			n.noteHosts(f)
 		}
 	}
@@ -124,14 +130,14 @@ func (n *NAT) giveBack(f *frame.Frame, why frame.Reason, dry bool) {
 
 // knowsOther reports whether a packet to an outside port that admits it to no container may be the host's all the same. Only a SYN is
 // not: the host would refuse the connection, and RFC 5382, REQ-4 asks for silence.
-func (n *NAT) knowsOther(f *frame.Frame) bool {
+func (n *tracker[A]) knowsOther(f packet[A]) bool {
 	mark, _, ok := f.Way()
 	syn := f.Proto == frame.TCP && f.TCP().Flags()&(frame.FlagSYN|frame.FlagACK) == frame.FlagSYN
 	return ok && (mark == frame.WayIn || mark == frame.WayInAgain) && !syn
 }
 
 // rests reports whether a packet is for an outside port in quarantine.
-func (n *NAT) rests(t *frame.Tuple) bool {
+func (n *tracker[A]) rests(t *frame.TupleOf[A]) bool {
 	i, a := protoIndex(t.Proto), n.addrs.find(t.Dst)
 	return i >= 0 && a != nil && a.ports[i].quarantine != nil && a.ports[i].quarantine.Has(t.DstPort)
 }
@@ -140,7 +146,7 @@ func (n *NAT) rests(t *frame.Tuple) bool {
 // batch it only ignores that flow.
 //
 //uvswitch:hot
-func (n *NAT) find(c *config, t *frame.Tuple, b *frame.Batch) (e uint32, dir uint8, ok bool) {
+func (n *tracker[A]) find(c *config[A], t *frame.TupleOf[A], b *frame.Batch) (e uint32, dir uint8, ok bool) {
 	e, dir, ok = n.flows.lookup(t, t.Hash(n.flows.seed))
 	if !ok {
 		if b.Dry {
@@ -159,7 +165,7 @@ func (n *NAT) find(c *config, t *frame.Tuple, b *frame.Batch) (e uint32, dir uin
 }
 
 // endStale ends a flow that has expired or is no longer valid.
-func (n *NAT) endStale(e uint32, now frame.Tick) {
+func (n *tracker[A]) endStale(e uint32, now frame.Tick) {
 	if expired(&n.state[e], now) {
 		n.end(e, timedOut)
 	} else {
@@ -172,7 +178,7 @@ func (n *NAT) endStale(e uint32, now frame.Tick) {
 // forge them. From outside, any router on the path to the remote end may.
 //
 //uvswitch:hot
-func (n *NAT) validICMPSource(f *frame.Frame, e uint32, dir uint8, outside bool) bool {
+func (n *tracker[A]) validICMPSource(f packet[A], e uint32, dir uint8, outside bool) bool {
 	s := &n.state[e]
 	hairpin := s.rule|s.inboundMapping != 0 && (s.mapping != 0 || s.state.Load()&overloadsPort != 0)
 	inside := uint8(0) // the direction in which the container's packets travel
@@ -182,36 +188,36 @@ func (n *NAT) validICMPSource(f *frame.Frame, e uint32, dir uint8, outside bool)
 	if outside {
 		return dir != inside && !hairpin
 	}
-	return f.Tuple.Src == n.flows.keys[e][dir].Src || dir == inside && !hairpin && f.In == s.port
+	return f.tuple.Src == n.flows.keys[e][dir].Src || dir == inside && !hairpin && f.In == s.port
 }
 
 // preRouteError finds the flow of the packet that an ICMP error quotes. The quoted packet has already been translated
 // and sent, so the tuple of its answer is the quoted one reversed. The error travels in the direction of that answer.
 //
 //uvswitch:hot
-func (n *NAT) preRouteError(c *config, f *frame.Frame, b *frame.Batch, outside bool) frame.Reason {
+func (n *tracker[A]) preRouteError(c *config[A], f packet[A], b *frame.Batch, outside bool) frame.Reason {
 	if f.Flags&frame.Fragment != 0 {
 		return frame.FragmentNotTranslated
 	}
 	icmp := f.ICMP()
-	q, at, ok := frame.Quoted(icmp)
+	q, at, ok := frame.QuotedOf[A](icmp)
 	if ok {
 		var e uint32
 		var dir uint8
 		sent := q.Reverse()
-		if e, dir, ok = n.find(c, &sent, b); ok && f.Tuple.Dst == q.Src && n.validICMPSource(f, e, dir, outside) {
-			if frame.Sum(icmp, 0) != 0xffff || frame.Sum(icmp[frame.ICMPLen:at], 0) != 0xffff {
+		if e, dir, ok = n.find(c, &sent, b); ok && f.tuple.Dst == q.Src && n.validICMPSource(f, e, dir, outside) {
+			if !f.rightICMPSum() || f.Flags&frame.IsIPv4 != 0 && frame.Sum(icmp[frame.ICMPLen:at], 0) != 0xffff {
 				return frame.BadICMPChecksum // RFC 5508, REQ-3
 			}
-			if icmp.Type() == frame.ICMPRedirect {
+			if f.Proto == frame.ICMP && icmp.Type() == frame.ICMPRedirect {
 				return frame.ICMPRedirectRefused
 			}
 			f.NAT, f.Flow, f.Dir = frame.NATRelated, e, dir
-			f.RouteDst = n.translated(e, dir).Dst
+			*f.dst = n.flows.keys[e][1-dir].Src
 			return frame.None
 		}
 	}
-	if outside || c.owns(f.Tuple.Dst) {
+	if outside || c.owns(f.tuple.Dst) {
 		return frame.ICMPErrorUnmatched
 	}
 	return frame.None

@@ -33,7 +33,7 @@ type looseFlows struct {
 }
 
 // noteLoose adds entry e, unless the place is that of another one that may still be evicted.
-func (n *NAT) noteLoose(e uint32) {
+func (n *tracker[A]) noteLoose(e uint32) {
 	port := n.state[e].port
 	l := &n.loose[protoIndex(n.flows.keys[e][0].Proto)+1][port]
 	at := &l.entries[l.in.Add(1)%uint32(len(l.entries))]
@@ -43,7 +43,7 @@ func (n *NAT) noteLoose(e uint32) {
 }
 
 // evictLoose ends loose flows of port asks, and reports whether that made room in class i.
-func (n *NAT) evictLoose(l *looseFlows, i int, asks frame.PortID, dry bool) (freed bool) {
+func (n *tracker[A]) evictLoose(l *looseFlows, i int, asks frame.PortID, dry bool) (freed bool) {
 	for ended, looks := 0, 0; looks < len(l.entries) && ended < evictEnough; looks++ {
 		at := &l.entries[l.out.Add(1)%uint32(len(l.entries))]
 		e := at.Load()
@@ -69,7 +69,7 @@ func (n *NAT) evictLoose(l *looseFlows, i int, asks frame.PortID, dry bool) (fre
 // flows. It ends evictable flows of port asks only: a port that exhausts a resource loses its own flows. An outside port freed by ending
 // another port's flow would have to stay in quarantine first. It looks at the port's loose flows; if that frees nothing, it walks the flow
 // table in stretches. A dry call ends nothing.
-func (n *NAT) evictFor(i int, asks frame.PortID, dry bool) bool {
+func (n *tracker[A]) evictFor(i int, asks frame.PortID, dry bool) bool {
 	mark := n.flows.highWater()
 	if mark <= 1 {
 		return false
@@ -118,7 +118,7 @@ func (n *NAT) evictFor(i int, asks frame.PortID, dry bool) bool {
 
 // evict ends flow e if port asks may lose it to make room in class i, and reports whether it did, and whether that frees something. A dry
 // call ends nothing.
-func (n *NAT) evict(e uint32, i int, asks frame.PortID, dry bool) (did, frees bool) {
+func (n *tracker[A]) evict(e uint32, i int, asks frame.PortID, dry bool) (did, frees bool) {
 	s := &n.state[e]
 	if !n.isEvictable(e) || s.port != asks {
 		return false, false
@@ -144,14 +144,14 @@ func (n *NAT) evict(e uint32, i int, asks frame.PortID, dry bool) (did, frees bo
 }
 
 // displaces reports whether new flows of a port take the place of its older ones in this Tick.
-func (n *NAT) displaces(port frame.PortID) bool {
+func (n *tracker[A]) displaces(port frame.PortID) bool {
 	now := n.now.Load()
 	return now != 0 && n.evictedAt[port].Load() == now
 }
 
 // mayBeFreeSoon reports whether a SYN for which there is no outside port is dropped in silence: in the first second of a shortage of its
 // port. When its sender sends it again, another connection may have ended. After that second, the sender is told.
-func (n *NAT) mayBeFreeSoon(in frame.PortID, b *frame.Batch) bool {
+func (n *tracker[A]) mayBeFreeSoon(in frame.PortID, b *frame.Batch) bool {
 	if int(in) >= len(n.refused) {
 		return false
 	}
@@ -169,7 +169,7 @@ func (n *NAT) mayBeFreeSoon(in frame.PortID, b *frame.Batch) bool {
 
 // lastUser reports whether m is a mapping that ends with one of its users, or a permission with which its mapping
 // ends.
-func (n *NAT) lastUser(m uint32) bool {
+func (n *tracker[A]) lastUser(m uint32) bool {
 	s := &n.mappings[m]
 	return s.refs.Load() == 1 && (s.parent == 0 || n.lastUser(s.parent))
 }
@@ -183,18 +183,28 @@ const (
 // NearFull reports whether the flow table is more than 15/16 full: the slow path should call EarlyDrop soon.
 //
 //uvswitch:hot
-func (n *NAT) NearFull() bool { return n.flows.used.Load() > int64(n.flows.limit()-n.flows.limit()/16) }
+func (n *NAT) NearFull() bool { return n.nearFull() || n.six.nearFull() }
+
+//uvswitch:hot
+func (n *tracker[A]) nearFull() bool {
+	return n.flows.used.Load() > int64(n.flows.limit()-n.flows.limit()/16)
+}
 
 // ManyEnded reports whether entries that have ended take room from new ones: the slow path should reclaim them soon.
 //
 //uvswitch:hot
-func (n *NAT) ManyEnded() bool { return n.flows.manyEnded() || n.maps.manyEnded() }
+func (n *NAT) ManyEnded() bool { return n.manyEnded() || n.six.manyEnded() }
+
+//uvswitch:hot
+func (n *tracker[A]) manyEnded() bool { return n.flows.manyEnded() || n.maps.manyEnded() }
 
 // EarlyDrop keeps room in the flow table. When the table is more than 15/16 full, it ends evictable flows until the
 // table is 7/8 full: first those of the port that has most of them, then those of the next. It returns how many flows
 // it ended. The slow path calls it.
-func (n *NAT) EarlyDrop() (removed int) {
-	if !n.NearFull() {
+func (n *NAT) EarlyDrop() (removed int) { return n.earlyDrop() + n.six.earlyDrop() }
+
+func (n *tracker[A]) earlyDrop() (removed int) {
+	if !n.nearFull() {
 		return 0
 	}
 	var loose [frame.MaxPorts]int // evictable flows by port
@@ -229,6 +239,6 @@ func (n *NAT) EarlyDrop() (removed int) {
 }
 
 // isEvictable reports whether entry e is a live flow that may be evicted.
-func (n *NAT) isEvictable(e uint32) bool {
+func (n *tracker[A]) isEvictable(e uint32) bool {
 	return n.flows.isLive(e) && evictable(n.state[e].state.Load(), n.flows.keys[e][0].Proto)
 }

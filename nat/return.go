@@ -12,26 +12,33 @@ import (
 //uvswitch:hot
 func (n *NAT) Return(b *frame.Batch) {
 	for i := range b.Frames[:b.N] {
-		if f := &b.Frames[i]; f.Verdict == frame.CameBack {
-			n.returned(n.config.Load(), f)
+		switch f := &b.Frames[i]; {
+		case f.Verdict != frame.CameBack:
+		case f.Flags&frame.IsIPv4 != 0:
+			n.returned(n.config.Load(), packetOf[frame.Addr](b, i))
+		case f.Flags&frame.IsIPv6 != 0:
+			n.six.returned(n.six.config.Load(), packetOf[frame.Addr6](b, i))
+		default:
+			f.DropFor(frame.UplinkDown)
 		}
 	}
 }
 
-func (n *NAT) returned(c *config, f *frame.Frame) {
+func (n *tracker[A]) returned(c *config[A], f packet[A]) {
+	*f.hop = zero[A]()
 	second, source, _ := f.Way()
 	code := frame.WayCode(second)
 	why := returnReasons[code]
 	if why == frame.None {
 		why = frame.UplinkDown
 	}
-	if f.Flags&frame.Fragment != 0 && f.IPv4().FragOffset() != 0 && code == frame.WayTooLong && n.returnedFirsts.restore(f) {
+	if f.Flags&frame.Fragment != 0 && f.FragOffset() != 0 && code == frame.WayTooLong && n.returnedFirsts.restore(f) {
 		f.NextHop = frame.Addr(f.WayMTU())
 		f.SetMACs(frame.WayNobody, frame.WayNobody)
 		f.PuntFor(why)
 		return
 	}
-	sent := f.Tuple.Reverse()
+	sent := f.tuple.Reverse()
 	e, dir, ok := n.flows.lookup(&sent, sent.Hash(n.flows.seed))
 	if f.Flags&(frame.HasTuple|frame.ICMPError) != frame.HasTuple || f.Malformed != frame.None {
 		f.DropFor(why) // an ICMP error, or a later fragment: nobody is told
@@ -48,12 +55,17 @@ func (n *NAT) returned(c *config, f *frame.Frame) {
 		return
 	}
 	s := &n.state[e]
+	outside := FragmentKey{}
+	if f.Flags&frame.Fragment != 0 {
+		outside = FragmentKeyOf(f.Frame)
+		outside.net = frame.NoNet
+	}
 	n.untranslate(f, e, 1-dir)
 	f.In, f.Net = s.port, s.net
 	if f.Flags&frame.Fragment != 0 {
 		n.forgetFragment(f)
 		if code == frame.WayTooLong {
-			n.returnedFirsts.note(sent.Reverse(), f)
+			n.returnedFirsts.note(outside, f)
 		}
 	}
 	mtu := f.WayMTU()
@@ -64,19 +76,24 @@ func (n *NAT) returned(c *config, f *frame.Frame) {
 			f.DropFor(frame.FlowNotFound)
 			return
 		}
+		end := n.flows.keys[e][1]
+		own, isIPv4 := any(end.Dst).(frame.Addr)
+		if !isIPv4 {
+			f.DropFor(why) // only IPv4 asks
+			return
+		}
 		if code == frame.WayPort {
-			source = uint32(n.flows.keys[e][1].Dst)
-		} else if source != 0 && !c.owns(frame.Addr(source)) {
+			source = uint32(own)
+		} else if source != 0 && !c.owns(frame.Of[A](frame.Addr(source).Netip())) {
 			f.DropFor(frame.UplinkDown)
 			return
 		}
-		outside := n.flows.keys[e][1]
 		if code == frame.WaySource {
-			n.replaced.note(sent, f.Tuple, s)
+			n.replaced.note(sent, *f.tuple, s)
 		}
 		n.end(e, replaced)
 		if code == frame.WayPort {
-			n.leavePort(outside.Dst, protoIndex(outside.Proto), outside.DstPort)
+			n.leavePort(end.Dst, protoIndex(end.Proto), end.DstPort)
 		}
 		f.NextHop = frame.Addr(source)
 	case frame.WayTooLong:
@@ -101,7 +118,7 @@ var returnReasons = [256]frame.Reason{
 }
 
 // untranslate makes a frame of flow e in direction dir what it was before translate.
-func (n *NAT) untranslate(f *frame.Frame, e uint32, dir uint8) {
+func (n *tracker[A]) untranslate(f packet[A], e uint32, dir uint8) {
 	s := &n.state[e]
 	was := n.flows.keys[e][dir]
 	addrs, ports := ^s.addrs, ^s.l4ports
@@ -112,27 +129,27 @@ func (n *NAT) untranslate(f *frame.Frame, e uint32, dir uint8) {
 }
 
 // restore gives a frame its tuple from before translate and router.Route; addrs and ports are the deltas to it.
-func restore(f *frame.Frame, was frame.Tuple, addrs, ports frame.Delta) {
-	f.IPv4().SetAddrs(was.Src, was.Dst, addrs)
+func restore[A frame.Address](f packet[A], was frame.TupleOf[A], addrs, ports frame.Delta) {
+	f.setAddrs(was.Src, was.Dst, addrs)
 	rewriteTransport(f, f.Payload(), &was, addrs, ports)
-	f.IPv4().IncrementTTL()
-	f.Tuple = was
+	f.IncrementTTL()
+	f.setTuple(was)
 }
 
 // replacedFlows remembers the last flows that were ended for want of another source address: packets that left right behind the first one
 // come back, too, and must find their inside end.
-type replacedFlows struct {
+type replacedFlows[A frame.Address] struct {
 	mu   sync.Mutex // Lock 77
 	next int
 	last [64]struct {
-		sent, inside   frame.Tuple // sent: as an answer would have it
+		sent, inside   frame.TupleOf[A] // sent: as an answer would have it
 		addrs, l4ports frame.Delta
 		port           frame.PortID
 		net            frame.NetID
 	}
 }
 
-func (r *replacedFlows) note(sent, inside frame.Tuple, s *flow) {
+func (r *replacedFlows[A]) note(sent, inside frame.TupleOf[A], s *flow) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	x := &r.last[r.next%len(r.last)]
@@ -141,10 +158,10 @@ func (r *replacedFlows) note(sent, inside frame.Tuple, s *flow) {
 }
 
 // restore undoes the translation of a packet of such a flow, and reports whether it is one.
-func (r *replacedFlows) restore(f *frame.Frame) bool {
+func (r *replacedFlows[A]) restore(f packet[A]) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	sent := f.Tuple.Reverse()
+	sent := f.tuple.Reverse()
 	for i := range r.last {
 		x := &r.last[i]
 		if x.sent != sent {
@@ -159,22 +176,21 @@ func (r *replacedFlows) restore(f *frame.Frame) bool {
 
 // returnedFirsts remembers the last first fragments that were too long for their way: the later fragments come back, too, and have no
 // ports by which their flow could be found.
-type returnedFirsts struct {
+type returnedFirsts[A frame.Address] struct {
 	mu   sync.Mutex // Lock 77
 	next int
 	last [64]struct {
 		key      FragmentKey // as it came back
-		src, dst frame.Addr
+		src, dst A
 		port     frame.PortID
 		net      frame.NetID
 	}
 }
 
-// note remembers first fragment f after its translation was undone; sent is the tuple that it had outside.
-func (r *returnedFirsts) note(sent frame.Tuple, f *frame.Frame) {
+// note remembers first fragment f, whose translation was undone; key is the one that it had outside.
+func (r *returnedFirsts[A]) note(key FragmentKey, f packet[A]) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key := FragmentKey{sent.Src, sent.Dst, f.IPv4().ID(), f.Proto, frame.NoNet}
 	at := r.next % len(r.last)
 	for i := range r.last { // another packet with this identification, from another container
 		if r.last[i].key == key {
@@ -184,30 +200,30 @@ func (r *returnedFirsts) note(sent frame.Tuple, f *frame.Frame) {
 	r.next++
 	x := &r.last[at]
 	x.key = key
-	x.src, x.dst, x.port, x.net = f.Tuple.Src, f.Tuple.Dst, f.In, f.Net
+	x.src, x.dst, x.port, x.net = f.tuple.Src, f.tuple.Dst, f.In, f.Net
 }
 
 // restore makes a later fragment its sender's again, and reports whether its first fragment has come back.
-func (r *returnedFirsts) restore(f *frame.Frame) bool {
+func (r *returnedFirsts[A]) restore(f packet[A]) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key := FragmentKeyOf(f)
+	key := FragmentKeyOf(f.Frame)
 	key.net = frame.NoNet
 	for i := range r.last {
 		x := &r.last[i]
 		if x.key != key {
 			continue
 		}
-		f.IPv4().SetAddrs(x.src, x.dst, frame.Delta32(uint32(key.src), uint32(x.src)).Plus(frame.Delta32(uint32(key.dst), uint32(x.dst))))
-		f.IPv4().IncrementTTL()
-		f.Tuple.Src, f.Tuple.Dst, f.In, f.Net = x.src, x.dst, x.port, x.net
+		f.setAddrs(x.src, x.dst, frame.AddrDelta(f.tuple.Src, x.src).Plus(frame.AddrDelta(f.tuple.Dst, x.dst)))
+		f.IncrementTTL()
+		f.tuple.Src, f.tuple.Dst, f.In, f.Net = x.src, x.dst, x.port, x.net
 		return true
 	}
 	return false
 }
 
 // leavePort keeps a port that rests from the inside address that had it: a socket of the host uses it.
-func (n *NAT) leavePort(own frame.Addr, i int, port uint16) {
+func (n *tracker[A]) leavePort(own A, i int, port uint16) {
 	if a := n.addrs.find(own); a != nil && i >= 0 && a.ports[i].quarantine != nil && a.ports[i].quarantine.Has(port) {
 		a.ports[i].quarantined[port].addr.Store(0)
 	}

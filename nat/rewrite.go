@@ -10,7 +10,7 @@ import (
 // translate rewrites a frame of flow f.Flow, counts it, and updates the flow's state and time-out.
 //
 //uvswitch:hot
-func (n *NAT) translate(f *frame.Frame, b *frame.Batch) frame.Reason {
+func (n *tracker[A]) translate(f packet[A], b *frame.Batch) frame.Reason {
 	s := &n.state[f.Flow]
 	keys := &n.flows.keys[f.Flow]
 	to := n.translated(f.Flow, f.Dir)
@@ -20,25 +20,28 @@ func (n *NAT) translate(f *frame.Frame, b *frame.Batch) frame.Reason {
 	}
 	l4, first := f.Payload(), true
 	if f.Flags&frame.Fragment != 0 {
-		if f.Proto == frame.SCTP && (to.SrcPort != f.Tuple.SrcPort || to.DstPort != f.Tuple.DstPort) {
+		if f.Proto == frame.SCTP && (to.SrcPort != f.tuple.SrcPort || to.DstPort != f.tuple.DstPort) {
 			return frame.FragmentNotTranslated // its checksum covers the whole packet
 		}
-		first = f.IPv4().FragOffset() == 0
+		first = f.FragOffset() == 0
 		if why := n.recordFragment(f, b.Dry); why != frame.None {
 			return why
 		}
 	}
 	flags := uint8(0)
 	if f.Proto == frame.TCP && first {
-		if flags = f.TCP().Flags(); n.windows != nil && !n.windows.accept(f, s, b.Dry) {
+		if flags = f.TCP().Flags(); n.windows != nil && !n.windows.accept(f.Frame, s, b.Dry) {
 			return frame.TCPOutOfWindow
 		}
 	}
-	f.IPv4().SetAddrs(to.Src, to.Dst, addrs)
+	if f.Flags&frame.IsIPv6 != 0 && first && f.Proto == frame.UDP && f.UDP().Checksum() == 0 && !f.PartialSum() {
+		return frame.MalformedPacket // RFC 8200, 8.1
+	}
+	f.setAddrs(to.Src, to.Dst, addrs)
 	if first {
 		rewriteTransport(f, l4, &to, addrs, ports)
 	}
-	f.Tuple = to
+	f.setTuple(to)
 	if !b.Dry {
 		if flags&frame.FlagFIN != 0 && f.Dir == 0 && s.rule|s.inboundMapping == 0 {
 			n.noteFIN(f, b.Tick)
@@ -51,18 +54,18 @@ func (n *NAT) translate(f *frame.Frame, b *frame.Batch) frame.Reason {
 // rewriteTransport writes the ports or the ICMP identifier and updates the checksum.
 //
 //uvswitch:hot
-func rewriteTransport(f *frame.Frame, l4 []byte, to *frame.Tuple, addrs, ports frame.Delta) {
+func rewriteTransport[A frame.Address](f packet[A], l4 []byte, to *frame.TupleOf[A], addrs, ports frame.Delta) {
 	switch f.Proto {
 	case frame.TCP:
 		h := frame.TCPHeader(l4)
 		frame.PortsHeader(l4).SetPorts(to.SrcPort, to.DstPort)
-		h.SetChecksum(fixedChecksum(f, h.Checksum(), addrs, ports))
+		h.SetChecksum(fixedChecksum(f.Frame, h.Checksum(), addrs, ports))
 	case frame.UDP:
 		h := frame.UDPHeader(l4)
 		frame.PortsHeader(l4).SetPorts(to.SrcPort, to.DstPort)
 		partial := f.PartialSum()
 		if old := h.Checksum(); partial || old != 0 {
-			sum := fixedChecksum(f, old, addrs, ports)
+			sum := fixedChecksum(f.Frame, old, addrs, ports)
 			if sum == 0 && !partial {
 				sum = 0xffff // a computed 0 is sent as all ones (RFC 768)
 			}
@@ -79,8 +82,12 @@ func rewriteTransport(f *frame.Frame, l4 []byte, to *frame.Tuple, addrs, ports f
 		setICMPID(l4, to)
 		h := frame.ICMPHeader(l4)
 		h.SetChecksum(ports.Complete(h.Checksum()))
+	case frame.ICMPv6: // its checksum covers the addresses, too (RFC 4443, 2.3)
+		setICMPID(l4, to)
+		h := frame.ICMPHeader(l4)
+		h.SetChecksum(fixedChecksum(f.Frame, h.Checksum(), addrs, ports))
 	case frame.SCTP:
-		if to.SrcPort != f.Tuple.SrcPort || to.DstPort != f.Tuple.DstPort {
+		if to.SrcPort != f.tuple.SrcPort || to.DstPort != f.tuple.DstPort {
 			setSCTPPorts(l4, to)
 		}
 	}
@@ -88,7 +95,7 @@ func rewriteTransport(f *frame.Frame, l4 []byte, to *frame.Tuple, addrs, ports f
 
 // setSCTPPorts writes the ports and updates the CRC32c, which covers the ports but not the addresses (RFC 9260, 6.8).
 // A CRC is linear: the difference is added to the old checksum, so a wrong checksum stays wrong.
-func setSCTPPorts(l4 []byte, to *frame.Tuple) {
+func setSCTPPorts[A frame.Address](l4 []byte, to *frame.TupleOf[A]) {
 	sum := binary.LittleEndian.Uint32(l4[8:])
 	binary.LittleEndian.PutUint32(l4[8:], 0)
 	sum ^= crc32.Checksum(l4, castagnoli)
@@ -101,9 +108,9 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // account counts a frame of a flow and updates its state and its expiry.
 //
 //uvswitch:hot
-func (n *NAT) account(f *frame.Frame, s *flow, orig *frame.Tuple, flags uint8, first bool, now frame.Tick) {
+func (n *tracker[A]) account(f packet[A], s *flow, orig *frame.TupleOf[A], flags uint8, first bool, now frame.Tick) {
 	s.count[f.Dir].packets.Add(1)
-	s.count[f.Dir].bytes.Add(uint64(f.L3End - uint32(f.L3)))
+	s.count[f.Dir].bytes.Add(f.bytes())
 	old := s.state.Load()
 	state := old
 	if first {
@@ -121,7 +128,7 @@ func (n *NAT) account(f *frame.Frame, s *flow, orig *frame.Tuple, flags uint8, f
 	// Packets from outside do not refresh UDP and ICMP flows (RFC 4787, REQ-6); a reset connection is never extended
 	// (RFC 7857).
 	if f.Net != frame.NoNet || f.Proto == frame.TCP {
-		n.extend(f, s, now+n.timers.Load().timeout(orig, state), state)
+		n.extend(f, s, now+timeout(n.timers.Load(), orig, state), state)
 	}
 	if state != old && n.watch.Load() != nil {
 		n.emit(FlowUpdate, f.Flow, "")
@@ -132,7 +139,7 @@ func (n *NAT) account(f *frame.Frame, s *flow, orig *frame.Tuple, flags uint8, f
 // the flow open until t.
 //
 //uvswitch:hot
-func (n *NAT) extend(f *frame.Frame, s *flow, t frame.Tick, state uint32) {
+func (n *tracker[A]) extend(f packet[A], s *flow, t frame.Tick, state uint32) {
 	if f.Proto == frame.TCP && tcpState(state&stateMask) == tcpClose {
 		if e := frame.Tick(s.expires.Load()); int32(e-t) < 0 {
 			t = e
@@ -149,7 +156,7 @@ func (n *NAT) extend(f *frame.Frame, s *flow, t frame.Tick, state uint32) {
 // keepOpen makes a mapping admit packets from other endpoints until t.
 //
 //uvswitch:hot
-func (n *NAT) keepOpen(m uint32, t frame.Tick) {
+func (n *tracker[A]) keepOpen(m uint32, t frame.Tick) {
 	if p := n.mappings[m].parent; p != 0 {
 		m = p
 	}
@@ -172,10 +179,10 @@ func fixedChecksum(f *frame.Frame, old uint16, addrs, ports frame.Delta) uint16 
 // setICMPID writes the identifier, which is the source port of t for a query and the destination port for an answer.
 //
 //uvswitch:hot
-func setICMPID(l4 []byte, t *frame.Tuple) {
+func setICMPID[A frame.Address](l4 []byte, t *frame.TupleOf[A]) {
 	id := t.SrcPort
 	h := frame.ICMPHeader(l4)
-	if frame.IsICMPAnswer(h.Type()) {
+	if frame.IsICMPAnswer(t.Proto, h.Type()) {
 		id = t.DstPort
 	}
 	h.SetID(id)
@@ -184,31 +191,35 @@ func setICMPID(l4 []byte, t *frame.Tuple) {
 // translateError rewrites an ICMP error about a packet of flow f.Flow, both its own header and the quoted packet, so
 // that the receiver recognises the packet that it sent (RFC 5508, REQ-4 and REQ-5). The flow does not change: an
 // error neither ends nor refreshes it (RFC 5508, REQ-6; RFC 5382, REQ-10).
-func (n *NAT) translateError(f *frame.Frame) frame.Reason {
+func (n *tracker[A]) translateError(f packet[A]) frame.Reason {
 	icmp := f.ICMP()
-	q, at, ok := frame.Quoted(icmp)
+	q, at, ok := frame.QuotedOf[A](icmp)
 	if !ok {
 		return frame.ICMPErrorUnmatched
 	}
 	k := &n.flows.keys[f.Flow]
 	to := k[1-f.Dir]      // the packet that the receiver of the error sent
 	outer := to.Reverse() // the tuple of an answer to it
-	src := f.Tuple.Src
+	src := f.tuple.Src
 	if src == k[f.Dir].Src || f.Egress == frame.NoNet {
 		src = outer.Src // from the other end itself, or from a router inside, whose address must not leave
 	}
-	d := frame.Delta32(uint32(f.Tuple.Src), uint32(src)).Plus(frame.Delta32(uint32(f.Tuple.Dst), uint32(outer.Dst)))
-	f.IPv4().SetAddrs(src, outer.Dst, d)
+	d := frame.AddrDelta(f.tuple.Src, src).Plus(frame.AddrDelta(f.tuple.Dst, outer.Dst))
+	f.setAddrs(src, outer.Dst, d)
 
-	addrs := frame.Delta32(uint32(q.Src), uint32(to.Src)).Plus(frame.Delta32(uint32(q.Dst), uint32(to.Dst)))
+	addrs := frame.AddrDelta(q.Src, to.Src).Plus(frame.AddrDelta(q.Dst, to.Dst))
 	ports := frame.Delta16(q.SrcPort, to.SrcPort).Plus(frame.Delta16(q.DstPort, to.DstPort))
-	frame.IPv4(icmp[frame.ICMPLen:]).SetAddrs(to.Src, to.Dst, addrs)
+	setAddrs(icmp[frame.ICMPLen:], to.Src, to.Dst, addrs)
 	l4 := icmp[at:]
 	switch q.Proto {
 	case frame.ICMP:
 		setICMPID(l4, &to)
 		h := frame.ICMPHeader(l4)
 		h.SetChecksum(ports.Complete(h.Checksum()))
+	case frame.ICMPv6:
+		setICMPID(l4, &to)
+		h := frame.ICMPHeader(l4)
+		h.SetChecksum(addrs.Plus(ports).Complete(h.Checksum()))
 	case frame.TCP, frame.UDP, frame.SCTP, frame.UDPLite, frame.DCCP:
 		frame.PortsHeader(l4).SetPorts(to.SrcPort, to.DstPort)
 		if field := int(frame.ChecksumOffset(q.Proto)); len(l4) >= field+2 {
@@ -217,12 +228,36 @@ func (n *NAT) translateError(f *frame.Frame) frame.Reason {
 			}
 		}
 	}
-	if icmp.Type() == frame.ICMPUnreachable && icmp.Code() == frame.CodeFragNeeded {
+	if f.Proto == frame.ICMP && icmp.Type() == frame.ICMPUnreachable && icmp.Code() == frame.CodeFragNeeded {
 		if mtu := icmp.NextMTU(); mtu != 0 && mtu < frame.MinPathMTU {
 			icmp.SetNextMTU(frame.MinPathMTU)
 		}
 	}
-	icmp.UpdateChecksum()
-	f.Tuple.Src, f.Tuple.Dst = src, outer.Dst
+	if f.Proto == frame.ICMPv6 {
+		icmp.SetChecksum(0)
+		icmp.SetChecksum(^frame.Sum(icmp, f.IPv6().PseudoSum(frame.ICMPv6, len(icmp))))
+	} else {
+		icmp.UpdateChecksum()
+	}
+	f.tuple.Src, f.tuple.Dst = src, outer.Dst
 	return frame.None
+}
+
+// setAddrs rewrites the addresses of a packet that an ICMP error quotes.
+func setAddrs[A frame.Address](ip []byte, src, dst A, d frame.Delta) {
+	switch src := any(src).(type) {
+	case frame.Addr:
+		frame.IPv4(ip).SetAddrs(src, any(dst).(frame.Addr), d)
+	case frame.Addr6:
+		frame.IPv6(ip).SetAddrs(src, any(dst).(frame.Addr6))
+	}
+}
+
+// rightICMPSum reports whether the checksum of an ICMP message is right.
+func (f packet[A]) rightICMPSum() bool {
+	l4, pseudo := f.Payload(), uint16(0)
+	if f.Proto == frame.ICMPv6 {
+		pseudo = f.IPv6().PseudoSum(frame.ICMPv6, len(l4))
+	}
+	return frame.Sum(l4, pseudo) == 0xffff
 }

@@ -9,19 +9,25 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// A Publish rule forwards packets for ports Lo to Hi of the host to the same number of ports of Target, from Port on.
-type Publish struct {
+// A PublishOf rule forwards packets for ports Lo to Hi of the host to the same number of ports of Target, from Port on.
+type PublishOf[A frame.Address] struct {
 	ID       uint32 // unique, not 0
 	Proto    uint8
-	HostAddr frame.Addr // 0: every address of the host
+	HostAddr A // zero: every address of the host
 	Lo, Hi   uint16
-	Target   frame.Addr
+	Target   A
 	Port     uint16 // port of Target that Lo is forwarded to
 	From     []netip.Prefix
 	Inside   frame.PortID // the port of Target, charged for the flows
 	Net      frame.NetID
 	*RuleCount
 }
+
+// Rules of both families.
+type (
+	Publish  = PublishOf[frame.Addr]
+	Publish6 = PublishOf[frame.Addr6]
+)
 
 // RuleCount counts the first packet of each flow that a rule created, as iptables does in table nat.
 type RuleCount struct{ Packets, Bytes atomic.Uint64 }
@@ -39,24 +45,33 @@ type Masquerade struct {
 type Rules struct {
 	Own        []frame.Addr   // the host's addresses; the first is the source of packets whose way is not known yet. None: no way out
 	Local      []netip.Prefix // what else the host's kernel takes for itself: published ports are there, too
-	Ephemeral  [2]uint16      // the ports that the host's kernel picks for its own connections
 	Publish    []*Publish
 	Masquerade []*Masquerade
-	HostUses   []uint8     // IP protocols without ports that the host itself uses: no flow of theirs leaves
-	Inbound    *Inbound    // nil: containers may use the host as they like
-	Pool       [2]*PortSet // outside ports for flows: TCP; UDP and SCTP. nil: all
+	Six        RulesOf[frame.Addr6] // the same for IPv6
+	Ephemeral  [2]uint16            // the ports that the host's kernel picks for its own connections
+	HostUses   []uint8              // IP protocols without ports that the host itself uses: no flow of theirs leaves
+	Inbound    *Inbound             // nil: containers may use the host as they like
+	Pool       [2]*PortSet          // outside ports for flows: TCP; UDP and SCTP. nil: all
+}
+
+// RulesOf are the rules that speak of the addresses of one family: see Rules.
+type RulesOf[A frame.Address] struct {
+	Own        []A
+	Local      []netip.Prefix
+	Publish    []*PublishOf[A]
+	Masquerade []*Masquerade
 }
 
 // config is the form of Rules that the workers read.
-type config struct {
-	source    frame.Addr     // the first of own, or 0
+type config[A frame.Address] struct {
+	source    A              // the first of own, or the zero address
 	own       []netip.Prefix // the host's addresses and what else its kernel takes for itself
-	hosts     []addrRange    // own, sorted, without overlaps
+	hosts     []addrRange[A] // own, sorted, without overlaps
 	left      []leftPrefix   // what the host had a moment ago
 	gen       uint32
-	publish   [protocols][]*Publish // sorted by Lo
-	reach     [protocols][]uint16   // the highest Hi of publish[i][:k+1]: a search downwards may stop there
-	byTarget  [protocols]map[frame.Addr][]*Publish
+	publish   [protocols][]*PublishOf[A] // sorted by Lo
+	reach     [protocols][]uint16        // the highest Hi of publish[i][:k+1]: a search downwards may stop there
+	byTarget  [protocols]map[A][]*PublishOf[A]
 	masq      [frame.MaxNets]*Masquerade
 	pool      [protocols]*PortSet
 	local     [protocols]*PortSet // those of pool that the host's kernel picks for itself, too
@@ -76,17 +91,18 @@ type leftPrefix struct {
 const graceTime = 10 * frame.TicksPerSecond
 
 // addrRange is a range of addresses, both ends included.
-type addrRange struct{ lo, hi frame.Addr }
+type addrRange[A frame.Address] struct{ lo, hi A }
 
 // rangesOf returns the ranges that prefixes make up, sorted.
-func rangesOf(prefixes []netip.Prefix) (out []addrRange) {
+func rangesOf[A frame.Address](prefixes []netip.Prefix) (out []addrRange[A]) {
 	for _, p := range slices.SortedFunc(slices.Values(prefixes), netip.Prefix.Compare) {
-		lo := frame.AddrFrom(p.Masked().Addr())
-		hi := lo | frame.Addr(uint64(1)<<(32-p.Bits())-1)
-		if n := len(out); n > 0 && lo <= out[n-1].hi {
-			out[n-1].hi = max(out[n-1].hi, hi)
+		lo, hi := frame.Of[A](p.Masked().Addr()), frame.Last[A](p)
+		if n := len(out); n > 0 && frame.Compare(lo, out[n-1].hi) <= 0 {
+			if frame.Compare(hi, out[n-1].hi) > 0 {
+				out[n-1].hi = hi
+			}
 		} else {
-			out = append(out, addrRange{lo, hi})
+			out = append(out, addrRange[A]{lo, hi})
 		}
 	}
 	return out
@@ -95,12 +111,12 @@ func rangesOf(prefixes []netip.Prefix) (out []addrRange) {
 // owns reports whether the host's kernel takes packets to a for itself, or took them a moment ago.
 //
 //uvswitch:hot
-func (c *config) owns(a frame.Addr) bool {
+func (c *config[A]) owns(a A) bool {
 	if c.has(a) {
 		return true
 	}
 	for i := range c.left {
-		if c.left[i].Contains(a.Netip()) {
+		if c.left[i].Contains(frame.Netip(a)) {
 			return true
 		}
 	}
@@ -110,22 +126,22 @@ func (c *config) owns(a frame.Addr) bool {
 // has reports whether the host's kernel takes packets to a for itself.
 //
 //uvswitch:hot
-func (c *config) has(a frame.Addr) bool {
+func (c *config[A]) has(a A) bool {
 	lo, hi := 0, len(c.hosts)
 	for lo < hi {
-		if mid := (lo + hi) / 2; c.hosts[mid].hi < a {
+		if mid := (lo + hi) / 2; frame.Compare(c.hosts[mid].hi, a) < 0 {
 			lo = mid + 1
 		} else {
 			hi = mid
 		}
 	}
-	return lo < len(c.hosts) && c.hosts[lo].lo <= a
+	return lo < len(c.hosts) && frame.Compare(c.hosts[lo].lo, a) <= 0
 }
 
 // publishesAt reports whether a port is published at this very address.
-func (c *config) publishesAt(a frame.Addr) bool {
+func (c *config[A]) publishesAt(a A) bool {
 	for _, rules := range c.publish {
-		if slices.ContainsFunc(rules, func(p *Publish) bool { return p.HostAddr == a }) {
+		if slices.ContainsFunc(rules, func(p *PublishOf[A]) bool { return p.HostAddr == a }) {
 			return true
 		}
 	}
@@ -133,7 +149,7 @@ func (c *config) publishesAt(a frame.Addr) bool {
 }
 
 // class returns the ports of the pool that are of the same kind as port.
-func (c *config) class(i int, port uint16) *PortSet {
+func (c *config[A]) class(i int, port uint16) *PortSet {
 	if port >= c.ephemeral[0] && port <= c.ephemeral[1] {
 		return c.local[i]
 	}
@@ -141,9 +157,9 @@ func (c *config) class(i int, port uint16) *PortSet {
 }
 
 // publishedAs returns the port of the host's address that is published for an inside endpoint; 0 if none is.
-func (c *config) publishedAs(i int, at frame.Addr, inside *frame.Tuple) uint16 {
+func (c *config[A]) publishedAs(i int, at A, inside *frame.TupleOf[A]) uint16 {
 	for _, p := range c.byTarget[i][inside.Src] {
-		if inside.SrcPort >= p.Port && inside.SrcPort-p.Port <= p.Hi-p.Lo && (p.HostAddr == 0 || p.HostAddr == at) {
+		if inside.SrcPort >= p.Port && inside.SrcPort-p.Port <= p.Hi-p.Lo && (p.HostAddr == zero[A]() || p.HostAddr == at) {
 			return p.Lo + (inside.SrcPort - p.Port)
 		}
 	}
@@ -162,13 +178,19 @@ var allIDs = func() *PortSet {
 func (n *NAT) Update(r Rules) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.updateLocked(&r, RulesOf[frame.Addr]{r.Own, r.Local, r.Publish, r.Masquerade})
+	n.six.updateLocked(&r, r.Six)
+}
+
+func (n *tracker[A]) updateLocked(all *Rules, r RulesOf[A]) {
 	old := n.config.Load()
-	c := &config{own: slices.Clone(r.Local), gen: old.gen + 1, ephemeral: r.Ephemeral, inbound: r.Inbound, hostUses: r.HostUses}
+	c := &config[A]{own: slices.Clone(r.Local), gen: old.gen + 1, ephemeral: all.Ephemeral, inbound: all.Inbound, hostUses: all.HostUses}
 	for _, a := range r.Own {
-		c.own = append(c.own, netip.PrefixFrom(a.Netip(), 32))
+		p := frame.Netip(a)
+		c.own = append(c.own, netip.PrefixFrom(p, p.BitLen()))
 	}
 	slices.SortFunc(c.own, netip.Prefix.Compare)
-	c.hosts = rangesOf(c.own)
+	c.hosts = rangesOf[A](c.own)
 	if len(r.Own) > 0 {
 		c.source = r.Own[0]
 	}
@@ -183,7 +205,7 @@ func (n *NAT) Update(r Rules) {
 			c.left = append(c.left, leftPrefix{p, now + graceTime})
 		}
 	}
-	for i, from := range [protocols]*PortSet{tcp: r.Pool[0], udp: r.Pool[1], icmp: allIDs, sctp: r.Pool[1]} {
+	for i, from := range [protocols]*PortSet{tcp: all.Pool[0], udp: all.Pool[1], icmp: allIDs, sctp: all.Pool[1]} {
 		if from == nil {
 			from = allIDs
 		}
@@ -200,9 +222,9 @@ func (n *NAT) Update(r Rules) {
 		c.local[i], c.others[i] = c.pool[i].split(ephemeral)
 	}
 	for i, rules := range c.publish {
-		slices.SortFunc(rules, func(a, b *Publish) int { return cmp.Or(cmp.Compare(a.Lo, b.Lo), cmp.Compare(a.ID, b.ID)) })
+		slices.SortFunc(rules, func(a, b *PublishOf[A]) int { return cmp.Or(cmp.Compare(a.Lo, b.Lo), cmp.Compare(a.ID, b.ID)) })
 		reach := uint16(0)
-		c.byTarget[i] = map[frame.Addr][]*Publish{}
+		c.byTarget[i] = map[A][]*PublishOf[A]{}
 		for _, p := range rules {
 			c.byTarget[i][p.Target] = append(c.byTarget[i][p.Target], p)
 			reach = max(reach, p.Hi)
@@ -215,7 +237,7 @@ func (n *NAT) Update(r Rules) {
 	if sameTranslation(old, c) {
 		c.gen = old.gen
 	}
-	if c.source != 0 {
+	if c.source != zero[A]() {
 		n.useAddrLocked(c, c.source)
 	}
 	n.config.Store(c)
@@ -223,12 +245,12 @@ func (n *NAT) Update(r Rules) {
 }
 
 // sameTranslation reports whether every flow created under a would be created the same way under b.
-func sameTranslation(a, b *config) bool {
+func sameTranslation[A frame.Address](a, b *config[A]) bool {
 	if !slices.Equal(a.hostUses, b.hostUses) || !slices.Equal(a.own, b.own) || !slices.Equal(a.left, b.left) {
 		return false
 	}
 	for i := range a.publish {
-		if !slices.EqualFunc(a.publish[i], b.publish[i], func(p, q *Publish) bool {
+		if !slices.EqualFunc(a.publish[i], b.publish[i], func(p, q *PublishOf[A]) bool {
 			return p.ID == q.ID && p.Lo == q.Lo && p.Hi == q.Hi && p.HostAddr == q.HostAddr && p.Target == q.Target &&
 				p.Port == q.Port && p.Inside == q.Inside && p.Net == q.Net && slices.Equal(p.From, q.From)
 		}) {
@@ -247,7 +269,7 @@ func sameTranslation(a, b *config) bool {
 // published returns the rule for a packet to address dst of the host and this port, or nil.
 //
 //uvswitch:hot
-func (c *config) published(proto uint8, dst frame.Addr, port uint16) *Publish {
+func (c *config[A]) published(proto uint8, dst A, port uint16) *PublishOf[A] {
 	i := protoIndex(proto)
 	if i < 0 {
 		return nil
@@ -262,7 +284,7 @@ func (c *config) published(proto uint8, dst frame.Addr, port uint16) *Publish {
 		}
 	}
 	for k := lo - 1; k >= 0 && c.reach[i][k] >= port; k-- {
-		if p := rules[k]; p.Hi >= port && (p.HostAddr == 0 || p.HostAddr == dst) {
+		if p := rules[k]; p.Hi >= port && (p.HostAddr == zero[A]() || p.HostAddr == dst) {
 			return p
 		}
 	}
@@ -272,12 +294,12 @@ func (c *config) published(proto uint8, dst frame.Addr, port uint16) *Publish {
 // allows reports whether a client with address a may use the rule (--from).
 //
 //uvswitch:hot
-func (p *Publish) allows(a frame.Addr) bool {
+func (p *PublishOf[A]) allows(a A) bool {
 	if len(p.From) == 0 {
 		return true
 	}
 	for i := range p.From {
-		if p.From[i].Contains(a.Netip()) {
+		if p.From[i].Contains(frame.Netip(a)) {
 			return true
 		}
 	}
@@ -287,12 +309,12 @@ func (p *Publish) allows(a frame.Addr) bool {
 // target returns where a packet to port of the host is forwarded.
 //
 //uvswitch:hot
-func (p *Publish) target(port uint16) (frame.Addr, uint16) { return p.Target, p.Port + (port - p.Lo) }
+func (p *PublishOf[A]) target(port uint16) (A, uint16) { return p.Target, p.Port + (port - p.Lo) }
 
 // valid reports whether flow e would be created the same way under config c, and if so records the generation of c in
 // the flow. The caller ends a flow that is not valid, so that a changed rule, address or container takes effect on
 // the next packet.
-func (n *NAT) valid(c *config, e uint32) bool {
+func (n *tracker[A]) valid(c *config[A], e uint32) bool {
 	s, k := &n.state[e], &n.flows.keys[e]
 	rule := c.masq[s.net]
 	if s.state.Load()&untranslated != 0 {

@@ -12,15 +12,15 @@ import (
 	"github.com/uvswitch/uvswitch/nat"
 )
 
-// The tables for 1,048,576 flows fit into 128 MiB.
+// The tables for 1,048,576 flows of IPv4 and 262,144 of IPv6 fit into 186 MiB. Memory that no flow needs is not touched.
 func TestMemory(t *testing.T) {
 	total := 0
 	nat.New(nat.Options{Flows: 1 << 20, Alloc: func(n int) []byte {
 		total += n
 		return make([]byte, n)
 	}})
-	if total > 128<<20 {
-		t.Errorf("the tables take %d bytes, more than 128 MiB", total)
+	if total > 186<<20 {
+		t.Errorf("the tables take %d bytes, more than 186 MiB", total)
 	}
 	t.Logf("%.1f MiB", float64(total)/(1<<20))
 }

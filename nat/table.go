@@ -7,13 +7,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// key is a type of table keys: a tuple of one address family.
-type key interface {
-	comparable
-	Hash(seed uint64) uint64
-}
-
-// A table maps pairs of keys to small numbers, its entries. An entry is found by either of its keys, one for each
+// A table maps pairs of keys, which are tuples of one address family, to small numbers, its entries. An entry is found by either of its keys, one for each
 // direction; a lookup returns the entry and the direction. The table has a fixed size and holds no pointer.
 //
 // A key can be in two buckets of sixteen words. A lookup therefore reads two cache lines at most and, as a rule,
@@ -27,9 +21,9 @@ type key interface {
 // removed (see reclaim), so reading them needs no atomics.
 //
 // All operations are lock-free.
-type table[K key] struct {
+type table[A frame.Address] struct {
 	buckets    []tableBucket
-	keys       [][2]K
+	keys       [][2]frame.TupleOf[A]
 	link       []atomic.Uint32 // live, or the next entry of the free or retired list, +1
 	free       atomic.Uint64   // head of the free list: ABA tag<<32 | entry+1
 	retired    atomic.Uint64   // head of the retired list, likewise
@@ -52,11 +46,11 @@ const (
 )
 
 // newTable returns a table for the given number of entries, at most maxEntries, in memory from alloc.
-func newTable[K key](entries int, seed uint64, alloc Alloc) *table[K] {
+func newTable[A frame.Address](entries int, seed uint64, alloc Alloc) *table[A] {
 	entries = min(entries, maxEntries)
-	t := &table[K]{
+	t := &table[A]{
 		buckets: slab[tableBucket](alloc, (3*entries+len(tableBucket{})-1)/len(tableBucket{})), // two words an entry, two thirds full
-		keys:    slab[[2]K](alloc, entries+1),
+		keys:    slab[[2]frame.TupleOf[A]](alloc, entries+1),
 		link:    slab[atomic.Uint32](alloc, entries+1),
 		seed:    seed, shift: uint(bits.Len(uint(entries))) + 2,
 	}
@@ -68,7 +62,7 @@ func newTable[K key](entries int, seed uint64, alloc Alloc) *table[K] {
 // Random Integer Generation in an Interval, 2019); the high half is the tag.
 //
 //uvswitch:hot
-func (t *table[K]) bucketsOf(h uint64) (a, b *tableBucket) {
+func (t *table[A]) bucketsOf(h uint64) (a, b *tableBucket) {
 	n := uint64(len(t.buckets))
 	i := h & 0xffffffff * n >> 32
 	j := h * 0x9e3779b97f4a7c15 >> 32 * n >> 32
@@ -76,19 +70,19 @@ func (t *table[K]) bucketsOf(h uint64) (a, b *tableBucket) {
 }
 
 //uvswitch:hot
-func (t *table[K]) word(h uint64, e uint32, dir uint8) uint32 {
+func (t *table[A]) word(h uint64, e uint32, dir uint8) uint32 {
 	return uint32(h>>32)>>t.shift<<t.shift | e<<2 | uint32(dir)
 }
 
 //uvswitch:hot
-func (t *table[K]) unword(w uint32) (e uint32, dir uint8) {
+func (t *table[A]) unword(w uint32) (e uint32, dir uint8) {
 	return w & (1<<t.shift - 1) >> 2, uint8(w & 1)
 }
 
 // lookup finds k, whose hash is h.
 //
 //uvswitch:hot
-func (t *table[K]) lookup(k *K, h uint64) (e uint32, dir uint8, ok bool) {
+func (t *table[A]) lookup(k *frame.TupleOf[A], h uint64) (e uint32, dir uint8, ok bool) {
 	a, b := t.bucketsOf(h)
 	if e, dir, ok = t.lookIn(a, k, uint32(h>>32)); ok {
 		return e, dir, true
@@ -97,7 +91,7 @@ func (t *table[K]) lookup(k *K, h uint64) (e uint32, dir uint8, ok bool) {
 }
 
 //uvswitch:hot
-func (t *table[K]) lookIn(b *tableBucket, k *K, tag uint32) (e uint32, dir uint8, ok bool) {
+func (t *table[A]) lookIn(b *tableBucket, k *frame.TupleOf[A], tag uint32) (e uint32, dir uint8, ok bool) {
 	for i := range b {
 		if w := b[i].Load(); (w^tag)>>t.shift == 0 && w != 0 && w&pending == 0 {
 			if e, dir = t.unword(w); t.keys[e][dir] == *k {
@@ -122,13 +116,13 @@ const (
 
 // probe returns whether k is in the table (exists), is being inserted (busy), or neither (inserted). Callers probe
 // before they spend an entry on k.
-func (t *table[K]) probe(k K) outcome {
+func (t *table[A]) probe(k frame.TupleOf[A]) outcome {
 	_, _, _, out := t.scan(&k, k.Hash(t.seed), 0)
 	return out
 }
 
 // alloc takes a free entry and sets its keys.
-func (t *table[K]) alloc(k0, k1 K) (uint32, bool) {
+func (t *table[A]) alloc(k0, k1 frame.TupleOf[A]) (uint32, bool) {
 	e, ok := t.pop(&t.free)
 	if !ok {
 		if t.nextUnused.Load() >= uint32(len(t.keys)) {
@@ -139,14 +133,14 @@ func (t *table[K]) alloc(k0, k1 K) (uint32, bool) {
 			return 0, false
 		}
 	}
-	t.keys[e] = [2]K{k0, k1}
+	t.keys[e] = [2]frame.TupleOf[A]{k0, k1}
 	return e, true
 }
 
 // insert makes entry e, from alloc, visible under its second key and then under its first one, or under neither. When another entry has the
 // first key, insert returns that entry. An entry that was not inserted goes to the retired list, because other
 // workers may have seen its pending words.
-func (t *table[K]) insert(e uint32) (uint32, uint8, outcome) {
+func (t *table[A]) insert(e uint32) (uint32, uint8, outcome) {
 	h0, h1 := t.keys[e][0].Hash(t.seed), t.keys[e][1].Hash(t.seed)
 	p0, other, dir, out := t.place(e, 0, h0)
 	if out != inserted {
@@ -171,7 +165,7 @@ func (t *table[K]) insert(e uint32) (uint32, uint8, outcome) {
 
 // place claims an empty word for one key and marks it pending. Then it looks for the key again: when two workers
 // claim words for the same key at the same time, at least one sees the word of the other and withdraws its own.
-func (t *table[K]) place(e uint32, dir uint8, h uint64) (at *atomic.Uint32, other uint32, odir uint8, out outcome) {
+func (t *table[A]) place(e uint32, dir uint8, h uint64) (at *atomic.Uint32, other uint32, odir uint8, out outcome) {
 	w := t.word(h, e, dir) | pending
 	for range 4 {
 		empty, o, d, state := t.scan(&t.keys[e][dir], h, w)
@@ -198,7 +192,7 @@ func (t *table[K]) place(e uint32, dir uint8, h uint64) (at *atomic.Uint32, othe
 
 // scan looks for a word of key k other than self, including pending words, and for an empty word. It takes the empty
 // word from the emptier bucket, so that no bucket overflows before the entries are used up.
-func (t *table[K]) scan(k *K, h uint64, self uint32) (empty *atomic.Uint32, e uint32, dir uint8, out outcome) {
+func (t *table[A]) scan(k *frame.TupleOf[A], h uint64, self uint32) (empty *atomic.Uint32, e uint32, dir uint8, out outcome) {
 	a, b := t.bucketsOf(h)
 	out = inserted
 	most := 0
@@ -233,7 +227,7 @@ func (t *table[K]) scan(k *K, h uint64, self uint32) (empty *atomic.Uint32, e ui
 
 // unlink removes entry e from the table and puts it on the retired list. It returns false when another caller has
 // removed it.
-func (t *table[K]) unlink(e uint32) bool {
+func (t *table[A]) unlink(e uint32) bool {
 	if !t.link[e].CompareAndSwap(live, 0) {
 		return false
 	}
@@ -256,7 +250,7 @@ func (t *table[K]) unlink(e uint32) bool {
 }
 
 // bury puts an entry on the retired list.
-func (t *table[K]) bury(e uint32) {
+func (t *table[A]) bury(e uint32) {
 	t.ended.Add(1)
 	t.push(&t.retired, e)
 }
@@ -264,14 +258,14 @@ func (t *table[K]) bury(e uint32) {
 // isLive reports whether e is in use.
 //
 //uvswitch:hot
-func (t *table[K]) isLive(e uint32) bool { return t.link[e].Load() == live }
+func (t *table[A]) isLive(e uint32) bool { return t.link[e].Load() == live }
 
 // retire takes the whole retired list. Pass it to reclaim after a grace period: when every worker has passed a batch
 // boundary.
-func (t *table[K]) retire() uint64 { return t.retired.Swap(0) }
+func (t *table[A]) retire() uint64 { return t.retired.Swap(0) }
 
 // reclaim moves the entries of a retired list to the free list.
-func (t *table[K]) reclaim(list uint64) {
+func (t *table[A]) reclaim(list uint64) {
 	n := int64(0)
 	for e := uint32(list); e != 0; n++ {
 		next := t.link[e-1].Load()
@@ -284,11 +278,11 @@ func (t *table[K]) reclaim(list uint64) {
 // manyEnded reports whether so many entries are in their grace period that it should end soon: a quarter of what is not used.
 //
 //uvswitch:hot
-func (t *table[K]) manyEnded() bool {
+func (t *table[A]) manyEnded() bool {
 	return t.ended.Load() > (int64(t.limit())-t.used.Load())/4
 }
 
-func (t *table[K]) push(head *atomic.Uint64, e uint32) {
+func (t *table[A]) push(head *atomic.Uint64, e uint32) {
 	for {
 		old := head.Load()
 		t.link[e].Store(uint32(old))
@@ -298,7 +292,7 @@ func (t *table[K]) push(head *atomic.Uint64, e uint32) {
 	}
 }
 
-func (t *table[K]) pop(head *atomic.Uint64) (uint32, bool) {
+func (t *table[A]) pop(head *atomic.Uint64) (uint32, bool) {
 	for {
 		old := head.Load()
 		if uint32(old) == 0 {
@@ -313,10 +307,7 @@ func (t *table[K]) pop(head *atomic.Uint64) (uint32, bool) {
 }
 
 // highWater is one above the highest entry ever used: a walk visits 1 to highWater()-1.
-func (t *table[K]) highWater() uint32 { return min(t.nextUnused.Load(), uint32(len(t.keys))) }
+func (t *table[A]) highWater() uint32 { return min(t.nextUnused.Load(), uint32(len(t.keys))) }
 
 // limit returns the maximum number of entries.
-func (t *table[K]) limit() int { return len(t.keys) - 1 }
-
-// tupleTable is a table of IPv4 tuples.
-type tupleTable = table[frame.Tuple]
+func (t *table[A]) limit() int { return len(t.keys) - 1 }

@@ -43,21 +43,21 @@ func (n *NAT) SetTimers(t Timers) { n.timers.Store(&t) }
 // timeout returns how long a flow in this state may be idle.
 //
 //uvswitch:hot
-func (t *Timers) timeout(orig *frame.Tuple, state uint32) frame.Tick {
-	return frame.Seconds(t.seconds(orig, state))
+func timeout[A frame.Address](t *Timers, orig *frame.TupleOf[A], state uint32) frame.Tick {
+	return frame.Seconds(t.seconds(orig.Proto, orig.DstPort, state))
 }
 
 //uvswitch:hot
-func (t *Timers) seconds(orig *frame.Tuple, state uint32) uint32 {
+func (t *Timers) seconds(proto uint8, port uint16, state uint32) uint32 {
 	replied := state&seenReply != 0
-	switch orig.Proto {
+	switch proto {
 	case frame.TCP:
 		switch tcpState(state & stateMask) {
 		case tcpEstablished:
 			if !replied {
 				return t.SynSent // begun before tracking did, and not answered
 			}
-			return t.byPort(orig, t.Established)
+			return t.byPort(proto, port, t.Established)
 		case tcpSynRecv:
 			return t.SynRecv
 		case tcpFinWait:
@@ -74,27 +74,27 @@ func (t *Timers) seconds(orig *frame.Tuple, state uint32) uint32 {
 		return t.SynSent
 	case frame.SCTP:
 		if replied {
-			return t.byPort(orig, t.Established)
+			return t.byPort(proto, port, t.Established)
 		}
 		return t.SynSent
 	case frame.UDP:
 		switch {
 		case !replied:
 			return t.UDP
-		case orig.DstPort == 53 || orig.DstPort == 123:
-			return t.byPort(orig, t.UDPShort)
+		case port == 53 || port == 123:
+			return t.byPort(proto, port, t.UDPShort)
 		}
-		return t.byPort(orig, t.UDPStream)
-	case frame.ICMP:
+		return t.byPort(proto, port, t.UDPStream)
+	case frame.ICMP, frame.ICMPv6:
 		return t.ICMP
 	}
 	return t.Generic
 }
 
 //uvswitch:hot
-func (t *Timers) byPort(orig *frame.Tuple, otherwise uint32) uint32 {
+func (t *Timers) byPort(proto uint8, port uint16, otherwise uint32) uint32 {
 	for i := range t.Ports {
-		if p := &t.Ports[i]; p.Port == orig.DstPort && p.Proto == orig.Proto {
+		if p := &t.Ports[i]; p.Port == port && p.Proto == proto {
 			return p.Seconds
 		}
 	}

@@ -44,10 +44,10 @@ func markOf(f *frame.Frame) (m segmentMark) {
 type lastFIN struct{ seq, stamp, at atomic.Uint32 }
 
 // noteFIN remembers a FIN from inside, a frame of flow f.Flow.
-func (n *NAT) noteFIN(f *frame.Frame, now frame.Tick) {
+func (n *tracker[A]) noteFIN(f packet[A], now frame.Tick) {
 	k := &n.flows.keys[f.Flow][1]
 	if a := n.addrs.find(k.Dst); a != nil {
-		m, x := markOf(f), &a.fins[k.DstPort]
+		m, x := markOf(f.Frame), &a.fins[k.DstPort]
 		x.seq.Store(m.seq)
 		x.stamp.Store(m.stamp)
 		x.at.Store(uint32(now))
@@ -55,7 +55,7 @@ func (n *NAT) noteFIN(f *frame.Frame, now frame.Tick) {
 }
 
 // letsGo reports whether the other end of the last connection from port p would take a SYN for a new one.
-func (a *hostAddr) letsGo(i int, p uint16, syn segmentMark, now frame.Tick) bool {
+func (a *hostAddr[A]) letsGo(i int, p uint16, syn segmentMark, now frame.Tick) bool {
 	if i != tcp {
 		return true
 	}
@@ -71,8 +71,8 @@ func (a *hostAddr) letsGo(i int, p uint16, syn segmentMark, now frame.Tick) bool
 }
 
 // A chooser chooses among ports: the first ones that the other end may not let go are passed over.
-type chooser struct {
-	a     *hostAddr
+type chooser[A frame.Address] struct {
+	a     *hostAddr[A]
 	i     int
 	syn   segmentMark
 	now   frame.Tick
@@ -80,14 +80,14 @@ type chooser struct {
 }
 
 // choosing begins a choice among the ports of address a for flow d.
-func (n *NAT) choosing(a *hostAddr, i int, d *pendingFlow) *chooser {
-	return &chooser{a: a, i: i, syn: d.syn, now: frame.Tick(n.now.Load())}
+func (n *tracker[A]) choosing(a *hostAddr[A], i int, d *pendingFlow[A]) *chooser[A] {
+	return &chooser[A]{a: a, i: i, syn: d.syn, now: frame.Tick(n.now.Load())}
 }
 
 // maxLooks is how many ports are passed over, or tried at random.
 const maxLooks = 8
 
-func (p *chooser) takes(port uint16) bool {
+func (p *chooser[A]) takes(port uint16) bool {
 	if p.looks >= maxLooks || p.a.letsGo(p.i, port, p.syn, p.now) {
 		return true
 	}

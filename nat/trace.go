@@ -1,40 +1,50 @@
 package nat
 
-import "github.com/uvswitch/uvswitch/internal/frame"
+import (
+	"net/netip"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
 
 // Trace calls fn, which may run dry batches through the stages. A flow that such a batch would create is planned in
 // entry 0, which nothing else uses, so that a later batch of fn finds it: for example the answer to the first packet.
 func (n *NAT) Trace(fn func()) {
 	n.tracing.Lock()
 	defer n.tracing.Unlock()
-	n.planned = false
+	n.planned, n.six.planned = false, false
 	fn()
-	n.planned = false
+	n.planned, n.six.planned = false, false
 }
 
 // StateAfter returns the names of a TCP flow's state before and after segment f; both are empty for other protocols
 // and for later fragments.
 func (n *NAT) StateAfter(f *frame.Frame) (before, after string) {
-	if f.Proto != frame.TCP || f.Flags&frame.Fragment != 0 && f.IPv4().FragOffset() != 0 {
+	if f.Proto != frame.TCP || f.FragOffset() != 0 {
 		return "", ""
 	}
-	w := n.state[f.Flow].state.Load()
+	s := &n.state
+	if f.Flags&frame.IsIPv6 != 0 {
+		s = &n.six.state
+	}
+	w := (*s)[f.Flow].state.Load()
 	next := advance(w, f.Dir, f.Proto, f.TCP().Flags())
 	return tcpNames[w&stateMask%uint32(tcpStates)], tcpNames[next&stateMask%uint32(tcpStates)]
 }
 
 // PortIsExample reports whether the outside port of the planned flow is only an example, because a real flow would
 // get a random one.
-func (n *NAT) PortIsExample() bool {
+func (n *NAT) PortIsExample() bool { return n.portIsExample() || n.six.portIsExample() }
+
+func (n *tracker[A]) portIsExample() bool {
 	k := &n.flows.keys[0]
-	return n.state[0].mapping == 0 && k[1].DstPort != k[0].SrcPort && k[1].Dst != k[0].Src
+	return n.planned && n.state[0].mapping == 0 && k[1].DstPort != k[0].SrcPort && k[1].Dst != k[0].Src
 }
 
 // Planned reports whether the trace has planned a flow in entry 0.
-func (n *NAT) Planned() bool { return n.planned }
+func (n *NAT) Planned() bool { return n.planned || n.six.planned }
 
 // plan is the second half of create for a dry batch.
-func (n *NAT) plan(c *config, f *frame.Frame, d *pendingFlow, leaves bool, b *frame.Batch) frame.Reason {
+func (n *tracker[A]) plan(c *config[A], f packet[A], d *pendingFlow[A], leaves bool, b *frame.Batch) frame.Reason {
 	if class, ok := n.mayCharge(d); !ok && !n.evictFor(class, d.port, true) {
 		return frame.FlowQuota
 	}
@@ -46,7 +56,7 @@ func (n *NAT) plan(c *config, f *frame.Frame, d *pendingFlow, leaves bool, b *fr
 	if d.orig == d.reply {
 		return frame.FlowToItself
 	}
-	if resumes(f) && d.reply.DstPort != f.Tuple.SrcPort {
+	if resumes(f.Frame) && d.reply.DstPort != f.tuple.SrcPort {
 		return frame.FlowNotResumed
 	}
 	if e, _, ok := n.find(c, &d.reply, b); ok {
@@ -60,13 +70,13 @@ func (n *NAT) plan(c *config, f *frame.Frame, d *pendingFlow, leaves bool, b *fr
 	if n.flows.used.Load() >= int64(n.flows.limit()) {
 		return frame.FlowTableFull
 	}
-	n.flows.keys[0] = [2]frame.Tuple{d.orig, d.reply}
+	n.flows.keys[0] = [2]frame.TupleOf[A]{d.orig, d.reply}
 	n.fill(0, c, d, f, b.Tick)
 	n.planned, f.Flow, f.Dir = true, 0, 0
 	return frame.None
 }
 
-func (n *NAT) findPlanned(t *frame.Tuple) (e uint32, dir uint8, ok bool) {
+func (n *tracker[A]) findPlanned(t *frame.TupleOf[A]) (e uint32, dir uint8, ok bool) {
 	if n.planned {
 		for dir := range uint8(2) {
 			if n.flows.keys[0][dir] == *t {
@@ -77,13 +87,30 @@ func (n *NAT) findPlanned(t *frame.Tuple) (e uint32, dir uint8, ok bool) {
 	return 0, 0, false
 }
 
-// Flow returns the description of entry e.
-func (n *NAT) Flow(e uint32, now frame.Tick) Flow { return n.view(e, now) }
+// FlowOf returns the description of the flow of a frame.
+func (n *NAT) FlowOf(f *frame.Frame, now frame.Tick) Flow {
+	if f.Flags&frame.IsIPv6 != 0 {
+		return n.six.view(f.Flow, now)
+	}
+	return n.view(f.Flow, now)
+}
 
-// MappingOf returns the inside and the outside endpoint of mapping m, each as the source of a tuple.
-func (n *NAT) MappingOf(m uint32) (inside, outside frame.Tuple) {
-	return n.maps.keys[m][0], n.maps.keys[m][1]
+// MappingOf returns the inside and the outside endpoint of the mapping that a frame has hit, each as the source of a tuple.
+func (n *NAT) MappingOf(f *frame.Frame) (inside, outside frame.Endpoints) {
+	if f.Flags&frame.IsIPv6 != 0 {
+		return n.six.mappingOf(f.Mapping)
+	}
+	return n.mappingOf(f.Mapping)
+}
+
+func (n *tracker[A]) mappingOf(m uint32) (inside, outside frame.Endpoints) {
+	return frame.EndpointsOf(n.maps.keys[m][0]), frame.EndpointsOf(n.maps.keys[m][1])
 }
 
 // Owns reports whether a is an address of the host.
-func (n *NAT) Owns(a frame.Addr) bool { return n.config.Load().owns(a) }
+func (n *NAT) Owns(a netip.Addr) bool {
+	if a.Is4() {
+		return n.config.Load().owns(frame.AddrFrom(a))
+	}
+	return n.six.config.Load().owns(frame.Addr6From(a))
+}

@@ -24,7 +24,7 @@ func (r *Router) arp(f *frame.Frame, p PuntedFrame, now frame.Tick, out Output) 
 		return
 	}
 	if sender != 0 && sender != iface.Addr && onLink(iface, sender) && !mac.IsGroup() && mac != 0 && mac != iface.MAC {
-		r.learn(neighKey{p.Net, sender}, mac, p.In, now, forUs && sender != target, out)
+		r.learn(neighKey{p.Net, sender.Netip()}, mac, p.In, now, forUs && sender != target, out)
 	}
 	if forUs && req.Operation == arp.OperationRequest {
 		if b := arpFrame(arp.OperationReply, iface, mac, mac, sender); b != nil {
@@ -36,10 +36,9 @@ func (r *Router) arp(f *frame.Frame, p PuntedFrame, now frame.Tick, out Output) 
 // defend announces the gateway's address when another station claims it. It does so at most once in 10 s, so that two
 // stations that both insist do not flood the network (RFC 5227, 2.4 (c)).
 func (r *Router) defend(id frame.NetID, iface *Interface, now frame.Tick, out Output) {
-	if last, ok := r.defended[id]; ok && now-last < defendInterval {
+	if r.heldBack(id, now) {
 		return
 	}
-	r.defended[id] = now
 	if b := arpFrame(arp.OperationRequest, iface, frame.BroadcastMAC, 0, iface.Addr); b != nil {
 		out.Send(id, b)
 	}
@@ -66,17 +65,21 @@ func parseARP(b []byte) (*arp.Packet, bool) {
 		(a.Operation == arp.OperationRequest || a.Operation == arp.OperationReply)
 }
 
-// solicit sends an ARP request for a neighbor: as a broadcast, or to mac to confirm a known neighbor.
+// solicit asks for a neighbor, by an ARP request or a neighbor solicitation: all stations, or mac to confirm a known neighbor.
 func (r *Router) solicit(k neighKey, mac frame.MAC, out Output) {
 	iface := r.snap.Load().ifaces[k.net]
 	if iface == nil {
+		return
+	}
+	if k.addr.Is6() {
+		r.solicit6(k, iface, mac, out)
 		return
 	}
 	to := mac
 	if to == 0 {
 		to = frame.BroadcastMAC
 	}
-	if b := arpFrame(arp.OperationRequest, iface, to, mac, k.addr); b != nil {
+	if b := arpFrame(arp.OperationRequest, iface, to, mac, frame.AddrFrom(k.addr)); b != nil {
 		out.Send(k.net, b)
 	}
 }

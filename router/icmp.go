@@ -41,7 +41,7 @@ func (r *Router) TellUnreachable(in frame.PortID, net frame.NetID, mac frame.MAC
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	iface, sender := r.snap.Load().ifaces[net], frame.IPv4(quote).Src()
-	if n := r.neigh[neighKey{net, sender}]; n != nil {
+	if n := r.neigh[neighKey{net, sender.Netip()}]; n != nil {
 		mac = n.mac
 	}
 	if iface == nil || !r.allowError(in, false, now) {

@@ -2,6 +2,7 @@ package router
 
 import (
 	"encoding/binary"
+	"math/rand/v2"
 	"sync/atomic"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -23,11 +24,15 @@ func (s *snapshot) clampMSS(f *frame.Frame, mtu int, byUplink bool) {
 	if f.Net == frame.NoNet {
 		far = f.Tuple.Src
 	}
-	mtu = min(mtu, s.pmtu.mtu(far))
+	mtu = min(mtu, s.pmtu.mtu(hint(far)))
 	if byUplink {
-		mtu = min(mtu, s.wayMTU(far), s.ways.mtu(far), s.hostRouteMTU(far))
+		mtu = min(mtu, s.wayMTU(far), s.ways.mtu(hint(far)), s.hostRouteMTU(far))
 	}
-	limit := uint16(max(mtu, minWayMTU) - frame.IPv4Len - frame.TCPLen)
+	limitMSS(f, h, uint16(max(mtu, minWayMTU)-frame.IPv4Len-frame.TCPLen))
+}
+
+//uvswitch:hot
+func limitMSS(f *frame.Frame, h frame.TCPHeader, limit uint16) {
 	for at, end := frame.TCPLen, h.HeaderLen(); ; {
 		kind, n := frame.NextOption(h[at:end])
 		if n <= 0 {
@@ -58,7 +63,7 @@ func setMSS(f *frame.Frame, h frame.TCPHeader, at int, limit uint16) {
 	h.SetChecksum(d.Complete(h.Checksum()))
 }
 
-// pmtuCache stores what "fragmentation needed" has said about remote addresses, for ten minutes (RFC 1191, 6.3). An
+// pmtuCache stores what "fragmentation needed" and "packet too big" have said about remote addresses, for ten minutes (RFC 1191, 6.3). An
 // address has only one slot, and a newer address overwrites it: the cache is a hint.
 type pmtuCache [1024]struct {
 	addr  atomic.Uint32
@@ -68,15 +73,30 @@ type pmtuCache [1024]struct {
 const pathMTUMinutes = 10
 
 //uvswitch:hot
-func (p *pmtuCache) slot(a frame.Addr) int { return int(uint32(a) * 0x9e3779b1 >> 22) }
+func (p *pmtuCache) slot(a uint32) int { return int(a * 0x9e3779b1 >> 22) }
+
+// hint is the key of an address in a pmtuCache: IPv4's address, or a hash of IPv6's.
+//
+//uvswitch:hot
+func hint[A frame.Address](a A) uint32 {
+	switch a := any(a).(type) {
+	case frame.Addr:
+		return uint32(a)
+	case frame.Addr6:
+		return uint32(frame.Mix(a.Hi^hintSeed, a.Lo^hintSeed)) | 1
+	}
+	return 0
+}
+
+var hintSeed = rand.Uint64()
 
 // mtu returns the known path MTU to address a in bytes, or 65535.
 //
 //uvswitch:hot
-func (p *pmtuCache) mtu(a frame.Addr) int {
+func (p *pmtuCache) mtu(a uint32) int {
 	s := &p[p.slot(a)]
 	v := s.value.Load()
-	if s.addr.Load() != uint32(a) || v == 0 {
+	if s.addr.Load() != a || v == 0 {
 		return 65535
 	}
 	return int(v >> 16)
@@ -88,23 +108,32 @@ func (p *pmtuCache) mtu(a frame.Addr) int {
 //uvswitch:hot
 func (p *pmtuCache) update(f *frame.Frame, now frame.Tick) {
 	icmp := f.ICMP()
-	if f.Net != frame.NoNet || icmp.Type() != frame.ICMPUnreachable || icmp.Code() != frame.CodeFragNeeded {
+	if f.Net != frame.NoNet {
+		return
+	}
+	if f.Proto == frame.ICMPv6 {
+		if q, _, ok := frame.Quoted6(icmp); ok && icmp.Type() == frame.ICMPv6TooBig {
+			p.note(hint(q.Dst), int(max(icmp.MTU6(), minMTU6)), now)
+		}
+		return
+	}
+	if icmp.Type() != frame.ICMPUnreachable || icmp.Code() != frame.CodeFragNeeded {
 		return
 	}
 	q, _, ok := frame.Quoted(icmp)
 	if !ok {
 		return
 	}
-	p.note(q.Dst, int(max(icmp.NextMTU(), frame.MinPathMTU)), now)
+	p.note(hint(q.Dst), int(max(icmp.NextMTU(), frame.MinPathMTU)), now)
 }
 
 // note stores the MTU of the way to an address, in bytes.
 //
 //uvswitch:hot
-func (p *pmtuCache) note(a frame.Addr, mtu int, now frame.Tick) {
+func (p *pmtuCache) note(a uint32, mtu int, now frame.Tick) {
 	s := &p[p.slot(a)]
 	s.value.Store(0)
-	s.addr.Store(uint32(a))
+	s.addr.Store(a)
 	s.value.Store(uint32(mtu)<<16 | minute(now))
 }
 

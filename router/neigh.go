@@ -3,6 +3,7 @@ package router
 import (
 	"cmp"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"sync/atomic"
 
@@ -16,13 +17,14 @@ const (
 	Incomplete NeighState = iota // solicited, no answer yet
 	Reachable                    // confirmed within reachableTime
 	Stale                        // known, but not confirmed lately
-	Probe                        // used while stale: being solicited again
+	Delay                        // used while stale: solicited again soon, unless it is confirmed before
+	Probe                        // being solicited again
 	Failed                       // did not answer
 	Permanent                    // set by a user, or the address that belongs to a port
 )
 
 func (s NeighState) String() string {
-	return [...]string{"INCOMPLETE", "REACHABLE", "STALE", "PROBE", "FAILED", "PERMANENT"}[s]
+	return [...]string{"INCOMPLETE", "REACHABLE", "STALE", "DELAY", "PROBE", "FAILED", "PERMANENT"}[s]
 }
 
 // Times and bounds of neighbor resolution.
@@ -30,6 +32,7 @@ const (
 	reachableTime = 30 * frame.TicksPerSecond
 	staleTime     = 600 * frame.TicksPerSecond // removed when unused and unconfirmed for this long
 	failedTime    = 20 * frame.TicksPerSecond  // how long a failed neighbor is kept and listed
+	delayTime     = 5 * frame.TicksPerSecond   // RFC 4861, 10: DELAY_FIRST_PROBE_TIME
 	retransTime   = 1 * frame.TicksPerSecond
 	maxProbes     = 3
 	maxNeighbors  = 4096    // per router
@@ -42,86 +45,115 @@ const (
 
 type neighKey struct {
 	net  frame.NetID
-	addr frame.Addr
+	addr netip.Addr
 }
 
 // neighbor is the slow path's state of a neighbor; the workers' part of it is copied to a neighTable.
 type neighbor struct {
-	state  NeighState
-	mac    frame.MAC
-	since  frame.Tick // when it was last confirmed, or became Stale, Failed or Incomplete
-	next   frame.Tick // when to solicit again
-	probes int
-	owner  frame.PortID // charged: the port behind which the neighbor is; while that is not known, the one that looks for it
-	queue  []PuntedFrame
-	used   *atomic.Uint32 // 1 when a worker has used the entry
+	state    NeighState
+	mac      frame.MAC
+	since    frame.Tick // when it was last confirmed, or became Stale, Failed or Incomplete
+	next     frame.Tick // when to solicit again
+	probes   int
+	isRouter bool         // the R flag of its last advertisement
+	owner    frame.PortID // charged: the port behind which the neighbor is; while that is not known, the one that looks for it
+	queue    []PuntedFrame
+	used     *atomic.Uint32 // 1 when a worker has used the entry
 }
 
-// A neighTable is an immutable hash table with open addressing, at most half full.
-type neighTable struct {
-	slots  []neighSlot
+// A neighTable is an immutable hash table with open addressing, at most half full, of the neighbors of one family.
+type neighTable[A frame.Address] struct {
+	slots  []neighSlot[A]
 	shift  uint
 	factor uint64 // of the hash: secret, so that nobody can choose addresses whose slots follow one another
 }
 
-type neighSlot struct {
-	key  uint64 // net<<32 | addr; 0 for an empty slot, since no neighbor has address 0
-	mac  frame.MAC
+type neighSlot[A frame.Address] struct {
+	addr A
+	net  frame.NetID
+	mac  frame.MAC // 0 for an empty slot
 	used *atomic.Uint32
 }
 
 //uvswitch:hot
-func (t *neighTable) lookup(n frame.NetID, a frame.Addr, dry bool) frame.MAC {
+func (t *neighTable[A]) first(n frame.NetID, a A) uint64 {
+	key := uint64(n)
+	switch a := any(a).(type) {
+	case frame.Addr:
+		key = key<<32 | uint64(a)
+	case frame.Addr6:
+		key ^= frame.Mix(a.Hi^t.factor, a.Lo^t.factor)
+	}
+	return key * t.factor >> t.shift
+}
+
+//uvswitch:hot
+func (t *neighTable[A]) lookup(n frame.NetID, a A, dry bool) frame.MAC {
 	if len(t.slots) == 0 {
 		return 0
 	}
-	key := uint64(n)<<32 | uint64(a)
 	mask := uint64(len(t.slots) - 1)
-	for i := key * t.factor >> t.shift; ; i++ {
+	for i := t.first(n, a); ; i++ {
 		s := &t.slots[i&mask]
-		if s.key == key {
+		if s.mac == 0 {
+			return 0
+		}
+		if s.addr == a && s.net == n {
 			if s.used.Load() == 0 && !dry {
 				s.used.Store(1)
 			}
 			return s.mac
 		}
-		if s.key == 0 {
-			return 0
-		}
 	}
 }
 
-// neighTable returns the workers' table of the neighbors with a usable MAC. The caller must hold mu.
-func (r *Router) neighTable() neighTable {
+func (t *neighTable[A]) add(k neighKey, n *neighbor) {
+	a, mask := frame.Of[A](k.addr), uint64(len(t.slots)-1)
+	i := t.first(k.net, a)
+	for t.slots[i&mask].mac != 0 {
+		i++
+	}
+	t.slots[i&mask] = neighSlot[A]{a, k.net, n.mac, n.used}
+}
+
+func newNeighTable[A frame.Address](size int) neighTable[A] {
 	bits := uint(3)
-	for 1<<bits < 2*len(r.neigh) {
+	for 1<<bits < 2*size {
 		bits++
 	}
-	t := neighTable{slots: make([]neighSlot, 1<<bits), shift: 64 - bits, factor: rand.Uint64() | 1}
-	for k, n := range r.neigh {
-		if n.mac == 0 || n.state == Failed || n.state == Incomplete {
-			continue
-		}
-		key := uint64(k.net)<<32 | uint64(k.addr)
-		i := key * t.factor >> t.shift
-		for t.slots[i&uint64(len(t.slots)-1)].key != 0 {
-			i++
-		}
-		t.slots[i&uint64(len(t.slots)-1)] = neighSlot{key, n.mac, n.used}
-	}
-	return t
+	return neighTable[A]{slots: make([]neighSlot[A], 1<<bits), shift: 64 - bits, factor: rand.Uint64() | 1}
 }
 
-func (r *Router) publishNeighbors() {
-	r.update(func(s *snapshot) { s.neigh = r.neighTable() })
+// fillNeighbors gives the workers the neighbors with a usable MAC. The caller must hold mu.
+func (r *Router) fillNeighbors(s *snapshot) {
+	six := 0
+	for k := range r.neigh {
+		if k.addr.Is6() {
+			six++
+		}
+	}
+	s.neigh, s.neigh6 = newNeighTable[frame.Addr](len(r.neigh)-six), newNeighTable[frame.Addr6](six)
+	for k, n := range r.neigh {
+		switch {
+		case n.mac == 0 || n.state == Failed || n.state == Incomplete:
+		case k.addr.Is6():
+			s.neigh6.add(k, n)
+		default:
+			s.neigh.add(k, n)
+		}
+	}
 }
+
+func (r *Router) publishNeighbors() { r.update(r.fillNeighbors) }
 
 // A Neighbor describes one neighbor entry.
 type Neighbor struct {
 	Net   frame.NetID
-	Addr  frame.Addr
+	Addr  netip.Addr
 	MAC   frame.MAC // 0 if not known
 	State NeighState
+
+	IsRouter bool // it has said that it is a router (IPv6)
 }
 
 // Neighbors returns all entries, sorted by network and address.
@@ -130,16 +162,16 @@ func (r *Router) Neighbors() []Neighbor {
 	defer r.mu.Unlock()
 	var out []Neighbor
 	for k, n := range r.neigh {
-		out = append(out, Neighbor{k.net, k.addr, n.mac, n.state})
+		out = append(out, Neighbor{k.net, k.addr, n.mac, n.state, n.isRouter})
 	}
 	slices.SortFunc(out, func(a, b Neighbor) int {
-		return cmp.Or(cmp.Compare(a.Net, b.Net), cmp.Compare(a.Addr, b.Addr))
+		return cmp.Or(cmp.Compare(a.Net, b.Net), a.Addr.Compare(b.Addr))
 	})
 	return out
 }
 
 // SetNeighbor adds a permanent entry, or makes an entry permanent. Frames that are queued for it are released.
-func (r *Router) SetNeighbor(net frame.NetID, a frame.Addr, m frame.MAC, out Output) {
+func (r *Router) SetNeighbor(net frame.NetID, a netip.Addr, m frame.MAC, out Output) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	k := neighKey{net, a}
@@ -154,7 +186,7 @@ func (r *Router) SetNeighbor(net frame.NetID, a frame.Addr, m frame.MAC, out Out
 }
 
 // DeleteNeighbor removes an entry and reports whether it existed. Frames that are queued for it are dropped.
-func (r *Router) DeleteNeighbor(net frame.NetID, a frame.Addr, out Output) bool {
+func (r *Router) DeleteNeighbor(net frame.NetID, a netip.Addr, out Output) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	k := neighKey{net, a}
@@ -221,17 +253,17 @@ func (r *Router) learn(k neighKey, m frame.MAC, behind frame.PortID, now frame.T
 	case n.state == Permanent:
 		return
 	}
-	changed := n.mac != m || n.state.unresolved()
-	r.become(n, Reachable)
+	r.moveNeighbor(n, behind)
+	r.confirm(n, m, Reachable, now, out)
+}
+
+// moveNeighbor charges an entry to the port behind which the neighbor is.
+func (r *Router) moveNeighbor(n *neighbor, behind frame.PortID) {
+	r.countState(n, -1)
 	r.neighborsOf[n.owner]--
 	n.owner = behind % frame.MaxPorts
 	r.neighborsOf[n.owner]++
-	n.mac, n.since, n.probes = m, now, 0
-	if !changed {
-		return
-	}
-	r.publishNeighbors()
-	r.flushQueue(n, out)
+	r.countState(n, 1)
 }
 
 func (r *Router) flushQueue(n *neighbor, out Output) {
@@ -241,6 +273,20 @@ func (r *Router) flushQueue(n *neighbor, out Output) {
 		out.Release(p)
 	}
 	n.queue = nil
+}
+
+// confirm makes the entry of a neighbor what it has just said of itself: its MAC, and whether that is confirmed.
+func (r *Router) confirm(n *neighbor, m frame.MAC, state NeighState, now frame.Tick, out Output) {
+	changed := n.mac != m || n.state.unresolved()
+	r.become(n, state)
+	n.mac, n.since, n.probes = m, now, 0
+	if state == Stale {
+		n.used.Store(0)
+	}
+	if changed {
+		r.publishNeighbors()
+		r.flushQueue(n, out)
+	}
 }
 
 // evict makes room for a neighbor and reports whether it could: it removes one failed, incomplete or stale neighbor,
@@ -311,6 +357,7 @@ func (r *Router) Tick(now frame.Tick, out Output) {
 	r.snap.Load().pmtu.age(now)
 	r.snap.Load().ways.age(now)
 	r.ageAssemblies(now)
+	r.advertise(now, out)
 	changed := false
 	for k, n := range r.neigh {
 		switch n.state {
@@ -321,10 +368,14 @@ func (r *Router) Tick(now frame.Tick, out Output) {
 			}
 		case Stale:
 			if n.used.Load() != 0 {
-				n.state, n.probes, n.next = Probe, 0, now
+				n.state, n.next = Delay, now+delayTime
 			} else if now-n.since > staleTime {
 				r.removeNeighbor(k, n)
 				changed = true
+			}
+		case Delay:
+			if int32(now-n.next) >= 0 {
+				n.state, n.probes, n.next = Probe, 0, now
 			}
 		case Failed:
 			if now-n.since > failedTime {
@@ -353,7 +404,7 @@ func (r *Router) probe(k neighKey, n *neighbor, now frame.Tick, out Output) (fai
 	n.since = now
 	for _, p := range n.queue {
 		e := frame.NeighborFailed.Info().Error
-		r.icmpError(p, e.Type, e.Code, 0, now, out)
+		r.sendErrorFor(p, e, 0, now, out)
 	}
 	r.dropQueue(n, out)
 	return true

@@ -2,6 +2,7 @@ package router
 
 import (
 	"encoding/binary"
+	"net/netip"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
@@ -12,7 +13,8 @@ type PuntedFrame struct {
 	Net      frame.NetID // the network of In
 	Why      frame.Reason
 	Egress   frame.NetID  // with NeighborFailed, FragmentationNeeded and FragmentWaits
-	NextHop  frame.Addr   // with NeighborFailed and FragmentWaits; with FragmentationNeeded the MTU; with WayChanged the source
+	NextHop  netip.Addr   // with NeighborFailed and FragmentWaits; with WayChanged the source that the way needs
+	MTU      int          // with FragmentationNeeded, bytes
 	NATed    bool         // its addresses have been translated: an ICMP error must not quote it
 	Raw      []byte       // virtio-net header and Ethernet frame; the receiver may keep it
 	f        *frame.Frame // Raw, parsed; set by HandlePunt
@@ -50,7 +52,7 @@ func (r *Router) HandlePunt(p PuntedFrame, now frame.Tick, out Output) {
 	frame.Parse(p.f)
 	if p.f.Src == frame.WayNobody {
 		p.cameBack = true
-		if n := r.neigh[neighKey{p.Net, p.f.Tuple.Src}]; n != nil {
+		if n := r.neigh[neighKey{p.Net, sender(p.f)}]; n != nil {
 			p.f.Src = n.mac
 		}
 	}
@@ -65,6 +67,8 @@ func (r *Router) HandlePunt(p PuntedFrame, now frame.Tick, out Output) {
 		out.Consume(p)
 	case p.Why == frame.NeighborFailed:
 		r.enqueue(p, now, out)
+	case p.Why == frame.GatewayService && p.f.Flags&frame.IsIPv6 != 0:
+		r.deliverLocal6(p.f, p, now, out)
 	case p.Why == frame.GatewayService:
 		r.deliverLocal(p.f, p, now, out)
 	default:
@@ -75,12 +79,15 @@ func (r *Router) HandlePunt(p PuntedFrame, now frame.Tick, out Output) {
 // reject drops p and sends the ICMP error or the TCP reset for the reason. A packet that is too long is fragmented
 // instead if that is allowed.
 func (r *Router) reject(p PuntedFrame, now frame.Tick, out Output) {
-	mtu := 0
 	if p.Why == frame.FragmentationNeeded {
-		if mtu = int(p.NextHop); p.cameBack {
-			r.snap.Load().ways.note(p.f.Tuple.Dst, mtu, now)
+		switch {
+		case !p.cameBack:
+		case p.f.Flags&frame.IsIPv6 != 0:
+			r.snap.Load().ways.note(hint(p.f.IPv6().Dst()), p.MTU, now)
+		default:
+			r.snap.Load().ways.note(hint(p.f.Tuple.Dst), p.MTU, now)
 		}
-		if r.fragment(p, mtu, out) {
+		if r.fragment(p, p.MTU, out) {
 			out.Consume(p)
 			return
 		}
@@ -88,9 +95,27 @@ func (r *Router) reject(p PuntedFrame, now frame.Tick, out Output) {
 	if p.Why == frame.FlowNotResumed {
 		r.reset(p, out)
 	} else if e := p.Why.Info().Error; e.Sent {
-		r.icmpError(p, e.Type, e.Code, mtu, now, out)
+		r.sendErrorFor(p, e, p.MTU, now, out)
 	}
 	out.Drop(p, p.Why)
+}
+
+// sender returns the source address of an IP packet.
+func sender(f *frame.Frame) netip.Addr {
+	if f.Flags&frame.IsIPv6 != 0 {
+		return f.IPv6().Src().Netip()
+	}
+	return f.Tuple.Src.Netip()
+}
+
+// sendErrorFor tells the sender of p why it is dropped, in the words of its family; mtu is in bytes.
+func (r *Router) sendErrorFor(p PuntedFrame, e frame.ICMPErrorKind, mtu int, now frame.Tick, out Output) {
+	if p.f.Flags&frame.IsIPv6 != 0 {
+		e = e.IPv6()
+		r.icmp6Error(p, e.Type, e.Code, uint32(mtu), now, out)
+	} else {
+		r.icmpError(p, e.Type, e.Code, mtu, now, out)
+	}
 }
 
 // deliverLocal handles a packet to the gateway's own address. It answers ICMP echo only; TCP and UDP get port

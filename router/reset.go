@@ -19,18 +19,26 @@ func (r *Router) reset(p PuntedFrame, out Output) {
 	if h.Flags()&frame.FlagRST != 0 {
 		return
 	}
-	src, dst := f.Tuple.Dst.Netip().As4(), f.Tuple.Src.Netip().As4()
-	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: src[:], DstIP: dst[:]}
 	t := &layers.TCP{SrcPort: layers.TCPPort(f.Tuple.DstPort), DstPort: layers.TCPPort(f.Tuple.SrcPort), RST: true}
 	if h.Flags()&frame.FlagACK != 0 {
 		t.Seq = h.Ack()
 	} else {
 		t.ACK, t.Ack = true, h.Seq()+uint32(len(h)-h.HeaderLen())
 	}
+	eth := &layers.Ethernet{DstMAC: f.Src.HardwareAddr(), SrcMAC: iface.MAC.HardwareAddr(), EthernetType: layers.EthernetTypeIPv4}
+	var ip interface {
+		gopacket.NetworkLayer
+		gopacket.SerializableLayer
+	}
+	if f.Flags&frame.IsIPv6 != 0 {
+		eth.EthernetType = layers.EthernetTypeIPv6
+		ip = &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: layers.IPProtocolTCP, SrcIP: f.IPv6().Dst().Netip().AsSlice(), DstIP: f.IPv6().Src().Netip().AsSlice()}
+	} else {
+		ip = &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: f.Tuple.Dst.Netip().AsSlice(), DstIP: f.Tuple.Src.Netip().AsSlice()}
+	}
 	if t.SetNetworkLayerForChecksum(ip) != nil {
 		return
 	}
-	eth := &layers.Ethernet{DstMAC: f.Src.HardwareAddr(), SrcMAC: iface.MAC.HardwareAddr(), EthernetType: layers.EthernetTypeIPv4}
 	buf := gopacket.NewSerializeBuffer()
 	if gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, eth, ip, t) == nil {
 		out.Send(p.Net, buf.Bytes())

@@ -14,6 +14,10 @@ func (r *Router) Route(b *frame.Batch) {
 		if f.Verdict != frame.Local {
 			continue
 		}
+		if f.Flags&frame.IsIPv6 != 0 {
+			s.handleIPv6(f, &b.To[i], b)
+			continue
+		}
 		if why := s.validate(f); why != frame.None {
 			f.DropFor(why)
 			continue
@@ -51,11 +55,8 @@ func (s *snapshot) validate(f *frame.Frame) frame.Reason {
 	if hl > frame.IPv4Len && hasSourceRoute(ip[frame.IPv4Len:hl]) {
 		return frame.SourceRoute
 	}
-	if h := f.Vnet(); h.NeedsCsum() {
-		switch at := h.CsumStart(); {
-		case at == f.L4 && h.CsumOffset() != frame.ChecksumOffset(f.Proto), at > f.L4 && (at < f.L4+frame.TransportLen(f.Proto) || h.GSOType() != frame.GSONone):
-			return frame.MalformedPacket // it would overwrite what is translated here
-		}
+	if overwritesTransport(f) {
+		return frame.MalformedPacket
 	}
 	src := f.Tuple.Src
 	if isMartian(src) || src == f.Tuple.Dst {
@@ -73,6 +74,18 @@ func (s *snapshot) validate(f *frame.Frame) frame.Reason {
 	return frame.None
 }
 
+// overwritesTransport reports whether a partial checksum would be written to what is translated here.
+//
+//uvswitch:hot
+func overwritesTransport(f *frame.Frame) bool {
+	h := f.Vnet()
+	if !h.NeedsCsum() {
+		return false
+	}
+	at := h.CsumStart()
+	return at == f.L4 && h.CsumOffset() != frame.ChecksumOffset(f.Proto) || at > f.L4 && (at < f.L4+frame.TransportLen(f.Proto) || h.GSOType() != frame.GSONone)
+}
+
 // route finds the egress and the next hop.
 //
 //uvswitch:hot
@@ -82,40 +95,21 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 		f.DropFor(frame.MartianDestination)
 		return
 	}
-	rt, ok := s.fib.Lookup(dst.Netip())
+	rt, _ := s.fib.Lookup(dst.Netip())
 	if f.Flags&frame.LeavesByUplink != 0 && rt != nil && rt.Kind == Local && rt.Prefix.Bits() == 0 {
 		rt = &byUplink
 	}
-	if !ok {
-		f.PuntFor(frame.NoRoute)
-		return
-	}
-	switch rt.Kind {
-	case Blackhole:
-		f.DropFor(frame.BlackholeRoute)
-		return
-	case Unreachable:
-		f.PuntFor(frame.HostUnreachable)
-		return
-	case Prohibit:
-		f.PuntFor(frame.ProhibitRoute)
+	if why := s.refusal(f, rt, f.RouteDst == s.host && s.host != 0); why != frame.None {
+		refuse(f, why)
 		return
 	}
 	in, out := s.ifaces[f.Net], s.ifaces[rt.Egress]
 	switch {
-	case out == nil:
-		f.PuntFor(frame.NoRoute)
-	case rt.Egress != f.Net && (out.Internal || in.Internal):
-		f.DropFor(frame.NetworkInternal)
-	case rt.Egress != f.Net && rt.Egress != frame.NoNet && f.Net != frame.NoNet && (out.Isolated || in.Isolated) && !s.mayCrossIsolation(f, rt):
-		f.DropFor(frame.NetworkIsolated)
-	case rt.Egress == frame.NoNet && f.Net == frame.NoNet:
-		f.DropFor(frame.NotForUs) // never forward from the uplink to the uplink
 	case rt.Egress == frame.NoNet && !out.Up:
 		f.PuntFor(frame.UplinkDown)
 	case rt.Egress == frame.NoNet && s.ipsec != nil && s.needsIPsec(dst):
 		f.PuntFor(frame.IPsecPolicy)
-	case rt.NextHop == 0 && rt.Egress != frame.NoNet && isDirectedBroadcast(out, dst):
+	case rt.hop == 0 && rt.Egress != frame.NoNet && isDirectedBroadcast(out, dst):
 		f.DropFor(frame.MartianDestination)
 	case f.IPv4().TTL() <= 1:
 		f.PuntFor(frame.TTLExceeded)
@@ -136,9 +130,50 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 			s.pmtu.update(f, b.Tick)
 		}
 		f.Verdict, f.Egress, f.NextHop = frame.Routed, rt.Egress, dst
-		if rt.NextHop != 0 {
-			f.NextHop = rt.NextHop
+		if rt.hop != 0 {
+			f.NextHop = rt.hop
 		}
+	}
+}
+
+// refusal returns the reason why a packet may not take a route, or None; rt is nil if there is none. It is the part of the decision that
+// both families share.
+//
+//uvswitch:hot
+func (s *snapshot) refusal(f *frame.Frame, rt *entry, toHost bool) frame.Reason {
+	if rt == nil {
+		return frame.NoRoute
+	}
+	switch rt.Kind {
+	case Blackhole:
+		return frame.BlackholeRoute
+	case Unreachable:
+		return frame.HostUnreachable
+	case Prohibit:
+		return frame.ProhibitRoute
+	}
+	in, out := s.ifaces[f.Net], s.ifaces[rt.Egress]
+	switch {
+	case out == nil:
+		return frame.NoRoute
+	case rt.Egress != f.Net && (out.Internal || in.Internal):
+		return frame.NetworkInternal
+	case rt.Egress != f.Net && rt.Egress != frame.NoNet && f.Net != frame.NoNet && (out.Isolated || in.Isolated) && !s.mayCrossIsolation(f, rt, toHost):
+		return frame.NetworkIsolated
+	case rt.Egress == frame.NoNet && f.Net == frame.NoNet:
+		return frame.NotForUs // never forward from the uplink to the uplink
+	}
+	return frame.None
+}
+
+// refuse drops a packet for a reason, or punts it if its sender is told.
+//
+//uvswitch:hot
+func refuse(f *frame.Frame, why frame.Reason) {
+	if why.Punt() == frame.NoPunt {
+		f.DropFor(why)
+	} else {
+		f.PuntFor(why)
 	}
 }
 
@@ -149,18 +184,18 @@ func (s *snapshot) needsIPsec(dst frame.Addr) bool {
 }
 
 // byUplink is the way of answers to what came in by the uplink, when the way out is through the host's stack.
-var byUplink = Route{Egress: frame.NoNet}
+var byUplink = entry{Route: Route{Egress: frame.NoNet}}
 
 // mtu is the longest packet that the way to dst takes, in bytes: the interface's, the route's, or what a way out has said.
 //
 //uvswitch:hot
-func (s *snapshot) mtu(rt *Route, dst frame.Addr, f *frame.Frame) int {
+func (s *snapshot) mtu(rt *entry, dst frame.Addr, f *frame.Frame) int {
 	mtu := s.ifaces[rt.Egress].MTU
 	if rt.MTU != 0 {
 		mtu = min(mtu, rt.MTU)
 	}
 	if rt.Egress == frame.NoNet && f.L3End-uint32(f.L3) > minWayMTU {
-		mtu = min(mtu, s.ways.mtu(dst), s.hostRouteMTU(dst))
+		mtu = min(mtu, s.ways.mtu(hint(dst)), s.hostRouteMTU(dst))
 	}
 	return mtu
 }
@@ -200,8 +235,8 @@ func (r *Router) MTUFor(f *frame.Frame) int {
 // host, through a published port, or as part of a flow that exists.
 //
 //uvswitch:hot
-func (s *snapshot) mayCrossIsolation(f *frame.Frame, rt *Route) bool {
-	return rt.Kind == Local || s.host != 0 && (f.In == s.hostPort || f.RouteDst == s.host) ||
+func (s *snapshot) mayCrossIsolation(f *frame.Frame, rt *entry, toHost bool) bool {
+	return rt.Kind == Local || toHost || s.host != 0 && f.In == s.hostPort ||
 		f.NAT == frame.NATEstablished || f.NAT == frame.NATRelated || f.NAT == frame.NATNew && f.Rule != 0
 }
 
@@ -226,7 +261,13 @@ func (r *Router) Resolve(b *frame.Batch) {
 			}
 			f.Verdict, f.Out = frame.ToPort, out.Port
 		default:
-			if mac := s.neigh.lookup(f.Egress, f.NextHop, b.Dry); mac != 0 {
+			mac := frame.MAC(0)
+			if f.Flags&frame.IsIPv6 == 0 {
+				mac = s.neigh.lookup(f.Egress, f.NextHop, b.Dry)
+			} else {
+				mac = s.neigh6.lookup(f.Egress, b.To[i].Hop, b.Dry)
+			}
+			if mac != 0 {
 				f.SetMACs(mac, out.MAC)
 				f.Verdict = frame.Resolved
 			} else {

@@ -15,18 +15,26 @@ import (
 
 // An Interface is the router's interface in one network or, with Net NoNet, on the uplink.
 type Interface struct {
-	Net      frame.NetID
-	Addr     frame.Addr   // the gateway's address; on the uplink the source address of packets that leave
-	Prefix   netip.Prefix // the on-link prefix; on the uplink 0.0.0.0/0
-	MAC      frame.MAC
-	MTU      int  // longest IP packet, bytes
+	Net     frame.NetID
+	Addr    frame.Addr   // the gateway's address; on the uplink the source address of packets that leave
+	Prefix  netip.Prefix // the on-link prefix; on the uplink 0.0.0.0/0
+	Addr6   frame.Addr6  // likewise of IPv6; ::, if there is none
+	Prefix6 netip.Prefix // likewise; on the uplink ::/0
+	MAC     frame.MAC
+	MTU     int // longest IP packet, bytes
+	Advertising
 	Internal bool // the network has no traffic with other networks or the uplink
 	Isolated bool // the network reaches the uplink but no other network
 	// The following fields are for the uplink only.
 	Port    frame.PortID // the port to send by
 	PeerMAC frame.MAC    // the next hop; 0 where the uplink's programs find it
 	Up      bool
+	Up6     bool // IPv6 leads out
+	MTU6    int  // likewise, longest IPv6 packet, bytes
 }
+
+// HasIPv6 reports whether the router speaks IPv6 there.
+func (i *Interface) HasIPv6() bool { return i.Prefix6.IsValid() }
 
 // RouteKind is the type of a route, by the names of `ip route`.
 type RouteKind uint8
@@ -35,8 +43,8 @@ const (
 	Unicast     RouteKind = iota
 	Local                 // an address of the host itself, reached by the host port
 	Blackhole             // dropped without an ICMP error
-	Unreachable           // ICMP 3/1
-	Prohibit              // ICMP 3/13
+	Unreachable           // ICMP 3/1, ICMPv6 1/3
+	Prohibit              // ICMP 3/13, ICMPv6 1/1
 )
 
 var routeKinds = [...]string{"unicast", "local", "blackhole", "unreachable", "prohibit"}
@@ -57,22 +65,35 @@ type Route struct {
 	Prefix  netip.Prefix
 	Kind    RouteKind
 	Egress  frame.NetID // NoNet: the uplink
-	NextHop frame.Addr  // 0: the destination is on-link
+	NextHop netip.Addr  // not valid: the destination is on-link
 	MTU     int         // of this route, in bytes; 0: its interface's
 	Kept    bool        // follows the host: no static route
+}
+
+// An entry is a route as the workers read it.
+type entry struct {
+	Route
+	hop  frame.Addr // NextHop, of either family
+	hop6 frame.Addr6
+}
+
+func entryOf(rt Route) *entry {
+	return &entry{Route: rt, hop: frame.AddrFrom(rt.NextHop), hop6: frame.Addr6From(rt.NextHop)}
 }
 
 // snapshot is the state that the workers read. Writers replace it as a whole.
 type snapshot struct {
 	ifaces   [frame.MaxNets]*Interface // by network; the uplink has index NoNet
-	fib      *bart.Table[*Route]
-	neigh    neighTable
+	fib      *bart.Table[*entry]
+	neigh    neighTable[frame.Addr]
+	neigh6   neighTable[frame.Addr6]
 	pmtu     *pmtuCache            // what ICMP errors from outside have said, for MSS; shared by all snapshots
 	ways     *pmtuCache            // what the host's ways out have said; likewise
 	wayMTU   func(frame.Addr) int  // see SetWayMTU
 	routeMTU *bart.Table[int]      // MTUs of the host's routes, in bytes; nil: no route has one
 	ipsec    *bart.Table[struct{}] // destinations that packets may reach by IPsec only; nil: none
 	host     frame.Addr            // address of the host port; 0 for none
+	host6    frame.Addr6           // likewise
 	hostPort frame.PortID          // the host port
 }
 
@@ -82,23 +103,24 @@ type Router struct {
 
 	mu            sync.Mutex // Lock 70: protects everything below and writes of snap
 	neigh         map[neighKey]*neighbor
-	neighborsOf   [frame.MaxPorts]int        // entries of neigh charged to each port
-	unresolvedOf  [frame.MaxPorts]int        // those without an answer
-	incompleteOf  [frame.MaxPorts]int        // those of them that are looked for
-	bucket        [frame.MaxPorts]bucket     // limits what each port sends to the slow path
-	errors        bucket                     // limits ICMP errors, all ports together
-	queuedBytes   int                        // bytes of frames queued for neighbors
-	queuedBytesOf [frame.MaxPorts]int        // likewise, by ingress port
-	errorsOf      [frame.MaxPorts]bucket     // limits ICMP errors by ingress port
-	assemblies    map[assemblyKey]*assembly  // packets to the gateway that come in fragments
-	defended      map[frame.NetID]frame.Tick // when the gateway last defended its address, by network
-	rng           uint64                     // state of allowError's random numbers
+	neighborsOf   [frame.MaxPorts]int         // entries of neigh charged to each port
+	unresolvedOf  [frame.MaxPorts]int         // those without an answer
+	incompleteOf  [frame.MaxPorts]int         // those of them that are looked for
+	bucket        [frame.MaxPorts]bucket      // limits what each port sends to the slow path
+	errors        bucket                      // limits ICMP errors, all ports together
+	queuedBytes   int                         // bytes of frames queued for neighbors
+	queuedBytesOf [frame.MaxPorts]int         // likewise, by ingress port
+	errorsOf      [frame.MaxPorts]bucket      // limits ICMP errors by ingress port
+	assemblies    map[assemblyKey]*assembly   // packets to the gateway that come in fragments
+	defended      map[frame.NetID]frame.Tick  // when the gateway last defended its address, by network
+	advertisers   map[frame.NetID]*advertiser // router advertisements, by network
+	rng           uint64                      // state of allowError's random numbers
 }
 
 // New returns a router without interfaces.
 func New() *Router {
-	r := &Router{neigh: map[neighKey]*neighbor{}, assemblies: map[assemblyKey]*assembly{}, defended: map[frame.NetID]frame.Tick{}, rng: rand.Uint64()}
-	r.snap.Store(&snapshot{fib: &bart.Table[*Route]{}, pmtu: &pmtuCache{}, ways: &pmtuCache{}, wayMTU: func(frame.Addr) int { return 65535 }})
+	r := &Router{neigh: map[neighKey]*neighbor{}, assemblies: map[assemblyKey]*assembly{}, defended: map[frame.NetID]frame.Tick{}, advertisers: map[frame.NetID]*advertiser{}, rng: rand.Uint64()}
+	r.snap.Store(&snapshot{fib: &bart.Table[*entry]{}, pmtu: &pmtuCache{}, ways: &pmtuCache{}, wayMTU: func(frame.Addr) int { return 65535 }})
 	return r
 }
 
@@ -114,20 +136,28 @@ func (r *Router) SetInterface(i Interface) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.update(func(s *snapshot) {
-		if old := s.ifaces[i.Net]; old != nil && old.Prefix != i.Prefix {
-			s.fib = s.fib.DeletePersist(old.Prefix)
+		was := Interface{}
+		if old := s.ifaces[i.Net]; old != nil {
+			was = *old
 		}
 		s.ifaces[i.Net] = &i
-		s.fib = s.fib.InsertPersist(i.Prefix, &Route{Prefix: i.Prefix, Egress: i.Net})
+		for _, p := range [...][2]netip.Prefix{{was.Prefix, i.Prefix}, {was.Prefix6, i.Prefix6}} {
+			if p[0].IsValid() && p[0] != p[1] {
+				s.fib = s.fib.DeletePersist(p[0])
+			}
+			if p[1].IsValid() {
+				s.fib = s.fib.InsertPersist(p[1], entryOf(Route{Prefix: p[1], Egress: i.Net}))
+			}
+		}
 	})
 }
 
-// SetHost sets the address of the host and the port of the host. Isolated networks may exchange packets with the
+// SetHost sets the addresses of the host and the port of the host. Isolated networks may exchange packets with the
 // host.
-func (r *Router) SetHost(a frame.Addr, id frame.PortID) {
+func (r *Router) SetHost(a frame.Addr, a6 frame.Addr6, id frame.PortID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.update(func(s *snapshot) { s.host, s.hostPort = a, id })
+	r.update(func(s *snapshot) { s.host, s.host6, s.hostPort = a, a6, id })
 }
 
 // SetWayMTU sets the function that returns the MTU of the host's way to an address outside, in bytes, as far as it is known.
@@ -176,6 +206,7 @@ func (r *Router) DeleteInterface(id frame.NetID, out Output) {
 			r.removeNeighbor(k, n)
 		}
 	}
+	r.leave(r.snap.Load().ifaces[id], out)
 	r.update(func(s *snapshot) {
 		s.ifaces[id] = nil
 		for p, rt := range r.snap.Load().fib.All() {
@@ -183,7 +214,7 @@ func (r *Router) DeleteInterface(id frame.NetID, out Output) {
 				s.fib = s.fib.DeletePersist(p)
 			}
 		}
-		s.neigh = r.neighTable()
+		r.fillNeighbors(s)
 	})
 }
 
@@ -195,19 +226,15 @@ func (r *Router) Interface(id frame.NetID) (Interface, bool) {
 	return Interface{}, false
 }
 
-// AddRoute adds or replaces a route. It fails if the prefix is not IPv4, or if a unicast or local route leads to a
-// network that does not exist.
+// AddRoute adds or replaces a route. It fails if a unicast or local route leads to a network that does not exist.
 func (r *Router) AddRoute(rt Route) error {
-	if !rt.Prefix.Addr().Is4() {
-		return fmt.Errorf("router: %s is not an IPv4 prefix", rt.Prefix)
-	}
 	rt.Prefix = rt.Prefix.Masked()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.snap.Load().ifaces[rt.Egress] == nil && (rt.Kind == Unicast || rt.Kind == Local) {
 		return fmt.Errorf("router: the route to %s leads to a network that does not exist", rt.Prefix)
 	}
-	r.update(func(s *snapshot) { s.fib = s.fib.InsertPersist(rt.Prefix, &rt) })
+	r.update(func(s *snapshot) { s.fib = s.fib.InsertPersist(rt.Prefix, entryOf(rt)) })
 	return nil
 }
 
@@ -222,19 +249,19 @@ func (r *Router) DeleteRoute(p netip.Prefix) bool {
 	return ok
 }
 
-// Routes returns all routes, sorted by prefix.
+// Routes returns all routes, IPv4's first, sorted by prefix.
 func (r *Router) Routes() []Route {
 	var out []Route
-	for _, rt := range r.snap.Load().fib.AllSorted4() {
-		out = append(out, *rt)
+	for _, rt := range r.snap.Load().fib.AllSorted() {
+		out = append(out, rt.Route)
 	}
 	return out
 }
 
 // Lookup returns the route of a packet to address a.
-func (r *Router) Lookup(a frame.Addr) (Route, bool) {
-	if rt, ok := r.snap.Load().fib.Lookup(a.Netip()); ok {
-		return *rt, true
+func (r *Router) Lookup(a netip.Addr) (Route, bool) {
+	if rt, ok := r.snap.Load().fib.Lookup(a); ok {
+		return rt.Route, true
 	}
 	return Route{}, false
 }

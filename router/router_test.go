@@ -57,7 +57,7 @@ func TestFIBAgainstScan(t *testing.T) {
 		for range rapid.IntRange(1, 30).Draw(t, "routes") {
 			a := frame.Addr(rapid.Uint32().Draw(t, "addr"))
 			p := netip.PrefixFrom(a.Netip(), rapid.IntRange(1, 32).Draw(t, "bits")).Masked()
-			rt := router.Route{Prefix: p, Kind: router.RouteKind(rapid.IntRange(0, 4).Draw(t, "kind")), Egress: frame.NetID(rapid.IntRange(1, 2).Draw(t, "net")), NextHop: a}
+			rt := router.Route{Prefix: p, Kind: router.RouteKind(rapid.IntRange(0, 4).Draw(t, "kind")), Egress: frame.NetID(rapid.IntRange(1, 2).Draw(t, "net")), NextHop: a.Netip()}
 			if err := r.AddRoute(rt); err != nil {
 				t.Fatal(err)
 			}
@@ -74,7 +74,7 @@ func TestFIBAgainstScan(t *testing.T) {
 					best, found = rt, true
 				}
 			}
-			if got, ok := r.Lookup(a); ok != found || got != best {
+			if got, ok := r.Lookup(a.Netip()); ok != found || got != best {
 				t.Fatalf("%v: %+v %v, the scan says %+v %v", a, got, ok, best, found)
 			}
 		}
@@ -146,7 +146,7 @@ func TestResolveAndNeighbors(t *testing.T) {
 	if f.Verdict != frame.Punt || f.Reason != frame.NeighborFailed {
 		t.Fatalf("unknown neighbor: verdict %d", f.Verdict)
 	}
-	p := router.PuntedFrame{In: 1, Net: 2, Why: frame.NeighborFailed, Egress: 1, NextHop: hostB, Raw: f.Raw()}
+	p := router.PuntedFrame{In: 1, Net: 2, Why: frame.NeighborFailed, Egress: 1, NextHop: hostB.Netip(), Raw: f.Raw()}
 	for range 20 {
 		r.HandlePunt(p, 10, o)
 	}
@@ -174,8 +174,11 @@ func TestResolveAndNeighbors(t *testing.T) {
 		t.Errorf("after 31 s: %v", state())
 	}
 	route() // used while stale: it is solicited and does not answer
-	for i := range frame.Tick(6) {
-		r.Tick(now+(i+1)*frame.TicksPerSecond, o)
+	if r.Tick(now+frame.TicksPerSecond, o); state() != router.Delay {
+		t.Errorf("after it was used: %v", state())
+	}
+	for i := range frame.Tick(11) {
+		r.Tick(now+(i+2)*frame.TicksPerSecond, o)
 	}
 	if state() != router.Failed {
 		t.Errorf("after it was asked: %v", state())
@@ -251,7 +254,7 @@ func TestICMPErrors(t *testing.T) {
 
 func TestNoAllocations(t *testing.T) {
 	r := newRouter()
-	r.SetNeighbor(2, frametest.Addr("10.0.1.9"), 7, &output{})
+	r.SetNeighbor(2, netip.MustParseAddr("10.0.1.9"), 7, &output{})
 	raw := frametest.Packet{SrcMAC: hostAM, DstMAC: gwMAC, Src: hostA, Dst: frametest.Addr("10.0.1.9"), TTL: 255}.Raw()
 	b := frametest.Batch(1, 1, raw)
 	if allocs := testing.AllocsPerRun(100, func() {
@@ -275,7 +278,7 @@ func FuzzPunted(f *testing.F) {
 		}
 		r, o := newRouter(), &output{}
 		p := punted(raw, frame.Reason(why)%frame.NumReasons)
-		p.Egress, p.NextHop = 1, hostB
+		p.Egress, p.NextHop = 1, hostB.Netip()
 		r.HandlePunt(p, 1, o)
 		for i := range frame.Tick(10) {
 			r.Tick(1+i*frame.TicksPerSecond, o)

@@ -66,6 +66,8 @@ func (s *Switch) Forward(b *frame.Batch) {
 			if f.Dst == frame.BroadcastMAC {
 				f.Class = frame.Broadcast
 				f.ToGateway = f.Flags&(frame.IsARP|frame.HasVLAN|frame.Injected) == frame.IsARP
+			} else {
+				f.ToGateway = len(n.Groups) > 0 && n.hears(f)
 			}
 		default:
 			f.Egress = f.Net
@@ -146,7 +148,9 @@ func (s *snapshot) checkEgress(f *frame.Frame, out *Port) frame.Reason {
 		return frame.GuardVLAN
 	case out.Own != nil && (f.EtherType == frame.TypeVLAN || f.EtherType == frame.TypeQinQ): // what is inside was not looked at
 		return frame.GuardVLAN
-	case out.Own != nil && f.Flags&frame.IsIPv6 != 0: // the host would take a router advertisement
+	case out.Own != nil && f.Flags&frame.IsIPv6 != 0 && (len(out.Addrs6) == 0 || !f.Dst.IsGroup() && !out.owns6(f.IPv6().Dst())):
+		return frame.GuardDestination
+	case out.Flags&NoRouter != 0 && f.Flags&frame.IsIPv6 != 0 && isAdvertisement(f):
 		return frame.GuardDestination
 	case out.Own != nil && f.Flags&frame.IsIPv4 != 0 && !f.Dst.IsGroup() && !out.owns(f.Tuple.Dst):
 		return frame.GuardDestination
@@ -201,7 +205,7 @@ func (s *Switch) FloodSet(f *frame.Frame, out []frame.PortID) int {
 	want := floodFlag[f.Class]
 	n := 0
 	for _, p := range net.ports {
-		if p.Flags&Tracked != 0 && f.Flags&frame.IsARP == 0 {
+		if p.Flags&Tracked != 0 && f.Flags&frame.IsARP == 0 && !f.IsND() {
 			continue
 		}
 		if p.Flags&want != 0 && snap.checkEgress(f, p) == frame.None {

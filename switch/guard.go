@@ -53,16 +53,29 @@ func checkIngress(p *Port, f *frame.Frame, n *Network) frame.Reason {
 		return frame.GuardVLAN // receivers take off any number of tags with VLAN identifier 0: what is inside would be untagged there
 	}
 	if p.Flags&Guard != 0 {
-		if why := guard(p, f, n.Gateway); why != frame.None || p.Addr != 0 {
+		if why := guard(p, f, n.Gateway); why != frame.None || p.Addr != 0 && f.Flags&frame.IsIPv6 == 0 {
 			return why
 		}
-	} else if p.Own != nil && (f.Flags&frame.IsIPv6 != 0 || f.Flags&frame.IsIPv4 != 0 && !p.owns(f.Tuple.Src)) {
+	} else if p.Own != nil && !p.mayComeFromHost(f) {
 		return frame.GuardSourceAddress
 	}
-	if p.Flags&AnySource == 0 && steals(f, n.owned) {
+	if p.Flags&AnySource == 0 && n.steals(f) {
 		return frame.AddressStolen
 	}
 	return frame.None
+}
+
+// mayComeFromHost reports whether the source of a frame from the port of the host is an address of the host.
+//
+//uvswitch:hot
+func (p *Port) mayComeFromHost(f *frame.Frame) bool {
+	switch {
+	case f.Flags&frame.IsIPv4 != 0:
+		return p.owns(f.Tuple.Src)
+	case f.Flags&frame.IsIPv6 != 0:
+		return len(p.Addrs6) > 0 && p.owns6(f.IPv6().Src())
+	}
+	return true
 }
 
 // fromOutside says what a frame from the uplink is: a packet from outside, one of ours that the programs could not send, or one that
@@ -86,14 +99,16 @@ const dhcpServer, dhcpClient = 67, 68 // RFC 2131, 4.1
 // steals reports whether a frame says that its sender has an address of the gateway or of another port.
 //
 //uvswitch:hot
-func steals(f *frame.Frame, owned ownedAddrs) bool {
+func (n *Network) steals(f *frame.Frame) bool {
 	switch {
 	case f.Flags&frame.HasVLAN != 0 || f.Malformed != frame.None:
 		return false
 	case f.Flags&frame.IsIPv4 != 0:
-		return owned.otherThan(f.Tuple.Src, f.In)
+		return n.owned.otherThan(f.Tuple.Src, f.In)
+	case f.Flags&frame.IsIPv6 != 0:
+		return n.steals6(f)
 	case f.Flags&frame.IsARP != 0:
-		return owned.otherThan(f.ARP().SenderAddr(), f.In)
+		return n.owned.otherThan(f.ARP().SenderAddr(), f.In)
 	}
 	return false
 }
@@ -114,6 +129,8 @@ func guard(p *Port, f *frame.Frame, gateway frame.MAC) frame.Reason {
 		if p.Flags&AnyVLAN == 0 {
 			return frame.GuardVLAN
 		}
+	case f.Flags&frame.IsIPv6 != 0:
+		return guardIPv6(p, f)
 	case p.Addr == 0:
 	case f.Flags&frame.IsIPv4 != 0:
 		if f.Tuple.Src != p.Addr && f.Tuple.Src != 0 {
@@ -122,8 +139,6 @@ func guard(p *Port, f *frame.Frame, gateway frame.MAC) frame.Reason {
 			}
 			f.Flags |= frame.FromSibling
 		}
-	case f.Flags&frame.IsIPv6 != 0:
-		return guardIPv6(p, f)
 	case f.Flags&frame.IsARP != 0:
 		mac, addr := f.ARP().SenderMAC(), f.ARP().SenderAddr()
 		if p.MAC != 0 && mac != p.MAC || addr != p.Addr && addr != 0 {

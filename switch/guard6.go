@@ -1,94 +1,65 @@
 package vswitch
 
 import (
-	"encoding/binary"
+	"slices"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// Next headers (IANA, Assigned Internet Protocol Numbers), types of ICMPv6 (RFC 4861, 4) and options of neighbor discovery (4.6).
 const (
-	ip6HopByHop, ip6Routing, ip6Fragment, ip6Auth, ip6DestOptions, ip6Mobility, ip6HIP, ip6Shim = 0, 43, 44, 51, 60, 135, 139, 140
-
-	icmpv6 = 58
-
-	routerSolicitation, routerAdvertisement, neighborSolicitation, neighborAdvertisement, redirect = 133, 134, 135, 136, 137
-
-	optSourceMAC, optTargetMAC = 1, 2
+	dhcpServer6, dhcpClient6   = 547, 546 // RFC 8415, 7.2
+	optSourceMAC, optTargetMAC = 1, 2     // options of neighbor discovery (RFC 4861, 4.6)
 )
 
-// maxHeaders is how many extension headers the guard walks. What it cannot walk does not pass.
-const maxHeaders = 8
-
-// upperLayer walks the extension headers of an IPv6 packet (RFC 8200, 4.1). It returns the first other header, with its protocol, and
-// whether the packet is a fragment. ok is false if the chain is too long or cut off; a later fragment has no upper layer.
-func upperLayer(ip []byte) (proto uint8, l4 []byte, fragment, ok bool) {
-	proto, l4 = ip[6], ip[frame.IPv6Len:]
-	if n := int(binary.BigEndian.Uint16(ip[4:])); n < len(l4) {
-		l4 = l4[:n]
+// guardIPv6 checks an IPv6 frame of a guarded port. Stations may not act as a router (RFC 6105) or as a DHCP server (RFC 7610), and may
+// speak of no neighbor but themselves. Neighbor discovery is never in fragments (RFC 6980, 5).
+//
+//uvswitch:hot
+func guardIPv6(p *Port, f *frame.Frame) frame.Reason {
+	if f.Malformed == frame.ExtHeaders {
+		return frame.ExtHeaders
 	}
-	for range maxHeaders + 1 {
-		n := 0
-		switch proto {
-		case ip6HopByHop, ip6Routing, ip6DestOptions, ip6Mobility, ip6HIP, ip6Shim:
-			if len(l4) >= 8 {
-				n = 8 + 8*int(l4[1])
-			}
-		case ip6Auth:
-			if len(l4) >= 8 {
-				n = 8 + 4*int(l4[1])
-			}
-		case ip6Fragment:
-			if len(l4) >= 8 {
-				n = 8
-				fragment = binary.BigEndian.Uint16(l4[2:])&^6 != 0 // an atomic fragment is a whole packet (RFC 6946)
-				if binary.BigEndian.Uint16(l4[2:])>>3 != 0 {
-					return proto, nil, true, true
-				}
-			}
-		default:
-			return proto, l4, fragment, true
-		}
-		if n == 0 || n > len(l4) {
-			return proto, nil, fragment, false
-		}
-		proto, l4 = l4[0], l4[n:]
+	src := f.IPv6().Src()
+	if !src.IsZero() && !p.mayUse6(src) {
+		return frame.GuardSourceAddress
 	}
-	return proto, nil, fragment, false
+	switch {
+	case f.Proto == frame.ICMPv6 && f.FragOffset() == 0:
+		return guardICMPv6(p, f, src)
+	case src.IsZero():
+		return frame.GuardSourceAddress
+	case f.Proto == frame.UDP && f.Flags&frame.HasTuple != 0 && f.Tuple.SrcPort == dhcpServer6 && f.Tuple.DstPort == dhcpClient6:
+		return frame.GuardDHCP
+	}
+	return frame.None
 }
 
-// guardIPv6 checks an IPv6 frame of a guarded port. Stations may not act as a router (RFC 6105) or as a DHCP server (RFC 7610), and may
-// speak of no neighbor but themselves. Neighbor discovery is never in fragments (RFC 6980, 5). A link-local address must be the one of the
-// port's own MAC; other addresses are nobody's while IPv6 is not routed.
-func guardIPv6(p *Port, f *frame.Frame) frame.Reason {
-	ip := f.Bytes()[f.L3:]
-	proto, l4, fragment, ok := upperLayer(ip)
-	switch {
-	case !ok:
-		return frame.GuardNeighbor
-	case !mayUse(p, ip[8:24]) && !isUnspecified(ip[8:24]):
-		return frame.GuardSourceAddress
-	case l4 == nil: // a later fragment
-		return frame.None
-	case proto == frame.UDP && len(l4) >= 4 && binary.BigEndian.Uint16(l4) == 547 && binary.BigEndian.Uint16(l4[2:]) == 546:
-		return frame.GuardDHCP
-	case proto != icmpv6:
-		return frame.None
-	case len(l4) < 8:
+// guardICMPv6 checks what a station says as a neighbor. The unspecified address may look for a duplicate, for routers, and join groups.
+func guardICMPv6(p *Port, f *frame.Frame, src frame.Addr6) frame.Reason {
+	if f.Malformed != frame.None {
 		return frame.GuardNeighbor
 	}
-	typ, options := l4[0], 0
-	switch typ {
-	case routerAdvertisement, redirect:
+	l4 := f.Payload()
+	options := 8
+	switch l4[0] {
+	case frame.ICMPv6RouterAdvertisement, frame.ICMPv6Redirect:
 		return frame.GuardRouter
-	case routerSolicitation:
-		options = 8
-	case neighborSolicitation, neighborAdvertisement:
+	case frame.ICMPv6ListenerReport, frame.ICMPv6ListenerDone, frame.ICMPv6ListenerReport2:
+		return frame.None
+	case frame.ICMPv6RouterSolicitation:
+	case frame.ICMPv6NeighborSolicitation, frame.ICMPv6NeighborAdvertisement:
 		options = 24
 	default:
+		if src.IsZero() {
+			return frame.GuardSourceAddress
+		}
 		return frame.None
 	}
-	if fragment || len(l4) < options || typ == neighborAdvertisement && !mayUse(p, l4[8:24]) || !ownMACs(p, l4[options:]) {
+	advertises := l4[0] == frame.ICMPv6NeighborAdvertisement
+	switch {
+	case src.IsZero() && (advertises || f.IPv6().Dst().Hi>>48 != 0xff02):
+		return frame.GuardSourceAddress
+	case f.Flags&frame.Fragment != 0, len(l4) < options, advertises && !p.mayUse6(frame.LoadAddr6(l4[8:])), !ownMACs(p, l4[options:]):
 		return frame.GuardNeighbor
 	}
 	return frame.None
@@ -109,15 +80,57 @@ func ownMACs(p *Port, options []byte) bool {
 	return len(options) == 0
 }
 
-// mayUse reports whether a station may have an IPv6 address: a link-local one is made from its MAC (RFC 4291, appendix A).
-func mayUse(p *Port, a []byte) bool {
-	if p.MAC == 0 || a[0] != 0xfe || a[1]&0xc0 != 0x80 {
-		return true
+// mayUse6 reports whether a station may have an IPv6 address. A link-local one is made from its MAC, or from no MAC at all (RFC 7217). If
+// the port has no address, the others are those that nobody has: see steals.
+//
+//uvswitch:hot
+func (p *Port) mayUse6(a frame.Addr6) bool {
+	if a.IsLinkLocal() {
+		return p.MAC == 0 || a == p.MAC.LinkLocal() || a != frame.FirstLocal && !fromMAC(a)
 	}
-	m := p.MAC ^ 0x020000000000
-	return binary.BigEndian.Uint64(a[8:]) == uint64(m>>24)<<40|0xfffe<<24|uint64(m&0xffffff)
+	return len(p.Addrs6) == 0 || slices.Contains(p.Addrs6, a)
 }
 
-func isUnspecified(a []byte) bool {
-	return binary.BigEndian.Uint64(a) == 0 && binary.BigEndian.Uint64(a[8:]) == 0
+// fromMAC reports whether the interface identifier of an address is made from a MAC.
+//
+//uvswitch:hot
+func fromMAC(a frame.Addr6) bool { return a.Lo>>24&0xffff == 0xfffe }
+
+// owns6 reports whether a is an address of the host behind port p.
+//
+//uvswitch:hot
+func (p *Port) owns6(a frame.Addr6) bool {
+	if a == p.MAC.LinkLocal() || a.IsZero() || slices.Contains(p.Addrs6, a) || slices.Contains(p.Own6, a) {
+		return true
+	}
+	for i := range p.Through {
+		if p.Through[i].Contains(a.Netip()) {
+			return true
+		}
+	}
+	return false
+}
+
+// steals6 reports whether an IPv6 frame says that its sender has an address of the gateway or of another port: as its source, or in a
+// neighbor advertisement.
+//
+//uvswitch:hot
+func (n *Network) steals6(f *frame.Frame) bool {
+	if n.owned6.otherThan(f.IPv6().Src(), f.In) {
+		return true
+	}
+	return f.IsND() && f.ICMP().Type() == frame.ICMPv6NeighborAdvertisement && len(f.Payload()) >= 24 &&
+		n.owned6.otherThan(frame.LoadAddr6(f.Payload()[8:]), f.In)
+}
+
+// hears reports whether the gateway listens to the group with a MAC.
+//
+//uvswitch:hot
+func (n *Network) hears(f *frame.Frame) bool {
+	return f.Flags&(frame.IsIPv6|frame.HasVLAN|frame.Injected) == frame.IsIPv6 && f.Proto == frame.ICMPv6 && f.Malformed == frame.None && slices.Contains(n.Groups, f.Dst)
+}
+
+// isAdvertisement reports whether f is a router advertisement.
+func isAdvertisement(f *frame.Frame) bool {
+	return f.IsND() && f.ICMP().Type() == frame.ICMPv6RouterAdvertisement
 }

@@ -93,11 +93,11 @@ func TestGuardAgainstWrappings(t *testing.T) {
 		"RA":                         {packet6(own6, 58, ra...), frame.GuardRouter},
 		"RA behind hop-by-hop":       {packet6(own6, 0, headers(1, 58, ra...)...), frame.GuardRouter},
 		"RA behind 8 headers":        {packet6(own6, 60, headers(8, 58, ra...)...), frame.GuardRouter},
-		"RA behind 9 headers":        {packet6(own6, 60, headers(9, 58, ra...)...), frame.GuardNeighbor},
+		"RA behind 9 headers":        {packet6(own6, 60, headers(9, 58, ra...)...), frame.ExtHeaders},
 		"RA in a fragment":           {packet6(own6, 44, hidden(0, true, 58, ra...)...), frame.GuardRouter},
 		"RA in an atomic fragment":   {packet6(own6, 44, hidden(0, false, 58, ra...)...), frame.GuardRouter},
 		"first fragment, cut off":    {packet6(own6, 44, hidden(0, true, 58, 134)...), frame.GuardNeighbor},
-		"fragment, header cut off":   {packet6(own6, 44, hidden(0, true, 60, 58, 9, 0, 0)...), frame.GuardNeighbor},
+		"fragment, header cut off":   {packet6(own6, 44, hidden(0, true, 60, 58, 9, 0, 0)...), frame.ExtHeaders},
 		"later fragment":             {packet6(own6, 44, hidden(8, false, 58, ra...)...), frame.None},
 		"redirect":                   {packet6(own6, 58, nd(137, own6, 2, mac(1))...), frame.GuardRouter},
 		"NS":                         {packet6(own6, 58, nd(135, others6, 1, mac(1))...), frame.None},
@@ -111,7 +111,7 @@ func TestGuardAgainstWrappings(t *testing.T) {
 		"DHCPv6 solicit":             {packet6(own6, 17, udp(546, 547)...), frame.None},
 		"TCP behind authentication":  {packet6(own6, 51, append([]byte{6, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1}, make([]byte, 20)...)...), frame.None},
 		"no next header":             {packet6(own6, 59), frame.None},
-		"nothing where one is named": {packet6(own6, 0), frame.GuardNeighbor},
+		"nothing where one is named": {packet6(own6, 0), frame.ExtHeaders},
 	} {
 		s := newSwitch(2, 0)
 		s.SetPort(vswitch.Port{ID: 1, Net: 1, Flags: vswitch.DefaultFlags | vswitch.Guard, MTU: 1500, MAC: mac(1), Addr: a2})

@@ -10,7 +10,7 @@ import (
 )
 
 // PortFlags are the port settings of `bridge link set`, by the same names.
-type PortFlags uint16
+type PortFlags uint32
 
 const (
 	Forwarding  PortFlags = 1 << iota // state forwarding; if unset, the port is disabled
@@ -26,8 +26,9 @@ const (
 	AnyVLAN                           // the guard lets frames with a VLAN tag pass
 	Untagged                          // gets no frame with a VLAN tag from a guarded port
 	AnySource                         // may send from addresses of other ports: the host's port, when the host's stack routes
-	Tracked                           // frames from and to it are judged by nat.Filter; it gets no flood but ARP
+	Tracked                           // frames from and to it are judged by nat.Filter; it gets no flood but ARP and neighbor discovery
 	Ways                              // of an uplink: its frames have way headers (frame.WayMACs)
+	NoRouter                          // gets no router advertisement: the port of the host, which would route by the gateway
 	Joining                           // gets nothing yet: not every worker can write to it
 )
 
@@ -42,12 +43,15 @@ type Port struct {
 	MTU   int        // longest IP packet, bytes
 	MAC   frame.MAC  // the station's MAC, 0 if not known; the guard allows no other source MAC
 	Addr  frame.Addr // the station's address, 0 if not known; for the guard
+	// Addrs6 are the station's IPv6 addresses, but for link-local ones; none if not known.
+	Addrs6 []frame.Addr6
 
 	Storm StormLimits
 
 	// Own is for the port of the host: all addresses of the host, sorted. If it is not nil, a packet that comes in must have one of them,
 	// or Addr, as its source, and one that goes out as its destination. The host then forwards nothing past the router and NAT.
-	Own []frame.Addr
+	Own  []frame.Addr
+	Own6 []frame.Addr6
 
 	// Through, likewise for the port of the host, are destinations that lie behind the host: packets from and to these pass it.
 	Through []netip.Prefix
@@ -80,12 +84,15 @@ func (p *Port) owns(a frame.Addr) bool {
 // A Network is one broadcast domain.
 type Network struct {
 	ID      frame.NetID
-	Gateway frame.MAC  // the router's MAC in this network: never learned, never flooded
-	Addr    frame.Addr // the gateway's; 0 for none
+	Gateway frame.MAC     // the router's MAC in this network: never learned, never flooded
+	Addr    frame.Addr    // the gateway's; 0 for none
+	Addrs6  []frame.Addr6 // the gateway's of IPv6, link-local ones included; none without IPv6
+	Groups  []frame.MAC   // groups that the gateway hears
 	FDB     *FDB
 	ports   []*Port
 	bound   Bindings
-	owned   ownedAddrs
+	owned   ownedAddrs[frame.Addr]
+	owned6  ownedAddrs[frame.Addr6]
 }
 
 // Bindings map the MACs that the guard binds to a port: no other port may use such a MAC, even while its station is
@@ -134,7 +141,7 @@ func (s *Switch) update(edit func(*snapshot)) {
 		}
 		c := *n
 		c.ports, c.bound = nil, Bindings{}
-		owned := map[frame.Addr]frame.PortID{}
+		owned, owned6 := map[frame.Addr]frame.PortID{}, map[frame.Addr6]frame.PortID{}
 		for _, p := range next.ports {
 			if p != nil && p.Net == n.ID && p.Flags&Uplink == 0 {
 				c.ports = append(c.ports, p)
@@ -144,12 +151,20 @@ func (s *Switch) update(edit func(*snapshot)) {
 				if p.Flags&Guard != 0 && p.Addr != 0 {
 					owned[p.Addr] = p.ID
 				}
+				if p.Flags&Guard != 0 {
+					for _, a := range p.Addrs6 {
+						owned6[a] = p.ID
+					}
+				}
 			}
 		}
 		if n.Addr != 0 {
 			owned[n.Addr] = frame.Gateway
 		}
-		c.owned = newOwned(owned)
+		for _, a := range n.Addrs6 {
+			owned6[a] = frame.Gateway
+		}
+		c.owned, c.owned6 = newOwned(owned), newOwned(owned6)
 		next.nets[i] = &c
 	}
 	s.snap.Store(&next)

@@ -72,5 +72,5 @@ func (f *flowFilter) matches(x nat.Flow) bool {
 	}
 	return (f.proto == nil || *f.proto == x.Original.Proto) && (f.port == nil || *f.port == x.Port) && (f.sport == nil || *f.sport == sport) &&
 		(f.dport == nil || *f.dport == dport) && (f.state == "" || f.state == x.State) &&
-		(!f.src.IsValid() || f.src.Contains(x.Original.Src.Netip())) && (!f.dst.IsValid() || f.dst.Contains(x.Original.Dst.Netip()))
+		(!f.src.IsValid() || f.src.Contains(x.Original.Src)) && (!f.dst.IsValid() || f.dst.Contains(x.Original.Dst))
 }

@@ -23,12 +23,12 @@ func (v *view) flow(f nat.Flow) api.Flow {
 	return x
 }
 
-func flowSide(t frame.Tuple, f nat.Flow, dir int) api.FlowSide {
+func flowSide(t frame.Endpoints, f nat.Flow, dir int) api.FlowSide {
 	s := api.FlowSide{
 		Src: t.Src.String(), Dst: t.Dst.String(), Sport: int(t.SrcPort), Dport: int(t.DstPort),
 		Packets: f.Packets[dir], Bytes: f.Bytes[dir],
 	}
-	if t.Proto == frame.ICMP {
+	if t.Proto == frame.ICMP || t.Proto == frame.ICMPv6 {
 		typ, id, code := int(t.DstPort), int(t.SrcPort), 0
 		if dir == 1 {
 			id, typ = int(t.DstPort), int(t.SrcPort)+1

@@ -84,14 +84,14 @@ func (v *view) way(r *http.Request) (any, error) {
 		}
 		t.Src = frame.AddrFrom(src)
 	}
-	rt, ok := v.dp.Router.Lookup(t.Dst)
+	rt, ok := v.dp.Router.Lookup(dst)
 	x := api.Way{Dst: dst.String(), Type: rt.Kind.String(), Why: "the switch has a route to " + rt.Prefix.String()}
 	switch {
 	case !ok:
 		x.Type, x.Why = router.Unreachable.String(), "the switch has no route to this address"
 	case rt.Kind != router.Unicast && rt.Kind != router.Local:
 	case rt.Egress != frame.NoNet:
-		if x.Dev = v.NetworkName(rt.Egress); rt.NextHop != 0 {
+		if x.Dev = v.NetworkName(rt.Egress); rt.NextHop.IsValid() {
 			x.Gateway = rt.NextHop.String()
 		}
 	default:
@@ -204,7 +204,7 @@ func (v *view) routes() []api.Route {
 		if r.Egress == frame.NoNet && r.Kind == router.Unicast {
 			x.Dev = model.UplinkPortName
 		}
-		if r.NextHop != 0 {
+		if r.NextHop.IsValid() {
 			x.Gateway = r.NextHop.String()
 		}
 		if r.Kind == router.Local {

@@ -43,7 +43,9 @@ func (d *Daemon) updateClientsLocked() {
 	}
 	own := slices.Clone(d.local)
 	for _, a := range d.hostAddrsLocked() {
-		own = append(own, netip.PrefixFrom(a.Netip(), 32))
+		if a.Is4() {
+			own = append(own, netip.PrefixFrom(a, 32))
+		}
 	}
 	isOwn := func(a netip.Addr) bool {
 		return slices.ContainsFunc(own, func(p netip.Prefix) bool { return p.Contains(a) })
@@ -60,16 +62,16 @@ func (d *Daemon) updateClientsLocked() {
 }
 
 // hostAddrsLocked are the addresses of the host, its port's included.
-func (d *Daemon) hostAddrsLocked() (own []frame.Addr) {
+func (d *Daemon) hostAddrsLocked() (own []netip.Addr) {
 	h := d.ports[model.HostPortName]
 	if d.leavesByHost() {
-		for _, a := range d.own {
-			own = append(own, frame.AddrFrom(a))
-		}
+		own = slices.Clone(d.own)
 	} else {
-		own = slices.Clone(h.Own)
+		for _, a := range h.Own {
+			own = append(own, a.Netip())
+		}
 	}
-	return append(own, frame.AddrFrom(h.Addr.Addr()))
+	return append(own, h.Addr.Addr())
 }
 
 // inboundLocked says what containers may begin with the host; nil: everything.

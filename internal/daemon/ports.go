@@ -240,10 +240,9 @@ func (d *Daemon) portGone(id frame.PortID) {
 // bindNeighborLocked makes the router know the port's station without asking, and tells the network where it is now.
 func (d *Daemon) bindNeighborLocked(p *port) {
 	if p.net != nil && p.Addr.IsValid() && p.MAC != 0 {
-		addr := frame.AddrFrom(p.Addr.Addr())
 		d.dp.WithSlowPath(func(out router.Output) {
-			d.dp.Router.SetNeighbor(p.net.ID, addr, p.MAC, out)
-			d.dp.Router.Announce(p.net.ID, addr, p.MAC, out)
+			d.dp.Router.SetNeighbor(p.net.ID, p.Addr.Addr(), p.MAC, out)
+			d.dp.Router.Announce(p.net.ID, frame.AddrFrom(p.Addr.Addr()), p.MAC, out)
 		})
 	}
 }
@@ -260,7 +259,7 @@ func (d *Daemon) routeMTULocked(p *port) {
 
 func (d *Daemon) unbindNeighborLocked(p *port) {
 	if p.net != nil && p.Addr.IsValid() && p.MAC != 0 {
-		d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.DeleteNeighbor(p.net.ID, frame.AddrFrom(p.Addr.Addr()), out) })
+		d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.DeleteNeighbor(p.net.ID, p.Addr.Addr(), out) })
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
-	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/link"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/router"
@@ -33,13 +32,13 @@ func (d *Daemon) addRouteLocked(a api.RouteAdd) error {
 	rt := router.Route{Prefix: r.Prefix, Kind: r.Kind}
 	switch r.Kind {
 	case router.Unicast:
-		rt.Egress, rt.NextHop = d.networks[r.Network].ID, frame.AddrFrom(r.Gateway)
+		rt.Egress, rt.NextHop = d.networks[r.Network].ID, r.Gateway
 	case router.Local:
 		h := d.ports[model.HostPortName]
 		if err := link.ForwardThrough(h.Ifname); err != nil {
 			return err
 		}
-		rt.Egress, rt.NextHop = h.net.ID, frame.AddrFrom(h.Addr.Addr())
+		rt.Egress, rt.NextHop = h.net.ID, h.Addr.Addr()
 	}
 	if err := d.dp.Router.AddRoute(rt); err != nil {
 		return err
@@ -106,16 +105,16 @@ func (d *Daemon) fullStateLocked() *model.State {
 		}
 		x := model.Route{Prefix: r.Prefix, Kind: r.Kind}
 		if r.Kind == router.Unicast {
-			x.Gateway, x.Network = r.NextHop.Netip(), s.NetworkName(r.Egress)
+			x.Gateway, x.Network = r.NextHop, s.NetworkName(r.Egress)
 		}
 		s.Routes = append(s.Routes, x)
 	}
 	for _, x := range d.dp.Router.Neighbors() {
 		n := s.NetworkByID(x.Net)
-		if n == nil || x.State != router.Permanent || s.Holder(n, x.Addr.Netip()) != nil {
+		if n == nil || x.State != router.Permanent || s.Holder(n, x.Addr) != nil {
 			continue
 		}
-		s.Neighbors = append(s.Neighbors, model.Neighbor{Network: n.Name, Addr: x.Addr.Netip(), MAC: x.MAC})
+		s.Neighbors = append(s.Neighbors, model.Neighbor{Network: n.Name, Addr: x.Addr, MAC: x.MAC})
 	}
 	return s
 }
@@ -131,7 +130,7 @@ func (d *Daemon) addNeighborLocked(a api.NeighborAdd) error {
 		return err
 	}
 	net := d.networks[x.Network].ID
-	d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.SetNeighbor(net, frame.AddrFrom(x.Addr), x.MAC, out) })
+	d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.SetNeighbor(net, x.Addr, x.MAC, out) })
 	return nil
 }
 
@@ -144,7 +143,7 @@ func (d *Daemon) DeleteNeighbor(dst string) error {
 		}
 		found := false
 		d.dp.WithSlowPath(func(out router.Output) {
-			found = d.dp.Router.DeleteNeighbor(n.ID, frame.AddrFrom(netip.MustParseAddr(dst)), out)
+			found = d.dp.Router.DeleteNeighbor(n.ID, netip.MustParseAddr(dst), out)
 		})
 		if !found {
 			return api.Errorf(http.StatusNotFound, "neighbor %s does not exist; `uvswitch neigh show` lists the neighbors", dst)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"reflect"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -72,7 +73,7 @@ func (d *Daemon) routeThroughHostLocked() {
 	if h == nil {
 		return
 	}
-	rt := router.Route{Prefix: model.Everywhere, Kind: router.Local, Egress: h.net.ID, NextHop: frame.AddrFrom(h.Addr.Addr())}
+	rt := router.Route{Prefix: model.Everywhere, Kind: router.Local, Egress: h.net.ID, NextHop: h.Addr.Addr()}
 	if err := d.dp.Router.AddRoute(rt); err != nil {
 		d.log.Error("cannot set the route through the host", "error", err)
 	}
@@ -123,7 +124,7 @@ func (d *Daemon) addHostPortLocked() error {
 		}
 	}
 	d.dp.Switch.FDB(p.net.ID).Set(p.MAC, p.ID, false)
-	d.dp.Router.SetHost(frame.AddrFrom(p.Addr.Addr()), p.ID)
+	d.dp.Router.SetHost(frame.AddrFrom(p.Addr.Addr()), frame.Addr6{}, p.ID)
 	for _, n := range d.networks {
 		if err := d.routeFromHostLocked(n); err != nil {
 			return err
@@ -164,7 +165,7 @@ func (d *Daemon) refreshUplinkLocked() {
 	} else {
 		i.PeerMAC, i.Up = d.up.MAC, s.Up
 	}
-	if old, ok := d.dp.Router.Interface(frame.NoNet); ok && old == i && d.external == s.Addr && slices.Equal(d.own, s.Own) && slices.Equal(d.local, d.localLocked()) && slices.Equal(d.tunnels, s.Tunnels) {
+	if old, ok := d.dp.Router.Interface(frame.NoNet); ok && reflect.DeepEqual(old, i) && d.external == s.Addr && slices.Equal(d.own, s.Own) && slices.Equal(d.local, d.localLocked()) && slices.Equal(d.tunnels, s.Tunnels) {
 		return
 	}
 	d.dp.Router.SetInterface(i)
@@ -245,7 +246,7 @@ func (d *Daemon) routeToHostLocked(own []netip.Addr) {
 func (d *Daemon) addRouteToHostLocked(p netip.Prefix, kept bool) {
 	rt := router.Route{Prefix: p, Kind: router.Unreachable, Kept: kept}
 	if h := d.ports[model.HostPortName]; h != nil {
-		rt.Kind, rt.Egress, rt.NextHop = router.Local, h.net.ID, frame.AddrFrom(h.Addr.Addr())
+		rt.Kind, rt.Egress, rt.NextHop = router.Local, h.net.ID, h.Addr.Addr()
 	}
 	if err := d.dp.Router.AddRoute(rt); err != nil {
 		d.log.Error("cannot set the route to the host", "destination", p, "error", err)

@@ -43,7 +43,7 @@ func (w *parkedFragments) add(k *slowPath, rec []byte, now frame.Tick) {
 	f.Net = p.Net
 	key := nat.FragmentKeyOf(&f)
 	if k.dp.NAT.HasFirstFragment(key) {
-		k.inject(in, p.Net, p.Egress, recordPoint(rec), p.NextHop, p.Raw)
+		k.inject(hopOf(&p), recordPoint(rec), p.Raw)
 		return
 	}
 	if w.n.Load() >= maxWaiting || w.bytes+len(rec) > maxWaitBytes || of.frames >= waitingOfPort || of.bytes+len(rec) > maxWaitBytes/8 {
@@ -75,7 +75,7 @@ func (w *parkedFragments) check(k *slowPath, now frame.Tick, due bool) {
 		w.keep(key, func(x *parkedFragment) bool {
 			if come {
 				p := puntedFrame(x.rec)
-				k.inject(p.In, p.Net, p.Egress, recordPoint(x.rec), p.NextHop, p.Raw)
+				k.inject(hopOf(&p), recordPoint(x.rec), p.Raw)
 			} else if int32(now-x.expires) >= 0 {
 				k.end(recordPort(x.rec), x.rec[recordLen:], frame.FragmentTimeout)
 			} else {

@@ -34,16 +34,21 @@ const (
 // A record is a frame in a queue: a header of recordLen bytes in the host's byte order, which has what earlier steps found, then the
 // virtio-net header and the frame.
 //
-//	0 in (2) | 2 net (2) | 4 egress (2) | 6 reason (1) | 7 resume point (1) | 8 next hop (4) | 12 out (2) | 14 unused (2)
+//	0 in (2) | 2 net (2) | 4 egress (2) | 6 reason (1) | 7 resume point (1) | 8 word (4) | 12 out (2) | 14 unused (2) | 16 next hop of IPv6 (16)
 //
-// In the shaper's records only in, resume point and out count.
-const recordLen = 16
+// The word is the next hop of IPv4. For fragmentation_needed it is the MTU, for way_changed the source address that the way needs. In the
+// shaper's records only in, resume point and out count.
+const recordLen = 32
 
 // putRecord writes the record of a punted frame.
 //
 //uvswitch:hot
-func putRecord(rec []byte, f *frame.Frame) {
-	parked := f.NextHop != 0 && f.Reason != frame.WayChanged && (f.Reason.Punt() == frame.Park || f.Reason.Punt() == frame.Redo) // router.Route has seen it
+func putRecord(rec []byte, f *frame.Frame, to *frame.Way6) {
+	hop6 := frame.Addr6{}
+	if f.Flags&frame.IsIPv6 != 0 {
+		hop6 = to.Hop
+	}
+	parked := (f.NextHop != 0 || !hop6.IsZero()) && f.Reason != frame.WayChanged && (f.Reason.Punt() == frame.Park || f.Reason.Punt() == frame.Redo) // router.Route has seen it
 	at := atPreRouting
 	switch {
 	case f.Reason == frame.WayChanged:
@@ -55,28 +60,50 @@ func putRecord(rec []byte, f *frame.Frame) {
 	case parked && f.NAT == frame.NATNone:
 		at = atPostRouting
 	}
-	putHeader(rec, f.In, f.Net, f.Egress, f.Reason, at, f.NextHop)
+	putHeader(rec, hop{f.In, f.Net, f.Egress, uint32(f.NextHop), hop6}, f.Reason, at)
 	copy(rec[recordLen:], f.Raw())
 	if parked && at == atPreRouting { // router.Route will see it once more
-		frame.IPv4(rec[recordLen+frame.VnetLen+int(f.L3):]).IncrementTTL()
+		g := *f
+		g.Reset(rec[recordLen:recordLen+len(f.Raw())], f.In)
+		g.Flags, g.L3 = f.Flags, f.L3
+		g.IncrementTTL()
 	}
 }
 
+// A hop is what the header of a record says of a frame's way.
+type hop struct {
+	in          frame.PortID
+	net, egress frame.NetID
+	word        uint32
+	hop6        frame.Addr6
+}
+
+func hopOf(p *router.PuntedFrame) hop {
+	h := hop{in: p.In, net: p.Net, egress: p.Egress}
+	if p.NextHop.Is6() {
+		h.hop6 = frame.Addr6From(p.NextHop)
+	} else {
+		h.word = uint32(frame.AddrFrom(p.NextHop))
+	}
+	return h
+}
+
 //uvswitch:hot
-func putHeader(rec []byte, in frame.PortID, net, egress frame.NetID, why frame.Reason, at resumePoint, hop frame.Addr) {
+func putHeader(rec []byte, h hop, why frame.Reason, at resumePoint) {
 	e := binary.NativeEndian
-	e.PutUint16(rec, uint16(in))
-	e.PutUint16(rec[2:], uint16(net))
-	e.PutUint16(rec[4:], uint16(egress))
+	e.PutUint16(rec, uint16(h.in))
+	e.PutUint16(rec[2:], uint16(h.net))
+	e.PutUint16(rec[4:], uint16(h.egress))
 	rec[6], rec[7] = uint8(why), uint8(at)
-	e.PutUint32(rec[8:], uint32(hop))
+	e.PutUint32(rec[8:], h.word)
+	h.hop6.Put(rec[16:])
 }
 
 // putQueued writes the header of a frame that waits for its port's rate.
 //
 //uvswitch:hot
 func putQueued(rec []byte, f *frame.Frame, at resumePoint) {
-	putHeader(rec, f.In, frame.NoNet, frame.NoNet, frame.None, at, 0)
+	putHeader(rec, hop{in: f.In}, frame.None, at)
 	binary.NativeEndian.PutUint16(rec[12:], uint16(f.Out))
 }
 
@@ -90,11 +117,20 @@ func recordPoint(rec []byte) resumePoint { return resumePoint(rec[7]) }
 // puntedFrame decodes a record for the router. Its bytes are copied, since the router may keep them.
 func puntedFrame(rec []byte) router.PuntedFrame {
 	e := binary.NativeEndian
-	return router.PuntedFrame{
+	p := router.PuntedFrame{
 		In: recordPort(rec), Net: frame.NetID(e.Uint16(rec[2:])), Egress: frame.NetID(e.Uint16(rec[4:])),
-		Why: recordWhy(rec), NATed: recordPoint(rec) == atResolveTranslated, NextHop: frame.Addr(e.Uint32(rec[8:])),
-		Raw: append([]byte(nil), rec[recordLen:]...),
+		Why: recordWhy(rec), NATed: recordPoint(rec) == atResolveTranslated, Raw: append([]byte(nil), rec[recordLen:]...),
 	}
+	word, hop6 := e.Uint32(rec[8:]), frame.LoadAddr6(rec[16:])
+	switch {
+	case p.Why == frame.FragmentationNeeded:
+		p.MTU = int(word)
+	case !hop6.IsZero():
+		p.NextHop = hop6.Netip()
+	case word != 0:
+		p.NextHop = frame.Addr(word).Netip()
+	}
+	return p
 }
 
 // reinject replaces the batch by frames that may continue, if there are any: those of the slow path, and those whose port's rate
@@ -145,7 +181,7 @@ func (w *worker) resume(b *frame.Batch) {
 		rec := w.buf[at:]
 		at += recordLen + len(f.Raw())
 		if f.Verdict != frame.Drop {
-			w.dp.resumeFrame(rec, f)
+			w.dp.resumeFrame(rec, f, &b.To[i])
 			if f.Verdict != frame.Switch && f.Verdict != frame.ToPort {
 				b.Locals++
 			}
@@ -156,10 +192,13 @@ func (w *worker) resume(b *frame.Batch) {
 // resumeFrame sets the verdict of a frame that continues, and what earlier steps had found.
 //
 //uvswitch:hot
-func (d *Dataplane) resumeFrame(rec []byte, f *frame.Frame) {
+func (d *Dataplane) resumeFrame(rec []byte, f *frame.Frame, to *frame.Way6) {
 	e := binary.NativeEndian
 	f.Net, f.Egress = frame.NetID(e.Uint16(rec[2:])), frame.NetID(e.Uint16(rec[4:]))
 	hop := frame.Addr(e.Uint32(rec[8:]))
+	if to.Hop = frame.LoadAddr6(rec[16:]); f.Flags&frame.IsIPv6 != 0 {
+		to.Dst = f.IPv6().Dst()
+	}
 	switch resumePoint(rec[7]) {
 	case atStart:
 	case atPreRouting:

@@ -117,15 +117,15 @@ func (k *slowPath) handle(rec []byte, now frame.Tick) {
 	case frame.Redo: // two workers created one flow at once: it exists by now; or it needs another source
 		p := puntedFrame(rec)
 		if recordPoint(rec) == atNewSource {
-			if p.NextHop == 0 {
-				p.NextHop = k.dp.NAT.AskSource(p.Raw)
+			if !p.NextHop.IsValid() {
+				p.NextHop = k.dp.NAT.AskSource(p.Raw).Netip()
 			}
-			if why := k.dp.NAT.UseAddr(p.NextHop); why != frame.None {
+			if why := k.dp.NAT.UseAddr(frame.AddrFrom(p.NextHop)); why != frame.None {
 				k.end(p.In, p.Raw, why)
 				return
 			}
 		}
-		k.inject(p.In, p.Net, p.Egress, recordPoint(rec), p.NextHop, p.Raw)
+		k.inject(hopOf(&p), recordPoint(rec), p.Raw)
 	default:
 		k.dp.Router.HandlePunt(puntedFrame(rec), now, k)
 	}
@@ -145,7 +145,7 @@ func (k *slowPath) Send(net frame.NetID, eth []byte) {
 	gw := k.port(frame.Gateway)
 	gw.rxPackets.Add(1)
 	gw.rxBytes.Add(uint64(len(eth)))
-	k.inject(frame.Gateway, net, net, atOriginated, 0, append(make([]byte, frame.VnetLen, frame.VnetLen+len(eth)), eth...))
+	k.inject(hop{in: frame.Gateway, net: net, egress: net}, atOriginated, append(make([]byte, frame.VnetLen, frame.VnetLen+len(eth)), eth...))
 }
 
 // Release implements router.Output.
@@ -154,13 +154,13 @@ func (k *slowPath) Release(p router.PuntedFrame) {
 	if p.NATed {
 		at = atResolveTranslated
 	}
-	k.inject(p.In, p.Net, p.Egress, at, p.NextHop, p.Raw)
+	k.inject(hopOf(&p), at, p.Raw)
 }
 
 // Reroute implements router.Output.
 func (k *slowPath) Reroute(p router.PuntedFrame, raw []byte) {
 	k.originated.Add(1)
-	k.inject(p.In, p.Net, frame.NoNet, atPreRouting, 0, raw)
+	k.inject(hop{in: p.In, net: p.Net}, atPreRouting, raw)
 }
 
 // injectTo chooses the worker that takes a frame: frames of one port, or to one station, keep their order.
@@ -183,19 +183,19 @@ func (k *slowPath) wakeWorkers() {
 }
 
 // inject passes a frame to a worker.
-func (k *slowPath) inject(in frame.PortID, net, egress frame.NetID, at resumePoint, hop frame.Addr, raw []byte) {
-	to := k.injectTo(in, raw)
+func (k *slowPath) inject(h hop, at resumePoint, raw []byte) {
+	to := k.injectTo(h.in, raw)
 	ring := k.dp.workers[to].injected
-	if !k.mayInject(in, net, recordLen+len(raw)) {
-		k.end(in, raw, frame.InjectQueueFull)
+	if !k.mayInject(h.in, h.net, recordLen+len(raw)) {
+		k.end(h.in, raw, frame.InjectQueueFull)
 		return
 	}
 	rec := ring.Reserve(recordLen + len(raw))
 	if rec == nil {
-		k.end(in, raw, frame.InjectQueueFull)
+		k.end(h.in, raw, frame.InjectQueueFull)
 		return
 	}
-	putHeader(rec, in, net, egress, frame.None, at, hop)
+	putHeader(rec, h, frame.None, at)
 	copy(rec[recordLen:], raw)
 	ring.Commit()
 	k.sent[to] = true

@@ -1,6 +1,8 @@
 package dataplane
 
 import (
+	"net/netip"
+
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/router"
 )
@@ -28,22 +30,41 @@ func (d *Dataplane) Trace(fn func(*Tracer)) {
 	d.workers[0].run(func() { d.NAT.Trace(func() { fn(t) }) })
 }
 
+// A TracedFrame is a frame at one moment of its way, with the addresses of either family.
+type TracedFrame struct {
+	*frame.Frame
+	Tuple             frame.Endpoints // as it stands in the packet
+	RouteDst, NextHop netip.Addr      // see frame.Frame
+}
+
+// show describes a frame as it is now.
+func show(f frame.Frame, to *frame.Way6) *TracedFrame {
+	t := &TracedFrame{Frame: &f}
+	switch {
+	case f.Flags&frame.IsIPv6 != 0:
+		t.Tuple, t.RouteDst, t.NextHop = frame.EndpointsOf(f.Tuple6()), to.Dst.Netip(), to.Hop.Netip()
+	case f.Flags&frame.IsIPv4 != 0:
+		t.Tuple, t.RouteDst, t.NextHop = frame.EndpointsOf(f.Tuple), f.RouteDst.Netip(), f.NextHop.Netip()
+	}
+	return t
+}
+
 // Run carries one frame, with its virtio-net header, from a port to its end. step is called after parsing and after each
 // stage that had something to decide, with the frame as it was before and as it is then.
-func (t *Tracer) Run(in frame.PortID, raw []byte, step func(stage string, before, f *frame.Frame)) Outcome {
+func (t *Tracer) Run(in frame.PortID, raw []byte, step func(stage string, before, f *TracedFrame)) Outcome {
 	b := &t.batch
 	b.N, b.Locals, b.Dry, b.Tick = 1, 0, true, t.dp.Now()
 	b.Learned.MAC = 0
 	f := &b.Frames[0]
 	f.Reset(raw, in)
-	before := *f
+	before := show(*f, &b.To[0])
 	frame.ParseBatch(b)
-	step("parse", &before, f)
+	step("parse", before, show(*f, &b.To[0]))
 	for i := range steps {
 		if s := &steps[i]; s.traced && f.Verdict == s.input {
-			before = *f
+			before = show(*f, &b.To[0])
 			s.run(t.dp.workers[0], b)
-			step(s.name, &before, f)
+			step(s.name, before, show(*f, &b.To[0]))
 		}
 	}
 	o := Outcome{Frame: f}
@@ -75,7 +96,7 @@ func (t *Tracer) Run(in frame.PortID, raw []byte, step func(stage string, before
 // try runs the slow path on a punted frame, without effects.
 func (t *Tracer) try(f *frame.Frame) *router.DryRunResult {
 	rec := make([]byte, recordLen+len(f.Raw()))
-	putRecord(rec, f)
+	putRecord(rec, f, &t.batch.To[0])
 	r := t.dp.Router.DryRun(puntedFrame(rec), t.dp.Now())
 	return &r
 }

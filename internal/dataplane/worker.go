@@ -156,7 +156,7 @@ func (w *worker) transmit(b *frame.Batch) {
 		case frame.Flood:
 			w.floodFrame(f)
 		case frame.Punt:
-			w.punt(f)
+			w.punt(f, &b.To[i])
 		case frame.Queued:
 		default:
 			w.drop(f, f.Reason)
@@ -233,7 +233,7 @@ func (w *worker) floodFrame(f *frame.Frame) {
 	}
 	if f.ToGateway {
 		f.Reason = frame.GatewayService
-		w.punt(f)
+		w.punt(f, &noWay)
 		f.Verdict = frame.Flood // whatever became of the gateway's copy
 		n++
 	}
@@ -247,7 +247,7 @@ func (w *worker) floodFrame(f *frame.Frame) {
 // punt copies a frame for the slow path, which counts what becomes of it.
 //
 //uvswitch:hot
-func (w *worker) punt(f *frame.Frame) {
+func (w *worker) punt(f *frame.Frame, to *frame.Way6) {
 	if !w.mayPunt(f) {
 		w.drop(f, frame.PuntRateLimited)
 		return
@@ -257,11 +257,14 @@ func (w *worker) punt(f *frame.Frame) {
 		w.drop(f, frame.PuntQueueFull)
 		return
 	}
-	putRecord(rec, f)
+	putRecord(rec, f, to)
 	w.punts.Commit()
 	w.punted = true
 	w.refused(f)
 }
+
+// noWay is for frames that the router has not seen.
+var noWay frame.Way6
 
 // mayPunt limits a port to its share of the queue in each Tick. The slow path has limits of its own behind that.
 //

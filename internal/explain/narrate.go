@@ -2,6 +2,7 @@ package explain
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -14,7 +15,7 @@ import (
 )
 
 // narrate says what a stage found and did.
-func (s *Switch) narrate(stage string, before, f *frame.Frame) (result, text string) {
+func (s *Switch) narrate(stage string, before, f *dataplane.TracedFrame) (result, text string) {
 	switch stage {
 	case "parse":
 		return s.narrateParse(f)
@@ -38,7 +39,7 @@ func (s *Switch) narrate(stage string, before, f *frame.Frame) (result, text str
 	return s.narrateForward(f)
 }
 
-func (s *Switch) narrateFilter(f *frame.Frame) (string, string) {
+func (s *Switch) narrateFilter(f *dataplane.TracedFrame) (string, string) {
 	switch {
 	case f.Verdict != frame.ToPort && f.Verdict != frame.Flood:
 		return "refuse", f.Reason.Info().Meaning
@@ -48,7 +49,7 @@ func (s *Switch) narrateFilter(f *frame.Frame) (string, string) {
 	return "ok", "the host began this flow, or --host-inbound allows it"
 }
 
-func (s *Switch) narrateParse(f *frame.Frame) (string, string) {
+func (s *Switch) narrateParse(f *dataplane.TracedFrame) (string, string) {
 	switch {
 	case f.Malformed != frame.None:
 		return "malformed", "the switch carries it, and the router rejects it: " + f.Malformed.Info().Meaning
@@ -56,13 +57,15 @@ func (s *Switch) narrateParse(f *frame.Frame) (string, string) {
 		return "ok", fmt.Sprintf("a later fragment of a %s packet: it has no ports", frame.ProtoName(f.Proto))
 	case f.Flags&frame.IsIPv4 != 0:
 		return "ok", fmt.Sprintf("IPv4, %s, TTL %d, from %s to %s", frame.ProtoName(f.Proto), f.IPv4().TTL(), f.Src, f.Dst)
+	case f.Flags&frame.IsIPv6 != 0:
+		return "ok", fmt.Sprintf("IPv6, %s, hop limit %d, from %s to %s", frame.ProtoName(f.Proto), f.IPv6().HopLimit(), f.Src, f.Dst)
 	case f.Flags&frame.IsARP != 0:
 		return "ok", fmt.Sprintf("ARP, from %s to %s", f.Src, f.Dst)
 	}
 	return "ok", fmt.Sprintf("EtherType %#04x, from %s to %s", f.EtherType, f.Src, f.Dst)
 }
 
-func (s *Switch) narrateGuard(f *frame.Frame) (string, string) {
+func (s *Switch) narrateGuard(f *dataplane.TracedFrame) (string, string) {
 	p := s.PortByID(f.In)
 	switch {
 	case p == nil:
@@ -91,7 +94,7 @@ func orAny(known bool, v fmt.Stringer) string {
 	return v.String()
 }
 
-func (s *Switch) narrateLearn(f *frame.Frame) (string, string) {
+func (s *Switch) narrateLearn(f *dataplane.TracedFrame) (string, string) {
 	p := s.PortByID(f.In)
 	if p != nil && p.Flags&vswitch.Learning == 0 {
 		return "ok", "learning is off on this port"
@@ -107,7 +110,7 @@ func (s *Switch) narrateLearn(f *frame.Frame) (string, string) {
 }
 
 // narrateForward is for both look-ups of a MAC: of a switched frame and of a routed one.
-func (s *Switch) narrateForward(f *frame.Frame) (string, string) {
+func (s *Switch) narrateForward(f *dataplane.TracedFrame) (string, string) {
 	switch f.Verdict {
 	case frame.Local:
 		return "router", fmt.Sprintf("%s is the gateway of network %s", f.Dst, s.NetworkName(f.Net))
@@ -123,31 +126,31 @@ func (s *Switch) narrateForward(f *frame.Frame) (string, string) {
 	return "flood", fmt.Sprintf("%s is unknown: to every other port of network %s", f.Dst, s.NetworkName(f.Egress))
 }
 
-func (s *Switch) narratePreRouting(f *frame.Frame) (string, string) {
+func (s *Switch) narratePreRouting(f *dataplane.TracedFrame) (string, string) {
 	switch f.NAT {
 	case frame.NATEstablished:
 		dir := "a packet of"
 		if f.Dir == 1 {
 			dir = "a reply packet of"
 		}
-		text := fmt.Sprintf("%s flow %s", dir, s.flowText(f.Flow))
+		text := fmt.Sprintf("%s flow %s", dir, s.flowText(f))
 		if f.Flow == 0 {
-			text = fmt.Sprintf("%s the flow that the first packet would create, %s", dir, s.flowText(f.Flow))
+			text = fmt.Sprintf("%s the flow that the first packet would create, %s", dir, s.flowText(f))
 		}
 		if f.RouteDst != f.Tuple.Dst {
 			text += fmt.Sprintf("; routed to %s", f.RouteDst)
 		}
 		return "flow", text
 	case frame.NATRelated:
-		return "flow", fmt.Sprintf("an ICMP error about flow %s; routed to %s", s.flowText(f.Flow), f.RouteDst)
+		return "flow", fmt.Sprintf("an ICMP error about flow %s; routed to %s", s.flowText(f), f.RouteDst)
 	case frame.NATNew:
 		if f.Rule == 0 {
-			inside, outside := s.Dataplane.NAT.MappingOf(f.Mapping)
+			inside, outside := s.Dataplane.NAT.MappingOf(f.Frame)
 			how := "hairpinning"
 			if !f.Hairpin {
 				how = "the network's filtering lets others in"
 			}
-			return "mapping", fmt.Sprintf("%s:%d is the outside port of %s:%d (%s)", outside.Src, outside.SrcPort, inside.Src, inside.SrcPort, how)
+			return "mapping", fmt.Sprintf("%s is the outside port of %s (%s)", netip.AddrPortFrom(outside.Src, outside.SrcPort), netip.AddrPortFrom(inside.Src, inside.SrcPort), how)
 		}
 		text := "a published port"
 		if r := s.PublishByID(f.Rule); r != nil {
@@ -156,32 +159,32 @@ func (s *Switch) narratePreRouting(f *frame.Frame) (string, string) {
 		if f.Hairpin {
 			text += "; from inside, so it is hairpinned"
 		}
-		return "dnat", fmt.Sprintf("%s; routed to %s:%d", text, f.RouteDst, f.RoutePort)
+		return "dnat", fmt.Sprintf("%s; routed to %s", text, netip.AddrPortFrom(f.RouteDst, f.RoutePort))
 	}
 	switch {
 	case f.Verdict == frame.Punt, f.Flags&frame.Fragment != 0 && f.Flags&frame.HasTuple == 0:
 		return "none", "a fragment that came before the first fragment, which has the ports: no flow can be looked up"
-	case f.Flags&frame.IsIPv4 == 0:
-		return "none", "not IPv4: nothing to track"
+	case f.Flags&(frame.IsIPv4|frame.IsIPv6) == 0:
+		return "none", "not IP: nothing to track"
 	case s.Dataplane.NAT.Owns(f.Tuple.Dst):
 		return "none", fmt.Sprintf("no flow, no published port and no mapping: the packet is for the host itself, %s", f.Tuple.Dst)
 	}
 	return "none", "no flow has this tuple"
 }
 
-func (s *Switch) flowText(e uint32) string {
-	w := s.Dataplane.NAT.Flow(e, s.Dataplane.Now())
+func (s *Switch) flowText(f *dataplane.TracedFrame) string {
+	w := s.Dataplane.NAT.FlowOf(f.Frame, s.Dataplane.Now())
 	text := w.Original.String()
 	if w.State != "" {
 		text += ", " + w.State
 	}
 	if r := w.Reply.Reverse(); r != w.Original {
-		text += fmt.Sprintf(", translated to %s:%d > %s:%d", r.Src, r.SrcPort, r.Dst, r.DstPort)
+		text += fmt.Sprintf(", translated to %s > %s", netip.AddrPortFrom(r.Src, r.SrcPort), netip.AddrPortFrom(r.Dst, r.DstPort))
 	}
 	return text + fmt.Sprintf(", port %s", s.PortName(w.Port))
 }
 
-func (s *Switch) narrateRoute(before, f *frame.Frame) (string, string) {
+func (s *Switch) narrateRoute(before, f *dataplane.TracedFrame) (string, string) {
 	if f.Verdict == frame.Punt && f.Reason == frame.GatewayService {
 		return "gateway", fmt.Sprintf("%s is an address of the router", before.RouteDst)
 	}
@@ -193,19 +196,19 @@ func (s *Switch) narrateRoute(before, f *frame.Frame) (string, string) {
 	if f.Verdict == frame.Punt {
 		return "refuse", text + "; " + f.Reason.Info().Meaning
 	}
-	return "route", fmt.Sprintf("%s; TTL %d becomes %d", text, int(f.IPv4().TTL())+1, f.IPv4().TTL())
+	return "route", fmt.Sprintf("%s; TTL %d becomes %d", text, int(f.TTL())+1, f.TTL())
 }
 
 // routeText is a route as `ip route` prints it.
 func (s *Switch) routeText(rt router.Route) string {
 	text := rt.Prefix.String()
-	if rt.Prefix == model.Everywhere {
+	if rt.Prefix.Bits() == 0 {
 		text = "default"
 	}
 	if rt.Kind != router.Unicast && rt.Kind != router.Local {
 		return rt.Kind.String() + " " + text
 	}
-	if rt.NextHop != 0 {
+	if rt.NextHop.IsValid() {
 		text += " via " + rt.NextHop.String()
 	}
 	switch {
@@ -217,7 +220,7 @@ func (s *Switch) routeText(rt router.Route) string {
 	return text + " dev " + s.NetworkName(rt.Egress)
 }
 
-func (s *Switch) narratePostRouting(before, f *frame.Frame) (string, string) {
+func (s *Switch) narratePostRouting(before, f *dataplane.TracedFrame) (string, string) {
 	if f.Verdict == frame.Punt {
 		if f.Reason == frame.FragmentWaits {
 			return "hold", "its first fragment has not arrived"
@@ -225,7 +228,7 @@ func (s *Switch) narratePostRouting(before, f *frame.Frame) (string, string) {
 		return "refuse", f.Reason.Info().Meaning
 	}
 	if f.NAT == frame.NATNone && f.Egress != frame.NoNet {
-		if rt, ok := s.Dataplane.Router.Lookup(f.RouteDst); ok && rt.Kind == router.Local && !rt.Kept && !slices.Contains(s.Own, f.RouteDst.Netip()) {
+		if rt, ok := s.Dataplane.Router.Lookup(f.RouteDst); ok && rt.Kind == router.Local && !rt.Kept && !slices.Contains(s.Own, f.RouteDst) {
 			return "none", "through the host's own stack: nothing is translated here, and the host must forward the packet"
 		}
 		return "none", "between networks of the switch: nothing is translated"
@@ -259,7 +262,7 @@ func (s *Switch) narratePostRouting(before, f *frame.Frame) (string, string) {
 	} else if before.NAT == frame.NATNew {
 		text += "; " + s.wouldMake()
 	}
-	if was, is := s.Dataplane.NAT.StateAfter(f); was != is {
+	if was, is := s.Dataplane.NAT.StateAfter(f.Frame); was != is {
 		text += fmt.Sprintf("; the flow goes from %s to %s", was, is)
 	}
 	return what, text
@@ -274,14 +277,14 @@ func (s *Switch) wouldMake() string {
 }
 
 // endString is one end of a tuple.
-func endString(a frame.Addr, port uint16, proto uint8) string {
+func endString(a netip.Addr, port uint16, proto uint8) string {
 	if frame.HasPorts(proto) {
-		return fmt.Sprintf("%s:%d", a, port)
+		return netip.AddrPortFrom(a, port).String()
 	}
 	return a.String()
 }
 
-func (s *Switch) narrateResolve(before, f *frame.Frame) (string, string) {
+func (s *Switch) narrateResolve(before, f *dataplane.TracedFrame) (string, string) {
 	switch {
 	case f.Verdict == frame.Punt:
 		return "ask", fmt.Sprintf("no MAC address is known for %s", before.NextHop)
@@ -292,12 +295,15 @@ func (s *Switch) narrateResolve(before, f *frame.Frame) (string, string) {
 }
 
 // wayText says where the host's routing sends a packet that leaves.
-func (s *Switch) wayText(before, f *frame.Frame) string {
-	t := before.Tuple
+func (s *Switch) wayText(before, f *dataplane.TracedFrame) string {
+	t := before.Frame.Tuple
+	if f.Flags&frame.IsIPv6 != 0 {
+		return "the kernel finds the next hop"
+	}
 	if _, inside, ok := f.Way(); ok && s.Port(model.UplinkPortName).HasWays() {
 		t.Src = frame.Addr(inside)
 		if t.SrcPort, t.DstPort = uint16(f.Dst>>16), uint16(f.Dst); inside == 0 {
-			t.Src = before.Tuple.Src
+			t.Src = before.Frame.Tuple.Src
 		}
 	}
 	w, err := s.Way(t)
@@ -308,7 +314,7 @@ func (s *Switch) wayText(before, f *frame.Frame) string {
 		return fmt.Sprintf("the host's routing does not send it (%s)", w.Code)
 	}
 	text := fmt.Sprintf("the host's routing sends it by device %s to %s", w.Device, w.NextHop)
-	if w.Source.IsValid() && frame.AddrFrom(w.Source) != f.Tuple.Src {
+	if w.Source.IsValid() && w.Source != f.Tuple.Src {
 		text += fmt.Sprintf(", with source %s", w.Source)
 	}
 	return text

@@ -229,7 +229,7 @@ func (s *Switch) macsFor(p *model.Port, x spec) (src, dst frame.MAC, err error) 
 		return src, q.MAC, nil
 	}
 	for _, x := range s.Dataplane.Router.Neighbors() {
-		if x.Net == n.ID && x.Addr == frame.AddrFrom(to) && x.MAC != 0 {
+		if x.Net == n.ID && x.Addr == to && x.MAC != 0 {
 			return src, x.MAC, nil
 		}
 	}

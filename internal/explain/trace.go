@@ -97,9 +97,9 @@ func (s *Switch) traceOne(tr *dataplane.Tracer, in frame.PortID, raw []byte) (t 
 	add := func(stage, result, text string) {
 		t.Steps = append(t.Steps, api.TraceStep{Stage: stage, Result: result, Text: text})
 	}
-	o := tr.Run(in, raw, func(stage string, before, f *frame.Frame) {
+	o := tr.Run(in, raw, func(stage string, before, f *dataplane.TracedFrame) {
 		if stage == "parse" {
-			t.Packet = Text(f)
+			t.Packet = Text(f.Frame)
 		}
 		result, text := s.narrate(stage, before, f)
 		if f.Verdict == frame.Drop && before.Verdict != frame.Drop {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 )
 
 // MAC is an EUI-48 in the low 48 bits, first octet highest: 02:00:00:00:00:01 is 0x020000000001.
@@ -54,8 +55,7 @@ func (m MAC) HardwareAddr() net.HardwareAddr {
 
 func (m MAC) String() string { return m.HardwareAddr().String() }
 
-// Addr is an IPv4 address as a number: 10.0.0.1 is 0x0a000001. IPv6 will be a type of its own; tables are
-// written over the key's type.
+// Addr is an IPv4 address as a number: 10.0.0.1 is 0x0a000001.
 type Addr uint32
 
 // LoadAddr reads an address in network byte order from the first 4 bytes of b.
@@ -79,41 +79,86 @@ func (a Addr) Netip() netip.Addr {
 
 func (a Addr) String() string { return a.Netip().String() }
 
-// Tuple identifies one direction of a flow, as conntrack's: what stands in the packet. Ports of ICMP queries are
+// An Address is an address of one family.
+type Address interface{ Addr | Addr6 }
+
+// A TupleOf identifies one direction of a flow, as conntrack's: what stands in the packet. Ports of ICMP queries are
 // the identifier on the asking side and the request's type on the answering side, so that turning a tuple round
 // works for them as for ports.
-type Tuple struct {
-	Src, Dst         Addr
+type TupleOf[A comparable] struct {
+	Src, Dst         A
 	SrcPort, DstPort uint16
 	Proto            uint8
 }
 
+// The tuples of both families, and those that are shown to people.
+type (
+	Tuple     = TupleOf[Addr]
+	Tuple6    = TupleOf[Addr6]
+	Endpoints = TupleOf[netip.Addr]
+)
+
 // Reverse turns the tuple round: what the answer carries.
 //
 //uvswitch:hot
-func (t Tuple) Reverse() Tuple {
-	return Tuple{Src: t.Dst, Dst: t.Src, SrcPort: t.DstPort, DstPort: t.SrcPort, Proto: t.Proto}
+func (t *TupleOf[A]) Reverse() TupleOf[A] {
+	return TupleOf[A]{Src: t.Dst, Dst: t.Src, SrcPort: t.DstPort, DstPort: t.SrcPort, Proto: t.Proto}
 }
 
-// Hash mixes the tuple with a seed; two multiplications of 64 by 64 bits (wyhash's mixing step).
+// Hash mixes the tuple with a seed.
 //
 //uvswitch:hot
-func (t Tuple) Hash(seed uint64) uint64 {
+func (t *TupleOf[A]) Hash(seed uint64) uint64 {
+	switch t := any(t).(type) {
+	case *Tuple:
+		return hash4(t, seed)
+	case *Tuple6:
+		return hash6(t, seed)
+	}
+	return 0
+}
+
+// hash4 takes two multiplications of 64 by 64 bits (wyhash's mixing step).
+//
+//uvswitch:hot
+func hash4(t *Tuple, seed uint64) uint64 {
 	a := uint64(t.Src)<<32 | uint64(t.Dst)
 	b := uint64(t.SrcPort)<<32 | uint64(t.DstPort)<<16 | uint64(t.Proto)
 	return Mix(Mix(a^seed, 0x9e3779b97f4a7c15)^b, seed^0xbf58476d1ce4e5b9)
 }
 
-func (t Tuple) String() string {
-	if !HasPorts(t.Proto) && t.Proto != ICMP {
-		return fmt.Sprintf("%s %s > %s", ProtoName(t.Proto), t.Src, t.Dst)
+// hash6 lets each factor of a product depend on the seed: else an address could make a factor 0, and all hashes alike.
+//
+//uvswitch:hot
+func hash6(t *Tuple6, seed uint64) uint64 {
+	a := Mix(t.Src.Hi^seed, t.Src.Lo^seed*0x9e3779b97f4a7c15)
+	b := Mix(t.Dst.Hi^seed*0xbf58476d1ce4e5b9, t.Dst.Lo^seed*0x94d049bb133111eb)
+	ports := uint64(t.SrcPort)<<32 | uint64(t.DstPort)<<16 | uint64(t.Proto)
+	return Mix(a^ports, b^seed*0xd6e8feb86659fd93)
+}
+
+// EndpointsOf converts a tuple of either family.
+func EndpointsOf[A Address](t TupleOf[A]) Endpoints {
+	return Endpoints{Src: Netip(t.Src), Dst: Netip(t.Dst), SrcPort: t.SrcPort, DstPort: t.DstPort, Proto: t.Proto}
+}
+
+func (t TupleOf[A]) String() string {
+	src, dst := fmt.Sprint(t.Src), fmt.Sprint(t.Dst)
+	switch {
+	case t.Proto == ICMP || t.Proto == ICMPv6:
+		return fmt.Sprintf("%s %s > %s id %d", ProtoName(t.Proto), src, dst, t.ICMPID())
+	case !HasPorts(t.Proto):
+		return fmt.Sprintf("%s %s > %s", ProtoName(t.Proto), src, dst)
 	}
-	if t.Proto == ICMP { // the identifier stands in the place of the sender's port, the query's type in the other
-		id := t.SrcPort
-		if t.DstPort != ICMPEcho && t.DstPort != 13 && t.DstPort != 15 && t.DstPort != 17 {
-			id = t.DstPort
-		}
-		return fmt.Sprintf("icmp %s > %s id %d", t.Src, t.Dst, id)
+	port := func(n uint16) string { return strconv.Itoa(int(n)) }
+	return fmt.Sprintf("%s %s > %s", ProtoName(t.Proto), net.JoinHostPort(src, port(t.SrcPort)), net.JoinHostPort(dst, port(t.DstPort)))
+}
+
+// ICMPID returns the identifier in a tuple of ICMP queries: it stands on the side that asks, and the type of the query on the other side.
+func (t *TupleOf[A]) ICMPID() uint16 {
+	switch t.DstPort {
+	case ICMPEcho, ICMPTimestamp, ICMPMask, 15, ICMPv6Echo:
+		return t.SrcPort
 	}
-	return fmt.Sprintf("%s %s:%d > %s:%d", ProtoName(t.Proto), t.Src, t.SrcPort, t.Dst, t.DstPort)
+	return t.DstPort
 }

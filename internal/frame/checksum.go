@@ -77,6 +77,13 @@ func Delta32(old, new uint32) Delta {
 	return Delta(fold(uint64(^old>>16) + uint64(^old&0xffff) + uint64(new>>16) + uint64(new&0xffff)))
 }
 
+// Delta64 is the delta of four words.
+//
+//uvswitch:hot
+func Delta64(old, new uint64) Delta {
+	return Delta32(uint32(old>>32), uint32(new>>32)).Plus(Delta32(uint32(old), uint32(new)))
+}
+
 // Plus combines the deltas of two rewrites.
 //
 //uvswitch:hot

@@ -75,7 +75,7 @@ const (
 	HasVLAN                          // an 802.1Q or 802.1ad tag stands before the EtherType, with a VLAN identifier
 	HasPriority                      // a tag with VLAN identifier 0, which says only the priority (802.1Q, 9.6), stands there; with HasVLAN: before it
 	HasTuple                         // Tuple is valid: L4 is inside the frame and not a later fragment
-	Fragment                         // IPv4 only: a fragment, the first one included
+	Fragment                         // a fragment, the first one included
 	ICMPError                        // an ICMP error: it quotes a packet, and Tuple is the outer one without ports
 	Injected                         // made by the router: In is Gateway
 	ViaRouter                        // the router forwards it into network Egress
@@ -83,6 +83,7 @@ const (
 	LeavesByUplink                   // it answers what came in by the uplink, and leaves by it, whatever the routes say
 	Cut                              // too long for its way: it leaves in fragments
 	Waited                           // has waited for the rate of port Out, and may go now
+	SourceRouted                     // IPv6: a routing header of type 0 with segments left
 	Displaces                        // its port is at its share: a flow or a packet in fragments of that port had to make room for this frame's
 )
 
@@ -115,13 +116,13 @@ type Frame struct {
 
 	// Set by Parse; later stages change them only together with the bytes they were read from.
 	Flags     Flags
-	Proto     uint8  // IPv4 protocol; valid with IsIPv4
+	Proto     uint8  // IP protocol: of IPv6 the one after all extension headers that were walked; valid with IsIPv4 or IsIPv6
 	EtherType uint16 // after any VLAN tags
-	L3, L4    uint16 // offsets in Bytes(); L4 is valid with IsIPv4
-	L3End     uint32 // where the IPv4 packet ends, by its total length; valid with IsIPv4
+	L3, L4    uint16 // offsets in Bytes(); L4 is valid with IsIPv4 or IsIPv6
+	L3End     uint32 // where the IP packet ends, by its own length; valid with IsIPv4 or IsIPv6
 	Source    Addr   // set when the way out has said which of the host's addresses it needs; else 0 (here for want of room below)
 	Dst, Src  MAC
-	Tuple     Tuple
+	Tuple     Tuple  // of IPv6 only ports and protocol: see Tuple6
 	Malformed Reason // why the router must reject it, although the switch forwards it; None when sound
 
 	// Set by the stages.
@@ -138,9 +139,10 @@ type Frame struct {
 	Flow      uint32 // valid with NATEstablished and NATRelated, and after nat.PostRouting
 	Mapping   uint32 // the mapping that was hit; valid with NATNew when Rule is 0
 	Rule      uint32 // the publish rule that was hit, or 0; valid with NATNew
-	RouteDst  Addr   // the destination after DNAT; valid from nat.PreRouting on
+	RouteDst  Addr   // the destination after DNAT; valid from nat.PreRouting on; of IPv6 in Batch.To
 	RoutePort uint16
-	NextHop   Addr // valid from Routed on
+	FragAt    uint16 // offset in Bytes() of IPv6's Fragment header; 0: it has none
+	NextHop   Addr   // valid from Routed on; of IPv6 in Batch.To
 }
 
 // Reset makes f a frame of raw, whose first VnetLen bytes are a virtio-net header, read from port in.
@@ -189,8 +191,8 @@ func (f *Frame) Len() int { return len(f.raw) - VnetLen }
 // IPv4 returns the IPv4 header and what follows. It may be called only with IsIPv4.
 func (f *Frame) IPv4() IPv4 { return IPv4(f.raw[VnetLen+int(f.L3):]) }
 
-// Payload returns the transport header and what follows, up to the end by IPv4's total length. It may be called
-// only with IsIPv4 and no Malformed.
+// Payload returns the transport header and what follows, up to the end by the IP header's length. It may be called
+// only with IsIPv4 or IsIPv6, and no Malformed.
 func (f *Frame) Payload() []byte { return f.raw[VnetLen+int(f.L4) : VnetLen+int(f.L3End)] }
 
 // TCP returns the TCP header and what follows. It may be called only with Proto TCP, no Malformed, and not on a later fragment; so may
@@ -281,11 +283,19 @@ func Failure(id PortID, why Reason, f *Frame) TxFailure {
 	return t
 }
 
+// A Way6 is where an IPv6 frame goes. A Frame has no room for it.
+type Way6 struct {
+	Tuple Tuple6 // of the packet as it is now
+	Dst   Addr6  // the destination after DNAT; valid from nat.PreRouting on
+	Hop   Addr6  // next hop; valid from Routed on
+}
+
 // A Batch is what one Poll brought: N frames of possibly several ports, in the order they were read.
 type Batch struct {
 	Took int64 // ns that the frames of the last batch took, for the Poller
 
 	Frames  [BatchSize]Frame
+	To      [BatchSize]Way6 // of IPv6 frames, by their index
 	N       int
 	Tick    Tick     // the coarse time that holds for the whole batch
 	Locals  int      // frames that entered the routing stages; without any, these are skipped

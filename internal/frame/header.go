@@ -31,6 +31,7 @@ const (
 	UDP     = 17
 	DCCP    = 33
 	GRE     = 47
+	ICMPv6  = 58
 	ESP     = 50
 	SCTP    = 132
 	UDPLite = 136
@@ -64,6 +65,9 @@ const (
 	CodeFragNeeded    = 4
 	CodeAdminFiltered = 13
 )
+
+// CodePort6 is "port unreachable" of ICMPv6's type 1 (RFC 4443, 3.1).
+const CodePort6 = 4
 
 // TCP flags.
 const (
@@ -151,6 +155,46 @@ func (h IPv4) SetAddrs(src, dst Addr, d Delta) {
 	binary.BigEndian.PutUint16(h[10:], d.Complete(h.Checksum()))
 }
 
+// IPv6 is an IPv6 header and what follows it (RFC 8200, 3). Its getters are valid once Parse has set IsIPv6.
+//
+//	 0       4               12              16                             32
+//	+-------+---------------+-----------------------------------------------+
+//	| ver   | traffic class | flow label                                    |
+//	+-------+---------------+---------------+---------------+---------------+
+//	| payload length                        | next header   | hop limit     |
+//	+---------------------------------------+---------------+---------------+
+//	| source address (16 bytes)                                             |
+//	| destination address (16 bytes)                                        |
+//	+-----------------------------------------------------------------------+
+type IPv6 []byte
+
+func (h IPv6) TrafficClass() uint8 { return uint8(binary.BigEndian.Uint16(h) >> 4) }
+func (h IPv6) PayloadLen() int     { return int(binary.BigEndian.Uint16(h[4:])) } // extension headers included
+func (h IPv6) NextHeader() uint8   { return h[6] }
+func (h IPv6) HopLimit() uint8     { return h[7] }
+func (h IPv6) Src() Addr6          { return LoadAddr6(h[8:]) }
+func (h IPv6) Dst() Addr6          { return LoadAddr6(h[24:]) }
+
+// DecrementHopLimit lowers the hop limit by one. It must not be 0.
+//
+//uvswitch:hot
+func (h IPv6) DecrementHopLimit() { h[7]-- }
+
+// SetAddrs rewrites both addresses.
+//
+//uvswitch:hot
+func (h IPv6) SetAddrs(src, dst Addr6) {
+	src.Put(h[8:])
+	dst.Put(h[24:])
+}
+
+// PseudoSum is the folded sum of the pseudo-header for an upper-layer packet of n bytes (RFC 8200, 8.1).
+//
+//uvswitch:hot
+func (h IPv6) PseudoSum(proto uint8, n int) uint16 {
+	return Sum(h[8:IPv6Len], Add(uint16(proto), fold(uint64(n))))
+}
+
 // ChecksumOffset is where the transport checksum stands in its header; 0xffff for a protocol without one there.
 //
 //uvswitch:hot
@@ -160,6 +204,8 @@ func ChecksumOffset(proto uint8) uint16 {
 		return tcpChecksum
 	case UDP, UDPLite, DCCP: // RFC 3828, 3.1; RFC 4340, 5.1
 		return udpChecksum
+	case ICMPv6:
+		return icmpChecksum
 	}
 	return 0xffff
 }
@@ -177,7 +223,7 @@ func TransportLen(proto uint8) uint16 {
 		return DCCPLen
 	case SCTP:
 		return SCTPLen
-	case ICMP:
+	case ICMP, ICMPv6:
 		return ICMPLen
 	}
 	return 0
@@ -198,7 +244,7 @@ func ProtoNumber(name string) (uint8, bool) {
 	return uint8(n), ok && err == nil
 }
 
-var protoNames = map[uint8]string{ICMP: "icmp", TCP: "tcp", UDP: "udp", GRE: "gre", ESP: "esp", SCTP: "sctp", UDPLite: "udplite", DCCP: "dccp"}
+var protoNames = map[uint8]string{ICMP: "icmp", TCP: "tcp", UDP: "udp", GRE: "gre", ESP: "esp", SCTP: "sctp", ICMPv6: "icmpv6", UDPLite: "udplite", DCCP: "dccp"}
 
 // HasPorts tells whether a protocol's tuple has ports.
 func HasPorts(proto uint8) bool {

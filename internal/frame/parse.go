@@ -71,7 +71,7 @@ func (f *Frame) sumsTransport() bool {
 	case f.Flags&IsIPv4 != 0:
 		return start >= f.L4
 	case f.Flags&IsIPv6 != 0:
-		return start >= f.L3+IPv6Len
+		return start >= max(f.L3+IPv6Len, f.L4)
 	}
 	return false
 }
@@ -88,11 +88,7 @@ func parseL3(f *Frame, b []byte, typ uint16, at int) {
 		}
 		f.Flags |= IsARP
 	case TypeIPv6:
-		if len(b) < at+IPv6Len || b[at]>>4 != 6 {
-			f.Malformed = MalformedPacket
-			return
-		}
-		f.Flags |= IsIPv6
+		parseIPv6(f, b)
 	}
 }
 
@@ -122,7 +118,13 @@ func parseIPv4(f *Frame, b []byte) {
 			return
 		}
 	}
-	l4 := ip[hl:total]
+	parseTransport(f, ip[hl:total])
+}
+
+// parseTransport checks the transport header in l4, which is not that of a later fragment, and completes the tuple.
+//
+//uvswitch:hot
+func parseTransport(f *Frame, l4 []byte) {
 	switch f.Proto {
 	case TCP:
 		if len(l4) < TCPLen || TCPHeader(l4).HeaderLen() < TCPLen || TCPHeader(l4).HeaderLen() > len(l4) {
@@ -144,7 +146,20 @@ func parseIPv4(f *Frame, b []byte) {
 			f.Malformed = MalformedPacket
 			return
 		}
+		if f.Flags&IsIPv4 == 0 {
+			return
+		}
 		f.icmpTuple(l4)
+		return
+	case ICMPv6:
+		if len(l4) < ICMPLen {
+			f.Malformed = MalformedPacket
+			return
+		}
+		if f.Flags&IsIPv6 == 0 {
+			return
+		}
+		f.icmp6Tuple(l4)
 		return
 	default:
 		f.Flags |= HasTuple
@@ -186,16 +201,55 @@ func ICMPTuple(src, dst Addr, l4 []byte) Tuple {
 	return t
 }
 
-// IsICMPAnswer tells whether an ICMP message of this type answers a query: its identifier is the asking side's.
+// IsICMPAnswer tells whether an ICMP or ICMPv6 message of this type answers a query: its identifier is the asking side's.
 //
 //uvswitch:hot
-func IsICMPAnswer(t uint8) bool {
+func IsICMPAnswer(proto, t uint8) bool {
+	if proto == ICMPv6 {
+		return t == ICMPv6EchoReply
+	}
 	return t == ICMPEchoReply || t == ICMPTimestampReply || t == ICMPMaskReply
 }
 
 // IsICMPErrorType tells whether an ICMP message of this type quotes a packet (RFC 1122, 3.2.2).
 func IsICMPErrorType(t uint8) bool {
 	return t == ICMPUnreachable || t == ICMPSourceQuench || t == ICMPRedirect || t == ICMPTimeExceeded || t == ICMPParameter
+}
+
+// QuotedOf is Quoted or Quoted6.
+//
+//uvswitch:hot
+func QuotedOf[A Address](l4 []byte) (t TupleOf[A], at int, ok bool) {
+	switch p := any(&t).(type) {
+	case *Tuple:
+		*p, at, ok = Quoted(l4)
+	case *Tuple6:
+		*p, at, ok = Quoted6(l4)
+	}
+	return t, at, ok
+}
+
+// Quoted6 is Quoted for ICMPv6. What is quoted must have its transport header within the extension headers that Parse walks.
+func Quoted6(l4 []byte) (t Tuple6, at int, ok bool) {
+	if len(l4) < ICMPLen+IPv6Len+8 || l4[0] >= 128 || l4[ICMPLen]>>4 != 6 {
+		return t, 0, false
+	}
+	ip := IPv6(l4[ICMPLen:])
+	q := Frame{raw: l4, Proto: ip.NextHeader(), L4: ICMPLen + IPv6Len}
+	if !q.walkExtensions(l4) || len(l4) < int(q.L4)+8 {
+		return t, 0, false
+	}
+	at = int(q.L4)
+	switch rest := l4[at:]; q.Proto {
+	case ICMPv6:
+		q.icmp6Tuple(rest)
+		ok = q.Flags&HasTuple != 0
+	case TCP, UDP, SCTP, UDPLite, DCCP:
+		q.Tuple.SrcPort, q.Tuple.DstPort, ok = binary.BigEndian.Uint16(rest), binary.BigEndian.Uint16(rest[2:]), true
+	default:
+		ok = true
+	}
+	return Tuple6{Src: ip.Src(), Dst: ip.Dst(), SrcPort: q.Tuple.SrcPort, DstPort: q.Tuple.DstPort, Proto: q.Proto}, at, ok
 }
 
 // Quoted reads the packet that an ICMP error quotes: l4 is the error from its type on. It returns the tuple as

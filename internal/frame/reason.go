@@ -17,6 +17,7 @@ const (
 	GuardARPSender
 	GuardRouter
 	GuardNeighbor
+	ExtHeaders
 	GuardDHCP
 	AddressStolen
 	GuardVLAN
@@ -37,6 +38,7 @@ const (
 	MartianDestination
 	SourceRoute
 	TTLExceeded
+	ScopeExceeded
 	NoRoute
 	BlackholeRoute
 	ProhibitRoute
@@ -134,6 +136,21 @@ type ICMPErrorKind struct {
 	Sent       bool
 }
 
+// IPv6 is the type and code of the ICMPv6 error that says the same (RFC 4443, 3).
+func (e ICMPErrorKind) IPv6() ICMPErrorKind {
+	switch {
+	case e.Type == ICMPTimeExceeded:
+		return ICMPErrorKind{ICMPv6TimeExceeded, 0, e.Sent}
+	case e.Code == CodeFragNeeded:
+		return ICMPErrorKind{ICMPv6TooBig, 0, e.Sent}
+	}
+	codes := map[uint8]uint8{CodeNet: 0, CodeAdminFiltered: 1, codeScope: 2, CodeHost: 3, CodePort: 4}
+	return ICMPErrorKind{ICMPv6Unreachable, codes[e.Code], e.Sent}
+}
+
+// codeScope is a code of ICMP 3 that IPv4 has not.
+const codeScope = 0xff
+
 var timeExceeded = ICMPErrorKind{Type: ICMPTimeExceeded, Sent: true}
 
 func unreachable(code uint8) ICMPErrorKind { return ICMPErrorKind{ICMPUnreachable, code, true} }
@@ -151,6 +168,7 @@ var reasons = [NumReasons]ReasonInfo{
 	GuardARPSender:        {Stage: Guarding, Name: "guard_arp_sender", Meaning: "the guard: the sender IP or MAC address in an ARP packet is not an address of this port", Remedy: "look for ARP spoofing; if the sender is right, switch the guard off: `uvswitch port set NAME guard off`"},
 	GuardRouter:           {Stage: Guarding, Name: "guard_router", Meaning: "the guard: an IPv6 router advertisement or redirect came from a port that is not a router", Remedy: "look for an attack; on the port of a router, switch the guard off: `uvswitch port set NAME guard off`"},
 	GuardNeighbor:         {Stage: Guarding, Name: "guard_nd", Meaning: "the guard: an IPv6 packet speaks for a neighbor other than its sender, or hides what it says behind too many headers or in fragments", Remedy: "look for an attack; a station with a link-local address that is not made from its MAC needs the guard off: `uvswitch port set NAME guard off`"},
+	ExtHeaders:            {Stage: Guarding, Name: "ext_headers", Meaning: "the extension headers of an IPv6 packet are more than 8, leave the packet, or do not end in its first fragment", Remedy: "the sender is broken, or it hides what it says; capture its port with `uvswitch dump -i NAME`"},
 	GuardDHCP:             {Stage: Guarding, Name: "guard_dhcp", Meaning: "the guard: an answer of a DHCP server came from a port that is none", Remedy: "look for an attack; on the port of a DHCP server, switch the guard off: `uvswitch port set NAME guard off`"},
 	AddressStolen:         {Stage: Guarding, Name: "address_stolen", Meaning: "the sender uses the IP address of the gateway or of another port, by ARP or as the source of a packet", Remedy: "see whose address it is with `uvswitch port ls`; look for an address that is used twice, or for an attack", Punt: Serve},
 	GuardVLAN:             {Stage: Guarding, Name: "guard_vlan", Meaning: "the guard: the frame has a VLAN tag, and the port may send none, or the egress port is the host's or a device's; or other tags follow one with VLAN identifier 0, which no port may send", Remedy: "to allow frames of VLANs between containers: `uvswitch port set NAME vlan any`"},
@@ -163,7 +181,7 @@ var reasons = [NumReasons]ReasonInfo{
 	StormLimited:          {Stage: Switching, Name: "storm_limited", Meaning: "the port sends more broadcasts, multicasts or frames to unknown MACs than its limit, or they make more than 50,000 copies in a second", Remedy: "look for a loop or a flood behind the port; change its limit with `uvswitch port set NAME storm_bcast N`, storm_mcast or storm_ucast"},
 	NoEgress:              {Stage: Switching, Name: "no_egress", Meaning: "the frame was flooded, and no other port accepts it", Remedy: "normal when the port is alone in its network"},
 	ExceedsMTU:            {Stage: Switching, Name: "exceeds_mtu", Meaning: "the frame is longer than the egress port's MTU, and it is not a super-frame", Remedy: "give all ports of the network the same MTU"},
-	NotIPv4:               {Stage: Routing, Name: "not_ipv4", Meaning: "the frame was sent to the gateway, and it is neither IPv4 nor ARP", Remedy: "normal for IPv6 multicast; the router supports only IPv4"},
+	NotIPv4:               {Stage: Routing, Name: "not_ipv4", Meaning: "the frame was sent to the gateway, and it is neither IPv4 nor ARP, nor IPv6 in a network that has IPv6", Remedy: "give the network IPv6 addresses (--subnet6); normal for other protocols"},
 	VLANNotRouted:         {Stage: Routing, Name: "vlan_not_routed", Meaning: "a frame with a VLAN tag was sent to the gateway", Remedy: "send the frame untagged: the gateway is in the untagged network"},
 	MalformedPacket:       {Stage: Routing, Name: "malformed_packet", Meaning: "a length or the version in the IP, ARP or transport header is wrong", Remedy: "the sender is broken; capture its port with `uvswitch dump -i NAME`"},
 	BadIPChecksum:         {Stage: Routing, Name: "bad_ip_checksum", Meaning: "the IPv4 header checksum is wrong", Remedy: "the sender, or its checksum offload, is broken; capture its port with `uvswitch dump -v -i NAME`"},
@@ -171,6 +189,7 @@ var reasons = [NumReasons]ReasonInfo{
 	MartianDestination:    {Stage: Routing, Name: "martian_destination", Meaning: "the destination is never routed: it is loopback, multicast, broadcast or reserved", Remedy: "check the destination; normal for multicast"},
 	SourceRoute:           {Stage: Routing, Name: "source_route", Meaning: "the packet carries the IP option source route", Remedy: "check the sender: no usual program needs this option"},
 	TTLExceeded:           {Stage: Routing, Name: "ttl_exceeded", Meaning: "the TTL of the packet expired (answered with ICMP 11/0)", Remedy: "normal for traceroute; otherwise look for a routing loop", Punt: Reject, Error: timeExceeded},
+	ScopeExceeded:         {Stage: Routing, Name: "scope_exceeded", Meaning: "the source is a link-local IPv6 address, and the destination is on another link (answered with ICMPv6 1/2)", Remedy: "give the sender another address; see `uvswitch port ls`", Punt: Reject, Error: ICMPErrorKind{ICMPUnreachable, codeScope, true}},
 	NoRoute:               {Stage: Routing, Name: "no_route", Meaning: "no route leads to the destination (answered with ICMP 3/0)", Remedy: "see `uvswitch route show`; add a route or an uplink", Punt: Reject, Error: unreachable(CodeNet)},
 	BlackholeRoute:        {Stage: Routing, Name: "blackhole_route", Meaning: "the route to the destination is of type blackhole", Remedy: "see the route with `uvswitch route show`; to end this: `uvswitch route del blackhole DST`"},
 	ProhibitRoute:         {Stage: Routing, Name: "prohibit_route", Meaning: "the route to the destination is of type prohibit (answered with ICMP 3/13)", Remedy: "see the route with `uvswitch route show`; to end this: `uvswitch route del prohibit DST`", Punt: Reject, Error: unreachable(CodeAdminFiltered)},

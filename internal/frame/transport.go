@@ -36,6 +36,8 @@ const (
 	tcpChecksum = 16
 	udpLength   = 4
 	udpChecksum = 6
+
+	icmpChecksum = 2
 )
 
 // UDPHeader is a UDP header and what follows it (RFC 768). Its methods need UDPLen bytes, which Parse has checked.
@@ -70,6 +72,9 @@ func (h ICMPHeader) Code() uint8      { return h[1] }
 func (h ICMPHeader) Checksum() uint16 { return binary.BigEndian.Uint16(h[2:]) }
 func (h ICMPHeader) ID() uint16       { return binary.BigEndian.Uint16(h[4:]) } // of a query
 func (h ICMPHeader) NextMTU() uint16  { return binary.BigEndian.Uint16(h[6:]) } // of "fragmentation needed" (RFC 1191, 4)
+
+// MTU6 is the MTU of a "packet too big", in bytes (RFC 4443, 3.2); at most 65535.
+func (h ICMPHeader) MTU6() uint16 { return uint16(min(binary.BigEndian.Uint32(h[4:]), 65535)) }
 
 // SetType writes the type. It leaves the checksum alone.
 func (h ICMPHeader) SetType(t uint8) { h[0] = t }

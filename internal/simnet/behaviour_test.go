@@ -291,7 +291,7 @@ a arp 10.0.0.9
 a .
 `)
 	n := play(t, bed+"a arp 10.0.0.1\na < arp 10.0.0.1\n")
-	if nb := n.DP.Router.Neighbors(); len(nb) != 1 || nb[0].Addr != n.host("a").Addr {
+	if nb := n.DP.Router.Neighbors(); len(nb) != 1 || nb[0].Addr != n.host("a").Addr.Netip() {
 		t.Errorf("neighbors %+v", nb)
 	}
 }

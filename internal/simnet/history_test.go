@@ -179,7 +179,7 @@ func (h *history) check(t *testing.T, from *Host, before int) {
 				t.Fatalf("port %d was sent a packet from %s with the address %s", r.port, x.Name, f.Tuple.Src)
 			}
 		}
-		if r.port == uplinkPort && f.Flags&frame.IsIPv4 != 0 && f.Malformed == frame.None && !n.DP.NAT.Owns(f.Tuple.Src) {
+		if r.port == uplinkPort && f.Flags&frame.IsIPv4 != 0 && f.Malformed == frame.None && !n.DP.NAT.Owns(f.Tuple.Src.Netip()) {
 			t.Fatalf("outside saw the address %s", f.Tuple.Src)
 		}
 	}

@@ -27,22 +27,23 @@ const (
 
 // A Net is a dataplane with fake hosts.
 type Net struct {
-	DP      *dataplane.Dataplane
-	Poller  *Poller
-	hosts   []*Host
-	now     frame.Tick
-	fine    time.Duration // after it
-	rules   nat.Rules
-	nextID  uint32
-	trace   []string // every frame, as text
-	records []record // and as bytes
-	pool    [2]uint16
-	source  frame.Addr        // what the host's routing would answer; 0: nothing
-	pairs   map[string]string // what was said of protocols without ports
-	script  *scenario
-	full    bool // no room for another pair
-	lenient bool // something unsound was put in: what comes out is not judged any more
-	failure error
+	DP       *dataplane.Dataplane
+	Poller   *Poller
+	hosts    []*Host
+	now      frame.Tick
+	fine     time.Duration // after it
+	rules    nat.Rules
+	nextID   uint32
+	trace    []string // every frame, as text
+	records  []record // and as bytes
+	pool     [2]uint16
+	source   frame.Addr        // what the host's routing would answer; 0: nothing
+	pairs    map[string]string // what was said of protocols without ports
+	script   *scenario
+	full     bool // no room for another pair
+	overIPv6 bool // see RunOverIPv6
+	lenient  bool // something unsound was put in: what comes out is not judged any more
+	failure  error
 }
 
 type record struct {
@@ -71,7 +72,7 @@ func New() *Net { return NewWith(nat.Options{Flows: 1024}) }
 func NewWith(o nat.Options) *Net {
 	n := &Net{Poller: NewPoller(), now: 100, pool: [2]uint16{20000, 20099}, pairs: map[string]string{}}
 	o.Seed = 1
-	o.Outside = n
+	o.Outside, o.Outside6, o.Flows6 = n, outside6{n}, o.Flows
 	tracker := nat.New(o)
 	n.DP = dataplane.New(tracker, func() int64 { return int64(n.now)*1e9/frame.TicksPerSecond + int64(n.fine) }, n.Poller)
 	return n
@@ -99,8 +100,11 @@ func (n *Net) AskSource(frame.Tuple) frame.Addr { return n.source }
 func (n *Net) AddNetwork(gateway netip.Prefix, i router.Interface, m nat.Masquerade) {
 	id := i.Net
 	mac := gatewayMAC + frame.MAC(id)<<16
-	n.DP.Switch.SetNetwork(vswitch.Network{ID: id, Gateway: mac, Addr: frame.AddrFrom(gateway.Addr()), FDB: vswitch.NewFDB(64, 7)})
 	i.Addr, i.Prefix, i.MAC = frame.AddrFrom(gateway.Addr()), gateway.Masked(), mac
+	if n.overIPv6 {
+		i.Addr6, i.Prefix6, i.MTU = six(i.Addr), sixPrefix(i.Prefix), i.MTU+longerHeader
+	}
+	n.DP.Switch.SetNetwork(vswitch.Network{ID: id, Gateway: mac, Addr: i.Addr, Addrs6: i.Addrs6(), Groups: i.Groups(), FDB: vswitch.NewFDB(64, 7)})
 	n.DP.Router.SetInterface(i)
 	if !i.Internal {
 		m.RuleCount = &nat.RuleCount{}
@@ -117,9 +121,13 @@ func (n *Net) SetUplink(addr frame.Addr, mtu int) error {
 			return err
 		}
 	}
-	n.DP.Router.SetInterface(router.Interface{
+	i := router.Interface{
 		Addr: addr, Prefix: netip.MustParsePrefix("0.0.0.0/0"), MAC: uplinkMAC, MTU: mtu, Port: uplinkPort, PeerMAC: peerMAC, Up: addr != 0,
-	})
+	}
+	if n.overIPv6 {
+		i.Addr6, i.Prefix6, i.MTU6, i.Up6 = six(addr), netip.MustParsePrefix("::/0"), mtu+longerHeader, i.Up
+	}
+	n.DP.Router.SetInterface(i)
 	n.rules.Own = nil
 	if addr != 0 {
 		n.rules.Own = []frame.Addr{addr}
@@ -134,7 +142,12 @@ func (n *Net) SetUplink(addr frame.Addr, mtu int) error {
 	return nil
 }
 
-func (n *Net) update() { n.DP.NAT.Update(n.rules) }
+func (n *Net) update() {
+	if n.overIPv6 {
+		n.rules.Six = n.sixRules()
+	}
+	n.DP.NAT.Update(n.rules)
+}
 
 // UseWays makes the uplink one with programs: its frames have way headers (frame.WayMACs).
 func (n *Net) UseWays() {
@@ -182,6 +195,9 @@ func (n *Net) AddHost(name string, addr frame.Addr, port frame.PortID, id frame.
 	h := &Host{Name: name, Addr: addr, MAC: 0x020000000000 | frame.MAC(addr&0xffffff)<<8 | frame.MAC(port), Port: port, Net: id}
 	if _, ok := n.DP.Switch.Port(port); !ok {
 		p := vswitch.Port{ID: port, Net: id, Flags: vswitch.DefaultFlags | flags, MTU: 1500, MAC: h.MAC, Addr: addr, Storm: vswitch.DefaultStormLimits}
+		if n.overIPv6 {
+			p.MTU, p.Addrs6 = p.MTU+longerHeader, []frame.Addr6{six(addr)}
+		}
 		if err := n.DP.AddPort(p, conn{}); err != nil {
 			return nil, err
 		}
@@ -234,10 +250,22 @@ func (n *Net) Unpublish(port uint16) {
 func (n *Net) Inject(h *Host, raws ...[]byte) {
 	for _, raw := range raws {
 		n.lenient = n.lenient || !frametest.Sound(raw) && frametest.IsIPv4(raw)
-		n.log(h.Port, false, raw)
-		n.Poller.Put(h.Port, raw)
+		n.put(h.Port, raw)
 	}
 	n.Settle()
+}
+
+// put lets a frame come in by a port.
+func (n *Net) put(port frame.PortID, raw []byte) {
+	if n.overIPv6 {
+		var err error
+		if raw, err = toSix(raw); err != nil {
+			n.failure = err
+			return
+		}
+	}
+	n.log(port, false, raw)
+	n.Poller.Put(port, raw)
 }
 
 // Settle runs until nothing moves. A frame may be on its way between a worker and the slow path twice without being seen outside.
@@ -283,6 +311,17 @@ func (n *Net) Wait(d time.Duration) {
 // deliver hands a frame to the hosts behind its port. ARP requests for their address they answer at once.
 func (n *Net) deliver(s Sent) {
 	n.log(s.Port, true, s.Raw)
+	if n.overIPv6 {
+		if err := frametest.Check(s.Raw); err != nil && !n.lenient && n.failure == nil {
+			n.failure = fmt.Errorf("port %d was sent a frame with %w", s.Port, err)
+		}
+		raw, err := toFour(s.Raw)
+		if err != nil && n.failure == nil {
+			n.failure = err
+			return
+		}
+		s.Raw = raw
+	}
 	var f frame.Frame
 	f.Reset(s.Raw, s.Port)
 	frame.Parse(&f)
@@ -300,8 +339,7 @@ func (n *Net) deliver(s Sent) {
 			if a.Operation() == frame.ARPRequest && a.TargetAddr() == h.Addr {
 				if !h.silent {
 					reply := frametest.ARP(a.SenderMAC(), h.MAC, frame.ARPReply, h.Addr, a.SenderAddr())
-					n.log(h.Port, false, reply)
-					n.Poller.Put(h.Port, reply)
+					n.put(h.Port, reply)
 				}
 				continue
 			}

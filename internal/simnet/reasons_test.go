@@ -183,12 +183,21 @@ var provocations = func() map[frame.Reason]provocation {
 			return x.packet(x.n.host("a"), frametest.Packet{DstMAC: frame.BroadcastMAC, Dst: a("255.255.255.255"), SrcPort: 67, DstPort: 68})
 		}),
 		frame.GuardNeighbor: guard(func(x *teasing) []byte {
-			raw := append(make([]byte, frame.VnetLen+frame.EthernetLen), make([]byte, frame.IPv6Len)...)
-			frametest.PutMACs(raw[frame.VnetLen:], 0x333300000001, x.mac("a"))
-			binary.BigEndian.PutUint16(raw[frame.VnetLen+12:], frame.TypeIPv6)
-			raw[frame.VnetLen+14] = 0x60 // hop-by-hop options that are not there
-			return raw
+			m := x.mac("a") // it says that it is a neighbor with another MAC
+			return frametest.Packet{
+				SrcMAC: m, DstMAC: frame.AllNodes.GroupMAC(), Src6: m.LinkLocal(), Dst6: frame.AllNodes, TTL: 255, Proto: frame.ICMPv6, Type: frame.ICMPv6NeighborAdvertisement,
+				Payload: binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, 0xfe80<<48), 0x2ff_fe00_0001),
+			}.Raw()
 		}),
+		frame.ExtHeaders: guard(func(x *teasing) []byte {
+			return frametest.Packet{SrcMAC: x.mac("a"), DstMAC: frame.AllNodes.GroupMAC(), Src6: x.mac("a").LinkLocal(), Dst6: frame.AllNodes, Ext: []byte{17, 9}}.Raw() // 80 bytes of options that are not there
+		}),
+		frame.ScopeExceeded: {do: func(x *teasing) {
+			i, _ := x.n.DP.Router.Interface(1)
+			i.Addr6, i.Prefix6 = frametest.Addr6("fd00:1::1"), netip.MustParsePrefix("fd00:1::/64")
+			x.n.DP.Router.SetInterface(i)
+			x.frames(x.n.host("a"), frametest.Packet{SrcMAC: x.mac("a"), DstMAC: i.MAC, Src6: x.mac("a").LinkLocal(), Dst6: frametest.Addr6("2001:db8::1")}.Raw())
+		}},
 		frame.AddressStolen: {do: func(x *teasing) {
 			i, _ := x.n.DP.Router.Interface(1)
 			x.send("a", frametest.Packet{DstMAC: x.mac("b"), Src: i.Addr, Dst: x.n.host("b").Addr})
@@ -210,7 +219,7 @@ var provocations = func() map[frame.Reason]provocation {
 			p, _ := x.n.DP.Switch.Port(2)
 			p.Flags |= vswitch.Tracked
 			x.n.DP.Switch.SetPort(p)
-			x.n.rules.Inbound = &nat.Inbound{Host: 2, Addrs: []frame.Addr{x.n.host("b").Addr}, Open: [2]*nat.PortSet{nat.NewPortSet(), nat.NewPortSet()}}
+			x.n.rules.Inbound = &nat.Inbound{Host: 2, Addrs: []netip.Addr{x.n.host("b").Addr.Netip()}, Open: [2]*nat.PortSet{nat.NewPortSet(), nat.NewPortSet()}}
 			x.n.update()
 			x.send("a", x.toB(frametest.Packet{}))
 		}},
@@ -513,7 +522,7 @@ func TestEveryReason(t *testing.T) {
 // traced is what a trace of the last frame says.
 func (x *teasing) traced() (why frame.Reason) {
 	x.n.DP.Trace(func(tr *dataplane.Tracer) {
-		o := tr.Run(x.last.Port, bytes.Clone(x.raw), func(string, *frame.Frame, *frame.Frame) {})
+		o := tr.Run(x.last.Port, bytes.Clone(x.raw), func(string, *dataplane.TracedFrame, *dataplane.TracedFrame) {})
 		if why = o.Frame.Reason; o.Slow != nil {
 			why = o.Slow.Why
 		}

@@ -26,6 +26,8 @@ func play(t *testing.T, script string) *Net {
 	if err != nil {
 		t.Fatalf("%v\nall frames (-> in, <- out):\n%s\ncaptured in %s", err, strings.Join(n.trace, "\n"), save(t, n))
 	}
+	over, err := RunOverIPv6(script)
+	checkOverIPv6(t, over, err)
 	return n
 }
 

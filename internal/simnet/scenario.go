@@ -20,16 +20,20 @@ import (
 // Run plays one script on a new Net. It returns the Net, also with an error, for its traces. docs/scenarios.md describes the
 // language; the tables statements and verbs list it. At the end, no host may have unread frames if the script has read from that
 // host, every checksum must have been correct, and the account of frames must be balanced.
-func Run(script string) (*Net, error) {
+func Run(script string) (*Net, error) { return run(script, false) }
+
+func run(script string, overIPv6 bool) (*Net, error) {
 	lines := strings.Split(script, "\n")
 	first := slices.IndexFunc(lines, func(l string) bool { return strings.TrimSpace(uncommented(l)) != "" })
 	n := New()
+	n.overIPv6 = overIPv6
 	if first >= 0 && strings.HasPrefix(lines[first], "nat ") {
 		o, pool, err := natOptions(strings.Fields(uncommented(lines[first]))[1:])
 		if err != nil {
 			return n, fmt.Errorf("line %d: %w", first+1, err)
 		}
 		n = NewWith(o)
+		n.overIPv6 = overIPv6
 		n.pool, lines[first] = pool, ""
 	}
 	s := &scenario{net: n, last: map[string]sent{}, seen: map[string]bool{}}
@@ -281,7 +285,7 @@ func (s *scenario) inbound(f []string) error {
 	if err != nil {
 		return err
 	}
-	in := &nat.Inbound{Host: h.Port, Addrs: []frame.Addr{h.Addr}, Open: [2]*nat.PortSet{nat.NewPortSet(), nat.NewPortSet()}}
+	in := &nat.Inbound{Host: h.Port, Addrs: []netip.Addr{h.Addr.Netip(), six(h.Addr).Netip()}, Open: [2]*nat.PortSet{nat.NewPortSet(), nat.NewPortSet()}}
 	for _, word := range f[1:] {
 		port, proto, _ := strings.Cut(word, "/")
 		n, err := strconv.ParseUint(port, 10, 16)
@@ -505,6 +509,9 @@ func (s *scenario) addRoute(f []string) error {
 	if err != nil {
 		return err
 	}
+	if s.net.overIPv6 {
+		p = sixPrefix(p)
+	}
 	rt := router.Route{Prefix: p}
 	if kind, ok := router.ParseRouteKind(f[1]); ok {
 		rt.Kind = kind
@@ -513,8 +520,12 @@ func (s *scenario) addRoute(f []string) error {
 	if f[1] != "via" || len(f) < 3 {
 		return malformed("this is not understood")
 	}
-	if rt.NextHop, err = address(f[2]); err != nil {
+	a, err := address(f[2])
+	if err != nil {
 		return err
+	}
+	if rt.NextHop = a.Netip(); s.net.overIPv6 {
+		rt.NextHop = six(a).Netip()
 	}
 	on, _ := s.net.DP.Router.Lookup(rt.NextHop)
 	rt.Egress = on.Egress

@@ -78,9 +78,14 @@ func parseHeader(lines []string) (s Scenario, err error) {
 }
 
 // Play plays every script. It returns the Net of the last script that it played.
-func (s *Scenario) Play() (n *Net, err error) {
+func (s *Scenario) Play() (n *Net, err error) { return s.play(false) }
+
+// PlayOverIPv6 is Play over IPv6: see RunOverIPv6.
+func (s *Scenario) PlayOverIPv6() (n *Net, err error) { return s.play(true) }
+
+func (s *Scenario) play(overIPv6 bool) (n *Net, err error) {
 	for _, script := range s.Scripts {
-		if n, err = Run(script); err != nil {
+		if n, err = run(script, overIPv6); err != nil {
 			return n, err
 		}
 	}

@@ -112,7 +112,7 @@ func TestTraceEqualsLive(t *testing.T) {
 			var why frame.Reason
 			var planned, waits, consumed, held bool
 			n.DP.Trace(func(tr *dataplane.Tracer) {
-				o := tr.Run(h.Port, bytes.Clone(raw), func(string, *frame.Frame, *frame.Frame) {})
+				o := tr.Run(h.Port, bytes.Clone(raw), func(string, *dataplane.TracedFrame, *dataplane.TracedFrame) {})
 				for _, raw := range o.Pieces {
 					sent = append(sent, Sent{Port: o.Ports[0], Raw: raw})
 				}

@@ -269,7 +269,7 @@ func (u *Uplink) Claims(f *frame.Frame) bool {
 			return false
 		}
 		t, port, remote = q, q.SrcPort, q.Dst
-	case t.Proto == frame.ICMP && !frame.IsICMPAnswer(f.Payload()[0]):
+	case t.Proto == frame.ICMP && !frame.IsICMPAnswer(t.Proto, f.Payload()[0]):
 		return false
 	}
 	if i, ok := setOf[t.Proto]; ok {

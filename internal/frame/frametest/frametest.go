@@ -6,22 +6,26 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// A Packet describes an IPv4 packet in an Ethernet frame. Zero means a default for Proto, TTL, the MACs and as noted.
+// A Packet describes an IP packet in an Ethernet frame. Zero means a default for Proto, TTL, the MACs and as noted.
 type Packet struct {
 	DstMAC, SrcMAC   frame.MAC
 	Src, Dst         frame.Addr
-	Proto            uint8 // UDP when 0
+	Src6, Dst6       frame.Addr6 // if one is set, the packet is IPv6
+	Next             uint8       // IPv6: the protocol of what Ext begins with; Proto if there is no Ext
+	Ext              []byte      // IPv6: extension headers
+	Proto            uint8       // UDP when 0
 	SrcPort, DstPort uint16
 	Flags            uint8  // TCP flags
 	TCPSeq, TCPAck   uint32 // TCPSeq is 1000 when 0
 	Window           uint16 // of TCP; 1000 when 0
 	Type, Code       uint8  // ICMP
 	ID, Seq          uint16
-	TTL              uint8
+	TTL              uint8  // or hop limit
 	Options          []byte // IP options, a multiple of 4
 	Frag             uint16 // IPv4's 16-bit field of flags and fragment offset
 	IPID             uint16 // identification; 0x1234 when 0
@@ -31,6 +35,9 @@ type Packet struct {
 	Partial          bool   // leave the transport checksum to the kernel
 	GSO              uint16 // segment size of a super-frame; implies Partial
 }
+
+// Addr6 parses an IPv6 address. It panics if s is none.
+func Addr6(s string) frame.Addr6 { return frame.Addr6From(netip.MustParseAddr(s)) }
 
 // Addr parses a dotted IPv4 address. It panics if s is none.
 func Addr(s string) frame.Addr {
@@ -56,6 +63,9 @@ func (p Packet) Raw() []byte {
 		p.DstMAC = 0x020000000002
 	}
 	l4 := p.transport()
+	if p.Src6 != (frame.Addr6{}) || p.Dst6 != (frame.Addr6{}) {
+		return p.raw6(l4)
+	}
 	raw := make([]byte, frame.VnetLen+frame.EthernetLen+frame.IPv4Len+len(p.Options)+len(l4))
 	eth := raw[frame.VnetLen:]
 	PutMACs(eth, p.DstMAC, p.SrcMAC)
@@ -72,8 +82,32 @@ func (p Packet) Raw() []byte {
 	copy(ip[frame.IPv4Len:], p.Options)
 	binary.BigEndian.PutUint16(ip[10:], ^slowSum(ip[:hl]))
 	copy(ip[hl:], l4)
-	p.checksum(raw, ip, hl)
+	p.checksum(raw, ip[hl:], pseudoHeader(ip, len(l4)))
 	return raw
+}
+
+func (p Packet) raw6(l4 []byte) []byte {
+	raw := make([]byte, frame.VnetLen+frame.EthernetLen+frame.IPv6Len, frame.VnetLen+frame.EthernetLen+frame.IPv6Len+len(p.Ext)+len(l4))
+	eth := raw[frame.VnetLen:]
+	PutMACs(eth, p.DstMAC, p.SrcMAC)
+	binary.BigEndian.PutUint16(eth[12:], frame.TypeIPv6)
+	ip := frame.IPv6(eth[frame.EthernetLen:])
+	ip[0], ip[6], ip[7] = 0x60, p.Proto, p.TTL
+	if len(p.Ext) > 0 {
+		ip[6] = p.Next
+	}
+	binary.BigEndian.PutUint16(ip[4:], uint16(len(p.Ext)+len(l4)))
+	ip.SetAddrs(p.Src6, p.Dst6)
+	raw = append(append(raw, p.Ext...), l4...)
+	ip = frame.IPv6(raw[frame.VnetLen+frame.EthernetLen:])
+	p.checksum(raw, raw[len(raw)-len(l4):], pseudoHeader6(ip, p.Proto, len(l4)))
+	return raw
+}
+
+func pseudoHeader6(ip frame.IPv6, proto uint8, n int) []byte {
+	b := append([]byte(nil), ip[8:40]...)
+	b = binary.BigEndian.AppendUint32(b, uint32(n))
+	return append(b, 0, 0, 0, proto)
 }
 
 // PutMACs writes the destination and source MAC of an Ethernet header.
@@ -107,7 +141,7 @@ func (p Packet) transport() []byte {
 		binary.BigEndian.PutUint16(b[4:], uint16(len(b)))
 		copy(b[frame.UDPLen:], p.Payload)
 		return b
-	case frame.ICMP:
+	case frame.ICMP, frame.ICMPv6:
 		b := make([]byte, frame.ICMPLen+len(p.Payload))
 		b[0], b[1] = p.Type, p.Code
 		binary.BigEndian.PutUint16(b[4:], p.ID)
@@ -125,15 +159,15 @@ func field(proto uint8) int {
 		return 16
 	case frame.UDP:
 		return 6
-	case frame.ICMP:
+	case frame.ICMP, frame.ICMPv6:
 		return 2
 	}
 	return -1
 }
 
-func (p Packet) checksum(raw []byte, ip frame.IPv4, hl int) {
+// checksum writes the checksum of l4, the transport header and what follows it in raw.
+func (p Packet) checksum(raw, l4, pseudo []byte) {
 	at := field(p.Proto)
-	l4 := ip[hl:]
 	if at < 0 || p.Frag&0x1fff != 0 || p.NoChecksum {
 		return
 	}
@@ -141,16 +175,17 @@ func (p Packet) checksum(raw []byte, ip frame.IPv4, hl int) {
 		binary.BigEndian.PutUint16(l4[at:], ^slowSum(l4))
 		return
 	}
-	pseudo := pseudoHeader(ip, len(l4))
 	if p.Partial || p.GSO > 0 {
 		binary.BigEndian.PutUint16(l4[at:], slowSum(pseudo))
 		kind := uint8(frame.GSONone)
 		if p.GSO > 0 && p.Proto == frame.TCP {
-			kind = frame.GSOTCPv4
+			if kind = frame.GSOTCPv4; len(pseudo) > 12 {
+				kind = frame.GSOTCPv6
+			}
 		} else if p.GSO > 0 {
 			kind = frame.GSOUDPL4
 		}
-		start := uint16(frame.EthernetLen + hl)
+		start := uint16(len(raw) - len(l4) - frame.VnetLen)
 		frame.VnetHdr(raw).Set(frame.VnetNeedsCsum, kind, start+20, p.GSO, start, uint16(at))
 		return
 	}
@@ -184,10 +219,13 @@ func slowSum(b []byte) uint16 {
 	return uint16(sum)
 }
 
-// Check verifies every checksum of an IPv4 frame with its virtio-net header, complete or partial, and the IPv4 header
-// checksum of a packet that an ICMP error quotes. Frames that are not IPv4 pass. IPv4 must be well-formed (see frame.Parse).
+// Check verifies every checksum of an IP frame with its virtio-net header, complete or partial, and the IPv4 header
+// checksum of a packet that an ICMP error quotes. Other frames pass. The packet must be well-formed (see frame.Parse).
 func Check(raw []byte) error {
-	h, eth := frame.VnetHdr(raw), raw[frame.VnetLen:]
+	eth := raw[frame.VnetLen:]
+	if len(eth) >= frame.EthernetLen+frame.IPv6Len && binary.BigEndian.Uint16(eth[12:]) == frame.TypeIPv6 {
+		return check6(raw)
+	}
 	if len(eth) < frame.EthernetLen+frame.IPv4Len || binary.BigEndian.Uint16(eth[12:]) != frame.TypeIPv4 {
 		return nil
 	}
@@ -197,24 +235,43 @@ func Check(raw []byte) error {
 		return fmt.Errorf("IPv4 header checksum is wrong: %x", ip[:hl])
 	}
 	l4 := ip[hl:ip.TotalLen()]
-	at := field(ip.Proto())
-	if at < 0 || len(l4) < at+2 || ip.FragOffset() != 0 || ip.MoreFrags() {
+	if ip.FragOffset() != 0 || ip.MoreFrags() {
 		return nil
 	}
-	sum := binary.BigEndian.Uint16(l4[at:])
-	pseudo := pseudoHeader(ip, len(l4))
-	switch {
-	case ip.Proto() == frame.ICMP:
+	if ip.Proto() == frame.ICMP && len(l4) >= frame.ICMPLen {
 		if slowSum(l4) != 0xffff {
 			return fmt.Errorf("ICMP checksum is wrong: %x", l4[:8])
 		}
 		return checkQuote(l4)
+	}
+	return checkTransport(raw, ip.Proto(), l4, pseudoHeader(ip, len(l4)))
+}
+
+func check6(raw []byte) error {
+	var f frame.Frame
+	f.Reset(raw, 1)
+	frame.Parse(&f)
+	if f.Flags&frame.IsIPv6 == 0 || f.Malformed != frame.None || f.Flags&frame.Fragment != 0 {
+		return nil
+	}
+	l4 := f.Payload()
+	return checkTransport(raw, f.Proto, l4, pseudoHeader6(f.IPv6(), f.Proto, len(l4)))
+}
+
+// checkTransport verifies the checksum of l4.
+func checkTransport(raw []byte, proto uint8, l4, pseudo []byte) error {
+	h, at := frame.VnetHdr(raw), field(proto)
+	if at < 0 || len(l4) < at+2 {
+		return nil
+	}
+	sum := binary.BigEndian.Uint16(l4[at:])
+	switch {
 	case h.NeedsCsum():
 		// Ones' complement has two representations of zero.
 		if want := slowSum(pseudo); sum%0xffff != want%0xffff {
 			return fmt.Errorf("partial checksum is %#04x, want %#04x", sum, want)
 		}
-	case ip.Proto() == frame.UDP && sum == 0:
+	case proto == frame.UDP && sum == 0 && len(pseudo) == 12:
 	default:
 		if slowSum(append(pseudo, l4...)) != 0xffff {
 			return fmt.Errorf("transport checksum %#04x is wrong", sum)

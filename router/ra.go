@@ -1,0 +1,131 @@
+package router
+
+import (
+	"net/netip"
+
+	"github.com/mdlayher/ndp"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// An Advertising is what the gateway of a network says of itself in router advertisements (RFC 4861, 6.2).
+type Advertising struct {
+	Advertise bool
+	SLAAC     bool           // stations may make addresses of the network's prefix
+	Behind    []netip.Prefix // prefixes behind the gateway, besides the default route (RFC 4191)
+	DNS       []netip.Addr   // resolvers (RFC 8106)
+}
+
+// An advertiser is the state of a network's advertisements.
+type advertiser struct {
+	next  frame.Tick // when the next one is due
+	last  frame.Tick // when the last one was sent to all
+	fast  int        // how many follow soon
+	leads bool       // the last one told of a default route
+}
+
+// Times of router advertisements (RFC 4861, 6.2.1 and 10).
+const (
+	second       = 1e9 // ns, as package ndp counts
+	raLifetime   = 1800 * second
+	raMin, raMax = 200 * frame.TicksPerSecond, 600 * frame.TicksPerSecond
+	raSoon       = 16 * frame.TicksPerSecond // between those after a start or a change
+	raFast       = 3
+	raDistance   = 3 * frame.TicksPerSecond // at least, between two that go to all
+)
+
+// advertise sends the router advertisements that are due. A change of what leads out is told at once, and twice more (RFC 7084, G-4, G-5).
+func (r *Router) advertise(now frame.Tick, out Output) {
+	s := r.snap.Load()
+	for id, i := range s.ifaces {
+		if i == nil || id == int(frame.NoNet) || !i.HasIPv6() || !i.Advertise {
+			delete(r.advertisers, frame.NetID(id))
+			continue
+		}
+		a := r.advertisers[i.Net]
+		if a == nil {
+			a = &advertiser{next: now, fast: raFast}
+			r.advertisers[i.Net] = a
+		}
+		if leads := s.leadsOut(i); leads != a.leads {
+			a.leads, a.next, a.fast = leads, now, raFast
+		}
+		if int32(now-a.next) < 0 {
+			continue
+		}
+		a.last = now
+		if a.fast > 0 {
+			a.fast--
+		}
+		r.rng = frame.Mix(r.rng^uint64(now), 0x9e3779b97f4a7c15)
+		if a.next = now + raMin + frame.Tick(r.rng%uint64(raMax-raMin)); a.fast > 0 {
+			a.next = now + raSoon
+		}
+		r.sendRA(i, a.leads, frame.AllNodes, frame.AllNodes.GroupMAC(), out)
+	}
+}
+
+// leadsOut reports whether the gateway is a default router of a network.
+func (s *snapshot) leadsOut(i *Interface) bool {
+	up := s.ifaces[frame.NoNet]
+	return !i.Internal && up != nil && up.Up6
+}
+
+// routerSolicitation answers a station that looks for routers (RFC 4861, 6.2.6): directly, or all stations if it has no address yet.
+func (r *Router) routerSolicitation(f *frame.Frame, p PuntedFrame, iface *Interface, src frame.Addr6, m *ndp.RouterSolicitation, now frame.Tick, out Output) {
+	mac := linkLayer(m.Options, ndp.Source)
+	if src.IsZero() && mac != 0 {
+		return
+	}
+	if mac != 0 {
+		r.heardOf(p, iface, src, mac, now, out)
+	}
+	if !iface.Advertise {
+		return
+	}
+	leads := r.snap.Load().leadsOut(iface)
+	if !src.IsZero() {
+		if mac == 0 {
+			mac = f.Src
+		}
+		r.sendRA(iface, leads, src, mac, out)
+		return
+	}
+	if a := r.advertisers[p.Net]; a == nil || a.last != 0 && now-a.last < raDistance {
+		return // the one that all have just had was for this station, too
+	}
+	r.advertisers[p.Net].last = now
+	r.sendRA(iface, leads, frame.AllNodes, frame.AllNodes.GroupMAC(), out)
+}
+
+// sendRA sends a router advertisement.
+func (r *Router) sendRA(i *Interface, leads bool, to frame.Addr6, mac frame.MAC, out Output) {
+	m := &ndp.RouterAdvertisement{CurrentHopLimit: 64, Options: append(gatewayOption(i, ndp.Source), ndp.NewMTU(uint32(mtu6(i, &byUplink))))}
+	if leads {
+		m.RouterLifetime = raLifetime
+	}
+	if i.SLAAC {
+		m.Options = append(m.Options, &ndp.PrefixInformation{
+			PrefixLength: uint8(i.Prefix6.Bits()), Prefix: i.Prefix6.Addr(), OnLink: true, AutonomousAddressConfiguration: true,
+			ValidLifetime: 2592000 * second, PreferredLifetime: 604800 * second,
+		})
+	}
+	for _, p := range i.Behind {
+		m.Options = append(m.Options, &ndp.RouteInformation{PrefixLength: uint8(p.Bits()), Prefix: p.Addr(), RouteLifetime: raLifetime})
+	}
+	if len(i.DNS) > 0 {
+		m.Options = append(m.Options, &ndp.RecursiveDNSServer{Lifetime: raLifetime, Servers: i.DNS})
+	}
+	r.sendND(i.Net, i, mac, frame.FirstLocal, to, m, out)
+}
+
+// leave tells the stations of a network that the gateway goes (RFC 4861, 6.2.5).
+func (r *Router) leave(i *Interface, out Output) {
+	if i == nil {
+		return
+	}
+	if i.Net != frame.NoNet && i.HasIPv6() && i.Advertise {
+		r.sendRA(i, false, frame.AllNodes, frame.AllNodes.GroupMAC(), out)
+	}
+	delete(r.advertisers, i.Net)
+}

@@ -1,0 +1,191 @@
+package router
+
+import "github.com/uvswitch/uvswitch/internal/frame"
+
+// minMTU6 is the longest packet that every link of IPv6 takes, in bytes (RFC 8200, 5).
+const minMTU6 = 1280
+
+// handleIPv6 is Route for an IPv6 frame.
+//
+//uvswitch:hot
+func (s *snapshot) handleIPv6(f *frame.Frame, to *frame.Way6, b *frame.Batch) {
+	if why := s.validateIPv6(f); why != frame.None {
+		refuse(f, why)
+		return
+	}
+	if f.NAT == frame.NATNone {
+		to.Dst = f.IPv6().Dst()
+	}
+	if s.isGateway6(f.Net, to.Dst) {
+		f.PuntFor(frame.GatewayService)
+		return
+	}
+	s.routeIPv6(f, to, b)
+}
+
+// validateIPv6 checks the packet itself and its source, and returns the reason for a drop.
+//
+//uvswitch:hot
+func (s *snapshot) validateIPv6(f *frame.Frame) frame.Reason {
+	in := s.ifaces[f.Net]
+	switch {
+	case in == nil:
+		return frame.NoRoute
+	case f.Flags&frame.HasVLAN != 0:
+		return frame.VLANNotRouted
+	case f.Malformed != frame.None:
+		return f.Malformed
+	case !in.HasIPv6():
+		return frame.NotIPv4
+	case f.Flags&frame.SourceRouted != 0:
+		return frame.SourceRoute
+	case overwritesTransport(f):
+		return frame.MalformedPacket
+	}
+	ip := f.IPv6()
+	src := ip.Src()
+	if src.IsLinkLocal() && f.Net != frame.NoNet {
+		return frame.None // it may speak to the gateway; routeIPv6 refuses the rest
+	}
+	if src.IsZero() && f.IsND() {
+		return frame.None // duplicate address detection (RFC 4862, 5.4)
+	}
+	if neverRouted(src) || src.IsGroup() || src == ip.Dst() {
+		return frame.MartianSource
+	}
+	if f.Flags&frame.FromSibling == 0 && (f.Net == frame.NoNet || !in.Prefix6.Contains(src.Netip())) { // strict reverse path, as for IPv4
+		rt, ok := s.fib.Lookup(src.Netip())
+		if ok && rt.Kind == Local && rt.Prefix.Bits() == 0 && (f.Net == frame.NoNet || f.In == s.hostPort) {
+			return frame.None
+		}
+		if ok && (rt.Egress != f.Net || rt.Kind == Local && f.In != s.hostPort) || !ok && f.Net != frame.NoNet {
+			return frame.MartianSource
+		}
+	}
+	return frame.None
+}
+
+// routeIPv6 finds the egress and the next hop.
+//
+//uvswitch:hot
+func (s *snapshot) routeIPv6(f *frame.Frame, to *frame.Way6, b *frame.Batch) {
+	dst := to.Dst
+	if neverRouted(dst) || dst.IsGroup() || dst.IsLinkLocal() || f.IsND() || isListenerMessage(f) {
+		f.DropFor(frame.MartianDestination)
+		return
+	}
+	if f.IPv6().Src().IsLinkLocal() { // RFC 4291, 2.5.6
+		f.PuntFor(frame.ScopeExceeded)
+		return
+	}
+	rt, _ := s.fib.Lookup(dst.Netip())
+	if f.Flags&frame.LeavesByUplink != 0 && rt != nil && rt.Kind == Local && rt.Prefix.Bits() == 0 {
+		rt = &byUplink
+	}
+	if why := s.refusal(f, rt, dst == s.host6 && !s.host6.IsZero()); why != frame.None {
+		refuse(f, why)
+		return
+	}
+	in, out := s.ifaces[f.Net], s.ifaces[rt.Egress]
+	switch {
+	case rt.Egress == frame.NoNet && !out.Up6:
+		f.PuntFor(frame.UplinkDown)
+	case rt.Egress == frame.NoNet && s.ipsec != nil && s.ipsec.Contains(dst.Netip()):
+		f.PuntFor(frame.IPsecPolicy)
+	case rt.hop6.IsZero() && rt.Egress != frame.NoNet && dst == frame.Addr6From(out.Prefix6.Addr()):
+		f.DropFor(frame.MartianDestination) // the anycast address of another network's routers
+	case f.IPv6().HopLimit() <= 1:
+		f.PuntFor(frame.TTLExceeded)
+	default:
+		mtu := mtu6(out, rt)
+		if rt.Egress == frame.NoNet {
+			mtu = min(mtu, s.ways.mtu(hint(dst)))
+		}
+		if exceeds(f, mtu) {
+			f.Egress, f.NextHop = rt.Egress, frame.Addr(mtu)
+			f.PuntFor(frame.FragmentationNeeded)
+			return
+		}
+		f.IPv6().DecrementHopLimit()
+		if f.Proto == frame.TCP {
+			s.clampMSS6(f, dst, min(mtu6(in, &byUplink), mtu))
+		}
+		if f.NAT == frame.NATRelated && !b.Dry {
+			s.pmtu.update(f, b.Tick)
+		}
+		f.Verdict, f.Egress, to.Hop = frame.Routed, rt.Egress, dst
+		if !rt.hop6.IsZero() {
+			to.Hop = rt.hop6
+		}
+	}
+}
+
+// mtu6 is the longest packet that an interface and a route take, in bytes.
+//
+//uvswitch:hot
+func mtu6(i *Interface, rt *entry) int {
+	mtu := i.MTU
+	if i.MTU6 != 0 {
+		mtu = i.MTU6
+	}
+	if rt.MTU != 0 {
+		mtu = min(mtu, rt.MTU)
+	}
+	return max(mtu, minMTU6)
+}
+
+// clampMSS6 is clampMSS for IPv6.
+//
+//uvswitch:hot
+func (s *snapshot) clampMSS6(f *frame.Frame, far frame.Addr6, mtu int) {
+	if f.Flags&frame.HasTuple == 0 || f.FragOffset() != 0 || f.TCP().Flags()&frame.FlagSYN == 0 {
+		return
+	}
+	if f.Net == frame.NoNet {
+		far = f.IPv6().Src()
+	}
+	limitMSS(f, f.TCP(), uint16(max(min(mtu, s.pmtu.mtu(hint(far))), minMTU6)-frame.IPv6Len-frame.TCPLen))
+}
+
+// isGateway6 reports whether a is one of the router's own addresses, seen from network n: the gateway's of any network, or a link-local or
+// anycast one of this network.
+//
+//uvswitch:hot
+func (s *snapshot) isGateway6(n frame.NetID, a frame.Addr6) bool {
+	if n == frame.NoNet {
+		return false
+	}
+	in := s.ifaces[n]
+	if in.owns6(a) {
+		return true
+	}
+	rt, ok := s.fib.Lookup(a.Netip())
+	return ok && rt.Egress != frame.NoNet && s.ifaces[rt.Egress] != nil && s.ifaces[rt.Egress].Addr6 == a
+}
+
+// owns6 reports whether a is an address of the gateway on this interface: its global one, fe80::1, the one made from its MAC, or the
+// anycast address of the subnet's routers (RFC 4291, 2.6.1).
+//
+//uvswitch:hot
+func (i *Interface) owns6(a frame.Addr6) bool {
+	return a == i.Addr6 || a == frame.FirstLocal || a == i.MAC.LinkLocal() || i.isAnycast(a)
+}
+
+//uvswitch:hot
+func (i *Interface) isAnycast(a frame.Addr6) bool { return a == frame.Addr6From(i.Prefix6.Addr()) }
+
+// neverRouted reports whether a is unspecified, loopback, or an IPv4 address in IPv6's clothes (RFC 4291, 2.5).
+//
+//uvswitch:hot
+func neverRouted(a frame.Addr6) bool { return a.Hi == 0 && a.Lo>>32&^0xffff == 0 }
+
+// isListenerMessage reports whether f speaks of listeners to a multicast group, which concerns one link only (RFC 3810, 5).
+//
+//uvswitch:hot
+func isListenerMessage(f *frame.Frame) bool {
+	if f.Proto != frame.ICMPv6 || f.FragOffset() != 0 {
+		return false
+	}
+	t := f.ICMP().Type()
+	return t >= frame.ICMPv6ListenerQuery && t <= frame.ICMPv6ListenerDone || t == frame.ICMPv6ListenerReport2
+}
