@@ -13,6 +13,9 @@ type ownedAddr[A frame.Address] struct {
 
 // newOwned makes the table from pairs of addresses and ports.
 func newOwned[A frame.Address](of map[A]frame.PortID) ownedAddrs[A] {
+	if len(of) == 0 {
+		return nil
+	}
 	n := 8
 	for n < 4*len(of) {
 		n *= 2

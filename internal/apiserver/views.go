@@ -48,6 +48,9 @@ func (v *view) port(p *model.Port, st daemon.PortStatus) api.Port {
 	if p.Addr.IsValid() {
 		out.Addresses = append(out.Addresses, p.Addr.String())
 	}
+	if p.Addr6.IsValid() {
+		out.Addresses = append(out.Addresses, p.Addr6.String())
+	}
 	return out
 }
 
@@ -115,7 +118,7 @@ func (v *view) networks() []api.Network {
 	out := []api.Network{}
 	for _, n := range v.Networks {
 		x := api.Network{
-			Name: n.Name, Subnet: n.Prefix.String(), Gateway: n.Gateway.String(), MAC: n.MAC.String(), MTU: n.MTU,
+			Name: n.Name, Subnet: n.Prefix.String(), Gateway: n.Gateway.String(), Subnet6: n.Spec.Subnet6, Gateway6: n.Spec.Gateway6, MAC: n.MAC.String(), MTU: n.MTU,
 			Internal: n.Internal, Isolated: n.Isolated, Mapping: n.Mapping.String(), Filtering: n.Filtering.String(), Protocols: n.Protocols.String(),
 		}
 		for i := range v.Ports {
@@ -198,7 +201,7 @@ func (v *view) routes() []api.Route {
 	for _, r := range v.dp.Router.Routes() {
 		network := v.NetworkName(r.Egress)
 		x := api.Route{Dst: r.Prefix.String(), Type: r.Kind.String(), Network: network, Dev: network, ByHand: v.CheckStaticRoute(r.Prefix) == nil}
-		if r.Prefix == model.Everywhere {
+		if r.Prefix.Bits() == 0 {
 			x.Dst = "default"
 		}
 		if r.Egress == frame.NoNet && r.Kind == router.Unicast {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -18,6 +19,8 @@ func (a *app) networkCommand() *cobra.Command {
 		return a.client().Do(c.Context(), "POST", "/networks", n, nil)
 	}}
 	add.Flags().StringVar(&n.Subnet, "subnet", "", "subnet of the network, such as 172.30.0.0/16")
+	add.Flags().StringVar(&n.Subnet6, "subnet6", "", "IPv6 subnet: auto (a /64 of the switch's own), or a subnet such as fd00:1::/64 (default none)")
+	add.Flags().StringVar(&n.Gateway6, "gateway6", "", "IPv6 address of the gateway (default the first of the subnet)")
 	add.Flags().StringVar(&n.Gateway, "gateway", "", "address of the gateway (default: the first address of the subnet)")
 	add.Flags().IntVar(&n.MTU, "mtu", 0, "MTU: the longest IP packet, in bytes (default 1500)")
 	add.Flags().BoolVar(&n.Internal, "internal", false, "internal network: no packet leaves it or enters it")
@@ -27,13 +30,13 @@ func (a *app) networkCommand() *cobra.Command {
 	add.Flags().StringVar((*string)(&n.Protocols), "protocols", "", "IP protocols without ports that may leave: all (default), none, or a list such as gre,esp,proto-4; TCP, UDP and ICMP may always leave")
 	_ = add.MarkFlagRequired("subnet")
 	table := func(w io.Writer, rows []api.Network) {
-		head := []any{"NAME", "SUBNET", "GATEWAY", "MAC", "MTU", "INTERNAL", "ISOLATED", "PORTS"}
+		head := []any{"NAME", "SUBNET", "GATEWAY", "MAC", "MTU", "INTERNAL", "ISOLATED", "PORTS", "SUBNET6"}
 		if a.wide == "wide" {
 			head = append(head, "MAPPING", "FILTERING", "PROTOCOLS")
 		}
 		row(w, head...)
 		for _, n := range rows {
-			cells := []any{n.Name, n.Subnet, n.Gateway, n.MAC, n.MTU, n.Internal, n.Isolated, n.Ports}
+			cells := []any{n.Name, n.Subnet, n.Gateway, n.MAC, n.MTU, n.Internal, n.Isolated, n.Ports, cmp.Or(n.Subnet6, "-")}
 			if a.wide == "wide" {
 				cells = append(cells, n.Mapping, n.Filtering, n.Protocols)
 			}
@@ -57,7 +60,7 @@ func (a *app) networkCommand() *cobra.Command {
 			}
 			n := all[i]
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-			for _, r := range [][2]any{{"name", n.Name}, {"subnet", n.Subnet}, {"gateway", n.Gateway + " at " + n.MAC}, {"mtu", n.MTU}, {"internal", n.Internal},
+			for _, r := range [][2]any{{"name", n.Name}, {"subnet", n.Subnet}, {"gateway", n.Gateway + " at " + n.MAC}, {"subnet6", cmp.Or(n.Subnet6, "-")}, {"gateway6", cmp.Or(n.Gateway6, "-")}, {"mtu", n.MTU}, {"internal", n.Internal},
 				{"isolated", n.Isolated}, {"mapping", n.Mapping}, {"filtering", n.Filtering}, {"protocols", n.Protocols}, {"ports", n.Ports}} {
 				row(w, r[0], r[1])
 			}

@@ -35,13 +35,13 @@ import (
 
 // runFlags are the flags of `run`. A flag that is given overrides the configuration file.
 type runFlags struct {
-	config, subnet, uplink, kind, host, name, ports, io string
-	metrics, web, docker, state, fence, cgroup, inbound string
-	sandbox                                             string
-	vmFolders                                           []string
-	workers, readyFD                                    int
-	busyPoll                                            time.Duration
-	verbose                                             bool
+	config, subnet, subnet6, uplink, kind, host, name, ports, io string
+	metrics, web, docker, state, fence, cgroup, inbound          string
+	sandbox                                                      string
+	vmFolders                                                    []string
+	workers, readyFD                                             int
+	busyPoll                                                     time.Duration
+	verbose                                                      bool
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -57,6 +57,7 @@ func (a *app) runCommand() *cobra.Command {
 	fl := c.Flags()
 	fl.StringVarP(&f.config, "config", "c", "", "configuration `FILE` (YAML)")
 	fl.StringVar(&f.subnet, "subnet", model.DefaultSubnet, "subnet of network default; its gateway is the first address")
+	fl.StringVar(&f.subnet6, "subnet6", model.SubnetAuto, "IPv6 subnet of network default: auto (a /64 of the switch's own), off, or a subnet such as fd00:1::/64")
 	fl.StringVar(&f.uplink, "uplink", model.UplinkAuto, "the way out: auto (the device of the default route), none, or a device")
 	fl.StringVar(&f.kind, "uplink-kind", "", "how to attach to the uplink's device: tcx or clsact (BPF, Linux 5.12 or later), tap (no BPF: the host routes and masquerades) or host (through the host's stack, untranslated) (default tcx, else clsact)")
 	fl.StringVar(&f.host, "host", "on", "host port, which connects the host itself to network default: on or off")
@@ -88,6 +89,10 @@ func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
 		return err
 	}
 	source := f.source(given)
+	if _, err := os.Stat("/proc/sys/net/ipv6"); err == nil {
+		id, _ := os.ReadFile("/etc/machine-id")
+		source.ULA = model.ULA(strings.TrimSpace(string(id)), f.name)
+	}
 	conf, err := source.Start()
 	if err != nil {
 		return err
@@ -290,7 +295,7 @@ func (f *runFlags) source(given *pflag.FlagSet) config.Source {
 		from *string
 	}{
 		"uplink": {&s.Flags.UplinkDevice, &f.uplink}, "uplink-kind": {&s.Flags.UplinkKind, &f.kind}, "uplink-devices": {&s.Flags.UplinkDevices, &f.fence}, "nat-ports": {&s.Flags.NATPorts, &f.ports},
-		"subnet": {&s.Flags.Subnet, &f.subnet}, "cgroup": {&s.Flags.Cgroup, &f.cgroup}, "host-inbound": {&s.Flags.HostInbound, &f.inbound},
+		"subnet": {&s.Flags.Subnet, &f.subnet}, "subnet6": {&s.Flags.Subnet6, &f.subnet6}, "cgroup": {&s.Flags.Cgroup, &f.cgroup}, "host-inbound": {&s.Flags.HostInbound, &f.inbound},
 	} {
 		if given.Changed(flag) {
 			*x.to = x.from

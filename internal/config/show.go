@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -34,7 +35,7 @@ func Running(ctx context.Context, sw *api.Client) (*File, error) {
 	}
 	f.NAT = NAT{Windows: nat.Windows, Flows: status.Tables["flows"].Limit, FlowsPerPort: nat.FlowsPerPort, Timers: timersFrom(nat.Timers)}
 	for _, n := range status.Networks {
-		f.Networks = append(f.Networks, api.NetworkAdd{Name: n.Name, Subnet: n.Subnet, Gateway: n.Gateway, MTU: n.MTU, Internal: n.Internal, Isolated: n.Isolated,
+		f.Networks = append(f.Networks, api.NetworkAdd{Name: n.Name, Subnet: n.Subnet, Gateway: n.Gateway, Subnet6: cmp.Or(n.Subnet6, model.SubnetOff), Gateway6: n.Gateway6, MTU: n.MTU, Internal: n.Internal, Isolated: n.Isolated,
 			Mapping: n.Mapping, Filtering: n.Filtering, Protocols: api.Words(n.Protocols)})
 	}
 	var left []string
@@ -72,8 +73,12 @@ func Running(ctx context.Context, sw *api.Client) (*File, error) {
 // portOf asks for a port like p.
 func portOf(p api.Port, kind model.PortKind) api.PortAdd {
 	x := api.PortAdd{Name: p.Name, Container: p.Container, Tenant: p.Tenant, Network: p.Network, MAC: p.MAC, Set: settingsOf(p)}
-	if len(p.Addresses) > 0 {
-		x.IP = p.Addresses[0]
+	for _, a := range p.Addresses {
+		if strings.Contains(a, ":") {
+			x.IP6 = a
+		} else {
+			x.IP = a
+		}
 	}
 	if kind == model.KindDevice {
 		x.Device = p.Ifname

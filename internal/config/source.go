@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 
@@ -13,13 +14,14 @@ import (
 
 // A Source is where a switch's configuration comes from: a file, and the flags of `uvswitch run`, which win over the file.
 type Source struct {
-	Path  string // of the file; empty for none
+	Path  string       // of the file; empty for none
+	ULA   netip.Prefix // see model.Config
 	Flags Flags
 }
 
 // Flags are those of `uvswitch run` that the file can say, too. nil: not given.
 type Flags struct {
-	UplinkDevice, UplinkKind, UplinkDevices, NATPorts, Subnet, Cgroup, HostInbound *string
+	UplinkDevice, UplinkKind, UplinkDevices, NATPorts, Subnet, Subnet6, Cgroup, HostInbound *string
 
 	Host *bool
 }
@@ -63,6 +65,7 @@ func (s Source) Load(text []byte) (model.Config, error) {
 // config puts defaults, file and flags together.
 func (s Source) config(f *File) (c model.Config, err error) {
 	c = model.Config{
+		ULA:     s.ULA,
 		Uplink:  model.Uplink{Device: cmp.Or(f.Uplink.Device, model.UplinkAuto), Kind: f.Uplink.Kind, Ports: cmp.Or(f.Uplink.Ports, model.DefaultNATPorts), Devices: strings.Join(f.Uplink.Devices, ",")},
 		Host:    model.Host{On: f.Host.Address != "off", Cgroup: f.Host.Cgroup, Inbound: string(f.Host.Inbound)},
 		NAT:     model.NAT{Flows: f.NAT.Flows, FlowsPerPort: f.NAT.FlowsPerPort, Strict: f.NAT.Windows == "strict", Mapping: f.NAT.Mapping, Filtering: f.NAT.Filtering},
@@ -83,6 +86,7 @@ func (s Source) config(f *File) (c model.Config, err error) {
 		}
 	}
 	c.Default.Subnet = cmp.Or(c.Default.Subnet, model.DefaultSubnet)
+	c.Default.Subnet6 = cmp.Or(c.Default.Subnet6, model.SubnetAuto)
 	for _, p := range f.Publish {
 		c.Publishes = append(c.Publishes, p.spec())
 	}
@@ -102,7 +106,7 @@ func (s Source) config(f *File) (c model.Config, err error) {
 
 func (f Flags) apply(c *model.Config) {
 	for _, x := range []struct{ to, from *string }{
-		{&c.Uplink.Device, f.UplinkDevice}, {&c.Uplink.Kind, f.UplinkKind}, {&c.Uplink.Devices, f.UplinkDevices}, {&c.Uplink.Ports, f.NATPorts}, {&c.Default.Subnet, f.Subnet}, {&c.Host.Cgroup, f.Cgroup}, {&c.Host.Inbound, f.HostInbound},
+		{&c.Uplink.Device, f.UplinkDevice}, {&c.Uplink.Kind, f.UplinkKind}, {&c.Uplink.Devices, f.UplinkDevices}, {&c.Uplink.Ports, f.NATPorts}, {&c.Default.Subnet, f.Subnet}, {&c.Default.Subnet6, f.Subnet6}, {&c.Host.Cgroup, f.Cgroup}, {&c.Host.Inbound, f.HostInbound},
 	} {
 		if x.from != nil {
 			*x.to = *x.from

@@ -77,6 +77,6 @@ func (d *Daemon) forgetBehindLocked(p *port) {
 	}
 	fdb.Flush(p.ID, false)
 	d.forgetNeighbors(func(x router.Neighbor) bool {
-		return x.Net == p.net.ID && (behind[x.MAC] || x.Addr == p.Addr.Addr())
+		return x.Net == p.net.ID && (behind[x.MAC] || x.Addr == p.Addr.Addr() || x.Addr == p.Addr6.Addr())
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/http"
+	"net/netip"
 	"slices"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -33,6 +34,11 @@ func (d *Daemon) addNetworkLocked(a api.NetworkAdd) error {
 	if what, collides := uplink.Overlap(m.Prefix, d.opts.Name); collides {
 		return api.Errorf(http.StatusConflict, "subnet %s overlaps %s; choose another subnet (--subnet)", m.Prefix, what)
 	}
+	if m.Prefix6.IsValid() {
+		if what, collides := uplink.Overlap(m.Prefix6, d.opts.Name); collides {
+			return api.Errorf(http.StatusConflict, "subnet %s overlaps %s; choose another subnet (--subnet6)", m.Prefix6, what)
+		}
+	}
 	if m.ID = d.freeNetIDLocked(); m.ID == frame.NoNet {
 		return api.Errorf(http.StatusConflict, "the switch already has %d networks, which is the limit", frame.MaxNets-1)
 	}
@@ -41,7 +47,8 @@ func (d *Daemon) addNetworkLocked(a api.NetworkAdd) error {
 	d.networks[n.Name] = n
 	d.mu.Unlock()
 	fdb := vswitch.NewFDB(vswitch.DefaultFDBSize, rand.Uint64())
-	d.dp.Switch.SetNetwork(vswitch.Network{ID: n.ID, Gateway: n.MAC, Addr: frame.AddrFrom(n.Gateway), FDB: fdb})
+	i := d.interfaceOf(n)
+	d.dp.Switch.SetNetwork(vswitch.Network{ID: n.ID, Gateway: n.MAC, Addr: i.Addr, Addrs6: i.Addrs6(), Groups: i.Groups(), FDB: fdb})
 	d.setInterfaceLocked(n)
 	d.updateRulesLocked()
 	if err := d.routeFromHostLocked(n); err != nil {
@@ -64,10 +71,18 @@ func (d *Daemon) freeNetIDLocked() frame.NetID {
 	return frame.NoNet
 }
 
-func (d *Daemon) setInterfaceLocked(n *network) {
-	d.dp.Router.SetInterface(router.Interface{
-		Net: n.ID, Addr: frame.AddrFrom(n.Gateway), Prefix: n.Prefix, MAC: n.MAC, MTU: n.MTU, Internal: n.Internal, Isolated: n.Isolated,
-	})
+func (d *Daemon) setInterfaceLocked(n *network) { d.dp.Router.SetInterface(d.interfaceOf(n)) }
+
+// interfaceOf is the router's interface in a network.
+func (d *Daemon) interfaceOf(n *network) router.Interface {
+	i := router.Interface{
+		Net: n.ID, Addr: frame.AddrFrom(n.Gateway), Prefix: n.Prefix, Addr6: frame.Addr6From(n.Gateway6), Prefix6: n.Prefix6,
+		MAC: n.MAC, MTU: n.MTU, Internal: n.Internal, Isolated: n.Isolated,
+	}
+	if i.Advertise = n.Prefix6.IsValid(); i.Advertise && !n.Internal && d.config.ULA.IsValid() {
+		i.Behind = []netip.Prefix{d.config.ULA}
+	}
+	return i
 }
 
 // changeNetworkLocked gives a network other settings. Its subnet and gateway stay; its ports keep their MTU.

@@ -170,8 +170,8 @@ func (d *Daemon) unplugLocked(p *port) {
 	d.dp.RemovePort(p.ID)
 	d.updateRulesLocked()
 	d.unbindNeighborLocked(p)
-	if p.net != nil && p.Addr.IsValid() && p.MTU < p.net.MTU {
-		d.dp.Router.DeleteRoute(netip.PrefixFrom(p.Addr.Addr(), 32))
+	for _, to := range p.ownRoutes() {
+		d.dp.Router.DeleteRoute(to)
 	}
 	d.dp.NAT.FlushPort(p.ID)
 	p.closeWire()
@@ -245,21 +245,42 @@ func (d *Daemon) bindNeighborLocked(p *port) {
 			d.dp.Router.Announce(p.net.ID, frame.AddrFrom(p.Addr.Addr()), p.MAC, out)
 		})
 	}
+	if p.net != nil && p.Addr6.IsValid() && p.MAC != 0 {
+		d.dp.WithSlowPath(func(out router.Output) {
+			d.dp.Router.SetNeighbor(p.net.ID, p.Addr6.Addr(), p.MAC, out)
+			d.dp.Router.Announce6(p.net.ID, frame.Addr6From(p.Addr6.Addr()), p.MAC, out)
+		})
+	}
 }
 
 // routeMTULocked tells the router about a port with a smaller MTU than its network, so that senders outside are told by ICMP.
 func (d *Daemon) routeMTULocked(p *port) {
-	if p.net == nil || !p.Addr.IsValid() || p.MTU >= p.net.MTU {
-		return
+	for _, to := range p.ownRoutes() {
+		if err := d.dp.Router.AddRoute(router.Route{Prefix: to, Egress: p.net.ID, MTU: p.MTU}); err != nil {
+			d.log.Error("cannot set the MTU of the way to a port", "port", p.Name, "error", err)
+		}
 	}
-	if err := d.dp.Router.AddRoute(router.Route{Prefix: netip.PrefixFrom(p.Addr.Addr(), 32), Egress: p.net.ID, MTU: p.MTU}); err != nil {
-		d.log.Error("cannot set the MTU of the way to a port", "port", p.Name, "error", err)
+}
+
+// ownRoutes are the destinations of a port that has routes of its own, because its MTU is smaller than its network's.
+func (p *port) ownRoutes() (to []netip.Prefix) {
+	if p.net == nil || p.MTU >= p.net.MTU {
+		return nil
 	}
+	for _, a := range []netip.Prefix{p.Addr, p.Addr6} {
+		if a.IsValid() {
+			to = append(to, netip.PrefixFrom(a.Addr(), a.Addr().BitLen()))
+		}
+	}
+	return to
 }
 
 func (d *Daemon) unbindNeighborLocked(p *port) {
 	if p.net != nil && p.Addr.IsValid() && p.MAC != 0 {
 		d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.DeleteNeighbor(p.net.ID, p.Addr.Addr(), out) })
+	}
+	if p.net != nil && p.Addr6.IsValid() && p.MAC != 0 {
+		d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.DeleteNeighbor(p.net.ID, p.Addr6.Addr(), out) })
 	}
 }
 

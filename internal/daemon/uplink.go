@@ -112,7 +112,12 @@ func (d *Daemon) addHostPortLocked() error {
 		return err
 	}
 	p := &port{Port: m, net: d.networks[m.Network]}
-	if p.conn, err = d.openTAP(&p.Port, link.Config{MAC: p.MAC, MTU: p.MTU, Addr: p.Addr, NoIPv6: true}); err != nil {
+	c := link.Config{MAC: p.MAC, MTU: p.MTU, Addr: p.Addr, Addr6: p.Addr6, NoIPv6: true}
+	if p.conn, err = d.openTAP(&p.Port, c); err != nil && p.Addr6.IsValid() { // a host that has IPv6 switched off for new devices
+		c.Addr6, p.Addr6 = netip.Prefix{}, netip.Prefix{}
+		p.conn, err = d.openTAP(&p.Port, c)
+	}
+	if err != nil {
 		return err
 	}
 	if err := d.plugLocked(p); err != nil {
@@ -124,7 +129,7 @@ func (d *Daemon) addHostPortLocked() error {
 		}
 	}
 	d.dp.Switch.FDB(p.net.ID).Set(p.MAC, p.ID, false)
-	d.dp.Router.SetHost(frame.AddrFrom(p.Addr.Addr()), frame.Addr6{}, p.ID)
+	d.dp.Router.SetHost(frame.AddrFrom(p.Addr.Addr()), frame.Addr6From(p.Addr6.Addr()), p.ID)
 	for _, n := range d.networks {
 		if err := d.routeFromHostLocked(n); err != nil {
 			return err
@@ -300,6 +305,9 @@ func (d *Daemon) routeFromHostLocked(n *network) error {
 	if err == nil {
 		err = netlink.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(n.Prefix), Gw: h.net.Gateway.AsSlice()})
 	}
+	if err == nil && n.Prefix6.IsValid() && h.Addr6.IsValid() {
+		err = netlink.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(n.Prefix6), Gw: h.net.Gateway6.AsSlice()})
+	}
 	if err != nil {
 		return fmt.Errorf("cannot set the host's route to network %q: %w", n.Name, err)
 	}
@@ -309,9 +317,12 @@ func (d *Daemon) routeFromHostLocked(n *network) error {
 func (d *Daemon) unrouteFromHostLocked(n *network) {
 	if h := d.ports[model.HostPortName]; h != nil && h.net != n && !n.Internal {
 		_ = netlink.RouteDel(&netlink.Route{Dst: ipNet(n.Prefix), Gw: h.net.Gateway.AsSlice()}) // it may have gone with its device
+		if n.Prefix6.IsValid() && h.Addr6.IsValid() {
+			_ = netlink.RouteDel(&netlink.Route{Dst: ipNet(n.Prefix6), Gw: h.net.Gateway6.AsSlice()})
+		}
 	}
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 32)}
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -33,6 +34,11 @@ type Config struct {
 	Gateway netip.Addr   // of the default route; zero: none
 	Routes  []Route      // if not nil, added instead of the default route; existing routes are kept
 	NoIPv6  bool         // no IPv6 link-local address
+
+	Addr6    netip.Prefix   // zero: none
+	Gateway6 netip.Addr     // of IPv6's default route; zero: none
+	Behind6  []netip.Prefix // prefixes that Via6 leads to
+	Via6     netip.Addr
 }
 
 // The range of a TAP's MTU, in bytes (linux drivers/net/tun.c: ETH_MIN_MTU, and 64 KiB less an Ethernet header). The minimum
@@ -53,7 +59,7 @@ func Configure(ns, name string, s Config) error {
 		if lo, err := netlink.LinkByName("lo"); err == nil {
 			_ = netlink.LinkSetUp(lo) // no error: the port works without loopback
 		}
-		if s.NoIPv6 {
+		if s.NoIPv6 || s.Addr6.IsValid() {
 			_ = netlink.LinkSetIP6AddrGenMode(link, addrGenModeNone) // fails without IPv6, which is fine
 		}
 		if err := netlink.LinkSetHardwareAddr(link, s.MAC.HardwareAddr()); err != nil {
@@ -68,8 +74,14 @@ func Configure(ns, name string, s Config) error {
 				return fmt.Errorf("setting address %s on %s: %w", s.Addr, name, err)
 			}
 		}
+		if err := s.addAddresses6(link, name); err != nil {
+			return err
+		}
 		if err := netlink.LinkSetUp(link); err != nil {
 			return fmt.Errorf("bringing %s up: %w", name, err)
+		}
+		if err := s.addRoutes6(link); err != nil {
+			return err
 		}
 		if s.Routes == nil && s.Gateway.IsValid() {
 			return addRoute(link, Route{To: everywhere, Via: s.Gateway})
@@ -81,6 +93,45 @@ func Configure(ns, name string, s Config) error {
 		}
 		return nil
 	})
+}
+
+// addAddresses6 gives a device its IPv6 addresses: the link-local one that is made from its MAC, and its own. They are usable at once: the
+// switch knows all addresses of a network, so that nothing is probed for duplicates (RFC 4862, 5.4).
+func (s *Config) addAddresses6(link netlink.Link, name string) error {
+	if !s.Addr6.IsValid() {
+		return nil
+	}
+	if path := "/proc/sys/net/ipv6/conf/" + name + "/disable_ipv6"; isSet(path) { // as container engines leave it
+		if err := os.WriteFile(path, []byte("0"), 0o644); err != nil {
+			return fmt.Errorf("switching IPv6 on for %s: %w", name, err)
+		}
+	}
+	for _, p := range []netip.Prefix{netip.PrefixFrom(s.MAC.LinkLocal().Netip(), 64), s.Addr6} {
+		if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p), Flags: unix.IFA_F_NODAD}); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("setting address %s on %s: %w", p, name, err)
+		}
+	}
+	return nil
+}
+
+// isSet reports whether a sysctl is 1.
+func isSet(path string) bool {
+	b, err := os.ReadFile(path)
+	return err == nil && strings.TrimSpace(string(b)) == "1"
+}
+
+func (s *Config) addRoutes6(link netlink.Link) error {
+	for _, p := range s.Behind6 {
+		if err := addRoute(link, Route{To: p, Via: s.Via6}); err != nil && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+	}
+	if s.Gateway6.IsValid() {
+		if err := addRoute(link, Route{To: everywhere6, Via: s.Gateway6}); err != nil && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+	}
+	return nil
 }
 
 // SetMTU sets the MTU of a device, in bytes.
@@ -173,13 +224,16 @@ func setConf(index int, values map[uint16]uint32) error {
 
 const addrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE of linux/if_link.h
 
-// A Route is an IPv4 route to prefix To through gateway Via, inside a namespace.
+// A Route is a route to prefix To through gateway Via, inside a namespace.
 type Route struct {
 	To  netip.Prefix
 	Via netip.Addr
 }
 
-var everywhere = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+var (
+	everywhere  = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	everywhere6 = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+)
 
 func addRoute(link netlink.Link, r Route) error {
 	err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(r.To), Gw: r.Via.AsSlice()})

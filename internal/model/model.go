@@ -22,6 +22,7 @@ import (
 
 // A Config is what a switch is asked to be, by the flags of `uvswitch run` and by the configuration file.
 type Config struct {
+	ULA       netip.Prefix // the switch's own /48 of IPv6; invalid if the kernel has no IPv6
 	Uplink    Uplink
 	Host      Host
 	NAT       NAT
@@ -175,12 +176,12 @@ func (s *State) NetworkByID(id frame.NetID) *Network {
 
 // NetworkOf returns the network whose subnet contains a, or nil.
 func (s *State) NetworkOf(a netip.Addr) *Network {
-	return find(s.Networks, func(n *Network) bool { return n.Prefix.Contains(a) })
+	return find(s.Networks, func(n *Network) bool { return n.Prefix.Contains(a) || n.Prefix6.Contains(a) })
 }
 
 // Overlaps reports whether a network has addresses of p.
 func (s *State) Overlaps(p netip.Prefix) bool {
-	return slices.ContainsFunc(s.Networks, func(n Network) bool { return n.Prefix.Overlaps(p) })
+	return slices.ContainsFunc(s.Networks, func(n Network) bool { return n.Prefix.Overlaps(p) || n.Prefix6.Overlaps(p) })
 }
 
 // NetworkName returns the name of the network with that id; it is empty for the uplink.
@@ -216,7 +217,9 @@ func (s *State) PublishByID(id uint32) *Publish {
 
 // Holder returns the port of network n that has address a, or nil.
 func (s *State) Holder(n *Network, a netip.Addr) *Port {
-	return find(s.Ports, func(p *Port) bool { return p.Network == n.Name && p.Addr.IsValid() && p.Addr.Addr() == a })
+	return find(s.Ports, func(p *Port) bool {
+		return p.Network == n.Name && (p.Addr.IsValid() && p.Addr.Addr() == a || p.Addr6.IsValid() && p.Addr6.Addr() == a)
+	})
 }
 
 func find[T any](list []T, is func(*T) bool) *T {
@@ -296,8 +299,8 @@ func Desired(c Config, have *State) (*State, error) {
 			return nil, fmt.Errorf("network %q: %w", a.Name, err)
 		}
 		if n.Name == api.DefaultNetwork && have != nil {
-			if now := have.Network(n.Name); now.Prefix != n.Prefix || now.Gateway != n.Gateway {
-				return nil, conflict("the subnet and gateway of network %s cannot change while the switch runs (%s, %s to %s, %s); restart the switch", n.Name, now.Prefix, now.Gateway, n.Prefix, n.Gateway)
+			if now := have.Network(n.Name); !now.SameSubnets(&n) {
+				return nil, conflict("the subnets and gateways of network %s cannot change while the switch runs (%s to %s); restart the switch", n.Name, now.subnetsText(), n.subnetsText())
 			}
 		}
 		s.Networks = append(s.Networks, n)
@@ -352,6 +355,9 @@ func (s *State) keepByHand(have *State) error {
 		if n == nil {
 			return conflict("port %q, added by hand, is in network %q, which the reload would remove; remove the port first: `uvswitch port del %s`", p.Name, p.Network, p.Name)
 		}
+		if p.Addr6.IsValid() && (!n.usable6(p.Addr6.Addr()) || p.Addr6.Addr() == n.Gateway6) {
+			return conflict("port %q, added by hand, has address %s, which would no longer be usable in network %q; remove the port first: `uvswitch port del %[1]s`", p.Name, p.Addr6, p.Network)
+		}
 		if p.Addr.IsValid() && (!n.Usable(p.Addr.Addr()) || p.Addr.Addr() == n.Gateway) {
 			return conflict("port %q, added by hand, has address %s, which would no longer be usable in network %q; remove the port first: `uvswitch port del %[1]s`", p.Name, p.Addr, p.Network)
 		}
@@ -403,7 +409,7 @@ func (s *State) desiredPort(a api.PortAdd, have *State) (Port, error) {
 	if now == nil || n == nil || now.Network != n.Name {
 		return s.NewPort(a)
 	}
-	if was := have.Network(n.Name); was == nil || was.Prefix != n.Prefix || was.Gateway != n.Gateway {
+	if was := have.Network(n.Name); was == nil || !was.SameSubnets(n) {
 		return s.NewPort(a)
 	}
 	if s.Port(a.Name) != nil {

@@ -21,6 +21,8 @@ type Network struct {
 	Name      string
 	Prefix    netip.Prefix
 	Gateway   netip.Addr
+	Prefix6   netip.Prefix // invalid without IPv6
+	Gateway6  netip.Addr
 	MAC       frame.MAC // the gateway's
 	MTU       int       // longest IP packet, bytes
 	Internal  bool
@@ -75,6 +77,13 @@ func (s *State) networkOf(a api.NetworkAdd) (n Network, err error) {
 	if n.Prefix, n.Gateway, err = checkSubnet(a); err != nil {
 		return n, err
 	}
+	if n.Prefix6, n.Gateway6, err = s.checkSubnet6(a); err != nil {
+		return n, err
+	}
+	a.Subnet6, a.Gateway6 = "", AddrText(n.Gateway6)
+	if n.Prefix6.IsValid() {
+		a.Subnet6 = n.Prefix6.String()
+	}
 	a.MTU = cmp.Or(a.MTU, DefaultMTU)
 	if err := checkMTU(a.MTU); err != nil {
 		return n, err
@@ -126,6 +135,9 @@ func (s *State) checkOverlap(n *Network) error {
 			}
 			return conflict("network %q exists already; choose another name, or `uvswitch network del %s`", n.Name, n.Name)
 		}
+		if o.Prefix6.Overlaps(n.Prefix6) {
+			return conflict("subnet %s overlaps %s of network %q; choose another subnet", n.Prefix6, o.Prefix6, o.Name)
+		}
 		if o.Prefix.Overlaps(n.Prefix) {
 			return conflict("subnet %s overlaps %s of network %q; choose another subnet", n.Prefix, o.Prefix, o.Name)
 		}
@@ -133,8 +145,26 @@ func (s *State) checkOverlap(n *Network) error {
 	return nil
 }
 
+// SameSubnets reports whether two networks have the same addresses: else it is another network.
+func (n *Network) SameSubnets(o *Network) bool {
+	return n.Prefix == o.Prefix && n.Gateway == o.Gateway && n.Prefix6 == o.Prefix6 && n.Gateway6 == o.Gateway6
+}
+
+func (n *Network) subnetsText() string {
+	text := fmt.Sprintf("%s, gateway %s", n.Prefix, n.Gateway)
+	if n.Prefix6.IsValid() {
+		text += fmt.Sprintf(", and %s, gateway %s", n.Prefix6, n.Gateway6)
+	}
+	return text
+}
+
 // Usable reports whether a can be the address of a station in the network.
-func (n *Network) Usable(a netip.Addr) bool { return usable(n.Prefix, a) }
+func (n *Network) Usable(a netip.Addr) bool {
+	if a.Is6() {
+		return n.usable6(a)
+	}
+	return usable(n.Prefix, a)
+}
 
 func usable(p netip.Prefix, a netip.Addr) bool {
 	return p.Contains(a) && a != p.Addr() && a != broadcast(p)

@@ -46,7 +46,9 @@ type Port struct {
 	Own      []frame.Addr   // of the host's port: all addresses of the host; nil: not known yet
 	Through  []netip.Prefix // of the host's port: destinations that lie behind the host (`route add PREFIX via host`)
 	Siblings []frame.Addr   // addresses of the other ports of the same container
+	Own6     []frame.Addr6  // likewise of IPv6
 	Addr     netip.Prefix   // invalid when not known
+	Addr6    netip.Prefix   // likewise
 	MTU      int            // longest IP packet, bytes
 	Offload  bool
 	ByFD     bool // a TAP that another program has made and passed by its descriptor
@@ -70,7 +72,13 @@ func (p *Port) SwitchPort(net frame.NetID) vswitch.Port {
 	if p.Addr.IsValid() {
 		s.Addr = frame.AddrFrom(p.Addr.Addr())
 	}
-	s.Own, s.Through, s.Siblings = p.Own, p.Through, p.Siblings
+	if p.Addr6.IsValid() {
+		s.Addrs6 = []frame.Addr6{frame.Addr6From(p.Addr6.Addr())}
+	}
+	s.Own, s.Own6, s.Through, s.Siblings = p.Own, p.Own6, p.Through, p.Siblings
+	if p.Kind == KindHost {
+		s.Flags |= vswitch.NoRouter
+	}
 	if p.Kind == KindHost || p.Kind == KindDevice {
 		s.Flags |= vswitch.Untagged
 	}
@@ -90,7 +98,7 @@ func (p *Port) IsSibling(q *Port) bool {
 
 // SameDevice reports whether p and now differ only in settings that can change without recreating the device.
 func (p *Port) SameDevice(now *Port) bool {
-	return p.Kind == now.Kind && p.Network == now.Network && p.Netns == now.Netns && p.Ifname == now.Ifname && p.Addr == now.Addr &&
+	return p.Kind == now.Kind && p.Network == now.Network && p.Netns == now.Netns && p.Ifname == now.Ifname && p.Addr == now.Addr && p.Addr6 == now.Addr6 &&
 		p.MAC == now.MAC && p.MTU == now.MTU && p.Spec.NoRoute == now.Spec.NoRoute && p.Spec.Container == now.Spec.Container && p.Spec.Tenant == now.Spec.Tenant
 }
 
@@ -100,6 +108,9 @@ func (p *Port) CurrentSpec() api.PortAdd {
 	a.Set = p.Settings.Set()
 	if p.Addr.IsValid() {
 		a.IP = p.Addr.Addr().String()
+	}
+	if p.Addr6.IsValid() {
+		a.IP6 = p.Addr6.Addr().String()
 	}
 	if p.Kind != KindDevice {
 		a.MTU = p.MTU
@@ -111,6 +122,9 @@ func (p *Port) CurrentSpec() api.PortAdd {
 func (p *Port) asAssigned(a api.PortAdd) api.PortAdd {
 	if p.Addr.IsValid() && (a.IP == "" && !p.ConfiguresItself() || a.IP == api.AutoAddress) {
 		a.IP = p.Addr.Addr().String()
+	}
+	if p.Addr6.IsValid() && (a.IP6 == "" || a.IP6 == api.AutoAddress) {
+		a.IP6 = p.Addr6.Addr().String()
 	}
 	if a.MTU == 0 && p.Spec.MTU == 0 {
 		a.MTU = p.MTU // what its network had when the port was made
@@ -151,7 +165,7 @@ func (s *State) HostPort(address string) (Port, error) {
 	}
 	return Port{
 		Name: HostPortName, Kind: KindHost, Network: n.Name, Ifname: s.Name + "0", MAC: MACFor(addr), Addr: netip.PrefixFrom(addr, n.Prefix.Bits()),
-		MTU: n.MTU, Offload: true, Settings: newSettings(flags),
+		Addr6: n.hostAddr6(), MTU: n.MTU, Offload: true, Settings: newSettings(flags),
 	}, nil
 }
 
@@ -174,7 +188,7 @@ func (s *State) NewPort(a api.PortAdd) (p Port, err error) {
 		Name: a.Name, Kind: KindTAPPort, Network: n.Name, Netns: a.Netns, Ifname: cmp.Or(a.Ifname, api.DefaultIfname), MTU: cmp.Or(a.MTU, n.MTU), Offload: true,
 		Settings: newSettings(vswitch.DefaultFlags), Spec: a,
 	}
-	for _, check := range []func(*Port, api.PortAdd) error{checkOffload, s.checkPlace, checkDeviceName, s.checkAddress, s.checkMAC} {
+	for _, check := range []func(*Port, api.PortAdd) error{checkOffload, s.checkPlace, checkDeviceName, s.checkAddress, s.checkMAC, s.checkAddress6} {
 		if err := check(&p, a); err != nil {
 			return p, err
 		}

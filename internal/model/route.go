@@ -59,7 +59,7 @@ func (s *State) NewRoute(a api.RouteAdd) (r Route, err error) {
 	}
 	if a.Gateway == ViaHost {
 		for _, n := range s.Networks {
-			if n.Prefix.Overlaps(r.Prefix) && n.Prefix.Bits() <= r.Prefix.Bits() {
+			if n.Prefix.Overlaps(r.Prefix) && n.Prefix.Bits() <= r.Prefix.Bits() || n.Prefix6.Overlaps(r.Prefix) && n.Prefix6.Bits() <= r.Prefix.Bits() {
 				return r, conflict("%s is a part of network %q: the switch itself delivers there", r.Prefix, n.Name)
 			}
 		}
@@ -68,11 +68,11 @@ func (s *State) NewRoute(a api.RouteAdd) (r Route, err error) {
 		}
 		return r, nil
 	}
-	if r.Gateway, err = netip.ParseAddr(a.Gateway); err != nil || !r.Gateway.Is4() {
-		return r, bad("%q is not the IPv4 address of a gateway; the form is route add DST via GATEWAY, or via host: through the host's own stack", a.Gateway)
+	if r.Gateway, err = netip.ParseAddr(a.Gateway); err != nil || r.Gateway.Is4() != r.Prefix.Addr().Is4() {
+		return r, bad("%q is not the address of a gateway of the same family; the form is route add DST via GATEWAY, or via host: through the host's own stack", a.Gateway)
 	}
 	n := s.NetworkOf(r.Gateway)
-	if n == nil || r.Gateway == n.Gateway || !n.Usable(r.Gateway) {
+	if n == nil || r.Gateway == n.Gateway || r.Gateway == n.Gateway6 || !n.Usable(r.Gateway) {
 		return r, bad("gateway %s is not an address that a container in a network of the switch can have; `uvswitch network ls` lists the networks", r.Gateway)
 	}
 	r.Network = n.Name
@@ -82,16 +82,16 @@ func (s *State) NewRoute(a api.RouteAdd) (r Route, err error) {
 // CheckStaticRoute refuses the destinations of the switch's own routes.
 func (s *State) CheckStaticRoute(p netip.Prefix) error {
 	for _, n := range s.Networks {
-		if n.Prefix == p {
+		if n.Prefix == p || n.Prefix6 == p {
 			return conflict("%s is the subnet of network %q, whose route the switch itself keeps", p, n.Name)
 		}
 	}
 	for i := range s.Ports {
-		if x := &s.Ports[i]; x.Addr.IsValid() && p == netip.PrefixFrom(x.Addr.Addr(), 32) {
+		if x := &s.Ports[i]; x.Addr.IsValid() && p == netip.PrefixFrom(x.Addr.Addr(), 32) || x.Addr6.IsValid() && p == netip.PrefixFrom(x.Addr6.Addr(), 128) {
 			return conflict("%s is the address of port %q, whose route the switch itself keeps", p.Addr(), x.Name)
 		}
 	}
-	if p == Everywhere || p.IsSingleIP() && slices.Contains(s.Own, p.Addr()) {
+	if p == Everywhere || p == Everywhere6 || p.IsSingleIP() && slices.Contains(s.Own, p.Addr()) {
 		return conflict("the route to %s belongs to the uplink and cannot be changed", p)
 	}
 	return nil
@@ -106,11 +106,11 @@ func ParseDst(s string) (netip.Prefix, error) {
 	if s == "default" {
 		p, err = Everywhere, nil
 	}
-	if err == nil && p.Addr().Is4() && p != p.Masked() {
+	if err == nil && p != p.Masked() {
 		return p, bad("%s is an address inside a subnet; did you mean %s?", s, p.Masked())
 	}
-	if err != nil || !p.Addr().Is4() {
-		return p, bad("%q is not an IPv4 destination, such as 10.9.0.0/24", s)
+	if err != nil || p.Addr().Is4In6() {
+		return p, bad("%q is not a destination, such as 10.9.0.0/24 or fd00:9::/64", s)
 	}
 	return p, nil
 }
@@ -125,7 +125,7 @@ func (s *State) NewNeighbor(a api.NeighborAdd) (x Neighbor, err error) {
 	if x.MAC, err = ParseStationMAC(a.Lladdr); err != nil {
 		return x, err
 	}
-	if x.Addr == n.Gateway {
+	if x.Addr == n.Gateway || x.Addr == n.Gateway6 {
 		return x, conflict("%s is the gateway of network %q, which is the switch itself; a neighbor is another machine", a.Dst, n.Name)
 	}
 	return x, nil
@@ -134,8 +134,8 @@ func (s *State) NewNeighbor(a api.NeighborAdd) (x Neighbor, err error) {
 // NeighborNetwork returns the network of a neighbor that may be added or deleted by hand.
 func (s *State) NeighborNetwork(dst string) (*Network, error) {
 	a, err := netip.ParseAddr(dst)
-	if err != nil || !a.Is4() {
-		return nil, bad("%q is not an IPv4 address", dst)
+	if err != nil || a.Is4In6() || a.Zone() != "" {
+		return nil, bad("%q is not an IP address", dst)
 	}
 	n := s.NetworkOf(a)
 	if n == nil || !n.Usable(a) {

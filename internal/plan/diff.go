@@ -71,7 +71,7 @@ func (d *differ) compare() {
 		switch now := d.have.Network(n.Name); {
 		case now == nil:
 			d.newNets = append(d.newNets, n)
-		case now.Prefix != n.Prefix || now.Gateway != n.Gateway:
+		case !now.SameSubnets(n):
 			d.recreated[object{network, n.Name}] = true
 			d.newNets = append(d.newNets, n)
 		case now.Spec != n.Spec:
@@ -239,6 +239,9 @@ func (d *differ) comingSpec(p *model.Port) api.PortAdd {
 	a := p.Spec
 	if p.Addr.IsValid() && (!p.ConfiguresItself() || a.IP == api.AutoAddress) {
 		a.IP = p.Addr.Addr().String()
+	}
+	if p.Addr6.IsValid() && (!p.ConfiguresItself() || a.IP6 == api.AutoAddress) {
+		a.IP6 = p.Addr6.Addr().String()
 	}
 	return a
 }

@@ -89,19 +89,27 @@ func OtherPrograms(device string) (others, stale []string) {
 // name, or a route to exactly this subnet, as in "10.0.0.0/8, which is on device eth0". A route that contains the subnet is none: the
 // subnet's own route is more specific.
 func Overlap(p netip.Prefix, name string) (what string, collides bool) {
-	addrs, _ := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
+	addrs, _ := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, familyOf(p)) })
 	for _, a := range addrs {
 		if device, others := deviceOfOthers(a.LinkIndex, name); others && prefixOf(a.IPNet).Overlaps(p) {
 			return fmt.Sprintf("%s, which is on device %s", prefixOf(a.IPNet), device), true
 		}
 	}
-	routes, _ := dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
+	routes, _ := dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, familyOf(p)) })
 	for _, r := range routes {
 		if device, others := deviceOfOthers(r.LinkIndex, name); r.Dst != nil && others && prefixOf(r.Dst) == p {
 			return fmt.Sprintf("%s, which the host reaches through device %s", r.Dst, device), true
 		}
 	}
 	return "", false
+}
+
+// familyOf is the address family of a prefix, as netlink numbers it.
+func familyOf(p netip.Prefix) int {
+	if p.Addr().Is6() {
+		return netlink.FAMILY_V6
+	}
+	return netlink.FAMILY_V4
 }
 
 // Inside returns a route of the host to a part of a subnet: the host does not reach that part in the network of the switch.
@@ -128,9 +136,9 @@ func deviceOfOthers(index int, name string) (device string, others bool) {
 	return device, device != name+"0" && device != name+"-up"
 }
 
-// prefixOf is an IPv4 network.
+// prefixOf is an IP network.
 func prefixOf(n *net.IPNet) netip.Prefix {
-	a, _ := netip.AddrFromSlice(n.IP.To4())
+	a, _ := netip.AddrFromSlice(n.IP)
 	bits, _ := n.Mask.Size()
-	return netip.PrefixFrom(a, bits).Masked()
+	return netip.PrefixFrom(a.Unmap(), bits)
 }

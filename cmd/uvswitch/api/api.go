@@ -105,7 +105,8 @@ type PortAdd struct {
 	// Or a TAP that is passed as a file descriptor with the request, see Client.HandPort. Netns and Ifname then only describe the
 	// TAP's place.
 	Handed  bool   `json:"handed,omitempty"`
-	IP      string `json:"ip,omitempty"` // "auto", an address, or an address with a prefix length
+	IP      string `json:"ip,omitempty"`  // "auto", an address, or an address with a prefix length
+	IP6     string `json:"ip6,omitempty"` // likewise of IPv6
 	MAC     string `json:"mac,omitempty"`
 	MTU     int    `json:"mtu,omitempty"`
 	Offload string `json:"offload,omitempty"` // on or off
@@ -207,6 +208,8 @@ type Network struct {
 	Name      string `json:"name"`
 	Subnet    string `json:"subnet"`
 	Gateway   string `json:"gateway"`
+	Subnet6   string `json:"subnet6,omitempty"` // IPv6; empty: the network has none
+	Gateway6  string `json:"gateway6,omitempty"`
 	MAC       string `json:"mac"`
 	MTU       int    `json:"mtu"`
 	Internal  bool   `json:"internal"`
@@ -221,7 +224,9 @@ type Network struct {
 type NetworkAdd struct {
 	Name      string `json:"name"`
 	Subnet    string `json:"subnet"`
-	Gateway   string `json:"gateway,omitempty"` // when empty: the first address of the subnet
+	Gateway   string `json:"gateway,omitempty"`  // when empty: the first address of the subnet
+	Subnet6   string `json:"subnet6,omitempty"`  // IPv6: a subnet, auto (a /64 of the switch's own), or off (when empty)
+	Gateway6  string `json:"gateway6,omitempty"` // when empty: the first address of subnet6
 	MTU       int    `json:"mtu,omitempty"`
 	Internal  bool   `json:"internal,omitempty"`
 	Isolated  bool   `json:"isolated,omitempty"`  // it cannot reach other networks

@@ -1,0 +1,175 @@
+package model
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"net/netip"
+	"slices"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	vswitch "github.com/uvswitch/uvswitch/switch"
+)
+
+// Values of NetworkAdd.Subnet6 that are no subnet. An empty value is Off in the API, and Auto for network default.
+const (
+	SubnetAuto = "auto" // a /64 of the instance's own prefix
+	SubnetOff  = "off"
+)
+
+// MinMTU6 is the least MTU of a network with IPv6, in bytes (RFC 8200, 5).
+const MinMTU6 = 1280
+
+// Everywhere6 is the destination of IPv6's default route.
+var Everywhere6 = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+
+// ULA returns the /48 of unique local addresses of a switch: it is the same after each start (RFC 4193, 3.2.2). machineID is the host's
+// /etc/machine-id.
+func ULA(machineID, name string) netip.Prefix {
+	h := hmac.New(sha256.New, []byte(machineID))
+	h.Write([]byte("uvswitch/" + name))
+	var b [16]byte
+	b[0] = 0xfd
+	copy(b[1:6], h.Sum(nil))
+	return netip.PrefixFrom(netip.AddrFrom16(b), 48)
+}
+
+// subnetOfULA returns a /64 of the ULA: by the network's name, or the next one that no network has.
+func (s *State) subnetOfULA(name string) netip.Prefix {
+	sum := sha256.Sum256([]byte(name))
+	b := s.Config.ULA.Addr().As16()
+	for id := binary.BigEndian.Uint16(sum[:]); ; id++ {
+		binary.BigEndian.PutUint16(b[6:], id)
+		p := netip.PrefixFrom(netip.AddrFrom16(b), 64)
+		if !slices.ContainsFunc(s.Networks, func(n Network) bool { return n.Name != name && n.Prefix6.Overlaps(p) }) {
+			return p
+		}
+	}
+}
+
+// checkSubnet6 returns the IPv6 subnet of a network and its gateway; both are invalid without IPv6.
+func (s *State) checkSubnet6(a api.NetworkAdd) (p netip.Prefix, gateway netip.Addr, err error) {
+	switch {
+	case a.Subnet6 == SubnetOff || a.Subnet6 == "":
+		if a.Gateway6 != "" {
+			return p, gateway, bad("gateway6 %s needs an IPv6 subnet (--subnet6)", a.Gateway6)
+		}
+		return p, gateway, nil
+	case a.Subnet6 == SubnetAuto && !s.Config.ULA.IsValid(): // the kernel has no IPv6
+		return p, gateway, nil
+	case a.Subnet6 == SubnetAuto:
+		p = s.subnetOfULA(a.Name)
+	default:
+		if p, err = netip.ParsePrefix(a.Subnet6); err != nil || !p.Addr().Is6() || p.Addr().Is4In6() || p.Bits() < 48 || p.Bits() > 124 {
+			return p, gateway, bad("%q is not an IPv6 subnet of /48 to /124, such as fd00:1::/64; or write auto, or off", a.Subnet6)
+		}
+	}
+	if p != p.Masked() {
+		return p, gateway, bad("%s is an address inside a subnet; did you mean %s?", p, p.Masked())
+	}
+	for _, r := range reserved6 {
+		if r.Overlaps(p) {
+			return p, gateway, bad("%s is in %s, which is not for networks; use a unique local prefix, such as fd00:1::/64", p, r)
+		}
+	}
+	gateway = p.Addr().Next()
+	if a.Gateway6 != "" {
+		if gateway, err = netip.ParseAddr(a.Gateway6); err != nil || !p.Contains(gateway) || gateway == p.Addr() {
+			return p, gateway, bad("gateway6 %q is not a usable address of %s; choose an address of this subnet", a.Gateway6, p)
+		}
+	}
+	if a.MTU != 0 && a.MTU < MinMTU6 {
+		return p, gateway, bad("MTU %d is too small for a network with IPv6, which needs %d bytes; use a larger MTU, or --subnet6 off", a.MTU, MinMTU6)
+	}
+	return p, gateway, nil
+}
+
+// reserved6 are prefixes that have a meaning of their own (RFC 4291, 2.5 and 2.7; RFC 3056; RFC 6666).
+var reserved6 = []netip.Prefix{
+	netip.MustParsePrefix("ff00::/8"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("::/8"), netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("100::/64"),
+}
+
+// usable6 reports whether a can be the address of a station: it is not the address of all routers (RFC 4291, 2.6.1), nor one of the last
+// 128 of a /64 (RFC 2526).
+func (n *Network) usable6(a netip.Addr) bool {
+	if !n.Prefix6.IsValid() || !n.Prefix6.Contains(a) || a == n.Prefix6.Addr() {
+		return false
+	}
+	x := frame.Addr6From(a)
+	return n.Prefix6.Bits() != 64 || x.Lo>>7 != 0xfdffffffffffffff>>7
+}
+
+// FreeAddr6 finds an address for a station: the one with its MAC in the last 48 bits, if the subnet leaves room for that; else the first that
+// is free.
+func (s *State) FreeAddr6(n *Network, m frame.MAC) (netip.Addr, bool) {
+	free := func(a netip.Addr) bool { return n.usable6(a) && a != n.Gateway6 && s.Holder(n, a) == nil }
+	if n.Prefix6.Bits() <= 80 && m != 0 {
+		x := frame.Addr6From(n.Prefix6.Addr())
+		x.Lo |= uint64(m)
+		if a := x.Netip(); free(a) {
+			return a, true
+		}
+	}
+	for a := n.Prefix6.Addr().Next(); n.Prefix6.Contains(a); a = a.Next() {
+		if free(a) {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// checkAddress6 sets the port's IPv6 address, in a network that has such addresses. A station that configures itself has the address that
+// is named, or one if its IPv4 address was assigned, too.
+func (s *State) checkAddress6(p *Port, a api.PortAdd) error {
+	n := s.Network(p.Network)
+	named := a.IP6 != "" && a.IP6 != api.AutoAddress
+	switch {
+	case !n.Prefix6.IsValid():
+		if a.IP6 != "" {
+			return bad("network %q has no IPv6 addresses; leave --ip6 out, or give the network a subnet (--subnet6)", n.Name)
+		}
+		return nil
+	case a.IP6 == "" && p.ConfiguresItself() && !p.Addr.IsValid():
+		return nil
+	case !named:
+		addr, ok := s.FreeAddr6(n, p.MAC)
+		if !ok {
+			return conflict("no address of %s is free; remove a port, or use a larger subnet", n.Prefix6)
+		}
+		p.Addr6 = netip.PrefixFrom(addr, n.Prefix6.Bits())
+	default:
+		addr, err := netip.ParseAddr(a.IP6)
+		if x, perr := netip.ParsePrefix(a.IP6); perr == nil && x.Bits() == n.Prefix6.Bits() {
+			addr, err = x.Addr(), nil
+		}
+		if err != nil || !n.usable6(addr) {
+			return bad("%q is not a usable address of network %q (%s)", a.IP6, n.Name, n.Prefix6)
+		}
+		if addr == n.Gateway6 {
+			return conflict("address %s belongs to the gateway; choose another address", addr)
+		}
+		if q := s.Holder(n, addr); q != nil {
+			return conflict("address %s is in use by port %q; choose another address, or leave --ip6 out", addr, q.Name)
+		}
+		p.Addr6 = netip.PrefixFrom(addr, n.Prefix6.Bits())
+	}
+	p.Flags |= vswitch.Guard
+	return nil
+}
+
+// hostAddr6 is the address of the host's port: the subnet's fffe, or the last but one of a small subnet.
+func (n *Network) hostAddr6() netip.Prefix {
+	if !n.Prefix6.IsValid() {
+		return netip.Prefix{}
+	}
+	x := frame.Addr6From(n.Prefix6.Addr())
+	if x.Lo |= 0xfffe; n.Prefix6.Bits() > 112 {
+		x = frame.Last[frame.Addr6](n.Prefix6)
+		x.Lo--
+	}
+	if x.Netip() == n.Gateway6 {
+		x.Lo--
+	}
+	return netip.PrefixFrom(x.Netip(), n.Prefix6.Bits())
+}
