@@ -67,7 +67,12 @@ func (h *hostAddrs[A]) find(a A) *hostAddr[A] {
 
 // UseAddr lets flows leave by address a of the host, or returns the reason why they may not: a is no address of the host, or flows leave by
 // MaxAddrs others. The slow path calls it, and Update.
-func (n *tracker[A]) UseAddr(a A) frame.Reason {
+func (n *NAT) UseAddr(a frame.Addr) frame.Reason { return n.useAddr(a) }
+
+// UseAddr6 is UseAddr for IPv6.
+func (n *NAT) UseAddr6(a frame.Addr6) frame.Reason { return n.six.useAddr(a) }
+
+func (n *tracker[A]) useAddr(a A) frame.Reason {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.useAddrLocked(n.config.Load(), a)

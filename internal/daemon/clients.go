@@ -71,7 +71,11 @@ func (d *Daemon) hostAddrsLocked() (own []netip.Addr) {
 			own = append(own, a.Netip())
 		}
 	}
-	return append(own, h.Addr.Addr())
+	own = append(own, h.Addr.Addr())
+	if h.Addr6.IsValid() {
+		own = append(own, h.Addr6.Addr())
+	}
+	return append(own, d.way6.own...)
 }
 
 // inboundLocked says what containers may begin with the host; nil: everything.

@@ -84,7 +84,8 @@ type Daemon struct {
 	standby   []model.Publish // published ports that wait for another port of their container to go; replaced as a whole
 	tunnels   []uint8         // IP protocols that the host uses for tunnels
 	external  netip.Addr      // the host's address that is shown, and the source of packets whose way is not known yet
-	own       []netip.Addr    // all addresses of the host that containers may leave by
+	own       []netip.Addr    // all IPv4 addresses of the host that containers may leave by
+	way6      way6            // what is known of IPv6's way out
 	freed     []netip.Addr    // addresses that removed ports had, oldest first; replaced as a whole
 }
 
@@ -159,7 +160,7 @@ func newDaemon(o Options) (*Daemon, error) {
 			return nil, err
 		}
 		if d.usesBPF() {
-			natOptions.Outside = d.up
+			natOptions.Outside, natOptions.Outside6 = d.up, uplink.Uplink6{Uplink: d.up}
 			d.warnOfOtherSwitches()
 		}
 	}

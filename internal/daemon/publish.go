@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/relay"
+	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/internal/usedports"
 	"github.com/uvswitch/uvswitch/nat"
 )
@@ -135,7 +137,13 @@ func (d *Daemon) checkHostPortsLocked(p *model.Publish) error {
 	if pool := d.poolsLocked(p); d.up != nil && (pool[0].Len() == 0 || pool[1].Len() == 0) {
 		return api.Errorf(http.StatusConflict, "this would leave no port for the containers' own connections; widen --nat-ports, or publish fewer ports")
 	}
-	if at := frame.AddrFrom(p.HostAddr); d.usesBPF() && at != 0 && !p.HostAddr.IsLoopback() && d.dp.NAT.UseAddr(at) == frame.TooManySources {
+	why := frame.None
+	if at := frame.AddrFrom(p.HostAddr); at != 0 {
+		why = d.dp.NAT.UseAddr(at)
+	} else if !p.HostAddr.IsUnspecified() {
+		why = d.dp.NAT.UseAddr6(frame.Addr6From(p.HostAddr))
+	}
+	if d.usesBPF() && !p.HostAddr.IsLoopback() && why == frame.TooManySources {
 		return api.Errorf(http.StatusConflict, "flows leave by %d addresses of the host already, and no more can be used at a time; publish the port on every address: leave %s out", nat.MaxAddrs, p.HostAddr)
 	}
 	list, err := usedports.List()
@@ -167,21 +175,29 @@ func (d *Daemon) updateRulesLocked() {
 		}
 	}
 	r.Inbound, r.HostUses = d.inboundLocked(), d.hostProtocolsLocked()
-	published := map[frame.Addr]map[uint8]*nat.PortSet{}
+	r.Six.Own = d.way6.addrs()
+	published, published6 := uplink.Published[frame.Addr]{}, uplink.Published[frame.Addr6]{}
 	for _, p := range d.publishes {
 		if p.HostAddr.IsLoopback() {
 			continue // the host's own relay only
 		}
-		x := p.rule()
-		r.Publish = append(r.Publish, x)
-		if published[x.HostAddr] == nil {
-			published[x.HostAddr] = map[uint8]*nat.PortSet{frame.TCP: nat.NewPortSet(), frame.UDP: nat.NewPortSet(), frame.SCTP: nat.NewPortSet()}
+		if x := ruleOf[frame.Addr](p, p.port.Addr); x != nil {
+			r.Publish = append(r.Publish, x)
+			note(published, x)
 		}
-		published[x.HostAddr][x.Proto].AddRange(p.Lo, p.Hi)
+		if x := ruleOf[frame.Addr6](p, p.port.Addr6); x != nil {
+			r.Six.Publish = append(r.Six.Publish, x)
+			note(published6, x)
+		}
 	}
 	for _, n := range d.networks {
-		if !n.Internal {
-			r.Masquerade = append(r.Masquerade, &nat.Masquerade{Net: n.ID, Mapping: n.Mapping, Filtering: n.Filtering, Protocols: n.Protocols, RuleCount: n.masquerade})
+		if n.Internal {
+			continue
+		}
+		m := &nat.Masquerade{Net: n.ID, Mapping: n.Mapping, Filtering: n.Filtering, Protocols: n.Protocols, RuleCount: n.masquerade}
+		r.Masquerade = append(r.Masquerade, m)
+		if n.Prefix6.IsValid() {
+			r.Six.Masquerade = append(r.Six.Masquerade, m)
 		}
 	}
 	d.dp.NAT.Update(r)
@@ -192,21 +208,37 @@ func (d *Daemon) updateRulesLocked() {
 				d.dp.NAT.UseAddr(a) // an address that is not on the host yet is tried again when it comes
 			}
 		}
-		d.up.SetPublished(published)
+		for a := range published6 {
+			if !a.IsZero() {
+				d.dp.NAT.UseAddr6(a)
+			}
+		}
+		d.up.SetPublished(published, published6)
 	}
 }
 
-// rule is the published port as NAT takes it.
-func (p *publish) rule() *nat.Publish {
+// ruleOf is the published port as NAT takes it, to the container's address of one family; nil if it is not of that family.
+func ruleOf[A frame.Address](p *publish, target netip.Prefix) *nat.PublishOf[A] {
+	if !target.IsValid() || !p.HostAddr.IsUnspecified() && p.HostAddr.Is4() != target.Addr().Is4() {
+		return nil
+	}
 	proto, _ := frame.ProtoNumber(p.Proto)
-	r := &nat.Publish{
-		ID: p.ID, Proto: proto, Lo: p.Lo, Hi: p.Hi, Target: frame.AddrFrom(p.port.Addr.Addr()), Port: p.Target,
+	r := &nat.PublishOf[A]{
+		ID: p.ID, Proto: proto, Lo: p.Lo, Hi: p.Hi, Target: frame.Of[A](target.Addr()), Port: p.Target,
 		From: p.From, Inside: p.port.ID, Net: p.port.net.ID, RuleCount: p.count,
 	}
 	if !p.HostAddr.IsUnspecified() {
-		r.HostAddr = frame.AddrFrom(p.HostAddr)
+		r.HostAddr = frame.Of[A](p.HostAddr)
 	}
 	return r
+}
+
+// note adds a rule's ports to the published ones.
+func note[A frame.Address](published uplink.Published[A], x *nat.PublishOf[A]) {
+	if published[x.HostAddr] == nil {
+		published[x.HostAddr] = map[uint8]*nat.PortSet{frame.TCP: nat.NewPortSet(), frame.UDP: nat.NewPortSet(), frame.SCTP: nat.NewPortSet()}
+	}
+	published[x.HostAddr][x.Proto].AddRange(x.Lo, x.Hi)
 }
 
 // poolsLocked are the ports of the host's addresses that NAT may use: the configured ranges without ports that the host listens on, or

@@ -145,7 +145,7 @@ func (d *Daemon) refreshUplink() {
 
 func (d *Daemon) refreshUplinkLocked() {
 	if d.up == nil {
-		if d.guardHostLocked(uplink.HostAddrs(d.opts.Name + "-up")) {
+		if d.guardHostLocked(uplink.HostAddrs(d.opts.Name+"-up"), uplink.HostAddrs6(d.opts.Name+"-up")) {
 			d.updateRulesLocked()
 		}
 		return
@@ -162,6 +162,9 @@ func (d *Daemon) refreshUplinkLocked() {
 		Net: frame.NoNet, Addr: frame.AddrFrom(s.Addr), Prefix: model.Everywhere, MAC: uplink.RouterMAC, MTU: s.MTU,
 		Port: p.ID, Up: len(s.Own) > 0,
 	}
+	if d.config.ULA.IsValid() {
+		i.Prefix6, i.Addr6, i.Up6, i.MTU6 = model.Everywhere6, frame.Addr6From(s.Addr6), s.Up6 && !d.leavesByHost(), s.MTU6
+	}
 	if d.usesBPF() {
 		i.MTU = model.MaxMTU // each way has its own
 		d.dp.NAT.WaysChanged()
@@ -170,22 +173,22 @@ func (d *Daemon) refreshUplinkLocked() {
 	} else {
 		i.PeerMAC, i.Up = d.up.MAC, s.Up
 	}
-	if old, ok := d.dp.Router.Interface(frame.NoNet); ok && reflect.DeepEqual(old, i) && d.external == s.Addr && slices.Equal(d.own, s.Own) && slices.Equal(d.local, d.localLocked()) && slices.Equal(d.tunnels, s.Tunnels) {
+	if old, ok := d.dp.Router.Interface(frame.NoNet); ok && reflect.DeepEqual(old, i) && d.external == s.Addr && slices.Equal(d.own, s.Own) && d.way6.equal(&s) && slices.Equal(d.local, d.localLocked()) && slices.Equal(d.tunnels, s.Tunnels) {
 		return
 	}
 	d.dp.Router.SetInterface(i)
 	switch {
 	case d.leavesByHost():
-		d.routeToHostLocked(s.Own)
+		d.routeToHostLocked(s.Own, nil)
 		d.routeThroughHostLocked()
 	case d.usesBPF():
-		d.guardHostLocked(s.Own)
-		d.routeToHostLocked(s.Own)
+		d.guardHostLocked(s.Own, s.Own6)
+		d.routeToHostLocked(s.Own, s.Own6)
 	default:
-		d.guardHostLocked(uplink.HostAddrs(d.opts.Name + "-up"))
+		d.guardHostLocked(uplink.HostAddrs(d.opts.Name+"-up"), uplink.HostAddrs6(d.opts.Name+"-up"))
 	}
 	d.mu.Lock()
-	d.external, d.own, d.tunnels = s.Addr, s.Own, s.Tunnels
+	d.external, d.own, d.tunnels, d.way6 = s.Addr, s.Own, s.Tunnels, way6Of(&s)
 	d.mu.Unlock()
 	d.updateRulesLocked()
 	d.log.Info("uplink changed", "device", s.Device, "address", s.Addr, "addresses", s.Own, "local", s.Local, "up", s.Up, "why", s.Why)
@@ -214,7 +217,7 @@ func (d *Daemon) nextHopWatcher() func(uplink.NextHop) {
 }
 
 // guardHostLocked makes the host's port take packets from and to the host's addresses only. It reports whether these have changed.
-func (d *Daemon) guardHostLocked(own []netip.Addr) (changed bool) {
+func (d *Daemon) guardHostLocked(own, own6 []netip.Addr) (changed bool) {
 	h := d.ports[model.HostPortName]
 	if h == nil {
 		return false
@@ -223,35 +226,69 @@ func (d *Daemon) guardHostLocked(own []netip.Addr) (changed bool) {
 	for _, a := range own {
 		now = append(now, frame.AddrFrom(a))
 	}
-	if h.Own != nil && slices.Equal(h.Own, now) {
+	var now6 []frame.Addr6
+	for _, a := range own6 {
+		now6 = append(now6, frame.Addr6From(a))
+	}
+	if h.Own != nil && slices.Equal(h.Own, now) && slices.Equal(h.Own6, now6) {
 		return false
 	}
 	d.mu.Lock()
-	h.Own = now
+	h.Own, h.Own6 = now, now6
 	d.mu.Unlock()
 	d.dp.Switch.SetPort(h.SwitchPort(h.netID()))
 	return true
 }
 
 // routeToHostLocked sends packets for the host's own addresses to the host port.
-func (d *Daemon) routeToHostLocked(own []netip.Addr) {
-	for _, a := range d.own {
-		if !slices.Contains(own, a) {
-			d.dp.Router.DeleteRoute(netip.PrefixFrom(a, 32))
+func (d *Daemon) routeToHostLocked(own, own6 []netip.Addr) {
+	now := slices.Concat(own, own6)
+	for _, a := range slices.Concat(d.own, d.way6.own) {
+		if !slices.Contains(now, a) {
+			d.dp.Router.DeleteRoute(netip.PrefixFrom(a, a.BitLen()))
 		}
 	}
 	have := d.State()
-	for _, a := range own {
-		if p := netip.PrefixFrom(a, 32); !have.Overlaps(p) { // else a clash; see doctor
+	for _, a := range now {
+		if p := netip.PrefixFrom(a, a.BitLen()); !have.Overlaps(p) { // else a clash; see doctor
 			d.addRouteToHostLocked(p, false)
 		}
 	}
 }
 
+// A way6 is what is known of IPv6's way out.
+type way6 struct {
+	addr netip.Addr   // the host's address by which packets leave as a rule; invalid: none
+	own  []netip.Addr // all addresses of the host
+	up   bool
+}
+
+func way6Of(s *uplink.State) way6 { return way6{s.Addr6, s.Own6, s.Up6} }
+
+func (w *way6) equal(s *uplink.State) bool {
+	return w.addr == s.Addr6 && w.up == s.Up6 && slices.Equal(w.own, s.Own6)
+}
+
+// addrs are the addresses, the one by which packets leave first.
+func (w *way6) addrs() (all []frame.Addr6) {
+	if w.addr.IsValid() {
+		all = append(all, frame.Addr6From(w.addr))
+	}
+	for _, a := range w.own {
+		if a != w.addr {
+			all = append(all, frame.Addr6From(a))
+		}
+	}
+	return all
+}
+
 func (d *Daemon) addRouteToHostLocked(p netip.Prefix, kept bool) {
 	rt := router.Route{Prefix: p, Kind: router.Unreachable, Kept: kept}
-	if h := d.ports[model.HostPortName]; h != nil {
+	if h := d.ports[model.HostPortName]; h != nil && (p.Addr().Is4() || h.Addr6.IsValid()) {
 		rt.Kind, rt.Egress, rt.NextHop = router.Local, h.net.ID, h.Addr.Addr()
+		if p.Addr().Is6() {
+			rt.NextHop = h.Addr6.Addr()
+		}
 	}
 	if err := d.dp.Router.AddRoute(rt); err != nil {
 		d.log.Error("cannot set the route to the host", "destination", p, "error", err)

@@ -164,6 +164,14 @@ func SetForwarding(index int) error {
 	return setConf(index, map[uint16]uint32{confForwarding: 1})
 }
 
+// SetForwarding6 switches IPv6 forwarding on for one device of the calling thread's namespace, and for no other. A kernel without IPv6 has
+// no such setting.
+func SetForwarding6(name string) {
+	if path := "/proc/sys/net/ipv6/conf/" + name + "/forwarding"; !isSet(path) {
+		_ = os.WriteFile(path, []byte("1"), 0o644) // what cannot be forwarded comes back with its reason
+	}
+}
+
 // netconf is struct netconfmsg of linux/netconf.h, padded.
 type netconf [4]byte
 

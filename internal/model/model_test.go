@@ -130,7 +130,7 @@ func TestReloadKeeps(t *testing.T) {
 	for want, change := range map[string]func(c *Config){
 		`port "hand", added by hand, is in network "lab", which the reload would remove; remove the port first: ` + "`uvswitch port del hand`": func(c *Config) { c.Networks, c.Ports = nil, c.Ports[:1] },
 		`port "hand", added by hand, has address 10.9.0.3/29, which would no longer be usable`:                                                 func(c *Config) { c.Networks[0].Subnet, c.Ports = "10.8.0.0/24", c.Ports[:1] },
-		`the subnets and gateways of network default cannot change while the switch runs`:                                                        func(c *Config) { c.Default.Subnet = "172.30.0.0/16" },
+		`the subnets and gateways of network default cannot change while the switch runs`:                                                      func(c *Config) { c.Default.Subnet = "172.30.0.0/16" },
 	} {
 		c := small()
 		change(&c)

@@ -38,7 +38,9 @@ func (p *Publish) HostPorts() string {
 		s += "-" + strconv.Itoa(int(p.Hi))
 	}
 	if !p.HostAddr.IsUnspecified() {
-		s = p.HostAddr.String() + ":" + s
+		if s = p.HostAddr.String() + ":" + s; p.HostAddr.Is6() {
+			s = "[" + strings.Replace(s, p.HostAddr.String(), p.HostAddr.String()+"]", 1)
+		}
 	}
 	return s
 }
@@ -89,11 +91,11 @@ func ParsePublish(a api.PublishAdd) (p Publish, err error) {
 		from, err := netip.ParsePrefix(f)
 		if err != nil {
 			if addr, aerr := netip.ParseAddr(f); aerr == nil {
-				from, err = addr.Prefix(32)
+				from, err = addr.Prefix(addr.BitLen())
 			}
 		}
-		if err != nil || !from.Addr().Is4() {
-			return p, bad("--from %q is not an IPv4 address or CIDR", f)
+		if err != nil || from.Addr().Is4In6() {
+			return p, bad("--from %q is not an address or a CIDR", f)
 		}
 		p.From = append(p.From, from.Masked())
 	}
@@ -113,11 +115,20 @@ func parseSpec(spec string) (Publish, error) {
 	if p.Proto != "tcp" && p.Proto != "udp" && p.Proto != "sctp" {
 		return wrong("the protocol must be tcp, udp or sctp")
 	}
+	if in, after, ok := strings.Cut(strings.TrimPrefix(rest, "["), "]:"); ok && strings.HasPrefix(rest, "[") {
+		a, err := netip.ParseAddr(in)
+		if err != nil || !a.Is6() || a.Is4In6() || a.Zone() != "" || a.IsLinkLocalUnicast() {
+			return wrong("the host's address in brackets is not an IPv6 address that a port can be published on")
+		}
+		if p.HostAddr, rest = a, after; a.IsUnspecified() {
+			p.HostAddr = netip.IPv4Unspecified() // every address, of both families
+		}
+	}
 	parts := strings.Split(rest, ":")
-	if len(parts) == 3 {
+	if len(parts) == 3 && p.HostAddr.IsUnspecified() {
 		a, err := netip.ParseAddr(parts[0])
 		if err != nil || !a.Is4() {
-			return wrong("the host's address is not an IPv4 address")
+			return wrong("the host's address is not an IPv4 address, nor an IPv6 address in brackets")
 		}
 		p.HostAddr, parts = a, parts[1:]
 	}

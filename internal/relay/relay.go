@@ -67,6 +67,10 @@ func Open(r Rule) (*Set, error) {
 		switch {
 		case !r.Serve:
 			err = s.reserve(r.Proto, at)
+		case r.Proto == "tcp" && r.Host.Is6():
+			err = s.tcp(ctx, "tcp6", at, to, r.From)
+		case r.Host.Is6():
+			err = s.udp6(ctx, at, to, r.From)
 		case r.Proto == "tcp":
 			err = s.tcp(ctx, "tcp4", at, to, r.From)
 		default:
@@ -109,12 +113,18 @@ func (s *Set) reserve(proto string, at netip.AddrPort) error {
 	if proto == "udp" {
 		typ = unix.SOCK_DGRAM
 	}
-	fd, err := unix.Socket(unix.AF_INET, typ|unix.SOCK_CLOEXEC, 0)
+	family, sa := unix.AF_INET, unix.Sockaddr(nil)
+	if at.Addr().Is6() {
+		family, sa = unix.AF_INET6, &unix.SockaddrInet6{Port: int(at.Port()), Addr: at.Addr().As16()}
+	} else {
+		sa = &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}
+	}
+	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_FREEBIND, 1)
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}); err != nil {
+	if err := unix.Bind(fd, sa); err != nil {
 		unix.Close(fd)
 		return err
 	}

@@ -61,6 +61,22 @@ func ask(question *ebpf.Program, ifindex int, t frame.Tuple) (params [fibParams]
 	return params, int32(code), nil
 }
 
+// ask6 returns the device by which the host's routing sends packets to an IPv6 address.
+func ask6(question *ebpf.Program, ifindex int, remote frame.Addr6) (device int, err error) {
+	var params [fibParams]byte
+	params[fibFamily] = unix.AF_INET6
+	binary.NativeEndian.PutUint32(params[fibIfindex:], uint32(ifindex))
+	remote.Put(params[fibDst:])
+	result, out, err := question.Test(params[:])
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("uplink: asking the host's routing: %w", err)
+	case result != 0 && result != fibNoNeigh:
+		return 0, errors.New("uplink: the host's routing has no way")
+	}
+	return int(binary.NativeEndian.Uint32(out[fibIfindex:])), nil
+}
+
 // openQuestion returns a question that the kernel answers, and the flags that the kernel knows, of those that allowed has.
 func openQuestion(allowed fibFlags) (*ebpf.Program, fibFlags, error) {
 	for _, flags := range []fibFlags{fibSkipNeigh | fibGetSource, fibSkipNeigh, 0} {

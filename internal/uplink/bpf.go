@@ -16,10 +16,14 @@ import (
 
 // bpfMaps are what the programs and this process share.
 type bpfMaps struct {
-	own   *ebpf.Map // address of the host -> its index; 0 for an address without sets of its own
-	local *ebpf.Map // prefixes that the host's kernel takes for itself, besides its addresses -> 0
-	ports *ebpf.Map // sets of ports, see setIndex; memory that this process has mapped: changing a set is a store
-	pairs *ebpf.Map // what is ours of the protocols without ports: pairKey -> 1
+	own    *ebpf.Map // address of the host -> its index; 0 for an address without sets of its own
+	local  *ebpf.Map // prefixes that the host's kernel takes for itself, besides its addresses -> 0
+	ports  *ebpf.Map // sets of ports, see setIndex; memory that this process has mapped: changing a set is a store
+	pairs  *ebpf.Map // what is ours of the protocols without ports: pairKey -> 1
+	own6   *ebpf.Map // likewise of IPv6
+	pairs6 *ebpf.Map
+	frags6 *ebpf.Map
+
 	frags *ebpf.Map // packets that come in fragments: fragment key -> whether they are ours
 	ways  *ebpf.Map // what the host's routing has said lately: see wayHint; likewise mapped
 
@@ -37,6 +41,7 @@ type bpfMaps struct {
 
 const (
 	maxOwn   = 65536
+	maxOwn6  = 1024
 	maxPairs = 4096
 	maxFrags = 8192 // packets in fragments, ours and the host's
 
@@ -48,7 +53,7 @@ const (
 func newMaps(fenced int, fib fibFlags) (*bpfMaps, error) {
 	m := &bpfMaps{fib: fib}
 	var err error
-	m.ports, m.portsMem, err = mappedArray("uvs_ports", nat.PortSetBytes, (nat.MaxAddrs+1)*setsOfAddr)
+	m.ports, m.portsMem, err = mappedArray("uvs_ports", nat.PortSetBytes, 2*sixBase*setsOfAddr)
 	if err == nil {
 		m.ways, m.waysMem, err = mappedArray("uvs_ways", uint32(unsafe.Sizeof(wayHint{})), wayHints)
 	}
@@ -68,6 +73,9 @@ func newMaps(fenced int, fib fibFlags) (*bpfMaps, error) {
 		{&m.arrivals, true, ebpf.MapSpec{Name: "uvs_arrivals", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: uint32(otherArrivals + 1)}},
 		{&m.pairs, true, ebpf.MapSpec{Name: "uvs_pairs", Type: ebpf.Hash, KeySize: 12, ValueSize: 4, MaxEntries: maxPairs}},
 		{&m.frags, true, ebpf.MapSpec{Name: "uvs_frags", Type: ebpf.LRUHash, KeySize: 12, ValueSize: 4, MaxEntries: maxFrags}},
+		{&m.own6, true, ebpf.MapSpec{Name: "uvs_own6", Type: ebpf.Hash, KeySize: 16, ValueSize: 4, MaxEntries: maxOwn6, Flags: unix.BPF_F_NO_PREALLOC}},
+		{&m.pairs6, true, ebpf.MapSpec{Name: "uvs_pairs6", Type: ebpf.Hash, KeySize: 36, ValueSize: 4, MaxEntries: maxPairs, Flags: unix.BPF_F_NO_PREALLOC}},
+		{&m.frags6, true, ebpf.MapSpec{Name: "uvs_frags6", Type: ebpf.LRUHash, KeySize: 36, ValueSize: 4, MaxEntries: maxFrags}},
 		{&m.fence, fenced > 0, ebpf.MapSpec{Name: "uvs_fence", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: uint32(max(fenced, 1))}},
 		{&m.sources, fib&fibGetSource == 0, ebpf.MapSpec{Name: "uvs_sources", Type: ebpf.LRUHash, KeySize: 8, ValueSize: 4, MaxEntries: maxSources}},
 	} {
@@ -111,9 +119,11 @@ const (
 	setSCTP
 	setPublished // + one of the above
 	setsOfAddr   = 8
+
+	sixBase = nat.MaxAddrs + 1 // of the indices of IPv6 addresses
 )
 
-var setOf = map[uint8]setIndex{frame.TCP: setTCP, frame.UDP: setUDP, frame.ICMP: setICMPID, frame.SCTP: setSCTP}
+var setOf = map[uint8]setIndex{frame.TCP: setTCP, frame.UDP: setUDP, frame.ICMP: setICMPID, frame.ICMPv6: setICMPID, frame.SCTP: setSCTP}
 
 // portSet is a set in the shared memory.
 func (m *bpfMaps) portSet(addr int, i setIndex) *nat.PortSet {
@@ -122,7 +132,7 @@ func (m *bpfMaps) portSet(addr int, i setIndex) *nat.PortSet {
 
 // close gives the maps back. Their memory stays mapped until the process ends: NAT may still write to it.
 func (m *bpfMaps) close() {
-	for _, b := range []*ebpf.Map{m.own, m.local, m.arrivals, m.limits, m.ports, m.pairs, m.frags, m.ways, m.fence, m.sources} {
+	for _, b := range []*ebpf.Map{m.own, m.local, m.arrivals, m.limits, m.ports, m.pairs, m.frags, m.own6, m.pairs6, m.frags6, m.ways, m.fence, m.sources} {
 		if b != nil {
 			b.Close()
 		}
@@ -143,7 +153,9 @@ const (
 	// cleared for the host's stack.
 	givenBack, leftAlone = 0x7576, 0x7577
 
-	etherIPv4 = 0x0008 // the EtherType in network byte order
+	etherIPv4, etherIPv6 = 0x0008, 0xdd86 // EtherTypes in network byte order
+
+	tupleLen, tupleLen6 = 12, 36 // of struct bpf_sock_tuple
 
 	// Offsets in an IPv4 header.
 	ipTOS, ipLength, ipID, ipFragment, ipProto, ipSrc, ipDst = 1, 2, 4, 6, 9, 12, 16
@@ -187,11 +199,11 @@ func (p *program) emitHeaderLen(dst asm.Register, ip int16, otherwise string) {
 }
 
 // emitSocket: R0 = the host's socket for the packet whose addresses and ports are in slot tuple; if (!R0) goto none;
-func (p *program) emitSocket(lookup asm.BuiltinFunc, tuple int32, none string) {
+func (p *program) emitSocket(lookup asm.BuiltinFunc, tuple, size int32, none string) {
 	p.Emit(asm.Mov.Reg(asm.R1, regPacket))
 	p.Emit(bpf.Slot(asm.R2, tuple)...)
 	p.Emit(
-		asm.Mov.Imm(asm.R3, 12), asm.LoadImm(asm.R4, -1, asm.DWord), asm.Mov.Imm(asm.R5, 0), // BPF_F_CURRENT_NETNS
+		asm.Mov.Imm(asm.R3, size), asm.LoadImm(asm.R4, -1, asm.DWord), asm.Mov.Imm(asm.R5, 0), // BPF_F_CURRENT_NETNS
 		lookup.Call(),
 		asm.JEq.Imm(asm.R0, 0, none),
 	)

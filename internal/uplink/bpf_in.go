@@ -10,7 +10,7 @@ import (
 	"github.com/uvswitch/uvswitch/nat"
 )
 
-// The program "way in" is attached to the host's devices. It redirects to the TAP what may be the switch's. These are IPv4 packets to an
+// The program "way in" is attached to the host's devices. It redirects to the TAP what may be the switch's. These are packets to an
 // address of the host that are one of:
 //   - TCP, UDP or SCTP to a published port,
 //   - TCP, UDP or SCTP to a port that is in use, if the host has no socket for the packet,
@@ -20,7 +20,7 @@ import (
 //
 // Everything else continues to the host. What user space then finds no flow for is given back.
 //
-//	emitHeader ──► emitTransport ──┬─ TCP, UDP, SCTP ──► emitPortLookups ──┬─ in use ──► emitSocketCheck ──┬─ ours ──► emitRedirect
+//	emitHeader or emitHeader6 ──► emitTransport ──┬─ TCP, UDP, SCTP ──► emitPortLookups ──┬─ in use ──► emitSocketCheck ──┬─ ours ──► emitRedirect
 //	     │                         ├─ ICMP answer ─────►                   ├─ published ───────────────────►
 //	     │                         ├─ ICMP error ──► emitQuote ──►         └─ the host's ──► pass
 //	     │                         └─ others ──► emitPairLookup ──► likewise
@@ -76,6 +76,11 @@ func (m *bpfMaps) wayIn(tap int, mark int32, plain, stays bool) (*ebpf.Program, 
 	p.emitPortLookups()
 	p.emitSocketCheck()
 	p.emitRedirect()
+	p.emitHeader6()
+	p.emitExtensions()
+	p.emitTransport6()
+	p.emitQuote6()
+	p.emitPairLookup6()
 	p.EmitEnd("pass", next)
 	return loadProgram("uvs_in", p.Instructions)
 }
@@ -86,8 +91,9 @@ func (m *bpfMaps) wayIn(tap int, mark int32, plain, stays bool) (*ebpf.Program, 
 //	if (skb->mark == MARK_OF_ALL) { skb->mark = 0; skb->tc_index = LEFT_ALONE; goto pass; }
 //	if (skb->tc_index == LEFT_ALONE) goto pass;
 //	how = skb->tc_index == GIVEN_BACK || skb->mark & ~0xff == MARK_BASE ? IN_AGAIN : IN; // by another switch
-//	if (skb->protocol != IPv4 || skb->pkt_type != HOST) goto pass;
+//	if (skb->pkt_type != HOST) goto pass;
 //	if (skb->vlan_present && skb->vlan_tci & 0xfff) goto pass;
+//	if (skb->protocol == IPv6) goto six; if (skb->protocol != IPv4) goto pass;
 func (p *wayIn) emitOrigin() {
 	p.Emit(
 		asm.Mov.Reg(regPacket, asm.R1),
@@ -99,8 +105,7 @@ func (p *wayIn) emitOrigin() {
 		asm.StoreImm(asm.RFP, inHow, frame.WayInAgain, asm.Word).WithSymbol("again"), asm.Ja.Label("fresh"),
 		asm.StoreMem(regPacket, skbTCIndex, asm.R2, asm.Word).WithSymbol("given back"),
 		asm.Mov.Imm(asm.R1, 0), asm.StoreMem(regPacket, skbMark, asm.R1, asm.Word), asm.Ja.Label("pass"),
-		asm.LoadMem(asm.R1, regPacket, skbProtocol, asm.Word).WithSymbol("fresh"), asm.JNE.Imm(asm.R1, etherIPv4, "pass"),
-		asm.LoadMem(asm.R1, regPacket, skbPktType, asm.Word), asm.JNE.Imm(asm.R1, unix.PACKET_HOST, "pass"),
+		asm.LoadMem(asm.R1, regPacket, skbPktType, asm.Word).WithSymbol("fresh"), asm.JNE.Imm(asm.R1, unix.PACKET_HOST, "pass"),
 		asm.LoadMem(asm.R1, regPacket, skbVLANPresent, asm.Word), asm.JEq.Imm(asm.R1, 0, "untagged"),
 		asm.LoadMem(asm.R1, regPacket, skbVLANTCI, asm.Word), asm.And.Imm(asm.R1, 0xfff), asm.JNE.Imm(asm.R1, 0, "pass"),
 	)
@@ -113,7 +118,11 @@ func (p *wayIn) emitOrigin() {
 //	if (ip.fragment & OFFSET) goto later;
 //	head = load(l4, 8); // zeros, if the packet is shorter: a protocol without ports may be
 func (p *wayIn) emitHeader() {
-	p.Emit(asm.Mov.Imm(regL4, 0).WithSymbol("untagged"), asm.StoreImm(asm.RFP, inError, 0, asm.Word), asm.StoreImm(asm.RFP, inArrival, int64(otherArrivals), asm.Word))
+	p.Emit(
+		asm.StoreImm(asm.RFP, inError, 0, asm.Word).WithSymbol("untagged"), asm.StoreImm(asm.RFP, inArrival, int64(otherArrivals), asm.Word),
+		asm.LoadMem(asm.R1, regPacket, skbProtocol, asm.Word), asm.JEq.Imm(asm.R1, etherIPv6, "six"), asm.JNE.Imm(asm.R1, etherIPv4, "pass"),
+		asm.StoreImm(asm.RFP, inSix, 0, asm.Word), asm.StoreImm(asm.RFP, inBase, 0, asm.Word), asm.Mov.Imm(regL4, 0),
+	)
 	p.emitLoad(0, inIP, 20, "pass")
 	p.Emit(asm.LoadMem(asm.R1, asm.RFP, inIP+ipDst, asm.Word), asm.StoreMem(asm.RFP, inKey, asm.R1, asm.Word))
 	p.EmitMapLookup(p.maps.own, inKey, "no address")
@@ -232,11 +241,7 @@ func (p *wayIn) emitPairLookup() {
 func (p *wayIn) emitLaterFragment() {
 	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("later"))
 	p.emitFragmentKey()
-	early := "early"
-	if p.plain {
-		early = "pass"
-	}
-	p.EmitMapLookup(p.maps.frags, inPair, early)
+	p.EmitMapLookup(p.maps.frags, inPair, p.early())
 	p.Emit(
 		asm.LoadMem(asm.R0, asm.R0, 0, asm.Word),
 		asm.JEq.Imm(asm.R0, 0, "pass"),
@@ -257,7 +262,15 @@ func (p *wayIn) emitLaterFragment() {
 	p.Emit(asm.Ja.Label("pass"))
 }
 
-// emitPortLookups:
+// early is where a fragment goes that comes before its first one.
+func (p *wayIn) early() string {
+	if p.plain {
+		return "pass"
+	}
+	return "early"
+}
+
+// emitPortLookups, in the sets of the family, which begin at base:
 //
 //	owned: port = ntohs(port); arrival = set << 16 | port;
 //	if (ports[PUBLISHED + set] has port) goto ours;
@@ -268,7 +281,8 @@ func (p *wayIn) emitPortLookups() {
 	p.Emit(
 		asm.HostTo(asm.BE, regProto, asm.Half).WithSymbol("owned"),
 		asm.LoadMem(asm.R1, asm.RFP, inSet, asm.Word), asm.LSh.Imm(asm.R1, 16), asm.Add.Reg(asm.R1, regProto), asm.StoreMem(asm.RFP, inArrival, asm.R1, asm.Word),
-		asm.LoadMem(asm.R1, asm.RFP, inSet, asm.Word), asm.Add.Imm(asm.R1, int32(setPublished)), asm.StoreMem(asm.RFP, inKey, asm.R1, asm.Word),
+		asm.LoadMem(asm.R1, asm.RFP, inSet, asm.Word), asm.Add.Imm(asm.R1, int32(setPublished)),
+		asm.LoadMem(asm.R2, asm.RFP, inBase, asm.Word), asm.Add.Reg(asm.R1, asm.R2), asm.StoreMem(asm.RFP, inKey, asm.R1, asm.Word),
 	)
 	p.emitHasPort("ours")
 	p.Emit(
@@ -277,7 +291,10 @@ func (p *wayIn) emitPortLookups() {
 		asm.LoadMem(asm.R1, asm.RFP, inKey, asm.Word), asm.Add.Reg(asm.R1, regOwn), asm.StoreMem(asm.RFP, inKey, asm.R1, asm.Word),
 	)
 	p.emitHasPort("ours")
-	p.Emit(asm.LoadMem(asm.R1, asm.RFP, inSet, asm.Word), asm.Add.Reg(asm.R1, regOwn), asm.StoreMem(asm.RFP, inKey, asm.R1, asm.Word))
+	p.Emit(
+		asm.LoadMem(asm.R1, asm.RFP, inSet, asm.Word), asm.Add.Reg(asm.R1, regOwn),
+		asm.LoadMem(asm.R2, asm.RFP, inBase, asm.Word), asm.Add.Reg(asm.R1, asm.R2), asm.StoreMem(asm.RFP, inKey, asm.R1, asm.Word),
+	)
 	p.emitHasPort("used")
 	p.Emit(asm.Ja.Label("host's"))
 }
@@ -305,25 +322,34 @@ func (p *wayIn) emitHasPort(yes string) {
 //		if (flags & (SYN|ACK) == SYN) goto host's; else goto ours; }
 //	if (ip.proto == UDP && sk_lookup_udp(tuple)) goto host's; else goto ours;
 func (p *wayIn) emitSocketCheck() {
-	const listen = 10 // TCP_LISTEN
 	p.Emit(
 		asm.LoadMem(asm.R1, asm.RFP, inError, asm.Word).WithSymbol("used"), asm.JNE.Imm(asm.R1, 0, "ours"),
+		asm.LoadMem(asm.R1, asm.RFP, inSix, asm.Word), asm.JNE.Imm(asm.R1, 0, "six used"),
 		asm.LoadMem(asm.R1, asm.RFP, inIP+ipSrc, asm.Word), asm.StoreMem(asm.RFP, inTuple, asm.R1, asm.Word),
 		asm.LoadMem(asm.R1, asm.RFP, inIP+ipDst, asm.Word), asm.StoreMem(asm.RFP, inTuple+4, asm.R1, asm.Word),
 		asm.LoadMem(asm.R1, asm.RFP, inL4, asm.Word), asm.StoreMem(asm.RFP, inTuple+8, asm.R1, asm.Word),
 		asm.LoadMem(asm.R1, asm.RFP, inIP+ipProto, asm.Byte),
-		asm.JEq.Imm(asm.R1, unix.IPPROTO_UDP, "udp socket"), asm.JNE.Imm(asm.R1, unix.IPPROTO_TCP, "ours"),
 	)
+	p.emitSocketOf("", inTuple, tupleLen)
+	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("six used"))
+	p.emitTuple6()
+	p.emitSocketOf("six ", inTuple6, tupleLen6)
+}
+
+// emitSocketOf is the check of a packet whose protocol is in R1, and whose addresses and ports are in a slot.
+func (p *wayIn) emitSocketOf(prefix string, tuple, size int32) {
+	const listen = 10 // TCP_LISTEN
+	p.Emit(asm.JEq.Imm(asm.R1, unix.IPPROTO_UDP, prefix+"udp socket"), asm.JNE.Imm(asm.R1, unix.IPPROTO_TCP, "ours"))
 	p.emitLoad(13, inFlags, 1, "pass")
-	p.emitSocket(asm.FnSkcLookupTcp, inTuple, "ours")
+	p.emitSocket(asm.FnSkcLookupTcp, tuple, size, "ours")
 	p.Emit(
 		asm.LoadMem(regProto, asm.R0, 72, asm.Word), // state of struct bpf_sock
 		asm.Mov.Reg(asm.R1, asm.R0), asm.FnSkRelease.Call(),
 		asm.JNE.Imm(regProto, listen, "host's"),
 		asm.LoadMem(asm.R1, asm.RFP, inFlags, asm.Byte), asm.And.Imm(asm.R1, 0x12), asm.JEq.Imm(asm.R1, 2, "host's"),
-		asm.Ja.Label("ours"), asm.Mov.Imm(asm.R0, 0).WithSymbol("udp socket"),
+		asm.Ja.Label("ours"), asm.Mov.Imm(asm.R0, 0).WithSymbol(prefix+"udp socket"),
 	)
-	p.emitSocket(asm.FnSkLookupUdp, inTuple, "ours")
+	p.emitSocket(asm.FnSkLookupUdp, tuple, size, "ours")
 	p.Emit(asm.Mov.Reg(asm.R1, asm.R0), asm.FnSkRelease.Call(), asm.Ja.Label("host's"))
 }
 
@@ -332,7 +358,7 @@ func (p *wayIn) emitSocketCheck() {
 //	ours: check_limit(); whose = 1; note_fragment(whose);
 //	redirect: check_tap();
 //	if (skb->vlan_present) vlan_pop(skb);
-//	if (plain) { change_head(skb, 14); store(0, {0, how, ifindex, IPv4}); } else store(6, {how, ifindex});
+//	if (plain) { change_head(skb, 14); store(0, {0, how, ifindex, skb->protocol}); } else store(6, {how, ifindex});
 //	return redirect(tap);
 //	host's: whose = 0; note_fragment(whose); goto pass;
 func (p *wayIn) emitRedirect() {
@@ -349,7 +375,8 @@ func (p *wayIn) emitRedirect() {
 	p.emitMark(-1)
 	if p.plain {
 		p.Emit(
-			asm.StoreImm(asm.RFP, inEther, 0, asm.Word), asm.StoreImm(asm.RFP, inEther+4, 0, asm.Half), asm.StoreImm(asm.RFP, inEther+12, etherIPv4, asm.Half),
+			asm.StoreImm(asm.RFP, inEther, 0, asm.Word), asm.StoreImm(asm.RFP, inEther+4, 0, asm.Half),
+			asm.LoadMem(asm.R1, regPacket, skbProtocol, asm.Word), asm.StoreMem(asm.RFP, inEther+12, asm.R1, asm.Half),
 			asm.Mov.Reg(asm.R1, regPacket), asm.Mov.Imm(asm.R2, 14), asm.Mov.Imm(asm.R3, 0), asm.FnSkbChangeHead.Call(),
 			asm.JNE.Imm(asm.R0, 0, "pass"),
 		)
@@ -428,15 +455,29 @@ func (p *wayIn) emitMark(mark int64) {
 	)
 }
 
-// emitNoteFragment: if (ip.fragment & MORE && !(ip.fragment & OFFSET)) frags[{ip.src, ip.dst, ip.proto, ip.id}] = whose; goto then;
+// emitNoteFragment:
+//
+//	if (is_six) { if (is_first) frags6[key] = whose; goto then; }
+//	if (ip.fragment & MORE && !(ip.fragment & OFFSET)) frags[{ip.src, ip.dst, ip.proto, ip.id}] = whose; goto then;
 func (p *wayIn) emitNoteFragment(then string) {
 	p.Emit(
+		asm.LoadMem(asm.R1, asm.RFP, inSix, asm.Word), asm.JEq.Imm(asm.R1, 0, "four, then "+then),
+		asm.LoadMem(asm.R1, asm.RFP, inIsFirst6, asm.Word), asm.JEq.Imm(asm.R1, 0, then),
+	)
+	p.emitNote(p.maps.frags6, inFrag6, then)
+	p.Emit(
+		asm.Mov.Imm(asm.R0, 0).WithSymbol("four, then "+then),
 		asm.LoadMem(asm.R1, asm.RFP, inIP+ipFragment, asm.Half), asm.And.Imm(asm.R1, maskMore|maskOffset),
 		asm.JNE.Imm(asm.R1, maskMore, then),
 	)
 	p.emitFragmentKey()
-	p.Emit(asm.LoadMapPtr(asm.R1, p.maps.frags.FD()))
-	p.Emit(bpf.Slot(asm.R2, inPair)...)
+	p.emitNote(p.maps.frags, inPair, then)
+}
+
+// emitNote: packets[key] = whose; goto then;
+func (p *wayIn) emitNote(packets *ebpf.Map, key int32, then string) {
+	p.Emit(asm.LoadMapPtr(asm.R1, packets.FD()))
+	p.Emit(bpf.Slot(asm.R2, key)...)
 	p.Emit(bpf.Slot(asm.R3, inValue)...)
 	p.Emit(asm.Mov.Imm(asm.R4, 0), asm.FnMapUpdateElem.Call(), asm.Ja.Label(then))
 }

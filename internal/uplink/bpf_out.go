@@ -36,6 +36,7 @@ const (
 	outTuple  = -152 // struct bpf_sock_tuple of IPv4, 12 bytes
 	outKey    = -156
 	outLen    = -160 // a byte: the length of a TCP header
+	outIP6    = -200 // 40 bytes of the IPv6 header
 )
 
 // Offsets in struct bpf_fib_lookup, and flags (linux include/uapi/linux/bpf.h).
@@ -65,6 +66,7 @@ func (m *bpfMaps) wayOut(mark int32) (*ebpf.Program, error) {
 	p.emitSend()
 	p.emitComeBack()
 	p.emitGiveBack()
+	p.emitQuestion6()
 	p.EmitEnd("drop", shot)
 	return loadProgram("uvs_out", p.Instructions)
 }
@@ -74,7 +76,7 @@ func (m *bpfMaps) wayOut(mark int32) (*ebpf.Program, error) {
 //	ether = load(0, 14); command = ether.src[1];
 //	if (ether.src[0] != 2) goto drop;
 //	if (command == BACK || command == BACK_LAST) goto back;
-//	if (skb->protocol != IPv4) goto drop;
+//	if (skb->protocol == IPv6) goto six; if (skb->protocol != IPv4) goto drop;
 //	ip = load(14, 20); l4 = ip.ihl * 4; head = load(14 + l4, 8);
 func (p *wayOut) emitHeader() {
 	p.Emit(asm.Mov.Reg(regPacket, asm.R1), asm.Mov.Imm(asm.R2, 0))
@@ -84,7 +86,7 @@ func (p *wayOut) emitHeader() {
 		asm.LoadMem(asm.R1, asm.RFP, outEther+6, asm.Byte), asm.JNE.Imm(asm.R1, 2, "drop"),
 		asm.LoadMem(regCommand, asm.RFP, outEther+7, asm.Byte), asm.JEq.Imm(regCommand, frame.WayBack, "back"),
 		asm.JEq.Imm(regCommand, frame.WayBackLast, "back"),
-		asm.LoadMem(asm.R1, regPacket, skbProtocol, asm.Word), asm.JNE.Imm(asm.R1, etherIPv4, "drop"),
+		asm.LoadMem(asm.R1, regPacket, skbProtocol, asm.Word), asm.JEq.Imm(asm.R1, etherIPv6, "six"), asm.JNE.Imm(asm.R1, etherIPv4, "drop"),
 		asm.Mov.Imm(regL4, 0),
 	)
 	p.emitLoad(0, outIP, 20, "drop")
@@ -122,19 +124,52 @@ func (p *wayOut) emitQuestion() {
 //	if (skb->gso_size) length = l4 + (ip.proto == TCP ? tcp.doff * 4 : 8) + skb->gso_size;
 //	params.length = length;
 func (p *wayOut) emitLength() {
+	p.Emit(asm.LoadMem(asm.R2, asm.RFP, outIP+ipLength, asm.Half), asm.HostTo(asm.BE, asm.R2, asm.Half))
+	p.emitSegment("")
+}
+
+// emitSegment is emitLength from its second line on; the length of the packet is in R2.
+func (p *wayOut) emitSegment(prefix string) {
 	p.Emit(
-		asm.LoadMem(asm.R2, asm.RFP, outIP+ipLength, asm.Half), asm.HostTo(asm.BE, asm.R2, asm.Half),
-		asm.LoadMem(asm.R1, regPacket, skbGSOSize, asm.Word), asm.JEq.Imm(asm.R1, 0, "length"),
+		asm.LoadMem(asm.R1, regPacket, skbGSOSize, asm.Word), asm.JEq.Imm(asm.R1, 0, prefix+"length"),
 		asm.StoreImm(asm.RFP, outLen, 8<<2, asm.Byte),
-		asm.JNE.Imm(regProto, unix.IPPROTO_TCP, "segment"),
+		asm.JNE.Imm(regProto, unix.IPPROTO_TCP, prefix+"segment"),
 	)
 	p.emitLoad(12, outLen, 1, "drop")
 	p.Emit(
-		asm.LoadMem(asm.R2, asm.RFP, outLen, asm.Byte).WithSymbol("segment"), asm.RSh.Imm(asm.R2, 2), asm.And.Imm(asm.R2, 0x3c),
+		asm.LoadMem(asm.R2, asm.RFP, outLen, asm.Byte).WithSymbol(prefix+"segment"), asm.RSh.Imm(asm.R2, 2), asm.And.Imm(asm.R2, 0x3c),
 		asm.Add.Reg(asm.R2, regL4),
 		asm.LoadMem(asm.R1, regPacket, skbGSOSize, asm.Word), asm.Add.Reg(asm.R2, asm.R1),
-		asm.StoreMem(asm.RFP, outParams+fibLength, asm.R2, asm.Half).WithSymbol("length"),
+		asm.StoreMem(asm.RFP, outParams+fibLength, asm.R2, asm.Half).WithSymbol(prefix+"length"),
 	)
+}
+
+// emitQuestion6 asks about an IPv6 packet. Its source is the one that NAT has chosen, and is not compared.
+//
+//	six: if (command != SEND) goto drop;
+//	ip6 = load(0, 40); l4 = 40;
+//	params = {AF_INET6, ip6.next, ether.dst[2..4], ether.dst[4..6], length, skb->ifindex, 0, ip6.src, ip6.dst};
+//	goto answer;
+func (p *wayOut) emitQuestion6() {
+	p.Emit(asm.Mov.Imm(regL4, 0).WithSymbol("six"), asm.JNE.Imm(regCommand, frame.WaySend, "drop"))
+	p.emitLoad(0, outIP6, 40, "drop")
+	p.Emit(asm.Mov.Imm(regL4, 40), asm.Mov.Imm(asm.R1, 0))
+	for at := int16(0); at < 64; at += 8 {
+		p.Emit(asm.StoreMem(asm.RFP, outParams+at, asm.R1, asm.DWord))
+	}
+	p.Emit(
+		asm.StoreImm(asm.RFP, outParams+fibFamily, unix.AF_INET6, asm.Byte),
+		asm.LoadMem(regProto, asm.RFP, outIP6+ip6Next, asm.Byte), asm.StoreMem(asm.RFP, outParams+fibProto, regProto, asm.Byte),
+		asm.LoadMem(asm.R1, asm.RFP, outEther+2, asm.Half), asm.StoreMem(asm.RFP, outParams+fibSrcPort, asm.R1, asm.Half),
+		asm.LoadMem(asm.R1, asm.RFP, outEther+4, asm.Half), asm.StoreMem(asm.RFP, outParams+fibDstPort, asm.R1, asm.Half),
+		asm.LoadMem(asm.R1, regPacket, skbIfindex, asm.Word), asm.StoreMem(asm.RFP, outParams+fibIfindex, asm.R1, asm.Word),
+	)
+	for at := int16(0); at < 32; at += 8 {
+		p.Emit(asm.LoadMem(asm.R1, asm.RFP, outIP6+ip6Src+at, asm.DWord), asm.StoreMem(asm.RFP, outParams+fibSrc+at, asm.R1, asm.DWord))
+	}
+	p.Emit(asm.LoadMem(asm.R2, asm.RFP, outIP6+ip6Length, asm.Half), asm.HostTo(asm.BE, asm.R2, asm.Half), asm.Add.Imm(asm.R2, 40))
+	p.emitSegment("six ")
+	p.Emit(asm.Ja.Label("answer"))
 }
 
 // emitAnswer:
@@ -145,7 +180,7 @@ func (p *wayOut) emitLength() {
 //	if (!fence[params.ifindex]) { result = FENCED; goto came_back; }
 //	if (command == SEND) goto send;
 func (p *wayOut) emitAnswer() {
-	p.Emit(asm.Mov.Reg(asm.R1, regPacket))
+	p.Emit(asm.Mov.Reg(asm.R1, regPacket).WithSymbol("answer"))
 	p.Emit(bpf.Slot(asm.R2, outParams)...)
 	p.Emit(
 		asm.Mov.Imm(asm.R3, 64), asm.Mov.Imm(asm.R4, int32(p.maps.fib&^fibGetSource)), asm.JEq.Imm(regCommand, frame.WaySend, "ask"),
@@ -221,9 +256,9 @@ func (p *wayOut) emitSocketCheck() {
 		asm.LoadMem(asm.R1, asm.RFP, outL4, asm.Half), asm.StoreMem(asm.RFP, outTuple+10, asm.R1, asm.Half),
 		asm.JEq.Imm(regProto, unix.IPPROTO_UDP, "udp"), asm.JNE.Imm(regProto, unix.IPPROTO_TCP, "send"),
 	)
-	p.emitSocket(asm.FnSkcLookupTcp, outTuple, "send")
+	p.emitSocket(asm.FnSkcLookupTcp, outTuple, tupleLen, "send")
 	p.Emit(asm.Ja.Label("taken"), asm.Mov.Imm(asm.R0, 0).WithSymbol("udp"))
-	p.emitSocket(asm.FnSkLookupUdp, outTuple, "send")
+	p.emitSocket(asm.FnSkLookupUdp, outTuple, tupleLen, "send")
 	p.Emit(
 		asm.Mov.Reg(asm.R1, asm.R0).WithSymbol("taken"), asm.FnSkRelease.Call(),
 		asm.Mov.Imm(regCommand, int32(frame.WayPort)), asm.Ja.Label("came back"),

@@ -44,7 +44,10 @@ func (u *Uplink) inspect() (State, error) {
 		s.Addr = tapOurs
 	}
 	s.Up = s.Why == ""
-	return s, nil
+	if u.opts.Kind != TAP {
+		err = u.inspect6(&s, links)
+	}
+	return s, err
 }
 
 // sourceTo is the host's address for packets by a device to a next hop; invalid if there is none.

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"unsafe"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/uvswitch/uvswitch/internal/bpf"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/nat"
@@ -16,13 +18,21 @@ import (
 // shared is what the programs, NAT and the daemon share.
 type shared struct {
 	*bpfMaps
-	mu     sync.Mutex // Lock 76: the index of each address
-	index  map[frame.Addr]int
-	owned  map[frame.Addr]uint32   // what the map own has
+	mu     sync.Mutex // Lock 76: the index of each address, of both families
+	four   addrSets[frame.Addr]
+	six    addrSets[frame.Addr6]
 	locals map[netip.Prefix]uint32 // what the map local has
 
-	peersMu sync.Mutex       // Lock 78: what follows; a worker takes it when a flow without a set of ports begins or ends
-	peers   map[[12]byte]int // flows, by pairKey
+	peersMu sync.Mutex // Lock 78: peers, of both families; a worker takes it when a flow without a set of ports begins or ends
+}
+
+// addrSets are the host's addresses of one family, each with its sets of ports.
+type addrSets[A frame.Address] struct {
+	own, pairs *ebpf.Map
+	base       int // of the indices: the sets of index 0 are those of base
+	index      map[A]int
+	owned      map[A]uint32   // what the map own has
+	peers      map[string]int // flows, by pairKey
 }
 
 func newShared(fenced int, fib fibFlags) (*shared, error) {
@@ -30,29 +40,40 @@ func newShared(fenced int, fib fibFlags) (*shared, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &shared{bpfMaps: m, index: map[frame.Addr]int{}, owned: map[frame.Addr]uint32{}, locals: map[netip.Prefix]uint32{}, peers: map[[12]byte]int{}}, nil
+	return &shared{bpfMaps: m, four: newAddrSets[frame.Addr](m.own, m.pairs, 0), six: newAddrSets[frame.Addr6](m.own6, m.pairs6, sixBase), locals: map[netip.Prefix]uint32{}}, nil
 }
 
-// setOwn makes the host's addresses, and the other prefixes that its kernel takes for itself, those that the way in looks at.
-func (s *shared) setOwn(addrs []netip.Addr, local []netip.Prefix) {
+func newAddrSets[A frame.Address](own, pairs *ebpf.Map, base int) addrSets[A] {
+	return addrSets[A]{own: own, pairs: pairs, base: base, index: map[A]int{}, owned: map[A]uint32{}, peers: map[string]int{}}
+}
+
+// setOwn makes the host's addresses of both families, and the other prefixes that its kernel takes for itself, those that the way in looks at.
+func (s *shared) setOwn(addrs, addrs6 []netip.Addr, local []netip.Prefix) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	prefixes, all := map[netip.Prefix]uint32{}, map[frame.Addr]uint32{}
+	prefixes := map[netip.Prefix]uint32{}
 	for _, p := range local {
 		prefixes[p] = 0
 	}
 	// A full map is tried again by the next call.
 	_ = bpf.SetEntries(s.local, s.locals, prefixes, func(p netip.Prefix) any { return bpf.PrefixKeyOf(p) })
+	s.four.setOwn(addrs, s.isLocalLocked)
+	s.six.setOwn(addrs6[:min(len(addrs6), maxOwn6)], func(frame.Addr6) bool { return false })
+}
+
+// setOwn makes addrs the host's addresses, with those of isLocal that have sets of their own.
+func (f *addrSets[A]) setOwn(addrs []netip.Addr, isLocal func(A) bool) {
+	all := map[A]uint32{}
 	for _, a := range addrs {
-		x := frame.AddrFrom(a)
-		all[x] = uint32(s.index[x])
+		x := frame.Of[A](a)
+		all[x] = uint32(f.index[x])
 	}
-	for a, index := range s.index { // an address of such a prefix that has sets of its own
-		if s.isLocalLocked(a) {
+	for a, index := range f.index {
+		if isLocal(a) {
 			all[a] = uint32(index)
 		}
 	}
-	_ = bpf.SetEntries(s.own, s.owned, all, func(a frame.Addr) any { return inNetworkOrder(a) })
+	_ = bpf.SetEntries(f.own, f.owned, all, func(a A) any { return inNetworkOrder(a) })
 }
 
 func (s *shared) isLocalLocked(a frame.Addr) bool {
@@ -66,7 +87,7 @@ func (s *shared) isLocalLocked(a frame.Addr) bool {
 
 // isHostsLocked reports whether the way in looks at packets to a.
 func (s *shared) isHostsLocked(a frame.Addr) bool {
-	_, ok := s.owned[a]
+	_, ok := s.four.owned[a]
 	return ok || s.isLocalLocked(a)
 }
 
@@ -103,79 +124,92 @@ func (s *shared) forgetSources() {
 }
 
 // inNetworkOrder is the key of an address in a map.
-func inNetworkOrder(a frame.Addr) (key [4]byte) {
-	binary.BigEndian.PutUint32(key[:], uint32(a))
-	return key
+func inNetworkOrder[A frame.Address](a A) []byte { return frame.Netip(a).AsSlice() }
+
+// emptySet returns a set of an address, emptied: the index may have been another address's.
+func (s *shared) emptySet(index int, proto uint8) *nat.PortSet {
+	set := s.portSet(index, setOf[proto])
+	for w := range set {
+		set[w].Store(0)
+	}
+	return set
 }
 
-// PortSet implements nat.Outside. The set is emptied: the index may have been another address's.
-func (u *Uplink) PortSet(index int, proto uint8) *nat.PortSet {
-	s := u.maps.portSet(index, setOf[proto])
-	for w := range s {
-		s[w].Store(0)
-	}
-	return s
-}
+// PortSet implements nat.Outside.
+func (u *Uplink) PortSet(index int, proto uint8) *nat.PortSet { return u.maps.emptySet(index, proto) }
 
 // UseAddr implements nat.Outside.
 func (u *Uplink) UseAddr(a frame.Addr, index int) {
 	s := u.maps
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for other, i := range s.index {
+	s.four.use(a, index, s.isHostsLocked)
+}
+
+// use gives an address the sets of an index, and takes them from the address that had them.
+func (f *addrSets[A]) use(a A, index int, isHosts func(A) bool) {
+	for other, i := range f.index {
 		if i == index && other != a {
-			delete(s.index, other)
-			if _, ok := s.owned[other]; ok && s.own.Put(inNetworkOrder(other), uint32(0)) == nil {
-				s.owned[other] = 0
+			delete(f.index, other)
+			if _, ok := f.owned[other]; ok && f.own.Put(inNetworkOrder(other), uint32(0)) == nil {
+				f.owned[other] = 0
 			}
 		}
 	}
-	s.index[a] = index
-	if s.isHostsLocked(a) && s.own.Put(inNetworkOrder(a), uint32(index)) == nil {
-		s.owned[a] = uint32(index)
+	f.index[a] = index
+	if isHosts(a) && f.own.Put(inNetworkOrder(a), uint32(index)) == nil {
+		f.owned[a] = uint32(index)
 	}
 }
 
 // Peer implements nat.Outside.
 func (u *Uplink) Peer(own, remote frame.Addr, proto uint8, on bool) (ok bool) {
-	s, key := u.maps, pairKey(own, remote, proto)
-	s.peersMu.Lock()
-	defer s.peersMu.Unlock()
-	was := s.peers[key]
+	u.maps.peersMu.Lock()
+	defer u.maps.peersMu.Unlock()
+	return u.maps.four.peer(own, remote, proto, on)
+}
+
+func (f *addrSets[A]) peer(own, remote A, proto uint8, on bool) (ok bool) {
+	key := pairKey(own, remote, proto)
+	was := f.peers[string(key)]
+	now := was - 1
 	if on {
-		s.peers[key]++
-	} else {
-		s.peers[key]--
+		now = was + 1
 	}
 	ok = true
-	switch now := s.peers[key]; {
+	switch {
 	case was <= 0 && now > 0:
-		ok = s.pairs.Put(key, uint32(1)) == nil
+		ok = f.pairs.Put(key, uint32(1)) == nil
 	case was > 0 && now <= 0:
-		_ = s.pairs.Delete(key)
+		_ = f.pairs.Delete(key)
 	}
-	if s.peers[key] == 0 {
-		delete(s.peers, key)
+	if f.peers[string(key)] = now; now == 0 {
+		delete(f.peers, string(key))
 	}
 	return ok
 }
 
-func pairKey(own, remote frame.Addr, proto uint8) (key [12]byte) {
-	binary.BigEndian.PutUint32(key[:], uint32(own))
-	binary.BigEndian.PutUint32(key[4:], uint32(remote))
-	binary.NativeEndian.PutUint32(key[8:], uint32(proto))
-	return key
+func pairKey[A frame.Address](own, remote A, proto uint8) []byte {
+	return binary.NativeEndian.AppendUint32(append(inNetworkOrder(own), inNetworkOrder(remote)...), uint32(proto))
 }
 
-// SetPublished says which ports are published: on every address with the key 0, or on one. The ports of an address that flows do not
-// leave by yet count once NAT has been told to use it.
-func (u *Uplink) SetPublished(at map[frame.Addr]map[uint8]*nat.PortSet) {
+// Published are the published ports by the host's address, zero for every address, and by protocol.
+type Published[A frame.Address] map[A]map[uint8]*nat.PortSet
+
+// SetPublished says which ports are published. The ports of an address that flows do not leave by yet count once NAT has been told to use
+// it.
+func (u *Uplink) SetPublished(at Published[frame.Addr], at6 Published[frame.Addr6]) {
 	s := u.maps
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	setPublishedOf(s, &s.four, at)
+	setPublishedOf(s, &s.six, at6)
+}
+
+func setPublishedOf[A frame.Address](s *shared, f *addrSets[A], at Published[A]) {
 	fill := func(index int, from map[uint8]*nat.PortSet) {
 		for proto, i := range setOf {
-			to := s.portSet(index, setPublished+i)
+			to := s.portSet(f.base+index, setPublished+i)
 			for w := range to {
 				bits := uint64(0)
 				if f := from[proto]; f != nil {
@@ -187,11 +221,54 @@ func (u *Uplink) SetPublished(at map[frame.Addr]map[uint8]*nat.PortSet) {
 			}
 		}
 	}
-	fill(0, at[0])
-	for a, index := range s.index {
+	var every A
+	fill(0, at[every])
+	for a, index := range f.index {
 		fill(index, at[a])
 	}
 }
+
+// Uplink6 is the uplink as NAT sees it for IPv6.
+type Uplink6 struct{ *Uplink }
+
+// PortSet implements nat.Outside6.
+func (u Uplink6) PortSet(index int, proto uint8) *nat.PortSet {
+	return u.maps.emptySet(sixBase+index, proto)
+}
+
+// UseAddr implements nat.Outside6.
+func (u Uplink6) UseAddr(a frame.Addr6, index int) {
+	s := u.maps
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.six.use(a, index, func(a frame.Addr6) bool {
+		_, ok := s.six.owned[a]
+		return ok
+	})
+}
+
+// Peer implements nat.Outside6.
+func (u Uplink6) Peer(own, remote frame.Addr6, proto uint8, on bool) (ok bool) {
+	u.maps.peersMu.Lock()
+	defer u.maps.peersMu.Unlock()
+	return u.maps.six.peer(own, remote, proto, on)
+}
+
+// SourceFor implements nat.Outside6: the address of the device by which the host's routing sends packets to remote.
+func (u Uplink6) SourceFor(remote frame.Addr6) (a frame.Addr6) {
+	known := u.known.Load()
+	if len(known.Sources6) < 2 || u.question == nil { // there is no choice
+		return a
+	}
+	device, err := ask6(u.question, u.tapIdx, remote)
+	if err != nil {
+		return a
+	}
+	return frame.Addr6From(known.Sources6[device])
+}
+
+// AskSource implements nat.Outside6.
+func (u Uplink6) AskSource(t frame.Tuple6) frame.Addr6 { return u.SourceFor(t.Dst) }
 
 // A wayHint is what the host's routing said when the program "way out" asked it about a destination. Addresses are in network byte
 // order. A destination has one place only, and another one may take it.
@@ -207,7 +284,8 @@ const (
 //
 //uvswitch:hot
 func (s *shared) hint(a frame.Addr) *wayHint {
-	key := inNetworkOrder(a)
+	var key [4]byte
+	binary.BigEndian.PutUint32(key[:], uint32(a))
 	dst := binary.NativeEndian.Uint32(key[:])
 	h := (*wayHint)(unsafe.Pointer(&s.waysMem[uintptr(dst*hintFactor>>(32-hintBits))*unsafe.Sizeof(wayHint{})]))
 	if h.dst.Load() != dst {
@@ -248,13 +326,16 @@ func (u *Uplink) WayMTU(remote frame.Addr) int {
 // Claims reports whether the way in would redirect a packet to the switch, as far as this process can tell: it does not ask the host's
 // sockets. Later fragments follow their first one: true.
 func (u *Uplink) Claims(f *frame.Frame) bool {
+	if f.Flags&frame.IsIPv6 != 0 && f.Malformed == frame.None {
+		return u.claims6(f)
+	}
 	if f.Flags&frame.IsIPv4 == 0 || f.Malformed != frame.None {
 		return false
 	}
 	t := f.Tuple
 	s := u.maps
 	s.mu.Lock()
-	known, index := s.isHostsLocked(t.Dst), s.index[t.Dst]
+	known, index := s.isHostsLocked(t.Dst), s.four.index[t.Dst]
 	s.mu.Unlock()
 	if !known {
 		return false
@@ -273,8 +354,44 @@ func (u *Uplink) Claims(f *frame.Frame) bool {
 		return false
 	}
 	if i, ok := setOf[t.Proto]; ok {
-		return s.portSet(0, setPublished+i).Has(port) || index != 0 && (s.portSet(index, setPublished+i).Has(port) || s.portSet(index, i).Has(port))
+		return s.claimsPort(0, index, i, port)
 	}
 	var v uint32
 	return s.pairs.Lookup(pairKey(f.Tuple.Dst, remote, t.Proto), &v) == nil
+}
+
+// claims6 is Claims for IPv6.
+func (u *Uplink) claims6(f *frame.Frame) bool {
+	t := f.Tuple6()
+	s := u.maps
+	s.mu.Lock()
+	_, known := s.six.owned[t.Dst]
+	index := s.six.index[t.Dst]
+	s.mu.Unlock()
+	port, remote := t.DstPort, t.Src
+	switch {
+	case !known || t.Src.IsLinkLocal():
+		return false
+	case f.FragOffset() != 0:
+		return true
+	case f.Flags&frame.ICMPError != 0:
+		q, _, ok := frame.Quoted6(f.Payload())
+		if !ok || q.Src != t.Dst {
+			return false
+		}
+		t, port, remote = q, q.SrcPort, q.Dst
+	case t.Proto == frame.ICMPv6 && f.Payload()[0] != frame.ICMPv6EchoReply:
+		return false
+	}
+	if i, ok := setOf[t.Proto]; ok {
+		return s.claimsPort(sixBase, index, i, port)
+	}
+	var v uint32
+	return s.pairs6.Lookup(pairKey(f.IPv6().Dst(), remote, t.Proto), &v) == nil
+}
+
+// claimsPort reports whether a port is published, or in use, at the address with an index.
+func (s *shared) claimsPort(base, index int, i setIndex, port uint16) bool {
+	return s.portSet(base, setPublished+i).Has(port) ||
+		index != 0 && (s.portSet(base+index, setPublished+i).Has(port) || s.portSet(base+index, i).Has(port))
 }

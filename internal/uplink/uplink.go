@@ -35,6 +35,12 @@ type State struct {
 	Up     bool   // there is a device, it is up, and it has an address
 	Why    string // when not Up
 
+	Addr6    netip.Addr         // the host's IPv6 address by which containers leave as a rule; invalid while there is none
+	MTU6     int                // of the device of IPv6's default route
+	Up6      bool               // IPv6 leads out
+	Own6     []netip.Addr       // all IPv6 addresses of the host, but link-local ones, sorted
+	Sources6 map[int]netip.Addr // by device: the address by which containers leave
+
 	Own      []netip.Addr         // all addresses of the host, sorted; containers leave by these
 	Local    []netip.Prefix       // what else the host's kernel takes for itself (`ip route add local`), sorted; no broadcast addresses
 	MTUs     map[netip.Prefix]int // of routes that have an MTU, in bytes; 65535 for routes without one inside of such a route
@@ -52,7 +58,7 @@ type Watched struct {
 
 func (s *State) equal(o *State) bool {
 	return s.Device == o.Device && s.Addr == o.Addr && s.MTU == o.MTU && s.Up == o.Up && s.Why == o.Why &&
-		slices.Equal(s.Own, o.Own) && slices.Equal(s.Local, o.Local) && slices.Equal(s.Policies, o.Policies) && maps.Equal(s.MTUs, o.MTUs) && slices.Equal(s.Tunnels, o.Tunnels) && slices.Equal(s.Watched, o.Watched)
+		slices.Equal(s.Own, o.Own) && s.Addr6 == o.Addr6 && s.MTU6 == o.MTU6 && s.Up6 == o.Up6 && slices.Equal(s.Own6, o.Own6) && maps.Equal(s.Sources6, o.Sources6) && slices.Equal(s.Local, o.Local) && slices.Equal(s.Policies, o.Policies) && maps.Equal(s.MTUs, o.MTUs) && slices.Equal(s.Tunnels, o.Tunnels) && slices.Equal(s.Watched, o.Watched)
 }
 
 // The two ends of the link between the host and the switch. With programs, the TAP's MAC is only what the host's stack puts into frames
@@ -139,6 +145,7 @@ func Open(o Options) (*Uplink, error) {
 	}
 	if err == nil && o.Kind != TAP {
 		if err = link.SetForwarding(u.tapIdx); err == nil {
+			link.SetForwarding6(u.opts.TAP)
 			err = u.attachOut()
 		}
 	}
@@ -194,7 +201,7 @@ func (u *Uplink) Refresh() (changed bool, err error) {
 	was := u.known.Load()
 	if u.opts.Kind != TAP {
 		err = errors.Join(u.watchLocked(&s), link.SetForwarding(u.tapIdx)) // a write to ip_forward resets every device
-		u.maps.setOwn(s.Own, s.Local)
+		u.maps.setOwn(s.Own, s.Own6, s.Local)
 		u.maps.setFence(u.opts.Devices)
 		u.maps.forgetSources()
 	}

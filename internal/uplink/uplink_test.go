@@ -17,8 +17,9 @@ import (
 func inMemory(addr string) *Uplink {
 	a := frametest.Addr(addr)
 	return &Uplink{maps: &shared{
-		bpfMaps: &bpfMaps{portsMem: make([]byte, 2*setsOfAddr*nat.PortSetBytes)},
-		index:   map[frame.Addr]int{a: 1}, owned: map[frame.Addr]uint32{a: 1, a + 8: 0},
+		bpfMaps: &bpfMaps{portsMem: make([]byte, 2*sixBase*setsOfAddr*nat.PortSetBytes)},
+		four:    addrSets[frame.Addr]{index: map[frame.Addr]int{a: 1}, owned: map[frame.Addr]uint32{a: 1, a + 8: 0}},
+		six:     addrSets[frame.Addr6]{base: sixBase},
 	}}
 }
 
@@ -35,7 +36,7 @@ func TestSetPublished(t *testing.T) {
 	u := inMemory("198.51.100.1")
 	a := frametest.Addr("198.51.100.1")
 	u.PortSet(1, frame.ICMP).Claim(7)
-	u.SetPublished(map[frame.Addr]map[uint8]*nat.PortSet{0: {frame.TCP: ports(80, 90), frame.UDP: ports(53)}, a: {frame.SCTP: ports(65535)}})
+	u.SetPublished(Published[frame.Addr]{0: {frame.TCP: ports(80, 90), frame.UDP: ports(53)}, a: {frame.SCTP: ports(65535)}}, nil)
 	check := func(addr int, set setIndex, want ...uint16) {
 		for _, p := range []uint16{7, 53, 79, 80, 90, 91, 65535} {
 			if has, should := u.maps.portSet(addr, set).Has(p), slices.Contains(want, p); has != should {
@@ -48,7 +49,7 @@ func TestSetPublished(t *testing.T) {
 	check(0, setPublished+setSCTP)
 	check(1, setPublished+setSCTP, 65535)
 	check(1, setICMPID, 7)
-	u.SetPublished(map[frame.Addr]map[uint8]*nat.PortSet{0: {frame.UDP: ports(53)}})
+	u.SetPublished(Published[frame.Addr]{0: {frame.UDP: ports(53)}}, nil)
 	check(0, setPublished+setTCP)
 	check(0, setPublished+setUDP, 53)
 	check(1, setPublished+setSCTP)
@@ -61,7 +62,7 @@ func TestSetPublished(t *testing.T) {
 // identifier or quoted packet is in a set.
 func TestClaims(t *testing.T) {
 	u := inMemory("198.51.100.1")
-	u.SetPublished(map[frame.Addr]map[uint8]*nat.PortSet{0: {frame.TCP: ports(8080)}})
+	u.SetPublished(Published[frame.Addr]{0: {frame.TCP: ports(8080)}}, nil)
 	u.PortSet(1, frame.UDP).AddRange(20000, 20010)
 	u.PortSet(1, frame.ICMP).Claim(9)
 	us, peer := frametest.Addr("198.51.100.1"), frametest.Addr("203.0.113.8")

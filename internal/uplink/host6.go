@@ -1,0 +1,131 @@
+package uplink
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// inspect6 reads the host's IPv6 addresses and routes. A host without IPv6 has none.
+func (u *Uplink) inspect6(s *State, links []netlink.Link) error {
+	addrs, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V6) })
+	if err != nil {
+		return err
+	}
+	routes, err := dump(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	})
+	if err != nil {
+		return err
+	}
+	ours := ownDevices(u.opts.TAP, links)
+	s.Own6, s.Sources6 = addrs6(addrs, ours)
+	s.watch6(links, routes, ours)
+	device := defaultIndex6(routes, ours)
+	if s.Addr6 = s.Sources6[device]; !s.Addr6.IsValid() && len(s.Sources6) > 0 { // the device has none: the host's routing takes another device's
+		devices := make([]int, 0, len(s.Sources6))
+		for d := range s.Sources6 {
+			devices = append(devices, d)
+		}
+		s.Addr6 = s.Sources6[slices.Min(devices)]
+	}
+	for _, l := range links {
+		if a := l.Attrs(); a.Index == device {
+			s.MTU6 = a.MTU
+		}
+	}
+	s.Up6 = device != 0 && s.Addr6.IsValid() && s.MTU6 >= minMTU6
+	return nil
+}
+
+const minMTU6 = 1280 // RFC 8200, 5
+
+// ownDevices are the indices of the switch's devices.
+func ownDevices(tap string, links []netlink.Link) map[int]bool {
+	ours := map[int]bool{}
+	host := strings.TrimSuffix(tap, "-up") + "0"
+	for _, l := range links {
+		if a := l.Attrs(); a.Name == host || a.Name == tap {
+			ours[a.Index] = true
+		}
+	}
+	return ours
+}
+
+// addrs6 are the host's IPv6 addresses that packets may be sent to, and for each device the one by which containers leave: global before
+// unique local, and neither temporary nor deprecated (RFC 6724, 5), since a flow ends with its address.
+func addrs6(addrs []netlink.Addr, ours map[int]bool) (own []netip.Addr, sources map[int]netip.Addr) {
+	sources = map[int]netip.Addr{}
+	for _, a := range addrs {
+		ip, ok := netip.AddrFromSlice(a.IP)
+		if !ok || ip.Is4In6() || ip.IsLoopback() || ip.IsLinkLocalUnicast() || ours[a.LinkIndex] || a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) != 0 && a.Flags&unix.IFA_F_OPTIMISTIC == 0 {
+			continue
+		}
+		own = append(own, ip)
+		if a.Flags&(unix.IFA_F_TEMPORARY|unix.IFA_F_DEPRECATED) != 0 {
+			continue
+		}
+		if is, ok := sources[a.LinkIndex]; !ok || is.IsPrivate() && !ip.IsPrivate() || is.IsPrivate() == ip.IsPrivate() && ip.Less(is) {
+			sources[a.LinkIndex] = ip
+		}
+	}
+	slices.SortFunc(own, netip.Addr.Compare)
+	return slices.Compact(own), sources
+}
+
+// watch6 adds the devices that only IPv6 uses to those that the way in is attached to.
+func (s *State) watch6(links []netlink.Link, routes []netlink.Route, ours map[int]bool) {
+	used := map[int]bool{}
+	for d := range s.Sources6 {
+		used[d] = true
+	}
+	for i := range routes {
+		if d := deviceOf(&routes[i]); d != 0 && routes[i].Table == unix.RT_TABLE_MAIN {
+			used[d] = true
+		}
+	}
+	for _, l := range links {
+		a := l.Attrs()
+		known := slices.ContainsFunc(s.Watched, func(w Watched) bool { return w.Index == a.Index })
+		if used[a.Index] && !known && !ours[a.Index] && a.Flags&net.FlagLoopback == 0 && !isBridgePort(a, links) {
+			s.Watched = append(s.Watched, Watched{Name: a.Name, Index: a.Index, Plain: a.EncapType != "ether"})
+		}
+	}
+	slices.SortFunc(s.Watched, byName)
+}
+
+// defaultIndex6 is the device of IPv6's default route, in any table: the one with the lowest metric, or that of two half-default routes; 0
+// without one.
+func defaultIndex6(routes []netlink.Route, ours map[int]bool) (index int) {
+	best := -1
+	for i := range routes {
+		r := &routes[i]
+		bits := 0
+		if r.Dst != nil {
+			bits, _ = r.Dst.Mask.Size()
+		}
+		device := deviceOf(r)
+		if bits > 1 || r.Type != unix.RTN_UNICAST || r.Table == unix.RT_TABLE_LOCAL || device == 0 || ours[device] {
+			continue
+		}
+		if best < 0 || r.Priority < best {
+			best, index = r.Priority, device
+		}
+	}
+	return index
+}
+
+// HostAddrs6 returns the host's IPv6 addresses, but link-local ones.
+func HostAddrs6(tap string) []netip.Addr {
+	links, lerr := dump(netlink.LinkList)
+	addrs, aerr := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V6) })
+	if lerr != nil || aerr != nil {
+		return nil
+	}
+	own, _ := addrs6(addrs, ownDevices(tap, links))
+	return own
+}
