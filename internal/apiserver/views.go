@@ -118,7 +118,7 @@ func (v *view) networks() []api.Network {
 	out := []api.Network{}
 	for _, n := range v.Networks {
 		x := api.Network{
-			Name: n.Name, Subnet: n.Prefix.String(), Gateway: n.Gateway.String(), Subnet6: n.Spec.Subnet6, Gateway6: n.Spec.Gateway6, MAC: n.MAC.String(), MTU: n.MTU,
+			Name: n.Name, Subnet: n.Prefix.String(), Gateway: n.Gateway.String(), Subnet6: n.Spec.Subnet6, Gateway6: n.Spec.Gateway6, Routes6: prefixTexts(v.d.Routes6(&n)), MAC: n.MAC.String(), MTU: n.MTU,
 			Internal: n.Internal, Isolated: n.Isolated, Mapping: n.Mapping.String(), Filtering: n.Filtering.String(), Protocols: n.Protocols.String(),
 		}
 		for i := range v.Ports {

@@ -34,9 +34,10 @@ type Attachment struct {
 	Display string         // name of the namespace to show; when empty: Netns
 	Ifname  string
 	IP      string       // an address of the network; empty: the switch chooses
+	IP6     string       // likewise, in a network with IPv6
 	MAC     string       // empty: the switch chooses
 	MTU     int          // 0: the network's
-	Routes  []link.Route // via the gateway, unless a route names a next hop; nil: a default route, or none in an internal network
+	Routes  []link.Route // via the gateway of their family, unless a route names a next hop; nil: a default route, or none in an internal network
 	Publish []PortMapping
 	Set     api.PortSet // port settings
 }
@@ -48,7 +49,10 @@ type Result struct {
 	MTU     int
 	Addr    netip.Prefix
 	Gateway netip.Addr
-	Routes  []link.Route
+
+	Addr6    netip.Prefix // not valid without IPv6
+	Gateway6 netip.Addr
+	Routes   []link.Route
 }
 
 // Client returns a client of the switch at socket. An empty socket means $UVSWITCH_SOCKET, or else the default socket.
@@ -77,33 +81,41 @@ func (a *Attachment) Attach(ctx context.Context) (_ Result, err error) {
 		defer cancel()
 		err = errors.Join(err, a.Detach(ctx))
 	}()
-	made, err = a.Switch.HandPort(ctx, api.PortAdd{Name: a.Port, Container: a.ID, Tenant: a.Tenant, Network: n.Name, Netns: cmp.Or(a.Display, a.Netns), Ifname: a.Ifname, IP: cmp.Or(a.IP, "auto"), MAC: a.MAC, MTU: mtu, Set: a.Set}, t.FD())
+	made, err = a.Switch.HandPort(ctx, api.PortAdd{Name: a.Port, Container: a.ID, Tenant: a.Tenant, Network: n.Name, Netns: cmp.Or(a.Display, a.Netns), Ifname: a.Ifname, IP: cmp.Or(a.IP, "auto"), IP6: a.IP6, MAC: a.MAC, MTU: mtu, Set: a.Set}, t.FD())
 	if err != nil {
 		return Result{}, err
 	}
 	out := Result{Port: made, MAC: made.MAC, MTU: mtu, Routes: slices.Clone(a.Routes)}
-	if out.Addr, err = netip.ParsePrefix(made.Addresses[0]); err != nil {
-		return Result{}, err
-	}
-	if out.Gateway, err = netip.ParseAddr(n.Gateway); err != nil {
+	if err := out.readAddresses(made, n); err != nil {
 		return Result{}, err
 	}
 	if out.Routes == nil && !n.Internal {
 		out.Routes = []link.Route{{To: netip.PrefixFrom(netip.IPv4Unspecified(), 0)}}
+		for _, p := range n.Routes6 {
+			to, err := netip.ParsePrefix(p)
+			if err != nil {
+				return Result{}, err
+			}
+			out.Routes = append(out.Routes, link.Route{To: to})
+		}
 	}
 	if out.Routes == nil {
 		out.Routes = []link.Route{}
 	}
 	for i := range out.Routes {
-		if !out.Routes[i].Via.IsValid() {
-			out.Routes[i].Via = out.Gateway
+		if out.Routes[i].Via.IsValid() {
+			continue
+		}
+		if out.Routes[i].Via = out.Gateway; out.Routes[i].To.Addr().Is6() {
+			out.Routes[i].Via = out.Gateway6
 		}
 	}
+	out.Routes = slices.DeleteFunc(out.Routes, func(r link.Route) bool { return !r.Via.IsValid() }) // of a family that the port has not
 	mac, err := frame.ParseMAC(made.MAC)
 	if err != nil {
 		return Result{}, err
 	}
-	if err := link.Configure(a.Netns, a.Ifname, link.Config{MAC: mac, MTU: mtu, Addr: out.Addr, Gateway: out.Gateway, Routes: out.Routes}); err != nil {
+	if err := link.Configure(a.Netns, a.Ifname, link.Config{MAC: mac, MTU: mtu, Addr: out.Addr, Addr6: out.Addr6, Gateway: out.Gateway, Routes: out.Routes}); err != nil {
 		return Result{}, err
 	}
 	there, err := link.Routes(a.Netns, a.Ifname)
@@ -124,6 +136,28 @@ func (a *Attachment) Attach(ctx context.Context) (_ Result, err error) {
 		}
 	}
 	return out, nil
+}
+
+// readAddresses takes the port's addresses and the network's gateways from what the switch has answered.
+func (r *Result) readAddresses(made api.Port, n api.Network) (err error) {
+	for _, text := range made.Addresses {
+		p, err := netip.ParsePrefix(text)
+		switch {
+		case err != nil:
+			return err
+		case p.Addr().Is6():
+			r.Addr6 = p
+		default:
+			r.Addr = p
+		}
+	}
+	if r.Gateway, err = netip.ParseAddr(n.Gateway); err != nil {
+		return err
+	}
+	if r.Addr6.IsValid() {
+		r.Gateway6, err = netip.ParseAddr(n.Gateway6)
+	}
+	return err
 }
 
 // Timeout is the time limit for an attachment and for its removal.
@@ -199,6 +233,10 @@ func (a *Attachment) differs(n *api.Network) string {
 	case want.Subnet == "":
 	case n.Subnet != want.Subnet:
 		return fmt.Sprintf("subnet %s, but the configuration says %s", n.Subnet, want.Subnet)
+	case want.Subnet6 != "" && want.Subnet6 != "auto" && n.Subnet6 != want.Subnet6:
+		return fmt.Sprintf("IPv6 subnet %s, but the configuration says %s", cmp.Or(n.Subnet6, "none"), want.Subnet6)
+	case want.Gateway6 != "" && n.Gateway6 != want.Gateway6:
+		return fmt.Sprintf("IPv6 gateway %s, but the configuration says %s", n.Gateway6, want.Gateway6)
 	case want.Gateway != "" && n.Gateway != want.Gateway:
 		return fmt.Sprintf("gateway %s, but the configuration says %s", n.Gateway, want.Gateway)
 	case n.Internal != want.Internal:

@@ -34,11 +34,16 @@ func (p PortMapping) Spec() (string, error) {
 	if p.Count > 1 {
 		host += "-" + strconv.Itoa(p.HostPort+p.Count-1)
 	}
-	if p.HostIP != "" && p.HostIP != "0.0.0.0" {
-		if ip, err := netip.ParseAddr(p.HostIP); err != nil || !ip.Is4() {
-			return "", fmt.Errorf("port mapping %d:%d: %q is not an IPv4 address of the host", p.HostPort, p.ContainerPort, p.HostIP)
+	if p.HostIP != "" && p.HostIP != "0.0.0.0" && p.HostIP != "::" {
+		ip, err := netip.ParseAddr(p.HostIP)
+		if err != nil {
+			return "", fmt.Errorf("port mapping %d:%d: %q is not an address of the host", p.HostPort, p.ContainerPort, p.HostIP)
 		}
-		host = p.HostIP + ":" + host
+		if ip.Is6() {
+			host = "[" + p.HostIP + "]:" + host
+		} else {
+			host = p.HostIP + ":" + host
+		}
 	}
 	return fmt.Sprintf("%s:%d/%s", host, p.ContainerPort, p.Proto()), nil
 }

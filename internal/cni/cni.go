@@ -34,6 +34,8 @@ type conf struct {
 	Network  string `json:"network"` // network of the switch; when empty: the configuration's name if Subnet is set, else default
 	Subnet   string `json:"subnet"`  // the network is created with it when it does not exist
 	Gateway  string `json:"gateway"`
+	Subnet6  string `json:"subnet6"` // likewise of IPv6: a subnet, or auto
+	Gateway6 string `json:"gateway6"`
 	MTU      int    `json:"mtu"`
 	Internal bool   `json:"internal"`
 	Isolated bool   `json:"isolated"`
@@ -102,7 +104,7 @@ func parse(stdin []byte) (*conf, error) {
 func (c *conf) attachmentOf(args *skel.CmdArgs) *attach.Attachment {
 	return &attach.Attachment{
 		Switch: attach.Client(c.Socket), Netns: args.Netns, Ifname: args.IfName, ID: args.ContainerID, Port: portName("cni", c.Name, args.ContainerID, args.IfName), MTU: c.MTU,
-		Network: api.NetworkAdd{Name: c.Network, Subnet: c.Subnet, Gateway: c.Gateway, MTU: c.MTU, Internal: c.Internal, Isolated: c.Isolated},
+		Network: api.NetworkAdd{Name: c.Network, Subnet: c.Subnet, Gateway: c.Gateway, Subnet6: c.Subnet6, Gateway6: c.Gateway6, MTU: c.MTU, Internal: c.Internal, Isolated: c.Isolated},
 		MAC:     c.RuntimeConfig.MAC, Tenant: c.Tenant, Publish: c.RuntimeConfig.PortMappings, Set: c.RuntimeConfig.Bandwidth.settings(),
 	}
 }
@@ -133,11 +135,8 @@ func add(ctx context.Context, c *conf, args *skel.CmdArgs) (err error) {
 		a.MAC = extra["MAC"]
 	}
 	a.IP = extra["IP"]
-	if len(c.RuntimeConfig.IPs) > 1 {
-		return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("%d addresses are requested; a port has exactly one IPv4 address", len(c.RuntimeConfig.IPs)), "")
-	}
-	if len(c.RuntimeConfig.IPs) == 1 {
-		a.IP = c.RuntimeConfig.IPs[0]
+	if err := takeAddresses(a, c.RuntimeConfig.IPs); err != nil {
+		return types.NewError(types.ErrInvalidNetworkConfig, err.Error(), "")
 	}
 	if c.IPAM.Type != "" {
 		if err := c.delegate(ctx, a, args.StdinData); err != nil {
@@ -176,19 +175,39 @@ func (c *conf) delegate(ctx context.Context, a *attach.Attachment, stdin []byte)
 	if c.DNS.IsEmpty() {
 		c.DNS = res.DNS
 	}
-	i := slices.IndexFunc(res.IPs, func(ip *current.IPConfig) bool { return ip.Address.IP.To4() != nil })
-	if i < 0 || len(res.IPs) > 1 {
-		_ = invoke.DelegateDel(ctx, c.IPAM.Type, stdin, nil)
-		return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("ipam %s assigned %d addresses; a port has exactly one IPv4 address", c.IPAM.Type, len(res.IPs)), "")
+	var assigned []string
+	for _, ip := range res.IPs {
+		assigned = append(assigned, ip.Address.String())
 	}
-	a.IP = res.IPs[i].Address.String()
+	a.IP, a.IP6 = "", ""
+	if err = takeAddresses(a, assigned); err == nil && a.IP == "" {
+		err = errors.New("no IPv4 address is among them")
+	}
+	if err != nil {
+		_ = invoke.DelegateDel(ctx, c.IPAM.Type, stdin, nil)
+		return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("ipam %s assigned %d addresses: %v", c.IPAM.Type, len(res.IPs), err), "")
+	}
 	a.Routes = []link.Route{}
 	for _, rt := range res.Routes {
-		p, err := netip.ParsePrefix(rt.Dst.String())
-		if err == nil && p.Addr().Is4() {
-			via, _ := netip.AddrFromSlice(rt.GW.To4()) // invalid without a next hop: then the network's gateway
-			a.Routes = append(a.Routes, link.Route{To: p.Masked(), Via: via})
+		if p, err := netip.ParsePrefix(rt.Dst.String()); err == nil {
+			via, _ := netip.AddrFromSlice(rt.GW) // invalid without a next hop: then the network's gateway
+			a.Routes = append(a.Routes, link.Route{To: p.Masked(), Via: via.Unmap()})
 		}
+	}
+	return nil
+}
+
+// takeAddresses makes the requested addresses those of the port: one of each family, at most.
+func takeAddresses(a *attach.Attachment, list []string) error {
+	for _, text := range list {
+		to := &a.IP
+		if strings.Contains(text, ":") {
+			to = &a.IP6
+		}
+		if *to != "" && len(list) > 1 {
+			return fmt.Errorf("%s and %s are requested; a port has one address of each family", *to, text)
+		}
+		*to = text
 	}
 	return nil
 }
@@ -210,6 +229,9 @@ func (c *conf) result(args *skel.CmdArgs, got attach.Result) (*current.Result, e
 	}
 	r.CNIVersion = current.ImplementedSpecVersion
 	r.IPs = append(r.IPs, &current.IPConfig{Interface: current.Int(len(r.Interfaces)), Address: ip(got.Addr), Gateway: got.Gateway.AsSlice()})
+	if got.Addr6.IsValid() {
+		r.IPs = append(r.IPs, &current.IPConfig{Interface: current.Int(len(r.Interfaces)), Address: ip(got.Addr6), Gateway: got.Gateway6.AsSlice()})
+	}
 	r.Interfaces = append(r.Interfaces, &current.Interface{Name: args.IfName, Mac: got.MAC, Mtu: got.MTU, Sandbox: args.Netns})
 	for _, x := range got.Routes {
 		r.Routes = append(r.Routes, &types.Route{Dst: ip(x.To), GW: x.Via.AsSlice()})
@@ -280,7 +302,7 @@ func check(ctx context.Context, c *conf, args *skel.CmdArgs) (err error) {
 		return explain(err)
 	}
 	for _, x := range prev.Routes {
-		if !slices.ContainsFunc(routes, func(r link.Route) bool { return r.To.String() == x.Dst.String() }) && x.GW.Equal(gatewayOf(prev, p)) {
+		if !slices.ContainsFunc(routes, func(r link.Route) bool { return r.To.String() == x.Dst.String() }) && isGateway(prev, p, x.GW) {
 			return types.NewError(types.ErrInternal, fmt.Sprintf("the route to %s on device %s no longer exists", x.Dst.String(), args.IfName), "")
 		}
 	}
@@ -313,14 +335,11 @@ func checkPublished(ctx context.Context, a *attach.Attachment) error {
 	return nil
 }
 
-// gatewayOf returns the gateway that ADD returned with the port's address, or nil.
-func gatewayOf(prev *current.Result, p api.Port) net.IP {
-	for _, ip := range prev.IPs {
-		if slices.Contains(p.Addresses, ip.Address.String()) {
-			return ip.Gateway
-		}
-	}
-	return nil
+// isGateway reports whether ADD returned a gateway with one of the port's addresses.
+func isGateway(prev *current.Result, p api.Port, gw net.IP) bool {
+	return slices.ContainsFunc(prev.IPs, func(ip *current.IPConfig) bool {
+		return slices.Contains(p.Addresses, ip.Address.String()) && gw.Equal(ip.Gateway)
+	})
 }
 
 // notAvailable is the error code of STATUS for "cannot serve ADD requests" (CNI specification 1.1, section STATUS).

@@ -135,13 +135,20 @@ func TestNetavarkAttachment(t *testing.T) {
 	if spec, err := a.Publish[0].Spec(); spec != "8080-8082:80/tcp" || err != nil {
 		t.Errorf("%s, %v", spec, err)
 	}
+	both := strings.NewReplacer(`"gateway":"10.89.0.1"}`, `"gateway":"10.89.0.1"},{"subnet":"fd00:9::/64","gateway":"fd00:9::1"}`, `"10.89.0.7"`, `"fd00:9::7","10.89.0.7"`)
+	if a, err = read(both.Replace(text)); err != nil || a.Network.Subnet6 != "fd00:9::/64" || a.Network.Gateway6 != "fd00:9::1" || a.IP != "10.89.0.7" || a.IP6 != "fd00:9::7" {
+		t.Errorf("both families: %+v, %v", a, err)
+	}
+	if a, err = read(strings.Replace(text, `"id":"77"`, `"id":"77","ipv6_enabled":true`, 1)); err != nil || a.Network.Subnet6 != "auto" {
+		t.Errorf("IPv6 without a subnet: %+v, %v", a, err)
+	}
 	for want, replace := range map[string][2]string{
-		"IPv6 is not supported yet":      {`"id":"77"`, `"id":"77","ipv6_enabled":true`},
-		"the network has 0 subnets":      {`{"subnet":"10.89.0.0/24","gateway":"10.89.0.1"}`, ``},
+		"subnets 10.89.0.0/24 and 10.9":  {`"gateway":"10.89.0.1"}`, `"gateway":"10.89.0.1"},{"subnet":"10.90.0.0/24"}`},
+		"the network has no IPv4 subnet": {`{"subnet":"10.89.0.0/24","gateway":"10.89.0.1"}`, ``},
 		`option "color" does not exist`:  {`"mtu":"1400"`, `"color":"red"`},
 		"option mtu=large: the value":    {`"mtu":"1400"`, `"mtu":"large"`},
 		"container_id or interface_name": {`"interface_name":"eth0"`, `"interface_name":""`},
-		"2 addresses are requested":      {`"10.89.0.7"`, `"10.89.0.7","10.89.0.8"`},
+		"10.89.0.7 and 10.89.0.8 are re": {`"10.89.0.7"`, `"10.89.0.7","10.89.0.8"`},
 	} {
 		if _, err := read(strings.Replace(text, replace[0], replace[1], 1)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v; want %q", err, want)

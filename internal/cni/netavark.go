@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/attach"
@@ -58,15 +59,12 @@ func (q *netavarkCall) attachment(netns string) (*attach.Attachment, error) {
 	if q.ContainerID == "" || q.NetworkOptions.InterfaceName == "" {
 		return nil, errors.New("container_id or interface_name is missing")
 	}
-	if len(q.NetworkOptions.StaticIPs) > 1 {
-		return nil, fmt.Errorf("%d addresses are requested; a port has exactly one IPv4 address", len(q.NetworkOptions.StaticIPs))
-	}
 	a := &attach.Attachment{
 		Switch: attach.Client(q.Network.Options["socket"]), Network: n, Netns: netns, Ifname: q.NetworkOptions.InterfaceName, MAC: q.NetworkOptions.StaticMAC,
 		Port: portName("podman", q.Network.ID, q.ContainerID, q.NetworkOptions.InterfaceName), ID: q.ContainerID, Tenant: q.Network.Options["tenant"],
 	}
-	if len(q.NetworkOptions.StaticIPs) == 1 {
-		a.IP = q.NetworkOptions.StaticIPs[0]
+	if err := takeAddresses(a, q.NetworkOptions.StaticIPs); err != nil {
+		return nil, err
 	}
 	for _, p := range q.PortMappings {
 		a.Publish = append(a.Publish, attach.PortMapping{HostPort: p.HostPort, ContainerPort: p.ContainerPort, Protocol: p.Protocol, HostIP: p.HostIP, Count: p.Range})
@@ -76,13 +74,23 @@ func (q *netavarkCall) attachment(netns string) (*attach.Attachment, error) {
 
 // settle converts a podman network to a network of the switch.
 func (n *netavarkNetwork) settle() (api.NetworkAdd, error) {
-	if n.IPv6Enabled {
-		return api.NetworkAdd{}, errors.New("IPv6 is not supported yet; create the network without --ipv6")
+	out := api.NetworkAdd{Name: n.Name, Internal: n.Internal, Isolated: true}
+	for _, s := range n.Subnets {
+		to, gateway := &out.Subnet, &out.Gateway
+		if strings.Contains(s.Subnet, ":") {
+			to, gateway = &out.Subnet6, &out.Gateway6
+		}
+		if *to != "" {
+			return api.NetworkAdd{}, fmt.Errorf("the network has the subnets %s and %s; it can have one of each family", *to, s.Subnet)
+		}
+		*to, *gateway = s.Subnet, s.Gateway
 	}
-	if len(n.Subnets) != 1 {
-		return api.NetworkAdd{}, fmt.Errorf("the network has %d subnets; it needs exactly one IPv4 subnet (--subnet 10.89.0.0/24)", len(n.Subnets))
+	if out.Subnet == "" {
+		return api.NetworkAdd{}, errors.New("the network has no IPv4 subnet; it needs one (--subnet 10.89.0.0/24)")
 	}
-	out := api.NetworkAdd{Name: n.Name, Subnet: n.Subnets[0].Subnet, Gateway: n.Subnets[0].Gateway, Internal: n.Internal, Isolated: true}
+	if n.IPv6Enabled && out.Subnet6 == "" {
+		out.Subnet6 = "auto"
+	}
 	for k, v := range n.Options {
 		var err error
 		switch k {
@@ -145,13 +153,16 @@ func netavark(ctx context.Context, command, netns, version string, in io.Reader,
 		IPNet   string `json:"ipnet"`
 		Gateway string `json:"gateway,omitempty"`
 	}
-	s := subnet{IPNet: got.Addr.String()}
+	subnets := []subnet{{IPNet: got.Addr.String()}}
 	if len(got.Routes) > 0 {
-		s.Gateway = got.Gateway.String()
+		subnets[0].Gateway = got.Gateway.String()
+	}
+	if got.Addr6.IsValid() {
+		subnets = append(subnets, subnet{got.Addr6.String(), got.Gateway6.String()})
 	}
 	return json.NewEncoder(out).Encode(map[string]any{
 		"dns_search_domains": []string{}, "dns_server_ips": []string{},
-		"interfaces": map[string]any{a.Ifname: map[string]any{"mac_address": got.MAC, "subnets": []subnet{s}}},
+		"interfaces": map[string]any{a.Ifname: map[string]any{"mac_address": got.MAC, "subnets": subnets}},
 	})
 }
 

@@ -85,6 +85,20 @@ func (d *Daemon) interfaceOf(n *network) router.Interface {
 	return i
 }
 
+// Routes6 are the IPv6 destinations that a station of a network reaches through its gateway now.
+func (d *Daemon) Routes6(n *model.Network) (to []netip.Prefix) {
+	if !n.Prefix6.IsValid() || n.Internal {
+		return nil
+	}
+	if d.config.ULA.IsValid() {
+		to = append(to, d.config.ULA)
+	}
+	if up, ok := d.dp.Router.Interface(frame.NoNet); ok && up.Up6 { // else router advertisements tell of it when it does
+		to = append(to, model.Everywhere6)
+	}
+	return to
+}
+
 // changeNetworkLocked gives a network other settings. Its subnet and gateway stay; its ports keep their MTU.
 func (d *Daemon) changeNetworkLocked(a api.NetworkAdd) error {
 	to, err := d.State().ChangedNetwork(a)

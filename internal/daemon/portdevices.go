@@ -42,11 +42,8 @@ func (d *Daemon) openWire(p *model.Port, n *network, noRoute bool) (w wire, err 
 		c := link.Config{MAC: p.MAC, MTU: p.MTU, Addr: p.Addr, Addr6: p.Addr6}
 		if !noRoute {
 			c.Gateway = n.Gateway
-			if p.Addr6.IsValid() && !n.Internal {
-				c.Via6, c.Behind6 = n.Gateway6, d.interfaceOf(n).Behind
-				if up, ok := d.dp.Router.Interface(frame.NoNet); ok && up.Up6 { // else router advertisements tell of it when it does
-					c.Gateway6 = n.Gateway6
-				}
+			if p.Addr6.IsValid() {
+				c.Via6, c.Behind6 = n.Gateway6, d.Routes6(&n.Network)
 			}
 		}
 		w.conn, err = d.openTAP(p, c)

@@ -107,10 +107,7 @@ func (d *Driver) createEndpoint(ctx context.Context, q createEndpoint) (any, err
 	if err != nil || !addr.Addr().Is4() {
 		return nil, fmt.Errorf("%q is not an IPv4 address with a prefix length; create the network with Docker's own IPAM driver, or with another one that assigns addresses", q.Interface.Address)
 	}
-	if q.Interface.AddressIPv6 != "" {
-		return nil, errors.New("IPv6 is not supported yet; create the network without --ipv6")
-	}
-	e := &endpoint{Network: q.NetworkID, Address: addr.String(), MAC: q.Interface.MacAddress, Tenant: q.Options.Tenant}
+	e := &endpoint{Network: q.NetworkID, Address: addr.String(), Address6: q.Interface.AddressIPv6, MAC: q.Interface.MacAddress, Tenant: q.Options.Tenant}
 	var answer createEndpointAnswer
 	if e.MAC == "" {
 		e.MAC = frame.MACFor(frame.AddrFrom(addr.Addr())).String()
@@ -119,7 +116,7 @@ func (d *Driver) createEndpoint(ctx context.Context, q createEndpoint) (any, err
 		return nil, fmt.Errorf("--mac-address %s is not a unicast MAC address, such as 02:00:00:00:00:01", e.MAC)
 	}
 	if have := d.state.Endpoints[q.EndpointID]; have != nil {
-		if have.Network == e.Network && have.Address == e.Address && have.MAC == e.MAC {
+		if have.Network == e.Network && have.Address == e.Address && have.Address6 == e.Address6 && have.MAC == e.MAC {
 			return answer, nil // Docker repeats the call when our answer did not arrive
 		}
 		return nil, fmt.Errorf("endpoint %s already exists, with other addresses", short(q.EndpointID))
@@ -182,6 +179,9 @@ func (d *Driver) join(ctx context.Context, q join) (any, error) {
 		a.DisableGatewayService = true
 	} else {
 		a.Gateway = n.Add.Gateway
+		if e.Address6 != "" {
+			a.GatewayIPv6 = n.Add.Gateway6
+		}
 	}
 	return a, nil
 }
@@ -196,7 +196,7 @@ func (d *Driver) plug(ctx context.Context, id, sandbox string, where place) erro
 	}
 	defer done() // the switch has its own descriptor
 	_, err = d.sw.HandPort(ctx, api.PortAdd{
-		Name: portName(id), Network: n.Add.Name, Netns: sandbox, Ifname: where.device, IP: e.Address, MAC: e.MAC, MTU: n.Add.MTU, Tenant: cmp.Or(e.Tenant, n.Tenant),
+		Name: portName(id), Network: n.Add.Name, Netns: sandbox, Ifname: where.device, IP: e.Address, IP6: e.Address6, MAC: e.MAC, MTU: n.Add.MTU, Tenant: cmp.Or(e.Tenant, n.Tenant),
 		Set: api.PortSet{"isolated": api.Switch(!n.ICC)},
 	}, fd)
 	return err

@@ -322,8 +322,8 @@ func TestPublishAllOrNone(t *testing.T) {
 	if code != http.StatusOK || f.said[len(f.said)-1] != "publish 3000-4999:3000/tcp of docker-e1" {
 		t.Errorf("two thousand ports: %d %s %v", code, answer, f.said)
 	}
-	if code, answer = post(d, "NetworkDriver.ProgramExternalConnectivity", `{"NetworkID":"n1","EndpointID":"e1","Options":{"com.docker.network.portmap":[{"Proto":6,"Port":80,"HostPort":80,"HostIP":"::"}]}}`); code == http.StatusOK {
-		t.Errorf("IPv6 alone: %s", answer)
+	if code, answer = post(d, "NetworkDriver.ProgramExternalConnectivity", `{"NetworkID":"n1","EndpointID":"e1","Options":{"com.docker.network.portmap":[{"Proto":6,"Port":80,"HostPort":80,"HostIP":"2001:db8::1"}]}}`); code != http.StatusOK || f.said[len(f.said)-1] != "publish [2001:db8::1]:80:80/tcp of docker-e1" {
+		t.Errorf("an IPv6 address of the host: %d %s %v", code, answer, f.said)
 	}
 }
 

@@ -55,6 +55,7 @@ type join struct {
 type joinAnswer struct {
 	InterfaceName         struct{ SrcName, DstPrefix string }
 	Gateway               string `json:",omitempty"`
+	GatewayIPv6           string `json:",omitempty"`
 	DisableGatewayService bool   `json:",omitempty"`
 }
 
@@ -87,8 +88,8 @@ func (q endpointID) ids() []string    { return []string{q.NetworkID, q.EndpointI
 
 // network converts the request into a network of the switch.
 func (q createNetwork) network() (*network, error) {
-	if q.Options.IPv6 || len(q.IPv6Data) > 0 {
-		return nil, errors.New("IPv6 is not supported yet; create the network without --ipv6")
+	if len(q.IPv6Data) > 1 {
+		return nil, fmt.Errorf("the network has %d IPv6 subnets; it can have one (--ipv6 --subnet fd00:1::/64)", len(q.IPv6Data))
 	}
 	if len(q.IPv4Data) != 1 {
 		return nil, fmt.Errorf("the network has %d IPv4 subnets; it needs exactly one (--subnet 172.30.0.0/16)", len(q.IPv4Data))
@@ -98,6 +99,10 @@ func (q createNetwork) network() (*network, error) {
 	n := &network{ICC: true, Add: api.NetworkAdd{Name: networkName(q.NetworkID), Subnet: pool.Pool, Gateway: gateway, MTU: 1500, Internal: q.Options.Internal, Isolated: true}}
 	if p, err := netip.ParsePrefix(pool.Pool); err == nil && gateway == "" {
 		n.Add.Gateway = p.Addr().Next().String()
+	}
+	if len(q.IPv6Data) == 1 {
+		n.Add.Subnet6 = q.IPv6Data[0].Pool
+		n.Add.Gateway6, _, _ = strings.Cut(q.IPv6Data[0].Gateway, "/")
 	}
 	for k, v := range q.Options.Generic {
 		i := slices.IndexFunc(networkOptions, func(o option) bool { return slices.Contains(o.names, k) })
@@ -161,8 +166,8 @@ func (b portBinding) hosts() ([]uint16, error) {
 	switch {
 	case b.HostIP != "" && err != nil:
 		return nil, fmt.Errorf("-p: %q is not an IP address of the host", b.HostIP)
-	case err == nil && !addr.Is4():
-		return nil, fmt.Errorf("-p [%s]: IPv6 is not supported yet", b.HostIP)
+	case err == nil && addr.Zone() != "":
+		return nil, fmt.Errorf("-p [%s]: a port cannot be published on a link-local address", b.HostIP)
 	}
 	if b.HostPort == 0 {
 		out := make([]uint16, anyTries)

@@ -139,12 +139,23 @@ func (d *Driver) rejoin(ctx context.Context, id string, e *endpoint) error {
 		return err
 	}
 	where := place{sandbox: e.Sandbox, device: e.Ifname, mtu: n.Add.MTU, setup: link.Config{MAC: mac, MTU: n.Add.MTU, Addr: addr}}
+	if e.Address6 != "" {
+		if where.setup.Addr6, err = netip.ParsePrefix(e.Address6); err != nil {
+			return err
+		}
+	}
 	if where.device == "" { // the switch ended before learnIfnames saw the name
 		where.device = d.freeIfname(e.Sandbox)
 	}
 	if e.Gateway && !n.Add.Internal {
 		if where.setup.Gateway, err = netip.ParseAddr(n.Add.Gateway); err != nil {
 			return err
+		}
+		if where.setup.Addr6.IsValid() {
+			if where.setup.Via6, err = netip.ParseAddr(n.Add.Gateway6); err != nil {
+				return err
+			}
+			where.setup.Behind6 = []netip.Prefix{netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
 		}
 	}
 	if err := d.plug(ctx, id, e.Sandbox, where); err != nil {

@@ -27,8 +27,11 @@ type network struct {
 
 // endpoint is the connection of a container to a network.
 type endpoint struct {
-	Network string   `json:"network"` // Docker's ID
-	Address string   `json:"address"` // CIDR
+	Network string `json:"network"` // Docker's ID
+	Address string `json:"address"` // CIDR
+
+	Address6 string `json:"address6,omitempty"` // likewise; empty without IPv6
+
 	MAC     string   `json:"mac"`
 	Tenant  string   `json:"tenant,omitempty"`  // instead of the network's
 	Sandbox string   `json:"sandbox,omitempty"` // path of the container's namespace; empty until Join

@@ -35,10 +35,9 @@ type Config struct {
 	Routes  []Route      // if not nil, added instead of the default route; existing routes are kept
 	NoIPv6  bool         // no IPv6 link-local address
 
-	Addr6    netip.Prefix   // zero: none
-	Gateway6 netip.Addr     // of IPv6's default route; zero: none
-	Behind6  []netip.Prefix // prefixes that Via6 leads to
-	Via6     netip.Addr
+	Addr6   netip.Prefix   // zero: none
+	Behind6 []netip.Prefix // prefixes that Via6 leads to
+	Via6    netip.Addr
 }
 
 // The range of a TAP's MTU, in bytes (linux drivers/net/tun.c: ETH_MIN_MTU, and 64 KiB less an Ethernet header). The minimum
@@ -123,11 +122,6 @@ func isSet(path string) bool {
 func (s *Config) addRoutes6(link netlink.Link) error {
 	for _, p := range s.Behind6 {
 		if err := addRoute(link, Route{To: p, Via: s.Via6}); err != nil && !errors.Is(err, unix.EEXIST) {
-			return err
-		}
-	}
-	if s.Gateway6.IsValid() {
-		if err := addRoute(link, Route{To: everywhere6, Via: s.Gateway6}); err != nil && !errors.Is(err, unix.EEXIST) {
 			return err
 		}
 	}
@@ -254,13 +248,17 @@ func addRoute(link netlink.Link, r Route) error {
 	return nil
 }
 
-// Routes returns the IPv4 routes of a device that have a gateway.
+// Routes returns the routes of a device that have a gateway, of both families.
 func Routes(ns, name string) (out []Route, err error) {
 	err = withLink(ns, name, func(link netlink.Link) error {
-		list, err := netlink.RouteList(link, netlink.FAMILY_V4)
+		list, err := netlink.RouteList(link, netlink.FAMILY_ALL)
 		for _, r := range list {
-			via, ok := netip.AddrFromSlice(r.Gw.To4())
+			via, ok := netip.AddrFromSlice(r.Gw)
+			via = via.Unmap()
 			to := everywhere
+			if via.Is6() {
+				to = everywhere6
+			}
 			if r.Dst != nil {
 				to = prefixOf(r.Dst)
 			}
@@ -277,11 +275,11 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// prefixOf is the inverse of ipNet, for IPv4.
+// prefixOf is the inverse of ipNet.
 func prefixOf(n *net.IPNet) netip.Prefix {
-	ip, _ := netip.AddrFromSlice(n.IP.To4())
+	ip, _ := netip.AddrFromSlice(n.IP)
 	bits, _ := n.Mask.Size()
-	return netip.PrefixFrom(ip, bits)
+	return netip.PrefixFrom(ip.Unmap(), bits)
 }
 
 // withLink calls fn with device name, in the network namespace at path ns.
@@ -335,10 +333,10 @@ func infoOf(l netlink.Link) Info {
 	return Info{Index: a.Index, Name: a.Name, Ether: a.EncapType == "ether", MAC: frame.MACFrom(a.HardwareAddr), MTU: a.MTU, Up: a.Flags&net.FlagUp != 0}
 }
 
-// Addresses returns the IPv4 addresses of a device.
+// Addresses returns the addresses of a device, of both families.
 func Addresses(ns, name string) (out []netip.Prefix, err error) {
 	err = withLink(ns, name, func(link netlink.Link) error {
-		addrs, err := netlink.AddrList(link, netlink.FAMILY_V4)
+		addrs, err := netlink.AddrList(link, netlink.FAMILY_ALL)
 		for _, a := range addrs {
 			out = append(out, prefixOf(a.IPNet))
 		}

@@ -205,19 +205,21 @@ func (k *Setting) UnmarshalYAML(decode func(any) error) error {
 
 // A Network is a row of `network ls`.
 type Network struct {
-	Name      string `json:"name"`
-	Subnet    string `json:"subnet"`
-	Gateway   string `json:"gateway"`
-	Subnet6   string `json:"subnet6,omitempty"` // IPv6; empty: the network has none
-	Gateway6  string `json:"gateway6,omitempty"`
-	MAC       string `json:"mac"`
-	MTU       int    `json:"mtu"`
-	Internal  bool   `json:"internal"`
-	Isolated  bool   `json:"isolated"`
-	Mapping   string `json:"mapping"`
-	Filtering string `json:"filtering"`
-	Protocols string `json:"protocols"`
-	Ports     int    `json:"ports"`
+	Name     string `json:"name"`
+	Subnet   string `json:"subnet"`
+	Gateway  string `json:"gateway"`
+	Subnet6  string `json:"subnet6,omitempty"` // IPv6; empty: the network has none
+	Gateway6 string `json:"gateway6,omitempty"`
+	// Routes6 are the IPv6 destinations that a station reaches through the gateway now: ::/0 among them while IPv6 leads out.
+	Routes6   []string `json:"routes6,omitempty"`
+	MAC       string   `json:"mac"`
+	MTU       int      `json:"mtu"`
+	Internal  bool     `json:"internal"`
+	Isolated  bool     `json:"isolated"`
+	Mapping   string   `json:"mapping"`
+	Filtering string   `json:"filtering"`
+	Protocols string   `json:"protocols"`
+	Ports     int      `json:"ports"`
 }
 
 // A NetworkAdd is the body of POST /v1/networks.
