@@ -33,8 +33,9 @@ type route struct {
 type param struct{ name, kind, text string }
 
 var (
-	flowParams = []param{{"src", "string", "original source: an address or a prefix"}, {"dst", "string", "original destination: an address or a prefix"}, {"proto", "string", "protocol"},
+	flowParams = []param{{"family", "string", "ipv4 or ipv6"}, {"src", "string", "original source: an address or a prefix"}, {"dst", "string", "original destination: an address or a prefix"}, {"proto", "string", "protocol"},
 		{"port", "string", "name of the container's port on the switch"}, {"sport", "integer", "original source port"}, {"dport", "integer", "original destination port"}, {"state", "string", "TCP state"}}
+	familyParam   = []param{{"family", "string", "ipv4 or ipv6; without this parameter: both"}}
 	captureParams = []param{{"port", "array", "names of ports; without this parameter: all ports"}, {"filter", "string", "a filter in tcpdump's language"}}
 )
 
@@ -98,14 +99,14 @@ func routeTable() []route {
 			change: asked("port", func(s *Server, port string) error { return s.d.FlushFDB(port) })},
 		{method: get, path: "/bridge", summary: "The networks, shown as bridges", gives: []api.Bridge{}, view: show((*view).bridges)},
 
-		{method: get, path: "/neighbors", summary: "The router's neighbors", gives: []api.Neighbor{}, view: show((*view).neighbors)},
+		{method: get, path: "/neighbors", summary: "The router's neighbors", gives: []api.Neighbor{}, query: familyParam, view: (*view).neighbors},
 		{method: post, path: "/neighbors", summary: "Add a permanent neighbor", takes: api.NeighborAdd{},
 			change: with(func(s *Server, a api.NeighborAdd) (any, error) { return nil, s.d.AddNeighbor(a) })},
 		{method: del, path: "/neighbors/{dst}", summary: "Remove a neighbor",
 			change: func(s *Server, r *http.Request) (any, error) { return nil, s.d.DeleteNeighbor(r.PathValue("dst")) }},
 		{method: del, path: "/neighbors", summary: "Forget learned neighbors",
 			change: func(s *Server, _ *http.Request) (any, error) { return nil, s.d.FlushNeighbors() }},
-		{method: get, path: "/routes", summary: "The router's routes", gives: []api.Route{}, view: show((*view).routes)},
+		{method: get, path: "/routes", summary: "The router's routes", gives: []api.Route{}, query: familyParam, view: (*view).routes},
 		{method: get, path: "/routes/get/{dst}", summary: "Where a packet to an address goes, by which device, and why", gives: api.Way{}, view: (*view).way,
 			query: []param{{"src", "string", "address of a container (the host may route by it)"}}},
 		{method: post, path: "/routes", summary: "Add or replace a route", takes: api.RouteAdd{},

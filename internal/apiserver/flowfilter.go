@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/nat"
@@ -14,6 +15,7 @@ import (
 
 // A flowFilter selects flows by what they were before translation. nil: any.
 type flowFilter struct {
+	family       string       // ipv4 or ipv6; empty: both
 	src, dst     netip.Prefix // invalid: any
 	proto        *uint8
 	port         *frame.PortID
@@ -58,19 +60,32 @@ func parseFlowFilter(q url.Values, s *model.State) (f flowFilter, err error) {
 		}
 		f.proto = &n
 	}
+	if f.family, err = familyOf(q); err != nil {
+		return f, err
+	}
 	if f.state = strings.ToUpper(q.Get("state")); f.state != "" && !slices.Contains(nat.TCPStates(), f.state) {
 		return f, badRequest("%q is not a TCP state; the states are %s", q.Get("state"), strings.Join(nat.TCPStates(), ", "))
 	}
 	return f, nil
 }
 
+// familyOf reads the parameter "family".
+func familyOf(q url.Values) (string, error) {
+	switch f := strings.ToLower(q.Get("family")); f {
+	case "", "ipv4", "ipv6":
+		return f, nil
+	default:
+		return "", badRequest("%q is not an address family; use ipv4 or ipv6", f)
+	}
+}
+
 // matches reports whether the filter selects a flow.
 func (f *flowFilter) matches(x nat.Flow) bool {
 	sport, dport := x.Original.SrcPort, x.Original.DstPort
-	if x.Original.Proto == frame.ICMP { // these are its identifier and its type
+	if x.Original.Proto == frame.ICMP || x.Original.Proto == frame.ICMPv6 { // these are its identifier and its type
 		sport, dport = 0, 0
 	}
-	return (f.proto == nil || *f.proto == x.Original.Proto) && (f.port == nil || *f.port == x.Port) && (f.sport == nil || *f.sport == sport) &&
+	return (f.family == "" || f.family == api.FamilyOf(x.Original.Src)) && (f.proto == nil || *f.proto == x.Original.Proto) && (f.port == nil || *f.port == x.Port) && (f.sport == nil || *f.sport == sport) &&
 		(f.dport == nil || *f.dport == dport) && (f.state == "" || f.state == x.State) &&
 		(!f.src.IsValid() || f.src.Contains(x.Original.Src)) && (!f.dst.IsValid() || f.dst.Contains(x.Original.Dst))
 }

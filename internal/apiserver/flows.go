@@ -10,7 +10,7 @@ import (
 
 func (v *view) flow(f nat.Flow) api.Flow {
 	x := api.Flow{
-		ID: f.ID, Protocol: frame.ProtoName(f.Original.Proto), Number: int(f.Original.Proto), State: f.State, Timeout: int(f.Timeout),
+		ID: f.ID, Family: api.FamilyOf(f.Original.Src), Protocol: frame.ProtoName(f.Original.Proto), Number: int(f.Original.Proto), State: f.State, Timeout: int(f.Timeout),
 		Original: flowSide(f.Original, f, 0), Reply: flowSide(f.Reply, f, 1), Status: []string{},
 		Network: v.NetworkName(f.Net), Port: v.PortName(f.Port),
 	}

@@ -116,7 +116,8 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	for i := range v.Publishes {
 		p := &v.Publishes[i]
 		of = p.ID
-		counter(mPublished, v.d.PublishCount(p.ID).Packets, p.HostPorts(), p.Proto, p.Port)
+		count := v.d.PublishCount(p.ID)
+		counter(mPublished, count.Total().Packets, p.HostPorts(), p.Proto, p.Port)
 	}
 	of = 0
 	if up := v.uplink(); up.Kind != "none" {

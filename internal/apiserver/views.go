@@ -76,16 +76,15 @@ func (v *view) onePort(r *http.Request) (any, error) {
 // way says where a packet goes: by the router's table and, for the uplink, by the host's routing.
 func (v *view) way(r *http.Request) (any, error) {
 	dst, err := netip.ParseAddr(r.PathValue("dst"))
-	if err != nil || !dst.Is4() {
-		return nil, badRequest("%q is not an IPv4 address", r.PathValue("dst"))
+	if err != nil {
+		return nil, badRequest("%q is not an address", r.PathValue("dst"))
 	}
-	t := frame.Tuple{Dst: frame.AddrFrom(dst), Proto: frame.TCP}
+	dst = dst.Unmap().WithZone("")
+	var src netip.Addr
 	if s := r.URL.Query().Get("src"); s != "" {
-		src, err := netip.ParseAddr(s)
-		if err != nil || !src.Is4() {
-			return nil, badRequest("src %q is not an IPv4 address", s)
+		if src, err = netip.ParseAddr(s); err != nil || src.Is4() != dst.Is4() {
+			return nil, badRequest("src %q is not an address of the same family as %s", s, dst)
 		}
-		t.Src = frame.AddrFrom(src)
 	}
 	rt, ok := v.dp.Router.Lookup(dst)
 	x := api.Way{Dst: dst.String(), Type: rt.Kind.String(), Why: "the switch has a route to " + rt.Prefix.String()}
@@ -98,7 +97,7 @@ func (v *view) way(r *http.Request) (any, error) {
 			x.Gateway = rt.NextHop.String()
 		}
 	default:
-		w, err := v.d.Way(t)
+		w, err := v.hostWay(src, dst)
 		if err != nil {
 			return nil, err
 		}
@@ -112,6 +111,18 @@ func (v *view) way(r *http.Request) (any, error) {
 		}
 	}
 	return x, nil
+}
+
+// hostWay is the way that the host's routing chooses; src need not be valid.
+func (v *view) hostWay(src, dst netip.Addr) (uplink.Way, error) {
+	if dst.Is6() {
+		return v.d.Way6(dst)
+	}
+	t := frame.Tuple{Dst: frame.AddrFrom(dst), Proto: frame.TCP}
+	if src.IsValid() {
+		t.Src = frame.AddrFrom(src)
+	}
+	return v.d.Way(t)
 }
 
 func (v *view) networks() []api.Network {
@@ -184,23 +195,37 @@ func (v *view) bridges() []api.Bridge {
 	return out
 }
 
-func (v *view) neighbors() []api.Neighbor {
+func (v *view) neighbors(r *http.Request) (any, error) {
+	family, err := familyOf(r.URL.Query())
+	if err != nil {
+		return nil, err
+	}
 	out := []api.Neighbor{}
 	for _, n := range v.dp.Router.Neighbors() {
-		x := api.Neighbor{Dst: n.Addr.String(), Network: v.NetworkName(n.Net), State: []string{n.State.String()}}
+		if family != "" && family != api.FamilyOf(n.Addr) {
+			continue
+		}
+		x := api.Neighbor{Dst: n.Addr.String(), Network: v.NetworkName(n.Net), State: []string{n.State.String()}, Router: n.IsRouter}
 		if n.MAC != 0 {
 			x.Lladdr = n.MAC.String()
 		}
 		out = append(out, x)
 	}
-	return out
+	return out, nil
 }
 
-func (v *view) routes() []api.Route {
+func (v *view) routes(q *http.Request) (any, error) {
+	family, err := familyOf(q.URL.Query())
+	if err != nil {
+		return nil, err
+	}
 	out := []api.Route{}
 	for _, r := range v.dp.Router.Routes() {
+		if family != "" && family != api.FamilyOf(r.Prefix.Addr()) {
+			continue
+		}
 		network := v.NetworkName(r.Egress)
-		x := api.Route{Dst: r.Prefix.String(), Type: r.Kind.String(), Network: network, Dev: network, ByHand: v.CheckStaticRoute(r.Prefix) == nil}
+		x := api.Route{Dst: r.Prefix.String(), Type: r.Kind.String(), Network: network, Dev: network, ByHand: v.CheckStaticRoute(r.Prefix) == nil, Family: api.FamilyOf(r.Prefix.Addr())}
 		if r.Prefix.Bits() == 0 {
 			x.Dst = "default"
 		}
@@ -218,24 +243,28 @@ func (v *view) routes() []api.Route {
 		}
 		out = append(out, x)
 	}
-	return out
+	return out, nil
 }
 
-// containerAddr is the address of a published port's container; invalid when the port has just been removed.
-func (v *view) containerAddr(p *model.Publish) (a netip.Addr) {
+// targets are the addresses of a published port's container: IPv4 and IPv6. Both are invalid when the port has just been removed.
+func (v *view) targets(p *model.Publish) (a [2]netip.Addr) {
 	if port := v.Port(p.Port); port != nil {
-		a = port.Addr.Addr()
+		a = [2]netip.Addr{port.Addr.Addr(), port.Addr6.Addr()}
 	}
 	return a
 }
 
 func (v *view) publish(p *model.Publish) api.Publish {
+	target := v.targets(p)[0]
+	if p.HostAddr.Is6() && !p.HostAddr.IsUnspecified() {
+		target = v.targets(p)[1]
+	}
 	x := api.Publish{
 		ID: int(p.ID), HostAddress: p.HostAddr.String(), HostPort: int(p.Lo), HostPortEnd: int(p.Hi), Protocol: p.Proto,
-		Port: p.Port, Address: model.AddrText(v.containerAddr(p)), ContainerPort: int(p.Target), From: prefixTexts(p.From), Waits: p.StandsBy,
+		Port: p.Port, Address: model.AddrText(target), ContainerPort: int(p.Target), From: prefixTexts(p.From), Waits: p.StandsBy,
 	}
 	c := v.d.PublishCount(p.ID)
-	x.Packets, x.Bytes, x.HostClients = c.Packets, c.Bytes, c.HostClients
+	x.Packets, x.Bytes, x.HostClients = c.Total().Packets, c.Total().Bytes, c.HostClients
 	return x
 }
 
@@ -250,37 +279,47 @@ func (v *view) publishes() []api.Publish {
 	return out
 }
 
+// natRules are the rules of both families: a published port and a network have one of each family that they have an address of.
 func (v *view) natRules() []api.NATRule {
 	out := []api.NATRule{}
+	external, everywhere := [2]netip.Addr{v.External, v.External6}, [2]netip.Prefix{model.Everywhere, model.Everywhere6}
 	for i := range v.Publishes {
 		p := &v.Publishes[i]
-		x := api.NATRule{
-			Chain: "PREROUTING", Target: "DNAT", Protocol: p.Proto, Source: model.Everywhere.String(), In: "*", Out: "*",
-			To: netip.AddrPortFrom(v.containerAddr(p), p.Target).String(),
+		count := v.d.PublishCount(p.ID)
+		for family, target := range v.targets(p) {
+			host := p.HostAddr
+			if host.IsUnspecified() {
+				host = external[family]
+			}
+			if !target.IsValid() || !host.IsValid() || host.Is4() != target.Is4() {
+				continue
+			}
+			x := api.NATRule{
+				Chain: "PREROUTING", Target: "DNAT", Protocol: p.Proto, Source: everywhere[family].String(), In: "*", Out: "*",
+				Destination: p.HostPortsOf(host), To: netip.AddrPortFrom(target, p.Target).String(),
+			}
+			x.Packets, x.Bytes = count.Families[family].Packets, count.Families[family].Bytes
+			if len(p.From) > 0 {
+				x.Source = strings.Join(prefixTexts(p.From), ",")
+			}
+			out = append(out, x)
 		}
-		c := v.d.PublishCount(p.ID)
-		x.Packets, x.Bytes = c.Packets, c.Bytes
-		if len(p.From) > 0 {
-			x.Source = strings.Join(prefixTexts(p.From), ",")
-		}
-		host := p.HostAddr
-		if host.IsUnspecified() && v.External.IsValid() {
-			host = v.External
-		}
-		x.Destination = host.String() + ":" + strings.TrimPrefix(p.HostPorts(), p.HostAddr.String()+":")
-		out = append(out, x)
 	}
 	_, _, hasUplink := v.d.Uplink()
 	for _, n := range v.Networks {
 		if n.Internal || !hasUplink {
 			continue
 		}
-		x := api.NATRule{
-			Chain: "POSTROUTING", Target: "MASQUERADE", Protocol: "all", Source: n.Prefix.String(), Destination: model.Everywhere.String(),
-			In: "*", Out: model.UplinkPortName, To: model.AddrText(v.External),
+		counts := v.d.MasqueradeCounts(n.Name)
+		for family, p := range [2]netip.Prefix{n.Prefix, n.Prefix6} {
+			if !p.IsValid() || family == 1 && !external[1].IsValid() {
+				continue
+			}
+			out = append(out, api.NATRule{
+				Chain: "POSTROUTING", Target: "MASQUERADE", Protocol: "all", Source: p.String(), Destination: everywhere[family].String(),
+				In: "*", Out: model.UplinkPortName, To: model.AddrText(external[family]), Packets: counts[family].Packets, Bytes: counts[family].Bytes,
+			})
 		}
-		x.Packets, x.Bytes = v.d.MasqueradeCount(n.Name)
-		out = append(out, x)
 	}
 	return out
 }
@@ -356,7 +395,7 @@ func (v *view) stats() api.Stats {
 func (v *view) uplink() api.Uplink {
 	s, kind, ok := v.d.Uplink()
 	if !ok {
-		return api.Uplink{Kind: "none", State: "none", Promise: "containers reach each other and the host, and nothing else"}
+		return api.Uplink{Kind: "none", State: "none", State6: "none", Promise: "containers reach each other and the host, and nothing else"}
 	}
 	x := api.Uplink{
 		Kind: string(kind), Device: s.Device, Address: model.AddrText(s.Addr), State: "up", Why: s.Why, MTU: s.MTU, Ports: v.Config.Uplink.Ports,
@@ -373,7 +412,14 @@ func (v *view) uplink() api.Uplink {
 	x.Addresses, x.Devices, x.GivenBack = []string{}, []string{}, v.dp.NAT.GivenBack()
 	x.Allowed = v.Config.Uplink.Fence()
 	x.Flooded = v.d.Flooded()
-	for _, a := range s.Own {
+	x.State6, x.Address6 = "off", model.AddrText(s.Addr6)
+	if v.Config.ULA.IsValid() {
+		x.State6 = "down"
+	}
+	if r, ok := v.dp.Router.Interface(frame.NoNet); ok && r.Up6 {
+		x.State6 = "up"
+	}
+	for _, a := range slices.Concat(s.Own, s.Own6) {
 		x.Addresses = append(x.Addresses, a.String())
 	}
 	for _, p := range s.Local {

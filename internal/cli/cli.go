@@ -184,6 +184,23 @@ func show[T any](a *app, use, short, path string, table func(w io.Writer, rows T
 	}}
 }
 
+// showByFamily is show, with the flags -4 and -6.
+func showByFamily[T any](a *app, use, short, path string, table func(w io.Writer, rows T)) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs}
+	only4, only6 := c.Flags().BoolP("ipv4", "4", false, "show only IPv4"), c.Flags().BoolP("ipv6", "6", false, "show only IPv6")
+	c.MarkFlagsMutuallyExclusive("ipv4", "ipv6")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		switch {
+		case *only4:
+			path += "?family=ipv4"
+		case *only6:
+			path += "?family=ipv6"
+		}
+		return get(c.Context(), a, path, table)
+	}
+	return c
+}
+
 func get[T any](ctx context.Context, a *app, path string, table func(w io.Writer, rows T)) error {
 	var rows T
 	if err := a.client().Do(ctx, "GET", path, nil, &rows); err != nil {

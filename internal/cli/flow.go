@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -21,7 +22,7 @@ func (a *app) flowCommand() *cobra.Command {
 	q := url.Values{}
 	filters := func(c *cobra.Command) *cobra.Command {
 		for _, f := range []struct{ name, short, use string }{
-			{"src", "s", "original source: an address or a prefix"}, {"dst", "d", "original destination: an address or a prefix"},
+			{"family", "f", "address family: ipv4 or ipv6"}, {"src", "s", "original source: an address or a prefix"}, {"dst", "d", "original destination: an address or a prefix"},
 			{"proto", "p", "protocol: tcp, udp, sctp, icmp, gre, esp, or proto-N"}, {"port", "", "name of the container's port on the switch"}, {"sport", "", "original source port"}, {"dport", "", "original destination port"}, {"state", "", "TCP state, such as ESTABLISHED"},
 		} {
 			c.Flags().StringP(f.name, f.short, "", f.use)
@@ -29,7 +30,7 @@ func (a *app) flowCommand() *cobra.Command {
 		return c
 	}
 	query := func(c *cobra.Command) (string, error) {
-		for _, name := range []string{"src", "dst", "proto", "port", "sport", "dport", "state"} {
+		for _, name := range []string{"family", "src", "dst", "proto", "port", "sport", "dport", "state"} {
 			v, _ := c.Flags().GetString(name)
 			if v == "" {
 				continue
@@ -55,7 +56,7 @@ func (a *app) flowCommand() *cobra.Command {
 				return err
 			}
 			if needs && len(q) == 0 {
-				return usagef("select the flows with --src, --dst, --proto, --port, --sport, --dport or --state; `uvswitch flow flush` removes all flows")
+				return usagef("select the flows with --family, --src, --dst, --proto, --port, --sport, --dport or --state; `uvswitch flow flush` removes all flows")
 			}
 			var n struct{ Deleted int }
 			if err := a.client().Do(c.Context(), "DELETE", path, nil, &n); err != nil {
@@ -131,7 +132,7 @@ func byName[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m))
 func (a *app) printFlows(w io.Writer, rows []api.Flow) {
 	for _, f := range rows {
 		if a.wide == "extended" {
-			fmt.Fprint(w, "ipv4     2 ")
+			fmt.Fprintf(w, "%-8s %d ", f.Family, map[string]int{"ipv4": unix.AF_INET, "ipv6": unix.AF_INET6}[f.Family])
 		}
 		state := ""
 		if f.State != "" {

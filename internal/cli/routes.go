@@ -13,11 +13,14 @@ import (
 
 func (a *app) neighCommand() *cobra.Command {
 	return group("neigh", "The router's neighbor table: which MAC address belongs to which IP address",
-		show(a, "show", "Show the neighbors, as `ip neigh` does", "/neighbors", func(w io.Writer, rows []api.Neighbor) {
+		showByFamily(a, "show", "Show the neighbors, as `ip neigh` does", "/neighbors", func(w io.Writer, rows []api.Neighbor) {
 			for _, n := range rows {
 				mac := ""
 				if n.Lladdr != "" {
 					mac = " lladdr " + n.Lladdr
+				}
+				if n.Router {
+					mac += " router"
 				}
 				fmt.Fprintf(w, "%s dev %s%s %s\n", n.Dst, n.Network, mac, strings.Join(n.State, ","))
 			}
@@ -36,7 +39,7 @@ func (a *app) neighCommand() *cobra.Command {
 
 func (a *app) routeCommand() *cobra.Command {
 	return group("route", "The router's routing table",
-		show(a, "show", "Show the routes, as `ip route` does", "/routes", func(w io.Writer, rows []api.Route) {
+		showByFamily(a, "show", "Show the routes, as `ip route` does", "/routes", func(w io.Writer, rows []api.Route) {
 			for _, r := range rows {
 				line := r.Dst
 				if r.Type != "unicast" {

@@ -34,6 +34,9 @@ func (a *app) statusCommand() *cobra.Command {
 		}
 		row(w, "uplink", line)
 		if up.Kind != "none" {
+			row(w, "IPv6", map[string]string{"up": "leads out, as " + orDash(up.Address6), "down": "does not lead out: the host has no IPv6 default route, or no IPv6 address", "off": "the host's kernel has none"}[up.State6])
+		}
+		if up.Kind != "none" {
 			row(w, "addresses", strings.Join(append(up.Addresses, up.Local...), ", "))
 			row(w, "devices", fmt.Sprintf("%s; %d packets given back to the host", orDash(strings.Join(up.Devices, ", ")), up.GivenBack))
 			if up.Flooded > 0 {
@@ -52,7 +55,11 @@ func (a *app) statusCommand() *cobra.Command {
 			if n.Internal {
 				kind = ", internal"
 			}
-			row(w, "network "+n.Name, fmt.Sprintf("%s, gateway %s, MTU %d, %d ports%s", n.Subnet, n.Gateway, n.MTU, n.Ports, kind))
+			six := ""
+			if n.Subnet6 != "" {
+				six = fmt.Sprintf(", %s, gateway %s", n.Subnet6, n.Gateway6)
+			}
+			row(w, "network "+n.Name, fmt.Sprintf("%s, gateway %s%s, MTU %d, %d ports%s", n.Subnet, n.Gateway, six, n.MTU, n.Ports, kind))
 		}
 		printTables(w, s.Tables)
 		printDrops(w, s.Drops)

@@ -89,10 +89,13 @@ func (d *Daemon) inboundLocked() *nat.Inbound {
 	return in
 }
 
-// clientRule is the published port as the programs take it. SCTP has no such programs.
+// clientRule is the published port as the programs take it. SCTP and IPv6 have no such programs: the relay serves the clients of IPv6.
 func (p *publish) clientRule() (r hostclients.Rule, ok bool) {
 	proto, _ := frame.ProtoNumber(p.Proto)
+	if p.HostAddr.Is6() || proto != frame.TCP && proto != frame.UDP {
+		return r, false
+	}
 	return hostclients.Rule{
 		Proto: proto, Host: p.HostAddr, Lo: p.Lo, Hi: p.Hi, Target: p.port.Addr.Addr(), TargetPort: p.Target, Reserved: p.relays != nil,
-	}, proto == frame.TCP || proto == frame.UDP
+	}, true
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/uplink"
-	"github.com/uvswitch/uvswitch/nat"
 	"github.com/uvswitch/uvswitch/router"
 	vswitch "github.com/uvswitch/uvswitch/switch"
 )
@@ -42,7 +41,7 @@ func (d *Daemon) addNetworkLocked(a api.NetworkAdd) error {
 	if m.ID = d.freeNetIDLocked(); m.ID == frame.NoNet {
 		return api.Errorf(http.StatusConflict, "the switch already has %d networks, which is the limit", frame.MaxNets-1)
 	}
-	n := &network{m, &nat.RuleCount{}}
+	n := &network{m, newFamilyCounts()}
 	d.mu.Lock()
 	d.networks[n.Name] = n
 	d.mu.Unlock()
@@ -151,12 +150,12 @@ func (d *Daemon) removeNetworkLocked(n *network) {
 	d.updateRulesLocked()
 }
 
-// MasqueradeCount returns the counters of a network's masquerading.
-func (d *Daemon) MasqueradeCount(name string) (packets, bytes uint64) {
+// MasqueradeCounts returns the counters of a network's masquerading: of IPv4 and of IPv6.
+func (d *Daemon) MasqueradeCounts(name string) (c [2]Count) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if n := d.networks[name]; n != nil {
-		return n.masquerade.Packets.Load(), n.masquerade.Bytes.Load()
+		c = n.masquerade.load()
 	}
-	return 0, 0
+	return c
 }

@@ -248,6 +248,7 @@ func (d *Daemon) bindNeighborLocked(p *port) {
 	if p.net != nil && p.Addr6.IsValid() && p.MAC != 0 {
 		d.dp.WithSlowPath(func(out router.Output) {
 			d.dp.Router.SetNeighbor(p.net.ID, p.Addr6.Addr(), p.MAC, out)
+			d.dp.Router.SetNeighbor(p.net.ID, p.MAC.LinkLocal().Netip(), p.MAC, out)
 			d.dp.Router.Announce6(p.net.ID, frame.Addr6From(p.Addr6.Addr()), p.MAC, out)
 		})
 	}
@@ -280,7 +281,10 @@ func (d *Daemon) unbindNeighborLocked(p *port) {
 		d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.DeleteNeighbor(p.net.ID, p.Addr.Addr(), out) })
 	}
 	if p.net != nil && p.Addr6.IsValid() && p.MAC != 0 {
-		d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.DeleteNeighbor(p.net.ID, p.Addr6.Addr(), out) })
+		d.dp.WithSlowPath(func(out router.Output) {
+			d.dp.Router.DeleteNeighbor(p.net.ID, p.Addr6.Addr(), out)
+			d.dp.Router.DeleteNeighbor(p.net.ID, p.MAC.LinkLocal().Netip(), out)
+		})
 	}
 }
 

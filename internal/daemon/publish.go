@@ -21,7 +21,7 @@ import (
 type publish struct {
 	model.Publish
 	port   *port
-	count  *nat.RuleCount
+	count  familyCounts
 	relays *relay.Set
 }
 
@@ -54,7 +54,7 @@ func (d *Daemon) addPublishLocked(a api.PublishAdd) (model.Publish, error) {
 	}
 	m.ID = d.nextRule
 	d.nextRule++
-	p := &publish{Publish: m, port: d.ports[a.Port], count: &nat.RuleCount{}}
+	p := &publish{Publish: m, port: d.ports[a.Port], count: newFamilyCounts()}
 	if p.relays, err = d.openRelays(p); err != nil {
 		return m, err
 	}
@@ -181,11 +181,11 @@ func (d *Daemon) updateRulesLocked() {
 		if p.HostAddr.IsLoopback() {
 			continue // the host's own relay only
 		}
-		if x := ruleOf[frame.Addr](p, p.port.Addr); x != nil {
+		if x := ruleOf[frame.Addr](p, p.port.Addr, p.count[0]); x != nil {
 			r.Publish = append(r.Publish, x)
 			note(published, x)
 		}
-		if x := ruleOf[frame.Addr6](p, p.port.Addr6); x != nil {
+		if x := ruleOf[frame.Addr6](p, p.port.Addr6, p.count[1]); x != nil {
 			r.Six.Publish = append(r.Six.Publish, x)
 			note(published6, x)
 		}
@@ -194,10 +194,12 @@ func (d *Daemon) updateRulesLocked() {
 		if n.Internal {
 			continue
 		}
-		m := &nat.Masquerade{Net: n.ID, Mapping: n.Mapping, Filtering: n.Filtering, Protocols: n.Protocols, RuleCount: n.masquerade}
-		r.Masquerade = append(r.Masquerade, m)
+		m := nat.Masquerade{Net: n.ID, Mapping: n.Mapping, Filtering: n.Filtering, Protocols: n.Protocols, RuleCount: n.masquerade[0]}
+		r.Masquerade = append(r.Masquerade, &m)
 		if n.Prefix6.IsValid() {
-			r.Six.Masquerade = append(r.Six.Masquerade, m)
+			m6 := m
+			m6.RuleCount = n.masquerade[1]
+			r.Six.Masquerade = append(r.Six.Masquerade, &m6)
 		}
 	}
 	d.dp.NAT.Update(r)
@@ -218,14 +220,14 @@ func (d *Daemon) updateRulesLocked() {
 }
 
 // ruleOf is the published port as NAT takes it, to the container's address of one family; nil if it is not of that family.
-func ruleOf[A frame.Address](p *publish, target netip.Prefix) *nat.PublishOf[A] {
+func ruleOf[A frame.Address](p *publish, target netip.Prefix, count *nat.RuleCount) *nat.PublishOf[A] {
 	if !target.IsValid() || !p.HostAddr.IsUnspecified() && p.HostAddr.Is4() != target.Addr().Is4() {
 		return nil
 	}
 	proto, _ := frame.ProtoNumber(p.Proto)
 	r := &nat.PublishOf[A]{
 		ID: p.ID, Proto: proto, Lo: p.Lo, Hi: p.Hi, Target: frame.Of[A](target.Addr()), Port: p.Target,
-		From: p.From, Inside: p.port.ID, Net: p.port.net.ID, RuleCount: p.count,
+		From: p.From, Inside: p.port.ID, Net: p.port.net.ID, RuleCount: count,
 	}
 	if !p.HostAddr.IsUnspecified() {
 		r.HostAddr = frame.Of[A](p.HostAddr)
@@ -310,10 +312,30 @@ func (d *Daemon) refreshNATPorts(ctx context.Context) {
 	}
 }
 
+// familyCounts are the counters of a rule: of IPv4 and of IPv6.
+type familyCounts [2]*nat.RuleCount
+
+func newFamilyCounts() familyCounts { return familyCounts{{}, {}} }
+
+func (c familyCounts) load() (n [2]Count) {
+	for i := range n {
+		n[i] = Count{c[i].Packets.Load(), c[i].Bytes.Load()}
+	}
+	return n
+}
+
+// A Count counts the first packets of flows.
+type Count struct{ Packets, Bytes uint64 }
+
 // A PublishCount counts what a published port has received.
 type PublishCount struct {
-	Packets, Bytes uint64 // of the first packets of flows
-	HostClients    uint64 // connections and UDP clients of the host itself
+	Families    [2]Count // by IPv4 and by IPv6
+	HostClients uint64   // connections and UDP clients of the host itself
+}
+
+// Total is the sum of both families.
+func (c *PublishCount) Total() Count {
+	return Count{c.Families[0].Packets + c.Families[1].Packets, c.Families[0].Bytes + c.Families[1].Bytes}
 }
 
 // PublishCount returns the counters of a published port.
@@ -326,7 +348,7 @@ func (d *Daemon) PublishCount(id uint32) (c PublishCount) {
 	}
 	p := d.publishes[i]
 	d.mu.Unlock()
-	c = PublishCount{p.count.Packets.Load(), p.count.Bytes.Load(), p.relays.Clients()}
+	c = PublishCount{p.count.load(), p.relays.Clients()}
 	if r, ok := p.clientRule(); ok {
 		c.HostClients += d.clients.Connections(r)
 	}

@@ -111,7 +111,7 @@ func (d *Daemon) fullStateLocked() *model.State {
 	}
 	for _, x := range d.dp.Router.Neighbors() {
 		n := s.NetworkByID(x.Net)
-		if n == nil || x.State != router.Permanent || s.Holder(n, x.Addr) != nil {
+		if n == nil || x.State != router.Permanent || x.Addr.IsLinkLocalUnicast() || s.Holder(n, x.Addr) != nil {
 			continue
 		}
 		s.Neighbors = append(s.Neighbors, model.Neighbor{Network: n.Name, Addr: x.Addr, MAC: x.MAC})

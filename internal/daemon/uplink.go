@@ -87,6 +87,14 @@ func (d *Daemon) Way(t frame.Tuple) (uplink.Way, error) {
 	return d.up.Ask(t)
 }
 
+// Way6 is Way for an IPv6 packet.
+func (d *Daemon) Way6(dst netip.Addr) (uplink.Way, error) {
+	if d.up == nil {
+		return uplink.Way{}, api.Errorf(http.StatusConflict, "the switch has no uplink")
+	}
+	return d.up.Ask6(frame.Addr6From(dst))
+}
+
 // UplinkClaims reports whether a frame from outside would reach the switch, rather than the host.
 func (d *Daemon) UplinkClaims(f *frame.Frame) bool { return !d.usesBPF() || d.up.Claims(f) }
 

@@ -138,7 +138,7 @@ func TestReloadAllOrNothing(t *testing.T) {
 		{"publsh: []\n", `did you mean "publish"?`},
 		{"publish:\n  - {host: \"8080\", to: \"nobody:80\"}\n", `port "nobody" does not exist`},
 		{"networks:\n  - {name: lab, subnet: 172.29.5.0/24}\n", "overlaps"},
-		{"networks:\n  - {name: default, subnet: 10.8.0.0/16}\n", "the subnet and gateway of network default cannot change"},
+		{"networks:\n  - {name: default, subnet: 10.8.0.0/16}\n", "the subnets and gateways of network default cannot change"},
 		{"nat: {flows: 4096}\n", "nat.flows (1048576 to 4096)"},
 		{"networks:\n  - {name: lab, subnet: 10.9.0.0/24}\nroutes:\n  - {dst: 192.0.2.0/24, via: 10.77.0.1}\n", "gateway 10.77.0.1"},
 		{"networks:\n  - {name: lab, subnet: 10.9.0.0/24}\npublish:\n  - {host: \"8081\", to: \"web:80\"}\nports:\n", "already defined"},

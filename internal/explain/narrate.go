@@ -75,9 +75,16 @@ func (s *Switch) narrateGuard(f *dataplane.TracedFrame) (string, string) {
 	case p.Flags&vswitch.Guard == 0:
 		return "ok", fmt.Sprintf("port %s is in network %s; its guard is off%s", p.Name, s.NetworkName(f.Net), rateText("the port may send", p.Rx))
 	}
-	return "ok", fmt.Sprintf("port %s is in network %s; its guard allows MAC %s and address %s%s", p.Name, s.NetworkName(f.Net), orAny(p.MAC != 0, p.MAC), orAny(p.Addr.IsValid(), p.Addr.Addr()),
+	allowed := p.Addr
+	if f.Flags&frame.IsIPv6 != 0 {
+		allowed = p.Addr6
+	}
+	return "ok", fmt.Sprintf("port %s is in network %s; its guard allows MAC %s and address %s%s", p.Name, s.NetworkName(f.Net), orAny(p.MAC != 0, p.MAC), orAny(allowed.IsValid(), allowed.Addr()),
 		rateText("the port may send", p.Rx))
 }
+
+// ttlNames names the field that a router counts down, by whether the packet is IPv6.
+var ttlNames = map[bool]string{false: "TTL", true: "hop limit"}
 
 // rateText names the port's rate limit, if there is one: a trace does not know how much the port has sent just now.
 func rateText(may string, r dataplane.Rate) string {
@@ -196,7 +203,7 @@ func (s *Switch) narrateRoute(before, f *dataplane.TracedFrame) (string, string)
 	if f.Verdict == frame.Punt {
 		return "refuse", text + "; " + f.Reason.Info().Meaning
 	}
-	return "route", fmt.Sprintf("%s; TTL %d becomes %d", text, int(f.TTL())+1, f.TTL())
+	return "route", fmt.Sprintf("%s; %s %d becomes %d", text, ttlNames[f.Flags&frame.IsIPv6 != 0], int(f.TTL())+1, f.TTL())
 }
 
 // routeText is a route as `ip route` prints it.

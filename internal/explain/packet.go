@@ -17,7 +17,7 @@ import (
 )
 
 // packetForm is the form of a packet in words.
-const packetForm = "tcp|udp|sctp|icmp|gre|esp|arp [SRC[:PORT]] > DST[:PORT] [FLAGS: S S. . P. F. R] [seq N] [ack N] [win N] [ttl N] [len N] [mss N] [id N] [df], such as 'tcp 172.29.0.2:4000 > 1.1.1.1:443 S', 'icmp > 8.8.8.8' or 'arp > 172.29.0.1'"
+const packetForm = "tcp|udp|sctp|icmp|gre|esp|arp|nd [SRC[:PORT]] > DST[:PORT] [FLAGS: S S. . P. F. R] [seq N] [ack N] [win N] [ttl N] [len N] [mss N] [id N] [df], such as 'tcp 172.29.0.2:4000 > 1.1.1.1:443 S', 'icmp > 8.8.8.8', 'tcp > [2001:db8::1]:443' or 'arp > 172.29.0.1'"
 
 // spec is a packet in words.
 type spec struct {
@@ -40,7 +40,7 @@ func parseSpec(s string) (spec, error) {
 		return bad("the packet is incomplete")
 	}
 	p := spec{proto: f[0], ttl: 64, id: 1, win: 64240}
-	if _, known := frame.ProtoNumber(p.proto); !known && p.proto != "arp" {
+	if _, known := frame.ProtoNumber(p.proto); !known && !p.asks() {
 		return bad("%q is not a protocol", p.proto)
 	}
 	at := slices.Index(f, ">")
@@ -75,9 +75,17 @@ func parseSpec(s string) (spec, error) {
 			return bad("the word %q is unknown", rest[0])
 		}
 	}
+	six := p.dst.Addr().Is6()
+	if p.proto == "icmp" && six {
+		p.proto = "icmpv6"
+	}
 	number, _ := frame.ProtoNumber(p.proto)
 	switch hasPorts := frame.HasPorts(number); {
-	case p.proto != "arp" && hasPorts && p.dst.Port() == 0:
+	case p.src.IsValid() && p.src.Addr().Is6() != six:
+		return bad("the source and the destination are of different families")
+	case p.proto == "nd" && !six, p.proto == "arp" && six:
+		return bad("arp asks for IPv4 addresses, nd for IPv6 addresses")
+	case !p.asks() && hasPorts && p.dst.Port() == 0:
 		return bad("the destination needs a port")
 	case !hasPorts && (p.dst.Port() != 0 || p.src.Port() != 0):
 		return bad("%s has no ports", p.proto)
@@ -86,6 +94,9 @@ func parseSpec(s string) (spec, error) {
 	}
 	return p, nil
 }
+
+// asks reports whether the packet looks for a neighbor.
+func (s *spec) asks() bool { return s.proto == "arp" || s.proto == "nd" }
 
 // limitOf is the largest value of a number in words.
 func limitOf(name string) int {
@@ -100,15 +111,15 @@ func limitOf(name string) int {
 	return 65535
 }
 
-// parseEnd reads ADDR or ADDR:PORT.
+// parseEnd reads ADDR or ADDR:PORT. An IPv6 address with a port is in brackets.
 func parseEnd(s string) (netip.AddrPort, error) {
 	a, err := netip.ParseAddr(s)
-	if err == nil && a.Is4() {
-		return netip.AddrPortFrom(a, 0), nil
+	if err == nil && !a.Is4In6() {
+		return netip.AddrPortFrom(a.WithZone(""), 0), nil
 	}
 	ap, err := netip.ParseAddrPort(s)
-	if err != nil || !ap.Addr().Is4() {
-		return ap, fmt.Errorf("%q is not an IPv4 address, with or without a port", s)
+	if err != nil || ap.Addr().Is4In6() {
+		return ap, fmt.Errorf("%q is not an IP address, with or without a port", s)
 	}
 	return ap, nil
 }
@@ -120,10 +131,14 @@ func (s *Switch) buildPacket(p *model.Port, text string) ([]byte, error) {
 		return nil, err
 	}
 	if !x.src.IsValid() {
-		if !p.Addr.IsValid() {
-			return nil, fmt.Errorf("the switch knows no address of port %s; name the packet's source", p.Name)
+		own := p.Addr
+		if x.dst.Addr().Is6() {
+			own = p.Addr6
 		}
-		x.src = netip.AddrPortFrom(p.Addr.Addr(), 0)
+		if !own.IsValid() {
+			return nil, fmt.Errorf("the switch knows no address of port %s in the destination's family; name the packet's source", p.Name)
+		}
+		x.src = netip.AddrPortFrom(own.Addr(), 0)
 	}
 	if x.src.Port() == 0 {
 		x.src = netip.AddrPortFrom(x.src.Addr(), 40000)
@@ -141,7 +156,10 @@ func (s *Switch) buildPacket(p *model.Port, text string) ([]byte, error) {
 			SourceHwAddress: src.HardwareAddr(), SourceProtAddress: x.src.Addr().AsSlice(), DstHwAddress: make([]byte, 6), DstProtAddress: x.dst.Addr().AsSlice(),
 		}}
 	} else {
-		parts = append([]gopacket.SerializableLayer{eth}, x.layers()...)
+		if x.dst.Addr().Is6() {
+			eth.EthernetType = layers.EthernetTypeIPv6
+		}
+		parts = append([]gopacket.SerializableLayer{eth}, x.layers(src)...)
 	}
 	buf := gopacket.NewSerializeBuffer()
 	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, parts...); err != nil {
@@ -150,15 +168,45 @@ func (s *Switch) buildPacket(p *model.Port, text string) ([]byte, error) {
 	return append(make([]byte, frame.VnetLen), buf.Bytes()...), nil
 }
 
-// layers are the IP packet.
-func (s *spec) layers() []gopacket.SerializableLayer {
-	number, _ := frame.ProtoNumber(s.proto)
-	ip := &layers.IPv4{
-		Version: 4, TTL: uint8(s.ttl), Protocol: layers.IPProtocol(number), SrcIP: net.IP(s.src.Addr().AsSlice()), DstIP: net.IP(s.dst.Addr().AsSlice()),
+// A networkLayer is an IPv4 or an IPv6 header.
+type networkLayer interface {
+	gopacket.NetworkLayer
+	gopacket.SerializableLayer
+}
+
+// ip is the IP header.
+func (s *spec) ip(number uint8) networkLayer {
+	src, dst := net.IP(s.src.Addr().AsSlice()), net.IP(s.dst.Addr().AsSlice())
+	if s.dst.Addr().Is6() {
+		return &layers.IPv6{Version: 6, HopLimit: uint8(s.ttl), NextHeader: layers.IPProtocol(number), SrcIP: src, DstIP: dst}
 	}
+	ip := &layers.IPv4{Version: 4, TTL: uint8(s.ttl), Protocol: layers.IPProtocol(number), SrcIP: src, DstIP: dst}
 	if s.df {
 		ip.Flags = layers.IPv4DontFragment
 	}
+	return ip
+}
+
+// solicitation is a question for a neighbor from a station with a MAC (RFC 4861, 4.3).
+func (s *spec) solicitation(mac frame.MAC) []gopacket.SerializableLayer {
+	target := s.dst.Addr().AsSlice()
+	q := *s
+	q.ttl, q.dst = 255, netip.AddrPortFrom(frame.Addr6From(s.dst.Addr()).SolicitedNode().Netip(), 0)
+	ip := q.ip(frame.ICMPv6)
+	head := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(layers.ICMPv6TypeNeighborSolicitation, 0)}
+	_ = head.SetNetworkLayerForChecksum(ip)
+	return []gopacket.SerializableLayer{ip, head, &layers.ICMPv6NeighborSolicitation{
+		TargetAddress: target, Options: layers.ICMPv6Options{{Type: layers.ICMPv6OptSourceAddress, Data: mac.HardwareAddr()}},
+	}}
+}
+
+// layers are the IP packet of a station with a MAC.
+func (s *spec) layers(mac frame.MAC) []gopacket.SerializableLayer {
+	if s.proto == "nd" {
+		return s.solicitation(mac)
+	}
+	number, _ := frame.ProtoNumber(s.proto)
+	ip := s.ip(number)
 	payload := gopacket.Payload(make([]byte, s.len))
 	switch number {
 	case frame.TCP:
@@ -174,7 +222,7 @@ func (s *spec) layers() []gopacket.SerializableLayer {
 		if s.mss > 0 {
 			t.Options = []layers.TCPOption{{OptionType: layers.TCPOptionKindMSS, OptionLength: 4, OptionData: binary.BigEndian.AppendUint16(nil, uint16(s.mss))}}
 		}
-		_ = t.SetNetworkLayerForChecksum(ip) // an IPv4 layer is one
+		_ = t.SetNetworkLayerForChecksum(ip) // an IP layer is one
 		return []gopacket.SerializableLayer{ip, t, payload}
 	case frame.UDP:
 		u := &layers.UDP{SrcPort: layers.UDPPort(s.src.Port()), DstPort: layers.UDPPort(s.dst.Port())}
@@ -189,6 +237,11 @@ func (s *spec) layers() []gopacket.SerializableLayer {
 		return []gopacket.SerializableLayer{ip, head, payload}
 	case frame.ICMP:
 		return []gopacket.SerializableLayer{ip, &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(frame.ICMPEcho, 0), Id: uint16(s.id), Seq: 1}, payload}
+	}
+	if number == frame.ICMPv6 {
+		head := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(frame.ICMPv6Echo, 0)}
+		_ = head.SetNetworkLayerForChecksum(ip)
+		return []gopacket.SerializableLayer{ip, head, &layers.ICMPv6Echo{Identifier: uint16(s.id), SeqNumber: 1}, payload}
 	}
 	return []gopacket.SerializableLayer{ip, payload}
 }
@@ -218,11 +271,19 @@ func (s *Switch) macsFor(p *model.Port, x spec) (src, dst frame.MAC, err error) 
 		src = model.MACFor(x.src.Addr())
 	}
 	switch {
+	case x.proto == "nd":
+		return src, frame.Addr6From(to).SolicitedNode().GroupMAC(), nil
+	case to.Is6() && to.IsMulticast():
+		return src, frame.Addr6From(to).GroupMAC(), nil
+	case to == frame.FirstLocal.Netip() || to == n.MAC.LinkLocal().Netip():
+		return src, n.MAC, nil
+	case to.Is6() && !to.IsLinkLocalUnicast() && (!n.Prefix6.Contains(to) || to == n.Gateway6):
+		return src, n.MAC, nil
 	case to.IsMulticast(): // RFC 1112, 6.4
 		return src, 0x01005e000000 | frame.MAC(frame.AddrFrom(to)&0x7fffff), nil
 	case to == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return src, frame.BroadcastMAC, nil
-	case !n.Prefix.Contains(to) || to == n.Gateway:
+	case to.Is4() && (!n.Prefix.Contains(to) || to == n.Gateway):
 		return src, n.MAC, nil
 	}
 	if q := s.Holder(n, to); q != nil && q.MAC != 0 {
@@ -236,7 +297,11 @@ func (s *Switch) macsFor(p *model.Port, x spec) (src, dst frame.MAC, err error) 
 	if x.proto == "arp" || to == n.Broadcast() {
 		return src, frame.BroadcastMAC, nil
 	}
-	return 0, 0, fmt.Errorf("the switch does not know the MAC of %s, which is in the port's own subnet: the container would ask for it first; trace 'arp > %s', or give the whole frame with --hex", to, to)
+	ask := "arp"
+	if to.Is6() {
+		ask = "nd"
+	}
+	return 0, 0, fmt.Errorf("the switch does not know the MAC of %s, which is in the port's own subnet: the container would ask for it first; trace '%s > %s', or give the whole frame with --hex", to, ask, to)
 }
 
 // reverseFrame returns the usual answer to f, with both ends swapped; nil where there is none.
@@ -244,8 +309,14 @@ func reverseFrame(f *frame.Frame) []byte {
 	raw := append([]byte(nil), f.Raw()...)
 	copy(raw[frame.VnetLen:], f.Bytes()[6:12])
 	copy(raw[frame.VnetLen+6:], f.Bytes()[:6])
-	if f.Flags&frame.IsIPv4 == 0 || f.Malformed != frame.None || f.Flags&(frame.Fragment|frame.ICMPError) != 0 {
+	if f.Flags&(frame.IsIPv4|frame.IsIPv6) == 0 || f.Malformed != frame.None || f.Flags&(frame.Fragment|frame.ICMPError) != 0 || f.IsND() {
 		return nil
+	}
+	if f.Flags&frame.IsIPv6 != 0 {
+		ip := frame.IPv6(raw[frame.VnetLen+int(f.L3):])
+		ip.SetAddrs(ip.Dst(), ip.Src()) // sums do not depend on the order
+		ip[7] = 64
+		return reverseTransport(raw, f, raw[frame.VnetLen+int(f.L4):], ip.PseudoSum(frame.ICMPv6, int(f.L3End)-int(f.L4)))
 	}
 	ip := frame.IPv4(raw[frame.VnetLen+int(f.L3):])
 	src, dst := ip.Src(), ip.Dst()
@@ -254,8 +325,20 @@ func reverseFrame(f *frame.Frame) []byte {
 	old := binary.BigEndian.Uint16(ip[8:])
 	ip[8] = 64
 	binary.BigEndian.PutUint16(ip[10:], frame.Delta16(old, binary.BigEndian.Uint16(ip[8:])).Complete(ip.Checksum()))
-	l4 := ip[ip.HeaderLen():]
+	return reverseTransport(raw, f, ip[ip.HeaderLen():], 0)
+}
+
+// reverseTransport is reverseFrame for the transport header in l4; pseudo is the sum of ICMPv6's pseudo-header.
+func reverseTransport(raw []byte, f *frame.Frame, l4 []byte, pseudo uint16) []byte {
 	switch {
+	case f.Proto == frame.ICMPv6:
+		h := frame.ICMPHeader(l4)
+		if h.Type() != frame.ICMPv6Echo {
+			return nil
+		}
+		h.SetType(frame.ICMPv6EchoReply)
+		h.SetChecksum(0)
+		h.SetChecksum(^frame.Sum(h, pseudo))
 	case f.Proto == frame.ICMP:
 		h := frame.ICMPHeader(l4)
 		if h.Type() != frame.ICMPEcho {

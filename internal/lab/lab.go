@@ -23,12 +23,16 @@ import (
 	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
-// Addresses of the lab, from the ranges for documentation (RFC 5737).
+// Addresses of the lab, from the ranges for documentation (RFC 5737, RFC 3849).
 const (
 	HostAddr    = "198.51.100.1"
 	OutAddr     = "198.51.100.2"
 	BeyondAddr  = "203.0.113.8" // one hop further, for an address on the Internet
+	HostAddr6   = "2001:db8:51::1"
+	OutAddr6    = "2001:db8:51::2"
+	BeyondAddr6 = "2001:db8:113::8"
 	prefixLen   = 24
+	prefixLen6  = 64
 	runDir      = "/run/uvswitch"
 	readyWithin = 10 * time.Second
 )
@@ -162,18 +166,23 @@ func (l *Lab) wire() error {
 		if err := netlink.LinkAdd(veth); err != nil {
 			return err
 		}
-		return addressed("eth0", HostAddr, OutAddr)
+		return addressed("eth0", HostAddr, OutAddr, HostAddr6, OutAddr6)
 	})
 	if err == nil {
 		err = netns.Do(l.path("out"), func() error {
-			if err := addressed("eth0", OutAddr, ""); err != nil {
+			if err := addressed("eth0", OutAddr, "", OutAddr6, ""); err != nil {
 				return err
 			}
 			lo, err := netlink.LinkByName("lo")
 			if err != nil {
 				return err
 			}
-			return netlink.AddrAdd(lo, &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(BeyondAddr), Mask: net.CIDRMask(32, 32)}})
+			if hasIPv6() {
+				if err := addAddr(lo, BeyondAddr6, 128); err != nil {
+					return err
+				}
+			}
+			return addAddr(lo, BeyondAddr, 32)
 		})
 	}
 	if err != nil {
@@ -182,19 +191,49 @@ func (l *Lab) wire() error {
 	return nil
 }
 
-func addressed(dev, addr, gateway string) error {
+// addressed gives a device its addresses and its default routes. An empty gateway gives no route. IPv6 is left out where the kernel has none.
+func addressed(dev, addr, gateway, addr6, gateway6 string) error {
 	link, err := netlink.LinkByName(dev)
 	if err != nil {
 		return err
 	}
-	if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(addr), Mask: net.CIDRMask(prefixLen, 32)}}); err != nil {
+	if err := addAddr(link, addr, prefixLen); err != nil {
 		return err
 	}
-	if err := netlink.LinkSetUp(link); err != nil || gateway == "" {
+	via := []string{gateway}
+	if hasIPv6() {
+		if err := addAddr(link, addr6, prefixLen6); err != nil {
+			return err
+		}
+		via = append(via, gateway6)
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
 		return err
 	}
-	_, all, _ := net.ParseCIDR("0.0.0.0/0")
-	return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: all, Gw: net.ParseIP(gateway)})
+	for i, gateway := range via {
+		if gateway == "" {
+			continue
+		}
+		_, all, _ := net.ParseCIDR([]string{"0.0.0.0/0", "::/0"}[i])
+		if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: all, Gw: net.ParseIP(gateway)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func addAddr(link netlink.Link, addr string, bits int) error {
+	a := &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(addr), Mask: net.CIDRMask(bits, 32)}}
+	if a.IP.To4() == nil {
+		a.Mask, a.Flags = net.CIDRMask(bits, 128), unix.IFA_F_NODAD
+	}
+	return netlink.AddrAdd(link, a)
+}
+
+// hasIPv6 reports whether the kernel has IPv6.
+func hasIPv6() bool {
+	_, err := os.Stat("/proc/sys/net/ipv6")
+	return err == nil
 }
 
 func (l *Lab) path(part string) string { return filepath.Join("/run/netns", l.NS(part)) }

@@ -254,9 +254,9 @@ func (l *Lab) Picture() string {
    | uvswitch, in %-27s|--- uvs0 172.29.255.254, the host's own port
    | gateway 172.29.0.1                      |
    +----------------+------------------------+
-                    | eth0 198.51.100.1
-                    | eth0 198.51.100.2
-      %-18s  and 203.0.113.8 beyond it
+                    | eth0 198.51.100.1, 2001:db8:51::1
+                    | eth0 198.51.100.2, 2001:db8:51::2
+      %-18s  and 203.0.113.8, 2001:db8:113::8 beyond it
 `, l.NS("web"), l.NS("db"), l.NS("host"), l.NS("out"))
 }
 

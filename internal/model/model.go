@@ -132,7 +132,8 @@ type State struct {
 	// What the switch has found on its host; zero for a State without a host.
 	Name           string       // prefix of the switch's own devices
 	External       netip.Addr   // the host's address that is shown; packets leave by it while their way is not known
-	Own            []netip.Addr // all addresses of the host
+	External6      netip.Addr   // the same for IPv6
+	Own            []netip.Addr // all IPv4 addresses of the host
 	Standby        []Publish    // published ports that wait for another port of their container to go
 	Freed          []netip.Addr // addresses that removed ports had, oldest first
 	UplinkDevice   string       // the device of the uplink, or of the host's default route: it cannot be plugged
@@ -289,7 +290,7 @@ func Desired(c Config, have *State) (*State, error) {
 	}
 	s := &State{Config: c}
 	if have != nil {
-		s.Name, s.External, s.Own, s.UplinkDevice, s.UplinkKind = have.Name, have.External, have.Own, have.UplinkDevice, have.UplinkKind
+		s.Name, s.External, s.External6, s.Own, s.UplinkDevice, s.UplinkKind = have.Name, have.External, have.External6, have.Own, have.UplinkDevice, have.UplinkKind
 	} else if c.Uplink.Device != UplinkAuto && c.Uplink.Device != UplinkNone {
 		s.UplinkDevice = c.Uplink.Device
 	}

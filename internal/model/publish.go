@@ -33,14 +33,25 @@ func (p *Publish) Len() int { return int(p.Hi) - int(p.Lo) + 1 }
 
 // HostPorts is the host's side in the form of `publish add`: [ADDR:]PORT[-END].
 func (p *Publish) HostPorts() string {
+	if p.HostAddr.IsUnspecified() {
+		return p.ports()
+	}
+	return p.HostPortsOf(p.HostAddr)
+}
+
+// HostPortsOf is HostPorts at one address of the host.
+func (p *Publish) HostPortsOf(a netip.Addr) string {
+	if a.Is6() {
+		return "[" + a.String() + "]:" + p.ports()
+	}
+	return a.String() + ":" + p.ports()
+}
+
+// ports is PORT[-END].
+func (p *Publish) ports() string {
 	s := strconv.Itoa(int(p.Lo))
 	if p.Hi != p.Lo {
 		s += "-" + strconv.Itoa(int(p.Hi))
-	}
-	if !p.HostAddr.IsUnspecified() {
-		if s = p.HostAddr.String() + ":" + s; p.HostAddr.Is6() {
-			s = "[" + strings.Replace(s, p.HostAddr.String(), p.HostAddr.String()+"]", 1)
-		}
 	}
 	return s
 }

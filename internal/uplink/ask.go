@@ -61,22 +61,6 @@ func ask(question *ebpf.Program, ifindex int, t frame.Tuple) (params [fibParams]
 	return params, int32(code), nil
 }
 
-// ask6 returns the device by which the host's routing sends packets to an IPv6 address.
-func ask6(question *ebpf.Program, ifindex int, remote frame.Addr6) (device int, err error) {
-	var params [fibParams]byte
-	params[fibFamily] = unix.AF_INET6
-	binary.NativeEndian.PutUint32(params[fibIfindex:], uint32(ifindex))
-	remote.Put(params[fibDst:])
-	result, out, err := question.Test(params[:])
-	switch {
-	case err != nil:
-		return 0, fmt.Errorf("uplink: asking the host's routing: %w", err)
-	case result != 0 && result != fibNoNeigh:
-		return 0, errors.New("uplink: the host's routing has no way")
-	}
-	return int(binary.NativeEndian.Uint32(out[fibIfindex:])), nil
-}
-
 // openQuestion returns a question that the kernel answers, and the flags that the kernel knows, of those that allowed has.
 func openQuestion(allowed fibFlags) (*ebpf.Program, fibFlags, error) {
 	for _, flags := range []fibFlags{fibSkipNeigh | fibGetSource, fibSkipNeigh, 0} {
@@ -137,13 +121,7 @@ func (u *Uplink) Ask(t frame.Tuple) (Way, error) {
 	if w.Code != 0 {
 		return w, nil
 	}
-	w.index = int(binary.NativeEndian.Uint32(params[fibIfindex:]))
-	w.Device = fmt.Sprintf("device %d", w.index)
-	for _, d := range u.known.Load().Watched {
-		if d.Index == w.index {
-			w.Device = d.Name
-		}
-	}
+	u.setDevice(&w, params[:])
 	if w.NextHop = netip.AddrFrom4([4]byte(params[fibDst:])); params[fibFamily] == unix.AF_INET6 {
 		w.NextHop = netip.AddrFrom16([16]byte(params[fibDst:]))
 	}
@@ -151,6 +129,52 @@ func (u *Uplink) Ask(t frame.Tuple) (Way, error) {
 		w.Source = u.learnSource(w.index, w.NextHop, [4]byte(params[fibDst:]))
 	}
 	return w, nil
+}
+
+// Ask6 is Ask for IPv6: where the host's routing sends packets to an address. The source follows from the device alone.
+func (u *Uplink) Ask6(remote frame.Addr6) (Way, error) {
+	if u.question == nil {
+		return Way{}, errors.New("this uplink does not ask the host's routing")
+	}
+	var params [fibParams]byte
+	params[fibFamily] = unix.AF_INET6
+	binary.NativeEndian.PutUint16(params[fibLength:], frame.IPv6Len)
+	binary.NativeEndian.PutUint32(params[fibIfindex:], uint32(u.tapIdx))
+	remote.Put(params[fibDst:])
+	code, out, err := u.question.Test(params[:])
+	if err != nil {
+		return Way{}, fmt.Errorf("uplink: asking the host's routing: %w", err)
+	}
+	w := Way{MTU: int(binary.NativeEndian.Uint16(out[fibLength:]))}
+	switch result := int32(code); {
+	case result < 0:
+		w.Code = frame.WayNoRoute
+	case result == fibNoNeigh: // the kernel has not come to the MTU
+		w.MTU = 0
+	default:
+		w.Code = frame.WayCode(result)
+	}
+	if w.Code != 0 {
+		return w, nil
+	}
+	u.setDevice(&w, out)
+	w.NextHop = netip.AddrFrom16([16]byte(out[fibDst:]))
+	known := u.known.Load()
+	if w.Source = known.Sources6[w.index]; !w.Source.IsValid() {
+		w.Source = known.Addr6
+	}
+	return w, nil
+}
+
+// setDevice sets the device of a way from the kernel's answer.
+func (u *Uplink) setDevice(w *Way, params []byte) {
+	w.index = int(binary.NativeEndian.Uint32(params[fibIfindex:]))
+	w.Device = fmt.Sprintf("device %d", w.index)
+	for _, d := range u.known.Load().Watched {
+		if d.Index == w.index {
+			w.Device = d.Name
+		}
+	}
 }
 
 // learnSource returns the source address for packets by a device to a next hop, as the kernel's masquerading chooses it, and tells it to

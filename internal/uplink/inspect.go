@@ -140,5 +140,5 @@ func deviceOfOthers(index int, name string) (device string, others bool) {
 func prefixOf(n *net.IPNet) netip.Prefix {
 	a, _ := netip.AddrFromSlice(n.IP)
 	bits, _ := n.Mask.Size()
-	return netip.PrefixFrom(a.Unmap(), bits)
+	return netip.PrefixFrom(a.Unmap(), bits).Masked()
 }

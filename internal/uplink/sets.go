@@ -256,15 +256,14 @@ func (u Uplink6) Peer(own, remote frame.Addr6, proto uint8, on bool) (ok bool) {
 
 // SourceFor implements nat.Outside6: the address of the device by which the host's routing sends packets to remote.
 func (u Uplink6) SourceFor(remote frame.Addr6) (a frame.Addr6) {
-	known := u.known.Load()
-	if len(known.Sources6) < 2 || u.question == nil { // there is no choice
+	if len(u.known.Load().Sources6) < 2 { // there is no choice
 		return a
 	}
-	device, err := ask6(u.question, u.tapIdx, remote)
-	if err != nil {
+	w, err := u.Ask6(remote)
+	if err != nil || w.Code != 0 {
 		return a
 	}
-	return frame.Addr6From(known.Sources6[device])
+	return frame.Addr6From(w.Source)
 }
 
 // AskSource implements nat.Outside6.

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 )
@@ -294,6 +295,7 @@ type Neighbor struct {
 	Lladdr  string   `json:"lladdr"`
 	Network string   `json:"network"`
 	State   []string `json:"state"`
+	Router  bool     `json:"router,omitempty"` // it says that it is a router (IPv6)
 }
 
 // A Route is a row of `route show`.
@@ -303,7 +305,16 @@ type Route struct {
 	Dev     string `json:"dev"`
 	Network string `json:"network"`
 	Type    string `json:"type"`
+	Family  string `json:"family"`  // ipv4 or ipv6
 	ByHand  bool   `json:"by_hand"` // added with `route add` or by the configuration file
+}
+
+// FamilyOf names the address family of an address: ipv4 or ipv6.
+func FamilyOf(a netip.Addr) string {
+	if a.Is4() {
+		return "ipv4"
+	}
+	return "ipv6"
 }
 
 // A Way is the output of `route get`: where a packet from a container goes.
@@ -375,7 +386,8 @@ type FlowSide struct {
 
 // A Flow is a row of `flow ls`.
 type Flow struct {
-	ID       uint32   `json:"id"` // as in dumps and `monitor`; reused after the flow has ended
+	ID       uint32   `json:"id"`     // as in dumps and `monitor`; reused after the flow has ended
+	Family   string   `json:"family"` // ipv4 or ipv6
 	Protocol string   `json:"protocol"`
 	Number   int      `json:"number"` // number of the IP protocol
 	State    string   `json:"state"`
@@ -524,7 +536,10 @@ type Uplink struct {
 	Ports   string `json:"ports"`   // ports of the host that NAT uses
 	Promise string `json:"promise"` // what this kind of uplink means for the host
 
-	Addresses []string `json:"addresses"`       // of the host; containers leave by these, and reach the host by each
+	Address6 string `json:"address6,omitempty"` // the host's IPv6 address by which containers leave as a rule
+	State6   string `json:"state6"`             // up: IPv6 leads out; down; or off: the switch has no IPv6
+
+	Addresses []string `json:"addresses"`       // of the host, of both families; containers leave by these, and reach the host by each
 	Local     []string `json:"local,omitempty"` // prefixes that the host's kernel takes for itself besides its addresses (`ip route add local`)
 	Devices   []string `json:"devices"`         // devices of the host that the switch receives packets from
 	Allowed   []string `json:"allowed"`         // devices that packets may leave by; empty: all

@@ -1,0 +1,155 @@
+package e2e
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+)
+
+// Addresses of the bed's host and of the outside.
+const host6, out6 = "2001:db8:1::1", "2001:db8:1::2"
+
+// outside6 gives the host IPv6, by its device to the outside.
+func outside6(b *Bed) {
+	b.t.Helper()
+	b.Sh("host", "ip addr add "+host6+"/64 dev eth0 nodad && ip -6 route add default via "+out6)
+}
+
+// newWithIPv6 is NewHost with an uplink that carries IPv6, and an outside that speaks it.
+func newWithIPv6(t *testing.T) *Bed {
+	t.Helper()
+	b := NewHost(t)
+	if b.pair.Uplink == "tap" {
+		b.pair.Uplink = "tcx"
+	}
+	b.Sh("out", "ip addr add "+out6+"/64 dev eth0 nodad")
+	return b
+}
+
+// addr6 is the IPv6 address of a port.
+func addr6(b *Bed, name string) string {
+	b.t.Helper()
+	for _, a := range port(b, name).Addresses {
+		if p, err := netip.ParsePrefix(a); err == nil && p.Addr().Is6() {
+			return p.Addr().String()
+		}
+	}
+	b.t.Fatalf("port %s has no IPv6 address", name)
+	return ""
+}
+
+// TestIPv6 walks through a switch with IPv6: every kind of destination, a published port, and what the commands show of it.
+func TestIPv6(t *testing.T) {
+	b := newWithIPv6(t)
+	Need(t, "curl", "nc")
+	outside6(b)
+	before := hostState(b)
+	b.Start()
+	containers(b)
+	b.AddNS("far")
+	b.CLI("network", "add", "two", "--subnet", "172.31.0.0/24", "--subnet6", "auto")
+	b.CLI("port", "add", "far", "--netns", b.NS("far"), "--network", "two")
+	var n api.Network
+	b.JSON(&n, "network", "show", "default")
+	for _, to := range []string{n.Gateway6, addr6(b, "db"), addr6(b, "far"), addr6(b, "host"), host6, out6} {
+		ping(b, "web", to)
+	}
+	ping(b, "host", addr6(b, "web"))
+	ping(b, "host", addr6(b, "far"))
+
+	for _, ns := range []string{"web", "out"} {
+		b.Web(ns)
+	}
+	contains(t, b.Sh("web", "curl -sf -m 5 'http://["+out6+"]/'"), "you are "+host6)
+	b.CLI("publish", "add", "8080:80", "--port", "web")
+	b.CLI("publish", "add", "["+host6+"]:8081:80", "--port", "web", "--from", out6+"/128")
+	for _, at := range []string{"8080", "8081"} {
+		contains(t, b.Sh("out", "curl -sf -m 5 'http://["+host6+"]:"+at+"/'"), "this is web; you are "+out6)
+	}
+	contains(t, b.Sh("db", "curl -sf -m 5 'http://["+host6+"]:8080/'"), "this is web")
+	contains(t, b.Sh("host", "curl -sf -m 5 'http://[::1]:8080/'; curl -sf -m 5 'http://["+host6+"]:8081/'"), "this is web")
+	if said, err := b.TrySh("db", "curl -sf -m 2 'http://["+host6+"]:8081/'"); err == nil {
+		t.Errorf("a client that --from does not allow got %s", said)
+	}
+	contains(t, b.Sh("out", "curl -sf -m 5 http://10.1.0.1:8080/"), "this is web; you are 10.1.0.2")
+
+	contains(t, b.CLI("flow", "ls", "-f", "ipv6", "-o", "extended"), "ipv6     10 tcp", "src="+out6+" dst="+host6)
+	contains(t, b.CLI("nat", "show"), "["+host6+"]:8081", "["+addr6(b, "web")+"]:80", n.Subnet6)
+	contains(t, b.CLI("neigh", "show", "-6"), addr6(b, "web")+" dev default lladdr")
+	if said := b.CLI("neigh", "show", "-4") + b.CLI("route", "show", "-4"); strings.Contains(said, n.Subnet6) || strings.Contains(said, addr6(b, "web")) {
+		t.Errorf("-4 shows IPv6: %s", said)
+	}
+	contains(t, b.CLI("route", "get", "2001:db8:99::1"), "via "+out6+" dev eth0 src "+host6)
+	contains(t, b.CLI("trace", "--in", "web", "tcp > ["+out6+"]:443 S"), "hop limit 64 becomes 63", "becomes ["+host6+"]:40000", "transmitted: to port uplink")
+	contains(t, b.CLI("status"), "leads out, as "+host6)
+
+	// A packet that is longer than the path's MTU is answered, and TCP goes on with shorter ones.
+	b.Sh("host", "ip link set eth0 mtu 1400")
+	b.Eventually("the container learns the MTU", func() bool {
+		said, _ := b.TrySh("web", "ping -6 -c 1 -W 1 -M do -s 1380 "+out6)
+		return strings.Contains(said, "mtu=1400") || strings.Contains(said, "mtu: 1400")
+	})
+	b.Sh("web", "curl -sf -m 5 'http://["+out6+"]/'")
+	b.Sh("host", "ip link set eth0 mtu 1500")
+	if during := hostState(b); during != before {
+		t.Errorf("the host was changed while the switch ran:\n%s", diff(before, during))
+	}
+	b.Balanced()
+	if err := b.Stop(); err != nil {
+		t.Errorf("SIGTERM: %v", err)
+	}
+	if after := hostState(b); after != before {
+		t.Errorf("the host is not as it was:\n%s", diff(before, after))
+	}
+	nothingLeft(b)
+}
+
+// TestIPv6ComesAndGoes: while the host has no IPv6, a container hears so at once, and uses IPv4. When the host gets IPv6, router
+// advertisements tell the containers.
+func TestIPv6ComesAndGoes(t *testing.T) {
+	b := newWithIPv6(t)
+	b.Start()
+	containers(b)
+	leads := func() bool { return strings.Contains(b.Sh("web", "ip -6 route show default"), "default via fe80::1") }
+	none := func(when string) {
+		t.Helper()
+		if said, err := b.TrySh("web", "ping -6 -c 1 -W 5 "+out6); err == nil || !strings.Contains(strings.ToLower(said), "unreachable") {
+			t.Errorf("%s: %s %v", when, said, err)
+		}
+	}
+	none("without IPv6")
+	ping(b, "web", addr6(b, "db"))
+	ping(b, "web", "10.1.0.2")
+	contains(t, b.CLI("status"), "does not lead out")
+	outside6(b)
+	b.Eventually("the containers have a default route", leads)
+	ping(b, "web", out6)
+	b.Sh("host", "ip -6 route del default")
+	b.Eventually("the containers have no default route", func() bool { return b.Sh("web", "ip -6 route show default") == "" })
+	none("after IPv6")
+	b.Sh("host", "ip -6 route add default via "+out6)
+	b.Eventually("the containers have a default route again", leads)
+	ping(b, "web", out6)
+	b.Balanced()
+}
+
+// TestIPv6Off starts a switch on a host where IPv6 is switched off, and connects a container where it is.
+func TestIPv6Off(t *testing.T) {
+	b := newWithIPv6(t)
+	b.Sh("host", "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1")
+	b.Start()
+	b.AddNS("off")
+	b.Sh("off", "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1")
+	containers(b)
+	b.CLI("port", "add", "off", "--netns", b.NS("off"))
+	ping(b, "off", "10.1.0.2")
+	ping(b, "web", addr6(b, "db"))
+	ping(b, "host", strings.Split(port(b, "off").Addresses[0], "/")[0])
+	b.Balanced()
+	if err := b.Stop(); err != nil {
+		t.Errorf("SIGTERM: %v", err)
+	}
+	nothingLeft(b)
+}
