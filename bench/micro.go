@@ -18,10 +18,12 @@ import (
 )
 
 var (
-	c1       = frametest.Addr("10.0.0.2")
-	c2       = frametest.Addr("10.0.0.3")
-	remote   = frametest.Addr("203.0.113.8")
-	external = frametest.Addr("198.51.100.1")
+	c1         = frametest.Addr("10.0.0.2")
+	c2         = frametest.Addr("10.0.0.3")
+	remote     = frametest.Addr("203.0.113.8")
+	external   = frametest.Addr("198.51.100.1")
+	container6 = frametest.Addr6("fd00::2")
+	external6  = frametest.Addr6("2001:db8::1")
 )
 
 const (
@@ -83,9 +85,10 @@ func plane(ports, flows int) (*dataplane.Dataplane, *inMemory) {
 	d := dataplane.New(n, func() int64 { return 1e9 }, m)
 	d.Switch.SetNetwork(vswitch.Network{ID: 1, Gateway: gateway, FDB: vswitch.NewFDB(8192, 1)})
 	p := netip.MustParsePrefix("10.0.0.0/16")
-	d.Router.SetInterface(router.Interface{Net: 1, Addr: frametest.Addr("10.0.0.1"), Prefix: p, MAC: gateway, MTU: 1500})
-	d.Router.SetInterface(router.Interface{Addr: external, Prefix: netip.MustParsePrefix("0.0.0.0/0"), MAC: 5, PeerMAC: 6, MTU: 1500, Port: 1000, Up: true})
-	rules := nat.Rules{Own: []frame.Addr{external}, Masquerade: []*nat.Masquerade{{Net: 1, RuleCount: &nat.RuleCount{}}}}
+	d.Router.SetInterface(router.Interface{Net: 1, Addr: frametest.Addr("10.0.0.1"), Prefix: p, Addr6: frametest.Addr6("fd00::1"), Prefix6: netip.MustParsePrefix("fd00::/64"), MAC: gateway, MTU: 1500})
+	d.Router.SetInterface(router.Interface{Addr: external, Prefix: netip.MustParsePrefix("0.0.0.0/0"), Addr6: external6, Prefix6: netip.MustParsePrefix("::/0"), MAC: 5, PeerMAC: 6, MTU: 1500, MTU6: 1500, Port: 1000, Up: true, Up6: true})
+	masquerade := []*nat.Masquerade{{Net: 1, RuleCount: &nat.RuleCount{}}}
+	rules := nat.Rules{Own: []frame.Addr{external}, Masquerade: masquerade, Six: nat.RulesOf[frame.Addr6]{Own: []frame.Addr6{external6}, Masquerade: masquerade}}
 	for i := range rules.Pool {
 		rules.Pool[i] = nat.NewPortSet()
 		rules.Pool[i].AddRange(20000, 29999)

@@ -32,10 +32,18 @@ func BenchmarkPipelineL2(b *testing.B) {
 			pipeline(b, ports, frametest.Packet{SrcMAC: mac1, DstMAC: mac2, Src: c1, Dst: c2, SrcPort: 1, DstPort: 2, Payload: make([]byte, 64)})
 		})
 	}
+	b.Run("IPv6", func(b *testing.B) {
+		pipeline(b, 2, frametest.Packet{SrcMAC: mac1, DstMAC: mac2, Src6: container6, Dst6: frametest.Addr6("fd00::3"), SrcPort: 1, DstPort: 2, Payload: make([]byte, 64)})
+	})
 }
 
 func BenchmarkPipelineNAT(b *testing.B) {
-	pipeline(b, 2, frametest.Packet{SrcMAC: mac1, DstMAC: gateway, Src: c1, Dst: remote, SrcPort: 1, DstPort: 2, Payload: make([]byte, 64)})
+	b.Run("IPv4", func(b *testing.B) {
+		pipeline(b, 2, frametest.Packet{SrcMAC: mac1, DstMAC: gateway, Src: c1, Dst: remote, SrcPort: 1, DstPort: 2, Payload: make([]byte, 64)})
+	})
+	b.Run("IPv6", func(b *testing.B) {
+		pipeline(b, 2, frametest.Packet{SrcMAC: mac1, DstMAC: gateway, Src6: container6, Dst6: frametest.Addr6("2001:db8::8"), SrcPort: 1, DstPort: 2, Payload: make([]byte, 64)})
+	})
 }
 
 // BenchmarkCapture measures the cost of a capture to a worker: no capture, one whose filter selects nothing, one of drops

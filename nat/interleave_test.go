@@ -252,8 +252,8 @@ func TestInterleaveRetire(t *testing.T) {
 // A smallNAT has one address of the host, with the outside ports 20000 to 20001.
 type smallNAT struct {
 	*NAT
-	c *config
-	a *hostAddr
+	c *config[frame.Addr]
+	a *hostAddr[frame.Addr]
 }
 
 const aPort = 20000
@@ -272,7 +272,7 @@ func newSmallNAT() smallNAT {
 
 // begin gives inside endpoint addr:aPort of a port of the switch a mapping; 0 if it gets none.
 func (n smallNAT) begin(owner frame.PortID, addr frame.Addr) uint32 {
-	m, _, _ := n.acquire(n.c, n.a, &pendingFlow{
+	m, _, _ := n.acquire(n.c, n.a, &pendingFlow[frame.Addr]{
 		orig: frame.Tuple{Src: addr, SrcPort: aPort, Dst: 7, DstPort: 80, Proto: frame.UDP}, port: owner, net: 1,
 	}, false, false)
 	return m
@@ -410,7 +410,7 @@ func TestInterleaveFIN(t *testing.T) {
 	key := frame.Tuple{Src: 5, Dst: 7, Proto: frame.TCP}
 	fin := func(dir uint8) func() {
 		return func() {
-			n.account(&frame.Frame{Proto: frame.TCP, Dir: dir}, s, &key, frame.FlagFIN|frame.FlagACK, true, 10)
+			n.account(packet[frame.Addr]{Frame: &frame.Frame{Proto: frame.TCP, Dir: dir}}, s, &key, frame.FlagFIN|frame.FlagACK, true, 10)
 		}
 	}
 	explore(t, func() error {

@@ -78,10 +78,24 @@ func (d *Daemon) interfaceOf(n *network) router.Interface {
 		Net: n.ID, Addr: frame.AddrFrom(n.Gateway), Prefix: n.Prefix, Addr6: frame.Addr6From(n.Gateway6), Prefix6: n.Prefix6,
 		MAC: n.MAC, MTU: n.MTU, Internal: n.Internal, Isolated: n.Isolated,
 	}
-	if i.Advertise = n.Prefix6.IsValid(); i.Advertise && !n.Internal && d.config.ULA.IsValid() {
+	if n.Prefix6.IsValid() && !n.Internal && d.config.ULA.IsValid() {
 		i.Behind = []netip.Prefix{d.config.ULA}
 	}
+	for _, p := range d.ports {
+		i.Advertise = i.Advertise || n.Prefix6.IsValid() && p.net == n && p.Kind != model.KindHost
+	}
 	return i
+}
+
+// advertiseLocked has the gateway of a network send router advertisements while the network has a port that takes them.
+func (d *Daemon) advertiseLocked(n *network) {
+	if n == nil {
+		return
+	}
+	want := d.interfaceOf(n)
+	if have, ok := d.dp.Router.Interface(n.ID); ok && have.Advertise != want.Advertise {
+		d.dp.Router.SetInterface(want)
+	}
 }
 
 // Routes6 are the IPv6 destinations that a station of a network reaches through its gateway now.

@@ -106,6 +106,7 @@ func (d *Daemon) plugLocked(p *port) error {
 	}
 	d.mu.Unlock()
 	d.bindNeighborLocked(p)
+	d.advertiseLocked(p.net)
 	d.routeMTULocked(p)
 	d.updateSiblingsLocked(p)
 	d.updateTenantsLocked(p)
@@ -170,6 +171,7 @@ func (d *Daemon) unplugLocked(p *port) {
 	d.dp.RemovePort(p.ID)
 	d.updateRulesLocked()
 	d.unbindNeighborLocked(p)
+	d.advertiseLocked(p.net)
 	for _, to := range p.ownRoutes() {
 		d.dp.Router.DeleteRoute(to)
 	}

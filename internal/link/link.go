@@ -38,6 +38,8 @@ type Config struct {
 	Addr6   netip.Prefix   // zero: none
 	Behind6 []netip.Prefix // prefixes that Via6 leads to
 	Via6    netip.Addr
+
+	IgnoreRAs bool // the device asks for no router advertisement, and follows none
 }
 
 // The range of a TAP's MTU, in bytes (linux drivers/net/tun.c: ETH_MIN_MTU, and 64 KiB less an Ethernet header). The minimum
@@ -103,6 +105,11 @@ func (s *Config) addAddresses6(link netlink.Link, name string) error {
 	if path := "/proc/sys/net/ipv6/conf/" + name + "/disable_ipv6"; isSet(path) { // as container engines leave it
 		if err := os.WriteFile(path, []byte("0"), 0o644); err != nil {
 			return fmt.Errorf("switching IPv6 on for %s: %w", name, err)
+		}
+	}
+	if s.IgnoreRAs {
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/accept_ra", []byte("0"), 0o644); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("switching router advertisements off for %s: %w", name, err)
 		}
 	}
 	for _, p := range []netip.Prefix{netip.PrefixFrom(s.MAC.LinkLocal().Netip(), 64), s.Addr6} {

@@ -82,7 +82,9 @@ func (p *Pool) settleLocked() {
 		sums[p.tenantOf(frame.PortID(i))] += p.held[i].Load()
 	}
 	for i := range sums {
-		p.sum[i].Store(sums[i])
+		if p.sum[i].Load() != sums[i] { // as a rule they are equal, and workers read them
+			p.sum[i].Store(sums[i])
+		}
 		left -= max(0, int64(sums[i])-floor)
 	}
 	p.left.Store(left)

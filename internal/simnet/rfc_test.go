@@ -26,8 +26,7 @@ func play(t *testing.T, script string) *Net {
 	if err != nil {
 		t.Fatalf("%v\nall frames (-> in, <- out):\n%s\ncaptured in %s", err, strings.Join(n.trace, "\n"), save(t, n))
 	}
-	over, err := RunOverIPv6(script)
-	checkOverIPv6(t, over, err)
+	alsoOverIPv6(t, func() (*Net, error) { return RunOverIPv6(script) })
 	return n
 }
 
