@@ -52,6 +52,9 @@ func checkIngress(p *Port, f *frame.Frame, n *Network) frame.Reason {
 	if f.Flags&(frame.HasPriority|frame.HasVLAN) == frame.HasPriority|frame.HasVLAN {
 		return frame.GuardVLAN // receivers take off any number of tags with VLAN identifier 0: what is inside would be untagged there
 	}
+	if f.Malformed == frame.ExtHeaders && p.Flags&AnySource == 0 {
+		return frame.ExtHeaders // nobody has seen what is behind the headers
+	}
 	if p.Flags&Guard != 0 {
 		if why := guard(p, f, n.Gateway); why != frame.None || p.Addr != 0 && f.Flags&frame.IsIPv6 == 0 {
 			return why

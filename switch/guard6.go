@@ -16,9 +16,6 @@ const (
 //
 //uvswitch:hot
 func guardIPv6(p *Port, f *frame.Frame) frame.Reason {
-	if f.Malformed == frame.ExtHeaders {
-		return frame.ExtHeaders
-	}
 	src := f.IPv6().Src()
 	if !src.IsZero() && !p.mayUse6(src) {
 		return frame.GuardSourceAddress

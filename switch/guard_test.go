@@ -123,6 +123,32 @@ func TestGuardAgainstWrappings(t *testing.T) {
 	}
 }
 
+// A port without a guard may not speak for the link-local address of another port, nor hide what it says behind too many headers.
+func TestAddressStolen6(t *testing.T) {
+	s := newSwitch(3, 0)
+	s.SetPort(vswitch.Port{ID: 2, Net: 1, Flags: vswitch.DefaultFlags | vswitch.Guard, MTU: 1500, MAC: mac(2)})
+	na := func(target frame.Addr6) []byte {
+		p := frametest.Packet{SrcMAC: mac(1), DstMAC: frame.AllNodes.GroupMAC(), Src6: mac(1).LinkLocal(), Dst6: frame.AllNodes, TTL: 255, Proto: frame.ICMPv6, Type: frame.ICMPv6NeighborAdvertisement}
+		p.Payload = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, target.Hi), target.Lo)
+		return p.Raw()
+	}
+	chain := frametest.Packet{SrcMAC: mac(1), DstMAC: frame.AllNodes.GroupMAC(), Src6: mac(1).LinkLocal(), Dst6: frame.AllNodes, Ext: []byte{17, 9}}.Raw()
+	for name, tt := range map[string]struct {
+		raw  []byte
+		want frame.Reason
+	}{
+		"its own":         {na(mac(1).LinkLocal()), frame.None},
+		"another's":       {na(mac(2).LinkLocal()), frame.AddressStolen},
+		"hidden from all": {chain, frame.ExtHeaders},
+	} {
+		b := frametest.Batch(1, 1, tt.raw)
+		run(s, b)
+		if got := b.Frames[0].Reason; got != tt.want {
+			t.Errorf("%s: %s, want %s", name, got.Info().Name, tt.want.Info().Name)
+		}
+	}
+}
+
 // An address of the gateway or of a guarded port is its own, whoever claims it: also ports without a guard.
 func TestAddressStolen(t *testing.T) {
 	s := newSwitch(3, 0)

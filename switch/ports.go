@@ -156,6 +156,9 @@ func (s *Switch) update(edit func(*snapshot)) {
 						owned6[a] = p.ID
 					}
 				}
+				if p.MAC != 0 && (p.Flags&Guard != 0 || p.Own != nil) {
+					owned6[p.MAC.LinkLocal()] = p.ID
+				}
 			}
 		}
 		if n.Addr != 0 {

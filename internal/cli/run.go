@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -90,8 +91,12 @@ func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
 	}
 	source := f.source(given)
 	if _, err := os.Stat("/proc/sys/net/ipv6"); err == nil {
-		id, _ := os.ReadFile("/etc/machine-id")
-		source.ULA = model.ULA(strings.TrimSpace(string(id)), f.name)
+		raw, _ := os.ReadFile("/etc/machine-id")
+		id := strings.TrimSpace(string(raw))
+		if id == "" { // as in images for many machines, whose prefixes must differ
+			id = rand.Text()
+		}
+		source.ULA = model.ULA(id, f.name)
 	}
 	conf, err := source.Start()
 	if err != nil {

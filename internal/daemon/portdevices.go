@@ -39,7 +39,7 @@ func (d *Daemon) openWire(p *model.Port, n *network, noRoute bool) (w wire, err 
 	case model.KindDevice:
 		return openDevice(p)
 	default:
-		c := link.Config{MAC: p.MAC, MTU: p.MTU, Addr: p.Addr, Addr6: p.Addr6, IgnoreRAs: p.Kind == model.KindHost}
+		c := link.Config{MAC: p.MAC, MTU: p.MTU, Addr: p.Addr, Addr6: p.Addr6}
 		if !noRoute {
 			c.Gateway = n.Gateway
 			if p.Addr6.IsValid() {

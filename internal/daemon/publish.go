@@ -210,6 +210,9 @@ func (d *Daemon) updateRulesLocked() {
 				d.dp.NAT.UseAddr(a) // an address that is not on the host yet is tried again when it comes
 			}
 		}
+		for _, a := range d.way6.sources {
+			d.dp.NAT.UseAddr6(frame.Addr6From(a)) // NAT asks for no source again, as it does for IPv4
+		}
 		for a := range published6 {
 			if !a.IsZero() {
 				d.dp.NAT.UseAddr6(a)

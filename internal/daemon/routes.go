@@ -39,6 +39,12 @@ func (d *Daemon) addRouteLocked(a api.RouteAdd) error {
 			return err
 		}
 		rt.Egress, rt.NextHop = h.net.ID, h.Addr.Addr()
+		if r.Prefix.Addr().Is6() {
+			if rt.NextHop = h.Addr6.Addr(); !rt.NextHop.IsValid() {
+				return api.Errorf(http.StatusConflict, "the host's port has no IPv6 address, so that IPv6 has no way through the host; give network %q a subnet (--subnet6)", h.net.Name)
+			}
+			link.SetForwarding6(h.Ifname)
+		}
 	}
 	if err := d.dp.Router.AddRoute(rt); err != nil {
 		return err

@@ -120,7 +120,7 @@ func (d *Daemon) addHostPortLocked() error {
 		return err
 	}
 	p := &port{Port: m, net: d.networks[m.Network]}
-	c := link.Config{MAC: p.MAC, MTU: p.MTU, Addr: p.Addr, Addr6: p.Addr6, NoIPv6: true}
+	c := link.Config{MAC: p.MAC, MTU: p.MTU, Addr: p.Addr, Addr6: p.Addr6, NoIPv6: true, IgnoreRAs: true}
 	if p.conn, err = d.openTAP(&p.Port, c); err != nil && p.Addr6.IsValid() { // a host that has IPv6 switched off for new devices
 		c.Addr6, p.Addr6 = netip.Prefix{}, netip.Prefix{}
 		p.conn, err = d.openTAP(&p.Port, c)
@@ -269,12 +269,14 @@ type way6 struct {
 	addr netip.Addr   // the host's address by which packets leave as a rule; invalid: none
 	own  []netip.Addr // all addresses of the host
 	up   bool
+
+	sources map[int]netip.Addr // by device: the address by which packets leave there
 }
 
-func way6Of(s *uplink.State) way6 { return way6{s.Addr6, s.Own6, s.Up6} }
+func way6Of(s *uplink.State) way6 { return way6{s.Addr6, s.Own6, s.Up6, s.Sources6} }
 
 func (w *way6) equal(s *uplink.State) bool {
-	return w.addr == s.Addr6 && w.up == s.Up6 && slices.Equal(w.own, s.Own6)
+	return w.addr == s.Addr6 && w.up == s.Up6 && slices.Equal(w.own, s.Own6) && maps.Equal(w.sources, s.Sources6)
 }
 
 // addrs are the addresses, the one by which packets leave first.

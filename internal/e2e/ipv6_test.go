@@ -45,6 +45,8 @@ func TestIPv6(t *testing.T) {
 	b := newWithIPv6(t)
 	Need(t, "curl", "nc")
 	outside6(b)
+	b.Sh("host", "ip link add eth1 type veth peer name eth1 netns "+b.NS("out")+" && ip addr add 2001:db8:2::1/64 dev eth1 nodad && ip link set eth1 up")
+	b.Sh("out", "ip addr add 2001:db8:2::2/64 dev eth1 nodad && ip link set eth1 up")
 	before := hostState(b)
 	b.Start()
 	containers(b)
@@ -63,6 +65,10 @@ func TestIPv6(t *testing.T) {
 		b.Web(ns)
 	}
 	contains(t, b.Sh("web", "curl -sf -m 5 'http://["+out6+"]/'"), "you are "+host6)
+	contains(t, b.Sh("web", "curl -sf -m 5 'http://[2001:db8:2::2]/'"), "you are 2001:db8:2::1")
+	b.Sh("web", "ping -6 -c 2 -i 0.2 -W 2 -s 3000 2001:db8:2::2") // in fragments, by another device than that of the default route
+	contains(t, b.CLI("route", "get", "2001:db8:2::2"), "dev eth1 src 2001:db8:2::1")
+	contains(t, b.Sh("host", "cat /proc/sys/net/ipv6/conf/uvs0/accept_ra"), "0")
 	b.CLI("publish", "add", "8080:80", "--port", "web")
 	b.CLI("publish", "add", "["+host6+"]:8081:80", "--port", "web", "--from", out6+"/128")
 	for _, at := range []string{"8080", "8081"} {

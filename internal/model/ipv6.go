@@ -36,16 +36,19 @@ func ULA(machineID, name string) netip.Prefix {
 }
 
 // subnetOfULA returns a /64 of the ULA: by the network's name, or the next one that no network has.
-func (s *State) subnetOfULA(name string) netip.Prefix {
+func (s *State) subnetOfULA(name string) (netip.Prefix, error) {
 	sum := sha256.Sum256([]byte(name))
 	b := s.Config.ULA.Addr().As16()
-	for id := binary.BigEndian.Uint16(sum[:]); ; id++ {
+	id := binary.BigEndian.Uint16(sum[:])
+	for range 1 << 16 {
 		binary.BigEndian.PutUint16(b[6:], id)
 		p := netip.PrefixFrom(netip.AddrFrom16(b), 64)
 		if !slices.ContainsFunc(s.Networks, func(n Network) bool { return n.Name != name && n.Prefix6.Overlaps(p) }) {
-			return p
+			return p, nil
 		}
+		id++
 	}
+	return netip.Prefix{}, conflict("no /64 of %s is free: other networks have all of it; name a subnet, such as --subnet6 fd00:1::/64", s.Config.ULA)
 }
 
 // checkSubnet6 returns the IPv6 subnet of a network and its gateway; both are invalid without IPv6.
@@ -56,10 +59,12 @@ func (s *State) checkSubnet6(a api.NetworkAdd) (p netip.Prefix, gateway netip.Ad
 			return p, gateway, bad("gateway6 %s needs an IPv6 subnet (--subnet6)", a.Gateway6)
 		}
 		return p, gateway, nil
-	case a.Subnet6 == SubnetAuto && !s.Config.ULA.IsValid(): // the kernel has no IPv6
+	case a.Subnet6 == SubnetAuto && (!s.Config.ULA.IsValid() || a.MTU != 0 && a.MTU < MinMTU6): // the kernel has no IPv6, or packets are too short for it
 		return p, gateway, nil
 	case a.Subnet6 == SubnetAuto:
-		p = s.subnetOfULA(a.Name)
+		if p, err = s.subnetOfULA(a.Name); err != nil {
+			return p, gateway, err
+		}
 	default:
 		if p, err = netip.ParsePrefix(a.Subnet6); err != nil || !p.Addr().Is6() || p.Addr().Is4In6() || p.Bits() < 48 || p.Bits() > 124 {
 			return p, gateway, bad("%q is not an IPv6 subnet of /48 to /124, such as fd00:1::/64; or write auto, or off", a.Subnet6)
@@ -128,6 +133,11 @@ func (s *State) checkAddress6(p *Port, a api.PortAdd) error {
 	case !n.Prefix6.IsValid():
 		if a.IP6 != "" {
 			return bad("network %q has no IPv6 addresses; leave --ip6 out, or give the network a subnet (--subnet6)", n.Name)
+		}
+		return nil
+	case p.MTU < MinMTU6 && p.MTU != 0:
+		if named {
+			return bad("MTU %d is too small for IPv6, which needs %d bytes; use a larger MTU, or leave --ip6 out", p.MTU, MinMTU6)
 		}
 		return nil
 	case a.IP6 == "" && p.ConfiguresItself() && !p.Addr.IsValid():

@@ -74,13 +74,14 @@ func tunnels(links []netlink.Link) (protocols []uint8) {
 	const ipip, ipv6, gre, ah = 4, 41, 47, 51
 	of := map[string][]uint8{
 		"ipip": {ipip}, "sit": {ipv6, ipip}, "gre": {gre}, "gretap": {gre}, "erspan": {gre}, "vti": {unix.IPPROTO_ESP, ah},
+		"ip6tnl": {ipip, ipv6}, "ip6gre": {gre}, "ip6gretap": {gre}, "ip6erspan": {gre}, "vti6": {unix.IPPROTO_ESP, ah},
 	}
 	for _, l := range links {
 		if l.Attrs().Flags&net.FlagUp != 0 {
 			protocols = append(protocols, of[l.Type()]...)
 		}
 	}
-	states, _ := netlink.XfrmStateList(netlink.FAMILY_V4) // fails on a kernel without IPsec
+	states, _ := netlink.XfrmStateList(netlink.FAMILY_ALL) // fails on a kernel without IPsec
 	for _, s := range states {
 		if s.Encap == nil { // in UDP it is UDP
 			protocols = append(protocols, uint8(s.Proto))
@@ -92,7 +93,7 @@ func tunnels(links []netlink.Link) (protocols []uint8) {
 
 // outPolicies are the destinations of the host's IPsec policies for packets that go out.
 func outPolicies() (to []netip.Prefix) {
-	list, err := netlink.XfrmPolicyList(netlink.FAMILY_V4)
+	list, err := netlink.XfrmPolicyList(netlink.FAMILY_ALL)
 	if err != nil { // a kernel without IPsec
 		return nil
 	}
@@ -100,11 +101,11 @@ func outPolicies() (to []netip.Prefix) {
 		if p.Dir != netlink.XFRM_DIR_OUT || p.Action != netlink.XFRM_POLICY_BLOCK && len(p.Tmpls) == 0 {
 			continue // such a policy lets packets pass as they are
 		}
-		dst := everywhere
-		if p.Dst != nil && p.Dst.IP.To4() != nil {
-			dst = prefixOf(p.Dst)
+		if p.Dst != nil {
+			to = append(to, prefixOf(p.Dst))
+		} else {
+			to = append(to, everywhere, netip.PrefixFrom(netip.IPv6Unspecified(), 0))
 		}
-		to = append(to, dst)
 	}
 	slices.SortFunc(to, netip.Prefix.Compare)
 	return slices.Compact(to)

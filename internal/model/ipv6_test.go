@@ -1,0 +1,86 @@
+package model
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+)
+
+// withIPv6 is small, on a host with IPv6.
+func withIPv6() Config {
+	c := small()
+	c.ULA = ULA("a machine", "uvs")
+	c.Default.Subnet6 = SubnetAuto
+	return c
+}
+
+func TestIPv6Addresses(t *testing.T) {
+	s := desired(t, withIPv6(), nil)
+	n, web := s.Network("default"), s.Port("web")
+	if !n.Prefix6.IsValid() || n.Prefix6.Bits() != 64 || !s.Config.ULA.Contains(n.Prefix6.Addr()) || n.Gateway6 != n.Prefix6.Addr().Next() {
+		t.Errorf("network %s, gateway %s", n.Prefix6, n.Gateway6)
+	}
+	if !n.Prefix6.Contains(web.Addr6.Addr()) || web.Addr6.Bits() != 64 {
+		t.Errorf("port %s", web.Addr6)
+	}
+	if db := s.Port("db"); db.Addr6.IsValid() {
+		t.Errorf("a network without IPv6 gives %s", db.Addr6)
+	}
+	again := desired(t, withIPv6(), nil)
+	if again.Network("default").Prefix6 != n.Prefix6 || again.Port("web").Addr6 != web.Addr6 {
+		t.Error("other addresses after another start")
+	}
+	if ULA("a machine", "uvs") == ULA("another", "uvs") || ULA("a machine", "uvs") == ULA("a machine", "two") {
+		t.Error("two switches have one prefix")
+	}
+
+	// A prefix that leaves 48 bits for the station.
+	c := withIPv6()
+	c.Default.Subnet6 = "fd00:dead:beef:c0::/80"
+	s = desired(t, c, nil)
+	if got := s.Port("web").Addr6.String(); got != "fd00:dead:beef:c0:0:275:ac1d:2/80" {
+		t.Errorf("%s of a /80", got)
+	}
+}
+
+// IPv6 needs an MTU of 1280 bytes: where there is less, "auto" gives no IPv6, and what was named is refused.
+func TestIPv6ShortMTU(t *testing.T) {
+	c := withIPv6()
+	c.Default.MTU = 1000
+	if s := desired(t, c, nil); s.Network("default").Prefix6.IsValid() || s.Port("web").Addr6.IsValid() {
+		t.Error("a network with MTU 1000 has IPv6")
+	}
+	c.Default.Subnet6 = "fd00:1::/64"
+	if _, err := Desired(c, nil); err == nil || !strings.Contains(err.Error(), "MTU 1000 is too small") {
+		t.Errorf("%v", err)
+	}
+	c = withIPv6()
+	c.Ports[0].MTU = 1000
+	if s := desired(t, c, nil); s.Port("web").Addr6.IsValid() {
+		t.Error("a port with MTU 1000 has an IPv6 address")
+	}
+	c.Ports[0].IP6 = inDefault6(t, c)
+	if _, err := Desired(c, nil); err == nil || !strings.Contains(err.Error(), "MTU 1000 is too small") {
+		t.Errorf("%v", err)
+	}
+}
+
+// inDefault6 is an address of the default network.
+func inDefault6(t *testing.T, c Config) string {
+	t.Helper()
+	x := desired(t, c, nil).Network("default").Prefix6.Addr().As16()
+	x[15] = 9
+	return netip.AddrFrom16(x).String()
+}
+
+// When another network has the whole prefix of the switch, "auto" is refused.
+func TestIPv6NoSubnetIsLeft(t *testing.T) {
+	c := withIPv6()
+	c.Default.Subnet6 = SubnetOff
+	c.Networks = append(c.Networks, api.NetworkAdd{Name: "all", Subnet: "10.10.0.0/24", Subnet6: c.ULA.String()}, api.NetworkAdd{Name: "more", Subnet: "10.11.0.0/24", Subnet6: SubnetAuto})
+	if _, err := Desired(c, nil); err == nil || !strings.Contains(err.Error(), "is free") {
+		t.Errorf("%v", err)
+	}
+}
