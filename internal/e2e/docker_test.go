@@ -328,7 +328,6 @@ func TestDockerFlags(t *testing.T) {
 		{"network create -d DRIVER --subnet 172.27.0.0/16 -o color=red x", "-o color: this option does not exist; the options are mtu, icc, isolated, tenant, mapping, filtering, protocols"},
 		{"network create -d DRIVER --subnet 172.27.0.0/16 -o mtu=lots x", "-o mtu=lots"},
 		{"network create -d DRIVER --subnet 172.27.0.0/16 -o mtu=9 x", "MTU 9 is out of range"},
-		{"network create -d DRIVER --subnet 172.27.0.0/16 --subnet fd00::/64 --ipv6 x", "IPv6 is not supported yet"},
 		{"run --rm --network net1 --mac-address 01:00:00:00:00:01 bb true", "--mac-address"},
 		{"run --rm --network net1 -p 53:53/udp bb true", "53/udp of the host is already published"},
 	} {
