@@ -105,8 +105,8 @@ fuzz:
 ANY_IO = TestWebPage|TestTop|TestDocs|TestReadme|TestDoctor|TestOpenAPI|TestMetrics|TestCompletionOfNames|TestReloadAllOrNothing|TestExtcap|TestDocker|TestCNI|TestNetavark|TestPodman|TestSystemd|TestPackages
 
 # End-to-end tests with namespaces, TAPs, iperf3 and tshark. Each test runs once, on its pair of uplink (tcx or clsact) and I/O
-# backend (io_uring or read-write). Needs root.
-e2e:
+# backend (io_uring or read-write). Needs root. The build comes first: TestReadme builds in its time limit, beside other tests.
+e2e: build
 	$(E2E) ./internal/e2e
 
 # The same on each I/O backend, and the tests of the uplink on every pair. Needs root.
