@@ -19,22 +19,21 @@ type AskedPacket struct {
 
 // askedPackets are the last packets that have asked. When their next hop turns out to be dead, their senders are told: the kernel tells
 // nobody, since it only sees packets of the uplink's TAP.
-type askedPackets[A frame.Address] struct {
+type askedPackets struct {
 	mu   sync.Mutex // Lock 79: workers do not wait for it; a packet that meets another one is not noted
 	next int
 	last [1024]AskedPacket
 }
 
 // note remembers a frame that has been translated; inside is its tuple from before.
-func (a *askedPackets[A]) note(f packet[A], inside *frame.TupleOf[A], now frame.Tick) {
-	tuple, ok := any(inside).(*frame.Tuple)
-	if !ok || len(f.Payload()) < 8 || f.FragOffset() != 0 || !a.mu.TryLock() {
+func (a *askedPackets) note(f *frame.Frame, inside *frame.Tuple, now frame.Tick) {
+	if len(f.Payload()) < 8 || f.FragOffset() != 0 || !a.mu.TryLock() {
 		return
 	}
 	defer a.mu.Unlock()
 	p := &a.last[a.next%len(a.last)]
 	a.next++
-	p.Inside, p.Sender, p.In, p.Net, p.At = *tuple, f.Src, f.In, f.Net, now
+	p.Inside, p.Sender, p.In, p.Net, p.At = *inside, f.Src, f.In, f.Net, now
 	copy(p.Quote[:], f.IPv4()[:frame.IPv4Len])
 	copy(p.Quote[frame.IPv4Len:], f.Payload()[:8])
 }

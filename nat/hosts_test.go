@@ -26,13 +26,13 @@ func TestHosts(t *testing.T) {
 	}
 	check(true, "198.51.100.1", "10.60.0.0", "10.60.0.77", "10.60.0.255", "10.60.1.0", "10.60.1.255", "255.255.255.255")
 	check(false, "0.0.0.0", "198.51.100.0", "198.51.100.2", "10.59.255.255", "10.60.2.0", "255.255.255.254")
-	if why := n.UseAddr(frametest.Addr("10.60.1.9")); why != frame.None {
+	if why := n.UseAddr(frametest.Addr("10.60.1.9").Netip()); why != frame.None {
 		t.Errorf("flows may not leave by an address of a prefix: %s", why)
 	}
 	rules.Local = nil
 	n.Update(rules)
 	check(true, "10.60.1.9", "10.60.0.77")
-	if why := n.UseAddr(frametest.Addr("10.60.1.10")); why == frame.None {
+	if why := n.UseAddr(frametest.Addr("10.60.1.10").Netip()); why == frame.None {
 		t.Error("flows may leave by an address that has left the host")
 	}
 	n.now.Store(uint32(graceTime) + 2)
@@ -51,7 +51,7 @@ func TestAddressesComeAndGo(t *testing.T) {
 	for i := range frame.Addr(3 * MaxAddrs) {
 		rules.Publish = []*Publish{{ID: uint32(i + 1), Proto: frame.TCP, HostAddr: base + i, Lo: 80, Hi: 80, Target: 1, Port: 80, RuleCount: &RuleCount{}}}
 		n.Update(rules)
-		if why := n.UseAddr(base + i); why != frame.None {
+		if why := n.UseAddr((base + i).Netip()); why != frame.None {
 			t.Fatalf("address %d: %s", i, why)
 		}
 	}
@@ -61,11 +61,11 @@ func TestAddressesComeAndGo(t *testing.T) {
 	}
 	n.Update(rules)
 	for i := range frame.Addr(MaxAddrs - 1) {
-		if why := n.UseAddr(base + 1000 + i); why != frame.None {
+		if why := n.UseAddr((base + 1000 + i).Netip()); why != frame.None {
 			t.Fatalf("published address %d: %s", i, why)
 		}
 	}
-	if why := n.UseAddr(base + 1000 + MaxAddrs - 1); why != frame.TooManySources {
+	if why := n.UseAddr((base + 1000 + MaxAddrs - 1).Netip()); why != frame.TooManySources {
 		t.Errorf("one more: %v", why)
 	}
 	if n.addrs.find(frametest.Addr("198.51.100.1")) == nil {

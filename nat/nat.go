@@ -40,6 +40,7 @@ type shared struct {
 	draws   atomic.Uint64 // counts port choices, so that no two use the same random number
 	ways    atomic.Uint32 // counts changes of the ways out: see WaysChanged
 	frags   *fragments
+	asked   askedPackets // of IPv4
 	stats   flowStats
 	watch   atomic.Pointer[func(EventKind, Flow, string)]
 	mu      sync.Mutex // Lock 72: writers of the configurations
@@ -72,7 +73,6 @@ type tracker[A frame.Address] struct {
 	outside        OutsideOf[A]
 	replaced       replacedFlows[A]
 	returnedFirsts returnedFirsts[A]
-	asked          askedPackets[A]
 	cursor         atomic.Uint32 // entry where evictFor continues
 	config         atomic.Pointer[config[A]]
 	sweep          uint32       // entry where Expire continues
@@ -333,9 +333,7 @@ func packetOf[A frame.Address](b *frame.Batch, i int) packet[A] {
 // setAddrs rewrites both addresses of a packet; d is the delta of both together.
 //
 //uvswitch:hot
-func (f packet[A]) setAddrs(src, dst A, d frame.Delta) {
-	setAddrs(f.Bytes()[f.L3:], src, dst, d)
-}
+func (f packet[A]) setAddrs(src, dst A, d frame.Delta) { setAddrs(f.Bytes()[f.L3:], src, dst, d) }
 
 // setTuple notes the tuple that the packet has now.
 //

@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"net/netip"
 	"slices"
 
 	"github.com/uvswitch/uvswitch/internal/atomic"
@@ -67,10 +68,12 @@ func (h *hostAddrs[A]) find(a A) *hostAddr[A] {
 
 // UseAddr lets flows leave by address a of the host, or returns the reason why they may not: a is no address of the host, or flows leave by
 // MaxAddrs others. The slow path calls it, and Update.
-func (n *NAT) UseAddr(a frame.Addr) frame.Reason { return n.useAddr(a) }
-
-// UseAddr6 is UseAddr for IPv6.
-func (n *NAT) UseAddr6(a frame.Addr6) frame.Reason { return n.six.useAddr(a) }
+func (n *NAT) UseAddr(a netip.Addr) frame.Reason {
+	if a.Is4() {
+		return n.useAddr(frame.AddrFrom(a))
+	}
+	return n.six.useAddr(frame.Addr6From(a))
+}
 
 func (n *tracker[A]) useAddr(a A) frame.Reason {
 	n.mu.Lock()

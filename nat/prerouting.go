@@ -206,7 +206,7 @@ func (n *tracker[A]) preRouteError(c *config[A], f packet[A], b *frame.Batch, ou
 		var dir uint8
 		sent := q.Reverse()
 		if e, dir, ok = n.find(c, &sent, b); ok && f.tuple.Dst == q.Src && n.validICMPSource(f, e, dir, outside) {
-			if !f.rightICMPSum() || f.Flags&frame.IsIPv4 != 0 && frame.Sum(icmp[frame.ICMPLen:at], 0) != 0xffff {
+			if !f.HasRightICMPSum() || f.Flags&frame.IsIPv4 != 0 && frame.Sum(icmp[frame.ICMPLen:at], 0) != 0xffff {
 				return frame.BadICMPChecksum // RFC 5508, REQ-3
 			}
 			if f.Proto == frame.ICMP && icmp.Type() == frame.ICMPRedirect {

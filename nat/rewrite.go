@@ -233,17 +233,14 @@ func (n *tracker[A]) translateError(f packet[A]) frame.Reason {
 			icmp.SetNextMTU(frame.MinPathMTU)
 		}
 	}
-	if f.Proto == frame.ICMPv6 {
-		icmp.SetChecksum(0)
-		icmp.SetChecksum(^frame.Sum(icmp, f.IPv6().PseudoSum(frame.ICMPv6, len(icmp))))
-	} else {
-		icmp.UpdateChecksum()
-	}
+	icmp.UpdateChecksum(f.ICMPPseudoSum())
 	f.tuple.Src, f.tuple.Dst = src, outer.Dst
 	return frame.None
 }
 
-// setAddrs rewrites the addresses of a packet that an ICMP error quotes.
+// setAddrs rewrites both addresses in an IP header; d is the delta of both together, for IPv4's checksum.
+//
+//uvswitch:hot
 func setAddrs[A frame.Address](ip []byte, src, dst A, d frame.Delta) {
 	switch src := any(src).(type) {
 	case frame.Addr:
@@ -251,13 +248,4 @@ func setAddrs[A frame.Address](ip []byte, src, dst A, d frame.Delta) {
 	case frame.Addr6:
 		frame.IPv6(ip).SetAddrs(src, any(dst).(frame.Addr6))
 	}
-}
-
-// rightICMPSum reports whether the checksum of an ICMP message is right.
-func (f packet[A]) rightICMPSum() bool {
-	l4, pseudo := f.Payload(), uint16(0)
-	if f.Proto == frame.ICMPv6 {
-		pseudo = f.IPv6().PseudoSum(frame.ICMPv6, len(l4))
-	}
-	return frame.Sum(l4, pseudo) == 0xffff
 }

@@ -36,9 +36,10 @@ func (r *Router) arp(f *frame.Frame, p PuntedFrame, now frame.Tick, out Output) 
 // defend announces the gateway's address when another station claims it. It does so at most once in 10 s, so that two
 // stations that both insist do not flood the network (RFC 5227, 2.4 (c)).
 func (r *Router) defend(id frame.NetID, iface *Interface, now frame.Tick, out Output) {
-	if r.heldBack(id, now) {
+	if last, ok := r.defended[id]; ok && now-last < defendInterval {
 		return
 	}
+	r.defended[id] = now
 	if b := arpFrame(arp.OperationRequest, iface, frame.BroadcastMAC, 0, iface.Addr); b != nil {
 		out.Send(id, b)
 	}

@@ -77,7 +77,7 @@ func (r *Router) deliverLocal6(f *frame.Frame, p PuntedFrame, now frame.Tick, ou
 		out.Consume(p) // what others say to a group that the gateway hears
 	case icmp.Type() != frame.ICMPv6Echo:
 		out.Drop(p, frame.GatewayService)
-	case frame.Sum(icmp, f.IPv6().PseudoSum(frame.ICMPv6, len(icmp))) != 0xffff:
+	case !f.HasRightICMPSum():
 		out.Drop(p, frame.BadICMPChecksum)
 	default:
 		out.Send(p.Net, iface.echoReply6(f))
@@ -98,7 +98,6 @@ func (i *Interface) echoReply6(f *frame.Frame) []byte {
 	eth[frame.EthernetLen+1] = f.IPv6()[1] & 0xf0 // of the traffic class, the part that says ECN
 	reply := frame.ICMPHeader(eth[frame.EthernetLen+frame.IPv6Len:])
 	reply.SetType(frame.ICMPv6EchoReply)
-	reply.SetChecksum(0)
-	reply.SetChecksum(^frame.Sum(reply, frame.IPv6(eth[frame.EthernetLen:]).PseudoSum(frame.ICMPv6, len(reply))))
+	reply.UpdateChecksum(frame.IPv6(eth[frame.EthernetLen:]).PseudoSum(frame.ICMPv6, len(reply)))
 	return eth
 }

@@ -13,11 +13,8 @@ import (
 //
 //uvswitch:hot
 func (s *snapshot) clampMSS(f *frame.Frame, mtu int, byUplink bool) {
-	if f.Flags&frame.HasTuple == 0 || f.IPv4().FragOffset() != 0 {
-		return
-	}
-	h := f.TCP()
-	if h.Flags()&frame.FlagSYN == 0 {
+	h, ok := syn(f)
+	if !ok {
 		return
 	}
 	far := f.RouteDst
@@ -31,6 +28,19 @@ func (s *snapshot) clampMSS(f *frame.Frame, mtu int, byUplink bool) {
 	limitMSS(f, h, uint16(max(mtu, minWayMTU)-frame.IPv4Len-frame.TCPLen))
 }
 
+// syn returns the header of a TCP segment, and whether it is a SYN: only these have an MSS option.
+//
+//uvswitch:hot
+func syn(f *frame.Frame) (h frame.TCPHeader, ok bool) {
+	if f.Flags&frame.HasTuple == 0 || f.FragOffset() != 0 {
+		return nil, false
+	}
+	h = f.TCP()
+	return h, h.Flags()&frame.FlagSYN != 0
+}
+
+// limitMSS lowers the MSS option of a SYN to limit.
+//
 //uvswitch:hot
 func limitMSS(f *frame.Frame, h frame.TCPHeader, limit uint16) {
 	for at, end := frame.TCPLen, h.HeaderLen(); ; {

@@ -36,8 +36,7 @@ func (r *Router) nd(f *frame.Frame, p PuntedFrame, now frame.Tick, out Output) {
 // checksum; no fragment (RFC 6980, 5).
 func validND(f *frame.Frame) bool {
 	l4 := f.ICMP()
-	return f.IPv6().HopLimit() == 255 && l4.Code() == 0 && f.Flags&frame.Fragment == 0 && f.FragAt == 0 &&
-		frame.Sum(l4, f.IPv6().PseudoSum(frame.ICMPv6, len(l4))) == 0xffff
+	return f.IPv6().HopLimit() == 255 && l4.Code() == 0 && f.Flags&frame.Fragment == 0 && f.FragAt == 0 && f.HasRightICMPSum()
 }
 
 // linkLayer returns the MAC in an option, and 0 if there is none.
@@ -72,15 +71,6 @@ func (r *Router) neighborSolicitation(f *frame.Frame, p PuntedFrame, iface *Inte
 	r.sendND(p.Net, iface, back, target, to, &ndp.NeighborAdvertisement{
 		Router: true, Solicited: !probe, Override: !iface.isAnycast(target), TargetAddress: m.TargetAddress, Options: gatewayOption(iface, ndp.Target),
 	}, out)
-}
-
-// heldBack reports whether the gateway has defended its address in a network lately, and notes that it does so now.
-func (r *Router) heldBack(id frame.NetID, now frame.Tick) bool {
-	if last, ok := r.defended[id]; ok && now-last < defendInterval {
-		return true
-	}
-	r.defended[id] = now
-	return false
 }
 
 // heardOf notes the MAC that the sender of a solicitation has told: that is no proof that the neighbor is reachable (RFC 4861, 7.2.3).

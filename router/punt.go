@@ -147,7 +147,7 @@ func (r *Router) deliverLocal(f *frame.Frame, p PuntedFrame, now frame.Tick, out
 		out.Drop(p, frame.GatewayService)
 		return
 	}
-	if frame.Sum(icmp, 0) != 0xffff {
+	if !f.HasRightICMPSum() {
 		out.Drop(p, frame.BadICMPChecksum)
 		return
 	}
@@ -172,6 +172,6 @@ func echoReply(f *frame.Frame) []byte {
 	reply := frame.ICMPHeader(ip[frame.IPv4Len:])
 	copy(reply, icmp)
 	reply.SetType(frame.ICMPEchoReply)
-	reply.UpdateChecksum()
+	reply.UpdateChecksum(0)
 	return b
 }

@@ -11,9 +11,7 @@ import (
 // An Advertising is what the gateway of a network says of itself in router advertisements (RFC 4861, 6.2).
 type Advertising struct {
 	Advertise bool
-	SLAAC     bool           // stations may make addresses of the network's prefix
 	Behind    []netip.Prefix // prefixes behind the gateway, besides the default route (RFC 4191)
-	DNS       []netip.Addr   // resolvers (RFC 8106)
 }
 
 // An advertiser is the state of a network's advertisements.
@@ -104,17 +102,8 @@ func (r *Router) sendRA(i *Interface, leads bool, to frame.Addr6, mac frame.MAC,
 	if leads {
 		m.RouterLifetime = raLifetime
 	}
-	if i.SLAAC {
-		m.Options = append(m.Options, &ndp.PrefixInformation{
-			PrefixLength: uint8(i.Prefix6.Bits()), Prefix: i.Prefix6.Addr(), OnLink: true, AutonomousAddressConfiguration: true,
-			ValidLifetime: 2592000 * second, PreferredLifetime: 604800 * second,
-		})
-	}
 	for _, p := range i.Behind {
 		m.Options = append(m.Options, &ndp.RouteInformation{PrefixLength: uint8(p.Bits()), Prefix: p.Addr(), RouteLifetime: raLifetime})
-	}
-	if len(i.DNS) > 0 {
-		m.Options = append(m.Options, &ndp.RecursiveDNSServer{Lifetime: raLifetime, Servers: i.DNS})
 	}
 	r.sendND(i.Net, i, mac, frame.FirstLocal, to, m, out)
 }

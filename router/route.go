@@ -1,6 +1,10 @@
 package router
 
-import "github.com/uvswitch/uvswitch/internal/frame"
+import (
+	"net/netip"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
 
 // Route decides where frames addressed to the router go: to the slow path if they are for the gateway itself, to a
 // network, to the uplink, or nowhere. It makes the checks of RFC 1812, 5.2 and 5.3, and decrements the TTL.
@@ -59,19 +63,28 @@ func (s *snapshot) validate(f *frame.Frame) frame.Reason {
 		return frame.MalformedPacket
 	}
 	src := f.Tuple.Src
-	if isMartian(src) || src == f.Tuple.Dst {
+	if isMartian(src) || src == f.Tuple.Dst || (f.Net == frame.NoNet || !onLink(in, src)) && !s.leadsBack(f, src.Netip()) {
 		return frame.MartianSource
 	}
-	if f.Flags&frame.FromSibling == 0 && (f.Net == frame.NoNet || !onLink(in, src)) { // strict reverse path: the answer must go back where the packet came from
-		rt, ok := s.fib.Lookup(src.Netip())
-		if ok && rt.Kind == Local && rt.Prefix.Bits() == 0 && (f.Net == frame.NoNet || f.In == s.hostPort) {
-			return frame.None // the way out is through the host's stack, and both ways lead in
-		}
-		if ok && (rt.Egress != f.Net || rt.Kind == Local && f.In != s.hostPort) || !ok && f.Net != frame.NoNet {
-			return frame.MartianSource
-		}
-	}
 	return frame.None
+}
+
+// leadsBack is the strict check of the reverse path, for a source that is not on the link: the answer must go back where the packet came
+// from. Siblings are excepted.
+//
+//uvswitch:hot
+func (s *snapshot) leadsBack(f *frame.Frame, src netip.Addr) bool {
+	if f.Flags&frame.FromSibling != 0 {
+		return true
+	}
+	rt, ok := s.fib.Lookup(src)
+	switch {
+	case !ok:
+		return f.Net == frame.NoNet
+	case rt.Kind == Local && rt.Prefix.Bits() == 0 && (f.Net == frame.NoNet || f.In == s.hostPort):
+		return true // the way out is through the host's stack, and both ways lead in
+	}
+	return rt.Egress == f.Net && (rt.Kind != Local || f.In == s.hostPort)
 }
 
 // overwritesTransport reports whether a partial checksum would be written to what is translated here.
@@ -107,7 +120,7 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 	switch {
 	case rt.Egress == frame.NoNet && !out.Up:
 		f.PuntFor(frame.UplinkDown)
-	case rt.Egress == frame.NoNet && s.ipsec != nil && s.needsIPsec(dst):
+	case rt.Egress == frame.NoNet && s.needsIPsec(dst.Netip()):
 		f.PuntFor(frame.IPsecPolicy)
 	case rt.hop == 0 && rt.Egress != frame.NoNet && isDirectedBroadcast(out, dst):
 		f.DropFor(frame.MartianDestination)
@@ -178,10 +191,7 @@ func refuse(f *frame.Frame, why frame.Reason) {
 }
 
 //uvswitch:hot
-func (s *snapshot) needsIPsec(dst frame.Addr) bool {
-	_, ok := s.ipsec.Lookup(dst.Netip())
-	return ok
-}
+func (s *snapshot) needsIPsec(dst netip.Addr) bool { return s.ipsec != nil && s.ipsec.Contains(dst) }
 
 // byUplink is the way of answers to what came in by the uplink, when the way out is through the host's stack.
 var byUplink = entry{Route: Route{Egress: frame.NoNet}}

@@ -50,17 +50,8 @@ func (s *snapshot) validateIPv6(f *frame.Frame) frame.Reason {
 	if src.IsZero() && f.IsND() {
 		return frame.None // duplicate address detection (RFC 4862, 5.4)
 	}
-	if neverRouted(src) || src.IsGroup() || src == ip.Dst() {
+	if neverRouted(src) || src.IsGroup() || src == ip.Dst() || (f.Net == frame.NoNet || !in.Prefix6.Contains(src.Netip())) && !s.leadsBack(f, src.Netip()) {
 		return frame.MartianSource
-	}
-	if f.Flags&frame.FromSibling == 0 && (f.Net == frame.NoNet || !in.Prefix6.Contains(src.Netip())) { // strict reverse path, as for IPv4
-		rt, ok := s.fib.Lookup(src.Netip())
-		if ok && rt.Kind == Local && rt.Prefix.Bits() == 0 && (f.Net == frame.NoNet || f.In == s.hostPort) {
-			return frame.None
-		}
-		if ok && (rt.Egress != f.Net || rt.Kind == Local && f.In != s.hostPort) || !ok && f.Net != frame.NoNet {
-			return frame.MartianSource
-		}
 	}
 	return frame.None
 }
@@ -90,7 +81,7 @@ func (s *snapshot) routeIPv6(f *frame.Frame, to *frame.Way6, b *frame.Batch) {
 	switch {
 	case rt.Egress == frame.NoNet && !out.Up6:
 		f.PuntFor(frame.UplinkDown)
-	case rt.Egress == frame.NoNet && s.ipsec != nil && s.ipsec.Contains(dst.Netip()):
+	case rt.Egress == frame.NoNet && s.needsIPsec(dst.Netip()):
 		f.PuntFor(frame.IPsecPolicy)
 	case rt.hop6.IsZero() && rt.Egress != frame.NoNet && dst == frame.Addr6From(out.Prefix6.Addr()):
 		f.DropFor(frame.MartianDestination) // the anycast address of another network's routers
@@ -138,13 +129,14 @@ func mtu6(i *Interface, rt *entry) int {
 //
 //uvswitch:hot
 func (s *snapshot) clampMSS6(f *frame.Frame, far frame.Addr6, mtu int) {
-	if f.Flags&frame.HasTuple == 0 || f.FragOffset() != 0 || f.TCP().Flags()&frame.FlagSYN == 0 {
+	h, ok := syn(f)
+	if !ok {
 		return
 	}
 	if f.Net == frame.NoNet {
 		far = f.IPv6().Src()
 	}
-	limitMSS(f, f.TCP(), uint16(max(min(mtu, s.pmtu.mtu(hint(far))), minMTU6)-frame.IPv6Len-frame.TCPLen))
+	limitMSS(f, h, uint16(max(min(mtu, s.pmtu.mtu(hint(far))), minMTU6)-frame.IPv6Len-frame.TCPLen))
 }
 
 // isGateway6 reports whether a is one of the router's own addresses, seen from network n: the gateway's of any network, or a link-local or

@@ -148,10 +148,10 @@ func (s *Switch) update(edit func(*snapshot)) {
 				if p.Flags&Guard != 0 && p.MAC != 0 {
 					c.bound[p.MAC] = p.ID
 				}
-				if p.Flags&Guard != 0 && p.Addr != 0 {
-					owned[p.Addr] = p.ID
-				}
 				if p.Flags&Guard != 0 {
+					if p.Addr != 0 {
+						owned[p.Addr] = p.ID
+					}
 					for _, a := range p.Addrs6 {
 						owned6[a] = p.ID
 					}

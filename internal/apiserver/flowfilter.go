@@ -15,7 +15,7 @@ import (
 
 // A flowFilter selects flows by what they were before translation. nil: any.
 type flowFilter struct {
-	family       string       // ipv4 or ipv6; empty: both
+	family       family
 	src, dst     netip.Prefix // invalid: any
 	proto        *uint8
 	port         *frame.PortID
@@ -69,15 +69,20 @@ func parseFlowFilter(q url.Values, s *model.State) (f flowFilter, err error) {
 	return f, nil
 }
 
-// familyOf reads the parameter "family".
-func familyOf(q url.Values) (string, error) {
+// A family is the parameter "family": ipv4 or ipv6; empty: both.
+type family string
+
+func familyOf(q url.Values) (family, error) {
 	switch f := strings.ToLower(q.Get("family")); f {
 	case "", "ipv4", "ipv6":
-		return f, nil
+		return family(f), nil
 	default:
 		return "", badRequest("%q is not an address family; use ipv4 or ipv6", f)
 	}
 }
+
+// has reports whether an address is of the family.
+func (f family) has(a netip.Addr) bool { return f == "" || string(f) == api.FamilyOf(a) }
 
 // matches reports whether the filter selects a flow.
 func (f *flowFilter) matches(x nat.Flow) bool {
@@ -85,7 +90,7 @@ func (f *flowFilter) matches(x nat.Flow) bool {
 	if x.Original.Proto == frame.ICMP || x.Original.Proto == frame.ICMPv6 { // these are its identifier and its type
 		sport, dport = 0, 0
 	}
-	return (f.family == "" || f.family == api.FamilyOf(x.Original.Src)) && (f.proto == nil || *f.proto == x.Original.Proto) && (f.port == nil || *f.port == x.Port) && (f.sport == nil || *f.sport == sport) &&
+	return f.family.has(x.Original.Src) && (f.proto == nil || *f.proto == x.Original.Proto) && (f.port == nil || *f.port == x.Port) && (f.sport == nil || *f.sport == sport) &&
 		(f.dport == nil || *f.dport == dport) && (f.state == "" || f.state == x.State) &&
 		(!f.src.IsValid() || f.src.Contains(x.Original.Src)) && (!f.dst.IsValid() || f.dst.Contains(x.Original.Dst))
 }

@@ -202,7 +202,7 @@ func (v *view) neighbors(r *http.Request) (any, error) {
 	}
 	out := []api.Neighbor{}
 	for _, n := range v.dp.Router.Neighbors() {
-		if family != "" && family != api.FamilyOf(n.Addr) {
+		if !family.has(n.Addr) {
 			continue
 		}
 		x := api.Neighbor{Dst: n.Addr.String(), Network: v.NetworkName(n.Net), State: []string{n.State.String()}, Router: n.IsRouter}
@@ -221,7 +221,7 @@ func (v *view) routes(q *http.Request) (any, error) {
 	}
 	out := []api.Route{}
 	for _, r := range v.dp.Router.Routes() {
-		if family != "" && family != api.FamilyOf(r.Prefix.Addr()) {
+		if !family.has(r.Prefix.Addr()) {
 			continue
 		}
 		network := v.NetworkName(r.Egress)
@@ -255,9 +255,10 @@ func (v *view) targets(p *model.Publish) (a [2]netip.Addr) {
 }
 
 func (v *view) publish(p *model.Publish) api.Publish {
-	target := v.targets(p)[0]
-	if p.HostAddr.Is6() && !p.HostAddr.IsUnspecified() {
-		target = v.targets(p)[1]
+	targets := v.targets(p)
+	target := targets[0]
+	if p.HostAddr.Is6() {
+		target = targets[1]
 	}
 	x := api.Publish{
 		ID: int(p.ID), HostAddress: p.HostAddr.String(), HostPort: int(p.Lo), HostPortEnd: int(p.Hi), Protocol: p.Proto,

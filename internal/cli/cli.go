@@ -190,13 +190,14 @@ func showByFamily[T any](a *app, use, short, path string, table func(w io.Writer
 	only4, only6 := c.Flags().BoolP("ipv4", "4", false, "show only IPv4"), c.Flags().BoolP("ipv6", "6", false, "show only IPv6")
 	c.MarkFlagsMutuallyExclusive("ipv4", "ipv6")
 	c.RunE = func(c *cobra.Command, _ []string) error {
+		query := ""
 		switch {
 		case *only4:
-			path += "?family=ipv4"
+			query = "?family=ipv4"
 		case *only6:
-			path += "?family=ipv6"
+			query = "?family=ipv6"
 		}
-		return get(c.Context(), a, path, table)
+		return get(c.Context(), a, path+query, table)
 	}
 	return c
 }

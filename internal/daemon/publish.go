@@ -137,13 +137,7 @@ func (d *Daemon) checkHostPortsLocked(p *model.Publish) error {
 	if pool := d.poolsLocked(p); d.up != nil && (pool[0].Len() == 0 || pool[1].Len() == 0) {
 		return api.Errorf(http.StatusConflict, "this would leave no port for the containers' own connections; widen --nat-ports, or publish fewer ports")
 	}
-	why := frame.None
-	if at := frame.AddrFrom(p.HostAddr); at != 0 {
-		why = d.dp.NAT.UseAddr(at)
-	} else if !p.HostAddr.IsUnspecified() {
-		why = d.dp.NAT.UseAddr6(frame.Addr6From(p.HostAddr))
-	}
-	if d.usesBPF() && !p.HostAddr.IsLoopback() && why == frame.TooManySources {
+	if at := p.HostAddr; d.usesBPF() && !at.IsUnspecified() && !at.IsLoopback() && d.dp.NAT.UseAddr(at) == frame.TooManySources {
 		return api.Errorf(http.StatusConflict, "flows leave by %d addresses of the host already, and no more can be used at a time; publish the port on every address: leave %s out", nat.MaxAddrs, p.HostAddr)
 	}
 	list, err := usedports.List()
@@ -205,18 +199,13 @@ func (d *Daemon) updateRulesLocked() {
 	d.dp.NAT.Update(r)
 	d.updateClientsLocked()
 	if d.usesBPF() {
-		for a := range published {
-			if a != 0 {
-				d.dp.NAT.UseAddr(a) // an address that is not on the host yet is tried again when it comes
+		for _, p := range d.publishes {
+			if at := p.HostAddr; !at.IsUnspecified() && !at.IsLoopback() {
+				d.dp.NAT.UseAddr(at) // an address that is not on the host yet is tried again when it comes
 			}
 		}
 		for _, a := range d.way6.sources {
-			d.dp.NAT.UseAddr6(frame.Addr6From(a)) // NAT asks for no source again, as it does for IPv4
-		}
-		for a := range published6 {
-			if !a.IsZero() {
-				d.dp.NAT.UseAddr6(a)
-			}
+			d.dp.NAT.UseAddr(a) // a packet of IPv4 asks for its source; one of IPv6 must find it
 		}
 		d.up.SetPublished(published, published6)
 	}

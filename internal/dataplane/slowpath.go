@@ -1,7 +1,6 @@
 package dataplane
 
 import (
-	"net/netip"
 	"sync"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -121,7 +120,7 @@ func (k *slowPath) handle(rec []byte, now frame.Tick) {
 			if !p.NextHop.IsValid() {
 				p.NextHop = k.dp.NAT.AskSource(p.Raw).Netip()
 			}
-			if why := k.useAddr(p.NextHop); why != frame.None {
+			if why := k.dp.NAT.UseAddr(p.NextHop); why != frame.None {
 				k.end(p.In, p.Raw, why)
 				return
 			}
@@ -130,14 +129,6 @@ func (k *slowPath) handle(rec []byte, now frame.Tick) {
 	default:
 		k.dp.Router.HandlePunt(puntedFrame(rec), now, k)
 	}
-}
-
-// useAddr lets flows leave by an address of the host.
-func (k *slowPath) useAddr(a netip.Addr) frame.Reason {
-	if a.Is6() {
-		return k.dp.NAT.UseAddr6(frame.Addr6From(a))
-	}
-	return k.dp.NAT.UseAddr(frame.AddrFrom(a))
 }
 
 // call runs fn with the slow path as the router's Output.

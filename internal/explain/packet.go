@@ -337,15 +337,14 @@ func reverseTransport(raw []byte, f *frame.Frame, l4 []byte, pseudo uint16) []by
 			return nil
 		}
 		h.SetType(frame.ICMPv6EchoReply)
-		h.SetChecksum(0)
-		h.SetChecksum(^frame.Sum(h, pseudo))
+		h.UpdateChecksum(pseudo)
 	case f.Proto == frame.ICMP:
 		h := frame.ICMPHeader(l4)
 		if h.Type() != frame.ICMPEcho {
 			return nil
 		}
 		h.SetType(frame.ICMPEchoReply)
-		h.UpdateChecksum()
+		h.UpdateChecksum(0)
 	case frame.HasPorts(f.Proto):
 		p := frame.PortsHeader(l4)
 		p.SetPorts(p.DstPort(), p.SrcPort()) // a sum does not depend on the order

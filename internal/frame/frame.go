@@ -202,6 +202,17 @@ func (f *Frame) UDP() UDPHeader     { return UDPHeader(f.Payload()) }
 func (f *Frame) ICMP() ICMPHeader   { return ICMPHeader(f.Payload()) }
 func (f *Frame) Ports() PortsHeader { return PortsHeader(f.Payload()) }
 
+// ICMPPseudoSum is the pseudo parameter of ICMPHeader.UpdateChecksum for an ICMP or ICMPv6 message.
+func (f *Frame) ICMPPseudoSum() uint16 {
+	if f.Proto == ICMPv6 {
+		return f.IPv6().PseudoSum(ICMPv6, len(f.Payload()))
+	}
+	return 0
+}
+
+// HasRightICMPSum reports whether the checksum of an ICMP or ICMPv6 message is right.
+func (f *Frame) HasRightICMPSum() bool { return Sum(f.Payload(), f.ICMPPseudoSum()) == 0xffff }
+
 // ARP returns the ARP packet. It may be called only with IsARP.
 func (f *Frame) ARP() ARPPacket { return ARPPacket(f.raw[VnetLen+int(f.L3):]) }
 

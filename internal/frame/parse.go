@@ -141,25 +141,15 @@ func parseTransport(f *Frame, l4 []byte) {
 			f.Malformed = MalformedPacket
 			return
 		}
-	case ICMP:
-		if len(l4) < ICMPLen {
+	case ICMP, ICMPv6:
+		switch six := f.Flags&IsIPv6 != 0; {
+		case len(l4) < ICMPLen:
 			f.Malformed = MalformedPacket
-			return
+		case f.Proto == ICMP && !six:
+			f.icmpTuple(l4)
+		case f.Proto == ICMPv6 && six:
+			f.icmp6Tuple(l4)
 		}
-		if f.Flags&IsIPv4 == 0 {
-			return
-		}
-		f.icmpTuple(l4)
-		return
-	case ICMPv6:
-		if len(l4) < ICMPLen {
-			f.Malformed = MalformedPacket
-			return
-		}
-		if f.Flags&IsIPv6 == 0 {
-			return
-		}
-		f.icmp6Tuple(l4)
 		return
 	default:
 		f.Flags |= HasTuple

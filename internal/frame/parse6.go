@@ -16,7 +16,7 @@ const (
 
 const fragmentLen = 8
 
-// maxExtensions is how many extension headers are walked. Neither the router nor the guard lets a longer chain pass.
+// maxExtensions is how many extension headers are walked. No port may send a longer chain, but the host's while the host routes.
 const maxExtensions = 8
 
 // parseIPv6 walks the chain of extension headers to the transport header (RFC 8200, 4). A chain that is too long, leaves the packet, or
@@ -52,21 +52,10 @@ func parseIPv6(f *Frame, b []byte) {
 // malformed.
 func (f *Frame) walkExtensions(b []byte) (ok bool) {
 	for n := 0; ; n++ {
-		size := 0
 		rest := b[f.L4:]
-		switch f.Proto {
-		default:
+		size := extensionLen(f.Proto, rest)
+		if size == 0 {
 			return true
-		case extHopByHop, extRouting, extDestOptions, extMobility, extHIP, extShim:
-			if size = 8; len(rest) >= 8 {
-				size += 8 * int(rest[1])
-			}
-		case extAuth:
-			if size = 8; len(rest) >= 8 {
-				size += 4 * int(rest[1])
-			}
-		case extFragment:
-			size = fragmentLen
 		}
 		if n == maxExtensions || size > len(rest) || f.Proto == extHopByHop && n > 0 {
 			f.Malformed = ExtHeaders
@@ -88,6 +77,24 @@ func (f *Frame) walkExtensions(b []byte) (ok bool) {
 		}
 		f.Proto, f.L4 = rest[0], f.L4+uint16(size)
 	}
+}
+
+// extensionLen is the length of the extension header in b, in bytes, by its own word; 0 if proto is no extension header. Each has 8 bytes at
+// least (RFC 8200, 4; RFC 4302, 2.2).
+func extensionLen(proto uint8, b []byte) int {
+	words := 0
+	if len(b) >= 8 {
+		words = int(b[1])
+	}
+	switch proto {
+	case extHopByHop, extRouting, extDestOptions, extMobility, extHIP, extShim:
+		return 8 + 8*words
+	case extAuth:
+		return 8 + 4*words
+	case extFragment:
+		return fragmentLen
+	}
+	return 0
 }
 
 // ICMPv6 types (RFC 4443; RFC 4861, 4).
@@ -128,19 +135,11 @@ func (f *Frame) icmp6Tuple(l4 []byte) {
 // NextHeaderAt returns where the packet says what Proto is, in bytes from the beginning of the IPv6 header.
 func (f *Frame) NextHeaderAt() (at int) {
 	ip := f.IPv6()
-	for at, next := 6, IPv6Len; ; {
-		if next == int(f.L4)-int(f.L3) {
-			return at
-		}
-		switch size := 8 + 8*int(ip[next+1]); ip[at] {
-		case extFragment:
-			at, next = next, next+fragmentLen
-		case extAuth:
-			at, next = next, next+8+4*int(ip[next+1])
-		default:
-			at, next = next, next+size
-		}
+	at = 6
+	for next := IPv6Len; next != int(f.L4)-int(f.L3); {
+		at, next = next, next+extensionLen(ip[at], ip[next:])
 	}
+	return at
 }
 
 // IsND reports whether a packet is neighbor discovery, a router's message or a redirect: no router forwards these (RFC 4861, 4).

@@ -88,10 +88,11 @@ func (h ICMPHeader) SetNextMTU(mtu uint16) { binary.BigEndian.PutUint16(h[6:], m
 // SetChecksum writes the checksum.
 func (h ICMPHeader) SetChecksum(sum uint16) { binary.BigEndian.PutUint16(h[2:], sum) }
 
-// UpdateChecksum computes the checksum in full. RFC 1624's form has the wrong zero for a message of zeros.
-func (h ICMPHeader) UpdateChecksum() {
+// UpdateChecksum computes the checksum in full. RFC 1624's form has the wrong zero for a message of zeros. pseudo is the sum of the pseudo
+// header: 0 for ICMP, IPv6.PseudoSum for ICMPv6 (RFC 4443, 2.3).
+func (h ICMPHeader) UpdateChecksum(pseudo uint16) {
 	h.SetChecksum(0)
-	h.SetChecksum(^Sum(h, 0))
+	h.SetChecksum(^Sum(h, pseudo))
 }
 
 // ARPPacket is an ARP packet for IPv4 over Ethernet (RFC 826). Its methods need ARPLen bytes, which Parse has checked.

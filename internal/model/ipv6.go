@@ -156,11 +156,8 @@ func (s *State) checkAddress6(p *Port, a api.PortAdd) error {
 		if err != nil || !n.usable6(addr) {
 			return bad("%q is not a usable address of network %q (%s)", a.IP6, n.Name, n.Prefix6)
 		}
-		if addr == n.Gateway6 {
-			return conflict("address %s belongs to the gateway; choose another address", addr)
-		}
-		if q := s.Holder(n, addr); q != nil {
-			return conflict("address %s is in use by port %q; choose another address, or leave --ip6 out", addr, q.Name)
+		if err := s.checkFree(n, addr, "--ip6"); err != nil {
+			return err
 		}
 		p.Addr6 = netip.PrefixFrom(addr, n.Prefix6.Bits())
 	}

@@ -45,7 +45,7 @@ func TestIPv6Addresses(t *testing.T) {
 	}
 }
 
-// IPv6 needs an MTU of 1280 bytes: where there is less, "auto" gives no IPv6, and what was named is refused.
+// IPv6 needs an MTU of 1280 bytes. With a shorter MTU, "auto" gives no IPv6, and a subnet or an address that is named is refused.
 func TestIPv6ShortMTU(t *testing.T) {
 	c := withIPv6()
 	c.Default.MTU = 1000

@@ -313,14 +313,22 @@ func (s *State) checkAddress(p *Port, a api.PortAdd) error {
 			return bad("%s has a wrong prefix length: network %q has prefix length %d", a.IP, n.Name, n.Prefix.Bits())
 		}
 	}
-	if addr == n.Gateway {
-		return conflict("address %s belongs to the gateway; choose another address", addr)
-	}
-	if q := s.Holder(n, addr); q != nil {
-		return conflict("address %s is in use by port %q; choose another address, or leave --ip out", addr, q.Name)
+	if err := s.checkFree(n, addr, "--ip"); err != nil {
+		return err
 	}
 	p.Addr = netip.PrefixFrom(addr, n.Prefix.Bits())
 	p.Flags |= vswitch.Guard
+	return nil
+}
+
+// checkFree refuses an address that the gateway or a port has; flag is the option that has named it.
+func (s *State) checkFree(n *Network, addr netip.Addr, flag string) error {
+	if addr == n.Gateway || addr == n.Gateway6 {
+		return conflict("address %s belongs to the gateway; choose another address", addr)
+	}
+	if q := s.Holder(n, addr); q != nil {
+		return conflict("address %s is in use by port %q; choose another address, or leave %s out", addr, q.Name, flag)
+	}
 	return nil
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// Two ports take and return units around their floors. In every order of the atomic operations, the count of what is left to lend is right.
+// Two ports take and return units while each stands near its floor. The test plays every order of the atomic operations. After each order, the number of units that can be lent must be right.
 func TestInterleaveTake(t *testing.T) {
 	var p Pool
 	p.Resize(4*minPorts, minPorts, 0) // floors of two

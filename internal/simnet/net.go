@@ -42,7 +42,7 @@ type Net struct {
 	script   *scenario
 	full     bool // no room for another pair
 	overIPv6 bool // see RunOverIPv6
-	lenient  bool // something unsound was put in: what comes out is not judged any more
+	lenient  bool // the test injected a frame with a wrong checksum or length, so the frames that leave are not checked
 	failure  error
 }
 

@@ -101,20 +101,27 @@ func (p *wayOut) emitHeader() {
 //	params = {AF_INET, ip.proto, ether.dst[2..4], ether.dst[4..6], 0, skb->ifindex, ip.tos, ether.src[2..6] ?: ip.src, ip.dst};
 func (p *wayOut) emitQuestion() {
 	p.Emit(asm.Mov.Imm(asm.R1, 0).WithSymbol("question"))
-	for at := int16(0); at < 64; at += 8 {
-		p.Emit(asm.StoreMem(asm.RFP, outParams+at, asm.R1, asm.DWord))
-	}
+	p.emitParams(unix.AF_INET, outIP+ipProto)
 	p.Emit(
-		asm.StoreImm(asm.RFP, outParams+fibFamily, unix.AF_INET, asm.Byte),
-		asm.LoadMem(regProto, asm.RFP, outIP+ipProto, asm.Byte), asm.StoreMem(asm.RFP, outParams+fibProto, regProto, asm.Byte),
-		asm.LoadMem(asm.R1, asm.RFP, outEther+2, asm.Half), asm.StoreMem(asm.RFP, outParams+fibSrcPort, asm.R1, asm.Half),
-		asm.LoadMem(asm.R1, asm.RFP, outEther+4, asm.Half), asm.StoreMem(asm.RFP, outParams+fibDstPort, asm.R1, asm.Half),
-		asm.LoadMem(asm.R1, regPacket, skbIfindex, asm.Word), asm.StoreMem(asm.RFP, outParams+fibIfindex, asm.R1, asm.Word),
 		asm.LoadMem(asm.R1, asm.RFP, outIP+ipTOS, asm.Byte), asm.StoreMem(asm.RFP, outParams+fibTOS, asm.R1, asm.Byte),
 		asm.LoadMem(asm.R1, asm.RFP, outIP+ipDst, asm.Word), asm.StoreMem(asm.RFP, outParams+fibDst, asm.R1, asm.Word),
 		asm.LoadMem(asm.R1, asm.RFP, outEther+8, asm.Word), asm.JNE.Imm(asm.R1, 0, "inside"),
 		asm.LoadMem(asm.R1, asm.RFP, outIP+ipSrc, asm.Word),
 		asm.StoreMem(asm.RFP, outParams+fibSrc, asm.R1, asm.Word).WithSymbol("inside"),
+	)
+}
+
+// emitParams: params = {family, proto, ether.dst[2..4], ether.dst[4..6], 0, skb->ifindex, 0...}; R1 is 0 before.
+func (p *wayOut) emitParams(family int64, proto int16) {
+	for at := int16(0); at < fibParams; at += 8 {
+		p.Emit(asm.StoreMem(asm.RFP, outParams+at, asm.R1, asm.DWord))
+	}
+	p.Emit(
+		asm.StoreImm(asm.RFP, outParams+fibFamily, family, asm.Byte),
+		asm.LoadMem(regProto, asm.RFP, proto, asm.Byte), asm.StoreMem(asm.RFP, outParams+fibProto, regProto, asm.Byte),
+		asm.LoadMem(asm.R1, asm.RFP, outEther+2, asm.Half), asm.StoreMem(asm.RFP, outParams+fibSrcPort, asm.R1, asm.Half),
+		asm.LoadMem(asm.R1, asm.RFP, outEther+4, asm.Half), asm.StoreMem(asm.RFP, outParams+fibDstPort, asm.R1, asm.Half),
+		asm.LoadMem(asm.R1, regPacket, skbIfindex, asm.Word), asm.StoreMem(asm.RFP, outParams+fibIfindex, asm.R1, asm.Word),
 	)
 }
 
@@ -154,16 +161,7 @@ func (p *wayOut) emitQuestion6() {
 	p.Emit(asm.Mov.Imm(regL4, 0).WithSymbol("six"), asm.JNE.Imm(regCommand, frame.WaySend, "drop"))
 	p.emitLoad(0, outIP6, 40, "drop")
 	p.Emit(asm.Mov.Imm(regL4, 40), asm.Mov.Imm(asm.R1, 0))
-	for at := int16(0); at < 64; at += 8 {
-		p.Emit(asm.StoreMem(asm.RFP, outParams+at, asm.R1, asm.DWord))
-	}
-	p.Emit(
-		asm.StoreImm(asm.RFP, outParams+fibFamily, unix.AF_INET6, asm.Byte),
-		asm.LoadMem(regProto, asm.RFP, outIP6+ip6Next, asm.Byte), asm.StoreMem(asm.RFP, outParams+fibProto, regProto, asm.Byte),
-		asm.LoadMem(asm.R1, asm.RFP, outEther+2, asm.Half), asm.StoreMem(asm.RFP, outParams+fibSrcPort, asm.R1, asm.Half),
-		asm.LoadMem(asm.R1, asm.RFP, outEther+4, asm.Half), asm.StoreMem(asm.RFP, outParams+fibDstPort, asm.R1, asm.Half),
-		asm.LoadMem(asm.R1, regPacket, skbIfindex, asm.Word), asm.StoreMem(asm.RFP, outParams+fibIfindex, asm.R1, asm.Word),
-	)
+	p.emitParams(unix.AF_INET6, outIP6+ip6Next)
 	for at := int16(0); at < 32; at += 8 {
 		p.Emit(asm.LoadMem(asm.R1, asm.RFP, outIP6+ip6Src+at, asm.DWord), asm.StoreMem(asm.RFP, outParams+fibSrc+at, asm.R1, asm.DWord))
 	}

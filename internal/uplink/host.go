@@ -104,7 +104,7 @@ func outPolicies() (to []netip.Prefix) {
 		if p.Dst != nil {
 			to = append(to, prefixOf(p.Dst))
 		} else {
-			to = append(to, everywhere, netip.PrefixFrom(netip.IPv6Unspecified(), 0))
+			to = append(to, everywhere, everywhere6)
 		}
 	}
 	slices.SortFunc(to, netip.Prefix.Compare)

@@ -61,7 +61,10 @@ func routeMTUs(routes []netlink.Route, tables map[int]bool) map[netip.Prefix]int
 	return mtus
 }
 
-var everywhere = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+var (
+	everywhere  = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	everywhere6 = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+)
 
 // tablesFor are the tables of routes that the host's rules may ask for packets that come by the TAP; nil if the rules are not known.
 func tablesFor(tap string) map[int]bool {

@@ -86,9 +86,12 @@ func (s *shared) isLocalLocked(a frame.Addr) bool {
 }
 
 // isHostsLocked reports whether the way in looks at packets to a.
-func (s *shared) isHostsLocked(a frame.Addr) bool {
-	_, ok := s.four.owned[a]
-	return ok || s.isLocalLocked(a)
+func (s *shared) isHostsLocked(a frame.Addr) bool { return s.four.has(a) || s.isLocalLocked(a) }
+
+// has reports whether a is an address of the host.
+func (f *addrSets[A]) has(a A) bool {
+	_, ok := f.owned[a]
+	return ok
 }
 
 // setFence makes the named devices those that packets may leave by.
@@ -241,10 +244,7 @@ func (u Uplink6) UseAddr(a frame.Addr6, index int) {
 	s := u.maps
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.six.use(a, index, func(a frame.Addr6) bool {
-		_, ok := s.six.owned[a]
-		return ok
-	})
+	s.six.use(a, index, s.six.has)
 }
 
 // Peer implements nat.Outside6.
@@ -325,72 +325,41 @@ func (u *Uplink) WayMTU(remote frame.Addr) int {
 // Claims reports whether the way in would redirect a packet to the switch, as far as this process can tell: it does not ask the host's
 // sockets. Later fragments follow their first one: true.
 func (u *Uplink) Claims(f *frame.Frame) bool {
-	if f.Flags&frame.IsIPv6 != 0 && f.Malformed == frame.None {
-		return u.claims6(f)
-	}
-	if f.Flags&frame.IsIPv4 == 0 || f.Malformed != frame.None {
-		return false
-	}
-	t := f.Tuple
 	s := u.maps
 	s.mu.Lock()
-	known, index := s.isHostsLocked(t.Dst), s.four.index[t.Dst]
-	s.mu.Unlock()
-	if !known {
-		return false
-	}
-	port, remote := t.DstPort, t.Src
+	defer s.mu.Unlock()
 	switch {
-	case f.Flags&frame.Fragment != 0 && f.IPv4().FragOffset() != 0:
-		return true
-	case f.Flags&frame.ICMPError != 0:
-		q, _, ok := frame.Quoted(f.Payload())
-		if !ok || q.Src != t.Dst {
-			return false
-		}
-		t, port, remote = q, q.SrcPort, q.Dst
-	case t.Proto == frame.ICMP && !frame.IsICMPAnswer(t.Proto, f.Payload()[0]):
+	case f.Malformed != frame.None:
 		return false
+	case f.Flags&frame.IsIPv4 != 0:
+		return claimsLocked(s, &s.four, f, f.Tuple, s.isHostsLocked)
+	case f.Flags&frame.IsIPv6 != 0:
+		return !f.IPv6().Src().IsLinkLocal() && claimsLocked(s, &s.six, f, f.Tuple6(), s.six.has)
 	}
-	if i, ok := setOf[t.Proto]; ok {
-		return s.claimsPort(0, index, i, port)
-	}
-	var v uint32
-	return s.pairs.Lookup(pairKey(f.Tuple.Dst, remote, t.Proto), &v) == nil
+	return false
 }
 
-// claims6 is Claims for IPv6.
-func (u *Uplink) claims6(f *frame.Frame) bool {
-	t := f.Tuple6()
-	s := u.maps
-	s.mu.Lock()
-	_, known := s.six.owned[t.Dst]
-	index := s.six.index[t.Dst]
-	s.mu.Unlock()
-	port, remote := t.DstPort, t.Src
+func claimsLocked[A frame.Address](s *shared, of *addrSets[A], f *frame.Frame, t frame.TupleOf[A], isHosts func(A) bool) bool {
+	own, port, remote := t.Dst, t.DstPort, t.Src
+	index := of.index[own]
 	switch {
-	case !known || t.Src.IsLinkLocal():
+	case !isHosts(own):
 		return false
 	case f.FragOffset() != 0:
 		return true
 	case f.Flags&frame.ICMPError != 0:
-		q, _, ok := frame.Quoted6(f.Payload())
-		if !ok || q.Src != t.Dst {
+		q, _, ok := frame.QuotedOf[A](f.Payload())
+		if !ok || q.Src != own {
 			return false
 		}
 		t, port, remote = q, q.SrcPort, q.Dst
-	case t.Proto == frame.ICMPv6 && f.Payload()[0] != frame.ICMPv6EchoReply:
+	case (t.Proto == frame.ICMP || t.Proto == frame.ICMPv6) && !frame.IsICMPAnswer(t.Proto, f.Payload()[0]):
 		return false
 	}
 	if i, ok := setOf[t.Proto]; ok {
-		return s.claimsPort(sixBase, index, i, port)
+		return s.portSet(of.base, setPublished+i).Has(port) ||
+			index != 0 && (s.portSet(of.base+index, setPublished+i).Has(port) || s.portSet(of.base+index, i).Has(port))
 	}
 	var v uint32
-	return s.pairs6.Lookup(pairKey(f.IPv6().Dst(), remote, t.Proto), &v) == nil
-}
-
-// claimsPort reports whether a port is published, or in use, at the address with an index.
-func (s *shared) claimsPort(base, index int, i setIndex, port uint16) bool {
-	return s.portSet(base, setPublished+i).Has(port) ||
-		index != 0 && (s.portSet(base+index, setPublished+i).Has(port) || s.portSet(base+index, i).Has(port))
+	return of.pairs.Lookup(pairKey(own, remote, t.Proto), &v) == nil
 }
