@@ -26,7 +26,7 @@ func (n *NAT) PostRouting(b *frame.Batch) {
 
 //uvswitch:hot
 func (n *tracker[A]) postRoute(c *config[A], f packet[A], b *frame.Batch) {
-	if f.NAT == frame.NATEstablished && f.Dir == 0 && f.Egress != frame.NoNet && n.state[f.Flow].rule|n.state[f.Flow].inboundMapping == 0 &&
+	if f.NAT == frame.NATEstablished && f.Dir == 0 && f.Egress != frame.NoNet && !n.state[f.Flow].beganElsewhere() &&
 		n.state[f.Flow].state.Load()&untranslated == 0 {
 		if !b.Dry {
 			n.end(f.Flow, replaced) // its destination is now inside
@@ -43,7 +43,7 @@ func (n *tracker[A]) postRoute(c *config[A], f packet[A], b *frame.Batch) {
 			}
 			return
 		}
-		if c.masq[f.Net] == nil || c.source == zero[A]() {
+		if m := c.masq[f.Net]; m == nil || c.source == zero[A]() && !m.Outside.IsValid() {
 			f.PuntFor(frame.UplinkDown)
 			return
 		}
@@ -129,12 +129,13 @@ func (n *tracker[A]) create(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 	if f.Proto == frame.TCP {
 		d.syn = markOf(f.Frame)
 	}
-	leaves := f.NAT == frame.NATNone || f.Hairpin // it gets the host's address as source
+	leaves := f.NAT == frame.NATNone || f.Hairpin // it gets an outside address as source
+	hosts := f.NAT != frame.NATNone && c.owns(f.tuple.Dst)
 	switch {
 	case f.NAT == frame.NATNone:
 		d.count = c.masq[f.Net].RuleCount
 	case f.Rule != 0:
-		p := c.published(f.tuple.Proto, f.tuple.Dst, f.tuple.DstPort)
+		p := c.published(f.tuple.Proto, f.tuple.Dst, f.tuple.DstPort, hosts)
 		if p == nil || p.ID != f.Rule {
 			return frame.FlowNotFound
 		}
@@ -143,6 +144,10 @@ func (n *tracker[A]) create(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 			d.port, d.net = p.Inside, p.Net
 			d.status |= servedFlow
 		}
+	case f.Mapping == 0:
+		if !leaves {
+			c.chargeByPrefix(&d)
+		}
 	default:
 		d.inboundMapping = f.Mapping
 		if !leaves {
@@ -150,19 +155,27 @@ func (n *tracker[A]) create(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 			d.status |= servedFlow
 		}
 	}
-	if why := n.askForFragments(c, f, &d, leaves && !b.Dry); why != frame.None {
+	rule := c.masq[d.net]
+	if f.Hairpin && !hosts {
+		d.status |= hairpinned
+	}
+	byPrefix := leaves && rule != nil && rule.byPrefix(frame.Netip(d.orig.Src)) && !(f.Hairpin && hosts)
+	if byPrefix {
+		d.status |= keepsPort
+	}
+	if why := n.askForFragments(c, f, &d, leaves && !byPrefix && !b.Dry); why != frame.None {
 		return why
 	}
 	if d.port >= frame.MaxPorts {
 		return frame.FlowInvalid
 	}
-	if leaves && slices.Contains(c.hostUses, f.tuple.Proto) {
+	if leaves && !byPrefix && slices.Contains(c.hostUses, f.tuple.Proto) {
 		return frame.PairHostTunnel
 	}
-	if rule := c.masq[d.net]; leaves && rule != nil && !rule.Protocols.allows(f.tuple.Proto) {
+	if leaves && rule != nil && !rule.Protocols.allows(f.tuple.Proto) {
 		return frame.ProtocolRefused
 	}
-	if protoIndex(f.tuple.Proto) < 0 && n.portlessFlows[d.port].Load() >= maxPortlessFlows {
+	if protoIndex(f.tuple.Proto) < 0 && !byPrefix && n.portlessFlows[d.port].Load() >= maxPortlessFlows {
 		return frame.FlowQuota
 	}
 	if b.Dry {
@@ -241,6 +254,9 @@ func (n *tracker[A]) askForFragments(c *config[A], f packet[A], d *pendingFlow[A
 // source sets the translated source of flow d: the host's address, and a port by the kind of mapping of its network.
 func (n *tracker[A]) source(c *config[A], d *pendingFlow[A], dry bool) (why frame.Reason) {
 	rule, i := c.masq[d.net], protoIndex(d.orig.Proto)
+	if d.status&keepsPort != 0 {
+		return d.sourceByPrefix(rule)
+	}
 	a := n.sourceFor(c, d.reply.Src, d.source)
 	if rule == nil || a == nil {
 		return frame.UplinkDown
@@ -353,7 +369,7 @@ func (n *tracker[A]) confirm(c *config[A], f packet[A], d *pendingFlow[A], b *fr
 				f.Flags |= frame.Displaces
 			}
 			n.emit(FlowNew, e, "")
-			if protoIndex(d.orig.Proto) < 0 && d.status&untranslated == 0 {
+			if protoIndex(d.orig.Proto) < 0 && d.status&(untranslated|keepsPort) == 0 {
 				n.portlessFlows[d.port].Add(1)
 				if !n.outside.Peer(d.reply.Dst, d.reply.Src, d.reply.Proto, true) {
 					n.end(e, replaced)

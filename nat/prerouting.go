@@ -71,18 +71,21 @@ func (n *tracker[A]) preRouteTuple(c *config[A], f packet[A], b *frame.Batch, ou
 		f.NAT, f.Flow, f.Dir = frame.NATEstablished, e, dir
 		t := n.translated(e, dir)
 		*f.dst, f.RoutePort = t.Dst, t.DstPort
-		if s := &n.state[e]; dir == 1 && !outside && s.rule|s.inboundMapping != 0 && s.mapping == 0 && s.state.Load()&overloadsPort == 0 {
+		if s := &n.state[e]; dir == 1 && !outside && s.beganElsewhere() && s.mapping == 0 && s.state.Load()&(overloadsPort|hairpinned) == 0 {
 			f.Flags |= frame.LeavesByUplink
 		}
 		return frame.None
 	}
 	if !c.owns(f.tuple.Dst) {
+		if m := c.prefixOf(f.tuple.Dst, outside); m != nil {
+			return n.preRoutePrefix(c, m, f, outside)
+		}
 		if outside {
 			return frame.NotForUs
 		}
 		return frame.None
 	}
-	if p := c.published(f.tuple.Proto, f.tuple.Dst, f.tuple.DstPort); p != nil {
+	if p := c.published(f.tuple.Proto, f.tuple.Dst, f.tuple.DstPort, true); p != nil {
 		if !p.allows(f.tuple.Src) {
 			return frame.PublishRefused
 		}
@@ -180,9 +183,9 @@ func (n *tracker[A]) endStale(e uint32, now frame.Tick) {
 //uvswitch:hot
 func (n *tracker[A]) validICMPSource(f packet[A], e uint32, dir uint8, outside bool) bool {
 	s := &n.state[e]
-	hairpin := s.rule|s.inboundMapping != 0 && (s.mapping != 0 || s.state.Load()&overloadsPort != 0)
+	hairpin := s.beganElsewhere() && (s.mapping != 0 || s.state.Load()&(overloadsPort|hairpinned) != 0)
 	inside := uint8(0) // the direction in which the container's packets travel
-	if s.rule|s.inboundMapping != 0 {
+	if s.beganElsewhere() {
 		inside = 1
 	}
 	if outside {

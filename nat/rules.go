@@ -32,12 +32,17 @@ type (
 // RuleCount counts the first packet of each flow that a rule created, as iptables does in table nat.
 type RuleCount struct{ Packets, Bytes atomic.Uint64 }
 
-// A Masquerade rule translates the source of a network's packets to the host's address when they leave by the uplink.
+// A Masquerade rule says with which source the packets of a network leave by the uplink: with the host's address, unless Outside is valid.
 type Masquerade struct {
 	Net       frame.NetID
 	Mapping   Mapping
 	Filtering Filtering
 	Protocols Protocols // that may leave
+
+	// Addresses of Inside are known outside as those of Outside, each with all its ports (RFC 6296). The prefixes have one
+	// length, and may be the same one. Open: anyone outside may begin a flow; else only with published ports and pings.
+	Inside, Outside netip.Prefix
+	Open            bool
 	*RuleCount
 }
 
@@ -47,6 +52,7 @@ type Rules struct {
 	Local      []netip.Prefix // what else the host's kernel takes for itself: published ports are there, too
 	Publish    []*Publish
 	Masquerade []*Masquerade
+	Stations   map[frame.Addr]frame.PortID
 	Six        RulesOf[frame.Addr6] // the same for IPv6
 	Ephemeral  [2]uint16            // the ports that the host's kernel picks for its own connections
 	HostUses   []uint8              // IP protocols without ports that the host itself uses: no flow of theirs leaves
@@ -60,6 +66,7 @@ type RulesOf[A frame.Address] struct {
 	Local      []netip.Prefix
 	Publish    []*PublishOf[A]
 	Masquerade []*Masquerade
+	Stations   map[A]frame.PortID // addresses of containers: a flow that begins outside, without a published port, is charged to the port
 }
 
 // config is the form of Rules that the workers read.
@@ -73,6 +80,8 @@ type config[A frame.Address] struct {
 	reach     [protocols][]uint16        // the highest Hi of publish[i][:k+1]: a search downwards may stop there
 	byTarget  [protocols]map[A][]*PublishOf[A]
 	masq      [frame.MaxNets]*Masquerade
+	prefixes  []*Masquerade // those with an Outside
+	stations  map[A]frame.PortID
 	pool      [protocols]*PortSet
 	local     [protocols]*PortSet // those of pool that the host's kernel picks for itself, too
 	others    [protocols]*PortSet // the rest of pool
@@ -178,13 +187,13 @@ var allIDs = func() *PortSet {
 func (n *NAT) Update(r Rules) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.updateLocked(&r, RulesOf[frame.Addr]{r.Own, r.Local, r.Publish, r.Masquerade})
+	n.updateLocked(&r, RulesOf[frame.Addr]{Own: r.Own, Local: r.Local, Publish: r.Publish, Masquerade: r.Masquerade, Stations: r.Stations})
 	n.six.updateLocked(&r, r.Six)
 }
 
 func (n *tracker[A]) updateLocked(all *Rules, r RulesOf[A]) {
 	old := n.config.Load()
-	c := &config[A]{own: slices.Clone(r.Local), gen: old.gen + 1, ephemeral: all.Ephemeral, inbound: all.Inbound, hostUses: all.HostUses}
+	c := &config[A]{own: slices.Clone(r.Local), gen: old.gen + 1, ephemeral: all.Ephemeral, inbound: all.Inbound, hostUses: all.HostUses, stations: r.Stations}
 	for _, a := range r.Own {
 		p := frame.Netip(a)
 		c.own = append(c.own, netip.PrefixFrom(p, p.BitLen()))
@@ -211,10 +220,17 @@ func (n *tracker[A]) updateLocked(all *Rules, r RulesOf[A]) {
 		}
 		c.pool[i] = from.clone()
 	}
+	for _, m := range r.Masquerade {
+		if c.masq[m.Net] = m; m.Outside.IsValid() {
+			c.prefixes = append(c.prefixes, m)
+		}
+	}
 	for _, p := range r.Publish {
 		i := protoIndex(p.Proto)
 		c.publish[i] = append(c.publish[i], p)
-		c.pool[i].RemoveRange(p.Lo, p.Hi) // a published port is never used for masquerade (CVE-2021-3773)
+		if c.prefixOf(p.HostAddr, true) == nil {
+			c.pool[i].RemoveRange(p.Lo, p.Hi) // a published port is never used for masquerade (CVE-2021-3773)
+		}
 	}
 	ephemeral := NewPortSet()
 	ephemeral.AddRange(c.ephemeral[0], c.ephemeral[1])
@@ -230,9 +246,6 @@ func (n *tracker[A]) updateLocked(all *Rules, r RulesOf[A]) {
 			reach = max(reach, p.Hi)
 			c.reach[i] = append(c.reach[i], reach)
 		}
-	}
-	for _, m := range r.Masquerade {
-		c.masq[m.Net] = m
 	}
 	if sameTranslation(old, c) {
 		c.gen = old.gen
@@ -259,17 +272,18 @@ func sameTranslation[A frame.Address](a, b *config[A]) bool {
 	}
 	for i := range a.masq {
 		x, y := a.masq[i], b.masq[i]
-		if (x == nil) != (y == nil) || x != nil && (x.Mapping != y.Mapping || x.Filtering != y.Filtering || x.Protocols != y.Protocols) {
+		if (x == nil) != (y == nil) || x != nil && (x.Mapping != y.Mapping || x.Filtering != y.Filtering || x.Protocols != y.Protocols ||
+			x.Inside != y.Inside || x.Outside != y.Outside || x.Open != y.Open) {
 			return false
 		}
 	}
 	return true
 }
 
-// published returns the rule for a packet to address dst of the host and this port, or nil.
+// published returns the rule for a packet to address dst and this port, or nil. Rules for every address count if dst is the host's.
 //
 //uvswitch:hot
-func (c *config[A]) published(proto uint8, dst A, port uint16) *PublishOf[A] {
+func (c *config[A]) published(proto uint8, dst A, port uint16, hosts bool) *PublishOf[A] {
 	i := protoIndex(proto)
 	if i < 0 {
 		return nil
@@ -284,7 +298,7 @@ func (c *config[A]) published(proto uint8, dst A, port uint16) *PublishOf[A] {
 		}
 	}
 	for k := lo - 1; k >= 0 && c.reach[i][k] >= port; k-- {
-		if p := rules[k]; p.Hi >= port && (p.HostAddr == zero[A]() || p.HostAddr == dst) {
+		if p := rules[k]; p.Hi >= port && (p.HostAddr == dst || hosts && p.HostAddr == zero[A]()) {
 			return p
 		}
 	}
@@ -322,7 +336,7 @@ func (n *tracker[A]) valid(c *config[A], e uint32) bool {
 		return c.inbound != nil
 	}
 	switch {
-	case slices.Contains(c.hostUses, k[0].Proto),
+	case slices.Contains(c.hostUses, k[0].Proto) && s.state.Load()&keepsPort == 0,
 		s.mapping != 0 && (!c.owns(n.maps.keys[s.mapping][1].Src) || rule != nil && rule.Mapping != EndpointIndependentMapping),
 		s.inboundMapping != 0 && !c.owns(n.maps.keys[s.inboundMapping][1].Src),
 		s.inboundMapping != 0 && s.mapping == 0 && (rule == nil || rule.Filtering == AddressAndPortDependentFiltering),
@@ -330,14 +344,18 @@ func (n *tracker[A]) valid(c *config[A], e uint32) bool {
 		return false
 	}
 	if s.rule != 0 {
-		p := c.published(k[0].Proto, k[0].Dst, k[0].DstPort)
-		if p == nil || !c.owns(k[0].Dst) || !p.allows(k[0].Src) {
+		hosts := c.owns(k[0].Dst)
+		p := c.published(k[0].Proto, k[0].Dst, k[0].DstPort, hosts)
+		if p == nil || !hosts && c.prefixOf(k[0].Dst, true) == nil || !p.allows(k[0].Src) {
 			return false
 		}
 		if a, port := p.target(k[0].DstPort); a != k[1].Src || port != k[1].SrcPort {
 			return false
 		}
-	} else if rule == nil || !c.owns(k[1].Dst) && s.inboundMapping == 0 || !rule.Protocols.allows(k[0].Proto) {
+	} else if s.state.Load()&keepsPort == 0 && (rule == nil || !c.owns(k[1].Dst) && s.inboundMapping == 0 || !rule.Protocols.allows(k[0].Proto)) {
+		return false
+	}
+	if s.state.Load()&(keepsPort|hairpinned) != 0 && !n.validByPrefix(c, s, k) {
 		return false
 	}
 	s.gen.Store(c.gen)

@@ -11,6 +11,7 @@ import (
 // An Advertising is what the gateway of a network says of itself in router advertisements (RFC 4861, 6.2).
 type Advertising struct {
 	Advertise bool
+	Slaac     bool           // stations may make an address of Interface.Prefix6 (RFC 4862)
 	Behind    []netip.Prefix // prefixes behind the gateway, besides the default route (RFC 4191)
 }
 
@@ -26,6 +27,8 @@ type advertiser struct {
 const (
 	second       = 1e9 // ns, as package ndp counts
 	raLifetime   = 1800 * second
+	raValid      = 2592000 * second // of addresses
+	raPreferred  = 604800 * second
 	raMin, raMax = 200 * frame.TicksPerSecond, 600 * frame.TicksPerSecond
 	raSoon       = 16 * frame.TicksPerSecond // between those after a start or a change
 	raFast       = 3
@@ -101,6 +104,11 @@ func (r *Router) sendRA(i *Interface, leads bool, to frame.Addr6, mac frame.MAC,
 	m := &ndp.RouterAdvertisement{CurrentHopLimit: 64, Options: append(gatewayOption(i, ndp.Source), ndp.NewMTU(uint32(mtu6(i, &byUplink))))}
 	if leads {
 		m.RouterLifetime = raLifetime
+	}
+	if i.Slaac {
+		m.Options = append(m.Options, &ndp.PrefixInformation{
+			PrefixLength: uint8(i.Prefix6.Bits()), OnLink: true, AutonomousAddressConfiguration: true, ValidLifetime: raValid, PreferredLifetime: raPreferred, Prefix: i.Prefix6.Addr(),
+		})
 	}
 	for _, p := range i.Behind {
 		m.Options = append(m.Options, &ndp.RouteInformation{PrefixLength: uint8(p.Bits()), Prefix: p.Addr(), RouteLifetime: raLifetime})

@@ -17,6 +17,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/uplink"
+	"github.com/uvswitch/uvswitch/nat"
 	"github.com/uvswitch/uvswitch/router"
 	vswitch "github.com/uvswitch/uvswitch/switch"
 )
@@ -129,7 +130,7 @@ func (v *view) networks() []api.Network {
 	out := []api.Network{}
 	for _, n := range v.Networks {
 		x := api.Network{
-			Name: n.Name, Subnet: n.Prefix.String(), Gateway: n.Gateway.String(), Subnet6: n.Spec.Subnet6, Gateway6: n.Spec.Gateway6, Routes6: prefixTexts(v.d.Routes6(&n)), MAC: n.MAC.String(), MTU: n.MTU,
+			Name: n.Name, Subnet: n.Prefix.String(), Gateway: n.Gateway.String(), Subnet6: n.Spec.Subnet6, Gateway6: n.Spec.Gateway6, NAT6: n.Spec.NAT6, In6: n.Spec.In6, RA: n.Spec.RA, Routes6: prefixTexts(v.d.Routes6(&n)), MAC: n.MAC.String(), MTU: n.MTU,
 			Internal: n.Internal, Isolated: n.Isolated, Mapping: n.Mapping.String(), Filtering: n.Filtering.String(), Protocols: n.Protocols.String(),
 		}
 		for i := range v.Ports {
@@ -304,6 +305,12 @@ func (v *view) natRules() []api.NATRule {
 				x.Source = strings.Join(prefixTexts(p.From), ",")
 			}
 			out = append(out, x)
+			if n := v.NetworkOf(target); family == 1 && n != nil && n.Outside6.IsValid() { // the port is open at the container's own address, too
+				if own, ok := nat.TranslatePrefix(target, n.Prefix6, n.Outside6); ok {
+					x.Destination = netip.AddrPortFrom(own, p.Target).String()
+					out = append(out, x)
+				}
+			}
 		}
 	}
 	_, _, hasUplink := v.d.Uplink()
@@ -316,9 +323,13 @@ func (v *view) natRules() []api.NATRule {
 			if !p.IsValid() || family == 1 && !external[1].IsValid() {
 				continue
 			}
+			to := model.AddrText(external[family])
+			if family == 1 && n.Outside6.IsValid() {
+				to = n.Outside6.String()
+			}
 			out = append(out, api.NATRule{
-				Chain: "POSTROUTING", Target: "MASQUERADE", Protocol: "all", Source: p.String(), Destination: everywhere[family].String(),
-				In: "*", Out: model.UplinkPortName, To: model.AddrText(external[family]), Packets: counts[family].Packets, Bytes: counts[family].Bytes,
+				Chain: "POSTROUTING", Target: n.NATTarget(family == 1), Protocol: "all", Source: p.String(), Destination: everywhere[family].String(),
+				In: "*", Out: model.UplinkPortName, To: to, Packets: counts[family].Packets, Bytes: counts[family].Bytes,
 			})
 		}
 	}

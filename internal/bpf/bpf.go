@@ -38,6 +38,15 @@ type PrefixKey struct {
 // PrefixKeyOf returns the key of a prefix.
 func PrefixKeyOf(p netip.Prefix) PrefixKey { return PrefixKey{uint32(p.Bits()), p.Addr().As4()} }
 
+// A PrefixKey6 is a PrefixKey for IPv6.
+type PrefixKey6 struct {
+	Bits uint32
+	Addr [16]byte
+}
+
+// PrefixKey6Of returns the key of a prefix.
+func PrefixKey6Of(p netip.Prefix) PrefixKey6 { return PrefixKey6{uint32(p.Bits()), p.Addr().As16()} }
+
 // SetEntries makes want the entries of a map, and of is, which says what the map has; key is a key as the map has it. SetEntries returns what
 // could not be done. The next call tries that again.
 func SetEntries[K, V comparable](m *ebpf.Map, is, want map[K]V, key func(K) any) error {

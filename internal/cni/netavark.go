@@ -99,12 +99,18 @@ func (n *netavarkNetwork) settle() (api.NetworkAdd, error) {
 			out.MTU, err = strconv.Atoi(v)
 		case "isolated":
 			out.Isolated, err = strconv.ParseBool(v)
+		case "nat6":
+			out.NAT6 = v
+		case "in6":
+			out.In6 = v
+		case "ra":
+			out.RA = v
 		case "protocols":
 			if out.Protocols = api.Words(v); v == "" {
 				err = errors.New("empty")
 			}
 		default:
-			return api.NetworkAdd{}, fmt.Errorf("option %q does not exist; the options are isolated, mtu, protocols, socket, tenant", k)
+			return api.NetworkAdd{}, fmt.Errorf("option %q does not exist; the options are in6, isolated, mtu, nat6, protocols, ra, socket, tenant", k)
 		}
 		if err != nil {
 			return api.NetworkAdd{}, fmt.Errorf("option %s=%s: the value is not valid for this option", k, v)

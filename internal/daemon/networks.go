@@ -33,10 +33,8 @@ func (d *Daemon) addNetworkLocked(a api.NetworkAdd) error {
 	if what, collides := uplink.Overlap(m.Prefix, d.opts.Name); collides {
 		return api.Errorf(http.StatusConflict, "subnet %s overlaps %s; choose another subnet (--subnet)", m.Prefix, what)
 	}
-	if m.Prefix6.IsValid() {
-		if what, collides := uplink.Overlap(m.Prefix6, d.opts.Name); collides {
-			return api.Errorf(http.StatusConflict, "subnet %s overlaps %s; choose another subnet (--subnet6)", m.Prefix6, what)
-		}
+	if err := d.checkOverlap6(&m); err != nil {
+		return err
 	}
 	if m.ID = d.freeNetIDLocked(); m.ID == frame.NoNet {
 		return api.Errorf(http.StatusConflict, "the switch already has %d networks, which is the limit", frame.MaxNets-1)
@@ -53,6 +51,18 @@ func (d *Daemon) addNetworkLocked(a api.NetworkAdd) error {
 	if err := d.routeFromHostLocked(n); err != nil {
 		d.removeNetworkLocked(n)
 		return err
+	}
+	return nil
+}
+
+// checkOverlap6 says what of the host has an IPv6 prefix of a network already.
+func (d *Daemon) checkOverlap6(m *model.Network) error {
+	for flag, p := range map[string]netip.Prefix{"--subnet6": m.Prefix6, "--nat6": m.Outside6} {
+		if p.IsValid() {
+			if what, collides := uplink.Overlap(p, d.opts.Name); collides {
+				return api.Errorf(http.StatusConflict, "prefix %s overlaps %s; choose another one (%s)", p, what, flag)
+			}
+		}
 	}
 	return nil
 }
@@ -81,8 +91,9 @@ func (d *Daemon) interfaceOf(n *network) router.Interface {
 	if n.Prefix6.IsValid() && !n.Internal && d.config.ULA.IsValid() {
 		i.Behind = []netip.Prefix{d.config.ULA}
 	}
+	i.Slaac = n.Spec.RA == model.RASlaac
 	for _, p := range d.ports {
-		i.Advertise = i.Advertise || n.Prefix6.IsValid() && p.net == n && p.Kind != model.KindHost
+		i.Advertise = i.Advertise || n.Prefix6.IsValid() && n.Spec.RA != model.RAOff && p.net == n && p.Kind != model.KindHost
 	}
 	return i
 }
@@ -119,6 +130,11 @@ func (d *Daemon) changeNetworkLocked(a api.NetworkAdd) error {
 		return err
 	}
 	n := d.networks[a.Name]
+	if to.Outside6 != n.Outside6 && to.Outside6 != n.Prefix6 {
+		if err := d.checkOverlap6(&to); err != nil {
+			return err
+		}
+	}
 	was := n.Network
 	if err := d.replaceNetworkLocked(n, to); err != nil {
 		return errors.Join(err, d.replaceNetworkLocked(n, was))

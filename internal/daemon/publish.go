@@ -170,6 +170,13 @@ func (d *Daemon) updateRulesLocked() {
 	}
 	r.Inbound, r.HostUses = d.inboundLocked(), d.hostProtocolsLocked()
 	r.Six.Own = d.way6.addrs()
+	r.Six.Stations = map[frame.Addr6]frame.PortID{}
+	for _, p := range d.ports {
+		if p.Addr6.IsValid() && p.net != nil && p.net.Outside6.IsValid() {
+			r.Six.Stations[frame.Addr6From(p.Addr6.Addr())] = p.ID
+		}
+	}
+	var routes6 []netip.Prefix
 	published, published6 := uplink.Published[frame.Addr]{}, uplink.Published[frame.Addr6]{}
 	for _, p := range d.publishes {
 		if p.HostAddr.IsLoopback() {
@@ -182,6 +189,9 @@ func (d *Daemon) updateRulesLocked() {
 		if x := ruleOf[frame.Addr6](p, p.port.Addr6, p.count[1]); x != nil {
 			r.Six.Publish = append(r.Six.Publish, x)
 			note(published6, x)
+			if own, ok := p.atOwnAddress(x); ok {
+				r.Six.Publish = append(r.Six.Publish, own)
+			}
 		}
 	}
 	for _, n := range d.networks {
@@ -192,8 +202,11 @@ func (d *Daemon) updateRulesLocked() {
 		r.Masquerade = append(r.Masquerade, &m)
 		if n.Prefix6.IsValid() {
 			m6 := m
-			m6.RuleCount = n.masquerade[1]
+			m6.RuleCount, m6.Inside, m6.Outside, m6.Open = n.masquerade[1], n.Prefix6, n.Outside6, n.Open6
 			r.Six.Masquerade = append(r.Six.Masquerade, &m6)
+			if n.Outside6.IsValid() {
+				routes6 = append(routes6, n.Outside6)
+			}
 		}
 	}
 	d.dp.NAT.Update(r)
@@ -208,6 +221,7 @@ func (d *Daemon) updateRulesLocked() {
 			d.dp.NAT.UseAddr(a) // a packet of IPv4 asks for its source; one of IPv6 must find it
 		}
 		d.up.SetPublished(published, published6)
+		d.up.SetRoutes6(routes6)
 	}
 }
 
@@ -225,6 +239,19 @@ func ruleOf[A frame.Address](p *publish, target netip.Prefix, count *nat.RuleCou
 		r.HostAddr = frame.Of[A](p.HostAddr)
 	}
 	return r
+}
+
+// atOwnAddress returns the rule that opens the container's port at the address by which the outside knows the container; ok is false if there
+// is none. x is the rule at the host's addresses.
+func (p *publish) atOwnAddress(x *nat.Publish6) (*nat.Publish6, bool) {
+	n := p.port.net
+	if !n.Outside6.IsValid() {
+		return nil, false
+	}
+	a, ok := nat.TranslatePrefix(p.port.Addr6.Addr(), n.Prefix6, n.Outside6)
+	own := *x
+	own.HostAddr, own.Lo, own.Hi = frame.Addr6From(a), p.Target, p.Target+(p.Hi-p.Lo)
+	return &own, ok
 }
 
 // note adds a rule's ports to the published ones.

@@ -31,6 +31,14 @@ var networkOptions = []option{
 	{[]string{"tenant"}, func(n *network, v string) error { n.Tenant = v; return nil }},
 	{[]string{"mapping"}, func(n *network, v string) error { n.Add.Mapping = v; return nil }},
 	{[]string{"filtering"}, func(n *network, v string) error { n.Add.Filtering = v; return nil }},
+	{[]string{"nat6", "com.docker.network.bridge.gateway_mode_ipv6"}, func(n *network, v string) error {
+		if n.Add.NAT6 = v; v == "nat" { // Docker's word
+			n.Add.NAT6 = "masquerade"
+		}
+		return nil
+	}},
+	{[]string{"in6"}, func(n *network, v string) error { n.Add.In6 = v; return nil }},
+	{[]string{"ra"}, func(n *network, v string) error { n.Add.RA = v; return nil }},
 	{[]string{"protocols"}, func(n *network, v string) error {
 		if n.Add.Protocols = api.Words(v); v == "" {
 			return errors.New("empty")

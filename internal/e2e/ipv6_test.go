@@ -149,3 +149,64 @@ func TestIPv6Off(t *testing.T) {
 	}
 	nothingLeft(b)
 }
+
+// TestIPv6Prefixes: containers of a routed network keep their addresses outside, and those of a network with npt have addresses of another
+// prefix there. Both are reached by pings and at published ports only, unless the network is open.
+func TestIPv6Prefixes(t *testing.T) {
+	b := newWithIPv6(t)
+	Need(t, "curl")
+	outside6(b)
+	leavesHostAlone(b, func() {
+		b.Sh("out", "ip -6 route add 2001:db8:70::/47 via "+host6)
+		b.Web("out")
+		for _, x := range []struct{ name, subnet, subnet6, nat6, in6, prefix string }{
+			{"routed", "172.31.0.0/24", "2001:db8:70::/64", "routed", "replies", "2001:db8:70::"},
+			{"npt", "172.31.1.0/24", "fd00:71::/64", "npt=2001:db8:71::/64", "replies", "2001:db8:71:0:"},
+			{"open", "172.31.2.0/24", "2001:db8:71:1::/64", "routed", "any", "2001:db8:71:1:"},
+		} {
+			b.AddNS(x.name)
+			b.CLI("network", "add", x.name, "--subnet", x.subnet, "--subnet6", x.subnet6, "--nat6", x.nat6, "--in6", x.in6)
+			b.CLI("port", "add", x.name, "--netns", b.NS(x.name), "--network", x.name)
+			b.Web(x.name)
+			at := outer(b, x.name)
+			if !strings.HasPrefix(at, x.prefix) {
+				t.Fatalf("%s is seen as %s outside; want %s…", x.name, at, x.prefix)
+			}
+			if x.name != "npt" && at != addr6(b, x.name) {
+				t.Errorf("%s is seen as %s outside; its address is %s", x.name, at, addr6(b, x.name))
+			}
+			ping(b, "out", at)
+			ping(b, "host", addr6(b, x.name))
+			b.Sh(x.name, "ping -6 -c 2 -i 0.2 -W 2 -s 3000 "+out6)
+			b.Sh("out", "ping -6 -c 2 -i 0.2 -W 2 -s 3000 "+at)
+			b.Sh(x.name, "curl -sf -m 5 'http://["+out6+"]/'")
+			said, err := b.TrySh("out", "curl -sf -m 1 'http://["+at+"]/'")
+			if open := err == nil; open != (x.in6 == "any") {
+				t.Errorf("%s, %s: from outside, port 80 that nobody published: %s %v", x.name, x.in6, said, err)
+			}
+			b.CLI("publish", "add", "8080:80", "--port", x.name)
+			for _, url := range []string{"http://[" + at + "]/", "http://[" + host6 + "]:8080/", "http://10.1.0.1:8080/"} {
+				contains(t, b.Sh("out", "curl -sf -m 5 '"+url+"'"), "this is "+x.name+"; you are ", map[bool]string{true: out6, false: "10.1.0.2"}[strings.Contains(url, "[")])
+			}
+			contains(t, b.CLI("nat", "show"), "["+at+"]:80", map[string]string{"npt": "NPT", "routed": "ROUTED", "open": "ROUTED"}[x.name])
+			contains(t, b.CLI("trace", "--in", x.name, "tcp > ["+out6+"]:443 S"), "transmitted: to port uplink")
+			contains(t, b.CLI("trace", "--in", "uplink", "tcp ["+out6+"]:4000 > ["+at+"]:80 S"), "transmitted: to port "+x.name)
+			b.CLI("publish", "del", "8080")
+		}
+		b.AddNS("near")
+		b.CLI("port", "add", "near", "--netns", b.NS("near"), "--network", "npt")
+		ping(b, "near", outer(b, "npt")) // hairpin
+		b.Sh("host", "ip link set eth0 mtu 1400")
+		b.Eventually("the container learns the MTU", func() bool {
+			said, _ := b.TrySh("routed", "ping -6 -c 1 -W 1 -M do -s 1380 "+out6)
+			return strings.Contains(said, "mtu=1400") || strings.Contains(said, "mtu: 1400")
+		})
+		b.Sh("host", "ip link set eth0 mtu 1500")
+	})
+}
+
+// outer is the address by which the outside sees a namespace.
+func outer(b *Bed, ns string) string {
+	_, at, _ := strings.Cut(b.Sh(ns, "curl -sf -m 5 'http://["+out6+"]/'"), "you are ")
+	return strings.TrimSpace(at)
+}

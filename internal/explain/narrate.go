@@ -261,10 +261,12 @@ func (s *Switch) narratePostRouting(before, f *dataplane.TracedFrame) (string, s
 		text = "nothing changes"
 	}
 	if before.NAT == frame.NATNone {
-		if f.Flow == 0 {
-			text = fmt.Sprintf("MASQUERADE of network %s: %s; %s", s.NetworkName(f.Net), text, s.wouldMake())
-		} else {
-			text = fmt.Sprintf("MASQUERADE of network %s: %s", s.NetworkName(f.Net), text)
+		target := "MASQUERADE"
+		if n := s.NetworkByID(f.Net); n != nil {
+			target = n.NATTarget(f.Flags&frame.IsIPv6 != 0)
+		}
+		if text = fmt.Sprintf("%s of network %s: %s", target, s.NetworkName(f.Net), text); f.Flow == 0 {
+			text += "; " + s.wouldMake()
 		}
 	} else if before.NAT == frame.NATNew {
 		text += "; " + s.wouldMake()

@@ -105,13 +105,15 @@ func (n *Network) usable6(a netip.Addr) bool {
 	return n.Prefix6.Bits() != 64 || x.Lo>>7 != 0xfdffffffffffffff>>7
 }
 
-// FreeAddr6 finds an address for a station: the one with its MAC in the last 48 bits, if the subnet leaves room for that; else the first that
-// is free.
+// FreeAddr6 finds an address for a station: the one that it makes itself by SLAAC, in a network with SLAAC; else the one with its MAC in the
+// last 48 bits, if the subnet leaves room for that; else the first that is free.
 func (s *State) FreeAddr6(n *Network, m frame.MAC) (netip.Addr, bool) {
 	free := func(a netip.Addr) bool { return n.usable6(a) && a != n.Gateway6 && s.Holder(n, a) == nil }
 	if n.Prefix6.Bits() <= 80 && m != 0 {
 		x := frame.Addr6From(n.Prefix6.Addr())
-		x.Lo |= uint64(m)
+		if x.Lo |= uint64(m); n.Spec.RA == RASlaac {
+			x.Lo = m.EUI64()
+		}
 		if a := x.Netip(); free(a) {
 			return a, true
 		}

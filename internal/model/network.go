@@ -23,8 +23,10 @@ type Network struct {
 	Gateway   netip.Addr
 	Prefix6   netip.Prefix // invalid without IPv6
 	Gateway6  netip.Addr
-	MAC       frame.MAC // the gateway's
-	MTU       int       // longest IP packet, bytes
+	Outside6  netip.Prefix // by which the outside knows the stations' IPv6 addresses; invalid: by none, they leave with the host's
+	Open6     bool         // anyone outside may begin a flow, with Outside6
+	MAC       frame.MAC    // the gateway's
+	MTU       int          // longest IP packet, bytes
 	Internal  bool
 	Isolated  bool
 	Mapping   nat.Mapping
@@ -84,6 +86,10 @@ func (s *State) networkOf(a api.NetworkAdd) (n Network, err error) {
 	if n.Prefix6.IsValid() {
 		a.Subnet6 = n.Prefix6.String()
 	}
+	n.Name = a.Name
+	if err := s.checkIPv6Settings(&n, &a); err != nil {
+		return n, err
+	}
 	a.MTU = cmp.Or(a.MTU, DefaultMTU)
 	if err := checkMTU(a.MTU); err != nil {
 		return n, err
@@ -102,7 +108,7 @@ func (s *State) networkOf(a api.NetworkAdd) (n Network, err error) {
 	}
 	a.Subnet, a.Gateway, a.Mapping, a.Filtering = n.Prefix.String(), n.Gateway.String(), n.Mapping.String(), n.Filtering.String()
 	a.Protocols = api.Words(n.Protocols.String())
-	n.Name, n.MAC, n.MTU, n.Internal, n.Isolated, n.Spec = a.Name, MACFor(n.Gateway), a.MTU, a.Internal, a.Isolated, a
+	n.MAC, n.MTU, n.Internal, n.Isolated, n.Spec = MACFor(n.Gateway), a.MTU, a.Internal, a.Isolated, a
 	return n, nil
 }
 
@@ -135,7 +141,7 @@ func (s *State) checkOverlap(n *Network) error {
 			}
 			return conflict("network %q exists already; choose another name, or `uvswitch network del %s`", n.Name, n.Name)
 		}
-		if o.Prefix6.Overlaps(n.Prefix6) {
+		if o.Prefix6.Overlaps(n.Prefix6) || o.Outside6.Overlaps(n.Prefix6) {
 			return conflict("subnet %s overlaps %s of network %q; choose another subnet", n.Prefix6, o.Prefix6, o.Name)
 		}
 		if o.Prefix.Overlaps(n.Prefix) {

@@ -70,7 +70,7 @@ func New() *Net { return NewWith(nat.Options{Flows: 1024}) }
 
 // NewWith says how NAT is to be.
 func NewWith(o nat.Options) *Net {
-	n := &Net{Poller: NewPoller(), now: 100, pool: [2]uint16{20000, 20099}, pairs: map[string]string{}}
+	n := &Net{Poller: NewPoller(), now: 100, pool: [2]uint16{20000, 20099}, pairs: map[string]string{}, rules: nat.Rules{Stations: map[frame.Addr]frame.PortID{}}}
 	o.Seed = 1
 	o.Outside, o.Outside6, o.Flows6 = n, outside6{n}, o.Flows
 	tracker := nat.New(o)
@@ -203,6 +203,8 @@ func (n *Net) AddHost(name string, addr frame.Addr, port frame.PortID, id frame.
 		}
 	}
 	n.hosts = append(n.hosts, h)
+	n.rules.Stations[addr] = port
+	n.update()
 	return h, nil
 }
 
@@ -230,19 +232,29 @@ func (n *Net) insideOf(port uint16) (inside uint16, ok bool) {
 	return inside, ok
 }
 
-// Publish sends host port lo to a host's port.
+// Publish sends a port of the uplink's address to a host's port. In a routed network it also opens that port at the host's own address.
 func (n *Net) Publish(proto uint8, port uint16, to *Host, target uint16, from ...netip.Prefix) {
 	n.nextID++
-	n.rules.Publish = append(n.rules.Publish, &nat.Publish{
+	p := &nat.Publish{
 		ID: n.nextID, Proto: proto, Lo: port, Hi: port, Target: to.Addr, Port: target, Inside: to.Port, Net: to.Net, From: from,
 		RuleCount: &nat.RuleCount{},
-	})
+	}
+	n.rules.Publish = append(n.rules.Publish, p)
+	if slices.ContainsFunc(n.rules.Masquerade, func(m *nat.Masquerade) bool { return m.Net == to.Net && m.Outside.IsValid() }) {
+		own := *p
+		own.HostAddr, own.Lo, own.Hi = to.Addr, target, target
+		n.rules.Publish = append(n.rules.Publish, &own)
+	}
 	n.update()
 }
 
 // Unpublish takes a published port back.
 func (n *Net) Unpublish(port uint16) {
-	n.rules.Publish = slices.DeleteFunc(n.rules.Publish, func(p *nat.Publish) bool { return p.Lo == port })
+	gone := map[uint32]bool{}
+	for _, p := range n.rules.Publish {
+		gone[p.ID] = gone[p.ID] || p.Lo == port && p.HostAddr == 0
+	}
+	n.rules.Publish = slices.DeleteFunc(n.rules.Publish, func(p *nat.Publish) bool { return gone[p.ID] })
 	n.update()
 }
 

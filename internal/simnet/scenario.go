@@ -116,7 +116,7 @@ func (m malformed) Error() string { return string(m) }
 
 // statements begin with their name.
 var statements = map[string]statement{
-	"network":   {"network ID GATEWAY/LEN [internal] [isolated] [mapping MAPPING] [filtering FILTERING] [protocols PROTOCOLS] [mtu BYTES]", 2, (*scenario).addNetwork},
+	"network":   {"network ID GATEWAY/LEN [internal] [isolated] [routed] [open] [mapping MAPPING] [filtering FILTERING] [protocols PROTOCOLS] [mtu BYTES]", 2, (*scenario).addNetwork},
 	"uplink":    {"uplink ADDRESS [mtu BYTES], or uplink down", 1, (*scenario).setUplink},
 	"host":      {"host NAME ADDRESS port ID [net ID] [as HOST] [isolated] [guard] [hairpin] [locked]", 4, (*scenario).addHost},
 	"outside":   {"outside NAME ADDRESS", 2, (*scenario).addOutside},
@@ -404,6 +404,12 @@ func (s *scenario) addNetwork(f []string) error {
 			continue
 		case "isolated":
 			i.Isolated = true
+			continue
+		case "routed":
+			m.Inside, m.Outside = gateway.Masked(), gateway.Masked()
+			continue
+		case "open":
+			m.Open = true
 			continue
 		}
 		if len(f) == 1 {

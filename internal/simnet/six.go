@@ -345,11 +345,25 @@ func (n *Net) sixRules() (r nat.RulesOf[frame.Addr6]) {
 	}
 	for _, p := range n.rules.Publish {
 		x := &nat.Publish6{ID: p.ID, Proto: p.Proto, Lo: p.Lo, Hi: p.Hi, Target: six(p.Target), Port: p.Port, Inside: p.Inside, Net: p.Net, RuleCount: p.RuleCount}
+		if p.HostAddr != 0 {
+			x.HostAddr = six(p.HostAddr)
+		}
 		for _, from := range p.From {
 			x.From = append(x.From, sixPrefix(from))
 		}
 		r.Publish = append(r.Publish, x)
 	}
-	r.Masquerade = n.rules.Masquerade
+	r.Stations = map[frame.Addr6]frame.PortID{}
+	for a, id := range n.rules.Stations {
+		r.Stations[six(a)] = id
+	}
+	for _, m := range n.rules.Masquerade {
+		if m.Outside.IsValid() {
+			x := *m
+			x.Inside, x.Outside = sixPrefix(m.Inside), sixPrefix(m.Outside)
+			m = &x
+		}
+		r.Masquerade = append(r.Masquerade, m)
+	}
 	return r
 }

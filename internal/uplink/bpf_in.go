@@ -18,6 +18,8 @@ import (
 //   - another protocol, from an address with which a container uses this protocol,
 //   - an ICMP error that quotes such a packet.
 //
+// So are all packets to a prefix of containers that keep their addresses outside, but for neighbor discovery (emitRouted6).
+//
 // Everything else continues to the host. What user space then finds no flow for is given back.
 //
 //	emitHeader or emitHeader6 ──► emitTransport ──┬─ TCP, UDP, SCTP ──► emitPortLookups ──┬─ in use ──► emitSocketCheck ──┬─ ours ──► emitRedirect
@@ -81,6 +83,7 @@ func (m *bpfMaps) wayIn(tap int, mark int32, plain, stays bool) (*ebpf.Program, 
 	p.emitTransport6()
 	p.emitQuote6()
 	p.emitPairLookup6()
+	p.emitRouted6()
 	p.EmitEnd("pass", next)
 	return loadProgram("uvs_in", p.Instructions)
 }

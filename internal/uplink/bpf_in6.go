@@ -3,6 +3,8 @@ package uplink
 import (
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
 // The part of the program "way in" that reads IPv6 packets. What follows is the same as for IPv4: the port, the sets, the sockets.
@@ -24,6 +26,7 @@ const (
 	inExt      = -384 // 8 bytes of an extension header
 	inIsFirst6 = -388 // 1: the packet is a first fragment
 	inProto6   = -392 // the protocol of the transport header
+	inPrefix6  = -412 // 20 bytes, the key of routes6: 128 and an address
 )
 
 // Offsets in an IPv6 header, and the extension headers that are walked.
@@ -38,7 +41,7 @@ const (
 //
 //	six: ip6 = load(0, 40);
 //	if (ip6.src in fe80::/10) goto pass;
-//	own = uvs_own6[ip6.dst]; if (!own) goto pass;
+//	own = uvs_own6[ip6.dst]; if (!own) goto no_address;
 //	base = IPv6's sets; l4 = 40; proto = ip6.next;
 func (p *wayIn) emitHeader6() {
 	p.Emit(
@@ -50,10 +53,29 @@ func (p *wayIn) emitHeader6() {
 		asm.LoadMem(asm.R1, asm.RFP, inIP6+ip6Src, asm.Half), asm.And.Imm(asm.R1, 0xc0ff), asm.JEq.Imm(asm.R1, 0x80fe, "pass"), // bytes in memory's order
 	)
 	p.emitCopy(inKey6, inIP6+ip6Dst, 16)
-	p.EmitMapLookup(p.maps.own6, inKey6, "pass")
+	p.EmitMapLookup(p.maps.own6, inKey6, "six no address")
 	p.Emit(
 		asm.LoadMem(regOwn, asm.R0, 0, asm.Word),
 		asm.Mov.Imm(regL4, 40), asm.LoadMem(regProto, asm.RFP, inIP6+ip6Next, asm.Byte),
+	)
+}
+
+// emitRouted6: neighbor discovery and messages of listeners are the kernel's.
+//
+//	no_address: if (!uvs_routes6[{128, ip6.dst}]) goto pass;
+//	if (ip6.next == ICMPv6) { type = load(40, 8)[0]; if (type >= 130 && type <= 137 || type == 143) goto pass; }
+//	arrival = the last two bytes of ip6.dst; goto ours;
+func (p *wayIn) emitRouted6() {
+	p.Emit(asm.StoreImm(asm.RFP, inPrefix6, 128, asm.Word).WithSymbol("six no address"))
+	p.emitCopy(inPrefix6+4, inIP6+ip6Dst, 16)
+	p.EmitMapLookup(p.maps.routes6, inPrefix6, "pass")
+	p.Emit(asm.LoadMem(asm.R1, asm.RFP, inIP6+ip6Next, asm.Byte), asm.JNE.Imm(asm.R1, unix.IPPROTO_ICMPV6, "six routed"))
+	p.emitLoad(40, inL4, 8, "pass")
+	p.Emit(
+		asm.LoadMem(asm.R1, asm.RFP, inL4, asm.Byte), asm.JEq.Imm(asm.R1, frame.ICMPv6ListenerReport2, "pass"),
+		asm.JLT.Imm(asm.R1, frame.ICMPv6ListenerQuery, "six routed"), asm.JLE.Imm(asm.R1, frame.ICMPv6Redirect, "pass"),
+		asm.LoadMem(asm.R1, asm.RFP, inIP6+ip6Dst+14, asm.Half).WithSymbol("six routed"), asm.StoreMem(asm.RFP, inArrival, asm.R1, asm.Word),
+		asm.Ja.Label("ours"),
 	)
 }
 

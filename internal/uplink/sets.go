@@ -22,6 +22,7 @@ type shared struct {
 	four   addrSets[frame.Addr]
 	six    addrSets[frame.Addr6]
 	locals map[netip.Prefix]uint32 // what the map local has
+	routes map[netip.Prefix]uint32 // what the map routes6 has
 
 	peersMu sync.Mutex // Lock 78: peers, of both families; a worker takes it when a flow without a set of ports begins or ends
 }
@@ -40,7 +41,7 @@ func newShared(fenced int, fib fibFlags) (*shared, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &shared{bpfMaps: m, four: newAddrSets[frame.Addr](m.own, m.pairs, 0), six: newAddrSets[frame.Addr6](m.own6, m.pairs6, sixBase), locals: map[netip.Prefix]uint32{}}, nil
+	return &shared{bpfMaps: m, four: newAddrSets[frame.Addr](m.own, m.pairs, 0), six: newAddrSets[frame.Addr6](m.own6, m.pairs6, sixBase), locals: map[netip.Prefix]uint32{}, routes: map[netip.Prefix]uint32{}}, nil
 }
 
 func newAddrSets[A frame.Address](own, pairs *ebpf.Map, base int) addrSets[A] {
@@ -231,6 +232,18 @@ func setPublishedOf[A frame.Address](s *shared, f *addrSets[A], at Published[A])
 	}
 }
 
+// SetRoutes6 says which IPv6 prefixes are known outside as the switch's: packets to them come to the switch, but for neighbor discovery.
+func (u *Uplink) SetRoutes6(prefixes []netip.Prefix) {
+	s := u.maps
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	want := map[netip.Prefix]uint32{}
+	for _, p := range prefixes {
+		want[p] = 0
+	}
+	_ = bpf.SetEntries(s.routes6, s.routes, want, func(p netip.Prefix) any { return bpf.PrefixKey6Of(p) })
+}
+
 // Uplink6 is the uplink as NAT sees it for IPv6.
 type Uplink6 struct{ *Uplink }
 
@@ -334,6 +347,11 @@ func (u *Uplink) Claims(f *frame.Frame) bool {
 	case f.Flags&frame.IsIPv4 != 0:
 		return claimsLocked(s, &s.four, f, f.Tuple, s.isHostsLocked)
 	case f.Flags&frame.IsIPv6 != 0:
+		for p := range s.routes {
+			if p.Contains(f.IPv6().Dst().Netip()) {
+				return true
+			}
+		}
 		return !f.IPv6().Src().IsLinkLocal() && claimsLocked(s, &s.six, f, f.Tuple6(), s.six.has)
 	}
 	return false

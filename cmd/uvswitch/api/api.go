@@ -211,6 +211,9 @@ type Network struct {
 	Gateway  string `json:"gateway"`
 	Subnet6  string `json:"subnet6,omitempty"` // IPv6; empty: the network has none
 	Gateway6 string `json:"gateway6,omitempty"`
+	NAT6     string `json:"nat6,omitempty"` // see NetworkAdd
+	In6      string `json:"in6,omitempty"`
+	RA       string `json:"ra,omitempty"`
 	// Routes6 are the IPv6 destinations that a station reaches through the gateway now: ::/0 among them while IPv6 leads out.
 	Routes6   []string `json:"routes6,omitempty"`
 	MAC       string   `json:"mac"`
@@ -230,6 +233,9 @@ type NetworkAdd struct {
 	Gateway   string `json:"gateway,omitempty"`  // when empty: the first address of the subnet
 	Subnet6   string `json:"subnet6,omitempty"`  // IPv6: a subnet, auto (a /64 of the switch's own), or off (when empty)
 	Gateway6  string `json:"gateway6,omitempty"` // when empty: the first address of subnet6
+	NAT6      string `json:"nat6,omitempty"`     // with which source IPv6 leaves: masquerade (when empty, for unique local addresses), routed (else), npt=PREFIX
+	In6       string `json:"in6,omitempty"`      // what may begin outside, with routed or npt: replies (when empty: published ports and pings only), any
+	RA        string `json:"ra,omitempty"`       // router advertisements: on (when empty), slaac, off
 	MTU       int    `json:"mtu,omitempty"`
 	Internal  bool   `json:"internal,omitempty"`
 	Isolated  bool   `json:"isolated,omitempty"`  // it cannot reach other networks
@@ -402,7 +408,7 @@ type Flow struct {
 // A NATRule is a row of `nat show`.
 type NATRule struct {
 	Chain       string `json:"chain"`  // PREROUTING or POSTROUTING
-	Target      string `json:"target"` // DNAT or MASQUERADE
+	Target      string `json:"target"` // DNAT; MASQUERADE, ROUTED or NPT
 	Packets     uint64 `json:"packets"`
 	Bytes       uint64 `json:"bytes"`
 	Protocol    string `json:"protocol"`

@@ -1,0 +1,117 @@
+package model
+
+import (
+	"net/netip"
+	"strings"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+)
+
+// Values of NetworkAdd.NAT6: how IPv6 packets leave. NPT is followed by a prefix.
+const (
+	Masquerade = "masquerade" // with an address of the host
+	Routed     = "routed"     // with their own address
+	NPT        = "npt="       // with another prefix (RFC 6296)
+)
+
+// Values of NetworkAdd.In6: what may begin outside.
+const (
+	Replies = "replies" // nothing but published ports and pings
+	Any     = "any"
+)
+
+// Values of NetworkAdd.RA: what router advertisements say.
+const (
+	RAOn    = "on"    // whether the gateway leads out
+	RASlaac = "slaac" // stations make an address of their own, too (RFC 4862)
+	RAOff   = "off"
+)
+
+// NATTarget is what becomes of the source of packets of n that leave, by the names of iptables: MASQUERADE, ROUTED or NPT.
+func (n *Network) NATTarget(is6 bool) string {
+	switch {
+	case !is6 || !n.Outside6.IsValid():
+		return "MASQUERADE"
+	case n.Outside6 == n.Prefix6:
+		return "ROUTED"
+	}
+	return "NPT"
+}
+
+// checkIPv6Settings reads how IPv6 leaves n and enters it, and fills in the defaults.
+func (s *State) checkIPv6Settings(n *Network, a *api.NetworkAdd) (err error) {
+	if !n.Prefix6.IsValid() {
+		for flag, v := range map[string]string{"nat6": a.NAT6, "in6": a.In6, "ra": a.RA} {
+			if v != "" {
+				return bad("%s %s needs an IPv6 subnet (--subnet6)", flag, v)
+			}
+		}
+		return nil
+	}
+	if a.NAT6 == "" {
+		if a.NAT6 = Routed; n.Prefix6.Addr().IsPrivate() { // nobody outside knows a way to a unique local address (RFC 4193, 4.3)
+			a.NAT6 = Masquerade
+		}
+	}
+	prefix, isNPT := strings.CutPrefix(a.NAT6, NPT)
+	switch {
+	case a.NAT6 == Masquerade:
+	case a.NAT6 == Routed:
+		n.Outside6 = n.Prefix6
+	case isNPT:
+		if n.Outside6, err = s.checkNPT(n, prefix); err != nil {
+			return err
+		}
+		a.NAT6 = NPT + n.Outside6.String()
+	default:
+		return bad("nat6 %q is not masquerade, routed, or npt=PREFIX, such as npt=2001:db8:1::/64", a.NAT6)
+	}
+	switch a.In6 {
+	case "":
+		a.In6 = Replies
+	case Any:
+		if n.Open6 = true; !n.Outside6.IsValid() {
+			return bad("in6 any needs nat6 routed or npt=PREFIX: with masquerade, nobody outside can name a container's address")
+		}
+	case Replies:
+	default:
+		return bad("in6 %q is not replies or any", a.In6)
+	}
+	switch a.RA {
+	case "":
+		a.RA = RAOn
+	case RAOn, RAOff:
+	case RASlaac:
+		if n.Prefix6.Bits() != 64 {
+			return bad("ra slaac needs an IPv6 subnet of /64, and %s is none (RFC 4862)", n.Prefix6)
+		}
+	default:
+		return bad("ra %q is not on, slaac or off", a.RA)
+	}
+	return nil
+}
+
+func (s *State) checkNPT(n *Network, text string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(text)
+	switch {
+	case err != nil || !p.Addr().Is6() || p.Addr().Is4In6() || p != p.Masked():
+		return p, bad("nat6 npt=%s: this is not an IPv6 prefix, such as 2001:db8:1::/64", text)
+	case p.Bits() != n.Prefix6.Bits():
+		return p, bad("nat6 npt=%s: the prefix must be as long as the subnet %s", text, n.Prefix6)
+	case p.Bits() > 64:
+		return p, bad("nat6 npt needs a subnet of /64 or shorter, and %s is longer (RFC 6296)", n.Prefix6)
+	case p.Overlaps(n.Prefix6):
+		return p, bad("nat6 npt=%s is the subnet itself; write nat6 routed", text)
+	}
+	for _, r := range reserved6 {
+		if r.Overlaps(p) {
+			return p, bad("nat6 npt=%s: this prefix is in %s, which is not for stations", text, r)
+		}
+	}
+	for i := range s.Networks {
+		if o := &s.Networks[i]; o.Name != n.Name && (p.Overlaps(o.Prefix6) || p.Overlaps(o.Outside6)) {
+			return p, conflict("nat6 npt=%s overlaps a prefix of network %q; choose another prefix", text, o.Name)
+		}
+	}
+	return p, nil
+}
