@@ -43,7 +43,7 @@ func addr6(b *Bed, name string) string {
 // TestIPv6 walks through a switch with IPv6: every kind of destination, a published port, and what the commands show of it.
 func TestIPv6(t *testing.T) {
 	b := newWithIPv6(t)
-	Need(t, "curl")
+	Need(t, "curl", "socat")
 	outside6(b)
 	b.Sh("host", "ip link add eth1 type veth peer name eth1 netns "+b.NS("out")+" && ip addr add 2001:db8:2::1/64 dev eth1 nodad && ip link set eth1 up")
 	b.Sh("out", "ip addr add 2001:db8:2::2/64 dev eth1 nodad && ip link set eth1 up")
@@ -82,6 +82,21 @@ func walkIPv6(t *testing.T, b *Bed) {
 	}
 	contains(t, b.Sh("out", "curl -sf -m 5 http://10.1.0.1:8080/"), "this is web; you are 10.1.0.2")
 
+	// A container without IPv6 is reached over IPv6 all the same, and clients with link-local addresses reach every container: by the relay.
+	b.AddNS("four")
+	b.CLI("network", "add", "four", "--subnet", "172.31.9.0/24")
+	b.CLI("port", "add", "four", "--netns", b.NS("four"), "--network", "four")
+	b.Web("four")
+	b.Serve("four", 53, "socat", "UDP4-LISTEN:53,fork", "SYSTEM:echo four answers")
+	b.CLI("publish", "add", "8090:80", "--port", "four")
+	b.CLI("publish", "add", "5390:53/udp", "--port", "four")
+	local := strings.TrimSpace(b.Sh("host", "ip -6 -o addr show dev eth0 scope link | sed 's/.*inet6 \\([^/]*\\).*/\\1/'"))
+	for _, at := range []string{host6, local + "%25eth0"} {
+		contains(t, b.Sh("out", "curl -sf -m 5 'http://["+at+"]:8090/'"), "this is four")
+		contains(t, b.Sh("out", "curl -sf -m 5 'http://["+at+"]:8080/'"), "this is web")
+		contains(t, b.Sh("out", "echo x | socat -t 2 - 'UDP6:["+strings.Replace(at, "%25", "%", 1)+"]:5390'"), "four answers")
+	}
+
 	contains(t, b.CLI("flow", "ls", "-f", "ipv6", "-o", "extended"), "ipv6     10 tcp", "src="+out6+" dst="+host6)
 	contains(t, b.CLI("nat", "show"), "["+host6+"]:8081", "["+addr6(b, "web")+"]:80", n.Subnet6)
 	contains(t, b.CLI("neigh", "show", "-6"), addr6(b, "web")+" dev default lladdr")
@@ -100,6 +115,15 @@ func walkIPv6(t *testing.T, b *Bed) {
 	})
 	b.Sh("web", "curl -sf -m 5 'http://["+out6+"]/'")
 	b.Sh("host", "ip link set eth0 mtu 1500")
+
+	// A router outside says that fragments are too long: its error quotes an extension header.
+	b.AddNS("beyond")
+	b.Sh("out", "ip link add lan mtu 1300 type veth peer name eth0 netns "+b.NS("beyond")+" && ip addr add 2001:db8:3::1/64 dev lan nodad && ip link set lan up && sysctl -qw net.ipv6.conf.all.forwarding=1")
+	b.Sh("beyond", "ip link set eth0 mtu 1300 up && ip addr add 2001:db8:3::2/64 dev eth0 nodad && ip -6 route add default via 2001:db8:3::1")
+	b.Eventually("fragments of the path's length leave", func() bool {
+		_, err := b.TrySh("web", "ping -6 -c 1 -W 1 -s 3000 2001:db8:3::2")
+		return err == nil
+	})
 }
 
 // TestIPv6ComesAndGoes: while the host has no IPv6, a container hears so at once, and uses IPv4. When the host gets IPv6, router

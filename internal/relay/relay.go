@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 )
 
@@ -136,13 +137,15 @@ type fdCloser int
 
 func (f fdCloser) Close() error { return unix.Close(int(f)) }
 
-// serve6 serves IPv6 clients: TCP on every address, UDP on ::1. A host without IPv6 has none.
+// serve6 serves IPv6 clients on every address: those that NAT cannot serve (::1, link-local ones), and all others if the container has no
+// IPv6. A host without IPv6 has none.
 func (s *Set) serve6(ctx context.Context, proto string, port uint16, to string, from []netip.Prefix) error {
+	at := netip.AddrPortFrom(netip.IPv6Unspecified(), port)
 	var err error
 	if proto == "tcp" {
-		err = s.tcp(ctx, "tcp6", netip.AddrPortFrom(netip.IPv6Unspecified(), port), to, from)
+		err = s.tcp(ctx, "tcp6", at, to, from)
 	} else {
-		err = s.udp6(ctx, netip.AddrPortFrom(netip.IPv6Loopback(), port), to, from)
+		err = s.udp6(ctx, at, to, from)
 	}
 	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL) {
 		return nil
@@ -248,20 +251,28 @@ func (s *Set) udp4(ctx context.Context, at netip.AddrPort, to string, from []net
 	return nil
 }
 
-// udp6 listens on one address, which is the source of the answers.
 func (s *Set) udp6(ctx context.Context, at netip.AddrPort, to string, from []netip.Prefix) error {
-	c, err := net.ListenUDP("udp6", net.UDPAddrFromAddrPort(at))
+	c, err := listener.ListenPacket(ctx, "udp6", at.String())
 	if err != nil {
 		return err
 	}
 	s.closers = append(s.closers, c)
+	l := ipv6.NewPacketConn(c)
+	if err := l.SetControlMessage(ipv6.FlagDst, true); err != nil {
+		return err
+	}
 	s.relayUDP(ctx, &udpRelay{
 		read: func(b []byte) (n int, asked netip.Addr, from net.Addr, err error) {
-			n, from, err = c.ReadFrom(b)
-			return n, at.Addr(), from, err
+			n, control, from, err := l.ReadFrom(b)
+			if control != nil {
+				asked, _ = netip.AddrFromSlice(control.Dst)
+			}
+			return n, asked, from, err
 		},
-		write: func(b []byte, who udpClient) { _, _ = c.WriteToUDPAddrPort(b, who.from) },
-		to:    to, count: &s.clients, clients: map[udpClient]*udpSession{},
+		write: func(b []byte, who udpClient) {
+			_, _ = l.WriteTo(b, &ipv6.ControlMessage{Src: who.asked.AsSlice()}, net.UDPAddrFromAddrPort(who.from))
+		},
+		to: to, count: &s.clients, clients: map[udpClient]*udpSession{},
 	}, from)
 	return nil
 }

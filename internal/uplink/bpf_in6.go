@@ -33,8 +33,9 @@ const (
 const (
 	ip6Length, ip6Next, ip6Src, ip6Dst = 4, 6, 8, 24
 
-	extHopByHop, extRouting, extFragment, extDestOptions = 0, 43, 44, 60
-	walkedExtensions                                     = 4
+	extHopByHop, extRouting, extFragment, extAuth, extDestOptions, extMobility, extHIP, extShim6 = 0, 43, 44, 51, 60, 135, 139, 140
+
+	walkedExtensions = 8
 )
 
 // emitHeader6:
@@ -86,37 +87,47 @@ func (p *wayIn) emitCopy(to, from, size int16) {
 	}
 }
 
-// emitExtensions, for each of up to four headers:
+// emitExtensions: the chain of the packet itself. See emitChain.
 //
-//	switch (proto) {
-//	case HOP_BY_HOP, ROUTING, DEST_OPTIONS: ext = load(l4, 2); proto = ext.next; l4 += (ext.len + 1) * 8; break;
-//	case FRAGMENT: ext = load(l4, 8); key = {ip6.src, ip6.dst, ext.id};
-//		if (ext.offset) goto later; is_first = ext.more; proto = ext.next; l4 += 8; break;
-//	default: goto transport; }
+//	FRAGMENT: key = {ip6.src, ip6.dst, ext.id}; if (ext.offset) goto later; is_first = ext.more;
 func (p *wayIn) emitExtensions() {
-	label := func(what string, i int) string { return "six " + what + " " + string(rune('0'+i)) }
-	for i := range walkedExtensions {
-		p.Emit(
-			asm.JEq.Imm(regProto, extFragment, label("fragment", i)).WithSymbol(label("header", i)),
-			asm.JEq.Imm(regProto, extHopByHop, label("options", i)), asm.JEq.Imm(regProto, extRouting, label("options", i)),
-			asm.JEq.Imm(regProto, extDestOptions, label("options", i)), asm.Ja.Label("six transport"),
-			asm.Mov.Imm(asm.R0, 0).WithSymbol(label("options", i)),
-		)
-		p.emitLoad(0, inExt, 2, "pass")
-		p.Emit(
-			asm.LoadMem(regProto, asm.RFP, inExt, asm.Byte),
-			asm.LoadMem(asm.R1, asm.RFP, inExt+1, asm.Byte), asm.Add.Imm(asm.R1, 1), asm.LSh.Imm(asm.R1, 3), asm.Add.Reg(regL4, asm.R1),
-			asm.Ja.Label(label("header", i+1)), asm.Mov.Imm(asm.R0, 0).WithSymbol(label("fragment", i)),
-		)
-		p.emitLoad(0, inExt, 8, "pass")
+	p.emitChain("six ", "six transport", func() {
 		p.emitCopy(inFrag6, inIP6+ip6Src, 32)
 		p.Emit(
 			asm.LoadMem(asm.R1, asm.RFP, inExt+4, asm.Word), asm.StoreMem(asm.RFP, inFrag6+32, asm.R1, asm.Word),
 			asm.LoadMem(asm.R1, asm.RFP, inExt+2, asm.Half), asm.HostTo(asm.BE, asm.R1, asm.Half),
 			asm.Mov.Reg(asm.R2, asm.R1), asm.And.Imm(asm.R2, 0xfff8), asm.JNE.Imm(asm.R2, 0, "six later"),
 			asm.And.Imm(asm.R1, 1), asm.StoreMem(asm.RFP, inIsFirst6, asm.R1, asm.Word),
-			asm.LoadMem(regProto, asm.RFP, inExt, asm.Byte), asm.Add.Imm(regL4, 8),
 		)
+	})
+}
+
+// emitChain walks up to eight extension headers, as frame.Parse does; a longer chain is the kernel's. For each:
+//
+//	switch (proto) {
+//	case HOP_BY_HOP, ROUTING, DEST_OPTIONS, MOBILITY, HIP, SHIM6, AH:
+//		ext = load(l4, 2); proto = ext.next; l4 += 8 + ext.len * (proto == AH ? 4 : 8); break;
+//	case FRAGMENT: ext = load(l4, 8); fragment(); proto = ext.next; l4 += 8; break;
+//	default: goto transport; }
+func (p *wayIn) emitChain(name, transport string, fragment func()) {
+	label := func(what string, i int) string { return name + what + " " + string(rune('0'+i)) }
+	for i := range walkedExtensions {
+		p.Emit(asm.JEq.Imm(regProto, extFragment, label("fragment", i)).WithSymbol(label("header", i)))
+		for _, proto := range []int32{extHopByHop, extRouting, extDestOptions, extMobility, extHIP, extShim6} {
+			p.Emit(asm.JEq.Imm(regProto, proto, label("options", i)))
+		}
+		p.Emit(asm.JNE.Imm(regProto, extAuth, transport))
+		p.emitLoad(0, inExt, 2, "pass")
+		p.Emit(asm.LoadMem(asm.R1, asm.RFP, inExt+1, asm.Byte), asm.LSh.Imm(asm.R1, 2), asm.Ja.Label(label("next", i)), asm.Mov.Imm(asm.R0, 0).WithSymbol(label("options", i)))
+		p.emitLoad(0, inExt, 2, "pass")
+		p.Emit(
+			asm.LoadMem(asm.R1, asm.RFP, inExt+1, asm.Byte), asm.LSh.Imm(asm.R1, 3),
+			asm.Add.Imm(asm.R1, 8).WithSymbol(label("next", i)), asm.Add.Reg(regL4, asm.R1), asm.LoadMem(regProto, asm.RFP, inExt, asm.Byte),
+			asm.Ja.Label(label("header", i+1)), asm.Mov.Imm(asm.R0, 0).WithSymbol(label("fragment", i)),
+		)
+		p.emitLoad(0, inExt, 8, "pass")
+		fragment()
+		p.Emit(asm.LoadMem(regProto, asm.RFP, inExt, asm.Byte), asm.Add.Imm(regL4, 8))
 	}
 	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol(label("header", walkedExtensions)))
 }
@@ -146,16 +157,21 @@ func (p *wayIn) emitByProto6(prefix string) {
 //
 //	error: is_error = 1; quote = load(l4 + 8, 40);
 //	if (quote.src != ip6.dst) goto pass;
-//	l4 += 40; head = load(l4 + 8, 8);
-//	switch (quote.next) { case TCP, UDP, SCTP: goto quoted_...; case ICMPv6: goto id; default: remote = quote.dst; goto pair; }
+//	l4 += 48; proto = quote.next; walk the chain: a later fragment has no ports, goto pass;
+//	head = load(l4, 8);
+//	switch (proto) { case TCP, UDP, SCTP: goto quoted_...; case ICMPv6: goto id; default: remote = quote.dst; goto pair; }
 func (p *wayIn) emitQuote6() {
 	p.Emit(asm.StoreImm(asm.RFP, inError, 1, asm.Word).WithSymbol("six error"))
 	p.emitLoad(8, inQuote6, 40, "pass")
 	for at := int16(0); at < 16; at += 8 {
 		p.Emit(asm.LoadMem(asm.R1, asm.RFP, inQuote6+ip6Src+at, asm.DWord), asm.LoadMem(asm.R2, asm.RFP, inIP6+ip6Dst+at, asm.DWord), asm.JNE.Reg(asm.R1, asm.R2, "pass"))
 	}
-	p.Emit(asm.LoadMem(regProto, asm.RFP, inQuote6+ip6Next, asm.Byte), asm.Add.Imm(regL4, 40))
-	p.emitLoad(8, inL4, 8, "pass")
+	p.Emit(asm.LoadMem(regProto, asm.RFP, inQuote6+ip6Next, asm.Byte), asm.Add.Imm(regL4, 48))
+	p.emitChain("quoted ", "quoted transport", func() {
+		p.Emit(asm.LoadMem(asm.R1, asm.RFP, inExt+2, asm.Half), asm.And.Imm(asm.R1, 0xf8ff), asm.JNE.Imm(asm.R1, 0, "pass")) // bytes in memory's order
+	})
+	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("quoted transport"))
+	p.emitLoad(0, inL4, 8, "pass")
 	p.emitByProto6("quoted ")
 	p.Emit(asm.JEq.Imm(regProto, unix.IPPROTO_ICMPV6, "id"))
 	p.emitCopy(inTuple6+16, inQuote6+ip6Dst, 16)

@@ -1,0 +1,126 @@
+package e2e
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/uvswitch/uvswitch/nat"
+)
+
+// TestIPv6Tools asks the gateway with the tools of others: ndisc6 and rdisc6.
+func TestIPv6Tools(t *testing.T) {
+	b := newWithIPv6(t)
+	Need(t, "ndisc6", "rdisc6")
+	outside6(b)
+	b.Start()
+	containers(b)
+	b.AddNS("slaac")
+	b.CLI("network", "add", "slaac", "--subnet", "172.31.0.0/24", "--subnet6", "fd00:5::/64", "--ra", "slaac")
+	b.CLI("port", "add", "slaac", "--netns", b.NS("slaac"), "--network", "slaac", "--mac", "02:00:00:00:00:05")
+	if a := addr6(b, "slaac"); a != "fd00:5::ff:fe00:5" {
+		t.Errorf("in a network with SLAAC, a port got %s", a)
+	}
+	contains(t, b.Sh("web", "ndisc6 -1 fe80::1 eth0"), "Target link-layer address: ")
+	contains(t, b.Sh("web", "rdisc6 -1 eth0"), "Hop limit                 :           64", "Router lifetime           :         1800", "MTU                      :         1500", "Route                    : fd", "from fe80::1")
+	if said := b.Sh("web", "rdisc6 -1 eth0"); strings.Contains(said, "Prefix ") {
+		t.Errorf("a network without SLAAC advertises a prefix: %s", said)
+	}
+	contains(t, b.Sh("slaac", "rdisc6 -1 eth0"), "Prefix                   : fd00:5::/64", "On-link                 :          Yes", "Autonomous address conf.:          Yes", "Valid time              :      2592000", "Pref. time              :       604800")
+	b.Balanced()
+}
+
+// TestIPv6Attacks: a tenant speaks for routers and neighbors, plainly and behind headers that hide what it says. Its victim's routes and
+// neighbors stay as they are. On a kernel's bridge, the first attack of each kind moves the victim.
+func TestIPv6Attacks(t *testing.T) {
+	b := newWithIPv6(t)
+	Need(t, "atk6-fake_router26", "atk6-fake_advertise6", "ra6", "na6", "rd6")
+	outside6(b)
+	b.Start()
+	containers(b)
+	web, gateway := addr6(b, "web"), "fe80::1"
+	state := func(ns string) string {
+		routes := b.Sh(ns, "ip -6 route show dev eth0 | sed 's/ expires.*//'") // the time that is left changes
+		return routes + b.Sh(ns, fmt.Sprintf("ip -6 neigh show dev eth0 | awk '$1 == %q { print $1, $3 }'; ip -6 -o addr show dev eth0 | awk '{ print $4 }'", gateway))
+	}
+	attacks := []string{
+		"atk6-fake_advertise6 -n 2 -w 0 eth0 fe80::1 ff02::1 02:66:66:66:66:66",
+		"atk6-fake_router26 -A 2001:db8:66::/64 -n 2 -i 0 eth0",
+		"atk6-fake_advertise6 -H -n 2 -w 0 eth0 fe80::1 ff02::1 02:66:66:66:66:66",
+		"atk6-fake_advertise6 -f -n 2 -w 0 eth0 fe80::1 ff02::1 02:66:66:66:66:66",
+		"atk6-fake_advertise6 -D -n 2 -w 0 eth0 fe80::1 ff02::1 02:66:66:66:66:66",
+		"na6 -i eth0 -s fe80::1 -d " + web + " -t fe80::1 -E 02:66:66:66:66:66 -o -r",
+		"ra6 -i eth0 -s fe80::1 -d ff02::1 -t 0", // the gateway takes itself back
+		"rd6 -i eth0 -s fe80::1 -d " + web + " -R " + out6 + "/128 -t fe80::66 -p udp -X " + web,
+	}
+	for _, how := range []string{"H", "1", "11", "H111", "D", "o", "O"} {
+		attacks = append(attacks, "atk6-fake_router26 -A 2001:db8:66::/64 -E "+how+" -n 2 -i 0 eth0")
+	}
+	b.Eventually("the gateway has advertised itself", func() bool { return strings.Contains(b.Sh("web", "ip -6 route show"), "proto ra") })
+	ping(b, "web", out6)
+	before := state("web")
+	for _, a := range attacks {
+		said, _ := b.TrySh("db", "timeout 3 "+a)
+		ping(b, "web", out6)
+		if after := state("web"); after != before {
+			t.Fatalf("%s moved the victim:\n%s\nit said: %s", a, diff(before, after), said)
+		}
+	}
+	contains(t, b.CLI("stats"), "guard_router", "guard_source_address", "guard_source_mac", "ext_headers")
+
+	b.AddNS("bridge", "victim", "attacker") // the same on a bridge
+	for i, ns := range []string{"victim", "attacker"} {
+		b.Sh("bridge", fmt.Sprintf("ip link add p%d type veth peer name eth0 netns %s && ip link set p%d up", i, b.NS(ns), i))
+		b.Sh(ns, fmt.Sprintf("ip link set eth0 up && ip addr add 2001:db8:9::%d/64 dev eth0 nodad", i+1))
+	}
+	b.Sh("bridge", "ip link add br0 address 02:00:00:00:00:99 type bridge mcast_snooping 0 && ip link set p0 master br0 && ip link set p1 master br0 && ip link set br0 up && ip addr add fe80::1/64 dev br0 nodad")
+	b.Eventually("the victim knows its router", func() bool {
+		_, err := b.TrySh("victim", "ping -6 -c 1 -W 1 fe80::1%eth0")
+		return err == nil
+	})
+	for _, a := range attacks[:2] {
+		before := state("victim")
+		b.Eventually(a+" moves the victim of a bridge", func() bool {
+			_, _ = b.TrySh("attacker", "timeout 3 "+a)
+			return state("victim") != before
+		})
+	}
+	b.Balanced()
+}
+
+// TestNPTAsTheKernel translates addresses as ip6t_NPT does.
+func TestNPTAsTheKernel(t *testing.T) {
+	b := newWithIPv6(t)
+	Need(t, "ip6tables", "curl")
+	outside6(b)
+	if said, err := b.TrySh("host", "ip6tables -t mangle -A POSTROUTING -s fd00::/64 -j SNPT --src-pfx fd00::/64 --dst-pfx 2001:db8::/64"); err != nil {
+		t.Skip("this kernel has no ip6t_NPT: " + said)
+	}
+	b.Web("out")
+	b.Sh("out", "ip -6 route add 2001:db8:70::/44 via "+host6)
+	for i, x := range []struct{ from, to, host string }{
+		{"fd00:1:2:3::/64", "2001:db8:71:1::/64", "::1"},
+		{"fd00:1:2:3::/64", "2001:db8:71:1::/64", "::42:acff:fe1d:2"},
+		{"fd00:1:2:3::/64", "2001:db8:71:1::/64", "::ffff:1:2:3"},
+		{"fd00:1:2:3::/64", "2001:db8:71:1::/64", "::ffff:ffff:2:3"},
+		{"fd00:1:2:3::/64", "2001:db8:71:1::/64", "::dead:beef:cafe:f00d"},
+		{"fd00:1:2::/48", "2001:db8:72::/48", "0:0:0:7::1"},
+		{"fd00:1:2:300::/56", "2001:db8:73:100::/56", "0:0:0:2a::77"},
+	} {
+		from, to, host := netip.MustParsePrefix(x.from), netip.MustParsePrefix(x.to), netip.MustParseAddr(x.host).As16()
+		in := from.Addr().As16()
+		for i := range in {
+			in[i] |= host[i]
+		}
+		a := netip.AddrFrom16(in)
+		b.Sh("host", fmt.Sprintf("ip6tables -t mangle -F && ip6tables -t mangle -A POSTROUTING -s %[1]s -j SNPT --src-pfx %[1]s --dst-pfx %[2]s && ip6tables -t mangle -A PREROUTING -i eth0 -d %[2]s -j DNPT --src-pfx %[2]s --dst-pfx %[1]s", x.from, x.to))
+		b.Sh("host", fmt.Sprintf("ip addr add %s/128 dev lo nodad", a))
+		said := b.Sh("host", fmt.Sprintf("curl -sf -m 5 --interface %s 'http://[%s]/'", a, out6))
+		_, kernels, _ := strings.Cut(said, "you are ")
+		ours, ok := nat.TranslatePrefix(a, from, to)
+		if !ok || ours.String() != strings.TrimSpace(kernels) {
+			t.Errorf("%d: %s from %s to %s: %s, and the kernel says %s", i, a, from, to, ours, kernels)
+		}
+	}
+}
