@@ -26,11 +26,16 @@ func (r *Router) Route(b *frame.Batch) {
 			f.DropFor(why)
 			continue
 		}
-		if f.Flags&frame.IsARP != 0 || s.isGateway(f.Net, f.RouteDst) {
+		if f.Flags&frame.IsARP != 0 {
 			f.PuntFor(frame.GatewayService)
 			continue
 		}
-		s.route(f, b)
+		rt, _ := s.fib.Lookup(f.RouteDst.Netip())
+		if s.isGateway(f.Net, f.RouteDst, rt) {
+			f.PuntFor(frame.GatewayService)
+			continue
+		}
+		s.route(f, rt, b)
 	}
 }
 
@@ -99,16 +104,15 @@ func overwritesTransport(f *frame.Frame) bool {
 	return at == f.L4 && h.CsumOffset() != frame.ChecksumOffset(f.Proto) || at > f.L4 && (at < f.L4+frame.TransportLen(f.Proto) || h.GSOType() != frame.GSONone)
 }
 
-// route finds the egress and the next hop.
+// route sends a frame by the route of its destination; rt is nil if there is none.
 //
 //uvswitch:hot
-func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
+func (s *snapshot) route(f *frame.Frame, rt *entry, b *frame.Batch) {
 	dst := f.RouteDst
 	if isMartian(dst) {
 		f.DropFor(frame.MartianDestination)
 		return
 	}
-	rt, _ := s.fib.Lookup(dst.Netip())
 	if f.Flags&frame.LeavesByUplink != 0 && rt != nil && rt.Kind == Local && rt.Prefix.Bits() == 0 {
 		rt = &byUplink
 	}
@@ -120,7 +124,7 @@ func (s *snapshot) route(f *frame.Frame, b *frame.Batch) {
 	switch {
 	case rt.Egress == frame.NoNet && !out.Up:
 		f.PuntFor(frame.UplinkDown)
-	case rt.Egress == frame.NoNet && s.needsIPsec(dst.Netip()):
+	case rt.Egress == frame.NoNet && s.ipsec != nil && s.ipsec.Contains(dst.Netip()):
 		f.PuntFor(frame.IPsecPolicy)
 	case rt.hop == 0 && rt.Egress != frame.NoNet && isDirectedBroadcast(out, dst):
 		f.DropFor(frame.MartianDestination)
@@ -189,9 +193,6 @@ func refuse(f *frame.Frame, why frame.Reason) {
 		f.PuntFor(why)
 	}
 }
-
-//uvswitch:hot
-func (s *snapshot) needsIPsec(dst netip.Addr) bool { return s.ipsec != nil && s.ipsec.Contains(dst) }
 
 // byUplink is the way of answers to what came in by the uplink, when the way out is through the host's stack.
 var byUplink = entry{Route: Route{Egress: frame.NoNet}}
@@ -287,19 +288,15 @@ func (r *Router) Resolve(b *frame.Batch) {
 	}
 }
 
-// isGateway reports whether a is one of the router's own addresses, seen from network n. It is false for every
+// isGateway reports whether a is one of the router's own addresses, seen from network n; rt is the route to it. It is false for every
 // address when n is the uplink.
 //
 //uvswitch:hot
-func (s *snapshot) isGateway(n frame.NetID, a frame.Addr) bool {
+func (s *snapshot) isGateway(n frame.NetID, a frame.Addr, rt *entry) bool {
 	if n == frame.NoNet {
 		return false
 	}
-	if s.ifaces[n].Addr == a {
-		return true
-	}
-	rt, ok := s.fib.Lookup(a.Netip())
-	return ok && rt.Egress != frame.NoNet && s.ifaces[rt.Egress] != nil && s.ifaces[rt.Egress].Addr == a
+	return s.ifaces[n].Addr == a || rt != nil && rt.Egress != frame.NoNet && s.ifaces[rt.Egress] != nil && s.ifaces[rt.Egress].Addr == a
 }
 
 // isMartian reports whether a is never routed, as source or as destination: 0/8, 127/8, multicast, reserved and

@@ -16,11 +16,12 @@ func (s *snapshot) handleIPv6(f *frame.Frame, to *frame.Way6, b *frame.Batch) {
 	if f.NAT == frame.NATNone {
 		to.Dst = f.IPv6().Dst()
 	}
-	if s.isGateway6(f.Net, to.Dst) {
+	rt, _ := s.fib.Lookup(to.Dst.Netip())
+	if s.isGateway6(f.Net, to.Dst, rt) {
 		f.PuntFor(frame.GatewayService)
 		return
 	}
-	s.routeIPv6(f, to, b)
+	s.routeIPv6(f, to, rt, b)
 }
 
 // validateIPv6 checks the packet itself and its source, and returns the reason for a drop.
@@ -50,16 +51,16 @@ func (s *snapshot) validateIPv6(f *frame.Frame) frame.Reason {
 	if src.IsZero() && f.IsND() {
 		return frame.None // duplicate address detection (RFC 4862, 5.4)
 	}
-	if neverRouted(src) || src.IsGroup() || src == ip.Dst() || (f.Net == frame.NoNet || !in.Prefix6.Contains(src.Netip())) && !s.leadsBack(f, src.Netip()) {
+	if neverRouted(src) || src.IsGroup() || src == ip.Dst() || (f.Net == frame.NoNet || !in.onLink6(src)) && !s.leadsBack(f, src.Netip()) {
 		return frame.MartianSource
 	}
 	return frame.None
 }
 
-// routeIPv6 finds the egress and the next hop.
+// routeIPv6 is route for IPv6.
 //
 //uvswitch:hot
-func (s *snapshot) routeIPv6(f *frame.Frame, to *frame.Way6, b *frame.Batch) {
+func (s *snapshot) routeIPv6(f *frame.Frame, to *frame.Way6, rt *entry, b *frame.Batch) {
 	dst := to.Dst
 	if neverRouted(dst) || dst.IsGroup() || dst.IsLinkLocal() || f.IsND() || isListenerMessage(f) {
 		f.DropFor(frame.MartianDestination)
@@ -69,7 +70,6 @@ func (s *snapshot) routeIPv6(f *frame.Frame, to *frame.Way6, b *frame.Batch) {
 		f.PuntFor(frame.ScopeExceeded)
 		return
 	}
-	rt, _ := s.fib.Lookup(dst.Netip())
 	if f.Flags&frame.LeavesByUplink != 0 && rt != nil && rt.Kind == Local && rt.Prefix.Bits() == 0 {
 		rt = &byUplink
 	}
@@ -81,9 +81,9 @@ func (s *snapshot) routeIPv6(f *frame.Frame, to *frame.Way6, b *frame.Batch) {
 	switch {
 	case rt.Egress == frame.NoNet && !out.Up6:
 		f.PuntFor(frame.UplinkDown)
-	case rt.Egress == frame.NoNet && s.needsIPsec(dst.Netip()):
+	case rt.Egress == frame.NoNet && s.ipsec != nil && s.ipsec.Contains(dst.Netip()):
 		f.PuntFor(frame.IPsecPolicy)
-	case rt.hop6.IsZero() && rt.Egress != frame.NoNet && dst == frame.Addr6From(out.Prefix6.Addr()):
+	case rt.hop6.IsZero() && rt.Egress != frame.NoNet && out.isAnycast(dst):
 		f.DropFor(frame.MartianDestination) // the anycast address of another network's routers
 	case f.IPv6().HopLimit() <= 1:
 		f.PuntFor(frame.TTLExceeded)
@@ -140,19 +140,14 @@ func (s *snapshot) clampMSS6(f *frame.Frame, far frame.Addr6, mtu int) {
 }
 
 // isGateway6 reports whether a is one of the router's own addresses, seen from network n: the gateway's of any network, or a link-local or
-// anycast one of this network.
+// anycast one of this network. rt is the route to a.
 //
 //uvswitch:hot
-func (s *snapshot) isGateway6(n frame.NetID, a frame.Addr6) bool {
+func (s *snapshot) isGateway6(n frame.NetID, a frame.Addr6, rt *entry) bool {
 	if n == frame.NoNet {
 		return false
 	}
-	in := s.ifaces[n]
-	if in.owns6(a) {
-		return true
-	}
-	rt, ok := s.fib.Lookup(a.Netip())
-	return ok && rt.Egress != frame.NoNet && s.ifaces[rt.Egress] != nil && s.ifaces[rt.Egress].Addr6 == a
+	return s.ifaces[n].owns6(a) || rt != nil && rt.Egress != frame.NoNet && s.ifaces[rt.Egress] != nil && s.ifaces[rt.Egress].Addr6 == a
 }
 
 // owns6 reports whether a is an address of the gateway on this interface: its global one, fe80::1, the one made from its MAC, or the
@@ -164,7 +159,29 @@ func (i *Interface) owns6(a frame.Addr6) bool {
 }
 
 //uvswitch:hot
-func (i *Interface) isAnycast(a frame.Addr6) bool { return a == frame.Addr6From(i.Prefix6.Addr()) }
+func (i *Interface) isAnycast(a frame.Addr6) bool {
+	hi, lo := i.hostBits6()
+	return i.onLink6(a) && a.Hi&hi == 0 && a.Lo&lo == 0
+}
+
+// onLink6 reports whether a is in the interface's subnet.
+//
+//uvswitch:hot
+func (i *Interface) onLink6(a frame.Addr6) bool {
+	hi, lo := i.hostBits6()
+	return (a.Hi^i.Addr6.Hi)&^hi == 0 && (a.Lo^i.Addr6.Lo)&^lo == 0
+}
+
+// hostBits6 are the bits of an address after the subnet's prefix.
+//
+//uvswitch:hot
+func (i *Interface) hostBits6() (hi, lo uint64) {
+	bits := uint(i.Prefix6.Bits())
+	if bits > 64 {
+		return 0, ^uint64(0) >> (bits - 64)
+	}
+	return ^uint64(0) >> bits, ^uint64(0)
+}
 
 // neverRouted reports whether a is unspecified, loopback, or an IPv4 address in IPv6's clothes (RFC 4291, 2.5).
 //
