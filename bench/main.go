@@ -41,7 +41,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds; the systems take turns in each")
 	flag.IntVar(&o.seconds, "seconds", 2, "seconds of traffic per measurement")
 	quick := flag.Bool("quick", false, "2 rounds of 1 second, under 3 minutes in all")
-	flag.StringVar(&o.only, "only", "", "only what matches one of these words, separated by commas: directions (L2, out, in), metrics, systems, floods")
+	flag.StringVar(&o.only, "only", "", "only what matches one of these words, separated by commas: directions (L2, out, in, IPv6), metrics, systems, floods")
 	flag.StringVar(&o.out, "out", "", "write results.json, results.md and plots (PNG, SVG) into this directory")
 	flag.StringVar(&o.congestion, "congestion", "", "TCP's congestion control in iperf3, such as cubic (default: the machine's)")
 	flag.StringVar(&o.binary, "uvswitch", "bin/uvswitch", "the uvswitch to measure")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -12,15 +13,19 @@ import (
 )
 
 // A direction is the path of traffic from a client's namespace to a server's. The outside has address 10.1.0.2, the host
-// 10.1.0.1, the containers 172.29.0.2 (c1) and 172.29.0.3 (c2). Port 5201 of c1 is published.
+// 10.1.0.1, the containers 172.29.0.2 (c1) and 172.29.0.3 (c2). Port 5201 of c1 is published. With IPv6, these are 2001:db8:1::2,
+// 2001:db8:1::1, fd00:bb::2 and fd00:bb::3.
 type direction struct {
-	name, client, server, address string
+	name, title, client, server, address string
 }
 
 var directions = []*direction{
-	{"L2", "c1", "c2", "172.29.0.3"},
-	{"out", "c1", "out", "10.1.0.2"},
-	{"in", "out", "c1", "10.1.0.1"},
+	{"L2", "Between two containers", "c1", "c2", "172.29.0.3"},
+	{"out", "Out through NAT", "c1", "out", "10.1.0.2"},
+	{"in", "In to a published port", "out", "c1", "10.1.0.1"},
+	{"L2 IPv6", "Between two containers, IPv6", "c1", "c2", "fd00:bb::3"},
+	{"out IPv6", "Out through NAT, IPv6", "c1", "out", "2001:db8:1::2"},
+	{"in IPv6", "In to a published port, IPv6", "out", "c1", "2001:db8:1::1"},
 }
 
 // A metric is a quantity that is measured in a direction.
@@ -189,7 +194,7 @@ func requestResponse(ctx context.Context, s *system, d *direction, o options) (s
 	if err := awaitLine(said, "listening"); err != nil {
 		return sample{}, err
 	}
-	out, err := s.command(ctx, d.client, self, helperFlag, "ask", d.address+":5201", strconv.Itoa(o.seconds)).Output()
+	out, err := s.command(ctx, d.client, self, helperFlag, "ask", net.JoinHostPort(d.address, "5201"), strconv.Itoa(o.seconds)).Output()
 	if err != nil {
 		return sample{}, fmt.Errorf("asking: %w: %s", err, stderrOf(err))
 	}

@@ -4,6 +4,7 @@ import (
 	"image/color"
 	"math"
 	"path/filepath"
+	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -26,7 +27,7 @@ func (r *report) plots(dir string) error {
 			}
 		}
 		if len(bars) > 0 {
-			if err := ratioPlot("uvswitch to others, "+d.name+" (1: level; to the right: ahead)", bars, filepath.Join(dir, "ratios-"+d.name)); err != nil {
+			if err := ratioPlot("uvswitch to others, "+d.name+" (1: level; to the right: ahead)", bars, filepath.Join(dir, "ratios-"+strings.ReplaceAll(d.name, " ", "-"))); err != nil {
 				return err
 			}
 		}

@@ -159,7 +159,7 @@ func (r *report) table(w io.Writer) {
 		if !slices.ContainsFunc(r.Series, func(s *series) bool { return s.Direction == d.name }) {
 			continue
 		}
-		fmt.Fprintf(w, "\n### %s\n\n| against |", map[string]string{"L2": "Between two containers", "out": "Out through NAT", "in": "In to a published port"}[d.name])
+		fmt.Fprintf(w, "\n### %s\n\n| against |", d.title)
 		for _, m := range metrics {
 			fmt.Fprintf(w, " %s |", m.name)
 		}

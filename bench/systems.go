@@ -45,13 +45,13 @@ var systemNames = []string{"kernel", uvswitchName, busyName, "limit", "ovs-inter
 
 // all returns all systems, in the order of the tables.
 func all(o options) []*system {
-	natted := []string{"out", "in"}
+	natted, both := []string{"out", "in"}, []string{"L2", "out", "in", "L2 IPv6", "out IPv6", "in IPv6"}
 	busy := o
 	busy.args = append(slices.Clone(o.args), "--busy-poll", "50us")
 	systems := []*system{
-		{name: "kernel", directions: []string{"L2", "out", "in"}, up: kernelUp, version: []string{"uname", "-r"}},
-		{name: uvswitchName, directions: []string{"L2", "out", "in"}, up: uvswitchUp(o), version: []string{o.binary, "version"}},
-		{name: busyName, directions: []string{"L2", "out", "in"}, up: uvswitchUp(busy), version: []string{o.binary, "version"}},
+		{name: "kernel", directions: both, up: kernelUp, version: []string{"uname", "-r"}},
+		{name: uvswitchName, directions: both, up: uvswitchUp(o), version: []string{o.binary, "version"}},
+		{name: busyName, directions: both, up: uvswitchUp(busy), version: []string{o.binary, "version"}},
 		{name: "limit", directions: []string{"L2"}, tools: []string{"cc"}, up: limitUp, version: []string{"cc", "--version"}},
 		{name: "ovs-internal", directions: []string{"L2"}, tools: []string{"ovs-vswitchd", "ovsdb-server", "ovsdb-tool", "ovs-vsctl"}, up: ovsUp(true), version: []string{"ovs-vswitchd", "--version"}},
 		{name: "ovs-veth", directions: []string{"L2"}, tools: []string{"ovs-vswitchd", "ovsdb-server", "ovsdb-tool", "ovs-vsctl"}, up: ovsUp(false), version: []string{"ovs-vswitchd", "--version"}},
@@ -132,7 +132,8 @@ func (s *system) start(ctx context.Context) error {
 	h, o := s.ns("host"), s.ns("out")
 	err = sh("ip -n "+h+" link add eth0 type veth peer name eth0 netns "+o,
 		"ip -n "+h+" addr add 10.1.0.1/24 dev eth0", "ip -n "+o+" addr add 10.1.0.2/24 dev eth0",
-		"ip -n "+h+" link set eth0 up", "ip -n "+o+" link set eth0 up", "ip -n "+h+" route add default via 10.1.0.2")
+		"ip -n "+h+" addr add 2001:db8:1::1/64 dev eth0 nodad", "ip -n "+o+" addr add 2001:db8:1::2/64 dev eth0 nodad",
+		"ip -n "+h+" link set eth0 up", "ip -n "+o+" link set eth0 up", "ip -n "+h+" route add default via 10.1.0.2", "ip -n "+h+" -6 route add default via 2001:db8:1::2")
 	for k := 1; k < s.ways && err == nil; k++ { // not measured: more routes and rules that each packet's look-up goes through
 		err = sh(fmt.Sprintf("ip -n %s link add way%d type veth peer name way%d netns %s", h, k, k, o),
 			fmt.Sprintf("ip -n %s addr add 10.2.%d.1/24 dev way%d", h, k, k), fmt.Sprintf("ip -n %s link set way%d up", h, k),
@@ -234,9 +235,12 @@ func kernelUp(_ context.Context, s *system) error {
 		"ip -n " + h + " link add br0 type bridge", "ip -n " + h + " addr add 172.29.0.1/16 dev br0", "ip -n " + h + " link set br0 up",
 		in + "sysctl -qw net.ipv4.ip_forward=1",
 		in + "iptables -t nat -A POSTROUTING -s 172.29.0.0/16 ! -o br0 -j MASQUERADE",
+		"ip -n " + h + " addr add fd00:bb::1/64 dev br0 nodad", in + "sysctl -qw net.ipv6.conf.all.forwarding=1",
+		in + "ip6tables -t nat -A POSTROUTING -s fd00:bb::/64 ! -o br0 -j MASQUERADE",
 	}
 	for _, proto := range []string{"tcp", "udp"} {
-		lines = append(lines, in+"iptables -t nat -A PREROUTING -d 10.1.0.1 -p "+proto+" --dport 5201 -j DNAT --to 172.29.0.2:5201")
+		lines = append(lines, in+"iptables -t nat -A PREROUTING -d 10.1.0.1 -p "+proto+" --dport 5201 -j DNAT --to 172.29.0.2:5201",
+			in+"ip6tables -t nat -A PREROUTING -d 2001:db8:1::1 -p "+proto+" --dport 5201 -j DNAT --to [fd00:bb::2]:5201")
 	}
 	lines = append(lines, fmt.Sprintf("%siptables -t nat -A PREROUTING -d 10.1.0.1 -p tcp --dport %d -j DNAT --to 172.29.0.3:5201", in, hostile.PublishedPort))
 	return sh(append(lines, s.veths("master br0")...)...)
@@ -253,7 +257,8 @@ func (s *system) veths(how string) (lines []string) {
 			fmt.Sprintf("ip -n %s link set v%d %s up", h, i, how),
 			fmt.Sprintf("ip -n %s addr add 172.29.0.%d/16 dev eth0", n, i+2),
 			fmt.Sprintf("ip -n %s link set eth0 up", n),
-			fmt.Sprintf("ip -n %s route add default via 172.29.0.1", n))
+			fmt.Sprintf("ip -n %s route add default via 172.29.0.1", n),
+			fmt.Sprintf("ip -n %s addr add fd00:bb::%d/64 dev eth0 nodad", n, i+2), fmt.Sprintf("ip -n %s -6 route add default via fd00:bb::1", n))
 	}
 	return lines
 }
@@ -263,14 +268,14 @@ func (s *system) socket() string { return filepath.Join(s.dir, "uvs.sock") }
 // uvswitchUp starts uvswitch with its defaults and o.args, and with the addresses that the other systems have.
 func uvswitchUp(o options) func(context.Context, *system) error {
 	return func(_ context.Context, s *system) error {
-		run := append([]string{"nice", "-n", strconv.Itoa(o.nice), o.binary, "--socket", s.socket(), "run"}, o.args...)
+		run := append([]string{"nice", "-n", strconv.Itoa(o.nice), o.binary, "--socket", s.socket(), "run", "--subnet6", "fd00:bb::/64"}, o.args...)
 		if err := s.daemon("host", "ready", nil, run...); err != nil {
 			return err
 		}
 		uv := o.binary + " --socket " + s.socket() + " "
 		var lines []string
 		for i, c := range s.containers() {
-			lines = append(lines, fmt.Sprintf("%sport add %s --ip 172.29.0.%d --netns %s", uv, c, i+2, s.ns(c)))
+			lines = append(lines, fmt.Sprintf("%sport add %s --ip 172.29.0.%d --ip6 fd00:bb::%d --netns %s", uv, c, i+2, i+2, s.ns(c)))
 		}
 		return sh(append(lines, uv+"publish add 5201:5201 --port c1", uv+"publish add 5201:5201/udp --port c1",
 			fmt.Sprintf("%spublish add %d:5201 --port c2", uv, hostile.PublishedPort))...)
