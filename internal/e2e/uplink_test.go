@@ -305,6 +305,7 @@ func TestFlooded(t *testing.T) {
 		var s api.Status
 		b.Eventually("the flood is limited", func() bool {
 			burst(2000)
+			_, _ = b.TrySh("out", "curl -s -m 1 http://10.1.0.1:8080/") // a port that is alone is not limited
 			b.JSON(&s, "status")
 			return s.Uplink.Flooded > 0
 		})

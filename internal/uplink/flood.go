@@ -10,8 +10,9 @@ import (
 
 // The TAP has one queue. A flood from outside to one port of the host would fill it, and what others are sent would be lost there. So, while
 // the queue loses packets, the program "way in" drops what one port receives beyond an allowance for each slice of time. The allowance is
-// found by trial: it is halved while packets are still lost, and grows slowly otherwise. A port that receives less loses nothing. Packets
-// without a port, and later fragments, count together as one port.
+// found by trial: it is halved while packets are still lost, and grows otherwise. A port that receives less loses nothing. Packets
+// without a port, and later fragments, count together as one port. While one port alone receives packets, there is nobody to protect, and no
+// limit.
 
 const (
 	queueCheck  = time.Second            // how often the queue is looked at while it loses nothing,
@@ -19,8 +20,11 @@ const (
 	queueSlice  = 10 * time.Millisecond  // for which the allowance is
 	queueTrial  = 100 * time.Millisecond // how long an allowance is tried
 	firstAllows = 256                    // packets in a slice
+	aloneAllows = 128                    // at least, when another port joins one that was alone
 	leastAllows = 8
 	mostAllows  = 4096 // from here on there is no limit
+	aloneSlices = 120  // for how long a port must have been alone: the SYN that was lost comes again within this time
+	quietTrials = 10   // without a loss, after which a port that is alone is no flood
 )
 
 // A queueLimit is what the way in reads, in a map of one entry.
@@ -28,6 +32,8 @@ type queueLimit struct {
 	allows  atomic.Uint32 // packets to a port in a slice; 0: no limit
 	slice   atomic.Uint32 // number of the present slice
 	dropped atomic.Uint64 // packets
+	ports   atomic.Uint32 // that have received something in the present slice
+	_       uint32
 }
 
 // Flooded is how many packets the way in has dropped, since a port received more than its allowance.
@@ -60,17 +66,32 @@ func (u *Uplink) GuardQueue(ctx context.Context, busy <-chan struct{}) {
 func (u *Uplink) limitFlood(ctx context.Context, lost uint64) uint64 {
 	limit := u.maps.limit
 	defer limit.allows.Store(0)
-	for allows := uint32(firstAllows); allows < mostAllows && ctx.Err() == nil; {
-		limit.allows.Store(allows)
+	allows, alone := uint32(firstAllows), aloneSlices-2
+	for quiet := 0; allows < mostAllows && quiet < quietTrials && ctx.Err() == nil; quiet++ {
 		for range queueTrial / queueSlice {
+			if limit.allows.Store(allows); alone >= aloneSlices {
+				limit.allows.Store(mostAllows)
+			}
 			wait(ctx, queueSlice)
+			if alone++; limit.ports.Swap(0) > 1 {
+				alone = 0
+			}
 			limit.slice.Add(1)
 		}
-		if now := u.lostInQueue(); now != lost {
-			lost, allows = now, max(leastAllows, allows/2)
-		} else {
+		now := u.lostInQueue()
+		isAlone := alone >= aloneSlices
+		switch {
+		case now == lost:
 			allows += 1 + allows/32
+		case isAlone:
+			allows = max(aloneAllows, allows/2)
+		default:
+			allows = max(leastAllows, allows/2)
 		}
+		if now != lost || !isAlone {
+			quiet = -1
+		}
+		lost = now
 	}
 	return lost
 }
