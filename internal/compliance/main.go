@@ -51,6 +51,25 @@ var sections = []struct{ requirement, name, title, about string }{
 	{"RFC 826", "RFC826_", "RFC 826: ARP", ""},
 	{"RFC 5227", "RFC5227_", "RFC 5227: address conflicts", ""},
 	{"RFC 1122", "RFC1122_", "RFC 1122", "Requirements for Internet Hosts, where they apply to the router itself."},
+	{"RFC 8200", "RFC8200_", "RFC 8200: IPv6", "Internet Protocol, Version 6."},
+	{"RFC 4291", "RFC4291_", "RFC 4291: IPv6 addresses", ""},
+	{"RFC 4443", "RFC4443_", "RFC 4443: ICMPv6", ""},
+	{"RFC 8201", "RFC8201_", "RFC 8201: path MTU discovery", ""},
+	{"RFC 4861", "RFC4861_", "RFC 4861: neighbor discovery", ""},
+	{"RFC 4862", "RFC4862_", "RFC 4862: address configuration", ""},
+	{"RFC 5095", "RFC5095_", "RFC 5095", "Deprecation of Type 0 Routing Headers."},
+	{"RFC 5722", "RFC5722_", "RFC 5722", "Handling of Overlapping IPv6 Fragments."},
+	{"RFC 6946", "RFC6946_", "RFC 6946", "Processing of IPv6 \"Atomic\" Fragments."},
+	{"RFC 7112", "RFC7112_", "RFC 7112", "Implications of Oversized IPv6 Header Chains."},
+	{"RFC 6437", "RFC6437_", "RFC 6437", "IPv6 Flow Label Specification."},
+	{"RFC 6105", "RFC6105_", "RFC 6105: router advertisement guard", "With RFC 7113, which asks for the whole chain of headers."},
+	{"RFC 7610", "RFC7610_", "RFC 7610: DHCPv6 shield", ""},
+	{"RFC 7084", "RFC7084_", "RFC 7084", "Basic Requirements for IPv6 Customer Edge Routers."},
+	{"RFC 4191", "RFC4191_", "RFC 4191", "Default Router Preferences and More-Specific Routes."},
+	{"RFC 6583", "RFC6583_", "RFC 6583", "Operational Neighbor Discovery Problems."},
+	{"RFC 4890", "RFC4890_", "RFC 4890", "Recommendations for Filtering ICMPv6 Messages in Firewalls."},
+	{"RFC 6092", "RFC6092_", "RFC 6092: what may begin outside", "Recommended Simple Security Capabilities in Customer Premises Equipment."},
+	{"RFC 6296", "RFC6296_", "RFC 6296: NPTv6", "IPv6-to-IPv6 Network Prefix Translation."},
 	{"Behaviour", "Behaviour_", "Known faults of other implementations", "Behaviour that no numbered requirement covers."},
 	{"Linux", "Linux_", "Linux's own tests", "The topologies of tools/testing/selftests/net/netfilter and of the packetdrill scripts for conntrack, written for this project."},
 	{"Open vSwitch", "OVS_", "Open vSwitch's tests", "Cases of tests/system-traffic.at about conntrack and NAT, written for this project."},
@@ -227,6 +246,9 @@ Each test runs in virtual time in [internal/simnet](../internal/simnet).
 A test is a scenario, which reads like a conversation between hosts, or a Go test where a program is needed.
 [scenarios.md](scenarios.md) describes the scenarios.
 To run one test: `+"`go test ./internal/simnet -run NAME`"+`.
+
+Each test that speaks of IPv4 is played over IPv6, too, and must have the same outcome.
+The exceptions, each with its reason, are in [six_test.go](../internal/simnet/six_test.go).
 
 Real programs and kernels check the command, too, in [internal/e2e](../internal/e2e):
 

@@ -2,6 +2,7 @@ package simnet
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -328,8 +329,8 @@ func (n *Net) deliver(s Sent) {
 			n.failure = fmt.Errorf("port %d was sent a frame with %w", s.Port, err)
 		}
 		raw, err := toFour(s.Raw)
-		if err != nil && n.failure == nil {
-			n.failure = err
+		if err != nil {
+			n.failure = cmp.Or(n.failure, err)
 			return
 		}
 		s.Raw = raw

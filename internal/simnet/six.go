@@ -200,6 +200,9 @@ func toFour(raw []byte) ([]byte, error) {
 		return raw, nil
 	}
 	if f.IsND() {
+		if t := f.ICMP().Type(); t != frame.ICMPv6NeighborSolicitation && t != frame.ICMPv6NeighborAdvertisement || len(f.Payload()) < 24 {
+			return nil, untranslatable("a message of routers")
+		}
 		return toARP(&f), nil
 	}
 	ip, err := packet4(f.Bytes()[f.L3:f.L3End], int(f.L4-f.L3), &f, f.Vnet().NeedsCsum(), false)

@@ -1,4 +1,4 @@
-package nat
+package simnet
 
 import (
 	"math/rand/v2"
@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/nat"
 )
 
 // The example of the RFC, and the rules for its special cases.
@@ -19,7 +20,7 @@ func TestRFC6296_3_AddressMapping(t *testing.T) {
 		{"fd01:203:405::/48", "2001:db8:1::/48", "fd01:203:405:ffff::1", ""},                                 // 3.4: nor is this subnet
 		{"fd01:203:405:1::/64", "2001:db8:1:1::/64", "fd01:203:405:1::", ""},                                 // 3.7: the anycast address of all routers
 	} {
-		got, ok := TranslatePrefix(netip.MustParseAddr(x.in), netip.MustParsePrefix(x.from), netip.MustParsePrefix(x.to))
+		got, ok := nat.TranslatePrefix(netip.MustParseAddr(x.in), netip.MustParsePrefix(x.from), netip.MustParsePrefix(x.to))
 		if x.out == "" && ok || x.out != "" && got.String() != x.out {
 			t.Errorf("%s from %s to %s: %s %v, want %s", x.in, x.from, x.to, got, ok, x.out)
 		}
@@ -48,11 +49,11 @@ func TestRFC6296_3_6_ChecksumNeutral(t *testing.T) {
 		if bits <= 48 && b[6] == 0xff && b[7] == 0xff {
 			continue // 3.4: such a subnet is not translated
 		}
-		out, ok := TranslatePrefix(in, from, to)
+		out, ok := nat.TranslatePrefix(in, from, to)
 		if !ok || !to.Contains(out) || sum(in) != sum(out) {
 			t.Fatalf("%s from %s to %s: %s %v, sums %x and %x", in, from, to, out, ok, sum(in), sum(out))
 		}
-		if back, ok := TranslatePrefix(out, to, from); !ok || back != in {
+		if back, ok := nat.TranslatePrefix(out, to, from); !ok || back != in {
 			t.Fatalf("%s became %s, and came back as %s %v", in, out, back, ok)
 		}
 	}
