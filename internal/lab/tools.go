@@ -53,7 +53,11 @@ func ping(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) != 1 || net.ParseIP(args[0]) == nil {
 		return errors.New("ping: the form is ping [-c N] ADDRESS")
 	}
-	c, err := net.Dial("ip4:icmp", args[0])
+	network, request, reply := "ip4:icmp", uint8(frame.ICMPEcho), uint8(frame.ICMPEchoReply)
+	if strings.Contains(args[0], ":") {
+		network, request, reply = "ip6:ipv6-icmp", frame.ICMPv6Echo, frame.ICMPv6EchoReply
+	}
+	c, err := net.Dial(network, args[0])
 	if err != nil {
 		return err
 	}
@@ -70,14 +74,14 @@ func ping(ctx context.Context, args []string, out io.Writer) error {
 			}
 		}
 		start := time.Now()
-		if _, err := c.Write(echo(id, uint16(seq))); err != nil {
+		if _, err := c.Write(echo(request, id, uint16(seq))); err != nil {
 			fmt.Fprintf(out, "ping: %v\n", err)
 			continue
 		}
 		_ = c.SetReadDeadline(start.Add(2 * time.Second))
-		if ttl, err := awaitEcho(c, id, uint16(seq)); err == nil {
+		if ttl, err := awaitEcho(c, reply, id, uint16(seq)); err == nil {
 			got++
-			fmt.Fprintf(out, "64 bytes from %s: seq=%d ttl=%d time=%.3f ms\n", args[0], seq, ttl, float64(time.Since(start).Microseconds())/1000)
+			fmt.Fprintf(out, "64 bytes from %s: seq=%d%s time=%.3f ms\n", args[0], seq, ttl, float64(time.Since(start).Microseconds())/1000)
 		}
 	}
 	fmt.Fprintf(out, "%d packets transmitted, %d packets received\n", count, got)
@@ -87,30 +91,32 @@ func ping(ctx context.Context, args []string, out io.Writer) error {
 	return nil
 }
 
-func echo(id, seq uint16) []byte {
+// echo is a request; the kernel writes the checksum of ICMPv6, which covers the addresses.
+func echo(typ uint8, id, seq uint16) []byte {
 	b := make([]byte, 64)
-	b[0] = frame.ICMPEcho
+	b[0] = typ
 	binary.BigEndian.PutUint16(b[4:], id)
 	binary.BigEndian.PutUint16(b[6:], seq)
 	binary.BigEndian.PutUint16(b[2:], ^frame.Sum(b, 0))
 	return b
 }
 
-func awaitEcho(c net.Conn, id, seq uint16) (ttl int, err error) {
+// awaitEcho waits for a reply; ttl is empty for IPv6, whose sockets give no header.
+func awaitEcho(c net.Conn, typ uint8, id, seq uint16) (ttl string, err error) {
 	b := make([]byte, 1500)
 	raw := c.(*net.IPConn)
 	for {
 		n, _, _, _, err := raw.ReadMsgIP(b, nil)
 		if err != nil {
-			return 0, err
+			return "", err
 		}
-		p := b[:n]
-		if len(p) < frame.IPv4Len+frame.ICMPLen {
-			continue
+		l4 := b[:n]
+		if typ == frame.ICMPEchoReply && n >= frame.IPv4Len {
+			ttl = fmt.Sprintf(" ttl=%d", frame.IPv4(b).TTL())
+			l4 = l4[min(n, frame.IPv4(b).HeaderLen()):]
 		}
-		l4 := p[frame.IPv4(p).HeaderLen():]
-		if l4[0] == frame.ICMPEchoReply && binary.BigEndian.Uint16(l4[4:]) == id && binary.BigEndian.Uint16(l4[6:]) == seq {
-			return int(frame.IPv4(p).TTL()), nil
+		if len(l4) >= frame.ICMPLen && l4[0] == typ && binary.BigEndian.Uint16(l4[4:]) == id && binary.BigEndian.Uint16(l4[6:]) == seq {
+			return ttl, nil
 		}
 	}
 }
@@ -161,6 +167,10 @@ func ip(args []string, out io.Writer) error {
 		}
 		args = args[2:]
 	}
+	family := netlink.FAMILY_V4
+	if len(args) > 0 && args[0] == "-6" {
+		family, args = netlink.FAMILY_V6, args[1:]
+	}
 	line := strings.Join(args, " ")
 	word := func(i int) string {
 		if i < len(args) {
@@ -186,8 +196,10 @@ func ip(args []string, out io.Writer) error {
 	case strings.HasPrefix(line, "route add default via"):
 		_, all, _ := net.ParseCIDR("0.0.0.0/0")
 		return netlink.RouteAdd(&netlink.Route{Dst: all, Gw: net.ParseIP(word(4))})
+	case line == "addr":
+		return ipAddr(family, out)
 	case word(0) == "neigh":
-		return ipNeigh(out)
+		return ipNeigh(family, out)
 	case word(0) == "route":
 		return ipRoute(out)
 	}
@@ -213,8 +225,22 @@ func ipLinkSet(dev string, args []string) error {
 	return fmt.Errorf("ip link set: the lab's small replacement for ip does not support %q", args)
 }
 
-func ipNeigh(out io.Writer) error {
-	list, err := netlink.NeighList(0, netlink.FAMILY_V4)
+func ipAddr(family int, out io.Writer) error {
+	list, err := netlink.AddrList(nil, family)
+	if err != nil {
+		return err
+	}
+	name := map[int]string{netlink.FAMILY_V4: "inet", netlink.FAMILY_V6: "inet6"}[family]
+	for _, a := range list {
+		if l, err := netlink.LinkByIndex(a.LinkIndex); err == nil {
+			fmt.Fprintf(out, "%d: %s    %s %s\n", a.LinkIndex, l.Attrs().Name, name, a.IPNet)
+		}
+	}
+	return nil
+}
+
+func ipNeigh(family int, out io.Writer) error {
+	list, err := netlink.NeighList(0, family)
 	if err != nil {
 		return err
 	}

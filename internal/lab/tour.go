@@ -82,6 +82,14 @@ var steps = []step{
 		{line: "uvswitch flow ls -p tcp"},
 		{line: "uvswitch publish ls"},
 	}, "Each connection has two tuples: the addresses and ports of its first packet, and those of the answer. The format is that of conntrack -L, and the published ports have counters as in iptables."},
+	{"The same over IPv6", []cmd{
+		{in: "web", line: "ip -6 addr"},
+		{in: "web", line: "ping -c 2 fd00:dead:beef:c0:0:275:ac1d:3"},
+		{in: "web", line: "ip -6 neigh"},
+		{in: "web", line: "ping -c 2 2001:db8:113::8"},
+		{in: "out", line: "curl -s http://[2001:db8:51::1]:8080/"},
+		{line: "uvswitch flow ls -f ipv6"},
+	}, "Each container also has an IPv6 address, whose last 48 bits are its MAC address. web found db by neighbor discovery, as it found db by ARP before. To the outside, web is 2001:db8:51::1, the host's address; and the port that was published as 8080 is open over IPv6, too. With Docker, both need an IPv6 subnet and ip6tables."},
 	{"Every frame is accounted for", []cmd{
 		{line: "uvswitch stats"},
 		{line: "uvswitch status"},
@@ -96,6 +104,7 @@ func Tour(ctx context.Context, name string, pause io.Reader, out io.Writer) (err
 		return err
 	}
 	fmt.Fprintf(out, "Setting up: namespaces %s and %s, and a switch.\n", strings.Join(l.names(Parts...), ", "), l.NS("ns1"))
+	l.Args = append(l.Args, "--subnet6", "fd00:dead:beef:c0::/80")
 	if err := l.Up(ctx, false); err != nil {
 		return err
 	}
