@@ -166,7 +166,15 @@ func (n *NAT) Stats() (created uint64, ended map[string]uint64) {
 }
 
 // Used returns the number of flows.
-func (n *NAT) Used() int { return int(n.flows.used.Load() + n.six.flows.used.Load()) }
+func (n *NAT) Used() int {
+	four, six := n.UsedByFamily()
+	return four + six
+}
+
+// UsedByFamily returns the number of flows of IPv4 and of IPv6.
+func (n *NAT) UsedByFamily() (four, six int) {
+	return int(n.flows.used.Load()), int(n.six.flows.used.Load())
+}
 
 // Limit returns the maximum number of flows of IPv4.
 func (n *NAT) Limit() int { return n.flows.limit() }

@@ -44,9 +44,11 @@ var (
 	mEnded       = metric("flows_ended_total", "Tracked connections that ended, by reason: timed_out, evicted, replaced, flushed.", "why")
 	mPublished   = metric("published_flows_total", "Flows created to a published port.", "host_port", "protocol", "port")
 	mUplink      = metric("uplink_up", "1 while the uplink is up and has an address.", "kind", "device")
+	mUplink6     = metric("uplink_ipv6_up", "1 while IPv6 leads out, 0 otherwise.")
+	mFlows       = metric("flows", "Tracked connections, by family.", "family")
 	mFlooded     = metric("uplink_flooded_total", "Packets dropped before the switch: the uplink's queue was full, and their port received more than others.")
 	mMissed      = metric("flow_events_missed_total", "Flow events that were lost because a reader was too slow.")
-	allMetrics   = []*prometheus.Desc{mInfo, mStart, mFrames, mDrops, mPortUp, mPortPackets, mPortBytes, mPortPauses, mPortDrops, mTable, mLimit, mNATPorts, mNATLimit, mCreated, mEnded, mPublished, mUplink, mFlooded, mMissed}
+	allMetrics   = []*prometheus.Desc{mInfo, mStart, mFrames, mDrops, mPortUp, mPortPackets, mPortBytes, mPortPauses, mPortDrops, mTable, mLimit, mNATPorts, mNATLimit, mCreated, mEnded, mPublished, mUplink, mUplink6, mFlows, mFlooded, mMissed}
 )
 
 // Describe implements prometheus.Collector.
@@ -122,7 +124,11 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	of = 0
 	if up := v.uplink(); up.Kind != "none" {
 		gauge(mUplink, flag[up.State == "up"], up.Kind, up.Device)
+		gauge(mUplink6, flag[up.State6 == "up"])
 	}
+	four, six := v.dp.NAT.UsedByFamily()
+	gauge(mFlows, float64(four), "ipv4")
+	gauge(mFlows, float64(six), "ipv6")
 	counter(mFlooded, v.d.Flooded())
 	counter(mMissed, v.missed())
 	m.last = last

@@ -88,6 +88,7 @@ func (e *Exam) host() {
 	e.ioUring()
 	e.bpf()
 	e.uplinkDevice()
+	e.ipv6()
 	e.others()
 	e.portRange()
 	e.leftovers()
@@ -316,6 +317,7 @@ func (e *Exam) subnets() {
 	if e.status != nil {
 		for _, n := range e.status.Networks {
 			subnets[n.Name] = n.Subnet
+			subnets[n.Name+", IPv6"] = n.Subnet6
 		}
 	} else {
 		subnets["default"] = e.Subnet.String()

@@ -33,6 +33,20 @@ func TestDoctor(t *testing.T) {
 	contains(t, found["switch"], "note: no switch runs")
 	contains(t, found["tun"]+found["capabilities"]+found["uplink"]+found["ports"]+found["firewall"], "ok: /dev/net/tun", "ok: all required", "ok: eth0, MTU 1500", "ok: NAT has 64512 ports", "ok: no chain")
 	contains(t, found["bpf"]+found["io_uring"], "ok: ")
+	contains(t, found["ipv6"], "note: the host has no IPv6 default route")
+	b.Sh("host", "ip addr add fd00:9::1/64 dev eth0 nodad && ip -6 route add default via fe80::9 dev eth0")
+	if found, _ = b.examine(); !strings.Contains(found["ipv6"], "note: eth0 has unique local addresses only") {
+		t.Errorf("with a unique local address: %s", found["ipv6"])
+	}
+	b.Sh("host", "ip -6 route del default && ip -6 route add default via fe80::9 dev eth0 proto ra && sysctl -qw net.ipv6.conf.eth0.forwarding=1")
+	if found, _ = b.examine(); !strings.Contains(found["ipv6"], "warn: the IPv6 default route came by a router advertisement") {
+		t.Errorf("with a route that will go: %s", found["ipv6"])
+	}
+	b.Sh("host", "sysctl -qw net.ipv6.conf.eth0.forwarding=0 && ip addr add 2001:db8::1/64 dev eth0 nodad")
+	if found, _ = b.examine(); !strings.Contains(found["ipv6"], "ok: IPv6 leads out by eth0") {
+		t.Errorf("with IPv6: %s", found["ipv6"])
+	}
+	b.Sh("host", "ip -6 route del default && ip -6 addr flush dev eth0 scope global")
 	if !ok {
 		t.Errorf("a host in order: %v", found)
 	}

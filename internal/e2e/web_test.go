@@ -208,7 +208,7 @@ func TestMetrics(t *testing.T) {
 	b.Sh("web", "echo x | socat - udp-sendto:240.0.0.1:9")
 	text := b.Sh("host", "curl -s http://127.0.0.1:9101/metrics")
 	contains(t, text, "# TYPE uvswitch_port_bytes_total counter", `uvswitch_port_packets_total{direction="rx",port="web"}`, `uvswitch_drops_total{reason="martian_destination"} 1`,
-		`uvswitch_drops_total{reason="tx_refused"} 0`, `uvswitch_port_up{kind="tap",network="default",port="web"} 1`, `uvswitch_table_entries{table="flows"}`, "uvswitch_uplink_up", "go_goroutines", "process_resident_memory_bytes")
+		`uvswitch_drops_total{reason="tx_refused"} 0`, `uvswitch_port_up{kind="tap",network="default",port="web"} 1`, `uvswitch_table_entries{table="flows"}`, "uvswitch_uplink_up", "uvswitch_uplink_ipv6_up 0", `uvswitch_flows{family="ipv6"} 0`, "go_goroutines", "process_resident_memory_bytes")
 	for line := range strings.Lines(text) {
 		if strings.HasPrefix(line, "uvswitch_") && (strings.Contains(line, "172.29") || strings.Contains(line, "02:75")) {
 			t.Errorf("an address is a label: %s", line)

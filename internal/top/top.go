@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -197,7 +199,11 @@ func (m *screen) screen() string {
 		state = "PAUSED"
 	}
 	up := s.status.Uplink
-	add("uvswitch %s up %s, %s, uplink %s %s %s, %s", s.status.Version, (time.Duration(s.status.Uptime) * time.Second).String(), s.status.Backend, cmp.Or(up.Device, "-"), cmp.Or(up.Address, "-"), up.State, state)
+	six := ""
+	if up.Address6 != "" && up.State6 == "up" {
+		six = " and " + up.Address6
+	}
+	add("uvswitch %s up %s, %s, uplink %s %s%s %s, %s", s.status.Version, (time.Duration(s.status.Uptime) * time.Second).String(), s.status.Backend, cmp.Or(up.Device, "-"), cmp.Or(up.Address, "-"), six, up.State, state)
 	c, b := s.stats.Conservation, m.before.stats.Conservation
 	var bytes, before uint64
 	for name, p := range s.stats.Ports {
@@ -304,19 +310,23 @@ func (m *screen) flowLines(room int) []string {
 		rows = append(rows, r)
 	}
 	slices.SortStableFunc(rows, func(a, b row) int { return cmp.Compare(b.r, a.r) })
-	out := []string{fmt.Sprintf("%-5s %-9s %-21s %-21s %-8s %9s", "PROTO", "STATE", "FROM", "TO", "PORT", "RATE")}
 	end := func(addr string, port int) string {
 		if port == 0 {
 			return addr
 		}
-		return fmt.Sprintf("%s:%d", addr, port)
+		return net.JoinHostPort(addr, strconv.Itoa(port))
 	}
+	from, to := len("203.0.113.100:65535"), len("203.0.113.100:65535") // the widths of their columns
+	for _, r := range rows[:min(room, len(rows))] {
+		from, to = max(from, len(end(r.f.Original.Src, r.f.Original.Sport))), max(to, len(end(r.f.Original.Dst, r.f.Original.Dport)))
+	}
+	out := []string{fmt.Sprintf("%-6s %-9s %-*s %-*s %-8s %9s", "PROTO", "STATE", from, "FROM", to, "TO", "PORT", "RATE")}
 	for i, r := range rows {
 		if i == room-1 && len(rows) > room {
 			out = append(out, fmt.Sprintf("... %d more", m.now.stats.Tables["flows"].Used-i))
 			break
 		}
-		out = append(out, fmt.Sprintf("%-5s %-9.9s %-21s %-21s %-8.8s %9s", r.f.Protocol, cmp.Or(r.f.State, "-"), end(r.f.Original.Src, r.f.Original.Sport), end(r.f.Original.Dst, r.f.Original.Dport), cmp.Or(r.f.Port, "-"), Rate(8*r.r, "b/s")))
+		out = append(out, fmt.Sprintf("%-6s %-9.9s %-*s %-*s %-8.8s %9s", r.f.Protocol, cmp.Or(r.f.State, "-"), from, end(r.f.Original.Src, r.f.Original.Sport), to, end(r.f.Original.Dst, r.f.Original.Dport), cmp.Or(r.f.Port, "-"), Rate(8*r.r, "b/s")))
 	}
 	return out
 }

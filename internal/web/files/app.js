@@ -115,7 +115,7 @@ function topology() {
     svg.append(el("rect", { class: "band", x: 8, y: b.y, width: W - 16, height: b.h, rx: 14 }));
     svg.append(el("text", { class: "left", x: 26, y: b.y + 25 }, b.n.name));
     const more = [b.n.internal && "internal", b.n.isolated && "isolated"].filter(Boolean).join(", ");
-    svg.append(el("text", { class: "small left", x: 36 + b.n.name.length * 8, y: b.y + 25 }, `${b.n.subnet}, gateway ${b.n.gateway}, MTU ${b.n.mtu}${more ? ", " + more : ""}`));
+    svg.append(el("text", { class: "small left", x: 36 + b.n.name.length * 8, y: b.y + 25 }, `${b.n.subnet}${b.n.subnet6 ? " and " + b.n.subnet6 : ""}, gateway ${b.n.gateway}, MTU ${b.n.mtu}${more ? ", " + more : ""}`));
     const sum = { ...zero };
     for (const p of b.list) for (const k of Object.keys(zero)) sum[k] += rateOf(p.name)[k];
     const half = Math.max(70, (Math.min(perRow, b.list.length) - 1) * cell / 2 + 40);
@@ -128,7 +128,7 @@ function topology() {
     const r = rateOf(up.name), turned = { rx_bytes: r.tx_bytes, tx_bytes: r.rx_bytes, rx_packets: r.tx_packets, tx_packets: r.rx_packets };
     edge(turned, straight(mid, 46, 152));
   }
-  node(mid, 26, 250, 42, "", up ? [["outside", ""], [`via ${u.device || "?"}, ${u.address || "no address"} (${u.kind})`, "small"]] : [["no uplink", "small"]]);
+  node(mid, 26, 250, 42, "", up ? [["outside", ""], [`via ${u.device || "?"}, ${[u.address || "no address", u.state6 === "up" && u.address6].filter(Boolean).join(", ")} (${u.kind})`, "small"]] : [["no uplink", "small"]]);
   if (up) node(mid, 98, 128, 34, up.state === "forwarding" && u.state === "up" ? "" : "down", [["uplink", ""]], "#port/uplink");
   node(mid, 172, 250, 42, "core", [["switch · router · NAT", "inv"]]);
   svg.append(el("text", { class: "small left", x: mid + 136, y: 198 }, `${count(state.stats.tables.flows.used)} flows`));
@@ -168,6 +168,8 @@ function table(heads, rows) {
     el("tbody", {}, ...rows.map(r => el("tr", {}, ...r.map((c, i) => el("td", { class: heads[i][1] || "" }, c))))));
 }
 
+// literal is an address before a port: an IPv6 address is in brackets.
+const literal = a => a.includes(":") ? `[${a}]` : a;
 const portLink = name => el("a", { href: "#port/" + encodeURIComponent(name) }, name);
 const dot = p => el("span", { class: "dot" + (p.state === "forwarding" ? "" : " down"), title: p.state });
 
@@ -177,11 +179,11 @@ const pages = {
     draw(main) {
       const ports = table([["port"], ["network"], ["kind"], ["address"], ["sends", "n"], ["receives", "n"], ["dropped", "n"]], state.ports.map(p => {
         const r = rateOf(p.name);
-        return [el("span", {}, dot(p), portLink(p.name)), p.network || "–", p.kind, el("code", {}, p.addresses[0] || "–"),
+        return [el("span", {}, dot(p), portLink(p.name)), p.network || "–", p.kind, el("code", {}, p.addresses.join(" ") || "–"),
           el("span", { class: "rx" }, bits(r.rx_bytes)), el("span", { class: "tx" }, bits(r.tx_bytes)), count(p.rx_dropped + p.tx_dropped)];
       }));
       const published = state.publish.length ? table([["host port"], ["target"], ["allowed sources"], ["flows", "n"]], state.publish.map(r => [
-        el("code", {}, (r.host_address === "0.0.0.0" ? "" : r.host_address + ":") + r.host_port + (r.host_port_end !== r.host_port ? "-" + r.host_port_end : "") + "/" + r.protocol),
+        el("code", {}, (r.host_address === "0.0.0.0" ? "" : literal(r.host_address) + ":") + r.host_port + (r.host_port_end !== r.host_port ? "-" + r.host_port_end : "") + "/" + r.protocol),
         el("span", {}, portLink(r.port), ":" + r.container_port), r.from.join(", ") || "any", count(r.packets)])) : el("p", { class: "muted" }, "No port is published.");
       main.replaceChildren(
         el("div", { class: "stack" }, card("Topology", "click a port for details", topology(), legend()), card("Ports", count(state.ports.length), ports)),
@@ -294,7 +296,7 @@ const pages = {
 };
 
 function flowTable(flows) {
-  const side = s => s.id !== undefined && s.id !== null && s.sport === 0 && s.dport === 0 ? `${s.src} > ${s.dst} id ${s.id}` : `${s.src}:${s.sport} > ${s.dst}:${s.dport}`;
+  const side = s => s.id !== undefined && s.id !== null && s.sport === 0 && s.dport === 0 ? `${s.src} > ${s.dst} id ${s.id}` : `${literal(s.src)}:${s.sport} > ${literal(s.dst)}:${s.dport}`;
   return table([["", ""], ["state"], ["original direction"], ["reply direction"], ["port"], ["bytes", "n"], ["reply bytes", "n"], ["expires in", "n"]], flows.map(f => [f.protocol, f.state || f.status.join(" ") || "–", el("code", {}, side(f.original)), el("code", {}, side(f.reply)),
     f.port ? portLink(f.port) : "–", count(f.original.bytes), count(f.reply.bytes), span(f.timeout)]));
 }
