@@ -17,7 +17,6 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/uplink"
-	"github.com/uvswitch/uvswitch/nat"
 	"github.com/uvswitch/uvswitch/router"
 	vswitch "github.com/uvswitch/uvswitch/switch"
 )
@@ -305,11 +304,9 @@ func (v *view) natRules() []api.NATRule {
 				x.Source = strings.Join(prefixTexts(p.From), ",")
 			}
 			out = append(out, x)
-			if n := v.NetworkOf(target); family == 1 && n != nil && n.Outside6.IsValid() { // the port is open at the container's own address, too
-				if own, ok := nat.TranslatePrefix(target, n.Prefix6, n.Outside6); ok {
-					x.Destination = netip.AddrPortFrom(own, p.Target).String()
-					out = append(out, x)
-				}
+			if own, ok := v.OutsideOf(target); ok { // the port is open at the container's own address, too
+				x.Destination = netip.AddrPortFrom(own, p.Target).String()
+				out = append(out, x)
 			}
 		}
 	}
@@ -323,12 +320,9 @@ func (v *view) natRules() []api.NATRule {
 			if !p.IsValid() || family == 1 && !external[1].IsValid() {
 				continue
 			}
-			to := model.AddrText(external[family])
-			if family == 1 && n.Outside6.IsValid() {
-				to = n.Outside6.String()
-			}
+			target, to := n.NATTarget(family == 1, external[family])
 			out = append(out, api.NATRule{
-				Chain: "POSTROUTING", Target: n.NATTarget(family == 1), Protocol: "all", Source: p.String(), Destination: everywhere[family].String(),
+				Chain: "POSTROUTING", Target: target, Protocol: "all", Source: p.String(), Destination: everywhere[family].String(),
 				In: "*", Out: model.UplinkPortName, To: to, Packets: counts[family].Packets, Bytes: counts[family].Bytes,
 			})
 		}

@@ -176,6 +176,7 @@ func (d *Daemon) updateRulesLocked() {
 			r.Six.Stations[frame.Addr6From(p.Addr6.Addr())] = p.ID
 		}
 	}
+	have := d.State()
 	var routes6 []netip.Prefix
 	published, published6 := uplink.Published[frame.Addr]{}, uplink.Published[frame.Addr6]{}
 	for _, p := range d.publishes {
@@ -189,8 +190,10 @@ func (d *Daemon) updateRulesLocked() {
 		if x := ruleOf[frame.Addr6](p, p.port.Addr6, p.count[1]); x != nil {
 			r.Six.Publish = append(r.Six.Publish, x)
 			note(published6, x)
-			if own, ok := p.atOwnAddress(x); ok {
-				r.Six.Publish = append(r.Six.Publish, own)
+			if a, ok := have.OutsideOf(p.port.Addr6.Addr()); ok { // the container's port is open there, too
+				own := *x
+				own.HostAddr, own.Lo, own.Hi = frame.Addr6From(a), p.Target, p.Target+(p.Hi-p.Lo)
+				r.Six.Publish = append(r.Six.Publish, &own)
 			}
 		}
 	}
@@ -239,19 +242,6 @@ func ruleOf[A frame.Address](p *publish, target netip.Prefix, count *nat.RuleCou
 		r.HostAddr = frame.Of[A](p.HostAddr)
 	}
 	return r
-}
-
-// atOwnAddress returns the rule that opens the container's port at the address by which the outside knows the container; ok is false if there
-// is none. x is the rule at the host's addresses.
-func (p *publish) atOwnAddress(x *nat.Publish6) (*nat.Publish6, bool) {
-	n := p.port.net
-	if !n.Outside6.IsValid() {
-		return nil, false
-	}
-	a, ok := nat.TranslatePrefix(p.port.Addr6.Addr(), n.Prefix6, n.Outside6)
-	own := *x
-	own.HostAddr, own.Lo, own.Hi = frame.Addr6From(a), p.Target, p.Target+(p.Hi-p.Lo)
-	return &own, ok
 }
 
 // note adds a rule's ports to the published ones.

@@ -418,7 +418,8 @@ func TestNetavark(t *testing.T) {
 // TestPodman tests podman 4.3 with a CNI configuration.
 func TestPodman(t *testing.T) {
 	Need(t, "podman", "runc", "busybox", "curl")
-	b := New(t)
+	b := newWithIPv6(t)
+	b.Start()
 	tmp, err := os.MkdirTemp("/tmp", "uvp")
 	if err != nil {
 		t.Fatal(err)
@@ -480,7 +481,14 @@ network_config_dir = "%s"
 	if rules := b.Sh("host", "iptables-save"); strings.Contains(rules, "-A ") {
 		t.Errorf("netfilter has rules:\n%s", rules)
 	}
-	podman("rm -f -t 0 web")
+	outside6(b)
+	write(filepath.Join(nets, "net6.conflist"), fmt.Sprintf(`{"cniVersion":"1.0.0","name":"net6","plugins":[{"type":"uvswitch","socket":"%s","subnet":"10.51.0.0/24","subnet6":"fd00:51::/64","capabilities":{"portMappings":true,"ips":true,"mac":true}}]}`, b.Socket()))
+	podman("run -d --name six --network net6 -p 8086:80 localhost/busybox httpd -f -p 80 -h /www")
+	out = podman("run --rm --network net6 localhost/busybox sh -c 'ip -6 addr show eth0; ip -6 route; ping -6 -c 1 fd00:51::1'")
+	contains(t, out, "inet6 fd00:51::", "default via fd00:51::1 dev eth0", "64 bytes from fd00:51::1")
+	contains(t, b.Sh("out", "curl -sS -m 5 'http://["+host6+"]:8086/cgi-bin/who'"), "you are "+out6)
+	podman("rm -f -t 0 web six")
+	b.CLI("network", "del", "net6")
 	b.CLI("network", "del", "net1") // the page begins with a network that has given no address yet
 	commands, expect := fencesOf(t, "podman.md", "sh podman")
 	contains(t, b.Sh("host", line+commands), expect...)

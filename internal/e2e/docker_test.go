@@ -177,7 +177,7 @@ const busyboxImage = `set -e
 mkdir -p "$0/bin" "$0/etc" "$0/proc" "$0/sys" "$0/dev" "$0/tmp" "$0/www/cgi-bin"
 cp "$(command -v busybox)" "$0/bin/busybox"
 for a in arp cat echo httpd ip ls ping ps sh sleep true wget; do ln -s busybox "$0/bin/$a"; done
-printf '#!/bin/sh\nr=${REMOTE_ADDR##*:}; echo; echo you are ${r%%]}\n' > "$0/www/cgi-bin/who"; chmod +x "$0/www/cgi-bin/who"
+printf '#!/bin/sh\nr=${REMOTE_ADDR#\\[}; r=${r%%]}; echo; echo you are ${r#::ffff:}\n' > "$0/www/cgi-bin/who"; chmod +x "$0/www/cgi-bin/who"
 tar -C "$0" -cf "$0.tar" .`
 
 // web starts a container with a web server.
@@ -274,6 +274,43 @@ func TestDocker(t *testing.T) {
 	}
 }
 
+// TestDockerIPv6 makes networks with both families: one whose containers leave with the host's address, and one whose containers keep theirs.
+func TestDockerIPv6(t *testing.T) {
+	b := newWithIPv6(t)
+	outside6(b)
+	b.Web("out")
+	b.Sh("out", "ip -6 route add 2001:db8:31::/64 via "+host6)
+	d := dockerOn(t, b, "/tmp")
+	d.startSwitch()
+	d.startDocker()
+	d.image()
+	d.docker("network", "create", "-d", d.driver, "--ipv6", "--subnet", "172.30.0.0/16", "--subnet", "fd00:30::/64", "net1")
+	d.docker("network", "create", "-d", d.driver, "--ipv6", "--subnet", "172.31.0.0/16", "--subnet", "2001:db8:31::/64", "-o", "com.docker.network.bridge.gateway_mode_ipv6=routed", "net2")
+	d.web("web", "--network", "net1", "-p", "8080:80")
+	d.idle("db", "--network", "net1", "--ip6", "fd00:30::99")
+	d.web("own", "--network", "net2", "-p", "8081:80")
+	address := func(name, network string) string {
+		return strings.TrimSpace(d.docker("inspect", "-f", "{{ (index .NetworkSettings.Networks \""+network+"\").GlobalIPv6Address }}", name))
+	}
+	web, own := address("web", "net1"), address("own", "net2")
+	if !strings.HasPrefix(web, "fd00:30::") || address("db", "net1") != "fd00:30::99" || !strings.HasPrefix(own, "2001:db8:31::") {
+		t.Fatalf("docker inspect: web %q, db %q, own %q", web, address("db", "net1"), own)
+	}
+	contains(t, d.exec("db", "ip", "-6", "addr", "show", "eth0"), "inet6 fd00:30::99/64")
+	contains(t, d.exec("db", "ip", "-6", "route"), "default via fd00:30::1 dev eth0")
+	contains(t, d.exec("db", "ping", "-6", "-c", "1", web), "64 bytes from "+web)
+	contains(t, d.exec("db", "ping", "-6", "-c", "1", out6), "64 bytes from "+out6)
+	contains(t, d.exec("db", "wget", "-qO-", "http://["+out6+"]/"), "you are "+host6)
+	contains(t, d.exec("own", "wget", "-qO-", "http://["+out6+"]/"), "you are "+own)
+	for _, url := range []string{"http://[" + host6 + "]:8080", "http://[" + host6 + "]:8081", "http://[" + own + "]:80"} {
+		contains(t, d.Sh("out", "curl -sS -m 5 '"+url+"/cgi-bin/who'"), "you are "+out6)
+	}
+	contains(t, d.Sh("out", "curl -sS -m 5 http://10.1.0.1:8080/cgi-bin/who"), "you are 10.1.0.2")
+	d.docker("rm", "-f", "web", "db", "own")
+	d.docker("network", "rm", "net1", "net2")
+	d.Balanced()
+}
+
 // TestDockerFlags tests further options of `docker network create` and `docker run`.
 func TestDockerFlags(t *testing.T) {
 	d := newDocker(t)
@@ -325,7 +362,7 @@ func TestDockerFlags(t *testing.T) {
 		{"network create -d DRIVER --subnet 172.30.0.0/17 x", "overlap"},
 		{"network create -d DRIVER --subnet 172.29.0.0/16 x", `overlaps 172.29.0.0/16 of network "default"`},
 		{"network create -d DRIVER --subnet 10.1.0.0/24 x", "overlaps"},
-		{"network create -d DRIVER --subnet 172.27.0.0/16 -o color=red x", "-o color: this option does not exist; the options are mtu, icc, isolated, tenant, mapping, filtering, protocols"},
+		{"network create -d DRIVER --subnet 172.27.0.0/16 -o color=red x", "-o color: this option does not exist; the options are mtu, icc, isolated, tenant, mapping, filtering, nat6, in6, ra, protocols"},
 		{"network create -d DRIVER --subnet 172.27.0.0/16 -o mtu=lots x", "-o mtu=lots"},
 		{"network create -d DRIVER --subnet 172.27.0.0/16 -o mtu=9 x", "MTU 9 is out of range"},
 		{"run --rm --network net1 --mac-address 01:00:00:00:00:01 bb true", "--mac-address"},

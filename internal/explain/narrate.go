@@ -263,7 +263,7 @@ func (s *Switch) narratePostRouting(before, f *dataplane.TracedFrame) (string, s
 	if before.NAT == frame.NATNone {
 		target := "MASQUERADE"
 		if n := s.NetworkByID(f.Net); n != nil {
-			target = n.NATTarget(f.Flags&frame.IsIPv6 != 0)
+			target, _ = n.NATTarget(f.Flags&frame.IsIPv6 != 0, netip.Addr{})
 		}
 		if text = fmt.Sprintf("%s of network %s: %s", target, s.NetworkName(f.Net), text); f.Flow == 0 {
 			text += "; " + s.wouldMake()

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/nat"
 )
 
 // Values of NetworkAdd.NAT6: how IPv6 packets leave. NPT is followed by a prefix.
@@ -27,15 +28,25 @@ const (
 	RAOff   = "off"
 )
 
-// NATTarget is what becomes of the source of packets of n that leave, by the names of iptables: MASQUERADE, ROUTED or NPT.
-func (n *Network) NATTarget(is6 bool) string {
+// NATTarget is what becomes of the source of packets of n that leave: MASQUERADE, ROUTED or NPT; and to what it is changed: to external, the
+// host's address, or to a prefix.
+func (n *Network) NATTarget(is6 bool, external netip.Addr) (target, to string) {
 	switch {
 	case !is6 || !n.Outside6.IsValid():
-		return "MASQUERADE"
+		return "MASQUERADE", AddrText(external)
 	case n.Outside6 == n.Prefix6:
-		return "ROUTED"
+		return "ROUTED", n.Outside6.String()
 	}
-	return "NPT"
+	return "NPT", n.Outside6.String()
+}
+
+// OutsideOf returns the address by which the outside knows a station; ok is false if there is none, so that the station leaves with the host's.
+func (s *State) OutsideOf(a netip.Addr) (outside netip.Addr, ok bool) {
+	n := s.NetworkOf(a)
+	if n == nil || !a.Is6() || !n.Outside6.IsValid() {
+		return outside, false
+	}
+	return nat.TranslatePrefix(a, n.Prefix6, n.Outside6)
 }
 
 // checkIPv6Settings reads how IPv6 leaves n and enters it, and fills in the defaults.
