@@ -135,7 +135,7 @@ func (n *tracker[A]) create(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 	case f.NAT == frame.NATNone:
 		d.count = c.masq[f.Net].RuleCount
 	case f.Rule != 0:
-		p := c.published(f.tuple.Proto, f.tuple.Dst, f.tuple.DstPort, hosts)
+		p := c.published(f.tuple, hosts)
 		if p == nil || p.ID != f.Rule {
 			return frame.FlowNotFound
 		}
@@ -145,6 +145,13 @@ func (n *tracker[A]) create(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 			d.status |= servedFlow
 		}
 	case f.Mapping == 0:
+		m := c.prefixOf(f.tuple.Dst, true)
+		if m == nil {
+			return frame.FlowNotFound
+		}
+		if inside, ok := c.admitted(m, f.tuple); !ok || inside != d.reply.Src {
+			return frame.FlowNotFound
+		}
 		if !leaves {
 			c.chargeByPrefix(&d)
 		}

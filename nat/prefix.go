@@ -3,6 +3,7 @@ package nat
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
@@ -28,14 +29,14 @@ func (c *config[A]) prefixOf(a A, outside bool) *Masquerade {
 // preRoutePrefix is preRouteTuple for a packet to an outside address of rule m that belongs to no flow. Published ports and pings may begin
 // one (RFC 4890, 4.3.1; RFC 6092, 3).
 func (n *tracker[A]) preRoutePrefix(c *config[A], m *Masquerade, f packet[A], outside bool) frame.Reason {
-	if p := c.published(f.tuple.Proto, f.tuple.Dst, f.tuple.DstPort, false); p != nil {
+	if p := c.published(f.tuple, false); p != nil {
 		if !p.allows(f.tuple.Src) {
 			return frame.PublishRefused
 		}
 		f.Rule = p.ID
 		*f.dst, f.RoutePort = p.target(f.tuple.DstPort)
 	} else {
-		a, ok := n.admitted(m, f.tuple)
+		a, ok := c.admitted(m, f.tuple)
 		if !ok {
 			return frame.NATFiltered
 		}
@@ -45,13 +46,14 @@ func (n *tracker[A]) preRoutePrefix(c *config[A], m *Masquerade, f packet[A], ou
 	return frame.None
 }
 
-// admitted returns the inside address for a packet of tuple t, which no rule publishes; ok is false if rule m does not let it in.
-func (n *tracker[A]) admitted(m *Masquerade, t *frame.TupleOf[A]) (inside A, ok bool) {
-	if !m.Open && t.Proto != frame.ICMP && t.Proto != frame.ICMPv6 {
-		return inside, false
-	}
+// admitted returns the inside address for a packet of tuple t, which no rule publishes; ok is false if rule m does not let it in. Unless the
+// network is open, only pings to known stations are. The gateway and the host's port are no stations.
+func (c *config[A]) admitted(m *Masquerade, t *frame.TupleOf[A]) (inside A, ok bool) {
 	a, ok := TranslatePrefix(frame.Netip(t.Dst), m.Outside, m.Inside)
-	return frame.Of[A](a), ok
+	inside = frame.Of[A](a)
+	_, known := c.stations[inside]
+	isPing := t.Proto == frame.ICMP || t.Proto == frame.ICMPv6
+	return inside, ok && m.Protocols.allows(t.Proto) && (m.Open || isPing && known) && !slices.Contains(c.reserved, inside)
 }
 
 // chargeByPrefix says to whom a flow is charged that begins outside: to the station, or to the uplink if the station is not known.
@@ -76,7 +78,7 @@ func (d *pendingFlow[A]) sourceByPrefix(m *Masquerade) frame.Reason {
 }
 
 // validByPrefix is valid for a flow with keepsPort or hairpinned. A rule that publishes its port has been checked.
-func (n *tracker[A]) validByPrefix(c *config[A], s *flow, k *[2]frame.TupleOf[A]) bool {
+func (c *config[A]) validByPrefix(s *flow, k *[2]frame.TupleOf[A]) bool {
 	if s.state.Load()&(servedFlow|keepsPort) == keepsPort {
 		m := c.masq[s.net]
 		d := pendingFlow[A]{orig: k[0]}
@@ -94,7 +96,7 @@ func (n *tracker[A]) validByPrefix(c *config[A], s *flow, k *[2]frame.TupleOf[A]
 	if m == nil {
 		return false
 	}
-	inside, ok := n.admitted(m, &k[0])
+	inside, ok := c.admitted(m, &k[0])
 	return ok && inside == k[1].Src
 }
 

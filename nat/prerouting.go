@@ -34,7 +34,7 @@ func (n *tracker[A]) preRoute(c *config[A], f packet[A], b *frame.Batch) {
 	case why == frame.None:
 	case why == frame.FragmentWaits:
 		f.PuntFor(why)
-	case why == frame.NotForUs, why == frame.ICMPErrorUnmatched && f.Net == frame.NoNet:
+	case why == frame.NotForUs, why == frame.ICMPErrorUnmatched && f.Net == frame.NoNet && c.owns(f.tuple.Dst):
 		n.giveBack(f, why, b.Dry)
 	default:
 		f.DropFor(why)
@@ -44,6 +44,9 @@ func (n *tracker[A]) preRoute(c *config[A], f packet[A], b *frame.Batch) {
 //uvswitch:hot
 func (n *tracker[A]) preRouteAny(c *config[A], f packet[A], b *frame.Batch) frame.Reason {
 	outside := f.Net == frame.NoNet
+	if outside && len(c.prefixes) > 0 && c.prefixOf(f.tuple.Src, true) != nil {
+		return frame.MartianSource // outside, nobody but the switch has such an address
+	}
 	if f.Flags&frame.Fragment != 0 {
 		why := n.translateFragment(f, b, false)
 		if why == frame.FragmentWaits && !outside && !c.owns(f.tuple.Dst) {
@@ -85,7 +88,7 @@ func (n *tracker[A]) preRouteTuple(c *config[A], f packet[A], b *frame.Batch, ou
 		}
 		return frame.None
 	}
-	if p := c.published(f.tuple.Proto, f.tuple.Dst, f.tuple.DstPort, true); p != nil {
+	if p := c.published(f.tuple, true); p != nil {
 		if !p.allows(f.tuple.Src) {
 			return frame.PublishRefused
 		}

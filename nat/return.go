@@ -85,6 +85,7 @@ func (n *tracker[A]) returned(c *config[A], f packet[A]) {
 		if code == frame.WayPort {
 			source = uint32(own)
 		} else if source != 0 && !c.owns(frame.Of[A](frame.Addr(source).Netip())) {
+			n.end(e, replaced) // the address is new on the host, and not known here yet: the sender's next try asks again
 			f.DropFor(frame.UplinkDown)
 			return
 		}

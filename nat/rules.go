@@ -53,6 +53,7 @@ type Rules struct {
 	Publish    []*Publish
 	Masquerade []*Masquerade
 	Stations   map[frame.Addr]frame.PortID
+	Reserved   []frame.Addr
 	Six        RulesOf[frame.Addr6] // the same for IPv6
 	Ephemeral  [2]uint16            // the ports that the host's kernel picks for its own connections
 	HostUses   []uint8              // IP protocols without ports that the host itself uses: no flow of theirs leaves
@@ -67,6 +68,7 @@ type RulesOf[A frame.Address] struct {
 	Publish    []*PublishOf[A]
 	Masquerade []*Masquerade
 	Stations   map[A]frame.PortID // addresses of containers: a flow that begins outside, without a published port, is charged to the port
+	Reserved   []A                // addresses of networks that are no containers': the gateways' and the host port's
 }
 
 // config is the form of Rules that the workers read.
@@ -82,6 +84,7 @@ type config[A frame.Address] struct {
 	masq      [frame.MaxNets]*Masquerade
 	prefixes  []*Masquerade // those with an Outside
 	stations  map[A]frame.PortID
+	reserved  []A
 	pool      [protocols]*PortSet
 	local     [protocols]*PortSet // those of pool that the host's kernel picks for itself, too
 	others    [protocols]*PortSet // the rest of pool
@@ -187,13 +190,13 @@ var allIDs = func() *PortSet {
 func (n *NAT) Update(r Rules) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.updateLocked(&r, RulesOf[frame.Addr]{Own: r.Own, Local: r.Local, Publish: r.Publish, Masquerade: r.Masquerade, Stations: r.Stations})
+	n.updateLocked(&r, RulesOf[frame.Addr]{Own: r.Own, Local: r.Local, Publish: r.Publish, Masquerade: r.Masquerade, Stations: r.Stations, Reserved: r.Reserved})
 	n.six.updateLocked(&r, r.Six)
 }
 
 func (n *tracker[A]) updateLocked(all *Rules, r RulesOf[A]) {
 	old := n.config.Load()
-	c := &config[A]{own: slices.Clone(r.Local), gen: old.gen + 1, ephemeral: all.Ephemeral, inbound: all.Inbound, hostUses: all.HostUses, stations: r.Stations}
+	c := &config[A]{own: slices.Clone(r.Local), gen: old.gen + 1, ephemeral: all.Ephemeral, inbound: all.Inbound, hostUses: all.HostUses, stations: r.Stations, reserved: r.Reserved}
 	for _, a := range r.Own {
 		p := frame.Netip(a)
 		c.own = append(c.own, netip.PrefixFrom(p, p.BitLen()))
@@ -280,11 +283,12 @@ func sameTranslation[A frame.Address](a, b *config[A]) bool {
 	return true
 }
 
-// published returns the rule for a packet to address dst and this port, or nil. Rules for every address count if dst is the host's.
+// published returns the rule for a packet of tuple t, or nil: of several, one that allows its source. Rules for every address count if the
+// destination is the host's.
 //
 //uvswitch:hot
-func (c *config[A]) published(proto uint8, dst A, port uint16, hosts bool) *PublishOf[A] {
-	i := protoIndex(proto)
+func (c *config[A]) published(t *frame.TupleOf[A], hosts bool) (found *PublishOf[A]) {
+	i, port := protoIndex(t.Proto), t.DstPort
 	if i < 0 {
 		return nil
 	}
@@ -298,11 +302,13 @@ func (c *config[A]) published(proto uint8, dst A, port uint16, hosts bool) *Publ
 		}
 	}
 	for k := lo - 1; k >= 0 && c.reach[i][k] >= port; k-- {
-		if p := rules[k]; p.Hi >= port && (p.HostAddr == dst || hosts && p.HostAddr == zero[A]()) {
-			return p
+		if p := rules[k]; p.Hi >= port && (p.HostAddr == t.Dst || hosts && p.HostAddr == zero[A]()) {
+			if found = p; p.allows(t.Src) {
+				return p
+			}
 		}
 	}
-	return nil
+	return found
 }
 
 // allows reports whether a client with address a may use the rule (--from).
@@ -345,17 +351,18 @@ func (n *tracker[A]) valid(c *config[A], e uint32) bool {
 	}
 	if s.rule != 0 {
 		hosts := c.owns(k[0].Dst)
-		p := c.published(k[0].Proto, k[0].Dst, k[0].DstPort, hosts)
+		p := c.published(&k[0], hosts)
 		if p == nil || !hosts && c.prefixOf(k[0].Dst, true) == nil || !p.allows(k[0].Src) {
 			return false
 		}
 		if a, port := p.target(k[0].DstPort); a != k[1].Src || port != k[1].SrcPort {
 			return false
 		}
-	} else if s.state.Load()&keepsPort == 0 && (rule == nil || !c.owns(k[1].Dst) && s.inboundMapping == 0 || !rule.Protocols.allows(k[0].Proto)) {
+	} else if s.state.Load()&keepsPort == 0 && (rule == nil || !c.owns(k[1].Dst) && s.inboundMapping == 0 || !rule.Protocols.allows(k[0].Proto) ||
+		s.inboundMapping == 0 && s.state.Load()&hairpinned == 0 && rule.byPrefix(frame.Netip(k[0].Src))) {
 		return false
 	}
-	if s.state.Load()&(keepsPort|hairpinned) != 0 && !n.validByPrefix(c, s, k) {
+	if s.state.Load()&(keepsPort|hairpinned) != 0 && !c.validByPrefix(s, k) {
 		return false
 	}
 	s.gen.Store(c.gen)

@@ -16,7 +16,8 @@ func (n *tracker[A]) setWay(c *config[A], f packet[A], inside *frame.TupleOf[A],
 		w, ways := s.state.Load(), n.ways.Load()
 		if f.Source == 0 && (begins || f.Proto != frame.TCP && (w&seenReply == 0 || w>>waysShift != ways&0xff)) {
 			command = frame.WayAsk
-			if c.published(f.Proto, f.tuple.Src, f.tuple.SrcPort, true) != nil {
+			answer := f.tuple.Reverse()
+			if c.published(&answer, true) != nil {
 				command = frame.WayAskSource
 			}
 			if !b.Dry {

@@ -21,6 +21,8 @@ type advertiser struct {
 	last  frame.Tick // when the last one was sent to all
 	fast  int        // how many follow soon
 	leads bool       // the last one told of a default route
+	slaac bool       // stations may have made addresses
+	takes bool       // and are told that these are deprecated
 }
 
 // Times of router advertisements (RFC 4861, 6.2.1 and 10).
@@ -40,6 +42,9 @@ func (r *Router) advertise(now frame.Tick, out Output) {
 	s := r.snap.Load()
 	for id, i := range s.ifaces {
 		if i == nil || id == int(frame.NoNet) || !i.HasIPv6() || !i.Advertise {
+			if _, ok := r.advertisers[frame.NetID(id)]; ok && i != nil && i.HasIPv6() {
+				r.sendRA(i, false, frame.AllNodes, frame.AllNodes.GroupMAC(), out) // it was switched off: RFC 4861, 6.2.5
+			}
 			delete(r.advertisers, frame.NetID(id))
 			continue
 		}
@@ -50,6 +55,10 @@ func (r *Router) advertise(now frame.Tick, out Output) {
 		}
 		if leads := s.leadsOut(i); leads != a.leads {
 			a.leads, a.next, a.fast = leads, now, raFast
+		}
+		if i.Slaac != a.slaac {
+			a.takes = a.slaac
+			a.slaac, a.next, a.fast = i.Slaac, now, raFast
 		}
 		if int32(now-a.next) < 0 {
 			continue
@@ -105,10 +114,13 @@ func (r *Router) sendRA(i *Interface, leads bool, to frame.Addr6, mac frame.MAC,
 	if leads {
 		m.RouterLifetime = raLifetime
 	}
-	if i.Slaac {
-		m.Options = append(m.Options, &ndp.PrefixInformation{
-			PrefixLength: uint8(i.Prefix6.Bits()), OnLink: true, AutonomousAddressConfiguration: true, ValidLifetime: raValid, PreferredLifetime: raPreferred, Prefix: i.Prefix6.Addr(),
-		})
+	a := r.advertisers[i.Net]
+	if i.Slaac || a != nil && a.takes {
+		o := &ndp.PrefixInformation{PrefixLength: uint8(i.Prefix6.Bits()), OnLink: true, AutonomousAddressConfiguration: true, Prefix: i.Prefix6.Addr()}
+		if i.Slaac {
+			o.ValidLifetime, o.PreferredLifetime = raValid, raPreferred
+		}
+		m.Options = append(m.Options, o)
 	}
 	for _, p := range i.Behind {
 		m.Options = append(m.Options, &ndp.RouteInformation{PrefixLength: uint8(p.Bits()), Prefix: p.Addr(), RouteLifetime: raLifetime})

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"net/http"
+	"net/netip"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/daemon"
@@ -191,12 +192,20 @@ func trace(s *Server, q api.TraceRequest) (any, error) {
 	states := s.d.PortStatuses() // before the trace: it runs on a worker, where nothing may wait
 	return explain.Trace(explain.Switch{
 		State: s.d.State(), Dataplane: s.dp, Claims: s.d.UplinkClaims, UplinkMAC: uplink.RouterMAC,
+		Way6: func(dst netip.Addr) (explain.Way, error) {
+			w, err := s.d.Way6(dst)
+			return wayOf(w), err
+		},
 		Way: func(t frame.Tuple) (explain.Way, error) {
 			w, err := s.d.Way(t)
-			return explain.Way{Code: w.Code, Device: w.Device, NextHop: w.NextHop, Source: w.Source}, err
+			return wayOf(w), err
 		},
 		IsDown: func(port string) bool { return states[port].State == daemon.Down },
 	}, q)
+}
+
+func wayOf(w uplink.Way) explain.Way {
+	return explain.Way{Code: w.Code, Device: w.Device, NextHop: w.NextHop, Source: w.Source}
 }
 
 func reload(s *Server, q api.ReloadRequest) (any, error) {

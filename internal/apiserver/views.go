@@ -83,8 +83,11 @@ func (v *view) way(r *http.Request) (any, error) {
 	var src netip.Addr
 	if s := r.URL.Query().Get("src"); s != "" {
 		if src, err = netip.ParseAddr(s); err != nil || src.Is4() != dst.Is4() {
-			return nil, badRequest("src %q is not an address of the same family as %s", s, dst)
+			return nil, badRequest("from %q is not an address of the same family as %s", s, dst)
 		}
+	}
+	if dst.IsLinkLocalUnicast() || dst.IsMulticast() || dst.IsLoopback() || dst.IsUnspecified() {
+		return api.Way{Dst: dst.String(), Type: router.Unreachable.String(), Why: "packets to this address stay on their link: no router forwards them"}, nil
 	}
 	rt, ok := v.dp.Router.Lookup(dst)
 	x := api.Way{Dst: dst.String(), Type: rt.Kind.String(), Why: "the switch has a route to " + rt.Prefix.String()}
@@ -106,7 +109,12 @@ func (v *view) way(r *http.Request) (any, error) {
 			x.Type, x.MTU = w.Code.String(), 0
 			return x, nil
 		}
-		if x.Src = w.Source.String(); w.NextHop != dst {
+		if x.Src = w.Source.String(); src.Is6() {
+			if own, ok := v.OutsideOf(src); ok {
+				x.Src = own.String() // it keeps its address, or has one of another prefix
+			}
+		}
+		if w.NextHop != dst {
 			x.Gateway = w.NextHop.String()
 		}
 	}
@@ -304,7 +312,7 @@ func (v *view) natRules() []api.NATRule {
 				x.Source = strings.Join(prefixTexts(p.From), ",")
 			}
 			out = append(out, x)
-			if own, ok := v.OutsideOf(target); ok { // the port is open at the container's own address, too
+			if own, ok := v.OutsideOf(target); ok && p.HostAddr.IsUnspecified() { // the port is open at the container's own address, too
 				x.Destination = netip.AddrPortFrom(own, p.Target).String()
 				out = append(out, x)
 			}

@@ -19,7 +19,7 @@ func (a *app) networkCommand() *cobra.Command {
 		return a.client().Do(c.Context(), "POST", "/networks", n, nil)
 	}}
 	add.Flags().StringVar(&n.Subnet, "subnet", "", "subnet of the network, such as 172.30.0.0/16")
-	add.Flags().StringVar(&n.Subnet6, "subnet6", "", "IPv6 subnet: auto (a /64 of the switch's own), or a subnet such as fd00:1::/64 (default none)")
+	add.Flags().StringVar(&n.Subnet6, "subnet6", "", "IPv6 subnet: auto (a /64 of the switch's own), off, or a subnet of /48 to /124, such as fd00:1::/64 (default off)")
 	add.Flags().StringVar(&n.Gateway6, "gateway6", "", "IPv6 address of the gateway (default the first of the subnet)")
 	add.Flags().StringVar(&n.NAT6, "nat6", "", "with which source IPv6 packets leave: masquerade (an address of the host), routed (their own address) or npt=PREFIX (RFC 6296) (default masquerade for unique local addresses, else routed)")
 	add.Flags().StringVar(&n.In6, "in6", "", "what may begin outside, with --nat6 routed or npt: replies (only published ports and pings) or any (default replies)")

@@ -39,7 +39,8 @@ func (a *app) publishCommand() *cobra.Command {
 	add := &cobra.Command{
 		Use: "add [HOST_ADDR:]HOST_PORT[-END]:PORT[/tcp|udp|sctp] --port NAME", Short: "Publish a port of a container on the host",
 		Long: "Publish a port of a container on the host. A range is published on as many ports of the container, beginning with PORT:\n" +
-			"5000-5009:6000 leads to 6000-6009. Without HOST_ADDR, the port is published on all addresses of the host. Default: tcp.",
+			"5000-5009:6000 leads to 6000-6009. Without HOST_ADDR, the port is published on all addresses of the host, of both families. An IPv6 address is in\n" +
+			"brackets: '[2001:db8::1]:8080:80'. Default: tcp.",
 		Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
 			p.Spec = args[0]
 			var made api.Publish
@@ -53,7 +54,7 @@ func (a *app) publishCommand() *cobra.Command {
 			if made.Waits {
 				waits = "; it waits, since another port of this container has these host ports"
 			}
-			_, err := fmt.Fprintf(a.out, "%s:%s/%s -> %s (%s:%d)%s\n", made.HostAddress, made.PortRange(), made.Protocol, made.Port, made.Address, made.ContainerPort, waits)
+			_, err := fmt.Fprintf(a.out, "%s:%s/%s -> %s (%s:%d)%s\n", made.Literal(made.HostAddress), made.PortRange(), made.Protocol, made.Port, made.Literal(made.Address), made.ContainerPort, waits)
 			return err
 		},
 	}
@@ -71,7 +72,7 @@ func (a *app) publishCommand() *cobra.Command {
 				if p.Waits {
 					p.Port += " (waits)"
 				}
-				row(w, p.HostAddress+":"+p.PortRange(), p.Protocol, p.Port, fmt.Sprintf("%s:%d", p.Address, p.ContainerPort),
+				row(w, p.Literal(p.HostAddress)+":"+p.PortRange(), p.Protocol, p.Port, fmt.Sprintf("%s:%d", p.Literal(p.Address), p.ContainerPort),
 					cmp.Or(strings.Join(p.From, ","), "any"), p.Packets, p.Bytes, p.HostClients)
 			}
 		}), add, del)

@@ -271,7 +271,7 @@ func (d *Daemon) State() *model.State {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s.Config, s.Former, s.External, s.External6, s.Own, s.Freed, s.Standby = d.config, d.former, d.external, d.way6.addr, d.own, d.freed, d.standby
+	s.Config, s.Former, s.External, s.External6, s.Own, s.Freed, s.Standby = d.config, d.former, d.external, d.way6.addr, slices.Concat(d.own, d.way6.own), d.freed, d.standby
 	for _, n := range d.networks {
 		s.Networks = append(s.Networks, n.Network)
 	}

@@ -117,7 +117,7 @@ func (d *Daemon) Routes6(n *model.Network) (to []netip.Prefix) {
 	if d.config.ULA.IsValid() {
 		to = append(to, d.config.ULA)
 	}
-	if up, ok := d.dp.Router.Interface(frame.NoNet); ok && up.Up6 { // else router advertisements tell of it when it does
+	if up, ok := d.dp.Router.Interface(frame.NoNet); ok && up.Up6 || n.Spec.RA == model.RAOff { // else router advertisements tell of it when it does
 		to = append(to, model.Everywhere6)
 	}
 	return to
@@ -147,6 +147,14 @@ func (d *Daemon) replaceNetworkLocked(n *network, to model.Network) error {
 	d.mu.Lock()
 	n.Network = to
 	d.mu.Unlock()
+	for _, p := range d.ports {
+		if made := n.MadeBy(p.MAC); p.net == n && made != p.Made6 {
+			d.mu.Lock()
+			p.Made6 = made
+			d.mu.Unlock()
+			d.dp.Switch.SetPort(p.SwitchPort(n.ID))
+		}
+	}
 	d.setInterfaceLocked(n)
 	d.updateRulesLocked()
 	return d.routeFromHostLocked(n)

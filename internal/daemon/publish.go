@@ -72,7 +72,7 @@ func (d *Daemon) openRelays(p *publish) (*relay.Set, error) {
 		return nil, nil
 	}
 	s, err := relay.Open(relay.Rule{
-		Proto: p.Proto, Host: p.HostAddr, Lo: p.Lo, Hi: p.Hi, Target: p.port.Addr.Addr(), TargetPort: p.Target, From: p.From, Serve: d.config.Host.On,
+		Proto: p.Proto, Host: p.HostAddr, Lo: p.Lo, Hi: p.Hi, Target: p.port.Addr.Addr(), Target6: p.port.Addr6.Addr(), TargetPort: p.Target, From: p.From, Serve: d.config.Host.On,
 	})
 	var bind *relay.BindError
 	if errors.As(err, &bind) {
@@ -170,13 +170,22 @@ func (d *Daemon) updateRulesLocked() {
 	}
 	r.Inbound, r.HostUses = d.inboundLocked(), d.hostProtocolsLocked()
 	r.Six.Own = d.way6.addrs()
+	have := d.State()
 	r.Six.Stations = map[frame.Addr6]frame.PortID{}
+	stations6 := map[netip.Addr]frame.PortID{}
 	for _, p := range d.ports {
-		if p.Addr6.IsValid() && p.net != nil && p.net.Outside6.IsValid() {
-			r.Six.Stations[frame.Addr6From(p.Addr6.Addr())] = p.ID
+		for _, a := range []netip.Addr{p.Addr6.Addr(), p.Made6} {
+			outside, ok := have.OutsideOf(a)
+			switch {
+			case !ok:
+			case p.Kind == model.KindHost:
+				r.Six.Reserved = append(r.Six.Reserved, frame.Addr6From(a))
+			default:
+				r.Six.Stations[frame.Addr6From(a)] = p.ID
+				stations6[outside] = p.ID
+			}
 		}
 	}
-	have := d.State()
 	var routes6 []netip.Prefix
 	published, published6 := uplink.Published[frame.Addr]{}, uplink.Published[frame.Addr6]{}
 	for _, p := range d.publishes {
@@ -190,7 +199,7 @@ func (d *Daemon) updateRulesLocked() {
 		if x := ruleOf[frame.Addr6](p, p.port.Addr6, p.count[1]); x != nil {
 			r.Six.Publish = append(r.Six.Publish, x)
 			note(published6, x)
-			if a, ok := have.OutsideOf(p.port.Addr6.Addr()); ok { // the container's port is open there, too
+			if a, ok := have.OutsideOf(p.port.Addr6.Addr()); ok && p.HostAddr.IsUnspecified() { // the container's port is open there, too
 				own := *x
 				own.HostAddr, own.Lo, own.Hi = frame.Addr6From(a), p.Target, p.Target+(p.Hi-p.Lo)
 				r.Six.Publish = append(r.Six.Publish, &own)
@@ -209,6 +218,7 @@ func (d *Daemon) updateRulesLocked() {
 			r.Six.Masquerade = append(r.Six.Masquerade, &m6)
 			if n.Outside6.IsValid() {
 				routes6 = append(routes6, n.Outside6)
+				r.Six.Reserved = append(r.Six.Reserved, frame.Addr6From(n.Gateway6))
 			}
 		}
 	}
@@ -224,7 +234,7 @@ func (d *Daemon) updateRulesLocked() {
 			d.dp.NAT.UseAddr(a) // a packet of IPv4 asks for its source; one of IPv6 must find it
 		}
 		d.up.SetPublished(published, published6)
-		d.up.SetRoutes6(routes6)
+		d.up.SetRoutes6(routes6, stations6)
 	}
 }
 

@@ -151,6 +151,9 @@ func (s *Switch) narratePreRouting(f *dataplane.TracedFrame) (string, string) {
 	case frame.NATRelated:
 		return "flow", fmt.Sprintf("an ICMP error about flow %s; routed to %s", s.flowText(f), f.RouteDst)
 	case frame.NATNew:
+		if f.Rule == 0 && f.Mapping == 0 {
+			return "prefix", fmt.Sprintf("%s is the outside address of a container, whose network lets pings in, and with --in6 any everything; routed to %s", f.Tuple.Dst, f.RouteDst)
+		}
 		if f.Rule == 0 {
 			inside, outside := s.Dataplane.NAT.MappingOf(f.Frame)
 			how := "hairpinning"
@@ -305,10 +308,12 @@ func (s *Switch) narrateResolve(before, f *dataplane.TracedFrame) (string, strin
 
 // wayText says where the host's routing sends a packet that leaves.
 func (s *Switch) wayText(before, f *dataplane.TracedFrame) string {
-	t := before.Frame.Tuple
 	if f.Flags&frame.IsIPv6 != 0 {
-		return "the kernel finds the next hop"
+		w, err := s.Way6(f.Tuple.Dst)
+		w.Source = f.Tuple.Src // NAT has chosen it
+		return wayTo(w, err, f.Tuple.Src)
 	}
+	t := before.Frame.Tuple
 	if _, inside, ok := f.Way(); ok && s.Port(model.UplinkPortName).HasWays() {
 		t.Src = frame.Addr(inside)
 		if t.SrcPort, t.DstPort = uint16(f.Dst>>16), uint16(f.Dst); inside == 0 {
@@ -316,6 +321,11 @@ func (s *Switch) wayText(before, f *dataplane.TracedFrame) string {
 		}
 	}
 	w, err := s.Way(t)
+	return wayTo(w, err, f.Tuple.Src)
+}
+
+// wayTo describes a way of a packet with source src; err says why the way is not known.
+func wayTo(w Way, err error, src netip.Addr) string {
 	if err != nil {
 		return "the kernel finds the next hop"
 	}
@@ -323,7 +333,7 @@ func (s *Switch) wayText(before, f *dataplane.TracedFrame) string {
 		return fmt.Sprintf("the host's routing does not send it (%s)", w.Code)
 	}
 	text := fmt.Sprintf("the host's routing sends it by device %s to %s", w.Device, w.NextHop)
-	if w.Source.IsValid() && w.Source != f.Tuple.Src {
+	if w.Source.IsValid() && w.Source != src {
 		text += fmt.Sprintf(", with source %s", w.Source)
 	}
 	return text

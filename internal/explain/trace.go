@@ -21,6 +21,7 @@ type Switch struct {
 	IsDown    func(port string) bool         // whether the device of a port is down
 	UplinkMAC frame.MAC                      // the router's, on the uplink
 	Way       func(frame.Tuple) (Way, error) // of a packet that leaves by the uplink
+	Way6      func(netip.Addr) (Way, error)  // of an IPv6 packet, by its destination
 }
 
 // A Way is where the host's routing sends a packet.

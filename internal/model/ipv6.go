@@ -9,6 +9,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/nat"
 	vswitch "github.com/uvswitch/uvswitch/switch"
 )
 
@@ -43,7 +44,7 @@ func (s *State) subnetOfULA(name string) (netip.Prefix, error) {
 	for range 1 << 16 {
 		binary.BigEndian.PutUint16(b[6:], id)
 		p := netip.PrefixFrom(netip.AddrFrom16(b), 64)
-		if !slices.ContainsFunc(s.Networks, func(n Network) bool { return n.Name != name && n.Prefix6.Overlaps(p) }) {
+		if !slices.ContainsFunc(s.Networks, func(n Network) bool { return n.Name != name && (n.Prefix6.Overlaps(p) || n.Outside6.Overlaps(p)) }) {
 			return p, nil
 		}
 		id++
@@ -101,6 +102,11 @@ func (n *Network) usable6(a netip.Addr) bool {
 	if !n.Prefix6.IsValid() || !n.Prefix6.Contains(a) || a == n.Prefix6.Addr() {
 		return false
 	}
+	if n.Outside6.IsValid() {
+		if _, ok := nat.TranslatePrefix(a, n.Prefix6, n.Outside6); !ok {
+			return false
+		}
+	}
 	x := frame.Addr6From(a)
 	return n.Prefix6.Bits() != 64 || x.Lo>>7 != 0xfdffffffffffffff>>7
 }
@@ -111,8 +117,9 @@ func (s *State) FreeAddr6(n *Network, m frame.MAC) (netip.Addr, bool) {
 	free := func(a netip.Addr) bool { return n.usable6(a) && a != n.Gateway6 && s.Holder(n, a) == nil }
 	if n.Prefix6.Bits() <= 80 && m != 0 {
 		x := frame.Addr6From(n.Prefix6.Addr())
-		if x.Lo |= uint64(m); n.Spec.RA == RASlaac {
-			x.Lo = m.EUI64()
+		x.Lo |= uint64(m)
+		if made := n.MadeBy(m); made.IsValid() {
+			x = frame.Addr6From(made)
 		}
 		if a := x.Netip(); free(a) {
 			return a, true
@@ -126,10 +133,19 @@ func (s *State) FreeAddr6(n *Network, m frame.MAC) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
+// MadeBy returns the address that a station with MAC m makes itself by SLAAC; it is invalid in a network without SLAAC.
+func (n *Network) MadeBy(m frame.MAC) netip.Addr {
+	if n == nil || n.Spec.RA != RASlaac || m == 0 {
+		return netip.Addr{}
+	}
+	return frame.Addr6{Hi: frame.Addr6From(n.Prefix6.Addr()).Hi, Lo: m.EUI64()}.Netip()
+}
+
 // checkAddress6 sets the port's IPv6 address, in a network that has such addresses. A station that configures itself has the address that
 // is named, or one if its IPv4 address was assigned, too.
 func (s *State) checkAddress6(p *Port, a api.PortAdd) error {
 	n := s.Network(p.Network)
+	p.Made6 = n.MadeBy(p.MAC)
 	named := a.IP6 != "" && a.IP6 != api.AutoAddress
 	switch {
 	case !n.Prefix6.IsValid():
@@ -156,7 +172,7 @@ func (s *State) checkAddress6(p *Port, a api.PortAdd) error {
 			addr, err = x.Addr(), nil
 		}
 		if err != nil || !n.usable6(addr) {
-			return bad("%q is not a usable address of network %q (%s)", a.IP6, n.Name, n.Prefix6)
+			return bad("%q is not a usable address of network %q (%s); --ip6 takes an address without brackets, or auto", a.IP6, n.Name, n.Prefix6)
 		}
 		if err := s.checkFree(n, addr, "--ip6"); err != nil {
 			return err

@@ -219,7 +219,7 @@ func (s *State) PublishByID(id uint32) *Publish {
 // Holder returns the port of network n that has address a, or nil.
 func (s *State) Holder(n *Network, a netip.Addr) *Port {
 	return find(s.Ports, func(p *Port) bool {
-		return p.Network == n.Name && (p.Addr.IsValid() && p.Addr.Addr() == a || p.Addr6.IsValid() && p.Addr6.Addr() == a)
+		return p.Network == n.Name && (p.Addr.IsValid() && p.Addr.Addr() == a || p.Addr6.IsValid() && p.Addr6.Addr() == a || p.Made6.IsValid() && p.Made6 == a)
 	})
 }
 

@@ -141,8 +141,10 @@ func (s *State) checkOverlap(n *Network) error {
 			}
 			return conflict("network %q exists already; choose another name, or `uvswitch network del %s`", n.Name, n.Name)
 		}
-		if o.Prefix6.Overlaps(n.Prefix6) || o.Outside6.Overlaps(n.Prefix6) {
-			return conflict("subnet %s overlaps %s of network %q; choose another subnet", n.Prefix6, o.Prefix6, o.Name)
+		for _, p := range []netip.Prefix{o.Prefix6, o.Outside6} {
+			if p.Overlaps(n.Prefix6) {
+				return conflict("subnet %s overlaps %s of network %q; choose another subnet", n.Prefix6, p, o.Name)
+			}
 		}
 		if o.Prefix.Overlaps(n.Prefix) {
 			return conflict("subnet %s overlaps %s of network %q; choose another subnet", n.Prefix, o.Prefix, o.Name)

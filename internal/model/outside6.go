@@ -54,10 +54,13 @@ func (s *State) checkIPv6Settings(n *Network, a *api.NetworkAdd) (err error) {
 	if !n.Prefix6.IsValid() {
 		for flag, v := range map[string]string{"nat6": a.NAT6, "in6": a.In6, "ra": a.RA} {
 			if v != "" {
-				return bad("%s %s needs an IPv6 subnet (--subnet6)", flag, v)
+				return bad("--%s %s needs an IPv6 subnet (--subnet6)", flag, v)
 			}
 		}
 		return nil
+	}
+	if n.Internal = a.Internal; n.Internal && (a.NAT6 != "" && a.NAT6 != Masquerade || a.In6 == Any) {
+		return bad("network %q is internal: nothing leaves it or enters it; leave --nat6 and --in6 out", a.Name)
 	}
 	if a.NAT6 == "" {
 		if a.NAT6 = Routed; n.Prefix6.Addr().IsPrivate() { // nobody outside knows a way to a unique local address (RFC 4193, 4.3)
@@ -75,18 +78,18 @@ func (s *State) checkIPv6Settings(n *Network, a *api.NetworkAdd) (err error) {
 		}
 		a.NAT6 = NPT + n.Outside6.String()
 	default:
-		return bad("nat6 %q is not masquerade, routed, or npt=PREFIX, such as npt=2001:db8:1::/64", a.NAT6)
+		return bad("--nat6 %q is not masquerade, routed, or npt=PREFIX, such as npt=2001:db8:1::/64", a.NAT6)
 	}
 	switch a.In6 {
 	case "":
 		a.In6 = Replies
 	case Any:
 		if n.Open6 = true; !n.Outside6.IsValid() {
-			return bad("in6 any needs nat6 routed or npt=PREFIX: with masquerade, nobody outside can name a container's address")
+			return bad("--in6 any needs --nat6 routed or npt=PREFIX: with masquerade, nobody outside can name a container's address")
 		}
 	case Replies:
 	default:
-		return bad("in6 %q is not replies or any", a.In6)
+		return bad("--in6 %q is not replies or any", a.In6)
 	}
 	switch a.RA {
 	case "":
@@ -94,10 +97,10 @@ func (s *State) checkIPv6Settings(n *Network, a *api.NetworkAdd) (err error) {
 	case RAOn, RAOff:
 	case RASlaac:
 		if n.Prefix6.Bits() != 64 {
-			return bad("ra slaac needs an IPv6 subnet of /64, and %s is none (RFC 4862)", n.Prefix6)
+			return bad("--ra slaac needs an IPv6 subnet of /64, and the subnet is %s (RFC 4862)", n.Prefix6)
 		}
 	default:
-		return bad("ra %q is not on, slaac or off", a.RA)
+		return bad("--ra %q is not on, slaac or off", a.RA)
 	}
 	return nil
 }
@@ -106,22 +109,22 @@ func (s *State) checkNPT(n *Network, text string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(text)
 	switch {
 	case err != nil || !p.Addr().Is6() || p.Addr().Is4In6() || p != p.Masked():
-		return p, bad("nat6 npt=%s: this is not an IPv6 prefix, such as 2001:db8:1::/64", text)
+		return p, bad("--nat6 npt=%s: this is not an IPv6 prefix, such as 2001:db8:1::/64", text)
 	case p.Bits() != n.Prefix6.Bits():
-		return p, bad("nat6 npt=%s: the prefix must be as long as the subnet %s", text, n.Prefix6)
+		return p, bad("--nat6 npt=%s: the prefix must be as long as the subnet %s", text, n.Prefix6)
 	case p.Bits() > 64:
-		return p, bad("nat6 npt needs a subnet of /64 or shorter, and %s is longer (RFC 6296)", n.Prefix6)
+		return p, bad("--nat6 npt needs a subnet of /64 or shorter, and %s is longer (RFC 6296)", n.Prefix6)
 	case p.Overlaps(n.Prefix6):
-		return p, bad("nat6 npt=%s is the subnet itself; write nat6 routed", text)
+		return p, bad("--nat6 npt=%s is the subnet itself; write --nat6 routed", text)
 	}
 	for _, r := range reserved6 {
 		if r.Overlaps(p) {
-			return p, bad("nat6 npt=%s: this prefix is in %s, which is not for stations", text, r)
+			return p, bad("--nat6 npt=%s: this prefix is in %s, which is not for stations", text, r)
 		}
 	}
 	for i := range s.Networks {
 		if o := &s.Networks[i]; o.Name != n.Name && (p.Overlaps(o.Prefix6) || p.Overlaps(o.Outside6)) {
-			return p, conflict("nat6 npt=%s overlaps a prefix of network %q; choose another prefix", text, o.Name)
+			return p, conflict("--nat6 npt=%s overlaps a prefix of network %q; choose another prefix", text, o.Name)
 		}
 	}
 	return p, nil

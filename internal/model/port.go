@@ -49,6 +49,7 @@ type Port struct {
 	Own6     []frame.Addr6  // likewise of IPv6
 	Addr     netip.Prefix   // invalid when not known
 	Addr6    netip.Prefix   // likewise
+	Made6    netip.Addr     // the IPv6 address that the station makes itself (Network.MadeBy)
 	MTU      int            // longest IP packet, bytes
 	Offload  bool
 	ByFD     bool // a TAP that another program has made and passed by its descriptor
@@ -74,6 +75,9 @@ func (p *Port) SwitchPort(net frame.NetID) vswitch.Port {
 	}
 	if p.Addr6.IsValid() {
 		s.Addrs6 = []frame.Addr6{frame.Addr6From(p.Addr6.Addr())}
+	}
+	if p.Made6.IsValid() && p.Addr6.IsValid() && p.Made6 != p.Addr6.Addr() {
+		s.Addrs6 = append(s.Addrs6, frame.Addr6From(p.Made6))
 	}
 	s.Own, s.Own6, s.Through, s.Siblings = p.Own, p.Own6, p.Through, p.Siblings
 	if p.Kind == KindHost {
@@ -306,7 +310,10 @@ func (s *State) checkAddress(p *Port, a api.PortAdd) error {
 	default:
 		ip, bits, found := strings.Cut(a.IP, "/")
 		var err error
-		if addr, err = netip.ParseAddr(ip); err != nil || !n.Usable(addr) {
+		if addr, err = netip.ParseAddr(ip); err == nil && addr.Is6() {
+			return bad("--ip %s is an IPv6 address; write --ip6 %s", a.IP, a.IP)
+		}
+		if err != nil || !n.Usable(addr) {
 			return bad("%q is not a usable address of network %q (%s)", a.IP, n.Name, n.Prefix)
 		}
 		if found && bits != fmt.Sprint(n.Prefix.Bits()) {

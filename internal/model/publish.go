@@ -117,7 +117,7 @@ func ParsePublish(a api.PublishAdd) (p Publish, err error) {
 func parseSpec(spec string) (Publish, error) {
 	p := Publish{Proto: "tcp", HostAddr: netip.IPv4Unspecified()}
 	wrong := func(why string) (Publish, error) {
-		return p, bad("%q: %s; the form is [HOST_ADDR:]HOST_PORT[-END]:PORT[/tcp|udp|sctp], such as 8080:80", spec, why)
+		return p, bad("%q: %s; the form is [HOST_ADDR:]HOST_PORT[-END]:PORT[/tcp|udp|sctp], such as 8080:80, or '[2001:db8::1]:8080:80' for an IPv6 address", spec, why)
 	}
 	rest, proto, found := strings.Cut(spec, "/")
 	if found {

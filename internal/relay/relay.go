@@ -26,7 +26,8 @@ type Rule struct {
 	Host       netip.Addr
 	Lo, Hi     uint16 // first and last port of the host
 	Target     netip.Addr
-	TargetPort uint16 // for Lo; Lo+1 maps to TargetPort+1, and so on
+	Target6    netip.Addr // for TCP over IPv6, before Target; invalid: the container has no IPv6
+	TargetPort uint16     // for Lo; Lo+1 maps to TargetPort+1, and so on
 	From       []netip.Prefix
 	Serve      bool // false: only reserve the ports
 }
@@ -40,6 +41,11 @@ type Set struct {
 }
 
 const udpIdle = 60 * time.Second // a UDP client that sends and gets nothing for this time is forgotten
+
+// Each UDP client takes a descriptor: so many at most of one relay, and of all.
+const maxUDPClients, maxAllUDPClients = 512, 4096
+
+var allUDPClients atomic.Int64
 
 // listener binds addresses that the host does not have yet, too: they may come later (IP_FREEBIND).
 var listener = net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
@@ -64,21 +70,25 @@ func Open(r Rule) (*Set, error) {
 	for i := range int(r.Hi-r.Lo) + 1 {
 		at := netip.AddrPortFrom(r.Host, r.Lo+uint16(i))
 		to := netip.AddrPortFrom(r.Target, r.TargetPort+uint16(i)).String()
+		to6 := []string{to}
+		if r.Target6.IsValid() {
+			to6 = []string{netip.AddrPortFrom(r.Target6, r.TargetPort+uint16(i)).String(), to}
+		}
 		var err error
 		switch {
 		case !r.Serve:
 			err = s.reserve(r.Proto, at)
 		case r.Proto == "tcp" && r.Host.Is6():
-			err = s.tcp(ctx, "tcp6", at, to, r.From)
+			err = s.tcp(ctx, "tcp6", at, to6, r.From)
 		case r.Host.Is6():
 			err = s.udp6(ctx, at, to, r.From)
 		case r.Proto == "tcp":
-			err = s.tcp(ctx, "tcp4", at, to, r.From)
+			err = s.tcp(ctx, "tcp4", at, []string{to}, r.From)
 		default:
 			err = s.udp4(ctx, at, to, r.From)
 		}
 		if err == nil && r.Serve && r.Host.IsUnspecified() {
-			err = s.serve6(ctx, r.Proto, at.Port(), to, r.From)
+			err = s.serve6(ctx, r.Proto, at.Port(), to6, r.From)
 		}
 		if err != nil {
 			s.Close()
@@ -139,13 +149,13 @@ func (f fdCloser) Close() error { return unix.Close(int(f)) }
 
 // serve6 serves IPv6 clients on every address: those that NAT cannot serve (::1, link-local ones), and all others if the container has no
 // IPv6. A host without IPv6 has none.
-func (s *Set) serve6(ctx context.Context, proto string, port uint16, to string, from []netip.Prefix) error {
+func (s *Set) serve6(ctx context.Context, proto string, port uint16, to []string, from []netip.Prefix) error {
 	at := netip.AddrPortFrom(netip.IPv6Unspecified(), port)
 	var err error
 	if proto == "tcp" {
 		err = s.tcp(ctx, "tcp6", at, to, from)
 	} else {
-		err = s.udp6(ctx, at, to, from)
+		err = s.udp6(ctx, at, to[len(to)-1], from)
 	}
 	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL) {
 		return nil
@@ -153,7 +163,7 @@ func (s *Set) serve6(ctx context.Context, proto string, port uint16, to string, 
 	return err
 }
 
-func (s *Set) tcp(ctx context.Context, network string, at netip.AddrPort, to string, from []netip.Prefix) error {
+func (s *Set) tcp(ctx context.Context, network string, at netip.AddrPort, to []string, from []netip.Prefix) error {
 	l, err := listener.Listen(ctx, network, at.String())
 	if err != nil {
 		return err
@@ -183,7 +193,7 @@ func (s *Set) tcp(ctx context.Context, network string, at netip.AddrPort, to str
 // isAllowed reports whether a client may use the listener: it must be in one of the prefixes of --from, if there are any.
 // The host itself is always allowed.
 func isAllowed(from []netip.Prefix, peer netip.Addr) bool {
-	peer = peer.Unmap()
+	peer = peer.Unmap().WithZone("")
 	if len(from) == 0 || peer.IsLoopback() || slices.ContainsFunc(from, func(p netip.Prefix) bool { return p.Contains(peer) }) {
 		return true
 	}
@@ -195,10 +205,13 @@ func isAllowed(from []netip.Prefix, peer netip.Addr) bool {
 }
 
 // relayTCP copies in both directions. What ends one side ends the other in the same way: the last byte with FIN, an error with RST.
-func relayTCP(ctx context.Context, in *net.TCPConn, to string) {
+func relayTCP(ctx context.Context, in *net.TCPConn, to []string) {
 	defer in.Close()
 	dialer := net.Dialer{Timeout: 10 * time.Second}
-	c, err := dialer.DialContext(ctx, "tcp4", to)
+	c, err := dialer.DialContext(ctx, "tcp", to[0])
+	if err != nil && len(to) > 1 { // the program may listen on IPv4 only
+		c, err = dialer.DialContext(ctx, "tcp", to[1])
+	}
 	if err != nil {
 		_ = in.SetLinger(0) // answer with a reset, as the container's kernel would
 		return
@@ -334,8 +347,13 @@ func (r *udpRelay) session(ctx context.Context, who udpClient, done *sync.WaitGr
 	defer r.mu.Unlock()
 	s := r.clients[who]
 	for s == nil {
+		if len(r.clients) >= maxUDPClients || allUDPClients.Load() >= maxAllUDPClients {
+			if !r.closeOldest() {
+				return nil // other relays have them all
+			}
+		}
 		var dialer net.Dialer
-		c, err := dialer.DialContext(ctx, "udp4", r.to)
+		c, err := dialer.DialContext(ctx, "udp", r.to)
 		if errors.Is(err, unix.EMFILE) && r.closeOldest() {
 			continue
 		}
@@ -344,9 +362,11 @@ func (r *udpRelay) session(ctx context.Context, who udpClient, done *sync.WaitGr
 		}
 		s = &udpSession{conn: c}
 		r.clients[who] = s
+		allUDPClients.Add(1)
 		r.count.Add(1)
 		done.Go(func() {
 			r.answer(c, who)
+			allUDPClients.Add(-1)
 			r.mu.Lock()
 			if r.clients[who] == s {
 				delete(r.clients, who)

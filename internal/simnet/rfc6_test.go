@@ -901,3 +901,23 @@ func TestRFC7610_4_DHCPv6Shield(t *testing.T) {
 	p.Next, p.Ext = destOptions, optionsHeader(frame.UDP, 1, 4, 0, 0, 0, 0)
 	s.drops("behind a header", s.send(s.a, p), frame.GuardDHCP)
 }
+
+// A gateway that no longer advertises says so, and one that no longer gives addresses says that they are deprecated.
+func TestRFC4861_6_2_4_ChangedSettings(t *testing.T) {
+	s := newSix(t)
+	s.advertises(func(i *router.Interface) { i.Slaac = true })
+	s.wait(60)
+	before := len(s.records)
+	s.advertises(func(i *router.Interface) { i.Slaac = false })
+	s.wait(2)
+	if _, bodies := s.advertisements(before, s.a); len(bodies) != 1 || !bytes.Contains(bodies[0], []byte{3, 4, 120, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0}) {
+		t.Errorf("after slaac it says % x", bodies)
+	}
+	s.wait(60)
+	before = len(s.records)
+	s.advertises(func(i *router.Interface) { i.Advertise = false })
+	s.wait(2)
+	if _, bodies := s.advertisements(before, s.a); len(bodies) != 1 || binary.BigEndian.Uint16(bodies[0][raLifetime:]) != 0 {
+		t.Errorf("when it ends, it says % x", bodies)
+	}
+}

@@ -304,6 +304,7 @@ func (s *scenario) inbound(f []string) error {
 	p.Flags |= vswitch.Tracked
 	s.net.DP.Switch.SetPort(p)
 	s.net.rules.Inbound = in
+	s.net.rules.Reserved = []frame.Addr{h.Addr}
 	s.net.update()
 	return nil
 }

@@ -360,6 +360,9 @@ func (n *Net) sixRules() (r nat.RulesOf[frame.Addr6]) {
 	for a, id := range n.rules.Stations {
 		r.Stations[six(a)] = id
 	}
+	for _, a := range n.rules.Reserved {
+		r.Reserved = append(r.Reserved, six(a))
+	}
 	for _, m := range n.rules.Masquerade {
 		if m.Outside.IsValid() {
 			x := *m

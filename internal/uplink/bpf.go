@@ -24,7 +24,8 @@ type bpfMaps struct {
 	pairs6 *ebpf.Map
 	frags6 *ebpf.Map
 
-	routes6 *ebpf.Map // prefixes that are the switch's outside: see SetRoutes6
+	routes6   *ebpf.Map // prefixes that are the switch's outside: see SetRoutes6
+	stations6 *ebpf.Map // addresses there that a port has -> the port
 
 	frags *ebpf.Map // packets that come in fragments: fragment key -> whether they are ours
 	ways  *ebpf.Map // what the host's routing has said lately: see wayHint; likewise mapped
@@ -49,7 +50,7 @@ const (
 
 	maxSources = 8192 // next hops whose source address is known
 
-	otherArrivals = int(setPublished) << 16 // key of arrivals for what has no port; else setIndex << 16 | port
+	otherArrivals = int(setPublished) << 16 // key of arrivals for what has no port; and with a port of the switch added, for its addresses; else setIndex << 16 | port
 )
 
 func newMaps(fenced int, fib fibFlags) (*bpfMaps, error) {
@@ -72,13 +73,14 @@ func newMaps(fenced int, fib fibFlags) (*bpfMaps, error) {
 	}{
 		{&m.own, true, ebpf.MapSpec{Name: "uvs_own", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: maxOwn, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&m.local, true, ebpf.MapSpec{Name: "uvs_local", Type: ebpf.LPMTrie, KeySize: 8, ValueSize: 4, MaxEntries: MaxLocal, Flags: unix.BPF_F_NO_PREALLOC}},
-		{&m.arrivals, true, ebpf.MapSpec{Name: "uvs_arrivals", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: uint32(otherArrivals + 1)}},
+		{&m.arrivals, true, ebpf.MapSpec{Name: "uvs_arrivals", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: uint32(otherArrivals + frame.MaxPorts)}},
 		{&m.pairs, true, ebpf.MapSpec{Name: "uvs_pairs", Type: ebpf.Hash, KeySize: 12, ValueSize: 4, MaxEntries: maxPairs}},
 		{&m.frags, true, ebpf.MapSpec{Name: "uvs_frags", Type: ebpf.LRUHash, KeySize: 12, ValueSize: 4, MaxEntries: maxFrags}},
 		{&m.own6, true, ebpf.MapSpec{Name: "uvs_own6", Type: ebpf.Hash, KeySize: 16, ValueSize: 4, MaxEntries: maxOwn6, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&m.pairs6, true, ebpf.MapSpec{Name: "uvs_pairs6", Type: ebpf.Hash, KeySize: 36, ValueSize: 4, MaxEntries: maxPairs, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&m.frags6, true, ebpf.MapSpec{Name: "uvs_frags6", Type: ebpf.LRUHash, KeySize: 36, ValueSize: 4, MaxEntries: maxFrags}},
 		{&m.routes6, true, ebpf.MapSpec{Name: "uvs_routes6", Type: ebpf.LPMTrie, KeySize: 20, ValueSize: 4, MaxEntries: frame.MaxNets, Flags: unix.BPF_F_NO_PREALLOC}},
+		{&m.stations6, true, ebpf.MapSpec{Name: "uvs_stations6", Type: ebpf.Hash, KeySize: 16, ValueSize: 4, MaxEntries: 2 * frame.MaxPorts, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&m.fence, fenced > 0, ebpf.MapSpec{Name: "uvs_fence", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: uint32(max(fenced, 1))}},
 		{&m.sources, fib&fibGetSource == 0, ebpf.MapSpec{Name: "uvs_sources", Type: ebpf.LRUHash, KeySize: 8, ValueSize: 4, MaxEntries: maxSources}},
 	} {
@@ -135,7 +137,7 @@ func (m *bpfMaps) portSet(addr int, i setIndex) *nat.PortSet {
 
 // close gives the maps back. Their memory stays mapped until the process ends: NAT may still write to it.
 func (m *bpfMaps) close() {
-	for _, b := range []*ebpf.Map{m.own, m.local, m.arrivals, m.limits, m.ports, m.pairs, m.frags, m.own6, m.pairs6, m.frags6, m.routes6, m.ways, m.fence, m.sources} {
+	for _, b := range []*ebpf.Map{m.own, m.local, m.arrivals, m.limits, m.ports, m.pairs, m.frags, m.own6, m.pairs6, m.frags6, m.routes6, m.stations6, m.ways, m.fence, m.sources} {
 		if b != nil {
 			b.Close()
 		}

@@ -18,7 +18,7 @@ import (
 //   - another protocol, from an address with which a container uses this protocol,
 //   - an ICMP error that quotes such a packet.
 //
-// So are all packets to a prefix of containers that keep their addresses outside, but for neighbor discovery (emitRouted6).
+// So are all packets to a prefix of containers that keep their addresses outside (emitRouted6).
 //
 // Everything else continues to the host. What user space then finds no flow for is given back.
 //

@@ -3,8 +3,6 @@ package uplink
 import (
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
-
-	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
 // The part of the program "way in" that reads IPv6 packets. What follows is the same as for IPv4: the port, the sets, the sockets.
@@ -61,22 +59,19 @@ func (p *wayIn) emitHeader6() {
 	)
 }
 
-// emitRouted6: neighbor discovery and messages of listeners are the kernel's.
+// emitRouted6: see GuardQueue for arrival. All addresses that no port has are one.
 //
 //	no_address: if (!uvs_routes6[{128, ip6.dst}]) goto pass;
-//	if (ip6.next == ICMPv6) { type = load(40, 8)[0]; if (type >= 130 && type <= 137 || type == 143) goto pass; }
-//	arrival = the last two bytes of ip6.dst; goto ours;
+//	port = uvs_stations6[ip6.dst]; if (port) arrival += *port;
+//	goto ours;
 func (p *wayIn) emitRouted6() {
 	p.Emit(asm.StoreImm(asm.RFP, inPrefix6, 128, asm.Word).WithSymbol("six no address"))
 	p.emitCopy(inPrefix6+4, inIP6+ip6Dst, 16)
 	p.EmitMapLookup(p.maps.routes6, inPrefix6, "pass")
-	p.Emit(asm.LoadMem(asm.R1, asm.RFP, inIP6+ip6Next, asm.Byte), asm.JNE.Imm(asm.R1, unix.IPPROTO_ICMPV6, "six routed"))
-	p.emitLoad(40, inL4, 8, "pass")
+	p.EmitMapLookup(p.maps.stations6, inKey6, "ours")
 	p.Emit(
-		asm.LoadMem(asm.R1, asm.RFP, inL4, asm.Byte), asm.JEq.Imm(asm.R1, frame.ICMPv6ListenerReport2, "pass"),
-		asm.JLT.Imm(asm.R1, frame.ICMPv6ListenerQuery, "six routed"), asm.JLE.Imm(asm.R1, frame.ICMPv6Redirect, "pass"),
-		asm.LoadMem(asm.R1, asm.RFP, inIP6+ip6Dst+14, asm.Half).WithSymbol("six routed"), asm.StoreMem(asm.RFP, inArrival, asm.R1, asm.Word),
-		asm.Ja.Label("ours"),
+		asm.LoadMem(asm.R1, asm.R0, 0, asm.Word), asm.LoadMem(asm.R2, asm.RFP, inArrival, asm.Word), asm.Add.Reg(asm.R1, asm.R2),
+		asm.StoreMem(asm.RFP, inArrival, asm.R1, asm.Word), asm.Ja.Label("ours"),
 	)
 }
 

@@ -18,11 +18,12 @@ import (
 // shared is what the programs, NAT and the daemon share.
 type shared struct {
 	*bpfMaps
-	mu     sync.Mutex // Lock 76: the index of each address, of both families
-	four   addrSets[frame.Addr]
-	six    addrSets[frame.Addr6]
-	locals map[netip.Prefix]uint32 // what the map local has
-	routes map[netip.Prefix]uint32 // what the map routes6 has
+	mu       sync.Mutex // Lock 76: the index of each address, of both families
+	four     addrSets[frame.Addr]
+	six      addrSets[frame.Addr6]
+	locals   map[netip.Prefix]uint32 // what the map local has
+	routes   map[netip.Prefix]uint32 // what the map routes6 has
+	stations map[netip.Addr]uint32   // what the map stations6 has
 
 	peersMu sync.Mutex // Lock 78: peers, of both families; a worker takes it when a flow without a set of ports begins or ends
 }
@@ -41,7 +42,7 @@ func newShared(fenced int, fib fibFlags) (*shared, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &shared{bpfMaps: m, four: newAddrSets[frame.Addr](m.own, m.pairs, 0), six: newAddrSets[frame.Addr6](m.own6, m.pairs6, sixBase), locals: map[netip.Prefix]uint32{}, routes: map[netip.Prefix]uint32{}}, nil
+	return &shared{bpfMaps: m, four: newAddrSets[frame.Addr](m.own, m.pairs, 0), six: newAddrSets[frame.Addr6](m.own6, m.pairs6, sixBase), locals: map[netip.Prefix]uint32{}, routes: map[netip.Prefix]uint32{}, stations: map[netip.Addr]uint32{}}, nil
 }
 
 func newAddrSets[A frame.Address](own, pairs *ebpf.Map, base int) addrSets[A] {
@@ -232,8 +233,9 @@ func setPublishedOf[A frame.Address](s *shared, f *addrSets[A], at Published[A])
 	}
 }
 
-// SetRoutes6 says which IPv6 prefixes are known outside as the switch's: packets to them come to the switch, but for neighbor discovery.
-func (u *Uplink) SetRoutes6(prefixes []netip.Prefix) {
+// SetRoutes6 says which IPv6 prefixes are known outside as the switch's, and which of their addresses a port has. Packets to them come to the
+// switch.
+func (u *Uplink) SetRoutes6(prefixes []netip.Prefix, stations map[netip.Addr]frame.PortID) {
 	s := u.maps
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -242,6 +244,11 @@ func (u *Uplink) SetRoutes6(prefixes []netip.Prefix) {
 		want[p] = 0
 	}
 	_ = bpf.SetEntries(s.routes6, s.routes, want, func(p netip.Prefix) any { return bpf.PrefixKey6Of(p) })
+	ports := map[netip.Addr]uint32{}
+	for a, id := range stations {
+		ports[a] = uint32(id)
+	}
+	_ = bpf.SetEntries(s.stations6, s.stations, ports, func(a netip.Addr) any { return a.AsSlice() })
 }
 
 // Uplink6 is the uplink as NAT sees it for IPv6.

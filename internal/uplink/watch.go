@@ -82,8 +82,8 @@ func WatchNextHops(ctx context.Context, dead func(NextHop)) error {
 func listen(ctx context.Context, events *nl.NetlinkSocket, again func() (*nl.NetlinkSocket, error), tell func([]syscall.NetlinkMessage)) {
 	for ctx.Err() == nil {
 		messages, _, err := events.Receive()
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			continue // ctx may be done
+		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, unix.EAGAIN) {
+			continue // a second without news; ctx may be done
 		}
 		if err != nil { // the kernel had more to tell than we could hear
 			events.Close()

@@ -359,7 +359,15 @@ func (p Publish) HostPorts() string {
 	if p.HostAddress == "0.0.0.0" {
 		return p.PortRange()
 	}
-	return p.HostAddress + ":" + p.PortRange()
+	return p.Literal(p.HostAddress) + ":" + p.PortRange()
+}
+
+// Literal returns an address as it stands before a port: an IPv6 address is in brackets.
+func (p Publish) Literal(addr string) string {
+	if strings.Contains(addr, ":") {
+		return "[" + addr + "]"
+	}
+	return addr
 }
 
 // PortRange returns the host ports: PORT or PORT-END.
