@@ -104,6 +104,7 @@ func (a *app) showLab(l *lab.Lab) error {
 	_, err := fmt.Fprintf(a.out, "%s\nTry:\n%s\n", l.Picture(), strings.Join([]string{
 		"  uvswitch " + lab + " exec web ping -c 3 172.29.0.3",
 		"  uvswitch " + lab + " exec web ping -c 3 203.0.113.8",
+		"  uvswitch " + lab + " exec web ping -c 3 2001:db8:113::8",
 		"  uvswitch --socket " + l.Socket() + " flow ls",
 		"  uvswitch --socket " + l.Socket() + " publish add 8080:80 --port web",
 		"  uvswitch " + lab + " exec out curl -s http://198.51.100.1:8080/",

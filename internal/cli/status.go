@@ -55,7 +55,7 @@ func (a *app) statusCommand() *cobra.Command {
 			}
 			six := ""
 			if n.Subnet6 != "" {
-				six = fmt.Sprintf(", %s, gateway %s", n.Subnet6, n.Gateway6)
+				six = fmt.Sprintf("; IPv6 %s, gateway %s", n.Subnet6, n.Gateway6)
 			}
 			row(w, "network "+n.Name, fmt.Sprintf("%s, gateway %s%s, MTU %d, %d ports%s", n.Subnet, n.Gateway, six, n.MTU, n.Ports, kind))
 		}

@@ -24,8 +24,9 @@ func (a *app) traceCommand() *cobra.Command {
 		Short: "Explain what would happen to a packet, and why",
 		Long: "Run a packet through the stages that real packets go through, with the current tables. Print what each stage decides, and\n" +
 			"by which table entry. Nothing is sent, changed or counted.\n\n" +
-			"Write the packet in words: tcp|udp|sctp|icmp|gre|esp|arp [SRC[:PORT]] > DST[:PORT] [S|S.|.|P.|F.|R] [seq N] [ack N] [win N]\n" +
+			"Write the packet in words: tcp|udp|sctp|icmp|gre|esp|arp|nd [SRC[:PORT]] > DST[:PORT] [S|S.|.|P.|F.|R] [seq N] [ack N] [win N]\n" +
 			"[ttl N] [len N] [mss N] [id N] [df]. S to R are TCP flags as tcpdump prints them (S. is SYN,ACK); without any: S.\n" +
+			"An IPv6 address is in brackets before a port: 'tcp > [2001:db8::1]:80'.\n" +
 			"The default source is the port's own address, and port 40000. For a packet from outside, use --in uplink.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
