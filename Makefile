@@ -98,7 +98,7 @@ race:
 fuzz:
 	@for f in $(FUZZERS); do pkg=$${f%%:*} inputs=$${f##*:} name=$${f#*:}; name=$${name%:*}; \
 		echo "$$name in $$pkg, $$((inputs * $(FUZZ))) inputs"; \
-		$(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime $$((inputs * $(FUZZ)))x ./$$pkg || exit 1; \
+		$(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime $$((inputs * $(FUZZ)))x -fuzzminimizetime 5s ./$$pkg || exit 1; \
 	done
 
 # Tests that do not depend on the I/O backend: e2e-all runs them once.

@@ -2,6 +2,8 @@ package simnet
 
 import (
 	"math/rand/v2"
+	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -59,7 +61,27 @@ func (h *history) packet(from *Host) frametest.Packet {
 	if h.next(8) == 1 {
 		p.SrcMAC = macs[h.next(len(macs))]
 	}
+	if h.net.overIPv6 {
+		h.asIPv6(&p)
+	}
 	return p
+}
+
+// asIPv6 makes a packet one of IPv6, with extension headers now and then.
+func (h *history) asIPv6(p *frametest.Packet) {
+	p.Src6, p.Dst6 = six(p.Src), six(p.Dst)
+	if p.Proto == frame.ICMP {
+		p.Proto, p.Type = frame.ICMPv6, []uint8{128, 129, 1, 3, 2, 4, 135, 136, 134}[h.next(9)]
+	}
+	next := p.Proto
+	if p.Frag&^0x4000 != 0 {
+		p.Ext, next = fragmentHeader(next, int(p.Frag&0x1fff)*8, p.Frag&0x2000 != 0, uint32(p.IPID)), fragmented
+		p.NoChecksum = p.Frag&0x1fff != 0
+	}
+	for range h.next(6) / 4 * h.next(10) {
+		p.Ext, next = append(optionsHeader(next, 1, 4, 0, 0, 0, 0), p.Ext...), destOptions
+	}
+	p.Next = next
 }
 
 func nameOf(x *Host) string {
@@ -82,11 +104,13 @@ func (h *history) step(t *testing.T) *Host {
 		if h.isGone(from) {
 			return nil
 		}
-		var raws [][]byte
 		for range 1 + h.next(3) {
-			raws = append(raws, h.packet(from).Raw())
+			raw := h.packet(from).Raw()
+			n.lenient = n.lenient || !n.overIPv6 && !frametest.Sound(raw) || n.overIPv6 && frametest.Check(raw) != nil
+			n.log(from.Port, false, raw)
+			n.Poller.Put(from.Port, raw)
 		}
-		n.Inject(from, raws...)
+		n.Settle()
 		return from
 	case 0:
 		if h.isGone(from) {
@@ -138,6 +162,11 @@ func (h *history) step(t *testing.T) *Host {
 	case 9: // what a reload does
 		for _, m := range n.rules.Masquerade {
 			m.Mapping, m.Filtering = nat.Mapping(h.next(2)), nat.Filtering(h.next(3))
+			m.Inside, m.Outside = netip.Prefix{}, netip.Prefix{}
+			if h.next(3) == 1 { // it keeps its addresses
+				i, _ := n.DP.Router.Interface(m.Net)
+				m.Inside, m.Outside, m.Open = i.Prefix, i.Prefix, h.next(2) == 1
+			}
 		}
 		if p, ok := n.DP.Switch.Port(from.Port); ok && !from.outside {
 			n.DP.Switch.SetPort(p)
@@ -148,6 +177,19 @@ func (h *history) step(t *testing.T) *Host {
 		n.DP.NAT.SettleShares()
 	}
 	return nil
+}
+
+// sourceOf is the source of a packet, and for IPv6 the address that it stands for.
+func sourceOf(f *frame.Frame) frame.Addr {
+	if f.Flags&frame.IsIPv6 != 0 {
+		return four(f.IPv6().Src())
+	}
+	return f.Tuple.Src
+}
+
+// mayLeave reports whether packets may leave with a source: it is the host's, or of a network that has kept its addresses a moment ago.
+func (n *Net) mayLeave(a frame.Addr) bool {
+	return n.DP.NAT.Owns(a.Netip()) || slices.ContainsFunc(n.rules.Masquerade, func(m *nat.Masquerade) bool { return m.Outside.IsValid() && m.Outside.Contains(a.Netip()) })
 }
 
 // check fails unless what came out since the last step may have come out.
@@ -170,17 +212,17 @@ func (h *history) check(t *testing.T, from *Host, before int) {
 		frame.Parse(&f)
 		for _, x := range h.hosts {
 			switch {
-			case x.outside || f.Src != x.MAC || f.Flags&frame.IsIPv4 == 0:
+			case x.outside || f.Src != x.MAC || f.Flags&(frame.IsIPv4|frame.IsIPv6) == 0 || f.IsND():
 			case from != x:
 				t.Fatalf("port %d was sent a packet with the MAC of %s, but %s has sent something", r.port, x.Name, nameOf(from))
 			case isolated[x.Port] && isolated[r.port]:
 				t.Fatalf("isolated port %d was sent a frame of isolated port %d", r.port, x.Port)
-			case f.Tuple.Src != x.Addr && f.Tuple.Src != 0:
-				t.Fatalf("port %d was sent a packet from %s with the address %s", r.port, x.Name, f.Tuple.Src)
+			case sourceOf(&f) != x.Addr && sourceOf(&f) != 0:
+				t.Fatalf("port %d was sent a packet from %s with the address %s", r.port, x.Name, sourceOf(&f))
 			}
 		}
-		if r.port == uplinkPort && f.Flags&frame.IsIPv4 != 0 && f.Malformed == frame.None && !n.DP.NAT.Owns(f.Tuple.Src.Netip()) {
-			t.Fatalf("outside saw the address %s", f.Tuple.Src)
+		if r.port == uplinkPort && f.Flags&(frame.IsIPv4|frame.IsIPv6) != 0 && f.Malformed == frame.None && !n.mayLeave(sourceOf(&f)) {
+			t.Fatalf("outside saw the address %s", sourceOf(&f))
 		}
 	}
 }
@@ -191,20 +233,21 @@ func (h *history) check(t *testing.T, from *Host, before int) {
 // and outside saw addresses of the host only. At the end the
 // account of frames is balanced, and nobody holds anything.
 func FuzzHistory(f *testing.F) {
-	f.Add([]byte("\x01\x0f\x02\x00\x03\x01\x01\x01\x02\x00\x00\x00\x00\x00\x01\x05\x05"))
-	f.Add([]byte{0, 9, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0, 0, 0, 1, 0, 0, 4, 9, 0, 0, 0, 0, 1, 1, 16, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 1, 1, 4, 0, 7, 1})
+	f.Add([]byte("\x01\x0f\x02\x00\x03\x01\x01\x01\x02\x00\x00\x00\x00\x00\x01\x05\x05"), false)
+	f.Add([]byte{0, 9, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0, 0, 0, 1, 0, 0, 4, 9, 0, 0, 0, 0, 1, 1, 16, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 1, 1, 4, 0, 7, 1}, false)
 	for seed := range uint64(12) {
 		long, r := make([]byte, 600), rand.New(rand.NewPCG(seed, 1))
 		for i := range long {
 			long[i] = byte(r.Uint32())
 		}
-		f.Add(long)
+		f.Add(long, seed%2 == 1)
 	}
-	f.Fuzz(func(t *testing.T, bytes []byte) {
-		n, err := Run(guarded)
+	f.Fuzz(func(t *testing.T, bytes []byte, overIPv6 bool) {
+		n, err := run(guarded, overIPv6)
 		if err != nil {
 			t.Fatal(err)
 		}
+		n.native = overIPv6
 		h := &history{net: n, bytes: bytes[:min(len(bytes), 600)], hosts: n.hosts, gone: map[frame.PortID]vswitch.Port{}}
 		for len(h.bytes) > 0 {
 			before := len(n.records)

@@ -3,7 +3,6 @@ package simnet
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -36,6 +35,7 @@ func newSixOf(t *testing.T, script string) *sixBed {
 	if err != nil {
 		t.Fatal(err)
 	}
+	n.native = true
 	i, _ := n.DP.Router.Interface(1)
 	return &sixBed{t: t, Net: n, a: n.host("a"), b: n.host("b"), o: n.host("o"), gateway: i.Addr6, gwMAC: i.MAC}
 }
@@ -72,11 +72,9 @@ func (s *sixBed) put(h *Host, raw []byte) []*frame.Frame {
 func (s *sixBed) after(before int, do func()) (out []*frame.Frame) {
 	s.t.Helper()
 	do()
-	var u untranslatable
-	if s.failure != nil && !errors.As(s.failure, &u) {
+	if s.failure != nil {
 		s.t.Fatal(s.failure)
 	}
-	s.failure = nil
 	for _, r := range s.records[before:] {
 		f := &frame.Frame{}
 		f.Reset(r.raw, r.port)

@@ -191,8 +191,8 @@ func packet6(ip frame.IPv4, l4 []byte, partial, quoted bool) ([]byte, error) {
 	return append(out, l4...), nil
 }
 
-// toFour translates a frame that the switch has sent.
-func toFour(raw []byte) ([]byte, error) {
+// toFour translates a frame that the switch has sent; onlyND: nothing but neighbor discovery.
+func toFour(raw []byte, onlyND bool) ([]byte, error) {
 	var f frame.Frame
 	f.Reset(raw, 1)
 	frame.Parse(&f)
@@ -204,6 +204,9 @@ func toFour(raw []byte) ([]byte, error) {
 			return nil, untranslatable("a message of routers")
 		}
 		return toARP(&f), nil
+	}
+	if onlyND {
+		return nil, untranslatable("not neighbor discovery")
 	}
 	ip, err := packet4(f.Bytes()[f.L3:f.L3End], int(f.L4-f.L3), &f, f.Vnet().NeedsCsum(), false)
 	if err != nil {
