@@ -107,8 +107,8 @@ const (
 	opensFilter   = 1 << 11 // its mapping admits packets from other endpoints while traffic from inside refreshes it
 	servedFlow    = 1 << 15 // its initiator is not the port charged: from outside, or from the host, to a container
 	untranslated  = 1 << 14 // between a container and the host: see Filter
-	keepsPort     = 1 << 16 // an address is translated by a prefix, or stays: see Masquerade.Outside
-	hairpinned    = 1 << 17 // from inside to the outside address of a prefix: both ends are inside
+	byPrefix      = 1 << 16 // an address is translated by a rule with a prefix, or stays: see Masquerade.Outside
+	hairpinned    = 1 << 17 // from inside to an outside address of such a rule: both ends are inside
 	reset         = 1 << 12 // RST seen in the original direction; reset<<1: in the reply direction
 	stateMask     = 0xff
 
@@ -242,7 +242,7 @@ func (n *tracker[A]) end(e uint32, why ending) bool {
 	if s.state.Load()&overloadsPort != 0 {
 		n.endOverload(i, k[1].Dst, k[1].DstPort)
 	}
-	if i < 0 && s.state.Load()&(untranslated|keepsPort) == 0 {
+	if i < 0 && s.state.Load()&(untranslated|byPrefix) == 0 {
 		n.portlessFlows[s.port].Add(-1)
 		n.outside.Peer(k[1].Dst, k[1].Src, k[1].Proto, false)
 	}
@@ -277,7 +277,7 @@ func (n *NAT) Capacity() int { return int(max(n.flows.highWater(), n.six.flows.h
 //uvswitch:hot
 func (s *flow) beganElsewhere() bool {
 	w := s.state.Load()
-	return s.rule|s.inboundMapping != 0 || w&hairpinned != 0 || w&(keepsPort|servedFlow) == keepsPort|servedFlow
+	return s.rule|s.inboundMapping != 0 || w&hairpinned != 0 || w&(byPrefix|servedFlow) == byPrefix|servedFlow
 }
 
 //uvswitch:hot

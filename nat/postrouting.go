@@ -166,23 +166,23 @@ func (n *tracker[A]) create(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 	if f.Hairpin && !hosts {
 		d.status |= hairpinned
 	}
-	byPrefix := leaves && rule != nil && rule.byPrefix(frame.Netip(d.orig.Src)) && !(f.Hairpin && hosts)
-	if byPrefix {
-		d.status |= keepsPort
+	prefixed := leaves && rule != nil && rule.covers(frame.Netip(d.orig.Src)) && !(f.Hairpin && hosts)
+	if prefixed {
+		d.status |= byPrefix
 	}
-	if why := n.askForFragments(c, f, &d, leaves && !byPrefix && !b.Dry); why != frame.None {
+	if why := n.askForFragments(c, f, &d, leaves && !prefixed && !b.Dry); why != frame.None {
 		return why
 	}
 	if d.port >= frame.MaxPorts {
 		return frame.FlowInvalid
 	}
-	if leaves && !byPrefix && slices.Contains(c.hostUses, f.tuple.Proto) {
+	if leaves && !prefixed && slices.Contains(c.hostUses, f.tuple.Proto) {
 		return frame.PairHostTunnel
 	}
 	if leaves && rule != nil && !rule.Protocols.allows(f.tuple.Proto) {
 		return frame.ProtocolRefused
 	}
-	if protoIndex(f.tuple.Proto) < 0 && !byPrefix && n.portlessFlows[d.port].Load() >= maxPortlessFlows {
+	if protoIndex(f.tuple.Proto) < 0 && d.status&byPrefix == 0 && n.portlessFlows[d.port].Load() >= maxPortlessFlows {
 		return frame.FlowQuota
 	}
 	if b.Dry {
@@ -261,7 +261,7 @@ func (n *tracker[A]) askForFragments(c *config[A], f packet[A], d *pendingFlow[A
 // source sets the translated source of flow d: the host's address, and a port by the kind of mapping of its network.
 func (n *tracker[A]) source(c *config[A], d *pendingFlow[A], dry bool) (why frame.Reason) {
 	rule, i := c.masq[d.net], protoIndex(d.orig.Proto)
-	if d.status&keepsPort != 0 {
+	if d.status&byPrefix != 0 {
 		return d.sourceByPrefix(rule)
 	}
 	a := n.sourceFor(c, d.reply.Src, d.source)
@@ -376,7 +376,7 @@ func (n *tracker[A]) confirm(c *config[A], f packet[A], d *pendingFlow[A], b *fr
 				f.Flags |= frame.Displaces
 			}
 			n.emit(FlowNew, e, "")
-			if protoIndex(d.orig.Proto) < 0 && d.status&(untranslated|keepsPort) == 0 {
+			if protoIndex(d.orig.Proto) < 0 && d.status&(untranslated|byPrefix) == 0 {
 				n.portlessFlows[d.port].Add(1)
 				if !n.outside.Peer(d.reply.Dst, d.reply.Src, d.reply.Proto, true) {
 					n.end(e, replaced)

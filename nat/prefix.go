@@ -8,8 +8,8 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// byPrefix reports whether packets from src leave without the host's address: see Masquerade.Outside.
-func (m *Masquerade) byPrefix(src netip.Addr) bool {
+// covers reports whether packets from src leave without the host's address: see Masquerade.Outside.
+func (m *Masquerade) covers(src netip.Addr) bool {
 	return m.Outside.IsValid() && m.Inside.Contains(src)
 }
 
@@ -64,7 +64,7 @@ func (c *config[A]) chargeByPrefix(d *pendingFlow[A]) {
 	if id, ok := c.stations[d.reply.Src]; ok {
 		d.port = id
 	}
-	d.status |= servedFlow | keepsPort
+	d.status |= servedFlow | byPrefix
 }
 
 // sourceByPrefix sets the source of flow d by rule m; the port stays the same.
@@ -77,12 +77,12 @@ func (d *pendingFlow[A]) sourceByPrefix(m *Masquerade) frame.Reason {
 	return frame.None
 }
 
-// validByPrefix is valid for a flow with keepsPort or hairpinned. A rule that publishes its port has been checked.
+// validByPrefix is valid for a flow with byPrefix or hairpinned. A rule that publishes its port has been checked.
 func (c *config[A]) validByPrefix(s *flow, k *[2]frame.TupleOf[A]) bool {
-	if s.state.Load()&(servedFlow|keepsPort) == keepsPort {
+	if s.state.Load()&(servedFlow|byPrefix) == byPrefix {
 		m := c.masq[s.net]
 		d := pendingFlow[A]{orig: k[0]}
-		if m == nil || !m.Protocols.allows(k[0].Proto) || !m.byPrefix(frame.Netip(k[0].Src)) || d.sourceByPrefix(m) != frame.None || d.reply.Dst != k[1].Dst {
+		if m == nil || !m.Protocols.allows(k[0].Proto) || !m.covers(frame.Netip(k[0].Src)) || d.sourceByPrefix(m) != frame.None || d.reply.Dst != k[1].Dst {
 			return false
 		}
 		if k[0].Dst == k[1].Src {
@@ -100,7 +100,7 @@ func (c *config[A]) validByPrefix(s *flow, k *[2]frame.TupleOf[A]) bool {
 	return ok && inside == k[1].Src
 }
 
-// TranslatePrefix returns the address that stands for a under another prefix. It has the same checksum (RFC 6296, 3.1 and 3.4 to 3.6;
+// TranslatePrefix returns the address that stands for a, an address of from, under another prefix. It has the same checksum (RFC 6296, 3.1 and 3.4 to 3.6;
 // net/ipv6/netfilter/ip6t_NPT.c). The prefixes have one length: /64 or shorter, if they are not the same prefix. ok is false if a cannot be
 // translated.
 func TranslatePrefix(a netip.Addr, from, to netip.Prefix) (out netip.Addr, ok bool) {
@@ -108,7 +108,7 @@ func TranslatePrefix(a netip.Addr, from, to netip.Prefix) (out netip.Addr, ok bo
 		return a, true
 	}
 	x, old, is := a.As16(), from.Addr().As16(), to.Addr().As16()
-	at, end := 6, 8 // bytes: the first word after the prefix that is not ffff takes up the difference
+	at, end := 6, 8 // bytes: up to /48 the subnet's word takes up the difference, else the first one of the interface ID that is not ffff
 	if to.Bits() > 48 {
 		at, end = 8, 16
 	}

@@ -2,6 +2,7 @@ package nat
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -32,7 +33,7 @@ type (
 // RuleCount counts the first packet of each flow that a rule created, as iptables does in table nat.
 type RuleCount struct{ Packets, Bytes atomic.Uint64 }
 
-// A Masquerade rule says with which source the packets of a network leave by the uplink: with the host's address, unless Outside is valid.
+// A Masquerade rule says how packets of a network leave by the uplink: masqueraded, or if Outside is valid, with an address of that prefix.
 type Masquerade struct {
 	Net       frame.NetID
 	Mapping   Mapping
@@ -262,7 +263,7 @@ func (n *tracker[A]) updateLocked(all *Rules, r RulesOf[A]) {
 
 // sameTranslation reports whether every flow created under a would be created the same way under b.
 func sameTranslation[A frame.Address](a, b *config[A]) bool {
-	if !slices.Equal(a.hostUses, b.hostUses) || !slices.Equal(a.own, b.own) || !slices.Equal(a.left, b.left) {
+	if !maps.Equal(a.stations, b.stations) || !slices.Equal(a.reserved, b.reserved) || !slices.Equal(a.hostUses, b.hostUses) || !slices.Equal(a.own, b.own) || !slices.Equal(a.left, b.left) {
 		return false
 	}
 	for i := range a.publish {
@@ -336,17 +337,18 @@ func (p *PublishOf[A]) target(port uint16) (A, uint16) { return p.Target, p.Port
 // the next packet.
 func (n *tracker[A]) valid(c *config[A], e uint32) bool {
 	s, k := &n.state[e], &n.flows.keys[e]
+	w := s.state.Load()
 	rule := c.masq[s.net]
-	if s.state.Load()&untranslated != 0 {
+	if w&untranslated != 0 {
 		s.gen.Store(c.gen)
 		return c.inbound != nil
 	}
 	switch {
-	case slices.Contains(c.hostUses, k[0].Proto) && s.state.Load()&keepsPort == 0,
+	case slices.Contains(c.hostUses, k[0].Proto) && w&byPrefix == 0,
 		s.mapping != 0 && (!c.owns(n.maps.keys[s.mapping][1].Src) || rule != nil && rule.Mapping != EndpointIndependentMapping),
 		s.inboundMapping != 0 && !c.owns(n.maps.keys[s.inboundMapping][1].Src),
 		s.inboundMapping != 0 && s.mapping == 0 && (rule == nil || rule.Filtering == AddressAndPortDependentFiltering),
-		s.state.Load()&overloadsPort != 0 && (!c.owns(k[1].Dst) || rule == nil || rule.Mapping == EndpointIndependentMapping && k[0].Proto != frame.TCP):
+		w&overloadsPort != 0 && (!c.owns(k[1].Dst) || rule == nil || rule.Mapping == EndpointIndependentMapping && k[0].Proto != frame.TCP):
 		return false
 	}
 	if s.rule != 0 {
@@ -358,11 +360,11 @@ func (n *tracker[A]) valid(c *config[A], e uint32) bool {
 		if a, port := p.target(k[0].DstPort); a != k[1].Src || port != k[1].SrcPort {
 			return false
 		}
-	} else if s.state.Load()&keepsPort == 0 && (rule == nil || !c.owns(k[1].Dst) && s.inboundMapping == 0 || !rule.Protocols.allows(k[0].Proto) ||
-		s.inboundMapping == 0 && s.state.Load()&hairpinned == 0 && rule.byPrefix(frame.Netip(k[0].Src))) {
+	} else if w&byPrefix == 0 && (rule == nil || !c.owns(k[1].Dst) && s.inboundMapping == 0 || !rule.Protocols.allows(k[0].Proto) ||
+		s.inboundMapping == 0 && w&hairpinned == 0 && rule.covers(frame.Netip(k[0].Src))) {
 		return false
 	}
-	if s.state.Load()&(keepsPort|hairpinned) != 0 && !c.validByPrefix(s, k) {
+	if w&(byPrefix|hairpinned) != 0 && !c.validByPrefix(s, k) {
 		return false
 	}
 	s.gen.Store(c.gen)

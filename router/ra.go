@@ -21,8 +21,9 @@ type advertiser struct {
 	last  frame.Tick // when the last one was sent to all
 	fast  int        // how many follow soon
 	leads bool       // the last one told of a default route
-	slaac bool       // stations may have made addresses
-	takes bool       // and are told that these are deprecated
+	slaac bool       // the last one gave addresses
+
+	deprecates bool // they are told that the addresses are deprecated
 }
 
 // Times of router advertisements (RFC 4861, 6.2.1 and 10).
@@ -42,7 +43,8 @@ func (r *Router) advertise(now frame.Tick, out Output) {
 	s := r.snap.Load()
 	for id, i := range s.ifaces {
 		if i == nil || id == int(frame.NoNet) || !i.HasIPv6() || !i.Advertise {
-			if _, ok := r.advertisers[frame.NetID(id)]; ok && i != nil && i.HasIPv6() {
+			if a := r.advertisers[frame.NetID(id)]; a != nil && i != nil && i.HasIPv6() {
+				a.deprecates = a.deprecates || a.slaac
 				r.sendRA(i, false, frame.AllNodes, frame.AllNodes.GroupMAC(), out) // it was switched off: RFC 4861, 6.2.5
 			}
 			delete(r.advertisers, frame.NetID(id))
@@ -57,7 +59,7 @@ func (r *Router) advertise(now frame.Tick, out Output) {
 			a.leads, a.next, a.fast = leads, now, raFast
 		}
 		if i.Slaac != a.slaac {
-			a.takes = a.slaac
+			a.deprecates = a.slaac
 			a.slaac, a.next, a.fast = i.Slaac, now, raFast
 		}
 		if int32(now-a.next) < 0 {
@@ -115,9 +117,10 @@ func (r *Router) sendRA(i *Interface, leads bool, to frame.Addr6, mac frame.MAC,
 		m.RouterLifetime = raLifetime
 	}
 	a := r.advertisers[i.Net]
-	if i.Slaac || a != nil && a.takes {
+	gives := i.Slaac && i.Advertise
+	if gives || a != nil && a.deprecates {
 		o := &ndp.PrefixInformation{PrefixLength: uint8(i.Prefix6.Bits()), OnLink: true, AutonomousAddressConfiguration: true, Prefix: i.Prefix6.Addr()}
-		if i.Slaac {
+		if gives {
 			o.ValidLifetime, o.PreferredLifetime = raValid, raPreferred
 		}
 		m.Options = append(m.Options, o)

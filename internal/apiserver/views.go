@@ -313,7 +313,8 @@ func (v *view) natRules() []api.NATRule {
 			}
 			out = append(out, x)
 			if own, ok := v.OutsideOf(target); ok && p.HostAddr.IsUnspecified() { // the port is open at the container's own address, too
-				x.Destination = netip.AddrPortFrom(own, p.Target).String()
+				there := model.Publish{Lo: p.Target, Hi: p.Target + (p.Hi - p.Lo)}
+				x.Destination = there.HostPortsOf(own)
 				out = append(out, x)
 			}
 		}

@@ -33,7 +33,7 @@ func (d *Daemon) addNetworkLocked(a api.NetworkAdd) error {
 	if what, collides := uplink.Overlap(m.Prefix, d.opts.Name); collides {
 		return api.Errorf(http.StatusConflict, "subnet %s overlaps %s; choose another subnet (--subnet)", m.Prefix, what)
 	}
-	if err := d.checkOverlap6(&m); err != nil {
+	if err := errors.Join(d.checkFree6(m.Prefix6, "--subnet6"), d.checkOutside6(&m)); err != nil {
 		return err
 	}
 	if m.ID = d.freeNetIDLocked(); m.ID == frame.NoNet {
@@ -55,16 +55,23 @@ func (d *Daemon) addNetworkLocked(a api.NetworkAdd) error {
 	return nil
 }
 
-// checkOverlap6 says what of the host has an IPv6 prefix of a network already.
-func (d *Daemon) checkOverlap6(m *model.Network) error {
-	for flag, p := range map[string]netip.Prefix{"--subnet6": m.Prefix6, "--nat6": m.Outside6} {
-		if p.IsValid() {
-			if what, collides := uplink.Overlap(p, d.opts.Name); collides {
-				return api.Errorf(http.StatusConflict, "prefix %s overlaps %s; choose another one (%s)", p, what, flag)
-			}
-		}
+// checkFree6 says what of the host has an IPv6 prefix already; flag is the option that has named it. An invalid prefix is free.
+func (d *Daemon) checkFree6(p netip.Prefix, flag string) error {
+	if !p.IsValid() {
+		return nil
+	}
+	if what, collides := uplink.Overlap(p, d.opts.Name); collides {
+		return api.Errorf(http.StatusConflict, "prefix %s overlaps %s; choose another one (%s)", p, what, flag)
 	}
 	return nil
+}
+
+// checkOutside6 is checkFree6 for the prefix by which the outside knows a network, if it is another one than the network's own.
+func (d *Daemon) checkOutside6(n *model.Network) error {
+	if n.Outside6 == n.Prefix6 {
+		return nil
+	}
+	return d.checkFree6(n.Outside6, "--nat6")
 }
 
 func (d *Daemon) freeNetIDLocked() frame.NetID {
@@ -117,7 +124,8 @@ func (d *Daemon) Routes6(n *model.Network) (to []netip.Prefix) {
 	if d.config.ULA.IsValid() {
 		to = append(to, d.config.ULA)
 	}
-	if up, ok := d.dp.Router.Interface(frame.NoNet); ok && up.Up6 || n.Spec.RA == model.RAOff { // else router advertisements tell of it when it does
+	up, ok := d.dp.Router.Interface(frame.NoNet)
+	if leads := ok && up.Up6; leads || n.Spec.RA == model.RAOff { // router advertisements tell of it later, if there are any
 		to = append(to, model.Everywhere6)
 	}
 	return to
@@ -130,8 +138,8 @@ func (d *Daemon) changeNetworkLocked(a api.NetworkAdd) error {
 		return err
 	}
 	n := d.networks[a.Name]
-	if to.Outside6 != n.Outside6 && to.Outside6 != n.Prefix6 {
-		if err := d.checkOverlap6(&to); err != nil {
+	if to.Outside6 != n.Outside6 {
+		if err := d.checkOutside6(&to); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,9 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/uplink"
 )
 
 // sysctl6 reads a setting of IPv6: of a device, or of all or default. It is -1 if there is none.
@@ -36,17 +39,24 @@ func (e *Exam) ipv6() {
 		return
 	}
 	var out netlink.Link
-	byRA := false
+	byRA, best := false, 0
 	for _, r := range routes {
-		if r.Dst != nil && !r.Dst.IP.IsUnspecified() || r.Type != unix.RTN_UNICAST || r.LinkIndex == 0 {
+		if len(r.MultiPath) > 0 {
+			r.LinkIndex = r.MultiPath[0].LinkIndex
+		}
+		if r.Dst != nil && !r.Dst.IP.IsUnspecified() || r.Type != unix.RTN_UNICAST || out != nil && r.Priority >= best {
 			continue
 		}
 		if l, err := netlink.LinkByIndex(r.LinkIndex); err == nil && l.Attrs().Name != e.Name+"0" {
-			out, byRA = l, int(r.Protocol) == unix.RTPROT_RA
+			out, byRA, best = l, int(r.Protocol) == unix.RTPROT_RA, r.Priority
 		}
 	}
 	if out == nil {
 		e.add("ipv6", Note, "for IPv6, give the host an IPv6 default route", "the host has no IPv6 default route: containers reach the outside by IPv4 only, and hear so at once")
+		return
+	}
+	if e.status != nil && e.status.Uplink.State6 == "down" && (e.status.Uplink.Kind == model.ViaHost || e.status.Uplink.Kind == string(uplink.TAP)) {
+		e.add("ipv6", Note, "use --uplink-kind tcx or clsact", "an uplink of kind %s carries no IPv6", e.status.Uplink.Kind)
 		return
 	}
 	name := out.Attrs().Name

@@ -200,8 +200,8 @@ func ip(args []string, out io.Writer) error {
 		return ipAddr(family, out)
 	case word(0) == "neigh":
 		return ipNeigh(family, out)
-	case word(0) == "route":
-		return ipRoute(out)
+	case line == "route":
+		return ipRoute(family, out)
 	}
 	return fmt.Errorf("ip: the lab's small replacement for ip does not support %q", line)
 }
@@ -253,8 +253,8 @@ func ipNeigh(family int, out io.Writer) error {
 	return nil
 }
 
-func ipRoute(out io.Writer) error {
-	list, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+func ipRoute(family int, out io.Writer) error {
+	list, err := netlink.RouteList(nil, family)
 	if err != nil {
 		return err
 	}

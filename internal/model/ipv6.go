@@ -135,7 +135,7 @@ func (s *State) FreeAddr6(n *Network, m frame.MAC) (netip.Addr, bool) {
 
 // MadeBy returns the address that a station with MAC m makes itself by SLAAC; it is invalid in a network without SLAAC.
 func (n *Network) MadeBy(m frame.MAC) netip.Addr {
-	if n == nil || n.Spec.RA != RASlaac || m == 0 {
+	if n.Spec.RA != RASlaac || m == 0 {
 		return netip.Addr{}
 	}
 	return frame.Addr6{Hi: frame.Addr6From(n.Prefix6.Addr()).Hi, Lo: m.EUI64()}.Netip()
@@ -145,7 +145,9 @@ func (n *Network) MadeBy(m frame.MAC) netip.Addr {
 // is named, or one if its IPv4 address was assigned, too.
 func (s *State) checkAddress6(p *Port, a api.PortAdd) error {
 	n := s.Network(p.Network)
-	p.Made6 = n.MadeBy(p.MAC)
+	if made := n.MadeBy(p.MAC); made != n.Gateway6 && s.Holder(n, made) == nil && (p.MTU == 0 || p.MTU >= MinMTU6) {
+		p.Made6 = made
+	}
 	named := a.IP6 != "" && a.IP6 != api.AutoAddress
 	switch {
 	case !n.Prefix6.IsValid():

@@ -52,18 +52,18 @@ func (s *State) OutsideOf(a netip.Addr) (outside netip.Addr, ok bool) {
 // checkIPv6Settings reads how IPv6 leaves n and enters it, and fills in the defaults.
 func (s *State) checkIPv6Settings(n *Network, a *api.NetworkAdd) (err error) {
 	if !n.Prefix6.IsValid() {
-		for flag, v := range map[string]string{"nat6": a.NAT6, "in6": a.In6, "ra": a.RA} {
-			if v != "" {
-				return bad("--%s %s needs an IPv6 subnet (--subnet6)", flag, v)
+		for _, f := range [][2]string{{"nat6", a.NAT6}, {"in6", a.In6}, {"ra", a.RA}} {
+			if f[1] != "" {
+				return bad("--%s %s needs an IPv6 subnet (--subnet6)", f[0], f[1])
 			}
 		}
 		return nil
 	}
-	if n.Internal = a.Internal; n.Internal && (a.NAT6 != "" && a.NAT6 != Masquerade || a.In6 == Any) {
+	if a.Internal && (a.NAT6 != "" && a.NAT6 != Masquerade || a.In6 == Any) {
 		return bad("network %q is internal: nothing leaves it or enters it; leave --nat6 and --in6 out", a.Name)
 	}
 	if a.NAT6 == "" {
-		if a.NAT6 = Routed; n.Prefix6.Addr().IsPrivate() { // nobody outside knows a way to a unique local address (RFC 4193, 4.3)
+		if a.NAT6 = Routed; a.Internal || n.Prefix6.Addr().IsPrivate() { // nobody outside knows a way to a unique local address (RFC 4193, 4.3)
 			a.NAT6 = Masquerade
 		}
 	}

@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"context"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -22,9 +23,10 @@ const (
 	firstAllows = 256                    // packets in a slice
 	aloneAllows = 128                    // at least, when another port joins one that was alone
 	leastAllows = 8
-	mostAllows  = 4096 // from here on there is no limit
-	aloneSlices = 120  // for how long a port must have been alone: the SYN that was lost comes again within this time
-	quietTrials = 10   // without a loss, after which a port that is alone is no flood
+	mostAllows  = 4096           // from here on there is no limit
+	unlimited   = math.MaxUint32 // not 0: the program counts ports only while there is an allowance
+	aloneSlices = 120            // for how long a port must have been alone: the SYN that was lost comes again within this time
+	quietTrials = 10             // without a loss, after which a port that is alone is no flood
 )
 
 // A queueLimit is what the way in reads, in a map of one entry.
@@ -66,11 +68,13 @@ func (u *Uplink) GuardQueue(ctx context.Context, busy <-chan struct{}) {
 func (u *Uplink) limitFlood(ctx context.Context, lost uint64) uint64 {
 	limit := u.maps.limit
 	defer limit.allows.Store(0)
-	allows, alone := uint32(firstAllows), aloneSlices-2
-	for quiet := 0; allows < mostAllows && quiet < quietTrials && ctx.Err() == nil; quiet++ {
+	allows, alone := uint32(firstAllows), aloneSlices-2 // two slices show whether others receive now
+	for quiet := 0; allows < mostAllows && quiet < quietTrials && ctx.Err() == nil; {
 		for range queueTrial / queueSlice {
-			if limit.allows.Store(allows); alone >= aloneSlices {
-				limit.allows.Store(mostAllows)
+			if alone >= aloneSlices {
+				limit.allows.Store(unlimited)
+			} else {
+				limit.allows.Store(allows)
 			}
 			wait(ctx, queueSlice)
 			if alone++; limit.ports.Swap(0) > 1 {
@@ -88,8 +92,8 @@ func (u *Uplink) limitFlood(ctx context.Context, lost uint64) uint64 {
 		default:
 			allows = max(leastAllows, allows/2)
 		}
-		if now != lost || !isAlone {
-			quiet = -1
+		if quiet++; now != lost || !isAlone {
+			quiet = 0
 		}
 		lost = now
 	}

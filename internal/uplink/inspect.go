@@ -114,7 +114,7 @@ func familyOf(p netip.Prefix) int {
 
 // Inside returns a route of the host to a part of a subnet: the host does not reach that part in the network of the switch.
 func Inside(p netip.Prefix, name string) (route string, found bool) {
-	routes, _ := dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
+	routes, _ := dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, familyOf(p)) })
 	for _, r := range routes {
 		if r.Dst == nil || !prefixOf(r.Dst).Overlaps(p) || prefixOf(r.Dst).Bits() <= p.Bits() {
 			continue

@@ -354,12 +354,18 @@ func (u *Uplink) Claims(f *frame.Frame) bool {
 	case f.Flags&frame.IsIPv4 != 0:
 		return claimsLocked(s, &s.four, f, f.Tuple, s.isHostsLocked)
 	case f.Flags&frame.IsIPv6 != 0:
+		dst := f.IPv6().Dst()
+		switch {
+		case f.IPv6().Src().IsLinkLocal():
+			return false
+		case s.six.has(dst):
+			return claimsLocked(s, &s.six, f, f.Tuple6(), s.six.has)
+		}
 		for p := range s.routes {
-			if p.Contains(f.IPv6().Dst().Netip()) {
+			if p.Contains(dst.Netip()) {
 				return true
 			}
 		}
-		return !f.IPv6().Src().IsLinkLocal() && claimsLocked(s, &s.six, f, f.Tuple6(), s.six.has)
 	}
 	return false
 }
