@@ -24,6 +24,7 @@ var (
 	external   = frametest.Addr("198.51.100.1")
 	container6 = frametest.Addr6("fd00::2")
 	external6  = frametest.Addr6("2001:db8::1")
+	remote6    = frametest.Addr6("2001:db8:113::")
 )
 
 const (
@@ -51,7 +52,7 @@ func (m *inMemory) fill() {
 func (m *inMemory) Poll(b *frame.Batch) error {
 	b.N = len(m.raws)
 	for i, raw := range m.raws {
-		copy(raw[:64], m.orig) // restore what the last round rewrote
+		copy(raw[:80], m.orig) // restore what the last round rewrote
 		if m.edit != nil {
 			m.edit(raw)
 		}
@@ -124,6 +125,7 @@ type point struct {
 
 type microResult struct {
 	Flows []point `json:"flows"`
+	Six   []point `json:"flows_ipv6"`
 	Ports []point `json:"ports"`
 }
 
@@ -137,7 +139,7 @@ func micro() *microResult {
 		m.fill()
 		r.Ports = append(r.Ports, point{ports, perFrame(func() { step1(d) })})
 	}
-	for _, flows := range []int{1000, 10000, 100000, 1000000} {
+	for _, flows := range []int{1000, 10000, 100000, 250000, 1000000} {
 		d, m := plane(2, 1<<20)
 		m.orig, m.in = frametest.Packet{SrcMAC: mac1, DstMAC: gateway, Src: c1, Dst: remote, SrcPort: 1, DstPort: 2, Payload: make([]byte, 64), NoChecksum: true}.Raw(), 1
 		m.fill()
@@ -151,6 +153,25 @@ func micro() *microResult {
 			step1(d)
 		}
 		r.Flows = append(r.Flows, point{flows, perFrame(func() { step1(d) })})
+	}
+	for _, flows := range []int{1000, 10000, 100000, 250000} {
+		d, m := plane(2, 1<<20)
+		m.orig, m.in = frametest.Packet{SrcMAC: mac1, DstMAC: gateway, Src6: container6, Dst6: remote6, SrcPort: 1, DstPort: 2, Payload: make([]byte, 64), Partial: true}.Raw(), 1
+		m.fill()
+		next := 0
+		m.edit = func(raw []byte) {
+			next = (next + 7919) % flows
+			ip := frame.IPv6(raw[frame.VnetLen+frame.EthernetLen:])
+			dst := frame.Addr6{Hi: remote6.Hi, Lo: remote6.Lo + uint64(next)}
+			ip.SetAddrs(ip.Src(), dst)
+			udp := frame.UDPHeader(ip[frame.IPv6Len:])
+			udp.SetChecksum(frame.AddrDelta(remote6, dst).Partial(udp.Checksum()))
+			binary.BigEndian.PutUint16(udp, uint16(1+next%100))
+		}
+		for made := 0; made < flows+frame.BatchSize; made += frame.BatchSize {
+			step1(d)
+		}
+		r.Six = append(r.Six, point{flows, perFrame(func() { step1(d) })})
 	}
 	return r
 }
@@ -183,5 +204,8 @@ func (m *microResult) table(w io.Writer) {
 	fmt.Fprintf(w, "\n| flows, each frame of another | translated, ns |\n|---|---|\n")
 	for _, p := range m.Flows {
 		fmt.Fprintf(w, "| %d | %.1f |\n", p.N, p.Ns)
+	}
+	for _, p := range m.Six {
+		fmt.Fprintf(w, "| %d, IPv6 | %.1f |\n", p.N, p.Ns)
 	}
 }
