@@ -130,12 +130,12 @@ func (n *tracker[A]) create(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 		d.syn = markOf(f.Frame)
 	}
 	leaves := f.NAT == frame.NATNone || f.Hairpin // it gets an outside address as source
-	hosts := f.NAT != frame.NATNone && c.owns(f.tuple.Dst)
+	toHost := f.NAT != frame.NATNone && c.owns(f.tuple.Dst)
 	switch {
 	case f.NAT == frame.NATNone:
 		d.count = c.masq[f.Net].RuleCount
 	case f.Rule != 0:
-		p := c.published(f.tuple, hosts)
+		p := c.published(f.tuple, toHost)
 		if p == nil || p.ID != f.Rule {
 			return frame.FlowNotFound
 		}
@@ -144,7 +144,7 @@ func (n *tracker[A]) create(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 			d.port, d.net = p.Inside, p.Net
 			d.status |= servedFlow
 		}
-	case f.Mapping == 0:
+	case f.Mapping == 0: // to an outside address of a prefix: see preRoutePrefix
 		m := c.prefixOf(f.tuple.Dst, true)
 		if m == nil {
 			return frame.FlowNotFound
@@ -153,7 +153,7 @@ func (n *tracker[A]) create(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 			return frame.FlowNotFound
 		}
 		if !leaves {
-			c.chargeByPrefix(&d)
+			c.beginsOutside(&d, m)
 		}
 	default:
 		d.inboundMapping = f.Mapping
@@ -163,10 +163,10 @@ func (n *tracker[A]) create(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 		}
 	}
 	rule := c.masq[d.net]
-	if f.Hairpin && !hosts {
+	if f.Hairpin && !toHost {
 		d.status |= hairpinned
 	}
-	prefixed := leaves && rule != nil && rule.covers(frame.Netip(d.orig.Src)) && !(f.Hairpin && hosts)
+	prefixed := leaves && rule != nil && rule.covers(frame.Netip(d.orig.Src)) && !(f.Hairpin && toHost)
 	if prefixed {
 		d.status |= byPrefix
 	}

@@ -56,14 +56,12 @@ func (c *config[A]) admitted(m *Masquerade, t *frame.TupleOf[A]) (inside A, ok b
 	return inside, ok && m.Protocols.allows(t.Proto) && (m.Open || isPing && known) && !slices.Contains(c.reserved, inside)
 }
 
-// chargeByPrefix says to whom a flow is charged that begins outside: to the station, or to the uplink if the station is not known.
-func (c *config[A]) chargeByPrefix(d *pendingFlow[A]) {
-	if m := c.prefixOf(d.orig.Dst, true); m != nil {
-		d.net = m.Net
-	}
+// beginsOutside notes that flow d begins outside, by rule m. It is charged to the station, or to the uplink if the station is not known.
+func (c *config[A]) beginsOutside(d *pendingFlow[A], m *Masquerade) {
 	if id, ok := c.stations[d.reply.Src]; ok {
 		d.port = id
 	}
+	d.net = m.Net
 	d.status |= servedFlow | byPrefix
 }
 

@@ -197,7 +197,7 @@ func (n *NAT) Update(r Rules) {
 
 func (n *tracker[A]) updateLocked(all *Rules, r RulesOf[A]) {
 	old := n.config.Load()
-	c := &config[A]{own: slices.Clone(r.Local), gen: old.gen + 1, ephemeral: all.Ephemeral, inbound: all.Inbound, hostUses: all.HostUses, stations: r.Stations, reserved: r.Reserved}
+	c := &config[A]{own: slices.Clone(r.Local), gen: old.gen + 1, ephemeral: all.Ephemeral, inbound: all.Inbound, hostUses: all.HostUses, stations: r.Stations, reserved: slices.SortedFunc(slices.Values(r.Reserved), frame.Compare[A])}
 	for _, a := range r.Own {
 		p := frame.Netip(a)
 		c.own = append(c.own, netip.PrefixFrom(p, p.BitLen()))
@@ -288,7 +288,7 @@ func sameTranslation[A frame.Address](a, b *config[A]) bool {
 // destination is the host's.
 //
 //uvswitch:hot
-func (c *config[A]) published(t *frame.TupleOf[A], hosts bool) (found *PublishOf[A]) {
+func (c *config[A]) published(t *frame.TupleOf[A], toHost bool) (found *PublishOf[A]) {
 	i, port := protoIndex(t.Proto), t.DstPort
 	if i < 0 {
 		return nil
@@ -303,7 +303,7 @@ func (c *config[A]) published(t *frame.TupleOf[A], hosts bool) (found *PublishOf
 		}
 	}
 	for k := lo - 1; k >= 0 && c.reach[i][k] >= port; k-- {
-		if p := rules[k]; p.Hi >= port && (p.HostAddr == t.Dst || hosts && p.HostAddr == zero[A]()) {
+		if p := rules[k]; p.Hi >= port && (p.HostAddr == t.Dst || toHost && p.HostAddr == zero[A]()) {
 			if found = p; p.allows(t.Src) {
 				return p
 			}
@@ -352,9 +352,9 @@ func (n *tracker[A]) valid(c *config[A], e uint32) bool {
 		return false
 	}
 	if s.rule != 0 {
-		hosts := c.owns(k[0].Dst)
-		p := c.published(&k[0], hosts)
-		if p == nil || !hosts && c.prefixOf(k[0].Dst, true) == nil || !p.allows(k[0].Src) {
+		toHost := c.owns(k[0].Dst)
+		p := c.published(&k[0], toHost)
+		if p == nil || !toHost && c.prefixOf(k[0].Dst, true) == nil || !p.allows(k[0].Src) {
 			return false
 		}
 		if a, port := p.target(k[0].DstPort); a != k[1].Src || port != k[1].SrcPort {

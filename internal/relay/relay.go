@@ -70,16 +70,16 @@ func Open(r Rule) (*Set, error) {
 	for i := range int(r.Hi-r.Lo) + 1 {
 		at := netip.AddrPortFrom(r.Host, r.Lo+uint16(i))
 		to := netip.AddrPortFrom(r.Target, r.TargetPort+uint16(i)).String()
-		to6 := []string{to}
+		targets := []string{to} // of TCP over IPv6, in the order in which they are tried
 		if r.Target6.IsValid() {
-			to6 = []string{netip.AddrPortFrom(r.Target6, r.TargetPort+uint16(i)).String(), to}
+			targets = []string{netip.AddrPortFrom(r.Target6, r.TargetPort+uint16(i)).String(), to}
 		}
 		var err error
 		switch {
 		case !r.Serve:
 			err = s.reserve(r.Proto, at)
 		case r.Proto == "tcp" && r.Host.Is6():
-			err = s.tcp(ctx, "tcp6", at, to6, r.From)
+			err = s.tcp(ctx, "tcp6", at, targets, r.From)
 		case r.Host.Is6():
 			err = s.udp6(ctx, at, to, r.From)
 		case r.Proto == "tcp":
@@ -88,7 +88,7 @@ func Open(r Rule) (*Set, error) {
 			err = s.udp4(ctx, at, to, r.From)
 		}
 		if err == nil && r.Serve && r.Host.IsUnspecified() {
-			err = s.serve6(ctx, r.Proto, at.Port(), to6, r.From)
+			err = s.serve6(ctx, r.Proto, at.Port(), to, targets, r.From)
 		}
 		if err != nil {
 			s.Close()
@@ -149,13 +149,13 @@ func (f fdCloser) Close() error { return unix.Close(int(f)) }
 
 // serve6 serves IPv6 clients on every address: those that NAT cannot serve (::1, link-local ones), and all others if the container has no
 // IPv6. A host without IPv6 has none.
-func (s *Set) serve6(ctx context.Context, proto string, port uint16, to []string, from []netip.Prefix) error {
+func (s *Set) serve6(ctx context.Context, proto string, port uint16, to string, targets []string, from []netip.Prefix) error {
 	at := netip.AddrPortFrom(netip.IPv6Unspecified(), port)
 	var err error
 	if proto == "tcp" {
-		err = s.tcp(ctx, "tcp6", at, to, from)
+		err = s.tcp(ctx, "tcp6", at, targets, from)
 	} else {
-		err = s.udp6(ctx, at, to[len(to)-1], from)
+		err = s.udp6(ctx, at, to, from)
 	}
 	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL) {
 		return nil
@@ -204,7 +204,7 @@ func isAllowed(from []netip.Prefix, peer netip.Addr) bool {
 	})
 }
 
-// relayTCP copies in both directions. What ends one side ends the other in the same way: the last byte with FIN, an error with RST.
+// relayTCP connects to the first target that answers, and copies in both directions. What ends one side ends the other in the same way: the last byte with FIN, an error with RST.
 func relayTCP(ctx context.Context, in *net.TCPConn, to []string) {
 	defer in.Close()
 	dialer := net.Dialer{Timeout: 10 * time.Second}
@@ -347,10 +347,9 @@ func (r *udpRelay) session(ctx context.Context, who udpClient, done *sync.WaitGr
 	defer r.mu.Unlock()
 	s := r.clients[who]
 	for s == nil {
-		if len(r.clients) >= maxUDPClients || allUDPClients.Load() >= maxAllUDPClients {
-			if !r.closeOldest() {
-				return nil // other relays have them all
-			}
+		isFull := len(r.clients) >= maxUDPClients || allUDPClients.Load() >= maxAllUDPClients
+		if isFull && !r.closeOldest() {
+			return nil // other relays have them all
 		}
 		var dialer net.Dialer
 		c, err := dialer.DialContext(ctx, "udp", r.to)
