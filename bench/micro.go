@@ -139,41 +139,40 @@ func micro() *microResult {
 		m.fill()
 		r.Ports = append(r.Ports, point{ports, perFrame(func() { step1(d) })})
 	}
-	for _, flows := range []int{1000, 10000, 100000, 250000, 1000000} {
+	four := frametest.Packet{SrcMAC: mac1, DstMAC: gateway, Src: c1, Dst: remote, SrcPort: 1, DstPort: 2, Payload: make([]byte, 64), NoChecksum: true}
+	r.Flows = translated(four, []int{1000, 10000, 100000, 250000, 1000000}, func(raw []byte, n int) {
+		ip := frame.IPv4(raw)
+		ip.SetAddrs(c1, remote+frame.Addr(n), frame.Delta32(uint32(remote), uint32(remote)+uint32(n)))
+		binary.BigEndian.PutUint16(ip[frame.IPv4Len:], uint16(1+n%100))
+	})
+	six := frametest.Packet{SrcMAC: mac1, DstMAC: gateway, Src6: container6, Dst6: remote6, SrcPort: 1, DstPort: 2, Payload: make([]byte, 64), Partial: true}
+	r.Six = translated(six, []int{1000, 10000, 100000, 250000}, func(raw []byte, n int) {
+		ip, dst := frame.IPv6(raw), frame.Addr6{Hi: remote6.Hi, Lo: remote6.Lo + uint64(n)}
+		ip.SetAddrs(container6, dst)
+		udp := frame.UDPHeader(ip[frame.IPv6Len:])
+		udp.SetChecksum(frame.AddrDelta(remote6, dst).Partial(udp.Checksum()))
+		binary.BigEndian.PutUint16(udp, uint16(1+n%100))
+	})
+	return r
+}
+
+// translated measures copies of a packet that leaves, for several numbers of flows. edit makes an IP packet one of flow n.
+func translated(p frametest.Packet, counts []int, edit func(ip []byte, n int)) (points []point) {
+	for _, flows := range counts {
 		d, m := plane(2, 1<<20)
-		m.orig, m.in = frametest.Packet{SrcMAC: mac1, DstMAC: gateway, Src: c1, Dst: remote, SrcPort: 1, DstPort: 2, Payload: make([]byte, 64), NoChecksum: true}.Raw(), 1
+		m.orig, m.in = p.Raw(), 1
 		m.fill()
 		next := 0
 		m.edit = func(raw []byte) { // a stride that no prefetcher follows, and that visits every flow
 			next = (next + 7919) % flows
-			frame.IPv4(raw[frame.VnetLen+frame.EthernetLen:]).SetAddrs(c1, remote+frame.Addr(next), frame.Delta32(uint32(remote), uint32(remote)+uint32(next)))
-			binary.BigEndian.PutUint16(raw[frame.VnetLen+frame.EthernetLen+frame.IPv4Len:], uint16(1+next%100))
+			edit(raw[frame.VnetLen+frame.EthernetLen:], next)
 		}
 		for made := 0; made < flows+frame.BatchSize; made += frame.BatchSize {
 			step1(d)
 		}
-		r.Flows = append(r.Flows, point{flows, perFrame(func() { step1(d) })})
+		points = append(points, point{flows, perFrame(func() { step1(d) })})
 	}
-	for _, flows := range []int{1000, 10000, 100000, 250000} {
-		d, m := plane(2, 1<<20)
-		m.orig, m.in = frametest.Packet{SrcMAC: mac1, DstMAC: gateway, Src6: container6, Dst6: remote6, SrcPort: 1, DstPort: 2, Payload: make([]byte, 64), Partial: true}.Raw(), 1
-		m.fill()
-		next := 0
-		m.edit = func(raw []byte) {
-			next = (next + 7919) % flows
-			ip := frame.IPv6(raw[frame.VnetLen+frame.EthernetLen:])
-			dst := frame.Addr6{Hi: remote6.Hi, Lo: remote6.Lo + uint64(next)}
-			ip.SetAddrs(ip.Src(), dst)
-			udp := frame.UDPHeader(ip[frame.IPv6Len:])
-			udp.SetChecksum(frame.AddrDelta(remote6, dst).Partial(udp.Checksum()))
-			binary.BigEndian.PutUint16(udp, uint16(1+next%100))
-		}
-		for made := 0; made < flows+frame.BatchSize; made += frame.BatchSize {
-			step1(d)
-		}
-		r.Six = append(r.Six, point{flows, perFrame(func() { step1(d) })})
-	}
-	return r
+	return points
 }
 
 func step1(d *dataplane.Dataplane) {

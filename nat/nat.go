@@ -105,11 +105,11 @@ const (
 	assured       = 1 << 9
 	overloadsPort = 1 << 10 // its outside port may have other flows, to other destinations
 	opensFilter   = 1 << 11 // its mapping admits packets from other endpoints while traffic from inside refreshes it
-	servedFlow    = 1 << 15 // its initiator is not the port charged: from outside, or from the host, to a container
+	reset         = 1 << 12 // RST seen in the original direction; reset<<1: in the reply direction
 	untranslated  = 1 << 14 // between a container and the host: see Filter
+	servedFlow    = 1 << 15 // its initiator is not the port charged: from outside, or from the host, to a container
 	byPrefix      = 1 << 16 // an address is translated by a rule with a prefix, or stays: see Masquerade.Outside
 	hairpinned    = 1 << 17 // from inside to an outside address of such a rule: both ends are inside
-	reset         = 1 << 12 // RST seen in the original direction; reset<<1: in the reply direction
 	stateMask     = 0xff
 
 	waysShift = 24 // the top byte: the value of NAT.ways for which the way out has been asked

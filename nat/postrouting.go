@@ -145,7 +145,7 @@ func (n *tracker[A]) create(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 			d.status |= servedFlow
 		}
 	case f.Mapping == 0: // to an outside address of a prefix: see preRoutePrefix
-		m := c.prefixOf(f.tuple.Dst, true)
+		m := c.prefixOf(f.tuple.Dst)
 		if m == nil {
 			return frame.FlowNotFound
 		}

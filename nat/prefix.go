@@ -13,13 +13,12 @@ func (m *Masquerade) covers(src netip.Addr) bool {
 	return m.Outside.IsValid() && m.Inside.Contains(src)
 }
 
-// prefixOf returns the rule that has the outside address a, seen from outside or from inside, or nil. From inside, an address that is the same
-// on both sides is not translated.
+// prefixOf returns the rule that has the outside address a, or nil.
 //
 //uvswitch:hot
-func (c *config[A]) prefixOf(a A, outside bool) *Masquerade {
+func (c *config[A]) prefixOf(a A) *Masquerade {
 	for _, m := range c.prefixes {
-		if m.Outside.Contains(frame.Netip(a)) && (outside || m.Outside != m.Inside) {
+		if m.Outside.Contains(frame.Netip(a)) {
 			return m
 		}
 	}
@@ -90,7 +89,7 @@ func (c *config[A]) validByPrefix(s *flow, k *[2]frame.TupleOf[A]) bool {
 	if s.rule != 0 {
 		return true
 	}
-	m := c.prefixOf(k[0].Dst, true)
+	m := c.prefixOf(k[0].Dst)
 	if m == nil {
 		return false
 	}

@@ -44,7 +44,7 @@ func (n *tracker[A]) preRoute(c *config[A], f packet[A], b *frame.Batch) {
 //uvswitch:hot
 func (n *tracker[A]) preRouteAny(c *config[A], f packet[A], b *frame.Batch) frame.Reason {
 	outside := f.Net == frame.NoNet
-	if outside && len(c.prefixes) > 0 && c.prefixOf(f.tuple.Src, true) != nil {
+	if outside && c.prefixOf(f.tuple.Src) != nil {
 		return frame.MartianSource // outside, nobody but the switch has such an address
 	}
 	if f.Flags&frame.Fragment != 0 {
@@ -80,7 +80,7 @@ func (n *tracker[A]) preRouteTuple(c *config[A], f packet[A], b *frame.Batch, ou
 		return frame.None
 	}
 	if !c.owns(f.tuple.Dst) {
-		if m := c.prefixOf(f.tuple.Dst, outside); m != nil {
+		if m := c.prefixOf(f.tuple.Dst); m != nil && (outside || m.Outside != m.Inside) { // from inside, an address that stays is not translated
 			return n.preRoutePrefix(c, m, f, outside)
 		}
 		if outside {

@@ -232,7 +232,7 @@ func (n *tracker[A]) updateLocked(all *Rules, r RulesOf[A]) {
 	for _, p := range r.Publish {
 		i := protoIndex(p.Proto)
 		c.publish[i] = append(c.publish[i], p)
-		if c.prefixOf(p.HostAddr, true) == nil {
+		if c.prefixOf(p.HostAddr) == nil {
 			c.pool[i].RemoveRange(p.Lo, p.Hi) // a published port is never used for masquerade (CVE-2021-3773)
 		}
 	}
@@ -354,7 +354,7 @@ func (n *tracker[A]) valid(c *config[A], e uint32) bool {
 	if s.rule != 0 {
 		toHost := c.owns(k[0].Dst)
 		p := c.published(&k[0], toHost)
-		if p == nil || !toHost && c.prefixOf(k[0].Dst, true) == nil || !p.allows(k[0].Src) {
+		if p == nil || !toHost && c.prefixOf(k[0].Dst) == nil || !p.allows(k[0].Src) {
 			return false
 		}
 		if a, port := p.target(k[0].DstPort); a != k[1].Src || port != k[1].SrcPort {

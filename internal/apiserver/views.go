@@ -110,7 +110,7 @@ func (v *view) way(r *http.Request) (any, error) {
 			return x, nil
 		}
 		if x.Src = w.Source.String(); src.Is6() {
-			if own, ok := v.OutsideOf(src); ok {
+			if own, ok := v.NetworkOf(src).OutsideOf(src); ok {
 				x.Src = own.String() // it keeps its address, or has one of another prefix
 			}
 		}
@@ -312,7 +312,7 @@ func (v *view) natRules() []api.NATRule {
 				x.Source = strings.Join(prefixTexts(p.From), ",")
 			}
 			out = append(out, x)
-			if own, ok := v.OutsideOf(target); ok && p.HostAddr.IsUnspecified() { // the port is open at the container's own address, too
+			if own, ok := v.NetworkOf(target).OutsideOf(target); ok && p.HostAddr.IsUnspecified() { // the port is open at the container's own address, too
 				there := model.Publish{Lo: p.Target, Hi: p.Target + (p.Hi - p.Lo)}
 				x.Destination = there.HostPortsOf(own)
 				out = append(out, x)

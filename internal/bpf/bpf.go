@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -29,23 +30,11 @@ func (p *Program) EmitMapLookup(m *ebpf.Map, key int32, missing string) {
 	p.Emit(asm.FnMapLookupElem.Call(), asm.JEq.Imm(asm.R0, 0, missing))
 }
 
-// A PrefixKey is the key of a map of IPv4 prefixes (BPF_MAP_TYPE_LPM_TRIE).
-type PrefixKey struct {
-	Bits uint32 // of Addr that count, in the host's byte order
-	Addr [4]byte
+// PrefixKey returns the key of a prefix in a map of prefixes (BPF_MAP_TYPE_LPM_TRIE): how many bits count, in the host's byte order, and the
+// address.
+func PrefixKey(p netip.Prefix) []byte {
+	return append(binary.NativeEndian.AppendUint32(nil, uint32(p.Bits())), p.Addr().AsSlice()...)
 }
-
-// PrefixKeyOf returns the key of a prefix.
-func PrefixKeyOf(p netip.Prefix) PrefixKey { return PrefixKey{uint32(p.Bits()), p.Addr().As4()} }
-
-// A PrefixKey6 is a PrefixKey for IPv6.
-type PrefixKey6 struct {
-	Bits uint32
-	Addr [16]byte
-}
-
-// PrefixKey6Of returns the key of a prefix.
-func PrefixKey6Of(p netip.Prefix) PrefixKey6 { return PrefixKey6{uint32(p.Bits()), p.Addr().As16()} }
 
 // SetEntries makes want the entries of a map, and of is, which says what the map has; key is a key as the map has it. SetEntries returns what
 // could not be done. The next call tries that again.

@@ -170,12 +170,14 @@ func (d *Daemon) updateRulesLocked() {
 	}
 	r.Inbound, r.HostUses = d.inboundLocked(), d.hostProtocolsLocked()
 	r.Six.Own = d.way6.addrs()
-	have := d.State()
 	r.Six.Stations = map[frame.Addr6]frame.PortID{}
 	stations6 := map[netip.Addr]frame.PortID{}
 	for _, p := range d.ports {
+		if p.net == nil {
+			continue
+		}
 		for _, a := range []netip.Addr{p.Addr6.Addr(), p.Made6} {
-			outside, ok := have.OutsideOf(a)
+			outside, ok := p.net.OutsideOf(a)
 			switch {
 			case !ok:
 			case p.Kind == model.KindHost:
@@ -199,7 +201,7 @@ func (d *Daemon) updateRulesLocked() {
 		if x := ruleOf[frame.Addr6](p, p.port.Addr6, p.count[1]); x != nil {
 			r.Six.Publish = append(r.Six.Publish, x)
 			note(published6, x)
-			if a, ok := have.OutsideOf(p.port.Addr6.Addr()); ok && p.HostAddr.IsUnspecified() { // the container's port is open there, too
+			if a, ok := p.port.net.OutsideOf(p.port.Addr6.Addr()); ok && p.HostAddr.IsUnspecified() { // the container's port is open there, too
 				own := *x
 				own.HostAddr, own.Lo, own.Hi = frame.Addr6From(a), p.Target, p.Target+(p.Hi-p.Lo)
 				r.Six.Publish = append(r.Six.Publish, &own)

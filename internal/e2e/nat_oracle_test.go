@@ -324,7 +324,8 @@ func linkMAC(b *Bed, ns, dev string) frame.MAC {
 	return m
 }
 
-// runCourse sends all probes, one after the other. want is what should come of each, if that is known: what is missing may be late.
+// runCourse sends all probes, one after the other, and returns what arrived. If want names what must arrive, runCourse waits for packets that
+// are late.
 func runCourse(b *Bed, gw frame.MAC, want map[string][]string) map[string][]string {
 	b.t.Helper()
 	c := &natCourse{b: b, conns: map[string]*tap.AFPacket{}, gw: gw, macs: map[string]frame.MAC{}, port: map[string]uint16{}, got: map[string][]string{}, bytes: map[string]int{}}

@@ -4,20 +4,20 @@ import "encoding/binary"
 
 // Extension headers of IPv6 (IANA, IPv6 Extension Header Types), which stand between the IPv6 header and the transport header.
 const (
-	extHopByHop    = 0
-	extRouting     = 43
-	extFragment    = 44
-	extAuth        = 51
-	extDestOptions = 60
-	extMobility    = 135
-	extHIP         = 139
-	extShim        = 140
+	ExtHopByHop    = 0
+	ExtRouting     = 43
+	ExtFragment    = 44
+	ExtAuth        = 51
+	ExtDestOptions = 60
+	ExtMobility    = 135
+	ExtHIP         = 139
+	ExtShim        = 140
 )
 
 const fragmentLen = 8
 
-// maxExtensions is how many extension headers are walked. No port may send a longer chain, but the host's while the host routes.
-const maxExtensions = 8
+// MaxExtensions is how many extension headers are walked. No port may send a longer chain, but the host's while the host routes.
+const MaxExtensions = 8
 
 // parseIPv6 walks the chain of extension headers to the transport header (RFC 8200, 4). A chain that is too long, leaves the packet, or
 // does not reach the transport header in the first fragment (RFC 7112, 5) is noted in Malformed.
@@ -39,7 +39,7 @@ func parseIPv6(f *Frame, b []byte) {
 	f.Proto, f.L4, f.L3End = proto, uint16(l4), uint32(end)
 	switch proto {
 	case TCP, UDP, ICMPv6:
-	case extHopByHop, extRouting, extFragment, extAuth, extDestOptions, extMobility, extHIP, extShim:
+	case ExtHopByHop, ExtRouting, ExtFragment, ExtAuth, ExtDestOptions, ExtMobility, ExtHIP, ExtShim:
 		if !f.walkExtensions(b[:end]) {
 			return
 		}
@@ -57,14 +57,14 @@ func (f *Frame) walkExtensions(b []byte) (ok bool) {
 		if size == 0 {
 			return true
 		}
-		if n == maxExtensions || size > len(rest) || f.Proto == extHopByHop && n > 0 {
+		if n == MaxExtensions || size > len(rest) || f.Proto == ExtHopByHop && n > 0 {
 			f.Malformed = ExtHeaders
 			return false
 		}
 		switch {
-		case f.Proto == extRouting && rest[2] == 0 && rest[3] != 0: // type 0 with segments left (RFC 5095)
+		case f.Proto == ExtRouting && rest[2] == 0 && rest[3] != 0: // type 0 with segments left (RFC 5095)
 			f.Flags |= SourceRouted
-		case f.Proto == extFragment:
+		case f.Proto == ExtFragment:
 			f.FragAt = f.L4
 			if word := binary.BigEndian.Uint16(rest[2:]); word&^6 != 0 { // else an atomic fragment: a whole packet (RFC 6946)
 				f.Flags |= Fragment
@@ -87,11 +87,11 @@ func extensionLen(proto uint8, b []byte) int {
 		words = int(b[1])
 	}
 	switch proto {
-	case extHopByHop, extRouting, extDestOptions, extMobility, extHIP, extShim:
+	case ExtHopByHop, ExtRouting, ExtDestOptions, ExtMobility, ExtHIP, ExtShim:
 		return 8 + 8*words
-	case extAuth:
+	case ExtAuth:
 		return 8 + 4*words
-	case extFragment:
+	case ExtFragment:
 		return fragmentLen
 	}
 	return 0

@@ -125,7 +125,7 @@ func (p *Programs) Set(rules []Rule, own []netip.Prefix) error {
 		prefixes[x] = 1
 	}
 	return errors.Join(
-		bpf.SetEntries(p.maps.own, p.own, prefixes, func(x netip.Prefix) any { return bpf.PrefixKeyOf(x) }),
+		bpf.SetEntries(p.maps.own, p.own, prefixes, func(x netip.Prefix) any { return bpf.PrefixKey(x) }),
 		bpf.SetEntries(p.maps.rules, p.rules, want, func(k ruleKey) any { return k }))
 }
 

@@ -40,10 +40,10 @@ func (n *Network) NATTarget(is6 bool, external netip.Addr) (target, to string) {
 	return "NPT", n.Outside6.String()
 }
 
-// OutsideOf returns the address by which the outside knows a station; ok is false if there is none, so that the station leaves with the host's.
-func (s *State) OutsideOf(a netip.Addr) (outside netip.Addr, ok bool) {
-	n := s.NetworkOf(a)
-	if n == nil || !a.Is6() || !n.Outside6.IsValid() {
+// OutsideOf returns the address by which the outside knows a station of n; ok is false if there is none, so that the station leaves with the
+// host's. n may be nil.
+func (n *Network) OutsideOf(a netip.Addr) (outside netip.Addr, ok bool) {
+	if n == nil || !n.Outside6.IsValid() || !n.Prefix6.Contains(a) {
 		return outside, false
 	}
 	return nat.TranslatePrefix(a, n.Prefix6, n.Outside6)

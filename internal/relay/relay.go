@@ -259,8 +259,7 @@ func (s *Set) udp4(ctx context.Context, at netip.AddrPort, to string, from []net
 		write: func(b []byte, who udpClient) {
 			_, _ = l.WriteTo(b, &ipv4.ControlMessage{Src: who.asked.AsSlice()}, net.UDPAddrFromAddrPort(who.from))
 		},
-		to: to, count: &s.clients, clients: map[udpClient]*udpSession{},
-	}, from)
+	}, to, from)
 	return nil
 }
 
@@ -285,12 +284,12 @@ func (s *Set) udp6(ctx context.Context, at netip.AddrPort, to string, from []net
 		write: func(b []byte, who udpClient) {
 			_, _ = l.WriteTo(b, &ipv6.ControlMessage{Src: who.asked.AsSlice()}, net.UDPAddrFromAddrPort(who.from))
 		},
-		to: to, count: &s.clients, clients: map[udpClient]*udpSession{},
-	}, from)
+	}, to, from)
 	return nil
 }
 
-func (s *Set) relayUDP(ctx context.Context, r *udpRelay, from []netip.Prefix) {
+func (s *Set) relayUDP(ctx context.Context, r *udpRelay, to string, from []netip.Prefix) {
+	r.to, r.count, r.clients = to, &s.clients, map[udpClient]*udpSession{}
 	s.done.Go(func() { r.run(ctx, from, &s.done) })
 }
 

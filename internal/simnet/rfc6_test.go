@@ -830,7 +830,8 @@ func TestRFC7084_4_1_NoWayOut(t *testing.T) {
 	}
 }
 
-// A neighbor that is used is asked for after five seconds, directly and three times; if it does not answer, it is looked for anew.
+// The router uses a neighbor that is STALE. After five seconds it solicits the neighbor directly, three times. If no answer comes, the router
+// forgets the MAC.
 func TestRFC4861_7_3_3_UnreachabilityDetection(t *testing.T) {
 	s := newSix(t)
 	s.more("network 2 10.0.1.1/24\nhost c 10.0.1.2 port 3 net 2")

@@ -3,6 +3,8 @@ package uplink
 import (
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
 // The part of the program "way in" that reads IPv6 packets. What follows is the same as for IPv4: the port, the sets, the sockets.
@@ -27,13 +29,9 @@ const (
 	inPrefix6  = -412 // 20 bytes, the key of routes6: 128 and an address
 )
 
-// Offsets in an IPv6 header, and the extension headers that are walked.
+// Offsets in an IPv6 header.
 const (
 	ip6Length, ip6Next, ip6Src, ip6Dst = 4, 6, 8, 24
-
-	extHopByHop, extRouting, extFragment, extAuth, extDestOptions, extMobility, extHIP, extShim6 = 0, 43, 44, 51, 60, 135, 139, 140
-
-	walkedExtensions = 8
 )
 
 // emitHeader6:
@@ -97,7 +95,7 @@ func (p *wayIn) emitExtensions() {
 	})
 }
 
-// emitChain walks up to eight extension headers, as frame.Parse does; a longer chain is the kernel's. For each:
+// emitChain walks as many extension headers as frame.Parse does; a longer chain is the kernel's. For each:
 //
 //	switch (proto) {
 //	case HOP_BY_HOP, ROUTING, DEST_OPTIONS, MOBILITY, HIP, SHIM6, AH:
@@ -106,12 +104,12 @@ func (p *wayIn) emitExtensions() {
 //	default: goto transport; }
 func (p *wayIn) emitChain(name, transport string, fragment func()) {
 	label := func(what string, i int) string { return name + what + " " + string(rune('0'+i)) }
-	for i := range walkedExtensions {
-		p.Emit(asm.JEq.Imm(regProto, extFragment, label("fragment", i)).WithSymbol(label("header", i)))
-		for _, proto := range []int32{extHopByHop, extRouting, extDestOptions, extMobility, extHIP, extShim6} {
+	for i := range frame.MaxExtensions {
+		p.Emit(asm.JEq.Imm(regProto, frame.ExtFragment, label("fragment", i)).WithSymbol(label("header", i)))
+		for _, proto := range []int32{frame.ExtHopByHop, frame.ExtRouting, frame.ExtDestOptions, frame.ExtMobility, frame.ExtHIP, frame.ExtShim} {
 			p.Emit(asm.JEq.Imm(regProto, proto, label("options", i)))
 		}
-		p.Emit(asm.JNE.Imm(regProto, extAuth, transport))
+		p.Emit(asm.JNE.Imm(regProto, frame.ExtAuth, transport))
 		p.emitLoad(0, inExt, 2, "pass")
 		p.Emit(asm.LoadMem(asm.R1, asm.RFP, inExt+1, asm.Byte), asm.LSh.Imm(asm.R1, 2), asm.Ja.Label(label("next", i)), asm.Mov.Imm(asm.R0, 0).WithSymbol(label("options", i)))
 		p.emitLoad(0, inExt, 2, "pass")
@@ -124,7 +122,7 @@ func (p *wayIn) emitChain(name, transport string, fragment func()) {
 		fragment()
 		p.Emit(asm.LoadMem(regProto, asm.RFP, inExt, asm.Byte), asm.Add.Imm(regL4, 8))
 	}
-	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol(label("header", walkedExtensions)))
+	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol(label("header", frame.MaxExtensions)))
 }
 
 // emitTransport6:

@@ -53,14 +53,18 @@ func newAddrSets[A frame.Address](own, pairs *ebpf.Map, base int) addrSets[A] {
 func (s *shared) setOwn(addrs, addrs6 []netip.Addr, local []netip.Prefix) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	prefixes := map[netip.Prefix]uint32{}
-	for _, p := range local {
-		prefixes[p] = 0
-	}
-	// A full map is tried again by the next call.
-	_ = bpf.SetEntries(s.local, s.locals, prefixes, func(p netip.Prefix) any { return bpf.PrefixKeyOf(p) })
+	setPrefixes(s.local, s.locals, local)
 	s.four.setOwn(addrs, s.isLocalLocked)
 	s.six.setOwn(addrs6[:min(len(addrs6), maxOwn6)], func(frame.Addr6) bool { return false })
+}
+
+// setPrefixes makes a map have these prefixes; is says which ones it has. A full map is tried again by the next call.
+func setPrefixes(m *ebpf.Map, is map[netip.Prefix]uint32, prefixes []netip.Prefix) {
+	want := map[netip.Prefix]uint32{}
+	for _, p := range prefixes {
+		want[p] = 0
+	}
+	_ = bpf.SetEntries(m, is, want, func(p netip.Prefix) any { return bpf.PrefixKey(p) })
 }
 
 // setOwn makes addrs the host's addresses, with those of isLocal that have sets of their own.
@@ -239,11 +243,7 @@ func (u *Uplink) SetRoutes6(prefixes []netip.Prefix, stations map[netip.Addr]fra
 	s := u.maps
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	want := map[netip.Prefix]uint32{}
-	for _, p := range prefixes {
-		want[p] = 0
-	}
-	_ = bpf.SetEntries(s.routes6, s.routes, want, func(p netip.Prefix) any { return bpf.PrefixKey6Of(p) })
+	setPrefixes(s.routes6, s.routes, prefixes)
 	ports := map[netip.Addr]uint32{}
 	for a, id := range stations {
 		ports[a] = uint32(id)
