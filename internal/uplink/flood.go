@@ -35,7 +35,7 @@ type queueLimit struct {
 	slice   atomic.Uint32 // number of the present slice
 	dropped atomic.Uint64 // packets
 	ports   atomic.Uint32 // that have received something in the present slice
-	_       uint32
+	last    atomic.Uint32 // of these: the one that came last, as a key of arrivals
 }
 
 // Flooded is how many packets the way in has dropped, since a port received more than its allowance.
@@ -69,6 +69,8 @@ func (u *Uplink) limitFlood(ctx context.Context, lost uint64) uint64 {
 	limit := u.maps.limit
 	defer limit.allows.Store(0)
 	allows, alone := uint32(firstAllows), aloneSlices-2 // two slices show whether others receive now
+	const nobody = math.MaxUint32
+	only := uint32(nobody) // the port that is alone
 	for quiet := 0; allows < mostAllows && quiet < quietTrials && ctx.Err() == nil; {
 		for range queueTrial / queueSlice {
 			if alone >= aloneSlices {
@@ -77,8 +79,12 @@ func (u *Uplink) limitFlood(ctx context.Context, lost uint64) uint64 {
 				limit.allows.Store(allows)
 			}
 			wait(ctx, queueSlice)
-			if alone++; limit.ports.Swap(0) > 1 {
-				alone = 0
+			alone++
+			if ports, last := limit.ports.Swap(0), limit.last.Load(); ports > 0 {
+				if ports > 1 || only != nobody && last != only { // in this slice, or since an earlier one
+					alone = 0
+				}
+				only = last
 			}
 			limit.slice.Add(1)
 		}
