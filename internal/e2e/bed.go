@@ -364,6 +364,26 @@ func (b *Bed) Iperf(ns string) {
 	b.Serve(ns, 5201, "iperf3", "-s")
 }
 
+// TryMeasure runs an iperf3 client in a namespace. A server is busy for a moment after each client: the next client asks again.
+func (b *Bed) TryMeasure(ns, options string) (out string, err error) {
+	b.t.Helper()
+	b.Eventually("the server of iperf3 "+options+" is free", func() bool {
+		out, err = b.TrySh(ns, "timeout 60 iperf3 "+options)
+		return err == nil || !strings.Contains(out, "the server is busy")
+	})
+	return out, err
+}
+
+// Measure is TryMeasure for a client that must not fail.
+func (b *Bed) Measure(ns, options string) string {
+	b.t.Helper()
+	out, err := b.TryMeasure(ns, options)
+	if err != nil {
+		b.t.Fatalf("iperf3 %s: %v\n%s", options, err, out)
+	}
+	return out
+}
+
 // Background runs a shell command in a namespace until the test ends.
 func (b *Bed) Background(ns, line string) {
 	b.t.Helper()

@@ -154,7 +154,7 @@ func TestDumpSuperFrames(t *testing.T) {
 	whole, split := filepath.Join(b.dir, "whole"), filepath.Join(b.dir, "split")
 	_, stop1 := b.follow("dump", "-i", "web", "-Q", "in", "-w", whole, "tcp", "dst", "port", "5201")
 	_, stop2 := b.follow("dump", "-i", "web", "-Q", "in", "--split", "-w", split, "tcp", "dst", "port", "5201")
-	b.Sh("web", "iperf3 -c 172.29.0.3 -n 4M")
+	b.Measure("web", "-c 172.29.0.3 -n 4M")
 	stop1()
 	stop2()
 	if out := tshark(t, whole, "-Y", "frame.len > 3000"); out == "" {

@@ -174,8 +174,8 @@ func TestWorkers(t *testing.T) {
 			b.Iperf("db")
 			b.Iperf("out")
 			for _, to := range []string{"172.29.0.3", "10.1.0.2"} {
-				b.Sh("web", "iperf3 -t 1 -P 4 -c "+to)
-				b.Sh("web", "iperf3 -t 1 -P 4 -R -c "+to)
+				b.Measure("web", "-t 1 -P 4 -c "+to)
+				b.Measure("web", "-t 1 -P 4 -R -c "+to)
 			}
 			// Meanwhile ports are added and removed.
 			b.AddNS("x")

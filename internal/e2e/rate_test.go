@@ -24,7 +24,7 @@ func (b *Bed) carried(server, options string) float64 {
 			}
 		}
 	}
-	out := b.Sh("web", "iperf3 -J -t 2 -c "+server+" "+options)
+	out := b.Measure("web", "-J -t 2 -c "+server+" "+options)
 	if err := json.Unmarshal([]byte(out), &report); err != nil {
 		b.t.Fatal(err)
 	}

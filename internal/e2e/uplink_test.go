@@ -121,11 +121,11 @@ func TestOut(t *testing.T) {
 			t.Errorf("%s resets", out)
 		}
 		b.Iperf("out")
-		b.Sh("web", "iperf3 -t 1 -c 10.1.0.2")
-		b.Sh("web", "iperf3 -t 1 -R -c 10.1.0.2")
-		b.Sh("web", "iperf3 -u -b 50M -t 1 -c 10.1.0.2")
-		b.Sh("web", "iperf3 -u -b 50M -t 1 -R -c 10.1.0.2")
-		b.Sh("host", "iperf3 -t 1 -c 10.1.0.2")
+		b.Measure("web", "-t 1 -c 10.1.0.2")
+		b.Measure("web", "-t 1 -R -c 10.1.0.2")
+		b.Measure("web", "-u -b 50M -t 1 -c 10.1.0.2")
+		b.Measure("web", "-u -b 50M -t 1 -R -c 10.1.0.2")
+		b.Measure("host", "-t 1 -c 10.1.0.2")
 		p := port(b, "uplink")
 		if p.RxBytes/p.RxPackets < 500 || p.TxBytes/p.TxPackets < 500 {
 			t.Errorf("uplink %+v: no super-frames", p)
