@@ -50,27 +50,53 @@ func linkLayer(options []ndp.Option, dir ndp.Direction) frame.MAC {
 }
 
 func (r *Router) neighborSolicitation(f *frame.Frame, p PuntedFrame, iface *Interface, src frame.Addr6, m *ndp.NeighborSolicitation, now frame.Tick, out Output) {
-	target, mac := frame.Addr6From(m.TargetAddress), linkLayer(m.Options, ndp.Source)
-	probe := src.IsZero()
-	if target.IsGroup() || probe && (mac != 0 || f.IPv6().Dst() != target.SolicitedNode()) {
+	if !validSolicitation(f, m) {
 		return
 	}
-	if !probe && mac != 0 {
+	if mac := linkLayer(m.Options, ndp.Source); mac != 0 {
 		r.heardOf(p, iface, src, mac, now, out)
 	}
-	if !iface.owns6(target) {
-		return
+	if target := frame.Addr6From(m.TargetAddress); iface.owns6(target) {
+		send(p.Net, answer(f, m, iface.MAC, target, true, !iface.isAnycast(target)), out)
 	}
-	to, back := src, mac
+}
+
+// validSolicitation makes the checks of RFC 4861, 7.1.1 that validND has not made.
+func validSolicitation(f *frame.Frame, m *ndp.NeighborSolicitation) bool {
+	target, ip := frame.Addr6From(m.TargetAddress), f.IPv6()
+	return !target.IsGroup() && (!ip.Src().IsZero() || linkLayer(m.Options, ndp.Source) == 0 && ip.Dst() == target.SolicitedNode())
+}
+
+// answer is the advertisement, as a frame, that says that a solicitation's target is at mac. Source is an address of mac's interface.
+func answer(f *frame.Frame, m *ndp.NeighborSolicitation, mac frame.MAC, source frame.Addr6, isRouter, override bool) []byte {
+	to, back := f.IPv6().Src(), linkLayer(m.Options, ndp.Source)
 	if back == 0 {
 		back = f.Src
 	}
+	probe := to.IsZero()
 	if probe {
 		to, back = frame.AllNodes, frame.AllNodes.GroupMAC() // RFC 4861, 7.2.4
 	}
-	r.sendND(p.Net, iface, back, target, to, &ndp.NeighborAdvertisement{
-		Router: true, Solicited: !probe, Override: !iface.isAnycast(target), TargetAddress: m.TargetAddress, Options: gatewayOption(iface, ndp.Target),
-	}, out)
+	return ndFrame(mac, back, source, to, &ndp.NeighborAdvertisement{
+		Router: isRouter, Solicited: !probe, Override: override, TargetAddress: m.TargetAddress, Options: macOption(mac, ndp.Target),
+	})
+}
+
+// ProxyAnswer answers a neighbor solicitation in place of a station that is behind mac (RFC 4861, 7.2.8), at once: no other proxy answers for
+// the station. Source is an address of mac's interface. The result is a frame; nil if f is not a valid solicitation for an address that
+// stands reports to be such a station's.
+func ProxyAnswer(f *frame.Frame, mac frame.MAC, source frame.Addr6, stands func(frame.Addr6) bool) []byte {
+	if !f.IsND() || !validND(f) {
+		return nil
+	}
+	m, err := ndp.ParseMessage(f.Payload())
+	if err != nil {
+		return nil
+	}
+	if m, ok := m.(*ndp.NeighborSolicitation); ok && validSolicitation(f, m) && stands(frame.Addr6From(m.TargetAddress)) {
+		return answer(f, m, mac, source, false, false)
+	}
+	return nil
 }
 
 // heardOf notes the MAC that the sender of a solicitation has told: that is no proof that the neighbor is reachable (RFC 4861, 7.2.3).
@@ -144,7 +170,7 @@ func (r *Router) solicit6(k neighKey, iface *Interface, mac frame.MAC, out Outpu
 		to = target.SolicitedNode()
 		mac = to.GroupMAC()
 	}
-	r.sendND(k.net, iface, mac, iface.sourceFor(target), to, &ndp.NeighborSolicitation{TargetAddress: k.addr, Options: gatewayOption(iface, ndp.Source)}, out)
+	r.sendND(k.net, iface, mac, iface.sourceFor(target), to, &ndp.NeighborSolicitation{TargetAddress: k.addr, Options: macOption(iface.MAC, ndp.Source)}, out)
 }
 
 // sourceFor is the gateway's address of the scope of another one.
@@ -159,24 +185,37 @@ func (i *Interface) sourceFor(a frame.Addr6) frame.Addr6 {
 func (r *Router) Announce6(id frame.NetID, a frame.Addr6, m frame.MAC, out Output) {
 	iface := &Interface{MAC: m}
 	r.sendND(id, iface, frame.AllNodes.GroupMAC(), a, frame.AllNodes, &ndp.NeighborAdvertisement{
-		Override: true, TargetAddress: a.Netip(), Options: gatewayOption(iface, ndp.Target),
+		Override: true, TargetAddress: a.Netip(), Options: macOption(iface.MAC, ndp.Target),
 	}, out)
 }
 
-func gatewayOption(i *Interface, dir ndp.Direction) []ndp.Option {
-	return []ndp.Option{&ndp.LinkLayerAddress{Direction: dir, Addr: i.MAC.HardwareAddr()}}
+func macOption(m frame.MAC, dir ndp.Direction) []ndp.Option {
+	return []ndp.Option{&ndp.LinkLayerAddress{Direction: dir, Addr: m.HardwareAddr()}}
 }
 
 // sendND sends a message of neighbor discovery into a network.
 func (r *Router) sendND(id frame.NetID, iface *Interface, mac frame.MAC, src, dst frame.Addr6, m ndp.Message, out Output) {
+	send(id, ndFrame(iface.MAC, mac, src, dst, m), out)
+}
+
+func send(id frame.NetID, b []byte, out Output) {
+	if b != nil {
+		out.Send(id, b)
+	}
+}
+
+// ndFrame is a message of neighbor discovery as a frame; nil if the message cannot be encoded.
+func ndFrame(from, to frame.MAC, src, dst frame.Addr6, m ndp.Message) []byte {
 	b, err := ndp.MarshalMessageChecksum(m, src.Netip(), dst.Netip())
 	if err != nil {
-		return
+		return nil
 	}
-	e := ethernet.Frame{Destination: mac.HardwareAddr(), Source: iface.MAC.HardwareAddr(), EtherType: ethernet.EtherTypeIPv6, Payload: ipv6Packet(src, dst, frame.ICMPv6, 255, b)}
-	if eth, err := e.MarshalBinary(); err == nil {
-		out.Send(id, eth[:frame.EthernetLen+len(e.Payload)]) // without ethernet's padding
+	e := ethernet.Frame{Destination: to.HardwareAddr(), Source: from.HardwareAddr(), EtherType: ethernet.EtherTypeIPv6, Payload: ipv6Packet(src, dst, frame.ICMPv6, 255, b)}
+	eth, err := e.MarshalBinary()
+	if err != nil {
+		return nil
 	}
+	return eth[:frame.EthernetLen+len(e.Payload)] // without ethernet's padding
 }
 
 // ipv6Packet puts an IPv6 header before an upper-layer packet.

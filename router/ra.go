@@ -112,7 +112,7 @@ func (r *Router) routerSolicitation(f *frame.Frame, p PuntedFrame, iface *Interf
 
 // sendRA sends a router advertisement.
 func (r *Router) sendRA(i *Interface, leads bool, to frame.Addr6, mac frame.MAC, out Output) {
-	m := &ndp.RouterAdvertisement{CurrentHopLimit: 64, Options: append(gatewayOption(i, ndp.Source), ndp.NewMTU(uint32(mtu6(i, &byUplink))))}
+	m := &ndp.RouterAdvertisement{CurrentHopLimit: 64, Options: append(macOption(i.MAC, ndp.Source), ndp.NewMTU(uint32(mtu6(i, &byUplink))))}
 	if leads {
 		m.RouterLifetime = raLifetime
 	}

@@ -45,10 +45,11 @@ var (
 	mPublished   = metric("published_flows_total", "Flows created to a published port.", "host_port", "protocol", "port")
 	mUplink      = metric("uplink_up", "1 while the uplink is up and has an address.", "kind", "device")
 	mUplink6     = metric("uplink_ipv6_up", "1 while IPv6 leads out, 0 otherwise.")
+	mNDProxy     = metric("nd_proxy_answers_total", "Neighbor solicitations on the host's devices that were answered for containers.")
 	mFlows       = metric("flows", "Tracked connections, by family.", "family")
 	mFlooded     = metric("uplink_flooded_total", "Packets dropped before the switch: the uplink's queue was full, and their port received more than others.")
 	mMissed      = metric("flow_events_missed_total", "Flow events that were lost because a reader was too slow.")
-	allMetrics   = []*prometheus.Desc{mInfo, mStart, mFrames, mDrops, mPortUp, mPortPackets, mPortBytes, mPortPauses, mPortDrops, mTable, mLimit, mNATPorts, mNATLimit, mCreated, mEnded, mPublished, mUplink, mUplink6, mFlows, mFlooded, mMissed}
+	allMetrics   = []*prometheus.Desc{mInfo, mStart, mFrames, mDrops, mPortUp, mPortPackets, mPortBytes, mPortPauses, mPortDrops, mTable, mLimit, mNATPorts, mNATLimit, mCreated, mEnded, mPublished, mUplink, mUplink6, mNDProxy, mFlows, mFlooded, mMissed}
 )
 
 // Describe implements prometheus.Collector.
@@ -125,6 +126,7 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	if up := v.uplink(); up.Kind != "none" {
 		gauge(mUplink, flag[up.State == "up"], up.Kind, up.Device)
 		gauge(mUplink6, flag[up.State6 == "up"])
+		counter(mNDProxy, v.d.ProxyAnswers())
 	}
 	four, six := v.dp.NAT.UsedByFamily()
 	gauge(mFlows, float64(four), "ipv4")

@@ -137,7 +137,7 @@ func (v *view) networks() []api.Network {
 	out := []api.Network{}
 	for _, n := range v.Networks {
 		x := api.Network{
-			Name: n.Name, Subnet: n.Prefix.String(), Gateway: n.Gateway.String(), Subnet6: n.Spec.Subnet6, Gateway6: n.Spec.Gateway6, NAT6: n.Spec.NAT6, In6: n.Spec.In6, RA: n.Spec.RA, Routes6: prefixTexts(v.d.Routes6(&n)), MAC: n.MAC.String(), MTU: n.MTU,
+			Name: n.Name, Subnet: n.Prefix.String(), Gateway: n.Gateway.String(), Subnet6: n.Spec.Subnet6, Gateway6: n.Spec.Gateway6, NAT6: n.Spec.NAT6, In6: n.Spec.In6, RA: n.Spec.RA, NDProxy: n.Spec.NDProxy, ProxiedOn: v.d.ProxiedOn(&n), Routes6: prefixTexts(v.d.Routes6(&n)), MAC: n.MAC.String(), MTU: n.MTU,
 			Internal: n.Internal, Isolated: n.Isolated, Mapping: n.Mapping.String(), Filtering: n.Filtering.String(), Protocols: n.Protocols.String(),
 		}
 		for i := range v.Ports {

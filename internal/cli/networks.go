@@ -5,12 +5,24 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 )
+
+// proxyText says where neighbor solicitations are answered for a network.
+func proxyText(n api.Network) string {
+	switch {
+	case !n.NDProxy:
+		return "off"
+	case len(n.ProxiedOn) == 0:
+		return "on no device"
+	}
+	return "on " + strings.Join(n.ProxiedOn, ", ")
+}
 
 func (a *app) networkCommand() *cobra.Command {
 	n := api.NetworkAdd{}
@@ -24,6 +36,7 @@ func (a *app) networkCommand() *cobra.Command {
 	add.Flags().StringVar(&n.NAT6, "nat6", "", "with which source IPv6 packets leave: masquerade (an address of the host), routed (their own address) or npt=PREFIX (RFC 6296) (default masquerade for unique local addresses, else routed)")
 	add.Flags().StringVar(&n.In6, "in6", "", "what may begin outside, with --nat6 routed or npt: replies (only published ports and pings) or any (default replies)")
 	add.Flags().StringVar(&n.RA, "ra", "", "router advertisements of the gateway: on, slaac (stations make an address of their own) or off (default on)")
+	add.Flags().BoolVar(&n.NDProxy, "nd-proxy", false, "answer neighbor solicitations on the host's devices for the containers' IPv6 addresses, so that the subnet may be a part of a subnet there (RFC 4861, 7.2.8); with --nat6 routed or npt")
 	add.Flags().StringVar(&n.Gateway, "gateway", "", "address of the gateway (default: the first address of the subnet)")
 	add.Flags().IntVar(&n.MTU, "mtu", 0, "MTU: the longest IP packet, in bytes (default 1500)")
 	add.Flags().BoolVar(&n.Internal, "internal", false, "internal network: no packet leaves it or enters it")
@@ -35,13 +48,13 @@ func (a *app) networkCommand() *cobra.Command {
 	table := func(w io.Writer, rows []api.Network) {
 		head := []any{"NAME", "SUBNET", "GATEWAY", "MAC", "MTU", "INTERNAL", "ISOLATED", "PORTS", "SUBNET6"}
 		if a.wide == "wide" {
-			head = append(head, "MAPPING", "FILTERING", "PROTOCOLS", "NAT6", "IN6", "RA")
+			head = append(head, "MAPPING", "FILTERING", "PROTOCOLS", "NAT6", "IN6", "RA", "ND-PROXY")
 		}
 		row(w, head...)
 		for _, n := range rows {
 			cells := []any{n.Name, n.Subnet, n.Gateway, n.MAC, n.MTU, n.Internal, n.Isolated, n.Ports, cmp.Or(n.Subnet6, "-")}
 			if a.wide == "wide" {
-				cells = append(cells, n.Mapping, n.Filtering, n.Protocols, cmp.Or(n.NAT6, "-"), cmp.Or(n.In6, "-"), cmp.Or(n.RA, "-"))
+				cells = append(cells, n.Mapping, n.Filtering, n.Protocols, cmp.Or(n.NAT6, "-"), cmp.Or(n.In6, "-"), cmp.Or(n.RA, "-"), proxyText(n))
 			}
 			row(w, cells...)
 		}
@@ -63,7 +76,7 @@ func (a *app) networkCommand() *cobra.Command {
 			}
 			n := all[i]
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-			for _, r := range [][2]any{{"name", n.Name}, {"subnet", n.Subnet}, {"gateway", n.Gateway + " at " + n.MAC}, {"subnet6", cmp.Or(n.Subnet6, "-")}, {"gateway6", cmp.Or(n.Gateway6, "-")}, {"nat6", cmp.Or(n.NAT6, "-")}, {"in6", cmp.Or(n.In6, "-")}, {"ra", cmp.Or(n.RA, "-")}, {"mtu", n.MTU}, {"internal", n.Internal},
+			for _, r := range [][2]any{{"name", n.Name}, {"subnet", n.Subnet}, {"gateway", n.Gateway + " at " + n.MAC}, {"subnet6", cmp.Or(n.Subnet6, "-")}, {"gateway6", cmp.Or(n.Gateway6, "-")}, {"nat6", cmp.Or(n.NAT6, "-")}, {"in6", cmp.Or(n.In6, "-")}, {"ra", cmp.Or(n.RA, "-")}, {"nd-proxy", proxyText(n)}, {"mtu", n.MTU}, {"internal", n.Internal},
 				{"isolated", n.Isolated}, {"mapping", n.Mapping}, {"filtering", n.Filtering}, {"protocols", n.Protocols}, {"ports", n.Ports}} {
 				row(w, r[0], r[1])
 			}

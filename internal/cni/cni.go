@@ -39,6 +39,7 @@ type conf struct {
 	NAT6     string `json:"nat6"`
 	In6      string `json:"in6"`
 	RA       string `json:"ra"`
+	NDProxy  bool   `json:"ndProxy"`
 	MTU      int    `json:"mtu"`
 	Internal bool   `json:"internal"`
 	Isolated bool   `json:"isolated"`
@@ -107,7 +108,7 @@ func parse(stdin []byte) (*conf, error) {
 func (c *conf) attachmentOf(args *skel.CmdArgs) *attach.Attachment {
 	return &attach.Attachment{
 		Switch: attach.Client(c.Socket), Netns: args.Netns, Ifname: args.IfName, ID: args.ContainerID, Port: portName("cni", c.Name, args.ContainerID, args.IfName), MTU: c.MTU,
-		Network: api.NetworkAdd{Name: c.Network, Subnet: c.Subnet, Gateway: c.Gateway, Subnet6: c.Subnet6, Gateway6: c.Gateway6, NAT6: c.NAT6, In6: c.In6, RA: c.RA, MTU: c.MTU, Internal: c.Internal, Isolated: c.Isolated},
+		Network: api.NetworkAdd{Name: c.Network, Subnet: c.Subnet, Gateway: c.Gateway, Subnet6: c.Subnet6, Gateway6: c.Gateway6, NAT6: c.NAT6, In6: c.In6, RA: c.RA, NDProxy: c.NDProxy, MTU: c.MTU, Internal: c.Internal, Isolated: c.Isolated},
 		MAC:     c.RuntimeConfig.MAC, Tenant: c.Tenant, Publish: c.RuntimeConfig.PortMappings, Set: c.RuntimeConfig.Bandwidth.settings(),
 	}
 }

@@ -105,12 +105,14 @@ func (n *netavarkNetwork) settle() (api.NetworkAdd, error) {
 			out.In6 = v
 		case "ra":
 			out.RA = v
+		case "nd-proxy":
+			out.NDProxy, err = strconv.ParseBool(v)
 		case "protocols":
 			if out.Protocols = api.Words(v); v == "" {
 				err = errors.New("empty")
 			}
 		default:
-			return api.NetworkAdd{}, fmt.Errorf("option %q does not exist; the options are in6, isolated, mtu, nat6, protocols, ra, socket, tenant", k)
+			return api.NetworkAdd{}, fmt.Errorf("option %q does not exist; the options are in6, isolated, mtu, nat6, nd-proxy, protocols, ra, socket, tenant", k)
 		}
 		if err != nil {
 			return api.NetworkAdd{}, fmt.Errorf("option %s=%s: the value is not valid for this option", k, v)

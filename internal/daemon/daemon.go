@@ -22,6 +22,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/hostclients"
 	"github.com/uvswitch/uvswitch/internal/hugepages"
 	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/ndproxy"
 	"github.com/uvswitch/uvswitch/internal/netns"
 	"github.com/uvswitch/uvswitch/internal/rights"
 	"github.com/uvswitch/uvswitch/internal/tapmaker"
@@ -53,6 +54,7 @@ type Daemon struct {
 	started time.Time
 	backend backend
 
+	proxy      ndproxy.Proxy         // answers on the host's devices for containers
 	clients    *hostclients.Programs // see openClients
 	clientsWhy string
 	sandbox    string // see Sandbox
@@ -257,6 +259,7 @@ func (d *Daemon) Close() error {
 	for _, p := range d.ports {
 		p.closeWire()
 	}
+	_ = d.proxy.Set(nil)
 	d.closeUplink()
 	return d.failure
 }

@@ -30,10 +30,10 @@ func (d *Daemon) addNetworkLocked(a api.NetworkAdd) error {
 	if err != nil {
 		return err
 	}
-	if what, collides := uplink.Overlap(m.Prefix, d.opts.Name); collides {
+	if what, collides := uplink.Overlap(m.Prefix, false, d.opts.Name); collides {
 		return api.Errorf(http.StatusConflict, "subnet %s overlaps %s; choose another subnet (--subnet)", m.Prefix, what)
 	}
-	if err := errors.Join(d.checkFree6(m.Prefix6, "--subnet6"), d.checkOutside6(&m)); err != nil {
+	if err := errors.Join(d.checkFree6(&m, m.Prefix6, "--subnet6"), d.checkOutside6(&m)); err != nil {
 		return err
 	}
 	if m.ID = d.freeNetIDLocked(); m.ID == frame.NoNet {
@@ -55,15 +55,20 @@ func (d *Daemon) addNetworkLocked(a api.NetworkAdd) error {
 	return nil
 }
 
-// checkFree6 says what of the host has an IPv6 prefix already; flag is the option that has named it. An invalid prefix is free.
-func (d *Daemon) checkFree6(p netip.Prefix, flag string) error {
+// checkFree6 says what of the host has an IPv6 prefix of n already; flag is the option that has named it. An invalid prefix is free.
+func (d *Daemon) checkFree6(n *model.Network, p netip.Prefix, flag string) error {
 	if !p.IsValid() {
 		return nil
 	}
-	if what, collides := uplink.Overlap(p, d.opts.Name); collides {
-		return api.Errorf(http.StatusConflict, "prefix %s overlaps %s; choose another one (%s)", p, what, flag)
+	what, collides := uplink.Overlap(p, n.Spec.NDProxy && p == n.Outside6, d.opts.Name)
+	if !collides {
+		return nil
 	}
-	return nil
+	remedy := ""
+	if _, still := uplink.Overlap(p, true, d.opts.Name); !still {
+		remedy = "; or, with --nat6 routed or npt=PREFIX, let the switch answer for the containers there (--nd-proxy)"
+	}
+	return api.Errorf(http.StatusConflict, "prefix %s overlaps %s; choose another one (%s)%s", p, what, flag, remedy)
 }
 
 // checkOutside6 is checkFree6 for the prefix by which the outside knows a network, if it is another one than the network's own.
@@ -71,7 +76,7 @@ func (d *Daemon) checkOutside6(n *model.Network) error {
 	if n.Outside6 == n.Prefix6 {
 		return nil
 	}
-	return d.checkFree6(n.Outside6, "--nat6")
+	return d.checkFree6(n, n.Outside6, "--nat6")
 }
 
 func (d *Daemon) freeNetIDLocked() frame.NetID {
@@ -138,8 +143,8 @@ func (d *Daemon) changeNetworkLocked(a api.NetworkAdd) error {
 		return err
 	}
 	n := d.networks[a.Name]
-	if to.Outside6 != n.Outside6 {
-		if err := d.checkOutside6(&to); err != nil {
+	if to.Outside6 != n.Outside6 || to.Spec.NDProxy != n.Spec.NDProxy {
+		if err := errors.Join(d.checkFree6(&to, to.Prefix6, "--subnet6"), d.checkOutside6(&to)); err != nil {
 			return err
 		}
 	}

@@ -237,6 +237,7 @@ func (d *Daemon) updateRulesLocked() {
 		}
 		d.up.SetPublished(published, published6)
 		d.up.SetRoutes6(routes6, stations6)
+		d.proxyLocked(stations6)
 	}
 }
 

@@ -271,12 +271,13 @@ type way6 struct {
 	up   bool
 
 	sources map[int]netip.Addr // by device: the address by which packets leave there
+	onLink  []uplink.OnLink
 }
 
-func way6Of(s *uplink.State) way6 { return way6{s.Addr6, s.Own6, s.Up6, s.Sources6} }
+func way6Of(s *uplink.State) way6 { return way6{s.Addr6, s.Own6, s.Up6, s.Sources6, s.OnLink} }
 
 func (w *way6) equal(s *uplink.State) bool {
-	return w.addr == s.Addr6 && w.up == s.Up6 && slices.Equal(w.own, s.Own6) && maps.Equal(w.sources, s.Sources6)
+	return w.addr == s.Addr6 && w.up == s.Up6 && slices.Equal(w.own, s.Own6) && maps.Equal(w.sources, s.Sources6) && slices.Equal(w.onLink, s.OnLink)
 }
 
 // addrs are the addresses, the one by which packets leave first.

@@ -39,6 +39,10 @@ var networkOptions = []option{
 	}},
 	{[]string{"in6"}, func(n *network, v string) error { n.Add.In6 = v; return nil }},
 	{[]string{"ra"}, func(n *network, v string) error { n.Add.RA = v; return nil }},
+	{[]string{"nd-proxy"}, func(n *network, v string) (err error) {
+		n.Add.NDProxy, err = strconv.ParseBool(v)
+		return err
+	}},
 	{[]string{"protocols"}, func(n *network, v string) error {
 		if n.Add.Protocols = api.Words(v); v == "" {
 			return errors.New("empty")

@@ -313,11 +313,15 @@ func (e *Exam) leftovers() {
 
 // subnets finds routes of the host that overlap a network's subnet.
 func (e *Exam) subnets() {
-	subnets := map[string]string{}
+	subnets, proxied := map[string]string{}, map[string]bool{}
 	if e.status != nil {
 		for _, n := range e.status.Networks {
 			subnets[n.Name] = n.Subnet
 			subnets[n.Name+", IPv6"] = n.Subnet6
+			proxied[n.Name+", IPv6"] = n.NDProxy
+			if n.NDProxy && len(n.ProxiedOn) == 0 {
+				e.add("subnets", Warn, "see `ip -6 route` and `ip -6 addr`: the switch answers on the device whose subnet contains the network's, or else on the device of the default route", "network %s has --nd-proxy, but no device of the host has its prefix on the link", n.Name)
+			}
 		}
 	} else {
 		subnets["default"] = e.Subnet.String()
@@ -327,7 +331,7 @@ func (e *Exam) subnets() {
 		if err != nil {
 			continue
 		}
-		if what, collides := uplink.Overlap(p, e.Name); collides {
+		if what, collides := uplink.Overlap(p, proxied[name], e.Name); collides {
 			e.add("subnets", Warn, "give the network another subnet", "%s of network %s overlaps %s", p, name, what)
 		} else if route, found := uplink.Inside(p, e.Name); found {
 			e.add("subnets", Warn, "remove the route, or give the network another subnet", "%s of network %s: the host does not reach a part of it, because it has a route to %s", p, name, route)

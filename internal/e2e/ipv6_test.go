@@ -2,10 +2,12 @@ package e2e
 
 import (
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
 // Addresses of the bed's host and of the outside.
@@ -236,4 +238,89 @@ func TestIPv6Prefixes(t *testing.T) {
 func outer(b *Bed, ns string) string {
 	_, at, _ := strings.Cut(b.Sh(ns, "curl -sf -m 5 'http://["+out6+"]/'"), "you are ")
 	return strings.TrimSpace(at)
+}
+
+// TestNDProxy: containers have a part of the subnet that the host shares with its neighbors. The neighbors find the containers, and nothing
+// else of that part; a kernel with proxy_ndp gives the same answers.
+func TestNDProxy(t *testing.T) {
+	b := newWithIPv6(t)
+	Need(t, "curl", "ndisc6", "ns6", "tcpdump", "tshark")
+	outside6(b)
+	b.Web("out")
+	leavesHostAlone(b, func() {
+		b.AddNS("part", "far")
+		if said, err := b.TryCLI("network", "add", "part", "--subnet", "172.31.0.0/24", "--subnet6", "2001:db8:1:0:c0::/80"); err == nil || !strings.Contains(err.Error(), "--nd-proxy") {
+			t.Errorf("a part of the host's subnet without a proxy: %s %v", said, err)
+		}
+		b.CLI("network", "add", "part", "--subnet", "172.31.0.0/24", "--subnet6", "2001:db8:1:0:c0::/80", "--nd-proxy")
+		b.CLI("port", "add", "part", "--netns", b.NS("part"), "--network", "part")
+		b.Eventually("the host's link-local address is there", func() bool { return strings.Contains(b.CLI("network", "show", "part"), "on eth0") })
+		at := addr6(b, "part")
+		if seen := outer(b, "part"); seen != at {
+			t.Errorf("%s is seen as %s", at, seen)
+		}
+		ping(b, "out", at)
+		ping(b, "host", at)
+		b.Sh("out", "ip -6 neigh change "+at+" dev eth0 nud probe") // by solicitations to the address itself
+		b.Eventually("a solicitation to the address itself is answered", func() bool { return strings.Contains(b.Sh("out", "ip -6 neigh show "+at), "REACHABLE") })
+		if said, err := b.TrySh("out", "ndisc6 -1 -r 1 -w 200 2001:db8:1:0:c0::99 eth0"); err == nil {
+			t.Errorf("an address of no port is answered for: %s", said)
+		}
+		b.Sh("out", "ip addr add "+at+"/128 dev eth0")
+		b.Eventually("another station's address is seen as a duplicate", func() bool { return strings.Contains(b.Sh("out", "ip addr show dev eth0"), "dadfailed") })
+		b.Sh("out", "ip addr del "+at+"/128 dev eth0")
+
+		// A prefix of which the host has no address is looked for by the router of the default route.
+		b.Sh("out", "ip -6 route add 2001:db8:71::/64 dev eth0")
+		b.CLI("network", "add", "far", "--subnet", "172.31.1.0/24", "--subnet6", "fd00:71::/64", "--nat6", "npt=2001:db8:71::/64", "--nd-proxy")
+		b.CLI("port", "add", "far", "--netns", b.NS("far"), "--network", "far")
+		ping(b, "out", outer(b, "far"))
+
+		ours := b.advertised("host", "eth0", at)
+		b.AddNS("kernel")
+		b.Sh("out", "ip link add eth9 type veth peer name eth0 netns "+b.NS("kernel")+" && ip link set eth9 up && ip addr add 2001:db8:9::2/64 dev eth9 nodad")
+		b.Sh("kernel", "ip link set eth0 up && ip addr add 2001:db8:9::1/64 dev eth0 nodad && sysctl -qw net.ipv6.conf.all.forwarding=1 net.ipv6.conf.all.proxy_ndp=1 net.ipv6.conf.eth0.proxy_ndp=1 net.ipv6.neigh.eth0.proxy_delay=0 && ip -6 neigh add proxy 2001:db8:9::99 dev eth0")
+		if kernels := b.advertised("kernel", "eth9", "2001:db8:9::99"); ours != kernels {
+			t.Errorf("the proxy says %q, and a kernel says %q", ours, kernels)
+		}
+
+		b.CLI("port", "del", "part")
+		if said, err := b.TrySh("out", "ndisc6 -1 -r 1 -w 200 "+at+" eth0"); err == nil {
+			t.Errorf("the address of a removed port is answered for: %s", said)
+		}
+		if groups := b.Sh("host", "ip -6 maddr show dev eth0"); strings.Count(groups, "ff02::1:ff") != 3 { // of two addresses of the host, and of the port far
+			t.Errorf("groups of a removed port are still joined: %s", groups)
+		}
+	})
+}
+
+// advertised is what a namespace behind a device of out says of an address: to a solicitation by multicast, by unicast, and of a
+// station that wants the address for itself. Each answer is the
+// destination, the hop limit, and the flags R, S and O.
+func (b *Bed) advertised(ns, device, addr string) string {
+	b.t.Helper()
+	file := filepath.Join(b.dir, device+".pcap")
+	stop := b.Listen("out", "tcpdump", "-i", device, "-U", "-w", file, "icmp6 and ip6[40] == 136")
+	group := frame.Addr6From(netip.MustParseAddr(addr)).SolicitedNode().Netip()
+	own, _, _ := strings.Cut(strings.Fields(b.Sh("out", "ip -6 -o addr show dev "+device+" scope global"))[3], "/")
+	_, mac, _ := strings.Cut(b.Sh(ns, "ip -o link show eth0"), "link/ether ")
+	mac = strings.Fields(mac)[0]
+	var said []string
+	for i, how := range []string{"", "-s " + own + " -E 02:00:00:00:00:99 -D " + mac + " -d " + addr, "-s :: -d " + group.String()} {
+		to := "ndisc6 -1 -r 1 " + addr + " " + device
+		if how != "" {
+			to = "ns6 -i " + device + " -t " + addr + " " + how
+		}
+		b.Eventually("an answer to "+to, func() bool {
+			_, _ = b.TrySh("out", to)
+			said = strings.Split(strings.TrimSpace(b.Sh("out", "tshark -r "+file+" -T fields -e ipv6.dst -e ipv6.hlim -e icmpv6.nd.na.flag.r -e icmpv6.nd.na.flag.s -e icmpv6.nd.na.flag.o -Y 'icmpv6.nd.na.target_address == "+addr+"' 2>/dev/null")), "\n")
+			return len(said) > i && said[i] != ""
+		})
+	}
+	stop()
+	text := strings.Join(said, "\n")
+	for _, a := range strings.Fields(b.Sh("out", "ip -6 -o addr show dev "+device+" | sed 's/.*inet6 \\([^/]*\\).*/\\1/'")) {
+		text = strings.ReplaceAll(text, a+"\t", "the asker\t")
+	}
+	return text
 }

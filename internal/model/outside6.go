@@ -57,6 +57,9 @@ func (s *State) checkIPv6Settings(n *Network, a *api.NetworkAdd) (err error) {
 				return bad("--%s %s needs an IPv6 subnet (--subnet6)", f[0], f[1])
 			}
 		}
+		if a.NDProxy {
+			return bad("--nd-proxy needs an IPv6 subnet (--subnet6)")
+		}
 		return nil
 	}
 	if a.Internal && (a.NAT6 != "" && a.NAT6 != Masquerade || a.In6 == Any) {
@@ -79,6 +82,9 @@ func (s *State) checkIPv6Settings(n *Network, a *api.NetworkAdd) (err error) {
 		a.NAT6 = NPT + n.Outside6.String()
 	default:
 		return bad("--nat6 %q is not masquerade, routed, or npt=PREFIX, such as npt=2001:db8:1::/64", a.NAT6)
+	}
+	if a.NDProxy && !n.Outside6.IsValid() {
+		return bad("--nd-proxy needs --nat6 routed or npt=PREFIX: with masquerade, containers leave with the host's addresses, for which the host answers")
 	}
 	switch a.In6 {
 	case "":

@@ -919,3 +919,56 @@ func TestRFC4861_6_2_4_ChangedSettings(t *testing.T) {
 		t.Errorf("when it ends, it says % x", bodies)
 	}
 }
+
+// A proxy answers for stations that it knows, without the Override flag, so that a station that answers for itself wins.
+func TestRFC4861_7_2_8_ProxyAdvertisements(t *testing.T) {
+	const mac, asker = frame.MAC(0x0200_0000_00aa), frame.MAC(0x0200_0000_00bb)
+	target, from, source := frametest.Addr6("2001:db8::c"), frametest.Addr6("2001:db8::2"), frametest.Addr6("fe80::aa")
+	ns := func(target frame.Addr6) []byte { return target.Netip().AsSlice() }
+	withMAC := append(ns(target), 1, 1, 2, 0, 0, 0, 0, 0xbb)
+	for _, x := range []struct {
+		what     string
+		p        frametest.Packet
+		to       frame.Addr6 // of the answer; zero: none
+		toMAC    frame.MAC
+		solicits bool
+	}{
+		{"by multicast", frametest.Packet{Src6: from, Dst6: target.SolicitedNode(), Payload: withMAC}, from, asker, true},
+		{"by unicast, without an option", frametest.Packet{Src6: from, Dst6: target, Payload: ns(target)}, from, asker, true},
+		{"a probe for duplicates", frametest.Packet{Dst6: target.SolicitedNode(), Payload: ns(target)}, frame.AllNodes, frame.AllNodes.GroupMAC(), false},
+		{"a probe with an option", frametest.Packet{Dst6: target.SolicitedNode(), Payload: withMAC}, frame.Addr6{}, 0, false},
+		{"a probe to one address", frametest.Packet{Dst6: target, Payload: ns(target)}, frame.Addr6{}, 0, false},
+		{"of an unknown station", frametest.Packet{Src6: from, Dst6: from.SolicitedNode(), Payload: ns(from)}, frame.Addr6{}, 0, false},
+		{"from another link", frametest.Packet{Src6: from, Dst6: target, Payload: ns(target), TTL: 254}, frame.Addr6{}, 0, false},
+		{"with a wrong checksum", frametest.Packet{Src6: from, Dst6: target, Payload: ns(target), NoChecksum: true}, frame.Addr6{}, 0, false},
+		{"too short", frametest.Packet{Src6: from, Dst6: target, Payload: ns(target)[:12]}, frame.Addr6{}, 0, false},
+	} {
+		x.p.SrcMAC, x.p.DstMAC, x.p.Proto, x.p.Type = asker, mac, frame.ICMPv6, frame.ICMPv6NeighborSolicitation
+		if x.p.TTL == 0 {
+			x.p.TTL = 255
+		}
+		f := &frame.Frame{}
+		f.Reset(x.p.Raw(), frame.NoPort)
+		frame.Parse(f)
+		b := router.ProxyAnswer(f, mac, source, func(a frame.Addr6) bool { return a == target })
+		if (b == nil) != x.to.IsZero() {
+			t.Errorf("%s: answered: %v", x.what, b != nil)
+		}
+		if b == nil {
+			continue
+		}
+		raw := append(make([]byte, frame.VnetLen), b...)
+		if err := frametest.Check(raw); err != nil {
+			t.Errorf("%s: %v", x.what, err)
+		}
+		f.Reset(raw, frame.NoPort)
+		frame.Parse(f)
+		na, want := f.Payload(), byte(0)
+		if x.solicits {
+			want = 0x40
+		}
+		if f.Dst != x.toMAC || f.Src != mac || f.IPv6().Src() != source || f.IPv6().Dst() != x.to || na[0] != frame.ICMPv6NeighborAdvertisement || na[4] != want {
+			t.Errorf("%s: answer % x", x.what, b)
+		}
+	}
+}

@@ -60,12 +60,19 @@ func (p *wayIn) emitHeader6() {
 // emitRouted6: see GuardQueue for arrival. All addresses that no port has are one.
 //
 //	no_address: if (!uvs_routes6[{128, ip6.dst}]) goto pass;
+//	if (ip6.next == ICMPv6 && load(40).type is neighbor discovery's) goto pass;
 //	port = uvs_stations6[ip6.dst]; if (port) arrival += *port;
 //	goto ours;
 func (p *wayIn) emitRouted6() {
 	p.Emit(asm.StoreImm(asm.RFP, inPrefix6, 128, asm.Word).WithSymbol("six no address"))
 	p.emitCopy(inPrefix6+4, inIP6+ip6Dst, 16)
 	p.EmitMapLookup(p.maps.routes6, inPrefix6, "pass")
+	p.Emit(asm.LoadMem(asm.R1, asm.RFP, inIP6+ip6Next, asm.Byte), asm.JNE.Imm(asm.R1, unix.IPPROTO_ICMPV6, "six routed"), asm.Mov.Imm(regL4, 40))
+	p.emitLoad(0, inL4, 8, "pass")
+	p.Emit(
+		asm.LoadMem(asm.R1, asm.RFP, inL4, asm.Byte), asm.JLT.Imm(asm.R1, int32(frame.ICMPv6RouterSolicitation), "six routed"), asm.JLE.Imm(asm.R1, int32(frame.ICMPv6Redirect), "pass"),
+		asm.Mov.Imm(asm.R0, 0).WithSymbol("six routed"),
+	)
 	p.EmitMapLookup(p.maps.stations6, inKey6, "ours")
 	p.Emit(
 		asm.LoadMem(asm.R1, asm.R0, 0, asm.Word), asm.LoadMem(asm.R2, asm.RFP, inArrival, asm.Word), asm.Add.Reg(asm.R1, asm.R2),

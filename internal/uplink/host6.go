@@ -1,6 +1,7 @@
 package uplink
 
 import (
+	"cmp"
 	"net"
 	"net/netip"
 	"slices"
@@ -8,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
 // inspect6 reads the host's IPv6 addresses and routes. A host without IPv6 has none.
@@ -25,6 +28,7 @@ func (u *Uplink) inspect6(s *State, links []netlink.Link) error {
 	ours := ownDevices(u.opts.TAP, links)
 	s.Own6, s.Sources6 = addrs6(addrs, ours)
 	s.watch6(links, routes, ours)
+	s.OnLink = onLink(s.Watched, links, addrs, routes)
 	device := defaultIndex6(routes, ours)
 	if s.Addr6 = s.Sources6[device]; !s.Addr6.IsValid() && len(s.Sources6) > 0 { // the device has none: the host's routing takes another device's
 		devices := make([]int, 0, len(s.Sources6))
@@ -96,6 +100,33 @@ func (s *State) watch6(links []netlink.Link, routes []netlink.Route, ours map[in
 		}
 	}
 	slices.SortFunc(s.Watched, byName)
+}
+
+// onLink lists where routers and stations may look for neighbors: see OnLink.
+func onLink(watched []Watched, links []netlink.Link, addrs []netlink.Addr, routes []netlink.Route) (all []OnLink) {
+	for _, w := range watched {
+		l := slices.IndexFunc(links, func(l netlink.Link) bool { return l.Attrs().Index == w.Index })
+		a := slices.IndexFunc(addrs, func(a netlink.Addr) bool {
+			return a.LinkIndex == w.Index && a.IP.IsLinkLocalUnicast() && a.Flags&unix.IFA_F_TENTATIVE == 0
+		})
+		if l < 0 || a < 0 || w.Plain {
+			continue
+		}
+		local, _ := netip.AddrFromSlice(addrs[a].IP)
+		for i := range routes {
+			r := &routes[i]
+			p := everywhere6
+			if r.Dst != nil {
+				p = prefixOf(r.Dst)
+			}
+			isNeighbors := r.Gw == nil && r.Via == nil && len(r.MultiPath) == 0 && !p.Addr().IsLinkLocalUnicast()
+			if r.Table == unix.RT_TABLE_MAIN && r.Type == unix.RTN_UNICAST && deviceOf(r) == w.Index && (p.Bits() == 0 || isNeighbors) {
+				all = append(all, OnLink{p, w.Index, w.Name, frame.MACFrom(links[l].Attrs().HardwareAddr), local})
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b OnLink) int { return cmp.Or(a.Prefix.Compare(b.Prefix), a.Device-b.Device) })
+	return slices.Compact(all)
 }
 
 // defaultIndex6 is the device of IPv6's default route, in any table: the one with the lowest metric, or that of two half-default routes; 0

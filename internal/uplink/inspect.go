@@ -87,11 +87,15 @@ func OtherPrograms(device string) (others, stale []string) {
 
 // Overlap says with what of the host a subnet would collide: the subnet of an address on a device that is not of the switch with that
 // name, or a route to exactly this subnet, as in "10.0.0.0/8, which is on device eth0". A route that contains the subnet is none: the
-// subnet's own route is more specific.
-func Overlap(p netip.Prefix, name string) (what string, collides bool) {
+// subnet's own route is more specific. With proxied, a subnet on a device may contain p too, but not one of the host's addresses in p.
+func Overlap(p netip.Prefix, proxied bool, name string) (what string, collides bool) {
 	addrs, _ := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, familyOf(p)) })
 	for _, a := range addrs {
-		if device, others := deviceOfOthers(a.LinkIndex, name); others && prefixOf(a.IPNet).Overlaps(p) {
+		subnet := prefixOf(a.IPNet)
+		if device, others := deviceOfOthers(a.LinkIndex, name); others && subnet.Overlaps(p) {
+			if own, _ := netip.AddrFromSlice(a.IP); proxied && subnet.Bits() < p.Bits() && !p.Contains(own) {
+				continue
+			}
 			return fmt.Sprintf("%s, which is on device %s", prefixOf(a.IPNet), device), true
 		}
 	}

@@ -363,7 +363,7 @@ func (u *Uplink) Claims(f *frame.Frame) bool {
 		}
 		for p := range s.routes {
 			if p.Contains(dst.Netip()) {
-				return true
+				return !f.IsND() // see internal/ndproxy
 			}
 		}
 	}

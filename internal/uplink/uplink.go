@@ -40,6 +40,7 @@ type State struct {
 	Up6      bool               // IPv6 leads out
 	Own6     []netip.Addr       // all IPv6 addresses of the host, but link-local ones, sorted
 	Sources6 map[int]netip.Addr // by device: the address by which containers leave
+	OnLink   []OnLink           // where the host's routing looks for IPv6 neighbors
 
 	Own      []netip.Addr         // all addresses of the host, sorted; containers leave by these
 	Local    []netip.Prefix       // what else the host's kernel takes for itself (`ip route add local`), sorted; no broadcast addresses
@@ -56,9 +57,34 @@ type Watched struct {
 	Plain bool // its packets have no Ethernet header, as those of WireGuard, PPP and TUN
 }
 
+// An OnLink says that the routers and stations on an Ethernet device may look there for the addresses of a prefix. It is the subnet of the
+// device, or everything with the default route: some providers take a whole subnet to be on the link, and give the host one address of it.
+type OnLink struct {
+	Prefix    netip.Prefix
+	Device    int
+	Name      string
+	MAC       frame.MAC
+	LinkLocal netip.Addr // of the device
+}
+
+// OnLinkOf returns where a prefix of containers is on the link: by the longest prefixes that contain it.
+func (s *State) OnLinkOf(p netip.Prefix) (on []OnLink) {
+	best := 0
+	for _, l := range s.OnLink {
+		if !l.Prefix.Contains(p.Addr()) || l.Prefix.Bits() > p.Bits() || l.Prefix.Bits() < best {
+			continue
+		}
+		if l.Prefix.Bits() > best {
+			best, on = l.Prefix.Bits(), nil
+		}
+		on = append(on, l)
+	}
+	return on
+}
+
 func (s *State) equal(o *State) bool {
 	return s.Device == o.Device && s.Addr == o.Addr && s.MTU == o.MTU && s.Up == o.Up && s.Why == o.Why &&
-		slices.Equal(s.Own, o.Own) && s.Addr6 == o.Addr6 && s.MTU6 == o.MTU6 && s.Up6 == o.Up6 && slices.Equal(s.Own6, o.Own6) && maps.Equal(s.Sources6, o.Sources6) && slices.Equal(s.Local, o.Local) && slices.Equal(s.Policies, o.Policies) && maps.Equal(s.MTUs, o.MTUs) && slices.Equal(s.Tunnels, o.Tunnels) && slices.Equal(s.Watched, o.Watched)
+		slices.Equal(s.Own, o.Own) && s.Addr6 == o.Addr6 && s.MTU6 == o.MTU6 && s.Up6 == o.Up6 && slices.Equal(s.Own6, o.Own6) && maps.Equal(s.Sources6, o.Sources6) && slices.Equal(s.OnLink, o.OnLink) && slices.Equal(s.Local, o.Local) && slices.Equal(s.Policies, o.Policies) && maps.Equal(s.MTUs, o.MTUs) && slices.Equal(s.Tunnels, o.Tunnels) && slices.Equal(s.Watched, o.Watched)
 }
 
 // The two ends of the link between the host and the switch. With programs, the TAP's MAC is only what the host's stack puts into frames

@@ -214,6 +214,9 @@ type Network struct {
 	NAT6     string `json:"nat6,omitempty"` // see NetworkAdd
 	In6      string `json:"in6,omitempty"`
 	RA       string `json:"ra,omitempty"`
+	NDProxy  bool   `json:"ndProxy,omitempty"`
+	// ProxiedOn are the devices of the host on which the switch answers neighbor solicitations for the network's containers now.
+	ProxiedOn []string `json:"proxiedOn,omitempty"`
 	// Routes6 are the IPv6 destinations that a station reaches through the gateway now: ::/0 among them while IPv6 leads out.
 	Routes6   []string `json:"routes6,omitempty"`
 	MAC       string   `json:"mac"`
@@ -236,6 +239,7 @@ type NetworkAdd struct {
 	NAT6      string `json:"nat6,omitempty"`     // with which source IPv6 leaves: masquerade (when empty, for unique local addresses), routed (else), npt=PREFIX
 	In6       string `json:"in6,omitempty"`      // what may begin outside, with routed or npt: replies (when empty: published ports and pings only), any
 	RA        string `json:"ra,omitempty"`       // router advertisements: on (when empty), slaac, off
+	NDProxy   bool   `json:"ndProxy,omitempty"`  // with routed or npt: answer neighbor solicitations on the host's devices (RFC 4861, 7.2.8)
 	MTU       int    `json:"mtu,omitempty"`
 	Internal  bool   `json:"internal,omitempty"`
 	Isolated  bool   `json:"isolated,omitempty"`  // it cannot reach other networks
