@@ -24,7 +24,7 @@ import (
 
 func (d *Daemon) openUplink() (err error) {
 	c := d.config.Uplink
-	d.up, err = uplink.Open(uplink.Options{Device: c.Device, Kind: uplink.Kind(c.Kind), TAP: d.opts.Name + "-up", Devices: c.Fence()})
+	d.up, err = uplink.Open(uplink.Options{Device: c.Device, Kind: uplink.Kind(c.Kind), TAP: d.opts.Name + "-up", Devices: c.Fence(), TAPPrefix6: d.config.TAPPrefix6()})
 	if errors.Is(err, tap.ErrExists) {
 		return fmt.Errorf("device %s-up exists already; it may belong to another switch: use another --name", d.opts.Name)
 	}
@@ -67,14 +67,24 @@ func (d *Daemon) Flooded() uint64 {
 // leavesByHost reports whether packets leave through the host's own stack.
 func (d *Daemon) leavesByHost() bool { return d.up != nil && d.config.Uplink.Kind == model.ViaHost }
 
-// routeThroughHostLocked makes the host's port the next hop of all packets that leave.
-func (d *Daemon) routeThroughHostLocked() {
+// routeThroughHostLocked makes the host's port the next hop of all packets that leave. A host that does not forward IPv6 says nothing to the
+// senders: so the switch does.
+func (d *Daemon) routeThroughHostLocked(forwards6 bool) {
 	h := d.ports[model.HostPortName]
 	if h == nil {
 		return
 	}
 	rt := router.Route{Prefix: model.Everywhere, Kind: router.Local, Egress: h.net.ID, NextHop: h.Addr.Addr()}
-	if err := d.dp.Router.AddRoute(rt); err != nil {
+	err := d.dp.Router.AddRoute(rt)
+	if d.config.ULA.IsValid() {
+		rt := router.Route{Prefix: model.Everywhere6, Kind: router.Unreachable}
+		if forwards6 && h.Addr6.IsValid() {
+			rt.Kind, rt.Egress, rt.NextHop = router.Local, h.net.ID, h.Addr6.Addr()
+			link.SetForwarding6(h.Ifname)
+		}
+		err = errors.Join(err, d.dp.Router.AddRoute(rt))
+	}
+	if err != nil {
 		d.log.Error("cannot set the route through the host", "error", err)
 	}
 }
@@ -171,7 +181,7 @@ func (d *Daemon) refreshUplinkLocked() {
 		Port: p.ID, Up: len(s.Own) > 0,
 	}
 	if d.config.ULA.IsValid() {
-		i.Prefix6, i.Addr6, i.Up6, i.MTU6 = model.Everywhere6, frame.Addr6From(s.Addr6), s.Up6 && !d.leavesByHost(), s.MTU6
+		i.Prefix6, i.Addr6, i.Up6, i.MTU6 = model.Everywhere6, frame.Addr6From(s.Addr6), s.Up6, s.MTU6
 	}
 	if d.usesBPF() {
 		i.MTU = model.MaxMTU // each way has its own
@@ -187,8 +197,8 @@ func (d *Daemon) refreshUplinkLocked() {
 	d.dp.Router.SetInterface(i)
 	switch {
 	case d.leavesByHost():
-		d.routeToHostLocked(s.Own, nil)
-		d.routeThroughHostLocked()
+		d.routeToHostLocked(s.Own, s.Own6)
+		d.routeThroughHostLocked(s.Forwards)
 	case d.usesBPF():
 		d.guardHostLocked(s.Own, s.Own6)
 		d.routeToHostLocked(s.Own, s.Own6)
@@ -272,12 +282,16 @@ type way6 struct {
 
 	sources map[int]netip.Addr // by device: the address by which packets leave there
 	onLink  []uplink.OnLink
+
+	forwards bool // the host's stack forwards
 }
 
-func way6Of(s *uplink.State) way6 { return way6{s.Addr6, s.Own6, s.Up6, s.Sources6, s.OnLink} }
+func way6Of(s *uplink.State) way6 {
+	return way6{s.Addr6, s.Own6, s.Up6, s.Sources6, s.OnLink, s.Forwards}
+}
 
 func (w *way6) equal(s *uplink.State) bool {
-	return w.addr == s.Addr6 && w.up == s.Up6 && slices.Equal(w.own, s.Own6) && maps.Equal(w.sources, s.Sources6) && slices.Equal(w.onLink, s.OnLink)
+	return w.addr == s.Addr6 && w.up == s.Up6 && slices.Equal(w.own, s.Own6) && maps.Equal(w.sources, s.Sources6) && slices.Equal(w.onLink, s.OnLink) && w.forwards == s.Forwards
 }
 
 // addrs are the addresses, the one by which packets leave first.

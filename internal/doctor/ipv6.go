@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/uplink"
 )
@@ -56,12 +58,9 @@ func (e *Exam) ipv6() {
 		e.add("ipv6", Note, "for IPv6, give the host an IPv6 default route", "the host has no IPv6 default route: containers reach the outside by IPv4 only, and hear so at once")
 		return
 	}
-	if e.status != nil && e.status.Uplink.State6 == "down" && (e.status.Uplink.Kind == model.ViaHost || e.status.Uplink.Kind == string(uplink.TAP)) {
-		e.add("ipv6", Note, "use --uplink-kind tcx or clsact", "an uplink of kind %s carries no IPv6", e.status.Uplink.Kind)
-		return
-	}
 	name := out.Attrs().Name
 	sound := len(e.found)
+	e.throughHost6()
 	if byRA && sysctl6(name, "forwarding") == 1 && sysctl6(name, "accept_ra") != 2 {
 		e.add("ipv6", Warn, "sysctl -w net.ipv6.conf."+name+".accept_ra=2", "the IPv6 default route came by a router advertisement, and %s forwards: the kernel takes no other advertisement, so the route will go", name)
 	}
@@ -88,4 +87,34 @@ func (e *Exam) ipv6() {
 	if len(e.found) == sound {
 		e.add("ipv6", OK, "", "IPv6 leads out by %s", name)
 	}
+}
+
+// throughHost6 checks what an uplink of kind host or tap needs of the host's stack.
+func (e *Exam) throughHost6() {
+	if e.status == nil {
+		return
+	}
+	from := ""
+	switch e.status.Uplink.Kind {
+	case model.ViaHost:
+		from = fmt.Sprintf("%s ! -o %s0", cmp.Or(e.subnet6(), "SUBNET"), e.Name)
+	case string(uplink.TAP):
+		from = e.status.Uplink.Address6
+	default:
+		return
+	}
+	if sysctl6("all", "forwarding") != 1 {
+		e.add("ipv6", Warn, "sysctl -w net.ipv6.conf.all.forwarding=1; set accept_ra=2 first on devices that get their route by router advertisements", "the host must forward the IPv6 packets of containers, but it does not: net.ipv6.conf.all.forwarding is 0")
+	}
+	e.add("ipv6", Note, fmt.Sprintf("if a rule for this is missing: `ip6tables -t nat -A POSTROUTING -s %s -j MASQUERADE`", from), "where nobody outside knows the addresses, the host must masquerade IPv6, too")
+}
+
+// subnet6 is the IPv6 subnet of the default network; empty without one.
+func (e *Exam) subnet6() string {
+	for _, n := range e.status.Networks {
+		if n.Name == api.DefaultNetwork {
+			return n.Subnet6
+		}
+	}
+	return ""
 }

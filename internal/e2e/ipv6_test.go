@@ -324,3 +324,48 @@ func (b *Bed) advertised(ns, device, addr string) string {
 	}
 	return text
 }
+
+// TestIPv6ThroughTheHost: with uplinks of the kinds host and tap, the host's stack forwards and masquerades. While it does not forward IPv6,
+// programs hear so at once.
+func TestIPv6ThroughTheHost(t *testing.T) {
+	for _, kind := range []string{"host", "tap"} {
+		t.Run(kind, func(t *testing.T) {
+			b := NewHost(t)
+			Need(t, "curl", "ip6tables", "ndisc6")
+			outside6(b)
+			b.Sh("out", "ip addr add "+out6+"/64 dev eth0 nodad")
+			b.Start("--uplink-kind", kind)
+			containers(b)
+			b.Web("web")
+			b.Web("out")
+			if said, err := b.TrySh("web", "curl -s -m 5 'http://["+out6+"]/'"); err == nil || strings.Contains(said, "timed out") {
+				t.Errorf("the host does not forward: %s %v", said, err)
+			}
+			b.Sh("host", "sysctl -qw net.ipv6.conf.all.forwarding=1")
+			from := addr6(b, "web")
+			if kind == "tap" {
+				var s api.Status
+				b.JSON(&s, "status")
+				from = s.Uplink.Address6
+			}
+			b.Sh("host", "ip6tables -t nat -A POSTROUTING -s "+from+" -o eth0 -j MASQUERADE")
+			b.Eventually("packets leave", func() bool {
+				said, _ := b.TrySh("web", "curl -s -m 1 'http://["+out6+"]/'")
+				return strings.Contains(said, "you are "+host6)
+			})
+			b.Sh("web", "ping -6 -c 2 -i 0.2 -W 2 -s 3000 "+out6)
+			ping(b, "web", host6)
+			ping(b, "host", addr6(b, "web"))
+			b.CLI("publish", "add", "8080:80", "--port", "web")
+			client := map[string]string{"host": out6, "tap": addr6(b, "host")}[kind]
+			contains(t, b.Sh("out", "curl -sf -m 5 'http://["+host6+"]:8080/'"), "this is web; you are "+client)
+			contains(t, b.CLI("status"), "leads out")
+			b.Sh("host", "sysctl -qw net.ipv6.conf.all.forwarding=0")
+			b.Eventually("the switch sees that the host does not forward", func() bool {
+				said, err := b.TrySh("web", "ping -6 -c 1 -W 1 "+out6)
+				return err != nil && strings.Contains(said, "nreachable")
+			})
+			b.Balanced()
+		})
+	}
+}

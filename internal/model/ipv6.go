@@ -36,13 +36,26 @@ func ULA(machineID, name string) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom16(b), 48)
 }
 
+// subnetOfTAP is the last subnet of the ULA, which no network gets.
+const subnetOfTAP = 0xffff
+
+// TAPPrefix6 returns the prefix of the link between the host and an uplink of kind tap: it is invalid without IPv6.
+func (c *Config) TAPPrefix6() netip.Prefix {
+	if !c.ULA.IsValid() {
+		return netip.Prefix{}
+	}
+	b := c.ULA.Addr().As16()
+	binary.BigEndian.PutUint16(b[6:], subnetOfTAP)
+	return netip.PrefixFrom(netip.AddrFrom16(b), 126)
+}
+
 // subnetOfULA returns a /64 of the ULA: by the network's name, or the next one that no network has.
 func (s *State) subnetOfULA(name string) (netip.Prefix, error) {
 	sum := sha256.Sum256([]byte(name))
 	b := s.Config.ULA.Addr().As16()
 	id := binary.BigEndian.Uint16(sum[:])
 	for range 1 << 16 {
-		binary.BigEndian.PutUint16(b[6:], id)
+		binary.BigEndian.PutUint16(b[6:], id%subnetOfTAP)
 		p := netip.PrefixFrom(netip.AddrFrom16(b), 64)
 		if !slices.ContainsFunc(s.Networks, func(n Network) bool { return n.Name != name && (n.Prefix6.Overlaps(p) || n.Outside6.Overlaps(p)) }) {
 			return p, nil

@@ -44,10 +44,7 @@ func (u *Uplink) inspect() (State, error) {
 		s.Addr = tapOurs
 	}
 	s.Up = s.Why == ""
-	if u.opts.Kind != TAP {
-		err = u.inspect6(&s, links)
-	}
-	return s, err
+	return s, u.inspect6(&s, links)
 }
 
 // sourceTo is the host's address for packets by a device to a next hop; invalid if there is none.

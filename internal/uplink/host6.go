@@ -2,8 +2,10 @@ package uplink
 
 import (
 	"cmp"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 
@@ -26,6 +28,14 @@ func (u *Uplink) inspect6(s *State, links []netlink.Link) error {
 		return err
 	}
 	ours := ownDevices(u.opts.TAP, links)
+	s.Forwards = forwards6()
+	if u.opts.Kind == TAP {
+		if _, s.Addr6 = u.ends6(); s.Addr6.IsValid() {
+			s.Own6, s.MTU6 = []netip.Addr{s.Addr6}, s.MTU
+			s.Up6 = s.Forwards && defaultIndex6(routes, ours) != 0
+		}
+		return nil
+	}
 	s.Own6, s.Sources6 = addrs6(addrs, ours)
 	s.watch6(links, routes, ours)
 	s.OnLink = onLink(s.Watched, links, addrs, routes)
@@ -47,6 +57,32 @@ func (u *Uplink) inspect6(s *State, links []netlink.Link) error {
 }
 
 const minMTU6 = 1280 // RFC 8200, 5
+
+// forwards6 reports whether the host forwards IPv6 packets.
+func forwards6() bool {
+	b, err := os.ReadFile("/proc/sys/net/ipv6/conf/all/forwarding")
+	return err == nil && strings.TrimSpace(string(b)) == "1"
+}
+
+// ends6 are the two ends of an uplink of kind tap, the host's and ours; invalid without IPv6.
+func (u *Uplink) ends6() (host netip.Prefix, ours netip.Addr) {
+	p := u.opts.TAPPrefix6
+	if u.opts.Kind != TAP || !p.IsValid() {
+		return host, ours
+	}
+	first := p.Addr().Next()
+	return netip.PrefixFrom(first, p.Bits()), first.Next()
+}
+
+// knowOurEnd6 tells the kernel the MAC of our end, so that it need not ask.
+func (u *Uplink) knowOurEnd6() error {
+	_, ours := u.ends6()
+	err := netlink.NeighSet(&netlink.Neigh{LinkIndex: u.tapIdx, Family: netlink.FAMILY_V6, IP: ours.AsSlice(), HardwareAddr: RouterMAC.HardwareAddr(), State: netlink.NUD_PERMANENT})
+	if err != nil {
+		return fmt.Errorf("uplink: setting the neighbor %s on %s: %w", ours, u.opts.TAP, err)
+	}
+	return nil
+}
 
 // ownDevices are the indices of the switch's devices.
 func ownDevices(tap string, links []netlink.Link) map[int]bool {

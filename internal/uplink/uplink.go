@@ -25,6 +25,9 @@ type Options struct {
 	Kind    Kind
 	TAP     string   // what our own device is called
 	Devices []string // packets may leave by these devices only; empty: by all
+
+	// TAPPrefix6 is for the link of an uplink of kind tap, at least a /126; invalid: without IPv6.
+	TAPPrefix6 netip.Prefix
 }
 
 // State is what is known of the way out. It changes while the switch runs: addresses are renewed, links flap, routes change.
@@ -38,6 +41,7 @@ type State struct {
 	Addr6    netip.Addr         // the host's IPv6 address by which containers leave as a rule; invalid while there is none
 	MTU6     int                // of the device of IPv6's default route
 	Up6      bool               // IPv6 leads out
+	Forwards bool               // the host's stack forwards IPv6 packets
 	Own6     []netip.Addr       // all IPv6 addresses of the host, but link-local ones, sorted
 	Sources6 map[int]netip.Addr // by device: the address by which containers leave
 	OnLink   []OnLink           // where the host's routing looks for IPv6 neighbors
@@ -84,7 +88,7 @@ func (s *State) OnLinkOf(p netip.Prefix) (on []OnLink) {
 
 func (s *State) equal(o *State) bool {
 	return s.Device == o.Device && s.Addr == o.Addr && s.MTU == o.MTU && s.Up == o.Up && s.Why == o.Why &&
-		slices.Equal(s.Own, o.Own) && s.Addr6 == o.Addr6 && s.MTU6 == o.MTU6 && s.Up6 == o.Up6 && slices.Equal(s.Own6, o.Own6) && maps.Equal(s.Sources6, o.Sources6) && slices.Equal(s.OnLink, o.OnLink) && slices.Equal(s.Local, o.Local) && slices.Equal(s.Policies, o.Policies) && maps.Equal(s.MTUs, o.MTUs) && slices.Equal(s.Tunnels, o.Tunnels) && slices.Equal(s.Watched, o.Watched)
+		slices.Equal(s.Own, o.Own) && s.Addr6 == o.Addr6 && s.MTU6 == o.MTU6 && s.Up6 == o.Up6 && s.Forwards == o.Forwards && slices.Equal(s.Own6, o.Own6) && maps.Equal(s.Sources6, o.Sources6) && slices.Equal(s.OnLink, o.OnLink) && slices.Equal(s.Local, o.Local) && slices.Equal(s.Policies, o.Policies) && maps.Equal(s.MTUs, o.MTUs) && slices.Equal(s.Tunnels, o.Tunnels) && slices.Equal(s.Watched, o.Watched)
 }
 
 // The two ends of the link between the host and the switch. With programs, the TAP's MAC is only what the host's stack puts into frames
@@ -121,7 +125,7 @@ type known struct {
 	kind Kind
 }
 
-// The two ends of an uplink of kind tap: the host's and ours (RFC 7335's range, which nobody routes).
+// The two ends of an uplink of kind tap: the host's and ours (RFC 7335's range, which nobody routes). Of IPv6, see ends6.
 var (
 	tapHost = netip.MustParsePrefix("192.0.0.1/30")
 	tapOurs = netip.MustParseAddr("192.0.0.2")
@@ -161,13 +165,17 @@ func Open(o Options) (*Uplink, error) {
 	u.MAC = tapMAC
 	setup := link.Config{MAC: u.MAC, MTU: link.MaxMTU, NoIPv6: true}
 	if o.Kind == TAP {
-		setup.MTU, setup.Addr = 1500, tapHost
+		setup.MTU, setup.Addr, setup.IgnoreRAs = 1500, tapHost, true
+		setup.Addr6, _ = u.ends6()
 	}
 	err = link.Configure(netns.Original, o.TAP, setup)
 	if err == nil {
 		var d link.Info
 		d, err = link.Inspect(netns.Original, o.TAP)
 		u.tapIdx, u.mark = d.Index, markBase|int32(d.Index%markOfAll)
+	}
+	if err == nil && setup.Addr6.IsValid() {
+		err = u.knowOurEnd6()
 	}
 	if err == nil && o.Kind != TAP {
 		if err = link.SetForwarding(u.tapIdx); err == nil {
