@@ -252,10 +252,12 @@ The exceptions, each with its reason, are in [six_test.go](../internal/simnet/si
 
 Real programs and kernels check the command, too, in [internal/e2e](../internal/e2e):
 
-- coturn's `+"`turnutils_natdiscovery`"+` reports the mapping, the filtering and the hairpinning that the configuration asks for
-  (`+"`TestNATDiscovery`"+`).
-- The kernel's MASQUERADE and DNAT get the same packets as uvswitch.
+- coturn's `+"`turnutils_natdiscovery`"+` reports the mapping, the filtering and the hairpinning that the configuration asks for,
+  over IPv4 and IPv6 (`+"`TestNATDiscovery`"+`).
+- The kernel's MASQUERADE and DNAT get the same packets as uvswitch, over IPv4 and IPv6.
   The test lists each difference with its reason (`+"`TestKernelNATAgrees`"+`).
+- The kernel's NPT and proxy_ndp, ndisc6, rdisc6, radvdump, and the attacks of thc-ipv6 and SI6 judge what is there for IPv6 only
+  (`+"`TestNPTAsTheKernel`, `TestNDProxy`, `TestIPv6Tools`, `TestIPv6Attacks`"+`).
 `)
 	for i, s := range sections {
 		rows := slices.DeleteFunc(slices.Clone(list), func(r requirement) bool { return r.section != i })

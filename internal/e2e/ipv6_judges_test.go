@@ -3,16 +3,19 @@ package e2e
 import (
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/nat"
 )
 
 // TestIPv6Tools asks the gateway with the tools of others: ndisc6 and rdisc6.
 func TestIPv6Tools(t *testing.T) {
 	b := newWithIPv6(t)
-	Need(t, "ndisc6", "rdisc6")
+	Need(t, "ndisc6", "rdisc6", "radvdump", "tracepath", "traceroute")
 	outside6(b)
 	b.Start()
 	containers(b)
@@ -28,7 +31,37 @@ func TestIPv6Tools(t *testing.T) {
 		t.Errorf("a network without SLAAC advertises a prefix: %s", said)
 	}
 	contains(t, b.Sh("slaac", "rdisc6 -1 eth0"), "Prefix                   : fd00:5::/64", "On-link                 :          Yes", "Autonomous address conf.:          Yes", "Valid time              :      2592000", "Pref. time              :       604800")
+	heard := filepath.Join(b.dir, "radvdump")
+	b.Background("slaac", "radvdump > "+heard)
+	b.Eventually("radvdump has heard an advertisement", func() bool {
+		b.Sh("slaac", "rdisc6 -1 eth0")
+		said, _ := os.ReadFile(heard)
+		return strings.Count(string(said), "}; # End of") >= 2 && strings.Contains(string(said), "interface definition")
+	})
+	said, err := os.ReadFile(heard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	contains(t, string(said), "AdvDefaultLifetime 1800;", "AdvManagedFlag off;", "AdvOtherConfigFlag off;", "AdvLinkMTU 1500;", "prefix fd00:5::/64", "AdvAutonomous on;", "route fd")
+
+	if said := b.Sh("web", "tracepath -6 -n "+out6); !strings.Contains(said, addrOfGateway6(b)) || !strings.Contains(said, "reached") || !strings.Contains(said, "pmtu 1500") {
+		t.Errorf("tracepath: %s", said)
+	}
+	for _, how := range []string{"", "-I", "-T -p 80"} {
+		said := b.Sh("web", "traceroute -6 -n -q 1 -w 2 "+how+" "+out6)
+		if !strings.Contains(said, " 1  "+addrOfGateway6(b)+" ") || !strings.Contains(said, " 2  "+out6+" ") {
+			t.Errorf("traceroute %s: %s", how, said)
+		}
+	}
+	b.Sh("host", "ip link set eth0 mtu 1400")
+	b.Eventually("tracepath finds the MTU of the uplink", func() bool { return strings.Contains(b.Sh("web", "tracepath -6 -n "+out6), "pmtu 1400") })
 	b.Balanced()
+}
+
+func addrOfGateway6(b *Bed) string {
+	var n api.Network
+	b.JSON(&n, "network", "show", "default")
+	return n.Gateway6
 }
 
 // TestIPv6Attacks: a tenant speaks for routers and neighbors, plainly and behind headers that hide what it says. Its victim's routes and

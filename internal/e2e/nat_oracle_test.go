@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
+	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,6 +15,7 @@ import (
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
+	"github.com/uvswitch/uvswitch/internal/simnet"
 	"github.com/uvswitch/uvswitch/tap"
 )
 
@@ -34,6 +37,7 @@ type natCourse struct {
 	got   map[string][]string // received packets by probe, each with the end that received it
 	bytes map[string]int      // the same for UDP in the current probe: bytes after the IP header
 	last  string              // key in port of the flow that is being sent
+	six   bool                // all packets are translated to IPv6, and back: see simnet.ToIPv6
 }
 
 var natAddrs = map[string]frame.Addr{
@@ -247,40 +251,81 @@ var natIntended = map[string]string{
 	"from outside to a container's address":        "the kernel routes it: whoever is beside the host reaches every container (moby 41872); ours are not reached",
 }
 
-// TestKernelNATAgrees compares uvswitch with the kernel's MASQUERADE and DNAT in the same topology.
+// TestKernelNATAgrees compares uvswitch with the kernel's MASQUERADE and DNAT in the same topology, over IPv4 and over IPv6.
 func TestKernelNATAgrees(t *testing.T) {
-	Need(t, "iptables", "sysctl")
+	t.Run("IPv4", func(t *testing.T) { kernelNATAgrees(t, false) })
+	t.Run("IPv6", func(t *testing.T) { kernelNATAgrees(t, true) })
+}
+
+func kernelNATAgrees(t *testing.T, six bool) {
+	Need(t, "iptables", "ip6tables", "sysctl")
 	b := NewHost(t)
 	b.AddNS("c1", "c2")
-	for i, c := range []string{"c1", "c2"} {
-		b.Sh("host", fmt.Sprintf("ip link add h-%s type veth peer name eth0 netns %s && ip link set h-%s addrgenmode none up", c, b.NS(c), c))
-		b.Sh(c, fmt.Sprintf("ip addr add 172.29.0.%d/16 dev eth0 && ip link set eth0 addrgenmode none up && ip route add default via 172.29.0.1", 2+i))
+	ip, tables, mtu := "ip ", "iptables ", 1400
+	text := func(a frame.Addr) string { return a.String() }
+	target, nodad := text, ""
+	if six {
+		ip, tables, mtu, nodad = "ip -6 ", "ip6tables ", 1420, " nodad"
+		text = func(a frame.Addr) string { return simnet.IPv6Of(a).String() }
+		target = func(a frame.Addr) string { return "[" + text(a) + "]" }
 	}
-	for _, ns := range []string{"c1", "c2", "out"} { // these kernels answer only ARP
-		b.Sh(ns, "iptables -P INPUT DROP && iptables -P OUTPUT DROP")
+	prefix := func(a frame.Addr, bits int) string { // of the network of a, which has 32 bits in both families
+		if six {
+			bits += 96
+		}
+		return fmt.Sprintf("%s/%d", text(a), bits)
+	}
+	gateway, host := natAddrs["gw"], natAddrs["host"]
+	for _, c := range []string{"c1", "c2"} {
+		b.Sh("host", fmt.Sprintf("ip link add h-%s type veth peer name eth0 netns %s && ip link set h-%s addrgenmode none up", c, b.NS(c), c))
+		b.Sh(c, "ip link set eth0 addrgenmode none up && "+ip+"addr add "+prefix(natAddrs[c], 16)+" dev eth0"+nodad+" && "+ip+"route add default via "+text(gateway))
+	}
+	if six {
+		b.Sh("out", "ip link set eth0 addrgenmode none && ip addr add "+prefix(natAddrs["out"], 24)+" dev eth0"+nodad)
+		b.Sh("host", "ip addr add "+prefix(host, 24)+" dev eth0"+nodad+" && ip -6 route add default via "+text(natAddrs["out"]))
+	}
+	for _, ns := range []string{"c1", "c2", "out"} { // these kernels answer only ARP and neighbor solicitations
+		if six {
+			for _, chain := range []string{"INPUT", "OUTPUT"} {
+				b.Sh(ns, "ip6tables -A "+chain+" -p icmpv6 --icmpv6-type 135 -j ACCEPT && ip6tables -A "+chain+" -p icmpv6 --icmpv6-type 136 -j ACCEPT")
+			}
+		}
+		b.Sh(ns, tables+"-P INPUT DROP && "+tables+"-P OUTPUT DROP")
 		for _, dev := range []string{"tx", "rx", "tso", "gso", "gro"} {
 			_, _ = b.TrySh(ns, "ethtool -K eth0 "+dev+" off")
 		}
 	}
-	b.Sh("out", "ip link set eth0 mtu 1400")
-	b.Sh("host", "ip link set eth0 mtu 1400 addrgenmode none")
+	b.Sh("out", fmt.Sprintf("ip link set eth0 mtu %d", mtu))
+	b.Sh("host", fmt.Sprintf("ip link set eth0 mtu %d addrgenmode none", mtu))
 
-	b.Sh("host", "ip link add br0 type bridge stp_state 0 mcast_snooping 0 && ip link set br0 addrgenmode none up && ip addr add 172.29.0.1/16 dev br0")
+	b.Sh("host", "ip link add br0 type bridge stp_state 0 mcast_snooping 0 && ip link set br0 addrgenmode none up && ip addr add "+prefix(gateway, 16)+" dev br0"+nodad)
 	for _, c := range []string{"c1", "c2"} {
 		b.Sh("host", "ip link set h-"+c+" master br0")
 	}
-	b.Sh("host", "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.br0.rp_filter=0 net.ipv4.icmp_ratelimit=0")
-	b.Sh("host", "iptables -t nat -A POSTROUTING -s 172.29.0.0/16 -o eth0 -j MASQUERADE && iptables -t nat -A PREROUTING -d 10.1.0.1 -p tcp --dport 8080 -j DNAT --to 172.29.0.2:80")
-	for i := range syncIn {
-		b.Sh("host", fmt.Sprintf("iptables -t nat -A PREROUTING -d 10.1.0.1 -p udp --dport %d -j DNAT --to 172.29.0.%[2]d:%[1]d", syncIn[i], 2+i))
+	b.Sh("host", "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.br0.rp_filter=0 net.ipv4.icmp_ratelimit=0 net.ipv6.conf.all.forwarding=1 net.ipv6.icmp.ratelimit=0")
+	b.Sh("host", tables+"-t nat -A POSTROUTING -s "+prefix(gateway&^0xffff, 16)+" -o eth0 -j MASQUERADE && "+tables+"-t nat -A PREROUTING -d "+text(host)+" -p tcp --dport 8080 -j DNAT --to "+target(natAddrs["c1"])+":80")
+	for i, c := range []string{"c1", "c2"} {
+		b.Sh("host", fmt.Sprintf("%s-t nat -A PREROUTING -d %s -p udp --dport %d -j DNAT --to %s:%[3]d", tables, text(host), syncIn[i], target(natAddrs[c])))
 	}
 	b.Eventually("the bridge forwards", func() bool { return strings.Count(b.Sh("host", "bridge link"), "state forwarding") == 2 })
-	kernel := runCourse(b, linkMAC(b, "host", "br0"), nil)
-	b.Sh("host", "ip link del br0 && iptables -t nat -F && sysctl -qw net.ipv4.ip_forward=0")
+	kernel := runCourse(b, linkMAC(b, "host", "br0"), nil, six)
+	b.Sh("host", "ip link del br0 && "+tables+"-t nat -F && sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0")
 
-	b.Start("--host", "off")
-	for i, c := range []string{"c1", "c2"} {
-		b.CLI("port", "add", c, "--device", "h-"+c, "--ip", fmt.Sprintf("172.29.0.%d/16", 2+i))
+	network := "{name: default, subnet: 172.29.0.0/16}"
+	if six {
+		network = "{name: default, subnet: 172.29.0.0/16, subnet6: \"" + prefix(gateway&^0xffff, 16) + "\", nat6: masquerade}"
+	}
+	file := filepath.Join(t.TempDir(), "uvs.yaml")
+	if err := os.WriteFile(file, []byte("host: {address: off}\nnetworks: ["+network+"]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.Start("-c", file)
+	for _, c := range []string{"c1", "c2"} {
+		add := []string{"port", "add", c, "--device", "h-" + c, "--ip", natAddrs[c].String()}
+		if six {
+			add = append(add, "--ip6", text(natAddrs[c]))
+		}
+		b.CLI(add...)
 		b.CLI("port", "set", c, "guard", "off")
 	}
 	b.CLI("publish", "add", "8080:80", "--port", "c1")
@@ -293,14 +338,18 @@ func TestKernelNATAgrees(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours := runCourse(b, gw, kernel)
+	ours := runCourse(b, gw, kernel, six)
 	agreed := 0
+	intended := maps.Clone(natIntended)
+	if six {
+		delete(intended, "to reserved") // of IPv6, it is a multicast group
+	}
 	for _, p := range natProbes() {
-		why, expected := natIntended[p.name]
+		why, expected := intended[p.name]
 		k, o := strings.Join(kernel[p.name], "; "), strings.Join(ours[p.name], "; ")
 		switch same := k == o; {
 		case same && expected && why != "":
-			t.Errorf("%s: no difference any more (%s): take it out of natIntended", p.name, o)
+			t.Errorf("%s: no difference any more (%s): take it out of the table", p.name, o)
 		case !same && !expected:
 			t.Errorf("%s:\n  the kernel: %s\n  uvswitch:   %s", p.name, k, o)
 		case same:
@@ -326,9 +375,9 @@ func linkMAC(b *Bed, ns, dev string) frame.MAC {
 
 // runCourse sends all probes, one after the other, and returns what arrived. If want names what must arrive, runCourse waits for packets that
 // are late.
-func runCourse(b *Bed, gw frame.MAC, want map[string][]string) map[string][]string {
+func runCourse(b *Bed, gw frame.MAC, want map[string][]string, six bool) map[string][]string {
 	b.t.Helper()
-	c := &natCourse{b: b, conns: map[string]*tap.AFPacket{}, gw: gw, macs: map[string]frame.MAC{}, port: map[string]uint16{}, got: map[string][]string{}, bytes: map[string]int{}}
+	c := &natCourse{b: b, six: six, conns: map[string]*tap.AFPacket{}, gw: gw, macs: map[string]frame.MAC{}, port: map[string]uint16{}, got: map[string][]string{}, bytes: map[string]int{}}
 	for _, ns := range []string{"c1", "c2", "out", "host"} {
 		c.macs[ns] = linkMAC(b, ns, "eth0")
 		if ns == "host" {
@@ -374,7 +423,14 @@ func runCourse(b *Bed, gw frame.MAC, want map[string][]string) map[string][]stri
 	return c.got
 }
 
+// send sends a frame, or nothing if it has no counterpart in IPv6.
 func (c *natCourse) send(from string, raw []byte) {
+	if c.six {
+		var err error
+		if raw, err = simnet.ToIPv6(raw); err != nil {
+			return
+		}
+	}
 	var f frame.Frame
 	f.Reset(raw, 1)
 	frame.Parse(&f)
@@ -421,8 +477,15 @@ func (c *natCourse) sync(probe, from string) {
 func (c *natCourse) drain(probe, at string) (synced bool) {
 	buf := make([]byte, frame.VnetLen+frame.MaxFrame)
 	for n, _ := c.conns[at].Read(buf); n > 0; n, _ = c.conns[at].Read(buf) {
+		raw := slices.Clone(buf[:n])
+		if c.six {
+			var err error
+			if raw, err = simnet.ToIPv4(raw); err != nil {
+				continue
+			}
+		}
 		var f frame.Frame
-		f.Reset(slices.Clone(buf[:n]), 1)
+		f.Reset(raw, 1)
 		frame.Parse(&f)
 		if f.Flags&frame.IsIPv4 == 0 || f.Src == c.macs[at] {
 			continue

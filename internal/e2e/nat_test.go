@@ -27,23 +27,25 @@ func startWith(b *Bed, network string) {
 	containers(b)
 }
 
-// stun starts coturn in out with two addresses, which RFC 5780 needs.
+// stun starts coturn in out with two addresses of each family, which RFC 5780 needs.
 func stun(b *Bed) {
 	Need(b.t, "turnserver", "turnutils_natdiscovery")
-	b.Sh("out", "ip addr add 10.1.0.3/24 dev eth0")
+	b.Sh("out", "ip addr add 10.1.0.3/24 dev eth0 && ip addr add 2001:db8:1::3/64 dev eth0 nodad")
 	dir := b.t.TempDir()
 	empty := filepath.Join(dir, "empty.conf") // the packaged file turns RFC 5780 off
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
 		b.t.Fatal(err)
 	}
-	b.Serve("out", 3479, "turnserver", "-c", empty, "-L", "10.1.0.2", "-L", "10.1.0.3", "--no-auth", "--no-tls", "--no-dtls", "--no-cli", "-S",
-		"--pidfile", filepath.Join(dir, "pid"), "--log-file", filepath.Join(dir, "log"))
+	for i, at := range [][2]string{{"10.1.0.2", "10.1.0.3"}, {out6, "2001:db8:1::3"}} {
+		b.Serve("out", 3479+10*i, "turnserver", "-c", empty, "-L", at[0], "-L", at[1], "--no-auth", "--no-tls", "--no-dtls", "--no-cli", "-S",
+			"--listening-port", fmt.Sprint(3478+10*i), "--alt-listening-port", fmt.Sprint(3479+10*i), "--pidfile", filepath.Join(dir, fmt.Sprint("pid", i)), "--log-file", filepath.Join(dir, fmt.Sprint("log", i)))
+	}
 }
 
-var reflexive = regexp.MustCompile(`UDP reflexive addr: ([0-9.]+:[0-9]+)`)
+var reflexive = regexp.MustCompile(`UDP reflexive addr: (\S+)`)
 
 // TestNATDiscovery checks with coturn's client that mapping, filtering and hairpinning are as configured, also for two containers
-// with the same source port.
+// with the same source port. It does so over IPv4, and over IPv6 with masquerading.
 func TestNATDiscovery(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ network, mapping, filtering string }{
@@ -53,29 +55,44 @@ func TestNATDiscovery(t *testing.T) {
 		{", mapping: address-and-port-dependent", "Address and Port Dependent Mapping", "Address and Port Dependent Filtering"},
 	} {
 		t.Run(tt.mapping+", "+tt.filtering, func(t *testing.T) {
-			b := NewHost(t)
+			b := newWithIPv6(t)
 			stun(b)
+			outside6(b)
 			startWith(b, tt.network)
-			mapped := map[string]string{}
-			for _, c := range []struct{ name, addr string }{{"web", "172.29.0.2"}, {"db", "172.29.0.3"}} {
-				out := b.Sh(c.name, "turnutils_natdiscovery -m -f -L "+c.addr+" -l 40000 10.1.0.2 2>&1")
-				if !strings.Contains(out, "NAT with "+tt.mapping+"!") || !strings.Contains(out, "NAT with "+tt.filtering+"!") {
-					t.Errorf("%s: want %s and %s; it said\n%s", c.name, tt.mapping, tt.filtering, out)
-				}
-				if m := reflexive.FindStringSubmatch(out); m != nil {
-					if other := mapped[m[1]]; other != "" && !strings.Contains(tt.network, "mapping") {
-						t.Errorf("%s and %s both are %s", c.name, other, m[1])
-					}
-					mapped[m[1]] = c.name
-				}
-			}
-			if tt.mapping == "Endpoint Independent Mapping" {
-				if out := b.Sh("web", "turnutils_natdiscovery -H 10.1.0.2 2>&1"); !strings.Contains(out, "maybe a successful hairpinning") {
-					t.Errorf("hairpinning: %s", out)
-				}
+			for server, addrs := range map[string]map[string]string{
+				"-p 3478 10.1.0.2": {"web": "172.29.0.2", "db": "172.29.0.3"}, "-p 3488 " + out6: {"web": addr6(b, "web"), "db": addr6(b, "db")},
+			} {
+				discovers(b, server, addrs, tt.mapping, tt.filtering)
 			}
 			b.Balanced()
 		})
+	}
+}
+
+// discovers checks what coturn's client says in each container.
+func discovers(b *Bed, server string, addrs map[string]string, mapping, filtering string) {
+	b.t.Helper()
+	independent := mapping == "Endpoint Independent Mapping"
+	mapped := map[string]string{}
+	for name, addr := range addrs {
+		out := b.Sh(name, "turnutils_natdiscovery -m -f -L "+addr+" -l 40000 "+server+" 2>&1")
+		if !strings.Contains(out, "NAT with "+mapping+"!") || !strings.Contains(out, "NAT with "+filtering+"!") {
+			b.t.Errorf("%s: want %s and %s; it said\n%s", name, mapping, filtering, out)
+		}
+		if m := reflexive.FindStringSubmatch(out); m != nil {
+			if !strings.HasPrefix(m[1], "10.1.0.1:") && !strings.HasPrefix(m[1], host6+":") {
+				b.t.Errorf("%s is %s outside", name, m[1])
+			}
+			if other := mapped[m[1]]; other != "" && independent {
+				b.t.Errorf("%s and %s both are %s", name, other, m[1])
+			}
+			mapped[m[1]] = name
+		}
+	}
+	if independent {
+		if out := b.Sh("web", "turnutils_natdiscovery -H "+server+" 2>&1"); !strings.Contains(out, "maybe a successful hairpinning") {
+			b.t.Errorf("hairpinning: %s", out)
+		}
 	}
 }
 

@@ -273,7 +273,7 @@ func (n *Net) Inject(h *Host, raws ...[]byte) {
 func (n *Net) put(port frame.PortID, raw []byte) {
 	if n.overIPv6 {
 		var err error
-		if raw, err = toSix(raw); err != nil {
+		if raw, err = ToIPv6(raw); err != nil {
 			n.failure = err
 			return
 		}

@@ -19,7 +19,9 @@ func RunOverIPv6(script string) (*Net, error) { return run(script, true) }
 
 const longerHeader = frame.IPv6Len - frame.IPv4Len
 
-// six is the IPv6 address that stands for an IPv4 address.
+// IPv6Of returns the IPv6 address that stands for an IPv4 address: 2001:db8:6:: and its 32 bits.
+func IPv6Of(a frame.Addr) frame.Addr6 { return six(a) }
+
 func six(a frame.Addr) frame.Addr6 {
 	switch {
 	case a>>24 == 0:
@@ -32,6 +34,7 @@ func six(a frame.Addr) frame.Addr6 {
 	return frame.Addr6{Hi: 0x2001_0db8_0006_0000, Lo: uint64(a)}
 }
 
+// four reverses six.
 func four(a frame.Addr6) frame.Addr {
 	if a == frame.FirstLocal || a.IsLinkLocal() {
 		return 0xa9fe0001
@@ -83,8 +86,8 @@ type untranslatable string
 
 func (u untranslatable) Error() string { return "over IPv6: " + string(u) }
 
-// toSix translates a frame of a host.
-func toSix(raw []byte) ([]byte, error) {
+// ToIPv6 translates a frame, of which IPv4 packets, ARP and IPv6 packets are known. It fails for what has no counterpart in IPv6.
+func ToIPv6(raw []byte) ([]byte, error) {
 	var f frame.Frame
 	f.Reset(raw, 1)
 	frame.Parse(&f)
@@ -191,7 +194,10 @@ func packet6(ip frame.IPv4, l4 []byte, partial, quoted bool) ([]byte, error) {
 	return append(out, l4...), nil
 }
 
-// toFour translates a frame that the switch has sent; onlyND: nothing but neighbor discovery.
+// ToIPv4 translates a frame that ToIPv6 has translated, or an answer to such a frame.
+func ToIPv4(raw []byte) ([]byte, error) { return toFour(raw, false) }
+
+// toFour is ToIPv4; onlyND: nothing but neighbor discovery.
 func toFour(raw []byte, onlyND bool) ([]byte, error) {
 	var f frame.Frame
 	f.Reset(raw, 1)
