@@ -356,7 +356,7 @@ func (r *Router) Tick(now frame.Tick, out Output) {
 	defer r.mu.Unlock()
 	r.snap.Load().pmtu.age(now)
 	r.snap.Load().ways.age(now)
-	r.ageAssemblies(now)
+	r.ageAssemblies(now, out)
 	r.advertise(now, out)
 	changed := false
 	for k, n := range r.neigh {

@@ -94,6 +94,8 @@ func (r *Router) reject(p PuntedFrame, now frame.Tick, out Output) {
 	}
 	if p.Why == frame.FlowNotResumed {
 		r.reset(p, out)
+	} else if p.Why == frame.FragmentInvalid {
+		r.tellProblem(p, now, out)
 	} else if e := p.Why.Info().Error; e.Sent {
 		r.sendErrorFor(p, e, p.MTU, now, out)
 	}
@@ -122,7 +124,7 @@ func (r *Router) sendErrorFor(p PuntedFrame, e frame.ICMPErrorKind, mtu int, now
 // unreachable.
 func (r *Router) deliverLocal(f *frame.Frame, p PuntedFrame, now frame.Tick, out Output) {
 	if f.Flags&frame.Fragment != 0 && f.Proto == frame.ICMP && f.Malformed == frame.None {
-		whole, why := r.assemble(f, p.Net, now)
+		whole, why := r.assemble(p, now)
 		if why != frame.None {
 			out.Drop(p, why)
 			return
@@ -131,9 +133,7 @@ func (r *Router) deliverLocal(f *frame.Frame, p PuntedFrame, now frame.Tick, out
 			out.Consume(p)
 			return
 		}
-		f = &frame.Frame{}
-		f.Reset(whole, p.In)
-		frame.Parse(f)
+		f = whole
 	}
 	if f.Flags&(frame.IsIPv4|frame.Fragment) != frame.IsIPv4 || f.Malformed != frame.None || f.Proto != frame.ICMP {
 		if f.Proto == frame.UDP || f.Proto == frame.TCP {

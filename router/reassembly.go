@@ -1,22 +1,26 @@
 package router
 
 import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
 	"slices"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// An assembly is a packet to the gateway that comes in fragments (RFC 791, 3.2; RFC 1122, 3.3.2).
+// An assembly is a packet to the gateway that comes in fragments (RFC 791, 3.2; RFC 1122, 3.3.2; RFC 8200, 4.5).
 type assembly struct {
 	in      frame.PortID
 	expires frame.Tick
-	eth     []byte // Ethernet header of the first fragment
-	header  []byte // its IP header
-	parts   []part // sorted, without overlaps
-	total   int    // payload bytes, once the last fragment has come; else 0
+	first   PuntedFrame // the first fragment, once it has come
+	eth     []byte      // its Ethernet header
+	header  []byte      // its IP header, without IPv6's Fragment header
+	parts   []part      // sorted, without overlaps
+	total   int         // bytes of the fragments' data, once the last fragment has come; else 0
 }
 
-// part is a range of payload bytes that has come.
+// part is a range of bytes that has come.
 type part struct {
 	at   int
 	data []byte
@@ -24,67 +28,96 @@ type part struct {
 
 type assemblyKey struct {
 	net      frame.NetID
-	src, dst frame.Addr
-	id       uint16
-	proto    uint8
+	src, dst netip.Addr
+	id       uint32
+	proto    uint8 // of IPv4
+}
+
+func assemblyOf(f *frame.Frame, net frame.NetID) assemblyKey {
+	k := assemblyKey{net: net, id: f.FragID()}
+	if f.Flags&frame.IsIPv6 != 0 {
+		k.src, k.dst = f.IPv6().Src().Netip(), f.IPv6().Dst().Netip()
+	} else {
+		k.src, k.dst, k.proto = f.Tuple.Src.Netip(), f.Tuple.Dst.Netip(), f.Proto
+	}
+	return k
 }
 
 // Bounds of reassembly. A packet has 65,535 bytes at most.
 const (
 	assemblyTime       = 15 * frame.TicksPerSecond // RFC 791, 3.2
+	assemblyTime6      = 60 * frame.TicksPerSecond // RFC 8200, 4.5
 	maxAssemblies      = 64
 	assembliesOfPort   = 4
 	maxPartsOfAssembly = 128
 )
 
-// assemble adds a fragment to its packet. It returns the packet with a virtio-net header when that is complete; else why is None when
-// the fragment has been kept, or the reason why not.
-func (r *Router) assemble(f *frame.Frame, net frame.NetID, now frame.Tick) (whole []byte, why frame.Reason) {
-	ip := f.IPv4()
-	k := assemblyKey{net, f.Tuple.Src, f.Tuple.Dst, ip.ID(), f.Proto}
+// assemble adds a fragment to its packet. It returns the packet when that is complete; else why is None when the fragment has been kept, or
+// the reason why not.
+func (r *Router) assemble(p PuntedFrame, now frame.Tick) (whole *frame.Frame, why frame.Reason) {
+	k := assemblyOf(p.f, p.Net)
 	a := r.assemblies[k]
 	if a == nil {
 		of := 0
 		for _, x := range r.assemblies {
-			if x.in == f.In {
+			if x.in == p.In {
 				of++
 			}
 		}
 		if len(r.assemblies) >= maxAssemblies || of >= assembliesOfPort {
 			return nil, frame.FragmentQueueFull
 		}
-		a = &assembly{in: f.In, expires: now + assemblyTime}
+		a = &assembly{in: p.In, expires: now + assemblyTime}
+		if k.src.Is6() {
+			a.expires = now + assemblyTime6
+		}
 		r.assemblies[k] = a
 	}
-	if why := a.add(f); why != frame.None {
-		delete(r.assemblies, k) // RFC 5722, section 4, by analogy
+	if why := a.add(p); why != frame.None {
+		delete(r.assemblies, k) // RFC 5722, 4; for IPv4 by analogy
 		return nil, why
 	}
-	if whole = a.whole(); whole != nil {
+	if raw := a.whole(); raw != nil {
 		delete(r.assemblies, k)
+		whole = &frame.Frame{}
+		whole.Reset(raw, p.In)
+		frame.Parse(whole)
 	}
 	return whole, frame.None
 }
 
-func (a *assembly) add(f *frame.Frame) frame.Reason {
-	ip := f.IPv4()
-	at, data := ip.FragOffset(), f.Payload()
+// add adds a fragment. One that has come already, byte by byte, changes nothing.
+func (a *assembly) add(p PuntedFrame) frame.Reason {
+	f := p.f
+	header, data := f.Fragmented()
+	at, more := f.FragOffset(), f.MoreFrags()
 	end := at + len(data)
-	if len(data) == 0 || ip.MoreFrags() && len(data)%8 != 0 || end > 65535-frame.IPv4Len || a.total != 0 && end > a.total || len(a.parts) >= maxPartsOfAssembly {
+	if len(data) == 0 || more && len(data)%8 != 0 || end > maxFragmentEnd(f) || a.total != 0 && end > a.total || len(a.parts) >= maxPartsOfAssembly {
 		return frame.FragmentInvalid
 	}
-	if !ip.MoreFrags() {
-		a.total = end
+	i, known := slices.BinarySearchFunc(a.parts, at, func(p part, at int) int { return p.at - at })
+	if known && bytes.Equal(a.parts[i].data, data) {
+		return frame.None
 	}
-	if at == 0 {
-		a.eth, a.header = slices.Clone(f.Bytes()[:f.L3]), slices.Clone(ip[:ip.HeaderLen()])
-	}
-	i, _ := slices.BinarySearchFunc(a.parts, at, func(p part, at int) int { return p.at - at })
 	if i < len(a.parts) && a.parts[i].at < end || i > 0 && a.parts[i-1].at+len(a.parts[i-1].data) > at {
 		return frame.FragmentInvalid
 	}
+	if !more {
+		a.total = end
+	}
+	if at == 0 {
+		a.first, a.eth, a.header = p, slices.Clone(f.Bytes()[:f.L3]), header
+	}
 	a.parts = slices.Insert(a.parts, i, part{at, slices.Clone(data)})
 	return frame.None
+}
+
+// maxFragmentEnd is where the data of a fragment may end in its packet, in bytes: the length field of the whole packet has 16 bits.
+func maxFragmentEnd(f *frame.Frame) int {
+	if f.Flags&frame.IsIPv6 != 0 {
+		return 65535 - (int(f.FragAt) - int(f.L3) - frame.IPv6Len)
+	}
+	return 65535 - frame.IPv4Len
 }
 
 // whole returns the packet if it is complete, with a virtio-net and its Ethernet header; else nil.
@@ -103,18 +136,30 @@ func (a *assembly) whole() []byte {
 	for _, p := range a.parts {
 		raw = append(raw, p.data...)
 	}
-	frame.IPv4(raw[frame.VnetLen+len(a.eth):]).SetWhole(len(a.header) + a.total)
+	ip := raw[frame.VnetLen+len(a.eth):]
+	if ip[0]>>4 == 6 {
+		binary.BigEndian.PutUint16(ip[4:], uint16(len(a.header)+a.total-frame.IPv6Len))
+	} else {
+		frame.IPv4(ip).SetWhole(len(a.header) + a.total)
+	}
 	return raw
 }
 
-// ageAssemblies forgets packets whose remaining fragments have not come in time.
-func (r *Router) ageAssemblies(now frame.Tick) {
+// ageAssemblies forgets packets whose remaining fragments have not come in time, and tells their senders (RFC 1122, 3.3.2; RFC 8200, 4.5).
+func (r *Router) ageAssemblies(now frame.Tick, out Output) {
 	for k, a := range r.assemblies {
-		if int32(now-a.expires) >= 0 {
-			delete(r.assemblies, k)
+		if int32(now-a.expires) < 0 {
+			continue
+		}
+		delete(r.assemblies, k)
+		if a.first.f != nil {
+			r.sendErrorFor(a.first, frame.ICMPErrorKind{Type: frame.ICMPTimeExceeded, Code: codeReassembly}, 0, now, out)
 		}
 	}
 }
+
+// codeReassembly is the code of "time exceeded" when fragments are missing, in both families (RFC 792; RFC 4443, 3.3).
+const codeReassembly = 1
 
 // sendCut sends an Ethernet frame of the router into a network, in fragments if it is longer than the network's MTU.
 func (r *Router) sendCut(net frame.NetID, eth []byte, out Output) {
@@ -122,11 +167,17 @@ func (r *Router) sendCut(net frame.NetID, eth []byte, out Output) {
 	f.Reset(append(make([]byte, frame.VnetLen, frame.VnetLen+len(eth)), eth...), frame.Gateway)
 	frame.Parse(&f)
 	mtu := r.snap.Load().ifaces[net].MTU
-	if int(f.L3End)-int(f.L3) <= mtu {
+	var pieces [][]byte
+	switch {
+	case int(f.L3End)-int(f.L3) <= mtu:
 		out.Send(net, eth)
-		return
+	case f.Flags&frame.IsIPv6 != 0:
+		r.fragmentID++
+		pieces = frame.CutPieces6(&f, mtu, r.fragmentID)
+	default:
+		pieces = frame.CutPieces(&f, mtu)
 	}
-	for _, raw := range frame.CutPieces(&f, mtu) {
+	for _, raw := range pieces {
 		out.Send(net, raw[frame.VnetLen:])
 	}
 }

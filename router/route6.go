@@ -38,8 +38,6 @@ func (s *snapshot) validateIPv6(f *frame.Frame) frame.Reason {
 		return f.Malformed
 	case !in.HasIPv6():
 		return frame.NotIPv4
-	case f.Flags&frame.SourceRouted != 0:
-		return frame.SourceRoute
 	case overwritesTransport(f):
 		return frame.MalformedPacket
 	}
@@ -62,6 +60,10 @@ func (s *snapshot) validateIPv6(f *frame.Frame) frame.Reason {
 //uvswitch:hot
 func (s *snapshot) routeIPv6(f *frame.Frame, to *frame.Way6, rt *entry, b *frame.Batch) {
 	dst := to.Dst
+	if f.Flags&frame.SourceRouted != 0 {
+		refuse(f, frame.SourceRoute)
+		return
+	}
 	if neverRouted(dst) || dst.IsGroup() || dst.IsLinkLocal() || f.IsND() || isListenerMessage(f) {
 		f.DropFor(frame.MartianDestination)
 		return

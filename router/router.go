@@ -115,11 +115,12 @@ type Router struct {
 	defended      map[frame.NetID]frame.Tick  // when the gateway last defended its address, by network
 	advertisers   map[frame.NetID]*advertiser // router advertisements, by network
 	rng           uint64                      // state of allowError's random numbers
+	fragmentID    uint32                      // of the last IPv6 packet that the gateway has cut
 }
 
 // New returns a router without interfaces.
 func New() *Router {
-	r := &Router{neigh: map[neighKey]*neighbor{}, assemblies: map[assemblyKey]*assembly{}, defended: map[frame.NetID]frame.Tick{}, advertisers: map[frame.NetID]*advertiser{}, rng: rand.Uint64()}
+	r := &Router{neigh: map[neighKey]*neighbor{}, assemblies: map[assemblyKey]*assembly{}, defended: map[frame.NetID]frame.Tick{}, advertisers: map[frame.NetID]*advertiser{}, rng: rand.Uint64(), fragmentID: rand.Uint32()}
 	r.snap.Store(&snapshot{fib: &bart.Table[*entry]{}, pmtu: &pmtuCache{}, ways: &pmtuCache{}, wayMTU: func(frame.Addr) int { return 65535 }})
 	return r
 }

@@ -63,6 +63,7 @@ func walkIPv6(t *testing.T, b *Bed) {
 	}
 	ping(b, "host", addr6(b, "web"))
 	ping(b, "host", addr6(b, "far"))
+	b.Sh("web", "ping -6 -c 1 -W 2 -s 5000 "+n.Gateway6) // in fragments, both ways
 
 	for _, ns := range []string{"web", "out"} {
 		b.Web(ns)

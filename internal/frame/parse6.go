@@ -53,7 +53,7 @@ func parseIPv6(f *Frame, b []byte) {
 func (f *Frame) walkExtensions(b []byte) (ok bool) {
 	for n := 0; ; n++ {
 		rest := b[f.L4:]
-		size := extensionLen(f.Proto, rest)
+		size := ExtensionLen(f.Proto, rest)
 		if size == 0 {
 			return true
 		}
@@ -79,9 +79,9 @@ func (f *Frame) walkExtensions(b []byte) (ok bool) {
 	}
 }
 
-// extensionLen is the length of the extension header in b, in bytes, by its own word; 0 if proto is no extension header. Each has 8 bytes at
+// ExtensionLen is the length of the extension header in b, in bytes, by its own word; 0 if proto is no extension header. Each has 8 bytes at
 // least (RFC 8200, 4; RFC 4302, 2.2).
-func extensionLen(proto uint8, b []byte) int {
+func ExtensionLen(proto uint8, b []byte) int {
 	words := 0
 	if len(b) >= 8 {
 		words = int(b[1])
@@ -137,7 +137,7 @@ func (f *Frame) NextHeaderAt() (at int) {
 	ip := f.IPv6()
 	at = 6
 	for next := IPv6Len; next != int(f.L4)-int(f.L3); {
-		at, next = next, next+extensionLen(ip[at], ip[next:])
+		at, next = next, next+ExtensionLen(ip[at], ip[next:])
 	}
 	return at
 }
@@ -191,6 +191,22 @@ func (f *Frame) FragID() uint32 {
 		return binary.BigEndian.Uint32(f.fragment()[4:])
 	}
 	return uint32(f.IPv4().ID())
+}
+
+// Fragmented returns the parts of a fragment: the IP header, as the whole packet has it but for the length, and what the fragment carries. Of
+// IPv6, the extension headers before the Fragment header are in the header (RFC 8200, 4.5). The header is a copy.
+func (f *Frame) Fragmented() (header, data []byte) {
+	if f.Flags&IsIPv6 == 0 {
+		return append([]byte(nil), f.IPv4()[:f.IPv4().HeaderLen()]...), f.Payload()
+	}
+	b := f.Bytes()
+	header = append([]byte(nil), b[f.L3:f.FragAt]...)
+	at, next := 6, IPv6Len
+	for next < len(header) {
+		at, next = next, next+ExtensionLen(header[at], header[next:])
+	}
+	header[at] = b[f.FragAt]
+	return header, b[int(f.FragAt)+fragmentLen : f.L3End]
 }
 
 // FragLen returns how many bytes of its packet a fragment carries.

@@ -77,6 +77,29 @@ func CutPieces(f *Frame, mtu int) (all [][]byte) {
 	return all
 }
 
+// CutPieces6 is CutPieces for an IPv6 packet of our own, without extension headers: only the source of a packet cuts it (RFC 8200, 4.5). id
+// is its identification.
+func CutPieces6(f *Frame, mtu int, id uint32) (all [][]byte) {
+	head, payload := f.raw[:VnetLen+int(f.L4)], f.Payload()
+	most := (mtu - IPv6Len - fragmentLen) &^ 7
+	for at := 0; at < len(payload); at += most {
+		n := min(most, len(payload)-at)
+		word := uint16(at)
+		if at+n < len(payload) {
+			word |= 1
+		}
+		raw := append(make([]byte, 0, len(head)+fragmentLen+n), head...)
+		ip := IPv6(raw[VnetLen+int(f.L3):])
+		raw = append(raw, ip[6], 0)
+		raw = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint16(raw, word), id)
+		raw = append(raw, payload[at:at+n]...)
+		ip[6] = ExtFragment
+		binary.BigEndian.PutUint16(ip[4:], uint16(fragmentLen+n))
+		all = append(all, raw)
+	}
+	return all
+}
+
 // laterHeader makes the IP header that of the fragments after the first: of the options it keeps those with the copied
 // flag (RFC 791, 3.1).
 func (p *Pieces) laterHeader() {

@@ -140,7 +140,7 @@ type ICMPErrorKind struct {
 func (e ICMPErrorKind) IPv6() ICMPErrorKind {
 	switch {
 	case e.Type == ICMPTimeExceeded:
-		return ICMPErrorKind{ICMPv6TimeExceeded, 0, e.Sent}
+		return ICMPErrorKind{ICMPv6TimeExceeded, e.Code, e.Sent}
 	case e.Code == CodeFragNeeded:
 		return ICMPErrorKind{ICMPv6TooBig, 0, e.Sent}
 	}

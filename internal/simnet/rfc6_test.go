@@ -972,3 +972,150 @@ func TestRFC4861_7_2_8_ProxyAdvertisements(t *testing.T) {
 		}
 	}
 }
+
+// An unknown option of a packet to the gateway is skipped, or the packet is dropped, or its sender hears of it with a pointer: as the two
+// highest bits of the option's type say. One type answers packets to groups, too.
+func TestRFC8200_4_2_Options(t *testing.T) {
+	for _, x := range []struct {
+		option             byte
+		toGateway, toGroup uint8 // type of the answer; 0: none
+	}{
+		{0x1e, frame.ICMPv6EchoReply, frame.ICMPv6EchoReply}, {0x5e, 0, 0}, {0x9e, frame.ICMPv6Parameter, frame.ICMPv6Parameter}, {0xde, frame.ICMPv6Parameter, 0},
+		{1, frame.ICMPv6EchoReply, frame.ICMPv6EchoReply},
+	} {
+		for _, next := range []uint8{hopByHop, destOptions} {
+			for _, group := range []bool{false, true} {
+				s := newSix(t)
+				p, want := s.ping(s.a, s.gateway), x.toGateway
+				if group {
+					p.Dst6, p.DstMAC, want = frame.AllNodes, frame.AllNodes.GroupMAC(), x.toGroup
+				}
+				p.Next, p.Ext = next, optionsHeader(frame.ICMPv6, 0, x.option, 3, 0, 0, 0)
+				out := slices.DeleteFunc(s.send(s.a, p), func(f *frame.Frame) bool { return f.In != s.a.Port }) // a group hears it, too
+				what := fmt.Sprintf("option %x in header %d, group %v", x.option, next, group)
+				if want == 0 {
+					s.drops(what, out, frame.GatewayService)
+					continue
+				}
+				f := s.passes(what, out, s.a)
+				if f.ICMP().Type() != want {
+					t.Errorf("%s: %s", what, described(out))
+				}
+				if want == frame.ICMPv6Parameter && (f.ICMP().Code() != 2 || binary.BigEndian.Uint32(f.Payload()[4:]) != frame.IPv6Len+3) {
+					t.Errorf("%s: code %d, pointer %d", what, f.ICMP().Code(), binary.BigEndian.Uint32(f.Payload()[4:]))
+				}
+			}
+		}
+	}
+	s := newSix(t)
+	p := s.ping(s.a, s.gateway)
+	p.Next, p.Ext = destOptions, optionsHeader(frame.ICMPv6, 0x1e, 60)
+	s.drops("an option that leaves its header", s.send(s.a, p), frame.MalformedPacket)
+}
+
+// A routing header with segments left, in a packet to the gateway, is answered with a pointer to its type; one without is skipped (and RFC
+// 5095, 3).
+func TestRFC8200_4_4_RoutingHeader(t *testing.T) {
+	s := newSix(t)
+	for _, x := range []struct{ kind, left byte }{{0, 1}, {4, 1}, {77, 2}, {0, 0}, {77, 0}} {
+		p := s.ping(s.a, s.gateway)
+		p.Next, p.Ext = routing, slices.Concat([]byte{frame.ICMPv6, 2, x.kind, x.left, 0, 0, 0, 0}, addrOf(s.b).Netip().AsSlice())
+		what, out := fmt.Sprintf("type %d with %d segments left", x.kind, x.left), s.send(s.a, p)
+		if x.left == 0 {
+			s.answers(what, out, s.a, frame.ICMPv6EchoReply, 0)
+			continue
+		}
+		if f := s.answers(what, out, s.a, frame.ICMPv6Parameter, 0); binary.BigEndian.Uint32(f.Payload()[4:]) != frame.IPv6Len+2 {
+			t.Errorf("%s: pointer %d", what, binary.BigEndian.Uint32(f.Payload()[4:]))
+		}
+	}
+}
+
+// pingInPieces is a ping of n bytes to the gateway, in fragments of size bytes.
+func (s *sixBed) pingInPieces(n, size int, id uint32) (pieces [][]byte) {
+	p := s.ping(s.a, s.gateway)
+	p.DstMAC, p.Payload = s.gwMAC, make([]byte, n)
+	f := &frame.Frame{}
+	f.Reset(p.Raw(), frame.NoPort)
+	frame.Parse(f)
+	return frame.CutPieces6(f, size+frame.IPv6Len+8, id)
+}
+
+// A packet to the gateway in fragments is put together, in any order, also when a fragment comes twice; the reply is cut.
+func TestRFC8200_4_5_Reassembly(t *testing.T) {
+	for _, order := range [][]int{{0, 1, 2}, {2, 1, 0}, {1, 0, 1, 2}, {0, 0, 2, 1}} {
+		s := newSix(t)
+		pieces := s.pingInPieces(3000, 1200, 9)
+		var out []*frame.Frame
+		for _, i := range order {
+			if len(out) > 0 {
+				t.Fatalf("%v: answered before the last fragment", order)
+			}
+			out = s.put(s.a, pieces[i])
+		}
+		at := 0
+		for _, f := range out {
+			if f.In != s.a.Port || f.FragOffset() != at || int(f.L3End)-int(f.L3) > 1520 {
+				t.Errorf("%v: %s", order, described(out))
+			}
+			at += f.FragLen()
+		}
+		if at != frame.ICMPLen+3000 || out[len(out)-1].MoreFrags() {
+			t.Errorf("%v: the reply has %d bytes: %s", order, at, described(out))
+		}
+	}
+	s := newSix(t)
+	overlap := s.pingInPieces(3000, 1200, 9)
+	s.put(s.a, overlap[0])
+	other := s.pingInPieces(3000, 1000, 9)
+	s.drops("an overlap", s.put(s.a, other[1]), frame.FragmentInvalid)
+	s.put(s.a, overlap[1])
+	s.drops("what follows", s.put(s.a, overlap[2]), frame.None)
+}
+
+// The sender of a fragment that cannot be right, to the gateway, hears so with a pointer. When fragments are missing for 60 seconds, the
+// sender hears so if the first one has come.
+func TestRFC8200_4_5_FragmentErrors(t *testing.T) {
+	s := newSix(t)
+	for _, x := range []struct {
+		what      string
+		offset, n int
+		more      bool
+		pointer   uint32
+	}{{"a length that is no multiple of 8", 0, 61, true, 4}, {"an end beyond 65535", 65528, 64, false, frame.IPv6Len + 2}} {
+		p := frametest.Packet{DstMAC: s.gwMAC, Dst6: s.gateway, Proto: frame.UDP, Next: fragmented, Ext: fragmentHeader(frame.UDP, x.offset, x.more, 1), NoChecksum: true, Payload: make([]byte, x.n-frame.UDPLen)}
+		f := s.answers(x.what, s.send(s.a, p), s.a, frame.ICMPv6Parameter, 0)
+		if got := binary.BigEndian.Uint32(f.Payload()[4:]); got != x.pointer {
+			t.Errorf("%s: pointer %d", x.what, got)
+		}
+	}
+	for i, first := range []bool{true, false} {
+		s := newSix(t)
+		pieces := s.pingInPieces(3000, 1200, uint32(20+i))
+		send := pieces[1]
+		if first {
+			send = pieces[0]
+		}
+		s.drops("a fragment", s.put(s.a, send), frame.None)
+		out := s.after(len(s.records), func() { s.Advance(frame.Seconds(58)) })
+		s.drops("within 60 seconds", out, frame.None)
+		if out = s.after(len(s.records), func() { s.Advance(frame.Seconds(3)) }); first {
+			s.answers("after 60 seconds", out, s.a, frame.ICMPv6TimeExceeded, 1)
+		} else {
+			s.drops("without the first fragment", out, frame.None)
+		}
+	}
+}
+
+// Neighbor discovery in fragments is ignored, put together or not.
+func TestRFC6980_5_Fragments(t *testing.T) {
+	s := newSix(t)
+	p := s.solicitation(s.a, s.gateway)
+	p.DstMAC, p.Dst6 = s.gwMAC, s.gateway
+	f := &frame.Frame{}
+	f.Reset(p.Raw(), frame.NoPort)
+	frame.Parse(f)
+	for _, raw := range frame.CutPieces6(f, frame.IPv6Len+8+24, 5) {
+		s.drops("a solicitation in fragments", s.put(s.a, raw), frame.None)
+	}
+}
