@@ -82,7 +82,7 @@ func (w wireless) GSOMaxSize(uint8) int { return w.longest }
 // number of flows.
 func plane(ports, flows int) (*dataplane.Dataplane, *inMemory) {
 	m := &inMemory{}
-	n := nat.New(nat.Options{Flows: flows, FlowsPerPort: flows, Seed: 3, Alloc: hugePages})
+	n := nat.New(nat.Options{Flows: flows, Flows6: flows, FlowsPerPort: flows, Seed: 3, Alloc: hugePages})
 	d := dataplane.New(n, func() int64 { return 1e9 }, m)
 	d.Switch.SetNetwork(vswitch.Network{ID: 1, Gateway: gateway, FDB: vswitch.NewFDB(8192, 1)})
 	p := netip.MustParsePrefix("10.0.0.0/16")
@@ -95,6 +95,10 @@ func plane(ports, flows int) (*dataplane.Dataplane, *inMemory) {
 		rules.Pool[i].AddRange(20000, 29999)
 	}
 	n.Update(rules)
+	d.WithSlowPath(func(out router.Output) {
+		d.Router.SetNeighbor(1, c1.Netip(), mac1, out)
+		d.Router.SetNeighbor(1, container6.Netip(), mac1, out)
+	})
 	for i := 1; i <= ports; i++ {
 		if err := d.AddPort(vswitch.Port{ID: frame.PortID(i), Net: 1, Flags: vswitch.DefaultFlags, MTU: 1500}, wireless{}); err != nil {
 			panic(err) // cannot happen: the port IDs are valid
@@ -139,40 +143,90 @@ func micro() *microResult {
 		m.fill()
 		r.Ports = append(r.Ports, point{ports, perFrame(func() { step1(d) })})
 	}
-	four := frametest.Packet{SrcMAC: mac1, DstMAC: gateway, Src: c1, Dst: remote, SrcPort: 1, DstPort: 2, Payload: make([]byte, 64), NoChecksum: true}
-	r.Flows = translated(four, []int{1000, 10000, 100000, 250000, 1000000}, func(raw []byte, n int) {
-		ip := frame.IPv4(raw)
-		ip.SetAddrs(c1, remote+frame.Addr(n), frame.Delta32(uint32(remote), uint32(remote)+uint32(n)))
-		binary.BigEndian.PutUint16(ip[frame.IPv4Len:], uint16(1+n%100))
-	})
-	six := frametest.Packet{SrcMAC: mac1, DstMAC: gateway, Src6: container6, Dst6: remote6, SrcPort: 1, DstPort: 2, Payload: make([]byte, 64), Partial: true}
-	r.Six = translated(six, []int{1000, 10000, 100000, 250000}, func(raw []byte, n int) {
+	for _, family := range []string{"IPv4", "IPv6"} {
+		p, edit := packetsOf(family)
+		for _, flows := range []int{1000, 10000, 100000, 250000, 1000000} {
+			d, _ := translating(p, flows, edit)
+			before, _ := d.NAT.Stats()
+			at := point{flows, perFrame(func() { step1(d) })}
+			if after, _ := d.NAT.Stats(); after != before {
+				panic(fmt.Sprintf("bench: %d of %d flows were made while they should be looked up", after-before, flows))
+			}
+			if family == "IPv4" {
+				r.Flows = append(r.Flows, at)
+			} else {
+				r.Six = append(r.Six, at)
+			}
+		}
+	}
+	return r
+}
+
+// packetsOf returns a packet of a container that leaves, and a function that makes an IP packet one of flow n.
+func packetsOf(family string) (p frametest.Packet, edit func(ip []byte, n int)) {
+	p = frametest.Packet{SrcMAC: mac1, DstMAC: gateway, Src: c1, Dst: remote, SrcPort: 1, DstPort: 2, Payload: make([]byte, 64), NoChecksum: true}
+	if family == "IPv4" {
+		return p, func(raw []byte, n int) {
+			ip := frame.IPv4(raw)
+			ip.SetAddrs(c1, remote+frame.Addr(n), frame.Delta32(uint32(remote), uint32(remote)+uint32(n)))
+			binary.BigEndian.PutUint16(ip[frame.IPv4Len:], uint16(1+n%100))
+		}
+	}
+	p.Src, p.Dst, p.Src6, p.Dst6, p.NoChecksum, p.Partial = 0, 0, container6, remote6, false, true
+	return p, func(raw []byte, n int) {
 		ip, dst := frame.IPv6(raw), frame.Addr6{Hi: remote6.Hi, Lo: remote6.Lo + uint64(n)}
 		ip.SetAddrs(container6, dst)
 		udp := frame.UDPHeader(ip[frame.IPv6Len:])
 		udp.SetChecksum(frame.AddrDelta(remote6, dst).Partial(udp.Checksum()))
 		binary.BigEndian.PutUint16(udp, uint16(1+n%100))
-	})
-	return r
+	}
 }
 
-// translated measures copies of a packet that leaves, for several numbers of flows. edit makes an IP packet one of flow n.
-func translated(p frametest.Packet, counts []int, edit func(ip []byte, n int)) (points []point) {
-	for _, flows := range counts {
-		d, m := plane(2, 1<<20)
-		m.orig, m.in = p.Raw(), 1
-		m.fill()
-		next := 0
-		m.edit = func(raw []byte) { // a stride that no prefetcher follows, and that visits every flow
-			next = (next + 7919) % flows
-			edit(raw[frame.VnetLen+frame.EthernetLen:], next)
-		}
-		for made := 0; made < flows+frame.BatchSize; made += frame.BatchSize {
-			step1(d)
-		}
-		points = append(points, point{flows, perFrame(func() { step1(d) })})
+// translating returns a dataplane that has a number of flows, of which each Step takes a batch.
+func translating(p frametest.Packet, flows int, edit func(ip []byte, n int)) (*dataplane.Dataplane, *inMemory) {
+	d, m := plane(2, 1<<22) // a port may have a quarter
+	m.orig, m.in = p.Raw(), 1
+	m.fill()
+	next := 0
+	leave := func(raw []byte) { // a stride that no prefetcher follows, and that visits every flow
+		next = (next + 7919) % flows
+		edit(raw[frame.VnetLen+frame.EthernetLen:], next)
 	}
-	return points
+	for made := 0; made < flows+frame.BatchSize; made += frame.BatchSize {
+		m.edit, m.in = leave, 1
+		step1(d)
+		m.answer() // a flow without an answer may go early
+		step1(d)
+	}
+	m.edit, m.in = leave, 1
+	return d, m
+}
+
+// answer makes the next batch the answers to the last one.
+func (m *inMemory) answer() {
+	var answers [][]byte
+	for _, raw := range m.raws {
+		b := append([]byte(nil), raw...)
+		var f frame.Frame
+		f.Reset(b, 1000)
+		frame.Parse(&f)
+		l4 := f.Payload()
+		src, dst := binary.BigEndian.Uint16(l4), binary.BigEndian.Uint16(l4[2:])
+		binary.BigEndian.PutUint16(l4, dst)
+		binary.BigEndian.PutUint16(l4[2:], src)
+		if f.Flags&frame.IsIPv6 != 0 {
+			f.IPv6().SetAddrs(f.IPv6().Dst(), f.IPv6().Src())
+		} else {
+			f.IPv4().SetAddrs(f.Tuple.Dst, f.Tuple.Src, 0)
+		}
+		frametest.PutMACs(b[frame.VnetLen:], 5, 6)
+		answers = append(answers, b)
+	}
+	i := 0
+	m.in, m.edit = 1000, func(raw []byte) {
+		copy(raw, answers[i%len(answers)])
+		i++
+	}
 }
 
 func step1(d *dataplane.Dataplane) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/uvswitch/uvswitch/internal/capture"
@@ -128,3 +129,25 @@ func BenchmarkRoute(b *testing.B) {
 }
 
 var header = append([]byte(nil), frametest.Packet{SrcMAC: mac1, DstMAC: gateway, Src: c1, Dst: c2, TTL: 64}.Raw()[frame.VnetLen+frame.EthernetLen:][:20]...)
+
+// BenchmarkPipelineFlows translates frames of many flows, each of another flow than the frame before.
+func BenchmarkPipelineFlows(b *testing.B) {
+	for _, family := range []string{"IPv4", "IPv6"} {
+		p, edit := packetsOf(family)
+		for _, flows := range []int{64, 1000, 100000, 250000, 1000000} {
+			b.Run(fmt.Sprint(family, "/", flows), func(b *testing.B) {
+				d, m := translating(p, flows, edit)
+				before, _ := d.NAT.Stats()
+				for b.Loop() {
+					if err := d.Step(); err != nil {
+						b.Fatal(err)
+					}
+				}
+				if after, _ := d.NAT.Stats(); after != before || m.sent == 0 || len(d.Drops()) > 0 {
+					b.Fatalf("%d flows made, %d frames sent, drops %v", after-before, m.sent, d.Drops())
+				}
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*frame.BatchSize), "ns/frame")
+			})
+		}
+	}
+}
