@@ -21,8 +21,10 @@ const (
 	featSingleMmap = 1 << 0
 	featNoDrop     = 1 << 1
 	featCQESkip    = 1 << 11
+	featNoIOWait   = 1 << 17 // Linux 6.15
 
 	enterGetEvents = 1 << 0
+	enterNoIOWait  = 1 << 7
 	sqTaskrun      = 1 << 2
 
 	registerProbe       = 8

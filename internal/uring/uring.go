@@ -30,7 +30,8 @@ type Ring struct {
 	cqes           []cqe
 	head           uint32 // our copy of cqHead
 
-	idle bool // the last wait was interrupted and nothing had completed
+	enterFlags uintptr
+	idle       bool // the last wait was interrupted and nothing had completed
 }
 
 // A Completion is the result of an operation, or one of several results of a multishot operation.
@@ -52,7 +53,10 @@ func New(entries int) (*Ring, error) {
 	if errno != 0 {
 		return nil, setupError(errno)
 	}
-	r := &Ring{fd: int(fd)}
+	r := &Ring{fd: int(fd), enterFlags: enterGetEvents}
+	if p.features&featNoIOWait != 0 { // else the kernel counts a wait as one for a disk
+		r.enterFlags |= enterNoIOWait
+	}
 	unix.CloseOnExec(r.fd)
 	if err := r.check(p.features); err != nil {
 		unix.Close(r.fd)
@@ -200,9 +204,9 @@ func (r *Ring) Enter(wait int) error {
 	submit := uintptr(r.tail - atomic.LoadUint32(r.sqHead))
 	var errno syscall.Errno
 	if wait > 0 && r.idle {
-		_, _, errno = syscall.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), submit, uintptr(wait), enterGetEvents, 0, 0)
+		_, _, errno = syscall.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), submit, uintptr(wait), r.enterFlags, 0, 0)
 	} else {
-		_, _, errno = syscall.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), submit, uintptr(wait), enterGetEvents, 0, 0)
+		_, _, errno = syscall.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), submit, uintptr(wait), r.enterFlags, 0, 0)
 	}
 	r.idle = errno == syscall.EINTR && r.head == atomic.LoadUint32(r.cqTail)
 	switch errno {

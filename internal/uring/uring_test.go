@@ -3,8 +3,11 @@ package uring
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"runtime"
+	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -257,6 +260,48 @@ func TestWaitLetsTheWorldStop(t *testing.T) {
 	}
 	if _, err := unix.Write(event, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
 		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestWaitIsNotForADisk: a thread that waits for a ring is not counted as one that waits for a disk, which "I/O pressure" and "wa" of top
+// would show.
+func TestWaitIsNotForADisk(t *testing.T) {
+	r := enabled(t, 8)
+	if r.enterFlags&enterNoIOWait == 0 {
+		t.Skip("this kernel counts every wait of io_uring as one for a disk (Linux 6.15 does not)")
+	}
+	near, far := pair(t)
+	tid := make(chan int)
+	done := make(chan error, 1)
+	go func() { // the ring's thread is this test's: so another thread looks on
+		defer close(done)
+		id := <-tid
+		for deadline := time.Now().Add(time.Minute); ; {
+			where, _ := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/wchan", id))
+			stat, err := os.ReadFile("/proc/stat")
+			waits := strings.Contains(string(where), "cqring") || string(where) == "0"
+			if err == nil && waits && strings.Contains(string(stat), "procs_blocked 0\n") {
+				break
+			}
+			if time.Now().After(deadline) {
+				done <- fmt.Errorf("some process always waits for a disk, and this thread is in %s", where)
+				break
+			}
+		}
+		_, _ = unix.Write(far, []byte("x"))
+	}()
+	bufs, err := r.NewBuffers(0, 4, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bufs.Provide(0)
+	r.ReadMultishot(near, 0, 7)
+	enter(t, r, 0)
+	tid <- unix.Gettid()
+	for len(enter(t, r, 1)) == 0 {
 	}
 	if err := <-done; err != nil {
 		t.Error(err)
