@@ -392,10 +392,14 @@ func (r *IOUring) provide() {
 
 //uvswitch:hot
 func (r *IOUring) give(group uint8, want int) {
+	before := r.out[group]
 	for r.out[group] < want && len(r.free) > 0 {
 		r.buffers[group].Provide(int(r.free[len(r.free)-1]))
 		r.free = r.free[:len(r.free)-1]
 		r.out[group]++
+	}
+	if r.out[group] != before {
+		r.buffers[group].Publish()
 	}
 	r.given[group] = r.out[group]
 }
@@ -439,6 +443,7 @@ func (r *IOUring) reap() {
 	for {
 		c, ok := r.ring.Next()
 		if !ok {
+			r.ring.Done()
 			return
 		}
 		id := frame.PortID(c.Data >> 32)

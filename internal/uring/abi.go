@@ -17,18 +17,22 @@ const (
 	setupSubmitAll    = 1 << 7
 	setupSingleIssuer = 1 << 12
 	setupDeferTaskrun = 1 << 13
+	setupNoSQArray    = 1 << 16 // Linux 6.6
 
 	featSingleMmap = 1 << 0
 	featNoDrop     = 1 << 1
 	featCQESkip    = 1 << 11
 	featNoIOWait   = 1 << 17 // Linux 6.15
 
-	enterGetEvents = 1 << 0
-	enterNoIOWait  = 1 << 7
-	sqTaskrun      = 1 << 2
+	enterGetEvents      = 1 << 0
+	enterRegisteredRing = 1 << 4
+	enterNoIOWait       = 1 << 7
+	sqTaskrun           = 1 << 2
 
 	registerProbe       = 8
 	registerEnableRings = 12
+	registerRingFDs     = 20
+	unregisterRingFDs   = 21
 	registerPbufRing    = 22
 
 	probeSupported = 1 << 0
@@ -97,6 +101,12 @@ type bufReg struct {
 	group       uint16
 	flags       uint16
 	resv        [3]uint64
+}
+
+// rsrcUpdate is struct io_uring_rsrc_update.
+type rsrcUpdate struct {
+	offset, resv uint32
+	data         uint64
 }
 
 type probe struct {

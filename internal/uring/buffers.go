@@ -77,7 +77,7 @@ func (b *Buffers) Owns(p []byte) bool {
 	return uintptr(unsafe.Pointer(unsafe.SliceData(p)))-uintptr(unsafe.Pointer(unsafe.SliceData(b.memory))) < uintptr(len(b.memory))
 }
 
-// Provide gives buffer id to the kernel; reads may fill it from the next Enter on.
+// Provide gives buffer id to the kernel; reads may fill it from the next Enter on, if Publish is called before.
 //
 //uvswitch:hot
 func (b *Buffers) Provide(id int) {
@@ -85,11 +85,18 @@ func (b *Buffers) Provide(id int) {
 	e.addr = uint64(uintptr(unsafe.Pointer(&b.memory[id*b.stride])))
 	e.len = uint32(b.size)
 	b.tail++
-	if e != &b.ring[0] { // the first entry's id shares a word with the tail
+	if e == &b.ring[0] { // its id shares a word with the tail
+		atomic.StoreUint32(&e.bidTail, uint32(id)|e.bidTail&0xffff0000)
+	} else {
 		e.bidTail = uint32(id)
-		id = int(uint16(b.ring[0].bidTail))
 	}
-	atomic.StoreUint32(&b.ring[0].bidTail, uint32(id)|uint32(b.tail)<<16)
+}
+
+// Publish shows the kernel all buffers that were provided.
+//
+//uvswitch:hot
+func (b *Buffers) Publish() {
+	atomic.StoreUint32(&b.ring[0].bidTail, b.ring[0].bidTail&0xffff|uint32(b.tail)<<16)
 }
 
 // Free releases the memory. The ring must be closed before.

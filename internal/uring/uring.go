@@ -16,6 +16,7 @@ import (
 // methods; before Enable, any thread may, but only one at a time.
 type Ring struct {
 	fd      int
+	enterFD int    // the descriptor, or its number among the thread's registered rings
 	memory  []byte // both queues
 	sqesMem []byte
 
@@ -46,14 +47,14 @@ type Completion struct {
 // does nothing until Enable. An error says what this machine lacks.
 func New(entries int) (*Ring, error) {
 	p := params{
-		flags:     setupCQSize | setupRDisabled | setupSubmitAll | setupSingleIssuer | setupDeferTaskrun | setupTaskrunFlag,
+		flags:     setupCQSize | setupRDisabled | setupSubmitAll | setupSingleIssuer | setupDeferTaskrun | setupTaskrunFlag | setupNoSQArray,
 		cqEntries: uint32(4 * entries),
 	}
 	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(entries), uintptr(unsafe.Pointer(&p)), 0)
 	if errno != 0 {
 		return nil, setupError(errno)
 	}
-	r := &Ring{fd: int(fd), enterFlags: enterGetEvents}
+	r := &Ring{fd: int(fd), enterFD: int(fd), enterFlags: enterGetEvents}
 	if p.features&featNoIOWait != 0 { // else the kernel counts a wait as one for a disk
 		r.enterFlags |= enterNoIOWait
 	}
@@ -96,7 +97,7 @@ func (r *Ring) check(features uint32) error {
 }
 
 func (r *Ring) mapQueues(p *params) (err error) {
-	size := max(p.sqOff.array+4*p.sqEntries, p.cqOff.cqes+uint32(unsafe.Sizeof(cqe{}))*p.cqEntries)
+	size := p.cqOff.cqes + uint32(unsafe.Sizeof(cqe{}))*p.cqEntries // all else lies before them
 	const prot, flags = unix.PROT_READ | unix.PROT_WRITE, unix.MAP_SHARED | unix.MAP_POPULATE
 	if r.memory, err = unix.Mmap(r.fd, offSQRing, int(size), prot, flags); err != nil {
 		return err
@@ -110,18 +111,21 @@ func (r *Ring) mapQueues(p *params) (err error) {
 	r.cqHead, r.cqTail, r.cqMask = word(p.cqOff.head), word(p.cqOff.tail), *word(p.cqOff.ringMask)
 	r.sqes = unsafe.Slice((*sqe)(unsafe.Pointer(&r.sqesMem[0])), p.sqEntries)
 	r.cqes = unsafe.Slice((*cqe)(unsafe.Pointer(&r.memory[p.cqOff.cqes])), p.cqEntries)
-	array := unsafe.Slice(word(p.sqOff.array), p.sqEntries)
-	for i := range array {
-		array[i] = uint32(i)
-	}
 	return nil
 }
 
-// Enable ties the ring to the calling thread. From then on no other thread may use the ring.
+// Enable ties the ring to the calling thread. From then on no other thread may use the ring. The thread knows the ring by a number, which
+// saves a look-up in each Enter; if that cannot be had, by its descriptor.
 func (r *Ring) Enable() error {
 	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), registerEnableRings, 0, 0, 0, 0)
 	if errno != 0 {
 		return fmt.Errorf("uring: enabling: %w", errno)
+	}
+	own := rsrcUpdate{offset: ^uint32(0), data: uint64(r.fd)} // any number, which the kernel stores
+	n, _, _ := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), registerRingFDs, uintptr(unsafe.Pointer(&own)), 1, 0, 0)
+	if n == 1 {
+		r.enterFD = int(own.offset)
+		r.enterFlags |= enterRegisteredRing
 	}
 	return nil
 }
@@ -204,9 +208,9 @@ func (r *Ring) Enter(wait int) error {
 	submit := uintptr(r.tail - atomic.LoadUint32(r.sqHead))
 	var errno syscall.Errno
 	if wait > 0 && r.idle {
-		_, _, errno = syscall.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), submit, uintptr(wait), r.enterFlags, 0, 0)
+		_, _, errno = syscall.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.enterFD), submit, uintptr(wait), r.enterFlags, 0, 0)
 	} else {
-		_, _, errno = syscall.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), submit, uintptr(wait), r.enterFlags, 0, 0)
+		_, _, errno = syscall.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.enterFD), submit, uintptr(wait), r.enterFlags, 0, 0)
 	}
 	r.idle = errno == syscall.EINTR && r.head == atomic.LoadUint32(r.cqTail)
 	switch errno {
@@ -221,7 +225,8 @@ func (r *Ring) Enter(wait int) error {
 //uvswitch:hot
 func (r *Ring) Pending() bool { return atomic.LoadUint32(r.sqFlags)&sqTaskrun != 0 }
 
-// Next removes the oldest completion from the queue and returns it; ok is false when the queue is empty.
+// Next removes the oldest completion from the queue and returns it; ok is false when the queue is empty. The kernel may use its place after
+// Done.
 //
 //uvswitch:hot
 func (r *Ring) Next() (c Completion, ok bool) {
@@ -234,13 +239,22 @@ func (r *Ring) Next() (c Completion, ok bool) {
 		c.Buffer = int(e.flags >> cqeBufferShift)
 	}
 	r.head++
-	atomic.StoreUint32(r.cqHead, r.head)
 	return c, true
 }
 
-// Close releases the ring. The kernel cancels operations that are in progress, but some time later: a caller that needs
+// Done gives the kernel the places of all completions that Next has returned.
+//
+//uvswitch:hot
+func (r *Ring) Done() { atomic.StoreUint32(r.cqHead, r.head) }
+
+// Close releases the ring. The thread that called Enable calls it, because the thread would keep the ring alive otherwise. The kernel cancels
+// operations that are in progress, but some time later: a caller that needs
 // them to have ended must cancel them first.
 func (r *Ring) Close() error {
+	if r.enterFlags&enterRegisteredRing != 0 {
+		own := rsrcUpdate{offset: uint32(r.enterFD)}
+		_, _, _ = unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), unregisterRingFDs, uintptr(unsafe.Pointer(&own)), 1, 0, 0)
+	}
 	for _, m := range [][]byte{r.memory, r.sqesMem} {
 		if m != nil {
 			_ = unix.Munmap(m)

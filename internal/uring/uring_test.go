@@ -46,6 +46,7 @@ func enter(t *testing.T, r *Ring, wait int) (all []Completion) {
 	for c, ok := r.Next(); ok; c, ok = r.Next() {
 		all = append(all, c)
 	}
+	r.Done()
 	return all
 }
 
@@ -67,6 +68,7 @@ func TestReadMultishot(t *testing.T) {
 			bufs.Provide(id % 4)
 			id++
 		}
+		bufs.Publish()
 		r.ReadMultishot(near, 0, 7)
 		for i := range 4 {
 			if _, err := unix.Write(far, fmt.Appendf(nil, "round %d, %d", round, i)); err != nil {
@@ -298,6 +300,7 @@ func TestWaitIsNotForADisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	bufs.Provide(0)
+	bufs.Publish()
 	r.ReadMultishot(near, 0, 7)
 	enter(t, r, 0)
 	tid <- unix.Gettid()
@@ -317,6 +320,7 @@ func TestAllocatesNothing(t *testing.T) {
 	near, far := pair(t)
 	b := []byte("hello")
 	bufs.Provide(0)
+	bufs.Publish()
 	r.ReadMultishot(near, 0, 1)
 	if allocs := testing.AllocsPerRun(100, func() {
 		r.Write(far, b, 2)
@@ -327,7 +331,9 @@ func TestAllocatesNothing(t *testing.T) {
 			ok := true
 			if c, ok = r.Next(); ok && c.Buffer >= 0 {
 				bufs.Provide(c.Buffer)
+				bufs.Publish()
 			}
+			r.Done()
 		}
 	}); allocs != 0 {
 		t.Errorf("%v allocations", allocs)
