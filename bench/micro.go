@@ -67,6 +67,7 @@ func (m *inMemory) Pause(frame.PortID)                                {}
 func (m *inMemory) Resume(frame.PortID)                               {}
 func (m *inMemory) CPUTime() int64                                    { return 0 }
 func (m *inMemory) CPUWait() int64                                    { return 0 }
+func (m *inMemory) Counts() (c frame.IOCounts)                        { return c }
 func (m *inMemory) Wake()                                             {}
 func (m *inMemory) Close() error                                      { return nil }
 

@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
 // cpuTimes are the CPU times of the thread that calls CPUTime and CPUWait.
@@ -42,6 +44,16 @@ func (c *cpuTimes) CPUWait() int64 {
 		ns = 10*ns + int64(digit-'0')
 	}
 	return ns
+}
+
+// used adds what the calling thread has used.
+func used(c frame.IOCounts) frame.IOCounts {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_THREAD, &u) == nil {
+		c.Switches, c.Preempted = uint64(u.Nvcsw), uint64(u.Nivcsw)
+	}
+	c.CPU = int64(threadTime())
+	return c
 }
 
 func (c *cpuTimes) open() {

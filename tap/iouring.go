@@ -88,6 +88,7 @@ type IOUring struct {
 	active    int // multishot operations in progress
 	woken     bool
 	spinsLeft int // checks for completions before sleeping
+	counts    frame.IOCounts
 	enabled   bool
 	closed    bool
 	failed    [2][]frame.TxFailure
@@ -318,6 +319,7 @@ func (r *IOUring) Poll(b *frame.Batch) error {
 	b.Gone, r.gone, r.reported = r.gone, r.reported[:0], r.gone
 	r.woken = false
 	r.batch = b.N
+	r.counts.Batch(b.N)
 	return nil
 }
 
@@ -344,10 +346,17 @@ func (r *IOUring) enter(wait int) error {
 		for n := 0; n < r.spinsLeft && !r.ring.Pending(); n++ {
 		}
 	}
+	r.counts.Calls++
+	if wait > 0 && !r.ring.Pending() {
+		r.counts.Sleeps++
+	}
 	err := r.ring.Enter(wait)
 	r.reap()
 	return err
 }
+
+// Counts implements dataplane.Poller.
+func (r *IOUring) Counts() frame.IOCounts { return used(r.counts) }
 
 // enable makes the calling thread the only one that may use the io_uring.
 func (r *IOUring) enable() error {
@@ -518,6 +527,7 @@ func (r *IOUring) ended(id frame.PortID, c *uring.Completion) {
 	if r.paused[id] {
 		return
 	}
+	r.counts.Rearms++
 	group := uint8(quiet) // usually it is out of buffers, or it had an error that concerns one frame
 	if p.round == r.round && 2*p.took >= r.given[p.group] {
 		group = loud

@@ -20,6 +20,7 @@ type RW struct {
 	ports  [frame.MaxPorts]frame.Conn // ports that Send can send to
 	since  int                        // Polls since the last epoll_wait
 	events [64]unix.EpollEvent
+	counts frame.IOCounts
 	failed [2][]frame.TxFailure
 }
 
@@ -122,8 +123,12 @@ func (r *RW) Poll(b *frame.Batch) error {
 		}
 	}
 	b.Gone = r.gone
+	r.counts.Batch(b.N)
 	return nil
 }
+
+// Counts implements dataplane.Poller.
+func (r *RW) Counts() frame.IOCounts { return used(r.counts) }
 
 // await calls epoll_wait and queues the ports that have become ready. It waits for at most wait milliseconds; -1 means no
 // limit. woken reports a call of Wake.
@@ -131,6 +136,10 @@ func (r *RW) Poll(b *frame.Batch) error {
 //uvswitch:hot
 func (r *RW) await(wait int) (woken bool, err error) {
 	r.since = 0
+	r.counts.Calls++
+	if wait < 0 {
+		r.counts.Sleeps++
+	}
 	n, err := unix.EpollWait(r.epoll, r.events[:], wait)
 	if err == unix.EINTR {
 		return false, nil

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"fmt"
 	"net/http"
+	"strconv"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -46,10 +47,16 @@ var (
 	mUplink      = metric("uplink_up", "1 while the uplink is up and has an address.", "kind", "device")
 	mUplink6     = metric("uplink_ipv6_up", "1 while IPv6 leads out, 0 otherwise.")
 	mNDProxy     = metric("nd_proxy_answers_total", "Neighbor solicitations on the host's devices that were answered for containers.")
+	mWorkerCPU   = metric("worker_cpu_seconds_total", "CPU time of a worker's thread.", "worker")
+	mWorkerSpin  = metric("worker_spin_seconds_total", "Time in which a worker looked for frames instead of sleeping.", "worker")
+	mWorkerCalls = metric("worker_calls_total", "System calls of a worker that read, or wait for frames.", "worker")
+	mWorkerSleep = metric("worker_sleeps_total", "Waits of a worker with nothing to read.", "worker")
+	mWorkerRearm = metric("worker_rearms_total", "Reads of io_uring that had no buffer left, and were begun again.", "worker")
+	mBatches     = metric("worker_batches_total", "Batches of a worker, by the number of frames.", "worker", "frames")
 	mFlows       = metric("flows", "Tracked connections, by family.", "family")
 	mFlooded     = metric("uplink_flooded_total", "Packets dropped before the switch: the uplink's queue was full, and their port received more than others.")
 	mMissed      = metric("flow_events_missed_total", "Flow events that were lost because a reader was too slow.")
-	allMetrics   = []*prometheus.Desc{mInfo, mStart, mFrames, mDrops, mPortUp, mPortPackets, mPortBytes, mPortPauses, mPortDrops, mTable, mLimit, mNATPorts, mNATLimit, mCreated, mEnded, mPublished, mUplink, mUplink6, mNDProxy, mFlows, mFlooded, mMissed}
+	allMetrics   = []*prometheus.Desc{mInfo, mStart, mFrames, mDrops, mPortUp, mPortPackets, mPortBytes, mPortPauses, mPortDrops, mTable, mLimit, mNATPorts, mNATLimit, mCreated, mEnded, mPublished, mUplink, mUplink6, mNDProxy, mWorkerCPU, mWorkerSpin, mWorkerCalls, mWorkerSleep, mWorkerRearm, mBatches, mFlows, mFlooded, mMissed}
 )
 
 // Describe implements prometheus.Collector.
@@ -127,6 +134,20 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 		gauge(mUplink, flag[up.State == "up"], up.Kind, up.Device)
 		gauge(mUplink6, flag[up.State6 == "up"])
 		counter(mNDProxy, v.d.ProxyAnswers())
+	}
+	seconds := func(d *prometheus.Desc, v float64, label string) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, label)
+	}
+	for i, x := range v.io() {
+		worker := strconv.Itoa(i)
+		seconds(mWorkerCPU, x.CPUSeconds, worker)
+		seconds(mWorkerSpin, x.SpinSeconds, worker)
+		counter(mWorkerCalls, x.Calls, worker)
+		counter(mWorkerSleep, x.Sleeps, worker)
+		counter(mWorkerRearm, x.Rearms, worker)
+		for frames, n := range x.Batches {
+			counter(mBatches, n, worker, frames)
+		}
 	}
 	four, six := v.dp.NAT.UsedByFamily()
 	gauge(mFlows, float64(four), "ipv4")

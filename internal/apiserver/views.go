@@ -404,7 +404,22 @@ func (v *view) stats() api.Stats {
 		x.Ports[v.Ports[i].Name] = api.PortStats(v.dp.PortStats(v.Ports[i].ID))
 	}
 	x.Ports["gateway"] = api.PortStats(v.dp.PortStats(frame.Gateway))
+	x.IO = v.io()
 	return x
+}
+
+func (v *view) io() (all []api.WorkerIO) {
+	for _, c := range v.dp.IO() {
+		x := api.WorkerIO{
+			CPUSeconds: float64(c.CPU) / 1e9, SpinSeconds: float64(c.Spun) / 1e9, Calls: c.Calls, Sleeps: c.Sleeps, Rearms: c.Rearms, Switches: c.Switches, Preempted: c.Preempted,
+			Batches: map[string]uint64{},
+		}
+		for i, n := range c.Batches {
+			x.Batches[api.BatchNames[i]] = n
+		}
+		all = append(all, x)
+	}
+	return all
 }
 
 func (v *view) uplink() api.Uplink {

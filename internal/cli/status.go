@@ -128,6 +128,23 @@ func reasonOf(name string) (frame.ReasonInfo, bool) {
 	return r.Info(), ok
 }
 
+// printIO prints what each worker has done, and how many of its batches had how many frames.
+func printIO(w io.Writer, workers []api.WorkerIO) {
+	fmt.Fprintln(w)
+	head := []any{"WORKER", "CPU", "SPIN", "CALLS", "SLEEPS", "RE-ARMS"}
+	for _, frames := range api.BatchNames {
+		head = append(head, "BATCHES OF "+frames)
+	}
+	row(w, head...)
+	for i, x := range workers {
+		cells := []any{i, fmt.Sprintf("%.2fs", x.CPUSeconds), fmt.Sprintf("%.2fs", x.SpinSeconds), x.Calls, x.Sleeps, x.Rearms}
+		for _, frames := range api.BatchNames {
+			cells = append(cells, x.Batches[frames])
+		}
+		row(w, cells...)
+	}
+}
+
 func (a *app) statsCommand() *cobra.Command {
 	return show(a, "stats", "Show counters and drops by reason, and whether every frame is accounted for", "/stats", func(w io.Writer, s api.Stats) {
 		row(w, "PORT", "RX", "RX BYTES", "RX DROPPED", "TX", "TX BYTES", "TX DROPPED")
@@ -143,6 +160,7 @@ func (a *app) statsCommand() *cobra.Command {
 		fmt.Fprintln(w)
 		printTables(w, s.Tables)
 		printDrops(w, s.Drops)
+		printIO(w, s.IO)
 		c := s.Conservation
 		fmt.Fprintf(w, "\nreceived %d + originated %d + replicated %d = transmitted %d + dropped %d + consumed %d: balanced %v\n",
 			c.Received, c.Originated, c.Replicated, c.Transmitted, c.Dropped, c.Consumed, c.Balanced)

@@ -19,6 +19,8 @@ type Poller interface {
 	// CPUTime is for how long the calling thread has run, and CPUWait for how long it was ready and waited for a CPU; in ns. 0: not known.
 	CPUTime() int64
 	CPUWait() int64
+	// Counts are what the Poller has done, and what the calling thread has used.
+	Counts() frame.IOCounts
 	// Poll flushes what was sent, waits for a first frame, a failure or Wake, and takes what is there without
 	// waiting longer. It fills Frames, N, Failed, Gone; each frame has its bytes and In.
 	Poll(b *frame.Batch) error

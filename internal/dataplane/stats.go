@@ -161,6 +161,14 @@ type Conservation struct {
 	Balanced    bool
 }
 
+// IO returns what each worker's I/O has done. It waits for the end of the workers' batches.
+func (d *Dataplane) IO() (all []frame.IOCounts) {
+	for _, w := range d.workers {
+		w.run(func() { all = append(all, w.poller.Counts()) })
+	}
+	return all
+}
+
 // all lists every set of counters.
 func (d *Dataplane) all() []*counters {
 	list := []*counters{&d.slow.counters}

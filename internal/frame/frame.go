@@ -2,6 +2,7 @@ package frame
 
 import (
 	"encoding/binary"
+	"math/bits"
 )
 
 // PortID names a port of the switch. Ids are small, so that they index tables.
@@ -318,6 +319,27 @@ type Batch struct {
 
 	Failed []TxFailure // sends that failed since the last Poll; valid until the next Poll
 	Gone   []PortID    // ports that were found dead, and are no longer read; likewise
+}
+
+// IOCounts are what a worker's I/O has done since the worker began.
+type IOCounts struct {
+	Calls     uint64    // system calls that read, or wait for frames
+	Sleeps    uint64    // of these, waits with nothing to read
+	Rearms    uint64    // reads of io_uring that had no buffer left, and were begun again
+	Batches   [6]uint64 // by the number of frames: 1, 2-3, 4-7, 8-15, 16-31, 32 and more
+	Spun      int64     // ns in which it looked for frames instead of sleeping
+	CPU       int64     // ns that the worker's thread has run
+	Switches  uint64    // times that the thread gave up its CPU
+	Preempted uint64    // times that it lost its CPU
+}
+
+// Batch counts a batch of n frames.
+//
+//uvswitch:hot
+func (c *IOCounts) Batch(n int) {
+	if n > 0 {
+		c.Batches[min(bits.Len(uint(n)), len(c.Batches))-1]++
+	}
 }
 
 // A Reading is how a Poller reads a port.

@@ -68,6 +68,9 @@ func (p *Poller) Resume(id frame.PortID) { delete(p.paused, id) }
 // CPUTime implements dataplane.Poller: each frame has taken FrameCost. Time itself does not move on.
 func (p *Poller) CPUTime() int64 { return p.cpu }
 
+// Counts implements dataplane.Poller.
+func (p *Poller) Counts() (c frame.IOCounts) { return c }
+
 // CPUWait implements dataplane.Poller.
 func (p *Poller) CPUWait() int64 { return p.Waited }
 

@@ -211,6 +211,12 @@ func (m *screen) screen() string {
 		before += m.before.stats.Ports[name].RxBytes
 	}
 	add("in %s %s   out %s   dropped %s", Rate(8*m.per(bytes, before), "bit/s"), Rate(m.per(c.Received, b.Received), "pkt/s"), Rate(m.per(c.Transmitted, b.Transmitted), "pkt/s"), Rate(m.per(c.Dropped, b.Dropped), "pkt/s"))
+	for i, x := range s.stats.IO {
+		if before := m.before.stats.IO; i < len(before) && m.seconds() > 0 {
+			sleeps, calls := m.per(x.Sleeps, before[i].Sleeps), m.per(x.Calls, before[i].Calls)
+			add("worker %d   %3.0f%% of a CPU, %s, %s", i, 100*max(0, x.CPUSeconds-before[i].CPUSeconds)/m.seconds(), Rate(calls, "calls/s"), Rate(sleeps, "sleeps/s"))
+		}
+	}
 	for _, k := range []string{"fdb", "flows", "nat_ports"} {
 		t := s.stats.Tables[k]
 		add("%-10s %s %d of %d", strings.ReplaceAll(k, "_", " "), gauge(t, 24), t.Used, t.Limit)

@@ -536,7 +536,23 @@ type Stats struct {
 	Drops        map[string]uint64    `json:"drops"`
 	Tables       map[string]Table     `json:"tables"` // fdb, flows, nat_ports
 	Conservation Conservation         `json:"conservation"`
+	IO           []WorkerIO           `json:"io"` // by worker
 }
+
+// A WorkerIO is what a worker has done since the switch began.
+type WorkerIO struct {
+	CPUSeconds  float64           `json:"cpu_seconds"`
+	SpinSeconds float64           `json:"spin_seconds"` // in which it looked for frames instead of sleeping
+	Calls       uint64            `json:"calls"`        // system calls that read, or wait for frames
+	Sleeps      uint64            `json:"sleeps"`       // of these, waits with nothing to read
+	Rearms      uint64            `json:"rearms"`       // reads of io_uring that had no buffer left, and were begun again
+	Switches    uint64            `json:"switches"`     // times that the worker's thread gave up its CPU
+	Preempted   uint64            `json:"preempted"`    // times that it lost its CPU
+	Batches     map[string]uint64 `json:"batches"`      // by the number of frames: 1, 2-3, 4-7, 8-15, 16-31, 32+
+}
+
+// BatchNames are the keys of WorkerIO.Batches, in order.
+var BatchNames = [...]string{"1", "2-3", "4-7", "8-15", "16-31", "32+"}
 
 // A WebPage is the output of `web url`.
 type WebPage struct {

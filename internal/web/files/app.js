@@ -62,6 +62,8 @@ async function poll() {
     }
     state.dropRates = {};
     for (const [k, n] of Object.entries(stats.drops)) state.dropRates[k] = Math.max(0, n - (old.drops[k] || 0)) / dt;
+    const used = key => (stats.io || []).reduce((n, w, i) => n + w[key] - (old.io?.[i]?.[key] || 0), 0) / dt;
+    state.workers = { cpu: used("cpu_seconds"), sleeps: used("sleeps") };
   }
   Object.assign(state, { status, ports, stats, publish, at: now });
 }
@@ -74,6 +76,8 @@ function head() {
   let b = 0, p = 0;
   for (const r of Object.values(state.rates)) { b += r.rx_bytes; p += r.rx_packets; }
   $("rate").textContent = `${bits(b)} · ${pps(p)}`;
+  const w = state.workers;
+  $("workers").textContent = w ? `workers: ${(100 * w.cpu).toFixed(0)} % of a CPU, ${scaled(w.sleeps, "sleeps/s")}` : "";
   $("balance").textContent = c.balanced ? "all frames accounted for" : "frames in transit";
   $("balance").className = "pill " + (c.balanced ? "good" : "");
   $("promise").textContent = s.uplink.promise ? s.uplink.promise + "." : "";
