@@ -76,3 +76,8 @@ func threadTime() time.Duration {
 	_, _, _ = unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_THREAD_CPUTIME_ID, uintptr(unsafe.Pointer(&t)), 0)
 	return time.Duration(t.Nano())
 }
+
+var start = time.Now()
+
+// monotonic is the time since the start of the process.
+func monotonic() time.Duration { return time.Since(start) }

@@ -68,33 +68,33 @@ type IOUring struct {
 	*waker
 	readers
 	receivers
-	ring      *uring.Ring
-	buffers   [groups]*uring.Buffers // of one memory
-	ports     [frame.MaxPorts]ringPort
-	toArm     [groups][]frame.PortID // ports whose read or poll must be armed
-	free      []uint16               // buffers; the one used last is the last
-	out       [groups]int            // buffers that the kernel has
-	given     [groups]int            // buffers that it had when the round began
-	had       [groups]int            // frames read in that round
-	round     uint32                 // counts calls of provide
-	quietAt   uint32                 // the last round in which a quiet port had a frame
-	perFrame  int                    // moving average of the time that a frame of a batch takes, in ns
-	batch     int                    // frames in the batch that Poll returned last
-	loaned    []uint16               // buffers of the batch that Poll returned last
-	size      int                    // moving average of frame sizes, in bytes
-	pending   [ringBuffers]filled
-	first     int // index of the oldest frame in pending
-	n         int // frames in pending
-	active    int // multishot operations in progress
-	woken     bool
-	spinsLeft int // checks for completions before sleeping
-	counts    frame.IOCounts
-	enabled   bool
-	closed    bool
-	failed    [2][]frame.TxFailure
-	reported  []frame.PortID                  // Batch.Gone of the last Poll
-	iov       [4 * frame.BatchSize]unix.Iovec // pieces of the queued chains
-	iovs      int
+	ring     *uring.Ring
+	buffers  [groups]*uring.Buffers // of one memory
+	ports    [frame.MaxPorts]ringPort
+	toArm    [groups][]frame.PortID // ports whose read or poll must be armed
+	free     []uint16               // buffers; the one used last is the last
+	out      [groups]int            // buffers that the kernel has
+	given    [groups]int            // buffers that it had when the round began
+	had      [groups]int            // frames read in that round
+	round    uint32                 // counts calls of provide
+	quietAt  uint32                 // the last round in which a quiet port had a frame
+	perFrame int                    // moving average of the time that a frame of a batch takes, in ns
+	batch    int                    // frames in the batch that Poll returned last
+	loaned   []uint16               // buffers of the batch that Poll returned last
+	size     int                    // moving average of frame sizes, in bytes
+	pending  [ringBuffers]filled
+	first    int // index of the oldest frame in pending
+	n        int // frames in pending
+	active   int // multishot operations in progress
+	woken    bool
+	idle     idle
+	counts   frame.IOCounts
+	enabled  bool
+	closed   bool
+	failed   [2][]frame.TxFailure
+	reported []frame.PortID                  // Batch.Gone of the last Poll
+	iov      [4 * frame.BatchSize]unix.Iovec // pieces of the queued chains
+	iovs     int
 }
 
 type ringPort struct {
@@ -115,7 +115,7 @@ type filled struct {
 	n      int32
 }
 
-// NewIOUring returns a backend without ports. Its Poll looks for frames for the time busyPoll before it sleeps. An error
+// NewIOUring returns a backend without ports. Its Poll looks for frames for the time busyPoll before it sleeps; see BusyPollAuto. An error
 // says why io_uring cannot be used on this machine.
 func NewIOUring(busyPoll time.Duration) (*IOUring, error) {
 	r := &IOUring{readers: newReaders(), size: frame.BatchBytes}
@@ -142,7 +142,7 @@ func NewIOUring(busyPoll time.Duration) (*IOUring, error) {
 	for i := range r.free {
 		r.free[i] = uint16(ringBuffers - 1 - i)
 	}
-	r.spinsLeft = r.spinBudget(busyPoll)
+	r.idle = newIdle(busyPoll)
 	r.loaned = make([]uint16, 0, frame.BatchSize)
 	for g := range r.toArm {
 		r.toArm[g] = make([]frame.PortID, 0, frame.MaxPorts)
@@ -156,19 +156,6 @@ func (r *IOUring) freeBuffers() {
 			b.Free()
 		}
 	}
-}
-
-// spinBudget returns how many checks for completions take the time busyPoll.
-func (r *IOUring) spinBudget(busyPoll time.Duration) int {
-	if busyPoll <= 0 {
-		return 0
-	}
-	const sample = 1 << 16
-	began := time.Now()
-	for range sample {
-		r.ring.Pending()
-	}
-	return int(busyPoll * sample / max(time.Since(began), 1))
 }
 
 // Add implements dataplane.Poller.
@@ -331,29 +318,63 @@ func (r *IOUring) pressing() bool {
 }
 
 // enter submits the queued operations and handles completions. If wait is not 0, it waits until there are wait of them.
-// Before it sleeps, it looks for completions for the time busyPoll, so that a sender need not wake it.
 //
 //uvswitch:hot
 func (r *IOUring) enter(wait int) error {
-	if wait > 0 && r.spinsLeft > 0 {
-		if err := r.ring.Enter(0); err != nil {
+	r.counts.Calls++
+	if wait == 0 || r.ring.Pending() {
+		return r.submit(wait)
+	}
+	began := monotonic()
+	if r.idle.look > 0 {
+		if err := r.submit(0); err != nil || r.pressing() {
 			return err
 		}
-		r.reap()
-		if r.pressing() {
-			return nil
-		}
-		for n := 0; n < r.spinsLeft && !r.ring.Pending(); n++ {
+		found := r.lookFor(began, r.idle.look)
+		now := monotonic()
+		r.counts.Spun += int64(now - began)
+		r.idle.hasLooked(now, now-began)
+		if r.counts.Calls++; found {
+			return r.waited(began, r.submit(0))
 		}
 	}
-	r.counts.Calls++
-	if wait > 0 && !r.ring.Pending() {
-		r.counts.Sleeps++
-	}
+	r.counts.Sleeps++
+	return r.waited(began, r.submit(wait))
+}
+
+//uvswitch:hot
+func (r *IOUring) submit(wait int) error {
 	err := r.ring.Enter(wait)
 	r.reap()
 	return err
 }
+
+// waited notes how long a wait took that has just ended.
+//
+//uvswitch:hot
+func (r *IOUring) waited(began time.Duration, err error) error {
+	now := monotonic()
+	r.idle.waited(now, now-began, r.n, r.size)
+	return err
+}
+
+// lookFor looks for completions for a time, and reports whether there are some.
+//
+//uvswitch:hot
+func (r *IOUring) lookFor(began, most time.Duration) bool {
+	for !r.ring.Pending() {
+		for n := 0; n < looks && !r.ring.Pending(); n++ {
+			pause()
+		}
+		if monotonic()-began >= most {
+			return r.ring.Pending()
+		}
+	}
+	return true
+}
+
+// looks is how often lookFor looks before it reads the clock.
+const looks = 16
 
 // Counts implements dataplane.Poller.
 func (r *IOUring) Counts() frame.IOCounts { return used(r.counts) }
@@ -649,6 +670,7 @@ func (r *IOUring) Close() error {
 	}
 	r.waker.close()
 	r.cpuTimes.close()
+	r.idle.close()
 	err := r.ring.Close()
 	r.freeBuffers()
 	return err

@@ -41,7 +41,7 @@ type runFlags struct {
 	sandbox                                                      string
 	vmFolders                                                    []string
 	workers, readyFD                                             int
-	busyPoll                                                     time.Duration
+	busyPoll                                                     string
 	verbose                                                      bool
 }
 
@@ -69,7 +69,7 @@ func (a *app) runCommand() *cobra.Command {
 	fl.StringVar(&f.ports, "nat-ports", model.DefaultNATPorts, "ports of the host that NAT may use")
 	fl.StringVar(&f.io, "io", "auto", "I/O backend: auto, io_uring or read-write (auto: io_uring where the kernel permits it)")
 	fl.IntVar(&f.workers, "workers", 0, "number of workers (default: one for every two CPUs, but at most 4)")
-	fl.DurationVar(&f.busyPoll, "busy-poll", 0, "busy-poll this long before sleeping, e.g. 50us: lower latency for more CPU (io_uring only)")
+	fl.StringVar(&f.busyPoll, "busy-poll", "auto", "look for frames this long before sleeping, such as 50us: lower latency for more CPU; auto: while two ends talk, and a CPU is spare; off: never (io_uring only)")
 	fl.IntVar(&f.readyFD, "ready-fd", 0, "write READY=1 to this file descriptor when the switch is ready")
 	fl.StringVar(&f.metrics, "metrics", "", "serve Prometheus metrics on this loopback `ADDRESS:PORT`, or on unix:PATH")
 	fl.StringVar(&f.web, "web", "", "serve a web page with live counters and flows on this loopback `ADDRESS:PORT`, or on unix:PATH; `uvswitch web url` prints its address")
@@ -140,7 +140,7 @@ func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
 	defer endChild()
 	context.AfterFunc(ctx, func() { notify(sdaemon.SdNotifyStopping) })
 	d, err := daemon.Start(ctx, daemon.Options{
-		Config: conf, Name: f.name, Workers: f.workers, BusyPoll: f.busyPoll, IO: f.io, TAPs: taps, Store: fdstore.Systemd(), Stored: in.stored, Log: log,
+		Config: conf, Name: f.name, Workers: f.workers, BusyPoll: busyPollTime(f.busyPoll), IO: f.io, TAPs: taps, Store: fdstore.Systemd(), Stored: in.stored, Log: log,
 		Seal: f.seal(a, conf, log),
 	})
 	if err != nil {
@@ -254,6 +254,17 @@ func netnsChildCommand() *cobra.Command {
 	return &cobra.Command{Use: tapmaker.ChildCommand, Hidden: true, Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error { return tapmaker.Serve() }}
 }
 
+// busyPollTime reads --busy-poll: auto, off, or a time.
+func busyPollTime(text string) time.Duration {
+	if text == "off" || text == "0" {
+		return 0
+	}
+	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
+		return d
+	}
+	return daemon.BusyPollAuto
+}
+
 // check reports values of flags that are not valid.
 func (f *runFlags) check() error {
 	switch {
@@ -261,8 +272,8 @@ func (f *runFlags) check() error {
 		return usagef("--name %q: must be 1 to 12 characters without slash, space and colon, because the names of devices begin with it", f.name)
 	case f.kind != "" && !slices.Contains(model.UplinkKinds, f.kind):
 		return usagef("--uplink-kind %q: must be tcx, clsact, tap or host", f.kind)
-	case f.busyPoll < 0 || f.busyPoll > time.Millisecond:
-		return usagef("--busy-poll %s: must be 0 to 1ms", f.busyPoll)
+	case f.busyPoll != "auto" && (busyPollTime(f.busyPoll) < 0 || busyPollTime(f.busyPoll) > time.Millisecond):
+		return usagef("--busy-poll %q: must be auto, off, or a time up to 1ms, such as 50us", f.busyPoll)
 	case !slices.Contains(daemon.IOKinds, f.io):
 		return usagef("--io %q: must be one of %s", f.io, strings.Join(daemon.IOKinds, ", "))
 	case f.workers < 0 || f.workers > maxWorkers:

@@ -22,6 +22,9 @@ var IOKinds = []string{ioAuto, ioURing, ioRW}
 // backend is the name of the I/O backend, and, after a fallback, why io_uring cannot be used.
 type backend struct{ name, why string }
 
+// BusyPollAuto is the value of Options.BusyPoll for a time that depends on what happens.
+const BusyPollAuto = tap.BusyPollAuto
+
 // newPollers makes one Poller for each worker. It uses io_uring, unless kind is read-write. With kind auto, it falls back to read-write
 // if io_uring cannot be used.
 func newPollers(kind string, workers int, busyPoll time.Duration) ([]dataplane.Poller, backend, error) {

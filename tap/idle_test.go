@@ -1,0 +1,104 @@
+package tap
+
+import (
+	"testing"
+	"time"
+)
+
+// A waiting plays waits in virtual time.
+type waiting struct {
+	idle
+	now   time.Duration
+	asked int // for a spare CPU
+	busy  bool
+}
+
+func newWaiting() *waiting {
+	w := &waiting{}
+	w.idle = idle{auto: true, spare: func() bool { w.asked++; return !w.busy }, close: func() {}}
+	return w
+}
+
+// wait is a wait of d, after which there are frames of a size.
+func (w *waiting) wait(d time.Duration, frames, size int) {
+	looked := min(w.look, d)
+	w.now += d
+	if looked > 0 {
+		w.hasLooked(w.now, looked)
+	}
+	w.waited(w.now, d, frames, size)
+}
+
+func (w *waiting) waits(n int, d time.Duration, frames, size int) {
+	for range n {
+		w.wait(d, frames, size)
+	}
+}
+
+func TestIdle(t *testing.T) {
+	const us, ms = time.Microsecond, time.Millisecond
+	for _, x := range []struct {
+		what string
+		play func(w *waiting)
+		want time.Duration
+	}{
+		{"at first", func(w *waiting) {}, 0},
+		{"one answer soon", func(w *waiting) { w.wait(25*us, 1, 100) }, 10 * us},
+		{"a conversation", func(w *waiting) { w.waits(1000, 25*us, 1, 100) }, 50 * us},
+		{"its end", func(w *waiting) { w.waits(1000, 25*us, 1, 100); w.wait(5*ms, 1, 100) }, 0},
+		{"a slower one", func(w *waiting) { w.waits(1000, 25*us, 1, 100); w.waits(2, 80*us, 1, 100) }, 12500},
+		{"one that is too slow", func(w *waiting) { w.waits(1000, 25*us, 1, 100); w.waits(100, 200*us, 1, 100) }, 0},
+		{"a quiet host", func(w *waiting) { w.waits(100, 100*ms, 1, 100) }, 0},
+		{"a flood", func(w *waiting) { w.waits(1000, 10*us, 1, 100) }, 0},
+		{"batches", func(w *waiting) { w.waits(1000, 45*us, 8, 100) }, 0},
+		{"a stream of long frames", func(w *waiting) { w.waits(1000, 25*us, 1, 60000) }, 0},
+		{"a conversation again after that", func(w *waiting) {
+			w.busy = true
+			w.waits(100, 25*us, 1, 100)
+			w.busy = false
+			w.waits(5000, 25*us, 1, 100)
+		}, 50 * us},
+	} {
+		w := newWaiting()
+		if x.play(w); w.look != x.want {
+			t.Errorf("%s: it looks for %s, want %s", x.what, w.look, x.want)
+		}
+	}
+
+	w := newWaiting() // without a spare CPU, it looks for 2 of 52 ms at most
+	w.busy = true
+	looked := time.Duration(0)
+	for w.now < time.Second {
+		looked += min(w.look, 25*us)
+		w.wait(25*us, 1, 100)
+	}
+	if looked > 60*ms || w.asked == 0 {
+		t.Errorf("without a spare CPU, it looked for %s of a second, and asked %d times", looked, w.asked)
+	}
+	w = newWaiting()
+	w.waits(40000, 25*us, 1, 100)
+	if w.asked < 400 || w.asked > 600 {
+		t.Errorf("in a second of looking it asked %d times for a spare CPU", w.asked)
+	}
+
+	w = newWaiting() // a fixed time does not change
+	w.idle = newIdle(30 * us)
+	w.waits(100, 5*ms, 64, 60000)
+	if w.look != 30*us {
+		t.Errorf("a fixed time became %s", w.look)
+	}
+}
+
+func TestRunning(t *testing.T) {
+	for text, want := range map[string]int{"0.20 0.18 0.12 1/80 11206\n": 1, "4.00 3.00 2.00 12/345 9\n": 12, "": 1 << 30, "0.20 0.18": 1 << 30} {
+		if got := running([]byte(text)); got != want {
+			t.Errorf("%q: %d", text, got)
+		}
+	}
+	l := openLoadavg()
+	defer l.close()
+	l.spareCPU()
+	if n := testing.AllocsPerRun(100, func() { l.spareCPU() }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
