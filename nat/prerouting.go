@@ -32,8 +32,10 @@ func (n *tracker[A]) preRoute(c *config[A], f packet[A], b *frame.Batch) {
 	}
 	switch {
 	case why == frame.None:
-	case why == frame.FragmentWaits, why == frame.FragmentInvalid && f.Flags&frame.IsIPv6 != 0 && f.Net != frame.NoNet && !c.owns(f.tuple.Dst): // the gateway tells the sender
+	case why == frame.FragmentWaits:
 		f.PuntFor(why)
+	case why == frame.FragmentInvalid && f.Flags&frame.IsIPv6 != 0 && f.Net != frame.NoNet:
+		f.Malformed = why // the router drops it, or answers it if it is for the gateway
 	case why == frame.NotForUs, why == frame.ICMPErrorUnmatched && f.Net == frame.NoNet && c.owns(f.tuple.Dst):
 		n.giveBack(f, why, b.Dry)
 	default:

@@ -14,7 +14,7 @@ const maxError6 = minMTU6
 
 // Codes of a "parameter problem" (RFC 4443, 3.4).
 const (
-	codeHeader     = 0
+	codeField      = 0 // an erroneous field of a header
 	codeNextHeader = 1
 	codeOption     = 2
 )

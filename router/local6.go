@@ -13,12 +13,10 @@ func (r *Router) deliverLocal6(f *frame.Frame, p PuntedFrame, now frame.Tick, ou
 		out.Drop(p, frame.NoRoute)
 		return
 	}
-	if f.Malformed != frame.None {
-		out.Drop(p, frame.GatewayService)
-		return
-	}
 	if b := problemOf(f); b != nil {
-		r.tell(p, b, now, out)
+		if b.sent {
+			r.icmp6Error(p, frame.ICMPv6Parameter, b.code, uint32(b.pointer), now, out)
+		}
 		out.Drop(p, b.why)
 		return
 	}
@@ -44,6 +42,9 @@ func (r *Router) deliverLocal6(f *frame.Frame, p PuntedFrame, now frame.Tick, ou
 		r.icmp6Error(p, frame.ICMPv6Unreachable, frame.CodePort6, 0, now, out)
 		out.Drop(p, frame.GatewayService)
 		return
+	case f.Proto == frame.NoNextHeader: // RFC 8200, 4.7
+		out.Drop(p, frame.GatewayService)
+		return
 	case f.Proto != frame.ICMPv6:
 		r.icmp6Error(p, frame.ICMPv6Parameter, codeNextHeader, uint32(f.NextHeaderAt()), now, out)
 		out.Drop(p, frame.GatewayService)
@@ -63,91 +64,72 @@ func (r *Router) deliverLocal6(f *frame.Frame, p PuntedFrame, now frame.Tick, ou
 	}
 }
 
-// A problem is why a node does not take a packet to itself because of its extension headers, and where, in bytes from the beginning of the
-// packet. It is told to the sender as a "parameter problem", or not at all.
-type problem struct {
-	why  frame.Reason
-	told bool
-	code uint8
-	at   int
-}
-
-func (r *Router) tell(p PuntedFrame, b *problem, now frame.Tick, out Output) {
-	if b.told {
-		r.icmp6Error(p, frame.ICMPv6Parameter, b.code, uint32(b.at), now, out)
-	}
-}
-
-// tellProblem tells the sender of a fragment that NAT has refused what is wrong with it, if it is to the gateway: others keep silent.
-func (r *Router) tellProblem(p PuntedFrame, now frame.Tick, out Output) {
-	iface := r.snap.Load().ifaces[p.Net]
-	if iface == nil || p.f.Flags&frame.IsIPv6 == 0 || !iface.HasIPv6() || !iface.owns6(p.f.IPv6().Dst()) {
-		return
-	}
-	if b := problemOf(p.f); b != nil {
-		r.tell(p, b, now, out)
-	}
+// A parameterProblem is why the gateway refuses a packet to itself. Its sender gets the ICMPv6 message "parameter problem", or nothing.
+type parameterProblem struct {
+	why     frame.Reason
+	sent    bool
+	code    uint8
+	pointer int // bytes from the beginning of the IPv6 header
 }
 
 // problemOf reads the extension headers of a packet to the gateway: options (RFC 8200, 4.2), routing headers (4.4; RFC 5095, 3) and the length
-// of a fragment (4.5). It returns nil if there is nothing wrong.
-func problemOf(f *frame.Frame) *problem {
-	ip, end := f.IPv6(), int(f.L4-f.L3)
-	group := ip.Dst().IsGroup()
-	next, named := ip.NextHeader(), 6
-	for at := frame.IPv6Len; at < end; {
-		h := ip[at:end]
-		size := frame.ExtensionLen(next, h)
-		switch next {
+// of a fragment (4.5). It returns nil if nothing is wrong. Headers behind the Fragment header are read in the first fragment, too: a packet
+// that will be refused is not reassembled.
+func problemOf(f *frame.Frame) *parameterProblem {
+	if f.Malformed != frame.None {
+		return &parameterProblem{why: f.Malformed}
+	}
+	group := f.IPv6().Dst().IsGroup() || f.Dst.IsGroup()
+	for h := range f.ExtHeaders {
+		switch h.Kind {
 		case frame.ExtHopByHop, frame.ExtDestOptions:
-			if b := badOption(h[:size], at, group); b != nil {
+			if b := badOption(h, group); b != nil {
 				return b
 			}
 		case frame.ExtRouting:
-			if segmentsLeft := h[3]; segmentsLeft != 0 {
-				return &problem{frame.SourceRoute, true, codeHeader, at + 2}
+			if segmentsLeft := h.Bytes[3]; segmentsLeft != 0 {
+				return &parameterProblem{frame.SourceRoute, true, codeField, h.At + 2}
 			}
 		case frame.ExtFragment:
-			_, data := f.Fragmented()
+			n := f.FragLen()
 			switch {
 			case f.Flags&frame.Fragment == 0: // a whole packet (RFC 6946)
-			case f.MoreFrags() && len(data)%8 != 0:
-				return &problem{frame.FragmentInvalid, true, codeHeader, 4} // Payload Length
-			case f.FragOffset()+len(data) > maxFragmentEnd(f):
-				return &problem{frame.FragmentInvalid, true, codeHeader, at + 2} // Fragment Offset
+			case f.MoreFrags() && n%8 != 0:
+				return &parameterProblem{frame.FragmentInvalid, true, codeField, 4} // Payload Length
+			case f.FragOffset()+n > maxFragmentEnd(f):
+				return &parameterProblem{frame.FragmentInvalid, true, codeField, h.At + 2} // Fragment Offset
 			}
 		default: // the gateway knows none of the others
-			return &problem{frame.GatewayService, true, codeNextHeader, named}
+			return &parameterProblem{frame.GatewayService, true, codeNextHeader, h.Named}
 		}
-		next, named, at = h[0], at, at+size
 	}
 	return nil
 }
 
-// badOption finds the first option that the gateway does not know and that is not to be skipped. h is a header of options at a byte of the
-// packet. The two highest bits of an option's type say what is done.
-func badOption(h []byte, at int, group bool) *problem {
+// badOption finds the first option that the gateway does not know and that it must not skip. The two highest bits of an option's type say what
+// to do; group says that the packet was sent to a group, in its IPv6 or its Ethernet header.
+func badOption(h frame.ExtHeader, group bool) *parameterProblem {
 	const pad1, padN, routerAlert = 0, 1, 5
-	for i := 2; i < len(h); {
-		kind := h[i]
+	for i := 2; i < len(h.Bytes); {
+		kind := h.Bytes[i]
 		if kind == pad1 {
 			i++
 			continue
 		}
-		if i+2 > len(h) || i+2+int(h[i+1]) > len(h) {
-			return &problem{why: frame.MalformedPacket}
+		if i+2 > len(h.Bytes) || i+2+int(h.Bytes[i+1]) > len(h.Bytes) {
+			return &parameterProblem{why: frame.MalformedPacket}
 		}
 		if kind != padN && kind != routerAlert {
 			switch kind >> 6 {
 			case 1:
-				return &problem{why: frame.GatewayService}
+				return &parameterProblem{why: frame.GatewayService}
 			case 2:
-				return &problem{frame.GatewayService, true, codeOption, at + i}
+				return &parameterProblem{frame.GatewayService, true, codeOption, h.At + i}
 			case 3:
-				return &problem{frame.GatewayService, !group, codeOption, at + i}
+				return &parameterProblem{frame.GatewayService, !group, codeOption, h.At + i}
 			}
 		}
-		i += 2 + int(h[i+1])
+		i += 2 + int(h.Bytes[i+1])
 	}
 	return nil
 }

@@ -123,7 +123,7 @@ func (p *pmtuCache) update(f *frame.Frame, now frame.Tick) {
 	}
 	if f.Proto == frame.ICMPv6 {
 		if q, _, ok := frame.Quoted6(icmp); ok && icmp.Type() == frame.ICMPv6TooBig {
-			p.lower(hint(q.Dst), int(max(icmp.MTU6(), minMTU6)), now)
+			p.noteIfLower(hint(q.Dst), int(max(icmp.MTU6(), minMTU6)), now)
 		}
 		return
 	}
@@ -134,13 +134,13 @@ func (p *pmtuCache) update(f *frame.Frame, now frame.Tick) {
 	if !ok {
 		return
 	}
-	p.lower(hint(q.Dst), int(max(icmp.NextMTU(), frame.MinPathMTU)), now)
+	p.noteIfLower(hint(q.Dst), int(max(icmp.NextMTU(), frame.MinPathMTU)), now)
 }
 
-// lower is note for what an error says: no error raises a path's MTU (RFC 1191, 3; RFC 8201, 4).
+// noteIfLower is note for what an error says: no error raises a path's MTU (RFC 1191, 3; RFC 8201, 4).
 //
 //uvswitch:hot
-func (p *pmtuCache) lower(a uint32, mtu int, now frame.Tick) {
+func (p *pmtuCache) noteIfLower(a uint32, mtu int, now frame.Tick) {
 	if mtu <= p.mtu(a) {
 		p.note(a, mtu, now)
 	}

@@ -57,7 +57,7 @@ func (r *Router) neighborSolicitation(f *frame.Frame, p PuntedFrame, iface *Inte
 		r.heardOf(p, iface, src, mac, now, out)
 	}
 	if target := frame.Addr6From(m.TargetAddress); iface.owns6(target) {
-		send(p.Net, answer(f, m, iface.MAC, target, true, !iface.isAnycast(target)), out)
+		sendFrame(p.Net, advertisementFor(f, m, iface.MAC, target, true, !iface.isAnycast(target)), out)
 	}
 }
 
@@ -67,8 +67,8 @@ func validSolicitation(f *frame.Frame, m *ndp.NeighborSolicitation) bool {
 	return !target.IsGroup() && (!ip.Src().IsZero() || linkLayer(m.Options, ndp.Source) == 0 && ip.Dst() == target.SolicitedNode())
 }
 
-// answer is the advertisement, as a frame, that says that a solicitation's target is at mac. Source is an address of mac's interface.
-func answer(f *frame.Frame, m *ndp.NeighborSolicitation, mac frame.MAC, source frame.Addr6, isRouter, override bool) []byte {
+// advertisementFor returns the advertisement, as a frame, that says that a solicitation's target is at mac. Source is an address of mac's interface.
+func advertisementFor(f *frame.Frame, m *ndp.NeighborSolicitation, mac frame.MAC, source frame.Addr6, isRouter, override bool) []byte {
 	to, back := f.IPv6().Src(), linkLayer(m.Options, ndp.Source)
 	if back == 0 {
 		back = f.Src
@@ -84,8 +84,8 @@ func answer(f *frame.Frame, m *ndp.NeighborSolicitation, mac frame.MAC, source f
 
 // ProxyAnswer answers a neighbor solicitation in place of a station that is behind mac (RFC 4861, 7.2.8), at once: no other proxy answers for
 // the station. Source is an address of mac's interface. The result is a frame; nil if f is not a valid solicitation for an address that
-// stands reports to be such a station's.
-func ProxyAnswer(f *frame.Frame, mac frame.MAC, source frame.Addr6, stands func(frame.Addr6) bool) []byte {
+// isProxied reports to be such a station's.
+func ProxyAnswer(f *frame.Frame, mac frame.MAC, source frame.Addr6, isProxied func(frame.Addr6) bool) []byte {
 	if !f.IsND() || !validND(f) {
 		return nil
 	}
@@ -93,8 +93,8 @@ func ProxyAnswer(f *frame.Frame, mac frame.MAC, source frame.Addr6, stands func(
 	if err != nil {
 		return nil
 	}
-	if m, ok := m.(*ndp.NeighborSolicitation); ok && validSolicitation(f, m) && stands(frame.Addr6From(m.TargetAddress)) {
-		return answer(f, m, mac, source, false, false)
+	if m, ok := m.(*ndp.NeighborSolicitation); ok && validSolicitation(f, m) && isProxied(frame.Addr6From(m.TargetAddress)) {
+		return advertisementFor(f, m, mac, source, false, false)
 	}
 	return nil
 }
@@ -195,10 +195,10 @@ func macOption(m frame.MAC, dir ndp.Direction) []ndp.Option {
 
 // sendND sends a message of neighbor discovery into a network.
 func (r *Router) sendND(id frame.NetID, iface *Interface, mac frame.MAC, src, dst frame.Addr6, m ndp.Message, out Output) {
-	send(id, ndFrame(iface.MAC, mac, src, dst, m), out)
+	sendFrame(id, ndFrame(iface.MAC, mac, src, dst, m), out)
 }
 
-func send(id frame.NetID, b []byte, out Output) {
+func sendFrame(id frame.NetID, b []byte, out Output) {
 	if b != nil {
 		out.Send(id, b)
 	}

@@ -94,8 +94,6 @@ func (r *Router) reject(p PuntedFrame, now frame.Tick, out Output) {
 	}
 	if p.Why == frame.FlowNotResumed {
 		r.reset(p, out)
-	} else if p.Why == frame.FragmentInvalid {
-		r.tellProblem(p, now, out)
 	} else if e := p.Why.Info().Error; e.Sent {
 		r.sendErrorFor(p, e, p.MTU, now, out)
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// An assembly is a packet to the gateway that comes in fragments (RFC 791, 3.2; RFC 1122, 3.3.2; RFC 8200, 4.5).
+// An assembly is the beginning of a packet to the gateway that comes in fragments (RFC 791, 3.2; RFC 1122, 3.3.2; RFC 8200, 4.5).
 type assembly struct {
 	in      frame.PortID
 	expires frame.Tick
@@ -18,6 +18,7 @@ type assembly struct {
 	header  []byte      // its IP header, without IPv6's Fragment header
 	parts   []part      // sorted, without overlaps
 	total   int         // bytes of the fragments' data, once the last fragment has come; else 0
+	refused bool        // a fragment overlapped another one: all others of the packet are refused, too (RFC 5722, 4; for IPv4 by analogy)
 }
 
 // part is a range of bytes that has come.
@@ -47,7 +48,7 @@ func assemblyOf(f *frame.Frame, net frame.NetID) assemblyKey {
 const (
 	assemblyTime       = 15 * frame.TicksPerSecond // RFC 791, 3.2
 	assemblyTime6      = 60 * frame.TicksPerSecond // RFC 8200, 4.5
-	maxAssemblies      = 64
+	maxAssemblies      = 256
 	assembliesOfPort   = 4
 	maxPartsOfAssembly = 128
 )
@@ -73,8 +74,11 @@ func (r *Router) assemble(p PuntedFrame, now frame.Tick) (whole *frame.Frame, wh
 		}
 		r.assemblies[k] = a
 	}
+	if a.refused {
+		return nil, frame.FragmentInvalid
+	}
 	if why := a.add(p); why != frame.None {
-		delete(r.assemblies, k) // RFC 5722, 4; for IPv4 by analogy
+		*a = assembly{in: a.in, expires: a.expires, refused: true}
 		return nil, why
 	}
 	if raw := a.whole(); raw != nil {
@@ -86,10 +90,10 @@ func (r *Router) assemble(p PuntedFrame, now frame.Tick) (whole *frame.Frame, wh
 	return whole, frame.None
 }
 
-// add adds a fragment. One that has come already, byte by byte, changes nothing.
+// add adds a fragment. An exact copy of a fragment changes nothing.
 func (a *assembly) add(p PuntedFrame) frame.Reason {
 	f := p.f
-	header, data := f.Fragmented()
+	header, data := f.SplitFragment()
 	at, more := f.FragOffset(), f.MoreFrags()
 	end := at + len(data)
 	if len(data) == 0 || more && len(data)%8 != 0 || end > maxFragmentEnd(f) || a.total != 0 && end > a.total || len(a.parts) >= maxPartsOfAssembly {

@@ -9,7 +9,8 @@ const minMTU6 = 1280
 //
 //uvswitch:hot
 func (s *snapshot) handleIPv6(f *frame.Frame, to *frame.Way6, b *frame.Batch) {
-	if why := s.validateIPv6(f); why != frame.None {
+	why := s.validateIPv6(f)
+	if why != frame.None && why != frame.FragmentInvalid { // the gateway answers such a fragment to itself
 		refuse(f, why)
 		return
 	}
@@ -19,6 +20,10 @@ func (s *snapshot) handleIPv6(f *frame.Frame, to *frame.Way6, b *frame.Batch) {
 	rt, _ := s.fib.Lookup(to.Dst.Netip())
 	if s.isGateway6(f.Net, to.Dst, rt) {
 		f.PuntFor(frame.GatewayService)
+		return
+	}
+	if why != frame.None {
+		refuse(f, why)
 		return
 	}
 	s.routeIPv6(f, to, rt, b)

@@ -446,8 +446,16 @@ func (v *view) uplink() api.Uplink {
 	if v.Config.ULA.IsValid() {
 		x.State6 = "down"
 	}
-	if r, ok := v.dp.Router.Interface(frame.NoNet); ok && r.Up6 {
+	throughHost := kind == uplink.Host || kind == uplink.TAP
+	if r, ok := v.dp.Router.Interface(frame.NoNet); ok && r.Up6 && (s.Forwards || !throughHost) {
 		x.State6 = "up"
+	}
+	switch {
+	case x.State6 != "down":
+	case throughHost && !s.Forwards:
+		x.Why6 = "the host does not forward IPv6: net.ipv6.conf.all.forwarding is 0"
+	default:
+		x.Why6 = "the host has no IPv6 default route, or no IPv6 address"
 	}
 	for _, a := range slices.Concat(s.Own, s.Own6) {
 		x.Addresses = append(x.Addresses, a.String())

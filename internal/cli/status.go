@@ -34,7 +34,7 @@ func (a *app) statusCommand() *cobra.Command {
 		}
 		row(w, "uplink", line)
 		if up.Kind != "none" {
-			row(w, "IPv6", map[string]string{"up": "leads out, as " + orDash(up.Address6), "down": "does not lead out: the host has no IPv6 default route, or no IPv6 address", "off": "the host's kernel has none"}[up.State6])
+			row(w, "IPv6", map[string]string{"up": "leads out, as " + orDash(up.Address6), "down": "does not lead out: " + up.Why6, "off": "the host's kernel has none"}[up.State6])
 			row(w, "addresses", strings.Join(append(up.Addresses, up.Local...), ", "))
 			row(w, "devices", fmt.Sprintf("%s; %d packets given back to the host", orDash(strings.Join(up.Devices, ", ")), up.GivenBack))
 			if up.Flooded > 0 {

@@ -67,8 +67,8 @@ func (d *Daemon) Flooded() uint64 {
 // leavesByHost reports whether packets leave through the host's own stack.
 func (d *Daemon) leavesByHost() bool { return d.up != nil && d.config.Uplink.Kind == model.ViaHost }
 
-// routeThroughHostLocked makes the host's port the next hop of all packets that leave. A host that does not forward IPv6 says nothing to the
-// senders: so the switch does.
+// routeThroughHostLocked makes the host's port the next hop of all packets that leave. A host that does not forward IPv6 drops the packets
+// silently. The switch then answers the packets itself.
 func (d *Daemon) routeThroughHostLocked(forwards6 bool) {
 	h := d.ports[model.HostPortName]
 	if h == nil {

@@ -318,9 +318,13 @@ func (e *Exam) subnets() {
 		for _, n := range e.status.Networks {
 			subnets[n.Name] = n.Subnet
 			subnets[n.Name+", IPv6"] = n.Subnet6
-			proxied[n.Name+", IPv6"] = n.NDProxy
+			outside, isNPT := strings.CutPrefix(n.NAT6, model.NPT)
+			if isNPT {
+				subnets[n.Name+", outside"] = outside
+			}
+			proxied[n.Name+", IPv6"], proxied[n.Name+", outside"] = n.NDProxy && !isNPT, n.NDProxy
 			if n.NDProxy && len(n.ProxiedOn) == 0 {
-				e.add("subnets", Warn, "see `ip -6 route` and `ip -6 addr`: the switch answers on the device whose subnet contains the network's, or else on the device of the default route", "network %s has --nd-proxy, but no device of the host has its prefix on the link", n.Name)
+				e.add("subnets", Warn, "the device must have a link-local address; see `ip -6 route` and `ip -6 addr`: the switch answers on the device whose subnet contains the network's, or else on the device of the default route", "network %s has --nd-proxy, but no device of the host has its prefix on the link", n.Name)
 			}
 		}
 	} else {

@@ -59,8 +59,8 @@ func (e *Exam) ipv6() {
 		return
 	}
 	name := out.Attrs().Name
-	sound := len(e.found)
 	e.throughHost6()
+	sound := len(e.found)
 	if byRA && sysctl6(name, "forwarding") == 1 && sysctl6(name, "accept_ra") != 2 {
 		e.add("ipv6", Warn, "sysctl -w net.ipv6.conf."+name+".accept_ra=2", "the IPv6 default route came by a router advertisement, and %s forwards: the kernel takes no other advertisement, so the route will go", name)
 	}
@@ -106,7 +106,7 @@ func (e *Exam) throughHost6() {
 	if sysctl6("all", "forwarding") != 1 {
 		e.add("ipv6", Warn, "sysctl -w net.ipv6.conf.all.forwarding=1; set accept_ra=2 first on devices that get their route by router advertisements", "the host must forward the IPv6 packets of containers, but it does not: net.ipv6.conf.all.forwarding is 0")
 	}
-	e.add("ipv6", Note, fmt.Sprintf("if a rule for this is missing: `ip6tables -t nat -A POSTROUTING -s %s -j MASQUERADE`", from), "where nobody outside knows the addresses, the host must masquerade IPv6, too")
+	e.add("ipv6", Note, fmt.Sprintf("if a rule for this is missing: `ip6tables -t nat -A POSTROUTING -s %s -j MASQUERADE`", from), "the host must masquerade the IPv6 packets of containers, unless machines outside have a route to the containers' addresses")
 }
 
 // subnet6 is the IPv6 subnet of the default network; empty without one.

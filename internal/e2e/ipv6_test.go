@@ -295,8 +295,8 @@ func TestNDProxy(t *testing.T) {
 	})
 }
 
-// advertised is what a namespace behind a device of out says of an address: to a solicitation by multicast, by unicast, and of a
-// station that wants the address for itself. Each answer is the
+// advertised is what a namespace behind a device of out says of an address: to a solicitation by multicast, by unicast, and
+// to a DAD probe. Each answer is the
 // destination, the hop limit, and the flags R, S and O.
 func (b *Bed) advertised(ns, device, addr string) string {
 	b.t.Helper()
@@ -339,9 +339,10 @@ func TestIPv6ThroughTheHost(t *testing.T) {
 			containers(b)
 			b.Web("web")
 			b.Web("out")
-			if said, err := b.TrySh("web", "curl -s -m 5 'http://["+out6+"]/'"); err == nil || strings.Contains(said, "timed out") {
+			if said, err := b.TrySh("web", "curl -sS -m 5 'http://["+out6+"]/'"); err == nil || strings.Contains(said+err.Error(), "timed out") {
 				t.Errorf("the host does not forward: %s %v", said, err)
 			}
+			contains(t, b.CLI("status"), "the host does not forward IPv6")
 			b.Sh("host", "sysctl -qw net.ipv6.conf.all.forwarding=1")
 			from := addr6(b, "web")
 			if kind == "tap" {

@@ -38,6 +38,8 @@ type natCourse struct {
 	bytes map[string]int      // the same for UDP in the current probe: bytes after the IP header
 	last  string              // key in port of the flow that is being sent
 	six   bool                // all packets are translated to IPv6, and back: see simnet.ToIPv6
+	probe string              // the one that is being sent
+	not   map[string]bool     // probes that could not be translated
 }
 
 var natAddrs = map[string]frame.Addr{
@@ -352,7 +354,7 @@ func kernelNATAgrees(t *testing.T, six bool) {
 			t.Errorf("%s: no difference any more (%s): take it out of the table", p.name, o)
 		case !same && !expected:
 			t.Errorf("%s:\n  the kernel: %s\n  uvswitch:   %s", p.name, k, o)
-		case same:
+		case same && !(six && slices.Contains(natNot6, p.name)):
 			agreed++
 		}
 	}
@@ -377,7 +379,7 @@ func linkMAC(b *Bed, ns, dev string) frame.MAC {
 // are late.
 func runCourse(b *Bed, gw frame.MAC, want map[string][]string, six bool) map[string][]string {
 	b.t.Helper()
-	c := &natCourse{b: b, six: six, conns: map[string]*tap.AFPacket{}, gw: gw, macs: map[string]frame.MAC{}, port: map[string]uint16{}, got: map[string][]string{}, bytes: map[string]int{}}
+	c := &natCourse{b: b, six: six, not: map[string]bool{}, conns: map[string]*tap.AFPacket{}, gw: gw, macs: map[string]frame.MAC{}, port: map[string]uint16{}, got: map[string][]string{}, bytes: map[string]int{}}
 	for _, ns := range []string{"c1", "c2", "out", "host"} {
 		c.macs[ns] = linkMAC(b, ns, "eth0")
 		if ns == "host" {
@@ -396,7 +398,7 @@ func runCourse(b *Bed, gw frame.MAC, want map[string][]string, six bool) map[str
 	clear(c.got)
 	clear(c.bytes)
 	for _, p := range natProbes() {
-		c.last = ""
+		c.last, c.probe = "", p.name
 		for _, raw := range p.make(c) {
 			c.send(p.from, raw)
 		}
@@ -420,14 +422,21 @@ func runCourse(b *Bed, gw frame.MAC, want map[string][]string, six bool) map[str
 		c.got[p.name] = all()
 		clear(c.bytes)
 	}
+	if not := slices.Sorted(maps.Keys(c.not)); six && !slices.Equal(not, slices.Sorted(slices.Values(natNot6))) {
+		b.t.Errorf("not translated to IPv6: %v; want %v", not, natNot6)
+	}
 	return c.got
 }
+
+// natNot6 has the probes that have no counterpart in IPv6.
+var natNot6 = []string{"redirect", "timestamp request", "loose source route"}
 
 // send sends a frame, or nothing if it has no counterpart in IPv6.
 func (c *natCourse) send(from string, raw []byte) {
 	if c.six {
 		var err error
 		if raw, err = simnet.ToIPv6(raw); err != nil {
+			c.not[c.probe] = true
 			return
 		}
 	}

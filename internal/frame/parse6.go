@@ -14,6 +14,9 @@ const (
 	ExtShim        = 140
 )
 
+// NoNextHeader in place of a protocol says that nothing follows (RFC 8200, 4.7).
+const NoNextHeader = 59
+
 const fragmentLen = 8
 
 // MaxExtensions is how many extension headers are walked. No port may send a longer chain, but the host's while the host routes.
@@ -53,7 +56,7 @@ func parseIPv6(f *Frame, b []byte) {
 func (f *Frame) walkExtensions(b []byte) (ok bool) {
 	for n := 0; ; n++ {
 		rest := b[f.L4:]
-		size := ExtensionLen(f.Proto, rest)
+		size := extensionLen(f.Proto, rest)
 		if size == 0 {
 			return true
 		}
@@ -79,9 +82,9 @@ func (f *Frame) walkExtensions(b []byte) (ok bool) {
 	}
 }
 
-// ExtensionLen is the length of the extension header in b, in bytes, by its own word; 0 if proto is no extension header. Each has 8 bytes at
+// extensionLen is the length of the extension header in b, in bytes, by its own word; 0 if proto is no extension header. Each has 8 bytes at
 // least (RFC 8200, 4; RFC 4302, 2.2).
-func ExtensionLen(proto uint8, b []byte) int {
+func extensionLen(proto uint8, b []byte) int {
 	words := 0
 	if len(b) >= 8 {
 		words = int(b[1])
@@ -132,12 +135,35 @@ func (f *Frame) icmp6Tuple(l4 []byte) {
 	}
 }
 
+// An ExtHeader is an extension header of a packet.
+type ExtHeader struct {
+	Kind  uint8
+	At    int    // bytes from the beginning of the IPv6 header
+	Named int    // likewise: where the header before says Kind
+	Bytes []byte // the header
+}
+
+// ExtHeaders goes through the extension headers before the transport header, as Parse has found them.
+func (f *Frame) ExtHeaders(yield func(h ExtHeader) bool) {
+	ip, end := f.IPv6(), int(f.L4)-int(f.L3)
+	h := ExtHeader{Kind: ip[6], At: IPv6Len, Named: 6}
+	for h.At < end {
+		size := extensionLen(h.Kind, ip[h.At:])
+		if size == 0 {
+			return
+		}
+		if h.Bytes = ip[h.At : h.At+size]; !yield(h) {
+			return
+		}
+		h = ExtHeader{Kind: h.Bytes[0], At: h.At + size, Named: h.At}
+	}
+}
+
 // NextHeaderAt returns where the packet says what Proto is, in bytes from the beginning of the IPv6 header.
 func (f *Frame) NextHeaderAt() (at int) {
-	ip := f.IPv6()
 	at = 6
-	for next := IPv6Len; next != int(f.L4)-int(f.L3); {
-		at, next = next, next+ExtensionLen(ip[at], ip[next:])
+	for h := range f.ExtHeaders {
+		at = h.At
 	}
 	return at
 }
@@ -193,19 +219,19 @@ func (f *Frame) FragID() uint32 {
 	return uint32(f.IPv4().ID())
 }
 
-// Fragmented returns the parts of a fragment: the IP header, as the whole packet has it but for the length, and what the fragment carries. Of
-// IPv6, the extension headers before the Fragment header are in the header (RFC 8200, 4.5). The header is a copy.
-func (f *Frame) Fragmented() (header, data []byte) {
+// SplitFragment returns the parts of a fragment: the IP header, as the whole packet has it but for the length, and what the fragment carries.
+// Of IPv6, the extension headers before the Fragment header are in the header (RFC 8200, 4.5). The header is a copy.
+func (f *Frame) SplitFragment() (header, data []byte) {
 	if f.Flags&IsIPv6 == 0 {
 		return append([]byte(nil), f.IPv4()[:f.IPv4().HeaderLen()]...), f.Payload()
 	}
 	b := f.Bytes()
 	header = append([]byte(nil), b[f.L3:f.FragAt]...)
-	at, next := 6, IPv6Len
-	for next < len(header) {
-		at, next = next, next+ExtensionLen(header[at], header[next:])
+	for h := range f.ExtHeaders {
+		if h.At == int(f.FragAt)-int(f.L3) {
+			header[h.Named] = h.Bytes[0]
+		}
 	}
-	header[at] = b[f.FragAt]
 	return header, b[int(f.FragAt)+fragmentLen : f.L3End]
 }
 

@@ -92,6 +92,9 @@ func (s *State) checkSubnet6(a api.NetworkAdd) (p netip.Prefix, gateway netip.Ad
 			return p, gateway, bad("%s is in %s, which is not for networks; use a unique local prefix, such as fd00:1::/64", p, r)
 		}
 	}
+	if t := s.Config.TAPPrefix6(); s.Config.Uplink.Kind == KindTAP && t.IsValid() && t.Overlaps(p) {
+		return p, gateway, bad("subnet %s overlaps %s, which the uplink of kind tap uses; choose another subnet", p, t)
+	}
 	gateway = p.Addr().Next()
 	if a.Gateway6 != "" {
 		if gateway, err = netip.ParseAddr(a.Gateway6); err != nil || !p.Contains(gateway) || gateway == p.Addr() {

@@ -83,6 +83,9 @@ func (s *State) checkIPv6Settings(n *Network, a *api.NetworkAdd) (err error) {
 	default:
 		return bad("--nat6 %q is not masquerade, routed, or npt=PREFIX, such as npt=2001:db8:1::/64", a.NAT6)
 	}
+	if up := s.Config.Uplink; a.NDProxy && (up.Kind == KindTAP || up.Device == UplinkNone) {
+		return bad("--nd-proxy needs an uplink of kind tcx, clsact or host: with other kinds, packets from outside come to the host only")
+	}
 	if a.NDProxy && !n.Outside6.IsValid() {
 		return bad("--nd-proxy needs --nat6 routed or npt=PREFIX: with masquerade, containers leave with the host's addresses, for which the host answers")
 	}

@@ -44,8 +44,7 @@ type Proxy struct {
 // Answers is how many solicitations were answered.
 func (p *Proxy) Answers() uint64 { return p.answers.Load() }
 
-// Set says for which addresses solicitations are answered on which device, from now on. After an error, the device that it names is tried
-// again by the next Set.
+// Set says for which addresses solicitations are answered on which device, from now on. After an error, the next Set tries again.
 func (p *Proxy) Set(want map[Device]Addrs) (errs error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -112,9 +111,9 @@ func (l *listener) set(addrs Addrs) error {
 // maxLen is how much of a solicitation is read, in bytes.
 const maxLen = 1514
 
-// most is how many solicitations are read in a second: the others are lost in the socket's queue. A host on the link could take a CPU with
+// maxPerSecond is how many solicitations are read in a second: the others are lost in the socket's queue. A host on the link could take a CPU with
 // more.
-const most = 1000
+const maxPerSecond = 1000
 
 // serve answers until the socket is closed.
 func (l *listener) serve(answers *atomic.Uint64) {
@@ -134,7 +133,7 @@ func (l *listener) serve(answers *atomic.Uint64) {
 				answers.Add(1)
 			}
 		}
-		if read++; read == most {
+		if read++; read == maxPerSecond {
 			time.Sleep(time.Second - time.Since(began))
 		}
 		if time.Since(began) > time.Second {

@@ -114,6 +114,9 @@ func TestVPP_reassembly(t *testing.T) {
 		if f.In != s.o.Port || f.IPv6().Src() != six(frametest.Addr("198.51.100.1")) {
 			t.Fatalf("a fragment left as %s", describe(f.Raw()))
 		}
+		if f.FragOffset() == 0 && f.Tuple.DstPort != uint16(5000+f.FragID()) {
+			t.Errorf("packet %d left to port %d", f.FragID(), f.Tuple.DstPort)
+		}
 		left[f.FragID()] += f.FragLen()
 	}
 	for i := range uint32(40) {
@@ -123,8 +126,8 @@ func TestVPP_reassembly(t *testing.T) {
 	}
 }
 
-// VPP test_ip6, "ns": a solicitation from an address of another link is not answered and makes no entry; one for an address that is not the
-// router's is not answered.
+// VPP test_ip6, "ns": the source of a solicitation makes no entry if it is an address of another link; a solicitation for an address that is not
+// the router's is not answered.
 func TestVPP_ip6_ns(t *testing.T) {
 	s := newSixOf(t, bed)
 	p := s.solicitation(s.a, s.gateway)

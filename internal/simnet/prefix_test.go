@@ -104,7 +104,7 @@ func TestRFC6296_3_2_Translation(t *testing.T) {
 	forged := s.ping(s.o, of(s.a))
 	forged.Src6 = of(s.b)
 	s.drops("a forged outside address", s.send(s.o, forged), frame.MartianSource)
-	s.drops("a forged inside address", s.send(s.o, frametest.Packet{Src6: addrOf(s.b), Dst6: of(s.a), SrcPort: 53, DstPort: 20050}), frame.MartianSource)
+	s.drops("a forged inside address", s.send(s.o, frametest.Packet{Src6: addrOf(s.b), Dst6: of(s.a), SrcPort: 53, DstPort: 20050}), frame.NATFiltered)
 
 	s.npt(true)
 	s.passes("in an open network", s.send(s.o, begins), s.b)

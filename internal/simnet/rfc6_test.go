@@ -22,6 +22,7 @@ type sixBed struct {
 	a, b, o *Host
 	gateway frame.Addr6
 	gwMAC   frame.MAC
+	dropped map[string]uint64 // before the last frame
 }
 
 // guardedBed is bed with guards.
@@ -63,6 +64,7 @@ func (s *sixBed) send(h *Host, p frametest.Packet) []*frame.Frame {
 func (s *sixBed) put(h *Host, raw []byte) []*frame.Frame {
 	s.t.Helper()
 	before := len(s.records)
+	s.dropped = s.DP.Drops()
 	s.log(h.Port, false, raw)
 	s.Poller.Put(h.Port, raw)
 	return s.after(before, s.Settle)
@@ -105,12 +107,12 @@ func (s *sixBed) answers(what string, out []*frame.Frame, h *Host, typ, code uin
 	return f
 }
 
-// drops checks that nothing came out, and why.
+// drops checks that nothing came out of the last frame, and why.
 func (s *sixBed) drops(what string, out []*frame.Frame, why frame.Reason) {
 	s.t.Helper()
 	name := why.Info().Name
-	if len(out) > 0 || why != frame.None && s.DP.Drops()[name] == 0 {
-		s.t.Errorf("%s: came out: %s; want a drop for %s, have %v", what, described(out), name, s.DP.Drops())
+	if len(out) > 0 || why != frame.None && s.DP.Drops()[name] == s.dropped[name] {
+		s.t.Errorf("%s: came out: %s; want a drop for %s, have %v after %v", what, described(out), name, s.DP.Drops(), s.dropped)
 	}
 }
 
@@ -225,6 +227,8 @@ func TestRFC8200_4_7_NoNextHeader(t *testing.T) {
 	s.passes("across the switch", s.send(s.a, p), s.b)
 	p.DstMAC, p.Dst6 = 0, addrOf(s.o)
 	s.passes("out", s.send(s.a, p), s.o)
+	p.Dst6 = s.gateway
+	s.drops("to the gateway", s.send(s.a, p), frame.GatewayService)
 }
 
 // Extension headers stand in any order, but hop-by-hop options, which stand first. The transport header behind them is translated.
@@ -315,7 +319,8 @@ func TestRFC6946_4_AtomicFragments(t *testing.T) {
 	}
 }
 
-// A first fragment has the whole chain of headers.
+// A first fragment has the whole chain of headers. It does not pass the guard of any port, so that the gateway does not answer it with a
+// "parameter problem", code 3, as RFC 8200, 4.5 would have it.
 func TestRFC7112_5_FirstFragment(t *testing.T) {
 	s := newSix(t)
 	p := frametest.Packet{Dst6: addrOf(s.o), Proto: 255, Next: fragmented, Ext: append(fragmentHeader(destOptions, 0, true, 6), frame.UDP, 3, 1, 4, 0, 0, 0, 0)}
@@ -1031,10 +1036,18 @@ func TestRFC8200_4_4_RoutingHeader(t *testing.T) {
 	}
 }
 
+// pattern is n bytes, of which no two parts are alike.
+func pattern(n int) (b []byte) {
+	for i := range n {
+		b = append(b, byte(i*i/251))
+	}
+	return b
+}
+
 // pingInPieces is a ping of n bytes to the gateway, in fragments of size bytes.
 func (s *sixBed) pingInPieces(n, size int, id uint32) (pieces [][]byte) {
 	p := s.ping(s.a, s.gateway)
-	p.DstMAC, p.Payload = s.gwMAC, make([]byte, n)
+	p.DstMAC, p.Payload = s.gwMAC, pattern(n)
 	f := &frame.Frame{}
 	f.Reset(p.Raw(), frame.NoPort)
 	frame.Parse(f)
@@ -1063,14 +1076,23 @@ func TestRFC8200_4_5_Reassembly(t *testing.T) {
 		if at != frame.ICMPLen+3000 || out[len(out)-1].MoreFrags() {
 			t.Errorf("%v: the reply has %d bytes: %s", order, at, described(out))
 		}
+		var reply []byte
+		for _, f := range out {
+			_, data := f.SplitFragment()
+			reply = append(reply, data...)
+		}
+		if sum := frame.Sum(reply, out[0].IPv6().PseudoSum(frame.ICMPv6, len(reply))); sum != 0xffff || reply[0] != frame.ICMPv6EchoReply || !bytes.Equal(reply[frame.ICMPLen:], pattern(3000)) {
+			t.Errorf("%v: sum %x, type %d, or the reply says something else than the request", order, sum, reply[0])
+		}
 	}
 	s := newSix(t)
 	overlap := s.pingInPieces(3000, 1200, 9)
 	s.put(s.a, overlap[0])
 	other := s.pingInPieces(3000, 1000, 9)
 	s.drops("an overlap", s.put(s.a, other[1]), frame.FragmentInvalid)
-	s.put(s.a, overlap[1])
-	s.drops("what follows", s.put(s.a, overlap[2]), frame.None)
+	s.drops("what follows", s.put(s.a, overlap[1]), frame.FragmentInvalid)
+	s.drops("what follows", s.put(s.a, overlap[0]), frame.FragmentInvalid)
+	s.drops("no error after 60 seconds", s.after(len(s.records), func() { s.Advance(frame.Seconds(70)) }), frame.None)
 }
 
 // The sender of a fragment that cannot be right, to the gateway, hears so with a pointer. When fragments are missing for 60 seconds, the
@@ -1117,5 +1139,8 @@ func TestRFC6980_5_Fragments(t *testing.T) {
 	frame.Parse(f)
 	for _, raw := range frame.CutPieces6(f, frame.IPv6Len+8+24, 5) {
 		s.drops("a solicitation in fragments", s.put(s.a, raw), frame.None)
+	}
+	if n := s.neighbor(s.a); n.Addr.IsValid() {
+		t.Errorf("its sender became a neighbor: %+v", n)
 	}
 }

@@ -156,7 +156,7 @@ func onLink(watched []Watched, links []netlink.Link, addrs []netlink.Addr, route
 				p = prefixOf(r.Dst)
 			}
 			isNeighbors := r.Gw == nil && r.Via == nil && len(r.MultiPath) == 0 && !p.Addr().IsLinkLocalUnicast()
-			if r.Table == unix.RT_TABLE_MAIN && r.Type == unix.RTN_UNICAST && deviceOf(r) == w.Index && (p.Bits() == 0 || isNeighbors) {
+			if r.Table != unix.RT_TABLE_LOCAL && r.Type == unix.RTN_UNICAST && deviceOf(r) == w.Index && (p.Bits() == 0 || isNeighbors) {
 				all = append(all, OnLink{p, w.Index, w.Name, frame.MACFrom(links[l].Attrs().HardwareAddr), local})
 			}
 		}

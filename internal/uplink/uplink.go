@@ -61,8 +61,9 @@ type Watched struct {
 	Plain bool // its packets have no Ethernet header, as those of WireGuard, PPP and TUN
 }
 
-// An OnLink says that the routers and stations on an Ethernet device may look there for the addresses of a prefix. It is the subnet of the
-// device, or everything with the default route: some providers take a whole subnet to be on the link, and give the host one address of it.
+// An OnLink is a prefix whose addresses routers and hosts on an Ethernet device look for by neighbor discovery. It is the subnet of the
+// device. On the device of the default route it may be any prefix: some providers give the host one address, and take the whole subnet to be
+// on-link.
 type OnLink struct {
 	Prefix    netip.Prefix
 	Device    int

@@ -572,6 +572,7 @@ type Uplink struct {
 
 	Address6 string `json:"address6,omitempty"` // the host's IPv6 address by which containers leave as a rule
 	State6   string `json:"state6"`             // up: IPv6 leads out; down; or off: the switch has no IPv6
+	Why6     string `json:"why6,omitempty"`     // when down
 
 	Addresses []string `json:"addresses"`       // of the host, of both families; containers leave by these, and reach the host by each
 	Local     []string `json:"local,omitempty"` // prefixes that the host's kernel takes for itself besides its addresses (`ip route add local`)
