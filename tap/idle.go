@@ -14,6 +14,9 @@ import (
 // The worker looks only while it is part of a conversation: every frame is soon followed by the next one, which answers it, and there are few
 // of them. The time doubles when a frame came soon, and halves when none came: as Linux does for a CPU of a virtual machine (halt_poll_ns in
 // virt/kvm/kvm_main.c). The worker does not look while more threads are ready to run than there are CPUs.
+//
+// In a flood of short frames, the worker is fast enough to be asleep again before the next frame comes. Each frame would then cost a sleep and
+// a wake-up. So the worker sleeps for a least time, and finds several frames.
 type idle struct {
 	auto  bool
 	look  time.Duration // for how long to look before the next sleep
@@ -22,10 +25,12 @@ type idle struct {
 
 	looked time.Duration // since the last question for a spare CPU
 	never  time.Duration // until this time the worker does not look
+	rest   time.Duration // how long that was: it doubles while no CPU is spare
 
 	began  time.Duration // of the current period
 	frames int           // in it
 	many   bool          // the last period had too many
+	gather time.Duration // for how long to sleep at least; 0: until there is a frame
 }
 
 const (
@@ -34,13 +39,17 @@ const (
 	soon      = 50 * time.Microsecond // a wait that is worth looking
 	late      = time.Millisecond      // the conversation is over
 
-	askAfter = 2 * time.Millisecond // of looking
-	restTime = 50 * time.Millisecond
+	askAfter  = 2 * time.Millisecond // of looking
+	leastRest = 5 * time.Millisecond
+	mostRest  = 80 * time.Millisecond
 
 	period     = 2 * time.Millisecond
 	talkFrames = 100  // in a period: more is a flood, in which the next frame is there before the worker could sleep
 	talkBatch  = 2    // frames
 	talkSize   = 8192 // bytes, on average: longer frames are a stream's
+
+	gatherTime = 20 * time.Microsecond
+	gatherSize = 2048 // bytes, on average: longer frames soon fill a receiver's window
 )
 
 // newIdle returns the policy for --busy-poll: a fixed time, or one by what happens.
@@ -67,6 +76,9 @@ func (p *idle) waited(now, d time.Duration, frames, size int) {
 		p.many = p.frames > int(talkFrames*(now-p.began)/period)
 		p.began, p.frames = now, 0
 	}
+	if p.gather = 0; p.many && size < gatherSize {
+		p.gather = gatherTime
+	}
 	switch {
 	case p.many || frames > talkBatch || size > talkSize || d > late || now < p.never:
 		p.look = 0
@@ -84,10 +96,12 @@ func (p *idle) hasLooked(now, d time.Duration) {
 	if p.looked += d; !p.auto || p.looked < askAfter {
 		return
 	}
-	p.looked = 0
-	if !p.spare() {
-		p.look, p.never = 0, now+restTime
+	if p.looked = 0; p.spare() {
+		p.rest = 0
+		return
 	}
+	p.rest = min(max(2*p.rest, leastRest), mostRest)
+	p.look, p.never = 0, now+p.rest
 }
 
 // loadavg tells how many threads are ready to run on this machine.

@@ -65,7 +65,19 @@ func TestIdle(t *testing.T) {
 		}
 	}
 
-	w := newWaiting() // without a spare CPU, it looks for 2 of 52 ms at most
+	w := newWaiting() // in a flood of short frames, it gathers some before it wakes
+	if w.waits(1000, 10*us, 1, 100); w.gather != gatherTime {
+		t.Errorf("in a flood, it sleeps for %s at least", w.gather)
+	}
+	if w.waits(1000, 10*us, 1, 60000); w.gather != 0 {
+		t.Errorf("in a stream, it sleeps for %s at least", w.gather)
+	}
+	w.waits(1000, 10*us, 1, 100)
+	if w.waits(100, 100*us, 1, 100); w.gather != 0 || w.look != 0 {
+		t.Errorf("after a flood, it sleeps for %s at least, and looks for %s", w.gather, w.look)
+	}
+
+	w = newWaiting() // without a spare CPU, it looks for 2 of 82 ms in the end
 	w.busy = true
 	looked := time.Duration(0)
 	for w.now < time.Second {

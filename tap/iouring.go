@@ -339,6 +339,11 @@ func (r *IOUring) enter(wait int) error {
 		}
 	}
 	r.counts.Sleeps++
+	if r.idle.gather > 0 {
+		err := r.ring.Gather(frame.BatchSize, r.idle.gather)
+		r.reap()
+		return r.waited(began, err)
+	}
 	return r.waited(began, r.submit(wait))
 }
 

@@ -22,9 +22,11 @@ const (
 	featSingleMmap = 1 << 0
 	featNoDrop     = 1 << 1
 	featCQESkip    = 1 << 11
+	featMinTimeout = 1 << 15 // Linux 6.12
 	featNoIOWait   = 1 << 17 // Linux 6.15
 
 	enterGetEvents      = 1 << 0
+	enterExtArg         = 1 << 3
 	enterRegisteredRing = 1 << 4
 	enterNoIOWait       = 1 << 7
 	sqTaskrun           = 1 << 2
@@ -101,6 +103,14 @@ type bufReg struct {
 	group       uint16
 	flags       uint16
 	resv        [3]uint64
+}
+
+// getEventsArg is struct io_uring_getevents_arg.
+type getEventsArg struct {
+	sigmask       uint64
+	sigmaskSize   uint32
+	minWaitMicros uint32
+	timeout       uint64 // address of a struct __kernel_timespec
 }
 
 // rsrcUpdate is struct io_uring_rsrc_update.

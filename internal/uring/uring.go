@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +34,10 @@ type Ring struct {
 
 	enterFlags uintptr
 	idle       bool // the last wait was interrupted and nothing had completed
+
+	gathers bool // the kernel knows Gather
+	arg     getEventsArg
+	timeout unix.Timespec // of Gather: without one, the kernel would return when the least time is over, with nothing
 }
 
 // A Completion is the result of an operation, or one of several results of a multishot operation.
@@ -58,6 +63,8 @@ func New(entries int) (*Ring, error) {
 	if p.features&featNoIOWait != 0 { // else the kernel counts a wait as one for a disk
 		r.enterFlags |= enterNoIOWait
 	}
+	r.gathers, r.timeout.Sec = p.features&featMinTimeout != 0, 1
+	r.arg.timeout = uint64(uintptr(unsafe.Pointer(&r.timeout)))
 	unix.CloseOnExec(r.fd)
 	if err := r.check(p.features); err != nil {
 		unix.Close(r.fd)
@@ -203,18 +210,33 @@ func (r *Ring) CancelAll(own uint64) {
 // scheduler is told of the next wait. GOMAXPROCS must be large enough to leave a P for other goroutines.
 //
 //uvswitch:hot
-func (r *Ring) Enter(wait int) error {
+func (r *Ring) Enter(wait int) error { return r.enter(wait, r.enterFlags, 0, 0) }
+
+// Gather is Enter for many completions that come soon: it waits for wait completions, or for the time least if there is one then. After that,
+// it returns with the next one. After a second it returns in any case. A kernel before Linux 6.12 waits for one completion.
+//
+//uvswitch:hot
+func (r *Ring) Gather(wait int, least time.Duration) error {
+	if !r.gathers {
+		return r.Enter(1)
+	}
+	r.arg.minWaitMicros = uint32(least / time.Microsecond)
+	return r.enter(wait, r.enterFlags|enterExtArg, uintptr(unsafe.Pointer(&r.arg)), unsafe.Sizeof(r.arg))
+}
+
+//uvswitch:hot
+func (r *Ring) enter(wait int, flags, arg, size uintptr) error {
 	atomic.StoreUint32(r.sqTail, r.tail)
 	submit := uintptr(r.tail - atomic.LoadUint32(r.sqHead))
 	var errno syscall.Errno
 	if wait > 0 && r.idle {
-		_, _, errno = syscall.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.enterFD), submit, uintptr(wait), r.enterFlags, 0, 0)
+		_, _, errno = syscall.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.enterFD), submit, uintptr(wait), flags, arg, size)
 	} else {
-		_, _, errno = syscall.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.enterFD), submit, uintptr(wait), r.enterFlags, 0, 0)
+		_, _, errno = syscall.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.enterFD), submit, uintptr(wait), flags, arg, size)
 	}
 	r.idle = errno == syscall.EINTR && r.head == atomic.LoadUint32(r.cqTail)
 	switch errno {
-	case 0, syscall.EINTR, syscall.EAGAIN, syscall.EBUSY: // the last two: out of memory, or completions not taken in time
+	case 0, syscall.EINTR, syscall.ETIME, syscall.EAGAIN, syscall.EBUSY: // the last two: out of memory, or completions not taken in time
 		return nil
 	}
 	return errno

@@ -268,6 +268,57 @@ func TestWaitLetsTheWorldStop(t *testing.T) {
 	}
 }
 
+// TestGather: one completion does not end the wait before its least time, many do, and without any the wait goes on.
+func TestGather(t *testing.T) {
+	r := enabled(t, 8)
+	if !r.gathers {
+		t.Skip("this kernel has no least time to wait (Linux 6.12 has)")
+	}
+	bufs, err := r.NewBuffers(0, 8, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 8 {
+		bufs.Provide(i)
+	}
+	bufs.Publish()
+	near, far := pair(t)
+	r.ReadMultishot(near, 0, 7)
+	enter(t, r, 0)
+	gather := func(wait int, least time.Duration) (n int, took time.Duration) {
+		began := time.Now()
+		for n == 0 {
+			if err := r.Gather(wait, least); err != nil {
+				t.Fatal(err)
+			}
+			for c, ok := r.Next(); ok; c, ok = r.Next() {
+				bufs.Provide(c.Buffer)
+				n++
+			}
+			bufs.Publish()
+			r.Done()
+		}
+		return n, time.Since(began)
+	}
+	write := func() {
+		if _, err := unix.Write(far, []byte("x")); err != nil {
+			t.Error(err)
+		}
+	}
+	for tries := 0; ; tries++ { // a signal of the runtime may end a wait early
+		write()
+		if _, took := gather(8, 5*time.Millisecond); took >= 4*time.Millisecond {
+			break
+		} else if tries == 100 {
+			t.Fatalf("one completion ended the wait after %s", took)
+		}
+	}
+	go write()
+	if n, _ := gather(8, time.Microsecond); n != 1 {
+		t.Errorf("%d completions", n)
+	}
+}
+
 // TestWaitIsNotForADisk: a thread that waits for a ring is not counted as one that waits for a disk, which "I/O pressure" and "wa" of top
 // would show.
 func TestWaitIsNotForADisk(t *testing.T) {
