@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -119,25 +121,45 @@ func (s *series) retransmits() (n int) {
 	return n
 }
 
-// ratio compares uvswitch (u) with another system. mid is the ratio of their medians; lo and hi are the smallest and the
-// largest ratio within one round. Above 1, uvswitch is better, for times as well.
+// ratio compares uvswitch (u) with another system, round by round. mid is the geometric mean of the rounds' ratios, and lo to hi its 95 %
+// confidence interval. Above 1, uvswitch is better, for times as well.
 func ratio(u, other *series) (mid, lo, hi float64) {
-	of := func(u, o float64) float64 {
-		if other.Lower {
-			return o / u
-		}
-		return u / o
-	}
-	lo = 1e9
+	var logs []float64
 	for _, a := range u.Samples {
 		for _, b := range other.Samples {
-			if a.Round == b.Round {
-				q := of(a.Value, b.Value)
-				lo, hi = min(lo, q), max(hi, q)
+			switch q := math.Log(a.Value / b.Value); {
+			case a.Round != b.Round || math.IsNaN(q) || math.IsInf(q, 0): // a failed measurement is 0
+			case other.Lower:
+				logs = append(logs, -q)
+			default:
+				logs = append(logs, q)
 			}
 		}
 	}
-	return of(u.median(), other.median()), lo, hi
+	return interval(logs)
+}
+
+// interval returns the geometric mean of numbers that are given by their logarithms, and its 95 % confidence interval by the bootstrap (Efron
+// and Tibshirani, An Introduction to the Bootstrap, 1993): the means of many samples, each of as many numbers, drawn with replacement.
+func interval(logs []float64) (mid, lo, hi float64) {
+	if len(logs) == 0 {
+		return 0, 0, 0
+	}
+	mean := func(at func(i int) float64) float64 {
+		sum := 0.0
+		for i := range logs {
+			sum += at(i)
+		}
+		return math.Exp(sum / float64(len(logs)))
+	}
+	const samples = 10000
+	rnd := rand.New(rand.NewPCG(1, 1)) // the same numbers give the same interval
+	means := make([]float64, samples)
+	for i := range means {
+		means[i] = mean(func(int) float64 { return logs[rnd.IntN(len(logs))] })
+	}
+	slices.Sort(means)
+	return mean(func(i int) float64 { return logs[i] }), means[samples*25/1000], means[samples*975/1000]
 }
 
 func median(v []float64) float64 {
@@ -154,7 +176,7 @@ func median(v []float64) float64 {
 // table writes all results as Markdown: for each direction the ratios, then the figures themselves.
 func (r *report) table(w io.Writer) {
 	fmt.Fprintf(w, "%d rounds of %d s, %d CPUs (%s), Linux %s, congestion control %s.\n", r.Rounds, r.Seconds, r.CPUs, r.CPU, r.Kernel, r.Congestion)
-	fmt.Fprintf(w, "Ratios are uvswitch to the other, of medians, with the rounds' own in brackets; above 1 uvswitch is ahead, for times too.\n")
+	fmt.Fprintf(w, "Ratios are uvswitch to the other: the geometric mean of the rounds, with its 95 %% interval in brackets; above 1 uvswitch is ahead, for times too.\n")
 	for _, d := range directions {
 		if !slices.ContainsFunc(r.Series, func(s *series) bool { return s.Direction == d.name }) {
 			continue
