@@ -190,10 +190,12 @@ func (d *Daemon) updateRulesLocked() {
 	}
 	var routes6 []netip.Prefix
 	published, published6 := uplink.Published[frame.Addr]{}, uplink.Published[frame.Addr6]{}
+	owners := map[uplink.PublishedPort]frame.PortID{}
 	for _, p := range d.publishes {
 		if p.HostAddr.IsLoopback() {
 			continue // the host's own relay only
 		}
+		noteOwner(owners, p)
 		if x := ruleOf[frame.Addr](p, p.port.Addr, p.count[0]); x != nil {
 			r.Publish = append(r.Publish, x)
 			note(published, x)
@@ -236,6 +238,7 @@ func (d *Daemon) updateRulesLocked() {
 			d.dp.NAT.UseAddr(a) // a packet of IPv4 asks for its source; one of IPv6 must find it
 		}
 		d.up.SetPublished(published, published6)
+		d.up.SetOwners(owners)
 		d.up.SetRoutes6(routes6, stations6)
 		d.proxyLocked(stations6)
 	}
@@ -255,6 +258,19 @@ func ruleOf[A frame.Address](p *publish, target netip.Prefix, count *nat.RuleCou
 		r.HostAddr = frame.Of[A](p.HostAddr)
 	}
 	return r
+}
+
+// noteOwner adds the ports of a published port to those whose owner is known.
+func noteOwner(owners map[uplink.PublishedPort]frame.PortID, p *publish) {
+	proto, _ := frame.ProtoNumber(p.Proto)
+	for port := int(p.Lo); port <= int(p.Hi); port++ {
+		k := uplink.PublishedPort{Proto: proto, Port: uint16(port)}
+		if other, ok := owners[k]; ok && other != p.port.ID {
+			owners[k] = frame.NoPort // by addresses of the host
+		} else {
+			owners[k] = p.port.ID
+		}
+	}
 }
 
 // note adds a rule's ports to the published ones.

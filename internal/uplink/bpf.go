@@ -30,7 +30,7 @@ type bpfMaps struct {
 	frags *ebpf.Map // packets that come in fragments: fragment key -> whether they are ours
 	ways  *ebpf.Map // what the host's routing has said lately: see wayHint; likewise mapped
 
-	arrivals *ebpf.Map   // what each port has received in a slice of time: arrivalKey -> {slice, packets}
+	arrivals *ebpf.Map   // what each port has received in a slice of time: key -> arrived
 	limits   *ebpf.Map   // limit; likewise mapped
 	limit    *queueLimit // see GuardQueue
 
@@ -73,7 +73,7 @@ func newMaps(fenced int, fib fibFlags) (*bpfMaps, error) {
 	}{
 		{&m.own, true, ebpf.MapSpec{Name: "uvs_own", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: maxOwn, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&m.local, true, ebpf.MapSpec{Name: "uvs_local", Type: ebpf.LPMTrie, KeySize: 8, ValueSize: 4, MaxEntries: MaxLocal, Flags: unix.BPF_F_NO_PREALLOC}},
-		{&m.arrivals, true, ebpf.MapSpec{Name: "uvs_arrivals", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: uint32(otherArrivals + frame.MaxPorts)}},
+		{&m.arrivals, true, ebpf.MapSpec{Name: "uvs_arrivals", Type: ebpf.Array, KeySize: 4, ValueSize: 16, MaxEntries: uint32(otherArrivals + frame.MaxPorts)}},
 		{&m.pairs, true, ebpf.MapSpec{Name: "uvs_pairs", Type: ebpf.Hash, KeySize: 12, ValueSize: 4, MaxEntries: maxPairs}},
 		{&m.frags, true, ebpf.MapSpec{Name: "uvs_frags", Type: ebpf.LRUHash, KeySize: 12, ValueSize: 4, MaxEntries: maxFrags}},
 		{&m.own6, true, ebpf.MapSpec{Name: "uvs_own6", Type: ebpf.Hash, KeySize: 16, ValueSize: 4, MaxEntries: maxOwn6, Flags: unix.BPF_F_NO_PREALLOC}},

@@ -400,11 +400,14 @@ func (p *wayIn) emitRedirect() {
 //
 //	limit = &uvs_limit[0]; if (!limit->allows) goto allowed;
 //	seen = &uvs_arrivals[arrival];
-//	if (seen->slice != limit->slice) { *seen = {limit->slice, 0}; limit->last = arrival; atomic(limit->ports += 1); }
+//	if (seen->slice != limit->slice) {
+//		seen->slice = limit->slice; seen->packets = 0;
+//		owner = seen->owner ? seen->owner : arrival;
+//		if (!limit->owners || limit->last != owner) { limit->last = owner; atomic(limit->owners += 1); } }
 //	if (++seen->packets <= limit->allows) goto allowed;
 //	atomic(limit->dropped += 1); return SHOT;
 func (p *wayIn) emitLimit(label string) {
-	const allows, slice, dropped, ports, last, packets = 0, 4, 8, 16, 20, 4
+	const allows, slice, dropped, owners, last, packets, owner = 0, 4, 8, 16, 20, 4, 8
 	p.Emit(asm.StoreImm(asm.RFP, inKey, 0, asm.Word).WithSymbol(label))
 	p.EmitMapLookup(p.maps.limits, inKey, "allowed")
 	p.Emit(asm.Mov.Reg(regL4, asm.R0), asm.LoadMem(asm.R1, regL4, allows, asm.Word), asm.JEq.Imm(asm.R1, 0, "allowed"))
@@ -412,8 +415,11 @@ func (p *wayIn) emitLimit(label string) {
 	p.Emit(
 		asm.LoadMem(asm.R1, asm.R0, 0, asm.Word), asm.LoadMem(asm.R2, regL4, slice, asm.Word), asm.JEq.Reg(asm.R1, asm.R2, "same slice"),
 		asm.StoreMem(asm.R0, 0, asm.R2, asm.Word), asm.StoreImm(asm.R0, packets, 0, asm.Word),
-		asm.LoadMem(asm.R1, asm.RFP, inArrival, asm.Word), asm.StoreMem(regL4, last, asm.R1, asm.Word),
-		asm.Mov.Imm(asm.R1, 1), asm.AddAtomic.Mem(regL4, asm.R1, asm.Word, ports),
+		asm.LoadMem(asm.R1, asm.R0, owner, asm.Word), asm.JNE.Imm(asm.R1, 0, "owner"), asm.LoadMem(asm.R1, asm.RFP, inArrival, asm.Word),
+		asm.LoadMem(asm.R2, regL4, owners, asm.Word).WithSymbol("owner"), asm.JEq.Imm(asm.R2, 0, "other owner"),
+		asm.LoadMem(asm.R2, regL4, last, asm.Word), asm.JEq.Reg(asm.R2, asm.R1, "same slice"),
+		asm.StoreMem(regL4, last, asm.R1, asm.Word).WithSymbol("other owner"),
+		asm.Mov.Imm(asm.R1, 1), asm.AddAtomic.Mem(regL4, asm.R1, asm.Word, owners),
 		asm.LoadMem(asm.R1, asm.R0, packets, asm.Word).WithSymbol("same slice"), asm.Add.Imm(asm.R1, 1), asm.StoreMem(asm.R0, packets, asm.R1, asm.Word),
 		asm.LoadMem(asm.R2, regL4, allows, asm.Word), asm.JLE.Reg(asm.R1, asm.R2, "allowed"),
 		asm.Mov.Imm(asm.R1, 1), asm.AddAtomic.Mem(regL4, asm.R1, asm.DWord, dropped),

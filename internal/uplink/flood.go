@@ -7,13 +7,15 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
 // The TAP has one queue. A flood from outside to one port of the host would fill it, and what others are sent would be lost there. So, while
 // the queue loses packets, the program "way in" drops what one port receives beyond an allowance for each slice of time. The allowance is
 // found by trial: it is halved while packets are still lost, and grows otherwise. A port that receives less loses nothing. Packets
-// without a port, and later fragments, count together as one port. While one port alone receives packets, there is nobody to protect, and no
-// limit.
+// without a port, and later fragments, count together as one port. While one port alone receives packets, or several that are published for
+// one container, there is nobody to protect, and no limit.
 
 const (
 	queueCheck  = time.Second            // how often the queue is looked at while it loses nothing,
@@ -34,8 +36,46 @@ type queueLimit struct {
 	allows  atomic.Uint32 // packets to a port in a slice; 0: no limit
 	slice   atomic.Uint32 // number of the present slice
 	dropped atomic.Uint64 // packets
-	ports   atomic.Uint32 // that have received something in the present slice
-	last    atomic.Uint32 // of these: the one that came last, as a key of arrivals
+	owners  atomic.Uint32 // that have received something in the present slice, or more: one that comes again after another counts again
+	last    atomic.Uint32 // of these: the one that came last: an owner, or a key of arrivals
+}
+
+// arrived is a value of the map arrivals.
+type arrived struct {
+	slice, packets uint32
+	owner          uint32 // the port of the switch that the port is published for, with ownerBit; 0: not known, or several
+	_              uint32
+}
+
+const ownerBit = 1 << 31 // no key of arrivals has it
+
+// A PublishedPort is a port of the host.
+type PublishedPort struct {
+	Proto uint8
+	Port  uint16
+}
+
+// SetOwners says for which port of the switch each published port is; NoPort: for several.
+func (u *Uplink) SetOwners(owners map[PublishedPort]frame.PortID) {
+	s := u.maps
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	want := map[uint32]uint32{}
+	for p, id := range owners {
+		if set, ok := setOf[p.Proto]; ok && id != frame.NoPort {
+			want[uint32(set)<<16|uint32(p.Port)] = ownerBit | uint32(id)
+		}
+	}
+	for key, owner := range want {
+		if s.owners[key] != owner && s.arrivals.Put(key, arrived{owner: owner}) == nil {
+			s.owners[key] = owner
+		}
+	}
+	for key := range s.owners {
+		if want[key] == 0 && s.arrivals.Put(key, arrived{}) == nil {
+			delete(s.owners, key)
+		}
+	}
 }
 
 // Flooded is how many packets the way in has dropped, since a port received more than its allowance.
@@ -70,7 +110,7 @@ func (u *Uplink) limitFlood(ctx context.Context, lost uint64) uint64 {
 	defer limit.allows.Store(0)
 	allows, alone := uint32(firstAllows), aloneSlices-2 // two slices show whether others receive now
 	const nobody = math.MaxUint32
-	only := uint32(nobody) // the port that is alone
+	only := uint32(nobody) // the owner that is alone
 	for quiet := 0; allows < mostAllows && quiet < quietTrials && ctx.Err() == nil; {
 		for range queueTrial / queueSlice {
 			if alone >= aloneSlices {
@@ -80,8 +120,8 @@ func (u *Uplink) limitFlood(ctx context.Context, lost uint64) uint64 {
 			}
 			wait(ctx, queueSlice)
 			alone++
-			if ports, last := limit.ports.Swap(0), limit.last.Load(); ports > 0 {
-				if ports > 1 || only != nobody && last != only { // in this slice, or since an earlier one
+			if owners, last := limit.owners.Swap(0), limit.last.Load(); owners > 0 {
+				if owners > 1 || only != nobody && last != only { // in this slice, or since an earlier one
 					alone = 0
 				}
 				only = last

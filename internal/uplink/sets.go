@@ -22,6 +22,7 @@ type shared struct {
 	four     addrSets[frame.Addr]
 	six      addrSets[frame.Addr6]
 	locals   map[netip.Prefix]uint32 // what the map local has
+	owners   map[uint32]uint32       // what the map arrivals says of owners
 	routes   map[netip.Prefix]uint32 // what the map routes6 has
 	stations map[netip.Addr]uint32   // what the map stations6 has
 
@@ -42,7 +43,7 @@ func newShared(fenced int, fib fibFlags) (*shared, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &shared{bpfMaps: m, four: newAddrSets[frame.Addr](m.own, m.pairs, 0), six: newAddrSets[frame.Addr6](m.own6, m.pairs6, sixBase), locals: map[netip.Prefix]uint32{}, routes: map[netip.Prefix]uint32{}, stations: map[netip.Addr]uint32{}}, nil
+	return &shared{bpfMaps: m, four: newAddrSets[frame.Addr](m.own, m.pairs, 0), six: newAddrSets[frame.Addr6](m.own6, m.pairs6, sixBase), locals: map[netip.Prefix]uint32{}, owners: map[uint32]uint32{}, routes: map[netip.Prefix]uint32{}, stations: map[netip.Addr]uint32{}}, nil
 }
 
 func newAddrSets[A frame.Address](own, pairs *ebpf.Map, base int) addrSets[A] {
