@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
 // follow starts uvswitch with args and waits until it reports on stderr that it listens. out collects its output; stop interrupts
@@ -165,6 +167,43 @@ func TestDumpSuperFrames(t *testing.T) {
 	}
 	if out := tshark(t, split, "-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE", "-Y", "tcp.checksum.status == 0 && tcp.len > 0", "-c", "2000"); strings.Count(out, "\n") > 0 {
 		t.Errorf("bad checksums after the split: %.300s", out)
+	}
+}
+
+// TestSuperFrames6 sends super-frames of TCP and UDP over IPv6: they reach the other container as they are.
+func TestSuperFrames6(t *testing.T) {
+	Need(t, "tshark", "iperf3")
+	b := New(t)
+	containers(b)
+	b.Iperf("db")
+	to := addr6(b, "db")
+	file := filepath.Join(b.dir, "six")
+	_, stop := b.follow("dump", "-i", "db", "-Q", "out", "-w", file, "ip6")
+	b.Measure("web", "-6 -c "+to+" -n 4M")
+	var c net.Conn
+	if err := netns.Do(b.path("web"), func() (err error) { c, err = net.Dial("udp6", "["+to+"]:9"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	raw, err := c.(*net.UDPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT, 1200) }); err != nil {
+		t.Fatal(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write(make([]byte, 12000)); err != nil { // ten datagrams
+		t.Fatal(err)
+	}
+	b.Eventually("the datagrams are in the file", func() bool { return tshark(t, file, "-Y", "udp.dstport == 9") != "" })
+	stop()
+	for _, proto := range []string{"tcp", "udp.dstport == 9"} {
+		if tshark(t, file, "-Y", proto+" && frame.len > 3000") == "" {
+			t.Errorf("no super-frame of %s", proto)
+		}
 	}
 }
 
