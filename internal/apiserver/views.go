@@ -455,7 +455,7 @@ func (v *view) uplink() api.Uplink {
 	case throughHost && !s.Forwards:
 		x.Why6 = "the host does not forward IPv6: net.ipv6.conf.all.forwarding is 0"
 	default:
-		x.Why6 = "the host has no IPv6 default route, or no IPv6 address"
+		x.Why6 = s.Why6
 	}
 	for _, a := range slices.Concat(s.Own, s.Own6) {
 		x.Addresses = append(x.Addresses, a.String())

@@ -239,6 +239,9 @@ func (d *Daemon) updateRulesLocked() {
 		}
 		d.up.SetPublished(published, published6)
 		d.up.SetOwners(owners)
+		if d.leavesByHost() { // the host's stack forwards to these prefixes by its own routes
+			routes6 = nil
+		}
 		d.up.SetRoutes6(routes6, stations6)
 		d.proxyLocked(stations6)
 	}

@@ -215,7 +215,7 @@ func (e *Exam) uplinkDevice() {
 		if !hostForwards() {
 			e.add("uplink", Warn, "sysctl -w net.ipv4.ip_forward=1", "packets leave through the host's stack, but the host forwards no answers: net.ipv4.ip_forward is 0")
 		}
-		e.add("uplink", Note, fmt.Sprintf("where nobody outside knows the containers' addresses: `iptables -t nat -A POSTROUTING -s %s ! -o %s0 -j MASQUERADE`", e.Subnet, e.Name), "packets leave with the containers' own addresses")
+		e.add("uplink", Note, fmt.Sprintf("if a rule for this is missing, and nobody outside knows the containers' addresses: `iptables -t nat -A POSTROUTING -s %s ! -o %s0 -j MASQUERADE`", e.subnetsOf(func(n api.Network) string { return n.Subnet }), e.Name), "packets leave with the containers' own addresses")
 	}
 	if e.status != nil && e.status.Uplink.Kind == string(uplink.TAP) {
 		if !hostForwards() {
@@ -324,7 +324,7 @@ func (e *Exam) subnets() {
 			}
 			proxied[n.Name+", IPv6"], proxied[n.Name+", outside"] = n.NDProxy && !isNPT, n.NDProxy
 			if n.NDProxy && len(n.ProxiedOn) == 0 {
-				e.add("subnets", Warn, "the device must have a link-local address; see `ip -6 route` and `ip -6 addr`: the switch answers on the device whose subnet contains the network's, or else on the device of the default route", "network %s has --nd-proxy, but no device of the host has its prefix on the link", n.Name)
+				e.add("subnets", Warn, "the device must have a link-local address; see `ip -6 route` and `ip -6 addr`: the switch answers on the device whose subnet contains the network's, or else on the device of the default route", "network %s has --nd-proxy, but no device that has its prefix on the link can answer", n.Name)
 			}
 		}
 	} else {
@@ -336,7 +336,11 @@ func (e *Exam) subnets() {
 			continue
 		}
 		if what, collides := uplink.Overlap(p, proxied[name], e.Name); collides {
-			e.add("subnets", Warn, "give the network another subnet", "%s of network %s overlaps %s", p, name, what)
+			remedy := "give the network another subnet"
+			if proxied[name] {
+				remedy = "remove that address from the host, or give the network another subnet"
+			}
+			e.add("subnets", Warn, remedy, "%s of network %s overlaps %s", p, name, what)
 		} else if route, found := uplink.Inside(p, e.Name); found {
 			e.add("subnets", Warn, "remove the route, or give the network another subnet", "%s of network %s: the host does not reach a part of it, because it has a route to %s", p, name, route)
 		}

@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"os"
@@ -97,7 +96,16 @@ func (e *Exam) throughHost6() {
 	from := ""
 	switch e.status.Uplink.Kind {
 	case model.ViaHost:
-		from = fmt.Sprintf("%s ! -o %s0", cmp.Or(e.subnet6(), "SUBNET"), e.Name)
+		from = e.subnetsOf(func(n api.Network) string {
+			if n.NAT6 != model.Masquerade {
+				return ""
+			}
+			return n.Subnet6
+		})
+		if from == "" {
+			break
+		}
+		from += " ! -o " + e.Name + "0"
 	case string(uplink.TAP):
 		from = e.status.Uplink.Address6
 	default:
@@ -106,15 +114,19 @@ func (e *Exam) throughHost6() {
 	if sysctl6("all", "forwarding") != 1 {
 		e.add("ipv6", Warn, "sysctl -w net.ipv6.conf.all.forwarding=1; set accept_ra=2 first on devices that get their route by router advertisements", "the host must forward the IPv6 packets of containers, but it does not: net.ipv6.conf.all.forwarding is 0")
 	}
+	if from == "" {
+		return
+	}
 	e.add("ipv6", Note, fmt.Sprintf("if a rule for this is missing: `ip6tables -t nat -A POSTROUTING -s %s -j MASQUERADE`", from), "the host must masquerade the IPv6 packets of containers, unless machines outside have a route to the containers' addresses")
 }
 
-// subnet6 is the IPv6 subnet of the default network; empty without one.
-func (e *Exam) subnet6() string {
+// subnetsOf lists one thing of each network that is not internal, as iptables reads it.
+func (e *Exam) subnetsOf(what func(n api.Network) string) string {
+	var all []string
 	for _, n := range e.status.Networks {
-		if n.Name == api.DefaultNetwork {
-			return n.Subnet6
+		if s := what(n); s != "" && !n.Internal {
+			all = append(all, s)
 		}
 	}
-	return ""
+	return strings.Join(all, ",")
 }

@@ -362,6 +362,19 @@ func TestIPv6ThroughTheHost(t *testing.T) {
 			client := map[string]string{"host": out6, "tap": addr6(b, "host")}[kind]
 			contains(t, b.Sh("out", "curl -sf -m 5 'http://["+host6+"]:8080/'"), "this is web; you are "+client)
 			contains(t, b.CLI("status"), "leads out")
+			b.AddNS("routed")
+			add := []string{"network", "add", "routed", "--subnet", "172.31.0.0/24", "--subnet6", "2001:db8:1:0:c0::/80", "--nat6", "routed", "--nd-proxy"}
+			if kind == "host" { // containers with addresses of the host's subnet, through the host's stack
+				b.CLI(add...)
+				b.CLI("port", "add", "routed", "--netns", b.NS("routed"), "--network", "routed")
+				b.Eventually("a container with an address of the host's subnet is answered", func() bool {
+					said, _ := b.TrySh("routed", "curl -s -m 1 'http://["+out6+"]/'")
+					return strings.Contains(said, "you are "+addr6(b, "routed"))
+				})
+				ping(b, "out", addr6(b, "routed"))
+			} else if _, err := b.TryCLI(add...); err == nil || !strings.Contains(err.Error(), "the host masquerades") {
+				t.Errorf("a network that keeps its addresses, with kind tap: %v", err)
+			}
 			b.Sh("host", "sysctl -qw net.ipv6.conf.all.forwarding=0")
 			b.Eventually("the switch sees that the host does not forward", func() bool {
 				said, err := b.TrySh("web", "ping -6 -c 1 -W 1 "+out6)

@@ -62,16 +62,21 @@ func (s *State) checkIPv6Settings(n *Network, a *api.NetworkAdd) (err error) {
 		}
 		return nil
 	}
-	if a.Internal && (a.NAT6 != "" && a.NAT6 != Masquerade || a.In6 == Any) {
-		return bad("network %q is internal: nothing leaves it or enters it; leave --nat6 and --in6 out", a.Name)
+	if a.Internal && (a.NAT6 != "" && a.NAT6 != Masquerade || a.In6 == Any || a.NDProxy) {
+		return bad("network %q is internal: nothing leaves it or enters it; leave --nat6, --in6 and --nd-proxy out", a.Name)
 	}
+	kind := s.Config.Uplink.Kind
 	if a.NAT6 == "" {
-		if a.NAT6 = Routed; a.Internal || n.Prefix6.Addr().IsPrivate() { // nobody outside knows a way to a unique local address (RFC 4193, 4.3)
+		if a.NAT6 = Routed; a.Internal || kind == KindTAP || n.Prefix6.Addr().IsPrivate() { // nobody outside knows a way to a unique local address (RFC 4193, 4.3)
 			a.NAT6 = Masquerade
 		}
 	}
 	prefix, isNPT := strings.CutPrefix(a.NAT6, NPT)
 	switch {
+	case kind == KindTAP && a.NAT6 != Masquerade:
+		return bad("--nat6 %s needs an uplink of kind tcx, clsact or host; with kind tap, the host masquerades", a.NAT6)
+	case kind == ViaHost && isNPT:
+		return bad("--nat6 %s needs an uplink of kind tcx or clsact; with kind host, the host translates (`ip6tables -t mangle`, targets SNPT and DNPT)", a.NAT6)
 	case a.NAT6 == Masquerade:
 	case a.NAT6 == Routed:
 		n.Outside6 = n.Prefix6

@@ -40,12 +40,9 @@ type queueLimit struct {
 	last    atomic.Uint32 // of these: the one that came last: an owner, or a key of arrivals
 }
 
-// arrived is a value of the map arrivals.
-type arrived struct {
-	slice, packets uint32
-	owner          uint32 // the port of the switch that the port is published for, with ownerBit; 0: not known, or several
-	_              uint32
-}
+// arrived is a value of the map arrivals: the slice, the packets in it, the owner, and 0. The owner is the port of the switch that the port is
+// published for, with ownerBit; 0: not known, or several.
+type arrived [4]uint32
 
 const ownerBit = 1 << 31 // no key of arrivals has it
 
@@ -67,7 +64,7 @@ func (u *Uplink) SetOwners(owners map[PublishedPort]frame.PortID) {
 		}
 	}
 	for key, owner := range want {
-		if s.owners[key] != owner && s.arrivals.Put(key, arrived{owner: owner}) == nil {
+		if s.owners[key] != owner && s.arrivals.Put(key, arrived{2: owner}) == nil {
 			s.owners[key] = owner
 		}
 	}

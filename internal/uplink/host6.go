@@ -32,7 +32,8 @@ func (u *Uplink) inspect6(s *State, links []netlink.Link) error {
 	if u.opts.Kind == TAP {
 		if _, s.Addr6 = u.ends6(); s.Addr6.IsValid() {
 			s.Own6, s.MTU6 = []netip.Addr{s.Addr6}, s.MTU
-			s.Up6 = s.Forwards && defaultIndex6(routes, ours) != 0
+			s.Why6 = why6(defaultIndex6(routes, ours), s)
+			s.Up6 = s.Why6 == "" && s.Forwards
 		}
 		return nil
 	}
@@ -52,8 +53,22 @@ func (u *Uplink) inspect6(s *State, links []netlink.Link) error {
 			s.MTU6 = a.MTU
 		}
 	}
-	s.Up6 = device != 0 && s.Addr6.IsValid() && s.MTU6 >= minMTU6
+	s.Why6 = why6(device, s)
+	s.Up6 = s.Why6 == ""
 	return nil
+}
+
+// why6 is why IPv6 does not lead out; empty if it does. device is that of the default route.
+func why6(device int, s *State) string {
+	switch {
+	case device == 0:
+		return "the host has no IPv6 default route"
+	case !s.Addr6.IsValid():
+		return "the host has no IPv6 address of global scope"
+	case s.MTU6 < minMTU6:
+		return fmt.Sprintf("the MTU of the way out is %d, and IPv6 needs %d", s.MTU6, minMTU6)
+	}
+	return ""
 }
 
 const minMTU6 = 1280 // RFC 8200, 5

@@ -93,8 +93,12 @@ func Overlap(p netip.Prefix, proxied bool, name string) (what string, collides b
 	for _, a := range addrs {
 		subnet := prefixOf(a.IPNet)
 		if device, others := deviceOfOthers(a.LinkIndex, name); others && subnet.Overlaps(p) {
-			if own, _ := netip.AddrFromSlice(a.IP); proxied && subnet.Bits() < p.Bits() && !p.Contains(own) {
+			own, _ := netip.AddrFromSlice(a.IP)
+			switch own = own.Unmap(); {
+			case proxied && subnet.Bits() < p.Bits() && !p.Contains(own):
 				continue
+			case proxied && p.Contains(own):
+				return fmt.Sprintf("%s, an address of the host on device %s", own, device), true
 			}
 			return fmt.Sprintf("%s, which is on device %s", prefixOf(a.IPNet), device), true
 		}

@@ -41,6 +41,7 @@ type State struct {
 	Addr6    netip.Addr         // the host's IPv6 address by which containers leave as a rule; invalid while there is none
 	MTU6     int                // of the device of IPv6's default route
 	Up6      bool               // IPv6 leads out
+	Why6     string             // when not Up6
 	Forwards bool               // the host's stack forwards IPv6 packets
 	Own6     []netip.Addr       // all IPv6 addresses of the host, but link-local ones, sorted
 	Sources6 map[int]netip.Addr // by device: the address by which containers leave
@@ -89,7 +90,7 @@ func (s *State) OnLinkOf(p netip.Prefix) (on []OnLink) {
 
 func (s *State) equal(o *State) bool {
 	return s.Device == o.Device && s.Addr == o.Addr && s.MTU == o.MTU && s.Up == o.Up && s.Why == o.Why &&
-		slices.Equal(s.Own, o.Own) && s.Addr6 == o.Addr6 && s.MTU6 == o.MTU6 && s.Up6 == o.Up6 && s.Forwards == o.Forwards && slices.Equal(s.Own6, o.Own6) && maps.Equal(s.Sources6, o.Sources6) && slices.Equal(s.OnLink, o.OnLink) && slices.Equal(s.Local, o.Local) && slices.Equal(s.Policies, o.Policies) && maps.Equal(s.MTUs, o.MTUs) && slices.Equal(s.Tunnels, o.Tunnels) && slices.Equal(s.Watched, o.Watched)
+		slices.Equal(s.Own, o.Own) && s.Addr6 == o.Addr6 && s.MTU6 == o.MTU6 && s.Up6 == o.Up6 && s.Why6 == o.Why6 && s.Forwards == o.Forwards && slices.Equal(s.Own6, o.Own6) && maps.Equal(s.Sources6, o.Sources6) && slices.Equal(s.OnLink, o.OnLink) && slices.Equal(s.Local, o.Local) && slices.Equal(s.Policies, o.Policies) && maps.Equal(s.MTUs, o.MTUs) && slices.Equal(s.Tunnels, o.Tunnels) && slices.Equal(s.Watched, o.Watched)
 }
 
 // The two ends of the link between the host and the switch. With programs, the TAP's MAC is only what the host's stack puts into frames
