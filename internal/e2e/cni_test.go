@@ -482,6 +482,7 @@ network_config_dir = "%s"
 		t.Errorf("netfilter has rules:\n%s", rules)
 	}
 	outside6(b)
+	b.Eventually("the switch knows that IPv6 leads out", func() bool { return strings.Contains(b.CLI("status"), "leads out") })
 	write(filepath.Join(nets, "net6.conflist"), fmt.Sprintf(`{"cniVersion":"1.0.0","name":"net6","plugins":[{"type":"uvswitch","socket":"%s","subnet":"10.51.0.0/24","subnet6":"fd00:51::/64","capabilities":{"portMappings":true,"ips":true,"mac":true}}]}`, b.Socket()))
 	podman("run -d --name six --network net6 -p 8086:80 localhost/busybox httpd -f -p 80 -h /www")
 	out = podman("run --rm --network net6 localhost/busybox sh -c 'ip -6 addr show eth0; ip -6 route; ping -6 -c 1 fd00:51::1'")

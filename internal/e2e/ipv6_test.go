@@ -3,6 +3,7 @@ package e2e
 import (
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -306,24 +307,29 @@ func (b *Bed) advertised(ns, device, addr string) string {
 	own, _, _ := strings.Cut(strings.Fields(b.Sh("out", "ip -6 -o addr show dev "+device+" scope global"))[3], "/")
 	_, mac, _ := strings.Cut(b.Sh(ns, "ip -o link show eth0"), "link/ether ")
 	mac = strings.Fields(mac)[0]
-	var said []string
-	for i, how := range []string{"", "-s " + own + " -E 02:00:00:00:00:99 -D " + mac + " -d " + addr, "-s :: -d " + group.String()} {
-		to := "ndisc6 -1 -r 1 " + addr + " " + device
-		if how != "" {
-			to = "ns6 -i " + device + " -t " + addr + " " + how
-		}
-		b.Eventually("an answer to "+to, func() bool {
-			_, _ = b.TrySh("out", to)
-			said = strings.Split(strings.TrimSpace(b.Sh("out", "tshark -r "+file+" -T fields -e ipv6.dst -e ipv6.hlim -e icmpv6.nd.na.flag.r -e icmpv6.nd.na.flag.s -e icmpv6.nd.na.flag.o -Y 'icmpv6.nd.na.target_address == "+addr+"' 2>/dev/null")), "\n")
-			return len(said) > i && said[i] != ""
+	heard := func() []string {
+		text := b.Sh("out", "tshark -r "+file+" -T fields -e ipv6.dst -e ipv6.hlim -e icmpv6.nd.na.flag.r -e icmpv6.nd.na.flag.s -e icmpv6.nd.na.flag.o -Y 'icmpv6.nd.na.target_address == "+addr+"' 2>/dev/null")
+		return strings.Split(strings.TrimSpace(text), "\n")
+	}
+	for _, x := range []struct{ ask, to string }{ // to: the beginning of the answer's destination
+		{"ndisc6 -1 -r 1 " + addr + " " + device, ""},
+		{"ns6 -i " + device + " -t " + addr + " -s " + own + " -E 02:00:00:00:00:99 -D " + mac + " -d " + addr, own},
+		{"ns6 -i " + device + " -t " + addr + " -s :: -d " + group.String(), "ff02::1"},
+	} {
+		b.Eventually("an answer to "+x.ask, func() bool {
+			_, _ = b.TrySh("out", x.ask)
+			return slices.ContainsFunc(heard(), func(l string) bool { return l != "" && strings.HasPrefix(l, x.to) })
 		})
 	}
 	stop()
-	text := strings.Join(said, "\n")
-	for _, a := range strings.Fields(b.Sh("out", "ip -6 -o addr show dev "+device+" | sed 's/.*inet6 \\([^/]*\\).*/\\1/'")) {
-		text = strings.ReplaceAll(text, a+"\t", "the asker\t")
+	said := heard()
+	for i, l := range said { // the asker's kernel may ask by itself, too, from any of its addresses
+		if to, rest, _ := strings.Cut(l, "\t"); to != "ff02::1" {
+			said[i] = "the asker\t" + rest
+		}
 	}
-	return text
+	slices.Sort(said)
+	return strings.Join(slices.Compact(said), "\n")
 }
 
 // TestIPv6ThroughTheHost: with uplinks of the kinds host and tap, the host's stack forwards and masquerades. While it does not forward IPv6,
