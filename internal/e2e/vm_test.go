@@ -95,7 +95,7 @@ func TestMachines(t *testing.T) {
 			// queue.
 			b.Iperf("vm")
 			for _, flag := range []string{"", "-R"} {
-				b.Sh("web", "iperf3 -c 172.29.0.9 -n 30M "+flag)
+				b.Measure("web", "-c 172.29.0.9 -n 30M "+flag)
 			}
 			var p api.Port
 			if b.JSON(&p, "port", "show", "vm1"); p.Segmented == 0 {

@@ -50,9 +50,9 @@ func TestContainersReachEachOther(t *testing.T) {
 	contains(t, b.Sh("web", "ethtool -k eth0"), "tcp-segmentation-offload: on", "tx-checksumming: on")
 
 	b.Iperf("db")
-	contains(t, b.Sh("web", "iperf3 -c 172.29.0.3 -t 1 -J"), `"bits_per_second"`)
-	b.Sh("web", "iperf3 -c 172.29.0.3 -t 1 -R")
-	b.Sh("web", "iperf3 -u -b 50M -c 172.29.0.3 -t 1")
+	contains(t, b.Measure("web", "-c 172.29.0.3 -t 1 -J"), `"bits_per_second"`)
+	b.Measure("web", "-c 172.29.0.3 -t 1 -R")
+	b.Measure("web", "-u -b 50M -c 172.29.0.3 -t 1")
 	var p api.Port
 	b.Eventually("super-frames pass unsegmented", func() bool {
 		p = port(b, "web")
@@ -90,9 +90,9 @@ func TestPluggedDevice(t *testing.T) {
 	b.Sh("ns1", "ip route add default via 172.29.0.1")
 	ping(b, "ns1", "10.1.0.2")
 	b.Iperf("db")
-	b.Sh("ns1", "iperf3 -c 172.29.0.3 -t 1")
-	b.Sh("ns1", "iperf3 -c 172.29.0.3 -t 1 -R")
-	b.Sh("ns1", "iperf3 -u -b 20M -c 172.29.0.3 -t 1")
+	b.Measure("ns1", "-c 172.29.0.3 -t 1")
+	b.Measure("ns1", "-c 172.29.0.3 -t 1 -R")
+	b.Measure("ns1", "-u -b 20M -c 172.29.0.3 -t 1")
 
 	b.CLI("port", "del", "ns1")
 	if out, err := b.TrySh("ns1", "ping -c 1 -W 1 172.29.0.2"); err == nil {
@@ -205,10 +205,10 @@ func TestPlainPorts(t *testing.T) {
 	b.Iperf("p1")
 	for _, from := range []string{"p2", "fast"} {
 		ping(b, from, addr("p1"))
-		b.Sh(from, "iperf3 -t 1 -c "+addr("p1"))
-		b.Sh(from, "iperf3 -t 1 -R -c "+addr("p1"))
-		b.Sh(from, "iperf3 -u -b 20M -t 1 -c "+addr("p1"))
-		b.Sh(from, "iperf3 -u -b 20M -t 1 -R -c "+addr("p1"))
+		b.Measure(from, "-t 1 -c "+addr("p1"))
+		b.Measure(from, "-t 1 -R -c "+addr("p1"))
+		b.Measure(from, "-u -b 20M -t 1 -c "+addr("p1"))
+		b.Measure(from, "-u -b 20M -t 1 -R -c "+addr("p1"))
 	}
 	p := port(b, "p1")
 	if p.Segmented == 0 || p.Offload || p.Kind != "plain" {
@@ -216,8 +216,8 @@ func TestPlainPorts(t *testing.T) {
 	}
 	// To the outside through the uplink, and back.
 	b.Iperf("out")
-	b.Sh("p1", "iperf3 -t 1 -c 10.1.0.2")
-	b.Sh("p1", "iperf3 -t 1 -R -c 10.1.0.2")
+	b.Measure("p1", "-t 1 -c 10.1.0.2")
+	b.Measure("p1", "-t 1 -R -c 10.1.0.2")
 	if n := b.Sh("p1", "cat /proc/net/snmp | awk '/^Tcp:/ {print $14+$16}' | tail -1"); strings.TrimSpace(n) != "0" {
 		t.Errorf("TCP received segments with errors: %s", n)
 	}
