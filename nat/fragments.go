@@ -5,6 +5,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/internal/atomic"
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/share"
 )
 
 // fragments stores the ports of fragmented packets, which only the first fragment has, so that later fragments can be
@@ -15,10 +16,10 @@ import (
 type fragments struct {
 	mu      sync.Mutex // Lock 75
 	seen    map[FragmentKey]*datagram
-	perPort [frame.MaxPorts]uint16 // number of datagrams by ingress port
-	outside int                    // number of datagrams from the uplink
-	pending atomic.Bool            // arrived is not empty
-	arrived []FragmentKey          // packets whose first fragment has come since TakeArrived; at most maxArrived, and then some are missing
+	shares  share.Pool    // of datagrams from ports, but for the uplink
+	outside int           // number of datagrams from the uplink
+	pending atomic.Bool   // arrived is not empty
+	arrived []FragmentKey // packets whose first fragment has come since TakeArrived; at most maxArrived, and then some are missing
 }
 
 // A FragmentKey says which fragments are of one packet (RFC 791, 3.2; RFC 8200, 4.5).
@@ -49,7 +50,7 @@ type span struct{ lo, hi int }
 // Bounds of virtual reassembly.
 const (
 	fragmentTime     = 30 * frame.TicksPerSecond // as linux net.ipv4.ipfrag_time
-	maxDatagrams     = 4096                      // from the uplink, and likewise from all other ports together
+	maxDatagrams     = 4096                      // from the uplink, and likewise from all other ports together: see share.Pool
 	datagramsPerPort = 512
 	maxArrived       = 256
 )
@@ -89,11 +90,11 @@ func (n *tracker[A]) translateFragment(f packet[A], b *frame.Batch, note bool) f
 	}
 	if d == nil {
 		d = &datagram{srcPort: f.tuple.SrcPort, dstPort: f.tuple.DstPort, proto: f.Proto, in: f.In % frame.MaxPorts, outside: f.Net == frame.NoNet, expires: b.Tick + fragmentTime}
-		full := r.perPort[d.in] >= datagramsPerPort
-		if !r.add(key, d) {
+		added, displaced := r.add(key, d)
+		if !added {
 			return frame.FragmentQueueFull
 		}
-		if full && !d.outside { // another one of this port had to go
+		if displaced && !d.outside { // another one of this port had to go
 			f.Flags |= frame.Displaces
 		}
 	}
@@ -118,18 +119,19 @@ func (n *tracker[A]) noteHosts(f packet[A]) {
 	}
 }
 
-// add adds datagram d, and reports whether there was room.
-func (r *fragments) add(key FragmentKey, d *datagram) bool {
-	if !r.makeRoom(d) {
-		return false
+// add adds datagram d if there is room, or if another one can go for it (displaced).
+func (r *fragments) add(key FragmentKey, d *datagram) (added, displaced bool) {
+	if !r.take(d) {
+		if displaced = r.evict(d) && r.take(d); !displaced {
+			return false, false
+		}
 	}
 	r.seen[key] = d
-	r.perPort[d.in]++
 	if len(r.arrived) < maxArrived {
 		r.arrived = append(r.arrived, key)
 	}
 	r.pending.Store(true)
-	return true
+	return true, displaced
 }
 
 // forgetFragment forgets the packet of a first fragment that takes its way once more.
@@ -142,29 +144,26 @@ func (n *tracker[A]) forgetFragment(f packet[A]) {
 	}
 }
 
-// makeRoom makes room for datagram d and reports whether it could. When the uplink or a port is at its limit, one of
-// its own datagrams is evicted, chosen at random. When all ports together are at their limit, a datagram of a port
-// that has many is evicted. A flood of first fragments thus harms only its own side, and there mostly packets whose
-// fragments arrive far apart.
-func (r *fragments) makeRoom(d *datagram) bool {
-	inside := len(r.seen) - r.outside
-	full := r.outside >= maxDatagrams
+// take charges d to the uplink or to its port, and reports whether there is room.
+func (r *fragments) take(d *datagram) bool {
 	if !d.outside {
-		full = inside >= maxDatagrams || r.perPort[d.in] >= datagramsPerPort
+		return r.shares.Take(d.in)
 	}
-	if full && !r.evict(d) {
+	if r.outside >= maxDatagrams {
 		return false
 	}
-	if d.outside {
-		r.outside++
-	}
+	r.outside++
 	return true
 }
 
+// evict forgets another datagram of the uplink, or of the same port, chosen at random. So a flood of first fragments harms its own side only,
+// and there mostly packets whose fragments arrive far apart.
 func (r *fragments) evict(d *datagram) bool {
-	many := uint16(datagramsPerPort / 2)
+	if !d.outside && r.shares.Held(d.in) == 0 {
+		return false
+	}
 	for k, old := range r.seen { // in random order
-		if old.outside == d.outside && (d.outside || old.in == d.in && r.perPort[d.in] >= datagramsPerPort || r.perPort[old.in] >= many) {
+		if old.outside == d.outside && (d.outside || old.in == d.in) {
 			r.forget(k, old)
 			return true
 		}
@@ -242,9 +241,10 @@ func (d *datagram) add(lo, hi int, last bool) frame.Reason {
 
 func (r *fragments) forget(key FragmentKey, d *datagram) {
 	delete(r.seen, key)
-	r.perPort[d.in]--
 	if d.outside {
 		r.outside--
+	} else {
+		r.shares.Return(d.in)
 	}
 }
 

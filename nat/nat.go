@@ -61,8 +61,7 @@ type tracker[A frame.Address] struct {
 	resting        [protocols][frame.MaxPorts]atomic.Int32             // by port charged: outside ports in quarantine
 	served         [frame.MaxPorts]atomic.Int32                        // by port charged: flows that began elsewhere
 	loose          [protocols + 1][frame.MaxPorts]looseFlows           // by protocol + 1, and port charged
-	ports          int                                                 // of the switch, which share; guarded by mu
-	extraPorts     int                                                 // of these, beyond one of each tenant; likewise
+	among          share.Among                                         // who shares these; guarded by mu
 	maxFlows       int                                                 // Options.FlowsPerPort
 	windows        *windows                                            // windows of TCP connections; nil unless Options.Strict
 	portlessFlows  [frame.MaxPorts]atomic.Int32                        // flows of protocols without ports, per port
@@ -130,7 +129,7 @@ func New(o Options) *NAT {
 	}
 	s := &shared{alloc: o.Alloc, seed: o.Seed, frags: &fragments{seen: map[FragmentKey]*datagram{}}}
 	n := &NAT{tracker: newTracker(s, &o, o.Flows, o.Outside), six: newTracker(s, &o, o.Flows6, o.Outside6)}
-	n.SetPorts(0)
+	n.DivideAmong(share.Among{})
 	n.SetTimers(o.Timers)
 	return n
 }
@@ -150,39 +149,17 @@ func newTracker[A frame.Address](s *shared, o *Options, flows int, outside Outsi
 	return n
 }
 
-// SetPorts sets how many ports of the switch share the flows, the mappings and the outside ports.
-func (n *NAT) SetPorts(count int) {
+// DivideAmong sets among whom the flows, the mappings, the outside ports and the room for fragments are divided.
+func (n *NAT) DivideAmong(a share.Among) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.setPortsLocked(count)
-	n.six.setPortsLocked(count)
+	n.divideAmongLocked(a)
+	n.six.divideAmongLocked(a)
+	n.frags.shares.Divide(maxDatagrams, a, datagramsPerPort)
 }
 
-func (n *tracker[A]) setPortsLocked(count int) {
-	n.ports = count
-	n.shareLocked(n.config.Load())
-}
-
-// SetTenants sets which ports of the switch count as one: each port of a tenant leads to the same one of its ports.
-func (n *NAT) SetTenants(tenants map[frame.PortID]frame.PortID) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.setTenantsLocked(tenants)
-	n.six.setTenantsLocked(tenants)
-}
-
-func (n *tracker[A]) setTenantsLocked(tenants map[frame.PortID]frame.PortID) {
-	n.extraPorts = 0
-	for id, t := range tenants {
-		if id != t {
-			n.extraPorts++
-		}
-	}
-	n.flowShares.SetTenants(tenants)
-	n.mapShares.SetTenants(tenants)
-	for i := range n.portShares {
-		n.portShares[i].SetTenants(tenants)
-	}
+func (n *tracker[A]) divideAmongLocked(a share.Among) {
+	n.among = a
 	n.shareLocked(n.config.Load())
 }
 
@@ -190,6 +167,7 @@ func (n *tracker[A]) setTenantsLocked(tenants map[frame.PortID]frame.PortID) {
 func (n *NAT) SettleShares() {
 	n.settleShares()
 	n.six.settleShares()
+	n.frags.shares.Settle()
 }
 
 func (n *tracker[A]) settleShares() {
@@ -201,12 +179,11 @@ func (n *tracker[A]) settleShares() {
 }
 
 func (n *tracker[A]) shareLocked(c *config[A]) {
-	sharers := max(0, n.ports-n.extraPorts)
-	n.flowShares.Resize(n.flows.limit(), sharers, n.maxFlows)
-	n.mapShares.Resize(n.maps.limit(), sharers, 0)
+	n.flowShares.Divide(n.flows.limit(), n.among, n.maxFlows)
+	n.mapShares.Divide(n.maps.limit(), n.among, 0)
 	for i := range n.portShares {
 		if c.pool[i] != nil {
-			n.portShares[i].Resize(c.pool[i].Len(), sharers, 0)
+			n.portShares[i].Divide(c.pool[i].Len(), n.among, 0)
 		}
 	}
 }

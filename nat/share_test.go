@@ -5,6 +5,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
+	"github.com/uvswitch/uvswitch/internal/share"
 	"github.com/uvswitch/uvswitch/nat"
 )
 
@@ -51,7 +52,7 @@ func TestFourPortsLeaveRoom(t *testing.T) {
 func TestFloorsFollowThePorts(t *testing.T) {
 	n, r := newNAT(nat.Options{})
 	smallPool(n, &r, 400)
-	n.SetPorts(50)
+	n.DivideAmong(share.Among{Ports: 50})
 	for in := frame.PortID(1); in <= 50; in++ {
 		for i := range 4 {
 			p := frametest.Packet{Src: inside + frame.Addr(in), Dst: remote, SrcPort: uint16(1 + i), DstPort: 53}

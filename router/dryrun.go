@@ -19,13 +19,15 @@ type DryRunResult struct {
 // DryRun is HandlePunt without its effects: it runs on a copy of the state of the slow path.
 func (r *Router) DryRun(p PuntedFrame, now frame.Tick) DryRunResult {
 	r.mu.Lock()
-	c := Router{bucket: r.bucket, errors: r.errors, errorsOf: r.errorsOf, queuedBytes: r.queuedBytes, queuedBytesOf: r.queuedBytesOf, rng: r.rng, defended: maps.Clone(r.defended), neigh: map[neighKey]*neighbor{}, assemblies: map[assemblyKey]*assembly{}, advertisers: map[frame.NetID]*advertiser{}}
+	c := Router{bucket: r.bucket, errors: r.errors, errorsOf: r.errorsOf, rng: r.rng, defended: maps.Clone(r.defended), neigh: map[neighKey]*neighbor{}, assemblies: map[assemblyKey]*assembly{}, advertisers: map[frame.NetID]*advertiser{}}
 	for k, n := range r.neigh {
 		copied := *n
 		copied.queue = slices.Clip(n.queue) // appending to it makes a copy
 		c.neigh[k] = &copied
 	}
 	c.snap.Store(r.snap.Load())
+	c.shares.queue.CopyFrom(&r.shares.queue)
+	c.shares.assemblies.CopyFrom(&r.shares.assemblies)
 	r.mu.Unlock()
 	out := &dryOutput{of: &p.Raw[0]}
 	c.HandlePunt(p, now, out)

@@ -83,7 +83,7 @@ func advertisementFor(f *frame.Frame, m *ndp.NeighborSolicitation, mac frame.MAC
 }
 
 // ProxyAnswer answers a neighbor solicitation in place of a station that is behind mac (RFC 4861, 7.2.8), at once: no other proxy answers for
-// the station. Source is an address of mac's interface. The result is a frame; nil if f is not a valid solicitation for an address that
+// the station. It answers what the station itself would hear, and answer. Source is an address of mac's interface. The result is a frame; nil if f is not a valid solicitation for an address that
 // isProxied reports to be such a station's.
 func ProxyAnswer(f *frame.Frame, mac frame.MAC, source frame.Addr6, isProxied func(frame.Addr6) bool) []byte {
 	if !f.IsND() || !validND(f) {
@@ -93,10 +93,16 @@ func ProxyAnswer(f *frame.Frame, mac frame.MAC, source frame.Addr6, isProxied fu
 	if err != nil {
 		return nil
 	}
-	if m, ok := m.(*ndp.NeighborSolicitation); ok && validSolicitation(f, m) && isProxied(frame.Addr6From(m.TargetAddress)) {
-		return advertisementFor(f, m, mac, source, false, false)
+	ns, ok := m.(*ndp.NeighborSolicitation)
+	if !ok || !validSolicitation(f, ns) {
+		return nil
 	}
-	return nil
+	src, dst, target := f.IPv6().Src(), f.IPv6().Dst(), frame.Addr6From(ns.TargetAddress)
+	possible := src.IsZero() || !neverRouted(src) && !src.IsGroup()
+	if !possible || dst != target && dst != target.SolicitedNode() && dst != frame.AllNodes || !isProxied(target) {
+		return nil
+	}
+	return advertisementFor(f, ns, mac, source, false, false)
 }
 
 // heardOf notes the MAC that the sender of a solicitation has told: that is no proof that the neighbor is reachable (RFC 4861, 7.2.3).

@@ -268,8 +268,7 @@ func (r *Router) moveNeighbor(n *neighbor, behind frame.PortID) {
 
 func (r *Router) flushQueue(n *neighbor, out Output) {
 	for _, p := range n.queue {
-		r.queuedBytes -= len(p.Raw)
-		r.queuedBytesOf[p.In%frame.MaxPorts] -= len(p.Raw)
+		r.shares.queue.ReturnMany(p.In%frame.MaxPorts, len(p.Raw))
 		out.Release(p)
 	}
 	n.queue = nil
@@ -309,8 +308,7 @@ func (r *Router) evict(out Output) bool {
 
 func (r *Router) dropQueue(n *neighbor, out Output) {
 	for _, p := range n.queue {
-		r.queuedBytes -= len(p.Raw)
-		r.queuedBytesOf[p.In%frame.MaxPorts] -= len(p.Raw)
+		r.shares.queue.ReturnMany(p.In%frame.MaxPorts, len(p.Raw))
 		out.Drop(p, frame.NeighborFailed)
 	}
 	n.queue = nil
@@ -341,12 +339,10 @@ func (r *Router) enqueue(p PuntedFrame, now frame.Tick, out Output) {
 		n.next = now + retransTime
 		r.solicit(k, 0, out)
 	}
-	if len(n.queue) >= maxQueue || r.queuedBytes+len(p.Raw) > maxQueueBytes || r.queuedBytesOf[p.In%frame.MaxPorts]+len(p.Raw) > maxQueueBytes/8 {
+	if len(n.queue) >= maxQueue || !r.shares.queue.TakeMany(p.In%frame.MaxPorts, len(p.Raw)) {
 		out.Drop(p, frame.NeighborQueueFull)
 		return
 	}
-	r.queuedBytes += len(p.Raw)
-	r.queuedBytesOf[p.In%frame.MaxPorts] += len(p.Raw)
 	n.queue = append(n.queue, p)
 }
 

@@ -59,16 +59,10 @@ func (r *Router) assemble(p PuntedFrame, now frame.Tick) (whole *frame.Frame, wh
 	k := assemblyOf(p.f, p.Net)
 	a := r.assemblies[k]
 	if a == nil {
-		of := 0
-		for _, x := range r.assemblies {
-			if x.in == p.In {
-				of++
-			}
-		}
-		if len(r.assemblies) >= maxAssemblies || of >= assembliesOfPort {
+		if !r.shares.assemblies.Take(p.In % frame.MaxPorts) {
 			return nil, frame.FragmentQueueFull
 		}
-		a = &assembly{in: p.In, expires: now + assemblyTime}
+		a = &assembly{in: p.In % frame.MaxPorts, expires: now + assemblyTime}
 		if k.src.Is6() {
 			a.expires = now + assemblyTime6
 		}
@@ -82,7 +76,7 @@ func (r *Router) assemble(p PuntedFrame, now frame.Tick) (whole *frame.Frame, wh
 		return nil, why
 	}
 	if raw := a.whole(); raw != nil {
-		delete(r.assemblies, k)
+		r.forgetAssembly(k, a)
 		whole = &frame.Frame{}
 		whole.Reset(raw, p.In)
 		frame.Parse(whole)
@@ -149,13 +143,18 @@ func (a *assembly) whole() []byte {
 	return raw
 }
 
+func (r *Router) forgetAssembly(k assemblyKey, a *assembly) {
+	delete(r.assemblies, k)
+	r.shares.assemblies.Return(a.in)
+}
+
 // ageAssemblies forgets packets whose remaining fragments have not come in time, and tells their senders (RFC 1122, 3.3.2; RFC 8200, 4.5).
 func (r *Router) ageAssemblies(now frame.Tick, out Output) {
 	for k, a := range r.assemblies {
 		if int32(now-a.expires) < 0 {
 			continue
 		}
-		delete(r.assemblies, k)
+		r.forgetAssembly(k, a)
 		if a.first.f != nil {
 			r.sendErrorFor(a.first, frame.ICMPErrorKind{Type: frame.ICMPTimeExceeded, Code: codeReassembly}, 0, now, out)
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/gaissmai/bart"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/share"
 )
 
 // An Interface is the router's interface in one network or, with Net NoNet, on the uplink.
@@ -101,26 +102,46 @@ type snapshot struct {
 type Router struct {
 	snap atomic.Pointer[snapshot]
 
-	mu            sync.Mutex // Lock 70: protects everything below and writes of snap
-	neigh         map[neighKey]*neighbor
-	neighborsOf   [frame.MaxPorts]int         // entries of neigh charged to each port
-	unresolvedOf  [frame.MaxPorts]int         // those without an answer
-	incompleteOf  [frame.MaxPorts]int         // those of them that are looked for
-	bucket        [frame.MaxPorts]bucket      // limits what each port sends to the slow path
-	errors        bucket                      // limits ICMP errors, all ports together
-	queuedBytes   int                         // bytes of frames queued for neighbors
-	queuedBytesOf [frame.MaxPorts]int         // likewise, by ingress port
-	errorsOf      [frame.MaxPorts]bucket      // limits ICMP errors by ingress port
-	assemblies    map[assemblyKey]*assembly   // packets to the gateway that come in fragments
-	defended      map[frame.NetID]frame.Tick  // when the gateway last defended its address, by network
-	advertisers   map[frame.NetID]*advertiser // router advertisements, by network
-	rng           uint64                      // state of allowError's random numbers
-	fragmentID    uint32                      // of the last IPv6 packet that the gateway has cut
+	mu           sync.Mutex // Lock 70: protects everything below and writes of snap
+	neigh        map[neighKey]*neighbor
+	neighborsOf  [frame.MaxPorts]int       // entries of neigh charged to each port
+	unresolvedOf [frame.MaxPorts]int       // those without an answer
+	incompleteOf [frame.MaxPorts]int       // those of them that are looked for
+	bucket       [frame.MaxPorts]bucket    // limits what each port sends to the slow path
+	errors       bucket                    // limits ICMP errors, all ports together
+	errorsOf     [frame.MaxPorts]bucket    // limits ICMP errors by ingress port
+	assemblies   map[assemblyKey]*assembly // packets to the gateway that come in fragments
+	shares       shares
+	defended     map[frame.NetID]frame.Tick  // when the gateway last defended its address, by network
+	advertisers  map[frame.NetID]*advertiser // router advertisements, by network
+	rng          uint64                      // state of allowError's random numbers
+	fragmentID   uint32                      // of the last IPv6 packet that the gateway has cut
+}
+
+// shares say who holds how much of what the slow path keeps.
+type shares struct {
+	queue      share.Pool // bytes of frames queued for neighbors, by ingress port
+	assemblies share.Pool
+}
+
+// DivideAmong sets among whom these are divided.
+func (r *Router) DivideAmong(a share.Among) { r.shares.divide(a) }
+
+func (s *shares) divide(a share.Among) {
+	s.queue.Divide(maxQueueBytes, a, maxQueueBytes/8)
+	s.assemblies.Divide(maxAssemblies, a, assembliesOfPort)
+}
+
+// SettleShares counts the shares again. The slow path calls it now and then: see share.Pool.
+func (r *Router) SettleShares() {
+	r.shares.queue.Settle()
+	r.shares.assemblies.Settle()
 }
 
 // New returns a router without interfaces.
 func New() *Router {
 	r := &Router{neigh: map[neighKey]*neighbor{}, assemblies: map[assemblyKey]*assembly{}, defended: map[frame.NetID]frame.Tick{}, advertisers: map[frame.NetID]*advertiser{}, rng: rand.Uint64(), fragmentID: rand.Uint32()}
+	r.DivideAmong(share.Among{})
 	r.snap.Store(&snapshot{fib: &bart.Table[*entry]{}, pmtu: &pmtuCache{}, ways: &pmtuCache{}, wayMTU: func(frame.Addr) int { return 65535 }})
 	return r
 }

@@ -186,7 +186,7 @@ func (d *Daemon) unplugLocked(p *port) {
 	d.updateTenantsLocked(p)
 }
 
-// updateTenantsLocked tells NAT which ports count as one, after p has come or gone.
+// updateTenantsLocked tells the data plane which ports count as one, after p has come or gone.
 func (d *Daemon) updateTenantsLocked(p *port) {
 	if p.Spec.Tenant == "" {
 		return
@@ -201,7 +201,7 @@ func (d *Daemon) updateTenantsLocked(p *port) {
 		}
 		tenants[frame.PortID(id)] = first[p.Spec.Tenant]
 	}
-	d.dp.NAT.SetTenants(tenants)
+	d.dp.SetTenants(tenants)
 }
 
 // updateSiblingsLocked tells the guard of each sibling of p which addresses the others have.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/share"
 	"github.com/uvswitch/uvswitch/nat"
 	"github.com/uvswitch/uvswitch/router"
 	vswitch "github.com/uvswitch/uvswitch/switch"
@@ -27,7 +28,8 @@ type Dataplane struct {
 
 	mu      sync.Mutex // Lock 55: ports that are added and removed
 	readers map[frame.PortID]int
-	ports   atomic.Int32 // len(readers)
+	tenants map[frame.PortID]frame.PortID // see SetTenants; under mu
+	ports   atomic.Int32                  // len(readers)
 }
 
 // New makes a data plane with one worker per Poller. clock returns the nanoseconds since the start of the switch plus one tick, so that
@@ -139,7 +141,22 @@ func (d *Dataplane) removePort(id frame.PortID) {
 
 func (d *Dataplane) countPorts() {
 	d.ports.Store(int32(len(d.readers)))
-	d.NAT.SetPorts(len(d.readers))
+	d.divide()
+}
+
+// SetTenants sets which ports count as one where resources are divided: see share.Among.
+func (d *Dataplane) SetTenants(tenants map[frame.PortID]frame.PortID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.tenants = tenants
+	d.divide()
+}
+
+func (d *Dataplane) divide() {
+	among := share.Among{Ports: len(d.readers), Tenants: d.tenants}
+	d.NAT.DivideAmong(among)
+	d.Router.DivideAmong(among)
+	d.slow.parked.shares.Divide(maxWaitBytes, among, maxWaitBytes/8)
 }
 
 // Barrier returns when every worker has passed a batch boundary: no worker uses what was unlinked before.

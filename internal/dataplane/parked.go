@@ -6,17 +6,17 @@ import (
 	"sync/atomic"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/share"
 	"github.com/uvswitch/uvswitch/nat"
 )
 
 // parkedFragments holds fragments that arrived before the first fragment of their packet, which has the ports (frame.FragmentWaits).
 // Except for n, only the slow path uses it.
 type parkedFragments struct {
-	n     atomic.Int32 // fragments; workers read it
-	held  map[nat.FragmentKey][]parkedFragment
-	bytes int
-	of    [frame.MaxPorts]struct{ frames, bytes int } // by port
-	keys  []nat.FragmentKey                           // a buffer
+	n      atomic.Int32 // fragments; workers read it
+	held   map[nat.FragmentKey][]parkedFragment
+	shares share.Pool        // of bytes: see cost
+	keys   []nat.FragmentKey // a buffer
 }
 
 type parkedFragment struct {
@@ -24,18 +24,19 @@ type parkedFragment struct {
 	expires frame.Tick
 }
 
-// Bounds of what is parked, and for how long.
+// Bounds of what is parked, in bytes, and for how long. A port may have an eighth.
 const (
-	waitTime      = 10 * frame.TicksPerSecond
-	maxWaiting    = 2048
-	maxWaitBytes  = 4 << 20
-	waitingOfPort = maxWaiting / 8 // frames of one port; a port has the same share of the bytes
+	waitTime     = 10 * frame.TicksPerSecond
+	maxWaitBytes = 4 << 20
+	minCost      = 2048
 )
+
+// cost is what a record counts for, in bytes.
+func cost(rec []byte) int { return max(len(rec), minCost) }
 
 // add parks a copy of a record, or drops its frame. If the first fragment has come meanwhile, the frame continues.
 func (w *parkedFragments) add(k *slowPath, rec []byte, now frame.Tick) {
 	in := recordPort(rec)
-	of := &w.of[in%frame.MaxPorts]
 	p := puntedFrame(rec)
 	var f frame.Frame
 	f.Reset(p.Raw, in)
@@ -46,7 +47,7 @@ func (w *parkedFragments) add(k *slowPath, rec []byte, now frame.Tick) {
 		k.inject(hopOf(&p), recordPoint(rec), p.Raw)
 		return
 	}
-	if w.n.Load() >= maxWaiting || w.bytes+len(rec) > maxWaitBytes || of.frames >= waitingOfPort || of.bytes+len(rec) > maxWaitBytes/8 {
+	if !w.shares.TakeMany(in%frame.MaxPorts, cost(rec)) {
 		k.end(in, p.Raw, frame.FragmentQueueFull)
 		return
 	}
@@ -54,9 +55,6 @@ func (w *parkedFragments) add(k *slowPath, rec []byte, now frame.Tick) {
 		w.held = map[nat.FragmentKey][]parkedFragment{}
 	}
 	w.held[key] = append(w.held[key], parkedFragment{slices.Clone(rec), now + waitTime})
-	w.bytes += len(rec)
-	of.frames++
-	of.bytes += len(rec)
 	w.n.Add(1)
 }
 
@@ -105,7 +103,8 @@ func (w *parkedFragments) keep(key nat.FragmentKey, stays func(*parkedFragment) 
 		if stays(&x) {
 			return false
 		}
-		w.gone(recordPort(x.rec), len(x.rec))
+		w.shares.ReturnMany(recordPort(x.rec)%frame.MaxPorts, cost(x.rec))
+		w.n.Add(-1)
 		return true
 	})
 	if len(left) == 0 {
@@ -113,13 +112,4 @@ func (w *parkedFragments) keep(key nat.FragmentKey, stays func(*parkedFragment) 
 	} else {
 		w.held[key] = left
 	}
-}
-
-// gone subtracts one fragment from the counts.
-func (w *parkedFragments) gone(in frame.PortID, bytes int) {
-	of := &w.of[in%frame.MaxPorts]
-	of.frames--
-	of.bytes -= bytes
-	w.bytes -= bytes
-	w.n.Add(-1)
 }

@@ -81,6 +81,8 @@ func (k *slowPath) process(now frame.Tick) []frame.PortID {
 		k.sweep = min(sweepBudget, k.dp.NAT.Capacity())
 		k.dp.NAT.EndQuarantine(now)
 		k.dp.NAT.SettleShares()
+		k.dp.Router.SettleShares()
+		k.parked.shares.Settle()
 		k.dp.NAT.AgeFragments(now)
 	}
 	if k.sweep > 0 {

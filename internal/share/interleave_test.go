@@ -13,7 +13,7 @@ import (
 // Two ports take and return units while each stands near its floor. The test plays every order of the atomic operations. After each order, the number of units that can be lent must be right.
 func TestInterleaveTake(t *testing.T) {
 	var p Pool
-	p.Resize(4*minPorts, minPorts, 0) // floors of two
+	p.Divide(4*minPorts, Among{Ports: minPorts}, 0) // floors of two
 	for _, id := range []frame.PortID{1, 1, 2} {
 		p.Take(id)
 	}

@@ -20,13 +20,13 @@ import (
 const minPorts = 8
 
 // A Pool counts who holds units of one resource. Take, Return and the questions take no lock, and may be called by several goroutines at
-// once. The zero Pool has no units: see Resize.
+// once. The zero Pool has no units: see Divide.
 type Pool struct {
-	mu    sync.Mutex // Lock 80: Resize and Settle
+	mu    sync.Mutex // Lock 80: Divide and Settle
 	units atomic.Int64
 	most  atomic.Int64 // that one port may hold, whatever is free; 0: no limit of that kind
 	floor atomic.Int64
-	left  atomic.Int64                 // of the lent half; it may be below 0 for a while, after a Resize
+	left  atomic.Int64                 // of the lent half; it may be below 0 for a while, after a Divide
 	held  [frame.MaxPorts]atomic.Int32 // by port
 
 	// By tenant, which is called by one of its ports. A port without a tenant is its own.
@@ -35,27 +35,37 @@ type Pool struct {
 	count  [frame.MaxPorts]atomic.Int32  // ports of the tenant; 0: one
 }
 
-// Resize sets the number of units, the number of ports that share them, and how many one port may hold whatever is free (0: any number).
-// Ports keep what they hold.
-func (p *Pool) Resize(units, ports, most int) {
+// Among says among whom resources are divided.
+type Among struct {
+	Ports   int                           // how many there are
+	Tenants map[frame.PortID]frame.PortID // ports that count as one: each port of a tenant leads to the same one of its ports
+}
+
+// sharers is how many ports and tenants there are.
+func (a Among) sharers() int {
+	n := a.Ports
+	for id, t := range a.Tenants {
+		if id != t {
+			n--
+		}
+	}
+	return max(n, minPorts)
+}
+
+// Divide sets the number of units, who shares them, and how many units one port may hold whatever is free (0: any number). Ports keep what
+// they hold.
+func (p *Pool) Divide(units int, among Among, most int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.units.Store(int64(units))
 	p.most.Store(int64(most))
-	p.floor.Store(int64(max(1, units/2/max(ports, minPorts))))
-	p.settleLocked()
-}
-
-// SetTenants sets which ports share the part of one: each port of a tenant leads to the same one of these ports.
-func (p *Pool) SetTenants(tenants map[frame.PortID]frame.PortID) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.floor.Store(int64(max(1, units/2/among.sharers())))
 	counts := map[frame.PortID]int32{}
-	for _, t := range tenants {
+	for _, t := range among.Tenants {
 		counts[t]++
 	}
 	for i := range p.tenant {
-		p.tenant[i].Store(uint32(tenants[frame.PortID(i)]))
+		p.tenant[i].Store(uint32(among.Tenants[frame.PortID(i)]))
 		p.count[i].Store(counts[frame.PortID(i)])
 	}
 	p.settleLocked()
@@ -68,7 +78,21 @@ func (p *Pool) tenantOf(id frame.PortID) frame.PortID {
 	return id
 }
 
-// Settle counts again what is left to lend. Take and Return keep the number right, but for those that ran beside a Resize.
+// CopyFrom makes p what q is now.
+func (p *Pool) CopyFrom(q *Pool) {
+	p.units.Store(q.units.Load())
+	p.most.Store(q.most.Load())
+	p.floor.Store(q.floor.Load())
+	p.left.Store(q.left.Load())
+	for i := range p.held {
+		p.held[i].Store(q.held[i].Load())
+		p.tenant[i].Store(q.tenant[i].Load())
+		p.sum[i].Store(q.sum[i].Load())
+		p.count[i].Store(q.count[i].Load())
+	}
+}
+
+// Settle counts again what is left to lend. Take and Return keep the number right, but for those that ran beside a Divide.
 func (p *Pool) Settle() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -91,24 +115,33 @@ func (p *Pool) settleLocked() {
 }
 
 // Take gives port id one more unit, and reports whether it may have it.
-func (p *Pool) Take(id frame.PortID) bool {
-	if !p.May(id) {
+func (p *Pool) Take(id frame.PortID) bool { return p.TakeMany(id, 1) }
+
+// TakeMany gives port id n more units, or none. It reports whether the port may have them.
+func (p *Pool) TakeMany(id frame.PortID, n int) bool {
+	if p.Held(id)+n > p.Most(id) {
 		return false
 	}
-	p.held[id].Add(1)
-	if int64(p.sum[p.tenantOf(id)].Add(1)) > p.floor.Load() {
-		p.left.Add(-1)
+	p.held[id].Add(int32(n))
+	if n := p.borrowed(int64(p.sum[p.tenantOf(id)].Add(int32(n))), n); n > 0 {
+		p.left.Add(-n)
 	}
 	return true
 }
 
 // Return takes a unit back.
-func (p *Pool) Return(id frame.PortID) {
-	p.held[id].Add(-1)
-	if int64(p.sum[p.tenantOf(id)].Add(-1)) >= p.floor.Load() {
-		p.left.Add(1)
+func (p *Pool) Return(id frame.PortID) { p.ReturnMany(id, 1) }
+
+// ReturnMany takes n units back.
+func (p *Pool) ReturnMany(id frame.PortID, n int) {
+	p.held[id].Add(int32(-n))
+	if n := p.borrowed(int64(p.sum[p.tenantOf(id)].Add(int32(-n)))+int64(n), n); n > 0 {
+		p.left.Add(n)
 	}
 }
+
+// borrowed is how many of the last n units of sum are above the floor.
+func (p *Pool) borrowed(sum int64, n int) int64 { return min(max(0, sum-p.floor.Load()), int64(n)) }
 
 // May reports whether port id may have one more unit. Several goroutines that ask at the same moment may take a few more.
 func (p *Pool) May(id frame.PortID) bool { return p.Held(id) < p.Most(id) }

@@ -24,7 +24,7 @@ func TestGreedyPorts(t *testing.T) {
 	const floor = units / 2 / ports
 	for k := 1; k < ports; k++ {
 		var p Pool
-		p.Resize(units, ports, 0)
+		p.Divide(units, Among{Ports: ports}, 0)
 		var greedy []frame.PortID
 		for i := range k {
 			greedy = append(greedy, frame.PortID(i+1))
@@ -47,7 +47,7 @@ func TestGreedyPorts(t *testing.T) {
 		}
 	}
 	var p Pool
-	p.Resize(units, ports, 0)
+	p.Divide(units, Among{Ports: ports}, 0)
 	if takeAll(&p, 3); p.Held(3) != p.Greatest() {
 		t.Errorf("a port alone holds %d, Greatest says %d", p.Held(3), p.Greatest())
 	}
@@ -57,9 +57,9 @@ func TestGreedyPorts(t *testing.T) {
 func TestTenants(t *testing.T) {
 	const units, ports = 16000, 20
 	var p, alone Pool
-	p.Resize(units, ports, 0)
-	alone.Resize(units, ports, 0)
-	p.SetTenants(map[frame.PortID]frame.PortID{1: 1, 2: 1, 3: 1})
+	p.Divide(units, Among{Ports: ports}, 0)
+	alone.Divide(units, Among{Ports: ports}, 0)
+	p.Divide(units, Among{Ports: ports + 2, Tenants: map[frame.PortID]frame.PortID{1: 1, 2: 1, 3: 1}}, 0)
 	takeAll(&alone, 1)
 	takeAll(&p, 1)
 	all := alone.Held(1)
@@ -87,7 +87,7 @@ func TestTenants(t *testing.T) {
 	for p.Held(1) > 0 {
 		p.Return(1)
 	}
-	p.SetTenants(map[frame.PortID]frame.PortID{2: 2, 3: 2})
+	p.Divide(units, Among{Ports: ports + 1, Tenants: map[frame.PortID]frame.PortID{2: 2, 3: 2}}, 0)
 	takeAll(&p, 2, 3)
 	if sum := p.Held(2) + p.Held(3); sum > all {
 		t.Errorf("the tenant holds %d, want at most %d", sum, all)
@@ -97,26 +97,26 @@ func TestTenants(t *testing.T) {
 			p.Return(id)
 		}
 	}
-	p.SetTenants(nil)
+	p.Divide(units, Among{Ports: ports}, 0)
 	p.Settle()
 	if takeAll(&p, 7); p.Held(7) != p.Greatest() {
 		t.Errorf("afterwards a port alone holds %d, Greatest says %d", p.Held(7), p.Greatest())
 	}
 }
 
-// A limit holds whatever is free; what a Resize leaves above a share is kept, and not extended.
+// A limit holds whatever is free; what a Divide leaves above a share is kept, and not extended.
 func TestLimits(t *testing.T) {
 	var p Pool
 	if p.Take(1) {
 		t.Error("a pool without units gives one")
 	}
-	p.Resize(1000, 2, 100)
+	p.Divide(1000, Among{Ports: 2}, 100)
 	if takeAll(&p, 1); p.Held(1) != 100 {
 		t.Errorf("holds %d, the limit is 100", p.Held(1))
 	}
-	p.Resize(40, 2, 0)
+	p.Divide(40, Among{Ports: 2}, 0)
 	if p.Take(1) || !p.Take(2) {
-		t.Error("after a Resize, a port above its share gets more, or another one not its floor")
+		t.Error("after a Divide, a port above its share gets more, or another one not its floor")
 	}
 	for range 100 {
 		p.Return(1)
@@ -124,7 +124,7 @@ func TestLimits(t *testing.T) {
 	if p.Return(2); p.left.Load() != 20 {
 		t.Errorf("all are returned, and %d of 20 are left to lend", p.left.Load())
 	}
-	p.Resize(1, 1000, 0)
+	p.Divide(1, Among{Ports: 1000}, 0)
 	if !p.Take(7) {
 		t.Error("the only unit is given to nobody")
 	}
@@ -133,7 +133,7 @@ func TestLimits(t *testing.T) {
 // Whatever order goroutines take, return and resize in: at the end the counts agree, and no more are out than there are.
 func TestConcurrent(t *testing.T) {
 	var p Pool
-	p.Resize(1000, 10, 0)
+	p.Divide(1000, Among{Ports: 10}, 0)
 	var wg sync.WaitGroup
 	for w := range 4 {
 		wg.Go(func() {
@@ -147,7 +147,7 @@ func TestConcurrent(t *testing.T) {
 					mine = append(mine, id)
 				}
 				if r.IntN(1000) == 0 {
-					p.Resize(1000, 8+r.IntN(10), 0)
+					p.Divide(1000, Among{Ports: 8 + r.IntN(10)}, 0)
 				}
 			}
 			for _, id := range mine {
@@ -164,7 +164,7 @@ func TestConcurrent(t *testing.T) {
 
 func TestNoAllocation(t *testing.T) {
 	var p Pool
-	p.Resize(1000, 10, 0)
+	p.Divide(1000, Among{Ports: 10}, 0)
 	if n := testing.AllocsPerRun(100, func() { p.Take(1); p.Return(1) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}

@@ -158,7 +158,7 @@ func (h *history) step(t *testing.T) *Host {
 		if h.next(2) == 1 {
 			tenants = map[frame.PortID]frame.PortID{1: 1, 2: 1, 3: 1}
 		}
-		n.DP.NAT.SetTenants(tenants)
+		n.DP.SetTenants(tenants)
 	case 9: // what a reload does
 		for _, m := range n.rules.Masquerade {
 			m.Mapping, m.Filtering = nat.Mapping(h.next(2)), nat.Filtering(h.next(3))

@@ -946,6 +946,11 @@ func TestRFC4861_7_2_8_ProxyAdvertisements(t *testing.T) {
 		{"of an unknown station", frametest.Packet{Src6: from, Dst6: from.SolicitedNode(), Payload: ns(from)}, frame.Addr6{}, 0, false},
 		{"from another link", frametest.Packet{Src6: from, Dst6: target, Payload: ns(target), TTL: 254}, frame.Addr6{}, 0, false},
 		{"with a wrong checksum", frametest.Packet{Src6: from, Dst6: target, Payload: ns(target), NoChecksum: true}, frame.Addr6{}, 0, false},
+		{"from loopback", frametest.Packet{Src6: frametest.Addr6("::1"), Dst6: target.SolicitedNode(), Payload: withMAC}, frame.Addr6{}, 0, false},
+		{"from a group", frametest.Packet{Src6: frame.AllNodes, Dst6: target.SolicitedNode(), Payload: withMAC}, frame.Addr6{}, 0, false},
+		{"to another station", frametest.Packet{Src6: from, Dst6: source, Payload: withMAC}, frame.Addr6{}, 0, false},
+		{"to the group of another station", frametest.Packet{Src6: from, Dst6: source.SolicitedNode(), Payload: withMAC}, frame.Addr6{}, 0, false},
+		{"to all nodes", frametest.Packet{Src6: from, Dst6: frame.AllNodes, Payload: withMAC}, from, asker, true},
 		{"too short", frametest.Packet{Src6: from, Dst6: target, Payload: ns(target)[:12]}, frame.Addr6{}, 0, false},
 	} {
 		x.p.SrcMAC, x.p.DstMAC, x.p.Proto, x.p.Type = asker, mac, frame.ICMPv6, frame.ICMPv6NeighborSolicitation
