@@ -452,6 +452,8 @@ func (v *view) uplink() api.Uplink {
 	}
 	switch {
 	case x.State6 != "down":
+	case s.Broken6 != "":
+		x.Why6 = s.Broken6
 	case throughHost && !s.Forwards:
 		x.Why6 = "the host does not forward IPv6: net.ipv6.conf.all.forwarding is 0"
 	default:

@@ -72,6 +72,8 @@ type Daemon struct {
 	lastID       frame.PortID         // assigned last: ids are reused late, so that captures do not mistake one port for another
 	nextRule     uint32
 	local        []netip.Prefix // see localLocked
+	broken       [2]string      // State.Broken and Broken6 of the uplink
+	host6        bool           // the host's port takes IPv6 packets
 	forwards     bool           // the host's stack forwards what comes by the host port, for static routes through it
 	stored       storedState
 	retryDevices *time.Timer // of refreshDevices

@@ -48,7 +48,7 @@ func (d *Daemon) addNetworkLocked(a api.NetworkAdd) error {
 	d.dp.Switch.SetNetwork(vswitch.Network{ID: n.ID, Gateway: n.MAC, Addr: i.Addr, Addrs6: i.Addrs6(), Groups: i.Groups(), FDB: fdb})
 	d.setInterfaceLocked(n)
 	d.updateRulesLocked()
-	if err := d.routeFromHostLocked(n); err != nil {
+	if err := d.keepHostPortLocked(); err != nil {
 		d.removeNetworkLocked(n)
 		return err
 	}
@@ -170,7 +170,7 @@ func (d *Daemon) replaceNetworkLocked(n *network, to model.Network) error {
 	}
 	d.setInterfaceLocked(n)
 	d.updateRulesLocked()
-	return d.routeFromHostLocked(n)
+	return d.keepHostPortLocked()
 }
 
 func (d *Daemon) deleteNetworkLocked(name string) error {

@@ -67,20 +67,22 @@ func (d *Daemon) Flooded() uint64 {
 // leavesByHost reports whether packets leave through the host's own stack.
 func (d *Daemon) leavesByHost() bool { return d.up != nil && d.config.Uplink.Kind == model.ViaHost }
 
-// routeThroughHostLocked makes the host's port the next hop of all packets that leave. A host that does not forward IPv6 drops the packets
-// silently. The switch then answers the packets itself.
-func (d *Daemon) routeThroughHostLocked(forwards6 bool) {
+// routeThroughHostLocked makes the host's port the next hop of all packets that leave. A host that does not forward IPv6, or whose port is
+// down, drops the packets silently. The switch then answers the packets itself.
+func (d *Daemon) routeThroughHostLocked(s *uplink.State) {
 	h := d.ports[model.HostPortName]
 	if h == nil {
 		return
 	}
-	rt := router.Route{Prefix: model.Everywhere, Kind: router.Local, Egress: h.net.ID, NextHop: h.Addr.Addr()}
+	rt := router.Route{Prefix: model.Everywhere, Kind: router.Unreachable}
+	if s.Broken == "" {
+		rt.Kind, rt.Egress, rt.NextHop = router.Local, h.net.ID, h.Addr.Addr()
+	}
 	err := d.dp.Router.AddRoute(rt)
 	if d.config.ULA.IsValid() {
 		rt := router.Route{Prefix: model.Everywhere6, Kind: router.Unreachable}
-		if forwards6 && h.Addr6.IsValid() {
+		if s.Forwards && s.Broken6 == "" && h.Addr6.IsValid() {
 			rt.Kind, rt.Egress, rt.NextHop = router.Local, h.net.ID, h.Addr6.Addr()
-			link.SetForwarding6(h.Ifname)
 		}
 		err = errors.Join(err, d.dp.Router.AddRoute(rt))
 	}
@@ -130,10 +132,9 @@ func (d *Daemon) addHostPortLocked() error {
 		return err
 	}
 	p := &port{Port: m, net: d.networks[m.Network]}
-	c := link.Config{MAC: p.MAC, MTU: p.MTU, Addr: p.Addr, Addr6: p.Addr6, NoIPv6: true, IgnoreRAs: true}
-	if p.conn, err = d.openTAP(&p.Port, c); err != nil && p.Addr6.IsValid() { // a host that has IPv6 switched off for new devices
-		c.Addr6, p.Addr6 = netip.Prefix{}, netip.Prefix{}
-		p.conn, err = d.openTAP(&p.Port, c)
+	if p.conn, err = d.openTAP(&p.Port, *hostPortConfig(p)); err != nil && p.Addr6.IsValid() { // a host that has IPv6 switched off for new devices
+		p.Addr6 = netip.Prefix{}
+		p.conn, err = d.openTAP(&p.Port, *hostPortConfig(p))
 	}
 	if err != nil {
 		return err
@@ -148,10 +149,40 @@ func (d *Daemon) addHostPortLocked() error {
 	}
 	d.dp.Switch.FDB(p.net.ID).Set(p.MAC, p.ID, false)
 	d.dp.Router.SetHost(frame.AddrFrom(p.Addr.Addr()), frame.Addr6From(p.Addr6.Addr()), p.ID)
+	return d.keepHostPortLocked()
+}
+
+func hostPortConfig(p *port) *link.Config {
+	return &link.Config{MAC: p.MAC, MTU: p.MTU, Addr: p.Addr, Addr6: p.Addr6, NoIPv6: true, IgnoreRAs: true}
+}
+
+// keepHostPortLocked gives the device of the host's port a route to each network other than its own, and again what the host's commands have
+// taken from it. While IPv6 is off there, senders hear that the host is unreachable.
+func (d *Daemon) keepHostPortLocked() error {
+	h := d.ports[model.HostPortName]
+	if h == nil {
+		return nil
+	}
+	c := hostPortConfig(h)
 	for _, n := range d.networks {
-		if err := d.routeFromHostLocked(n); err != nil {
-			return err
+		if h.net == n || n.Internal {
+			continue
 		}
+		c.Routes = append(c.Routes, link.Route{To: n.Prefix, Via: h.net.Gateway})
+		if n.Prefix6.IsValid() && h.Addr6.IsValid() {
+			c.Behind6, c.Via6 = append(c.Behind6, n.Prefix6), h.net.Gateway6
+		}
+	}
+	why6, err := c.Restore(h.Ifname)
+	if d.leavesByHost() {
+		link.SetForwarding6(h.Ifname)
+	}
+	was := d.host6
+	if d.host6 = h.Addr6.IsValid() && why6 == "" && err == nil; d.host6 != was && d.usesBPF() {
+		d.routeToHostLocked(d.own, d.way6.own)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot configure the device of the host's port: %w", err)
 	}
 	return nil
 }
@@ -162,6 +193,9 @@ func (d *Daemon) refreshUplink() {
 }
 
 func (d *Daemon) refreshUplinkLocked() {
+	if err := errors.Join(d.keepHostPortLocked(), d.proxy.Keep()); err != nil {
+		d.log.Error("the host or its neighbors may not find some containers", "error", err)
+	}
 	if d.up == nil {
 		if d.guardHostLocked(uplink.HostAddrs(d.opts.Name+"-up"), uplink.HostAddrs6(d.opts.Name+"-up")) {
 			d.updateRulesLocked()
@@ -178,7 +212,7 @@ func (d *Daemon) refreshUplinkLocked() {
 	s, _ := d.up.State()
 	i := router.Interface{
 		Net: frame.NoNet, Addr: frame.AddrFrom(s.Addr), Prefix: model.Everywhere, MAC: uplink.RouterMAC, MTU: s.MTU,
-		Port: p.ID, Up: len(s.Own) > 0,
+		Port: p.ID, Up: len(s.Own) > 0 && s.Broken == "",
 	}
 	if d.config.ULA.IsValid() {
 		i.Prefix6, i.Addr6, i.Up6, i.MTU6 = model.Everywhere6, frame.Addr6From(s.Addr6), s.Up6, s.MTU6
@@ -191,14 +225,14 @@ func (d *Daemon) refreshUplinkLocked() {
 	} else {
 		i.PeerMAC, i.Up = d.up.MAC, s.Up
 	}
-	if old, ok := d.dp.Router.Interface(frame.NoNet); ok && reflect.DeepEqual(old, i) && d.external == s.Addr && slices.Equal(d.own, s.Own) && d.way6.equal(&s) && slices.Equal(d.local, d.localLocked()) && slices.Equal(d.tunnels, s.Tunnels) {
+	if old, ok := d.dp.Router.Interface(frame.NoNet); ok && d.broken == [2]string{s.Broken, s.Broken6} && reflect.DeepEqual(old, i) && d.external == s.Addr && slices.Equal(d.own, s.Own) && d.way6.equal(&s) && slices.Equal(d.local, d.localLocked()) && slices.Equal(d.tunnels, s.Tunnels) {
 		return
 	}
 	d.dp.Router.SetInterface(i)
 	switch {
 	case d.leavesByHost():
 		d.routeToHostLocked(s.Own, s.Own6)
-		d.routeThroughHostLocked(s.Forwards)
+		d.routeThroughHostLocked(&s)
 	case d.usesBPF():
 		d.guardHostLocked(s.Own, s.Own6)
 		d.routeToHostLocked(s.Own, s.Own6)
@@ -206,7 +240,7 @@ func (d *Daemon) refreshUplinkLocked() {
 		d.guardHostLocked(uplink.HostAddrs(d.opts.Name+"-up"), uplink.HostAddrs6(d.opts.Name+"-up"))
 	}
 	d.mu.Lock()
-	d.external, d.own, d.tunnels, d.way6 = s.Addr, s.Own, s.Tunnels, way6Of(&s)
+	d.external, d.own, d.tunnels, d.way6, d.broken = s.Addr, s.Own, s.Tunnels, way6Of(&s), [2]string{s.Broken, s.Broken6}
 	d.mu.Unlock()
 	d.updateRulesLocked()
 	d.log.Info("uplink changed", "device", s.Device, "address", s.Addr, "addresses", s.Own, "local", s.Local, "up", s.Up, "why", s.Why)
@@ -309,7 +343,7 @@ func (w *way6) addrs() (all []frame.Addr6) {
 
 func (d *Daemon) addRouteToHostLocked(p netip.Prefix, kept bool) {
 	rt := router.Route{Prefix: p, Kind: router.Unreachable, Kept: kept}
-	if h := d.ports[model.HostPortName]; h != nil && (p.Addr().Is4() || h.Addr6.IsValid()) {
+	if h := d.ports[model.HostPortName]; h != nil && (p.Addr().Is4() || d.host6) {
 		rt.Kind, rt.Egress, rt.NextHop = router.Local, h.net.ID, h.Addr.Addr()
 		if p.Addr().Is6() {
 			rt.NextHop = h.Addr6.Addr()
@@ -354,26 +388,6 @@ func (d *Daemon) followLocalLocked() {
 		d.local = local
 		d.setThroughLocked()
 	}
-}
-
-// routeFromHostLocked lets the host reach a network other than the one that it is in, by its gateway. The route is on the host
-// port's device, and goes with it.
-func (d *Daemon) routeFromHostLocked(n *network) error {
-	h := d.ports[model.HostPortName]
-	if h == nil || h.net == n || n.Internal {
-		return nil
-	}
-	l, err := netlink.LinkByName(h.Ifname)
-	if err == nil {
-		err = netlink.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(n.Prefix), Gw: h.net.Gateway.AsSlice()})
-	}
-	if err == nil && n.Prefix6.IsValid() && h.Addr6.IsValid() {
-		err = netlink.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(n.Prefix6), Gw: h.net.Gateway6.AsSlice()})
-	}
-	if err != nil {
-		return fmt.Errorf("cannot set the host's route to network %q: %w", n.Name, err)
-	}
-	return nil
 }
 
 func (d *Daemon) unrouteFromHostLocked(n *network) {

@@ -364,12 +364,13 @@ func (b *Bed) Iperf(ns string) {
 	b.Serve(ns, 5201, "iperf3", "-s")
 }
 
-// TryMeasure runs an iperf3 client in a namespace. A server is busy for a moment after each client: the next client asks again.
+// TryMeasure runs an iperf3 client in a namespace. After each client, a server is busy for a moment, and then closes and opens its port: the
+// next client asks again.
 func (b *Bed) TryMeasure(ns, options string) (out string, err error) {
 	b.t.Helper()
 	b.Eventually("the server of iperf3 "+options+" is free", func() bool {
 		out, err = b.TrySh(ns, "timeout 60 iperf3 "+options)
-		return err == nil || !strings.Contains(out, "the server is busy")
+		return err == nil || !strings.Contains(out, "the server is busy") && !strings.Contains(out, "unable to connect to server")
 	})
 	return out, err
 }

@@ -2,13 +2,10 @@ package e2e
 
 import (
 	"net/netip"
-	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
-	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
 // Addresses of the bed's host and of the outside.
@@ -240,96 +237,6 @@ func TestIPv6Prefixes(t *testing.T) {
 func outer(b *Bed, ns string) string {
 	_, at, _ := strings.Cut(b.Sh(ns, "curl -sf -m 5 'http://["+out6+"]/'"), "you are ")
 	return strings.TrimSpace(at)
-}
-
-// TestNDProxy: containers have a part of the subnet that the host shares with its neighbors. The neighbors find the containers, and nothing
-// else of that part; a kernel with proxy_ndp gives the same answers.
-func TestNDProxy(t *testing.T) {
-	b := newWithIPv6(t)
-	Need(t, "curl", "ndisc6", "ns6", "tcpdump", "tshark")
-	outside6(b)
-	b.Web("out")
-	leavesHostAlone(b, func() {
-		b.AddNS("part", "far")
-		if said, err := b.TryCLI("network", "add", "part", "--subnet", "172.31.0.0/24", "--subnet6", "2001:db8:1:0:c0::/80"); err == nil || !strings.Contains(err.Error(), "--nd-proxy") {
-			t.Errorf("a part of the host's subnet without a proxy: %s %v", said, err)
-		}
-		b.CLI("network", "add", "part", "--subnet", "172.31.0.0/24", "--subnet6", "2001:db8:1:0:c0::/80", "--nd-proxy")
-		b.CLI("port", "add", "part", "--netns", b.NS("part"), "--network", "part")
-		b.Eventually("the host's link-local address is there", func() bool { return strings.Contains(b.CLI("network", "show", "part"), "on eth0") })
-		at := addr6(b, "part")
-		if seen := outer(b, "part"); seen != at {
-			t.Errorf("%s is seen as %s", at, seen)
-		}
-		ping(b, "out", at)
-		ping(b, "host", at)
-		b.Sh("out", "ip -6 neigh change "+at+" dev eth0 nud probe") // by solicitations to the address itself
-		b.Eventually("a solicitation to the address itself is answered", func() bool { return strings.Contains(b.Sh("out", "ip -6 neigh show "+at), "REACHABLE") })
-		if said, err := b.TrySh("out", "ndisc6 -1 -r 1 -w 200 2001:db8:1:0:c0::99 eth0"); err == nil {
-			t.Errorf("an address of no port is answered for: %s", said)
-		}
-		b.Sh("out", "ip addr add "+at+"/128 dev eth0")
-		b.Eventually("another station's address is seen as a duplicate", func() bool { return strings.Contains(b.Sh("out", "ip addr show dev eth0"), "dadfailed") })
-		b.Sh("out", "ip addr del "+at+"/128 dev eth0")
-
-		// A prefix of which the host has no address is looked for by the router of the default route.
-		b.Sh("out", "ip -6 route add 2001:db8:71::/64 dev eth0")
-		b.CLI("network", "add", "far", "--subnet", "172.31.1.0/24", "--subnet6", "fd00:71::/64", "--nat6", "npt=2001:db8:71::/64", "--nd-proxy")
-		b.CLI("port", "add", "far", "--netns", b.NS("far"), "--network", "far")
-		ping(b, "out", outer(b, "far"))
-
-		ours := b.advertised("host", "eth0", at)
-		b.AddNS("kernel")
-		b.Sh("out", "ip link add eth9 type veth peer name eth0 netns "+b.NS("kernel")+" && ip link set eth9 up && ip addr add 2001:db8:9::2/64 dev eth9 nodad")
-		b.Sh("kernel", "ip link set eth0 up && ip addr add 2001:db8:9::1/64 dev eth0 nodad && sysctl -qw net.ipv6.conf.all.forwarding=1 net.ipv6.conf.all.proxy_ndp=1 net.ipv6.conf.eth0.proxy_ndp=1 net.ipv6.neigh.eth0.proxy_delay=0 && ip -6 neigh add proxy 2001:db8:9::99 dev eth0")
-		if kernels := b.advertised("kernel", "eth9", "2001:db8:9::99"); ours != kernels {
-			t.Errorf("the proxy says %q, and a kernel says %q", ours, kernels)
-		}
-
-		b.CLI("port", "del", "part")
-		if said, err := b.TrySh("out", "ndisc6 -1 -r 1 -w 200 "+at+" eth0"); err == nil {
-			t.Errorf("the address of a removed port is answered for: %s", said)
-		}
-		if groups := b.Sh("host", "ip -6 maddr show dev eth0"); strings.Count(groups, "ff02::1:ff") != 3 { // of two addresses of the host, and of the port far
-			t.Errorf("groups of a removed port are still joined: %s", groups)
-		}
-	})
-}
-
-// advertised is what a namespace behind a device of out says of an address: to a solicitation by multicast, by unicast, and
-// to a DAD probe. Each answer is the
-// destination, the hop limit, and the flags R, S and O.
-func (b *Bed) advertised(ns, device, addr string) string {
-	b.t.Helper()
-	file := filepath.Join(b.dir, device+".pcap")
-	stop := b.Listen("out", "tcpdump", "-i", device, "-U", "-w", file, "icmp6 and ip6[40] == 136")
-	group := frame.Addr6From(netip.MustParseAddr(addr)).SolicitedNode().Netip()
-	own, _, _ := strings.Cut(strings.Fields(b.Sh("out", "ip -6 -o addr show dev "+device+" scope global"))[3], "/")
-	_, mac, _ := strings.Cut(b.Sh(ns, "ip -o link show eth0"), "link/ether ")
-	mac = strings.Fields(mac)[0]
-	heard := func() []string {
-		text := b.Sh("out", "tshark -r "+file+" -T fields -e ipv6.dst -e ipv6.hlim -e icmpv6.nd.na.flag.r -e icmpv6.nd.na.flag.s -e icmpv6.nd.na.flag.o -Y 'icmpv6.nd.na.target_address == "+addr+"' 2>/dev/null")
-		return strings.Split(strings.TrimSpace(text), "\n")
-	}
-	for _, x := range []struct{ ask, to string }{ // to: the beginning of the answer's destination
-		{"ndisc6 -1 -r 1 " + addr + " " + device, ""},
-		{"ns6 -i " + device + " -t " + addr + " -s " + own + " -E 02:00:00:00:00:99 -D " + mac + " -d " + addr, own},
-		{"ns6 -i " + device + " -t " + addr + " -s :: -d " + group.String(), "ff02::1"},
-	} {
-		b.Eventually("an answer to "+x.ask, func() bool {
-			_, _ = b.TrySh("out", x.ask)
-			return slices.ContainsFunc(heard(), func(l string) bool { return l != "" && strings.HasPrefix(l, x.to) })
-		})
-	}
-	stop()
-	said := heard()
-	for i, l := range said { // the asker's kernel may ask by itself, too, from any of its addresses
-		if to, rest, _ := strings.Cut(l, "\t"); to != "ff02::1" {
-			said[i] = "the asker\t" + rest
-		}
-	}
-	slices.Sort(said)
-	return strings.Join(slices.Compact(said), "\n")
 }
 
 // TestIPv6ThroughTheHost: with uplinks of the kinds host and tap, the host's stack forwards and masquerades. While it does not forward IPv6,

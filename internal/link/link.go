@@ -96,6 +96,37 @@ func Configure(ns, name string, s Config) error {
 	})
 }
 
+// Restore gives a device of the calling thread's namespace what the kernel takes from a device that goes down, or that is without IPv6 for a
+// while: IPv6 addresses and all routes. It changes nothing while the device is down or IPv6 is switched off on it, and says why then.
+func (s *Config) Restore(name string) (why6 string, err error) {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return "", fmt.Errorf("device %s: %w", name, err)
+	}
+	if link.Attrs().Flags&net.FlagUp == 0 {
+		return name + " is down (`ip link set " + name + " up` on the host)", nil
+	}
+	if off, set := IPv6IsOff(name); off {
+		why6 = set
+	} else if err := s.addAddresses6(link, name); err != nil {
+		return "", err
+	} else if err := s.addRoutes6(link); err != nil {
+		return "", err
+	}
+	for _, r := range s.Routes {
+		if err := addRoute(link, r); err != nil && !errors.Is(err, unix.EEXIST) {
+			return why6, err
+		}
+	}
+	return why6, nil
+}
+
+// IPv6IsOff reports whether IPv6 is switched off on a device, and how to switch it on.
+func IPv6IsOff(name string) (off bool, why string) {
+	setting := "net.ipv6.conf." + name + ".disable_ipv6"
+	return isSet("/proc/sys/net/ipv6/conf/" + name + "/disable_ipv6"), "IPv6 is switched off on " + name + " (`sysctl -w " + setting + "=0` on the host)"
+}
+
 // addAddresses6 gives a device its IPv6 addresses: the link-local one that is made from its MAC, and its own. They are usable at once: the
 // switch knows all addresses of a network, so that nothing is probed for duplicates (RFC 4862, 5.4).
 func (s *Config) addAddresses6(link netlink.Link, name string) error {
@@ -108,7 +139,7 @@ func (s *Config) addAddresses6(link netlink.Link, name string) error {
 		}
 	}
 	if s.IgnoreRAs {
-		if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/accept_ra", []byte("0"), 0o644); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := setConf6(name, "accept_ra", "0"); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("switching router advertisements off for %s: %w", name, err)
 		}
 	}
@@ -168,9 +199,16 @@ func SetForwarding(index int) error {
 // SetForwarding6 switches IPv6 forwarding on for one device of the calling thread's namespace, and for no other. A kernel without IPv6 has
 // no such setting.
 func SetForwarding6(name string) {
-	if path := "/proc/sys/net/ipv6/conf/" + name + "/forwarding"; !isSet(path) {
-		_ = os.WriteFile(path, []byte("1"), 0o644) // what cannot be forwarded comes back with its reason
+	_ = setConf6(name, "forwarding", "1") // what cannot be forwarded comes back with its reason
+}
+
+// setConf6 writes a setting of net.ipv6.conf.DEVICE, unless it is so already: each write may be told to all who listen for changes.
+func setConf6(name, setting, value string) error {
+	path := "/proc/sys/net/ipv6/conf/" + name + "/" + setting
+	if b, err := os.ReadFile(path); err != nil || strings.TrimSpace(string(b)) == value {
+		return err
 	}
+	return os.WriteFile(path, []byte(value), 0o644)
 }
 
 // netconf is struct netconfmsg of linux/netconf.h, padded.

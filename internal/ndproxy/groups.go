@@ -1,8 +1,12 @@
 package ndproxy
 
 import (
+	"encoding/hex"
 	"errors"
+	"net/netip"
+	"os"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -35,6 +39,42 @@ func (g *groups) set(addrs Addrs) (errs error) {
 		}
 	}
 	return errs
+}
+
+// keep joins those groups again that are not in joined.
+func (g *groups) keep(joined map[frame.Addr6]bool) (errs error) {
+	for group, socket := range g.in {
+		if joined[group] {
+			continue
+		}
+		_ = unix.SetsockoptIPv6Mreq(socket, unix.IPPROTO_IPV6, unix.IPV6_DROP_MEMBERSHIP, g.request(group)) // the socket still has it, and the device has not
+		delete(g.in, group)
+		errs = errors.Join(errs, g.join(group))
+	}
+	return errs
+}
+
+// joinedGroups are the groups that the kernel has joined, by device.
+func joinedGroups() (map[string]map[frame.Addr6]bool, error) {
+	b, err := os.ReadFile("/proc/self/net/igmp6") // index, device, group, users, flags, time
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]map[frame.Addr6]bool{}
+	for line := range strings.Lines(string(b)) {
+		fields := strings.Fields(line)
+		if len(fields) < 3 {
+			continue
+		}
+		raw, err := hex.DecodeString(fields[2])
+		if a, ok := netip.AddrFromSlice(raw); ok && err == nil {
+			if all[fields[1]] == nil {
+				all[fields[1]] = map[frame.Addr6]bool{}
+			}
+			all[fields[1]][frame.Addr6From(a)] = true
+		}
+	}
+	return all, nil
 }
 
 // join joins by the newest socket that has room, or else by one more.

@@ -1,7 +1,7 @@
 // Package ndproxy answers neighbor solicitations on the host's devices for addresses of containers: RFC 4861, 7.2.8. Thus containers may
 // have addresses of a subnet that is on the link of such a device.
 //
-// On each device, a packet socket hears the solicitations. The switch joins the solicited-node group of each address: else the device, and
+// On each device, a packet socket hears the solicitations for these addresses. The switch joins the solicited-node group of each address: else the device, and
 // switches that snoop MLD, let no solicitation pass.
 package ndproxy
 
@@ -75,45 +75,80 @@ func (p *Proxy) Set(want map[Device]Addrs) (errs error) {
 	return errs
 }
 
+// Keep joins groups that the kernel has left by itself: it leaves all groups of a device when it takes IPv6 off the device, as with an MTU
+// below 1280.
+func (p *Proxy) Keep() (errs error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.on) == 0 {
+		return nil
+	}
+	joined, err := joinedGroups()
+	if err != nil {
+		return err
+	}
+	for d, l := range p.on {
+		if err := l.groups.keep(joined[d.Name]); err != nil {
+			errs = errors.Join(errs, fmt.Errorf("device %s: cannot join the groups of the containers' addresses again: %w", d.Name, err))
+		}
+	}
+	return errs
+}
+
 // A listener answers on one device.
 type listener struct {
 	device Device
 	conn   *packet.Conn
+	filter *filter
 	addrs  atomic.Pointer[Addrs]
 	groups groups
 }
 
 func listen(d Device) (*listener, error) {
-	filter, err := bpf.Assemble([]bpf.Instruction{ // solicitations without extension headers
-		bpf.LoadAbsolute{Off: frame.EthernetLen + 6, Size: 1}, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(frame.ICMPv6), SkipTrue: 3},
-		bpf.LoadAbsolute{Off: frame.EthernetLen + frame.IPv6Len, Size: 1}, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(frame.ICMPv6NeighborSolicitation), SkipTrue: 1},
-		bpf.RetConstant{Val: maxLen}, bpf.RetConstant{},
-	})
+	f, err := newFilter()
 	if err != nil {
 		return nil, err
 	}
-	conn, err := packet.Listen(&net.Interface{Index: d.Index, Name: d.Name, HardwareAddr: d.MAC.HardwareAddr()}, packet.Raw, unix.ETH_P_IPV6, &packet.Config{Filter: filter})
+	nothing, err := bpf.Assemble([]bpf.Instruction{bpf.RetConstant{}})
 	if err != nil {
 		return nil, err
 	}
-	l := &listener{device: d, conn: conn, groups: groups{device: d.Index, in: map[frame.Addr6]int{}}}
+	conn, err := packet.Listen(&net.Interface{Index: d.Index, Name: d.Name, HardwareAddr: d.MAC.HardwareAddr()}, packet.Raw, unix.ETH_P_IPV6, &packet.Config{Filter: nothing})
+	if err == nil {
+		if err = attach(conn, f); err != nil {
+			_ = conn.Close() // nothing was read from it
+		}
+	}
+	if err != nil {
+		f.close()
+		return nil, err
+	}
+	l := &listener{device: d, conn: conn, filter: f, groups: groups{device: d.Index, in: map[frame.Addr6]int{}}}
 	l.addrs.Store(&Addrs{})
 	return l, nil
+}
+
+func attach(conn *packet.Conn, f *filter) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return errors.Join(raw.Control(func(fd uintptr) { err = f.attach(int(fd)) }), err)
 }
 
 // set joins and leaves groups. All addresses are answered for, also if a group cannot be joined: there are solicitations to one address, too.
 func (l *listener) set(addrs Addrs) error {
 	addrs = maps.Clone(addrs)
 	l.addrs.Store(&addrs)
-	return l.groups.set(addrs)
+	return errors.Join(l.filter.set(addrs), l.groups.set(addrs))
 }
 
 // maxLen is how much of a solicitation is read, in bytes.
 const maxLen = 1514
 
-// maxPerSecond is how many solicitations are read in a second: the others are lost in the socket's queue. A host on the link could take a CPU with
-// more.
-const maxPerSecond = 1000
+// maxPerSecond is how many solicitations are answered in a second: the others are lost in the socket's queue. A host on the link could take
+// a CPU with more.
+const maxPerSecond = 10000
 
 // serve answers until the socket is closed.
 func (l *listener) serve(answers *atomic.Uint64) {
@@ -133,7 +168,7 @@ func (l *listener) serve(answers *atomic.Uint64) {
 				answers.Add(1)
 			}
 		}
-		if read++; read == maxPerSecond {
+		if read++; read == maxPerSecond { // as a rule, the second is not over
 			time.Sleep(time.Second - time.Since(began))
 		}
 		if time.Since(began) > time.Second {
@@ -146,9 +181,6 @@ func (l *listener) answerTo(raw []byte) []byte {
 	var f frame.Frame
 	f.Reset(raw, frame.NoPort)
 	frame.Parse(&f)
-	if f.Dst != l.device.MAC && !f.Dst.IsGroup() { // a promiscuous device hears it, too
-		return nil
-	}
 	return router.ProxyAnswer(&f, l.device.MAC, l.device.Source, func(a frame.Addr6) bool {
 		_, ok := (*l.addrs.Load())[a]
 		return ok
@@ -157,5 +189,6 @@ func (l *listener) answerTo(raw []byte) []byte {
 
 func (l *listener) close() {
 	_ = l.conn.Close() // this ends serve
+	l.filter.close()
 	l.groups.close()
 }

@@ -1,6 +1,7 @@
 package uplink
 
 import (
+	"cmp"
 	"errors"
 	"net"
 	"net/netip"
@@ -39,7 +40,8 @@ func (u *Uplink) inspect() (State, error) {
 		s.Local = localPrefixes(routes, addrs)
 	}
 	s.MTUs, s.Policies, s.Tunnels = routeMTUs(routes, tablesFor(u.opts.TAP)), outPolicies(), tunnels(links)
-	s.Why = s.describe(u.tapIdx, links, addrs, routes)
+	s.Broken, s.Broken6 = u.brokenBy(links)
+	s.Why = cmp.Or(s.Broken, s.describe(u.tapIdx, links, addrs, routes))
 	if u.opts.Kind == TAP {
 		s.Addr = tapOurs
 	}

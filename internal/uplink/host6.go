@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/link"
 )
 
 // inspect6 reads the host's IPv6 addresses and routes. A host without IPv6 has none.
@@ -32,7 +33,7 @@ func (u *Uplink) inspect6(s *State, links []netlink.Link) error {
 	if u.opts.Kind == TAP {
 		if _, s.Addr6 = u.ends6(); s.Addr6.IsValid() {
 			s.Own6, s.MTU6 = []netip.Addr{s.Addr6}, s.MTU
-			s.Why6 = why6(defaultIndex6(routes, ours), s)
+			s.Why6 = cmp.Or(s.Broken6, why6(defaultIndex6(routes, ours), s))
 			s.Up6 = s.Why6 == "" && s.Forwards
 		}
 		return nil
@@ -53,7 +54,7 @@ func (u *Uplink) inspect6(s *State, links []netlink.Link) error {
 			s.MTU6 = a.MTU
 		}
 	}
-	s.Why6 = why6(device, s)
+	s.Why6 = cmp.Or(s.Broken6, why6(device, s))
 	s.Up6 = s.Why6 == ""
 	return nil
 }
@@ -92,17 +93,46 @@ func (u *Uplink) ends6() (host netip.Prefix, ours netip.Addr) {
 // knowOurEnd6 tells the kernel the MAC of our end, so that it need not ask.
 func (u *Uplink) knowOurEnd6() error {
 	_, ours := u.ends6()
-	err := netlink.NeighSet(&netlink.Neigh{LinkIndex: u.tapIdx, Family: netlink.FAMILY_V6, IP: ours.AsSlice(), HardwareAddr: RouterMAC.HardwareAddr(), State: netlink.NUD_PERMANENT})
+	known, err := dump(func() ([]netlink.Neigh, error) { return netlink.NeighList(u.tapIdx, netlink.FAMILY_V6) })
+	if off, _ := link.IPv6IsOff(u.opts.TAP); off || slices.ContainsFunc(known, func(n netlink.Neigh) bool { // a neighbor that is set is news to all who listen
+		return n.State == netlink.NUD_PERMANENT && n.IP.Equal(ours.AsSlice())
+	}) {
+		return err
+	}
+	err = netlink.NeighSet(&netlink.Neigh{LinkIndex: u.tapIdx, Family: netlink.FAMILY_V6, IP: ours.AsSlice(), HardwareAddr: RouterMAC.HardwareAddr(), State: netlink.NUD_PERMANENT})
 	if err != nil {
 		return fmt.Errorf("uplink: setting the neighbor %s on %s: %w", ours, u.opts.TAP, err)
 	}
 	return nil
 }
 
+// hostPortOf is the device of the host's port of the switch that has a TAP of that name.
+func hostPortOf(tap string) string { return strings.TrimSuffix(tap, "-up") + "0" }
+
+// brokenBy is why no packet leaves by the device of the switch that packets leave by: IPv4 packets, and IPv6 packets.
+func (u *Uplink) brokenBy(links []netlink.Link) (why, why6 string) {
+	devices := []string{u.opts.TAP}
+	if u.opts.Kind == Host {
+		devices = append(devices, hostPortOf(u.opts.TAP))
+	}
+	for _, l := range links {
+		if a := l.Attrs(); slices.Contains(devices, a.Name) && a.Flags&net.FlagUp == 0 {
+			why = a.Name + " is down (`ip link set " + a.Name + " up` on the host)"
+			return why, why
+		}
+	}
+	if u.opts.Kind == Host || u.opts.Kind == TAP {
+		if off, why6 := link.IPv6IsOff(devices[len(devices)-1]); off {
+			return "", why6
+		}
+	}
+	return "", ""
+}
+
 // ownDevices are the indices of the switch's devices.
 func ownDevices(tap string, links []netlink.Link) map[int]bool {
 	ours := map[int]bool{}
-	host := strings.TrimSuffix(tap, "-up") + "0"
+	host := hostPortOf(tap)
 	for _, l := range links {
 		if a := l.Attrs(); a.Name == host || a.Name == tap {
 			ours[a.Index] = true

@@ -87,7 +87,7 @@ func OtherPrograms(device string) (others, stale []string) {
 
 // Overlap says with what of the host a subnet would collide: the subnet of an address on a device that is not of the switch with that
 // name, or a route to exactly this subnet, as in "10.0.0.0/8, which is on device eth0". A route that contains the subnet is none: the
-// subnet's own route is more specific. With proxied, a subnet on a device may contain p too, but not one of the host's addresses in p.
+// subnet's own route is more specific. No network of another switch may overlap the subnet. With proxied, a subnet on a device may contain p too, but not one of the host's addresses in p.
 func Overlap(p netip.Prefix, proxied bool, name string) (what string, collides bool) {
 	addrs, _ := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, familyOf(p)) })
 	for _, a := range addrs {
@@ -104,9 +104,18 @@ func Overlap(p netip.Prefix, proxied bool, name string) (what string, collides b
 		}
 	}
 	routes, _ := dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, familyOf(p)) })
+	var ports []string // of the host, by which it reaches networks of other switches
+	for _, tap := range OtherSwitches(name + "-up") {
+		ports = append(ports, hostPortOf(tap))
+	}
 	for _, r := range routes {
-		if device, others := deviceOfOthers(r.LinkIndex, name); r.Dst != nil && others && prefixOf(r.Dst) == p {
+		if r.Dst == nil || !prefixOf(r.Dst).Overlaps(p) {
+			continue
+		}
+		if device, others := deviceOfOthers(r.LinkIndex, name); others && prefixOf(r.Dst) == p {
 			return fmt.Sprintf("%s, which the host reaches through device %s", r.Dst, device), true
+		} else if slices.Contains(ports, device) {
+			return fmt.Sprintf("%s, a network of another switch, which the host reaches through device %s", r.Dst, device), true
 		}
 	}
 	return "", false

@@ -38,14 +38,15 @@ type State struct {
 	Up     bool   // there is a device, it is up, and it has an address
 	Why    string // when not Up
 
-	Addr6    netip.Addr         // the host's IPv6 address by which containers leave as a rule; invalid while there is none
-	MTU6     int                // of the device of IPv6's default route
-	Up6      bool               // IPv6 leads out
-	Why6     string             // when not Up6
-	Forwards bool               // the host's stack forwards IPv6 packets
-	Own6     []netip.Addr       // all IPv6 addresses of the host, but link-local ones, sorted
-	Sources6 map[int]netip.Addr // by device: the address by which containers leave
-	OnLink   []OnLink           // where the host's routing looks for IPv6 neighbors
+	Broken, Broken6 string             // why no packet leaves by the switch's own device; empty: packets may leave
+	Addr6           netip.Addr         // the host's IPv6 address by which containers leave as a rule; invalid while there is none
+	MTU6            int                // of the device of IPv6's default route
+	Up6             bool               // IPv6 leads out
+	Why6            string             // when not Up6
+	Forwards        bool               // the host's stack forwards IPv6 packets
+	Own6            []netip.Addr       // all IPv6 addresses of the host, but link-local ones, sorted
+	Sources6        map[int]netip.Addr // by device: the address by which containers leave
+	OnLink          []OnLink           // where the host's routing looks for IPv6 neighbors
 
 	Own      []netip.Addr         // all addresses of the host, sorted; containers leave by these
 	Local    []netip.Prefix       // what else the host's kernel takes for itself (`ip route add local`), sorted; no broadcast addresses
@@ -89,7 +90,7 @@ func (s *State) OnLinkOf(p netip.Prefix) (on []OnLink) {
 }
 
 func (s *State) equal(o *State) bool {
-	return s.Device == o.Device && s.Addr == o.Addr && s.MTU == o.MTU && s.Up == o.Up && s.Why == o.Why &&
+	return s.Device == o.Device && s.Addr == o.Addr && s.MTU == o.MTU && s.Up == o.Up && s.Why == o.Why && s.Broken == o.Broken && s.Broken6 == o.Broken6 &&
 		slices.Equal(s.Own, o.Own) && s.Addr6 == o.Addr6 && s.MTU6 == o.MTU6 && s.Up6 == o.Up6 && s.Why6 == o.Why6 && s.Forwards == o.Forwards && slices.Equal(s.Own6, o.Own6) && maps.Equal(s.Sources6, o.Sources6) && slices.Equal(s.OnLink, o.OnLink) && slices.Equal(s.Local, o.Local) && slices.Equal(s.Policies, o.Policies) && maps.Equal(s.MTUs, o.MTUs) && slices.Equal(s.Tunnels, o.Tunnels) && slices.Equal(s.Watched, o.Watched)
 }
 
@@ -106,9 +107,10 @@ type Uplink struct {
 	Device *tap.Device // the data plane's wire
 	MAC    frame.MAC   // of the TAP
 
-	opts Options
-	maps *shared
-	mark int32
+	opts   Options
+	config link.Config // of the TAP
+	maps   *shared
+	mark   int32
 
 	question *ebpf.Program         // see Ask
 	known    atomic.Pointer[known] // as State returns it
@@ -165,25 +167,19 @@ func Open(o Options) (*Uplink, error) {
 		return nil, err
 	}
 	u.MAC = tapMAC
-	setup := link.Config{MAC: u.MAC, MTU: link.MaxMTU, NoIPv6: true}
+	u.config = link.Config{MAC: u.MAC, MTU: link.MaxMTU, NoIPv6: true}
 	if o.Kind == TAP {
-		setup.MTU, setup.Addr, setup.IgnoreRAs = 1500, tapHost, true
-		setup.Addr6, _ = u.ends6()
+		u.config.MTU, u.config.Addr, u.config.IgnoreRAs = 1500, tapHost, true
+		u.config.Addr6, _ = u.ends6()
 	}
-	err = link.Configure(netns.Original, o.TAP, setup)
+	err = link.Configure(netns.Original, o.TAP, u.config)
 	if err == nil {
 		var d link.Info
 		d, err = link.Inspect(netns.Original, o.TAP)
 		u.tapIdx, u.mark = d.Index, markBase|int32(d.Index%markOfAll)
 	}
-	if err == nil && setup.Addr6.IsValid() {
-		err = u.knowOurEnd6()
-	}
 	if err == nil && o.Kind != TAP {
-		if err = link.SetForwarding(u.tapIdx); err == nil {
-			link.SetForwarding6(u.opts.TAP)
-			err = u.attachOut()
-		}
+		err = u.attachOut()
 	}
 	if err == nil {
 		if _, err = u.Refresh(); len(u.in) > 0 {
@@ -230,13 +226,15 @@ func (u *Uplink) Refresh() (changed bool, err error) {
 	if u.closed {
 		return false, nil
 	}
+	kept := u.keepOwnDevice()
 	s, err := u.inspect()
 	if err != nil {
 		return false, err // an interrupted dump is never taken for an empty one
 	}
 	was := u.known.Load()
+	err = kept
 	if u.opts.Kind != TAP {
-		err = errors.Join(u.watchLocked(&s), link.SetForwarding(u.tapIdx)) // a write to ip_forward resets every device
+		err = errors.Join(err, u.watchLocked(&s))
 		u.maps.setOwn(s.Own, s.Own6, s.Local)
 		u.maps.setFence(u.opts.Devices)
 		u.maps.forgetSources()
@@ -246,6 +244,19 @@ func (u *Uplink) Refresh() (changed bool, err error) {
 	}
 	u.known.Store(&known{s, was.kind})
 	return true, err
+}
+
+// keepOwnDevice gives the TAP again what the host's commands have taken from it: a write to ip_forward resets every device.
+func (u *Uplink) keepOwnDevice() error {
+	if u.opts.Kind != TAP {
+		link.SetForwarding6(u.opts.TAP)
+		return link.SetForwarding(u.tapIdx)
+	}
+	_, err := u.config.Restore(u.opts.TAP)
+	if err == nil && u.config.Addr6.IsValid() {
+		err = u.knowOurEnd6()
+	}
+	return err
 }
 
 // watchLocked attaches the way in to the devices of s, and takes it off all others. A device that it cannot be attached to is left out of s.
