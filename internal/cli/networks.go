@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"slices"
@@ -24,11 +25,31 @@ func proxyText(n api.Network) string {
 	return "on " + strings.Join(n.ProxiedOn, ", ")
 }
 
+// network asks for one network.
+func (a *app) network(ctx context.Context, name string) (n api.Network, err error) {
+	var all []api.Network
+	if err := a.client().Do(ctx, "GET", "/networks", nil, &all); err != nil {
+		return n, err
+	}
+	i := slices.IndexFunc(all, func(n api.Network) bool { return n.Name == name })
+	if i < 0 {
+		return n, fmt.Errorf("network %q does not exist; `uvswitch network ls` lists the networks", name)
+	}
+	return all[i], nil
+}
+
 func (a *app) networkCommand() *cobra.Command {
 	n := api.NetworkAdd{}
 	add := &cobra.Command{Use: "add NAME --subnet CIDR", Short: "Add a network", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
 		n.Name = args[0]
-		return a.client().Do(c.Context(), "POST", "/networks", n, nil)
+		if err := a.client().Do(c.Context(), "POST", "/networks", n, nil); err != nil || !n.NDProxy {
+			return err
+		}
+		added, err := a.network(c.Context(), n.Name)
+		if err == nil && len(added.ProxiedOn) == 0 {
+			fmt.Fprintf(c.ErrOrStderr(), "note: no device of the host has the prefix on its link now, so that nobody outside finds the containers by neighbor solicitations (`uvswitch doctor` says more)\n")
+		}
+		return err
 	}}
 	add.Flags().StringVar(&n.Subnet, "subnet", "", "subnet of the network, such as 172.30.0.0/16")
 	add.Flags().StringVar(&n.Subnet6, "subnet6", "", "IPv6 subnet: auto (a /64 of the switch's own), off, or a subnet of /48 to /124, such as fd00:1::/64 (default off)")
@@ -63,18 +84,13 @@ func (a *app) networkCommand() *cobra.Command {
 		show(a, "ls", "List networks", "/networks", table), add,
 		a.remove("del NAME", "Remove a network that has no ports", "/networks/"),
 		&cobra.Command{Use: "show NAME", Short: "Show one network", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-			var all []api.Network
-			if err := a.client().Do(c.Context(), "GET", "/networks", nil, &all); err != nil {
+			n, err := a.network(c.Context(), args[0])
+			if err != nil {
 				return err
 			}
-			i := slices.IndexFunc(all, func(n api.Network) bool { return n.Name == args[0] })
-			if i < 0 {
-				return fmt.Errorf("network %q does not exist; `uvswitch network ls` lists the networks", args[0])
-			}
 			if a.json {
-				return a.printJSON(all[i])
+				return a.printJSON(n)
 			}
-			n := all[i]
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 			for _, r := range [][2]any{{"name", n.Name}, {"subnet", n.Subnet}, {"gateway", n.Gateway + " at " + n.MAC}, {"subnet6", cmp.Or(n.Subnet6, "-")}, {"gateway6", cmp.Or(n.Gateway6, "-")}, {"nat6", cmp.Or(n.NAT6, "-")}, {"in6", cmp.Or(n.In6, "-")}, {"ra", cmp.Or(n.RA, "-")}, {"nd-proxy", proxyText(n)}, {"mtu", n.MTU}, {"internal", n.Internal},
 				{"isolated", n.Isolated}, {"mapping", n.Mapping}, {"filtering", n.Filtering}, {"protocols", n.Protocols}, {"ports", n.Ports}} {

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -178,7 +179,7 @@ func Parse(b []byte) (f *File, err error) {
 	f = &File{}
 	dec := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict())
 	if err := dec.Decode(f); err != nil && !errors.Is(err, io.EOF) {
-		return nil, errors.New(withHint(yaml.FormatError(err, false, true)))
+		return nil, errors.New(withHint(inWords(err)))
 	}
 	if err := dec.Decode(&File{}); !errors.Is(err, io.EOF) {
 		return nil, errors.New("the file has more than one YAML document; put everything into one, without lines ---")
@@ -263,6 +264,32 @@ func keysOf(t reflect.Type, deep bool) (out []string) {
 		}
 	}
 	return out
+}
+
+// ofGo is how the YAML library says that a value has the wrong type.
+var ofGo = regexp.MustCompile(`cannot unmarshal .* into Go .* of type \S+`)
+
+// inWords is what the YAML library says, without words of Go.
+func inWords(err error) string {
+	msg := yaml.FormatError(err, false, true)
+	var wrong *yaml.TypeError
+	if !errors.As(err, &wrong) {
+		return strings.NewReplacer("where sequence is expected", "where a list is expected", "where mapping is expected", "where keys with values are expected").Replace(msg)
+	}
+	want := "a value of another kind"
+	switch wrong.DstType.Kind() {
+	case reflect.Bool:
+		want = "true or false"
+	case reflect.Int, reflect.Int64:
+		want = "a whole number"
+	case reflect.String:
+		want = "a text"
+	case reflect.Slice:
+		want = "a list"
+	case reflect.Struct, reflect.Map:
+		want = "keys with values"
+	}
+	return ofGo.ReplaceAllLiteralString(msg, "this must be "+want)
 }
 
 // withHint adds which key was probably meant.

@@ -185,8 +185,40 @@ func (l *Lab) wire() error {
 			return addAddr(lo, BeyondAddr, 32)
 		})
 	}
+	if err == nil {
+		err = l.introduce()
+	}
 	if err != nil {
 		return fmt.Errorf("lab: cannot connect the namespaces host and out: %w", err)
+	}
+	return nil
+}
+
+// introduce tells host and out each other's MAC, as if they had just asked. In the first second of a device, the kernel does not hear who asks
+// for its IPv6 addresses.
+func (l *Lab) introduce() error {
+	if !hasIPv6() {
+		return nil
+	}
+	ends := [2]string{"host", "out"}
+	eth0 := func(i int, do func(netlink.Link) error) error {
+		return netns.Do(l.path(ends[i]), func() error {
+			link, err := netlink.LinkByName("eth0")
+			if err != nil {
+				return err
+			}
+			return do(link)
+		})
+	}
+	for i, other := range []string{OutAddr6, HostAddr6} {
+		n := netlink.Neigh{Family: netlink.FAMILY_V6, IP: net.ParseIP(other), State: netlink.NUD_REACHABLE}
+		err := eth0(1-i, func(link netlink.Link) error { n.HardwareAddr = link.Attrs().HardwareAddr; return nil })
+		if err == nil {
+			err = eth0(i, func(link netlink.Link) error { n.LinkIndex = link.Attrs().Index; return netlink.NeighSet(&n) })
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -226,7 +226,8 @@ func Difference(a, b api.NetworkAdd) string {
 	x, y := reflect.ValueOf(a), reflect.ValueOf(b)
 	for i := range x.NumField() {
 		if x.Field(i).Interface() != y.Field(i).Interface() {
-			out = append(out, fmt.Sprintf("%s %v to %v", strings.ToLower(x.Type().Field(i).Name), x.Field(i), y.Field(i)))
+			key, _, _ := strings.Cut(x.Type().Field(i).Tag.Get("json"), ",")
+			out = append(out, fmt.Sprintf("%s %v to %v", key, x.Field(i), y.Field(i)))
 		}
 	}
 	return strings.Join(out, ", ")
