@@ -55,7 +55,7 @@ func (r *Router) advertise(now frame.Tick, out Output) {
 			a = &advertiser{next: now, fast: raFast}
 			r.advertisers[i.Net] = a
 		}
-		if leads := s.leadsOut(i); leads != a.leads {
+		if leads := i.LeadsOut6(s.ifaces[frame.NoNet]); leads != a.leads {
 			a.leads, a.next, a.fast = leads, now, raFast
 		}
 		if i.Slaac != a.slaac {
@@ -77,12 +77,6 @@ func (r *Router) advertise(now frame.Tick, out Output) {
 	}
 }
 
-// leadsOut reports whether the gateway is a default router of a network.
-func (s *snapshot) leadsOut(i *Interface) bool {
-	up := s.ifaces[frame.NoNet]
-	return !i.Internal && up != nil && up.Up6
-}
-
 // routerSolicitation answers a station that looks for routers (RFC 4861, 6.2.6): directly, or all stations if it has no address yet.
 func (r *Router) routerSolicitation(f *frame.Frame, p PuntedFrame, iface *Interface, src frame.Addr6, m *ndp.RouterSolicitation, now frame.Tick, out Output) {
 	mac := linkLayer(m.Options, ndp.Source)
@@ -95,7 +89,7 @@ func (r *Router) routerSolicitation(f *frame.Frame, p PuntedFrame, iface *Interf
 	if !iface.Advertise {
 		return
 	}
-	leads := r.snap.Load().leadsOut(iface)
+	leads := iface.LeadsOut6(r.snap.Load().ifaces[frame.NoNet])
 	if !src.IsZero() {
 		if mac == 0 {
 			mac = f.Src

@@ -26,16 +26,22 @@ type Interface struct {
 	Advertising
 	Internal bool // the network has no traffic with other networks or the uplink
 	Isolated bool // the network reaches the uplink but no other network
+	Keeps6   bool // IPv6 packets leave with an address of the network, and not with Addr6 of the uplink
 	// The following fields are for the uplink only.
 	Port    frame.PortID // the port to send by
 	PeerMAC frame.MAC    // the next hop; 0 where the uplink's programs find it
 	Up      bool
-	Up6     bool // IPv6 leads out
+	Up6     bool // IPv6 leads out; packets need a source besides: see LeadsOut6
 	MTU6    int  // likewise, longest IPv6 packet, bytes
 }
 
 // HasIPv6 reports whether the router speaks IPv6 there.
 func (i *Interface) HasIPv6() bool { return i.Prefix6.IsValid() }
+
+// LeadsOut6 reports whether IPv6 packets of a network leave by the uplink.
+func (i *Interface) LeadsOut6(uplink *Interface) bool {
+	return !i.Internal && uplink != nil && uplink.Up6 && (i.Keeps6 || !uplink.Addr6.IsZero())
+}
 
 // RouteKind is the type of a route, by the names of `ip route`.
 type RouteKind uint8

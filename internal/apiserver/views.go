@@ -447,7 +447,7 @@ func (v *view) uplink() api.Uplink {
 		x.State6 = "down"
 	}
 	throughHost := kind == uplink.Host || kind == uplink.TAP
-	if r, ok := v.dp.Router.Interface(frame.NoNet); ok && r.Up6 && (s.Forwards || !throughHost) {
+	if r, ok := v.dp.Router.Interface(frame.NoNet); ok && r.Up6 && s.Addr6.IsValid() && (s.Forwards || !throughHost) {
 		x.State6 = "up"
 	}
 	switch {

@@ -100,6 +100,7 @@ func (d *Daemon) interfaceOf(n *network) router.Interface {
 		Net: n.ID, Addr: frame.AddrFrom(n.Gateway), Prefix: n.Prefix, Addr6: frame.Addr6From(n.Gateway6), Prefix6: n.Prefix6,
 		MAC: n.MAC, MTU: n.MTU, Internal: n.Internal, Isolated: n.Isolated,
 	}
+	i.Keeps6 = n.Outside6.IsValid() || d.leavesByHost()
 	if n.Prefix6.IsValid() && !n.Internal && d.config.ULA.IsValid() {
 		i.Behind = []netip.Prefix{d.config.ULA}
 	}
@@ -129,8 +130,9 @@ func (d *Daemon) Routes6(n *model.Network) (to []netip.Prefix) {
 	if d.config.ULA.IsValid() {
 		to = append(to, d.config.ULA)
 	}
-	up, ok := d.dp.Router.Interface(frame.NoNet)
-	if leads := ok && up.Up6; leads || n.Spec.RA == model.RAOff { // router advertisements tell of it later, if there are any
+	up, _ := d.dp.Router.Interface(frame.NoNet)
+	own, _ := d.dp.Router.Interface(n.ID)
+	if own.LeadsOut6(&up) || n.Spec.RA == model.RAOff { // router advertisements tell of it later, if there are any
 		to = append(to, model.Everywhere6)
 	}
 	return to

@@ -197,7 +197,7 @@ func (d *Daemon) refreshUplinkLocked() {
 		d.log.Error("the host or its neighbors may not find some containers", "error", err)
 	}
 	if d.up == nil {
-		if d.guardHostLocked(uplink.HostAddrs(d.opts.Name+"-up"), uplink.HostAddrs6(d.opts.Name+"-up")) {
+		if d.guardHostLocked(uplink.HostAddrs(d.opts.Name + "-up")) {
 			d.updateRulesLocked()
 		}
 		return
@@ -237,7 +237,7 @@ func (d *Daemon) refreshUplinkLocked() {
 		d.guardHostLocked(s.Own, s.Own6)
 		d.routeToHostLocked(s.Own, s.Own6)
 	default:
-		d.guardHostLocked(uplink.HostAddrs(d.opts.Name+"-up"), uplink.HostAddrs6(d.opts.Name+"-up"))
+		d.guardHostLocked(uplink.HostAddrs(d.opts.Name + "-up"))
 	}
 	d.mu.Lock()
 	d.external, d.own, d.tunnels, d.way6, d.broken = s.Addr, s.Own, s.Tunnels, way6Of(&s), [2]string{s.Broken, s.Broken6}

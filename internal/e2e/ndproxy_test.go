@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -207,4 +208,43 @@ func (b *Bed) solicit(from string, vlan uint16, targets ...string) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
+}
+
+// TestNDProxyReload: a file says whether the neighbors are answered. A network that keeps its addresses needs no address of the host.
+func TestNDProxyReload(t *testing.T) {
+	b := newWithIPv6(t)
+	Need(t, "ndisc6", "tcpdump", "tshark")
+	outside6(b)
+	b.Sh("out", "ip -6 route add 2001:db8:71::/64 dev eth0")
+	b.Start()
+	file := func(proxied bool) string {
+		name := filepath.Join(b.dir, fmt.Sprint(proxied, ".yaml"))
+		text := fmt.Sprintf("networks:\n  - {name: far, subnet: 172.31.0.0/24, subnet6: \"2001:db8:71::/64\", nat6: routed, ndProxy: %v}\n", proxied)
+		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	b.CLI("reload", file(true))
+	b.AddNS("far")
+	b.CLI("port", "add", "far", "--netns", b.NS("far"), "--network", "far")
+	at := addr6(b, "far")
+	ping(b, "out", at)
+	contains(t, b.CLI("reload", file(false)), "ndProxy true to false")
+	b.unanswered(at, host6)
+	b.CLI("reload", file(true))
+	ping(b, "out", at)
+
+	router := strings.Fields(b.Sh("out", "ip -6 -o addr show dev eth0 scope link"))[3]
+	router, _, _ = strings.Cut(router, "/")
+	b.Sh("host", "ip -6 route replace default via "+router+" dev eth0 && ip addr del "+host6+"/64 dev eth0")
+	b.Eventually("the switch says that the host has no address", func() bool { return strings.Contains(b.CLI("status"), "no IPv6 address of global scope") })
+	ping(b, "far", out6)
+	ping(b, "out", at)
+	b.AddNS("masqueraded")
+	b.CLI("port", "add", "masqueraded", "--netns", b.NS("masqueraded"))
+	if said, err := b.TrySh("masqueraded", "ping -c 1 -W 5 "+out6); err == nil || !strings.Contains(said, "nreachable") {
+		t.Errorf("a container that needs an address of the host: %s", said)
+	}
+	b.Balanced()
 }

@@ -120,15 +120,18 @@ func dump[T any](list func() ([]T, error)) (all []T, err error) {
 	return all, err
 }
 
-// HostAddrs returns the host's addresses, for a switch whose uplink does not know them.
-func HostAddrs(tap string) []netip.Addr {
+// HostAddrs returns the host's addresses but IPv6's link-local ones, for a switch whose uplink does not know them.
+func HostAddrs(tap string) (own, own6 []netip.Addr) {
 	links, lerr := dump(netlink.LinkList)
 	addrs, aerr := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
-	if lerr != nil || aerr != nil {
-		return nil
+	all6, err6 := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V6) })
+	if lerr == nil && aerr == nil {
+		own, _ = ownAndWatched(tap, links, addrs, nil, nil)
 	}
-	own, _ := ownAndWatched(tap, links, addrs, nil, nil)
-	return own
+	if lerr == nil && err6 == nil {
+		own6, _ = addrs6(all6, ownDevices(tap, links))
+	}
+	return own, own6
 }
 
 // LocalPrefixes are the destinations that the host's kernel may take for itself, by any of its tables: its addresses, broadcast addresses,

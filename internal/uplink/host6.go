@@ -34,7 +34,7 @@ func (u *Uplink) inspect6(s *State, links []netlink.Link) error {
 		if _, s.Addr6 = u.ends6(); s.Addr6.IsValid() {
 			s.Own6, s.MTU6 = []netip.Addr{s.Addr6}, s.MTU
 			s.Why6 = cmp.Or(s.Broken6, why6(defaultIndex6(routes, ours), s))
-			s.Up6 = s.Why6 == "" && s.Forwards
+			s.Up6 = s.Why6 == "" && s.Forwards // here, every packet needs the address
 		}
 		return nil
 	}
@@ -55,7 +55,7 @@ func (u *Uplink) inspect6(s *State, links []netlink.Link) error {
 		}
 	}
 	s.Why6 = cmp.Or(s.Broken6, why6(device, s))
-	s.Up6 = s.Why6 == ""
+	s.Up6 = s.Why6 == "" || s.Why6 == whyNoAddress
 	return nil
 }
 
@@ -64,13 +64,16 @@ func why6(device int, s *State) string {
 	switch {
 	case device == 0:
 		return "the host has no IPv6 default route"
-	case !s.Addr6.IsValid():
-		return "the host has no IPv6 address of global scope"
 	case s.MTU6 < minMTU6:
 		return fmt.Sprintf("the MTU of the way out is %d, and IPv6 needs %d", s.MTU6, minMTU6)
+	case !s.Addr6.IsValid():
+		return whyNoAddress
 	}
 	return ""
 }
+
+// Only packets that keep their source leave then.
+const whyNoAddress = "the host has no IPv6 address of global scope; only networks with --nat6 routed or npt=PREFIX lead out"
 
 const minMTU6 = 1280 // RFC 8200, 5
 
@@ -229,15 +232,4 @@ func defaultIndex6(routes []netlink.Route, ours map[int]bool) (index int) {
 		}
 	}
 	return index
-}
-
-// HostAddrs6 returns the host's IPv6 addresses, but link-local ones.
-func HostAddrs6(tap string) []netip.Addr {
-	links, lerr := dump(netlink.LinkList)
-	addrs, aerr := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V6) })
-	if lerr != nil || aerr != nil {
-		return nil
-	}
-	own, _ := addrs6(addrs, ownDevices(tap, links))
-	return own
 }

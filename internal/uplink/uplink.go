@@ -41,8 +41,8 @@ type State struct {
 	Broken, Broken6 string             // why no packet leaves by the switch's own device; empty: packets may leave
 	Addr6           netip.Addr         // the host's IPv6 address by which containers leave as a rule; invalid while there is none
 	MTU6            int                // of the device of IPv6's default route
-	Up6             bool               // IPv6 leads out
-	Why6            string             // when not Up6
+	Up6             bool               // IPv6 leads out, if only for packets that keep their source
+	Why6            string             // when not Up6, or without Addr6
 	Forwards        bool               // the host's stack forwards IPv6 packets
 	Own6            []netip.Addr       // all IPv6 addresses of the host, but link-local ones, sorted
 	Sources6        map[int]netip.Addr // by device: the address by which containers leave
