@@ -74,13 +74,13 @@ func (d *Daemon) routeThroughHostLocked(s *uplink.State) {
 	if h == nil {
 		return
 	}
-	rt := router.Route{Prefix: model.Everywhere, Kind: router.Unreachable}
+	rt := router.Route{Prefix: model.Everywhere} // by the uplink, which is down
 	if s.Broken == "" {
 		rt.Kind, rt.Egress, rt.NextHop = router.Local, h.net.ID, h.Addr.Addr()
 	}
 	err := d.dp.Router.AddRoute(rt)
 	if d.config.ULA.IsValid() {
-		rt := router.Route{Prefix: model.Everywhere6, Kind: router.Unreachable}
+		rt := router.Route{Prefix: model.Everywhere6}
 		if s.Forwards && s.Broken6 == "" && h.Addr6.IsValid() {
 			rt.Kind, rt.Egress, rt.NextHop = router.Local, h.net.ID, h.Addr6.Addr()
 		}
@@ -215,7 +215,7 @@ func (d *Daemon) refreshUplinkLocked() {
 		Port: p.ID, Up: len(s.Own) > 0 && s.Broken == "",
 	}
 	if d.config.ULA.IsValid() {
-		i.Prefix6, i.Addr6, i.Up6, i.MTU6 = model.Everywhere6, frame.Addr6From(s.Addr6), s.Up6, s.MTU6
+		i.Prefix6, i.Addr6, i.Up6, i.MTU6 = model.Everywhere6, frame.Addr6From(s.Addr6), s.Up6 && (s.Forwards || !d.leavesByHost()), s.MTU6
 	}
 	if d.usesBPF() {
 		i.MTU = model.MaxMTU // each way has its own
