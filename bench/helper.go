@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -25,8 +26,12 @@ func helper(args []string) error {
 	switch {
 	case args[0] == "answer" && len(args) == 2:
 		return answer(args[1])
-	case args[0] == "ask" && len(args) == 3:
-		return ask(args[1], args[2])
+	case args[0] == "ask" && len(args) == 5:
+		return ask(args[1], args[2], args[3], args[4])
+	case args[0] == "greet" && len(args) == 2:
+		return greet(args[1])
+	case args[0] == "connect" && len(args) == 3:
+		return connect(args[1], args[2])
 	case args[0] == "spray" && len(args) == 2:
 		return spray(args[1])
 	case args[0] == "flood" && len(args) == 6:
@@ -39,13 +44,23 @@ func helper(args []string) error {
 	return fmt.Errorf("unknown call %q", args)
 }
 
-// answer sends back each request of one connection. Both ends use plain blocking sockets, as netperf does: with Go's
+// answer sends back each request of one connection, and takes datagrams. Both ends use plain blocking sockets, as netperf does: with Go's
 // network poller, most of the measured time would be the poller's.
 func answer(addr string) error {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err
 	}
+	sink, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		return err
+	}
+	go func() {
+		b := make([]byte, requestBytes)
+		for err := error(nil); err == nil; {
+			_, _, err = sink.ReadFrom(b)
+		}
+	}()
 	fmt.Println("listening")
 	c, err := l.Accept()
 	if err != nil {
@@ -92,10 +107,18 @@ func transfer(call uintptr, fd int, b []byte) error {
 	return nil
 }
 
-// ask sends one request after another, each after the answer to the one before, for some seconds. It prints the median
-// time to an answer, in microseconds.
-func ask(addr, seconds string) error {
+// ask sends one request after another, each after the answer to the one before, for some seconds. It prints a quantile of the times
+// to an answer, in microseconds. Meanwhile it sends datagrams, load of them in a second.
+func ask(addr, seconds, quantile, load string) error {
 	n, err := strconv.Atoi(seconds)
+	if err != nil {
+		return err
+	}
+	q, err := strconv.ParseFloat(quantile, 64)
+	if err != nil {
+		return err
+	}
+	rate, err := strconv.Atoi(load)
 	if err != nil {
 		return err
 	}
@@ -104,6 +127,14 @@ func ask(addr, seconds string) error {
 		return err
 	}
 	defer c.Close()
+	if rate > 0 {
+		datagrams, err := net.Dial("udp", addr)
+		if err != nil {
+			return err
+		}
+		defer datagrams.Close()
+		go paced(datagrams, rate)
+	}
 	f, err := blocking(c.(*net.TCPConn))
 	if err != nil {
 		return err
@@ -126,7 +157,60 @@ func ask(addr, seconds string) error {
 		times = append(times, time.Since(began))
 	}
 	slices.Sort(times)
-	_, err = fmt.Printf("%.2f\n", float64(times[len(times)/2].Nanoseconds())/1e3)
+	_, err = fmt.Printf("%.2f\n", float64(times[int(q*float64(len(times)))].Nanoseconds())/1e3)
+	return err
+}
+
+// paced sends datagrams, some every millisecond, until the connection is closed.
+func paced(c net.Conn, rate int) {
+	b := make([]byte, requestBytes)
+	for began, sent := time.Now(), 0; ; time.Sleep(time.Millisecond) {
+		for ; sent < int(time.Since(began).Seconds()*float64(rate)); sent++ {
+			if _, err := c.Write(b); errors.Is(err, net.ErrClosed) {
+				return
+			}
+		}
+	}
+}
+
+// greet says one byte to each client, and closes the connection first: the client's kernel need not remember it.
+func greet(addr string) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	fmt.Println("listening")
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		_, _ = c.Write([]byte{1}) // else the client fails
+		c.Close()
+	}
+}
+
+// connect opens one connection after another for some seconds, and prints how many in a second.
+func connect(addr, seconds string) error {
+	n, err := strconv.Atoi(seconds)
+	if err != nil {
+		return err
+	}
+	began, opened := time.Now(), 0
+	for b := make([]byte, 1); time.Since(began) < time.Duration(n)*time.Second; opened++ {
+		c, err := net.DialTimeout("tcp", addr, 5*time.Second)
+		if err != nil {
+			return err
+		}
+		if _, err = io.ReadFull(c, b); err == nil {
+			_, err = c.Read(b) // the end
+		}
+		c.Close()
+		if !errors.Is(err, io.EOF) {
+			return fmt.Errorf("the connection did not end: %w", err)
+		}
+	}
+	_, err = fmt.Printf("%.1f\n", float64(opened)/time.Since(began).Seconds())
 	return err
 }
 

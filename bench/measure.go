@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,8 +43,17 @@ var metrics = []*metric{
 	{"TCP, 1 stream", "Gbit/s", false, gbit, tcp(1)},
 	{"TCP, 4 streams", "Gbit/s", false, gbit, tcp(4)},
 	{"UDP, 64 bytes", "received/s", false, func(v float64) string { return fmt.Sprintf("%.0f k/s", v/1e3) }, udp},
-	{"TCP request/response", "us, median", true, func(v float64) string { return fmt.Sprintf("%.1f us", v) }, requestResponse},
+	{"TCP request/response", "us, median", true, micros, requestResponse(0.5, 0)},
+	{"request/response, p99", "us", true, micros, requestResponse(0.99, 0)},
+	{"request/response, p99, loaded", "us", true, micros, requestResponse(0.99, loadRate)},
+	{"CPU at a fixed rate", "us per datagram", true, micros, fixedRate},
+	{"new TCP connections", "per second", false, perSecond, newConnections},
 }
+
+const loadRate = 20000 // datagrams of 64 bytes in a second, beside requests
+
+func micros(v float64) string    { return fmt.Sprintf("%.1f us", v) }
+func perSecond(v float64) string { return fmt.Sprintf("%.0f /s", v) }
 
 func gbit(v float64) string { return fmt.Sprintf("%.2f Gbit/s", v) }
 
@@ -96,7 +107,8 @@ func (p step) measure(ctx context.Context, o options) (sample, error) {
 	return v, err
 }
 
-// busy returns the CPU time that the whole machine has spent on work since it was booted.
+// busy returns the CPU time that the whole machine has spent on work, counted from any moment: all time but the idle. The kernel measures idle
+// time. Of the rest, it only looks at each tick who runs: work that timers begin is then often over.
 func busy() time.Duration {
 	b, err := os.ReadFile("/proc/stat")
 	if err != nil {
@@ -105,12 +117,14 @@ func busy() time.Duration {
 	line, _, _ := strings.Cut(string(b), "\n")
 	var ticks int64
 	for i, f := range strings.Fields(line)[1:] {
-		if n, err := strconv.ParseInt(f, 10, 64); err == nil && i != 3 && i != 4 && i < 7 { // all but idle, iowait, steal and guest
+		if n, err := strconv.ParseInt(f, 10, 64); err == nil && (i == 3 || i == 4 || i == 7) { // idle, iowait, steal
 			ticks += n
 		}
 	}
-	return time.Duration(ticks) * (time.Second / 100) // USER_HZ
+	return time.Since(origin)*time.Duration(runtime.NumCPU()) - time.Duration(ticks)*(time.Second/100) // USER_HZ
 }
+
+var origin = time.Now()
 
 // iperf runs one iperf3 client against a server that serves this client only.
 func iperf(ctx context.Context, s *system, d *direction, args ...string) (v iperfResult, err error) {
@@ -174,30 +188,72 @@ func udp(ctx context.Context, s *system, d *direction, o options) (sample, error
 	return sample{Value: got.Bytes / size / max(got.Seconds, 1e-9)}, err
 }
 
-// requestResponse measures the median time from a request of 64 bytes to its answer, over one connection, in microseconds.
-func requestResponse(ctx context.Context, s *system, d *direction, o options) (sample, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return sample{}, err
+// fixedRate measures the CPU time of the whole machine for each datagram of 64 bytes that arrives, in microseconds, at a rate that every
+// system can carry: 50,000 in a second.
+func fixedRate(ctx context.Context, s *system, d *direction, o options) (sample, error) {
+	const size, rate = 64, 50000
+	before := busy()
+	v, err := iperf(ctx, s, d, "-u", "-b", strconv.Itoa(8*size*rate), "-l", strconv.Itoa(size), "-t", strconv.Itoa(o.seconds))
+	spent, got := busy()-before, v.End.SumReceived.Bytes/size
+	if err == nil && got == 0 {
+		err = fmt.Errorf("no datagram arrived")
 	}
+	return sample{Value: float64(spent.Microseconds()) / max(got, 1)}, err
+}
+
+// requestResponse measures the time from a request of 64 bytes to its answer, over one connection, in microseconds: the quantile of all
+// times. Besides, load datagrams go the same way in a second.
+func requestResponse(quantile float64, load int) func(context.Context, *system, *direction, options) (sample, error) {
+	return func(ctx context.Context, s *system, d *direction, o options) (sample, error) {
+		us, err := between(ctx, s, d, "answer", "ask", net.JoinHostPort(d.address, "5201"), strconv.Itoa(o.seconds), fmt.Sprint(quantile), strconv.Itoa(load))
+		return sample{Value: us}, err
+	}
+}
+
+// newConnections measures how many TCP connections one client opens in a second, one after another. On each, the server says one byte.
+func newConnections(ctx context.Context, s *system, d *direction, o options) (sample, error) {
+	rate, err := between(ctx, s, d, "greet", "connect", net.JoinHostPort(d.address, "5201"), strconv.Itoa(o.seconds))
+	return sample{Value: rate}, err
+}
+
+// between runs the two ends of a measurement, and returns the number that the client prints.
+func between(ctx context.Context, s *system, d *direction, server string, client ...string) (float64, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	server := s.command(ctx, d.server, self, helperFlag, "answer", ":5201")
-	said, err := server.StdoutPipe()
-	if err == nil {
-		err = server.Start()
-	}
+	serving, err := s.serve(ctx, d.server, server)
 	if err != nil {
 		cancel()
-		return sample{}, err
+		return 0, err
 	}
-	defer func() { cancel(); _ = server.Wait() }()
-	if err := awaitLine(said, "listening"); err != nil {
-		return sample{}, err
-	}
-	out, err := s.command(ctx, d.client, self, helperFlag, "ask", net.JoinHostPort(d.address, "5201"), strconv.Itoa(o.seconds)).Output()
+	defer func() { cancel(); _ = serving.Wait() }()
+	return s.ask(ctx, d.client, client...)
+}
+
+// serve starts a helper in a namespace, on port 5201, and waits until it listens.
+func (s *system) serve(ctx context.Context, part, what string) (*exec.Cmd, error) {
+	self, err := os.Executable()
 	if err != nil {
-		return sample{}, fmt.Errorf("asking: %w: %s", err, stderrOf(err))
+		return nil, err
 	}
-	us, err := strconv.ParseFloat(strings.TrimSpace(string(out)), 64)
-	return sample{Value: us}, err
+	c := s.command(ctx, part, self, helperFlag, what, ":5201")
+	said, err := c.StdoutPipe()
+	if err == nil {
+		err = c.Start()
+	}
+	if err == nil {
+		err = awaitLine(said, "listening")
+	}
+	return c, err
+}
+
+// ask runs a helper in a namespace, and returns the number that it prints.
+func (s *system) ask(ctx context.Context, part string, args ...string) (float64, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return 0, err
+	}
+	out, err := s.command(ctx, part, append([]string{self, helperFlag}, args...)...).Output()
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w: %s", args[0], err, stderrOf(err))
+	}
+	return strconv.ParseFloat(strings.TrimSpace(string(out)), 64)
 }
