@@ -23,7 +23,7 @@ type options struct {
 	binary          string
 	args            []string
 	memory, micro   bool
-	hostile         bool
+	hostile, scale  bool
 	flooders        string
 	nice            int
 }
@@ -50,6 +50,7 @@ func main() {
 	flag.BoolVar(&o.memory, "memory", true, "measure memory at rest and with a million flows")
 	flag.BoolVar(&o.micro, "micro", true, "measure the cost of a frame against numbers of flows and ports")
 	flag.BoolVar(&o.hostile, "hostile", false, "measure only what a container keeps beside floods of its neighbor (hostile.go)")
+	flag.BoolVar(&o.scale, "scale", false, "measure only new connections beside many containers, flows and published ports, and how fast ports are added (scale.go)")
 	flag.StringVar(&o.flooders, "flooders", "1,4,17", "with -hostile: how many containers flood at the same time")
 	flag.IntVar(&o.nice, "nice", 0, "nice value of uvswitch; -5 in its systemd unit")
 	flag.Parse()
@@ -83,6 +84,9 @@ func run(ctx context.Context, o options) (err error) {
 	sweep()
 	if o.hostile {
 		return runHostile(ctx, o)
+	}
+	if o.scale {
+		return runScale(ctx, o)
 	}
 	report := newReport(o)
 	systems, err := start(ctx, o, report)

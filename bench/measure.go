@@ -219,7 +219,7 @@ func newConnections(ctx context.Context, s *system, d *direction, o options) (sa
 // between runs the two ends of a measurement, and returns the number that the client prints.
 func between(ctx context.Context, s *system, d *direction, server string, client ...string) (float64, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	serving, err := s.serve(ctx, d.server, server)
+	serving, err := s.serve(ctx, d.server, server, "5201")
 	if err != nil {
 		cancel()
 		return 0, err
@@ -228,13 +228,13 @@ func between(ctx context.Context, s *system, d *direction, server string, client
 	return s.ask(ctx, d.client, client...)
 }
 
-// serve starts a helper in a namespace, on port 5201, and waits until it listens.
-func (s *system) serve(ctx context.Context, part, what string) (*exec.Cmd, error) {
+// serve starts a helper in a namespace, on a port, and waits until it listens.
+func (s *system) serve(ctx context.Context, part, what, port string) (*exec.Cmd, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	c := s.command(ctx, part, self, helperFlag, what, ":5201")
+	c := s.command(ctx, part, self, helperFlag, what, ":"+port)
 	said, err := c.StdoutPipe()
 	if err == nil {
 		err = c.Start()

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/changelock"
 	"github.com/uvswitch/uvswitch/internal/dataplane"
 	"github.com/uvswitch/uvswitch/internal/fdstore"
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -63,12 +64,15 @@ type Daemon struct {
 	failure    error         // why it has ended; written before
 	stop       context.CancelFunc
 
-	changing changeLock // Lock 20: before every other lock of the daemon; see lock.go
+	changing changelock.Lock // Lock 20: before every other lock of the daemon; see lock.go
 
 	// Written with changing held.
 	closed       bool
 	built        bool                 // everything that the configuration asks for exists
 	hostUses     []usedports.Listener // ports of the host in use, as last read
+	usesRead     bool                 // in the present change
+	poolFree     int                  // ports of NAT's smaller pool
+	rulesHeld    bool                 // another published port follows in this change: see updateRulesLocked
 	lastID       frame.PortID         // assigned last: ids are reused late, so that captures do not mistake one port for another
 	nextRule     uint32
 	local        []netip.Prefix // see localLocked
@@ -148,7 +152,7 @@ func newDaemon(o Options) (*Daemon, error) {
 		o.Workers = defaultWorkers()
 	}
 	d := &Daemon{
-		opts: o, log: o.Log, started: time.Now(), ended: make(chan struct{}), changing: newChangeLock(),
+		opts: o, log: o.Log, started: time.Now(), ended: make(chan struct{}), changing: changelock.New(),
 		config: o.Config, networks: map[string]*network{}, ports: map[string]*port{}, nextRule: 1,
 	}
 	var seed [8]byte
@@ -251,8 +255,8 @@ func (d *Daemon) Ended() <-chan struct{} { return d.ended }
 func (d *Daemon) Close() error {
 	d.stop()
 	<-d.ended
-	_ = d.changing.lock("ending", false)
-	defer d.changing.unlock()
+	_ = d.changing.Lock("ending", false)
+	defer d.changing.Unlock()
 	d.closed = true
 	d.clients.Close()
 	for _, p := range d.publishes {
@@ -285,6 +289,7 @@ func (d *Daemon) State() *model.State {
 			s.Ports = append(s.Ports, p.Port)
 		}
 	}
+	s.Publishes = make([]model.Publish, 0, len(d.publishes))
 	for _, p := range d.publishes {
 		s.Publishes = append(s.Publishes, p.Publish)
 	}

@@ -3,7 +3,6 @@ package daemon
 import (
 	"fmt"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -19,61 +18,8 @@ import (
 // table, or while another lock is taken. Only a holder of changing writes these values, so a holder of changing reads them
 // without mu.
 
-// changeTimeout is how long a change waits for another one.
-const changeTimeout = 10 * time.Second
-
 // stuckAfter is the age of a change after which the switch counts as stuck.
 const stuckAfter = time.Minute
-
-// A changeLock lets one change happen at a time, and knows which.
-type changeLock struct {
-	slot   chan struct{}
-	holder atomic.Pointer[change]
-}
-
-type change struct {
-	what  string
-	since time.Time
-}
-
-func newChangeLock() changeLock { return changeLock{slot: make(chan struct{}, 1)} }
-
-// lock waits for the present change to end. If bounded, it waits for at most changeTimeout.
-func (l *changeLock) lock(what string, bounded bool) error {
-	var timeout <-chan time.Time
-	if bounded {
-		t := time.NewTimer(changeTimeout)
-		defer t.Stop()
-		timeout = t.C
-	}
-	select {
-	case l.slot <- struct{}{}:
-	case <-timeout:
-		return api.Errorf(http.StatusServiceUnavailable, "another change has been running for %s: %s; try again", l.age().Round(time.Second), l.what()).With(api.Busy)
-	}
-	l.holder.Store(&change{what, time.Now()})
-	return nil
-}
-
-func (l *changeLock) unlock() {
-	l.holder.Store(nil)
-	<-l.slot
-}
-
-// age is how long the present change has been running.
-func (l *changeLock) age() time.Duration {
-	if h := l.holder.Load(); h != nil {
-		return time.Since(h.since)
-	}
-	return 0
-}
-
-func (l *changeLock) what() string {
-	if h := l.holder.Load(); h != nil {
-		return h.what
-	}
-	return "one that has just ended"
-}
 
 var errClosing = api.Errorf(http.StatusServiceUnavailable, "the switch is stopping")
 
@@ -92,13 +38,14 @@ func (d *Daemon) follow(what string, fn func()) {
 
 //uvswitch:locks
 func (d *Daemon) changeAs(what string, bounded bool, fn func() error) error {
-	if err := d.changing.lock(what, bounded); err != nil {
+	if err := d.changing.Lock(what, bounded); err != nil {
 		return err
 	}
-	defer d.changing.unlock()
+	defer d.changing.Unlock()
 	if d.closed {
 		return errClosing
 	}
+	d.usesRead = false
 	err := fn()
 	d.storeLocked()
 	return err
@@ -107,8 +54,8 @@ func (d *Daemon) changeAs(what string, bounded bool, fn func() error) error {
 // Alive returns when every worker, the slow path and the control plane have made progress. The error names a change that is stuck. If a
 // worker or the slow path is stuck, Alive does not return.
 func (d *Daemon) Alive() error {
-	if age := d.changing.age(); age > stuckAfter {
-		return fmt.Errorf("%s has been running for %s", d.changing.what(), age.Round(time.Second))
+	if age := d.changing.Age(); age > stuckAfter {
+		return fmt.Errorf("%s has been running for %s", d.changing.What(), age.Round(time.Second))
 	}
 	d.State()
 	d.dp.Barrier()

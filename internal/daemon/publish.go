@@ -11,6 +11,7 @@ import (
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/natports"
 	"github.com/uvswitch/uvswitch/internal/relay"
 	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/internal/usedports"
@@ -44,6 +45,11 @@ func (d *Daemon) addPublishLocked(a api.PublishAdd) (model.Publish, error) {
 	if err != nil {
 		return m, err
 	}
+	return d.publishLocked(m)
+}
+
+// publishLocked opens a published port that fits the state.
+func (d *Daemon) publishLocked(m model.Publish) (_ model.Publish, err error) {
 	if m.StandsBy {
 		d.setStandbyLocked(append(slices.Clone(d.standby), m))
 		d.log.Info("a published port stands by", "host", m.HostPorts(), "port", m.Port)
@@ -54,13 +60,14 @@ func (d *Daemon) addPublishLocked(a api.PublishAdd) (model.Publish, error) {
 	}
 	m.ID = d.nextRule
 	d.nextRule++
-	p := &publish{Publish: m, port: d.ports[a.Port], count: newFamilyCounts()}
+	p := &publish{Publish: m, port: d.ports[m.Port], count: newFamilyCounts()}
 	if p.relays, err = d.openRelays(p); err != nil {
 		return m, err
 	}
 	d.mu.Lock()
 	d.publishes = append(d.publishes, p)
 	d.mu.Unlock()
+	d.poolFree -= p.Len()
 	d.updateRulesLocked()
 	d.log.Info("published", "host", p.HostPorts(), "port", p.Port, "target", p.Target, "protocol", p.Proto)
 	return m, nil
@@ -82,14 +89,19 @@ func (d *Daemon) openRelays(p *publish) (*relay.Set, error) {
 }
 
 func (d *Daemon) deletePublishLocked(name string) error {
-	gone := d.takePublishesLocked(func(p *publish) bool { return p.IsNamed(name) })
+	return d.unpublishLocked(name, func(p *model.Publish) bool { return p.IsNamed(name) })
+}
+
+func (d *Daemon) unpublishLocked(name string, which func(*model.Publish) bool) error {
+	gone := d.takePublishesLocked(func(p *publish) bool { return which(&p.Publish) })
 	if len(gone) == 0 {
 		return model.NotPublished(name)
 	}
 	for _, p := range gone {
 		p.relays.Close()
+		d.usesRead = false
 	}
-	d.setStandbyLocked(slices.DeleteFunc(slices.Clone(d.standby), func(p model.Publish) bool { return p.IsNamed(name) }))
+	d.setStandbyLocked(slices.DeleteFunc(slices.Clone(d.standby), func(p model.Publish) bool { return which(&p) }))
 	d.updateRulesLocked()
 	return nil
 }
@@ -118,7 +130,7 @@ func (d *Daemon) standInLocked(gone []*publish, removed string) {
 
 // takePublishesLocked removes published ports from the list, and returns them.
 func (d *Daemon) takePublishesLocked(which func(*publish) bool) (gone []*publish) {
-	var kept []*publish
+	kept := make([]*publish, 0, len(d.publishes))
 	for _, p := range d.publishes {
 		if which(p) {
 			gone = append(gone, p)
@@ -134,13 +146,15 @@ func (d *Daemon) takePublishesLocked(which func(*publish) bool) (gone []*publish
 
 // checkHostPortsLocked says what on the host stands in the way of a published port.
 func (d *Daemon) checkHostPortsLocked(p *model.Publish) error {
-	if pool := d.poolsLocked(p); d.up != nil && (pool[0].Len() == 0 || pool[1].Len() == 0) {
-		return api.Errorf(http.StatusConflict, "this would leave no port for the containers' own connections; widen --nat-ports, or publish fewer ports")
+	if d.poolFree <= p.Len() { // else there is room
+		if err := d.checkPoolsLocked(p); err != nil {
+			return err
+		}
 	}
 	if at := p.HostAddr; d.usesBPF() && !at.IsUnspecified() && !at.IsLoopback() && d.dp.NAT.UseAddr(at) == frame.TooManySources {
 		return api.Errorf(http.StatusConflict, "flows leave by %d addresses of the host already, and no more can be used at a time; publish the port on every address: leave %s out", nat.MaxAddrs, p.HostAddr)
 	}
-	list, err := usedports.List()
+	list, err := d.usedPortsLocked()
 	if err != nil {
 		return err
 	}
@@ -152,13 +166,35 @@ func (d *Daemon) checkHostPortsLocked(p *model.Publish) error {
 	return nil
 }
 
-// updateRulesLocked passes networks, published ports and NAT's ports to NAT and the uplink. Without a change, it has no effect.
+// checkPoolsLocked says when more published ports would leave no port to NAT.
+func (d *Daemon) checkPoolsLocked(more ...*model.Publish) error {
+	if pool := d.poolsLocked(more...); d.up != nil && (pool[0].Len() == 0 || pool[1].Len() == 0) {
+		return api.Errorf(http.StatusConflict, "this would leave no port for the containers' own connections; widen --nat-ports, or publish fewer ports")
+	}
+	return nil
+}
+
+// usedPortsLocked are the ports of the host in use. They are read once in each change, and again after the switch has closed some itself.
+func (d *Daemon) usedPortsLocked() ([]usedports.Listener, error) {
+	if !d.usesRead {
+		list, err := usedports.List()
+		if err != nil {
+			return d.hostUses, err
+		}
+		d.hostUses, d.usesRead = list, true
+	}
+	return d.hostUses, nil
+}
+
+// updateRulesLocked passes networks, published ports and NAT's ports to NAT and the uplink. Without a change, it has no effect. Among many
+// published ports that come or go, only the last one has an effect.
 func (d *Daemon) updateRulesLocked() {
-	if d.closed {
+	if d.closed || d.rulesHeld {
 		return
 	}
 	d.followLocalLocked()
 	pools := d.poolsLocked()
+	d.poolFree = min(pools[0].Len(), pools[1].Len())
 	r := nat.Rules{Pool: pools, Local: d.local, Ephemeral: usedports.Ephemeral()}
 	if d.external.IsValid() {
 		r.Own = append(r.Own, frame.AddrFrom(d.external))
@@ -284,43 +320,16 @@ func note[A frame.Address](published uplink.Published[A], x *nat.PublishOf[A]) {
 	published[x.HostAddr][x.Proto].AddRange(x.Lo, x.Hi)
 }
 
-// poolsLocked are the ports of the host's addresses that NAT may use: the configured ranges without ports that the host listens on, or
-// that are published. more has ports that are about to be published. The pools are for TCP, and for UDP and SCTP. A port that the
-// host's kernel picks for a connection of its own may be a container's, too: both are known by their remote ends.
+// poolsLocked are the ports of the host's addresses that NAT may use. more has ports that are about to be published.
 func (d *Daemon) poolsLocked(more ...*model.Publish) [2]*nat.PortSet {
-	ranges, _ := model.ParsePortRanges(d.config.Uplink.Ports)
-	list, err := usedports.List()
+	used, err := d.usedPortsLocked()
 	if err != nil {
 		d.log.Error("cannot read which ports the host uses; NAT still leaves out those that it knew before", "error", err)
-		list = d.hostUses
 	}
-	d.hostUses = list
-	published := slices.Clone(more)
 	for _, p := range d.publishes {
-		published = append(published, &p.Publish)
+		more = append(more, &p.Publish)
 	}
-	var out [2]*nat.PortSet
-	for i, proto := range []string{"tcp", "udp"} {
-		s := nat.NewPortSet()
-		for _, r := range ranges {
-			s.AddRange(r[0], r[1])
-		}
-		if d.config.Uplink.Ports == model.DefaultNATPorts {
-			s.AddRange(1, 1023) // only for flows that have a privileged port inside (RFC 4787, REQ-3a)
-		}
-		for _, l := range list {
-			if l.Proto == proto && !l.Addr.IsLoopback() {
-				s.Release(l.Port)
-			}
-		}
-		for _, p := range published {
-			if p.Proto == proto || p.Proto == "sctp" && proto == "udp" { // they share a pool
-				s.RemoveRange(p.Lo, p.Hi)
-			}
-		}
-		out[i] = s
-	}
-	return out
+	return natports.Pools(d.config.Uplink.Ports, used, more)
 }
 
 // hostProtocolsLocked are the IP protocols without ports that the host itself uses, by tunnels, IPsec or raw sockets.

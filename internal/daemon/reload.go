@@ -61,6 +61,7 @@ func (d *Daemon) adoptConfigLocked(c model.Config) {
 
 // checkHostLocked looks at the host for what would make a step fail.
 func (d *Daemon) checkHostLocked(steps []plan.Step, have *model.State) error {
+	var published []*model.Publish
 	for _, s := range steps {
 		var err error
 		switch a := s.Do.(type) {
@@ -72,6 +73,7 @@ func (d *Daemon) checkHostLocked(steps []plan.Step, have *model.State) error {
 			ours := slices.ContainsFunc(have.Publishes, func(x model.Publish) bool {
 				return x.Proto == a.Publish.Proto && x.Lo <= a.Publish.Hi && a.Publish.Lo <= x.Hi
 			})
+			published = append(published, &a.Publish)
 			if ours { // its ports are bound by the switch itself
 				continue
 			}
@@ -82,6 +84,9 @@ func (d *Daemon) checkHostLocked(steps []plan.Step, have *model.State) error {
 		if err != nil {
 			return err
 		}
+	}
+	if len(published) > 0 {
+		return d.checkPoolsLocked(published...)
 	}
 	return nil
 }
@@ -103,8 +108,13 @@ func checkPlace(a api.PortAdd) error {
 
 // applyAllLocked carries out every step, or none.
 func (d *Daemon) applyAllLocked(steps []plan.Step) error {
+	var next plan.Action
 	for i, s := range steps {
-		if err := d.applyLocked(s.Do); err != nil {
+		if next = nil; i+1 < len(steps) {
+			next = steps[i+1].Do
+		}
+		if err := d.applyBeforeLocked(s.Do, next); err != nil {
+			d.updateRulesLocked()
 			return api.Errorf(http.StatusConflict, "%s: %v; %s", s, err, d.undoLocked(steps[:i]))
 		}
 	}
@@ -114,10 +124,14 @@ func (d *Daemon) applyAllLocked(steps []plan.Step) error {
 // undoLocked undoes steps, the last first, and says how that went.
 func (d *Daemon) undoLocked(steps []plan.Step) string {
 	var failed []string
-	for _, s := range slices.Backward(steps) {
+	for i, s := range slices.Backward(steps) {
 		var errs error
-		for _, a := range s.Undo {
-			if err := d.applyLocked(a); err != nil && !(plan.Takes(a) && model.IsNotFound(err)) {
+		for j, a := range s.Undo {
+			var next plan.Action
+			if j+1 == len(s.Undo) && i > 0 && len(steps[i-1].Undo) > 0 {
+				next = steps[i-1].Undo[0]
+			}
+			if err := d.applyBeforeLocked(a, next); err != nil && !(plan.Takes(a) && model.IsNotFound(err)) {
 				errs = errors.Join(errs, err)
 			}
 		}
@@ -133,6 +147,14 @@ func (d *Daemon) undoLocked(steps []plan.Step) string {
 		return "rolled back; recreated objects lost their flows"
 	}
 	return "nothing was changed"
+}
+
+// applyBeforeLocked carries out one action before the next one, if there is one. The rules of NAT can wait for the last of several published
+// ports.
+func (d *Daemon) applyBeforeLocked(a, next plan.Action) error {
+	d.rulesHeld = plan.Publishes(a) && next != nil && plan.Publishes(next)
+	defer func() { d.rulesHeld = false }()
+	return d.applyLocked(a)
 }
 
 // applyLocked carries out one action.
@@ -151,9 +173,9 @@ func (d *Daemon) applyLocked(a plan.Action) (err error) {
 	case plan.RemovePort:
 		return d.deletePortLocked(a.Name)
 	case plan.AddPublish:
-		_, err = d.addPublishLocked(a.Publish.Spec)
+		_, err = d.publishLocked(a.Publish) // the plan has checked it
 	case plan.RemovePublish:
-		return d.deletePublishLocked(a.Publish.HostPorts() + "/" + a.Publish.Proto)
+		return d.unpublishLocked(a.Publish.HostPorts()+"/"+a.Publish.Proto, a.Publish.SameHostPorts)
 	case plan.AddRoute:
 		return d.addRouteLocked(a.Route.Spec())
 	case plan.RemoveRoute:

@@ -150,13 +150,24 @@ func (d *Daemon) restoreNetworkLocked(s fdstore.State, name string) error {
 // restorePublishesLocked publishes what was published of the ports that exist again.
 func (d *Daemon) restorePublishesLocked(s fdstore.State) {
 	have := d.State()
+	known := model.PublishSetOf(have.Publishes) // the configuration may have some, too
+	d.rulesHeld = true
 	for _, a := range s.Publish {
 		p, err := model.ParsePublish(a)
-		if err != nil || d.ports[a.Port] == nil || p.In(have.Publishes) { // the configuration may have it, too
+		if err != nil || d.ports[a.Port] == nil || known.Has(&p) {
 			continue
 		}
-		if _, err := d.addPublishLocked(a); err != nil {
+		if p, err = have.NewPublish(a); err == nil {
+			p, err = d.publishLocked(p)
+		}
+		if err != nil {
 			d.log.Error("cannot restore a published port", "port", a.Port, "publish", a.Spec, "error", err)
+			continue
+		}
+		if !p.StandsBy {
+			have.Publishes = append(have.Publishes, p)
 		}
 	}
+	d.rulesHeld = false
+	d.updateRulesLocked()
 }

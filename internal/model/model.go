@@ -447,8 +447,11 @@ func (s *State) addPublishes(list []api.PublishAdd, have *State) error {
 	if have == nil {
 		return nil
 	}
+	named := PublishSet{}
+	named.add(have.Config.Publishes)
+	named.add(list)
 	for _, p := range have.Publishes {
-		if s.Port(p.Port) == nil || p.in(have.Config.Publishes) || p.in(list) {
+		if s.Port(p.Port) == nil || named.Has(&p) {
 			continue
 		}
 		again, err := s.NewPublish(p.Spec)

@@ -3,7 +3,6 @@ package model
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -66,29 +65,54 @@ func (p *Publish) IsNamed(name string) bool {
 	return false
 }
 
+// SameHostPorts reports whether two published ports have the same host side.
+func (p *Publish) SameHostPorts(q *Publish) bool {
+	sameAddr := p.HostAddr == q.HostAddr || p.HostAddr.IsUnspecified() && q.HostAddr.IsUnspecified()
+	return p.Proto == q.Proto && p.Lo == q.Lo && p.Hi == q.Hi && sameAddr
+}
+
 // Overlaps reports whether two published ports share a port of the host.
 func (p *Publish) Overlaps(q *Publish) bool {
 	sameAddr := p.HostAddr == q.HostAddr || p.HostAddr.IsUnspecified() || q.HostAddr.IsUnspecified()
 	return p.Proto == q.Proto && p.Lo <= q.Hi && q.Lo <= p.Hi && sameAddr
 }
 
-// Same reports whether two published ports do the same, however they were written.
-func (p *Publish) Same(q *Publish) bool {
-	return p.HostAddr == q.HostAddr && p.Lo == q.Lo && p.Hi == q.Hi && p.Proto == q.Proto && p.Target == q.Target && p.Port == q.Port &&
-		slices.Equal(p.From, q.From)
+// A PublishSet has published ports by what they do, however they were written.
+type PublishSet map[publishKey]bool
+
+type publishKey struct {
+	host   netip.Addr
+	lo, hi uint16
+	proto  string
+	port   string
+	target uint16
+	from   string
 }
 
-// In reports whether a list has the same published port.
-func (p *Publish) In(list []Publish) bool {
-	return slices.ContainsFunc(list, func(q Publish) bool { return p.Same(&q) })
+func (p *Publish) key() publishKey {
+	return publishKey{p.HostAddr, p.Lo, p.Hi, p.Proto, p.Port, p.Target, fmt.Sprint(p.From)}
 }
 
-func (p *Publish) in(list []api.PublishAdd) bool {
-	return slices.ContainsFunc(list, func(a api.PublishAdd) bool {
-		q, err := ParsePublish(a)
-		return err == nil && p.Same(&q)
-	})
+// PublishSetOf returns the set of a list.
+func PublishSetOf(list []Publish) PublishSet {
+	s := PublishSet{}
+	for i := range list {
+		s[list[i].key()] = true
+	}
+	return s
 }
+
+// add adds what was asked for. What cannot be read is left out.
+func (s PublishSet) add(list []api.PublishAdd) {
+	for _, a := range list {
+		if p, err := ParsePublish(a); err == nil {
+			s[p.key()] = true
+		}
+	}
+}
+
+// Has reports whether the set has a published port that does the same.
+func (s PublishSet) Has(p *Publish) bool { return s[p.key()] }
 
 func (p *Publish) String() string { return fmt.Sprintf("%s to %s", p.Spec.Spec, p.Port) }
 
@@ -184,11 +208,12 @@ func (s *State) NewPublish(a api.PublishAdd) (Publish, error) {
 	}
 	for i := range s.Publishes {
 		q := &s.Publishes[i]
-		if holder := s.Port(q.Port); q.Overlaps(&p) && q.HostPorts() == p.HostPorts() && holder != nil && holder.IsSibling(port) {
-			p.StandsBy = true
+		if !q.Overlaps(&p) {
 			continue
 		}
-		if q.Overlaps(&p) {
+		if holder := s.Port(q.Port); q.HostPorts() == p.HostPorts() && holder != nil && holder.IsSibling(port) {
+			p.StandsBy = true
+		} else {
 			return p, conflict("port %s/%s of the host is already published, to port %q; remove that first: `uvswitch publish del %s/%s`", q.HostPorts(), q.Proto, q.Port, q.HostPorts(), q.Proto)
 		}
 	}

@@ -115,8 +115,9 @@ func (d *differ) wantedPorts() (out []*model.Port) {
 }
 
 func (d *differ) remove() {
+	want := model.PublishSetOf(d.want.Publishes)
 	for _, p := range d.have.Publishes {
-		if !p.In(d.want.Publishes) || d.recreated[object{port, p.Port}] {
+		if !want.Has(&p) || d.recreated[object{port, p.Port}] {
 			d.step(RemovePublish{p}, AddPublish{p})
 		}
 	}
@@ -205,8 +206,9 @@ func (d *differ) add() {
 	for _, p := range d.comingPorts {
 		d.step(AddPort{d.comingSpec(p)}, RemovePort{p.Name})
 	}
+	have := model.PublishSetOf(d.have.Publishes)
 	for _, p := range d.want.Publishes {
-		if !p.In(d.have.Publishes) || d.recreated[object{port, p.Port}] {
+		if !have.Has(&p) || d.recreated[object{port, p.Port}] {
 			d.step(AddPublish{p}, RemovePublish{p})
 		}
 	}

@@ -37,6 +37,15 @@ func Takes(a Action) bool {
 	return false
 }
 
+// Publishes reports whether the action only adds or removes a published port.
+func Publishes(a Action) bool {
+	switch a.(type) {
+	case AddPublish, RemovePublish:
+		return true
+	}
+	return false
+}
+
 // An Action changes one thing. Its text is for people.
 type Action interface{ fmt.Stringer }
 

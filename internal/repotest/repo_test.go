@@ -62,6 +62,8 @@ var imports = map[string][]string{
 	"internal/tapmaker":    {"cmd/uvswitch/api", "internal/frame", "internal/link", "internal/netns", "tap", "golang.org/x/sys"},
 	"internal/ndproxy":     {"internal/bpf", "internal/frame", "router", "github.com/cilium/ebpf", "github.com/mdlayher/packet", "golang.org/x/net", "golang.org/x/sys"},
 	"internal/usedports":   {},
+	"internal/natports":    {"internal/model", "internal/usedports", "nat"},
+	"internal/changelock":  {"cmd/uvswitch/api"},
 	"internal/rights":      {"golang.org/x/sys"},
 	"internal/hugepages":   {"golang.org/x/sys"},
 	"internal/sandbox":     {"internal/rights", "github.com/elastic/go-seccomp-bpf", "github.com/landlock-lsm/go-landlock", "golang.org/x/net", "golang.org/x/sys", "kernel.org/pub/linux/libs/security/libcap/psx"},
@@ -77,7 +79,7 @@ var imports = map[string][]string{
 	"internal/plan":    {"cmd/uvswitch/api", "internal/model", "nat", "router"},
 	"internal/config":  {"cmd/uvswitch/api", "internal/frame", "internal/model", "nat", "router", "github.com/goccy/go-yaml"},
 	"internal/explain": {"cmd/uvswitch/api", "internal/dataplane", "internal/frame", "internal/model", "router", "switch", "github.com/google/gopacket"},
-	"internal/daemon": {"cmd/uvswitch/api", "internal/dataplane", "internal/fdstore", "internal/frame", "internal/hostclients", "internal/hugepages", "internal/usedports", "internal/link", "internal/model", "internal/ndproxy", "internal/netns",
+	"internal/daemon": {"cmd/uvswitch/api", "internal/changelock", "internal/natports", "internal/dataplane", "internal/fdstore", "internal/frame", "internal/hostclients", "internal/hugepages", "internal/usedports", "internal/link", "internal/model", "internal/ndproxy", "internal/netns",
 		"internal/plan", "internal/relay", "internal/rights", "internal/tapmaker", "internal/uplink", "nat", "router", "switch", "tap", "tap/vm", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 	"internal/web": {},
 	"internal/apiserver": {"cmd/uvswitch/api", "internal/capture", "internal/config", "internal/daemon", "internal/dataplane", "internal/explain", "internal/filter", "internal/frame",
@@ -439,7 +441,7 @@ func TestLockOrder(t *testing.T) {
 					return true
 				}
 				for _, field := range s.Fields.List {
-					if text := types.ExprString(field.Type); !strings.Contains(text, "sync.Mutex") && !strings.Contains(text, "sync.RWMutex") && text != "changeLock" {
+					if text := types.ExprString(field.Type); !strings.Contains(text, "sync.Mutex") && !strings.Contains(text, "sync.RWMutex") && text != "changelock.Lock" {
 						continue
 					}
 					if m := lockRank.FindStringSubmatch(field.Comment.Text() + field.Doc.Text()); m == nil {
@@ -456,7 +458,7 @@ func TestLockOrder(t *testing.T) {
 
 // TestSizes: a package is a room, not a hall; a line can be read without scrolling.
 func TestSizes(t *testing.T) {
-	largest := map[string]int{"nat": 4900, "internal/frame": 2900, "router": 2900, "internal/daemon": 2900, "internal/dataplane": 2400, "internal/uplink": 3500, "internal/cli": 3000, "internal/apiserver": 2300, "tap": 2500} // one concern each: see docs/adr/0007-package-sizes.md
+	largest := map[string]int{"nat": 4900, "internal/frame": 2900, "router": 2900, "internal/daemon": 2900, "internal/dataplane": 2400, "internal/uplink": 3500, "internal/cli": 3000, "internal/apiserver": 2300, "tap": 2500, "bench": 2600} // one concern each: see docs/adr/0007-package-sizes.md
 	for _, p := range load(t) {
 		name, lines := strings.TrimPrefix(p.PkgPath, module+"/"), 0
 		for _, file := range p.GoFiles {
