@@ -50,6 +50,9 @@ func (v *view) port(p *model.Port, st daemon.PortStatus) api.Port {
 	}
 	if p.Addr6.IsValid() {
 		out.Addresses = append(out.Addresses, p.Addr6.String())
+		if a, ok := v.NetworkOf(p.Addr6.Addr()).OutsideOf(p.Addr6.Addr()); ok && a != p.Addr6.Addr() {
+			out.Outside6 = a.String()
+		}
 	}
 	return out
 }
@@ -109,7 +112,10 @@ func (v *view) way(r *http.Request) (any, error) {
 			x.Type, x.MTU = w.Code.String(), 0
 			return x, nil
 		}
-		if x.Src = w.Source.String(); src.Is6() {
+		if w.Source.IsValid() { // else only packets that keep their source leave
+			x.Src = w.Source.String()
+		}
+		if src.Is6() {
 			if own, ok := v.NetworkOf(src).OutsideOf(src); ok {
 				x.Src = own.String() // it keeps its address, or has one of another prefix
 			}
@@ -315,18 +321,20 @@ func (v *view) natRules() []api.NATRule {
 			if own, ok := v.NetworkOf(target).OutsideOf(target); ok && p.HostAddr.IsUnspecified() { // the port is open at the container's own address, too
 				there := model.Publish{Lo: p.Target, Hi: p.Target + (p.Hi - p.Lo)}
 				x.Destination = there.HostPortsOf(own)
-				out = append(out, x)
+				if !slices.ContainsFunc(out, func(y api.NATRule) bool { return y.Destination == x.Destination && y.Protocol == x.Protocol }) {
+					out = append(out, x)
+				}
 			}
 		}
 	}
-	_, _, hasUplink := v.d.Uplink()
+	_, kind, hasUplink := v.d.Uplink()
 	for _, n := range v.Networks {
-		if n.Internal || !hasUplink {
+		if n.Internal || !hasUplink || kind == uplink.Host { // with kind host, the host's stack translates
 			continue
 		}
 		counts := v.d.MasqueradeCounts(n.Name)
 		for family, p := range [2]netip.Prefix{n.Prefix, n.Prefix6} {
-			if !p.IsValid() || family == 1 && !external[1].IsValid() {
+			if !p.IsValid() || family == 1 && !external[1].IsValid() && !n.Outside6.IsValid() {
 				continue
 			}
 			target, to := n.NATTarget(family == 1, external[family])

@@ -17,7 +17,7 @@ func (a *app) configCommand() *cobra.Command {
 	check := &cobra.Command{Use: "check FILE", Short: "Check a configuration file", Args: cobra.ExactArgs(1),
 		Long: "Read FILE and check everything in it that does not depend on the host: keys, names, subnets, addresses, published ports.\nThe command needs no running switch.",
 		RunE: func(c *cobra.Command, args []string) error {
-			conf, err := config.Source{Path: args[0]}.Start()
+			conf, err := config.Source{Path: args[0], ULA: model.ULA("", "")}.Start() // any prefix: the real one is the host's
 			if err == nil {
 				err = model.Check(conf)
 			}

@@ -134,6 +134,9 @@ func printPort(w io.Writer, p api.Port) {
 	}
 	row(w, "mac", p.MAC)
 	row(w, "addresses", strings.Join(p.Addresses, ","))
+	if p.Outside6 != "" {
+		row(w, "outside", p.Outside6)
+	}
 	row(w, "mtu", p.MTU)
 	row(w, "state", p.State)
 	row(w, "offload", p.Offload)

@@ -101,6 +101,9 @@ func parse(stdin []byte) (*conf, error) {
 			c.Network = c.Name
 		}
 	}
+	if c.Subnet == "" && c.Subnet6 != "" {
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, "subnet6 needs subnet", "a network has an IPv4 subnet, and may have an IPv6 subnet besides: set the key subnet, too, or leave subnet6 out")
+	}
 	return c, nil
 }
 

@@ -130,12 +130,17 @@ func (d *Daemon) Routes6(n *model.Network) (to []netip.Prefix) {
 	if d.config.ULA.IsValid() {
 		to = append(to, d.config.ULA)
 	}
-	up, _ := d.dp.Router.Interface(frame.NoNet)
-	own, _ := d.dp.Router.Interface(n.ID)
-	if own.LeadsOut6(&up) || n.Spec.RA == model.RAOff { // router advertisements tell of it later, if there are any
+	if d.leadsOut6(n) || n.Spec.RA == model.RAOff { // router advertisements tell of it later, if there are any
 		to = append(to, model.Everywhere6)
 	}
 	return to
+}
+
+// leadsOut6 reports whether IPv6 packets of a network leave by the uplink now.
+func (d *Daemon) leadsOut6(n *model.Network) bool {
+	up, _ := d.dp.Router.Interface(frame.NoNet)
+	own, _ := d.dp.Router.Interface(n.ID)
+	return own.LeadsOut6(&up)
 }
 
 // changeNetworkLocked gives a network other settings. Its subnet and gateway stay; its ports keep their MTU.

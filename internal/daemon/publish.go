@@ -236,7 +236,7 @@ func (d *Daemon) updateRulesLocked() {
 			r.Publish = append(r.Publish, x)
 			note(published, x)
 		}
-		if x := ruleOf[frame.Addr6](p, p.port.Addr6, p.count[1]); x != nil {
+		if x := ruleOf[frame.Addr6](p, p.port.Addr6, p.count[1]); x != nil && d.leadsOut6(&p.port.net.Network) { // else the container has no route for its answers: the relay serves
 			r.Six.Publish = append(r.Six.Publish, x)
 			note(published6, x)
 			if a, ok := p.port.net.OutsideOf(p.port.Addr6.Addr()); ok && p.HostAddr.IsUnspecified() { // the container's port is open there, too

@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -55,7 +54,7 @@ type Exam struct {
 	ports  []api.Port
 	found  []Finding
 
-	viaHost bool // there is a route through the host
+	viaHost [2]bool // there is a route through the host: of IPv4, of IPv6
 }
 
 func (e *Exam) add(check string, l Level, remedy, format string, args ...any) {
@@ -123,7 +122,11 @@ func (e *Exam) theSwitch(ctx context.Context) {
 	_ = e.Client.Do(ctx, "GET", "/ports", nil, &e.ports) // the switch has just answered
 	var routes []api.Route
 	_ = e.Client.Do(ctx, "GET", "/routes", nil, &routes)
-	e.viaHost = slices.ContainsFunc(routes, func(r api.Route) bool { return r.Gateway == model.ViaHost })
+	for _, r := range routes {
+		if dst, err := netip.ParsePrefix(r.Dst); err == nil && r.Gateway == model.ViaHost {
+			e.viaHost[dst.Addr().BitLen()/128] = true
+		}
+	}
 	e.add("switch", OK, "", "%s, pid %d, %d ports", s.Version, s.PID, s.Ports)
 	if s.Uplink.Kind != "none" && s.Uplink.State != "up" {
 		e.add("switch", Fail, "give the host a default route, or bring the uplink's device up and give it an address", "the uplink is down: %s", s.Uplink.Why)
@@ -211,7 +214,7 @@ func (e *Exam) uplinkDevice() {
 		return
 	}
 	sound := len(e.found)
-	if e.status != nil && (e.status.Uplink.Kind == model.ViaHost || e.viaHost) {
+	if e.status != nil && (e.status.Uplink.Kind == model.ViaHost || e.viaHost[0]) {
 		if !hostForwards() {
 			e.add("uplink", Warn, "sysctl -w net.ipv4.ip_forward=1", "packets leave through the host's stack, but the host forwards no answers: net.ipv4.ip_forward is 0")
 		}
@@ -291,7 +294,7 @@ func (e *Exam) portRange() {
 	}
 	e.add("ports", OK, "", "NAT has %d ports for each protocol at each address of the host", total)
 	for _, l := range list {
-		if owner := l.Owner(); inside(l.Port) && !strings.Contains(owner, "uvswitch") {
+		if owner := l.Owner(); inside(l.Port) && !strings.Contains(owner, "uvswitch") && !(e.status != nil && strings.HasPrefix(owner, fmt.Sprintf("pid %d ", e.status.PID))) {
 			e.add("ports", Note, "nothing to do: NAT does not use this port", "port %d/%s is in the range for NAT, but is in use by %s", l.Port, l.Proto, owner)
 		}
 	}
@@ -443,7 +446,7 @@ func (e *Exam) firewall() {
 			switch {
 			case e.status != nil && e.status.Uplink.Kind == string(uplink.TAP):
 				dev = e.Name + "-up"
-			case e.status != nil && e.status.Uplink.Kind == model.ViaHost, e.viaHost:
+			case e.status != nil && e.status.Uplink.Kind == model.ViaHost, e.viaHost[0], e.viaHost[1]:
 				dev = e.Name + "0"
 			}
 			if dev == "" {

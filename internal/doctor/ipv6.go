@@ -53,12 +53,12 @@ func (e *Exam) ipv6() {
 			out, byRA, best = l, int(r.Protocol) == unix.RTPROT_RA, r.Priority
 		}
 	}
+	e.throughHost6()
 	if out == nil {
 		e.add("ipv6", Note, "for IPv6, give the host an IPv6 default route", "the host has no IPv6 default route: containers reach the outside by IPv4 only, and hear so at once")
 		return
 	}
 	name := out.Attrs().Name
-	e.throughHost6()
 	sound := len(e.found)
 	if byRA && sysctl6(name, "forwarding") == 1 && sysctl6(name, "accept_ra") != 2 {
 		e.add("ipv6", Warn, "sysctl -w net.ipv6.conf."+name+".accept_ra=2", "the IPv6 default route came by a router advertisement, and %s forwards: the kernel takes no other advertisement, so the route will go", name)
@@ -83,7 +83,7 @@ func (e *Exam) ipv6() {
 	case global == 0:
 		e.add("ipv6", Note, "give it an IPv6 address of global scope", "%s has no IPv6 address but its link-local one: packets leave with an address of another device, or not at all", name)
 	}
-	if len(e.found) == sound {
+	if len(e.found) == sound && (e.status == nil || e.status.Uplink.State6 == "up") {
 		e.add("ipv6", OK, "", "IPv6 leads out by %s", name)
 	}
 }
@@ -93,11 +93,13 @@ func (e *Exam) throughHost6() {
 	if e.status == nil {
 		return
 	}
-	from := ""
-	switch e.status.Uplink.Kind {
-	case model.ViaHost:
+	from, unless := "", ""
+	switch kind := e.status.Uplink.Kind; {
+	case kind == string(uplink.TAP):
+		from = e.status.Uplink.Address6
+	case kind == model.ViaHost || e.viaHost[1]:
 		from = e.subnetsOf(func(n api.Network) string {
-			if n.NAT6 != model.Masquerade {
+			if kind == model.ViaHost && n.NAT6 != model.Masquerade {
 				return ""
 			}
 			return n.Subnet6
@@ -106,8 +108,9 @@ func (e *Exam) throughHost6() {
 			break
 		}
 		from += " ! -o " + e.Name + "0"
-	case string(uplink.TAP):
-		from = e.status.Uplink.Address6
+		if kind == model.ViaHost {
+			unless = ", unless machines outside have a route to the containers' addresses"
+		}
 	default:
 		return
 	}
@@ -117,7 +120,7 @@ func (e *Exam) throughHost6() {
 	if from == "" {
 		return
 	}
-	e.add("ipv6", Note, fmt.Sprintf("if a rule for this is missing: `ip6tables -t nat -A POSTROUTING -s %s -j MASQUERADE`", from), "the host must masquerade the IPv6 packets of containers, unless machines outside have a route to the containers' addresses")
+	e.add("ipv6", Note, fmt.Sprintf("if a rule for this is missing: `ip6tables -t nat -A POSTROUTING -s %s -j MASQUERADE`", from), "the host must masquerade the IPv6 packets of containers%s", unless)
 }
 
 // subnetsOf lists one thing of each network that is not internal, as iptables reads it.

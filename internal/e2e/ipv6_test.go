@@ -293,7 +293,28 @@ func TestIPv6ThroughTheHost(t *testing.T) {
 				said, err := b.TrySh("web", "ping -6 -c 1 -W 1 "+out6)
 				return err != nil && strings.Contains(said, "nreachable")
 			})
+			contains(t, b.Sh("out", "curl -sf -m 5 'http://["+host6+"]:8080/'"), "this is web") // by the relay
 			b.Balanced()
 		})
 	}
+}
+
+// TestPublishedWithoutWayOut: a host has IPv6 on its link and no way out. A published port serves its neighbors: by the relay, since the
+// container has no route for its answers. With a way out, the container sees the client.
+func TestPublishedWithoutWayOut(t *testing.T) {
+	b := newWithIPv6(t)
+	Need(t, "curl")
+	b.Sh("host", "ip addr add "+host6+"/64 dev eth0 nodad")
+	b.Start()
+	containers(b)
+	b.Web("web")
+	b.CLI("publish", "add", "8080:80", "--port", "web")
+	get := "curl -sf -m 5 'http://[" + host6 + "]:8080/'"
+	contains(t, b.Sh("out", get), "this is web; you are "+addr6(b, "host"))
+	b.Sh("host", "ip -6 route add default via "+out6)
+	b.Eventually("the container sees the client", func() bool {
+		said, _ := b.TrySh("out", get)
+		return strings.Contains(said, "you are "+out6)
+	})
+	b.Balanced()
 }

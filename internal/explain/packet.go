@@ -76,7 +76,7 @@ func parseSpec(s string) (spec, error) {
 		}
 	}
 	six := p.dst.Addr().Is6()
-	if p.proto == "icmp" && six {
+	if (p.proto == "icmp" || p.proto == "icmp6") && six {
 		p.proto = "icmpv6"
 	}
 	number, _ := frame.ProtoNumber(p.proto)

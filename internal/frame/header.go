@@ -232,8 +232,11 @@ func TransportLen(proto uint8) uint16 {
 // ProtoName is conntrack's name of an IP protocol; one without a name is "proto-N".
 func ProtoName(p uint8) string { return cmp.Or(protoNames[p], "proto-"+strconv.Itoa(int(p))) }
 
-// ProtoNumber is the reverse of ProtoName.
+// ProtoNumber is the reverse of ProtoName. It knows icmp6, as tcpdump writes, too.
 func ProtoNumber(name string) (uint8, bool) {
+	if name == "icmp6" {
+		name = "icmpv6"
+	}
 	for p, n := range protoNames {
 		if n == name {
 			return p, true

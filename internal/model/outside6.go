@@ -74,7 +74,11 @@ func (s *State) checkIPv6Settings(n *Network, a *api.NetworkAdd) (err error) {
 	prefix, isNPT := strings.CutPrefix(a.NAT6, NPT)
 	switch {
 	case kind == KindTAP && a.NAT6 != Masquerade:
-		return bad("--nat6 %s needs an uplink of kind tcx, clsact or host; with kind tap, the host masquerades", a.NAT6)
+		needs := "tcx, clsact or host"
+		if isNPT {
+			needs = "tcx or clsact"
+		}
+		return bad("--nat6 %s needs an uplink of kind %s; with kind tap, the host masquerades", a.NAT6, needs)
 	case kind == ViaHost && isNPT:
 		return bad("--nat6 %s needs an uplink of kind tcx or clsact; with kind host, the host translates (`ip6tables -t mangle`, targets SNPT and DNPT)", a.NAT6)
 	case a.NAT6 == Masquerade:
@@ -98,7 +102,9 @@ func (s *State) checkIPv6Settings(n *Network, a *api.NetworkAdd) (err error) {
 	case "":
 		a.In6 = Replies
 	case Any:
-		if n.Open6 = true; !n.Outside6.IsValid() {
+		if n.Open6 = true; kind == KindTAP {
+			return bad("--in6 any needs an uplink of kind tcx, clsact or host; with kind tap, the host masquerades, and nobody outside can name a container's address")
+		} else if !n.Outside6.IsValid() {
 			return bad("--in6 any needs --nat6 routed or npt=PREFIX: with masquerade, nobody outside can name a container's address")
 		}
 	case Replies:

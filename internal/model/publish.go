@@ -125,12 +125,15 @@ func ParsePublish(a api.PublishAdd) (p Publish, err error) {
 	for _, f := range a.From {
 		from, err := netip.ParsePrefix(f)
 		if err != nil {
-			if addr, aerr := netip.ParseAddr(f); aerr == nil {
+			if addr, aerr := netip.ParseAddr(f); aerr == nil && addr.Zone() == "" {
 				from, err = addr.Prefix(addr.BitLen())
 			}
 		}
 		if err != nil || from.Addr().Is4In6() {
 			return p, bad("--from %q is not an address or a CIDR", f)
+		}
+		if !p.HostAddr.IsUnspecified() && p.HostAddr.Is4() != from.Addr().Is4() {
+			return p, bad("--from %s is of the other family than the host's address %s: no client could match", f, p.HostAddr)
 		}
 		p.From = append(p.From, from.Masked())
 	}

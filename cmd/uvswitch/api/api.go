@@ -47,6 +47,7 @@ type Port struct {
 	Tenant    string            `json:"tenant,omitempty"`
 	MAC       string            `json:"mac"`
 	Addresses []string          `json:"addresses"`
+	Outside6  string            `json:"outside6,omitempty"` // the IPv6 address by which the outside knows the port, if the network has another prefix there (--nat6 npt)
 	MTU       int               `json:"mtu"`
 	State     string            `json:"state"` // forwarding, disabled, down, gone
 	Offload   bool              `json:"offload"`
