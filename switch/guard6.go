@@ -23,6 +23,8 @@ func guardIPv6(p *Port, f *frame.Frame) frame.Reason {
 	switch {
 	case f.Proto == frame.ICMPv6 && f.FragOffset() == 0:
 		return guardICMPv6(p, f, src)
+	case f.Flags&frame.Fragment != 0 && f.FragOffset() == 0 && f.Malformed != frame.None: // it hides its ports (RFC 7112, 5)
+		return f.Malformed
 	case src.IsZero():
 		return frame.GuardSourceAddress
 	case f.Proto == frame.UDP && f.Flags&frame.HasTuple != 0 && f.Tuple.SrcPort == dhcpServer6 && f.Tuple.DstPort == dhcpClient6:

@@ -462,6 +462,8 @@ func (v *view) uplink() api.Uplink {
 	case x.State6 != "down":
 	case s.Broken6 != "":
 		x.Why6 = s.Broken6
+	case kind == uplink.Host && !v.Network(api.DefaultNetwork).Prefix6.IsValid():
+		x.Why6 = "the host's port has no IPv6 address, since network default has no IPv6 subnet (--subnet6)"
 	case throughHost && !s.Forwards:
 		x.Why6 = "the host does not forward IPv6: net.ipv6.conf.all.forwarding is 0"
 	default:

@@ -48,10 +48,7 @@ func (d *Daemon) addNetworkLocked(a api.NetworkAdd) error {
 	d.dp.Switch.SetNetwork(vswitch.Network{ID: n.ID, Gateway: n.MAC, Addr: i.Addr, Addrs6: i.Addrs6(), Groups: i.Groups(), FDB: fdb})
 	d.setInterfaceLocked(n)
 	d.updateRulesLocked()
-	if err := d.keepHostPortLocked(); err != nil {
-		d.removeNetworkLocked(n)
-		return err
-	}
+	d.keepHostPortLocked()
 	return nil
 }
 
@@ -155,14 +152,11 @@ func (d *Daemon) changeNetworkLocked(a api.NetworkAdd) error {
 			return err
 		}
 	}
-	was := n.Network
-	if err := d.replaceNetworkLocked(n, to); err != nil {
-		return errors.Join(err, d.replaceNetworkLocked(n, was))
-	}
+	d.replaceNetworkLocked(n, to)
 	return nil
 }
 
-func (d *Daemon) replaceNetworkLocked(n *network, to model.Network) error {
+func (d *Daemon) replaceNetworkLocked(n *network, to model.Network) {
 	d.unrouteFromHostLocked(n)
 	d.mu.Lock()
 	n.Network = to
@@ -177,7 +171,7 @@ func (d *Daemon) replaceNetworkLocked(n *network, to model.Network) error {
 	}
 	d.setInterfaceLocked(n)
 	d.updateRulesLocked()
-	return d.keepHostPortLocked()
+	d.keepHostPortLocked()
 }
 
 func (d *Daemon) deleteNetworkLocked(name string) error {

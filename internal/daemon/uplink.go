@@ -71,17 +71,14 @@ func (d *Daemon) leavesByHost() bool { return d.up != nil && d.config.Uplink.Kin
 // down, drops the packets silently. The switch then answers the packets itself.
 func (d *Daemon) routeThroughHostLocked(s *uplink.State) {
 	h := d.ports[model.HostPortName]
-	if h == nil {
-		return
-	}
-	rt := router.Route{Prefix: model.Everywhere} // by the uplink, which is down
-	if s.Broken == "" {
+	rt := router.Route{Prefix: model.Everywhere, Kind: router.Unreachable} // never by the uplink: its packets do not pass the host's firewall
+	if h != nil && s.Broken == "" {
 		rt.Kind, rt.Egress, rt.NextHop = router.Local, h.net.ID, h.Addr.Addr()
 	}
 	err := d.dp.Router.AddRoute(rt)
 	if d.config.ULA.IsValid() {
-		rt := router.Route{Prefix: model.Everywhere6}
-		if s.Forwards && s.Broken6 == "" && h.Addr6.IsValid() {
+		rt := router.Route{Prefix: model.Everywhere6, Kind: router.Unreachable}
+		if h != nil && s.Forwards && s.Broken6 == "" && h.Addr6.IsValid() {
 			rt.Kind, rt.Egress, rt.NextHop = router.Local, h.net.ID, h.Addr6.Addr()
 		}
 		err = errors.Join(err, d.dp.Router.AddRoute(rt))
@@ -149,7 +146,8 @@ func (d *Daemon) addHostPortLocked() error {
 	}
 	d.dp.Switch.FDB(p.net.ID).Set(p.MAC, p.ID, false)
 	d.dp.Router.SetHost(frame.AddrFrom(p.Addr.Addr()), frame.Addr6From(p.Addr6.Addr()), p.ID)
-	return d.keepHostPortLocked()
+	d.keepHostPortLocked()
+	return nil
 }
 
 func hostPortConfig(p *port) *link.Config {
@@ -158,10 +156,10 @@ func hostPortConfig(p *port) *link.Config {
 
 // keepHostPortLocked gives the device of the host's port a route to each network other than its own, and again what the host's commands have
 // taken from it. While IPv6 is off there, senders hear that the host is unreachable.
-func (d *Daemon) keepHostPortLocked() error {
+func (d *Daemon) keepHostPortLocked() {
 	h := d.ports[model.HostPortName]
 	if h == nil {
-		return nil
+		return
 	}
 	c := hostPortConfig(h)
 	for _, n := range d.networks {
@@ -181,10 +179,9 @@ func (d *Daemon) keepHostPortLocked() error {
 	if d.host6 = h.Addr6.IsValid() && why6 == "" && err == nil; d.host6 != was && d.usesBPF() {
 		d.routeToHostLocked(d.own, d.way6.own)
 	}
-	if err != nil {
-		return fmt.Errorf("cannot configure the device of the host's port: %w", err)
+	if err != nil { // the next change of the host is the next attempt
+		d.log.Error("the host may not reach all networks: cannot configure the device of the host's port", "error", err)
 	}
-	return nil
 }
 
 // refreshUplink follows the host: when its devices, addresses, routes or rules have changed, the router and NAT are told.
@@ -193,8 +190,9 @@ func (d *Daemon) refreshUplink() {
 }
 
 func (d *Daemon) refreshUplinkLocked() {
-	if err := errors.Join(d.keepHostPortLocked(), d.proxy.Keep()); err != nil {
-		d.log.Error("the host or its neighbors may not find some containers", "error", err)
+	d.keepHostPortLocked()
+	if err := d.proxy.Keep(); err != nil {
+		d.log.Error("neighbors outside may not find some containers", "error", err)
 	}
 	if d.up == nil {
 		if d.guardHostLocked(uplink.HostAddrs(d.opts.Name + "-up")) {
@@ -212,10 +210,10 @@ func (d *Daemon) refreshUplinkLocked() {
 	s, _ := d.up.State()
 	i := router.Interface{
 		Net: frame.NoNet, Addr: frame.AddrFrom(s.Addr), Prefix: model.Everywhere, MAC: uplink.RouterMAC, MTU: s.MTU,
-		Port: p.ID, Up: len(s.Own) > 0 && s.Broken == "",
+		Port: p.ID, Up: len(s.Own) > 0 && (s.Broken == "" || d.leavesByHost()),
 	}
 	if d.config.ULA.IsValid() {
-		i.Prefix6, i.Addr6, i.Up6, i.MTU6 = model.Everywhere6, frame.Addr6From(s.Addr6), s.Up6 && (s.Forwards || !d.leavesByHost()), s.MTU6
+		i.Prefix6, i.Addr6, i.Up6, i.MTU6 = model.Everywhere6, frame.Addr6From(s.Addr6), s.Up6 && (!d.leavesByHost() || s.Forwards && d.hostHas6()), s.MTU6
 	}
 	if d.usesBPF() {
 		i.MTU = model.MaxMTU // each way has its own
@@ -244,6 +242,12 @@ func (d *Daemon) refreshUplinkLocked() {
 	d.mu.Unlock()
 	d.updateRulesLocked()
 	d.log.Info("uplink changed", "device", s.Device, "address", s.Addr, "addresses", s.Own, "local", s.Local, "up", s.Up, "why", s.Why)
+}
+
+// hostHas6 reports whether the host's port has an IPv6 address.
+func (d *Daemon) hostHas6() bool {
+	h := d.ports[model.HostPortName]
+	return h != nil && h.Addr6.IsValid()
 }
 
 // neighborTime is how long the kernel looks for a next hop until it gives up, and a second more.

@@ -78,8 +78,25 @@ func TestOwnDevices(t *testing.T) {
 				b.Sh("host", "sysctl -qw net.ipv6.conf."+device+".disable_ipv6=0")
 				all("after " + device + " was without IPv6")
 
-				b.Sh("host", "mtu=$(ip -o link show "+device+" | sed 's/.*mtu \\([0-9]*\\).*/\\1/'); ip link set "+device+" mtu 1200 && ip link set "+device+" mtu $mtu")
+				mtu := strings.TrimSpace(b.Sh("host", "ip -o link show "+device+" | sed 's/.*mtu \\([0-9]*\\).*/\\1/'"))
+				b.Sh("host", "ip link set "+device+" mtu 1200")
+				if ways[1].by == device {
+					b.Eventually("the switch names the MTU", func() bool { return strings.Contains(b.CLI("status"), "the MTU of "+device+" is 1200") })
+				}
+				b.CLI("network", "add", "meanwhile", "--subnet", "172.31.7.0/24", "--subnet6", "fd00:77::/64")
+				b.CLI("network", "del", "meanwhile")
+				b.Sh("host", "ip link set "+device+" mtu "+mtu)
 				all("after " + device + " had an MTU that IPv6 does not allow")
+			}
+			if kind == "host" { // packets never leave around the host's firewall
+				b.Sh("host", "ip link del uvs0")
+				b.Eventually("the switch says that its device is gone", func() bool { return strings.Contains(b.CLI("status"), "uvs0 has been removed") })
+				b.Sh("host", "sysctl -qw net.ipv6.conf.all.forwarding=0 && sysctl -qw net.ipv6.conf.all.forwarding=1")
+				for _, to := range []string{"10.1.0.2", out6} {
+					if passes("a", to) {
+						t.Errorf("%s is reached without the host's port", to)
+					}
+				}
 			}
 			b.Balanced()
 		})

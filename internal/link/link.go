@@ -97,7 +97,7 @@ func Configure(ns, name string, s Config) error {
 }
 
 // Restore gives a device of the calling thread's namespace what the kernel takes from a device that goes down, or that is without IPv6 for a
-// while: IPv6 addresses and all routes. It changes nothing while the device is down or IPv6 is switched off on it, and says why then.
+// while, and what commands have taken: addresses and routes. It changes nothing while the device is down or IPv6 is switched off on it, and says why then.
 func (s *Config) Restore(name string) (why6 string, err error) {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
@@ -106,8 +106,13 @@ func (s *Config) Restore(name string) (why6 string, err error) {
 	if link.Attrs().Flags&net.FlagUp == 0 {
 		return name + " is down (`ip link set " + name + " up` on the host)", nil
 	}
-	if off, set := IPv6IsOff(name); off {
-		why6 = set
+	if s.Addr.IsValid() {
+		if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(s.Addr)}); err != nil && !errors.Is(err, unix.EEXIST) {
+			return "", fmt.Errorf("setting address %s on %s: %w", s.Addr, name, err)
+		}
+	}
+	if off, why := WithoutIPv6(link); off {
+		why6 = why
 	} else if err := s.addAddresses6(link, name); err != nil {
 		return "", err
 	} else if err := s.addRoutes6(link); err != nil {
@@ -121,11 +126,18 @@ func (s *Config) Restore(name string) (why6 string, err error) {
 	return why6, nil
 }
 
-// IPv6IsOff reports whether IPv6 is switched off on a device, and how to switch it on.
-func IPv6IsOff(name string) (off bool, why string) {
-	setting := "net.ipv6.conf." + name + ".disable_ipv6"
-	return isSet("/proc/sys/net/ipv6/conf/" + name + "/disable_ipv6"), "IPv6 is switched off on " + name + " (`sysctl -w " + setting + "=0` on the host)"
+// WithoutIPv6 reports whether the kernel has no IPv6 on a device, and why.
+func WithoutIPv6(l netlink.Link) (without bool, why string) {
+	switch name, mtu := l.Attrs().Name, l.Attrs().MTU; {
+	case mtu < minMTU6:
+		return true, fmt.Sprintf("the MTU of %s is %d, and IPv6 needs %d: raise it again (`ip link set %[1]s mtu` on the host)", name, mtu, minMTU6)
+	case isSet("/proc/sys/net/ipv6/conf/" + name + "/disable_ipv6"):
+		return true, "IPv6 is switched off on " + name + " (`sysctl -w net.ipv6.conf." + name + ".disable_ipv6=0` on the host)"
+	}
+	return false, ""
 }
+
+const minMTU6 = 1280 // RFC 8200, 5
 
 // addAddresses6 gives a device its IPv6 addresses: the link-local one that is made from its MAC, and its own. They are usable at once: the
 // switch knows all addresses of a network, so that nothing is probed for duplicates (RFC 4862, 5.4).

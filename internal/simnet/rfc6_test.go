@@ -325,6 +325,15 @@ func TestRFC7112_5_FirstFragment(t *testing.T) {
 	s := newSix(t)
 	p := frametest.Packet{Dst6: addrOf(s.o), Proto: 255, Next: fragmented, Ext: append(fragmentHeader(destOptions, 0, true, 6), frame.UDP, 3, 1, 4, 0, 0, 0, 0)}
 	s.drops("without its transport header", s.send(s.a, p), frame.ExtHeaders)
+	for _, transport := range []uint8{frame.TCP, frame.UDP, frame.SCTP, frame.ICMPv6} {
+		s := newSixOf(t, guardedBed)
+		p := frametest.Packet{Dst6: addrOf(s.b), DstMAC: s.b.MAC, Proto: 255, Next: fragmented, Ext: append(fragmentHeader(destOptions, 0, true, 6), transport, 0, 1, 4, 0, 0, 0, 0)}
+		why := frame.MalformedPacket
+		if transport == frame.ICMPv6 {
+			why = frame.GuardNeighbor
+		}
+		s.drops("to another container, with the end of its headers", s.send(s.a, p), why)
+	}
 }
 
 // A routing header of type 0 is not obeyed.

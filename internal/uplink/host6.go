@@ -97,7 +97,7 @@ func (u *Uplink) ends6() (host netip.Prefix, ours netip.Addr) {
 func (u *Uplink) knowOurEnd6() error {
 	_, ours := u.ends6()
 	known, err := dump(func() ([]netlink.Neigh, error) { return netlink.NeighList(u.tapIdx, netlink.FAMILY_V6) })
-	if off, _ := link.IPv6IsOff(u.opts.TAP); off || slices.ContainsFunc(known, func(n netlink.Neigh) bool { // a neighbor that is set is news to all who listen
+	if err != nil || slices.ContainsFunc(known, func(n netlink.Neigh) bool { // a neighbor that is set is news to all who listen
 		return n.State == netlink.NUD_PERMANENT && n.IP.Equal(ours.AsSlice())
 	}) {
 		return err
@@ -112,22 +112,23 @@ func (u *Uplink) knowOurEnd6() error {
 // hostPortOf is the device of the host's port of the switch that has a TAP of that name.
 func hostPortOf(tap string) string { return strings.TrimSuffix(tap, "-up") + "0" }
 
-// brokenBy is why no packet leaves by the device of the switch that packets leave by: IPv4 packets, and IPv6 packets.
+// brokenBy is why no packet leaves by the device of the switch that the containers' packets leave by: IPv4 packets, and IPv6 packets.
 func (u *Uplink) brokenBy(links []netlink.Link) (why, why6 string) {
-	devices := []string{u.opts.TAP}
+	name := u.opts.TAP
 	if u.opts.Kind == Host {
-		devices = append(devices, hostPortOf(u.opts.TAP))
+		name = hostPortOf(name)
 	}
-	for _, l := range links {
-		if a := l.Attrs(); slices.Contains(devices, a.Name) && a.Flags&net.FlagUp == 0 {
-			why = a.Name + " is down (`ip link set " + a.Name + " up` on the host)"
-			return why, why
-		}
+	i := slices.IndexFunc(links, func(l netlink.Link) bool { return l.Attrs().Name == name })
+	if i < 0 {
+		why = name + " has been removed; restart the switch"
+		return why, why
 	}
-	if u.opts.Kind == Host || u.opts.Kind == TAP {
-		if off, why6 := link.IPv6IsOff(devices[len(devices)-1]); off {
-			return "", why6
-		}
+	if links[i].Attrs().Flags&net.FlagUp == 0 {
+		why = name + " is down (`ip link set " + name + " up` on the host)"
+		return why, why
+	}
+	if off, why6 := link.WithoutIPv6(links[i]); off && (u.opts.Kind == Host || u.opts.Kind == TAP || links[i].Attrs().MTU < minMTU6) {
+		return "", why6 // with programs, packets need no address of the device, but its settings for IPv6, which go with a low MTU
 	}
 	return "", ""
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
 // Probe tells how programs can be attached here, by attaching one that does nothing to loopback for a moment.
@@ -104,9 +106,12 @@ func Overlap(p netip.Prefix, proxied bool, name string) (what string, collides b
 		}
 	}
 	routes, _ := dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, familyOf(p)) })
-	var ports []string // of the host, by which it reaches networks of other switches
-	for _, tap := range OtherSwitches(name + "-up") {
-		ports = append(ports, hostPortOf(tap))
+	links, _ := dump(netlink.LinkList)
+	var ports []string // of the host in switches
+	for _, l := range links {
+		if a := l.Attrs(); l.Type() == "tuntap" && frame.MACFrom(a.HardwareAddr)>>32 == frame.MACFor(0)>>32 {
+			ports = append(ports, a.Name)
+		}
 	}
 	for _, r := range routes {
 		if r.Dst == nil || !prefixOf(r.Dst).Overlaps(p) {
@@ -114,7 +119,7 @@ func Overlap(p netip.Prefix, proxied bool, name string) (what string, collides b
 		}
 		if device, others := deviceOfOthers(r.LinkIndex, name); others && prefixOf(r.Dst) == p {
 			return fmt.Sprintf("%s, which the host reaches through device %s", r.Dst, device), true
-		} else if slices.Contains(ports, device) {
+		} else if others && slices.Contains(ports, device) {
 			return fmt.Sprintf("%s, a network of another switch, which the host reaches through device %s", r.Dst, device), true
 		}
 	}

@@ -252,8 +252,8 @@ func (u *Uplink) keepOwnDevice() error {
 		link.SetForwarding6(u.opts.TAP)
 		return link.SetForwarding(u.tapIdx)
 	}
-	_, err := u.config.Restore(u.opts.TAP)
-	if err == nil && u.config.Addr6.IsValid() {
+	why6, err := u.config.Restore(u.opts.TAP)
+	if err == nil && why6 == "" && u.config.Addr6.IsValid() {
 		err = u.knowOurEnd6()
 	}
 	return err
