@@ -89,6 +89,7 @@ func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
 	if err := f.check(); err != nil {
 		return err
 	}
+	raiseFileLimit()
 	source := f.source(given)
 	if _, err := os.Stat("/proc/sys/net/ipv6"); err == nil {
 		raw, _ := os.ReadFile("/etc/machine-id")
@@ -217,6 +218,19 @@ func (f *runFlags) seal(a *app, conf model.Config, log *slog.Logger) func() (str
 		}
 		log.Info("sandbox closed", "holds", holds)
 		return holds, nil
+	}
+}
+
+// raiseFileLimit lets this process have as many open files as it may: each published port takes two. Without the right to raise the limit, it
+// stays.
+func raiseFileLimit() {
+	var now unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &now) != nil {
+		return
+	}
+	const most = 1 << 20 // fs.nr_open, unless somebody has changed it
+	if unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: max(most, now.Max), Max: max(most, now.Max)}) != nil {
+		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: now.Max, Max: now.Max})
 	}
 }
 

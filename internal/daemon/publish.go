@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -82,7 +83,10 @@ func (d *Daemon) openRelays(p *publish) (*relay.Set, error) {
 		Proto: p.Proto, Host: p.HostAddr, Lo: p.Lo, Hi: p.Hi, Target: p.port.Addr.Addr(), Target6: p.port.Addr6.Addr(), TargetPort: p.Target, From: p.From, Serve: d.config.Host.On,
 	})
 	var bind *relay.BindError
-	if errors.As(err, &bind) {
+	switch {
+	case errors.Is(err, syscall.EMFILE):
+		return nil, api.Errorf(http.StatusConflict, "the switch may not open more files, and each published port takes two: raise the limit (`ulimit -n`, LimitNOFILE= of the unit), or publish a range of more than %d ports, which takes none", model.MaxRelays)
+	case errors.As(err, &bind):
 		return nil, api.Errorf(http.StatusConflict, "cannot open port %d/%s of the host: %v; publish another port", bind.Port, p.Proto, bind.Err)
 	}
 	return s, err
