@@ -18,7 +18,7 @@ BUILD     = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto
 FUZZERS   = internal/frame:FuzzParse:250000 nat:FuzzNAT:250000 router:FuzzPunted:120000 internal/simnet:FuzzDataplane:6000 internal/simnet:FuzzHistory:2500 internal/config:FuzzParse:80000 \
             internal/filter:FuzzCompile:180000 internal/capture:FuzzReader:200000 internal/apiserver:FuzzBody:140000 internal/explain:FuzzSpec:130000 internal/docker:FuzzDocker:4000
 
-.PHONY: docs man packages release vulncheck screenshots compliance compliance-check build install test test-all test-containers unit race fuzz e2e e2e-all bench bench-micro lint demo check deps clean bench-quick bench-hostile bench-deps pgo
+.PHONY: bench-scale docs man packages release vulncheck screenshots compliance compliance-check build install test test-all test-containers unit race fuzz e2e e2e-all bench bench-micro lint demo check deps clean bench-quick bench-hostile bench-deps pgo
 
 # Build the static command bin/uvswitch.
 build:
@@ -125,6 +125,9 @@ bench: deps build
 # Measure what a container keeps beside floods of its neighbor, and beside the kernel's path. Needs root.
 bench-hostile: deps build
 	$(GO) run ./bench -hostile -nice -5 -rounds 3 -seconds 1 -out bench/results/hostile
+
+bench-scale: deps build
+	$(GO) run ./bench -scale -rounds 3 -seconds 1
 
 bench-quick: deps build
 	$(GO) run ./bench -quick

@@ -312,10 +312,11 @@ type memoryUse struct {
 	FlowsWanted int   `json:"flows_wanted"`
 }
 
-// memory starts another uvswitch and reads its resident set, before and after a container sends to a million addresses.
+// memory starts another uvswitch and reads its resident set, before and after containers send to a million addresses together: one alone may
+// not have so many flows.
 func memory(ctx context.Context, o options) (*memoryUse, error) {
 	const million = 1 << 20
-	s := &system{name: uvswitchName + "-memory"}
+	s := &system{name: uvswitchName + "-memory", more: sprayers - 2}
 	config := filepath.Join(os.TempDir(), fmt.Sprintf("uvswitch-bench-%d.yaml", os.Getpid()))
 	if err := os.WriteFile(config, fmt.Appendf(nil, "nat: {flows: %d, flows_per_port: %d}\n", million, million), 0o600); err != nil {
 		return nil, err
@@ -339,8 +340,10 @@ func memory(ctx context.Context, o options) (*memoryUse, error) {
 	fmt.Fprintln(os.Stderr, "memory: a million flows")
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	if out, err := s.command(ctx, "c1", self, helperFlag, "spray", strconv.Itoa(million)).CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("%w: %s", err, out)
+	for _, c := range s.containers() {
+		if out, err := s.command(ctx, c, self, helperFlag, "spray", strconv.Itoa(million/sprayers)).CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("%w: %s", err, out)
+		}
 	}
 	out, err := exec.Command(o.binary, "--socket", s.socket(), "-j", "stats").Output()
 	if err != nil {
