@@ -1,6 +1,7 @@
 package tap
 
 import (
+	"net"
 	"runtime"
 	"testing"
 	"time"
@@ -621,4 +622,43 @@ func TestRemoveFlushes(t *testing.T) {
 			t.Errorf("%d frames had gone out when the port was removed", len(got))
 		}
 	})
+}
+
+// A read that ends with an error while the worker looks for frames is armed again before the worker sleeps: else its frames would not wake it.
+func TestLookArmsReads(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	r, err := NewIOUring(50 * time.Microsecond)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer r.Close()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	nobody, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := nobody.LocalAddr().(*net.UDPAddr).Port
+	nobody.Close()
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.Write(fd, []byte("x")); err != nil { // on loopback, the refusal is there when Write returns
+		t.Fatal(err)
+	}
+	add(t, r, 1, &wire{file: file{fd: fd}, far: -1, vnet: true})
+	if err := r.enable(); err != nil {
+		t.Fatal(err)
+	}
+	r.provide()
+	if err := r.enter(1); err != nil {
+		t.Fatal(err)
+	}
+	if !r.mustRead() || r.counts.Sleeps != 0 {
+		t.Errorf("the read has to be armed: %v; the worker slept %d times", r.mustRead(), r.counts.Sleeps)
+	}
 }

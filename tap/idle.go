@@ -82,6 +82,7 @@ func (p *idle) waited(now, d time.Duration, frames, size int) {
 	switch {
 	case p.many || frames > talkBatch || size > talkSize || d > late || now < p.never:
 		p.look = 0
+	case frames == 0: // a wake-up, or a write that failed, says nothing of the next frame
 	case d <= soon:
 		p.look = min(max(2*p.look, lookLeast), lookMost)
 	default:

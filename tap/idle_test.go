@@ -65,7 +65,12 @@ func TestIdle(t *testing.T) {
 		}
 	}
 
-	w := newWaiting() // in a flood of short frames, it gathers some before it wakes
+	w := newWaiting() // what brings no frame changes nothing
+	if w.waits(100, 10*us, 0, 100); w.look != 0 {
+		t.Errorf("without frames, it looks for %s", w.look)
+	}
+
+	w = newWaiting() // in a flood of short frames, it gathers some before it wakes
 	if w.waits(1000, 10*us, 1, 100); w.gather != gatherTime {
 		t.Errorf("in a flood, it sleeps for %s at least", w.gather)
 	}

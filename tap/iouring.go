@@ -290,7 +290,7 @@ func (r *IOUring) Poll(b *frame.Batch) error {
 	for {
 		r.provide()
 		wait := 1
-		if r.pressing() || len(r.toArm[quiet])+len(r.toArm[loud])+len(r.toArm[uplink]) > 0 { // a read that is not armed would not end the wait
+		if r.pressing() || r.mustRead() {
 			wait = 0
 		}
 		if err := r.enter(wait); err != nil {
@@ -310,6 +310,13 @@ func (r *IOUring) Poll(b *frame.Batch) error {
 	return nil
 }
 
+// mustRead reports whether a read is not armed: its frames would not end a wait.
+//
+//uvswitch:hot
+func (r *IOUring) mustRead() bool {
+	return len(r.toArm[quiet])+len(r.toArm[loud])+len(r.toArm[uplink]) > 0
+}
+
 // pressing reports whether Poll has something to return and must not sleep.
 //
 //uvswitch:hot
@@ -327,7 +334,7 @@ func (r *IOUring) enter(wait int) error {
 	}
 	began := monotonic()
 	if r.idle.look > 0 {
-		if err := r.submit(0); err != nil || r.pressing() {
+		if err := r.submit(0); err != nil || r.pressing() || r.mustRead() {
 			return err
 		}
 		found := r.lookFor(began, r.idle.look)
@@ -359,7 +366,7 @@ func (r *IOUring) submit(wait int) error {
 //uvswitch:hot
 func (r *IOUring) waited(began time.Duration, err error) error {
 	now := monotonic()
-	r.idle.waited(now, now-began, r.n, r.size)
+	r.idle.waited(now, now-began, r.n+len(r.ready), r.size)
 	return err
 }
 

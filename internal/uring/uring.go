@@ -33,7 +33,7 @@ type Ring struct {
 	head           uint32 // our copy of cqHead
 
 	enterFlags uintptr
-	idle       bool // the last wait was interrupted and nothing had completed
+	quiet      bool // the last wait was interrupted and nothing had completed
 
 	gathers bool // the kernel knows Gather
 	arg     getEventsArg
@@ -229,12 +229,14 @@ func (r *Ring) enter(wait int, flags, arg, size uintptr) error {
 	atomic.StoreUint32(r.sqTail, r.tail)
 	submit := uintptr(r.tail - atomic.LoadUint32(r.sqHead))
 	var errno syscall.Errno
-	if wait > 0 && r.idle {
+	if wait > 0 && r.quiet {
 		_, _, errno = syscall.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.enterFD), submit, uintptr(wait), flags, arg, size)
 	} else {
 		_, _, errno = syscall.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.enterFD), submit, uintptr(wait), flags, arg, size)
 	}
-	r.idle = errno == syscall.EINTR && r.head == atomic.LoadUint32(r.cqTail)
+	if wait > 0 {
+		r.quiet = errno == syscall.EINTR && r.head == atomic.LoadUint32(r.cqTail)
+	}
 	switch errno {
 	case 0, syscall.EINTR, syscall.ETIME, syscall.EAGAIN, syscall.EBUSY: // the last two: out of memory, or completions not taken in time
 		return nil
@@ -270,8 +272,7 @@ func (r *Ring) Next() (c Completion, ok bool) {
 func (r *Ring) Done() { atomic.StoreUint32(r.cqHead, r.head) }
 
 // Close releases the ring. The thread that called Enable calls it, because the thread would keep the ring alive otherwise. The kernel cancels
-// operations that are in progress, but some time later: a caller that needs
-// them to have ended must cancel them first.
+// operations that are in progress, but some time later: a caller that needs them to have ended must cancel them first.
 func (r *Ring) Close() error {
 	if r.enterFlags&enterRegisteredRing != 0 {
 		own := rsrcUpdate{offset: uint32(r.enterFD)}

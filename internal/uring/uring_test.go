@@ -390,3 +390,12 @@ func TestAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations", allocs)
 	}
 }
+
+// What the last wait was like stays known over an Enter that does not wait.
+func TestQuietStays(t *testing.T) {
+	r := enabled(t, 8)
+	r.quiet = true
+	if enter(t, r, 0); !r.quiet {
+		t.Error("an Enter that does not wait has changed it")
+	}
+}
