@@ -278,6 +278,9 @@ func (v *view) publish(p *model.Publish) api.Publish {
 		ID: int(p.ID), HostAddress: p.HostAddr.String(), HostPort: int(p.Lo), HostPortEnd: int(p.Hi), Protocol: p.Proto,
 		Port: p.Port, Address: model.AddrText(target), ContainerPort: int(p.Target), From: prefixTexts(p.From), Waits: p.StandsBy,
 	}
+	if p.HostAddr.IsUnspecified() && targets[1].IsValid() {
+		x.Address6 = targets[1].String()
+	}
 	c := v.d.PublishCount(p.ID)
 	x.Packets, x.Bytes, x.HostClients = c.Total().Packets, c.Total().Bytes, c.HostClients
 	return x

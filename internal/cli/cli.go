@@ -168,6 +168,14 @@ func group(use, short string, sub ...*cobra.Command) *cobra.Command {
 	return c
 }
 
+// groupOf is group for commands of which the first one shows a list: without a subcommand, it does that.
+func groupOf(use, short string, first *cobra.Command, more ...*cobra.Command) *cobra.Command {
+	c := group(use, short, append([]*cobra.Command{first}, more...)...)
+	c.RunE = first.RunE
+	c.Flags().AddFlagSet(first.Flags())
+	return c
+}
+
 func names(cmds []*cobra.Command) (out []string) {
 	for _, c := range cmds {
 		if !c.Hidden {

@@ -54,8 +54,14 @@ func (a *app) publishCommand() *cobra.Command {
 			if made.Waits {
 				waits = "; it waits, since another port of this container has these host ports"
 			}
-			_, err := fmt.Fprintf(a.out, "%s:%s/%s -> %s (%s:%d)%s\n", made.Literal(made.HostAddress), made.PortRange(), made.Protocol, made.Port, made.Literal(made.Address), made.ContainerPort, waits)
-			return err
+			line := func(host, target string) {
+				fmt.Fprintf(a.out, "%s:%s/%s -> %s (%s:%d)%s\n", made.Literal(host), made.PortRange(), made.Protocol, made.Port, made.Literal(target), made.ContainerPort, waits)
+			}
+			line(made.HostAddress, made.Address)
+			if made.Address6 != "" {
+				line("::", made.Address6)
+			}
+			return nil
 		},
 	}
 	add.Flags().StringVar(&p.Port, "port", "", "name of the container's port on the switch")

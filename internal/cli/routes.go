@@ -12,7 +12,7 @@ import (
 )
 
 func (a *app) neighCommand() *cobra.Command {
-	return group("neigh", "The router's neighbor table: which MAC address belongs to which IP address",
+	return groupOf("neigh", "The router's neighbor table: which MAC address belongs to which IP address",
 		showByFamily(a, "show", "Show the neighbors, as `ip neigh` does", "/neighbors", func(w io.Writer, rows []api.Neighbor) {
 			for _, n := range rows {
 				mac := ""
@@ -38,7 +38,7 @@ func (a *app) neighCommand() *cobra.Command {
 }
 
 func (a *app) routeCommand() *cobra.Command {
-	return group("route", "The router's routing table",
+	return groupOf("route", "The router's routing table",
 		showByFamily(a, "show", "Show the routes, as `ip route` does", "/routes", func(w io.Writer, rows []api.Route) {
 			for _, r := range rows {
 				line := r.Dst

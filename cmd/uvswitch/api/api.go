@@ -348,6 +348,7 @@ type Publish struct {
 	Protocol      string   `json:"protocol"`
 	Port          string   `json:"port"`
 	Address       string   `json:"address"`
+	Address6      string   `json:"address6,omitempty"` // the container's, too, if HostAddress means all addresses of both families
 	ContainerPort int      `json:"container_port"`
 	From          []string `json:"from"`
 	Packets       uint64   `json:"packets"`
