@@ -202,6 +202,7 @@ func (d *Daemon) clock() int64 {
 
 // buildLocked makes what the configuration asks for.
 func (d *Daemon) buildLocked() error {
+	d.readUsedPortsLocked()
 	for _, n := range d.config.AllNetworks() {
 		if err := d.addNetworkLocked(n); err != nil {
 			return err

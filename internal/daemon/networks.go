@@ -152,11 +152,6 @@ func (d *Daemon) changeNetworkLocked(a api.NetworkAdd) error {
 			return err
 		}
 	}
-	d.replaceNetworkLocked(n, to)
-	return nil
-}
-
-func (d *Daemon) replaceNetworkLocked(n *network, to model.Network) {
 	d.unrouteFromHostLocked(n)
 	d.mu.Lock()
 	n.Network = to
@@ -172,6 +167,7 @@ func (d *Daemon) replaceNetworkLocked(n *network, to model.Network) {
 	d.setInterfaceLocked(n)
 	d.updateRulesLocked()
 	d.keepHostPortLocked()
+	return nil
 }
 
 func (d *Daemon) deleteNetworkLocked(name string) error {

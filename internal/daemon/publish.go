@@ -38,7 +38,9 @@ func (d *Daemon) AddPublish(a api.PublishAdd) (added model.Publish, err error) {
 
 // DeletePublish ends the published port that is named by its host's side: [ADDR:]PORT[-END][/PROTO].
 func (d *Daemon) DeletePublish(name string) error {
-	return d.change("unpublishing "+name, func() error { return d.deletePublishLocked(name) })
+	return d.change("unpublishing "+name, func() error {
+		return d.unpublishLocked(name, func(p *model.Publish) bool { return p.IsNamed(name) })
+	})
 }
 
 func (d *Daemon) addPublishLocked(a api.PublishAdd) (model.Publish, error) {
@@ -90,10 +92,6 @@ func (d *Daemon) openRelays(p *publish) (*relay.Set, error) {
 		return nil, api.Errorf(http.StatusConflict, "cannot open port %d/%s of the host: %v; publish another port", bind.Port, p.Proto, bind.Err)
 	}
 	return s, err
-}
-
-func (d *Daemon) deletePublishLocked(name string) error {
-	return d.unpublishLocked(name, func(p *model.Publish) bool { return p.IsNamed(name) })
 }
 
 func (d *Daemon) unpublishLocked(name string, which func(*model.Publish) bool) error {
@@ -180,14 +178,21 @@ func (d *Daemon) checkPoolsLocked(more ...*model.Publish) error {
 
 // usedPortsLocked are the ports of the host in use. They are read once in each change, and again after the switch has closed some itself.
 func (d *Daemon) usedPortsLocked() ([]usedports.Listener, error) {
-	if !d.usesRead {
-		list, err := usedports.List()
-		if err != nil {
-			return d.hostUses, err
-		}
+	if d.usesRead {
+		return d.hostUses, nil
+	}
+	list, err := usedports.List()
+	if err == nil {
 		d.hostUses, d.usesRead = list, true
 	}
-	return d.hostUses, nil
+	return d.hostUses, err
+}
+
+// readUsedPortsLocked reads them for NAT. That takes the kernel long on a host with many CPUs, so that not each change does it.
+func (d *Daemon) readUsedPortsLocked() {
+	if _, err := d.usedPortsLocked(); err != nil {
+		d.log.Error("cannot read which ports the host uses; NAT still leaves out those that it knew before", "error", err)
+	}
 }
 
 // updateRulesLocked passes networks, published ports and NAT's ports to NAT and the uplink. Without a change, it has no effect. Among many
@@ -324,16 +329,12 @@ func note[A frame.Address](published uplink.Published[A], x *nat.PublishOf[A]) {
 	published[x.HostAddr][x.Proto].AddRange(x.Lo, x.Hi)
 }
 
-// poolsLocked are the ports of the host's addresses that NAT may use. more has ports that are about to be published.
+// poolsLocked are the ports of the host's addresses that NAT may use, by what refreshNATPorts has read. more has ports that are about to be published.
 func (d *Daemon) poolsLocked(more ...*model.Publish) [2]*nat.PortSet {
-	used, err := d.usedPortsLocked()
-	if err != nil {
-		d.log.Error("cannot read which ports the host uses; NAT still leaves out those that it knew before", "error", err)
-	}
 	for _, p := range d.publishes {
 		more = append(more, &p.Publish)
 	}
-	return natports.Pools(d.config.Uplink.Ports, used, more)
+	return natports.Pools(d.config.Uplink.Ports, d.hostUses, more)
 }
 
 // hostProtocolsLocked are the IP protocols without ports that the host itself uses, by tunnels, IPsec or raw sockets.
@@ -361,7 +362,12 @@ func (d *Daemon) refreshNATPorts(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			d.follow("reading the host's ports", d.updateRulesLocked)
+			d.follow("reading the host's ports", func() {
+				if d.readUsedPortsLocked(); d.config.Uplink.Kind == model.KindTAP { // nothing tells when a neighbor on the host is flushed
+					d.refreshUplinkLocked()
+				}
+				d.updateRulesLocked()
+			})
 		}
 	}
 }

@@ -213,7 +213,10 @@ func (d *Daemon) refreshUplinkLocked() {
 		Port: p.ID, Up: len(s.Own) > 0 && (s.Broken == "" || d.leavesByHost()),
 	}
 	if d.config.ULA.IsValid() {
-		i.Prefix6, i.Addr6, i.Up6, i.MTU6 = model.Everywhere6, frame.Addr6From(s.Addr6), s.Up6 && (!d.leavesByHost() || s.Forwards && d.hostHas6()), s.MTU6
+		i.Prefix6, i.Addr6, i.Up6, i.MTU6 = model.Everywhere6, frame.Addr6From(s.Addr6), s.Up6, s.MTU6
+		if h := d.ports[model.HostPortName]; d.leavesByHost() && (!s.Forwards || h == nil || !h.Addr6.IsValid()) {
+			i.Up6 = false
+		}
 	}
 	if d.usesBPF() {
 		i.MTU = model.MaxMTU // each way has its own
@@ -242,12 +245,6 @@ func (d *Daemon) refreshUplinkLocked() {
 	d.mu.Unlock()
 	d.updateRulesLocked()
 	d.log.Info("uplink changed", "device", s.Device, "address", s.Addr, "addresses", s.Own, "local", s.Local, "up", s.Up, "why", s.Why)
-}
-
-// hostHas6 reports whether the host's port has an IPv6 address.
-func (d *Daemon) hostHas6() bool {
-	h := d.ports[model.HostPortName]
-	return h != nil && h.Addr6.IsValid()
 }
 
 // neighborTime is how long the kernel looks for a next hop until it gives up, and a second more.
