@@ -10,6 +10,7 @@
 package share
 
 import (
+	"maps"
 	"sync"
 
 	"github.com/uvswitch/uvswitch/internal/atomic"
@@ -22,7 +23,9 @@ const minPorts = 8
 // A Pool counts who holds units of one resource. Take, Return and the questions take no lock, and may be called by several goroutines at
 // once. The zero Pool has no units: see Divide.
 type Pool struct {
-	mu    sync.Mutex // Lock 80: Divide and Settle
+	mu      sync.Mutex                    // Lock 80: Divide and Settle
+	tenants map[frame.PortID]frame.PortID // as Divide got them; under mu
+
 	units atomic.Int64
 	most  atomic.Int64 // that one port may hold, whatever is free; 0: no limit of that kind
 	floor atomic.Int64
@@ -57,18 +60,29 @@ func (a Among) sharers() int {
 func (p *Pool) Divide(units int, among Among, most int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	floor, sameTenants := int64(max(1, units/2/among.sharers())), maps.Equal(p.tenants, among.Tenants)
+	if sameTenants && p.units.Load() == int64(units) && p.most.Load() == int64(most) && p.floor.Load() == floor {
+		return
+	}
 	p.units.Store(int64(units))
 	p.most.Store(int64(most))
-	p.floor.Store(int64(max(1, units/2/among.sharers())))
+	p.floor.Store(floor)
+	if !sameTenants {
+		p.setTenantsLocked(maps.Clone(among.Tenants))
+	}
+	p.settleLocked()
+}
+
+func (p *Pool) setTenantsLocked(tenants map[frame.PortID]frame.PortID) {
+	p.tenants = tenants
 	counts := map[frame.PortID]int32{}
-	for _, t := range among.Tenants {
+	for _, t := range tenants {
 		counts[t]++
 	}
 	for i := range p.tenant {
-		p.tenant[i].Store(uint32(among.Tenants[frame.PortID(i)]))
+		p.tenant[i].Store(uint32(tenants[frame.PortID(i)]))
 		p.count[i].Store(counts[frame.PortID(i)])
 	}
-	p.settleLocked()
 }
 
 func (p *Pool) tenantOf(id frame.PortID) frame.PortID {
