@@ -51,8 +51,11 @@ func (d *Daemon) addPublishLocked(a api.PublishAdd) (model.Publish, error) {
 	return d.publishLocked(m)
 }
 
-// publishLocked opens a published port that fits the state.
+// publishLocked opens a published port that fits the state. Its port may be missing all the same: what undoes a reload could not add it again.
 func (d *Daemon) publishLocked(m model.Publish) (_ model.Publish, err error) {
+	if d.ports[m.Port] == nil {
+		return m, model.NoPort(m.Port)
+	}
 	if m.StandsBy {
 		d.setStandbyLocked(append(slices.Clone(d.standby), m))
 		d.log.Info("a published port stands by", "host", m.HostPorts(), "port", m.Port)
@@ -188,7 +191,7 @@ func (d *Daemon) usedPortsLocked() ([]usedports.Listener, error) {
 	return d.hostUses, err
 }
 
-// readUsedPortsLocked reads them for NAT. That takes the kernel long on a host with many CPUs, so that not each change does it.
+// readUsedPortsLocked reads them for NAT. The kernel walks its whole table of connections for that, so that not each change does it.
 func (d *Daemon) readUsedPortsLocked() {
 	if _, err := d.usedPortsLocked(); err != nil {
 		d.log.Error("cannot read which ports the host uses; NAT still leaves out those that it knew before", "error", err)
