@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"runtime"
 	"slices"
 	"strconv"
@@ -128,21 +127,33 @@ var origin = time.Now()
 
 // iperf runs one iperf3 client against a server that serves this client only.
 func iperf(ctx context.Context, s *system, d *direction, args ...string) (v iperfResult, err error) {
+	err = s.whileServing(ctx, d.server, []string{"iperf3", "-s", "-1", "--forceflush"}, func(ctx context.Context) error {
+		v, err = iperfClient(ctx, s, d, args)
+		return err
+	})
+	return v, err
+}
+
+// whileServing runs do while a server runs in a namespace and listens.
+func (s *system) whileServing(ctx context.Context, part string, server []string, do func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
-	server := s.command(ctx, d.server, "iperf3", "-s", "-1", "--forceflush")
-	said, err := server.StdoutPipe()
+	defer cancel()
+	c := s.command(ctx, part, server...)
+	said, err := c.StdoutPipe()
+	if err == nil {
+		err = c.Start()
+	}
 	if err != nil {
-		cancel()
-		return v, err
+		return err
 	}
-	if err := server.Start(); err != nil {
-		cancel()
-		return v, err
-	}
-	defer func() { cancel(); _ = server.Wait() }()
+	defer func() { cancel(); _ = c.Wait() }()
 	if err := awaitLine(said, "listening"); err != nil {
-		return v, err
+		return err
 	}
+	return do(ctx)
+}
+
+func iperfClient(ctx context.Context, s *system, d *direction, args []string) (v iperfResult, err error) {
 	out, err := s.command(ctx, d.client, append([]string{"iperf3", "-J", "-c", d.address}, args...)...).Output()
 	if err != nil {
 		var said struct{ Error string }
@@ -217,32 +228,21 @@ func newConnections(ctx context.Context, s *system, d *direction, o options) (sa
 }
 
 // between runs the two ends of a measurement, and returns the number that the client prints.
-func between(ctx context.Context, s *system, d *direction, server string, client ...string) (float64, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	serving, err := s.serve(ctx, d.server, server, "5201")
-	if err != nil {
-		cancel()
-		return 0, err
-	}
-	defer func() { cancel(); _ = serving.Wait() }()
-	return s.ask(ctx, d.client, client...)
+func between(ctx context.Context, s *system, d *direction, server string, client ...string) (v float64, err error) {
+	err = s.whileHelping(ctx, d.server, server, "5201", func(ctx context.Context) error {
+		v, err = s.ask(ctx, d.client, client...)
+		return err
+	})
+	return v, err
 }
 
-// serve starts a helper in a namespace, on a port, and waits until it listens.
-func (s *system) serve(ctx context.Context, part, what, port string) (*exec.Cmd, error) {
+// whileHelping is whileServing with a helper as the server, on a port.
+func (s *system) whileHelping(ctx context.Context, part, what, port string, do func(context.Context) error) error {
 	self, err := os.Executable()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	c := s.command(ctx, part, self, helperFlag, what, ":"+port)
-	said, err := c.StdoutPipe()
-	if err == nil {
-		err = c.Start()
-	}
-	if err == nil {
-		err = awaitLine(said, "listening")
-	}
-	return c, err
+	return s.whileServing(ctx, part, []string{self, helperFlag, what, ":" + port}, do)
 }
 
 // ask runs a helper in a namespace, and returns the number that it prints.

@@ -17,12 +17,11 @@ import (
 // The scale table: new connections while there are many containers, standing flows and published ports; and how long it takes to add and
 // remove ports. The kernel's path has as many veth pairs on its bridge, entries of conntrack, and DNAT rules.
 
-// A scaleRow is a quantity for a number of things. Each system has one value per round.
+// A scaleRow is a quantity in a second for a number of things.
 type scaleRow struct {
-	What   string               `json:"what"`
-	Number int                  `json:"number"` // of flows, rules, containers or ports
-	Unit   string               `json:"unit"`
-	Values map[string][]float64 `json:"values"` // by system
+	*scaleTest
+	number       int // of flows, rules, containers or ports
+	kernel, ours series
 }
 
 // scaleContainers is how many containers each system has, and sprayers how many of them hold the standing flows.
@@ -35,15 +34,14 @@ const (
 type scaleTest struct {
 	what    string
 	numbers []int
-	unit    string
 	measure func(ctx context.Context, o options, s *system, n int) (float64, error)
 }
 
 var scaleTests = []scaleTest{
-	{"connections out, from containers at the same time", []int{1, scaleContainers}, "per second", connectFrom},
-	{"connections out, beside standing flows", []int{1000, 10_000, 100_000}, "per second", besideFlows},
-	{"connections in, with published ports", []int{10, 1000, 9000}, "per second", withRules},
-	{"containers connected in a second", []int{100, 500}, "per second", addPorts},
+	{"connections out, from containers at the same time", []int{1, scaleContainers}, connectFrom},
+	{"connections out, beside standing flows", []int{1000, 10_000, 100_000}, besideFlows},
+	{"connections in, with published ports", []int{10, 1000, 9000}, withRules},
+	{"containers connected in a second", []int{100, 500}, addPorts},
 }
 
 // runScale measures the table and prints it.
@@ -58,27 +56,26 @@ func runScale(ctx context.Context, o options) error {
 		}
 	}
 	var rows []*scaleRow
-	for _, t := range scaleTests {
-		for _, n := range t.numbers {
-			rows = append(rows, &scaleRow{t.what, n, t.unit, map[string][]float64{}})
+	for i := range scaleTests {
+		for _, n := range scaleTests[i].numbers {
+			rows = append(rows, &scaleRow{scaleTest: &scaleTests[i], number: n})
 		}
 	}
 	for r := range o.rounds {
-		i := 0
-		for _, t := range scaleTests {
-			for _, n := range t.numbers {
-				for _, s := range []*system{kernel, ours} {
-					v, err := t.measure(ctx, o, s, n)
-					if ctx.Err() != nil {
-						return errors.New("interrupted; nothing was written")
-					}
-					if err != nil {
-						return fmt.Errorf("%s, %d, %s: %w", t.what, n, s.name, err)
-					}
-					fmt.Fprintf(os.Stderr, "[round %d] %s, %d, %s: %.0f\n", r+1, t.what, n, s.name, v)
-					rows[i].Values[s.name] = append(rows[i].Values[s.name], v)
+		for _, row := range rows {
+			for _, x := range []struct {
+				*system
+				to *series
+			}{{kernel, &row.kernel}, {ours, &row.ours}} {
+				v, err := row.measure(ctx, o, x.system, row.number)
+				if ctx.Err() != nil {
+					return errors.New("interrupted; nothing was written")
 				}
-				i++
+				if err != nil {
+					return fmt.Errorf("%s, %d, %s: %w", row.what, row.number, x.name, err)
+				}
+				fmt.Fprintf(os.Stderr, "[round %d] %s, %d, %s: %.0f\n", r+1, row.what, row.number, x.name, v)
+				x.to.Samples = append(x.to.Samples, sample{Round: r, Value: v})
 			}
 		}
 	}
@@ -101,39 +98,28 @@ func runScale(ctx context.Context, o options) error {
 func scaleTable(w io.Writer, rows []*scaleRow) {
 	fmt.Fprintln(w, "| what | number | kernel | uvswitch | uvswitch to kernel |\n|---|---|---|---|---|")
 	for _, r := range rows {
-		var u, k series
-		for i, v := range r.Values[uvswitchName] {
-			u.Samples = append(u.Samples, sample{Round: i, Value: v})
-		}
-		for i, v := range r.Values["kernel"] {
-			k.Samples = append(k.Samples, sample{Round: i, Value: v})
-		}
-		mid, lo, hi := ratio(&u, &k)
-		fmt.Fprintf(w, "| %s | %d | %.0f | %.0f | **%.2f** (%.2f to %.2f) |\n", r.What, r.Number, k.median(), u.median(), mid, lo, hi)
+		mid, lo, hi := ratio(&r.ours, &r.kernel)
+		fmt.Fprintf(w, "| %s | %d | %.0f | %.0f | **%.2f** (%.2f to %.2f) |\n", r.what, r.number, r.kernel.median(), r.ours.median(), mid, lo, hi)
 	}
 }
 
 // connectFrom opens connections to the outside from n containers at the same time.
 func connectFrom(ctx context.Context, o options, s *system, n int) (float64, error) {
-	ctx, cancel := context.WithCancel(ctx)
 	port := strconv.Itoa(freshPort()) // the kernel remembers connections for two minutes: they are to other ports
-	server, err := s.serve(ctx, "out", "greet", port)
-	if err != nil {
-		cancel()
-		return 0, err
-	}
-	defer func() { cancel(); _ = server.Wait() }()
-	var all sync.WaitGroup
 	rates, errs := make([]float64, n), make([]error, n)
-	for i, c := range s.containers()[:n] {
-		all.Go(func() { rates[i], errs[i] = s.ask(ctx, c, "connect", "10.1.0.2:"+port, strconv.Itoa(o.seconds)) })
-	}
-	all.Wait()
+	err := s.whileHelping(ctx, "out", "greet", port, func(ctx context.Context) error {
+		var all sync.WaitGroup
+		for i, c := range s.containers()[:n] {
+			all.Go(func() { rates[i], errs[i] = s.ask(ctx, c, "connect", "10.1.0.2:"+port, strconv.Itoa(o.seconds)) })
+		}
+		all.Wait()
+		return errors.Join(errs...)
+	})
 	sum := 0.0
 	for _, r := range rates {
 		sum += r
 	}
-	return sum, errors.Join(errs...)
+	return sum, err
 }
 
 var lastPort = 30000

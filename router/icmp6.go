@@ -10,7 +10,7 @@ import (
 )
 
 // maxError6 is how long an ICMPv6 error may be, in bytes (RFC 4443, 2.4 (c)).
-const maxError6 = minMTU6
+const maxError6 = frame.MinMTU6
 
 // Codes of a "parameter problem" (RFC 4443, 3.4).
 const (

@@ -2,9 +2,6 @@ package router
 
 import "github.com/uvswitch/uvswitch/internal/frame"
 
-// minMTU6 is the longest packet that every link of IPv6 takes, in bytes (RFC 8200, 5).
-const minMTU6 = 1280
-
 // handleIPv6 is Route for an IPv6 frame.
 //
 //uvswitch:hot
@@ -129,7 +126,7 @@ func mtu6(i *Interface, rt *entry) int {
 	if rt.MTU != 0 {
 		mtu = min(mtu, rt.MTU)
 	}
-	return max(mtu, minMTU6)
+	return max(mtu, frame.MinMTU6)
 }
 
 // clampMSS6 is clampMSS for IPv6.
@@ -143,7 +140,7 @@ func (s *snapshot) clampMSS6(f *frame.Frame, far frame.Addr6, mtu int) {
 	if f.Net == frame.NoNet {
 		far = f.IPv6().Src()
 	}
-	limitMSS(f, h, uint16(max(min(mtu, s.pmtu.mtu(hint(far))), minMTU6)-frame.IPv6Len-frame.TCPLen))
+	limitMSS(f, h, uint16(max(min(mtu, s.pmtu.mtu(hint(far))), frame.MinMTU6)-frame.IPv6Len-frame.TCPLen))
 }
 
 // isGateway6 reports whether a is one of the router's own addresses, seen from network n: the gateway's of any network, or a link-local or

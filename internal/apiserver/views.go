@@ -299,7 +299,7 @@ func (v *view) publishes() []api.Publish {
 
 // natRules are the rules of both families: a published port and a network have one of each family that they have an address of.
 func (v *view) natRules() []api.NATRule {
-	out := []api.NATRule{}
+	out, open := []api.NATRule{}, map[string]bool{}
 	external, everywhere := [2]netip.Addr{v.External, v.External6}, [2]netip.Prefix{model.Everywhere, model.Everywhere6}
 	for i := range v.Publishes {
 		p := &v.Publishes[i]
@@ -324,8 +324,8 @@ func (v *view) natRules() []api.NATRule {
 			if own, ok := v.NetworkOf(target).OutsideOf(target); ok && p.HostAddr.IsUnspecified() { // the port is open at the container's own address, too
 				there := model.Publish{Lo: p.Target, Hi: p.Target + (p.Hi - p.Lo)}
 				x.Destination = there.HostPortsOf(own)
-				if !slices.ContainsFunc(out, func(y api.NATRule) bool { return y.Destination == x.Destination && y.Protocol == x.Protocol }) {
-					out = append(out, x)
+				if k := x.Protocol + x.Destination; !open[k] { // another published port may lead to the same one
+					open[k], out = true, append(out, x)
 				}
 			}
 		}
@@ -457,8 +457,7 @@ func (v *view) uplink() api.Uplink {
 	if v.Config.ULA.IsValid() {
 		x.State6 = "down"
 	}
-	throughHost := kind == uplink.Host || kind == uplink.TAP
-	if r, ok := v.dp.Router.Interface(frame.NoNet); ok && r.Up6 && s.Addr6.IsValid() && (s.Forwards || !throughHost) {
+	if r, ok := v.dp.Router.Interface(frame.NoNet); ok && r.Up6 && s.Addr6.IsValid() {
 		x.State6 = "up"
 	}
 	switch {
@@ -467,7 +466,7 @@ func (v *view) uplink() api.Uplink {
 		x.Why6 = s.Broken6
 	case kind == uplink.Host && !v.Network(api.DefaultNetwork).Prefix6.IsValid():
 		x.Why6 = "the host's port has no IPv6 address, since network default has no IPv6 subnet (--subnet6)"
-	case throughHost && !s.Forwards:
+	case (kind == uplink.Host || kind == uplink.TAP) && !s.Forwards:
 		x.Why6 = "the host does not forward IPv6: net.ipv6.conf.all.forwarding is 0"
 	default:
 		x.Why6 = s.Why6

@@ -23,6 +23,7 @@ type change struct {
 	since time.Time
 }
 
+// New returns a lock that nobody holds.
 func New() Lock { return Lock{slot: make(chan struct{}, 1)} }
 
 // Lock waits for the present change to end. If bounded, it waits for at most Timeout.
@@ -42,6 +43,7 @@ func (l *Lock) Lock(what string, bounded bool) error {
 	return nil
 }
 
+// Unlock ends the present change.
 func (l *Lock) Unlock() {
 	l.holder.Store(nil)
 	<-l.slot
@@ -55,6 +57,7 @@ func (l *Lock) Age() time.Duration {
 	return 0
 }
 
+// What says which change it is, for people.
 func (l *Lock) What() string {
 	if h := l.holder.Load(); h != nil {
 		return h.what

@@ -108,12 +108,8 @@ func checkPlace(a api.PortAdd) error {
 
 // applyAllLocked carries out every step, or none.
 func (d *Daemon) applyAllLocked(steps []plan.Step) error {
-	var next plan.Action
 	for i, s := range steps {
-		if next = nil; i+1 < len(steps) {
-			next = steps[i+1].Do
-		}
-		if err := d.applyBeforeLocked(s.Do, next); err != nil {
+		if err := d.applyOneLocked(s.Do, i+1 < len(steps) && plan.Publishes(steps[i+1].Do)); err != nil {
 			d.updateRulesLocked()
 			return api.Errorf(http.StatusConflict, "%s: %v; %s", s, err, d.undoLocked(steps[:i]))
 		}
@@ -127,11 +123,8 @@ func (d *Daemon) undoLocked(steps []plan.Step) string {
 	for i, s := range slices.Backward(steps) {
 		var errs error
 		for j, a := range s.Undo {
-			var next plan.Action
-			if j+1 == len(s.Undo) && i > 0 && len(steps[i-1].Undo) > 0 {
-				next = steps[i-1].Undo[0]
-			}
-			if err := d.applyBeforeLocked(a, next); err != nil && !(plan.Takes(a) && model.IsNotFound(err)) {
+			more := j+1 == len(s.Undo) && i > 0 && len(steps[i-1].Undo) > 0 && plan.Publishes(steps[i-1].Undo[0])
+			if err := d.applyOneLocked(a, more); err != nil && !(plan.Takes(a) && model.IsNotFound(err)) {
 				errs = errors.Join(errs, err)
 			}
 		}
@@ -149,10 +142,9 @@ func (d *Daemon) undoLocked(steps []plan.Step) string {
 	return "nothing was changed"
 }
 
-// applyBeforeLocked carries out one action before the next one, if there is one. The rules of NAT can wait for the last of several published
-// ports.
-func (d *Daemon) applyBeforeLocked(a, next plan.Action) error {
-	d.rulesHeld = plan.Publishes(a) && next != nil && plan.Publishes(next)
+// applyOneLocked carries out one of several actions. With more, a published port comes or goes next: the rules of NAT wait for the last one.
+func (d *Daemon) applyOneLocked(a plan.Action, more bool) error {
+	d.rulesHeld = more && plan.Publishes(a)
 	defer func() { d.rulesHeld = false }()
 	return d.applyLocked(a)
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/uplink"
 )
@@ -63,8 +64,8 @@ func (e *Exam) ipv6() {
 	if byRA && sysctl6(name, "forwarding") == 1 && sysctl6(name, "accept_ra") != 2 {
 		e.add("ipv6", Warn, "sysctl -w net.ipv6.conf."+name+".accept_ra=2", "the IPv6 default route came by a router advertisement, and %s forwards: the kernel takes no other advertisement, so the route will go", name)
 	}
-	if out.Attrs().MTU < model.MinMTU6 {
-		e.add("ipv6", Warn, fmt.Sprintf("raise the MTU of %s to %d or more", name, model.MinMTU6), "%s has MTU %d, and IPv6 needs %d: IPv6 does not lead out", name, out.Attrs().MTU, model.MinMTU6)
+	if out.Attrs().MTU < frame.MinMTU6 {
+		e.add("ipv6", Warn, fmt.Sprintf("raise the MTU of %s to %d or more", name, frame.MinMTU6), "%s has MTU %d, and IPv6 needs %d: IPv6 does not lead out", name, out.Attrs().MTU, frame.MinMTU6)
 	}
 	addrs, _ := netlink.AddrList(out, netlink.FAMILY_V6)
 	global, local := 0, 0

@@ -73,14 +73,13 @@ func TestNDProxy(t *testing.T) {
 // destination, the hop limit, and the flags R, S and O.
 func (b *Bed) advertised(ns, device, addr string) string {
 	b.t.Helper()
-	file := filepath.Join(b.dir, device+".pcap")
-	stop := b.Listen("out", "tcpdump", "-i", device, "-U", "-w", file, "icmp6 and ip6[40] == 136")
+	advertisements, stop := b.advertisements(device)
 	group := frame.Addr6From(netip.MustParseAddr(addr)).SolicitedNode().Netip()
 	own, _, _ := strings.Cut(strings.Fields(b.Sh("out", "ip -6 -o addr show dev "+device+" scope global"))[3], "/")
 	_, mac, _ := strings.Cut(b.Sh(ns, "ip -o link show eth0"), "link/ether ")
 	mac = strings.Fields(mac)[0]
 	heard := func() []string {
-		text := b.Sh("out", "tshark -r "+file+" -T fields -e ipv6.dst -e ipv6.hlim -e icmpv6.nd.na.flag.r -e icmpv6.nd.na.flag.s -e icmpv6.nd.na.flag.o -Y 'icmpv6.nd.na.target_address == "+addr+"' 2>/dev/null")
+		text := advertisements("-T fields -e ipv6.dst -e ipv6.hlim -e icmpv6.nd.na.flag.r -e icmpv6.nd.na.flag.s -e icmpv6.nd.na.flag.o -Y 'icmpv6.nd.na.target_address == " + addr + "'")
 		return strings.Split(strings.TrimSpace(text), "\n")
 	}
 	for _, x := range []struct{ ask, to string }{ // to: the beginning of the answer's destination
@@ -104,15 +103,20 @@ func (b *Bed) advertised(ns, device, addr string) string {
 	return strings.Join(slices.Compact(said), "\n")
 }
 
+// advertisements begins to hear the neighbor advertisements on a device of out. read returns what tshark says of them, with its arguments.
+func (b *Bed) advertisements(device string) (read func(args string) string, stop func()) {
+	b.t.Helper()
+	file := filepath.Join(b.dir, device+".pcap")
+	stop = b.Listen("out", "tcpdump", "-i", device, "-U", "-w", file, "icmp6 and ip6[40] == 136")
+	return func(args string) string { return b.Sh("out", "tshark -r "+file+" "+args+" 2>/dev/null") }, stop
+}
+
 // unanswered checks that nobody answers out for an address. Another address, which is asked for later, is answered for.
 func (b *Bed) unanswered(addr, other string) {
 	b.t.Helper()
-	file := filepath.Join(b.dir, "unanswered.pcap")
-	stop := b.Listen("out", "tcpdump", "-i", "eth0", "-U", "-w", file, "icmp6 and ip6[40] == 136")
+	advertisements, stop := b.advertisements("eth0")
 	defer stop()
-	heard := func(addr string) bool {
-		return b.Sh("out", "tshark -r "+file+" -Y 'icmpv6.nd.na.target_address == "+addr+"' 2>/dev/null") != ""
-	}
+	heard := func(addr string) bool { return advertisements("-Y 'icmpv6.nd.na.target_address == "+addr+"'") != "" }
 	b.Eventually("an answer for "+other, func() bool {
 		for _, a := range []string{addr, other} {
 			_, _ = b.TrySh("out", "ndisc6 -1 -r 1 -w 100 "+a+" eth0") // it fails also when it is answered with R=0
@@ -152,12 +156,9 @@ func TestNDProxyStays(t *testing.T) {
 		t.Errorf("a part of the first switch's prefix: %s %v", said, err)
 	}
 
-	file := filepath.Join(b.dir, "asked.pcap")
-	stop := b.Listen("out", "tcpdump", "-i", "eth0", "-U", "-w", file, "icmp6 and ip6[40] == 136")
+	advertisements, stop := b.advertisements("eth0")
 	defer stop()
-	answers := func(asker string) int {
-		return strings.Count(b.Sh("out", "tshark -r "+file+" -Y 'ipv6.dst == "+asker+"' 2>/dev/null"), "\n")
-	}
+	answers := func(asker string) int { return strings.Count(advertisements("-Y 'ipv6.dst == "+asker+"'"), "\n") }
 	var nobody []string
 	for i := range 4000 {
 		nobody = append(nobody, fmt.Sprintf("2001:db8:1::%x", i+16))

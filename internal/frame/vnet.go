@@ -5,6 +5,9 @@ import "encoding/binary"
 // VnetLen is the length of struct virtio_net_hdr without num_buffers: the TAP default.
 const VnetLen = 10
 
+// MinMTU6 is the longest packet that every link of IPv6 takes, in bytes: a link with a lower MTU has no IPv6 (RFC 8200, 5).
+const MinMTU6 = 1280
+
 // MaxFrame is the longest frame that is read: 64 KiB of IP, the Ethernet header and a VLAN tag.
 const MaxFrame = 65535 + 18
 

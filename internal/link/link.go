@@ -87,12 +87,7 @@ func Configure(ns, name string, s Config) error {
 		if s.Routes == nil && s.Gateway.IsValid() {
 			return addRoute(link, Route{To: everywhere, Via: s.Gateway})
 		}
-		for _, r := range s.Routes {
-			if err := addRoute(link, r); err != nil && !errors.Is(err, unix.EEXIST) {
-				return err
-			}
-		}
-		return nil
+		return addMissing(link, s.Routes)
 	})
 }
 
@@ -118,26 +113,19 @@ func (s *Config) Restore(name string) (why6 string, err error) {
 	} else if err := s.addRoutes6(link); err != nil {
 		return "", err
 	}
-	for _, r := range s.Routes {
-		if err := addRoute(link, r); err != nil && !errors.Is(err, unix.EEXIST) {
-			return why6, err
-		}
-	}
-	return why6, nil
+	return why6, addMissing(link, s.Routes)
 }
 
 // WithoutIPv6 reports whether the kernel has no IPv6 on a device, and why.
 func WithoutIPv6(l netlink.Link) (without bool, why string) {
 	switch name, mtu := l.Attrs().Name, l.Attrs().MTU; {
-	case mtu < minMTU6:
-		return true, fmt.Sprintf("the MTU of %s is %d, and IPv6 needs %d: raise it again (`ip link set %[1]s mtu` on the host)", name, mtu, minMTU6)
+	case mtu < frame.MinMTU6:
+		return true, fmt.Sprintf("the MTU of %s is %d, and IPv6 needs %d: raise it again (`ip link set %[1]s mtu` on the host)", name, mtu, frame.MinMTU6)
 	case isSet("/proc/sys/net/ipv6/conf/" + name + "/disable_ipv6"):
 		return true, "IPv6 is switched off on " + name + " (`sysctl -w net.ipv6.conf." + name + ".disable_ipv6=0` on the host)"
 	}
 	return false, ""
 }
-
-const minMTU6 = 1280 // RFC 8200, 5
 
 // addAddresses6 gives a device its IPv6 addresses: the link-local one that is made from its MAC, and its own. They are usable at once: the
 // switch knows all addresses of a network, so that nothing is probed for duplicates (RFC 4862, 5.4).
@@ -170,8 +158,17 @@ func isSet(path string) bool {
 }
 
 func (s *Config) addRoutes6(link netlink.Link) error {
+	var routes []Route
 	for _, p := range s.Behind6 {
-		if err := addRoute(link, Route{To: p, Via: s.Via6}); err != nil && !errors.Is(err, unix.EEXIST) {
+		routes = append(routes, Route{To: p, Via: s.Via6})
+	}
+	return addMissing(link, routes)
+}
+
+// addMissing adds routes to those that are there.
+func addMissing(link netlink.Link, routes []Route) error {
+	for _, r := range routes {
+		if err := addRoute(link, r); err != nil && !errors.Is(err, unix.EEXIST) {
 			return err
 		}
 	}

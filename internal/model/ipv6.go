@@ -19,9 +19,6 @@ const (
 	SubnetOff  = "off"
 )
 
-// MinMTU6 is the least MTU of a network with IPv6, in bytes (RFC 8200, 5).
-const MinMTU6 = 1280
-
 // Everywhere6 is the destination of IPv6's default route.
 var Everywhere6 = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 
@@ -73,7 +70,7 @@ func (s *State) checkSubnet6(a api.NetworkAdd) (p netip.Prefix, gateway netip.Ad
 			return p, gateway, bad("gateway6 %s needs an IPv6 subnet (--subnet6)", a.Gateway6)
 		}
 		return p, gateway, nil
-	case a.Subnet6 == SubnetAuto && (!s.Config.ULA.IsValid() || a.MTU != 0 && a.MTU < MinMTU6): // the kernel has no IPv6, or packets are too short for it
+	case a.Subnet6 == SubnetAuto && (!s.Config.ULA.IsValid() || a.MTU != 0 && a.MTU < frame.MinMTU6): // the kernel has no IPv6, or packets are too short for it
 		return p, gateway, nil
 	case a.Subnet6 == SubnetAuto:
 		if p, err = s.subnetOfULA(a.Name); err != nil {
@@ -101,8 +98,8 @@ func (s *State) checkSubnet6(a api.NetworkAdd) (p netip.Prefix, gateway netip.Ad
 			return p, gateway, bad("gateway6 %q is not a usable address of %s; choose an address of this subnet", a.Gateway6, p)
 		}
 	}
-	if a.MTU != 0 && a.MTU < MinMTU6 {
-		return p, gateway, bad("MTU %d is too small for a network with IPv6, which needs %d bytes; use a larger MTU, or --subnet6 off", a.MTU, MinMTU6)
+	if a.MTU != 0 && a.MTU < frame.MinMTU6 {
+		return p, gateway, bad("MTU %d is too small for a network with IPv6, which needs %d bytes; use a larger MTU, or --subnet6 off", a.MTU, frame.MinMTU6)
 	}
 	return p, gateway, nil
 }
@@ -161,7 +158,7 @@ func (n *Network) MadeBy(m frame.MAC) netip.Addr {
 // is named, or one if its IPv4 address was assigned, too.
 func (s *State) checkAddress6(p *Port, a api.PortAdd) error {
 	n := s.Network(p.Network)
-	if made := n.MadeBy(p.MAC); made != n.Gateway6 && s.Holder(n, made) == nil && (p.MTU == 0 || p.MTU >= MinMTU6) {
+	if made := n.MadeBy(p.MAC); made != n.Gateway6 && s.Holder(n, made) == nil && (p.MTU == 0 || p.MTU >= frame.MinMTU6) {
 		p.Made6 = made
 	}
 	named := a.IP6 != "" && a.IP6 != api.AutoAddress
@@ -171,9 +168,9 @@ func (s *State) checkAddress6(p *Port, a api.PortAdd) error {
 			return bad("network %q has no IPv6 addresses; leave --ip6 out, or give the network a subnet (--subnet6)", n.Name)
 		}
 		return nil
-	case p.MTU < MinMTU6 && p.MTU != 0:
+	case p.MTU < frame.MinMTU6 && p.MTU != 0:
 		if named {
-			return bad("MTU %d is too small for IPv6, which needs %d bytes; use a larger MTU, or leave --ip6 out", p.MTU, MinMTU6)
+			return bad("MTU %d is too small for IPv6, which needs %d bytes; use a larger MTU, or leave --ip6 out", p.MTU, frame.MinMTU6)
 		}
 		return nil
 	case a.IP6 == "" && p.ConfiguresItself() && !p.Addr.IsValid():

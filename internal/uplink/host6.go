@@ -33,8 +33,8 @@ func (u *Uplink) inspect6(s *State, links []netlink.Link) error {
 	if u.opts.Kind == TAP {
 		if _, s.Addr6 = u.ends6(); s.Addr6.IsValid() {
 			s.Own6, s.MTU6 = []netip.Addr{s.Addr6}, s.MTU
-			s.Why6 = cmp.Or(s.Broken6, why6(defaultIndex6(routes, ours), s))
-			s.Up6 = s.Why6 == "" && s.Forwards // here, every packet needs the address
+			s.Up6, s.Why6 = leadsOut6(defaultIndex6(routes, ours), s)
+			s.Up6 = s.Up6 && s.Forwards
 		}
 		return nil
 	}
@@ -54,28 +54,25 @@ func (u *Uplink) inspect6(s *State, links []netlink.Link) error {
 			s.MTU6 = a.MTU
 		}
 	}
-	s.Why6 = cmp.Or(s.Broken6, why6(device, s))
-	s.Up6 = s.Why6 == "" || s.Why6 == whyNoAddress
+	s.Up6, s.Why6 = leadsOut6(device, s)
 	return nil
 }
 
-// why6 is why IPv6 does not lead out; empty if it does. device is that of the default route.
-func why6(device int, s *State) string {
+// leadsOut6 reports whether IPv6 leads out by the device of the default route, if only for packets that keep their source, and why not, or not
+// for all.
+func leadsOut6(device int, s *State) (leads bool, why string) {
 	switch {
+	case s.Broken6 != "":
+		return false, s.Broken6
 	case device == 0:
-		return "the host has no IPv6 default route"
-	case s.MTU6 < minMTU6:
-		return fmt.Sprintf("the MTU of the way out is %d, and IPv6 needs %d", s.MTU6, minMTU6)
+		return false, "the host has no IPv6 default route"
+	case s.MTU6 < frame.MinMTU6:
+		return false, fmt.Sprintf("the MTU of the way out is %d, and IPv6 needs %d", s.MTU6, frame.MinMTU6)
 	case !s.Addr6.IsValid():
-		return whyNoAddress
+		return true, "the host has no IPv6 address of global scope; only networks with --nat6 routed or npt=PREFIX lead out"
 	}
-	return ""
+	return true, ""
 }
-
-// Only packets that keep their source leave then.
-const whyNoAddress = "the host has no IPv6 address of global scope; only networks with --nat6 routed or npt=PREFIX lead out"
-
-const minMTU6 = 1280 // RFC 8200, 5
 
 // forwards6 reports whether the host forwards IPv6 packets.
 func forwards6() bool {
@@ -127,7 +124,7 @@ func (u *Uplink) brokenBy(links []netlink.Link) (why, why6 string) {
 		why = name + " is down (`ip link set " + name + " up` on the host)"
 		return why, why
 	}
-	if off, why6 := link.WithoutIPv6(links[i]); off && (u.opts.Kind == Host || u.opts.Kind == TAP || links[i].Attrs().MTU < minMTU6) {
+	if off, why6 := link.WithoutIPv6(links[i]); off && (u.opts.Kind == Host || u.opts.Kind == TAP || links[i].Attrs().MTU < frame.MinMTU6) {
 		return "", why6 // with programs, packets need no address of the device, but its settings for IPv6, which go with a low MTU
 	}
 	return "", ""
