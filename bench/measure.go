@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -155,20 +156,22 @@ func (s *system) whileServing(ctx context.Context, part string, server []string,
 
 func iperfClient(ctx context.Context, s *system, d *direction, args []string) (v iperfResult, err error) {
 	out, err := s.command(ctx, d.client, append([]string{"iperf3", "-J", "-c", d.address}, args...)...).Output()
-	if err != nil {
-		var said struct{ Error string }
-		_ = json.Unmarshal(out, &said)
-		return v, fmt.Errorf("iperf3: %w: %s", err, said.Error)
+	if e := json.Unmarshal(out, &v); e != nil && err == nil {
+		err = fmt.Errorf("its answer: %w", e)
 	}
-	if err := json.Unmarshal(out, &v); err != nil {
-		return v, fmt.Errorf("iperf3's answer: %w", err)
+	if err == nil && v.Error != "" { // with -J, iperf3 may end with 0 although it failed
+		err = errors.New("it failed")
+	}
+	if err != nil {
+		return v, fmt.Errorf("iperf3: %w: %s", err, v.Error)
 	}
 	return v, nil
 }
 
 // iperfResult is the part of iperf3's JSON output that is used.
 type iperfResult struct {
-	End struct {
+	Error string
+	End   struct {
 		SumSent     struct{ Retransmits int } `json:"sum_sent"`
 		SumReceived struct {
 			BitsPerSecond  float64 `json:"bits_per_second"`

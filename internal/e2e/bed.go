@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -365,13 +366,16 @@ func (b *Bed) Iperf(ns string) {
 }
 
 // TryMeasure runs an iperf3 client in a namespace. After each client, a server is busy for a moment, and then closes and opens its port: the
-// next client asks again.
+// next client asks again. With -J, iperf3 says so in its output and ends with 0.
 func (b *Bed) TryMeasure(ns, options string) (out string, err error) {
 	b.t.Helper()
 	b.Eventually("the server of iperf3 "+options+" is free", func() bool {
 		out, err = b.TrySh(ns, "timeout 60 iperf3 "+options)
-		return err == nil || !strings.Contains(out, "the server is busy") && !strings.Contains(out, "unable to connect to server")
+		return !strings.Contains(out, "the server is busy") && !strings.Contains(out, "unable to connect to server")
 	})
+	if err == nil && strings.Contains(out, `"error":`) {
+		err = errors.New("iperf3 reports an error")
+	}
 	return out, err
 }
 
