@@ -23,7 +23,7 @@ func (a *app) flowCommand() *cobra.Command {
 	filters := func(c *cobra.Command) *cobra.Command {
 		for _, f := range []struct{ name, short, use string }{
 			{"family", "f", "address family: ipv4 or ipv6"}, {"src", "s", "original source: an address or a prefix"}, {"dst", "d", "original destination: an address or a prefix"},
-			{"proto", "p", "protocol: tcp, udp, sctp, icmp, icmpv6, gre, esp, or proto-N"}, {"port", "", "name of the container's port on the switch"}, {"sport", "", "original source port"}, {"dport", "", "original destination port"}, {"state", "", "TCP state, such as ESTABLISHED"},
+			{"proto", "p", "protocol: tcp, udp, sctp, icmp (with -f ipv6: icmpv6), icmpv6, gre, esp, or proto-N"}, {"port", "", "name of the container's port on the switch"}, {"sport", "", "original source port"}, {"dport", "", "original destination port"}, {"state", "", "TCP state, such as ESTABLISHED"},
 		} {
 			c.Flags().StringP(f.name, f.short, "", f.use)
 		}
@@ -39,6 +39,9 @@ func (a *app) flowCommand() *cobra.Command {
 				return "", usagef("--proto %q is not valid; use tcp, udp, sctp, icmp, icmpv6, gre, esp, or proto-N", v)
 			}
 			q.Set(name, v)
+		}
+		if q.Get("family") == "ipv6" && q.Get("proto") == "icmp" {
+			q.Set("proto", "icmpv6")
 		}
 		return "/flows?" + q.Encode(), nil
 	}

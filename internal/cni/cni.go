@@ -9,9 +9,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -93,7 +95,10 @@ func Main(about string) {
 func parse(stdin []byte) (*conf, error) {
 	c := &conf{}
 	if err := json.Unmarshal(stdin, c); err != nil {
-		return nil, types.NewError(types.ErrDecodingFailure, "the configuration cannot be decoded", err.Error())
+		return nil, types.NewError(types.ErrDecodingFailure, "the configuration cannot be decoded", decodingText(err))
+	}
+	if err := checkKeys(stdin); err != nil {
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, err.Error(), "")
 	}
 	if c.Network == "" {
 		c.Network = "default"
@@ -105,6 +110,48 @@ func parse(stdin []byte) (*conf, error) {
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, "subnet6 needs subnet", "a network has an IPv4 subnet, and may have an IPv6 subnet besides: set the key subnet, too, or leave subnet6 out")
 	}
 	return c, nil
+}
+
+// decodingText says what is wrong with a configuration in JSON.
+func decodingText(err error) string {
+	var wrong *json.UnmarshalTypeError
+	if !errors.As(err, &wrong) {
+		return err.Error()
+	}
+	needs := "a text in quotes"
+	switch wrong.Type.Kind() {
+	case reflect.Bool:
+		needs = "true or false, without quotes"
+	case reflect.Int, reflect.Uint16, reflect.Uint64:
+		needs = "a number, without quotes"
+	case reflect.Slice:
+		needs = "a list"
+	case reflect.Struct, reflect.Map:
+		needs = "an object"
+	}
+	return fmt.Sprintf("key %s needs %s, and has a %s", wrong.Field, needs, wrong.Value)
+}
+
+// checkKeys reports keys that are one of the plugin's own but for their hyphens and underscores: nd-proxy, the name of the option, instead of
+// ndProxy. Other keys may be anybody's.
+func checkKeys(stdin []byte) error {
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(stdin, &keys); err != nil {
+		return err
+	}
+	fold := func(s string) string { return strings.ToLower(strings.NewReplacer("-", "", "_", "").Replace(s)) }
+	own := map[string]string{}
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[conf]()) {
+		if key := f.Tag.Get("json"); f.IsExported() && len(f.Index) == 1 && key != "" {
+			own[fold(key)] = key
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(keys)) {
+		if key, ok := own[fold(k)]; ok && !strings.EqualFold(k, key) {
+			return fmt.Errorf("unknown key %q; did you mean %q?", k, key)
+		}
+	}
+	return nil
 }
 
 // attachmentOf returns the attachment that a call is about.
@@ -404,13 +451,15 @@ func extraArgs(s string) map[string]string {
 // explain converts an error to one with a CNI error code. When no switch answers, the code is "try again later".
 func explain(err error) error {
 	var known *types.Error
-	switch {
-	case err == nil || errors.As(err, &known):
+	if err == nil || errors.As(err, &known) {
 		return err
-	case api.IsUnreachable(err) || errors.Is(err, context.DeadlineExceeded):
-		return types.NewError(types.ErrTryAgainLater, err.Error(), "")
-	case api.IsStatus(err, http.StatusBadRequest):
-		return types.NewError(types.ErrInvalidNetworkConfig, err.Error(), "")
 	}
-	return types.NewError(types.ErrInternal, err.Error(), "")
+	code := types.ErrInternal
+	switch {
+	case api.IsUnreachable(err) || errors.Is(err, context.DeadlineExceeded):
+		code = types.ErrTryAgainLater
+	case api.IsStatus(err, http.StatusBadRequest):
+		code = types.ErrInvalidNetworkConfig
+	}
+	return types.NewError(code, api.InKeys(err).Error(), "")
 }

@@ -92,6 +92,25 @@ func TestResult(t *testing.T) {
 	}
 }
 
+func TestParseErrors(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"ndProxy": "true"}`:                    "key ndProxy needs true or false, without quotes, and has a string",
+		`{"mtu": "1500"}`:                        "key mtu needs a number, without quotes, and has a string",
+		`{"nat6": true}`:                         "key nat6 needs a text in quotes, and has a bool",
+		`{"runtimeConfig": {"ips": "10.0.0.1"}}`: "key runtimeConfig.ips needs a list, and has a string",
+		`{"nd-proxy": true}`:                     `unknown key "nd-proxy"; did you mean "ndProxy"?`,
+		`{"Nd_Proxy": true}`:                     `unknown key "Nd_Proxy"; did you mean "ndProxy"?`,
+		`{"subnet6": "auto"}`:                    "subnet6 needs subnet",
+	} {
+		if _, err := parse([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+	if _, err := parse([]byte(`{"ndproxy": true, "other-key": 1}`)); err != nil {
+		t.Error(err)
+	}
+}
+
 // Errors have the codes of the CNI specification, section 5.
 func TestExplain(t *testing.T) {
 	own := types.NewError(types.ErrInvalidNetNS, "x", "")
@@ -109,6 +128,9 @@ func TestExplain(t *testing.T) {
 	}
 	if explain(nil) != nil {
 		t.Error("nil is an error")
+	}
+	if got := explain(api.Errorf(400, "--nd-proxy needs --nat6 routed: see `uvswitch network add --nd-proxy`")).Error(); !strings.Contains(got, "ndProxy needs nat6 routed: see `uvswitch network add --nd-proxy`") {
+		t.Error(got)
 	}
 	if m := extraArgs("IgnoreUnknown=1;IP=10.5.0.9;MAC=02:00:00:00:00:09"); m["IP"] != "10.5.0.9" || m["MAC"] != "02:00:00:00:00:09" {
 		t.Errorf("%v", m)

@@ -438,7 +438,7 @@ func TestPodman(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write(filepath.Join(nets, "net1.conflist"), fmt.Sprintf(`{"cniVersion":"1.0.0","name":"net1","plugins":[{"type":"uvswitch","socket":"%s","subnet":"10.50.0.0/24","capabilities":{"portMappings":true,"ips":true,"mac":true}}]}`, b.Socket()))
+	write(filepath.Join(nets, "net1.conflist"), fmt.Sprintf(`{"cniVersion":"1.0.0","name":"net1","plugins":[{"type":"uvswitch","socket":"%s","subnet":"10.50.0.0/24","subnet6":"fd00:dead:beef:50::/64","capabilities":{"portMappings":true,"ips":true,"mac":true}}]}`, b.Socket()))
 	write(filepath.Join(tmp, "containers.conf"), fmt.Sprintf(`[containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 [engine]

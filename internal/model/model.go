@@ -297,7 +297,7 @@ func Desired(c Config, have *State) (*State, error) {
 	for _, a := range c.AllNetworks() {
 		n, err := s.NewNetwork(a)
 		if err != nil {
-			return nil, fmt.Errorf("network %q: %w", a.Name, err)
+			return nil, fmt.Errorf("network %q: %w", a.Name, api.InKeys(err))
 		}
 		if n.Name == api.DefaultNetwork && have != nil {
 			if now := have.Network(n.Name); !now.SameSubnets(&n) {
@@ -394,7 +394,7 @@ func (s *State) addPorts(list []api.PortAdd, have *State) error {
 	for _, a := range order {
 		p, err := s.desiredPort(a, have)
 		if err != nil {
-			return fmt.Errorf("port %q: %w", a.Name, err)
+			return fmt.Errorf("port %q: %w", a.Name, api.InKeys(err))
 		}
 		s.Ports = append(s.Ports, p)
 	}
