@@ -11,6 +11,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/netns"
+	"github.com/uvswitch/uvswitch/internal/uring"
 )
 
 // AFPacket is an existing device, such as the host end of a veth pair, read and written through an AF_PACKET socket with
@@ -23,8 +24,16 @@ type AFPacket struct {
 	// Used by Read; only one worker reads a port.
 	msg  unix.Msghdr
 	iov  unix.Iovec
-	ctrl [64]byte
+	ctrl [controlRoom]byte
+
+	header unix.Msghdr // of an io_uring's reads
 }
+
+// controlRoom is the room for a message's auxiliary data, in bytes: a header and a struct tpacket_auxdata are 36.
+const controlRoom = 64
+
+// messageRoom is how many bytes of a buffer an io_uring needs before the frame.
+const messageRoom = uring.MessageHead + controlRoom
 
 // OpenAFPacket opens the existing device dev of the network namespace at path ns. The device is promiscuous until Close.
 func OpenAFPacket(ns, dev string) (*AFPacket, error) {
@@ -38,7 +47,7 @@ func OpenAFPacket(ns, dev string) (*AFPacket, error) {
 		if err != nil {
 			return fmt.Errorf("tap: cannot plug in %s: %w", dev, err)
 		}
-		p = &AFPacket{file: file{fd: fd}}
+		p = &AFPacket{file: file{fd: fd}, header: unix.Msghdr{Controllen: controlRoom}}
 		if err := p.Rebind(ifc.Index); err != nil {
 			unix.Close(fd)
 			return fmt.Errorf("tap: cannot plug in %s: %w", dev, err)
@@ -98,9 +107,39 @@ func (p *AFPacket) Bound() bool {
 
 func htons(v uint16) uint16 { return v<<8 | v>>8 }
 
-// Vnet implements frame.Conn. It is false: a read by an io_uring would miss the auxiliary data, where the kernel puts a
-// VLAN tag.
-func (p *AFPacket) Vnet() bool { return false }
+// Vnet implements frame.Conn. It is true, but an io_uring must receive messages: a read would miss the auxiliary data, where the kernel puts
+// a VLAN tag.
+func (p *AFPacket) Vnet() bool { return true }
+
+// unpack returns the frame in b, what an io_uring has received: its first byte, and where it ends. It puts back a VLAN tag that the kernel has
+// taken out. ok is false if there is no frame, or it is longer than MaxFrame.
+//
+//uvswitch:hot
+func (p *AFPacket) unpack(b []byte) (begin, end int, ok bool) {
+	control, begin, ok := uring.Split(b, controlRoom)
+	if !ok || len(b) < begin+frame.VnetLen+frame.EthernetLen {
+		return 0, 0, false
+	}
+	if tci, tpid, ok := vlan(control); ok {
+		const macs = frame.VnetLen + 12
+		copy(b[begin-frame.VLANLen:], b[begin:begin+macs])
+		begin -= frame.VLANLen
+		setTag(b[begin:], tci, tpid)
+	}
+	return begin, len(b), len(b)-begin <= frame.VnetLen+frame.MaxFrame
+}
+
+// setTag writes a VLAN tag into the room after the MACs of b, a frame with its virtio-net header.
+//
+//uvswitch:hot
+func setTag(b []byte, tci, tpid uint16) {
+	const macs = frame.VnetLen + 12
+	binary.BigEndian.PutUint16(b[macs:], tpid)
+	binary.BigEndian.PutUint16(b[macs+2:], tci)
+	if h := frame.VnetHdr(b); h.NeedsCsum() {
+		h.Set(h[0], h[1], h.HdrLen()+frame.VLANLen, h.GSOSize(), h.CsumStart()+frame.VLANLen, h.CsumOffset())
+	}
+}
 
 // Read implements frame.Conn. If the kernel has taken a VLAN tag out of the frame, Read puts it back.
 //
@@ -134,35 +173,31 @@ func (p *AFPacket) receive(b []byte) (int, syscall.Errno) {
 		return 0, errno
 	}
 	n := int(r)
-	if tci, tpid, ok := p.vlan(); ok && n >= frame.VnetLen+frame.EthernetLen {
+	if tci, tpid, ok := vlan(p.ctrl[:min(uint64(p.msg.Controllen), controlRoom)]); ok && n >= frame.VnetLen+frame.EthernetLen {
 		const macs = frame.VnetLen + 12
 		copy(b[macs+tag:], b[macs:n])
-		binary.BigEndian.PutUint16(b[macs:], tpid)
-		binary.BigEndian.PutUint16(b[macs+2:], tci)
-		if h := frame.VnetHdr(b); h.NeedsCsum() {
-			h.Set(h[0], h[1], h.HdrLen()+tag, h.GSOSize(), h.CsumStart()+tag, h.CsumOffset())
-		}
+		setTag(b, tci, tpid)
 		n += tag
 	}
 	return n, 0
 }
 
-// vlan returns the VLAN tag in the auxiliary data of the last frame (struct tpacket_auxdata); ok is false if there is none.
+// vlan returns the VLAN tag in a frame's control data, which is its auxiliary data (struct tpacket_auxdata); ok is false if there is none.
 //
 //uvswitch:hot
-func (p *AFPacket) vlan() (tci, tpid uint16, ok bool) {
+func vlan(control []byte) (tci, tpid uint16, ok bool) {
 	const at = unix.SizeofCmsghdr
-	if int(p.msg.Controllen) < at+20 {
+	if len(control) < at+20 {
 		return 0, 0, false
 	}
 	e := binary.NativeEndian
-	status := e.Uint32(p.ctrl[at:])
+	status := e.Uint32(control[at:])
 	if status&unix.TP_STATUS_VLAN_VALID == 0 {
 		return 0, 0, false
 	}
-	tci, tpid = e.Uint16(p.ctrl[at+16:]), frame.TypeVLAN
+	tci, tpid = e.Uint16(control[at+16:]), frame.TypeVLAN
 	if status&unix.TP_STATUS_VLAN_TPID_VALID != 0 {
-		tpid = e.Uint16(p.ctrl[at+18:])
+		tpid = e.Uint16(control[at+18:])
 	}
 	return tci, tpid, true
 }
@@ -170,9 +205,13 @@ func (p *AFPacket) vlan() (tci, tpid uint16, ok bool) {
 // Write implements frame.Conn.
 //
 //uvswitch:hot
-func (p *AFPacket) Write(f *frame.Frame) frame.Reason {
-	why := p.writeChain(f)
-	if why == frame.PortGone { // the device is gone, but may come back
+func (p *AFPacket) Write(f *frame.Frame) frame.Reason { return mayReturn(p.writeChain(f)) }
+
+// mayReturn is why a write to a packet socket failed: when its device is gone, another may come in its place.
+//
+//uvswitch:hot
+func mayReturn(why frame.Reason) frame.Reason {
+	if why == frame.PortGone {
 		return frame.PortDown
 	}
 	return why

@@ -16,7 +16,7 @@ const (
 	ringBuffers = 256
 	minBuffers  = 4  // buffers provided per Poll when frames are large
 	maxBuffers  = 64 // and when they are small
-	bufferSize  = frame.VnetLen + frame.MaxFrame
+	bufferSize  = messageRoom + frame.VnetLen + frame.MaxFrame
 
 	quietBuffers = 16 // provided per Poll for the reads of quiet ports
 
@@ -98,21 +98,22 @@ type IOUring struct {
 }
 
 type ringPort struct {
-	conn  frame.Conn
-	fd    int    // used by the io_uring; -1: the Conn reads and writes
-	read  bool   // this backend reads the port
-	up    bool   // it is the uplink
-	armed bool   // its read or poll is in progress
-	group uint8  // of its read
-	round uint32 // in which it read a frame last
-	took  int    // frames read in that round
+	conn   frame.Conn
+	fd     int       // used by the io_uring; -1: the Conn reads and writes
+	packet *AFPacket // the port is a packet socket, which the io_uring reads by messages; nil: it is another
+	read   bool      // this backend reads the port
+	up     bool      // it is the uplink
+	armed  bool      // its read or poll is in progress
+	group  uint8     // of its read
+	round  uint32    // in which it read a frame last
+	took   int       // frames read in that round
 }
 
 // filled is a frame that was read and waits to be put into a batch.
 type filled struct {
-	port   frame.PortID
-	buffer uint16
-	n      int32
+	port       frame.PortID
+	buffer     uint16
+	begin, end int32 // of the frame in its buffer
 }
 
 // NewIOUring returns a backend without ports. Its Poll looks for frames for the time busyPoll before it sleeps; see BusyPollAuto. An error
@@ -166,6 +167,7 @@ func (r *IOUring) Add(id frame.PortID, c frame.Conn, read frame.Reading) error {
 	p := ringPort{conn: c, fd: -1, read: read != frame.NotRead, up: read == frame.ReadUplink}
 	if c.Vnet() {
 		p.fd = c.FD()
+		p.packet, _ = c.(*AFPacket)
 	} else if p.read {
 		r.add(id, c, read)
 	}
@@ -454,6 +456,8 @@ func (r *IOUring) arm(group uint8, most int) {
 		p := &r.ports[id]
 		if p.fd < 0 {
 			r.ring.PollMultishot(p.conn.FD(), r.readData(id))
+		} else if p.packet != nil {
+			r.ring.ReceiveMultishot(p.fd, &p.packet.header, uint16(group), r.readData(id))
 		} else {
 			r.ring.ReadMultishot(p.fd, uint16(group), r.readData(id))
 		}
@@ -506,8 +510,12 @@ func (r *IOUring) reap() {
 			}
 		case opWrite:
 			if c.Res < 0 {
+				why := WriteReason(syscall.Errno(-c.Res))
+				if r.ports[id].packet != nil {
+					why = mayReturn(why)
+				}
 				r.failed[0] = append(r.failed[0], frame.TxFailure{
-					Port: id, Reason: WriteReason(syscall.Errno(-c.Res)), Frames: uint8(c.Data >> 48),
+					Port: id, Reason: why, Frames: uint8(c.Data >> 48),
 					Slot: uint8(c.Data >> writeBytes), Bytes: uint32(c.Data) & (1<<writeBytes - 1),
 				})
 			}
@@ -520,7 +528,11 @@ func (r *IOUring) readDone(id frame.PortID, c *uring.Completion) {
 	if c.Buffer >= 0 {
 		p := &r.ports[id]
 		r.out[p.group]--
-		if c.Res > 0 {
+		begin, end, ok := 0, int(c.Res), c.Res > 0
+		if ok && p.packet != nil {
+			begin, end, ok = p.packet.unpack(r.buffers[quiet].Bytes(c.Buffer)[:end])
+		}
+		if ok {
 			if p.round != r.round {
 				p.round, p.took = r.round, 0
 			}
@@ -529,8 +541,8 @@ func (r *IOUring) readDone(id frame.PortID, c *uring.Completion) {
 			if p.group == quiet {
 				r.quietAt = r.round
 			}
-			r.stash(filled{id, uint16(c.Buffer), c.Res})
-			r.size += (int(c.Res) - r.size) / 8
+			r.stash(filled{id, uint16(c.Buffer), int32(begin), int32(end)})
+			r.size += (end - begin - r.size) / 8
 		} else {
 			r.free = append(r.free, uint16(c.Buffer))
 		}
@@ -552,7 +564,7 @@ func (r *IOUring) ended(id frame.PortID, c *uring.Completion) {
 	if !p.read {
 		return
 	}
-	if errno := syscall.Errno(-c.Res); c.Res < 0 && (isDead(errno) || errno == syscall.ENXIO) {
+	if errno := syscall.Errno(-c.Res); c.Res < 0 && p.packet == nil && (isDead(errno) || errno == syscall.ENXIO) {
 		p.read = false
 		r.gone = append(r.gone, id)
 		return
@@ -578,10 +590,10 @@ func (r *IOUring) fill(b *frame.Batch) {
 	bytes := 0
 	for r.n > 0 && b.N < frame.BatchSize && bytes < frame.BatchBytes {
 		f := r.pull()
-		b.Frames[b.N].Reset(r.buffers[quiet].Bytes(int(f.buffer))[:f.n:f.n], f.port)
+		b.Frames[b.N].Reset(r.buffers[quiet].Bytes(int(f.buffer))[f.begin:f.end:f.end], f.port)
 		b.N++
 		r.loaned = append(r.loaned, f.buffer)
-		bytes += int(f.n)
+		bytes += int(f.end - f.begin)
 	}
 }
 

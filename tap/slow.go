@@ -233,7 +233,11 @@ func (s *slowPort) write(raw []byte) frame.Reason {
 		for {
 			_, err := unix.Write(s.conn.FD(), raw)
 			if errno, _ := err.(syscall.Errno); errno != unix.EINTR {
-				return WriteReason(errno)
+				why := WriteReason(errno)
+				if _, ok := s.conn.(*AFPacket); ok {
+					why = mayReturn(why)
+				}
+				return why
 			}
 		}
 	}

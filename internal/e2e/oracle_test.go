@@ -88,21 +88,26 @@ func TestKernelBridgeAgrees(t *testing.T) {
 	kernel := play(b, stations)
 	b.Sh("host", "ip link del br0")
 
-	b.Start("--uplink", "none", "--host", "off")
-	for _, s := range stations {
-		b.CLI("port", "add", s, "--device", "h-"+s)
-	}
-	ours := play(b, stations)
-	for _, p := range probes() {
-		_, expected := intended[p.name]
-		if same := slices.Equal(kernel[p.name], ours[p.name]); same == expected {
-			t.Errorf("%s: the kernel's bridge gave it to %v, uvswitch to %v", p.name, kernel[p.name], ours[p.name])
-		}
-	}
 	if len(kernel["broadcast"]) != 2 || len(kernel["known unicast"]) != 1 {
 		t.Errorf("the kernel itself: %v", kernel)
 	}
-	b.Balanced()
+	for _, backend := range []string{"io_uring", "read-write"} {
+		b.Start("--uplink", "none", "--host", "off", "--io", backend)
+		for _, s := range stations {
+			b.CLI("port", "add", s, "--device", "h-"+s)
+		}
+		ours := play(b, stations)
+		for _, p := range probes() {
+			_, expected := intended[p.name]
+			if same := slices.Equal(kernel[p.name], ours[p.name]); same == expected {
+				t.Errorf("%s: the kernel's bridge gave it to %v, uvswitch by %s to %v", p.name, kernel[p.name], backend, ours[p.name])
+			}
+		}
+		b.Balanced()
+		if err := b.Stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // play sends the probes one after the other and returns the stations that received each probe.

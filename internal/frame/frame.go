@@ -355,7 +355,8 @@ const (
 type Conn interface {
 	// FD is the descriptor to wait on; -1 for none.
 	FD() int
-	// Vnet reports whether reads and writes of FD carry frames with a virtio-net header, so that io_uring may do them.
+	// Vnet reports whether writes of FD carry frames with a virtio-net header, so that io_uring may do them; and reads, unless they need
+	// more than a read: then package tap knows how to do them.
 	Vnet() bool
 	// Read reads one frame with its virtio-net header into b, which has at least VnetLen+MaxFrame bytes. n is 0 when no frame waits; an
 	// error means that the port is dead.

@@ -4,6 +4,7 @@ package uring
 const (
 	opWritev        = 2
 	opPollAdd       = 6
+	opRecvmsg       = 10
 	opAsyncCancel   = 14
 	opWrite         = 23
 	opReadMultishot = 49 // Linux 6.7
@@ -43,6 +44,7 @@ const (
 	offSQEs   = 0x10000000
 
 	pollAddMulti = 1 << 0
+	recvMulti    = 1 << 1
 	cancelAny    = 1 << 2
 	cancelAll    = 1 << 0
 	rwfNowait    = 8
@@ -117,6 +119,11 @@ type getEventsArg struct {
 type rsrcUpdate struct {
 	offset, resv uint32
 	data         uint64
+}
+
+// recvmsgOut is struct io_uring_recvmsg_out, which stands before the message in a buffer.
+type recvmsgOut struct {
+	nameLen, controlLen, payloadLen, flags uint32
 }
 
 type probe struct {

@@ -184,6 +184,32 @@ func (r *Ring) ReadMultishot(fd int, group uint16, data uint64) {
 	s.bufGroup = group
 }
 
+// ReceiveMultishot is ReadMultishot for a socket whose messages have control data. Split finds both in the buffer. h must stay unchanged and
+// where it is until the operation has ended; its Controllen is the room for control data.
+//
+//uvswitch:hot
+func (r *Ring) ReceiveMultishot(fd int, h *unix.Msghdr, group uint16, data uint64) {
+	s := r.next(opRecvmsg, fd, data)
+	s.flags, s.ioprio = sqeBufferSelect, recvMulti
+	s.addr, s.len = uint64(uintptr(unsafe.Pointer(h))), 1
+	s.bufGroup = group
+}
+
+// MessageHead is how many bytes of a buffer ReceiveMultishot needs before the message's control data.
+const MessageHead = int(unsafe.Sizeof(recvmsgOut{}))
+
+// Split returns the control data in b, what ReceiveMultishot has put into a buffer, and where the message begins; room is the Controllen of its
+// header. ok is false if b is too short.
+//
+//uvswitch:hot
+func Split(b []byte, room int) (control []byte, payload int, ok bool) {
+	if payload = MessageHead + room; len(b) < payload {
+		return nil, 0, false
+	}
+	out := (*recvmsgOut)(unsafe.Pointer(unsafe.SliceData(b)))
+	return b[MessageHead:][:min(int(out.controlLen), room)], payload, true
+}
+
 // PollMultishot queues a multishot poll: it has a Completion each time the descriptor becomes readable.
 func (r *Ring) PollMultishot(fd int, data uint64) {
 	s := r.next(opPollAdd, fd, data)
