@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -48,6 +49,7 @@ type Bed struct {
 	proc   *exec.Cmd
 	log    *syncBuffer
 	exited chan error
+	iperfs []*syncBuffer // what the servers of iperf3 say; nil while a client runs in the background
 }
 
 var (
@@ -343,7 +345,14 @@ func (b *Bed) local(name string, args ...string) {
 // Serve starts a server in a namespace and waits until it listens on its port. The server ends with the test.
 func (b *Bed) Serve(ns string, port int, args ...string) *exec.Cmd {
 	b.t.Helper()
+	return b.serve(ns, port, nil, args...)
+}
+
+// serve is Serve with a writer for what the server says.
+func (b *Bed) serve(ns string, port int, says io.Writer, args ...string) *exec.Cmd {
+	b.t.Helper()
 	c := exec.Command(args[0], args[1:]...)
+	c.Stdout = says
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := netns.Do(b.path(ns), c.Start); err != nil {
 		b.t.Fatalf("%v: %v", args, err)
@@ -362,13 +371,22 @@ func (b *Bed) Web(ns string) { b.Serve(ns, 80, uvswitch, "lab", "tool", "httpd",
 // Iperf starts an iperf3 server in a namespace.
 func (b *Bed) Iperf(ns string) {
 	Need(b.t, "iperf3")
-	b.Serve(ns, 5201, "iperf3", "-s")
+	says := &syncBuffer{}
+	b.serve(ns, 5201, says, "iperf3", "-s", "--forceflush")
+	b.iperfs = append(b.iperfs, says)
 }
 
-// TryMeasure runs an iperf3 client in a namespace. After each client, a server is busy for a moment, and then closes and opens its port: the
-// next client asks again. With -J, iperf3 says so in its output and ends with 0.
+// TryMeasure runs an iperf3 client in a namespace. After each client, a server is busy for a moment, and then closes and opens its port, which
+// resets a client that comes too early: so the client waits until all servers listen. A server that is busy for another reason is asked again.
+// With -J, iperf3 says what is wrong in its output and ends with 0.
 func (b *Bed) TryMeasure(ns, options string) (out string, err error) {
 	b.t.Helper()
+	b.Eventually("the servers of iperf3 listen", func() bool {
+		return !slices.ContainsFunc(b.iperfs, func(says *syncBuffer) bool {
+			s := says.String()
+			return strings.LastIndex(s, "Accepted connection") > strings.LastIndex(s, "Server listening")
+		})
+	})
 	b.Eventually("the server of iperf3 "+options+" is free", func() bool {
 		out, err = b.TrySh(ns, "timeout 60 iperf3 "+options)
 		return !strings.Contains(out, "the server is busy") && !strings.Contains(out, "unable to connect to server")
@@ -392,6 +410,9 @@ func (b *Bed) Measure(ns, options string) string {
 // Background runs a shell command in a namespace until the test ends.
 func (b *Bed) Background(ns, line string) {
 	b.t.Helper()
+	if strings.Contains(line, "iperf3 -c") {
+		b.iperfs = nil
+	}
 	c := exec.Command("sh", "-c", line)
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := netns.Do(b.path(ns), c.Start); err != nil {
