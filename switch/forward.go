@@ -69,6 +69,7 @@ func (s *Switch) Forward(b *frame.Batch) {
 			} else {
 				f.ToGateway = len(n.Groups) > 0 && n.hears(f)
 			}
+			snap.ask(f, n)
 		default:
 			f.Egress = f.Net
 			snap.unicast(b, f, n)

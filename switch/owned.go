@@ -43,17 +43,24 @@ func (t ownedAddrs[A]) slot(a A) int {
 	return int(h>>8) & (len(t) - 1)
 }
 
+// owner returns the port that address a belongs to, and NoPort if it belongs to nobody.
+//
+//uvswitch:hot
+func (t ownedAddrs[A]) owner(a A) frame.PortID {
+	if len(t) == 0 {
+		return frame.NoPort
+	}
+	i := t.slot(a)
+	for t[i].port != frame.NoPort && t[i].addr != a {
+		i = (i + 1) & (len(t) - 1)
+	}
+	return t[i].port
+}
+
 // otherThan reports whether address a belongs to somebody other than port id.
 //
 //uvswitch:hot
 func (t ownedAddrs[A]) otherThan(a A, id frame.PortID) bool {
-	if len(t) == 0 {
-		return false
-	}
-	for i := t.slot(a); t[i].port != frame.NoPort; i = (i + 1) & (len(t) - 1) {
-		if t[i].addr == a {
-			return t[i].port != id
-		}
-	}
-	return false
+	o := t.owner(a)
+	return o != frame.NoPort && o != id
 }

@@ -121,7 +121,12 @@ func (s *Switch) narrateForward(f *dataplane.TracedFrame) (string, string) {
 	switch f.Verdict {
 	case frame.Local:
 		return "router", fmt.Sprintf("%s is the gateway of network %s", f.Dst, s.NetworkName(f.Net))
+	case frame.Punt:
+		return "gateway", "the gateway has the address that the question is for: only the gateway is asked"
 	case frame.ToPort:
+		if f.Dst.IsGroup() {
+			return "port", fmt.Sprintf("port %s has the address that the question is for: only this port is asked", s.PortName(f.Out))
+		}
 		return "port", fmt.Sprintf("%s is behind port %s", f.Dst, s.PortName(f.Out))
 	}
 	if f.Dst == frame.BroadcastMAC {
