@@ -246,7 +246,7 @@ func (r *report) figureRow(w io.Writer, d string, m *metric, name string) {
 
 func (r *report) rest(w io.Writer) {
 	if m := r.Memory; m != nil {
-		fmt.Fprintf(w, "\n### Memory\n\nResident at rest: %.1f MiB; with %d flows of %d wanted: %.1f MiB.\n", mib(m.AtRest), m.Flows, m.FlowsWanted, mib(m.WithFlows))
+		fmt.Fprintf(w, "\n### Memory\n\nResident without the program itself: %.1f MiB at rest, and %.1f MiB with %d flows of %d wanted.\n", mib(m.AtRest), mib(m.WithFlows), m.Flows, m.FlowsWanted)
 	}
 	if m := r.Micro; m != nil {
 		m.table(w)

@@ -356,19 +356,25 @@ func memory(ctx context.Context, o options) (*memoryUse, error) {
 	return m, err
 }
 
-// resident returns the resident set of a process in bytes.
-func resident(pid int) (int64, error) {
+// resident returns the memory of a process in bytes, without the pages of its program.
+func resident(pid int) (bytes int64, err error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
-	_, rest, ok := strings.Cut(string(b), "VmRSS:")
-	f := strings.Fields(rest)
-	if !ok || len(f) == 0 {
-		return 0, errors.New("/proc has no VmRSS")
+	for _, kind := range []string{"RssAnon:", "RssShmem:"} {
+		_, rest, ok := strings.Cut(string(b), kind)
+		f := strings.Fields(rest)
+		if !ok || len(f) == 0 {
+			return 0, errors.New("/proc has no " + kind)
+		}
+		kb, err := strconv.ParseInt(f[0], 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		bytes += kb << 10
 	}
-	kb, err := strconv.ParseInt(f[0], 10, 64)
-	return kb << 10, err
+	return bytes, nil
 }
 
 // awaitLine reads until a line contains word. It discards all later output.

@@ -20,6 +20,7 @@ type Options struct {
 	Timers       Timers   // RFCTimers when zero
 	Strict       bool     // drop TCP segments outside the window
 	Alloc        Alloc    // allocates the tables' memory; nil for the heap
+	Grow         func()   // if not nil: called by Expire when the tables use some MiB more of that memory
 }
 
 // DefaultFlows is the default capacity of the flow table.
@@ -35,6 +36,8 @@ type NAT struct {
 type shared struct {
 	timers  atomic.Pointer[Timers]
 	alloc   Alloc
+	grow    func()
+	growAt  int // the Capacity at which grow is called next
 	seed    uint64
 	now     atomic.Uint32 // the Tick of the last batch that PreRouting or Expire saw
 	draws   atomic.Uint64 // counts port choices, so that no two use the same random number
@@ -127,7 +130,7 @@ func New(o Options) *NAT {
 	if o.Outside6 == nil {
 		o.Outside6 = privately[frame.Addr6]{}
 	}
-	s := &shared{alloc: o.Alloc, seed: o.Seed, frags: &fragments{seen: map[FragmentKey]*datagram{}}}
+	s := &shared{alloc: o.Alloc, grow: o.Grow, growAt: firstGrowth, seed: o.Seed, frags: &fragments{seen: map[FragmentKey]*datagram{}}}
 	n := &NAT{tracker: newTracker(s, &o, o.Flows, o.Outside), six: newTracker(s, &o, o.Flows6, o.Outside6)}
 	n.DivideAmong(share.Among{})
 	n.SetTimers(o.Timers)
@@ -230,8 +233,15 @@ func (n *tracker[A]) end(e uint32, why ending) bool {
 // entries of each family; call it regularly.
 func (n *NAT) Expire(now frame.Tick, budget int) (removed int) {
 	n.now.Store(uint32(now))
+	if used := n.Capacity(); n.grow != nil && used >= n.growAt {
+		n.growAt = used + growthStep
+		n.grow()
+	}
 	return n.expire(now, budget) + n.six.expire(now, budget)
 }
+
+// The numbers of flows at which Options.Grow is called. growthStep flows have 2 MiB of state.
+const firstGrowth, growthStep = 8 << 10, 32 << 10
 
 func (n *tracker[A]) expire(now frame.Tick, budget int) (removed int) {
 	mark := n.flows.highWater()

@@ -25,8 +25,27 @@ func TestMemory(t *testing.T) {
 	t.Logf("%.1f MiB", float64(total)/(1<<20))
 }
 
+// Grow is called when there are many flows, and again when there are many more.
+func TestGrow(t *testing.T) {
+	grown := 0
+	tracker, _ := newNAT(nat.Options{Flows: 1 << 17, FlowsPerPort: 1 << 17, Grow: func() { grown++ }})
+	raws := make([][]byte, frame.BatchSize)
+	for i := range raws {
+		raws[i] = frametest.Packet{Src: inside, Dst: remote, Payload: make([]byte, 18)}.Raw()
+	}
+	var batch frame.Batch
+	batch.Tick = 1
+	for i, want := range []int{0, 1, 1, 2} {
+		newFlows(t, tracker, &batch, raws, i*16<<10, []int{4 << 10, 16 << 10, 16 << 10, 16 << 10}[i])
+		tracker.Expire(1, 1)
+		if tracker.Expire(1, 1); grown != want {
+			t.Errorf("with %d flows, grown %d times, want %d", tracker.Used(), grown, want)
+		}
+	}
+}
+
 // newFlows sends n datagrams, each of which begins a flow: from a thousand endpoints, each time to a new destination.
-func newFlows(b *testing.B, tracker *nat.NAT, batch *frame.Batch, raws [][]byte, first, n int) {
+func newFlows(b testing.TB, tracker *nat.NAT, batch *frame.Batch, raws [][]byte, first, n int) {
 	for done := 0; done < n; done += frame.BatchSize {
 		for i := range raws {
 			id := uint32(first + done + i)

@@ -159,9 +159,10 @@ func newDaemon(o Options) (*Daemon, error) {
 	if _, err := rand.Read(seed[:]); err != nil {
 		return nil, fmt.Errorf("daemon: %w", err)
 	}
+	var tables hugepages.Memory
 	natOptions := nat.Options{
 		Flows: o.Config.NAT.Flows, FlowsPerPort: o.Config.NAT.FlowsPerPort, Seed: binary.NativeEndian.Uint64(seed[:]), Timers: o.Config.NAT.Timers,
-		Strict: o.Config.NAT.Strict, Alloc: hugepages.Alloc,
+		Strict: o.Config.NAT.Strict, Alloc: tables.Alloc, Grow: func() { go tables.Grow() },
 	}
 	if o.Config.Uplink.Device != model.UplinkNone {
 		if err := d.openUplink(); err != nil {

@@ -62,7 +62,7 @@ func TestRefused(t *testing.T) {
 		`no port can be called "host"`:                        func(c *Config) { c.Ports[0].Name = "host" },
 		`port "db": port "db" exists already`:                 func(c *Config) { c.Ports[0].Name = "db" },
 		`say what to connect`:                                 func(c *Config) { c.Ports[0].Netns = "" },
-		`use only one of netns`:                             func(c *Config) { c.Ports[0].Device = "eth1" },
+		`use only one of netns`:                               func(c *Config) { c.Ports[0].Device = "eth1" },
 		`address 10.9.0.1 belongs to the gateway`:             func(c *Config) { c.Ports[1].IP = "10.9.0.1" },
 		`"10.9.0.7" is not a usable address of network "lab"`: func(c *Config) { c.Ports[1].IP = "10.9.0.7" },
 		`network "lab" has prefix length 29`:                  func(c *Config) { c.Ports[1].IP = "10.9.0.3/24" },
