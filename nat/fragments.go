@@ -50,6 +50,7 @@ type span struct{ lo, hi int }
 // Bounds of virtual reassembly.
 const (
 	fragmentTime     = 30 * frame.TicksPerSecond // as linux net.ipv4.ipfrag_time
+	fragmentTime6    = 60 * frame.TicksPerSecond // RFC 8200, 4.5
 	maxDatagrams     = 4096                      // from the uplink, and likewise from all other ports together: see share.Pool
 	datagramsPerPort = 512
 	maxArrived       = 256
@@ -89,7 +90,7 @@ func (n *tracker[A]) translateFragment(f packet[A], b *frame.Batch, note bool) f
 		return frame.FragmentWaits
 	}
 	if d == nil {
-		d = &datagram{srcPort: f.tuple.SrcPort, dstPort: f.tuple.DstPort, proto: f.Proto, in: f.In % frame.MaxPorts, outside: f.Net == frame.NoNet, expires: b.Tick + fragmentTime}
+		d = &datagram{srcPort: f.tuple.SrcPort, dstPort: f.tuple.DstPort, proto: f.Proto, in: f.In % frame.MaxPorts, outside: f.Net == frame.NoNet, expires: b.Tick + waits(f.Frame)}
 		added, displaced := r.add(key, d)
 		if !added {
 			return frame.FragmentQueueFull
@@ -108,13 +109,23 @@ func (n *tracker[A]) translateFragment(f packet[A], b *frame.Batch, note bool) f
 	return frame.None
 }
 
+// waits is how long later fragments of f's packet may come after it.
+//
+//uvswitch:hot
+func waits(f *frame.Frame) frame.Tick {
+	if f.Flags&frame.IsIPv6 != 0 {
+		return fragmentTime6
+	}
+	return fragmentTime
+}
+
 // noteHosts records that the first fragment of a packet is given back to the host: its later fragments follow.
 func (n *tracker[A]) noteHosts(f packet[A]) {
 	r := n.frags
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if key := FragmentKeyOf(f.Frame); r.seen[key] == nil {
-		d := &datagram{in: f.In % frame.MaxPorts, outside: true, hosts: true, expires: frame.Tick(n.now.Load()) + fragmentTime}
+		d := &datagram{in: f.In % frame.MaxPorts, outside: true, hosts: true, expires: frame.Tick(n.now.Load()) + waits(f.Frame)}
 		r.add(key, d) // without room, its later fragments time out
 	}
 }

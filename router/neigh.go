@@ -339,11 +339,35 @@ func (r *Router) enqueue(p PuntedFrame, now frame.Tick, out Output) {
 		n.next = now + retransTime
 		r.solicit(k, 0, out)
 	}
-	if len(n.queue) >= maxQueue || !r.shares.queue.TakeMany(p.In%frame.MaxPorts, len(p.Raw)) {
+	if !r.shares.queue.TakeMany(p.In%frame.MaxPorts, len(p.Raw)) {
 		out.Drop(p, frame.NeighborQueueFull)
 		return
 	}
 	n.queue = append(n.queue, p)
+	if len(n.queue) > maxQueue {
+		old := n.oldestOfMany()
+		r.shares.queue.ReturnMany(n.queue[old].In%frame.MaxPorts, len(n.queue[old].Raw))
+		out.Drop(n.queue[old], frame.NeighborQueueFull)
+		n.queue = slices.Delete(n.queue, old, old+1)
+	}
+}
+
+// oldestOfMany returns the index of the frame that goes when the queue overflows: the oldest (RFC 4861, 7.2.2; RFC 1122, 2.3.2.2) of the port
+// that has the most frames there, so that no port pushes out the frames of another.
+func (n *neighbor) oldestOfMany() (oldest int) {
+	most := 0
+	for i, p := range n.queue {
+		count := 0
+		for _, q := range n.queue[i:] {
+			if q.In == p.In {
+				count++
+			}
+		}
+		if count > most {
+			oldest, most = i, count
+		}
+	}
+	return oldest
 }
 
 // Tick updates the states of the neighbors and ages the path MTUs; call it about once a second.
