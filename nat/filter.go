@@ -90,8 +90,12 @@ func (n *tracker[A]) filter(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 		return frame.None
 	case f.Flags&frame.ICMPError != 0:
 		return n.filterError(c, f, b, fromHost)
-	case f.Flags&frame.HasTuple == 0:
+	case f.FragOffset() != 0:
 		return frame.None // a later fragment, which is of no use without its first one
+	case f.Flags&frame.HasTuple == 0 && !fromHost && !in.opens(f.Frame):
+		return frame.HostInbound
+	case f.Flags&frame.HasTuple == 0:
+		return frame.None // such as a node information query of ICMPv6: nothing to track
 	}
 	if e, dir, ok := n.find(c, f.tuple, b); ok {
 		f.Flow, f.Dir = e, dir

@@ -34,8 +34,8 @@ func (n *tracker[A]) translate(f packet[A], b *frame.Batch) frame.Reason {
 			return frame.TCPOutOfWindow
 		}
 	}
-	if f.Flags&frame.IsIPv6 != 0 && first && f.Proto == frame.UDP && f.UDP().Checksum() == 0 && !f.PartialSum() {
-		return frame.MalformedPacket // RFC 8200, 8.1
+	if f.Flags&frame.IsIPv6 != 0 && first && f.Proto == frame.UDP && f.UDP().Checksum() == 0 && !f.PartialSum() && to != *f.tuple {
+		return frame.MalformedPacket // RFC 8200, 8.1; a tunnel may have none (RFC 6935), but no translation keeps such a packet right
 	}
 	f.setAddrs(to.Src, to.Dst, addrs)
 	if first {

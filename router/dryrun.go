@@ -3,6 +3,7 @@ package router
 import (
 	"maps"
 	"slices"
+	"sync/atomic"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
@@ -23,6 +24,8 @@ func (r *Router) DryRun(p PuntedFrame, now frame.Tick) DryRunResult {
 	for k, n := range r.neigh {
 		copied := *n
 		copied.queue = slices.Clip(n.queue) // appending to it makes a copy
+		copied.used = new(atomic.Uint32)
+		copied.used.Store(n.used.Load())
 		c.neigh[k] = &copied
 	}
 	c.snap.Store(r.snap.Load())

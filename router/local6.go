@@ -144,7 +144,9 @@ func (i *Interface) echoReply6(f *frame.Frame) []byte {
 	eth := append(append([]byte(nil), f.Src.HardwareAddr()...), i.MAC.HardwareAddr()...)
 	eth = binary.BigEndian.AppendUint16(eth, frame.TypeIPv6)
 	eth = append(eth, ipv6Packet(from, src, frame.ICMPv6, 64, f.Payload())...)
-	eth[frame.EthernetLen+1] = f.IPv6()[1] & 0xf0 // of the traffic class, the part that says ECN
+	class := f.IPv6()[:2]
+	eth[frame.EthernetLen] |= class[0] & 0x0f
+	eth[frame.EthernetLen+1] = class[1] & 0xf0
 	reply := frame.ICMPHeader(eth[frame.EthernetLen+frame.IPv6Len:])
 	reply.SetType(frame.ICMPv6EchoReply)
 	reply.UpdateChecksum(frame.IPv6(eth[frame.EthernetLen:]).PseudoSum(frame.ICMPv6, len(reply)))

@@ -153,6 +153,9 @@ func (r *Router) neighborAdvertisement(f *frame.Frame, p PuntedFrame, iface *Int
 		return
 	}
 	n.isRouter = m.Router
+	if m.Solicited || mac != n.mac {
+		r.moveNeighbor(n, p.In)
+	}
 	switch {
 	case m.Solicited:
 		r.confirm(n, mac, Reachable, now, out)

@@ -62,7 +62,7 @@ func (r *Router) advertise(now frame.Tick, out Output) {
 			a.deprecates = a.slaac
 			a.slaac, a.next, a.fast = i.Slaac, now, raFast
 		}
-		if int32(now-a.next) < 0 {
+		if int32(now-a.next) < 0 || a.last != 0 && now-a.last < raDistance {
 			continue
 		}
 		a.last = now
@@ -120,7 +120,11 @@ func (r *Router) sendRA(i *Interface, leads bool, to frame.Addr6, mac frame.MAC,
 		m.Options = append(m.Options, o)
 	}
 	for _, p := range i.Behind {
-		m.Options = append(m.Options, &ndp.RouteInformation{PrefixLength: uint8(p.Bits()), Prefix: p.Addr(), RouteLifetime: raLifetime})
+		o := &ndp.RouteInformation{PrefixLength: uint8(p.Bits()), Prefix: p.Addr()}
+		if i.Advertise { // else this is the last one: RFC 4861, 6.2.5
+			o.RouteLifetime = raLifetime
+		}
+		m.Options = append(m.Options, o)
 	}
 	r.sendND(i.Net, i, mac, frame.FirstLocal, to, m, out)
 }

@@ -103,7 +103,11 @@ func (s *snapshot) routeIPv6(f *frame.Frame, to *frame.Way6, rt *entry, b *frame
 		}
 		f.IPv6().DecrementHopLimit()
 		if f.Proto == frame.TCP {
-			s.clampMSS6(f, dst, min(mtu6(in, &byUplink), mtu))
+			back := mtu6(in, &byUplink)
+			if f.Net == frame.NoNet {
+				back = min(back, s.ways.mtu(hint(f.IPv6().Src())))
+			}
+			s.clampMSS6(f, dst, min(back, mtu))
 		}
 		if f.NAT == frame.NATRelated && !b.Dry {
 			s.pmtu.update(f, b.Tick)

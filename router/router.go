@@ -159,7 +159,8 @@ func (r *Router) update(edit func(*snapshot)) {
 	r.snap.Store(&next)
 }
 
-// SetInterface adds or replaces an interface and its on-link route. For the uplink that is the default route.
+// SetInterface adds or replaces an interface and its on-link route. For the uplink that is the default route. A route that AddRoute has put in
+// the place of the on-link route stays.
 func (r *Router) SetInterface(i Interface) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -170,7 +171,10 @@ func (r *Router) SetInterface(i Interface) {
 		}
 		s.ifaces[i.Net] = &i
 		for _, p := range [...][2]netip.Prefix{{was.Prefix, i.Prefix}, {was.Prefix6, i.Prefix6}} {
-			if p[0].IsValid() && p[0] != p[1] {
+			if p[0] == p[1] {
+				continue
+			}
+			if p[0].IsValid() {
 				s.fib = s.fib.DeletePersist(p[0])
 			}
 			if p[1].IsValid() {

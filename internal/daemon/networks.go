@@ -156,8 +156,9 @@ func (d *Daemon) changeNetworkLocked(a api.NetworkAdd) error {
 	d.mu.Lock()
 	n.Network = to
 	d.mu.Unlock()
+	state := d.State()
 	for _, p := range d.ports {
-		if made := n.MadeBy(p.MAC); p.net == n && made != p.Made6 {
+		if made := state.MadeBy(&n.Network, &p.Port); p.net == n && made != p.Made6 {
 			d.mu.Lock()
 			p.Made6 = made
 			d.mu.Unlock()

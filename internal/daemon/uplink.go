@@ -129,7 +129,8 @@ func (d *Daemon) addHostPortLocked() error {
 		return err
 	}
 	p := &port{Port: m, net: d.networks[m.Network]}
-	if p.conn, err = d.openTAP(&p.Port, *hostPortConfig(p)); err != nil && p.Addr6.IsValid() { // a host that has IPv6 switched off for new devices
+	if p.conn, err = d.openTAP(&p.Port, *hostPortConfig(p)); err != nil && p.Addr6.IsValid() {
+		d.log.Error("the host's port has no IPv6, until the switch is restarted", "error", err)
 		p.Addr6 = netip.Prefix{}
 		p.conn, err = d.openTAP(&p.Port, *hostPortConfig(p))
 	}

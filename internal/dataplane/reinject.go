@@ -229,7 +229,11 @@ func (d *Dataplane) resumeOriginated(f *frame.Frame) {
 		return
 	}
 	up, ok := d.Router.Interface(frame.NoNet)
-	if !ok || !up.Up {
+	leads := up.Up
+	if f.Flags&frame.IsIPv6 != 0 {
+		leads = up.Up6
+	}
+	if !ok || !leads {
 		f.DropFor(frame.UplinkDown)
 		return
 	}

@@ -131,7 +131,7 @@ func (s *State) FreeAddr6(n *Network, m frame.MAC) (netip.Addr, bool) {
 	if n.Prefix6.Bits() <= 80 && m != 0 {
 		x := frame.Addr6From(n.Prefix6.Addr())
 		x.Lo |= uint64(m)
-		if made := n.MadeBy(m); made.IsValid() {
+		if made := n.madeBy(m); made.IsValid() {
 			x = frame.Addr6From(made)
 		}
 		if a := x.Netip(); free(a) {
@@ -146,21 +146,29 @@ func (s *State) FreeAddr6(n *Network, m frame.MAC) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// MadeBy returns the address that a station with MAC m makes itself by SLAAC; it is invalid in a network without SLAAC.
-func (n *Network) MadeBy(m frame.MAC) netip.Addr {
+// madeBy returns the address that a station with MAC m makes itself by SLAAC (RFC 4862, 5.5.3). It is invalid in a network without SLAAC.
+func (n *Network) madeBy(m frame.MAC) netip.Addr {
 	if n.Spec.RA != RASlaac || m == 0 {
 		return netip.Addr{}
 	}
 	return frame.Addr6{Hi: frame.Addr6From(n.Prefix6.Addr()).Hi, Lo: m.EUI64()}.Netip()
 }
 
+// MadeBy returns the address that the station behind port p makes itself by SLAAC, if it may have the address.
+func (s *State) MadeBy(n *Network, p *Port) netip.Addr {
+	made := n.madeBy(p.MAC)
+	q := s.Holder(n, made)
+	if p.Kind == KindHost || p.MTU != 0 && p.MTU < frame.MinMTU6 || made == n.Gateway6 || q != nil && q.Name != p.Name {
+		return netip.Addr{}
+	}
+	return made
+}
+
 // checkAddress6 sets the port's IPv6 address, in a network that has such addresses. A station that configures itself has the address that
 // is named, or one if its IPv4 address was assigned, too.
 func (s *State) checkAddress6(p *Port, a api.PortAdd) error {
 	n := s.Network(p.Network)
-	if made := n.MadeBy(p.MAC); made != n.Gateway6 && s.Holder(n, made) == nil && (p.MTU == 0 || p.MTU >= frame.MinMTU6) {
-		p.Made6 = made
-	}
+	p.Made6 = s.MadeBy(n, p)
 	named := a.IP6 != "" && a.IP6 != api.AutoAddress
 	switch {
 	case !n.Prefix6.IsValid():

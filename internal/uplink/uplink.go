@@ -229,7 +229,7 @@ func (u *Uplink) Refresh() (changed bool, err error) {
 	kept := u.keepOwnDevice()
 	s, err := u.inspect()
 	if err != nil {
-		return false, err // an interrupted dump is never taken for an empty one
+		return false, errors.Join(kept, err) // an interrupted dump is never taken for an empty one
 	}
 	was := u.known.Load()
 	err = kept
