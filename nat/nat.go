@@ -43,7 +43,6 @@ type shared struct {
 	draws   atomic.Uint64 // counts port choices, so that no two use the same random number
 	ways    atomic.Uint32 // counts changes of the ways out: see WaysChanged
 	frags   *fragments
-	asked   askedPackets // of IPv4
 	stats   flowStats
 	watch   atomic.Pointer[func(EventKind, Flow, string)]
 	mu      sync.Mutex // Lock 72: writers of the configurations
@@ -54,10 +53,11 @@ type shared struct {
 type tracker[A frame.Address] struct {
 	*shared
 	flows          *table[A]
-	state          []flow                                              // parallel to flows' entries
-	maps           *table[A]                                           // mappings (inside endpoint, outside endpoint) and permissions
-	mappings       []endpoint                                          // parallel to maps' entries
-	addrs          hostAddrs[A]                                        // with the outside ports
+	state          []flow       // parallel to flows' entries
+	maps           *table[A]    // mappings (inside endpoint, outside endpoint) and permissions
+	mappings       []endpoint   // parallel to maps' entries
+	addrs          hostAddrs[A] // with the outside ports
+	asked          askedPackets[A]
 	flowShares     share.Pool                                          // of the flow table
 	mapShares      share.Pool                                          // of maps
 	portShares     [protocols]share.Pool                               // of the outside ports, summed over addresses: in use or in quarantine
@@ -112,6 +112,7 @@ const (
 	servedFlow    = 1 << 15 // its initiator is not the port charged: from outside, or from the host, to a container
 	byPrefix      = 1 << 16 // an address is translated by a rule with a prefix, or stays: see Masquerade.Outside
 	hairpinned    = 1 << 17 // from inside to an outside address of such a rule: both ends are inside
+	secondTry     = 1 << 18 // its way out has refused the source address or the port of the flow before it
 	stateMask     = 0xff
 
 	waysShift = 24 // the top byte: the value of NAT.ways for which the way out has been asked
@@ -309,6 +310,7 @@ type packet[A frame.Address] struct {
 	*frame.Frame
 	tuple    *frame.TupleOf[A] // as it stands in the packet
 	dst, hop *A                // see frame.Frame.RouteDst and NextHop
+	src      *A                // see frame.Frame.Source
 }
 
 // packetOf returns frame i of a batch as a packet of family A.
@@ -318,11 +320,11 @@ func packetOf[A frame.Address](b *frame.Batch, i int) packet[A] {
 	p := packet[A]{Frame: &b.Frames[i]}
 	switch p := any(&p).(type) {
 	case *packet[frame.Addr]:
-		p.tuple, p.dst, p.hop = &p.Tuple, &p.RouteDst, &p.NextHop
+		p.tuple, p.dst, p.hop, p.src = &p.Tuple, &p.RouteDst, &p.NextHop, &p.Frame.Source
 	case *packet[frame.Addr6]:
 		w := &b.To[i]
 		w.Tuple = p.Tuple6()
-		p.tuple, p.dst, p.hop = &w.Tuple, &w.Dst, &w.Hop
+		p.tuple, p.dst, p.hop, p.src = &w.Tuple, &w.Dst, &w.Hop, &w.Source
 	}
 	return p
 }

@@ -18,6 +18,9 @@ type OutsideOf[A frame.Address] interface {
 	// There may be several, and the end of one may be told before its begin.
 	// A begin is refused when there is no room for its answers.
 	Peer(own, remote A, proto uint8, on bool) (ok bool)
+	// Inside returns how the uplink's programs are told the inside address a of a packet that port id has sent, in the packet's way header
+	// (see frame.WayMACs); 0 if they are not told.
+	Inside(id frame.PortID, a A) uint32
 	// SourceFor returns the source address that the host's routing chose last for packets to a remote address; 0 if it is not known.
 	SourceFor(remote A) A
 	// AskSource asks the host's routing which source address a packet with this tuple gets; 0 if it is not known. It takes some
@@ -37,6 +40,7 @@ type privately[A frame.Address] struct{}
 func (privately[A]) PortSet(int, uint8) *PortSet      { return NewPortSet() }
 func (privately[A]) UseAddr(A, int)                   {}
 func (privately[A]) Peer(A, A, uint8, bool) (ok bool) { return true }
+func (privately[A]) Inside(frame.PortID, A) uint32    { return 0 }
 func (privately[A]) SourceFor(remote A) (a A)         { return a }
 func (privately[A]) AskSource(frame.TupleOf[A]) (a A) { return a }
 
@@ -115,11 +119,14 @@ func (n *tracker[A]) useAddrLocked(c *config[A], a A) frame.Reason {
 }
 
 // AskSource asks the host's routing which source address a packet from inside gets; raw is its frame with the virtio-net header.
-func (n *NAT) AskSource(raw []byte) frame.Addr {
+func (n *NAT) AskSource(raw []byte) netip.Addr {
 	var f frame.Frame
 	f.Reset(raw, frame.NoPort)
 	frame.Parse(&f)
-	return n.outside.AskSource(f.Tuple)
+	if f.Flags&frame.IsIPv6 != 0 {
+		return n.six.outside.AskSource(f.Tuple6()).Netip()
+	}
+	return n.outside.AskSource(f.Tuple).Netip()
 }
 
 func (x *hostAddr[A]) unused() bool {
@@ -129,12 +136,19 @@ func (x *hostAddr[A]) unused() bool {
 // sourceFor returns the host's address by which a flow to remote leaves: the one that the way out has asked for, the one that packets to
 // remote had last, or the default.
 func (n *tracker[A]) sourceFor(c *config[A], remote, asked A) *hostAddr[A] {
-	for _, a := range [...]A{asked, n.outside.SourceFor(remote), c.source} {
-		if a != zero[A]() && c.has(a) {
-			if x := n.addrs.find(a); x != nil {
-				return x
-			}
-		}
+	if x := n.leavesBy(c, asked); x != nil {
+		return x
 	}
-	return nil
+	if x := n.leavesBy(c, n.outside.SourceFor(remote)); x != nil {
+		return x
+	}
+	return n.leavesBy(c, c.source)
+}
+
+// leavesBy returns the entry of a, if flows may leave by a; else nil.
+func (n *tracker[A]) leavesBy(c *config[A], a A) *hostAddr[A] {
+	if a == zero[A]() || !c.has(a) {
+		return nil
+	}
+	return n.addrs.find(a)
 }

@@ -87,10 +87,12 @@ func (n *tracker[A]) translateRouted(c *config[A], f packet[A], b *frame.Batch) 
 	return why
 }
 
-// source is what Frame.Source says. Ways of IPv6 say nothing there.
+// source is the address that the way out has said it needs, or 0.
+//
+//uvswitch:hot
 func (f packet[A]) source() (a A) {
-	if s, ok := any(&f.Source).(*A); ok {
-		return *s
+	if f.Source != 0 {
+		a = *f.src
 	}
 	return a
 }
@@ -125,6 +127,9 @@ func (n *tracker[A]) create(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 	d := pendingFlow[A]{
 		orig: *f.tuple, rule: f.Rule, port: f.In, net: f.Net, source: f.source(),
 		reply: frame.TupleOf[A]{Src: *f.dst, SrcPort: f.RoutePort, Dst: f.tuple.Src, DstPort: f.tuple.SrcPort, Proto: f.tuple.Proto},
+	}
+	if d.source != zero[A]() {
+		d.status = secondTry
 	}
 	if f.Proto == frame.TCP {
 		d.syn = markOf(f.Frame)

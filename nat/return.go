@@ -26,7 +26,11 @@ func (n *NAT) Return(b *frame.Batch) {
 
 func (n *tracker[A]) returned(c *config[A], f packet[A]) {
 	*f.hop = zero[A]()
-	second, source, _ := f.Way()
+	second, low, _ := f.Way()
+	var source A // that the way needs
+	if a, ok := any(&source).(*frame.Addr); ok {
+		*a = frame.Addr(low)
+	}
 	code := frame.WayCode(second)
 	why := returnReasons[code]
 	if why == frame.None {
@@ -46,7 +50,7 @@ func (n *tracker[A]) returned(c *config[A], f packet[A]) {
 	}
 	if !ok && code == frame.WaySource && n.replaced.restore(f) { // it left right behind the flow's first packet
 		f.SetMACs(frame.WayNobody, frame.WayNobody)
-		f.NextHop = frame.Addr(source)
+		*f.hop = source
 		f.PuntFor(frame.WayChanged)
 		return
 	}
@@ -77,14 +81,9 @@ func (n *tracker[A]) returned(c *config[A], f packet[A]) {
 			return
 		}
 		end := n.flows.keys[e][1]
-		own, isIPv4 := any(end.Dst).(frame.Addr)
-		if !isIPv4 {
-			f.DropFor(why) // only IPv4 asks
-			return
-		}
-		if code == frame.WayPort {
-			source = uint32(own)
-		} else if source != 0 && !c.owns(frame.Of[A](frame.Addr(source).Netip())) {
+		if again := s.state.Load()&secondTry != 0; code == frame.WayPort {
+			source = end.Dst
+		} else if again || source != zero[A]() && !c.owns(source) {
 			n.end(e, replaced) // the address is new on the host, and not known here yet: the sender's next try asks again
 			f.DropFor(frame.UplinkDown)
 			return
@@ -96,7 +95,7 @@ func (n *tracker[A]) returned(c *config[A], f packet[A]) {
 		if code == frame.WayPort {
 			n.leavePort(end.Dst, protoIndex(end.Proto), end.DstPort)
 		}
-		f.NextHop = frame.Addr(source)
+		*f.hop = source
 	case frame.WayTooLong:
 		f.NextHop = frame.Addr(mtu)
 	default:

@@ -4,24 +4,26 @@ import "github.com/uvswitch/uvswitch/internal/frame"
 
 // setWay writes what the uplink's programs must know of a translated frame that leaves: see frame.WayMACs. A flow that began outside
 // leaves by the host's address that was asked. A flow asks with its first packet, and again after a change of the host's routes; until an
-// answer has come, each packet does. TCP asks with its first packet only: its source address cannot change. IPv6 never asks: NAT knows the
-// source of each device before (see OutsideOf.SourceFor).
+// answer has come, each packet does. TCP asks with its first packet only: its source address cannot change. A packet that is translated by a
+// prefix, or not at all, does not ask.
 //
 //uvswitch:hot
 func (n *tracker[A]) setWay(c *config[A], f packet[A], inside *frame.TupleOf[A], begins bool, b *frame.Batch) {
 	s := &n.state[f.Flow]
-	port, source, command := f.tuple.SrcPort, frame.Addr(0), uint8(frame.WaySend)
-	if inside, ok := any(inside).(*frame.Tuple); ok && f.Dir == 0 && s.rule|s.inboundMapping == 0 {
-		source, port = inside.Src, inside.SrcPort
+	port, source, command := f.tuple.SrcPort, uint32(0), uint8(frame.WaySend)
+	if f.Dir == 0 && s.rule|s.inboundMapping == 0 {
+		source, port = n.outside.Inside(f.In, inside.Src), inside.SrcPort
 		w, ways := s.state.Load(), n.ways.Load()
-		if f.Source == 0 && (begins || f.Proto != frame.TCP && (w&seenReply == 0 || w>>waysShift != ways&0xff)) {
-			command = frame.WayAsk
+		if begins || f.Proto != frame.TCP && (w&seenReply == 0 || w>>waysShift != ways&0xff) {
+			if w&byPrefix == 0 {
+				command = frame.WayAsk
+			}
 			answer := f.tuple.Reverse()
-			if c.published(&answer, true) != nil {
+			if command == frame.WayAsk && c.published(&answer, true) != nil {
 				command = frame.WayAskSource
 			}
 			if !b.Dry {
-				n.asked.note(f.Frame, inside, b.Tick)
+				n.asked.note(f, inside, b.Tick)
 			}
 			if w>>waysShift != ways&0xff && !b.Dry { // if the state has changed meanwhile, the next packet asks, too
 				s.state.CompareAndSwap(w, w&(1<<waysShift-1)|ways<<waysShift)

@@ -36,15 +36,24 @@ func (r *Router) icmpError(p PuntedFrame, typ, code uint8, mtu int, now frame.Ti
 }
 
 // TellUnreachable tells the sender of a packet that left some seconds ago that its next hop does not answer. quote is the beginning of
-// the packet as it was sent, from its IPv4 header on; mac is its sender's.
+// the packet as it was sent, from its IP header on; mac is its sender's.
 func (r *Router) TellUnreachable(in frame.PortID, net frame.NetID, mac frame.MAC, quote []byte, now frame.Tick, out Output) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	iface, sender := r.snap.Load().ifaces[net], frame.IPv4(quote).Src()
-	if n := r.neigh[neighKey{net, sender.Netip()}]; n != nil {
+	iface, sender, is6 := r.snap.Load().ifaces[net], frame.IPv4(quote).Src(), quote[0]>>4 == 6
+	k := neighKey{net, sender.Netip()}
+	if is6 {
+		k.addr = frame.IPv6(quote).Src().Netip()
+	}
+	if n := r.neigh[k]; n != nil {
 		mac = n.mac
 	}
 	if iface == nil || !r.allowError(in, false, now) {
+		return
+	}
+	if is6 {
+		to, e := frame.Addr6From(k.addr), frame.NeighborFailed.Info().Error.IPv6()
+		sendError6(net, iface, mac, iface.sourceFor(to), to, e.Type, e.Code, 0, quote, out)
 		return
 	}
 	sendError(net, iface, mac, iface.Addr, sender, layers.CreateICMPv4TypeCode(frame.ICMPUnreachable, frame.CodeHost), 0, quote, out)

@@ -41,8 +41,13 @@ func (r *Router) icmp6Error(p PuntedFrame, typ, code uint8, word uint32, now fra
 		from = dst // the address that was spoken to
 	}
 	quote := ip[:min(int(f.L3End)-int(f.L3), maxError6-frame.IPv6Len-frame.ICMPLen)]
-	eth := &layers.Ethernet{DstMAC: f.Src.HardwareAddr(), SrcMAC: iface.MAC.HardwareAddr(), EthernetType: layers.EthernetTypeIPv6}
-	l3 := &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: layers.IPProtocolICMPv6, SrcIP: from.Netip().AsSlice(), DstIP: src.Netip().AsSlice()}
+	sendError6(p.Net, iface, f.Src, from, src, typ, code, word, completeQuote(f, quote), out)
+}
+
+// sendError6 sends an ICMPv6 error into network net, or outside.
+func sendError6(net frame.NetID, iface *Interface, to frame.MAC, from, sender frame.Addr6, typ, code uint8, word uint32, quote []byte, out Output) {
+	eth := &layers.Ethernet{DstMAC: to.HardwareAddr(), SrcMAC: iface.MAC.HardwareAddr(), EthernetType: layers.EthernetTypeIPv6}
+	l3 := &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: layers.IPProtocolICMPv6, SrcIP: from.Netip().AsSlice(), DstIP: sender.Netip().AsSlice()}
 	l4 := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(typ, code)}
 	if l4.SetNetworkLayerForChecksum(l3) != nil {
 		return
@@ -50,7 +55,7 @@ func (r *Router) icmp6Error(p PuntedFrame, typ, code uint8, word uint32, now fra
 	body := binary.BigEndian.AppendUint32(nil, word)
 	buf := gopacket.NewSerializeBuffer()
 	opts := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
-	if gopacket.SerializeLayers(buf, opts, eth, l3, l4, gopacket.Payload(append(body, completeQuote(f, quote)...))) == nil {
-		out.Send(p.Net, buf.Bytes())
+	if gopacket.SerializeLayers(buf, opts, eth, l3, l4, gopacket.Payload(append(body, quote...))) == nil {
+		out.Send(net, buf.Bytes())
 	}
 }

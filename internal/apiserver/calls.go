@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"net/http"
-	"net/netip"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/daemon"
@@ -192,8 +191,11 @@ func trace(s *Server, q api.TraceRequest) (any, error) {
 	states := s.d.PortStatuses() // before the trace: it runs on a worker, where nothing may wait
 	return explain.Trace(explain.Switch{
 		State: s.d.State(), Dataplane: s.dp, Claims: s.d.UplinkClaims, UplinkMAC: uplink.RouterMAC,
-		Way6: func(dst netip.Addr) (explain.Way, error) {
-			w, err := s.d.Way6(dst)
+		Way6: func(inside uint32, t frame.Tuple6) (explain.Way, error) {
+			if a := s.d.InsideAt(inside); !a.IsZero() {
+				t.Src = a
+			}
+			w, err := s.d.Way6(t)
 			return wayOf(w), err
 		},
 		Way: func(t frame.Tuple) (explain.Way, error) {

@@ -130,7 +130,11 @@ func (v *view) way(r *http.Request) (any, error) {
 // hostWay is the way that the host's routing chooses; src need not be valid.
 func (v *view) hostWay(src, dst netip.Addr) (uplink.Way, error) {
 	if dst.Is6() {
-		return v.d.Way6(dst)
+		t := frame.Tuple6{Dst: frame.Addr6From(dst), Proto: frame.TCP}
+		if src.Is6() {
+			t.Src = frame.Addr6From(src)
+		}
+		return v.d.Way6(t)
 	}
 	t := frame.Tuple{Dst: frame.AddrFrom(dst), Proto: frame.TCP}
 	if src.IsValid() {

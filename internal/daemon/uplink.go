@@ -96,12 +96,20 @@ func (d *Daemon) Way(t frame.Tuple) (uplink.Way, error) {
 	return d.up.Ask(t)
 }
 
+// InsideAt returns the inside address that the way header of an IPv6 packet names; 0 if it names none.
+func (d *Daemon) InsideAt(place uint32) (a frame.Addr6) {
+	if place == 0 || !d.usesBPF() {
+		return a
+	}
+	return d.up.InsideAt(place)
+}
+
 // Way6 is Way for an IPv6 packet.
-func (d *Daemon) Way6(dst netip.Addr) (uplink.Way, error) {
+func (d *Daemon) Way6(t frame.Tuple6) (uplink.Way, error) {
 	if d.up == nil {
 		return uplink.Way{}, api.Errorf(http.StatusConflict, "the switch has no uplink")
 	}
-	return d.up.Ask6(frame.Addr6From(dst))
+	return d.up.Ask6(t)
 }
 
 // UplinkClaims reports whether a frame from outside would reach the switch, rather than the host.
@@ -264,7 +272,7 @@ func (d *Daemon) nextHopWatcher() func(uplink.NextHop) {
 		lastDead[hop] = now
 		for _, p := range d.dp.NAT.AskedSince(since) {
 			if d.up.LeavesBy(p.Inside, hop) {
-				d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.TellUnreachable(p.In, p.Net, p.Sender, p.Quote[:], now, out) })
+				d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.TellUnreachable(p.In, p.Net, p.Sender, p.Quote, now, out) })
 			}
 		}
 	}

@@ -205,6 +205,9 @@ func (d *Dataplane) resumeFrame(rec []byte, f *frame.Frame, to *frame.Way6) {
 		f.Verdict = frame.Local
 	case atNewSource:
 		f.Verdict, f.Source = frame.Local, hop
+		if f.Flags&frame.IsIPv6 != 0 {
+			f.Source, to.Source = 1, to.Hop
+		}
 	case atPostRouting:
 		f.Verdict, f.NextHop = frame.Routed, hop
 		f.RouteDst, f.RoutePort = f.Tuple.Dst, f.Tuple.DstPort

@@ -120,7 +120,7 @@ func (k *slowPath) handle(rec []byte, now frame.Tick) {
 		p := puntedFrame(rec)
 		if recordPoint(rec) == atNewSource {
 			if !p.NextHop.IsValid() {
-				p.NextHop = k.dp.NAT.AskSource(p.Raw).Netip()
+				p.NextHop = k.dp.NAT.AskSource(p.Raw)
 			}
 			if why := k.dp.NAT.UseAddr(p.NextHop); why != frame.None {
 				k.end(p.In, p.Raw, why)

@@ -314,8 +314,15 @@ func (s *Switch) narrateResolve(before, f *dataplane.TracedFrame) (string, strin
 // wayText says where the host's routing sends a packet that leaves.
 func (s *Switch) wayText(before, f *dataplane.TracedFrame) string {
 	if f.Flags&frame.IsIPv6 != 0 {
-		w, err := s.Way6(f.Tuple.Dst)
-		w.Source = f.Tuple.Src // NAT has chosen it
+		command, inside, _ := f.Way()
+		t := frame.TupleFrom[frame.Addr6](f.Tuple)
+		if s.Port(model.UplinkPortName).HasWays() {
+			t.SrcPort, t.DstPort = uint16(f.Dst>>16), uint16(f.Dst)
+		}
+		w, err := s.Way6(inside, t)
+		if command != frame.WayAsk && command != frame.WayAskSource { // its source stays
+			w.Source = f.Tuple.Src
+		}
 		return wayTo(w, err, f.Tuple.Src)
 	}
 	t := before.Frame.Tuple

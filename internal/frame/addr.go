@@ -142,6 +142,11 @@ func EndpointsOf[A Address](t TupleOf[A]) Endpoints {
 	return Endpoints{Src: Netip(t.Src), Dst: Netip(t.Dst), SrcPort: t.SrcPort, DstPort: t.DstPort, Proto: t.Proto}
 }
 
+// TupleFrom converts endpoints to a tuple of their family.
+func TupleFrom[A Address](e Endpoints) TupleOf[A] {
+	return TupleOf[A]{Src: Of[A](e.Src), Dst: Of[A](e.Dst), SrcPort: e.SrcPort, DstPort: e.DstPort, Proto: e.Proto}
+}
+
 func (t TupleOf[A]) String() string {
 	src, dst := fmt.Sprint(t.Src), fmt.Sprint(t.Dst)
 	switch {

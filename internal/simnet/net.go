@@ -92,6 +92,9 @@ func (n *Net) Peer(_, a frame.Addr, proto uint8, on bool) (ok bool) {
 	return !n.full
 }
 
+// Inside implements nat.Outside.
+func (n *Net) Inside(_ frame.PortID, a frame.Addr) uint32 { return uint32(a) }
+
 // SourceFor implements nat.Outside.
 func (n *Net) SourceFor(frame.Addr) frame.Addr { return 0 }
 

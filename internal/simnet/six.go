@@ -53,8 +53,14 @@ func (n outside6) UseAddr(frame.Addr6, int) {}
 func (n outside6) Peer(own, a frame.Addr6, proto uint8, on bool) (ok bool) {
 	return n.Net.Peer(four(own), four(a), proto, on)
 }
-func (n outside6) SourceFor(frame.Addr6) (a frame.Addr6)  { return a }
-func (n outside6) AskSource(frame.Tuple6) (a frame.Addr6) { return a }
+func (n outside6) Inside(_ frame.PortID, a frame.Addr6) uint32 { return uint32(four(a)) }
+func (n outside6) SourceFor(frame.Addr6) (a frame.Addr6)       { return a }
+func (n outside6) AskSource(frame.Tuple6) (a frame.Addr6) {
+	if n.source != 0 {
+		a = six(n.source)
+	}
+	return a
+}
 
 // icmpTypes are the types and codes of ICMP, and those of ICMPv6 that say the same.
 var icmpTypes = []struct{ four, six [2]uint8 }{

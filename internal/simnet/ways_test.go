@@ -56,7 +56,7 @@ func wantWay(t *testing.T, f *frame.Frame, command uint8, inside string, insideP
 	if inside != "" {
 		a = frametest.Addr(inside)
 	}
-	if dst, src := frame.WayMACs(command, a, insidePort, remotePort); f.Dst != dst || f.Src != src {
+	if dst, src := frame.WayMACs(command, uint32(a), insidePort, remotePort); f.Dst != dst || f.Src != src {
 		t.Errorf("way header %v %v, want %v %v", f.Dst, f.Src, dst, src)
 	}
 }
@@ -87,8 +87,8 @@ func TestWhoAsks(t *testing.T) {
 	}
 }
 
-// If a packet needs another source address, NAT translates the packet again with this address. The packet then leaves without a question.
-// The next packets of the flow also leave with this address.
+// If a packet needs another source address, NAT translates the packet again with this address. The packet asks once more, since a
+// socket of the host may have its port there; if the source is wrong again, the packet is dropped. The next packets of the flow also leave with this address.
 func TestAnotherSource(t *testing.T) {
 	n := waysNet(t)
 	second := frametest.Addr("192.0.2.1")
@@ -100,7 +100,14 @@ func TestAnotherSource(t *testing.T) {
 	if f.Tuple.Src != second || f.Tuple.SrcPort != 20000 || f.IPv4().TTL() != 8 || frame.Sum(f.IPv4()[:20], 0) != 0xffff {
 		t.Errorf("translated anew: %v, TTL %d", f.Tuple, f.IPv4().TTL())
 	}
-	wantWay(t, f, frame.WaySend, "10.0.0.2", 20000, 53)
+	wantWay(t, f, frame.WayAsk, "10.0.0.2", 20000, 53)
+	n.out(t, frametest.Packet{SrcPort: 20008, DstPort: 53})
+	n.ComeBack(frame.WaySource, second, 0)
+	left := len(n.records)
+	n.ComeBack(frame.WaySource, frametest.Addr("198.51.100.1"), 0)
+	if drops := n.DP.Drops()["uplink_down"]; drops != 1 || len(n.records) > left+1 {
+		t.Errorf("a packet that came back for its source twice: %d drops, %d frames", drops, len(n.records)-left)
+	}
 	// A packet that left right behind the first one comes back as well, and follows it.
 	behind := frametest.Packet{SrcPort: 20009, DstPort: 53, Payload: []byte("first")}
 	n.out(t, behind)
@@ -126,7 +133,7 @@ func TestAnotherSource(t *testing.T) {
 	// An address that is not the host's cannot be used.
 	n.out(t, frametest.Packet{SrcPort: 20002, DstPort: 53})
 	n.ComeBack(frame.WaySource, frametest.Addr("192.0.2.77"), 0)
-	if n.DP.Drops()["uplink_down"] != 1 {
+	if n.DP.Drops()["uplink_down"] != 2 {
 		t.Errorf("drops: %v", n.DP.Drops())
 	}
 }
@@ -333,14 +340,14 @@ func TestDeadNextHop(t *testing.T) {
 	}
 	p := asked[1]
 	n.DP.WithSlowPath(func(out router.Output) {
-		n.DP.Router.TellUnreachable(p.In, p.Net, p.Sender, p.Quote[:], n.DP.Now(), out)
+		n.DP.Router.TellUnreachable(p.In, p.Net, p.Sender, p.Quote, n.DP.Now(), out)
 	})
 	n.Settle()
 	in := n.host("a").inbox
 	var f frame.Frame
 	f.Reset(in[len(in)-1], 1)
 	frame.Parse(&f)
-	if q, _, ok := frame.Quoted(f.ICMP()); !ok || f.ICMP().Code() != frame.CodeHost || q != p.Inside || f.Tuple.Dst != n.host("a").Addr {
+	if q, _, ok := frame.Quoted(f.ICMP()); !ok || f.ICMP().Code() != frame.CodeHost || frame.EndpointsOf(q) != p.Inside || f.Tuple.Dst != n.host("a").Addr {
 		t.Errorf("the sender got %s", n.trace[len(n.trace)-1])
 	}
 	if n.Advance(frame.Seconds(5)); len(n.DP.NAT.AskedSince(n.DP.Now()-frame.Seconds(4))) != 0 {

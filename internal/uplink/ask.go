@@ -131,16 +131,19 @@ func (u *Uplink) Ask(t frame.Tuple) (Way, error) {
 	return w, nil
 }
 
-// Ask6 is Ask for IPv6: where the host's routing sends packets to an address. The source follows from the device alone.
-func (u *Uplink) Ask6(remote frame.Addr6) (Way, error) {
+// Ask6 is Ask for IPv6. Before Linux 6.7, the source follows from the device alone.
+func (u *Uplink) Ask6(t frame.Tuple6) (Way, error) {
 	if u.question == nil {
 		return Way{}, errors.New("this uplink does not ask the host's routing")
 	}
 	var params [fibParams]byte
-	params[fibFamily] = unix.AF_INET6
+	params[fibFamily], params[fibProto] = unix.AF_INET6, t.Proto
+	binary.BigEndian.PutUint16(params[fibSrcPort:], t.SrcPort)
+	binary.BigEndian.PutUint16(params[fibDstPort:], t.DstPort)
 	binary.NativeEndian.PutUint16(params[fibLength:], frame.IPv6Len)
 	binary.NativeEndian.PutUint32(params[fibIfindex:], uint32(u.tapIdx))
-	remote.Put(params[fibDst:])
+	t.Src.Put(params[fibSrc:])
+	t.Dst.Put(params[fibDst:])
 	code, out, err := u.question.Test(params[:])
 	if err != nil {
 		return Way{}, fmt.Errorf("uplink: asking the host's routing: %w", err)
@@ -159,9 +162,11 @@ func (u *Uplink) Ask6(remote frame.Addr6) (Way, error) {
 	}
 	u.setDevice(&w, out)
 	w.NextHop = netip.AddrFrom16([16]byte(out[fibDst:]))
-	known := u.known.Load()
-	if w.Source = known.Sources6[w.index]; !w.Source.IsValid() {
-		w.Source = known.Addr6
+	if w.Source = netip.AddrFrom16([16]byte(out[fibSrc:])); u.maps.sources != nil {
+		known := u.known.Load()
+		if w.Source = known.Sources6[w.index]; !w.Source.IsValid() {
+			w.Source = known.Addr6
+		}
 	}
 	return w, nil
 }

@@ -39,7 +39,10 @@ type bpfMaps struct {
 	sources *ebpf.Map // source addresses by device and next hop, for a kernel that does not tell them; else nil
 	fib     fibFlags  // that the kernel knows
 
-	portsMem, waysMem []byte
+	inside6 *ebpf.Map // inside addresses of IPv6 packets that leave: see Uplink6.Inside; likewise mapped
+	answers answers6
+
+	portsMem, waysMem, insideMem []byte
 }
 
 const (
@@ -59,6 +62,9 @@ func newMaps(fenced int, fib fibFlags) (*bpfMaps, error) {
 	m.ports, m.portsMem, err = mappedArray("uvs_ports", nat.PortSetBytes, 2*sixBase*setsOfAddr)
 	if err == nil {
 		m.ways, m.waysMem, err = mappedArray("uvs_ways", uint32(unsafe.Sizeof(wayHint{})), wayHints)
+	}
+	if err == nil {
+		m.inside6, m.insideMem, err = mappedArray("uvs_inside6", 16, insidePlaces*frame.MaxPorts)
 	}
 	var limit []byte
 	if err == nil {
@@ -137,7 +143,7 @@ func (m *bpfMaps) portSet(addr int, i setIndex) *nat.PortSet {
 
 // close gives the maps back. Their memory stays mapped until the process ends: NAT may still write to it.
 func (m *bpfMaps) close() {
-	for _, b := range []*ebpf.Map{m.own, m.local, m.arrivals, m.limits, m.ports, m.pairs, m.frags, m.own6, m.pairs6, m.frags6, m.routes6, m.stations6, m.ways, m.fence, m.sources} {
+	for _, b := range []*ebpf.Map{m.own, m.local, m.arrivals, m.limits, m.ports, m.pairs, m.frags, m.own6, m.pairs6, m.frags6, m.routes6, m.stations6, m.ways, m.inside6, m.fence, m.sources} {
 		if b != nil {
 			b.Close()
 		}
@@ -193,6 +199,13 @@ func (p *program) emitStore(at, from, size int32) {
 	p.Emit(asm.Mov.Reg(asm.R1, regPacket), asm.Mov.Imm(asm.R2, at))
 	p.Emit(bpf.Slot(asm.R3, from)...)
 	p.Emit(asm.Mov.Imm(asm.R4, size), asm.Mov.Imm(asm.R5, 0), asm.FnSkbStoreBytes.Call())
+}
+
+// emitCopy: size bytes of slot to = slot from;
+func (p *program) emitCopy(to, from, size int16) {
+	for at := int16(0); at < size; at += 8 {
+		p.Emit(asm.LoadMem(asm.R1, asm.RFP, from+at, asm.DWord), asm.StoreMem(asm.RFP, to+at, asm.R1, asm.DWord))
+	}
 }
 
 // emitHeaderLen: dst = ihl * 4 of the IP header in slot; if (dst < 20) goto otherwise;

@@ -80,13 +80,6 @@ func (p *wayIn) emitRouted6() {
 	)
 }
 
-// emitCopy: size bytes of slot to = slot from;
-func (p *wayIn) emitCopy(to, from, size int16) {
-	for at := int16(0); at < size; at += 8 {
-		p.Emit(asm.LoadMem(asm.R1, asm.RFP, from+at, asm.DWord), asm.StoreMem(asm.RFP, to+at, asm.R1, asm.DWord))
-	}
-}
-
 // emitExtensions: the chain of the packet itself. See emitChain.
 //
 //	FRAGMENT: key = {ip6.src, ip6.dst, ext.id}; if (ext.offset) goto later; is_first = ext.more;

@@ -37,6 +37,7 @@ const (
 	outKey    = -156
 	outLen    = -160 // a byte: the length of a TCP header
 	outIP6    = -200 // 40 bytes of the IPv6 header
+	outTuple6 = -240 // struct bpf_sock_tuple of IPv6, 36 bytes
 )
 
 // Offsets in struct bpf_fib_lookup, and flags (linux include/uapi/linux/bpf.h).
@@ -67,6 +68,7 @@ func (m *bpfMaps) wayOut(mark int32) (*ebpf.Program, error) {
 	p.emitComeBack()
 	p.emitGiveBack()
 	p.emitQuestion6()
+	p.emitCompare6()
 	p.EmitEnd("drop", shot)
 	return loadProgram("uvs_out", p.Instructions)
 }
@@ -151,20 +153,27 @@ func (p *wayOut) emitSegment(prefix string) {
 	)
 }
 
-// emitQuestion6 asks about an IPv6 packet. Its source is the one that NAT has chosen, and is not compared.
+// emitQuestion6 asks about an IPv6 packet.
 //
-//	six: if (command != SEND) goto drop;
-//	ip6 = load(0, 40); l4 = 40;
+//	six: ip6 = load(0, 40); l4 = 40;
 //	params = {AF_INET6, ip6.next, ether.dst[2..4], ether.dst[4..6], length, skb->ifindex, 0, ip6.src, ip6.dst};
+//	key = ntohl(ether.src[2..6]); if (key) params.src = *inside6[key];
 //	goto answer;
 func (p *wayOut) emitQuestion6() {
-	p.Emit(asm.Mov.Imm(regL4, 0).WithSymbol("six"), asm.JNE.Imm(regCommand, frame.WaySend, "drop"))
+	p.Emit(asm.Mov.Imm(regL4, 0).WithSymbol("six"))
 	p.emitLoad(0, outIP6, 40, "drop")
 	p.Emit(asm.Mov.Imm(regL4, 40), asm.Mov.Imm(asm.R1, 0))
 	p.emitParams(unix.AF_INET6, outIP6+ip6Next)
-	for at := int16(0); at < 32; at += 8 {
-		p.Emit(asm.LoadMem(asm.R1, asm.RFP, outIP6+ip6Src+at, asm.DWord), asm.StoreMem(asm.RFP, outParams+fibSrc+at, asm.R1, asm.DWord))
+	p.emitCopy(outParams+fibSrc, outIP6+ip6Src, 32)
+	p.Emit(
+		asm.LoadMem(asm.R1, asm.RFP, outEther+8, asm.Word), asm.JEq.Imm(asm.R1, 0, "six inside"),
+		asm.HostTo(asm.BE, asm.R1, asm.Word), asm.StoreMem(asm.RFP, outKey, asm.R1, asm.Word),
+	)
+	p.EmitMapLookup(p.maps.inside6, outKey, "drop")
+	for at := int16(0); at < 16; at += 8 {
+		p.Emit(asm.LoadMem(asm.R1, asm.R0, at, asm.DWord), asm.StoreMem(asm.RFP, outParams+fibSrc+at, asm.R1, asm.DWord))
 	}
+	p.Emit(asm.Mov.Imm(asm.R1, 0).WithSymbol("six inside"))
 	p.Emit(asm.LoadMem(asm.R2, asm.RFP, outIP6+ip6Length, asm.Half), asm.HostTo(asm.BE, asm.R2, asm.Half), asm.Add.Imm(asm.R2, 40))
 	p.emitSegment("six ")
 	p.Emit(asm.Ja.Label("answer"))
@@ -193,7 +202,47 @@ func (p *wayOut) emitAnswer() {
 	if p.maps.fence != nil {
 		p.EmitMapLookup(p.maps.fence, outKey, "fenced")
 	}
-	p.Emit(asm.JEq.Imm(regCommand, frame.WaySend, "send"))
+	p.Emit(
+		asm.JEq.Imm(regCommand, frame.WaySend, "send"),
+		asm.LoadMem(asm.R1, regPacket, skbProtocol, asm.Word), asm.JEq.Imm(asm.R1, etherIPv6, "six answer"),
+	)
+}
+
+// emitCompare6 compares the source of an IPv6 packet, and asks for the host's sockets. A kernel that does not tell the source only sends.
+//
+//	six answer: if (params.src != ip6.src) { result = SOURCE; goto came_back; }
+//	if (command == ASK_SOURCE) goto send;
+//	head = load(40, 4); tuple = {ip6.dst, ip6.src, head.dst_port, head.src_port}; // of the answer
+//	socket = ip6.next == TCP ? skc_lookup_tcp(tuple) : ip6.next == UDP ? sk_lookup_udp(tuple) : 0;
+//	if (socket) goto taken;
+func (p *wayOut) emitCompare6() {
+	if p.maps.sources != nil {
+		p.Emit(asm.Ja.Label("send").WithSymbol("six answer"))
+		return
+	}
+	p.Emit(asm.Mov.Imm(asm.R3, 0).WithSymbol("six answer"))
+	for at := int16(0); at < 16; at += 8 {
+		p.Emit(
+			asm.LoadMem(asm.R1, asm.RFP, outParams+fibSrc+at, asm.DWord), asm.LoadMem(asm.R2, asm.RFP, outIP6+ip6Src+at, asm.DWord),
+			asm.JNE.Reg(asm.R1, asm.R2, "six source"),
+		)
+	}
+	p.Emit(asm.JEq.Imm(regCommand, frame.WayAskSource, "send"))
+	p.emitLoad(0, outL4, 4, "send")
+	p.emitCopy(outTuple6, outIP6+ip6Dst, 16)
+	p.emitCopy(outTuple6+16, outIP6+ip6Src, 16)
+	p.Emit(
+		asm.LoadMem(asm.R1, asm.RFP, outL4+2, asm.Half), asm.StoreMem(asm.RFP, outTuple6+32, asm.R1, asm.Half),
+		asm.LoadMem(asm.R1, asm.RFP, outL4, asm.Half), asm.StoreMem(asm.RFP, outTuple6+34, asm.R1, asm.Half),
+		asm.JEq.Imm(regProto, unix.IPPROTO_UDP, "six udp"), asm.JNE.Imm(regProto, unix.IPPROTO_TCP, "send"),
+	)
+	p.emitSocket(asm.FnSkcLookupTcp, outTuple6, tupleLen6, "send")
+	p.Emit(asm.Ja.Label("taken"), asm.Mov.Imm(asm.R0, 0).WithSymbol("six udp"))
+	p.emitSocket(asm.FnSkLookupUdp, outTuple6, tupleLen6, "send")
+	p.Emit(
+		asm.Ja.Label("taken"),
+		asm.Mov.Imm(regCommand, int32(frame.WaySource)).WithSymbol("six source"), asm.Ja.Label("came back"),
+	)
 }
 
 // emitKnownSource, on a kernel that does not tell the source address:

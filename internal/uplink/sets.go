@@ -123,6 +123,10 @@ func (s *shared) setFence(devices []string) {
 
 // forgetSources makes the program "way out" ask user space again which source address a next hop needs.
 func (s *shared) forgetSources() {
+	for i := range s.answers.of {
+		s.answers.of[i].Store(nil)
+	}
+	s.answers.last.Store(nil)
 	if s.sources == nil {
 		return
 	}
@@ -275,20 +279,81 @@ func (u Uplink6) Peer(own, remote frame.Addr6, proto uint8, on bool) (ok bool) {
 	return u.maps.six.peer(own, remote, proto, on)
 }
 
-// SourceFor implements nat.Outside6: the address of the device by which the host's routing sends packets to remote.
+// Inside implements nat.Outside6: a place of the map uvs_inside6, in which the address is. Each port has places of its own.
+//
+//uvswitch:hot
+func (u Uplink6) Inside(id frame.PortID, a frame.Addr6) uint32 {
+	place := uint32(id%frame.MaxPorts)*insidePlaces + uint32(frame.Mix(a.Hi, a.Lo))%insidePlaces
+	p := (*[2]atomic.Uint64)(unsafe.Pointer(&u.maps.insideMem[place*16]))
+	hi, lo := networkOrder(a.Hi), networkOrder(a.Lo)
+	if p[0].Load() != hi || p[1].Load() != lo {
+		p[0].Store(hi)
+		p[1].Store(lo)
+	}
+	return place
+}
+
+// networkOrder is v with its bytes in memory as in a packet.
+//
+//uvswitch:hot
+func networkOrder(v uint64) uint64 {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], v)
+	return binary.NativeEndian.Uint64(b[:])
+}
+
+// InsideAt returns the address in a place of Inside.
+func (u *Uplink) InsideAt(place uint32) frame.Addr6 {
+	if at := int(place) * 16; at+16 <= len(u.maps.insideMem) {
+		return frame.LoadAddr6(u.maps.insideMem[at:])
+	}
+	return frame.Addr6{}
+}
+
+// insidePlaces is how many inside addresses of a port the programs know at a time.
+const insidePlaces = 16
+
+// An answer6 is the source address that the host's routing has chosen for packets to remote.
+type answer6 struct{ remote, source frame.Addr6 }
+
+// answers6 are the last answers: by remote address, which has one place only, and the very last one.
+type answers6 struct {
+	of   [1024]atomic.Pointer[answer6]
+	last atomic.Pointer[answer6]
+}
+
+func (s *answers6) at(remote frame.Addr6) *atomic.Pointer[answer6] {
+	return &s.of[frame.Mix(remote.Hi, remote.Lo)%uint64(len(s.of))]
+}
+
+// SourceFor implements nat.Outside6. If nothing is known of the way to remote, it is the source that was chosen last.
 func (u Uplink6) SourceFor(remote frame.Addr6) (a frame.Addr6) {
-	if len(u.known.Load().Sources6) < 2 { // there is no choice
-		return a
+	if u.maps.sources != nil { // the program cannot tell whether the source is right
+		if len(u.known.Load().Sources6) < 2 {
+			return a
+		}
+		return u.AskSource(frame.Tuple6{Dst: remote})
 	}
-	w, err := u.Ask6(remote)
-	if err != nil || w.Code != 0 {
-		return a
+	if x := u.maps.answers.at(remote).Load(); x != nil && x.remote == remote {
+		return x.source
 	}
-	return frame.Addr6From(w.Source)
+	if x := u.maps.answers.last.Load(); x != nil {
+		return x.source
+	}
+	return a
 }
 
 // AskSource implements nat.Outside6.
-func (u Uplink6) AskSource(t frame.Tuple6) frame.Addr6 { return u.SourceFor(t.Dst) }
+func (u Uplink6) AskSource(t frame.Tuple6) (a frame.Addr6) {
+	w, err := u.Ask6(t)
+	if err != nil || w.Code != 0 {
+		return a
+	}
+	x := &answer6{t.Dst, frame.Addr6From(w.Source)}
+	u.maps.answers.at(t.Dst).Store(x)
+	u.maps.answers.last.Store(x)
+	return x.source
+}
 
 // A wayHint is what the host's routing said when the program "way out" asked it about a destination. Addresses are in network byte
 // order. A destination has one place only, and another one may take it.
@@ -313,6 +378,11 @@ func (s *shared) hint(a frame.Addr) *wayHint {
 	}
 	return h
 }
+
+// Inside implements nat.Outside.
+//
+//uvswitch:hot
+func (u *Uplink) Inside(_ frame.PortID, a frame.Addr) uint32 { return uint32(a) }
 
 // SourceFor implements nat.Outside.
 func (u *Uplink) SourceFor(remote frame.Addr) frame.Addr {

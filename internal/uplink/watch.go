@@ -52,8 +52,14 @@ type NextHop struct {
 }
 
 // LeavesBy reports whether the host's routing sends a packet to this next hop now.
-func (u *Uplink) LeavesBy(t frame.Tuple, hop NextHop) bool {
-	w, err := u.Ask(t)
+func (u *Uplink) LeavesBy(e frame.Endpoints, hop NextHop) bool {
+	var w Way
+	var err error
+	if e.Src.Is6() {
+		w, err = u.Ask6(frame.TupleFrom[frame.Addr6](e))
+	} else {
+		w, err = u.Ask(frame.TupleFrom[frame.Addr](e))
+	}
 	return err == nil && w.Code == 0 && w.index == hop.device && w.NextHop == hop.addr
 }
 

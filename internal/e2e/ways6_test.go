@@ -1,0 +1,88 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// TestWays6 is TestWays over IPv6.
+func TestWays6(t *testing.T) {
+	Need(t, "curl", "ip", "ping", "socat")
+	const lan, far = "2001:db8:2::2", "2001:db8:99::9"
+	eachPair(t, func(t *testing.T, p Pair) {
+		if p.Uplink == "tap" {
+			t.Skip("the host routes by itself")
+		}
+		b := newOn(t, p)
+		b.Sh("out", "ip addr add "+out6+"/64 dev eth0 nodad")
+		outside6(b)
+		secondNIC(b)
+		b.Sh("host", "ip addr add 2001:db8:2::1/64 dev lan0 nodad")
+		b.Sh("lan", "ip addr add "+lan+"/64 dev eth0 nodad; ip addr add "+far+"/128 dev lo nodad; ip -6 route add default via 2001:db8:2::1")
+		b.Sh("out", "ip addr add "+far+"/128 dev lo nodad; ip -6 route add default via "+host6)
+		b.Start()
+		b.Eventually("the switch knows that IPv6 leads out", func() bool { return strings.Contains(b.CLI("status"), "leads out") })
+		containers(b)
+		db := addr6(b, "db")
+
+		// A second device, and a VPN's route that comes later.
+		asks(t, b, "web", "["+lan+"]", "this is lan; you are 2001:db8:2::1")
+		asks(t, b, "web", "["+far+"]", "this is out; you are "+host6)
+		b.Sh("host", "ip -6 route add 2001:db8:99::/48 via "+lan)
+		asks(t, b, "web", "["+far+"]", "this is lan; you are 2001:db8:2::1")
+		b.Sh("host", "ip -6 route del 2001:db8:99::/48")
+		asks(t, b, "web", "["+far+"]", "this is out; you are "+host6)
+
+		// A rule for one container: by another device, and then nowhere. A route's preferred source.
+		b.Sh("host", "ip -6 rule add from "+db+" lookup 100 && ip -6 route add default via "+lan+" table 100")
+		asks(t, b, "db", "["+far+"]", "this is lan; you are 2001:db8:2::1")
+		asks(t, b, "web", "["+far+"]", "this is out; you are "+host6)
+		b.Sh("host", "ip -6 route replace prohibit default table 100 metric 1")
+		if out, _ := b.TrySh("db", "ping -6 -c 1 -W 3 "+far); !strings.Contains(out, "Administratively prohibited") {
+			t.Errorf("a rule prohibits it, and: %s", out)
+		}
+		contains(t, b.CLI("trace", "--in", "db", fmt.Sprintf("tcp [%s]:5555 > [%s]:80 S", db, far)), "prohibit")
+		b.Sh("web", "ping -6 -c 1 -W 3 "+far)
+		b.Sh("host", "ip -6 rule del from "+db+" lookup 100; ip addr add 2001:db8:1::50/128 dev eth0 nodad; ip -6 route add 2001:db8:99::/48 via "+out6+" src 2001:db8:1::50")
+		for range 2 { // the second time, the switch remembers
+			b.Eventually("the route's preferred source is taken", func() bool { return strings.Contains(ask(b, "db", "["+far+"]"), "this is out; you are 2001:db8:1::50") })
+		}
+		contains(t, b.CLI("route", "get", far), "2001:db8:1::50")
+		b.Sh("db", "ping -6 -c 1 -W 3 -s 3000 "+far) // in fragments, with another source address than the last packets
+		b.Sh("host", "ip -6 route del 2001:db8:99::/48; ip addr del 2001:db8:1::50/128 dev eth0")
+
+		// Routes that refuse: the container is told.
+		b.Sh("host", "ip -6 route add unreachable 2001:db8:a::/48; ip -6 route add prohibit 2001:db8:b::/48")
+		for addr, want := range map[string]string{"2001:db8:a::1": "unreachable", "2001:db8:b::1": "Administratively prohibited"} {
+			if out, _ := b.TrySh("web", "ping -6 -c 1 -W 3 "+addr); !strings.Contains(out, want) {
+				t.Errorf("ping %s: %s", addr, out)
+			}
+		}
+
+		// A next hop that does not answer: the container is told.
+		b.Sh("host", "ip -6 route add 2001:db8:c::/48 via 2001:db8:2::66")
+		if out, _ := b.TrySh("web", "curl -sS -m 20 'http://[2001:db8:c::1]/' 2>&1; ping -6 -c 1 -W 9 2001:db8:2::67"); !strings.Contains(out, "Couldn't connect to server") ||
+			!strings.Contains(out, "Address unreachable") {
+			t.Errorf("by a next hop that is not there: %s", out)
+		}
+
+		// The MTU of a route, which the kernel honors when it forwards only if it is locked (net/ipv6/route.c, ip6_mtu_from_fib6).
+		b.Sh("host", "ip -6 route replace 2001:db8:99::/48 via "+lan+" mtu lock 1300")
+		b.Eventually("the container is told the MTU of the route", func() bool {
+			out, _ := b.TrySh("web", "ip -6 route flush cache; ping -6 -c 1 -W 2 -M do -s 1400 "+far)
+			return strings.Contains(strings.ReplaceAll(out, " ", ""), "mtu=1300")
+		})
+		b.Sh("host", "ip -6 route del 2001:db8:99::/48")
+
+		// A socket of the host has the port already: the container's flow takes another one, and both have their answers.
+		b.Background("host", "socat -u UDP6-RECV:41236 CREATE:"+b.dir+"/heard")
+		b.Eventually("the host's socket is there", func() bool { return strings.Contains(b.Sh("host", "ss -Hlun 'sport = :41236'"), "41236") })
+		b.Background("out", "socat UDP6-LISTEN:9999,fork EXEC:cat")
+		b.Eventually("the echo server is there", func() bool { return strings.Contains(b.Sh("out", "ss -Hlun 'sport = :9999'"), "9999") })
+		if got := b.Sh("web", "echo question | socat -t 2 - UDP6:["+out6+"]:9999,sourceport=41236"); strings.TrimSpace(got) != "question" {
+			t.Errorf("the answer went to the host's socket: %q", got)
+		}
+		b.Balanced()
+	})
+}
