@@ -39,13 +39,13 @@ type datagram struct {
 	in               frame.PortID
 	outside          bool
 	expires          frame.Tick
-	total            int // payload length in bytes, once the last fragment has come; else 0
-	spans            [8]span
-	n                int // number of spans in use
+	total            int      // payload length in bytes, once the last fragment has come; else 0
+	spans            [32]span // a datagram of 64 KiB in packets of 1280 bytes has 53 fragments: any order of them fits
+	n                int      // number of spans in use
 }
 
 // span is a range of payload bytes, lo to hi-1, that has passed.
-type span struct{ lo, hi int }
+type span struct{ lo, hi int32 }
 
 // Bounds of virtual reassembly.
 const (
@@ -201,22 +201,22 @@ func (n *tracker[A]) recordFragment(f packet[A], dry bool) frame.Reason {
 	if why := d.add(lo, lo+f.FragLen(), !f.MoreFrags()); why != frame.None {
 		return why
 	}
-	if d.n == 1 && d.spans[0] == (span{0, d.total}) {
+	if d.n == 1 && d.spans[0] == (span{0, int32(d.total)}) {
 		r.forget(key, d) // complete: its ID may be used again
 	}
 	return frame.None
 }
 
-// add records that the bytes lo to hi-1 have passed; last says that the packet ends at hi.
-func (d *datagram) add(lo, hi int, last bool) frame.Reason {
+// add records that the bytes begin to end-1 have passed; last says that the packet ends at end.
+func (d *datagram) add(begin, end int, last bool) frame.Reason {
 	if last && d.total == 0 {
-		d.total = hi
+		d.total = end
 	}
-	if d.total != 0 && hi > d.total || last && hi != d.total {
+	if d.total != 0 && end > d.total || last && end != d.total {
 		d.bad = true
 		return frame.FragmentInvalid
 	}
-	at := 0
+	lo, hi, at := int32(begin), int32(end), 0
 	for at < d.n && d.spans[at].hi < lo {
 		at++
 	}

@@ -34,9 +34,6 @@ func (n *tracker[A]) translate(f packet[A], b *frame.Batch) frame.Reason {
 			return frame.TCPOutOfWindow
 		}
 	}
-	if f.Flags&frame.IsIPv6 != 0 && first && f.Proto == frame.UDP && f.UDP().Checksum() == 0 && !f.PartialSum() && to != *f.tuple {
-		return frame.MalformedPacket // RFC 8200, 8.1; a tunnel may have none (RFC 6935), but no translation keeps such a packet right
-	}
 	f.setAddrs(to.Src, to.Dst, addrs)
 	if first {
 		rewriteTransport(f, l4, &to, addrs, ports)
@@ -64,7 +61,7 @@ func rewriteTransport[A frame.Address](f packet[A], l4 []byte, to *frame.TupleOf
 		h := frame.UDPHeader(l4)
 		frame.PortsHeader(l4).SetPorts(to.SrcPort, to.DstPort)
 		partial := f.PartialSum()
-		if old := h.Checksum(); partial || old != 0 {
+		if old := h.Checksum(); partial || old != 0 { // over IPv6, too, there may be none (RFC 6935)
 			sum := fixedChecksum(f.Frame, old, addrs, ports)
 			if sum == 0 && !partial {
 				sum = 0xffff // a computed 0 is sent as all ones (RFC 768)

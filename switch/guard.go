@@ -97,7 +97,7 @@ func fromOutside(f *frame.Frame, p *Port) {
 	}
 }
 
-const dhcpServer, dhcpClient = 67, 68 // RFC 2131, 4.1
+const dhcpClient = 68 // RFC 2131, 4.1
 
 // steals reports whether a frame says that its sender has an address of the gateway or of another port.
 //
@@ -124,7 +124,7 @@ func guard(p *Port, f *frame.Frame, gateway frame.MAC) frame.Reason {
 	if p.MAC != 0 && f.Src != p.MAC {
 		return frame.GuardSourceMAC
 	}
-	if f.Proto == frame.UDP && f.Tuple.SrcPort == dhcpServer && f.Tuple.DstPort == dhcpClient && f.Flags&(frame.HasVLAN|frame.HasTuple) == frame.HasTuple {
+	if f.Proto == frame.UDP && f.Tuple.DstPort == dhcpClient && f.Flags&(frame.HasVLAN|frame.HasTuple) == frame.HasTuple {
 		return frame.GuardDHCP
 	}
 	switch {

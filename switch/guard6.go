@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	dhcpServer6, dhcpClient6   = 547, 546 // RFC 8415, 7.2
-	optSourceMAC, optTargetMAC = 1, 2     // options of neighbor discovery (RFC 4861, 4.6)
+	dhcpClient6                = 546  // RFC 8415, 7.2
+	optSourceMAC, optTargetMAC = 1, 2 // options of neighbor discovery (RFC 4861, 4.6)
 )
 
 // guardIPv6 checks an IPv6 frame of a guarded port. Stations may not act as a router (RFC 6105) or as a DHCP server (RFC 7610), and may
@@ -27,7 +27,7 @@ func guardIPv6(p *Port, f *frame.Frame) frame.Reason {
 		return f.Malformed
 	case src.IsZero():
 		return frame.GuardSourceAddress
-	case f.Proto == frame.UDP && f.Flags&frame.HasTuple != 0 && f.Tuple.SrcPort == dhcpServer6 && f.Tuple.DstPort == dhcpClient6:
+	case f.Proto == frame.UDP && f.Flags&frame.HasTuple != 0 && f.Tuple.DstPort == dhcpClient6: // from whatever port (RFC 7610, 5)
 		return frame.GuardDHCP
 	}
 	return frame.None
@@ -79,13 +79,13 @@ func ownMACs(p *Port, options []byte) bool {
 	return len(options) == 0
 }
 
-// mayUse6 reports whether a station may have an IPv6 address. A link-local one is made from its MAC, or from no MAC at all (RFC 7217). If
-// the port has no address, the others are those that nobody has: see steals.
+// mayUse6 reports whether a station may have an IPv6 address. A link-local one is made from its MAC; see also AnyLinkLocal. If the port has no
+// address, the others are those that nobody has: see steals.
 //
 //uvswitch:hot
 func (p *Port) mayUse6(a frame.Addr6) bool {
 	if a.IsLinkLocal() {
-		return p.MAC == 0 || a == p.MAC.LinkLocal() || a != frame.FirstLocal && !fromMAC(a)
+		return p.MAC == 0 || a == p.MAC.LinkLocal() || p.Flags&AnyLinkLocal != 0 && a != frame.FirstLocal && !fromMAC(a)
 	}
 	return len(p.Addrs6) == 0 || slices.Contains(p.Addrs6, a)
 }

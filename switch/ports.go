@@ -13,23 +13,24 @@ import (
 type PortFlags uint32
 
 const (
-	Forwarding  PortFlags = 1 << iota // state forwarding; if unset, the port is disabled
-	Learning                          // learn source MACs
-	FloodUcast                        // gets floods of unknown unicast
-	FloodMcast                        // gets floods of multicast
-	FloodBcast                        // gets broadcasts
-	HairpinMode                       // may send a frame back to the port it came from
-	Isolated                          // exchanges frames only with ports that are not isolated
-	Locked                            // only stations with an FDB entry on this port may send
-	Guard                             // source MAC, source address and ARP sender must belong to the port
-	Uplink                            // not switched: every frame goes to the router
-	AnyVLAN                           // the guard lets frames with a VLAN tag pass
-	Untagged                          // gets no frame with a VLAN tag from a guarded port
-	AnySource                         // may send from addresses of other ports: the host's port, when the host's stack routes
-	Tracked                           // frames from and to it are judged by nat.Filter; it gets no flood but ARP and neighbor discovery
-	Ways                              // of an uplink: its frames have way headers (frame.WayMACs)
-	NoRouter                          // gets no router advertisement: the port of the host, which would route by the gateway
-	Joining                           // gets nothing yet: not every worker can write to it
+	Forwarding   PortFlags = 1 << iota // state forwarding; if unset, the port is disabled
+	Learning                           // learn source MACs
+	FloodUcast                         // gets floods of unknown unicast
+	FloodMcast                         // gets floods of multicast
+	FloodBcast                         // gets broadcasts
+	HairpinMode                        // may send a frame back to the port it came from
+	Isolated                           // exchanges frames only with ports that are not isolated
+	Locked                             // only stations with an FDB entry on this port may send
+	Guard                              // source MAC, source address and ARP sender must belong to the port
+	Uplink                             // not switched: every frame goes to the router
+	AnyVLAN                            // the guard lets frames with a VLAN tag pass
+	Untagged                           // gets no frame with a VLAN tag from a guarded port
+	AnySource                          // may send from addresses of other ports: the host's port, when the host's stack routes
+	Tracked                            // frames from and to it are judged by nat.Filter; it gets no flood but ARP and neighbor discovery
+	Ways                               // of an uplink: its frames have way headers (frame.WayMACs)
+	AnyLinkLocal                       // may have a link-local IPv6 address that is made from no MAC (RFC 7217): another kernel is behind the port
+	NoRouter                           // gets no router advertisement: the port of the host, which would route by the gateway
+	Joining                            // gets nothing yet: not every worker can write to it
 )
 
 // DefaultFlags are the flags of a new port.

@@ -159,10 +159,12 @@ func (d *Daemon) changeNetworkLocked(a api.NetworkAdd) error {
 	state := d.State()
 	for _, p := range d.ports {
 		if made := state.MadeBy(&n.Network, &p.Port); p.net == n && made != p.Made6 {
+			d.forgetMadeLocked(p)
 			d.mu.Lock()
 			p.Made6 = made
 			d.mu.Unlock()
 			d.dp.Switch.SetPort(p.SwitchPort(n.ID))
+			d.bindNeighborLocked(p)
 		}
 	}
 	d.setInterfaceLocked(n)

@@ -254,6 +254,9 @@ func (d *Daemon) bindNeighborLocked(p *port) {
 			d.dp.Router.Announce6(p.net.ID, frame.Addr6From(p.Addr6.Addr()), p.MAC, out)
 		})
 	}
+	if p.net != nil && p.Made6.IsValid() {
+		d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.SetNeighbor(p.net.ID, p.Made6, p.MAC, out) })
+	}
 }
 
 // routeMTULocked tells the router about a port with a smaller MTU than its network, so that senders outside are told by ICMP.
@@ -278,6 +281,14 @@ func (p *port) ownRoutes() (to []netip.Prefix) {
 	return to
 }
 
+// forgetMadeLocked makes the router forget the address that the port's station makes itself.
+func (d *Daemon) forgetMadeLocked(p *port) {
+	if p.net != nil && p.Made6.IsValid() {
+		d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.DeleteNeighbor(p.net.ID, p.Made6, out) })
+	}
+}
+
+// unbindNeighborLocked makes the router forget the port's station.
 func (d *Daemon) unbindNeighborLocked(p *port) {
 	if p.net != nil && p.Addr.IsValid() && p.MAC != 0 {
 		d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.DeleteNeighbor(p.net.ID, p.Addr.Addr(), out) })
@@ -288,6 +299,7 @@ func (d *Daemon) unbindNeighborLocked(p *port) {
 			d.dp.Router.DeleteNeighbor(p.net.ID, p.MAC.LinkLocal().Netip(), out)
 		})
 	}
+	d.forgetMadeLocked(p)
 }
 
 // States of a port's device.

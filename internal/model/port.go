@@ -83,6 +83,9 @@ func (p *Port) SwitchPort(net frame.NetID) vswitch.Port {
 	if p.Kind == KindHost {
 		s.Flags |= vswitch.NoRouter
 	}
+	if p.Kind == KindDevice || p.IsVM() {
+		s.Flags |= vswitch.AnyLinkLocal
+	}
 	if p.Kind == KindHost || p.Kind == KindDevice {
 		s.Flags |= vswitch.Untagged
 	}

@@ -14,7 +14,7 @@ import (
 // address of the host that are one of:
 //   - TCP, UDP or SCTP to a published port,
 //   - TCP, UDP or SCTP to a port that is in use, if the host has no socket for the packet,
-//   - an ICMP reply with an identifier in use,
+//   - an ICMP reply with an identifier in use: the host gets a copy, since its pings have no ports to look for,
 //   - another protocol, from an address with which a container uses this protocol,
 //   - an ICMP error that quotes such a packet.
 //
@@ -122,7 +122,7 @@ func (p *wayIn) emitOrigin() {
 //	head = load(l4, 8); // zeros, if the packet is shorter: a protocol without ports may be
 func (p *wayIn) emitHeader() {
 	p.Emit(
-		asm.StoreImm(asm.RFP, inError, 0, asm.Word).WithSymbol("untagged"), asm.StoreImm(asm.RFP, inArrival, int64(otherArrivals), asm.Word),
+		asm.StoreImm(asm.RFP, inError, 0, asm.Word).WithSymbol("untagged"), asm.StoreImm(asm.RFP, inArrival, int64(otherArrivals), asm.Word), asm.StoreImm(asm.RFP, inSet, -1, asm.Word),
 		asm.LoadMem(asm.R1, regPacket, skbProtocol, asm.Word), asm.JEq.Imm(asm.R1, etherIPv6, "six"), asm.JNE.Imm(asm.R1, etherIPv4, "pass"),
 		asm.StoreImm(asm.RFP, inSix, 0, asm.Word), asm.StoreImm(asm.RFP, inBase, 0, asm.Word), asm.Mov.Imm(regL4, 0),
 	)
@@ -359,6 +359,7 @@ func (p *wayIn) emitSocketOf(prefix string, tuple, size int32) {
 // emitRedirect:
 //
 //	ours: check_limit(); whose = 1; note_fragment(whose);
+//	if (set == ICMP_ID && !is_error) goto early; // the host may ping with the same identifier: both get the answer
 //	redirect: check_tap();
 //	if (skb->vlan_present) vlan_pop(skb);
 //	if (plain) { change_head(skb, 14); store(0, {0, how, ifindex, skb->protocol}); } else store(6, {how, ifindex});
@@ -367,7 +368,14 @@ func (p *wayIn) emitSocketOf(prefix string, tuple, size int32) {
 func (p *wayIn) emitRedirect() {
 	p.emitLimit("ours")
 	p.Emit(asm.StoreImm(asm.RFP, inValue, 1, asm.Word).WithSymbol("allowed"))
-	p.emitNoteFragment("redirect")
+	p.emitNoteFragment("noted")
+	p.Emit(
+		asm.LoadMem(asm.R1, asm.RFP, inSet, asm.Word).WithSymbol("noted"), asm.JNE.Imm(asm.R1, int32(setICMPID), "redirect"),
+		asm.LoadMem(asm.R1, asm.RFP, inError, asm.Word), asm.JNE.Imm(asm.R1, 0, "redirect"),
+	)
+	if !p.plain {
+		p.Emit(asm.Ja.Label("early"))
+	}
 	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("redirect"))
 	p.emitTAPCheck()
 	p.Emit(
