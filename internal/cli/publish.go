@@ -34,6 +34,14 @@ func (a *app) nameUser(ctx context.Context, err error, p api.PublishAdd) error {
 	return err
 }
 
+// targetOf is where a published port leads in one family; address is the container's.
+func targetOf(p api.Publish, address string) string {
+	if address == "" {
+		return "-"
+	}
+	return fmt.Sprintf("%s:%d", p.Literal(address), p.ContainerPort)
+}
+
 func (a *app) publishCommand() *cobra.Command {
 	p := api.PublishAdd{}
 	add := &cobra.Command{
@@ -55,7 +63,11 @@ func (a *app) publishCommand() *cobra.Command {
 				waits = "; it waits, since another port of this container has these host ports"
 			}
 			line := func(host, target string) {
-				fmt.Fprintf(a.out, "%s:%s/%s -> %s (%s:%d)%s\n", made.Literal(host), made.PortRange(), made.Protocol, made.Port, made.Literal(target), made.ContainerPort, waits)
+				to := targetOf(made, target)
+				if to == "-" {
+					to = "by the relay"
+				}
+				fmt.Fprintf(a.out, "%s:%s/%s -> %s (%s)%s\n", made.Literal(host), made.PortRange(), made.Protocol, made.Port, to, waits)
 			}
 			line(made.HostAddress, made.Address)
 			if made.Address6 != "" {
@@ -73,13 +85,13 @@ func (a *app) publishCommand() *cobra.Command {
 		}}
 	return group("publish", "Published ports: ports of the host that lead to a container",
 		show(a, "ls", "List published ports", "/publish", func(w io.Writer, rows []api.Publish) {
-			row(w, "HOST", "PROTO", "PORT", "TARGET", "FROM", "NEW FLOWS", "BYTES", "HOST CLIENTS")
+			row(w, "HOST", "PROTO", "PORT", "TARGET", "FROM", "NEW FLOWS", "BYTES", "HOST CLIENTS", "IPV6 TARGET")
 			for _, p := range rows {
 				if p.Waits {
 					p.Port += " (waits)"
 				}
-				row(w, p.Literal(p.HostAddress)+":"+p.PortRange(), p.Protocol, p.Port, fmt.Sprintf("%s:%d", p.Literal(p.Address), p.ContainerPort),
-					cmp.Or(strings.Join(p.From, ","), "any"), p.Packets, p.Bytes, p.HostClients)
+				row(w, p.Literal(p.HostAddress)+":"+p.PortRange(), p.Protocol, p.Port, targetOf(p, p.Address),
+					cmp.Or(strings.Join(p.From, ","), "any"), p.Packets, p.Bytes, p.HostClients, targetOf(p, p.Address6))
 			}
 		}), add, del)
 }

@@ -178,7 +178,7 @@ func command(do func(context.Context, *conf, *skel.CmdArgs) error) func(*skel.Cm
 // add implements ADD. The device must not exist yet.
 func add(ctx context.Context, c *conf, args *skel.CmdArgs) (err error) {
 	if same, err := netns.Same(args.Netns, netns.Original); err != nil || same {
-		return types.NewError(types.ErrInvalidNetNS, fmt.Sprintf("%s is not the network namespace of a container", args.Netns), fmt.Sprint(err))
+		return types.NewError(types.ErrInvalidNetNS, fmt.Sprintf("%s is not the network namespace of a container", args.Netns), textOf(err))
 	}
 	if _, err := link.Inspect(args.Netns, args.IfName); err == nil { // checked before the IPAM plugin assigns an address
 		return types.NewError(types.ErrInternal, fmt.Sprintf("device %s already exists", args.IfName), "")
@@ -188,8 +188,11 @@ func add(ctx context.Context, c *conf, args *skel.CmdArgs) (err error) {
 	if a.MAC == "" {
 		a.MAC = extra["MAC"]
 	}
-	a.IP = extra["IP"]
-	if err := takeAddresses(a, c.RuntimeConfig.IPs); err != nil {
+	ips := c.RuntimeConfig.IPs
+	if len(ips) == 0 && extra["IP"] != "" {
+		ips = strings.Split(extra["IP"], ",")
+	}
+	if err := takeAddresses(a, ips); err != nil {
 		return types.NewError(types.ErrInvalidNetworkConfig, err.Error(), "")
 	}
 	if c.IPAM.Type != "" {
@@ -249,6 +252,14 @@ func (c *conf) delegate(ctx context.Context, a *attach.Attachment, stdin []byte)
 		}
 	}
 	return nil
+}
+
+// textOf is an error's text; nil has none.
+func textOf(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 // takeAddresses makes the requested addresses those of the port: one of each family, at most.
@@ -315,7 +326,7 @@ func del(ctx context.Context, c *conf, args *skel.CmdArgs) (err error) {
 // check implements CHECK: the port must forward, and the device must be as ADD left it.
 func check(ctx context.Context, c *conf, args *skel.CmdArgs) (err error) {
 	if err := version.ParsePrevResult(&c.PluginConf); err != nil || c.PrevResult == nil {
-		return types.NewError(types.ErrInvalidNetworkConfig, "CHECK needs the result of ADD (prevResult)", fmt.Sprint(err))
+		return types.NewError(types.ErrInvalidNetworkConfig, "CHECK needs the result of ADD (prevResult)", textOf(err))
 	}
 	prev, err := current.NewResultFromResult(c.PrevResult)
 	if err != nil {

@@ -110,7 +110,7 @@ func (d *Daemon) plugLocked(p *port) error {
 	d.routeMTULocked(p)
 	d.updateSiblingsLocked(p)
 	d.updateTenantsLocked(p)
-	d.log.Info("port added", "port", p.Name, "kind", p.Kind, "device", p.Ifname, "netns", p.Netns, "address", p.Addr)
+	d.log.Info("port added", "port", p.Name, "kind", p.Kind, "device", p.Ifname, "netns", p.Netns, "address", p.Addr, "address6", p.Addr6)
 	return nil
 }
 

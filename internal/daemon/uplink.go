@@ -253,7 +253,7 @@ func (d *Daemon) refreshUplinkLocked() {
 	d.external, d.own, d.tunnels, d.way6, d.broken = s.Addr, s.Own, s.Tunnels, way6Of(&s), [2]string{s.Broken, s.Broken6}
 	d.mu.Unlock()
 	d.updateRulesLocked()
-	d.log.Info("uplink changed", "device", s.Device, "address", s.Addr, "addresses", s.Own, "local", s.Local, "up", s.Up, "why", s.Why)
+	d.log.Info("uplink changed", "device", s.Device, "address", s.Addr, "addresses", s.Own, "local", s.Local, "up", s.Up, "why", s.Why, "address6", s.Addr6, "addresses6", s.Own6, "up6", s.Up6, "why6", s.Why6)
 }
 
 // neighborTime is how long the kernel looks for a next hop until it gives up, and a second more.

@@ -379,7 +379,11 @@ func (s *Switch) narrateSlowPath(t *api.Trace, f *frame.Frame, r *router.DryRunR
 	case r.Released:
 		t.Verdict, t.Why = "transmitted", "the neighbor has become known"
 	default:
-		t.Verdict, t.Reason, t.Why = "held", f.Reason.String(), "queued until the neighbor answers ARP (3 requests, 1 s apart: "+answer+"); else dropped: neighbor_failed"
+		asks := "ARP"
+		if f.Flags&frame.IsIPv6 != 0 {
+			asks = "neighbor solicitations"
+		}
+		t.Verdict, t.Reason, t.Why = "held", f.Reason.String(), "queued until the neighbor answers "+asks+" (3 requests, 1 s apart: "+answer+"); else dropped: neighbor_failed"
 	}
 	t.Steps = append(t.Steps, api.TraceStep{Stage: slowPathStage, Result: result, Text: t.Why})
 }

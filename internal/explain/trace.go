@@ -51,7 +51,7 @@ func Trace(s Switch, q api.TraceRequest) (api.Trace, error) {
 		var f frame.Frame
 		f.Reset(raw, p.ID)
 		if frame.Parse(&f); !s.Claims(&f) {
-			why := "the packet stays with the host: it goes to no port of the NAT pool and to no published port, and it belongs to no flow"
+			why := "the packet stays with the host: no flow has this port of the host, and the port is not published by NAT"
 			return api.Trace{
 				Packet: Text(&f), In: p.Name, Length: f.Len(), Ports: []string{}, Verdict: "passed", Why: why,
 				Steps: []api.TraceStep{{Stage: "uplink", Result: "host", Text: why}},

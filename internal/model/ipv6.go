@@ -165,7 +165,7 @@ func (s *State) MadeBy(n *Network, p *Port) netip.Addr {
 }
 
 // checkAddress6 sets the port's IPv6 address, in a network that has such addresses. A station that configures itself has the address that
-// is named, or one if its IPv4 address was assigned, too.
+// is named, or one if its IPv4 address was assigned, too, and its MAC is known: else nobody would tell the station.
 func (s *State) checkAddress6(p *Port, a api.PortAdd) error {
 	n := s.Network(p.Network)
 	p.Made6 = s.MadeBy(n, p)
@@ -181,7 +181,7 @@ func (s *State) checkAddress6(p *Port, a api.PortAdd) error {
 			return bad("MTU %d is too small for IPv6, which needs %d bytes; use a larger MTU, or leave --ip6 out", p.MTU, frame.MinMTU6)
 		}
 		return nil
-	case a.IP6 == "" && p.ConfiguresItself() && !p.Addr.IsValid():
+	case a.IP6 == "" && p.ConfiguresItself() && (!p.Addr.IsValid() || p.MAC == 0):
 		return nil
 	case !named:
 		addr, ok := s.FreeAddr6(n, p.MAC)
@@ -195,7 +195,7 @@ func (s *State) checkAddress6(p *Port, a api.PortAdd) error {
 			addr, err = x.Addr(), nil
 		}
 		if err != nil || !n.usable6(addr) {
-			return bad("%q is not a usable address of network %q (%s); --ip6 takes an address without brackets, or auto", a.IP6, n.Name, n.Prefix6)
+			return bad("%q is not a usable address of network %q (%s); --ip6 takes an address of this subnet, without brackets, or auto", a.IP6, n.Name, n.Prefix6)
 		}
 		if err := s.checkFree(n, addr, "--ip6"); err != nil {
 			return err
