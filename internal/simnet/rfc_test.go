@@ -19,14 +19,13 @@ outside o 203.0.113.8
 outside p 203.0.113.9
 `
 
-// play runs a scenario; what went over the wires is shown when it fails.
+// play runs a scenario; what went over the wires is shown when it fails. It runs over IPv6 in a part of TestOverIPv6.
 func play(t *testing.T, script string) *Net {
 	t.Helper()
-	n, err := Run(script)
+	n, err := run(script, strings.HasPrefix(t.Name(), "TestOverIPv6/"))
 	if err != nil {
 		t.Fatalf("%v\nall frames (-> in, <- out):\n%s\ncaptured in %s", err, strings.Join(n.trace, "\n"), save(t, n))
 	}
-	alsoOverIPv6(t, func() (*Net, error) { return RunOverIPv6(script) })
 	return n
 }
 
