@@ -252,6 +252,26 @@ func TestICMPErrors(t *testing.T) {
 	}
 }
 
+// A route in the place of an interface's own route stays while the interface changes: packets of an uplink of kind host must not take another way.
+func TestRouteStaysWhileInterfaceChanges(t *testing.T) {
+	r := router.New()
+	up := router.Interface{Net: frame.NoNet, Prefix: netip.MustParsePrefix("0.0.0.0/0"), Prefix6: netip.MustParsePrefix("::/0"), Up: true, Up6: true, MTU: 1500, MTU6: 1500}
+	r.SetInterface(router.Interface{Net: 1, Addr: gw, Prefix: netip.MustParsePrefix("10.0.0.0/24")})
+	r.SetInterface(up)
+	for _, p := range []netip.Prefix{up.Prefix, up.Prefix6} {
+		if err := r.AddRoute(router.Route{Prefix: p, Kind: router.Unreachable}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	up.MTU, up.MTU6 = 1400, 1400
+	r.SetInterface(up)
+	for _, to := range []string{"192.0.2.1", "2001:db8::1"} {
+		if rt, ok := r.Lookup(netip.MustParseAddr(to)); !ok || rt.Kind != router.Unreachable {
+			t.Errorf("%s: %v", to, rt)
+		}
+	}
+}
+
 func TestNoAllocations(t *testing.T) {
 	r := newRouter()
 	r.SetNeighbor(2, netip.MustParseAddr("10.0.1.9"), 7, &output{})

@@ -60,6 +60,7 @@ var sections = []struct{ requirement, name, title, about string }{
 	{"RFC 5095", "RFC5095_", "RFC 5095", "Deprecation of Type 0 Routing Headers."},
 	{"RFC 5722", "RFC5722_", "RFC 5722", "Handling of Overlapping IPv6 Fragments."},
 	{"RFC 6946", "RFC6946_", "RFC 6946", "Processing of IPv6 \"Atomic\" Fragments."},
+	{"RFC 6980", "RFC6980_", "RFC 6980", "Security Implications of IPv6 Fragmentation with Neighbor Discovery."},
 	{"RFC 7112", "RFC7112_", "RFC 7112", "Implications of Oversized IPv6 Header Chains."},
 	{"RFC 6437", "RFC6437_", "RFC 6437", "IPv6 Flow Label Specification."},
 	{"RFC 6105", "RFC6105_", "RFC 6105: router advertisement guard", "With RFC 7113, which asks for the whole chain of headers."},

@@ -45,6 +45,37 @@ func TestIPv6Addresses(t *testing.T) {
 	}
 }
 
+// An address that a station makes itself is its own only if nobody has it: not another port, not the gateway, not the host.
+func TestMadeAddresses(t *testing.T) {
+	c := withIPv6()
+	c.Default.Subnet6 = "fd00:1::/64"
+	made := netip.MustParseAddr("fd00:1::75:acff:fe1d:2")
+	s := desired(t, c, nil)
+	n, web := *s.Network("default"), s.Port("web")
+	n.Spec.RA = RASlaac
+	if got := s.MadeBy(&n, web); got != made {
+		t.Errorf("web makes %s", got)
+	}
+	host := *web
+	if host.Kind = KindHost; s.MadeBy(&n, &host).IsValid() {
+		t.Error("the host's port makes an address")
+	}
+	short := *web
+	if short.MTU = 1000; s.MadeBy(&n, &short).IsValid() {
+		t.Error("a port with an MTU of 1000 makes an address")
+	}
+	other := n
+	if other.Gateway6 = made; s.MadeBy(&other, web).IsValid() {
+		t.Error("a port makes the gateway's address")
+	}
+	taken := *web
+	taken.Name, taken.Addr6 = "taken", netip.PrefixFrom(made, 64)
+	s.Ports = append(s.Ports, taken)
+	if s.MadeBy(&n, s.Port("web")).IsValid() {
+		t.Error("a port makes an address that another one has")
+	}
+}
+
 // IPv6 needs an MTU of 1280 bytes. With a shorter MTU, "auto" gives no IPv6, and a subnet or an address that is named is refused.
 func TestIPv6ShortMTU(t *testing.T) {
 	c := withIPv6()

@@ -88,6 +88,29 @@ func TestConservation(t *testing.T) {
 	})
 }
 
+// The same over IPv6.
+func TestRoundAllocatesNothingOverIPv6(t *testing.T) {
+	for _, outside := range []bool{false, true} {
+		s := newSix(t)
+		p := s.udp(addrOf(s.b), 53, "x")
+		p.SrcMAC, p.DstMAC, p.Src6 = s.a.MAC, s.b.MAC, addrOf(s.a)
+		if outside {
+			p.DstMAC, p.Dst6 = s.gwMAC, addrOf(s.o)
+		}
+		s.put(s.b, frametest.Packet{SrcMAC: s.b.MAC, DstMAC: s.a.MAC, Src6: addrOf(s.b), Dst6: addrOf(s.a)}.Raw()) // b is known
+		s.put(s.a, p.Raw())
+		loop := &loopPoller{raw: p.Raw(), buf: p.Raw(), port: s.a.Port}
+		s.Poller.loop = loop
+		if allocs := testing.AllocsPerRun(200, func() {
+			if err := s.DP.Step(); err != nil {
+				t.Fatal(err)
+			}
+		}); allocs != 0 || loop.sent < 200 {
+			t.Errorf("to the outside %v: %v allocations per frame, %d frames; drops %v", outside, allocs, loop.sent, s.DP.Drops())
+		}
+	}
+}
+
 // The whole way of a frame, through every stage, allocates nothing once its flow is known.
 func TestRoundAllocatesNothing(t *testing.T) {
 	for _, dst := range []string{"10.0.0.3", "203.0.113.8"} {
