@@ -35,8 +35,9 @@ func TestHosts(t *testing.T) {
 	if why := n.UseAddr(frametest.Addr("10.60.1.10").Netip()); why == frame.None {
 		t.Error("flows may leave by an address that has left the host")
 	}
-	n.now.Store(uint32(graceTime) + 2)
-	n.Update(rules)
+	n.ForgetAddrs(graceTime - 1)
+	check(true, "10.60.1.9")
+	n.ForgetAddrs(graceTime + 2)
 	check(false, "10.60.1.9")
 	rules.Local = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
 	n.Update(rules)

@@ -121,6 +121,31 @@ func rangesOf[A frame.Address](prefixes []netip.Prefix) (out []addrRange[A]) {
 	return out
 }
 
+// ForgetAddrs ends the flows that leave by an address which has not been on the host for graceTime. The slow path calls it.
+func (n *NAT) ForgetAddrs(now frame.Tick) {
+	n.forgetAddrs(now)
+	n.six.forgetAddrs(now)
+}
+
+func (n *tracker[A]) forgetAddrs(now frame.Tick) {
+	isOver := func(x leftPrefix) bool { return int32(now-x.until) >= 0 }
+	if !slices.ContainsFunc(n.config.Load().left, isOver) {
+		return
+	}
+	n.mu.Lock()
+	c := *n.config.Load()
+	c.left = slices.DeleteFunc(slices.Clone(c.left), isOver)
+	c.gen++
+	n.config.Store(&c)
+	n.mu.Unlock()
+	n.walk(func(e uint32) bool {
+		if !n.valid(&c, e) {
+			n.end(e, replaced)
+		}
+		return true
+	})
+}
+
 // owns reports whether the host's kernel takes packets to a for itself, or took them a moment ago.
 //
 //uvswitch:hot

@@ -80,6 +80,7 @@ func (k *slowPath) process(now frame.Tick) []frame.PortID {
 		k.dp.Router.Tick(now, k)
 		k.sweep = min(sweepBudget, k.dp.NAT.Capacity())
 		k.dp.NAT.EndQuarantine(now)
+		k.dp.NAT.ForgetAddrs(now)
 		k.dp.NAT.SettleShares()
 		k.dp.Router.SettleShares()
 		k.parked.shares.Settle()

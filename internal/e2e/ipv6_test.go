@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 )
@@ -139,6 +141,10 @@ func TestIPv6ComesAndGoes(t *testing.T) {
 	leads := func() bool { return strings.Contains(b.Sh("web", "ip -6 route show default"), "default via fe80::1") }
 	none := func(when string) {
 		t.Helper()
+		took, _ := b.TrySh("web", "curl -s -m 5 -o /dev/null -w '%{time_total}' 'http://["+out6+"]/'")
+		if seconds, err := strconv.ParseFloat(strings.TrimSpace(took), 64); err != nil || seconds > 0.5 { // long before the first retransmission
+			t.Errorf("%s: a program waits for %s s", when, took)
+		}
 		if said, err := b.TrySh("web", "ping -6 -c 1 -W 5 "+out6); err == nil || !strings.Contains(strings.ToLower(said), "unreachable") {
 			t.Errorf("%s: %s %v", when, said, err)
 		}
@@ -148,7 +154,11 @@ func TestIPv6ComesAndGoes(t *testing.T) {
 	ping(b, "web", "10.1.0.2")
 	contains(t, b.CLI("status"), "does not lead out")
 	outside6(b)
+	began := time.Now()
 	b.Eventually("the containers have a default route", leads)
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("the default route came after %v", took)
+	}
 	ping(b, "web", out6)
 	b.Sh("host", "ip -6 route del default")
 	b.Eventually("the containers have no default route", func() bool { return b.Sh("web", "ip -6 route show default") == "" })

@@ -1,0 +1,106 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestIPv6HostByRA: a host that has its address and its default route from a router's advertisements keeps both, while the switch runs and
+// after it, and its containers leave by them.
+func TestIPv6HostByRA(t *testing.T) {
+	b := newWithIPv6(t)
+	Need(t, "atk6-fake_router26")
+	b.Sh("host", "sysctl -qw net.ipv6.conf.eth0.accept_ra=1 net.ipv6.conf.eth0.autoconf=1")
+	b.Sh("out", "ip addr add 2001:db8:7::1/64 dev eth0 nodad")
+	b.Background("out", "while :; do atk6-fake_router26 -A 2001:db8:7::/64 -n 1 -i 0 eth0 > /dev/null 2>&1; sleep 0.3; done") // it ends while its address is tentative
+	own := func() string {
+		return b.Sh("host", "ip -6 -o addr show dev eth0 scope global dynamic | awk '{ print $4 }'; ip -6 route show default | sed 's/ expires [^ ]*//; s/ hoplimit.*//'")
+	}
+	b.Eventually("the host has an address and a route", func() bool { s := own(); return strings.Contains(s, "2001:db8:7:") && strings.Contains(s, "proto ra") })
+	before := own()
+	b.Start()
+	containers(b)
+	b.Eventually("IPv6 leads out", func() bool { return strings.Contains(b.CLI("status"), "leads out, as 2001:db8:7:") })
+	b.Eventually("web reaches the outside", func() bool { _, err := b.TrySh("web", "ping -6 -c 1 -W 5 2001:db8:7::1"); return err == nil })
+	if now := own(); now != before {
+		t.Errorf("while the switch runs: %s", diff(before, now))
+	}
+	b.Balanced()
+	if err := b.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if now := own(); now != before {
+		t.Errorf("after it: %s", diff(before, now))
+	}
+}
+
+// TestIPv6Slaac: a machine that configures itself gets a default route from the gateway in every network, and an address in a network with
+// SLAAC. It reaches the outside, with its MAC known to the switch or not.
+func TestIPv6Slaac(t *testing.T) {
+	b := newWithIPv6(t)
+	outside6(b)
+	b.Start()
+	b.Eventually("IPv6 leads out", func() bool { return strings.Contains(b.CLI("status"), "leads out") })
+	b.CLI("network", "add", "sl", "--subnet", "10.77.0.0/24", "--subnet6", "fd00:77::/64", "--ra", "slaac")
+	for _, vm := range []struct{ name, network, mac, prefix string }{
+		{"vm1", "sl", "02:00:00:00:77:01", "fd00:77::ff:fe00:7701"}, {"vm2", "sl", "", "fd00:77:"}, {"vm3", "default", "", ""},
+	} {
+		b.AddNS(vm.name)
+		b.Sh("host", "ip link add p-"+vm.name+" type veth peer name eth0 netns "+b.NS(vm.name)+" && ip link set p-"+vm.name+" up")
+		line := "sysctl -qw net.ipv6.conf.eth0.accept_ra=1 net.ipv6.conf.eth0.autoconf=1 net.ipv6.conf.eth0.accept_dad=0; "
+		if vm.mac != "" {
+			line += "ip link set eth0 address " + vm.mac + "; "
+		}
+		args := []string{"port", "add", vm.name, "--network", vm.network, "--device", "p-" + vm.name}
+		if vm.mac != "" {
+			args = append(args, "--mac", vm.mac, "--ip", "10.77.0.9")
+		}
+		b.CLI(args...)
+		b.Sh(vm.name, line+"ip link set eth0 up")
+		b.Eventually(vm.name+" has a default route", func() bool { return strings.Contains(b.Sh(vm.name, "ip -6 route show default"), "via fe80::1") })
+		has := b.Sh(vm.name, "ip -6 -o addr show dev eth0 scope global | awk '{ print $4 }'")
+		if vm.prefix == "" {
+			if has != "" {
+				t.Errorf("%s has %s in a network without SLAAC", vm.name, has)
+			}
+			continue
+		}
+		b.Eventually(vm.name+" has an address", func() bool {
+			has = b.Sh(vm.name, "ip -6 -o addr show dev eth0 scope global | awk '{ print $4 }'")
+			return strings.Contains(has, vm.prefix)
+		})
+		b.Sh(vm.name, "ping -6 -c 1 -W 5 "+out6)
+	}
+	b.Balanced()
+}
+
+// TestIPv6Renumbering: new flows take the new address when the host's old one is deprecated; a connection goes on while the host has its
+// address; when the address goes, so do its flows.
+func TestIPv6Renumbering(t *testing.T) {
+	b := newWithIPv6(t)
+	Need(t, "socat", "curl")
+	outside6(b)
+	b.Start()
+	containers(b)
+	b.Eventually("IPv6 leads out", func() bool { return strings.Contains(b.CLI("status"), "leads out") })
+	b.Web("out")
+	asks(t, b, "web", "["+out6+"]", "you are "+host6)
+	b.Background("out", "socat TCP6-LISTEN:7777,fork EXEC:cat")
+	b.Eventually("the echo server is there", func() bool { return strings.Contains(b.Sh("out", "ss -Hltn 'sport = :7777'"), "7777") })
+	b.Sh("web", "mkfifo "+b.dir+"/in")
+	b.Background("web", "socat - TCP6:["+out6+"]:7777 < "+b.dir+"/in > "+b.dir+"/said")
+	b.Background("web", "exec 3> "+b.dir+"/in; while ! [ -e "+b.dir+"/stop ]; do echo hello >&3; sleep 0.1; done")
+	lines := func() int { return strings.Count(b.Sh("web", "cat "+b.dir+"/said 2> /dev/null || true"), "hello") }
+	b.Eventually("the connection talks", func() bool { return lines() > 0 })
+
+	b.Sh("host", "ip addr add 2001:db8:1::77/64 dev eth0 nodad && ip addr change "+host6+"/64 dev eth0 preferred_lft 0 nodad")
+	b.Eventually("new flows take the new address", func() bool { return strings.Contains(ask(b, "web", "["+out6+"]"), "you are 2001:db8:1::77") })
+	had := lines()
+	b.Eventually("the old connection goes on", func() bool { return lines() > had+3 })
+	contains(t, b.CLI("flow", "ls", "-f", "ipv6", "--dport", "7777"), "dst="+host6)
+
+	b.Sh("host", "ip addr del "+host6+"/64 dev eth0")
+	b.Eventually("the flows of the address have gone", func() bool { return !strings.Contains(b.CLI("flow", "ls", "-f", "ipv6"), "dst="+host6) })
+	asks(t, b, "web", "["+out6+"]", "you are 2001:db8:1::77")
+	b.Balanced()
+}
