@@ -5,6 +5,7 @@ package frametest
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -220,7 +221,8 @@ func slowSum(b []byte) uint16 {
 }
 
 // Check verifies every checksum of an IP frame with its virtio-net header, complete or partial, and the IPv4 header
-// checksum of a packet that an ICMP error quotes. Other frames pass. The packet must be well-formed (see frame.Parse).
+// checksum of a packet that an ICMP error quotes; of an IPv6 frame also its lengths, headers and hop limit. Other frames pass. An IPv4 packet
+// must be well-formed (see frame.Parse).
 func Check(raw []byte) error {
 	eth := raw[frame.VnetLen:]
 	if len(eth) >= frame.EthernetLen+frame.IPv6Len && binary.BigEndian.Uint16(eth[12:]) == frame.TypeIPv6 {
@@ -247,15 +249,47 @@ func Check(raw []byte) error {
 	return checkTransport(raw, ip.Proto(), l4, pseudoHeader(ip, len(l4)))
 }
 
+// check6 judges an IPv6 frame by RFC 8200, 4443 and 4861, with its own walk along the headers.
 func check6(raw []byte) error {
-	var f frame.Frame
-	f.Reset(raw, 1)
-	frame.Parse(&f)
-	if f.Flags&frame.IsIPv6 == 0 || f.Malformed != frame.None || f.Flags&frame.Fragment != 0 {
-		return nil
+	ip := raw[frame.VnetLen+frame.EthernetLen:]
+	length := 40 + int(binary.BigEndian.Uint16(ip[4:]))
+	switch {
+	case ip[0]>>4 != 6:
+		return fmt.Errorf("the IP version is %d", ip[0]>>4)
+	case length > len(ip):
+		return fmt.Errorf("the payload length is %d, and %d bytes follow", length-40, len(ip)-40)
+	case ip[7] == 0:
+		return errors.New("the hop limit is 0")
 	}
-	l4 := f.Payload()
-	return checkTransport(raw, f.Proto, l4, pseudoHeader6(f.IPv6(), f.Proto, len(l4)))
+	proto, at := ip[6], 40
+	for proto == 0 || proto == 43 || proto == 44 || proto == 60 || proto == 135 || proto == 139 || proto == 140 {
+		if at+8 > length {
+			return fmt.Errorf("header %d lies beyond the packet's end", proto)
+		}
+		if proto == 44 && binary.BigEndian.Uint16(ip[at+2:])&0xfff9 != 0 { // a part of a packet
+			return nil
+		}
+		size := 8
+		if proto != 44 {
+			size += 8 * int(ip[at+1])
+		}
+		proto, at = ip[at], at+size
+	}
+	if at > length {
+		return errors.New("the headers lie beyond the packet's end")
+	}
+	l4 := ip[at:length]
+	if proto == 58 && len(l4) >= 8 {
+		switch typ := l4[0]; {
+		case typ >= 133 && typ <= 137 && ip[7] != 255:
+			return fmt.Errorf("neighbor discovery with hop limit %d", ip[7])
+		case typ >= 1 && typ <= 4 && length > 1280:
+			return fmt.Errorf("an error of %d bytes", length)
+		case typ >= 1 && typ <= 4 && len(l4) > 8 && l4[8]>>4 != 6:
+			return fmt.Errorf("an error that quotes % x", l4[8:min(len(l4), 16)])
+		}
+	}
+	return checkTransport(raw, proto, l4, pseudoHeader6(frame.IPv6(ip), proto, len(l4)))
 }
 
 // checkTransport verifies the checksum of l4.
