@@ -77,6 +77,15 @@ func (r *Router) advertise(now frame.Tick, out Output) {
 	}
 }
 
+// AdvertiseSoon makes the gateway of a network send a router advertisement to all as soon as it may, if it sends any.
+func (r *Router) AdvertiseSoon(id frame.NetID, now frame.Tick) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if a := r.advertisers[id]; a != nil {
+		a.next = now
+	}
+}
+
 // routerSolicitation answers a station that looks for routers (RFC 4861, 6.2.6): directly, or all stations if it has no address yet.
 func (r *Router) routerSolicitation(f *frame.Frame, p PuntedFrame, iface *Interface, src frame.Addr6, m *ndp.RouterSolicitation, now frame.Tick, out Output) {
 	mac := linkLayer(m.Options, ndp.Source)

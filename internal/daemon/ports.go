@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -92,6 +93,7 @@ func (d *Daemon) plugLocked(p *port) error {
 		p.closeWire()
 		return api.Errorf(http.StatusConflict, "the switch already has %d ports, which is the limit", frame.MaxPorts-1)
 	}
+	p.Fresh = p.ByFD && p.net != nil && p.net.Prefix6.IsValid()
 	if err := d.dp.AddPort(p.SwitchPort(p.netID()), p.conn); err != nil {
 		p.closeWire()
 		return err
@@ -110,6 +112,9 @@ func (d *Daemon) plugLocked(p *port) error {
 	d.routeMTULocked(p)
 	d.updateSiblingsLocked(p)
 	d.updateTenantsLocked(p)
+	if p.Fresh {
+		time.AfterFunc(freshTime, func() { d.follow("advertising to port "+p.Name, func() { d.noLongerFreshLocked(p) }) })
+	}
 	d.log.Info("port added", "port", p.Name, "kind", p.Kind, "device", p.Ifname, "netns", p.Netns, "address", p.Addr, "address6", p.Addr6)
 	return nil
 }
@@ -237,6 +242,21 @@ func (d *Daemon) portGone(id frame.PortID) {
 			d.unplugLocked(p)
 		}
 	})
+}
+
+// freshTime is how long a container engine may take to set the routes of a device.
+const freshTime = 3 * time.Second
+
+// noLongerFreshLocked lets router advertisements through to a port, and has the gateway send one.
+func (d *Daemon) noLongerFreshLocked(p *port) {
+	if d.ports[p.Name] != p {
+		return
+	}
+	d.mu.Lock()
+	p.Fresh = false
+	d.mu.Unlock()
+	d.dp.Switch.SetPort(p.SwitchPort(p.netID()))
+	d.dp.Router.AdvertiseSoon(p.net.ID, d.dp.Now())
 }
 
 // bindNeighborLocked makes the router know the port's station without asking, and tells the network where it is now.

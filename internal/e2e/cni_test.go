@@ -346,6 +346,64 @@ func TestCNIDelegatedIPAM(t *testing.T) {
 	}
 }
 
+// TestCNIBothFamilies: a container has an address of each family, as the runtime asks for it: by the capability ips, or by IP= of CNI_ARGS.
+// CHECK sees that the IPv6 address has gone.
+func TestCNIBothFamilies(t *testing.T) {
+	b := newWithIPv6(t)
+	outside6(b)
+	b.Start()
+	b.Eventually("IPv6 leads out", func() bool { return strings.Contains(b.CLI("status"), "leads out") })
+	c := cniOn(t, b)
+	list := c.conflist("1.0.0", subnet50+`,"subnet6":"fd00:50::/64"`)
+	for i, how := range []struct {
+		ips  []string
+		args string
+		want string
+	}{
+		{[]string{"10.50.0.77/24", "fd00:50::77/64"}, "", "fd00:50::77/64"}, {[]string{"fd00:50::78"}, "", "fd00:50::78/64"},
+		{nil, "fd00:50::79", "fd00:50::79/64"}, {nil, "10.50.0.80,fd00:50::80", "fd00:50::80/64"}, {nil, "", "fd00:50::"},
+	} {
+		ns := fmt.Sprintf("pod%d", i)
+		b.AddNS(ns)
+		rt := c.runtime(ns, fmt.Sprintf("3f2a9c0d1b2e445%d", i), map[string]any{"portMappings": []map[string]any{{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}}})
+		if how.ips != nil {
+			rt.CapabilityArgs["ips"] = how.ips
+		}
+		if how.args != "" {
+			rt.Args = [][2]string{{"IgnoreUnknown", "1"}, {"IP", how.args}}
+		}
+		res, err := c.AddNetworkList(t.Context(), list, rt)
+		if err != nil {
+			t.Fatalf("%+v: %v", how, err)
+		}
+		got, err := current.NewResultFromResult(res)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got.IPs) != 2 || !strings.HasPrefix(got.IPs[1].Address.String(), how.want) || got.IPs[1].Gateway.String() != "fd00:50::1" || len(got.Routes) < 2 {
+			t.Errorf("%+v: ADD: %v", how, res)
+		}
+		address := got.IPs[1].Address.String()
+		contains(t, b.Sh(ns, "ip -6 addr show dev eth0; ip -6 route"), "inet6 "+address, "default via fd00:50::1 dev eth0")
+		b.Sh(ns, "ping -6 -c 1 -W 5 "+out6)
+		b.Web(ns)
+		contains(t, b.Sh("out", "curl -sS -m 5 'http://["+host6+"]:8080/'"), "you are "+out6)
+		if err := c.CheckNetworkList(t.Context(), list, rt); err != nil {
+			t.Errorf("CHECK: %v", err)
+		}
+		b.Sh(ns, "ip addr del "+address+" dev eth0")
+		if err := c.CheckNetworkList(t.Context(), list, rt); err == nil || !strings.Contains(err.Error(), "no longer has address "+address) {
+			t.Errorf("CHECK without the address: %v", err)
+		}
+		if err := c.DelNetworkList(t.Context(), list, rt); err != nil {
+			t.Errorf("DEL: %v", err)
+		}
+	}
+	if p := c.ports(); len(p) != 0 {
+		t.Errorf("left: %+v", p)
+	}
+}
+
 // TestNetavark calls the plugin as netavark does.
 func TestNetavark(t *testing.T) {
 	b := New(t)
@@ -399,6 +457,22 @@ func TestNetavark(t *testing.T) {
 	var ports []api.Port
 	if b.JSON(&ports, "port", "ls"); len(ports) != 2 {
 		t.Errorf("left: %+v", ports)
+	}
+	six, err := plugin(fmt.Sprintf(`{"name":"six","id":"6f259bab","ipv6_enabled":true,"subnets":[{"subnet":"10.91.0.0/24"},{"subnet":"fd00:91::/64"}],"options":{"socket":"%s"}}`, b.Socket()), "create")
+	if err != nil {
+		t.Fatalf("create with both families: %v %v", six, err)
+	}
+	network, _ = json.Marshal(six)
+	call = fmt.Sprintf(`{"container_id":"852947ff91f961eb","container_name":"six","network":%s,"network_options":{"interface_name":"eth1","static_ips":["10.91.0.50","fd00:91::50"]}}`, network)
+	if got, err = plugin(call, "setup", b.path("ctr")); err != nil {
+		t.Fatalf("setup: %v %v", got, err)
+	}
+	answer, _ = json.Marshal(got)
+	contains(t, string(answer), `{"gateway":"10.91.0.1","ipnet":"10.91.0.50/24"}`, `{"gateway":"fd00:91::1","ipnet":"fd00:91::50/64"}`)
+	contains(t, b.Sh("ctr", "ip addr show eth1"), "inet 10.91.0.50/24", "inet6 fd00:91::50/64")
+	b.Sh("ctr", "ping -6 -c 1 -W 5 fd00:91::1")
+	if got, err := plugin(call, "teardown", b.path("ctr")); err != nil || got != nil {
+		t.Errorf("teardown: %v %v", got, err)
 	}
 	next, err := plugin(fmt.Sprintf(`{"name":"net2","id":"3f259bab","options":{"socket":"%s"}}`, b.Socket()), "create")
 	if text, _ := json.Marshal(next); err != nil || !strings.Contains(string(text), "10.89.1.0/24") {

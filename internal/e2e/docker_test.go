@@ -296,6 +296,8 @@ func TestDockerIPv6(t *testing.T) {
 	if !strings.HasPrefix(web, "fd00:30::") || address("db", "net1") != "fd00:30::99" || !strings.HasPrefix(own, "2001:db8:31::") {
 		t.Fatalf("docker inspect: web %q, db %q, own %q", web, address("db", "net1"), own)
 	}
+	contains(t, d.docker("inspect", "-f", "{{ range .NetworkSettings.Networks }}{{ .IPAddress }} {{ .Gateway }} {{ .IPv6Gateway }}{{ end }}", "db"), "172.30.0.", "172.30.0.1 fd00:30::1")
+	contains(t, d.docker("network", "inspect", "net1"), `"EnableIPv6": true`, `"Subnet": "172.30.0.0/16"`, `"Subnet": "fd00:30::/64"`, `"IPv6Address": "fd00:30::99/64"`)
 	contains(t, d.exec("db", "ip", "-6", "addr", "show", "eth0"), "inet6 fd00:30::99/64")
 	contains(t, d.exec("db", "ip", "-6", "route"), "default via fd00:30::1 dev eth0")
 	contains(t, d.exec("db", "ping", "-6", "-c", "1", web), "64 bytes from "+web)

@@ -21,6 +21,7 @@ func TestTop(t *testing.T) {
 	containers(b)
 	b.Iperf("db")
 	b.Background("web", "iperf3 -c 172.29.0.3 -t 100 -b 300M")
+	b.Sh("web", "ping -6 -c 1 "+addr6(b, "db"))
 	b.Sh("web", "for i in $(seq 20); do echo x | socat - udp-sendto:240.0.0.1:9; done") // top has room for the most frequent reasons
 	for _, size := range [][2]string{{"80", "24"}, {"132", "43"}} {
 		c := exec.Command("script", "-qfec", "stty cols "+size[0]+" rows "+size[1]+"; exec "+uvswitch+" --socket "+b.Socket()+" top -d 200ms", "/dev/null")

@@ -52,6 +52,7 @@ type Port struct {
 	Made6    netip.Addr     // the IPv6 address that the station makes itself (Network.MadeBy)
 	MTU      int            // longest IP packet, bytes
 	Offload  bool
+	Fresh    bool // a container engine still sets routes on the device: a default route of a router advertisement would be in its way
 	ByFD     bool // a TAP that another program has made and passed by its descriptor
 	Settings
 	Spec api.PortAdd // what was asked for
@@ -80,7 +81,7 @@ func (p *Port) SwitchPort(net frame.NetID) vswitch.Port {
 		s.Addrs6 = append(s.Addrs6, frame.Addr6From(p.Made6))
 	}
 	s.Own, s.Own6, s.Through, s.Siblings = p.Own, p.Own6, p.Through, p.Siblings
-	if p.Kind == KindHost {
+	if p.Kind == KindHost || p.Fresh {
 		s.Flags |= vswitch.NoRouter
 	}
 	if p.Kind == KindDevice || p.IsVM() {

@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"net"
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -86,6 +87,55 @@ func TestClaims(t *testing.T) {
 		"an error about our packet":  {frametest.Packet{Src: peer, Dst: us, Proto: frame.ICMP, Type: 3, Code: 3, Payload: frametest.Quote(out.Raw(), 8)}, true},
 		"an error about the host's":  {frametest.Packet{Src: peer, Dst: us, Proto: frame.ICMP, Type: 3, Code: 3, Payload: frametest.Quote(host.Raw(), 8)}, false},
 		"a later fragment":           {frametest.Packet{Src: peer, Dst: us, Proto: frame.UDP, Frag: 9, Payload: []byte("more of it")}, true},
+	} {
+		var f frame.Frame
+		f.Reset(tt.p.Raw(), 1)
+		frame.Parse(&f)
+		if got := u.Claims(&f); got != tt.want {
+			t.Errorf("%s: claimed: %v", name, got)
+		}
+	}
+}
+
+// The same of IPv6; and what is sent to a prefix of containers that keep their addresses outside, but neighbor discovery.
+func TestClaims6(t *testing.T) {
+	u := inMemory("198.51.100.1")
+	us, other, peer, routed := frametest.Addr6("2001:db8:1::1"), frametest.Addr6("2001:db8:1::9"), frametest.Addr6("2001:db8:2::8"), frametest.Addr6("2001:db8:60::5")
+	u.maps.six.index, u.maps.six.owned = map[frame.Addr6]int{us: 1}, map[frame.Addr6]uint32{us: 1, other: 0}
+	u.maps.routes = map[netip.Prefix]uint32{netip.MustParsePrefix("2001:db8:60::/64"): 0}
+	u.SetPublished(nil, Published[frame.Addr6]{frame.Addr6{}: {frame.TCP: ports(8080)}})
+	six := Uplink6{u}
+	six.PortSet(1, frame.UDP).AddRange(20000, 20010)
+	six.PortSet(1, frame.ICMPv6).Claim(9)
+	out := frametest.Packet{Src6: us, Dst6: peer, Proto: frame.UDP, SrcPort: 20005, DstPort: 53, Payload: []byte("question")}
+	quote := func(p frametest.Packet) []byte { return p.Raw()[frame.VnetLen+frame.EthernetLen:] }
+	host := out
+	host.SrcPort = 40000
+	fragment := func(offset byte) frametest.Packet {
+		return frametest.Packet{Src6: peer, Dst6: us, Proto: frame.UDP, SrcPort: 53, DstPort: 20005, Next: 44, Ext: []byte{17, 0, 0, offset, 0, 0, 0, 1}, NoChecksum: true, Payload: make([]byte, 16)}
+	}
+	for name, tt := range map[string]struct {
+		p    frametest.Packet
+		want bool
+	}{
+		"a published port":           {frametest.Packet{Src6: peer, Dst6: us, Proto: frame.TCP, SrcPort: 5, DstPort: 8080}, true},
+		"behind a header":            {frametest.Packet{Src6: peer, Dst6: us, Proto: frame.TCP, SrcPort: 5, DstPort: 8080, Next: 60, Ext: []byte{6, 0, 1, 4, 0, 0, 0, 0}}, true},
+		"the port of a mapping":      {frametest.Packet{Src6: peer, Dst6: us, Proto: frame.UDP, SrcPort: 53, DstPort: 20005}, true},
+		"a port of the host":         {frametest.Packet{Src6: peer, Dst6: us, Proto: frame.TCP, SrcPort: 5, DstPort: 22}, false},
+		"a second address":           {frametest.Packet{Src6: peer, Dst6: other, Proto: frame.TCP, SrcPort: 5, DstPort: 8080}, true},
+		"its ports":                  {frametest.Packet{Src6: peer, Dst6: other, Proto: frame.UDP, SrcPort: 5, DstPort: 20005}, false},
+		"another address":            {frametest.Packet{Src6: peer, Dst6: frametest.Addr6("2001:db8:1::77"), Proto: frame.TCP, SrcPort: 5, DstPort: 8080}, false},
+		"from a link-local address":  {frametest.Packet{Src6: frametest.Addr6("fe80::8"), Dst6: us, Proto: frame.TCP, SrcPort: 5, DstPort: 8080}, false},
+		"the answer to our ping":     {frametest.Packet{Src6: peer, Dst6: us, Proto: frame.ICMPv6, Type: frame.ICMPv6EchoReply, ID: 9}, true},
+		"the answer to another ping": {frametest.Packet{Src6: peer, Dst6: us, Proto: frame.ICMPv6, Type: frame.ICMPv6EchoReply, ID: 8}, false},
+		"a ping to the host":         {frametest.Packet{Src6: peer, Dst6: us, Proto: frame.ICMPv6, Type: frame.ICMPv6Echo, ID: 9}, false},
+		"neighbor discovery":         {frametest.Packet{Src6: peer, Dst6: us, TTL: 255, Proto: frame.ICMPv6, Type: 135, Payload: make([]byte, 16)}, false},
+		"an error about our packet":  {frametest.Packet{Src6: peer, Dst6: us, Proto: frame.ICMPv6, Type: 1, Code: 4, Payload: quote(out)}, true},
+		"an error about the host's":  {frametest.Packet{Src6: peer, Dst6: us, Proto: frame.ICMPv6, Type: 1, Code: 4, Payload: quote(host)}, false},
+		"a later fragment":           {fragment(64), true},
+		"a routed address":           {frametest.Packet{Src6: peer, Dst6: routed, Proto: frame.TCP, SrcPort: 5, DstPort: 9}, true},
+		"a ping to it":               {frametest.Packet{Src6: peer, Dst6: routed, Proto: frame.ICMPv6, Type: frame.ICMPv6Echo, ID: 3}, true},
+		"its neighbor discovery":     {frametest.Packet{Src6: peer, Dst6: routed, TTL: 255, Proto: frame.ICMPv6, Type: 135, Payload: make([]byte, 16)}, false},
 	} {
 		var f frame.Frame
 		f.Reset(tt.p.Raw(), 1)
