@@ -8,7 +8,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// An AskedPacket is a packet that has asked the host's routing for its way (see setWay).
+// An AskedPacket is a packet with which a flow began to use a way of the host (see setWay).
 type AskedPacket struct {
 	Inside frame.Endpoints // as its sender sent it
 	Sender frame.MAC

@@ -37,7 +37,7 @@ type shared struct {
 	timers  atomic.Pointer[Timers]
 	alloc   Alloc
 	grow    func()
-	growAt  int // the Capacity at which grow is called next
+	growAt  int // the number of entries of both families at which grow is called next
 	seed    uint64
 	now     atomic.Uint32 // the Tick of the last batch that PreRouting or Expire saw
 	draws   atomic.Uint64 // counts port choices, so that no two use the same random number
@@ -78,6 +78,7 @@ type tracker[A frame.Address] struct {
 	cursor         atomic.Uint32 // entry where evictFor continues
 	config         atomic.Pointer[config[A]]
 	sweep          uint32       // entry where Expire continues
+	toCheck        int          // entries from there on whose address may have left the host: see ForgetAddrs
 	retiring       [2]uint64    // retired lists in their grace period: flows, mappings
 	listing        sync.RWMutex // Lock 73: read-locked while entries are listed, so that Reclaim does not free them meanwhile
 	planned        bool         // entry 0 is the flow that the traced packet would create
@@ -234,7 +235,7 @@ func (n *tracker[A]) end(e uint32, why ending) bool {
 // entries of each family; call it regularly.
 func (n *NAT) Expire(now frame.Tick, budget int) (removed int) {
 	n.now.Store(uint32(now))
-	if used := n.Capacity(); n.grow != nil && used >= n.growAt {
+	if used := int(n.flows.highWater() + n.six.flows.highWater()); n.grow != nil && used >= n.growAt {
 		n.growAt = used + growthStep
 		n.grow()
 	}
@@ -245,12 +246,20 @@ func (n *NAT) Expire(now frame.Tick, budget int) (removed int) {
 const firstGrowth, growthStep = 8 << 10, 32 << 10
 
 func (n *tracker[A]) expire(now frame.Tick, budget int) (removed int) {
-	mark := n.flows.highWater()
+	mark, c := n.flows.highWater(), n.config.Load()
 	for range min(budget, int(mark)) {
 		if n.sweep++; n.sweep >= mark {
 			n.sweep = 1
 		}
-		if e := n.sweep; e < mark && n.flows.isLive(e) && expired(&n.state[e], now) && n.end(e, timedOut) {
+		e := n.sweep
+		if n.toCheck > 0 {
+			n.toCheck--
+			if e < mark && n.flows.isLive(e) && n.state[e].gen.Load() != c.gen && !n.valid(c, e) && n.end(e, replaced) {
+				removed++
+				continue
+			}
+		}
+		if e < mark && n.flows.isLive(e) && expired(&n.state[e], now) && n.end(e, timedOut) {
 			removed++
 		}
 	}

@@ -81,19 +81,20 @@ func (n *tracker[A]) returned(c *config[A], f packet[A]) {
 			return
 		}
 		end := n.flows.keys[e][1]
-		if again := s.state.Load()&secondTry != 0; code == frame.WayPort {
-			source = end.Dst
-		} else if again || source != zero[A]() && !c.owns(source) {
-			n.end(e, replaced) // the address is new on the host, and not known here yet: the sender's next try asks again
-			f.DropFor(frame.UplinkDown)
-			return
-		}
+		again := s.state.Load()&(secondTry|seenReply) == secondTry
 		if code == frame.WaySource {
 			n.replaced.note(sent, *f.tuple, s)
 		}
 		n.end(e, replaced)
-		if code == frame.WayPort {
-			n.leavePort(end.Dst, protoIndex(end.Proto), end.DstPort)
+		switch {
+		case code == frame.WayPort:
+			if source = end.Dst; !n.leavePort(end.Dst, protoIndex(end.Proto), end.DstPort) && again { // an older flow of the container keeps the port
+				f.DropFor(frame.FlowClash)
+				return
+			}
+		case again || source != zero[A]() && !c.owns(source): // the second source is wrong, too, or not known here yet: the sender's next try asks again
+			f.DropFor(frame.UplinkDown)
+			return
 		}
 		*f.hop = source
 	case frame.WayTooLong:
@@ -222,9 +223,12 @@ func (r *returnedFirsts[A]) restore(f packet[A]) bool {
 	return false
 }
 
-// leavePort keeps a port that rests from the inside address that had it: a socket of the host uses it.
-func (n *tracker[A]) leavePort(own A, i int, port uint16) {
-	if a := n.addrs.find(own); a != nil && i >= 0 && a.ports[i].quarantine != nil && a.ports[i].quarantine.Has(port) {
-		a.ports[i].quarantined[port].addr.Store(0)
+// leavePort keeps a port that rests from the inside address that had it: a socket of the host uses it. It reports whether the port rests.
+func (n *tracker[A]) leavePort(own A, i int, port uint16) bool {
+	a := n.addrs.find(own)
+	if a == nil || i < 0 || a.ports[i].quarantine == nil || !a.ports[i].quarantine.Has(port) {
+		return false
 	}
+	a.ports[i].quarantined[port].addr.Store(0)
+	return true
 }

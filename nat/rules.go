@@ -121,7 +121,7 @@ func rangesOf[A frame.Address](prefixes []netip.Prefix) (out []addrRange[A]) {
 	return out
 }
 
-// ForgetAddrs ends the flows that leave by an address which has not been on the host for graceTime. The slow path calls it.
+// ForgetAddrs forgets addresses that have not been on the host for graceTime. The next round of Expire ends their flows. The slow path calls it.
 func (n *NAT) ForgetAddrs(now frame.Tick) {
 	n.forgetAddrs(now)
 	n.six.forgetAddrs(now)
@@ -138,12 +138,7 @@ func (n *tracker[A]) forgetAddrs(now frame.Tick) {
 	c.gen++
 	n.config.Store(&c)
 	n.mu.Unlock()
-	n.walk(func(e uint32) bool {
-		if !n.valid(&c, e) {
-			n.end(e, replaced)
-		}
-		return true
-	})
+	n.toCheck = int(n.flows.highWater())
 }
 
 // owns reports whether the host's kernel takes packets to a for itself, or took them a moment ago.
@@ -233,8 +228,8 @@ func (n *tracker[A]) updateLocked(all *Rules, r RulesOf[A]) {
 		c.source = r.Own[0]
 	}
 	now := frame.Tick(n.now.Load())
-	for _, x := range old.left {
-		if !slices.Contains(c.own, x.Prefix) && int32(now-x.until) < 0 {
+	for _, x := range old.left { // until ForgetAddrs
+		if !slices.Contains(c.own, x.Prefix) {
 			c.left = append(c.left, x)
 		}
 	}

@@ -353,7 +353,7 @@ func (r *Router) enqueue(p PuntedFrame, now frame.Tick, out Output) {
 }
 
 // oldestOfMany returns the index of the frame that goes when the queue overflows: the oldest (RFC 4861, 7.2.2; RFC 1122, 2.3.2.2) of the port
-// that has the most frames there, so that no port pushes out the frames of another.
+// that has the most frames there, so that no port pushes out the frames of one that has fewer.
 func (n *neighbor) oldestOfMany() (oldest int) {
 	most := 0
 	for i, p := range n.queue {

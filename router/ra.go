@@ -45,7 +45,7 @@ func (r *Router) advertise(now frame.Tick, out Output) {
 		if i == nil || id == int(frame.NoNet) || !i.HasIPv6() || !i.Advertise {
 			if a := r.advertisers[frame.NetID(id)]; a != nil && i != nil && i.HasIPv6() {
 				a.deprecates = a.deprecates || a.slaac
-				r.sendRA(i, false, frame.AllNodes, frame.AllNodes.GroupMAC(), out) // it was switched off: RFC 4861, 6.2.5
+				r.sendRA(i, false, true, frame.AllNodes, frame.AllNodes.GroupMAC(), out) // it was switched off: RFC 4861, 6.2.5
 			}
 			delete(r.advertisers, frame.NetID(id))
 			continue
@@ -73,7 +73,7 @@ func (r *Router) advertise(now frame.Tick, out Output) {
 		if a.next = now + raMin + frame.Tick(r.rng%uint64(raMax-raMin)); a.fast > 0 {
 			a.next = now + raSoon
 		}
-		r.sendRA(i, a.leads, frame.AllNodes, frame.AllNodes.GroupMAC(), out)
+		r.sendRA(i, a.leads, false, frame.AllNodes, frame.AllNodes.GroupMAC(), out)
 	}
 }
 
@@ -103,18 +103,18 @@ func (r *Router) routerSolicitation(f *frame.Frame, p PuntedFrame, iface *Interf
 		if mac == 0 {
 			mac = f.Src
 		}
-		r.sendRA(iface, leads, src, mac, out)
+		r.sendRA(iface, leads, false, src, mac, out)
 		return
 	}
 	if a := r.advertisers[p.Net]; a == nil || a.last != 0 && now-a.last < raDistance {
 		return // the one that all have just had was for this station, too
 	}
 	r.advertisers[p.Net].last = now
-	r.sendRA(iface, leads, frame.AllNodes, frame.AllNodes.GroupMAC(), out)
+	r.sendRA(iface, leads, false, frame.AllNodes, frame.AllNodes.GroupMAC(), out)
 }
 
-// sendRA sends a router advertisement.
-func (r *Router) sendRA(i *Interface, leads bool, to frame.Addr6, mac frame.MAC, out Output) {
+// sendRA sends a router advertisement; the last one takes back what the others gave.
+func (r *Router) sendRA(i *Interface, leads, last bool, to frame.Addr6, mac frame.MAC, out Output) {
 	m := &ndp.RouterAdvertisement{CurrentHopLimit: 64, Options: append(macOption(i.MAC, ndp.Source), ndp.NewMTU(uint32(mtu6(i, &byUplink))))}
 	if leads {
 		m.RouterLifetime = raLifetime
@@ -130,7 +130,7 @@ func (r *Router) sendRA(i *Interface, leads bool, to frame.Addr6, mac frame.MAC,
 	}
 	for _, p := range i.Behind {
 		o := &ndp.RouteInformation{PrefixLength: uint8(p.Bits()), Prefix: p.Addr()}
-		if i.Advertise { // else this is the last one: RFC 4861, 6.2.5
+		if !last { // RFC 4861, 6.2.5
 			o.RouteLifetime = raLifetime
 		}
 		m.Options = append(m.Options, o)
@@ -144,7 +144,7 @@ func (r *Router) leave(i *Interface, out Output) {
 		return
 	}
 	if i.Net != frame.NoNet && i.HasIPv6() && i.Advertise {
-		r.sendRA(i, false, frame.AllNodes, frame.AllNodes.GroupMAC(), out)
+		r.sendRA(i, false, true, frame.AllNodes, frame.AllNodes.GroupMAC(), out)
 	}
 	delete(r.advertisers, i.Net)
 }

@@ -3,8 +3,8 @@ package vswitch
 import "github.com/uvswitch/uvswitch/internal/frame"
 
 // ask looks at a frame for a group. If it asks for the MAC of an address (an ARP request, RFC 826; a neighbor solicitation, RFC 4861, 4.3) that
-// belongs to the gateway or to a guarded port, only the owner gets it. A question for the sender's own address is an
-// announcement, for all.
+// belongs to the gateway or to a guarded port, only the owner gets it: the verdict is Flood, with one receiver, f.Out. All get a question for the
+// sender's own address, which is an announcement, and for a port that takes no floods, or is Tracked.
 //
 //uvswitch:hot
 func (s *snapshot) ask(f *frame.Frame, n *Network) {
@@ -35,5 +35,5 @@ func (s *snapshot) ask(f *frame.Frame, n *Network) {
 		f.DropFor(why)
 		return
 	}
-	f.Verdict, f.Out, f.ToGateway = frame.ToPort, owner, false
+	f.Out, f.ToGateway = owner, false
 }

@@ -41,22 +41,28 @@ func TestAsk(t *testing.T) {
 		why     frame.Reason
 	}{
 		"for the gateway":            {1, ask(me, gateway4), frame.Punt, 0, frame.GatewayService},
-		"for a guarded port":         {1, ask(me, bound), frame.ToPort, 3, frame.None},
-		"a probe":                    {1, ask(0, bound), frame.ToPort, 3, frame.None},
+		"for a guarded port":         {1, ask(me, bound), frame.Flood, 3, frame.None},
+		"a probe":                    {1, ask(0, bound), frame.Flood, 3, frame.None},
 		"for nobody":                 {1, ask(me, other), frame.Flood, 0, frame.None},
 		"an announcement":            {1, ask(me, me), frame.Flood, 0, frame.None},
 		"the owner asks for itself":  {3, frametest.ARP(frame.BroadcastMAC, mac(3), 1, 0, bound), frame.Flood, 0, frame.None},
 		"an answer":                  {1, frametest.ARP(frame.BroadcastMAC, mac(1), 2, me, bound), frame.Flood, 0, frame.None},
 		"in a VLAN":                  {1, inVLAN(ask(me, bound)), frame.Flood, 0, frame.None},
-		"with a priority":            {1, tagged(ask(me, bound), 1), frame.ToPort, 3, frame.None},
+		"with a priority":            {1, tagged(ask(me, bound), 1), frame.Flood, 3, frame.None},
 		"a port without broadcasts":  {1, ask(me, noFlood), frame.Flood, 0, frame.None},
 		"isolated ports":             {6, frametest.ARP(frame.BroadcastMAC, mac(6), 1, me, far), frame.Drop, 0, frame.PortIsolated},
 		"another frame to the group": {1, from(mac(1), frame.BroadcastMAC), frame.Flood, 0, frame.None},
 	} {
 		b := frametest.Batch(tt.in, 1, tt.raw)
 		run(s, b)
-		if f := &b.Frames[0]; f.Verdict != tt.verdict || f.Reason != tt.why || tt.verdict == frame.ToPort && (f.Out != tt.out || f.ToGateway) {
+		if f := &b.Frames[0]; f.Verdict != tt.verdict || f.Reason != tt.why || f.Out != tt.out || tt.out != 0 && f.ToGateway {
 			t.Errorf("%s: verdict %d, port %d, %s", name, f.Verdict, f.Out, f.Reason.Info().Name)
+		}
+		var set [frame.MaxPorts]frame.PortID
+		if f := &b.Frames[0]; f.Verdict == frame.Flood {
+			if n := s.FloodSet(f, set[:]); tt.out != 0 && (n != 1 || set[0] != tt.out) || tt.out == 0 && n < 2 {
+				t.Errorf("%s: flooded to %v", name, set[:n])
+			}
 		}
 	}
 }

@@ -193,7 +193,7 @@ var floodFlag = [...]PortFlags{
 	frame.Multicast:      FloodMcast,
 }
 
-// FloodSet writes the ports that get flooded frame f to out and returns their number. out must have room for
+// FloodSet writes the ports that get flooded frame f to out and returns their number: all that take it, or f.Out only. out must have room for
 // frame.MaxPorts ports.
 //
 //uvswitch:hot
@@ -202,6 +202,10 @@ func (s *Switch) FloodSet(f *frame.Frame, out []frame.PortID) int {
 	net := snap.nets[f.Egress]
 	if net == nil {
 		return 0
+	}
+	if f.Out != frame.NoPort { // see ask
+		out[0] = f.Out
+		return 1
 	}
 	want := floodFlag[f.Class]
 	n := 0

@@ -166,7 +166,7 @@ func TestAddressStolen(t *testing.T) {
 	}{
 		"ARP for the gateway":    {1, frametest.ARP(frame.BroadcastMAC, mac(1), 2, gateway4, gateway4), frame.Punt},
 		"ARP for a bound one":    {1, frametest.ARP(frame.BroadcastMAC, mac(1), 2, bound, frametest.Addr("10.0.0.4")), frame.Drop},
-		"an ARP probe":           {1, frametest.ARP(frame.BroadcastMAC, mac(1), 1, 0, bound), frame.ToPort},
+		"an ARP probe":           {1, frametest.ARP(frame.BroadcastMAC, mac(1), 1, 0, bound), frame.Flood},
 		"IPv4 from the gateway":  {1, ip(1, gateway4), frame.Drop},
 		"IPv4 from a bound one":  {1, ip(1, bound), frame.Drop},
 		"IPv4, 1 tag":            {1, tagged(ip(1, bound), 1), frame.Drop},
@@ -177,7 +177,7 @@ func TestAddressStolen(t *testing.T) {
 	} {
 		b := frametest.Batch(tt.in, 1, tt.raw)
 		run(s, b)
-		if f := &b.Frames[0]; f.Verdict != tt.verdict || tt.verdict != frame.Flood && tt.verdict != frame.ToPort && f.Reason != frame.AddressStolen {
+		if f := &b.Frames[0]; f.Verdict != tt.verdict || tt.verdict != frame.Flood && f.Reason != frame.AddressStolen {
 			t.Errorf("%s: verdict %d, %s", name, f.Verdict, f.Reason.Info().Name)
 		}
 	}

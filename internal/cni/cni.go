@@ -123,13 +123,17 @@ func decodingText(err error) string {
 	case reflect.Bool:
 		needs = "true or false, without quotes"
 	case reflect.Int, reflect.Uint16, reflect.Uint64:
-		needs = "a number, without quotes"
+		needs = "a whole number, without quotes"
 	case reflect.Slice:
 		needs = "a list"
 	case reflect.Struct, reflect.Map:
 		needs = "an object"
 	}
-	return fmt.Sprintf("key %s needs %s, and has a %s", wrong.Field, needs, wrong.Value)
+	what := "key " + wrong.Field
+	if wrong.Field == "" {
+		what = "the configuration"
+	}
+	return fmt.Sprintf("%s needs %s, and has: %s", what, needs, wrong.Value)
 }
 
 // checkKeys reports keys that are one of the plugin's own but for their hyphens and underscores: nd-proxy, the name of the option, instead of

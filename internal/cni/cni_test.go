@@ -94,10 +94,10 @@ func TestResult(t *testing.T) {
 
 func TestParseErrors(t *testing.T) {
 	for text, want := range map[string]string{
-		`{"ndProxy": "true"}`:                    "key ndProxy needs true or false, without quotes, and has a string",
-		`{"mtu": "1500"}`:                        "key mtu needs a number, without quotes, and has a string",
-		`{"nat6": true}`:                         "key nat6 needs a text in quotes, and has a bool",
-		`{"runtimeConfig": {"ips": "10.0.0.1"}}`: "key runtimeConfig.ips needs a list, and has a string",
+		`{"ndProxy": "true"}`:                    "key ndProxy needs true or false, without quotes, and has: string",
+		`{"mtu": "1500"}`:                        "key mtu needs a whole number, without quotes, and has: string",
+		`{"nat6": true}`:                         "key nat6 needs a text in quotes, and has: bool",
+		`{"runtimeConfig": {"ips": "10.0.0.1"}}`: "key runtimeConfig.ips needs a list, and has: string",
 		`{"nd-proxy": true}`:                     `unknown key "nd-proxy"; did you mean "ndProxy"?`,
 		`{"Nd_Proxy": true}`:                     `unknown key "Nd_Proxy"; did you mean "ndProxy"?`,
 		`{"subnet6": "auto"}`:                    "subnet6 needs subnet",

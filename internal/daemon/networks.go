@@ -158,7 +158,10 @@ func (d *Daemon) changeNetworkLocked(a api.NetworkAdd) error {
 	d.mu.Unlock()
 	state := d.State()
 	for _, p := range d.ports {
-		if made := state.MadeBy(&n.Network, &p.Port); p.net == n && made != p.Made6 {
+		if p.net != n {
+			continue
+		}
+		if made := state.MadeBy(&n.Network, &p.Port); made != p.Made6 {
 			d.forgetMadeLocked(p)
 			d.mu.Lock()
 			p.Made6 = made

@@ -7,10 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/uvswitch/uvswitch/internal/tapmaker"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 )
 
 // maxBody is the maximum size of a request, in bytes: enough for thousands of published ports.
@@ -101,15 +102,15 @@ func call[T interface{ ids() []string }](d *Driver, do func(context.Context, T) 
 	}
 }
 
-// inDockersWords replaces options of uvswitch by those of docker network create.
-var inDockersWords = strings.NewReplacer("--subnet6", "--subnet", "--gateway6", "--gateway", "--nat6 ", "-o nat6=", "--in6 ", "-o in6=", "--ra ", "-o ra=", "--nd-proxy", "-o nd-proxy=true")
+// inDockersWords are options of docker network create, by those of uvswitch.
+var inDockersWords = map[string]string{"--subnet6": "--subnet", "--gateway6": "--gateway", "--nat6": "-o nat6", "--in6": "-o in6", "--ra": "-o ra", "--nd-proxy": "-o nd-proxy"}
 
 // answer writes an answer in Docker's form. An error has status 500 and its text under Err: 404 would mean an unknown method.
 func answer(w http.ResponseWriter, v any, err error) {
 	w.Header().Set("Content-Type", "application/vnd.docker.plugins.v1.1+json")
 	if err != nil {
 		w.WriteHeader(http.StatusInternalServerError)
-		v = map[string]string{"Err": inDockersWords.Replace(err.Error())}
+		v = map[string]string{"Err": api.ReplaceOptions(err.Error(), inDockersWords)}
 	}
 	if v == nil {
 		v = struct{}{}

@@ -124,10 +124,10 @@ func (s *Switch) narrateForward(f *dataplane.TracedFrame) (string, string) {
 	case frame.Punt:
 		return "gateway", "the gateway has the address that the question is for: only the gateway is asked"
 	case frame.ToPort:
-		if f.Dst.IsGroup() {
-			return "port", fmt.Sprintf("port %s has the address that the question is for: only this port is asked", s.PortName(f.Out))
-		}
 		return "port", fmt.Sprintf("%s is behind port %s", f.Dst, s.PortName(f.Out))
+	}
+	if f.Out != frame.NoPort {
+		return "port", fmt.Sprintf("port %s has the address that the question is for: only this port is asked", s.PortName(f.Out))
 	}
 	if f.Dst == frame.BroadcastMAC {
 		return "flood", "broadcast: to every other port of network " + s.NetworkName(f.Egress)

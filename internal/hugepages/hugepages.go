@@ -12,8 +12,9 @@ import (
 // Memory is the memory of some tables. It begins with small pages: a table with few entries costs little memory, and its first entry does not
 // wait for 2 MiB of zeros. Grow changes to huge pages what is in use. The memory is never given back.
 type Memory struct {
-	mu    sync.Mutex // Lock 94
-	parts [][]byte
+	mu      sync.Mutex // Lock 94: parts
+	parts   [][]byte
+	growing sync.Mutex // Lock 93: one Grow at a time
 }
 
 // Alloc returns n bytes of zeros. Pages count as they are touched.
@@ -33,9 +34,12 @@ func (m *Memory) Alloc(n int) []byte {
 // for its copy of 2 MiB. Before Linux 6.1, Grow leaves this to the kernel, which does it some time later, and gives huge pages to what is
 // touched from now on. Call Grow again when the tables have grown by some MiB.
 func (m *Memory) Grow() {
+	m.growing.Lock()
+	defer m.growing.Unlock()
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, b := range m.parts {
+	parts := m.parts
+	m.mu.Unlock()
+	for _, b := range parts {
 		_ = unix.Madvise(b, unix.MADV_HUGEPAGE)
 		if collapses() {
 			_ = unix.Madvise(b, unix.MADV_COLLAPSE) // an error: some of the memory has never been touched, or the host has no huge page left

@@ -57,15 +57,15 @@ func TestRefused(t *testing.T) {
 		`requires filtering address-and-port-dependent`: func(c *Config) {
 			c.Networks[0].Mapping, c.Networks[0].Filtering = "address-and-port-dependent", "endpoint-independent"
 		},
-		`not a valid name for a network`:                      func(c *Config) { c.Networks[0].Name = "a b" },
-		`not a valid name for a port`:                         func(c *Config) { c.Ports[0].Name = "-x" },
-		`no port can be called "host"`:                        func(c *Config) { c.Ports[0].Name = "host" },
-		`port "db": port "db" exists already`:                 func(c *Config) { c.Ports[0].Name = "db" },
-		`say what to connect`:                                 func(c *Config) { c.Ports[0].Netns = "" },
-		`use only one of netns`:                               func(c *Config) { c.Ports[0].Device = "eth1" },
-		`address 10.9.0.1 belongs to the gateway`:             func(c *Config) { c.Ports[1].IP = "10.9.0.1" },
-		`"10.9.0.7" is not a usable address of network "lab"`: func(c *Config) { c.Ports[1].IP = "10.9.0.7" },
-		`network "lab" has prefix length 29`:                  func(c *Config) { c.Ports[1].IP = "10.9.0.3/24" },
+		`not a valid name for a network`:                                 func(c *Config) { c.Networks[0].Name = "a b" },
+		`not a valid name for a port`:                                    func(c *Config) { c.Ports[0].Name = "-x" },
+		`no port can be called "host"`:                                   func(c *Config) { c.Ports[0].Name = "host" },
+		`port "db": port "db" exists already`:                            func(c *Config) { c.Ports[0].Name = "db" },
+		`say what to connect`:                                            func(c *Config) { c.Ports[0].Netns = "" },
+		`use only one of netns, device, qemu_stream, qemu_dgram and vde`: func(c *Config) { c.Ports[0].Device = "eth1" },
+		`address 10.9.0.1 belongs to the gateway`:                        func(c *Config) { c.Ports[1].IP = "10.9.0.1" },
+		`"10.9.0.7" is not a usable address of network "lab"`:            func(c *Config) { c.Ports[1].IP = "10.9.0.7" },
+		`network "lab" has prefix length 29`:                             func(c *Config) { c.Ports[1].IP = "10.9.0.3/24" },
 		`address 10.9.0.2 is in use by port "db"; choose another address`: func(c *Config) {
 			c.Ports = append(c.Ports, api.PortAdd{Name: "x", Netns: "/ns/x", Network: "lab", IP: "10.9.0.2"})
 		},

@@ -151,6 +151,15 @@ func TestPortOfTheHost(t *testing.T) {
 	if f := n.out(t, p); f.Tuple.SrcPort != 20000 {
 		t.Errorf("minutes later, the port is %d", f.Tuple.SrcPort)
 	}
+	// A port that another flow of the container keeps cannot be left: the packet comes back twice at most.
+	n.out(t, frametest.Packet{SrcPort: 20050, DstPort: 53})
+	n.out(t, frametest.Packet{SrcPort: 20050, DstPort: 54})
+	n.ComeBack(frame.WayPort, 0, 0)
+	left := len(n.records)
+	n.ComeBack(frame.WayPort, 0, 0)
+	if n.DP.Drops()["flow_clash"] != 1 || len(n.records) > left+1 {
+		t.Errorf("a port that cannot be left: %v, %d frames", n.DP.Drops(), len(n.records)-left)
+	}
 }
 
 // What the host's routing refuses is refused: the sender is told at once, by the error that the kernel would send.

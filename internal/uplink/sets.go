@@ -279,10 +279,15 @@ func (u Uplink6) Peer(own, remote frame.Addr6, proto uint8, on bool) (ok bool) {
 	return u.maps.six.peer(own, remote, proto, on)
 }
 
-// Inside implements nat.Outside6: a place of the map uvs_inside6, in which the address is. Each port has places of its own.
+// Inside implements nat.Outside6: a place of the map uvs_inside6, in which the address is. Each port has places of its own. Two addresses of one
+// port may have the same place: packets of both in one batch are then routed as if they came from one of them. A kernel that does not tell
+// the source is not asked with the inside address, either: NAT's source must be right without an answer.
 //
 //uvswitch:hot
 func (u Uplink6) Inside(id frame.PortID, a frame.Addr6) uint32 {
+	if u.maps.sources != nil {
+		return 0
+	}
 	place := uint32(id%frame.MaxPorts)*insidePlaces + uint32(frame.Mix(a.Hi, a.Lo))%insidePlaces
 	p := (*[2]atomic.Uint64)(unsafe.Pointer(&u.maps.insideMem[place*16]))
 	hi, lo := networkOrder(a.Hi), networkOrder(a.Lo)

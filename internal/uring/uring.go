@@ -199,7 +199,7 @@ func (r *Ring) ReceiveMultishot(fd int, h *unix.Msghdr, group uint16, data uint6
 const MessageHead = int(unsafe.Sizeof(recvmsgOut{}))
 
 // Split returns the control data in b, what ReceiveMultishot has put into a buffer, and where the message begins; room is the Controllen of its
-// header. ok is false if b is too short.
+// header. ok is false if b is too short, or the message did not fit.
 //
 //uvswitch:hot
 func Split(b []byte, room int) (control []byte, payload int, ok bool) {
@@ -207,6 +207,9 @@ func Split(b []byte, room int) (control []byte, payload int, ok bool) {
 		return nil, 0, false
 	}
 	out := (*recvmsgOut)(unsafe.Pointer(unsafe.SliceData(b)))
+	if out.flags&unix.MSG_TRUNC != 0 {
+		return nil, 0, false
+	}
 	return b[MessageHead:][:min(int(out.controlLen), room)], payload, true
 }
 

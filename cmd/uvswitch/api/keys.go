@@ -5,8 +5,16 @@ import (
 	"strings"
 )
 
-// InKeys returns err with the names of options, such as --nd-proxy, written as the keys of the API, of the configuration file and of a CNI
-// configuration: ndProxy. Commands, which stand between backquotes, stay as they are. err may be nil.
+// keys are the keys of the API, of the configuration file and of a CNI configuration, by the option of the command line that says the same.
+var keys = map[string]string{
+	"--subnet": "subnet", "--subnet6": "subnet6", "--gateway": "gateway", "--gateway6": "gateway6", "--nat6": "nat6", "--in6": "in6", "--ra": "ra",
+	"--nd-proxy": "ndProxy", "--mtu": "mtu", "--internal": "internal", "--isolated": "isolated", "--mapping": "mapping", "--filtering": "filtering",
+	"--protocols": "protocols", "--network": "network", "--netns": "netns", "--ifname": "ifname", "--device": "device", "--qemu-stream": "qemu_stream",
+	"--qemu-dgram": "qemu_dgram", "--vde": "vde", "--ip": "ip", "--ip6": "ip6", "--mac": "mac", "--offload": "offload", "--no-route": "no_route",
+	"--container": "container", "--tenant": "tenant", "--from": "from",
+}
+
+// InKeys returns err with options of the command line, such as --nd-proxy, written as keys: ndProxy. err may be nil.
 func InKeys(err error) error {
 	if err == nil {
 		return nil
@@ -18,21 +26,22 @@ type inKeys struct{ error }
 
 func (e inKeys) Unwrap() error { return e.error }
 
-func (e inKeys) Error() string {
-	parts := strings.Split(e.error.Error(), "`")
+func (e inKeys) Error() string { return ReplaceOptions(e.error.Error(), keys) }
+
+var optionNames = regexp.MustCompile(`(^|[\s(])--[a-z0-9]+(-[a-z0-9]+)*`)
+
+// ReplaceOptions returns a message with options of the command line replaced by words. Commands, which stand between backquotes, and other
+// options stay as they are.
+func ReplaceOptions(message string, words map[string]string) string {
+	parts := strings.Split(message, "`")
 	for i := 0; i < len(parts); i += 2 {
-		parts[i] = optionNames.ReplaceAllStringFunc(parts[i], keyOf)
+		parts[i] = optionNames.ReplaceAllStringFunc(parts[i], func(found string) string {
+			at := strings.Index(found, "--")
+			if word, ok := words[found[at:]]; ok {
+				return found[:at] + word
+			}
+			return found
+		})
 	}
 	return strings.Join(parts, "`")
-}
-
-var optionNames = regexp.MustCompile(`--[a-z][a-z0-9]+(-[a-z0-9]+)*`)
-
-// keyOf returns the key of an option: ndProxy of --nd-proxy.
-func keyOf(option string) string {
-	words := strings.Split(option[len("--"):], "-")
-	for i, w := range words[1:] {
-		words[1+i] = strings.ToUpper(w[:1]) + w[1:]
-	}
-	return strings.Join(words, "")
 }
