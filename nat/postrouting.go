@@ -69,7 +69,7 @@ func (n *tracker[A]) translateRouted(c *config[A], f packet[A], b *frame.Batch) 
 	switch f.NAT {
 	case frame.NATRelated:
 		if f.Egress == frame.NoNet {
-			f.SetMACs(frame.WayMACs(frame.WaySend, 0, 0, 0))
+			f.SetMACs(frame.WayMACs(frame.WaySend, 0, 0, 0, 0))
 		}
 		return n.translateError(f)
 	case frame.NATEstablished:

@@ -26,9 +26,9 @@ func (n *tracker[A]) setWay(c *config[A], f packet[A], inside *frame.TupleOf[A],
 				n.asked.note(f, inside, b.Tick)
 			}
 			if w>>waysShift != ways&0xff && !b.Dry { // if the state has changed meanwhile, the next packet asks, too
-				s.state.CompareAndSwap(w, w&(1<<waysShift-1)|ways<<waysShift)
+				s.state.CompareAndSwap(w, w&(1<<waysShift-1)&^secondTry|ways<<waysShift)
 			}
 		}
 	}
-	f.SetMACs(frame.WayMACs(command, source, port, f.tuple.DstPort))
+	f.SetMACs(frame.WayMACs(command, source, f.tuple.Proto, port, f.tuple.DstPort))
 }

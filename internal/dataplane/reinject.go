@@ -241,7 +241,7 @@ func (d *Dataplane) resumeOriginated(f *frame.Frame) {
 		return
 	}
 	if up.PeerMAC == 0 {
-		f.SetMACs(frame.WayMACs(frame.WaySend, 0, 0, 0))
+		f.SetMACs(frame.WayMACs(frame.WaySend, 0, 0, 0, 0))
 	}
 	f.Verdict, f.Out = frame.ToPort, up.Port
 }

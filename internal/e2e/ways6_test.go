@@ -75,6 +75,15 @@ func TestWays6(t *testing.T) {
 		})
 		b.Sh("host", "ip -6 route del 2001:db8:99::/48")
 
+		// A rule by protocol and port holds for fragments, too, whose header names the protocol later.
+		b.Sh("host", "ip -6 rule add ipproto udp dport 9998 lookup 101 && ip -6 route add default via "+lan+" table 101")
+		b.Background("lan", "socat UDP6-LISTEN:9998,fork EXEC:cat")
+		b.Eventually("lan's echo server is there", func() bool { return strings.Contains(b.Sh("lan", "ss -Hlun 'sport = :9998'"), "9998") })
+		if got := b.Sh("web", "head -c 3000 /dev/zero | socat -t 2 -b 4000 - UDP6:["+far+"]:9998 | wc -c"); strings.TrimSpace(got) != "3000" {
+			t.Errorf("a datagram in fragments: %s bytes of 3000 came back", got)
+		}
+		b.Sh("host", "ip -6 rule del ipproto udp dport 9998 lookup 101")
+
 		// A socket of the host has the port already: the container's flow takes another one, and both have their answers.
 		b.Background("host", "socat -u UDP6-RECV:41236 CREATE:"+b.dir+"/heard")
 		b.Eventually("the host's socket is there", func() bool { return strings.Contains(b.Sh("host", "ss -Hlun 'sport = :41236'"), "41236") })

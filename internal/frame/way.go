@@ -4,13 +4,14 @@ package frame
 // is needed there: the programs replace both.
 //
 //	direction    destination MAC                                     source MAC
-//	out          0 (2), inside port (2), remote port (2)             02, a command, inside address (4)
+//	out          0, protocol, inside port (2), remote port (2)       02, a command, inside address (4)
 //	given back   as it came in                                       02, WayBack, index of its device (4)
 //	in           as it came in                                       02, WayIn, WayInAgain or WayClone, index of its device (4)
 //	came back    0 (2), as it went out (2), MTU in bytes (2)         02, a WayCode, source address that the way needs (4)
 //
 // The inside address and port are those that the host's routing sees: policy routing and multipath decide by them. Address 0 stands for
-// the packet's own source. Of IPv6, the inside address is a number, by which the programs find it, and no source address comes back.
+// the packet's own source. Of IPv6, the inside address is a number, by which the programs find it, and no source address comes back; the
+// protocol is the one behind the extension headers, or 0 for that of the first header.
 // All numbers are in network byte order.
 const wayPrefix = 0x02 // first byte of the source MAC
 
@@ -58,8 +59,8 @@ var wayNames = map[WayCode]string{
 // WayMACs are the destination and source MAC of a frame on its way out.
 //
 //uvswitch:hot
-func WayMACs(command uint8, inside uint32, insidePort, remotePort uint16) (dst, src MAC) {
-	return MAC(insidePort)<<16 | MAC(remotePort), wayMAC(command, inside)
+func WayMACs(command uint8, inside uint32, proto uint8, insidePort, remotePort uint16) (dst, src MAC) {
+	return MAC(proto)<<32 | MAC(insidePort)<<16 | MAC(remotePort), wayMAC(command, inside)
 }
 
 // WayNobody is the source MAC of a frame that came back from the programs, once its translation is undone: its sender's is lost.

@@ -56,7 +56,7 @@ func wantWay(t *testing.T, f *frame.Frame, command uint8, inside string, insideP
 	if inside != "" {
 		a = frametest.Addr(inside)
 	}
-	if dst, src := frame.WayMACs(command, uint32(a), insidePort, remotePort); f.Dst != dst || f.Src != src {
+	if dst, src := frame.WayMACs(command, uint32(a), f.Proto, insidePort, remotePort); f.Dst != dst || f.Src != src {
 		t.Errorf("way header %v %v, want %v %v", f.Dst, f.Src, dst, src)
 	}
 }

@@ -3,6 +3,7 @@ package uplink
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -42,6 +43,8 @@ type bpfMaps struct {
 	inside6 *ebpf.Map // inside addresses of IPv6 packets that leave: see Uplink6.Inside; likewise mapped
 	answers answers6
 
+	insideNext [insideGroups * frame.MaxPorts]atomic.Uint32 // by group: the place that a new address takes
+
 	portsMem, waysMem, insideMem []byte
 }
 
@@ -64,7 +67,7 @@ func newMaps(fenced int, fib fibFlags) (*bpfMaps, error) {
 		m.ways, m.waysMem, err = mappedArray("uvs_ways", uint32(unsafe.Sizeof(wayHint{})), wayHints)
 	}
 	if err == nil {
-		m.inside6, m.insideMem, err = mappedArray("uvs_inside6", 16, insidePlaces*frame.MaxPorts)
+		m.inside6, m.insideMem, err = mappedArray("uvs_inside6", 16, insideWays*insideGroups*frame.MaxPorts)
 	}
 	var limit []byte
 	if err == nil {

@@ -14,7 +14,8 @@ import (
 // address of the host that are one of:
 //   - TCP, UDP or SCTP to a published port,
 //   - TCP, UDP or SCTP to a port that is in use, if the host has no socket for the packet,
-//   - an ICMP reply with an identifier in use: the host gets a copy, since its pings have no ports to look for,
+//   - an ICMP reply with an identifier in use: the host gets a copy, since its pings have no ports to look for, but not of a fragment, nor of a
+//     packet without an Ethernet header,
 //   - another protocol, from an address with which a container uses this protocol,
 //   - an ICMP error that quotes such a packet.
 //
@@ -359,7 +360,7 @@ func (p *wayIn) emitSocketOf(prefix string, tuple, size int32) {
 // emitRedirect:
 //
 //	ours: check_limit(); whose = 1; note_fragment(whose);
-//	if (set == ICMP_ID && !is_error) goto early; // the host may ping with the same identifier: both get the answer
+//	if (set == ICMP_ID && !is_error && !fragment) goto early; // the host may ping with the same identifier: both get the answer
 //	redirect: check_tap();
 //	if (skb->vlan_present) vlan_pop(skb);
 //	if (plain) { change_head(skb, 14); store(0, {0, how, ifindex, skb->protocol}); } else store(6, {how, ifindex});
@@ -374,7 +375,12 @@ func (p *wayIn) emitRedirect() {
 		asm.LoadMem(asm.R1, asm.RFP, inError, asm.Word), asm.JNE.Imm(asm.R1, 0, "redirect"),
 	)
 	if !p.plain {
-		p.Emit(asm.Ja.Label("early"))
+		p.Emit(
+			asm.LoadMem(asm.R1, asm.RFP, inSix, asm.Word), asm.JEq.Imm(asm.R1, 0, "four, whole"),
+			asm.LoadMem(asm.R1, asm.RFP, inIsFirst6, asm.Word), asm.JNE.Imm(asm.R1, 0, "redirect"), asm.Ja.Label("early"),
+			asm.LoadMem(asm.R1, asm.RFP, inIP+ipFragment, asm.Half).WithSymbol("four, whole"), asm.And.Imm(asm.R1, maskMore|maskOffset), asm.JNE.Imm(asm.R1, 0, "redirect"),
+			asm.Ja.Label("early"),
+		)
 	}
 	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("redirect"))
 	p.emitTAPCheck()

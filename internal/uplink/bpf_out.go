@@ -156,7 +156,7 @@ func (p *wayOut) emitSegment(prefix string) {
 // emitQuestion6 asks about an IPv6 packet.
 //
 //	six: ip6 = load(0, 40); l4 = 40;
-//	params = {AF_INET6, ip6.next, ether.dst[2..4], ether.dst[4..6], length, skb->ifindex, 0, ip6.src, ip6.dst};
+//	params = {AF_INET6, ether.dst[1] ?: ip6.next, ether.dst[2..4], ether.dst[4..6], length, skb->ifindex, 0, ip6.src, ip6.dst};
 //	key = ntohl(ether.src[2..6]); if (key) params.src = *inside6[key];
 //	goto answer;
 func (p *wayOut) emitQuestion6() {
@@ -165,6 +165,11 @@ func (p *wayOut) emitQuestion6() {
 	p.Emit(asm.Mov.Imm(regL4, 40), asm.Mov.Imm(asm.R1, 0))
 	p.emitParams(unix.AF_INET6, outIP6+ip6Next)
 	p.emitCopy(outParams+fibSrc, outIP6+ip6Src, 32)
+	p.Emit(
+		asm.LoadMem(asm.R1, asm.RFP, outEther+1, asm.Byte), asm.JEq.Imm(asm.R1, 0, "six protocol"),
+		asm.StoreMem(asm.RFP, outParams+fibProto, asm.R1, asm.Byte),
+		asm.Mov.Imm(asm.R1, 0).WithSymbol("six protocol"),
+	)
 	p.Emit(
 		asm.LoadMem(asm.R1, asm.RFP, outEther+8, asm.Word), asm.JEq.Imm(asm.R1, 0, "six inside"),
 		asm.HostTo(asm.BE, asm.R1, asm.Word), asm.StoreMem(asm.RFP, outKey, asm.R1, asm.Word),

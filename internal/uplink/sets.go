@@ -279,23 +279,28 @@ func (u Uplink6) Peer(own, remote frame.Addr6, proto uint8, on bool) (ok bool) {
 	return u.maps.six.peer(own, remote, proto, on)
 }
 
-// Inside implements nat.Outside6: a place of the map uvs_inside6, in which the address is. Each port has places of its own. Two addresses of one
-// port may have the same place: packets of both in one batch are then routed as if they came from one of them. A kernel that does not tell
-// the source is not asked with the inside address, either: NAT's source must be right without an answer.
+// Inside implements nat.Outside6: a place of the map uvs_inside6, in which the address is. Each port has places of its own, in groups by a hash of
+// the address. An address that is new takes the place of the oldest of its group: packets of a port that sends from more than insideWays
+// addresses of one group in one batch are routed as if they came from another of its addresses. A kernel that does not tell the source is not asked
+// with the inside address: NAT's source must be right without an answer.
 //
 //uvswitch:hot
 func (u Uplink6) Inside(id frame.PortID, a frame.Addr6) uint32 {
 	if u.maps.sources != nil {
 		return 0
 	}
-	place := uint32(id%frame.MaxPorts)*insidePlaces + uint32(frame.Mix(a.Hi, a.Lo))%insidePlaces
-	p := (*[2]atomic.Uint64)(unsafe.Pointer(&u.maps.insideMem[place*16]))
+	group := uint32(id%frame.MaxPorts)*insideGroups + uint32(frame.Mix(a.Hi^0x9e3779b97f4a7c15, a.Lo^0xbf58476d1ce4e5b9))%insideGroups
 	hi, lo := networkOrder(a.Hi), networkOrder(a.Lo)
-	if p[0].Load() != hi || p[1].Load() != lo {
-		p[0].Store(hi)
-		p[1].Store(lo)
+	places := (*[insideWays][2]atomic.Uint64)(unsafe.Pointer(&u.maps.insideMem[group*insideWays*16]))
+	for i := range places {
+		if p := &places[i]; p[0].Load() == hi && p[1].Load() == lo {
+			return group*insideWays + uint32(i)
+		}
 	}
-	return place
+	i := u.maps.insideNext[group].Add(1) % insideWays
+	places[i][0].Store(hi)
+	places[i][1].Store(lo)
+	return group*insideWays + i
 }
 
 // networkOrder is v with its bytes in memory as in a packet.
@@ -315,8 +320,8 @@ func (u *Uplink) InsideAt(place uint32) frame.Addr6 {
 	return frame.Addr6{}
 }
 
-// insidePlaces is how many inside addresses of a port the programs know at a time.
-const insidePlaces = 16
+// The places for inside addresses: groups of each port, and places of a group.
+const insideGroups, insideWays = 16, 8
 
 // An answer6 is the source address that the host's routing has chosen for packets to remote.
 type answer6 struct{ remote, source frame.Addr6 }

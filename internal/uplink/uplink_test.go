@@ -97,6 +97,26 @@ func TestClaims(t *testing.T) {
 	}
 }
 
+// Each inside address has a place of its own, as long as a group of places is not full.
+func TestInside(t *testing.T) {
+	u := inMemory("198.51.100.1")
+	u.maps.insideMem = make([]byte, 16*insideWays*insideGroups*frame.MaxPorts)
+	six, seen := Uplink6{u}, map[uint32]frame.Addr6{}
+	for id := range frame.PortID(5) {
+		for k := range uint64(20) {
+			a := frame.Addr6{Hi: 0xfd00_0000_0000_0000, Lo: k + 1}
+			place := six.Inside(id+1, a)
+			if was, taken := seen[place]; taken || place == 0 {
+				t.Errorf("%s of port %d has place %d, as %s", a, id+1, place, was)
+			}
+			seen[place] = a
+			if again := six.Inside(id+1, a); again != place || u.InsideAt(place) != a {
+				t.Errorf("%s: place %d, then %d with %s", a, place, again, u.InsideAt(place))
+			}
+		}
+	}
+}
+
 // The same of IPv6; and what is sent to a prefix of containers that keep their addresses outside, but neighbor discovery.
 func TestClaims6(t *testing.T) {
 	u := inMemory("198.51.100.1")
