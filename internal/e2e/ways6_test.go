@@ -77,7 +77,7 @@ func TestWays6(t *testing.T) {
 
 		// A rule by protocol and port holds for fragments, too, whose header names the protocol later.
 		b.Sh("host", "ip -6 rule add ipproto udp dport 9998 lookup 101 && ip -6 route add default via "+lan+" table 101")
-		b.Background("lan", "socat UDP6-LISTEN:9998,fork EXEC:cat")
+		b.Background("lan", "socat UDP6-LISTEN:9998,bind=["+far+"],fork EXEC:cat")
 		b.Eventually("lan's echo server is there", func() bool { return strings.Contains(b.Sh("lan", "ss -Hlun 'sport = :9998'"), "9998") })
 		if got := b.Sh("web", "head -c 3000 /dev/zero | socat -t 2 -b 4000 - UDP6:["+far+"]:9998 | wc -c"); strings.TrimSpace(got) != "3000" {
 			t.Errorf("a datagram in fragments: %s bytes of 3000 came back", got)
