@@ -46,7 +46,7 @@ type Finding struct {
 type Exam struct {
 	Client *api.Client
 	Socket string
-	Name   string       // prefix of the switch's own devices
+	Name   string       // prefix of the switch's own devices, unless a running switch tells another
 	Ports  [][2]uint16  // that NAT may use
 	Subnet netip.Prefix // of network default, when no switch runs
 	none   bool         // no switch runs
@@ -120,6 +120,11 @@ func (e *Exam) theSwitch(ctx context.Context) {
 	}
 	e.status = &s
 	_ = e.Client.Do(ctx, "GET", "/ports", nil, &e.ports) // the switch has just answered
+	for _, p := range e.ports { // the switch knows its name best
+		if end, ok := map[string]string{model.UplinkPortName: "-up", model.HostPortName: "0"}[p.Name]; ok && strings.HasSuffix(p.Ifname, end) {
+			e.Name = strings.TrimSuffix(p.Ifname, end)
+		}
+	}
 	var routes []api.Route
 	_ = e.Client.Do(ctx, "GET", "/routes", nil, &routes)
 	for _, r := range routes {
