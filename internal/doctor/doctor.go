@@ -120,7 +120,7 @@ func (e *Exam) theSwitch(ctx context.Context) {
 	}
 	e.status = &s
 	_ = e.Client.Do(ctx, "GET", "/ports", nil, &e.ports) // the switch has just answered
-	for _, p := range e.ports { // the switch knows its name best
+	for _, p := range e.ports {                          // the switch knows its name best
 		if end, ok := map[string]string{model.UplinkPortName: "-up", model.HostPortName: "0"}[p.Name]; ok && strings.HasSuffix(p.Ifname, end) {
 			e.Name = strings.TrimSuffix(p.Ifname, end)
 		}
