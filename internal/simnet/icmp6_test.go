@@ -2,6 +2,7 @@ package simnet
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -148,5 +149,85 @@ func TestInboundOfICMPv6(t *testing.T) {
 	s.put(s.a, p.Raw())
 	if len(s.records) == before+1 {
 		t.Error("a solicitation did not reach the host")
+	}
+}
+
+// A packet whose hop limit ends here is answered, with as much of it as fits.
+func TestRFC4443_3_3_TimeExceeded(t *testing.T) {
+	s := newSix(t)
+	for _, limit := range []uint8{1} {
+		p := s.udp(addrOf(s.o), 53, "gone")
+		p.TTL = limit
+		f := s.answers("hop limit 1", s.send(s.a, p), s.a, 3, 0)
+		if q, _, ok := frame.QuotedOf[frame.Addr6](f.ICMP()); !ok || q.Dst != addrOf(s.o) || q.DstPort != 53 {
+			t.Errorf("it quotes %v", q)
+		}
+	}
+}
+
+// The gateway answers echo requests at each of its addresses, and to the group of all nodes.
+func TestRFC4443_4_1_EchoRequest(t *testing.T) {
+	s := newSix(t)
+	i, _ := s.DP.Router.Interface(1)
+	for _, to := range append(i.Addrs6(), frame.AllNodes) {
+		p := s.ping(s.a, to)
+		if p.DstMAC = s.gwMAC; to.IsGroup() {
+			p.DstMAC = to.GroupMAC()
+		}
+		s.answers("a ping to "+to.String(), ofPort(s.put(s.a, p.Raw()), s.a), s.a, frame.ICMPv6EchoReply, 0)
+	}
+}
+
+// An error that says an MTU below 1280 makes no packet carry a Fragment header.
+func TestRFC8021_3_NoAtomicFragments(t *testing.T) {
+	s := newSix(t)
+	p := s.udp(addrOf(s.o), 53, "question")
+	f := s.passes("a packet", s.send(s.a, p), s.o)
+	quote := slices.Clone(f.IPv6()[:f.L3End-uint32(f.L3)])
+	s.send(s.o, frametest.Packet{Dst6: f.IPv6().Src(), Proto: frame.ICMPv6, Type: frame.ICMPv6TooBig, Seq: 600, Payload: quote})
+	f = s.passes("the next packet", s.send(s.a, p), s.o)
+	if f.Flags&frame.Fragment != 0 || f.FragAt != 0 || f.IPv6()[6] != frame.UDP {
+		t.Errorf("it left as %s", describe(f.Raw()))
+	}
+}
+
+// What has a link-local source or destination does not leave its network.
+func TestRFC4007_9_ZonesAreNotLeft(t *testing.T) {
+	s := newSix(t)
+	s.more(secondNet)
+	from := s.udp(addrOf(s.host("c")), 53, "x")
+	from.Src6 = s.a.MAC.LinkLocal()
+	s.answers("a link-local source", s.send(s.a, from), s.a, 1, 2)
+	to := s.udp(frametest.Addr6("fe80::99"), 53, "x")
+	if out := ofPort(s.send(s.a, to), s.host("c")); len(out) > 0 {
+		t.Errorf("a link-local destination left its network: %s", described(out))
+	}
+}
+
+// An unanswered UDP flow lives for two minutes, an answered one for five.
+func TestRFC6092_3_2_Timers(t *testing.T) {
+	for _, x := range []struct {
+		answered bool
+		lives    uint32
+	}{{false, 120}, {true, 300}} {
+		for _, late := range []bool{false, true} {
+			s := newSix(t)
+			f := s.passes("a question", s.send(s.a, s.udp(addrOf(s.o), 5300, "question")), s.o)
+			answer := frametest.Packet{Dst6: f.IPv6().Src(), SrcPort: 5300, DstPort: f.Tuple.SrcPort, Payload: []byte("answer")}
+			if x.answered {
+				s.passes("its answer", s.send(s.o, answer), s.a)
+				s.after(len(s.records), func() { s.Advance(frame.Seconds(3)) }) // a question with one answer is short
+				s.passes("another question", s.send(s.a, s.udp(addrOf(s.o), 5300, "question")), s.o)
+				s.passes("its answer", s.send(s.o, answer), s.a)
+			}
+			wait := x.lives - 5
+			if late {
+				wait = x.lives + 5
+			}
+			s.after(len(s.records), func() { s.Advance(frame.Seconds(wait)) })
+			if out := ofPort(s.send(s.o, answer), s.a); (len(out) == 1) == late {
+				t.Errorf("answered %v, after %d s: %s", x.answered, wait, described(out))
+			}
+		}
 	}
 }

@@ -283,3 +283,27 @@ func TestRFC4862_5_4_NoOwnProbes(t *testing.T) {
 		}
 	}
 }
+
+// An advertisement of a neighbor that the gateway does not know makes an entry: the first answer from outside then waits for nobody.
+//
+// Deviates: it makes none, as Linux does by default (accept_untracked_na is 0): addresses that ports have are known without it.
+func TestRFC9131_6_UnknownNeighbor(t *testing.T) {
+	s := newSix(t)
+	s.send(s.b, s.advertisement(s.b, addrOf(s.b), s.b.MAC, false, true))
+	if n := s.neighbor(s.b); n.MAC != 0 {
+		t.Errorf("after an advertisement, b is %s %s", n.State, n.MAC)
+	}
+}
+
+// Reports of multicast listeners (MLD) reach the stations of the network as they are, and no other network.
+func TestRFC3810_5_ListenersStayOnTheLink(t *testing.T) {
+	s := newSix(t)
+	s.more(secondNet)
+	group := frametest.Addr6("ff02::16")
+	p := frametest.Packet{SrcMAC: s.a.MAC, DstMAC: group.GroupMAC(), Src6: s.a.MAC.LinkLocal(), Dst6: group, TTL: 1, Proto: frame.ICMPv6, Type: frame.ICMPv6ListenerReport2,
+		Next: hopByHop, Ext: []byte{frame.ICMPv6, 0, 5, 2, 0, 0, 1, 0}, Payload: make([]byte, 20)}
+	f := s.passes("a report", s.send(s.a, p), s.b)
+	if f.IPv6().HopLimit() != 1 || f.IPv6()[6] != hopByHop {
+		t.Errorf("it arrived as %s", describe(f.Raw()))
+	}
+}
