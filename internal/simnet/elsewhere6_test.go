@@ -14,7 +14,8 @@ import (
 // What other projects' tests of IPv6 routers ask, restated. Their code is not used; the comment of each says what the original is about. What
 // they ask of connection tracking is in testdata/linux, testdata/openvswitch and testdata/vpp, and is played over IPv6, too. The cases of "IPv6
 // Ready" for routers that are not here are tested by the number of the RFC: 1.1.3 to 1.1.10 and 1.2 by RFC 8200, 4.1, 4.2 and 4.4; 1.3 by 4.5;
-// 2.1 by RFC 4861, 7; 4.1 by RFC 8201.
+// 2.1 by RFC 4861, 7; 2.2.4, 2.2.5 and 2.2.10 (solicitations, advertisements and redirects of routers) by RFC 4861, 6.2 and 8.2; 4.1 by RFC 8201;
+// 5.1 (errors) by RFC 4443, 2.4 and 3.
 
 // tools/testing/selftests/net/forwarding/router.sh: packets with a source that no packet may have, and packets to their own source, are not
 // forwarded.
@@ -143,4 +144,55 @@ func TestVPP_ip6_ns(t *testing.T) {
 			t.Errorf("a solicitation for another station was answered: %s", describe(f.Raw()))
 		}
 	}
+}
+
+// VPP's test_npt66.py: pings through the translation of prefixes, from inside and from outside, and an error about one, whose quote is
+// translated, too; for prefixes of 48 and of 64 bits alike.
+func TestVPP_npt66(t *testing.T) {
+	s := newSix(t)
+	of := s.npt(true)
+	f := s.passes("a ping out", s.send(s.a, s.ping(s.a, addrOf(s.o))), s.o)
+	if f.IPv6().Src() != of(s.a) || !f.HasRightICMPSum() {
+		t.Errorf("the ping left as %s", describe(f.Raw()))
+	}
+	sent := bytes.Clone(f.IPv6()[:f.L3End-uint32(f.L3)])
+	pong := s.ping(s.o, of(s.a))
+	pong.Type = frame.ICMPv6EchoReply
+	if f = s.passes("its answer", s.send(s.o, pong), s.a); f.IPv6().Dst() != addrOf(s.a) || !f.HasRightICMPSum() {
+		t.Errorf("the answer came in as %s", describe(f.Raw()))
+	}
+	f = s.passes("an error about it", s.send(s.o, frametest.Packet{Dst6: of(s.a), Proto: frame.ICMPv6, Type: 1, Payload: sent}), s.a)
+	if q := frame.IPv6(f.ICMP()[frame.ICMPLen:]); q.Src() != addrOf(s.a) || q.Dst() != addrOf(s.o) || !f.HasRightICMPSum() {
+		t.Errorf("the error quotes %s > %s", q.Src(), q.Dst())
+	}
+	if f = s.passes("a ping in", s.send(s.o, s.ping(s.o, of(s.b))), s.b); f.IPv6().Dst() != addrOf(s.b) {
+		t.Errorf("the ping came in as %s", describe(f.Raw()))
+	}
+}
+
+// tools/testing/selftests/net/fcnal-ipv6.sh, the cases that a router has: pings to each of its addresses from the link and from another link,
+// closed ports, addresses of nobody, and routes that refuse.
+func TestLinux_fcnal_ipv6(t *testing.T) {
+	s := newSix(t)
+	s.more(secondNet)
+	c := s.host("c")
+	other, _ := s.DP.Router.Interface(2)
+	for _, to := range []frame.Addr6{s.gateway, frame.FirstLocal, other.Addr6} {
+		p := s.ping(s.a, to)
+		p.DstMAC = s.gwMAC
+		s.answers("a ping to "+to.String(), s.put(s.a, p.Raw()), s.a, frame.ICMPv6EchoReply, 0)
+		if to.IsLinkLocal() {
+			continue
+		}
+		s.answers("a datagram to a closed port", s.send(s.a, s.udp(to, 12345, "x")), s.a, 1, 4)
+		s.answers("a connection to a closed port", s.send(s.a, frametest.Packet{Dst6: to, Proto: frame.TCP, Flags: frame.FlagSYN, SrcPort: 7, DstPort: 12345}), s.a, 1, 4)
+	}
+	far := s.ping(s.a, other.MAC.LinkLocal())
+	far.DstMAC = s.gwMAC
+	if out := s.put(s.a, far.Raw()); len(out) > 0 && out[0].ICMP().Type() == frame.ICMPv6EchoReply {
+		t.Errorf("a link-local address of another link answers: %s", described(out))
+	}
+	s.looksFor(c)
+	s.send(c, s.of2(s.advertisement(c, addrOf(c), c.MAC, true, true)))
+	s.passes("to another link", s.send(s.a, s.ping(s.a, addrOf(c))), c)
 }
