@@ -76,6 +76,28 @@ func textCorpus(t *testing.T) (list [][]byte) {
 	icmp6.NextHeader = layers.IPProtocolICMPv6
 	made(eth(layers.EthernetTypeIPv6), &icmp6, gopacket.Payload([]byte{128, 0, 0, 0, 0, 7, 0, 1, 1, 2, 3}))
 	made(eth(layers.EthernetTypeIPv6), &icmp6, gopacket.Payload(append([]byte{135, 0, 0, 0, 0, 0, 0, 0}, v6.DstIP...)))
+	a6, b6 := frametest.Addr6("fd00::1"), frametest.Addr6("fd00::2")
+	six := func(p frametest.Packet) []byte {
+		if p.Src6.IsZero() {
+			p.Src6, p.Dst6 = a6, b6
+		}
+		return add(p)
+	}
+	target := make([]byte, 16)
+	b6.Put(target)
+	option := []byte{1, 1, 2, 0, 0, 0, 0, 1}
+	six(frametest.Packet{Proto: frame.TCP, SrcPort: 40000, DstPort: 8099, Flags: frame.FlagSYN, TCPSeq: 1000, Window: 8000})
+	six(frametest.Packet{Proto: frame.TCP, SrcPort: 40000, DstPort: 8099, Flags: frame.FlagACK | frame.FlagPSH, TCPSeq: 1001, TCPAck: 5001, Window: 8000, Payload: make([]byte, 20)})
+	question := six(frametest.Packet{SrcPort: 40001, DstPort: 9, Payload: make([]byte, 20)})
+	six(frametest.Packet{Proto: frame.ICMPv6, Type: 129, ID: 7, Seq: 1, Payload: make([]byte, 56)})
+	six(frametest.Packet{Proto: frame.ICMPv6, TTL: 255, Type: 135, Payload: append(bytes.Clone(target), option...)})
+	six(frametest.Packet{Proto: frame.ICMPv6, TTL: 255, Type: 136, ID: 0x6000, Payload: append(bytes.Clone(target), 2, 1, 2, 0, 0, 0, 0, 1)})
+	six(frametest.Packet{Proto: frame.ICMPv6, TTL: 255, Type: 133, Payload: option})
+	for _, e := range [][2]uint8{{1, 0}, {1, 1}, {1, 3}, {1, 4}, {2, 0}, {3, 0}, {4, 1}} {
+		six(frametest.Packet{Proto: frame.ICMPv6, Type: e[0], Code: e[1], Seq: 1400, Payload: question[frame.VnetLen+frame.EthernetLen:]})
+	}
+	six(frametest.Packet{SrcPort: 40000, DstPort: 9, Next: 44, Ext: []byte{17, 0, 0, 1, 0, 0, 0, 9}, Payload: make([]byte, 40), NoChecksum: true})
+	six(frametest.Packet{SrcPort: 40000, DstPort: 9, Next: 60, Ext: []byte{17, 0, 1, 4, 0, 0, 0, 0}, Payload: make([]byte, 4)})
 	ip4 := &layers.IPv4{Version: 4, IHL: 5, TTL: 9, Protocol: layers.IPProtocolTCP, SrcIP: []byte{10, 0, 0, 9}, DstIP: []byte{10, 0, 0, 3}}
 	made(eth(layers.EthernetTypeIPv4), ip4, &layers.TCP{SrcPort: 40000, DstPort: 99, SYN: true, Window: 64240, Options: []layers.TCPOption{
 		{OptionType: 2, OptionLength: 4, OptionData: []byte{5, 0xb4}}, {OptionType: 4, OptionLength: 2}, {OptionType: 8, OptionLength: 10, OptionData: []byte{0, 0, 0, 1, 0, 0, 0, 0}},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/google/gopacket"
@@ -88,9 +89,52 @@ func (p *Tcpdump) network(k gopacket.Packet, length int) (head, text string) {
 	if ip, ok := k.Layer(layers.LayerTypeIPv6).(*layers.IPv6); ok {
 		src, _ := netip.AddrFromSlice(ip.SrcIP)
 		dst, _ := netip.AddrFromSlice(ip.DstIP)
-		return "IP6 ", p.transport(src, dst, uint8(ip.NextHeader), k, int(ip.Length))
+		return "IP6 ", p.behind6(src, dst, ip)
 	}
 	return "", ""
+}
+
+// behind6 is what is behind the header of an IPv6 packet: the names of extension headers, what part of its packet a fragment is, and the rest.
+func (p *Tcpdump) behind6(src, dst netip.Addr, ip *layers.IPv6) string {
+	const hopByHop, routing, fragment, destination = 0, 43, 44, 60
+	names := map[layers.IPProtocol]string{hopByHop: "HBH ", routing: "srcrt ", destination: "DSTOPT "}
+	next, b, length, before := ip.NextHeader, ip.Payload, int(ip.Length), ""
+	if ip.HopByHop != nil { // gopacket takes this one off
+		next, b, before = ip.HopByHop.NextHeader, ip.HopByHop.Payload, names[hopByHop]
+		length -= len(ip.HopByHop.Contents)
+	}
+	for len(b) >= 8 && (next == fragment || names[next] != "") {
+		size := 8
+		if next != fragment {
+			size += 8 * int(b[1])
+		}
+		if size > len(b) {
+			break
+		}
+		length -= size
+		if next == fragment {
+			offset := int(binary.BigEndian.Uint16(b[2:]) &^ 7)
+			before += fmt.Sprintf("frag (%d|%d) ", offset, length)
+			if offset > 0 {
+				return fmt.Sprintf("%s > %s: %s", src, dst, strings.TrimSuffix(before, " "))
+			}
+		} else {
+			before += names[next]
+		}
+		next, b = layers.IPProtocol(b[0]), b[size:]
+	}
+	k := gopacket.NewPacket(b, next.LayerType(), gopacket.DecodeOptions{Lazy: true, NoCopy: true})
+	text := p.transport(src, dst, uint8(next), k, length)
+	if before == "" {
+		return text
+	}
+	ends, rest, _ := strings.Cut(text, ": ")
+	if from, to, ok := strings.Cut(ends, " > "); ok { // behind other headers, tcpdump names the ports only
+		if port := func(s string) string { return s[strings.LastIndexByte(s, '.')+1:] }; strings.Contains(from, ".") {
+			return fmt.Sprintf("%s > %s: %s%s > %s: %s", src, dst, before, port(from), port(to), rest)
+		}
+	}
+	return fmt.Sprintf("%s > %s: %s%s", src, dst, before, rest)
 }
 
 // ipFlags and protoVerbose are as tcpdump -v has them.
@@ -308,5 +352,41 @@ func icmp6Text(i *layers.ICMPv6) string {
 	case 143:
 		return "multicast listener report v2"
 	}
+	if text := icmp6ErrorText(i); text != "" {
+		return text
+	}
 	return fmt.Sprintf("type-#%d", i.TypeCode.Type())
+}
+
+// icmp6ErrorText is the text of an ICMPv6 error, by the packet that it quotes; empty for other messages.
+func icmp6ErrorText(i *layers.ICMPv6) string {
+	q, _, ok := frame.QuotedOf[frame.Addr6](append(slices.Clone(i.Contents), i.Payload...))
+	if !ok {
+		return ""
+	}
+	word, code := binary.BigEndian.Uint32(i.Payload), i.TypeCode.Code()
+	named := func(names ...string) string {
+		if int(code) < len(names) {
+			return names[code]
+		}
+		return fmt.Sprintf("code-#%d", code)
+	}
+	switch i.TypeCode.Type() {
+	case layers.ICMPv6TypeDestinationUnreachable:
+		text := "destination unreachable, " + named("unreachable route", " unreachable prohibited", "beyond scope", "unreachable address", "unreachable port")
+		switch code {
+		case 2:
+			return fmt.Sprintf("%s %s, source address %s", text, q.Dst, q.Src)
+		case 4:
+			return fmt.Sprintf("%s, %s %s port %d", text, q.Dst, frame.ProtoName(q.Proto), q.DstPort)
+		}
+		return fmt.Sprintf("%s %s", text, q.Dst)
+	case layers.ICMPv6TypePacketTooBig:
+		return fmt.Sprintf("packet too big, mtu %d", word)
+	case layers.ICMPv6TypeTimeExceeded:
+		return fmt.Sprintf("time exceeded %s for %s", named("in-transit", "in-reassembly"), q.Dst)
+	case layers.ICMPv6TypeParameterProblem:
+		return fmt.Sprintf("parameter problem, %s - octet %d", named("erroneous", "next header", "option"), word)
+	}
+	return ""
 }
