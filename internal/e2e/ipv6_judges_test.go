@@ -95,7 +95,7 @@ func TestIPv6Attacks(t *testing.T) {
 		{"atk6-flood_router26 eth0", "guard_source_mac"},
 		{"atk6-flood_advertise6 eth0", "guard_source_mac"},
 		{"atk6-flood_solicitate6 eth0", "guard_source_mac"},
-		{"atk6-flood_rs6 eth0", "storm_limited"},
+		{"atk6-flood_rs6 eth0", ""},
 		{"atk6-flood_mld26 eth0", "guard_source_mac"},
 		{"atk6-dos-new-ip6 eth0", ""},
 		{"atk6-parasite6 eth0", ""},

@@ -154,6 +154,7 @@ func browse(t *testing.T, url string) {
 	url, _, _ = strings.Cut(url, "#") // the page has taken the token
 	eventually("it is live", `document.getElementById("live").textContent === "live"`)
 	eventually("ports are drawn", `["web","db","cache","queue","host","uplink"].every(p => document.querySelector('.topo a[data-port="'+p+'"]'))`)
+	eventually("addresses of both families are drawn", `["172.29.0.2", "275:ac1d:2"].every(a => [...document.querySelectorAll('.topo a[data-port="web"] text')].some(t => t.textContent.endsWith(a)))`)
 	eventually("traffic flows along edges", `document.querySelectorAll(".topo .edge.on").length >= 4`)
 	eventually("edges are as wide as their rate", `(() => { const w = [...document.querySelectorAll(".topo .edge")].map(e => +e.getAttribute("stroke-width")); return Math.max(...w) > 2 * Math.min(...w) })()`)
 	eventually("drops by reason", `!!document.querySelector('[data-reason="martian_destination"]') && document.body.innerText.includes("never routed")`)
@@ -170,7 +171,7 @@ func browse(t *testing.T, url string) {
 	}
 	shot("web-dark.png")
 	do("a port's page", chromedp.Click(`.topo a[data-port="web"]`, chromedp.ByQuery))
-	eventually("the port", `location.hash === "#port/web" && document.body.innerText.includes("172.29.0.2/16") && document.body.innerText.includes("02:75:ac:1d:00:02")`)
+	eventually("the port", `location.hash === "#port/web" && document.body.innerText.includes("172.29.0.2/16") && document.body.innerText.includes(":275:ac1d:2/64") && document.body.innerText.includes("02:75:ac:1d:00:02")`)
 	eventually("the live capture", `document.querySelectorAll(".tail > div").length > 5 && document.querySelector(".tail").textContent.includes("dropped: martian_destination")`)
 	eventually("flows", `[...document.querySelectorAll("section.card")].some(c => c.innerText.startsWith("Flows") && c.innerText.includes("ESTABLISHED"))`)
 	eventually("counters and rate", `document.querySelector(".spark path.rx") !== null`)

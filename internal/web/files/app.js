@@ -85,6 +85,12 @@ function head() {
   $("live").className = "pill good";
 }
 
+// interfacePart is the end of an IPv6 address, of which the prefix stands beside the network's name.
+function interfacePart(address) {
+  const a = address.split("/")[0];
+  return a.length <= 20 ? a : "…" + a.slice(a.indexOf(":", a.length - 20));
+}
+
 // topology draws the outside, the uplink, the router, and each network as a band with a bus and its ports. An edge's width
 // shows its rate.
 function topology() {
@@ -108,8 +114,9 @@ function topology() {
   };
   // straight returns a vertical path between y1 (above) and y2 (below). "rx" flows up, from the lower end.
   const straight = (x, y1, y2) => o => `M${x + o} ${y2} L${x + o} ${y1}`;
-  const node = (x, y, w, h, cls, lines, href) => {
+  const node = (x, y, w, h, cls, lines, href, title) => {
     const g = el("g", {}, el("rect", { class: "node " + cls, x: x - w / 2, y: y - h / 2, width: w, height: h, rx: 10 }));
+    if (title) g.append(el("title", {}, title));
     lines.forEach(([text, c], i) => g.append(el("text", { class: c || "", x, y: y + 4 + (i - (lines.length - 1) / 2) * 16 }, text)));
     if (!href) return svg.append(g);
     svg.append(el("a", { svg: true, href, "data-port": decodeURIComponent(href.slice(6)) }, g));
@@ -141,7 +148,9 @@ function topology() {
     const row = Math.floor(i / perRow), inRow = Math.min(perRow, b.list.length - row * perRow);
     const x = mid + ((i % perRow) - (inRow - 1) / 2) * cell, cy = b.bus + 52 + row * rowH, r = rateOf(p.name);
     edge(r, straight(x, row ? cy - 44 : b.bus, cy - 20));
-    node(x, cy, 130, 42, p.state === "forwarding" ? "" : "down", [[p.name.length > 15 ? p.name.slice(0, 14) + "…" : p.name, ""], [(p.addresses[0] || p.mac || p.kind).split("/")[0], "small"]], "#port/" + encodeURIComponent(p.name));
+    const six = p.addresses.find(a => a.includes(":")), lines = [[p.name.length > 15 ? p.name.slice(0, 14) + "…" : p.name, ""], [(p.addresses[0] || p.mac || p.kind).split("/")[0], "small"]];
+    if (six && six !== p.addresses[0]) lines.push([interfacePart(six), "small"]);
+    node(x, cy, 130, lines.length > 2 ? 54 : 42, p.state === "forwarding" ? "" : "down", lines, "#port/" + encodeURIComponent(p.name), p.addresses.join(", "));
     if (r.drops >= 0.5) svg.append(el("text", { class: "drop", x, y: cy + 35 }, scaled(r.drops, "drops/s")));
   });
   return svg;
