@@ -90,9 +90,15 @@ func (n *tracker[A]) translateRouted(c *config[A], f packet[A], b *frame.Batch) 
 // source is the address that the way out has said it needs, or 0.
 //
 //uvswitch:hot
-func (f packet[A]) source() (a A) {
-	if f.Source != 0 {
-		a = *f.src
+func (f packet[A]) source(b *frame.Batch) (a A) {
+	if f.Source == 0 {
+		return a
+	}
+	switch a := any(&a).(type) {
+	case *frame.Addr:
+		*a = f.Source
+	case *frame.Addr6:
+		*a = b.To[f.Source-1].Source
 	}
 	return a
 }
@@ -125,7 +131,7 @@ func (n *tracker[A]) create(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 		return why
 	}
 	d := pendingFlow[A]{
-		orig: *f.tuple, rule: f.Rule, port: f.In, net: f.Net, source: f.source(),
+		orig: *f.tuple, rule: f.Rule, port: f.In, net: f.Net, source: f.source(b),
 		reply: frame.TupleOf[A]{Src: *f.dst, SrcPort: f.RoutePort, Dst: f.tuple.Src, DstPort: f.tuple.SrcPort, Proto: f.tuple.Proto},
 	}
 	if d.source != zero[A]() {

@@ -181,7 +181,7 @@ func (w *worker) resume(b *frame.Batch) {
 		rec := w.buf[at:]
 		at += recordLen + len(f.Raw())
 		if f.Verdict != frame.Drop {
-			w.dp.resumeFrame(rec, f, &b.To[i])
+			w.dp.resumeFrame(rec, b, i)
 			if f.Verdict != frame.Switch && f.Verdict != frame.ToPort {
 				b.Locals++
 			}
@@ -189,11 +189,11 @@ func (w *worker) resume(b *frame.Batch) {
 	}
 }
 
-// resumeFrame sets the verdict of a frame that continues, and what earlier steps had found.
+// resumeFrame sets the verdict of frame i of a batch, which continues, and what earlier steps had found.
 //
 //uvswitch:hot
-func (d *Dataplane) resumeFrame(rec []byte, f *frame.Frame, to *frame.Way6) {
-	e := binary.NativeEndian
+func (d *Dataplane) resumeFrame(rec []byte, b *frame.Batch, i int) {
+	e, f, to := binary.NativeEndian, &b.Frames[i], &b.To[i]
 	f.Net, f.Egress = frame.NetID(e.Uint16(rec[2:])), frame.NetID(e.Uint16(rec[4:]))
 	hop := frame.Addr(e.Uint32(rec[8:]))
 	if to.Hop = frame.LoadAddr6(rec[16:]); f.Flags&frame.IsIPv6 != 0 {
@@ -206,7 +206,7 @@ func (d *Dataplane) resumeFrame(rec []byte, f *frame.Frame, to *frame.Way6) {
 	case atNewSource:
 		f.Verdict, f.Source = frame.Local, hop
 		if f.Flags&frame.IsIPv6 != 0 {
-			f.Source, to.Source = 1, to.Hop
+			f.Source, to.Source = frame.Addr(i+1), to.Hop
 		}
 	case atPostRouting:
 		f.Verdict, f.NextHop = frame.Routed, hop

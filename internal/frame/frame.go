@@ -121,7 +121,7 @@ type Frame struct {
 	EtherType uint16 // after any VLAN tags
 	L3, L4    uint16 // offsets in Bytes(); L4 is valid with IsIPv4 or IsIPv6
 	L3End     uint32 // where the IP packet ends, by its own length; valid with IsIPv4 or IsIPv6
-	Source    Addr   // set when the way out has said which of the host's addresses it needs, for IPv6 to any value (see Way6.Source); else 0
+	Source    Addr   // set when the way out has said which of the host's addresses it needs, for IPv6 to 1 + the index of the Way6 that has it; else 0
 	Dst, Src  MAC
 	Tuple     Tuple  // of IPv6 only ports and protocol: see Tuple6
 	Malformed Reason // why the router must reject it, although the switch forwards it; None when sound
@@ -301,7 +301,7 @@ type Way6 struct {
 	Dst   Addr6  // the destination after DNAT; valid from nat.PreRouting on
 	Hop   Addr6  // next hop; valid from Routed on
 
-	Source Addr6 // see Frame.Source; valid while that is not 0
+	Source Addr6 // see Frame.Source
 }
 
 // A Batch is what one Poll brought: N frames of possibly several ports, in the order they were read.
