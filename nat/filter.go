@@ -92,10 +92,11 @@ func (n *tracker[A]) filter(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 		return n.filterError(c, f, b, fromHost)
 	case f.FragOffset() != 0:
 		return frame.None // a later fragment, which is of no use without its first one
-	case f.Flags&frame.HasTuple == 0 && !fromHost && !in.opens(f.Frame):
+	case f.Flags&frame.HasTuple == 0: // such as a node information query of ICMPv6: nothing to track
+		if fromHost || in.opens(f.Frame) {
+			return frame.None
+		}
 		return frame.HostInbound
-	case f.Flags&frame.HasTuple == 0:
-		return frame.None // such as a node information query of ICMPv6: nothing to track
 	}
 	if e, dir, ok := n.find(c, f.tuple, b); ok {
 		f.Flow, f.Dir = e, dir

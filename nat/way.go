@@ -15,12 +15,12 @@ func (n *tracker[A]) setWay(c *config[A], f packet[A], inside *frame.TupleOf[A],
 		source, port = n.outside.Inside(f.In, inside.Src), inside.SrcPort
 		w, ways := s.state.Load(), n.ways.Load()
 		if begins || f.Proto != frame.TCP && (w&seenReply == 0 || w>>waysShift != ways&0xff) {
-			if w&byPrefix == 0 {
-				command = frame.WayAsk
-			}
-			answer := f.tuple.Reverse()
-			if command == frame.WayAsk && c.published(&answer, true) != nil {
+			switch answer := f.tuple.Reverse(); {
+			case w&byPrefix != 0:
+			case c.published(&answer, true) != nil:
 				command = frame.WayAskSource
+			default:
+				command = frame.WayAsk
 			}
 			if !b.Dry {
 				n.asked.note(f, inside, b.Tick)

@@ -40,29 +40,30 @@ func (r *Router) icmpError(p PuntedFrame, typ, code uint8, mtu int, now frame.Ti
 func (r *Router) TellUnreachable(in frame.PortID, net frame.NetID, mac frame.MAC, quote []byte, now frame.Tick, out Output) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	iface, sender, is6 := r.snap.Load().ifaces[net], frame.IPv4(quote).Src(), quote[0]>>4 == 6
-	k := neighKey{net, sender.Netip()}
+	is6 := quote[0]>>4 == 6
+	sender := frame.IPv4(quote).Src().Netip()
 	if is6 {
-		k.addr = frame.IPv6(quote).Src().Netip()
+		sender = frame.IPv6(quote).Src().Netip()
 	}
-	if n := r.neigh[k]; n != nil {
+	if n := r.neigh[neighKey{net, sender}]; n != nil {
 		mac = n.mac
 	}
+	iface, e := r.snap.Load().ifaces[net], frame.NeighborFailed.Info().Error
 	if iface == nil || !r.allowError(in, false, now) {
 		return
 	}
 	if is6 {
-		to, e := frame.Addr6From(k.addr), frame.NeighborFailed.Info().Error.IPv6()
+		to, e := frame.Addr6From(sender), e.IPv6()
 		sendError6(net, iface, mac, iface.sourceFor(to), to, e.Type, e.Code, 0, quote, out)
 		return
 	}
-	sendError(net, iface, mac, iface.Addr, sender, layers.CreateICMPv4TypeCode(frame.ICMPUnreachable, frame.CodeHost), 0, quote, out)
+	sendError(net, iface, mac, iface.Addr, frame.AddrFrom(sender), layers.CreateICMPv4TypeCode(e.Type, e.Code), 0, quote, out)
 }
 
 // sendError sends an ICMP error into network net.
-func sendError(net frame.NetID, iface *Interface, to frame.MAC, from, sender frame.Addr, what layers.ICMPv4TypeCode, mtu int, quote []byte, out Output) {
-	src, dst := from.Netip().As4(), sender.Netip().As4()
-	eth := &layers.Ethernet{DstMAC: to.HardwareAddr(), SrcMAC: iface.MAC.HardwareAddr(), EthernetType: layers.EthernetTypeIPv4}
+func sendError(net frame.NetID, iface *Interface, mac frame.MAC, from, to frame.Addr, what layers.ICMPv4TypeCode, mtu int, quote []byte, out Output) {
+	src, dst := from.Netip().As4(), to.Netip().As4()
+	eth := &layers.Ethernet{DstMAC: mac.HardwareAddr(), SrcMAC: iface.MAC.HardwareAddr(), EthernetType: layers.EthernetTypeIPv4}
 	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolICMPv4, TOS: 0xc0, SrcIP: src[:], DstIP: dst[:]}
 	icmp := &layers.ICMPv4{TypeCode: what, Seq: uint16(mtu)}
 	buf := gopacket.NewSerializeBuffer()

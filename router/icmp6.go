@@ -45,9 +45,9 @@ func (r *Router) icmp6Error(p PuntedFrame, typ, code uint8, word uint32, now fra
 }
 
 // sendError6 sends an ICMPv6 error into network net, or outside.
-func sendError6(net frame.NetID, iface *Interface, to frame.MAC, from, sender frame.Addr6, typ, code uint8, word uint32, quote []byte, out Output) {
-	eth := &layers.Ethernet{DstMAC: to.HardwareAddr(), SrcMAC: iface.MAC.HardwareAddr(), EthernetType: layers.EthernetTypeIPv6}
-	l3 := &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: layers.IPProtocolICMPv6, SrcIP: from.Netip().AsSlice(), DstIP: sender.Netip().AsSlice()}
+func sendError6(net frame.NetID, iface *Interface, mac frame.MAC, from, to frame.Addr6, typ, code uint8, word uint32, quote []byte, out Output) {
+	eth := &layers.Ethernet{DstMAC: mac.HardwareAddr(), SrcMAC: iface.MAC.HardwareAddr(), EthernetType: layers.EthernetTypeIPv6}
+	l3 := &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: layers.IPProtocolICMPv6, SrcIP: from.Netip().AsSlice(), DstIP: to.Netip().AsSlice()}
 	l4 := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(typ, code)}
 	if l4.SetNetworkLayerForChecksum(l3) != nil {
 		return

@@ -115,27 +115,28 @@ func (p *AFPacket) Vnet() bool { return true }
 // taken out. ok is false if there is no frame, or it is longer than MaxFrame.
 //
 //uvswitch:hot
-func (p *AFPacket) unpack(b []byte) (begin, end int, ok bool) {
+func unpack(b []byte) (begin, end int, ok bool) {
 	control, begin, ok := uring.Split(b, controlRoom)
 	if !ok || len(b) < begin+frame.VnetLen+frame.EthernetLen {
 		return 0, 0, false
 	}
 	if tci, tpid, ok := vlan(control); ok {
-		const macs = frame.VnetLen + 12
-		copy(b[begin-frame.VLANLen:], b[begin:begin+macs])
+		copy(b[begin-frame.VLANLen:], b[begin:begin+tagAt])
 		begin -= frame.VLANLen
 		setTag(b[begin:], tci, tpid)
 	}
 	return begin, len(b), len(b)-begin <= frame.VnetLen+frame.MaxFrame
 }
 
-// setTag writes a VLAN tag into the room after the MACs of b, a frame with its virtio-net header.
+// tagAt is where a VLAN tag stands in a frame with its virtio-net header: behind the MACs.
+const tagAt = frame.VnetLen + 12
+
+// setTag writes a VLAN tag into the room for it in b, a frame with its virtio-net header.
 //
 //uvswitch:hot
 func setTag(b []byte, tci, tpid uint16) {
-	const macs = frame.VnetLen + 12
-	binary.BigEndian.PutUint16(b[macs:], tpid)
-	binary.BigEndian.PutUint16(b[macs+2:], tci)
+	binary.BigEndian.PutUint16(b[tagAt:], tpid)
+	binary.BigEndian.PutUint16(b[tagAt+2:], tci)
 	if h := frame.VnetHdr(b); h.NeedsCsum() {
 		h.Set(h[0], h[1], h.HdrLen()+frame.VLANLen, h.GSOSize(), h.CsumStart()+frame.VLANLen, h.CsumOffset())
 	}
@@ -174,8 +175,7 @@ func (p *AFPacket) receive(b []byte) (int, syscall.Errno) {
 	}
 	n := int(r)
 	if tci, tpid, ok := vlan(p.ctrl[:min(uint64(p.msg.Controllen), controlRoom)]); ok && n >= frame.VnetLen+frame.EthernetLen {
-		const macs = frame.VnetLen + 12
-		copy(b[macs+tag:], b[macs:n])
+		copy(b[tagAt+tag:], b[tagAt:n])
 		setTag(b, tci, tpid)
 		n += tag
 	}
@@ -213,6 +213,15 @@ func (p *AFPacket) Write(f *frame.Frame) frame.Reason { return mayReturn(p.write
 func mayReturn(why frame.Reason) frame.Reason {
 	if why == frame.PortGone {
 		return frame.PortDown
+	}
+	return why
+}
+
+// writeReason is WriteReason for a write to c's descriptor that its Write did not do.
+func writeReason(c frame.Conn, errno syscall.Errno) frame.Reason {
+	why := WriteReason(errno)
+	if _, ok := c.(*AFPacket); ok {
+		return mayReturn(why)
 	}
 	return why
 }

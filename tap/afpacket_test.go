@@ -30,7 +30,6 @@ func message(raw []byte, status uint32, tci, tpid uint16) []byte {
 }
 
 func TestUnpack(t *testing.T) {
-	p := &AFPacket{}
 	raw := bytes.Clone(sample)
 	frame.VnetHdr(raw).Set(frame.VnetNeedsCsum, frame.GSONone, 0, 0, 34, 16)
 	tagged := func(tpid ...byte) []byte {
@@ -44,20 +43,20 @@ func TestUnpack(t *testing.T) {
 		want   []byte
 	}{"no tag": {0, raw}, "tag": {valid, tagged(0x81, 0)}, "tag of a provider": {valid | tpid, tagged(0x88, 0xa8)}} {
 		b := message(raw, c.status, 0x2009, 0x88a8)
-		begin, end, ok := p.unpack(b)
+		begin, end, ok := unpack(b)
 		if !ok || !bytes.Equal(b[begin:end], c.want) {
 			t.Errorf("%s: %v\n%x\n%x", name, ok, b[begin:end], c.want)
 		}
 	}
 	longest := append(bytes.Clone(sample), make([]byte, frame.VnetLen+frame.MaxFrame-len(sample))...)
-	if begin, end, ok := p.unpack(message(longest, 0, 0, 0)); !ok || end-begin != len(longest) {
+	if begin, end, ok := unpack(message(longest, 0, 0, 0)); !ok || end-begin != len(longest) {
 		t.Error("the longest frame is refused")
 	}
-	if _, _, ok := p.unpack(message(longest, valid, 7, 0)); ok {
+	if _, _, ok := unpack(message(longest, valid, 7, 0)); ok {
 		t.Error("a frame is too long with its tag, and accepted")
 	}
 	for n := range messageRoom + frame.VnetLen + frame.EthernetLen {
-		if _, _, ok := p.unpack(message(sample, valid, 7, 0)[:n]); ok {
+		if _, _, ok := unpack(message(sample, valid, 7, 0)[:n]); ok {
 			t.Errorf("%d bytes are a frame", n)
 		}
 	}

@@ -510,12 +510,8 @@ func (r *IOUring) reap() {
 			}
 		case opWrite:
 			if c.Res < 0 {
-				why := WriteReason(syscall.Errno(-c.Res))
-				if r.ports[id].packet != nil {
-					why = mayReturn(why)
-				}
 				r.failed[0] = append(r.failed[0], frame.TxFailure{
-					Port: id, Reason: why, Frames: uint8(c.Data >> 48),
+					Port: id, Reason: writeReason(r.ports[id].conn, syscall.Errno(-c.Res)), Frames: uint8(c.Data >> 48),
 					Slot: uint8(c.Data >> writeBytes), Bytes: uint32(c.Data) & (1<<writeBytes - 1),
 				})
 			}
@@ -530,7 +526,7 @@ func (r *IOUring) readDone(id frame.PortID, c *uring.Completion) {
 		r.out[p.group]--
 		begin, end, ok := 0, int(c.Res), c.Res > 0
 		if ok && p.packet != nil {
-			begin, end, ok = p.packet.unpack(r.buffers[quiet].Bytes(c.Buffer)[:end])
+			begin, end, ok = unpack(r.buffers[quiet].Bytes(c.Buffer)[:end])
 		}
 		if ok {
 			if p.round != r.round {

@@ -233,11 +233,7 @@ func (s *slowPort) write(raw []byte) frame.Reason {
 		for {
 			_, err := unix.Write(s.conn.FD(), raw)
 			if errno, _ := err.(syscall.Errno); errno != unix.EINTR {
-				why := WriteReason(errno)
-				if _, ok := s.conn.(*AFPacket); ok {
-					why = mayReturn(why)
-				}
-				return why
+				return writeReason(s.conn, errno)
 			}
 		}
 	}

@@ -9,9 +9,8 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/uvswitch/uvswitch/internal/tapmaker"
-
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/tapmaker"
 )
 
 // maxBody is the maximum size of a request, in bytes: enough for thousands of published ports.

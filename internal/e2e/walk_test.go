@@ -39,6 +39,13 @@ func contains(t *testing.T, text string, want ...string) {
 	}
 }
 
+// told checks that a command in a namespace, which may fail, prints each of some texts.
+func told(b *Bed, ns, line string, want ...string) {
+	b.t.Helper()
+	said, _ := b.TrySh(ns, line)
+	contains(b.t, said, want...)
+}
+
 func TestContainersReachEachOther(t *testing.T) {
 	b := New(t)
 	containers(b)

@@ -345,7 +345,7 @@ func TestRFC5095_3_RoutingHeader0(t *testing.T) {
 	s.drops("type 0", s.send(s.a, p), frame.SourceRoute)
 }
 
-// UDP without a checksum is not translated.
+// UDP without a checksum, as tunnels send it (RFC 6935), is translated, and has none afterwards either.
 func TestRFC8200_8_1_UDPChecksum(t *testing.T) {
 	s := newSix(t)
 	p := s.udp(addrOf(s.o), 53, "x")

@@ -45,14 +45,23 @@ func newQuestion(flags fibFlags) (*ebpf.Program, error) {
 }
 
 // ask runs the question about a packet t, as the host's routing sees it from device ifindex.
-func ask(question *ebpf.Program, ifindex int, t frame.Tuple) (params [fibParams]byte, result int32, err error) {
-	params[fibFamily], params[fibProto] = unix.AF_INET, t.Proto
+func ask[A frame.Address](question *ebpf.Program, ifindex int, t frame.TupleOf[A]) (params [fibParams]byte, result int32, err error) {
+	params[fibProto] = t.Proto
 	binary.BigEndian.PutUint16(params[fibSrcPort:], t.SrcPort)
 	binary.BigEndian.PutUint16(params[fibDstPort:], t.DstPort)
-	binary.NativeEndian.PutUint16(params[fibLength:], frame.IPv4Len) // with a length, the answer has the MTU
 	binary.NativeEndian.PutUint32(params[fibIfindex:], uint32(ifindex))
-	binary.BigEndian.PutUint32(params[fibSrc:], uint32(t.Src))
-	binary.BigEndian.PutUint32(params[fibDst:], uint32(t.Dst))
+	length := frame.IPv4Len // with a length, the answer has the MTU
+	switch t := any(t).(type) {
+	case frame.Tuple:
+		params[fibFamily] = unix.AF_INET
+		binary.BigEndian.PutUint32(params[fibSrc:], uint32(t.Src))
+		binary.BigEndian.PutUint32(params[fibDst:], uint32(t.Dst))
+	case frame.Tuple6:
+		params[fibFamily], length = unix.AF_INET6, frame.IPv6Len
+		t.Src.Put(params[fibSrc:])
+		t.Dst.Put(params[fibDst:])
+	}
+	binary.NativeEndian.PutUint16(params[fibLength:], uint16(length))
 	code, out, err := question.Test(params[:])
 	if err != nil {
 		return params, 0, fmt.Errorf("uplink: asking the host's routing: %w", err)
@@ -103,27 +112,9 @@ func (u *Uplink) AskSource(t frame.Tuple) frame.Addr {
 // Ask returns the way of a container's packet outside, as the host's routing chooses it now. It does not wait, but before Linux 6.7
 // for netlink, when a next hop is new.
 func (u *Uplink) Ask(t frame.Tuple) (Way, error) {
-	if u.question == nil {
-		return Way{}, errors.New("this uplink does not ask the host's routing")
-	}
-	params, result, err := ask(u.question, u.tapIdx, t)
-	if err != nil {
-		return Way{}, err
-	}
-	mtu := int(binary.NativeEndian.Uint16(params[fibLength:]))
-	if result == fibNoNeigh { // without SKIP_NEIGH; the kernel has not come to the MTU
-		result, mtu = 0, 0
-	}
-	w := Way{Code: frame.WayCode(result), MTU: mtu}
-	if result < 0 {
-		w.Code = frame.WayNoRoute
-	}
-	if w.Code != 0 {
-		return w, nil
-	}
-	u.setDevice(&w, params[:])
-	if w.NextHop = netip.AddrFrom4([4]byte(params[fibDst:])); params[fibFamily] == unix.AF_INET6 {
-		w.NextHop = netip.AddrFrom16([16]byte(params[fibDst:]))
+	w, params, err := wayOf(u, t)
+	if err != nil || w.Code != 0 {
+		return w, err
 	}
 	if w.Source = netip.AddrFrom4([4]byte(params[fibSrc:])); u.maps.sources != nil {
 		w.Source = u.learnSource(w.index, w.NextHop, [4]byte(params[fibDst:]))
@@ -133,42 +124,45 @@ func (u *Uplink) Ask(t frame.Tuple) (Way, error) {
 
 // Ask6 is Ask for IPv6. Before Linux 6.7, the source follows from the device alone.
 func (u *Uplink) Ask6(t frame.Tuple6) (Way, error) {
-	if u.question == nil {
-		return Way{}, errors.New("this uplink does not ask the host's routing")
+	w, params, err := wayOf(u, t)
+	if err != nil || w.Code != 0 {
+		return w, err
 	}
-	var params [fibParams]byte
-	params[fibFamily], params[fibProto] = unix.AF_INET6, t.Proto
-	binary.BigEndian.PutUint16(params[fibSrcPort:], t.SrcPort)
-	binary.BigEndian.PutUint16(params[fibDstPort:], t.DstPort)
-	binary.NativeEndian.PutUint16(params[fibLength:], frame.IPv6Len)
-	binary.NativeEndian.PutUint32(params[fibIfindex:], uint32(u.tapIdx))
-	t.Src.Put(params[fibSrc:])
-	t.Dst.Put(params[fibDst:])
-	code, out, err := u.question.Test(params[:])
-	if err != nil {
-		return Way{}, fmt.Errorf("uplink: asking the host's routing: %w", err)
-	}
-	w := Way{MTU: int(binary.NativeEndian.Uint16(out[fibLength:]))}
-	switch result := int32(code); {
-	case result < 0:
-		w.Code = frame.WayNoRoute
-	case result == fibNoNeigh: // the kernel has not come to the MTU
-		w.MTU = 0
-	default:
-		w.Code = frame.WayCode(result)
-	}
-	if w.Code != 0 {
-		return w, nil
-	}
-	u.setDevice(&w, out)
-	w.NextHop = netip.AddrFrom16([16]byte(out[fibDst:]))
-	if w.Source = netip.AddrFrom16([16]byte(out[fibSrc:])); u.maps.sources != nil {
+	if w.Source = netip.AddrFrom16([16]byte(params[fibSrc:])); u.maps.sources != nil {
 		known := u.known.Load()
 		if w.Source = known.Sources6[w.index]; !w.Source.IsValid() {
 			w.Source = known.Addr6
 		}
 	}
 	return w, nil
+}
+
+// wayOf asks for the way of a packet, and returns it without its source, and the kernel's answer.
+func wayOf[A frame.Address](u *Uplink, t frame.TupleOf[A]) (w Way, params [fibParams]byte, err error) {
+	if u.question == nil {
+		return w, params, errors.New("this uplink does not ask the host's routing")
+	}
+	params, result, err := ask(u.question, u.tapIdx, t)
+	if err != nil {
+		return w, params, err
+	}
+	w.MTU = int(binary.NativeEndian.Uint16(params[fibLength:]))
+	switch {
+	case result < 0:
+		w.Code = frame.WayNoRoute
+	case result == fibNoNeigh: // without SKIP_NEIGH; the kernel has not come to the MTU
+		w.MTU = 0
+	default:
+		w.Code = frame.WayCode(result)
+	}
+	if w.Code != 0 {
+		return w, params, nil
+	}
+	u.setDevice(&w, params[:])
+	if w.NextHop = netip.AddrFrom4([4]byte(params[fibDst:])); params[fibFamily] == unix.AF_INET6 {
+		w.NextHop = netip.AddrFrom16([16]byte(params[fibDst:]))
+	}
+	return w, params, nil
 }
 
 // setDevice sets the device of a way from the kernel's answer.

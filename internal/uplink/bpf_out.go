@@ -217,9 +217,7 @@ func (p *wayOut) emitAnswer() {
 //
 //	six answer: if (params.src != ip6.src) { result = SOURCE; goto came_back; }
 //	if (command == ASK_SOURCE) goto send;
-//	head = load(40, 4); tuple = {ip6.dst, ip6.src, head.dst_port, head.src_port}; // of the answer
-//	socket = ip6.next == TCP ? skc_lookup_tcp(tuple) : ip6.next == UDP ? sk_lookup_udp(tuple) : 0;
-//	if (socket) goto taken;
+//	head = load(40, 4); tuple = {ip6.dst, ip6.src}; look_for_socket(tuple);
 func (p *wayOut) emitCompare6() {
 	if p.maps.sources != nil {
 		p.Emit(asm.Ja.Label("send").WithSymbol("six answer"))
@@ -236,18 +234,8 @@ func (p *wayOut) emitCompare6() {
 	p.emitLoad(0, outL4, 4, "send")
 	p.emitCopy(outTuple6, outIP6+ip6Dst, 16)
 	p.emitCopy(outTuple6+16, outIP6+ip6Src, 16)
-	p.Emit(
-		asm.LoadMem(asm.R1, asm.RFP, outL4+2, asm.Half), asm.StoreMem(asm.RFP, outTuple6+32, asm.R1, asm.Half),
-		asm.LoadMem(asm.R1, asm.RFP, outL4, asm.Half), asm.StoreMem(asm.RFP, outTuple6+34, asm.R1, asm.Half),
-		asm.JEq.Imm(regProto, unix.IPPROTO_UDP, "six udp"), asm.JNE.Imm(regProto, unix.IPPROTO_TCP, "send"),
-	)
-	p.emitSocket(asm.FnSkcLookupTcp, outTuple6, tupleLen6, "send")
-	p.Emit(asm.Ja.Label("taken"), asm.Mov.Imm(asm.R0, 0).WithSymbol("six udp"))
-	p.emitSocket(asm.FnSkLookupUdp, outTuple6, tupleLen6, "send")
-	p.Emit(
-		asm.Ja.Label("taken"),
-		asm.Mov.Imm(regCommand, int32(frame.WaySource)).WithSymbol("six source"), asm.Ja.Label("came back"),
-	)
+	p.emitSocketOf("six ", outTuple6, tupleLen6)
+	p.Emit(asm.Mov.Imm(regCommand, int32(frame.WaySource)).WithSymbol("six source"), asm.Ja.Label("came back"))
 }
 
 // emitKnownSource, on a kernel that does not tell the source address:
@@ -297,24 +285,37 @@ func (p *wayOut) emitCompare() {
 
 // emitSocketCheck:
 //
-//	tuple = {ip.dst, ip.src, head.dst_port, head.src_port}; // of the answer
-//	socket = ip.proto == TCP ? skc_lookup_tcp(tuple) : ip.proto == UDP ? sk_lookup_udp(tuple) : 0;
-//	if (socket) { sk_release(socket); result = PORT; goto came_back; }
+//	tuple = {ip.dst, ip.src}; look_for_socket(tuple);
+//	taken: sk_release(socket); result = PORT; goto came_back;
 func (p *wayOut) emitSocketCheck() {
 	p.Emit(
 		asm.LoadMem(asm.R1, asm.RFP, outIP+ipDst, asm.Word), asm.StoreMem(asm.RFP, outTuple, asm.R1, asm.Word),
 		asm.LoadMem(asm.R1, asm.RFP, outIP+ipSrc, asm.Word), asm.StoreMem(asm.RFP, outTuple+4, asm.R1, asm.Word),
-		asm.LoadMem(asm.R1, asm.RFP, outL4+2, asm.Half), asm.StoreMem(asm.RFP, outTuple+8, asm.R1, asm.Half),
-		asm.LoadMem(asm.R1, asm.RFP, outL4, asm.Half), asm.StoreMem(asm.RFP, outTuple+10, asm.R1, asm.Half),
-		asm.JEq.Imm(regProto, unix.IPPROTO_UDP, "udp"), asm.JNE.Imm(regProto, unix.IPPROTO_TCP, "send"),
 	)
-	p.emitSocket(asm.FnSkcLookupTcp, outTuple, tupleLen, "send")
-	p.Emit(asm.Ja.Label("taken"), asm.Mov.Imm(asm.R0, 0).WithSymbol("udp"))
-	p.emitSocket(asm.FnSkLookupUdp, outTuple, tupleLen, "send")
+	p.emitSocketOf("", outTuple, tupleLen)
 	p.Emit(
 		asm.Mov.Reg(asm.R1, asm.R0).WithSymbol("taken"), asm.FnSkRelease.Call(),
 		asm.Mov.Imm(regCommand, int32(frame.WayPort)), asm.Ja.Label("came back"),
 	)
+}
+
+// emitSocketOf looks for the host's socket that would take the answer to a packet. The slot tuple begins with the addresses of the answer, and
+// ends with its ports.
+//
+//	tuple.ports = {head.dst_port, head.src_port};
+//	socket = proto == TCP ? skc_lookup_tcp(tuple) : proto == UDP ? sk_lookup_udp(tuple) : 0;
+//	if (socket) goto taken; else goto send;
+func (p *wayOut) emitSocketOf(prefix string, tuple, size int32) {
+	ports := int16(tuple + size - 4)
+	p.Emit(
+		asm.LoadMem(asm.R1, asm.RFP, outL4+2, asm.Half), asm.StoreMem(asm.RFP, ports, asm.R1, asm.Half),
+		asm.LoadMem(asm.R1, asm.RFP, outL4, asm.Half), asm.StoreMem(asm.RFP, ports+2, asm.R1, asm.Half),
+		asm.JEq.Imm(regProto, unix.IPPROTO_UDP, prefix+"udp"), asm.JNE.Imm(regProto, unix.IPPROTO_TCP, "send"),
+	)
+	p.emitSocket(asm.FnSkcLookupTcp, tuple, size, "send")
+	p.Emit(asm.Ja.Label("taken"), asm.Mov.Imm(asm.R0, 0).WithSymbol(prefix+"udp"))
+	p.emitSocket(asm.FnSkLookupUdp, tuple, size, "send")
+	p.Emit(asm.Ja.Label("taken"))
 }
 
 // emitSend: the next hop may be an IPv6 address (RFC 5549).
