@@ -6,7 +6,7 @@ import (
 	"math/rand/v2"
 )
 
-// A Coalescer joins what belongs together in one batch, before it is sent: consecutive TCP segments or UDP datagrams
+// GRO joins what belongs together in one batch, before it is sent: consecutive TCP segments or UDP datagrams
 // of one flow become one super-frame, so that their way through the receiver's kernel is paid for once. It is GRO
 // (linux net/ipv4/tcp_offload.c, udp_offload.c), by the same conditions, but waits for nothing. Nothing is copied
 // either: a super-frame is a chain of frames, each with its part of the payload.
@@ -35,7 +35,7 @@ type openFlow struct {
 	next       uint32 // TCP: the sequence number that follows
 }
 
-// Joined tells what became of a frame.
+// GROResult tells what became of a frame.
 type GROResult uint8
 
 const (
