@@ -14,6 +14,8 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -226,23 +228,49 @@ func (a *Attachment) lookUp(ctx context.Context) (*api.Network, error) {
 }
 
 // differs describes the first difference between the switch's network and the requested one; empty when there is none, or when no
-// subnet is requested.
+// subnet is requested. A setting that the request leaves out may be anything.
 func (a *Attachment) differs(n *api.Network) string {
 	want := a.Network
-	switch {
-	case want.Subnet == "":
-	case n.Subnet != want.Subnet:
-		return fmt.Sprintf("subnet %s, but the configuration says %s", n.Subnet, want.Subnet)
-	case want.Subnet6 != "" && want.Subnet6 != "auto" && n.Subnet6 != want.Subnet6:
-		return fmt.Sprintf("IPv6 subnet %s, but the configuration says %s", cmp.Or(n.Subnet6, "none"), want.Subnet6)
-	case want.Gateway6 != "" && n.Gateway6 != want.Gateway6:
-		return fmt.Sprintf("IPv6 gateway %s, but the configuration says %s", n.Gateway6, want.Gateway6)
-	case want.Gateway != "" && n.Gateway != want.Gateway:
-		return fmt.Sprintf("gateway %s, but the configuration says %s", n.Gateway, want.Gateway)
-	case n.Internal != want.Internal:
-		return fmt.Sprintf("internal: %v, but the configuration says %v", n.Internal, want.Internal)
-	case n.Isolated != want.Isolated:
-		return fmt.Sprintf("isolated: %v, but the configuration says %v", n.Isolated, want.Isolated)
+	if want.Subnet == "" {
+		return ""
+	}
+	if want.Subnet6 == "auto" { // any subnet will do; without IPv6 in the kernel, none
+		want.Subnet6 = ""
+	}
+	if n.Subnet6 == "" {
+		want.NAT6, want.In6, want.RA, want.NDProxy = "", "", "", false
+	}
+	yesNo := strconv.FormatBool
+	for _, x := range []struct{ what, is, want string }{
+		{"subnet", n.Subnet, want.Subnet},
+		{"IPv6 subnet", cmp.Or(n.Subnet6, "none"), want.Subnet6},
+		{"IPv6 gateway", n.Gateway6, want.Gateway6},
+		{"gateway", n.Gateway, want.Gateway},
+		{"nat6", n.NAT6, want.NAT6},
+		{"in6", n.In6, want.In6},
+		{"ra", n.RA, want.RA},
+		{"nd-proxy", yesNo(n.NDProxy), yesNo(want.NDProxy || n.NDProxy)},
+		{"protocols", n.Protocols, string(want.Protocols)},
+		{"internal:", yesNo(n.Internal), yesNo(want.Internal)},
+		{"isolated:", yesNo(n.Isolated), yesNo(want.Isolated)},
+	} {
+		if x.want != "" && canonical(x.is) != canonical(x.want) {
+			return fmt.Sprintf("%s %s, but the configuration says %s", x.what, x.is, x.want)
+		}
 	}
 	return ""
+}
+
+// canonical is one form of an address, of a prefix (also of one behind "npt="), or of a list.
+func canonical(s string) string {
+	s = strings.TrimPrefix(s, "npt=")
+	if p, err := netip.ParsePrefix(s); err == nil {
+		return p.Masked().String()
+	}
+	if a, err := netip.ParseAddr(s); err == nil {
+		return a.String()
+	}
+	words := strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
+	slices.Sort(words)
+	return strings.Join(words, ",")
 }

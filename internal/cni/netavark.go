@@ -161,12 +161,14 @@ func netavark(ctx context.Context, command, netns, version string, in io.Reader,
 		IPNet   string `json:"ipnet"`
 		Gateway string `json:"gateway,omitempty"`
 	}
-	subnets := []subnet{{IPNet: got.Addr.String()}}
-	if len(got.Routes) > 0 {
-		subnets[0].Gateway = got.Gateway.String()
-	}
+	subnets := []subnet{{got.Addr.String(), got.Gateway.String()}}
 	if got.Addr6.IsValid() {
 		subnets = append(subnets, subnet{got.Addr6.String(), got.Gateway6.String()})
+	}
+	for i := range subnets {
+		if len(got.Routes) == 0 { // the network is internal
+			subnets[i].Gateway = ""
+		}
 	}
 	return json.NewEncoder(out).Encode(map[string]any{
 		"dns_search_domains": []string{}, "dns_server_ips": []string{},
@@ -208,14 +210,28 @@ func createNetwork(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err != nil || !p.Addr().Is4() {
 		return fmt.Errorf("%q is not an IPv4 subnet, such as 10.89.0.0/24", add.Subnet)
 	}
-	if list, ok := all["subnets"].([]any); ok && !chosen && add.Gateway == "" {
-		if first, ok := list[0].(map[string]any); ok {
-			first["gateway"] = p.Masked().Addr().Next().String() // all other keys stay as they are
+	if list, ok := all["subnets"].([]any); ok && !chosen {
+		for _, x := range list {
+			s, _ := x.(map[string]any)
+			named, _ := s["subnet"].(string)
+			if p, err := netip.ParsePrefix(named); err == nil && s["gateway"] == nil {
+				s["gateway"] = p.Masked().Addr().Next().String() // all other keys stay as they are
+			}
 		}
 	}
 	if chosen { // created now, so that the next network gets another subnet
-		if err := attach.Client(n.Options["socket"]).AddNetwork(ctx, add); err != nil {
+		sw := attach.Client(n.Options["socket"])
+		if err := sw.AddNetwork(ctx, add); err != nil {
 			return err
+		}
+		list, err := sw.Networks(ctx)
+		if err != nil {
+			return err
+		}
+		for _, made := range list {
+			if made.Name == add.Name && made.Subnet6 != "" {
+				all["subnets"] = append(all["subnets"].([]any), map[string]any{"subnet": made.Subnet6, "gateway": made.Gateway6})
+			}
 		}
 	}
 	return json.NewEncoder(out).Encode(all)

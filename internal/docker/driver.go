@@ -136,14 +136,20 @@ func (d *Driver) createEndpoint(ctx context.Context, q createEndpoint) (any, err
 // these addresses and without a container is a remainder from when Docker lost its state, and place removes it.
 func (d *Driver) place(ctx context.Context, e *endpoint) error {
 	for id, o := range d.state.Endpoints {
-		if o.Network != e.Network || o.Address != e.Address && o.MAC != e.MAC {
+		what, byMAC := "", false
+		switch {
+		case o.Network != e.Network:
+		case o.Address == e.Address:
+			what = "address " + e.Address
+		case e.Address6 != "" && o.Address6 == e.Address6:
+			what = "address " + e.Address6
+		case o.MAC == e.MAC:
+			what, byMAC = "MAC address "+e.MAC, true
+		}
+		if what == "" {
 			continue
 		}
-		if o.Sandbox != "" && d.holds(ctx, id, o) || o.Sandbox == "" && o.Address != e.Address {
-			what := "address " + e.Address
-			if o.Address != e.Address {
-				what = "MAC address " + e.MAC
-			}
+		if o.Sandbox != "" && d.holds(ctx, id, o) || o.Sandbox == "" && byMAC {
 			return fmt.Errorf("%s is in use by endpoint %s", what, short(id))
 		}
 		if err := d.removeEndpoint(ctx, id); err != nil {

@@ -7,6 +7,11 @@ import (
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 )
 
+// A refusal is why a value is not taken, if there is more to say than that it is not valid.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+
 // An option is an -o of `docker network create`.
 type option struct {
 	names []string // the first is ours, the others are names of Docker's bridge driver
@@ -32,9 +37,17 @@ var networkOptions = []option{
 	{[]string{"mapping"}, func(n *network, v string) error { n.Add.Mapping = v; return nil }},
 	{[]string{"filtering"}, func(n *network, v string) error { n.Add.Filtering = v; return nil }},
 	{[]string{"nat6", "com.docker.network.bridge.gateway_mode_ipv6"}, func(n *network, v string) error {
-		if n.Add.NAT6 = v; v == "nat" { // Docker's word
-			n.Add.NAT6 = "masquerade"
+		switch v { // Docker's words
+		case "nat":
+			v = "masquerade"
+		case "isolated":
+			if v = ""; !n.Add.Internal {
+				return refusal("needs --internal, as in Docker's bridge driver")
+			}
+		case "nat-unprotected":
+			return refusal("does not exist here: behind the host's address, the outside reaches published ports only; use nat6=routed with in6=any")
 		}
+		n.Add.NAT6 = v
 		return nil
 	}},
 	{[]string{"in6"}, func(n *network, v string) error { n.Add.In6 = v; return nil }},

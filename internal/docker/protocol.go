@@ -113,7 +113,10 @@ func (q createNetwork) network() (*network, error) {
 			}
 			return nil, fmt.Errorf("-o %s: this option does not exist; the options are %s", k, strings.Join(known, ", "))
 		}
-		if err := networkOptions[i].set(n, fmt.Sprint(v)); err != nil {
+		why := refusal("")
+		if err := networkOptions[i].set(n, fmt.Sprint(v)); errors.As(err, &why) {
+			return nil, fmt.Errorf("-o %s=%v %w", k, v, why)
+		} else if err != nil {
 			return nil, fmt.Errorf("-o %s=%v: the value is not valid for this option", k, v)
 		}
 	}

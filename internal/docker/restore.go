@@ -186,13 +186,8 @@ func (d *Driver) freeIfname(sandbox string) string {
 
 // dropStaleNetworks removes networks without containers that overlap n. Docker assigns no subnet twice, so it has lost these.
 func (d *Driver) dropStaleNetworks(ctx context.Context, n *network) (dropped bool) {
-	subnet, err := netip.ParsePrefix(n.Add.Subnet)
-	if err != nil {
-		return false
-	}
 	for id, o := range d.state.Networks {
-		p, err := netip.ParsePrefix(o.Add.Subnet)
-		if err != nil || !p.Overlaps(subnet) || d.inUse(ctx, id) {
+		if !overlap(n.Add.Subnet, o.Add.Subnet) && !overlap(n.Add.Subnet6, o.Add.Subnet6) || d.inUse(ctx, id) {
 			continue
 		}
 		if _, err := d.deleteNetwork(ctx, networkID{id}); err != nil {
@@ -202,6 +197,13 @@ func (d *Driver) dropStaleNetworks(ctx context.Context, n *network) (dropped boo
 		dropped = true
 	}
 	return dropped
+}
+
+// overlap reports whether two subnets have an address in common; a text that is no subnet has none.
+func overlap(a, b string) bool {
+	p, aErr := netip.ParsePrefix(a)
+	q, bErr := netip.ParsePrefix(b)
+	return aErr == nil && bErr == nil && p.Overlaps(q)
 }
 
 func (d *Driver) inUse(ctx context.Context, network string) bool {
