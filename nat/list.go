@@ -176,8 +176,8 @@ func (n *NAT) UsedByFamily() (four, six int) {
 	return int(n.flows.used.Load()), int(n.six.flows.used.Load())
 }
 
-// Limit returns the maximum number of flows of IPv4.
-func (n *NAT) Limit() int { return n.flows.limit() }
+// Limits returns the maximum number of flows of IPv4 and of IPv6.
+func (n *NAT) Limits() (four, six int) { return n.flows.limit(), n.six.flows.limit() }
 
 // FlowsOf returns the number of flows charged to a port.
 func (n *NAT) FlowsOf(id frame.PortID) int { return n.flowShares.Held(id) + n.six.flowShares.Held(id) }

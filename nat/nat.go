@@ -23,8 +23,11 @@ type Options struct {
 	Grow         func()   // if not nil: called by Expire when the tables use some MiB more of that memory
 }
 
-// DefaultFlows is the default capacity of the flow table.
+// DefaultFlows is the default capacity of IPv4's flow table.
 const DefaultFlows = 1 << 20
+
+// DefaultFlows6 is the default capacity of IPv6's flow table, beside one of IPv4 for that many flows.
+func DefaultFlows6(flows int) int { return flows / 4 }
 
 // NAT is the connection tracker and its rules, for both families. What it has of its own is IPv4's part.
 type NAT struct {
@@ -122,7 +125,7 @@ const (
 // New returns a NAT without rules: it translates nothing until Update.
 func New(o Options) *NAT {
 	o.Flows = cmp.Or(o.Flows, DefaultFlows)
-	o.Flows6 = cmp.Or(o.Flows6, o.Flows/4)
+	o.Flows6 = cmp.Or(o.Flows6, DefaultFlows6(o.Flows))
 	if o.Timers.Established == 0 {
 		o.Timers = RFCTimers()
 	}

@@ -81,14 +81,17 @@ func (n *tracker[A]) preRouteTuple(c *config[A], f packet[A], b *frame.Batch, ou
 		}
 		return frame.None
 	}
-	if !c.owns(f.tuple.Dst) {
+	if !c.has(f.tuple.Dst) {
 		if m := c.prefixOf(f.tuple.Dst); m != nil && (outside || m.Outside != m.Inside) { // from inside, an address that stays is not translated
 			return n.preRoutePrefix(c, m, f, outside)
 		}
-		if outside {
+		switch {
+		case c.hadLately(f.tuple.Dst):
+		case outside:
 			return frame.NotForUs
+		default:
+			return frame.None
 		}
-		return frame.None
 	}
 	if p := c.published(f.tuple, true); p != nil {
 		if !p.allows(f.tuple.Src) {

@@ -123,7 +123,7 @@ func (p *pmtuCache) update(f *frame.Frame, now frame.Tick) {
 	}
 	if f.Proto == frame.ICMPv6 {
 		if q, _, ok := frame.Quoted6(icmp); ok && icmp.Type() == frame.ICMPv6TooBig {
-			p.noteIfLower(hint(q.Dst), int(max(icmp.MTU6(), frame.MinMTU6)), now)
+			p.noteIfLower(hint(q.Dst), int(icmp.MTU6()), now)
 		}
 		return
 	}

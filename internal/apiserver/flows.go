@@ -66,8 +66,10 @@ func (v *view) flowList(r *http.Request) (any, error) {
 
 func (v *view) flowStats() api.FlowStats {
 	n := v.dp.NAT
+	four, six := n.UsedByFamily()
+	most, most6 := n.Limits()
 	x := api.FlowStats{
-		Used: n.Used(), Limit: n.Limit(), Quota: n.FlowQuota(), States: map[string]int{}, Holders: map[string]int{}, Missed: v.missed(),
+		Used: four, Limit: most, Used6: six, Limit6: most6, Quota: n.FlowQuota(), States: map[string]int{}, Holders: map[string]int{}, Missed: v.missed(),
 	}
 	x.Created, x.Ended = n.Stats()
 	n.Flows(v.dp.Now(), func(f nat.Flow) bool {

@@ -408,7 +408,9 @@ func (v *view) tables() map[string]api.Table {
 		natPorts.Used += u.Used + u.Resting
 		natPorts.Limit += u.Limit
 	}
-	return map[string]api.Table{"fdb": fdb, "flows": {Used: n.Used(), Limit: n.Limit()}, "nat_ports": natPorts}
+	four, six := n.UsedByFamily()
+	most, most6 := n.Limits()
+	return map[string]api.Table{"fdb": fdb, "flows": {Used: four, Limit: most}, "flows6": {Used: six, Limit: most6}, "nat_ports": natPorts}
 }
 
 func (v *view) stats() api.Stats {

@@ -115,6 +115,7 @@ func (a *app) followFlows(ctx context.Context, path string) error {
 
 func printFlowStats(w io.Writer, s api.FlowStats) {
 	row(w, "flows", fmt.Sprintf("%d of %d; limit per port %d", s.Used, s.Limit, s.Quota))
+	row(w, "flows of IPv6", fmt.Sprintf("%d of %d", s.Used6, s.Limit6))
 	row(w, "created", s.Created)
 	for _, k := range byName(s.Ended) {
 		row(w, "ended: "+k, s.Ended[k])

@@ -97,7 +97,7 @@ func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
 		if id == "" { // as in images for many machines, whose prefixes must differ
 			id = rand.Text()
 		}
-		source.ULA = model.ULA(id, f.name)
+		source.ULA, source.Secret = model.ULA(id, f.name), model.NewSecret(id, f.name)
 	}
 	conf, err := source.Start()
 	if err != nil {

@@ -91,8 +91,8 @@ func orDash(s string) string {
 }
 
 func printTables(w io.Writer, tables map[string]api.Table) {
-	unit := map[string]string{"fdb": "MAC addresses", "flows": "flows", "nat_ports": "outside ports of TCP and UDP"}
-	for _, k := range []string{"fdb", "flows", "nat_ports"} {
+	unit := map[string]string{"fdb": "MAC addresses", "flows": "flows of IPv4", "flows6": "flows of IPv6", "nat_ports": "outside ports of TCP and UDP"}
+	for _, k := range []string{"fdb", "flows", "flows6", "nat_ports"} {
 		row(w, "table "+k, fmt.Sprintf("%d of %d %s", tables[k].Used, tables[k].Limit, unit[k]))
 	}
 }

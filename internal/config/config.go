@@ -102,7 +102,8 @@ type NAT struct {
 	Filtering    string `yaml:"filtering,omitempty"` // likewise
 	Windows      string `yaml:"windows,omitempty"`   // liberal or strict
 	Timers       Timers `yaml:"timers,omitempty"`
-	Flows        int    `yaml:"flows,omitempty"`
+	Flows        int    `yaml:"flows,omitempty"`  // of IPv4
+	Flows6       int    `yaml:"flows6,omitempty"` // of IPv6
 	FlowsPerPort int    `yaml:"flows_per_port,omitempty"`
 }
 
@@ -201,8 +202,8 @@ func Parse(b []byte) (f *File, err error) {
 	if _, err := model.ParseInbound(string(f.Host.Inbound)); err != nil {
 		return nil, err
 	}
-	if f.NAT.Flows < 0 || f.NAT.FlowsPerPort < 0 || f.NAT.Flows > maxFlows {
-		return nil, fmt.Errorf("nat: flows and flows_per_port are numbers from 1; the largest for flows is %d", maxFlows)
+	if min(f.NAT.Flows, f.NAT.Flows6, f.NAT.FlowsPerPort) < 0 || max(f.NAT.Flows, f.NAT.Flows6) > maxFlows {
+		return nil, fmt.Errorf("nat: flows, flows6 and flows_per_port are numbers from 1; the largest for flows and flows6 is %d", maxFlows)
 	}
 	for i, n := range f.Networks {
 		if _, err := nat.ParseMapping(n.Mapping); err != nil {

@@ -33,7 +33,7 @@ func Running(ctx context.Context, sw *api.Client) (*File, error) {
 	if status.Host != "" {
 		f.Host = Host{Address: status.Host, Inbound: api.Words(status.HostInbound), Cgroup: status.HostCgroup}
 	}
-	f.NAT = NAT{Windows: nat.Windows, Flows: status.Tables["flows"].Limit, FlowsPerPort: nat.FlowsPerPort, Timers: timersFrom(nat.Timers)}
+	f.NAT = NAT{Windows: nat.Windows, Flows: status.Tables["flows"].Limit, Flows6: status.Tables["flows6"].Limit, FlowsPerPort: nat.FlowsPerPort, Timers: timersFrom(nat.Timers)}
 	for _, n := range status.Networks {
 		f.Networks = append(f.Networks, api.NetworkAdd{Name: n.Name, Subnet: n.Subnet, Gateway: n.Gateway, Subnet6: cmp.Or(n.Subnet6, model.SubnetOff), Gateway6: n.Gateway6, NAT6: n.NAT6, In6: n.In6, RA: n.RA, NDProxy: n.NDProxy, MTU: n.MTU, Internal: n.Internal, Isolated: n.Isolated,
 			Mapping: n.Mapping, Filtering: n.Filtering, Protocols: api.Words(n.Protocols)})

@@ -14,9 +14,10 @@ import (
 
 // A Source is where a switch's configuration comes from: a file, and the flags of `uvswitch run`, which win over the file.
 type Source struct {
-	Path  string       // of the file; empty for none
-	ULA   netip.Prefix // see model.Config
-	Flags Flags
+	Path   string       // of the file; empty for none
+	ULA    netip.Prefix // see model.Config
+	Secret model.Secret // likewise
+	Flags  Flags
 }
 
 // Flags are those of `uvswitch run` that the file can say, too. nil: not given.
@@ -66,9 +67,10 @@ func (s Source) Load(text []byte) (model.Config, error) {
 func (s Source) config(f *File) (c model.Config, err error) {
 	c = model.Config{
 		ULA:     s.ULA,
+		Secret:  s.Secret,
 		Uplink:  model.Uplink{Device: cmp.Or(f.Uplink.Device, model.UplinkAuto), Kind: f.Uplink.Kind, Ports: cmp.Or(f.Uplink.Ports, model.DefaultNATPorts), Devices: strings.Join(f.Uplink.Devices, ",")},
 		Host:    model.Host{On: f.Host.Address != "off", Cgroup: f.Host.Cgroup, Inbound: string(f.Host.Inbound)},
-		NAT:     model.NAT{Flows: f.NAT.Flows, FlowsPerPort: f.NAT.FlowsPerPort, Strict: f.NAT.Windows == "strict", Mapping: f.NAT.Mapping, Filtering: f.NAT.Filtering},
+		NAT:     model.NAT{Flows: f.NAT.Flows, Flows6: f.NAT.Flows6, FlowsPerPort: f.NAT.FlowsPerPort, Strict: f.NAT.Windows == "strict", Mapping: f.NAT.Mapping, Filtering: f.NAT.Filtering},
 		Default: api.NetworkAdd{Name: api.DefaultNetwork},
 		Ports:   f.Ports,
 	}

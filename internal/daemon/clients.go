@@ -41,7 +41,7 @@ func (d *Daemon) updateClientsLocked() {
 	if d.clients == nil || h == nil || d.closed {
 		return
 	}
-	own := slices.Clone(d.local)
+	own, _ := familiesOf(d.local)
 	for _, a := range d.hostAddrsLocked() {
 		if a.Is4() {
 			own = append(own, netip.PrefixFrom(a, 32))

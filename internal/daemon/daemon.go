@@ -161,7 +161,7 @@ func newDaemon(o Options) (*Daemon, error) {
 	}
 	var tables hugepages.Memory
 	natOptions := nat.Options{
-		Flows: o.Config.NAT.Flows, FlowsPerPort: o.Config.NAT.FlowsPerPort, Seed: binary.NativeEndian.Uint64(seed[:]), Timers: o.Config.NAT.Timers,
+		Flows: o.Config.NAT.Flows, Flows6: o.Config.NAT.Flows6, FlowsPerPort: o.Config.NAT.FlowsPerPort, Seed: binary.NativeEndian.Uint64(seed[:]), Timers: o.Config.NAT.Timers,
 		Strict: o.Config.NAT.Strict, Alloc: tables.Alloc, Grow: func() { go tables.Grow() },
 	}
 	if o.Config.Uplink.Device != model.UplinkNone {

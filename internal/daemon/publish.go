@@ -207,7 +207,8 @@ func (d *Daemon) updateRulesLocked() {
 	d.followLocalLocked()
 	pools := d.poolsLocked()
 	d.poolFree = min(pools[0].Len(), pools[1].Len())
-	r := nat.Rules{Pool: pools, Local: d.local, Ephemeral: usedports.Ephemeral()}
+	local4, local6 := familiesOf(d.local)
+	r := nat.Rules{Pool: pools, Local: local4, Ephemeral: usedports.Ephemeral()}
 	if d.external.IsValid() {
 		r.Own = append(r.Own, frame.AddrFrom(d.external))
 	}
@@ -217,7 +218,7 @@ func (d *Daemon) updateRulesLocked() {
 		}
 	}
 	r.Inbound, r.HostUses = d.inboundLocked(), d.hostProtocolsLocked()
-	r.Six.Own = d.way6.addrs()
+	r.Six.Own, r.Six.Local = d.way6.addrs(), local6
 	r.Six.Stations = map[frame.Addr6]frame.PortID{}
 	stations6 := map[netip.Addr]frame.PortID{}
 	for _, p := range d.ports {

@@ -43,7 +43,6 @@ func (d *Daemon) addRouteLocked(a api.RouteAdd) error {
 			if rt.NextHop = h.Addr6.Addr(); !rt.NextHop.IsValid() {
 				return api.Errorf(http.StatusConflict, "the host's port has no IPv6 address, so that IPv6 has no way through the host; give network %q a subnet (--subnet6)", h.net.Name)
 			}
-			link.SetForwarding6(h.Ifname)
 		}
 	}
 	if err := d.dp.Router.AddRoute(rt); err != nil {
@@ -104,7 +103,8 @@ func (d *Daemon) deleteRouteLocked(dst string) error {
 // fullStateLocked is the state that a reload compares: with static routes, neighbors by hand, and what sizes came to.
 func (d *Daemon) fullStateLocked() *model.State {
 	s := d.stateLocked()
-	s.FlowLimit, s.FlowQuotaLimit = d.dp.NAT.Limit(), d.dp.NAT.FlowsPerPort()
+	s.FlowLimit, s.FlowLimit6 = d.dp.NAT.Limits()
+	s.FlowQuotaLimit = d.dp.NAT.FlowsPerPort()
 	for _, r := range d.dp.Router.Routes() {
 		if r.Kept || s.CheckStaticRoute(r.Prefix) != nil {
 			continue

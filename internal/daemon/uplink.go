@@ -136,6 +136,9 @@ func (d *Daemon) addHostPortLocked() error {
 	if err != nil {
 		return err
 	}
+	if link.OffByDefault() { // the host's administrator wants no IPv6 on new devices
+		m.Addr6 = netip.Prefix{}
+	}
 	p := &port{Port: m, net: d.networks[m.Network]}
 	if p.conn, err = d.openTAP(&p.Port, *hostPortConfig(p)); err != nil && p.Addr6.IsValid() {
 		d.log.Error("the host's port has no IPv6, until the switch is restarted", "error", err)
@@ -181,8 +184,10 @@ func (d *Daemon) keepHostPortLocked() {
 		}
 	}
 	why6, err := c.Restore(h.Ifname)
-	if d.leavesByHost() {
-		link.SetForwarding6(h.Ifname)
+	if d.leavesByHost() { // a device that was down has lost the setting
+		if err := link.SetForwarding6(h.Ifname, true); err != nil {
+			d.log.Error("containers' IPv6 packets do not leave", "error", err)
+		}
 	}
 	was := d.host6
 	if d.host6 = h.Addr6.IsValid() && why6 == "" && err == nil; d.host6 != was && d.usesBPF() {
@@ -398,6 +403,18 @@ func (d *Daemon) followLocalLocked() {
 		d.local = local
 		d.setThroughLocked()
 	}
+}
+
+// familiesOf are the prefixes of IPv4, and those of IPv6.
+func familiesOf(all []netip.Prefix) (four, six []netip.Prefix) {
+	for _, p := range all {
+		if p.Addr().Is4() {
+			four = append(four, p)
+		} else {
+			six = append(six, p)
+		}
+	}
+	return four, six
 }
 
 func (d *Daemon) unrouteFromHostLocked(n *network) {

@@ -180,6 +180,9 @@ func TestIPv6Off(t *testing.T) {
 	b.CLI("port", "add", "off", "--netns", b.NS("off"))
 	ping(b, "off", "10.1.0.2")
 	ping(b, "web", addr6(b, "db"))
+	if has := b.Sh("host", "ip -6 addr show dev uvs0"); has != "" {
+		t.Errorf("the host's administrator has switched IPv6 off, and the host's port has\n%s", has)
+	}
 	ping(b, "host", strings.Split(port(b, "off").Addresses[0], "/")[0])
 	b.Balanced()
 	if err := b.Stop(); err != nil {
@@ -198,7 +201,7 @@ func TestIPv6Prefixes(t *testing.T) {
 		b.Sh("out", "ip -6 route add 2001:db8:70::/47 via "+host6)
 		b.Web("out")
 		for _, x := range []struct{ name, subnet, subnet6, nat6, in6, prefix string }{
-			{"routed", "172.31.0.0/24", "2001:db8:70::/64", "routed", "replies", "2001:db8:70::"},
+			{"routed", "172.31.0.0/24", "2001:db8:70::/64", "routed", "replies", "2001:db8:70:0:"},
 			{"npt", "172.31.1.0/24", "fd00:71::/64", "npt=2001:db8:71::/64", "replies", "2001:db8:71:0:"},
 			{"open", "172.31.2.0/24", "2001:db8:71:1::/64", "routed", "any", "2001:db8:71:1:"},
 		} {

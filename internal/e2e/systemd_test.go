@@ -264,6 +264,9 @@ func (m *manager) restarted(times string) {
 // stopped.
 func TestSystemdUnits(t *testing.T) {
 	m := boot(t, "")
+	m.Sh("out", "ip addr add "+out6+"/64 dev eth0 nodad")
+	outside6(m.Bed)
+	m.Eventually("IPv6 leads out", func() bool { return strings.Contains(m.CLI("status"), "leads out") })
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.main()))
 	if err != nil {
 		t.Fatal(err)
@@ -309,6 +312,10 @@ func TestSystemdUnits(t *testing.T) {
 		t.Helper()
 		ping(m.Bed, "web", "172.29.0.3")
 		ping(m.Bed, "pod", "10.1.0.2")
+		ping(m.Bed, "web", out6) // the unit lets the switch set what IPv6 needs
+		ping(m.Bed, "host", addr6(m.Bed, "web"))
+		ping(m.Bed, "web", addr6(m.Bed, "host"))
+		contains(t, m.Sh("out", "curl -sS -m 5 'http://["+host6+"]:81/'"), out6)
 		contains(t, m.Sh("out", "curl -sS -m 5 http://10.1.0.1:81/; curl -sS -m 5 http://10.1.0.1:8082/"), "10.1.0.2", "pod")
 		var p api.Port
 		m.JSON(&p, "port", "show", "web")

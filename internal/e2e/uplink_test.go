@@ -248,6 +248,47 @@ func TestLocalPrefix(t *testing.T) {
 	})
 }
 
+// TestLocalPrefix6 is TestLocalPrefix over IPv6 (`ip -6 route add local`, AnyIP), with a routed network inside of such a prefix.
+func TestLocalPrefix6(t *testing.T) {
+	Need(t, "curl", "ip")
+	b := newWithIPv6(t)
+	outside6(b)
+	b.Start()
+	containers(b)
+	b.Web("web")
+	b.Web("host")
+	b.CLI("publish", "add", "8080:80", "--port", "web")
+	b.Sh("out", "ip -6 route add 2001:db8:60::/48 via "+host6)
+	b.Sh("host", "ip -6 route add local 2001:db8:60::/48 dev lo")
+	b.Eventually("status shows the prefix", func() bool { return strings.Contains(b.CLI("status"), "2001:db8:60::/48") })
+	asks(t, b, "out", "[2001:db8:60::5]:8080", "this is web; you are "+out6)
+	asks(t, b, "out", "[2001:db8:60::5]", "this is host")
+	for _, from := range []string{"db", "web", "host"} {
+		asks(t, b, from, "[2001:db8:60::5]:8080", "this is web")
+		asks(t, b, from, "[2001:db8:60::9]", "this is host")
+	}
+	contains(t, b.CLI("trace", "--in", "db", "udp ["+addr6(b, "db")+"]:4000 > [2001:db8:60::9]:53"), "for the host itself")
+	b.CLI("publish", "add", "[2001:db8:60::7]:8443:80", "--port", "web")
+	for _, from := range []string{"out", "db", "host"} {
+		asks(t, b, from, "[2001:db8:60::7]:8443", "this is web")
+		if out := ask(b, from, "[2001:db8:60::8]:8443"); strings.Contains(out, "this is") {
+			t.Errorf("%s asks an address that nothing is published at: %s", from, out)
+		}
+	}
+	// A routed network inside of the prefix is reached from outside, and the rest of the prefix stays the host's.
+	b.AddNS("x")
+	b.CLI("network", "add", "lab", "--subnet", "172.31.0.0/24", "--subnet6", "2001:db8:60:1::/64", "--nat6", "routed", "--in6", "any")
+	b.CLI("port", "add", "c", "--network", "lab", "--netns", b.NS("x"), "--ip6", "2001:db8:60:1::2")
+	b.Web("x")
+	asks(t, b, "out", "[2001:db8:60:1::2]", "this is x; you are "+out6)
+	b.CLI("port", "del", "c")
+	b.CLI("network", "del", "lab")
+	asks(t, b, "out", "[2001:db8:60::5]:8080", "this is web; you are "+out6)
+	b.Sh("host", "ip -6 route del local 2001:db8:60::/48 dev lo")
+	b.Eventually("the prefix is gone", func() bool { return !strings.Contains(b.CLI("status"), "2001:db8:60::/48") })
+	b.Eventually("the prefix counts no more", func() bool { return !strings.Contains(ask(b, "db", "[2001:db8:60::5]:8080"), "this is") })
+}
+
 // TestTenants checks that a tenant is kept: by the command, in the file, and over a reload; and that its ports together have the part of one.
 func TestTenants(t *testing.T) {
 	b := New(t)

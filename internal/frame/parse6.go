@@ -130,6 +130,8 @@ func (f *Frame) icmp6Tuple(l4 []byte) {
 	case l4[0] == ICMPv6EchoReply:
 		f.Tuple.SrcPort, f.Tuple.DstPort = ICMPv6Echo, id
 		f.Flags |= HasTuple
+	case l4[0] == ICMPv6TooBig && binary.BigEndian.Uint32(l4[4:]) < MinMTU6:
+		f.Malformed = MalformedPacket // RFC 8201, 4
 	case l4[0] < 128:
 		f.Flags |= ICMPError
 	}

@@ -121,7 +121,7 @@ func WithoutIPv6(l netlink.Link) (without bool, why string) {
 	switch name, mtu := l.Attrs().Name, l.Attrs().MTU; {
 	case mtu < frame.MinMTU6:
 		return true, fmt.Sprintf("the MTU of %s is %d, and IPv6 needs %d: raise it again (`ip link set %[1]s mtu` on the host)", name, mtu, frame.MinMTU6)
-	case isSet("/proc/sys/net/ipv6/conf/" + name + "/disable_ipv6"):
+	case isSet(conf6(name, "disable_ipv6")):
 		return true, "IPv6 is switched off on " + name + " (`sysctl -w net.ipv6.conf." + name + ".disable_ipv6=0` on the host)"
 	}
 	return false, ""
@@ -133,7 +133,7 @@ func (s *Config) addAddresses6(link netlink.Link, name string) error {
 	if !s.Addr6.IsValid() {
 		return nil
 	}
-	if path := "/proc/sys/net/ipv6/conf/" + name + "/disable_ipv6"; isSet(path) { // as container engines leave it
+	if path := conf6(name, "disable_ipv6"); isSet(path) { // as container engines leave it
 		if err := os.WriteFile(path, []byte("0"), 0o644); err != nil {
 			return fmt.Errorf("switching IPv6 on for %s: %w", name, err)
 		}
@@ -151,10 +151,21 @@ func (s *Config) addAddresses6(link netlink.Link, name string) error {
 	return nil
 }
 
-// isSet reports whether a sysctl is 1.
-func isSet(path string) bool {
+// OffByDefault reports whether new devices of the calling thread's namespace have no IPv6.
+func OffByDefault() bool { return isSet(conf6("default", "disable_ipv6")) }
+
+// ForwardsNoIPv6 reports whether IPv6 forwarding is off for a device that has such a setting.
+func ForwardsNoIPv6(name string) bool { return is(conf6(name, "forwarding"), "0") }
+
+// conf6 is the file of a setting of net.ipv6.conf.DEVICE.
+func conf6(device, setting string) string { return "/proc/sys/net/ipv6/conf/" + device + "/" + setting }
+
+// isSet reports whether a setting is 1.
+func isSet(path string) bool { return is(path, "1") }
+
+func is(path, value string) bool {
 	b, err := os.ReadFile(path)
-	return err == nil && strings.TrimSpace(string(b)) == "1"
+	return err == nil && strings.TrimSpace(string(b)) == value
 }
 
 func (s *Config) addRoutes6(link netlink.Link) error {
@@ -205,15 +216,19 @@ func SetForwarding(index int) error {
 	return setConf(index, map[uint16]uint32{confForwarding: 1})
 }
 
-// SetForwarding6 switches IPv6 forwarding on for one device of the calling thread's namespace, and for no other. A kernel without IPv6 has
-// no such setting.
-func SetForwarding6(name string) {
-	_ = setConf6(name, "forwarding", "1") // what cannot be forwarded comes back with its reason
+// SetForwarding6 switches IPv6 forwarding on or off for one device of the calling thread's namespace, and for no other. A device without IPv6
+// has no such setting.
+func SetForwarding6(name string, on bool) error {
+	value := map[bool]string{true: "1", false: "0"}[on]
+	if err := setConf6(name, "forwarding", value); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("setting net.ipv6.conf.%s.forwarding to %s: %w", name, value, err)
+	}
+	return nil
 }
 
 // setConf6 writes a setting of net.ipv6.conf.DEVICE, unless it is so already: each write may be told to all who listen for changes.
 func setConf6(name, setting, value string) error {
-	path := "/proc/sys/net/ipv6/conf/" + name + "/" + setting
+	path := conf6(name, setting)
 	if b, err := os.ReadFile(path); err != nil || strings.TrimSpace(string(b)) == value {
 		return err
 	}
@@ -248,7 +263,10 @@ func ForwardThrough(name string) error {
 	if err != nil {
 		return fmt.Errorf("device %s: %w", name, err)
 	}
-	return setConf(l.Attrs().Index, map[uint16]uint32{confForwarding: 1, confSendRedirects: 0, confRPFilter: 0})
+	if err := setConf(l.Attrs().Index, map[uint16]uint32{confForwarding: 1, confSendRedirects: 0, confRPFilter: 0}); err != nil {
+		return err
+	}
+	return SetForwarding6(name, true)
 }
 
 // StopForwarding is the reverse, but for the redirects and the check of the source.
@@ -257,7 +275,7 @@ func StopForwarding(name string) error {
 	if err != nil {
 		return fmt.Errorf("device %s: %w", name, err)
 	}
-	return setConf(l.Attrs().Index, map[uint16]uint32{confForwarding: 0})
+	return errors.Join(setConf(l.Attrs().Index, map[uint16]uint32{confForwarding: 0}), SetForwarding6(name, false))
 }
 
 // setConf writes what net.ipv4.conf.DEVICE says, by netlink (linux net/ipv4/devinet.c, inet_set_link_af).

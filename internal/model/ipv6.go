@@ -33,6 +33,28 @@ func ULA(machineID, name string) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom16(b), 48)
 }
 
+// A Secret is what the outside cannot guess the addresses of stations without.
+type Secret [sha256.Size]byte
+
+// NewSecret returns the secret of a switch: it is the same after each start. machineID is the host's /etc/machine-id.
+func NewSecret(machineID, name string) (s Secret) {
+	h := hmac.New(sha256.New, []byte(machineID))
+	h.Write([]byte("uvswitch/" + name + "/addresses"))
+	h.Sum(s[:0])
+	return s
+}
+
+// opaque returns an address of a station that tells nothing of the station, and that is the same after each start (RFC 7217, 5). Each try has
+// another address.
+func (s *State) opaque(n *Network, station string, try byte) netip.Addr {
+	h := hmac.New(sha256.New, s.Config.Secret[:])
+	h.Write([]byte(n.Name + "/" + station))
+	h.Write([]byte{try})
+	x := frame.Addr6From(n.Prefix6.Addr())
+	x.Lo |= binary.BigEndian.Uint64(h.Sum(nil)) >> max(0, n.Prefix6.Bits()-64)
+	return x.Netip()
+}
+
 // subnetOfTAP is the last subnet of the ULA, which no network gets.
 const subnetOfTAP = 0xffff
 
@@ -124,17 +146,26 @@ func (n *Network) usable6(a netip.Addr) bool {
 	return n.Prefix6.Bits() != 64 || x.Lo>>7 != 0xfdffffffffffffff>>7
 }
 
-// FreeAddr6 finds an address for a station: the one that it makes itself by SLAAC, in a network with SLAAC; else the one with its MAC in the
-// last 48 bits, if the subnet leaves room for that; else the first that is free.
-func (s *State) FreeAddr6(n *Network, m frame.MAC) (netip.Addr, bool) {
+// FreeAddr6 finds an address for a station: the one that it makes itself by SLAAC, in a network with SLAAC; else, if the outside knows the
+// network's prefix, one that does not show the MAC, which has the IPv4 address in it; else the one with the MAC in the last 48 bits, if the
+// subnet leaves room for that; else the first that is free.
+func (s *State) FreeAddr6(n *Network, station string, m frame.MAC) (netip.Addr, bool) {
 	free := func(a netip.Addr) bool { return n.usable6(a) && a != n.Gateway6 && s.Holder(n, a) == nil }
-	if n.Prefix6.Bits() <= 80 && m != 0 {
+	var candidates []netip.Addr
+	switch made := n.madeBy(m); {
+	case made.IsValid():
+		candidates = append(candidates, made)
+	case n.Outside6.IsValid():
+		for try := range byte(8) {
+			candidates = append(candidates, s.opaque(n, station, try))
+		}
+	case n.Prefix6.Bits() <= 80 && m != 0:
 		x := frame.Addr6From(n.Prefix6.Addr())
 		x.Lo |= uint64(m)
-		if made := n.madeBy(m); made.IsValid() {
-			x = frame.Addr6From(made)
-		}
-		if a := x.Netip(); free(a) {
+		candidates = append(candidates, x.Netip())
+	}
+	for _, a := range candidates {
+		if free(a) {
 			return a, true
 		}
 	}
@@ -184,7 +215,7 @@ func (s *State) checkAddress6(p *Port, a api.PortAdd) error {
 	case a.IP6 == "" && p.ConfiguresItself() && (!p.Addr.IsValid() || p.MAC == 0):
 		return nil
 	case !named:
-		addr, ok := s.FreeAddr6(n, p.MAC)
+		addr, ok := s.FreeAddr6(n, p.Name, p.MAC)
 		if !ok {
 			return conflict("no address of %s is free; remove a port, or use a larger subnet", n.Prefix6)
 		}

@@ -45,6 +45,27 @@ func TestIPv6Addresses(t *testing.T) {
 	}
 }
 
+// What the outside sees of a station tells nothing of its IPv4 address, and stays the same.
+func TestAddressesOutside(t *testing.T) {
+	seen := map[netip.Addr]bool{}
+	for _, secret := range []string{"a machine", "another"} {
+		for _, subnet := range []string{"2001:db8:1::/64", "2001:db8:2::/48", "2001:db8:3::/116"} {
+			c := withIPv6()
+			c.Secret = NewSecret(secret, "uvs")
+			c.Default.Subnet6 = subnet // routed: its prefix is no unique local one
+			a := desired(t, c, nil).Port("web").Addr6
+			if again := desired(t, c, nil).Port("web").Addr6; again != a {
+				t.Errorf("%s, after another start %s", a, again)
+			}
+			p := netip.MustParsePrefix(subnet)
+			if !p.Contains(a.Addr()) || seen[a.Addr()] || strings.Contains(a.String(), "275") || a.Addr().As16()[15] < 3 && a.Addr().As16()[14] == 0 {
+				t.Errorf("%s gives %s", subnet, a)
+			}
+			seen[a.Addr()] = true
+		}
+	}
+}
+
 // An address that a station makes itself is its own only if nobody has it: not another port, not the gateway, not the host.
 func TestMadeAddresses(t *testing.T) {
 	c := withIPv6()

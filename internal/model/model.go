@@ -23,6 +23,7 @@ import (
 // A Config is what a switch is asked to be, by the flags of `uvswitch run` and by the configuration file.
 type Config struct {
 	ULA       netip.Prefix // the switch's own /48 of IPv6; invalid if the kernel has no IPv6
+	Secret    Secret       // see NewSecret
 	Uplink    Uplink
 	Host      Host
 	NAT       NAT
@@ -99,7 +100,8 @@ const CgroupOff = "off"
 
 // NAT configures the connection tracker.
 type NAT struct {
-	Flows        int        // entries of the flow table; 0: the default
+	Flows        int        // entries of IPv4's flow table; 0: the default
+	Flows6       int        // entries of IPv6's flow table; 0: a quarter of IPv4's
 	FlowsPerPort int        // flows that one port may hold; 0: the default
 	Timers       nat.Timers // the RFCs' when zero
 	Strict       bool       // drop TCP segments outside of the window
@@ -139,6 +141,7 @@ type State struct {
 	UplinkDevice   string       // the device of the uplink, or of the host's default route: it cannot be plugged
 	UplinkKind     string       // how the uplink is attached
 	FlowLimit      int          // what Config.NAT.Flows came to
+	FlowLimit6     int          // what Config.NAT.Flows6 came to
 	FlowQuotaLimit int          // what Config.NAT.FlowsPerPort came to
 }
 

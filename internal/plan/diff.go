@@ -280,7 +280,10 @@ func needsRestart(have, want *model.State) error {
 			differ(what, found, will)
 		}
 	}
-	size("nat.flows", cmp.Or(was.NAT.Flows, nat.DefaultFlows), cmp.Or(will.NAT.Flows, nat.DefaultFlows), have.FlowLimit)
+	flows := func(c *model.Config) int { return cmp.Or(c.NAT.Flows, nat.DefaultFlows) }
+	flows6 := func(c *model.Config) int { return cmp.Or(c.NAT.Flows6, nat.DefaultFlows6(flows(c))) }
+	size("nat.flows", flows(was), flows(will), have.FlowLimit)
+	size("nat.flows6", flows6(was), flows6(will), have.FlowLimit6)
 	size("nat.flows_per_port", was.NAT.FlowsPerPort, will.NAT.FlowsPerPort, have.FlowQuotaLimit)
 	words := map[bool]string{true: "strict", false: "liberal"}
 	differ("nat.windows", words[was.NAT.Strict], words[will.NAT.Strict])

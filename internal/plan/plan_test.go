@@ -193,8 +193,8 @@ func TestDiffRefuses(t *testing.T) {
 		"uplink.device (auto to eth1); restart the switch": func(_ *model.State, c *model.Config) { c.Uplink.Device = "eth1" },
 		"uplink.kind":                  func(_ *model.State, c *model.Config) { c.Uplink.Kind = "clsact" },
 		"host (off to 172.29.255.254)": func(_ *model.State, c *model.Config) { c.Host.On = true },
-		"nat.flows (1048576 to 1000), nat.windows (liberal to strict)": func(have *model.State, c *model.Config) {
-			have.FlowLimit = 1048576
+		"nat.flows (1048576 to 1000), nat.flows6 (262144 to 250), nat.windows (liberal to strict)": func(have *model.State, c *model.Config) {
+			have.FlowLimit, have.FlowLimit6 = 1048576, 262144
 			c.NAT.Flows, c.NAT.Strict = 1000, true
 		},
 		`port "db" was passed by another program`: func(have *model.State, c *model.Config) {

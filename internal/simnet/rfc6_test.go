@@ -476,8 +476,8 @@ func TestRFC4443_2_4_RateLimit(t *testing.T) {
 	}
 }
 
-// A packet that is too long is answered with the MTU, never less than 1,280 bytes, and not cut. An error with a smaller MTU changes nothing
-// (RFC 8201, 4).
+// A packet that is too long is answered with the MTU, never less than 1,280 bytes, and not cut. An error with a smaller MTU is dropped and
+// changes nothing, not the MSS either (RFC 8201, 4).
 func TestRFC8201_4_PathMTU(t *testing.T) {
 	s := newSix(t)
 	if err := s.SetUplink(frametest.Addr("198.51.100.1"), 1380); err != nil { // 1400 bytes of IPv6
@@ -489,8 +489,13 @@ func TestRFC8201_4_PathMTU(t *testing.T) {
 	}
 	f = s.passes("1300 bytes", s.send(s.a, s.udp(addrOf(s.o), 53, string(make([]byte, 1252)))), s.o)
 	tooBig := frametest.Packet{Dst6: f.IPv6().Src(), Proto: frame.ICMPv6, Type: 2, Seq: 600, Payload: f.IPv6()[:1000]}
-	for range 2 {
-		s.send(s.o, tooBig)
+	syn := func(port uint16) []byte {
+		return s.passes("SYN", s.send(s.a, frametest.Packet{Dst6: addrOf(s.o), Proto: frame.TCP, Flags: frame.FlagSYN, SrcPort: port, DstPort: 80, MSS: 1460}), s.o).Payload()[20:24]
+	}
+	before := syn(1000)
+	s.drops("an error with MTU 600", s.send(s.o, tooBig), frame.MalformedPacket)
+	if after := syn(1001); !bytes.Equal(before, after) {
+		t.Errorf("the option MSS was % x, and is % x", before, after)
 	}
 	s.passes("1300 bytes, after an error with MTU 600", s.send(s.a, s.udp(addrOf(s.o), 53, string(make([]byte, 1252)))), s.o)
 }

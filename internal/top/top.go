@@ -217,7 +217,7 @@ func (m *screen) screen() string {
 			add("worker %d   %3.0f%% of a CPU, %s, %s", i, 100*max(0, x.CPUSeconds-before[i].CPUSeconds)/m.seconds(), Rate(calls, "calls/s"), Rate(sleeps, "sleeps/s"))
 		}
 	}
-	for _, k := range []string{"fdb", "flows", "nat_ports"} {
+	for _, k := range []string{"fdb", "flows", "flows6", "nat_ports"} {
 		t := s.stats.Tables[k]
 		add("%-10s %s %d of %d", strings.ReplaceAll(k, "_", " "), gauge(t, 24), t.Used, t.Limit)
 	}
@@ -329,7 +329,7 @@ func (m *screen) flowLines(room int) []string {
 	out := []string{fmt.Sprintf("%-6s %-9s %-*s %-*s %-8s %9s", "PROTO", "STATE", from, "FROM", to, "TO", "PORT", "RATE")}
 	for i, r := range rows {
 		if i == room-1 && len(rows) > room {
-			out = append(out, fmt.Sprintf("... %d more", m.now.stats.Tables["flows"].Used-i))
+			out = append(out, fmt.Sprintf("... %d more", m.now.stats.Tables["flows"].Used+m.now.stats.Tables["flows6"].Used-i))
 			break
 		}
 		out = append(out, fmt.Sprintf("%-6s %-9.9s %-*s %-*s %-8.8s %9s", r.f.Protocol, cmp.Or(r.f.State, "-"), from, end(r.f.Original.Src, r.f.Original.Sport), to, end(r.f.Original.Dst, r.f.Original.Dport), cmp.Or(r.f.Port, "-"), Rate(8*r.r, "b/s")))

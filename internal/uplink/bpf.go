@@ -22,6 +22,7 @@ type bpfMaps struct {
 	ports  *ebpf.Map // sets of ports, see setIndex; memory that this process has mapped: changing a set is a store
 	pairs  *ebpf.Map // what is ours of the protocols without ports: pairKey -> 1
 	own6   *ebpf.Map // likewise of IPv6
+	local6 *ebpf.Map
 	pairs6 *ebpf.Map
 	frags6 *ebpf.Map
 
@@ -86,6 +87,7 @@ func newMaps(fenced int, fib fibFlags) (*bpfMaps, error) {
 		{&m.pairs, true, ebpf.MapSpec{Name: "uvs_pairs", Type: ebpf.Hash, KeySize: 12, ValueSize: 4, MaxEntries: maxPairs}},
 		{&m.frags, true, ebpf.MapSpec{Name: "uvs_frags", Type: ebpf.LRUHash, KeySize: 12, ValueSize: 4, MaxEntries: maxFrags}},
 		{&m.own6, true, ebpf.MapSpec{Name: "uvs_own6", Type: ebpf.Hash, KeySize: 16, ValueSize: 4, MaxEntries: maxOwn6, Flags: unix.BPF_F_NO_PREALLOC}},
+		{&m.local6, true, ebpf.MapSpec{Name: "uvs_local6", Type: ebpf.LPMTrie, KeySize: 20, ValueSize: 4, MaxEntries: MaxLocal, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&m.pairs6, true, ebpf.MapSpec{Name: "uvs_pairs6", Type: ebpf.Hash, KeySize: 36, ValueSize: 4, MaxEntries: maxPairs, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&m.frags6, true, ebpf.MapSpec{Name: "uvs_frags6", Type: ebpf.LRUHash, KeySize: 36, ValueSize: 4, MaxEntries: maxFrags}},
 		{&m.routes6, true, ebpf.MapSpec{Name: "uvs_routes6", Type: ebpf.LPMTrie, KeySize: 20, ValueSize: 4, MaxEntries: frame.MaxNets, Flags: unix.BPF_F_NO_PREALLOC}},
@@ -146,7 +148,7 @@ func (m *bpfMaps) portSet(addr int, i setIndex) *nat.PortSet {
 
 // close gives the maps back. Their memory stays mapped until the process ends: NAT may still write to it.
 func (m *bpfMaps) close() {
-	for _, b := range []*ebpf.Map{m.own, m.local, m.arrivals, m.limits, m.ports, m.pairs, m.frags, m.own6, m.pairs6, m.frags6, m.routes6, m.stations6, m.ways, m.inside6, m.fence, m.sources} {
+	for _, b := range []*ebpf.Map{m.own, m.local, m.arrivals, m.limits, m.ports, m.pairs, m.frags, m.own6, m.local6, m.pairs6, m.frags6, m.routes6, m.stations6, m.ways, m.inside6, m.fence, m.sources} {
 		if b != nil {
 			b.Close()
 		}

@@ -26,7 +26,7 @@ const (
 	inExt      = -384 // 8 bytes of an extension header
 	inIsFirst6 = -388 // 1: the packet is a first fragment
 	inProto6   = -392 // the protocol of the transport header
-	inPrefix6  = -412 // 20 bytes, the key of routes6: 128 and an address
+	inPrefix6  = -412 // 20 bytes, the key of routes6 and local6: 128 and an address
 )
 
 // Offsets in an IPv6 header.
@@ -38,7 +38,9 @@ const (
 //
 //	six: ip6 = load(0, 40);
 //	if (ip6.src in fe80::/10) goto pass;
-//	own = uvs_own6[ip6.dst]; if (!own) goto no_address;
+//	own = uvs_own6[ip6.dst];
+//	if (!own && uvs_routes6[{128, ip6.dst}]) goto routed;
+//	own = own ?: uvs_local6[{128, ip6.dst}]; if (!own) goto pass;
 //	base = IPv6's sets; l4 = 40; proto = ip6.next;
 func (p *wayIn) emitHeader6() {
 	p.Emit(
@@ -51,27 +53,28 @@ func (p *wayIn) emitHeader6() {
 	)
 	p.emitCopy(inKey6, inIP6+ip6Dst, 16)
 	p.EmitMapLookup(p.maps.own6, inKey6, "six no address")
+	p.Emit(asm.Ja.Label("six own"), asm.StoreImm(asm.RFP, inPrefix6, 128, asm.Word).WithSymbol("six no address"))
+	p.emitCopy(inPrefix6+4, inIP6+ip6Dst, 16)
+	p.EmitMapLookup(p.maps.routes6, inPrefix6, "six not routed")
+	p.Emit(asm.Ja.Label("six routed"), asm.Mov.Imm(asm.R0, 0).WithSymbol("six not routed"))
+	p.EmitMapLookup(p.maps.local6, inPrefix6, "pass")
 	p.Emit(
-		asm.LoadMem(regOwn, asm.R0, 0, asm.Word),
+		asm.LoadMem(regOwn, asm.R0, 0, asm.Word).WithSymbol("six own"),
 		asm.Mov.Imm(regL4, 40), asm.LoadMem(regProto, asm.RFP, inIP6+ip6Next, asm.Byte),
 	)
 }
 
 // emitRouted6: see GuardQueue for arrival. All addresses that no port has are one.
 //
-//	no_address: if (!uvs_routes6[{128, ip6.dst}]) goto pass;
-//	if (ip6.next == ICMPv6 && load(40).type is neighbor discovery's) goto pass;
+//	routed: if (ip6.next == ICMPv6 && load(40).type is neighbor discovery's) goto pass;
 //	port = uvs_stations6[ip6.dst]; if (port) arrival += *port;
 //	goto ours;
 func (p *wayIn) emitRouted6() {
-	p.Emit(asm.StoreImm(asm.RFP, inPrefix6, 128, asm.Word).WithSymbol("six no address"))
-	p.emitCopy(inPrefix6+4, inIP6+ip6Dst, 16)
-	p.EmitMapLookup(p.maps.routes6, inPrefix6, "pass")
-	p.Emit(asm.LoadMem(asm.R1, asm.RFP, inIP6+ip6Next, asm.Byte), asm.JNE.Imm(asm.R1, unix.IPPROTO_ICMPV6, "six routed"), asm.Mov.Imm(regL4, 40))
+	p.Emit(asm.LoadMem(asm.R1, asm.RFP, inIP6+ip6Next, asm.Byte).WithSymbol("six routed"), asm.JNE.Imm(asm.R1, unix.IPPROTO_ICMPV6, "six station"), asm.Mov.Imm(regL4, 40))
 	p.emitLoad(0, inL4, 8, "pass")
 	p.Emit(
-		asm.LoadMem(asm.R1, asm.RFP, inL4, asm.Byte), asm.JLT.Imm(asm.R1, int32(frame.ICMPv6RouterSolicitation), "six routed"), asm.JLE.Imm(asm.R1, int32(frame.ICMPv6Redirect), "pass"),
-		asm.Mov.Imm(asm.R0, 0).WithSymbol("six routed"),
+		asm.LoadMem(asm.R1, asm.RFP, inL4, asm.Byte), asm.JLT.Imm(asm.R1, int32(frame.ICMPv6RouterSolicitation), "six station"), asm.JLE.Imm(asm.R1, int32(frame.ICMPv6Redirect), "pass"),
+		asm.Mov.Imm(asm.R0, 0).WithSymbol("six station"),
 	)
 	p.EmitMapLookup(p.maps.stations6, inKey6, "ours")
 	p.Emit(

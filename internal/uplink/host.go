@@ -23,9 +23,7 @@ func (u *Uplink) inspect() (State, error) {
 	if err != nil {
 		return s, err
 	}
-	routes, err := dump(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
-	})
+	routes, err := routesOf(netlink.FAMILY_V4)
 	if err != nil {
 		return s, err
 	}
@@ -136,26 +134,34 @@ func HostAddrs(tap string) (own, own6 []netip.Addr) {
 
 // LocalPrefixes are the destinations that the host's kernel may take for itself, by any of its tables: its addresses, broadcast addresses,
 // and prefixes, but for loopback's and for the route to everything of a transparent proxy.
-func LocalPrefixes() []netip.Prefix {
-	routes, _ := dump(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
-	})
-	return prefixesOf(routes, func(r *netlink.Route) bool {
-		bits, _ := r.Dst.Mask.Size()
-		return bits > 0 && (r.Type == unix.RTN_LOCAL || r.Type == unix.RTN_BROADCAST)
+func LocalPrefixes() (all []netip.Prefix) {
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, _ := routesOf(family) // a host without IPv6 has none
+		all = append(all, prefixesOf(routes, func(r *netlink.Route) bool {
+			bits, _ := r.Dst.Mask.Size()
+			return bits > 0 && (r.Type == unix.RTN_LOCAL || r.Type == unix.RTN_BROADCAST || r.Type == unix.RTN_ANYCAST)
+		})...)
+	}
+	return all
+}
+
+// routesOf are the routes of all tables.
+func routesOf(family int) ([]netlink.Route, error) {
+	return dump(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	})
 }
 
 // localPrefixes are what the host's kernel takes for itself by its table local: prefixes, but for loopback's and the addresses. Prefixes with
-// a more specific route inside are left out: the kernel may look up the tables local and main as one.
+// a more specific route inside are left out. For IPv4, the route may be in the table main: the kernel may look up the two tables as one.
 func localPrefixes(routes []netlink.Route, addrs []netlink.Addr) []netip.Prefix {
 	own := map[string]bool{}
 	for _, a := range addrs {
 		own[a.IP.String()] = true
 	}
 	all := prefixesOf(routes, func(r *netlink.Route) bool {
-		bits, _ := r.Dst.Mask.Size()
-		return r.Table == unix.RT_TABLE_LOCAL && r.Type == unix.RTN_LOCAL && r.Tos == 0 && (bits < 32 || !own[r.Dst.IP.String()])
+		bits, most := r.Dst.Mask.Size()
+		return r.Table == unix.RT_TABLE_LOCAL && r.Type == unix.RTN_LOCAL && r.Tos == 0 && (bits < most || !own[r.Dst.IP.String()])
 	})
 	for i := range routes {
 		r := &routes[i]
@@ -163,12 +169,15 @@ func localPrefixes(routes []netlink.Route, addrs []netlink.Addr) []netip.Prefix 
 			continue
 		}
 		inside := prefixOf(r.Dst)
+		if inside.Addr().Is6() && r.Table != unix.RT_TABLE_LOCAL {
+			continue
+		}
 		all = slices.DeleteFunc(all, func(p netip.Prefix) bool { return p.Bits() < inside.Bits() && p.Contains(inside.Addr()) })
 	}
 	return all[:min(len(all), MaxLocal)]
 }
 
-// MaxLocal is how many prefixes of the table local count.
+// MaxLocal is how many prefixes of the table local count, of each family.
 const MaxLocal = 256
 
 // prefixesOf are the destinations, sorted, of some routes.

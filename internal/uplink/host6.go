@@ -22,9 +22,7 @@ func (u *Uplink) inspect6(s *State, links []netlink.Link) error {
 	if err != nil {
 		return err
 	}
-	routes, err := dump(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
-	})
+	routes, err := routesOf(netlink.FAMILY_V6)
 	if err != nil {
 		return err
 	}
@@ -39,6 +37,7 @@ func (u *Uplink) inspect6(s *State, links []netlink.Link) error {
 		return nil
 	}
 	s.Own6, s.Sources6 = addrs6(addrs, ours)
+	s.Local = append(s.Local, localPrefixes(routes, addrs)...)
 	s.watch6(links, routes, ours)
 	s.OnLink = onLink(s.Watched, links, addrs, routes)
 	device := defaultIndex6(routes, ours)
@@ -126,6 +125,9 @@ func (u *Uplink) brokenBy(links []netlink.Link) (why, why6 string) {
 	}
 	if off, why6 := link.WithoutIPv6(links[i]); off && (u.opts.Kind == Host || u.opts.Kind == TAP || links[i].Attrs().MTU < frame.MinMTU6) {
 		return "", why6 // with programs, packets need no address of the device, but its settings for IPv6, which go with a low MTU
+	}
+	if u.opts.Kind != Host && u.opts.Kind != TAP && link.ForwardsNoIPv6(name) {
+		return "", "IPv6 is not forwarded from " + name + " (`sysctl -w net.ipv6.conf." + name + ".forwarding=1` on the host)"
 	}
 	return "", ""
 }

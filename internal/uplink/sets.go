@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -21,7 +22,6 @@ type shared struct {
 	mu       sync.Mutex // Lock 76: the index of each address, of both families
 	four     addrSets[frame.Addr]
 	six      addrSets[frame.Addr6]
-	locals   map[netip.Prefix]uint32 // what the map local has
 	owners   map[uint32]uint32       // what the map arrivals says of owners
 	routes   map[netip.Prefix]uint32 // what the map routes6 has
 	stations map[netip.Addr]uint32   // what the map stations6 has
@@ -31,11 +31,13 @@ type shared struct {
 
 // addrSets are the host's addresses of one family, each with its sets of ports.
 type addrSets[A frame.Address] struct {
-	own, pairs *ebpf.Map
-	base       int // of the indices: the sets of index 0 are those of base
-	index      map[A]int
-	owned      map[A]uint32   // what the map own has
-	peers      map[string]int // flows, by pairKey
+	own, local, pairs *ebpf.Map
+
+	base   int // of the indices: the sets of index 0 are those of base
+	index  map[A]int
+	owned  map[A]uint32            // what the map own has
+	locals map[netip.Prefix]uint32 // what the map local has
+	peers  map[string]int          // flows, by pairKey
 }
 
 func newShared(fenced int, fib fibFlags) (*shared, error) {
@@ -43,20 +45,19 @@ func newShared(fenced int, fib fibFlags) (*shared, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &shared{bpfMaps: m, four: newAddrSets[frame.Addr](m.own, m.pairs, 0), six: newAddrSets[frame.Addr6](m.own6, m.pairs6, sixBase), locals: map[netip.Prefix]uint32{}, owners: map[uint32]uint32{}, routes: map[netip.Prefix]uint32{}, stations: map[netip.Addr]uint32{}}, nil
+	return &shared{bpfMaps: m, four: newAddrSets[frame.Addr](m.own, m.local, m.pairs, 0), six: newAddrSets[frame.Addr6](m.own6, m.local6, m.pairs6, sixBase), owners: map[uint32]uint32{}, routes: map[netip.Prefix]uint32{}, stations: map[netip.Addr]uint32{}}, nil
 }
 
-func newAddrSets[A frame.Address](own, pairs *ebpf.Map, base int) addrSets[A] {
-	return addrSets[A]{own: own, pairs: pairs, base: base, index: map[A]int{}, owned: map[A]uint32{}, peers: map[string]int{}}
+func newAddrSets[A frame.Address](own, local, pairs *ebpf.Map, base int) addrSets[A] {
+	return addrSets[A]{own: own, local: local, pairs: pairs, base: base, index: map[A]int{}, owned: map[A]uint32{}, locals: map[netip.Prefix]uint32{}, peers: map[string]int{}}
 }
 
 // setOwn makes the host's addresses of both families, and the other prefixes that its kernel takes for itself, those that the way in looks at.
 func (s *shared) setOwn(addrs, addrs6 []netip.Addr, local []netip.Prefix) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	setPrefixes(s.local, s.locals, local)
-	s.four.setOwn(addrs, s.isLocalLocked)
-	s.six.setOwn(addrs6[:min(len(addrs6), maxOwn6)], func(frame.Addr6) bool { return false })
+	s.four.setOwn(addrs, local)
+	s.six.setOwn(addrs6[:min(len(addrs6), maxOwn6)], local)
 }
 
 // setPrefixes makes a map have these prefixes; is says which ones it has. A full map is tried again by the next call.
@@ -68,37 +69,36 @@ func setPrefixes(m *ebpf.Map, is map[netip.Prefix]uint32, prefixes []netip.Prefi
 	_ = bpf.SetEntries(m, is, want, func(p netip.Prefix) any { return bpf.PrefixKey(p) })
 }
 
-// setOwn makes addrs the host's addresses, with those of isLocal that have sets of their own.
-func (f *addrSets[A]) setOwn(addrs []netip.Addr, isLocal func(A) bool) {
+// setOwn makes addrs the host's addresses, and the prefixes of the family those that its kernel takes for itself.
+func (f *addrSets[A]) setOwn(addrs []netip.Addr, local []netip.Prefix) {
+	var a A
+	setPrefixes(f.local, f.locals, slices.DeleteFunc(slices.Clone(local), func(p netip.Prefix) bool { return p.Addr().BitLen() != frame.Netip(a).BitLen() }))
 	all := map[A]uint32{}
 	for _, a := range addrs {
 		x := frame.Of[A](a)
 		all[x] = uint32(f.index[x])
 	}
 	for a, index := range f.index {
-		if isLocal(a) {
+		if f.isLocal(a) { // it has sets of its own
 			all[a] = uint32(index)
 		}
 	}
 	_ = bpf.SetEntries(f.own, f.owned, all, func(a A) any { return inNetworkOrder(a) })
 }
 
-func (s *shared) isLocalLocked(a frame.Addr) bool {
-	for p := range s.locals {
-		if p.Contains(a.Netip()) {
+func (f *addrSets[A]) isLocal(a A) bool {
+	for p := range f.locals {
+		if p.Contains(frame.Netip(a)) {
 			return true
 		}
 	}
 	return false
 }
 
-// isHostsLocked reports whether the way in looks at packets to a.
-func (s *shared) isHostsLocked(a frame.Addr) bool { return s.four.has(a) || s.isLocalLocked(a) }
-
-// has reports whether a is an address of the host.
-func (f *addrSets[A]) has(a A) bool {
+// isHosts reports whether the way in looks at packets to a.
+func (f *addrSets[A]) isHosts(a A) bool {
 	_, ok := f.owned[a]
-	return ok
+	return ok || f.isLocal(a)
 }
 
 // setFence makes the named devices those that packets may leave by.
@@ -157,11 +157,11 @@ func (u *Uplink) UseAddr(a frame.Addr, index int) {
 	s := u.maps
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.four.use(a, index, s.isHostsLocked)
+	s.four.use(a, index)
 }
 
 // use gives an address the sets of an index, and takes them from the address that had them.
-func (f *addrSets[A]) use(a A, index int, isHosts func(A) bool) {
+func (f *addrSets[A]) use(a A, index int) {
 	for other, i := range f.index {
 		if i == index && other != a {
 			delete(f.index, other)
@@ -171,7 +171,7 @@ func (f *addrSets[A]) use(a A, index int, isHosts func(A) bool) {
 		}
 	}
 	f.index[a] = index
-	if isHosts(a) && f.own.Put(inNetworkOrder(a), uint32(index)) == nil {
+	if f.isHosts(a) && f.own.Put(inNetworkOrder(a), uint32(index)) == nil {
 		f.owned[a] = uint32(index)
 	}
 }
@@ -269,7 +269,7 @@ func (u Uplink6) UseAddr(a frame.Addr6, index int) {
 	s := u.maps
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.six.use(a, index, s.six.has)
+	s.six.use(a, index)
 }
 
 // Peer implements nat.Outside6.
@@ -433,29 +433,27 @@ func (u *Uplink) Claims(f *frame.Frame) bool {
 	case f.Malformed != frame.None:
 		return false
 	case f.Flags&frame.IsIPv4 != 0:
-		return claimsLocked(s, &s.four, f, f.Tuple, s.isHostsLocked)
+		return claimsLocked(s, &s.four, f, f.Tuple)
 	case f.Flags&frame.IsIPv6 != 0:
 		dst := f.IPv6().Dst()
-		switch {
-		case f.IPv6().Src().IsLinkLocal():
+		if f.IPv6().Src().IsLinkLocal() {
 			return false
-		case s.six.has(dst):
-			return claimsLocked(s, &s.six, f, f.Tuple6(), s.six.has)
 		}
 		for p := range s.routes {
-			if p.Contains(dst.Netip()) {
+			if _, own := s.six.owned[dst]; !own && p.Contains(dst.Netip()) {
 				return !f.IsND() // see internal/ndproxy
 			}
 		}
+		return claimsLocked(s, &s.six, f, f.Tuple6())
 	}
 	return false
 }
 
-func claimsLocked[A frame.Address](s *shared, of *addrSets[A], f *frame.Frame, t frame.TupleOf[A], isHosts func(A) bool) bool {
+func claimsLocked[A frame.Address](s *shared, of *addrSets[A], f *frame.Frame, t frame.TupleOf[A]) bool {
 	own, port, remote := t.Dst, t.DstPort, t.Src
 	index := of.index[own]
 	switch {
-	case !isHosts(own):
+	case !of.isHosts(own):
 		return false
 	case f.FragOffset() != 0:
 		return true

@@ -249,8 +249,7 @@ func (u *Uplink) Refresh() (changed bool, err error) {
 // keepOwnDevice gives the TAP again what the host's commands have taken from it: a write to ip_forward resets every device.
 func (u *Uplink) keepOwnDevice() error {
 	if u.opts.Kind != TAP {
-		link.SetForwarding6(u.opts.TAP)
-		return link.SetForwarding(u.tapIdx)
+		return errors.Join(link.SetForwarding(u.tapIdx), link.SetForwarding6(u.opts.TAP, true))
 	}
 	why6, err := u.config.Restore(u.opts.TAP)
 	if err == nil && why6 == "" && u.config.Addr6.IsValid() {

@@ -445,9 +445,11 @@ type PortUse struct {
 
 // FlowStats are totals since the start, as in `conntrack -S`, and the current flows by state and by port of the switch.
 type FlowStats struct {
-	Used    int               `json:"used"`
+	Used    int               `json:"used"` // flows of IPv4
 	Limit   int               `json:"limit"`
-	Quota   int               `json:"quota"` // limit for one port of the switch
+	Used6   int               `json:"used6"` // flows of IPv6
+	Limit6  int               `json:"limit6"`
+	Quota   int               `json:"quota"` // limit of IPv4 for one port of the switch
 	Created uint64            `json:"created"`
 	Ended   map[string]uint64 `json:"ended"`  // by cause: timed_out, evicted, replaced, flushed
 	States  map[string]int    `json:"states"` // by protocol and state

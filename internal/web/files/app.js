@@ -45,6 +45,7 @@ const span = s => s < 60 ? s.toFixed(0) + " s" : s < 3600 ? (s / 60).toFixed(0) 
 
 // The last answers of the switch, and the rates between the last two polls.
 const state = { status: null, ports: [], stats: null, publish: [], reasons: Object.create(null), rates: Object.create(null), dropRates: {}, history: Object.create(null), at: 0 };
+const allFlows = tables => tables.flows.used + tables.flows6.used; // of both families
 const zero = { rx_bytes: 0, tx_bytes: 0, rx_packets: 0, tx_packets: 0 };
 
 async function poll() {
@@ -142,7 +143,7 @@ function topology() {
   node(mid, 26, 250, 42, "", up ? [["outside", ""], [`via ${u.device || "?"}, ${[u.address || "no address", u.state6 === "up" && u.address6].filter(Boolean).join(", ")} (${u.kind})`, "small"]] : [["no uplink", "small"]]);
   if (up) node(mid, 98, 128, 34, up.state === "forwarding" && u.state === "up" ? "" : "down", [["uplink", ""]], "#port/uplink");
   node(mid, 172, 250, 42, "core", [["switch · router · NAT", "inv"]]);
-  svg.append(el("text", { class: "small left", x: mid + 136, y: 198 }, `${count(state.stats.tables.flows.used)} flows`));
+  svg.append(el("text", { class: "small left", x: mid + 136, y: 198 }, `${count(allFlows(state.stats.tables))} flows`));
   if (up) svg.append(el("text", { class: "small left", x: mid + 80, y: 102 }, `${bits(rateOf("uplink").tx_bytes)} out, ${bits(rateOf("uplink").rx_bytes)} in`));
   for (const b of bands) b.list.forEach((p, i) => {
     const row = Math.floor(i / perRow), inRow = Math.min(perRow, b.list.length - row * perRow);
@@ -217,7 +218,7 @@ const pages = {
         const flows = await api("/flows?limit=300").catch(e => e);
         if (!(location.hash === "#flows")) return;
         if (flows instanceof Error) main.replaceChildren(card("Flows", "", el("p", { class: "muted" }, flows.message)));
-        else main.replaceChildren(card("Flows", `${count(state.stats.tables.flows.used)} in the table; this page shows at most 300`, flowTable(flows)));
+        else main.replaceChildren(card("Flows", `${count(allFlows(state.stats.tables))} in the table; this page shows at most 300`, flowTable(flows)));
       } finally { this.busy = false; }
     },
   },
