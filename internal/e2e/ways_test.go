@@ -316,9 +316,27 @@ func TestOlderKernel(t *testing.T) {
 	b := NewHost(t)
 	b.pair.Uplink = "clsact"
 	b.env = []string{"UVSWITCH_FIB_FLAGS=0"}
+	b.Sh("out", "ip addr add "+out6+"/64 dev eth0 nodad")
+	outside6(b)
 	secondNIC(b)
+	const lan6, far6 = "2001:db8:2::2", "2001:db8:99::9"
+	b.Sh("host", "ip addr add 2001:db8:2::1/64 dev lan0 nodad")
+	b.Sh("lan", "ip addr add "+lan6+"/64 dev eth0 nodad; ip addr add "+far6+"/128 dev lo nodad; ip -6 route add default via 2001:db8:2::1")
+	b.Sh("out", "ip addr add "+far6+"/128 dev lo nodad")
 	b.Start()
 	containers(b)
+	asks(t, b, "web", "["+lan6+"]", "this is lan; you are 2001:db8:2::1")
+	asks(t, b, "web", "["+far6+"]", "this is out; you are "+host6)
+	b.Sh("host", "ip -6 rule add from "+addr6(b, "db")+" lookup 100 && ip -6 route add default via "+lan6+" table 100")
+	asks(t, b, "db", "["+far6+"]", "this is lan; you are 2001:db8:2::1")
+	asks(t, b, "web", "["+far6+"]", "this is out; you are "+host6)
+	b.Sh("web", "ping -6 -c 1 -W 3 -s 3000 "+far6)
+	b.Sh("host", "ip addr add 2001:db8:1::9/64 dev eth0 nodad && ip addr del "+host6+"/64 dev eth0; ip -6 route replace default via "+out6)
+	b.Eventually("new connections leave with the new address of IPv6", func() bool {
+		said, _ := b.TrySh("web", "curl -s -m 1 'http://["+far6+"]/'")
+		return strings.Contains(said, "this is out; you are 2001:db8:1::9")
+	})
+	b.Sh("host", "ip addr add "+host6+"/64 dev eth0 nodad && ip addr del 2001:db8:1::9/64 dev eth0; ip -6 route replace default via "+out6)
 	asks(t, b, "web", "10.20.0.2", "this is lan; you are 10.20.0.1")
 	asks(t, b, "web", "203.0.113.9", "this is out; you are 10.1.0.1")
 	b.Sh("host", "ip route add 128.0.0.0/1 via 10.20.0.2")

@@ -129,10 +129,7 @@ func (u *Uplink) Ask6(t frame.Tuple6) (Way, error) {
 		return w, err
 	}
 	if w.Source = netip.AddrFrom16([16]byte(params[fibSrc:])); u.maps.sources != nil {
-		known := u.known.Load()
-		if w.Source = known.Sources6[w.index]; !w.Source.IsValid() {
-			w.Source = known.Addr6
-		}
+		w.Source = u.known.Load().sourceOf(w.index)
 	}
 	return w, nil
 }

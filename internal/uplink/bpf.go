@@ -38,8 +38,10 @@ type bpfMaps struct {
 
 	fence *ebpf.Map // devices that packets may leave by, by index; nil: all
 
-	sources *ebpf.Map // source addresses by device and next hop, for a kernel that does not tell them; else nil
-	fib     fibFlags  // that the kernel knows
+	// For a kernel that does not tell the source address; else nil.
+	sources  *ebpf.Map // of IPv4, by device and next hop
+	sources6 *ebpf.Map // of IPv6, by device
+	fib      fibFlags  // that the kernel knows
 
 	inside6 *ebpf.Map // inside addresses of IPv6 packets that leave: see Uplink6.Inside; likewise mapped
 	answers answers6
@@ -94,6 +96,7 @@ func newMaps(fenced int, fib fibFlags) (*bpfMaps, error) {
 		{&m.stations6, true, ebpf.MapSpec{Name: "uvs_stations6", Type: ebpf.Hash, KeySize: 16, ValueSize: 4, MaxEntries: 2 * frame.MaxPorts, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&m.fence, fenced > 0, ebpf.MapSpec{Name: "uvs_fence", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: uint32(max(fenced, 1))}},
 		{&m.sources, fib&fibGetSource == 0, ebpf.MapSpec{Name: "uvs_sources", Type: ebpf.LRUHash, KeySize: 8, ValueSize: 4, MaxEntries: maxSources}},
+		{&m.sources6, fib&fibGetSource == 0, ebpf.MapSpec{Name: "uvs_sources6", Type: ebpf.Hash, KeySize: 4, ValueSize: 16, MaxEntries: maxOwn6}},
 	} {
 		if err == nil && x.need {
 			*x.to, err = ebpf.NewMap(&x.spec)
@@ -148,7 +151,7 @@ func (m *bpfMaps) portSet(addr int, i setIndex) *nat.PortSet {
 
 // close gives the maps back. Their memory stays mapped until the process ends: NAT may still write to it.
 func (m *bpfMaps) close() {
-	for _, b := range []*ebpf.Map{m.own, m.local, m.arrivals, m.limits, m.ports, m.pairs, m.frags, m.own6, m.local6, m.pairs6, m.frags6, m.routes6, m.stations6, m.ways, m.inside6, m.fence, m.sources} {
+	for _, b := range []*ebpf.Map{m.own, m.local, m.arrivals, m.limits, m.ports, m.pairs, m.frags, m.own6, m.local6, m.pairs6, m.frags6, m.routes6, m.stations6, m.ways, m.inside6, m.fence, m.sources, m.sources6} {
 		if b != nil {
 			b.Close()
 		}

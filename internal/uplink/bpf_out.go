@@ -213,17 +213,21 @@ func (p *wayOut) emitAnswer() {
 	)
 }
 
-// emitCompare6 compares the source of an IPv6 packet, and asks for the host's sockets. A kernel that does not tell the source only sends.
+// emitCompare6 compares the source of an IPv6 packet, and asks for the host's sockets.
 //
-//	six answer: if (params.src != ip6.src) { result = SOURCE; goto came_back; }
+//	six answer:
+//	source = sources6[params.ifindex]; if (!source) goto send; params.src = *source; // on a kernel that does not tell the source
+//	if (params.src != ip6.src) { result = SOURCE; goto came_back; }
 //	if (command == ASK_SOURCE) goto send;
 //	head = load(40, 4); tuple = {ip6.dst, ip6.src}; look_for_socket(tuple);
 func (p *wayOut) emitCompare6() {
-	if p.maps.sources != nil {
-		p.Emit(asm.Ja.Label("send").WithSymbol("six answer"))
-		return
-	}
 	p.Emit(asm.Mov.Imm(asm.R3, 0).WithSymbol("six answer"))
+	if p.maps.sources6 != nil {
+		p.EmitMapLookup(p.maps.sources6, outKey, "send") // outKey has the device
+		for at := int16(0); at < 16; at += 8 {
+			p.Emit(asm.LoadMem(asm.R1, asm.R0, at, asm.DWord), asm.StoreMem(asm.RFP, outParams+fibSrc+at, asm.R1, asm.DWord))
+		}
+	}
 	for at := int16(0); at < 16; at += 8 {
 		p.Emit(
 			asm.LoadMem(asm.R1, asm.RFP, outParams+fibSrc+at, asm.DWord), asm.LoadMem(asm.R2, asm.RFP, outIP6+ip6Src+at, asm.DWord),

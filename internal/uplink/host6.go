@@ -144,6 +144,14 @@ func ownDevices(tap string, links []netlink.Link) map[int]bool {
 	return ours
 }
 
+// sourceOf is the address by which containers leave by a device, as far as that follows from the device alone.
+func (s *State) sourceOf(device int) netip.Addr {
+	if a := s.Sources6[device]; a.IsValid() {
+		return a
+	}
+	return s.Addr6
+}
+
 // addrs6 are the host's IPv6 addresses that packets may be sent to, and for each device the one by which containers leave: global before
 // unique local, and neither temporary nor deprecated (RFC 6724, 5), since a flow ends with its address.
 func addrs6(addrs []netlink.Addr, ours map[int]bool) (own []netip.Addr, sources map[int]netip.Addr) {

@@ -25,6 +25,7 @@ type shared struct {
 	owners   map[uint32]uint32       // what the map arrivals says of owners
 	routes   map[netip.Prefix]uint32 // what the map routes6 has
 	stations map[netip.Addr]uint32   // what the map stations6 has
+	byDevice map[uint32][16]byte     // what the map sources6 has
 
 	peersMu sync.Mutex // Lock 78: peers, of both families; a worker takes it when a flow without a set of ports begins or ends
 }
@@ -45,7 +46,7 @@ func newShared(fenced int, fib fibFlags) (*shared, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &shared{bpfMaps: m, four: newAddrSets[frame.Addr](m.own, m.local, m.pairs, 0), six: newAddrSets[frame.Addr6](m.own6, m.local6, m.pairs6, sixBase), owners: map[uint32]uint32{}, routes: map[netip.Prefix]uint32{}, stations: map[netip.Addr]uint32{}}, nil
+	return &shared{bpfMaps: m, four: newAddrSets[frame.Addr](m.own, m.local, m.pairs, 0), six: newAddrSets[frame.Addr6](m.own6, m.local6, m.pairs6, sixBase), owners: map[uint32]uint32{}, routes: map[netip.Prefix]uint32{}, stations: map[netip.Addr]uint32{}, byDevice: map[uint32][16]byte{}}, nil
 }
 
 func newAddrSets[A frame.Address](own, local, pairs *ebpf.Map, base int) addrSets[A] {
@@ -58,6 +59,22 @@ func (s *shared) setOwn(addrs, addrs6 []netip.Addr, local []netip.Prefix) {
 	defer s.mu.Unlock()
 	s.four.setOwn(addrs, local)
 	s.six.setOwn(addrs6[:min(len(addrs6), maxOwn6)], local)
+}
+
+// setSources6 says by which address packets leave by a device, on a kernel that does not tell it.
+func (s *shared) setSources6(state *State) {
+	if s.sources6 == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	want := map[uint32][16]byte{}
+	for _, w := range state.Watched {
+		if a := state.sourceOf(w.Index); a.IsValid() {
+			want[uint32(w.Index)] = a.As16()
+		}
+	}
+	_ = bpf.SetEntries(s.sources6, s.byDevice, want, func(device uint32) any { return device })
 }
 
 // setPrefixes makes a map have these prefixes; is says which ones it has. A full map is tried again by the next call.
@@ -281,14 +298,10 @@ func (u Uplink6) Peer(own, remote frame.Addr6, proto uint8, on bool) (ok bool) {
 
 // Inside implements nat.Outside6: a place of the map uvs_inside6, in which the address is. Each port has places of its own, in groups by a hash of
 // the address. An address that is new takes the place of the oldest of its group: packets of a port that sends from more than insideWays
-// addresses of one group in one batch are routed as if they came from another of its addresses. A kernel that does not tell the source is not asked
-// with the inside address: NAT's source must be right without an answer.
+// addresses of one group in one batch are routed as if they came from another of its addresses.
 //
 //uvswitch:hot
 func (u Uplink6) Inside(id frame.PortID, a frame.Addr6) uint32 {
-	if u.maps.sources != nil {
-		return 0
-	}
 	group := uint32(id%frame.MaxPorts)*insideGroups + uint32(frame.Mix(a.Hi^0x9e3779b97f4a7c15, a.Lo^0xbf58476d1ce4e5b9))%insideGroups
 	hi, lo := networkOrder(a.Hi), networkOrder(a.Lo)
 	places := (*[insideWays][2]atomic.Uint64)(unsafe.Pointer(&u.maps.insideMem[group*insideWays*16]))
@@ -338,12 +351,6 @@ func (s *answers6) at(remote frame.Addr6) *atomic.Pointer[answer6] {
 
 // SourceFor implements nat.Outside6. If nothing is known of the way to remote, it is the source that was chosen last.
 func (u Uplink6) SourceFor(remote frame.Addr6) (a frame.Addr6) {
-	if u.maps.sources != nil { // the program cannot tell whether the source is right
-		if len(u.known.Load().Sources6) < 2 {
-			return a
-		}
-		return u.AskSource(frame.Tuple6{Dst: remote})
-	}
 	if x := u.maps.answers.at(remote).Load(); x != nil && x.remote == remote {
 		return x.source
 	}

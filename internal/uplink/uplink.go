@@ -236,6 +236,7 @@ func (u *Uplink) Refresh() (changed bool, err error) {
 	if u.opts.Kind != TAP {
 		err = errors.Join(err, u.watchLocked(&s))
 		u.maps.setOwn(s.Own, s.Own6, s.Local)
+		u.maps.setSources6(&s)
 		u.maps.setFence(u.opts.Devices)
 		u.maps.forgetSources()
 	}
