@@ -365,7 +365,7 @@ type Conn interface {
 	Read(b []byte) (n int, err error)
 	// Write writes one frame with its chain. It returns None, or why the frame was refused.
 	Write(f *Frame) Reason
-	// GSOMaxSize is the longest IPv4 packet of protocol TCP or UDP that may be coalesced for this port, in bytes; 0: none.
+	// GSOMaxSize is the longest IP packet of protocol TCP or UDP that may be coalesced for this port, in bytes; 0: none.
 	GSOMaxSize(proto uint8) int
 	// Close gives the descriptor back.
 	Close() error

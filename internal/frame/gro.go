@@ -13,8 +13,8 @@ import (
 //
 // Of two pure acknowledgements the older is superseded when the newer one says all that it said.
 //
-// Only IPv4 frames are joined, with a partial checksum (VIRTIO_NET_HDR_F_NEEDS_CSUM: nobody between two stacks on one host
-// has summed anything yet) or a complete one that is right: the super-frame's is partial.
+// Only packets without IP options and extension headers are joined, with a partial checksum (VIRTIO_NET_HDR_F_NEEDS_CSUM: nobody
+// between two stacks on one host has summed anything yet) or a complete one that is right: the super-frame's is partial.
 type GRO struct {
 	batch uint32
 	flows [coalesceSlots]openFlow
@@ -31,7 +31,7 @@ type openFlow struct {
 	head, last *Frame
 	ack        bool   // a pure acknowledgement, which nothing is joined to
 	size       int    // payload bytes of each segment
-	total      int    // IPv4 length of the whole chain
+	total      int    // length of the whole chain as an IP packet
 	next       uint32 // TCP: the sequence number that follows
 }
 
@@ -54,16 +54,21 @@ func (c *GRO) Begin() {
 }
 
 // Add looks at a frame that is about to be sent alone to one port, in the order of sending. longest is how long an
-// IPv4 packet that port takes: 0 for none that was joined.
+// IP packet that port takes: 0 for none that was joined.
 //
 //uvswitch:hot
 func (c *GRO) Add(f *Frame, longest int) (GROResult, *Frame) {
-	if f.Flags&(IsIPv4|HasTuple|Fragment|Cut) != IsIPv4|HasTuple || f.Malformed != None || f.Proto != TCP && f.Proto != UDP {
+	if f.Flags&(HasTuple|Fragment|Cut) != HasTuple || f.Malformed != None || f.Proto != TCP && f.Proto != UDP {
 		return Alone, nil
 	}
 	t := &f.Tuple
-	o := &c.flows[Mix(uint64(t.Src)<<32|uint64(t.Dst)^groSeed, uint64(t.Proto)<<32|uint64(t.SrcPort)<<16|uint64(t.DstPort))%coalesceSlots]
-	known := o.batch == c.batch && o.head.Tuple == *t && o.head.Out == f.Out
+	addrs := uint64(t.Src)<<32 | uint64(t.Dst)
+	if f.Flags&IsIPv6 != 0 {
+		src, dst := f.IPv6().Src(), f.IPv6().Dst()
+		addrs = Mix(src.Hi^groSeed, src.Lo^groSeed) + Mix(dst.Hi^groSeed, dst.Lo^^groSeed)
+	}
+	o := &c.flows[Mix(addrs^groSeed, uint64(t.Proto)<<32|uint64(t.SrcPort)<<16|uint64(t.DstPort))%coalesceSlots]
+	known := o.batch == c.batch && o.head.Tuple == *t && o.head.Out == f.Out && sameAddrs6(o.head, f)
 	if known && longest > 0 && o.head.Net == f.Net {
 		if o.ack {
 			if old := o.head; supersedes(f, old) {
@@ -81,6 +86,17 @@ func (c *GRO) Add(f *Frame, longest int) (GROResult, *Frame) {
 		o.open(f, c.batch)
 	}
 	return Alone, nil
+}
+
+// sameAddrs6 reports whether two frames have the same addresses of IPv6, or neither has any.
+//
+//uvswitch:hot
+func sameAddrs6(f, g *Frame) bool {
+	if (f.Flags|g.Flags)&IsIPv6 == 0 {
+		return true
+	}
+	const at = 8
+	return f.Flags&g.Flags&IsIPv6 != 0 && bytes.Equal(f.IPv6()[at:IPv6Len], g.IPv6()[at:IPv6Len])
 }
 
 // open makes f what a next frame can be joined to, if it can be.
@@ -121,19 +137,37 @@ func l4HeaderLen(f *Frame) int {
 	return f.TCP().HeaderLen()
 }
 
+// ipHeaderLen is the length of the IP header of a packet without options and extension headers.
+//
+//uvswitch:hot
+func ipHeaderLen(f *Frame) int {
+	if f.Flags&IsIPv6 != 0 {
+		return IPv6Len
+	}
+	return IPv4Len
+}
+
 // joins tells whether f may be part of a chain at all: an ordinary segment or datagram, and nothing in the frame but
 // the packet.
 //
 //uvswitch:hot
 func joins(f *Frame) bool {
 	h, l4 := f.Vnet(), f.Payload()
-	if h.NeedsCsum() && (h.CsumStart() != f.L4 || h.CsumOffset() != ChecksumOffset(f.Proto)) || f.L3 != EthernetLen || f.L4 != EthernetLen+IPv4Len || int(f.L3End) != f.Len() {
+	if h.NeedsCsum() && (h.CsumStart() != f.L4 || h.CsumOffset() != ChecksumOffset(f.Proto)) || f.L3 != EthernetLen || int(f.L4) != EthernetLen+ipHeaderLen(f) || int(f.L3End) != f.Len() {
 		return false
 	}
 	if f.Proto == UDP {
 		return (h[1] == GSONone || h[1] == GSOUDPL4) && int(f.UDP().Length()) == len(l4)
 	}
-	return (h[1] == GSONone || h[1] == GSOTCPv4) && f.TCP().Flags()&^FlagPSH == FlagACK
+	return (h[1] == GSONone || h[1] == gsoTCP(f)) && f.TCP().Flags()&^FlagPSH == FlagACK
+}
+
+//uvswitch:hot
+func gsoTCP(f *Frame) uint8 {
+	if f.Flags&IsIPv6 != 0 {
+		return GSOTCPv6
+	}
+	return GSOTCPv4
 }
 
 // join appends f to the chain if it continues it.
@@ -144,17 +178,15 @@ func (o *openFlow) join(f *Frame, longest int) bool {
 	if o.size == 0 || payload <= 0 || o.total+payload > longest || !joins(f) {
 		return false
 	}
-	if f.Proto == TCP && o.size < minSegment || f.Proto == UDP && o.total+payload-IPv4Len-UDPLen > maxDatagrams*o.size {
+	if f.Proto == TCP && o.size < minSegment || f.Proto == UDP && o.total+payload-ipHeaderLen(f)-UDPLen > maxDatagrams*o.size {
 		return false
 	}
 	head := o.head
 	if gso := f.Vnet().GSOSize(); f.Vnet()[1] != GSONone && int(gso) != o.size || f.Vnet()[1] == GSONone && payload > o.size {
 		return false
 	}
-	a, b := head.raw[VnetLen:], f.raw[VnetLen:]
-	const ip = EthernetLen
-	if head.Dst != f.Dst || head.Src != f.Src || a[ip+1] != b[ip+1] || a[ip+8] != b[ip+8] || (a[ip+6]^b[ip+6])&0x40 != 0 {
-		return false // type of service, time to live, don't fragment
+	if !alike(head, f) || f.Flags&IsIPv4 != 0 && (head.IPv4()[6]^f.IPv4()[6])&0x40 != 0 { // don't fragment
+		return false
 	}
 	if f.Proto == TCP && !o.follows(f) {
 		return false
@@ -166,13 +198,31 @@ func (o *openFlow) join(f *Frame, longest int) bool {
 	return true
 }
 
-// summed tells whether complete checksums are there and right: the transport's and the IP header's.
+// alike tells whether two frames of a flow have the same stations, type of service (and flow label) and time to live.
+//
+//uvswitch:hot
+func alike(f, g *Frame) bool {
+	if f.Dst != g.Dst || f.Src != g.Src {
+		return false
+	}
+	if f.Flags&IsIPv6 != 0 {
+		a, b := f.IPv6(), g.IPv6()
+		return binary.BigEndian.Uint32(a) == binary.BigEndian.Uint32(b) && a.HopLimit() == b.HopLimit()
+	}
+	a, b := f.IPv4(), g.IPv4()
+	return a[1] == b[1] && a.TTL() == b.TTL()
+}
+
+// summed tells whether complete checksums are there and right: the transport's and IPv4's header's.
 //
 //uvswitch:hot
 func summed(f *Frame) bool {
 	l4 := f.Payload()
 	if f.Proto == UDP && f.UDP().Checksum() == 0 {
 		return false
+	}
+	if f.Flags&IsIPv6 != 0 {
+		return Sum(l4, f.IPv6().PseudoSum(f.Proto, len(l4))) == 0xffff
 	}
 	return Sum(f.IPv4()[:f.IPv4().HeaderLen()], 0) == 0xffff && Sum(l4, PseudoSum(f.Tuple.Src, f.Tuple.Dst, f.Proto, len(l4))) == 0xffff
 }
@@ -196,20 +246,29 @@ func (o *openFlow) append(f *Frame, payload int) {
 	o.last = f
 	old := o.total
 	o.total += payload
-	ip, l4 := head.IPv4(), head.Payload()
+	l4 := head.Payload()
 	e := binary.BigEndian
 	was, is := uint16(old), uint16(o.total)
-	e.PutUint16(ip[2:], is)
-	e.PutUint16(ip[10:], Delta16(was, is).Complete(e.Uint16(ip[10:])))
-	gso, field := uint8(GSOTCPv4), l4[ChecksumOffset(head.Proto):]
+	pseudo := uint16(0)
+	if head.Flags&IsIPv6 != 0 {
+		ip := head.IPv6()
+		e.PutUint16(ip[4:], is-IPv6Len)
+		pseudo = ip.PseudoSum(head.Proto, len(l4))
+	} else {
+		ip := head.IPv4()
+		e.PutUint16(ip[2:], is)
+		e.PutUint16(ip[10:], Delta16(was, is).Complete(e.Uint16(ip[10:])))
+		pseudo = PseudoSum(head.Tuple.Src, head.Tuple.Dst, head.Proto, len(l4))
+	}
+	gso, field := gsoTCP(head), l4[ChecksumOffset(head.Proto):]
 	h := head.Vnet()
 	if !h.NeedsCsum() {
 		h.Set(h[0]|VnetNeedsCsum, GSONone, 0, 0, head.L4, ChecksumOffset(head.Proto))
-		e.PutUint16(field, PseudoSum(head.Tuple.Src, head.Tuple.Dst, head.Proto, len(l4)))
+		e.PutUint16(field, pseudo)
 	}
 	if head.Proto == UDP {
 		gso = GSOUDPL4
-		head.UDP().SetLength(uint16(o.total - IPv4Len))
+		head.UDP().SetLength(uint16(o.total - ipHeaderLen(head)))
 	} else {
 		head.TCP().AddFlags(f.TCP().Flags() & FlagPSH)
 		o.next += uint32(payload)
@@ -248,9 +307,6 @@ func supersedes(f, old *Frame) bool {
 		return false
 	}
 	a, b := old.TCP(), f.TCP()
-	if f.L3 != EthernetLen || old.L3 != EthernetLen || f.Dst != old.Dst || f.Src != old.Src || f.IPv4().TTL() != old.IPv4().TTL() {
-		return false
-	}
-	return a.Seq() == b.Seq() && int32(b.Ack()-a.Ack()) > 0 && a[tcpOffset] == b[tcpOffset] &&
-		old.IPv4()[1] == f.IPv4()[1]
+	return f.L3 == EthernetLen && old.L3 == EthernetLen && alike(old, f) &&
+		a.Seq() == b.Seq() && int32(b.Ack()-a.Ack()) > 0 && a[tcpOffset] == b[tcpOffset]
 }

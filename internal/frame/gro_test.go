@@ -16,17 +16,42 @@ import (
 
 const longest = 65535
 
+// A family makes packets of IPv4, or of IPv6.
+type family struct {
+	name string
+	six  bool
+}
+
+var families = []family{{"IPv4", false}, {"IPv6", true}}
+
+// of gives a packet the family's addresses, from 1 to dst.
+func (x family) of(dst uint64, p frametest.Packet) frametest.Packet {
+	if x.six {
+		p.Src6, p.Dst6 = frame.Addr6{Hi: 0xfd << 56, Lo: 1}, frame.Addr6{Hi: 0xfd << 56, Lo: dst}
+	} else {
+		p.Src, p.Dst = 1, frame.Addr(dst)
+	}
+	return p
+}
+
 // tcpSegment is a segment with a partial checksum: what a container's stack hands to its TAP.
-func tcpSegment(seq, ack uint32, flags uint8, payload []byte, gso int) []byte {
-	raw := frametest.Packet{Src: 1, Dst: 2, SrcPort: 7, DstPort: 9, Proto: frame.TCP, Flags: flags, Payload: payload, Partial: true, GSO: uint16(gso)}.Raw()
-	l4 := raw[frame.VnetLen+frame.EthernetLen+frame.IPv4Len:]
+func (x family) tcpSegment(seq, ack uint32, flags uint8, payload []byte, gso int) []byte {
+	raw := x.of(2, frametest.Packet{SrcPort: 7, DstPort: 9, Proto: frame.TCP, Flags: flags, Payload: payload, Partial: true, GSO: uint16(gso)}).Raw()
+	l4 := raw[frame.VnetLen+frame.EthernetLen+x.headerLen():]
 	binary.BigEndian.PutUint32(l4[4:], seq)
 	binary.BigEndian.PutUint32(l4[8:], ack)
 	return raw
 }
 
-func datagram(payload []byte) []byte {
-	return frametest.Packet{Src: 1, Dst: 2, SrcPort: 7, DstPort: 9, Payload: payload, Partial: true}.Raw()
+func (x family) headerLen() int {
+	if x.six {
+		return frame.IPv6Len
+	}
+	return frame.IPv4Len
+}
+
+func (x family) datagram(payload []byte) []byte {
+	return x.of(2, frametest.Packet{SrcPort: 7, DstPort: 9, Payload: payload, Partial: true}).Raw()
 }
 
 // coalesce parses the frames, has them joined on their way to port out, and returns what became of each.
@@ -83,12 +108,23 @@ func wires(t interface{ Fatalf(string, ...any) }, raw []byte) [][]byte {
 }
 
 func TestCoalesce(t *testing.T) {
+	for _, x := range families {
+		t.Run(x.name, x.testCoalesce)
+	}
+}
+
+func (x family) testCoalesce(t *testing.T) {
+	tcpSegment, datagram := x.tcpSegment, x.datagram
+	hops, l4 := frame.EthernetLen+8, frame.EthernetLen+x.headerLen() // where fields stand
+	if x.six {
+		hops--
+	}
 	const ack, psh, fin, syn = frame.FlagACK, frame.FlagPSH, frame.FlagFIN, frame.FlagSYN
 	data := make([]byte, 3000)
 	seg := func(seq uint32, n int) []byte { return tcpSegment(seq, 5, ack, data[:n], 0) }
 	edit := func(raw []byte, at int, v byte) []byte { raw[frame.VnetLen+at] = v; return raw }
 	complete := func(seq uint32, n int) []byte {
-		return frametest.Packet{Src: 1, Dst: 2, SrcPort: 7, DstPort: 9, Proto: frame.TCP, Flags: ack, TCPSeq: seq, TCPAck: 5, Payload: data[:n]}.Raw()
+		return x.of(2, frametest.Packet{SrcPort: 7, DstPort: 9, Proto: frame.TCP, Flags: ack, TCPSeq: seq, TCPAck: 5, Payload: data[:n]}).Raw()
 	}
 	pure := func(seq, a uint32) []byte { return tcpSegment(seq, a, ack, nil, 0) }
 	const A, M, S = frame.Alone, frame.Merged, frame.Supersedes
@@ -111,22 +147,23 @@ func TestCoalesce(t *testing.T) {
 		{"a super-frame with a short tail", [][]byte{tcpSegment(0, 5, ack, data[:2001], 500), seg(2001, 500)}, []frame.GROResult{A, A}},
 		{"a super-frame of another size", [][]byte{tcpSegment(0, 5, ack, data[:2000], 500), tcpSegment(2000, 5, ack, data[:800], 400)}, []frame.GROResult{A, A}},
 		{"type of service", [][]byte{seg(0, 1000), edit(seg(1000, 1000), 15, 4)}, []frame.GROResult{A, A}},
-		{"time to live", [][]byte{seg(0, 1000), edit(seg(1000, 1000), 22, 63)}, []frame.GROResult{A, A}},
+		{"time to live", [][]byte{seg(0, 1000), edit(seg(1000, 1000), hops, 63)}, []frame.GROResult{A, A}},
 		{"another station", [][]byte{seg(0, 1000), edit(seg(1000, 1000), 5, 9)}, []frame.GROResult{A, A}},
-		{"window", [][]byte{seg(0, 1000), edit(seg(1000, 1000), 49, 1)}, []frame.GROResult{A, A}},
+		{"window", [][]byte{seg(0, 1000), edit(seg(1000, 1000), l4+15, 1)}, []frame.GROResult{A, A}},
 		{"complete checksums", [][]byte{complete(1, 1000), complete(1001, 1000), complete(2001, 10)}, []frame.GROResult{A, M, M}},
-		{"a wrong checksum", [][]byte{complete(1, 1000), edit(complete(1001, 1000), 50, 0x77)}, []frame.GROResult{A, A}},
-		{"after a wrong checksum", [][]byte{edit(complete(1, 1000), 50, 0x77), complete(1001, 1000)}, []frame.GROResult{A, A}},
+		{"a wrong checksum", [][]byte{complete(1, 1000), edit(complete(1001, 1000), l4+16, 0x77)}, []frame.GROResult{A, A}},
+		{"after a wrong checksum", [][]byte{edit(complete(1, 1000), l4+16, 0x77), complete(1001, 1000)}, []frame.GROResult{A, A}},
 		{"acknowledgements", [][]byte{pure(0, 5), pure(0, 6), pure(0, 7)}, []frame.GROResult{A, S, S}},
 		{"duplicate acknowledgements", [][]byte{pure(0, 5), pure(0, 5), pure(0, 5)}, []frame.GROResult{A, A, A}},
 		{"an older acknowledgement", [][]byte{pure(0, 6), pure(0, 5)}, []frame.GROResult{A, A}},
 		{"an acknowledgement between data", [][]byte{seg(0, 1000), pure(1000, 6), seg(1000, 1000)}, []frame.GROResult{A, A, A}},
 		{"data between acknowledgements", [][]byte{pure(0, 5), seg(0, 1000), pure(1000, 6)}, []frame.GROResult{A, A, A}},
 		{"an acknowledgement to another station", [][]byte{pure(0, 5), edit(pure(0, 6), 5, 9)}, []frame.GROResult{A, A}},
-		{"a checksum elsewhere", [][]byte{seg(0, 1000), func() []byte { r := seg(1000, 1000); frame.VnetHdr(r).Set(1, 0, 0, 0, 34, 18); return r }()}, []frame.GROResult{A, A}},
+		{"a checksum elsewhere", [][]byte{seg(0, 1000), func() []byte { r := seg(1000, 1000); frame.VnetHdr(r).Set(1, 0, 0, 0, uint16(l4), 18); return r }()}, []frame.GROResult{A, A}},
 		{"datagrams", [][]byte{datagram(data[:64]), datagram(data[:64]), datagram(data[:1]), datagram(data[:64])}, []frame.GROResult{A, M, M, A}},
 		{"an empty datagram", [][]byte{datagram(data[:64]), datagram(nil), datagram(data[:64])}, []frame.GROResult{A, A, A}},
-		{"a datagram without checksum", [][]byte{datagram(data[:64]), frametest.Packet{Src: 1, Dst: 2, SrcPort: 7, DstPort: 9, Payload: data[:64], NoChecksum: true}.Raw()}, []frame.GROResult{A, A}},
+		{"a datagram without checksum", [][]byte{datagram(data[:64]), x.of(2, frametest.Packet{SrcPort: 7, DstPort: 9, Payload: data[:64], NoChecksum: true}).Raw()}, []frame.GROResult{A, A}},
+		{"another destination", [][]byte{seg(0, 1000), x.of(3, frametest.Packet{SrcPort: 7, DstPort: 9, Proto: frame.TCP, Flags: ack, TCPSeq: 1000, TCPAck: 5, Payload: data[:1000], Partial: true}).Raw()}, []frame.GROResult{A, A}},
 		{"a padded frame", [][]byte{datagram(data[:2]), append(datagram(data[:2]), 0, 0, 0)}, []frame.GROResult{A, A}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -185,12 +222,13 @@ func TestCoalesceKeepsEveryByte(t *testing.T) {
 		var outs []frame.PortID
 		stamp := byte(0)
 		for range n {
-			flow := rapid.IntRange(0, 3).Draw(t, "flow")
+			flow := rapid.IntRange(0, 5).Draw(t, "flow")
+			x := families[flow%2]
 			size := rapid.SampledFrom([]int{0, 1, 7, 100, 100, 100, 250}).Draw(t, "size")
 			payload := bytes.Repeat([]byte{stamp}, size)
 			stamp++
-			p := frametest.Packet{Src: 1, Dst: frame.Addr(2 + flow/2), SrcPort: 7, DstPort: uint16(flow), Payload: payload, Partial: rapid.Bool().Draw(t, "partial")}
-			if flow == 0 {
+			p := x.of(uint64(2+flow/4), frametest.Packet{SrcPort: 7, DstPort: uint16(flow), Payload: payload, Partial: rapid.Bool().Draw(t, "partial")})
+			if flow < 2 {
 				raws = append(raws, p.Raw())
 			} else {
 				p.Proto, p.Flags = frame.TCP, rapid.SampledFrom([]uint8{16, 16, 16, 16, 24, 17, 18}).Draw(t, "flags")
@@ -215,11 +253,14 @@ func TestCoalesceKeepsEveryByte(t *testing.T) {
 						t.Fatalf("frame %d: %v", i, err)
 					}
 					ip := w[frame.EthernetLen:]
-					copy(ip[4:6], "\x00\x00")   // identification
-					copy(ip[10:12], "\x00\x00") // and the sums over it and PSH
-					if ip[9] == frame.TCP {
-						ip[frame.IPv4Len+13] &^= frame.FlagPSH
-						copy(ip[frame.IPv4Len+16:frame.IPv4Len+18], "\x00\x00")
+					proto, l4 := transport(ip)
+					if ip[0]>>4 == 4 {
+						copy(ip[4:6], "\x00\x00")   // identification
+						copy(ip[10:12], "\x00\x00") // and the sums over it and PSH
+					}
+					if proto == frame.TCP {
+						l4[13] &^= frame.FlagPSH
+						copy(l4[16:18], "\x00\x00")
 					}
 					m[key(i)] = append(m[key(i)], string(w))
 				}
@@ -228,7 +269,7 @@ func TestCoalesceKeepsEveryByte(t *testing.T) {
 		}
 		var b frame.Batch
 		what := coalesce(&b, func(i int) frame.PortID { return outs[i] }, raws...)
-		name := func(i int) string { return fmt.Sprint(outs[i], b.Frames[i].Tuple) }
+		name := func(i int) string { return fmt.Sprint(outs[i], b.Frames[i].Flags&frame.IsIPv6, b.Frames[i].Tuple) }
 		var sent, kept [][]byte
 		var sentAt, keptAt []int
 		for i := range b.Frames[:b.N] {
@@ -262,21 +303,38 @@ func TestCoalesceKeepsEveryByte(t *testing.T) {
 	})
 }
 
+// transport is what an IP packet without options and extension headers carries.
+func transport(ip []byte) (proto uint8, l4 []byte) {
+	if ip[0]>>4 == 4 {
+		return ip[9], ip[frame.IPv4Len:]
+	}
+	return ip[6], ip[frame.IPv6Len:]
+}
+
 // fresh undoes what joining did to the headers of the first in a chain: lengths, as the frame's own says.
 func fresh(raws [][]byte) [][]byte {
 	var out [][]byte
 	for _, raw := range raws {
 		c := bytes.Clone(raw)
-		ip := frame.IPv4(c[frame.VnetLen+frame.EthernetLen:])
-		was, is := binary.BigEndian.Uint16(ip[2:]), uint16(len(ip))
+		ip := c[frame.VnetLen+frame.EthernetLen:]
+		proto, l4 := transport(ip)
+		length, own := ip[4:6], len(ip)-frame.IPv6Len
+		if ip[0]>>4 == 4 {
+			length, own = ip[2:4], len(ip)
+		}
+		was, is := binary.BigEndian.Uint16(length), uint16(own)
 		if was != is {
-			binary.BigEndian.PutUint16(ip[2:], is)
-			binary.BigEndian.PutUint16(ip[10:], frame.Delta16(was, is).Complete(ip.Checksum()))
-			l4 := ip[frame.IPv4Len:]
-			field, size := l4[16:18], len(l4)-frame.TCPLen
-			if ip.Proto() == frame.UDP {
+			binary.BigEndian.PutUint16(length, is)
+			if ip[0]>>4 == 4 {
+				binary.BigEndian.PutUint16(ip[10:], frame.Delta16(was, is).Complete(binary.BigEndian.Uint16(ip[10:])))
+			}
+			var field []byte
+			var size int
+			if proto == frame.UDP {
 				binary.BigEndian.PutUint16(l4[4:], uint16(len(l4)))
 				field, size = l4[6:8], len(l4)-frame.UDPLen
+			} else {
+				field, size = l4[16:18], len(l4)-frame.TCPLen
 			}
 			binary.BigEndian.PutUint16(field, frame.Delta16(was, is).Partial(binary.BigEndian.Uint16(field)))
 			if h := frame.VnetHdr(c); int(h.GSOSize()) >= size {
@@ -289,32 +347,36 @@ func fresh(raws [][]byte) [][]byte {
 }
 
 func TestCoalesceAllocatesNothing(t *testing.T) {
-	var b frame.Batch
-	var c frame.GRO
-	data := make([]byte, 64)
-	raws := make([][]byte, frame.BatchSize)
-	for i := range raws {
-		raws[i] = datagram(data)
-	}
-	frametest.Fill(&b, 1, raws...)
-	if allocs := testing.AllocsPerRun(100, func() {
-		frame.ParseBatch(&b)
-		c.Begin()
-		for i := range b.Frames[:b.N] {
-			c.Add(&b.Frames[i], longest)
+	for _, x := range families {
+		var b frame.Batch
+		var c frame.GRO
+		data := make([]byte, 64)
+		raws := make([][]byte, frame.BatchSize)
+		for i := range raws {
+			raws[i] = x.datagram(data)
 		}
-	}); allocs != 0 {
-		t.Errorf("%v allocations", allocs)
+		frametest.Fill(&b, 1, raws...)
+		if allocs := testing.AllocsPerRun(100, func() {
+			frame.ParseBatch(&b)
+			c.Begin()
+			for i := range b.Frames[:b.N] {
+				c.Add(&b.Frames[i], longest)
+			}
+		}); allocs != 0 {
+			t.Errorf("%s: %v allocations", x.name, allocs)
+		}
 	}
 }
 
 // Datagrams are joined up to what Linux takes in one super-frame.
 func TestCoalesceAtMost128Datagrams(t *testing.T) {
-	uso := frametest.Packet{Src: 1, Dst: 2, SrcPort: 7, DstPort: 9, Payload: make([]byte, 6000), GSO: 100}.Raw()
-	b := &frame.Batch{}
-	coalesce(b, to2, uso, bytes.Clone(uso), bytes.Clone(uso))
-	f := &b.Frames[0]
-	if n := (f.WireLen() - frame.EthernetLen - frame.IPv4Len - frame.UDPLen) / int(f.Vnet().GSOSize()); n != 120 {
-		t.Errorf("three super-frames of 60 datagrams became one of %d", n)
+	for _, x := range families {
+		uso := x.of(2, frametest.Packet{SrcPort: 7, DstPort: 9, Payload: make([]byte, 6000), GSO: 100}).Raw()
+		b := &frame.Batch{}
+		coalesce(b, to2, uso, bytes.Clone(uso), bytes.Clone(uso))
+		f := &b.Frames[0]
+		if n := (f.WireLen() - frame.EthernetLen - x.headerLen() - frame.UDPLen) / int(f.Vnet().GSOSize()); n != 120 {
+			t.Errorf("%s: three super-frames of 60 datagrams became one of %d", x.name, n)
+		}
 	}
 }
