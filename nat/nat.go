@@ -335,7 +335,9 @@ func packetOf[A frame.Address](b *frame.Batch, i int) packet[A] {
 		p.tuple, p.dst, p.hop = &p.Tuple, &p.RouteDst, &p.NextHop
 	case *packet[frame.Addr6]:
 		w := &b.To[i]
-		w.Tuple = p.Tuple6()
+		ip, t := p.IPv6(), &w.Tuple // field by field: the processor stalls when it reads at once what it has just written in parts
+		t.Src, t.Dst = ip.Src(), ip.Dst()
+		t.SrcPort, t.DstPort, t.Proto = p.Tuple.SrcPort, p.Tuple.DstPort, p.Tuple.Proto
 		p.tuple, p.dst, p.hop = &w.Tuple, &w.Dst, &w.Hop
 	}
 	return p

@@ -147,21 +147,36 @@ func (s *snapshot) checkEgress(f *frame.Frame, out *Port) frame.Reason {
 		return frame.SamePort
 	case f.Flags&frame.HasVLAN != 0 && out.Flags&Untagged != 0 && s.isGuarded(f.In):
 		return frame.GuardVLAN
-	case out.Own != nil && (f.EtherType == frame.TypeVLAN || f.EtherType == frame.TypeQinQ): // what is inside was not looked at
-		return frame.GuardVLAN
-	case out.Own != nil && f.Flags&frame.IsIPv6 != 0 && (len(out.Addrs6) == 0 || !f.Dst.IsGroup() && !out.owns6(f.IPv6().Dst())):
-		return frame.GuardDestination
-	case out.Flags&NoRouter != 0 && f.Flags&frame.IsIPv6 != 0 && isAdvertisement(f):
-		return frame.GuardDestination
-	case out.Own != nil && f.Flags&frame.IsIPv4 != 0 && !f.Dst.IsGroup() && !out.owns(f.Tuple.Dst):
-		return frame.GuardDestination
-	case out.Flags&Isolated != 0:
-		if in := s.port(f.In); in != nil && in.Flags&Isolated != 0 {
+	case out.Own != nil:
+		if why := checkHost(f, out); why != frame.None {
+			return why
+		}
+	}
+	if out.Flags&(NoRouter|Isolated) != 0 {
+		if out.Flags&NoRouter != 0 && f.Flags&frame.IsIPv6 != 0 && isAdvertisement(f) {
+			return frame.GuardDestination
+		}
+		if in := s.port(f.In); in != nil && in.Flags&out.Flags&Isolated != 0 {
 			return frame.PortIsolated
 		}
 	}
 	if f.Len() > out.MTU+frame.EthernetLen+frame.VLANLen && longestSegment(f) > out.MTU+frame.EthernetLen+frame.VLANLen {
 		return frame.ExceedsMTU
+	}
+	return frame.None
+}
+
+// checkHost returns the reason why the host's port may not get frame f, or None: it gets what is for an address of the host.
+//
+//uvswitch:hot
+func checkHost(f *frame.Frame, out *Port) frame.Reason {
+	switch {
+	case f.EtherType == frame.TypeVLAN || f.EtherType == frame.TypeQinQ: // what is inside was not looked at
+		return frame.GuardVLAN
+	case f.Flags&frame.IsIPv6 != 0 && (len(out.Addrs6) == 0 || !f.Dst.IsGroup() && !out.owns6(f.IPv6().Dst())):
+		return frame.GuardDestination
+	case f.Flags&frame.IsIPv4 != 0 && !f.Dst.IsGroup() && !out.owns(f.Tuple.Dst):
+		return frame.GuardDestination
 	}
 	return frame.None
 }
