@@ -36,6 +36,39 @@ func TestIPv6HostByRA(t *testing.T) {
 
 // TestIPv6Slaac: a machine that configures itself gets a default route from the gateway in every network, and an address in a network with
 // SLAAC. It reaches the outside, with its MAC known to the switch or not.
+// TestIPv6Temporary uses a host with temporary addresses (RFC 8981): new connections leave with the newest, and old ones go on with theirs while
+// the host has it.
+func TestIPv6Temporary(t *testing.T) {
+	Need(t, "curl", "socat")
+	b := newWithIPv6(t)
+	b.Sh("host", "sysctl -qw net.ipv6.conf.eth0.use_tempaddr=2 && ip addr add "+host6+"/64 dev eth0 nodad mngtmpaddr && ip -6 route add default via "+out6)
+	temporary := func() string { // the one that is preferred
+		for line := range strings.Lines(b.Sh("host", "ip -6 -o addr show dev eth0 temporary")) {
+			if f := strings.Fields(line); len(f) > 3 && !strings.Contains(line, "deprecated") && !strings.Contains(line, "tentative") {
+				return strings.TrimSuffix(f[3], "/64")
+			}
+		}
+		return ""
+	}
+	b.Eventually("the host has a temporary address", func() bool { return temporary() != "" })
+	first := temporary()
+	b.Start()
+	containers(b)
+	b.Web("out")
+	asks(t, b, "web", "["+out6+"]", "you are "+first)
+	lines := talks(b)
+
+	b.Sh("host", "ip addr change "+first+"/64 dev eth0 preferred_lft 0 valid_lft 600; ip addr add 2001:db8:1::77/64 dev eth0 nodad")
+	b.Eventually("new connections leave with another address", func() bool {
+		said := ask(b, "web", "["+out6+"]")
+		return strings.Contains(said, "you are") && !strings.Contains(said, first)
+	})
+	before := lines()
+	b.Eventually("the connection goes on with the old address", func() bool { return lines() > before+5 })
+	b.Sh("web", "touch "+b.dir+"/stop")
+	b.Balanced()
+}
+
 func TestIPv6Slaac(t *testing.T) {
 	b := newWithIPv6(t)
 	outside6(b)
@@ -74,6 +107,19 @@ func TestIPv6Slaac(t *testing.T) {
 	b.Balanced()
 }
 
+// talks keeps a TCP connection from web to the outside busy until the file stop is there, and counts the lines that have come back.
+func talks(b *Bed) (lines func() int) {
+	b.t.Helper()
+	b.Background("out", "socat TCP6-LISTEN:7777,fork EXEC:cat")
+	b.Eventually("the echo server is there", func() bool { return strings.Contains(b.Sh("out", "ss -Hltn 'sport = :7777'"), "7777") })
+	b.Sh("web", "mkfifo "+b.dir+"/in")
+	b.Background("web", "socat - TCP6:["+out6+"]:7777 < "+b.dir+"/in > "+b.dir+"/said")
+	b.Background("web", "exec 3> "+b.dir+"/in; while ! [ -e "+b.dir+"/stop ]; do echo hello >&3; sleep 0.1; done")
+	lines = func() int { return strings.Count(b.Sh("web", "cat "+b.dir+"/said 2> /dev/null || true"), "hello") }
+	b.Eventually("the connection talks", func() bool { return lines() > 0 })
+	return lines
+}
+
 // TestIPv6Renumbering: new flows take the new address when the host's old one is deprecated; a connection goes on while the host has its
 // address; when the address goes, so do its flows.
 func TestIPv6Renumbering(t *testing.T) {
@@ -85,13 +131,7 @@ func TestIPv6Renumbering(t *testing.T) {
 	b.Eventually("IPv6 leads out", func() bool { return strings.Contains(b.CLI("status"), "leads out") })
 	b.Web("out")
 	asks(t, b, "web", "["+out6+"]", "you are "+host6)
-	b.Background("out", "socat TCP6-LISTEN:7777,fork EXEC:cat")
-	b.Eventually("the echo server is there", func() bool { return strings.Contains(b.Sh("out", "ss -Hltn 'sport = :7777'"), "7777") })
-	b.Sh("web", "mkfifo "+b.dir+"/in")
-	b.Background("web", "socat - TCP6:["+out6+"]:7777 < "+b.dir+"/in > "+b.dir+"/said")
-	b.Background("web", "exec 3> "+b.dir+"/in; while ! [ -e "+b.dir+"/stop ]; do echo hello >&3; sleep 0.1; done")
-	lines := func() int { return strings.Count(b.Sh("web", "cat "+b.dir+"/said 2> /dev/null || true"), "hello") }
-	b.Eventually("the connection talks", func() bool { return lines() > 0 })
+	lines := talks(b)
 
 	b.Sh("host", "ip addr add 2001:db8:1::77/64 dev eth0 nodad && ip addr change "+host6+"/64 dev eth0 preferred_lft 0 nodad")
 	b.Eventually("new flows take the new address", func() bool { return strings.Contains(ask(b, "web", "["+out6+"]"), "you are 2001:db8:1::77") })

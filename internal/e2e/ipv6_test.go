@@ -148,7 +148,12 @@ func TestIPv6ComesAndGoes(t *testing.T) {
 		if said, err := b.TrySh("web", "ping -6 -c 1 -W 5 "+out6); err == nil || !strings.Contains(strings.ToLower(said), "unreachable") {
 			t.Errorf("%s: %s %v", when, said, err)
 		}
+		took, err := b.TrySh("web", "curl -s -m 5 -o /dev/null -w '%{time_total}' --resolve 'both:80:["+out6+"],10.1.0.2' http://both/")
+		if seconds, perr := strconv.ParseFloat(strings.TrimSpace(took), 64); err != nil || perr != nil || seconds > 0.5 {
+			t.Errorf("%s: a name with addresses of both families takes %s s: %v", when, took, err)
+		}
 	}
+	b.Web("out")
 	none("without IPv6")
 	ping(b, "web", addr6(b, "db"))
 	ping(b, "web", "10.1.0.2")

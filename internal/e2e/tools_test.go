@@ -413,6 +413,8 @@ func TestNamespaceDies(t *testing.T) {
 	containers(b)
 	b.CLI("publish", "add", "8080:80", "--port", "db")
 	ping(b, "web", "172.29.0.3")
+	six := addr6(b, "db")
+	ping(b, "web", six)
 	b.local("ip", "netns", "del", b.NS("db"))
 	b.Eventually("the port is gone", func() bool { _, err := b.TryCLI("port", "show", "db"); return err != nil })
 	var rules []map[string]any
@@ -423,6 +425,10 @@ func TestNamespaceDies(t *testing.T) {
 	b.AddNS("db2")
 	b.CLI("port", "add", "db", "--netns", b.NS("db2"), "--ip", "172.29.0.3") // recreated with the same name and address
 	ping(b, "web", "172.29.0.3")
+	if addr6(b, "db") != six {
+		t.Errorf("the IPv6 address was %s and is %s", six, addr6(b, "db"))
+	}
+	b.Sh("web", "ping -6 -c 1 -W 1 "+six) // the first packet reaches it
 	b.CLI("port", "del", "db")
 	if out := b.Sh("db2", "ip -br link"); strings.Contains(out, "eth0") {
 		t.Errorf("the device is left: %s", out)

@@ -45,7 +45,7 @@ func TestMachines(t *testing.T) {
 			b.AddNS("vm")
 			b.Sh("vm", "ip tuntap add tap0 mode tap && ip link set tap0 up && ip addr add 172.29.0.9/16 dev tap0 && ip route add default via 172.29.0.1")
 			path := filepath.Join(b.dir, "vm1")
-			b.CLI("port", "add", "vm1", "--"+m.kind, path, "--ip", "172.29.0.9")
+			b.CLI("port", "add", "vm1", "--"+m.kind, path, "--ip", "172.29.0.9", "--ip6", "auto")
 			state := func() string {
 				var p api.Port
 				b.JSON(&p, "port", "show", "vm1")
@@ -86,6 +86,15 @@ func TestMachines(t *testing.T) {
 			reaches("vm", "172.29.0.2")
 			reaches("web", "172.29.0.9")
 			reaches("vm", "10.1.0.2")
+			// The machine takes the address of its port, and its route from the gateway's advertisements.
+			b.Sh("out", "ip addr add "+out6+"/64 dev eth0 nodad")
+			outside6(b)
+			b.Sh("vm", "sysctl -qw net.ipv6.conf.tap0.disable_ipv6=0 net.ipv6.conf.tap0.accept_ra=2 && ip addr replace "+addr6(b, "vm1")+"/64 dev tap0 nodad")
+			b.Eventually("the machine has a default route", func() bool {
+				return strings.Contains(b.Sh("vm", "ip -6 route show default"), "via fe80::1")
+			})
+			reaches("vm", addr6(b, "web"))
+			reaches("vm", out6)
 			b.Web("vm")
 			b.CLI("publish", "add", "8080:80", "--port", "vm1")
 			if got := b.Sh("out", "curl -s -m 5 http://10.1.0.1:8080/"); !strings.Contains(got, "you are 10.1.0.2") {

@@ -78,6 +78,18 @@ func (s *sixBed) npt(open bool) func(*Host) frame.Addr6 {
 	}
 }
 
+// The address of all routers of a subnet has none that stands for it: packets to it do not come in.
+//
+// Deviates: they are dropped in silence, without a "parameter problem" (which is a SHOULD).
+func TestRFC6296_3_7_NoInterfaceID(t *testing.T) {
+	s := newSix(t)
+	of := s.npt(true)
+	routers := of(s.a)
+	routers.Lo = 0
+	s.drops("to all routers", s.send(s.o, s.ping(s.o, routers)), frame.NATFiltered)
+	s.passes("to a container", s.send(s.o, s.ping(s.o, of(s.a))), s.a)
+}
+
 // Containers have one address of another prefix outside, with all ports. Answers, pings and errors come in; nothing else does, unless the
 // network is open.
 func TestRFC6296_3_2_Translation(t *testing.T) {

@@ -304,6 +304,60 @@ func TestRFC5722_4_Overlap(t *testing.T) {
 	s.drops("an overlap", s.send(s.a, q), frame.FragmentInvalid)
 	q.Ext = fragmentHeader(frame.UDP, 96, false, 9)
 	s.drops("what follows", s.send(s.a, q), frame.FragmentInvalid)
+
+	p.Ext = fragmentHeader(frame.UDP, 0, true, 10)
+	s.passes("the first fragment of another packet", s.send(s.a, p), s.o)
+	s.drops("the same again", s.send(s.a, p), frame.FragmentInvalid)
+	q.Ext = fragmentHeader(frame.UDP, 64, false, 10)
+	s.passes("what follows a repetition", s.send(s.a, q), s.o)
+}
+
+// No way is too narrow for 1,280 bytes: such packets pass, and no error names less. Where a device carries less, IPv6 does not lead out.
+func TestRFC8200_5_LeastMTU(t *testing.T) {
+	s := newSix(t)
+	uplink := func(mtu int) { // of IPv4, which is 20 bytes less
+		t.Helper()
+		if err := s.SetUplink(frametest.Addr("198.51.100.1"), mtu-20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	of := func(bytes int) frametest.Packet {
+		return s.udp(addrOf(s.o), 53, string(make([]byte, bytes-frame.IPv6Len-frame.UDPLen)))
+	}
+	uplink(frame.MinMTU6)
+	s.passes("1,280 bytes", s.send(s.a, of(frame.MinMTU6)), s.o)
+	if f := s.answers("1,281 bytes", s.send(s.a, of(frame.MinMTU6+1)), s.a, 2, 0); f.ICMP().MTU6() != frame.MinMTU6 {
+		t.Errorf("the error names %d", f.ICMP().MTU6())
+	}
+}
+
+// Packets to a group of scope 0, or of a scope that is larger than a link, are not routed, and nothing comes from a group.
+func TestRFC4291_2_7_Groups(t *testing.T) {
+	s := newSix(t)
+	for _, group := range []string{"ff00::1", "ff01::1", "ff02::1234", "ff05::1", "ff0e::1", "ff0f::1"} {
+		p := s.udp(frametest.Addr6(group), 53, "x")
+		p.DstMAC = s.gwMAC
+		s.drops("to "+group, s.send(s.a, p), frame.MartianDestination)
+		p = s.udp(addrOf(s.o), 53, "x")
+		p.Src6 = frametest.Addr6(group)
+		s.drops("from "+group, s.send(s.a, p), frame.MartianSource)
+	}
+}
+
+// Super-frames of TCP and UDP whose segments are too long for the other network are answered with its MTU; shorter ones pass.
+func TestRFC8201_5_SuperFrames(t *testing.T) {
+	s := newSix(t)
+	s.more("network 2 10.0.1.1/24 mtu 1260\nhost c 10.0.1.2 port 3 net 2") // of IPv6, 1280
+	c := s.host("c")
+	for _, proto := range []uint8{frame.TCP, frame.UDP} {
+		super := frametest.Packet{Dst6: addrOf(c), Proto: proto, SrcPort: 1, DstPort: 2, Flags: frame.FlagACK, GSO: 1400, Payload: make([]byte, 14000)}
+		f := s.answers("segments of 1,400 bytes", ofPort(s.send(s.a, super), s.a), s.a, 2, 0)
+		if f.ICMP().MTU6() != 1280 {
+			t.Errorf("the error names %d", f.ICMP().MTU6())
+		}
+		super.GSO = 1200
+		s.passes("segments of 1,200 bytes", ofPort(s.send(s.a, super), c), c)
+	}
 }
 
 // An atomic fragment is a whole packet, whatever else has its identification.

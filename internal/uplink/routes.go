@@ -118,8 +118,15 @@ func deviceOf(r *netlink.Route) int {
 	if len(r.MultiPath) > 0 {
 		return r.MultiPath[0].LinkIndex
 	}
-	if r.LinkIndex == 0 && r.Type == unix.RTN_UNICAST { // it names a nexthop object: ask for an address that has no route of its own
-		if got, err := netlink.RouteGet(net.IPv4(240, 0, 0, 1)); err == nil && len(got) == 1 {
+	if r.LinkIndex == 0 && r.Type == unix.RTN_UNICAST { // it names a nexthop object: ask for an address of it; of a default route, one that has no route of its own
+		to := net.IPv4(240, 0, 0, 1)
+		switch {
+		case r.Dst != nil && !r.Dst.IP.IsUnspecified():
+			to = r.Dst.IP
+		case r.Dst != nil && r.Dst.IP.To4() == nil:
+			to = net.ParseIP("2001:db8::1")
+		}
+		if got, err := netlink.RouteGet(to); err == nil && len(got) == 1 {
 			return got[0].LinkIndex
 		}
 	}

@@ -35,7 +35,7 @@ func ListOf(pid int) ([]Listener, error) { return listOf(strconv.Itoa(pid)) }
 
 func listOf(process string) ([]Listener, error) {
 	var all []Listener
-	for _, name := range []string{"tcp", "tcp6", "udp", "udp6", "raw"} {
+	for _, name := range []string{"tcp", "tcp6", "udp", "udp6", "raw", "raw6"} {
 		l, err := read(process, name)
 		if err != nil && !os.IsNotExist(err) {
 			return nil, fmt.Errorf("usedports: cannot read the sockets of the host: %w", err)
