@@ -65,6 +65,8 @@ func (m *inMemory) Add(frame.PortID, frame.Conn, frame.Reading) error { return n
 func (m *inMemory) Remove(frame.PortID)                               {}
 func (m *inMemory) Pause(frame.PortID)                                {}
 func (m *inMemory) Resume(frame.PortID)                               {}
+func (m *inMemory) Yield(frame.PortID) bool                           { return true }
+func (m *inMemory) Take(frame.PortID, frame.Reading) error            { return nil }
 func (m *inMemory) CPUTime() int64                                    { return 0 }
 func (m *inMemory) CPUWait() int64                                    { return 0 }
 func (m *inMemory) Counts() (c frame.IOCounts)                        { return c }

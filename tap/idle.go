@@ -105,6 +105,10 @@ func (p *idle) hasLooked(now, d time.Duration) {
 	p.look, p.never = 0, now+p.rest
 }
 
+// SpareCPU returns a function that reports whether a CPU of this machine has nothing to do: no thread waits for one. It may be called by one
+// goroutine at a time.
+func SpareCPU() func() bool { return openLoadavg().spareCPU }
+
 // loadavg tells how many threads are ready to run on this machine.
 type loadavg struct {
 	fd   int // -1: it cannot be read

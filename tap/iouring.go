@@ -99,7 +99,7 @@ type IOUring struct {
 
 type ringPort struct {
 	conn   frame.Conn
-	fd     int       // used by the io_uring; -1: the Conn reads and writes
+	file   int       // as the io_uring knows it; -1: the Conn reads and writes
 	packet *AFPacket // the port is a packet socket, which the io_uring reads by messages; nil: it is another
 	read   bool      // this backend reads the port
 	up     bool      // it is the uplink
@@ -143,6 +143,7 @@ func NewIOUring(busyPoll time.Duration) (*IOUring, error) {
 	for i := range r.free {
 		r.free[i] = uint16(ringBuffers - 1 - i)
 	}
+	r.ring.UseFiles(frame.MaxPorts)
 	r.idle = newIdle(busyPoll)
 	r.loaned = make([]uint16, 0, frame.BatchSize)
 	for g := range r.toArm {
@@ -164,9 +165,12 @@ func (r *IOUring) Add(id frame.PortID, c frame.Conn, read frame.Reading) error {
 	if r.closed {
 		return errClosed
 	}
-	p := ringPort{conn: c, fd: -1, read: read != frame.NotRead, up: read == frame.ReadUplink}
+	p := ringPort{conn: c, file: -1, read: read != frame.NotRead, up: read == frame.ReadUplink}
 	if c.Vnet() {
-		p.fd = c.FD()
+		var err error
+		if p.file, err = r.ring.SetFile(int(id), c.FD()); err != nil {
+			return err
+		}
 		p.packet, _ = c.(*AFPacket)
 	} else if p.read {
 		r.add(id, c, read)
@@ -197,6 +201,9 @@ func (r *IOUring) Remove(id frame.PortID) {
 	for err := error(nil); p.armed && err == nil; r.reap() {
 		err = r.ring.Enter(1)
 	}
+	if p.file >= 0 {
+		r.ring.ClearFile(int(id)) // else the device would stay
+	}
 	r.remove(id)
 	for range r.n { // discard frames of the port that Poll has not returned yet
 		f := r.pull()
@@ -207,6 +214,32 @@ func (r *IOUring) Remove(id frame.PortID) {
 		}
 	}
 	*p = ringPort{}
+}
+
+// Yield implements dataplane.Poller.
+func (r *IOUring) Yield(id frame.PortID) bool {
+	p := &r.ports[id]
+	if p.read {
+		p.read = false
+		r.Pause(id)
+		r.remove(id)
+	}
+	for i := range r.n {
+		if r.pending[(r.first+i)%len(r.pending)].port == id {
+			return false
+		}
+	}
+	return !p.armed
+}
+
+// Take implements dataplane.Poller.
+func (r *IOUring) Take(id frame.PortID, read frame.Reading) error {
+	p := &r.ports[id]
+	if p.read, p.up = true, read == frame.ReadUplink; p.file < 0 {
+		r.add(id, p.conn, read)
+	}
+	r.mustArm(id, quiet)
+	return nil
 }
 
 // Pause implements dataplane.Poller. Frames that have been read already are still returned.
@@ -224,7 +257,7 @@ func (r *IOUring) Resume(id frame.PortID) {
 	r.readers.Resume(id)
 	if p := &r.ports[id]; p.read && !p.armed {
 		group := uint8(loud)
-		if p.fd < 0 { // it is polled
+		if p.file < 0 { // it is polled
 			group = quiet
 		}
 		r.mustArm(id, group)
@@ -252,7 +285,7 @@ func (r *IOUring) disarm(id frame.PortID) {
 //
 //uvswitch:hot
 func (r *IOUring) readData(id frame.PortID) uint64 {
-	if r.ports[id].fd < 0 {
+	if r.ports[id].file < 0 {
 		return opData(opPoll, id)
 	}
 	return opData(opRead, id)
@@ -454,12 +487,12 @@ func (r *IOUring) arm(group uint8, most int) {
 	for n < most && n < len(r.toArm[group]) && r.reserve() { // reserve may append to the list
 		id := r.toArm[group][n]
 		p := &r.ports[id]
-		if p.fd < 0 {
+		if p.file < 0 {
 			r.ring.PollMultishot(p.conn.FD(), r.readData(id))
 		} else if p.packet != nil {
-			r.ring.ReceiveMultishot(p.fd, &p.packet.header, uint16(group), r.readData(id))
+			r.ring.ReceiveMultishot(p.file, &p.packet.header, uint16(group), r.readData(id))
 		} else {
-			r.ring.ReadMultishot(p.fd, uint16(group), r.readData(id))
+			r.ring.ReadMultishot(p.file, uint16(group), r.readData(id))
 		}
 		p.armed, p.group = true, group
 		r.active++
@@ -631,13 +664,13 @@ func (r *IOUring) send(id frame.PortID, f *frame.Frame) {
 	switch {
 	case p.conn == nil:
 		r.failed[0] = append(r.failed[0], frame.Failure(id, frame.PortGone, f))
-	case p.fd >= 0 && r.owns(f):
+	case p.file >= 0 && r.owns(f):
 		if !r.reserve() {
 			r.failed[0] = append(r.failed[0], frame.Failure(id, frame.TxQueueFull, f))
 		} else if f.Next() == nil {
-			r.ring.Write(p.fd, f.Raw(), writeData(frame.Failure(id, frame.None, f)))
+			r.ring.Write(p.file, f.Raw(), writeData(frame.Failure(id, frame.None, f)))
 		} else {
-			r.sendChain(id, p.fd, f)
+			r.sendChain(id, p.file, f)
 		}
 	default:
 		if why := p.conn.Write(f); why != frame.None {
@@ -659,7 +692,7 @@ func (r *IOUring) owns(f *frame.Frame) bool {
 }
 
 //uvswitch:hot
-func (r *IOUring) sendChain(id frame.PortID, fd int, f *frame.Frame) {
+func (r *IOUring) sendChain(id frame.PortID, file int, f *frame.Frame) {
 	if len(r.iov)-r.iovs < frame.BatchSize {
 		_ = r.ring.Enter(0) // Poll reports what is wrong with the io_uring
 		r.iovs = 0
@@ -667,7 +700,7 @@ func (r *IOUring) sendChain(id frame.PortID, fd int, f *frame.Frame) {
 	iov := r.iov[r.iovs:]
 	n := gather(iov, f)
 	r.iovs += n
-	r.ring.WriteV(fd, iov[:n], writeData(frame.Failure(id, frame.None, f)))
+	r.ring.WriteV(file, iov[:n], writeData(frame.Failure(id, frame.None, f)))
 }
 
 // Close implements dataplane.Poller. It cancels every operation, so that none keeps a device alive.
@@ -687,6 +720,11 @@ func (r *IOUring) Close() error {
 	}
 	for err := error(nil); r.enabled && r.active > 0 && err == nil; r.reap() {
 		err = r.ring.Enter(1)
+	}
+	for id, p := range r.ports {
+		if p.conn != nil && p.file >= 0 {
+			r.ring.ClearFile(id) // the kernel ends the io_uring later: a device would stay until then
+		}
 	}
 	r.waker.close()
 	r.cpuTimes.close()

@@ -72,6 +72,18 @@ func (r *RW) Remove(id frame.PortID) {
 	r.ports[id] = nil
 }
 
+// Yield implements dataplane.Poller.
+func (r *RW) Yield(id frame.PortID) bool {
+	if c := r.conns[id]; c != nil && r.epoll >= 0 {
+		_ = unix.EpollCtl(r.epoll, unix.EPOLL_CTL_DEL, c.FD(), nil) // fails for a device that is gone
+	}
+	r.remove(id)
+	return true
+}
+
+// Take implements dataplane.Poller.
+func (r *RW) Take(id frame.PortID, read frame.Reading) error { return r.Add(id, r.ports[id], read) }
+
 // Pause implements dataplane.Poller. Frames that arrive do not wake the worker.
 func (r *RW) Pause(id frame.PortID) {
 	r.readers.Pause(id)

@@ -148,7 +148,8 @@ func newDaemon(o Options) (*Daemon, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.Workers <= 0 {
+	byLoad := o.Workers <= 0
+	if byLoad {
 		o.Workers = defaultWorkers()
 	}
 	d := &Daemon{
@@ -190,6 +191,9 @@ func newDaemon(o Options) (*Daemon, error) {
 		d.log.Warn("the preferred I/O backend cannot be used; falling back to another one", "backend", chosen.name, "why", chosen.why)
 	}
 	d.dp = dataplane.New(nat.New(natOptions), d.clock, pollers...)
+	if byLoad {
+		d.dp.Balance(tap.SpareCPU())
+	}
 	if d.usesBPF() {
 		d.dp.Router.SetWayMTU(d.up.WayMTU)
 	}

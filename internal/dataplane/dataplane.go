@@ -28,6 +28,9 @@ type Dataplane struct {
 
 	mu      sync.Mutex // Lock 55: ports that are added and removed
 	readers map[frame.PortID]int
+	rated   map[frame.PortID]bool         // ports with a rate for what is received
+	uplink  frame.PortID                  // NoPort without one
+	spare   func() bool                   // see Balance; nil: ports stay where they are
 	tenants map[frame.PortID]frame.PortID // see SetTenants; under mu
 	ports   atomic.Int32                  // len(readers)
 }
@@ -36,7 +39,7 @@ type Dataplane struct {
 // no tick is 0. Every worker reads it once per batch.
 func New(n *nat.NAT, clock func() int64, pollers ...Poller) *Dataplane {
 	d := &Dataplane{
-		Switch: vswitch.New(), Router: router.New(), NAT: n, clock: clock, readers: map[frame.PortID]int{}, busy: make(chan struct{}, 1),
+		Switch: vswitch.New(), Router: router.New(), NAT: n, clock: clock, readers: map[frame.PortID]int{}, rated: map[frame.PortID]bool{}, uplink: frame.NoPort, busy: make(chan struct{}, 1),
 	}
 	d.slow.dp = d
 	d.slow.wake = make(chan struct{}, 1)
@@ -66,8 +69,11 @@ func (d *Dataplane) uplinkIsBusy() {
 // Now reads the dataplane's clock.
 func (d *Dataplane) Now() frame.Tick { return frame.TickAt(d.clock()) }
 
-// AddPort connects port p to the wire c. The worker with the fewest ports reads the wire; every worker may write to it. On an error
-// nothing remains.
+// Balance makes the workers share the ports by load: see balance.go. spare reports whether a CPU has nothing to do. It is called before ports
+// are added. Without it, the worker with the fewest ports reads a port.
+func (d *Dataplane) Balance(spare func() bool) { d.spare = spare }
+
+// AddPort connects port p to the wire c. One worker reads the wire; every worker may write to it. On an error nothing remains.
 func (d *Dataplane) AddPort(p vswitch.Port, c frame.Conn) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -80,8 +86,13 @@ func (d *Dataplane) AddPort(p vswitch.Port, c frame.Conn) error {
 	joining := p
 	joining.Flags |= vswitch.Joining
 	d.Switch.SetPort(joining)
-	reader := d.idlest()
-	d.readers[p.ID] = reader
+	reader := 0
+	if d.spare == nil {
+		reader = d.idlest()
+	}
+	if d.readers[p.ID] = reader; p.Net == frame.NoNet {
+		d.uplink = p.ID
+	}
 	d.countPorts()
 	for i, w := range d.workers {
 		var err error
@@ -133,6 +144,10 @@ func (d *Dataplane) removePort(id frame.PortID) {
 	d.slow.parked.forget(&d.slow, id)
 	d.slow.mu.Unlock()
 	delete(d.readers, id)
+	delete(d.rated, id)
+	if d.uplink == id {
+		d.uplink = frame.NoPort
+	}
 	d.countPorts()
 	for _, s := range d.all() {
 		s.ports[id].Store(nil)
@@ -185,6 +200,11 @@ func (d *Dataplane) Run(ctx context.Context, gone func(frame.PortID)) error {
 			errs <- w.loop(&stop)
 		})
 	}
+	balanced, stopBalance := context.WithCancel(ctx)
+	defer stopBalance()
+	if d.spare != nil && len(d.workers) > 1 {
+		wg.Go(func() { d.balance(balanced) })
+	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	var err error
@@ -200,6 +220,7 @@ func (d *Dataplane) Run(ctx context.Context, gone func(frame.PortID)) error {
 		}
 	}
 	stop.Store(true)
+	stopBalance()
 	for _, w := range d.workers {
 		w.poller.Wake()
 	}
@@ -224,6 +245,7 @@ func (d *Dataplane) SetRate(id frame.PortID, rx, tx Rate) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	in, out := newBucket(rx), newBucket(tx)
+	d.rated[id] = in != nil
 	for i, w := range d.workers {
 		from := in
 		if i != d.readers[id] { // this worker never reads the port

@@ -65,6 +65,15 @@ func (p *Poller) Pause(id frame.PortID) { p.paused[id] = true }
 // Resume implements dataplane.Poller.
 func (p *Poller) Resume(id frame.PortID) { delete(p.paused, id) }
 
+// Yield implements dataplane.Poller: the test puts the port's frames into another Poller from then on.
+func (p *Poller) Yield(id frame.PortID) bool {
+	delete(p.paused, id)
+	return !slices.ContainsFunc(p.in, func(q queued) bool { return q.port == id })
+}
+
+// Take implements dataplane.Poller.
+func (p *Poller) Take(frame.PortID, frame.Reading) error { return nil }
+
 // CPUTime implements dataplane.Poller: each frame has taken FrameCost. Time itself does not move on.
 func (p *Poller) CPUTime() int64 { return p.cpu }
 

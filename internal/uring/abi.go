@@ -9,6 +9,7 @@ const (
 	opWrite         = 23
 	opReadMultishot = 49 // Linux 6.7
 
+	sqeFixedFile      = 1 << 0
 	sqeBufferSelect   = 1 << 5
 	sqeCQESkipSuccess = 1 << 6
 
@@ -34,9 +35,13 @@ const (
 
 	registerProbe       = 8
 	registerEnableRings = 12
+	registerFiles2      = 13
+	registerFilesUpdate = 14
 	registerRingFDs     = 20
 	unregisterRingFDs   = 21
 	registerPbufRing    = 22
+
+	rsrcSparse = 1 << 0
 
 	probeSupported = 1 << 0
 
@@ -119,6 +124,20 @@ type getEventsArg struct {
 type rsrcUpdate struct {
 	offset, resv uint32
 	data         uint64
+}
+
+// rsrcRegister is struct io_uring_rsrc_register.
+type rsrcRegister struct {
+	entries, flags uint32
+	resv           uint64
+	data, tags     uint64
+}
+
+// rsrcUpdate2 is struct io_uring_rsrc_update2.
+type rsrcUpdate2 struct {
+	offset, resv   uint32
+	data, tags     uint64
+	entries, resv2 uint32
 }
 
 // recvmsgOut is struct io_uring_recvmsg_out, which stands before the message in a buffer.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -34,6 +35,8 @@ type Ring struct {
 
 	enterFlags uintptr
 	quiet      bool // the last wait was interrupted and nothing had completed
+
+	files uint8 // sqeFixedFile, if the kernel has a table of files; else 0
 
 	gathers bool // the kernel knows Gather
 	arg     getEventsArg
@@ -137,6 +140,49 @@ func (r *Ring) Enable() error {
 	return nil
 }
 
+// UseFiles makes a table for n files, so that operations need not look up and hold the file of a descriptor each time. If that cannot be had,
+// operations take descriptors, as before.
+func (r *Ring) UseFiles(n int) {
+	all := rsrcRegister{entries: uint32(n), flags: rsrcSparse}
+	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), registerFiles2, uintptr(unsafe.Pointer(&all)), unsafe.Sizeof(all), 0, 0)
+	if errno == 0 {
+		r.files = sqeFixedFile
+	}
+}
+
+// SetFile puts the file of a descriptor into a place of the table, and returns what Write, WriteV, ReadMultishot and ReceiveMultishot take as
+// file. The table holds the file until ClearFile.
+func (r *Ring) SetFile(place, fd int) (file int, err error) {
+	if r.files == 0 {
+		return fd, nil
+	}
+	if err := r.updateFile(place, fd); err != nil {
+		return -1, fmt.Errorf("uring: registering a file: %w", err)
+	}
+	return place, nil
+}
+
+// ClearFile empties a place of the table.
+func (r *Ring) ClearFile(place int) {
+	if r.files != 0 {
+		_ = r.updateFile(place, -1) // fails only if the place was never set
+	}
+}
+
+func (r *Ring) updateFile(place, fd int) error {
+	value := int32(fd)
+	one := rsrcUpdate2{offset: uint32(place), data: uint64(uintptr(unsafe.Pointer(&value))), entries: 1}
+	n, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), registerFilesUpdate, uintptr(unsafe.Pointer(&one)), unsafe.Sizeof(one), 0, 0)
+	runtime.KeepAlive(&value)
+	if errno != 0 {
+		return errno
+	}
+	if n != 1 {
+		return unix.EBADF
+	}
+	return nil
+}
+
 // Room returns how many operations can be queued before the next Enter.
 //
 //uvswitch:hot
@@ -152,14 +198,14 @@ func (r *Ring) next(opcode uint8, fd int, data uint64) *sqe {
 	return s
 }
 
-// Write queues a write of b to a descriptor. b must be memory that Go does not move or free. The write is tried once, in the
+// Write queues a write of b to a file (see SetFile). b must be memory that Go does not move or free. The write is tried once, in the
 // Enter that submits it, and has ended when that Enter returns. Only a failure has a Completion; its Res is -EAGAIN if the
 // write would have had to wait.
 //
 //uvswitch:hot
-func (r *Ring) Write(fd int, b []byte, data uint64) {
-	s := r.next(opWrite, fd, data)
-	s.flags = sqeCQESkipSuccess
+func (r *Ring) Write(file int, b []byte, data uint64) {
+	s := r.next(opWrite, file, data)
+	s.flags = sqeCQESkipSuccess | r.files
 	s.addr, s.len = uint64(uintptr(unsafe.Pointer(&b[0]))), uint32(len(b))
 	s.opFlags = rwfNowait
 }
@@ -167,9 +213,9 @@ func (r *Ring) Write(fd int, b []byte, data uint64) {
 // WriteV is Write with several pieces, written as one. iov must stay unchanged until the Enter that submits it returns.
 //
 //uvswitch:hot
-func (r *Ring) WriteV(fd int, iov []unix.Iovec, data uint64) {
-	s := r.next(opWritev, fd, data)
-	s.flags = sqeCQESkipSuccess
+func (r *Ring) WriteV(file int, iov []unix.Iovec, data uint64) {
+	s := r.next(opWritev, file, data)
+	s.flags = sqeCQESkipSuccess | r.files
 	s.addr, s.len = uint64(uintptr(unsafe.Pointer(&iov[0]))), uint32(len(iov))
 	s.opFlags = rwfNowait
 }
@@ -178,9 +224,9 @@ func (r *Ring) WriteV(fd int, iov []unix.Iovec, data uint64) {
 // last Completion has More false; Res is then -ENOBUFS if there was no buffer left.
 //
 //uvswitch:hot
-func (r *Ring) ReadMultishot(fd int, group uint16, data uint64) {
-	s := r.next(opReadMultishot, fd, data)
-	s.flags = sqeBufferSelect
+func (r *Ring) ReadMultishot(file int, group uint16, data uint64) {
+	s := r.next(opReadMultishot, file, data)
+	s.flags = sqeBufferSelect | r.files
 	s.bufGroup = group
 }
 
@@ -188,9 +234,9 @@ func (r *Ring) ReadMultishot(fd int, group uint16, data uint64) {
 // where it is until the operation has ended; its Controllen is the room for control data.
 //
 //uvswitch:hot
-func (r *Ring) ReceiveMultishot(fd int, h *unix.Msghdr, group uint16, data uint64) {
-	s := r.next(opRecvmsg, fd, data)
-	s.flags, s.ioprio = sqeBufferSelect, recvMulti
+func (r *Ring) ReceiveMultishot(file int, h *unix.Msghdr, group uint16, data uint64) {
+	s := r.next(opRecvmsg, file, data)
+	s.flags, s.ioprio = sqeBufferSelect|r.files, recvMulti
 	s.addr, s.len = uint64(uintptr(unsafe.Pointer(h))), 1
 	s.bufGroup = group
 }
