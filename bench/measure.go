@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A direction is the path of traffic from a client's namespace to a server's. The outside has address 10.1.0.2, the host
@@ -45,7 +47,10 @@ var metrics = []*metric{
 	{"UDP, 64 bytes", "received/s", false, func(v float64) string { return fmt.Sprintf("%.0f k/s", v/1e3) }, udp},
 	{"TCP request/response", "us, median", true, micros, requestResponse(0.5, 0)},
 	{"request/response, p99", "us", true, micros, requestResponse(0.99, 0)},
+	{"request/response, p99.9", "us", true, micros, requestResponse(0.999, 0)},
 	{"request/response, p99, loaded", "us", true, micros, requestResponse(0.99, loadRate)},
+	{"request/response, p99.9, loaded", "us", true, micros, requestResponse(0.999, loadRate)},
+	{"TCP, 1 stream, one CPU for all", "Gbit/s", false, gbit, onOneCPU(tcp(1))},
 	{"CPU at a fixed rate", "us per datagram", true, micros, fixedRate},
 	{"new TCP connections", "per second", false, perSecond, newConnections},
 }
@@ -189,6 +194,54 @@ func tcp(streams int) func(context.Context, *system, *direction, options) (sampl
 		v, err := iperf(ctx, s, d, args...)
 		return sample{Value: v.End.SumReceived.BitsPerSecond / 1e9, Retransmits: v.End.SumSent.Retransmits}, err
 	}
+}
+
+// onOneCPU measures while everything has one CPU: both ends, and the processes of the system.
+func onOneCPU(run func(context.Context, *system, *direction, options) (sample, error)) func(context.Context, *system, *direction, options) (sample, error) {
+	return func(ctx context.Context, s *system, d *direction, o options) (sample, error) {
+		runtime.LockOSThread() // what this thread starts has its CPUs
+		defer runtime.UnlockOSThread()
+		var all, one unix.CPUSet
+		if err := unix.SchedGetaffinity(0, &all); err != nil {
+			return sample{}, fmt.Errorf("reading which CPUs there are: %w", err)
+		}
+		for cpu := range 1024 {
+			if all.IsSet(cpu) {
+				one.Set(cpu)
+				break
+			}
+		}
+		pin := func(set *unix.CPUSet) error {
+			for _, p := range s.procs {
+				for _, thread := range threadsOf(p.Process.Pid) {
+					_ = unix.SchedSetaffinity(thread, set) // it may just have ended
+				}
+			}
+			return unix.SchedSetaffinity(0, set)
+		}
+		defer func() { _ = pin(&all) }()
+		if err := pin(&one); err != nil {
+			return sample{}, fmt.Errorf("using one CPU only: %w", err)
+		}
+		return run(ctx, s, d, o)
+	}
+}
+
+// threadsOf are the threads of a process and of its children.
+func threadsOf(pid int) (all []int) {
+	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	for _, t := range tasks {
+		if thread, err := strconv.Atoi(t.Name()); err == nil {
+			all = append(all, thread)
+		}
+		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", pid, t.Name()))
+		for _, c := range strings.Fields(string(children)) {
+			if child, err := strconv.Atoi(c); err == nil {
+				all = append(all, threadsOf(child)...)
+			}
+		}
+	}
+	return all
 }
 
 // udp sends datagrams of 64 bytes without a rate limit and counts those that arrive.
