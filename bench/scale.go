@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,10 +43,18 @@ var scaleTests = []scaleTest{
 	{"connections out, beside standing flows", []int{1000, 10_000, 100_000}, besideFlows},
 	{"connections in, with published ports", []int{10, 1000, 9000}, withRules},
 	{"containers connected in a second", []int{100, 500}, addPorts},
+	{"docker run to a first ping, in a second", []int{10}, dockerRuns},
 }
 
 // runScale measures the table and prints it.
 func runScale(ctx context.Context, o options) error {
+	tests := scaleTests
+	if hasDocker() {
+		o.args = append(slices.Clone(o.args), "--docker="+dockerDriver())
+	} else {
+		fmt.Fprintln(os.Stderr, "dockerd, docker or busybox is not installed: docker run is left out")
+		tests = tests[:len(tests)-1]
+	}
 	kernel := &system{name: "kernel", up: kernelUp, more: scaleContainers - 2}
 	ours := &system{name: uvswitchName, up: uvswitchUp(o), more: scaleContainers - 2}
 	for _, s := range []*system{kernel, ours} {
@@ -56,9 +65,15 @@ func runScale(ctx context.Context, o options) error {
 		}
 	}
 	var rows []*scaleRow
-	for i := range scaleTests {
-		for _, n := range scaleTests[i].numbers {
-			rows = append(rows, &scaleRow{scaleTest: &scaleTests[i], number: n})
+	var names []string
+	for _, x := range tests {
+		names = append(names, x.what)
+	}
+	for i := range tests {
+		for _, n := range tests[i].numbers {
+			if selects(o.only, tests[i].what, names) {
+				rows = append(rows, &scaleRow{scaleTest: &tests[i], number: n})
+			}
 		}
 	}
 	for r := range o.rounds {
@@ -74,7 +89,7 @@ func runScale(ctx context.Context, o options) error {
 				if err != nil {
 					return fmt.Errorf("%s, %d, %s: %w", row.what, row.number, x.name, err)
 				}
-				fmt.Fprintf(os.Stderr, "[round %d] %s, %d, %s: %.0f\n", r+1, row.what, row.number, x.name, v)
+				fmt.Fprintf(os.Stderr, "[round %d] %s, %d, %s: %.3g\n", r+1, row.what, row.number, x.name, v)
 				x.to.Samples = append(x.to.Samples, sample{Round: r, Value: v})
 			}
 		}
@@ -99,8 +114,16 @@ func scaleTable(w io.Writer, rows []*scaleRow) {
 	fmt.Fprintln(w, "| what | number | kernel | uvswitch | uvswitch to kernel |\n|---|---|---|---|---|")
 	for _, r := range rows {
 		mid, lo, hi := ratio(&r.ours, &r.kernel)
-		fmt.Fprintf(w, "| %s | %d | %.0f | %.0f | **%.2f** (%.2f to %.2f) |\n", r.what, r.number, r.kernel.median(), r.ours.median(), mid, lo, hi)
+		fmt.Fprintf(w, "| %s | %d | %s | %s | **%.2f** (%.2f to %.2f) |\n", r.what, r.number, digits(r.kernel.median()), digits(r.ours.median()), mid, lo, hi)
 	}
+}
+
+// digits writes a rate without a fraction, unless it is small.
+func digits(v float64) string {
+	if v < 10 {
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.0f", v)
 }
 
 // connectFrom opens connections to the outside from n containers at the same time.
