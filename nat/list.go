@@ -198,7 +198,8 @@ func (n *NAT) PortQuota() (tcpPorts, udpPorts int) {
 	return n.portShares[tcp].Greatest(), n.portShares[udp].Greatest()
 }
 
-// PortUse counts a protocol's outside ports: in use, in quarantine (Resting), and in the pool (Limit).
+// PortUse counts a protocol's outside ports: in use, in quarantine (Resting), and in the pool (Limit). The pool is there once for each family
+// by which flows leave.
 type PortUse struct{ Used, Resting, Limit int }
 
 // PortUseOf returns the use of the outside ports of TCP, UDP or SCTP, or of the ICMP identifiers; zero for other
@@ -210,7 +211,11 @@ func (n *NAT) PortUseOf(proto uint8) PortUse {
 		return PortUse{}
 	}
 	four, six := n.portUse(i), n.six.portUse(i)
-	return PortUse{Used: four.Used + six.Used, Resting: four.Resting + six.Resting, Limit: c.pool[i].Len()}
+	limit := c.pool[i].Len()
+	if len(*n.addrs.list.Load()) > 0 && len(*n.six.addrs.list.Load()) > 0 {
+		limit *= 2
+	}
+	return PortUse{Used: four.Used + six.Used, Resting: four.Resting + six.Resting, Limit: limit}
 }
 
 func (n *tracker[A]) portUse(i int) (u PortUse) {

@@ -268,7 +268,7 @@ func verdictOf(r *capture.Record, name func(frame.PortID) string) api.Verdict {
 	f.Reset(raw, r.In)
 	frame.Parse(&f)
 	v.Packet = explain.Text(&f)
-	if t := f.Tuple; f.Flags&frame.HasTuple != 0 {
+	if t := capture.EndpointsOf(&f); t != (frame.Endpoints{}) {
 		v.Src, v.Dst, v.Protocol = t.Src.String(), t.Dst.String(), frame.ProtoName(t.Proto)
 		if frame.HasPorts(t.Proto) {
 			v.Sport, v.Dport = int(t.SrcPort), int(t.DstPort)

@@ -267,7 +267,7 @@ func (v *view) routes(q *http.Request) (any, error) {
 // targets are the addresses of a published port's container: IPv4 and IPv6. Both are invalid when the port has just been removed.
 func (v *view) targets(p *model.Publish) (a [2]netip.Addr) {
 	if port := v.Port(p.Port); port != nil {
-		a = [2]netip.Addr{port.Addr.Addr(), port.Addr6.Addr()}
+		a = [2]netip.Addr{port.Addr.Addr(), port.Known6().Addr()}
 	}
 	return a
 }
@@ -275,7 +275,7 @@ func (v *view) targets(p *model.Publish) (a [2]netip.Addr) {
 func (v *view) publish(p *model.Publish) api.Publish {
 	targets := v.targets(p)
 	target := targets[0]
-	if p.HostAddr.Is6() {
+	if p.HostAddr.Is6() || !target.IsValid() {
 		target = targets[1]
 	}
 	x := api.Publish{

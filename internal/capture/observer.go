@@ -32,10 +32,10 @@ type kept struct {
 	in     frame.PortID
 	at, n  int // position and length of the copy in observer.bytes or sentOf
 	length int
-	before frame.Tuple
+	before frame.Endpoints
 	vnet   [frame.VnetLen]byte
 	flow   uint32 // sent frames only, as is after, the tuple after translation
-	after  frame.Tuple
+	after  frame.Endpoints
 }
 
 // serve makes o serve these captures. Frames that were kept for an earlier capture in the same slot are not for the new one.
@@ -79,9 +79,7 @@ func (o *observer) Received(b *frame.Batch, again bool) {
 				longest = max(longest, c.options.Snap)
 			}
 		}
-		if f.Flags&frame.HasTuple != 0 {
-			k.before = f.Tuple
-		}
+		k.before = EndpointsOf(f)
 		copy(k.vnet[:], f.Vnet())
 		k.at = len(o.bytes)
 		o.bytes = append(o.bytes, f.Bytes()[:min(f.Len(), longest)]...)
@@ -101,9 +99,7 @@ func (o *observer) Decided(b *frame.Batch) {
 		if f.NAT == frame.NATEstablished || f.NAT == frame.NATRelated || f.NAT == frame.NATDone {
 			r.Flow = f.Flow
 		}
-		if f.Flags&frame.HasTuple != 0 {
-			r.After = f.Tuple
-		}
+		r.After = EndpointsOf(f)
 		if r.Translated() { // perhaps by a flow that this frame created
 			r.Flow = f.Flow
 		}
@@ -226,9 +222,8 @@ func (o *observer) SlowPathDone(e dataplane.End) {
 	if e.Reason == frame.None {
 		r.Verdict = frame.Punt
 	}
-	if f.Flags&frame.HasTuple != 0 {
-		r.Before, r.After = f.Tuple, f.Tuple
-	}
+	r.Before = EndpointsOf(&f)
+	r.After = r.Before
 	for j, c := range o.captures {
 		if c != nil && c.options.Ends && (r.Verdict == frame.Drop || !c.options.Drops) && c.wants(e.In) && c.options.Filter.Match(&o.room, f.Bytes()) {
 			o.write(j, &r, f.Bytes())

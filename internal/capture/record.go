@@ -3,6 +3,7 @@ package capture
 import (
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -35,19 +36,19 @@ type Record struct {
 	In, Out frame.PortID // Out is the port it goes to, if it goes to one only, or the port that refused it
 	Copies  int          // number of ports that get it
 	Verdict frame.Verdict
-	Reason  frame.Reason // of a drop, or why a frame was punted
-	Flow    uint32       // number of the flow; 0: none
-	Packet  uint64       // number of the frame, the same in all its records from one batch
-	Before  frame.Tuple  // addresses and ports as it arrived; zero: none
-	After   frame.Tuple  // addresses and ports as it departs
-	Frames  int          // how many frames were coalesced into this one, itself included
-	Length  int          // of the frame in bytes; Data may be shorter
+	Reason  frame.Reason    // of a drop, or why a frame was punted
+	Flow    uint32          // number of the flow; 0: none
+	Packet  uint64          // number of the frame, the same in all its records from one batch
+	Before  frame.Endpoints // addresses and ports as it arrived; zero: none
+	After   frame.Endpoints // addresses and ports as it departs
+	Frames  int             // how many frames were coalesced into this one, itself included
+	Length  int             // of the frame in bytes; Data may be shorter
 	Vnet    frame.VnetHdr
 	Data    []byte
 }
 
 // Translated reports whether addresses or ports were rewritten.
-func (r *Record) Translated() bool { return r.Before != r.After && r.After != (frame.Tuple{}) }
+func (r *Record) Translated() bool { return r.Before != r.After && r.After != (frame.Endpoints{}) }
 
 // Comment returns a text that says what became of the frame. name returns the name of a port.
 func (r *Record) Comment(name func(frame.PortID) string) string {
@@ -97,8 +98,15 @@ func (r *Record) isRejected() bool {
 // Layout of a record in a ring, with sizes in bytes, in host byte order:
 //
 //	0 time (8) | 8 packet (8) | 16 length (4) | 20 flow (4) | 24 in (2) | 26 out (2) | 28 kind | 29 verdict | 30 reason |
-//	31 frames | 32 copies (2) | 34 port (2) | 36 before (13) | 49 after (13) | 62 virtio-net header (10) | 72 bytes
-const recordLen = 72
+//	31 frames | 32 copies (2) | 34 port (2) | 36 before (38) | 74 after (38) | 112 virtio-net header (10) | 128 bytes
+//
+// Addresses and ports: 0 source (16) | 16 destination (16) | 32 source port (2) | 34 destination port (2) | 36 protocol | 37 IP version, or 0.
+const (
+	recordLen = 128
+	beforeAt  = 36
+	afterAt   = 74
+	vnetAt    = 112
+)
 
 func (r *Record) put(b []byte) {
 	e := binary.NativeEndian
@@ -111,9 +119,9 @@ func (r *Record) put(b []byte) {
 	b[28], b[29], b[30], b[31] = uint8(r.Kind), uint8(r.Verdict), uint8(r.Reason), uint8(r.Frames)
 	e.PutUint16(b[32:], uint16(r.Copies))
 	e.PutUint16(b[34:], uint16(r.Port))
-	putTuple(b[36:], &r.Before)
-	putTuple(b[49:], &r.After)
-	copy(b[62:recordLen], r.Vnet)
+	putEndpoints(b[beforeAt:], &r.Before)
+	putEndpoints(b[afterAt:], &r.After)
+	copy(b[vnetAt:recordLen], r.Vnet)
 }
 
 func decode(b []byte) Record {
@@ -122,7 +130,7 @@ func decode(b []byte) Record {
 		Time: time.Unix(0, int64(stamp(b))), Packet: e.Uint64(b[8:]), Length: int(e.Uint32(b[16:])), Flow: e.Uint32(b[20:]),
 		In: frame.PortID(e.Uint16(b[24:])), Out: frame.PortID(e.Uint16(b[26:])), Kind: Kind(b[28]), Verdict: frame.Verdict(b[29]),
 		Reason: frame.Reason(b[30]), Frames: int(b[31]), Copies: int(e.Uint16(b[32:])), Port: frame.PortID(e.Uint16(b[34:])),
-		Before: getTuple(b[36:]), After: getTuple(b[49:]), Vnet: b[62:recordLen], Data: b[recordLen:], Dir: In,
+		Before: getEndpoints(b[beforeAt:]), After: getEndpoints(b[afterAt:]), Vnet: b[vnetAt : vnetAt+frame.VnetLen], Data: b[recordLen:], Dir: In,
 	}
 	if r.Kind == Departure {
 		r.Dir = Out
@@ -132,16 +140,41 @@ func decode(b []byte) Record {
 
 func stamp(rec []byte) uint64 { return binary.NativeEndian.Uint64(rec) }
 
-func putTuple(b []byte, t *frame.Tuple) {
+func putEndpoints(b []byte, t *frame.Endpoints) {
 	e := binary.NativeEndian
-	e.PutUint32(b, uint32(t.Src))
-	e.PutUint32(b[4:], uint32(t.Dst))
-	e.PutUint16(b[8:], t.SrcPort)
-	e.PutUint16(b[10:], t.DstPort)
-	b[12] = t.Proto
+	src, dst := t.Src.As16(), t.Dst.As16()
+	copy(b, src[:])
+	copy(b[16:], dst[:])
+	e.PutUint16(b[32:], t.SrcPort)
+	e.PutUint16(b[34:], t.DstPort)
+	b[36], b[37] = t.Proto, 0
+	switch {
+	case t.Src.Is4():
+		b[37] = 4
+	case t.Src.Is6():
+		b[37] = 6
+	}
 }
 
-func getTuple(b []byte) frame.Tuple {
+func getEndpoints(b []byte) (t frame.Endpoints) {
+	if b[37] == 0 {
+		return t
+	}
 	e := binary.NativeEndian
-	return frame.Tuple{Src: frame.Addr(e.Uint32(b)), Dst: frame.Addr(e.Uint32(b[4:])), SrcPort: e.Uint16(b[8:]), DstPort: e.Uint16(b[10:]), Proto: b[12]}
+	t = frame.Endpoints{Src: netip.AddrFrom16([16]byte(b)), Dst: netip.AddrFrom16([16]byte(b[16:])), SrcPort: e.Uint16(b[32:]), DstPort: e.Uint16(b[34:]), Proto: b[36]}
+	if b[37] == 4 {
+		t.Src, t.Dst = t.Src.Unmap(), t.Dst.Unmap()
+	}
+	return t
+}
+
+// EndpointsOf are the addresses and ports that a frame has now; zero if it has no ports or identifier.
+func EndpointsOf(f *frame.Frame) (t frame.Endpoints) {
+	switch {
+	case f.Flags&frame.HasTuple == 0:
+		return t
+	case f.Flags&frame.IsIPv6 != 0:
+		return frame.EndpointsOf(f.Tuple6())
+	}
+	return frame.EndpointsOf(f.Tuple)
 }

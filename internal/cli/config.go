@@ -14,10 +14,12 @@ import (
 )
 
 func (a *app) configCommand() *cobra.Command {
+	var name string
 	check := &cobra.Command{Use: "check FILE", Short: "Check a configuration file", Args: cobra.ExactArgs(1),
 		Long: "Read FILE and check everything in it that does not depend on the host: keys, names, subnets, addresses, published ports.\nThe command needs no running switch.",
 		RunE: func(c *cobra.Command, args []string) error {
-			conf, err := config.Source{Path: args[0], ULA: model.ULA("", "")}.Start() // any prefix: the real one is the host's
+			id := machineID()
+			conf, err := config.Source{Path: args[0], ULA: model.ULA(id, name), Secret: model.NewSecret(id, name)}.Start()
 			if err == nil {
 				err = model.Check(conf)
 			}
@@ -30,6 +32,7 @@ func (a *app) configCommand() *cobra.Command {
 			_, err = fmt.Fprintf(a.out, "%s: all right (%d networks, %d ports, %d published ports, %d routes)\n", args[0], len(conf.Networks)+1, len(conf.Ports), len(conf.Publishes), len(conf.Routes))
 			return err
 		}}
+	check.Flags().StringVar(&name, "name", defaultName, "the --name of the switch that will have the file: automatic IPv6 subnets depend on it")
 	show := &cobra.Command{Use: "show", Short: "Print the running switch as a configuration file", Args: cobra.NoArgs,
 		Long: "Print the configuration of the running switch, including what was added by hand, in the form of a configuration file.\n`uvswitch run -c FILE` then starts a switch with the same configuration.",
 		RunE: func(c *cobra.Command, _ []string) error {

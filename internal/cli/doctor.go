@@ -43,6 +43,6 @@ func (a *app) doctorCommand() *cobra.Command {
 			}
 			return nil
 		}}
-	c.Flags().StringVar(&name, "name", "uvs", "name prefix of the switch's own devices, if no switch runs: the --name with which it is started")
+	c.Flags().StringVar(&name, "name", defaultName, "name prefix of the switch's own devices, if no switch runs: the --name with which it is started")
 	return c
 }

@@ -47,7 +47,7 @@ func (a *app) networkCommand() *cobra.Command {
 		}
 		added, err := a.network(c.Context(), n.Name)
 		if err == nil && len(added.ProxiedOn) == 0 {
-			fmt.Fprintf(c.ErrOrStderr(), "note: no device of the host has the prefix on its link now, so that nobody outside finds the containers by neighbor solicitations (`uvswitch doctor` says more)\n")
+			fmt.Fprintf(c.ErrOrStderr(), "note: no device of the host that is ready has the prefix on its link now, so that nobody outside finds the containers by neighbor solicitations (`uvswitch doctor` says more)\n")
 		}
 		return err
 	}}

@@ -64,7 +64,7 @@ func (a *app) runCommand() *cobra.Command {
 	fl.StringVar(&f.host, "host", "on", "host port, which connects the host itself to network default: on or off")
 	fl.StringVar(&f.inbound, "host-inbound", "allow", "what containers may begin with the host: allow, deny, or what is open, such as 22/tcp,53/udp,icmp")
 	fl.StringVar(&f.cgroup, "cgroup", "", "`FOLDER` of cgroup2 whose processes reach published ports directly, or off: they use the relay (default the root of cgroup2)")
-	fl.StringVar(&f.name, "name", "uvs", "name prefix of the switch's own devices, NAME0 and NAME-up")
+	fl.StringVar(&f.name, "name", defaultName, "name prefix of the switch's own devices, NAME0 and NAME-up")
 	fl.StringVar(&f.fence, "uplink-devices", "", "let packets leave by these devices of the host only, such as wg0,eth1 (default all): a kill switch for a VPN")
 	fl.StringVar(&f.ports, "nat-ports", model.DefaultNATPorts, "ports of the host that NAT may use")
 	fl.StringVar(&f.io, "io", "auto", "I/O backend: auto, io_uring or read-write (auto: io_uring where the kernel permits it)")
@@ -83,6 +83,16 @@ func (a *app) runCommand() *cobra.Command {
 	return c
 }
 
+// machineID is the host's /etc/machine-id. Without one, as in images for many machines, whose prefixes must differ, it is another one each
+// time.
+func machineID() string {
+	raw, _ := os.ReadFile("/etc/machine-id")
+	if id := strings.TrimSpace(string(raw)); id != "" {
+		return id
+	}
+	return rand.Text()
+}
+
 // run runs a switch until ctx is done. It checks the flags and the configuration before it changes the host. Then it opens the
 // sockets, starts the switch, and starts the control API and Docker's driver.
 func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
@@ -92,11 +102,7 @@ func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
 	raiseFileLimit()
 	source := f.source(given)
 	if _, err := os.Stat("/proc/sys/net/ipv6"); err == nil {
-		raw, _ := os.ReadFile("/etc/machine-id")
-		id := strings.TrimSpace(string(raw))
-		if id == "" { // as in images for many machines, whose prefixes must differ
-			id = rand.Text()
-		}
+		id := machineID()
 		source.ULA, source.Secret = model.ULA(id, f.name), model.NewSecret(id, f.name)
 	}
 	conf, err := source.Start()
@@ -310,6 +316,9 @@ func (f *runFlags) check() error {
 	return nil
 }
 
+// defaultName is the name of a switch that gets no other.
+const defaultName = "uvs"
+
 const maxWorkers = 64
 
 func isOpen(fd int) bool {
@@ -380,7 +389,11 @@ func (f *runFlags) dockerState() string { return filepath.Join(f.state, "docker-
 func (a *app) announce(f runFlags, conf model.Config, d *daemon.Daemon, page string) {
 	fmt.Fprintf(a.err, "uvswitch: ready; network %s is %s, control socket %s\n", api.DefaultNetwork, conf.Default.Subnet, a.socket)
 	if up, _, ok := d.Uplink(); ok && !up.Up {
-		fmt.Fprintf(a.err, "uvswitch: the uplink is down, so containers do not reach the outside: %s\n", up.Why)
+		down := "the uplink is down, so containers do not reach the outside"
+		if up.Up6 {
+			down = "containers reach the outside by IPv6 only"
+		}
+		fmt.Fprintf(a.err, "uvswitch: %s: %s\n", down, up.Why)
 	}
 	if page != "" {
 		fmt.Fprintf(a.err, "uvswitch: the live page is %s (`uvswitch web url` prints this, too)\n", page)

@@ -31,6 +31,9 @@ func (a *app) statusCommand() *cobra.Command {
 			if up.Why != "" {
 				line += " (" + up.Why + ")"
 			}
+			if up.State == "down" && up.State6 == "up" {
+				line += ", for IPv4"
+			}
 		}
 		row(w, "uplink", line)
 		if up.Kind != "none" {

@@ -92,7 +92,7 @@ func (d *Daemon) inboundLocked() *nat.Inbound {
 // clientRule is the published port as the programs take it. SCTP and IPv6 have no such programs: the relay serves the clients of IPv6.
 func (p *publish) clientRule() (r hostclients.Rule, ok bool) {
 	proto, _ := frame.ProtoNumber(p.Proto)
-	if p.HostAddr.Is6() || proto != frame.TCP && proto != frame.UDP {
+	if p.HostAddr.Is6() || !p.port.Addr.IsValid() || proto != frame.TCP && proto != frame.UDP {
 		return r, false
 	}
 	return hostclients.Rule{

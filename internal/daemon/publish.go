@@ -85,7 +85,7 @@ func (d *Daemon) openRelays(p *publish) (*relay.Set, error) {
 		return nil, nil
 	}
 	s, err := relay.Open(relay.Rule{
-		Proto: p.Proto, Host: p.HostAddr, Lo: p.Lo, Hi: p.Hi, Target: p.port.Addr.Addr(), Target6: p.port.Addr6.Addr(), TargetPort: p.Target, From: p.From, Serve: d.config.Host.On,
+		Proto: p.Proto, Host: p.HostAddr, Lo: p.Lo, Hi: p.Hi, Target: p.port.Addr.Addr(), Target6: p.port.Known6().Addr(), TargetPort: p.Target, From: p.From, Serve: d.config.Host.On,
 	})
 	var bind *relay.BindError
 	switch {
@@ -249,10 +249,10 @@ func (d *Daemon) updateRulesLocked() {
 			r.Publish = append(r.Publish, x)
 			note(published, x)
 		}
-		if x := ruleOf[frame.Addr6](p, p.port.Addr6, p.count[1]); x != nil && d.leadsOut6(&p.port.net.Network) { // else the container has no route for its answers: the relay serves
+		if x := ruleOf[frame.Addr6](p, p.port.Known6(), p.count[1]); x != nil && d.leadsOut6(&p.port.net.Network) { // else the container has no route for its answers: the relay serves
 			r.Six.Publish = append(r.Six.Publish, x)
 			note(published6, x)
-			if a, ok := p.port.net.OutsideOf(p.port.Addr6.Addr()); ok && p.HostAddr.IsUnspecified() { // the container's port is open there, too
+			if a, ok := p.port.net.OutsideOf(p.port.Known6().Addr()); ok && p.HostAddr.IsUnspecified() { // the container's port is open there, too
 				own := *x
 				own.HostAddr, own.Lo, own.Hi = frame.Addr6From(a), p.Target, p.Target+(p.Hi-p.Lo)
 				r.Six.Publish = append(r.Six.Publish, &own)

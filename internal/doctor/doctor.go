@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/netns"
 	"github.com/uvswitch/uvswitch/internal/rights"
@@ -134,7 +135,11 @@ func (e *Exam) theSwitch(ctx context.Context) {
 	}
 	e.add("switch", OK, "", "%s, pid %d, %d ports", s.Version, s.PID, s.Ports)
 	if s.Uplink.Kind != "none" && s.Uplink.State != "up" {
-		e.add("switch", Fail, "give the host a default route, or bring the uplink's device up and give it an address", "the uplink is down: %s", s.Uplink.Why)
+		level, text := Fail, "the uplink is down: %s"
+		if e.leadsOut6() {
+			level, text = Warn, "IPv4 does not lead out: %s; IPv6 does"
+		}
+		e.add("switch", level, "give the host a default route, or bring the uplink's device up and give it an address", text, s.Uplink.Why)
 	}
 }
 
@@ -204,11 +209,17 @@ func hostForwards() bool {
 	return err != nil || strings.TrimSpace(string(b)) == "1"
 }
 
+// leadsOut6 reports whether a switch runs and IPv6 leads out.
+func (e *Exam) leadsOut6() bool { return e.status != nil && e.status.Uplink.State6 == "up" }
+
 func (e *Exam) uplinkDevice() {
 	if e.status != nil && e.status.Uplink.Kind == "none" {
 		return
 	}
 	name := e.device()
+	if name == "" && e.leadsOut6() { // doctor has said that IPv4 does not
+		return
+	}
 	if name == "" {
 		e.add("uplink", Fail, "set a default route, name a device (`uvswitch run --uplink DEV`), or run without an uplink (`--uplink none`)", "the host has no default route, so the switch finds no device for the uplink")
 		return
@@ -241,13 +252,17 @@ func (e *Exam) uplinkDevice() {
 	if l.Attrs().Flags&unix.IFF_UP == 0 {
 		e.add("uplink", Fail, "ip link set "+name+" up", "%s is down", name)
 	}
-	if addrs, err := netlink.AddrList(l, netlink.FAMILY_V4); err == nil && len(addrs) == 0 {
+	if addrs, err := netlink.AddrList(l, netlink.FAMILY_V4); err == nil && len(addrs) == 0 && !e.leadsOut6() {
 		e.add("uplink", Fail, "give it an IPv4 address: the packets of containers leave with this address", "%s has no IPv4 address", name)
 	}
 	if e.status != nil {
 		for _, n := range e.status.Networks {
 			if !n.Internal && n.MTU > l.Attrs().MTU {
-				e.add("mtu", Note, fmt.Sprintf("set `mtu: %d` for the network to avoid this", l.Attrs().MTU), "network %s has MTU %d, but %s has MTU %d: the MSS of TCP is clamped; other senders get ICMP 3/4, or their packets are fragmented", n.Name, n.MTU, name, l.Attrs().MTU)
+				remedy := fmt.Sprintf("set `mtu: %d` for the network to avoid this", l.Attrs().MTU)
+				if n.Subnet6 != "" && l.Attrs().MTU < frame.MinMTU6 {
+					remedy = fmt.Sprintf("raise the MTU of %s: IPv6 needs %d", name, frame.MinMTU6)
+				}
+				e.add("mtu", Note, remedy, "network %s has MTU %d, but %s has MTU %d: the MSS of TCP is clamped; other senders get ICMP 3/4 or ICMPv6 2/0, or their packets are fragmented", n.Name, n.MTU, name, l.Attrs().MTU)
 			}
 		}
 	}

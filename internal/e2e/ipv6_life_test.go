@@ -34,8 +34,6 @@ func TestIPv6HostByRA(t *testing.T) {
 	}
 }
 
-// TestIPv6Slaac: a machine that configures itself gets a default route from the gateway in every network, and an address in a network with
-// SLAAC. It reaches the outside, with its MAC known to the switch or not.
 // TestIPv6Temporary uses a host with temporary addresses (RFC 8981): new connections leave with the newest, and old ones go on with theirs while
 // the host has it.
 func TestIPv6Temporary(t *testing.T) {
@@ -69,6 +67,8 @@ func TestIPv6Temporary(t *testing.T) {
 	b.Balanced()
 }
 
+// TestIPv6Slaac: a machine that configures itself gets a default route from the gateway in every network, and an address in a network with
+// SLAAC. It reaches the outside, with its MAC known to the switch or not. One whose MAC is known is reached at a published port.
 func TestIPv6Slaac(t *testing.T) {
 	b := newWithIPv6(t)
 	outside6(b)
@@ -86,7 +86,7 @@ func TestIPv6Slaac(t *testing.T) {
 		}
 		args := []string{"port", "add", vm.name, "--network", vm.network, "--device", "p-" + vm.name}
 		if vm.mac != "" {
-			args = append(args, "--mac", vm.mac, "--ip", "10.77.0.9")
+			args = append(args, "--mac", vm.mac)
 		}
 		b.CLI(args...)
 		b.Sh(vm.name, line+"ip link set eth0 up")
@@ -104,6 +104,11 @@ func TestIPv6Slaac(t *testing.T) {
 		})
 		b.Sh(vm.name, "ping -6 -c 1 -W 5 "+out6)
 	}
+	b.Web("vm1")
+	b.CLI("publish", "add", "8080:80", "--port", "vm1")
+	asks(t, b, "out", "["+host6+"]:8080", "this is vm1; you are "+out6)
+	asks(t, b, "out", "10.1.0.1:8080", "this is vm1") // by the relay: the machine has no IPv4 that the switch knows
+	b.CLI("publish", "del", "[::]:8080")
 	b.Balanced()
 }
 

@@ -56,6 +56,7 @@ func walkIPv6(t *testing.T, b *Bed) {
 	b.AddNS("far")
 	b.CLI("network", "add", "two", "--subnet", "172.31.0.0/24", "--subnet6", "auto")
 	b.CLI("port", "add", "far", "--netns", b.NS("far"), "--network", "two")
+	monitor, stopMonitor := b.follow("monitor", "host", out6)
 	var n api.Network
 	b.JSON(&n, "network", "show", "default")
 	for _, to := range []string{n.Gateway6, addr6(b, "db"), addr6(b, "far"), addr6(b, "host"), host6, out6} {
@@ -103,6 +104,8 @@ func walkIPv6(t *testing.T, b *Bed) {
 		})
 	}
 
+	b.Eventually("monitor shows what a packet becomes", func() bool { return strings.Contains(monitor.String(), "translated to tcp ["+host6+"]:") })
+	stopMonitor()
 	contains(t, b.CLI("flow", "ls", "-f", "ipv6", "-o", "extended"), "ipv6     10 tcp", "src="+out6+" dst="+host6)
 	contains(t, b.CLI("nat", "show"), "["+host6+"]:8081", "["+addr6(b, "web")+"]:80", n.Subnet6)
 	contains(t, b.CLI("neigh", "show", "-6"), addr6(b, "web")+" dev default lladdr")

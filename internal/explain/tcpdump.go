@@ -89,9 +89,25 @@ func (p *Tcpdump) network(k gopacket.Packet, length int) (head, text string) {
 	if ip, ok := k.Layer(layers.LayerTypeIPv6).(*layers.IPv6); ok {
 		src, _ := netip.AddrFromSlice(ip.SrcIP)
 		dst, _ := netip.AddrFromSlice(ip.DstIP)
-		return "IP6 ", p.behind6(src, dst, ip)
+		return "IP6 " + p.header6(ip), p.behind6(src, dst, ip)
 	}
 	return "", ""
+}
+
+// header6 is what tcpdump -v tells of an IPv6 header.
+func (p *Tcpdump) header6(ip *layers.IPv6) string {
+	if !p.Verbose {
+		return ""
+	}
+	text := "("
+	if ip.TrafficClass != 0 {
+		text += fmt.Sprintf("class 0x%02x, ", ip.TrafficClass)
+	}
+	if ip.FlowLabel != 0 {
+		text += fmt.Sprintf("flowlabel 0x%05x, ", ip.FlowLabel)
+	}
+	next := uint8(ip.NextHeader)
+	return text + fmt.Sprintf("hlim %d, next-header %s (%d) payload length: %d) ", ip.HopLimit, protoVerbose(next), next, ip.Length)
 }
 
 // behind6 is what is behind the header of an IPv6 packet: the names of extension headers, what part of its packet a fragment is, and the rest.
@@ -149,6 +165,9 @@ func ipFlags(f layers.IPv4Flag) string {
 }
 
 func protoVerbose(p uint8) string {
+	if name := map[uint8]string{frame.ExtHopByHop: "Options", frame.ExtRouting: "Routing", frame.ExtFragment: "Fragment", frame.ICMPv6: "ICMPv6"}[p]; name != "" {
+		return name
+	}
 	if name := frame.ProtoName(p); !strings.HasPrefix(name, "proto-") {
 		return strings.ToUpper(name)
 	}

@@ -51,7 +51,7 @@ func Trace(s Switch, q api.TraceRequest) (api.Trace, error) {
 		var f frame.Frame
 		f.Reset(raw, p.ID)
 		if frame.Parse(&f); !s.Claims(&f) {
-			why := "the packet stays with the host: no flow has this port of the host, and the port is not published by NAT"
+			why := "the packet stays with the host: no flow has this port of the host, and NAT does not serve it; if the port is published, the relay serves this client (`uvswitch publish ls`)"
 			return api.Trace{
 				Packet: Text(&f), In: p.Name, Length: f.Len(), Ports: []string{}, Verdict: "passed", Why: why,
 				Steps: []api.TraceStep{{Stage: "uplink", Result: "host", Text: why}},

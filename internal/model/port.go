@@ -68,6 +68,14 @@ func (p *Port) IsOwn() bool { return p.Kind == KindHost || p.Kind == KindUplink 
 // request.
 func (p *Port) ConfiguresItself() bool { return p.Kind == KindDevice || p.ByFD || p.IsVM() }
 
+// Known6 is the IPv6 address that the station has, as far as the switch knows: the port's, or else the one that the station makes itself.
+func (p *Port) Known6() netip.Prefix {
+	if !p.Addr6.IsValid() && p.Made6.IsValid() {
+		return netip.PrefixFrom(p.Made6, 64)
+	}
+	return p.Addr6
+}
+
 // SwitchPort is the port as the switch knows it; net is its network's id.
 func (p *Port) SwitchPort(net frame.NetID) vswitch.Port {
 	s := vswitch.Port{ID: p.ID, Net: net, Flags: p.Flags, MTU: p.MTU, MAC: p.MAC, Storm: p.Storm}

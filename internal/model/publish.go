@@ -57,9 +57,15 @@ func (p *Publish) ports() string {
 
 // IsNamed reports whether name is the published port's host side: [ADDR:]PORT[-END][:PORT][/PROTO], tcp by default.
 func (p *Publish) IsNamed(name string) bool {
-	for _, n := range []string{p.HostPorts(), p.HostPorts() + ":" + strconv.Itoa(int(p.Target))} {
-		if name == n+"/"+p.Proto || p.Proto == "tcp" && name == n {
-			return true
+	hosts := []string{p.HostPorts()}
+	if p.HostAddr.IsUnspecified() { // both forms mean every address of the host
+		hosts = append(hosts, p.HostPortsOf(netip.IPv4Unspecified()), p.HostPortsOf(netip.IPv6Unspecified()))
+	}
+	for _, h := range hosts {
+		for _, n := range []string{h, h + ":" + strconv.Itoa(int(p.Target))} {
+			if name == n+"/"+p.Proto || p.Proto == "tcp" && name == n {
+				return true
+			}
 		}
 	}
 	return false
@@ -146,6 +152,9 @@ func parseSpec(spec string) (Publish, error) {
 	wrong := func(why string) (Publish, error) {
 		return p, bad("%q: %s; the form is [HOST_ADDR:]HOST_PORT[-END]:PORT[/tcp|udp|sctp], such as 8080:80, or '[2001:db8::1]:8080:80' for an IPv6 address", spec, why)
 	}
+	if a, _, ok := strings.Cut(strings.TrimPrefix(spec, "["), "/"); ok && strings.Contains(spec, "]:") && strings.HasPrefix(spec, "[") && !strings.Contains(a, "]") {
+		return wrong("the host's address has no prefix length")
+	}
 	rest, proto, found := strings.Cut(spec, "/")
 	if found {
 		p.Proto = proto
@@ -155,14 +164,22 @@ func parseSpec(spec string) (Publish, error) {
 	}
 	if in, after, ok := strings.Cut(strings.TrimPrefix(rest, "["), "]:"); ok && strings.HasPrefix(rest, "[") {
 		a, err := netip.ParseAddr(in)
-		if err != nil || !a.Is6() || a.Is4In6() || a.Zone() != "" || a.IsLinkLocalUnicast() {
-			return wrong("the host's address in brackets is not an IPv6 address that a port can be published on")
+		switch {
+		case err != nil || !a.Is6() || a.Is4In6():
+			return wrong("what is in brackets is not an IPv6 address")
+		case a.Zone() != "" || a.IsLinkLocalUnicast():
+			return wrong("a port cannot be published on a link-local address")
+		case a.IsMulticast():
+			return wrong("a port cannot be published on a multicast address")
 		}
 		if p.HostAddr, rest = a, after; a.IsUnspecified() {
 			p.HostAddr = netip.IPv4Unspecified() // every address, of both families
 		}
 	}
 	parts := strings.Split(rest, ":")
+	if len(parts) > 3 {
+		return wrong("put an IPv6 address in brackets")
+	}
 	if len(parts) == 3 && p.HostAddr.IsUnspecified() {
 		a, err := netip.ParseAddr(parts[0])
 		if err != nil || !a.Is4() {
@@ -204,8 +221,10 @@ func (s *State) NewPublish(a api.PublishAdd) (Publish, error) {
 	switch {
 	case port == nil:
 		return p, NoPort(a.Port)
-	case !port.Addr.IsValid() || port.IsOwn():
-		return p, conflict("the switch knows no address of port %q; add the port with --ip", a.Port)
+	case !port.Addr.IsValid() && !port.Known6().IsValid() || port.IsOwn():
+		return p, conflict("the switch knows no address of port %q; add the port with --ip or --ip6", a.Port)
+	case p.HostAddr.Is4() && !p.HostAddr.IsUnspecified() && !port.Addr.IsValid():
+		return p, conflict("port %q has no IPv4 address, and %s is one; publish it on an IPv6 address of the host, or on all addresses", a.Port, p.HostAddr)
 	case s.Network(port.Network).Internal:
 		return p, conflict("network %q is internal: its ports cannot be published", port.Network)
 	}

@@ -41,6 +41,9 @@ func (r Route) String() string {
 
 // NewRoute validates what is asked for. The gateway must be in one of the networks.
 func (s *State) NewRoute(a api.RouteAdd) (r Route, err error) {
+	if via, verr := netip.ParseAddr(a.Gateway); a.Dst == "default" && verr == nil && via.Is6() {
+		a.Dst = Everywhere6.String()
+	}
 	if r.Prefix, err = ParseDst(a.Dst); err != nil {
 		return r, err
 	}
@@ -92,7 +95,7 @@ func (s *State) CheckStaticRoute(p netip.Prefix) error {
 		}
 	}
 	if p == Everywhere || p == Everywhere6 || p.IsSingleIP() && slices.Contains(s.Own, p.Addr()) {
-		return conflict("the route to %s belongs to the uplink and cannot be changed", p)
+		return conflict("the route to %s belongs to the uplink and cannot be changed: set the host's own route", p)
 	}
 	return nil
 }

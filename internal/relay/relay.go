@@ -24,9 +24,9 @@ import (
 type Rule struct {
 	Proto      string // tcp or udp
 	Host       netip.Addr
-	Lo, Hi     uint16 // first and last port of the host
-	Target     netip.Addr
-	Target6    netip.Addr // for TCP over IPv6, before Target; invalid: the container has no IPv6
+	Lo, Hi     uint16     // first and last port of the host
+	Target     netip.Addr // invalid: the container has no IPv4
+	Target6    netip.Addr // likewise; for TCP over IPv6, before Target
 	TargetPort uint16     // for Lo; Lo+1 maps to TargetPort+1, and so on
 	From       []netip.Prefix
 	Serve      bool // false: only reserve the ports
@@ -69,11 +69,13 @@ func Open(r Rule) (*Set, error) {
 	s := &Set{cancel: cancel}
 	for i := range int(r.Hi-r.Lo) + 1 {
 		at := netip.AddrPortFrom(r.Host, r.Lo+uint16(i))
-		to := netip.AddrPortFrom(r.Target, r.TargetPort+uint16(i)).String()
-		targets := []string{to} // of TCP over IPv6, in the order in which they are tried
-		if r.Target6.IsValid() {
-			targets = []string{netip.AddrPortFrom(r.Target6, r.TargetPort+uint16(i)).String(), to}
+		var targets []string // of TCP over IPv6, in the order in which they are tried
+		for _, a := range []netip.Addr{r.Target6, r.Target} {
+			if a.IsValid() {
+				targets = append(targets, netip.AddrPortFrom(a, r.TargetPort+uint16(i)).String())
+			}
 		}
+		to := targets[len(targets)-1] // of all else
 		var err error
 		switch {
 		case !r.Serve:
