@@ -1,6 +1,7 @@
 package tap
 
 import (
+	"fmt"
 	"net"
 	"runtime"
 	"testing"
@@ -660,5 +661,50 @@ func TestLookArmsReads(t *testing.T) {
 	}
 	if !r.mustRead() || r.counts.Sleeps != 0 {
 		t.Errorf("the read has to be armed: %v; the worker slept %d times", r.mustRead(), r.counts.Sleeps)
+	}
+}
+
+// BenchmarkQuietPorts reads one frame of each of many ports, again and again. Most of the time is the writing of the frames.
+func BenchmarkQuietPorts(b *testing.B) {
+	for _, ports := range []int{4, 50, 200} {
+		b.Run(fmt.Sprint(ports), func(b *testing.B) {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			p, err := NewIOUring(0)
+			if err != nil {
+				b.Skip(err)
+			}
+			defer p.Close()
+			var far []int
+			for i := range ports {
+				fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer unix.Close(fds[0])
+				defer unix.Close(fds[1])
+				far = append(far, fds[1])
+				if err := p.Add(frame.PortID(i+1), &wire{file: file{fd: fds[0]}, far: fds[1], vnet: true}, frame.ReadPort); err != nil {
+					b.Fatal(err)
+				}
+			}
+			var batch frame.Batch
+			for b.Loop() {
+				for _, fd := range far {
+					if _, err := unix.Write(fd, sample); err != nil {
+						b.Fatal(err)
+					}
+				}
+				for got := 0; got < ports; got += batch.N {
+					if err := p.Poll(&batch); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			c := p.Counts()
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*ports), "ns/frame")
+			b.ReportMetric(float64(c.Calls)/float64(b.N), "calls/round")
+			b.ReportMetric(float64(c.Rearms)/float64(b.N), "rearms/round")
+		})
 	}
 }

@@ -18,7 +18,7 @@ const (
 	maxBuffers  = 64 // and when they are small
 	bufferSize  = messageRoom + frame.VnetLen + frame.MaxFrame
 
-	quietBuffers = 16 // provided per Poll for the reads of quiet ports
+	quietBuffers = 32 // provided per Poll for the reads of quiet ports
 
 	// While quiet ports have frames, too, the turn of a loud port is not longer than longestTurn, but has leastTurn frames.
 	longestTurn = 100 * time.Microsecond
