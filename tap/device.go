@@ -169,6 +169,12 @@ func (d *Device) Read(b []byte) (int, error) { return d.read(b) }
 //uvswitch:hot
 func (d *Device) Write(f *frame.Frame) frame.Reason { return d.writeChain(f) }
 
+// Steer makes a BPF program of type socket filter choose the queue of each frame that the device's owner sends (TUNSETSTEERINGEBPF). The device
+// keeps the program.
+func (d *Device) Steer(program int) error {
+	return unix.IoctlSetPointerInt(d.fd, unix.TUNSETSTEERINGEBPF, program)
+}
+
 // GSOMaxSize implements frame.Conn.
 func (d *Device) GSOMaxSize(proto uint8) int { return longest(proto) }
 

@@ -93,6 +93,9 @@ func (d *Daemon) plugLocked(p *port) error {
 		p.closeWire()
 		return api.Errorf(http.StatusConflict, "the switch already has %d ports, which is the limit", frame.MaxPorts-1)
 	}
+	if dev, ok := p.conn.(*tap.Device); ok && d.usesBPF() {
+		d.up.OneQueue(dev)
+	}
 	p.Fresh = p.ByFD && p.net != nil && p.net.Prefix6.IsValid()
 	if err := d.dp.AddPort(p.SwitchPort(p.netID()), p.conn); err != nil {
 		p.closeWire()

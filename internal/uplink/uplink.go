@@ -113,6 +113,7 @@ type Uplink struct {
 	mark   int32
 
 	question *ebpf.Program         // see Ask
+	oneQueue *ebpf.Program         // see OneQueue; nil: the kernel takes none
 	known    atomic.Pointer[known] // as State returns it
 
 	mu       sync.Mutex          // Lock 45: held through netlink
@@ -154,6 +155,7 @@ func Open(o Options) (*Uplink, error) {
 		if u.question, fib, err = openQuestion(allFlags()); err != nil {
 			return nil, err
 		}
+		u.oneQueue, _ = loadOneQueue()
 	}
 	m, err := newShared(len(o.Devices), fib)
 	if err != nil {
@@ -316,6 +318,9 @@ func (u *Uplink) Close() {
 		if p != nil {
 			p.Close()
 		}
+	}
+	if u.oneQueue != nil {
+		u.oneQueue.Close()
 	}
 	if u.question != nil {
 		u.question.Close()
