@@ -14,6 +14,9 @@ func (n *NAT) Return(b *frame.Batch) {
 	for i := range b.Frames[:b.N] {
 		switch f := &b.Frames[i]; {
 		case f.Verdict != frame.CameBack:
+		case frame.WayCode(f.Src>>32) == frame.WayUnknown:
+			f.ResendWay()
+			f.PuntFor(frame.WayAsked)
 		case f.Flags&frame.IsIPv4 != 0:
 			n.returned(n.config.Load(), packetOf[frame.Addr](b, i))
 		case f.Flags&frame.IsIPv6 != 0:

@@ -196,6 +196,7 @@ func newDaemon(o Options) (*Daemon, error) {
 	}
 	if d.usesBPF() {
 		d.dp.Router.SetWayMTU(d.up.WayMTU)
+		d.dp.SetLearnWay(d.up.LearnWay)
 	}
 	return d, nil
 }

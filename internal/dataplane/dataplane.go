@@ -26,6 +26,8 @@ type Dataplane struct {
 	slow    slowPath
 	busy    chan struct{} // see UplinkBusy
 
+	learnWay func(raw []byte) // see SetLearnWay
+
 	mu      sync.Mutex // Lock 55: ports that are added and removed
 	readers map[frame.PortID]int
 	rated   map[frame.PortID]bool         // ports with a rate for what is received
@@ -55,6 +57,9 @@ func New(n *nat.NAT, clock func() int64, pollers ...Poller) *Dataplane {
 
 // Workers is how many workers there are.
 func (d *Dataplane) Workers() int { return len(d.workers) }
+
+// SetLearnWay sets what tells the uplink's programs the way of a frame that came back for frame.WayUnknown. The slow path calls it.
+func (d *Dataplane) SetLearnWay(learn func(raw []byte)) { d.learnWay = learn }
 
 // UplinkBusy receives a value after a batch with many frames of the uplink: more of them may wait, and its queue may lose some.
 func (d *Dataplane) UplinkBusy() <-chan struct{} { return d.busy }

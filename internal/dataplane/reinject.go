@@ -17,6 +17,7 @@ import (
 //	piece of a packet that was cut ──► slow path ────────────────────────────────► atPreRouting
 //	neighbor unknown ──► slow path, router's queue ──────────────────────────────► atResolve or atResolveTranslated
 //	another source address needed by the way out ──► slow path ──────────────────► atNewSource
+//	a way that the programs must be told ──► slow path ──────────────────────────► atUplink
 //	                  rate of the egress port exceeded ──► shaper ───────────────► atTransmit
 type resumePoint uint8
 
@@ -29,6 +30,7 @@ const (
 	atResolveTranslated                    // likewise; nat.PostRouting has rewritten it
 	atTransmit                             // at its end: it is not coalesced
 	atNewSource                            // at nat.PreRouting; the way out needs the source address in next hop
+	atUplink                               // at its end: it leaves by the port that it came back by
 )
 
 // A record is a frame in a queue: a header of recordLen bytes in the host's byte order, which has what earlier steps found, then the
@@ -48,11 +50,13 @@ func putRecord(rec []byte, f *frame.Frame, to *frame.Way6) {
 	if f.Flags&frame.IsIPv6 != 0 {
 		hop6 = to.Hop
 	}
-	parked := (f.NextHop != 0 || !hop6.IsZero()) && f.Reason != frame.WayChanged && (f.Reason.Punt() == frame.Park || f.Reason.Punt() == frame.Redo) // router.Route has seen it
+	parked := (f.NextHop != 0 || !hop6.IsZero()) && f.Reason != frame.WayChanged && f.Reason != frame.WayAsked && (f.Reason.Punt() == frame.Park || f.Reason.Punt() == frame.Redo) // router.Route has seen it
 	at := atPreRouting
 	switch {
 	case f.Reason == frame.WayChanged:
 		at = atNewSource
+	case f.Reason == frame.WayAsked:
+		at = atUplink
 	case f.Reason == frame.NeighborFailed && f.NAT != frame.NATNone:
 		at = atResolveTranslated
 	case f.Reason == frame.NeighborFailed:
@@ -215,6 +219,8 @@ func (d *Dataplane) resumeFrame(rec []byte, b *frame.Batch, i int) {
 		f.Verdict, f.NextHop = frame.Routed, hop
 	case atResolveTranslated:
 		f.Verdict, f.NextHop, f.NAT = frame.Routed, hop, frame.NATDone
+	case atUplink:
+		f.Verdict, f.Out = frame.ToPort, f.In
 	case atTransmit:
 		f.Verdict, f.Out = frame.ToPort, frame.PortID(e.Uint16(rec[12:]))
 		f.Flags |= frame.Waited

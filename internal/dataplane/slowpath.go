@@ -119,13 +119,21 @@ func (k *slowPath) handle(rec []byte, now frame.Tick) {
 		k.parked.add(k, rec, now)
 	case frame.Redo: // two workers created one flow at once: it exists by now; or it needs another source
 		p := puntedFrame(rec)
-		if recordPoint(rec) == atNewSource {
+		switch recordPoint(rec) {
+		case atNewSource:
 			if !p.NextHop.IsValid() {
 				p.NextHop = k.dp.NAT.AskSource(p.Raw)
 			}
-			if why := k.dp.NAT.UseAddr(p.NextHop); why != frame.None {
-				k.end(p.In, p.Raw, why)
+			if p.Why = k.dp.NAT.UseAddr(p.NextHop); p.Why.Punt() == frame.Reject {
+				k.dp.Router.HandlePunt(p, now, k) // the sender is told
 				return
+			} else if p.Why != frame.None {
+				k.end(p.In, p.Raw, p.Why)
+				return
+			}
+		case atUplink:
+			if k.dp.learnWay != nil {
+				k.dp.learnWay(p.Raw)
 			}
 		}
 		k.inject(hopOf(&p), recordPoint(rec), p.Raw)

@@ -50,6 +50,34 @@ func TestWays6(t *testing.T) {
 		b.Sh("db", "ping -6 -c 1 -W 3 -s 3000 "+far) // in fragments, with another source address than the last packets
 		b.Sh("host", "ip -6 route del 2001:db8:99::/48; ip addr del 2001:db8:1::50/128 dev eth0")
 
+		// A rule by traffic class.
+		b.Sh("host", "ip -6 rule add tos 0x10 lookup 110 && ip -6 route add default via "+lan+" table 110")
+		b.Eventually("packets of a class leave by another device", func() bool {
+			b.Sh("web", "ping -6 -Q 0x10 -c 1 -W 3 "+far)
+			return strings.Contains(b.CLI("flow", "ls", "-f", "ipv6", "--proto", "icmpv6"), "dst=2001:db8:2::1")
+		})
+		b.Sh("host", "ip -6 rule del tos 0x10 lookup 110; ip -6 route flush table 110")
+
+		// A VPN for all traffic, by the rules that wg-quick makes: nothing leaves beside it, but what the main table has a route for.
+		b.Sh("host", "ip -6 route add default via "+lan+" table 51820 && ip -6 rule add not fwmark 0xca6c table 51820 && ip -6 rule add table main suppress_prefixlength 0")
+		b.Eventually("the VPN's route is taken", func() bool {
+			return strings.Contains(ask(b, "web", "["+far+"]"), "this is lan; you are 2001:db8:2::1")
+		})
+		asks(t, b, "db", "["+far+"]", "this is lan; you are 2001:db8:2::1")
+		asks(t, b, "web", "["+out6+"]", "this is out; you are "+host6)
+		b.Sh("web", "ping -6 -c 1 -W 3 -s 3000 "+far)
+		contains(t, b.CLI("route", "get", far), "dev lan0", "2001:db8:2::1")
+		b.Sh("host", "ip -6 route add prohibit 2001:db8:d::/48 table main")
+		told(b, "web", "ping -6 -c 1 -W 3 2001:db8:d::1", "Administratively prohibited")
+		b.Web("web")
+		b.CLI("publish", "add", "8080:80", "--port", "web")
+		asks(t, b, "out", "["+host6+"]:8080", "this is web; you are "+out6)
+		b.CLI("publish", "del", "8080")
+		b.Sh("host", "ip -6 rule del table main suppress_prefixlength 0; ip -6 rule del not fwmark 0xca6c table 51820; ip -6 route flush table 51820; ip -6 route del prohibit 2001:db8:d::/48")
+		b.Eventually("without the VPN, the default route is taken", func() bool {
+			return strings.Contains(ask(b, "web", "["+far+"]"), "this is out; you are "+host6)
+		})
+
 		// Routes that refuse: the container is told.
 		b.Sh("host", "ip -6 route add unreachable 2001:db8:a::/48; ip -6 route add prohibit 2001:db8:b::/48")
 		told(b, "web", "ping -6 -c 1 -W 3 2001:db8:a::1", "unreachable")

@@ -61,6 +61,7 @@ const (
 	FlowQuota
 	FlowBusy
 	WayChanged
+	WayAsked
 	NeedsHostStack
 	WayNotAllowed
 	IPsecPolicy
@@ -211,6 +212,7 @@ var reasons = [NumReasons]ReasonInfo{
 	FlowTableFull:         {Stage: Translation, Name: "flow_table_full", Meaning: "the flow table is full, and it has no flow that may be evicted (answered with ICMP 3/13 or ICMPv6 1/1)", Remedy: "raise nat.flows (IPv4) or nat.flows6 (IPv6) in the configuration file; see which ports hold the flows with `uvswitch flow stats`", Punt: Reject, Error: unreachable(CodeAdminFiltered)},
 	FlowQuota:             {Stage: Translation, Name: "flow_quota", Meaning: "the port has used up its share of the flows or mappings, or has nat.flows_per_port flows", Remedy: "see the flows with `uvswitch flow ls --port NAME`, and the shares with `uvswitch flow stats`; raise nat.flows or nat.flows6, or nat.flows_per_port, in the configuration file"},
 	FlowBusy:              {Stage: Translation, Name: "flow_busy", Meaning: "two workers created the same flow at the same time; the packet is tried again", Remedy: "nothing to do", Punt: Redo},
+	WayAsked:              {Stage: Translation, Name: "way_asked", Meaning: "the host has routing rules of IPv6 that BPF programs do not see, and the way to the destination is asked for first", Remedy: "nothing to do", Punt: Redo},
 	WayChanged:            {Stage: Translation, Name: "way_changed", Meaning: "the way out needs another source address, or a program of the host uses the port; NAT translates the packet again", Remedy: "nothing to do", Punt: Redo},
 	NeedsHostStack:        {Stage: Translation, Name: "needs_host_stack", Meaning: "the host's route to the destination has an encapsulation (MPLS, SRv6), which the switch cannot add (answered with ICMP 3/13 or ICMPv6 1/1)", Remedy: "see `ip route get ADDR` on the host; use a route without encap", Punt: Reject, Error: unreachable(CodeAdminFiltered)},
 	WayNotAllowed:         {Stage: Translation, Name: "way_not_allowed", Meaning: "the host's route leads through a device that uplink.devices does not list (answered with ICMP 3/13 or ICMPv6 1/1)", Remedy: "see `ip route get ADDR` on the host; bring the listed device up, or add this one to uplink.devices", Punt: Reject, Error: unreachable(CodeAdminFiltered)},

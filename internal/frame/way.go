@@ -8,6 +8,7 @@ package frame
 //	given back   as it came in                                       02, WayBack, index of its device (4)
 //	in           as it came in                                       02, WayIn, WayInAgain or WayClone, index of its device (4)
 //	came back    0 (2), as it went out (2), MTU in bytes (2)         02, a WayCode, source address that the way needs (4)
+//	unknown way  its command, and the rest as it went out (5)        02, WayUnknown, as it went out (4)
 //
 // The inside address and port are those that the host's routing sees: policy routing and multipath decide by them. Address 0 stands for
 // the packet's own source. Of IPv6, the inside address is a number, by which the programs find it, and no source address comes back; the
@@ -42,6 +43,7 @@ const (
 	WaySource      WayCode = 0x20 // the way needs another source address
 	WayPort        WayCode = 0x21 // a socket of the host would get the answer
 	WayFenced      WayCode = 0x22 // by a device that the configuration does not allow
+	WayUnknown     WayCode = 0x23 // the programs must be told the way first: see ResendWay
 )
 
 // String returns the type of the route, by the names of `ip route`, or the cause.
@@ -88,6 +90,11 @@ func wayMAC(second uint8, low uint32) MAC {
 //uvswitch:hot
 func (f *Frame) Way() (second uint8, low uint32, ok bool) {
 	return uint8(f.Src >> 32), uint32(f.Src), f.Src>>40 == wayPrefix
+}
+
+// ResendWay makes a frame that came back for WayUnknown what was sent: its command stands in the first byte of its destination MAC.
+func (f *Frame) ResendWay() {
+	f.SetMACs(f.Dst&(1<<40-1), wayMAC(uint8(f.Dst>>40), uint32(f.Src)))
 }
 
 // WayMTU is the longest packet that the way takes, in bytes, of a frame that came back for WayTooLong.

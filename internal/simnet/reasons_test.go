@@ -433,8 +433,8 @@ var provocations = func() map[frame.Reason]provocation {
 }()
 
 // FlowBusy is no end: what two workers did at once is tried again (TestFlowBusyIsTriedAgain). WayChanged is none either: NAT
-// translates the packet again (TestAnotherSource).
-var neverAnEnd = []frame.Reason{frame.FlowBusy, frame.WayChanged}
+// translates the packet again (TestAnotherSource). After WayAsked, the packet leaves (TestWays6 in internal/e2e).
+var neverAnEnd = []frame.Reason{frame.FlowBusy, frame.WayChanged, frame.WayAsked}
 
 // cameBack is a packet that the uplink's programs return.
 func cameBack(code frame.WayCode) provocation {

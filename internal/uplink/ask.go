@@ -124,6 +124,9 @@ func (u *Uplink) Ask(t frame.Tuple) (Way, error) {
 
 // Ask6 is Ask for IPv6. Before Linux 6.7, the source follows from the device alone.
 func (u *Uplink) Ask6(t frame.Tuple6) (Way, error) {
+	if u.question != nil && u.known.Load().Told {
+		return u.wayTold(t), nil
+	}
 	w, params, err := wayOf(u, t)
 	if err != nil || w.Code != 0 {
 		return w, err

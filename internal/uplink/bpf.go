@@ -38,6 +38,9 @@ type bpfMaps struct {
 
 	fence *ebpf.Map // devices that packets may leave by, by index; nil: all
 
+	told  *ebpf.Map // one entry: 1 while packets of IPv6 leave by the ways in ways6 only; see LearnWay
+	ways6 *ebpf.Map // inside source and destination -> way6Told
+
 	// For a kernel that does not tell the source address; else nil.
 	sources  *ebpf.Map // of IPv4, by device and next hop
 	sources6 *ebpf.Map // of IPv6, by device
@@ -58,6 +61,8 @@ const (
 	maxFrags = 8192 // packets in fragments, ours and the host's
 
 	maxSources = 8192 // next hops whose source address is known
+
+	maxToldWays = 16384
 
 	otherArrivals = int(setPublished) << 16 // key of arrivals for what has no port; and with a port of the switch added, for its addresses; else setIndex << 16 | port
 )
@@ -94,6 +99,8 @@ func newMaps(fenced int, fib fibFlags) (*bpfMaps, error) {
 		{&m.frags6, true, ebpf.MapSpec{Name: "uvs_frags6", Type: ebpf.LRUHash, KeySize: 36, ValueSize: 4, MaxEntries: maxFrags}},
 		{&m.routes6, true, ebpf.MapSpec{Name: "uvs_routes6", Type: ebpf.LPMTrie, KeySize: 20, ValueSize: 4, MaxEntries: frame.MaxNets, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&m.stations6, true, ebpf.MapSpec{Name: "uvs_stations6", Type: ebpf.Hash, KeySize: 16, ValueSize: 4, MaxEntries: 2 * frame.MaxPorts, Flags: unix.BPF_F_NO_PREALLOC}},
+		{&m.told, true, ebpf.MapSpec{Name: "uvs_told", Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1}},
+		{&m.ways6, true, ebpf.MapSpec{Name: "uvs_ways6", Type: ebpf.LRUHash, KeySize: 32, ValueSize: uint32(unsafe.Sizeof(toldWay{})), MaxEntries: maxToldWays}},
 		{&m.fence, fenced > 0, ebpf.MapSpec{Name: "uvs_fence", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: uint32(max(fenced, 1))}},
 		{&m.sources, fib&fibGetSource == 0, ebpf.MapSpec{Name: "uvs_sources", Type: ebpf.LRUHash, KeySize: 8, ValueSize: 4, MaxEntries: maxSources}},
 		{&m.sources6, fib&fibGetSource == 0, ebpf.MapSpec{Name: "uvs_sources6", Type: ebpf.Hash, KeySize: 4, ValueSize: 16, MaxEntries: maxOwn6}},
@@ -151,7 +158,7 @@ func (m *bpfMaps) portSet(addr int, i setIndex) *nat.PortSet {
 
 // close gives the maps back. Their memory stays mapped until the process ends: NAT may still write to it.
 func (m *bpfMaps) close() {
-	for _, b := range []*ebpf.Map{m.own, m.local, m.arrivals, m.limits, m.ports, m.pairs, m.frags, m.own6, m.local6, m.pairs6, m.frags6, m.routes6, m.stations6, m.ways, m.inside6, m.fence, m.sources, m.sources6} {
+	for _, b := range []*ebpf.Map{m.own, m.local, m.arrivals, m.limits, m.ports, m.pairs, m.frags, m.own6, m.local6, m.pairs6, m.frags6, m.routes6, m.stations6, m.ways, m.inside6, m.told, m.ways6, m.fence, m.sources, m.sources6} {
 		if b != nil {
 			b.Close()
 		}

@@ -68,6 +68,7 @@ func (m *bpfMaps) wayOut(mark int32) (*ebpf.Program, error) {
 	p.emitComeBack()
 	p.emitGiveBack()
 	p.emitQuestion6()
+	p.emitTold6()
 	p.emitCompare6()
 	p.EmitEnd("drop", shot)
 	return loadProgram("uvs_out", p.Instructions)
@@ -156,7 +157,7 @@ func (p *wayOut) emitSegment(prefix string) {
 // emitQuestion6 asks about an IPv6 packet.
 //
 //	six: ip6 = load(0, 40); l4 = 40;
-//	params = {AF_INET6, ether.dst[1] ?: ip6.next, ether.dst[2..4], ether.dst[4..6], length, skb->ifindex, 0, ip6.src, ip6.dst};
+//	params = {AF_INET6, ether.dst[1] ?: ip6.next, ether.dst[2..4], ether.dst[4..6], length, skb->ifindex, ip6.class, ip6.src, ip6.dst};
 //	key = ntohl(ether.src[2..6]); if (key) params.src = *inside6[key];
 //	goto answer;
 func (p *wayOut) emitQuestion6() {
@@ -164,6 +165,7 @@ func (p *wayOut) emitQuestion6() {
 	p.emitLoad(0, outIP6, 40, "drop")
 	p.Emit(asm.Mov.Imm(regL4, 40), asm.Mov.Imm(asm.R1, 0))
 	p.emitParams(unix.AF_INET6, outIP6+ip6Next)
+	p.Emit(asm.LoadMem(asm.R1, asm.RFP, outIP6, asm.Word), asm.And.Imm(asm.R1, 0xf00f), asm.StoreMem(asm.RFP, outParams+fibTOS, asm.R1, asm.Word)) // bytes in memory's order
 	p.emitCopy(outParams+fibSrc, outIP6+ip6Src, 32)
 	p.Emit(
 		asm.LoadMem(asm.R1, asm.RFP, outEther+1, asm.Byte), asm.JEq.Imm(asm.R1, 0, "six protocol"),
@@ -181,7 +183,43 @@ func (p *wayOut) emitQuestion6() {
 	p.Emit(asm.Mov.Imm(asm.R1, 0).WithSymbol("six inside"))
 	p.Emit(asm.LoadMem(asm.R2, asm.RFP, outIP6+ip6Length, asm.Half), asm.HostTo(asm.BE, asm.R2, asm.Half), asm.Add.Imm(asm.R2, 40))
 	p.emitSegment("six ")
-	p.Emit(asm.Ja.Label("answer"))
+}
+
+// emitTold6: see LearnWay. The key of ways6 is in params.
+//
+//	if (!told) goto answer;
+//	way = ways6[{params.src, params.dst}];
+//	if (!way) { ether.dst[0] = command; ether.src[1] = UNKNOWN; store(ether); return redirect(skb->ifindex, 0); }
+//	if (way->code) { result = way->code; goto came_back; }
+//	if (params.length > way->mtu) { params.length = way->mtu; result = TOO_LONG; goto came_back; }
+//	params.ifindex = way->device; params.dst = way->hop; params.src = way->source; params.length = way->mtu;
+//	goto found;
+func (p *wayOut) emitTold6() {
+	const device, mtu, code, hop, source = 0, 4, 8, 16, 32 // in toldWay
+	p.Emit(asm.StoreImm(asm.RFP, outKey, 0, asm.Word))
+	p.EmitMapLookup(p.maps.told, outKey, "answer")
+	p.Emit(asm.LoadMem(asm.R1, asm.R0, 0, asm.Word), asm.JEq.Imm(asm.R1, 0, "answer"))
+	p.EmitMapLookup(p.maps.ways6, outParams+fibSrc, "unknown way")
+	p.Emit(
+		asm.LoadMem(asm.R1, asm.R0, code, asm.Word), asm.JEq.Imm(asm.R1, 0, "told"),
+		asm.Mov.Reg(regCommand, asm.R1), asm.Ja.Label("came back"),
+		asm.LoadMem(asm.R1, asm.R0, mtu, asm.Word).WithSymbol("told"), asm.LoadMem(asm.R2, asm.RFP, outParams+fibLength, asm.Half),
+		asm.StoreMem(asm.RFP, outParams+fibLength, asm.R1, asm.Half), asm.JGE.Reg(asm.R1, asm.R2, "told length"),
+		asm.Mov.Imm(regCommand, int32(frame.WayTooLong)), asm.Ja.Label("came back"),
+		asm.LoadMem(asm.R1, asm.R0, device, asm.Word).WithSymbol("told length"), asm.StoreMem(asm.RFP, outParams+fibIfindex, asm.R1, asm.Word),
+	)
+	for at := int16(0); at < 16; at += 8 {
+		p.Emit(
+			asm.LoadMem(asm.R1, asm.R0, hop+at, asm.DWord), asm.StoreMem(asm.RFP, outParams+fibDst+at, asm.R1, asm.DWord),
+			asm.LoadMem(asm.R1, asm.R0, source+at, asm.DWord), asm.StoreMem(asm.RFP, outParams+fibSrc+at, asm.R1, asm.DWord),
+		)
+	}
+	p.Emit(
+		asm.Ja.Label("found"),
+		asm.StoreMem(asm.RFP, outEther, regCommand, asm.Byte).WithSymbol("unknown way"), asm.StoreImm(asm.RFP, outEther+7, int64(frame.WayUnknown), asm.Byte),
+	)
+	p.emitStore(0, outEther, 12)
+	p.Emit(asm.LoadMem(asm.R1, regPacket, skbIfindex, asm.Word), asm.Mov.Imm(asm.R2, 0), asm.FnRedirect.Call(), asm.Return())
 }
 
 // emitAnswer:

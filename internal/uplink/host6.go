@@ -38,6 +38,7 @@ func (u *Uplink) inspect6(s *State, links []netlink.Link) error {
 	}
 	s.Own6, s.Sources6 = addrs6(addrs, ours)
 	s.Local = append(s.Local, localPrefixes(routes, addrs)...)
+	s.Told = rules6AreTold()
 	s.watch6(links, routes, ours)
 	s.OnLink = onLink(s.Watched, links, addrs, routes)
 	device := defaultIndex6(routes, ours)

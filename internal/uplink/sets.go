@@ -144,6 +144,11 @@ func (s *shared) forgetSources() {
 		s.answers.of[i].Store(nil)
 	}
 	s.answers.last.Store(nil)
+	var ends [32]byte
+	var way toldWay
+	for it := s.ways6.Iterate(); it.Next(&ends, &way); {
+		_ = s.ways6.Delete(ends)
+	}
 	if s.sources == nil {
 		return
 	}

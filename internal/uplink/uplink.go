@@ -47,6 +47,7 @@ type State struct {
 	Own6            []netip.Addr       // all IPv6 addresses of the host, but link-local ones, sorted
 	Sources6        map[int]netip.Addr // by device: the address by which containers leave
 	OnLink          []OnLink           // where the host's routing looks for IPv6 neighbors
+	Told            bool               // the host has rules of IPv6 that the programs do not see
 
 	Own      []netip.Addr         // all addresses of the host, sorted; containers leave by these
 	Local    []netip.Prefix       // what else the host's kernel takes for itself (`ip route add local`), sorted; no broadcast addresses
@@ -91,7 +92,7 @@ func (s *State) OnLinkOf(p netip.Prefix) (on []OnLink) {
 
 func (s *State) equal(o *State) bool {
 	return s.Device == o.Device && s.Addr == o.Addr && s.MTU == o.MTU && s.Up == o.Up && s.Why == o.Why && s.Broken == o.Broken && s.Broken6 == o.Broken6 &&
-		slices.Equal(s.Own, o.Own) && s.Addr6 == o.Addr6 && s.MTU6 == o.MTU6 && s.Up6 == o.Up6 && s.Why6 == o.Why6 && s.Forwards == o.Forwards && slices.Equal(s.Own6, o.Own6) && maps.Equal(s.Sources6, o.Sources6) && slices.Equal(s.OnLink, o.OnLink) && slices.Equal(s.Local, o.Local) && slices.Equal(s.Policies, o.Policies) && maps.Equal(s.MTUs, o.MTUs) && slices.Equal(s.Tunnels, o.Tunnels) && slices.Equal(s.Watched, o.Watched)
+		slices.Equal(s.Own, o.Own) && s.Addr6 == o.Addr6 && s.MTU6 == o.MTU6 && s.Up6 == o.Up6 && s.Why6 == o.Why6 && s.Forwards == o.Forwards && s.Told == o.Told && slices.Equal(s.Own6, o.Own6) && maps.Equal(s.Sources6, o.Sources6) && slices.Equal(s.OnLink, o.OnLink) && slices.Equal(s.Local, o.Local) && slices.Equal(s.Policies, o.Policies) && maps.Equal(s.MTUs, o.MTUs) && slices.Equal(s.Tunnels, o.Tunnels) && slices.Equal(s.Watched, o.Watched)
 }
 
 // The two ends of the link between the host and the switch. With programs, the TAP's MAC is only what the host's stack puts into frames
@@ -239,6 +240,7 @@ func (u *Uplink) Refresh() (changed bool, err error) {
 		err = errors.Join(err, u.watchLocked(&s))
 		u.maps.setOwn(s.Own, s.Own6, s.Local)
 		u.maps.setSources6(&s)
+		_ = u.maps.told.Put(uint32(0), uint32(map[bool]int{true: 1}[s.Told]))
 		u.maps.setFence(u.opts.Devices)
 		u.maps.forgetSources()
 	}

@@ -1,0 +1,115 @@
+package uplink
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// The kernel's bpf_fib_lookup does not see some rules of IPv6: with suppress_prefixlength and suppress_ifgroup, it takes the route all the same
+// (linux net/ipv6/fib6_rules.c, fib6_rule_suppress: there is no rt6_info yet). Such rules are those of a VPN for all traffic, as wg-quick makes
+// them, and packets would leave beside the VPN. While the host has one, the program "way out" does not ask. It looks into the map ways6, and
+// sends back what it does not find. The slow path then asks by netlink, fills in the way, and the frame is sent again.
+
+// toldWay is an entry of the map ways6.
+type toldWay struct {
+	Device uint32
+	MTU    uint32 // in bytes
+	Code   uint32 // a frame.WayCode; 0: packets leave
+	_      uint32
+	Hop    [16]byte
+	Source [16]byte // the host's address by which packets leave
+}
+
+// rules6AreTold reports whether the host has rules of IPv6 that the programs do not see.
+func rules6AreTold() bool {
+	rules, err := dump(func() ([]netlink.Rule, error) { return netlink.RuleList(netlink.FAMILY_V6) })
+	if err != nil {
+		return false
+	}
+	for _, r := range rules {
+		if r.SuppressPrefixlen >= 0 || r.SuppressIfgroup >= 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// LearnWay tells the program the way of a frame that came back for frame.WayUnknown; raw is what was sent, with the virtio-net header.
+func (u *Uplink) LearnWay(raw []byte) {
+	var f frame.Frame
+	f.Reset(raw, frame.NoPort)
+	if frame.Parse(&f); f.Flags&frame.IsIPv6 == 0 {
+		return
+	}
+	src, dst := f.IPv6().Src(), f.IPv6().Dst()
+	if _, place, _ := f.Way(); place != 0 {
+		src = u.InsideAt(place)
+	}
+	way := u.askKernel(src.Netip(), dst.Netip())
+	var key [32]byte
+	src.Put(key[:])
+	dst.Put(key[16:])
+	_ = u.maps.ways6.Put(key, way)
+}
+
+// askKernel asks the host's routing by netlink for the way of a packet that comes by the uplink's TAP.
+func (u *Uplink) askKernel(src, dst netip.Addr) (w toldWay) {
+	routes, err := netlink.RouteGetWithOptions(dst.AsSlice(), &netlink.RouteGetOptions{Iif: u.opts.TAP, SrcAddr: src.AsSlice()})
+	switch {
+	case errors.Is(err, unix.EACCES):
+		w.Code = uint32(frame.WayProhibited)
+	case errors.Is(err, unix.EINVAL):
+		w.Code = uint32(frame.WayBlackhole)
+	case errors.Is(err, unix.EHOSTUNREACH):
+		w.Code = uint32(frame.WayUnreachable)
+	case err != nil || len(routes) == 0:
+		w.Code = uint32(frame.WayNoRoute)
+	}
+	if w.Code != 0 {
+		return w
+	}
+	r := &routes[0]
+	hop := dst
+	if gw, ok := netip.AddrFromSlice(r.Gw); ok {
+		hop = gw
+	}
+	link, err := netlink.LinkByIndex(r.LinkIndex)
+	if err != nil || link.Attrs().Flags&net.FlagLoopback != 0 { // it is for the host itself
+		w.Code = uint32(frame.WayNoForward)
+		return w
+	}
+	w.Device, w.MTU, w.Hop = uint32(r.LinkIndex), uint32(min(link.Attrs().MTU, 65535)), hop.As16()
+	if r.MTU > 0 {
+		w.MTU = min(w.MTU, uint32(r.MTU))
+	}
+	source := u.known.Load().sourceOf(r.LinkIndex)
+	if by, err := netlink.RouteGetWithOptions(dst.AsSlice(), &netlink.RouteGetOptions{Oif: link.Attrs().Name}); err == nil && len(by) == 1 { // as the kernel's masquerading chooses it
+		if a, ok := netip.AddrFromSlice(by[0].Src); ok && !a.IsLinkLocalUnicast() {
+			source = a
+		}
+	}
+	if source.IsValid() {
+		w.Source = source.As16()
+	}
+	return w
+}
+
+// wayTold is Ask6 on a host whose rules the programs do not see.
+func (u *Uplink) wayTold(t frame.Tuple6) (w Way) {
+	told := u.askKernel(t.Src.Netip(), t.Dst.Netip())
+	if w.Code = frame.WayCode(told.Code); w.Code != 0 {
+		return w
+	}
+	var params [fibParams]byte
+	binary.NativeEndian.PutUint32(params[fibIfindex:], told.Device)
+	u.setDevice(&w, params[:])
+	w.NextHop, w.Source, w.MTU = netip.AddrFrom16(told.Hop), netip.AddrFrom16(told.Source), int(told.MTU)
+	return w
+}
