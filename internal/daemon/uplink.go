@@ -163,7 +163,7 @@ func (d *Daemon) addHostPortLocked() error {
 }
 
 func hostPortConfig(p *port) *link.Config {
-	return &link.Config{MAC: p.MAC, MTU: p.MTU, Addr: p.Addr, Addr6: p.Addr6, NoIPv6: true, IgnoreRAs: true}
+	return &link.Config{MAC: p.MAC, MTU: p.MTU, Addr: p.Addr, Addr6: p.Addr6, NoIPv6: true, IgnoreRAs: true, Shy: true}
 }
 
 // keepHostPortLocked gives the device of the host's port a route to each network other than its own, and again what the host's commands have

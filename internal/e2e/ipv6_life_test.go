@@ -112,6 +112,35 @@ func TestIPv6Slaac(t *testing.T) {
 	b.Balanced()
 }
 
+// TestIPv6HostsOwn: the host's own packets leave as they did before the switch came, also if the host has no preferred address on the device that
+// they leave by. Its packets to containers have the address of the host port.
+func TestIPv6HostsOwn(t *testing.T) {
+	b := newWithIPv6(t)
+	outside6(b)
+	b.Sh("host", "ip addr add 2001:db8:60::1/128 dev lo")
+	gets := func() string {
+		return b.Sh("host", "for to in "+out6+" 2001:db8:99::9 fd99::8 fd20::8; do ip -6 route get $to | sed 's/.* src \\([^ ]*\\).*/\\1/'; done")
+	}
+	states := []string{":", "ip -6 addr change " + host6 + "/64 dev eth0 preferred_lft 0", "ip -6 addr del " + host6 + "/64 dev eth0; ip -6 route replace default via fe80::2 dev eth0"}
+	var before []string
+	for _, change := range states {
+		b.Sh("host", change)
+		before = append(before, gets())
+	}
+	b.Sh("host", "ip addr add "+host6+"/64 dev eth0 nodad; ip -6 route replace default via "+out6)
+	b.Start()
+	containers(b)
+	b.Web("web")
+	for i, change := range states {
+		b.Sh("host", change)
+		if now := gets(); now != before[i] {
+			t.Errorf("after %q, the host's packets leave as\n%s, and without the switch as\n%s", change, now, before[i])
+		}
+		contains(t, b.Sh("host", "curl -sS -m 5 'http://["+addr6(b, "web")+"]/'"), "you are "+addr6(b, "host"))
+	}
+	b.Balanced()
+}
+
 // talks keeps a TCP connection from web to the outside busy until the file stop is there, and counts the lines that have come back.
 func talks(b *Bed) (lines func() int) {
 	b.t.Helper()

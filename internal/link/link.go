@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -40,6 +41,10 @@ type Config struct {
 	Via6    netip.Addr
 
 	IgnoreRAs bool // the device asks for no router advertisement, and follows none
+
+	// Shy keeps Addr6 from being chosen as the source of packets that leave by other devices (RFC 6724, 5): it is deprecated, and the routes of
+	// this device name it.
+	Shy bool
 }
 
 // The range of a TAP's MTU, in bytes (linux drivers/net/tun.c: ETH_MIN_MTU, and 64 KiB less an Ethernet header). The minimum
@@ -143,9 +148,14 @@ func (s *Config) addAddresses6(link netlink.Link, name string) error {
 			return fmt.Errorf("switching router advertisements off for %s: %w", name, err)
 		}
 	}
-	for _, p := range []netip.Prefix{netip.PrefixFrom(s.MAC.LinkLocal().Netip(), 64), s.Addr6} {
-		if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p), Flags: unix.IFA_F_NODAD}); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("setting address %s on %s: %w", p, name, err)
+	own := &netlink.Addr{IPNet: ipNet(s.Addr6), Flags: unix.IFA_F_NODAD}
+	if s.Shy {
+		own.Flags |= unix.IFA_F_NOPREFIXROUTE
+		own.ValidLft = math.MaxUint32 // for ever; preferred for no time
+	}
+	for _, a := range []*netlink.Addr{{IPNet: ipNet(netip.PrefixFrom(s.MAC.LinkLocal().Netip(), 64)), Flags: unix.IFA_F_NODAD}, own} {
+		if err := netlink.AddrAdd(link, a); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("setting address %s on %s: %w", a.IPNet, name, err)
 		}
 	}
 	return nil
@@ -170,8 +180,13 @@ func is(path, value string) bool {
 
 func (s *Config) addRoutes6(link netlink.Link) error {
 	var routes []Route
+	var src netip.Addr
+	if s.Shy && s.Addr6.IsValid() {
+		src = s.Addr6.Addr()
+		routes = append(routes, Route{To: s.Addr6.Masked(), Src: src})
+	}
 	for _, p := range s.Behind6 {
-		routes = append(routes, Route{To: p, Via: s.Via6})
+		routes = append(routes, Route{To: p, Via: s.Via6, Src: src})
 	}
 	return addMissing(link, routes)
 }
@@ -301,7 +316,8 @@ const addrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE of linux/if_link.h
 // A Route is a route to prefix To through gateway Via, inside a namespace.
 type Route struct {
 	To  netip.Prefix
-	Via netip.Addr
+	Via netip.Addr // invalid: To is on the link
+	Src netip.Addr // preferred source; invalid: none
 }
 
 var (
@@ -310,7 +326,7 @@ var (
 )
 
 func addRoute(link netlink.Link, r Route) error {
-	err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(r.To), Gw: r.Via.AsSlice()})
+	err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(r.To), Gw: r.Via.AsSlice(), Src: r.Src.AsSlice()})
 	switch {
 	case errors.Is(err, unix.EEXIST) && r.To == everywhere:
 		return fmt.Errorf("the namespace has a default route already (%w); use --no-route, or delete it (`ip route del default`)", err)
