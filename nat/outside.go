@@ -23,9 +23,9 @@ type OutsideOf[A frame.Address] interface {
 	Inside(id frame.PortID, a A) uint32
 	// SourceFor returns the source address that the host's routing chose last for packets to a remote address; 0 if it is not known.
 	SourceFor(remote A) A
-	// AskSource asks the host's routing which source address a packet with this tuple gets; 0 if it is not known. It takes some
-	// microseconds.
-	AskSource(inside frame.TupleOf[A]) A
+	// AskSource asks the host's routing which source address a packet with this tuple and class (see frame.Frame.TrafficClass) gets; 0 if it is not
+	// known. It takes some microseconds.
+	AskSource(inside frame.TupleOf[A], class uint8) A
 }
 
 // What the uplink and NAT tell each other, by family.
@@ -37,12 +37,12 @@ type (
 // privately is the OutsideOf of a NAT without one.
 type privately[A frame.Address] struct{}
 
-func (privately[A]) PortSet(int, uint8) *PortSet      { return NewPortSet() }
-func (privately[A]) UseAddr(A, int)                   {}
-func (privately[A]) Peer(A, A, uint8, bool) (ok bool) { return true }
-func (privately[A]) Inside(frame.PortID, A) uint32    { return 0 }
-func (privately[A]) SourceFor(remote A) (a A)         { return a }
-func (privately[A]) AskSource(frame.TupleOf[A]) (a A) { return a }
+func (privately[A]) PortSet(int, uint8) *PortSet             { return NewPortSet() }
+func (privately[A]) UseAddr(A, int)                          {}
+func (privately[A]) Peer(A, A, uint8, bool) (ok bool)        { return true }
+func (privately[A]) Inside(frame.PortID, A) uint32           { return 0 }
+func (privately[A]) SourceFor(remote A) (a A)                { return a }
+func (privately[A]) AskSource(frame.TupleOf[A], uint8) (a A) { return a }
 
 // MaxAddrs is how many addresses of the host flows may leave by at a time.
 const MaxAddrs = 63
@@ -124,9 +124,9 @@ func (n *NAT) AskSource(raw []byte) netip.Addr {
 	f.Reset(raw, frame.NoPort)
 	frame.Parse(&f)
 	if f.Flags&frame.IsIPv6 != 0 {
-		return n.six.outside.AskSource(f.Tuple6()).Netip()
+		return n.six.outside.AskSource(f.Tuple6(), f.TrafficClass()).Netip()
 	}
-	return n.outside.AskSource(f.Tuple).Netip()
+	return n.outside.AskSource(f.Tuple, f.TrafficClass()).Netip()
 }
 
 func (x *hostAddr[A]) unused() bool {

@@ -261,7 +261,7 @@ func (n *tracker[A]) askForFragments(c *config[A], f packet[A], d *pendingFlow[A
 	if !leaves || f.Flags&frame.Fragment == 0 || d.source != zero[A]() {
 		return frame.None
 	}
-	if d.source = n.outside.AskSource(d.orig); d.source != zero[A]() && c.owns(d.source) && n.addrs.find(d.source) == nil {
+	if d.source = n.outside.AskSource(d.orig, f.TrafficClass()); d.source != zero[A]() && c.owns(d.source) && n.addrs.find(d.source) == nil {
 		f.IncrementTTL() // it begins its way again
 		*f.hop = d.source
 		return frame.WayChanged
@@ -276,6 +276,9 @@ func (n *tracker[A]) source(c *config[A], d *pendingFlow[A], dry bool) (why fram
 		return d.sourceByPrefix(rule)
 	}
 	a := n.sourceFor(c, d.reply.Src, d.source)
+	if d.rule|d.inboundMapping != 0 { // it turns round, to a container: the way out does not matter
+		a = n.leavesBy(c, c.source)
+	}
 	if rule == nil || a == nil {
 		return frame.UplinkDown
 	}

@@ -85,13 +85,10 @@ func (n *tracker[A]) preRouteTuple(c *config[A], f packet[A], b *frame.Batch, ou
 		if m := c.prefixOf(f.tuple.Dst); m != nil && (outside || m.Outside != m.Inside) { // from inside, an address that stays is not translated
 			return n.preRoutePrefix(c, m, f, outside)
 		}
-		switch {
-		case c.hadLately(f.tuple.Dst):
-		case outside:
+		if outside {
 			return frame.NotForUs
-		default:
-			return frame.None
 		}
+		return frame.None
 	}
 	if p := c.published(f.tuple, true); p != nil {
 		if !p.allows(f.tuple.Src) {

@@ -144,12 +144,10 @@ func (n *tracker[A]) forgetAddrs(now frame.Tick) {
 // owns reports whether the host's kernel takes packets to a for itself, or took them a moment ago.
 //
 //uvswitch:hot
-func (c *config[A]) owns(a A) bool { return c.has(a) || c.hadLately(a) }
-
-// hadLately reports whether the host's kernel took packets to a for itself a moment ago.
-//
-//uvswitch:hot
-func (c *config[A]) hadLately(a A) bool {
+func (c *config[A]) owns(a A) bool {
+	if c.has(a) {
+		return true
+	}
 	for i := range c.left {
 		if c.left[i].Contains(frame.Netip(a)) {
 			return true

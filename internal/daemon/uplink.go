@@ -93,7 +93,7 @@ func (d *Daemon) Way(t frame.Tuple) (uplink.Way, error) {
 	if d.up == nil {
 		return uplink.Way{}, api.Errorf(http.StatusConflict, "the switch has no uplink")
 	}
-	return d.up.Ask(t)
+	return d.up.Ask(t, 0)
 }
 
 // InsideAt returns the inside address that the way header of an IPv6 packet names; 0 if it names none.
@@ -109,7 +109,7 @@ func (d *Daemon) Way6(t frame.Tuple6) (uplink.Way, error) {
 	if d.up == nil {
 		return uplink.Way{}, api.Errorf(http.StatusConflict, "the switch has no uplink")
 	}
-	return d.up.Ask6(t)
+	return d.up.Ask6(t, 0)
 }
 
 // UplinkClaims reports whether a frame from outside would reach the switch, rather than the host.

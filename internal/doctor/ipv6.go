@@ -32,9 +32,12 @@ func sysctl6(device, name string) int {
 
 // ipv6 finds what keeps IPv6 from leading out, and what may end it.
 func (e *Exam) ipv6() {
-	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil || sysctl6("default", "disable_ipv6") == 1 {
-		e.add("ipv6", Note, "for IPv6, boot without ipv6.disable=1, and set `sysctl net.ipv6.conf.default.disable_ipv6=0`", "IPv6 is switched off on this host: containers use IPv4 only")
+	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
+		e.add("ipv6", Note, "for IPv6, boot without ipv6.disable=1", "the kernel has no IPv6: containers use IPv4 only")
 		return
+	}
+	if sysctl6("default", "disable_ipv6") == 1 {
+		e.add("ipv6", Note, "set `sysctl net.ipv6.conf.default.disable_ipv6=0`, and restart the switch, if the host and its containers shall reach each other by IPv6", "new devices have no IPv6 on this host (net.ipv6.conf.default.disable_ipv6=1), so the host port has none; containers have it")
 	}
 	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 	if err != nil {

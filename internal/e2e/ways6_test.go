@@ -53,10 +53,18 @@ func TestWays6(t *testing.T) {
 		// A rule by traffic class.
 		b.Sh("host", "ip -6 rule add tos 0x10 lookup 110 && ip -6 route add default via "+lan+" table 110")
 		b.Eventually("packets of a class leave by another device", func() bool {
-			b.Sh("web", "ping -6 -Q 0x10 -c 1 -W 3 "+far)
+			_, _ = b.TrySh("web", "ping -6 -Q 0x10 -c 1 -W 1 "+far)
 			return strings.Contains(b.CLI("flow", "ls", "-f", "ipv6", "--proto", "icmpv6"), "dst=2001:db8:2::1")
 		})
 		b.Sh("host", "ip -6 rule del tos 0x10 lookup 110; ip -6 route flush table 110")
+
+		// A default route that no rule asks for leads nobody out; one that a rule asks for does.
+		b.Sh("host", "ip -6 route del default; ip -6 route add default via "+lan+" table 120")
+		b.Eventually("IPv6 does not lead out", func() bool { return strings.Contains(b.CLI("status"), "does not lead out") })
+		b.Sh("host", "ip -6 rule add lookup 120 priority 40000")
+		b.Eventually("IPv6 leads out by the rule's table", func() bool { return strings.Contains(b.CLI("status"), "leads out, as 2001:db8:2::1") })
+		b.Sh("host", "ip -6 rule del lookup 120 priority 40000; ip -6 route flush table 120; ip -6 route add default via "+out6)
+		b.Eventually("IPv6 leads out as before", func() bool { return strings.Contains(b.CLI("status"), "leads out, as "+host6) })
 
 		// A VPN for all traffic, by the rules that wg-quick makes: nothing leaves beside it, but what the main table has a route for.
 		b.Sh("host", "ip -6 route add default via "+lan+" table 51820 && ip -6 rule add not fwmark 0xca6c table 51820 && ip -6 rule add table main suppress_prefixlength 0")

@@ -192,6 +192,17 @@ func (f *Frame) Tuple6() Tuple6 {
 // IPv6 returns the IPv6 header and what follows. It may be called only with IsIPv6.
 func (f *Frame) IPv6() IPv6 { return IPv6(f.raw[VnetLen+int(f.L3):]) }
 
+// TrafficClass is the type of service of IPv4, or the traffic class of IPv6; 0 of another frame.
+func (f *Frame) TrafficClass() uint8 {
+	switch {
+	case f.Flags&IsIPv4 != 0:
+		return f.IPv4()[1]
+	case f.Flags&IsIPv6 != 0:
+		return f.IPv6().TrafficClass()
+	}
+	return 0
+}
+
 // FragOffset returns the offset of a fragment in its packet, in bytes; 0 for what is no fragment.
 //
 //uvswitch:hot

@@ -99,7 +99,7 @@ func (n *Net) Inside(_ frame.PortID, a frame.Addr) uint32 { return uint32(a) }
 func (n *Net) SourceFor(frame.Addr) frame.Addr { return 0 }
 
 // AskSource implements nat.Outside.
-func (n *Net) AskSource(frame.Tuple) frame.Addr { return n.source }
+func (n *Net) AskSource(frame.Tuple, uint8) frame.Addr { return n.source }
 
 // AddNetwork makes a network with its gateway; i and m say the rest.
 func (n *Net) AddNetwork(gateway netip.Prefix, i router.Interface, m nat.Masquerade) {

@@ -55,7 +55,7 @@ func (n outside6) Peer(own, a frame.Addr6, proto uint8, on bool) (ok bool) {
 }
 func (n outside6) Inside(_ frame.PortID, a frame.Addr6) uint32 { return uint32(four(a)) }
 func (n outside6) SourceFor(frame.Addr6) (a frame.Addr6)       { return a }
-func (n outside6) AskSource(frame.Tuple6) (a frame.Addr6) {
+func (n outside6) AskSource(frame.Tuple6, uint8) (a frame.Addr6) {
 	if n.source != 0 {
 		a = six(n.source)
 	}

@@ -45,7 +45,7 @@ func newQuestion(flags fibFlags) (*ebpf.Program, error) {
 }
 
 // ask runs the question about a packet t, as the host's routing sees it from device ifindex.
-func ask[A frame.Address](question *ebpf.Program, ifindex int, t frame.TupleOf[A]) (params [fibParams]byte, result int32, err error) {
+func ask[A frame.Address](question *ebpf.Program, ifindex int, t frame.TupleOf[A], class uint8) (params [fibParams]byte, result int32, err error) {
 	params[fibProto] = t.Proto
 	binary.BigEndian.PutUint16(params[fibSrcPort:], t.SrcPort)
 	binary.BigEndian.PutUint16(params[fibDstPort:], t.DstPort)
@@ -53,11 +53,12 @@ func ask[A frame.Address](question *ebpf.Program, ifindex int, t frame.TupleOf[A
 	length := frame.IPv4Len // with a length, the answer has the MTU
 	switch t := any(t).(type) {
 	case frame.Tuple:
-		params[fibFamily] = unix.AF_INET
+		params[fibFamily], params[fibTOS] = unix.AF_INET, class
 		binary.BigEndian.PutUint32(params[fibSrc:], uint32(t.Src))
 		binary.BigEndian.PutUint32(params[fibDst:], uint32(t.Dst))
 	case frame.Tuple6:
 		params[fibFamily], length = unix.AF_INET6, frame.IPv6Len
+		binary.BigEndian.PutUint32(params[fibTOS:], uint32(class)<<20)
 		t.Src.Put(params[fibSrc:])
 		t.Dst.Put(params[fibDst:])
 	}
@@ -80,7 +81,7 @@ func openQuestion(allowed fibFlags) (*ebpf.Program, fibFlags, error) {
 		if err != nil {
 			return nil, 0, err
 		}
-		_, result, err := ask(question, 1, frame.Tuple{Dst: 0x7f000001})
+		_, result, err := ask(question, 1, frame.Tuple{Dst: 0x7f000001}, 0)
 		if err == nil && result != -int32(unix.EINVAL) {
 			return question, flags, nil
 		}
@@ -102,17 +103,17 @@ func allFlags() fibFlags {
 }
 
 // AskSource implements nat.Outside.
-func (u *Uplink) AskSource(t frame.Tuple) frame.Addr {
-	if w, err := u.Ask(t); err == nil && w.Code == 0 {
+func (u *Uplink) AskSource(t frame.Tuple, class uint8) frame.Addr {
+	if w, err := u.Ask(t, class); err == nil && w.Code == 0 {
 		return frame.AddrFrom(w.Source)
 	}
 	return 0
 }
 
-// Ask returns the way of a container's packet outside, as the host's routing chooses it now. It does not wait, but before Linux 6.7
+// Ask returns the way of a container's packet outside, with a tuple and a class (see frame.Frame.TrafficClass), as the host's routing chooses it now. It does not wait, but before Linux 6.7
 // for netlink, when a next hop is new.
-func (u *Uplink) Ask(t frame.Tuple) (Way, error) {
-	w, params, err := wayOf(u, t)
+func (u *Uplink) Ask(t frame.Tuple, class uint8) (Way, error) {
+	w, params, err := wayOf(u, t, class)
 	if err != nil || w.Code != 0 {
 		return w, err
 	}
@@ -123,11 +124,11 @@ func (u *Uplink) Ask(t frame.Tuple) (Way, error) {
 }
 
 // Ask6 is Ask for IPv6. Before Linux 6.7, the source follows from the device alone.
-func (u *Uplink) Ask6(t frame.Tuple6) (Way, error) {
+func (u *Uplink) Ask6(t frame.Tuple6, class uint8) (Way, error) {
 	if u.question != nil && u.known.Load().Told {
 		return u.wayTold(t), nil
 	}
-	w, params, err := wayOf(u, t)
+	w, params, err := wayOf(u, t, class)
 	if err != nil || w.Code != 0 {
 		return w, err
 	}
@@ -138,11 +139,11 @@ func (u *Uplink) Ask6(t frame.Tuple6) (Way, error) {
 }
 
 // wayOf asks for the way of a packet, and returns it without its source, and the kernel's answer.
-func wayOf[A frame.Address](u *Uplink, t frame.TupleOf[A]) (w Way, params [fibParams]byte, err error) {
+func wayOf[A frame.Address](u *Uplink, t frame.TupleOf[A], class uint8) (w Way, params [fibParams]byte, err error) {
 	if u.question == nil {
 		return w, params, errors.New("this uplink does not ask the host's routing")
 	}
-	params, result, err := ask(u.question, u.tapIdx, t)
+	params, result, err := ask(u.question, u.tapIdx, t, class)
 	if err != nil {
 		return w, params, err
 	}

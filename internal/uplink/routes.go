@@ -78,12 +78,17 @@ func tablesFor(tap string) map[int]bool {
 func tablesOf(rules []netlink.Rule, tap string) map[int]bool {
 	tables := map[int]bool{}
 	for _, r := range rules {
-		never := r.Mark != 0 || r.OifName != "" || r.IifName != "" && r.IifName != tap // packets of containers have no mark
-		if !never || r.Invert {
+		if asks(&r, tap) {
 			tables[r.Table] = true
 		}
 	}
 	return tables
+}
+
+// asks reports whether a rule may hold for packets of containers.
+func asks(r *netlink.Rule, tap string) bool {
+	never := r.Mark != 0 || r.OifName != "" || r.IifName != "" && r.IifName != tap // packets of containers have no mark
+	return !never || r.Invert
 }
 
 // nextHopDevices are the devices of the host's nexthop objects (`ip nexthop`): a route may name such an object in place of a device. None on

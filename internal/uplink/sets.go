@@ -366,8 +366,8 @@ func (u Uplink6) SourceFor(remote frame.Addr6) (a frame.Addr6) {
 }
 
 // AskSource implements nat.Outside6.
-func (u Uplink6) AskSource(t frame.Tuple6) (a frame.Addr6) {
-	w, err := u.Ask6(t)
+func (u Uplink6) AskSource(t frame.Tuple6, class uint8) (a frame.Addr6) {
+	w, err := u.Ask6(t, class)
 	if err != nil || w.Code != 0 {
 		return a
 	}

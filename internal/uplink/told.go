@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -27,18 +28,9 @@ type toldWay struct {
 	Source [16]byte // the host's address by which packets leave
 }
 
-// rules6AreTold reports whether the host has rules of IPv6 that the programs do not see.
-func rules6AreTold() bool {
-	rules, err := dump(func() ([]netlink.Rule, error) { return netlink.RuleList(netlink.FAMILY_V6) })
-	if err != nil {
-		return false
-	}
-	for _, r := range rules {
-		if r.SuppressPrefixlen >= 0 || r.SuppressIfgroup >= 0 {
-			return true
-		}
-	}
-	return false
+// areTold reports whether there are rules among the host's rules of IPv6 that the programs do not see.
+func areTold(rules []netlink.Rule) bool {
+	return slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.SuppressPrefixlen >= 0 || r.SuppressIfgroup >= 0 })
 }
 
 // LearnWay tells the program the way of a frame that came back for frame.WayUnknown; raw is what was sent, with the virtio-net header.

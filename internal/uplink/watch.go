@@ -56,9 +56,9 @@ func (u *Uplink) LeavesBy(e frame.Endpoints, hop NextHop) bool {
 	var w Way
 	var err error
 	if e.Src.Is6() {
-		w, err = u.Ask6(frame.TupleFrom[frame.Addr6](e))
+		w, err = u.Ask6(frame.TupleFrom[frame.Addr6](e), 0)
 	} else {
-		w, err = u.Ask(frame.TupleFrom[frame.Addr](e))
+		w, err = u.Ask(frame.TupleFrom[frame.Addr](e), 0)
 	}
 	return err == nil && w.Code == 0 && w.index == hop.device && w.NextHop == hop.addr
 }
