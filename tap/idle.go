@@ -41,7 +41,7 @@ const (
 	late      = time.Millisecond      // the conversation is over
 
 	askAfter  = 2 * time.Millisecond // of looking
-	sureBusy  = 3 // answers: one alone may be the moment in which a thread of the conversation itself becomes ready
+	sureBusy  = 3                    // answers: one alone may be the moment in which a thread of the conversation itself becomes ready
 	leastRest = 5 * time.Millisecond
 	mostRest  = 80 * time.Millisecond
 

@@ -26,7 +26,7 @@ type Dataplane struct {
 	slow    slowPath
 	busy    chan struct{} // see UplinkBusy
 
-	learnWay func(raw []byte) // see SetLearnWay
+	learnWay func(raw []byte) bool // see SetLearnWay
 
 	mu      sync.Mutex // Lock 55: ports that are added and removed
 	readers map[frame.PortID]int
@@ -58,8 +58,9 @@ func New(n *nat.NAT, clock func() int64, pollers ...Poller) *Dataplane {
 // Workers is how many workers there are.
 func (d *Dataplane) Workers() int { return len(d.workers) }
 
-// SetLearnWay sets what tells the uplink's programs the way of a frame that came back for frame.WayUnknown. The slow path calls it.
-func (d *Dataplane) SetLearnWay(learn func(raw []byte)) { d.learnWay = learn }
+// SetLearnWay sets what tells the uplink's programs the way of a frame that came back for frame.WayUnknown, and reports whether it did. The slow
+// path calls it.
+func (d *Dataplane) SetLearnWay(learn func(raw []byte) bool) { d.learnWay = learn }
 
 // UplinkBusy receives a value after a batch with many frames of the uplink: more of them may wait, and its queue may lose some.
 func (d *Dataplane) UplinkBusy() <-chan struct{} { return d.busy }

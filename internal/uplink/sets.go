@@ -330,6 +330,11 @@ func networkOrder(v uint64) uint64 {
 	return binary.NativeEndian.Uint64(b[:])
 }
 
+// portOfPlace is the port whose address is in a place of Inside.
+func portOfPlace(place uint32) frame.PortID {
+	return frame.PortID(place / (insideGroups * insideWays) % frame.MaxPorts)
+}
+
 // InsideAt returns the address in a place of Inside.
 func (u *Uplink) InsideAt(place uint32) frame.Addr6 {
 	if at := int(place) * 16; at+16 <= len(u.maps.insideMem) {

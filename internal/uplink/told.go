@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -33,22 +34,42 @@ func areTold(rules []netlink.Rule) bool {
 	return slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.SuppressPrefixlen >= 0 || r.SuppressIfgroup >= 0 })
 }
 
-// LearnWay tells the program the way of a frame that came back for frame.WayUnknown; raw is what was sent, with the virtio-net header.
-func (u *Uplink) LearnWay(raw []byte) {
+// asksInSecond is how many ways are asked for in a second for one port of the switch: each takes some 100 us of the slow path.
+const asksInSecond = 200
+
+// An askCount counts the ways that were asked for in a second.
+type askCount struct{ second, n int64 }
+
+// mayAsk reports whether one more way may be asked for.
+func (c *askCount) mayAsk(now time.Time) bool {
+	if s := now.Unix(); s != c.second {
+		c.second, c.n = s, 0
+	}
+	c.n++
+	return c.n <= asksInSecond
+}
+
+// LearnWay tells the program the way of a frame that came back for frame.WayUnknown; raw is what was sent, with the virtio-net header. It
+// reports whether it did: a port that sends to very many destinations must wait. Only the slow path calls it.
+func (u *Uplink) LearnWay(raw []byte) bool {
 	var f frame.Frame
 	f.Reset(raw, frame.NoPort)
 	if frame.Parse(&f); f.Flags&frame.IsIPv6 == 0 {
-		return
+		return false
 	}
 	src, dst := f.IPv6().Src(), f.IPv6().Dst()
-	if _, place, _ := f.Way(); place != 0 {
+	_, place, _ := f.Way()
+	if place != 0 {
 		src = u.InsideAt(place)
+	}
+	if !u.asked[portOfPlace(place)].mayAsk(time.Now()) {
+		return false
 	}
 	way := u.askKernel(src.Netip(), dst.Netip())
 	var key [32]byte
 	src.Put(key[:])
 	dst.Put(key[16:])
-	_ = u.maps.ways6.Put(key, way)
+	return u.maps.ways6.Put(key, way) == nil
 }
 
 // askKernel asks the host's routing by netlink for the way of a packet that comes by the uplink's TAP.

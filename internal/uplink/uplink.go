@@ -113,9 +113,12 @@ type Uplink struct {
 	maps   *shared
 	mark   int32
 
-	question *ebpf.Program         // see Ask
-	oneQueue *ebpf.Program         // see OneQueue; nil: the kernel takes none
-	known    atomic.Pointer[known] // as State returns it
+	question *ebpf.Program // see Ask
+	oneQueue *ebpf.Program // see OneQueue; nil: the kernel takes none
+
+	asked [frame.MaxPorts]askCount // see LearnWay
+
+	known atomic.Pointer[known] // as State returns it
 
 	mu       sync.Mutex          // Lock 45: held through netlink
 	in       map[int]*attachment // by device
