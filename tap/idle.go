@@ -24,7 +24,6 @@ type idle struct {
 	close func()
 
 	looked time.Duration // since the last question for a spare CPU
-	busy   int           // how often in a row there was none
 	never  time.Duration // until this time the worker does not look
 	rest   time.Duration // how long that was: it doubles while no CPU is spare
 
@@ -41,7 +40,6 @@ const (
 	late      = time.Millisecond      // the conversation is over
 
 	askAfter  = 2 * time.Millisecond // of looking
-	sureBusy  = 3                    // answers: one alone may be the moment in which a thread of the conversation itself becomes ready
 	leastRest = 5 * time.Millisecond
 	mostRest  = 80 * time.Millisecond
 
@@ -100,10 +98,7 @@ func (p *idle) hasLooked(now, d time.Duration) {
 		return
 	}
 	if p.looked = 0; p.spare() {
-		p.rest, p.busy = 0, 0
-		return
-	}
-	if p.busy++; p.busy < sureBusy {
+		p.rest = 0
 		return
 	}
 	p.rest = min(max(2*p.rest, leastRest), mostRest)
