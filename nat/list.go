@@ -205,17 +205,24 @@ type PortUse struct{ Used, Resting, Limit int }
 // PortUseOf returns the use of the outside ports of TCP, UDP or SCTP, or of the ICMP identifiers; zero for other
 // protocols. Used and Resting count both families.
 func (n *NAT) PortUseOf(proto uint8) PortUse {
-	i := protoIndex(proto)
-	c := n.config.Load()
-	if i < 0 || c.pool[i] == nil {
-		return PortUse{}
-	}
-	four, six := n.portUse(i), n.six.portUse(i)
-	limit := c.pool[i].Len()
+	four, six := n.PortUseByFamily(proto)
+	limit := four.Limit
 	if len(*n.addrs.list.Load()) > 0 && len(*n.six.addrs.list.Load()) > 0 {
 		limit *= 2
 	}
 	return PortUse{Used: four.Used + six.Used, Resting: four.Resting + six.Resting, Limit: limit}
+}
+
+// PortUseByFamily is PortUseOf for IPv4 and for IPv6. Both have the same limit.
+func (n *NAT) PortUseByFamily(proto uint8) (four, six PortUse) {
+	i := protoIndex(proto)
+	c := n.config.Load()
+	if i < 0 || c.pool[i] == nil {
+		return four, six
+	}
+	four, six = n.portUse(i), n.six.portUse(i)
+	four.Limit, six.Limit = c.pool[i].Len(), c.pool[i].Len()
+	return four, six
 }
 
 func (n *tracker[A]) portUse(i int) (u PortUse) {

@@ -235,6 +235,7 @@ func (r *IOUring) Yield(id frame.PortID) bool {
 // Take implements dataplane.Poller.
 func (r *IOUring) Take(id frame.PortID, read frame.Reading) error {
 	p := &r.ports[id]
+	r.paused[id] = false // since Yield, or since the data plane paused a port that it was about to give away
 	if p.read, p.up = true, read == frame.ReadUplink; p.file < 0 {
 		r.add(id, p.conn, read)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/internal/daemon"
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/nat"
 )
 
 // metrics reads the counters when it is scraped. Labels name ports, networks, reasons and tables; no address or MAC is a label.
@@ -39,8 +40,8 @@ var (
 	mPortDrops   = metric("port_drops_total", "Frames dropped, by port and reason.", "port", "reason")
 	mTable       = metric("table_entries", "Entries in use, by table.", "table")
 	mLimit       = metric("table_entries_limit", "Largest number of entries, by table.", "table")
-	mNATPorts    = metric("nat_ports", "Ports of the host's addresses in use, ports in quarantine included.", "protocol")
-	mNATLimit    = metric("nat_ports_limit", "Ports of each address of the host that NAT may use.", "protocol")
+	mNATPorts    = metric("nat_ports", "Ports of the host's addresses in use, ports in quarantine included.", "protocol", "family")
+	mNATLimit    = metric("nat_ports_limit", "Ports of each address of the host that NAT may use.", "protocol", "family")
 	mCreated     = metric("flows_created_total", "Tracked connections that began.")
 	mEnded       = metric("flows_ended_total", "Tracked connections that ended, by reason: timed_out, evicted, replaced, flushed.", "why")
 	mPublished   = metric("published_flows_total", "Flows created to a published port.", "host_port", "protocol", "port")
@@ -114,9 +115,11 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 		gauge(mLimit, float64(t.Limit), name)
 	}
 	for _, proto := range []uint8{frame.TCP, frame.UDP, frame.SCTP} {
-		u := v.dp.NAT.PortUseOf(proto)
-		gauge(mNATPorts, float64(u.Used+u.Resting), frame.ProtoName(proto))
-		gauge(mNATLimit, float64(u.Limit), frame.ProtoName(proto))
+		four, six := v.dp.NAT.PortUseByFamily(proto)
+		for family, u := range map[string]nat.PortUse{"ipv4": four, "ipv6": six} {
+			gauge(mNATPorts, float64(u.Used+u.Resting), frame.ProtoName(proto), family)
+			gauge(mNATLimit, float64(u.Limit), frame.ProtoName(proto), family)
+		}
 	}
 	created, ended := v.dp.NAT.Stats()
 	counter(mCreated, created)

@@ -42,11 +42,19 @@ func (a *app) networkCommand() *cobra.Command {
 	n := api.NetworkAdd{}
 	add := &cobra.Command{Use: "add NAME --subnet CIDR", Short: "Add a network", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
 		n.Name = args[0]
-		if err := a.client().Do(c.Context(), "POST", "/networks", n, nil); err != nil || !n.NDProxy {
+		if err := a.client().Do(c.Context(), "POST", "/networks", n, nil); err != nil {
 			return err
 		}
 		added, err := a.network(c.Context(), n.Name)
-		if err == nil && len(added.ProxiedOn) == 0 {
+		if err != nil {
+			return err
+		}
+		if a.json {
+			err = a.printJSON(added)
+		} else {
+			_, err = fmt.Fprintf(a.out, "network %s: %s\n", added.Name, strings.TrimSpace(added.Subnet+" "+added.Subnet6))
+		}
+		if n.NDProxy && len(added.ProxiedOn) == 0 {
 			fmt.Fprintf(c.ErrOrStderr(), "note: no device of the host that is ready has the prefix on its link now, so that nobody outside finds the containers by neighbor solicitations (`uvswitch doctor` says more)\n")
 		}
 		return err

@@ -226,7 +226,7 @@ func createNetwork(ctx context.Context, in io.Reader, out io.Writer) error {
 		}
 		list, err := sw.Networks(ctx)
 		if err != nil {
-			return err
+			return errors.Join(err, sw.DeleteNetwork(ctx, add.Name))
 		}
 		for _, made := range list {
 			if made.Name == add.Name && made.Subnet6 != "" {

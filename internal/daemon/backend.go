@@ -56,7 +56,7 @@ func newPollers(kind string, workers int, busyPoll time.Duration) ([]dataplane.P
 func defaultWorkers() int { return min(max(runtime.NumCPU()/2, 1), 4) }
 
 // spareThreads is how many threads of Go may run beside the workers, which keep their threads while they wait: the slow
-// path and the control API.
+// path and the control API. What shares the ports among the workers needs a thread for some microseconds only.
 const spareThreads = 2
 
 func newPoller(name string, busyPoll time.Duration) (dataplane.Poller, error) {

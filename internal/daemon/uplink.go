@@ -192,6 +192,12 @@ func (d *Daemon) keepHostPortLocked() {
 	was := d.host6
 	if d.host6 = h.Addr6.IsValid() && why6 == "" && err == nil; d.host6 != was && d.usesBPF() {
 		d.routeToHostLocked(d.own, d.way6.own)
+		for _, r := range d.dp.Router.Routes() { // the routes to the host's local prefixes are made again
+			if r.Kept && r.Prefix.Addr().Is6() {
+				d.dp.Router.DeleteRoute(r.Prefix)
+			}
+		}
+		d.followLocalLocked()
 	}
 	if err != nil { // the next change of the host is the next attempt
 		d.log.Error("the host may not reach all networks: cannot configure the device of the host's port", "error", err)

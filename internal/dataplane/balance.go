@@ -13,7 +13,8 @@ import (
 // next round, without a wake-up. A worker that has no time left while a CPU is spare gives ports to the worker that has most time. When there
 // is little to do, the first worker reads all ports again.
 //
-// A port moves between two batches, so its frames keep their order and none is lost.
+// A port moves between two batches, so none of its frames is lost. They keep their order, but for those that still wait in the old worker: for
+// a receiver with a rate, or for the slow path.
 const (
 	balanceEvery = 100 * time.Millisecond
 	fullLoad     = 85 // percent of a CPU: more is too much for one worker
@@ -31,8 +32,9 @@ type load struct {
 }
 
 type portLoad struct {
-	id   frame.PortID
-	cost uint64
+	id    frame.PortID
+	cost  uint64
+	stays bool // the port cannot move
 }
 
 // A move gives ports to another worker.
@@ -64,11 +66,13 @@ func (b *balancer) decide(workers []load, spare bool, interval time.Duration) (m
 	switch {
 	case b.light >= lightFor:
 		for i, w := range workers[1:] {
-			if len(w.ports) > 0 {
-				m = move{from: i + 1, to: 0}
-				for _, p := range w.ports {
+			m = move{from: i + 1, to: 0}
+			for _, p := range w.ports {
+				if !p.stays {
 					m.ports = append(m.ports, p.id)
 				}
+			}
+			if len(m.ports) > 0 {
 				return m, true
 			}
 		}
@@ -87,11 +91,12 @@ func lighten(workers []load, from, to int) (m move, ok bool) {
 		return n
 	}
 	here, there := sum(workers[from]), sum(workers[to])
-	if len(workers[from].ports) < 2 || here == 0 {
+	movable := slices.DeleteFunc(slices.Clone(workers[from].ports), func(p portLoad) bool { return p.stays })
+	if len(movable) == 0 || here == 0 {
 		return m, false
 	}
 	after := func(p portLoad) uint64 { return max(here-p.cost, there+p.cost) }
-	best := slices.MinFunc(workers[from].ports, func(p, q portLoad) int { return cmp.Compare(after(p), after(q)) })
+	best := slices.MinFunc(movable, func(p, q portLoad) int { return cmp.Compare(after(p), after(q)) })
 	if after(best)*100 > here*muchBetter {
 		return m, false
 	}
@@ -121,11 +126,11 @@ func (d *Dataplane) balance(ctx context.Context) {
 type meter struct {
 	at      int64 // ns of the data plane's clock
 	packets uint64
-	cpu     []int64 // ns, by worker
+	cpu     []int64 // ns, by worker; 0: not known
 	cost    map[frame.PortID]uint64
 }
 
-// measure returns what was done since the last call, and how long that was. Workers that sleep are not woken for it.
+// measure returns what was done since the last call, and how long that was. While the ports are quiet, no worker is woken for it.
 func (d *Dataplane) measure(m *meter) (loads []load, interval time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -143,7 +148,7 @@ func (d *Dataplane) measure(m *meter) (loads []load, interval time.Duration) {
 			}
 		}
 		packets += n
-		loads[w].ports = append(loads[w].ports, portLoad{id, cost - min(cost, m.cost[id])})
+		loads[w].ports = append(loads[w].ports, portLoad{id, cost - min(cost, m.cost[id]), d.stays(id)})
 		m.cost[id] = cost
 	}
 	for id := range m.cost {
@@ -155,6 +160,7 @@ func (d *Dataplane) measure(m *meter) (loads []load, interval time.Duration) {
 	m.packets = packets
 	for i, w := range d.workers {
 		if quiet { // the workers sleep, or nearly so
+			m.cpu[i] = 0
 			continue
 		}
 		var cpu int64
@@ -167,12 +173,15 @@ func (d *Dataplane) measure(m *meter) (loads []load, interval time.Duration) {
 	return loads, interval
 }
 
-// move gives ports to another worker. The uplink stays, and so does a port with a rate: frames wait for their time in its worker.
+// stays reports whether a port cannot move: the uplink, and a port with a rate, since its frames wait for their time in its worker.
+func (d *Dataplane) stays(id frame.PortID) bool { return id == d.uplink || d.rated[id] }
+
+// move gives ports to another worker.
 func (d *Dataplane) move(m move) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, id := range m.ports {
-		if at, there := d.readers[id]; !there || at != m.from || id == d.uplink || d.rated[id] {
+		if at, there := d.readers[id]; !there || at != m.from || d.stays(id) {
 			continue
 		}
 		from, to := d.workers[m.from], d.workers[m.to]

@@ -25,8 +25,12 @@ func TestBalancer(t *testing.T) {
 	of := func(percent int, costs ...uint64) (l load) {
 		l.percent = percent
 		for i, c := range costs {
-			l.ports = append(l.ports, portLoad{frame.PortID(10*percent + i), c})
+			l.ports = append(l.ports, portLoad{id: frame.PortID(10*percent + i), cost: c})
 		}
+		return l
+	}
+	staying := func(l load, i int) load {
+		l.ports[i].stays = true
 		return l
 	}
 	for _, x := range []struct {
@@ -39,6 +43,8 @@ func TestBalancer(t *testing.T) {
 		{"two of three equal ports stay", []load{of(99, 50, 50, 50), of(0)}, true, "[990] 0 1"},
 		{"the loud port stays, the others go one after another", []load{of(90, 60, 30, 10), of(0)}, true, "[900] 0 1"},
 		{"to the worker with most time", []load{of(90, 30, 30), of(50, 9), of(20, 1)}, true, "[900] 0 2"},
+		{"the best port cannot move", []load{staying(of(99, 50, 30, 20), 0), of(0)}, true, "[991] 0 1"},
+		{"no port can move", []load{staying(of(99, 50), 0), of(0)}, true, ""},
 		{"no CPU is spare", []load{of(99, 50, 50), of(0)}, false, ""},
 		{"time is left", []load{of(80, 50, 50), of(0)}, true, ""},
 		{"no better than before", []load{of(99, 100, 1), of(80, 90)}, true, ""},
@@ -65,7 +71,7 @@ func TestBalancer(t *testing.T) {
 	if m, ok := b.decide(light, true, balanceEvery); !ok || !slices.Equal(m.ports, []frame.PortID{100, 101}) || m.from != 1 || m.to != 0 {
 		t.Errorf("after %v: %+v %v", lightFor, m, ok)
 	}
-	light[1].ports = nil
+	light[1] = staying(staying(light[1], 0), 1)
 	if m, ok := b.decide(light, true, balanceEvery); !ok || m.from != 2 || m.to != 0 {
 		t.Errorf("then: %+v %v", m, ok)
 	}

@@ -254,7 +254,7 @@ func (d *Dataplane) SetRate(id frame.PortID, rx, tx Rate) {
 	d.rated[id] = in != nil
 	for i, w := range d.workers {
 		from := in
-		if i != d.readers[id] { // this worker never reads the port
+		if i != d.readers[id] { // this worker does not read the port
 			from = nil
 		}
 		w.run(func() { w.limit(id, from, out) })

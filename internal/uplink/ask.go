@@ -110,8 +110,8 @@ func (u *Uplink) AskSource(t frame.Tuple, class uint8) frame.Addr {
 	return 0
 }
 
-// Ask returns the way of a container's packet outside, with a tuple and a class (see frame.Frame.TrafficClass), as the host's routing chooses it now. It does not wait, but before Linux 6.7
-// for netlink, when a next hop is new.
+// Ask returns the way of a container's packet outside, with a tuple and a class (see frame.Frame.TrafficClass), as the host's routing chooses
+// it now. It does not wait, but before Linux 6.7 for netlink, when a next hop is new.
 func (u *Uplink) Ask(t frame.Tuple, class uint8) (Way, error) {
 	w, params, err := wayOf(u, t, class)
 	if err != nil || w.Code != 0 {
@@ -123,7 +123,8 @@ func (u *Uplink) Ask(t frame.Tuple, class uint8) (Way, error) {
 	return w, nil
 }
 
-// Ask6 is Ask for IPv6. Before Linux 6.7, the source follows from the device alone.
+// Ask6 is Ask for IPv6. Before Linux 6.7, the source follows from the device alone. With rules that the programs do not see, it may wait for
+// netlink, and protocol, ports and class do not count.
 func (u *Uplink) Ask6(t frame.Tuple6, class uint8) (Way, error) {
 	if u.question != nil && u.known.Load().Told {
 		return u.wayTold(t), nil

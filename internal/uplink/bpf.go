@@ -38,8 +38,9 @@ type bpfMaps struct {
 
 	fence *ebpf.Map // devices that packets may leave by, by index; nil: all
 
-	told  *ebpf.Map // one entry: 1 while packets of IPv6 leave by the ways in ways6 only; see LearnWay
-	ways6 *ebpf.Map // inside source and destination -> way6Told
+	told      *ebpf.Map     // one entry: 1 while packets of IPv6 leave by the ways in ways6 only; see LearnWay
+	ways6     *ebpf.Map     // inside source and destination -> toldWay
+	forgotten atomic.Uint32 // how often the ways have been removed from ways6
 
 	// For a kernel that does not tell the source address; else nil.
 	sources  *ebpf.Map // of IPv4, by device and next hop

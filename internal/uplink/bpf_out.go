@@ -159,7 +159,6 @@ func (p *wayOut) emitSegment(prefix string) {
 //	six: ip6 = load(0, 40); l4 = 40;
 //	params = {AF_INET6, ether.dst[1] ?: ip6.next, ether.dst[2..4], ether.dst[4..6], length, skb->ifindex, ip6.class, ip6.src, ip6.dst};
 //	key = ntohl(ether.src[2..6]); if (key) params.src = *inside6[key];
-//	goto answer;
 func (p *wayOut) emitQuestion6() {
 	p.Emit(asm.Mov.Imm(regL4, 0).WithSymbol("six"))
 	p.emitLoad(0, outIP6, 40, "drop")

@@ -165,7 +165,8 @@ func localPrefixes(routes []netlink.Route, addrs []netlink.Addr) []netip.Prefix 
 	})
 	for i := range routes {
 		r := &routes[i]
-		if len(all) == 0 || r.Dst == nil || r.Table != unix.RT_TABLE_LOCAL && r.Table != unix.RT_TABLE_MAIN || r.Type == unix.RTN_LOCAL || r.Type == unix.RTN_BROADCAST {
+		if len(all) == 0 || r.Dst == nil || r.Table != unix.RT_TABLE_LOCAL && r.Table != unix.RT_TABLE_MAIN ||
+			r.Type == unix.RTN_LOCAL || r.Type == unix.RTN_BROADCAST || r.Type == unix.RTN_ANYCAST {
 			continue
 		}
 		inside := prefixOf(r.Dst)

@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -26,12 +27,21 @@ func (u *Uplink) inspect6(s *State, links []netlink.Link) error {
 	if err != nil {
 		return err
 	}
-	rules, _ := dump(func() ([]netlink.Rule, error) { return netlink.RuleList(netlink.FAMILY_V6) }) // fails on a kernel that has none
+	rules, err := dump(func() ([]netlink.Rule, error) { return netlink.RuleList(netlink.FAMILY_V6) })
+	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EAFNOSUPPORT) { // a kernel that has no rules
+		return err
+	}
 	slices.SortStableFunc(rules, func(a, b netlink.Rule) int { return a.Priority - b.Priority })
-	tables := defaultTables(rules, u.opts.TAP)
+	from := u.opts.TAP // where packets of containers come from, for the rules
+	if u.opts.Kind == Host {
+		from = hostPortOf(u.opts.TAP)
+	}
 	ours := ownDevices(u.opts.TAP, links)
+	s.Own6, s.Sources6 = addrs6(addrs, ours)
+	tables := defaultTables(rules, from, s.Own6)
 	s.Forwards = forwards6()
 	if u.opts.Kind == TAP {
+		s.Own6, s.Sources6 = nil, nil
 		if _, s.Addr6 = u.ends6(); s.Addr6.IsValid() {
 			s.Own6, s.MTU6 = []netip.Addr{s.Addr6}, s.MTU
 			s.Up6, s.Why6 = leadsOut6(defaultIndex6(routes, ours, tables), s)
@@ -39,7 +49,6 @@ func (u *Uplink) inspect6(s *State, links []netlink.Link) error {
 		}
 		return nil
 	}
-	s.Own6, s.Sources6 = addrs6(addrs, ours)
 	s.Local = append(s.Local, localPrefixes(routes, addrs)...)
 	s.Told = areTold(rules)
 	s.watch6(links, routes, ours)
@@ -251,12 +260,13 @@ func defaultIndex6(routes []netlink.Route, ours map[int]bool, tables []int) (ind
 }
 
 // defaultTables are the tables in which packets of containers may find a default route, in the order of the rules.
-func defaultTables(rules []netlink.Rule, tap string) (tables []int) {
+func defaultTables(rules []netlink.Rule, from string, own []netip.Addr) (tables []int) {
 	if len(rules) == 0 {
 		return []int{unix.RT_TABLE_MAIN}
 	}
 	for _, r := range rules {
-		if r.SuppressPrefixlen < 0 && asks(&r, tap) && r.Table != unix.RT_TABLE_LOCAL {
+		fromHost := r.Src != nil && !r.Invert && prefixOf(r.Src).IsSingleIP() && slices.Contains(own, prefixOf(r.Src).Addr()) // rules see the container's address
+		if r.SuppressPrefixlen < 0 && asks(&r, from) && !fromHost && r.Table != unix.RT_TABLE_LOCAL {
 			tables = append(tables, r.Table)
 		}
 	}

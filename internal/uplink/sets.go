@@ -140,6 +140,7 @@ func (s *shared) setFence(devices []string) {
 
 // forgetSources makes the program "way out" ask user space again which source address a next hop needs.
 func (s *shared) forgetSources() {
+	s.forgotten.Add(1)
 	for i := range s.answers.of {
 		s.answers.of[i].Store(nil)
 	}
@@ -372,11 +373,20 @@ func (u Uplink6) SourceFor(remote frame.Addr6) (a frame.Addr6) {
 
 // AskSource implements nat.Outside6.
 func (u Uplink6) AskSource(t frame.Tuple6, class uint8) (a frame.Addr6) {
-	w, err := u.Ask6(t, class)
-	if err != nil || w.Code != 0 {
-		return a
+	x := &answer6{remote: t.Dst}
+	if u.known.Load().Told { // a worker does not wait for netlink
+		w, known := u.maps.toldWay(t.Src, t.Dst)
+		if !known || w.Code != 0 {
+			return a
+		}
+		x.source = frame.LoadAddr6(w.Source[:])
+	} else {
+		w, err := u.Ask6(t, class)
+		if err != nil || w.Code != 0 {
+			return a
+		}
+		x.source = frame.Addr6From(w.Source)
 	}
-	x := &answer6{t.Dst, frame.Addr6From(w.Source)}
 	u.maps.answers.at(t.Dst).Store(x)
 	u.maps.answers.last.Store(x)
 	return x.source

@@ -62,14 +62,32 @@ func (u *Uplink) LearnWay(raw []byte) bool {
 	if place != 0 {
 		src = u.InsideAt(place)
 	}
+	if _, known := u.maps.toldWay(src, dst); known { // an earlier frame has asked
+		return true
+	}
 	if !u.asked[portOfPlace(place)].mayAsk(time.Now()) {
 		return false
 	}
+	forgotten := u.maps.forgotten.Load()
 	way := u.askKernel(src.Netip(), dst.Netip())
-	var key [32]byte
+	key := toldKey(src, dst)
+	err := u.maps.ways6.Put(key, way)
+	if u.maps.forgotten.Load() != forgotten { // the host's routing has changed meanwhile; the frame comes back once more
+		_ = u.maps.ways6.Delete(key)
+	}
+	return err == nil
+}
+
+func toldKey(src, dst frame.Addr6) (key [32]byte) {
 	src.Put(key[:])
 	dst.Put(key[16:])
-	return u.maps.ways6.Put(key, way) == nil
+	return key
+}
+
+// toldWay returns the way that the program has been told.
+func (s *shared) toldWay(src, dst frame.Addr6) (w toldWay, known bool) {
+	known = s.ways6.Lookup(toldKey(src, dst), &w) == nil
+	return w, known
 }
 
 // askKernel asks the host's routing by netlink for the way of a packet that comes by the uplink's TAP.
@@ -89,13 +107,17 @@ func (u *Uplink) askKernel(src, dst netip.Addr) (w toldWay) {
 		return w
 	}
 	r := &routes[0]
+	if r.Encap != nil {
+		w.Code = uint32(frame.WayEncap)
+		return w
+	}
 	hop := dst
 	if gw, ok := netip.AddrFromSlice(r.Gw); ok {
 		hop = gw
 	}
 	link, err := netlink.LinkByIndex(r.LinkIndex)
 	if err != nil || link.Attrs().Flags&net.FlagLoopback != 0 { // it is for the host itself
-		w.Code = uint32(frame.WayNoForward)
+		w.Code = uint32(frame.WayNoRoute)
 		return w
 	}
 	w.Device, w.MTU, w.Hop = uint32(r.LinkIndex), uint32(min(link.Attrs().MTU, 65535)), hop.As16()
@@ -103,6 +125,10 @@ func (u *Uplink) askKernel(src, dst netip.Addr) (w toldWay) {
 		w.MTU = min(w.MTU, uint32(r.MTU))
 	}
 	source := u.known.Load().sourceOf(r.LinkIndex)
+	if u.maps.sources6 != nil { // the program takes this one, too
+		w.Source = source.As16()
+		return w
+	}
 	if by, err := netlink.RouteGetWithOptions(dst.AsSlice(), &netlink.RouteGetOptions{Oif: link.Attrs().Name}); err == nil && len(by) == 1 { // as the kernel's masquerading chooses it
 		if a, ok := netip.AddrFromSlice(by[0].Src); ok && !a.IsLinkLocalUnicast() {
 			source = a
@@ -114,9 +140,12 @@ func (u *Uplink) askKernel(src, dst netip.Addr) (w toldWay) {
 	return w
 }
 
-// wayTold is Ask6 on a host whose rules the programs do not see.
+// wayTold is Ask6 on a host whose rules the programs do not see. It may wait for netlink.
 func (u *Uplink) wayTold(t frame.Tuple6) (w Way) {
-	told := u.askKernel(t.Src.Netip(), t.Dst.Netip())
+	told, known := u.maps.toldWay(t.Src, t.Dst)
+	if !known {
+		told = u.askKernel(t.Src.Netip(), t.Dst.Netip())
+	}
 	if w.Code = frame.WayCode(told.Code); w.Code != 0 {
 		return w
 	}

@@ -233,6 +233,9 @@ func (u *Uplink) Refresh() (changed bool, err error) {
 		return false, nil
 	}
 	kept := u.keepOwnDevice()
+	if u.opts.Kind != TAP {
+		defer u.maps.forgetSources()
+	}
 	s, err := u.inspect()
 	if err != nil {
 		return false, errors.Join(kept, err) // an interrupted dump is never taken for an empty one
@@ -245,7 +248,6 @@ func (u *Uplink) Refresh() (changed bool, err error) {
 		u.maps.setSources6(&s)
 		_ = u.maps.told.Put(uint32(0), uint32(map[bool]int{true: 1}[s.Told]))
 		u.maps.setFence(u.opts.Devices)
-		u.maps.forgetSources()
 	}
 	if s.equal(&was.State) {
 		return false, err
@@ -257,7 +259,8 @@ func (u *Uplink) Refresh() (changed bool, err error) {
 // keepOwnDevice gives the TAP again what the host's commands have taken from it: a write to ip_forward resets every device.
 func (u *Uplink) keepOwnDevice() error {
 	if u.opts.Kind != TAP {
-		return errors.Join(link.SetForwarding(u.tapIdx), link.SetForwarding6(u.opts.TAP, true))
+		_ = link.SetForwarding6(u.opts.TAP, true) // State.Broken6 says that it failed
+		return link.SetForwarding(u.tapIdx)
 	}
 	why6, err := u.config.Restore(u.opts.TAP)
 	if err == nil && why6 == "" && u.config.Addr6.IsValid() {
