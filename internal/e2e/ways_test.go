@@ -309,6 +309,22 @@ func TestHostProtocol(t *testing.T) {
 	b.Balanced()
 }
 
+// The host's ping and a container's ping may have the same identifier: each hears its answers.
+func TestHostPing(t *testing.T) {
+	Need(t, "ip", "ping")
+	b := newWithPrograms(t)
+	b.Start()
+	containers(b)
+	b.Background("web", "ping -e 7777 -i 0.2 10.1.0.2")
+	b.Eventually("the container's ping has its identifier outside", func() bool { return strings.Contains(b.CLI("flow", "ls", "-p", "icmp"), "id=7777") })
+	b.Sh("out", "ip addr add 203.0.113.9/32 dev lo")
+	contains(t, b.Sh("host", "ip route replace default via 10.1.0.2; ping -e 7777 -c 9 -i 0.2 -W 2 203.0.113.9"), // it hears a copy of the container's answers, too
+		"bytes from 203.0.113.9: icmp_seq=1 ", "bytes from 203.0.113.9: icmp_seq=2 ", "bytes from 203.0.113.9: icmp_seq=3 ")
+	b.Background("host", "ping -e 7777 -i 0.2 10.1.0.2")
+	contains(t, b.Sh("web", "ping -e 7777 -c 5 -i 0.2 -W 2 10.1.0.2"), " 5 received")
+	b.Balanced()
+}
+
 // TestOlderKernel checks the ways on a kernel whose bpf_fib_lookup neither tells the source address (before Linux 6.7) nor leaves out the
 // neighbor (before 6.3).
 func TestOlderKernel(t *testing.T) {

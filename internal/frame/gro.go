@@ -178,7 +178,7 @@ func (o *openFlow) join(f *Frame, longest int) bool {
 	if o.size == 0 || payload <= 0 || o.total+payload > longest || !joins(f) {
 		return false
 	}
-	if f.Proto == TCP && o.size < minSegment || f.Proto == UDP && o.total+payload-ipHeaderLen(f)-UDPLen > maxDatagrams*o.size {
+	if f.Proto == TCP && o.size < minSegment || f.Proto == UDP && o.total+payload-ipHeaderLen(f)-UDPLen > joinedDatagrams*o.size {
 		return false
 	}
 	head := o.head

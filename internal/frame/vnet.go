@@ -55,6 +55,8 @@ func (h VnetHdr) Set(flags, gsoType uint8, hdrLen, gsoSize, csumStart, csumOffse
 const (
 	minSegment   = 48  // bytes of a TCP segment: the smallest that Linux sends (include/net/tcp.h, TCP_MIN_SND_MSS)
 	maxDatagrams = 128 // in one UDP super-frame: more is refused by Linux (include/linux/udp.h, UDP_MAX_SEGMENTS)
+
+	joinedDatagrams = 64 // that the switch joins: some kernels from 6.2 to 6.8 take no more
 )
 
 // validVnet checks what a guest claims about frame b: offsets inside the frame, a segment size with

@@ -199,11 +199,33 @@ func isAllowed(from []netip.Prefix, peer netip.Addr) bool {
 	if len(from) == 0 || peer.IsLoopback() || slices.ContainsFunc(from, func(p netip.Prefix) bool { return p.Contains(peer) }) {
 		return true
 	}
-	own, err := net.InterfaceAddrs()
-	return err == nil && slices.ContainsFunc(own, func(a net.Addr) bool {
-		p, err := netip.ParsePrefix(a.String())
-		return err == nil && p.Addr() == peer
-	})
+	return ownAddrs.has(peer, time.Now())
+}
+
+// ownAddrs are the host's addresses. They are read once in a second at most, since any client may make the relay ask.
+var ownAddrs hostAddrs
+
+type hostAddrs struct {
+	mu    sync.Mutex // Lock 90
+	addrs map[netip.Addr]bool
+	at    time.Time // of the last reading
+	reads int
+}
+
+func (h *hostAddrs) has(a netip.Addr, now time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.addrs == nil || now.Sub(h.at) >= time.Second {
+		h.addrs, h.at = map[netip.Addr]bool{}, now
+		h.reads++
+		own, _ := net.InterfaceAddrs() // no address is the host's, then
+		for _, x := range own {
+			if p, err := netip.ParsePrefix(x.String()); err == nil {
+				h.addrs[p.Addr()] = true
+			}
+		}
+	}
+	return h.addrs[a]
 }
 
 // relayTCP connects to the first target that answers, and copies in both directions. What ends one side ends the other in the same way: the last byte with FIN, an error with RST.

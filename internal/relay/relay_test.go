@@ -66,3 +66,20 @@ func TestIdleClients(t *testing.T) {
 		t.Errorf("beside %d idle clients: %v", idle, err)
 	}
 }
+
+// The host's addresses are read once in a second, however many clients ask.
+func TestOwnAddresses(t *testing.T) {
+	var h hostAddrs
+	now := time.Unix(1000, 0)
+	for range 100 {
+		if !h.has(netip.MustParseAddr("127.0.0.1"), now) || h.has(netip.MustParseAddr("203.0.113.77"), now) {
+			t.Fatal("loopback's address is the host's, and another is not")
+		}
+	}
+	if h.has(netip.MustParseAddr("::1"), now.Add(999*time.Millisecond)); h.reads != 1 {
+		t.Errorf("%d reads in a second", h.reads)
+	}
+	if h.has(netip.MustParseAddr("::1"), now.Add(time.Second)); h.reads != 2 {
+		t.Errorf("%d reads after a second", h.reads)
+	}
+}
