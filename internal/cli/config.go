@@ -18,8 +18,9 @@ func (a *app) configCommand() *cobra.Command {
 	check := &cobra.Command{Use: "check FILE", Short: "Check a configuration file", Args: cobra.ExactArgs(1),
 		Long: "Read FILE and check everything in it that does not depend on the host: keys, names, subnets, addresses, published ports.\nThe command needs no running switch.",
 		RunE: func(c *cobra.Command, args []string) error {
-			id := machineID()
-			conf, err := config.Source{Path: args[0], ULA: model.ULA(id, name), Secret: model.NewSecret(id, name)}.Start()
+			source := config.Source{Path: args[0]}
+			source.ULA, source.Secret = ofSwitch(name)
+			conf, err := source.Start()
 			if err == nil {
 				err = model.Check(conf)
 			}

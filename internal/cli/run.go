@@ -93,6 +93,12 @@ func machineID() string {
 	return rand.Text()
 }
 
+// ofSwitch is what a switch of that name has on this host: its /48 of IPv6, and its secret.
+func ofSwitch(name string) (netip.Prefix, model.Secret) {
+	id := machineID()
+	return model.ULA(id, name), model.NewSecret(id, name)
+}
+
 // run runs a switch until ctx is done. It checks the flags and the configuration before it changes the host. Then it opens the
 // sockets, starts the switch, and starts the control API and Docker's driver.
 func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
@@ -102,8 +108,7 @@ func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
 	raiseFileLimit()
 	source := f.source(given)
 	if _, err := os.Stat("/proc/sys/net/ipv6"); err == nil {
-		id := machineID()
-		source.ULA, source.Secret = model.ULA(id, f.name), model.NewSecret(id, f.name)
+		source.ULA, source.Secret = ofSwitch(f.name)
 	}
 	conf, err := source.Start()
 	if err != nil {

@@ -191,7 +191,7 @@ func newDaemon(o Options) (*Daemon, error) {
 		d.log.Warn("the preferred I/O backend cannot be used; falling back to another one", "backend", chosen.name, "why", chosen.why)
 	}
 	d.dp = dataplane.New(nat.New(natOptions), d.clock, pollers...)
-	if byLoad {
+	if byLoad && o.Workers > 1 {
 		d.dp.Balance(tap.SpareCPU())
 	}
 	if d.usesBPF() {

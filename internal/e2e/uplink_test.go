@@ -232,12 +232,7 @@ func TestLocalPrefix(t *testing.T) {
 		asks(t, b, "db", "10.60.0.9", "this is host")
 		contains(t, b.CLI("trace", "--in", "db", "udp 172.29.0.3:4000 > 10.60.0.9:53"), "for the host itself")
 		b.CLI("publish", "add", "10.60.0.7:8443:80", "--port", "web")
-		for _, from := range []string{"out", "db", "host"} {
-			asks(t, b, from, "10.60.0.7:8443", "this is web")
-			if out := ask(b, from, "10.60.0.8:8443"); strings.Contains(out, "this is") {
-				t.Errorf("%s asks an address that nothing is published at: %s", from, out)
-			}
-		}
+		isPublishedAtOnly(t, b, "10.60.0.7:8443", "10.60.0.8:8443")
 		b.Web("out")
 		b.Sh("host", "ip route add 10.1.0.2 dev eth0 src 10.60.0.200")
 		asks(t, b, "host", "10.1.0.2", "you are 10.60.0.200")
@@ -246,6 +241,17 @@ func TestLocalPrefix(t *testing.T) {
 		b.Eventually("the prefix is gone", func() bool { return !strings.Contains(b.CLI("status"), "10.60.0.0/24") })
 		b.Eventually("the prefix counts no more", func() bool { return !strings.Contains(ask(b, "db", "10.60.0.5:8080"), "this is") })
 	})
+}
+
+// isPublishedAtOnly checks that web is published at one address of a prefix, and not at another one.
+func isPublishedAtOnly(t *testing.T, b *Bed, at, elsewhere string) {
+	t.Helper()
+	for _, from := range []string{"out", "db", "host"} {
+		asks(t, b, from, at, "this is web")
+		if out := ask(b, from, elsewhere); strings.Contains(out, "this is") {
+			t.Errorf("%s asks an address that nothing is published at: %s", from, out)
+		}
+	}
 }
 
 // TestLocalPrefix6 is TestLocalPrefix over IPv6 (`ip -6 route add local`, AnyIP), with a routed network inside of such a prefix.
@@ -269,12 +275,7 @@ func TestLocalPrefix6(t *testing.T) {
 	}
 	contains(t, b.CLI("trace", "--in", "db", "udp ["+addr6(b, "db")+"]:4000 > [2001:db8:60::9]:53"), "for the host itself")
 	b.CLI("publish", "add", "[2001:db8:60::7]:8443:80", "--port", "web")
-	for _, from := range []string{"out", "db", "host"} {
-		asks(t, b, from, "[2001:db8:60::7]:8443", "this is web")
-		if out := ask(b, from, "[2001:db8:60::8]:8443"); strings.Contains(out, "this is") {
-			t.Errorf("%s asks an address that nothing is published at: %s", from, out)
-		}
-	}
+	isPublishedAtOnly(t, b, "[2001:db8:60::7]:8443", "[2001:db8:60::8]:8443")
 	// A routed network inside of the prefix is reached from outside, and the rest of the prefix stays the host's.
 	b.AddNS("x")
 	b.CLI("network", "add", "lab", "--subnet", "172.31.0.0/24", "--subnet6", "2001:db8:60:1::/64", "--nat6", "routed", "--in6", "any")

@@ -164,6 +164,9 @@ func (s *Config) addAddresses6(link netlink.Link, name string) error {
 // OffByDefault reports whether new devices of the calling thread's namespace have no IPv6.
 func OffByDefault() bool { return isSet(conf6("default", "disable_ipv6")) }
 
+// Forwards6 reports whether the host forwards IPv6 packets.
+func Forwards6() bool { return isSet(conf6("all", "forwarding")) }
+
 // ForwardsNoIPv6 reports whether IPv6 forwarding is off for a device that has such a setting.
 func ForwardsNoIPv6(name string) bool { return is(conf6(name, "forwarding"), "0") }
 

@@ -209,7 +209,6 @@ type hostAddrs struct {
 	mu    sync.Mutex // Lock 90
 	addrs map[netip.Addr]bool
 	at    time.Time // of the last reading
-	reads int
 }
 
 func (h *hostAddrs) has(a netip.Addr, now time.Time) bool {
@@ -217,7 +216,6 @@ func (h *hostAddrs) has(a netip.Addr, now time.Time) bool {
 	defer h.mu.Unlock()
 	if h.addrs == nil || now.Sub(h.at) >= time.Second {
 		h.addrs, h.at = map[netip.Addr]bool{}, now
-		h.reads++
 		own, _ := net.InterfaceAddrs() // no address is the host's, then
 		for _, x := range own {
 			if p, err := netip.ParsePrefix(x.String()); err == nil {

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -196,11 +195,7 @@ func prefixesOf(routes []netlink.Route, which func(*netlink.Route) bool) (to []n
 // address or that a route leads to.
 func ownAndWatched(tap string, links []netlink.Link, addrs []netlink.Addr, routes []netlink.Route, nextHops []int) (own []netip.Addr, watched []Watched) {
 	used := map[int]bool{}
-	ours := map[int]bool{}
-	host := strings.TrimSuffix(tap, "-up") + "0"
-	for _, l := range links {
-		ours[l.Attrs().Index] = l.Attrs().Name == host || l.Attrs().Name == tap
-	}
+	ours := ownDevices(tap, links)
 	for _, a := range addrs {
 		ip, ok := netip.AddrFromSlice(a.IP.To4())
 		if !ok || ip.IsLoopback() || ours[a.LinkIndex] {

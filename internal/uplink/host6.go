@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 
@@ -37,11 +36,10 @@ func (u *Uplink) inspect6(s *State, links []netlink.Link) error {
 		from = hostPortOf(u.opts.TAP)
 	}
 	ours := ownDevices(u.opts.TAP, links)
-	s.Own6, s.Sources6 = addrs6(addrs, ours)
-	tables := defaultTables(rules, from, s.Own6)
-	s.Forwards = forwards6()
+	own, sources := addrs6(addrs, ours)
+	tables := defaultTables(rules, from, own)
+	s.Forwards = link.Forwards6()
 	if u.opts.Kind == TAP {
-		s.Own6, s.Sources6 = nil, nil
 		if _, s.Addr6 = u.ends6(); s.Addr6.IsValid() {
 			s.Own6, s.MTU6 = []netip.Addr{s.Addr6}, s.MTU
 			s.Up6, s.Why6 = leadsOut6(defaultIndex6(routes, ours, tables), s)
@@ -49,6 +47,7 @@ func (u *Uplink) inspect6(s *State, links []netlink.Link) error {
 		}
 		return nil
 	}
+	s.Own6, s.Sources6 = own, sources
 	s.Local = append(s.Local, localPrefixes(routes, addrs)...)
 	s.Told = areTold(rules)
 	s.watch6(links, routes, ours)
@@ -84,12 +83,6 @@ func leadsOut6(device int, s *State) (leads bool, why string) {
 		return true, "the host has no IPv6 address of global scope; only networks with --nat6 routed or npt=PREFIX lead out"
 	}
 	return true, ""
-}
-
-// forwards6 reports whether the host forwards IPv6 packets.
-func forwards6() bool {
-	b, err := os.ReadFile("/proc/sys/net/ipv6/conf/all/forwarding")
-	return err == nil && strings.TrimSpace(string(b)) == "1"
 }
 
 // ends6 are the two ends of an uplink of kind tap, the host's and ours; invalid without IPv6.
