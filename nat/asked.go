@@ -17,6 +17,14 @@ type AskedPacket struct {
 	Quote  []byte // what an ICMP error quotes: an IP header without options, and 8 bytes
 }
 
+// Class is the packet's type of service or traffic class.
+func (p *AskedPacket) Class() uint8 {
+	if p.Inside.Src.Is6() {
+		return frame.IPv6(p.Quote).TrafficClass()
+	}
+	return p.Quote[1]
+}
+
 // askedPackets are the last packets that have asked. When their next hop turns out to be dead, their senders are told: the kernel tells
 // nobody, since it only sees packets of the uplink's TAP.
 type askedPackets[A frame.Address] struct {

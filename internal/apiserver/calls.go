@@ -191,15 +191,15 @@ func trace(s *Server, q api.TraceRequest) (any, error) {
 	states := s.d.PortStatuses() // before the trace: it runs on a worker, where nothing may wait
 	return explain.Trace(explain.Switch{
 		State: s.d.State(), Dataplane: s.dp, Claims: s.d.UplinkClaims, UplinkMAC: uplink.RouterMAC,
-		Way6: func(inside uint32, t frame.Tuple6) (explain.Way, error) {
+		Way6: func(inside uint32, t frame.Tuple6, class uint8) (explain.Way, error) {
 			if a := s.d.InsideAt(inside); !a.IsZero() {
 				t.Src = a
 			}
-			w, err := s.d.Way6(t)
+			w, err := s.d.Way6(t, class)
 			return wayOf(w), err
 		},
-		Way: func(t frame.Tuple) (explain.Way, error) {
-			w, err := s.d.Way(t)
+		Way: func(t frame.Tuple, class uint8) (explain.Way, error) {
+			w, err := s.d.Way(t, class)
 			return wayOf(w), err
 		},
 		IsDown: func(port string) bool { return states[port].State == daemon.Down },

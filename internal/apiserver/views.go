@@ -134,13 +134,13 @@ func (v *view) hostWay(src, dst netip.Addr) (uplink.Way, error) {
 		if src.Is6() {
 			t.Src = frame.Addr6From(src)
 		}
-		return v.d.Way6(t)
+		return v.d.Way6(t, 0)
 	}
 	t := frame.Tuple{Dst: frame.AddrFrom(dst), Proto: frame.TCP}
 	if src.IsValid() {
 		t.Src = frame.AddrFrom(src)
 	}
-	return v.d.Way(t)
+	return v.d.Way(t, 0)
 }
 
 func (v *view) networks() []api.Network {

@@ -88,12 +88,13 @@ func (d *Daemon) routeThroughHostLocked(s *uplink.State) {
 	}
 }
 
-// Way returns the way of a container's packet outside, as the host's routing chooses it now. It fails without an uplink that asks it.
-func (d *Daemon) Way(t frame.Tuple) (uplink.Way, error) {
+// Way returns the way of a container's packet outside, as the host's routing chooses it now; class is that of frame.Frame.TrafficClass. It
+// fails without an uplink that asks it.
+func (d *Daemon) Way(t frame.Tuple, class uint8) (uplink.Way, error) {
 	if d.up == nil {
 		return uplink.Way{}, api.Errorf(http.StatusConflict, "the switch has no uplink")
 	}
-	return d.up.Ask(t, 0)
+	return d.up.Ask(t, class)
 }
 
 // InsideAt returns the inside address that the way header of an IPv6 packet names; 0 if it names none.
@@ -105,11 +106,11 @@ func (d *Daemon) InsideAt(place uint32) (a frame.Addr6) {
 }
 
 // Way6 is Way for an IPv6 packet.
-func (d *Daemon) Way6(t frame.Tuple6) (uplink.Way, error) {
+func (d *Daemon) Way6(t frame.Tuple6, class uint8) (uplink.Way, error) {
 	if d.up == nil {
 		return uplink.Way{}, api.Errorf(http.StatusConflict, "the switch has no uplink")
 	}
-	return d.up.Ask6(t, 0)
+	return d.up.Ask6(t, class)
 }
 
 // UplinkClaims reports whether a frame from outside would reach the switch, rather than the host.
@@ -282,7 +283,7 @@ func (d *Daemon) nextHopWatcher() func(uplink.NextHop) {
 		}
 		lastDead[hop] = now
 		for _, p := range d.dp.NAT.AskedSince(since) {
-			if d.up.LeavesBy(p.Inside, hop) {
+			if d.up.LeavesBy(p.Inside, p.Class(), hop) {
 				d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.TellUnreachable(p.In, p.Net, p.Sender, p.Quote, now, out) })
 			}
 		}

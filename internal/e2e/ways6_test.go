@@ -50,13 +50,9 @@ func TestWays6(t *testing.T) {
 		b.Sh("db", "ping -6 -c 1 -W 3 -s 3000 "+far) // in fragments, with another source address than the last packets
 		b.Sh("host", "ip -6 route del 2001:db8:99::/48; ip addr del 2001:db8:1::50/128 dev eth0")
 
-		// A rule by traffic class.
-		b.Sh("host", "ip -6 rule add tos 0x10 lookup 110 && ip -6 route add default via "+lan+" table 110")
-		b.Eventually("packets of a class leave by another device", func() bool {
-			_, _ = b.TrySh("web", "ping -6 -Q 0x10 -c 1 -W 1 "+far)
-			return strings.Contains(b.CLI("flow", "ls", "-f", "ipv6", "--proto", "icmpv6"), "dst=2001:db8:2::1")
-		})
-		b.Sh("host", "ip -6 rule del tos 0x10 lookup 110; ip -6 route flush table 110")
+		b.Background("lan", "socat UDP6-LISTEN:9998,bind=["+far+"],fork EXEC:cat")
+		b.Eventually("lan's echo server is there", func() bool { return strings.Contains(b.Sh("lan", "ss -Hlun 'sport = :9998'"), "9998") })
+		rulesByPacket6(t, b, lan, far, "2001:db8:2::1")
 
 		// A default route that no rule asks for leads nobody out; one that a rule asks for does.
 		b.Sh("host", "ip -6 route del default; ip -6 route add default via "+lan+" table 120")
@@ -75,6 +71,12 @@ func TestWays6(t *testing.T) {
 		asks(t, b, "web", "["+out6+"]", "this is out; you are "+host6)
 		b.Sh("web", "ping -6 -c 1 -W 3 -s 3000 "+far)
 		contains(t, b.CLI("route", "get", far), "dev lan0", "2001:db8:2::1")
+
+		// With the VPN, rules by what the packet has hold, too: here, they lead beside the VPN.
+		b.Background("out", "socat UDP6-LISTEN:9998,bind=["+far+"],fork EXEC:cat")
+		b.Eventually("out's echo server is there", func() bool { return strings.Contains(b.Sh("out", "ss -Hlun 'sport = :9998'"), "9998") })
+		rulesByPacket6(t, b, out6, far, host6)
+		asks(t, b, "web", "["+far+"]", "this is lan; you are 2001:db8:2::1")
 		b.Sh("host", "ip -6 route add prohibit 2001:db8:d::/48 table main")
 		told(b, "web", "ping -6 -c 1 -W 3 2001:db8:d::1", "Administratively prohibited")
 		b.Web("web")
@@ -103,15 +105,6 @@ func TestWays6(t *testing.T) {
 		})
 		b.Sh("host", "ip -6 route del 2001:db8:99::/48")
 
-		// A rule by protocol and port holds for fragments, too, whose header names the protocol later.
-		b.Sh("host", "ip -6 rule add ipproto udp dport 9998 lookup 101 && ip -6 route add default via "+lan+" table 101")
-		b.Background("lan", "socat UDP6-LISTEN:9998,bind=["+far+"],fork EXEC:cat")
-		b.Eventually("lan's echo server is there", func() bool { return strings.Contains(b.Sh("lan", "ss -Hlun 'sport = :9998'"), "9998") })
-		if got := b.Sh("web", "head -c 3000 /dev/zero | socat -t 2 -b 4000 - UDP6:["+far+"]:9998 | wc -c"); strings.TrimSpace(got) != "3000" {
-			t.Errorf("a datagram in fragments: %s bytes of 3000 came back", got)
-		}
-		b.Sh("host", "ip -6 rule del ipproto udp dport 9998 lookup 101")
-
 		// A socket of the host has the port already: the container's flow takes another one, and both have their answers.
 		b.Background("host", "socat -u UDP6-RECV:41236 CREATE:"+b.dir+"/heard")
 		b.Eventually("the host's socket is there", func() bool { return strings.Contains(b.Sh("host", "ss -Hlun 'sport = :41236'"), "41236") })
@@ -122,4 +115,38 @@ func TestWays6(t *testing.T) {
 		}
 		b.Balanced()
 	})
+}
+
+// rulesByPacket6 adds rules by traffic class, protocol and port, and sees packets of web take their route: via a next hop, by the host's address own.
+// There, an echo server has port 9998 of far.
+func rulesByPacket6(t *testing.T, b *Bed, via, far, own string) {
+	t.Helper()
+	const table = "110"
+	b.Sh("host", "ip -6 route add default via "+via+" table "+table)
+	takes := func(send string) bool {
+		b.CLI("flow", "flush")
+		_, _ = b.TrySh("web", send)
+		return strings.Contains(b.CLI("flow", "ls", "-f", "ipv6"), "dst="+own)
+	}
+	ping, ask := "ping -6 -c 1 -W 1 "+far, "echo question | socat -t 1 - UDP6:["+far+"]:"
+	for _, rule := range []struct{ rule, matches, other string }{
+		{"tos 0x10", ping + " -Q 0x10", ping},
+		{"ipproto ipv6-icmp", ping, ask + "9998"},
+		{"dport 9998", ask + "9998", ask + "9997"},
+		{"ipproto udp sport 7777", ask + "9998,sourceport=7777", ask + "9998,sourceport=7778"},
+	} {
+		b.Sh("host", "ip -6 rule add "+rule.rule+" lookup "+table+" priority 100")
+		b.Eventually("packets take the route of the rule "+rule.rule+", and others do not", func() bool {
+			return !takes(rule.other) && takes(rule.matches) && !takes(rule.other)
+		})
+		b.Sh("host", "ip -6 rule del "+rule.rule+" lookup "+table+" priority 100")
+	}
+
+	// Fragments, too, whose first header does not name the protocol.
+	b.Sh("host", "ip -6 rule add ipproto udp dport 9998 lookup "+table+" priority 100")
+	b.Eventually("a datagram in fragments comes back", func() bool {
+		got, _ := b.TrySh("web", "head -c 3000 /dev/zero | socat -t 2 -b 4000 - UDP6:["+far+"]:9998 | wc -c")
+		return strings.TrimSpace(got) == "3000"
+	})
+	b.Sh("host", "ip -6 rule del ipproto udp dport 9998 lookup "+table+" priority 100; ip -6 route flush table "+table)
 }

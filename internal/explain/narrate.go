@@ -319,7 +319,7 @@ func (s *Switch) wayText(before, f *dataplane.TracedFrame) string {
 		if s.Port(model.UplinkPortName).HasWays() {
 			t.SrcPort, t.DstPort = uint16(f.Dst>>16), uint16(f.Dst)
 		}
-		w, err := s.Way6(inside, t)
+		w, err := s.Way6(inside, t, f.TrafficClass())
 		if command != frame.WayAsk && command != frame.WayAskSource { // its source stays
 			w.Source = f.Tuple.Src
 		}
@@ -332,7 +332,7 @@ func (s *Switch) wayText(before, f *dataplane.TracedFrame) string {
 			t.Src = before.Frame.Tuple.Src
 		}
 	}
-	w, err := s.Way(t)
+	w, err := s.Way(t, f.TrafficClass())
 	return wayTo(w, err, f.Tuple.Src)
 }
 

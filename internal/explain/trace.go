@@ -17,11 +17,11 @@ import (
 type Switch struct {
 	*model.State
 	Dataplane *dataplane.Dataplane
-	Claims    func(*frame.Frame) bool                          // whether a frame from outside reaches the switch, rather than the host
-	IsDown    func(port string) bool                           // whether the device of a port is down
-	UplinkMAC frame.MAC                                        // the router's, on the uplink
-	Way       func(frame.Tuple) (Way, error)                   // of a packet that leaves by the uplink
-	Way6      func(inside uint32, t frame.Tuple6) (Way, error) // of an IPv6 packet; inside is what its way header says of the inside address
+	Claims    func(*frame.Frame) bool                                       // whether a frame from outside reaches the switch, rather than the host
+	IsDown    func(port string) bool                                        // whether the device of a port is down
+	UplinkMAC frame.MAC                                                     // the router's, on the uplink
+	Way       func(t frame.Tuple, class uint8) (Way, error)                 // of a packet that leaves by the uplink
+	Way6      func(inside uint32, t frame.Tuple6, class uint8) (Way, error) // of an IPv6 packet; inside is what its way header says of the inside address
 }
 
 // A Way is where the host's routing sends a packet.

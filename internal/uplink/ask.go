@@ -29,6 +29,9 @@ type Way struct {
 // fibParams is the size of struct bpf_fib_lookup, in bytes.
 const fibParams = 64
 
+// ecn are the bits of a traffic class that rules do not look at (RFC 3168, 5).
+const ecn = 3
+
 // newQuestion loads a program that asks the host's routing what the way out asks, and sends nothing: it takes a struct bpf_fib_lookup as
 // its packet, and returns it with the answer.
 func newQuestion(flags fibFlags) (*ebpf.Program, error) {
@@ -44,8 +47,8 @@ func newQuestion(flags fibFlags) (*ebpf.Program, error) {
 	return loadProgram("uvs_ask", p.Instructions)
 }
 
-// ask runs the question about a packet t, as the host's routing sees it from device ifindex.
-func ask[A frame.Address](question *ebpf.Program, ifindex int, t frame.TupleOf[A], class uint8) (params [fibParams]byte, result int32, err error) {
+// fibQuestion is the question about a packet t, as the host's routing sees it from device ifindex.
+func fibQuestion[A frame.Address](ifindex int, t frame.TupleOf[A], class uint8) (params [fibParams]byte) {
 	params[fibProto] = t.Proto
 	binary.BigEndian.PutUint16(params[fibSrcPort:], t.SrcPort)
 	binary.BigEndian.PutUint16(params[fibDstPort:], t.DstPort)
@@ -58,11 +61,17 @@ func ask[A frame.Address](question *ebpf.Program, ifindex int, t frame.TupleOf[A
 		binary.BigEndian.PutUint32(params[fibDst:], uint32(t.Dst))
 	case frame.Tuple6:
 		params[fibFamily], length = unix.AF_INET6, frame.IPv6Len
-		binary.BigEndian.PutUint32(params[fibTOS:], uint32(class)<<20)
+		binary.BigEndian.PutUint32(params[fibTOS:], uint32(class&^ecn)<<20)
 		t.Src.Put(params[fibSrc:])
 		t.Dst.Put(params[fibDst:])
 	}
 	binary.NativeEndian.PutUint16(params[fibLength:], uint16(length))
+	return params
+}
+
+// ask runs the question about a packet t.
+func ask[A frame.Address](question *ebpf.Program, ifindex int, t frame.TupleOf[A], class uint8) (params [fibParams]byte, result int32, err error) {
+	params = fibQuestion(ifindex, t, class)
 	code, out, err := question.Test(params[:])
 	if err != nil {
 		return params, 0, fmt.Errorf("uplink: asking the host's routing: %w", err)
@@ -124,10 +133,10 @@ func (u *Uplink) Ask(t frame.Tuple, class uint8) (Way, error) {
 }
 
 // Ask6 is Ask for IPv6. Before Linux 6.7, the source follows from the device alone. With rules that the programs do not see, it may wait for
-// netlink, and protocol, ports and class do not count.
+// netlink.
 func (u *Uplink) Ask6(t frame.Tuple6, class uint8) (Way, error) {
-	if u.question != nil && u.known.Load().Told {
-		return u.wayTold(t), nil
+	if u.question != nil && u.known.Load().Told != 0 {
+		return u.wayTold(t, class), nil
 	}
 	w, params, err := wayOf(u, t, class)
 	if err != nil || w.Code != 0 {

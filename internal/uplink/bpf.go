@@ -38,8 +38,8 @@ type bpfMaps struct {
 
 	fence *ebpf.Map // devices that packets may leave by, by index; nil: all
 
-	told      *ebpf.Map     // one entry: 1 while packets of IPv6 leave by the ways in ways6 only; see LearnWay
-	ways6     *ebpf.Map     // inside source and destination -> toldWay
+	told      *ebpf.Map     // one entry: a toldBy; see LearnWay
+	ways6     *ebpf.Map     // toldKey -> toldWay
 	forgotten atomic.Uint32 // how often the ways have been removed from ways6
 
 	// For a kernel that does not tell the source address; else nil.
@@ -101,7 +101,7 @@ func newMaps(fenced int, fib fibFlags) (*bpfMaps, error) {
 		{&m.routes6, true, ebpf.MapSpec{Name: "uvs_routes6", Type: ebpf.LPMTrie, KeySize: 20, ValueSize: 4, MaxEntries: frame.MaxNets, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&m.stations6, true, ebpf.MapSpec{Name: "uvs_stations6", Type: ebpf.Hash, KeySize: 16, ValueSize: 4, MaxEntries: 2 * frame.MaxPorts, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&m.told, true, ebpf.MapSpec{Name: "uvs_told", Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1}},
-		{&m.ways6, true, ebpf.MapSpec{Name: "uvs_ways6", Type: ebpf.LRUHash, KeySize: 32, ValueSize: uint32(unsafe.Sizeof(toldWay{})), MaxEntries: maxToldWays}},
+		{&m.ways6, true, ebpf.MapSpec{Name: "uvs_ways6", Type: ebpf.LRUHash, KeySize: uint32(unsafe.Sizeof(toldKey{})), ValueSize: uint32(unsafe.Sizeof(toldWay{})), MaxEntries: maxToldWays}},
 		{&m.fence, fenced > 0, ebpf.MapSpec{Name: "uvs_fence", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: uint32(max(fenced, 1))}},
 		{&m.sources, fib&fibGetSource == 0, ebpf.MapSpec{Name: "uvs_sources", Type: ebpf.LRUHash, KeySize: 8, ValueSize: 4, MaxEntries: maxSources}},
 		{&m.sources6, fib&fibGetSource == 0, ebpf.MapSpec{Name: "uvs_sources6", Type: ebpf.Hash, KeySize: 4, ValueSize: 16, MaxEntries: maxOwn6}},

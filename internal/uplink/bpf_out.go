@@ -35,7 +35,7 @@ const (
 	outL4     = -136 // 8 bytes of the transport header
 	outTuple  = -152 // struct bpf_sock_tuple of IPv4, 12 bytes
 	outKey    = -156
-	outLen    = -160 // a byte: the length of a TCP header
+	outLen    = -160 // 2 bytes: the length of a TCP header, and later of the packet
 	outIP6    = -200 // 40 bytes of the IPv6 header
 	outTuple6 = -240 // struct bpf_sock_tuple of IPv6, 36 bytes
 )
@@ -157,14 +157,14 @@ func (p *wayOut) emitSegment(prefix string) {
 // emitQuestion6 asks about an IPv6 packet.
 //
 //	six: ip6 = load(0, 40); l4 = 40;
-//	params = {AF_INET6, ether.dst[1] ?: ip6.next, ether.dst[2..4], ether.dst[4..6], length, skb->ifindex, ip6.class, ip6.src, ip6.dst};
+//	params = {AF_INET6, ether.dst[1] ?: ip6.next, ether.dst[2..4], ether.dst[4..6], length, skb->ifindex, ip6.class & ~ecn, ip6.src, ip6.dst};
 //	key = ntohl(ether.src[2..6]); if (key) params.src = *inside6[key];
 func (p *wayOut) emitQuestion6() {
 	p.Emit(asm.Mov.Imm(regL4, 0).WithSymbol("six"))
 	p.emitLoad(0, outIP6, 40, "drop")
 	p.Emit(asm.Mov.Imm(regL4, 40), asm.Mov.Imm(asm.R1, 0))
 	p.emitParams(unix.AF_INET6, outIP6+ip6Next)
-	p.Emit(asm.LoadMem(asm.R1, asm.RFP, outIP6, asm.Word), asm.And.Imm(asm.R1, 0xf00f), asm.StoreMem(asm.RFP, outParams+fibTOS, asm.R1, asm.Word)) // bytes in memory's order
+	p.Emit(asm.LoadMem(asm.R1, asm.RFP, outIP6, asm.Word), asm.And.Imm(asm.R1, 0xc00f), asm.StoreMem(asm.RFP, outParams+fibTOS, asm.R1, asm.Word)) // bytes in memory's order
 	p.emitCopy(outParams+fibSrc, outIP6+ip6Src, 32)
 	p.Emit(
 		asm.LoadMem(asm.R1, asm.RFP, outEther+1, asm.Byte), asm.JEq.Imm(asm.R1, 0, "six protocol"),
@@ -184,13 +184,15 @@ func (p *wayOut) emitQuestion6() {
 	p.emitSegment("six ")
 }
 
-// emitTold6: see LearnWay. The key of ways6 is in params.
+// emitTold6: see LearnWay. The key of ways6 is the beginning of params.
 //
-//	if (!told) goto answer;
-//	way = ways6[{params.src, params.dst}];
+//	by = told[0]; if (!by) goto answer;
+//	if (!(by & PROTO)) params.proto = 0; // likewise both ports and the class
+//	length = params.length; params.length = 0;
+//	way = ways6[params];
 //	if (!way) { ether.dst[0] = command; ether.src[1] = UNKNOWN; store(ether); return redirect(skb->ifindex, 0); }
 //	if (way->code) { result = way->code; goto came_back; }
-//	if (params.length > way->mtu) { params.length = way->mtu; result = TOO_LONG; goto came_back; }
+//	if (length > way->mtu) { params.length = way->mtu; result = TOO_LONG; goto came_back; }
 //	params.ifindex = way->device; params.dst = way->hop; params.src = way->source; params.length = way->mtu;
 //	goto found;
 func (p *wayOut) emitTold6() {
@@ -198,11 +200,29 @@ func (p *wayOut) emitTold6() {
 	p.Emit(asm.StoreImm(asm.RFP, outKey, 0, asm.Word))
 	p.EmitMapLookup(p.maps.told, outKey, "answer")
 	p.Emit(asm.LoadMem(asm.R1, asm.R0, 0, asm.Word), asm.JEq.Imm(asm.R1, 0, "answer"))
-	p.EmitMapLookup(p.maps.ways6, outParams+fibSrc, "unknown way")
+	for _, part := range []struct {
+		by    toldBy
+		at    int16
+		size  asm.Size
+		after string
+	}{
+		{byProto, fibProto, asm.Byte, "told protocol"}, {bySrcPort, fibSrcPort, asm.Half, "told source port"},
+		{byDstPort, fibDstPort, asm.Half, "told destination port"}, {byClass, fibTOS, asm.Word, "told class"},
+	} {
+		p.Emit(
+			asm.JSet.Imm(asm.R1, int32(part.by), part.after), asm.StoreImm(asm.RFP, outParams+part.at, 0, part.size),
+			asm.Mov.Imm(asm.R2, 0).WithSymbol(part.after),
+		)
+	}
+	p.Emit(
+		asm.LoadMem(asm.R2, asm.RFP, outParams+fibLength, asm.Half), asm.StoreMem(asm.RFP, outLen, asm.R2, asm.Half),
+		asm.StoreImm(asm.RFP, outParams+fibLength, 0, asm.Half),
+	)
+	p.EmitMapLookup(p.maps.ways6, outParams, "unknown way")
 	p.Emit(
 		asm.LoadMem(asm.R1, asm.R0, code, asm.Word), asm.JEq.Imm(asm.R1, 0, "told"),
 		asm.Mov.Reg(regCommand, asm.R1), asm.Ja.Label("came back"),
-		asm.LoadMem(asm.R1, asm.R0, mtu, asm.Word).WithSymbol("told"), asm.LoadMem(asm.R2, asm.RFP, outParams+fibLength, asm.Half),
+		asm.LoadMem(asm.R1, asm.R0, mtu, asm.Word).WithSymbol("told"), asm.LoadMem(asm.R2, asm.RFP, outLen, asm.Half),
 		asm.StoreMem(asm.RFP, outParams+fibLength, asm.R1, asm.Half), asm.JGE.Reg(asm.R1, asm.R2, "told length"),
 		asm.Mov.Imm(regCommand, int32(frame.WayTooLong)), asm.Ja.Label("came back"),
 		asm.LoadMem(asm.R1, asm.R0, device, asm.Word).WithSymbol("told length"), asm.StoreMem(asm.RFP, outParams+fibIfindex, asm.R1, asm.Word),

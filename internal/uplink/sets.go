@@ -145,10 +145,10 @@ func (s *shared) forgetSources() {
 		s.answers.of[i].Store(nil)
 	}
 	s.answers.last.Store(nil)
-	var ends [32]byte
+	var key toldKey
 	var way toldWay
-	for it := s.ways6.Iterate(); it.Next(&ends, &way); {
-		_ = s.ways6.Delete(ends)
+	for it := s.ways6.Iterate(); it.Next(&key, &way); {
+		_ = s.ways6.Delete(key)
 	}
 	if s.sources == nil {
 		return
@@ -374,8 +374,8 @@ func (u Uplink6) SourceFor(remote frame.Addr6) (a frame.Addr6) {
 // AskSource implements nat.Outside6.
 func (u Uplink6) AskSource(t frame.Tuple6, class uint8) (a frame.Addr6) {
 	x := &answer6{remote: t.Dst}
-	if u.known.Load().Told { // a worker does not wait for netlink
-		w, known := u.maps.toldWay(t.Src, t.Dst)
+	if u.known.Load().Told != 0 { // a worker does not wait for netlink
+		w, known := u.maps.toldWay(u.toldKey(t, class))
 		if !known || w.Code != 0 {
 			return a
 		}

@@ -3,12 +3,14 @@ package uplink
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -29,9 +31,56 @@ type toldWay struct {
 	Source [16]byte // the host's address by which packets leave
 }
 
-// areTold reports whether there are rules among the host's rules of IPv6 that the programs do not see.
-func areTold(rules []netlink.Rule) bool {
-	return slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.SuppressPrefixlen >= 0 || r.SuppressIfgroup >= 0 })
+// toldBy says what of a packet its way depends on, as a set of flags; 0: no way is told.
+type toldBy uint32
+
+const (
+	byAddrs toldBy = 1 << iota
+	byProto
+	bySrcPort
+	byDstPort
+	byClass
+)
+
+// toldWays returns what the ways of packets depend on by the host's rules of IPv6, if there are rules that the programs do not see.
+func toldWays(rules []netlink.Rule) (by toldBy) {
+	if !slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.SuppressPrefixlen >= 0 || r.SuppressIfgroup >= 0 }) {
+		return 0
+	}
+	by = byAddrs
+	for _, r := range rules {
+		if r.IPProto > 0 {
+			by |= byProto
+		}
+		if r.Sport != nil {
+			by |= bySrcPort
+		}
+		if r.Dport != nil {
+			by |= byDstPort
+		}
+		if r.Tos != 0 {
+			by |= byClass
+		}
+	}
+	return by
+}
+
+// A toldKey is a key of the map ways6: the beginning of a struct bpf_fib_lookup without the length, and without what the way does not depend on.
+type toldKey [fibDst + 16]byte
+
+func (u *Uplink) toldKey(t frame.Tuple6, class uint8) (key toldKey) {
+	params := fibQuestion(u.tapIdx, t, class)
+	copy(key[:], params[:])
+	by := u.known.Load().Told
+	for _, part := range []struct {
+		by       toldBy
+		at, size int
+	}{{byProto, fibProto, 1}, {bySrcPort, fibSrcPort, 2}, {byDstPort, fibDstPort, 2}, {byClass, fibTOS, 4}, {0, fibLength, 2}} {
+		if by&part.by == 0 {
+			clear(key[part.at:][:part.size])
+		}
+	}
+	return key
 }
 
 // asksInSecond is how many ways are asked for in a second for one port of the switch: each takes some 100 us of the slow path.
@@ -57,20 +106,23 @@ func (u *Uplink) LearnWay(raw []byte) bool {
 	if frame.Parse(&f); f.Flags&frame.IsIPv6 == 0 {
 		return false
 	}
-	src, dst := f.IPv6().Src(), f.IPv6().Dst()
 	_, place, _ := f.Way()
-	if place != 0 {
-		src = u.InsideAt(place)
+	t, class := frame.Tuple6{Src: f.IPv6().Src(), Dst: f.IPv6().Dst(), Proto: uint8(f.Dst >> 32), SrcPort: uint16(f.Dst >> 16), DstPort: uint16(f.Dst)}, f.TrafficClass()
+	if t.Proto == 0 {
+		t.Proto = f.IPv6().NextHeader()
 	}
-	if _, known := u.maps.toldWay(src, dst); known { // an earlier frame has asked
+	if place != 0 {
+		t.Src = u.InsideAt(place)
+	}
+	key := u.toldKey(t, class)
+	if _, known := u.maps.toldWay(key); known { // an earlier frame has asked
 		return true
 	}
 	if !u.asked[portOfPlace(place)].mayAsk(time.Now()) {
 		return false
 	}
 	forgotten := u.maps.forgotten.Load()
-	way := u.askKernel(src.Netip(), dst.Netip())
-	key := toldKey(src, dst)
+	way := u.askKernel(t, class)
 	err := u.maps.ways6.Put(key, way)
 	if u.maps.forgotten.Load() != forgotten { // the host's routing has changed meanwhile; the frame comes back once more
 		_ = u.maps.ways6.Delete(key)
@@ -78,21 +130,15 @@ func (u *Uplink) LearnWay(raw []byte) bool {
 	return err == nil
 }
 
-func toldKey(src, dst frame.Addr6) (key [32]byte) {
-	src.Put(key[:])
-	dst.Put(key[16:])
-	return key
-}
-
 // toldWay returns the way that the program has been told.
-func (s *shared) toldWay(src, dst frame.Addr6) (w toldWay, known bool) {
-	known = s.ways6.Lookup(toldKey(src, dst), &w) == nil
+func (s *shared) toldWay(key toldKey) (w toldWay, known bool) {
+	known = s.ways6.Lookup(key, &w) == nil
 	return w, known
 }
 
 // askKernel asks the host's routing by netlink for the way of a packet that comes by the uplink's TAP.
-func (u *Uplink) askKernel(src, dst netip.Addr) (w toldWay) {
-	routes, err := netlink.RouteGetWithOptions(dst.AsSlice(), &netlink.RouteGetOptions{Iif: u.opts.TAP, SrcAddr: src.AsSlice()})
+func (u *Uplink) askKernel(t frame.Tuple6, class uint8) (w toldWay) {
+	r, err := u.routeOf(t, class)
 	switch {
 	case errors.Is(err, unix.EACCES):
 		w.Code = uint32(frame.WayProhibited)
@@ -100,36 +146,31 @@ func (u *Uplink) askKernel(src, dst netip.Addr) (w toldWay) {
 		w.Code = uint32(frame.WayBlackhole)
 	case errors.Is(err, unix.EHOSTUNREACH):
 		w.Code = uint32(frame.WayUnreachable)
-	case err != nil || len(routes) == 0:
+	case err != nil:
 		w.Code = uint32(frame.WayNoRoute)
 	}
 	if w.Code != 0 {
 		return w
 	}
-	r := &routes[0]
-	if r.Encap != nil {
+	if r.encap {
 		w.Code = uint32(frame.WayEncap)
 		return w
 	}
-	hop := dst
-	if gw, ok := netip.AddrFromSlice(r.Gw); ok {
-		hop = gw
-	}
-	link, err := netlink.LinkByIndex(r.LinkIndex)
+	link, err := netlink.LinkByIndex(r.device)
 	if err != nil || link.Attrs().Flags&net.FlagLoopback != 0 { // it is for the host itself
 		w.Code = uint32(frame.WayNoRoute)
 		return w
 	}
-	w.Device, w.MTU, w.Hop = uint32(r.LinkIndex), uint32(min(link.Attrs().MTU, 65535)), hop.As16()
-	if r.MTU > 0 {
-		w.MTU = min(w.MTU, uint32(r.MTU))
+	w.Device, w.MTU, w.Hop = uint32(r.device), uint32(min(link.Attrs().MTU, 65535)), r.hop.As16()
+	if r.mtu > 0 {
+		w.MTU = min(w.MTU, r.mtu)
 	}
-	source := u.known.Load().sourceOf(r.LinkIndex)
+	source := u.known.Load().sourceOf(r.device)
 	if u.maps.sources6 != nil { // the program takes this one, too
 		w.Source = source.As16()
 		return w
 	}
-	if by, err := netlink.RouteGetWithOptions(dst.AsSlice(), &netlink.RouteGetOptions{Oif: link.Attrs().Name}); err == nil && len(by) == 1 { // as the kernel's masquerading chooses it
+	if by, err := netlink.RouteGetWithOptions(t.Dst.Netip().AsSlice(), &netlink.RouteGetOptions{Oif: link.Attrs().Name}); err == nil && len(by) == 1 { // as the kernel's masquerading chooses it
 		if a, ok := netip.AddrFromSlice(by[0].Src); ok && !a.IsLinkLocalUnicast() {
 			source = a
 		}
@@ -141,10 +182,10 @@ func (u *Uplink) askKernel(src, dst netip.Addr) (w toldWay) {
 }
 
 // wayTold is Ask6 on a host whose rules the programs do not see. It may wait for netlink.
-func (u *Uplink) wayTold(t frame.Tuple6) (w Way) {
-	told, known := u.maps.toldWay(t.Src, t.Dst)
+func (u *Uplink) wayTold(t frame.Tuple6, class uint8) (w Way) {
+	told, known := u.maps.toldWay(u.toldKey(t, class))
 	if !known {
-		told = u.askKernel(t.Src.Netip(), t.Dst.Netip())
+		told = u.askKernel(t, class)
 	}
 	if w.Code = frame.WayCode(told.Code); w.Code != 0 {
 		return w
@@ -154,4 +195,51 @@ func (u *Uplink) wayTold(t frame.Tuple6) (w Way) {
 	u.setDevice(&w, params[:])
 	w.NextHop, w.Source, w.MTU = netip.AddrFrom16(told.Hop), netip.AddrFrom16(told.Source), int(told.MTU)
 	return w
+}
+
+// A hostRoute is what the kernel answers.
+type hostRoute struct {
+	device int
+	hop    netip.Addr
+	mtu    uint32 // in bytes; 0: that of the device
+	encap  bool
+}
+
+// routeOf asks for the route of a packet that comes by the uplink's TAP, as `ip -6 route get` does, but with all that rules look at. The kernel
+// takes questions about TCP, UDP and ICMPv6 only (linux net/ipv4/netlink.c, rtm_getroute_parse_ip_proto): about others, the packet has no protocol.
+func (u *Uplink) routeOf(t frame.Tuple6, class uint8) (r hostRoute, err error) {
+	q := nl.NewNetlinkRequest(unix.RTM_GETROUTE, unix.NLM_F_REQUEST)
+	q.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: unix.AF_INET6, Dst_len: 128, Src_len: 128, Tos: class}})
+	add := func(attr int, value []byte) { q.AddData(nl.NewRtAttr(attr, value)) }
+	add(unix.RTA_DST, t.Dst.Netip().AsSlice())
+	add(unix.RTA_SRC, t.Src.Netip().AsSlice())
+	add(unix.RTA_IIF, nl.Uint32Attr(uint32(u.tapIdx)))
+	if t.Proto == frame.TCP || t.Proto == frame.UDP || t.Proto == frame.ICMPv6 {
+		add(unix.RTA_IP_PROTO, []byte{t.Proto})
+	}
+	add(unix.RTA_SPORT, binary.BigEndian.AppendUint16(nil, t.SrcPort))
+	add(unix.RTA_DPORT, binary.BigEndian.AppendUint16(nil, t.DstPort))
+	answers, err := q.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWROUTE)
+	if err != nil {
+		return r, err
+	}
+	if len(answers) != 1 || len(answers[0]) < unix.SizeofRtMsg {
+		return r, fmt.Errorf("uplink: %d answers about the route to %s", len(answers), t.Dst)
+	}
+	attrs, err := nl.ParseRouteAttrAsMap(answers[0][unix.SizeofRtMsg:])
+	if err != nil {
+		return r, err
+	}
+	_, r.encap = attrs[unix.RTA_ENCAP]
+	if v := attrs[unix.RTA_OIF].Value; len(v) == 4 {
+		r.device = int(binary.NativeEndian.Uint32(v))
+	}
+	if r.hop = t.Dst.Netip(); len(attrs[unix.RTA_GATEWAY].Value) == 16 {
+		r.hop = netip.AddrFrom16([16]byte(attrs[unix.RTA_GATEWAY].Value))
+	}
+	metrics, err := nl.ParseRouteAttrAsMap(attrs[unix.RTA_METRICS].Value)
+	if v := metrics[unix.RTAX_MTU].Value; len(v) == 4 {
+		r.mtu = binary.NativeEndian.Uint32(v)
+	}
+	return r, err
 }

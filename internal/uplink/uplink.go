@@ -47,7 +47,7 @@ type State struct {
 	Own6            []netip.Addr       // all IPv6 addresses of the host, but link-local ones, sorted
 	Sources6        map[int]netip.Addr // by device: the address by which containers leave
 	OnLink          []OnLink           // where the host's routing looks for IPv6 neighbors
-	Told            bool               // the host has rules of IPv6 that the programs do not see
+	Told            toldBy             // not 0: the host has rules of IPv6 that the programs do not see
 
 	Own      []netip.Addr         // all addresses of the host, sorted; containers leave by these
 	Local    []netip.Prefix       // what else the host's kernel takes for itself (`ip route add local`), sorted; no broadcast addresses
@@ -246,7 +246,7 @@ func (u *Uplink) Refresh() (changed bool, err error) {
 		err = errors.Join(err, u.watchLocked(&s))
 		u.maps.setOwn(s.Own, s.Own6, s.Local)
 		u.maps.setSources6(&s)
-		_ = u.maps.told.Put(uint32(0), uint32(map[bool]int{true: 1}[s.Told]))
+		_ = u.maps.told.Put(uint32(0), uint32(s.Told))
 		u.maps.setFence(u.opts.Devices)
 	}
 	if s.equal(&was.State) {

@@ -52,13 +52,13 @@ type NextHop struct {
 }
 
 // LeavesBy reports whether the host's routing sends a packet to this next hop now.
-func (u *Uplink) LeavesBy(e frame.Endpoints, hop NextHop) bool {
+func (u *Uplink) LeavesBy(e frame.Endpoints, class uint8, hop NextHop) bool {
 	var w Way
 	var err error
 	if e.Src.Is6() {
-		w, err = u.Ask6(frame.TupleFrom[frame.Addr6](e), 0)
+		w, err = u.Ask6(frame.TupleFrom[frame.Addr6](e), class)
 	} else {
-		w, err = u.Ask(frame.TupleFrom[frame.Addr](e), 0)
+		w, err = u.Ask(frame.TupleFrom[frame.Addr](e), class)
 	}
 	return err == nil && w.Code == 0 && w.index == hop.device && w.NextHop == hop.addr
 }
