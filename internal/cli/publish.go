@@ -73,9 +73,6 @@ func (a *app) publishCommand() *cobra.Command {
 			if made.Address6 != "" {
 				line("::", made.Address6)
 			}
-			if n := made.HostPortEnd - made.HostPort + 1; n > model.MaxRelays {
-				fmt.Fprintf(c.ErrOrStderr(), "note: no relay serves a range of more than %d ports: programs of the host reach it over IPv4 only, and clients with link-local addresses, or of a family that the container lacks, are refused\n", model.MaxRelays)
-			}
 			return nil
 		},
 	}

@@ -96,6 +96,6 @@ func (p *publish) clientRule() (r hostclients.Rule, ok bool) {
 		return r, false
 	}
 	return hostclients.Rule{
-		Proto: proto, Host: p.HostAddr, Lo: p.Lo, Hi: p.Hi, Target: p.port.Addr.Addr(), TargetPort: p.Target, Reserved: p.relays != nil,
+		Proto: proto, Host: p.HostAddr, Lo: p.Lo, Hi: p.Hi, Target: p.port.Addr.Addr(), TargetPort: p.Target,
 	}, true
 }

@@ -79,9 +79,9 @@ func (d *Daemon) publishLocked(m model.Publish) (_ model.Publish, err error) {
 	return m, nil
 }
 
-// openRelays binds the ports on the host. A large range is not bound, and SCTP has no relay.
+// openRelays binds the ports on the host. SCTP has no relay.
 func (d *Daemon) openRelays(p *publish) (*relay.Set, error) {
-	if p.Len() > model.MaxRelays || p.Proto == "sctp" {
+	if p.Proto == "sctp" {
 		return nil, nil
 	}
 	s, err := relay.Open(relay.Rule{
@@ -90,7 +90,7 @@ func (d *Daemon) openRelays(p *publish) (*relay.Set, error) {
 	var bind *relay.BindError
 	switch {
 	case errors.Is(err, syscall.EMFILE):
-		return nil, api.Errorf(http.StatusConflict, "the switch may not open more files, and each published port takes two: raise the limit (`ulimit -n`, LimitNOFILE= of the unit), or publish a range of more than %d ports, which takes none", model.MaxRelays)
+		return nil, api.Errorf(http.StatusConflict, "the switch may not open more files, and each published port takes one: raise the limit (`ulimit -n`, LimitNOFILE= of the unit), or publish fewer ports")
 	case errors.As(err, &bind):
 		return nil, api.Errorf(http.StatusConflict, "cannot open port %d/%s of the host: %v; publish another port", bind.Port, p.Proto, bind.Err)
 	}

@@ -94,12 +94,19 @@ func walkIPv6(t *testing.T, b *Bed) {
 	b.Serve("four", 53, "socat", "UDP4-RECVFROM:53,fork", "SYSTEM:echo four answers")
 	b.CLI("publish", "add", "8090:80", "--port", "four")
 	b.CLI("publish", "add", "5390:53/udp", "--port", "four")
+	b.CLI("publish", "add", "20000-21999:80", "--port", "four") // one web server answers, at the first port
+	b.CLI("publish", "add", "20000-21999:53/udp", "--port", "four")
 	local := strings.TrimSpace(b.Sh("host", "ip -6 -o addr show dev eth0 scope link | sed 's/.*inet6 \\([^/]*\\).*/\\1/'"))
 	for _, at := range []string{host6, local + "%25eth0"} {
 		contains(t, b.Sh("out", "curl -sf -m 5 'http://["+at+"]:8090/'"), "this is four")
+		contains(t, b.Sh("out", "curl -sf -m 5 'http://["+at+"]:20000/'"), "this is four")
 		contains(t, b.Sh("out", "curl -sf -m 5 'http://["+at+"]:8080/'"), "this is web")
 		b.Eventually("a UDP client of "+at+" has its answer", func() bool { // UDP may lose a datagram
 			said, _ := b.TrySh("out", "echo x | socat -t 2 - 'UDP6:["+strings.Replace(at, "%25", "%", 1)+"]:5390'")
+			return strings.Contains(said, "four answers")
+		})
+		b.Eventually("a UDP client of a range at "+at+" has its answer", func() bool {
+			said, _ := b.TrySh("out", "echo x | socat -t 2 - 'UDP6:["+strings.Replace(at, "%25", "%", 1)+"]:20000'")
 			return strings.Contains(said, "four answers")
 		})
 	}

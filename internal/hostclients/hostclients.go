@@ -29,14 +29,13 @@ import (
 	"github.com/uvswitch/uvswitch/internal/bpf"
 )
 
-// A Rule is a published port: connections to ports Lo to Hi of an address lead to Target, from port TargetPort on.
+// A Rule is a published port that the switch has bound on the host: connections to ports Lo to Hi of an address lead to Target, from port TargetPort on.
 type Rule struct {
 	Proto      uint8      // TCP or UDP, by number
 	Host       netip.Addr // unspecified: every address of the host
 	Lo, Hi     uint16
 	Target     netip.Addr
 	TargetPort uint16 // for Lo
-	Reserved   bool   // the switch has bound the ports on the host: nobody else has them
 }
 
 // Programs lead clients while they are open. Connections may be called while Set runs; two Sets may not run at once.
@@ -60,7 +59,6 @@ type ruleValue struct {
 	Target      [4]byte
 	Lo          uint16 // host byte order
 	TargetPort  uint16 // for Lo, likewise
-	Reserved    uint64 // 1: see Rule
 	Connections uint64 // that were led; a UDP socket's datagrams to one port are one
 }
 
@@ -146,9 +144,6 @@ func (p *Programs) Connections(r Rule) (n uint64) {
 // prefixes calls fn for the fewest prefixes that make up the range of ports.
 func (r *Rule) prefixes(fn func(ruleKey, ruleValue)) {
 	v := ruleValue{Target: r.Target.As4(), Lo: r.Lo, TargetPort: r.TargetPort}
-	if r.Reserved {
-		v.Reserved = 1
-	}
 	for lo, hi := uint32(r.Lo), uint32(r.Hi); lo <= hi; {
 		size := uint32(1)
 		for lo&size == 0 && lo+2*size-1 <= hi && size < 1<<16 {

@@ -29,7 +29,7 @@ func newMaps() (m maps, err error) {
 		to   **ebpf.Map
 		spec ebpf.MapSpec
 	}{
-		{&m.rules, ebpf.MapSpec{Name: "uvs_published", Type: ebpf.LPMTrie, KeySize: 12, ValueSize: 24, MaxEntries: maxRules, Flags: unix.BPF_F_NO_PREALLOC}},
+		{&m.rules, ebpf.MapSpec{Name: "uvs_published", Type: ebpf.LPMTrie, KeySize: 12, ValueSize: 16, MaxEntries: maxRules, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&m.own, ebpf.MapSpec{Name: "uvs_host", Type: ebpf.LPMTrie, KeySize: 8, ValueSize: 4, MaxEntries: maxOwn, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&m.asked, ebpf.MapSpec{Name: "uvs_asked", Type: ebpf.LRUHash, KeySize: 16, ValueSize: 8, MaxEntries: maxAsked}},
 	} {
@@ -59,11 +59,11 @@ var hooks = []ebpf.AttachType{
 const (
 	ctxIP4, ctxIP6, ctxPort, ctxProtocol, ctxSock = 4, 8, 24, 36, 64
 
-	sockDevice, sockSrcIP4, sockSrcPort = 0, 24, 44 // this port is in the host's byte order
+	sockDevice, sockSrcIP4 = 0, 24
 )
 
 // Offsets in a ruleValue.
-const ruleTarget, ruleLo, ruleTargetPort, ruleReserved, ruleConnections = 0, 4, 6, 8, 16
+const ruleTarget, ruleLo, ruleTargetPort, ruleConnections = 0, 4, 6, 8
 
 // Stack slots, below the frame pointer.
 const (
@@ -71,7 +71,6 @@ const (
 	slotWho   = -32 // key of asked: cookie of the socket (8), the container's address (4) and port (4)
 	slotAsked = -40 // value of asked: address (4), port (4)
 	slotIP    = -44
-	slotTuple = -64 // struct bpf_sock_tuple of IPv4, 12 bytes
 )
 
 const regCtx, regPort, regRule = asm.R6, asm.R7, asm.R8
@@ -104,7 +103,6 @@ func (m *maps) load(at ebpf.AttachType, cookie uint64) (*ebpf.Program, error) {
 		p.emitAnswer()
 	} else {
 		p.emitQuestion(cookie)
-		p.emitSocketCheck()
 		p.emitLead()
 		p.emitDirectly()
 	}
@@ -170,46 +168,17 @@ func (p *program) emitQuestion(cookie uint64) {
 	p.EmitMapLookup(p.maps.rules, slotKey, "directly")
 }
 
-// emitSocketCheck: in a range that the switch has not bound on the host, a socket of the host may have a port. It comes first: else the
-// answers to the host's own clients there would be led astray.
-//
-//	found: if (!rule->reserved) {
-//		tuple = {ctx->sk->src_ip4 ?: ip, ip, ctx->sk->src_port, port};
-//		if (protocol == TCP ? sk_lookup_tcp(ctx, tuple) : sk_lookup_udp(ctx, tuple)) return 1; }
-func (p *program) emitSocketCheck() {
-	p.Emit(
-		asm.Mov.Reg(regRule, asm.R0).WithSymbol("found"),
-		asm.LoadMem(asm.R1, regRule, ruleReserved, asm.DWord), asm.JNE.Imm(asm.R1, 0, "lead"),
-		asm.LoadMem(asm.R1, asm.RFP, slotIP, asm.Word), asm.StoreMem(asm.RFP, slotTuple+4, asm.R1, asm.Word),
-		asm.StoreMem(asm.RFP, slotTuple+10, regPort, asm.Half),
-		asm.Mov.Imm(asm.R3, 0), asm.LoadMem(asm.R2, regCtx, ctxSock, asm.DWord), asm.JEq.Imm(asm.R2, 0, "from"),
-		asm.LoadMem(asm.R3, asm.R2, sockSrcPort, asm.Word), asm.HostTo(asm.BE, asm.R3, asm.Half),
-		asm.LoadMem(asm.R4, asm.R2, sockSrcIP4, asm.Word), asm.JEq.Imm(asm.R4, 0, "from"), asm.Mov.Reg(asm.R1, asm.R4),
-		asm.StoreMem(asm.RFP, slotTuple, asm.R1, asm.Word).WithSymbol("from"), asm.StoreMem(asm.RFP, slotTuple+8, asm.R3, asm.Half),
-		asm.LoadMem(asm.R9, regCtx, ctxProtocol, asm.Word),
-		asm.Mov.Reg(asm.R1, regCtx),
-	)
-	p.Emit(bpf.Slot(asm.R2, slotTuple)...)
-	p.Emit(
-		asm.Mov.Imm(asm.R3, 12), asm.LoadImm(asm.R4, -1, asm.DWord), asm.Mov.Imm(asm.R5, 0), // BPF_F_CURRENT_NETNS
-		asm.JNE.Imm(asm.R9, unix.IPPROTO_TCP, "udp"),
-		asm.FnSkLookupTcp.Call(), asm.Ja.Label("looked"),
-		asm.FnSkLookupUdp.Call().WithSymbol("udp"),
-		asm.JEq.Imm(asm.R0, 0, "lead").WithSymbol("looked"),
-		asm.Mov.Reg(asm.R1, asm.R0), asm.FnSkRelease.Call(), asm.Ja.Label("as it is"),
-	)
-}
-
 // emitLead:
 //
-//	lead: who = {socket_cookie(ctx), rule->target, htons(ntohs(port) - rule->lo + rule->target_port)};
+//	found: who = {socket_cookie(ctx), rule->target, htons(ntohs(port) - rule->lo + rule->target_port)};
 //	asked = {ip, port};
 //	if (!known[who]) atomic(rule->connections += 1);
 //	known[who] = asked;
 //	ctx->ip = who.target; ctx->port = who.port;
 func (p *program) emitLead() {
 	p.Emit(
-		asm.LoadMem(asm.R1, asm.RFP, slotIP, asm.Word).WithSymbol("lead"), asm.StoreMem(asm.RFP, slotAsked, asm.R1, asm.Word),
+		asm.Mov.Reg(regRule, asm.R0).WithSymbol("found"),
+		asm.LoadMem(asm.R1, asm.RFP, slotIP, asm.Word), asm.StoreMem(asm.RFP, slotAsked, asm.R1, asm.Word),
 		asm.StoreMem(asm.RFP, slotAsked+4, regPort, asm.Word),
 		asm.HostTo(asm.BE, regPort, asm.Half),
 		asm.LoadMem(asm.R1, regRule, ruleLo, asm.Half), asm.Sub.Reg(regPort, asm.R1),

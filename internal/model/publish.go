@@ -23,10 +23,6 @@ type Publish struct {
 	StandsBy bool // a sibling of Port has it: see NewPublish
 }
 
-// MaxRelays bounds the listeners that one published range has on the host. A larger range is published to the outside and to
-// containers, not to the host itself.
-const MaxRelays = 256
-
 // Len is the number of host ports.
 func (p *Publish) Len() int { return int(p.Hi) - int(p.Lo) + 1 }
 

@@ -1,10 +1,8 @@
 package relay
 
 import (
-	"context"
 	"net"
 	"net/netip"
-	"sync"
 	"testing"
 )
 
@@ -15,29 +13,27 @@ func TestUDPClientsAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer target.Close()
-	var served Set
-	r := &udpRelay{write: func([]byte, udpClient) {}, to: target.LocalAddr().String(), count: &served.clients, clients: map[udpClient]*udpSession{}}
-	ctx, cancel := context.WithCancel(t.Context())
-	var done sync.WaitGroup
+	to := target.LocalAddr().(*net.UDPAddr).AddrPort()
+	s, err := Open(Rule{Proto: "udp", Host: netip.MustParseAddr("127.0.0.2"), Lo: to.Port(), Hi: to.Port(), Target: to.Addr(), TargetPort: to.Port(), Serve: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &s.udp
 	who := func(i int) udpClient {
-		return udpClient{netip.AddrPortFrom(netip.MustParseAddr("2001:db8::1"), uint16(i)), netip.IPv6Loopback()}
+		return udpClient{from: netip.AddrPortFrom(netip.MustParseAddr("2001:db8::1"), uint16(i)), asked: netip.IPv6Loopback()}
 	}
 	for i := range maxUDPClients + 100 {
-		if r.session(ctx, who(i+1), &done) == nil {
+		if r.session(who(i+1)) == nil {
 			t.Fatalf("client %d is not served", i)
 		}
 	}
 	r.mu.Lock()
 	n, first, last := len(r.clients), r.clients[who(1)], r.clients[who(maxUDPClients+100)]
-	for _, c := range r.clients {
-		c.conn.Close()
-	}
 	r.mu.Unlock()
 	if n > maxUDPClients || first != nil || last == nil {
 		t.Errorf("%d clients; the first is there: %v, the last: %v", n, first != nil, last != nil)
 	}
-	cancel()
-	done.Wait()
+	s.Close()
 	if all := allUDPClients.Load(); all != 0 {
 		t.Errorf("%d clients are counted in the end", all)
 	}

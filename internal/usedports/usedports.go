@@ -1,7 +1,7 @@
-// Package usedports reads from /proc which ports of the host are in use and by which process, so that NAT allocates none
-// of them and an error can name the process. It changes nothing.
+// Package usedports reads which ports of the host are in use and by which process, so that NAT allocates none of them and an error can name
+// the process. It changes nothing.
 //
-// Source: proc(5), /proc/net/tcp.
+// Source: proc(5), /proc/net/tcp; see also diag.
 package usedports
 
 import (
@@ -28,14 +28,21 @@ type Listener struct {
 const tcpListen = "0A"
 
 // List returns the listeners of the calling thread's network namespace.
-func List() ([]Listener, error) { return listOf("thread-self") }
+func List() ([]Listener, error) { return listOf("thread-self", diag) }
 
 // ListOf returns the listeners of the network namespace that a process is in.
-func ListOf(pid int) ([]Listener, error) { return listOf(strconv.Itoa(pid)) }
+func ListOf(pid int) ([]Listener, error) {
+	return listOf(strconv.Itoa(pid), func(string) ([]Listener, bool) { return nil, false })
+}
 
-func listOf(process string) ([]Listener, error) {
+// listOf reads each table by ask, or from /proc where ask cannot.
+func listOf(process string, ask func(table string) ([]Listener, bool)) ([]Listener, error) {
 	var all []Listener
 	for _, name := range []string{"tcp", "tcp6", "udp", "udp6", "raw", "raw6"} {
+		if l, ok := ask(name); ok {
+			all = append(all, l...)
+			continue
+		}
 		l, err := read(process, name)
 		if err != nil && !os.IsNotExist(err) {
 			return nil, fmt.Errorf("usedports: cannot read the sockets of the host: %w", err)

@@ -2,6 +2,7 @@ package usedports
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -48,5 +49,43 @@ func TestConnectionsAreNotRead(t *testing.T) {
 	}
 	if table.n > 1<<16 {
 		t.Errorf("%d bytes were read of the connections", table.n)
+	}
+}
+
+// Both ways of reading find the same sockets.
+func TestDiag(t *testing.T) {
+	for _, network := range []string{"tcp4", "tcp6", "udp4", "udp6"} {
+		host := map[byte]string{'4': "127.0.0.1", '6': "[::1]"}[network[3]]
+		var at net.Addr
+		if network[:3] == "tcp" {
+			l, err := net.Listen(network, host+":0")
+			if err != nil {
+				t.Skip(err)
+			}
+			defer l.Close()
+			at = l.Addr()
+		} else {
+			l, err := net.ListenPacket(network, host+":0")
+			if err != nil {
+				t.Skip(err)
+			}
+			defer l.Close()
+			at = l.LocalAddr()
+		}
+		want := netip.MustParseAddrPort(at.String())
+		table := strings.TrimSuffix(network, "4")
+		asked, ok := diag(table)
+		if !ok {
+			t.Fatalf("%s: the kernel does not answer", table)
+		}
+		read, err := read("thread-self", table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, found := Find(asked, network[:3], want.Addr(), want.Port())
+		b, _ := Find(read, network[:3], want.Addr(), want.Port())
+		if !found || a != b || a.Addr != want.Addr() {
+			t.Errorf("%s %s: %+v and %+v", table, at, a, b)
+		}
 	}
 }

@@ -1,0 +1,74 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// acceptTCP serves a client of port number i.
+func (s *Set) acceptTCP(i int) {
+	fd, sa, err := unix.Accept4(s.sockets[i], unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+	switch {
+	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
+		time.Sleep(10 * time.Millisecond) // let some close
+		return
+	case err != nil:
+		return // the client has gone
+	}
+	file := os.NewFile(uintptr(fd), "client")
+	c, err := net.FileConn(file)
+	file.Close()
+	if err != nil {
+		return
+	}
+	peer, _ := addrPort(sa)
+	client := peer.Addr().Unmap()
+	if !isAllowed(s.rule.From, client) {
+		c.Close()
+		return
+	}
+	s.clients.Add(1)
+	s.done.Go(func() { relayTCP(s.ctx, c.(*net.TCPConn), s.rule.targets(i, client)) })
+}
+
+// relayTCP connects to the first target that answers, and copies in both directions. What ends one side ends the other in the same way: the last byte with FIN, an error with RST.
+func relayTCP(ctx context.Context, in *net.TCPConn, to []netip.AddrPort) {
+	defer in.Close()
+	dialer := net.Dialer{Timeout: 10 * time.Second}
+	c, err := dialer.DialContext(ctx, "tcp", to[0].String())
+	if err != nil && len(to) > 1 { // the program may listen on IPv4 only
+		c, err = dialer.DialContext(ctx, "tcp", to[1].String())
+	}
+	if err != nil {
+		_ = in.SetLinger(0) // answer with a reset, as the container's kernel would
+		return
+	}
+	out := c.(*net.TCPConn)
+	defer out.Close()
+	reset := func() {
+		_, _ = in.SetLinger(0), out.SetLinger(0)
+		in.Close()
+		out.Close()
+	}
+	stop := context.AfterFunc(ctx, reset)
+	defer stop()
+	var wg sync.WaitGroup
+	for _, way := range [][2]*net.TCPConn{{in, out}, {out, in}} {
+		wg.Go(func() {
+			if _, err := io.Copy(way[1], way[0]); err != nil {
+				reset()
+				return
+			}
+			_ = way[1].CloseWrite()
+		})
+	}
+	wg.Wait()
+}
