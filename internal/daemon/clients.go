@@ -8,12 +8,14 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/hostclients"
 	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/natports"
 	"github.com/uvswitch/uvswitch/internal/uplink"
+	"github.com/uvswitch/uvswitch/internal/usedports"
 	"github.com/uvswitch/uvswitch/nat"
 )
 
 // openClients leads the host's own clients of published ports to the containers by programs. Where that is not possible, the relays serve
-// all of them.
+// all of them. Programs also keep some ports free for the containers.
 func (d *Daemon) openClients() error {
 	if d.config.Host.Cgroup == model.CgroupOff {
 		d.clientsWhy = "--cgroup off"
@@ -29,6 +31,14 @@ func (d *Daemon) openClients() error {
 		return nil
 	}
 	d.clients = p
+	if !d.usesBPF() {
+		return nil
+	}
+	if lo, hi := natports.Floor(d.config.Uplink.Ports, usedports.Ephemeral()); hi > 0 {
+		if err := p.KeepPorts(lo, hi); err != nil {
+			d.log.Warn("no ports are kept free for the containers: users of the host may bind them all", "why", err)
+		}
+	}
 	return nil
 }
 

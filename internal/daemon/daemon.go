@@ -174,7 +174,7 @@ func newDaemon(o Options) (*Daemon, error) {
 			d.warnOfOtherSwitches()
 		}
 	}
-	if o.Config.Host.On {
+	if o.Config.Host.On || d.usesBPF() {
 		if err := d.openClients(); err != nil {
 			d.closeUplink()
 			return nil, err

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -69,6 +70,44 @@ func TestHostClients(t *testing.T) {
 			b.Stop()
 			if got := ask(b, "host", "127.0.0.1:8080"); strings.Contains(got, "this is web") {
 				t.Errorf("after its end: %q", got)
+			}
+		})
+	}
+}
+
+// TestUserTakesPorts: an ordinary user of the host binds every port that NAT may use, as far as the user can. Containers still begin flows.
+func TestUserTakesPorts(t *testing.T) {
+	Need(t, "curl", "ip", "perl", "setpriv", "socat")
+	for _, host := range []string{"on", "off"} {
+		t.Run("host "+host, func(t *testing.T) {
+			b := NewHost(t)
+			if b.pair.Uplink == "tap" {
+				b.pair.Uplink = "tcx"
+			}
+			b.Start("--nat-ports", "40000-41999", "--host", host)
+			containers(b)
+			b.Web("out")
+			b.Background("out", "socat UDP4-RECVFROM:53,fork EXEC:cat")
+			attack := `use Socket; my @all; for my $p (40000..41999) { for my $t (SOCK_DGRAM, SOCK_STREAM) {
+				socket(my $s, PF_INET, $t, 0) or die "socket: $!"; bind($s, sockaddr_in($p, INADDR_ANY)) or next; $t == SOCK_STREAM and (listen($s, 1) or next); push @all, $s } }
+				$| = 1; print scalar(@all), " sockets\n"; sleep 60`
+			b.Background("host", "ulimit -n 5000; exec setpriv --reuid 65534 --regid 65534 --clear-groups perl -e '"+attack+"' >"+b.dir+"/said")
+			said := ""
+			b.Eventually("the user has bound what can be bound", func() bool {
+				text, _ := os.ReadFile(b.dir + "/said")
+				said = string(text)
+				return strings.Contains(said, "sockets")
+			})
+			contains(t, said, "2000 sockets")                   // of 4000
+			b.CLI("publish", "add", "8080:80", "--port", "web") // with a change, the switch reads the host's sockets
+			for range 3 {
+				asks(t, b, "web", "10.1.0.2", "this is out; you are 10.1.0.1")
+				if got := b.Sh("db", "echo question | socat -t 1 - UDP4:10.1.0.2:53"); strings.TrimSpace(got) != "question" {
+					t.Errorf("UDP: %q", got)
+				}
+			}
+			if out, err := b.TrySh("host", "timeout 1 socat -u UDP4-RECV:41999 -; test $? = 124"); err != nil {
+				t.Errorf("root cannot bind a port that is kept: %s", out)
 			}
 		})
 	}

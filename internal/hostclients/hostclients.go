@@ -9,6 +9,8 @@
 // The programs are on the root of cgroup2, since any process of the host may be a client. They act in one network namespace only, and end
 // with this process.
 //
+// KeepPorts (floor.go) keeps some ports of the host free for NAT, by programs in bind(2).
+//
 // Package relay serves whom these programs do not serve: clients of ::1, and sockets that are bound to an address of loopback's network.
 //
 // Sources: linux kernel/bpf/cgroup.c, net/core/filter.c (sock_addr_is_valid_access), bpf_get_netns_cookie (Linux 5.14).
@@ -23,6 +25,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -40,10 +43,12 @@ type Rule struct {
 
 // Programs lead clients while they are open. Connections may be called while Set runs; two Sets may not run at once.
 type Programs struct {
-	maps  maps
-	links []link.Link
-	rules map[ruleKey]ruleValue   // in maps.rules
-	own   map[netip.Prefix]uint32 // in maps.own
+	cgroup *os.File
+	cookie uint64 // of the host's network namespace
+	maps   maps
+	links  []link.Link
+	rules  map[ruleKey]ruleValue   // in maps.rules
+	own    map[netip.Prefix]uint32 // in maps.own
 }
 
 // ruleKey is the key of a trie: the published ports whose first bits are those of Port. Numbers are in network byte order.
@@ -68,14 +73,14 @@ func Open(cgroup string) (*Programs, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer dir.Close()
 	cookie, err := netnsCookie()
 	if err != nil {
+		dir.Close()
 		return nil, fmt.Errorf("the kernel gives network namespaces no cookie (Linux 5.14 does): %w", err)
 	}
-	p := &Programs{rules: map[ruleKey]ruleValue{}, own: map[netip.Prefix]uint32{}}
+	p := &Programs{cgroup: dir, cookie: cookie, rules: map[ruleKey]ruleValue{}, own: map[netip.Prefix]uint32{}}
 	if p.maps, err = newMaps(); err == nil {
-		err = p.attach(dir, cookie)
+		err = p.attachAll()
 	}
 	if err != nil {
 		p.Close()
@@ -84,20 +89,28 @@ func Open(cgroup string) (*Programs, error) {
 	return p, nil
 }
 
-// attach loads and attaches each program.
-func (p *Programs) attach(dir *os.File, cookie uint64) error {
+// attachAll loads and attaches each program that leads clients.
+func (p *Programs) attachAll() error {
 	for _, at := range hooks {
-		prog, err := p.maps.load(at, cookie)
+		prog, err := p.maps.load(at, p.cookie)
 		if err != nil {
 			return err
 		}
-		l, err := link.AttachRawLink(link.RawLinkOptions{Target: int(dir.Fd()), Program: prog, Attach: at})
-		prog.Close() // the link holds it
-		if err != nil {
-			return fmt.Errorf("cannot attach to cgroup2 at %v: %w", at, err)
+		if err := p.attach(prog, at); err != nil {
+			return err
 		}
-		p.links = append(p.links, l)
 	}
+	return nil
+}
+
+// attach attaches a program, and closes it.
+func (p *Programs) attach(prog *ebpf.Program, at ebpf.AttachType) error {
+	defer prog.Close() // the link holds it
+	l, err := link.AttachRawLink(link.RawLinkOptions{Target: int(p.cgroup.Fd()), Program: prog, Attach: at})
+	if err != nil {
+		return fmt.Errorf("cannot attach to cgroup2 at %v: %w", at, err)
+	}
+	p.links = append(p.links, l)
 	return nil
 }
 
@@ -110,6 +123,7 @@ func (p *Programs) Close() {
 		l.Close()
 	}
 	p.maps.close()
+	p.cgroup.Close()
 }
 
 // Set makes these the published ports, and own what the host takes for itself besides loopback's network: its addresses, and prefixes.
