@@ -62,6 +62,25 @@ func TestRefusedPortSearchesOnce(t *testing.T) {
 	}
 }
 
+// In the first second of a shortage, a SYN is dropped in silence: its sender sends it again. Afterwards, the sender is told.
+func TestSilenceInAShortage(t *testing.T) {
+	n, _ := costBed(64, 64)
+	for _, tt := range []struct {
+		at     frame.Tick
+		silent bool
+	}{
+		{1000, true}, {1000 + frame.TicksPerSecond - 1, true}, {1000 + frame.TicksPerSecond, false}, {1000 + 2*frame.TicksPerSecond, false},
+		{1000 + 10*frame.TicksPerSecond, true}, // a new shortage
+	} {
+		b := frame.Batch{Tick: tt.at, Dry: true}
+		dry := n.mayBeFreeSoon(1, &b)
+		b.Dry = false
+		if silent := n.mayBeFreeSoon(1, &b); silent != tt.silent || dry != silent {
+			t.Errorf("at %d: %v, and a trace says %v; want %v", tt.at, silent, dry, tt.silent)
+		}
+	}
+}
+
 // A flow that cannot begin, since another one has its address pair, takes no entry.
 func TestClashTakesNoEntry(t *testing.T) {
 	n, send := costBed(64, 64)

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/capture"
 )
 
 func (a *app) traceCommand() *cobra.Command {
@@ -101,6 +102,9 @@ func frameOf(path string, n int) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
+	if err := capture.CheckFile(f); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
 	var src gopacket.PacketDataSource
 	if ng, nerr := pcapgo.NewNgReader(f, pcapgo.DefaultNgReaderOptions); nerr == nil {
 		src = ng
@@ -112,6 +116,7 @@ func frameOf(path string, n int) ([]byte, error) {
 		if oerr != nil {
 			return nil, fmt.Errorf("%s is neither pcapng (%v) nor pcap (%v)", path, nerr, oerr)
 		}
+		old.SetSnaplen(min(old.Snaplen(), capture.MaxCaptured))
 		src = old
 	}
 	for i := 1; ; i++ {

@@ -58,6 +58,7 @@ func (d *Dgram) Read(b []byte) (int, error) {
 			return n, nil
 		}
 	}
+	d.again(d.fd, unix.EPOLLIN)
 	return 0, nil
 }
 

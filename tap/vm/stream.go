@@ -96,6 +96,13 @@ func (s *Stream) Read(b []byte) (int, error) {
 			s.end += n
 		}
 	}
+	s.take()
+	defer s.release()
+	if fd := int(s.conn.Load()); fd >= 0 {
+		s.again(fd, s.events())
+	} else {
+		s.again(s.listener, unix.EPOLLIN)
+	}
 	return 0, nil
 }
 
@@ -215,12 +222,16 @@ func (s *Stream) flushed(fd int) bool {
 
 // await makes epoll watch for room to send as well, which wakes the reader; with room false, only for input.
 func (s *Stream) await(fd int, room bool) {
-	events := uint32(unix.EPOLLIN)
-	if room {
-		events |= unix.EPOLLOUT
-	}
 	s.waiting = room
-	_ = unix.EpollCtl(s.ep, unix.EPOLL_CTL_MOD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)}) // Read notices a dead one
+	_ = unix.EpollCtl(s.ep, unix.EPOLL_CTL_MOD, fd, &unix.EpollEvent{Events: s.events(), Fd: int32(fd)}) // Read notices a dead one
+}
+
+// events are what the connection is watched for.
+func (s *Stream) events() uint32 {
+	if s.waiting {
+		return unix.EPOLLIN | unix.EPOLLOUT
+	}
+	return unix.EPOLLIN
 }
 
 // Close implements frame.Conn.

@@ -99,6 +99,7 @@ func (v *VDE) Read(b []byte) (int, error) {
 			return n, nil
 		}
 	}
+	v.again(v.data, unix.EPOLLIN)
 	return 0, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"syscall"
 	"unsafe"
 
@@ -46,6 +47,13 @@ func (e *endpoint) watch(fd int, events uint32) error {
 	return unix.EpollCtl(e.ep, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})
 }
 
+// again makes the epoll descriptor readable anew if fd is, for a Read that ends before it has seen everything: a Poller waits for changes.
+// To change what is watched would not do: fd is on the list of ready ones already (linux fs/eventpoll.c, ep_modify).
+func (e *endpoint) again(fd int, events uint32) {
+	_ = unix.EpollCtl(e.ep, unix.EPOLL_CTL_DEL, fd, nil)
+	_ = e.watch(fd, events) // a dead one is noticed by the next Read
+}
+
 // bind creates a socket at path with mode 0660. It replaces a socket that a dead switch has left there. A socket that a
 // process still uses, and any other file, is an error.
 func (e *endpoint) bind(path string, kind int) (int, error) {
@@ -61,6 +69,9 @@ func (e *endpoint) bind(path string, kind int) (int, error) {
 		}
 		_ = os.Remove(path) // if it fails, Bind fails
 	}
+	if err := checkFolder(path); err != nil {
+		return -1, err
+	}
 	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return -1, fmt.Errorf("tap: %w", err)
@@ -71,6 +82,16 @@ func (e *endpoint) bind(path string, kind int) (int, error) {
 	}
 	e.paths = append(e.paths, path)
 	return fd, nil
+}
+
+// checkFolder refuses a folder in which every user may put another file in place of path.
+func checkFolder(path string) error {
+	folder := filepath.Dir(path)
+	info, err := os.Stat(folder)
+	if err == nil && info.Mode()&0o002 != 0 && info.Mode()&os.ModeSticky == 0 {
+		return fmt.Errorf("tap: every user may replace files in %s; choose a folder that others cannot write, or set its sticky bit: chmod +t %s", folder, folder)
+	}
+	return nil // if there is none, bind(2) says so
 }
 
 // alive reports whether a process has the socket at path open.

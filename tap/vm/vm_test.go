@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -265,6 +266,63 @@ func TestDgram(t *testing.T) {
 	}
 }
 
+// A Read that gives up before it has seen everything makes its descriptor readable anew: a Poller waits for changes only.
+func TestReadGivesUp(t *testing.T) {
+	runtime.LockOSThread() // in a network namespace of its own, where long queues are allowed; the thread ends with the test
+	err := unix.Unshare(unix.CLONE_NEWNET)
+	if err == nil {
+		err = os.WriteFile("/proc/sys/net/unix/max_dgram_qlen", []byte("200"), 0)
+	}
+	if err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip("this needs root: ", err)
+	}
+	path := filepath.Join(t.TempDir(), "d")
+	d, err := OpenDgram(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	poller, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(poller)
+	if err := unix.EpollCtl(poller, unix.EPOLL_CTL_ADD, d.FD(), &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET}); err != nil {
+		t.Fatal(err)
+	}
+	waits := func(ms int) bool {
+		n, err := unix.EpollWait(poller, make([]unix.EpollEvent, 1), ms)
+		return n == 1 && err == nil
+	}
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	b := make([]byte, frame.VnetLen+frame.MaxFrame)
+	for range 2 * retries {
+		if _, err := c.Write(nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, _ = c.Write(frameOf("the last").Bytes())
+	for range 100 {
+		if !waits(10_000) {
+			t.Fatal("the descriptor is not readable, and a frame waits")
+		}
+		for n := 1; n > 0; {
+			n, _ = d.Read(b)
+			if bytes.Contains(b[:n], []byte("the last")) {
+				return
+			}
+		}
+	}
+	t.Error("the frame was not read")
+}
+
 // A client that does not speak VDE's protocol, or names a socket of another user, is refused. Real clients are in e2e.
 func TestVDEHostile(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "vde")
@@ -441,8 +499,8 @@ func TestVDESwap(t *testing.T) {
 
 // Sockets are born with their mode, whatever the umask is.
 func TestModesAtBirth(t *testing.T) {
-	defer unix.Umask(unix.Umask(0))
 	dir := t.TempDir()
+	defer unix.Umask(unix.Umask(0))
 	s, err := OpenStream(filepath.Join(dir, "stream"))
 	if err != nil {
 		t.Fatal(err)
@@ -461,6 +519,26 @@ func TestModesAtBirth(t *testing.T) {
 	for _, path := range []string{"stream", "dgram", "vde/ctl"} {
 		if i, err := os.Stat(filepath.Join(dir, path)); err != nil || i.Mode().Perm() != 0o660 {
 			t.Errorf("%s: %v %v", path, i.Mode(), err)
+		}
+	}
+}
+
+// A socket is not made where every user may put another file in its place.
+func TestFolderOfEveryone(t *testing.T) {
+	dir := t.TempDir()
+	for _, tt := range []struct {
+		mode os.FileMode
+		ok   bool
+	}{{0o777, false}, {0o777 | os.ModeSticky, true}, {0o770, true}} {
+		if err := os.Chmod(dir, tt.mode); err != nil {
+			t.Fatal(err)
+		}
+		d, err := OpenDgram(filepath.Join(dir, "s"))
+		if (err == nil) != tt.ok {
+			t.Errorf("mode %v: %v", tt.mode, err)
+		}
+		if err == nil {
+			d.Close()
 		}
 	}
 }
