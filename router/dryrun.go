@@ -29,6 +29,9 @@ func (r *Router) DryRun(p PuntedFrame, now frame.Tick) DryRunResult {
 		c.neigh[k] = &copied
 	}
 	c.snap.Store(r.snap.Load())
+	if c.served = r.served; r.service != nil {
+		c.service = dryService{r.service}
+	}
 	c.shares.queue.CopyFrom(&r.shares.queue)
 	c.shares.assemblies.CopyFrom(&r.shares.assemblies)
 	r.mu.Unlock()
@@ -55,3 +58,8 @@ func (r *dryOutput) Drop(p PuntedFrame, why frame.Reason) {
 		r.Why = why
 	}
 }
+
+// dryService is a Service that takes datagrams and does nothing with them.
+type dryService struct{ Service }
+
+func (dryService) Datagram(Datagram) []byte { return nil }

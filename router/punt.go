@@ -43,13 +43,18 @@ const puntRate, puntBurst = 2000, 4000
 func (r *Router) HandlePunt(p PuntedFrame, now frame.Tick, out Output) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if int(p.In) < len(r.bucket) && !r.bucket[p.In].take(now, puntRate, puntBurst) {
-		out.Drop(p, frame.PuntRateLimited)
-		return
-	}
 	p.f = &frame.Frame{}
 	p.f.Reset(p.Raw, p.In)
 	frame.Parse(p.f)
+	d, served := r.datagram(&p)
+	if int(p.In) < len(r.bucket) && (served && !r.served[p.In].take(now, serviceRate, serviceBurst) || !served && !r.bucket[p.In].take(now, puntRate, puntBurst)) {
+		out.Drop(p, frame.PuntRateLimited)
+		return
+	}
+	if served {
+		r.serveLocked(d, p, out)
+		return
+	}
 	if p.f.Src == frame.WayNobody {
 		p.cameBack = true
 		if n := r.neigh[neighKey{p.Net, sender(p.f)}]; n != nil {

@@ -114,6 +114,8 @@ type Router struct {
 	unresolvedOf [frame.MaxPorts]int       // those without an answer
 	incompleteOf [frame.MaxPorts]int       // those of them that are looked for
 	bucket       [frame.MaxPorts]bucket    // limits what each port sends to the slow path
+	service      Service                   // nil: the gateways serve nothing
+	served       [frame.MaxPorts]bucket    // limits what each port sends to the service
 	errors       bucket                    // limits ICMP errors, all ports together
 	errorsOf     [frame.MaxPorts]bucket    // limits ICMP errors by ingress port
 	assemblies   map[assemblyKey]*assembly // packets to the gateway that come in fragments

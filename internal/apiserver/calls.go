@@ -114,6 +114,16 @@ func routeTable() []route {
 		{method: del, path: "/routes", summary: "Remove a route", query: []param{{"dst", "string", "destination of the route"}},
 			change: asked("dst", func(s *Server, dst string) error { return s.d.DeleteRoute(dst) })},
 
+		{method: get, path: "/names", summary: "Names that the gateways answer for", gives: []api.Name{}, view: show((*view).names)},
+		{method: post, path: "/names", summary: "Give a network a name, until the switch ends", takes: api.NameAdd{},
+			change: with(func(s *Server, a api.NameAdd) (any, error) { return nil, s.d.AddName(a) })},
+		{method: del, path: "/names", summary: "Remove a name that was added by hand",
+			query: []param{{"name", "string", "name inside the network's zone"}, {"network", "string", "name of the network; default when empty"}, {"address", "string", "one address of the name; all when empty"}},
+			change: func(s *Server, r *http.Request) (any, error) {
+				q := r.URL.Query()
+				return nil, s.d.DeleteName(api.NameAdd{Network: q.Get("network"), Name: q.Get("name"), Address: q.Get("address")})
+			}},
+
 		{method: get, path: "/publish", summary: "Published ports", gives: []api.Publish{}, view: show((*view).publishes)},
 		{method: post, path: "/publish", summary: "Publish a port", takes: api.PublishAdd{}, gives: api.Publish{}, change: with(publish)},
 		{method: del, path: "/publish", summary: "End a published port", query: []param{{"host", "string", "host side of the published port: [ADDR:]PORT[-END][/PROTO]"}},

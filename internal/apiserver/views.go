@@ -16,6 +16,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/dataplane"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/nameserver"
 	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/router"
 	vswitch "github.com/uvswitch/uvswitch/switch"
@@ -36,7 +37,7 @@ func (s *Server) view() *view {
 
 func (v *view) port(p *model.Port, st daemon.PortStatus) api.Port {
 	out := api.Port{
-		Name: p.Name, ID: int(p.ID), Network: p.Network, Kind: string(p.Kind), Ifname: cmp.Or(st.Ifname, p.Ifname), Netns: p.Netns, Container: p.Spec.Container, Tenant: p.Spec.Tenant, Addresses: []string{}, MTU: p.MTU,
+		Name: p.Name, ID: int(p.ID), Network: p.Network, Kind: string(p.Kind), Ifname: cmp.Or(st.Ifname, p.Ifname), Netns: p.Netns, Container: p.Spec.Container, Tenant: p.Spec.Tenant, Aliases: p.Aliases, Addresses: []string{}, MTU: p.MTU,
 		State: st.State, Offload: p.Offload, Flags: p.FlagMap(), NoRoute: p.Spec.NoRoute, Handed: p.ByFD, Segmented: st.Segmented,
 		RxRate: p.Rx.Bits, RxBurst: model.Burst(p.Rx), TxRate: p.Tx.Bits, TxBurst: model.Burst(p.Tx), Storm: p.StormMap(),
 		PortStats: api.PortStats(v.dp.PortStats(p.ID)),
@@ -149,6 +150,10 @@ func (v *view) networks() []api.Network {
 		x := api.Network{
 			Name: n.Name, Subnet: n.Prefix.String(), Gateway: n.Gateway.String(), Subnet6: n.Spec.Subnet6, Gateway6: n.Spec.Gateway6, NAT6: n.Spec.NAT6, In6: n.Spec.In6, RA: n.Spec.RA, NDProxy: n.Spec.NDProxy, ProxiedOn: v.d.ProxiedOn(&n), Routes6: prefixTexts(v.d.Routes6(&n)), MAC: n.MAC.String(), MTU: n.MTU,
 			Internal: n.Internal, Isolated: n.Isolated, Mapping: n.Mapping.String(), Filtering: n.Filtering.String(), Protocols: n.Protocols.String(),
+			DNS: n.Names.DNS, Domain: n.Names.Domain, Names: v.staticNames(n.Name),
+		}
+		for _, s := range n.Names.Servers {
+			x.DNSServers = append(x.DNSServers, s.String())
 		}
 		for i := range v.Ports {
 			if v.Ports[i].Network == n.Name {
@@ -156,6 +161,31 @@ func (v *view) networks() []api.Network {
 			}
 		}
 		out = append(out, x)
+	}
+	return out
+}
+
+// names are the rows of `dns ls`.
+func (v *view) names() []api.Name {
+	out := []api.Name{}
+	for _, r := range v.d.Names() {
+		x := api.Name{Network: r.Network.Name, Name: r.Name, FQDN: r.Name + "." + r.Network.Names.Domain, Source: string(r.From), Port: r.Port}
+		for _, a := range r.Addrs {
+			x.Addresses = append(x.Addresses, a.String())
+		}
+		out = append(out, x)
+	}
+	return out
+}
+
+// staticNames are the names of a network that no port brings, as in its settings.
+func (v *view) staticNames(network string) (out []string) {
+	for _, r := range v.d.Names() {
+		if r.Network.Name == network && r.From == nameserver.FromStatic {
+			for _, a := range r.Addrs {
+				out = append(out, r.Name+"="+a.String())
+			}
+		}
 	}
 	return out
 }

@@ -36,7 +36,8 @@ func Running(ctx context.Context, sw *api.Client) (*File, error) {
 	f.NAT = NAT{Windows: nat.Windows, Flows: status.Tables["flows"].Limit, Flows6: status.Tables["flows6"].Limit, FlowsPerPort: nat.FlowsPerPort, Timers: timersFrom(nat.Timers)}
 	for _, n := range status.Networks {
 		f.Networks = append(f.Networks, api.NetworkAdd{Name: n.Name, Subnet: n.Subnet, Gateway: n.Gateway, Subnet6: cmp.Or(n.Subnet6, model.SubnetOff), Gateway6: n.Gateway6, NAT6: n.NAT6, In6: n.In6, RA: n.RA, NDProxy: n.NDProxy, MTU: n.MTU, Internal: n.Internal, Isolated: n.Isolated,
-			Mapping: n.Mapping, Filtering: n.Filtering, Protocols: api.Words(n.Protocols)})
+			Mapping: n.Mapping, Filtering: n.Filtering, Protocols: api.Words(n.Protocols),
+			DNS: n.DNS, DNSServers: api.Words(strings.Join(n.DNSServers, ",")), Domain: n.Domain, Names: api.Words(strings.Join(n.Names, ","))})
 	}
 	var left []string
 	for _, p := range ports {
@@ -72,7 +73,7 @@ func Running(ctx context.Context, sw *api.Client) (*File, error) {
 
 // portOf asks for a port like p.
 func portOf(p api.Port, kind model.PortKind) api.PortAdd {
-	x := api.PortAdd{Name: p.Name, Container: p.Container, Tenant: p.Tenant, Network: p.Network, MAC: p.MAC, Set: settingsOf(p)}
+	x := api.PortAdd{Name: p.Name, Container: p.Container, Tenant: p.Tenant, Aliases: api.Words(strings.Join(p.Aliases, ",")), Network: p.Network, MAC: p.MAC, Set: settingsOf(p)}
 	for _, a := range p.Addresses {
 		if strings.Contains(a, ":") {
 			x.IP6 = a

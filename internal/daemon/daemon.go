@@ -13,16 +13,19 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/changelock"
 	"github.com/uvswitch/uvswitch/internal/dataplane"
+	"github.com/uvswitch/uvswitch/internal/dns"
 	"github.com/uvswitch/uvswitch/internal/fdstore"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/hostclients"
 	"github.com/uvswitch/uvswitch/internal/hugepages"
 	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/nameserver"
 	"github.com/uvswitch/uvswitch/internal/ndproxy"
 	"github.com/uvswitch/uvswitch/internal/netns"
 	"github.com/uvswitch/uvswitch/internal/rights"
@@ -58,7 +61,10 @@ type Daemon struct {
 	proxy      ndproxy.Proxy         // answers on the host's devices for containers
 	clients    *hostclients.Programs // see openClients
 	clientsWhy string
-	sandbox    string // see Sandbox
+	retries    atomic.Bool // refreshUplink has failed, and runs again soon
+	dns        *dns.Server
+	names      map[string][]model.Name // added by hand, by network; under mu
+	sandbox    string                  // see Sandbox
 	log        *slog.Logger
 	ended      chan struct{} // closed when the data plane has ended
 	failure    error         // why it has ended; written before
@@ -154,7 +160,7 @@ func newDaemon(o Options) (*Daemon, error) {
 	}
 	d := &Daemon{
 		opts: o, log: o.Log, started: time.Now(), ended: make(chan struct{}), changing: changelock.New(),
-		config: o.Config, networks: map[string]*network{}, ports: map[string]*port{}, nextRule: 1,
+		config: o.Config, networks: map[string]*network{}, ports: map[string]*port{}, nextRule: 1, dns: dns.NewServer(nameserver.ResolvConf),
 	}
 	var seed [8]byte
 	if _, err := rand.Read(seed[:]); err != nil {
@@ -194,6 +200,7 @@ func newDaemon(o Options) (*Daemon, error) {
 	if byLoad && o.Workers > 1 {
 		d.dp.Balance(tap.SpareCPU())
 	}
+	d.dp.Router.SetService(nameserver.Service{Server: d.dns, Router: d.dp.Router, Send: d.dp.WithSlowPath})
 	if d.usesBPF() {
 		d.dp.Router.SetWayMTU(d.up.WayMTU)
 		d.dp.SetLearnWay(d.up.LearnWay)

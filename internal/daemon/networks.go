@@ -201,6 +201,7 @@ func (d *Daemon) removeNetworkLocked(n *network) {
 	d.mu.Unlock()
 	d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.DeleteInterface(n.ID, out) })
 	d.dp.Switch.DeleteNetwork(n.ID)
+	d.setNamesLocked(n.Name, nil)
 	d.updateRulesLocked()
 }
 

@@ -32,6 +32,7 @@ type Network struct {
 	Mapping   nat.Mapping
 	Filtering nat.Filtering
 	Protocols nat.Protocols
+	Names     Names
 	Spec      api.NetworkAdd // what was asked for, with every default filled in
 }
 
@@ -88,6 +89,9 @@ func (s *State) networkOf(a api.NetworkAdd) (n Network, err error) {
 	}
 	n.Name = a.Name
 	if err := s.checkIPv6Settings(&n, &a); err != nil {
+		return n, err
+	}
+	if n.Names, err = s.checkNames(&a); err != nil {
 		return n, err
 	}
 	a.MTU = cmp.Or(a.MTU, DefaultMTU)

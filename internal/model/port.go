@@ -52,8 +52,9 @@ type Port struct {
 	Made6    netip.Addr     // the IPv6 address that the station makes itself (Network.MadeBy)
 	MTU      int            // longest IP packet, bytes
 	Offload  bool
-	Fresh    bool // a container engine still sets routes on the device: a default route of a router advertisement would be in its way
-	ByFD     bool // a TAP that another program has made and passed by its descriptor
+	Fresh    bool     // a container engine still sets routes on the device: a default route of a router advertisement would be in its way
+	ByFD     bool     // a TAP that another program has made and passed by its descriptor
+	Aliases  []string // other names, for DNS
 	Settings
 	Spec api.PortAdd // what was asked for
 }
@@ -115,7 +116,7 @@ func (p *Port) IsSibling(q *Port) bool {
 // SameDevice reports whether p and now differ only in settings that can change without recreating the device.
 func (p *Port) SameDevice(now *Port) bool {
 	return p.Kind == now.Kind && p.Network == now.Network && p.Netns == now.Netns && p.Ifname == now.Ifname && p.Addr == now.Addr && p.Addr6 == now.Addr6 &&
-		p.MAC == now.MAC && p.MTU == now.MTU && p.Spec.NoRoute == now.Spec.NoRoute && p.Spec.Container == now.Spec.Container && p.Spec.Tenant == now.Spec.Tenant
+		p.MAC == now.MAC && p.MTU == now.MTU && p.Spec.NoRoute == now.Spec.NoRoute && p.Spec.Container == now.Spec.Container && p.Spec.Tenant == now.Spec.Tenant && p.Spec.Aliases == now.Spec.Aliases
 }
 
 // CurrentSpec asks for the port as it is now, with its address and its settings.
@@ -208,6 +209,9 @@ func (s *State) NewPort(a api.PortAdd) (p Port, err error) {
 		if err := check(&p, a); err != nil {
 			return p, err
 		}
+	}
+	if p.Aliases, err = checkAliases(a.Aliases); err != nil {
+		return p, err
 	}
 	p.Settings, err = p.Settings.with(&p, a.Set)
 	return p, err

@@ -64,6 +64,8 @@ const (
 	Keep                   // files are created, written, renamed and removed
 )
 
+const nameServers = "the host's name servers"
+
 const forVMs = "sockets of virtual machines"
 
 // Paths lists what the switch reads and writes outside of its own process. The sandbox lets a running switch do nothing else; options
@@ -76,6 +78,10 @@ var Paths = []Path{
 	{"/proc/sys/net", "settings of the switch's own devices", Settings},
 	{"/sys", "devices, CPUs, programs for the host's own clients of published ports", Read},
 	{"/run/netns", "namespaces by name", Read},
+	{"/etc/resolv.conf", nameServers, Read},
+	{"/run/systemd/resolve", nameServers, Read},
+	{"/run/resolvconf", nameServers, Read},
+	{"/run/NetworkManager", nameServers, Read},
 	{"/etc/localtime", "the time zone of the log", Read},
 	{"/usr/share/zoneinfo", "the time zone of the log", Read},
 	{"/run", forVMs, Sockets},

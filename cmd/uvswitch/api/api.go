@@ -45,6 +45,7 @@ type Port struct {
 	Netns     string            `json:"netns"`
 	Container string            `json:"container,omitempty"`
 	Tenant    string            `json:"tenant,omitempty"`
+	Aliases   []string          `json:"aliases,omitempty"` // other names, for DNS
 	MAC       string            `json:"mac"`
 	Addresses []string          `json:"addresses"`
 	Outside6  string            `json:"outside6,omitempty"` // the IPv6 address by which the outside knows the port, if the network has another prefix there (--nat6 npt)
@@ -113,6 +114,7 @@ type PortAdd struct {
 	MTU     int    `json:"mtu,omitempty"`
 	Offload string `json:"offload,omitempty"` // on or off
 	NoRoute bool   `json:"no_route,omitempty"`
+	Aliases Words  `json:"aliases,omitempty"` // other names of the port in its network, for DNS
 
 	Set PortSet `json:"set,omitempty"` // port settings
 }
@@ -228,6 +230,28 @@ type Network struct {
 	Filtering string   `json:"filtering"`
 	Protocols string   `json:"protocols"`
 	Ports     int      `json:"ports"`
+
+	DNS        string   `json:"dns"` // see NetworkAdd
+	DNSServers []string `json:"dnsServers,omitempty"`
+	Domain     string   `json:"domain"`
+	Names      []string `json:"names,omitempty"` // NAME=ADDRESS, those added by hand included
+}
+
+// A Name is a row of `dns ls`.
+type Name struct {
+	Network   string   `json:"network"`
+	Name      string   `json:"name"` // inside the network's zone
+	FQDN      string   `json:"fqdn"` // with the zone
+	Addresses []string `json:"addresses"`
+	Source    string   `json:"source"` // port, alias, static, gateway, host
+	Port      string   `json:"port,omitempty"`
+}
+
+// A NameAdd is the body of POST /v1/names.
+type NameAdd struct {
+	Network string `json:"network,omitempty"` // "default" when empty
+	Name    string `json:"name"`
+	Address string `json:"address"`
 }
 
 // A NetworkAdd is the body of POST /v1/networks.
@@ -247,6 +271,11 @@ type NetworkAdd struct {
 	Mapping   string `json:"mapping,omitempty"`   // when empty: endpoint-independent
 	Filtering string `json:"filtering,omitempty"` // when empty: address-and-port-dependent
 	Protocols Words  `json:"protocols,omitempty"` // IP protocols without ports that may leave: all (when empty), none, or a list such as gre,esp
+
+	DNS        string `json:"dns,omitempty"`        // what the gateway answers about names: on (when empty), local (names of the switch only), off
+	DNSServers Words  `json:"dnsServers,omitempty"` // servers for other names; when empty: those of the host (/etc/resolv.conf)
+	Domain     string `json:"domain,omitempty"`     // the network's zone; when empty: NETWORK.SWITCH.internal
+	Names      Words  `json:"names,omitempty"`      // names besides those of ports: NAME=ADDRESS
 }
 
 // Words are one text. In YAML they may be a list, too: [22/tcp, icmp] is "22/tcp,icmp", and an empty list is "none".

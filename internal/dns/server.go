@@ -1,0 +1,88 @@
+package dns
+
+import (
+	"sync/atomic"
+
+	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// A Question is a message from a station.
+type Question struct {
+	Port    frame.PortID
+	Net     frame.NetID
+	Message []byte
+	UDP     bool
+	Limit   int // length of the longest answer that the transport takes, in bytes
+}
+
+// A Server answers questions.
+type Server struct {
+	Counts
+	zones   atomic.Pointer[Zones]
+	forward forwarder
+}
+
+// Counts say what became of questions.
+type Counts struct {
+	Own       atomic.Uint64 // answered about our names
+	Forwarded atomic.Uint64 // answered by a server of the host
+	Failed    atomic.Uint64 // no server has answered
+	Refused   atomic.Uint64 // too many at a time, or of a network that asks nobody
+	Malformed atomic.Uint64 // no questions
+}
+
+// NewServer makes a server that asks the servers of a file in the format of resolv.conf(5), unless a network names its own.
+func NewServer(resolvConf string) *Server {
+	s := &Server{}
+	s.forward.host.path = resolvConf
+	s.zones.Store(NewZones("", nil))
+	return s
+}
+
+// SetZones says what the server's names are.
+func (s *Server) SetZones(z *Zones) { s.zones.Store(z) }
+
+// Ask answers a question: at once by its result, or later by one call of reply from another goroutine. The result is nil then, and where
+// there is nothing to answer.
+func (s *Server) Ask(q Question, reply func([]byte)) []byte {
+	p, ok := parse(q.Message, q.UDP, q.Limit)
+	if !ok {
+		s.Malformed.Add(1)
+		return nil
+	}
+	z := s.zones.Load()
+	if m := z.answer(q.Net, &p); m != nil {
+		if rcode := dnsmessage.RCode(m[3] & 15); rcode == dnsmessage.RCodeRefused {
+			s.Refused.Add(1)
+		} else {
+			s.Own.Add(1)
+		}
+		return m
+	}
+	message := append([]byte(nil), q.Message...)
+	begun := s.forward.begin(q.Port, func() {
+		answer := s.forward.ask(z.networks[q.Net], message, z)
+		if answer == nil {
+			s.Failed.Add(1)
+			answer = p.refuse(dnsmessage.RCodeServerFailure)
+		} else {
+			s.Forwarded.Add(1)
+		}
+		if len(answer) > p.limit {
+			b := p.begin(dnsmessage.RCodeSuccess, true)
+			answer = p.finish(&b, 0)
+			answer[2] &^= 4 // not authoritative
+		}
+		reply(answer)
+	})
+	if !begun {
+		s.Refused.Add(1)
+		return p.refuse(dnsmessage.RCodeRefused)
+	}
+	return nil
+}
+
+// Serves reports whether stations of a network get answers.
+func (s *Server) Serves(net frame.NetID) bool { return s.zones.Load().networks[net] != nil }

@@ -1,0 +1,206 @@
+package dns
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// A Network is what its stations are answered.
+type Network struct {
+	Domain   string                  // its zone, such as default.uvs.internal.
+	Prefixes []netip.Prefix          // whose reverse zones are ours
+	Names    map[string][]netip.Addr // by name inside the zone, in lower case, such as web
+	Isolated bool                    // other networks cannot be reached from here, and this one not from there
+	Local    bool                    // names of others are refused
+	Servers  []netip.AddrPort        // for names of others; nil: those of the host
+}
+
+// Zones are all names of a switch.
+type Zones struct {
+	root     string // of the switch: every network's zone lies in it, unless it has a domain of its own
+	networks map[frame.NetID]*Network
+	byDomain map[string]*Network
+	byAddr   map[netip.Addr]pointer
+}
+
+// A pointer is the name of an address.
+type pointer struct {
+	of   *Network
+	name string // with the zone
+}
+
+// NewZones makes the zones of a switch whose domain is root, such as uvs.internal. Networks that are not there have no names, and get no answers.
+func NewZones(root string, networks map[frame.NetID]*Network) *Zones {
+	z := &Zones{root: root, networks: networks, byDomain: map[string]*Network{}, byAddr: map[netip.Addr]pointer{}}
+	for _, n := range networks {
+		z.byDomain[n.Domain] = n
+		for name, addrs := range n.Names {
+			for _, a := range addrs {
+				if was, known := z.byAddr[a]; known && was.name <= name+"."+n.Domain {
+					continue // an address has one name: the first
+				}
+				z.byAddr[a] = pointer{n, name + "." + n.Domain}
+			}
+		}
+	}
+	return z
+}
+
+// reaches reports whether stations of n reach those of o.
+func (n *Network) reaches(o *Network) bool { return n == o || !n.Isolated && !o.Isolated }
+
+// A finding is what the zones say about a name.
+type finding struct {
+	ours  bool // else others are asked
+	known bool // the name is there, if not of each type
+	zone  string
+	apex  bool         // the name is that of the zone
+	addrs []netip.Addr // for A and AAAA
+	ptr   string       // for PTR
+}
+
+// find looks a name up for a station of n. The name is in lower case, and ends with a dot.
+func (z *Zones) find(n *Network, name string) finding {
+	if name == "localhost." || strings.HasSuffix(name, ".localhost.") {
+		return finding{ours: true, known: true, zone: name, addrs: []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}}
+	}
+	if strings.HasSuffix(name, ".arpa.") {
+		return z.findReverse(n, name)
+	}
+	if label, rest, _ := strings.Cut(name, "."); rest == "" && label != "" { // single labels are never asked for elsewhere
+		return n.find(label, n.Domain)
+	}
+	for domain := name; domain != ""; { // the longest zone that the name is in
+		if o := z.byDomain[domain]; o != nil && n.reaches(o) {
+			return o.find(strings.TrimSuffix(strings.TrimSuffix(name, domain), "."), domain)
+		}
+		_, domain, _ = strings.Cut(domain, ".")
+	}
+	if name == z.root || strings.HasSuffix(name, "."+z.root) {
+		return finding{ours: true, known: z.isAbove(n, name), zone: z.root, apex: name == z.root}
+	}
+	return finding{}
+}
+
+// isAbove reports whether the zone of a network that n reaches lies below a name.
+func (z *Zones) isAbove(n *Network, name string) bool {
+	for domain, o := range z.byDomain {
+		if n.reaches(o) && strings.HasSuffix(domain, "."+name) {
+			return true
+		}
+	}
+	return name == z.root
+}
+
+// find looks a name inside of the zone up; empty is the zone's own.
+func (n *Network) find(name, zone string) finding {
+	f := finding{ours: true, zone: zone, apex: name == ""}
+	f.addrs, f.known = n.Names[name]
+	if f.known = f.known || f.apex; f.known {
+		return f
+	}
+	for other := range n.Names { // a name between two dots of another is there, without addresses (RFC 8020)
+		if strings.HasSuffix(other, "."+name) {
+			f.known = true
+			break
+		}
+	}
+	return f
+}
+
+// findReverse looks a name in in-addr.arpa or ip6.arpa up.
+func (z *Zones) findReverse(n *Network, name string) finding {
+	p, ok := parseReverse(name)
+	if !ok {
+		return finding{}
+	}
+	for _, o := range z.networks {
+		if !n.reaches(o) {
+			continue
+		}
+		for _, own := range o.Prefixes {
+			if p.Bits() < own.Bits() || !own.Contains(p.Addr()) {
+				continue
+			}
+			f := finding{ours: true, zone: reverseZone(own)}
+			f.apex = name == f.zone
+			if p.IsSingleIP() {
+				x, known := z.byAddr[p.Addr()]
+				f.known, f.ptr = known && n.reaches(x.of), x.name
+			} else {
+				f.known = true // a part of a prefix
+			}
+			return f
+		}
+	}
+	return finding{}
+}
+
+// parseReverse reads the address, or the prefix, that a name of a reverse zone stands for.
+func parseReverse(name string) (p netip.Prefix, ok bool) {
+	if digits, is4 := strings.CutSuffix(name, ".in-addr.arpa."); is4 {
+		var b [4]byte
+		labels := strings.Split(digits, ".")
+		if len(labels) > len(b) {
+			return p, false
+		}
+		for i, l := range labels {
+			v, err := strconv.ParseUint(l, 10, 8)
+			if err != nil || len(l) > 1 && l[0] == '0' {
+				return p, false
+			}
+			b[len(labels)-1-i] = byte(v)
+		}
+		return netip.PrefixFrom(netip.AddrFrom4(b), 8*len(labels)), true
+	}
+	if digits, is6 := strings.CutSuffix(name, ".ip6.arpa."); is6 {
+		var b [16]byte
+		labels := strings.Split(digits, ".")
+		if len(labels) > 2*len(b) {
+			return p, false
+		}
+		for i, l := range labels {
+			v, err := strconv.ParseUint(l, 16, 4)
+			if err != nil || len(l) != 1 {
+				return p, false
+			}
+			at := len(labels) - 1 - i
+			b[at/2] |= byte(v) << (4 - 4*(at%2))
+		}
+		return netip.PrefixFrom(netip.AddrFrom16(b), 4*len(labels)), true
+	}
+	return p, false
+}
+
+// reverseZone is the reverse zone of a prefix; of one that does not end with a label, it is the zone above.
+func reverseZone(p netip.Prefix) string {
+	name, _, _ := strings.Cut(reverseName(p.Addr()), "arpa.")
+	labels, per := strings.Split(strings.TrimSuffix(name, "."), "."), 8
+	kind := labels[len(labels)-1]
+	if p.Addr().Is6() {
+		per = 4
+	}
+	n := p.Bits() / per
+	all := len(labels) - 1
+	return strings.Join(append(labels[all-n:all:all], kind, "arpa."), ".")
+}
+
+// reverseName is the name of an address in its reverse zone (RFC 1035, 3.5; RFC 3596, 2.5).
+func reverseName(a netip.Addr) string {
+	var b strings.Builder
+	bytes := a.AsSlice()
+	for i := len(bytes) - 1; i >= 0; i-- {
+		if a.Is4() {
+			b.WriteString(strconv.Itoa(int(bytes[i])) + ".")
+			continue
+		}
+		b.WriteString(strconv.FormatUint(uint64(bytes[i]&15), 16) + "." + strconv.FormatUint(uint64(bytes[i]>>4), 16) + ".")
+	}
+	if a.Is4() {
+		return b.String() + "in-addr.arpa."
+	}
+	return b.String() + "ip6.arpa."
+}

@@ -1,0 +1,136 @@
+package model
+
+import (
+	"cmp"
+	"net/netip"
+	"strings"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+)
+
+// Values of NetworkAdd.DNS: what the gateway answers.
+const (
+	DNSOn    = "on"
+	DNSLocal = "local"
+	DNSOff   = "off"
+)
+
+// A Name is a name of a network with an address.
+type Name struct {
+	Name string // inside the network's zone, in lower case
+	Addr netip.Addr
+}
+
+// Names are the settings of a network for its names.
+type Names struct {
+	DNS     string           // DNSOn, DNSLocal or DNSOff
+	Domain  string           // the network's zone, without the last dot
+	Servers []netip.AddrPort // for names of others; nil: those of the host
+	Static  []Name
+}
+
+// Root is the domain of a switch: the zones of its networks lie in it.
+func Root(switchName string) string { return cmp.Or(switchName, "uvs") + ".internal" }
+
+// checkNames reads the settings of a network for its names, and fills in the defaults.
+func (s *State) checkNames(a *api.NetworkAdd) (n Names, err error) {
+	switch a.DNS {
+	case "":
+		a.DNS = DNSOn
+	case DNSOn, DNSLocal, DNSOff:
+	default:
+		return n, bad("--dns %q is not on, local (no names but those of the switch) or off", a.DNS)
+	}
+	if n.DNS = a.DNS; a.Internal && n.DNS == DNSOn {
+		n.DNS = DNSLocal // nothing leaves an internal network, names neither
+	}
+	n.Domain = strings.TrimSuffix(strings.ToLower(a.Domain), ".")
+	if n.Domain == "" {
+		n.Domain = strings.ToLower(a.Name) + "." + Root(s.Name)
+	} else if err := checkDNSName("--domain", n.Domain); err != nil {
+		return n, err
+	}
+	for _, o := range s.Networks {
+		if o.Name != a.Name && o.Names.Domain == n.Domain {
+			return n, conflict("network %q has the domain %s; choose another one (--domain)", o.Name, n.Domain)
+		}
+	}
+	for _, word := range words(a.DNSServers) {
+		server, err := netip.ParseAddrPort(word)
+		if err != nil {
+			var addr netip.Addr
+			if addr, err = netip.ParseAddr(word); err == nil {
+				server = netip.AddrPortFrom(addr, 53)
+			}
+		}
+		if err != nil || server.Port() == 0 {
+			return n, bad("--dns-servers: %q is not an address, such as 192.0.2.53, or [2001:db8::53]:5353 with a port", word)
+		}
+		n.Servers = append(n.Servers, server)
+	}
+	for _, word := range words(a.Names) {
+		name, addr, _ := strings.Cut(word, "=")
+		x, err := ParseName(name, addr)
+		if err != nil {
+			return n, err
+		}
+		n.Static = append(n.Static, x)
+	}
+	a.Domain, a.DNSServers, a.Names = strings.TrimSuffix(strings.ToLower(a.Domain), "."), join(a.DNSServers), join(a.Names)
+	return n, nil
+}
+
+// ParseName reads a name inside of a network's zone and an address.
+func ParseName(name, addr string) (n Name, err error) {
+	n.Name = strings.ToLower(strings.TrimSuffix(name, "."))
+	if err := checkDNSName("name", n.Name); err != nil {
+		return n, err
+	}
+	n.Addr, err = netip.ParseAddr(addr)
+	if err != nil || n.Addr.Zone() != "" || n.Addr.IsUnspecified() || n.Addr.IsMulticast() || n.Addr.Is4In6() {
+		return n, bad("%q is not an address for the name %s, such as 192.0.2.10", addr, n.Name)
+	}
+	return n, nil
+}
+
+// checkDNSName says why a name cannot be one of DNS (RFC 1035, 2.3.4). An underscore may stand in it.
+func checkDNSName(what, name string) error {
+	if name == "" || len(name) > 200 {
+		return bad("%s %q must have 1 to 200 characters", what, name)
+	}
+	for _, label := range strings.Split(name, ".") {
+		isBad := func(r rune) bool {
+			return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '_')
+		}
+		if label == "" || len(label) > 63 || strings.ContainsFunc(label, isBad) || strings.HasPrefix(label, "-") || strings.HasSuffix(label, "-") {
+			return bad("%s %q is no name of DNS: each part between two dots has 1 to 63 letters, digits, - or _, and no - at its ends", what, name)
+		}
+	}
+	return nil
+}
+
+// checkAliases reads the other names of a port.
+func checkAliases(list api.Words) (names []string, err error) {
+	for _, word := range words(list) {
+		word = strings.ToLower(word)
+		if err := checkDNSName("--aliases", word); err != nil {
+			return nil, err
+		}
+		names = append(names, word)
+	}
+	return names, nil
+}
+
+// words splits a list; none is an empty one.
+func words(w api.Words) []string {
+	if w == "none" {
+		return nil
+	}
+	return strings.FieldsFunc(string(w), func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+// join is a list in one form.
+func join(w api.Words) api.Words { return api.Words(strings.Join(words(w), ",")) }
+
+// IsDNSName reports whether a name, in lower case, can be one of DNS.
+func IsDNSName(name string) bool { return checkDNSName("", name) == nil }

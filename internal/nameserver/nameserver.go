@@ -1,0 +1,135 @@
+// Package nameserver says which names the networks of a switch have, and serves them at the gateways.
+package nameserver
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/uvswitch/uvswitch/internal/dns"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/router"
+)
+
+// ResolvConf has the host's name servers.
+const ResolvConf = "/etc/resolv.conf"
+
+// dnsPort is the port on which gateways answer questions for names.
+const dnsPort = 53
+
+// A Service passes datagrams to the gateways to package dns. It implements router.Service.
+type Service struct {
+	Server *dns.Server
+	Router *router.Router
+	Send   func(func(router.Output)) // runs a function with the slow path
+}
+
+// Serves implements router.Service.
+func (s Service) Serves(net frame.NetID, port uint16) bool {
+	return port == dnsPort && s.Server.Serves(net)
+}
+
+// Datagram implements router.Service.
+func (s Service) Datagram(d router.Datagram) []byte {
+	header := frame.IPv4Len + frame.UDPLen
+	if d.To.Addr().Is6() {
+		header = frame.IPv6Len + frame.UDPLen
+	}
+	q := dns.Question{Port: d.In, Net: d.Net, Message: d.Payload, UDP: true, Limit: d.MTU - header}
+	return s.Server.Ask(q, func(answer []byte) {
+		s.Send(func(out router.Output) { s.Router.Answer(d, answer, out) })
+	})
+}
+
+// A Source says where a name comes from.
+type Source string
+
+// The sources of names.
+const (
+	FromPort    Source = "port"
+	FromAlias   Source = "alias"
+	FromStatic  Source = "static"
+	FromGateway Source = "gateway"
+	FromHost    Source = "host"
+)
+
+// A Row is a name with all of its addresses from one source.
+type Row struct {
+	Network *model.Network
+	Name    string
+	Addrs   []netip.Addr
+	From    Source
+	Port    string // that has it
+}
+
+// Rows lists the names of every network that answers, sorted by network and name. added are names that were added by hand, by network.
+func Rows(s *model.State, added map[string][]model.Name) (rows []Row) {
+	for i := range s.Networks {
+		n := &s.Networks[i]
+		if n.Names.DNS == model.DNSOff {
+			continue
+		}
+		first := len(rows)
+		add := func(name string, from Source, port string, addrs ...netip.Addr) {
+			addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !a.IsValid() })
+			if len(addrs) > 0 {
+				rows = append(rows, Row{n, name, addrs, from, port})
+			}
+		}
+		add("gateway", FromGateway, "", n.Gateway, n.Gateway6)
+		for j := range s.Ports {
+			p := &s.Ports[j]
+			if p.Kind == model.KindUplink || p.Network != n.Name && p.Kind != model.KindHost {
+				continue
+			}
+			addrs := func() []netip.Addr { return []netip.Addr{p.Addr.Addr(), p.Known6().Addr()} }
+			if p.Kind == model.KindHost {
+				if p.Network == n.Name || !n.Isolated && !n.Internal {
+					add("host", FromHost, p.Name, addrs()...)
+				}
+				continue
+			}
+			if name := strings.ToLower(p.Name); model.IsDNSName(name) {
+				add(name, FromPort, p.Name, addrs()...)
+			}
+			for _, alias := range p.Aliases {
+				add(alias, FromAlias, p.Name, addrs()...)
+			}
+		}
+		for _, x := range slices.Concat(n.Names.Static, added[n.Name]) {
+			add(x.Name, FromStatic, "", x.Addr)
+		}
+		slices.SortStableFunc(rows[first:], func(a, b Row) int { return cmp.Compare(a.Name, b.Name) })
+	}
+	return rows
+}
+
+// Zones are the names as the server answers them. added are names that were added by hand, by network.
+func Zones(state *model.State, added map[string][]model.Name) *dns.Zones {
+	networks := map[frame.NetID]*dns.Network{}
+	for i := range state.Networks {
+		n := &state.Networks[i]
+		if n.Names.DNS == model.DNSOff {
+			continue
+		}
+		x := &dns.Network{
+			Domain: n.Names.Domain + ".", Prefixes: []netip.Prefix{n.Prefix}, Names: map[string][]netip.Addr{},
+			Isolated: n.Isolated || n.Internal, Local: n.Names.DNS == model.DNSLocal, Servers: n.Names.Servers,
+		}
+		if n.Prefix6.IsValid() {
+			x.Prefixes = append(x.Prefixes, n.Prefix6)
+		}
+		networks[n.ID] = x
+	}
+	for _, r := range Rows(state, added) {
+		of := networks[r.Network.ID].Names
+		for _, a := range r.Addrs {
+			if !slices.Contains(of[r.Name], a) {
+				of[r.Name] = append(of[r.Name], a)
+			}
+		}
+	}
+	return dns.NewZones(model.Root(state.Name)+".", networks)
+}

@@ -1,0 +1,101 @@
+package router
+
+import (
+	"net/netip"
+
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// A Service answers datagrams to the gateway.
+type Service interface {
+	// Serves reports whether the gateway of a network serves a UDP port.
+	Serves(net frame.NetID, port uint16) bool
+	// Datagram takes a datagram. It must not wait. It returns the payload of the answer; or nil, and the answer may follow by Router.Answer.
+	Datagram(Datagram) []byte
+}
+
+// A Datagram is a UDP datagram to the gateway.
+type Datagram struct {
+	In       frame.PortID
+	Net      frame.NetID
+	MAC      frame.MAC // of the sender
+	From, To netip.AddrPort
+	Payload  []byte // the receiver may keep it
+	MTU      int    // of the network, bytes
+}
+
+// Datagrams to a service that one port may send: per second, and the burst. They do not count as other frames to the slow path do.
+const serviceRate, serviceBurst = 20000, 4000
+
+// SetService says what serves the gateways.
+func (r *Router) SetService(s Service) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.service = s
+}
+
+// datagram returns a UDP datagram to the gateway that is served; ok is false for any other packet.
+func (r *Router) datagram(p *PuntedFrame) (d Datagram, ok bool) {
+	f := p.f
+	if r.service == nil || p.Why != frame.GatewayService || f.Proto != frame.UDP || f.Flags&frame.HasTuple == 0 || f.Flags&frame.Fragment != 0 || f.Malformed != frame.None || f.Dst.IsGroup() {
+		return d, false
+	}
+	h := f.UDP()
+	iface, n := r.snap.Load().ifaces[p.Net], int(h.Length())
+	if iface == nil || p.Net == frame.NoNet || n < frame.UDPLen || n > len(h) || !r.service.Serves(p.Net, f.Tuple.DstPort) {
+		return d, false
+	}
+	from, to := sender(f), f.Tuple.Dst.Netip()
+	if f.Flags&frame.IsIPv6 != 0 {
+		to = f.IPv6().Dst().Netip()
+	}
+	return Datagram{
+		In: p.In, Net: p.Net, MAC: f.Src, MTU: iface.MTU, Payload: h[frame.UDPLen:n],
+		From: netip.AddrPortFrom(from, f.Tuple.SrcPort), To: netip.AddrPortFrom(to, f.Tuple.DstPort),
+	}, true
+}
+
+// serveLocked passes a datagram to the service.
+func (r *Router) serveLocked(d Datagram, p PuntedFrame, out Output) {
+	if answer := r.service.Datagram(d); answer != nil {
+		r.answerLocked(d, answer, out)
+	}
+	out.Consume(p)
+}
+
+// Answer sends the answer to a datagram.
+func (r *Router) Answer(d Datagram, payload []byte, out Output) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answerLocked(d, payload, out)
+}
+
+func (r *Router) answerLocked(d Datagram, payload []byte, out Output) {
+	iface := r.snap.Load().ifaces[d.Net]
+	if iface == nil { // it has gone meanwhile
+		return
+	}
+	udp := &layers.UDP{SrcPort: layers.UDPPort(d.To.Port()), DstPort: layers.UDPPort(d.From.Port())}
+	eth := &layers.Ethernet{DstMAC: d.MAC.HardwareAddr(), SrcMAC: iface.MAC.HardwareAddr()}
+	var ip interface {
+		gopacket.NetworkLayer
+		gopacket.SerializableLayer
+	}
+	if d.To.Addr().Is6() {
+		eth.EthernetType = layers.EthernetTypeIPv6
+		ip = &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: layers.IPProtocolUDP, SrcIP: d.To.Addr().AsSlice(), DstIP: d.From.Addr().AsSlice()}
+	} else {
+		eth.EthernetType = layers.EthernetTypeIPv4
+		ip = &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolUDP, SrcIP: d.To.Addr().AsSlice(), DstIP: d.From.Addr().AsSlice()}
+	}
+	if udp.SetNetworkLayerForChecksum(ip) != nil {
+		return
+	}
+	buf := gopacket.NewSerializeBuffer()
+	if gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, eth, ip, udp, gopacket.Payload(payload)) == nil {
+		r.sendCut(d.Net, buf.Bytes(), out)
+	}
+}
