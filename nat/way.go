@@ -30,5 +30,9 @@ func (n *tracker[A]) setWay(c *config[A], f packet[A], inside *frame.TupleOf[A],
 			}
 		}
 	}
-	f.SetMACs(frame.WayMACs(command, source, f.tuple.Proto, port, f.tuple.DstPort))
+	remote := f.tuple.DstPort
+	if !frame.HasPorts(f.tuple.Proto) { // the identifier of ICMP is no port: rules by port do not see it
+		port, remote = 0, 0
+	}
+	f.SetMACs(frame.WayMACs(command, source, f.tuple.Proto, port, remote))
 }

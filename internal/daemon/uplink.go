@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -222,7 +223,13 @@ func (d *Daemon) refreshUplinkLocked() {
 		return
 	}
 	if _, err := d.up.Refresh(); err != nil {
-		d.log.Error("cannot update the uplink", "error", err)
+		d.log.Error("cannot update the uplink; the switch tries again", "error", err)
+		if d.retries.CompareAndSwap(false, true) {
+			time.AfterFunc(time.Second, func() {
+				d.retries.Store(false)
+				d.refreshUplink()
+			})
+		}
 	}
 	p := d.ports[model.UplinkPortName]
 	if p == nil {

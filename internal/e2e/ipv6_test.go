@@ -84,6 +84,17 @@ func walkIPv6(t *testing.T, b *Bed) {
 	if said, err := b.TrySh("db", "curl -sf -m 2 'http://["+host6+"]:8081/'"); err == nil {
 		t.Errorf("a client that --from does not allow got %s", said)
 	}
+	// A neighbor with a link-local address that the host has on another device is not the host.
+	b.CLI("publish", "add", "8099:80", "--port", "web", "--from", "192.0.2.0/24", "--from", "2001:db8:99::/64")
+	hostPort := strings.TrimSpace(b.Sh("host", "ip -6 -o addr show dev uvs0 scope link | sed 's/.*inet6 \\([^/]*\\).*/\\1/'"))
+	b.Sh("out", "ip addr add "+hostPort+"/64 dev eth0 nodad")
+	ofHost := strings.TrimSpace(b.Sh("host", "ip -6 -o addr show dev eth0 scope link | sed 's/.*inet6 \\([^/]*\\).*/\\1/'"))
+	if said, _ := b.TrySh("out", `printf 'GET / HTTP/1.0\r\n\r\n' | socat -T 2 - 'TCP6:[`+ofHost+`%eth0]:8099,bind=[`+hostPort+`%eth0]'`); strings.Contains(said, "this is web") {
+		t.Errorf("a neighbor with an address of the host's port passes --from: %s", said)
+	}
+	contains(t, b.Sh("host", "curl -sf -m 5 'http://[::1]:8099/'"), "this is web")
+	contains(t, b.Sh("host", "curl -sf -m 5 'http://["+host6+"]:8099/'"), "this is web")
+	b.Sh("out", "ip addr del "+hostPort+"/64 dev eth0")
 	contains(t, b.Sh("out", "curl -sf -m 5 http://10.1.0.1:8080/"), "this is web; you are 10.1.0.2")
 
 	// A container without IPv6 is reached over IPv6 all the same, and clients with link-local addresses reach every container: by the relay.

@@ -76,6 +76,17 @@ func TestWays6(t *testing.T) {
 		b.Background("out", "socat UDP6-LISTEN:9998,bind=["+far+"],fork EXEC:cat")
 		b.Eventually("out's echo server is there", func() bool { return strings.Contains(b.Sh("out", "ss -Hlun 'sport = :9998'"), "9998") })
 		rulesByPacket6(t, b, out6, far, host6)
+		// So does the source that a route names, and the IPv6 MTU of a device, which a router advertisement may make smaller.
+		b.Sh("host", "ip addr add 2001:db8:2::77/128 dev lan0 nodad; ip -6 route replace default via "+lan+" src 2001:db8:2::77 table 51820")
+		b.Eventually("the route's source is taken", func() bool {
+			return strings.Contains(ask(b, "web", "["+far+"]"), "this is lan; you are 2001:db8:2::77")
+		})
+		b.Sh("host", "ip -6 route replace default via "+lan+" table 51820; ip addr del 2001:db8:2::77/128 dev lan0; sysctl -qw net.ipv6.conf.lan0.mtu=1300")
+		b.Eventually("the container is told the IPv6 MTU of the device", func() bool {
+			out, _ := b.TrySh("web", "ip -6 route flush cache; ping -6 -c 1 -W 2 -M do -s 1400 "+far)
+			return strings.Contains(strings.ReplaceAll(out, " ", ""), "mtu=1300")
+		})
+		b.Sh("host", "sysctl -qw net.ipv6.conf.lan0.mtu=1500")
 		asks(t, b, "web", "["+far+"]", "this is lan; you are 2001:db8:2::1")
 		b.Sh("host", "ip -6 route add prohibit 2001:db8:d::/48 table main")
 		told(b, "web", "ping -6 -c 1 -W 3 2001:db8:d::1", "Administratively prohibited")
@@ -133,6 +144,7 @@ func rulesByPacket6(t *testing.T, b *Bed, via, far, own string) {
 		{"tos 0x10", ping + " -Q 0x10", ping},
 		{"ipproto ipv6-icmp", ping, ask + "9998"},
 		{"dport 9998", ask + "9998", ask + "9997"},
+		{"dport 1-65534", ask + "9998", ping}, // the identifier of a ping is no port
 		{"ipproto udp sport 7777", ask + "9998,sourceport=7777", ask + "9998,sourceport=7778"},
 	} {
 		b.Sh("host", "ip -6 rule add "+rule.rule+" lookup "+table+" priority 100")

@@ -1,42 +1,26 @@
 package relay
 
 import (
-	"net"
 	"net/netip"
 	"slices"
-	"sync"
-	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
-// isAllowed reports whether a client may use the relay: it must be in one of the prefixes of --from, if there are any.
-// The host itself is always allowed.
-func isAllowed(from []netip.Prefix, peer netip.Addr) bool {
+// isAllowed reports whether a client may use the relay: it must be in one of the prefixes of --from, if there are any. Programs of the host
+// are always allowed. zone is the index of the client's device, of a link-local address.
+//
+// Over UDP, only loopback's addresses are the host's for sure: a neighbor can send datagrams with any address as their source.
+func isAllowed(from []netip.Prefix, peer netip.Addr, zone uint32, udp bool) bool {
 	if len(from) == 0 || peer.IsLoopback() || slices.ContainsFunc(from, func(p netip.Prefix) bool { return p.Contains(peer) }) {
 		return true
 	}
-	return ownAddrs.has(peer, time.Now())
+	return (peer.Is4() || !udp) && isHosts(peer, zone) // of IPv4, the kernel refuses such sources (linux net/ipv4/fib_frontend.c, fib_validate_source)
 }
 
-// ownAddrs are the host's addresses. They are read once in a second at most, since any client may make the relay ask.
-var ownAddrs hostAddrs
-
-type hostAddrs struct {
-	mu    sync.Mutex // Lock 90
-	addrs map[netip.Addr]bool
-	at    time.Time // of the last reading
-}
-
-func (h *hostAddrs) has(a netip.Addr, now time.Time) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.addrs == nil || now.Sub(h.at) >= time.Second {
-		h.addrs, h.at = map[netip.Addr]bool{}, now
-		own, _ := net.InterfaceAddrs() // no address is the host's, then
-		for _, x := range own {
-			if p, err := netip.ParsePrefix(x.String()); err == nil {
-				h.addrs[p.Addr()] = true
-			}
-		}
-	}
-	return h.addrs[a]
+// isHosts reports whether the host's kernel takes packets to an address for itself.
+func isHosts(a netip.Addr, zone uint32) bool {
+	routes, err := netlink.RouteGetWithOptions(a.AsSlice(), &netlink.RouteGetOptions{OifIndex: int(zone)})
+	return err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL
 }

@@ -67,7 +67,7 @@ func (e *BindError) Unwrap() error { return e.Err }
 func Open(r Rule) (*Set, error) {
 	s := &Set{rule: r}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.udp = udpRelay{set: s, clients: map[udpClient]*udpSession{}}
+	s.udp = udpRelay{set: s, sessions: map[udpClient]*udpSession{}}
 	epoll := -1
 	if r.Serve {
 		var err error

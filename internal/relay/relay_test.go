@@ -66,23 +66,3 @@ func TestIdleClients(t *testing.T) {
 		t.Errorf("beside %d idle clients: %v", idle, err)
 	}
 }
-
-// The host's addresses are read once in a second, however many clients ask.
-func TestOwnAddresses(t *testing.T) {
-	var h hostAddrs
-	now := time.Unix(1000, 0)
-	old := netip.MustParseAddr("203.0.113.78") // it is known until the next reading
-	h.has(old, now)
-	h.addrs[old] = true
-	for range 100 {
-		if !h.has(old, now) || !h.has(netip.MustParseAddr("127.0.0.1"), now) || h.has(netip.MustParseAddr("203.0.113.77"), now) {
-			t.Fatal("loopback's address is the host's, another is not, and there was one reading")
-		}
-	}
-	if !h.has(old, now.Add(999*time.Millisecond)) {
-		t.Error("two readings in a second")
-	}
-	if h.has(old, now.Add(time.Second)) {
-		t.Error("no reading after a second")
-	}
-}

@@ -47,7 +47,12 @@ func bind(proto string, host netip.Addr, port uint16, serve bool) (fd int, err e
 	if err == nil {
 		err = unix.Bind(fd, sockaddr(netip.AddrPortFrom(host, port), 0))
 	}
-	if err == nil && proto == "tcp" && serve {
+	switch {
+	case err != nil || !serve && proto == "tcp":
+	case !serve: // what comes is not kept for nobody
+		none := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}
+		err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &none})
+	case proto == "tcp":
 		err = unix.Listen(fd, unix.SOMAXCONN)
 	}
 	if err != nil {

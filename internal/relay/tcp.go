@@ -29,19 +29,26 @@ func (s *Set) acceptTCP(i int) {
 	if err != nil {
 		return
 	}
-	peer, _ := addrPort(sa)
-	client := peer.Addr().Unmap()
-	if !isAllowed(s.rule.From, client) {
-		c.Close()
+	in := c.(*net.TCPConn)
+	peer, zone := addrPort(sa)
+	remote := peer.Addr().Unmap()
+	if !isAllowed(s.rule.From, remote, zone, false) {
+		_ = in.SetLinger(0) // with a reset
+		in.Close()
 		return
 	}
 	s.clients.Add(1)
-	s.done.Go(func() { relayTCP(s.ctx, c.(*net.TCPConn), s.rule.targets(i, client)) })
+	s.done.Go(func() { relayTCP(s.ctx, in, remote, s.rule.targets(i, remote)) })
 }
 
 // relayTCP connects to the first target that answers, and copies in both directions. What ends one side ends the other in the same way: the last byte with FIN, an error with RST.
-func relayTCP(ctx context.Context, in *net.TCPConn, to []netip.AddrPort) {
+func relayTCP(ctx context.Context, in *net.TCPConn, remote netip.Addr, to []netip.AddrPort) {
 	defer in.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	me := &client{remote: remote, close: cancel}
+	allClients.add(me)
+	defer allClients.remove(me)
 	dialer := net.Dialer{Timeout: 10 * time.Second}
 	c, err := dialer.DialContext(ctx, "tcp", to[0].String())
 	if err != nil && len(to) > 1 { // the program may listen on IPv4 only

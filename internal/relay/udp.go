@@ -5,18 +5,12 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 const udpIdle = 60 * time.Second // a UDP client that sends and gets nothing for this time is forgotten
-
-// Each UDP client takes a descriptor: so many at most of one published port or range, and of all.
-const maxUDPClients, maxAllUDPClients = 512, 4096
-
-var allUDPClients atomic.Int64
 
 // maxDatagram is the length of the longest datagram, in bytes.
 const maxDatagram = 65535
@@ -26,8 +20,8 @@ type udpRelay struct {
 	set *Set
 	buf []byte // of receive
 
-	mu      sync.Mutex // Lock 95
-	clients map[udpClient]*udpSession
+	mu       sync.Mutex // Lock 95
+	sessions map[udpClient]*udpSession
 }
 
 // A udpClient is a client, and what it asked: a port, by number, and the address of the host from which the answer must come.
@@ -39,8 +33,8 @@ type udpClient struct {
 }
 
 type udpSession struct {
+	client
 	conn net.Conn
-	last time.Time // when the client sent last
 }
 
 // receive takes a datagram for port number i.
@@ -55,7 +49,7 @@ func (r *udpRelay) receive(i int) {
 	}
 	who := udpClient{asked: askedAddr(control[:nc]), port: i}
 	who.from, who.zone = addrPort(sa)
-	if !who.asked.IsValid() || !isAllowed(r.set.rule.From, who.from.Addr().Unmap()) {
+	if !who.asked.IsValid() || !isAllowed(r.set.rule.From, who.from.Addr().Unmap(), who.zone, true) {
 		return
 	}
 	if c := r.session(who); c != nil {
@@ -63,60 +57,44 @@ func (r *udpRelay) receive(i int) {
 	}
 }
 
-// session returns the socket of a client, and makes it if there is none. When descriptors run short, the client that has been silent for
-// longest makes room.
+// session returns the socket of a client, and makes it if there is none.
 func (r *udpRelay) session(who udpClient) net.Conn {
+	now := time.Now()
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	s := r.clients[who]
-	for s == nil {
-		isFull := len(r.clients) >= maxUDPClients || allUDPClients.Load() >= maxAllUDPClients
-		if isFull && !r.closeOldest() {
-			return nil // other relays have them all
-		}
-		var dialer net.Dialer
-		c, err := dialer.DialContext(r.set.ctx, "udp", r.set.rule.targets(who.port, who.from.Addr())[0].String())
-		if errors.Is(err, unix.EMFILE) && r.closeOldest() {
-			continue
-		}
-		if err != nil {
-			return nil
-		}
-		s = &udpSession{conn: c}
-		r.clients[who] = s
-		allUDPClients.Add(1)
-		r.set.clients.Add(1)
-		r.set.done.Go(func() {
-			r.answer(c, who)
-			allUDPClients.Add(-1)
-			r.mu.Lock()
-			if r.clients[who] == s {
-				delete(r.clients, who)
-			}
-			r.mu.Unlock()
-			c.Close()
-		})
+	s := r.sessions[who]
+	r.mu.Unlock()
+	if s != nil {
+		s.last.Store(now.UnixNano())
+		_ = s.conn.SetReadDeadline(now.Add(udpIdle))
+		return s.conn
 	}
-	s.last = time.Now()
-	_ = s.conn.SetReadDeadline(s.last.Add(udpIdle))
-	return s.conn
-}
-
-// closeOldest closes the socket of the client that has been silent for longest, and reports whether there was one.
-func (r *udpRelay) closeOldest() bool {
-	var oldest *udpSession
-	var whose udpClient
-	for who, s := range r.clients {
-		if oldest == nil || s.last.Before(oldest.last) {
-			oldest, whose = s, who
+	to := r.set.rule.targets(who.port, who.from.Addr())[0].String()
+	c, err := (&net.Dialer{}).DialContext(r.set.ctx, "udp", to)
+	if errors.Is(err, unix.EMFILE) && allClients.makeRoom() {
+		c, err = (&net.Dialer{}).DialContext(r.set.ctx, "udp", to)
+	}
+	if err != nil {
+		return nil
+	}
+	_ = c.SetReadDeadline(now.Add(udpIdle))
+	s = &udpSession{conn: c}
+	s.remote, s.close = who.from.Addr(), func() { c.Close() }
+	r.mu.Lock()
+	r.sessions[who] = s
+	r.mu.Unlock()
+	allClients.add(&s.client)
+	r.set.clients.Add(1)
+	r.set.done.Go(func() {
+		r.answer(c, who)
+		allClients.remove(&s.client)
+		r.mu.Lock()
+		if r.sessions[who] == s {
+			delete(r.sessions, who)
 		}
-	}
-	if oldest == nil {
-		return false
-	}
-	delete(r.clients, whose)
-	oldest.conn.Close()
-	return true
+		r.mu.Unlock()
+		c.Close()
+	})
+	return c
 }
 
 // answer copies answers back until the client is idle or the relay ends.
@@ -139,7 +117,7 @@ func (r *udpRelay) answer(c net.Conn, who udpClient) {
 func (r *udpRelay) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, c := range r.clients {
-		c.conn.Close()
+	for _, s := range r.sessions {
+		s.conn.Close()
 	}
 }

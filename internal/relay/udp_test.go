@@ -3,11 +3,15 @@ package relay
 import (
 	"net"
 	"net/netip"
+	"runtime"
 	"testing"
+	"time"
 )
 
-// UDP clients of a relay have a bound: the one that has been silent for longest makes room.
-func TestUDPClientsAreBounded(t *testing.T) {
+// Clients have a bound. The remote address that has most of them loses those that have been silent for longest.
+func TestClientsAreBounded(t *testing.T) {
+	defer func(most int) { allClients.most = most }(allClients.most)
+	allClients.most = 500
 	target, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
@@ -19,22 +23,49 @@ func TestUDPClientsAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &s.udp
-	who := func(i int) udpClient {
-		return udpClient{from: netip.AddrPortFrom(netip.MustParseAddr("2001:db8::1"), uint16(i)), asked: netip.IPv6Loopback()}
+	who := func(addr string, port int) udpClient {
+		return udpClient{from: netip.AddrPortFrom(netip.MustParseAddr(addr), uint16(port)), asked: netip.IPv6Loopback()}
 	}
-	for i := range maxUDPClients + 100 {
-		if r.session(who(i+1)) == nil {
+	const greedy, polite = "2001:db8::1", "2001:db8::2"
+	if r.session(who(polite, 1)) == nil {
+		t.Fatal("the first client is not served")
+	}
+	for i := range 600 {
+		if r.session(who(greedy, 1000+i)) == nil {
 			t.Fatalf("client %d is not served", i)
 		}
 	}
+	if r.session(who(polite, 2)) == nil {
+		t.Error("beside very many clients, another one is not served")
+	}
+	r.set.settle(t, 500)
 	r.mu.Lock()
-	n, first, last := len(r.clients), r.clients[who(1)], r.clients[who(maxUDPClients+100)]
+	for _, x := range []struct {
+		addr  string
+		port  int
+		there bool
+	}{{polite, 1, true}, {polite, 2, true}, {greedy, 1000, false}, {greedy, 1101, false}, {greedy, 1102, true}, {greedy, 1599, true}} {
+		if there := r.sessions[who(x.addr, x.port)] != nil; there != x.there {
+			t.Errorf("%s, port %d is there: %v", x.addr, x.port, there)
+		}
+	}
 	r.mu.Unlock()
-	if n > maxUDPClients || first != nil || last == nil {
-		t.Errorf("%d clients; the first is there: %v, the last: %v", n, first != nil, last != nil)
-	}
 	s.Close()
-	if all := allUDPClients.Load(); all != 0 {
-		t.Errorf("%d clients are counted in the end", all)
+	if allClients.n != 0 || len(allClients.of) != 0 {
+		t.Errorf("%d clients of %d addresses are left in the end", allClients.n, len(allClients.of))
 	}
+}
+
+// settle waits until the goroutines of the clients that were put out have ended.
+func (s *Set) settle(t *testing.T, sessions int) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); runtime.Gosched() {
+		s.udp.mu.Lock()
+		n := len(s.udp.sessions)
+		s.udp.mu.Unlock()
+		if n == sessions {
+			return
+		}
+	}
+	t.Fatalf("not %d sessions within 10 s", sessions)
 }

@@ -136,7 +136,7 @@ func (u *Uplink) Ask(t frame.Tuple, class uint8) (Way, error) {
 // netlink.
 func (u *Uplink) Ask6(t frame.Tuple6, class uint8) (Way, error) {
 	if u.question != nil && u.known.Load().Told != 0 {
-		return u.wayTold(t, class), nil
+		return u.wayTold(t, class)
 	}
 	w, params, err := wayOf(u, t, class)
 	if err != nil || w.Code != 0 {

@@ -49,7 +49,9 @@ func (u *Uplink) inspect6(s *State, links []netlink.Link) error {
 	}
 	s.Own6, s.Sources6 = own, sources
 	s.Local = append(s.Local, localPrefixes(routes, addrs)...)
-	s.Told = toldWays(rules)
+	if s.Told, err = toldWays(); err != nil {
+		return err
+	}
 	s.watch6(links, routes, ours)
 	s.OnLink = onLink(s.Watched, links, addrs, routes)
 	device := defaultIndex6(routes, ours, tables)

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
+	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -42,27 +44,44 @@ const (
 	byClass
 )
 
-// toldWays returns what the ways of packets depend on by the host's rules of IPv6, if there are rules that the programs do not see.
-func toldWays(rules []netlink.Rule) (by toldBy) {
-	if !slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.SuppressPrefixlen >= 0 || r.SuppressIfgroup >= 0 }) {
-		return 0
+// selectors are attributes of a rule (linux include/uapi/linux/fib_rules.h), by what they look at.
+var selectors = map[uint16]toldBy{
+	22: byProto, 23: bySrcPort, 24: byDstPort, 25: byClass, // FRA_IP_PROTO, FRA_SPORT_RANGE, FRA_DPORT_RANGE, FRA_DSCP
+}
+
+// toldWays returns what the ways of packets depend on by the host's rules of IPv6, if there are rules that the programs do not see. It reads them
+// by itself: package netlink does not know FRA_DSCP.
+func toldWays() (by toldBy, err error) {
+	rules, err := dump(func() ([][]byte, error) {
+		q := nl.NewNetlinkRequest(unix.RTM_GETRULE, unix.NLM_F_DUMP)
+		q.AddData(nl.NewIfInfomsg(unix.AF_INET6))
+		return q.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWRULE)
+	})
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT) { // a kernel that has no rules
+		return 0, nil
 	}
-	by = byAddrs
+	suppresses := false
 	for _, r := range rules {
-		if r.IPProto > 0 {
-			by |= byProto
+		if len(r) < unix.SizeofRtMsg {
+			continue
 		}
-		if r.Sport != nil {
-			by |= bySrcPort
+		attrs, err := nl.ParseRouteAttr(r[unix.SizeofRtMsg:])
+		if err != nil {
+			return 0, err
 		}
-		if r.Dport != nil {
-			by |= byDstPort
-		}
-		if r.Tos != 0 {
+		if r[3] != 0 { // the type of service, in struct fib_rule_hdr
 			by |= byClass
 		}
+		for _, a := range attrs {
+			by |= selectors[a.Attr.Type]
+			isSuppressor := a.Attr.Type == nl.FRA_SUPPRESS_PREFIXLEN || a.Attr.Type == nl.FRA_SUPPRESS_IFGROUP
+			suppresses = suppresses || isSuppressor && len(a.Value) == 4 && binary.NativeEndian.Uint32(a.Value) != ^uint32(0)
+		}
 	}
-	return by
+	if !suppresses {
+		return 0, err
+	}
+	return by | byAddrs, err
 }
 
 // A toldKey is a key of the map ways6: the beginning of a struct bpf_fib_lookup without the length, and without what the way does not depend on.
@@ -122,8 +141,11 @@ func (u *Uplink) LearnWay(raw []byte) bool {
 		return false
 	}
 	forgotten := u.maps.forgotten.Load()
-	way := u.askKernel(t, class)
-	err := u.maps.ways6.Put(key, way)
+	way, err := u.askKernel(t, class)
+	if err != nil { // not an answer: the next packet asks again
+		return false
+	}
+	err = u.maps.ways6.Put(key, way)
 	if u.maps.forgotten.Load() != forgotten { // the host's routing has changed meanwhile; the frame comes back once more
 		_ = u.maps.ways6.Delete(key)
 	}
@@ -137,7 +159,7 @@ func (s *shared) toldWay(key toldKey) (w toldWay, known bool) {
 }
 
 // askKernel asks the host's routing by netlink for the way of a packet that comes by the uplink's TAP.
-func (u *Uplink) askKernel(t frame.Tuple6, class uint8) (w toldWay) {
+func (u *Uplink) askKernel(t frame.Tuple6, class uint8) (w toldWay, err error) {
 	r, err := u.routeOf(t, class)
 	switch {
 	case errors.Is(err, unix.EACCES):
@@ -146,29 +168,38 @@ func (u *Uplink) askKernel(t frame.Tuple6, class uint8) (w toldWay) {
 		w.Code = uint32(frame.WayBlackhole)
 	case errors.Is(err, unix.EHOSTUNREACH):
 		w.Code = uint32(frame.WayUnreachable)
-	case err != nil:
+	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EAGAIN): // no route; one of type throw, in the last table
 		w.Code = uint32(frame.WayNoRoute)
+	case err != nil:
+		return w, err
 	}
 	if w.Code != 0 {
-		return w
+		return w, nil
 	}
 	if r.encap {
 		w.Code = uint32(frame.WayEncap)
-		return w
+		return w, nil
 	}
 	link, err := netlink.LinkByIndex(r.device)
-	if err != nil || link.Attrs().Flags&net.FlagLoopback != 0 { // it is for the host itself
-		w.Code = uint32(frame.WayNoRoute)
-		return w
+	if err != nil {
+		return w, err
 	}
-	w.Device, w.MTU, w.Hop = uint32(r.device), uint32(min(link.Attrs().MTU, 65535)), r.hop.As16()
+	if link.Attrs().Flags&net.FlagLoopback != 0 { // it is for the host itself
+		w.Code = uint32(frame.WayNoRoute)
+		return w, nil
+	}
+	w.Device, w.MTU, w.Hop = uint32(r.device), uint32(min(link.Attrs().MTU, 65535, mtu6(link.Attrs().Name))), r.hop.As16()
 	if r.mtu > 0 {
 		w.MTU = min(w.MTU, r.mtu)
 	}
 	source := u.known.Load().sourceOf(r.device)
 	if u.maps.sources6 != nil { // the program takes this one, too
 		w.Source = source.As16()
-		return w
+		return w, nil
+	}
+	if r.source.IsValid() {
+		w.Source = r.source.As16()
+		return w, nil
 	}
 	if by, err := netlink.RouteGetWithOptions(t.Dst.Netip().AsSlice(), &netlink.RouteGetOptions{Oif: link.Attrs().Name}); err == nil && len(by) == 1 { // as the kernel's masquerading chooses it
 		if a, ok := netip.AddrFromSlice(by[0].Src); ok && !a.IsLinkLocalUnicast() {
@@ -178,30 +209,43 @@ func (u *Uplink) askKernel(t frame.Tuple6, class uint8) (w toldWay) {
 	if source.IsValid() {
 		w.Source = source.As16()
 	}
-	return w
+	return w, nil
+}
+
+// mtu6 is the IPv6 MTU of a device, in bytes: a router advertisement may have made it smaller than the device's own.
+func mtu6(device string) int {
+	text, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + device + "/mtu")
+	mtu, nerr := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil || nerr != nil || mtu < frame.MinMTU6 {
+		return 65535
+	}
+	return mtu
 }
 
 // wayTold is Ask6 on a host whose rules the programs do not see. It may wait for netlink.
-func (u *Uplink) wayTold(t frame.Tuple6, class uint8) (w Way) {
+func (u *Uplink) wayTold(t frame.Tuple6, class uint8) (w Way, err error) {
 	told, known := u.maps.toldWay(u.toldKey(t, class))
 	if !known {
-		told = u.askKernel(t, class)
+		if told, err = u.askKernel(t, class); err != nil {
+			return w, fmt.Errorf("uplink: asking the host's routing: %w", err)
+		}
 	}
 	if w.Code = frame.WayCode(told.Code); w.Code != 0 {
-		return w
+		return w, nil
 	}
 	var params [fibParams]byte
 	binary.NativeEndian.PutUint32(params[fibIfindex:], told.Device)
 	u.setDevice(&w, params[:])
 	w.NextHop, w.Source, w.MTU = netip.AddrFrom16(told.Hop), netip.AddrFrom16(told.Source), int(told.MTU)
-	return w
+	return w, nil
 }
 
 // A hostRoute is what the kernel answers.
 type hostRoute struct {
 	device int
 	hop    netip.Addr
-	mtu    uint32 // in bytes; 0: that of the device
+	source netip.Addr // that the route names; as a rule, it names none
+	mtu    uint32     // in bytes; 0: that of the device
 	encap  bool
 }
 
@@ -236,6 +280,9 @@ func (u *Uplink) routeOf(t frame.Tuple6, class uint8) (r hostRoute, err error) {
 	}
 	if r.hop = t.Dst.Netip(); len(attrs[unix.RTA_GATEWAY].Value) == 16 {
 		r.hop = netip.AddrFrom16([16]byte(attrs[unix.RTA_GATEWAY].Value))
+	}
+	if v := attrs[unix.RTA_PREFSRC].Value; len(v) == 16 {
+		r.source = netip.AddrFrom16([16]byte(v))
 	}
 	metrics, err := nl.ParseRouteAttrAsMap(attrs[unix.RTA_METRICS].Value)
 	if v := metrics[unix.RTAX_MTU].Value; len(v) == 4 {
