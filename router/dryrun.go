@@ -59,7 +59,7 @@ func (r *dryOutput) Drop(p PuntedFrame, why frame.Reason) {
 	}
 }
 
-// dryService is a Service that takes datagrams and does nothing with them.
+// dryService is a Service without effects.
 type dryService struct{ Service }
 
-func (dryService) Datagram(Datagram) []byte { return nil }
+func (s dryService) Datagram(d Datagram) []byte { return s.Preview(d) }

@@ -15,6 +15,8 @@ type Service interface {
 	Serves(net frame.NetID, port uint16) bool
 	// Datagram takes a datagram. It must not wait. It returns the payload of the answer; or nil, and the answer may follow by Router.Answer.
 	Datagram(Datagram) []byte
+	// Preview is Datagram without an effect, and without an answer that follows.
+	Preview(Datagram) []byte
 }
 
 // A Datagram is a UDP datagram to the gateway.

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -157,6 +158,10 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	gauge(mFlows, float64(four), "ipv4")
 	gauge(mFlows, float64(six), "ipv6")
 	counter(mFlooded, v.d.Flooded())
+	names := v.d.NameCounts()
+	for result, n := range map[string]*atomic.Uint64{"own": &names.Own, "forwarded": &names.Forwarded, "failed": &names.Failed, "refused": &names.Refused, "malformed": &names.Malformed} {
+		counter(mNames, n.Load(), result)
+	}
 	counter(mMissed, v.missed())
 	m.last = last
 }

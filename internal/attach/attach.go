@@ -32,6 +32,7 @@ type Attachment struct {
 	Port    string         // name of the switch's port
 	ID      string         // of the container
 	Tenant  string         // whose container it is; empty: its own
+	Aliases []string       // other names of the container in its network; what is no name of DNS is left out
 	Netns   string         // path of the namespace
 	Display string         // name of the namespace to show; when empty: Netns
 	Ifname  string
@@ -55,6 +56,9 @@ type Result struct {
 	Addr6    netip.Prefix // not valid without IPv6
 	Gateway6 netip.Addr
 	Routes   []link.Route
+
+	NameServers []string // the gateways, if they answer questions for names
+	Domain      string   // of the network; empty without name servers
 }
 
 // Client returns a client of the switch at socket. An empty socket means $UVSWITCH_SOCKET, or else the default socket.
@@ -83,7 +87,7 @@ func (a *Attachment) Attach(ctx context.Context) (_ Result, err error) {
 		defer cancel()
 		err = errors.Join(err, a.Detach(ctx))
 	}()
-	made, err = a.Switch.HandPort(ctx, api.PortAdd{Name: a.Port, Container: a.ID, Tenant: a.Tenant, Network: n.Name, Netns: cmp.Or(a.Display, a.Netns), Ifname: a.Ifname, IP: cmp.Or(a.IP, "auto"), IP6: a.IP6, MAC: a.MAC, MTU: mtu, Set: a.Set}, t.FD())
+	made, err = a.Switch.HandPort(ctx, api.PortAdd{Name: a.Port, Container: a.ID, Tenant: a.Tenant, Aliases: a.aliases(), Network: n.Name, Netns: cmp.Or(a.Display, a.Netns), Ifname: a.Ifname, IP: cmp.Or(a.IP, "auto"), IP6: a.IP6, MAC: a.MAC, MTU: mtu, Set: a.Set}, t.FD())
 	if err != nil {
 		return Result{}, err
 	}
@@ -159,7 +163,24 @@ func (r *Result) readAddresses(made api.Port, n api.Network) (err error) {
 	if r.Addr6.IsValid() {
 		r.Gateway6, err = netip.ParseAddr(n.Gateway6)
 	}
+	if n.DNS != "off" {
+		r.Domain, r.NameServers = n.Domain, []string{n.Gateway}
+		if r.Gateway6.IsValid() {
+			r.NameServers = append(r.NameServers, n.Gateway6)
+		}
+	}
 	return err
+}
+
+// aliases are the other names of the container, as the switch takes them.
+func (a *Attachment) aliases() api.Words {
+	var names []string
+	for _, name := range a.Aliases {
+		if name = strings.ToLower(name); api.IsDNSName(name) && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return api.Words(strings.Join(names, ","))
 }
 
 // Timeout is the time limit for an attachment and for its removal.

@@ -47,12 +47,16 @@ type conf struct {
 	Isolated bool   `json:"isolated"`
 	Tenant   string `json:"tenant"`
 
+	Domain     string    `json:"domain"`     // of the network's names
+	DNSServers api.Words `json:"dnsServers"` // for names of others
+
 	RuntimeConfig struct {
 		PortMappings []attach.PortMapping                           `json:"portMappings"`
 		MAC          string                                         `json:"mac"`
 		IPs          []string                                       `json:"ips"`
 		DNS          *struct{ Servers, Searches, Options []string } `json:"dns"` // capability dns of CNI's conventions
 		Bandwidth    *bandwidth                                     `json:"bandwidth"`
+		Aliases      map[string][]string                            `json:"aliases"` // by the configuration's name
 	} `json:"runtimeConfig"`
 }
 
@@ -162,7 +166,8 @@ func checkKeys(stdin []byte) error {
 func (c *conf) attachmentOf(args *skel.CmdArgs) *attach.Attachment {
 	return &attach.Attachment{
 		Switch: attach.Client(c.Socket), Netns: args.Netns, Ifname: args.IfName, ID: args.ContainerID, Port: portName("cni", c.Name, args.ContainerID, args.IfName), MTU: c.MTU,
-		Network: api.NetworkAdd{Name: c.Network, Subnet: c.Subnet, Gateway: c.Gateway, Subnet6: c.Subnet6, Gateway6: c.Gateway6, NAT6: c.NAT6, In6: c.In6, RA: c.RA, NDProxy: c.NDProxy, MTU: c.MTU, Internal: c.Internal, Isolated: c.Isolated},
+		Network: api.NetworkAdd{Name: c.Network, Subnet: c.Subnet, Gateway: c.Gateway, Subnet6: c.Subnet6, Gateway6: c.Gateway6, NAT6: c.NAT6, In6: c.In6, RA: c.RA, NDProxy: c.NDProxy, MTU: c.MTU, Internal: c.Internal, Isolated: c.Isolated, Domain: c.Domain, DNSServers: c.DNSServers},
+		Aliases: c.RuntimeConfig.Aliases[c.Name],
 		MAC:     c.RuntimeConfig.MAC, Tenant: c.Tenant, Publish: c.RuntimeConfig.PortMappings, Set: c.RuntimeConfig.Bandwidth.settings(),
 	}
 }
@@ -307,6 +312,8 @@ func (c *conf) result(args *skel.CmdArgs, got attach.Result) (*current.Result, e
 	}
 	if !c.DNS.IsEmpty() {
 		r.DNS = c.DNS
+	} else if r.DNS.IsEmpty() && len(got.NameServers) > 0 {
+		r.DNS = types.DNS{Nameservers: got.NameServers, Domain: got.Domain, Search: []string{got.Domain}}
 	}
 	if d := c.RuntimeConfig.DNS; d != nil {
 		for _, v := range []struct{ from, to *[]string }{{&d.Servers, &r.DNS.Nameservers}, {&d.Searches, &r.DNS.Search}, {&d.Options, &r.DNS.Options}} {

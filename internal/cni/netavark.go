@@ -23,6 +23,7 @@ type netavarkNetwork struct {
 	ID          string            `json:"id"`
 	Internal    bool              `json:"internal"`
 	IPv6Enabled bool              `json:"ipv6_enabled"`
+	DNSEnabled  bool              `json:"dns_enabled"`
 	Options     map[string]string `json:"options"`
 	Subnets     []netavarkSubnet  `json:"subnets"`
 }
@@ -34,9 +35,10 @@ type netavarkSubnet struct {
 
 // netavarkCall is the input of setup and teardown.
 type netavarkCall struct {
-	ContainerID  string          `json:"container_id"`
-	Network      netavarkNetwork `json:"network"`
-	PortMappings []struct {
+	ContainerID   string          `json:"container_id"`
+	ContainerName string          `json:"container_name"`
+	Network       netavarkNetwork `json:"network"`
+	PortMappings  []struct {
 		ContainerPort int    `json:"container_port"`
 		HostIP        string `json:"host_ip"`
 		HostPort      int    `json:"host_port"`
@@ -47,6 +49,7 @@ type netavarkCall struct {
 		InterfaceName string   `json:"interface_name"`
 		StaticIPs     []string `json:"static_ips"`
 		StaticMAC     string   `json:"static_mac"`
+		Aliases       []string `json:"aliases"`
 	} `json:"network_options"`
 }
 
@@ -62,6 +65,7 @@ func (q *netavarkCall) attachment(netns string) (*attach.Attachment, error) {
 	a := &attach.Attachment{
 		Switch: attach.Client(q.Network.Options["socket"]), Network: n, Netns: netns, Ifname: q.NetworkOptions.InterfaceName, MAC: q.NetworkOptions.StaticMAC,
 		Port: portName("podman", q.Network.ID, q.ContainerID, q.NetworkOptions.InterfaceName), ID: q.ContainerID, Tenant: q.Network.Options["tenant"],
+		Aliases: append([]string{q.ContainerName}, q.NetworkOptions.Aliases...),
 	}
 	if err := takeAddresses(a, q.NetworkOptions.StaticIPs); err != nil {
 		return nil, err
@@ -107,12 +111,16 @@ func (n *netavarkNetwork) settle() (api.NetworkAdd, error) {
 			out.RA = v
 		case "nd-proxy":
 			out.NDProxy, err = strconv.ParseBool(v)
+		case "dns-servers":
+			out.DNSServers = api.Words(v)
+		case "domain":
+			out.Domain = v
 		case "protocols":
 			if out.Protocols = api.Words(v); v == "" {
 				err = errors.New("empty")
 			}
 		default:
-			return api.NetworkAdd{}, fmt.Errorf("option %q does not exist; the options are in6, isolated, mtu, nat6, nd-proxy, protocols, ra, socket, tenant", k)
+			return api.NetworkAdd{}, fmt.Errorf("option %q does not exist; the options are dns-servers, domain, in6, isolated, mtu, nat6, nd-proxy, protocols, ra, socket, tenant", k)
 		}
 		if err != nil {
 			return api.NetworkAdd{}, fmt.Errorf("option %s=%s: the value is not valid for this option", k, v)
@@ -170,8 +178,12 @@ func netavark(ctx context.Context, command, netns, version string, in io.Reader,
 			subnets[i].Gateway = ""
 		}
 	}
+	servers, domains := []string{}, []string{}
+	if q.Network.DNSEnabled && len(got.NameServers) > 0 { // podman writes them into the container's resolv.conf
+		servers, domains = got.NameServers, []string{got.Domain}
+	}
 	return json.NewEncoder(out).Encode(map[string]any{
-		"dns_search_domains": []string{}, "dns_server_ips": []string{},
+		"dns_search_domains": domains, "dns_server_ips": servers,
 		"interfaces": map[string]any{a.Ifname: map[string]any{"mac_address": got.MAC, "subnets": subnets}},
 	})
 }

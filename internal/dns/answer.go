@@ -161,7 +161,7 @@ func (q *question) reply(f *finding) []byte {
 		return q.negative(dnsmessage.RCodeSuccess, f)
 	}
 	rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
-	for n := len(addrs); ; n = n * 3 / 4 {
+	for n := len(addrs); ; n -= max(1, n/16) {
 		b := q.begin(dnsmessage.RCodeSuccess, n < len(addrs))
 		_ = b.StartAnswers()
 		h := dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: ttl}

@@ -86,3 +86,12 @@ func (s *Server) Ask(q Question, reply func([]byte)) []byte {
 
 // Serves reports whether stations of a network get answers.
 func (s *Server) Serves(net frame.NetID) bool { return s.zones.Load().networks[net] != nil }
+
+// Preview returns the answer about a name of ours, and counts nothing. It is nil where others are asked, and where there is nothing to answer.
+func (s *Server) Preview(q Question) []byte {
+	p, ok := parse(q.Message, q.UDP, q.Limit)
+	if !ok {
+		return nil
+	}
+	return s.zones.Load().answer(q.Net, &p)
+}

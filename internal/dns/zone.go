@@ -73,6 +73,9 @@ func (z *Zones) find(n *Network, name string) finding {
 	if label, rest, _ := strings.Cut(name, "."); rest == "" && label != "" { // single labels are never asked for elsewhere
 		return n.find(label, n.Domain)
 	}
+	if addrs, known := n.Names[strings.TrimSuffix(name, ".")]; known { // a name with dots, without its zone
+		return finding{ours: true, known: true, zone: n.Domain, addrs: addrs}
+	}
 	for domain := name; domain != ""; { // the longest zone that the name is in
 		if o := z.byDomain[domain]; o != nil && n.reaches(o) {
 			return o.find(strings.TrimSuffix(strings.TrimSuffix(name, domain), "."), domain)

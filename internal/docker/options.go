@@ -56,6 +56,9 @@ var networkOptions = []option{
 		n.Add.NDProxy, err = strconv.ParseBool(v)
 		return err
 	}},
+	{[]string{"dns"}, func(n *network, v string) error { n.Add.DNS = v; return nil }},
+	{[]string{"dns-servers"}, func(n *network, v string) error { n.Add.DNSServers = api.Words(v); return nil }},
+	{[]string{"domain"}, func(n *network, v string) error { n.Add.Domain = v; return nil }},
 	{[]string{"protocols"}, func(n *network, v string) error {
 		if n.Add.Protocols = api.Words(v); v == "" {
 			return errors.New("empty")

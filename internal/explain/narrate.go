@@ -369,6 +369,9 @@ func (s *Switch) narrateSlowPath(t *api.Trace, f *frame.Frame, r *router.DryRunR
 		result, t.Verdict, t.Why = "answer", "answered", "the gateway answers: "+answer
 		if answer == "" {
 			t.Verdict, t.Why = "consumed", "taken by the gateway, which does not answer it"
+			if f.Proto == frame.UDP {
+				t.Why = "taken by the gateway; if it is a question for a name of others, the gateway asks the name servers of the host"
+			}
 		}
 	case r.Why != frame.None:
 		result, t.Verdict, t.Reason = "drop", "dropped", r.Why.String()

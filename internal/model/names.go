@@ -93,18 +93,10 @@ func ParseName(name, addr string) (n Name, err error) {
 	return n, nil
 }
 
-// checkDNSName says why a name cannot be one of DNS (RFC 1035, 2.3.4). An underscore may stand in it.
+// checkDNSName says why a name cannot be one of DNS.
 func checkDNSName(what, name string) error {
-	if name == "" || len(name) > 200 {
-		return bad("%s %q must have 1 to 200 characters", what, name)
-	}
-	for _, label := range strings.Split(name, ".") {
-		isBad := func(r rune) bool {
-			return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '_')
-		}
-		if label == "" || len(label) > 63 || strings.ContainsFunc(label, isBad) || strings.HasPrefix(label, "-") || strings.HasSuffix(label, "-") {
-			return bad("%s %q is no name of DNS: each part between two dots has 1 to 63 letters, digits, - or _, and no - at its ends", what, name)
-		}
+	if !api.IsDNSName(name) {
+		return bad("%s %q is no name of DNS: it has at most 200 characters, and each part between two dots has 1 to 63 letters, digits, - or _, and no - at its ends", what, name)
 	}
 	return nil
 }
@@ -131,6 +123,3 @@ func words(w api.Words) []string {
 
 // join is a list in one form.
 func join(w api.Words) api.Words { return api.Words(strings.Join(words(w), ",")) }
-
-// IsDNSName reports whether a name, in lower case, can be one of DNS.
-func IsDNSName(name string) bool { return checkDNSName("", name) == nil }

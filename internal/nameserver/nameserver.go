@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/dns"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
@@ -33,14 +34,20 @@ func (s Service) Serves(net frame.NetID, port uint16) bool {
 
 // Datagram implements router.Service.
 func (s Service) Datagram(d router.Datagram) []byte {
+	return s.Server.Ask(question(d), func(answer []byte) {
+		s.Send(func(out router.Output) { s.Router.Answer(d, answer, out) })
+	})
+}
+
+// Preview implements router.Service.
+func (s Service) Preview(d router.Datagram) []byte { return s.Server.Preview(question(d)) }
+
+func question(d router.Datagram) dns.Question {
 	header := frame.IPv4Len + frame.UDPLen
 	if d.To.Addr().Is6() {
 		header = frame.IPv6Len + frame.UDPLen
 	}
-	q := dns.Question{Port: d.In, Net: d.Net, Message: d.Payload, UDP: true, Limit: d.MTU - header}
-	return s.Server.Ask(q, func(answer []byte) {
-		s.Send(func(out router.Output) { s.Router.Answer(d, answer, out) })
-	})
+	return dns.Question{Port: d.In, Net: d.Net, Message: d.Payload, UDP: true, Limit: d.MTU - header}
 }
 
 // A Source says where a name comes from.
@@ -91,7 +98,7 @@ func Rows(s *model.State, added map[string][]model.Name) (rows []Row) {
 				}
 				continue
 			}
-			if name := strings.ToLower(p.Name); model.IsDNSName(name) {
+			if name := strings.ToLower(p.Name); api.IsDNSName(name) {
 				add(name, FromPort, p.Name, addrs()...)
 			}
 			for _, alias := range p.Aliases {

@@ -1,0 +1,138 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+)
+
+// TestNames: gateways answer questions for names. dig, glibc and busybox ask; dnsmasq plays the host's server.
+func TestNames(t *testing.T) {
+	Need(t, "busybox", "dig", "dnsmasq", "getent", "ip", "ping")
+	b := NewHost(t)
+	b.Start()
+	b.AddNS("alone", "far", "quiet")
+	containers(b)
+	b.CLI("network", "add", "lab", "--subnet", "172.30.0.0/24", "--subnet6", "fd00:1::/64", "--domain", "lab.example", "--names", "printer=172.30.0.99", "--dns-servers", "10.1.0.2:5353")
+	b.CLI("network", "add", "cell", "--subnet", "172.30.1.0/24", "--isolated", "--dns", "local")
+	b.CLI("network", "add", "mute", "--subnet", "172.30.2.0/24", "--dns", "off")
+	b.CLI("port", "add", "far", "--netns", b.NS("far"), "--network", "lab", "--aliases", "www,static.www")
+	b.CLI("port", "add", "alone", "--netns", b.NS("alone"), "--network", "cell")
+	b.CLI("port", "add", "quiet", "--netns", b.NS("quiet"), "--network", "mute")
+	dig := func(ns, at string, args ...string) string {
+		t.Helper()
+		out, err := b.TrySh(ns, "dig +time=3 +tries=2 +short @"+at+" "+strings.Join(args, " "))
+		if err != nil {
+			t.Errorf("in %s: dig @%s %v: %v: %s", ns, at, args, err, out)
+		}
+		return strings.Join(strings.Fields(out), " ")
+	}
+	status := func(ns, at, name string) string {
+		t.Helper()
+		out, _ := b.TrySh(ns, "dig +time=3 +tries=2 @"+at+" "+name)
+		_, after, _ := strings.Cut(out, "status: ")
+		word, _, _ := strings.Cut(after, ",")
+		return word
+	}
+	for _, tt := range []struct{ ns, at, ask, want string }{
+		{"web", "172.29.0.1", "db", "172.29.0.3"},
+		{"web", "172.29.0.1", "DB.default.uvs.internal", "172.29.0.3"},
+		{"web", "172.29.0.1", "gateway", "172.29.0.1"},
+		{"web", "172.29.0.1", "host", "172.29.255.254"},
+		{"web", "172.29.0.1", "web AAAA", addr6(b, "web")},
+		{"web", "172.29.0.1", "-x 172.29.0.3", "db.default.uvs.internal."},
+		{"web", "172.29.0.1", "-x " + addr6(b, "db"), "db.default.uvs.internal."},
+		{"web", "172.29.0.1", "www.lab.example", "172.30.0.2"},
+		{"web", "172.29.0.1", "alone.cell.uvs.internal", ""},
+		{"far", "172.30.0.1", "static.www", "172.30.0.2"},
+		{"far", "fd00:1::1", "printer", "172.30.0.99"},
+		{"far", "fe80::1%eth0", "printer", "172.30.0.99"},
+		{"alone", "172.30.1.1", "alone", "172.30.1.2"},
+	} {
+		if got := dig(tt.ns, tt.at, tt.ask); got != tt.want {
+			t.Errorf("in %s: dig @%s %s: %q, want %q", tt.ns, tt.at, tt.ask, got, tt.want)
+		}
+	}
+	for _, tt := range []struct{ ns, at, name, want string }{
+		{"web", "172.29.0.1", "nobody", "NXDOMAIN"},
+		{"web", "172.29.0.1", "db MX", "NOERROR"},
+		{"alone", "172.30.1.1", "www.example.com", "REFUSED"},
+		{"alone", "172.30.1.1", "db.default.uvs.internal", "NXDOMAIN"},
+	} {
+		if got := status(tt.ns, tt.at, tt.name); got != tt.want {
+			t.Errorf("in %s: dig @%s %s: %s, want %s", tt.ns, tt.at, tt.name, got, tt.want)
+		}
+	}
+	if out, err := b.TrySh("quiet", "dig +time=1 +tries=1 @172.30.2.1 quiet"); err == nil {
+		t.Errorf("the gateway of a network without names answers: %s", out)
+	}
+
+	// Names of others, over UDP and, where the answer does not fit, over TCP to the server.
+	zone := filepath.Join(b.dir, "hosts")
+	lines := "192.0.2.80 www.example.com\n"
+	for i := range 120 {
+		lines += fmt.Sprintf("192.0.2.%d crowd.example.com\n", 100+i)
+	}
+	if err := os.WriteFile(zone, []byte(lines), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b.Background("out", "dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --port 5353 --listen-address=10.1.0.2 --bind-interfaces --pid-file= --user=root --addn-hosts="+zone)
+	b.Eventually("the server outside answers", func() bool { return dig("far", "172.30.0.1", "www.example.com") == "192.0.2.80" })
+	if got := status("far", "172.30.0.1", "nobody.example.com"); got != "REFUSED" && got != "NXDOMAIN" {
+		t.Errorf("a name that the server does not know: %s", got)
+	}
+	if out := b.Sh("far", "dig +time=3 +tries=2 +ignore +bufsize=512 @172.30.0.1 crowd.example.com"); !strings.Contains(out, "flags: qr tc") {
+		t.Errorf("an answer that does not fit: %s", out)
+	}
+
+	// Programs ask by their own ways.
+	for _, ns := range []string{"web", "far"} {
+		gateway := map[string]string{"web": "172.29.0.1", "far": "172.30.0.1"}[ns]
+		conf := filepath.Join(b.dir, ns+".conf")
+		if err := os.WriteFile(conf, []byte("nameserver "+gateway+"\nsearch lab.example\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in := func(ns, command string) string {
+		return b.Sh(ns, "unshare -m sh -ec 'mount --bind "+filepath.Join(b.dir, ns+".conf")+" /etc/resolv.conf; "+command+"'")
+	}
+	contains(t, in("web", "getent ahostsv4 db"), "172.29.0.3")
+	contains(t, in("web", "ping -4 -c 1 -W 3 db"), "172.29.0.3")
+	contains(t, in("far", "getent ahostsv4 printer"), "172.30.0.99")
+	contains(t, in("far", "busybox nslookup www.lab.example"), "172.30.0.2")
+
+	// Names that are added, and those of ports that go.
+	b.CLI("dns", "add", "db2", "10.9.0.5")
+	b.CLI("dns", "add", "db2", "fd00::5")
+	if got := dig("web", "172.29.0.1", "db2") + " " + dig("web", "172.29.0.1", "db2", "AAAA"); got != "10.9.0.5 fd00::5" {
+		t.Errorf("a name that was added: %q", got)
+	}
+	var names []api.Name
+	b.JSON(&names, "dns", "ls")
+	if len(names) < 10 {
+		t.Errorf("dns ls: %+v", names)
+	}
+	contains(t, b.CLI("dns", "ls"), "www.lab.example", "alias", "db2.default.uvs.internal", "static")
+	contains(t, b.CLI("config", "show"), "db2=10.9.0.5", "printer=172.30.0.99", "www,static.www")
+	b.CLI("dns", "del", "db2", "10.9.0.5")
+	if got := dig("web", "172.29.0.1", "db2"); got != "" {
+		t.Errorf("after dns del: %s", got)
+	}
+	for args, want := range map[string]string{
+		"dns del db2 1.2.3.4": "no name", "dns del printer --network lab": "configuration file", "dns add x- 10.0.0.1": "no name of DNS", "dns add x 300.1.1.1": "is not an address",
+		"dns add x 10.0.0.1 --network mute": "dns: off", "dns add x 10.0.0.1 --network nowhere": "does not exist",
+	} {
+		if out, err := b.TryCLI(strings.Fields(args)...); err == nil || !strings.Contains(out+err.Error(), want) {
+			t.Errorf("%s: %s %v, want %q", args, out, err, want)
+		}
+	}
+	b.CLI("port", "del", "db")
+	if got := status("web", "172.29.0.1", "db"); got != "NXDOMAIN" {
+		t.Errorf("the name of a port that has gone: %s", got)
+	}
+	b.Balanced()
+}
