@@ -63,3 +63,5 @@ func (r *dryOutput) Drop(p PuntedFrame, why frame.Reason) {
 type dryService struct{ Service }
 
 func (s dryService) Datagram(d Datagram) []byte { return s.Preview(d) }
+
+func (dryService) Segment(frame.PortID, frame.NetID, frame.MAC, []byte) {}

@@ -46,13 +46,13 @@ func (r *Router) HandlePunt(p PuntedFrame, now frame.Tick, out Output) {
 	p.f = &frame.Frame{}
 	p.f.Reset(p.Raw, p.In)
 	frame.Parse(p.f)
-	d, served := r.datagram(&p)
+	served := r.isServed(&p)
 	if int(p.In) < len(r.bucket) && (served && !r.served[p.In].take(now, serviceRate, serviceBurst) || !served && !r.bucket[p.In].take(now, puntRate, puntBurst)) {
 		out.Drop(p, frame.PuntRateLimited)
 		return
 	}
 	if served {
-		r.serveLocked(d, p, out)
+		r.serveLocked(p, out)
 		return
 	}
 	if p.f.Src == frame.WayNobody {

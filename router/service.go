@@ -1,6 +1,7 @@
 package router
 
 import (
+	"encoding/binary"
 	"net/netip"
 
 	"github.com/google/gopacket"
@@ -9,10 +10,12 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// A Service answers datagrams to the gateway.
+// A Service answers packets to the gateway.
 type Service interface {
-	// Serves reports whether the gateway of a network serves a UDP port.
+	// Serves reports whether the gateway of a network serves a port of UDP and TCP.
 	Serves(net frame.NetID, port uint16) bool
+	// Segment takes an IP packet with a TCP segment. It must not wait. What it answers follows by Router.SendTo.
+	Segment(in frame.PortID, net frame.NetID, mac frame.MAC, packet []byte)
 	// Datagram takes a datagram. It must not wait. It returns the payload of the answer; or nil, and the answer may follow by Router.Answer.
 	Datagram(Datagram) []byte
 	// Preview is Datagram without an effect, and without an answer that follows.
@@ -29,8 +32,8 @@ type Datagram struct {
 	MTU      int    // of the network, bytes
 }
 
-// Datagrams to a service that one port may send: per second, and the burst. They do not count as other frames to the slow path do.
-const serviceRate, serviceBurst = 20000, 4000
+// Packets to a service that one port may send: per second, and the burst. They do not count as other frames to the slow path do.
+const serviceRate, serviceBurst = 10000, 4000
 
 // SetService says what serves the gateways.
 func (r *Router) SetService(s Service) {
@@ -39,15 +42,12 @@ func (r *Router) SetService(s Service) {
 	r.service = s
 }
 
-// datagram returns a UDP datagram to the gateway that is served; ok is false for any other packet.
+// datagram returns the datagram that a packet to a service is; ok is false if its length is wrong.
 func (r *Router) datagram(p *PuntedFrame) (d Datagram, ok bool) {
 	f := p.f
-	if r.service == nil || p.Why != frame.GatewayService || f.Proto != frame.UDP || f.Flags&frame.HasTuple == 0 || f.Flags&frame.Fragment != 0 || f.Malformed != frame.None || f.Dst.IsGroup() {
-		return d, false
-	}
 	h := f.UDP()
-	iface, n := r.snap.Load().ifaces[p.Net], int(h.Length())
-	if iface == nil || p.Net == frame.NoNet || n < frame.UDPLen || n > len(h) || !r.service.Serves(p.Net, f.Tuple.DstPort) {
+	n := int(h.Length())
+	if n < frame.UDPLen || n > len(h) {
 		return d, false
 	}
 	from, to := sender(f), f.Tuple.Dst.Netip()
@@ -55,17 +55,50 @@ func (r *Router) datagram(p *PuntedFrame) (d Datagram, ok bool) {
 		to = f.IPv6().Dst().Netip()
 	}
 	return Datagram{
-		In: p.In, Net: p.Net, MAC: f.Src, MTU: iface.MTU, Payload: h[frame.UDPLen:n],
+		In: p.In, Net: p.Net, MAC: f.Src, MTU: r.snap.Load().ifaces[p.Net].MTU, Payload: h[frame.UDPLen:n],
 		From: netip.AddrPortFrom(from, f.Tuple.SrcPort), To: netip.AddrPortFrom(to, f.Tuple.DstPort),
 	}, true
 }
 
-// serveLocked passes a datagram to the service.
-func (r *Router) serveLocked(d Datagram, p PuntedFrame, out Output) {
+// isServed reports whether p is a packet to a port that the gateway serves: a datagram, or a TCP segment.
+func (r *Router) isServed(p *PuntedFrame) bool {
+	f := p.f
+	return r.service != nil && p.Why == frame.GatewayService && p.Net != frame.NoNet && (f.Proto == frame.UDP || f.Proto == frame.TCP) && f.Flags&frame.HasTuple != 0 &&
+		f.Flags&frame.Fragment == 0 && f.Malformed == frame.None && !f.Dst.IsGroup() && r.snap.Load().ifaces[p.Net] != nil && r.service.Serves(p.Net, f.Tuple.DstPort)
+}
+
+// serveLocked passes a packet to the service.
+func (r *Router) serveLocked(p PuntedFrame, out Output) {
+	if p.f.Proto == frame.TCP {
+		r.service.Segment(p.In, p.Net, p.f.Src, p.f.Bytes()[p.f.L3:p.f.L3End])
+		out.Consume(p)
+		return
+	}
+	d, ok := r.datagram(&p)
+	if !ok {
+		out.Drop(p, frame.GatewayService)
+		return
+	}
 	if answer := r.service.Datagram(d); answer != nil {
 		r.answerLocked(d, answer, out)
 	}
 	out.Consume(p)
+}
+
+// SendTo sends an IP packet of the gateway to a station of a network.
+func (r *Router) SendTo(net frame.NetID, mac frame.MAC, packet []byte, out Output) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	iface := r.snap.Load().ifaces[net]
+	if iface == nil || len(packet) == 0 { // it has gone meanwhile
+		return
+	}
+	eth := append(append([]byte(nil), mac.HardwareAddr()...), iface.MAC.HardwareAddr()...)
+	typ := uint16(frame.TypeIPv4)
+	if packet[0]>>4 == 6 {
+		typ = frame.TypeIPv6
+	}
+	r.sendCut(net, append(binary.BigEndian.AppendUint16(eth, typ), packet...), out)
 }
 
 // Answer sends the answer to a datagram.

@@ -200,7 +200,7 @@ func newDaemon(o Options) (*Daemon, error) {
 	if byLoad && o.Workers > 1 {
 		d.dp.Balance(tap.SpareCPU())
 	}
-	d.dp.Router.SetService(nameserver.Service{Server: d.dns, Router: d.dp.Router, Send: d.dp.WithSlowPath})
+	d.dp.Router.SetService(nameserver.NewService(d.dns, d.dp.Router, d.dp.WithSlowPath))
 	if d.usesBPF() {
 		d.dp.Router.SetWayMTU(d.up.WayMTU)
 		d.dp.SetLearnWay(d.up.LearnWay)

@@ -322,7 +322,7 @@ func TestForward(t *testing.T) {
 			s.SetZones(NewZones("uvs.internal.", map[frame.NetID]*Network{1: {Domain: "front.uvs.internal.", Servers: tt.servers}}))
 			got := make(chan []byte, 1)
 			q := Question{Port: 3, Net: 1, Message: ask("www.example.com.", dnsmessage.TypeA, 0), UDP: true, Limit: 1472}
-			if now := s.Ask(q, func(m []byte) { got <- m }); now != nil {
+			if now, _ := s.Ask(q, func(m []byte) { got <- m }); now != nil {
 				t.Fatalf("at once: %s", text(t, now))
 			}
 			select {
@@ -354,7 +354,7 @@ func TestForwardIsBounded(t *testing.T) {
 	refused := 0
 	q := Question{Port: 3, Net: 1, Message: ask("www.example.com.", dnsmessage.TypeA, 0), UDP: true, Limit: 1472}
 	for range maxAskedOfPort + 10 {
-		if m := s.Ask(q, func(m []byte) { answers <- m }); m != nil && text(t, m) == "Refused" {
+		if m, _ := s.Ask(q, func(m []byte) { answers <- m }); m != nil && text(t, m) == "Refused" {
 			refused++
 		}
 	}
@@ -362,7 +362,7 @@ func TestForwardIsBounded(t *testing.T) {
 		t.Errorf("%d questions were refused", refused)
 	}
 	q.Port = 4
-	if m := s.Ask(q, func(m []byte) { answers <- m }); m != nil {
+	if m, later := s.Ask(q, func(m []byte) { answers <- m }); m != nil || !later {
 		t.Errorf("another port: %s", text(t, m))
 	}
 	<-asked

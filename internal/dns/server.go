@@ -44,13 +44,13 @@ func NewServer(resolvConf string) *Server {
 // SetZones says what the server's names are.
 func (s *Server) SetZones(z *Zones) { s.zones.Store(z) }
 
-// Ask answers a question: at once by its result, or later by one call of reply from another goroutine. The result is nil then, and where
-// there is nothing to answer.
-func (s *Server) Ask(q Question, reply func([]byte)) []byte {
+// Ask answers a question: at once by its result, or later by one call of reply from another goroutine. Where there is nothing to answer, it
+// does neither.
+func (s *Server) Ask(q Question, reply func([]byte)) (answer []byte, later bool) {
 	p, ok := parse(q.Message, q.UDP, q.Limit)
 	if !ok {
 		s.Malformed.Add(1)
-		return nil
+		return nil, false
 	}
 	z := s.zones.Load()
 	if m := z.answer(q.Net, &p); m != nil {
@@ -59,7 +59,7 @@ func (s *Server) Ask(q Question, reply func([]byte)) []byte {
 		} else {
 			s.Own.Add(1)
 		}
-		return m
+		return m, false
 	}
 	message := append([]byte(nil), q.Message...)
 	begun := s.forward.begin(q.Port, func() {
@@ -79,9 +79,9 @@ func (s *Server) Ask(q Question, reply func([]byte)) []byte {
 	})
 	if !begun {
 		s.Refused.Add(1)
-		return p.refuse(dnsmessage.RCodeRefused)
+		return p.refuse(dnsmessage.RCodeRefused), false
 	}
-	return nil
+	return nil, true
 }
 
 // Serves reports whether stations of a network get answers.

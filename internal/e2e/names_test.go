@@ -12,7 +12,7 @@ import (
 
 // TestNames: gateways answer questions for names. dig, glibc and busybox ask; dnsmasq plays the host's server.
 func TestNames(t *testing.T) {
-	Need(t, "busybox", "dig", "dnsmasq", "getent", "ip", "ping")
+	Need(t, "busybox", "dig", "dnsmasq", "getent", "ip", "ping", "socat")
 	b := NewHost(t)
 	b.Start()
 	b.AddNS("alone", "far", "quiet")
@@ -52,6 +52,9 @@ func TestNames(t *testing.T) {
 		{"far", "fd00:1::1", "printer", "172.30.0.99"},
 		{"far", "fe80::1%eth0", "printer", "172.30.0.99"},
 		{"alone", "172.30.1.1", "alone", "172.30.1.2"},
+		{"web", "172.29.0.1", "db +tcp", "172.29.0.3"},
+		{"far", "fd00:1::1", "printer +tcp", "172.30.0.99"},
+		{"far", "fe80::1%eth0", "printer +tcp", "172.30.0.99"},
 	} {
 		if got := dig(tt.ns, tt.at, tt.ask); got != tt.want {
 			t.Errorf("in %s: dig @%s %s: %q, want %q", tt.ns, tt.at, tt.ask, got, tt.want)
@@ -87,6 +90,16 @@ func TestNames(t *testing.T) {
 	}
 	if out := b.Sh("far", "dig +time=3 +tries=2 +ignore +bufsize=512 @172.30.0.1 crowd.example.com"); !strings.Contains(out, "flags: qr tc") {
 		t.Errorf("an answer that does not fit: %s", out)
+	}
+
+	if got := len(strings.Fields(dig("far", "172.30.0.1", "+bufsize=512", "crowd.example.com"))); got != 120 {
+		t.Errorf("over TCP: %d addresses of 120", got)
+	}
+	if out, err := b.TrySh("far", "echo nonsense that is no question | timeout 5 socat -t 3 - TCP:172.30.0.1:53"); err != nil || out != "" {
+		t.Errorf("nonsense over TCP: %q, %v", out, err)
+	}
+	if out, err := b.TrySh("far", "timeout 3 socat - TCP:172.30.0.1:54 </dev/null"); err == nil || !strings.Contains(out, "refused") {
+		t.Errorf("another port of the gateway: %q, %v", out, err)
 	}
 
 	// Programs ask by their own ways.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/dns"
+	"github.com/uvswitch/uvswitch/internal/dnstcp"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/router"
@@ -20,27 +21,48 @@ const ResolvConf = "/etc/resolv.conf"
 // dnsPort is the port on which gateways answer questions for names.
 const dnsPort = 53
 
-// A Service passes datagrams to the gateways to package dns. It implements router.Service.
+// A Service passes packets to the gateways to package dns. It implements router.Service.
 type Service struct {
-	Server *dns.Server
-	Router *router.Router
-	Send   func(func(router.Output)) // runs a function with the slow path
+	server *dns.Server
+	router *router.Router
+	send   func(func(router.Output)) // runs a function with the slow path
+	tcp    *dnstcp.Server
+}
+
+// NewService makes a service. send runs a function with the slow path.
+func NewService(server *dns.Server, r *router.Router, send func(func(router.Output))) *Service {
+	s := &Service{server: server, router: r, send: send}
+	s.tcp = dnstcp.New(dnstcp.Options{
+		Ask: func(from dnstcp.Origin, message []byte, reply func([]byte)) ([]byte, bool) {
+			return server.Ask(dns.Question{Port: from.Port, Net: from.Net, Message: message, Limit: dns.MaxMessage}, reply)
+		},
+		Send: func(to dnstcp.Origin, packet []byte) {
+			send(func(out router.Output) { r.SendTo(to.Net, to.MAC, packet, out) })
+		},
+	})
+	return s
 }
 
 // Serves implements router.Service.
-func (s Service) Serves(net frame.NetID, port uint16) bool {
-	return port == dnsPort && s.Server.Serves(net)
+func (s *Service) Serves(net frame.NetID, port uint16) bool {
+	return port == dnsPort && s.server.Serves(net)
 }
 
 // Datagram implements router.Service.
-func (s Service) Datagram(d router.Datagram) []byte {
-	return s.Server.Ask(question(d), func(answer []byte) {
-		s.Send(func(out router.Output) { s.Router.Answer(d, answer, out) })
+func (s *Service) Datagram(d router.Datagram) []byte {
+	answer, _ := s.server.Ask(question(d), func(answer []byte) {
+		s.send(func(out router.Output) { s.router.Answer(d, answer, out) })
 	})
+	return answer
+}
+
+// Segment implements router.Service.
+func (s *Service) Segment(in frame.PortID, net frame.NetID, mac frame.MAC, packet []byte) {
+	s.tcp.Segment(dnstcp.Origin{Port: in, Net: net, MAC: mac}, packet)
 }
 
 // Preview implements router.Service.
-func (s Service) Preview(d router.Datagram) []byte { return s.Server.Preview(question(d)) }
+func (s *Service) Preview(d router.Datagram) []byte { return s.server.Preview(question(d)) }
 
 func question(d router.Datagram) dns.Question {
 	header := frame.IPv4Len + frame.UDPLen

@@ -71,7 +71,8 @@ var imports = map[string][]string{
 	"internal/uplink":      {"internal/bpf", "internal/frame", "internal/link", "internal/netns", "nat", "tap", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 	"internal/hostclients": {"internal/bpf", "github.com/cilium/ebpf", "golang.org/x/sys"},
 	"internal/relay":       {"github.com/vishvananda/netlink", "golang.org/x/sys"},
-	"internal/nameserver":  {"cmd/uvswitch/api", "internal/dns", "internal/frame", "internal/model", "router"},
+	"internal/nameserver":  {"cmd/uvswitch/api", "internal/dns", "internal/dnstcp", "internal/frame", "internal/model", "router"},
+	"internal/dnstcp":      {"internal/frame", "gvisor.dev/gvisor"},
 	"internal/dns":         {"internal/frame", "golang.org/x/net"},
 	"internal/fdstore":     {"cmd/uvswitch/api", "golang.org/x/sys"},
 

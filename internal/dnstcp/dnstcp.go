@@ -1,0 +1,297 @@
+// Package dnstcp takes questions for names over TCP. The gateways have no other TCP, so that a TCP/IP stack in user space, gVisor's, gets the
+// segments to port 53 and nothing else. It is made with the first segment.
+//
+//	Segment ──► netstack ──► converse: a question, its answer ──► netstack ──► deliver ──► Options.Send
+//
+// Sources: RFC 7766; gvisor.dev/gvisor/pkg/tcpip.
+package dnstcp
+
+import (
+	"context"
+	"encoding/binary"
+	"io"
+	"net/netip"
+	"sync"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/link/channel"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// An Origin is where a connection comes from.
+type Origin struct {
+	Port frame.PortID
+	Net  frame.NetID
+	MAC  frame.MAC
+}
+
+// Options are what a Server needs.
+type Options struct {
+	// Ask answers a question: at once by its result, or later by one call of reply. Where there is nothing to answer, it does neither.
+	Ask func(from Origin, message []byte, reply func([]byte)) (answer []byte, later bool)
+	// Send sends an IP packet to the station where a connection comes from.
+	Send func(to Origin, packet []byte)
+}
+
+// Connections at a time, of all ports and of one; and questions of one connection. A connection without a question is closed after idle.
+const (
+	maxConnections, maxOfPort = 256, 32
+	maxQuestions              = 16
+	longestQuestion           = 4096 // bytes; a name has 255 at most
+	idle                      = 10 * time.Second
+)
+
+// mtu is the length of the longest packet that the stack makes, in bytes: every network with IPv6 carries it.
+const mtu = header.IPv6MinimumMTU
+
+// A Server serves connections.
+type Server struct {
+	options Options
+	start   sync.Once
+	stack   *stack.Stack
+	link    *channel.Endpoint
+
+	mu      sync.Mutex // Lock 91
+	origins map[ends]*connection
+	ofPort  map[frame.PortID]int
+}
+
+// ends identify a connection.
+type ends struct{ remote, local netip.AddrPort }
+
+// A connection is one that has begun, or may begin: its first segment has come.
+type connection struct {
+	Origin
+	since time.Time
+	open  bool
+}
+
+// New makes a server.
+func New(o Options) *Server {
+	return &Server{options: o, origins: map[ends]*connection{}, ofPort: map[frame.PortID]int{}}
+}
+
+// Segment takes an IP packet with a TCP segment to a gateway. It does not wait. The packet is the server's.
+func (s *Server) Segment(from Origin, packet []byte) {
+	e, flags, ok := parse(packet)
+	if !ok || !s.note(e, from, flags) {
+		return
+	}
+	s.start.Do(s.begin)
+	proto := header.IPv4ProtocolNumber
+	if e.remote.Addr().Is6() {
+		proto = header.IPv6ProtocolNumber
+	}
+	p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
+	defer p.DecRef()
+	s.link.InjectInbound(proto, p)
+}
+
+// parse reads the ends of a segment and its flags, as the station sees them.
+func parse(packet []byte) (e ends, flags header.TCPFlags, ok bool) {
+	at, src, dst := 0, netip.Addr{}, netip.Addr{}
+	switch header.IPVersion(packet) {
+	case header.IPv4Version:
+		ip := header.IPv4(packet)
+		if !ip.IsValid(len(packet)) {
+			return e, 0, false
+		}
+		at, src, dst = int(ip.HeaderLength()), netip.AddrFrom4(ip.SourceAddress().As4()), netip.AddrFrom4(ip.DestinationAddress().As4())
+	case header.IPv6Version:
+		ip := header.IPv6(packet)
+		if !ip.IsValid(len(packet)) || ip.TransportProtocol() != tcp.ProtocolNumber {
+			return e, 0, false // extension headers: none of a station that connects to its gateway
+		}
+		at, src, dst = header.IPv6MinimumSize, netip.AddrFrom16(ip.SourceAddress().As16()), netip.AddrFrom16(ip.DestinationAddress().As16())
+	default:
+		return e, 0, false
+	}
+	if len(packet) < at+header.TCPMinimumSize {
+		return e, 0, false
+	}
+	t := header.TCP(packet[at:])
+	return ends{netip.AddrPortFrom(src, t.SourcePort()), netip.AddrPortFrom(dst, t.DestinationPort())}, t.Flags(), true
+}
+
+// note remembers where a connection comes from, and reports whether its segment is taken.
+func (s *Server) note(e ends, from Origin, flags header.TCPFlags) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.origins[e]; c != nil {
+		if c.Net != from.Net { // the same link-local addresses in two networks
+			return false
+		}
+		c.MAC = from.MAC
+		return true
+	}
+	now := time.Now()
+	if len(s.origins) >= maxConnections || s.ofPort[from.Port] >= maxOfPort { // forget those that never began
+		for x, c := range s.origins {
+			if !c.open && now.Sub(c.since) > idle {
+				s.forgetLocked(x)
+			}
+		}
+	}
+	if len(s.origins) >= maxConnections || s.ofPort[from.Port] >= maxOfPort {
+		return false
+	}
+	if flags&header.TCPFlagSyn == 0 && flags&header.TCPFlagRst != 0 {
+		return false
+	}
+	s.origins[e] = &connection{Origin: from, since: now}
+	s.ofPort[from.Port]++
+	return true
+}
+
+// forgetLocked forgets a connection.
+func (s *Server) forgetLocked(e ends) {
+	c := s.origins[e]
+	if c == nil {
+		return
+	}
+	delete(s.origins, e)
+	if s.ofPort[c.Port]--; s.ofPort[c.Port] == 0 {
+		delete(s.ofPort, c.Port)
+	}
+}
+
+// begin makes the stack: one device that has every address.
+func (s *Server) begin() {
+	s.stack = stack.New(stack.Options{
+		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
+		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol},
+	})
+	const device = 1
+	s.link = channel.New(256, mtu, "")
+	s.link.LinkEPCapabilities |= stack.CapabilityRXChecksumOffload // the sums of stations on this host are partial
+	if err := s.stack.CreateNIC(device, s.link); err != nil {
+		panic("dnstcp: " + err.String()) // the numbers above are wrong
+	}
+	s.stack.SetPromiscuousMode(device, true)
+	s.stack.SetSpoofing(device, true)
+	s.stack.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: device}, {Destination: header.IPv6EmptySubnet, NIC: device}})
+	room := 2 * (1 << 16) // bytes: a message and more
+	s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &tcpip.TCPReceiveBufferSizeRangeOption{Min: 4096, Default: room, Max: room})
+	s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &tcpip.TCPSendBufferSizeRangeOption{Min: 4096, Default: room, Max: room})
+	s.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(s.stack, room, maxConnections, s.accept).HandlePacket)
+	go s.deliver()
+}
+
+// deliver sends what the stack sends.
+func (s *Server) deliver() {
+	for {
+		p := s.link.ReadContext(context.Background())
+		if p == nil {
+			return
+		}
+		view := p.ToView()
+		packet := append([]byte(nil), view.AsSlice()...)
+		view.Release()
+		p.DecRef()
+		back, _, ok := parse(packet)
+		if !ok {
+			continue // not TCP
+		}
+		s.mu.Lock()
+		c := s.origins[ends{back.local, back.remote}]
+		var to Origin
+		if c != nil {
+			to = c.Origin
+		}
+		s.mu.Unlock()
+		if c != nil {
+			s.options.Send(to, packet)
+		}
+	}
+}
+
+// accept takes a connection. The stack calls it in a goroutine.
+func (s *Server) accept(r *tcp.ForwarderRequest) {
+	id := r.ID()
+	e := ends{netip.AddrPortFrom(addrOf(id.RemoteAddress), id.RemotePort), netip.AddrPortFrom(addrOf(id.LocalAddress), id.LocalPort)}
+	var queue waiter.Queue
+	end, err := r.CreateEndpoint(&queue)
+	if err != nil {
+		r.Complete(true)
+		return
+	}
+	r.Complete(false)
+	c := gonet.NewTCPConn(&queue, end)
+	s.mu.Lock()
+	known := s.origins[e]
+	if known != nil {
+		known.open = true
+	}
+	s.mu.Unlock()
+	if known != nil {
+		s.converse(c, known.Origin)
+	}
+	c.Close()
+	time.AfterFunc(idle, func() { // its last segments still have to find their way
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.origins[e] == known {
+			s.forgetLocked(e)
+		}
+	})
+}
+
+func addrOf(a tcpip.Address) netip.Addr {
+	addr, _ := netip.AddrFromSlice(a.AsSlice())
+	return addr
+}
+
+// converse answers the questions of a connection, several at a time, and in the order in which they are ready.
+func (s *Server) converse(c *gonet.TCPConn, from Origin) {
+	var writing sync.Mutex // Lock 92
+	var asked sync.WaitGroup
+	defer asked.Wait()
+	room := make(chan struct{}, maxQuestions)
+	reply := func(answer []byte) {
+		writing.Lock()
+		defer writing.Unlock()
+		_ = c.SetWriteDeadline(time.Now().Add(idle))
+		_, _ = c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(answer))), answer...))
+	}
+	for {
+		_ = c.SetReadDeadline(time.Now().Add(idle))
+		var length [2]byte
+		if _, err := io.ReadFull(c, length[:]); err != nil {
+			return
+		}
+		n := binary.BigEndian.Uint16(length[:])
+		if n > longestQuestion {
+			return
+		}
+		message := make([]byte, n)
+		if _, err := io.ReadFull(c, message); err != nil {
+			return
+		}
+		room <- struct{}{}
+		asked.Add(1)
+		done := func(answer []byte) {
+			if answer != nil {
+				reply(answer)
+			}
+			<-room
+			asked.Done()
+		}
+		now, later := s.options.Ask(from, message, done)
+		if !later {
+			done(now)
+		}
+		if now == nil && !later { // it does not speak DNS
+			return
+		}
+	}
+}
