@@ -197,6 +197,7 @@ func add(ctx context.Context, c *conf, args *skel.CmdArgs) (err error) {
 	if a.MAC == "" {
 		a.MAC = extra["MAC"]
 	}
+	a.Aliases = append(a.Aliases, containerNames(extra)...)
 	ips := c.RuntimeConfig.IPs
 	if len(ips) == 0 && extra["IP"] != "" {
 		ips = strings.Split(extra["IP"], ",")
@@ -225,6 +226,18 @@ func add(ctx context.Context, c *conf, args *skel.CmdArgs) (err error) {
 		return err
 	}
 	return types.PrintResult(res, c.CNIVersion)
+}
+
+// containerNames are the names of a container from CNI_ARGS. In Kubernetes, a pod's name is unique in its namespace only.
+func containerNames(extra map[string]string) []string {
+	name, namespace := extra["K8S_POD_NAME"], extra["K8S_POD_NAMESPACE"]
+	switch {
+	case name == "":
+		return nil
+	case namespace == "" || namespace == name: // podman has no namespaces
+		return []string{name}
+	}
+	return []string{name + "." + namespace}
 }
 
 // delegate asks the configuration's IPAM plugin for the address and the routes.

@@ -458,16 +458,18 @@ func TestNetavark(t *testing.T) {
 	if b.JSON(&ports, "port", "ls"); len(ports) != 2 {
 		t.Errorf("left: %+v", ports)
 	}
-	six, err := plugin(fmt.Sprintf(`{"name":"six","id":"6f259bab","ipv6_enabled":true,"subnets":[{"subnet":"10.91.0.0/24"},{"subnet":"fd00:91::/64"}],"options":{"socket":"%s"}}`, b.Socket()), "create")
+	six, err := plugin(fmt.Sprintf(`{"name":"six","id":"6f259bab","ipv6_enabled":true,"dns_enabled":true,"subnets":[{"subnet":"10.91.0.0/24"},{"subnet":"fd00:91::/64"}],"options":{"socket":"%s"}}`, b.Socket()), "create")
 	if err != nil {
 		t.Fatalf("create with both families: %v %v", six, err)
 	}
 	network, _ = json.Marshal(six)
-	call = fmt.Sprintf(`{"container_id":"852947ff91f961eb","container_name":"six","network":%s,"network_options":{"interface_name":"eth1","static_ips":["10.91.0.50","fd00:91::50"]}}`, network)
+	call = fmt.Sprintf(`{"container_id":"852947ff91f961eb","container_name":"six","network":%s,"network_options":{"aliases":["Vi","no name!"],"interface_name":"eth1","static_ips":["10.91.0.50","fd00:91::50"]}}`, network)
 	if got, err = plugin(call, "setup", b.path("ctr")); err != nil {
 		t.Fatalf("setup: %v %v", got, err)
 	}
 	answer, _ = json.Marshal(got)
+	contains(t, string(answer), `"dns_search_domains":["six.uvs.internal"]`, `"dns_server_ips":["10.91.0.1","fd00:91::1"]`)
+	contains(t, b.CLI("dns", "ls"), "six.six.uvs.internal", "vi.six.uvs.internal")
 	contains(t, string(answer), `{"gateway":"10.91.0.1","ipnet":"10.91.0.50/24"}`, `{"gateway":"fd00:91::1","ipnet":"fd00:91::50/64"}`)
 	contains(t, b.Sh("ctr", "ip addr show eth1"), "inet 10.91.0.50/24", "inet6 fd00:91::50/64")
 	b.Sh("ctr", "ping -6 -c 1 -W 5 fd00:91::1")
@@ -512,7 +514,7 @@ func TestPodman(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write(filepath.Join(nets, "net1.conflist"), fmt.Sprintf(`{"cniVersion":"1.0.0","name":"net1","plugins":[{"type":"uvswitch","socket":"%s","subnet":"10.50.0.0/24","subnet6":"fd00:dead:beef:50::/64","capabilities":{"portMappings":true,"ips":true,"mac":true}}]}`, b.Socket()))
+	write(filepath.Join(nets, "net1.conflist"), fmt.Sprintf(`{"cniVersion":"1.0.0","name":"net1","plugins":[{"type":"uvswitch","socket":"%s","subnet":"10.50.0.0/24","subnet6":"fd00:dead:beef:50::/64","capabilities":{"portMappings":true,"ips":true,"mac":true,"aliases":true}}]}`, b.Socket()))
 	write(filepath.Join(tmp, "containers.conf"), fmt.Sprintf(`[containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 [engine]
@@ -547,9 +549,11 @@ network_config_dir = "%s"
 	b.local("sh", "-c", busyboxImage, root)
 	podman("import " + root + ".tar busybox")
 
-	podman("run -d --name web --network net1 -p 8080:80 localhost/busybox httpd -f -p 80 -h /www")
+	podman("run -d --name web --network net1 --network-alias www -p 8080:80 localhost/busybox httpd -f -p 80 -h /www")
 	out := podman("run --rm --network net1 localhost/busybox sh -c 'ip addr show eth0; ip route; ping -c 1 10.50.0.2; ping -c 1 10.1.0.2; wget -qO- http://10.50.0.2/cgi-bin/who'")
 	contains(t, out, "inet 10.50.0.3/24", "default via 10.50.0.1 dev eth0", "64 bytes from 10.50.0.2: seq=0 ttl=64", "64 bytes from 10.1.0.2: seq=0 ttl=63", "you are 10.50.0.3")
+	out = podman("run --rm --network net1 localhost/busybox sh -c 'cat /etc/resolv.conf; nslookup www; wget -qO- http://web/cgi-bin/who'")
+	contains(t, out, "nameserver 10.50.0.1", "search net1.uvs.internal", "10.50.0.2", "you are fd00:dead:beef:50:")
 	contains(t, b.Sh("out", "curl -sS -m 5 http://10.1.0.1:8080/cgi-bin/who"), "you are 10.1.0.2")
 	contains(t, b.Sh("host", "curl -sS -m 5 http://127.0.0.1:8080/cgi-bin/who"), "you are ")
 	if rules := b.Sh("host", "iptables-save"); strings.Contains(rules, "-A ") {
