@@ -61,10 +61,13 @@ func (k *slowPath) process(now frame.Tick) []frame.PortID {
 	k.mu.Lock()
 	for _, w := range k.dp.workers {
 		n := 0
+		k.drainQuiet(w, now)
 		for rec := w.punts.Peek(); rec != nil && n < drainBudget; rec = w.punts.Peek() {
 			k.handle(rec, now)
 			w.punts.Release()
-			n++
+			if n++; n%quietFrames == 0 { // more may have come meanwhile
+				k.drainQuiet(w, now)
+			}
 		}
 		if n == drainBudget {
 			k.notify() // the rest, after those that wait for mu
@@ -110,6 +113,14 @@ func (k *slowPath) process(now frame.Tick) []frame.PortID {
 		k.dp.NAT.Reclaim()
 	}
 	return dead
+}
+
+// drainQuiet handles the first frames of each port.
+func (k *slowPath) drainQuiet(w *worker, now frame.Tick) {
+	for rec := w.quiet.Peek(); rec != nil; rec = w.quiet.Peek() {
+		k.handle(rec, now)
+		w.quiet.Release()
+	}
 }
 
 // handle takes one punted frame: it is parked, tried again, or the router's.

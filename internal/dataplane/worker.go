@@ -11,6 +11,7 @@ import (
 
 const (
 	puntRingBytes   = 1 << 20
+	quietRingBytes  = 1 << 18
 	injectRingBytes = 1 << 20
 	injectBufBytes  = 256 << 10
 )
@@ -31,7 +32,8 @@ type worker struct {
 	recent   recent
 	observer Observer // nil, as a rule
 
-	punts   *ring.Queue              // to the slow path
+	quiet   *ring.Queue              // to the slow path: the first frames of each port in a Tick, which it takes first
+	punts   *ring.Queue              // likewise, all others
 	puntsOf [frame.MaxPorts]struct { // what a port has punted in this Tick
 		tick          frame.Tick
 		frames, bytes int32
@@ -55,7 +57,7 @@ type worker struct {
 
 func newWorker(d *Dataplane, p Poller) *worker {
 	return &worker{
-		dp: d, poller: p, punts: ring.New(puntRingBytes), injected: ring.New(injectRingBytes),
+		dp: d, poller: p, quiet: ring.New(quietRingBytes), punts: ring.New(puntRingBytes), injected: ring.New(injectRingBytes),
 		buf: make([]byte, injectBufBytes), piece: make([]byte, frame.VnetLen+frame.MaxFrame), shaper: newShaper(p.Wake),
 	}
 }
@@ -252,13 +254,22 @@ func (w *worker) punt(f *frame.Frame, to *frame.Way6) {
 		w.drop(f, frame.PuntRateLimited)
 		return
 	}
-	rec := w.punts.Reserve(recordLen + len(f.Raw()))
+	queue, n := w.punts, recordLen+len(f.Raw())
+	var rec []byte
+	if w.isQuiet(f) {
+		if rec = w.quiet.Reserve(n); rec != nil {
+			queue = w.quiet
+		}
+	}
+	if rec == nil {
+		rec = w.punts.Reserve(n)
+	}
 	if rec == nil {
 		w.drop(f, frame.PuntQueueFull)
 		return
 	}
 	putRecord(rec, f, to)
-	w.punts.Commit()
+	queue.Commit()
 	w.punted = true
 	w.refused(f)
 }
@@ -281,6 +292,18 @@ func (w *worker) mayPunt(f *frame.Frame) bool {
 		share *= 2
 	}
 	return p.bytes <= share && p.frames <= share/recordSpace
+}
+
+// quietFrames are how many frames of a port in a Tick have a queue of their own, and quietBytes how long these may be together: what a port that
+// floods sends does not keep the ARP and the pings of others waiting.
+const quietFrames, quietBytes = 16, 4096
+
+// isQuiet reports whether a frame is one of the first of its port in this Tick. mayPunt has counted it.
+//
+//uvswitch:hot
+func (w *worker) isQuiet(f *frame.Frame) bool {
+	p := &w.puntsOf[f.In%frame.MaxPorts]
+	return p.frames <= quietFrames && p.bytes <= quietBytes
 }
 
 // recordSpace is what a small record takes of the queue, in bytes.
