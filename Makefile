@@ -124,7 +124,7 @@ bench: deps build
 
 # Measure what a container keeps beside floods of its neighbor, and beside the kernel's path. Needs root.
 bench-hostile: deps build
-	$(GO) run ./bench -hostile -nice -5 -rounds 3 -seconds 1 -out bench/results/hostile
+	$(GO) run ./bench -hostile -nice -5 -rounds 5 -seconds 1 -out bench/results/hostile
 
 bench-scale: deps build
 	$(GO) run ./bench -scale -rounds 3 -seconds 1

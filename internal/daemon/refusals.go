@@ -9,7 +9,10 @@ import (
 
 // refusals are reasons that say that a port takes, or pretends to be, more than it may.
 var refusals = []frame.Reason{
-	frame.StormLimited, frame.FlowQuota, frame.NATPortsExhausted, frame.AddressStolen, frame.GatewayMACStolen, frame.PuntRateLimited, frame.NeighborQueueFull, frame.SlowReceiver,
+	frame.GuardSourceMAC, frame.GuardSourceAddress, frame.GuardARPSender, frame.GuardRouter, frame.GuardNeighbor, frame.GuardDHCP, frame.GuardVLAN, frame.GuardDestination,
+	frame.AddressStolen, frame.GatewayMACStolen, frame.StormLimited, frame.SlowReceiver,
+	frame.FlowQuota, frame.FlowTableFull, frame.NATPortsExhausted, frame.PairsFull,
+	frame.PuntRateLimited, frame.PuntQueueFull, frame.InjectQueueFull, frame.FragmentQueueFull, frame.NeighborQueueFull,
 }
 
 // refusalsEvery is how often a port is named for a reason, at most.
