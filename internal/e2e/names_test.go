@@ -12,7 +12,7 @@ import (
 
 // TestNames: gateways answer questions for names. dig, glibc and busybox ask; dnsmasq plays the host's server.
 func TestNames(t *testing.T) {
-	Need(t, "busybox", "dig", "dnsmasq", "getent", "ip", "ping", "socat")
+	Need(t, "busybox", "dig", "dnsmasq", "getent", "ip", "musl-gcc", "ping", "socat")
 	b := NewHost(t)
 	b.Start()
 	b.AddNS("alone", "far", "quiet")
@@ -117,6 +117,15 @@ func TestNames(t *testing.T) {
 	contains(t, in("web", "ping -4 -c 1 -W 3 db"), "172.29.0.3")
 	contains(t, in("far", "getent ahostsv4 printer"), "172.30.0.99")
 	contains(t, in("far", "busybox nslookup www.lab.example"), "172.30.0.2")
+	program, binary := filepath.Join(b.dir, "resolve.c"), filepath.Join(b.dir, "resolve")
+	if err := os.WriteFile(program, []byte(resolveC), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b.local("musl-gcc", "-static", "-o", binary, program)
+	contains(t, in("web", binary+" db"), "172.29.0.3", addr6(b, "db"))
+	contains(t, in("far", binary+" printer"), "172.30.0.99") // it has no IPv6 address: that must not hide the other one
+	contains(t, in("far", binary+" static.www"), "172.30.0.2")
+	contains(t, in("far", binary+" nobody || true"), "does not resolve")
 
 	// Names that are added, and those of ports that go.
 	b.CLI("dns", "add", "db2", "10.9.0.5")
@@ -149,3 +158,23 @@ func TestNames(t *testing.T) {
 	}
 	b.Balanced()
 }
+
+// resolveC prints the addresses of a name as musl's getaddrinfo finds them: of both families at once, and with one answer that says that there is no
+// such name for all.
+const resolveC = `#include <netdb.h>
+#include <stdio.h>
+#include <sys/socket.h>
+int main(int argc, char **argv) {
+	struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *all;
+	char text[100];
+	int failed = getaddrinfo(argv[1], "80", &hints, &all);
+	if (failed) {
+		printf("%s does not resolve: %s\n", argv[1], gai_strerror(failed));
+		return 1;
+	}
+	for (; all; all = all->ai_next)
+		if (!getnameinfo(all->ai_addr, all->ai_addrlen, text, sizeof text, 0, 0, NI_NUMERICHOST))
+			printf("%s\n", text);
+	return 0;
+}
+`
