@@ -4,8 +4,8 @@
 GO       ?= go
 FUZZ     ?= 1
 PACKAGES  = iproute2 iputils-ping iputils-tracepath iperf3 tcpdump tshark iptables nftables ethtool arping socat curl procps bridge-utils \
-            coturn traceroute bind9-dnsutils dnsmasq-base musl-tools ndisc6 radvdump ipv6toolkit thc-ipv6 hping3 openssl mandoc chromium fonts-dejavu-core qemu-system-x86 vde2 docker.io busybox-static podman runc util-linux systemd rpm dpkg make
-TOOLS     = ip ping tracepath iperf3 tcpdump tshark iptables nft ethtool arping socat curl sysctl turnserver traceroute dig dnsmasq musl-gcc rdisc6 radvdump na6 atk6-fake_router26 hping3 openssl mandoc chromium qemu-system-x86_64 vde_plug2tap dockerd busybox podman runc setpriv systemd-socket-activate rpm dpkg
+            coturn traceroute bind9-dnsutils dnsmasq-base musl-tools isc-dhcp-client ndisc6 radvdump ipv6toolkit thc-ipv6 hping3 openssl mandoc chromium fonts-dejavu-core qemu-system-x86 vde2 docker.io busybox-static podman runc util-linux systemd rpm dpkg make
+TOOLS     = ip ping tracepath iperf3 tcpdump tshark iptables nft ethtool arping socat curl sysctl turnserver traceroute dig dnsmasq musl-gcc dhclient rdisc6 radvdump na6 atk6-fake_router26 hping3 openssl mandoc chromium qemu-system-x86_64 vde_plug2tap dockerd busybox podman runc setpriv systemd-socket-activate rpm dpkg
 PEERS     = openvswitch-switch vde2 passt slirp4netns gcc libc6-dev util-linux
 GVISOR    = v0.8.9
 NFPM      = v2.43.0
@@ -16,7 +16,7 @@ VULNCHECK = v1.1.4
 BUILD     = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto
 # Fuzzers, as package:function:inputs; the inputs take about ten seconds.
 FUZZERS   = internal/frame:FuzzParse:250000 nat:FuzzNAT:250000 router:FuzzPunted:120000 internal/simnet:FuzzDataplane:6000 internal/simnet:FuzzHistory:2500 internal/config:FuzzParse:80000 \
-            internal/filter:FuzzCompile:180000 internal/capture:FuzzReader:200000 internal/apiserver:FuzzBody:140000 internal/explain:FuzzSpec:130000 internal/docker:FuzzDocker:4000 internal/dns:FuzzAsk:200000 internal/dnstcp:FuzzParse:200000
+            internal/filter:FuzzCompile:180000 internal/capture:FuzzReader:200000 internal/apiserver:FuzzBody:140000 internal/explain:FuzzSpec:130000 internal/docker:FuzzDocker:4000 internal/dns:FuzzAsk:200000 internal/dnstcp:FuzzParse:200000 internal/dhcp:FuzzAnswer:300000
 
 .PHONY: bench-scale docs man packages release vulncheck screenshots compliance compliance-check build install test test-all test-containers unit race fuzz e2e e2e-all bench bench-micro lint demo check deps clean bench-quick bench-hostile bench-deps pgo
 

@@ -62,6 +62,6 @@ func (r *dryOutput) Drop(p PuntedFrame, why frame.Reason) {
 // dryService is a Service without effects.
 type dryService struct{ Service }
 
-func (s dryService) Datagram(d Datagram) []byte { return s.Preview(d) }
+func (s dryService) Datagram(d *Datagram) []byte { return s.Preview(d) }
 
 func (dryService) Segment(frame.PortID, frame.NetID, frame.MAC, []byte) {}

@@ -16,10 +16,11 @@ type Service interface {
 	Serves(net frame.NetID, port uint16) bool
 	// Segment takes an IP packet with a TCP segment. It must not wait. What it answers follows by Router.SendTo.
 	Segment(in frame.PortID, net frame.NetID, mac frame.MAC, packet []byte)
-	// Datagram takes a datagram. It must not wait. It returns the payload of the answer; or nil, and the answer may follow by Router.Answer.
-	Datagram(Datagram) []byte
+	// Datagram takes a datagram. It must not wait. It returns the payload of the answer; or nil, and the answer may follow by Router.Answer. It may
+	// change the ends: the answer goes to From.
+	Datagram(*Datagram) []byte
 	// Preview is Datagram without an effect, and without an answer that follows.
-	Preview(Datagram) []byte
+	Preview(*Datagram) []byte
 }
 
 // A Datagram is a UDP datagram to the gateway.
@@ -31,6 +32,9 @@ type Datagram struct {
 	Payload  []byte // the receiver may keep it
 	MTU      int    // of the network, bytes
 }
+
+// dhcpServer is the port to which stations without an address send broadcasts.
+const dhcpServer = 67
 
 // Packets to a service that one port may send: per second, and the burst. They do not count as other frames to the slow path do.
 const serviceRate, serviceBurst = 10000, 4000
@@ -64,7 +68,7 @@ func (r *Router) datagram(p *PuntedFrame) (d Datagram, ok bool) {
 func (r *Router) isServed(p *PuntedFrame) bool {
 	f := p.f
 	return r.service != nil && p.Why == frame.GatewayService && p.Net != frame.NoNet && (f.Proto == frame.UDP || f.Proto == frame.TCP) && f.Flags&frame.HasTuple != 0 &&
-		f.Flags&frame.Fragment == 0 && f.Malformed == frame.None && !f.Dst.IsGroup() && r.snap.Load().ifaces[p.Net] != nil && r.service.Serves(p.Net, f.Tuple.DstPort)
+		f.Flags&frame.Fragment == 0 && f.Malformed == frame.None && (!f.Dst.IsGroup() || f.Tuple.DstPort == dhcpServer) && r.snap.Load().ifaces[p.Net] != nil && r.service.Serves(p.Net, f.Tuple.DstPort)
 }
 
 // serveLocked passes a packet to the service.
@@ -79,7 +83,7 @@ func (r *Router) serveLocked(p PuntedFrame, out Output) {
 		out.Drop(p, frame.GatewayService)
 		return
 	}
-	if answer := r.service.Datagram(d); answer != nil {
+	if answer := r.service.Datagram(&d); answer != nil {
 		r.answerLocked(d, answer, out)
 	}
 	out.Consume(p)

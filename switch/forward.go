@@ -65,6 +65,10 @@ func (s *Switch) Forward(b *frame.Batch) {
 			f.Verdict, f.Class, f.Egress = frame.Flood, frame.Multicast, f.Net
 			if f.Dst == frame.BroadcastMAC {
 				f.Class = frame.Broadcast
+				if snap.isDHCP(f) {
+					f.PuntFor(frame.GatewayService)
+					continue
+				}
 				f.ToGateway = f.Flags&(frame.IsARP|frame.HasVLAN|frame.Injected) == frame.IsARP
 			} else {
 				f.ToGateway = len(n.Groups) > 0 && n.hears(f)
@@ -75,6 +79,17 @@ func (s *Switch) Forward(b *frame.Batch) {
 			snap.unicast(b, f, n)
 		}
 	}
+}
+
+// isDHCP reports whether a broadcast is a DHCP question to the gateway.
+//
+//uvswitch:hot
+func (s *snapshot) isDHCP(f *frame.Frame) bool {
+	if f.Proto != frame.UDP || f.Tuple.DstPort != dhcpServer || f.Flags&(frame.IsIPv4|frame.HasTuple|frame.HasVLAN|frame.Injected) != frame.IsIPv4|frame.HasTuple {
+		return false
+	}
+	p := s.port(f.In)
+	return p != nil && p.Flags&AsksDHCP != 0
 }
 
 // ForwardRouted finds the port of frames that the router sends into a network. They come from the gateway, so they

@@ -97,7 +97,7 @@ func fromOutside(f *frame.Frame, p *Port) {
 	}
 }
 
-const dhcpClient = 68 // RFC 2131, 4.1
+const dhcpServer, dhcpClient = 67, 68 // RFC 2131, 4.1
 
 // steals reports whether a frame says that its sender has an address of the gateway or of another port.
 //

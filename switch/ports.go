@@ -30,6 +30,7 @@ const (
 	Ways                               // of an uplink: its frames have way headers (frame.WayMACs)
 	AnyLinkLocal                       // may have a link-local IPv6 address that is made from no MAC (RFC 7217): a guest or a device of the host's is behind the port
 	NoRouter                           // gets no router advertisement: the port of the host, which would route by the gateway
+	AsksDHCP                           // its DHCP questions go to the gateway, and are not flooded
 	Joining                            // gets nothing yet: not every worker can write to it
 )
 

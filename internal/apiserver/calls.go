@@ -114,6 +114,7 @@ func routeTable() []route {
 		{method: del, path: "/routes", summary: "Remove a route", query: []param{{"dst", "string", "destination of the route"}},
 			change: asked("dst", func(s *Server, dst string) error { return s.d.DeleteRoute(dst) })},
 
+		{method: get, path: "/leases", summary: "Addresses that stations have got by DHCP", gives: []api.Lease{}, view: show((*view).leases)},
 		{method: get, path: "/names", summary: "Names that the gateways answer for", gives: []api.Name{}, view: show((*view).names)},
 		{method: post, path: "/names", summary: "Give a network a name, until the switch ends", takes: api.NameAdd{},
 			change: with(func(s *Server, a api.NameAdd) (any, error) { return nil, s.d.AddName(a) })},

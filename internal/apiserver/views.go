@@ -15,8 +15,8 @@ import (
 	"github.com/uvswitch/uvswitch/internal/daemon"
 	"github.com/uvswitch/uvswitch/internal/dataplane"
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/gateway"
 	"github.com/uvswitch/uvswitch/internal/model"
-	"github.com/uvswitch/uvswitch/internal/nameserver"
 	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/router"
 	vswitch "github.com/uvswitch/uvswitch/switch"
@@ -150,7 +150,7 @@ func (v *view) networks() []api.Network {
 		x := api.Network{
 			Name: n.Name, Subnet: n.Prefix.String(), Gateway: n.Gateway.String(), Subnet6: n.Spec.Subnet6, Gateway6: n.Spec.Gateway6, NAT6: n.Spec.NAT6, In6: n.Spec.In6, RA: n.Spec.RA, NDProxy: n.Spec.NDProxy, ProxiedOn: v.d.ProxiedOn(&n), Routes6: prefixTexts(v.d.Routes6(&n)), MAC: n.MAC.String(), MTU: n.MTU,
 			Internal: n.Internal, Isolated: n.Isolated, Mapping: n.Mapping.String(), Filtering: n.Filtering.String(), Protocols: n.Protocols.String(),
-			DNS: n.Names.DNS, Domain: n.Names.Domain, Names: v.staticNames(n.Name),
+			DHCP: n.Spec.DHCP, DNS: n.Names.DNS, Domain: n.Names.Domain, Names: v.staticNames(n.Name),
 		}
 		for _, s := range n.Names.Servers {
 			x.DNSServers = append(x.DNSServers, s.String())
@@ -161,6 +161,17 @@ func (v *view) networks() []api.Network {
 			}
 		}
 		out = append(out, x)
+	}
+	return out
+}
+
+// leases are the rows of `lease ls`.
+func (v *view) leases() []api.Lease {
+	out := []api.Lease{}
+	for _, g := range v.d.Leases() {
+		out = append(out, api.Lease{
+			Network: g.Network, Port: g.Port, Hwaddr: g.MAC.String(), Address: g.Addr.String(), Hostname: g.Hostname, ClientID: g.ClientID, Type: "static", Expires: g.Expires.UTC().Format(time.RFC3339),
+		})
 	}
 	return out
 }
@@ -181,7 +192,7 @@ func (v *view) names() []api.Name {
 // staticNames are the names of a network that no port brings, as in its settings.
 func (v *view) staticNames(network string) (out []string) {
 	for _, r := range v.d.Names() {
-		if r.Network.Name == network && r.From == nameserver.FromStatic {
+		if r.Network.Name == network && r.From == gateway.FromStatic {
 			for _, a := range r.Addrs {
 				out = append(out, r.Name+"="+a.String())
 			}

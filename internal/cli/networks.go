@@ -77,17 +77,18 @@ func (a *app) networkCommand() *cobra.Command {
 	add.Flags().StringVar((*string)(&n.DNSServers), "dns-servers", "", "servers for other names than those of the switch, separated by commas (default those of /etc/resolv.conf)")
 	add.Flags().StringVar(&n.Domain, "domain", "", "domain in which the names of the network's ports are (default NETWORK.SWITCH.internal)")
 	add.Flags().StringVar((*string)(&n.Names), "names", "", "names besides those of ports: NAME=ADDRESS, separated by commas")
+	add.Flags().StringVar(&n.DHCP, "dhcp", "", "whether the gateway answers DHCP questions of ports that have an address: on or off (default on)")
 	_ = add.MarkFlagRequired("subnet")
 	table := func(w io.Writer, rows []api.Network) {
 		head := []any{"NAME", "SUBNET", "GATEWAY", "MAC", "MTU", "INTERNAL", "ISOLATED", "PORTS", "SUBNET6"}
 		if a.wide == "wide" {
-			head = append(head, "MAPPING", "FILTERING", "PROTOCOLS", "NAT6", "IN6", "RA", "ND-PROXY", "DNS", "DOMAIN")
+			head = append(head, "MAPPING", "FILTERING", "PROTOCOLS", "NAT6", "IN6", "RA", "ND-PROXY", "DNS", "DOMAIN", "DHCP")
 		}
 		row(w, head...)
 		for _, n := range rows {
 			cells := []any{n.Name, n.Subnet, n.Gateway, n.MAC, n.MTU, n.Internal, n.Isolated, n.Ports, cmp.Or(n.Subnet6, "-")}
 			if a.wide == "wide" {
-				cells = append(cells, n.Mapping, n.Filtering, n.Protocols, cmp.Or(n.NAT6, "-"), cmp.Or(n.In6, "-"), cmp.Or(n.RA, "-"), proxyText(n), n.DNS, n.Domain)
+				cells = append(cells, n.Mapping, n.Filtering, n.Protocols, cmp.Or(n.NAT6, "-"), cmp.Or(n.In6, "-"), cmp.Or(n.RA, "-"), proxyText(n), n.DNS, n.Domain, n.DHCP)
 			}
 			row(w, cells...)
 		}
@@ -105,7 +106,7 @@ func (a *app) networkCommand() *cobra.Command {
 			}
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 			for _, r := range [][2]any{{"name", n.Name}, {"subnet", n.Subnet}, {"gateway", n.Gateway + " at " + n.MAC}, {"subnet6", cmp.Or(n.Subnet6, "-")}, {"gateway6", cmp.Or(n.Gateway6, "-")}, {"nat6", cmp.Or(n.NAT6, "-")}, {"in6", cmp.Or(n.In6, "-")}, {"ra", cmp.Or(n.RA, "-")}, {"nd-proxy", proxyText(n)}, {"mtu", n.MTU}, {"internal", n.Internal},
-				{"isolated", n.Isolated}, {"mapping", n.Mapping}, {"filtering", n.Filtering}, {"protocols", n.Protocols}, {"dns", n.DNS}, {"domain", n.Domain},
+				{"isolated", n.Isolated}, {"mapping", n.Mapping}, {"filtering", n.Filtering}, {"protocols", n.Protocols}, {"dhcp", n.DHCP}, {"dns", n.DNS}, {"domain", n.Domain},
 				{"dns-servers", cmp.Or(strings.Join(n.DNSServers, ","), "those of the host")}, {"names", cmp.Or(strings.Join(n.Names, ","), "-")}, {"ports", n.Ports}} {
 				row(w, r[0], r[1])
 			}

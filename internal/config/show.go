@@ -37,7 +37,7 @@ func Running(ctx context.Context, sw *api.Client) (*File, error) {
 	for _, n := range status.Networks {
 		f.Networks = append(f.Networks, api.NetworkAdd{Name: n.Name, Subnet: n.Subnet, Gateway: n.Gateway, Subnet6: cmp.Or(n.Subnet6, model.SubnetOff), Gateway6: n.Gateway6, NAT6: n.NAT6, In6: n.In6, RA: n.RA, NDProxy: n.NDProxy, MTU: n.MTU, Internal: n.Internal, Isolated: n.Isolated,
 			Mapping: n.Mapping, Filtering: n.Filtering, Protocols: api.Words(n.Protocols),
-			DNS: n.DNS, DNSServers: api.Words(strings.Join(n.DNSServers, ",")), Domain: n.Domain, Names: api.Words(strings.Join(n.Names, ","))})
+			DHCP: n.DHCP, DNS: n.DNS, DNSServers: api.Words(strings.Join(n.DNSServers, ",")), Domain: n.Domain, Names: api.Words(strings.Join(n.Names, ","))})
 	}
 	var left []string
 	for _, p := range ports {

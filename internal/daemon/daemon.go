@@ -22,10 +22,10 @@ import (
 	"github.com/uvswitch/uvswitch/internal/dns"
 	"github.com/uvswitch/uvswitch/internal/fdstore"
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/gateway"
 	"github.com/uvswitch/uvswitch/internal/hostclients"
 	"github.com/uvswitch/uvswitch/internal/hugepages"
 	"github.com/uvswitch/uvswitch/internal/model"
-	"github.com/uvswitch/uvswitch/internal/nameserver"
 	"github.com/uvswitch/uvswitch/internal/ndproxy"
 	"github.com/uvswitch/uvswitch/internal/netns"
 	"github.com/uvswitch/uvswitch/internal/rights"
@@ -62,7 +62,7 @@ type Daemon struct {
 	clients    *hostclients.Programs // see openClients
 	clientsWhy string
 	retries    atomic.Bool // refreshUplink has failed, and runs again soon
-	dns        *dns.Server
+	gateways   *gateway.Service
 	names      map[string][]model.Name // added by hand, by network; under mu
 	sandbox    string                  // see Sandbox
 	log        *slog.Logger
@@ -160,7 +160,7 @@ func newDaemon(o Options) (*Daemon, error) {
 	}
 	d := &Daemon{
 		opts: o, log: o.Log, started: time.Now(), ended: make(chan struct{}), changing: changelock.New(),
-		config: o.Config, networks: map[string]*network{}, ports: map[string]*port{}, nextRule: 1, dns: dns.NewServer(nameserver.ResolvConf),
+		config: o.Config, networks: map[string]*network{}, ports: map[string]*port{}, nextRule: 1,
 	}
 	var seed [8]byte
 	if _, err := rand.Read(seed[:]); err != nil {
@@ -200,7 +200,8 @@ func newDaemon(o Options) (*Daemon, error) {
 	if byLoad && o.Workers > 1 {
 		d.dp.Balance(tap.SpareCPU())
 	}
-	d.dp.Router.SetService(nameserver.NewService(d.dns, d.dp.Router, d.dp.WithSlowPath))
+	d.gateways = gateway.NewService(dns.NewServer(gateway.ResolvConf), d.dp.Router, d.dp.WithSlowPath)
+	d.dp.Router.SetService(d.gateways)
 	if d.usesBPF() {
 		d.dp.Router.SetWayMTU(d.up.WayMTU)
 		d.dp.SetLearnWay(d.up.LearnWay)

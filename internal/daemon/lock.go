@@ -47,7 +47,7 @@ func (d *Daemon) changeAs(what string, bounded bool, fn func() error) error {
 	}
 	d.usesRead = false
 	err := fn()
-	d.updateNamesLocked()
+	d.updateGatewaysLocked()
 	d.storeLocked()
 	return err
 }

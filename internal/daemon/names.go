@@ -8,24 +8,27 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/dns"
+	"github.com/uvswitch/uvswitch/internal/gateway"
 	"github.com/uvswitch/uvswitch/internal/model"
-	"github.com/uvswitch/uvswitch/internal/nameserver"
 )
 
-// updateNamesLocked tells the name server which names there are.
-func (d *Daemon) updateNamesLocked() { d.dns.SetZones(nameserver.Zones(d.State(), d.names)) }
+// updateGatewaysLocked tells the gateways which names and leases there are.
+func (d *Daemon) updateGatewaysLocked() { d.gateways.SetState(d.State(), d.names) }
+
+// Leases lists the leases that stations have.
+func (d *Daemon) Leases() []gateway.Grant { return d.gateways.Grants() }
 
 // Names lists all names.
-func (d *Daemon) Names() []nameserver.Row {
+func (d *Daemon) Names() []gateway.Row {
 	state := d.State()
 	d.mu.Lock()
 	added := maps.Clone(d.names)
 	d.mu.Unlock()
-	return nameserver.Rows(state, added)
+	return gateway.Rows(state, added)
 }
 
 // NameCounts say what became of questions for names.
-func (d *Daemon) NameCounts() *dns.Counts { return &d.dns.Counts }
+func (d *Daemon) NameCounts() *dns.Counts { return d.gateways.Counts() }
 
 // AddName gives a network a name.
 func (d *Daemon) AddName(a api.NameAdd) error {

@@ -161,6 +161,12 @@ func (d *Daemon) changeNetworkLocked(a api.NetworkAdd) error {
 		if p.net != n {
 			continue
 		}
+		if p.DHCP != to.DHCP {
+			d.mu.Lock()
+			p.DHCP = to.DHCP
+			d.mu.Unlock()
+			d.dp.Switch.SetPort(p.SwitchPort(n.ID))
+		}
 		if made := state.MadeBy(&n.Network, &p.Port); made != p.Made6 {
 			d.forgetMadeLocked(p)
 			d.mu.Lock()

@@ -33,6 +33,7 @@ type Network struct {
 	Filtering nat.Filtering
 	Protocols nat.Protocols
 	Names     Names
+	DHCP      bool           // the gateway answers DHCP questions of ports with an address
 	Spec      api.NetworkAdd // what was asked for, with every default filled in
 }
 
@@ -93,6 +94,12 @@ func (s *State) networkOf(a api.NetworkAdd) (n Network, err error) {
 	}
 	if n.Names, err = s.checkNames(&a); err != nil {
 		return n, err
+	}
+	switch a.DHCP = cmp.Or(a.DHCP, "on"); a.DHCP {
+	case "on", "off":
+		n.DHCP = a.DHCP == "on"
+	default:
+		return n, bad("--dhcp %q is not on or off", a.DHCP)
 	}
 	a.MTU = cmp.Or(a.MTU, DefaultMTU)
 	if err := checkMTU(a.MTU); err != nil {

@@ -55,6 +55,7 @@ type Port struct {
 	Fresh    bool     // a container engine still sets routes on the device: a default route of a router advertisement would be in its way
 	ByFD     bool     // a TAP that another program has made and passed by its descriptor
 	Aliases  []string // other names, for DNS
+	DHCP     bool     // the gateway answers its DHCP questions, if it has an address
 	Settings
 	Spec api.PortAdd // what was asked for
 }
@@ -77,11 +78,20 @@ func (p *Port) Known6() netip.Prefix {
 	return p.Addr6
 }
 
+// AsksDHCP reports whether the gateway answers the port's DHCP questions. It never does on the host's devices: they may lead to a LAN with a
+// server of its own.
+func (p *Port) AsksDHCP() bool {
+	return p.DHCP && p.Addr.IsValid() && (p.Kind == KindTAPPort || p.Kind == KindPlain || p.IsVM())
+}
+
 // SwitchPort is the port as the switch knows it; net is its network's id.
 func (p *Port) SwitchPort(net frame.NetID) vswitch.Port {
 	s := vswitch.Port{ID: p.ID, Net: net, Flags: p.Flags, MTU: p.MTU, MAC: p.MAC, Storm: p.Storm}
 	if p.Addr.IsValid() {
 		s.Addr = frame.AddrFrom(p.Addr.Addr())
+		if p.AsksDHCP() {
+			s.Flags |= vswitch.AsksDHCP
+		}
 	}
 	if p.Addr6.IsValid() {
 		s.Addrs6 = []frame.Addr6{frame.Addr6From(p.Addr6.Addr())}
@@ -203,7 +213,7 @@ func (s *State) NewPort(a api.PortAdd) (p Port, err error) {
 	}
 	p = Port{
 		Name: a.Name, Kind: KindTAPPort, Network: n.Name, Netns: a.Netns, Ifname: cmp.Or(a.Ifname, api.DefaultIfname), MTU: cmp.Or(a.MTU, n.MTU), Offload: true,
-		Settings: newSettings(vswitch.DefaultFlags), Spec: a,
+		Settings: newSettings(vswitch.DefaultFlags), Spec: a, DHCP: n.DHCP,
 	}
 	for _, check := range []func(*Port, api.PortAdd) error{checkOffload, s.checkPlace, checkDeviceName, s.checkAddress, s.checkMAC, s.checkAddress6} {
 		if err := check(&p, a); err != nil {

@@ -233,8 +233,21 @@ type Network struct {
 
 	DNS        string   `json:"dns"` // see NetworkAdd
 	DNSServers []string `json:"dnsServers,omitempty"`
+	DHCP       string   `json:"dhcp"`
 	Domain     string   `json:"domain"`
 	Names      []string `json:"names,omitempty"` // NAME=ADDRESS, those added by hand included
+}
+
+// A Lease is a row of `lease ls`.
+type Lease struct {
+	Network  string `json:"network"`
+	Port     string `json:"port"`
+	Hwaddr   string `json:"hwaddr"` // of the station that asked
+	Address  string `json:"address"`
+	Hostname string `json:"hostname,omitempty"`  // that the station says it has
+	ClientID string `json:"client_id,omitempty"` // option 61, in hexadecimal
+	Type     string `json:"type"`                // static: the port has this address
+	Expires  string `json:"expires"`             // RFC 3339
 }
 
 // A Name is a row of `dns ls`.
@@ -276,6 +289,7 @@ type NetworkAdd struct {
 	DNSServers Words  `json:"dnsServers,omitempty"` // servers for other names; when empty: those of the host (/etc/resolv.conf)
 	Domain     string `json:"domain,omitempty"`     // the network's zone; when empty: NETWORK.SWITCH.internal
 	Names      Words  `json:"names,omitempty"`      // names besides those of ports: NAME=ADDRESS
+	DHCP       string `json:"dhcp,omitempty"`       // whether the gateway answers DHCP questions of ports with an address: on (when empty), off
 }
 
 // Words are one text. In YAML they may be a list, too: [22/tcp, icmp] is "22/tcp,icmp", and an empty list is "none".

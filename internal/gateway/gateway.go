@@ -1,5 +1,5 @@
-// Package nameserver says which names the networks of a switch have, and serves them at the gateways.
-package nameserver
+// Package gateway has what the gateways serve: the names of a switch, and addresses of its ports.
+package gateway
 
 import (
 	"cmp"
@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/dhcp"
 	"github.com/uvswitch/uvswitch/internal/dns"
 	"github.com/uvswitch/uvswitch/internal/dnstcp"
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -21,12 +22,13 @@ const ResolvConf = "/etc/resolv.conf"
 // dnsPort is the port on which gateways answer questions for names.
 const dnsPort = 53
 
-// A Service passes packets to the gateways to package dns. It implements router.Service.
+// A Service passes packets to the gateways to those who answer them. It implements router.Service.
 type Service struct {
 	server *dns.Server
 	router *router.Router
 	send   func(func(router.Output)) // runs a function with the slow path
 	tcp    *dnstcp.Server
+	leases leases
 }
 
 // NewService makes a service. send runs a function with the slow path.
@@ -43,15 +45,28 @@ func NewService(server *dns.Server, r *router.Router, send func(func(router.Outp
 	return s
 }
 
+// SetState says which names and leases there are. added are names that were added by hand, by network.
+func (s *Service) SetState(state *model.State, added map[string][]model.Name) {
+	s.server.SetZones(zones(state, added))
+	s.leases.set(state)
+}
+
+// Counts say what became of questions for names.
+func (s *Service) Counts() *dns.Counts { return &s.server.Counts }
+
 // Serves implements router.Service.
 func (s *Service) Serves(net frame.NetID, port uint16) bool {
-	return port == dnsPort && s.server.Serves(net)
+	return port == dnsPort && s.server.Serves(net) || port == dhcp.ServerPort && s.leases.serves(net)
 }
 
 // Datagram implements router.Service.
-func (s *Service) Datagram(d router.Datagram) []byte {
+func (s *Service) Datagram(d *router.Datagram) []byte {
+	if d.To.Port() == dhcp.ServerPort {
+		return s.leases.answer(d, true)
+	}
+	to := *d
 	answer, _ := s.server.Ask(question(d), func(answer []byte) {
-		s.send(func(out router.Output) { s.router.Answer(d, answer, out) })
+		s.send(func(out router.Output) { s.router.Answer(to, answer, out) })
 	})
 	return answer
 }
@@ -62,9 +77,14 @@ func (s *Service) Segment(in frame.PortID, net frame.NetID, mac frame.MAC, packe
 }
 
 // Preview implements router.Service.
-func (s *Service) Preview(d router.Datagram) []byte { return s.server.Preview(question(d)) }
+func (s *Service) Preview(d *router.Datagram) []byte {
+	if d.To.Port() == dhcp.ServerPort {
+		return s.leases.answer(d, false)
+	}
+	return s.server.Preview(question(d))
+}
 
-func question(d router.Datagram) dns.Question {
+func question(d *router.Datagram) dns.Question {
 	header := frame.IPv4Len + frame.UDPLen
 	if d.To.Addr().Is6() {
 		header = frame.IPv6Len + frame.UDPLen
@@ -135,8 +155,8 @@ func Rows(s *model.State, added map[string][]model.Name) (rows []Row) {
 	return rows
 }
 
-// Zones are the names as the server answers them. added are names that were added by hand, by network.
-func Zones(state *model.State, added map[string][]model.Name) *dns.Zones {
+// zones are the names as the server answers them. added are names that were added by hand, by network.
+func zones(state *model.State, added map[string][]model.Name) *dns.Zones {
 	networks := map[frame.NetID]*dns.Network{}
 	for i := range state.Networks {
 		n := &state.Networks[i]
