@@ -109,7 +109,7 @@ func parse(packet []byte) (e ends, flags header.TCPFlags, ok bool) {
 		at, src, dst = int(ip.HeaderLength()), netip.AddrFrom4(ip.SourceAddress().As4()), netip.AddrFrom4(ip.DestinationAddress().As4())
 	case header.IPv6Version:
 		ip := header.IPv6(packet)
-		if !ip.IsValid(len(packet)) || ip.TransportProtocol() != tcp.ProtocolNumber {
+		if !ip.IsValid(len(packet)) || ip.NextHeader() != uint8(tcp.ProtocolNumber) {
 			return e, 0, false // extension headers: none of a station that connects to its gateway
 		}
 		at, src, dst = header.IPv6MinimumSize, netip.AddrFrom16(ip.SourceAddress().As16()), netip.AddrFrom16(ip.DestinationAddress().As16())
