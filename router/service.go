@@ -46,12 +46,12 @@ func (r *Router) SetService(s Service) {
 	r.service = s
 }
 
-// datagram returns the datagram that a packet to a service is; ok is false if its length is wrong.
+// datagram returns the datagram that a packet to a service is; ok is false if its length or its checksum is wrong.
 func (r *Router) datagram(p *PuntedFrame) (d Datagram, ok bool) {
 	f := p.f
 	h := f.UDP()
 	n := int(h.Length())
-	if n < frame.UDPLen || n > len(h) {
+	if n < frame.UDPLen || n > len(h) || !f.PartialSum() && h.Checksum() != 0 && frame.Sum(h[:n], udpPseudoSum(f, n)) != 0xffff {
 		return d, false
 	}
 	from, to := sender(f), f.Tuple.Dst.Netip()
@@ -62,6 +62,14 @@ func (r *Router) datagram(p *PuntedFrame) (d Datagram, ok bool) {
 		In: p.In, Net: p.Net, MAC: f.Src, MTU: r.snap.Load().ifaces[p.Net].MTU, Payload: h[frame.UDPLen:n],
 		From: netip.AddrPortFrom(from, f.Tuple.SrcPort), To: netip.AddrPortFrom(to, f.Tuple.DstPort),
 	}, true
+}
+
+// udpPseudoSum is the sum of the pseudo-header of a datagram of n bytes.
+func udpPseudoSum(f *frame.Frame, n int) uint16 {
+	if f.Flags&frame.IsIPv6 != 0 {
+		return f.IPv6().PseudoSum(frame.UDP, n)
+	}
+	return frame.PseudoSum(f.Tuple.Src, f.Tuple.Dst, frame.UDP, n)
 }
 
 // isServed reports whether p is a packet to a port that the gateway serves: a datagram, or a TCP segment.

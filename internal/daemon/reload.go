@@ -162,6 +162,14 @@ func (d *Daemon) applyLocked(a plan.Action) (err error) {
 		_, err = d.addPortLocked(a.Spec, nil)
 	case plan.ChangePort:
 		return d.setPortLocked(a.Name, a.Set)
+	case plan.SetAliases:
+		p := d.ports[a.Port]
+		if p == nil {
+			return model.NoPort(a.Port)
+		}
+		d.mu.Lock()
+		p.Aliases, p.Spec.Aliases = a.Aliases, api.Words(strings.Join(a.Aliases, ","))
+		d.mu.Unlock()
 	case plan.RemovePort:
 		return d.deletePortLocked(a.Name)
 	case plan.AddPublish:

@@ -108,8 +108,8 @@ func (z *Zones) answer(from frame.NetID, q *question) []byte {
 	switch {
 	case f.ours:
 		return q.reply(&f)
-	case n.Local:
-		return q.refuse(dnsmessage.RCodeRefused)
+	case n.Local: // not REFUSED: musl would ask again, for 5 s
+		return q.negative(dnsmessage.RCodeNameError, &finding{zone: n.Domain})
 	}
 	return nil
 }
@@ -160,8 +160,15 @@ func (q *question) reply(f *finding) []byte {
 	if len(addrs) == 0 && !isName && !isZone {
 		return q.negative(dnsmessage.RCodeSuccess, f)
 	}
-	rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
-	for n := len(addrs); ; n -= max(1, n/16) {
+	if first := 0; len(addrs) > 1 { // another one each time
+		first = rand.IntN(len(addrs))
+		addrs = append(addrs[first:len(addrs):len(addrs)], addrs[:first]...)
+	}
+	ofRecord := 16 // bytes: a reference to the name, type, class, TTL, length, address
+	if len(addrs) > 0 && addrs[0].Is6() {
+		ofRecord = 28
+	}
+	for n := min(len(addrs), (q.limit-headerLen)/ofRecord); ; n-- { // at most so many fit
 		b := q.begin(dnsmessage.RCodeSuccess, n < len(addrs))
 		_ = b.StartAnswers()
 		h := dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: ttl}

@@ -8,22 +8,27 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// Questions that are asked elsewhere at a time, of all ports and of one.
+// Questions that are asked elsewhere at a time, of all ports and of one, if the limit of open files allows it: each takes a socket for each server.
 const maxAsked, maxAskedOfPort = 1024, 128
 
-// timeout is how long a server has for its answer. At most maxServers are asked for a question.
+// At most maxServers are asked for a question. A server that has not answered after patience is not waited for: the next one is asked besides. All have
+// timeout. A server that has been silent comes last for a while.
 const (
-	timeout    = 4 * time.Second
 	maxServers = 3
+	patience   = time.Second
+	timeout    = 4 * time.Second
+	lastFor    = 30 * time.Second
 )
 
 // A forwarder asks servers of the host. Each question has a socket of its own, connected to the server, with a port and a number that nobody can
@@ -34,13 +39,15 @@ type forwarder struct {
 	mu     sync.Mutex // Lock 97
 	asked  int
 	ofPort map[frame.PortID]int
+	silent map[netip.AddrPort]time.Time // until when it comes last
 }
 
 // begin runs do in a goroutine, unless too many questions are on their way.
 func (f *forwarder) begin(port frame.PortID, do func()) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.asked >= maxAsked || f.ofPort[port] >= maxAskedOfPort {
+	most := fileLimit() / 16
+	if f.asked >= min(maxAsked, most) || f.ofPort[port] >= min(maxAskedOfPort, max(1, most/4)) {
 		return false
 	}
 	if f.ofPort == nil {
@@ -62,34 +69,96 @@ func (f *forwarder) begin(port frame.PortID, do func()) bool {
 	return true
 }
 
+// fileLimit is how many files this process may open.
+var fileLimit = sync.OnceValue(func() int {
+	var files unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &files) != nil {
+		return 1024
+	}
+	return int(min(files.Cur, 1<<20))
+})
+
 // ask passes a question of network n on, and returns the answer with the question's number, or nil. A server that fails or refuses is not the
 // last word while there is another one.
 func (f *forwarder) ask(n *Network, question []byte, z *Zones) (answer []byte) {
-	servers := n.Servers
-	if servers == nil {
-		servers = f.host.list(time.Now())
+	servers := f.choose(n, z)
+	answers := make(chan []byte, len(servers))
+	next, open := 0, 0
+	begin := func() {
+		s := servers[next]
+		next++
+		open++
+		go func() {
+			m, err := exchange(s, question)
+			if err != nil {
+				m = nil
+			}
+			f.note(s, err)
+			answers <- m
+		}()
 	}
-	asked := 0
-	for _, s := range servers {
-		if _, ours := z.byAddr[s.Addr().WithZone("")]; ours { // it would come back
+	for next < len(servers) || open > 0 {
+		if open == 0 {
+			begin()
+		}
+		var late <-chan time.Time
+		if next < len(servers) {
+			late = time.After(patience)
+		}
+		select {
+		case <-late:
+			begin()
 			continue
+		case m := <-answers:
+			open--
+			if m == nil {
+				continue
+			}
+			answer = m
+			copy(answer, question[:2])
+			if rcode := dnsmessage.RCode(m[3] & 15); rcode != dnsmessage.RCodeServerFailure && rcode != dnsmessage.RCodeRefused {
+				return answer
+			}
 		}
-		if asked++; asked > maxServers {
-			break
-		}
-		m, err := exchange(s, question)
-		if err != nil {
-			continue
-		}
-		answer = m
-		if rcode := dnsmessage.RCode(m[3] & 15); rcode != dnsmessage.RCodeServerFailure && rcode != dnsmessage.RCodeRefused {
-			break
-		}
-	}
-	if answer != nil {
-		copy(answer, question[:2])
 	}
 	return answer
+}
+
+// choose returns the servers for a question of network n, those that have been silent last.
+func (f *forwarder) choose(n *Network, z *Zones) []netip.AddrPort {
+	now := time.Now()
+	servers := n.Servers
+	if servers == nil {
+		servers = f.host.list(now)
+	}
+	servers = slices.DeleteFunc(slices.Clone(servers), func(s netip.AddrPort) bool { return z.isGateway(s.Addr()) })
+	servers = servers[:min(len(servers), maxServers)]
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	slices.SortStableFunc(servers, func(a, b netip.AddrPort) int {
+		silent := func(s netip.AddrPort) int {
+			if now.Before(f.silent[s]) {
+				return 1
+			}
+			return 0
+		}
+		return silent(a) - silent(b)
+	})
+	return servers
+}
+
+// note remembers whether a server has answered.
+func (f *forwarder) note(s netip.AddrPort, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err == nil {
+		delete(f.silent, s)
+		return
+	}
+	if f.silent == nil || len(f.silent) > 64 {
+		f.silent = map[netip.AddrPort]time.Time{}
+	}
+	f.silent[s] = time.Now().Add(lastFor)
 }
 
 // exchange asks one server, by UDP, and by TCP if the answer does not fit.

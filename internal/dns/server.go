@@ -37,7 +37,7 @@ type Counts struct {
 func NewServer(resolvConf string) *Server {
 	s := &Server{}
 	s.forward.host.path = resolvConf
-	s.zones.Store(NewZones("", nil))
+	s.zones.Store(NewZones("", "", nil))
 	return s
 }
 

@@ -13,40 +13,46 @@ type Network struct {
 	Domain   string                  // its zone, such as default.uvs.internal.
 	Prefixes []netip.Prefix          // whose reverse zones are ours
 	Names    map[string][]netip.Addr // by name inside the zone, in lower case, such as web
+	Reverse  map[netip.Addr]string   // the name that an address has, inside the zone
+	Gateways []netip.Addr            // that answer these questions: they are never asked themselves
 	Isolated bool                    // other networks cannot be reached from here, and this one not from there
-	Local    bool                    // names of others are refused
+	Local    bool                    // names of others are unknown
 	Servers  []netip.AddrPort        // for names of others; nil: those of the host
+	parents  map[string]bool         // parts of names behind a dot, such as b of a.b
 }
 
 // Zones are all names of a switch.
 type Zones struct {
 	root     string // of the switch: every network's zone lies in it, unless it has a domain of its own
+	device   string // of the host in the switch's networks
 	networks map[frame.NetID]*Network
 	byDomain map[string]*Network
-	byAddr   map[netip.Addr]pointer
-}
-
-// A pointer is the name of an address.
-type pointer struct {
-	of   *Network
-	name string // with the zone
+	gateways map[netip.Addr]bool
 }
 
 // NewZones makes the zones of a switch whose domain is root, such as uvs.internal. Networks that are not there have no names, and get no answers.
-func NewZones(root string, networks map[frame.NetID]*Network) *Zones {
-	z := &Zones{root: root, networks: networks, byDomain: map[string]*Network{}, byAddr: map[netip.Addr]pointer{}}
+// device is the host's device in the networks of the switch.
+func NewZones(root, device string, networks map[frame.NetID]*Network) *Zones {
+	z := &Zones{root: root, device: device, networks: networks, byDomain: map[string]*Network{}, gateways: map[netip.Addr]bool{}}
 	for _, n := range networks {
 		z.byDomain[n.Domain] = n
-		for name, addrs := range n.Names {
-			for _, a := range addrs {
-				if was, known := z.byAddr[a]; known && was.name <= name+"."+n.Domain {
-					continue // an address has one name: the first
-				}
-				z.byAddr[a] = pointer{n, name + "." + n.Domain}
+		n.parents = map[string]bool{}
+		for name := range n.Names {
+			for _, rest, more := strings.Cut(name, "."); more; _, rest, more = strings.Cut(rest, ".") {
+				n.parents[rest] = true
 			}
+		}
+		for _, a := range n.Gateways {
+			z.gateways[a] = true
 		}
 	}
 	return z
+}
+
+// isGateway reports whether a server is a gateway of ours: the question would come back.
+func (z *Zones) isGateway(a netip.Addr) bool {
+	a = a.Unmap()
+	return z.gateways[a.WithZone("")] || a.Zone() != "" && a.Zone() == z.device
 }
 
 // reaches reports whether stations of n reach those of o.
@@ -67,9 +73,6 @@ func (z *Zones) find(n *Network, name string) finding {
 	if name == "localhost." || strings.HasSuffix(name, ".localhost.") {
 		return finding{ours: true, known: true, zone: name, addrs: []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}}
 	}
-	if strings.HasSuffix(name, ".arpa.") {
-		return z.findReverse(n, name)
-	}
 	if label, rest, _ := strings.Cut(name, "."); rest == "" && label != "" { // single labels are never asked for elsewhere
 		return n.find(label, n.Domain)
 	}
@@ -77,10 +80,15 @@ func (z *Zones) find(n *Network, name string) finding {
 		return finding{ours: true, known: true, zone: n.Domain, addrs: addrs}
 	}
 	for domain := name; domain != ""; { // the longest zone that the name is in
-		if o := z.byDomain[domain]; o != nil && n.reaches(o) {
+		if o := z.byDomain[domain]; o != nil && !n.reaches(o) {
+			return finding{ours: true, zone: domain}
+		} else if o != nil {
 			return o.find(strings.TrimSuffix(strings.TrimSuffix(name, domain), "."), domain)
 		}
 		_, domain, _ = strings.Cut(domain, ".")
+	}
+	if strings.HasSuffix(name, ".arpa.") {
+		return z.findReverse(n, name)
 	}
 	if name == z.root || strings.HasSuffix(name, "."+z.root) {
 		return finding{ours: true, known: z.isAbove(n, name), zone: z.root, apex: name == z.root}
@@ -105,12 +113,7 @@ func (n *Network) find(name, zone string) finding {
 	if f.known = f.known || f.apex; f.known {
 		return f
 	}
-	for other := range n.Names { // a name between two dots of another is there, without addresses (RFC 8020)
-		if strings.HasSuffix(other, "."+name) {
-			f.known = true
-			break
-		}
-	}
+	f.known = n.parents[name] // it is there, without addresses (RFC 8020)
 	return f
 }
 
@@ -121,20 +124,18 @@ func (z *Zones) findReverse(n *Network, name string) finding {
 		return finding{}
 	}
 	for _, o := range z.networks {
-		if !n.reaches(o) {
-			continue
-		}
 		for _, own := range o.Prefixes {
 			if p.Bits() < own.Bits() || !own.Contains(p.Addr()) {
 				continue
 			}
-			f := finding{ours: true, zone: reverseZone(own)}
+			f := finding{ours: true, zone: reverseZone(own), known: n.reaches(o)} // a part of a prefix
 			f.apex = name == f.zone
 			if p.IsSingleIP() {
-				x, known := z.byAddr[p.Addr()]
-				f.known, f.ptr = known && n.reaches(x.of), x.name
-			} else {
-				f.known = true // a part of a prefix
+				label := ""
+				if label, f.known = o.Reverse[p.Addr()]; f.known && n.reaches(o) {
+					f.ptr = label + "." + o.Domain
+				}
+				f.known = f.ptr != ""
 			}
 			return f
 		}

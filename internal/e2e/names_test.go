@@ -63,7 +63,7 @@ func TestNames(t *testing.T) {
 	for _, tt := range []struct{ ns, at, name, want string }{
 		{"web", "172.29.0.1", "nobody", "NXDOMAIN"},
 		{"web", "172.29.0.1", "db MX", "NOERROR"},
-		{"alone", "172.30.1.1", "www.example.com", "REFUSED"},
+		{"alone", "172.30.1.1", "www.example.com", "NXDOMAIN"},
 		{"alone", "172.30.1.1", "db.default.uvs.internal", "NXDOMAIN"},
 	} {
 		if got := status(tt.ns, tt.at, tt.name); got != tt.want {
@@ -143,6 +143,27 @@ func TestNames(t *testing.T) {
 	b.CLI("dns", "del", "db2", "10.9.0.5")
 	if got := dig("web", "172.29.0.1", "db2"); got != "" {
 		t.Errorf("after dns del: %s", got)
+	}
+	b.CLI("dns", "del", "db2")
+
+	// What is shown is what is there, and another alias is no other device.
+	file := filepath.Join(b.dir, "running.yaml")
+	shown := b.CLI("config", "show")
+	reload := func(text string) string {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return b.CLI("config", "diff", file)
+	}
+	if out := reload(shown); strings.Contains(out, "network") || strings.Contains(out, "port ") {
+		t.Errorf("config diff with what config show shows: %s", out)
+	}
+	before := b.Sh("far", "cat /sys/class/net/eth0/ifindex")
+	contains(t, reload(strings.Replace(shown, "www,static.www", "www2", 1)), "give port far the aliases www2")
+	b.CLI("reload", file)
+	if after := b.Sh("far", "cat /sys/class/net/eth0/ifindex"); after != before || dig("far", "172.30.0.1", "www2") != "172.30.0.2" || dig("far", "172.30.0.1", "static.www") != "" {
+		t.Errorf("after a reload with another alias: device %s, before %s; www2 is %q", after, before, dig("far", "172.30.0.1", "www2"))
 	}
 	for args, want := range map[string]string{
 		"dns del db2 1.2.3.4": "no name", "dns del printer --network lab": "configuration file", "dns add x- 10.0.0.1": "no name of DNS", "dns add x 300.1.1.1": "is not an address",

@@ -135,7 +135,7 @@ func Rows(s *model.State, added map[string][]model.Name) (rows []Row) {
 			}
 			addrs := func() []netip.Addr { return []netip.Addr{p.Addr.Addr(), p.Known6().Addr()} }
 			if p.Kind == model.KindHost {
-				if p.Network == n.Name || !n.Isolated && !n.Internal {
+				if p.Network == n.Name || !n.Internal {
 					add("host", FromHost, p.Name, addrs()...)
 				}
 				continue
@@ -164,15 +164,16 @@ func zones(state *model.State, added map[string][]model.Name) *dns.Zones {
 			continue
 		}
 		x := &dns.Network{
-			Domain: n.Names.Domain + ".", Prefixes: []netip.Prefix{n.Prefix}, Names: map[string][]netip.Addr{},
+			Domain: n.Names.Domain + ".", Prefixes: []netip.Prefix{n.Prefix}, Names: map[string][]netip.Addr{}, Reverse: map[netip.Addr]string{}, Gateways: []netip.Addr{n.Gateway},
 			Isolated: n.Isolated || n.Internal, Local: n.Names.DNS == model.DNSLocal, Servers: n.Names.Servers,
 		}
 		if n.Prefix6.IsValid() {
-			x.Prefixes = append(x.Prefixes, n.Prefix6)
+			x.Prefixes, x.Gateways = append(x.Prefixes, n.Prefix6), append(x.Gateways, n.Gateway6)
 		}
 		networks[n.ID] = x
 	}
-	for _, r := range Rows(state, added) {
+	rows := Rows(state, added)
+	for _, r := range rows {
 		of := networks[r.Network.ID].Names
 		for _, a := range r.Addrs {
 			if !slices.Contains(of[r.Name], a) {
@@ -180,5 +181,15 @@ func zones(state *model.State, added map[string][]model.Name) *dns.Zones {
 			}
 		}
 	}
-	return dns.NewZones(model.Root(state.Name)+".", networks)
+	for _, from := range []Source{FromPort, FromGateway, FromHost, FromAlias, FromStatic} { // whose name an address has
+		for _, r := range rows {
+			of := networks[r.Network.ID].Reverse
+			for _, a := range r.Addrs {
+				if _, named := of[a]; r.From == from && !named {
+					of[a] = r.Name
+				}
+			}
+		}
+	}
+	return dns.NewZones(model.Root(state.Name)+".", cmp.Or(state.Name, "uvs")+"0", networks)
 }

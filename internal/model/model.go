@@ -432,7 +432,9 @@ func (s *State) desiredPort(a api.PortAdd, have *State) (Port, error) {
 	if !p.SameDevice(now) {
 		return s.NewPort(a)
 	}
+	aliases := p.Aliases
 	p = *now
+	p.Aliases = aliases
 	p.Settings, err = now.Settings.with(now, now.settingsAfterReload(a.Set))
 	p.Spec = a
 	return p, err

@@ -3,6 +3,7 @@ package model
 import (
 	"cmp"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -30,7 +31,7 @@ type Names struct {
 }
 
 // Root is the domain of a switch: the zones of its networks lie in it.
-func Root(switchName string) string { return cmp.Or(switchName, "uvs") + ".internal" }
+func Root(switchName string) string { return strings.ToLower(cmp.Or(switchName, "uvs")) + ".internal" }
 
 // checkNames reads the settings of a network for its names, and fills in the defaults.
 func (s *State) checkNames(a *api.NetworkAdd) (n Names, err error) {
@@ -44,11 +45,17 @@ func (s *State) checkNames(a *api.NetworkAdd) (n Names, err error) {
 	if n.DNS = a.DNS; a.Internal && n.DNS == DNSOn {
 		n.DNS = DNSLocal // nothing leaves an internal network, names neither
 	}
-	n.Domain = strings.TrimSuffix(strings.ToLower(a.Domain), ".")
-	if n.Domain == "" {
-		n.Domain = strings.ToLower(a.Name) + "." + Root(s.Name)
-	} else if err := checkDNSName("--domain", n.Domain); err != nil {
-		return n, err
+	usual := strings.ToLower(a.Name) + "." + Root(s.Name)
+	n.Domain = cmp.Or(strings.TrimSuffix(strings.ToLower(a.Domain), "."), usual)
+	if n.Domain != usual {
+		if err := checkDNSName("--domain", n.Domain); err != nil {
+			return n, err
+		}
+	}
+	for _, special := range []string{"localhost", "in-addr.arpa", "ip6.arpa"} {
+		if n.Domain == special || strings.HasSuffix(n.Domain, "."+special) || strings.HasSuffix(special, "."+n.Domain) {
+			return n, bad("--domain %q has another meaning (RFC 6761); choose another one, such as lan, home.arpa or lab.example", n.Domain)
+		}
 	}
 	for _, o := range s.Networks {
 		if o.Name != a.Name && o.Names.Domain == n.Domain {
@@ -76,7 +83,18 @@ func (s *State) checkNames(a *api.NetworkAdd) (n Names, err error) {
 		}
 		n.Static = append(n.Static, x)
 	}
-	a.Domain, a.DNSServers, a.Names = strings.TrimSuffix(strings.ToLower(a.Domain), "."), join(a.DNSServers), join(a.Names)
+	if a.Domain = n.Domain; a.Domain == usual {
+		a.Domain = ""
+	}
+	var servers, names []string // in one form: specifications are compared
+	for _, x := range n.Servers {
+		servers = append(servers, x.String())
+	}
+	for _, x := range n.Static {
+		names = append(names, x.Name+"="+x.Addr.String())
+	}
+	slices.Sort(names)
+	a.DNSServers, a.Names = api.Words(strings.Join(servers, ",")), api.Words(strings.Join(names, ","))
 	return n, nil
 }
 
@@ -120,6 +138,3 @@ func words(w api.Words) []string {
 	}
 	return strings.FieldsFunc(string(w), func(r rune) bool { return r == ',' || r == ' ' })
 }
-
-// join is a list in one form.
-func join(w api.Words) api.Words { return api.Words(strings.Join(words(w), ",")) }

@@ -126,7 +126,7 @@ func (p *Port) IsSibling(q *Port) bool {
 // SameDevice reports whether p and now differ only in settings that can change without recreating the device.
 func (p *Port) SameDevice(now *Port) bool {
 	return p.Kind == now.Kind && p.Network == now.Network && p.Netns == now.Netns && p.Ifname == now.Ifname && p.Addr == now.Addr && p.Addr6 == now.Addr6 &&
-		p.MAC == now.MAC && p.MTU == now.MTU && p.Spec.NoRoute == now.Spec.NoRoute && p.Spec.Container == now.Spec.Container && p.Spec.Tenant == now.Spec.Tenant && p.Spec.Aliases == now.Spec.Aliases
+		p.MAC == now.MAC && p.MTU == now.MTU && p.Spec.NoRoute == now.Spec.NoRoute && p.Spec.Container == now.Spec.Container && p.Spec.Tenant == now.Spec.Tenant
 }
 
 // CurrentSpec asks for the port as it is now, with its address and its settings.

@@ -86,7 +86,7 @@ func (d *differ) compare() {
 		case !p.SameDevice(now) || d.recreated[object{network, p.Network}]:
 			d.recreated[object{port, p.Name}] = true
 			d.goingPorts, d.comingPorts = append(d.goingPorts, now), append(d.comingPorts, p)
-		case p.Settings != now.Settings:
+		case p.Settings != now.Settings || !slices.Equal(p.Aliases, now.Aliases):
 			d.changedPorts = append(d.changedPorts, p)
 		}
 	}
@@ -191,7 +191,13 @@ func (d *differ) change() {
 		d.step(SetTimers{after}, SetTimers{before})
 	}
 	for _, p := range d.changedPorts {
-		d.step(ChangePort{p.Name, p.Settings.Set()}, ChangePort{p.Name, d.have.Port(p.Name).Settings.Set()})
+		now := d.have.Port(p.Name)
+		if p.Settings != now.Settings {
+			d.step(ChangePort{p.Name, p.Settings.Set()}, ChangePort{p.Name, now.Settings.Set()})
+		}
+		if !slices.Equal(p.Aliases, now.Aliases) {
+			d.step(SetAliases{p.Name, p.Aliases}, SetAliases{p.Name, now.Aliases})
+		}
 	}
 }
 

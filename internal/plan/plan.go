@@ -4,6 +4,7 @@ package plan
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/model"
@@ -60,6 +61,10 @@ type (
 		Name string
 		Set  api.PortSet
 	}
+	SetAliases struct {
+		Port    string
+		Aliases []string
+	}
 	RemovePort struct{ Name string }
 
 	AddPublish    struct{ Publish model.Publish }
@@ -84,6 +89,9 @@ func (a ChangeNetwork) String() string {
 func (a RemoveNetwork) String() string { return "remove network " + a.Name }
 func (a AddPort) String() string       { return "add port " + a.Spec.Name }
 func (a ChangePort) String() string    { return "change settings of port " + a.Name }
+func (a SetAliases) String() string {
+	return "give port " + a.Port + " the aliases " + strings.Join(a.Aliases, ", ")
+}
 func (a RemovePort) String() string    { return "remove port " + a.Name }
 func (a AddPublish) String() string    { return "publish " + a.Publish.String() }
 func (a RemovePublish) String() string { return "unpublish " + a.Publish.String() }

@@ -74,7 +74,7 @@ var imports = map[string][]string{
 	"internal/dhcp":        {"github.com/google/gopacket"},
 	"internal/gateway":     {"cmd/uvswitch/api", "internal/dhcp", "internal/dns", "internal/dnstcp", "internal/frame", "internal/model", "router"},
 	"internal/dnstcp":      {"internal/frame", "gvisor.dev/gvisor"},
-	"internal/dns":         {"internal/frame", "golang.org/x/net"},
+	"internal/dns":         {"internal/frame", "golang.org/x/net", "golang.org/x/sys"},
 	"internal/fdstore":     {"cmd/uvswitch/api", "golang.org/x/sys"},
 
 	// The control plane, from values to the host.
