@@ -123,7 +123,7 @@ func (r *Router) sendErrorFor(p PuntedFrame, e frame.ICMPErrorKind, mtu int, now
 	}
 }
 
-// deliverLocal handles a packet to the gateway's own address. It answers ICMP echo only; TCP and UDP get port
+// deliverLocal handles a packet to the gateway's own address that no Service takes. It answers ICMP echo only; TCP and UDP get port
 // unreachable.
 func (r *Router) deliverLocal(f *frame.Frame, p PuntedFrame, now frame.Tick, out Output) {
 	if f.Flags&frame.Fragment != 0 && f.Proto == frame.ICMP && f.Malformed == frame.None {

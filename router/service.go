@@ -12,12 +12,12 @@ import (
 
 // A Service answers packets to the gateway.
 type Service interface {
-	// Serves reports whether the gateway of a network serves a port of UDP and TCP.
-	Serves(net frame.NetID, port uint16) bool
+	// Serves reports whether the gateway of a network serves a port of UDP or TCP.
+	Serves(net frame.NetID, proto uint8, port uint16) bool
 	// Segment takes an IP packet with a TCP segment. It must not wait. What it answers follows by Router.SendTo.
 	Segment(in frame.PortID, net frame.NetID, mac frame.MAC, packet []byte)
 	// Datagram takes a datagram. It must not wait. It returns the payload of the answer; or nil, and the answer may follow by Router.Answer. It may
-	// change the ends: the answer goes to From.
+	// set From and To to other ends: the answer goes from To to From.
 	Datagram(*Datagram) []byte
 	// Preview is Datagram without an effect, and without an answer that follows.
 	Preview(*Datagram) []byte
@@ -76,7 +76,7 @@ func udpPseudoSum(f *frame.Frame, n int) uint16 {
 func (r *Router) isServed(p *PuntedFrame) bool {
 	f := p.f
 	return r.service != nil && p.Why == frame.GatewayService && p.Net != frame.NoNet && (f.Proto == frame.UDP || f.Proto == frame.TCP) && f.Flags&frame.HasTuple != 0 &&
-		f.Flags&frame.Fragment == 0 && f.Malformed == frame.None && (!f.Dst.IsGroup() || f.Tuple.DstPort == dhcpServer) && r.snap.Load().ifaces[p.Net] != nil && r.service.Serves(p.Net, f.Tuple.DstPort)
+		f.Flags&frame.Fragment == 0 && f.Malformed == frame.None && (!f.Dst.IsGroup() || f.Tuple.DstPort == dhcpServer) && r.snap.Load().ifaces[p.Net] != nil && r.service.Serves(p.Net, f.Proto, f.Tuple.DstPort)
 }
 
 // serveLocked passes a packet to the service.

@@ -1,5 +1,5 @@
 // Package dhcp answers DHCP questions. Each port of the switch has one address at most, which was assigned when the port was made: the server
-// gives a port's station this address, whatever the station asks for. So there is no pool, and nothing to be kept.
+// gives a port's station this address, whatever the station asks for. So there is no pool, and no answer depends on an earlier one.
 //
 // Sources: RFC 2131; RFC 2132.
 package dhcp
@@ -154,7 +154,7 @@ func (l *Lease) reply(q *layers.DHCPv4, asked, t layers.DHCPMsgType, has netip.A
 	switch { // RFC 2131, 4.1
 	case t == layers.DHCPMsgTypeNak:
 		to = netip.AddrFrom4([4]byte{255, 255, 255, 255})
-	case has != none:
+	case has != none && l.Addr.Contains(has):
 		to = has
 	case q.Flags&wantsBroadcast != 0:
 		to = netip.AddrFrom4([4]byte{255, 255, 255, 255})
@@ -189,6 +189,11 @@ func (l *Lease) describe(add func(layers.DHCPOpt, []byte)) {
 	if l.MTU != 1500 && l.MTU > 0 {
 		add(layers.DHCPOptInterfaceMTU, binary.BigEndian.AppendUint16(nil, uint16(l.MTU)))
 	}
+}
+
+// Ends reports whether a station gives its address back, by a message of type asked.
+func Ends(asked layers.DHCPMsgType) bool {
+	return asked == layers.DHCPMsgTypeRelease || asked == layers.DHCPMsgTypeDecline
 }
 
 // Grants reports whether a station has got its address for a time: by the reply r to a message of type asked.

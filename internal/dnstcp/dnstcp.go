@@ -43,12 +43,16 @@ type Options struct {
 	Send func(to Origin, packet []byte)
 }
 
-// Connections at a time, of all ports and of one; and questions of one connection. A connection without a question is closed after idle.
+// Connections at a time, of all ports and of one; and questions of one connection.
 const (
 	maxConnections, maxOfPort = 256, 32
 	maxQuestions              = 16
-	longestQuestion           = 4096 // bytes; a name has 255 at most
-	idle                      = 10 * time.Second
+	longestQuestion           = 4096             // bytes; a name has 255 at most
+	room                      = 16 << 10         // bytes that the stack keeps of a connection in each direction
+	idle                      = 10 * time.Second // without a question, a connection is closed; one that never begins is forgotten
+	writeTime                 = 5 * time.Second  // for an answer
+	life                      = time.Minute      // of a connection
+	linger                    = 10 * time.Second // for the last segments of one that has ended
 )
 
 // mtu is the length of the longest packet that the stack makes, in bytes: every network with IPv6 carries it.
@@ -63,7 +67,8 @@ type Server struct {
 
 	mu      sync.Mutex // Lock 91
 	origins map[ends]*connection
-	ofPort  map[frame.PortID]int
+	ofPort  map[frame.PortID]int // that have not ended
+	live    int                  // likewise, of all ports
 }
 
 // ends identify a connection.
@@ -74,6 +79,7 @@ type connection struct {
 	Origin
 	since time.Time
 	open  bool
+	ended bool // it is kept for its last segments only
 }
 
 // New makes a server.
@@ -103,7 +109,7 @@ func parse(packet []byte) (e ends, flags header.TCPFlags, ok bool) {
 	switch header.IPVersion(packet) {
 	case header.IPv4Version:
 		ip := header.IPv4(packet)
-		if !ip.IsValid(len(packet)) {
+		if !ip.IsValid(len(packet)) || ip.TransportProtocol() != tcp.ProtocolNumber {
 			return e, 0, false
 		}
 		at, src, dst = int(ip.HeaderLength()), netip.AddrFrom4(ip.SourceAddress().As4()), netip.AddrFrom4(ip.DestinationAddress().As4())
@@ -123,43 +129,52 @@ func parse(packet []byte) (e ends, flags header.TCPFlags, ok bool) {
 	return ends{netip.AddrPortFrom(src, t.SourcePort()), netip.AddrPortFrom(dst, t.DestinationPort())}, t.Flags(), true
 }
 
-// note remembers where a connection comes from, and reports whether its segment is taken.
+// note remembers where a connection comes from, and reports whether its segment is taken. A connection begins with a SYN.
 func (s *Server) note(e ends, from Origin, flags header.TCPFlags) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.origins[e]; c != nil {
+	const begin, others = header.TCPFlagSyn, header.TCPFlagSyn | header.TCPFlagAck | header.TCPFlagRst | header.TCPFlagFin
+	begins := flags&others == begin
+	if c := s.origins[e]; c != nil && !(c.ended && begins) {
 		if c.Net != from.Net { // the same link-local addresses in two networks
 			return false
 		}
 		c.MAC = from.MAC
 		return true
 	}
+	if !begins {
+		return false
+	}
 	now := time.Now()
-	if len(s.origins) >= maxConnections || s.ofPort[from.Port] >= maxOfPort { // forget those that never began
+	if s.isFull(from.Port) || len(s.origins) >= 4*maxConnections {
 		for x, c := range s.origins {
-			if !c.open && now.Sub(c.since) > idle {
-				s.forgetLocked(x)
+			if c.ended || !c.open && now.Sub(c.since) > idle {
+				s.endLocked(c)
+				delete(s.origins, x)
 			}
 		}
 	}
-	if len(s.origins) >= maxConnections || s.ofPort[from.Port] >= maxOfPort {
-		return false
-	}
-	if flags&header.TCPFlagSyn == 0 && flags&header.TCPFlagRst != 0 {
+	if s.isFull(from.Port) {
 		return false
 	}
 	s.origins[e] = &connection{Origin: from, since: now}
 	s.ofPort[from.Port]++
+	s.live++
 	return true
 }
 
-// forgetLocked forgets a connection.
-func (s *Server) forgetLocked(e ends) {
-	c := s.origins[e]
-	if c == nil {
+// isFull reports whether a port can have no other connection.
+func (s *Server) isFull(port frame.PortID) bool {
+	return s.live >= maxConnections || s.ofPort[port] >= maxOfPort
+}
+
+// endLocked counts a connection no more.
+func (s *Server) endLocked(c *connection) {
+	if c.ended {
 		return
 	}
-	delete(s.origins, e)
+	c.ended = true
+	s.live--
 	if s.ofPort[c.Port]--; s.ofPort[c.Port] == 0 {
 		delete(s.ofPort, c.Port)
 	}
@@ -180,7 +195,6 @@ func (s *Server) begin() {
 	s.stack.SetPromiscuousMode(device, true)
 	s.stack.SetSpoofing(device, true)
 	s.stack.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: device}, {Destination: header.IPv6EmptySubnet, NIC: device}})
-	room := 2 * (1 << 16) // bytes: a message and more
 	s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &tcpip.TCPReceiveBufferSizeRangeOption{Min: 4096, Default: room, Max: room})
 	s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &tcpip.TCPSendBufferSizeRangeOption{Min: 4096, Default: room, Max: room})
 	s.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(s.stack, room, maxConnections, s.accept).HandlePacket)
@@ -229,19 +243,26 @@ func (s *Server) accept(r *tcp.ForwarderRequest) {
 	c := gonet.NewTCPConn(&queue, end)
 	s.mu.Lock()
 	known := s.origins[e]
+	var from Origin
 	if known != nil {
 		known.open = true
+		from = known.Origin
 	}
 	s.mu.Unlock()
-	if known != nil {
-		s.converse(c, known.Origin)
+	if known == nil {
+		c.Close()
+		return
 	}
+	s.converse(c, from)
 	c.Close()
-	time.AfterFunc(idle, func() { // its last segments still have to find their way
+	s.mu.Lock()
+	s.endLocked(known)
+	s.mu.Unlock()
+	time.AfterFunc(linger, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.origins[e] == known {
-			s.forgetLocked(e)
+			delete(s.origins, e)
 		}
 	})
 }
@@ -256,14 +277,21 @@ func (s *Server) converse(c *gonet.TCPConn, from Origin) {
 	var writing sync.Mutex // Lock 92
 	var asked sync.WaitGroup
 	defer asked.Wait()
-	room := make(chan struct{}, maxQuestions)
+	places := make(chan struct{}, maxQuestions)
+	failed := false
 	reply := func(answer []byte) {
 		writing.Lock()
 		defer writing.Unlock()
-		_ = c.SetWriteDeadline(time.Now().Add(idle))
-		_, _ = c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(answer))), answer...))
+		if failed {
+			return
+		}
+		_ = c.SetWriteDeadline(time.Now().Add(writeTime))
+		if _, err := c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(answer))), answer...)); err != nil {
+			failed = true // a part of it may have been sent: nothing can follow
+			c.Close()
+		}
 	}
-	for {
+	for end := time.Now().Add(life); time.Now().Before(end); {
 		_ = c.SetReadDeadline(time.Now().Add(idle))
 		var length [2]byte
 		if _, err := io.ReadFull(c, length[:]); err != nil {
@@ -277,13 +305,13 @@ func (s *Server) converse(c *gonet.TCPConn, from Origin) {
 		if _, err := io.ReadFull(c, message); err != nil {
 			return
 		}
-		room <- struct{}{}
+		places <- struct{}{}
 		asked.Add(1)
 		done := func(answer []byte) {
 			if answer != nil {
 				reply(answer)
 			}
-			<-room
+			<-places
 			asked.Done()
 		}
 		now, later := s.options.Ask(from, message, done)

@@ -31,14 +31,16 @@ func TestConnectionsAreBounded(t *testing.T) {
 	if s.note(at(0), Origin{Port: 1, Net: 2}, header.TCPFlagAck) {
 		t.Error("another network's segment is taken for this one's")
 	}
-	if s.note(at(5000), Origin{Port: 2}, header.TCPFlagRst) {
-		t.Error("a reset begins a connection")
+	for _, flags := range []header.TCPFlags{header.TCPFlagRst, header.TCPFlagAck, header.TCPFlagSyn | header.TCPFlagAck, header.TCPFlagSyn | header.TCPFlagFin, 0x3f, 0} {
+		if s.note(at(5000), Origin{Port: 2}, flags) {
+			t.Errorf("flags %v begin a connection", flags)
+		}
 	}
 	for i := range 2 * maxConnections {
 		s.note(at(10000+i), Origin{Port: frame.PortID(2 + i/maxOfPort)}, header.TCPFlagSyn)
 	}
-	if len(s.origins) != maxConnections {
-		t.Errorf("%d connections", len(s.origins))
+	if len(s.origins) != maxConnections || s.live != maxConnections {
+		t.Errorf("%d connections, %d live", len(s.origins), s.live)
 	}
 	for _, c := range s.origins {
 		c.since = time.Now().Add(-2 * idle)
@@ -49,6 +51,20 @@ func TestConnectionsAreBounded(t *testing.T) {
 	}
 	if len(s.origins) != 2 || len(s.ofPort) != 2 {
 		t.Errorf("%d connections of %d ports are left", len(s.origins), len(s.ofPort))
+	}
+}
+
+// A connection that has ended is there for its last segments, and does not count.
+func TestEndedConnections(t *testing.T) {
+	s := New(Options{})
+	e := ends{netip.MustParseAddrPort("172.29.0.2:4000"), netip.MustParseAddrPort("172.29.0.1:53")}
+	s.note(e, Origin{Port: 1}, header.TCPFlagSyn)
+	s.endLocked(s.origins[e])
+	if s.live != 0 || len(s.ofPort) != 0 || !s.note(e, Origin{Port: 1}, header.TCPFlagAck) || s.live != 0 {
+		t.Errorf("%d live, %v", s.live, s.ofPort)
+	}
+	if !s.note(e, Origin{Port: 1}, header.TCPFlagSyn) || s.live != 1 || s.origins[e].ended {
+		t.Errorf("the same port again: %d live", s.live)
 	}
 }
 

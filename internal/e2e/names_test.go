@@ -98,8 +98,13 @@ func TestNames(t *testing.T) {
 	if out, err := b.TrySh("far", "echo nonsense that is no question | timeout 5 socat -t 3 - TCP:172.30.0.1:53"); err != nil || out != "" {
 		t.Errorf("nonsense over TCP: %q, %v", out, err)
 	}
-	if out, err := b.TrySh("far", "timeout 3 socat - TCP:172.30.0.1:54 </dev/null"); err == nil || !strings.Contains(out, "refused") {
-		t.Errorf("another port of the gateway: %q, %v", out, err)
+	for _, port := range []string{"54", "67"} {
+		if out, err := b.TrySh("far", "timeout 3 socat - TCP:172.30.0.1:"+port+" </dev/null"); err == nil || !strings.Contains(out, "refused") {
+			t.Errorf("TCP port %s of the gateway: %q, %v", port, out, err)
+		}
+	}
+	if out := b.Sh("far", "for i in $(seq 50); do dig +tcp +tries=1 +time=2 +short @172.30.0.1 printer; done"); strings.Count(out, "172.30.0.99") != 50 {
+		t.Errorf("50 questions over TCP, one after another: %s", out)
 	}
 
 	// Programs ask by their own ways.

@@ -55,8 +55,8 @@ func (s *Service) SetState(state *model.State, added map[string][]model.Name) {
 func (s *Service) Counts() *dns.Counts { return &s.server.Counts }
 
 // Serves implements router.Service.
-func (s *Service) Serves(net frame.NetID, port uint16) bool {
-	return port == dnsPort && s.server.Serves(net) || port == dhcp.ServerPort && s.leases.serves(net)
+func (s *Service) Serves(net frame.NetID, proto uint8, port uint16) bool {
+	return port == dnsPort && s.server.Serves(net) || proto == frame.UDP && port == dhcp.ServerPort && s.leases.serves(net)
 }
 
 // Datagram implements router.Service.

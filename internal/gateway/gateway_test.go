@@ -86,7 +86,7 @@ func TestNames(t *testing.T) {
 			t.Errorf("network %d, %s: %s, want %s", tt.net, tt.name, text, tt.want)
 		}
 	}
-	if !s.Serves(1, 53) || !s.Serves(1, 67) || s.Serves(1, 80) || s.Serves(3, 53) {
+	if !s.Serves(1, frame.TCP, 53) || !s.Serves(1, frame.UDP, 67) || s.Serves(1, frame.TCP, 67) || s.Serves(1, frame.UDP, 80) || s.Serves(3, frame.UDP, 53) {
 		t.Error("the wrong ports are served")
 	}
 }

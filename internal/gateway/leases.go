@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/dhcp"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
@@ -47,7 +48,10 @@ func (l *leases) set(s *model.State) {
 		if n == nil || !p.AsksDHCP() {
 			continue
 		}
-		x := portLease{dhcp.Lease{Addr: p.Addr, Server: n.Gateway, Name: p.Name, MTU: p.MTU}, n.Name, p.Name}
+		x := portLease{dhcp.Lease{Addr: p.Addr, Server: n.Gateway, MTU: p.MTU}, n.Name, p.Name}
+		if name := strings.ToLower(p.Name); api.IsDNSName(name) {
+			x.Name = name
+		}
 		if !n.Internal {
 			x.Router = n.Gateway
 		}
@@ -73,15 +77,21 @@ func (l *leases) serves(net frame.NetID) bool {
 	return l.nets[net]
 }
 
+// everyone is the address to which stations without one send.
+var everyone = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
 // answer answers a question, and makes the answer's ends those of d. It notes what was granted if that is wanted.
 func (l *leases) answer(d *router.Datagram, note bool) []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	x, known := l.of[d.In]
-	if !known {
+	if to := d.To.Addr(); !known || to != x.Server && to != everyone {
 		return nil
 	}
 	r, asked, refusal := dhcp.Answer(d.Payload, x.Lease)
+	if note && dhcp.Ends(asked) {
+		delete(l.grants, d.In)
+	}
 	if refusal != "" {
 		return nil
 	}
