@@ -113,6 +113,14 @@ func sender(f *frame.Frame) netip.Addr {
 	return f.Tuple.Src.Netip()
 }
 
+// receiver returns the destination address of an IP packet.
+func receiver(f *frame.Frame) netip.Addr {
+	if f.Flags&frame.IsIPv6 != 0 {
+		return f.IPv6().Dst().Netip()
+	}
+	return f.Tuple.Dst.Netip()
+}
+
 // sendErrorFor tells the sender of p why it is dropped, in the words of its family; mtu is in bytes.
 func (r *Router) sendErrorFor(p PuntedFrame, e frame.ICMPErrorKind, mtu int, now frame.Tick, out Output) {
 	if p.f.Flags&frame.IsIPv6 != 0 {

@@ -1,6 +1,8 @@
 package router
 
 import (
+	"net/netip"
+
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 
@@ -25,17 +27,7 @@ func (r *Router) reset(p PuntedFrame, out Output) {
 	} else {
 		t.ACK, t.Ack = true, h.Seq()+uint32(len(h)-h.HeaderLen())
 	}
-	eth := &layers.Ethernet{DstMAC: f.Src.HardwareAddr(), SrcMAC: iface.MAC.HardwareAddr(), EthernetType: layers.EthernetTypeIPv4}
-	var ip interface {
-		gopacket.NetworkLayer
-		gopacket.SerializableLayer
-	}
-	if f.Flags&frame.IsIPv6 != 0 {
-		eth.EthernetType = layers.EthernetTypeIPv6
-		ip = &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: layers.IPProtocolTCP, SrcIP: f.IPv6().Dst().Netip().AsSlice(), DstIP: f.IPv6().Src().Netip().AsSlice()}
-	} else {
-		ip = &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: f.Tuple.Dst.Netip().AsSlice(), DstIP: f.Tuple.Src.Netip().AsSlice()}
-	}
+	eth, ip := headersTo(iface, f.Src, receiver(f), sender(f), layers.IPProtocolTCP)
 	if t.SetNetworkLayerForChecksum(ip) != nil {
 		return
 	}
@@ -43,4 +35,20 @@ func (r *Router) reset(p PuntedFrame, out Output) {
 	if gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, eth, ip, t) == nil {
 		out.Send(p.Net, buf.Bytes())
 	}
+}
+
+// An ipHeader is one of gopacket's of either family.
+type ipHeader interface {
+	gopacket.NetworkLayer
+	gopacket.SerializableLayer
+}
+
+// headersTo returns the headers of a packet to a station with a MAC and the address dst.
+func headersTo(iface *Interface, mac frame.MAC, src, dst netip.Addr, proto layers.IPProtocol) (*layers.Ethernet, ipHeader) {
+	eth := &layers.Ethernet{DstMAC: mac.HardwareAddr(), SrcMAC: iface.MAC.HardwareAddr(), EthernetType: layers.EthernetTypeIPv4}
+	if src.Is6() {
+		eth.EthernetType = layers.EthernetTypeIPv6
+		return eth, &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: proto, SrcIP: src.AsSlice(), DstIP: dst.AsSlice()}
+	}
+	return eth, &layers.IPv4{Version: 4, TTL: 64, Protocol: proto, SrcIP: src.AsSlice(), DstIP: dst.AsSlice()}
 }

@@ -54,13 +54,9 @@ func (r *Router) datagram(p *PuntedFrame) (d Datagram, ok bool) {
 	if n < frame.UDPLen || n > len(h) || !f.PartialSum() && h.Checksum() != 0 && frame.Sum(h[:n], udpPseudoSum(f, n)) != 0xffff {
 		return d, false
 	}
-	from, to := sender(f), f.Tuple.Dst.Netip()
-	if f.Flags&frame.IsIPv6 != 0 {
-		to = f.IPv6().Dst().Netip()
-	}
 	return Datagram{
 		In: p.In, Net: p.Net, MAC: f.Src, MTU: r.snap.Load().ifaces[p.Net].MTU, Payload: h[frame.UDPLen:n],
-		From: netip.AddrPortFrom(from, f.Tuple.SrcPort), To: netip.AddrPortFrom(to, f.Tuple.DstPort),
+		From: netip.AddrPortFrom(sender(f), f.Tuple.SrcPort), To: netip.AddrPortFrom(receiver(f), f.Tuple.DstPort),
 	}, true
 }
 
@@ -126,18 +122,7 @@ func (r *Router) answerLocked(d Datagram, payload []byte, out Output) {
 		return
 	}
 	udp := &layers.UDP{SrcPort: layers.UDPPort(d.To.Port()), DstPort: layers.UDPPort(d.From.Port())}
-	eth := &layers.Ethernet{DstMAC: d.MAC.HardwareAddr(), SrcMAC: iface.MAC.HardwareAddr()}
-	var ip interface {
-		gopacket.NetworkLayer
-		gopacket.SerializableLayer
-	}
-	if d.To.Addr().Is6() {
-		eth.EthernetType = layers.EthernetTypeIPv6
-		ip = &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: layers.IPProtocolUDP, SrcIP: d.To.Addr().AsSlice(), DstIP: d.From.Addr().AsSlice()}
-	} else {
-		eth.EthernetType = layers.EthernetTypeIPv4
-		ip = &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolUDP, SrcIP: d.To.Addr().AsSlice(), DstIP: d.From.Addr().AsSlice()}
-	}
+	eth, ip := headersTo(iface, d.MAC, d.To.Addr(), d.From.Addr(), layers.IPProtocolUDP)
 	if udp.SetNetworkLayerForChecksum(ip) != nil {
 		return
 	}

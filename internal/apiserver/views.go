@@ -145,12 +145,12 @@ func (v *view) hostWay(src, dst netip.Addr) (uplink.Way, error) {
 }
 
 func (v *view) networks() []api.Network {
-	out := []api.Network{}
+	out, static := []api.Network{}, v.staticNames()
 	for _, n := range v.Networks {
 		x := api.Network{
 			Name: n.Name, Subnet: n.Prefix.String(), Gateway: n.Gateway.String(), Subnet6: n.Spec.Subnet6, Gateway6: n.Spec.Gateway6, NAT6: n.Spec.NAT6, In6: n.Spec.In6, RA: n.Spec.RA, NDProxy: n.Spec.NDProxy, ProxiedOn: v.d.ProxiedOn(&n), Routes6: prefixTexts(v.d.Routes6(&n)), MAC: n.MAC.String(), MTU: n.MTU,
 			Internal: n.Internal, Isolated: n.Isolated, Mapping: n.Mapping.String(), Filtering: n.Filtering.String(), Protocols: n.Protocols.String(),
-			DHCP: n.Spec.DHCP, DNS: n.Names.DNS, Domain: n.Names.Domain, Names: v.staticNames(n.Name),
+			DHCP: n.Spec.DHCP, DNS: n.Names.DNS, Domain: n.Names.Domain, Names: static[n.Name],
 		}
 		for _, s := range n.Names.Servers {
 			x.DNSServers = append(x.DNSServers, s.String())
@@ -189,13 +189,15 @@ func (v *view) names() []api.Name {
 	return out
 }
 
-// staticNames are the names of a network that no port brings, as in its settings.
-func (v *view) staticNames(network string) (out []string) {
+// staticNames are the names that no port brings, by network, as in its settings.
+func (v *view) staticNames() map[string][]string {
+	out := map[string][]string{}
 	for _, r := range v.d.Names() {
-		if r.Network.Name == network && r.From == gateway.FromStatic {
-			for _, a := range r.Addrs {
-				out = append(out, r.Name+"="+a.String())
-			}
+		if r.From != gateway.FromStatic {
+			continue
+		}
+		for _, a := range r.Addrs {
+			out[r.Network.Name] = append(out[r.Network.Name], r.Name+"="+a.String())
 		}
 	}
 	return out

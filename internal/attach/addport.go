@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"strings"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/link"
@@ -34,16 +33,11 @@ func Port(ctx context.Context, sw *api.Client, p api.PortAdd) (api.Port, error) 
 	a := &Attachment{
 		Switch: sw, Network: api.NetworkAdd{Name: cmp.Or(p.Network, api.DefaultNetwork)}, Port: p.Name, Netns: ns, Display: p.Netns, Ifname: cmp.Or(p.Ifname, api.DefaultIfname),
 		IP: p.IP, IP6: p.IP6, MAC: p.MAC, MTU: p.MTU, Set: p.Set,
-		ID: p.Container, Tenant: p.Tenant, Aliases: words(p.Aliases),
+		ID: p.Container, Tenant: p.Tenant, Aliases: p.Aliases.List(),
 	}
 	if p.NoRoute {
 		a.Routes = []link.Route{}
 	}
 	out, err := a.Attach(ctx)
 	return out.Port, err
-}
-
-// words splits a list of names.
-func words(list api.Words) []string {
-	return strings.FieldsFunc(string(list), func(r rune) bool { return r == ',' || r == ' ' })
 }

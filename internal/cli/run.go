@@ -232,7 +232,7 @@ func (f *runFlags) seal(a *app, conf model.Config, log *slog.Logger) func() (str
 	}
 }
 
-// raiseFileLimit lets this process have as many open files as it may: each published port takes two. Without the right to raise the limit, it
+// raiseFileLimit lets this process have as many open files as it may: each published port takes one. Without the right to raise the limit, it
 // stays.
 func raiseFileLimit() {
 	var now unix.Rlimit

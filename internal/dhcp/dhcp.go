@@ -40,6 +40,13 @@ type Reply struct {
 	Type    layers.DHCPMsgType
 }
 
+// A Question is what a station asks, and says of itself.
+type Question struct {
+	Type     layers.DHCPMsgType
+	Hostname string // option 12
+	ClientID []byte // option 61
+}
+
 // A Refusal says why a message gets no answer.
 type Refusal string
 
@@ -57,14 +64,17 @@ const minLen = 236 + 4 // header and magic cookie
 // minReply is how long a reply is at least, in bytes: some clients take no shorter one (RFC 1542, 2.1).
 const minReply = 300
 
-// Answer answers a message of a port with a lease. asked is the type of the message. Without a reply, refusal says why.
-func Answer(message []byte, l Lease) (r Reply, asked layers.DHCPMsgType, refusal Refusal) {
+// Everyone is the address to which stations without one send.
+var Everyone = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
+// Answer answers a message of a port with a lease. Without a reply, refusal says why.
+func Answer(message []byte, l Lease) (r Reply, asked Question, refusal Refusal) {
 	var q layers.DHCPv4
 	if len(message) < minLen || message[1] != 1 || message[2] != 6 || q.DecodeFromBytes(message, gopacket.NilDecodeFeedback) != nil || q.Operation != layers.DHCPOpRequest {
-		return r, 0, Malformed
+		return r, asked, Malformed
 	}
 	if !isZero(q.RelayAgentIP) {
-		return r, 0, Relayed
+		return r, asked, Relayed
 	}
 	options := map[layers.DHCPOpt][]byte{}
 	for _, o := range q.Options {
@@ -73,15 +83,15 @@ func Answer(message []byte, l Lease) (r Reply, asked layers.DHCPMsgType, refusal
 		}
 	}
 	if len(options[layers.DHCPOptMessageType]) != 1 {
-		return r, 0, NotDHCP
+		return r, asked, NotDHCP
 	}
-	asked = layers.DHCPMsgType(options[layers.DHCPOptMessageType][0])
+	asked = Question{layers.DHCPMsgType(options[layers.DHCPOptMessageType][0]), string(options[layers.DHCPOptHostname]), append([]byte(nil), options[layers.DHCPOptClientID]...)}
 	named, hasNamed := addrOf(options[layers.DHCPOptServerID])
 	wanted, hasWanted := addrOf(options[layers.DHCPOptRequestIP])
 	has, _ := netip.AddrFromSlice(q.ClientIP.To4())
-	switch asked {
+	switch asked.Type {
 	case layers.DHCPMsgTypeDiscover:
-		return l.reply(&q, asked, layers.DHCPMsgTypeOffer, has), asked, ""
+		return l.reply(&q, asked.Type, layers.DHCPMsgTypeOffer, has), asked, ""
 	case layers.DHCPMsgTypeRequest:
 		switch {
 		case hasNamed && named != l.Server: // the station has chosen another one
@@ -90,11 +100,11 @@ func Answer(message []byte, l Lease) (r Reply, asked layers.DHCPMsgType, refusal
 			wanted = has
 		}
 		if wanted == l.Addr.Addr() {
-			return l.reply(&q, asked, layers.DHCPMsgTypeAck, has), asked, ""
+			return l.reply(&q, asked.Type, layers.DHCPMsgTypeAck, has), asked, ""
 		}
-		return l.reply(&q, asked, layers.DHCPMsgTypeNak, has), asked, ""
+		return l.reply(&q, asked.Type, layers.DHCPMsgTypeNak, has), asked, ""
 	case layers.DHCPMsgTypeInform:
-		return l.reply(&q, asked, layers.DHCPMsgTypeAck, has), asked, ""
+		return l.reply(&q, asked.Type, layers.DHCPMsgTypeAck, has), asked, ""
 	}
 	return r, asked, NoQuestion // a release, or a decline: the address stays the port's
 }
@@ -153,11 +163,11 @@ func (l *Lease) reply(q *layers.DHCPv4, asked, t layers.DHCPMsgType, has netip.A
 	to := l.Addr.Addr()
 	switch { // RFC 2131, 4.1
 	case t == layers.DHCPMsgTypeNak:
-		to = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+		to = Everyone
 	case has != none && l.Addr.Contains(has):
 		to = has
 	case q.Flags&wantsBroadcast != 0:
-		to = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+		to = Everyone
 	}
 	return Reply{Payload: payload, To: to, Type: t}
 }
@@ -191,29 +201,12 @@ func (l *Lease) describe(add func(layers.DHCPOpt, []byte)) {
 	}
 }
 
-// Ends reports whether a station gives its address back, by a message of type asked.
-func Ends(asked layers.DHCPMsgType) bool {
-	return asked == layers.DHCPMsgTypeRelease || asked == layers.DHCPMsgTypeDecline
+// Ends reports whether the station gives its address back.
+func (q *Question) Ends() bool {
+	return q.Type == layers.DHCPMsgTypeRelease || q.Type == layers.DHCPMsgTypeDecline
 }
 
-// Grants reports whether a station has got its address for a time: by the reply r to a message of type asked.
-func Grants(asked layers.DHCPMsgType, r Reply) bool {
-	return r.Type == layers.DHCPMsgTypeAck && asked == layers.DHCPMsgTypeRequest
-}
-
-// Describe returns what a station says of itself: its name, and its client identifier (options 12 and 61).
-func Describe(message []byte) (name string, id []byte) {
-	var q layers.DHCPv4
-	if len(message) < minLen || q.DecodeFromBytes(message, gopacket.NilDecodeFeedback) != nil {
-		return "", nil
-	}
-	for _, o := range q.Options {
-		switch o.Type {
-		case layers.DHCPOptHostname:
-			name = string(o.Data)
-		case layers.DHCPOptClientID:
-			id = append([]byte(nil), o.Data...)
-		}
-	}
-	return name, id
+// Grants reports whether the reply gives the station its address for a time.
+func (r *Reply) Grants(asked Question) bool {
+	return r.Type == layers.DHCPMsgTypeAck && asked.Type == layers.DHCPMsgTypeRequest
 }

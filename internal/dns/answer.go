@@ -160,8 +160,8 @@ func (q *question) reply(f *finding) []byte {
 	if len(addrs) == 0 && !isName && !isZone {
 		return q.negative(dnsmessage.RCodeSuccess, f)
 	}
-	if first := 0; len(addrs) > 1 { // another one each time
-		first = rand.IntN(len(addrs))
+	if len(addrs) > 1 { // another one is the first each time
+		first := rand.IntN(len(addrs))
 		addrs = append(addrs[first:len(addrs):len(addrs)], addrs[:first]...)
 	}
 	ofRecord := 16 // bytes: a reference to the name, type, class, TTL, length, address

@@ -14,9 +14,9 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
-	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/rights"
 )
 
 // Questions that are asked elsewhere at a time, of all ports and of one, if the limit of open files allows it: each takes a socket for each server.
@@ -46,7 +46,7 @@ type forwarder struct {
 func (f *forwarder) begin(port frame.PortID, do func()) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	most := fileLimit() / 16
+	most := rights.OpenFiles() / 16
 	if f.asked >= min(maxAsked, most) || f.ofPort[port] >= min(maxAskedOfPort, max(1, most/4)) {
 		return false
 	}
@@ -68,15 +68,6 @@ func (f *forwarder) begin(port frame.PortID, do func()) bool {
 	}()
 	return true
 }
-
-// fileLimit is how many files this process may open.
-var fileLimit = sync.OnceValue(func() int {
-	var files unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_NOFILE, &files) != nil {
-		return 1024
-	}
-	return int(min(files.Cur, 1<<20))
-})
 
 // ask passes a question of network n on, and returns the answer with the question's number, or nil. A server that fails or refuses is not the
 // last word while there is another one.

@@ -108,13 +108,9 @@ func (z *Zones) isAbove(n *Network, name string) bool {
 
 // find looks a name inside of the zone up; empty is the zone's own.
 func (n *Network) find(name, zone string) finding {
-	f := finding{ours: true, zone: zone, apex: name == ""}
-	f.addrs, f.known = n.Names[name]
-	if f.known = f.known || f.apex; f.known {
-		return f
-	}
-	f.known = n.parents[name] // it is there, without addresses (RFC 8020)
-	return f
+	addrs, named := n.Names[name]
+	apex := name == ""
+	return finding{ours: true, known: named || apex || n.parents[name], zone: zone, apex: apex, addrs: addrs} // a parent has no addresses (RFC 8020)
 }
 
 // findReverse looks a name in in-addr.arpa or ip6.arpa up.
@@ -131,11 +127,10 @@ func (z *Zones) findReverse(n *Network, name string) finding {
 			f := finding{ours: true, zone: reverseZone(own), known: n.reaches(o)} // a part of a prefix
 			f.apex = name == f.zone
 			if p.IsSingleIP() {
-				label := ""
-				if label, f.known = o.Reverse[p.Addr()]; f.known && n.reaches(o) {
+				label, named := o.Reverse[p.Addr()]
+				if f.known = named && n.reaches(o); f.known {
 					f.ptr = label + "." + o.Domain
 				}
-				f.known = f.ptr != ""
 			}
 			return f
 		}

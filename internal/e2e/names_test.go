@@ -151,7 +151,7 @@ func TestNames(t *testing.T) {
 	}
 	b.CLI("dns", "del", "db2")
 
-	// What is shown is what is there, and another alias is no other device.
+	// `config diff` finds no difference in what `config show` prints. A port whose aliases change keeps its device.
 	file := filepath.Join(b.dir, "running.yaml")
 	shown := b.CLI("config", "show")
 	reload := func(text string) string {

@@ -77,31 +77,27 @@ func (l *leases) serves(net frame.NetID) bool {
 	return l.nets[net]
 }
 
-// everyone is the address to which stations without one send.
-var everyone = netip.AddrFrom4([4]byte{255, 255, 255, 255})
-
-// answer answers a question, and makes the answer's ends those of d. It notes what was granted if that is wanted.
+// answer answers a question. It sets d.From to where the answer goes, and d.To to where it comes from. With note, the lease is remembered.
 func (l *leases) answer(d *router.Datagram, note bool) []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	x, known := l.of[d.In]
-	if to := d.To.Addr(); !known || to != x.Server && to != everyone {
+	if to := d.To.Addr(); !known || to != x.Server && to != dhcp.Everyone {
 		return nil
 	}
 	r, asked, refusal := dhcp.Answer(d.Payload, x.Lease)
-	if note && dhcp.Ends(asked) {
+	if note && asked.Ends() {
 		delete(l.grants, d.In)
 	}
 	if refusal != "" {
 		return nil
 	}
 	d.From, d.To = netip.AddrPortFrom(r.To, dhcp.ClientPort), netip.AddrPortFrom(x.Server, dhcp.ServerPort)
-	if note && dhcp.Grants(asked, r) {
+	if note && r.Grants(asked) {
 		if l.grants == nil {
 			l.grants = map[frame.PortID]Grant{}
 		}
-		hostname, id := dhcp.Describe(d.Payload)
-		l.grants[d.In] = Grant{x.network, x.port, d.MAC, x.Addr.Addr(), hostname, hex.EncodeToString(id), time.Now().Add(dhcp.Time)}
+		l.grants[d.In] = Grant{x.network, x.port, d.MAC, x.Addr.Addr(), asked.Hostname, hex.EncodeToString(asked.ClientID), time.Now().Add(dhcp.Time)}
 	}
 	return r.Payload
 }

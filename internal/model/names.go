@@ -62,7 +62,7 @@ func (s *State) checkNames(a *api.NetworkAdd) (n Names, err error) {
 			return n, conflict("network %q has the domain %s; choose another one (--domain)", o.Name, n.Domain)
 		}
 	}
-	for _, word := range words(a.DNSServers) {
+	for _, word := range a.DNSServers.List() {
 		server, err := netip.ParseAddrPort(word)
 		if err != nil {
 			var addr netip.Addr
@@ -75,7 +75,7 @@ func (s *State) checkNames(a *api.NetworkAdd) (n Names, err error) {
 		}
 		n.Servers = append(n.Servers, server)
 	}
-	for _, word := range words(a.Names) {
+	for _, word := range a.Names.List() {
 		name, addr, _ := strings.Cut(word, "=")
 		x, err := ParseName(name, addr)
 		if err != nil {
@@ -121,7 +121,7 @@ func checkDNSName(what, name string) error {
 
 // checkAliases reads the other names of a port.
 func checkAliases(list api.Words) (names []string, err error) {
-	for _, word := range words(list) {
+	for _, word := range list.List() {
 		word = strings.ToLower(word)
 		if err := checkDNSName("--aliases", word); err != nil {
 			return nil, err
@@ -129,12 +129,4 @@ func checkAliases(list api.Words) (names []string, err error) {
 		names = append(names, word)
 	}
 	return names, nil
-}
-
-// words splits a list; none is an empty one.
-func words(w api.Words) []string {
-	if w == "none" {
-		return nil
-	}
-	return strings.FieldsFunc(string(w), func(r rune) bool { return r == ',' || r == ' ' })
 }

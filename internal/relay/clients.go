@@ -1,19 +1,20 @@
 package relay
 
 import (
+	"cmp"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/uvswitch/uvswitch/internal/rights"
 )
 
 // A registry has the clients of all relays. Each takes up to six descriptors of the switch (io.Copy keeps pipes), so that there is a bound. Beyond it,
 // the remote address that has most clients loses the one that has been silent for longest.
 type registry struct {
 	mu   sync.Mutex // Lock 96
-	most int
+	most int        // 0: as many as the limit of open files allows
 	n    int
 	of   map[netip.Addr]map[*client]struct{} // by remote address
 }
@@ -25,15 +26,11 @@ type client struct {
 	close  func()       // must not wait
 }
 
-var allClients = registry{most: maxClients()}
+var allClients registry
 
 // maxClients is how many clients the limit of open files allows: they take three quarters of it at most.
 func maxClients() int {
-	var files unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
-		return 512
-	}
-	return int(min(max(files.Cur/8, 16), 65536))
+	return min(max(rights.OpenFiles()/8, 16), 65536)
 }
 
 // add takes a client in, and puts another one out if there are too many.
@@ -41,7 +38,7 @@ func (r *registry) add(c *client) {
 	c.last.Store(time.Now().UnixNano())
 	r.mu.Lock()
 	var out *client
-	if r.n >= r.most {
+	if r.n >= cmp.Or(r.most, maxClients()) {
 		out = r.worst()
 		r.removeLocked(out)
 	}

@@ -70,11 +70,11 @@ var imports = map[string][]string{
 	"internal/bpf":         {"github.com/cilium/ebpf", "golang.org/x/sys"},
 	"internal/uplink":      {"internal/bpf", "internal/frame", "internal/link", "internal/netns", "nat", "tap", "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 	"internal/hostclients": {"internal/bpf", "github.com/cilium/ebpf", "golang.org/x/sys"},
-	"internal/relay":       {"github.com/vishvananda/netlink", "golang.org/x/sys"},
+	"internal/relay":       {"internal/rights", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 	"internal/dhcp":        {"github.com/google/gopacket"},
 	"internal/gateway":     {"cmd/uvswitch/api", "internal/dhcp", "internal/dns", "internal/dnstcp", "internal/frame", "internal/model", "router"},
 	"internal/dnstcp":      {"internal/frame", "gvisor.dev/gvisor"},
-	"internal/dns":         {"internal/frame", "golang.org/x/net", "golang.org/x/sys"},
+	"internal/dns":         {"internal/frame", "internal/rights", "golang.org/x/net"},
 	"internal/fdstore":     {"cmd/uvswitch/api", "golang.org/x/sys"},
 
 	// The control plane, from values to the host.

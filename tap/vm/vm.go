@@ -47,7 +47,8 @@ func (e *endpoint) watch(fd int, events uint32) error {
 	return unix.EpollCtl(e.ep, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})
 }
 
-// again makes the epoll descriptor readable anew if fd is, for a Read that ends before it has seen everything: a Poller waits for changes.
+// again makes the epoll descriptor report fd once more, if fd is readable. A Read that leaves something unread calls it: a Poller waits for changes, and
+// would not come back.
 // To change what is watched would not do: fd is on the list of ready ones already (linux fs/eventpoll.c, ep_modify).
 func (e *endpoint) again(fd int, events uint32) {
 	_ = unix.EpollCtl(e.ep, unix.EPOLL_CTL_DEL, fd, nil)

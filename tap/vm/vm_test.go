@@ -266,7 +266,7 @@ func TestDgram(t *testing.T) {
 	}
 }
 
-// A Read that gives up before it has seen everything makes its descriptor readable anew: a Poller waits for changes only.
+// A Read may give up and leave frames unread. Its descriptor then becomes readable once more, since a Poller waits for changes only.
 func TestReadGivesUp(t *testing.T) {
 	runtime.LockOSThread() // in a network namespace of its own, where long queues are allowed; the thread ends with the test
 	err := unix.Unshare(unix.CLONE_NEWNET)

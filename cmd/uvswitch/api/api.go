@@ -295,6 +295,14 @@ type NetworkAdd struct {
 // Words are one text. In YAML they may be a list, too: [22/tcp, icmp] is "22/tcp,icmp", and an empty list is "none".
 type Words string
 
+// List splits the text: commas and blanks separate, and "none" is an empty list.
+func (w Words) List() []string {
+	if w == "none" {
+		return nil
+	}
+	return strings.FieldsFunc(string(w), func(r rune) bool { return r == ',' || r == ' ' })
+}
+
 // UnmarshalYAML takes both forms.
 func (w *Words) UnmarshalYAML(decode func(any) error) error {
 	var list []string
