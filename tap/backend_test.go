@@ -22,6 +22,7 @@ type poller interface {
 	Send(frame.PortID, *frame.Frame)
 	Pause(frame.PortID)
 	Resume(frame.PortID)
+	Yield(frame.PortID) bool
 	Wake()
 	Close() error
 }
@@ -621,6 +622,35 @@ func TestRemoveFlushes(t *testing.T) {
 		p.Remove(2)
 		if got := out.got(t); len(got) != 1 {
 			t.Errorf("%d frames had gone out when the port was removed", len(got))
+		}
+	})
+}
+
+// What a worker sent has left when another one reads the port: else that one's frames would overtake it.
+func TestYieldFlushes(t *testing.T) {
+	backends(t, func(t *testing.T, p poller, vnet bool) {
+		in, out := newWireOf(t, unix.SOCK_SEQPACKET, vnet), newWireOf(t, unix.SOCK_SEQPACKET, vnet)
+		add(t, p, 1, in)
+		if err := p.Add(2, out, frame.NotRead); err != nil {
+			t.Fatal(err)
+		}
+		in.put(t, 200) // more than a read's buffers, so that the read ends with the batch
+		var b frame.Batch
+		sent := 0
+		forward := func() {
+			for i := range b.Frames[:b.N] {
+				p.Send(2, &b.Frames[i])
+			}
+			sent += b.N
+		}
+		for b.N == 0 {
+			poll(t, p, &b)
+		}
+		for forward(); !p.Yield(1); forward() {
+			flush(t, p, &b)
+		}
+		if got := out.got(t); len(got) != sent {
+			t.Errorf("%d of %d frames had gone out when the port was given away", len(got), sent)
 		}
 	})
 }

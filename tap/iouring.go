@@ -229,7 +229,14 @@ func (r *IOUring) Yield(id frame.PortID) bool {
 			return false
 		}
 	}
-	return !p.armed
+	if p.armed {
+		return false
+	}
+	if r.enabled { // the port's frames whose writes are queued leave before those that its next reader writes
+		_ = r.ring.Enter(0) // Poll reports what is wrong with the io_uring
+		r.reap()
+	}
+	return true
 }
 
 // Take implements dataplane.Poller.
