@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/policy"
 )
 
 // An Inbound says what containers may begin with the host. The host may begin anything with them, and has the answers.
@@ -35,7 +36,27 @@ func (in *Inbound) opens(f *frame.Frame) bool {
 	return false
 }
 
-// Filter judges the frames between containers and the host, by Rules.Inbound. Their flows are tracked, but not translated. Step 10.
+// guards reports whether f is between a container and the host itself, and why no list of ports can allow f.
+func (in *Inbound) guards(f *frame.Frame, src, dst netip.Addr) (guarded bool, why frame.Reason) {
+	if in == nil || f.Dst.IsGroup() || f.In != in.Host && f.Out != in.Host {
+		return false, frame.None
+	}
+	fromHost := f.In == in.Host
+	own := dst
+	if fromHost {
+		own = src
+	}
+	switch {
+	case f.Flags&(frame.IsIPv4|frame.IsIPv6) != 0 && f.Malformed == frame.None:
+		return in.isHost(own), frame.None
+	case fromHost:
+		return false, frame.None
+	}
+	return true, frame.HostInbound
+}
+
+// Filter judges the frames between containers and the host, by Rules.Inbound, and those from and to ports with policies. Their flows are
+// tracked, but not translated. Step 10.
 //
 //uvswitch:hot
 func (n *NAT) Filter(b *frame.Batch) {
@@ -47,7 +68,7 @@ func (n *NAT) Filter(b *frame.Batch) {
 		}
 		why := frame.None
 		switch {
-		case c.inbound == nil:
+		case c.inbound == nil && c.policies == nil:
 		case f.Flags&frame.IsIPv6 != 0:
 			why = n.six.filter(c6, packetOf[frame.Addr6](b, i), b)
 		default:
@@ -55,10 +76,10 @@ func (n *NAT) Filter(b *frame.Batch) {
 		}
 		switch {
 		case why == frame.None && f.Out == frame.NoPort:
-			f.Verdict = frame.Flood // the host's, to a station that is not known
+			f.Verdict = frame.Flood // for a group, or to a station that is not known
 		case why == frame.None:
 			f.Verdict = frame.ToPort
-		case why.Punt() == frame.NoPunt:
+		case why.Punt() == frame.NoPunt || f.Dst.IsGroup():
 			f.DropFor(why)
 		default:
 			if f.Flags&frame.ViaRouter != 0 {
@@ -69,45 +90,82 @@ func (n *NAT) Filter(b *frame.Batch) {
 	}
 }
 
-// filter returns the reason why f may not pass between a container and the host, or None.
+// filter returns the reason why f may not pass, or None.
 func (n *tracker[A]) filter(c *config[A], f packet[A], b *frame.Batch) frame.Reason {
-	in := c.inbound
-	fromHost := f.In == in.Host
 	if f.Flags&(frame.Injected|frame.IsARP) != 0 || f.NAT != frame.NATNone || f.IsND() { // a flow that NAT knows has been judged
 		return frame.None
 	}
-	own := f.tuple.Dst
-	if fromHost {
-		own = f.tuple.Src
+	src, dst := frame.Netip(f.tuple.Src), frame.Netip(f.tuple.Dst)
+	policed, closed, why := c.policies.Guards(f.Frame, dst)
+	if why != frame.None {
+		return why
+	}
+	byHost, why := c.inbound.guards(f.Frame, src, dst)
+	if why != frame.None {
+		return why
+	}
+	toHost := byHost && f.In != c.inbound.Host // what the host begins passes
+	refusal := frame.HostInbound
+	if closed {
+		refusal = frame.PolicyDenied
 	}
 	switch {
-	case f.Flags&(frame.IsIPv4|frame.IsIPv6) == 0 || f.Malformed != frame.None:
-		if fromHost {
-			return frame.None
-		}
-		return frame.HostInbound
-	case !in.isHost(frame.Netip(own)):
+	case !policed && !byHost:
 		return frame.None
 	case f.Flags&frame.ICMPError != 0:
-		return n.filterError(c, f, b, fromHost)
+		if (closed || toHost) && !n.isRelated(c, f, b) {
+			return refusal
+		}
+		return frame.None
+	case f.Flags&frame.Fragment != 0 && closed && !f.Dst.IsGroup():
+		switch why := n.translateFragment(f, b, true); {
+		case why == frame.FragmentWaits: // the slow path parks fragments for the router only
+			return frame.FragmentTimeout
+		case why != frame.None:
+			return why
+		}
 	case f.FragOffset() != 0:
 		return frame.None // a later fragment, which is of no use without its first one
-	case f.Flags&frame.HasTuple == 0: // such as a node information query of ICMPv6: nothing to track
-		if fromHost || in.opens(f.Frame) {
-			return frame.None
-		}
-		return frame.HostInbound
 	}
-	if e, dir, ok := n.find(c, f.tuple, b); ok {
+	if f.Flags&frame.HasTuple == 0 { // such as a node information query of ICMPv6: nothing to track
+		if closed || toHost && !c.inbound.opens(f.Frame) {
+			return refusal
+		}
+		return frame.None
+	}
+	return n.followOrTrack(c, f, b, toHost, policed, closed)
+}
+
+// followOrTrack lets f pass if it belongs to a flow, or if it may begin one, which then is made.
+func (n *tracker[A]) followOrTrack(c *config[A], f packet[A], b *frame.Batch, toHost, policed, closed bool) frame.Reason {
+	group := f.Dst.IsGroup() // nobody answers: no flow
+	if e, dir, ok := n.find(c, f.tuple, b); ok && !group {
 		f.Flow, f.Dir = e, dir
 	} else {
-		if !fromHost && !in.opens(f.Frame) {
+		if toHost && !c.inbound.opens(f.Frame) {
 			return frame.HostInbound
 		}
-		if b.Dry || begins(f.Frame) != frame.None {
+		d := pendingFlow[A]{orig: *f.tuple, reply: f.tuple.Reverse(), port: f.In, net: f.Net, status: untranslated}
+		if policed {
+			src, dst := frame.Netip(f.tuple.Src), frame.Netip(f.tuple.Dst)
+			q := policy.Flow{From: f.In, To: f.Out, Src: src, Dst: dst, Proto: f.Proto, Port: f.Tuple.DstPort}
+			var why frame.Reason
+			if d.admission, why = c.policies.Judge(q, policy.Admission{}, b.Tick); why != frame.None {
+				return why
+			}
+		}
+		if why := begins(f.Frame); group || b.Dry || why != frame.None {
+			if why != frame.None && f.FragOffset() != 0 {
+				return frame.PolicyDenied // its first fragment has begun no flow
+			}
 			return frame.None
 		}
-		if why := n.track(c, f, b); why != frame.None {
+		if why := n.track(c, f, &d, b); why != frame.None {
+			return why
+		}
+	}
+	if f.Flags&frame.Fragment != 0 && closed {
+		if why := n.recordFragment(f, b.Dry); why != frame.None {
 			return why
 		}
 	}
@@ -121,35 +179,38 @@ func (n *tracker[A]) filter(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 	return frame.None
 }
 
-// filterError lets an ICMP error pass if it is about a packet of a flow.
-func (n *tracker[A]) filterError(c *config[A], f packet[A], b *frame.Batch, fromHost bool) frame.Reason {
-	if q, _, ok := frame.QuotedOf[A](f.ICMP()); ok && !fromHost {
-		sent := q.Reverse()
-		if e, _, ok := n.find(c, &sent, b); ok && f.tuple.Dst == q.Src && n.state[e].port == f.In {
-			return frame.None
-		}
-		return frame.HostInbound
+// isRelated reports whether an ICMP error is about a packet of a flow of its sender or its receiver.
+func (n *tracker[A]) isRelated(c *config[A], f packet[A], b *frame.Batch) bool {
+	q, _, ok := frame.QuotedOf[A](f.ICMP())
+	if !ok {
+		return false
 	}
-	return frame.None
+	sent := q.Reverse()
+	e, _, ok := n.find(c, &sent, b)
+	return ok && f.tuple.Dst == q.Src && (n.state[e].port == f.In || n.state[e].port == f.Out)
 }
 
-// track makes the flow that f begins, which nothing translates. It is charged to the container's port. It sets f.Flow and f.Dir.
-func (n *tracker[A]) track(c *config[A], f packet[A], b *frame.Batch) frame.Reason {
-	d := pendingFlow[A]{orig: *f.tuple, reply: f.tuple.Reverse(), port: f.In, net: f.Net, status: untranslated}
-	if f.In == c.inbound.Host && f.Out != frame.NoPort {
+// track makes flow d, which f begins and nothing translates. It is charged to the container's port. It sets f.Flow and f.Dir.
+func (n *tracker[A]) track(c *config[A], f packet[A], d *pendingFlow[A], b *frame.Batch) frame.Reason {
+	if c.isHostPort(f.In) && f.Out != frame.NoPort {
 		d.port = f.Out
 		d.status |= servedFlow
 	}
 	if d.port >= frame.MaxPorts {
 		return frame.FlowInvalid
 	}
-	if !n.charge(&d) {
+	if !n.charge(d) {
 		return frame.FlowQuota
 	}
-	why := n.confirm(c, f, &d, b)
+	why := n.confirm(c, f, d, b)
 	if why != frame.None || f.NAT == frame.NATEstablished {
-		n.rollback(&d)
+		n.rollback(d)
 		f.NAT = frame.NATNone
 	}
 	return why
+}
+
+// isHostPort reports whether a port is the host's.
+func (c *config[A]) isHostPort(id frame.PortID) bool {
+	return c.inbound != nil && id == c.inbound.Host || c.policies != nil && id == c.policies.Host
 }

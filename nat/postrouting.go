@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/policy"
 )
 
 // PostRouting translates routed frames and creates a flow for a frame that begins one: masquerade for frames that
@@ -117,6 +118,7 @@ type pendingFlow[A frame.Address] struct {
 	count                   *RuleCount
 	source                  A // see Frame.Source
 	syn                     segmentMark
+	admission               policy.Admission
 	charged                 bool // the port's share counts it
 }
 
@@ -172,6 +174,13 @@ func (n *tracker[A]) create(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 			d.port, d.net = n.mappings[d.inboundMapping].owner, n.mappings[d.inboundMapping].net
 			d.status |= servedFlow
 		}
+	}
+	from := f.In
+	if f.Net == frame.NoNet {
+		from = frame.NoPort
+	}
+	if why := n.admit(c, &d, from, b); why != frame.None {
+		return why
 	}
 	rule := c.masq[d.net]
 	if f.Hairpin && !toHost {
@@ -440,6 +449,9 @@ func (n *tracker[A]) fill(e uint32, c *config[A], d *pendingFlow[A], f packet[A]
 		flags = f.TCP().Flags()
 	}
 	s.state.Store(advance(d.status, 0, f.Proto, flags) | n.ways.Load()<<waysShift)
+	if c.policies != nil {
+		n.admitted[e].Store(d.admission.Word())
+	}
 	s.gen.Store(c.gen)
 	expires := now + timeout(n.timers.Load(), &d.orig, s.state.Load())
 	if d.inboundMapping != 0 && d.mapping == 0 { // traffic from outside does not refresh a mapping (RFC 4787, REQ-6)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/internal/atomic"
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/policy"
 )
 
 // A PublishOf rule forwards packets for ports Lo to Hi of the host to the same number of ports of Target, from Port on.
@@ -59,6 +60,7 @@ type Rules struct {
 	Ephemeral  [2]uint16            // the ports that the host's kernel picks for its own connections
 	HostUses   []uint8              // IP protocols without ports that the host itself uses: no flow of theirs leaves
 	Inbound    *Inbound             // nil: containers may use the host as they like
+	Policies   *policy.Ports        // nil: every flow may begin
 	Pool       [2]*PortSet          // outside ports for flows: TCP; UDP and SCTP. nil: all
 }
 
@@ -91,6 +93,7 @@ type config[A frame.Address] struct {
 	others    [protocols]*PortSet // the rest of pool
 	ephemeral [2]uint16
 	inbound   *Inbound
+	policies  *policy.Ports
 	hostUses  []uint8
 }
 
@@ -217,7 +220,7 @@ func (n *NAT) Update(r Rules) {
 
 func (n *tracker[A]) updateLocked(all *Rules, r RulesOf[A]) {
 	old := n.config.Load()
-	c := &config[A]{own: slices.Clone(r.Local), gen: old.gen + 1, ephemeral: all.Ephemeral, inbound: all.Inbound, hostUses: all.HostUses, stations: r.Stations, reserved: slices.SortedFunc(slices.Values(r.Reserved), frame.Compare[A])}
+	c := &config[A]{own: slices.Clone(r.Local), gen: old.gen + 1, ephemeral: all.Ephemeral, inbound: all.Inbound, policies: all.Policies, hostUses: all.HostUses, stations: r.Stations, reserved: slices.SortedFunc(slices.Values(r.Reserved), frame.Compare[A])}
 	for _, a := range r.Own {
 		p := frame.Netip(a)
 		c.own = append(c.own, netip.PrefixFrom(p, p.BitLen()))
@@ -271,7 +274,10 @@ func (n *tracker[A]) updateLocked(all *Rules, r RulesOf[A]) {
 			c.reach[i] = append(c.reach[i], reach)
 		}
 	}
-	if sameTranslation(old, c) {
+	if c.policies != nil && n.admitted == nil {
+		n.admitted = slab[atomic.Uint64](n.alloc, len(n.state))
+	}
+	if sameTranslation(old, c) && c.policies == old.policies {
 		c.gen = old.gen
 	}
 	if c.source != zero[A]() {
@@ -359,9 +365,12 @@ func (n *tracker[A]) valid(c *config[A], e uint32) bool {
 	s, k := &n.state[e], &n.flows.keys[e]
 	w := s.state.Load()
 	rule := c.masq[s.net]
+	if !n.stillAdmitted(c, e) {
+		return false
+	}
 	if w&untranslated != 0 {
 		s.gen.Store(c.gen)
-		return c.inbound != nil
+		return c.inbound != nil || n.isPoliced(c, e)
 	}
 	switch {
 	case slices.Contains(c.hostUses, k[0].Proto) && w&byPrefix == 0,

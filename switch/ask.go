@@ -4,7 +4,7 @@ import "github.com/uvswitch/uvswitch/internal/frame"
 
 // ask looks at a frame for a group. If it asks for the MAC of an address (an ARP request, RFC 826; a neighbor solicitation, RFC 4861, 4.3) that
 // belongs to the gateway or to a guarded port, only the owner gets it: the verdict is Flood, with one receiver, f.Out. All get a question for the
-// sender's own address, which is an announcement, and for a port that takes no floods, or is Tracked.
+// sender's own address, which is an announcement, and for a port that takes no floods, or is Closed.
 //
 //uvswitch:hot
 func (s *snapshot) ask(f *frame.Frame, n *Network) {
@@ -28,7 +28,7 @@ func (s *snapshot) ask(f *frame.Frame, n *Network) {
 		return
 	}
 	out := s.port(owner)
-	if out == nil || out.Flags&floodFlag[f.Class] == 0 || out.Flags&Tracked != 0 {
+	if out == nil || out.Flags&floodFlag[f.Class] == 0 || out.Flags&Closed != 0 {
 		return
 	}
 	if why := s.checkEgress(f, out); why != frame.None {

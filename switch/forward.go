@@ -73,6 +73,11 @@ func (s *Switch) Forward(b *frame.Batch) {
 			} else {
 				f.ToGateway = len(n.Groups) > 0 && n.hears(f)
 			}
+			if snap.tracked && f.Flags&(frame.IsARP|frame.Injected) == 0 && !f.IsND() && snap.isTracked(f.In) {
+				f.Verdict = frame.Policed
+				b.Locals++
+				continue
+			}
 			snap.ask(f, n)
 		default:
 			f.Egress = f.Net
@@ -240,7 +245,7 @@ func (s *Switch) FloodSet(f *frame.Frame, out []frame.PortID) int {
 	want := floodFlag[f.Class]
 	n := 0
 	for _, p := range net.ports {
-		if p.Flags&Tracked != 0 && f.Flags&frame.IsARP == 0 && !f.IsND() {
+		if p.Flags&Closed != 0 && f.Flags&frame.IsARP == 0 && !f.IsND() {
 			continue
 		}
 		if p.Flags&want != 0 && snap.checkEgress(f, p) == frame.None {

@@ -26,7 +26,8 @@ const (
 	AnyVLAN                            // the guard lets frames with a VLAN tag pass
 	Untagged                           // gets no frame with a VLAN tag from a guarded port
 	AnySource                          // may send from addresses of other ports: the host's port, when the host's stack routes
-	Tracked                            // frames from and to it are judged by nat.Filter; it gets no flood but ARP and neighbor discovery
+	Tracked                            // frames from and to it are judged by nat.Filter
+	Closed                             // it gets no flood but ARP and neighbor discovery
 	Ways                               // of an uplink: its frames have way headers (frame.WayMACs)
 	AnyLinkLocal                       // may have a link-local IPv6 address that is made from no MAC (RFC 7217): a guest or a device of the host's is behind the port
 	NoRouter                           // gets no router advertisement: the port of the host, which would route by the gateway

@@ -78,6 +78,8 @@ const (
 	ICMPRedirectRefused
 	PublishRefused
 	HostInbound
+	PolicyDenied
+	PolicyDropped
 	HostUnreachable
 	NeighborQueueFull
 	NeighborFailed
@@ -229,6 +231,8 @@ var reasons = [NumReasons]ReasonInfo{
 	BadICMPChecksum:       {Stage: Translation, Name: "bad_icmp_checksum", Meaning: "the checksum of the ICMP error, or of the packet that it quotes, is wrong", Remedy: "the packet is damaged or forged; check its sender"},
 	ICMPRedirectRefused:   {Stage: Translation, Name: "icmp_redirect_refused", Meaning: "an ICMP redirect for a translated flow: the receiver of the redirect cannot reach the gateway that the redirect names", Remedy: "check which router sends redirects"},
 	HostInbound:           {Stage: Translation, Name: "host_inbound", Meaning: "containers may not begin this with the host (answered with ICMP 3/13 or ICMPv6 1/1)", Remedy: "open the port of the host: `host.inbound` in the configuration file, or --host-inbound, such as 53/udp,53/tcp,icmp", Punt: Reject, Error: unreachable(CodeAdminFiltered)},
+	PolicyDenied:          {Stage: Translation, Name: "policy_denied", Meaning: "a policy of a port does not let the flow begin: a rule rejects it, or no rule allows it (answered with ICMP 3/13 or ICMPv6 1/1)", Remedy: "see which policy and rule with `uvswitch policy test`, with the words of the trace; allow it with `uvswitch policy add NAME egress|ingress allow PEER PROTOCOL/PORT`", Punt: Reject, Error: unreachable(CodeAdminFiltered)},
+	PolicyDropped:         {Stage: Translation, Name: "policy_dropped", Meaning: "a rule of a policy of a port drops the flow, in silence", Remedy: "see which policy and rule with `uvswitch policy test`; change it with `uvswitch policy del NAME RULE`"},
 	PublishRefused:        {Stage: Translation, Name: "publish_refused", Meaning: "the published port does not accept this source address (--from)", Remedy: "see the accepted sources with `uvswitch publish ls`"},
 	HostUnreachable:       {Stage: Neighbors, Name: "host_unreachable", Meaning: "the route to the destination is of type unreachable (answered with ICMP 3/1 or ICMPv6 1/3)", Remedy: "see `uvswitch route show`; if the destination is the host's own address, run the switch with --host on; with an uplink of kind host, see the cause with `uvswitch status`", Punt: Reject, Error: unreachable(CodeHost)},
 	NeighborQueueFull:     {Stage: Neighbors, Name: "neighbor_queue_full", Meaning: "too many packets already wait for the MAC of this neighbor", Remedy: "the neighbor does not answer ARP; check that it is up"},

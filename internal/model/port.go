@@ -188,7 +188,7 @@ func (s *State) HostPort(address string) (Port, error) {
 	if in, err := ParseInbound(s.Config.Host.Inbound); err != nil {
 		return Port{}, err
 	} else if in != nil {
-		flags |= vswitch.Tracked
+		flags |= vswitch.Tracked | vswitch.Closed
 	}
 	return Port{
 		Name: HostPortName, Kind: KindHost, Network: n.Name, Ifname: s.Name + "0", MAC: MACFor(addr), Addr: netip.PrefixFrom(addr, n.Prefix.Bits()),

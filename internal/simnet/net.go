@@ -41,6 +41,7 @@ type Net struct {
 	source   frame.Addr        // what the host's routing would answer; 0: nothing
 	pairs    map[string]string // what was said of protocols without ports
 	script   *scenario
+	policies policies
 	full     bool // no room for another pair
 	overIPv6 bool // see RunOverIPv6
 	native   bool // the test sends packets of IPv6 as they are, and reads records; hosts only answer neighbor solicitations
@@ -148,6 +149,7 @@ func (n *Net) SetUplink(addr frame.Addr, mtu int) error {
 }
 
 func (n *Net) update() {
+	n.compilePolicies()
 	if n.overIPv6 {
 		n.rules.Six = n.sixRules()
 	}

@@ -56,6 +56,17 @@ func (x *teasing) send(from string, list ...frametest.Packet) {
 	x.frames(h, raws...)
 }
 
+// play plays a line of a script.
+func (x *teasing) play(line string) {
+	x.t.Helper()
+	if x.n.script == nil {
+		x.n.script = &scenario{net: x.n, last: map[string]sent{}, seen: map[string]bool{}}
+	}
+	if err := x.n.more(line); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
 func (x *teasing) packet(h *Host, p frametest.Packet) []byte {
 	if p.SrcMAC == 0 {
 		p.SrcMAC = h.MAC
@@ -221,6 +232,14 @@ var provocations = func() map[frame.Reason]provocation {
 			x.n.DP.Switch.SetPort(p)
 			x.n.rules.Inbound = &nat.Inbound{Host: 2, Addrs: []netip.Addr{x.n.host("b").Addr.Netip()}, Open: [2]*nat.PortSet{nat.NewPortSet(), nat.NewPortSet()}}
 			x.n.update()
+			x.send("a", x.toB(frametest.Packet{}))
+		}},
+		frame.PolicyDenied: {do: func(x *teasing) {
+			x.play("policy a egress allow port:b udp/1")
+			x.send("a", x.toB(frametest.Packet{}))
+		}},
+		frame.PolicyDropped: {do: func(x *teasing) {
+			x.play("policy a egress drop port:b")
 			x.send("a", x.toB(frametest.Packet{}))
 		}},
 		frame.IPsecPolicy: {do: func(x *teasing) {

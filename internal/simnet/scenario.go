@@ -123,6 +123,8 @@ var statements = map[string]statement{
 	"publish":   {"publish PORT:PORT HOST [from PREFIX]", 2, (*scenario).publish},
 	"unpublish": {"unpublish PORT", 1, (*scenario).unpublish},
 	"inbound":   {"inbound HOST deny|PORT/tcp|PORT/udp|icmp...", 2, (*scenario).inbound},
+	"policy":    {"policy HOST RULE (egress|ingress allow|reject|drop [PEER] [PROTOCOL[/PORTS]]), or policy HOST none", 2, (*scenario).policy},
+	"answer":    {"answer HOST NAME ADDRESS TTL", 4, (*scenario).answer},
 	"route":     {"route PREFIX via ADDRESS, or route PREFIX blackhole|unreachable|prohibit", 2, (*scenario).addRoute},
 	"unplug":    {"unplug HOST", 1, (*scenario).unplug},
 	"silent":    {"silent HOST", 1, (*scenario).silence},
@@ -301,7 +303,7 @@ func (s *scenario) inbound(f []string) error {
 		}
 	}
 	p, _ := s.net.DP.Switch.Port(h.Port)
-	p.Flags |= vswitch.Tracked
+	p.Flags |= vswitch.Tracked | vswitch.Closed
 	s.net.DP.Switch.SetPort(p)
 	s.net.rules.Inbound = in
 	s.net.rules.Reserved = []frame.Addr{h.Addr}

@@ -1,0 +1,92 @@
+package policy
+
+import (
+	"net/netip"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// Ports say which flows may begin at ports, and with them. They are for both families, and do not change once they are read.
+type Ports struct {
+	Of       [frame.MaxPorts]*Set        // nil: everything
+	Stations map[netip.Addr]frame.PortID // addresses of ports, link-local ones too; not those of the host
+	Places   *Places
+	Host     frame.PortID // the port of the host
+}
+
+// Set returns the policies of a port, or nil.
+func (p *Ports) Set(id frame.PortID) *Set {
+	if p == nil || id >= frame.MaxPorts {
+		return nil
+	}
+	return p.Of[id]
+}
+
+// An Admission is the rules that have let a flow in: of the port where it begins, and of the port where it ends. 0: there was none to ask.
+type Admission struct{ Egress, Ingress uint32 }
+
+// Word is the admission as one word.
+func (a Admission) Word() uint64 { return uint64(a.Egress)<<32 | uint64(a.Ingress) }
+
+// AdmissionOf reverses Word.
+func AdmissionOf(w uint64) Admission { return Admission{uint32(w >> 32), uint32(w)} }
+
+// A Flow is a flow that may begin.
+type Flow struct {
+	From, To frame.PortID // NoPort: no container
+	Src, Dst netip.Addr   // as the containers see them
+	Proto    uint8
+	Port     uint16 // of the destination
+}
+
+// Judge says whether a flow may begin, or go on that other rules have admitted before: by which rules, or why not.
+func (p *Ports) Judge(q Flow, before Admission, now frame.Tick) (by Admission, why frame.Reason) {
+	if s := p.Set(q.From); s != nil {
+		v := s.Again(before.Egress, Egress, q.Dst, p.Places.Class(q.Dst), q.Proto, q.Port, now)
+		if by.Egress = v.Rule; v.Action != Allow {
+			return by, refusalOf(v)
+		}
+	}
+	if s := p.Set(q.To); s != nil {
+		v := s.Again(before.Ingress, Ingress, q.Src, p.Places.Class(q.Src), q.Proto, q.Port, now)
+		if by.Ingress = v.Rule; v.Action != Allow {
+			return by, refusalOf(v)
+		}
+	}
+	return by, frame.None
+}
+
+func refusalOf(v Verdict) frame.Reason {
+	if v.Action == Drop {
+		return frame.PolicyDropped
+	}
+	return frame.PolicyDenied
+}
+
+// Guards says what policies do with f. policed: an end of f has some, and its flow must be known, so that the answers pass. closed: it passes only
+// if they allow it. why is the reason why nothing can allow it.
+func (p *Ports) Guards(f *frame.Frame, dst netip.Addr) (policed, closed bool, why frame.Reason) {
+	egress, ingress := p.Set(f.In), p.Set(f.Out)
+	if egress == nil && ingress == nil {
+		return false, false, frame.None
+	}
+	closed = egress != nil && egress.Closes(Egress) || ingress != nil && ingress.Closes(Ingress)
+	group := f.Dst.IsGroup()
+	switch {
+	case !closed && (group || f.Flags&(frame.IsIPv4|frame.IsIPv6) == 0 || f.Malformed != frame.None):
+		return false, false, frame.None
+	case closed && (f.Flags&(frame.IsIPv4|frame.IsIPv6) == 0 || f.Malformed != frame.None || group && (f.Flags&frame.HasTuple == 0 || f.FragOffset() != 0) ||
+		!group && f.Flags&frame.ViaRouter == 0 && !p.isOnLink(dst, f.Out)):
+		return true, true, frame.PolicyDenied
+	}
+	return true, closed, frame.None
+}
+
+// isOnLink reports whether a packet that no router has seen goes to the station that it names: else a container could pass data to another
+// one under an address that a rule allows.
+func (p *Ports) isOnLink(dst netip.Addr, out frame.PortID) bool {
+	if owner, known := p.Stations[dst]; known {
+		return owner == out
+	}
+	return p.Places.Class(dst) != Outside
+}

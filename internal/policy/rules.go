@@ -1,0 +1,258 @@
+package policy
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/gaissmai/bart"
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// A Numbered rule is a rule with its number, and where its peer is now.
+type Numbered struct {
+	Rule
+	ID    uint32         // unique among all rules of a switch, not 0; it stays when rules are compiled again
+	Where []netip.Prefix // of a port or a network: its addresses, none if it does not exist
+}
+
+// DNS says for which names a port may ask.
+type DNS uint8
+
+// Values of DNS. Of several policies of a port, the greater one counts.
+const (
+	ByRules   DNS = iota // with rules for names: the names of rules, and of ports that rules name; else any
+	AnyName              // any
+	NamesOnly            // the names of rules, and of ports that rules name
+)
+
+// Rules are the rules of all policies of a port, in a form to search. They do not change.
+type Rules struct {
+	lists  [2]*list
+	named  map[uint32]*Numbered // rules for names, by ID
+	exact  map[string][]uint32  // their IDs by name
+	below  map[string][]uint32  // likewise of names that begin with "*."; the key is what follows
+	limits bool                 // the port may ask for names of rules only
+	ids    map[uint32]bool
+	ports  map[string]bool // named by egress rules that allow
+	log    map[uint32]bool // rules with Log
+}
+
+// A list has the rules of one direction, by the prefixes of their peers.
+type list struct{ table bart.Table[*node] }
+
+// A node has the rules for one prefix.
+type node struct {
+	parent *node // of the next shorter prefix
+	groups []group
+}
+
+// A group has the rules of a node for one protocol and for peers of some classes.
+type group struct {
+	proto   uint8
+	classes Class
+	spans   []span // sorted, without overlaps: ports that no rule names are missing
+}
+
+type span struct {
+	lo, hi uint16
+	Verdict
+}
+
+// A Verdict is what becomes of a flow, and which rule says so.
+type Verdict struct {
+	Action Action
+	Rule   uint32 // its ID; 0: no rule fits
+}
+
+// Compile makes rules searchable. It takes n log n.
+func Compile(rules []Numbered, dns DNS) *Rules {
+	c := &Rules{named: map[uint32]*Numbered{}, exact: map[string][]uint32{}, below: map[string][]uint32{}, ids: map[uint32]bool{}, ports: map[string]bool{}, log: map[uint32]bool{}}
+	type key struct {
+		prefix  netip.Prefix
+		proto   uint8
+		classes Class
+	}
+	byKey := [2]map[key][]*Numbered{}
+	for i := range rules {
+		r := &rules[i]
+		c.ids[r.ID], c.log[r.ID] = true, r.Log
+		if byKey[r.Direction] == nil {
+			byKey[r.Direction] = map[key][]*Numbered{}
+		}
+		k := key{proto: r.Proto, classes: anybody}
+		where := everywhere
+		switch r.Peer.Kind {
+		case Prefix:
+			where, k.classes = []netip.Prefix{r.Peer.Prefix}, anybody|Special
+		case OfClass:
+			k.classes = r.Peer.Class
+		case PortPeer, NetworkPeer:
+			where, k.classes = r.Where, Inside
+			if r.Peer.Kind == PortPeer && r.Direction == Egress && r.Action == Allow {
+				c.ports[r.Peer.Name] = true
+			}
+		case NamePeer:
+			c.named[r.ID] = r
+			if rest, wild := cutWildcard(r.Peer.Name); wild {
+				c.below[rest] = append(c.below[rest], r.ID)
+			} else {
+				c.exact[r.Peer.Name] = append(c.exact[r.Peer.Name], r.ID)
+			}
+			continue
+		}
+		for _, k.prefix = range where {
+			byKey[r.Direction][k] = append(byKey[r.Direction][k], r)
+		}
+	}
+	for d, groups := range byKey {
+		if groups == nil {
+			continue
+		}
+		l := &list{}
+		c.lists[d] = l
+		for k, rules := range groups {
+			n, ok := l.table.Get(k.prefix)
+			if !ok {
+				n = &node{}
+				l.table.Insert(k.prefix, n)
+			}
+			n.groups = append(n.groups, group{k.proto, k.classes, spansOf(rules)})
+		}
+		for prefix, n := range l.table.All() {
+			if prefix.Bits() > 0 {
+				n.parent, _ = l.table.LookupPrefix(netip.PrefixFrom(prefix.Addr(), prefix.Bits()-1).Masked())
+			}
+		}
+	}
+	c.limits = dns == NamesOnly || dns == ByRules && len(c.named) > 0
+	return c
+}
+
+var everywhere = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+
+// spansOf resolves which of several rules wins at each port.
+func spansOf(rules []*Numbered) (spans []span) {
+	type edge struct {
+		at    int // port
+		begin bool
+		rule  *Numbered
+	}
+	var edges []edge
+	for _, r := range rules {
+		ports := r.Ports
+		if len(ports) == 0 {
+			ports = []PortRange{{0, 65535}}
+		}
+		for _, p := range ports {
+			edges = append(edges, edge{int(p.Lo), true, r}, edge{int(p.Hi) + 1, false, r})
+		}
+	}
+	slices.SortFunc(edges, func(a, b edge) int { return cmp.Compare(a.at, b.at) })
+	active := map[*Numbered]int{} // how often a rule names the present port
+	for i := 0; i < len(edges); {
+		at := edges[i].at
+		for ; i < len(edges) && edges[i].at == at; i++ {
+			if edges[i].begin {
+				active[edges[i].rule]++
+			} else if active[edges[i].rule]--; active[edges[i].rule] == 0 {
+				delete(active, edges[i].rule)
+			}
+		}
+		if i == len(edges) {
+			break
+		}
+		var v Verdict
+		for r := range active {
+			v = v.stronger(Verdict{r.Action, r.ID})
+		}
+		if v.Action == NoAction {
+			continue
+		}
+		hi := uint16(edges[i].at - 1)
+		if n := len(spans); n > 0 && spans[n-1].Verdict == v && int(spans[n-1].hi)+1 == at {
+			spans[n-1].hi = hi
+		} else {
+			spans = append(spans, span{uint16(at), hi, v})
+		}
+	}
+	return spans
+}
+
+// stronger returns the verdict that wins; of two alike, that of the older rule.
+func (v Verdict) stronger(w Verdict) Verdict {
+	if w.Action > v.Action || w.Action == v.Action && w.Rule < v.Rule && w.Action != NoAction {
+		return w
+	}
+	return v
+}
+
+// Closes reports whether nothing passes in a direction but what a rule allows.
+func (c *Rules) Closes(d Direction) bool {
+	return c.lists[d] != nil || d == Egress && len(c.named) > 0
+}
+
+// Has reports whether a rule is still there.
+func (c *Rules) Has(rule uint32) bool { return c.ids[rule] }
+
+// keeps reports whether a flow that a rule for a name has let in goes on: the name may have another address meanwhile.
+func (c *Rules) keeps(rule uint32, proto uint8, port uint16) bool {
+	r := c.named[rule]
+	return r != nil && r.fits(proto, port)
+}
+
+// Logs reports whether a rule asks for events.
+func (c *Rules) Logs(rule uint32) bool { return c.log[rule] }
+
+// Judge returns what the rules say of a flow: peer is the address at the other end, and port the responder's port, 0 for a protocol
+// without ports. NoAction with a rule of 0: no rule fits. In a direction without rules, everything is allowed.
+func (c *Rules) Judge(d Direction, peer netip.Addr, class Class, proto uint8, port uint16) (v Verdict) {
+	if !c.Closes(d) {
+		return Verdict{Action: Allow}
+	}
+	l := c.lists[d]
+	if l == nil {
+		return v
+	}
+	if proto == frame.ICMPv6 {
+		proto = frame.ICMP
+	}
+	if !frame.HasPorts(proto) {
+		port = 0
+	}
+	n, _ := l.table.Lookup(peer)
+	for ; n != nil; n = n.parent {
+		for i := range n.groups {
+			if g := &n.groups[i]; g.classes&class != 0 && (g.proto == AnyProto || g.proto == proto) {
+				v = v.stronger(g.at(port))
+			}
+		}
+	}
+	return v
+}
+
+func (g *group) at(port uint16) Verdict {
+	lo, hi := 0, len(g.spans)
+	for lo < hi {
+		if mid := (lo + hi) / 2; g.spans[mid].hi < port {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	if lo < len(g.spans) && g.spans[lo].lo <= port {
+		return g.spans[lo].Verdict
+	}
+	return Verdict{}
+}
+
+// fits reports whether a rule for a name is for a protocol and a port.
+func (r *Numbered) fits(proto uint8, port uint16) bool {
+	if proto == frame.ICMPv6 {
+		proto = frame.ICMP
+	}
+	if r.Proto != AnyProto && r.Proto != proto {
+		return false
+	}
+	return len(r.Ports) == 0 || slices.ContainsFunc(r.Ports, func(p PortRange) bool { return p.Lo <= port && port <= p.Hi })
+}

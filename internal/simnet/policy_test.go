@@ -1,0 +1,134 @@
+package simnet
+
+import (
+	"bytes"
+	"slices"
+	"testing"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/frame/frametest"
+)
+
+// policed is a network in which a may send to b by TCP to port 80, and to x by UDP to port 53, and c helps a.
+func policed(t *testing.T) *Net {
+	t.Helper()
+	n, err := Run(`
+network 1 10.0.0.1/24
+uplink 198.51.100.1
+outside x 203.0.113.9
+host a 10.0.0.2 port 1 guard
+host b 10.0.0.3 port 2 guard
+host c 10.0.0.4 port 3
+b:1 > a:1 "hello"
+c:1 > a:1 "hello"
+policy a egress allow port:b tcp/80
+policy a egress allow 203.0.113.9 udp/53
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range n.hosts {
+		h.inbox = nil
+	}
+	n.lenient = true
+	return n
+}
+
+// A container with policies tries to pass what no rule allows, with the help of another one and without.
+func TestPolicyAttacks(t *testing.T) {
+	secret := []byte("a secret of the container")
+	tcp := func(n *Net, p frametest.Packet) frametest.Packet {
+		p.SrcMAC, p.Src, p.SrcPort, p.DstPort, p.Proto, p.Flags, p.Payload = n.host("a").MAC, n.host("a").Addr, 4000, 80, frame.TCP, frame.FlagSYN, secret
+		if p.Dst == 0 {
+			p.Dst = n.host("b").Addr
+		}
+		if p.DstMAC == 0 {
+			p.DstMAC = n.host("b").MAC
+		}
+		return p
+	}
+	for name, raws := range map[string]func(n *Net) [][]byte{
+		"to a helper's MAC, with an address that is allowed": func(n *Net) [][]byte {
+			return [][]byte{tcp(n, frametest.Packet{DstMAC: n.host("c").MAC}).Raw(), tcp(n, frametest.Packet{DstMAC: n.host("c").MAC, Dst: frametest.Addr("203.0.113.9")}).Raw()}
+		},
+		"to a station that is not known": func(n *Net) [][]byte {
+			return [][]byte{tcp(n, frametest.Packet{DstMAC: 0x0200000000aa, Dst: frametest.Addr("10.0.0.77")}).Raw()}
+		},
+		"later fragments without a first one, and of one that is refused": func(n *Net) [][]byte {
+			p := tcp(n, frametest.Packet{})
+			p.Payload = bytes.Repeat(secret, 100)
+			pieces := frametest.Fragments(p.Raw(), 600)
+			p.DstPort = 81
+			return append(pieces[1:], frametest.Fragments(p.Raw(), 600)...)
+		},
+		"another EtherType, a VLAN": func(n *Net) [][]byte {
+			raw := tcp(n, frametest.Packet{}).Raw()
+			other := bytes.Clone(raw)
+			other[frame.VnetLen+12], other[frame.VnetLen+13] = 0x88, 0xb5
+			return [][]byte{other, slices.Insert(raw, frame.VnetLen+12, 0x81, 0, 0, 5)}
+		},
+		"a broadcast, a multicast": func(n *Net) [][]byte {
+			p := tcp(n, frametest.Packet{DstMAC: frame.BroadcastMAC, Dst: frametest.Addr("255.255.255.255")})
+			q := tcp(n, frametest.Packet{DstMAC: 0x01005e000009, Dst: frametest.Addr("224.0.0.9")})
+			p.Proto, q.Proto = frame.UDP, frame.UDP
+			return [][]byte{p.Raw(), q.Raw()}
+		},
+		"a ping, an ICMP error about nothing": func(n *Net) [][]byte {
+			p := tcp(n, frametest.Packet{})
+			p.Proto, p.Type = frame.ICMP, frame.ICMPEcho
+			q := p
+			q.Type, q.Payload = frame.ICMPUnreachable, frametest.Quote(tcp(n, frametest.Packet{}).Raw(), 64)
+			return [][]byte{p.Raw(), q.Raw()}
+		},
+		"IPv6 to a neighbor and to all": func(n *Net) [][]byte {
+			p := tcp(n, frametest.Packet{Src6: n.host("a").MAC.LinkLocal(), Dst6: n.host("b").MAC.LinkLocal()})
+			q := p
+			q.DstMAC, q.Dst6, q.Proto = 0x333300000001, frametest.Addr6("ff02::1"), frame.UDP
+			return [][]byte{p.Raw(), q.Raw()}
+		},
+		"a protocol without ports": func(n *Net) [][]byte {
+			p := tcp(n, frametest.Packet{})
+			p.Proto = frame.GRE
+			return [][]byte{p.Raw()}
+		},
+		"out, to another port": func(n *Net) [][]byte {
+			return [][]byte{tcp(n, frametest.Packet{DstMAC: gatewayMAC + 1<<16, Dst: frametest.Addr("203.0.113.9")}).Raw()}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := policed(t)
+			before := len(n.records)
+			list := raws(n)
+			for _, raw := range list {
+				n.Inject(n.host("a"), raw)
+			}
+			for _, r := range n.records[before:] {
+				if r.out && r.port != n.host("a").Port && (bytes.Contains(r.raw, secret[:8]) || !frametest.IsIPv4(r.raw) && len(r.raw) > 70) {
+					t.Errorf("port %d got %s", r.port, describe(r.raw))
+				}
+			}
+			if refused := n.DP.Drops()["policy_denied"] + n.DP.Drops()["fragment_timeout"] + n.DP.Drops()["guard_vlan"] + n.DP.Drops()["guard_source_address"]; refused < uint64(len(list)) {
+				t.Errorf("%d frames, %d refused: %v", len(list), refused, n.DP.Drops())
+			}
+			if c := n.DP.Conservation(); !c.Balanced {
+				t.Errorf("%+v", c)
+			}
+		})
+	}
+}
+
+// What is allowed passes in fragments, too, within a network and out.
+func TestPolicyAndFragments(t *testing.T) {
+	n := policed(t)
+	b, x := n.host("b"), n.host("x")
+	p := frametest.Packet{SrcMAC: n.host("a").MAC, DstMAC: b.MAC, Src: n.host("a").Addr, Dst: b.Addr, SrcPort: 4000, DstPort: 80, Proto: frame.TCP, Flags: frame.FlagSYN, Payload: make([]byte, 1400)}
+	n.Inject(n.host("a"), frametest.Fragments(p.Raw(), 600)...)
+	if len(b.inbox) != 3 {
+		t.Errorf("b got %d fragments; drops: %v", len(b.inbox), n.DP.Drops())
+	}
+	p.DstMAC, p.Dst, p.DstPort, p.Proto = gatewayMAC+1<<16, x.Addr, 53, frame.UDP
+	n.Inject(n.host("a"), frametest.Fragments(p.Raw(), 600)...)
+	if len(x.inbox) != 3 {
+		t.Errorf("x got %d fragments; drops: %v", len(x.inbox), n.DP.Drops())
+	}
+}
