@@ -149,9 +149,12 @@ func (n *tracker[A]) followOrTrack(c *config[A], f packet[A], b *frame.Batch, to
 		if policed {
 			src, dst := frame.Netip(f.tuple.Src), frame.Netip(f.tuple.Dst)
 			q := policy.Flow{From: f.In, To: f.Out, Src: src, Dst: dst, Proto: f.Proto, Port: f.Tuple.DstPort}
-			var why frame.Reason
-			if d.admission, why = c.policies.Judge(q, policy.Admission{}, b.Tick); why != frame.None {
-				return why
+			r := c.policies.Judge(q, policy.Admission{}, b.Tick)
+			if !b.Dry {
+				c.policies.Count(&r)
+			}
+			if d.admission = r.By; r.Why != frame.None {
+				return r.Why
 			}
 		}
 		if why := begins(f.Frame); group || b.Dry || why != frame.None {

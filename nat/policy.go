@@ -1,9 +1,31 @@
 package nat
 
 import (
+	"github.com/uvswitch/uvswitch/internal/atomic"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/policy"
 )
+
+// SetPolicies says which flows may begin; nil: all. It acts on the next packet of each flow.
+func (n *NAT) SetPolicies(p *policy.Ports) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.setPoliciesLocked(p)
+	n.six.setPoliciesLocked(p)
+}
+
+func (n *tracker[A]) setPoliciesLocked(p *policy.Ports) {
+	if p != nil && n.admitted == nil {
+		n.admitted = slab[atomic.Uint64](n.alloc, len(n.state))
+	}
+	c := *n.config.Load()
+	c.policies = p
+	c.gen++
+	n.config.Store(&c)
+}
+
+// Policies are those of SetPolicies.
+func (n *NAT) Policies() *policy.Ports { return n.config.Load().policies }
 
 // admit says whether a flow may begin, and notes in d by which rules. The reply tuple has the end that the flow really reaches.
 func (n *tracker[A]) admit(c *config[A], d *pendingFlow[A], from frame.PortID, b *frame.Batch) frame.Reason {
@@ -11,9 +33,12 @@ func (n *tracker[A]) admit(c *config[A], d *pendingFlow[A], from frame.PortID, b
 		return frame.None
 	}
 	src, dst := frame.Netip(d.orig.Src), frame.Netip(d.reply.Src)
-	var why frame.Reason
-	d.admission, why = c.policies.Judge(policy.Flow{From: from, To: c.policies.Stations[dst], Src: src, Dst: dst, Proto: d.orig.Proto, Port: d.reply.SrcPort}, policy.Admission{}, b.Tick)
-	return why
+	r := c.policies.Judge(policy.Flow{From: from, To: c.policies.Stations[dst], Src: src, Dst: dst, Proto: d.orig.Proto, Port: d.reply.SrcPort}, policy.Admission{}, b.Tick)
+	if !b.Dry {
+		c.policies.Count(&r)
+	}
+	d.admission = r.By
+	return r.Why
 }
 
 // stillAdmitted reports whether the policies of now let flow e go on, and notes by which rules.
@@ -27,9 +52,9 @@ func (n *tracker[A]) stillAdmitted(c *config[A], e uint32) bool {
 	if c.policies.Set(q.From) == nil && c.policies.Set(q.To) == nil {
 		return true
 	}
-	by, why := c.policies.Judge(q, policy.AdmissionOf(n.admitted[e].Load()), frame.Tick(n.now.Load()))
-	n.admitted[e].Store(by.Word())
-	return why == frame.None
+	r := c.policies.Judge(q, policy.AdmissionOf(n.admitted[e].Load()), frame.Tick(n.now.Load()))
+	n.admitted[e].Store(r.By.Word())
+	return r.Why == frame.None
 }
 
 // isPoliced reports whether an end of flow e has policies.

@@ -60,7 +60,6 @@ type Rules struct {
 	Ephemeral  [2]uint16            // the ports that the host's kernel picks for its own connections
 	HostUses   []uint8              // IP protocols without ports that the host itself uses: no flow of theirs leaves
 	Inbound    *Inbound             // nil: containers may use the host as they like
-	Policies   *policy.Ports        // nil: every flow may begin
 	Pool       [2]*PortSet          // outside ports for flows: TCP; UDP and SCTP. nil: all
 }
 
@@ -220,7 +219,7 @@ func (n *NAT) Update(r Rules) {
 
 func (n *tracker[A]) updateLocked(all *Rules, r RulesOf[A]) {
 	old := n.config.Load()
-	c := &config[A]{own: slices.Clone(r.Local), gen: old.gen + 1, ephemeral: all.Ephemeral, inbound: all.Inbound, policies: all.Policies, hostUses: all.HostUses, stations: r.Stations, reserved: slices.SortedFunc(slices.Values(r.Reserved), frame.Compare[A])}
+	c := &config[A]{own: slices.Clone(r.Local), gen: old.gen + 1, ephemeral: all.Ephemeral, inbound: all.Inbound, policies: old.policies, hostUses: all.HostUses, stations: r.Stations, reserved: slices.SortedFunc(slices.Values(r.Reserved), frame.Compare[A])}
 	for _, a := range r.Own {
 		p := frame.Netip(a)
 		c.own = append(c.own, netip.PrefixFrom(p, p.BitLen()))
@@ -274,10 +273,7 @@ func (n *tracker[A]) updateLocked(all *Rules, r RulesOf[A]) {
 			c.reach[i] = append(c.reach[i], reach)
 		}
 	}
-	if c.policies != nil && n.admitted == nil {
-		n.admitted = slab[atomic.Uint64](n.alloc, len(n.state))
-	}
-	if sameTranslation(old, c) && c.policies == old.policies {
+	if sameTranslation(old, c) {
 		c.gen = old.gen
 	}
 	if c.source != zero[A]() {

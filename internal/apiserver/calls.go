@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"net/http"
+	"strconv"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/daemon"
@@ -125,6 +126,20 @@ func routeTable() []route {
 				return nil, s.d.DeleteName(api.NameAdd{Network: q.Get("network"), Name: q.Get("name"), Address: q.Get("address")})
 			}},
 
+		{method: get, path: "/policies", summary: "Policies: their rules, what the rules have done, and to what the policies are attached", gives: []api.Policy{}, view: show((*view).policies)},
+		{method: post, path: "/policies", summary: "Make a policy, or replace all of its rules", takes: api.PolicyAdd{}, limit: 16 * maxBody,
+			change: with(func(s *Server, a api.PolicyAdd) (any, error) { return nil, s.d.SetPolicy(a) })},
+		{method: del, path: "/policies/{name}", summary: "Remove a policy that is attached to nothing",
+			change: named(func(s *Server, name string) error { return s.d.DeletePolicy(name) })},
+		{method: post, path: "/policies/{name}/rules", summary: "Add a rule to a policy, which is made if it does not exist", takes: api.PolicyRuleAdd{}, change: addPolicyRule},
+		{method: del, path: "/policies/{name}/rules/{number}", summary: "Remove a rule from a policy; 1 is the first", change: deletePolicyRule},
+		{method: post, path: "/policies/{name}/attach", summary: "Attach a policy to a port, or to all ports of a network", takes: api.PolicyAttach{}, change: attachPolicy(true)},
+		{method: post, path: "/policies/{name}/detach", summary: "Detach a policy", takes: api.PolicyAttach{}, change: attachPolicy(false)},
+		{method: post, path: "/policy-test", summary: "Say whether a port may begin a flow, and why; nothing is changed", takes: api.PolicyTest{}, gives: api.PolicyTestResult{}, open: true, costly: true, private: true,
+			change: with(policyTest)},
+		{method: get, path: "/policy-refusals", summary: "Names for which ports have asked, and that their policies do not allow; the last one first", gives: []api.PolicyRefusal{}, private: true, view: show((*view).policyRefusals)},
+		{method: get, path: "/ports/{name}/names", summary: "Names for which a port with policies has asked, with the addresses of the answers", gives: []api.LearnedName{}, private: true, view: (*view).learnedNames},
+
 		{method: get, path: "/publish", summary: "Published ports", gives: []api.Publish{}, view: show((*view).publishes)},
 		{method: post, path: "/publish", summary: "Publish a port", takes: api.PublishAdd{}, gives: api.Publish{}, change: with(publish)},
 		{method: del, path: "/publish", summary: "End a published port", query: []param{{"host", "string", "host side of the published port: [ADDR:]PORT[-END][/PROTO]"}},
@@ -153,6 +168,32 @@ func routeTable() []route {
 			change: with(reload)},
 		{method: get, path: "/openapi.json", summary: "This description", gives: map[string]any{},
 			view: func(*view, *http.Request) (any, error) { return OpenAPI(), nil }},
+	}
+}
+
+func addPolicyRule(s *Server, r *http.Request) (any, error) {
+	a, err := decode[api.PolicyRuleAdd](r)
+	if err != nil {
+		return nil, err
+	}
+	return nil, s.d.AddPolicyRule(r.PathValue("name"), a.Rule)
+}
+
+func deletePolicyRule(s *Server, r *http.Request) (any, error) {
+	n, err := strconv.Atoi(r.PathValue("number"))
+	if err != nil {
+		return nil, badRequest("%q is not the number of a rule; `uvswitch policy show NAME` numbers the rules of a policy", r.PathValue("number"))
+	}
+	return nil, s.d.DeletePolicyRule(r.PathValue("name"), n)
+}
+
+func attachPolicy(attach bool) func(*Server, *http.Request) (any, error) {
+	return func(s *Server, r *http.Request) (any, error) {
+		a, err := decode[api.PolicyAttach](r)
+		if err != nil {
+			return nil, err
+		}
+		return nil, s.d.AttachPolicy(r.PathValue("name"), a, attach)
 	}
 }
 
@@ -212,6 +253,10 @@ func trace(s *Server, q api.TraceRequest) (any, error) {
 		Way: func(t frame.Tuple, class uint8) (explain.Way, error) {
 			w, err := s.d.Way(t, class)
 			return wayOf(w), err
+		},
+		Refusal: func(f *frame.Frame) (why, remedy string, ok bool) {
+			r, ok := s.d.ExplainRefusal(f)
+			return r.Why, r.Remedy, ok
 		},
 		IsDown: func(port string) bool { return states[port].State == daemon.Down },
 	}, q)

@@ -16,6 +16,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/filter"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/policies"
 )
 
 // streamCapture streams pcapng until the client disconnects, or count packets have been written. The section header is sent once
@@ -45,6 +46,7 @@ func (s *Server) streamCapture(w http.ResponseWriter, r *http.Request) {
 		}
 		return err
 	}, func(rec capture.Record, lost uint64) (written, more bool, err error) {
+		rec.Detail = s.refusalOf(&rec).Why
 		err = out.Write(rec, lost)
 		return true, count == 0 || out.Written() < count, err
 	})
@@ -86,7 +88,7 @@ func (s *Server) streamMonitor(w http.ResponseWriter, r *http.Request) {
 		}
 		known = time.Now()
 		for _, rec := range s.recentDrops(o, reason, last) {
-			v := verdictOf(&rec, name)
+			v := s.verdictOf(&rec, name)
 			v.Time = rec.Time.Format("2006-01-02T15:04:05.0Z07:00") // as precise as it is known
 			if err := enc.Encode(v); err != nil {
 				return err
@@ -100,7 +102,7 @@ func (s *Server) streamMonitor(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.stream(w, r, o, "application/x-ndjson", recent, func(rec capture.Record, lost uint64) (written, more bool, err error) {
-		v := verdictOf(&rec, name)
+		v := s.verdictOf(&rec, name)
 		v.Lost = lost
 		if want != "" && v.Verdict != want || reason != "" && v.Reason != reason || v.Verdict == "dropped" && rec.Time.Before(known) {
 			return false, true, nil
@@ -235,8 +237,23 @@ func (s *Server) recentDrops(o capture.Options, reason string, n int) (out []cap
 	return out[max(0, len(out)-n):]
 }
 
+// refusalOf explains a drop by a policy.
+func (s *Server) refusalOf(r *capture.Record) (why policies.Refusal) {
+	if r.Verdict != frame.Drop && r.Verdict != frame.Punt || r.Reason != frame.PolicyDenied && r.Reason != frame.PolicyDropped || len(r.Data) == 0 {
+		return why
+	}
+	raw := make([]byte, frame.VnetLen+max(len(r.Data), min(r.Length, frame.MaxFrame)))
+	copy(raw, r.Vnet)
+	copy(raw[frame.VnetLen:], r.Data)
+	var f frame.Frame
+	f.Reset(raw, r.In)
+	frame.Parse(&f)
+	why, _ = s.d.ExplainRefusal(&f)
+	return why
+}
+
 // verdictOf describes a record.
-func verdictOf(r *capture.Record, name func(frame.PortID) string) api.Verdict {
+func (s *Server) verdictOf(r *capture.Record, name func(frame.PortID) string) api.Verdict {
 	v := api.Verdict{Time: r.Time.Format(time.RFC3339Nano), Flow: r.Flow, Length: r.Length}
 	if r.In != frame.NoPort {
 		v.In = name(r.In)
@@ -254,6 +271,8 @@ func verdictOf(r *capture.Record, name func(frame.PortID) string) api.Verdict {
 	default:
 		v.Verdict = "forwarded"
 	}
+	why := s.refusalOf(r)
+	v.Why, v.Remedy = why.Why, why.Remedy
 	if r.Translated() && r.Verdict != frame.Drop {
 		v.Becomes = r.After.String()
 	}

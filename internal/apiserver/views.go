@@ -37,7 +37,7 @@ func (s *Server) view() *view {
 
 func (v *view) port(p *model.Port, st daemon.PortStatus) api.Port {
 	out := api.Port{
-		Name: p.Name, ID: int(p.ID), Network: p.Network, Kind: string(p.Kind), Ifname: cmp.Or(st.Ifname, p.Ifname), Netns: p.Netns, Container: p.Spec.Container, Tenant: p.Spec.Tenant, Aliases: p.Aliases, Addresses: []string{}, MTU: p.MTU,
+		Name: p.Name, ID: int(p.ID), Network: p.Network, Kind: string(p.Kind), Ifname: cmp.Or(st.Ifname, p.Ifname), Netns: p.Netns, Container: p.Spec.Container, Tenant: p.Spec.Tenant, Aliases: p.Aliases, Policies: p.Policies, Addresses: []string{}, MTU: p.MTU,
 		State: st.State, Offload: p.Offload, Flags: p.FlagMap(), NoRoute: p.Spec.NoRoute, Handed: p.ByFD, Segmented: st.Segmented,
 		RxRate: p.Rx.Bits, RxBurst: model.Burst(p.Rx), TxRate: p.Tx.Bits, TxBurst: model.Burst(p.Tx), Storm: p.StormMap(),
 		PortStats: api.PortStats(v.dp.PortStats(p.ID)),
@@ -152,6 +152,7 @@ func (v *view) networks() []api.Network {
 			Internal: n.Internal, Isolated: n.Isolated, Mapping: n.Mapping.String(), Filtering: n.Filtering.String(), Protocols: n.Protocols.String(),
 			DHCP: n.Spec.DHCP, DNS: n.Names.DNS, Domain: n.Names.Domain, Names: static[n.Name],
 		}
+		x.Policies = n.Policies
 		for _, s := range n.Names.Servers {
 			x.DNSServers = append(x.DNSServers, s.String())
 		}

@@ -33,7 +33,7 @@ func Port(ctx context.Context, sw *api.Client, p api.PortAdd) (api.Port, error) 
 	a := &Attachment{
 		Switch: sw, Network: api.NetworkAdd{Name: cmp.Or(p.Network, api.DefaultNetwork)}, Port: p.Name, Netns: ns, Display: p.Netns, Ifname: cmp.Or(p.Ifname, api.DefaultIfname),
 		IP: p.IP, IP6: p.IP6, MAC: p.MAC, MTU: p.MTU, Set: p.Set,
-		ID: p.Container, Tenant: p.Tenant, Aliases: p.Aliases.List(),
+		ID: p.Container, Tenant: p.Tenant, Aliases: p.Aliases.List(), Policies: p.Policies,
 	}
 	if p.NoRoute {
 		a.Routes = []link.Route{}

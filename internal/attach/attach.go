@@ -27,22 +27,23 @@ import (
 
 // An Attachment is one device of one container.
 type Attachment struct {
-	Switch  *api.Client
-	Network api.NetworkAdd // created when it does not exist and has a subnet
-	Port    string         // name of the switch's port
-	ID      string         // of the container
-	Tenant  string         // whose container it is; empty: its own
-	Aliases []string       // other names of the container in its network; what is no name of DNS is left out
-	Netns   string         // path of the namespace
-	Display string         // name of the namespace to show; when empty: Netns
-	Ifname  string
-	IP      string       // an address of the network; empty: the switch chooses
-	IP6     string       // likewise, in a network with IPv6
-	MAC     string       // empty: the switch chooses
-	MTU     int          // 0: the network's
-	Routes  []link.Route // via the gateway of their family, unless a route names a next hop; nil: a default route, or none in an internal network
-	Publish []PortMapping
-	Set     api.PortSet // port settings
+	Switch   *api.Client
+	Network  api.NetworkAdd // created when it does not exist and has a subnet
+	Port     string         // name of the switch's port
+	ID       string         // of the container
+	Tenant   string         // whose container it is; empty: its own
+	Policies api.Words      // of the port
+	Aliases  []string       // other names of the container in its network; what is no name of DNS is left out
+	Netns    string         // path of the namespace
+	Display  string         // name of the namespace to show; when empty: Netns
+	Ifname   string
+	IP       string       // an address of the network; empty: the switch chooses
+	IP6      string       // likewise, in a network with IPv6
+	MAC      string       // empty: the switch chooses
+	MTU      int          // 0: the network's
+	Routes   []link.Route // via the gateway of their family, unless a route names a next hop; nil: a default route, or none in an internal network
+	Publish  []PortMapping
+	Set      api.PortSet // port settings
 }
 
 // A Result describes the device that Attach created.
@@ -87,7 +88,7 @@ func (a *Attachment) Attach(ctx context.Context) (_ Result, err error) {
 		defer cancel()
 		err = errors.Join(err, a.Detach(ctx))
 	}()
-	made, err = a.Switch.HandPort(ctx, api.PortAdd{Name: a.Port, Container: a.ID, Tenant: a.Tenant, Aliases: a.aliases(), Network: n.Name, Netns: cmp.Or(a.Display, a.Netns), Ifname: a.Ifname, IP: cmp.Or(a.IP, "auto"), IP6: a.IP6, MAC: a.MAC, MTU: mtu, Set: a.Set}, t.FD())
+	made, err = a.Switch.HandPort(ctx, api.PortAdd{Name: a.Port, Container: a.ID, Tenant: a.Tenant, Aliases: a.aliases(), Policies: a.Policies, Network: n.Name, Netns: cmp.Or(a.Display, a.Netns), Ifname: a.Ifname, IP: cmp.Or(a.IP, "auto"), IP6: a.IP6, MAC: a.MAC, MTU: mtu, Set: a.Set}, t.FD())
 	if err != nil {
 		return Result{}, err
 	}

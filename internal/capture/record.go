@@ -41,6 +41,7 @@ type Record struct {
 	Packet  uint64          // number of the frame, the same in all its records from one batch
 	Before  frame.Endpoints // addresses and ports as it arrived; zero: none
 	After   frame.Endpoints // addresses and ports as it departs
+	Detail  string          // of a drop: which policy and rule; filled in by who writes the record
 	Frames  int             // how many frames were coalesced into this one, itself included
 	Length  int             // of the frame in bytes; Data may be shorter
 	Vnet    frame.VnetHdr
@@ -58,6 +59,9 @@ func (r *Record) Comment(name func(frame.PortID) string) string {
 		parts = append(parts, fmt.Sprintf("dropped: %s at %s", r.Reason, name(r.Out)))
 	case r.Verdict == frame.Drop || r.Verdict == frame.Punt && r.isRejected():
 		parts = append(parts, "dropped: "+r.Reason.String())
+		if r.Detail != "" {
+			parts = append(parts, r.Detail)
+		}
 	case r.Kind == Departure:
 		parts = append(parts, "from "+name(r.In))
 	case r.Verdict == frame.Punt && r.Reason == frame.None:

@@ -85,6 +85,21 @@ func (a *app) flowCommand() *cobra.Command {
 
 // followFlows prints flow events until ctx is done.
 func (a *app) followFlows(ctx context.Context, path string) error {
+	return a.flowEvents(ctx, path, func(e api.FlowEvent) error {
+		if a.json {
+			return json.NewEncoder(a.out).Encode(e)
+		}
+		fmt.Fprintf(a.out, "%9s ", "["+e.Event+"]")
+		if e.Reason != "" {
+			fmt.Fprintf(a.out, "(%s) ", e.Reason)
+		}
+		a.printFlows(a.out, []api.Flow{e.Flow})
+		return nil
+	})
+}
+
+// flowEvents calls each for every flow event until ctx is done.
+func (a *app) flowEvents(ctx context.Context, path string, each func(api.FlowEvent) error) error {
 	body, err := a.client().Stream(ctx, "GET", path, nil)
 	if err != nil {
 		return err
@@ -99,17 +114,9 @@ func (a *app) followFlows(ctx context.Context, path string) error {
 			}
 			return err
 		}
-		if a.json {
-			if err := json.NewEncoder(a.out).Encode(e); err != nil {
-				return err
-			}
-			continue
+		if err := each(e); err != nil {
+			return err
 		}
-		fmt.Fprintf(a.out, "%9s ", "["+e.Event+"]")
-		if e.Reason != "" {
-			fmt.Fprintf(a.out, "(%s) ", e.Reason)
-		}
-		a.printFlows(a.out, []api.Flow{e.Flow})
 	}
 }
 

@@ -94,6 +94,9 @@ func verdictLine(v *api.Verdict) string {
 		if v.Out != "" && v.In != v.Out {
 			s += " at " + v.Out
 		}
+		if v.Why != "" {
+			s += ": " + v.Why
+		}
 	case "flooded":
 		s += fmt.Sprintf(" flooded to %d ports", v.Copies)
 	case "consumed":

@@ -74,6 +74,7 @@ func (a *app) networkCommand() *cobra.Command {
 	add.Flags().StringVar(&n.Filtering, "filtering", "", "NAT filtering, by the names of RFC 4787: which outside senders may reach a container's outside port; address-and-port-dependent (default), address-dependent or endpoint-independent")
 	add.Flags().StringVar((*string)(&n.Protocols), "protocols", "", "IP protocols without ports that may leave: all (default), none, or a list such as gre,esp,proto-4; TCP, UDP and ICMP may always leave")
 	add.Flags().StringVar(&n.DNS, "dns", "", "what the gateway answers to questions for names: on, local (names of the switch only) or off (default on)")
+	add.Flags().StringVar((*string)(&n.Policies), "policy", "", "which flows of all ports of the network may begin: names of policies, separated by commas (see `uvswitch policy`)")
 	add.Flags().StringVar((*string)(&n.DNSServers), "dns-servers", "", "servers for other names than those of the switch, separated by commas (default those of /etc/resolv.conf)")
 	add.Flags().StringVar(&n.Domain, "domain", "", "domain in which the names of the network's ports are (default NETWORK.SWITCH.internal)")
 	add.Flags().StringVar((*string)(&n.Names), "names", "", "names besides those of ports: NAME=ADDRESS, separated by commas")
@@ -107,7 +108,7 @@ func (a *app) networkCommand() *cobra.Command {
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 			for _, r := range [][2]any{{"name", n.Name}, {"subnet", n.Subnet}, {"gateway", n.Gateway + " at " + n.MAC}, {"subnet6", cmp.Or(n.Subnet6, "-")}, {"gateway6", cmp.Or(n.Gateway6, "-")}, {"nat6", cmp.Or(n.NAT6, "-")}, {"in6", cmp.Or(n.In6, "-")}, {"ra", cmp.Or(n.RA, "-")}, {"nd-proxy", proxyText(n)}, {"mtu", n.MTU}, {"internal", n.Internal},
 				{"isolated", n.Isolated}, {"mapping", n.Mapping}, {"filtering", n.Filtering}, {"protocols", n.Protocols}, {"dhcp", n.DHCP}, {"dns", n.DNS}, {"domain", n.Domain},
-				{"dns-servers", cmp.Or(strings.Join(n.DNSServers, ","), "those of the host")}, {"names", cmp.Or(strings.Join(n.Names, ","), "-")}, {"ports", n.Ports}} {
+				{"dns-servers", cmp.Or(strings.Join(n.DNSServers, ","), "those of the host")}, {"names", cmp.Or(strings.Join(n.Names, ","), "-")}, {"policies", cmp.Or(strings.Join(n.Policies, ","), "-")}, {"ports", n.Ports}} {
 				row(w, r[0], r[1])
 			}
 			return w.Flush()

@@ -47,6 +47,7 @@ type conf struct {
 	Isolated bool   `json:"isolated"`
 	Tenant   string `json:"tenant"`
 
+	Policies   api.Words `json:"policies"`   // of the container's port
 	Domain     string    `json:"domain"`     // of the network's names
 	DNSServers api.Words `json:"dnsServers"` // for names of others
 
@@ -167,8 +168,8 @@ func (c *conf) attachmentOf(args *skel.CmdArgs) *attach.Attachment {
 	return &attach.Attachment{
 		Switch: attach.Client(c.Socket), Netns: args.Netns, Ifname: args.IfName, ID: args.ContainerID, Port: portName("cni", c.Name, args.ContainerID, args.IfName), MTU: c.MTU,
 		Network: api.NetworkAdd{Name: c.Network, Subnet: c.Subnet, Gateway: c.Gateway, Subnet6: c.Subnet6, Gateway6: c.Gateway6, NAT6: c.NAT6, In6: c.In6, RA: c.RA, NDProxy: c.NDProxy, MTU: c.MTU, Internal: c.Internal, Isolated: c.Isolated, Domain: c.Domain, DNSServers: c.DNSServers},
-		Aliases: c.RuntimeConfig.Aliases[c.Name],
-		MAC:     c.RuntimeConfig.MAC, Tenant: c.Tenant, Publish: c.RuntimeConfig.PortMappings, Set: c.RuntimeConfig.Bandwidth.settings(),
+		Aliases: c.RuntimeConfig.Aliases[c.Name], Policies: c.Policies,
+		MAC: c.RuntimeConfig.MAC, Tenant: c.Tenant, Publish: c.RuntimeConfig.PortMappings, Set: c.RuntimeConfig.Bandwidth.settings(),
 	}
 }
 

@@ -34,6 +34,7 @@ type File struct {
 	Ports    []api.PortAdd    `yaml:"ports,omitempty"`
 	Publish  []Publish        `yaml:"publish,omitempty"`
 	Routes   []Route          `yaml:"routes,omitempty"`
+	Policies []api.PolicyAdd  `yaml:"policies,omitempty"`
 }
 
 // Uplink is the way out.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/policy"
 	"github.com/uvswitch/uvswitch/router"
 )
 
@@ -20,7 +21,8 @@ func Running(ctx context.Context, sw *api.Client) (*File, error) {
 	var published []api.Publish
 	var routes []api.Route
 	var nat api.NATSettings
-	for path, to := range map[string]any{"/status": &status, "/ports": &ports, "/publish": &published, "/routes": &routes, "/nat/settings": &nat} {
+	var policies []api.Policy
+	for path, to := range map[string]any{"/policies": &policies, "/status": &status, "/ports": &ports, "/publish": &published, "/routes": &routes, "/nat/settings": &nat} {
 		if err := sw.Do(ctx, "GET", path, nil, to); err != nil {
 			return nil, err
 		}
@@ -37,7 +39,20 @@ func Running(ctx context.Context, sw *api.Client) (*File, error) {
 	for _, n := range status.Networks {
 		f.Networks = append(f.Networks, api.NetworkAdd{Name: n.Name, Subnet: n.Subnet, Gateway: n.Gateway, Subnet6: cmp.Or(n.Subnet6, model.SubnetOff), Gateway6: n.Gateway6, NAT6: n.NAT6, In6: n.In6, RA: n.RA, NDProxy: n.NDProxy, MTU: n.MTU, Internal: n.Internal, Isolated: n.Isolated,
 			Mapping: n.Mapping, Filtering: n.Filtering, Protocols: api.Words(n.Protocols),
-			DHCP: n.DHCP, DNS: n.DNS, DNSServers: api.Words(strings.Join(n.DNSServers, ",")), Domain: n.Domain, Names: api.Words(strings.Join(n.Names, ","))})
+			Policies: api.Words(strings.Join(n.Policies, ",")), DHCP: n.DHCP, DNS: n.DNS, DNSServers: api.Words(strings.Join(n.DNSServers, ",")), Domain: n.Domain, Names: api.Words(strings.Join(n.Names, ","))})
+	}
+	for _, p := range policies {
+		if p.Builtin {
+			continue
+		}
+		x := api.PolicyAdd{Name: p.Name}
+		if p.DNS != model.DNSWord(policy.ByRules) {
+			x.DNS = p.DNS
+		}
+		for _, r := range p.Rules {
+			x.Rules = append(x.Rules, r.Rule)
+		}
+		f.Policies = append(f.Policies, x)
 	}
 	var left []string
 	for _, p := range ports {
@@ -73,7 +88,7 @@ func Running(ctx context.Context, sw *api.Client) (*File, error) {
 
 // portOf asks for a port like p.
 func portOf(p api.Port, kind model.PortKind) api.PortAdd {
-	x := api.PortAdd{Name: p.Name, Container: p.Container, Tenant: p.Tenant, Aliases: api.Words(strings.Join(p.Aliases, ",")), Network: p.Network, MAC: p.MAC, Set: settingsOf(p)}
+	x := api.PortAdd{Name: p.Name, Container: p.Container, Tenant: p.Tenant, Aliases: api.Words(strings.Join(p.Aliases, ",")), Policies: api.Words(strings.Join(p.Policies, ",")), Network: p.Network, MAC: p.MAC, Set: settingsOf(p)}
 	for _, a := range p.Addresses {
 		if strings.Contains(a, ":") {
 			x.IP6 = a

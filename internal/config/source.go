@@ -92,6 +92,7 @@ func (s Source) config(f *File) (c model.Config, err error) {
 	for _, p := range f.Publish {
 		c.Publishes = append(c.Publishes, p.spec())
 	}
+	c.Policies = f.Policies
 	for _, r := range f.Routes {
 		c.Routes = append(c.Routes, api.RouteAdd{Dst: r.Dst, Gateway: r.Via, Type: r.Type})
 	}

@@ -28,6 +28,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/ndproxy"
 	"github.com/uvswitch/uvswitch/internal/netns"
+	"github.com/uvswitch/uvswitch/internal/policies"
 	"github.com/uvswitch/uvswitch/internal/rights"
 	"github.com/uvswitch/uvswitch/internal/tapmaker"
 	"github.com/uvswitch/uvswitch/internal/uplink"
@@ -64,7 +65,9 @@ type Daemon struct {
 	retries    atomic.Bool // refreshUplink has failed, and runs again soon
 	gateways   *gateway.Service
 	names      map[string][]model.Name // added by hand, by network; under mu
-	sandbox    string                  // see Sandbox
+	policies   []model.Policy          // in the order in which they were made; under mu, replaced as a whole
+	policing   policies.Compiler
+	sandbox    string // see Sandbox
 	log        *slog.Logger
 	ended      chan struct{} // closed when the data plane has ended
 	failure    error         // why it has ended; written before
@@ -200,7 +203,7 @@ func newDaemon(o Options) (*Daemon, error) {
 	if byLoad && o.Workers > 1 {
 		d.dp.Balance(tap.SpareCPU())
 	}
-	d.gateways = gateway.NewService(dns.NewServer(gateway.ResolvConf), d.dp.Router, d.dp.WithSlowPath)
+	d.gateways = gateway.NewService(dns.NewServer(gateway.ResolvConf), d.dp.Router, d.dp.WithSlowPath, d.dp.NAT.Policies, d.dp.Now)
 	d.dp.Router.SetService(d.gateways)
 	if d.usesBPF() {
 		d.dp.Router.SetWayMTU(d.up.WayMTU)
@@ -217,6 +220,11 @@ func (d *Daemon) clock() int64 {
 // buildLocked makes what the configuration asks for.
 func (d *Daemon) buildLocked() error {
 	d.readUsedPortsLocked()
+	for _, a := range d.config.Policies {
+		if err := d.setPolicyLocked(a); err != nil {
+			return err
+		}
+	}
 	for _, n := range d.config.AllNetworks() {
 		if err := d.addNetworkLocked(n); err != nil {
 			return err
@@ -295,6 +303,7 @@ func (d *Daemon) State() *model.State {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	s.Policies = d.policies
 	s.Config, s.Former, s.External, s.External6, s.Own, s.Freed, s.Standby = d.config, d.former, d.external, d.way6.addr, slices.Concat(d.own, d.way6.own), d.freed, d.standby
 	for _, n := range d.networks {
 		s.Networks = append(s.Networks, n.Network)

@@ -152,6 +152,13 @@ func (d *Daemon) changeNetworkLocked(a api.NetworkAdd) error {
 			return err
 		}
 	}
+	after := d.State()
+	*after.Network(a.Name) = to
+	for _, p := range d.ports {
+		if err := after.CheckPoliced(&p.Port); p.net == n && err != nil {
+			return err
+		}
+	}
 	d.unrouteFromHostLocked(n)
 	d.mu.Lock()
 	n.Network = to

@@ -97,6 +97,7 @@ func (d *Daemon) plugLocked(p *port) error {
 		d.up.OneQueue(dev)
 	}
 	p.Fresh = p.ByFD && p.net != nil && p.net.Prefix6.IsValid()
+	d.updatePoliciesLocked(p) // before its first frame
 	if err := d.dp.AddPort(p.SwitchPort(p.netID()), p.conn); err != nil {
 		p.closeWire()
 		return err
@@ -129,6 +130,11 @@ func (d *Daemon) setPortLocked(name string, set api.PortSet) error {
 	}
 	s, err := p.Change(set)
 	if err != nil {
+		return err
+	}
+	changed := p.Port
+	changed.Settings = s
+	if err := d.State().CheckPoliced(&changed); err != nil {
 		return err
 	}
 	newRates := s.Rx != p.Rx || s.Tx != p.Tx // else the token buckets stay

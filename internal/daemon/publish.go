@@ -205,6 +205,7 @@ func (d *Daemon) updateRulesLocked() {
 		return
 	}
 	d.followLocalLocked()
+	d.updatePoliciesLocked(nil)
 	pools := d.poolsLocked()
 	d.poolFree = min(pools[0].Len(), pools[1].Len())
 	local4, local6 := familiesOf(d.local)

@@ -170,6 +170,12 @@ func (d *Daemon) applyLocked(a plan.Action) (err error) {
 		d.mu.Lock()
 		p.Aliases, p.Spec.Aliases = a.Aliases, api.Words(strings.Join(a.Aliases, ","))
 		d.mu.Unlock()
+	case plan.SetPolicy:
+		return d.setPolicyLocked(a.Policy)
+	case plan.RemovePolicy:
+		return d.deletePolicyLocked(a.Name)
+	case plan.SetPortPolicies:
+		return d.setPortPoliciesLocked(a.Port, a.Policies)
 	case plan.RemovePort:
 		return d.deletePortLocked(a.Name)
 	case plan.AddPublish:

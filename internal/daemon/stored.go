@@ -54,6 +54,9 @@ func (d *Daemon) toStoreLocked() (s fdstore.State) {
 			s.Networks = append(s.Networks, p.net.Spec)
 		}
 	}
+	for _, p := range d.policies {
+		s.Policies = append(s.Policies, p.Spec)
+	}
 	for _, p := range d.publishes {
 		if p.port.ByFD {
 			s.Publish = append(s.Publish, p.Spec)
@@ -118,6 +121,14 @@ func existing(fd int) *tap.Device {
 
 // restorePortsLocked makes ports of the TAPs that the last process has stored, with their networks.
 func (d *Daemon) restorePortsLocked(s fdstore.State, devices map[string]*tap.Device) {
+	for _, a := range s.Policies { // the configuration's come first
+		if d.State().Policy(a.Name) != nil {
+			continue
+		}
+		if err := d.setPolicyLocked(a); err != nil {
+			d.log.Error("a policy could not be restored; ports that have it are missing", "policy", a.Name, "error", err)
+		}
+	}
 	for _, a := range s.Ports {
 		dev := devices[a.Name]
 		if dev == nil {

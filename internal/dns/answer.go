@@ -33,6 +33,8 @@ type question struct {
 	limit int    // length of the longest answer, in bytes
 	edns  bool   // the answer must have an OPT record
 	rcode dnsmessage.RCode
+
+	options []dnsmessage.Option // of the answer's OPT record
 }
 
 // badVersion is the RCODE for another version of EDNS than 0 (RFC 6891, 6.1.3); its upper bits stand in the OPT record.
@@ -114,6 +116,89 @@ func (z *Zones) answer(from frame.NetID, q *question) []byte {
 	return nil
 }
 
+// plainName is the name without its last dot.
+func (q *question) plainName() string { return strings.TrimSuffix(q.name, ".") }
+
+// ExtendedError is the EDNS option that says why (RFC 8914, 2), and prohibited its code for a name that a policy does not allow (4.19).
+const (
+	extendedError = 15
+	prohibited    = 18
+)
+
+// prohibit says that there is no such name, and in an Extended DNS Error that a policy says so. It is not REFUSED: musl would ask again, for 5 s.
+// Without a SOA, nobody keeps the answer (RFC 2308, 5).
+func (q *question) prohibit() []byte {
+	b := q.begin(dnsmessage.RCodeNameError, false)
+	q.options = []dnsmessage.Option{{Code: extendedError, Data: append(binary.BigEndian.AppendUint16(nil, prohibited), "a policy of this port does not allow the name"...)}}
+	return q.finish(&b, dnsmessage.RCodeNameError)
+}
+
+// addressesIn returns the addresses that an answer gives to a name, by aliases too (CNAME), and for how long they hold, in seconds. Records of other
+// names do not count.
+func addressesIn(answer []byte, name string) (addrs []netip.Addr, seconds uint32) {
+	var p dnsmessage.Parser
+	if _, err := p.Start(answer); err != nil || p.SkipAllQuestions() != nil {
+		return nil, 0
+	}
+	type alias struct {
+		to  string
+		ttl uint32
+	}
+	aliases, of := map[string]alias{}, map[string][]netip.Addr{}
+	ttls := map[string]uint32{}
+	for {
+		h, err := p.AnswerHeader()
+		if err != nil {
+			break
+		}
+		owner := strings.ToLower(h.Name.String())
+		switch h.Type {
+		case dnsmessage.TypeCNAME:
+			r, err := p.CNAMEResource()
+			if err != nil {
+				return nil, 0
+			}
+			aliases[owner] = alias{strings.ToLower(r.CNAME.String()), h.TTL}
+			continue
+		case dnsmessage.TypeA:
+			r, err := p.AResource()
+			if err != nil {
+				return nil, 0
+			}
+			of[owner] = append(of[owner], netip.AddrFrom4(r.A))
+		case dnsmessage.TypeAAAA:
+			r, err := p.AAAAResource()
+			if err != nil {
+				return nil, 0
+			}
+			of[owner] = append(of[owner], netip.AddrFrom16(r.AAAA).Unmap())
+		default:
+			if p.SkipAnswer() != nil {
+				return nil, 0
+			}
+			continue
+		}
+		if old, known := ttls[owner]; !known || h.TTL < old {
+			ttls[owner] = h.TTL
+		}
+	}
+	seconds = 1<<32 - 1
+	for range maxAliases {
+		if list := of[name]; list != nil {
+			return list, min(seconds, ttls[name])
+		}
+		a, ok := aliases[name]
+		if !ok {
+			break
+		}
+		name, seconds = a.to, min(seconds, a.ttl)
+	}
+	return nil, 0
+}
+
+// maxAliases is how many aliases may follow one another.
+const maxAliases = 16
+
 // refuse answers with an error and nothing else.
 func (q *question) refuse(rcode dnsmessage.RCode) []byte {
 	b := q.begin(rcode, false)
@@ -140,7 +225,7 @@ func (q *question) finish(b *dnsmessage.Builder, rcode dnsmessage.RCode) []byte 
 	if q.edns {
 		_ = b.StartAdditionals()
 		h := dnsmessage.ResourceHeader{Name: dnsmessage.MustNewName("."), Type: dnsmessage.TypeOPT, Class: maxUDP, TTL: uint32(rcode>>4) << 24}
-		_ = b.OPTResource(h, dnsmessage.OPTResource{})
+		_ = b.OPTResource(h, dnsmessage.OPTResource{Options: q.options})
 	}
 	m, err := b.Finish()
 	if err != nil { // only if a name is too long, and then it was not read

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"net/netip"
 	"sync/atomic"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -22,13 +23,29 @@ type Server struct {
 	Counts
 	zones   atomic.Pointer[Zones]
 	forward forwarder
+	gate    Gate
 }
+
+// A Gate says for which names ports may ask, and learns what they are answered. Names are in lower case, without the last dot. Several
+// goroutines use it.
+type Gate interface {
+	// Watches reports whether the gate has a say about a port.
+	Watches(port frame.PortID) bool
+	// MayAsk reports whether a port may ask for a name. ours: it is one of the switch, with these addresses.
+	MayAsk(port frame.PortID, name string, ours bool, addrs []netip.Addr) bool
+	// Learn is called before an answer leaves. ttl is in seconds.
+	Learn(port frame.PortID, name string, ours bool, addrs []netip.Addr, ttl uint32)
+}
+
+// SetGate is called before the first question.
+func (s *Server) SetGate(g Gate) { s.gate = g }
 
 // Counts say what became of questions.
 type Counts struct {
 	Own       atomic.Uint64 // answered about our names
 	Forwarded atomic.Uint64 // answered by a server of the host
 	Failed    atomic.Uint64 // no server has answered
+	Denied    atomic.Uint64 // a policy of the port does not allow the name
 	Refused   atomic.Uint64 // too many at a time, or of a network that asks nobody
 	Malformed atomic.Uint64 // no questions
 }
@@ -53,6 +70,17 @@ func (s *Server) Ask(q Question, reply func([]byte)) (answer []byte, later bool)
 		return nil, false
 	}
 	z := s.zones.Load()
+	watched := s.gate != nil && p.rcode == 0 && z.networks[q.Net] != nil && s.gate.Watches(q.Port)
+	if watched {
+		f := z.find(z.networks[q.Net], p.name)
+		if !s.gate.MayAsk(q.Port, p.plainName(), f.ours, f.addrs) {
+			s.Denied.Add(1)
+			return p.prohibit(), false
+		}
+		if f.ours {
+			s.gate.Learn(q.Port, p.plainName(), true, f.addrs, ttl)
+		}
+	}
 	if m := z.answer(q.Net, &p); m != nil {
 		if rcode := dnsmessage.RCode(m[3] & 15); rcode == dnsmessage.RCodeRefused {
 			s.Refused.Add(1)
@@ -69,6 +97,10 @@ func (s *Server) Ask(q Question, reply func([]byte)) (answer []byte, later bool)
 			answer = p.refuse(dnsmessage.RCodeServerFailure)
 		} else {
 			s.Forwarded.Add(1)
+			if watched {
+				addrs, seconds := addressesIn(answer, p.name)
+				s.gate.Learn(q.Port, p.plainName(), false, addrs, seconds)
+			}
 		}
 		if len(answer) > p.limit {
 			b := p.begin(dnsmessage.RCodeSuccess, true)
@@ -93,5 +125,11 @@ func (s *Server) Preview(q Question) []byte {
 	if !ok {
 		return nil
 	}
-	return s.zones.Load().answer(q.Net, &p)
+	z := s.zones.Load()
+	if n := z.networks[q.Net]; s.gate != nil && p.rcode == 0 && n != nil && s.gate.Watches(q.Port) {
+		if f := z.find(n, p.name); !s.gate.MayAsk(q.Port, p.plainName(), f.ours, f.addrs) {
+			return p.prohibit()
+		}
+	}
+	return z.answer(q.Net, &p)
 }

@@ -107,7 +107,7 @@ func (d *Driver) createEndpoint(ctx context.Context, q createEndpoint) (any, err
 	if err != nil || !addr.Addr().Is4() {
 		return nil, fmt.Errorf("%q is not an IPv4 address with a prefix length; create the network with Docker's own IPAM driver, or with another one that assigns addresses", q.Interface.Address)
 	}
-	e := &endpoint{Network: q.NetworkID, Address: addr.String(), Address6: q.Interface.AddressIPv6, MAC: q.Interface.MacAddress, Tenant: q.Options.Tenant}
+	e := &endpoint{Network: q.NetworkID, Address: addr.String(), Address6: q.Interface.AddressIPv6, MAC: q.Interface.MacAddress, Tenant: q.Options.Tenant, Policy: q.Options.Policy}
 	var answer createEndpointAnswer
 	if e.MAC == "" {
 		e.MAC = frame.MACFor(frame.AddrFrom(addr.Addr())).String()
@@ -203,7 +203,7 @@ func (d *Driver) plug(ctx context.Context, id, sandbox string, where place) erro
 	defer done() // the switch has its own descriptor
 	_, err = d.sw.HandPort(ctx, api.PortAdd{
 		Name: portName(id), Network: n.Add.Name, Netns: sandbox, Ifname: where.device, IP: e.Address, IP6: e.Address6, MAC: e.MAC, MTU: n.Add.MTU, Tenant: cmp.Or(e.Tenant, n.Tenant),
-		Set: api.PortSet{"isolated": api.Switch(!n.ICC)},
+		Policies: api.Words(e.Policy), Set: api.PortSet{"isolated": api.Switch(!n.ICC)},
 	}, fd)
 	return err
 }

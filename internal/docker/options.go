@@ -59,6 +59,7 @@ var networkOptions = []option{
 	{[]string{"dns"}, func(n *network, v string) error { n.Add.DNS = v; return nil }},
 	{[]string{"dns-servers"}, func(n *network, v string) error { n.Add.DNSServers = api.Words(v); return nil }},
 	{[]string{"domain"}, func(n *network, v string) error { n.Add.Domain = v; return nil }},
+	{[]string{"policy"}, func(n *network, v string) error { n.Add.Policies = api.Words(v); return nil }},
 	{[]string{"protocols"}, func(n *network, v string) error {
 		if n.Add.Protocols = api.Words(v); v == "" {
 			return errors.New("empty")

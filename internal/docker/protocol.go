@@ -41,6 +41,7 @@ type createEndpoint struct {
 	Interface endpointInterface
 	Options   struct {
 		Tenant string `json:"uvswitch.tenant"` // --driver-opt, driver_opts
+		Policy string `json:"uvswitch.policy"` // likewise
 	}
 }
 

@@ -34,6 +34,7 @@ type endpoint struct {
 
 	MAC     string   `json:"mac"`
 	Tenant  string   `json:"tenant,omitempty"`  // instead of the network's
+	Policy  string   `json:"policy,omitempty"`  // besides the network's
 	Sandbox string   `json:"sandbox,omitempty"` // path of the container's namespace; empty until Join
 	Ifname  string   `json:"ifname,omitempty"`  // name of the device in the container; empty until it is known
 	Gateway bool     `json:"gateway,omitempty"` // it has the container's default route

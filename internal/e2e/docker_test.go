@@ -364,7 +364,7 @@ func TestDockerFlags(t *testing.T) {
 		{"network create -d DRIVER --subnet 172.30.0.0/17 x", "overlap"},
 		{"network create -d DRIVER --subnet 172.29.0.0/16 x", `overlaps 172.29.0.0/16 of network "default"`},
 		{"network create -d DRIVER --subnet 10.1.0.0/24 x", "overlaps"},
-		{"network create -d DRIVER --subnet 172.27.0.0/16 -o color=red x", "-o color: this option does not exist; the options are mtu, icc, isolated, tenant, mapping, filtering, nat6, in6, ra, nd-proxy, dns, dns-servers, domain, protocols"},
+		{"network create -d DRIVER --subnet 172.27.0.0/16 -o color=red x", "-o color: this option does not exist; the options are mtu, icc, isolated, tenant, mapping, filtering, nat6, in6, ra, nd-proxy, dns, dns-servers, domain, policy, protocols"},
 		{"network create -d DRIVER --subnet 172.27.0.0/16 -o mtu=lots x", "-o mtu=lots"},
 		{"network create -d DRIVER --subnet 172.27.0.0/16 -o mtu=9 x", "MTU 9 is out of range"},
 		{"run --rm --network net1 --mac-address 01:00:00:00:00:01 bb true", "--mac-address"},

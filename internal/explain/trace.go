@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"bytes"
 	"encoding/hex"
 	"fmt"
 	"net/http"
@@ -19,6 +20,7 @@ type Switch struct {
 	Dataplane *dataplane.Dataplane
 	Claims    func(*frame.Frame) bool                                       // whether a frame from outside reaches the switch, rather than the host
 	IsDown    func(port string) bool                                        // whether the device of a port is down
+	Refusal   func(*frame.Frame) (why, remedy string, ok bool)              // which policy and rule refuse a frame
 	UplinkMAC frame.MAC                                                     // the router's, on the uplink
 	Way       func(t frame.Tuple, class uint8) (Way, error)                 // of a packet that leaves by the uplink
 	Way6      func(inside uint32, t frame.Tuple6, class uint8) (Way, error) // of an IPv6 packet; inside is what its way header says of the inside address
@@ -98,6 +100,7 @@ func (s *Switch) traceOne(tr *dataplane.Tracer, in frame.PortID, raw []byte) (t 
 	add := func(stage, result, text string) {
 		t.Steps = append(t.Steps, api.TraceStep{Stage: stage, Result: result, Text: text})
 	}
+	original := bytes.Clone(raw)
 	o := tr.Run(in, raw, func(stage string, before, f *dataplane.TracedFrame) {
 		if stage == "parse" {
 			t.Packet = Text(f.Frame)
@@ -157,6 +160,15 @@ func (s *Switch) traceOne(tr *dataplane.Tracer, in frame.PortID, raw []byte) (t 
 				back.Reset(answer, by)
 				back.SetMACs(dst, src)
 			}
+		}
+	}
+	if t.Reason == frame.PolicyDenied.String() || t.Reason == frame.PolicyDropped.String() {
+		var f frame.Frame
+		f.Reset(original, in)
+		frame.Parse(&f)
+		if why, remedy, ok := s.Refusal(&f); ok {
+			t.Why, t.Remedy = why, remedy
+			t.Steps[len(t.Steps)-1].Text += ": " + why
 		}
 	}
 	return t, answer, by

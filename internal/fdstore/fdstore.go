@@ -44,6 +44,7 @@ type State struct {
 	Networks []api.NetworkAdd `json:"networks"`
 	Ports    []api.PortAdd    `json:"ports"`
 	Publish  []api.PublishAdd `json:"publish"`
+	Policies []api.PolicyAdd  `json:"policies,omitempty"`
 }
 
 // Save stores a state in place of the one before.

@@ -13,6 +13,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/dnstcp"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/policy"
 	"github.com/uvswitch/uvswitch/router"
 )
 
@@ -29,11 +30,13 @@ type Service struct {
 	send   func(func(router.Output)) // runs a function with the slow path
 	tcp    *dnstcp.Server
 	leases leases
+	gate   *gate
 }
 
-// NewService makes a service. send runs a function with the slow path.
-func NewService(server *dns.Server, r *router.Router, send func(func(router.Output))) *Service {
-	s := &Service{server: server, router: r, send: send}
+// NewService makes a service. send runs a function with the slow path. policies say for which names ports may ask, and now is the data plane's time.
+func NewService(server *dns.Server, r *router.Router, send func(func(router.Output)), policies func() *policy.Ports, now func() frame.Tick) *Service {
+	s := &Service{server: server, router: r, send: send, gate: &gate{policies: policies, now: now}}
+	server.SetGate(s.gate)
 	s.tcp = dnstcp.New(dnstcp.Options{
 		Ask: func(from dnstcp.Origin, message []byte, reply func([]byte)) ([]byte, bool) {
 			return server.Ask(dns.Question{Port: from.Port, Net: from.Net, Message: message, Limit: dns.MaxMessage}, reply)

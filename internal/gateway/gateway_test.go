@@ -11,6 +11,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/dns"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/policy"
 	"github.com/uvswitch/uvswitch/router"
 )
 
@@ -41,7 +42,7 @@ func testState(t *testing.T) *model.State {
 // Names come from ports, aliases, settings and by hand; an address has the name of its port.
 func TestNames(t *testing.T) {
 	server := dns.NewServer("")
-	s := NewService(server, nil, nil)
+	s := NewService(server, nil, nil, func() *policy.Ports { return nil }, nil)
 	s.SetState(testState(t), map[string][]model.Name{"front": {{Name: "spy", Addr: netip.MustParseAddr("172.30.0.3")}}, "cell": {{Name: "0spy", Addr: netip.MustParseAddr("172.30.0.2")}}})
 	for _, tt := range []struct {
 		net  frame.NetID

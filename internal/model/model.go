@@ -32,6 +32,7 @@ type Config struct {
 	Ports     []api.PortAdd
 	Publishes []api.PublishAdd
 	Routes    []api.RouteAdd
+	Policies  []api.PolicyAdd
 }
 
 // Uplink is the way out.
@@ -129,6 +130,7 @@ type State struct {
 	Publishes []Publish
 	Routes    []Route    // static ones
 	Neighbors []Neighbor // permanent entries that no port brings
+	Policies  []Policy   // but for the builtin ones
 	Former    map[frame.PortID]string
 
 	// What the switch has found on its host; zero for a State without a host.
@@ -297,6 +299,9 @@ func Desired(c Config, have *State) (*State, error) {
 	} else if c.Uplink.Device != UplinkAuto && c.Uplink.Device != UplinkNone {
 		s.UplinkDevice = c.Uplink.Device
 	}
+	if err := s.addPolicies(c.Policies, have); err != nil {
+		return nil, err
+	}
 	for _, a := range c.AllNetworks() {
 		n, err := s.NewNetwork(a)
 		if err != nil {
@@ -337,7 +342,7 @@ func Desired(c Config, have *State) (*State, error) {
 		}
 		s.Routes = append(s.Routes, r)
 	}
-	return s, nil
+	return s, s.checkAttached()
 }
 
 // keepByHand takes over the networks and ports of have that neither its configuration nor the new one names.

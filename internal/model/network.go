@@ -33,6 +33,7 @@ type Network struct {
 	Filtering nat.Filtering
 	Protocols nat.Protocols
 	Names     Names
+	Policies  []string       // that count for all ports
 	DHCP      bool           // the gateway answers DHCP questions of ports with an address
 	Spec      api.NetworkAdd // what was asked for, with every default filled in
 }
@@ -95,6 +96,10 @@ func (s *State) networkOf(a api.NetworkAdd) (n Network, err error) {
 	if n.Names, err = s.checkNames(&a); err != nil {
 		return n, err
 	}
+	if n.Policies, err = s.checkPolicies(a.Policies); err != nil {
+		return n, err
+	}
+	a.Policies = api.Words(strings.Join(n.Policies, ","))
 	switch a.DHCP = cmp.Or(a.DHCP, "on"); a.DHCP {
 	case "on", "off":
 		n.DHCP = a.DHCP == "on"

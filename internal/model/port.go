@@ -55,6 +55,9 @@ type Port struct {
 	Fresh    bool     // a container engine still sets routes on the device: a default route of a router advertisement would be in its way
 	ByFD     bool     // a TAP that another program has made and passed by its descriptor
 	Aliases  []string // other names, for DNS
+	Policies []string // of the port itself: see State.PoliciesOf
+	Tracked  bool     // it has policies, its network's included
+	Closed   bool     // and these let nobody in but by a rule
 	DHCP     bool     // the gateway answers its DHCP questions, if it has an address
 	Settings
 	Spec api.PortAdd // what was asked for
@@ -100,6 +103,12 @@ func (p *Port) SwitchPort(net frame.NetID) vswitch.Port {
 		s.Addrs6 = append(s.Addrs6, frame.Addr6From(p.Made6))
 	}
 	s.Own, s.Own6, s.Through, s.Siblings = p.Own, p.Own6, p.Through, p.Siblings
+	if p.Tracked {
+		s.Flags |= vswitch.Tracked
+	}
+	if p.Closed {
+		s.Flags |= vswitch.Closed
+	}
 	if p.Kind == KindHost || p.Fresh {
 		s.Flags |= vswitch.NoRouter
 	}
@@ -223,8 +232,13 @@ func (s *State) NewPort(a api.PortAdd) (p Port, err error) {
 	if p.Aliases, err = checkAliases(a.Aliases); err != nil {
 		return p, err
 	}
-	p.Settings, err = p.Settings.with(&p, a.Set)
-	return p, err
+	if p.Policies, err = s.checkPolicies(a.Policies); err != nil {
+		return p, err
+	}
+	if p.Settings, err = p.Settings.with(&p, a.Set); err != nil {
+		return p, err
+	}
+	return p, s.CheckPoliced(&p)
 }
 
 // reservedNames are words of the command that no port may have as its name.

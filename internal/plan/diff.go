@@ -28,9 +28,11 @@ func Diff(have, want *model.State) ([]Step, error) {
 			return nil, api.Errorf(http.StatusConflict, "port %q was passed by another program (Docker, a CNI plugin) and cannot be recreated; stop what uses it first", p.Name)
 		}
 	}
+	d.setPolicies()
 	d.remove()
 	d.change()
 	d.add()
+	d.removePolicies()
 	return d.steps, nil
 }
 
@@ -86,7 +88,7 @@ func (d *differ) compare() {
 		case !p.SameDevice(now) || d.recreated[object{network, p.Network}]:
 			d.recreated[object{port, p.Name}] = true
 			d.goingPorts, d.comingPorts = append(d.goingPorts, now), append(d.comingPorts, p)
-		case p.Settings != now.Settings || !slices.Equal(p.Aliases, now.Aliases):
+		case p.Settings != now.Settings || !slices.Equal(p.Aliases, now.Aliases) || !slices.Equal(p.Policies, now.Policies):
 			d.changedPorts = append(d.changedPorts, p)
 		}
 	}
@@ -112,6 +114,27 @@ func (d *differ) wantedPorts() (out []*model.Port) {
 		return cmp.Or(cmp.Compare(inFile(a.Name), inFile(b.Name)), cmp.Compare(a.Name, b.Name))
 	})
 	return out
+}
+
+// setPolicies comes before every object to which a policy may be attached, and removePolicies after them.
+func (d *differ) setPolicies() {
+	for i := range d.want.Policies {
+		p := &d.want.Policies[i]
+		switch now := d.have.Policy(p.Name); {
+		case now == nil:
+			d.step(SetPolicy{p.Spec}, RemovePolicy{p.Name})
+		case !reflect.DeepEqual(p.Spec, now.Spec):
+			d.step(SetPolicy{p.Spec}, SetPolicy{now.Spec})
+		}
+	}
+}
+
+func (d *differ) removePolicies() {
+	for i := range d.have.Policies {
+		if p := &d.have.Policies[i]; d.want.Policy(p.Name) == nil {
+			d.step(RemovePolicy{p.Name}, SetPolicy{p.Spec})
+		}
+	}
 }
 
 func (d *differ) remove() {
@@ -197,6 +220,9 @@ func (d *differ) change() {
 		}
 		if !slices.Equal(p.Aliases, now.Aliases) {
 			d.step(SetAliases{p.Name, p.Aliases}, SetAliases{p.Name, now.Aliases})
+		}
+		if !slices.Equal(p.Policies, now.Policies) {
+			d.step(SetPortPolicies{p.Name, p.Policies}, SetPortPolicies{p.Name, now.Policies})
 		}
 	}
 }

@@ -32,7 +32,7 @@ func (s Step) Removes() bool {
 // Takes reports whether the action only takes an object away: that the object does not exist is then no failure.
 func Takes(a Action) bool {
 	switch a.(type) {
-	case RemoveNetwork, RemovePort, RemovePublish, RemoveRoute:
+	case RemoveNetwork, RemovePort, RemovePublish, RemoveRoute, RemovePolicy:
 		return true
 	}
 	return false
@@ -67,6 +67,14 @@ type (
 	}
 	RemovePort struct{ Name string }
 
+	// SetPolicy makes a policy, or changes its rules.
+	SetPolicy       struct{ Policy api.PolicyAdd }
+	RemovePolicy    struct{ Name string }
+	SetPortPolicies struct {
+		Port     string
+		Policies []string
+	}
+
 	AddPublish    struct{ Publish model.Publish }
 	RemovePublish struct{ Publish model.Publish }
 
@@ -91,6 +99,16 @@ func (a AddPort) String() string       { return "add port " + a.Spec.Name }
 func (a ChangePort) String() string    { return "change settings of port " + a.Name }
 func (a SetAliases) String() string {
 	return "give port " + a.Port + " the aliases " + strings.Join(a.Aliases, ", ")
+}
+func (a SetPolicy) String() string {
+	return fmt.Sprintf("set policy %s, %d rules", a.Policy.Name, len(a.Policy.Rules))
+}
+func (a RemovePolicy) String() string { return "remove policy " + a.Name }
+func (a SetPortPolicies) String() string {
+	if len(a.Policies) == 0 {
+		return "detach all policies from port " + a.Port
+	}
+	return "attach the policies " + strings.Join(a.Policies, ", ") + " to port " + a.Port
 }
 func (a RemovePort) String() string    { return "remove port " + a.Name }
 func (a AddPublish) String() string    { return "publish " + a.Publish.String() }

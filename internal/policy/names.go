@@ -60,8 +60,61 @@ func (c *Rules) rulesFor(name string) (ids []uint32) {
 // MayAsk reports whether the port may ask for a name of others, in lower case and without its last dot.
 func (c *Rules) MayAsk(name string) bool { return !c.limits || len(c.rulesFor(name)) > 0 }
 
-// MayAskForPort reports whether the port may ask for the name of a port of the switch.
-func (c *Rules) MayAskForPort(port string) bool { return !c.limits || c.ports[port] }
+// LimitsNames reports whether the port may ask for some names only.
+func (c *Rules) LimitsNames() bool { return c.limits }
+
+// RuleForName returns a rule that allows flows to the addresses of a name; 0: none does.
+func (c *Rules) RuleForName(name string, proto uint8, port uint16) uint32 {
+	for _, id := range c.rulesFor(name) {
+		if c.named[id].fits(proto, port) {
+			return id
+		}
+	}
+	return 0
+}
+
+// Reaches reports whether a rule allows anything with an address inside of the switch.
+func (c *Rules) Reaches(a netip.Addr) bool {
+	if !c.Closes(Egress) {
+		return true
+	}
+	if c.lists[Egress] == nil {
+		return false
+	}
+	n, _ := c.lists[Egress].table.Lookup(a)
+	for ; n != nil; n = n.parent {
+		for i := range n.groups {
+			g := &n.groups[i]
+			if g.classes&Inside != 0 && slices.ContainsFunc(g.spans, func(s span) bool { return s.Action == Allow }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// All returns what the port has learned, sorted by name and address.
+func (k *Addresses) All(now frame.Tick) (list []Learned) {
+	t := k.table.Load()
+	if t == nil {
+		return nil
+	}
+	for i := range t.slots {
+		if x := t.slots[i].Load(); x != nil && int32(x.until-now) > 0 {
+			for _, name := range x.names {
+				list = append(list, Learned{name, x.addr})
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b Learned) int { return cmp.Or(cmp.Compare(a.Name, b.Name), a.Addr.Compare(b.Addr)) })
+	return list
+}
+
+// Learned is a name with an address.
+type Learned struct {
+	Name string
+	Addr netip.Addr
+}
 
 // Bounds of Addresses.
 const (
@@ -136,11 +189,14 @@ func (k *Addresses) of(a netip.Addr, now frame.Tick) (x address) {
 // NamesOf returns the names by which the port has learned an address, the last one last.
 func (k *Addresses) NamesOf(a netip.Addr, now frame.Tick) []string { return k.of(a, now).names }
 
-// Note remembers that an answer to the port has named addresses for a name, which is in lower case and without its last dot. ttl is in
-// seconds. Call it before the answer leaves.
-func (s *Set) Note(name string, addrs []netip.Addr, ttl uint32, now frame.Tick) {
+// Learn remembers that an answer to the port has named addresses for a name, which is in lower case and without its last dot. ttl is in
+// seconds. With pin, rules for the name allow these addresses from now on. Call it before the answer leaves.
+func (s *Set) Learn(name string, addrs []netip.Addr, ttl uint32, pinned bool, now frame.Tick) {
 	k := s.Addresses
-	rules := s.rulesFor(name)
+	var rules []uint32
+	if pinned {
+		rules = s.rulesFor(name)
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	until := now + min(max(frame.Tick(min(ttl, 86400))*frame.TicksPerSecond, leastTime), mostTime)

@@ -3,6 +3,7 @@ package policy
 import (
 	"net/netip"
 
+	"github.com/uvswitch/uvswitch/internal/atomic"
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
@@ -11,7 +12,8 @@ type Ports struct {
 	Of       [frame.MaxPorts]*Set        // nil: everything
 	Stations map[netip.Addr]frame.PortID // addresses of ports, link-local ones too; not those of the host
 	Places   *Places
-	Host     frame.PortID // the port of the host
+	Host     frame.PortID      // the port of the host
+	Counts   map[uint32]*Count // by rule
 }
 
 // Set returns the policies of a port, or nil.
@@ -39,21 +41,50 @@ type Flow struct {
 	Port     uint16 // of the destination
 }
 
-// Judge says whether a flow may begin, or go on that other rules have admitted before: by which rules, or why not.
-func (p *Ports) Judge(q Flow, before Admission, now frame.Tick) (by Admission, why frame.Reason) {
+// A Ruling is what becomes of a flow, and why.
+type Ruling struct {
+	By   Admission
+	Why  frame.Reason // why it may not begin; None: it may
+	Side Direction    // of the rules that refuse it
+	Port frame.PortID // whose rules they are
+	Rule uint32       // the one that refuses it; 0: none allows it
+}
+
+// Judge says whether a flow may begin, or go on that other rules have admitted before.
+func (p *Ports) Judge(q Flow, before Admission, now frame.Tick) (r Ruling) {
 	if s := p.Set(q.From); s != nil {
 		v := s.Again(before.Egress, Egress, q.Dst, p.Places.Class(q.Dst), q.Proto, q.Port, now)
-		if by.Egress = v.Rule; v.Action != Allow {
-			return by, refusalOf(v)
+		if v.Action != Allow {
+			return Ruling{Why: refusalOf(v), Side: Egress, Port: q.From, Rule: v.Rule}
 		}
+		r.By.Egress = v.Rule
 	}
 	if s := p.Set(q.To); s != nil {
 		v := s.Again(before.Ingress, Ingress, q.Src, p.Places.Class(q.Src), q.Proto, q.Port, now)
-		if by.Ingress = v.Rule; v.Action != Allow {
-			return by, refusalOf(v)
+		if v.Action != Allow {
+			return Ruling{Why: refusalOf(v), Side: Ingress, Port: q.To, Rule: v.Rule}
+		}
+		r.By.Ingress = v.Rule
+	}
+	return r
+}
+
+// A Count counts the flows that a rule has let in, and the packets that it has refused.
+type Count struct{ Flows, Refused atomic.Uint64 }
+
+// Count counts a ruling.
+func (p *Ports) Count(r *Ruling) {
+	if r.Why != frame.None {
+		if c := p.Counts[r.Rule]; c != nil {
+			c.Refused.Add(1)
+		}
+		return
+	}
+	for _, id := range [...]uint32{r.By.Egress, r.By.Ingress} {
+		if c := p.Counts[id]; c != nil {
+			c.Flows.Add(1)
 		}
 	}
-	return by, frame.None
 }
 
 func refusalOf(v Verdict) frame.Reason {
@@ -73,6 +104,8 @@ func (p *Ports) Guards(f *frame.Frame, dst netip.Addr) (policed, closed bool, wh
 	closed = egress != nil && egress.Closes(Egress) || ingress != nil && ingress.Closes(Ingress)
 	group := f.Dst.IsGroup()
 	switch {
+	case closed && group && isMembership(f): // each kernel reports its groups, and no port has a use for it
+		return true, true, frame.NoEgress
 	case !closed && (group || f.Flags&(frame.IsIPv4|frame.IsIPv6) == 0 || f.Malformed != frame.None):
 		return false, false, frame.None
 	case closed && (f.Flags&(frame.IsIPv4|frame.IsIPv6) == 0 || f.Malformed != frame.None || group && (f.Flags&frame.HasTuple == 0 || f.FragOffset() != 0) ||
@@ -81,6 +114,23 @@ func (p *Ports) Guards(f *frame.Frame, dst netip.Addr) (policed, closed bool, wh
 	}
 	return true, closed, frame.None
 }
+
+// isMembership reports whether a frame is a message of IGMP or MLD.
+func isMembership(f *frame.Frame) bool {
+	switch {
+	case f.Malformed != frame.None:
+		return false
+	case f.Flags&frame.IsIPv4 != 0:
+		return f.Proto == igmp
+	}
+	if f.Flags&frame.IsIPv6 == 0 || f.Proto != frame.ICMPv6 || f.FragOffset() != 0 {
+		return false
+	}
+	t := f.ICMP().Type()
+	return t >= 130 && t <= 132 || t == 143 // RFC 2710, 3; RFC 3810, 5.2
+}
+
+const igmp = 2
 
 // isOnLink reports whether a packet that no router has seen goes to the station that it names: else a container could pass data to another
 // one under an address that a rule allows.

@@ -34,7 +34,6 @@ type Rules struct {
 	below  map[string][]uint32  // likewise of names that begin with "*."; the key is what follows
 	limits bool                 // the port may ask for names of rules only
 	ids    map[uint32]bool
-	ports  map[string]bool // named by egress rules that allow
 	log    map[uint32]bool // rules with Log
 }
 
@@ -67,7 +66,7 @@ type Verdict struct {
 
 // Compile makes rules searchable. It takes n log n.
 func Compile(rules []Numbered, dns DNS) *Rules {
-	c := &Rules{named: map[uint32]*Numbered{}, exact: map[string][]uint32{}, below: map[string][]uint32{}, ids: map[uint32]bool{}, ports: map[string]bool{}, log: map[uint32]bool{}}
+	c := &Rules{named: map[uint32]*Numbered{}, exact: map[string][]uint32{}, below: map[string][]uint32{}, ids: map[uint32]bool{}, log: map[uint32]bool{}}
 	type key struct {
 		prefix  netip.Prefix
 		proto   uint8
@@ -89,9 +88,6 @@ func Compile(rules []Numbered, dns DNS) *Rules {
 			k.classes = r.Peer.Class
 		case PortPeer, NetworkPeer:
 			where, k.classes = r.Where, Inside
-			if r.Peer.Kind == PortPeer && r.Direction == Egress && r.Action == Allow {
-				c.ports[r.Peer.Name] = true
-			}
 		case NamePeer:
 			c.named[r.ID] = r
 			if rest, wild := cutWildcard(r.Peer.Name); wild {

@@ -56,8 +56,8 @@ func (s *scenario) answer(f []string) error {
 		return err
 	}
 	ttl, err := count(f[3])
-	if set := s.net.rules.Policies.Of[h.Port]; err == nil {
-		set.Note(f[1], both(a), uint32(ttl), s.net.now)
+	if set := s.net.DP.NAT.Policies().Of[h.Port]; err == nil {
+		set.Learn(f[1], both(a), uint32(ttl), true, s.net.now)
 	}
 	return err
 }
@@ -113,7 +113,7 @@ func (n *Net) compilePolicies() {
 		}
 		n.DP.Switch.SetPort(p)
 	}
-	n.rules.Policies = out
+	n.DP.NAT.SetPolicies(out)
 }
 
 func singles(addrs []netip.Addr) (out []netip.Prefix) {

@@ -45,7 +45,8 @@ type Port struct {
 	Netns     string            `json:"netns"`
 	Container string            `json:"container,omitempty"`
 	Tenant    string            `json:"tenant,omitempty"`
-	Aliases   []string          `json:"aliases,omitempty"` // other names, for DNS
+	Aliases   []string          `json:"aliases,omitempty"`  // other names, for DNS
+	Policies  []string          `json:"policies,omitempty"` // of the port itself
 	MAC       string            `json:"mac"`
 	Addresses []string          `json:"addresses"`
 	Outside6  string            `json:"outside6,omitempty"` // the IPv6 address by which the outside knows the port, if the network has another prefix there (--nat6 npt)
@@ -107,14 +108,15 @@ type PortAdd struct {
 	VDE        string `json:"vde,omitempty"`
 	// Or a TAP that is passed as a file descriptor with the request, see Client.HandPort. Netns and Ifname then only describe the
 	// TAP's place.
-	Handed  bool   `json:"handed,omitempty"`
-	IP      string `json:"ip,omitempty"`  // "auto", an address, or an address with a prefix length
-	IP6     string `json:"ip6,omitempty"` // likewise of IPv6
-	MAC     string `json:"mac,omitempty"`
-	MTU     int    `json:"mtu,omitempty"`
-	Offload string `json:"offload,omitempty"` // on or off
-	NoRoute bool   `json:"no_route,omitempty"`
-	Aliases Words  `json:"aliases,omitempty"` // other names of the port in its network, for DNS
+	Handed   bool   `json:"handed,omitempty"`
+	IP       string `json:"ip,omitempty"`  // "auto", an address, or an address with a prefix length
+	IP6      string `json:"ip6,omitempty"` // likewise of IPv6
+	MAC      string `json:"mac,omitempty"`
+	MTU      int    `json:"mtu,omitempty"`
+	Offload  string `json:"offload,omitempty"` // on or off
+	NoRoute  bool   `json:"no_route,omitempty"`
+	Aliases  Words  `json:"aliases,omitempty"`  // other names of the port in its network, for DNS
+	Policies Words  `json:"policies,omitempty"` // which flows may begin: names of policies, besides those of the network
 
 	Set PortSet `json:"set,omitempty"` // port settings
 }
@@ -233,6 +235,7 @@ type Network struct {
 
 	DNS        string   `json:"dns"` // see NetworkAdd
 	DNSServers []string `json:"dnsServers,omitempty"`
+	Policies   []string `json:"policies,omitempty"` // that count for all ports
 	DHCP       string   `json:"dhcp"`
 	Domain     string   `json:"domain"`
 	Names      []string `json:"names,omitempty"` // NAME=ADDRESS, those added by hand included
@@ -289,6 +292,7 @@ type NetworkAdd struct {
 	DNSServers Words  `json:"dnsServers,omitempty"` // servers for other names; when empty: those of the host (/etc/resolv.conf)
 	Domain     string `json:"domain,omitempty"`     // the network's zone; when empty: NETWORK.SWITCH.internal
 	Names      Words  `json:"names,omitempty"`      // names besides those of ports: NAME=ADDRESS
+	Policies   Words  `json:"policies,omitempty"`   // which flows of all ports may begin: names of policies
 	DHCP       string `json:"dhcp,omitempty"`       // whether the gateway answers DHCP questions of ports with an address: on (when empty), off
 }
 

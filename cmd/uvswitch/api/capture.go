@@ -5,8 +5,10 @@ type Verdict struct {
 	Time     string `json:"time"`    // RFC 3339, with nanoseconds
 	Verdict  string `json:"verdict"` // forwarded, flooded, consumed (by the gateway) or dropped
 	Reason   string `json:"reason,omitempty"`
-	In       string `json:"in"`            // the port that the frame came from, or "gateway"
-	Out      string `json:"out,omitempty"` // the port that the frame went to, or that did not accept it
+	Why      string `json:"why,omitempty"`    // for policy_denied and policy_dropped: which policy and rule, by the rules of now
+	Remedy   string `json:"remedy,omitempty"` // likewise: the command that would allow it
+	In       string `json:"in"`               // the port that the frame came from, or "gateway"
+	Out      string `json:"out,omitempty"`    // the port that the frame went to, or that did not accept it
 	Copies   int    `json:"copies,omitempty"`
 	Packet   string `json:"packet"`            // summary of the packet as it came
 	Becomes  string `json:"becomes,omitempty"` // summary of the packet after translation

@@ -12,7 +12,7 @@ var keys = map[string]string{
 	"--protocols": "protocols", "--network": "network", "--netns": "netns", "--ifname": "ifname", "--device": "device", "--qemu-stream": "qemu_stream",
 	"--qemu-dgram": "qemu_dgram", "--vde": "vde", "--ip": "ip", "--ip6": "ip6", "--mac": "mac", "--offload": "offload", "--no-route": "no_route",
 	"--container": "container", "--tenant": "tenant", "--from": "from",
-	"--dhcp": "dhcp", "--dns": "dns", "--dns-servers": "dnsServers", "--domain": "domain", "--names": "names", "--aliases": "aliases",
+	"--dhcp": "dhcp", "--dns": "dns", "--dns-servers": "dnsServers", "--domain": "domain", "--names": "names", "--aliases": "aliases", "--policy": "policies",
 }
 
 // InKeys returns err with options of the command line, such as --nd-proxy, written as keys: ndProxy. err may be nil.

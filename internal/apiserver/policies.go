@@ -1,0 +1,143 @@
+package apiserver
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/policies"
+	"github.com/uvswitch/uvswitch/internal/policy"
+)
+
+// policies are the rows of `policy ls`.
+func (v *view) policies() []api.Policy {
+	out := []api.Policy{}
+	for _, p := range v.AllPolicies() {
+		x := api.Policy{Name: p.Name, Builtin: p.Builtin, DNS: model.DNSWord(p.DNS), Rules: []api.PolicyRule{}, Ports: []string{}, Networks: []string{}}
+		for i, r := range p.Rules {
+			row := api.PolicyRule{Number: i + 1, Rule: p.Spec.Rules[i]}
+			row.Flows, row.Refused = v.d.PolicyCount(p.Name, row.Rule)
+			row.Missing = (r.Peer.Kind == policy.PortPeer || r.Peer.Kind == policy.NetworkPeer) && len(policies.WhereIs(v.State, r.Peer)) == 0
+			x.Rules = append(x.Rules, row)
+		}
+		for i := range v.Ports {
+			if slices.Contains(v.Ports[i].Policies, p.Name) {
+				x.Ports = append(x.Ports, v.Ports[i].Name)
+			}
+		}
+		for i := range v.Networks {
+			if slices.Contains(v.Networks[i].Policies, p.Name) {
+				x.Networks = append(x.Networks, v.Networks[i].Name)
+			}
+		}
+		out = append(out, x)
+	}
+	return out
+}
+
+// policyRefusals are names for which ports have asked in vain.
+func (v *view) policyRefusals() []api.PolicyRefusal {
+	out := []api.PolicyRefusal{}
+	list, now := v.d.PolicyRefusals()
+	for _, r := range list {
+		age := time.Duration(now-r.Last) * time.Second / frame.TicksPerSecond
+		out = append(out, api.PolicyRefusal{Port: v.PortName(r.Port), Name: r.Name, Count: r.Count, Age: age.Round(time.Second).String()})
+	}
+	return out
+}
+
+// learnedNames are the names for which a port with policies has asked.
+func (v *view) learnedNames(r *http.Request) (any, error) {
+	p := v.Port(r.PathValue("name"))
+	if p == nil {
+		return nil, model.NoPort(r.PathValue("name"))
+	}
+	out := []api.LearnedName{}
+	for _, x := range v.d.LearnedNames(p.ID) {
+		out = append(out, api.LearnedName{Name: x.Name, Address: x.Addr.String()})
+	}
+	return out, nil
+}
+
+// policyTest says whether a port may begin a flow. A name whose address the port has not learned yet is judged by the rules for names.
+func policyTest(s *Server, q api.PolicyTest) (any, error) {
+	v := s.view()
+	p := v.Port(q.Port)
+	if p == nil {
+		return nil, model.NoPort(q.Port)
+	}
+	if _, known := frame.ProtoNumber(q.Protocol); !known {
+		return nil, badRequest("protocol %q is not known; use tcp, udp, icmp or sctp", q.Protocol)
+	}
+	to, err := netip.ParseAddr(q.To)
+	if other := v.Port(q.To); err != nil && other != nil {
+		if to = other.Addr.Addr(); !to.IsValid() {
+			to = other.Addr6.Addr()
+		}
+		if !to.IsValid() {
+			return nil, badRequest("port %q has no address that the switch knows", q.To)
+		}
+	}
+	if !to.IsValid() {
+		name := strings.ToLower(strings.TrimSuffix(q.To, "."))
+		if !api.IsDNSName(name) || !strings.Contains(name, ".") {
+			return nil, badRequest("%q is not an address, not the name of a port, and not a name of DNS", q.To)
+		}
+		learned, answer := s.testName(v, p, name, q)
+		if answer != nil {
+			return *answer, nil
+		}
+		to = learned
+	}
+	packet := fmt.Sprintf("%s > %s", q.Protocol, to)
+	if q.Number != 0 {
+		packet = fmt.Sprintf("%s > %s", q.Protocol, netip.AddrPortFrom(to, uint16(q.Number)))
+	}
+	t, err := trace(s, api.TraceRequest{In: p.Name, Packet: packet})
+	if err != nil {
+		return nil, err
+	}
+	out := t.(api.Trace)
+	refused := out.Verdict == "dropped"
+	r := api.PolicyTestResult{Allowed: !refused, Why: fmt.Sprintf("%s: %s", out.Packet, out.Why), Remedy: out.Remedy}
+	if refused {
+		r.Why = fmt.Sprintf("%s (%s): %s", out.Packet, out.Reason, out.Why)
+	} else if len(v.PoliciesOf(p)) == 0 {
+		r.Why += "; the port has no policy"
+	}
+	return r, nil
+}
+
+// testName returns an address that a port has learned of a name, or else the answer to the test.
+func (s *Server) testName(v *view, p *model.Port, name string, q api.PolicyTest) (learned netip.Addr, answer *api.PolicyTestResult) {
+	set := s.dp.NAT.Policies().Set(p.ID)
+	if set == nil {
+		return learned, &api.PolicyTestResult{Allowed: true, Why: "port " + p.Name + " has no policy"}
+	}
+	if !set.MayAsk(name) {
+		r := &api.PolicyTestResult{Why: fmt.Sprintf("port %s may not ask for the name %s: no rule of its policies (%s) names it", p.Name, name, strings.Join(v.PoliciesOf(p), ", "))}
+		rule := "egress allow name:" + name + " " + q.Protocol
+		if q.Number != 0 {
+			rule += fmt.Sprintf("/%d", q.Number)
+		}
+		r.Remedy = "to allow it: `uvswitch policy add NAME " + rule + "`"
+		return learned, r
+	}
+	for _, x := range v.d.LearnedNames(p.ID) {
+		if x.Name == name {
+			return x.Addr, nil
+		}
+	}
+	proto, _ := frame.ProtoNumber(q.Protocol)
+	if id := set.RuleForName(name, proto, uint16(q.Number)); id != 0 {
+		policy, number, text := v.d.PolicyRule(id)
+		return learned, &api.PolicyTestResult{Allowed: true, Why: fmt.Sprintf("rule %d of policy %s allows the addresses of %s, once the port has asked for the name: %s", number, policy, name, text)}
+	}
+	return learned, &api.PolicyTestResult{Why: fmt.Sprintf("port %s has not asked for %s yet, and no rule for this name allows %s to port %d: the address decides", p.Name, name, q.Protocol, q.Number)}
+}

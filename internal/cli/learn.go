@@ -1,0 +1,145 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"os/signal"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/model"
+)
+
+func (a *app) policyLearn() *cobra.Command {
+	var during time.Duration
+	var name string
+	c := &cobra.Command{Use: "learn PORT", Short: "Watch what a port does, and propose the rules for that",
+		Long: "Watch which flows begin at a port and with it, until Ctrl-C or for a time, and print a policy that allows these: as the part policies: of a\n" +
+			"configuration file, to read and to change. Meanwhile the port has the policy learn, which allows everything. Nothing else is changed.\n" +
+			"Let the program do everything that it must be able to do. A flow to an address whose name the port has asked for becomes a rule for the\n" +
+			"name.",
+		Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+			ctx, stop := signal.NotifyContext(c.Context(), syscall.SIGINT, syscall.SIGTERM)
+			defer stop()
+			if during > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, during)
+				defer cancel()
+			}
+			rules, err := a.learn(c.Context(), ctx, args[0])
+			if err != nil {
+				return err
+			}
+			if len(rules) == 0 {
+				return fmt.Errorf("no flow began at port %s or with it; let its program work while `uvswitch policy learn` runs", args[0])
+			}
+			p := api.PolicyAdd{Name: cmp.Or(name, args[0]), Rules: rules}
+			if a.json {
+				return a.printJSON(p)
+			}
+			return a.printPolicies(p)
+		}}
+	c.Flags().DurationVar(&during, "for", 0, "end after this time, such as 60s (default: at Ctrl-C)")
+	c.Flags().StringVar(&name, "name", "", "name of the policy (default: the port's)")
+	return c
+}
+
+// learn watches a port until watching ends.
+func (a *app) learn(ctx, watching context.Context, port string) (rules []string, err error) {
+	sw := a.client()
+	attach := func(what string) error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		return sw.Do(ctx, "POST", "/policies/"+model.Learn+"/"+what, api.PolicyAttach{Port: port}, nil)
+	}
+	if err := attach("attach"); err != nil && !api.IsStatus(err, 409) {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, attach("detach")) }()
+	var state struct {
+		ports []api.Port
+		nets  []api.Network
+		names []api.LearnedName
+	}
+	if err := errors.Join(sw.Do(ctx, "GET", "/ports", nil, &state.ports), sw.Do(ctx, "GET", "/networks", nil, &state.nets)); err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(a.err, "watching port %s; end with Ctrl-C\n", port)
+	var flows []api.Flow
+	err = a.flowEvents(watching, "/flows/events", func(e api.FlowEvent) error {
+		if e.Event == "NEW" {
+			flows = append(flows, e.Flow)
+		}
+		return nil
+	})
+	if err != nil && watching.Err() == nil {
+		return nil, err
+	}
+	if err := sw.Do(ctx, "GET", "/ports/"+url.PathEscape(port)+"/names", nil, &state.names); err != nil {
+		return nil, err
+	}
+	byAddr, nameOf := map[netip.Addr]string{}, map[netip.Addr]string{}
+	for _, p := range state.ports {
+		for _, text := range p.Addresses {
+			if x, err := netip.ParsePrefix(text); err == nil {
+				byAddr[x.Addr()] = p.Name
+			}
+		}
+	}
+	for _, n := range state.names {
+		if x, err := netip.ParseAddr(n.Address); err == nil {
+			nameOf[x] = n.Name
+		}
+	}
+	peer := func(a netip.Addr) string {
+		switch name := byAddr[a]; {
+		case name == model.HostPortName:
+			return "host"
+		case name != "":
+			return "port:" + name
+		case nameOf[a] != "":
+			return "name:" + nameOf[a]
+		}
+		return a.String()
+	}
+	for _, f := range flows {
+		src, _ := netip.ParseAddr(f.Original.Src)
+		dst, _ := netip.ParseAddr(f.Reply.Src)
+		what := f.Protocol
+		if f.Reply.Sport != 0 && f.Protocol != "icmp" && f.Protocol != "icmpv6" {
+			what += "/" + strconv.Itoa(f.Reply.Sport)
+		}
+		if f.Protocol == "icmpv6" {
+			what = "icmp"
+		}
+		rule := ""
+		switch port {
+		case byAddr[src]:
+			rule = "egress allow " + peer(dst) + " " + what
+		case byAddr[dst]:
+			who := "outside"
+			if name := byAddr[src]; name == model.HostPortName {
+				who = "host"
+			} else if name != "" {
+				who = "port:" + name
+			}
+			rule = "ingress allow " + who + " " + what
+		default:
+			continue
+		}
+		if !slices.Contains(rules, rule) {
+			rules = append(rules, rule)
+		}
+	}
+	slices.Sort(rules)
+	return rules, nil
+}

@@ -1,0 +1,200 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"net/url"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/goccy/go-yaml"
+	"github.com/spf13/cobra"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/config"
+)
+
+func (a *app) policyCommand() *cobra.Command {
+	return group("policy", "Policies: which flows may begin at a port, and with it",
+		show(a, "ls", "List the policies", "/policies", policyTable), a.policyShow(), a.policyAdd(), a.policyDel(),
+		a.policyAttach("attach", "Attach a policy to a port, or to all ports of a network"), a.policyAttach("detach", "Detach a policy from a port or a network"),
+		a.policyTest(), a.policyLearn(),
+		show(a, "refusals", "List the names for which ports have asked in vain", "/policy-refusals", func(w io.Writer, rows []api.PolicyRefusal) {
+			row(w, "PORT", "NAME", "COUNT", "AGE")
+			for _, r := range rows {
+				row(w, r.Port, r.Name, r.Count, r.Age)
+			}
+		}))
+}
+
+func policyTable(w io.Writer, rows []api.Policy) {
+	row(w, "POLICY", "RULES", "NAMES", "PORTS", "NETWORKS", "REFUSED")
+	for _, p := range rows {
+		refused := uint64(0)
+		for _, r := range p.Rules {
+			refused += r.Refused
+		}
+		row(w, p.Name, len(p.Rules), p.DNS, strings.Join(p.Ports, ","), strings.Join(p.Networks, ","), refused)
+	}
+}
+
+func (a *app) policyShow() *cobra.Command {
+	return &cobra.Command{Use: "show NAME", Short: "Show the rules of a policy, and what they have done", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		var all []api.Policy
+		if err := a.client().Do(c.Context(), "GET", "/policies", nil, &all); err != nil {
+			return err
+		}
+		for _, p := range all {
+			if p.Name != args[0] {
+				continue
+			}
+			if a.json {
+				return a.printJSON(p)
+			}
+			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+			row(w, "policy", p.Name)
+			row(w, "names", p.DNS)
+			row(w, "ports", strings.Join(p.Ports, ","))
+			row(w, "networks", strings.Join(p.Networks, ","))
+			row(w)
+			row(w, "RULE", "FLOWS", "REFUSED", "")
+			for _, r := range p.Rules {
+				text := r.Rule
+				if r.Missing {
+					text += "   (this port or network does not exist now)"
+				}
+				row(w, r.Number, r.Flows, r.Refused, text)
+			}
+			return w.Flush()
+		}
+		return fmt.Errorf("policy %q does not exist; `uvswitch policy ls` lists the policies", args[0])
+	}}
+}
+
+func (a *app) policyAdd() *cobra.Command {
+	var peer, proto, ports string
+	var log bool
+	c := &cobra.Command{Use: "add NAME egress|ingress allow|reject|drop [PEER] [PROTOCOL[/PORTS]] [log]", Short: "Add a rule to a policy, and make the policy",
+		Long: "Add a rule to a policy. The policy is made if it does not exist.\n" +
+			"egress: flows that begin at the port that has the policy. ingress: flows that begin elsewhere. Answers always pass.\n" +
+			"PEER is who is at the other end: any, inside (the networks of the switch), outside (behind the uplink), host, an address, a\n" +
+			"subnet, port:NAME, network:NAME, name:api.example.com or name:*.example.com. Without it: any.\n" +
+			"PROTOCOL is tcp, udp, icmp, sctp, or a number; ports follow a slash: tcp/443, udp/53,5353, tcp/8000-8010.\n" +
+			"The order of rules does not count: drop wins over reject, and reject over allow. A port with a rule for a direction passes nothing\n" +
+			"there that no rule allows. ARP, the gateway's pings, its DHCP and its DNS always pass.\n" +
+			"A rule acts on the next packet, also of flows that exist.",
+		Args: cobra.MinimumNArgs(3), RunE: func(c *cobra.Command, args []string) error {
+			words := args[1:]
+			for flag, value := range map[string]string{"--peer": peer, "--proto": proto} {
+				if value != "" && len(words) > 2 {
+					return usagef("%s says again what the words after %s say; write one of them", flag, words[1])
+				}
+			}
+			if peer != "" {
+				words = append(words, peer)
+			}
+			switch {
+			case ports != "" && proto == "":
+				return usagef("--port needs a protocol with ports: add --proto tcp or --proto udp")
+			case ports != "":
+				words = append(words, proto+"/"+ports)
+			case proto != "":
+				words = append(words, proto)
+			}
+			if log {
+				words = append(words, "log")
+			}
+			return a.client().Do(c.Context(), "POST", "/policies/"+url.PathEscape(args[0])+"/rules", api.PolicyRuleAdd{Rule: strings.Join(words, " ")}, nil)
+		}}
+	f := c.Flags()
+	f.StringVar(&peer, "peer", "", "who is at the other end, as PEER")
+	f.StringVar(&proto, "proto", "", "protocol, as PROTOCOL")
+	f.StringVar(&ports, "port", "", "ports of the responder: 443, or 8000-8010, separated by commas")
+	f.BoolVar(&log, "log", false, "write what the rule refuses to the switch's log")
+	return c
+}
+
+func (a *app) policyDel() *cobra.Command {
+	return &cobra.Command{Use: "del NAME [RULE]", Short: "Remove a policy, or one of its rules by its number", Args: cobra.RangeArgs(1, 2), RunE: func(c *cobra.Command, args []string) error {
+		path := "/policies/" + url.PathEscape(args[0])
+		if len(args) == 2 {
+			path += "/rules/" + url.PathEscape(args[1])
+		}
+		return a.client().Do(c.Context(), "DELETE", path, nil, nil)
+	}}
+}
+
+func (a *app) policyAttach(what, short string) *cobra.Command {
+	var to api.PolicyAttach
+	c := &cobra.Command{Use: what + " NAME (--port PORT | --network NETWORK)", Short: short, Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		return a.client().Do(c.Context(), "POST", "/policies/"+url.PathEscape(args[0])+"/"+what, to, nil)
+	}}
+	c.Flags().StringVar(&to.Port, "port", "", "name of the port")
+	c.Flags().StringVar(&to.Network, "network", "", "name of the network: all of its ports")
+	return c
+}
+
+func (a *app) policyTest() *cobra.Command {
+	return &cobra.Command{Use: "test 'PORT -> TO[:NUMBER][/PROTOCOL]'", Short: "Say whether a port may begin a flow, and why",
+		Long: "Say whether a port may begin a flow, and by which rule. Nothing is sent. The command ends with status 0 if the flow may begin, and with 1\n" +
+			"if not. TO is an address, the name of another port, or a name of DNS. The protocol is tcp if there is a number, else icmp.",
+		Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+			q, err := parseTest(args[0])
+			if err != nil {
+				return err
+			}
+			var out api.PolicyTestResult
+			if err := a.client().Do(c.Context(), "POST", "/policy-test", q, &out); err != nil {
+				return err
+			}
+			if a.json {
+				err = a.printJSON(out)
+			} else {
+				word := map[bool]string{true: "allowed", false: "refused"}[out.Allowed]
+				fmt.Fprintf(a.out, "%s: %s\n", word, printable(out.Why))
+				if out.Remedy != "" {
+					fmt.Fprintf(a.out, "  what to do: %s\n", printable(out.Remedy))
+				}
+			}
+			if err == nil && !out.Allowed {
+				err = exitError{exitFailed} // everything has been said
+			}
+			return err
+		}}
+}
+
+// parseTest reads "[port] NAME -> TO[:NUMBER][/PROTOCOL]".
+func parseTest(text string) (q api.PolicyTest, err error) {
+	from, to, ok := strings.Cut(text, "->")
+	from = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(from), "port "))
+	if to = strings.TrimSpace(to); !ok || from == "" || to == "" {
+		return q, usagef("%q is not a flow; write it in quotes, as 'web -> api.example.com:443'", text)
+	}
+	q.Port = from
+	to, q.Protocol, _ = strings.Cut(to, "/")
+	q.To = to
+	if i := strings.LastIndex(to, ":"); i >= 0 && (strings.Count(to, ":") == 1 || strings.HasSuffix(to[:i], "]")) {
+		n, err := strconv.ParseUint(to[i+1:], 10, 16)
+		if err != nil || n == 0 {
+			return q, usagef("%q is not a port, 1 to 65535", to[i+1:])
+		}
+		q.To, q.Number = to[:i], int(n)
+	}
+	q.To = strings.Trim(q.To, "[]")
+	if q.Protocol == "" {
+		if q.Protocol = "icmp"; q.Number != 0 {
+			q.Protocol = "tcp"
+		}
+	}
+	return q, nil
+}
+
+// printPolicies prints policies as the configuration file has them.
+func (a *app) printPolicies(list ...api.PolicyAdd) error {
+	text, err := yaml.Marshal(config.File{Policies: list})
+	if err == nil {
+		_, err = a.out.Write(text)
+	}
+	return err
+}

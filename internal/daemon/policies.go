@@ -1,0 +1,231 @@
+package daemon
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/gateway"
+	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/policies"
+	"github.com/uvswitch/uvswitch/internal/policy"
+)
+
+// SetPolicy makes a policy, or changes all of its rules.
+func (d *Daemon) SetPolicy(a api.PolicyAdd) error {
+	return d.change("setting policy "+a.Name, func() error { return d.setPolicyLocked(a) })
+}
+
+// AddPolicyRule adds a rule to a policy, which is made if it does not exist.
+func (d *Daemon) AddPolicyRule(name, rule string) error {
+	return d.change("adding a rule to policy "+name, func() error {
+		a := api.PolicyAdd{Name: name}
+		if p := d.State().Policy(name); p != nil {
+			a = p.Spec
+		}
+		one, err := model.CheckPolicy(api.PolicyAdd{Name: name, Rules: []string{rule}})
+		if err == nil && slices.Contains(a.Rules, one.Spec.Rules[0]) {
+			err = api.Errorf(http.StatusConflict, "policy %q has the rule %q already", name, one.Spec.Rules[0])
+		}
+		if err != nil {
+			return err
+		}
+		a.Rules = append(slices.Clone(a.Rules), rule)
+		return d.setPolicyLocked(a)
+	})
+}
+
+// DeletePolicyRule removes a rule from a policy; 1 is the first.
+func (d *Daemon) DeletePolicyRule(name string, number int) error {
+	return d.change("removing a rule from policy "+name, func() error {
+		p := d.State().Policy(name)
+		if p == nil {
+			return model.NoPolicy(name)
+		}
+		if number < 1 || number > len(p.Spec.Rules) {
+			return api.Errorf(http.StatusNotFound, "policy %q has no rule %d; `uvswitch policy show %s` numbers its rules", name, number, name)
+		}
+		a := p.Spec
+		a.Rules = slices.Delete(slices.Clone(a.Rules), number-1, number)
+		return d.setPolicyLocked(a)
+	})
+}
+
+// DeletePolicy removes a policy that is attached to nothing.
+func (d *Daemon) DeletePolicy(name string) error {
+	return d.change("removing policy "+name, func() error { return d.deletePolicyLocked(name) })
+}
+
+// AttachPolicy attaches a policy to a port or to a network, or detaches it.
+func (d *Daemon) AttachPolicy(name string, a api.PolicyAttach, attach bool) error {
+	what := "detaching policy "
+	if attach {
+		what = "attaching policy "
+	}
+	return d.change(what+name, func() error {
+		if (a.Port == "") == (a.Network == "") {
+			return api.Errorf(http.StatusBadRequest, "say to what the policy is attached: one port (--port), or all ports of a network (--network)")
+		}
+		if d.State().Policy(name) == nil {
+			return model.NoPolicy(name)
+		}
+		if a.Port != "" {
+			p := d.ports[a.Port]
+			if p == nil {
+				return model.NoPort(a.Port)
+			}
+			names, err := edited(p.Policies, name, "port "+a.Port, attach)
+			if err != nil {
+				return err
+			}
+			return d.setPortPoliciesLocked(a.Port, names)
+		}
+		n := d.networks[a.Network]
+		if n == nil {
+			return model.NoNetwork(a.Network)
+		}
+		names, err := edited(n.Policies, name, "network "+a.Network, attach)
+		if err != nil {
+			return err
+		}
+		spec := n.Spec
+		spec.Policies = api.Words(strings.Join(names, ","))
+		return d.changeNetworkLocked(spec)
+	})
+}
+
+// edited is a list of policies with one more or one less; of is what has the list.
+func edited(names []string, name, of string, attach bool) ([]string, error) {
+	has := slices.Contains(names, name)
+	switch {
+	case attach && has:
+		return nil, api.Errorf(http.StatusConflict, "%s has the policy %s already", of, name)
+	case !attach && !has:
+		return nil, api.Errorf(http.StatusNotFound, "%s has no policy %s of its own; `uvswitch policy show %s` says to what the policy is attached", of, name, name)
+	case attach:
+		return append(slices.Clone(names), name), nil
+	}
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == name }), nil
+}
+
+func (d *Daemon) setPolicyLocked(a api.PolicyAdd) error {
+	p, err := model.CheckPolicy(a)
+	if err != nil {
+		return err
+	}
+	list := slices.Clone(d.policies)
+	if i := slices.IndexFunc(list, func(x model.Policy) bool { return x.Name == p.Name }); i >= 0 {
+		list[i] = p
+	} else {
+		list = append(list, p)
+	}
+	d.replacePoliciesLocked(list)
+	return nil
+}
+
+func (d *Daemon) deletePolicyLocked(name string) error {
+	if p := d.State().Policy(name); p == nil {
+		return model.NoPolicy(name)
+	} else if p.Builtin {
+		return api.Errorf(http.StatusConflict, "policy %q is part of the command and cannot be removed", name)
+	}
+	for _, n := range d.networks {
+		if slices.Contains(n.Policies, name) {
+			return api.Errorf(http.StatusConflict, "policy %q is attached to network %q; detach it first: `uvswitch policy detach %s --network %s`", name, n.Name, name, n.Name)
+		}
+	}
+	for _, p := range d.ports {
+		if slices.Contains(p.Policies, name) {
+			return api.Errorf(http.StatusConflict, "policy %q is attached to port %q; detach it first: `uvswitch policy detach %s --port %s`", name, p.Name, name, p.Name)
+		}
+	}
+	d.replacePoliciesLocked(slices.DeleteFunc(slices.Clone(d.policies), func(x model.Policy) bool { return x.Name == name }))
+	return nil
+}
+
+func (d *Daemon) replacePoliciesLocked(list []model.Policy) {
+	d.mu.Lock()
+	d.policies = list
+	d.mu.Unlock()
+	d.updatePoliciesLocked(nil)
+}
+
+// setPortPoliciesLocked sets the policies of a port itself.
+func (d *Daemon) setPortPoliciesLocked(name string, names []string) error {
+	p := d.ports[name]
+	switch {
+	case p == nil:
+		return model.NoPort(name)
+	case p.IsOwn():
+		return api.Errorf(http.StatusConflict, "port %q is the switch's own and takes no policy; what containers may begin with the host: --host-inbound of `uvswitch run`", name)
+	}
+	changed := p.Port
+	changed.Policies = names
+	if err := d.State().CheckPoliced(&changed); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	p.Policies, p.Spec.Policies = names, api.Words(strings.Join(names, ","))
+	d.mu.Unlock()
+	d.updatePoliciesLocked(nil)
+	return nil
+}
+
+// updatePoliciesLocked tells the data plane which flows may begin, when that has changed. coming is a port that is about to be connected, or nil.
+func (d *Daemon) updatePoliciesLocked(coming *port) {
+	state := d.State()
+	if coming != nil {
+		state.Ports = append(state.Ports, coming.Port)
+	}
+	to, changed := d.policing.Compile(state, d.local)
+	if changed {
+		d.dp.NAT.SetPolicies(to)
+	}
+	for i := range state.Ports { // NAT can judge its frames now
+		p := d.ports[state.Ports[i].Name]
+		if coming != nil && state.Ports[i].Name == coming.Name {
+			p = coming
+		}
+		set := to.Set(p.ID)
+		tracked, closed := set != nil, set != nil && set.Closes(policy.Ingress)
+		if tracked == p.Tracked && closed == p.Closed {
+			continue
+		}
+		d.mu.Lock()
+		p.Tracked, p.Closed = tracked, closed
+		d.mu.Unlock()
+		if p != coming {
+			d.dp.Switch.SetPort(p.SwitchPort(p.netID()))
+		}
+	}
+}
+
+// PolicyRefusals lists the names for which ports have asked in vain, the last one first, and the time now.
+func (d *Daemon) PolicyRefusals() ([]gateway.Refusal, frame.Tick) {
+	return d.gateways.Refusals(), d.dp.Now()
+}
+
+// PolicyRule returns the policy that has a rule, the rule's place in it, 1 being the first, and its text.
+func (d *Daemon) PolicyRule(id uint32) (name string, number int, text string) {
+	return d.policing.Rule(id)
+}
+
+// ExplainRefusal says which policy and rule refuse a parsed frame, by the rules of now.
+func (d *Daemon) ExplainRefusal(f *frame.Frame) (policies.Refusal, bool) {
+	return d.policing.Explain(f, d.dp.Now())
+}
+
+// LearnedNames lists the names that the answers to a port have named, with their addresses.
+func (d *Daemon) LearnedNames(id frame.PortID) []policy.Learned {
+	if s := d.dp.NAT.Policies().Set(id); s != nil {
+		return s.Addresses.All(d.dp.Now())
+	}
+	return nil
+}
+
+// PolicyCount returns what a rule of a policy has done.
+func (d *Daemon) PolicyCount(name, rule string) (flows, refused uint64) {
+	return d.policing.Count(name, rule)
+}

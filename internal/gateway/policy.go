@@ -1,0 +1,108 @@
+package gateway
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/policy"
+)
+
+// A gate asks the policies of ports which names these may ask for. It implements dns.Gate.
+type gate struct {
+	policies func() *policy.Ports
+	now      func() frame.Tick
+
+	mu      sync.Mutex // Lock 98
+	refused map[asked]*Refusal
+}
+
+type asked struct {
+	port frame.PortID
+	name string
+}
+
+// A Refusal is a question for a name that the policies of a port do not allow.
+type Refusal struct {
+	Port  frame.PortID
+	Name  string
+	Count uint64
+	Last  frame.Tick
+}
+
+// maxRefusals is how many refusals are remembered: the oldest one goes first.
+const maxRefusals = 256
+
+// Watches implements dns.Gate.
+func (g *gate) Watches(port frame.PortID) bool { return g.policies().Set(port) != nil }
+
+// MayAsk implements dns.Gate. A name of the switch may be asked for if a rule allows something with one of its addresses.
+func (g *gate) MayAsk(port frame.PortID, name string, ours bool, addrs []netip.Addr) bool {
+	s := g.policies().Set(port)
+	if s == nil || s.MayAsk(name) || name == "localhost" || strings.HasSuffix(name, ".localhost") || ours && slices.ContainsFunc(addrs, s.Reaches) {
+		return true
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	k := asked{port, name}
+	r := g.refused[k]
+	if r == nil {
+		if g.refused == nil {
+			g.refused = map[asked]*Refusal{}
+		}
+		if len(g.refused) >= maxRefusals {
+			var oldest *Refusal
+			for _, x := range g.refused {
+				if oldest == nil || int32(x.Last-oldest.Last) < 0 {
+					oldest = x
+				}
+			}
+			delete(g.refused, asked{oldest.Port, oldest.Name})
+		}
+		r = &Refusal{Port: port, Name: name}
+		g.refused[k] = r
+	}
+	r.Count++
+	r.Last = g.now()
+	return false
+}
+
+// Learn implements dns.Gate. What a server elsewhere says opens no private address, and none of the host or the switch: else whoever has a
+// name that a rule allows could open them (DNS rebinding).
+func (g *gate) Learn(port frame.PortID, name string, ours bool, addrs []netip.Addr, ttl uint32) {
+	p := g.policies()
+	s := p.Set(port)
+	if s == nil {
+		return
+	}
+	for _, a := range addrs {
+		s.Learn(name, []netip.Addr{a}, ttl, ours || isPublic(a) && p.Places.Class(a) == policy.Outside, g.now())
+	}
+}
+
+// isPublic reports whether an address can be that of a server in the Internet.
+func isPublic(a netip.Addr) bool {
+	return a.IsGlobalUnicast() && !a.IsPrivate() && !slices.ContainsFunc(notPublic, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// notPublic are further prefixes for special purposes (RFC 6890): this network, shared addresses, protocol assignments, benchmarks, and the
+// addresses of IPv4 in IPv6.
+var notPublic = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"), netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("240.0.0.0/4"),
+	netip.MustParsePrefix("::/8"), netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("2002::/16"),
+}
+
+// Refusals lists the names that policies have refused lately, the last one first.
+func (s *Service) Refusals() (list []Refusal) {
+	g := s.gate
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, r := range g.refused {
+		list = append(list, *r)
+	}
+	slices.SortFunc(list, func(a, b Refusal) int { return cmp.Or(cmp.Compare(b.Last, a.Last), cmp.Compare(a.Name, b.Name)) })
+	return list
+}

@@ -1,0 +1,139 @@
+package policies
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/policy"
+)
+
+// A Refusal says why policies refuse a packet, and what would allow it.
+type Refusal struct {
+	Policy string // that rejects it; empty: none allows it
+	Number int    // of the rule, 1 being the first; 0: none
+	Why    string
+	Remedy string
+}
+
+// Explain says why a parsed frame is refused, by the rules of now. ok is false if they do not refuse it.
+func (c *Compiler) Explain(f *frame.Frame, now frame.Tick) (r Refusal, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	state, ports := c.of, c.last
+	if ports == nil {
+		return r, false
+	}
+	q, known := flowOf(state, ports, f)
+	if !known {
+		r.Why = "policies let IP packets pass only, and ARP"
+		return r, ports.Set(f.In) != nil
+	}
+	ruling := ports.Judge(q, policy.Admission{}, now)
+	if ruling.Why == frame.None {
+		if ports.Set(q.From) == nil && ports.Set(q.To) == nil {
+			return r, false
+		}
+		r.Why = "the rules of now allow a flow that begins so; they were others then, or the packet begins none, or its MAC is not that of its destination"
+		return r, true
+	}
+	p := state.PortByID(ruling.Port)
+	if p == nil {
+		return r, false
+	}
+	peer := q.Dst
+	if ruling.Side == policy.Ingress {
+		peer = q.Src
+	}
+	names := state.PoliciesOf(p)
+	if ruling.Rule != 0 {
+		var text string
+		r.Policy, r.Number, text = c.ruleLocked(state, ruling.Rule)
+		r.Why = fmt.Sprintf("rule %d of policy %s refuses it: %s", r.Number, r.Policy, text)
+		if r.Remedy = fmt.Sprintf("to end this: `uvswitch policy del %s %d`", r.Policy, r.Number); slices.ContainsFunc(state.AllPolicies(), func(x model.Policy) bool { return x.Builtin && x.Name == r.Policy }) {
+			r.Remedy = fmt.Sprintf("to end this: `uvswitch policy detach %s --port %s`", r.Policy, p.Name)
+		}
+		return r, true
+	}
+	what := "policy " + names[0]
+	if len(names) > 1 {
+		what = "the policies " + strings.Join(names, ", ")
+	}
+	r.Why = fmt.Sprintf("no rule of %s, of port %s, allows it (%s)", what, p.Name, ruling.Side)
+	who := whoIs(state, ports, peer)
+	if learned := ports.Set(ruling.Port).Addresses.NamesOf(peer, now); len(learned) > 0 && ruling.Side == policy.Egress {
+		name := learned[len(learned)-1]
+		if r.Why += fmt.Sprintf("; the port knows %s as %s", peer, strings.Join(learned, ", ")); ports.Places.Class(peer) == policy.Outside && !peer.IsPrivate() {
+			who = "name:" + name
+		}
+	}
+	proto := q.Proto
+	if proto == frame.ICMPv6 {
+		proto = frame.ICMP
+	}
+	rule := policy.Rule{Direction: ruling.Side, Action: policy.Allow, Proto: proto}
+	if frame.HasPorts(proto) {
+		rule.Ports = []policy.PortRange{{Lo: q.Port, Hi: q.Port}}
+	}
+	words := strings.Fields(rule.String()) // direction, action, peer, protocol
+	words[2] = who
+	own := slices.IndexFunc(names, func(n string) bool { return !state.Policy(n).Builtin })
+	to := "NAME"
+	if own >= 0 {
+		to = names[own]
+	}
+	if r.Remedy = fmt.Sprintf("to allow it: `uvswitch policy add %s %s`", to, strings.Join(words, " ")); own < 0 {
+		r.Remedy += fmt.Sprintf(", and `uvswitch policy attach NAME --port %s`", p.Name)
+	}
+	return r, true
+}
+
+// whoIs is an address as the peer of a rule.
+func whoIs(state *model.State, ports *policy.Ports, a netip.Addr) string {
+	if p := state.PortByID(ports.Stations[a]); p != nil && ports.Stations[a] != frame.NoPort {
+		return "port:" + p.Name
+	}
+	if ports.Places.Class(a) == policy.Host {
+		return policy.Host.String()
+	}
+	return a.String()
+}
+
+// flowOf is the flow that a frame would begin. A published port leads to its container. ok is false if it is no IP packet.
+func flowOf(state *model.State, ports *policy.Ports, f *frame.Frame) (q policy.Flow, ok bool) {
+	q = policy.Flow{From: f.In, Proto: f.Proto, Port: f.Tuple.DstPort}
+	switch {
+	case f.Malformed != frame.None:
+		return q, false
+	case f.Flags&frame.IsIPv4 != 0:
+		q.Src, q.Dst = f.Tuple.Src.Netip(), f.Tuple.Dst.Netip()
+	case f.Flags&frame.IsIPv6 != 0:
+		q.Src, q.Dst = f.IPv6().Src().Netip(), f.IPv6().Dst().Netip()
+	default:
+		return q, false
+	}
+	if p := state.PortByID(f.In); p != nil && p.Kind == model.KindUplink {
+		q.From = frame.NoPort
+	}
+	if ports.Places.Class(q.Dst) == policy.Host {
+		for i := range state.Publishes {
+			x := &state.Publishes[i]
+			proto, _ := frame.ProtoNumber(x.Proto)
+			to := state.Port(x.Port)
+			if proto != f.Proto || q.Port < x.Lo || q.Port > x.Hi || to == nil {
+				continue
+			}
+			at := to.Addr.Addr()
+			if q.Dst.Is6() {
+				at = to.Known6().Addr()
+			}
+			q.Dst, q.Port = at, x.Target+(q.Port-x.Lo)
+			break
+		}
+	}
+	q.To = ports.Stations[q.Dst]
+	return q, true
+}
