@@ -57,9 +57,10 @@ var (
 	mBatches     = metric("worker_batches_total", "Batches of a worker, by the number of frames.", "worker", "frames")
 	mFlows       = metric("flows", "Tracked connections, by family.", "family")
 	mFlooded     = metric("uplink_flooded_total", "Packets dropped before the switch: the uplink's queue was full, and their port received more than others.")
-	mNames       = metric("dns_questions_total", "Questions for names to the gateways, by what became of them: own, forwarded, failed, refused, malformed.", "result")
+	mPolicy      = metric("policy_rulings_total", "What the rules of a policy have done: flows that they let in (allowed), packets that they refused (refused).", "policy", "ruling")
+	mNames       = metric("dns_questions_total", "Questions for names to the gateways, by what became of them: own, forwarded, failed, denied (by a policy), refused, malformed.", "result")
 	mMissed      = metric("flow_events_missed_total", "Flow events that were lost because a reader was too slow.")
-	allMetrics   = []*prometheus.Desc{mInfo, mStart, mFrames, mDrops, mPortUp, mPortPackets, mPortBytes, mPortPauses, mPortDrops, mTable, mLimit, mNATPorts, mNATLimit, mCreated, mEnded, mPublished, mUplink, mUplink6, mNDProxy, mWorkerCPU, mWorkerSpin, mWorkerCalls, mWorkerSleep, mWorkerRearm, mBatches, mFlows, mFlooded, mNames, mMissed}
+	allMetrics   = []*prometheus.Desc{mInfo, mStart, mFrames, mDrops, mPortUp, mPortPackets, mPortBytes, mPortPauses, mPortDrops, mTable, mLimit, mNATPorts, mNATLimit, mCreated, mEnded, mPublished, mUplink, mUplink6, mNDProxy, mWorkerCPU, mWorkerSpin, mWorkerCalls, mWorkerSleep, mWorkerRearm, mBatches, mFlows, mFlooded, mPolicy, mNames, mMissed}
 )
 
 // Describe implements prometheus.Collector.
@@ -158,8 +159,16 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	gauge(mFlows, float64(four), "ipv4")
 	gauge(mFlows, float64(six), "ipv6")
 	counter(mFlooded, v.d.Flooded())
+	for _, p := range v.policies() {
+		var allowed, refused uint64
+		for _, r := range p.Rules {
+			allowed, refused = allowed+r.Flows, refused+r.Refused
+		}
+		counter(mPolicy, allowed, p.Name, "allowed")
+		counter(mPolicy, refused, p.Name, "refused")
+	}
 	names := v.d.NameCounts()
-	for result, n := range map[string]*atomic.Uint64{"own": &names.Own, "forwarded": &names.Forwarded, "failed": &names.Failed, "refused": &names.Refused, "malformed": &names.Malformed} {
+	for result, n := range map[string]*atomic.Uint64{"own": &names.Own, "forwarded": &names.Forwarded, "failed": &names.Failed, "denied": &names.Denied, "refused": &names.Refused, "malformed": &names.Malformed} {
 		counter(mNames, n.Load(), result)
 	}
 	counter(mMissed, v.missed())

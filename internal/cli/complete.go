@@ -42,16 +42,18 @@ func (a *app) complete(root *cobra.Command) {
 	ports := named(a, "/ports", func(p api.Port) string { return p.Name })
 	networks := named(a, "/networks", func(n api.Network) string { return n.Name })
 	published := named(a, "/publish", api.Publish.Host)
+	policies := named(a, "/policies", func(p api.Policy) string { return p.Name })
 	var reasons []string
 	for r := frame.None + 1; r < frame.NumReasons; r++ {
 		reasons = append(reasons, r.String())
 	}
 	flags := map[string]completer{
 		"port": ports, "in": ports, "interface": ports, "network": networks, "reason": words(reasons...), "verdict": words("forwarded", "flooded", "consumed", "dropped"),
-		"dir": words("in", "out", "both"), "output": words("wide", "extended"), "io": words("auto", "io_uring", "read-write"), "uplink-kind": words("tcx", "clsact", "tap"),
+		"dir": words("in", "out", "both"), "policy": policies, "output": words("wide", "extended"), "io": words("auto", "io_uring", "read-write"), "uplink-kind": words("tcx", "clsact", "tap"),
 	}
 	args := map[string]completer{
 		"port show": ports, "port set": ports, "port del": ports, "network show": networks, "network del": networks, "publish del": published,
+		"policy show": policies, "policy add": policies, "policy del": policies, "policy attach": policies, "policy detach": policies, "policy learn": ports,
 	}
 	var walk func(c *cobra.Command)
 	walk = func(c *cobra.Command) {

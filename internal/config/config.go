@@ -124,7 +124,7 @@ type Publish struct {
 }
 
 // restricting are keys whose value restricts something: without a value, they would allow everything.
-var restricting = []string{"from", "devices", "inbound", "protocols"}
+var restricting = []string{"from", "devices", "inbound", "protocols", "policies", "rules"}
 
 // checkNulls refuses a restricting key without a value. The decoder would take it for an absent one.
 func checkNulls(b []byte) error {

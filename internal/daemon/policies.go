@@ -47,6 +47,12 @@ func (d *Daemon) DeletePolicyRule(name string, number int) error {
 		if number < 1 || number > len(p.Spec.Rules) {
 			return api.Errorf(http.StatusNotFound, "policy %q has no rule %d; `uvswitch policy show %s` numbers its rules", name, number, name)
 		}
+		if r := p.Rules[number-1]; !slices.ContainsFunc(p.Rules, func(x policy.Rule) bool { return x.Direction == r.Direction && x.String() != r.String() }) && d.isAttachedLocked(name) {
+			return api.Errorf(http.StatusConflict, "this is the last %s rule of policy %q, and without one everything would pass; add another rule first, or detach the policy", r.Direction, name)
+		}
+		if len(p.Rules) == 1 && p.DNS != policy.NamesOnly {
+			return d.deletePolicyLocked(name)
+		}
 		a := p.Spec
 		a.Rules = slices.Delete(slices.Clone(a.Rules), number-1, number)
 		return d.setPolicyLocked(a)
@@ -143,6 +149,21 @@ func (d *Daemon) deletePolicyLocked(name string) error {
 	}
 	d.replacePoliciesLocked(slices.DeleteFunc(slices.Clone(d.policies), func(x model.Policy) bool { return x.Name == name }))
 	return nil
+}
+
+// isAttachedLocked reports whether a port or a network has a policy.
+func (d *Daemon) isAttachedLocked(name string) bool {
+	for _, n := range d.networks {
+		if slices.Contains(n.Policies, name) {
+			return true
+		}
+	}
+	for _, p := range d.ports {
+		if slices.Contains(p.Policies, name) {
+			return true
+		}
+	}
+	return false
 }
 
 func (d *Daemon) replacePoliciesLocked(list []model.Policy) {

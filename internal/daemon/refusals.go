@@ -2,9 +2,12 @@ package daemon
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/policy"
 )
 
 // refusals are reasons that say that a port takes, or pretends to be, more than it may.
@@ -25,6 +28,7 @@ func (d *Daemon) logRefusals(ctx context.Context) {
 		port   string
 		reason frame.Reason
 	}
+	go d.logRules(ctx)
 	before := map[key]uint64{}
 	tick := time.NewTicker(refusalsEvery)
 	defer tick.Stop()
@@ -49,5 +53,51 @@ func (d *Daemon) logRefusals(ctx context.Context) {
 			}
 		}
 		before = now
+	}
+}
+
+// Rules with the word log: how often the last drops are read, and how many lines a rule gets in that time.
+const (
+	rulesEvery   = time.Second
+	linesPerRule = 10
+)
+
+// logRules writes to the log what rules with the word log refuse, until ctx is done.
+func (d *Daemon) logRules(ctx context.Context) {
+	tick := time.NewTicker(rulesEvery)
+	defer tick.Stop()
+	seen := d.dp.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := d.dp.Now()
+		if !slices.ContainsFunc(d.State().Policies, func(p model.Policy) bool {
+			return slices.ContainsFunc(p.Rules, func(r policy.Rule) bool { return r.Log })
+		}) {
+			seen = now
+			continue
+		}
+		lines := map[string]int{}
+		for _, x := range d.dp.Recent() {
+			if x.Reason != frame.PolicyDenied && x.Reason != frame.PolicyDropped || int32(x.Tick-seen) < 0 || int32(x.Tick-now) >= 0 {
+				continue
+			}
+			raw := make([]byte, frame.VnetLen+max(len(x.Head), min(int(x.Length), frame.MaxFrame))) // what was not kept is zeros
+			copy(raw[frame.VnetLen:], x.Head)
+			var f frame.Frame
+			f.Reset(raw, x.In)
+			frame.Parse(&f)
+			why, ok := d.ExplainRefusal(&f)
+			if !ok || !why.Log {
+				continue
+			}
+			if lines[why.Why]++; lines[why.Why] <= linesPerRule {
+				d.log.Warn("a policy refused a packet", "port", d.State().PortName(x.In), "why", why.Why)
+			}
+		}
+		seen = now
 	}
 }

@@ -71,6 +71,9 @@ func NewPolicy(a api.PolicyAdd) (p Policy, err error) {
 	if len(a.Rules) > maxRules {
 		return p, bad("a policy has at most %d rules; use subnets, or ranges of ports", maxRules)
 	}
+	if len(a.Rules) == 0 && p.DNS != policy.NamesOnly {
+		return p, bad("policy %q has no rules: it would restrict nothing", a.Name)
+	}
 	for _, text := range a.Rules {
 		r, err := policy.Parse(text)
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 type Refusal struct {
 	Policy string // that rejects it; empty: none allows it
 	Number int    // of the rule, 1 being the first; 0: none
+	Log    bool   // the rule asks for lines in the log
 	Why    string
 	Remedy string
 }
@@ -52,6 +53,7 @@ func (c *Compiler) Explain(f *frame.Frame, now frame.Tick) (r Refusal, ok bool) 
 	if ruling.Rule != 0 {
 		var text string
 		r.Policy, r.Number, text = c.ruleLocked(state, ruling.Rule)
+		r.Log = ports.Set(ruling.Port).Logs(ruling.Rule)
 		r.Why = fmt.Sprintf("rule %d of policy %s refuses it: %s", r.Number, r.Policy, text)
 		if r.Remedy = fmt.Sprintf("to end this: `uvswitch policy del %s %d`", r.Policy, r.Number); slices.ContainsFunc(state.AllPolicies(), func(x model.Policy) bool { return x.Builtin && x.Name == r.Policy }) {
 			r.Remedy = fmt.Sprintf("to end this: `uvswitch policy detach %s --port %s`", r.Policy, p.Name)

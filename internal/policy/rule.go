@@ -108,7 +108,7 @@ type Rule struct {
 	Peer      Peer
 	Proto     uint8       // IP protocol, or AnyProto; frame.ICMP stands for ICMPv6, too
 	Ports     []PortRange // of the responder, sorted; none: all
-	Log       bool        // what the rule refuses or allows is an event
+	Log       bool        // what the rule refuses stands in the log
 }
 
 // A PortRange is the ports from Lo to Hi.
@@ -160,6 +160,9 @@ func Parse(text string) (r Rule, err error) {
 	}
 	r.Action, r.Proto = Allow+Action(action), AnyProto
 	words = words[2:]
+	if r.Action == Allow && len(words) > 0 && words[len(words)-1] == "log" {
+		return fail("log stands in rules that reject or drop; what a rule allows is among the flows (uvswitch flow events)")
+	}
 	if n := len(words); n > 0 && words[n-1] == "log" {
 		r.Log, words = true, words[:n-1]
 	}

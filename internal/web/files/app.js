@@ -254,7 +254,7 @@ const pages = {
     tail() {
       const down = this.box.scrollTop + this.box.clientHeight >= this.box.scrollHeight - 20;
       this.box.replaceChildren(...this.lines.map(v => el("div", { class: v.verdict },
-        `${v.time.slice(11, 23)} ${(v.in || "–").padEnd(9)} ${v.packet}  ${v.verdict}${v.reason ? ": " + v.reason : ""}${v.verdict !== "consumed" && v.out ? " → " + v.out : ""}${v.becomes ? ", as " + v.becomes : ""}`)));
+        `${v.time.slice(11, 23)} ${(v.in || "–").padEnd(9)} ${v.packet}  ${v.verdict}${v.reason ? ": " + v.reason : ""}${v.why ? " (" + v.why + ")" : ""}${v.verdict !== "consumed" && v.out ? " → " + v.out : ""}${v.becomes ? ", as " + v.becomes : ""}`)));
       if (down) this.box.scrollTop = this.box.scrollHeight;
     },
     async draw(main) {
