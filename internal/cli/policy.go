@@ -136,11 +136,12 @@ func (a *app) policyAttach(what, short string) *cobra.Command {
 }
 
 func (a *app) policyTest() *cobra.Command {
-	return &cobra.Command{Use: "test 'PORT -> TO[:NUMBER][/PROTOCOL]'", Short: "Say whether a port may begin a flow, and why",
+	return &cobra.Command{Use: "test PORT TO[:NUMBER][/PROTOCOL]", Short: "Say whether a port may begin a flow, and why",
 		Long: "Say whether a port may begin a flow, and by which rule. Nothing is sent. The command ends with status 0 if the flow may begin, and with 1\n" +
-			"if not. TO is an address, the name of another port, or a name of DNS. The protocol is tcp if there is a number, else icmp.",
-		Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-			q, err := parseTest(args[0])
+			"if not. TO is an address, the name of another port, or a name of DNS. The protocol is tcp if there is a number, else icmp.\n" +
+			"One argument with an arrow does, too: 'web -> api.example.com:443'.",
+		Args: cobra.RangeArgs(1, 2), RunE: func(c *cobra.Command, args []string) error {
+			q, err := parseTest(strings.Join(args, " -> "))
 			if err != nil {
 				return err
 			}

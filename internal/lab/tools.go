@@ -22,13 +22,13 @@ import (
 )
 
 // tools are the programs that Tool replaces when the system lacks them.
-var tools = []string{"ping", "curl", "ip"}
+var tools = []string{"ping", "curl", "ip", "dig"}
 
 // Tool runs a small replacement for a tool that the system may lack: ping, curl, httpd, and the parts of ip that the tour uses.
 // It works in the namespace of the process.
 func Tool(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) == 0 {
-		return errors.New("lab tool: the name of the tool is missing; use ping, curl, ip or httpd")
+		return errors.New("lab tool: the name of the tool is missing; use ping, curl, ip, dig or httpd")
 	}
 	switch args[0] {
 	case "ping":
@@ -37,10 +37,31 @@ func Tool(ctx context.Context, args []string, out io.Writer) error {
 		return curl(ctx, args[len(args)-1], out)
 	case "httpd":
 		return httpd(ctx, args[1:])
+	case "dig":
+		return dig(ctx, args[1:], out)
 	case "ip":
 		return ip(args[1:], out)
 	}
-	return fmt.Errorf("lab tool: %q does not exist; use ping, curl, ip or httpd", args[0])
+	return fmt.Errorf("lab tool: %q does not exist; use ping, curl, ip, dig or httpd", args[0])
+}
+
+// dig asks a name server for the addresses of a name and prints them: dig +short @SERVER NAME.
+func dig(ctx context.Context, args []string, out io.Writer) error {
+	if len(args) != 3 || args[0] != "+short" || !strings.HasPrefix(args[1], "@") {
+		return errors.New("dig: the form is dig +short @SERVER NAME")
+	}
+	r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, network, net.JoinHostPort(args[1][1:], "53"))
+	}}
+	addrs, err := r.LookupHost(ctx, strings.TrimSuffix(args[2], ".")+".")
+	var missing *net.DNSError
+	if errors.As(err, &missing) && missing.IsNotFound {
+		return nil
+	}
+	for _, a := range addrs {
+		fmt.Fprintln(out, a)
+	}
+	return err
 }
 
 // ping sends N echo requests (-c N), one a second, and prints the answers in the format of ping(8).
