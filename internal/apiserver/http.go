@@ -61,7 +61,7 @@ func Listen(path string, shared bool) (*net.UnixListener, error) {
 	}
 	if g, err := user.LookupGroup("uvswitch"); err == nil {
 		if gid, err := strconv.Atoi(g.Gid); err == nil {
-			_ = os.Chown(path, -1, gid) // root may; others cannot give it away anyhow
+			_ = os.Lchown(path, -1, gid) // root may; others cannot give it away anyhow
 		}
 	}
 	return l, nil
@@ -201,7 +201,7 @@ func writeJSON(w http.ResponseWriter, v any, err error) {
 	if err != nil {
 		e := &api.Error{Status: http.StatusInternalServerError}
 		errors.As(err, &e)
-		if e.Code == api.Busy {
+		if e.Status == http.StatusServiceUnavailable {
 			w.Header().Set("Retry-After", "1")
 		}
 		status, v = e.Status, &api.Error{Status: e.Status, Message: err.Error(), Code: e.Code} // the whole text, with its context

@@ -2,6 +2,9 @@ package apiserver
 
 import (
 	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -64,5 +67,25 @@ func TestWhichCallsWait(t *testing.T) {
 	}
 	if len(costly)+len(private) > 0 {
 		t.Errorf("no such calls: %v %v", costly, private)
+	}
+}
+
+// TestRetryAfter: whoever is refused for want of room is told when to come again (RFC 9110, 10.2.3).
+func TestRetryAfter(t *testing.T) {
+	for status, want := range map[int]string{http.StatusServiceUnavailable: "1", http.StatusConflict: ""} {
+		w := httptest.NewRecorder()
+		writeJSON(w, nil, fmt.Errorf("adding: %w", api.Errorf(status, "no")))
+		if got := w.Header().Get("Retry-After"); w.Code != status || got != want {
+			t.Errorf("status %d, Retry-After %q; want %d, %q", w.Code, got, status, want)
+		}
+	}
+	// The limits that many readers meet.
+	var e flowEvents
+	e.listeners = map[chan flowEvent]bool{}
+	for range maxListeners {
+		e.listeners[make(chan flowEvent)] = true
+	}
+	if _, _, err := e.listen(nil); err == nil || !api.IsStatus(err, http.StatusServiceUnavailable) {
+		t.Errorf("listener %d: %v", maxListeners+1, err)
 	}
 }
