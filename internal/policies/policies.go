@@ -42,7 +42,7 @@ func (c *Compiler) Compile(state *model.State, local []netip.Prefix) (to *policy
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	hash := fnv.New64a()
-	to = &policy.Ports{Stations: map[netip.Addr]frame.PortID{}, Counts: map[uint32]*policy.Count{}}
+	to = &policy.Ports{Stations: map[netip.Addr]frame.PortID{}, Known: map[frame.PortID]bool{}, Counts: map[uint32]*policy.Count{}}
 	host := slices.Clone(local)
 	for _, a := range state.Own {
 		host = append(host, netip.PrefixFrom(a, a.BitLen()))
@@ -57,7 +57,7 @@ func (c *Compiler) Compile(state *model.State, local []netip.Prefix) (to *policy
 			continue
 		}
 		for _, a := range addrs {
-			to.Stations[a] = p.ID
+			to.Stations[a], to.Known[p.ID] = p.ID, true
 			fmt.Fprintln(hash, a, p.ID)
 		}
 		of := state.PoliciesOf(p)

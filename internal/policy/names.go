@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"hash/maphash"
 	"net/netip"
 	"slices"
 	"strings"
@@ -23,9 +24,13 @@ func (s *Set) Judge(d Direction, peer netip.Addr, class Class, proto uint8, port
 	if v.Action != NoAction || d != Egress || len(s.named) == 0 {
 		return v
 	}
-	for _, pin := range s.Addresses.of(peer, now).pins {
-		if r := s.named[pin.rule]; r != nil && int32(pin.until-now) > 0 && r.fits(proto, port) {
-			return Verdict{Allow, pin.rule}
+	x := s.Addresses.of(peer, now)
+	if proto = normal(proto); !frame.HasPorts(proto) {
+		port = 0
+	}
+	for i := range x.names {
+		if n := &x.names[i]; n.pinned && int32(n.until-now) > 0 {
+			v = v.stronger(s.forName(n.name, proto, port))
 		}
 	}
 	return v
@@ -44,36 +49,50 @@ func (s *Set) Again(before uint32, d Direction, peer netip.Addr, class Class, pr
 // cutWildcard returns what follows "*." in the name of a rule.
 func cutWildcard(name string) (rest string, wild bool) { return strings.CutPrefix(name, "*.") }
 
-// rulesFor returns the rules that allow a name, which is in lower case and without its last dot.
-func (c *Rules) rulesFor(name string) (ids []uint32) {
-	ids = append(ids, c.exact[name]...)
+// forName returns what the rules for a name, which is in lower case and without its last dot, say of a protocol and a port.
+func (c *Rules) forName(name string, proto uint8, port uint16) (v Verdict) {
+	if n := c.exact[name]; n != nil {
+		v = v.stronger(n.judge(anybody, proto, port))
+	}
 	for rest := name; ; {
 		_, after, more := strings.Cut(rest, ".")
 		if !more {
-			return ids
+			return v
 		}
-		ids = append(ids, c.below[after]...)
+		if n := c.below[after]; n != nil {
+			v = v.stronger(n.judge(anybody, proto, port))
+		}
 		rest = after
 	}
 }
 
 // MayAsk reports whether the port may ask for a name of others, in lower case and without its last dot.
-func (c *Rules) MayAsk(name string) bool { return !c.limits || len(c.rulesFor(name)) > 0 }
+func (c *Rules) MayAsk(name string) bool {
+	if !c.limits || c.exact[name] != nil {
+		return true
+	}
+	for rest := name; ; {
+		_, after, more := strings.Cut(rest, ".")
+		if !more {
+			return false
+		}
+		if c.below[after] != nil {
+			return true
+		}
+		rest = after
+	}
+}
 
 // LimitsNames reports whether the port may ask for some names only.
 func (c *Rules) LimitsNames() bool { return c.limits }
 
 // RuleForName returns a rule that allows flows to the addresses of a name; 0: none does.
 func (c *Rules) RuleForName(name string, proto uint8, port uint16) uint32 {
-	for _, id := range c.rulesFor(name) {
-		if c.named[id].fits(proto, port) {
-			return id
-		}
-	}
-	return 0
+	return c.forName(name, normal(proto), port).Rule
 }
 
-// Reaches reports whether a rule allows anything with an address inside of the switch.
+// Reaches reports whether a rule allows something with an address inside of the switch. Of a rule for several ports, the first and the last
+// are looked at.
 func (c *Rules) Reaches(a netip.Addr) bool {
 	if !c.Closes(Egress) {
 		return true
@@ -85,8 +104,19 @@ func (c *Rules) Reaches(a netip.Addr) bool {
 	for ; n != nil; n = n.parent {
 		for i := range n.groups {
 			g := &n.groups[i]
-			if g.classes&Inside != 0 && slices.ContainsFunc(g.spans, func(s span) bool { return s.Action == Allow }) {
-				return true
+			if g.classes&Inside == 0 {
+				continue
+			}
+			protos := []uint8{g.proto}
+			if g.proto == AnyProto {
+				protos = []uint8{frame.TCP, frame.UDP, frame.ICMP, AnyProto - 1}
+			}
+			for _, s := range g.spans {
+				if s.Action == Allow && slices.ContainsFunc(protos, func(p uint8) bool {
+					return c.Judge(Egress, a, Inside, p, s.lo).Action == Allow || c.Judge(Egress, a, Inside, p, s.hi).Action == Allow
+				}) {
+					return true
+				}
 			}
 		}
 	}
@@ -101,8 +131,10 @@ func (k *Addresses) All(now frame.Tick) (list []Learned) {
 	}
 	for i := range t.slots {
 		if x := t.slots[i].Load(); x != nil && int32(x.until-now) > 0 {
-			for _, name := range x.names {
-				list = append(list, Learned{name, x.addr})
+			for _, n := range x.names {
+				if int32(n.until-now) > 0 {
+					list = append(list, Learned{n.name, x.addr})
+				}
 			}
 		}
 	}
@@ -118,10 +150,12 @@ type Learned struct {
 
 // Bounds of Addresses.
 const (
-	maxAddresses = 4096                         // of one port
+	maxLearned   = 4096                         // names of addresses, of one port
+	namesOfOne   = 64                           // of one address; those that end first go
+	namesShown   = 4                            // by NamesOf
 	leastTime    = 30 * frame.TicksPerSecond    // for which an address is known, whatever its TTL
 	mostTime     = 86400 * frame.TicksPerSecond // and at most
-	tableSize    = 2 * maxAddresses
+	addressSlots = 2 * maxLearned
 )
 
 // Addresses are the addresses that the answers to one port have named. Reading takes no lock.
@@ -132,43 +166,47 @@ type Addresses struct {
 
 // An addressTable is a hash table with linear probing. Entries are never removed: the table is replaced.
 type addressTable struct {
-	n     int // guarded by Addresses.mu
-	slots [tableSize]atomic.Pointer[address]
+	seed    maphash.Seed
+	learned int // names of all addresses; guarded by Addresses.mu
+	slots   [addressSlots]atomic.Pointer[address]
 }
 
 // An address does not change.
 type address struct {
 	addr  netip.Addr
-	until frame.Tick
-	names []string // as asked for, the last one last
-	pins  []pin
+	until frame.Tick // the latest of its names
+	names []learned  // the last one last
 }
 
-// A pin is a rule that allows an address, because it allows a name of the address.
-type pin struct {
-	rule  uint32
-	until frame.Tick
+// learned is a name of an address. pinned: what rules allow for the name, they allow for the address.
+type learned struct {
+	name   string
+	until  frame.Tick
+	pinned bool
 }
 
-// maxNames is how many names of an address are kept.
-const maxNames = 4
-
-func hashOf(a netip.Addr) uint32 {
-	h := uint64(14695981039346656037)
-	for _, b := range a.As16() {
-		h = (h ^ uint64(b)) * 1099511628211
+// later returns the later one of two ticks.
+func later(a, b frame.Tick) frame.Tick {
+	if int32(a-b) > 0 {
+		return a
 	}
-	return uint32(h ^ h>>32)
+	return b
 }
 
 // find returns the slot of an address, or the free one where it belongs.
 func (t *addressTable) find(a netip.Addr) *atomic.Pointer[address] {
-	for i := hashOf(a); ; i++ {
-		slot := &t.slots[i%tableSize]
+	for i := maphash.Comparable(t.seed, a); ; i++ {
+		slot := &t.slots[i%addressSlots]
 		if x := slot.Load(); x == nil || x.addr == a {
 			return slot
 		}
 	}
+}
+
+// knows reports whether the table has an address with a name.
+func (t *addressTable) knows(a netip.Addr, name string) bool {
+	x := t.find(a).Load()
+	return x != nil && slices.ContainsFunc(x.names, func(n learned) bool { return n.name == name })
 }
 
 // of returns what is known of an address.
@@ -186,53 +224,64 @@ func (k *Addresses) of(a netip.Addr, now frame.Tick) (x address) {
 	return x
 }
 
-// NamesOf returns the names by which the port has learned an address, the last one last.
-func (k *Addresses) NamesOf(a netip.Addr, now frame.Tick) []string { return k.of(a, now).names }
+// NamesOf returns the last names by which the port has learned an address, the last one last.
+func (k *Addresses) NamesOf(a netip.Addr, now frame.Tick) (names []string) {
+	for _, n := range k.of(a, now).names {
+		if int32(n.until-now) > 0 {
+			names = append(names, n.name)
+		}
+	}
+	return names[max(0, len(names)-namesShown):]
+}
 
 // Learn remembers that an answer to the port has named addresses for a name, which is in lower case and without its last dot. ttl is in
-// seconds. With pin, rules for the name allow these addresses from now on. Call it before the answer leaves.
+// seconds. With pinned, rules for the name allow these addresses from now on. Call it before the answer leaves.
 func (s *Set) Learn(name string, addrs []netip.Addr, ttl uint32, pinned bool, now frame.Tick) {
 	k := s.Addresses
-	var rules []uint32
-	if pinned {
-		rules = s.rulesFor(name)
-	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	until := now + min(max(frame.Tick(min(ttl, 86400))*frame.TicksPerSecond, leastTime), mostTime)
 	for _, a := range addrs {
 		t := k.table.Load()
-		if t == nil || t.n >= maxAddresses && t.find(a).Load() == nil {
+		if t == nil || t.learned >= maxLearned && !t.knows(a, name) {
 			t = t.renewed(now)
 			k.table.Store(t)
 		}
-		x := &address{addr: a, until: until}
-		for _, id := range rules {
-			x.pins = append(x.pins, pin{id, until})
-		}
 		slot := t.find(a)
-		if old := slot.Load(); old == nil {
-			t.n++
-		} else if int32(old.until-now) > 0 {
-			x.until = max(x.until, old.until)
-			for _, p := range old.pins {
-				if i := slices.IndexFunc(x.pins, func(q pin) bool { return q.rule == p.rule }); i >= 0 {
-					x.pins[i].until = max(x.pins[i].until, p.until)
-				} else if int32(p.until-now) > 0 && s.Has(p.rule) {
-					x.pins = append(x.pins, p)
+		x := &address{addr: a, until: until}
+		n := learned{name, until, pinned}
+		if old := slot.Load(); old != nil {
+			t.learned -= len(old.names)
+			for _, o := range old.names {
+				switch {
+				case int32(o.until-now) <= 0:
+				case o.name != name:
+					x.names = append(x.names, o)
+					x.until = later(x.until, o.until)
+				case o.pinned || !pinned: // a pin holds as long as the answer that has made it said
+					n.until, n.pinned = later(until, o.until), o.pinned
+					if o.pinned && !pinned {
+						n.until = o.until
+					}
 				}
 			}
-			x.names = slices.DeleteFunc(slices.Clone(old.names), func(n string) bool { return n == name })
-			x.names = x.names[max(0, len(x.names)-maxNames+1):]
+			x.until = later(x.until, n.until)
+			if len(x.names) == namesOfOne {
+				first := slices.IndexFunc(x.names, func(o learned) bool {
+					return !slices.ContainsFunc(x.names, func(p learned) bool { return int32(p.until-o.until) < 0 })
+				})
+				x.names = slices.Delete(x.names, first, first+1)
+			}
 		}
-		x.names = append(x.names, name)
+		x.names = append(x.names, n)
+		t.learned += len(x.names)
 		slot.Store(x)
 	}
 }
 
-// renewed returns a table without entries whose time is over, and with room: the entries that end first go, if they must.
+// renewed returns a table without addresses whose time is over, and with room: those that end first go, if they must.
 func (t *addressTable) renewed(now frame.Tick) *addressTable {
-	out := &addressTable{}
+	out := &addressTable{seed: maphash.MakeSeed()}
 	if t == nil {
 		return out
 	}
@@ -243,9 +292,12 @@ func (t *addressTable) renewed(now frame.Tick) *addressTable {
 		}
 	}
 	slices.SortFunc(live, func(a, b *address) int { return cmp.Compare(int32(b.until-now), int32(a.until-now)) })
-	for _, x := range live[:min(len(live), maxAddresses*3/4)] {
+	for _, x := range live {
+		if out.learned+len(x.names) > maxLearned*3/4 {
+			break
+		}
 		out.find(x.addr).Store(x)
-		out.n++
+		out.learned += len(x.names)
 	}
 	return out
 }

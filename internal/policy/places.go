@@ -2,6 +2,7 @@ package policy
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/gaissmai/bart"
 )
@@ -15,14 +16,16 @@ func NewPlaces(inside, host []netip.Prefix) *Places {
 	for _, x := range groups {
 		p.table.Insert(x, Inside)
 	}
-	for _, x := range special {
-		p.table.Insert(x, Special)
-	}
 	for _, x := range inside {
 		p.table.Insert(x.Masked(), Inside)
 	}
 	for _, x := range host {
-		p.table.Insert(x.Masked(), Host)
+		if x.IsSingleIP() || !isSpecial(x) { // a whole prefix of the host's does not hide the metadata
+			p.table.Insert(x.Masked(), Host)
+		}
+	}
+	for _, x := range special {
+		p.table.Insert(x, Special)
 	}
 	return p
 }
@@ -35,6 +38,11 @@ var groups = []netip.Prefix{
 
 // special are link-local addresses of IPv4 (RFC 3927), of which nearly all clouds use 169.254.169.254, and one that AWS uses with IPv6.
 var special = []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fd00:ec2::/32")}
+
+// isSpecial reports whether all addresses of a prefix are special.
+func isSpecial(p netip.Prefix) bool {
+	return slices.ContainsFunc(special, func(s netip.Prefix) bool { return s.Bits() <= p.Bits() && s.Contains(p.Addr()) })
+}
 
 // Class returns the class of an address.
 func (p *Places) Class(a netip.Addr) Class {

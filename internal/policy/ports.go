@@ -11,6 +11,7 @@ import (
 type Ports struct {
 	Of       [frame.MaxPorts]*Set        // nil: everything
 	Stations map[netip.Addr]frame.PortID // addresses of ports, link-local ones too; not those of the host
+	Known    map[frame.PortID]bool       // ports with addresses: those of Stations
 	Places   *Places
 	Host     frame.PortID      // the port of the host
 	Counts   map[uint32]*Count // by rule
@@ -138,5 +139,11 @@ func (p *Ports) isOnLink(dst netip.Addr, out frame.PortID) bool {
 	if owner, known := p.Stations[dst]; known {
 		return owner == out
 	}
-	return p.Places.Class(dst) != Outside
+	switch p.Places.Class(dst) {
+	case Host:
+		return out == p.Host
+	case Inside: // of a station whose address nobody has told
+		return out != frame.NoPort && !p.Known[out]
+	}
+	return false
 }

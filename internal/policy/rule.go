@@ -215,13 +215,13 @@ func parsePeer(word string) (p Peer, ok bool, err error) {
 		}
 		return Peer{Kind: kind, Name: name}, true, nil
 	}
-	if prefix, err := netip.ParsePrefix(word); err == nil {
+	if prefix, err := netip.ParsePrefix(word); err == nil && !prefix.Addr().Is4In6() {
 		if prefix != prefix.Masked() {
 			return p, false, fmt.Errorf("%s is an address inside a subnet; did you mean %s or %s?", prefix, prefix.Masked(), prefix.Addr())
 		}
 		return Peer{Kind: Prefix, Prefix: prefix}, true, nil
 	}
-	if a, err := netip.ParseAddr(word); err == nil && a.Zone() == "" {
+	if a, err := netip.ParseAddr(word); err == nil && a.Zone() == "" && !a.Is4In6() {
 		return Peer{Kind: Prefix, Prefix: netip.PrefixFrom(a, a.BitLen())}, true, nil
 	}
 	proto, _, _ := strings.Cut(word, "/")
@@ -238,7 +238,13 @@ func checkPattern(name string) (string, error) {
 	if strings.Contains(rest, "*") {
 		return "", fmt.Errorf("name %q: * may only stand for the first parts of a name, as in *.example.com", name)
 	}
-	if len(rest) > 253 || rest == "" || strings.HasPrefix(rest, ".") || strings.HasSuffix(rest, ".") || strings.Contains(rest, "..") || strings.ContainsAny(rest, "/: ") {
+	isBad := func(label string) bool {
+		return label == "" || len(label) > 63 || strings.ContainsFunc(label, func(r rune) bool { return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '_') })
+	}
+	if _, err := netip.ParseAddr(rest); err == nil {
+		return "", fmt.Errorf("%q is an address; write it without name:", name)
+	}
+	if len(rest) > 253 || slices.ContainsFunc(strings.Split(rest, "."), isBad) {
 		return "", fmt.Errorf("%q is not a name of DNS, such as api.example.com or *.example.com", name)
 	}
 	return name, nil

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"container/heap"
 	"net/netip"
 	"slices"
 
@@ -30,8 +31,8 @@ const (
 type Rules struct {
 	lists  [2]*list
 	named  map[uint32]*Numbered // rules for names, by ID
-	exact  map[string][]uint32  // their IDs by name
-	below  map[string][]uint32  // likewise of names that begin with "*."; the key is what follows
+	exact  map[string]*node     // the same by name
+	below  map[string]*node     // likewise of names that begin with "*."; the key is what follows
 	limits bool                 // the port may ask for names of rules only
 	ids    map[uint32]bool
 	log    map[uint32]bool // rules with Log
@@ -66,13 +67,14 @@ type Verdict struct {
 
 // Compile makes rules searchable. It takes n log n.
 func Compile(rules []Numbered, dns DNS) *Rules {
-	c := &Rules{named: map[uint32]*Numbered{}, exact: map[string][]uint32{}, below: map[string][]uint32{}, ids: map[uint32]bool{}, log: map[uint32]bool{}}
+	c := &Rules{named: map[uint32]*Numbered{}, exact: map[string]*node{}, below: map[string]*node{}, ids: map[uint32]bool{}, log: map[uint32]bool{}}
 	type key struct {
 		prefix  netip.Prefix
 		proto   uint8
 		classes Class
 	}
 	byKey := [2]map[key][]*Numbered{}
+	byName := map[string]map[uint8][]*Numbered{} // by name and protocol
 	for i := range rules {
 		r := &rules[i]
 		c.ids[r.ID], c.log[r.ID] = true, r.Log
@@ -83,22 +85,37 @@ func Compile(rules []Numbered, dns DNS) *Rules {
 		where := everywhere
 		switch r.Peer.Kind {
 		case Prefix:
-			where, k.classes = []netip.Prefix{r.Peer.Prefix}, anybody|Special
+			if where = []netip.Prefix{r.Peer.Prefix}; isSpecial(r.Peer.Prefix) {
+				k.classes |= Special
+			}
 		case OfClass:
 			k.classes = r.Peer.Class
 		case PortPeer, NetworkPeer:
 			where, k.classes = r.Where, Inside
 		case NamePeer:
 			c.named[r.ID] = r
-			if rest, wild := cutWildcard(r.Peer.Name); wild {
-				c.below[rest] = append(c.below[rest], r.ID)
-			} else {
-				c.exact[r.Peer.Name] = append(c.exact[r.Peer.Name], r.ID)
+			if byName[r.Peer.Name] == nil {
+				byName[r.Peer.Name] = map[uint8][]*Numbered{}
 			}
+			byName[r.Peer.Name][r.Proto] = append(byName[r.Peer.Name][r.Proto], r)
 			continue
+		}
+		if r.Action != Allow && k.classes&Outside != 0 {
+			k.classes |= Special // only what is allowed must be named
 		}
 		for _, k.prefix = range where {
 			byKey[r.Direction][k] = append(byKey[r.Direction][k], r)
+		}
+	}
+	for name, protos := range byName {
+		n := &node{}
+		for proto, rules := range protos {
+			n.groups = append(n.groups, group{proto, anybody, spansOf(rules)})
+		}
+		if rest, wild := cutWildcard(name); wild {
+			c.below[rest] = n
+		} else {
+			c.exact[name] = n
 		}
 	}
 	for d, groups := range byKey {
@@ -146,11 +163,13 @@ func spansOf(rules []*Numbered) (spans []span) {
 	}
 	slices.SortFunc(edges, func(a, b edge) int { return cmp.Compare(a.at, b.at) })
 	active := map[*Numbered]int{} // how often a rule names the present port
+	var strongest rulesHeap       // of the active rules, and of some that were
 	for i := 0; i < len(edges); {
 		at := edges[i].at
 		for ; i < len(edges) && edges[i].at == at; i++ {
 			if edges[i].begin {
 				active[edges[i].rule]++
+				heap.Push(&strongest, edges[i].rule)
 			} else if active[edges[i].rule]--; active[edges[i].rule] == 0 {
 				delete(active, edges[i].rule)
 			}
@@ -158,13 +177,13 @@ func spansOf(rules []*Numbered) (spans []span) {
 		if i == len(edges) {
 			break
 		}
-		var v Verdict
-		for r := range active {
-			v = v.stronger(Verdict{r.Action, r.ID})
+		for len(strongest) > 0 && active[strongest[0]] == 0 {
+			heap.Pop(&strongest)
 		}
-		if v.Action == NoAction {
+		if len(strongest) == 0 {
 			continue
 		}
+		v := Verdict{strongest[0].Action, strongest[0].ID}
 		hi := uint16(edges[i].at - 1)
 		if n := len(spans); n > 0 && spans[n-1].Verdict == v && int(spans[n-1].hi)+1 == at {
 			spans[n-1].hi = hi
@@ -173,6 +192,24 @@ func spansOf(rules []*Numbered) (spans []span) {
 		}
 	}
 	return spans
+}
+
+// rulesHeap is a heap of rules (container/heap): the one that wins is the first.
+type rulesHeap []*Numbered
+
+func (h rulesHeap) Len() int      { return len(h) }
+func (h rulesHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h rulesHeap) Less(i, j int) bool {
+	if h[i].Action != h[j].Action {
+		return h[i].Action > h[j].Action
+	}
+	return h[i].ID < h[j].ID
+}
+func (h *rulesHeap) Push(x any) { *h = append(*h, x.(*Numbered)) }
+func (h *rulesHeap) Pop() any {
+	last := (*h)[len(*h)-1]
+	*h = (*h)[:len(*h)-1]
+	return last
 }
 
 // stronger returns the verdict that wins; of two alike, that of the older rule.
@@ -210,18 +247,29 @@ func (c *Rules) Judge(d Direction, peer netip.Addr, class Class, proto uint8, po
 	if l == nil {
 		return v
 	}
-	if proto == frame.ICMPv6 {
-		proto = frame.ICMP
-	}
-	if !frame.HasPorts(proto) {
+	if proto = normal(proto); !frame.HasPorts(proto) {
 		port = 0
 	}
 	n, _ := l.table.Lookup(peer)
 	for ; n != nil; n = n.parent {
-		for i := range n.groups {
-			if g := &n.groups[i]; g.classes&class != 0 && (g.proto == AnyProto || g.proto == proto) {
-				v = v.stronger(g.at(port))
-			}
+		v = v.stronger(n.judge(class, proto, port))
+	}
+	return v
+}
+
+// normal is the protocol by which rules know a protocol.
+func normal(proto uint8) uint8 {
+	if proto == frame.ICMPv6 {
+		return frame.ICMP
+	}
+	return proto
+}
+
+// judge returns what the rules of a node say.
+func (n *node) judge(class Class, proto uint8, port uint16) (v Verdict) {
+	for i := range n.groups {
+		if g := &n.groups[i]; g.classes&class != 0 && (g.proto == AnyProto || g.proto == proto) {
+			v = v.stronger(g.at(port))
 		}
 	}
 	return v
@@ -244,10 +292,7 @@ func (g *group) at(port uint16) Verdict {
 
 // fits reports whether a rule for a name is for a protocol and a port.
 func (r *Numbered) fits(proto uint8, port uint16) bool {
-	if proto == frame.ICMPv6 {
-		proto = frame.ICMP
-	}
-	if r.Proto != AnyProto && r.Proto != proto {
+	if r.Proto != AnyProto && r.Proto != normal(proto) {
 		return false
 	}
 	return len(r.Ports) == 0 || slices.ContainsFunc(r.Ports, func(p PortRange) bool { return p.Lo <= port && port <= p.Hi })

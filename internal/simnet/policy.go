@@ -73,7 +73,7 @@ func (n *Net) compilePolicies() {
 	if n.policies.rules == nil {
 		return
 	}
-	out := &policy.Ports{Stations: map[netip.Addr]frame.PortID{}}
+	out := &policy.Ports{Stations: map[netip.Addr]frame.PortID{}, Known: map[frame.PortID]bool{}}
 	var inside, host []netip.Prefix
 	for id := frame.NetID(1); id < frame.MaxNets; id++ {
 		if i, ok := n.DP.Router.Interface(id); ok {
@@ -89,7 +89,7 @@ func (n *Net) compilePolicies() {
 	for _, h := range n.hosts {
 		if h.Port != uplinkPort && h.Port != out.Host {
 			for _, a := range both(h.Addr) {
-				out.Stations[a] = h.Port
+				out.Stations[a], out.Known[h.Port] = h.Port, true
 			}
 		}
 	}
