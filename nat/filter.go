@@ -79,7 +79,7 @@ func (n *NAT) Filter(b *frame.Batch) {
 			f.Verdict = frame.Flood // for a group, or to a station that is not known
 		case why == frame.None:
 			f.Verdict = frame.ToPort
-		case why.Punt() == frame.NoPunt || f.Dst.IsGroup():
+		case why.Punt() == frame.NoPunt || f.Dst.IsGroup() || f.Flags&(frame.IsIPv4|frame.IsIPv6) == 0 || f.IsND():
 			f.DropFor(why)
 		default:
 			if f.Flags&frame.ViaRouter != 0 {
@@ -92,13 +92,16 @@ func (n *NAT) Filter(b *frame.Batch) {
 
 // filter returns the reason why f may not pass, or None.
 func (n *tracker[A]) filter(c *config[A], f packet[A], b *frame.Batch) frame.Reason {
-	if f.Flags&(frame.Injected|frame.IsARP) != 0 || f.NAT != frame.NATNone || f.IsND() { // a flow that NAT knows has been judged
+	if f.Flags&frame.Injected != 0 || f.NAT != frame.NATNone { // a flow that NAT knows has been judged
 		return frame.None
 	}
 	src, dst := frame.Netip(f.tuple.Src), frame.Netip(f.tuple.Dst)
-	policed, closed, why := c.policies.Guards(f.Frame, dst)
+	policed, closed, why := c.policies.Guards(f.Frame, src, dst)
 	if why != frame.None {
 		return why
+	}
+	if f.Flags&frame.IsARP != 0 || f.IsND() {
+		return frame.None
 	}
 	byHost, why := c.inbound.guards(f.Frame, src, dst)
 	if why != frame.None {
@@ -155,6 +158,12 @@ func (n *tracker[A]) followOrTrack(c *config[A], f packet[A], b *frame.Batch, to
 			}
 			if d.admission = r.By; r.Why != frame.None {
 				return r.Why
+			}
+			if resumes(f.Frame) { // who has begun it is not known: else the answers of a flow that ends would begin it again
+				back := policy.Flow{From: f.Out, To: f.In, Src: dst, Dst: src, Proto: f.Proto, Port: f.Tuple.SrcPort}
+				if r := c.policies.Judge(back, policy.Admission{}, b.Tick); r.Why != frame.None {
+					return r.Why
+				}
 			}
 		}
 		if why := begins(f.Frame); group || b.Dry || why != frame.None {

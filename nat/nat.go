@@ -56,11 +56,10 @@ type shared struct {
 type tracker[A frame.Address] struct {
 	*shared
 	flows          *table[A]
-	state          []flow          // parallel to flows' entries
-	admitted       []atomic.Uint64 // likewise: policy.Admission; made with the first policy
-	maps           *table[A]       // mappings (inside endpoint, outside endpoint) and permissions
-	mappings       []endpoint      // parallel to maps' entries
-	addrs          hostAddrs[A]    // with the outside ports
+	state          []flow       // parallel to flows' entries
+	maps           *table[A]    // mappings (inside endpoint, outside endpoint) and permissions
+	mappings       []endpoint   // parallel to maps' entries
+	addrs          hostAddrs[A] // with the outside ports
 	asked          askedPackets[A]
 	flowShares     share.Pool                                          // of the flow table
 	mapShares      share.Pool                                          // of maps

@@ -15,10 +15,10 @@ func (n *NAT) SetPolicies(p *policy.Ports) {
 }
 
 func (n *tracker[A]) setPoliciesLocked(p *policy.Ports) {
-	if p != nil && n.admitted == nil {
-		n.admitted = slab[atomic.Uint64](n.alloc, len(n.state))
-	}
 	c := *n.config.Load()
+	if p != nil && c.rulings == nil {
+		c.rulings = slab[atomic.Uint64](n.alloc, len(n.state))
+	}
 	c.policies = p
 	c.gen++
 	n.config.Store(&c)
@@ -48,18 +48,34 @@ func (n *tracker[A]) stillAdmitted(c *config[A], e uint32) bool {
 	}
 	k := &n.flows.keys[e]
 	src, dst := frame.Netip(k[0].Src), frame.Netip(k[1].Src)
-	q := policy.Flow{From: c.policies.Stations[src], To: c.policies.Stations[dst], Src: src, Dst: dst, Proto: k[0].Proto, Port: k[1].SrcPort}
+	q := policy.Flow{Src: src, Dst: dst, Proto: k[0].Proto, Port: k[1].SrcPort}
+	q.From, q.To = n.endsOf(c, e)
 	if c.policies.Set(q.From) == nil && c.policies.Set(q.To) == nil {
 		return true
 	}
-	r := c.policies.Judge(q, policy.AdmissionOf(n.admitted[e].Load()), frame.Tick(n.now.Load()))
-	n.admitted[e].Store(r.By.Word())
+	r := c.policies.Judge(q, policy.AdmissionOf(c.rulings[e].Load()), frame.Tick(n.now.Load()))
+	c.rulings[e].Store(r.By.Word())
 	return r.Why == frame.None
 }
 
 // isPoliced reports whether an end of flow e has policies.
 func (n *tracker[A]) isPoliced(c *config[A], e uint32) bool {
-	k := &n.flows.keys[e]
-	p := c.policies
-	return p != nil && (p.Set(p.Stations[frame.Netip(k[0].Src)]) != nil || p.Set(p.Stations[frame.Netip(k[1].Src)]) != nil)
+	if c.policies == nil {
+		return false
+	}
+	from, to := n.endsOf(c, e)
+	return c.policies.Set(from) != nil || c.policies.Set(to) != nil
+}
+
+// endsOf returns the ports where flow e begins and where it ends; NoPort for what is no port's. The port that is charged is one of them, also if
+// nobody knows the address.
+func (n *tracker[A]) endsOf(c *config[A], e uint32) (from, to frame.PortID) {
+	k, s := &n.flows.keys[e], &n.state[e]
+	from, to = c.policies.Stations[frame.Netip(k[0].Src)], c.policies.Stations[frame.Netip(k[1].Src)]
+	if s.state.Load()&servedFlow != 0 {
+		to = s.port
+	} else {
+		from = s.port
+	}
+	return from, to
 }

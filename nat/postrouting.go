@@ -27,6 +27,13 @@ func (n *NAT) PostRouting(b *frame.Batch) {
 
 //uvswitch:hot
 func (n *tracker[A]) postRoute(c *config[A], f packet[A], b *frame.Batch) {
+	if f.NAT == frame.NATEstablished && f.Egress == frame.NoNet && n.state[f.Flow].state.Load()&untranslated != 0 {
+		if !b.Dry {
+			n.end(f.Flow, replaced) // it was between stations, and this way out would translate it
+		}
+		f.DropFor(frame.FlowNotFound)
+		return
+	}
 	if f.NAT == frame.NATEstablished && f.Dir == 0 && f.Egress != frame.NoNet && !n.state[f.Flow].beganElsewhere() &&
 		n.state[f.Flow].state.Load()&untranslated == 0 {
 		if !b.Dry {
@@ -449,8 +456,8 @@ func (n *tracker[A]) fill(e uint32, c *config[A], d *pendingFlow[A], f packet[A]
 		flags = f.TCP().Flags()
 	}
 	s.state.Store(advance(d.status, 0, f.Proto, flags) | n.ways.Load()<<waysShift)
-	if c.policies != nil {
-		n.admitted[e].Store(d.admission.Word())
+	if c.rulings != nil {
+		c.rulings[e].Store(d.admission.Word())
 	}
 	s.gen.Store(c.gen)
 	expires := now + timeout(n.timers.Load(), &d.orig, s.state.Load())

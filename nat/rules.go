@@ -93,6 +93,7 @@ type config[A frame.Address] struct {
 	ephemeral [2]uint16
 	inbound   *Inbound
 	policies  *policy.Ports
+	rulings   []atomic.Uint64 // by flow: policy.Admission; made with the first policy
 	hostUses  []uint8
 }
 
@@ -219,7 +220,7 @@ func (n *NAT) Update(r Rules) {
 
 func (n *tracker[A]) updateLocked(all *Rules, r RulesOf[A]) {
 	old := n.config.Load()
-	c := &config[A]{own: slices.Clone(r.Local), gen: old.gen + 1, ephemeral: all.Ephemeral, inbound: all.Inbound, policies: old.policies, hostUses: all.HostUses, stations: r.Stations, reserved: slices.SortedFunc(slices.Values(r.Reserved), frame.Compare[A])}
+	c := &config[A]{own: slices.Clone(r.Local), gen: old.gen + 1, ephemeral: all.Ephemeral, inbound: all.Inbound, policies: old.policies, rulings: old.rulings, hostUses: all.HostUses, stations: r.Stations, reserved: slices.SortedFunc(slices.Values(r.Reserved), frame.Compare[A])}
 	for _, a := range r.Own {
 		p := frame.Netip(a)
 		c.own = append(c.own, netip.PrefixFrom(p, p.BitLen()))

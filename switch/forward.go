@@ -73,12 +73,11 @@ func (s *Switch) Forward(b *frame.Batch) {
 			} else {
 				f.ToGateway = len(n.Groups) > 0 && n.hears(f)
 			}
-			if snap.tracked && f.Flags&(frame.IsARP|frame.Injected) == 0 && !f.IsND() && snap.isTracked(f.In) {
+			snap.ask(f, n)
+			if snap.tracked && f.Verdict == frame.Flood && f.Flags&frame.Injected == 0 && snap.isTracked(f.In) {
 				f.Verdict = frame.Policed
 				b.Locals++
-				continue
 			}
-			snap.ask(f, n)
 		default:
 			f.Egress = f.Net
 			snap.unicast(b, f, n)

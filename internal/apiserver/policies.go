@@ -23,7 +23,7 @@ func (v *view) policies() []api.Policy {
 		for i, r := range p.Rules {
 			row := api.PolicyRule{Number: i + 1, Rule: p.Spec.Rules[i]}
 			row.Flows, row.Refused = v.d.PolicyCount(p.Name, row.Rule)
-			row.Missing = (r.Peer.Kind == policy.PortPeer || r.Peer.Kind == policy.NetworkPeer) && len(policies.WhereIs(v.State, r.Peer)) == 0
+			row.Missing = (r.Peer.Kind == policy.PortPeer || r.Peer.Kind == policy.NetworkPeer) && len(policies.WhereIs(v.State, &r)) == 0
 			x.Rules = append(x.Rules, row)
 		}
 		for i := range v.Ports {
@@ -89,23 +89,24 @@ func policyTest(s *Server, q api.PolicyTest) (any, error) {
 		if !api.IsDNSName(name) || !strings.Contains(name, ".") {
 			return nil, badRequest("%q is not an address, not the name of a port, and not a name of DNS", q.To)
 		}
-		learned, answer := s.testName(v, p, name, q)
-		if answer != nil {
-			return *answer, nil
-		}
-		to = learned
+		return s.testName(v, p, name, q)
 	}
+	return s.testAddress(v, p, to, q)
+}
+
+// testAddress says whether a port may begin a flow with an address.
+func (s *Server) testAddress(v *view, p *model.Port, to netip.Addr, q api.PolicyTest) (r api.PolicyTestResult, err error) {
 	packet := fmt.Sprintf("%s > %s", q.Protocol, to)
 	if q.Number != 0 {
 		packet = fmt.Sprintf("%s > %s", q.Protocol, netip.AddrPortFrom(to, uint16(q.Number)))
 	}
 	t, err := trace(s, api.TraceRequest{In: p.Name, Packet: packet})
 	if err != nil {
-		return nil, err
+		return r, err
 	}
 	out := t.(api.Trace)
 	refused := out.Verdict == "dropped"
-	r := api.PolicyTestResult{Allowed: !refused, Why: fmt.Sprintf("%s: %s", out.Packet, out.Why), Remedy: out.Remedy}
+	r = api.PolicyTestResult{Allowed: !refused, Why: fmt.Sprintf("%s: %s", out.Packet, out.Why), Remedy: out.Remedy}
 	if refused {
 		r.Why = fmt.Sprintf("%s (%s): %s", out.Packet, out.Reason, out.Why)
 	} else if len(v.PoliciesOf(p)) == 0 {
@@ -114,30 +115,50 @@ func policyTest(s *Server, q api.PolicyTest) (any, error) {
 	return r, nil
 }
 
-// testName returns an address that a port has learned of a name, or else the answer to the test.
-func (s *Server) testName(v *view, p *model.Port, name string, q api.PolicyTest) (learned netip.Addr, answer *api.PolicyTestResult) {
+// testName says whether a port may begin a flow with a name: with one of the addresses that are known, or else by the rules for the name.
+func (s *Server) testName(v *view, p *model.Port, name string, q api.PolicyTest) (r api.PolicyTestResult, err error) {
 	set := s.dp.NAT.Policies().Set(p.ID)
-	if set == nil {
-		return learned, &api.PolicyTestResult{Allowed: true, Why: "port " + p.Name + " has no policy"}
+	var addrs []netip.Addr
+	for _, n := range v.d.Names() { // of the switch
+		if n.Network.Name == p.Network && n.Name == name || n.Name+"."+n.Network.Names.Domain == name {
+			addrs = append(addrs, n.Addrs...)
+		}
 	}
-	if !set.MayAsk(name) {
-		r := &api.PolicyTestResult{Why: fmt.Sprintf("port %s may not ask for the name %s: no rule of its policies (%s) names it", p.Name, name, strings.Join(v.PoliciesOf(p), ", "))}
+	ours := len(addrs) > 0
+	if set != nil && !set.MayAsk(name) && !(ours && slices.ContainsFunc(addrs, set.Reaches)) {
 		rule := "egress allow name:" + name + " " + q.Protocol
 		if q.Number != 0 {
 			rule += fmt.Sprintf("/%d", q.Number)
 		}
-		r.Remedy = "to allow it: `uvswitch policy add NAME " + rule + "`"
-		return learned, r
+		return api.PolicyTestResult{
+			Why:    fmt.Sprintf("port %s may not ask for the name %s: no rule of its policies (%s) names it", p.Name, name, strings.Join(v.PoliciesOf(p), ", ")),
+			Remedy: "to allow it: `uvswitch policy add NAME " + rule + "`",
+		}, nil
 	}
+	known := false // the port has asked
 	for _, x := range v.d.LearnedNames(p.ID) {
 		if x.Name == name {
-			return x.Addr, nil
+			addrs, known = append(addrs, x.Addr), true
 		}
 	}
-	proto, _ := frame.ProtoNumber(q.Protocol)
-	if id := set.RuleForName(name, proto, uint16(q.Number)); id != 0 {
-		policy, number, text := v.d.PolicyRule(id)
-		return learned, &api.PolicyTestResult{Allowed: true, Why: fmt.Sprintf("rule %d of policy %s allows the addresses of %s, once the port has asked for the name: %s", number, policy, name, text)}
+	for _, a := range addrs { // one is enough
+		if r, err = s.testAddress(v, p, a, q); err != nil || r.Allowed {
+			return r, err
+		}
 	}
-	return learned, &api.PolicyTestResult{Why: fmt.Sprintf("port %s has not asked for %s yet, and no rule for this name allows %s to port %d: the address decides", p.Name, name, q.Protocol, q.Number)}
+	if set == nil && !ours {
+		return api.PolicyTestResult{Allowed: true, Why: "port " + p.Name + " has no policy"}, nil
+	}
+	proto, _ := frame.ProtoNumber(q.Protocol)
+	refused := func(a netip.Addr) bool {
+		return set.Rules.Judge(policy.Egress, a, s.dp.NAT.Policies().Places.Class(a), proto, uint16(q.Number)).Action != policy.NoAction
+	}
+	if known || set == nil || ours && !slices.ContainsFunc(addrs, func(a netip.Addr) bool { return !refused(a) }) {
+		return r, nil
+	}
+	if id := set.RuleForName(name, proto, uint16(q.Number)); id != 0 {
+		of, number, text := v.d.PolicyRule(id)
+		return api.PolicyTestResult{Allowed: true, Why: fmt.Sprintf("rule %d of policy %s allows the public addresses of %s, once the port has asked for the name: %s", number, of, name, text)}, nil
+	}
+	return api.PolicyTestResult{Why: fmt.Sprintf("port %s has not asked for %s yet, and no rule for this name allows %s to port %d: the address decides", p.Name, name, q.Protocol, q.Number)}, nil
 }

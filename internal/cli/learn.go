@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"os/signal"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -53,24 +55,42 @@ func (a *app) policyLearn() *cobra.Command {
 	return c
 }
 
+// learnSeconds is for how long the policy learn stays when this command dies.
+const learnSeconds = 30
+
 // learn watches a port until watching ends.
 func (a *app) learn(ctx, watching context.Context, port string) (rules []string, err error) {
 	sw := a.client()
-	attach := func(what string) error {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	still := context.WithoutCancel(ctx) // Ctrl-C ends the watching, and not what follows
+	ask := func(what string, seconds int) error {
+		ctx, cancel := context.WithTimeout(still, 10*time.Second)
 		defer cancel()
-		return sw.Do(ctx, "POST", "/policies/"+model.Learn+"/"+what, api.PolicyAttach{Port: port}, nil)
+		return sw.Do(ctx, "POST", "/policies/"+model.Learn+"/"+what, api.PolicyAttach{Port: port, Seconds: seconds}, nil)
 	}
-	if err := attach("attach"); err != nil && !api.IsStatus(err, 409) {
+	if err := ask("attach", learnSeconds); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, attach("detach")) }()
+	defer func() {
+		if derr := ask("detach", 0); !api.IsStatus(derr, http.StatusNotFound) { // another `policy learn` may have ended
+			err = errors.Join(err, derr)
+		}
+	}()
+	go func() {
+		for again := time.Tick(learnSeconds * time.Second / 3); ; {
+			select {
+			case <-watching.Done():
+				return
+			case <-again:
+				_ = ask("attach", learnSeconds) // if the switch is gone, the events end, too
+			}
+		}
+	}()
 	var state struct {
 		ports []api.Port
 		nets  []api.Network
 		names []api.LearnedName
 	}
-	if err := errors.Join(sw.Do(ctx, "GET", "/ports", nil, &state.ports), sw.Do(ctx, "GET", "/networks", nil, &state.nets)); err != nil {
+	if err := errors.Join(sw.Do(still, "GET", "/ports", nil, &state.ports), sw.Do(still, "GET", "/networks", nil, &state.nets)); err != nil {
 		return nil, err
 	}
 	fmt.Fprintf(a.err, "watching port %s; end with Ctrl-C\n", port)
@@ -84,7 +104,7 @@ func (a *app) learn(ctx, watching context.Context, port string) (rules []string,
 	if err != nil && watching.Err() == nil {
 		return nil, err
 	}
-	if err := sw.Do(ctx, "GET", "/ports/"+url.PathEscape(port)+"/names", nil, &state.names); err != nil {
+	if err := sw.Do(still, "GET", "/ports/"+url.PathEscape(port)+"/names", nil, &state.names); err != nil {
 		return nil, err
 	}
 	byAddr, nameOf := map[netip.Addr]string{}, map[netip.Addr]string{}
@@ -106,7 +126,7 @@ func (a *app) learn(ctx, watching context.Context, port string) (rules []string,
 			return "host"
 		case name != "":
 			return "port:" + name
-		case nameOf[a] != "":
+		case nameOf[a] != "" && !a.IsPrivate() && a.IsGlobalUnicast(): // a name opens no private address
 			return "name:" + nameOf[a]
 		}
 		return a.String()
@@ -141,5 +161,8 @@ func (a *app) learn(ctx, watching context.Context, port string) (rules []string,
 		}
 	}
 	slices.Sort(rules)
+	if len(rules) > 0 && !slices.ContainsFunc(rules, func(r string) bool { return strings.HasPrefix(r, "egress") }) {
+		fmt.Fprintf(a.err, "no flow began at port %s: without a rule for egress, the port may begin everything; add one, such as: egress reject any\n", port)
+	}
 	return rules, nil
 }

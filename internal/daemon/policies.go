@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -82,6 +83,12 @@ func (d *Daemon) AttachPolicy(name string, a api.PolicyAttach, attach bool) erro
 			if p == nil {
 				return model.NoPort(a.Port)
 			}
+			if attach && a.Seconds > 0 {
+				d.detachLaterLocked(p, name, time.Duration(min(a.Seconds, 86400))*time.Second)
+				if slices.Contains(p.Policies, name) {
+					return nil
+				}
+			}
 			names, err := edited(p.Policies, name, "port "+a.Port, attach)
 			if err != nil {
 				return err
@@ -99,6 +106,21 @@ func (d *Daemon) AttachPolicy(name string, a api.PolicyAttach, attach bool) erro
 		spec := n.Spec
 		spec.Policies = api.Words(strings.Join(names, ","))
 		return d.changeNetworkLocked(spec)
+	})
+}
+
+// detachLaterLocked detaches a policy from a port after a time, unless that is asked for again meanwhile.
+func (d *Daemon) detachLaterLocked(p *port, name string, after time.Duration) {
+	if p.detach != nil {
+		p.detach.Stop()
+	}
+	p.detach = time.AfterFunc(after, func() {
+		d.follow("detaching policy "+name, func() {
+			if d.ports[p.Name] == p && slices.Contains(p.Policies, name) {
+				names, _ := edited(p.Policies, name, "", false) // it has the policy
+				_ = d.setPortPoliciesLocked(p.Name, names)      // without a policy, nothing stands in the way
+			}
+		})
 	})
 }
 

@@ -17,7 +17,8 @@ import (
 // A port is one port with its wire.
 type port struct {
 	model.Port
-	net *network // nil for the uplink
+	net    *network    // nil for the uplink
+	detach *time.Timer // of a policy that is attached for a time
 	wire
 }
 
@@ -99,6 +100,7 @@ func (d *Daemon) plugLocked(p *port) error {
 	p.Fresh = p.ByFD && p.net != nil && p.net.Prefix6.IsValid()
 	d.updatePoliciesLocked(p) // before its first frame
 	if err := d.dp.AddPort(p.SwitchPort(p.netID()), p.conn); err != nil {
+		d.updatePoliciesLocked(nil)
 		p.closeWire()
 		return err
 	}

@@ -31,6 +31,8 @@ type Server struct {
 type Gate interface {
 	// Watches reports whether the gate has a say about a port.
 	Watches(port frame.PortID) bool
+	// Denied counts a question that MayAsk has refused.
+	Denied(port frame.PortID, name string)
 	// MayAsk reports whether a port may ask for a name. ours: it is one of the switch, with these addresses.
 	MayAsk(port frame.PortID, name string, ours bool, addrs []netip.Addr) bool
 	// Learn is called before an answer leaves. ttl is in seconds.
@@ -75,6 +77,7 @@ func (s *Server) Ask(q Question, reply func([]byte)) (answer []byte, later bool)
 		f := z.find(z.networks[q.Net], p.name)
 		if !s.gate.MayAsk(q.Port, p.plainName(), f.ours, f.addrs) {
 			s.Denied.Add(1)
+			s.gate.Denied(q.Port, p.plainName())
 			return p.prohibit(), false
 		}
 		if f.ours {

@@ -46,7 +46,16 @@ func (s *Switch) narrateFilter(f *dataplane.TracedFrame) (string, string) {
 	case s.PortByID(f.In) != nil && s.PortByID(f.In).Kind == model.KindHost:
 		return "ok", "the host may begin anything with containers (--host-inbound)"
 	}
+	if s.policed(f.In) || s.policed(f.Out) {
+		return "ok", "the policies of the ports let it pass"
+	}
 	return "ok", "the host began this flow, or --host-inbound allows it"
+}
+
+// policed reports whether policies count for a port.
+func (s *Switch) policed(id frame.PortID) bool {
+	p := s.PortByID(id)
+	return p != nil && len(s.PoliciesOf(p)) > 0
 }
 
 func (s *Switch) narrateParse(f *dataplane.TracedFrame) (string, string) {
@@ -125,6 +134,10 @@ func (s *Switch) narrateForward(f *dataplane.TracedFrame) (string, string) {
 		return "gateway", "the gateway has the address that the question is for: only the gateway is asked"
 	case frame.ToPort:
 		return "port", fmt.Sprintf("%s is behind port %s", f.Dst, s.PortName(f.Out))
+	case frame.Policed:
+		if !f.Dst.IsGroup() && f.Out != frame.NoPort {
+			return "port", fmt.Sprintf("%s is behind port %s", f.Dst, s.PortName(f.Out))
+		}
 	}
 	if f.Out != frame.NoPort {
 		return "port", fmt.Sprintf("port %s has the address that the question is for: only this port is asked", s.PortName(f.Out))

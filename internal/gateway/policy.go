@@ -42,9 +42,11 @@ func (g *gate) Watches(port frame.PortID) bool { return g.policies().Set(port) !
 // MayAsk implements dns.Gate. A name of the switch may be asked for if a rule allows something with one of its addresses.
 func (g *gate) MayAsk(port frame.PortID, name string, ours bool, addrs []netip.Addr) bool {
 	s := g.policies().Set(port)
-	if s == nil || s.MayAsk(name) || name == "localhost" || strings.HasSuffix(name, ".localhost") || ours && slices.ContainsFunc(addrs, s.Reaches) {
-		return true
-	}
+	return s == nil || s.MayAsk(name) || name == "localhost" || strings.HasSuffix(name, ".localhost") || ours && slices.ContainsFunc(addrs, s.Reaches)
+}
+
+// Denied implements dns.Gate.
+func (g *gate) Denied(port frame.PortID, name string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	k := asked{port, name}
@@ -67,7 +69,6 @@ func (g *gate) MayAsk(port frame.PortID, name string, ours bool, addrs []netip.A
 	}
 	r.Count++
 	r.Last = g.now()
-	return false
 }
 
 // Learn implements dns.Gate. What a server elsewhere says opens no private address, and none of the host or the switch: else whoever has a
@@ -92,7 +93,7 @@ func isPublic(a netip.Addr) bool {
 // addresses of IPv4 in IPv6.
 var notPublic = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"), netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("240.0.0.0/4"),
-	netip.MustParsePrefix("::/8"), netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("2002::/16"),
+	netip.MustParsePrefix("::/8"), netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("2001::/32"), netip.MustParsePrefix("fec0::/10"),
 }
 
 // Refusals lists the names that policies have refused lately, the last one first.

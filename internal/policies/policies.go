@@ -90,7 +90,7 @@ func (c *Compiler) Compile(state *model.State, local []netip.Prefix) (to *policy
 		n := &state.Networks[i]
 		inside = append(inside, valid(n.Prefix, n.Prefix6, n.Outside6)...)
 	}
-	fmt.Fprintln(hash, inside, host)
+	fmt.Fprintln(hash, inside, host, to.Host)
 	if c.last != nil && c.state == hash.Sum64() {
 		return c.last, false
 	}
@@ -108,7 +108,7 @@ func (c *Compiler) compileLocked(state *model.State, names []string, key string,
 		p := state.Policy(name)
 		dns = max(dns, p.DNS)
 		for i, r := range p.Rules {
-			n := policy.Numbered{Rule: r, ID: c.idLocked(ruleKey{name, p.Spec.Rules[i]}), Where: WhereIs(state, r.Peer)}
+			n := policy.Numbered{Rule: r, ID: c.idLocked(ruleKey{name, p.Spec.Rules[i]}), Where: WhereIs(state, &r)}
 			to.Counts[n.ID] = c.counts[n.ID]
 			rules = append(rules, n)
 			fmt.Fprintln(hash, n.ID, n.Where)
@@ -181,7 +181,7 @@ func (c *Compiler) Count(name, rule string) (flows, refused uint64) {
 // addrsOf are the addresses of the station behind a port.
 func addrsOf(state *model.State, p *model.Port) (out []netip.Addr) {
 	out = []netip.Addr{p.Addr.Addr(), p.Addr6.Addr(), p.Made6}
-	if n := state.Network(p.Network); n != nil && n.Prefix6.IsValid() && p.MAC != 0 {
+	if state.Network(p.Network) != nil && p.MAC != 0 {
 		out = append(out, p.MAC.LinkLocal().Netip())
 	}
 	return slices.DeleteFunc(out, func(a netip.Addr) bool { return !a.IsValid() })
@@ -194,17 +194,32 @@ func singles(addrs []netip.Addr) (out []netip.Prefix) {
 	return out
 }
 
-// WhereIs returns the addresses of a port or a network that a rule names; none if it does not exist.
-func WhereIs(state *model.State, peer policy.Peer) []netip.Prefix {
-	switch peer.Kind {
+// linkLocal are the addresses that each link has.
+var linkLocal = netip.MustParsePrefix("fe80::/10")
+
+// WhereIs returns the addresses of a port or a network that a rule names; none if it does not exist. A rule that refuses a network refuses all
+// link-local addresses: only stations of the port's own network have such ones for it.
+func WhereIs(state *model.State, r *policy.Rule) []netip.Prefix {
+	switch peer := r.Peer; peer.Kind {
 	case policy.PortPeer:
 		if p := state.Port(peer.Name); p != nil && !p.IsOwn() {
 			return singles(addrsOf(state, p))
 		}
 	case policy.NetworkPeer:
-		if n := state.Network(peer.Name); n != nil {
-			return valid(n.Prefix, n.Prefix6)
+		n := state.Network(peer.Name)
+		if n == nil {
+			return nil
 		}
+		out := valid(n.Prefix, n.Prefix6)
+		if r.Action != policy.Allow {
+			return append(out, linkLocal)
+		}
+		for i := range state.Ports {
+			if p := &state.Ports[i]; p.Network == n.Name && p.MAC != 0 {
+				out = append(out, singles([]netip.Addr{p.MAC.LinkLocal().Netip()})...)
+			}
+		}
+		return out
 	}
 	return nil
 }

@@ -96,25 +96,49 @@ func refusalOf(v Verdict) frame.Reason {
 }
 
 // Guards says what policies do with f. policed: an end of f has some, and its flow must be known, so that the answers pass. closed: it passes only
-// if they allow it. why is the reason why nothing can allow it.
-func (p *Ports) Guards(f *frame.Frame, dst netip.Addr) (policed, closed bool, why frame.Reason) {
+// if they allow it. why is the reason why nothing can allow it. src and dst are its addresses, if it is an IP packet.
+func (p *Ports) Guards(f *frame.Frame, src, dst netip.Addr) (policed, closed bool, why frame.Reason) {
 	egress, ingress := p.Set(f.In), p.Set(f.Out)
 	if egress == nil && ingress == nil {
 		return false, false, frame.None
 	}
 	closed = egress != nil && egress.Closes(Egress) || ingress != nil && ingress.Closes(Ingress)
+	isIP := f.Flags&(frame.IsIPv4|frame.IsIPv6) != 0 && f.Malformed == frame.None
 	group := f.Dst.IsGroup()
 	switch {
+	case f.Flags&frame.IsARP != 0:
+		if closed && !p.isPlainARP(f, f.Out) {
+			return true, true, frame.PolicyDenied
+		}
+		return false, false, frame.None
+	case isIP && f.IsND():
+		if closed && !isPlainND(f) {
+			return true, true, frame.PolicyDenied
+		}
+		return false, false, frame.None
 	case closed && group && isMembership(f): // each kernel reports its groups, and no port has a use for it
 		return true, true, frame.NoEgress
-	case !closed && (group || f.Flags&(frame.IsIPv4|frame.IsIPv6) == 0 || f.Malformed != frame.None):
-		return false, false, frame.None
-	case closed && (f.Flags&(frame.IsIPv4|frame.IsIPv6) == 0 || f.Malformed != frame.None || group && (f.Flags&frame.HasTuple == 0 || f.FragOffset() != 0) ||
-		!group && f.Flags&frame.ViaRouter == 0 && !p.isOnLink(dst, f.Out)):
+	}
+	// Nobody may pass data to another station under addresses that a rule allows.
+	honest := isIP
+	switch {
+	case !isIP || f.Flags&frame.ViaRouter != 0:
+	case group:
+		honest = f.Flags&frame.HasTuple != 0 && f.FragOffset() == 0 && (dst.IsMulticast() || dst == everyone) && p.isOnLink(src, f.In)
+	default:
+		honest = p.isOnLink(src, f.In) && p.isOnLink(dst, f.Out)
+	}
+	switch {
+	case closed && !honest:
 		return true, true, frame.PolicyDenied
+	case !closed && (!honest || group): // it passes, and there are no answers to it
+		return false, false, frame.None
 	}
 	return true, closed, frame.None
 }
+
+// everyone is the broadcast address of IPv4.
+var everyone = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
 // isMembership reports whether a frame is a message of IGMP or MLD.
 func isMembership(f *frame.Frame) bool {
@@ -133,17 +157,16 @@ func isMembership(f *frame.Frame) bool {
 
 const igmp = 2
 
-// isOnLink reports whether a packet that no router has seen goes to the station that it names: else a container could pass data to another
-// one under an address that a rule allows.
-func (p *Ports) isOnLink(dst netip.Addr, out frame.PortID) bool {
-	if owner, known := p.Stations[dst]; known {
-		return owner == out
+// isOnLink reports whether an address is that of the station behind a port.
+func (p *Ports) isOnLink(a netip.Addr, id frame.PortID) bool {
+	if owner, known := p.Stations[a]; known {
+		return owner == id
 	}
-	switch p.Places.Class(dst) {
+	switch p.Places.Class(a) {
 	case Host:
-		return out == p.Host
+		return id == p.Host && id != frame.NoPort
 	case Inside: // of a station whose address nobody has told
-		return out != frame.NoPort && !p.Known[out]
+		return id != frame.NoPort && !p.Known[id]
 	}
 	return false
 }

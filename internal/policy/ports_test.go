@@ -184,24 +184,33 @@ func TestGuards(t *testing.T) {
 		dst             string
 		policed, closed bool
 		why             frame.Reason
+		src             string // without: the port's own
 	}{
-		{"ports without policies", frame.Frame{In: 1, Out: 9, Dst: station, Flags: frame.IsIPv4}, "10.0.0.3", false, false, frame.None},
-		{"to the station that the packet names", frame.Frame{In: 2, Out: 3, Dst: station, Flags: frame.IsIPv4}, "10.0.0.3", true, true, frame.None},
-		{"to another station", frame.Frame{In: 2, Out: 1, Dst: station, Flags: frame.IsIPv4}, "10.0.0.3", true, true, frame.PolicyDenied},
-		{"to a station under an address outside", frame.Frame{In: 2, Out: 1, Dst: station, Flags: frame.IsIPv4}, "192.0.2.1", true, true, frame.PolicyDenied},
-		{"by the router, to an address outside", frame.Frame{In: 2, Dst: station, Flags: frame.IsIPv4 | frame.ViaRouter}, "192.0.2.1", true, true, frame.None},
-		{"only the receiver has policies", frame.Frame{In: 1, Out: 4, Dst: station, Flags: frame.IsIPv4}, "10.0.0.4", true, true, frame.None},
-		{"the receiver closes egress only", frame.Frame{In: 1, Out: 2, Dst: station, Flags: frame.IsIPv4}, "10.0.0.2", true, false, frame.None},
-		{"policies without rules", frame.Frame{In: 6, Out: 1, Dst: station, Flags: frame.IsIPv6}, "192.0.2.1", true, false, frame.None},
-		{"policies without rules, no IP", frame.Frame{In: 6, Out: 1, Dst: station}, "192.0.2.1", false, false, frame.None},
-		{"no IP", frame.Frame{In: 2, Out: 3, Dst: station}, "10.0.0.3", true, true, frame.PolicyDenied},
-		{"malformed", frame.Frame{In: 2, Out: 3, Dst: station, Flags: frame.IsIPv4, Malformed: frame.NoEgress}, "10.0.0.3", true, true, frame.PolicyDenied},
-		{"a group", frame.Frame{In: 2, Dst: group, Flags: frame.IsIPv4 | frame.HasTuple, Proto: frame.UDP}, "224.0.0.251", true, true, frame.None},
-		{"a group without a tuple", frame.Frame{In: 2, Dst: group, Flags: frame.IsIPv4, Proto: frame.UDP}, "224.0.0.251", true, true, frame.PolicyDenied},
-		{"a group, of a port without rules", frame.Frame{In: 6, Dst: group, Flags: frame.IsIPv4 | frame.HasTuple, Proto: frame.UDP}, "224.0.0.251", false, false, frame.None},
-		{"a report of IGMP", frame.Frame{In: 2, Dst: group, Flags: frame.IsIPv4, Proto: igmp}, "224.0.0.22", true, true, frame.NoEgress},
+		{"ports without policies", frame.Frame{In: 1, Out: 9, Dst: station, Flags: frame.IsIPv4}, "10.0.0.3", false, false, frame.None, ""},
+		{"to the station that the packet names", frame.Frame{In: 2, Out: 3, Dst: station, Flags: frame.IsIPv4}, "10.0.0.3", true, true, frame.None, ""},
+		{"to another station", frame.Frame{In: 2, Out: 1, Dst: station, Flags: frame.IsIPv4}, "10.0.0.3", true, true, frame.PolicyDenied, ""},
+		{"to a station under an address outside", frame.Frame{In: 2, Out: 1, Dst: station, Flags: frame.IsIPv4}, "192.0.2.1", true, true, frame.PolicyDenied, ""},
+		{"by the router, to an address outside", frame.Frame{In: 2, Dst: station, Flags: frame.IsIPv4 | frame.ViaRouter}, "192.0.2.1", true, true, frame.None, ""},
+		{"only the receiver has policies", frame.Frame{In: 1, Out: 4, Dst: station, Flags: frame.IsIPv4}, "10.0.0.4", true, true, frame.None, ""},
+		{"the receiver closes egress only", frame.Frame{In: 1, Out: 2, Dst: station, Flags: frame.IsIPv4}, "10.0.0.2", true, false, frame.None, ""},
+		{"policies without rules", frame.Frame{In: 6, Out: 1, Dst: station, Flags: frame.IsIPv6}, "10.0.0.1", true, false, frame.None, ""},
+		{"policies without rules, no IP", frame.Frame{In: 6, Out: 1, Dst: station}, "192.0.2.1", false, false, frame.None, ""},
+		{"no IP", frame.Frame{In: 2, Out: 3, Dst: station}, "10.0.0.3", true, true, frame.PolicyDenied, ""},
+		{"malformed", frame.Frame{In: 2, Out: 3, Dst: station, Flags: frame.IsIPv4, Malformed: frame.NoEgress}, "10.0.0.3", true, true, frame.PolicyDenied, ""},
+		{"a group", frame.Frame{In: 2, Dst: group, Flags: frame.IsIPv4 | frame.HasTuple, Proto: frame.UDP}, "224.0.0.251", true, true, frame.None, ""},
+		{"a group's MAC with an address that is none", frame.Frame{In: 2, Dst: group, Flags: frame.IsIPv4 | frame.HasTuple, Proto: frame.UDP}, "10.0.0.3", true, true, frame.PolicyDenied, ""},
+		{"from an address outside", frame.Frame{In: 1, Out: 4, Dst: station, Flags: frame.IsIPv4}, "10.0.0.4", true, true, frame.PolicyDenied, "192.0.2.1"},
+		{"from the host's address", frame.Frame{In: 1, Out: 4, Dst: station, Flags: frame.IsIPv4}, "10.0.0.4", true, true, frame.PolicyDenied, "10.0.0.254"},
+		{"from an address outside, to a port that only closes egress", frame.Frame{In: 1, Out: 2, Dst: station, Flags: frame.IsIPv4}, "10.0.0.2", false, false, frame.None, "192.0.2.1"},
+		{"a group without a tuple", frame.Frame{In: 2, Dst: group, Flags: frame.IsIPv4, Proto: frame.UDP}, "224.0.0.251", true, true, frame.PolicyDenied, ""},
+		{"a group, of a port without rules", frame.Frame{In: 6, Dst: group, Flags: frame.IsIPv4 | frame.HasTuple, Proto: frame.UDP}, "224.0.0.251", false, false, frame.None, ""},
+		{"a report of IGMP", frame.Frame{In: 2, Dst: group, Flags: frame.IsIPv4, Proto: igmp}, "224.0.0.22", true, true, frame.NoEgress, ""},
 	} {
-		policed, closed, why := p.Guards(&tt.f, ip(tt.dst))
+		src := netip.AddrFrom4([4]byte{10, 0, 0, byte(tt.f.In)})
+		if tt.src != "" {
+			src = ip(tt.src)
+		}
+		policed, closed, why := p.Guards(&tt.f, src, ip(tt.dst))
 		if policed != tt.policed || closed != tt.closed || why != tt.why {
 			t.Errorf("%s: policed %v, closed %v, %v, want %v, %v, %v", tt.what, policed, closed, why, tt.policed, tt.closed, tt.why)
 		}
@@ -224,7 +233,7 @@ func TestGuardsOtherAddress(t *testing.T) {
 	p := portsOf(t)
 	for _, dst := range []string{"169.254.169.254", "10.0.0.254", "10.0.0.99", "224.0.0.1"} {
 		f := frame.Frame{In: 2, Out: 1, Dst: 0x020000000001, Flags: frame.IsIPv4}
-		if _, _, why := p.Guards(&f, ip(dst)); why != frame.PolicyDenied {
+		if _, _, why := p.Guards(&f, ip("10.0.0.2"), ip(dst)); why != frame.PolicyDenied {
 			t.Errorf("a frame to container 1 with address %s: %v", dst, why)
 		}
 	}

@@ -3,10 +3,13 @@ package simnet
 import (
 	"bytes"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
+	"github.com/uvswitch/uvswitch/internal/policy"
+	"github.com/uvswitch/uvswitch/nat"
 )
 
 // policed is a network in which a may send to b by TCP to port 80, and to x by UDP to port 53, and c helps a.
@@ -73,6 +76,22 @@ func TestPolicyAttacks(t *testing.T) {
 			p.Proto, q.Proto = frame.UDP, frame.UDP
 			return [][]byte{p.Raw(), q.Raw()}
 		},
+		"a group's MAC with an address that is allowed": func(n *Net) [][]byte {
+			var out [][]byte
+			for _, m := range []frame.MAC{frame.BroadcastMAC, 0x01005e010203} {
+				out = append(out, tcp(n, frametest.Packet{DstMAC: m}).Raw(), tcp(n, frametest.Packet{DstMAC: m, Dst: frametest.Addr("203.0.113.9")}).Raw())
+			}
+			return out
+		},
+		"ARP with data, of other kinds, in a tag": func(n *Net) [][]byte {
+			arp := func() []byte {
+				return frametest.ARP(n.host("b").MAC, n.host("a").MAC, 1, n.host("a").Addr, n.host("b").Addr)
+			}
+			with, op, target, tag := append(arp()[:frame.VnetLen+42], secret...), arp(), arp(), arp()
+			op[frame.VnetLen+21] = 77
+			copy(target[frame.VnetLen+32:], secret)
+			return [][]byte{with, op, target, slices.Insert(tag, frame.VnetLen+12, 0x81, 0, 0, 0), frametest.ARP(n.host("c").MAC, n.host("a").MAC, 1, n.host("a").Addr, n.host("b").Addr)}
+		},
 		"a ping, an ICMP error about nothing": func(n *Net) [][]byte {
 			p := tcp(n, frametest.Packet{})
 			p.Proto, p.Type = frame.ICMP, frame.ICMPEcho
@@ -130,5 +149,91 @@ func TestPolicyAndFragments(t *testing.T) {
 	n.Inject(n.host("a"), frametest.Fragments(p.Raw(), 600)...)
 	if len(x.inbox) != 3 {
 		t.Errorf("x got %d fragments; drops: %v", len(x.inbox), n.DP.Drops())
+	}
+}
+
+// A neighbor that forges addresses gets no flow with a policed port: the "answers" would go where no rule lets them.
+func TestPolicyAndForgedSources(t *testing.T) {
+	n := policed(t)
+	a, c, x := n.host("a"), n.host("c"), n.host("x")
+	forged := frametest.Packet{SrcMAC: c.MAC, DstMAC: a.MAC, Src: x.Addr, Dst: a.Addr, SrcPort: 443, DstPort: 4000}
+	n.Inject(c, forged.Raw())
+	before := len(n.records)
+	n.Inject(a, frametest.Packet{SrcMAC: a.MAC, DstMAC: gatewayMAC + 1<<16, Src: a.Addr, Dst: x.Addr, SrcPort: 4000, DstPort: 443}.Raw(), frametest.Packet{SrcMAC: a.MAC, DstMAC: c.MAC, Src: a.Addr, Dst: x.Addr, SrcPort: 4000, DstPort: 443}.Raw())
+	for _, r := range n.records[before:] {
+		if r.out && r.port != a.Port {
+			t.Errorf("port %d got %s", r.port, describe(r.raw))
+		}
+	}
+	if got := n.DP.Drops()["policy_denied"]; got != 2 {
+		t.Errorf("drops: %v", n.DP.Drops())
+	}
+}
+
+// A connection that a rule ends is not begun again by the segments of its peer, in whose direction nothing is forbidden.
+func TestPolicyEndsConnections(t *testing.T) {
+	n, err := Run(`
+network 1 10.0.0.1/24
+host a 10.0.0.2 port 1 guard
+host b 10.0.0.3 port 2 guard
+b:1 > a:1 "hello"
+a < b:1 "hello"
+a:20000 > b:80 tcp S
+b < a:20000 tcp S
+b reply tcp S.
+a < b:80 tcp S.
+policy a egress drop any
+b:80 > a:20000 tcp .
+b < icmp 3/13
+a:20000 > b:80 tcp .
+a .
+`)
+	if err == nil || !strings.Contains(err.Error(), "b < icmp 3/13") { // in silence: the rule drops
+		t.Errorf("%v", err)
+	}
+	if drops := n.DP.Drops(); drops["policy_dropped"] != 1 {
+		t.Errorf("drops: %v", drops)
+	}
+	if err := n.more("a:20000 > b:80 tcp .\na .\nb ."); err != nil {
+		t.Error(err)
+	}
+}
+
+// A flow that begins without policies has no rule, although the entry of the table that it gets had one.
+func TestPolicyOfAnEntryBefore(t *testing.T) {
+	n, err := Run(`
+nat flows 4
+network 1 10.0.0.1/24
+uplink 198.51.100.1
+outside x 203.0.113.9
+outside y 203.0.113.10
+host a 10.0.0.2 port 1 guard
+policy a egress allow name:api.example.com udp/443
+answer a api.example.com 203.0.113.9 3600
+a:20001 > x:443 "1"
+a:20002 > x:443 "2"
+a:20003 > x:443 "3"
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules := n.policies.rules
+	n.DP.NAT.Flush(func(nat.Flow) bool { return true })
+	n.Advance(20)
+	n.policies.rules = map[frame.PortID][]policy.Numbered{}
+	n.DP.NAT.SetPolicies(nil)
+	x := &scenario{net: n, last: map[string]sent{}, seen: map[string]bool{}}
+	for i := 20001; i < 20004; i++ {
+		x.inject(n.host("a"), frametest.Packet{SrcMAC: n.host("a").MAC, DstMAC: gatewayMAC + 1<<16, Src: n.host("a").Addr, Dst: n.host("y").Addr, SrcPort: uint16(i), DstPort: 443}.Raw())
+	}
+	n.policies.rules = rules
+	n.update()
+	y := n.host("y")
+	y.inbox = nil
+	for i := 20001; i < 20004; i++ {
+		x.inject(n.host("a"), frametest.Packet{SrcMAC: n.host("a").MAC, DstMAC: gatewayMAC + 1<<16, Src: n.host("a").Addr, Dst: y.Addr, SrcPort: uint16(i), DstPort: 443}.Raw())
+	}
+	if len(y.inbox) > 0 {
+		t.Errorf("%d packets of flows that no rule has let in", len(y.inbox))
 	}
 }

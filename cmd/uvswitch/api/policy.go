@@ -18,6 +18,8 @@ type PolicyRuleAdd struct {
 type PolicyAttach struct {
 	Port    string `json:"port,omitempty"`
 	Network string `json:"network,omitempty"`
+	// Seconds after which the policy is detached from the port again, unless it is attached once more; 0: it stays.
+	Seconds int `json:"seconds,omitempty"`
 }
 
 // A Policy is a row of `policy ls`.
