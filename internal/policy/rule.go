@@ -242,7 +242,7 @@ func checkPattern(name string) (string, error) {
 		return label == "" || len(label) > 63 || strings.ContainsFunc(label, func(r rune) bool { return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '_') })
 	}
 	if _, err := netip.ParseAddr(rest); err == nil {
-		return "", fmt.Errorf("%q is an address; write it without name:", name)
+		return "", fmt.Errorf("%q is an address, not a name; write it without the word name", name)
 	}
 	if len(rest) > 253 || slices.ContainsFunc(strings.Split(rest, "."), isBad) {
 		return "", fmt.Errorf("%q is not a name of DNS, such as api.example.com or *.example.com", name)
