@@ -458,7 +458,7 @@ func TestNetavark(t *testing.T) {
 	if b.JSON(&ports, "port", "ls"); len(ports) != 2 {
 		t.Errorf("left: %+v", ports)
 	}
-	six, err := plugin(fmt.Sprintf(`{"name":"six","id":"6f259bab","ipv6_enabled":true,"dns_enabled":true,"subnets":[{"subnet":"10.91.0.0/24"},{"subnet":"fd00:91::/64"}],"options":{"socket":"%s"}}`, b.Socket()), "create")
+	six, err := plugin(fmt.Sprintf(`{"name":"six","id":"6f259bab","ipv6_enabled":true,"dns_enabled":true,"subnets":[{"subnet":"10.91.0.0/24"},{"subnet":"fd00:91::/64"}],"options":{"socket":"%s","policy":"sandbox"}}`, b.Socket()), "create")
 	if err != nil {
 		t.Fatalf("create with both families: %v %v", six, err)
 	}
@@ -473,6 +473,10 @@ func TestNetavark(t *testing.T) {
 	contains(t, string(answer), `{"gateway":"10.91.0.1","ipnet":"10.91.0.50/24"}`, `{"gateway":"fd00:91::1","ipnet":"fd00:91::50/64"}`)
 	contains(t, b.Sh("ctr", "ip addr show eth1"), "inet 10.91.0.50/24", "inet6 fd00:91::50/64")
 	b.Sh("ctr", "ping -6 -c 1 -W 5 fd00:91::1")
+	if out, err := b.TrySh("ctr", "ping -c 1 -W 3 -I eth1 10.1.0.2"); err == nil {
+		t.Errorf("with policy sandbox: %s", out)
+	}
+	contains(t, b.CLI("policy", "ls"), "podman-")
 	if got, err := plugin(call, "teardown", b.path("ctr")); err != nil || got != nil {
 		t.Errorf("teardown: %v %v", got, err)
 	}
@@ -549,8 +553,12 @@ network_config_dir = "%s"
 	b.local("sh", "-c", busyboxImage, root)
 	podman("import " + root + ".tar busybox")
 
+	b.CLI("policy", "add", "agent", "egress", "allow", "10.1.0.2", "icmp")
+	write(filepath.Join(nets, "boxes.conflist"), fmt.Sprintf(`{"cniVersion":"1.0.0","name":"boxes","plugins":[{"type":"uvswitch","socket":"%s","subnet":"10.55.0.0/24","policies":"agent"}]}`, b.Socket()))
+	out := podman("run --rm --network boxes localhost/busybox sh -c 'ping -c 1 10.1.0.2; ping -c 1 -W 2 10.1.0.1 || true'")
+	contains(t, out, "64 bytes from 10.1.0.2: seq=0 ttl=63", "100% packet loss")
 	podman("run -d --name web --network net1 --network-alias www -p 8080:80 localhost/busybox httpd -f -p 80 -h /www")
-	out := podman("run --rm --network net1 localhost/busybox sh -c 'ip addr show eth0; ip route; ping -c 1 10.50.0.2; ping -c 1 10.1.0.2; wget -qO- http://10.50.0.2/cgi-bin/who'")
+	out = podman("run --rm --network net1 localhost/busybox sh -c 'ip addr show eth0; ip route; ping -c 1 10.50.0.2; ping -c 1 10.1.0.2; wget -qO- http://10.50.0.2/cgi-bin/who'")
 	contains(t, out, "inet 10.50.0.3/24", "default via 10.50.0.1 dev eth0", "64 bytes from 10.50.0.2: seq=0 ttl=64", "64 bytes from 10.1.0.2: seq=0 ttl=63", "you are 10.50.0.3")
 	out = podman("run --rm --network net1 localhost/busybox sh -c 'cat /etc/resolv.conf; nslookup www; wget -qO- http://web/cgi-bin/who'")
 	contains(t, out, "nameserver 10.50.0.1", "search net1.uvs.internal", "10.50.0.2", "you are fd00:dead:beef:50:")

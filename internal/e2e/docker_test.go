@@ -340,6 +340,13 @@ func TestDockerFlags(t *testing.T) {
 		t.Errorf("what is published on 127.0.0.1 answers outside: %s", out)
 	}
 
+	d.CLI("policy", "add", "agent", "egress", "allow", "10.1.0.2", "icmp")
+	d.docker("network", "create", "-d", d.driver, "--subnet", "172.26.0.0/16", "-o", "policy=agent", "boxes")
+	d.idle("box", "--network", "boxes")
+	contains(t, d.exec("box", "ping", "-c", "1", "10.1.0.2"), "1 packets received")
+	if out, err := d.try("exec", "box", "ping", "-c", "1", "-W", "2", "10.1.0.1"); err == nil {
+		t.Errorf("what no rule of the network's policy allows: %s", out)
+	}
 	d.idle("aa", "--network", "net2")
 	d.idle("ab", "--network", "net2")
 	d.idle("shy", "--network", "inner")
@@ -375,8 +382,8 @@ func TestDockerFlags(t *testing.T) {
 			t.Errorf("docker %s: %v, want %q", bad.args, err, bad.want)
 		}
 	}
-	if n := len(d.containerPorts()); n != 5 {
-		t.Errorf("%d ports, want those of 5 containers", n)
+	if n := len(d.containerPorts()); n != 6 {
+		t.Errorf("%d ports, want those of 6 containers", n)
 	}
 
 	// A running container is connected to networks and disconnected from them.
