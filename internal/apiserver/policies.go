@@ -27,7 +27,7 @@ func (v *view) policies() []api.Policy {
 			x.Rules = append(x.Rules, row)
 		}
 		for i := range v.Ports {
-			if slices.Contains(v.Ports[i].Policies, p.Name) {
+			if slices.Contains(v.Ports[i].Policies, p.Name) || p.Name == model.Learn && v.Ports[i].Watched {
 				x.Ports = append(x.Ports, v.Ports[i].Name)
 			}
 		}
@@ -86,7 +86,7 @@ func policyTest(s *Server, q api.PolicyTest) (any, error) {
 	}
 	if !to.IsValid() {
 		name := strings.ToLower(strings.TrimSuffix(q.To, "."))
-		if !api.IsDNSName(name) || !strings.Contains(name, ".") {
+		if !api.IsDNSName(name) || !strings.Contains(name, ".") && len(s.namesOf(v, p, name)) == 0 {
 			return nil, badRequest("%q is not an address, not the name of a port, and not a name of DNS", q.To)
 		}
 		return s.testName(v, p, name, q)
@@ -115,16 +115,29 @@ func (s *Server) testAddress(v *view, p *model.Port, to netip.Addr, q api.Policy
 	return r, nil
 }
 
-// testName says whether a port may begin a flow with a name: with one of the addresses that are known, or else by the rules for the name.
-func (s *Server) testName(v *view, p *model.Port, name string, q api.PolicyTest) (r api.PolicyTestResult, err error) {
-	set := s.dp.NAT.Policies().Set(p.ID)
-	var addrs []netip.Addr
-	for _, n := range v.d.Names() { // of the switch
-		if n.Network.Name == p.Network && n.Name == name || n.Name+"."+n.Network.Names.Domain == name {
+// namesOf returns the addresses of a name of the switch, as a port may write it: inside of its network alone, or with the zone.
+func (s *Server) namesOf(v *view, p *model.Port, name string) (addrs []netip.Addr) {
+	for _, n := range v.d.Names() {
+		if (n.Network.Name == p.Network && n.Name == name) || n.Name+"."+n.Network.Names.Domain == name {
 			addrs = append(addrs, n.Addrs...)
 		}
 	}
+	return addrs
+}
+
+// testName says whether a port may begin a flow with a name: with one of the addresses that are known, or else by the rules for the name.
+func (s *Server) testName(v *view, p *model.Port, name string, q api.PolicyTest) (r api.PolicyTestResult, err error) {
+	set := s.dp.NAT.Policies().Set(p.ID)
+	addrs := s.namesOf(v, p, name)
 	ours := len(addrs) > 0
+	proto, _ := frame.ProtoNumber(q.Protocol)
+	allRefused := set != nil && ours // by rules that refuse
+	for _, a := range addrs {
+		allRefused = allRefused && set.Rules.Judge(policy.Egress, a, s.dp.NAT.Policies().Places.Class(a), proto, uint16(q.Number)).Action > policy.Allow
+	}
+	if allRefused {
+		return s.testAddress(v, p, addrs[0], q)
+	}
 	if set != nil && !set.MayAsk(name) && !(ours && slices.ContainsFunc(addrs, set.Reaches)) {
 		rule := "egress allow name:" + name + " " + q.Protocol
 		if q.Number != 0 {
@@ -149,11 +162,7 @@ func (s *Server) testName(v *view, p *model.Port, name string, q api.PolicyTest)
 	if set == nil && !ours {
 		return api.PolicyTestResult{Allowed: true, Why: "port " + p.Name + " has no policy"}, nil
 	}
-	proto, _ := frame.ProtoNumber(q.Protocol)
-	refused := func(a netip.Addr) bool {
-		return set.Rules.Judge(policy.Egress, a, s.dp.NAT.Policies().Places.Class(a), proto, uint16(q.Number)).Action != policy.NoAction
-	}
-	if known || set == nil || ours && !slices.ContainsFunc(addrs, func(a netip.Addr) bool { return !refused(a) }) {
+	if known || set == nil {
 		return r, nil
 	}
 	if id := set.RuleForName(name, proto, uint16(q.Number)); id != 0 {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/netip"
 	"net/url"
 	"os/signal"
@@ -55,33 +54,34 @@ func (a *app) policyLearn() *cobra.Command {
 	return c
 }
 
-// learnSeconds is for how long the policy learn stays when this command dies.
-const learnSeconds = 30
+// contains reports whether a subnet, which may be empty, has an address.
+func contains(subnet string, a netip.Addr) bool {
+	p, err := netip.ParsePrefix(subnet)
+	return err == nil && p.Contains(a)
+}
+
+// learnSeconds is for how long the port keeps the policy learn after this command has ended, or died.
+const learnSeconds = 6
 
 // learn watches a port until watching ends.
 func (a *app) learn(ctx, watching context.Context, port string) (rules []string, err error) {
 	sw := a.client()
 	still := context.WithoutCancel(ctx) // Ctrl-C ends the watching, and not what follows
-	ask := func(what string, seconds int) error {
+	watch := func() error {
 		ctx, cancel := context.WithTimeout(still, 10*time.Second)
 		defer cancel()
-		return sw.Do(ctx, "POST", "/policies/"+model.Learn+"/"+what, api.PolicyAttach{Port: port, Seconds: seconds}, nil)
+		return sw.Do(ctx, "POST", "/policies/"+model.Learn+"/attach", api.PolicyAttach{Port: port, Seconds: learnSeconds}, nil)
 	}
-	if err := ask("attach", learnSeconds); err != nil {
+	if err := watch(); err != nil {
 		return nil, err
 	}
-	defer func() {
-		if derr := ask("detach", 0); !api.IsStatus(derr, http.StatusNotFound) { // another `policy learn` may have ended
-			err = errors.Join(err, derr)
-		}
-	}()
 	go func() {
 		for again := time.Tick(learnSeconds * time.Second / 3); ; {
 			select {
 			case <-watching.Done():
 				return
 			case <-again:
-				_ = ask("attach", learnSeconds) // if the switch is gone, the events end, too
+				_ = watch() // if the switch is gone, the events end, too
 			}
 		}
 	}()
@@ -135,11 +135,11 @@ func (a *app) learn(ctx, watching context.Context, port string) (rules []string,
 		src, _ := netip.ParseAddr(f.Original.Src)
 		dst, _ := netip.ParseAddr(f.Reply.Src)
 		what := f.Protocol
-		if f.Reply.Sport != 0 && f.Protocol != "icmp" && f.Protocol != "icmpv6" {
-			what += "/" + strconv.Itoa(f.Reply.Sport)
-		}
-		if f.Protocol == "icmpv6" {
+		switch {
+		case f.Protocol == "icmp" || f.Protocol == "icmpv6":
 			what = "icmp"
+		case f.Reply.Sport != 0:
+			what += "/" + strconv.Itoa(f.Reply.Sport)
 		}
 		rule := ""
 		switch port {
@@ -147,10 +147,8 @@ func (a *app) learn(ctx, watching context.Context, port string) (rules []string,
 			rule = "egress allow " + peer(dst) + " " + what
 		case byAddr[dst]:
 			who := "outside"
-			if name := byAddr[src]; name == model.HostPortName {
-				who = "host"
-			} else if name != "" {
-				who = "port:" + name
+			if inside := slices.ContainsFunc(state.nets, func(n api.Network) bool { return contains(n.Subnet, src) || contains(n.Subnet6, src) }); inside {
+				who = peer(src)
 			}
 			rule = "ingress allow " + who + " " + what
 		default:

@@ -83,11 +83,8 @@ func (d *Daemon) AttachPolicy(name string, a api.PolicyAttach, attach bool) erro
 			if p == nil {
 				return model.NoPort(a.Port)
 			}
-			if attach && a.Seconds > 0 {
-				d.detachLaterLocked(p, name, time.Duration(min(a.Seconds, 86400))*time.Second)
-				if slices.Contains(p.Policies, name) {
-					return nil
-				}
+			if a.Seconds != 0 {
+				return d.watchLocked(p, name, a.Seconds)
 			}
 			names, err := edited(p.Policies, name, "port "+a.Port, attach)
 			if err != nil {
@@ -109,19 +106,40 @@ func (d *Daemon) AttachPolicy(name string, a api.PolicyAttach, attach bool) erro
 	})
 }
 
-// detachLaterLocked detaches a policy from a port after a time, unless that is asked for again meanwhile.
-func (d *Daemon) detachLaterLocked(p *port, name string, after time.Duration) {
-	if p.detach != nil {
-		p.detach.Stop()
+// watchLocked gives a port the policy learn for some seconds from now on, besides those that are attached to it. Who watches asks again and again:
+// when nobody does any more, also because it has died, the policy goes.
+func (d *Daemon) watchLocked(p *port, name string, seconds int) error {
+	if name != model.Learn || seconds < 0 || seconds > 60 {
+		return api.Errorf(http.StatusBadRequest, "seconds, 1 to 60, are for policy %s only, while a port is watched; to attach policy %s, leave them out", model.Learn, name)
 	}
-	p.detach = time.AfterFunc(after, func() {
-		d.follow("detaching policy "+name, func() {
-			if d.ports[p.Name] == p && slices.Contains(p.Policies, name) {
-				names, _ := edited(p.Policies, name, "", false) // it has the policy
-				_ = d.setPortPoliciesLocked(p.Name, names)      // without a policy, nothing stands in the way
+	watched := p.Port
+	watched.Watched = true
+	if err := d.State().CheckPoliced(&watched); err != nil {
+		return err
+	}
+	if p.watch != nil {
+		p.watch.Stop()
+	}
+	p.watch = time.AfterFunc(time.Duration(seconds)*time.Second, func() {
+		d.follow("ending to watch port "+p.Name, func() {
+			if time.Now().After(p.watchedUntil) {
+				d.setWatchedLocked(p, false)
 			}
 		})
 	})
+	p.watchedUntil = time.Now().Add(time.Duration(seconds)*time.Second - time.Millisecond)
+	d.setWatchedLocked(p, true)
+	return nil
+}
+
+func (d *Daemon) setWatchedLocked(p *port, watched bool) {
+	if p.Watched == watched || d.ports[p.Name] != p {
+		return
+	}
+	d.mu.Lock()
+	p.Watched = watched
+	d.mu.Unlock()
+	d.updatePoliciesLocked(nil)
 }
 
 // edited is a list of policies with one more or one less; of is what has the list.

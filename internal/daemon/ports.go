@@ -17,8 +17,9 @@ import (
 // A port is one port with its wire.
 type port struct {
 	model.Port
-	net    *network    // nil for the uplink
-	detach *time.Timer // of a policy that is attached for a time
+	net          *network    // nil for the uplink
+	watch        *time.Timer // ends Watched
+	watchedUntil time.Time
 	wire
 }
 

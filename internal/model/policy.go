@@ -139,6 +139,9 @@ func (s *State) PoliciesOf(p *Port) (names []string) {
 			names = append(names, name)
 		}
 	}
+	if p.Watched && !slices.Contains(names, Learn) {
+		names = append(names, Learn)
+	}
 	return names
 }
 

@@ -56,6 +56,7 @@ type Port struct {
 	ByFD     bool     // a TAP that another program has made and passed by its descriptor
 	Aliases  []string // other names, for DNS
 	Policies []string // of the port itself: see State.PoliciesOf
+	Watched  bool     // it has the policy learn for now, too
 	Tracked  bool     // it has policies, its network's included
 	Closed   bool     // and these let nobody in but by a rule
 	DHCP     bool     // the gateway answers its DHCP questions, if it has an address

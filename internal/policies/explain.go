@@ -38,7 +38,7 @@ func (c *Compiler) Explain(f *frame.Frame, now frame.Tick) (r Refusal, ok bool) 
 		if ports.Set(q.From) == nil && ports.Set(q.To) == nil {
 			return r, false
 		}
-		r.Why = "the rules of now allow a flow that begins so; they were others then, or the packet begins none, or its MAC is not that of its destination"
+		r.Why = "the present rules would allow it: either the rules were others when the packet came, or the packet cannot begin a flow, or it was sent to the MAC of another station than that of its address"
 		return r, true
 	}
 	p := state.PortByID(ruling.Port)

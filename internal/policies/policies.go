@@ -158,7 +158,7 @@ func (c *Compiler) Rule(id uint32) (name string, number int, text string) {
 	return c.ruleLocked(c.of, id)
 }
 
-// ruleLocked returns the policy that has a rule, the rule's place in it, 1 being the first, and its text.
+// ruleLocked is Rule with mu held.
 func (c *Compiler) ruleLocked(state *model.State, id uint32) (name string, number int, text string) {
 	for k, x := range c.ids {
 		if p := state.Policy(k.policy); x == id && p != nil {

@@ -150,11 +150,11 @@ type Learned struct {
 
 // Bounds of Addresses.
 const (
-	maxLearned   = 4096                         // names of addresses, of one port
-	namesOfOne   = 64                           // of one address; those that end first go
-	namesShown   = 4                            // by NamesOf
-	leastTime    = 30 * frame.TicksPerSecond    // for which an address is known, whatever its TTL
-	mostTime     = 86400 * frame.TicksPerSecond // and at most
+	maxLearned   = 4096                      // names of addresses, of one port
+	namesOfOne   = 64                        // of one address; those that end first go
+	namesShown   = 4                         // by NamesOf
+	leastTime    = 30 * frame.TicksPerSecond // for which an address is known, whatever its TTL
+	mostSeconds  = 86400                     // and at most
 	addressSlots = 2 * maxLearned
 )
 
@@ -240,7 +240,7 @@ func (s *Set) Learn(name string, addrs []netip.Addr, ttl uint32, pinned bool, no
 	k := s.Addresses
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	until := now + min(max(frame.Tick(min(ttl, 86400))*frame.TicksPerSecond, leastTime), mostTime)
+	until := now + max(frame.Tick(min(ttl, mostSeconds))*frame.TicksPerSecond, leastTime)
 	for _, a := range addrs {
 		t := k.table.Load()
 		if t == nil || t.learned >= maxLearned && !t.knows(a, name) {

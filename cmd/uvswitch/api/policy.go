@@ -18,7 +18,7 @@ type PolicyRuleAdd struct {
 type PolicyAttach struct {
 	Port    string `json:"port,omitempty"`
 	Network string `json:"network,omitempty"`
-	// Seconds after which the policy is detached from the port again, unless it is attached once more; 0: it stays.
+	// Seconds, of policy learn only: the port has the policy for so long from now on, without an attachment (`policy learn`).
 	Seconds int `json:"seconds,omitempty"`
 }
 
