@@ -89,7 +89,7 @@ unit:
 # Tests under the race detector: packages, and the whole command in namespaces. Needs root. And the lock-free tables in every order of the
 # atomic operations of two or three threads.
 race:
-	$(GO) test -race ./internal/frame ./internal/ring ./internal/uring ./switch ./router ./nat ./internal/simnet ./internal/dataplane ./internal/capture ./internal/daemon ./tap
+	$(GO) test -race -timeout 30m ./internal/frame ./internal/ring ./internal/uring ./switch ./router ./nat ./internal/simnet ./internal/dataplane ./internal/capture ./internal/daemon ./tap
 	$(GO) test -tags interleave -run Interleave ./nat ./internal/share
 	UVSWITCH_RACE=1 $(E2E) -run 'TestContainersReachEachOther|TestNamespaceDies|TestDump$$|TestMonitor|TestReloadOddOrders|TestChangesDuringReload|TestWorkers|TestPublish' ./internal/e2e
 
