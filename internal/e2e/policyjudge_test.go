@@ -128,7 +128,7 @@ func run(path string, tries []*try, at []time.Duration, start time.Time, wait ti
 					fds[i].Events = unix.POLLOUT
 				}
 			}
-			if _, err := unix.Poll(fds, int(time.Until(until).Milliseconds()+1)); err != nil && !errors.Is(err, unix.EINTR) {
+			if _, err := unix.Poll(fds, max(0, int(time.Until(until).Milliseconds()+1))); err != nil && !errors.Is(err, unix.EINTR) {
 				return err
 			}
 			for i, x := range open {

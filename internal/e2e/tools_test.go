@@ -185,7 +185,7 @@ func TestTour(t *testing.T) {
 	for name, env := range map[string][]string{"with the system's tools": nil, "with nothing but the kernel": {"PATH=/nonexistent"}} {
 		t.Run(name, func(t *testing.T) {
 			out := runTour(t, env, "")
-			contains(t, out, "== 13 of 13", "this is web; you are 198.51.100.2", "fd00:dead:beef:c0:0:275:ac1d:2/80", "fd00:dead:beef:c0:0:275:ac1d:3 dev eth0 lladdr 02:75:ac:1d:00:03", "this is web; you are 2001:db8:51::2", "dst=2001:db8:51::1", "dst=198.51.100.1",
+			contains(t, out, "== 14 of 14", "this is web; you are 198.51.100.2", "fd00:dead:beef:c0:0:275:ac1d:2/80", "fd00:dead:beef:c0:0:275:ac1d:3 dev eth0 lladdr 02:75:ac:1d:00:03", "this is web; you are 2001:db8:51::2", "dst=2001:db8:51::1", "dst=198.51.100.1",
 				"dst=203.0.113.8", "uplink Out IP 198.51.100.1 > 203.0.113.8: ICMP echo request", "balanced true", "nothing is left")
 		})
 	}
