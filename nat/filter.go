@@ -150,17 +150,11 @@ func (n *tracker[A]) followOrTrack(c *config[A], f packet[A], b *frame.Batch, to
 		}
 		d := pendingFlow[A]{orig: *f.tuple, reply: f.tuple.Reverse(), port: f.In, net: f.Net, status: untranslated}
 		if policed {
-			src, dst := frame.Netip(f.tuple.Src), frame.Netip(f.tuple.Dst)
-			q := policy.Flow{From: f.In, To: f.Out, Src: src, Dst: dst, Proto: f.Proto, Port: f.Tuple.DstPort}
-			r := c.policies.Judge(q, policy.Admission{}, b.Tick)
-			if !b.Dry {
-				c.policies.Count(&r)
-			}
-			if d.admission = r.By; r.Why != frame.None {
-				return r.Why
+			if why := n.admit(c, &d, f.In, f.Out, b); why != frame.None {
+				return why
 			}
 			if resumes(f.Frame) { // who has begun it is not known: else the answers of a flow that ends would begin it again
-				back := policy.Flow{From: f.Out, To: f.In, Src: dst, Dst: src, Proto: f.Proto, Port: f.Tuple.SrcPort}
+				back := policy.Flow{From: f.Out, To: f.In, Src: frame.Netip(f.tuple.Dst), Dst: frame.Netip(f.tuple.Src), Proto: f.Proto, Port: f.Tuple.SrcPort}
 				if r := c.policies.Judge(back, policy.Admission{}, b.Tick); r.Why != frame.None {
 					return r.Why
 				}

@@ -27,13 +27,11 @@ func (n *tracker[A]) setPoliciesLocked(p *policy.Ports) {
 // Policies are those of SetPolicies.
 func (n *NAT) Policies() *policy.Ports { return n.config.Load().policies }
 
-// admit says whether a flow may begin, and notes in d by which rules. The reply tuple has the end that the flow really reaches.
-func (n *tracker[A]) admit(c *config[A], d *pendingFlow[A], from frame.PortID, b *frame.Batch) frame.Reason {
-	if c.policies == nil {
-		return frame.None
-	}
-	src, dst := frame.Netip(d.orig.Src), frame.Netip(d.reply.Src)
-	r := c.policies.Judge(policy.Flow{From: from, To: c.policies.Stations[dst], Src: src, Dst: dst, Proto: d.orig.Proto, Port: d.reply.SrcPort}, policy.Admission{}, b.Tick)
+// admit says whether a flow may begin between two ports, and notes in d by which rules. The reply tuple has the end that the flow really
+// reaches.
+func (n *tracker[A]) admit(c *config[A], d *pendingFlow[A], from, to frame.PortID, b *frame.Batch) frame.Reason {
+	q := policy.Flow{From: from, To: to, Src: frame.Netip(d.orig.Src), Dst: frame.Netip(d.reply.Src), Proto: d.orig.Proto, Port: d.reply.SrcPort}
+	r := c.policies.Judge(q, policy.Admission{}, b.Tick)
 	if !b.Dry {
 		c.policies.Count(&r)
 	}

@@ -182,12 +182,14 @@ func (n *tracker[A]) create(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 			d.status |= servedFlow
 		}
 	}
-	from := f.In
-	if f.Net == frame.NoNet {
-		from = frame.NoPort
-	}
-	if why := n.admit(c, &d, from, b); why != frame.None {
-		return why
+	if c.policies != nil {
+		from := f.In
+		if f.Net == frame.NoNet {
+			from = frame.NoPort
+		}
+		if why := n.admit(c, &d, from, c.policies.Stations[frame.Netip(d.reply.Src)], b); why != frame.None {
+			return why
+		}
 	}
 	rule := c.masq[d.net]
 	if f.Hairpin && !toHost {

@@ -242,12 +242,7 @@ func (s *Server) refusalOf(r *capture.Record) (why policies.Refusal) {
 	if r.Verdict != frame.Drop && r.Verdict != frame.Punt || r.Reason != frame.PolicyDenied && r.Reason != frame.PolicyDropped || len(r.Data) == 0 {
 		return why
 	}
-	raw := make([]byte, frame.VnetLen+max(len(r.Data), min(r.Length, frame.MaxFrame)))
-	copy(raw, r.Vnet)
-	copy(raw[frame.VnetLen:], r.Data)
-	var f frame.Frame
-	f.Reset(raw, r.In)
-	frame.Parse(&f)
+	f := frame.Partial(r.In, r.Vnet, r.Data, r.Length)
 	why, _ = s.d.ExplainRefusal(&f)
 	return why
 }
@@ -280,12 +275,7 @@ func (s *Server) verdictOf(r *capture.Record, name func(frame.PortID) string) ap
 		v.Packet = fmt.Sprintf("a frame of %d bytes", r.Length)
 		return v
 	}
-	raw := make([]byte, frame.VnetLen+max(len(r.Data), min(r.Length, frame.MaxFrame))) // what was cut off is zeros
-	copy(raw, r.Vnet)
-	copy(raw[frame.VnetLen:], r.Data)
-	var f frame.Frame
-	f.Reset(raw, r.In)
-	frame.Parse(&f)
+	f := frame.Partial(r.In, r.Vnet, r.Data, r.Length)
 	v.Packet = explain.Text(&f)
 	if t := capture.EndpointsOf(&f); t != (frame.Endpoints{}) {
 		v.Src, v.Dst, v.Protocol = t.Src.String(), t.Dst.String(), frame.ProtoName(t.Proto)

@@ -14,10 +14,13 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/config"
 	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/policy"
 )
 
 func (a *app) policyLearn() *cobra.Command {
@@ -47,7 +50,11 @@ func (a *app) policyLearn() *cobra.Command {
 			if a.json {
 				return a.printJSON(p)
 			}
-			return a.printPolicies(p)
+			text, err := yaml.Marshal(config.File{Policies: []api.PolicyAdd{p}})
+			if err == nil {
+				_, err = a.out.Write(text)
+			}
+			return err
 		}}
 	c.Flags().DurationVar(&during, "for", 0, "end after this time, such as 60s (default: at Ctrl-C)")
 	c.Flags().StringVar(&name, "name", "", "name of the policy (default: the port's)")
@@ -85,19 +92,14 @@ func (a *app) learn(ctx, watching context.Context, port string) (rules []string,
 			}
 		}
 	}()
-	var state struct {
-		ports []api.Port
-		nets  []api.Network
-		names []api.LearnedName
-	}
+	var state learned
 	if err := errors.Join(sw.Do(still, "GET", "/ports", nil, &state.ports), sw.Do(still, "GET", "/networks", nil, &state.nets)); err != nil {
 		return nil, err
 	}
 	fmt.Fprintf(a.err, "watching port %s; end with Ctrl-C\n", port)
-	var flows []api.Flow
 	err = a.flowEvents(watching, "/flows/events", func(e api.FlowEvent) error {
 		if e.Event == "NEW" {
-			flows = append(flows, e.Flow)
+			state.flows = append(state.flows, e.Flow)
 		}
 		return nil
 	})
@@ -107,15 +109,32 @@ func (a *app) learn(ctx, watching context.Context, port string) (rules []string,
 	if err := sw.Do(still, "GET", "/ports/"+url.PathEscape(port)+"/names", nil, &state.names); err != nil {
 		return nil, err
 	}
+	rules = state.propose(port)
+	if len(rules) > 0 && !slices.ContainsFunc(rules, func(r string) bool { return strings.HasPrefix(r, "egress") }) {
+		fmt.Fprintf(a.err, "no flow began at port %s: without a rule for egress, the port may begin everything; add one, such as: egress reject any\n", port)
+	}
+	return rules, nil
+}
+
+// learned is what `policy learn` has seen.
+type learned struct {
+	ports []api.Port
+	nets  []api.Network
+	names []api.LearnedName // for which the port has asked
+	flows []api.Flow        // that began
+}
+
+// propose returns the rules that allow a port what it has done, sorted.
+func (l *learned) propose(port string) (rules []string) {
 	byAddr, nameOf := map[netip.Addr]string{}, map[netip.Addr]string{}
-	for _, p := range state.ports {
+	for _, p := range l.ports {
 		for _, text := range p.Addresses {
 			if x, err := netip.ParsePrefix(text); err == nil {
 				byAddr[x.Addr()] = p.Name
 			}
 		}
 	}
-	for _, n := range state.names {
+	for _, n := range l.names {
 		if x, err := netip.ParseAddr(n.Address); err == nil {
 			nameOf[x] = n.Name
 		}
@@ -126,12 +145,12 @@ func (a *app) learn(ctx, watching context.Context, port string) (rules []string,
 			return "host"
 		case name != "":
 			return "port:" + name
-		case nameOf[a] != "" && !a.IsPrivate() && a.IsGlobalUnicast(): // a name opens no private address
+		case nameOf[a] != "" && policy.IsPublic(a): // a name opens no other address
 			return "name:" + nameOf[a]
 		}
 		return a.String()
 	}
-	for _, f := range flows {
+	for _, f := range l.flows {
 		src, _ := netip.ParseAddr(f.Original.Src)
 		dst, _ := netip.ParseAddr(f.Reply.Src)
 		what := f.Protocol
@@ -147,7 +166,7 @@ func (a *app) learn(ctx, watching context.Context, port string) (rules []string,
 			rule = "egress allow " + peer(dst) + " " + what
 		case byAddr[dst]:
 			who := "outside"
-			if inside := slices.ContainsFunc(state.nets, func(n api.Network) bool { return contains(n.Subnet, src) || contains(n.Subnet6, src) }); inside {
+			if inside := slices.ContainsFunc(l.nets, func(n api.Network) bool { return contains(n.Subnet, src) || contains(n.Subnet6, src) }); inside {
 				who = peer(src)
 			}
 			rule = "ingress allow " + who + " " + what
@@ -159,8 +178,5 @@ func (a *app) learn(ctx, watching context.Context, port string) (rules []string,
 		}
 	}
 	slices.Sort(rules)
-	if len(rules) > 0 && !slices.ContainsFunc(rules, func(r string) bool { return strings.HasPrefix(r, "egress") }) {
-		fmt.Fprintf(a.err, "no flow began at port %s: without a rule for egress, the port may begin everything; add one, such as: egress reject any\n", port)
-	}
-	return rules, nil
+	return rules
 }

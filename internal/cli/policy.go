@@ -8,11 +8,9 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
-	"github.com/uvswitch/uvswitch/internal/config"
 )
 
 func (a *app) policyCommand() *cobra.Command {
@@ -86,10 +84,8 @@ func (a *app) policyAdd() *cobra.Command {
 			"A rule acts on the next packet, also of flows that exist.",
 		Args: cobra.MinimumNArgs(3), RunE: func(c *cobra.Command, args []string) error {
 			words := args[1:]
-			for flag, value := range map[string]string{"--peer": peer, "--proto": proto} {
-				if value != "" && len(words) > 2 {
-					return usagef("%s says again what the words after %s say; write one of them", flag, words[1])
-				}
+			if len(words) > 2 && (peer != "" || proto != "") {
+				return usagef("the words after %s say the peer and the protocol already; write these words, or --peer, --proto and --port", words[1])
 			}
 			if peer != "" {
 				words = append(words, peer)
@@ -189,13 +185,4 @@ func parseTest(text string) (q api.PolicyTest, err error) {
 		}
 	}
 	return q, nil
-}
-
-// printPolicies prints policies as the configuration file has them.
-func (a *app) printPolicies(list ...api.PolicyAdd) error {
-	text, err := yaml.Marshal(config.File{Policies: list})
-	if err == nil {
-		_, err = a.out.Write(text)
-	}
-	return err
 }

@@ -48,7 +48,9 @@ func (d *Daemon) DeletePolicyRule(name string, number int) error {
 		if number < 1 || number > len(p.Spec.Rules) {
 			return api.Errorf(http.StatusNotFound, "policy %q has no rule %d; `uvswitch policy show %s` numbers its rules", name, number, name)
 		}
-		if r := p.Rules[number-1]; !slices.ContainsFunc(p.Rules, func(x policy.Rule) bool { return x.Direction == r.Direction && x.String() != r.String() }) && d.isAttachedLocked(name) {
+		r := p.Rules[number-1]
+		last := !slices.ContainsFunc(p.Rules, func(x policy.Rule) bool { return x.Direction == r.Direction && x.String() != r.String() })
+		if _, _, attached := d.attachedToLocked(name); last && attached {
 			return api.Errorf(http.StatusConflict, "this is the last %s rule of policy %q, and without one everything would pass; add another rule first, or detach the policy", r.Direction, name)
 		}
 		if len(p.Rules) == 1 && p.DNS != policy.NamesOnly {
@@ -117,17 +119,15 @@ func (d *Daemon) watchLocked(p *port, name string, seconds int) error {
 	if err := d.State().CheckPoliced(&watched); err != nil {
 		return err
 	}
-	if p.watch != nil {
-		p.watch.Stop()
-	}
-	p.watch = time.AfterFunc(time.Duration(seconds)*time.Second, func() {
+	var end *time.Timer
+	end = time.AfterFunc(time.Duration(seconds)*time.Second, func() {
 		d.follow("ending to watch port "+p.Name, func() {
-			if time.Now().After(p.watchedUntil) {
+			if p.watch == end { // nobody has asked again
 				d.setWatchedLocked(p, false)
 			}
 		})
 	})
-	p.watchedUntil = time.Now().Add(time.Duration(seconds)*time.Second - time.Millisecond)
+	p.watch = end
 	d.setWatchedLocked(p, true)
 	return nil
 }
@@ -177,33 +177,26 @@ func (d *Daemon) deletePolicyLocked(name string) error {
 	} else if p.Builtin {
 		return api.Errorf(http.StatusConflict, "policy %q is part of the command and cannot be removed", name)
 	}
-	for _, n := range d.networks {
-		if slices.Contains(n.Policies, name) {
-			return api.Errorf(http.StatusConflict, "policy %q is attached to network %q; detach it first: `uvswitch policy detach %s --network %s`", name, n.Name, name, n.Name)
-		}
-	}
-	for _, p := range d.ports {
-		if slices.Contains(p.Policies, name) {
-			return api.Errorf(http.StatusConflict, "policy %q is attached to port %q; detach it first: `uvswitch policy detach %s --port %s`", name, p.Name, name, p.Name)
-		}
+	if kind, to, attached := d.attachedToLocked(name); attached {
+		return api.Errorf(http.StatusConflict, "policy %q is attached to %s %q; detach it first: `uvswitch policy detach %s --%s %s`", name, kind, to, name, kind, to)
 	}
 	d.replacePoliciesLocked(slices.DeleteFunc(slices.Clone(d.policies), func(x model.Policy) bool { return x.Name == name }))
 	return nil
 }
 
-// isAttachedLocked reports whether a port or a network has a policy.
-func (d *Daemon) isAttachedLocked(name string) bool {
+// attachedToLocked returns a network or a port, by its kind and its name, that has a policy.
+func (d *Daemon) attachedToLocked(policy string) (kind, name string, attached bool) {
 	for _, n := range d.networks {
-		if slices.Contains(n.Policies, name) {
-			return true
+		if slices.Contains(n.Policies, policy) {
+			return "network", n.Name, true
 		}
 	}
 	for _, p := range d.ports {
-		if slices.Contains(p.Policies, name) {
-			return true
+		if slices.Contains(p.Policies, policy) {
+			return "port", p.Name, true
 		}
 	}
-	return false
+	return "", "", false
 }
 
 func (d *Daemon) replacePoliciesLocked(list []model.Policy) {

@@ -17,9 +17,8 @@ import (
 // A port is one port with its wire.
 type port struct {
 	model.Port
-	net          *network    // nil for the uplink
-	watch        *time.Timer // ends Watched
-	watchedUntil time.Time
+	net   *network    // nil for the uplink
+	watch *time.Timer // ends Watched, unless there is a later one
 	wire
 }
 

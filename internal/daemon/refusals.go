@@ -85,11 +85,7 @@ func (d *Daemon) logRules(ctx context.Context) {
 			if x.Reason != frame.PolicyDenied && x.Reason != frame.PolicyDropped || int32(x.Tick-seen) < 0 || int32(x.Tick-now) >= 0 {
 				continue
 			}
-			raw := make([]byte, frame.VnetLen+max(len(x.Head), min(int(x.Length), frame.MaxFrame))) // what was not kept is zeros
-			copy(raw[frame.VnetLen:], x.Head)
-			var f frame.Frame
-			f.Reset(raw, x.In)
-			frame.Parse(&f)
+			f := frame.Partial(x.In, nil, x.Head, int(x.Length))
 			why, ok := d.ExplainRefusal(&f)
 			if !ok || !why.Log {
 				continue

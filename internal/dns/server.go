@@ -72,17 +72,14 @@ func (s *Server) Ask(q Question, reply func([]byte)) (answer []byte, later bool)
 		return nil, false
 	}
 	z := s.zones.Load()
-	watched := s.gate != nil && p.rcode == 0 && z.networks[q.Net] != nil && s.gate.Watches(q.Port)
-	if watched {
-		f := z.find(z.networks[q.Net], p.name)
-		if !s.gate.MayAsk(q.Port, p.plainName(), f.ours, f.addrs) {
-			s.Denied.Add(1)
-			s.gate.Denied(q.Port, p.plainName())
-			return p.prohibit(), false
-		}
-		if f.ours {
-			s.gate.Learn(q.Port, p.plainName(), true, f.addrs, ttl)
-		}
+	f, watched, denied := s.ofGate(&q, &p, z)
+	if denied {
+		s.Denied.Add(1)
+		s.gate.Denied(q.Port, p.plainName())
+		return p.prohibit(), false
+	}
+	if watched && f.ours {
+		s.gate.Learn(q.Port, p.plainName(), true, f.addrs, ttl)
 	}
 	if m := z.answer(q.Net, &p); m != nil {
 		if rcode := dnsmessage.RCode(m[3] & 15); rcode == dnsmessage.RCodeRefused {
@@ -119,6 +116,16 @@ func (s *Server) Ask(q Question, reply func([]byte)) (answer []byte, later bool)
 	return nil, true
 }
 
+// ofGate asks the gate about a question. watched: the gate has a say about the port; f is then what the zones know of the name.
+func (s *Server) ofGate(q *Question, p *question, z *Zones) (f finding, watched, denied bool) {
+	n := z.networks[q.Net]
+	if s.gate == nil || n == nil || p.rcode != 0 || !s.gate.Watches(q.Port) {
+		return f, false, false
+	}
+	f = z.find(n, p.name)
+	return f, true, !s.gate.MayAsk(q.Port, p.plainName(), f.ours, f.addrs)
+}
+
 // Serves reports whether stations of a network get answers.
 func (s *Server) Serves(net frame.NetID) bool { return s.zones.Load().networks[net] != nil }
 
@@ -129,10 +136,8 @@ func (s *Server) Preview(q Question) []byte {
 		return nil
 	}
 	z := s.zones.Load()
-	if n := z.networks[q.Net]; s.gate != nil && p.rcode == 0 && n != nil && s.gate.Watches(q.Port) {
-		if f := z.find(n, p.name); !s.gate.MayAsk(q.Port, p.plainName(), f.ours, f.addrs) {
-			return p.prohibit()
-		}
+	if _, _, denied := s.ofGate(&q, &p, z); denied {
+		return p.prohibit()
 	}
 	return z.answer(q.Net, &p)
 }

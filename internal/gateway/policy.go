@@ -80,20 +80,8 @@ func (g *gate) Learn(port frame.PortID, name string, ours bool, addrs []netip.Ad
 		return
 	}
 	for _, a := range addrs {
-		s.Learn(name, []netip.Addr{a}, ttl, ours || isPublic(a) && p.Places.Class(a) == policy.Outside, g.now())
+		s.Learn(name, []netip.Addr{a}, ttl, ours || policy.IsPublic(a) && p.Places.Class(a) == policy.Outside, g.now())
 	}
-}
-
-// isPublic reports whether an address can be that of a server in the Internet.
-func isPublic(a netip.Addr) bool {
-	return a.IsGlobalUnicast() && !a.IsPrivate() && !slices.ContainsFunc(notPublic, func(p netip.Prefix) bool { return p.Contains(a) })
-}
-
-// notPublic are further prefixes for special purposes (RFC 6890): this network, shared addresses, protocol assignments, benchmarks, and the
-// addresses of IPv4 in IPv6.
-var notPublic = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"), netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("240.0.0.0/4"),
-	netip.MustParsePrefix("::/8"), netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("2001::/32"), netip.MustParsePrefix("fec0::/10"),
 }
 
 // Refusals lists the names that policies have refused lately, the last one first.

@@ -37,13 +37,18 @@ const Sandbox = "sandbox"
 const Learn = "learn"
 
 // builtin are the policies that always exist.
-var builtin = []Policy{mustPolicy(api.PolicyAdd{Name: Sandbox, DNS: "named", Rules: []string{
-	"egress reject host", "egress reject inside",
-	"egress reject 0.0.0.0/8", "egress reject 10.0.0.0/8", "egress reject 100.64.0.0/10", "egress reject 127.0.0.0/8", "egress reject 169.254.0.0/16", "egress reject 172.16.0.0/12",
-	"egress reject 192.0.0.0/24", "egress reject 192.168.0.0/16", "egress reject 198.18.0.0/15", "egress reject 224.0.0.0/3",
-	"egress reject ::/8", "egress reject 64:ff9b::/96", "egress reject 64:ff9b:1::/48", "egress reject 2001::/32", "egress reject 2002::/16", "egress reject fc00::/7", "egress reject fe80::/9", "egress reject ff00::/8",
-	"ingress allow outside", "ingress allow host",
-}}), mustPolicy(api.PolicyAdd{Name: Learn, DNS: "any", Rules: []string{"egress allow any", "egress allow 169.254.0.0/16", "egress allow fd00:ec2::/32", "ingress allow any"}})}
+var builtin = []Policy{
+	mustPolicy(api.PolicyAdd{Name: Sandbox, DNS: "named", Rules: sandboxRules()}),
+	mustPolicy(api.PolicyAdd{Name: Learn, DNS: "any", Rules: []string{"egress allow any", "egress allow 169.254.0.0/16", "egress allow fd00:ec2::/32", "ingress allow any"}}),
+}
+
+func sandboxRules() []string {
+	rules := []string{"egress reject host", "egress reject inside"}
+	for _, p := range policy.NotPublic {
+		rules = append(rules, "egress reject "+p.String())
+	}
+	return append(rules, "ingress allow outside", "ingress allow host")
+}
 
 func mustPolicy(a api.PolicyAdd) Policy {
 	p, err := NewPolicy(a)

@@ -13,11 +13,8 @@ import (
 
 // A Refusal says why policies refuse a packet, and what would allow it.
 type Refusal struct {
-	Policy string // that rejects it; empty: none allows it
-	Number int    // of the rule, 1 being the first; 0: none
-	Log    bool   // the rule asks for lines in the log
-	Why    string
-	Remedy string
+	Why, Remedy string
+	Log         bool // a rule refuses it, and asks for lines in the log
 }
 
 // Explain says why a parsed frame is refused, by the rules of now. ok is false if they do not refuse it.
@@ -51,12 +48,11 @@ func (c *Compiler) Explain(f *frame.Frame, now frame.Tick) (r Refusal, ok bool) 
 	}
 	names := state.PoliciesOf(p)
 	if ruling.Rule != 0 {
-		var text string
-		r.Policy, r.Number, text = c.ruleLocked(state, ruling.Rule)
+		of, number, text := c.ruleLocked(ruling.Rule)
 		r.Log = ports.Set(ruling.Port).Logs(ruling.Rule)
-		r.Why = fmt.Sprintf("rule %d of policy %s refuses it: %s", r.Number, r.Policy, text)
-		if r.Remedy = fmt.Sprintf("to end this: `uvswitch policy del %s %d`", r.Policy, r.Number); slices.ContainsFunc(state.AllPolicies(), func(x model.Policy) bool { return x.Builtin && x.Name == r.Policy }) {
-			r.Remedy = fmt.Sprintf("to end this: `uvswitch policy detach %s --port %s`", r.Policy, p.Name)
+		r.Why = fmt.Sprintf("rule %d of policy %s refuses it: %s", number, of, text)
+		if r.Remedy = fmt.Sprintf("to end this: `uvswitch policy del %s %d`", of, number); state.Policy(of).Builtin {
+			r.Remedy = fmt.Sprintf("to end this: `uvswitch policy detach %s --port %s`", of, p.Name)
 		}
 		return r, true
 	}
@@ -67,41 +63,33 @@ func (c *Compiler) Explain(f *frame.Frame, now frame.Tick) (r Refusal, ok bool) 
 	r.Why = fmt.Sprintf("no rule of %s, of port %s, allows it (%s)", what, p.Name, ruling.Side)
 	who := whoIs(state, ports, peer)
 	if learned := ports.Set(ruling.Port).Addresses.NamesOf(peer, now); len(learned) > 0 && ruling.Side == policy.Egress {
-		name := learned[len(learned)-1]
-		if r.Why += fmt.Sprintf("; the port knows %s as %s", peer, strings.Join(learned, ", ")); ports.Places.Class(peer) == policy.Outside && !peer.IsPrivate() {
-			who = "name:" + name
+		if r.Why += fmt.Sprintf("; the port knows %s as %s", peer, strings.Join(learned, ", ")); ports.Places.Class(peer) == policy.Outside && policy.IsPublic(peer) {
+			who = policy.Peer{Kind: policy.NamePeer, Name: learned[len(learned)-1]}
 		}
 	}
-	proto := q.Proto
-	if proto == frame.ICMPv6 {
-		proto = frame.ICMP
-	}
-	rule := policy.Rule{Direction: ruling.Side, Action: policy.Allow, Proto: proto}
-	if frame.HasPorts(proto) {
-		rule.Ports = []policy.PortRange{{Lo: q.Port, Hi: q.Port}}
-	}
-	words := strings.Fields(rule.String()) // direction, action, peer, protocol
-	words[2] = who
+	rule := policy.Allowing(ruling.Side, who, q.Proto, q.Port)
 	own := slices.IndexFunc(names, func(n string) bool { return !state.Policy(n).Builtin })
 	to := "NAME"
 	if own >= 0 {
 		to = names[own]
 	}
-	if r.Remedy = fmt.Sprintf("to allow it: `uvswitch policy add %s %s`", to, strings.Join(words, " ")); own < 0 {
+	if r.Remedy = fmt.Sprintf("to allow it: `uvswitch policy add %s %s`", to, rule); own < 0 {
 		r.Remedy += fmt.Sprintf(", and `uvswitch policy attach NAME --port %s`", p.Name)
 	}
 	return r, true
 }
 
 // whoIs is an address as the peer of a rule.
-func whoIs(state *model.State, ports *policy.Ports, a netip.Addr) string {
-	if p := state.PortByID(ports.Stations[a]); p != nil && ports.Stations[a] != frame.NoPort {
-		return "port:" + p.Name
+func whoIs(state *model.State, ports *policy.Ports, a netip.Addr) policy.Peer {
+	if id, known := ports.Stations[a]; known {
+		if p := state.PortByID(id); p != nil {
+			return policy.Peer{Kind: policy.PortPeer, Name: p.Name}
+		}
 	}
 	if ports.Places.Class(a) == policy.Host {
-		return policy.Host.String()
+		return policy.Peer{Kind: policy.OfClass, Class: policy.Host}
 	}
-	return a.String()
+	return policy.Peer{Kind: policy.Prefix, Prefix: netip.PrefixFrom(a, a.BitLen())}
 }
 
 // flowOf is the flow that a frame would begin. A published port leads to its container. ok is false if it is no IP packet.

@@ -25,7 +25,7 @@ type Compiler struct {
 	compiled map[string]compiled // by the names of policies
 	last     *policy.Ports
 	state    uint64       // hash of what last was made of
-	of       *model.State // that was compiled last
+	of       *model.State // that Compile was given last
 }
 
 type ruleKey struct{ policy, rule string }
@@ -41,34 +41,37 @@ type compiled struct {
 func (c *Compiler) Compile(state *model.State, local []netip.Prefix) (to *policy.Ports, changed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	hash := fnv.New64a()
-	to = &policy.Ports{Stations: map[netip.Addr]frame.PortID{}, Known: map[frame.PortID]bool{}, Counts: map[uint32]*policy.Count{}}
-	host := slices.Clone(local)
-	for _, a := range state.Own {
-		host = append(host, netip.PrefixFrom(a, a.BitLen()))
+	c.of = state
+	c.forgetLocked()
+	if !slices.ContainsFunc(state.Ports, func(p model.Port) bool { return len(state.PoliciesOf(&p)) > 0 }) {
+		changed = c.last != nil
+		c.last, c.state, c.compiled, c.names = nil, 0, nil, nil
+		return nil, changed
 	}
-	names, used, policed := map[frame.PortID]*policy.Addresses{}, map[string]compiled{}, false
+	hash := fnv.New64a()
+	to = &policy.Ports{Counts: map[uint32]*policy.Count{}}
+	host := append(slices.Clone(local), policy.Singles(state.Own)...)
+	names, used := map[frame.PortID]*policy.Addresses{}, map[string]compiled{}
 	for i := range state.Ports {
 		p := &state.Ports[i]
 		addrs := addrsOf(state, p)
 		if p.Kind == model.KindHost {
 			to.Host = p.ID
-			host = append(host, singles(addrs)...)
+			host = append(host, policy.Singles(addrs)...)
 			continue
 		}
 		for _, a := range addrs {
-			to.Stations[a], to.Known[p.ID] = p.ID, true
+			to.AddStation(a, p.ID)
 			fmt.Fprintln(hash, a, p.ID)
 		}
 		of := state.PoliciesOf(p)
 		if len(of) == 0 {
 			continue
 		}
-		policed = true
 		key := strings.Join(of, ",")
 		x, done := used[key]
 		if !done {
-			x = c.compileLocked(state, of, key, to)
+			x = c.compileLocked(of, key, to)
 			used[key] = x
 		}
 		if names[p.ID] = c.names[p.ID]; names[p.ID] == nil {
@@ -77,14 +80,7 @@ func (c *Compiler) Compile(state *model.State, local []netip.Prefix) (to *policy
 		to.Of[p.ID] = &policy.Set{Rules: x.rules, Addresses: names[p.ID]}
 		fmt.Fprintln(hash, p.ID, key, x.of)
 	}
-	c.forgetLocked(state)
-	c.of = state
 	c.compiled, c.names = used, names
-	if !policed {
-		changed = c.last != nil
-		c.last, c.state = nil, 0
-		return nil, changed
-	}
 	var inside []netip.Prefix
 	for i := range state.Networks {
 		n := &state.Networks[i]
@@ -100,15 +96,15 @@ func (c *Compiler) Compile(state *model.State, local []netip.Prefix) (to *policy
 }
 
 // compileLocked makes the rules of some policies searchable, unless that has been done.
-func (c *Compiler) compileLocked(state *model.State, names []string, key string, to *policy.Ports) compiled {
+func (c *Compiler) compileLocked(names []string, key string, to *policy.Ports) compiled {
 	var rules []policy.Numbered
 	hash := fnv.New64a()
 	dns := policy.ByRules
 	for _, name := range names {
-		p := state.Policy(name)
+		p := c.of.Policy(name)
 		dns = max(dns, p.DNS)
 		for i, r := range p.Rules {
-			n := policy.Numbered{Rule: r, ID: c.idLocked(ruleKey{name, p.Spec.Rules[i]}), Where: WhereIs(state, &r)}
+			n := policy.Numbered{Rule: r, ID: c.idLocked(ruleKey{name, p.Spec.Rules[i]}), Where: WhereIs(c.of, &r)}
 			to.Counts[n.ID] = c.counts[n.ID]
 			rules = append(rules, n)
 			fmt.Fprintln(hash, n.ID, n.Where)
@@ -136,9 +132,9 @@ func (c *Compiler) idLocked(k ruleKey) uint32 {
 }
 
 // forgetLocked forgets rules that are gone.
-func (c *Compiler) forgetLocked(state *model.State) {
+func (c *Compiler) forgetLocked() {
 	rules := map[ruleKey]bool{}
-	for _, p := range state.AllPolicies() {
+	for _, p := range c.of.AllPolicies() {
 		for _, text := range p.Spec.Rules {
 			rules[ruleKey{p.Name, text}] = true
 		}
@@ -155,13 +151,13 @@ func (c *Compiler) forgetLocked(state *model.State) {
 func (c *Compiler) Rule(id uint32) (name string, number int, text string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.ruleLocked(c.of, id)
+	return c.ruleLocked(id)
 }
 
 // ruleLocked is Rule with mu held.
-func (c *Compiler) ruleLocked(state *model.State, id uint32) (name string, number int, text string) {
+func (c *Compiler) ruleLocked(id uint32) (name string, number int, text string) {
 	for k, x := range c.ids {
-		if p := state.Policy(k.policy); x == id && p != nil {
+		if p := c.of.Policy(k.policy); x == id && p != nil {
 			return k.policy, slices.Index(p.Spec.Rules, k.rule) + 1, k.rule
 		}
 	}
@@ -187,13 +183,6 @@ func addrsOf(state *model.State, p *model.Port) (out []netip.Addr) {
 	return slices.DeleteFunc(out, func(a netip.Addr) bool { return !a.IsValid() })
 }
 
-func singles(addrs []netip.Addr) (out []netip.Prefix) {
-	for _, a := range addrs {
-		out = append(out, netip.PrefixFrom(a, a.BitLen()))
-	}
-	return out
-}
-
 // linkLocal are the addresses that each link has.
 var linkLocal = netip.MustParsePrefix("fe80::/10")
 
@@ -203,7 +192,7 @@ func WhereIs(state *model.State, r *policy.Rule) []netip.Prefix {
 	switch peer := r.Peer; peer.Kind {
 	case policy.PortPeer:
 		if p := state.Port(peer.Name); p != nil && !p.IsOwn() {
-			return singles(addrsOf(state, p))
+			return policy.Singles(addrsOf(state, p))
 		}
 	case policy.NetworkPeer:
 		n := state.Network(peer.Name)
@@ -216,7 +205,8 @@ func WhereIs(state *model.State, r *policy.Rule) []netip.Prefix {
 		}
 		for i := range state.Ports {
 			if p := &state.Ports[i]; p.Network == n.Name && p.MAC != 0 {
-				out = append(out, singles([]netip.Addr{p.MAC.LinkLocal().Netip()})...)
+				a := p.MAC.LinkLocal().Netip()
+				out = append(out, netip.PrefixFrom(a, a.BitLen()))
 			}
 		}
 		return out

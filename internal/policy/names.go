@@ -3,6 +3,7 @@ package policy
 import (
 	"cmp"
 	"hash/maphash"
+	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -25,12 +26,9 @@ func (s *Set) Judge(d Direction, peer netip.Addr, class Class, proto uint8, port
 		return v
 	}
 	x := s.Addresses.of(peer, now)
-	if proto = normal(proto); !frame.HasPorts(proto) {
-		port = 0
-	}
 	for i := range x.names {
 		if n := &x.names[i]; n.pinned && int32(n.until-now) > 0 {
-			v = v.stronger(s.forName(n.name, proto, port))
+			v = v.stronger(s.forName(n.name, normal(proto), port))
 		}
 	}
 	return v
@@ -49,42 +47,35 @@ func (s *Set) Again(before uint32, d Direction, peer netip.Addr, class Class, pr
 // cutWildcard returns what follows "*." in the name of a rule.
 func cutWildcard(name string) (rest string, wild bool) { return strings.CutPrefix(name, "*.") }
 
-// forName returns what the rules for a name, which is in lower case and without its last dot, say of a protocol and a port.
+// nodesFor yields the rules for a name, which is in lower case and without its last dot: those for the very name, and for each "*." above it.
+func (c *Rules) nodesFor(name string) iter.Seq[*node] {
+	return func(yield func(*node) bool) {
+		if n := c.exact[name]; n != nil && !yield(n) {
+			return
+		}
+		for _, above, more := strings.Cut(name, "."); more; _, above, more = strings.Cut(above, ".") {
+			if n := c.below[above]; n != nil && !yield(n) {
+				return
+			}
+		}
+	}
+}
+
+// forName returns what the rules for a name say of a protocol and a port.
 func (c *Rules) forName(name string, proto uint8, port uint16) (v Verdict) {
-	if n := c.exact[name]; n != nil {
+	for n := range c.nodesFor(name) {
 		v = v.stronger(n.judge(anybody, proto, port))
 	}
-	for rest := name; ; {
-		_, after, more := strings.Cut(rest, ".")
-		if !more {
-			return v
-		}
-		if n := c.below[after]; n != nil {
-			v = v.stronger(n.judge(anybody, proto, port))
-		}
-		rest = after
-	}
+	return v
 }
 
 // MayAsk reports whether the port may ask for a name of others, in lower case and without its last dot.
 func (c *Rules) MayAsk(name string) bool {
-	if !c.limits || c.exact[name] != nil {
+	for range c.nodesFor(name) {
 		return true
 	}
-	for rest := name; ; {
-		_, after, more := strings.Cut(rest, ".")
-		if !more {
-			return false
-		}
-		if c.below[after] != nil {
-			return true
-		}
-		rest = after
-	}
+	return !c.limits
 }
-
-// LimitsNames reports whether the port may ask for some names only.
-func (c *Rules) LimitsNames() bool { return c.limits }
 
 // RuleForName returns a rule that allows flows to the addresses of a name; 0: none does.
 func (c *Rules) RuleForName(name string, proto uint8, port uint16) uint32 {

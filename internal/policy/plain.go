@@ -2,41 +2,36 @@ package policy
 
 import (
 	"bytes"
-	"encoding/binary"
+	"slices"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
 // ARP and neighbor discovery pass closed ports, or nobody would find anybody. They are held to what the protocols need, so that they carry no data.
 
-var (
-	noMAC  = make([]byte, 6)
-	anyMAC = bytes.Repeat([]byte{0xff}, 6)
-)
-
 // arpStart is Ethernet, IPv4, and their lengths (RFC 826).
 var arpStart = []byte{0, 1, 8, 0, 6, 4}
 
-const arpLen = 28
+// longestARP is the payload of the shortest Ethernet frame: senders pad ARP to it.
+const longestARP = 46
 
-// isPlainARP reports whether f is an ARP request or answer with nothing else in it: no tag, no other bytes but zeros behind it. The guard has
-// checked the sender. out is the port that it goes to, or NoPort.
-func (p *Ports) isPlainARP(f *frame.Frame, out frame.PortID) bool {
-	b := f.Bytes()[frame.EthernetLen:]
-	if f.Flags&(frame.HasVLAN|frame.HasPriority) != 0 || len(b) < arpLen || len(b) > 46 || !bytes.HasPrefix(b, arpStart) {
+// isPlainARP reports whether f is an ARP request or answer with nothing else in it: no tag, and nothing but zeros behind it. The guard has
+// checked the sender.
+func (p *Ports) isPlainARP(f *frame.Frame) bool {
+	b, a := f.Bytes()[frame.EthernetLen:], f.ARP()
+	if f.Flags&(frame.HasVLAN|frame.HasPriority) != 0 || len(b) > longestARP || !bytes.HasPrefix(b, arpStart) {
 		return false
 	}
-	op, target := binary.BigEndian.Uint16(b[6:]), b[18:24]
-	if op != frame.ARPRequest && op != frame.ARPReply || bytes.ContainsFunc(b[arpLen:], func(r rune) bool { return r != 0 }) {
+	if op := a.Operation(); op != frame.ARPRequest && op != frame.ARPReply || slices.ContainsFunc(b[frame.ARPLen:], func(c byte) bool { return c != 0 }) {
 		return false
 	}
-	m := frame.LoadMAC(target)
-	if !bytes.Equal(target, noMAC) && !bytes.Equal(target, anyMAC) && m != f.Dst && m != f.Src {
+	switch frame.LoadMAC(b[18:]) { // of the target
+	case 0, frame.BroadcastMAC, f.Dst, f.Src:
+	default:
 		return false
 	}
-	a := f.ARP()
 	owner, known := p.Stations[a.TargetAddr().Netip()]
-	return f.Dst.IsGroup() || a.TargetAddr() == a.SenderAddr() || known && owner == out || !known && !p.Known[out]
+	return f.Dst.IsGroup() || a.TargetAddr() == a.SenderAddr() || known && owner == f.Out || !known && !p.Known[f.Out]
 }
 
 // Options of neighbor discovery (RFC 4861, 4.6; RFC 7527, 4.2).
@@ -50,7 +45,7 @@ const (
 // those that stations need.
 func isPlainND(f *frame.Frame) bool {
 	m := f.Payload()
-	if f.Flags&(frame.HasVLAN|frame.HasPriority|frame.Fragment) != 0 || len(m) < 8 || m[1] != 0 || f.IPv6()[7] != 255 || f.IPv6()[6] != frame.ICMPv6 {
+	if f.Flags&(frame.HasVLAN|frame.HasPriority|frame.Fragment) != 0 || len(m) < 8 || m[1] != 0 || f.IPv6().HopLimit() != 255 || f.IPv6().NextHeader() != frame.ICMPv6 {
 		return false
 	}
 	head := 24 // type, code, checksum, four more bytes, and the target

@@ -11,10 +11,18 @@ import (
 type Ports struct {
 	Of       [frame.MaxPorts]*Set        // nil: everything
 	Stations map[netip.Addr]frame.PortID // addresses of ports, link-local ones too; not those of the host
-	Known    map[frame.PortID]bool       // ports with addresses: those of Stations
+	Known    map[frame.PortID]bool       // the ports of Stations
 	Places   *Places
 	Host     frame.PortID      // the port of the host
 	Counts   map[uint32]*Count // by rule
+}
+
+// AddStation notes an address of a port.
+func (p *Ports) AddStation(a netip.Addr, id frame.PortID) {
+	if p.Stations == nil {
+		p.Stations, p.Known = map[netip.Addr]frame.PortID{}, map[frame.PortID]bool{}
+	}
+	p.Stations[a], p.Known[id] = id, true
 }
 
 // Set returns the policies of a port, or nil.
@@ -107,7 +115,7 @@ func (p *Ports) Guards(f *frame.Frame, src, dst netip.Addr) (policed, closed boo
 	group := f.Dst.IsGroup()
 	switch {
 	case f.Flags&frame.IsARP != 0:
-		if closed && !p.isPlainARP(f, f.Out) {
+		if closed && !p.isPlainARP(f) {
 			return true, true, frame.PolicyDenied
 		}
 		return false, false, frame.None

@@ -40,10 +40,8 @@ func portsOf(t testing.TB) *Ports {
 	set := func(from, to int) *Set { return &Set{Compile(rules[from-1:to], ByRules), &Addresses{}} }
 	p := &Ports{Host: 9, Counts: map[uint32]*Count{}, Places: NewPlaces([]netip.Prefix{pfx("10.0.0.0/24")}, []netip.Prefix{pfx("10.0.0.254/32")})}
 	p.Of[2], p.Of[3], p.Of[4], p.Of[5] = set(1, 3), set(4, 6), set(7, 7), set(8, 9)
-	p.Stations, p.Known = map[netip.Addr]frame.PortID{}, map[frame.PortID]bool{}
 	for i := 1; i <= 5; i++ {
-		p.Stations[netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})] = frame.PortID(i)
-		p.Known[frame.PortID(i)] = true
+		p.AddStation(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), frame.PortID(i))
 	}
 	for _, r := range rules {
 		p.Counts[r.ID] = &Count{}

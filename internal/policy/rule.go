@@ -138,6 +138,15 @@ func (r Rule) String() string {
 	return strings.Join(words, " ")
 }
 
+// Allowing is the rule that allows one kind of flow. port is the responder's; it does not count for a protocol without ports.
+func Allowing(d Direction, peer Peer, proto uint8, port uint16) Rule {
+	r := Rule{Direction: d, Action: Allow, Peer: peer, Proto: normal(proto)}
+	if frame.HasPorts(proto) {
+		r.Ports = []PortRange{{port, port}}
+	}
+	return r
+}
+
 // Parse reads a rule: DIRECTION ACTION [PEER] [PROTOCOL[/PORTS]] [log], such as "egress allow name:api.example.com tcp/443".
 func Parse(text string) (r Rule, err error) {
 	words := strings.Fields(text)
@@ -267,9 +276,7 @@ func parseProto(word string) (proto uint8, ports []PortRange, err error) {
 	if !known {
 		return 0, nil, fmt.Errorf("%q is not a protocol, such as tcp, udp, icmp, sctp, or a number", name)
 	}
-	if proto == frame.ICMPv6 {
-		proto = frame.ICMP
-	}
+	proto = normal(proto)
 	if !withPorts {
 		return proto, nil, nil
 	}

@@ -72,7 +72,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// What is no rule is refused, and the error says what to write.
+// Parse refuses a text that is no rule. Its error says what to write.
 func TestParseRefuses(t *testing.T) {
 	for _, tt := range []struct{ text, helps string }{
 		{"", "DIRECTION ACTION [PEER]"},

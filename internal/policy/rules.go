@@ -34,8 +34,7 @@ type Rules struct {
 	exact  map[string]*node     // the same by name
 	below  map[string]*node     // likewise of names that begin with "*."; the key is what follows
 	limits bool                 // the port may ask for names of rules only
-	ids    map[uint32]bool
-	log    map[uint32]bool // rules with Log
+	log    map[uint32]bool      // Log of each rule
 }
 
 // A list has the rules of one direction, by the prefixes of their peers.
@@ -67,7 +66,7 @@ type Verdict struct {
 
 // Compile makes rules searchable. It takes n log n.
 func Compile(rules []Numbered, dns DNS) *Rules {
-	c := &Rules{named: map[uint32]*Numbered{}, exact: map[string]*node{}, below: map[string]*node{}, ids: map[uint32]bool{}, log: map[uint32]bool{}}
+	c := &Rules{named: map[uint32]*Numbered{}, exact: map[string]*node{}, below: map[string]*node{}, log: map[uint32]bool{}}
 	type key struct {
 		prefix  netip.Prefix
 		proto   uint8
@@ -77,7 +76,7 @@ func Compile(rules []Numbered, dns DNS) *Rules {
 	byName := map[string]map[uint8][]*Numbered{} // by name and protocol
 	for i := range rules {
 		r := &rules[i]
-		c.ids[r.ID], c.log[r.ID] = true, r.Log
+		c.log[r.ID] = r.Log
 		if byKey[r.Direction] == nil {
 			byKey[r.Direction] = map[key][]*Numbered{}
 		}
@@ -225,16 +224,13 @@ func (c *Rules) Closes(d Direction) bool {
 	return c.lists[d] != nil || d == Egress && len(c.named) > 0
 }
 
-// Has reports whether a rule is still there.
-func (c *Rules) Has(rule uint32) bool { return c.ids[rule] }
-
 // keeps reports whether a flow that a rule for a name has let in goes on: the name may have another address meanwhile.
 func (c *Rules) keeps(rule uint32, proto uint8, port uint16) bool {
 	r := c.named[rule]
 	return r != nil && r.fits(proto, port)
 }
 
-// Logs reports whether a rule asks for events.
+// Logs reports whether a rule asks for lines in the log.
 func (c *Rules) Logs(rule uint32) bool { return c.log[rule] }
 
 // Judge returns what the rules say of a flow: peer is the address at the other end, and port the responder's port, 0 for a protocol
@@ -247,17 +243,14 @@ func (c *Rules) Judge(d Direction, peer netip.Addr, class Class, proto uint8, po
 	if l == nil {
 		return v
 	}
-	if proto = normal(proto); !frame.HasPorts(proto) {
-		port = 0
-	}
 	n, _ := l.table.Lookup(peer)
 	for ; n != nil; n = n.parent {
-		v = v.stronger(n.judge(class, proto, port))
+		v = v.stronger(n.judge(class, normal(proto), port))
 	}
 	return v
 }
 
-// normal is the protocol by which rules know a protocol.
+// normal is the protocol by which rules know a protocol: one rule is for ICMP of both families.
 func normal(proto uint8) uint8 {
 	if proto == frame.ICMPv6 {
 		return frame.ICMP

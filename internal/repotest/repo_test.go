@@ -98,7 +98,7 @@ var imports = map[string][]string{
 	"internal/doctor": {"cmd/uvswitch/api", "internal/frame", "internal/usedports", "internal/model", "internal/netns", "internal/rights", "internal/uplink", "tap", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 	"internal/top":    {"cmd/uvswitch/api", "internal/frame", "charm.land/bubbletea/v2"},
 	"internal/lab":    {"cmd/uvswitch/api", "internal/frame", "internal/link", "internal/netns", "tap", "github.com/vishvananda/netlink", "github.com/vishvananda/netns", "golang.org/x/sys"},
-	"internal/cli": {"cmd/uvswitch/api", "internal/apiserver", "internal/attach", "internal/capture", "internal/cni", "internal/config", "internal/daemon", "internal/docker", "internal/doctor",
+	"internal/cli": {"internal/policy", "cmd/uvswitch/api", "internal/apiserver", "internal/attach", "internal/capture", "internal/cni", "internal/config", "internal/daemon", "internal/docker", "internal/doctor",
 		"internal/explain", "internal/fdstore", "internal/filter", "internal/frame", "internal/lab", "internal/model", "internal/rights", "internal/sandbox", "internal/tapmaker", "internal/top", "internal/usedports",
 		"github.com/coreos/go-systemd/v22", "github.com/goccy/go-yaml", "github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/sys", "github.com/google/gopacket"},
 	"cmd/uvswitch":    {"internal/cli"},

@@ -73,7 +73,7 @@ func (n *Net) compilePolicies() {
 	if n.policies.rules == nil {
 		return
 	}
-	out := &policy.Ports{Stations: map[netip.Addr]frame.PortID{}, Known: map[frame.PortID]bool{}}
+	out := &policy.Ports{}
 	var inside, host []netip.Prefix
 	for id := frame.NetID(1); id < frame.MaxNets; id++ {
 		if i, ok := n.DP.Router.Interface(id); ok {
@@ -81,15 +81,15 @@ func (n *Net) compilePolicies() {
 		}
 	}
 	for _, a := range n.rules.Own {
-		host = append(host, singles(both(a))...)
+		host = append(host, policy.Singles(both(a))...)
 	}
 	if in := n.rules.Inbound; in != nil {
-		host, out.Host = append(host, singles(in.Addrs)...), in.Host
+		host, out.Host = append(host, policy.Singles(in.Addrs)...), in.Host
 	}
 	for _, h := range n.hosts {
 		if h.Port != uplinkPort && h.Port != out.Host {
 			for _, a := range both(h.Addr) {
-				out.Stations[a], out.Known[h.Port] = h.Port, true
+				out.AddStation(a, h.Port)
 			}
 		}
 	}
@@ -116,20 +116,13 @@ func (n *Net) compilePolicies() {
 	n.DP.NAT.SetPolicies(out)
 }
 
-func singles(addrs []netip.Addr) (out []netip.Prefix) {
-	for _, a := range addrs {
-		out = append(out, netip.PrefixFrom(a, a.BitLen()))
-	}
-	return out
-}
-
 // resolved says where the peers of rules are, in both families. A network's name is its number.
 func (n *Net) resolved(rules []policy.Numbered) (out []policy.Numbered) {
 	for _, r := range rules {
 		switch r.Peer.Kind {
 		case policy.PortPeer:
 			if h := n.host(r.Peer.Name); h != nil {
-				r.Where = singles(both(h.Addr))
+				r.Where = policy.Singles(both(h.Addr))
 			}
 		case policy.NetworkPeer:
 			for id := frame.NetID(1); id < frame.MaxNets; id++ {
