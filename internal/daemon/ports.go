@@ -119,7 +119,7 @@ func (d *Daemon) plugLocked(p *port) error {
 	d.updateSiblingsLocked(p)
 	d.updateTenantsLocked(p)
 	if p.Fresh {
-		time.AfterFunc(freshTime, func() { d.follow("advertising to port "+p.Name, func() { d.noLongerFreshLocked(p) }) })
+		d.followFreshLocked(p, time.Time{})
 	}
 	d.log.Info("port added", "port", p.Name, "kind", p.Kind, "device", p.Ifname, "netns", p.Netns, "address", p.Addr, "address6", p.Addr6)
 	return nil
@@ -255,14 +255,30 @@ func (d *Daemon) portGone(id frame.PortID) {
 	})
 }
 
-// freshTime is how long a container engine may take to set the routes of a device.
+// freshTime is how long a container engine may take to set the routes of a device that is up. On a busy host the engine may take much longer to
+// bring the device up.
 const freshTime = 3 * time.Second
 
-// noLongerFreshLocked lets router advertisements through to a port, and has the gateway send one.
-func (d *Daemon) noLongerFreshLocked(p *port) {
+// followFreshLocked lets router advertisements through to a port when its device has been up for freshTime. up is since when the device is known
+// to be up; zero if it was down.
+func (d *Daemon) followFreshLocked(p *port, up time.Time) {
 	if d.ports[p.Name] != p {
 		return
 	}
+	switch state := p.linkState(&p.Port); {
+	case state == Down || state == Gone:
+		up = time.Time{}
+	case up.IsZero():
+		up = time.Now()
+	case time.Since(up) >= freshTime:
+		d.noLongerFreshLocked(p)
+		return
+	}
+	time.AfterFunc(freshTime/6, func() { d.follow("advertising to port "+p.Name, func() { d.followFreshLocked(p, up) }) })
+}
+
+// noLongerFreshLocked lets router advertisements through to a port, and has the gateway send one.
+func (d *Daemon) noLongerFreshLocked(p *port) {
 	d.mu.Lock()
 	p.Fresh = false
 	d.mu.Unlock()
