@@ -145,7 +145,7 @@ func (r *fragments) add(key FragmentKey, d *datagram) (added, displaced bool) {
 	return true, displaced
 }
 
-// forgetFragment forgets the packet of a first fragment that takes its way once more.
+// forgetFragment forgets the packet of a first fragment that takes its way once more. Meanwhile its later fragments wait.
 func (n *tracker[A]) forgetFragment(f packet[A]) {
 	r := n.frags
 	r.mu.Lock()
@@ -153,6 +153,20 @@ func (n *tracker[A]) forgetFragment(f packet[A]) {
 	if key := FragmentKeyOf(f.Frame); r.seen[key] != nil {
 		r.forget(key, r.seen[key])
 	}
+}
+
+// recallFragment takes back that a later fragment has left: it came back, and leaves again in pieces. first is the tuple of its first
+// fragment, as for translateFragment: the packet may have been complete, and is known no more.
+func (n *tracker[A]) recallFragment(f packet[A], first *frame.TupleOf[A]) {
+	r := n.frags
+	key := FragmentKeyOf(f.Frame)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if d := r.seen[key]; d != nil {
+		d.remove(f.FragOffset(), f.FragOffset()+f.FragLen())
+		return
+	}
+	r.add(key, &datagram{srcPort: first.SrcPort, dstPort: first.DstPort, proto: first.Proto, in: f.In % frame.MaxPorts, expires: frame.Tick(n.now.Load()) + waits(f.Frame)})
 }
 
 // take charges d to the uplink or to its port, and reports whether there is room.
@@ -248,6 +262,26 @@ func (d *datagram) add(begin, end int, last bool) frame.Reason {
 		d.n++
 	}
 	return frame.None
+}
+
+// remove takes back that the bytes begin to end-1 have passed.
+func (d *datagram) remove(begin, end int) {
+	lo, hi := int32(begin), int32(end)
+	var kept [2 * len(d.spans)]span
+	n := 0
+	for _, s := range d.spans[:d.n] {
+		for _, part := range [2]span{{s.lo, min(s.hi, lo)}, {max(s.lo, hi), s.hi}} {
+			if part.lo < part.hi {
+				kept[n] = part
+				n++
+			}
+		}
+	}
+	if n > len(d.spans) {
+		d.bad = true
+		return
+	}
+	d.n = copy(d.spans[:], kept[:n])
 }
 
 func (r *fragments) forget(key FragmentKey, d *datagram) {

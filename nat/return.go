@@ -39,11 +39,14 @@ func (n *tracker[A]) returned(c *config[A], f packet[A]) {
 	if why == frame.None {
 		why = frame.UplinkDown
 	}
-	if f.Flags&frame.Fragment != 0 && f.FragOffset() != 0 && code == frame.WayTooLong && n.returnedFirsts.restore(f) {
-		f.NextHop = frame.Addr(f.WayMTU())
-		f.SetMACs(frame.WayNobody, frame.WayNobody)
-		f.PuntFor(why)
-		return
+	if f.Flags&frame.Fragment != 0 && f.FragOffset() != 0 && code == frame.WayTooLong {
+		if first, ok := n.returnedFirsts.restore(f); ok {
+			n.recallFragment(f, &first)
+			f.NextHop = frame.Addr(f.WayMTU())
+			f.SetMACs(frame.WayNobody, frame.WayNobody)
+			f.PuntFor(why)
+			return
+		}
 	}
 	sent := f.tuple.Reverse()
 	e, dir, ok := n.flows.lookup(&sent, sent.Hash(n.flows.seed))
@@ -184,10 +187,10 @@ type returnedFirsts[A frame.Address] struct {
 	mu   sync.Mutex // Lock 77
 	next int
 	last [64]struct {
-		key      FragmentKey // as it came back
-		src, dst A
-		port     frame.PortID
-		net      frame.NetID
+		key   FragmentKey // as it came back
+		first frame.TupleOf[A]
+		port  frame.PortID
+		net   frame.NetID
 	}
 }
 
@@ -204,11 +207,11 @@ func (r *returnedFirsts[A]) note(key FragmentKey, f packet[A]) {
 	r.next++
 	x := &r.last[at]
 	x.key = key
-	x.src, x.dst, x.port, x.net = f.tuple.Src, f.tuple.Dst, f.In, f.Net
+	x.first, x.port, x.net = *f.tuple, f.In, f.Net
 }
 
-// restore makes a later fragment its sender's again, and reports whether its first fragment has come back.
-func (r *returnedFirsts[A]) restore(f packet[A]) bool {
+// restore makes a later fragment its sender's again, and returns the tuple of its first fragment, if that one has come back.
+func (r *returnedFirsts[A]) restore(f packet[A]) (first frame.TupleOf[A], ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	key := FragmentKeyOf(f.Frame)
@@ -218,12 +221,12 @@ func (r *returnedFirsts[A]) restore(f packet[A]) bool {
 		if x.key != key {
 			continue
 		}
-		f.setAddrs(x.src, x.dst, frame.AddrDelta(f.tuple.Src, x.src).Plus(frame.AddrDelta(f.tuple.Dst, x.dst)))
+		f.setAddrs(x.first.Src, x.first.Dst, frame.AddrDelta(f.tuple.Src, x.first.Src).Plus(frame.AddrDelta(f.tuple.Dst, x.first.Dst)))
 		f.IncrementTTL()
-		f.tuple.Src, f.tuple.Dst, f.In, f.Net = x.src, x.dst, x.port, x.net
-		return true
+		f.tuple.Src, f.tuple.Dst, f.In, f.Net = x.first.Src, x.first.Dst, x.port, x.net
+		return x.first, true
 	}
-	return false
+	return first, false
 }
 
 // leavePort keeps a port that rests from the inside address that had it: a socket of the host uses it. It reports whether the port rests.

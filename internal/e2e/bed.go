@@ -242,7 +242,13 @@ func (b *Bed) TryStart(args ...string) error {
 		return fmt.Errorf("%s", strings.TrimSpace(b.log.String()))
 	}
 	b.proc, b.exited = c, exited
-	b.t.Cleanup(func() { b.Stop() })
+	b.t.Cleanup(func() {
+		if b.t.Failed() && b.proc != nil {
+			status, _ := b.TryCLI("status")
+			b.t.Logf("the switch's status:\n%s", status)
+		}
+		b.Stop()
+	})
 	return nil
 }
 

@@ -496,6 +496,7 @@ func TestWayDevices(t *testing.T) {
 				_, _ = b.TrySh("host", "ip addr add 10.30.0.1/24 dev way0; ip link set way0 mtu 1400; ip link set way0 up; ip route add 203.0.113.0/24 via 10.30.0.2 dev way0")
 				return strings.Contains(ask(b, "host", "203.0.113.9"), "this is lan")
 			})
+			b.Sh("db", "ping -c 1 -W 3 -s 4000 203.0.113.9") // the way, its source and its MTU are new to the switch
 			asks(t, b, "web", "203.0.113.9", "this is lan; you are 10.30.0.1")
 			asks(t, b, "lan", "10.30.0.1:8080", "this is web; you are 10.30.0.2")
 			b.Serve("lan", 7000, "socat", "-u", "TCP4-LISTEN:7000,reuseaddr", "CREATE:"+b.dir+"/heard")

@@ -188,13 +188,18 @@ func (n *Net) ComeBack(code frame.WayCode, source frame.Addr, mtu int) {
 }
 
 func (n *Net) comeBack(raw []byte, code frame.WayCode, source frame.Addr, mtu int) {
+	n.putBack(raw, code, source, mtu)
+	n.Settle()
+}
+
+// putBack lets a frame that left by the uplink come back.
+func (n *Net) putBack(raw []byte, code frame.WayCode, source frame.Addr, mtu int) {
 	raw = bytes.Clone(raw)
 	eth := raw[frame.VnetLen:]
 	binary.BigEndian.PutUint16(eth[4:], uint16(mtu))
 	eth[6], eth[7] = 2, byte(code)
 	binary.BigEndian.PutUint32(eth[8:], uint32(source))
 	n.Poller.Put(uplinkPort, raw)
-	n.Settle()
 }
 
 // AddHost puts a host on a port of network id, adding the port when it is new.

@@ -242,23 +242,102 @@ func TestLaterFragmentTooLong(t *testing.T) {
 	before := len(n.records)
 	n.comeBack(firstOut, frame.WayTooLong, 0, 1000)
 	n.comeBack(laterOut, frame.WayTooLong, 0, 1000)
-	covered := 0
+	n.wantPieces(t, before, 2*(1400+frame.UDPLen), true)
+}
+
+// wantPieces checks that the first bytes of a packet's payload have left since a record, in frames that the way takes; more says that its end has not.
+func (n *Net) wantPieces(t *testing.T, before, want int, more bool) {
+	t.Helper()
+	covered := map[int]int{}
 	for _, r := range n.records[before:] {
 		if !r.out || r.port != uplinkPort {
 			continue
 		}
 		var f frame.Frame
 		f.Reset(bytes.Clone(r.raw), 1)
-		if frame.Parse(&f); f.IPv4().FragOffset() != covered || f.Tuple.Src != frametest.Addr("198.51.100.1") || f.IPv4().ID() != 7 || !f.IPv4().MoreFrags() || f.Len() > frame.EthernetLen+1000 {
-			t.Errorf("piece at %d: %s", covered, n.trace)
+		if frame.Parse(&f); f.Len() > frame.EthernetLen+1000 {
+			continue // it comes back
 		}
-		covered += f.IPv4().TotalLen() - f.IPv4().HeaderLen()
+		at, payload := f.FragOffset(), f.IPv4().TotalLen()-f.IPv4().HeaderLen()
+		if covered[at] != 0 || f.Tuple.Src != frametest.Addr("198.51.100.1") || f.IPv4().ID() != 7 || f.MoreFrags() != (more || at+payload < want) {
+			t.Errorf("the piece at %d", at)
+		}
+		covered[at] = payload
 	}
-	if want := 2*1400 + 2*frame.UDPLen; covered != want {
-		t.Errorf("%d bytes left, want %d: %s", covered, want, n.trace)
+	at := 0
+	for covered[at] > 0 {
+		at += covered[at]
 	}
-	if n.comeBack(laterOut, frame.WayTooLong, 0, 1000); n.DP.Drops()["fragment_invalid"] == 0 {
-		t.Errorf("a repeated fragment: %v", n.DP.Drops())
+	if at != want {
+		t.Errorf("%d bytes left, want %d: %v; drops: %v", at, want, covered, n.DP.Drops())
+	}
+}
+
+// Later fragments that arrive while their first fragment is on its way back wait for it. They leave whole, come back, and leave in pieces, too:
+// also if the packet was complete with them.
+func TestLaterFragmentsWhileFirstComesBack(t *testing.T) {
+	for _, end := range []int{0, 100, 1400} {
+		n := waysNet(t)
+		const more = 0x2000
+		n.out(t, frametest.Packet{SrcPort: 20000, DstPort: 53, IPID: 7, Frag: more, Payload: make([]byte, 1400)})
+		before := len(n.records)
+		n.putBack(n.LastOut(), frame.WayTooLong, 0, 1000)
+		a, o := n.host("a"), n.host("o")
+		i, _ := n.DP.Router.Interface(a.Net)
+		want := 1400 + frame.UDPLen
+		for k, size := range []int{1400, end} {
+			p := frametest.Packet{SrcMAC: a.MAC, DstMAC: i.MAC, Src: a.Addr, Dst: o.Addr, IPID: 7, Frag: uint16(want / 8), Payload: make([]byte, size)}
+			if k == 0 && end > 0 {
+				p.Frag |= more
+			}
+			if size > 0 {
+				n.put(a.Port, p.Raw())
+				want += size + frame.UDPLen
+			}
+		}
+		n.Settle()
+		whole := 0
+		for _, r := range n.records[before:] {
+			if r.out && r.port == uplinkPort && len(r.raw) > 1100 {
+				n.comeBack(r.raw, frame.WayTooLong, 0, 1000)
+				whole++
+			}
+		}
+		if whole == 0 {
+			t.Error("no fragment left whole: this is another case")
+		}
+		n.wantPieces(t, before, want, false)
+	}
+}
+
+// A first fragment whose flow needs another source address takes its way once more. Its later fragments of the same batch wait for it.
+func TestFragmentsOfAnotherSource(t *testing.T) {
+	n := waysNet(t)
+	second := frametest.Addr("192.0.2.1")
+	n.Own(frametest.Addr("198.51.100.1"), second)
+	n.source = second
+	a, o := n.host("a"), n.host("o")
+	i, _ := n.DP.Router.Interface(a.Net)
+	var raws [][]byte
+	for k := range 3 {
+		p := frametest.Packet{SrcMAC: a.MAC, DstMAC: i.MAC, Src: a.Addr, Dst: o.Addr, SrcPort: 20000, DstPort: 53, IPID: 7, Frag: uint16(k * 101), Payload: make([]byte, 800)}
+		if k < 2 {
+			p.Frag |= 0x2000
+		}
+		raws = append(raws, p.Raw())
+	}
+	before := len(n.records)
+	n.Inject(a, raws...)
+	left := 0
+	for _, r := range n.records[before:] {
+		var f frame.Frame
+		f.Reset(bytes.Clone(r.raw), 1)
+		if frame.Parse(&f); r.out && r.port == uplinkPort && f.Tuple.Src == second {
+			left++
+		}
+	}
+	if left != 3 {
+		t.Errorf("%d of 3 fragments left with the other address; drops: %v", left, n.DP.Drops())
 	}
 }
 
