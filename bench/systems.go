@@ -268,7 +268,7 @@ func (s *system) socket() string { return filepath.Join(s.dir, "uvs.sock") }
 // uvswitchUp starts uvswitch with its defaults and o.args, and with the addresses that the other systems have.
 func uvswitchUp(o options) func(context.Context, *system) error {
 	return func(_ context.Context, s *system) error {
-		run := append([]string{"nice", "-n", strconv.Itoa(o.nice), o.binary, "--socket", s.socket(), "run", "--subnet6", "fd00:bb::/64"}, o.args...)
+		run := append([]string{"nice", "-n", strconv.Itoa(o.nice), o.binary, "--socket", s.socket(), "run", "--state", s.dir, "--subnet6", "fd00:bb::/64"}, o.args...)
 		if err := s.daemon("host", "ready", nil, run...); err != nil {
 			return err
 		}

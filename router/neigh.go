@@ -146,6 +146,11 @@ func (r *Router) fillNeighbors(s *snapshot) {
 
 func (r *Router) publishNeighbors() { r.update(r.fillNeighbors) }
 
+// Station returns the MAC of the station of a network that has an IPv4 address, as far as a neighbor is known; else 0. It takes no lock.
+func (r *Router) Station(net frame.NetID, a netip.Addr) frame.MAC {
+	return r.snap.Load().neigh.lookup(net, frame.AddrFrom(a), true)
+}
+
 // A Neighbor describes one neighbor entry.
 type Neighbor struct {
 	Net   frame.NetID

@@ -17,7 +17,7 @@ type Service interface {
 	// Segment takes an IP packet with a TCP segment. It must not wait. What it answers follows by Router.SendTo.
 	Segment(in frame.PortID, net frame.NetID, mac frame.MAC, packet []byte)
 	// Datagram takes a datagram. It must not wait. It returns the payload of the answer; or nil, and the answer may follow by Router.Answer. It may
-	// set From and To to other ends: the answer goes from To to From.
+	// set From and To to other ends: the answer goes from To to From. Or it sets Refused.
 	Datagram(*Datagram) []byte
 	// Preview is Datagram without an effect, and without an answer that follows.
 	Preview(*Datagram) []byte
@@ -29,8 +29,9 @@ type Datagram struct {
 	Net      frame.NetID
 	MAC      frame.MAC // of the sender
 	From, To netip.AddrPort
-	Payload  []byte // the receiver may keep it
-	MTU      int    // of the network, bytes
+	Payload  []byte       // the receiver may keep it
+	MTU      int          // of the network, bytes
+	Refused  frame.Reason // that the service has set: the datagram is dropped
 }
 
 // dhcpServer is the port to which stations without an address send broadcasts.
@@ -87,7 +88,12 @@ func (r *Router) serveLocked(p PuntedFrame, out Output) {
 		out.Drop(p, frame.GatewayService)
 		return
 	}
-	if answer := r.service.Datagram(&d); answer != nil {
+	answer := r.service.Datagram(&d)
+	if d.Refused != frame.None {
+		out.Drop(p, d.Refused)
+		return
+	}
+	if answer != nil {
 		r.answerLocked(d, answer, out)
 	}
 	out.Consume(p)

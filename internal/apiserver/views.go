@@ -150,7 +150,7 @@ func (v *view) networks() []api.Network {
 		x := api.Network{
 			Name: n.Name, Subnet: n.Prefix.String(), Gateway: n.Gateway.String(), Subnet6: n.Spec.Subnet6, Gateway6: n.Spec.Gateway6, NAT6: n.Spec.NAT6, In6: n.Spec.In6, RA: n.Spec.RA, NDProxy: n.Spec.NDProxy, ProxiedOn: v.d.ProxiedOn(&n), Routes6: prefixTexts(v.d.Routes6(&n)), MAC: n.MAC.String(), MTU: n.MTU,
 			Internal: n.Internal, Isolated: n.Isolated, Mapping: n.Mapping.String(), Filtering: n.Filtering.String(), Protocols: n.Protocols.String(),
-			DHCP: n.Spec.DHCP, DNS: n.Names.DNS, Domain: n.Names.Domain, Names: static[n.Name],
+			DHCP: n.Spec.DHCP, DHCPRange: n.Spec.DHCPRange, DHCPLease: n.Spec.DHCPLease, DHCPRoutes: n.Spec.DHCPRoutes.List(), DNS: n.Names.DNS, Domain: n.Names.Domain, Names: static[n.Name],
 		}
 		x.Policies = n.Policies
 		for _, s := range n.Names.Servers {
@@ -169,9 +169,10 @@ func (v *view) networks() []api.Network {
 // leases are the rows of `lease ls`.
 func (v *view) leases() []api.Lease {
 	out := []api.Lease{}
+	kind := map[bool]string{false: "static", true: "dynamic"}
 	for _, g := range v.d.Leases() {
 		out = append(out, api.Lease{
-			Network: g.Network, Port: g.Port, Hwaddr: g.MAC.String(), Address: g.Addr.String(), Hostname: g.Hostname, ClientID: g.ClientID, Type: "static", Expires: g.Expires.UTC().Format(time.RFC3339),
+			Network: g.Network, Port: g.Port, Hwaddr: g.MAC, Address: g.Addr.String(), Hostname: g.Hostname, ClientID: g.ClientID, Type: kind[g.Dynamic], Expires: g.Expires.UTC().Format(time.RFC3339),
 		})
 	}
 	return out

@@ -158,8 +158,10 @@ func (r *Result) readAddresses(made api.Port, n api.Network) (err error) {
 			r.Addr = p
 		}
 	}
-	if r.Gateway, err = netip.ParseAddr(n.Gateway); err != nil {
-		return err
+	if r.Addr.IsValid() {
+		if r.Gateway, err = netip.ParseAddr(n.Gateway); err != nil {
+			return err
+		}
 	}
 	if r.Addr6.IsValid() {
 		r.Gateway6, err = netip.ParseAddr(n.Gateway6)

@@ -78,7 +78,10 @@ func (a *app) networkCommand() *cobra.Command {
 	add.Flags().StringVar((*string)(&n.DNSServers), "dns-servers", "", "servers for other names than those of the switch, separated by commas (default those of /etc/resolv.conf)")
 	add.Flags().StringVar(&n.Domain, "domain", "", "domain in which the names of the network's ports are (default NETWORK.SWITCH.internal)")
 	add.Flags().StringVar((*string)(&n.Names), "names", "", "names besides those of ports: NAME=ADDRESS, separated by commas")
-	add.Flags().StringVar(&n.DHCP, "dhcp", "", "whether the gateway answers DHCP questions of ports that have an address: on or off (default on)")
+	add.Flags().StringVar(&n.DHCP, "dhcp", "", "whether the gateway answers DHCP questions: on or off (default on)")
+	add.Flags().StringVar(&n.DHCPRange, "dhcp-range", "", "FIRST-LAST: the addresses for stations whose port has none (default: the upper half of the subnet)")
+	add.Flags().StringVar(&n.DHCPLease, "dhcp-lease", "", "for how long a station has an address, from 2m to 720h (default 1h)")
+	add.Flags().StringVar((*string)(&n.DHCPRoutes), "dhcp-routes", "", "routes that stations are told of besides the default route: PREFIX=GATEWAY, separated by commas")
 	_ = add.MarkFlagRequired("subnet")
 	table := func(w io.Writer, rows []api.Network) {
 		head := []any{"NAME", "SUBNET", "GATEWAY", "MAC", "MTU", "INTERNAL", "ISOLATED", "PORTS", "SUBNET6"}
@@ -107,7 +110,7 @@ func (a *app) networkCommand() *cobra.Command {
 			}
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 			for _, r := range [][2]any{{"name", n.Name}, {"subnet", n.Subnet}, {"gateway", n.Gateway + " at " + n.MAC}, {"subnet6", cmp.Or(n.Subnet6, "-")}, {"gateway6", cmp.Or(n.Gateway6, "-")}, {"nat6", cmp.Or(n.NAT6, "-")}, {"in6", cmp.Or(n.In6, "-")}, {"ra", cmp.Or(n.RA, "-")}, {"nd-proxy", proxyText(n)}, {"mtu", n.MTU}, {"internal", n.Internal},
-				{"isolated", n.Isolated}, {"mapping", n.Mapping}, {"filtering", n.Filtering}, {"protocols", n.Protocols}, {"dhcp", n.DHCP}, {"dns", n.DNS}, {"domain", n.Domain},
+				{"isolated", n.Isolated}, {"mapping", n.Mapping}, {"filtering", n.Filtering}, {"protocols", n.Protocols}, {"dhcp", n.DHCP}, {"dhcp-range", cmp.Or(n.DHCPRange, "-")}, {"dhcp-lease", cmp.Or(n.DHCPLease, "-")}, {"dhcp-routes", cmp.Or(strings.Join(n.DHCPRoutes, ","), "-")}, {"dns", n.DNS}, {"domain", n.Domain},
 				{"dns-servers", cmp.Or(strings.Join(n.DNSServers, ","), "those of the host")}, {"names", cmp.Or(strings.Join(n.Names, ","), "-")}, {"policies", cmp.Or(strings.Join(n.Policies, ","), "-")}, {"ports", n.Ports}} {
 				row(w, r[0], r[1])
 			}

@@ -58,7 +58,7 @@ func (a *app) portCommand() *cobra.Command {
 	f.StringVar(&p.VDE, "vde", "", "for a virtual machine: folder to which vde_plug, QEMU's -netdev vde or VirtualBox connects")
 	f.StringVar(&p.Network, "network", "", "name of the network (default: the network default)")
 	f.StringVar(&p.IP6, "ip6", "", "an IPv6 address of the network, or auto (default: as for --ip, in a network with IPv6)")
-	f.StringVar(&p.IP, "ip", "", "an address of the network, or auto for a free one (default: auto with --netns, none otherwise)")
+	f.StringVar(&p.IP, "ip", "", "an address of the network, auto for a free one, or dhcp: the station asks the gateway (default: auto with --netns, none otherwise)")
 	f.StringVar(&p.MAC, "mac", "", "MAC address (default: derived from the IP address)")
 	f.IntVar(&p.MTU, "mtu", 0, "MTU: the longest IP packet, in bytes (default: the network's MTU)")
 	f.StringVar(&p.Offload, "offload", "", "checksum and segmentation offload: on or off (default on)")

@@ -75,7 +75,7 @@ func (a *app) runCommand() *cobra.Command {
 	fl.StringVar(&f.web, "web", "", "serve a web page with live counters and flows on this loopback `ADDRESS:PORT`, or on unix:PATH; `uvswitch web url` prints its address")
 	fl.StringVar(&f.docker, "docker", "", "register as Docker network driver `NAME`, for docker network create -d NAME; write --docker=NAME: the equals sign is needed")
 	fl.Lookup("docker").NoOptDefVal = dockerName
-	fl.StringVar(&f.state, "state", "/var/lib/uvswitch", "folder for what must survive a restart: Docker's networks")
+	fl.StringVar(&f.state, "state", "/var/lib/uvswitch", "folder for what must survive a restart: leases of addresses, Docker's networks")
 	fl.StringVar(&f.sandbox, "sandbox", "on", "give up, at start, system calls, files and capabilities that a running switch does not use: on or off")
 	fl.StringSliceVar(&f.vmFolders, "vm-folders", nil, "let sockets of virtual machines be made below these `FOLDERS`, too (without: /run, /tmp, /var/tmp and those of the configuration file)")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log events to stderr")
@@ -151,9 +151,11 @@ func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
 	}
 	defer endChild()
 	context.AfterFunc(ctx, func() { notify(sdaemon.SdNotifyStopping) })
+	_ = os.MkdirAll(f.state, 0o700) // where the switch may not make it, saving says so
 	d, err := daemon.Start(ctx, daemon.Options{
 		Config: conf, Name: f.name, Workers: f.workers, BusyPoll: busyPollTime(f.busyPoll), IO: f.io, TAPs: taps, Store: fdstore.Systemd(), Stored: in.stored, Log: log,
-		Seal: f.seal(a, conf, log),
+		LeaseFile: filepath.Join(f.state, "leases-"+f.name+".json"),
+		Seal:      f.seal(a, conf, log),
 	})
 	if err != nil {
 		return err

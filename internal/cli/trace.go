@@ -27,6 +27,7 @@ func (a *app) traceCommand() *cobra.Command {
 			"by which table entry. Nothing is sent, changed or counted.\n\n" +
 			"Write the packet in words: tcp|udp|sctp|icmp|gre|esp|arp|nd [SRC[:PORT]] > DST[:PORT] [S|S.|.|P.|F.|R] [seq N] [ack N] [win N]\n" +
 			"[ttl N] [len N] [mss N] [id N] [df]. S to R are TCP flags as tcpdump prints them (S. is SYN,ACK); without any: S.\n" +
+			"Or ask the gateway: dhcp for an address, dns NAME (dns6 NAME) for the addresses of a name.\n" +
 			"An IPv6 address is in brackets before a port: 'tcp > [2001:db8::1]:80'.\n" +
 			"The default source is the port's own address, and port 40000. For a packet from outside, use --in uplink.",
 		Args: cobra.MaximumNArgs(1),

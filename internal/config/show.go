@@ -39,7 +39,7 @@ func Running(ctx context.Context, sw *api.Client) (*File, error) {
 	for _, n := range status.Networks {
 		f.Networks = append(f.Networks, api.NetworkAdd{Name: n.Name, Subnet: n.Subnet, Gateway: n.Gateway, Subnet6: cmp.Or(n.Subnet6, model.SubnetOff), Gateway6: n.Gateway6, NAT6: n.NAT6, In6: n.In6, RA: n.RA, NDProxy: n.NDProxy, MTU: n.MTU, Internal: n.Internal, Isolated: n.Isolated,
 			Mapping: n.Mapping, Filtering: n.Filtering, Protocols: api.Words(n.Protocols),
-			Policies: api.Words(strings.Join(n.Policies, ",")), DHCP: n.DHCP, DNS: n.DNS, DNSServers: api.Words(strings.Join(n.DNSServers, ",")), Domain: n.Domain, Names: api.Words(strings.Join(n.Names, ","))})
+			Policies: api.Words(strings.Join(n.Policies, ",")), DHCP: n.DHCP, DHCPRange: n.DHCPRange, DHCPLease: n.DHCPLease, DHCPRoutes: api.Words(strings.Join(n.DHCPRoutes, ",")), DNS: n.DNS, DNSServers: api.Words(strings.Join(n.DNSServers, ",")), Domain: n.Domain, Names: api.Words(strings.Join(n.Names, ","))})
 	}
 	for _, p := range policies {
 		if p.Builtin {

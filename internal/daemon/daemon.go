@@ -43,12 +43,14 @@ type Options struct {
 	Name     string // prefix of the switch's own devices: NAME0 and NAME-up
 	Workers  int    // 0: one for two CPUs, 4 at most
 	BusyPoll time.Duration
-	IO       string                 // one of IOKinds; auto when empty
-	TAPs     tapmaker.Maker         // creates TAPs in namespaces
-	Store    fdstore.Store          // keeps TAPs that other programs have passed, beyond the end of the process; nil for none
-	Stored   []*os.File             // what it has kept from the last process
-	Seal     func() (string, error) // closes the sandbox and says what holds; called before the first frame is read. nil: none
-	Log      *slog.Logger
+	IO       string         // one of IOKinds; auto when empty
+	TAPs     tapmaker.Maker // creates TAPs in namespaces
+	Store    fdstore.Store  // keeps TAPs that other programs have passed, beyond the end of the process; nil for none
+	Stored   []*os.File     // what it has kept from the last process
+	// LeaseFile keeps the leases of stations beyond the end of the process; empty: nothing does.
+	LeaseFile string
+	Seal      func() (string, error) // closes the sandbox and says what holds; called before the first frame is read. nil: none
+	Log       *slog.Logger
 }
 
 // A Daemon is one running switch.
@@ -150,6 +152,8 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	}
 	go d.refreshNATPorts(ctx)
 	go d.logRefusals(ctx)
+	d.loadLeases()
+	go d.keepLeases(ctx)
 	return d, nil
 }
 
@@ -204,6 +208,7 @@ func newDaemon(o Options) (*Daemon, error) {
 		d.dp.Balance(tap.SpareCPU())
 	}
 	d.gateways = gateway.NewService(dns.NewServer(gateway.ResolvConf), d.dp.Router, d.dp.WithSlowPath, d.dp.NAT.Policies, d.dp.Now)
+	d.gateways.SetBinder(d)
 	d.dp.Router.SetService(d.gateways)
 	if d.usesBPF() {
 		d.dp.Router.SetWayMTU(d.up.WayMTU)
@@ -281,6 +286,7 @@ func (d *Daemon) Close() error {
 	_ = d.changing.Lock("ending", false)
 	defer d.changing.Unlock()
 	d.closed = true
+	d.saveLeases()
 	d.clients.Close()
 	for _, p := range d.publishes {
 		p.relays.Close()
@@ -301,6 +307,7 @@ func (d *Daemon) State() *model.State {
 		up, kind := d.up.State()
 		s.UplinkDevice, s.UplinkKind = up.Device, string(kind)
 	}
+	s.Leases = d.gateways.Held()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s.Policies = d.policies

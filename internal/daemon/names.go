@@ -15,9 +15,6 @@ import (
 // updateGatewaysLocked tells the gateways which names and leases there are.
 func (d *Daemon) updateGatewaysLocked() { d.gateways.SetState(d.State(), d.names) }
 
-// Leases lists the leases that stations have.
-func (d *Daemon) Leases() []gateway.Grant { return d.gateways.Grants() }
-
 // Names lists all names.
 func (d *Daemon) Names() []gateway.Row {
 	state := d.State()

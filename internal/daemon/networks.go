@@ -168,9 +168,9 @@ func (d *Daemon) changeNetworkLocked(a api.NetworkAdd) error {
 		if p.net != n {
 			continue
 		}
-		if p.DHCP != to.DHCP {
+		if p.DHCP != to.DHCP.On {
 			d.mu.Lock()
-			p.DHCP = to.DHCP
+			p.DHCP = to.DHCP.On
 			d.mu.Unlock()
 			d.dp.Switch.SetPort(p.SwitchPort(n.ID))
 		}

@@ -40,7 +40,7 @@ func (d *Daemon) openWire(p *model.Port, n *network, noRoute bool) (w wire, err 
 		return openDevice(p)
 	default:
 		c := link.Config{MAC: p.MAC, MTU: p.MTU, Addr: p.Addr, Addr6: p.Addr6}
-		if !noRoute {
+		if !noRoute && p.Addr.IsValid() {
 			c.Gateway = n.Gateway
 			if p.Addr6.IsValid() {
 				c.Via6, c.Behind6 = n.Gateway6, d.Routes6(&n.Network)

@@ -1,12 +1,14 @@
-// Package dhcp answers DHCP questions. Each port of the switch has one address at most, which was assigned when the port was made: the server
-// gives a port's station this address, whatever the station asks for. So there is no pool, and no answer depends on an earlier one.
+// Package dhcp answers DHCP questions. A port of the switch that has an address gives it to its station, whatever the station asks for. The
+// stations of other ports get an address of their network's range (Range).
 //
-// Sources: RFC 2131; RFC 2132.
+// Sources: RFC 2131; RFC 2132; RFC 3397 (search list); RFC 3442 (routes).
 package dhcp
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/google/gopacket"
@@ -26,12 +28,17 @@ type Lease struct {
 	Router netip.Addr   // invalid: no default route
 	DNS    []netip.Addr // name servers
 	Domain string
-	Name   string // of the station
-	MTU    int    // longest IP packet, bytes
+	Name   string        // of the station
+	MTU    int           // longest IP packet, bytes
+	Time   time.Duration // for how long it holds; a station renews it after half of this time
+	Routes []Route       // besides the default route
 }
 
-// Time is for how long a lease holds. A station renews it after half of this time.
-const Time = time.Hour
+// A Route is a route that stations are told of.
+type Route struct {
+	To  netip.Prefix
+	Via netip.Addr
+}
 
 // A Reply is what the server sends.
 type Reply struct {
@@ -43,8 +50,14 @@ type Reply struct {
 // A Question is what a station asks, and says of itself.
 type Question struct {
 	Type     layers.DHCPMsgType
-	Hostname string // option 12
-	ClientID []byte // option 61
+	Hostname string     // option 12
+	ClientID []byte     // option 61
+	Wanted   netip.Addr // option 50, or else the address that the station has: the one that it asks for; 0.0.0.0 for none
+	Server   netip.Addr // option 54; invalid when the station names no server
+
+	message layers.DHCPv4
+	has     netip.Addr // 0.0.0.0 for none
+	room    int        // for the options of the reply, bytes
 }
 
 // A Refusal says why a message gets no answer.
@@ -57,6 +70,8 @@ const (
 	Relayed    Refusal = "relayed"
 	NotForUs   Refusal = "for another server"
 	NoQuestion Refusal = "no question"
+	Quota      Refusal = "the port has as many leases as it may have"
+	Exhausted  Refusal = "no address is free"
 )
 
 const minLen = 236 + 4 // header and magic cookie
@@ -67,47 +82,86 @@ const minReply = 300
 // Everyone is the address to which stations without one send.
 var Everyone = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
-// Answer answers a message of a port with a lease. Without a reply, refusal says why.
-func Answer(message []byte, l Lease) (r Reply, asked Question, refusal Refusal) {
-	var q layers.DHCPv4
-	if len(message) < minLen || message[1] != 1 || message[2] != 6 || q.DecodeFromBytes(message, gopacket.NilDecodeFeedback) != nil || q.Operation != layers.DHCPOpRequest {
-		return r, asked, Malformed
+// Parse reads a message. refusal says why it gets no answer.
+func Parse(message []byte) (q Question, refusal Refusal) {
+	m := &q.message
+	if len(message) < minLen || message[1] != 1 || message[2] != 6 || m.DecodeFromBytes(message, gopacket.NilDecodeFeedback) != nil || m.Operation != layers.DHCPOpRequest {
+		return q, Malformed
 	}
-	if !isZero(q.RelayAgentIP) {
-		return r, asked, Relayed
+	if !isZero(m.RelayAgentIP) {
+		return q, Relayed
 	}
 	options := map[layers.DHCPOpt][]byte{}
-	for _, o := range q.Options {
+	for _, o := range m.Options {
 		if _, twice := options[o.Type]; !twice {
 			options[o.Type] = o.Data
 		}
 	}
 	if len(options[layers.DHCPOptMessageType]) != 1 {
-		return r, asked, NotDHCP
+		return q, NotDHCP
 	}
-	asked = Question{layers.DHCPMsgType(options[layers.DHCPOptMessageType][0]), string(options[layers.DHCPOptHostname]), append([]byte(nil), options[layers.DHCPOptClientID]...)}
-	named, hasNamed := addrOf(options[layers.DHCPOptServerID])
-	wanted, hasWanted := addrOf(options[layers.DHCPOptRequestIP])
-	has, _ := netip.AddrFromSlice(q.ClientIP.To4())
-	switch asked.Type {
+	q.Type = layers.DHCPMsgType(options[layers.DHCPOptMessageType][0])
+	q.Hostname, q.ClientID = string(options[layers.DHCPOptHostname]), append([]byte(nil), options[layers.DHCPOptClientID]...)
+	const headers, end = 28, 1
+	longest := 576 // RFC 2131, 2
+	if o := options[layers.DHCPOptMaxMessageSize]; len(o) == 2 {
+		longest = max(longest, int(binary.BigEndian.Uint16(o)))
+	}
+	q.room = longest - headers - minLen - end
+	q.Server, _ = addrOf(options[layers.DHCPOptServerID])
+	q.has, _ = netip.AddrFromSlice(m.ClientIP.To4())
+	wanted, named := addrOf(options[layers.DHCPOptRequestIP])
+	if q.Wanted = q.has; named {
+		q.Wanted = wanted
+	}
+	switch q.Type {
+	case layers.DHCPMsgTypeDiscover, layers.DHCPMsgTypeRequest, layers.DHCPMsgTypeInform, layers.DHCPMsgTypeRelease, layers.DHCPMsgTypeDecline:
+		return q, ""
+	}
+	return q, NoQuestion
+}
+
+// Client is what tells one station from others (RFC 2131, 4.2).
+func (q *Question) Client() string {
+	if len(q.ClientID) > 0 {
+		return "id " + hex.EncodeToString(q.ClientID)
+	}
+	return "mac " + q.message.ClientHWAddr.String()
+}
+
+// Answer answers a question with a lease. A lease without an address refuses what the station asks for. Without a reply, refusal says why.
+func (q *Question) Answer(l Lease) (r Reply, refusal Refusal) {
+	switch q.Type {
 	case layers.DHCPMsgTypeDiscover:
-		return l.reply(&q, asked.Type, layers.DHCPMsgTypeOffer, has), asked, ""
+		return l.reply(q, layers.DHCPMsgTypeOffer), ""
 	case layers.DHCPMsgTypeRequest:
 		switch {
-		case hasNamed && named != l.Server: // the station has chosen another one
-			return r, asked, NotForUs
-		case !hasWanted: // it renews
-			wanted = has
+		case q.ForOther(l.Server):
+			return r, NotForUs
+		case l.Addr.IsValid() && q.Wanted == l.Addr.Addr():
+			return l.reply(q, layers.DHCPMsgTypeAck), ""
 		}
-		if wanted == l.Addr.Addr() {
-			return l.reply(&q, asked.Type, layers.DHCPMsgTypeAck, has), asked, ""
-		}
-		return l.reply(&q, asked.Type, layers.DHCPMsgTypeNak, has), asked, ""
+		return l.reply(q, layers.DHCPMsgTypeNak), ""
 	case layers.DHCPMsgTypeInform:
-		return l.reply(&q, asked.Type, layers.DHCPMsgTypeAck, has), asked, ""
+		return l.reply(q, layers.DHCPMsgTypeAck), ""
 	}
-	return r, asked, NoQuestion // a release, or a decline: the address stays the port's
+	return r, NoQuestion // a release, or a decline
 }
+
+// Selects reports whether the station asks for a particular address.
+func (q *Question) Selects() bool { return q.Type == layers.DHCPMsgTypeRequest }
+
+// Informs reports whether the station has an address, and asks for the rest.
+func (q *Question) Informs() bool { return q.Type == layers.DHCPMsgTypeInform }
+
+// Ends reports whether the station gives its address back.
+func (q *Question) Ends() bool { return q.Type == layers.DHCPMsgTypeRelease || q.Declines() }
+
+// Declines reports whether the station has found that another one uses its address.
+func (q *Question) Declines() bool { return q.Type == layers.DHCPMsgTypeDecline }
+
+// ForOther reports whether the station has chosen another server than this one.
+func (q *Question) ForOther(server netip.Addr) bool { return q.Server.IsValid() && q.Server != server }
 
 func isZero(ip []byte) bool {
 	for _, b := range ip {
@@ -125,14 +179,19 @@ func addrOf(option []byte) (netip.Addr, bool) {
 	return netip.AddrFrom4([4]byte(option)), true
 }
 
-// reply makes a reply of type t to q, whose type is asked, of a station that has an address (0.0.0.0: none).
-func (l *Lease) reply(q *layers.DHCPv4, asked, t layers.DHCPMsgType, has netip.Addr) Reply {
-	none := netip.IPv4Unspecified()
+// reply makes a reply of type t.
+func (l *Lease) reply(question *Question, t layers.DHCPMsgType) Reply {
+	none, q, has := netip.IPv4Unspecified(), &question.message, question.has
 	m := layers.DHCPv4{
 		Operation: layers.DHCPOpReply, HardwareType: layers.LinkTypeEthernet, HardwareLen: 6, Xid: q.Xid, Flags: q.Flags, ClientHWAddr: q.ClientHWAddr,
 		ClientIP: none.AsSlice(), YourClientIP: none.AsSlice(), NextServerIP: none.AsSlice(), RelayAgentIP: none.AsSlice(),
 	}
-	add := func(o layers.DHCPOpt, data []byte) { m.Options = append(m.Options, layers.NewDHCPOption(o, data)) }
+	room := question.room
+	add := func(o layers.DHCPOpt, data []byte) { // the most important ones come first
+		if room -= 2 + len(data); room >= 0 {
+			m.Options = append(m.Options, layers.NewDHCPOption(o, data))
+		}
+	}
 	seconds := func(d time.Duration) []byte { return binary.BigEndian.AppendUint32(nil, uint32(d/time.Second)) }
 	add(layers.DHCPOptMessageType, []byte{byte(t)})
 	add(layers.DHCPOptServerID, l.Server.AsSlice())
@@ -141,12 +200,12 @@ func (l *Lease) reply(q *layers.DHCPv4, asked, t layers.DHCPMsgType, has netip.A
 	}
 	switch {
 	case t == layers.DHCPMsgTypeNak:
-		add(layers.DHCPOptMessage, []byte("this port has another address"))
-	case asked != layers.DHCPMsgTypeInform: // it has an address of its own
+		add(layers.DHCPOptMessage, []byte("this address is not the station's"))
+	case question.Type != layers.DHCPMsgTypeInform: // it has an address of its own
 		m.YourClientIP = l.Addr.Addr().AsSlice()
-		add(layers.DHCPOptLeaseTime, seconds(Time))
-		add(layers.DHCPOptT1, seconds(Time/2))
-		add(layers.DHCPOptT2, seconds(Time*7/8))
+		add(layers.DHCPOptLeaseTime, seconds(l.Time))
+		add(layers.DHCPOptT1, seconds(l.Time/2))
+		add(layers.DHCPOptT2, seconds(l.Time*7/8))
 		fallthrough
 	default:
 		l.describe(add)
@@ -160,8 +219,8 @@ func (l *Lease) reply(q *layers.DHCPv4, asked, t layers.DHCPMsgType, has netip.A
 		payload = append(payload, 0)
 	}
 	const wantsBroadcast = 0x8000
-	to := l.Addr.Addr()
-	switch { // RFC 2131, 4.1
+	to := l.Addr.Addr() // NAKs are for everyone
+	switch {            // RFC 2131, 4.1
 	case t == layers.DHCPMsgTypeNak:
 		to = Everyone
 	case has != none && l.Addr.Contains(has):
@@ -191,22 +250,45 @@ func (l *Lease) describe(add func(layers.DHCPOpt, []byte)) {
 		add(layers.DHCPOptDNS, servers)
 		if l.Domain != "" {
 			add(layers.DHCPOptDomainName, []byte(l.Domain))
+			add(optDomainSearch, encodeName(l.Domain))
 		}
 	}
 	if l.Name != "" {
 		add(layers.DHCPOptHostname, []byte(l.Name))
+	}
+	if len(l.Routes) > 0 {
+		add(layers.DHCPOptClasslessStaticRoute, l.encodeRoutes())
 	}
 	if l.MTU != 1500 && l.MTU > 0 {
 		add(layers.DHCPOptInterfaceMTU, binary.BigEndian.AppendUint16(nil, uint16(l.MTU)))
 	}
 }
 
-// Ends reports whether the station gives its address back.
-func (q *Question) Ends() bool {
-	return q.Type == layers.DHCPMsgTypeRelease || q.Type == layers.DHCPMsgTypeDecline
+const optDomainSearch layers.DHCPOpt = 119
+
+// encodeName is a name as DNS has it, without compression.
+func encodeName(name string) (out []byte) {
+	for _, label := range strings.Split(name, ".") {
+		out = append(append(out, byte(len(label))), label...)
+	}
+	return append(out, 0)
+}
+
+// encodeRoutes is the option of routes (RFC 3442). Stations that read it ignore the option of routers, so it has the default route, too.
+func (l *Lease) encodeRoutes() (out []byte) {
+	routes := l.Routes
+	if l.Router.IsValid() {
+		routes = append(routes[:len(routes):len(routes)], Route{netip.PrefixFrom(netip.IPv4Unspecified(), 0), l.Router})
+	}
+	for _, r := range routes {
+		a := r.To.Addr().As4()
+		out = append(append(out, byte(r.To.Bits())), a[:(r.To.Bits()+7)/8]...)
+		out = append(out, r.Via.AsSlice()...)
+	}
+	return out
 }
 
 // Grants reports whether the reply gives the station its address for a time.
-func (r *Reply) Grants(asked Question) bool {
-	return r.Type == layers.DHCPMsgTypeAck && asked.Type == layers.DHCPMsgTypeRequest
+func (r *Reply) Grants(q *Question) bool {
+	return r.Type == layers.DHCPMsgTypeAck && q.Selects()
 }

@@ -1,8 +1,11 @@
 package dhcp
 
 import (
+	"bytes"
 	"net/netip"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
@@ -10,7 +13,15 @@ import (
 
 var lease = Lease{
 	Addr: netip.MustParsePrefix("172.29.0.7/16"), Server: netip.MustParseAddr("172.29.0.1"), Router: netip.MustParseAddr("172.29.0.1"),
-	DNS: []netip.Addr{netip.MustParseAddr("172.29.0.1"), netip.MustParseAddr("fd00::1")}, Domain: "default.uvs.internal", Name: "vm", MTU: 1400,
+	DNS: []netip.Addr{netip.MustParseAddr("172.29.0.1"), netip.MustParseAddr("fd00::1")}, Domain: "default.uvs.internal", Name: "vm", MTU: 1400, Time: time.Hour,
+	Routes: []Route{{netip.MustParsePrefix("10.8.0.0/13"), netip.MustParseAddr("172.29.0.9")}},
+}
+
+func answer(message []byte, l Lease) (r Reply, q Question, refusal Refusal) {
+	if q, refusal = Parse(message); refusal == "" {
+		r, refusal = q.Answer(l)
+	}
+	return r, q, refusal
 }
 
 type option struct {
@@ -72,7 +83,7 @@ func TestRFC2131_4_3_Answers(t *testing.T) {
 		"a reply":                            {message(offer, func(m *layers.DHCPv4) { m.Operation = layers.DHCPOpReply }), 0, "", Malformed},
 		"too short":                          {message(discover, nil)[:200], 0, "", Malformed},
 	} {
-		r, _, refusal := Answer(tt.message, lease)
+		r, _, refusal := answer(tt.message, lease)
 		if refusal != tt.refusal || r.Type != tt.want || tt.to != "" && r.To.String() != tt.to {
 			t.Errorf("%s: %v to %v, %q; want %v to %s, %q", name, r.Type, r.To, refusal, tt.want, tt.to, tt.refusal)
 		}
@@ -96,9 +107,43 @@ func TestRFC2131_4_3_Answers(t *testing.T) {
 		}
 		if gives && (options[layers.DHCPOptSubnetMask] != "\xff\xff\x00\x00" || options[layers.DHCPOptRouter] != "\xac\x1d\x00\x01" || options[layers.DHCPOptDNS] != "\xac\x1d\x00\x01" ||
 			options[layers.DHCPOptDomainName] != "default.uvs.internal" || options[layers.DHCPOptHostname] != "vm" || options[layers.DHCPOptInterfaceMTU] != "\x05\x78" ||
+			options[optDomainSearch] != "\x07default\x03uvs\x08internal\x00" || options[layers.DHCPOptClasslessStaticRoute] != "\x0d\x0a\x08\xac\x1d\x00\x09\x00\xac\x1d\x00\x01" ||
 			options[layers.DHCPOptBroadcastAddr] != "\xac\x1d\xff\xff" || options[layers.DHCPOptT1] != "\x00\x00\x07\x08") {
 			t.Errorf("%s: %q", name, options)
 		}
+	}
+}
+
+// A reply has room for what the station takes: 576 bytes, or what it says (RFC 2132, 9.10). The most important options come first.
+func TestRFC2132_9_10_MaximumSize(t *testing.T) {
+	long := lease
+	long.Domain = strings.Repeat("a.", 120) + "example"
+	long.Routes = nil
+	for range 20 {
+		long.Routes = append(long.Routes, lease.Routes[0])
+	}
+	for size, all := range map[int]bool{0: false, 300: false, 1500: true} {
+		var options []option
+		if size > 0 {
+			options = append(options, option{layers.DHCPOptMaxMessageSize, []byte{byte(size >> 8), byte(size)}})
+		}
+		r, _, _ := answer(message(layers.DHCPMsgTypeDiscover, nil, options...), long)
+		if got := len(r.Payload) + 28; got > max(576, size) {
+			t.Errorf("size %d: %d bytes", size, got)
+		}
+		if bytes.Contains(r.Payload, []byte("\x0c\x02vm")) != all || !bytes.Contains(r.Payload, []byte{1, 4, 255, 255, 0, 0}) {
+			t.Errorf("size %d: %q", size, r.Payload[240:])
+		}
+	}
+}
+
+// A lease without an address refuses what the station asks for.
+func TestRefuses(t *testing.T) {
+	none := lease
+	none.Addr = netip.Prefix{}
+	r, _, refusal := answer(message(layers.DHCPMsgTypeRequest, nil, option{layers.DHCPOptRequestIP, []byte{172, 29, 0, 7}}), none)
+	if r.Type != layers.DHCPMsgTypeNak || r.To != Everyone || refusal != "" {
+		t.Errorf("%v to %v, %q", r.Type, r.To, refusal)
 	}
 }
 
@@ -106,7 +151,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Add(message(layers.DHCPMsgTypeDiscover, nil))
 	f.Add(message(layers.DHCPMsgTypeRequest, nil, option{layers.DHCPOptServerID, []byte{172, 29, 0, 1}}, option{layers.DHCPOptRequestIP, []byte{172, 29, 0, 7}}))
 	f.Fuzz(func(t *testing.T, m []byte) {
-		r, asked, refusal := Answer(m, lease)
+		r, asked, refusal := answer(m, lease)
 		if (refusal == "") != (len(r.Payload) >= minReply) || refusal == "" && asked.Type == 0 {
 			t.Errorf("%d bytes of type %v for %v, %q", len(r.Payload), r.Type, asked.Type, refusal)
 		}

@@ -1,13 +1,10 @@
 package docker
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/statefile"
 )
 
 // state is what Docker told the driver and will not repeat: Docker sends neither networks nor endpoints again when it or the
@@ -46,12 +43,7 @@ const stateVersion = 1
 // load reads the state from a file. A file that does not exist is an empty state.
 func load(path string) (*state, error) {
 	s := &state{Version: stateVersion}
-	b, err := os.ReadFile(path)
-	if err == nil {
-		err = json.Unmarshal(b, s)
-	} else if errors.Is(err, os.ErrNotExist) {
-		err = nil
-	}
+	err := statefile.Load(path, s)
 	if s.Networks == nil {
 		s.Networks = map[string]*network{}
 	}
@@ -85,23 +77,8 @@ func (s *state) check() error {
 	return nil
 }
 
-// save writes a new file and renames it over the old one: after a full disk or a crash the old one still exists.
 func (s *state) save(path string) error {
-	b, err := json.MarshalIndent(s, "", "  ")
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return fmt.Errorf("docker: cannot save the state file: %w", err)
-	}
-	_, err = f.Write(append(b, '\n'))
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
+	if err := statefile.Save(path, s); err != nil {
 		return fmt.Errorf("docker: cannot save the state file: %w", err)
 	}
 	return nil

@@ -220,7 +220,7 @@ func (b *Bed) TryStart(args ...string) error {
 		return err
 	}
 	defer r.Close()
-	run := []string{"run", "--ready-fd", "3", "--io", b.pair.IO}
+	run := []string{"run", "--ready-fd", "3", "--io", b.pair.IO, "--state", b.dir}
 	if b.pair.Uplink != "" { // else the test's configuration file says it
 		run = append(run, "--uplink-kind", b.pair.Uplink)
 	}

@@ -62,10 +62,101 @@ func TestDHCP(t *testing.T) {
 	if out, err := b.TrySh("quiet", "busybox udhcpc -i eth0 -n -q -f -t 2 -T 1 -s "+script+" 2>&1"); err == nil {
 		t.Errorf("a network without DHCP answers: %s", out)
 	}
-	contains(t, b.CLI("trace", "--in", "web", "udp 0.0.0.0:68 > 255.255.255.255:67"), "gateway")
+	contains(t, b.CLI("trace", "--in", "web", "dhcp"), "a DHCP question", "dhcp offer 172.29.0.2")
 	b.CLI("port", "del", "vm")
 	if out := b.CLI("lease", "ls"); strings.Contains(out, "172.30.0.77") {
 		t.Errorf("the lease of a port that has gone: %s", out)
+	}
+	b.Balanced()
+}
+
+// TestLeases: stations of ports without an address get one of the network's range, which binds the port, and keep it over a restart of the switch.
+// The clients are those of ISC, dhcpcd and busybox.
+func TestLeases(t *testing.T) {
+	Need(t, "busybox", "dhclient", "dhcpcd", "ip", "ping")
+	b := NewHost(t)
+	b.Start()
+	b.AddNS("guest", "second")
+	b.CLI("network", "add", "lab", "--subnet", "172.30.0.0/24", "--dhcp-range", "172.30.0.100-172.30.0.120", "--dhcp-lease", "10m", "--dhcp-routes", "10.8.0.0/16=172.30.0.9")
+	add := func() { b.CLI("port", "add", "guest", "--netns", b.NS("guest"), "--network", "lab", "--ip", "dhcp") }
+	add()
+	script := filepath.Join(b.dir, "script")
+	text := "#!/bin/sh\n[ \"$1\" = bound ] && ip addr add $ip/$mask dev $interface && ip route add default via $router; echo $1 $ip routes=$staticroutes search=$search lease=$lease; true\n"
+	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	asks := func(ns, dev string) string {
+		return b.Sh(ns, "ip link set "+dev+" up; ip addr flush dev "+dev+"; busybox udhcpc -i "+dev+" -n -q -f -t 5 -T 1 -O search -O staticroutes -s "+script+" 2>&1")
+	}
+	if out := b.Sh("guest", "ip -4 addr show dev eth0"); strings.Contains(out, "inet") {
+		t.Errorf("before its lease: %s", out)
+	}
+	contains(t, asks("guest", "eth0"), "bound 172.30.0.100", "10.8.0.0/16 172.30.0.9", "0.0.0.0/0 172.30.0.1", "lease=600")
+	ping(b, "guest", "10.1.0.2")
+	// The lease binds: the address is the port's, as one that --ip names.
+	contains(t, b.CLI("port", "ls"), "172.30.0.100/24")
+	contains(t, b.CLI("lease", "ls"), "172.30.0.100", "dynamic")
+	b.CLI("publish", "add", "8080:80", "--port", "guest")
+	b.CLI("publish", "del", "8080")
+	b.Sh("guest", "ip addr add 172.30.0.66/24 dev eth0")
+	if out, err := b.TrySh("guest", "ping -c 1 -W 1 -I 172.30.0.66 172.30.0.1"); err == nil {
+		t.Errorf("another address than the leased one is answered: %s", out)
+	}
+	var s api.Status
+	if b.JSON(&s, "status"); s.Drops["guard_source_address"]+s.Drops["guard_arp_sender"] == 0 {
+		t.Errorf("the guard does not know the leased address: %v", s.Drops)
+	}
+	b.AddNS("static")
+	if _, err := b.TryCLI("port", "add", "static", "--netns", b.NS("static"), "--network", "lab", "--ip", "172.30.0.100"); err == nil || !strings.Contains(err.Error(), "172.30.0.100") {
+		t.Errorf("a leased address was assigned: %v", err)
+	}
+	b.Balanced()
+
+	// After a restart the port is bound again before its station asks. A new station gets another address.
+	if err := b.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	b.Start()
+	b.CLI("network", "add", "lab", "--subnet", "172.30.0.0/24", "--dhcp-range", "172.30.0.100-172.30.0.120")
+	b.CLI("port", "add", "second", "--netns", b.NS("second"), "--network", "lab", "--ip", "dhcp")
+	contains(t, asks("second", "eth0"), "bound 172.30.0.101")
+	add()
+	b.Eventually("the lease of the last process binds", func() bool { return strings.Contains(b.CLI("port", "ls"), "172.30.0.100/24") })
+
+	// dhclient gives its lease back: the port has no address then, and the guard knows none.
+	conf := filepath.Join(b.dir, "dhclient.conf")
+	if err := os.WriteFile(conf, []byte("send host-name \"guest\";\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	client := "dhclient -v -sf /bin/true -cf " + conf + " -lf " + b.dir + "/leases -pf " + b.dir + "/pid "
+	contains(t, b.Sh("guest", "ip addr flush dev eth0; "+client+"-1 eth0 2>&1; kill $(cat "+b.dir+"/pid)"), "bound to 172.30.0.100")
+	contains(t, b.CLI("lease", "ls"), "guest")
+	b.Sh("guest", "ip addr add 172.30.0.100/24 dev eth0; "+client+"-r eth0 2>&1")
+	b.Eventually("the lease has ended", func() bool {
+		return !strings.Contains(b.CLI("lease", "ls"), "172.30.0.100") && !strings.Contains(b.CLI("port", "ls"), "172.30.0.100/24")
+	})
+
+	// A plugged device is asked for nothing until it is told. Then each station behind it has a lease, and none of them binds the port.
+	b.AddNS("lan")
+	b.Sh("host", "ip link add lan0 type veth peer name eth0 netns "+b.NS("lan")+" && ip link set lan0 up")
+	b.Sh("lan", "ip link set eth0 up; ip link add mac1 link eth0 type macvlan mode bridge; ip link set mac1 up")
+	b.CLI("port", "add", "lan", "--device", "lan0", "--network", "lab")
+	if out, err := b.TrySh("lan", "busybox udhcpc -i eth0 -n -q -f -t 2 -T 1 -s "+script+" 2>&1"); err == nil {
+		t.Errorf("a plugged device got a lease unasked: %s", out)
+	}
+	b.CLI("port", "set", "lan", "dhcp", "on")
+	contains(t, asks("lan", "eth0"), "bound 172.30.0.1")
+	contains(t, b.Sh("lan", "unshare -m sh -c 'mount -t tmpfs none /run; mount -t tmpfs none /var/lib; dhcpcd --noconfigure --oneshot --noipv4ll --ipv4only --noarp --timeout 5 mac1' 2>&1; true"), "leased 172.30.0.1")
+	var leases []api.Lease
+	b.JSON(&leases, "lease", "ls")
+	behind := 0
+	for _, l := range leases {
+		if l.Port == "lan" && l.Type == "dynamic" {
+			behind++
+		}
+	}
+	if behind != 2 {
+		t.Errorf("leases behind the device: %+v", leases)
 	}
 	b.Balanced()
 }

@@ -131,6 +131,9 @@ func (s *Switch) narrateForward(f *dataplane.TracedFrame) (string, string) {
 	case frame.Local:
 		return "router", fmt.Sprintf("%s is the gateway of network %s", f.Dst, s.NetworkName(f.Net))
 	case frame.Punt:
+		if f.Proto == frame.UDP {
+			return "gateway", "a DHCP question, which goes to the gateway only"
+		}
 		return "gateway", "the gateway has the address that the question is for: only the gateway is asked"
 	case frame.ToPort:
 		return "port", fmt.Sprintf("%s is behind port %s", f.Dst, s.PortName(f.Out))

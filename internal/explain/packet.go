@@ -12,12 +12,13 @@ import (
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 
+	"github.com/uvswitch/uvswitch/internal/dhcp"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
 )
 
 // packetForm is the form of a packet in words.
-const packetForm = "tcp|udp|sctp|icmp|gre|esp|arp|nd [SRC[:PORT]] > DST[:PORT] [FLAGS: S S. . P. F. R] [seq N] [ack N] [win N] [ttl N] [len N] [mss N] [id N] [df], such as 'tcp 172.29.0.2:4000 > 1.1.1.1:443 S', 'icmp > 8.8.8.8', 'tcp > [2001:db8::1]:443' or 'arp > 172.29.0.1'"
+const packetForm = "tcp|udp|sctp|icmp|gre|esp|arp|nd [SRC[:PORT]] > DST[:PORT] [FLAGS: S S. . P. F. R] [seq N] [ack N] [win N] [ttl N] [len N] [mss N] [id N] [df], or dhcp, or dns|dns6 NAME; such as 'tcp 172.29.0.2:4000 > 1.1.1.1:443 S', 'icmp > 8.8.8.8', 'tcp > [2001:db8::1]:443' or 'arp > 172.29.0.1'"
 
 // spec is a packet in words.
 type spec struct {
@@ -28,6 +29,7 @@ type spec struct {
 	mss, win     int
 	seq, ack     int
 	df           bool
+	name         string // that a question asks for
 }
 
 // parseSpec reads packetForm.
@@ -36,10 +38,18 @@ func parseSpec(s string) (spec, error) {
 	bad := func(format string, args ...any) (spec, error) {
 		return spec{}, fmt.Errorf("%q: %s; the form is %s", s, fmt.Sprintf(format, args...), packetForm)
 	}
-	if len(f) < 3 {
+	p := spec{ttl: 64, id: 1, win: 64240}
+	switch {
+	case len(f) == 1 && f[0] == "dhcp":
+		p.proto, p.src, p.dst = "udp", netip.AddrPortFrom(netip.IPv4Unspecified(), dhcp.ClientPort), netip.AddrPortFrom(dhcp.Everyone, dhcp.ServerPort)
+		return p, nil
+	case len(f) == 2 && (f[0] == "dns" || f[0] == "dns6"):
+		p.proto, p.name = f[0], f[1]
+		return p, nil
+	case len(f) < 3:
 		return bad("the packet is incomplete")
 	}
-	p := spec{proto: f[0], ttl: 64, id: 1, win: 64240}
+	p.proto = f[0]
 	if _, known := frame.ProtoNumber(p.proto); !known && !p.asks() {
 		return bad("%q is not a protocol", p.proto)
 	}
@@ -130,6 +140,17 @@ func (s *Switch) buildPacket(p *model.Port, text string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	var payload []byte
+	if x.name != "" {
+		if payload, err = question(x.name, x.proto == "dns6"); err != nil {
+			return nil, err
+		}
+		n := s.Network(p.Network)
+		if n == nil {
+			return nil, fmt.Errorf("port %s has no gateway that answers questions for names", p.Name)
+		}
+		x.proto, x.dst = "udp", netip.AddrPortFrom(n.Gateway, dnsPort)
+	}
 	if !x.src.IsValid() {
 		own := p.Addr
 		if x.dst.Addr().Is6() {
@@ -159,7 +180,7 @@ func (s *Switch) buildPacket(p *model.Port, text string) ([]byte, error) {
 		if x.dst.Addr().Is6() {
 			eth.EthernetType = layers.EthernetTypeIPv6
 		}
-		parts = append([]gopacket.SerializableLayer{eth}, x.layers(src)...)
+		parts = append([]gopacket.SerializableLayer{eth}, x.layers(src, payload)...)
 	}
 	buf := gopacket.NewSerializeBuffer()
 	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, parts...); err != nil {
@@ -200,14 +221,14 @@ func (s *spec) solicitation(mac frame.MAC) []gopacket.SerializableLayer {
 	}}
 }
 
-// layers are the IP packet of a station with a MAC.
-func (s *spec) layers(mac frame.MAC) []gopacket.SerializableLayer {
+// layers are the IP packet of a station with a MAC. Without a payload, there are as many zeros as the words say.
+func (s *spec) layers(mac frame.MAC, data []byte) []gopacket.SerializableLayer {
 	if s.proto == "nd" {
 		return s.solicitation(mac)
 	}
 	number, _ := frame.ProtoNumber(s.proto)
 	ip := s.ip(number)
-	payload := gopacket.Payload(make([]byte, s.len))
+	payload := gopacket.Payload(append(data, make([]byte, s.len)...))
 	switch number {
 	case frame.TCP:
 		if s.flags == "" {
@@ -227,6 +248,9 @@ func (s *spec) layers(mac frame.MAC) []gopacket.SerializableLayer {
 	case frame.UDP:
 		u := &layers.UDP{SrcPort: layers.UDPPort(s.src.Port()), DstPort: layers.UDPPort(s.dst.Port())}
 		_ = u.SetNetworkLayerForChecksum(ip)
+		if u.SrcPort == dhcp.ClientPort && u.DstPort == dhcp.ServerPort && len(payload) == 0 {
+			return []gopacket.SerializableLayer{ip, u, discover(mac)}
+		}
 		return []gopacket.SerializableLayer{ip, u, payload}
 	case frame.SCTP:
 		return []gopacket.SerializableLayer{ip, &layers.SCTP{SrcPort: layers.SCTPPort(s.src.Port()), DstPort: layers.SCTPPort(s.dst.Port())}, payload}

@@ -48,6 +48,8 @@ func Text(f *frame.Frame) string {
 		return fmt.Sprintf("%s %s > %s %s", name, t.Src, t.Dst, icmpSummary(f))
 	case f.Proto == frame.TCP:
 		return fmt.Sprintf("%s %s", t, frame.TCPFlags(f.TCP().Flags()))
+	case f.Proto == frame.UDP:
+		return t.String() + serviceSummary(f)
 	case frame.HasPorts(f.Proto):
 		return t.String()
 	}

@@ -84,6 +84,9 @@ const (
 	NeighborQueueFull
 	NeighborFailed
 	GatewayService
+	DHCPRefused
+	DHCPQuota
+	DHCPRangeFull
 	PuntQueueFull
 	PuntRateLimited
 	InjectQueueFull
@@ -238,6 +241,9 @@ var reasons = [NumReasons]ReasonInfo{
 	NeighborQueueFull:     {Stage: Neighbors, Name: "neighbor_queue_full", Meaning: "too many packets already wait for the MAC of this neighbor", Remedy: "the neighbor does not answer ARP; check that it is up"},
 	NeighborFailed:        {Stage: Neighbors, Name: "neighbor_failed", Meaning: "the neighbor did not answer ARP or neighbor solicitations (answered with ICMP 3/1 or ICMPv6 1/3)", Remedy: "check that the container is up and that its address is right", Punt: Serve, Error: unreachable(CodeHost)},
 	GatewayService:        {Stage: Neighbors, Name: "gateway_service", Meaning: "the packet is for the gateway, which serves nothing but ARP, neighbor discovery, ping, names (DNS) and DHCP (UDP and TCP to other ports are answered with ICMP 3/3 or ICMPv6 1/4)", Remedy: "normal; the gateway is not the host", Punt: Serve},
+	DHCPRefused:           {Stage: Neighbors, Name: "dhcp_refused", Meaning: "the gateway does not answer such a DHCP message: it is damaged, relayed, of BOOTP, or no question", Remedy: "see the message with `uvswitch dump -v --reason dhcp_refused`; let the station use DHCP itself, without a relay"},
+	DHCPQuota:             {Stage: Neighbors, Name: "dhcp_quota", Meaning: "16 stations of this plugged device have a lease or an offer, which is the limit of a port", Remedy: "see them with `uvswitch lease ls`; leases end an hour after the station's last question, or after `network add --dhcp-lease`"},
+	DHCPRangeFull:         {Stage: Neighbors, Name: "dhcp_range_full", Meaning: "the network's DHCP range has no free address", Remedy: "see who has them with `uvswitch lease ls`; create the network with a larger --dhcp-range or a shorter --dhcp-lease"},
 	PuntQueueFull:         {Stage: Neighbors, Name: "punt_queue_full", Meaning: "the queue to the slow path, which handles ARP, pings, ICMP errors and new neighbors, is full", Remedy: "look for a flood of ARP, pings or new neighbors on the port"},
 	PuntRateLimited:       {Stage: Neighbors, Name: "punt_rate_limited", Meaning: "the port sends more frames to the slow path than the limit of a port", Remedy: "look for a flood of ARP, pings or new neighbors on the port"},
 	InjectQueueFull:       {Stage: Neighbors, Name: "inject_queue_full", Meaning: "the queue from the slow path to a worker is full", Remedy: "look for a flood of ARP or pings"},

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/dhcp"
@@ -36,6 +37,7 @@ type Service struct {
 // NewService makes a service. send runs a function with the slow path. policies say for which names ports may ask, and now is the data plane's time.
 func NewService(server *dns.Server, r *router.Router, send func(func(router.Output)), policies func() *policy.Ports, now func() frame.Tick) *Service {
 	s := &Service{server: server, router: r, send: send, gate: &gate{policies: policies, now: now}}
+	s.leases.known, s.leases.now = r.Station, time.Now
 	server.SetGate(s.gate)
 	s.tcp = dnstcp.New(dnstcp.Options{
 		Ask: func(from dnstcp.Origin, message []byte, reply func([]byte)) ([]byte, bool) {
@@ -54,6 +56,28 @@ func (s *Service) SetState(state *model.State, added map[string][]model.Name) {
 	s.leases.set(state)
 }
 
+// SetBinder says who gives ports the addresses that their stations lease.
+func (s *Service) SetBinder(b Binder) {
+	s.leases.mu.Lock()
+	defer s.leases.mu.Unlock()
+	s.leases.binder = b
+}
+
+// Grants lists the leases that hold, by network, port and address.
+func (s *Service) Grants() []Grant { return s.leases.grants() }
+
+// Held lists the addresses that are leased, offered or set aside.
+func (s *Service) Held() []model.Lease { return s.leases.held() }
+
+// ExpireLeases ends the leases whose time is over.
+func (s *Service) ExpireLeases() { s.leases.expire() }
+
+// SaveLeases returns the leases for the next process, and whether they have changed since the last call.
+func (s *Service) SaveLeases() ([]SavedLease, bool) { return s.leases.save() }
+
+// RestoreLeases takes over the leases of the last process.
+func (s *Service) RestoreLeases(saved []SavedLease) { s.leases.restore(saved) }
+
 // Counts say what became of questions for names.
 func (s *Service) Counts() *dns.Counts { return &s.server.Counts }
 
@@ -65,7 +89,9 @@ func (s *Service) Serves(net frame.NetID, proto uint8, port uint16) bool {
 // Datagram implements router.Service.
 func (s *Service) Datagram(d *router.Datagram) []byte {
 	if d.To.Port() == dhcp.ServerPort {
-		return s.leases.answer(d, true)
+		return s.leases.answer(d, func(to router.Datagram, answer []byte) {
+			s.send(func(out router.Output) { s.router.Answer(to, answer, out) })
+		})
 	}
 	to := *d
 	answer, _ := s.server.Ask(question(d), func(answer []byte) {
@@ -82,7 +108,7 @@ func (s *Service) Segment(in frame.PortID, net frame.NetID, mac frame.MAC, packe
 // Preview implements router.Service.
 func (s *Service) Preview(d *router.Datagram) []byte {
 	if d.To.Port() == dhcp.ServerPort {
-		return s.leases.answer(d, false)
+		return s.leases.answer(d, nil)
 	}
 	return s.server.Preview(question(d))
 }

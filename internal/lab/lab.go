@@ -277,7 +277,7 @@ func (l *Lab) startSwitch() error {
 		return err
 	}
 	defer r.Close()
-	c := l.command(append([]string{"--socket", l.Socket(), "run", "--ready-fd", "3"}, l.Args...)...)
+	c := l.command(append([]string{"--socket", l.Socket(), "run", "--ready-fd", "3", "--state", filepath.Dir(l.Socket())}, l.Args...)...)
 	c.ExtraFiles = []*os.File{w}
 	log, err := os.CreateTemp("", "uvswitch-lab-*.log")
 	if err != nil {

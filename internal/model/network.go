@@ -34,7 +34,7 @@ type Network struct {
 	Protocols nat.Protocols
 	Names     Names
 	Policies  []string       // that count for all ports
-	DHCP      bool           // the gateway answers DHCP questions of ports with an address
+	DHCP      DHCP           // how the gateway answers DHCP questions
 	Spec      api.NetworkAdd // what was asked for, with every default filled in
 }
 
@@ -100,11 +100,8 @@ func (s *State) networkOf(a api.NetworkAdd) (n Network, err error) {
 		return n, err
 	}
 	a.Policies = api.Words(strings.Join(n.Policies, ","))
-	switch a.DHCP = cmp.Or(a.DHCP, "on"); a.DHCP {
-	case "on", "off":
-		n.DHCP = a.DHCP == "on"
-	default:
-		return n, bad("--dhcp %q is not on or off", a.DHCP)
+	if n.DHCP, err = n.checkDHCP(&a); err != nil {
+		return n, err
 	}
 	a.MTU = cmp.Or(a.MTU, DefaultMTU)
 	if err := checkMTU(a.MTU); err != nil {
@@ -207,6 +204,9 @@ func broadcast(p netip.Prefix) netip.Addr {
 // program assigns, from the last downwards: that program does not know which ones the switch has given.
 func (s *State) FreeAddr(n *Network) (netip.Addr, bool) {
 	taken := map[netip.Addr]bool{n.Gateway: true}
+	for _, l := range s.Leases {
+		taken[l.Addr] = true
+	}
 	for i := range s.Ports {
 		if p := &s.Ports[i]; p.Network == n.Name && p.Addr.IsValid() {
 			taken[p.Addr.Addr()] = true

@@ -59,7 +59,8 @@ type Port struct {
 	Watched  bool     // it has the policy learn for now, too
 	Tracked  bool     // it has policies, its network's included
 	Closed   bool     // and these let nobody in but by a rule
-	DHCP     bool     // the gateway answers its DHCP questions, if it has an address
+	DHCP     bool     // its network's: the gateway answers DHCP questions
+	Leased   bool     // its station got Addr by DHCP
 	Settings
 	Spec api.PortAdd // what was asked for
 }
@@ -72,7 +73,9 @@ func (p *Port) IsOwn() bool { return p.Kind == KindHost || p.Kind == KindUplink 
 
 // ConfiguresItself reports whether the switch does not configure the station behind the port. It then assigns an address only on
 // request.
-func (p *Port) ConfiguresItself() bool { return p.Kind == KindDevice || p.ByFD || p.IsVM() }
+func (p *Port) ConfiguresItself() bool {
+	return p.Kind == KindDevice || p.ByFD || p.IsVM() || p.Spec.IP == api.DHCPAddress
+}
 
 // Known6 is the IPv6 address that the station has, as far as the switch knows: the port's, or else the one that the station makes itself.
 func (p *Port) Known6() netip.Prefix {
@@ -82,20 +85,18 @@ func (p *Port) Known6() netip.Prefix {
 	return p.Addr6
 }
 
-// AsksDHCP reports whether the gateway answers the port's DHCP questions. It never does on the host's devices: they may lead to a LAN with a
-// server of its own.
-func (p *Port) AsksDHCP() bool {
-	return p.DHCP && p.Addr.IsValid() && (p.Kind == KindTAPPort || p.Kind == KindPlain || p.IsVM())
-}
+// AsksDHCP reports whether the gateway answers the port's DHCP questions. By default, it does not on the host's devices: they may lead to a LAN
+// with a server of its own.
+func (p *Port) AsksDHCP() bool { return p.DHCP && p.Flags&vswitch.AsksDHCP != 0 && !p.IsOwn() }
 
 // SwitchPort is the port as the switch knows it; net is its network's id.
 func (p *Port) SwitchPort(net frame.NetID) vswitch.Port {
 	s := vswitch.Port{ID: p.ID, Net: net, Flags: p.Flags, MTU: p.MTU, MAC: p.MAC, Storm: p.Storm}
 	if p.Addr.IsValid() {
 		s.Addr = frame.AddrFrom(p.Addr.Addr())
-		if p.AsksDHCP() {
-			s.Flags |= vswitch.AsksDHCP
-		}
+	}
+	if !p.AsksDHCP() {
+		s.Flags &^= vswitch.AsksDHCP
 	}
 	if p.Addr6.IsValid() {
 		s.Addrs6 = []frame.Addr6{frame.Addr6From(p.Addr6.Addr())}
@@ -135,7 +136,8 @@ func (p *Port) IsSibling(q *Port) bool {
 
 // SameDevice reports whether p and now differ only in settings that can change without recreating the device.
 func (p *Port) SameDevice(now *Port) bool {
-	return p.Kind == now.Kind && p.Network == now.Network && p.Netns == now.Netns && p.Ifname == now.Ifname && p.Addr == now.Addr && p.Addr6 == now.Addr6 &&
+	return p.Kind == now.Kind && p.Network == now.Network && p.Netns == now.Netns && p.Ifname == now.Ifname && p.Addr6 == now.Addr6 &&
+		(p.Addr == now.Addr || now.Leased && !p.Addr.IsValid()) &&
 		p.MAC == now.MAC && p.MTU == now.MTU && p.Spec.NoRoute == now.Spec.NoRoute && p.Spec.Container == now.Spec.Container && p.Spec.Tenant == now.Spec.Tenant
 }
 
@@ -143,7 +145,7 @@ func (p *Port) SameDevice(now *Port) bool {
 func (p *Port) CurrentSpec() api.PortAdd {
 	a := p.Spec
 	a.Set = p.Settings.Set()
-	if p.Addr.IsValid() {
+	if p.Addr.IsValid() && !p.Leased {
 		a.IP = p.Addr.Addr().String()
 	}
 	if p.Addr6.IsValid() {
@@ -157,7 +159,7 @@ func (p *Port) CurrentSpec() api.PortAdd {
 
 // asAssigned returns a with the address and MTU that the port already has, where a leaves the choice to the switch.
 func (p *Port) asAssigned(a api.PortAdd) api.PortAdd {
-	if p.Addr.IsValid() && (a.IP == "" && !p.ConfiguresItself() || a.IP == api.AutoAddress) {
+	if p.Addr.IsValid() && !p.Leased && (a.IP == "" && !p.ConfiguresItself() || a.IP == api.AutoAddress) {
 		a.IP = p.Addr.Addr().String()
 	}
 	if p.Addr6.IsValid() && (a.IP6 == "" || a.IP6 == api.AutoAddress) {
@@ -172,9 +174,8 @@ func (p *Port) asAssigned(a api.PortAdd) api.PortAdd {
 	return a
 }
 
-// freeMAC returns the MAC that belongs to p's address, or a similar one if somebody has chosen that for another port.
-func (s *State) freeMAC(p *Port) frame.MAC {
-	m := MACFor(p.Addr.Addr())
+// unused returns m, or a similar MAC if another station of p's network has that.
+func (s *State) unused(p *Port, m frame.MAC) frame.MAC {
 	for s.Network(p.Network).MAC == m || find(s.Ports, func(q *Port) bool { return q.MAC == m && q.Network == p.Network }) != nil {
 		m += 1 << 32 // the second byte counts
 	}
@@ -223,7 +224,7 @@ func (s *State) NewPort(a api.PortAdd) (p Port, err error) {
 	}
 	p = Port{
 		Name: a.Name, Kind: KindTAPPort, Network: n.Name, Netns: a.Netns, Ifname: cmp.Or(a.Ifname, api.DefaultIfname), MTU: cmp.Or(a.MTU, n.MTU), Offload: true,
-		Settings: newSettings(vswitch.DefaultFlags), Spec: a, DHCP: n.DHCP,
+		Settings: newSettings(vswitch.DefaultFlags), Spec: a, DHCP: n.DHCP.On,
 	}
 	for _, check := range []func(*Port, api.PortAdd) error{checkOffload, s.checkPlace, checkDeviceName, s.checkAddress, s.checkMAC, s.checkAddress6} {
 		if err := check(&p, a); err != nil {
@@ -235,6 +236,9 @@ func (s *State) NewPort(a api.PortAdd) (p Port, err error) {
 	}
 	if p.Policies, err = s.checkPolicies(a.Policies); err != nil {
 		return p, err
+	}
+	if p.Kind != KindDevice {
+		p.Flags |= vswitch.AsksDHCP
 	}
 	if p.Settings, err = p.Settings.with(&p, a.Set); err != nil {
 		return p, err
@@ -343,6 +347,11 @@ func (s *State) checkAddress(p *Port, a api.PortAdd) error {
 	switch {
 	case a.IP == "" && p.ConfiguresItself():
 		return nil
+	case a.IP == api.DHCPAddress:
+		if !p.DHCP {
+			return bad("--ip dhcp: the gateway of network %q answers no DHCP questions (--dhcp off)", n.Name)
+		}
+		return nil
 	case !a.NamesAddress():
 		var ok bool
 		if addr, ok = s.FreeAddr(n); !ok {
@@ -377,13 +386,19 @@ func (s *State) checkFree(n *Network, addr netip.Addr, flag string) error {
 	if q := s.Holder(n, addr); q != nil {
 		return conflict("address %s is in use by port %q; choose another address, or leave %s out", addr, q.Name, flag)
 	}
+	if l := find(s.Leases, func(l *Lease) bool { return l.Addr == addr }); l != nil {
+		return conflict("address %s is leased to station %s at port %q (see `uvswitch lease ls`); choose another address, or leave %s out", addr, l.MAC, l.Port, flag)
+	}
 	return nil
 }
 
 func (s *State) checkMAC(p *Port, a api.PortAdd) error {
 	if a.MAC == "" {
-		if p.Addr.IsValid() && (!p.ConfiguresItself() || p.ByFD) {
-			p.MAC = s.freeMAC(p)
+		switch {
+		case a.IP == api.DHCPAddress && p.Kind != KindDevice && !p.IsVM():
+			p.MAC = s.unused(p, macForName(p.Network, p.Name))
+		case p.Addr.IsValid() && (!p.ConfiguresItself() || p.ByFD):
+			p.MAC = s.unused(p, MACFor(p.Addr.Addr()))
 		}
 		return nil
 	}

@@ -42,7 +42,11 @@ var flagNames = []struct {
 	{"locked", vswitch.Locked},
 	{"guard", vswitch.Guard},
 	{vlanSetting, vswitch.AnyVLAN},
+	{dhcpSetting, vswitch.AsksDHCP},
 }
+
+// dhcpSetting says whether the gateway answers the port's DHCP questions.
+const dhcpSetting = "dhcp"
 
 // vlanSetting is any, as other settings are on, or off.
 const vlanSetting = "vlan"
@@ -144,6 +148,9 @@ func (s *Settings) apply(p *Port, name string, v api.Setting) error {
 		if f.name != name || p.Kind == KindUplink {
 			continue
 		}
+		if name == dhcpSetting && p.Kind == KindHost && v != api.Off {
+			return bad("port %q: the gateway gives the host no address; use --host ADDRESS of `uvswitch run`", p.Name)
+		}
 		switch v {
 		case "any":
 			if name != vlanSetting {
@@ -172,6 +179,9 @@ func (p *Port) settingsAfterReload(now api.PortSet) api.PortSet {
 	standard := newSettings(vswitch.DefaultFlags)
 	if p.Addr.IsValid() {
 		standard.Flags |= vswitch.Guard
+	}
+	if p.Kind != KindDevice {
+		standard.Flags |= vswitch.AsksDHCP
 	}
 	defaults := standard.Set()
 	out := api.PortSet{}

@@ -89,7 +89,7 @@ var Paths = []Path{
 	{"/var/tmp", forVMs, Sockets},
 	{"/run/uvswitch", "the control socket", Sockets},
 	{"/run/docker/plugins", "Docker's plugin socket (run --docker)", Sockets},
-	{"/var/lib/uvswitch", "the state of Docker's networks (run --docker)", Keep},
+	{"/var/lib/uvswitch", "leases of addresses, the state of Docker's networks (run --state)", Keep},
 }
 
 // SocketFolders names the folders in which sockets of virtual machines may be made.

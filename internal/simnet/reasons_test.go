@@ -45,6 +45,29 @@ type teasing struct {
 	raw  []byte
 }
 
+// A refuser is a service of the gateway that refuses each datagram.
+type refuser struct {
+	router.Service
+	why frame.Reason
+}
+
+func (refuser) Serves(frame.NetID, uint8, uint16) bool { return true }
+
+func (r refuser) Datagram(d *router.Datagram) []byte {
+	d.Refused = r.why
+	return nil
+}
+
+func (r refuser) Preview(d *router.Datagram) []byte { return r.Datagram(d) }
+
+// refusedByService sends a datagram to a service of the gateway that refuses it.
+func refusedByService(why frame.Reason) provocation {
+	return provocation{do: func(x *teasing) {
+		x.n.DP.Router.SetService(refuser{why: why})
+		x.send("a", frametest.Packet{Dst: x.n.host("a").Addr&^0xff | 1, DstPort: 67})
+	}}
+}
+
 // send puts packets in from a host, to the gateway unless they say otherwise, in one batch.
 func (x *teasing) send(from string, list ...frametest.Packet) {
 	x.t.Helper()
@@ -417,6 +440,9 @@ var provocations = func() map[frame.Reason]provocation {
 			x.n.Settle()
 			x.n.Advance(frame.Seconds(10))
 		}},
+		frame.DHCPRefused:     refusedByService(frame.DHCPRefused),
+		frame.DHCPQuota:       refusedByService(frame.DHCPQuota),
+		frame.DHCPRangeFull:   refusedByService(frame.DHCPRangeFull),
 		frame.GatewayService:  out(frametest.Packet{Dst: a("10.0.0.1"), DstPort: 7}),
 		frame.PuntQueueFull:   {untold: true, do: func(x *teasing) { pings(x, 12, 4, 60000) }},
 		frame.PuntRateLimited: {untold: true, do: func(x *teasing) { pings(x, 1, 10, 60000) }},

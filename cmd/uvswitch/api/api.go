@@ -16,6 +16,7 @@ const (
 	DefaultNetwork = "default" // the network that `run` creates
 	DefaultIfname  = "eth0"
 	AutoAddress    = "auto" // the switch chooses
+	DHCPAddress    = "dhcp" // the station asks the gateway
 )
 
 // NetworkName returns the name of the port's network, DefaultNetwork if none is set.
@@ -26,8 +27,8 @@ func (a *PortAdd) NetworkName() string {
 	return a.Network
 }
 
-// NamesAddress reports whether IP is a particular address, rather than empty or AutoAddress.
-func (a *PortAdd) NamesAddress() bool { return a.IP != "" && a.IP != AutoAddress }
+// NamesAddress reports whether IP is a particular address, rather than empty, AutoAddress or DHCPAddress.
+func (a *PortAdd) NamesAddress() bool { return a.IP != "" && a.IP != AutoAddress && a.IP != DHCPAddress }
 
 // Values of FDBAdd.State.
 const (
@@ -109,7 +110,7 @@ type PortAdd struct {
 	// Or a TAP that is passed as a file descriptor with the request, see Client.HandPort. Netns and Ifname then only describe the
 	// TAP's place.
 	Handed   bool   `json:"handed,omitempty"`
-	IP       string `json:"ip,omitempty"`  // "auto", an address, or an address with a prefix length
+	IP       string `json:"ip,omitempty"`  // "auto", "dhcp" (the station asks the gateway), an address, or an address with a prefix length
 	IP6      string `json:"ip6,omitempty"` // likewise of IPv6
 	MAC      string `json:"mac,omitempty"`
 	MTU      int    `json:"mtu,omitempty"`
@@ -237,6 +238,9 @@ type Network struct {
 	DNSServers []string `json:"dnsServers,omitempty"`
 	Policies   []string `json:"policies,omitempty"` // that count for all ports
 	DHCP       string   `json:"dhcp"`
+	DHCPRange  string   `json:"dhcpRange,omitempty"`
+	DHCPLease  string   `json:"dhcpLease,omitempty"`
+	DHCPRoutes []string `json:"dhcpRoutes,omitempty"`
 	Domain     string   `json:"domain"`
 	Names      []string `json:"names,omitempty"` // NAME=ADDRESS, those added by hand included
 }
@@ -249,7 +253,7 @@ type Lease struct {
 	Address  string `json:"address"`
 	Hostname string `json:"hostname,omitempty"`  // that the station says it has
 	ClientID string `json:"client_id,omitempty"` // option 61, in hexadecimal
-	Type     string `json:"type"`                // static: the port has this address
+	Type     string `json:"type"`                // static: the port has this address; dynamic: the station got it from the network's range
 	Expires  string `json:"expires"`             // RFC 3339
 }
 
@@ -293,7 +297,10 @@ type NetworkAdd struct {
 	Domain     string `json:"domain,omitempty"`     // the network's zone; when empty: NETWORK.SWITCH.internal
 	Names      Words  `json:"names,omitempty"`      // names besides those of ports: NAME=ADDRESS
 	Policies   Words  `json:"policies,omitempty"`   // which flows of all ports may begin: names of policies
-	DHCP       string `json:"dhcp,omitempty"`       // whether the gateway answers DHCP questions of ports with an address: on (when empty), off
+	DHCP       string `json:"dhcp,omitempty"`       // whether the gateway answers DHCP questions: on (when empty), off
+	DHCPRange  string `json:"dhcpRange,omitempty"`  // FIRST-LAST: the addresses for stations whose port has none; when empty: the upper half of the subnet
+	DHCPLease  string `json:"dhcpLease,omitempty"`  // for how long a station has an address: 2m to 720h; when empty: 1h
+	DHCPRoutes Words  `json:"dhcpRoutes,omitempty"` // routes besides the default route: PREFIX=GATEWAY
 }
 
 // Words are one text. In YAML they may be a list, too: [22/tcp, icmp] is "22/tcp,icmp", and an empty list is "none".

@@ -1,0 +1,135 @@
+package explain
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/uvswitch/uvswitch/internal/dhcp"
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+const dnsPort = 53
+
+// serviceSummary is what a datagram of DHCP or DNS says, after a blank; empty for others.
+func serviceSummary(f *frame.Frame) string {
+	h := f.UDP()
+	n := min(int(h.Length()), len(h))
+	if n < frame.UDPLen || f.Flags&frame.Fragment != 0 {
+		return ""
+	}
+	payload, src, dst := h[frame.UDPLen:n], f.Tuple.SrcPort, f.Tuple.DstPort
+	switch {
+	case src == dhcp.ServerPort || dst == dhcp.ServerPort:
+		return dhcpSummary(payload)
+	case src == dnsPort || dst == dnsPort:
+		return dnsSummary(payload)
+	}
+	return ""
+}
+
+// dhcpSummary names the message and the address that it is about.
+func dhcpSummary(payload []byte) string {
+	var m layers.DHCPv4
+	if len(payload) < 240 || payload[2] > 16 || m.DecodeFromBytes(payload, gopacket.NilDecodeFeedback) != nil {
+		return ""
+	}
+	text := ""
+	addr, _ := netip.AddrFromSlice(m.YourClientIP.To4())
+	if addr.IsUnspecified() {
+		addr, _ = netip.AddrFromSlice(m.ClientIP.To4())
+	}
+	for _, o := range m.Options {
+		switch {
+		case o.Type == layers.DHCPOptMessageType && len(o.Data) == 1:
+			text = " dhcp " + strings.ToLower(layers.DHCPMsgType(o.Data[0]).String())
+		case o.Type == layers.DHCPOptRequestIP && len(o.Data) == 4:
+			addr = netip.AddrFrom4([4]byte(o.Data))
+		}
+	}
+	if text != "" && addr.IsValid() && !addr.IsUnspecified() {
+		text += " " + addr.String()
+	}
+	return text
+}
+
+// dnsSummary is the question, or the answer's code and records.
+func dnsSummary(payload []byte) string {
+	var p dnsmessage.Parser
+	h, err := p.Start(payload)
+	if err != nil {
+		return ""
+	}
+	q, err := p.Question()
+	if err != nil || p.SkipAllQuestions() != nil {
+		return ""
+	}
+	text := fmt.Sprintf(" dns %s? %s", strings.TrimPrefix(q.Type.String(), "Type"), printable(q.Name.String()))
+	if !h.Response {
+		return text
+	}
+	var found []string
+	for {
+		a, err := p.Answer()
+		if err != nil {
+			break
+		}
+		switch b := a.Body.(type) {
+		case *dnsmessage.AResource:
+			found = append(found, netip.AddrFrom4(b.A).String())
+		case *dnsmessage.AAAAResource:
+			found = append(found, netip.AddrFrom16(b.AAAA).String())
+		case *dnsmessage.PTRResource:
+			found = append(found, printable(b.PTR.String()))
+		case *dnsmessage.CNAMEResource:
+			found = append(found, printable(b.CNAME.String()))
+		}
+	}
+	switch {
+	case h.RCode != dnsmessage.RCodeSuccess:
+		text += " " + strings.TrimPrefix(h.RCode.String(), "RCode")
+	case len(found) == 0:
+		text += " no record"
+	default:
+		text += " " + strings.Join(found, " ")
+	}
+	return text
+}
+
+// printable is a text from a packet without what terminals obey.
+func printable(s string) string {
+	quoted := strconv.QuoteToASCII(s)
+	return quoted[1 : len(quoted)-1]
+}
+
+// discover is the question of a station that has no address yet.
+func discover(mac frame.MAC) *layers.DHCPv4 {
+	none := make([]byte, 4)
+	return &layers.DHCPv4{
+		Operation: layers.DHCPOpRequest, HardwareType: layers.LinkTypeEthernet, HardwareLen: 6, ClientHWAddr: mac.HardwareAddr(),
+		ClientIP: none, YourClientIP: none, NextServerIP: none, RelayAgentIP: none,
+		Options: layers.DHCPOptions{layers.NewDHCPOption(layers.DHCPOptMessageType, []byte{byte(layers.DHCPMsgTypeDiscover)})},
+	}
+}
+
+// question is a question for the addresses of a name.
+func question(name string, six bool) ([]byte, error) {
+	n, err := dnsmessage.NewName(strings.TrimSuffix(name, ".") + ".")
+	if err != nil {
+		return nil, fmt.Errorf("%q is not a name: %w", name, err)
+	}
+	typ := dnsmessage.TypeA
+	if six {
+		typ = dnsmessage.TypeAAAA
+	}
+	m := dnsmessage.Message{
+		Header:    dnsmessage.Header{ID: 1, RecursionDesired: true},
+		Questions: []dnsmessage.Question{{Name: n, Type: typ, Class: dnsmessage.ClassINET}},
+	}
+	return m.Pack()
+}

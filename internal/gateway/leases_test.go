@@ -1,0 +1,260 @@
+package gateway
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/dhcp"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/router"
+)
+
+// A lab has a network, 172.30.0.0/24, whose range is 172.30.0.200 to 203. It binds leases as a daemon does.
+type lab struct {
+	t     *testing.T
+	l     *leases
+	mu    sync.Mutex
+	state model.State
+	now   time.Time
+	calls chan string
+	sent  chan []byte
+}
+
+func newLab(t *testing.T, ports ...api.PortAdd) *lab {
+	t.Helper()
+	x := &lab{t: t, now: time.Unix(1_000_000, 0), calls: make(chan string, 100), sent: make(chan []byte, 100)}
+	n, err := x.state.NewNetwork(api.NetworkAdd{Name: "default", Subnet: "172.30.0.0/24", DHCPRange: "172.30.0.200-172.30.0.203"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.ID = 1
+	x.state.Networks = []model.Network{n}
+	x.l = &leases{binder: x, now: func() time.Time { return x.now }, known: func(frame.NetID, netip.Addr) frame.MAC { return 0 }}
+	for _, a := range ports {
+		x.add(a)
+	}
+	return x
+}
+
+func (x *lab) add(a api.PortAdd) {
+	x.t.Helper()
+	p, err := x.state.NewPort(a)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	p.ID = frame.PortID(len(x.state.Ports) + 1)
+	x.state.Ports = append(x.state.Ports, p)
+	x.l.set(&x.state)
+}
+
+// BindLease implements Binder.
+func (x *lab) BindLease(id frame.PortID, addr netip.Addr, _ string) error {
+	x.change(id, netip.PrefixFrom(addr, 24))
+	x.calls <- "bind " + addr.String()
+	return nil
+}
+
+// UnbindLease implements Binder.
+func (x *lab) UnbindLease(id frame.PortID) {
+	x.change(id, netip.Prefix{})
+	x.calls <- "unbind"
+}
+
+func (x *lab) change(id frame.PortID, addr netip.Prefix) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	ports := slices.Clone(x.state.Ports)
+	ports[id-1].Addr, ports[id-1].Leased = addr, addr.IsValid()
+	x.state.Ports = ports
+	x.l.set(&x.state)
+}
+
+// ask lets station m behind a port ask, and returns the type and the address of the answer; or why there is none.
+func (x *lab) ask(port frame.PortID, m byte, t layers.DHCPMsgType, wanted string, with ...layers.DHCPOption) string {
+	x.t.Helper()
+	q := layers.DHCPv4{
+		Operation: layers.DHCPOpRequest, HardwareType: layers.LinkTypeEthernet, HardwareLen: 6, ClientHWAddr: []byte{2, 0, 0, 0, 0, m},
+		ClientIP: make([]byte, 4), YourClientIP: make([]byte, 4), NextServerIP: make([]byte, 4), RelayAgentIP: make([]byte, 4),
+		Options: append(layers.DHCPOptions{layers.NewDHCPOption(layers.DHCPOptMessageType, []byte{byte(t)})}, with...),
+	}
+	if wanted != "" {
+		q.Options = append(q.Options, layers.NewDHCPOption(layers.DHCPOptRequestIP, netip.MustParseAddr(wanted).AsSlice()))
+	}
+	buf := gopacket.NewSerializeBuffer()
+	if err := q.SerializeTo(buf, gopacket.SerializeOptions{FixLengths: true}); err != nil {
+		x.t.Fatal(err)
+	}
+	d := router.Datagram{In: port, Net: 1, MAC: 0x020000000000 | frame.MAC(m), To: netip.AddrPortFrom(dhcp.Everyone, 67), Payload: buf.Bytes()}
+	answer := x.l.answer(&d, func(_ router.Datagram, raw []byte) { x.sent <- raw })
+	if answer == nil && d.Refused != frame.None {
+		return d.Refused.String()
+	}
+	if answer == nil && t == request && len(with) == 0 {
+		select {
+		case answer = <-x.sent:
+		case <-time.After(10 * time.Second):
+			return "no answer"
+		}
+	}
+	if answer == nil {
+		return "no answer"
+	}
+	var r layers.DHCPv4
+	if err := r.DecodeFromBytes(answer, gopacket.NilDecodeFeedback); err != nil {
+		x.t.Fatal(err)
+	}
+	for _, o := range r.Options {
+		if o.Type == layers.DHCPOptMessageType {
+			return strings.ToLower(layers.DHCPMsgType(o.Data[0]).String()) + " " + r.YourClientIP.String()
+		}
+	}
+	return "not DHCP"
+}
+
+func (x *lab) wants(what, got, want string) {
+	x.t.Helper()
+	if got != want {
+		x.t.Errorf("%s: %q, want %q", what, got, want)
+	}
+}
+
+func (x *lab) called() string {
+	select {
+	case c := <-x.calls:
+		return c
+	case <-time.After(10 * time.Second):
+		return "nothing"
+	}
+}
+
+const discover, request, release, decline = layers.DHCPMsgTypeDiscover, layers.DHCPMsgTypeRequest, layers.DHCPMsgTypeRelease, layers.DHCPMsgTypeDecline
+
+// A port without an address gets one of the range with its station's lease, and loses it when the lease ends.
+func TestLeaseBinds(t *testing.T) {
+	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"}, api.PortAdd{Name: "other", VDE: "/other"}, api.PortAdd{Name: "web", Netns: "w", IP: "172.30.0.9"})
+	x.wants("a port's own address", x.ask(3, 3, discover, ""), "offer 172.30.0.9")
+	x.wants("discover", x.ask(1, 1, discover, ""), "offer 172.30.0.200")
+	x.wants("discover of another port", x.ask(2, 2, discover, "172.30.0.200"), "offer 172.30.0.201")
+	x.wants("request", x.ask(1, 1, request, "172.30.0.200"), "ack 172.30.0.200")
+	x.wants("the binder", x.called(), "bind 172.30.0.200")
+	x.wants("again, by another station", x.ask(1, 9, discover, ""), "offer 172.30.0.200")
+	x.wants("what another one has", x.ask(2, 2, request, "172.30.0.200"), "nak 0.0.0.0")
+	x.now = x.now.Add(50 * time.Minute)
+	x.wants("renewed", x.ask(1, 1, request, "172.30.0.200"), "ack 172.30.0.200")
+	x.now = x.now.Add(50 * time.Minute)
+	x.l.expire()
+	if g := x.l.grants(); len(g) != 1 || !g[0].Dynamic || g[0].Port != "vm" || g[0].MAC != "02:00:00:00:00:01" {
+		t.Errorf("leases: %+v", g)
+	}
+	x.now = x.now.Add(11 * time.Minute)
+	x.l.expire()
+	x.wants("at its end", x.called(), "unbind")
+	x.wants("the same again, after a reboot", x.ask(1, 1, request, "172.30.0.200"), "ack 172.30.0.200")
+	x.wants("the binder", x.called(), "bind 172.30.0.200")
+	x.ask(1, 1, decline, "172.30.0.200")
+	x.wants("somebody uses the address", x.called(), "unbind")
+	x.wants("then one that nobody had", x.ask(1, 1, discover, "172.30.0.200"), "offer 172.30.0.202")
+	x.now = x.now.Add(dhcp.OfferTime)
+	x.wants("an offer that was not taken", x.ask(2, 2, discover, ""), "offer 172.30.0.201")
+	x.wants("an address elsewhere", x.ask(2, 2, request, "192.0.2.1"), "nak 0.0.0.0")
+	if saved, changed := x.l.save(); !changed || len(saved) > 1 {
+		t.Errorf("saved: %+v, %v", saved, changed)
+	}
+	if _, changed := x.l.save(); changed {
+		t.Error("saved twice")
+	}
+}
+
+// Leases are kept for the next process: the port is bound again before its station asks.
+func TestLeaseKept(t *testing.T) {
+	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"})
+	x.ask(1, 1, discover, "172.30.0.202")
+	x.wants("request", x.ask(1, 1, request, "172.30.0.202"), "ack 172.30.0.202")
+	saved, _ := x.l.save()
+	y := newLab(t)
+	y.l.set(&y.state)
+	y.l.restore(saved)
+	y.add(api.PortAdd{Name: "new", VDE: "/new"})
+	y.wants("an address that is kept", y.ask(1, 7, request, "172.30.0.202"), "nak 0.0.0.0")
+	y.add(api.PortAdd{Name: "vm", VDE: "/vm"})
+	y.wants("the binder", y.called(), "bind 172.30.0.202")
+	if g := y.l.grants(); len(g) != 1 || g[0].Port != "vm" {
+		t.Errorf("leases: %+v", g)
+	}
+}
+
+// A lease whose port has gone holds no address, but the station's next port gets the same one.
+func TestLeaseOfGonePort(t *testing.T) {
+	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"})
+	x.ask(1, 1, discover, "172.30.0.202")
+	x.wants("request", x.ask(1, 1, request, "172.30.0.202"), "ack 172.30.0.202")
+	x.wants("the binder", x.called(), "bind 172.30.0.202")
+	x.state.Ports = nil
+	x.l.set(&x.state)
+	if len(x.l.held())+len(x.l.grants()) != 0 {
+		t.Errorf("held: %v", x.l.held())
+	}
+	x.add(api.PortAdd{Name: "again", VDE: "/again"})
+	x.wants("the same station", x.ask(1, 1, discover, ""), "offer 172.30.0.202")
+}
+
+// Several stations behind a plugged device have leases, which bind nothing. A port has 16 at most, and harms the others no further.
+func TestLeasesOfDevice(t *testing.T) {
+	x := newLab(t, api.PortAdd{Name: "lan", Device: "eth9"}, api.PortAdd{Name: "vm", VDE: "/vm"})
+	if x.l.serves(1) && x.l.of[1] != nil {
+		t.Error("a device's stations are answered unasked")
+	}
+	x.state.Networks[0].DHCP.Last = netip.MustParseAddr("172.30.0.250")
+	x.state.Ports[0].Flags |= x.state.Ports[1].Flags
+	x.l.set(&x.state)
+	for m := range byte(maxLeases) {
+		want := "172.30.0." + []string{"200", "201", "202", "203", "204", "205", "206", "207", "208", "209", "210", "211", "212", "213", "214", "215"}[m]
+		x.wants("discover", x.ask(1, m+1, discover, ""), "offer "+want)
+		x.wants("request", x.ask(1, m+1, request, want), "ack "+want)
+	}
+	x.wants("one more", x.ask(1, 99, discover, ""), "dhcp_quota")
+	x.wants("another port", x.ask(2, 99, discover, ""), "offer 172.30.0.216")
+	x.ask(1, 1, release, "172.30.0.200")
+	x.wants("after a release", x.ask(1, 99, discover, ""), "offer 172.30.0.217")
+	if len(x.calls) > 0 {
+		t.Errorf("the binder was called: %s", <-x.calls)
+	}
+	x.state.Networks[0].DHCP.Last = netip.MustParseAddr("172.30.0.203")
+	x.l.set(&x.state)
+	x.now = x.now.Add(dhcp.OfferTime)
+	x.wants("the last one", x.ask(1, 1, discover, ""), "offer 172.30.0.200")
+	x.wants("a full range", x.ask(2, 98, discover, ""), "dhcp_range_full")
+}
+
+// An address that a neighbor uses is not given away.
+func TestLeaseBesideNeighbor(t *testing.T) {
+	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"})
+	x.l.known = func(_ frame.NetID, a netip.Addr) frame.MAC {
+		if a.As4()[3] < 202 {
+			return 0x020000000042
+		}
+		return 0
+	}
+	x.wants("discover", x.ask(1, 1, discover, "172.30.0.200"), "offer 172.30.0.202")
+	x.wants("its own", x.ask(1, 0x42, discover, "172.30.0.200"), "offer 172.30.0.202") // the port has an offer
+}
+
+// What is no question is dropped with a reason, and counts for nothing.
+func TestLeaseRefusals(t *testing.T) {
+	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"})
+	x.wants("an answer", x.ask(1, 1, layers.DHCPMsgTypeOffer, ""), "dhcp_refused")
+	x.wants("inform", x.ask(1, 1, layers.DHCPMsgTypeInform, "172.30.0.9"), "ack 0.0.0.0")
+	x.wants("for another server", x.ask(1, 1, request, "172.30.0.200", layers.NewDHCPOption(layers.DHCPOptServerID, []byte{172, 30, 0, 77})), "no answer")
+	if len(x.l.held()) > 0 {
+		t.Errorf("held: %v", x.l.held())
+	}
+}
