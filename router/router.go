@@ -102,6 +102,7 @@ type snapshot struct {
 	host     frame.Addr            // address of the host port; 0 for none
 	host6    frame.Addr6           // likewise
 	hostPort frame.PortID          // the host port
+	service  Service               // of the gateways; nil: none
 }
 
 // Router has the routing stages and their state.

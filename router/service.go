@@ -19,6 +19,9 @@ type Service interface {
 	// Datagram takes a datagram. It must not wait. It returns the payload of the answer; or nil, and the answer may follow by Router.Answer. It may
 	// set From and To to other ends: the answer goes from To to From. Or it sets Refused.
 	Datagram(*Datagram) []byte
+	// Quick answers a datagram in its place, on a worker. It must not wait, nor allocate. question has the room that its capacity says, and limit is
+	// the length of the longest answer. Quick returns the answer's length; or 0, and Datagram will be asked.
+	Quick(in frame.PortID, net frame.NetID, port uint16, question []byte, limit int) int
 	// Preview is Datagram without an effect, and without an answer that follows.
 	Preview(*Datagram) []byte
 }
@@ -45,6 +48,7 @@ func (r *Router) SetService(s Service) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.service = s
+	r.update(func(next *snapshot) { next.service = s })
 }
 
 // datagram returns the datagram that a packet to a service is; ok is false if its length or its checksum is wrong.

@@ -627,7 +627,7 @@ func (r *IOUring) fill(b *frame.Batch) {
 	bytes := 0
 	for r.n > 0 && b.N < frame.BatchSize && bytes < frame.BatchBytes {
 		f := r.pull()
-		b.Frames[b.N].Reset(r.buffers[quiet].Bytes(int(f.buffer))[f.begin:f.end:f.end], f.port)
+		b.Frames[b.N].Reset(r.buffers[quiet].Bytes(int(f.buffer))[f.begin:f.end], f.port)
 		b.N++
 		r.loaned = append(r.loaned, f.buffer)
 		bytes += int(f.end - f.begin)

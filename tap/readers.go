@@ -9,7 +9,9 @@ import (
 const (
 	quota   = 32 // frames read from one port per turn at most, so that a busy port starves no other; fewer if many ports wait
 	least   = 4  // frames of a turn, at least
-	arenaSz = frame.BatchBytes + frame.VnetLen + frame.MaxFrame + 64
+	arenaSz = frame.BatchBytes + frame.VnetLen + frame.MaxFrame + 64 + smallFrame
+
+	smallFrame = 512 // bytes: a question may be so long
 )
 
 // readers holds the ports that a backend reads with Conn.Read, and a queue of the ports that may have frames to read.
@@ -98,9 +100,13 @@ func (r *readers) read(b *frame.Batch, most int) {
 				r.gone = append(r.gone, id)
 			}
 			if more = size > 0; more {
-				b.Frames[b.N].Reset(r.arena[used:used+size:used+size], id)
+				end := used + (size+63)&^63
+				if size < smallFrame {
+					end += smallFrame // room for an answer
+				}
+				b.Frames[b.N].Reset(r.arena[used:used+size:end], id)
 				b.N++
-				used += (size + 63) &^ 63
+				used = end
 			}
 		}
 		switch {

@@ -37,6 +37,7 @@ var steps = [...]step{
 	{name: "resolve", input: frame.Routed, which: both, routed: true, traced: true, run: func(w *worker, b *frame.Batch) { w.dp.Router.Resolve(b) }},
 	{name: "forward-routed", input: frame.Resolved, which: both, routed: true, traced: true, run: func(w *worker, b *frame.Batch) { w.dp.Switch.ForwardRouted(b) }},
 	{name: "filter", input: frame.Policed, which: both, routed: true, traced: true, run: func(w *worker, b *frame.Batch) { w.dp.NAT.Filter(b) }},
+	{name: "serve", which: received, routed: true, run: (*worker).serve},
 	{name: "shape", which: both, run: func(w *worker, b *frame.Batch) { w.shaper.shape(b) }},
 	{name: "coalesce", which: received, run: (*worker).coalesce},
 	{name: "transmit", which: both, run: (*worker).transmit},

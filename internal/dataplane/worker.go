@@ -114,6 +114,15 @@ func (w *worker) wantsSlowPath() bool {
 	return w.dp.NAT.ManyEnded() || w.dp.slow.parked.n.Load() > 0 && w.dp.NAT.FragmentsArrived()
 }
 
+// serve has the gateways answer what they can answer at once. Captures show questions and answers, which then are two frames: see slowPath.
+//
+//uvswitch:hot
+func (w *worker) serve(b *frame.Batch) {
+	if w.observer == nil {
+		w.dp.Router.Serve(b)
+	}
+}
+
 // coalesce joins frames of one flow that go to one port.
 //
 //uvswitch:hot

@@ -24,6 +24,7 @@ type Server struct {
 	zones   atomic.Pointer[Zones]
 	forward forwarder
 	gate    Gate
+	turn    atomic.Uint32 // of quick answers with several addresses
 }
 
 // A Gate says for which names ports may ask, and learns what they are answered. Names are in lower case, without the last dot. Several

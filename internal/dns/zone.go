@@ -19,6 +19,7 @@ type Network struct {
 	Local    bool                    // names of others are unknown
 	Servers  []netip.AddrPort        // for names of others; nil: those of the host
 	parents  map[string]bool         // parts of names behind a dot, such as b of a.b
+	short    map[string]*records     // by names without the zone, as messages have them
 }
 
 // Zones are all names of a switch.
@@ -28,6 +29,7 @@ type Zones struct {
 	networks map[frame.NetID]*Network
 	byDomain map[string]*Network
 	gateways map[netip.Addr]bool
+	full     map[string]*records // by whole names, as messages have them
 }
 
 // NewZones makes the zones of a switch whose domain is root, such as uvs.internal. Networks that are not there have no names, and get no answers.
@@ -46,6 +48,7 @@ func NewZones(root, device string, networks map[frame.NetID]*Network) *Zones {
 			z.gateways[a] = true
 		}
 	}
+	z.fillQuick()
 	return z
 }
 

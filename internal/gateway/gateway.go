@@ -86,6 +86,14 @@ func (s *Service) Serves(net frame.NetID, proto uint8, port uint16) bool {
 	return port == dnsPort && s.server.Serves(net) || proto == frame.UDP && port == dhcp.ServerPort && s.leases.serves(net)
 }
 
+// Quick implements router.Service.
+func (s *Service) Quick(in frame.PortID, net frame.NetID, port uint16, question []byte, limit int) int {
+	if port != dnsPort {
+		return 0
+	}
+	return s.server.Quick(in, net, question, limit)
+}
+
 // Datagram implements router.Service.
 func (s *Service) Datagram(d *router.Datagram) []byte {
 	if d.To.Port() == dhcp.ServerPort {

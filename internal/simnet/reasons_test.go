@@ -58,6 +58,8 @@ func (r refuser) Datagram(d *router.Datagram) []byte {
 	return nil
 }
 
+func (refuser) Quick(frame.PortID, frame.NetID, uint16, []byte, int) int { return 0 }
+
 func (r refuser) Preview(d *router.Datagram) []byte { return r.Datagram(d) }
 
 // refusedByService sends a datagram to a service of the gateway that refuses it.
