@@ -43,6 +43,7 @@ var scaleTests = []scaleTest{
 	{"connections out, beside standing flows", []int{1000, 10_000, 100_000}, besideFlows},
 	{"connections in, with published ports", []int{10, 1000, 9000}, withRules},
 	{"containers connected in a second", []int{100, 500}, addPorts},
+	{"questions for names by dnsperf (beside dnsmasq), with names", []int{1, 1000}, askNames},
 	{"docker run to a first ping, in a second", []int{10}, dockerRuns},
 }
 

@@ -151,6 +151,10 @@ func routeTable() []route {
 		{method: get, path: "/flows", summary: "Flows: the tracked connections", gives: []api.Flow{}, view: (*view).flowList, costly: true, private: true,
 			query: append([]param{{"limit", "integer", "at most so many; 0: all (2000 for a reader that is not root)"}}, flowParams...)},
 		{method: get, path: "/flows/stats", summary: "Flows by state, and how flows ended", gives: api.FlowStats{}, view: show((*view).flowStats), costly: true},
+		{method: get, path: "/events", summary: "What has happened to the switch, and what happens: ports, networks, policies, leases, refusals",
+			query: []param{{"since", "string", "events since a time (RFC 3339), or since so long ago (10m)"}, {"until", "string", "likewise: the end"},
+				{"filter", "array", "KEY=VALUE; the keys are event, action, network, port, name and reason"}, {"follow", "string", "0: end after those that are remembered"}},
+			gives: api.Event{}, ndjson: true, stream: (*Server).streamEvents},
 		{method: get, path: "/flows/events", summary: "Flows as they begin, change and end", query: flowParams, gives: api.FlowEvent{}, ndjson: true, private: true, stream: (*Server).streamFlowEvents},
 		{method: del, path: "/flows", summary: "End the flows that match; all flows without a parameter", query: flowParams, gives: api.Deleted{}, change: deleteFlows, costly: true},
 

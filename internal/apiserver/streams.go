@@ -114,7 +114,7 @@ func (s *Server) streamMonitor(w http.ResponseWriter, r *http.Request) {
 // streamTimeout is the time limit for a write to a client that is not root and does not read.
 const streamTimeout = 30 * time.Second
 
-const monitorSnap = 256 // bytes of a frame that its text needs
+const monitorSnap = 384 // bytes of a frame that its text needs
 
 var verdicts = []string{"forwarded", "flooded", "consumed", "dropped"}
 

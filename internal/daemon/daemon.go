@@ -20,6 +20,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/changelock"
 	"github.com/uvswitch/uvswitch/internal/dataplane"
 	"github.com/uvswitch/uvswitch/internal/dns"
+	"github.com/uvswitch/uvswitch/internal/events"
 	"github.com/uvswitch/uvswitch/internal/fdstore"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/gateway"
@@ -69,6 +70,7 @@ type Daemon struct {
 	names      map[string][]model.Name // added by hand, by network; under mu
 	policies   []model.Policy          // in the order in which they were made; under mu, replaced as a whole
 	policing   policies.Compiler
+	happened   events.Log
 	sandbox    string // see Sandbox
 	log        *slog.Logger
 	ended      chan struct{} // closed when the data plane has ended
@@ -91,6 +93,7 @@ type Daemon struct {
 	host6        bool           // the host's port takes IPv6 packets
 	forwards     bool           // the host's stack forwards what comes by the host port, for static routes through it
 	stored       storedState
+	told         toldState
 	retryDevices *time.Timer // of refreshDevices
 
 	mu        sync.Mutex // Lock 30: everything below; see lock.go
@@ -208,7 +211,7 @@ func newDaemon(o Options) (*Daemon, error) {
 		d.dp.Balance(tap.SpareCPU())
 	}
 	d.gateways = gateway.NewService(dns.NewServer(gateway.ResolvConf), d.dp.Router, d.dp.WithSlowPath, d.dp.NAT.Policies, d.dp.Now)
-	d.gateways.SetBinder(d)
+	d.gateways.SetBinder(d, d.happened.Add)
 	d.dp.Router.SetService(d.gateways)
 	if d.usesBPF() {
 		d.dp.Router.SetWayMTU(d.up.WayMTU)

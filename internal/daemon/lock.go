@@ -47,7 +47,9 @@ func (d *Daemon) changeAs(what string, bounded bool, fn func() error) error {
 	}
 	d.usesRead = false
 	err := fn()
-	d.updateGatewaysLocked()
+	state := d.State()
+	d.gateways.SetState(state, d.names)
+	d.tellLocked(state)
 	d.storeLocked()
 	return err
 }

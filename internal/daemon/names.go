@@ -12,9 +12,6 @@ import (
 	"github.com/uvswitch/uvswitch/internal/model"
 )
 
-// updateGatewaysLocked tells the gateways which names and leases there are.
-func (d *Daemon) updateGatewaysLocked() { d.gateways.SetState(d.State(), d.names) }
-
 // Names lists all names.
 func (d *Daemon) Names() []gateway.Row {
 	state := d.State()

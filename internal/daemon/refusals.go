@@ -2,9 +2,12 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/events"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/policy"
@@ -16,6 +19,7 @@ var refusals = []frame.Reason{
 	frame.AddressStolen, frame.GatewayMACStolen, frame.StormLimited, frame.SlowReceiver,
 	frame.PolicyDenied, frame.PolicyDropped,
 	frame.FlowQuota, frame.FlowTableFull, frame.NATPortsExhausted, frame.PairsFull,
+	frame.DHCPQuota, frame.DHCPRangeFull,
 	frame.PuntRateLimited, frame.PuntQueueFull, frame.InjectQueueFull, frame.FragmentQueueFull, frame.NeighborQueueFull,
 }
 
@@ -48,6 +52,8 @@ func (d *Daemon) logRefusals(ctx context.Context) {
 				}
 				k := key{p.Name, r}
 				if now[k] = n; n > before[k] {
+					d.happened.Add(api.Event{Event: events.Refusal, Action: events.Began, Port: p.Name, Network: p.Network, Reason: r.String(), Count: n - before[k],
+						Text: fmt.Sprintf("port %s was refused %d frames in %d s: %s", p.Name, n-before[k], int(refusalsEvery.Seconds()), r)})
 					d.log.Warn("a port was refused", "port", p.Name, "reason", r.String(), "frames", n-before[k], "seconds", int(refusalsEvery.Seconds()))
 				}
 			}
@@ -91,6 +97,7 @@ func (d *Daemon) logRules(ctx context.Context) {
 				continue
 			}
 			if lines[why.Why]++; lines[why.Why] <= linesPerRule {
+				d.happened.Add(api.Event{Event: events.Refusal, Action: events.Began, Port: d.State().PortName(x.In), Reason: x.Reason.String(), Count: 1, Text: why.Why})
 				d.log.Warn("a policy refused a packet", "port", d.State().PortName(x.In), "why", why.Why)
 			}
 		}

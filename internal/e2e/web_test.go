@@ -183,7 +183,7 @@ func browse(t *testing.T, url string) {
 	shot("web-trace.png")
 	do("a wrong packet", chromedp.SetValue("#trace-packet", "tcp what", chromedp.ByQuery), chromedp.Click("#tracer button", chromedp.ByQuery))
 	eventually("an error for people", `document.querySelector("#way .error")?.textContent.length > 20`)
-	for page, want := range map[string]string{"drops": "To do:", "flows": "ESTABLISHED", "port/nobody": "Port nobody does not exist"} {
+	for page, want := range map[string]string{"drops": "To do:", "flows": "ESTABLISHED", "policies": "Names that were refused", "events": "port web added", "port/nobody": "Port nobody does not exist"} {
 		do(page, chromedp.Navigate(url+"#"+page))
 		eventually(page, fmt.Sprintf(`document.body.innerText.includes(%q)`, want))
 	}

@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 	"golang.org/x/net/dns/dnsmessage"
 
@@ -33,26 +32,25 @@ func serviceSummary(f *frame.Frame) string {
 	return ""
 }
 
-// dhcpSummary names the message and the address that it is about.
-func dhcpSummary(payload []byte) string {
-	var m layers.DHCPv4
-	if len(payload) < 240 || payload[2] > 16 || m.DecodeFromBytes(payload, gopacket.NilDecodeFeedback) != nil {
+// dhcpSummary names the message and the address that it is about. The message may be cut.
+func dhcpSummary(m []byte) string {
+	const options = 240
+	if len(m) < options {
 		return ""
 	}
-	text := ""
-	addr, _ := netip.AddrFromSlice(m.YourClientIP.To4())
+	text, addr := "", netip.AddrFrom4([4]byte(m[16:])) // the one that the server gives, or else the one that the station has
 	if addr.IsUnspecified() {
-		addr, _ = netip.AddrFromSlice(m.ClientIP.To4())
+		addr = netip.AddrFrom4([4]byte(m[12:]))
 	}
-	for _, o := range m.Options {
+	for o := m[options:]; len(o) > 2 && o[0] != byte(layers.DHCPOptEnd) && len(o) >= 2+int(o[1]); o = o[2+int(o[1]):] {
 		switch {
-		case o.Type == layers.DHCPOptMessageType && len(o.Data) == 1:
-			text = " dhcp " + strings.ToLower(layers.DHCPMsgType(o.Data[0]).String())
-		case o.Type == layers.DHCPOptRequestIP && len(o.Data) == 4:
-			addr = netip.AddrFrom4([4]byte(o.Data))
+		case layers.DHCPOpt(o[0]) == layers.DHCPOptMessageType && o[1] == 1:
+			text = " dhcp " + strings.ToLower(layers.DHCPMsgType(o[2]).String())
+		case layers.DHCPOpt(o[0]) == layers.DHCPOptRequestIP && o[1] == 4:
+			addr = netip.AddrFrom4([4]byte(o[2:]))
 		}
 	}
-	if text != "" && addr.IsValid() && !addr.IsUnspecified() {
+	if text != "" && !addr.IsUnspecified() {
 		text += " " + addr.String()
 	}
 	return text

@@ -56,11 +56,11 @@ func (s *Service) SetState(state *model.State, added map[string][]model.Name) {
 	s.leases.set(state)
 }
 
-// SetBinder says who gives ports the addresses that their stations lease.
-func (s *Service) SetBinder(b Binder) {
+// SetBinder says who gives ports the addresses that their stations lease, and whom to tell that leases begin and end.
+func (s *Service) SetBinder(b Binder, tell func(api.Event)) {
 	s.leases.mu.Lock()
 	defer s.leases.mu.Unlock()
-	s.leases.binder = b
+	s.leases.binder, s.leases.tell = b, tell
 }
 
 // Grants lists the leases that hold, by network, port and address.

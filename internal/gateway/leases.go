@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"encoding/hex"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -28,15 +29,17 @@ type leases struct {
 	binder Binder
 	known  func(frame.NetID, netip.Addr) frame.MAC // the station that uses an address; 0: none
 	now    func() time.Time
+	tell   func(api.Event)
 
 	mu      sync.Mutex // Lock 92
 	nets    map[string]*leaseNet
 	byID    map[frame.NetID]*leaseNet
 	of      map[frame.PortID]*leasePort
 	static  map[frame.PortID]Grant
-	binding map[frame.PortID]bool // the binder is at work
-	pending []SavedLease          // of the last process, of networks that do not exist yet
-	changed bool                  // since the last Save
+	live    map[*dhcp.Binding]*leaseNet // whose beginning was told
+	binding map[frame.PortID]bool       // the binder is at work
+	pending []SavedLease                // of the last process, of networks that do not exist yet
+	changed bool                        // since the last Save
 }
 
 // maxLeases is how many stations of a plugged device may have a lease.
@@ -154,7 +157,7 @@ func (l *leases) endLost(before map[string]bool) {
 	for _, n := range l.nets {
 		for _, b := range n.addrs.Held(now) {
 			if x := ports[n.name+"/"+b.Port]; x == nil && before[n.name+"/"+b.Port] || x != nil && x.lease.Addr.IsValid() && (!x.bound || x.lease.Addr.Addr() != b.Addr) {
-				b.Expires, l.changed = now, true
+				l.finish(n, b, "its port has gone, or has another address")
 			}
 		}
 	}
@@ -182,8 +185,8 @@ func (l *leases) bind(id frame.PortID, b *dhcp.Binding, then func()) {
 		err := l.binder.BindLease(id, b.Addr, b.MAC)
 		l.mu.Lock()
 		delete(l.binding, id)
-		if err != nil {
-			b.Expires = l.now()
+		if n := l.live[b]; err != nil && n != nil {
+			l.finish(n, b, err.Error())
 		}
 		l.mu.Unlock()
 		if err == nil && then != nil {
@@ -250,6 +253,7 @@ func (l *leases) answer(d *router.Datagram, send func(router.Datagram, []byte)) 
 	}
 	b.Granted, b.Expires, b.Client, l.changed = true, expires, q.Client(), true
 	b.MAC, b.Hostname, b.ClientID = d.MAC.String(), q.Hostname, hex.EncodeToString(q.ClientID)
+	l.begin(x.net, b)
 	if x.many || x.bound {
 		return r.Payload
 	}
@@ -318,8 +322,11 @@ func (l *leases) count(x *leasePort) (n int) {
 
 // end ends a lease. With aside, nobody gets its address for a while. The caller holds mu.
 func (l *leases) end(id frame.PortID, x *leasePort, b *dhcp.Binding, aside bool) {
-	l.changed = true
-	if b.Expires = l.now(); aside {
+	why := "its station gives it back"
+	if aside {
+		why = "its station says that another one uses the address"
+	}
+	if l.finish(x.net, b, why); aside {
 		x.net.addrs.SetAside(b, l.now())
 	}
 	if x.bound {
@@ -327,11 +334,46 @@ func (l *leases) end(id frame.PortID, x *leasePort, b *dhcp.Binding, aside bool)
 	}
 }
 
-// expire unbinds the ports whose leases have ended.
+// begin tells that a lease begins, unless it goes on. The caller holds mu.
+func (l *leases) begin(n *leaseNet, b *dhcp.Binding) {
+	if l.live[b] != nil {
+		return
+	}
+	if l.live == nil {
+		l.live = map[*dhcp.Binding]*leaseNet{}
+	}
+	l.live[b] = n
+	l.say(n, b, "began", fmt.Sprintf("lease began: %s for station %s at port %s", b.Addr, b.MAC, b.Port))
+}
+
+// finish ends a lease, or an offer, and tells of it. The caller holds mu.
+func (l *leases) finish(n *leaseNet, b *dhcp.Binding, why string) {
+	if now := l.now(); now.Before(b.Expires) {
+		b.Expires = now
+	}
+	l.changed = true
+	if l.live[b] != nil {
+		delete(l.live, b)
+		l.say(n, b, "ended", fmt.Sprintf("lease ended: %s of station %s at port %s: %s", b.Addr, b.MAC, b.Port, why))
+	}
+}
+
+func (l *leases) say(n *leaseNet, b *dhcp.Binding, action, text string) {
+	if l.tell != nil {
+		l.tell(api.Event{Event: "lease", Action: action, Network: n.name, Port: b.Port, Address: b.Addr.String(), Hwaddr: b.MAC, Text: text})
+	}
+}
+
+// expire ends the leases whose time is over, and unbinds their ports.
 func (l *leases) expire() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.now()
+	for b, n := range l.live {
+		if !now.Before(b.Expires) {
+			l.finish(n, b, "its time is over")
+		}
+	}
 	for id, x := range l.of {
 		if x.bound && x.net.addrs.Of(x.holder(&dhcp.Question{}), now) == nil {
 			go l.binder.UnbindLease(id)
@@ -413,7 +455,9 @@ func (l *leases) restore(saved []SavedLease) {
 func (l *leases) takeOver(s SavedLease) bool {
 	n := l.nets[s.Network]
 	if n != nil && n.addrs.Contains(s.Addr) && n.addrs.Of(s.Holder, l.now()) == nil {
-		n.addrs.Put(s.Binding)
+		if b := n.addrs.Put(s.Binding); l.now().Before(b.Expires) {
+			l.begin(n, b)
+		}
 	}
 	return n != nil
 }

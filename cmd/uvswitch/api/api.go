@@ -28,7 +28,9 @@ func (a *PortAdd) NetworkName() string {
 }
 
 // NamesAddress reports whether IP is a particular address, rather than empty, AutoAddress or DHCPAddress.
-func (a *PortAdd) NamesAddress() bool { return a.IP != "" && a.IP != AutoAddress && a.IP != DHCPAddress }
+func (a *PortAdd) NamesAddress() bool {
+	return a.IP != "" && a.IP != AutoAddress && a.IP != DHCPAddress
+}
 
 // Values of FDBAdd.State.
 const (
@@ -255,6 +257,22 @@ type Lease struct {
 	ClientID string `json:"client_id,omitempty"` // option 61, in hexadecimal
 	Type     string `json:"type"`                // static: the port has this address; dynamic: the station got it from the network's range
 	Expires  string `json:"expires"`             // RFC 3339
+}
+
+// An Event is a line of `uvswitch events`: something that has happened to the switch.
+type Event struct {
+	Time    string `json:"time"`   // RFC 3339
+	Event   string `json:"event"`  // what it is about: switch, uplink, network, port, publish, policy, lease or refusal
+	Action  string `json:"action"` // added, removed, changed, began or ended
+	Network string `json:"network,omitempty"`
+	Port    string `json:"port,omitempty"`
+	Name    string `json:"name,omitempty"` // of the object
+	Address string `json:"address,omitempty"`
+	Hwaddr  string `json:"hwaddr,omitempty"` // of the station
+	Reason  string `json:"reason,omitempty"` // of a refusal: the drop reason
+	Count   uint64 `json:"count,omitempty"`  // of a refusal: frames, since the last event of this kind
+	Text    string `json:"text"`             // all of it, in words
+	Lost    uint64 `json:"lost,omitempty"`   // events before this one that are forgotten
 }
 
 // A Name is a row of `dns ls`.

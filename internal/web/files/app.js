@@ -209,6 +209,36 @@ const pages = {
     wide: true,
     draw(main) { main.replaceChildren(card("Drops by reason", "since the switch started; stats, monitor, trace and dump use the same names", ...dropList(true))); },
   },
+  policies: {
+    wide: true,
+    async draw(main) {
+      const [policies, refused] = await Promise.all([api("/policies"), api("/policy-refusals")]);
+      if (pages.current !== this) return;
+      const used = policies.filter(p => !p.builtin || p.ports.length || p.networks.length);
+      const where = p => [...p.ports.map(portLink), ...p.networks.map(n => "network " + n)].flatMap((x, i) => i ? [", ", x] : [x]);
+      main.replaceChildren(
+        ...used.map(p => card("Policy " + p.name, p.builtin ? "built in" : "", el("p", {}, ...(where(p).length ? ["attached to ", ...where(p)] : ["attached to nothing"])),
+          p.rules.length ? table([["rule", "n"], [""], ["flows let in", "n"], ["packets refused", "n"]], p.rules.map(r => [r.number, el("code", {}, r.rule + (r.missing ? " (does not exist now)" : "")), count(r.flows), count(r.refused)]))
+            : el("p", { class: "muted" }, "No rules: nothing is allowed."))),
+        ...(used.length ? [] : [card("Policies", "", el("p", { class: "muted" }, "No port has a policy. To make one: uvswitch policy add --help"))]),
+        card("Names that were refused", "the last one first", refused.length ? table([["port"], ["name"], ["questions", "n"], ["last", "n"]], refused.map(r => [portLink(r.port), el("code", {}, r.name), count(r.count), r.age])) : el("p", { class: "muted" }, "None.")));
+    },
+  },
+  events: {
+    wide: true, kind: "",
+    async draw(main) {
+      const r = await ask("/events?follow=0");
+      if (!r.ok) throw new Error((await r.json()).error);
+      const all = (await r.text()).split("\n").filter(Boolean).map(l => JSON.parse(l)).reverse();
+      if (pages.current !== this) return;
+      const kinds = [...new Set(all.map(e => e.event))].sort();
+      const choice = el("select", { "aria-label": "kind of event", onchange: e => { this.kind = e.target.value; this.draw(main); } }, el("option", { value: "" }, "all"), ...kinds.map(k => el("option", { value: k, selected: k === this.kind }, k)));
+      const list = all.filter(e => !this.kind || e.event === this.kind).slice(0, 300);
+      if (document.activeElement?.tagName === "SELECT") return; // it is open
+      main.replaceChildren(card("Events", "the last ones first; uvswitch events follows them", el("div", { class: "bar" }, el("label", {}, "kind ", choice)),
+        list.length ? table([["time"], ["kind"], ["what has happened"]], list.map(e => [el("span", { class: "mono" }, new Date(e.time).toLocaleString()), e.event, e.text])) : el("p", { class: "muted" }, "Nothing has happened.")));
+    },
+  },
   flows: {
     wide: true, busy: false,
     async draw(main) {

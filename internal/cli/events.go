@@ -1,0 +1,86 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"text/template"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+)
+
+func (a *app) eventsCommand() *cobra.Command {
+	var since, until, format string
+	var filters []string
+	var past bool
+	c := &cobra.Command{
+		Use: "events [--since TIME] [--until TIME] [--filter KEY=VALUE]", Short: "Show what happens to the switch: ports, networks, policies, leases, refusals",
+		Long: "Print a line for each event, until Ctrl-C: a port, a network, a published port or a policy has come, gone or changed; a lease began or\n" +
+			"ended; the uplink changed; a port was refused something. The switch remembers its last 2,048 events or more than half of them.\n" +
+			"--since prints earlier ones first. TIME is how long ago (10m), or a time (2026-11-28T12:00:00Z).\n" +
+			"Filters are event=, action=, network=, port=, name= and reason=. Of several with one key, one must match.",
+		Args: cobra.NoArgs,
+	}
+	fl := c.Flags()
+	fl.StringVar(&since, "since", "", "print the events since this time first")
+	fl.StringVar(&until, "until", "", "end at this time")
+	fl.StringArrayVar(&filters, "filter", nil, "only events with this value, such as event=port or port=web")
+	fl.BoolVar(&past, "no-follow", false, "print the remembered events, and end")
+	fl.StringVar(&format, "format", "", "a line's form, as a template of Go: '{{.Event}} {{.Action}} {{.Port}}'")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		form, err := template.New("").Parse(format + "\n")
+		if err != nil {
+			return usagef("--format: %v", err)
+		}
+		q := url.Values{"since": {since}, "until": {until}, "filter": filters}
+		if past {
+			q.Set("follow", "0")
+		}
+		body, err := a.client().Stream(c.Context(), "GET", "/events?"+q.Encode(), nil)
+		if err != nil {
+			return err
+		}
+		defer body.Close()
+		for dec, enc := json.NewDecoder(body), json.NewEncoder(a.out); ; {
+			var e api.Event
+			if err := dec.Decode(&e); err != nil {
+				if c.Context().Err() != nil || errors.Is(err, io.EOF) {
+					return nil
+				}
+				if errors.Is(err, io.ErrUnexpectedEOF) {
+					return errors.New("the switch closed the connection: the switch was stopped")
+				}
+				return err
+			}
+			switch {
+			case a.json:
+				err = enc.Encode(e)
+			case format != "":
+				err = form.Execute(a.out, &e)
+			default:
+				_, err = fmt.Fprintln(a.out, eventLine(&e))
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return c
+}
+
+// eventLine formats an event for people.
+func eventLine(e *api.Event) string {
+	stamp := e.Time
+	if t, err := time.Parse(time.RFC3339Nano, e.Time); err == nil {
+		stamp = t.Local().Format("2006-01-02 15:04:05.000")
+	}
+	if e.Lost > 0 {
+		return fmt.Sprintf("%s (%d events are forgotten)\n%s %s", stamp, e.Lost, stamp, e.Text)
+	}
+	return stamp + " " + e.Text
+}

@@ -1,0 +1,50 @@
+package daemon
+
+import (
+	"fmt"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/events"
+	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/uplink"
+)
+
+// Events has what has happened to the switch lately.
+func (d *Daemon) Events() *events.Log { return &d.happened }
+
+// toldState is what the events so far say of the switch.
+type toldState struct {
+	state  *model.State
+	uplink uplink.State
+}
+
+// tellLocked adds what the change that ends now has done; state is what it has led to.
+func (d *Daemon) tellLocked(state *model.State) {
+	if !d.built { // nobody has asked for what the switch begins with
+		return
+	}
+	was := d.told
+	d.told.state = state
+	if d.told.uplink, _, _ = d.Uplink(); was.state == nil {
+		d.happened.Add(api.Event{Event: events.Switch, Action: events.Began, Text: fmt.Sprintf("switch started with %d networks and %d ports", len(state.Networks), len(state.Ports))})
+		return
+	}
+	for _, e := range events.Between(was.state, state) {
+		d.happened.Add(e)
+	}
+	if text := uplinkText(&d.told.uplink); text != uplinkText(&was.uplink) {
+		d.happened.Add(api.Event{Event: events.Uplink, Action: events.Changed, Name: d.told.uplink.Device, Address: model.AddrText(d.told.uplink.Addr), Text: text})
+	}
+}
+
+// uplinkText says where the uplink leads.
+func uplinkText(s *uplink.State) string {
+	text := "uplink down: " + s.Why
+	if s.Up {
+		text = fmt.Sprintf("uplink up: device %s, address %s", s.Device, model.AddrText(s.Addr))
+	}
+	if s.Up6 && s.Addr6.IsValid() {
+		return text + ", IPv6 address " + s.Addr6.String()
+	}
+	return text
+}

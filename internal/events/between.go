@@ -1,0 +1,164 @@
+package events
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/model"
+)
+
+// Kinds of events.
+const (
+	Switch  = "switch"
+	Uplink  = "uplink"
+	Network = "network"
+	Port    = "port"
+	Publish = "publish"
+	Policy  = "policy"
+	Lease   = "lease"
+	Refusal = "refusal"
+)
+
+// What has happened.
+const (
+	Added   = "added"
+	Removed = "removed"
+	Changed = "changed"
+	Began   = "began"
+	Ended   = "ended"
+)
+
+// Kinds lists all kinds.
+func Kinds() []string {
+	return []string{Switch, Uplink, Network, Port, Publish, Policy, Lease, Refusal}
+}
+
+// Between lists what one change has done: first what has gone, then what has come.
+func Between(before, after *model.State) (out []api.Event) {
+	say := func(kind, action, name string, e api.Event, text string) {
+		e.Event, e.Action, e.Name = kind, action, name
+		e.Text = strings.TrimSpace(kind + " " + name + " " + action + ": " + text)
+		if text == "" {
+			e.Text = kind + " " + name + " " + action
+		}
+		out = append(out, e)
+	}
+	was, is := portsOf(before), portsOf(after)
+	published, publishes := publishesOf(before), publishesOf(after)
+	for _, key := range slices.Sorted(maps.Keys(published)) {
+		if _, there := publishes[key]; !there {
+			say(Publish, Removed, key, api.Event{Port: published[key].Port}, "")
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(was)) {
+		if is[name] == nil {
+			say(Port, Removed, name, api.Event{Network: was[name].Network, Port: name}, "")
+		}
+	}
+	for i := range before.Networks {
+		if n := &before.Networks[i]; after.Network(n.Name) == nil {
+			say(Network, Removed, n.Name, api.Event{Network: n.Name}, "")
+		}
+	}
+	for i := range before.Policies {
+		if p := &before.Policies[i]; after.Policy(p.Name) == nil {
+			say(Policy, Removed, p.Name, api.Event{}, "")
+		}
+	}
+	for i := range after.Policies {
+		p := &after.Policies[i]
+		switch old := before.Policy(p.Name); {
+		case old == nil:
+			say(Policy, Added, p.Name, api.Event{}, fmt.Sprintf("%d rules", len(p.Rules)))
+		case fmt.Sprint(old.Spec) != fmt.Sprint(p.Spec):
+			say(Policy, Changed, p.Name, api.Event{}, fmt.Sprintf("%d rules, %d before", len(p.Rules), len(old.Rules)))
+		}
+	}
+	for i := range after.Networks {
+		n := &after.Networks[i]
+		switch old := before.Network(n.Name); {
+		case old == nil:
+			say(Network, Added, n.Name, api.Event{Network: n.Name}, n.Prefix.String())
+		case old.Spec != n.Spec:
+			say(Network, Changed, n.Name, api.Event{Network: n.Name}, model.Difference(old.Spec, n.Spec))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(is)) {
+		p, old := is[name], was[name]
+		e := api.Event{Network: p.Network, Port: name}
+		switch {
+		case old == nil || old.ID != p.ID:
+			e.Address = addrText(p.Addr)
+			say(Port, Added, name, e, strings.TrimSpace(string(p.Kind)+" "+p.Ifname+" "+addrText(p.Addr)+" "+addrText(p.Addr6)))
+		default:
+			if text := changes(old, p); text != "" {
+				e.Address = addrText(p.Addr)
+				say(Port, Changed, name, e, text)
+			}
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(publishes)) {
+		if _, there := published[key]; !there {
+			say(Publish, Added, key, api.Event{Port: publishes[key].Port}, "")
+		}
+	}
+	return out
+}
+
+func portsOf(s *model.State) map[string]*model.Port {
+	out := map[string]*model.Port{}
+	for i := range s.Ports {
+		out[s.Ports[i].Name] = &s.Ports[i]
+	}
+	return out
+}
+
+func publishesOf(s *model.State) map[string]*model.Publish {
+	out := map[string]*model.Publish{}
+	for i := range s.Publishes {
+		out[s.Publishes[i].String()] = &s.Publishes[i]
+	}
+	return out
+}
+
+// changes lists what differs between two states of a port, as `port set` and other commands name it.
+func changes(was, is *model.Port) string {
+	var out []string
+	if was.Addr != is.Addr {
+		out = append(out, "address "+orNone(addrText(is.Addr)))
+	}
+	if was.Addr6 != is.Addr6 {
+		out = append(out, "IPv6 address "+orNone(addrText(is.Addr6)))
+	}
+	before, after := was.Settings.Set(), is.Settings.Set()
+	for _, name := range slices.Sorted(maps.Keys(after)) {
+		if before[name] != after[name] {
+			out = append(out, name+" "+string(after[name]))
+		}
+	}
+	if !slices.Equal(was.Aliases, is.Aliases) {
+		out = append(out, "aliases "+orNone(strings.Join(is.Aliases, " ")))
+	}
+	if !slices.Equal(was.Policies, is.Policies) {
+		out = append(out, "policies "+orNone(strings.Join(is.Policies, " ")))
+	}
+	return strings.Join(out, ", ")
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+func addrText(p netip.Prefix) string {
+	if !p.IsValid() {
+		return ""
+	}
+	return p.Addr().String()
+}

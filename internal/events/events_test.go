@@ -1,0 +1,83 @@
+package events
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/model"
+)
+
+// A reader gets each event once, in order, and hears how many it has missed.
+func TestLog(t *testing.T) {
+	var l Log
+	_, next, _, more := l.From(0)
+	select {
+	case <-more:
+		t.Error("an event in an empty log")
+	default:
+	}
+	for i := range 10 {
+		l.Add(api.Event{Name: fmt.Sprint(i)})
+	}
+	<-more
+	list, next, lost, _ := l.From(next)
+	if len(list) != 10 || list[0].Name != "0" || list[9].Name != "9" || lost != 0 || next != 10 {
+		t.Errorf("%d events, next %d, lost %d", len(list), next, lost)
+	}
+	for i := range 5000 {
+		l.Add(api.Event{Name: fmt.Sprint(10 + i)})
+	}
+	list, next, lost, _ = l.From(next)
+	if len(list) < remembered/2 || len(list) > remembered || int(lost)+len(list) != 5000 || list[len(list)-1].Name != "5009" || next != 5010 {
+		t.Errorf("%d events, next %d, lost %d", len(list), next, lost)
+	}
+	if list, _, _, _ := l.From(next); len(list) != 0 {
+		t.Errorf("%d events again", len(list))
+	}
+}
+
+// Each object that comes, changes or goes is one event.
+func TestBetween(t *testing.T) {
+	var before, after model.State
+	for _, s := range []*model.State{&before, &after} {
+		n, err := s.NewNetwork(api.NetworkAdd{Name: "default", Subnet: "172.29.0.0/16"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Networks = []model.Network{n}
+	}
+	port := func(s *model.State, a api.PortAdd) {
+		p, err := s.NewPort(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Ports = append(s.Ports, p)
+	}
+	port(&before, api.PortAdd{Name: "gone", Netns: "a", IP: "172.29.0.9"})
+	port(&before, api.PortAdd{Name: "web", Netns: "w", IP: "172.29.0.2"})
+	port(&after, api.PortAdd{Name: "web", Netns: "w", IP: "172.29.0.2", Set: api.PortSet{"guard": api.Off, "rx_rate": "10mbit"}, Aliases: "www"})
+	port(&after, api.PortAdd{Name: "new", Netns: "n", IP: "172.29.0.3"})
+	n, err := after.NewNetwork(api.NetworkAdd{Name: "lab", Subnet: "172.30.0.0/24"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	after.Networks = append(after.Networks, n)
+	p, err := after.NewPublish(api.PublishAdd{Spec: "8080:80", Port: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	after.Publishes = append(after.Publishes, p)
+	var got []string
+	for _, e := range Between(&before, &after) {
+		got = append(got, e.Text)
+	}
+	want := []string{"port gone removed", "network lab added: 172.30.0.0/24", "port new added: tap eth0 172.29.0.3", "port web changed: guard off, rx_rate 10mbit, aliases www", "publish " + p.String() + " added"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if again := Between(&after, &after); len(again) > 0 {
+		t.Errorf("nothing has changed: %v", again)
+	}
+}
