@@ -25,8 +25,10 @@ import (
 	"github.com/uvswitch/uvswitch/internal/simnet"
 )
 
-// tests is the folder of the tests.
+// tests is the folder of the scenarios and of most tests. others have tests of protocols that need no network.
 const tests = "internal/simnet"
+
+var others = []string{"internal/dns", "internal/dnstcp", "internal/dhcp", "internal/gateway"}
 
 // A requirement is a requirement and its test.
 type requirement struct {
@@ -68,6 +70,13 @@ var sections = []struct{ requirement, name, title, about string }{
 	{"RFC 6437", "RFC6437_", "RFC 6437", "IPv6 Flow Label Specification."},
 	{"RFC 6105", "RFC6105_", "RFC 6105: router advertisement guard", "With RFC 7113, which asks for the whole chain of headers."},
 	{"RFC 7610", "RFC7610_", "RFC 7610: DHCPv6 shield", ""},
+	{"RFC 1035", "RFC1035_", "RFC 1035: names", "Domain Names - Implementation and Specification."},
+	{"RFC 2308", "RFC2308_", "RFC 2308", "Negative Caching of DNS Queries."},
+	{"RFC 8020", "RFC8020_", "RFC 8020", "NXDOMAIN: There Really Is Nothing Underneath."},
+	{"RFC 8482", "RFC8482_", "RFC 8482", "Providing Minimal-Sized Responses to DNS Queries That Have QTYPE=ANY."},
+	{"RFC 7766", "RFC7766_", "RFC 7766: names over TCP", "DNS Transport over TCP."},
+	{"RFC 2131", "RFC2131_", "RFC 2131: DHCP", "Dynamic Host Configuration Protocol."},
+	{"RFC 2132", "RFC2132_", "RFC 2132", "DHCP Options."},
 	{"RFC 7084", "RFC7084_", "RFC 7084", "Basic Requirements for IPv6 Customer Edge Routers."},
 	{"RFC 4191", "RFC4191_", "RFC 4191", "Default Router Preferences and More-Specific Routes."},
 	{"RFC 3810", "RFC3810_", "RFC 3810: multicast listeners", "Multicast Listener Discovery Version 2; MLD of version 1 (RFC 2710) likewise."},
@@ -133,16 +142,18 @@ func collect() (list []requirement, err error) {
 			list = append(list, r)
 		}
 	}
-	files, err := filepath.Glob(filepath.Join(tests, "*_test.go"))
-	if err != nil {
-		return nil, err
-	}
-	for _, file := range files {
-		more, err := ofGo(file)
+	for _, folder := range append([]string{tests}, others...) {
+		files, err := filepath.Glob(filepath.Join(folder, "*_test.go"))
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", file, err)
+			return nil, err
 		}
-		list = append(list, more...)
+		for _, file := range files {
+			more, err := ofGo(file)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", file, err)
+			}
+			list = append(list, more...)
+		}
 	}
 	slices.SortStableFunc(list, func(a, b requirement) int {
 		return cmp.Or(cmp.Compare(a.section, b.section), compareLabels(a.label, b.label), cmp.Compare(a.test, b.test))
@@ -223,7 +234,11 @@ func compareLabels(a, b string) int {
 
 // results runs the tests and returns pass, fail or skip by test name.
 func results() (map[string]string, error) {
-	c := exec.Command("go", "test", "-json", "-count=1", "./"+tests)
+	args := []string{"test", "-json", "-count=1", "./" + tests}
+	for _, folder := range others {
+		args = append(args, "./"+folder)
+	}
+	c := exec.Command("go", args...)
 	c.Stderr = os.Stderr
 	text, err := c.Output()
 	var exit *exec.ExitError

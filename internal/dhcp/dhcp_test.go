@@ -50,8 +50,8 @@ func message(t layers.DHCPMsgType, edit func(*layers.DHCPv4), options ...option)
 	return buf.Bytes()
 }
 
-// The table of RFC 2131, 4.3.2 and 4.4.
-func TestRFC2131_4_3_Answers(t *testing.T) {
+// A DHCPREQUEST is answered by what it names: a server, an address, or neither. DHCPINFORM gives no address. BOOTP and relays are refused.
+func TestRFC2131_4_3_2_Answers(t *testing.T) {
 	const discover, request, ack, nak, offer = layers.DHCPMsgTypeDiscover, layers.DHCPMsgTypeRequest, layers.DHCPMsgTypeAck, layers.DHCPMsgTypeNak, layers.DHCPMsgTypeOffer
 	ours, other := option{layers.DHCPOptServerID, []byte{172, 29, 0, 1}}, option{layers.DHCPOptServerID, []byte{172, 29, 0, 9}}
 	right, wrong := option{layers.DHCPOptRequestIP, []byte{172, 29, 0, 7}}, option{layers.DHCPOptRequestIP, []byte{172, 29, 0, 8}}

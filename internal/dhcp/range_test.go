@@ -14,8 +14,8 @@ func at(last byte) netip.Addr { return netip.AddrFrom4([4]byte{172, 29, 0, last}
 
 func none(netip.Addr) bool { return false }
 
-// A holder gets what he had, then what he wants, then what nobody had, then what has been free for the longest time.
-func TestChoose(t *testing.T) {
+// A station gets the address that it had, else the one that it wants, else one that nobody had, else the one that has been free for the longest time.
+func TestRFC2131_4_3_1_Addresses(t *testing.T) {
 	r := Range{First: at(10), Last: at(13)}
 	put := func(holder, client string, a netip.Addr, until time.Duration) {
 		r.Put(Binding{Addr: a, Holder: holder, Client: client, Granted: true, Expires: start.Add(until)})

@@ -235,6 +235,50 @@ func TestLeasesOfDevice(t *testing.T) {
 	x.wants("a full range", x.ask(2, 98, discover, ""), "dhcp_range_full")
 }
 
+// DHCPDECLINE: nobody gets the address for ten minutes.
+func TestRFC2131_4_3_3_Decline(t *testing.T) {
+	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"}, api.PortAdd{Name: "other", VDE: "/other"})
+	x.ask(1, 1, discover, "172.30.0.201")
+	x.wants("request", x.ask(1, 1, request, "172.30.0.201"), "ack 172.30.0.201")
+	x.wants("the binder", x.called(), "bind 172.30.0.201")
+	x.ask(1, 1, decline, "172.30.0.201")
+	x.wants("the binder", x.called(), "unbind")
+	for port := range frame.PortID(2) {
+		if got := x.ask(port+1, byte(port+1), discover, "172.30.0.201"); got == "offer 172.30.0.201" {
+			t.Errorf("port %d: %s", port+1, got)
+		}
+	}
+	x.now = x.now.Add(dhcp.AsideTime)
+	x.wants("ten minutes later", x.ask(2, 2, request, "172.30.0.201"), "ack 172.30.0.201")
+}
+
+// DHCPRELEASE: the address is free at once, and is the station's first choice later.
+func TestRFC2131_4_3_4_Release(t *testing.T) {
+	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"}, api.PortAdd{Name: "other", VDE: "/other"})
+	x.ask(1, 1, discover, "172.30.0.201")
+	x.wants("request", x.ask(1, 1, request, "172.30.0.201"), "ack 172.30.0.201")
+	x.wants("the binder", x.called(), "bind 172.30.0.201")
+	x.ask(1, 1, release, "172.30.0.202")
+	if len(x.l.grants()) != 1 {
+		t.Error("a release of another address ended the lease")
+	}
+	x.ask(1, 1, release, "172.30.0.201")
+	x.wants("the binder", x.called(), "unbind")
+	if g := x.l.grants(); len(g) != 0 {
+		t.Errorf("leases: %+v", g)
+	}
+	x.wants("the same again", x.ask(1, 1, discover, ""), "offer 172.30.0.201")
+}
+
+// DHCPINFORM: the station has an address, and gets the rest. No lease begins.
+func TestRFC2131_4_3_5_Inform(t *testing.T) {
+	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"})
+	x.wants("inform", x.ask(1, 1, layers.DHCPMsgTypeInform, "172.30.0.9"), "ack 0.0.0.0")
+	if len(x.l.held()) > 0 {
+		t.Errorf("held: %v", x.l.held())
+	}
+}
+
 // An address that a neighbor uses is not given away.
 func TestLeaseBesideNeighbor(t *testing.T) {
 	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"})
