@@ -79,7 +79,7 @@ func (n *NAT) Filter(b *frame.Batch) {
 			f.Verdict = frame.Flood // for a group, or to a station that is not known
 		case why == frame.None:
 			f.Verdict = frame.ToPort
-		case why.Punt() == frame.NoPunt || f.Dst.IsGroup() || f.Flags&(frame.IsIPv4|frame.IsIPv6) == 0 || f.IsND():
+		case why.Punt() == frame.NoPunt || why.Punt() == frame.Reject && f.FragOffset() != 0 || f.Dst.IsGroup() || f.Flags&(frame.IsIPv4|frame.IsIPv6) == 0 || f.IsND():
 			f.DropFor(why)
 		default:
 			if f.Flags&frame.ViaRouter != 0 {
@@ -121,10 +121,7 @@ func (n *tracker[A]) filter(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 		}
 		return frame.None
 	case f.Flags&frame.Fragment != 0 && closed && !f.Dst.IsGroup():
-		switch why := n.translateFragment(f, b, true); {
-		case why == frame.FragmentWaits: // the slow path parks fragments for the router only
-			return frame.FragmentTimeout
-		case why != frame.None:
+		if why := n.translateFragment(f, b, true); why != frame.None {
 			return why
 		}
 	case f.FragOffset() != 0:

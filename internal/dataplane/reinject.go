@@ -13,7 +13,7 @@ import (
 //
 //	                  rate of the ingress port exceeded ──► shaper ──────────────► atStart
 //	made by the router (ARP, ICMP) ──► slow path ────────────────────────────────► atOriginated
-//	fragment before its first one, flow being created ──► slow path, parked ─────► atPreRouting or atPostRouting
+//	fragment before its first one, flow being created ──► slow path, parked ─────► atPreRouting, atPostRouting or, if it is switched, atStart
 //	piece of a packet that was cut ──► slow path ────────────────────────────────► atPreRouting
 //	neighbor unknown ──► slow path, router's queue ──────────────────────────────► atResolve or atResolveTranslated
 //	another source address needed by the way out ──► slow path ──────────────────► atNewSource
@@ -63,6 +63,8 @@ func putRecord(rec []byte, f *frame.Frame, to *frame.Way6) {
 		at = atResolve
 	case parked && f.NAT == frame.NATNone:
 		at = atPostRouting
+	case f.Reason == frame.FragmentWaits && f.Egress != frame.NoNet: // nat.Filter waits: the frame is switched
+		at = atStart
 	}
 	putHeader(rec, hop{f.In, f.Net, f.Egress, uint32(f.NextHop), hop6}, f.Reason, at)
 	copy(rec[recordLen:], f.Raw())
