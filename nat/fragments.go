@@ -145,7 +145,7 @@ func (r *fragments) add(key FragmentKey, d *datagram) (added, displaced bool) {
 	return true, displaced
 }
 
-// forgetFragment forgets the packet of a first fragment that takes its way once more. Meanwhile its later fragments wait.
+// forgetFragment forgets the packet of a first fragment that will be translated again. Meanwhile its later fragments wait.
 func (n *tracker[A]) forgetFragment(f packet[A]) {
 	r := n.frags
 	r.mu.Lock()
@@ -155,8 +155,8 @@ func (n *tracker[A]) forgetFragment(f packet[A]) {
 	}
 }
 
-// recallFragment takes back that a later fragment has left: it came back, and leaves again in pieces. first is the tuple of its first
-// fragment, as for translateFragment: the packet may have been complete, and is known no more.
+// recallFragment un-records a later fragment that came back: it leaves again, in pieces. first is the tuple of its first fragment, for a packet
+// that was complete and is not known any more.
 func (n *tracker[A]) recallFragment(f packet[A], first *frame.TupleOf[A]) {
 	r := n.frags
 	key := FragmentKeyOf(f.Frame)

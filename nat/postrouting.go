@@ -61,7 +61,7 @@ func (n *tracker[A]) postRoute(c *config[A], f packet[A], b *frame.Batch) {
 	case why == frame.NATPortsExhausted && f.Proto == frame.TCP && !resumes(f.Frame) && n.mayBeFreeSoon(f.In, b):
 		f.DropFor(why) // in silence: its sender tries again
 	case why.Punt() != frame.NoPunt:
-		if why.Punt() == frame.Redo && f.Flags&frame.Fragment != 0 && !b.Dry {
+		if why.Punt() == frame.Redo && f.Flags&frame.Fragment != 0 && f.FragOffset() == 0 && !b.Dry {
 			n.forgetFragment(f)
 		}
 		f.PuntFor(why)

@@ -9,9 +9,10 @@ import (
 const (
 	quota   = 32 // frames read from one port per turn at most, so that a busy port starves no other; fewer if many ports wait
 	least   = 4  // frames of a turn, at least
-	arenaSz = frame.BatchBytes + frame.VnetLen + frame.MaxFrame + 64 + smallFrame
+	arenaSz = frame.BatchBytes + frame.VnetLen + frame.MaxFrame + 64 + answerRoom
 
-	smallFrame = 512 // bytes: a question may be so long
+	smallFrame = 400 // bytes: a question may be so long
+	answerRoom = 192 // bytes behind a small frame, for its answer
 )
 
 // readers holds the ports that a backend reads with Conn.Read, and a queue of the ports that may have frames to read.
@@ -102,7 +103,7 @@ func (r *readers) read(b *frame.Batch, most int) {
 			if more = size > 0; more {
 				end := used + (size+63)&^63
 				if size < smallFrame {
-					end += smallFrame // room for an answer
+					end += answerRoom
 				}
 				b.Frames[b.N].Reset(r.arena[used:used+size:end], id)
 				b.N++

@@ -3,121 +3,132 @@ package apiserver
 import (
 	"encoding/json"
 	"net/http"
-	"sync"
-	"sync/atomic"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
-	"github.com/uvswitch/uvswitch/nat"
+	"github.com/uvswitch/uvswitch/internal/events"
 )
 
-// flowEvents passes the connection tracker's events to listeners. Workers put them into a channel without waiting; an event that
-// finds no room is counted as missed. Without listeners, the tracker reports nothing.
-type flowEvents struct {
-	missed atomic.Uint64
-
-	mu        sync.Mutex // Lock 50
-	listeners map[chan flowEvent]bool
+// An eventQuery says which events a reader wants.
+type eventQuery struct {
+	since, until time.Time // zero: no limit
+	values       map[string][]string
+	follow       bool
 }
 
-type flowEvent struct {
-	kind nat.EventKind
-	flow nat.Flow
-	why  string
-	at   time.Time
+// eventKeys are the words of filters, and the value that an event has for each.
+var eventKeys = map[string]func(*api.Event) string{
+	"event":   func(e *api.Event) string { return e.Event },
+	"action":  func(e *api.Event) string { return e.Action },
+	"network": func(e *api.Event) string { return e.Network },
+	"port":    func(e *api.Event) string { return e.Port },
+	"name":    func(e *api.Event) string { return e.Name },
+	"reason":  func(e *api.Event) string { return e.Reason },
 }
 
-const (
-	eventQueue   = 16384 // events that may wait for one listener
-	maxListeners = 16
-)
-
-// listen returns a channel of events, and a function that ends it. It fails when too many listen.
-func (e *flowEvents) listen(n *nat.NAT) (<-chan flowEvent, func(), error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if len(e.listeners) == maxListeners {
-		return nil, nil, api.Errorf(http.StatusServiceUnavailable, "%d clients follow flow events already, which is the limit", maxListeners)
+func parseEventQuery(r *http.Request, now time.Time) (q eventQuery, err error) {
+	v := r.URL.Query()
+	q.values, q.follow = map[string][]string{}, v.Get("follow") != "0"
+	if q.since, err = parseMoment("since", v.Get("since"), now); err != nil {
+		return q, err
 	}
-	c := make(chan flowEvent, eventQueue)
-	if e.listeners == nil {
-		e.listeners = map[chan flowEvent]bool{}
+	if q.until, err = parseMoment("until", v.Get("until"), now); err != nil {
+		return q, err
 	}
-	e.listeners[c] = true
-	e.watchLocked(n)
-	return c, func() {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		delete(e.listeners, c)
-		e.watchLocked(n)
-	}, nil
+	if !q.since.IsZero() && !q.until.IsZero() && q.until.Before(q.since) {
+		return q, badRequest("until (%s) is before since (%s)", v.Get("until"), v.Get("since"))
+	}
+	for _, word := range v["filter"] {
+		key, value, ok := strings.Cut(word, "=")
+		if eventKeys[key] == nil || !ok {
+			return q, badRequest("the filter %q is not KEY=VALUE with one of the keys event, action, network, port, name and reason", word)
+		}
+		if key == "event" && !slices.Contains(events.Kinds(), value) {
+			return q, badRequest("there are no events of kind %q; the kinds are %s", value, strings.Join(events.Kinds(), ", "))
+		}
+		q.values[key] = append(q.values[key], value)
+	}
+	return q, nil
 }
 
-// watchLocked passes the present listeners to the tracker. The caller holds mu.
-func (e *flowEvents) watchLocked(n *nat.NAT) {
-	if len(e.listeners) == 0 {
-		n.Watch(nil)
+// parseMoment reads a time (RFC 3339), or how long ago it was, such as 10m. Empty is the zero time.
+func parseMoment(name, text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
+		return now.Add(-d), nil
+	}
+	if t, err := time.Parse(time.RFC3339, text); err == nil {
+		return t, nil
+	}
+	for _, form := range []string{time.DateTime, time.DateOnly} { // as `uvswitch events` prints it
+		if t, err := time.ParseInLocation(form, text, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	return now, badRequest("%s %q is neither a time, such as 2026-11-28T12:00:00Z or \"2026-11-28 12:00:00\", nor how long ago, such as 10m", name, text)
+}
+
+// matches reports whether an event is wanted: of several values of one key, one must be right.
+func (q *eventQuery) matches(e *api.Event) bool {
+	if at, err := time.Parse(time.RFC3339Nano, e.Time); err != nil || !q.since.IsZero() && at.Before(q.since) || !q.until.IsZero() && at.After(q.until) {
+		return false
+	}
+	for key, values := range q.values {
+		if !slices.Contains(values, eventKeys[key](e)) {
+			return false
+		}
+	}
+	return true
+}
+
+// streamEvents streams what has happened since a time, and what happens from now on, as newline-delimited JSON.
+func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request) {
+	q, err := parseEventQuery(r, time.Now())
+	if err != nil {
+		writeJSON(w, nil, err)
 		return
 	}
-	var to []chan flowEvent
-	for c := range e.listeners {
-		to = append(to, c)
+	list, next, _, more := s.d.Events().From(0)
+	if q.since.IsZero() && q.follow {
+		list = nil
 	}
-	n.Watch(func(kind nat.EventKind, f nat.Flow, why string) {
-		event := flowEvent{kind, f, why, time.Now()}
-		for _, c := range to {
-			select {
-			case c <- event:
-			default:
-				e.missed.Add(1)
+	var end <-chan time.Time
+	if !q.until.IsZero() {
+		timer := time.NewTimer(time.Until(q.until))
+		defer timer.Stop()
+		end = timer.C
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	flush, enc, guest := http.NewResponseController(w), json.NewEncoder(w), !mayChange(r)
+	var lost uint64
+	for {
+		if guest {
+			_ = flush.SetWriteDeadline(time.Now().Add(streamTimeout))
+		}
+		for i := range list {
+			if e := &list[i]; q.matches(e) {
+				e.Lost, lost = lost, 0
+				if enc.Encode(e) != nil {
+					return
+				}
 			}
 		}
-	})
-}
-
-// streamFlowEvents streams events as newline-delimited JSON until the client disconnects.
-func (s *Server) streamFlowEvents(w http.ResponseWriter, r *http.Request) {
-	filter, err := parseFlowFilter(r.URL.Query(), s.d.State())
-	if err != nil {
-		writeJSON(w, nil, err)
-		return
-	}
-	events, stop, err := s.events.listen(s.dp.NAT)
-	if err != nil {
-		writeJSON(w, nil, err)
-		return
-	}
-	defer stop()
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	flush := http.NewResponseController(w)
-	enc := json.NewEncoder(w)
-	if flush.Flush() != nil {
-		return
-	}
-	for {
+		if flush.Flush() != nil || !q.follow {
+			return
+		}
 		select {
 		case <-r.Context().Done():
 			return
-		case e := <-events:
-			for v := s.view(); ; e = <-events { // the names of one moment for all events that wait
-				if filter.matches(e.flow) {
-					if v.PortName(e.flow.Port) == "" {
-						v = s.view() // a port that is newer than the view
-					}
-					if !mayChange(r) {
-						_ = flush.SetWriteDeadline(time.Now().Add(streamTimeout))
-					}
-					if enc.Encode(api.FlowEvent{Event: e.kind.String(), Reason: e.why, Time: e.at.Format(time.RFC3339Nano), Flow: v.flow(e.flow)}) != nil {
-						return
-					}
-				}
-				if len(events) == 0 {
-					break
-				}
-			}
-			if flush.Flush() != nil { // also of lines before an event that does not match
-				return
-			}
+		case <-end:
+			return
+		case <-more:
 		}
+		var forgotten uint64
+		list, next, forgotten, more = s.d.Events().From(next)
+		lost += forgotten
 	}
 }

@@ -1,7 +1,7 @@
 // Package apiserver speaks for a switch: the control API on its unix socket, metrics and the live page beside it.
 //
 // routes.go is the API's table; requests are decoded and answered in http.go, views.go turns the switch's state into JSON,
-// streams.go and events.go follow frames and flows, openapi.go describes the table. What a request changes is package daemon's.
+// streams.go, flowevents.go and events.go follow frames, flows and what happens to the switch, openapi.go describes the table. What a request changes is package daemon's.
 package apiserver
 
 import (

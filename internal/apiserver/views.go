@@ -49,6 +49,12 @@ func (v *view) port(p *model.Port, st daemon.PortStatus) api.Port {
 	if p.Addr.IsValid() {
 		out.Addresses = append(out.Addresses, p.Addr.String())
 	}
+	switch {
+	case p.Leased:
+		out.DHCP = api.DHCPLeased
+	case p.AsksDHCP() && !p.Addr.IsValid():
+		out.DHCP = api.DHCPWaiting
+	}
 	if p.Addr6.IsValid() {
 		out.Addresses = append(out.Addresses, p.Addr6.String())
 		if a, ok := v.NetworkOf(p.Addr6.Addr()).OutsideOf(p.Addr6.Addr()); ok && a != p.Addr6.Addr() {

@@ -21,8 +21,9 @@ func (a *app) eventsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "events [--since TIME] [--until TIME] [--filter KEY=VALUE]", Short: "Show what happens to the switch: ports, networks, policies, leases, refusals",
 		Long: "Print a line for each event, until Ctrl-C: a port, a network, a published port or a policy has come, gone or changed; a lease began or\n" +
-			"ended; the uplink changed; a port was refused something. The switch remembers its last 2,048 events or more than half of them.\n" +
+			"ended; the uplink changed; a port was refused something. The switch remembers at least its last 1,024 events.\n" +
 			"--since prints earlier ones first. TIME is how long ago (10m), or a time (2026-11-28T12:00:00Z).\n" +
+			"The fields of a --format are Time, Event, Action, Network, Port, Name, Address, Hwaddr, Reason, Count and Text.\n" +
 			"Filters are event=, action=, network=, port=, name= and reason=. Of several with one key, one must match.",
 		Args: cobra.NoArgs,
 	}
@@ -31,9 +32,12 @@ func (a *app) eventsCommand() *cobra.Command {
 	fl.StringVar(&until, "until", "", "end at this time")
 	fl.StringArrayVar(&filters, "filter", nil, "only events with this value, such as event=port or port=web")
 	fl.BoolVar(&past, "no-follow", false, "print the remembered events, and end")
-	fl.StringVar(&format, "format", "", "a line's form, as a template of Go: '{{.Event}} {{.Action}} {{.Port}}'")
+	fl.StringVar(&format, "format", "", "json, or a line's form as a template of Go: '{{.Event}} {{.Action}} {{.Port}}', '{{json .}}'")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		form, err := template.New("").Parse(format + "\n")
+		if format == "json" {
+			a.json = true
+		}
+		form, err := template.New("").Funcs(template.FuncMap{"json": func(v any) (string, error) { b, err := json.Marshal(v); return string(b), err }}).Parse(format + "\n")
 		if err != nil {
 			return usagef("--format: %v", err)
 		}

@@ -142,6 +142,9 @@ func printPort(w io.Writer, p api.Port) {
 	}
 	row(w, "mac", p.MAC)
 	row(w, "addresses", strings.Join(p.Addresses, ","))
+	if text := map[string]string{api.DHCPLeased: "leased by DHCP; see uvswitch lease ls", api.DHCPWaiting: "by DHCP, when its station asks"}[p.DHCP]; text != "" {
+		row(w, "IPv4 address", text)
+	}
 	if p.Outside6 != "" {
 		row(w, "outside", p.Outside6)
 	}

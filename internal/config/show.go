@@ -96,6 +96,13 @@ func portOf(p api.Port, kind model.PortKind) api.PortAdd {
 			x.IP = a
 		}
 	}
+	if p.DHCP != "" { // its station asks again
+		x.IP = ""
+		if kind == model.KindTAPPort || kind == model.KindPlain {
+			x.IP = api.DHCPAddress
+		}
+		delete(x.Set, "guard") // it comes with the lease
+	}
 	if kind == model.KindDevice {
 		x.Device = p.Ifname
 		return x

@@ -71,7 +71,9 @@ type Daemon struct {
 	policies   []model.Policy          // in the order in which they were made; under mu, replaced as a whole
 	policing   policies.Compiler
 	happened   events.Log
-	sandbox    string // see Sandbox
+	leaseError bool          // leases could not be saved last time
+	leasesKept chan struct{} // closed when keepLeases has ended; nil if it has not begun
+	sandbox    string        // see Sandbox
 	log        *slog.Logger
 	ended      chan struct{} // closed when the data plane has ended
 	failure    error         // why it has ended; written before
@@ -140,6 +142,7 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 		defer close(d.ended)
 		d.failure = d.dp.Run(ctx, d.portGone)
 	}()
+	d.loadLeases()
 	err = d.change("starting", d.buildLocked)
 	if err == nil {
 		err = uplink.Watch(ctx, func() { d.refreshUplink(); d.refreshDevices() })
@@ -155,7 +158,7 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	}
 	go d.refreshNATPorts(ctx)
 	go d.logRefusals(ctx)
-	d.loadLeases()
+	d.leasesKept = make(chan struct{})
 	go d.keepLeases(ctx)
 	return d, nil
 }
@@ -211,7 +214,7 @@ func newDaemon(o Options) (*Daemon, error) {
 		d.dp.Balance(tap.SpareCPU())
 	}
 	d.gateways = gateway.NewService(dns.NewServer(gateway.ResolvConf), d.dp.Router, d.dp.WithSlowPath, d.dp.NAT.Policies, d.dp.Now)
-	d.gateways.SetBinder(d, d.happened.Add)
+	d.gateways.SetTeller(d.happened.Add)
 	d.dp.Router.SetService(d.gateways)
 	if d.usesBPF() {
 		d.dp.Router.SetWayMTU(d.up.WayMTU)
@@ -286,6 +289,9 @@ func (d *Daemon) Ended() <-chan struct{} { return d.ended }
 func (d *Daemon) Close() error {
 	d.stop()
 	<-d.ended
+	if d.leasesKept != nil {
+		<-d.leasesKept
+	}
 	_ = d.changing.Lock("ending", false)
 	defer d.changing.Unlock()
 	d.closed = true
@@ -310,7 +316,6 @@ func (d *Daemon) State() *model.State {
 		up, kind := d.up.State()
 		s.UplinkDevice, s.UplinkKind = up.Device, string(kind)
 	}
-	s.Leases = d.gateways.Held()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s.Policies = d.policies
@@ -331,9 +336,10 @@ func (d *Daemon) State() *model.State {
 	return s
 }
 
-// stateLocked is State with UplinkDevice also set for a switch without an uplink: the host's default device must not be plugged.
+// stateLocked is State with what must not be given to a new port: the host's default device, and addresses that stations hold by DHCP.
 func (d *Daemon) stateLocked() *model.State {
 	s := d.State()
+	s.Held = d.gateways.Held()
 	if d.up == nil {
 		s.UplinkDevice = uplink.DefaultDevice()
 	}

@@ -18,94 +18,90 @@ import (
 // Leases lists the leases that stations have.
 func (d *Daemon) Leases() []gateway.Grant { return d.gateways.Grants() }
 
-// BindLease gives a port the address that its station has leased. From then on the port is as one with this address: the guard knows the address,
-// and the router knows the station.
-func (d *Daemon) BindLease(id frame.PortID, addr netip.Addr, mac string) error {
-	return d.changeAs("giving a port its leased address", false, func() error {
-		p := d.byID[id]
-		station, err := frame.ParseMAC(mac)
-		switch {
-		case err != nil:
-			return err
-		case p == nil || p.Addr.IsValid() || !p.AsksDHCP():
-			return api.Errorf(http.StatusConflict, "the port has changed meanwhile")
-		case d.State().Holder(&p.net.Network, addr) != nil:
-			return api.Errorf(http.StatusConflict, "another port has address %s", addr)
-		}
-		d.mu.Lock()
-		p.Addr, p.Leased = netip.PrefixFrom(addr, p.net.Prefix.Bits()), true
-		if p.Spec.Set["guard"] != api.Off {
-			p.Flags |= vswitch.Guard
-		}
-		d.mu.Unlock()
-		d.addressChangedLocked(p)
-		d.dp.WithSlowPath(func(out router.Output) {
-			d.dp.Router.SetNeighbor(p.net.ID, addr, station, out)
-			d.dp.Router.Announce(p.net.ID, frame.AddrFrom(addr), station, out)
-		})
-		d.log.Info("lease begins", "port", p.Name, "address", addr, "station", mac)
-		return nil
-	})
-}
-
-// UnbindLease takes its leased address from a port. A port that has published ports or policies keeps the address, as one that was named.
-func (d *Daemon) UnbindLease(id frame.PortID) {
-	d.follow("taking a leased address from its port", func() {
-		p := d.byID[id]
-		if p == nil || !p.Leased {
-			return
-		}
-		published := len(d.State().PoliciesOf(&p.Port)) > 0
-		for _, x := range d.publishes {
-			published = published || x.port == p
-		}
-		addr := p.Addr.Addr()
-		routes := p.ownRoutes()
-		d.mu.Lock()
-		if p.Leased = false; !published {
-			p.Addr = netip.Prefix{}
-			if p.Spec.Set["guard"] != api.On {
-				p.Flags &^= vswitch.Guard
+// applyLeases gives ports the addresses that the leases say. From then on a port is as one with --ip: the guard knows the address, and the router
+// knows the station.
+func (d *Daemon) applyLeases() {
+	changes := d.gateways.LeaseChanges()
+	if len(changes) == 0 {
+		return
+	}
+	d.follow("changing leased addresses", func() {
+		for _, c := range changes {
+			if err := d.setLeaseLocked(c); err != nil {
+				d.gateways.LeaseFailed(c, err)
 			}
 		}
-		d.mu.Unlock()
-		if published {
-			d.log.Info("lease ends; the port keeps the address, since ports are published or policies attached", "port", p.Name, "address", addr)
-			return
-		}
-		for _, to := range routes {
-			d.dp.Router.DeleteRoute(to)
-		}
-		d.addressChangedLocked(p)
-		d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.DeleteNeighbor(p.net.ID, addr, out) })
-		d.dp.NAT.FlushPort(p.ID)
-		d.log.Info("lease ends", "port", p.Name, "address", addr)
+		d.updateRulesLocked()
 	})
 }
 
-// addressChangedLocked tells the data plane that a port has another address.
-func (d *Daemon) addressChangedLocked(p *port) {
+// setLeaseLocked changes the leased address of a port, unless the port has another one by now.
+func (d *Daemon) setLeaseLocked(c gateway.LeaseChange) error {
+	p := d.byID[c.ID]
+	if p == nil || p.Name != c.Port || p.Leased != c.From.IsValid() || p.Addr.IsValid() != p.Leased || p.Leased && p.Addr.Addr() != c.From {
+		return nil // what the leases say now comes next
+	}
+	station, err := frame.ParseMAC(c.MAC)
+	switch {
+	case !c.To.IsValid():
+	case err != nil:
+		return err
+	case d.State().Holder(&p.net.Network, c.To) != nil:
+		return api.Errorf(http.StatusConflict, "another port has address %s", c.To)
+	}
+	if c.From.IsValid() {
+		for _, to := range p.ownRoutes() {
+			d.dp.Router.DeleteRoute(to)
+		}
+	}
+	d.mu.Lock()
+	p.Addr, p.Leased = netip.Prefix{}, c.To.IsValid()
+	switch guard := p.Spec.Set["guard"]; {
+	case p.Leased:
+		if p.Addr = netip.PrefixFrom(c.To, p.net.Prefix.Bits()); guard != api.Off {
+			p.Flags |= vswitch.Guard
+		}
+	case guard != api.On:
+		p.Flags &^= vswitch.Guard
+	}
+	d.mu.Unlock()
 	d.dp.Switch.SetPort(p.SwitchPort(p.netID()))
 	d.routeMTULocked(p)
 	d.updateSiblingsLocked(p)
-	d.updateRulesLocked()
+	d.dp.WithSlowPath(func(out router.Output) {
+		if c.From.IsValid() {
+			d.dp.Router.DeleteNeighbor(p.net.ID, c.From, out)
+		}
+		if p.Leased {
+			d.dp.Router.SetNeighbor(p.net.ID, c.To, station, out)
+			d.dp.Router.Announce(p.net.ID, frame.AddrFrom(c.To), station, out)
+		}
+	})
+	if c.From.IsValid() {
+		d.dp.NAT.FlushPort(p.ID)
+	}
+	d.log.Info("leased address changed", "port", p.Name, "from", c.From, "to", c.To, "station", c.MAC)
+	return nil
 }
 
 // leasesEvery is how often leases are ended and saved.
 const leasesEvery = time.Second
 
-// keepLeases ends leases in time, and saves them when they have changed, until ctx is done.
+// keepLeases ends leases in time, gives ports their addresses, and saves leases when they have changed, until ctx is done.
 func (d *Daemon) keepLeases(ctx context.Context) {
+	defer close(d.leasesKept)
 	tick := time.NewTicker(leasesEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-d.gateways.LeasesChanged():
 		case <-tick.C:
 			d.gateways.ExpireLeases()
 			d.saveLeases()
 		}
+		d.applyLeases()
 	}
 }
 
@@ -117,7 +113,13 @@ func (d *Daemon) saveLeases() {
 	if !changed {
 		return
 	}
-	if err := statefile.Save(d.opts.LeaseFile, leases); err != nil {
+	err := statefile.Save(d.opts.LeaseFile, leases)
+	again := d.leaseError
+	d.leaseError = err != nil
+	if err != nil && again {
+		d.gateways.LeasesUnsaved()
+	} else if err != nil {
+		d.gateways.LeasesUnsaved()
 		d.log.Error("leases cannot be saved; after a restart, stations may get other addresses", "error", err)
 	}
 }

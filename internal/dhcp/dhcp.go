@@ -148,8 +148,8 @@ func (q *Question) Answer(l Lease) (r Reply, refusal Refusal) {
 	return r, NoQuestion // a release, or a decline
 }
 
-// Selects reports whether the station asks for a particular address.
-func (q *Question) Selects() bool { return q.Type == layers.DHCPMsgTypeRequest }
+// Requests reports whether the station asks for a particular address: one that was offered, or that it had before, or has.
+func (q *Question) Requests() bool { return q.Type == layers.DHCPMsgTypeRequest }
 
 // Informs reports whether the station has an address, and asks for the rest.
 func (q *Question) Informs() bool { return q.Type == layers.DHCPMsgTypeInform }
@@ -290,5 +290,5 @@ func (l *Lease) encodeRoutes() (out []byte) {
 
 // Grants reports whether the reply gives the station its address for a time.
 func (r *Reply) Grants(q *Question) bool {
-	return r.Type == layers.DHCPMsgTypeAck && q.Selects()
+	return r.Type == layers.DHCPMsgTypeAck && q.Requests()
 }

@@ -18,7 +18,7 @@ func none(netip.Addr) bool { return false }
 func TestRFC2131_4_3_1_Addresses(t *testing.T) {
 	r := Range{First: at(10), Last: at(13)}
 	put := func(holder, client string, a netip.Addr, until time.Duration) {
-		r.Put(Binding{Addr: a, Holder: holder, Client: client, Granted: true, Expires: start.Add(until)})
+		r.Put(Binding{Addr: a, Holder: holder, Client: client, Granted: true, Expires: start.Add(until)}, start)
 	}
 	want := func(what, holder, client string, wanted netip.Addr, now time.Duration, want netip.Addr) {
 		t.Helper()
@@ -71,7 +71,7 @@ func TestRangeHistory(t *testing.T) {
 			if old := r.at[a]; old != nil && now.Before(old.Expires) {
 				t.Fatalf("%v was chosen, and is held by %q", a, old.Holder)
 			}
-			r.Put(Binding{Addr: a, Holder: holder, Client: "client " + holder, Granted: true, Expires: now.Add(time.Hour)})
+			r.Put(Binding{Addr: a, Holder: holder, Client: "client " + holder, Granted: true, Expires: now.Add(time.Hour)}, now)
 		}
 		held := map[string]netip.Addr{}
 		for _, b := range r.Held(now) {
@@ -82,10 +82,34 @@ func TestRangeHistory(t *testing.T) {
 				t.Fatalf("%v is not of the range", b.Addr)
 			}
 		}
+		ofPorts := 0
+		for _, list := range r.port {
+			ofPorts += len(list)
+		}
 		for holder, b := range r.holder {
-			if r.at[b.Addr] != b || b.Holder != holder {
+			if r.at[b.Addr] != b || b.Holder != holder || !r.port[b.Port][b] || ofPorts != len(r.at) {
 				t.Fatalf("the indexes differ at %s", holder)
 			}
 		}
+	}
+}
+
+// What has ended is forgotten when it becomes too much; what holds is not.
+func TestRangeForgets(t *testing.T) {
+	r := Range{First: at(0), Last: netip.AddrFrom4([4]byte{172, 29, 255, 255})}
+	addr, now := at(0), start
+	r.Put(Binding{Addr: netip.AddrFrom4([4]byte{172, 29, 255, 1}), Holder: "stays", Port: "stays", Granted: true, Expires: now.Add(1000 * time.Hour)}, now)
+	for i := range 20000 {
+		addr, now = addr.Next(), now.Add(time.Second)
+		r.Put(Binding{Addr: addr, Holder: fmt.Sprint(i), Port: fmt.Sprint("port", i%100), Client: fmt.Sprint(i), Expires: now.Add(OfferTime)}, now)
+		if len(r.at) > maxRemembered || len(r.port["port1"]) > maxOfPort {
+			t.Fatalf("%d bindings, %d of a port", len(r.at), len(r.port["port1"]))
+		}
+	}
+	if r.Of("stays", now) == nil || len(r.client) > len(r.at) || len(r.holder) > len(r.at) {
+		t.Errorf("%d bindings, %d clients, %d holders", len(r.at), len(r.client), len(r.holder))
+	}
+	if held, aside := r.Count("port1", now); held != 0 && held != 1 || aside != 0 {
+		t.Errorf("a port has %d, and %d set aside", held, aside)
 	}
 }

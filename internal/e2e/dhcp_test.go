@@ -136,6 +136,17 @@ func TestLeases(t *testing.T) {
 		return !strings.Contains(b.CLI("lease", "ls"), "172.30.0.100") && !strings.Contains(b.CLI("port", "ls"), "172.30.0.100/24")
 	})
 
+	// systemd-networkd. Without a writable /sys it does not wait for udev.
+	b.AddNS("networkd")
+	b.CLI("port", "add", "networkd", "--netns", b.NS("networkd"), "--network", "lab", "--ip", "dhcp")
+	b.Background("networkd", `exec unshare -m sh -c 'mount -t tmpfs none /run; mkdir -p /run/systemd/network /run/systemd/netif/links /run/systemd/netif/leases /run/systemd/netif/lldp
+chown -R systemd-network:systemd-network /run/systemd/netif; mount -o remount,ro,bind /sys
+printf "[Match]\nName=eth0\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n" >/run/systemd/network/10.network; exec /lib/systemd/systemd-networkd' >`+b.dir+`/networkd 2>&1`)
+	b.Eventually("systemd-networkd has an address and a way out", func() bool {
+		_, err := b.TrySh("networkd", "ip route | grep -q 'default via 172.30.0.1' && ping -c 1 -W 1 10.1.0.2")
+		return err == nil
+	})
+
 	// A plugged device is asked for nothing until it is told. Then each station behind it has a lease, and none of them binds the port.
 	b.AddNS("lan")
 	b.Sh("host", "ip link add lan0 type veth peer name eth0 netns "+b.NS("lan")+" && ip link set lan0 up")

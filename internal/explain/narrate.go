@@ -8,6 +8,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/dataplane"
+	"github.com/uvswitch/uvswitch/internal/dhcp"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/router"
@@ -144,6 +145,9 @@ func (s *Switch) narrateForward(f *dataplane.TracedFrame) (string, string) {
 	}
 	if f.Out != frame.NoPort {
 		return "port", fmt.Sprintf("port %s has the address that the question is for: only this port is asked", s.PortName(f.Out))
+	}
+	if f.Dst == frame.BroadcastMAC && f.Proto == frame.UDP && f.Tuple.DstPort == dhcp.ServerPort && f.Flags&frame.IsIPv4 != 0 {
+		return "flood", "a DHCP question, which the gateway does not answer on this port (`uvswitch port set NAME dhcp on`, `network show`): to every other port of network " + s.NetworkName(f.Egress)
 	}
 	if f.Dst == frame.BroadcastMAC {
 		return "flood", "broadcast: to every other port of network " + s.NetworkName(f.Egress)

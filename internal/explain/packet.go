@@ -149,6 +149,9 @@ func (s *Switch) buildPacket(p *model.Port, text string) ([]byte, error) {
 		if n == nil {
 			return nil, fmt.Errorf("port %s has no gateway that answers questions for names", p.Name)
 		}
+		if !p.Addr.IsValid() && p.AsksDHCP() {
+			return nil, fmt.Errorf("port %s has no address yet, and so asks for no names: it gets one when its station asks by DHCP", p.Name)
+		}
 		x.proto, x.dst = "udp", netip.AddrPortFrom(n.Gateway, dnsPort)
 	}
 	if !x.src.IsValid() {

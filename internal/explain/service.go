@@ -1,6 +1,8 @@
 package explain
 
 import (
+	"cmp"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -42,7 +44,13 @@ func dhcpSummary(m []byte) string {
 	if addr.IsUnspecified() {
 		addr = netip.AddrFrom4([4]byte(m[12:]))
 	}
-	for o := m[options:]; len(o) > 2 && o[0] != byte(layers.DHCPOptEnd) && len(o) >= 2+int(o[1]); o = o[2+int(o[1]):] {
+	for o := m[options:]; len(o) > 2 && o[0] != byte(layers.DHCPOptEnd); o = o[2+int(o[1]):] {
+		for len(o) > 2 && o[0] == byte(layers.DHCPOptPad) {
+			o = o[1:]
+		}
+		if len(o) < 3 || len(o) < 2+int(o[1]) {
+			break
+		}
 		switch {
 		case layers.DHCPOpt(o[0]) == layers.DHCPOptMessageType && o[1] == 1:
 			text = " dhcp " + strings.ToLower(layers.DHCPMsgType(o[2]).String())
@@ -90,13 +98,49 @@ func dnsSummary(payload []byte) string {
 	}
 	switch {
 	case h.RCode != dnsmessage.RCodeSuccess:
-		text += " " + strings.TrimPrefix(h.RCode.String(), "RCode")
-	case len(found) == 0:
+		text += " " + cmp.Or(rcodes[h.RCode], strings.TrimPrefix(h.RCode.String(), "RCode")) + extendedError(&p)
+	case len(found) == 0 && binary.BigEndian.Uint16(payload[6:]) == 0:
 		text += " no record"
+	case len(found) == 0:
+		text += fmt.Sprintf(" %d records", binary.BigEndian.Uint16(payload[6:]))
 	default:
 		text += " " + strings.Join(found, " ")
 	}
 	return text
+}
+
+// rcodes are names of errors as dig has them.
+var rcodes = map[dnsmessage.RCode]string{
+	dnsmessage.RCodeFormatError: "FORMERR", dnsmessage.RCodeServerFailure: "SERVFAIL", dnsmessage.RCodeNameError: "NXDOMAIN", dnsmessage.RCodeNotImplemented: "NOTIMP", dnsmessage.RCodeRefused: "REFUSED",
+}
+
+// extendedError is the text of the option that says why (RFC 8914, 2), in parentheses; empty without one. p has come to the end of the answers.
+func extendedError(p *dnsmessage.Parser) string {
+	const extended = 15
+	if p.SkipAllAuthorities() != nil {
+		return ""
+	}
+	for {
+		h, err := p.AdditionalHeader()
+		if err != nil {
+			return ""
+		}
+		if h.Type != dnsmessage.TypeOPT {
+			if p.SkipAdditional() != nil {
+				return ""
+			}
+			continue
+		}
+		r, err := p.OPTResource()
+		if err != nil {
+			return ""
+		}
+		for _, o := range r.Options {
+			if o.Code == extended && len(o.Data) > 2 {
+				return " (" + printable(string(o.Data[2:])) + ")"
+			}
+		}
+	}
 }
 
 // printable is a text from a packet without what terminals obey.

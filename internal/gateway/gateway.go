@@ -37,7 +37,7 @@ type Service struct {
 // NewService makes a service. send runs a function with the slow path. policies say for which names ports may ask, and now is the data plane's time.
 func NewService(server *dns.Server, r *router.Router, send func(func(router.Output)), policies func() *policy.Ports, now func() frame.Tick) *Service {
 	s := &Service{server: server, router: r, send: send, gate: &gate{policies: policies, now: now}}
-	s.leases.known, s.leases.now = r.Station, time.Now
+	s.leases.known, s.leases.now, s.leases.wake = r.Station, time.Now, make(chan struct{}, 1)
 	server.SetGate(s.gate)
 	s.tcp = dnstcp.New(dnstcp.Options{
 		Ask: func(from dnstcp.Origin, message []byte, reply func([]byte)) ([]byte, bool) {
@@ -56,24 +56,32 @@ func (s *Service) SetState(state *model.State, added map[string][]model.Name) {
 	s.leases.set(state)
 }
 
-// SetBinder says who gives ports the addresses that their stations lease, and whom to tell that leases begin and end.
-func (s *Service) SetBinder(b Binder, tell func(api.Event)) {
-	s.leases.mu.Lock()
-	defer s.leases.mu.Unlock()
-	s.leases.binder, s.leases.tell = b, tell
-}
+// SetTeller says whom to tell that leases begin and end. It is called before the first question.
+func (s *Service) SetTeller(tell func(api.Event)) { s.leases.tell = tell }
+
+// LeasesChanged has a value when there may be LeaseChanges.
+func (s *Service) LeasesChanged() <-chan struct{} { return s.leases.wake }
+
+// LeaseChanges lists the ports that are to have another leased address.
+func (s *Service) LeaseChanges() []LeaseChange { return s.leases.changes() }
+
+// LeaseFailed says that a port cannot have the address: its lease ends.
+func (s *Service) LeaseFailed(c LeaseChange, why error) { s.leases.failed(c, why) }
 
 // Grants lists the leases that hold, by network, port and address.
 func (s *Service) Grants() []Grant { return s.leases.grants() }
 
 // Held lists the addresses that are leased, offered or set aside.
-func (s *Service) Held() []model.Lease { return s.leases.held() }
+func (s *Service) Held() []model.HeldAddr { return s.leases.held() }
 
 // ExpireLeases ends the leases whose time is over.
 func (s *Service) ExpireLeases() { s.leases.expire() }
 
 // SaveLeases returns the leases for the next process, and whether they have changed since the last call.
 func (s *Service) SaveLeases() ([]SavedLease, bool) { return s.leases.save() }
+
+// LeasesUnsaved says that what SaveLeases has returned could not be kept.
+func (s *Service) LeasesUnsaved() { s.leases.unsaved() }
 
 // RestoreLeases takes over the leases of the last process.
 func (s *Service) RestoreLeases(saved []SavedLease) { s.leases.restore(saved) }

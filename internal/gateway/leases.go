@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"encoding/hex"
 	"fmt"
 	"net/netip"
@@ -16,34 +17,43 @@ import (
 	"github.com/uvswitch/uvswitch/router"
 )
 
-// A Binder gives ports the addresses that their stations have leased, and takes them away. It may wait; the calls come from goroutines of their own.
-type Binder interface {
-	BindLease(id frame.PortID, addr netip.Addr, mac string) error
-	UnbindLease(id frame.PortID)
-}
-
 // leases answer DHCP questions. A port with an address gives it to its station. The stations of other ports get addresses of their network's
-// range: the first one that asks binds the port, so that from then on the address is the port's until the lease ends. A plugged device leads to
-// several stations: each of them has a lease, and none of them binds the port.
+// range: the lease of a station binds its port, so that the address is the port's until the lease ends. A plugged device leads to several
+// stations: each of them has a lease, and none of them binds the port.
+//
+// What the leases say and what the ports have is made equal by the daemon, a change at a time (changes). A station gets its answer when its port
+// has the address.
 type leases struct {
-	binder Binder
-	known  func(frame.NetID, netip.Addr) frame.MAC // the station that uses an address; 0: none
-	now    func() time.Time
-	tell   func(api.Event)
+	known func(frame.NetID, netip.Addr) frame.MAC // the station that uses an address; 0: none
+	now   func() time.Time
+	tell  func(api.Event)
+	wake  chan struct{} // there may be changes
 
 	mu      sync.Mutex // Lock 92
 	nets    map[string]*leaseNet
 	byID    map[frame.NetID]*leaseNet
 	of      map[frame.PortID]*leasePort
 	static  map[frame.PortID]Grant
-	live    map[*dhcp.Binding]*leaseNet // whose beginning was told
-	binding map[frame.PortID]bool       // the binder is at work
-	pending []SavedLease                // of the last process, of networks that do not exist yet
-	changed bool                        // since the last Save
+	live    map[*dhcp.Binding]*leaseNet // leases whose beginning was told
+	waiting map[frame.PortID]waiting
+	moved   map[frame.PortID]time.Time // when a port's leased address has changed last
+	pending []SavedLease               // of the last process, of networks that do not exist yet
+	changed bool                       // since the last save
 }
 
-// maxLeases is how many stations of a plugged device may have a lease.
-const maxLeases = 16
+// A waiting answer is sent when its port has an address.
+type waiting struct {
+	addr netip.Addr
+	send func()
+}
+
+// How many stations of a plugged device may have a lease, how many addresses are set aside for a port at a time, and how often the leased address
+// of a port changes at most.
+const (
+	maxLeases    = 16
+	maxAside     = 4
+	betweenMoves = time.Second
+)
 
 type leaseNet struct {
 	id     frame.NetID
@@ -54,23 +64,36 @@ type leaseNet struct {
 	taken  map[netip.Addr]bool // by the gateway and ports
 }
 
-// A leasePort is a port whose questions are answered.
+// A leasePort is a port whose questions are answered, or whose address is leased.
 type leasePort struct {
-	name  string
-	net   *leaseNet
-	lease dhcp.Lease // Addr is invalid while the port has no address
-	many  bool       // several stations are behind the port
-	bound bool       // the address was leased
+	name   string
+	net    *leaseNet
+	lease  dhcp.Lease // Addr is invalid while the port has no address
+	asks   bool       // its questions are answered
+	shared bool       // several stations are behind the port
+	bound  bool       // the address is leased
+	keeps  bool       // ports are published or policies attached: the address stays
 }
 
 func (p *leasePort) key() string { return p.net.name + "/" + p.name }
 
 // holder is to whom an address belongs.
 func (p *leasePort) holder(q *dhcp.Question) string {
-	if p.many {
+	if p.shared {
 		return "port " + p.name + ", " + q.Client()
 	}
 	return "port " + p.name
+}
+
+// isStatic reports whether the port has an address of its own.
+func (p *leasePort) isStatic() bool { return p.lease.Addr.IsValid() && !p.bound }
+
+// has is the leased address that the port has.
+func (p *leasePort) has() (a netip.Addr) {
+	if p.bound {
+		a = p.lease.Addr.Addr()
+	}
+	return a
 }
 
 // A Grant is a lease that a station has asked for, and got.
@@ -87,12 +110,30 @@ type Grant struct {
 // set makes the ports and networks those of a state.
 func (l *leases) set(s *model.State) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	nets, before := map[string]*leaseNet{}, map[string]bool{}
+	before := map[string]bool{}
 	for _, x := range l.of {
 		before[x.key()] = true
 	}
-	l.byID, l.of = map[frame.NetID]*leaseNet{}, map[frame.PortID]*leasePort{}
+	l.setNetworks(s)
+	l.setPorts(s)
+	for id, g := range l.static {
+		if x := l.of[id]; x == nil || x.name != g.Port || !x.isStatic() || x.lease.Addr.Addr() != g.Addr {
+			delete(l.static, id)
+		}
+	}
+	l.pending = slices.DeleteFunc(l.pending, l.takeOver)
+	l.endLost(before)
+	answers := l.ready()
+	l.mu.Unlock()
+	for _, send := range answers {
+		send()
+	}
+	l.notify()
+}
+
+func (l *leases) setNetworks(s *model.State) {
+	nets := map[string]*leaseNet{}
+	l.byID = map[frame.NetID]*leaseNet{}
 	for i := range s.Networks {
 		n := &s.Networks[i]
 		x := l.nets[n.Name]
@@ -103,29 +144,40 @@ func (l *leases) set(s *model.State) {
 		x.addrs.First, x.addrs.Last = n.DHCP.First, n.DHCP.Last
 		nets[n.Name], l.byID[n.ID] = x, x
 	}
+	for name, old := range l.nets {
+		if nets[name] != old {
+			for _, b := range old.addrs.Held(l.now()) {
+				l.finish(old, b, "its network has gone")
+			}
+		}
+	}
 	l.nets = nets
-	l.pending = slices.DeleteFunc(l.pending, l.takeOver)
+}
+
+func (l *leases) setPorts(s *model.State) {
+	l.of = map[frame.PortID]*leasePort{}
+	published := map[string]bool{}
+	for i := range s.Publishes {
+		published[s.Publishes[i].Port] = true
+	}
 	for i := range s.Ports {
 		p := &s.Ports[i]
-		x := nets[p.Network]
+		x := l.nets[p.Network]
 		if x == nil {
 			continue
 		}
 		if p.Addr.IsValid() && !p.Leased {
 			x.taken[p.Addr.Addr()] = true
 		}
-		if p.AsksDHCP() {
-			x.on = true
-			l.of[p.ID] = &leasePort{p.Name, x, leaseOf(s.Network(p.Network), p), p.Kind == model.KindDevice && !p.Addr.IsValid(), p.Leased}
+		if !p.AsksDHCP() && !p.Leased {
+			continue
+		}
+		x.on = x.on || p.AsksDHCP()
+		l.of[p.ID] = &leasePort{
+			name: p.Name, net: x, lease: leaseOf(s.Network(p.Network), p), asks: p.AsksDHCP(), shared: p.Kind == model.KindDevice && !p.Addr.IsValid(),
+			bound: p.Leased, keeps: p.Leased && (published[p.Name] || len(s.PoliciesOf(p)) > 0),
 		}
 	}
-	for id, g := range l.static {
-		if x := l.of[id]; x == nil || x.name != g.Port || x.bound || x.lease.Addr.Addr() != g.Addr {
-			delete(l.static, id)
-		}
-	}
-	l.endLost(before)
-	l.bindAgain()
 }
 
 // leaseOf is what a port's station is told, with the port's address, if it has one.
@@ -146,53 +198,91 @@ func leaseOf(n *model.Network, p *model.Port) dhcp.Lease {
 	return x
 }
 
-// endLost ends the leases of ports that were there before and have gone, or that have another address now. Ports of the last process may still
-// come. The caller holds mu.
+// endLost ends the leases of ports that were there before and have gone, that have an address of their own now, or whose questions are answered
+// no more. Ports of the last process may still come. The caller holds mu.
 func (l *leases) endLost(before map[string]bool) {
 	ports := map[string]*leasePort{}
 	for _, x := range l.of {
 		ports[x.key()] = x
 	}
-	now := l.now()
 	for _, n := range l.nets {
-		for _, b := range n.addrs.Held(now) {
-			if x := ports[n.name+"/"+b.Port]; x == nil && before[n.name+"/"+b.Port] || x != nil && x.lease.Addr.IsValid() && (!x.bound || x.lease.Addr.Addr() != b.Addr) {
-				l.finish(n, b, "its port has gone, or has another address")
+		for _, b := range n.addrs.Held(l.now()) {
+			x := ports[n.name+"/"+b.Port]
+			if b.Holder != "" && b.Granted && !n.addrs.Contains(b.Addr) && (x == nil || !x.keeps) {
+				l.finish(n, b, "it is outside of the network's range now")
+			} else if b.Holder != "" && (x == nil && before[n.name+"/"+b.Port] || x != nil && (x.isStatic() || !x.asks && !x.keeps)) {
+				l.finish(n, b, "its port has gone, has an address of its own, or gets none by DHCP any more")
 			}
 		}
 	}
 }
 
-// bindAgain binds the ports whose leases are older than this process. The caller holds mu.
-func (l *leases) bindAgain() {
-	for id, x := range l.of {
-		if b := x.net.addrs.Of(x.holder(&dhcp.Question{}), l.now()); !x.many && !x.lease.Addr.IsValid() && b != nil && b.Granted {
-			l.bind(id, b, nil)
+// ready takes the answers that may be sent now. The caller holds mu, and sends them without it.
+func (l *leases) ready() (send []func()) {
+	for id, w := range l.waiting {
+		switch x := l.of[id]; {
+		case x == nil || l.wants(x) != w.addr:
+			delete(l.waiting, id)
+		case x.has() == w.addr:
+			delete(l.waiting, id)
+			send = append(send, w.send)
 		}
+	}
+	return send
+}
+
+// wants is the leased address that a port is to have; invalid: none. The caller holds mu.
+func (l *leases) wants(x *leasePort) (a netip.Addr) {
+	if b := x.net.addrs.Of(x.holder(&dhcp.Question{}), l.now()); !x.shared && !x.isStatic() && b != nil && b.Granted && (x.asks || x.keeps) {
+		a = b.Addr
+	}
+	return a
+}
+
+func (l *leases) notify() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
 	}
 }
 
-// bind lets the binder give a port the address of b, and calls then afterwards if that succeeds. The caller holds mu.
-func (l *leases) bind(id frame.PortID, b *dhcp.Binding, then func()) {
-	if l.binder == nil || l.binding[id] {
-		return
-	}
-	if l.binding == nil {
-		l.binding = map[frame.PortID]bool{}
-	}
-	l.binding[id] = true
-	go func() {
-		err := l.binder.BindLease(id, b.Addr, b.MAC)
-		l.mu.Lock()
-		delete(l.binding, id)
-		if n := l.live[b]; err != nil && n != nil {
-			l.finish(n, b, err.Error())
+// A LeaseChange says which leased address a port is to have instead of another one; an invalid one is none.
+type LeaseChange struct {
+	ID   frame.PortID
+	Port string
+	From netip.Addr
+	To   netip.Addr
+	MAC  string // of the station
+}
+
+// changes lists the ports that have another leased address than the leases say. A port that has just changed comes later.
+func (l *leases) changes() (list []LeaseChange) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id, x := range l.of {
+		c := LeaseChange{ID: id, Port: x.name, From: x.has(), To: l.wants(x)}
+		if c.From == c.To || l.now().Sub(l.moved[id]) < betweenMoves {
+			continue
 		}
-		l.mu.Unlock()
-		if err == nil && then != nil {
-			then()
+		if c.To.IsValid() {
+			c.MAC = x.net.addrs.Of(x.holder(&dhcp.Question{}), l.now()).MAC
 		}
-	}()
+		if l.moved == nil {
+			l.moved = map[frame.PortID]time.Time{}
+		}
+		l.moved[id] = l.now()
+		list = append(list, c)
+	}
+	return list
+}
+
+// failed ends the lease of a port that cannot have its address.
+func (l *leases) failed(c LeaseChange, why error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if x := l.of[c.ID]; x != nil && x.name == c.Port && l.wants(x) == c.To {
+		l.finish(x.net, x.net.addrs.Of(x.holder(&dhcp.Question{}), l.now()), why.Error())
+	}
 }
 
 // serves reports whether the gateway of a network answers DHCP questions.
@@ -209,129 +299,138 @@ var reasons = map[dhcp.Refusal]frame.Reason{
 }
 
 // answer answers a question: at once, or later by send. It sets d.From to where the answer goes, and d.To to where it comes from; or d.Refused to
-// why there is none. Without send, it changes nothing.
+// why there is none. Without send, it says what it would answer, and changes nothing.
 func (l *leases) answer(d *router.Datagram, send func(router.Datagram, []byte)) []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	x := l.of[d.In]
-	if x == nil || d.To.Addr() != x.lease.Server && d.To.Addr() != dhcp.Everyone {
+	if x == nil || !x.asks || d.To.Addr() != x.lease.Server && d.To.Addr() != dhcp.Everyone {
 		return nil
 	}
+	dry := send == nil
 	q, refusal := dhcp.Parse(d.Payload)
+	switch {
+	case refusal != "":
+		d.Refused = reasons[refusal]
+		return nil
+	case q.Ends():
+		if !dry && !q.ForOther(x.lease.Server) {
+			l.giveBack(d.In, x, &q)
+		}
+		return nil
+	}
 	lease := x.lease
 	var b *dhcp.Binding
-	if refusal == "" && (x.bound || !lease.Addr.IsValid()) {
-		b, refusal = l.find(d, x, &q, send != nil)
-		if lease.Addr = (netip.Prefix{}); b != nil {
+	if !x.isStatic() {
+		if b, refusal = l.bindingFor(d, x, &q, dry); b != nil {
 			lease.Addr = netip.PrefixFrom(b.Addr, x.net.prefix.Bits())
+		} else {
+			lease.Addr = netip.Prefix{}
 		}
-	} else if refusal == "" && q.Ends() {
-		delete(l.static, d.In)
-		return nil // the address stays the port's
 	}
 	var r dhcp.Reply
-	if refusal == "" && !q.Ends() {
+	if refusal == "" {
 		r, refusal = q.Answer(lease)
 	}
 	if refusal != "" {
 		d.Refused = reasons[refusal]
-	}
-	if r.Payload == nil {
 		return nil
 	}
 	d.From, d.To = netip.AddrPortFrom(r.To, dhcp.ClientPort), netip.AddrPortFrom(x.lease.Server, dhcp.ServerPort)
-	if send == nil || !r.Grants(&q) {
+	if dry || !r.Grants(&q) || l.grant(d, x, b, &q) {
 		return r.Payload
 	}
+	to := *d
+	if l.waiting == nil {
+		l.waiting = map[frame.PortID]waiting{}
+	}
+	l.waiting[d.In] = waiting{b.Addr, func() { send(to, r.Payload) }}
+	l.notify()
+	return nil
+}
+
+// grant notes that a station has a lease: b, or else that of its port's own address. It reports whether the answer may be sent at once. The caller
+// holds mu.
+func (l *leases) grant(d *router.Datagram, x *leasePort, b *dhcp.Binding, q *dhcp.Question) bool {
 	expires := l.now().Add(x.lease.Time)
 	if b == nil {
 		if l.static == nil {
 			l.static = map[frame.PortID]Grant{}
 		}
 		l.static[d.In] = Grant{Network: x.net.name, Port: x.name, MAC: d.MAC.String(), Addr: x.lease.Addr.Addr(), Hostname: q.Hostname, ClientID: hex.EncodeToString(q.ClientID), Expires: expires}
-		return r.Payload
+		return true
 	}
-	b.Granted, b.Expires, b.Client, l.changed = true, expires, q.Client(), true
-	b.MAC, b.Hostname, b.ClientID = d.MAC.String(), q.Hostname, hex.EncodeToString(q.ClientID)
+	b.Granted, b.Expires = true, expires
+	b.MAC, b.Hostname, b.ClientID, l.changed = d.MAC.String(), q.Hostname, hex.EncodeToString(q.ClientID), true
 	l.begin(x.net, b)
-	if x.many || x.bound {
-		return r.Payload
-	}
-	to := *d
-	l.bind(d.In, b, func() { send(to, r.Payload) }) // the station may use its address as soon as it gets the answer
-	return nil
+	return x.shared || x.has() == b.Addr
 }
 
-// find returns what the station has, or gets. Without note, nothing changes: what it would get is returned.
-func (l *leases) find(d *router.Datagram, x *leasePort, q *dhcp.Question, note bool) (*dhcp.Binding, dhcp.Refusal) {
-	now, addrs := l.now(), &x.net.addrs
-	holder := x.holder(q)
+// giveBack ends what a station gives back. The address of a port itself stays, and one that is published or has policies.
+func (l *leases) giveBack(id frame.PortID, x *leasePort, q *dhcp.Question) {
+	if x.isStatic() {
+		delete(l.static, id)
+		return
+	}
+	b := x.net.addrs.Of(x.holder(q), l.now())
+	if b == nil || q.Wanted != b.Addr || x.keeps {
+		return
+	}
+	if !q.Declines() {
+		l.finish(x.net, b, "its station gives it back")
+	} else if b.Granted { // an offer is no lease yet: another station may have the address by mistake, or a liar may want the range
+		l.finish(x.net, b, "its station says that another one uses the address")
+		if _, aside := x.net.addrs.Count(x.name, l.now()); aside < maxAside {
+			x.net.addrs.SetAside(b, l.now())
+		}
+	}
+	l.notify()
+}
+
+// bindingFor returns what a station has, or gets. Without a binding and a refusal, the station may not have what it asks for. If dry, nothing changes:
+// what the station would get is returned.
+func (l *leases) bindingFor(d *router.Datagram, x *leasePort, q *dhcp.Question, dry bool) (*dhcp.Binding, dhcp.Refusal) {
+	now, addrs, holder := l.now(), &x.net.addrs, x.holder(q)
 	b := addrs.Of(holder, now)
-	switch {
-	case q.Ends():
-		if b != nil && note && q.Wanted == b.Addr {
-			l.end(d.In, x, b, q.Declines())
+	if q.Informs() {
+		if !x.net.prefix.Contains(q.Wanted) {
+			return nil, dhcp.NoQuestion
 		}
-		return b, ""
-	case q.Informs():
-		if x.net.prefix.Contains(q.Wanted) {
-			return &dhcp.Binding{Addr: q.Wanted}, ""
-		}
-		return nil, dhcp.NoQuestion
-	case q.Selects() && q.ForOther(x.lease.Server):
-		if b != nil && note && !b.Granted {
+		return &dhcp.Binding{Addr: q.Wanted}, "" // it has an address of its own
+	}
+	if q.Requests() && q.ForOther(x.lease.Server) {
+		if b != nil && !dry && !b.Granted {
 			b.Expires = now // the offer
 		}
+		return nil, dhcp.NotForUs
+	}
+	if b != nil {
 		return b, ""
-	case b != nil:
-		return b, ""
-	case x.many && l.count(x) >= maxLeases:
+	}
+	if held, _ := addrs.Count(x.name, now); x.shared && held >= maxLeases {
 		return nil, dhcp.Quota
 	}
 	taken := func(a netip.Addr) bool {
 		station := l.known(x.net.id, a)
 		return x.net.taken[a] || station != 0 && station != d.MAC
 	}
-	a, ok := addrs.Choose(holder, q.Client(), q.Wanted, taken, now)
+	a, ok := q.Wanted, addrs.Free(q.Wanted, holder, taken, now)
 	switch {
-	case q.Selects() && (!ok || a != q.Wanted): // it had another address before, or elsewhere
-		if q.Wanted != a && addrs.Free(q.Wanted, holder, taken, now) {
-			a, ok = q.Wanted, true
-			break
-		}
+	case q.Requests() && ok:
+	case q.Requests() && x.shared && !q.Server.IsValid(): // another server of that LAN may know the station (RFC 2131, 4.3.2)
+		return nil, dhcp.NotForUs
+	case q.Requests():
 		return nil, ""
-	case !ok:
-		return nil, dhcp.Exhausted
+	default:
+		if a, ok = addrs.Choose(holder, q.Client(), q.Wanted, taken, now); !ok {
+			return nil, dhcp.Exhausted
+		}
 	}
 	fresh := dhcp.Binding{Addr: a, Holder: holder, Port: x.name, Client: q.Client(), MAC: d.MAC.String(), Expires: now.Add(dhcp.OfferTime)}
-	if !note {
+	if dry {
 		return &fresh, ""
 	}
-	return addrs.Put(fresh), ""
-}
-
-// count is how many stations of a port have a lease or an offer. The caller holds mu.
-func (l *leases) count(x *leasePort) (n int) {
-	for _, b := range x.net.addrs.Held(l.now()) {
-		if b.Port == x.name && b.Holder != "" {
-			n++
-		}
-	}
-	return n
-}
-
-// end ends a lease. With aside, nobody gets its address for a while. The caller holds mu.
-func (l *leases) end(id frame.PortID, x *leasePort, b *dhcp.Binding, aside bool) {
-	why := "its station gives it back"
-	if aside {
-		why = "its station says that another one uses the address"
-	}
-	if l.finish(x.net, b, why); aside {
-		x.net.addrs.SetAside(b, l.now())
-	}
-	if x.bound {
-		go l.binder.UnbindLease(id)
-	}
+	return addrs.Put(fresh, now), ""
 }
 
 // begin tells that a lease begins, unless it goes on. The caller holds mu.
@@ -346,7 +445,7 @@ func (l *leases) begin(n *leaseNet, b *dhcp.Binding) {
 	l.say(n, b, "began", fmt.Sprintf("lease began: %s for station %s at port %s", b.Addr, b.MAC, b.Port))
 }
 
-// finish ends a lease, or an offer, and tells of it. The caller holds mu.
+// finish ends a lease, or an offer, and tells of it. The port's address follows: see changes. The caller holds mu.
 func (l *leases) finish(n *leaseNet, b *dhcp.Binding, why string) {
 	if now := l.now(); now.Before(b.Expires) {
 		b.Expires = now
@@ -364,19 +463,22 @@ func (l *leases) say(n *leaseNet, b *dhcp.Binding, action, text string) {
 	}
 }
 
-// expire ends the leases whose time is over, and unbinds their ports.
+// expire ends the leases whose time is over. Those of ports that keep their address go on.
 func (l *leases) expire() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.now()
+	for _, x := range l.of {
+		if x.keeps {
+			if b := x.net.addrs.LastOf(x.holder(&dhcp.Question{})); b != nil && b.Addr == x.has() && !now.Before(b.Expires) {
+				b.Expires, l.changed = now.Add(x.lease.Time), true
+			}
+		}
+	}
 	for b, n := range l.live {
 		if !now.Before(b.Expires) {
 			l.finish(n, b, "its time is over")
-		}
-	}
-	for id, x := range l.of {
-		if x.bound && x.net.addrs.Of(x.holder(&dhcp.Question{}), now) == nil {
-			go l.binder.UnbindLease(id)
+			l.notify()
 		}
 	}
 }
@@ -391,26 +493,30 @@ func (l *leases) grants() (out []Grant) {
 			out = append(out, g)
 		}
 	}
+	ports := map[string]bool{}
+	for _, x := range l.of {
+		ports[x.key()] = true
+	}
 	for _, n := range l.nets {
 		for _, b := range n.addrs.Held(now) {
-			if b.Granted {
+			if b.Granted && ports[n.name+"/"+b.Port] { // else the port may come again
 				out = append(out, Grant{n.name, b.Port, b.MAC, b.Addr, b.Hostname, b.ClientID, b.Expires, true})
 			}
 		}
 	}
 	slices.SortFunc(out, func(a, b Grant) int {
-		return strings.Compare(a.Network+"\x00"+a.Port+"\x00"+a.Addr.String(), b.Network+"\x00"+b.Port+"\x00"+b.Addr.String())
+		return cmp.Or(cmp.Compare(a.Network, b.Network), cmp.Compare(a.Port, b.Port), a.Addr.Compare(b.Addr))
 	})
 	return out
 }
 
 // held lists what is leased, offered or set aside: the switch assigns none of these addresses itself.
-func (l *leases) held() (out []model.Lease) {
+func (l *leases) held() (out []model.HeldAddr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, n := range l.nets {
 		for _, b := range n.addrs.Held(l.now()) {
-			out = append(out, model.Lease{Addr: b.Addr, Port: b.Port, MAC: b.MAC})
+			out = append(out, model.HeldAddr{Addr: b.Addr, Port: b.Port, MAC: b.MAC})
 		}
 	}
 	return out
@@ -422,7 +528,7 @@ type SavedLease struct {
 	dhcp.Binding
 }
 
-// save returns all leases that stations have or had, and whether they have changed since the last call.
+// save returns all leases that stations have or had, and whether they have changed since the last call, or since unsaved.
 func (l *leases) save() (out []SavedLease, changed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -438,25 +544,35 @@ func (l *leases) save() (out []SavedLease, changed bool) {
 	}
 	out = append(out, l.pending...)
 	slices.SortFunc(out, func(a, b SavedLease) int {
-		return strings.Compare(a.Network+"\x00"+a.Addr.String(), b.Network+"\x00"+b.Addr.String())
+		return cmp.Or(cmp.Compare(a.Network, b.Network), a.Addr.Compare(b.Addr))
 	})
 	return out, true
 }
 
-// restore takes over the leases of the last process. Those that are not of their network's range are left out.
+// unsaved says that what save has returned could not be kept.
+func (l *leases) unsaved() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.changed = true
+}
+
+// restore takes over the leases of the last process, as their networks come. Those that are not of their network's range are left out.
 func (l *leases) restore(saved []SavedLease) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.pending = slices.DeleteFunc(slices.Clone(saved), func(s SavedLease) bool { return s.Holder == "" || l.takeOver(s) })
-	l.bindAgain()
 }
 
 // takeOver gives a saved lease to its network, and reports whether the network exists. The caller holds mu.
 func (l *leases) takeOver(s SavedLease) bool {
-	n := l.nets[s.Network]
-	if n != nil && n.addrs.Contains(s.Addr) && n.addrs.Of(s.Holder, l.now()) == nil {
-		if b := n.addrs.Put(s.Binding); l.now().Before(b.Expires) {
-			l.begin(n, b)
+	n, now := l.nets[s.Network], l.now()
+	nobody := func(netip.Addr) bool { return false }
+	if n != nil && n.addrs.Of(s.Holder, now) == nil && n.addrs.Free(s.Addr, s.Holder, nobody, now) {
+		if b := n.addrs.Put(s.Binding, now); now.Before(b.Expires) { // its beginning was told by the last process
+			if l.live == nil {
+				l.live = map[*dhcp.Binding]*leaseNet{}
+			}
+			l.live[b] = n
 		}
 	}
 	return n != nil

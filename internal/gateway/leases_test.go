@@ -2,9 +2,7 @@ package gateway
 
 import (
 	"net/netip"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -16,29 +14,28 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/router"
+	vswitch "github.com/uvswitch/uvswitch/switch"
 )
 
 // A lab has a network, 172.30.0.0/24, whose range is 172.30.0.200 to 203. It binds leases as a daemon does.
 type lab struct {
-	t     *testing.T
+	t     testing.TB
 	l     *leases
-	mu    sync.Mutex
 	state model.State
 	now   time.Time
-	calls chan string
+	bound string // what the last answer has waited for
 	sent  chan []byte
 }
 
-func newLab(t *testing.T, ports ...api.PortAdd) *lab {
-	t.Helper()
-	x := &lab{t: t, now: time.Unix(1_000_000, 0), calls: make(chan string, 100), sent: make(chan []byte, 100)}
+func newLab(t testing.TB, ports ...api.PortAdd) *lab {
+	x := &lab{t: t, now: time.Unix(1_000_000, 0), sent: make(chan []byte, 100)}
 	n, err := x.state.NewNetwork(api.NetworkAdd{Name: "default", Subnet: "172.30.0.0/24", DHCPRange: "172.30.0.200-172.30.0.203"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	n.ID = 1
 	x.state.Networks = []model.Network{n}
-	x.l = &leases{binder: x, now: func() time.Time { return x.now }, known: func(frame.NetID, netip.Addr) frame.MAC { return 0 }}
+	x.l = &leases{now: func() time.Time { return x.now }, known: func(frame.NetID, netip.Addr) frame.MAC { return 0 }}
 	for _, a := range ports {
 		x.add(a)
 	}
@@ -56,26 +53,20 @@ func (x *lab) add(a api.PortAdd) {
 	x.l.set(&x.state)
 }
 
-// BindLease implements Binder.
-func (x *lab) BindLease(id frame.PortID, addr netip.Addr, _ string) error {
-	x.change(id, netip.PrefixFrom(addr, 24))
-	x.calls <- "bind " + addr.String()
-	return nil
-}
-
-// UnbindLease implements Binder.
-func (x *lab) UnbindLease(id frame.PortID) {
-	x.change(id, netip.Prefix{})
-	x.calls <- "unbind"
-}
-
-func (x *lab) change(id frame.PortID, addr netip.Prefix) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	ports := slices.Clone(x.state.Ports)
-	ports[id-1].Addr, ports[id-1].Leased = addr, addr.IsValid()
-	x.state.Ports = ports
+// apply makes the changes that the leases ask for, as a daemon does, and says which.
+func (x *lab) apply() (what string) {
+	x.now = x.now.Add(betweenMoves)
+	for _, c := range x.l.changes() {
+		p := &x.state.Ports[c.ID-1]
+		if p.Addr, p.Leased = (netip.Prefix{}), c.To.IsValid(); p.Leased {
+			p.Addr = netip.PrefixFrom(c.To, 24)
+			what += "bind " + c.To.String()
+		} else {
+			what += "unbind"
+		}
+	}
 	x.l.set(&x.state)
+	return what
 }
 
 // ask lets station m behind a port ask, and returns the type and the address of the answer; or why there is none.
@@ -98,11 +89,11 @@ func (x *lab) ask(port frame.PortID, m byte, t layers.DHCPMsgType, wanted string
 	if answer == nil && d.Refused != frame.None {
 		return d.Refused.String()
 	}
-	if answer == nil && t == request && len(with) == 0 {
+	if answer == nil && len(x.l.waiting) > 0 && len(with) == 0 {
+		x.bound = x.apply()
 		select {
 		case answer = <-x.sent:
-		case <-time.After(10 * time.Second):
-			return "no answer"
+		default:
 		}
 	}
 	if answer == nil {
@@ -127,15 +118,6 @@ func (x *lab) wants(what, got, want string) {
 	}
 }
 
-func (x *lab) called() string {
-	select {
-	case c := <-x.calls:
-		return c
-	case <-time.After(10 * time.Second):
-		return "nothing"
-	}
-}
-
 const discover, request, release, decline = layers.DHCPMsgTypeDiscover, layers.DHCPMsgTypeRequest, layers.DHCPMsgTypeRelease, layers.DHCPMsgTypeDecline
 
 // A port without an address gets one of the range with its station's lease, and loses it when the lease ends.
@@ -145,7 +127,7 @@ func TestLeaseBinds(t *testing.T) {
 	x.wants("discover", x.ask(1, 1, discover, ""), "offer 172.30.0.200")
 	x.wants("discover of another port", x.ask(2, 2, discover, "172.30.0.200"), "offer 172.30.0.201")
 	x.wants("request", x.ask(1, 1, request, "172.30.0.200"), "ack 172.30.0.200")
-	x.wants("the binder", x.called(), "bind 172.30.0.200")
+	x.wants("the port", x.bound, "bind 172.30.0.200")
 	x.wants("again, by another station", x.ask(1, 9, discover, ""), "offer 172.30.0.200")
 	x.wants("what another one has", x.ask(2, 2, request, "172.30.0.200"), "nak 0.0.0.0")
 	x.now = x.now.Add(50 * time.Minute)
@@ -157,11 +139,11 @@ func TestLeaseBinds(t *testing.T) {
 	}
 	x.now = x.now.Add(11 * time.Minute)
 	x.l.expire()
-	x.wants("at its end", x.called(), "unbind")
+	x.wants("at its end", x.apply(), "unbind")
 	x.wants("the same again, after a reboot", x.ask(1, 1, request, "172.30.0.200"), "ack 172.30.0.200")
-	x.wants("the binder", x.called(), "bind 172.30.0.200")
+	x.wants("the port", x.bound, "bind 172.30.0.200")
 	x.ask(1, 1, decline, "172.30.0.200")
-	x.wants("somebody uses the address", x.called(), "unbind")
+	x.wants("somebody uses the address", x.apply(), "unbind")
 	x.wants("then one that nobody had", x.ask(1, 1, discover, "172.30.0.200"), "offer 172.30.0.202")
 	x.now = x.now.Add(dhcp.OfferTime)
 	x.wants("an offer that was not taken", x.ask(2, 2, discover, ""), "offer 172.30.0.201")
@@ -186,7 +168,7 @@ func TestLeaseKept(t *testing.T) {
 	y.add(api.PortAdd{Name: "new", VDE: "/new"})
 	y.wants("an address that is kept", y.ask(1, 7, request, "172.30.0.202"), "nak 0.0.0.0")
 	y.add(api.PortAdd{Name: "vm", VDE: "/vm"})
-	y.wants("the binder", y.called(), "bind 172.30.0.202")
+	y.wants("the port", y.apply(), "bind 172.30.0.202")
 	if g := y.l.grants(); len(g) != 1 || g[0].Port != "vm" {
 		t.Errorf("leases: %+v", g)
 	}
@@ -197,7 +179,7 @@ func TestLeaseOfGonePort(t *testing.T) {
 	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"})
 	x.ask(1, 1, discover, "172.30.0.202")
 	x.wants("request", x.ask(1, 1, request, "172.30.0.202"), "ack 172.30.0.202")
-	x.wants("the binder", x.called(), "bind 172.30.0.202")
+	x.wants("the port", x.bound, "bind 172.30.0.202")
 	x.state.Ports = nil
 	x.l.set(&x.state)
 	if len(x.l.held())+len(x.l.grants()) != 0 {
@@ -225,9 +207,7 @@ func TestLeasesOfDevice(t *testing.T) {
 	x.wants("another port", x.ask(2, 99, discover, ""), "offer 172.30.0.216")
 	x.ask(1, 1, release, "172.30.0.200")
 	x.wants("after a release", x.ask(1, 99, discover, ""), "offer 172.30.0.217")
-	if len(x.calls) > 0 {
-		t.Errorf("the binder was called: %s", <-x.calls)
-	}
+	x.wants("the port", x.apply(), "")
 	x.state.Networks[0].DHCP.Last = netip.MustParseAddr("172.30.0.203")
 	x.l.set(&x.state)
 	x.now = x.now.Add(dhcp.OfferTime)
@@ -240,9 +220,9 @@ func TestRFC2131_4_3_3_Decline(t *testing.T) {
 	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"}, api.PortAdd{Name: "other", VDE: "/other"})
 	x.ask(1, 1, discover, "172.30.0.201")
 	x.wants("request", x.ask(1, 1, request, "172.30.0.201"), "ack 172.30.0.201")
-	x.wants("the binder", x.called(), "bind 172.30.0.201")
+	x.wants("the port", x.bound, "bind 172.30.0.201")
 	x.ask(1, 1, decline, "172.30.0.201")
-	x.wants("the binder", x.called(), "unbind")
+	x.wants("the port", x.apply(), "unbind")
 	for port := range frame.PortID(2) {
 		if got := x.ask(port+1, byte(port+1), discover, "172.30.0.201"); got == "offer 172.30.0.201" {
 			t.Errorf("port %d: %s", port+1, got)
@@ -257,13 +237,13 @@ func TestRFC2131_4_3_4_Release(t *testing.T) {
 	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"}, api.PortAdd{Name: "other", VDE: "/other"})
 	x.ask(1, 1, discover, "172.30.0.201")
 	x.wants("request", x.ask(1, 1, request, "172.30.0.201"), "ack 172.30.0.201")
-	x.wants("the binder", x.called(), "bind 172.30.0.201")
+	x.wants("the port", x.bound, "bind 172.30.0.201")
 	x.ask(1, 1, release, "172.30.0.202")
 	if len(x.l.grants()) != 1 {
 		t.Error("a release of another address ended the lease")
 	}
 	x.ask(1, 1, release, "172.30.0.201")
-	x.wants("the binder", x.called(), "unbind")
+	x.wants("the port", x.apply(), "unbind")
 	if g := x.l.grants(); len(g) != 0 {
 		t.Errorf("leases: %+v", g)
 	}
@@ -300,5 +280,157 @@ func TestLeaseRefusals(t *testing.T) {
 	x.wants("for another server", x.ask(1, 1, request, "172.30.0.200", layers.NewDHCPOption(layers.DHCPOptServerID, []byte{172, 30, 0, 77})), "no answer")
 	if len(x.l.held()) > 0 {
 		t.Errorf("held: %v", x.l.held())
+	}
+}
+
+// A DECLINE of what is only offered sets nothing aside, and a port has few addresses set aside: nobody empties the range with lies.
+func TestDeclinesAreBounded(t *testing.T) {
+	x := newLab(t, api.PortAdd{Name: "evil", VDE: "/evil"}, api.PortAdd{Name: "good", VDE: "/good"})
+	x.state.Networks[0].DHCP.Last = netip.MustParseAddr("172.30.0.220")
+	x.l.set(&x.state)
+	offered := func() string {
+		_, addr, _ := strings.Cut(x.ask(1, 1, discover, ""), " ")
+		return addr
+	}
+	for range 30 {
+		x.ask(1, 1, decline, offered())
+	}
+	x.wants("after declined offers", x.ask(2, 2, discover, ""), "offer 172.30.0.201")
+	for range 30 {
+		addr := offered()
+		if got := x.ask(1, 1, request, addr); got != "ack "+addr {
+			t.Fatalf("request of %s: %s", addr, got)
+		}
+		x.ask(1, 1, decline, addr)
+		x.apply()
+	}
+	if _, aside := x.l.nets["default"].addrs.Count("evil", x.now); aside > maxAside {
+		t.Errorf("%d addresses are set aside", aside)
+	}
+	if got := x.ask(2, 2, discover, ""); !strings.HasPrefix(got, "offer") {
+		t.Errorf("after declined leases: %s", got)
+	}
+	ours := layers.NewDHCPOption(layers.DHCPOptServerID, []byte{172, 30, 0, 77})
+	addr := offered()
+	x.ask(1, 1, request, addr)
+	if x.ask(1, 1, decline, addr, ours); len(x.l.grants()) != 1 {
+		t.Error("a decline for another server ended the lease")
+	}
+}
+
+// A station that asks for another address before its port has lost the old one gets its answer when the port has the new one.
+func TestAnswerWaitsForPort(t *testing.T) {
+	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"})
+	x.ask(1, 1, discover, "")
+	x.wants("request", x.ask(1, 1, request, "172.30.0.200"), "ack 172.30.0.200")
+	x.ask(1, 1, decline, "172.30.0.200")
+	x.wants("discover", x.ask(1, 1, discover, ""), "offer 172.30.0.201")
+	x.wants("request", x.ask(1, 1, request, "172.30.0.201"), "ack 172.30.0.201")
+	x.wants("the port", x.bound, "bind 172.30.0.201")
+	if len(x.l.changes()) != 0 || len(x.l.waiting) != 0 {
+		t.Error("something is left to do")
+	}
+}
+
+// A port changes its leased address once in a second at most, whatever its station does.
+func TestMovesAreBounded(t *testing.T) {
+	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"})
+	moves, none := 0, layers.NewDHCPOption(layers.DHCPOptPad, nil) // the answer is not waited for
+	for range 100 {
+		x.ask(1, 1, discover, "172.30.0.200", none)
+		x.ask(1, 1, request, "172.30.0.200", none)
+		moves += len(x.l.changes())
+		x.ask(1, 1, release, "172.30.0.200", none)
+		moves += len(x.l.changes())
+	}
+	if moves != 1 {
+		t.Errorf("%d moves", moves)
+	}
+}
+
+// Where DHCP is switched off, the lease ends, and its address goes. A port with published ports or policies keeps the address.
+func TestLeaseEndsWithDHCP(t *testing.T) {
+	for _, keeps := range []bool{false, true} {
+		x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"})
+		x.ask(1, 1, discover, "")
+		x.wants("request", x.ask(1, 1, request, "172.30.0.200"), "ack 172.30.0.200")
+		want, left := "unbind", 0
+		if keeps {
+			want, left = "", 1
+			x.state.Publishes = []model.Publish{{Port: "vm"}}
+			x.l.set(&x.state)
+			x.now = x.now.Add(2 * time.Hour)
+			x.l.expire()
+			x.wants("after its time", x.apply(), "")
+			x.ask(1, 1, release, "172.30.0.200")
+			x.wants("after a release", x.apply(), "")
+		}
+		x.state.Ports[0].DHCP = false
+		x.l.set(&x.state)
+		x.wants("without DHCP", x.apply(), want)
+		if n := len(x.l.grants()); n != left {
+			t.Errorf("%d leases", n)
+		}
+	}
+}
+
+// A foreign server's station behind a plugged device gets no NAK for an address that is not ours: the server of its own LAN answers.
+func TestRFC2131_4_3_2_InitRebootUnknown(t *testing.T) {
+	x := newLab(t, api.PortAdd{Name: "lan", Device: "eth9"}, api.PortAdd{Name: "vm", VDE: "/vm"})
+	x.state.Ports[0].Flags |= x.state.Ports[1].Flags
+	x.l.set(&x.state)
+	x.wants("behind a device", x.ask(1, 1, request, "192.168.1.7"), "no answer")
+	x.wants("at a port of its own", x.ask(2, 2, request, "192.168.1.7"), "nak 0.0.0.0")
+}
+
+// A saved lease takes no address from somebody who has it now.
+func TestRestoreTakesNothing(t *testing.T) {
+	x := newLab(t, api.PortAdd{Name: "a", VDE: "/a"}, api.PortAdd{Name: "b", VDE: "/b"})
+	x.ask(1, 1, discover, "")
+	x.wants("request", x.ask(1, 1, request, "172.30.0.200"), "ack 172.30.0.200")
+	saved, _ := x.l.save()
+	saved[0].Holder, saved[0].Port = "port b", "b"
+	x.l.restore(saved)
+	if g := x.l.grants(); len(g) != 1 || g[0].Port != "a" {
+		t.Errorf("leases: %+v", g)
+	}
+	if _, changed := x.l.save(); changed {
+		t.Error("nothing has changed")
+	}
+	x.l.unsaved()
+	if _, changed := x.l.save(); !changed {
+		t.Error("what could not be saved is forgotten")
+	}
+}
+
+// Events tell of each lease's beginning and end once, also when its network goes.
+func TestLeaseEvents(t *testing.T) {
+	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"})
+	var told []string
+	x.l.tell = func(e api.Event) { told = append(told, e.Action+" "+e.Address) }
+	x.ask(1, 1, discover, "")
+	for range 3 {
+		x.ask(1, 1, request, "172.30.0.200")
+	}
+	x.state.Networks, x.state.Ports = nil, nil
+	x.l.set(&x.state)
+	x.now = x.now.Add(2 * time.Hour)
+	x.l.expire()
+	if got := strings.Join(told, ", "); got != "began 172.30.0.200, ended 172.30.0.200" {
+		t.Error(got)
+	}
+}
+
+// BenchmarkExchange is a DISCOVER and a REQUEST with their answers, of 16 stations behind a device in turn.
+func BenchmarkExchange(b *testing.B) {
+	x := newLab(b, api.PortAdd{Name: "lan", Device: "eth9"})
+	x.state.Networks[0].DHCP.Last = netip.MustParseAddr("172.30.0.250")
+	x.state.Ports[0].Flags |= vswitch.AsksDHCP
+	x.l.set(&x.state)
+	i := byte(0)
+	for b.Loop() {
+		i = (i + 1) % maxLeases
+		x.ask(1, i, discover, "")
+		x.ask(1, i, request, netip.AddrFrom4([4]byte{172, 30, 0, 200 + i}).String())
 	}
 }

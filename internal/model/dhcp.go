@@ -26,8 +26,8 @@ type DHCPRoute struct {
 	Via netip.Addr // on the network
 }
 
-// A Lease is an address that a station has, or is offered.
-type Lease struct {
+// A HeldAddr is an address that a station has by DHCP or is offered, or that is set aside.
+type HeldAddr struct {
 	Addr netip.Addr
 	Port string
 	MAC  string // of the station
@@ -62,15 +62,20 @@ func (n *Network) checkDHCP(a *api.NetworkAdd) (d DHCP, err error) {
 		var errs [2]error
 		d.First, errs[0] = netip.ParseAddr(strings.TrimSpace(first))
 		d.Last, errs[1] = netip.ParseAddr(strings.TrimSpace(last))
-		if !two || errs != [2]error{} || !usable(n.Prefix, d.First) || !usable(n.Prefix, d.Last) || d.Last.Less(d.First) {
-			return d, bad("--dhcp-range %q is not two addresses of %s, such as %s-%s", a.DHCPRange, n.Prefix, upperHalf(n.Prefix), broadcast(n.Prefix).Prev())
+		switch {
+		case !two || errs != [2]error{}:
+			return d, bad("--dhcp-range %q is not FIRST-LAST, such as %s-%s", a.DHCPRange, upperHalf(n.Prefix), broadcast(n.Prefix).Prev())
+		case !usable(n.Prefix, d.First) || !usable(n.Prefix, d.Last):
+			return d, bad("--dhcp-range %q: stations of %s may have %s to %s", a.DHCPRange, n.Prefix, n.Prefix.Addr().Next(), broadcast(n.Prefix).Prev())
+		case d.Last.Less(d.First):
+			return d, bad("--dhcp-range %q: the first address comes after the last one", a.DHCPRange)
 		}
 		a.DHCPRange = d.First.String() + "-" + d.Last.String()
 	}
 	d.Time = DefaultLease
 	if a.DHCPLease != "" {
 		if d.Time, err = time.ParseDuration(a.DHCPLease); err != nil || d.Time < minLease || d.Time > maxLease {
-			return d, bad("--dhcp-lease %q is not a time from 2m to 720h, such as 12h", a.DHCPLease)
+			return d, bad("--dhcp-lease %q is not a time from 2m to 720h (m: minutes, h: hours), such as 12h", a.DHCPLease)
 		}
 	}
 	words := a.DHCPRoutes.List()
@@ -83,7 +88,10 @@ func (n *Network) checkDHCP(a *api.NetworkAdd) (d DHCP, err error) {
 		var errs [2]error
 		r.To, errs[0] = netip.ParsePrefix(to)
 		r.Via, errs[1] = netip.ParseAddr(via)
-		if errs != [2]error{} || !r.To.Addr().Is4() || r.To != r.To.Masked() || r.To.Bits() == 0 || !usable(n.Prefix, r.Via) {
+		if errs == [2]error{} && r.To != r.To.Masked() {
+			return d, bad("--dhcp-routes: %s is an address inside a prefix; did you mean %s?", r.To, r.To.Masked())
+		}
+		if errs != [2]error{} || !r.To.Addr().Is4() || r.To.Bits() == 0 || !usable(n.Prefix, r.Via) {
 			return d, bad("--dhcp-routes: %q is not PREFIX=GATEWAY, such as 10.8.0.0/16=%s, with a gateway in %s", word, n.Prefix.Addr().Next().Next(), n.Prefix)
 		}
 		d.Routes = append(d.Routes, r)
@@ -91,10 +99,15 @@ func (n *Network) checkDHCP(a *api.NetworkAdd) (d DHCP, err error) {
 	return d, nil
 }
 
-// upperHalf is the first address of the upper half of a subnet. Addresses that the switch assigns itself are in the lower half first.
+// upperHalf is the first address of the upper half of a subnet, or the second one if the first looks like that of a network. Addresses that the
+// switch assigns itself are in the lower half first.
 func upperHalf(p netip.Prefix) netip.Addr {
 	a := p.Addr().As4()
-	return frame.Addr(binary.BigEndian.Uint32(a[:]) | 1<<(31-p.Bits())).Netip()
+	first := frame.Addr(binary.BigEndian.Uint32(a[:]) | 1<<(31-p.Bits()))
+	if first&0xff == 0 {
+		first++
+	}
+	return first.Netip()
 }
 
 // macForName is a locally administered MAC for a station that has no address yet: the same one for the same names.

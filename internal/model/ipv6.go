@@ -228,7 +228,7 @@ func (s *State) checkAddress6(p *Port, a api.PortAdd) error {
 		if err != nil || !n.usable6(addr) {
 			return bad("%q is not a usable address of network %q (%s); --ip6 takes an address of this subnet, without brackets, or auto", a.IP6, n.Name, n.Prefix6)
 		}
-		if err := s.checkFree(n, addr, "--ip6"); err != nil {
+		if err := s.checkFree(n, p, addr, "--ip6"); err != nil {
 			return err
 		}
 		p.Addr6 = netip.PrefixFrom(addr, n.Prefix6.Bits())

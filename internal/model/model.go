@@ -140,7 +140,7 @@ type State struct {
 	Own            []netip.Addr // all IPv4 addresses of the host
 	Standby        []Publish    // published ports that wait for another port of their container to go
 	Freed          []netip.Addr // addresses that removed ports had, oldest first
-	Leases         []Lease      // that stations have, or are offered
+	Held           []HeldAddr   // by stations, through DHCP: set where addresses are assigned
 	UplinkDevice   string       // the device of the uplink, or of the host's default route: it cannot be plugged
 	UplinkKind     string       // how the uplink is attached
 	FlowLimit      int          // what Config.NAT.Flows came to
@@ -297,7 +297,7 @@ func Desired(c Config, have *State) (*State, error) {
 	s := &State{Config: c}
 	if have != nil {
 		s.Name, s.External, s.External6, s.Own, s.UplinkDevice, s.UplinkKind = have.Name, have.External, have.External6, have.Own, have.UplinkDevice, have.UplinkKind
-		s.Leases = have.Leases
+		s.Held = have.Held
 	} else if c.Uplink.Device != UplinkAuto && c.Uplink.Device != UplinkNone {
 		s.UplinkDevice = c.Uplink.Device
 	}

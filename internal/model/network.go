@@ -204,8 +204,8 @@ func broadcast(p netip.Prefix) netip.Addr {
 // program assigns, from the last downwards: that program does not know which ones the switch has given.
 func (s *State) FreeAddr(n *Network) (netip.Addr, bool) {
 	taken := map[netip.Addr]bool{n.Gateway: true}
-	for _, l := range s.Leases {
-		taken[l.Addr] = true
+	for _, h := range s.Held {
+		taken[h.Addr] = true
 	}
 	for i := range s.Ports {
 		if p := &s.Ports[i]; p.Network == n.Name && p.Addr.IsValid() {

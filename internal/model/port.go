@@ -364,13 +364,13 @@ func (s *State) checkAddress(p *Port, a api.PortAdd) error {
 			return bad("--ip %s is an IPv6 address; write --ip6 %s", a.IP, a.IP)
 		}
 		if err != nil || !n.Usable(addr) {
-			return bad("%q is not a usable address of network %q (%s)", a.IP, n.Name, n.Prefix)
+			return bad("%q is not a usable address of network %q (%s); --ip takes an address of this subnet, auto or dhcp", a.IP, n.Name, n.Prefix)
 		}
 		if found && bits != fmt.Sprint(n.Prefix.Bits()) {
 			return bad("%s has a wrong prefix length: network %q has prefix length %d", a.IP, n.Name, n.Prefix.Bits())
 		}
 	}
-	if err := s.checkFree(n, addr, "--ip"); err != nil {
+	if err := s.checkFree(n, p, addr, "--ip"); err != nil {
 		return err
 	}
 	p.Addr = netip.PrefixFrom(addr, n.Prefix.Bits())
@@ -378,16 +378,16 @@ func (s *State) checkAddress(p *Port, a api.PortAdd) error {
 	return nil
 }
 
-// checkFree refuses an address that the gateway or a port has; flag is the option that has named it.
-func (s *State) checkFree(n *Network, addr netip.Addr, flag string) error {
+// checkFree refuses an address for port p that the gateway, another port or a station has; flag is the option that has named it.
+func (s *State) checkFree(n *Network, p *Port, addr netip.Addr, flag string) error {
 	if addr == n.Gateway || addr == n.Gateway6 {
 		return conflict("address %s belongs to the gateway; choose another address", addr)
 	}
 	if q := s.Holder(n, addr); q != nil {
 		return conflict("address %s is in use by port %q; choose another address, or leave %s out", addr, q.Name, flag)
 	}
-	if l := find(s.Leases, func(l *Lease) bool { return l.Addr == addr }); l != nil {
-		return conflict("address %s is leased to station %s at port %q (see `uvswitch lease ls`); choose another address, or leave %s out", addr, l.MAC, l.Port, flag)
+	if h := find(s.Held, func(h *HeldAddr) bool { return h.Addr == addr && h.Port != p.Name }); h != nil {
+		return conflict("address %s is leased or offered to station %s at port %q (see `uvswitch lease ls`); choose another address, or leave %s out", addr, h.MAC, h.Port, flag)
 	}
 	return nil
 }

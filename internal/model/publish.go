@@ -218,6 +218,9 @@ func (s *State) NewPublish(a api.PublishAdd) (Publish, error) {
 	case port == nil:
 		return p, NoPort(a.Port)
 	case !port.Addr.IsValid() && !port.Known6().IsValid() || port.IsOwn():
+		if port := s.Port(a.Port); port.AsksDHCP() {
+			return p, conflict("port %q has no address yet: it gets one when its station asks by DHCP; start the station's DHCP client, or add the port with --ip ADDRESS", a.Port)
+		}
 		return p, conflict("the switch knows no address of port %q; add the port with --ip or --ip6", a.Port)
 	case p.HostAddr.Is4() && !p.HostAddr.IsUnspecified() && !port.Addr.IsValid():
 		return p, conflict("port %q has no IPv4 address, and %s is one; publish it on an IPv6 address of the host, or on all addresses", a.Port, p.HostAddr)

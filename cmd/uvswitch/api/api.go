@@ -27,6 +27,12 @@ func (a *PortAdd) NetworkName() string {
 	return a.Network
 }
 
+// Values of Port.DHCP.
+const (
+	DHCPLeased  = "leased"
+	DHCPWaiting = "waiting"
+)
+
 // NamesAddress reports whether IP is a particular address, rather than empty, AutoAddress or DHCPAddress.
 func (a *PortAdd) NamesAddress() bool {
 	return a.IP != "" && a.IP != AutoAddress && a.IP != DHCPAddress
@@ -40,18 +46,21 @@ const (
 
 // A Port is a row of `port ls`.
 type Port struct {
-	Name      string            `json:"name"`
-	ID        int               `json:"id"`
-	Network   string            `json:"network"`
-	Kind      string            `json:"kind"` // tap, plain, device, qemu-stream, qemu-dgram, vde, host, uplink
-	Ifname    string            `json:"ifname"`
-	Netns     string            `json:"netns"`
-	Container string            `json:"container,omitempty"`
-	Tenant    string            `json:"tenant,omitempty"`
-	Aliases   []string          `json:"aliases,omitempty"`  // other names, for DNS
-	Policies  []string          `json:"policies,omitempty"` // of the port itself
-	MAC       string            `json:"mac"`
-	Addresses []string          `json:"addresses"`
+	Name      string   `json:"name"`
+	ID        int      `json:"id"`
+	Network   string   `json:"network"`
+	Kind      string   `json:"kind"` // tap, plain, device, qemu-stream, qemu-dgram, vde, host, uplink
+	Ifname    string   `json:"ifname"`
+	Netns     string   `json:"netns"`
+	Container string   `json:"container,omitempty"`
+	Tenant    string   `json:"tenant,omitempty"`
+	Aliases   []string `json:"aliases,omitempty"`  // other names, for DNS
+	Policies  []string `json:"policies,omitempty"` // of the port itself
+	MAC       string   `json:"mac"`
+	Addresses []string `json:"addresses"`
+	// DHCP says how the port gets its IPv4 address: leased (its station has got it from the gateway), waiting (its station may ask); empty: it has one
+	// of its own, or none.
+	DHCP      string            `json:"dhcp,omitempty"`
 	Outside6  string            `json:"outside6,omitempty"` // the IPv6 address by which the outside knows the port, if the network has another prefix there (--nat6 npt)
 	MTU       int               `json:"mtu"`
 	State     string            `json:"state"` // forwarding, disabled, down, gone

@@ -212,7 +212,7 @@ const pages = {
   policies: {
     wide: true,
     async draw(main) {
-      const [policies, refused] = await Promise.all([api("/policies"), api("/policy-refusals")]);
+      const [policies, refused] = await Promise.all([api("/policies"), api("/policy-refusals").catch(e => e)]);
       if (pages.current !== this) return;
       const used = policies.filter(p => !p.builtin || p.ports.length || p.networks.length);
       const where = p => [...p.ports.map(portLink), ...p.networks.map(n => "network " + n)].flatMap((x, i) => i ? [", ", x] : [x]);
@@ -221,7 +221,7 @@ const pages = {
           p.rules.length ? table([["rule", "n"], [""], ["flows let in", "n"], ["packets refused", "n"]], p.rules.map(r => [r.number, el("code", {}, r.rule + (r.missing ? " (does not exist now)" : "")), count(r.flows), count(r.refused)]))
             : el("p", { class: "muted" }, "No rules: nothing is allowed."))),
         ...(used.length ? [] : [card("Policies", "", el("p", { class: "muted" }, "No port has a policy. To make one: uvswitch policy add --help"))]),
-        card("Names that were refused", "the last one first", refused.length ? table([["port"], ["name"], ["questions", "n"], ["last", "n"]], refused.map(r => [portLink(r.port), el("code", {}, r.name), count(r.count), r.age])) : el("p", { class: "muted" }, "None.")));
+        card("Names that were refused", "the last one first", refused instanceof Error ? el("p", { class: "muted" }, refused.message) : refused.length ? table([["port"], ["name"], ["questions", "n"], ["last", "n"]], refused.map(r => [portLink(r.port), el("code", {}, r.name), count(r.count), r.age])) : el("p", { class: "muted" }, "None.")));
     },
   },
   events: {
@@ -387,7 +387,7 @@ async function loop() {
       head();
       await pages.current.draw($("page"));
     } catch (e) {
-      $("live").textContent = "the switch does not answer";
+      $("live").textContent = e instanceof TypeError ? "the switch does not answer" : e.message;
       $("live").className = "pill bad";
     }
     await new Promise(r => setTimeout(r, 1000));
