@@ -29,7 +29,7 @@ func (s *snapshot) serve(f *frame.Frame) {
 	}
 	h := f.UDP()
 	n := int(h.Length())
-	if n < frame.UDPLen || n != len(h) || !f.PartialSum() && h.Checksum() != 0 && frame.Sum(h, udpPseudoSum(f, n)) != 0xffff {
+	if n != len(h) || !soundUDP(f, n) {
 		return
 	}
 	question := h[frame.UDPLen : n : n+f.Room()]

@@ -43,6 +43,8 @@ func TestServe(t *testing.T) {
 		"an odd length":            {question.Raw(), 100, " it's", true},
 		"with padding":             {append(question.Raw(), make([]byte, 14)...), 0, " a long answer", true},
 		"without a checksum":       {edit(question, func(p *frametest.Packet) { p.NoChecksum = true }), 100, " me", true},
+		"IPv6 without a checksum":  {edit(question6, func(p *frametest.Packet) { p.NoChecksum = true }), 100, " me", false},
+		"a class":                  {class(question.Raw()), 100, " me", true},
 		"a checksum left to us":    {edit(question6, func(p *frametest.Packet) { p.Partial = true }), 100, " me", true},
 		"a shorter answer":         {question.Raw(), 0, "", true},
 		"no room":                  {question.Raw(), 2, " me", false},
@@ -90,7 +92,18 @@ func TestServe(t *testing.T) {
 		if g.Flags&frame.IsIPv6 != 0 && (g.IPv6().Src() != gw6 || g.IPv6().Dst() != host6 || g.IPv6().HopLimit() != 64) || g.Flags&frame.IsIPv4 != 0 && (g.Tuple.Src != gw || g.Tuple.Dst != hostA || g.IPv4().TTL() != 64) {
 			t.Errorf("%s: from %v to %v", name, g.Tuple.Src, g.Tuple.Dst)
 		}
+		if g.TrafficClass() != 0 {
+			t.Errorf("%s: traffic class %d", name, g.TrafficClass())
+		}
 	}
+}
+
+// class is an IPv4 frame with a type of service.
+func class(raw []byte) []byte {
+	ip := frame.IPv4(raw[frame.VnetLen+frame.EthernetLen:])
+	ip[1] = 0xff
+	ip.SetWhole(ip.TotalLen())
+	return raw
 }
 
 // flip is raw with a byte changed, counted from its end.

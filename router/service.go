@@ -56,13 +56,27 @@ func (r *Router) datagram(p *PuntedFrame) (d Datagram, ok bool) {
 	f := p.f
 	h := f.UDP()
 	n := int(h.Length())
-	if n < frame.UDPLen || n > len(h) || !f.PartialSum() && h.Checksum() != 0 && frame.Sum(h[:n], udpPseudoSum(f, n)) != 0xffff {
+	if !soundUDP(f, n) {
 		return d, false
 	}
 	return Datagram{
 		In: p.In, Net: p.Net, MAC: f.Src, MTU: r.snap.Load().ifaces[p.Net].MTU, Payload: h[frame.UDPLen:n],
 		From: netip.AddrPortFrom(sender(f), f.Tuple.SrcPort), To: netip.AddrPortFrom(receiver(f), f.Tuple.DstPort),
 	}, true
+}
+
+// soundUDP reports whether a datagram may have n bytes, and whether its checksum is right. IPv4 may have none, IPv6 may not (RFC 8200, 8.1).
+func soundUDP(f *frame.Frame, n int) bool {
+	h := f.UDP()
+	switch {
+	case n < frame.UDPLen || n > len(h):
+		return false
+	case f.PartialSum():
+		return true
+	case h.Checksum() == 0:
+		return f.Flags&frame.IsIPv6 == 0
+	}
+	return frame.Sum(h[:n], udpPseudoSum(f, n)) == 0xffff
 }
 
 // udpPseudoSum is the sum of the pseudo-header of a datagram of n bytes.

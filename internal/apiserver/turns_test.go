@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,7 +17,7 @@ import (
 func TestTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		turns, ctx := newTurns(), context.Background()
-		served := 0
+		var served atomic.Int64
 		for range 100 {
 			go func() {
 				done, err := turns.take(ctx, false)
@@ -26,7 +27,7 @@ func TestTurns(t *testing.T) {
 					}
 					return
 				}
-				served++
+				served.Add(1)
 				time.Sleep(10 * time.Millisecond)
 				done()
 			}()
@@ -43,8 +44,8 @@ func TestTurns(t *testing.T) {
 		if _, err := turns.take(ctx, true); !api.IsCode(err, api.Busy) || time.Since(began) < turnPatience {
 			t.Errorf("a call beyond root's turns: %v after %s", err, time.Since(began))
 		}
-		if most := guestsPerSecond*int(turnPatience/time.Second) + 1; served == 0 || served > most {
-			t.Errorf("%d calls of guests were served in %s, want 1 to %d", served, turnPatience, most)
+		if n, most := int(served.Load()), guestsPerSecond*int(turnPatience/time.Second)+1; n == 0 || n > most {
+			t.Errorf("%d calls of guests were served in %s, want 1 to %d", n, turnPatience, most)
 		}
 		time.Sleep(time.Second)
 	})

@@ -38,8 +38,11 @@ func (a *app) eventsCommand() *cobra.Command {
 			a.json = true
 		}
 		form, err := template.New("").Funcs(template.FuncMap{"json": func(v any) (string, error) { b, err := json.Marshal(v); return string(b), err }}).Parse(format + "\n")
+		if err == nil {
+			err = form.Execute(io.Discard, &api.Event{})
+		}
 		if err != nil {
-			return usagef("--format: %v", err)
+			return usagef("--format: %v; the fields are Time, Event, Action, Network, Port, Name, Address, Hwaddr, Reason, Count and Text", err)
 		}
 		q := url.Values{"since": {since}, "until": {until}, "filter": filters}
 		if past {

@@ -46,8 +46,12 @@ func (d *Daemon) setLeaseLocked(c gateway.LeaseChange) error {
 	case !c.To.IsValid():
 	case err != nil:
 		return err
-	case d.State().Holder(&p.net.Network, c.To) != nil:
+	case c.To != c.From && d.State().Holder(&p.net.Network, c.To) != nil:
 		return api.Errorf(http.StatusConflict, "another port has address %s", c.To)
+	}
+	if c.From == c.To {
+		d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.SetNeighbor(p.net.ID, c.To, station, out) })
+		return nil
 	}
 	if c.From.IsValid() {
 		for _, to := range p.ownRoutes() {

@@ -58,9 +58,22 @@ func (r *Range) Of(holder string, now time.Time) *Binding {
 func (r *Range) LastOf(holder string) *Binding { return r.holder[holder] }
 
 // Choose finds an address for a holder: the one that the holder or its station had last, the wanted one, one that nobody had, or the one that nobody
-// has had for the longest time. taken says which addresses somebody else uses.
-func (r *Range) Choose(holder, client string, wanted netip.Addr, taken func(netip.Addr) bool, now time.Time) (netip.Addr, bool) {
-	free := func(a netip.Addr) bool { return r.Free(a, holder, taken, now) }
+// has had for the longest time. taken says which addresses others have, and used which ones others seem to use: these come last, since whoever
+// answers for many addresses must not empty the range.
+func (r *Range) Choose(holder, client string, wanted netip.Addr, taken, used func(netip.Addr) bool, now time.Time) (netip.Addr, bool) {
+	if age := now.Sub(r.fullAt); age >= 0 && age < fullTime {
+		return netip.Addr{}, false
+	}
+	for _, not := range []func(netip.Addr) bool{func(a netip.Addr) bool { return taken(a) || used(a) }, taken} {
+		if a, ok := r.choose(holder, client, wanted, func(a netip.Addr) bool { return r.Free(a, holder, not, now) }); ok {
+			return a, true
+		}
+	}
+	r.fullAt = now
+	return netip.Addr{}, false
+}
+
+func (r *Range) choose(holder, client string, wanted netip.Addr, free func(netip.Addr) bool) (netip.Addr, bool) {
 	for _, b := range []*Binding{r.holder[holder], r.client[client]} {
 		if b != nil && free(b.Addr) {
 			return b.Addr, true
@@ -68,9 +81,6 @@ func (r *Range) Choose(holder, client string, wanted netip.Addr, taken func(neti
 	}
 	if free(wanted) {
 		return wanted, true
-	}
-	if now.Sub(r.fullAt) < fullTime {
-		return netip.Addr{}, false
 	}
 	if !r.Contains(r.next) {
 		r.next = r.First
@@ -91,7 +101,6 @@ func (r *Range) Choose(holder, client string, wanted netip.Addr, taken func(neti
 		}
 	}
 	if oldest == nil {
-		r.fullAt = now
 		return netip.Addr{}, false
 	}
 	return oldest.Addr, true

@@ -22,7 +22,7 @@ func TestRFC2131_4_3_1_Addresses(t *testing.T) {
 	}
 	want := func(what, holder, client string, wanted netip.Addr, now time.Duration, want netip.Addr) {
 		t.Helper()
-		if a, _ := r.Choose(holder, client, wanted, none, start.Add(now)); a != want {
+		if a, _ := r.Choose(holder, client, wanted, none, none, start.Add(now)); a != want {
 			t.Errorf("%s: %v, want %v", what, a, want)
 		}
 	}
@@ -39,11 +39,18 @@ func TestRFC2131_4_3_1_Addresses(t *testing.T) {
 	put("d", "D", at(13), 4*time.Hour)
 	want("none is free", "e", "E", netip.Addr{}, 0, netip.Addr{})
 	want("the one that ended first", "e", "E", netip.Addr{}, 5*time.Hour, at(10))
-	if a, _ := r.Choose("e", "E", netip.Addr{}, func(a netip.Addr) bool { return a == at(10) }, start.Add(5*time.Hour)); a != at(12) {
+	if a, _ := r.Choose("e", "E", netip.Addr{}, none, func(a netip.Addr) bool { return a == at(10) }, start.Add(5*time.Hour)); a != at(12) {
 		t.Errorf("beside one that a neighbor uses: %v", a)
 	}
+	everybody := func(netip.Addr) bool { return true }
+	if a, _ := r.Choose("e", "E", netip.Addr{}, none, everybody, start.Add(5*time.Hour)); a != at(10) {
+		t.Errorf("where somebody answers for every address: %v", a)
+	}
+	if _, ok := r.Choose("e", "E", netip.Addr{}, everybody, none, start.Add(5*time.Hour)); ok {
+		t.Error("an address that another one has was chosen")
+	}
 	r.SetAside(r.Of("d", start), start)
-	if _, ok := r.Choose("d", "D", at(13), none, start); ok || r.Of("d", start) != nil {
+	if _, ok := r.Choose("d", "D", at(13), none, none, start); ok || r.Of("d", start) != nil {
 		t.Error("an address that is set aside was chosen")
 	}
 	want("later", "d", "D", at(13), AsideTime, at(13))
@@ -64,7 +71,7 @@ func TestRangeHistory(t *testing.T) {
 		case b != nil:
 			b.Expires = now
 		default:
-			a, ok := r.Choose(holder, "client "+holder, at(byte(rng.IntN(30))), none, now)
+			a, ok := r.Choose(holder, "client "+holder, at(byte(rng.IntN(30))), none, none, now)
 			if !ok {
 				continue
 			}

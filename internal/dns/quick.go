@@ -93,20 +93,16 @@ func soaRecord(zone string) []byte {
 	return m[headerLen:]
 }
 
-// wireName is a name as messages have it (RFC 1035, 3.1).
+// wireName is a name as messages have it (RFC 1035, 3.1). The name ends with a dot.
 func wireName(name string) (string, bool) {
-	n, err := dnsmessage.NewName(name)
-	if err != nil {
-		return "", false
+	out := make([]byte, 0, len(name)+1)
+	for label := range strings.SplitSeq(strings.TrimSuffix(name, "."), ".") {
+		if len(label) == 0 || len(label) > 63 {
+			return "", false
+		}
+		out = append(append(out, byte(len(label))), label...)
 	}
-	b := dnsmessage.NewBuilder(nil, dnsmessage.Header{})
-	_ = b.StartQuestions()
-	_ = b.Question(dnsmessage.Question{Name: n})
-	m, err := b.Finish()
-	if err != nil {
-		return "", false
-	}
-	return string(m[headerLen : len(m)-4]), true
+	return string(append(out, 0)), len(out) < maxName
 }
 
 // Quick answers a question that came by UDP from a port of a network in its own place, without waiting: message has as much room as its capacity

@@ -3,6 +3,7 @@ package dns
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -161,4 +162,15 @@ func FuzzQuick(f *testing.F) {
 			same(t, m, slow)
 		}
 	})
+}
+
+// BenchmarkZones is what a change of the configuration costs with a thousand names.
+func BenchmarkZones(b *testing.B) {
+	n := &Network{Domain: "default.uvs.internal.", Names: map[string][]netip.Addr{}}
+	for i := range 1000 {
+		n.Names[fmt.Sprint("name", i)] = addrs("172.29.0.2", "fd00::2")
+	}
+	for b.Loop() {
+		NewZones("uvs.internal.", "uvs0", map[frame.NetID]*Network{1: n})
+	}
 }

@@ -23,13 +23,14 @@ func (f *Frame) Answer(n int) {
 	var pseudo uint16
 	if f.Flags&IsIPv6 != 0 {
 		ip := f.IPv6()
+		binary.BigEndian.PutUint32(ip, 6<<28|binary.BigEndian.Uint32(ip)&0xfffff) // no traffic class
 		binary.BigEndian.PutUint16(ip[4:], uint16(n))
 		ip[7] = answerHops
 		ip.SetAddrs(ip.Dst(), ip.Src())
 		pseudo = ip.PseudoSum(UDP, n)
 	} else {
 		ip := f.IPv4()
-		ip[8] = answerHops
+		ip[1], ip[8] = 0, answerHops
 		ip.SetAddrs(ip.Dst(), ip.Src(), 0)
 		ip.SetWhole(IPv4Len + n)
 		pseudo = PseudoSum(ip.Src(), ip.Dst(), UDP, n)

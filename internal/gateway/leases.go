@@ -36,9 +36,9 @@ type leases struct {
 	static  map[frame.PortID]Grant
 	live    map[*dhcp.Binding]*leaseNet // leases whose beginning was told
 	waiting map[frame.PortID]waiting
-	moved   map[frame.PortID]time.Time // when a port's leased address has changed last
-	pending []SavedLease               // of the last process, of networks that do not exist yet
-	changed bool                       // since the last save
+	moved   map[frame.PortID]move // the last change of each port's leased address
+	pending []SavedLease          // of the last process, of networks that do not exist yet
+	changed bool                  // since the last save
 }
 
 // A waiting answer is sent when its port has an address.
@@ -208,7 +208,9 @@ func (l *leases) endLost(before map[string]bool) {
 	for _, n := range l.nets {
 		for _, b := range n.addrs.Held(l.now()) {
 			x := ports[n.name+"/"+b.Port]
-			if b.Holder != "" && b.Granted && !n.addrs.Contains(b.Addr) && (x == nil || !x.keeps) {
+			if b.Holder != "" && n.taken[b.Addr] {
+				l.finish(n, b, "the gateway or a port has the address")
+			} else if b.Holder != "" && b.Granted && !n.addrs.Contains(b.Addr) && (x == nil || !x.keeps) {
 				l.finish(n, b, "it is outside of the network's range now")
 			} else if b.Holder != "" && (x == nil && before[n.name+"/"+b.Port] || x != nil && (x.isStatic() || !x.asks && !x.keeps)) {
 				l.finish(n, b, "its port has gone, has an address of its own, or gets none by DHCP any more")
@@ -246,7 +248,14 @@ func (l *leases) notify() {
 	}
 }
 
-// A LeaseChange says which leased address a port is to have instead of another one; an invalid one is none.
+// A move is a change of a port's leased address, or of the station that has it.
+type move struct {
+	at  time.Time
+	mac string
+}
+
+// A LeaseChange says which leased address a port is to have instead of another one; an invalid one is none. If both are the same, another station
+// has the address.
 type LeaseChange struct {
 	ID   frame.PortID
 	Port string
@@ -260,17 +269,17 @@ func (l *leases) changes() (list []LeaseChange) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for id, x := range l.of {
-		c := LeaseChange{ID: id, Port: x.name, From: x.has(), To: l.wants(x)}
-		if c.From == c.To || l.now().Sub(l.moved[id]) < betweenMoves {
-			continue
-		}
+		c, last := LeaseChange{ID: id, Port: x.name, From: x.has(), To: l.wants(x)}, l.moved[id]
 		if c.To.IsValid() {
 			c.MAC = x.net.addrs.Of(x.holder(&dhcp.Question{}), l.now()).MAC
 		}
-		if l.moved == nil {
-			l.moved = map[frame.PortID]time.Time{}
+		if c.From == c.To && (!c.To.IsValid() || c.MAC == last.mac) || l.now().Sub(last.at) < betweenMoves {
+			continue
 		}
-		l.moved[id] = l.now()
+		if l.moved == nil {
+			l.moved = map[frame.PortID]move{}
+		}
+		l.moved[id] = move{l.now(), c.MAC}
 		list = append(list, c)
 	}
 	return list
@@ -410,11 +419,12 @@ func (l *leases) bindingFor(d *router.Datagram, x *leasePort, q *dhcp.Question, 
 	if held, _ := addrs.Count(x.name, now); x.shared && held >= maxLeases {
 		return nil, dhcp.Quota
 	}
-	taken := func(a netip.Addr) bool {
+	taken := func(a netip.Addr) bool { return x.net.taken[a] }
+	used := func(a netip.Addr) bool {
 		station := l.known(x.net.id, a)
-		return x.net.taken[a] || station != 0 && station != d.MAC
+		return station != 0 && station != d.MAC
 	}
-	a, ok := q.Wanted, addrs.Free(q.Wanted, holder, taken, now)
+	a, ok := q.Wanted, addrs.Free(q.Wanted, holder, func(a netip.Addr) bool { return taken(a) || used(a) }, now)
 	switch {
 	case q.Requests() && ok:
 	case q.Requests() && x.shared && !q.Server.IsValid(): // another server of that LAN may know the station (RFC 2131, 4.3.2)
@@ -422,7 +432,7 @@ func (l *leases) bindingFor(d *router.Datagram, x *leasePort, q *dhcp.Question, 
 	case q.Requests():
 		return nil, ""
 	default:
-		if a, ok = addrs.Choose(holder, q.Client(), q.Wanted, taken, now); !ok {
+		if a, ok = addrs.Choose(holder, q.Client(), q.Wanted, taken, used, now); !ok {
 			return nil, dhcp.Exhausted
 		}
 	}
@@ -566,8 +576,7 @@ func (l *leases) restore(saved []SavedLease) {
 // takeOver gives a saved lease to its network, and reports whether the network exists. The caller holds mu.
 func (l *leases) takeOver(s SavedLease) bool {
 	n, now := l.nets[s.Network], l.now()
-	nobody := func(netip.Addr) bool { return false }
-	if n != nil && n.addrs.Of(s.Holder, now) == nil && n.addrs.Free(s.Addr, s.Holder, nobody, now) {
+	if n != nil && n.addrs.Of(s.Holder, now) == nil && n.addrs.Free(s.Addr, s.Holder, func(a netip.Addr) bool { return n.taken[a] }, now) {
 		if b := n.addrs.Put(s.Binding, now); now.Before(b.Expires) { // its beginning was told by the last process
 			if l.live == nil {
 				l.live = map[*dhcp.Binding]*leaseNet{}

@@ -129,12 +129,17 @@ func TestLeaseBinds(t *testing.T) {
 	x.wants("request", x.ask(1, 1, request, "172.30.0.200"), "ack 172.30.0.200")
 	x.wants("the port", x.bound, "bind 172.30.0.200")
 	x.wants("again, by another station", x.ask(1, 9, discover, ""), "offer 172.30.0.200")
+	x.wants("the other one's request", x.ask(1, 9, request, "172.30.0.200"), "ack 172.30.0.200")
+	x.now = x.now.Add(betweenMoves)
+	if c := x.l.changes(); len(c) != 1 || c[0].From != c[0].To || c[0].MAC != "02:00:00:00:00:09" {
+		t.Errorf("the address has another station: %+v", c)
+	}
 	x.wants("what another one has", x.ask(2, 2, request, "172.30.0.200"), "nak 0.0.0.0")
 	x.now = x.now.Add(50 * time.Minute)
 	x.wants("renewed", x.ask(1, 1, request, "172.30.0.200"), "ack 172.30.0.200")
 	x.now = x.now.Add(50 * time.Minute)
 	x.l.expire()
-	if g := x.l.grants(); len(g) != 1 || !g[0].Dynamic || g[0].Port != "vm" || g[0].MAC != "02:00:00:00:00:01" {
+	if g := x.l.grants(); len(g) != 1 || !g[0].Dynamic || g[0].Port != "vm" || g[0].MAC != "02:00:00:00:00:01" || len(x.l.changes()) != 1 {
 		t.Errorf("leases: %+v", g)
 	}
 	x.now = x.now.Add(11 * time.Minute)
@@ -269,6 +274,7 @@ func TestLeaseBesideNeighbor(t *testing.T) {
 		return 0
 	}
 	x.wants("discover", x.ask(1, 1, discover, "172.30.0.200"), "offer 172.30.0.202")
+	x.wants("of another one", x.ask(1, 1, request, "172.30.0.201"), "nak 0.0.0.0")
 	x.wants("its own", x.ask(1, 0x42, discover, "172.30.0.200"), "offer 172.30.0.202") // the port has an offer
 }
 
