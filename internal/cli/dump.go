@@ -144,7 +144,7 @@ func (a *app) dump(ctx context.Context, f *dumpFlags, expr string) error {
 	return err
 }
 
-// cut returns err, or nil when the capture ended normally: at its count, or when interrupted.
+// cut returns the error that ended a stream, in words; nil when the stream ended normally: at its count, or when interrupted.
 func cut(ctx context.Context, err error) error {
 	if errors.Is(err, io.EOF) || ctx.Err() != nil {
 		return nil

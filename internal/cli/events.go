@@ -2,7 +2,6 @@ package cli
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -48,23 +47,11 @@ func (a *app) eventsCommand() *cobra.Command {
 		if past {
 			q.Set("follow", "0")
 		}
-		body, err := a.client().Stream(c.Context(), "GET", "/events?"+q.Encode(), nil)
-		if err != nil {
-			return err
-		}
-		defer body.Close()
-		for dec, enc := json.NewDecoder(body), json.NewEncoder(a.out); ; {
-			var e api.Event
-			if err := dec.Decode(&e); err != nil {
-				if c.Context().Err() != nil || errors.Is(err, io.EOF) {
-					return nil
-				}
-				if errors.Is(err, io.ErrUnexpectedEOF) {
-					return errors.New("the switch closed the connection: the switch was stopped")
-				}
-				return err
-			}
+		enc := json.NewEncoder(a.out)
+		for e, err := range a.client().Events(c.Context(), q) {
 			switch {
+			case err != nil:
+				return cut(c.Context(), err)
 			case a.json:
 				err = enc.Encode(e)
 			case format != "":
@@ -76,6 +63,7 @@ func (a *app) eventsCommand() *cobra.Command {
 				return err
 			}
 		}
+		return nil
 	}
 	return c
 }

@@ -1,15 +1,12 @@
 package cli
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net/url"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -73,51 +70,33 @@ func (a *app) flowCommand() *cobra.Command {
 		}})
 	}
 	events := filters(&cobra.Command{Use: "events", Short: "Show flows live when they start, change and end, as `conntrack -E` does", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
-		path, err := query(c)
-		if err != nil {
+		if _, err := query(c); err != nil {
 			return err
 		}
-		return a.followFlows(c.Context(), strings.Replace(path, "/flows?", "/flows/events?", 1))
+		for e, err := range a.client().FlowEvents(c.Context(), q) {
+			if err != nil {
+				return err
+			}
+			if err := a.printFlowEvent(&e); err != nil {
+				return err
+			}
+		}
+		return nil
 	}})
 	stats := show(a, "stats", "Count the flows by state, by port, and by how they ended", "/flows/stats", printFlowStats)
 	return group("flow", "Flows: the tracked connections", ls, events, stats, end("del", "Remove the flows that match", true), end("flush", "Remove all flows, or, with options, those that match", false))
 }
 
-// followFlows prints flow events until ctx is done.
-func (a *app) followFlows(ctx context.Context, path string) error {
-	return a.flowEvents(ctx, path, func(e api.FlowEvent) error {
-		if a.json {
-			return json.NewEncoder(a.out).Encode(e)
-		}
-		fmt.Fprintf(a.out, "%9s ", "["+e.Event+"]")
-		if e.Reason != "" {
-			fmt.Fprintf(a.out, "(%s) ", e.Reason)
-		}
-		a.printFlows(a.out, []api.Flow{e.Flow})
-		return nil
-	})
-}
-
-// flowEvents calls each for every flow event until ctx is done.
-func (a *app) flowEvents(ctx context.Context, path string, each func(api.FlowEvent) error) error {
-	body, err := a.client().Stream(ctx, "GET", path, nil)
-	if err != nil {
-		return err
+func (a *app) printFlowEvent(e *api.FlowEvent) error {
+	if a.json {
+		return json.NewEncoder(a.out).Encode(e)
 	}
-	defer body.Close()
-	dec := json.NewDecoder(body)
-	for {
-		var e api.FlowEvent
-		if err := dec.Decode(&e); err != nil {
-			if ctx.Err() != nil || errors.Is(err, io.EOF) {
-				return nil
-			}
-			return err
-		}
-		if err := each(e); err != nil {
-			return err
-		}
+	fmt.Fprintf(a.out, "%9s ", "["+e.Event+"]")
+	if e.Reason != "" {
+		fmt.Fprintf(a.out, "(%s) ", e.Reason)
 	}
+	a.printFlows(a.out, []api.Flow{e.Flow})
+	return nil
 }
 
 func printFlowStats(w io.Writer, s api.FlowStats) {

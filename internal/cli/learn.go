@@ -97,14 +97,13 @@ func (a *app) learn(ctx, watching context.Context, port string) (rules []string,
 		return nil, err
 	}
 	fmt.Fprintf(a.err, "watching port %s; end with Ctrl-C\n", port)
-	err = a.flowEvents(watching, "/flows/events", func(e api.FlowEvent) error {
+	for e, err := range sw.FlowEvents(watching, nil) {
+		if err != nil && watching.Err() == nil {
+			return nil, err
+		}
 		if e.Event == "NEW" {
 			state.flows = append(state.flows, e.Flow)
 		}
-		return nil
-	})
-	if err != nil && watching.Err() == nil {
-		return nil, err
 	}
 	if err := sw.Do(still, "GET", "/ports/"+url.PathEscape(port)+"/names", nil, &state.names); err != nil {
 		return nil, err

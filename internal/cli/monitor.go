@@ -2,9 +2,7 @@ package cli
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"strconv"
 	"strings"
@@ -53,13 +51,7 @@ func (a *app) monitorCommand() *cobra.Command {
 		for n := 0; count == 0 || n < count; n++ {
 			var v api.Verdict
 			if err := dec.Decode(&v); err != nil {
-				if c.Context().Err() != nil || errors.Is(err, io.EOF) {
-					return nil
-				}
-				if errors.Is(err, io.ErrUnexpectedEOF) {
-					return errors.New("the switch closed the connection: the switch was stopped, or this reader was too slow")
-				}
-				return err
+				return cut(c.Context(), err)
 			}
 			if a.json {
 				err = enc.Encode(v)

@@ -10,9 +10,8 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/gateway"
 	"github.com/uvswitch/uvswitch/internal/statefile"
-	vswitch "github.com/uvswitch/uvswitch/switch"
-
 	"github.com/uvswitch/uvswitch/router"
+	vswitch "github.com/uvswitch/uvswitch/switch"
 )
 
 // Leases lists the leases that stations have.
@@ -50,7 +49,7 @@ func (d *Daemon) setLeaseLocked(c gateway.LeaseChange) error {
 		return api.Errorf(http.StatusConflict, "another port has address %s", c.To)
 	}
 	if c.From == c.To {
-		d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.SetNeighbor(p.net.ID, c.To, station, out) })
+		d.bindStationLocked(p, c.To, station)
 		return nil
 	}
 	if c.From.IsValid() {
@@ -72,17 +71,12 @@ func (d *Daemon) setLeaseLocked(c gateway.LeaseChange) error {
 	d.dp.Switch.SetPort(p.SwitchPort(p.netID()))
 	d.routeMTULocked(p)
 	d.updateSiblingsLocked(p)
-	d.dp.WithSlowPath(func(out router.Output) {
-		if c.From.IsValid() {
-			d.dp.Router.DeleteNeighbor(p.net.ID, c.From, out)
-		}
-		if p.Leased {
-			d.dp.Router.SetNeighbor(p.net.ID, c.To, station, out)
-			d.dp.Router.Announce(p.net.ID, frame.AddrFrom(c.To), station, out)
-		}
-	})
 	if c.From.IsValid() {
+		d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.DeleteNeighbor(p.net.ID, c.From, out) })
 		d.dp.NAT.FlushPort(p.ID)
+	}
+	if p.Leased {
+		d.bindStationLocked(p, c.To, station)
 	}
 	d.log.Info("leased address changed", "port", p.Name, "from", c.From, "to", c.To, "station", c.MAC)
 	return nil
@@ -120,10 +114,10 @@ func (d *Daemon) saveLeases() {
 	err := statefile.Save(d.opts.LeaseFile, leases)
 	again := d.leaseError
 	d.leaseError = err != nil
-	if err != nil && again {
+	if err != nil {
 		d.gateways.LeasesUnsaved()
-	} else if err != nil {
-		d.gateways.LeasesUnsaved()
+	}
+	if err != nil && !again { // it is tried each second
 		d.log.Error("leases cannot be saved; after a restart, stations may get other addresses", "error", err)
 	}
 }

@@ -289,10 +289,7 @@ func (d *Daemon) noLongerFreshLocked(p *port) {
 // bindNeighborLocked makes the router know the port's station without asking, and tells the network where it is now.
 func (d *Daemon) bindNeighborLocked(p *port) {
 	if p.net != nil && p.Addr.IsValid() && p.MAC != 0 {
-		d.dp.WithSlowPath(func(out router.Output) {
-			d.dp.Router.SetNeighbor(p.net.ID, p.Addr.Addr(), p.MAC, out)
-			d.dp.Router.Announce(p.net.ID, frame.AddrFrom(p.Addr.Addr()), p.MAC, out)
-		})
+		d.bindStationLocked(p, p.Addr.Addr(), p.MAC)
 	}
 	if p.net != nil && p.Addr6.IsValid() && p.MAC != 0 {
 		d.dp.WithSlowPath(func(out router.Output) {
@@ -304,6 +301,14 @@ func (d *Daemon) bindNeighborLocked(p *port) {
 	if p.net != nil && p.Made6.IsValid() {
 		d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.SetNeighbor(p.net.ID, p.Made6, p.MAC, out) })
 	}
+}
+
+// bindStationLocked makes the router know the station that has an IPv4 address behind a port, and tells the network where the station is.
+func (d *Daemon) bindStationLocked(p *port, addr netip.Addr, station frame.MAC) {
+	d.dp.WithSlowPath(func(out router.Output) {
+		d.dp.Router.SetNeighbor(p.net.ID, addr, station, out)
+		d.dp.Router.Announce(p.net.ID, frame.AddrFrom(addr), station, out)
+	})
 }
 
 // routeMTULocked tells the router about a port with a smaller MTU than its network, so that senders outside are told by ICMP.

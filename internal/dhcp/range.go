@@ -54,7 +54,7 @@ func (r *Range) Of(holder string, now time.Time) *Binding {
 	return nil
 }
 
-// LastOf returns what a holder has, or had last; nil if that is forgotten.
+// LastOf returns the newest binding of a holder, also if it has ended; nil if the range has none.
 func (r *Range) LastOf(holder string) *Binding { return r.holder[holder] }
 
 // Choose finds an address for a holder: the one that the holder or its station had last, the wanted one, one that nobody had, or the one that nobody

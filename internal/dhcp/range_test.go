@@ -101,7 +101,7 @@ func TestRangeHistory(t *testing.T) {
 	}
 }
 
-// What has ended is forgotten when it becomes too much; what holds is not.
+// A range with too many bindings forgets some that have ended. It forgets none that hold.
 func TestRangeForgets(t *testing.T) {
 	r := Range{First: at(0), Last: netip.AddrFrom4([4]byte{172, 29, 255, 255})}
 	addr, now := at(0), start

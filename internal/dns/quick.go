@@ -58,16 +58,6 @@ func (z *Zones) fillQuick() {
 	}
 }
 
-// zoneOf is the network with the longest zone that a name is in.
-func (z *Zones) zoneOf(name string) *Network {
-	for domain := name; domain != ""; _, domain, _ = strings.Cut(domain, ".") {
-		if n := z.byDomain[domain]; n != nil {
-			return n
-		}
-	}
-	return nil
-}
-
 // appendRecord appends a record of the name that is asked for, which stands behind the header.
 func appendRecord(to []byte, typ uint16, data []byte) []byte {
 	to = binary.BigEndian.AppendUint16(to, 0xc000|headerLen)

@@ -82,13 +82,10 @@ func (z *Zones) find(n *Network, name string) finding {
 	if addrs, known := n.Names[strings.TrimSuffix(name, ".")]; known { // a name with dots, without its zone
 		return finding{ours: true, known: true, zone: n.Domain, addrs: addrs}
 	}
-	for domain := name; domain != ""; { // the longest zone that the name is in
-		if o := z.byDomain[domain]; o != nil && !n.reaches(o) {
-			return finding{ours: true, zone: domain}
-		} else if o != nil {
-			return o.find(strings.TrimSuffix(strings.TrimSuffix(name, domain), "."), domain)
-		}
-		_, domain, _ = strings.Cut(domain, ".")
+	if o := z.zoneOf(name); o != nil && !n.reaches(o) {
+		return finding{ours: true, zone: o.Domain}
+	} else if o != nil {
+		return o.find(strings.TrimSuffix(strings.TrimSuffix(name, o.Domain), "."), o.Domain)
 	}
 	if strings.HasSuffix(name, ".arpa.") {
 		return z.findReverse(n, name)
@@ -97,6 +94,16 @@ func (z *Zones) find(n *Network, name string) finding {
 		return finding{ours: true, known: z.isAbove(n, name), zone: z.root, apex: name == z.root}
 	}
 	return finding{}
+}
+
+// zoneOf is the network with the longest zone that a name is in; nil if it is in none.
+func (z *Zones) zoneOf(name string) *Network {
+	for domain := name; domain != ""; _, domain, _ = strings.Cut(domain, ".") {
+		if n := z.byDomain[domain]; n != nil {
+			return n
+		}
+	}
+	return nil
 }
 
 // isAbove reports whether the zone of a network that n reaches lies below a name.

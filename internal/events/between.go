@@ -1,9 +1,10 @@
 package events
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
-	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -74,7 +75,7 @@ func Between(before, after *model.State) (out []api.Event) {
 		switch old := before.Policy(p.Name); {
 		case old == nil:
 			say(Policy, Added, p.Name, api.Event{}, fmt.Sprintf("%d rules", len(p.Rules)))
-		case fmt.Sprint(old.Spec) != fmt.Sprint(p.Spec):
+		case !reflect.DeepEqual(old.Spec, p.Spec):
 			say(Policy, Changed, p.Name, api.Event{}, fmt.Sprintf("%d rules, %d before", len(p.Rules), len(old.Rules)))
 		}
 	}
@@ -92,11 +93,11 @@ func Between(before, after *model.State) (out []api.Event) {
 		e := api.Event{Network: p.Network, Port: name}
 		switch {
 		case old == nil || old.ID != p.ID:
-			e.Address = addrText(p.Addr)
-			say(Port, Added, name, e, strings.TrimSpace(string(p.Kind)+" "+p.Ifname+" "+addrText(p.Addr)+" "+addrText(p.Addr6)))
+			e.Address = model.AddrText(p.Addr.Addr())
+			say(Port, Added, name, e, strings.TrimSpace(string(p.Kind)+" "+p.Ifname+" "+model.AddrText(p.Addr.Addr())+" "+model.AddrText(p.Addr6.Addr())))
 		default:
 			if text := changes(old, p); text != "" {
-				e.Address = addrText(p.Addr)
+				e.Address = model.AddrText(p.Addr.Addr())
 				say(Port, Changed, name, e, text)
 			}
 		}
@@ -129,10 +130,10 @@ func publishesOf(s *model.State) map[string]*model.Publish {
 func changes(was, is *model.Port) string {
 	var out []string
 	if was.Addr != is.Addr {
-		out = append(out, "address "+orNone(addrText(is.Addr)))
+		out = append(out, "address "+cmp.Or(model.AddrText(is.Addr.Addr()), "none"))
 	}
 	if was.Addr6 != is.Addr6 {
-		out = append(out, "IPv6 address "+orNone(addrText(is.Addr6)))
+		out = append(out, "IPv6 address "+cmp.Or(model.AddrText(is.Addr6.Addr()), "none"))
 	}
 	before, after := was.Settings.Set(), is.Settings.Set()
 	for _, name := range slices.Sorted(maps.Keys(after)) {
@@ -141,24 +142,10 @@ func changes(was, is *model.Port) string {
 		}
 	}
 	if !slices.Equal(was.Aliases, is.Aliases) {
-		out = append(out, "aliases "+orNone(strings.Join(is.Aliases, " ")))
+		out = append(out, "aliases "+cmp.Or(strings.Join(is.Aliases, " "), "none"))
 	}
 	if !slices.Equal(was.Policies, is.Policies) {
-		out = append(out, "policies "+orNone(strings.Join(is.Policies, " ")))
+		out = append(out, "policies "+cmp.Or(strings.Join(is.Policies, " "), "none"))
 	}
 	return strings.Join(out, ", ")
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "none"
-	}
-	return s
-}
-
-func addrText(p netip.Prefix) string {
-	if !p.IsValid() {
-		return ""
-	}
-	return p.Addr().String()
 }

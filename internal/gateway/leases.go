@@ -12,6 +12,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/dhcp"
+	"github.com/uvswitch/uvswitch/internal/events"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/router"
@@ -77,12 +78,20 @@ type leasePort struct {
 
 func (p *leasePort) key() string { return p.net.name + "/" + p.name }
 
-// holder is to whom an address belongs.
+// holder is to whom an address belongs. If several stations are behind the port, it depends on the question.
 func (p *leasePort) holder(q *dhcp.Question) string {
-	if p.shared {
+	if p.shared && q != nil {
 		return "port " + p.name + ", " + q.Client()
 	}
 	return "port " + p.name
+}
+
+// binding is what the port's station has or is offered; nil if several stations are behind the port.
+func (p *leasePort) binding(now time.Time) *dhcp.Binding {
+	if p.shared {
+		return nil
+	}
+	return p.net.addrs.Of(p.holder(nil), now)
 }
 
 // isStatic reports whether the port has an address of its own.
@@ -235,7 +244,7 @@ func (l *leases) ready() (send []func()) {
 
 // wants is the leased address that a port is to have; invalid: none. The caller holds mu.
 func (l *leases) wants(x *leasePort) (a netip.Addr) {
-	if b := x.net.addrs.Of(x.holder(&dhcp.Question{}), l.now()); !x.shared && !x.isStatic() && b != nil && b.Granted && (x.asks || x.keeps) {
+	if b := x.binding(l.now()); b != nil && b.Granted && !x.isStatic() && (x.asks || x.keeps) {
 		a = b.Addr
 	}
 	return a
@@ -271,7 +280,7 @@ func (l *leases) changes() (list []LeaseChange) {
 	for id, x := range l.of {
 		c, last := LeaseChange{ID: id, Port: x.name, From: x.has(), To: l.wants(x)}, l.moved[id]
 		if c.To.IsValid() {
-			c.MAC = x.net.addrs.Of(x.holder(&dhcp.Question{}), l.now()).MAC
+			c.MAC = x.binding(l.now()).MAC
 		}
 		if c.From == c.To && (!c.To.IsValid() || c.MAC == last.mac) || l.now().Sub(last.at) < betweenMoves {
 			continue
@@ -290,7 +299,7 @@ func (l *leases) failed(c LeaseChange, why error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if x := l.of[c.ID]; x != nil && x.name == c.Port && l.wants(x) == c.To {
-		l.finish(x.net, x.net.addrs.Of(x.holder(&dhcp.Question{}), l.now()), why.Error())
+		l.finish(x.net, x.binding(l.now()), why.Error())
 	}
 }
 
@@ -448,11 +457,16 @@ func (l *leases) begin(n *leaseNet, b *dhcp.Binding) {
 	if l.live[b] != nil {
 		return
 	}
+	l.follow(n, b)
+	l.say(n, b, events.Began, fmt.Sprintf("lease began: %s for station %s at port %s", b.Addr, b.MAC, b.Port))
+}
+
+// follow has the end of a lease told. The caller holds mu.
+func (l *leases) follow(n *leaseNet, b *dhcp.Binding) {
 	if l.live == nil {
 		l.live = map[*dhcp.Binding]*leaseNet{}
 	}
 	l.live[b] = n
-	l.say(n, b, "began", fmt.Sprintf("lease began: %s for station %s at port %s", b.Addr, b.MAC, b.Port))
 }
 
 // finish ends a lease, or an offer, and tells of it. The port's address follows: see changes. The caller holds mu.
@@ -463,13 +477,13 @@ func (l *leases) finish(n *leaseNet, b *dhcp.Binding, why string) {
 	l.changed = true
 	if l.live[b] != nil {
 		delete(l.live, b)
-		l.say(n, b, "ended", fmt.Sprintf("lease ended: %s of station %s at port %s: %s", b.Addr, b.MAC, b.Port, why))
+		l.say(n, b, events.Ended, fmt.Sprintf("lease ended: %s of station %s at port %s: %s", b.Addr, b.MAC, b.Port, why))
 	}
 }
 
 func (l *leases) say(n *leaseNet, b *dhcp.Binding, action, text string) {
 	if l.tell != nil {
-		l.tell(api.Event{Event: "lease", Action: action, Network: n.name, Port: b.Port, Address: b.Addr.String(), Hwaddr: b.MAC, Text: text})
+		l.tell(api.Event{Event: events.Lease, Action: action, Network: n.name, Port: b.Port, Address: b.Addr.String(), Hwaddr: b.MAC, Text: text})
 	}
 }
 
@@ -480,7 +494,7 @@ func (l *leases) expire() {
 	now := l.now()
 	for _, x := range l.of {
 		if x.keeps {
-			if b := x.net.addrs.LastOf(x.holder(&dhcp.Question{})); b != nil && b.Addr == x.has() && !now.Before(b.Expires) {
+			if b := x.net.addrs.LastOf(x.holder(nil)); b != nil && b.Addr == x.has() && !now.Before(b.Expires) {
 				b.Expires, l.changed = now.Add(x.lease.Time), true
 			}
 		}
@@ -578,10 +592,7 @@ func (l *leases) takeOver(s SavedLease) bool {
 	n, now := l.nets[s.Network], l.now()
 	if n != nil && n.addrs.Of(s.Holder, now) == nil && n.addrs.Free(s.Addr, s.Holder, func(a netip.Addr) bool { return n.taken[a] }, now) {
 		if b := n.addrs.Put(s.Binding, now); now.Before(b.Expires) { // its beginning was told by the last process
-			if l.live == nil {
-				l.live = map[*dhcp.Binding]*leaseNet{}
-			}
-			l.live[b] = n
+			l.follow(n, b)
 		}
 	}
 	return n != nil

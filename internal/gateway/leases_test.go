@@ -111,6 +111,14 @@ func (x *lab) ask(port frame.PortID, m byte, t layers.DHCPMsgType, wanted string
 	return "not DHCP"
 }
 
+// lease lets the station of port 1 get an address, which the port then has.
+func (x *lab) lease(addr string) {
+	x.t.Helper()
+	x.ask(1, 1, discover, addr)
+	x.wants("request", x.ask(1, 1, request, addr), "ack "+addr)
+	x.wants("the port", x.bound, "bind "+addr)
+}
+
 func (x *lab) wants(what, got, want string) {
 	x.t.Helper()
 	if got != want {
@@ -182,9 +190,7 @@ func TestLeaseKept(t *testing.T) {
 // A lease whose port has gone holds no address, but the station's next port gets the same one.
 func TestLeaseOfGonePort(t *testing.T) {
 	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"})
-	x.ask(1, 1, discover, "172.30.0.202")
-	x.wants("request", x.ask(1, 1, request, "172.30.0.202"), "ack 172.30.0.202")
-	x.wants("the port", x.bound, "bind 172.30.0.202")
+	x.lease("172.30.0.202")
 	x.state.Ports = nil
 	x.l.set(&x.state)
 	if len(x.l.held())+len(x.l.grants()) != 0 {
@@ -223,9 +229,7 @@ func TestLeasesOfDevice(t *testing.T) {
 // DHCPDECLINE: nobody gets the address for ten minutes.
 func TestRFC2131_4_3_3_Decline(t *testing.T) {
 	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"}, api.PortAdd{Name: "other", VDE: "/other"})
-	x.ask(1, 1, discover, "172.30.0.201")
-	x.wants("request", x.ask(1, 1, request, "172.30.0.201"), "ack 172.30.0.201")
-	x.wants("the port", x.bound, "bind 172.30.0.201")
+	x.lease("172.30.0.201")
 	x.ask(1, 1, decline, "172.30.0.201")
 	x.wants("the port", x.apply(), "unbind")
 	for port := range frame.PortID(2) {
@@ -240,9 +244,7 @@ func TestRFC2131_4_3_3_Decline(t *testing.T) {
 // DHCPRELEASE: the address is free at once, and is the station's first choice later.
 func TestRFC2131_4_3_4_Release(t *testing.T) {
 	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"}, api.PortAdd{Name: "other", VDE: "/other"})
-	x.ask(1, 1, discover, "172.30.0.201")
-	x.wants("request", x.ask(1, 1, request, "172.30.0.201"), "ack 172.30.0.201")
-	x.wants("the port", x.bound, "bind 172.30.0.201")
+	x.lease("172.30.0.201")
 	x.ask(1, 1, release, "172.30.0.202")
 	if len(x.l.grants()) != 1 {
 		t.Error("a release of another address ended the lease")
@@ -278,7 +280,7 @@ func TestLeaseBesideNeighbor(t *testing.T) {
 	x.wants("its own", x.ask(1, 0x42, discover, "172.30.0.200"), "offer 172.30.0.202") // the port has an offer
 }
 
-// What is no question is dropped with a reason, and counts for nothing.
+// A message that is no question is dropped with a reason. It takes no address.
 func TestLeaseRefusals(t *testing.T) {
 	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"})
 	x.wants("an answer", x.ask(1, 1, layers.DHCPMsgTypeOffer, ""), "dhcp_refused")

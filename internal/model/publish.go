@@ -218,7 +218,7 @@ func (s *State) NewPublish(a api.PublishAdd) (Publish, error) {
 	case port == nil:
 		return p, NoPort(a.Port)
 	case !port.Addr.IsValid() && !port.Known6().IsValid() || port.IsOwn():
-		if port := s.Port(a.Port); port.AsksDHCP() {
+		if port.AsksDHCP() {
 			return p, conflict("port %q has no address yet: it gets one when its station asks by DHCP; start the station's DHCP client, or add the port with --ip ADDRESS", a.Port)
 		}
 		return p, conflict("the switch knows no address of port %q; add the port with --ip or --ip6", a.Port)

@@ -73,7 +73,7 @@ var imports = map[string][]string{
 	"internal/hostclients": {"internal/bpf", "github.com/cilium/ebpf", "golang.org/x/sys"},
 	"internal/relay":       {"internal/rights", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 	"internal/dhcp":        {"github.com/google/gopacket"},
-	"internal/gateway":     {"internal/policy", "cmd/uvswitch/api", "internal/dhcp", "internal/dns", "internal/dnstcp", "internal/frame", "internal/model", "router"},
+	"internal/gateway":     {"internal/events", "internal/policy", "cmd/uvswitch/api", "internal/dhcp", "internal/dns", "internal/dnstcp", "internal/frame", "internal/model", "router"},
 	"internal/dnstcp":      {"internal/frame", "gvisor.dev/gvisor"},
 	"internal/dns":         {"internal/frame", "internal/rights", "golang.org/x/net"},
 	"internal/fdstore":     {"cmd/uvswitch/api", "golang.org/x/sys"},

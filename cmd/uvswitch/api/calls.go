@@ -97,6 +97,12 @@ func (c *Client) FlowEvents(ctx context.Context, filter url.Values) iter.Seq2[Fl
 	return lines[FlowEvent](ctx, c, "/flows/events?"+filter.Encode())
 }
 
+// Events yields what happens to the switch, and what has happened. The parameters of filter are since, until, filter and follow. If reading fails,
+// it yields the error last.
+func (c *Client) Events(ctx context.Context, filter url.Values) iter.Seq2[Event, error] {
+	return lines[Event](ctx, c, "/events?"+filter.Encode())
+}
+
 // Monitor yields the verdicts of frames. The parameters of filter are verdict, reason, port, filter, last and follow. If reading
 // fails, it yields the error last.
 func (c *Client) Monitor(ctx context.Context, filter url.Values) iter.Seq2[Verdict, error] {
