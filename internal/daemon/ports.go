@@ -342,7 +342,7 @@ func (d *Daemon) forgetMadeLocked(p *port) {
 
 // unbindNeighborLocked makes the router forget the port's station.
 func (d *Daemon) unbindNeighborLocked(p *port) {
-	if p.net != nil && p.Addr.IsValid() && p.MAC != 0 {
+	if p.net != nil && p.Addr.IsValid() && (p.MAC != 0 || p.Leased) {
 		d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.DeleteNeighbor(p.net.ID, p.Addr.Addr(), out) })
 	}
 	if p.net != nil && p.Addr6.IsValid() && p.MAC != 0 {

@@ -122,13 +122,30 @@ func TestMachines(t *testing.T) {
 			if m.kind == "vde" {
 				b.Sh("vm", "ip link show tap0 || ip tuntap add tap0 mode tap; ip link set tap0 up; ip addr replace 172.29.0.9/16 dev tap0; ip route replace default via 172.29.0.1")
 			}
-			start()
+			c = start()
 			reaches("vm", "172.29.0.2")
 			reaches("web", "172.29.0.9")
 			b.CLI("config", "show")
 			b.CLI("port", "del", "vm1")
 			if left, _ := filepath.Glob(path + "*"); len(left) > 0 {
 				t.Errorf("left behind: %v", left)
+			}
+			// A machine whose port has no address leases one. Nothing of it is left behind with the port.
+			_ = c.Process.Kill()
+			_ = c.Wait()
+			b.CLI("port", "add", "vm1", "--"+m.kind, path)
+			if m.kind == "vde" {
+				b.Sh("vm", "ip link show tap0 || ip tuntap add tap0 mode tap; ip link set tap0 up")
+			}
+			start()
+			b.Eventually("the machine has a lease", func() bool {
+				said, _ := b.TrySh("vm", "busybox udhcpc -i tap0 -n -q -f -t 3 -T 1 -s /bin/true 2>&1")
+				return strings.Contains(said, "lease of 172.29.128.1 obtained from 172.29.0.1")
+			})
+			contains(t, b.CLI("neigh"), "172.29.128.1")
+			b.CLI("port", "del", "vm1")
+			if out := b.CLI("neigh"); strings.Contains(out, "172.29.128.1") {
+				t.Errorf("the leased address of a port that has gone is known still: %s", out)
 			}
 			b.Balanced()
 		})
