@@ -115,7 +115,10 @@ func routeTable() []route {
 		{method: del, path: "/routes", summary: "Remove a route", query: []param{{"dst", "string", "destination of the route"}},
 			change: asked("dst", func(s *Server, dst string) error { return s.d.DeleteRoute(dst) })},
 
-		{method: get, path: "/leases", summary: "Addresses that stations have got by DHCP", gives: []api.Lease{}, view: show((*view).leases)},
+		{method: get, path: "/leases", summary: "Addresses that stations have got by DHCP", gives: []api.Lease{}, view: (*view).leases,
+			query: []param{{"network", "string", "only leases of this network"}, {"port", "string", "only leases of stations behind this port"}}},
+		{method: del, path: "/leases/{address}", summary: "End a lease before its time",
+			change: func(s *Server, r *http.Request) (any, error) { return nil, s.d.DeleteLease(r.PathValue("address")) }},
 		{method: get, path: "/names", summary: "Names that the gateways answer for", gives: []api.Name{}, view: show((*view).names)},
 		{method: post, path: "/names", summary: "Give a network a name, until the switch ends", takes: api.NameAdd{},
 			change: with(func(s *Server, a api.NameAdd) (any, error) { return nil, s.d.AddName(a) })},

@@ -59,8 +59,9 @@ var (
 	mFlooded     = metric("uplink_flooded_total", "Packets dropped before the switch: the uplink's queue was full, and their port received more than others.")
 	mPolicy      = metric("policy_rulings_total", "What the rules of a policy have done: flows that they let in (allowed), packets that they refused (refused).", "policy", "ruling")
 	mNames       = metric("dns_questions_total", "Questions for names to the gateways, by what became of them: own, forwarded, failed, denied (by a policy), refused, malformed.", "result")
+	mLeases      = metric("dhcp_leases", "Leases that stations have from the range of a network.", "network")
 	mMissed      = metric("flow_events_missed_total", "Flow events that were lost because a reader was too slow.")
-	allMetrics   = []*prometheus.Desc{mInfo, mStart, mFrames, mDrops, mPortUp, mPortPackets, mPortBytes, mPortPauses, mPortDrops, mTable, mLimit, mNATPorts, mNATLimit, mCreated, mEnded, mPublished, mUplink, mUplink6, mNDProxy, mWorkerCPU, mWorkerSpin, mWorkerCalls, mWorkerSleep, mWorkerRearm, mBatches, mFlows, mFlooded, mPolicy, mNames, mMissed}
+	allMetrics   = []*prometheus.Desc{mInfo, mStart, mFrames, mDrops, mPortUp, mPortPackets, mPortBytes, mPortPauses, mPortDrops, mTable, mLimit, mNATPorts, mNATLimit, mCreated, mEnded, mPublished, mUplink, mUplink6, mNDProxy, mWorkerCPU, mWorkerSpin, mWorkerCalls, mWorkerSleep, mWorkerRearm, mBatches, mFlows, mFlooded, mPolicy, mNames, mLeases, mMissed}
 )
 
 // Describe implements prometheus.Collector.
@@ -170,6 +171,15 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	names := v.d.NameCounts()
 	for result, n := range map[string]*atomic.Uint64{"own": &names.Own, "forwarded": &names.Forwarded, "failed": &names.Failed, "denied": &names.Denied, "refused": &names.Refused, "malformed": &names.Malformed} {
 		counter(mNames, n.Load(), result)
+	}
+	leases := map[string]float64{}
+	for _, g := range v.d.Leases() {
+		if g.Dynamic {
+			leases[g.Network]++
+		}
+	}
+	for i := range v.Networks {
+		gauge(mLeases, leases[v.Networks[i].Name], v.Networks[i].Name)
 	}
 	counter(mMissed, v.missed())
 	m.last = last

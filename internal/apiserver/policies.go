@@ -19,7 +19,7 @@ import (
 func (v *view) policies() []api.Policy {
 	out := []api.Policy{}
 	for _, p := range v.AllPolicies() {
-		x := api.Policy{Name: p.Name, Builtin: p.Builtin, DNS: model.DNSWord(p.DNS), Rules: []api.PolicyRule{}, Ports: []string{}, Networks: []string{}}
+		x := api.Policy{Name: p.Name, Builtin: p.Builtin, DNS: model.DNSWord(p.DNS), Rules: []api.PolicyRule{}, Ports: []string{}, Networks: []string{}, Unallowed: map[string]uint64{}}
 		for i, r := range p.Rules {
 			row := api.PolicyRule{Number: i + 1, Rule: p.Spec.Rules[i]}
 			row.Flows, row.Refused = v.d.PolicyCount(p.Name, row.Rule)
@@ -29,6 +29,9 @@ func (v *view) policies() []api.Policy {
 		for i := range v.Ports {
 			if slices.Contains(v.Ports[i].Policies, p.Name) || p.Name == model.Learn && v.Ports[i].Watched {
 				x.Ports = append(x.Ports, v.Ports[i].Name)
+			}
+			if slices.Contains(v.PoliciesOf(&v.Ports[i]), p.Name) {
+				x.Unallowed[v.Ports[i].Name] = v.d.Unallowed(v.Ports[i].ID)
 			}
 		}
 		for i := range v.Networks {

@@ -173,15 +173,25 @@ func (v *view) networks() []api.Network {
 }
 
 // leases are the rows of `lease ls`.
-func (v *view) leases() []api.Lease {
+func (v *view) leases(r *http.Request) (any, error) {
 	out := []api.Lease{}
 	kind := map[bool]string{false: "static", true: "dynamic"}
+	network, port := r.URL.Query().Get("network"), r.URL.Query().Get("port")
+	if network != "" && v.Network(network) == nil {
+		return nil, model.NoNetwork(network)
+	}
+	if port != "" && v.Port(port) == nil {
+		return nil, model.NoPort(port)
+	}
 	for _, g := range v.d.Leases() {
+		if network != "" && g.Network != network || port != "" && g.Port != port {
+			continue
+		}
 		out = append(out, api.Lease{
 			Network: g.Network, Port: g.Port, Hwaddr: g.MAC, Address: g.Addr.String(), Hostname: g.Hostname, ClientID: g.ClientID, Type: kind[g.Dynamic], Expires: g.Expires.UTC().Format(time.RFC3339),
 		})
 	}
-	return out
+	return out, nil
 }
 
 // names are the rows of `dns ls`.

@@ -20,7 +20,7 @@ func (a *app) eventsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "events [--since TIME] [--until TIME] [--filter KEY=VALUE]", Short: "Show what happens to the switch: ports, networks, policies, leases, refusals",
 		Long: "Print a line for each event, until Ctrl-C: a port, a network, a published port or a policy has come, gone or changed; a lease began or\n" +
-			"ended; the uplink changed; a port was refused something. The switch remembers at least its last 1,024 events.\n" +
+			"ended; a name was added or removed by hand; the uplink changed; a port was refused something. The switch remembers at least its last 1,024 events.\n" +
 			"--since prints earlier ones first. TIME is how long ago (10m), or a time (2026-11-28T12:00:00Z).\n" +
 			"The fields of a --format are Time, Event, Action, Network, Port, Name, Address, Hwaddr, Reason, Count and Text.\n" +
 			"Filters are event=, action=, network=, port=, name= and reason=. Of several with one key, one must match.",

@@ -2,6 +2,8 @@ package cli
 
 import (
 	"io"
+	"net/url"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -9,11 +11,35 @@ import (
 )
 
 func (a *app) leaseCommand() *cobra.Command {
-	return group("lease", "Leases: addresses that stations have got from the gateways by DHCP",
-		show(a, "ls", "List the leases that hold", "/leases", func(w io.Writer, rows []api.Lease) {
-			row(w, "NETWORK", "PORT", "ADDRESS", "MAC", "HOST NAME", "TYPE", "EXPIRES")
+	return group("lease", "Leases: addresses that stations have got from the gateways by DHCP", a.leaseList(), a.leaseDel())
+}
+
+func (a *app) leaseList() *cobra.Command {
+	var network, port string
+	c := &cobra.Command{Use: "ls", Short: "List the leases that hold", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		q := url.Values{"network": {network}, "port": {port}}
+		return get(c.Context(), a, "/leases?"+q.Encode(), func(w io.Writer, rows []api.Lease) {
+			row(w, "NETWORK", "PORT", "ADDRESS", "MAC", "HOST NAME", "TYPE", "LEFT", "EXPIRES")
 			for _, l := range rows {
-				row(w, l.Network, l.Port, l.Address, l.Hwaddr, l.Hostname, l.Type, l.Expires)
+				left := ""
+				if t, err := time.Parse(time.RFC3339, l.Expires); err == nil {
+					left, l.Expires = time.Until(t).Round(time.Second).String(), t.Local().Format("2006-01-02 15:04:05")
+				}
+				row(w, l.Network, l.Port, l.Address, l.Hwaddr, l.Hostname, l.Type, left, l.Expires)
 			}
-		}))
+		})
+	}}
+	c.Flags().StringVar(&network, "network", "", "only leases of this network")
+	c.Flags().StringVar(&port, "port", "", "only leases of stations behind this port")
+	return c
+}
+
+func (a *app) leaseDel() *cobra.Command {
+	return &cobra.Command{Use: "del ADDRESS", Short: "End a lease before its time",
+		Long: "End the lease of an address before its time. The port loses the address, and its flows end. The station does not hear of it: it goes\n" +
+			"on to use the address until its DHCP client asks again.\n" +
+			"An address that is set aside, because a station has said that another one uses it, is free again.",
+		Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+			return a.client().Do(c.Context(), "DELETE", "/leases/"+url.PathEscape(args[0]), nil, nil)
+		}}
 }

@@ -3,7 +3,9 @@ package cli
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -32,6 +34,9 @@ func policyTable(w io.Writer, rows []api.Policy) {
 		refused := uint64(0)
 		for _, r := range p.Rules {
 			refused += r.Refused
+		}
+		for _, n := range p.Unallowed {
+			refused += n
 		}
 		row(w, p.Name, len(p.Rules), p.DNS, strings.Join(p.Ports, ","), strings.Join(p.Networks, ","), refused)
 	}
@@ -63,6 +68,9 @@ func (a *app) policyShow() *cobra.Command {
 					text += "   (this port or network does not exist now)"
 				}
 				row(w, r.Number, r.Flows, r.Refused, text)
+			}
+			for _, port := range slices.Sorted(maps.Keys(p.Unallowed)) {
+				row(w, "", "", p.Unallowed[port], "(port "+port+": no rule allows it)")
 			}
 			return w.Flush()
 		}

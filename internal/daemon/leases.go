@@ -17,6 +17,15 @@ import (
 // Leases lists the leases that stations have.
 func (d *Daemon) Leases() []gateway.Grant { return d.gateways.Grants() }
 
+// DeleteLease ends the lease of an address before its time. The station does not hear of it: until it asks again, it still uses the address.
+func (d *Daemon) DeleteLease(address string) error {
+	a, err := netip.ParseAddr(address)
+	if err != nil {
+		return api.Errorf(http.StatusBadRequest, "%q is not an address", address)
+	}
+	return d.gateways.RevokeLease(a)
+}
+
 // applyLeases gives ports the addresses that the leases say. From then on a port is as one with --ip: the guard knows the address, and the router
 // knows the station.
 func (d *Daemon) applyLeases() {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"fmt"
 	"maps"
 	"net/http"
 	"slices"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/dns"
+	"github.com/uvswitch/uvswitch/internal/events"
 	"github.com/uvswitch/uvswitch/internal/gateway"
 	"github.com/uvswitch/uvswitch/internal/model"
 )
@@ -39,6 +41,7 @@ func (d *Daemon) AddName(a api.NameAdd) error {
 			return api.Errorf(http.StatusConflict, "network %q has the name %s with the address %s already", n.Name, x.Name, x.Addr)
 		}
 		d.setNamesLocked(n.Name, append(slices.Clone(d.names[n.Name]), x))
+		d.tellName(n, events.Added, x)
 		return nil
 	})
 }
@@ -59,9 +62,19 @@ func (d *Daemon) DeleteName(a api.NameAdd) error {
 			}
 			return api.Errorf(http.StatusNotFound, "network %q has no name %s that was added by `uvswitch dns add`; `uvswitch dns ls` lists all names", n.Name, name)
 		}
+		for _, x := range d.names[n.Name] {
+			if is(x) {
+				d.tellName(n, events.Removed, x)
+			}
+		}
 		d.setNamesLocked(n.Name, kept)
 		return nil
 	})
+}
+
+// tellName says what has become of a name that is added by hand.
+func (d *Daemon) tellName(n *network, action string, x model.Name) {
+	d.happened.Add(api.Event{Event: events.Name, Action: action, Network: n.Name, Name: x.Name, Address: x.Addr.String(), Text: fmt.Sprintf("name %s.%s %s: %s", x.Name, n.Names.Domain, action, x.Addr)})
 }
 
 // networkOfNameLocked is the network that a request about a name means.

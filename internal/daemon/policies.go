@@ -279,6 +279,9 @@ func (d *Daemon) LearnedNames(id frame.PortID) []policy.Learned {
 	return nil
 }
 
+// Unallowed returns how many packets of a port no rule of its policies has allowed.
+func (d *Daemon) Unallowed(id frame.PortID) uint64 { return d.policing.Unallowed(id) }
+
 // PolicyCount returns what a rule of a policy has done.
 func (d *Daemon) PolicyCount(name, rule string) (flows, refused uint64) {
 	return d.policing.Count(name, rule)

@@ -136,6 +136,15 @@ func TestLeases(t *testing.T) {
 		return !strings.Contains(b.CLI("lease", "ls"), "172.30.0.100") && !strings.Contains(b.CLI("port", "ls"), "172.30.0.100/24")
 	})
 
+	// A lease ends by hand: the station of port second keeps its address until it asks, but the port has it no more.
+	if out := b.CLI("lease", "ls", "--port", "guest"); strings.Contains(out, "second") {
+		t.Errorf("leases of port guest: %s", out)
+	}
+	contains(t, b.CLI("lease", "ls", "--network", "lab"), "172.30.0.101", "59m")
+	b.CLI("lease", "del", "172.30.0.101")
+	b.Eventually("the lease has been ended", func() bool { return !strings.Contains(b.CLI("port", "ls"), "172.30.0.101/24") })
+	contains(t, b.CLI("events", "--since", "1h", "--no-follow", "--filter", "event=lease"), "somebody has ended it by hand")
+
 	// systemd-networkd. Without a writable /sys it does not wait for udev.
 	b.AddNS("networkd")
 	b.CLI("port", "add", "networkd", "--netns", b.NS("networkd"), "--network", "lab", "--ip", "dhcp")

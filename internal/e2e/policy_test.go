@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -89,6 +90,12 @@ func TestPolicy(t *testing.T) {
 		t.Errorf("monitor -j: %+v", lines)
 	}
 	contains(t, b.CLI("policy", "refusals"), "evil.example")
+	contains(t, b.CLI("policy", "show", "agent"), "(port box: no rule allows it)")
+	var policies []api.Policy
+	b.JSON(&policies, "policy", "ls")
+	if i := slices.IndexFunc(policies, func(p api.Policy) bool { return p.Name == "agent" }); i < 0 || policies[i].Unallowed["box"] == 0 {
+		t.Errorf("packets that no rule allows are not counted: %+v", policies)
+	}
 	contains(t, b.CLI("trace", "--in", "box", "tcp > 198.51.100.7:22"), "policy_denied", "what to do: to allow it: `uvswitch policy add agent egress allow name:target.example.com tcp/22`")
 	contains(t, b.CLI("policy", "test", "box -> target.example.com:443"), "allowed: tcp 172.30.0.2:40000 > 198.51.100.7:443")
 	if out, err := b.TryCLI("policy", "test", "port box -> api.other.example:443"); err == nil || !strings.Contains(out, "may not ask for the name") {

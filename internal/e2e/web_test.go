@@ -183,7 +183,7 @@ func browse(t *testing.T, url string) {
 	shot("web-trace.png")
 	do("a wrong packet", chromedp.SetValue("#trace-packet", "tcp what", chromedp.ByQuery), chromedp.Click("#tracer button", chromedp.ByQuery))
 	eventually("an error for people", `document.querySelector("#way .error")?.textContent.length > 20`)
-	for page, want := range map[string]string{"drops": "To do:", "flows": "ESTABLISHED", "policies": "Names that were refused", "events": "port web added", "port/nobody": "Port nobody does not exist"} {
+	for page, want := range map[string]string{"drops": "To do:", "flows": "ESTABLISHED", "names": "web.default.uvs.internal", "policies": "Names that were refused", "events": "port web added", "port/nobody": "Port nobody does not exist"} {
 		do(page, chromedp.Navigate(url+"#"+page))
 		eventually(page, fmt.Sprintf(`document.body.innerText.includes(%q)`, want))
 	}
@@ -209,7 +209,7 @@ func TestMetrics(t *testing.T) {
 	b.Sh("web", "echo x | socat - udp-sendto:240.0.0.1:9")
 	text := b.Sh("host", "curl -s http://127.0.0.1:9101/metrics")
 	contains(t, text, "# TYPE uvswitch_port_bytes_total counter", `uvswitch_port_packets_total{direction="rx",port="web"}`, `uvswitch_drops_total{reason="martian_destination"} 1`,
-		`uvswitch_drops_total{reason="tx_refused"} 0`, `uvswitch_port_up{kind="tap",network="default",port="web"} 1`, `uvswitch_table_entries{table="flows"}`, "uvswitch_uplink_up", "uvswitch_uplink_ipv6_up 0", `uvswitch_flows{family="ipv6"} 0`, "go_goroutines", "process_resident_memory_bytes")
+		`uvswitch_drops_total{reason="tx_refused"} 0`, `uvswitch_dhcp_leases{network="default"} 0`, `uvswitch_port_up{kind="tap",network="default",port="web"} 1`, `uvswitch_table_entries{table="flows"}`, "uvswitch_uplink_up", "uvswitch_uplink_ipv6_up 0", `uvswitch_flows{family="ipv6"} 0`, "go_goroutines", "process_resident_memory_bytes")
 	for line := range strings.Lines(text) {
 		if strings.HasPrefix(line, "uvswitch_") && (strings.Contains(line, "172.29") || strings.Contains(line, "02:75")) {
 			t.Errorf("an address is a label: %s", line)

@@ -21,6 +21,7 @@ const (
 	Publish = "publish"
 	Policy  = "policy"
 	Lease   = "lease"
+	Name    = "name"
 	Refusal = "refusal"
 )
 
@@ -35,7 +36,7 @@ const (
 
 // Kinds lists all kinds.
 func Kinds() []string {
-	return []string{Switch, Uplink, Network, Port, Publish, Policy, Lease, Refusal}
+	return []string{Switch, Uplink, Network, Port, Publish, Policy, Lease, Name, Refusal}
 }
 
 // Between lists what one change has done: first what has gone, then what has come.

@@ -71,6 +71,9 @@ func (s *Service) LeaseFailed(c LeaseChange, why error) { s.leases.failed(c, why
 // Grants lists the leases that hold, by network, port and address.
 func (s *Service) Grants() []Grant { return s.leases.grants() }
 
+// RevokeLease ends the lease of an address before its time.
+func (s *Service) RevokeLease(a netip.Addr) error { return s.leases.revoke(a) }
+
 // Held lists the addresses that are leased, offered or set aside.
 func (s *Service) Held() []model.HeldAddr { return s.leases.held() }
 

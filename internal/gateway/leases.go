@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/hex"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -505,6 +506,30 @@ func (l *leases) expire() {
 			l.notify()
 		}
 	}
+}
+
+// revoke ends the lease of an address before its time, or an offer of it. An address that is set aside is free again.
+func (l *leases) revoke(a netip.Addr) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, x := range l.of {
+		switch {
+		case x.isStatic() && x.lease.Addr.Addr() == a:
+			return api.Errorf(http.StatusConflict, "%s is the address of port %q itself, not of the network's range; it goes with the port", a, x.name)
+		case x.has() == a && x.keeps:
+			return api.Errorf(http.StatusConflict, "port %q keeps %s while ports of it are published or policies are attached to it; end these first", x.name, a)
+		}
+	}
+	for _, n := range l.nets {
+		for _, b := range n.addrs.Held(l.now()) {
+			if b.Addr == a {
+				l.finish(n, b, "somebody has ended it by hand")
+				l.notify()
+				return nil
+			}
+		}
+	}
+	return api.Errorf(http.StatusNotFound, "no station has %s by DHCP; `uvswitch lease ls` lists the leases", a)
 }
 
 // grants lists the leases that hold, by network, port and address.

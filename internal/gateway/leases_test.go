@@ -257,6 +257,39 @@ func TestRFC2131_4_3_4_Release(t *testing.T) {
 	x.wants("the same again", x.ask(1, 1, discover, ""), "offer 172.30.0.201")
 }
 
+// A lease ends by hand: the port loses the address, which is free. What is set aside is free, too. What a port has otherwise stays.
+func TestRevoke(t *testing.T) {
+	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"}, api.PortAdd{Name: "fixed", VDE: "/fixed", IP: "172.30.0.7"}, api.PortAdd{Name: "other", VDE: "/other"})
+	revoke := func(a string) string {
+		if err := x.l.revoke(netip.MustParseAddr(a)); err != nil {
+			return err.Error()
+		}
+		return ""
+	}
+	x.lease("172.30.0.201")
+	for addr, want := range map[string]string{"172.30.0.7": "the address of port \"fixed\" itself", "172.30.0.202": "no station has 172.30.0.202"} {
+		if got := revoke(addr); !strings.Contains(got, want) {
+			t.Errorf("%s: %q", addr, got)
+		}
+	}
+	x.state.Publishes = []model.Publish{{Port: "vm"}}
+	x.l.set(&x.state)
+	if got := revoke("172.30.0.201"); !strings.Contains(got, "published") {
+		t.Errorf("of a published port: %q", got)
+	}
+	x.state.Publishes = nil
+	x.l.set(&x.state)
+	x.wants("by hand", revoke("172.30.0.201"), "")
+	x.wants("the port", x.apply(), "unbind")
+	x.wants("another station", x.ask(3, 3, request, "172.30.0.201"), "ack 172.30.0.201")
+	x.now = x.now.Add(betweenMoves)
+	x.apply()
+	x.ask(3, 3, decline, "172.30.0.201")
+	x.wants("set aside", x.ask(1, 1, request, "172.30.0.201"), "nak 0.0.0.0")
+	x.wants("what is set aside", revoke("172.30.0.201"), "")
+	x.wants("free again", x.ask(1, 1, request, "172.30.0.201"), "ack 172.30.0.201")
+}
+
 // DHCPINFORM: the station has an address, and gets the rest. No lease begins.
 func TestRFC2131_4_3_5_Inform(t *testing.T) {
 	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"})

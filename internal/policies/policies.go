@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/uvswitch/uvswitch/internal/atomic"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/policy"
@@ -21,7 +22,7 @@ type Compiler struct {
 	ids      map[ruleKey]uint32
 	lastID   uint32
 	counts   map[uint32]*policy.Count
-	names    map[frame.PortID]*policy.Addresses
+	ports    map[frame.PortID]*kept
 	compiled map[string]compiled // by the names of policies
 	last     *policy.Ports
 	state    uint64       // hash of what last was made of
@@ -29,6 +30,12 @@ type Compiler struct {
 }
 
 type ruleKey struct{ policy, rule string }
+
+// kept is what a port has learned and what has been counted of it, while it has policies.
+type kept struct {
+	addresses policy.Addresses
+	unallowed atomic.Uint64
+}
 
 // compiled are rules with the hash of what they were made of.
 type compiled struct {
@@ -45,13 +52,13 @@ func (c *Compiler) Compile(state *model.State, local []netip.Prefix) (to *policy
 	c.forgetLocked()
 	if !slices.ContainsFunc(state.Ports, func(p model.Port) bool { return len(state.PoliciesOf(&p)) > 0 }) {
 		changed = c.last != nil
-		c.last, c.state, c.compiled, c.names = nil, 0, nil, nil
+		c.last, c.state, c.compiled, c.ports = nil, 0, nil, nil
 		return nil, changed
 	}
 	hash := fnv.New64a()
 	to = &policy.Ports{Counts: map[uint32]*policy.Count{}}
 	host := append(slices.Clone(local), policy.Singles(state.Own)...)
-	names, used := map[frame.PortID]*policy.Addresses{}, map[string]compiled{}
+	ports, used := map[frame.PortID]*kept{}, map[string]compiled{}
 	for i := range state.Ports {
 		p := &state.Ports[i]
 		addrs := addrsOf(state, p)
@@ -74,13 +81,13 @@ func (c *Compiler) Compile(state *model.State, local []netip.Prefix) (to *policy
 			x = c.compileLocked(of, key, to)
 			used[key] = x
 		}
-		if names[p.ID] = c.names[p.ID]; names[p.ID] == nil {
-			names[p.ID] = &policy.Addresses{}
+		if ports[p.ID] = c.ports[p.ID]; ports[p.ID] == nil {
+			ports[p.ID] = &kept{}
 		}
-		to.Of[p.ID] = &policy.Set{Rules: x.rules, Addresses: names[p.ID]}
+		to.Of[p.ID] = &policy.Set{Rules: x.rules, Addresses: &ports[p.ID].addresses, Unallowed: &ports[p.ID].unallowed}
 		fmt.Fprintln(hash, p.ID, key, x.of)
 	}
-	c.compiled, c.names = used, names
+	c.compiled, c.ports = used, ports
 	var inside []netip.Prefix
 	for i := range state.Networks {
 		n := &state.Networks[i]
@@ -172,6 +179,16 @@ func (c *Compiler) Count(name, rule string) (flows, refused uint64) {
 		return x.Flows.Load(), x.Refused.Load()
 	}
 	return 0, 0
+}
+
+// Unallowed returns how many packets of a port no rule has allowed, since the port has policies.
+func (c *Compiler) Unallowed(id frame.PortID) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if x := c.ports[id]; x != nil {
+		return x.unallowed.Load()
+	}
+	return 0
 }
 
 // addrsOf are the addresses of the station behind a port.

@@ -17,6 +17,7 @@ import (
 type Set struct {
 	*Rules
 	Addresses *Addresses
+	Unallowed *atomic.Uint64 // packets that no rule allows; nil: nobody counts them
 }
 
 // Judge is Rules.Judge, and minds rules for names, too: they allow addresses that an answer to the port has named.

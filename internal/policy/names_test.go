@@ -317,8 +317,8 @@ func TestAgain(t *testing.T) {
 		{"a rule that never was", s, 99, a, frame.TCP, 443, later, Verdict{}},
 		{"a rule drops it now", s, 1, ip("192.0.2.66"), frame.TCP, 443, later, Verdict{Drop, 3}},
 		{"a rule for addresses allows it now", s, 1, ip("10.0.0.1"), frame.TCP, 443, later, Verdict{Allow, 2}},
-		{"the rule is gone", &Set{Compile(rules[1:], ByRules), s.Addresses}, 1, a, frame.TCP, 443, 1, Verdict{}},
-		{"all rules are gone", &Set{Compile(nil, ByRules), s.Addresses}, 1, a, frame.TCP, 443, 1, Verdict{Action: Allow}},
+		{"the rule is gone", &Set{Rules: Compile(rules[1:], ByRules), Addresses: s.Addresses}, 1, a, frame.TCP, 443, 1, Verdict{}},
+		{"all rules are gone", &Set{Rules: Compile(nil, ByRules), Addresses: s.Addresses}, 1, a, frame.TCP, 443, 1, Verdict{Action: Allow}},
 	} {
 		if v := tt.s.Again(tt.before, Egress, tt.peer, Outside, tt.proto, tt.port, tt.now); v != tt.want {
 			t.Errorf("%s: %v, want %v", tt.what, v, tt.want)

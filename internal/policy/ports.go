@@ -86,6 +86,8 @@ func (p *Ports) Count(r *Ruling) {
 	if r.Why != frame.None {
 		if c := p.Counts[r.Rule]; c != nil {
 			c.Refused.Add(1)
+		} else if s := p.Set(r.Port); s != nil && s.Unallowed != nil {
+			s.Unallowed.Add(1)
 		}
 		return
 	}

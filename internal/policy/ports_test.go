@@ -37,7 +37,9 @@ func portsOf(t testing.TB) *Ports {
 		"ingress allow inside",                  // 9: of port 5
 	)
 	rules[3].Where = []netip.Prefix{pfx("10.0.0.2/32")}
-	set := func(from, to int) *Set { return &Set{Compile(rules[from-1:to], ByRules), &Addresses{}} }
+	set := func(from, to int) *Set {
+		return &Set{Rules: Compile(rules[from-1:to], ByRules), Addresses: &Addresses{}}
+	}
 	p := &Ports{Host: 9, Counts: map[uint32]*Count{}, Places: NewPlaces([]netip.Prefix{pfx("10.0.0.0/24")}, []netip.Prefix{pfx("10.0.0.254/32")})}
 	p.Of[2], p.Of[3], p.Of[4], p.Of[5] = set(1, 3), set(4, 6), set(7, 7), set(8, 9)
 	for i := 1; i <= 5; i++ {
@@ -175,7 +177,7 @@ func TestSpecial(t *testing.T) {
 func TestGuards(t *testing.T) {
 	const group, station = frame.MAC(0x01005e000001), frame.MAC(0x020000000003)
 	p := portsOf(t)
-	p.Of[6] = &Set{Compile(nil, ByRules), &Addresses{}} // it has policies, which have no rules
+	p.Of[6] = &Set{Rules: Compile(nil, ByRules), Addresses: &Addresses{}} // it has policies, which have no rules
 	for _, tt := range []struct {
 		what            string
 		f               frame.Frame

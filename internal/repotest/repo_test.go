@@ -81,7 +81,7 @@ var imports = map[string][]string{
 	// The control plane, from values to the host.
 	"cmd/uvswitch/api":   {},
 	"internal/model":     {"internal/policy", "cmd/uvswitch/api", "internal/dataplane", "internal/frame", "internal/link", "nat", "router", "switch"},
-	"internal/policies":  {"internal/frame", "internal/model", "internal/policy"},
+	"internal/policies":  {"internal/atomic", "internal/frame", "internal/model", "internal/policy"},
 	"internal/plan":      {"cmd/uvswitch/api", "internal/model", "nat", "router"},
 	"internal/config":    {"internal/policy", "cmd/uvswitch/api", "internal/frame", "internal/model", "nat", "router", "github.com/goccy/go-yaml"},
 	"internal/events":    {"cmd/uvswitch/api", "internal/model"},
@@ -466,7 +466,7 @@ func TestLockOrder(t *testing.T) {
 
 // TestSizes: a package is a room, not a hall; a line can be read without scrolling.
 func TestSizes(t *testing.T) {
-	largest := map[string]int{"nat": 5200, "internal/frame": 2950, "router": 3100, "internal/daemon": 3750, "internal/dataplane": 2700, "internal/uplink": 4200, "internal/cli": 3550, "internal/apiserver": 2750, "internal/model": 2750, "tap": 2500, "bench": 2850} // one concern each: see docs/adr/0007-package-sizes.md
+	largest := map[string]int{"nat": 5200, "internal/frame": 2950, "router": 3100, "internal/daemon": 3750, "internal/dataplane": 2700, "internal/uplink": 4200, "internal/cli": 3550, "internal/apiserver": 2800, "internal/model": 2750, "tap": 2500, "bench": 2850} // one concern each: see docs/adr/0007-package-sizes.md
 	for _, p := range load(t) {
 		name, lines := strings.TrimPrefix(p.PkgPath, module+"/"), 0
 		for _, file := range p.GoFiles {

@@ -271,7 +271,7 @@ type Lease struct {
 // An Event is a line of `uvswitch events`: something that has happened to the switch.
 type Event struct {
 	Time    string `json:"time"`   // RFC 3339
-	Event   string `json:"event"`  // what it is about: switch, uplink, network, port, publish, policy, lease or refusal
+	Event   string `json:"event"`  // what it is about: switch, uplink, network, port, publish, policy, lease, name or refusal
 	Action  string `json:"action"` // added, removed, changed, began or ended
 	Network string `json:"network,omitempty"`
 	Port    string `json:"port,omitempty"`

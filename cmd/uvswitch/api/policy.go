@@ -30,6 +30,8 @@ type Policy struct {
 	Rules    []PolicyRule `json:"rules"`
 	Ports    []string     `json:"ports"`    // to which it is attached
 	Networks []string     `json:"networks"` // likewise
+	// Unallowed are the packets of each port that has the policy, also by its network, that no rule of any of its policies allows.
+	Unallowed map[string]uint64 `json:"unallowed"`
 }
 
 // A PolicyRule is one rule of a policy, with what it has done. Flows are those that it has let in, Refused the packets that it has refused.

@@ -209,6 +209,18 @@ const pages = {
     wide: true,
     draw(main) { main.replaceChildren(card("Drops by reason", "since the switch started; stats, monitor, trace and dump use the same names", ...dropList(true))); },
   },
+  names: {
+    wide: true,
+    async draw(main) {
+      const [names, leases] = await Promise.all([api("/names"), api("/leases")]);
+      if (pages.current !== this) return;
+      main.replaceChildren(
+        card("Names", "what the gateways answer to questions for names", names.length ? table([["network"], ["name"], ["addresses"], ["source"], ["port"]], names.map(n => [
+          n.network, el("code", {}, n.fqdn), el("code", {}, n.addresses.join(" ")), n.source, n.port ? portLink(n.port) : "–"])) : el("p", { class: "muted" }, "There are no names.")),
+        card("Leases", "addresses that stations have got by DHCP", leases.length ? table([["network"], ["port"], ["address"], ["station"], ["host name"], ["type"], ["left"]], leases.map(l => [
+          l.network, portLink(l.port), el("code", {}, l.address), el("code", {}, l.hwaddr), l.hostname || "–", l.type, span(Math.max(0, (new Date(l.expires) - Date.now()) / 1000))])) : el("p", { class: "muted" }, "No station has an address by DHCP.")));
+    },
+  },
   policies: {
     wide: true,
     async draw(main) {
@@ -219,7 +231,8 @@ const pages = {
       main.replaceChildren(
         ...used.map(p => card("Policy " + p.name, p.builtin ? "built in" : "", el("p", {}, ...(where(p).length ? ["attached to ", ...where(p)] : ["attached to nothing"])),
           p.rules.length ? table([["rule", "n"], [""], ["flows let in", "n"], ["packets refused", "n"]], p.rules.map(r => [r.number, el("code", {}, r.rule + (r.missing ? " (does not exist now)" : "")), count(r.flows), count(r.refused)]))
-            : el("p", { class: "muted" }, "No rules: nothing is allowed."))),
+            : el("p", { class: "muted" }, "No rules: nothing is allowed."),
+          Object.keys(p.unallowed).length ? table([["port"], ["packets that no rule allows", "n"]], Object.entries(p.unallowed).sort().map(([name, n]) => [portLink(name), count(n)])) : null)),
         ...(used.length ? [] : [card("Policies", "", el("p", { class: "muted" }, "No port has a policy. To make one: uvswitch policy add --help"))]),
         card("Names that were refused", "the last one first", refused instanceof Error ? el("p", { class: "muted" }, refused.message) : refused.length ? table([["port"], ["name"], ["questions", "n"], ["last", "n"]], refused.map(r => [portLink(r.port), el("code", {}, r.name), count(r.count), r.age])) : el("p", { class: "muted" }, "None.")));
     },
