@@ -134,7 +134,7 @@ func guard(p *Port, f *frame.Frame, gateway frame.MAC) frame.Reason {
 		}
 	case f.Flags&frame.IsIPv6 != 0:
 		return guardIPv6(p, f)
-	case p.Addr == 0:
+	case p.Addr == 0 && p.Flags&NoAddress == 0:
 	case f.Flags&frame.IsIPv4 != 0:
 		if f.Tuple.Src != p.Addr && f.Tuple.Src != 0 {
 			if !slices.Contains(p.Siblings, f.Tuple.Src) || f.Dst != gateway {

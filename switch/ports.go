@@ -33,6 +33,7 @@ const (
 	NoRouter                           // gets no router advertisement: the port of the host, which would route by the gateway
 	AsksDHCP                           // its DHCP questions go to the gateway, and are not flooded
 	Joining                            // gets nothing yet: not every worker can write to it
+	NoAddress                          // its station has no address yet: the guard lets it ask for one only
 )
 
 // DefaultFlags are the flags of a new port.

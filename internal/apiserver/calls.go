@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -80,6 +81,7 @@ func routeTable() []route {
 		{method: get, path: "/networks", summary: "Networks", gives: []api.Network{}, view: show((*view).networks)},
 		{method: post, path: "/networks", summary: "Add a network", takes: api.NetworkAdd{},
 			change: with(func(s *Server, a api.NetworkAdd) (any, error) { return nil, s.d.AddNetwork(a) })},
+		{method: patch, path: "/networks/{name}", summary: "Change settings of a network; keys that are missing keep their values", takes: api.NetworkAdd{}, change: setNetwork},
 		{method: del, path: "/networks/{name}", summary: "Remove a network that has no ports",
 			change: named(func(s *Server, name string) error { return s.d.DeleteNetwork(name) })},
 
@@ -134,7 +136,7 @@ func routeTable() []route {
 			change: with(func(s *Server, a api.PolicyAdd) (any, error) { return nil, s.d.SetPolicy(a) })},
 		{method: del, path: "/policies/{name}", summary: "Remove a policy that is attached to nothing",
 			change: named(func(s *Server, name string) error { return s.d.DeletePolicy(name) })},
-		{method: post, path: "/policies/{name}/rules", summary: "Add a rule to a policy, which is made if it does not exist", takes: api.PolicyRuleAdd{}, change: addPolicyRule},
+		{method: post, path: "/policies/{name}/rules", summary: "Add a rule to a policy, which is made if it does not exist", takes: api.PolicyRuleAdd{}, gives: api.Policy{}, change: addPolicyRule},
 		{method: del, path: "/policies/{name}/rules/{number}", summary: "Remove a rule from a policy; 1 is the first", change: deletePolicyRule},
 		{method: post, path: "/policies/{name}/attach", summary: "Attach a policy to a port, or to all ports of a network", takes: api.PolicyAttach{}, change: attachPolicy(true)},
 		{method: post, path: "/policies/{name}/detach", summary: "Detach a policy", takes: api.PolicyAttach{}, change: attachPolicy(false)},
@@ -183,7 +185,12 @@ func addPolicyRule(s *Server, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nil, s.d.AddPolicyRule(r.PathValue("name"), a.Rule)
+	name := r.PathValue("name")
+	if err := s.d.AddPolicyRule(name, a.Rule); err != nil {
+		return nil, err
+	}
+	all := s.view().policies()
+	return all[slices.IndexFunc(all, func(p api.Policy) bool { return p.Name == name })], nil
 }
 
 func deletePolicyRule(s *Server, r *http.Request) (any, error) {
@@ -218,6 +225,10 @@ func addPort(s *Server, r *http.Request) (any, error) {
 		return nil, err
 	}
 	return s.view().port(&p, s.d.PortStatuses(p.Name)[p.Name]), nil
+}
+
+func setNetwork(s *Server, r *http.Request) (any, error) {
+	return nil, s.d.SetNetwork(r.PathValue("name"), func(a *api.NetworkAdd) error { return decodeInto(r, a) })
 }
 
 func setPort(s *Server, r *http.Request) (any, error) {

@@ -183,15 +183,20 @@ func badRequest(format string, args ...any) error {
 
 // decode reads a request's body strictly: an unknown key is an error that names it.
 func decode[T any](r *http.Request) (v T, err error) {
+	return v, decodeInto(r, &v)
+}
+
+// decodeInto reads the body of a request into a value, which keeps what the body does not name.
+func decodeInto(r *http.Request, to any) error {
 	dec := json.NewDecoder(r.Body)
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&v); err != nil {
-		return v, api.Errorf(http.StatusBadRequest, "the body of the request is not valid: %v", err)
+	if err := dec.Decode(to); err != nil {
+		return api.Errorf(http.StatusBadRequest, "the body of the request is not valid: %v", err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return v, api.Errorf(http.StatusBadRequest, "the body of the request has more than one JSON value")
+		return api.Errorf(http.StatusBadRequest, "the body of the request has more than one JSON value")
 	}
-	return v, nil
+	return nil
 }
 
 // writeJSON answers a request: with v, or with an error and its status.

@@ -57,7 +57,7 @@ var (
 	mBatches     = metric("worker_batches_total", "Batches of a worker, by the number of frames.", "worker", "frames")
 	mFlows       = metric("flows", "Tracked connections, by family.", "family")
 	mFlooded     = metric("uplink_flooded_total", "Packets dropped before the switch: the uplink's queue was full, and their port received more than others.")
-	mPolicy      = metric("policy_rulings_total", "What the rules of a policy have done: flows that they let in (allowed), packets that they refused (refused).", "policy", "ruling")
+	mPolicy      = metric("policy_rulings_total", "What the rules of a policy have done: flows that they let in (allowed), packets of its ports that they refused, or that no rule of these ports allows (refused).", "policy", "ruling")
 	mNames       = metric("dns_questions_total", "Questions for names to the gateways, by what became of them: own, forwarded, failed, denied (by a policy), refused, malformed.", "result")
 	mLeases      = metric("dhcp_leases", "Leases that stations have from the range of a network.", "network")
 	mMissed      = metric("flow_events_missed_total", "Flow events that were lost because a reader was too slow.")
@@ -164,6 +164,9 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 		var allowed, refused uint64
 		for _, r := range p.Rules {
 			allowed, refused = allowed+r.Flows, refused+r.Refused
+		}
+		for _, n := range p.Unallowed {
+			refused += n
 		}
 		counter(mPolicy, allowed, p.Name, "allowed")
 		counter(mPolicy, refused, p.Name, "refused")

@@ -112,10 +112,35 @@ func (s *Server) testAddress(v *view, p *model.Port, to netip.Addr, q api.Policy
 	r = api.PolicyTestResult{Allowed: !refused, Why: fmt.Sprintf("%s: %s", out.Packet, out.Why), Remedy: out.Remedy}
 	if refused {
 		r.Why = fmt.Sprintf("%s (%s): %s", out.Packet, out.Reason, out.Why)
-	} else if len(v.PoliciesOf(p)) == 0 {
-		r.Why += "; the port has no policy"
+	} else {
+		r.Why += "; " + s.admissionOf(v, p, to, q)
 	}
 	return r, nil
+}
+
+// admissionOf says which rules let a flow with an address begin.
+func (s *Server) admissionOf(v *view, p *model.Port, to netip.Addr, q api.PolicyTest) string {
+	ports := s.dp.NAT.Policies()
+	if ports.Set(p.ID) == nil && (ports == nil || ports.Set(ports.Stations[to]) == nil) {
+		return "port " + p.Name + " has no policy"
+	}
+	src := p.Addr.Addr()
+	if to.Is6() {
+		src = p.Known6().Addr()
+	}
+	proto, _ := frame.ProtoNumber(q.Protocol)
+	by := ports.Judge(policy.Flow{From: p.ID, To: ports.Stations[to], Src: src, Dst: to, Proto: proto, Port: uint16(q.Number)}, policy.Admission{}, v.dp.Now()).By
+	var rules []string
+	for _, id := range []uint32{by.Egress, by.Ingress} {
+		if id != 0 {
+			of, number, text := v.d.PolicyRule(id)
+			rules = append(rules, fmt.Sprintf("rule %d of policy %s allows it: %s", number, of, text))
+		}
+	}
+	if len(rules) == 0 {
+		return "no policy limits such flows"
+	}
+	return strings.Join(rules, "; ")
 }
 
 // namesOf returns the addresses of a name of the switch, as a port may write it: inside of its network alone, or with the zone.
@@ -172,5 +197,5 @@ func (s *Server) testName(v *view, p *model.Port, name string, q api.PolicyTest)
 		of, number, text := v.d.PolicyRule(id)
 		return api.PolicyTestResult{Allowed: true, Why: fmt.Sprintf("rule %d of policy %s allows the public addresses of %s, once the port has asked for the name: %s", number, of, name, text)}, nil
 	}
-	return api.PolicyTestResult{Why: fmt.Sprintf("port %s has not asked for %s yet, and no rule for this name allows %s to port %d: the address decides", p.Name, name, q.Protocol, q.Number)}, nil
+	return api.PolicyTestResult{Why: fmt.Sprintf("no rule for the name %s allows %s, and the port knows no address of it, by which other rules would decide", name, policy.ServiceText(proto, uint16(q.Number)))}, nil
 }

@@ -244,8 +244,14 @@ func (s *Server) refusalOf(r *capture.Record) (why policies.Refusal) {
 	}
 	f := frame.Partial(r.In, r.Vnet, r.Data, r.Length)
 	why, _ = s.d.ExplainRefusal(&f)
+	if why.Why != "" && time.Since(r.Time) > longAgo {
+		why.Why = "by the present rules: " + why.Why
+	}
 	return why
 }
+
+// longAgo is the age of a packet from which on the rules may have been others when it came.
+const longAgo = 2 * time.Second
 
 // verdictOf describes a record.
 func (s *Server) verdictOf(r *capture.Record, name func(frame.PortID) string) api.Verdict {

@@ -125,7 +125,7 @@ type learned struct {
 
 // propose returns the rules that allow a port what it has done, sorted.
 func (l *learned) propose(port string) (rules []string) {
-	byAddr, nameOf := map[netip.Addr]string{}, map[netip.Addr]string{}
+	byAddr, namesOf := map[netip.Addr]string{}, map[netip.Addr][]string{}
 	for _, p := range l.ports {
 		for _, text := range p.Addresses {
 			if x, err := netip.ParsePrefix(text); err == nil {
@@ -135,19 +135,23 @@ func (l *learned) propose(port string) (rules []string) {
 	}
 	for _, n := range l.names {
 		if x, err := netip.ParseAddr(n.Address); err == nil {
-			nameOf[x] = n.Name
+			namesOf[x] = append(namesOf[x], n.Name)
 		}
 	}
-	peer := func(a netip.Addr) string {
+	// Several names may share an address. Which of them a flow meant cannot be seen: each gets a rule.
+	peers := func(a netip.Addr) (list []string) {
 		switch name := byAddr[a]; {
 		case name == model.HostPortName:
-			return "host"
+			return []string{"host"}
 		case name != "":
-			return "port:" + name
-		case nameOf[a] != "" && policy.IsPublic(a): // a name opens no other address
-			return "name:" + nameOf[a]
+			return []string{"port:" + name}
+		case len(namesOf[a]) > 0 && policy.IsPublic(a): // a name opens no other address
+			for _, name := range namesOf[a] {
+				list = append(list, "name:"+name)
+			}
+			return list
 		}
-		return a.String()
+		return []string{a.String()}
 	}
 	for _, f := range l.flows {
 		src, _ := netip.ParseAddr(f.Original.Src)
@@ -159,21 +163,21 @@ func (l *learned) propose(port string) (rules []string) {
 		case f.Reply.Sport != 0:
 			what += "/" + strconv.Itoa(f.Reply.Sport)
 		}
-		rule := ""
+		direction, who := "ingress", []string{"outside"}
 		switch port {
 		case byAddr[src]:
-			rule = "egress allow " + peer(dst) + " " + what
+			direction, who = "egress", peers(dst)
 		case byAddr[dst]:
-			who := "outside"
 			if inside := slices.ContainsFunc(l.nets, func(n api.Network) bool { return contains(n.Subnet, src) || contains(n.Subnet6, src) }); inside {
-				who = peer(src)
+				who = peers(src)
 			}
-			rule = "ingress allow " + who + " " + what
 		default:
 			continue
 		}
-		if !slices.Contains(rules, rule) {
-			rules = append(rules, rule)
+		for _, one := range who {
+			if rule := direction + " allow " + one + " " + what; !slices.Contains(rules, rule) {
+				rules = append(rules, rule)
+			}
 		}
 	}
 	slices.Sort(rules)

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"maps"
@@ -13,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/policy"
 )
 
 func (a *app) policyCommand() *cobra.Command {
@@ -109,7 +111,19 @@ func (a *app) policyAdd() *cobra.Command {
 			if log {
 				words = append(words, "log")
 			}
-			return a.client().Do(c.Context(), "POST", "/policies/"+url.PathEscape(args[0])+"/rules", api.PolicyRuleAdd{Rule: strings.Join(words, " ")}, nil)
+			var p api.Policy
+			if err := a.client().Do(c.Context(), "POST", "/policies/"+url.PathEscape(args[0])+"/rules", api.PolicyRuleAdd{Rule: strings.Join(words, " ")}, &p); err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(p)
+			}
+			r := p.Rules[len(p.Rules)-1]
+			fmt.Fprintf(a.out, "rule %d of policy %s: %s\n", r.Number, p.Name, r.Rule)
+			if r.Missing {
+				fmt.Fprintln(c.ErrOrStderr(), "note: this port or network does not exist now; the rule concerns nobody until it does")
+			}
+			return nil
 		}}
 	f := c.Flags()
 	f.StringVar(&peer, "peer", "", "who is at the other end, as PEER")
@@ -120,13 +134,40 @@ func (a *app) policyAdd() *cobra.Command {
 }
 
 func (a *app) policyDel() *cobra.Command {
-	return &cobra.Command{Use: "del NAME [RULE]", Short: "Remove a policy, or one of its rules by its number", Args: cobra.RangeArgs(1, 2), RunE: func(c *cobra.Command, args []string) error {
+	return &cobra.Command{Use: "del NAME [RULE]", Short: "Remove a policy, or one of its rules by its number or its words", Args: cobra.MinimumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
 		path := "/policies/" + url.PathEscape(args[0])
-		if len(args) == 2 {
+		switch {
+		case len(args) == 2:
 			path += "/rules/" + url.PathEscape(args[1])
+		case len(args) > 2:
+			number, err := a.ruleNumber(c.Context(), args[0], strings.Join(args[1:], " "))
+			if err != nil {
+				return err
+			}
+			path += "/rules/" + strconv.Itoa(number)
 		}
 		return a.client().Do(c.Context(), "DELETE", path, nil, nil)
 	}}
+}
+
+// ruleNumber finds a rule of a policy by its words.
+func (a *app) ruleNumber(ctx context.Context, name, text string) (int, error) {
+	want, err := policy.Parse(text)
+	if err != nil {
+		return 0, err
+	}
+	var all []api.Policy
+	if err := a.client().Do(ctx, "GET", "/policies", nil, &all); err != nil {
+		return 0, err
+	}
+	for _, p := range all {
+		for _, r := range p.Rules {
+			if have, err := policy.Parse(r.Rule); p.Name == name && err == nil && have.String() == want.String() {
+				return r.Number, nil
+			}
+		}
+	}
+	return 0, fmt.Errorf("policy %q has no rule %q; `uvswitch policy show %s` lists its rules", name, want, name)
 }
 
 func (a *app) policyAttach(what, short string) *cobra.Command {

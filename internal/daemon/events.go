@@ -26,7 +26,7 @@ func (d *Daemon) tellLocked(state *model.State) {
 	was := d.told
 	d.told.state = state
 	if d.told.uplink, _, _ = d.Uplink(); was.state == nil {
-		d.happened.Add(api.Event{Event: events.Switch, Action: events.Began, Text: fmt.Sprintf("switch started with %d networks and %d ports", len(state.Networks), len(state.Ports))})
+		d.happened.Add(api.Event{Event: events.Switch, Action: events.Began, Text: fmt.Sprintf("switch started with %s and %s", events.Counted(uint64(len(state.Networks)), "network"), events.Counted(uint64(len(state.Ports)), "port"))})
 		return
 	}
 	for _, e := range events.Between(was.state, state) {

@@ -73,7 +73,7 @@ func (d *Daemon) setLeaseLocked(c gateway.LeaseChange) error {
 		if p.Addr = netip.PrefixFrom(c.To, p.net.Prefix.Bits()); guard != api.Off {
 			p.Flags |= vswitch.Guard
 		}
-	case guard != api.On:
+	case guard != api.On && !p.NeedsLease():
 		p.Flags &^= vswitch.Guard
 	}
 	d.mu.Unlock()

@@ -140,6 +140,24 @@ func (d *Daemon) leadsOut6(n *model.Network) bool {
 	return own.LeadsOut6(&up)
 }
 
+// SetNetwork changes settings of a network. edit gets those of now.
+func (d *Daemon) SetNetwork(name string, edit func(*api.NetworkAdd) error) error {
+	return d.change("changing network "+name, func() error {
+		n := d.networks[name]
+		if n == nil {
+			return model.NoNetwork(name)
+		}
+		spec := n.Spec
+		if err := edit(&spec); err != nil {
+			return err
+		}
+		if was := n.Spec; spec.Name != was.Name || spec.Subnet != was.Subnet || spec.Gateway != was.Gateway || spec.Subnet6 != was.Subnet6 || spec.Gateway6 != was.Gateway6 {
+			return api.Errorf(http.StatusConflict, "the name, the subnets and the gateways of a network cannot change; make another network, and move its ports")
+		}
+		return d.changeNetworkLocked(spec)
+	})
+}
+
 // changeNetworkLocked gives a network other settings. Its subnet and gateway stay; its ports keep their MTU.
 func (d *Daemon) changeNetworkLocked(a api.NetworkAdd) error {
 	to, err := d.State().ChangedNetwork(a)

@@ -33,16 +33,18 @@ func (d *Daemon) logRefusals(ctx context.Context) {
 		reason frame.Reason
 	}
 	go d.logRules(ctx)
-	before := map[key]uint64{}
-	tick := time.NewTicker(refusalsEvery)
-	defer tick.Stop()
+	before, since := map[key]uint64{}, d.dp.Now()
+	every := time.NewTicker(refusalsEvery)
+	defer every.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-every.C:
 		}
-		now := map[key]uint64{}
+		now, tick := map[key]uint64{}, d.dp.Now()
+		d.tellNames(since, tick)
+		since = tick
 		for _, p := range d.State().Ports {
 			drops := d.dp.PortStats(p.ID).Drops
 			for _, r := range refusals {
@@ -52,13 +54,45 @@ func (d *Daemon) logRefusals(ctx context.Context) {
 				}
 				k := key{p.Name, r}
 				if now[k] = n; n > before[k] {
-					d.happened.Add(api.Event{Event: events.Refusal, Action: events.Began, Port: p.Name, Network: p.Network, Reason: r.String(), Count: n - before[k],
-						Text: fmt.Sprintf("port %s was refused %d frames in %d s: %s", p.Name, n-before[k], int(refusalsEvery.Seconds()), r)})
+					text := fmt.Sprintf("port %s was refused %s in %d s: %s", p.Name, events.Counted(n-before[k], "frame"), int(refusalsEvery.Seconds()), r)
+					if last := d.lastRefused(p.ID, r); last != "" {
+						text += "; the last one: " + last
+					}
+					d.happened.Add(api.Event{Event: events.Refusal, Action: events.Began, Port: p.Name, Network: p.Network, Reason: r.String(), Count: n - before[k], Text: text})
 					d.log.Warn("a port was refused", "port", p.Name, "reason", r.String(), "frames", n-before[k], "seconds", int(refusalsEvery.Seconds()))
 				}
 			}
 		}
 		before = now
+	}
+}
+
+// lastRefused describes the last packet of a port that policies have refused for a reason; empty if it is not known.
+func (d *Daemon) lastRefused(id frame.PortID, why frame.Reason) (packet string) {
+	if why != frame.PolicyDenied && why != frame.PolicyDropped {
+		return ""
+	}
+	last := frame.Tick(0)
+	for _, x := range d.dp.Recent() {
+		if x.In != id || x.Reason != why || int32(x.Tick-last) < 0 {
+			continue
+		}
+		f := frame.Partial(x.In, nil, x.Head, int(x.Length))
+		if r, ok := d.ExplainRefusal(&f); ok && r.Packet != "" {
+			packet, last = r.Packet, x.Tick
+		}
+	}
+	return packet
+}
+
+// tellNames tells which names ports have asked for in vain since a time, each once.
+func (d *Daemon) tellNames(since, now frame.Tick) {
+	names, _ := d.PolicyRefusals()
+	for _, r := range names {
+		if p := d.State().PortByID(r.Port); p != nil && int32(r.Last-since) >= 0 && int32(r.Last-now) < 0 {
+			d.happened.Add(api.Event{Event: events.Refusal, Action: events.Began, Port: p.Name, Network: p.Network, Name: r.Name, Reason: events.NameDenied, Count: r.Count,
+				Text: fmt.Sprintf("port %s asked for the name %s, which its policies do not allow", p.Name, r.Name)})
+		}
 	}
 }
 
@@ -97,8 +131,9 @@ func (d *Daemon) logRules(ctx context.Context) {
 				continue
 			}
 			if lines[why.Why]++; lines[why.Why] <= linesPerRule {
-				d.happened.Add(api.Event{Event: events.Refusal, Action: events.Began, Port: d.State().PortName(x.In), Reason: x.Reason.String(), Count: 1, Text: why.Why})
-				d.log.Warn("a policy refused a packet", "port", d.State().PortName(x.In), "why", why.Why)
+				port := d.State().PortName(x.In)
+				d.happened.Add(api.Event{Event: events.Refusal, Action: events.Began, Port: port, Reason: x.Reason.String(), Count: 1, Text: fmt.Sprintf("port %s was refused %s: %s", port, why.Packet, why.Why)})
+				d.log.Warn("a policy refused a packet", "port", port, "packet", why.Packet, "why", why.Why)
 			}
 		}
 		seen = now

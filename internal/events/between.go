@@ -25,6 +25,9 @@ const (
 	Refusal = "refusal"
 )
 
+// NameDenied is the reason of refusals of names. It is no reason of a drop: the port gets an answer.
+const NameDenied = "name_denied"
+
 // What has happened.
 const (
 	Added   = "added"
@@ -75,9 +78,9 @@ func Between(before, after *model.State) (out []api.Event) {
 		p := &after.Policies[i]
 		switch old := before.Policy(p.Name); {
 		case old == nil:
-			say(Policy, Added, p.Name, api.Event{}, fmt.Sprintf("%d rules", len(p.Rules)))
+			say(Policy, Added, p.Name, api.Event{}, Counted(uint64(len(p.Rules)), "rule"))
 		case !reflect.DeepEqual(old.Spec, p.Spec):
-			say(Policy, Changed, p.Name, api.Event{}, fmt.Sprintf("%d rules, %d before", len(p.Rules), len(old.Rules)))
+			say(Policy, Changed, p.Name, api.Event{}, fmt.Sprintf("%s, %d before", Counted(uint64(len(p.Rules)), "rule"), len(old.Rules)))
 		}
 	}
 	for i := range after.Networks {
@@ -109,6 +112,14 @@ func Between(before, after *model.State) (out []api.Event) {
 		}
 	}
 	return out
+}
+
+// Counted is a number of things, such as "1 rule" and "2 rules".
+func Counted(n uint64, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
 }
 
 func portsOf(s *model.State) map[string]*model.Port {

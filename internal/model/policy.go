@@ -153,7 +153,7 @@ func (s *State) PoliciesOf(p *Port) (names []string) {
 // CheckPoliced says why a port cannot have the policies that count for it: without the guard, its address would be no proof of who it is.
 func (s *State) CheckPoliced(p *Port) error {
 	if names := s.PoliciesOf(p); len(names) > 0 && p.Flags&vswitch.Guard == 0 {
-		return conflict("port %q has policies (%s), which need the guard and an address that the switch knows: add the port with --ip, or leave the policies out", p.Name, strings.Join(names, ", "))
+		return conflict("policies (%s) need the guard on port %q, and an address that the switch knows or leases: add the port with --ip auto, --ip ADDRESS or --ip dhcp, and leave its guard on", strings.Join(names, ", "), p.Name)
 	}
 	return nil
 }

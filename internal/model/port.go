@@ -85,6 +85,9 @@ func (p *Port) Known6() netip.Prefix {
 	return p.Addr6
 }
 
+// NeedsLease reports whether the port's station was told to ask for its address: until it has one, the guard lets it do nothing else.
+func (p *Port) NeedsLease() bool { return p.Spec.IP == api.DHCPAddress && p.Kind != KindDevice }
+
 // AsksDHCP reports whether the gateway answers the port's DHCP questions. By default, it does not on the host's devices: they may lead to a LAN
 // with a server of its own.
 func (p *Port) AsksDHCP() bool { return p.DHCP && p.Flags&vswitch.AsksDHCP != 0 && !p.IsOwn() }
@@ -97,6 +100,9 @@ func (p *Port) SwitchPort(net frame.NetID) vswitch.Port {
 	}
 	if !p.AsksDHCP() {
 		s.Flags &^= vswitch.AsksDHCP
+	}
+	if p.NeedsLease() && !p.Addr.IsValid() {
+		s.Flags |= vswitch.NoAddress
 	}
 	if p.Addr6.IsValid() {
 		s.Addrs6 = []frame.Addr6{frame.Addr6From(p.Addr6.Addr())}
@@ -350,6 +356,9 @@ func (s *State) checkAddress(p *Port, a api.PortAdd) error {
 	case a.IP == api.DHCPAddress:
 		if !p.DHCP {
 			return bad("--ip dhcp: the gateway of network %q answers no DHCP questions (--dhcp off)", n.Name)
+		}
+		if p.NeedsLease() {
+			p.Flags |= vswitch.Guard
 		}
 		return nil
 	case !a.NamesAddress():

@@ -177,7 +177,7 @@ func (s *Settings) apply(p *Port, name string, v api.Setting) error {
 // one returns to its default; a setting that is in neither stays.
 func (p *Port) settingsAfterReload(now api.PortSet) api.PortSet {
 	standard := newSettings(vswitch.DefaultFlags)
-	if p.Addr.IsValid() {
+	if p.Addr.IsValid() || p.NeedsLease() {
 		standard.Flags |= vswitch.Guard
 	}
 	if p.Kind != KindDevice {

@@ -14,7 +14,8 @@ import (
 // A Refusal says why policies refuse a packet, and what would allow it.
 type Refusal struct {
 	Why, Remedy string
-	Log         bool // a rule refuses it, and asks for lines in the log
+	Packet      string // such as "tcp/443 to 192.0.2.1"; empty if it is no IP packet
+	Log         bool   // a rule refuses it, and asks for lines in the log
 }
 
 // Explain says why a parsed frame is refused, by the rules of now. ok is false if they do not refuse it.
@@ -29,6 +30,10 @@ func (c *Compiler) Explain(f *frame.Frame, now frame.Tick) (r Refusal, ok bool) 
 	if !known {
 		r.Why = "policies let IP packets pass only, and ARP"
 		return r, ports.Set(f.In) != nil
+	}
+	r.Packet = fmt.Sprintf("%s to %s", policy.ServiceText(q.Proto, q.Port), q.Dst)
+	if q.From == frame.NoPort {
+		r.Packet = fmt.Sprintf("%s from %s to %s", policy.ServiceText(q.Proto, q.Port), q.Src, q.Dst)
 	}
 	ruling := ports.Judge(q, policy.Admission{}, now)
 	if ruling.Why == frame.None {
@@ -52,7 +57,7 @@ func (c *Compiler) Explain(f *frame.Frame, now frame.Tick) (r Refusal, ok bool) 
 		r.Log = ports.Set(ruling.Port).Logs(ruling.Rule)
 		r.Why = fmt.Sprintf("rule %d of policy %s refuses it: %s", number, of, text)
 		if r.Remedy = fmt.Sprintf("to end this: `uvswitch policy del %s %d`", of, number); state.Policy(of).Builtin {
-			r.Remedy = fmt.Sprintf("to end this: `uvswitch policy detach %s --port %s`", of, p.Name)
+			r.Remedy = fmt.Sprintf("no other rule can allow it while port %s has policy %s; for exceptions, attach a policy of your own in its place (docs/sandbox.md)", p.Name, of)
 		}
 		return r, true
 	}
@@ -65,6 +70,13 @@ func (c *Compiler) Explain(f *frame.Frame, now frame.Tick) (r Refusal, ok bool) 
 	if learned := ports.Set(ruling.Port).Addresses.NamesOf(peer, now); len(learned) > 0 && ruling.Side == policy.Egress {
 		if r.Why += fmt.Sprintf("; the port knows %s as %s", peer, strings.Join(learned, ", ")); ports.Places.Class(peer) == policy.Outside && policy.IsPublic(peer) {
 			who = policy.Peer{Kind: policy.NamePeer, Name: learned[len(learned)-1]}
+		}
+	}
+	if ended := ports.Set(ruling.Port).Addresses.EndedNamesOf(peer, now); who.Kind == policy.Prefix && ruling.Side == policy.Egress {
+		if i := slices.IndexFunc(ended, func(name string) bool { return ports.Set(ruling.Port).RuleForName(name, q.Proto, q.Port) != 0 }); i >= 0 {
+			r.Why += fmt.Sprintf("; the port knew %s as %s, but that answer has ended", peer, ended[i])
+			r.Remedy = fmt.Sprintf("let the program ask for %s again: a name opens an address for the TTL of the answer, and for 30 s at least", ended[i])
+			return r, true
 		}
 	}
 	rule := policy.Allowing(ruling.Side, who, q.Proto, q.Port)

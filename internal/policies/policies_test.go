@@ -84,6 +84,7 @@ func TestExplain(t *testing.T) {
 	var c Compiler
 	ports, _ := c.Compile(s, nil)
 	ports.Set(1).Learn("www.example.com", []netip.Addr{netip.MustParseAddr("203.0.113.9")}, 60, true, 1)
+	ports.Set(1).Learn("api.example.com", []netip.Addr{netip.MustParseAddr("203.0.113.20")}, 60, true, 1)
 	for _, tt := range []struct {
 		from        frame.PortID
 		src, dst    string
@@ -91,17 +92,19 @@ func TestExplain(t *testing.T) {
 		port        uint16
 		why, remedy string
 		log         bool
+		now         frame.Tick
 	}{
-		{1, "10.0.0.2", "203.0.113.9", frame.TCP, 80, "no rule of policy agent, of port web, allows it (egress); the port knows 203.0.113.9 as www.example.com", "policy add agent egress allow name:www.example.com tcp/80", false},
-		{1, "10.0.0.2", "203.0.113.10", frame.ICMP, 0, "no rule of policy agent", "policy add agent egress allow 203.0.113.10 icmp", false},
-		{1, "10.0.0.2", "198.51.100.1", frame.UDP, 53, "no rule of policy agent", "policy add agent egress allow host udp/53", false},
-		{1, "10.0.0.2", "203.0.113.66", frame.TCP, 443, "rule 2 of policy agent refuses it: egress drop 203.0.113.66 log", "policy del agent 2", true},
-		{2, "10.0.0.3", "10.0.0.2", frame.TCP, 80, "rule 2 of policy sandbox refuses it: egress reject inside", "policy detach sandbox --port db", false},
-		{0, "203.0.113.9", "198.51.100.1", frame.TCP, 8080, "", "", false}, // sandbox lets the clients of a published port in
+		{1, "10.0.0.2", "203.0.113.9", frame.TCP, 80, "no rule of policy agent, of port web, allows it (egress); the port knows 203.0.113.9 as www.example.com", "policy add agent egress allow name:www.example.com tcp/80", false, 1},
+		{1, "10.0.0.2", "203.0.113.10", frame.ICMP, 0, "no rule of policy agent", "policy add agent egress allow 203.0.113.10 icmp", false, 1},
+		{1, "10.0.0.2", "198.51.100.1", frame.UDP, 53, "no rule of policy agent", "policy add agent egress allow host udp/53", false, 1},
+		{1, "10.0.0.2", "203.0.113.66", frame.TCP, 443, "rule 2 of policy agent refuses it: egress drop 203.0.113.66 log", "policy del agent 2", true, 1},
+		{2, "10.0.0.3", "10.0.0.2", frame.TCP, 80, "rule 2 of policy sandbox refuses it: egress reject inside", "a policy of your own in its place", false, 1},
+		{0, "203.0.113.9", "198.51.100.1", frame.TCP, 8080, "", "", false, 1}, // sandbox lets the clients of a published port in
+		{1, "10.0.0.2", "203.0.113.20", frame.TCP, 443, "no rule of policy agent, of port web, allows it (egress); the port knew 203.0.113.20 as api.example.com, but that answer has ended", "ask for api.example.com again", false, 100 * frame.TicksPerSecond},
 	} {
 		raw := frametest.Packet{Src: frametest.Addr(tt.src), Dst: frametest.Addr(tt.dst), Proto: tt.proto, SrcPort: 40000, DstPort: tt.port, Type: frame.ICMPEcho}.Raw()
 		f := frame.Partial(tt.from, nil, raw[frame.VnetLen:], len(raw)-frame.VnetLen)
-		r, ok := c.Explain(&f, 1)
+		r, ok := c.Explain(&f, tt.now)
 		if tt.why == "" {
 			if !ok || !strings.HasPrefix(r.Why, "the present rules would allow it") {
 				t.Errorf("%s > %s: %+v, %v", tt.src, tt.dst, r, ok)

@@ -226,6 +226,20 @@ func (k *Addresses) NamesOf(a netip.Addr, now frame.Tick) (names []string) {
 	return names[max(0, len(names)-namesShown):]
 }
 
+// EndedNamesOf returns the names by which the port has learned an address in answers that hold no more, as far as they are remembered.
+func (k *Addresses) EndedNamesOf(a netip.Addr, now frame.Tick) (names []string) {
+	if t := k.table.Load(); t != nil {
+		if x := t.find(a).Load(); x != nil {
+			for _, n := range x.names {
+				if int32(n.until-now) <= 0 {
+					names = append(names, n.name)
+				}
+			}
+		}
+	}
+	return names[max(0, len(names)-namesShown):]
+}
+
 // Learn remembers that an answer to the port has named addresses for a name, which is in lower case and without its last dot. ttl is in
 // seconds. With pinned, rules for the name allow these addresses from now on. Call it before the answer leaves.
 func (s *Set) Learn(name string, addrs []netip.Addr, ttl uint32, pinned bool, now frame.Tick) {

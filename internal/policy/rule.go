@@ -138,6 +138,15 @@ func (r Rule) String() string {
 	return strings.Join(words, " ")
 }
 
+// ServiceText is a protocol with the responder's port, such as tcp/443, as rules write it.
+func ServiceText(proto uint8, port uint16) string {
+	text := frame.ProtoName(normal(proto))
+	if frame.HasPorts(proto) {
+		text += "/" + strconv.Itoa(int(port))
+	}
+	return text
+}
+
 // Allowing is the rule that allows one kind of flow. port is the responder's; it does not count for a protocol without ports.
 func Allowing(d Direction, peer Peer, proto uint8, port uint16) Rule {
 	r := Rule{Direction: d, Action: Allow, Peer: peer, Proto: normal(proto)}
@@ -161,11 +170,11 @@ func Parse(text string) (r Rule, err error) {
 	case "ingress":
 		r.Direction = Ingress
 	default:
-		return fail("%q is not egress (flows that begin at the port) or ingress (flows that begin elsewhere)", words[0])
+		return fail("%q is not egress (flows that begin at the port) or ingress (flows that begin elsewhere)%s", words[0], meant(words[0]))
 	}
 	action := slices.Index([]string{"allow", "reject", "drop"}, words[1])
 	if action < 0 {
-		return fail("%q is not allow, reject or drop", words[1])
+		return fail("%q is not allow, reject or drop%s", words[1], meant(words[1]))
 	}
 	r.Action, r.Proto = Allow+Action(action), AnyProto
 	words = words[2:]
@@ -197,6 +206,19 @@ func Parse(text string) (r Rule, err error) {
 		return fail("a name only stands in rules that begin with \"egress allow\": an address whose name the port has not asked for cannot be recognized")
 	}
 	return r, nil
+}
+
+// meant says which word of a rule stands for a word of other tools.
+func meant(word string) string {
+	for mean, words := range map[string][]string{
+		"egress": {"out", "output", "outgoing", "outbound"}, "ingress": {"in", "input", "incoming", "inbound"},
+		"allow": {"accept", "permit", "pass"}, "reject (the sender is told) or drop": {"deny", "block", "refuse"},
+	} {
+		if slices.Contains(words, strings.ToLower(word)) {
+			return "; did you mean " + mean + "?"
+		}
+	}
+	return ""
 }
 
 // parsePeer reads a peer. ok is false if the word is none; it may be a protocol.
@@ -233,12 +255,30 @@ func parsePeer(word string) (p Peer, ok bool, err error) {
 	if a, err := netip.ParseAddr(word); err == nil && a.Zone() == "" && !a.Is4In6() {
 		return Peer{Kind: Prefix, Prefix: netip.PrefixFrom(a, a.BitLen())}, true, nil
 	}
-	proto, _, _ := strings.Cut(word, "/")
-	if _, known := protoNumber(proto); !known {
+	proto, rest, _ := strings.Cut(word, "/")
+	if !known(proto) && !isReversed(proto, rest) {
+		if _, err := netip.ParseAddr(proto); err == nil && rest != "" {
+			return p, false, fmt.Errorf("%q is no peer: %s is not the length of a prefix", word, rest)
+		}
+		if _, err := checkPattern(word); err == nil && strings.Contains(word, ".") && !isDigits(word[strings.LastIndex(word, ".")+1:]) {
+			return p, false, fmt.Errorf("%q is no peer; did you mean name:%s?", word, word)
+		}
 		return p, false, fmt.Errorf("%q is no peer and no protocol; a peer is any, inside, outside, host, an address, a subnet, port:NAME, network:NAME or name:NAME; a protocol is tcp, udp, icmp, or tcp/443 with a port", word)
 	}
 	return p, false, nil
 }
+
+// isReversed reports whether somebody has written a port and its protocol, such as 443/tcp.
+func isReversed(port, proto string) bool { return isDigits(port) && !isDigits(proto) && known(proto) }
+
+// known reports whether a word is a protocol.
+func known(word string) bool {
+	_, ok := protoNumber(word)
+	return ok
+}
+
+// isDigits reports whether a word begins with a digit, as ports and the last part of an IPv4 address do, and no domain.
+func isDigits(word string) bool { return word != "" && word[0] >= '0' && word[0] <= '9' }
 
 // checkPattern reads the name of a rule.
 func checkPattern(name string) (string, error) {
@@ -272,6 +312,9 @@ func protoNumber(name string) (uint8, bool) {
 
 func parseProto(word string) (proto uint8, ports []PortRange, err error) {
 	name, list, withPorts := strings.Cut(word, "/")
+	if isReversed(name, list) {
+		return 0, nil, fmt.Errorf("%q: the protocol comes first; did you mean %s/%s?", word, list, name)
+	}
 	proto, known := protoNumber(name)
 	if !known {
 		return 0, nil, fmt.Errorf("%q is not a protocol, such as tcp, udp, icmp, sctp, or a number", name)

@@ -12,8 +12,11 @@ var keys = map[string]string{
 	"--protocols": "protocols", "--network": "network", "--netns": "netns", "--ifname": "ifname", "--device": "device", "--qemu-stream": "qemu_stream",
 	"--qemu-dgram": "qemu_dgram", "--vde": "vde", "--ip": "ip", "--ip6": "ip6", "--mac": "mac", "--offload": "offload", "--no-route": "no_route",
 	"--container": "container", "--tenant": "tenant", "--from": "from",
-	"--dhcp": "dhcp", "--dns": "dns", "--dns-servers": "dnsServers", "--domain": "domain", "--names": "names", "--aliases": "aliases", "--policy": "policies",
+	"--dhcp": "dhcp", "--dns": "dns", "--dns-servers": "dnsServers", "--dhcp-range": "dhcpRange", "--dhcp-lease": "dhcpLease", "--dhcp-routes": "dhcpRoutes", "--domain": "domain", "--names": "names", "--aliases": "aliases", "--policy": "policies",
 }
+
+// Key is the key that says the same as an option of the command line, such as --nd-proxy; empty if there is none.
+func Key(option string) string { return keys[option] }
 
 // InKeys returns err with options of the command line, such as --nd-proxy, written as keys: ndProxy. err may be nil.
 func InKeys(err error) error {
