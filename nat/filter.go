@@ -158,8 +158,8 @@ func (n *tracker[A]) followOrTrack(c *config[A], f packet[A], b *frame.Batch, to
 			}
 		}
 		if why := begins(f.Frame); group || b.Dry || why != frame.None {
-			if why != frame.None && f.FragOffset() != 0 {
-				return frame.PolicyDenied // its first fragment has begun no flow
+			if why != frame.None && f.Flags&frame.Fragment != 0 && closed {
+				return frame.PolicyDenied // it begins no flow, and so nobody would watch what follows
 			}
 			return frame.None
 		}
@@ -173,11 +173,7 @@ func (n *tracker[A]) followOrTrack(c *config[A], f packet[A], b *frame.Batch, to
 		}
 	}
 	if s := &n.state[f.Flow]; s.state.Load()&untranslated != 0 && !b.Dry {
-		flags := uint8(0)
-		if f.Proto == frame.TCP {
-			flags = f.TCP().Flags()
-		}
-		n.account(f, s, &n.flows.keys[f.Flow][0], flags, true, b.Tick)
+		n.account(f, s, &n.flows.keys[f.Flow][0], tcpFlags(f.Frame), f.FragOffset() == 0, b.Tick)
 	}
 	return frame.None
 }

@@ -86,10 +86,18 @@ func (n *tracker[A]) translateFragment(f packet[A], b *frame.Batch, note bool) f
 		}
 		d = nil
 	}
-	if d == nil && lo != 0 {
+	switch {
+	case d == nil && lo != 0:
 		return frame.FragmentWaits
-	}
-	if d == nil {
+	case d != nil && lo == 0 && !d.hosts:
+		if d.srcPort != f.tuple.SrcPort || d.dstPort != f.tuple.DstPort || d.proto != f.Proto {
+			d.bad = d.bad || !b.Dry // two first fragments: nobody knows which one its receiver takes
+			return frame.FragmentInvalid
+		}
+		return frame.None
+	case d != nil && lo == 0:
+		return frame.None
+	case d == nil:
 		d = &datagram{srcPort: f.tuple.SrcPort, dstPort: f.tuple.DstPort, proto: f.Proto, in: f.In % frame.MaxPorts, outside: f.Net == frame.NoNet, expires: b.Tick + waits(f.Frame)}
 		added, displaced := r.add(key, d)
 		if !added {
@@ -98,8 +106,9 @@ func (n *tracker[A]) translateFragment(f packet[A], b *frame.Batch, note bool) f
 		if displaced && !d.outside { // another one of this port had to go
 			f.Flags |= frame.Displaces
 		}
+		return frame.None
 	}
-	if d.hosts && lo != 0 {
+	if d.hosts {
 		return frame.NotForUs
 	}
 	f.Proto = d.proto

@@ -456,11 +456,7 @@ func (n *tracker[A]) fill(e uint32, c *config[A], d *pendingFlow[A], f packet[A]
 	s.mapping, s.inboundMapping, s.rule, s.port, s.net = d.mapping, d.inboundMapping, d.rule, d.port, d.net
 	s.addrs = frame.AddrDelta(d.orig.Src, to.Src).Plus(frame.AddrDelta(d.orig.Dst, to.Dst))
 	s.l4ports = frame.Delta16(d.orig.SrcPort, to.SrcPort).Plus(frame.Delta16(d.orig.DstPort, to.DstPort))
-	flags := uint8(0)
-	if f.Proto == frame.TCP {
-		flags = f.TCP().Flags()
-	}
-	s.state.Store(advance(d.status, 0, f.Proto, flags) | n.ways.Load()<<waysShift)
+	s.state.Store(advance(d.status, 0, f.Proto, tcpFlags(f.Frame)) | n.ways.Load()<<waysShift)
 	if c.rulings != nil {
 		c.rulings[e].Store(d.admission.Word())
 	}
@@ -516,4 +512,16 @@ func begins(f *frame.Frame) frame.Reason {
 // resumes reports whether f belongs to a TCP connection that is older than this switch. The connection goes on if its
 // source port stays the same. If not, its peer would not know it and might not answer, so the sender gets a RST at
 // once.
-func resumes(f *frame.Frame) bool { return f.Proto == frame.TCP && f.TCP().Flags()&frame.FlagSYN == 0 }
+func resumes(f *frame.Frame) bool {
+	return f.Proto == frame.TCP && f.FragOffset() == 0 && f.TCP().Flags()&frame.FlagSYN == 0
+}
+
+// tcpFlags are the flags of a TCP segment; 0 of other packets, and of later fragments, which have no TCP header.
+//
+//uvswitch:hot
+func tcpFlags(f *frame.Frame) uint8 {
+	if f.Proto != frame.TCP || f.FragOffset() != 0 {
+		return 0
+	}
+	return f.TCP().Flags()
+}

@@ -140,7 +140,7 @@ func (n *tracker[A]) giveBack(f packet[A], why frame.Reason, dry bool) {
 // not: the host would refuse the connection, and RFC 5382, REQ-4 asks for silence.
 func (n *tracker[A]) knowsOther(f packet[A]) bool {
 	mark, _, ok := f.Way()
-	syn := f.Proto == frame.TCP && f.TCP().Flags()&(frame.FlagSYN|frame.FlagACK) == frame.FlagSYN
+	syn := tcpFlags(f.Frame)&(frame.FlagSYN|frame.FlagACK) == frame.FlagSYN
 	return ok && (mark == frame.WayIn || mark == frame.WayInAgain) && !syn
 }
 

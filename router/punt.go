@@ -97,12 +97,17 @@ func (r *Router) reject(p PuntedFrame, now frame.Tick, out Output) {
 			return
 		}
 	}
-	if p.Why == frame.FlowNotResumed {
+	if p.Why == frame.FlowNotResumed || p.Why == frame.PolicyDenied && isMidConnection(p) {
 		r.reset(p, out)
 	} else if e := p.Why.Info().Error; e.Sent {
 		r.sendErrorFor(p, e, p.MTU, now, out)
 	}
 	out.Drop(p, p.Why)
+}
+
+// isMidConnection reports whether p is a segment of a station's TCP connection that exists: an ICMP error would not end it (RFC 5927, 6).
+func isMidConnection(p PuntedFrame) bool {
+	return p.Net != frame.NoNet && p.f.Proto == frame.TCP && p.f.Flags&frame.HasTuple != 0 && p.f.Malformed == frame.None && p.f.TCP().Flags()&(frame.FlagSYN|frame.FlagACK) == frame.FlagACK
 }
 
 // sender returns the source address of an IP packet.

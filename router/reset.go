@@ -14,7 +14,7 @@ import (
 func (r *Router) reset(p PuntedFrame, out Output) {
 	iface := r.snap.Load().ifaces[p.Net]
 	f := p.f
-	if iface == nil || f.Verdict == frame.Drop || f.Malformed != frame.None || f.Proto != frame.TCP || f.Flags&frame.HasTuple == 0 {
+	if iface == nil || f.Verdict == frame.Drop || f.Malformed != frame.None || f.Proto != frame.TCP || f.Flags&frame.HasTuple == 0 || f.FragOffset() != 0 {
 		return
 	}
 	h := f.TCP()

@@ -172,6 +172,14 @@ func (v *view) networks() []api.Network {
 	return out
 }
 
+// serverText is a name server as resolv.conf has it, with its port if that is not 53.
+func serverText(a netip.AddrPort) string {
+	if a.Port() == 53 {
+		return a.Addr().String()
+	}
+	return a.String()
+}
+
 // leases are the rows of `lease ls`.
 func (v *view) leases(r *http.Request) (any, error) {
 	out := []api.Lease{}
@@ -564,6 +572,16 @@ func (v *view) status() api.Status {
 	}
 	x.Backend, x.BackendWhy = v.d.Backend()
 	x.Sandbox = v.d.Sandbox()
+	servers, silent, err := v.d.NameServers()
+	for _, a := range servers {
+		x.NameServers = append(x.NameServers, serverText(a))
+	}
+	for _, a := range silent {
+		x.SilentNames = append(x.SilentNames, serverText(a))
+	}
+	if err != nil {
+		x.NamesWhy = err.Error()
+	}
 	if h := v.Port(model.HostPortName); h != nil {
 		x.Host = h.Addr.Addr().String()
 		x.HostClients, x.HostInbound, x.HostCgroup = "programs", cmp.Or(v.Config.Host.Inbound, "allow"), v.Config.Host.Cgroup

@@ -134,6 +134,10 @@ func (l *learned) propose(port string) (rules []string) {
 		}
 	}
 	for _, n := range l.names {
+		// The workload chooses the names that it asks for: a rule for one must mean this name, and no others.
+		if _, bad := policy.Parse("egress allow name:" + n.Name); bad != nil || strings.HasPrefix(n.Name, "*") {
+			continue
+		}
 		if x, err := netip.ParseAddr(n.Address); err == nil {
 			namesOf[x] = append(namesOf[x], n.Name)
 		}

@@ -129,7 +129,7 @@ func networkFlags(c *cobra.Command, n *api.NetworkAdd) {
 func (a *app) networkSet() *cobra.Command {
 	n := api.NetworkAdd{}
 	c := &cobra.Command{Use: "set NAME [OPTIONS]", Short: "Change settings of a network; what is not named stays",
-		Long: "Change settings of a network. What is not named stays; an empty value ('') is the default.\n" +
+		Long: "Change settings of a network. What is not named stays. The value default takes a setting back.\n" +
 			"The subnets and gateways cannot change. Devices keep the MTU that they have.\n" +
 			"The change holds until the switch ends; a reload of a configuration file sets what the file says.",
 		Args: cobra.ExactArgs(1)}
@@ -146,7 +146,10 @@ func (a *app) networkSet() *cobra.Command {
 		set := map[string]any{}
 		c.Flags().Visit(func(f *pflag.Flag) {
 			if key := api.Key("--" + f.Name); key != "" {
-				if set[key] = given[key]; set[key] == nil { // left out, as it is empty
+				switch set[key] = given[key]; {
+				case set[key] == "default":
+					set[key] = ""
+				case set[key] == nil: // left out, as it is empty
 					set[key] = map[string]any{"string": "", "bool": false, "int": 0}[f.Value.Type()]
 				}
 			}

@@ -154,8 +154,8 @@ func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
 	_ = os.MkdirAll(f.state, 0o700) // where the switch may not make it, saving says so
 	d, err := daemon.Start(ctx, daemon.Options{
 		Config: conf, Name: f.name, Workers: f.workers, BusyPoll: busyPollTime(f.busyPoll), IO: f.io, TAPs: taps, Store: fdstore.Systemd(), Stored: in.stored, Log: log,
-		LeaseFile: filepath.Join(f.state, "leases-"+f.name+".json"),
-		Seal:      f.seal(a, conf, log),
+		LeaseFile: filepath.Join(f.state, "leases-"+f.name+".json"), PolicyFile: filepath.Join(f.state, "policies-"+f.name+".json"),
+		Seal: f.seal(a, conf, log),
 	})
 	if err != nil {
 		return err

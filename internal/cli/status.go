@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -50,6 +51,14 @@ func (a *app) statusCommand() *cobra.Command {
 			row(w, "host inbound", s.HostInbound)
 			row(w, "host clients", s.HostClients)
 		}
+		names := cmp.Or(strings.Join(s.NameServers, ", "), "none in /etc/resolv.conf")
+		if len(s.SilentNames) > 0 {
+			names += "; no answer lately from " + strings.Join(s.SilentNames, ", ")
+		}
+		if s.NamesWhy != "" {
+			names += "; not read since they have changed: " + s.NamesWhy
+		}
+		row(w, "name servers", names)
 		row(w, "ports", s.Ports)
 		for _, n := range s.Networks {
 			kind := ""

@@ -48,6 +48,8 @@ type Options struct {
 	TAPs     tapmaker.Maker // creates TAPs in namespaces
 	Store    fdstore.Store  // keeps TAPs that other programs have passed, beyond the end of the process; nil for none
 	Stored   []*os.File     // what it has kept from the last process
+	// PolicyFile keeps the policies that were made by hand: those that networks and ports of the next process name are made again. Empty: nothing does.
+	PolicyFile string
 	// LeaseFile keeps the leases of stations beyond the end of the process; empty: nothing does.
 	LeaseFile string
 	Seal      func() (string, error) // closes the sandbox and says what holds; called before the first frame is read. nil: none
@@ -71,9 +73,10 @@ type Daemon struct {
 	policies   []model.Policy          // in the order in which they were made; under mu, replaced as a whole
 	policing   policies.Compiler
 	happened   events.Log
-	leaseError bool          // leases could not be saved last time
-	leasesKept chan struct{} // closed when keepLeases has ended; nil if it has not begun
-	sandbox    string        // see Sandbox
+	formerly   []api.PolicyAdd // policies of the last process; see recallPoliciesLocked
+	leaseError bool            // leases could not be saved last time
+	leasesKept chan struct{}   // closed when keepLeases has ended; nil if it has not begun
+	sandbox    string          // see Sandbox
 	log        *slog.Logger
 	ended      chan struct{} // closed when the data plane has ended
 	failure    error         // why it has ended; written before
@@ -143,6 +146,7 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 		d.failure = d.dp.Run(ctx, d.portGone)
 	}()
 	d.loadLeases()
+	d.loadPolicies()
 	err = d.change("starting", d.buildLocked)
 	if err == nil {
 		err = uplink.Watch(ctx, func() { d.refreshUplink(); d.refreshDevices() })

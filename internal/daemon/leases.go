@@ -29,12 +29,11 @@ func (d *Daemon) DeleteLease(address string) error {
 // applyLeases gives ports the addresses that the leases say. From then on a port is as one with --ip: the guard knows the address, and the router
 // knows the station.
 func (d *Daemon) applyLeases() {
-	changes := d.gateways.LeaseChanges()
-	if len(changes) == 0 {
+	if !d.gateways.LeasesDiffer() {
 		return
 	}
 	d.follow("changing leased addresses", func() {
-		for _, c := range changes {
+		for _, c := range d.gateways.LeaseChanges() { // asked here: what is published now keeps its address
 			if err := d.setLeaseLocked(c); err != nil {
 				d.gateways.LeaseFailed(c, err)
 			}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -25,6 +26,12 @@ func (d *Daemon) Names() []gateway.Row {
 
 // NameCounts say what became of questions for names.
 func (d *Daemon) NameCounts() *dns.Counts { return d.gateways.Counts() }
+
+// NameServers lists the servers that the host asks, and those of all networks that have not answered lately. The error says why the host's servers
+// of now are not known.
+func (d *Daemon) NameServers() (host, silent []netip.AddrPort, err error) {
+	return d.gateways.NameServers()
+}
 
 // AddName gives a network a name.
 func (d *Daemon) AddName(a api.NameAdd) error {

@@ -26,6 +26,7 @@ func (d *Daemon) DeleteNetwork(name string) error {
 }
 
 func (d *Daemon) addNetworkLocked(a api.NetworkAdd) error {
+	d.recallPoliciesLocked(a.Policies)
 	m, err := d.State().NewNetwork(a)
 	if err != nil {
 		return err

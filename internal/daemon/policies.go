@@ -12,6 +12,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/policies"
 	"github.com/uvswitch/uvswitch/internal/policy"
+	"github.com/uvswitch/uvswitch/internal/statefile"
 )
 
 // SetPolicy makes a policy, or changes all of its rules.
@@ -180,6 +181,7 @@ func (d *Daemon) deletePolicyLocked(name string) error {
 	if kind, to, attached := d.attachedToLocked(name); attached {
 		return api.Errorf(http.StatusConflict, "policy %q is attached to %s %q; detach it first: `uvswitch policy detach %s --%s %s`", name, kind, to, name, kind, to)
 	}
+	d.formerly = slices.DeleteFunc(slices.Clone(d.formerly), func(a api.PolicyAdd) bool { return a.Name == name })
 	d.replacePoliciesLocked(slices.DeleteFunc(slices.Clone(d.policies), func(x model.Policy) bool { return x.Name == name }))
 	return nil
 }
@@ -204,6 +206,53 @@ func (d *Daemon) replacePoliciesLocked(list []model.Policy) {
 	d.policies = list
 	d.mu.Unlock()
 	d.updatePoliciesLocked(nil)
+	d.savePoliciesLocked()
+}
+
+// loadPolicies reads the policies of the last process.
+func (d *Daemon) loadPolicies() {
+	if d.opts.PolicyFile == "" {
+		return
+	}
+	if err := statefile.Load(d.opts.PolicyFile, &d.formerly); err != nil {
+		d.log.Error("the saved policies cannot be read; networks of Docker that have one may be missing", "file", d.opts.PolicyFile, "error", err)
+	}
+}
+
+// savePoliciesLocked keeps the policies for the next process, with those of the last one that nobody has named yet.
+func (d *Daemon) savePoliciesLocked() {
+	if d.opts.PolicyFile == "" || !d.built {
+		return
+	}
+	list := []api.PolicyAdd{}
+	for _, p := range d.policies {
+		list = append(list, p.Spec)
+	}
+	for _, a := range d.formerly {
+		if d.State().Policy(a.Name) == nil {
+			list = append(list, a)
+		}
+	}
+	if err := statefile.Save(d.opts.PolicyFile, list); err != nil {
+		d.log.Error("policies cannot be saved; after a restart, networks of Docker that have one are missing", "error", err)
+	}
+}
+
+// recallPoliciesLocked makes the policies again that a new network or port names, and that the last process had: Docker restores its networks with
+// the names of their policies only.
+func (d *Daemon) recallPoliciesLocked(names api.Words) {
+	for _, name := range names.List() {
+		if d.State().Policy(name) != nil {
+			continue
+		}
+		for _, a := range d.formerly {
+			if a.Name == name {
+				if err := d.setPolicyLocked(a); err != nil {
+					d.log.Error("a policy of the last process cannot be made again", "policy", name, "error", err)
+				}
+			}
+		}
+	}
 }
 
 // setPortPoliciesLocked sets the policies of a port itself.

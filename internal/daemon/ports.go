@@ -56,6 +56,7 @@ func (d *Daemon) DeletePort(name string) error {
 }
 
 func (d *Daemon) addPortLocked(a api.PortAdd, byFD *tap.Device) (model.Port, error) {
+	d.recallPoliciesLocked(a.Policies)
 	m, err := d.stateLocked().NewPort(a)
 	if err == nil && a.Handed != (byFD != nil) {
 		err = api.Errorf(http.StatusBadRequest, "handed: true needs exactly one file descriptor with the request (SCM_RIGHTS), and a descriptor needs handed: true")

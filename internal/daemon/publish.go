@@ -13,6 +13,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/natports"
+	"github.com/uvswitch/uvswitch/internal/policy"
 	"github.com/uvswitch/uvswitch/internal/relay"
 	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/internal/usedports"
@@ -86,6 +87,9 @@ func (d *Daemon) openRelays(p *publish) (*relay.Set, error) {
 	}
 	s, err := relay.Open(relay.Rule{
 		Proto: p.Proto, Host: p.HostAddr, Lo: p.Lo, Hi: p.Hi, Target: p.port.Addr.Addr(), Target6: p.port.Known6().Addr(), TargetPort: p.Target, From: p.From, Serve: d.config.Host.On,
+		May: func(client netip.Addr, target netip.AddrPort) bool {
+			return d.mayReach(client, p.Proto, p.Port, target)
+		},
 	})
 	var bind *relay.BindError
 	switch {
@@ -95,6 +99,34 @@ func (d *Daemon) openRelays(p *publish) (*relay.Set, error) {
 		return nil, api.Errorf(http.StatusConflict, "cannot open port %d/%s of the host: %v; publish another port", bind.Port, p.Proto, bind.Err)
 	}
 	return s, err
+}
+
+// mayReach reports whether a client of the relay may begin a flow with a container: the container sees an address of the host, so that the client is
+// judged here, by isolation and by policies. The host itself is judged as the host.
+func (d *Daemon) mayReach(client netip.Addr, proto, port string, target netip.AddrPort) bool {
+	state := d.State()
+	to := state.Port(port)
+	if to == nil || client.IsLoopback() || slices.Contains(state.Own, client) {
+		return to != nil
+	}
+	from := state.Station(client)
+	if from != nil && !from.IsOwn() && !state.MayTalk(from, to) {
+		return false
+	}
+	rules := d.dp.NAT.Policies()
+	if rules == nil || from != nil && from.IsOwn() {
+		return true
+	}
+	number, _ := frame.ProtoNumber(proto)
+	q := policy.Flow{From: frame.NoPort, To: to.ID, Src: client, Dst: target.Addr(), Proto: number, Port: target.Port()}
+	if from != nil {
+		q.From = from.ID
+	}
+	r := rules.Judge(q, policy.Admission{}, d.dp.Now())
+	if r.Why != frame.None {
+		rules.Count(&r)
+	}
+	return r.Why == frame.None
 }
 
 func (d *Daemon) unpublishLocked(name string, which func(*model.Publish) bool) error {

@@ -1,9 +1,11 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -33,7 +35,7 @@ func (d *Daemon) logRefusals(ctx context.Context) {
 		reason frame.Reason
 	}
 	go d.logRules(ctx)
-	before, since := map[key]uint64{}, d.dp.Now()
+	before, since, failed := map[key]uint64{}, d.dp.Now(), uint64(0)
 	every := time.NewTicker(refusalsEvery)
 	defer every.Stop()
 	for {
@@ -44,6 +46,10 @@ func (d *Daemon) logRefusals(ctx context.Context) {
 		}
 		now, tick := map[key]uint64{}, d.dp.Now()
 		d.tellNames(since, tick)
+		if n := d.NameCounts().Failed.Load(); n > failed {
+			d.tellUnanswered(n - failed)
+			failed = n
+		}
 		since = tick
 		for _, p := range d.State().Ports {
 			drops := d.dp.PortStats(p.ID).Drops
@@ -94,6 +100,18 @@ func (d *Daemon) tellNames(since, now frame.Tick) {
 				Text: fmt.Sprintf("port %s asked for the name %s, which its policies do not allow", p.Name, r.Name)})
 		}
 	}
+}
+
+// tellUnanswered tells that no name server has answered questions of containers.
+func (d *Daemon) tellUnanswered(questions uint64) {
+	_, silent, _ := d.NameServers()
+	var list []string
+	for _, a := range silent {
+		list = append(list, a.String())
+	}
+	text := fmt.Sprintf("no name server has answered %s for names in %d s; silent: %s", events.Counted(questions, "question"), int(refusalsEvery.Seconds()), cmp.Or(strings.Join(list, ", "), "none is known"))
+	d.happened.Add(api.Event{Event: events.Name, Action: events.Ended, Count: questions, Text: text})
+	d.log.Warn("names of others are not resolved", "why", text)
 }
 
 // Rules with the word log: how often the last drops are read, and how many lines a rule gets in that time.

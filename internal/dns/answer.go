@@ -67,7 +67,7 @@ func parse(m []byte, udp bool, limit int) (q question, ok bool) {
 		q.rcode = dnsmessage.RCodeFormatError
 		return q, true
 	}
-	q.name = strings.ToLower(q.Name.String())
+	q.name = lower(q.Name.String())
 	if p.SkipAllQuestions() != nil || p.SkipAllAnswers() != nil || p.SkipAllAuthorities() != nil {
 		q.rcode = dnsmessage.RCodeFormatError
 		return q, true
@@ -98,7 +98,7 @@ func parse(m []byte, udp bool, limit int) (q question, ok bool) {
 }
 
 // answer answers a question about a name of ours. It returns nil if others are to be asked.
-func (z *Zones) answer(from frame.NetID, q *question) []byte {
+func (z *Zones) answer(port frame.PortID, from frame.NetID, q *question) []byte {
 	if q.rcode != 0 {
 		return q.refuse(q.rcode)
 	}
@@ -106,7 +106,7 @@ func (z *Zones) answer(from frame.NetID, q *question) []byte {
 	if n == nil || q.Class != dnsmessage.ClassINET && q.Class != dnsmessage.ClassANY {
 		return q.refuse(dnsmessage.RCodeRefused)
 	}
-	f := z.find(n, q.name)
+	f := z.find(z.asker(port, from), q.name)
 	switch {
 	case f.ours:
 		return q.reply(&f)
@@ -116,20 +116,37 @@ func (z *Zones) answer(from frame.NetID, q *question) []byte {
 	return nil
 }
 
+// lower folds the case of ASCII letters, and of nothing else (RFC 4343, 3).
+func lower(name string) string {
+	b := []byte(name)
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] = c + 'a' - 'A'
+		}
+	}
+	return string(b)
+}
+
 // plainName is the name without its last dot.
 func (q *question) plainName() string { return strings.TrimSuffix(q.name, ".") }
 
-// ExtendedError is the EDNS option that says why (RFC 8914, 2), and prohibited its code for a name that a policy does not allow (4.19).
+// extendedError is the EDNS option that says why (RFC 8914, 2). Its codes: a policy does not allow the name (4.19), and no server can be reached (4.23).
 const (
 	extendedError = 15
 	prohibited    = 18
+	noAuthority   = 22
 )
+
+// explain adds to the answer why it is an error.
+func (q *question) explain(code uint16, why string) {
+	q.options = []dnsmessage.Option{{Code: extendedError, Data: append(binary.BigEndian.AppendUint16(nil, code), why...)}}
+}
 
 // prohibit says that there is no such name, and in an Extended DNS Error that a policy says so. It is not REFUSED: musl would ask again, for 5 s.
 // Without a SOA, nobody keeps the answer (RFC 2308, 5).
 func (q *question) prohibit() []byte {
 	b := q.begin(dnsmessage.RCodeNameError, false)
-	q.options = []dnsmessage.Option{{Code: extendedError, Data: append(binary.BigEndian.AppendUint16(nil, prohibited), "a policy of this port does not allow the name"...)}}
+	q.explain(prohibited, "a policy of this port does not allow the name")
 	return q.finish(&b, dnsmessage.RCodeNameError)
 }
 
@@ -151,14 +168,20 @@ func addressesIn(answer []byte, name string) (addrs []netip.Addr, seconds uint32
 		if err != nil {
 			break
 		}
-		owner := strings.ToLower(h.Name.String())
+		if h.Class != dnsmessage.ClassINET {
+			if p.SkipAnswer() != nil {
+				return nil, 0
+			}
+			continue
+		}
+		owner := lower(h.Name.String())
 		switch h.Type {
 		case dnsmessage.TypeCNAME:
 			r, err := p.CNAMEResource()
 			if err != nil {
 				return nil, 0
 			}
-			aliases[owner] = alias{strings.ToLower(r.CNAME.String()), h.TTL}
+			aliases[owner] = alias{lower(r.CNAME.String()), h.TTL}
 			continue
 		case dnsmessage.TypeA:
 			r, err := p.AResource()
@@ -171,7 +194,7 @@ func addressesIn(answer []byte, name string) (addrs []netip.Addr, seconds uint32
 			if err != nil {
 				return nil, 0
 			}
-			of[owner] = append(of[owner], netip.AddrFrom16(r.AAAA).Unmap())
+			of[owner] = append(of[owner], netip.AddrFrom16(r.AAAA))
 		default:
 			if p.SkipAnswer() != nil {
 				return nil, 0

@@ -53,6 +53,47 @@ func testZones() *Zones {
 	})
 }
 
+// A container in several networks finds the names of all of them by each of its ports; its own network's come first. Others find as before.
+func TestJoined(t *testing.T) {
+	z := testZones()
+	z.Join(7, 3)
+	z.Join(7, 2)
+	for _, tt := range []struct {
+		port frame.PortID
+		name string
+		typ  dnsmessage.Type
+		want string
+	}{
+		{7, "cell.alone.uvs.internal.", dnsmessage.TypeA, "172.30.3.2"},
+		{7, "cell.", dnsmessage.TypeA, "172.30.3.2"},
+		{7, "2.3.30.172.in-addr.arpa.", dnsmessage.TypePTR, "cell.alone.uvs.internal."},
+		{7, "web.", dnsmessage.TypeA, "172.30.0.2"},
+		{7, "web.example.org.", dnsmessage.TypeA, "172.30.2.2"},
+		{7, "nobody.", dnsmessage.TypeA, "RCodeNameError"},
+		{8, "cell.alone.uvs.internal.", dnsmessage.TypeA, "RCodeNameError"},
+		{8, "cell.", dnsmessage.TypeA, "RCodeNameError"},
+		{8, "2.3.30.172.in-addr.arpa.", dnsmessage.TypePTR, "RCodeNameError"},
+	} {
+		q, _ := parse(ask(tt.name, tt.typ, 0), true, 1472)
+		var m dnsmessage.Message
+		if err := m.Unpack(z.answer(tt.port, 1, &q)); err != nil {
+			t.Fatal(err)
+		}
+		got := m.RCode.String()
+		if len(m.Answers) > 0 {
+			switch r := m.Answers[0].Body.(type) {
+			case *dnsmessage.AResource:
+				got = netip.AddrFrom4(r.A).String()
+			case *dnsmessage.PTRResource:
+				got = r.PTR.String()
+			}
+		}
+		if got != tt.want {
+			t.Errorf("port %d, %s: %s, want %s", tt.port, tt.name, got, tt.want)
+		}
+	}
+}
+
 func ask(name string, t dnsmessage.Type, edns int) []byte {
 	b := dnsmessage.NewBuilder(nil, dnsmessage.Header{ID: 7, RecursionDesired: true})
 	_ = b.StartQuestions()
@@ -154,7 +195,7 @@ func TestOwnNames(t *testing.T) {
 			t.Fatal("no question: ", tt.name)
 		}
 		got := ""
-		if m := z.answer(tt.net, &q); m != nil {
+		if m := z.answer(0, tt.net, &q); m != nil {
 			got = text(t, m)
 		}
 		if got != tt.want {
@@ -171,7 +212,7 @@ func TestLimits(t *testing.T) {
 		if !ok {
 			t.Fatal("no question")
 		}
-		return z.answer(2, &q)
+		return z.answer(0, 2, &q)
 	}
 	var m dnsmessage.Message
 	for _, tt := range []struct {
@@ -220,7 +261,7 @@ func TestRefusedQuestions(t *testing.T) {
 	} {
 		got := ""
 		if q, ok := parse(tt.m, true, 1472); ok {
-			got = text(t, z.answer(1, &q))
+			got = text(t, z.answer(0, 1, &q))
 		}
 		if got != tt.want {
 			t.Errorf("%s: %q, want %q", name, got, tt.want)
@@ -228,7 +269,7 @@ func TestRefusedQuestions(t *testing.T) {
 	}
 	q, _ := parse(change(len(good)-5, 1), true, 1472)
 	var m dnsmessage.Message
-	if err := m.Unpack(z.answer(1, &q)); err != nil || len(m.Additionals) != 1 || m.Additionals[0].Header.TTL>>24 != 1 {
+	if err := m.Unpack(z.answer(0, 1, &q)); err != nil || len(m.Additionals) != 1 || m.Additionals[0].Header.TTL>>24 != 1 {
 		t.Errorf("BADVERS: %+v, %v", m.Additionals, err)
 	}
 }
@@ -423,7 +464,7 @@ func FuzzAsk(f *testing.F) {
 			if !ok {
 				continue
 			}
-			m := z.answer(net, &q)
+			m := z.answer(0, net, &q)
 			if m == nil {
 				m = q.refuse(dnsmessage.RCodeServerFailure)
 			}

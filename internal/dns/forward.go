@@ -152,6 +152,29 @@ func (f *forwarder) note(s netip.AddrPort, err error) {
 	f.silent[s] = time.Now().Add(lastFor)
 }
 
+// Silent lists the servers that have not answered lately.
+func (s *Server) Silent() (list []netip.AddrPort) {
+	f := &s.forward
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for a, until := range f.silent {
+		if time.Now().Before(until) {
+			list = append(list, a)
+		}
+	}
+	slices.SortFunc(list, netip.AddrPort.Compare)
+	return list
+}
+
+// HostServers lists the servers that the host asks. The error says why those of now are not known: the last ones are asked.
+func (s *Server) HostServers() ([]netip.AddrPort, error) {
+	h := &s.forward.host
+	list := h.list(time.Now())
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return list, h.failure
+}
+
 // exchange asks one server, by UDP, and by TCP if the answer does not fit.
 func exchange(server netip.AddrPort, question []byte) ([]byte, error) {
 	own := append([]byte(nil), question...)
@@ -234,6 +257,7 @@ type hostServers struct {
 	checked time.Time
 	changed time.Time
 	servers []netip.AddrPort
+	failure error // why the file could not be read when it had changed
 }
 
 func (h *hostServers) list(now time.Time) []netip.AddrPort {
@@ -248,7 +272,7 @@ func (h *hostServers) list(now time.Time) []netip.AddrPort {
 		return h.servers
 	}
 	text, err := os.ReadFile(h.path)
-	if err != nil {
+	if h.failure = err; err != nil {
 		return h.servers
 	}
 	h.changed, h.servers = info.ModTime(), ParseResolvConf(string(text))

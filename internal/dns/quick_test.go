@@ -73,7 +73,7 @@ func TestQuickSaysTheSame(t *testing.T) {
 					if !ok {
 						t.Fatal(name)
 					}
-					quick, slow := quickly(t, z, net, message, 1472), z.answer(net, &q)
+					quick, slow := quickly(t, z, net, message, 1472), z.answer(0, net, &q)
 					if quick == nil {
 						continue
 					}
@@ -155,7 +155,7 @@ func FuzzQuick(f *testing.F) {
 			if !ok || len(m) > int(limit) {
 				t.Fatalf("%x to %x, of %d bytes", m, message, limit)
 			}
-			slow := z.answer(net, &q)
+			slow := z.answer(0, net, &q)
 			if slow == nil {
 				t.Fatalf("%x to %x: others are to be asked", m, message)
 			}

@@ -15,7 +15,7 @@ func answerTo(t *testing.T, message []byte) (m dnsmessage.Message) {
 	if !ok {
 		t.Fatal("no question")
 	}
-	raw := z.answer(1, &q)
+	raw := z.answer(0, 1, &q)
 	if quick := quickly(t, z, 1, message, 1472); quick != nil {
 		same(t, quick, raw)
 	}
@@ -86,7 +86,7 @@ func TestRFC1035_4_1_4_Compression(t *testing.T) {
 func TestRFC1035_4_2_1_Truncation(t *testing.T) {
 	z := testZones()
 	q, _ := parse(ask("crowd.example.org.", dnsmessage.TypeA, 0), true, 1472)
-	raw := z.answer(1, &q)
+	raw := z.answer(0, 1, &q)
 	var m dnsmessage.Message
 	if err := m.Unpack(raw); err != nil {
 		t.Fatal(err)

@@ -82,7 +82,7 @@ func (s *Server) Ask(q Question, reply func([]byte)) (answer []byte, later bool)
 	if watched && f.ours {
 		s.gate.Learn(q.Port, p.plainName(), true, f.addrs, ttl)
 	}
-	if m := z.answer(q.Net, &p); m != nil {
+	if m := z.answer(q.Port, q.Net, &p); m != nil {
 		if rcode := dnsmessage.RCode(m[3] & 15); rcode == dnsmessage.RCodeRefused {
 			s.Refused.Add(1)
 		} else {
@@ -95,6 +95,7 @@ func (s *Server) Ask(q Question, reply func([]byte)) (answer []byte, later bool)
 		answer := s.forward.ask(z.networks[q.Net], message, z)
 		if answer == nil {
 			s.Failed.Add(1)
+			p.explain(noAuthority, "no name server has answered")
 			answer = p.refuse(dnsmessage.RCodeServerFailure)
 		} else {
 			s.Forwarded.Add(1)
@@ -123,7 +124,7 @@ func (s *Server) ofGate(q *Question, p *question, z *Zones) (f finding, watched,
 	if s.gate == nil || n == nil || p.rcode != 0 || !s.gate.Watches(q.Port) {
 		return f, false, false
 	}
-	f = z.find(n, p.name)
+	f = z.find(z.asker(q.Port, q.Net), p.name)
 	return f, true, !s.gate.MayAsk(q.Port, p.plainName(), f.ours, f.addrs)
 }
 
@@ -140,5 +141,5 @@ func (s *Server) Preview(q Question) []byte {
 	if _, _, denied := s.ofGate(&q, &p, z); denied {
 		return p.prohibit()
 	}
-	return z.answer(q.Net, &p)
+	return z.answer(q.Port, q.Net, &p)
 }

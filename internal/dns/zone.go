@@ -2,6 +2,7 @@ package dns
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -29,7 +30,8 @@ type Zones struct {
 	networks map[frame.NetID]*Network
 	byDomain map[string]*Network
 	gateways map[netip.Addr]bool
-	full     map[string]*records // by whole names, as messages have them
+	joined   map[frame.PortID][]*Network // other networks in which the container of a port is
+	full     map[string]*records         // by whole names, as messages have them
 }
 
 // NewZones makes the zones of a switch whose domain is root, such as uvs.internal. Networks that are not there have no names, and get no answers.
@@ -61,6 +63,30 @@ func (z *Zones) isGateway(a netip.Addr) bool {
 // reaches reports whether stations of n reach those of o.
 func (n *Network) reaches(o *Network) bool { return n == o || !n.Isolated && !o.Isolated }
 
+// Join says that the container of a port has a port in another network, too: it may ask for the names of both by either port. Join is called
+// before the zones are used.
+func (z *Zones) Join(port frame.PortID, other frame.NetID) {
+	if n := z.networks[other]; n != nil {
+		if z.joined == nil {
+			z.joined = map[frame.PortID][]*Network{}
+		}
+		z.joined[port] = append(z.joined[port], n)
+	}
+}
+
+// An asker is who asks: a station of a network, which may be in others, too.
+type asker struct {
+	*Network
+	others []*Network
+}
+
+func (z *Zones) asker(port frame.PortID, net frame.NetID) asker {
+	return asker{z.networks[net], z.joined[port]}
+}
+
+// reaches reports whether the asker reaches the stations of o.
+func (a *asker) reaches(o *Network) bool { return a.Network.reaches(o) || slices.Contains(a.others, o) }
+
 // A finding is what the zones say about a name.
 type finding struct {
 	ours  bool // else others are asked
@@ -71,16 +97,23 @@ type finding struct {
 	ptr   string       // for PTR
 }
 
-// find looks a name up for a station of n. The name is in lower case, and ends with a dot.
-func (z *Zones) find(n *Network, name string) finding {
+// find looks a name up. The name is in lower case, and ends with a dot.
+func (z *Zones) find(n asker, name string) finding {
 	if name == "localhost." || strings.HasSuffix(name, ".localhost.") {
 		return finding{ours: true, known: true, zone: name, addrs: []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}}
 	}
 	if label, rest, _ := strings.Cut(name, "."); rest == "" && label != "" { // single labels are never asked for elsewhere
-		return n.find(label, n.Domain)
+		for _, o := range n.others {
+			if n.Names[label] == nil && o.Names[label] != nil {
+				return o.find(label, o.Domain)
+			}
+		}
+		return n.Network.find(label, n.Domain)
 	}
-	if addrs, known := n.Names[strings.TrimSuffix(name, ".")]; known { // a name with dots, without its zone
-		return finding{ours: true, known: true, zone: n.Domain, addrs: addrs}
+	for _, o := range append([]*Network{n.Network}, n.others...) {
+		if addrs, known := o.Names[strings.TrimSuffix(name, ".")]; known { // a name with dots, without its zone
+			return finding{ours: true, known: true, zone: o.Domain, addrs: addrs}
+		}
 	}
 	if o := z.zoneOf(name); o != nil && !n.reaches(o) {
 		return finding{ours: true, zone: o.Domain}
@@ -106,8 +139,8 @@ func (z *Zones) zoneOf(name string) *Network {
 	return nil
 }
 
-// isAbove reports whether the zone of a network that n reaches lies below a name.
-func (z *Zones) isAbove(n *Network, name string) bool {
+// isAbove reports whether the zone of a network that the asker reaches lies below a name.
+func (z *Zones) isAbove(n asker, name string) bool {
 	for domain, o := range z.byDomain {
 		if n.reaches(o) && strings.HasSuffix(domain, "."+name) {
 			return true
@@ -124,7 +157,7 @@ func (n *Network) find(name, zone string) finding {
 }
 
 // findReverse looks a name in in-addr.arpa or ip6.arpa up.
-func (z *Zones) findReverse(n *Network, name string) finding {
+func (z *Zones) findReverse(n asker, name string) finding {
 	p, ok := parseReverse(name)
 	if !ok {
 		return finding{}

@@ -126,6 +126,12 @@ func (e *Exam) theSwitch(ctx context.Context) {
 			e.Name = strings.TrimSuffix(p.Ifname, end)
 		}
 	}
+	if len(s.SilentNames) > 0 {
+		e.add("names", Warn, "look whether they work: `dig @SERVER example.com` on the host; other servers: /etc/resolv.conf, or `uvswitch network set NAME --dns-servers`", "these name servers have not answered containers lately: %s", strings.Join(s.SilentNames, ", "))
+	}
+	if s.NamesWhy != "" {
+		e.add("names", Warn, "restart the switch; to avoid this, write into the file instead of replacing it", "/etc/resolv.conf was replaced, and the switch's sandbox does not let it read the new file; it asks the servers of before: %s", s.NamesWhy)
+	}
 	var routes []api.Route
 	_ = e.Client.Do(ctx, "GET", "/routes", nil, &routes)
 	for _, r := range routes {

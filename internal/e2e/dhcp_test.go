@@ -78,7 +78,10 @@ func TestLeases(t *testing.T) {
 	b.Start()
 	b.AddNS("guest", "second")
 	b.CLI("network", "add", "lab", "--subnet", "172.30.0.0/24", "--dhcp-range", "172.30.0.100-172.30.0.120", "--dhcp-lease", "10m", "--dhcp-routes", "10.8.0.0/16=172.30.0.9")
-	add := func() { b.CLI("port", "add", "guest", "--netns", b.NS("guest"), "--network", "lab", "--ip", "dhcp") }
+	b.CLI("policy", "add", "kept", "egress", "allow", "any")
+	add := func() {
+		b.CLI("port", "add", "guest", "--netns", b.NS("guest"), "--network", "lab", "--ip", "dhcp", "--policy", "kept")
+	}
 	add()
 	script := filepath.Join(b.dir, "script")
 	text := "#!/bin/sh\n[ \"$1\" = bound ] && ip addr add $ip/$mask dev $interface && ip route add default via $router; echo $1 $ip routes=$staticroutes search=$search lease=$lease; true\n"
@@ -90,6 +93,10 @@ func TestLeases(t *testing.T) {
 	}
 	if out := b.Sh("guest", "ip -4 addr show dev eth0"); strings.Contains(out, "inet") {
 		t.Errorf("before its lease: %s", out)
+	}
+	// Until then the station may do nothing but ask: an address that it takes by itself is of no use.
+	if out, err := b.TrySh("guest", "ip addr add 172.30.0.66/24 dev eth0; ip link set eth0 up; ping -c 1 -W 1 172.30.0.1"); err == nil {
+		t.Errorf("a station without a lease is answered: %s", out)
 	}
 	contains(t, asks("guest", "eth0"), "bound 172.30.0.100", "10.8.0.0/16 172.30.0.9", "0.0.0.0/0 172.30.0.1", "lease=600")
 	ping(b, "guest", "10.1.0.2")
@@ -118,9 +125,22 @@ func TestLeases(t *testing.T) {
 	}
 	b.Start()
 	b.CLI("network", "add", "lab", "--subnet", "172.30.0.0/24", "--dhcp-range", "172.30.0.100-172.30.0.120")
+	b.CLI("network", "set", "lab", "--dhcp-lease", "30m", "--isolated")
+	var lab api.Network
+	if b.JSON(&lab, "network", "show", "lab"); lab.DHCPRange != "172.30.0.100-172.30.0.120" || lab.DHCPLease != "30m" || !lab.Isolated || lab.DNS != "on" {
+		t.Errorf("after network set: %+v", lab)
+	}
+	b.CLI("network", "set", "lab", "--isolated=false", "--dhcp-lease", "default")
+	if _, err := b.TryCLI("network", "set", "lab", "--dhcp-range", "172.31.0.1-172.31.0.9"); err == nil || !strings.Contains(err.Error(), "stations of 172.30.0.0/24 may have") {
+		t.Errorf("a range of another subnet: %v", err)
+	}
+	if out := b.CLI("policy", "ls"); strings.Contains(out, "kept") {
+		t.Errorf("a policy of the last process is there before anybody names it: %s", out)
+	}
 	b.CLI("port", "add", "second", "--netns", b.NS("second"), "--network", "lab", "--ip", "dhcp")
 	contains(t, asks("second", "eth0"), "bound 172.30.0.101")
 	add()
+	contains(t, b.CLI("policy", "show", "kept"), "egress allow any")
 	b.Eventually("the lease of the last process binds", func() bool { return strings.Contains(b.CLI("port", "ls"), "172.30.0.100/24") })
 
 	// dhclient gives its lease back: the port has no address then, and the guard knows none.

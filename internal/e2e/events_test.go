@@ -35,7 +35,7 @@ func TestEvents(t *testing.T) {
 		return strings.Contains(b.CLI("events", "--no-follow", "--filter", "event=uplink"), "address 10.1.0.7")
 	})
 	all := b.CLI("events", "--since", "1h", "--no-follow")
-	for _, want := range []string{"switch started", "port web added", "port guest added", "lease began: 172.29.128.1", "port guest changed: address 172.29.128.1", "policy closed added: 1 rules", "network lab added: 172.30.0.0/24",
+	for _, want := range []string{"switch started", "port web added", "port guest added", "lease began: 172.29.128.1", "port guest changed: address 172.29.128.1", "policy closed added: 1 rule", "network lab added: 172.30.0.0/24",
 		"publish 8080", "network lab removed", "port guest removed", "lease ended: 172.29.128.1"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no %q in:\n%s", want, all)

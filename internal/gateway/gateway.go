@@ -62,6 +62,9 @@ func (s *Service) SetTeller(tell func(api.Event)) { s.leases.tell = tell }
 // LeasesChanged has a value when there may be LeaseChanges.
 func (s *Service) LeasesChanged() <-chan struct{} { return s.leases.wake }
 
+// LeasesDiffer reports whether there may be LeaseChanges.
+func (s *Service) LeasesDiffer() bool { return s.leases.differ() }
+
 // LeaseChanges lists the ports that are to have another leased address.
 func (s *Service) LeaseChanges() []LeaseChange { return s.leases.changes() }
 
@@ -91,6 +94,13 @@ func (s *Service) RestoreLeases(saved []SavedLease) { s.leases.restore(saved) }
 
 // Counts say what became of questions for names.
 func (s *Service) Counts() *dns.Counts { return &s.server.Counts }
+
+// NameServers lists the servers that the host asks, and those of all networks that have not answered lately. The error says why the host's servers
+// of now are not known.
+func (s *Service) NameServers() (host, silent []netip.AddrPort, err error) {
+	host, err = s.server.HostServers()
+	return host, s.server.Silent(), err
+}
 
 // Serves implements router.Service.
 func (s *Service) Serves(net frame.NetID, proto uint8, port uint16) bool {
@@ -239,5 +249,29 @@ func zones(state *model.State, added map[string][]model.Name) *dns.Zones {
 			}
 		}
 	}
-	return dns.NewZones(model.Root(state.Name)+".", cmp.Or(state.Name, "uvs")+"0", networks)
+	z := dns.NewZones(model.Root(state.Name)+".", cmp.Or(state.Name, "uvs")+"0", networks)
+	join(z, state)
+	return z
+}
+
+// join tells which ports are of one container.
+func join(z *dns.Zones, state *model.State) {
+	of := map[string][]*model.Port{} // by what siblings have in common
+	for i := range state.Ports {
+		p := &state.Ports[i]
+		for _, key := range []string{"netns " + p.Netns, "container " + p.Spec.Container} {
+			if !strings.HasSuffix(key, " ") {
+				of[key] = append(of[key], p)
+			}
+		}
+	}
+	for _, ports := range of {
+		for _, p := range ports {
+			for _, q := range ports {
+				if n := state.Network(q.Network); p.IsSibling(q) && p.Network != q.Network && n != nil {
+					z.Join(p.ID, n.ID)
+				}
+			}
+		}
+	}
 }

@@ -132,6 +132,7 @@ func (l *leases) set(s *model.State) {
 		}
 	}
 	l.pending = slices.DeleteFunc(l.pending, l.takeOver)
+	l.prolong()
 	l.endLost(before)
 	answers := l.ready()
 	l.mu.Unlock()
@@ -185,7 +186,7 @@ func (l *leases) setPorts(s *model.State) {
 		x.on = x.on || p.AsksDHCP()
 		l.of[p.ID] = &leasePort{
 			name: p.Name, net: x, lease: leaseOf(s.Network(p.Network), p), asks: p.AsksDHCP(), shared: p.Kind == model.KindDevice && !p.Addr.IsValid(),
-			bound: p.Leased, keeps: p.Leased && (published[p.Name] || len(s.PoliciesOf(p)) > 0),
+			bound: p.Leased, keeps: p.Leased && (published[p.Name] || !p.NeedsLease() && len(s.PoliciesOf(p)) > 0),
 		}
 	}
 }
@@ -222,8 +223,12 @@ func (l *leases) endLost(before map[string]bool) {
 				l.finish(n, b, "the gateway or a port has the address")
 			} else if b.Holder != "" && b.Granted && !n.addrs.Contains(b.Addr) && (x == nil || !x.keeps) {
 				l.finish(n, b, "it is outside of the network's range now")
-			} else if b.Holder != "" && (x == nil && before[n.name+"/"+b.Port] || x != nil && (x.isStatic() || !x.asks && !x.keeps)) {
-				l.finish(n, b, "its port has gone, has an address of its own, or gets none by DHCP any more")
+			} else if b.Holder != "" && x == nil && before[n.name+"/"+b.Port] {
+				l.finish(n, b, "its port has gone")
+			} else if b.Holder != "" && x != nil && x.isStatic() {
+				l.finish(n, b, "its port has an address of its own")
+			} else if b.Holder != "" && x != nil && !x.asks && !x.keeps {
+				l.finish(n, b, "its port gets no address by DHCP any more")
 			}
 		}
 	}
@@ -279,11 +284,8 @@ func (l *leases) changes() (list []LeaseChange) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for id, x := range l.of {
-		c, last := LeaseChange{ID: id, Port: x.name, From: x.has(), To: l.wants(x)}, l.moved[id]
-		if c.To.IsValid() {
-			c.MAC = x.binding(l.now()).MAC
-		}
-		if c.From == c.To && (!c.To.IsValid() || c.MAC == last.mac) || l.now().Sub(last.at) < betweenMoves {
+		c, ok := l.change(id, x)
+		if !ok {
 			continue
 		}
 		if l.moved == nil {
@@ -293,6 +295,28 @@ func (l *leases) changes() (list []LeaseChange) {
 		list = append(list, c)
 	}
 	return list
+}
+
+// change is what is to change at a port; ok is false if nothing is, or not yet. The caller holds mu.
+func (l *leases) change(id frame.PortID, x *leasePort) (c LeaseChange, ok bool) {
+	c = LeaseChange{ID: id, Port: x.name, From: x.has(), To: l.wants(x)}
+	if c.To.IsValid() {
+		c.MAC = x.binding(l.now()).MAC
+	}
+	last := l.moved[id]
+	return c, (c.From != c.To || c.To.IsValid() && c.MAC != last.mac) && l.now().Sub(last.at) >= betweenMoves
+}
+
+// differ reports whether there are changes.
+func (l *leases) differ() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id, x := range l.of {
+		if _, ok := l.change(id, x); ok {
+			return true
+		}
+	}
+	return false
 }
 
 // failed ends the lease of a port that cannot have its address.
@@ -488,18 +512,25 @@ func (l *leases) say(n *leaseNet, b *dhcp.Binding, action, text string) {
 	}
 }
 
-// expire ends the leases whose time is over. Those of ports that keep their address go on.
-func (l *leases) expire() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// prolong makes the leases of ports that keep their address go on, also one that its station has just given back. The caller holds mu.
+func (l *leases) prolong() {
 	now := l.now()
 	for _, x := range l.of {
 		if x.keeps {
 			if b := x.net.addrs.LastOf(x.holder(nil)); b != nil && b.Addr == x.has() && !now.Before(b.Expires) {
 				b.Expires, l.changed = now.Add(x.lease.Time), true
+				l.begin(x.net, b)
 			}
 		}
 	}
+}
+
+// expire ends the leases whose time is over. Those of ports that keep their address go on.
+func (l *leases) expire() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.now()
+	l.prolong()
 	for b, n := range l.live {
 		if !now.Before(b.Expires) {
 			l.finish(n, b, "its time is over")
@@ -615,10 +646,16 @@ func (l *leases) restore(saved []SavedLease) {
 // takeOver gives a saved lease to its network, and reports whether the network exists. The caller holds mu.
 func (l *leases) takeOver(s SavedLease) bool {
 	n, now := l.nets[s.Network], l.now()
-	if n != nil && n.addrs.Of(s.Holder, now) == nil && n.addrs.Free(s.Addr, s.Holder, func(a netip.Addr) bool { return n.taken[a] }, now) {
-		if b := n.addrs.Put(s.Binding, now); now.Before(b.Expires) { // its beginning was told by the last process
+	if n == nil {
+		return false
+	}
+	held := now.Before(s.Expires)
+	if n.addrs.Of(s.Holder, now) == nil && n.addrs.Free(s.Addr, s.Holder, func(a netip.Addr) bool { return n.taken[a] }, now) {
+		if b := n.addrs.Put(s.Binding, now); held { // its beginning was told by the last process
 			l.follow(n, b)
 		}
+	} else if held {
+		l.say(n, &s.Binding, events.Ended, fmt.Sprintf("lease ended: %s of station %s at port %s: since the restart, the address is outside of the network's range, or another one has it", s.Addr, s.MAC, s.Port))
 	}
-	return n != nil
+	return true
 }

@@ -290,6 +290,20 @@ func TestRevoke(t *testing.T) {
 	x.wants("free again", x.ask(1, 1, request, "172.30.0.201"), "ack 172.30.0.201")
 }
 
+// A station gives its address back while its port is being published: the address stays.
+func TestReleaseWhilePublished(t *testing.T) {
+	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"})
+	x.lease("172.30.0.201")
+	x.ask(1, 1, release, "172.30.0.201")
+	x.state.Publishes = []model.Publish{{Port: "vm"}}
+	x.l.set(&x.state)
+	x.now = x.now.Add(betweenMoves)
+	x.wants("the port", x.apply(), "")
+	if g := x.l.grants(); len(g) != 1 {
+		t.Errorf("leases: %+v", g)
+	}
+}
+
 // DHCPINFORM: the station has an address, and gets the rest. No lease begins.
 func TestRFC2131_4_3_5_Inform(t *testing.T) {
 	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"})

@@ -439,12 +439,30 @@ func (s *State) desiredPort(a api.PortAdd, have *State) (Port, error) {
 	if !p.SameDevice(now) {
 		return s.NewPort(a)
 	}
-	aliases := p.Aliases
+	aliases, inFile := p.Aliases, p.Policies
 	p = *now
-	p.Aliases = aliases
+	p.Aliases, p.Policies = aliases, have.policiesAfterReload(now, inFile)
+	a.Policies = api.Words(strings.Join(p.Policies, ","))
 	p.Settings, err = now.Settings.with(now, now.settingsAfterReload(a.Set))
 	p.Spec = a
 	return p, err
+}
+
+// policiesAfterReload are the policies of a port: those of the new file, and those that were attached by hand.
+func (s *State) policiesAfterReload(now *Port, inFile []string) []string {
+	var before []string // in the old file
+	for _, a := range s.Config.Ports {
+		if a.Name == now.Name {
+			before = a.Policies.List()
+		}
+	}
+	out := slices.Clone(inFile)
+	for _, name := range now.Policies {
+		if !slices.Contains(before, name) && !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 // addPublishes adds the configuration's published ports, and those of have that were added by hand and whose port still exists.

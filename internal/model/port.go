@@ -140,6 +140,23 @@ func (p *Port) IsSibling(q *Port) bool {
 	return p.Name != q.Name && (p.Netns != "" && p.Netns == q.Netns || p.Spec.Container != "" && p.Spec.Container == q.Spec.Container)
 }
 
+// Station is the port whose station has an address; nil if there is none. A link-local address is looked for in all networks.
+func (s *State) Station(a netip.Addr) *Port {
+	a = a.WithZone("")
+	return find(s.Ports, func(p *Port) bool {
+		return p.Kind != KindUplink && (p.Addr.Addr() == a || p.Addr6.Addr() == a || p.Made6 == a || a.IsLinkLocalUnicast() && a.Is6() && p.MAC != 0 && p.MAC.LinkLocal().Netip() == a)
+	})
+}
+
+// MayTalk reports whether the stations of two ports may reach each other, as far as isolation says.
+func (s *State) MayTalk(p, q *Port) bool {
+	if p.Network == q.Network {
+		return p.Flags&q.Flags&vswitch.Isolated == 0
+	}
+	a, b := s.Network(p.Network), s.Network(q.Network)
+	return a == nil || b == nil || !a.Isolated && !b.Isolated && !a.Internal && !b.Internal
+}
+
 // SameDevice reports whether p and now differ only in settings that can change without recreating the device.
 func (p *Port) SameDevice(now *Port) bool {
 	return p.Kind == now.Kind && p.Network == now.Network && p.Netns == now.Netns && p.Ifname == now.Ifname && p.Addr6 == now.Addr6 &&

@@ -21,7 +21,7 @@ func Diff(have, want *model.State) ([]Step, error) {
 	if err := needsRestart(have, want); err != nil {
 		return nil, err
 	}
-	d := &differ{have: have, want: want, recreated: map[object]bool{}}
+	d := &differ{have: have, want: want, recreated: map[object]bool{}, attached: map[string][]string{}}
 	d.compare()
 	for _, p := range d.goingPorts {
 		if p.ByFD {
@@ -59,8 +59,9 @@ type differ struct {
 	newNets, changedNets    []*model.Network
 	goingPorts, comingPorts []*model.Port
 	changedPorts            []*model.Port
-	routes                  []model.Route    // static ones through recreated networks
-	neighbors               []model.Neighbor // likewise
+	attached                map[string][]string // policies that ports have got already
+	routes                  []model.Route       // static ones through recreated networks
+	neighbors               []model.Neighbor    // likewise
 }
 
 func (d *differ) step(do Action, undo ...Action) {
@@ -203,6 +204,13 @@ func (d *differ) change() {
 	for _, n := range d.newNets {
 		d.step(AddNetwork{n.Spec}, RemoveNetwork{n.Name})
 	}
+	for _, p := range d.changedPorts { // a policy that moves from a network to a port is never missing
+		now := d.have.Port(p.Name).Policies
+		if both := union(now, p.Policies); len(d.changedNets) > 0 && len(both) > len(now) {
+			d.step(SetPortPolicies{p.Name, both}, SetPortPolicies{p.Name, now})
+			d.attached[p.Name] = both
+		}
+	}
 	for _, n := range d.changedNets {
 		now := d.have.Network(n.Name).Spec
 		d.step(ChangeNetwork{now, n.Spec}, ChangeNetwork{n.Spec, now})
@@ -221,10 +229,25 @@ func (d *differ) change() {
 		if !slices.Equal(p.Aliases, now.Aliases) {
 			d.step(SetAliases{p.Name, p.Aliases}, SetAliases{p.Name, now.Aliases})
 		}
-		if !slices.Equal(p.Policies, now.Policies) {
-			d.step(SetPortPolicies{p.Name, p.Policies}, SetPortPolicies{p.Name, now.Policies})
+		before, early := d.attached[p.Name]
+		if !early {
+			before = now.Policies
+		}
+		if !slices.Equal(p.Policies, before) {
+			d.step(SetPortPolicies{p.Name, p.Policies}, SetPortPolicies{p.Name, before})
 		}
 	}
+}
+
+// union is a, and those of b that are not in a.
+func union(a, b []string) []string {
+	out := slices.Clone(a)
+	for _, x := range b {
+		if !slices.Contains(out, x) {
+			out = append(out, x)
+		}
+	}
+	return out
 }
 
 func timers(s *model.State) nat.Timers {

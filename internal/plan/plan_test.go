@@ -217,3 +217,41 @@ func TestDiffRefuses(t *testing.T) {
 		t.Errorf("%v %v", steps, err)
 	}
 }
+
+// The policies of a port follow the file. What was attached by hand stays. A policy that moves from a network to its port is never missing.
+func TestPortPolicies(t *testing.T) {
+	with := func(ofNetwork, ofPort string) model.Config {
+		c := start()
+		for _, name := range []string{"p1", "p2", "hand"} {
+			c.Policies = append(c.Policies, api.PolicyAdd{Name: name, Rules: []string{"egress reject any"}})
+		}
+		c.Networks[0].Policies, c.Ports[1].Policies = api.Words(ofNetwork), api.Words(ofPort)
+		return c
+	}
+	for name, tt := range map[string]struct {
+		before, after [2]string // of the network, of the port
+		hand          bool
+		want          []string
+	}{
+		"attached":                     {[2]string{"", ""}, [2]string{"", "p1"}, false, []string{"attach the policies p1 to port db"}},
+		"another one":                  {[2]string{"", "p1"}, [2]string{"", "p2"}, false, []string{"attach the policies p2 to port db"}},
+		"detached":                     {[2]string{"", "p1"}, [2]string{"", ""}, false, []string{"detach all policies from port db"}},
+		"the same":                     {[2]string{"", "p1"}, [2]string{"", "p1"}, true, nil},
+		"one by hand stays":            {[2]string{"", "p1"}, [2]string{"", "p2"}, true, []string{"attach the policies p2, hand to port db"}},
+		"from the network to the port": {[2]string{"p1", ""}, [2]string{"", "p1"}, false, []string{"attach the policies p1 to port db", "change network lab: policies p1 to "}},
+		"from the port to the network": {[2]string{"", "p1"}, [2]string{"p1", ""}, false, []string{"change network lab: policies  to p1", "detach all policies from port db"}},
+	} {
+		have := state(t, with(tt.before[0], tt.before[1]), nil)
+		if tt.hand {
+			p := have.Port("db")
+			p.Policies = append(p.Policies, "hand")
+		}
+		steps, err := Diff(have, state(t, with(tt.after[0], tt.after[1]), have))
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		if got := texts(steps); strings.Join(got, "\n") != strings.Join(tt.want, "\n") {
+			t.Errorf("%s: steps:\n%s\nwant:\n%s", name, strings.Join(got, "\n"), strings.Join(tt.want, "\n"))
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"context"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -27,9 +28,11 @@ type Rule struct {
 	TargetPort uint16     // for Lo; Lo+1 maps to TargetPort+1, and so on
 	From       []netip.Prefix
 	Serve      bool // false: only reserve the ports
+	// May says whether a client may reach the container, at one of its addresses. Several goroutines use it. nil: everybody may.
+	May func(client netip.Addr, target netip.AddrPort) bool
 }
 
-// targets are the addresses of the container for port number i, in the order in which they are tried for a client.
+// targets are the addresses of the container for port number i, in the order in which they are tried for a client; none if the client may reach none.
 func (r *Rule) targets(i int, client netip.Addr) (to []netip.AddrPort) {
 	for _, a := range []netip.Addr{r.Target6, r.Target} {
 		if a.IsValid() {
@@ -37,7 +40,10 @@ func (r *Rule) targets(i int, client netip.Addr) (to []netip.AddrPort) {
 		}
 	}
 	if r.Proto == "udp" || client.Is4() {
-		return to[len(to)-1:]
+		to = to[len(to)-1:]
+	}
+	if r.May != nil {
+		to = slices.DeleteFunc(to, func(a netip.AddrPort) bool { return !r.May(client, a) })
 	}
 	return to
 }

@@ -32,13 +32,14 @@ func (s *Set) acceptTCP(i int) {
 	in := c.(*net.TCPConn)
 	peer, zone := addrPort(sa)
 	remote := peer.Addr().Unmap()
-	if !isAllowed(s.rule.From, remote, zone, false) {
+	to := s.rule.targets(i, remote)
+	if len(to) == 0 || !isAllowed(s.rule.From, remote, zone, false) {
 		_ = in.SetLinger(0) // with a reset
 		in.Close()
 		return
 	}
 	s.clients.Add(1)
-	s.done.Go(func() { relayTCP(s.ctx, in, remote, s.rule.targets(i, remote)) })
+	s.done.Go(func() { relayTCP(s.ctx, in, remote, to) })
 }
 
 // relayTCP connects to the first target that answers, and copies in both directions. What ends one side ends the other in the same way: the last byte with FIN, an error with RST.

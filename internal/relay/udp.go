@@ -68,7 +68,11 @@ func (r *udpRelay) session(who udpClient) net.Conn {
 		_ = s.conn.SetReadDeadline(now.Add(udpIdle))
 		return s.conn
 	}
-	to := r.set.rule.targets(who.port, who.from.Addr())[0].String()
+	targets := r.set.rule.targets(who.port, who.from.Addr().Unmap())
+	if len(targets) == 0 {
+		return nil
+	}
+	to := targets[0].String()
 	c, err := (&net.Dialer{}).DialContext(r.set.ctx, "udp", to)
 	if errors.Is(err, unix.EMFILE) && allClients.makeRoom() {
 		c, err = (&net.Dialer{}).DialContext(r.set.ctx, "udp", to)

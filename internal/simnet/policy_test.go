@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
@@ -149,6 +150,52 @@ func TestPolicyAndFragments(t *testing.T) {
 	n.Inject(n.host("a"), frametest.Fragments(p.Raw(), 600)...)
 	if len(x.inbox) != 3 {
 		t.Errorf("x got %d fragments; drops: %v", len(x.inbox), n.DP.Drops())
+	}
+}
+
+// Two first fragments of one packet: the receiver's stack may take the one that the switch does not judge by. Only the first passes, if it begins a
+// flow, and nothing after it.
+func TestPolicyAndTwoFirstFragments(t *testing.T) {
+	n := policed(t)
+	a, b := n.host("a"), n.host("b")
+	p := frametest.Packet{SrcMAC: a.MAC, DstMAC: b.MAC, Src: a.Addr, Dst: b.Addr, SrcPort: 4000, DstPort: 80, Proto: frame.TCP, Flags: frame.FlagRST, Payload: make([]byte, 1400)}
+	reset := frametest.Fragments(p.Raw(), 600)
+	p.Flags = frame.FlagSYN
+	allowed := frametest.Fragments(p.Raw(), 600)
+	p.DstPort = 22
+	denied := frametest.Fragments(p.Raw(), 600)
+	for what, raws := range map[string][][]byte{
+		"a reset, then another port":        {reset[0], denied[0], denied[1], denied[2]},
+		"an allowed one, then another port": {allowed[0], denied[0], denied[1], denied[2]},
+	} {
+		b.inbox = nil
+		n.Inject(a, raws...)
+		for _, raw := range b.inbox {
+			if d := describe(raw); strings.Contains(d, ":22") || what[:7] == "a reset" || bytes.Equal(raw, denied[1]) {
+				t.Errorf("%s: b got %s", what, d)
+			}
+		}
+		n.Wait(31 * time.Second)
+	}
+}
+
+// A later fragment has no TCP header: its bytes are no flags, however few they are.
+func TestPolicyAndShortFragments(t *testing.T) {
+	n := policed(t)
+	a, b := n.host("a"), n.host("b")
+	for size := range 40 {
+		p := frametest.Packet{SrcMAC: a.MAC, DstMAC: b.MAC, Src: a.Addr, Dst: b.Addr, SrcPort: uint16(5000 + size), DstPort: 80, Proto: frame.TCP, Flags: frame.FlagSYN, Payload: bytes.Repeat([]byte{frame.FlagRST}, 580+size)}
+		b.inbox = nil
+		n.Inject(a, frametest.Fragments(p.Raw(), 600)...)
+		if want := min(2, 1+size); len(b.inbox) != want {
+			t.Errorf("%d bytes in the last fragment: b got %d fragments; drops: %v", size, len(b.inbox), n.DP.Drops())
+		}
+		n.DP.NAT.Flows(n.DP.Now(), func(f nat.Flow) bool {
+			if f.Original.SrcPort == p.SrcPort && f.State != "SYN_SENT" {
+				t.Errorf("%d bytes in the last fragment: the flow is %s", size, f.State)
+			}
+			return true
+		})
 	}
 }
 

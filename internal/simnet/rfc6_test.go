@@ -294,6 +294,23 @@ func TestRFC8200_4_5_Fragments(t *testing.T) {
 	s.drops("an end beyond 65535", s.send(s.a, later(3, 65528, 64, false)), frame.FragmentInvalid)
 }
 
+// Two first fragments of one packet, of different protocols or ports: the second one is dropped, and is not read as one of the first one's kind.
+func TestTwoFirstFragments(t *testing.T) {
+	s := newSix(t)
+	first := func(proto uint8, id uint32) frametest.Packet {
+		p := s.udp(addrOf(s.o), 53, "")
+		p.Proto, p.Next, p.Ext = proto, fragmented, fragmentHeader(proto, 0, true, id)
+		if proto == frame.TCP {
+			p.Flags, p.Payload = frame.FlagRST, make([]byte, 4)
+		}
+		return p
+	}
+	s.send(s.a, first(frame.TCP, 1))
+	s.drops("UDP after TCP", s.send(s.a, first(frame.UDP, 1)), frame.FragmentInvalid)
+	s.send(s.a, first(frame.UDP, 2))
+	s.drops("TCP after UDP", s.send(s.a, first(frame.TCP, 2)), frame.FragmentInvalid)
+}
+
 // Fragments that overlap are dropped, with all that follows of their packet; one that comes twice is dropped alone.
 func TestRFC5722_4_Overlap(t *testing.T) {
 	s := newSix(t)

@@ -689,7 +689,10 @@ type Status struct {
 	HostCgroup  string  `json:"host_cgroup,omitempty"`  // as --cgroup gives it
 	// HostClients says how the host's own clients reach published ports: "programs" (at connect(2)), or "relay: " and why
 	HostClients string            `json:"host_clients,omitempty"`
-	Sandbox     string            `json:"sandbox"` // what the process has given up, and what the kernel lacks for that; or "off"
+	NameServers []string          `json:"name_servers,omitempty"`        // that the host asks for names; networks may have their own
+	SilentNames []string          `json:"silent_name_servers,omitempty"` // those of all networks that have not answered lately
+	NamesWhy    string            `json:"name_servers_why,omitempty"`    // why the host's are not known: the switch asks those of before
+	Sandbox     string            `json:"sandbox"`                       // what the process has given up, and what the kernel lacks for that; or "off"
 	Networks    []Network         `json:"networks"`
 	Ports       int               `json:"ports"`
 	Tables      map[string]Table  `json:"tables"`
