@@ -89,14 +89,12 @@ func (n *tracker[A]) translateFragment(f packet[A], b *frame.Batch, note bool) f
 	switch {
 	case d == nil && lo != 0:
 		return frame.FragmentWaits
-	case d != nil && lo == 0 && !d.hosts:
-		if d.srcPort != f.tuple.SrcPort || d.dstPort != f.tuple.DstPort || d.proto != f.Proto {
-			d.bad = d.bad || !b.Dry // two first fragments: nobody knows which one its receiver takes
-			return frame.FragmentInvalid
-		}
-		return frame.None
 	case d != nil && lo == 0:
-		return frame.None
+		if d.hosts || d.srcPort == f.tuple.SrcPort && d.dstPort == f.tuple.DstPort && d.proto == f.Proto {
+			return frame.None
+		}
+		d.bad = d.bad || !b.Dry // two first fragments: nobody knows which one its receiver takes
+		return frame.FragmentInvalid
 	case d == nil:
 		d = &datagram{srcPort: f.tuple.SrcPort, dstPort: f.tuple.DstPort, proto: f.Proto, in: f.In % frame.MaxPorts, outside: f.Net == frame.NoNet, expires: b.Tick + waits(f.Frame)}
 		added, displaced := r.add(key, d)

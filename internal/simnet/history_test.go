@@ -52,8 +52,11 @@ func (h *history) packet(from *Host) frametest.Packet {
 	p := frametest.Packet{
 		SrcMAC: from.MAC, DstMAC: macs[h.next(len(macs))], Src: from.Addr, Dst: addrs[h.next(len(addrs))],
 		Proto: []uint8{frame.TCP, frame.UDP, frame.ICMP, frame.SCTP, 47, 33, 136}[h.next(7)], SrcPort: []uint16{7, 5000, 20001, 8080}[h.next(4)], DstPort: []uint16{80, 8080, 9090, 20001, 5000}[h.next(5)],
-		Flags: uint8(h.next(64)), Type: []uint8{8, 0, 3, 11, 13, 5}[h.next(6)], TTL: []uint8{64, 1, 2}[h.next(3)], Frag: []uint16{0, 0, 0, 0x2000, 0x4000, 1, 0x2001}[h.next(7)],
+		Flags: uint8(h.next(64)), Type: []uint8{8, 0, 3, 11, 13, 5}[h.next(6)], TTL: []uint8{64, 1, 2}[h.next(3)], Frag: []uint16{0, 0, 0, 0x2000, 0x4000, 1, 0x2001, 4, 8}[h.next(9)],
 		IPID: uint16(h.next(3)), Seq: uint16(h.next(4)), Payload: make([]byte, h.next(4)*40),
+	}
+	if p.Frag&0x2000 != 0 && p.Proto == frame.TCP { // a fragment that others follow has a multiple of 8 bytes
+		p.Payload = append(p.Payload, 0, 0, 0, 0)
 	}
 	if h.next(8) == 1 { // a lie
 		p.Src = addrs[h.next(len(addrs))]
@@ -172,6 +175,15 @@ func (h *history) step(t *testing.T) *Host {
 			n.DP.Switch.SetPort(p)
 		}
 		n.update()
+	case 10:
+		rules := []string{"none", "ingress allow any tcp/80", "egress allow inside", "egress reject any udp", "egress allow outside tcp/8080", "ingress drop 10.0.0.2"}
+		line := "policy " + from.Name + " " + rules[h.next(len(rules))]
+		if from.outside || h.isGone(from) {
+			return nil
+		}
+		if err := n.more(line); err != nil {
+			t.Fatal(line, err)
+		}
 	case 8:
 		n.DP.NAT.Reclaim()
 		n.DP.NAT.SettleShares()
