@@ -204,3 +204,72 @@ int main(int argc, char **argv) {
 	return 0;
 }
 `
+
+// TestNamesAsAardvark: what aardvark-dns promises to podman's containers, in its own test cases: own names and those of others, in any case; aliases;
+// names without an answer; containers in two and three networks; reverse look-ups; internal networks.
+func TestNamesAsAardvark(t *testing.T) {
+	Need(t, "dig", "getent", "ip")
+	b := NewHost(t)
+	b.Start()
+	b.AddNS("one", "two", "both")
+	for i, net := range []string{"net1", "net2", "inner"} {
+		args := []string{"network", "add", net, "--subnet", fmt.Sprintf("10.8%d.0.0/24", i), "--isolated"}
+		if net == "inner" {
+			args = append(args, "--internal")
+		}
+		b.CLI(args...)
+	}
+	port := func(name, ns, net, aliases, dev string) {
+		args := []string{"port", "add", name, "--netns", b.NS(ns), "--network", net, "--ifname", dev}
+		if aliases != "" {
+			args = append(args, "--aliases", aliases)
+		}
+		if dev != "eth0" {
+			args = append(args, "--no-route")
+		}
+		b.CLI(args...)
+	}
+	port("aone", "one", "net1", "a1,shared", "eth0")
+	port("atwo", "two", "net2", "a2,shared", "eth0")
+	port("both1", "both", "net1", "b1", "eth0")
+	port("both2", "both", "net2", "b2", "eth1")
+	port("both3", "both", "inner", "b3", "eth2")
+	for _, tt := range []struct{ ns, at, ask, want string }{
+		{"one", "10.80.0.1", "aone", "10.80.0.2"},
+		{"one", "10.80.0.1", "AONE", "10.80.0.2"},
+		{"one", "10.80.0.1", "a1", "10.80.0.2"},
+		{"one", "10.80.0.1", "both1", "10.80.0.3"},
+		{"one", "10.80.0.1", "b1.net1.uvs.internal", "10.80.0.3"},
+		{"one", "10.80.0.1", "aone MX", ""},
+		{"one", "10.80.0.1", "atwo", ""},
+		{"one", "10.80.0.1", "a2.net2.uvs.internal", ""},
+		{"both", "10.80.0.1", "atwo", "10.81.0.2"},
+		{"both", "10.80.0.1", "a2.net2.uvs.internal", "10.81.0.2"},
+		{"both", "10.81.0.1", "aone", "10.80.0.2"},
+		{"both", "10.81.0.1", "shared", "10.81.0.2"},
+		{"both", "10.82.0.1", "atwo", "10.81.0.2"},
+		{"both", "10.80.0.1", "b3", "10.82.0.2"},
+		{"both", "10.80.0.1", "-x 10.81.0.2", "atwo.net2.uvs.internal."},
+		{"one", "10.80.0.1", "-x 10.80.0.3", "both1.net1.uvs.internal."},
+		{"one", "10.80.0.1", "-x 10.81.0.2", ""},
+	} {
+		out, err := b.TrySh(tt.ns, "dig +time=3 +tries=2 +short @"+tt.at+" "+tt.ask)
+		if got := strings.Join(strings.Fields(out), " "); err != nil || got != tt.want {
+			t.Errorf("in %s: dig @%s %s: %q, %v; want %q", tt.ns, tt.at, tt.ask, got, err, tt.want)
+		}
+	}
+	// As podman writes it for a container in both networks; glibc asks the first server, by each search domain.
+	text := "nameserver 10.80.0.1\nnameserver 10.81.0.1\nsearch net1.uvs.internal net2.uvs.internal\n"
+	conf := filepath.Join(b.dir, "resolv.conf")
+	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"atwo": "10.81.0.2", "aone": "10.80.0.2"} {
+		contains(t, b.Sh("both", "unshare -m sh -c 'mount --bind "+conf+" /etc/resolv.conf && getent ahostsv4 "+name+"'"), want)
+	}
+	for _, name := range []string{"nobody", "nobody.net1.uvs.internal"} {
+		if out := b.Sh("one", "dig +time=3 +tries=2 @10.80.0.1 "+name); !strings.Contains(out, "status: NXDOMAIN") {
+			t.Errorf("%s: %s", name, out)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -166,6 +167,27 @@ func TestPolicy(t *testing.T) {
 	contains(t, b.CLI("reload", running), "set policy agent")
 	if after := b.Sh("box", "cat /sys/class/net/eth0/ifindex"); after != before || !strings.Contains(page("http://198.51.100.7:443/"), "curl: (7)") {
 		t.Errorf("after a reload: device %s, before %s", after, before)
+	}
+	// Rules that come and go under a fast connection cost it nothing.
+	b.Background("out", "iperf3 -s -1 -p 8445")
+	b.CLI("policy", "add", "agent", "egress", "allow", "198.51.100.7", "tcp/8445")
+	b.Eventually("the server listens", func() bool {
+		return strings.Contains(b.Sh("out", "ss -Hltn sport = :8445"), ":8445")
+	})
+	result := filepath.Join(b.dir, "iperf3")
+	b.Background("box", "iperf3 -c 198.51.100.7 -p 8445 -n 400M -J > "+result)
+	changes := 0
+	b.Eventually("the transfer has ended", func() bool {
+		b.CLI("policy", "add", "agent", "egress", "allow", fmt.Sprintf("203.0.113.%d", changes%250), "tcp/1")
+		changes++
+		text, _ := os.ReadFile(result)
+		return strings.Contains(string(text), "sum_received")
+	})
+	var sent struct {
+		End struct{ Sum_received struct{ Bytes float64 } }
+	}
+	if text, _ := os.ReadFile(result); json.Unmarshal(text, &sent) != nil || sent.End.Sum_received.Bytes < 400e6 || changes < 2 {
+		t.Errorf("after %d changes: %s", changes, text)
 	}
 	// Without the policy, everything passes at once; with the network's, nothing again.
 	b.CLI("policy", "detach", "agent", "--port", "box")

@@ -172,6 +172,9 @@ func question(name string, six bool) ([]byte, error) {
 	m := dnsmessage.Message{
 		Header:    dnsmessage.Header{ID: 1, RecursionDesired: true},
 		Questions: []dnsmessage.Question{{Name: n, Type: typ, Class: dnsmessage.ClassINET}},
+		Additionals: []dnsmessage.Resource{{ // EDNS: an error says why
+			Header: dnsmessage.ResourceHeader{Name: dnsmessage.MustNewName("."), Type: dnsmessage.TypeOPT, Class: 1232}, Body: &dnsmessage.OPTResource{},
+		}},
 	}
 	return m.Pack()
 }
