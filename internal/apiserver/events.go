@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -42,6 +43,9 @@ func parseEventQuery(r *http.Request, now time.Time) (q eventQuery, err error) {
 	}
 	for _, word := range v["filter"] {
 		key, value, ok := strings.Cut(word, "=")
+		if key == "type" && ok {
+			return q, badRequest("the filter %q: kinds of events are named by event=%s", word, value)
+		}
 		if eventKeys[key] == nil || !ok {
 			return q, badRequest("the filter %q is not KEY=VALUE with one of the keys event, action, network, port, name and reason", word)
 		}
@@ -64,7 +68,10 @@ func parseMoment(name, text string, now time.Time) (time.Time, error) {
 	if t, err := time.Parse(time.RFC3339, text); err == nil {
 		return t, nil
 	}
-	for _, form := range []string{time.DateTime, time.DateOnly} { // as `uvswitch events` prints it
+	if s, err := strconv.ParseInt(text, 10, 64); err == nil && s > 1e8 { // as `docker events` takes it
+		return time.Unix(s, 0), nil
+	}
+	for _, form := range []string{time.DateTime, time.DateOnly, "2006-01-02T15:04:05", "2006-01-02T15:04"} { // as `uvswitch events` prints it, and others
 		if t, err := time.ParseInLocation(form, text, time.Local); err == nil {
 			return t, nil
 		}

@@ -34,6 +34,9 @@ func (a *app) policyLearn() *cobra.Command {
 		Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
 			ctx, stop := signal.NotifyContext(c.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
+			if c.Flags().Changed("for") && during <= 0 {
+				return usagef("--for needs a time, such as 60s; without it, watching ends at Ctrl-C")
+			}
 			if during > 0 {
 				var cancel context.CancelFunc
 				ctx, cancel = context.WithTimeout(ctx, during)

@@ -226,11 +226,11 @@ const pages = {
     async draw(main) {
       const [policies, refused] = await Promise.all([api("/policies"), api("/policy-refusals").catch(e => e)]);
       if (pages.current !== this) return;
-      const used = policies.filter(p => !p.builtin || p.ports.length || p.networks.length);
+      const used = policies.filter(p => !p.builtin || p.ports.length || p.networks.length).sort((a, b) => a.builtin - b.builtin);
       const where = p => [...p.ports.map(portLink), ...p.networks.map(n => "network " + n)].flatMap((x, i) => i ? [", ", x] : [x]);
       main.replaceChildren(
-        ...used.map(p => card("Policy " + p.name, p.builtin ? "built in" : "", el("p", {}, ...(where(p).length ? ["attached to ", ...where(p)] : ["attached to nothing"])),
-          p.rules.length ? table([["rule", "n"], [""], ["flows let in", "n"], ["packets refused", "n"]], p.rules.map(r => [r.number, el("code", {}, r.rule + (r.missing ? " (does not exist now)" : "")), count(r.flows), count(r.refused)]))
+        ...used.map(p => card("Policy " + p.name, (p.builtin ? "built in; " : "") + "names: " + p.dns, el("p", {}, ...(where(p).length ? ["attached to ", ...where(p)] : ["attached to nothing"])),
+          p.rules.length ? table([["number", "n"], ["rule"], ["flows let in", "n"], ["packets refused", "n"]], p.rules.map(r => [r.number, el("code", {}, r.rule + (r.missing ? " (does not exist now)" : "")), count(r.flows), count(r.refused)]))
             : el("p", { class: "muted" }, "No rules: nothing is allowed."),
           Object.keys(p.unallowed).length ? table([["port"], ["packets that no rule allows", "n"]], Object.entries(p.unallowed).sort().map(([name, n]) => [portLink(name), count(n)])) : null)),
         ...(used.length ? [] : [card("Policies", "", el("p", { class: "muted" }, "No port has a policy. To make one: uvswitch policy add --help"))]),
