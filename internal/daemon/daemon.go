@@ -217,7 +217,11 @@ func newDaemon(o Options) (*Daemon, error) {
 	if byLoad && o.Workers > 1 {
 		d.dp.Balance(tap.SpareCPU())
 	}
-	d.gateways = gateway.NewService(dns.NewServer(gateway.ResolvConf), d.dp.Router, d.dp.WithSlowPath, d.dp.NAT.Policies, d.dp.Now)
+	names := dns.NewServer(gateway.ResolvConf)
+	if helper, ok := o.TAPs.(interface{ OpenResolvConf() (*os.File, error) }); ok {
+		names.SetOpener(helper.OpenResolvConf)
+	}
+	d.gateways = gateway.NewService(names, d.dp.Router, d.dp.WithSlowPath, d.dp.NAT.Policies, d.dp.Now)
 	d.gateways.SetTeller(d.happened.Add)
 	d.dp.Router.SetService(d.gateways)
 	if d.usesBPF() {

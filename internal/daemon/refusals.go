@@ -91,11 +91,19 @@ func (d *Daemon) lastRefused(id frame.PortID, why frame.Reason) (packet string) 
 	return packet
 }
 
+// namesTold is of how many refused names of a port is told at a time: a port must not fill the list of events.
+const namesTold = 8
+
 // tellNames tells which names ports have asked for in vain since a time, each once.
 func (d *Daemon) tellNames(since, now frame.Tick) {
 	names, _ := d.PolicyRefusals()
+	told := map[frame.PortID]int{}
 	for _, r := range names {
-		if p := d.State().PortByID(r.Port); p != nil && int32(r.Last-since) >= 0 && int32(r.Last-now) < 0 {
+		p := d.State().PortByID(r.Port)
+		if p == nil || int32(r.Last-since) < 0 || int32(r.Last-now) >= 0 {
+			continue
+		}
+		if told[r.Port]++; told[r.Port] <= namesTold {
 			d.happened.Add(api.Event{Event: events.Refusal, Action: events.Began, Port: p.Name, Network: p.Network, Name: r.Name, Reason: events.NameDenied, Count: r.Count,
 				Text: fmt.Sprintf("port %s asked for the name %s, which its policies do not allow", p.Name, r.Name)})
 		}

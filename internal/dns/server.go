@@ -2,6 +2,7 @@ package dns
 
 import (
 	"net/netip"
+	"os"
 	"sync/atomic"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -60,6 +61,9 @@ func NewServer(resolvConf string) *Server {
 	s.zones.Store(NewZones("", "", nil))
 	return s
 }
+
+// SetOpener says who opens the file with the host's servers where this process may not. It is called before the first question.
+func (s *Server) SetOpener(open func() (*os.File, error)) { s.forward.host.open = open }
 
 // SetZones says what the server's names are.
 func (s *Server) SetZones(z *Zones) { s.zones.Store(z) }

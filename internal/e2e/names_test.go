@@ -273,3 +273,20 @@ func TestNamesAsAardvark(t *testing.T) {
 		}
 	}
 }
+
+// TestReplacedResolvConf: the switch asks the servers of a file that takes the place of /etc/resolv.conf, which its sandbox would not let it read.
+func TestReplacedResolvConf(t *testing.T) {
+	Need(t, "ip", "unshare")
+	b := NewHost(t)
+	said := func(server string) string {
+		return "n=0; until " + b.exe + " --socket " + b.Socket() + " status 2>&1 | grep -q \"^name servers *" + server + "$\"; do n=$((n+1)); test $n -lt 300; sleep 0.1; done"
+	}
+	out, err := b.TrySh("host", "unshare -m sh -ec '"+strings.Join([]string{
+		"mount -t tmpfs none /etc", "echo nameserver 192.0.2.1 > /etc/resolv.conf",
+		b.exe + " run --uplink none --host off --name uvsrc --socket " + b.Socket() + " --state " + b.dir + " & p=$!", "trap \"kill $p; wait $p\" EXIT",
+		said("192.0.2.1"), "echo nameserver 192.0.2.2 > /etc/new", "mv /etc/new /etc/resolv.conf", said("192.0.2.2"),
+	}, "\n")+"' 2>&1")
+	if err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}

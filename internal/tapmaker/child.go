@@ -144,6 +144,19 @@ func (c *Child) Make(r Request) (frame.Conn, error) {
 	return d, nil
 }
 
+// resolvConf has the host's name servers.
+const resolvConf = "/etc/resolv.conf"
+
+// OpenResolvConf opens /etc/resolv.conf for reading. The switch's sandbox lets it read the file that was there when it closed, and not one that has
+// taken its place since.
+func (c *Child) OpenResolvConf() (*os.File, error) {
+	fd, err := c.ask(Request{ResolvConf: true})
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), resolvConf), nil
+}
+
 func (c *Child) ask(r Request) (fd int, err error) {
 	text, err := json.Marshal(r)
 	if err != nil {
@@ -252,13 +265,28 @@ func Serve() error {
 	}
 }
 
-// reply carries out one request.
+// do carries out one request. done closes the descriptor.
+func do(r Request) (fd int, done func() error, err error) {
+	if r.ResolvConf {
+		f, err := os.Open(resolvConf)
+		if err != nil {
+			return -1, nil, err
+		}
+		return int(f.Fd()), f.Close, nil
+	}
+	c, err := Direct{}.Make(r)
+	if err != nil {
+		return -1, nil, err
+	}
+	return c.FD(), c.Close, nil
+}
+
+// reply answers one request.
 func reply(text []byte) error {
 	var r Request
-	var c frame.Conn
-	err := json.Unmarshal(text, &r)
+	fd, done, err := -1, func() error { return nil }, json.Unmarshal(text, &r)
 	if err == nil {
-		c, err = Direct{}.Make(r)
+		fd, done, err = do(r)
 	}
 	var a answer
 	var rights []byte
@@ -270,8 +298,8 @@ func reply(text []byte) error {
 			}
 		}
 	} else {
-		defer c.Close() // the parent has a descriptor of its own by then
-		rights = unix.UnixRights(c.FD())
+		defer done() // the parent has a descriptor of its own by then
+		rights = unix.UnixRights(fd)
 	}
 	b, err := json.Marshal(a)
 	if err != nil {

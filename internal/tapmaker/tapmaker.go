@@ -20,6 +20,8 @@ type Request struct {
 	Ifname string       `json:"ifname"`           // its name inside
 	Plain  bool         `json:"plain,omitempty"`  // without a virtio-net header
 	Config *link.Config `json:"config,omitempty"` // how to configure it; nil: not at all
+
+	ResolvConf bool `json:"resolv_conf,omitempty"` // no TAP: see Child.OpenResolvConf
 }
 
 // isLocal reports whether the namespace is the one that this process was started in.
