@@ -2,12 +2,15 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 
 	"github.com/uvswitch/uvswitch/internal/capture"
+	"github.com/uvswitch/uvswitch/internal/dataplane"
 	"github.com/uvswitch/uvswitch/internal/filter"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
+	"github.com/uvswitch/uvswitch/internal/policy"
 	"github.com/uvswitch/uvswitch/switch"
 )
 
@@ -45,6 +48,60 @@ func BenchmarkPipelineNAT(b *testing.B) {
 	b.Run("IPv6", func(b *testing.B) {
 		pipeline(b, 2, frametest.Packet{SrcMAC: mac1, DstMAC: gateway, Src6: container6, Dst6: frametest.Addr6("2001:db8::8"), SrcPort: 1, DstPort: 2, Payload: make([]byte, 64)})
 	})
+}
+
+// BenchmarkPolicies measures what a policy with a number of rules costs packets of flows that exist: translated ones, and those of a neighbor.
+func BenchmarkPolicies(b *testing.B) {
+	for _, way := range []string{"translated", "switched"} {
+		for _, n := range []int{0, 1, 10000} {
+			b.Run(fmt.Sprintf("%s/%d rules", way, n), func(b *testing.B) {
+				d, m := plane(2, 1<<16)
+				p := frametest.Packet{SrcMAC: mac1, DstMAC: gateway, Src: c1, Dst: remote, SrcPort: 1, DstPort: 2, Payload: make([]byte, 64)}
+				if way == "switched" {
+					p.DstMAC, p.Dst = mac2, c2
+				}
+				if n > 0 {
+					attach(b, d, n)
+				}
+				m.orig, m.in = p.Raw(), 1
+				m.fill()
+				b.ReportAllocs()
+				for b.Loop() {
+					if err := d.Step(); err != nil {
+						b.Fatal(err)
+					}
+				}
+				if m.sent == 0 || len(d.Drops()) > 0 {
+					b.Fatalf("%d sent, drops %v", m.sent, d.Drops())
+				}
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*frame.BatchSize), "ns/frame")
+			})
+		}
+	}
+}
+
+// attach gives port 1 a policy with n rules, of which the last one allows everything.
+func attach(b *testing.B, d *dataplane.Dataplane, n int) {
+	var rules []policy.Numbered
+	for i := range n {
+		text := fmt.Sprintf("egress allow 198.18.%d.%d tcp/%d", i>>8&255, i&255, 1+i%1000)
+		if i == n-1 {
+			text = "egress allow any"
+		}
+		r, err := policy.Parse(text)
+		if err != nil {
+			b.Fatal(err)
+		}
+		rules = append(rules, policy.Numbered{Rule: r, ID: uint32(i + 1)})
+	}
+	to := &policy.Ports{Places: policy.NewPlaces([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")}, nil)}
+	to.Of[1] = &policy.Set{Rules: policy.Compile(rules, policy.ByRules), Addresses: &policy.Addresses{}}
+	to.AddStation(c1.Netip(), 1)
+	to.AddStation(c2.Netip(), 2)
+	d.NAT.SetPolicies(to)
+	p, _ := d.Switch.Port(1)
+	p.Flags |= vswitch.Tracked
+	d.Switch.SetPort(p)
 }
 
 // BenchmarkCapture measures the cost of a capture to a worker: no capture, one whose filter selects nothing, one of drops
