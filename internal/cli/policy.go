@@ -63,7 +63,7 @@ func (a *app) policyShow() *cobra.Command {
 			row(w, "ports", strings.Join(p.Ports, ","))
 			row(w, "networks", strings.Join(p.Networks, ","))
 			row(w)
-			row(w, "NUMBER", "FLOWS", "REFUSED", "RULE")
+			row(w, "RULE", "FLOWS", "REFUSED", "")
 			for _, r := range p.Rules {
 				text := r.Rule
 				if r.Missing {
