@@ -16,6 +16,11 @@ import (
 
 func pipeline(b *testing.B, ports int, p frametest.Packet) {
 	d, m := plane(ports, 1<<16)
+	steps(b, d, m, p)
+}
+
+// steps measures batches of copies of a packet of port 1.
+func steps(b *testing.B, d *dataplane.Dataplane, m *inMemory, p frametest.Packet) {
 	m.orig, m.in = p.Raw(), 1
 	m.fill()
 	b.ReportAllocs()
@@ -63,18 +68,7 @@ func BenchmarkPolicies(b *testing.B) {
 				if n > 0 {
 					attach(b, d, n)
 				}
-				m.orig, m.in = p.Raw(), 1
-				m.fill()
-				b.ReportAllocs()
-				for b.Loop() {
-					if err := d.Step(); err != nil {
-						b.Fatal(err)
-					}
-				}
-				if m.sent == 0 || len(d.Drops()) > 0 {
-					b.Fatalf("%d sent, drops %v", m.sent, d.Drops())
-				}
-				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*frame.BatchSize), "ns/frame")
+				steps(b, d, m, p)
 			})
 		}
 	}

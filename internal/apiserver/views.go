@@ -172,7 +172,7 @@ func (v *view) networks() []api.Network {
 	return out
 }
 
-// serverText is a name server as resolv.conf has it, with its port if that is not 53.
+// serverText is the address of a name server. Its port follows if it is not 53.
 func serverText(a netip.AddrPort) string {
 	if a.Port() == 53 {
 		return a.Addr().String()

@@ -23,7 +23,7 @@ func (a *app) leaseList() *cobra.Command {
 			for _, l := range rows {
 				left := ""
 				if t, err := time.Parse(time.RFC3339, l.Expires); err == nil {
-					left, l.Expires = time.Until(t).Round(time.Second).String(), t.Local().Format("2006-01-02 15:04:05")
+					left, l.Expires = time.Until(t).Round(time.Second).String(), t.Local().Format(time.DateTime)
 				}
 				row(w, l.Network, l.Port, l.Address, l.Hwaddr, l.Hostname, l.Type, left, l.Expires)
 			}
@@ -35,11 +35,9 @@ func (a *app) leaseList() *cobra.Command {
 }
 
 func (a *app) leaseDel() *cobra.Command {
-	return &cobra.Command{Use: "del ADDRESS", Short: "End a lease before its time",
-		Long: "End the lease of an address before its time. The port loses the address, and its flows end. The station does not hear of it: it goes\n" +
-			"on to use the address until its DHCP client asks again.\n" +
-			"An address that is set aside, because a station has said that another one uses it, is free again.",
-		Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-			return a.client().Do(c.Context(), "DELETE", "/leases/"+url.PathEscape(args[0]), nil, nil)
-		}}
+	c := a.remove("del ADDRESS", "End a lease before its time", "/leases/")
+	c.Long = "End the lease of an address before its time. The port loses the address, and its flows end. The station does not hear of it: it goes\n" +
+		"on to use the address until its DHCP client asks again.\n" +
+		"An address that is set aside, because a station has said that another one uses it, is free again."
+	return c
 }

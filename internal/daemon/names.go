@@ -79,7 +79,7 @@ func (d *Daemon) DeleteName(a api.NameAdd) error {
 	})
 }
 
-// tellName says what has become of a name that is added by hand.
+// tellName adds an event: a name was added or removed by hand.
 func (d *Daemon) tellName(n *network, action string, x model.Name) {
 	d.happened.Add(api.Event{Event: events.Name, Action: action, Network: n.Name, Name: x.Name, Address: x.Addr.String(), Text: fmt.Sprintf("name %s.%s %s: %s", x.Name, n.Names.Domain, action, x.Addr)})
 }

@@ -228,8 +228,9 @@ func (d *Daemon) savePoliciesLocked() {
 	for _, p := range d.policies {
 		list = append(list, p.Spec)
 	}
+	state := d.State()
 	for _, a := range d.formerly {
-		if d.State().Policy(a.Name) == nil {
+		if state.Policy(a.Name) == nil {
 			list = append(list, a)
 		}
 	}

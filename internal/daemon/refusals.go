@@ -97,9 +97,9 @@ const namesTold = 8
 // tellNames tells which names ports have asked for in vain since a time, each once.
 func (d *Daemon) tellNames(since, now frame.Tick) {
 	names, _ := d.PolicyRefusals()
-	told := map[frame.PortID]int{}
+	state, told := d.State(), map[frame.PortID]int{}
 	for _, r := range names {
-		p := d.State().PortByID(r.Port)
+		p := state.PortByID(r.Port)
 		if p == nil || int32(r.Last-since) < 0 || int32(r.Last-now) >= 0 {
 			continue
 		}

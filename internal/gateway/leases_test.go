@@ -257,7 +257,7 @@ func TestRFC2131_4_3_4_Release(t *testing.T) {
 	x.wants("the same again", x.ask(1, 1, discover, ""), "offer 172.30.0.201")
 }
 
-// A lease ends by hand: the port loses the address, which is free. What is set aside is free, too. What a port has otherwise stays.
+// A lease that is ended by hand gives its address free, and so does an address that is set aside. A port's own address and a published one stay.
 func TestRevoke(t *testing.T) {
 	x := newLab(t, api.PortAdd{Name: "vm", VDE: "/vm"}, api.PortAdd{Name: "fixed", VDE: "/fixed", IP: "172.30.0.7"}, api.PortAdd{Name: "other", VDE: "/other"})
 	revoke := func(a string) string {
