@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -62,9 +61,9 @@ type Result struct {
 	Domain      string   // of the network; empty without name servers
 }
 
-// Client returns a client of the switch at socket. An empty socket means $UVSWITCH_SOCKET, or else the default socket.
+// Client returns a client of the switch at socket. An empty socket means that of api.Socket.
 func Client(socket string) *api.Client {
-	return api.NewClient(cmp.Or(socket, os.Getenv("UVSWITCH_SOCKET"), api.DefaultSocket))
+	return api.NewClient(cmp.Or(socket, api.Socket()))
 }
 
 // Attach creates the device, passes it to the switch, configures it and publishes its ports. After an error nothing remains.

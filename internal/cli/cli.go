@@ -118,7 +118,7 @@ func (a *app) root() *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true, Version: Version,
 	}
 	f := root.PersistentFlags()
-	f.StringVar(&a.socket, "socket", cmp.Or(os.Getenv("UVSWITCH_SOCKET"), api.DefaultSocket), "path of the switch's control socket (environment variable UVSWITCH_SOCKET)")
+	f.StringVar(&a.socket, "socket", api.Socket(), "path of the switch's control socket (environment variable UVSWITCH_SOCKET)")
 	f.BoolVarP(&a.json, "json", "j", false, "print JSON")
 	f.StringVarP(&a.wide, "output", "o", "", "output format: wide (more columns; port ls and network ls), or extended (as conntrack -o extended; flow ls and flow events)")
 	root.PersistentPreRunE = func(c *cobra.Command, args []string) error {
@@ -134,7 +134,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.runCommand(), netnsChildCommand(), a.statusCommand(), a.statsCommand(), a.reasonsCommand(), a.networkCommand(), a.portCommand(), a.fdbCommand(),
 		a.bridgeCommand(), a.neighCommand(), a.routeCommand(), a.publishCommand(), a.flowCommand(), a.natCommand(), a.dnsCommand(), a.leaseCommand(), a.policyCommand(),
-		a.traceCommand(), a.dumpCommand(), a.monitorCommand(), a.eventsCommand(), a.extcapCommand(), a.labCommand(), a.configCommand(), a.topCommand(), a.doctorCommand(), a.webCommand(), a.reloadCommand(), a.versionCommand(),
+		a.traceCommand(), a.dumpCommand(), a.monitorCommand(), a.eventsCommand(), a.extcapCommand(), a.labCommand(), a.execCommand(), roomChildCommand(), a.configCommand(), a.topCommand(), a.doctorCommand(), a.webCommand(), a.reloadCommand(), a.versionCommand(),
 	)
 	root.AddCommand(a.netavarkCommands()...)
 	a.complete(root)

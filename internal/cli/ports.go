@@ -37,6 +37,9 @@ func (a *app) portCommand() *cobra.Command {
 			var made api.Port
 			err := a.client().Do(c.Context(), "POST", "/ports", p, &made)
 			if attach.ShouldAttachLocally(err, p.Netns) {
+				if ran, err := a.inOwnersNamespace(p.Netns); ran {
+					return err
+				}
 				made, err = attach.Port(c.Context(), a.client(), p)
 			}
 			if err != nil {

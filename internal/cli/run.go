@@ -75,7 +75,7 @@ func (a *app) runCommand() *cobra.Command {
 	fl.StringVar(&f.web, "web", "", "serve a web page with live counters and flows on this loopback `ADDRESS:PORT`, or on unix:PATH; `uvswitch web url` prints its address")
 	fl.StringVar(&f.docker, "docker", "", "register as Docker network driver `NAME`, for docker network create -d NAME; write --docker=NAME: the equals sign is needed")
 	fl.Lookup("docker").NoOptDefVal = dockerName
-	fl.StringVar(&f.state, "state", "/var/lib/uvswitch", "folder for what must survive a restart: leases of addresses, Docker's networks")
+	fl.StringVar(&f.state, "state", cmp.Or(api.UserFolder(), "/var/lib/uvswitch"), "folder for what must survive a restart: leases of addresses, Docker's networks")
 	fl.StringVar(&f.sandbox, "sandbox", "on", "give up, at start, system calls, files and capabilities that a running switch does not use: on or off")
 	fl.StringSliceVar(&f.vmFolders, "vm-folders", nil, "let sockets of virtual machines be made below these `FOLDERS`, too (without: /run, /tmp, /var/tmp and those of the configuration file)")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log events to stderr")
@@ -93,6 +93,21 @@ func machineID() string {
 	return rand.Text()
 }
 
+// ownFolder makes the folder of a user's switch, which nobody else may read or write. It refuses a folder that somebody else has made.
+func ownFolder(folder string) error {
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return fmt.Errorf("cannot create the folder of this user's switch: %w; set XDG_RUNTIME_DIR to a folder of this user", err)
+	}
+	info, err := os.Lstat(folder)
+	if err != nil {
+		return err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); !ok || !info.IsDir() || int(st.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s is not a folder that only this user may write; set XDG_RUNTIME_DIR to another folder of this user", folder)
+	}
+	return nil
+}
+
 // ofSwitch is what a switch of that name has on this host: its /48 of IPv6, and its secret.
 func ofSwitch(name string) (netip.Prefix, model.Secret) {
 	id := machineID()
@@ -107,6 +122,15 @@ func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
 	}
 	raiseFileLimit()
 	source := f.source(given)
+	source.Unprivileged = !rights.IsAdmin()
+	if folder := api.UserFolder(); source.Unprivileged && folder != "" {
+		if err := ownFolder(folder); err != nil {
+			return err
+		}
+		if a.socket == api.DefaultSocket && !given.Changed("socket") {
+			a.socket = filepath.Join(folder, "uvswitch.sock")
+		}
+	}
 	if _, err := os.Stat("/proc/sys/net/ipv6"); err == nil {
 		source.ULA, source.Secret = ofSwitch(f.name)
 	}

@@ -18,6 +18,8 @@ type Source struct {
 	ULA    netip.Prefix // see model.Config
 	Secret model.Secret // likewise
 	Flags  Flags
+
+	Unprivileged bool // the switch may not change the host: without other words, it has no host port and no way out
 }
 
 // Flags are those of `uvswitch run` that the file can say, too. nil: not given.
@@ -73,6 +75,12 @@ func (s Source) config(f *File) (c model.Config, err error) {
 		NAT:     model.NAT{Flows: f.NAT.Flows, Flows6: f.NAT.Flows6, FlowsPerPort: f.NAT.FlowsPerPort, Strict: f.NAT.Windows == "strict", Mapping: f.NAT.Mapping, Filtering: f.NAT.Filtering},
 		Default: api.NetworkAdd{Name: api.DefaultNetwork},
 		Ports:   f.Ports,
+	}
+	if s.Unprivileged && c.Uplink.Kind == "" && c.Uplink.Device == model.UplinkAuto {
+		c.Uplink.Device = model.UplinkNone
+	}
+	if s.Unprivileged && f.Host.Address == "" {
+		c.Host.On = false
 	}
 	if f.Host.Address != "auto" && f.Host.Address != "off" {
 		c.Host.Address = f.Host.Address

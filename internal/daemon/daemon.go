@@ -123,8 +123,10 @@ type network struct {
 
 // Start starts a switch. It forwards when Start returns, and until Close. Its context ends what it does in the background.
 func Start(ctx context.Context, o Options) (*Daemon, error) {
-	if err := errors.Join(rights.Check(), tap.CheckTUN()); err != nil {
-		return nil, err
+	if o.Config.NeedsRoot() {
+		if err := errors.Join(rights.Check(), tap.CheckTUN()); err != nil {
+			return nil, err
+		}
 	}
 	if _, err := model.ParsePortRanges(o.Config.Uplink.Ports); err != nil {
 		return nil, err

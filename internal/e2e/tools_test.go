@@ -329,7 +329,7 @@ func TestBadInput(t *testing.T) {
 	if out, err := b.TrySh("host", uvswitch+" --socket "+b.Socket()+"2 run"); err == nil || !strings.Contains(out, "use another --name") {
 		t.Errorf("a second switch with the same devices: %s", out)
 	}
-	if out, err := b.TrySh("host", "su -s /bin/sh nobody -c '"+filepath.Join(copyForAll(t), "uvswitch")+" --socket "+filepath.Join(os.TempDir(), b.id+"-nobody.sock")+" run'"); err == nil || !strings.Contains(out, "needs CAP_NET_ADMIN") {
+	if out, err := b.TrySh("host", "su -s /bin/sh nobody -c '"+filepath.Join(copyForAll(t), "uvswitch")+" --socket "+filepath.Join(os.TempDir(), b.id+"-nobody.sock")+" run --uplink-kind tcx'"); err == nil || !strings.Contains(out, "needs CAP_NET_ADMIN") {
 		t.Errorf("without root: %s", out)
 	}
 	config := filepath.Join(b.dir, "bad.yaml")

@@ -59,6 +59,11 @@ const (
 // UplinkKinds are the kinds of uplink that a user may ask for.
 var UplinkKinds = []string{"tcx", "clsact", KindTAP, ViaHost}
 
+// NeedsRoot reports whether a switch with this configuration uses devices of the host.
+func (c *Config) NeedsRoot() bool {
+	return c.Host.On || c.Uplink.Device != UplinkNone
+}
+
 // Host is the host port.
 type Host struct {
 	On      bool

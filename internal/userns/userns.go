@@ -1,0 +1,151 @@
+// Package userns starts this program again inside user namespaces, where an ordinary user may create and configure devices.
+//
+// Go programs have several threads, and a process with several threads may not enter a user namespace (setns(2)). So a new namespace comes
+// with clone(2), and a forked process of one thread enters one that exists.
+//
+// Sources: user_namespaces(7), ioctl_ns(2).
+package userns
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/rights"
+)
+
+const self = "/proc/self/exe"
+
+// New returns a command that runs this program with args in a network namespace and a mount namespace of its own. An ordinary user gets a user
+// namespace, too, in which that user is root.
+func New(args ...string) *exec.Cmd {
+	c := exec.Command(self, args...)
+	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
+	if !rights.MayEnterNamespaces() || !rights.IsAdmin() {
+		c.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
+		c.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+		c.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+	}
+	return c
+}
+
+// explain adds to an error of starting the command of New what the host's administrator can do about it.
+func explain(err error) error {
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EUSERS) {
+		return fmt.Errorf("this user may not create a user namespace: %w; `uvswitch doctor` says which setting of the host forbids it", err)
+	}
+	return err
+}
+
+// there says in the environment that this program runs in the owner's user namespace already.
+const there = "UVSWITCH_IN_USER_NAMESPACE"
+
+// RunInOwners runs this program again, with the same arguments and files, where this user may create devices for the network namespace at path: in
+// the user namespace that owns it, and in a new network namespace there. TAPs are created in that one, and then moved. env is added to the
+// environment. ran is false if this process need not go there. An error of the program that ran is an *exec.ExitError.
+func RunInOwners(path string, env ...string) (ran bool, err error) {
+	if os.Getenv(there) != "" || rights.MayEnterNamespaces() {
+		return false, nil
+	}
+	owner, err := ownerOf(path)
+	if err != nil {
+		return false, nil // who opens the namespace next says why
+	}
+	defer owner.Close()
+	exe, err := os.Executable()
+	if err != nil {
+		return true, err
+	}
+	argv, err := syscall.SlicePtrFromStrings(os.Args)
+	if err != nil {
+		return true, err
+	}
+	envv, err := syscall.SlicePtrFromStrings(append(append(os.Environ(), there+"=1"), env...))
+	if err != nil {
+		return true, err
+	}
+	name, err := syscall.BytePtrFromString(exe)
+	if err != nil {
+		return true, err
+	}
+	p, err := os.FindProcess(fork(owner.Fd(), name, &argv[0], &envv[0]))
+	if err != nil {
+		return true, err
+	}
+	state, err := p.Wait()
+	if err == nil && !state.Success() {
+		err = &exec.ExitError{ProcessState: state}
+	}
+	return true, err
+}
+
+// fork runs a program in the user namespace with the descriptor ns, as nsenter(1) would. The program keeps the capabilities of that namespace
+// also if this user is not root there (capabilities(7), "ambient"). Its exit status is 126 if the kernel refuses.
+func fork(ns uintptr, name *byte, argv, envv **byte) (pid int) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	syscall.ForkLock.Lock()
+	defer syscall.ForkLock.Unlock()
+	var all, before [1]uint64
+	all[0] = ^uint64(0)
+	_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&all)), uintptr(unsafe.Pointer(&before)), 8, 0, 0) // a signal's handler needs the other threads
+	child := inChild(ns, name, argv, envv, &before)
+	_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&before)), 0, 8, 0, 0)
+	return child
+}
+
+// inChild forks. In the child, which has one thread, only system calls are made.
+//
+//go:norace
+//go:noinline
+func inChild(ns uintptr, name *byte, argv, envv **byte, mask *[1]uint64) int {
+	pid, _, errno := syscall.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	if errno != 0 || pid != 0 {
+		return int(pid)
+	}
+	_, _, _ = syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0)
+	_, _, errno = syscall.RawSyscall(unix.SYS_SETNS, ns, unix.CLONE_NEWUSER, 0)
+	if errno == 0 {
+		_, _, errno = syscall.RawSyscall(unix.SYS_UNSHARE, unix.CLONE_NEWNET, 0, 0)
+	}
+	var head unix.CapUserHeader
+	var caps [2]unix.CapUserData
+	head.Version = unix.LINUX_CAPABILITY_VERSION_3
+	if errno == 0 {
+		_, _, errno = syscall.RawSyscall(unix.SYS_CAPGET, uintptr(unsafe.Pointer(&head)), uintptr(unsafe.Pointer(&caps)), 0)
+	}
+	caps[0].Inheritable, caps[1].Inheritable = caps[0].Permitted, caps[1].Permitted
+	if errno == 0 {
+		_, _, errno = syscall.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&head)), uintptr(unsafe.Pointer(&caps)), 0)
+	}
+	for bit := uintptr(0); bit <= unix.CAP_LAST_CAP; bit++ {
+		_, _, _ = syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, bit, 0, 0, 0) // fails for one that the process has not
+	}
+	_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(mask)), 0, 8, 0, 0)
+	if errno == 0 {
+		_, _, _ = syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(name)), uintptr(unsafe.Pointer(argv)), uintptr(unsafe.Pointer(envv)))
+	}
+	for {
+		_, _, _ = syscall.RawSyscall(unix.SYS_EXIT_GROUP, 126, 0, 0)
+	}
+}
+
+// ownerOf opens the user namespace that owns the network namespace at path: who is root there may create devices in that network namespace.
+func ownerOf(path string) (*os.File, error) {
+	ns, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	fd, err := unix.IoctlRetInt(int(ns.Fd()), unix.NS_GET_USERNS)
+	if err != nil {
+		return nil, fmt.Errorf("cannot find the user namespace that owns %s: %w", path, err)
+	}
+	return os.NewFile(uintptr(fd), "user namespace"), nil
+}
