@@ -330,6 +330,7 @@ func (r *IOUring) Poll(b *frame.Batch) error {
 			return err
 		}
 	}
+	r.wakeAnswering()
 	for {
 		r.provide()
 		wait := 1
@@ -639,7 +640,7 @@ func (r *IOUring) fill(b *frame.Batch) {
 //
 //uvswitch:hot
 func (r *IOUring) Send(id frame.PortID, f *frame.Frame) {
-	if r.watched {
+	if r.watched && id != r.answering {
 		r.sendWatched(id, f)
 	} else {
 		r.send(id, f)

@@ -25,6 +25,9 @@ type readers struct {
 	ready  []frame.PortID
 	arena  []byte
 	gone   []frame.PortID // dead ports, to be reported in Batch.Gone
+
+	answering frame.PortID   // the port of answerer; NoPort as a rule
+	answerer  frame.Answerer // its Write may leave frames to read
 }
 
 func newReaders() readers {
@@ -37,10 +40,16 @@ func (r *readers) add(id frame.PortID, c frame.Conn, read frame.Reading) {
 		r.arena = make([]byte, arenaSz)
 	}
 	r.conns[id], r.uplink[id] = c, read == frame.ReadUplink
+	if a, ok := c.(frame.Answerer); ok {
+		r.answering, r.answerer = id, a
+	}
 	r.wakeUp(id)
 }
 
 func (r *readers) remove(id frame.PortID) {
+	if id == r.answering {
+		r.answering, r.answerer = frame.NoPort, nil
+	}
 	r.conns[id] = nil
 	r.paused[id] = false
 	r.dequeue(id)
@@ -73,6 +82,15 @@ func (r *readers) wakeUp(id frame.PortID) {
 			copy(r.ready[1:], r.ready)
 			r.ready[0] = id
 		}
+	}
+}
+
+// wakeAnswering queues the port that has frames after the last batch's writes.
+//
+//uvswitch:hot
+func (r *readers) wakeAnswering() {
+	if r.answerer != nil && r.answerer.HasFrames() {
+		r.wakeUp(r.answering)
 	}
 }
 

@@ -113,6 +113,7 @@ func (r *RW) Poll(b *frame.Batch) error {
 	r.failed[0] = r.begin(r.failed[0])
 	b.Failed, r.failed[0], r.failed[1] = r.failed[0], r.failed[1][:0], r.failed[0]
 	r.gone = r.gone[:0]
+	r.wakeAnswering()
 	for {
 		wait := 0
 		if len(r.ready) == 0 && len(b.Failed) == 0 {
@@ -175,7 +176,7 @@ func (r *RW) await(wait int) (woken bool, err error) {
 //uvswitch:hot
 func (r *RW) Send(id frame.PortID, f *frame.Frame) {
 	why := frame.PortGone
-	if c := r.ports[id]; r.watched {
+	if c := r.ports[id]; r.watched && (id != r.answering || c == nil) {
 		why = r.sendWatched(id, c, f)
 	} else if c != nil {
 		why = c.Write(f)

@@ -405,7 +405,7 @@ func (v *view) natRules() []api.NATRule {
 	}
 	_, kind, hasUplink := v.d.Uplink()
 	for _, n := range v.Networks {
-		if n.Internal || !hasUplink || kind == uplink.Host { // with kind host, the host's stack translates
+		if n.Internal || !hasUplink || kind == uplink.Host || kind == uplink.Sockets { // the host's stack translates; sockets have addresses of their own
 			continue
 		}
 		counts := v.d.MasqueradeCounts(n.Name)

@@ -60,7 +60,7 @@ func (a *app) runCommand() *cobra.Command {
 	fl.StringVar(&f.subnet, "subnet", model.DefaultSubnet, "subnet of network default; its gateway is the first address")
 	fl.StringVar(&f.subnet6, "subnet6", model.SubnetAuto, "IPv6 subnet of network default: auto (a /64 of the switch's own), off, or a subnet such as fd00:1::/64")
 	fl.StringVar(&f.uplink, "uplink", model.UplinkAuto, "the way out: auto (the device of the default route), none, or a device")
-	fl.StringVar(&f.kind, "uplink-kind", "", "how to attach to the uplink's device: tcx or clsact (BPF, Linux 5.12 or later), tap (no BPF: the host routes and masquerades) or host (through the host's stack, untranslated) (default tcx, else clsact)")
+	fl.StringVar(&f.kind, "uplink-kind", "", "how to attach to the uplink's device: tcx or clsact (BPF, Linux 5.12 or later), tap (no BPF: the host routes and masquerades), host (through the host's stack, untranslated) or sockets (by sockets of the switch, which needs no root) (default tcx, else clsact; without root: sockets)")
 	fl.StringVar(&f.host, "host", "on", "host port, which connects the host itself to network default: on or off")
 	fl.StringVar(&f.inbound, "host-inbound", "allow", "what containers may begin with the host: allow, deny, or what is open, such as 22/tcp,53/udp,icmp")
 	fl.StringVar(&f.cgroup, "cgroup", "", "`FOLDER` of cgroup2 whose processes reach published ports directly, or off: they use the relay (default the root of cgroup2)")
@@ -322,7 +322,7 @@ func (f *runFlags) check() error {
 	case len(f.name) == 0 || len(f.name) > 12 || strings.ContainsAny(f.name, "/ :"):
 		return usagef("--name %q: must be 1 to 12 characters without slash, space and colon, because the names of devices begin with it", f.name)
 	case f.kind != "" && !slices.Contains(model.UplinkKinds, f.kind):
-		return usagef("--uplink-kind %q: must be tcx, clsact, tap or host", f.kind)
+		return usagef("--uplink-kind %q: must be tcx, clsact, tap, host or sockets", f.kind)
 	case f.busyPoll != "auto" && (busyPollTime(f.busyPoll) < 0 || busyPollTime(f.busyPoll) > time.Millisecond):
 		return usagef("--busy-poll %q: must be auto, off, or a time up to 1ms, such as 50us", f.busyPoll)
 	case !slices.Contains(daemon.IOKinds, f.io):

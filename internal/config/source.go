@@ -19,7 +19,7 @@ type Source struct {
 	Secret model.Secret // likewise
 	Flags  Flags
 
-	Unprivileged bool // the switch may not change the host: without other words, it has no host port and no way out
+	Unprivileged bool // the switch may not change the host: without other words, it has no host port, and its way out is by sockets
 }
 
 // Flags are those of `uvswitch run` that the file can say, too. nil: not given.
@@ -77,7 +77,7 @@ func (s Source) config(f *File) (c model.Config, err error) {
 		Ports:   f.Ports,
 	}
 	if s.Unprivileged && c.Uplink.Kind == "" && c.Uplink.Device == model.UplinkAuto {
-		c.Uplink.Device = model.UplinkNone
+		c.Uplink.Kind = model.KindSockets
 	}
 	if s.Unprivileged && f.Host.Address == "" {
 		c.Host.On = false

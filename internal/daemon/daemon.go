@@ -31,6 +31,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/netns"
 	"github.com/uvswitch/uvswitch/internal/policies"
 	"github.com/uvswitch/uvswitch/internal/rights"
+	"github.com/uvswitch/uvswitch/internal/sockets"
 	"github.com/uvswitch/uvswitch/internal/tapmaker"
 	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/internal/usedports"
@@ -60,7 +61,8 @@ type Options struct {
 type Daemon struct {
 	opts    Options
 	dp      *dataplane.Dataplane
-	up      *uplink.Uplink // nil without one
+	up      *uplink.Uplink  // nil without one
+	engine  *sockets.Engine // the way out of an uplink of kind sockets; else nil
 	started time.Time
 	backend backend
 
@@ -194,6 +196,12 @@ func newDaemon(o Options) (*Daemon, error) {
 		if err := d.openUplink(); err != nil {
 			return nil, err
 		}
+		if d.bySockets() {
+			if err := d.openSockets(); err != nil {
+				return nil, err
+			}
+			byLoad, o.Workers = false, 1 // the worker that reads the uplink has all sockets
+		}
 		if d.usesBPF() {
 			natOptions.Outside, natOptions.Outside6 = d.up, uplink.Uplink6{Uplink: d.up}
 			d.warnOfOtherSwitches()
@@ -305,6 +313,9 @@ func (d *Daemon) Close() error {
 	_ = d.changing.Lock("ending", false)
 	defer d.changing.Unlock()
 	d.closed = true
+	if d.engine != nil {
+		d.engine.Stop()
+	}
 	d.saveLeases()
 	d.clients.Close()
 	for _, p := range d.publishes {

@@ -193,6 +193,7 @@ func (d *Daemon) unplugLocked(p *port) {
 		d.dp.Router.DeleteRoute(to)
 	}
 	d.dp.NAT.FlushPort(p.ID)
+	d.forgetSocketsLocked(p)
 	p.closeWire()
 	if p.ByFD {
 		d.forgetStoredPortLocked(p.Name)

@@ -25,7 +25,7 @@ type publish struct {
 	model.Publish
 	port   *port
 	count  familyCounts
-	relays *relay.Set
+	relays entrance
 }
 
 // AddPublish publishes a port.
@@ -80,10 +80,15 @@ func (d *Daemon) publishLocked(m model.Publish) (_ model.Publish, err error) {
 	return m, nil
 }
 
+var errManyFiles = api.Errorf(http.StatusConflict, "the switch may not open more files, and each published port takes one: raise the limit (`ulimit -n`, LimitNOFILE= of the unit), or publish fewer ports")
+
 // openRelays binds the ports on the host. SCTP has no relay.
-func (d *Daemon) openRelays(p *publish) (*relay.Set, error) {
+func (d *Daemon) openRelays(p *publish) (entrance, error) {
+	if d.bySockets() {
+		return d.openDoors(p)
+	}
 	if p.Proto == "sctp" {
-		return nil, nil
+		return (*relay.Set)(nil), nil
 	}
 	s, err := relay.Open(relay.Rule{
 		Proto: p.Proto, Host: p.HostAddr, Lo: p.Lo, Hi: p.Hi, Target: p.port.Addr.Addr(), Target6: p.port.Known6().Addr(), TargetPort: p.Target, From: p.From, Serve: d.config.Host.On,
@@ -94,7 +99,7 @@ func (d *Daemon) openRelays(p *publish) (*relay.Set, error) {
 	var bind *relay.BindError
 	switch {
 	case errors.Is(err, syscall.EMFILE):
-		return nil, api.Errorf(http.StatusConflict, "the switch may not open more files, and each published port takes one: raise the limit (`ulimit -n`, LimitNOFILE= of the unit), or publish fewer ports")
+		return nil, errManyFiles
 	case errors.As(err, &bind):
 		return nil, api.Errorf(http.StatusConflict, "cannot open port %d/%s of the host: %v; publish another port", bind.Port, p.Proto, bind.Err)
 	}
@@ -274,7 +279,7 @@ func (d *Daemon) updateRulesLocked() {
 	published, published6 := uplink.Published[frame.Addr]{}, uplink.Published[frame.Addr6]{}
 	owners := map[uplink.PublishedPort]frame.PortID{}
 	for _, p := range d.publishes {
-		if p.HostAddr.IsLoopback() {
+		if p.HostAddr.IsLoopback() && !d.bySockets() {
 			continue // the host's own relay only
 		}
 		noteOwner(owners, p)
@@ -297,10 +302,16 @@ func (d *Daemon) updateRulesLocked() {
 			continue
 		}
 		m := nat.Masquerade{Net: n.ID, Mapping: n.Mapping, Filtering: n.Filtering, Protocols: n.Protocols, RuleCount: n.masquerade[0]}
+		if d.bySockets() { // the engine tells flows apart by the container's own address
+			m.Inside, m.Outside = n.Prefix, n.Prefix
+		}
 		r.Masquerade = append(r.Masquerade, &m)
 		if n.Prefix6.IsValid() {
 			m6 := m
 			m6.RuleCount, m6.Inside, m6.Outside, m6.Open = n.masquerade[1], n.Prefix6, n.Outside6, n.Open6
+			if d.bySockets() {
+				m6.Outside = n.Prefix6
+			}
 			r.Six.Masquerade = append(r.Six.Masquerade, &m6)
 			if n.Outside6.IsValid() {
 				routes6 = append(routes6, n.Outside6)
@@ -339,7 +350,7 @@ func ruleOf[A frame.Address](p *publish, target netip.Prefix, count *nat.RuleCou
 		ID: p.ID, Proto: proto, Lo: p.Lo, Hi: p.Hi, Target: frame.Of[A](target.Addr()), Port: p.Target,
 		From: p.From, Inside: p.port.ID, Net: p.port.net.ID, RuleCount: count,
 	}
-	if !p.HostAddr.IsUnspecified() {
+	if !p.HostAddr.IsUnspecified() && !p.HostAddr.IsLoopback() {
 		r.HostAddr = frame.Of[A](p.HostAddr)
 	}
 	return r

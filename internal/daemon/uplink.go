@@ -40,7 +40,9 @@ func (d *Daemon) warnOfOtherSwitches() {
 }
 
 // usesBPF reports whether the uplink shares the host's devices and addresses by BPF programs. An uplink of kind tap does not.
-func (d *Daemon) usesBPF() bool { return d.up != nil && d.config.Uplink.Kind != model.KindTAP }
+func (d *Daemon) usesBPF() bool {
+	return d.up != nil && d.config.Uplink.Kind != model.KindTAP && d.config.Uplink.Kind != model.KindSockets
+}
 
 func (d *Daemon) closeUplink() {
 	if d.up != nil {
@@ -123,12 +125,16 @@ func (d *Daemon) addUplinkPortLocked() error {
 	if d.usesBPF() {
 		flags |= vswitch.Ways
 	}
+	w := wire{conn: d.engine}
+	if !d.bySockets() {
+		w.conn = d.up.Device
+	}
 	return d.plugLocked(&port{
 		Port: model.Port{
 			Name: model.UplinkPortName, Kind: model.KindUplink, Ifname: d.opts.Name + "-up", MAC: d.up.MAC, MTU: model.MaxMTU, Offload: true,
 			Settings: model.Settings{Flags: flags},
 		},
-		wire: wire{conn: d.up.Device},
+		wire: w,
 	})
 }
 
@@ -254,6 +260,11 @@ func (d *Daemon) refreshUplinkLocked() {
 	} else {
 		i.PeerMAC, i.Up = d.up.MAC, s.Up
 	}
+	if d.bySockets() {
+		i.MTU, i.MTU6 = model.MaxMTU, model.MaxMTU // the host's kernel makes the packets
+		i.Up = len(s.Own) > 0                      // what no route leads to is refused by connect(2)
+		d.engine.SetHost(addrsOf(&s))
+	}
 	if old, ok := d.dp.Router.Interface(frame.NoNet); ok && d.broken == [2]string{s.Broken, s.Broken6} && reflect.DeepEqual(old, i) && d.external == s.Addr && slices.Equal(d.own, s.Own) && d.way6.equal(&s) && slices.Equal(d.local, d.localLocked()) && slices.Equal(d.tunnels, s.Tunnels) {
 		return
 	}
@@ -262,6 +273,7 @@ func (d *Daemon) refreshUplinkLocked() {
 	case d.leavesByHost():
 		d.routeToHostLocked(s.Own, s.Own6)
 		d.routeThroughHostLocked(&s)
+	case d.bySockets():
 	case d.usesBPF():
 		d.guardHostLocked(s.Own, s.Own6)
 		d.routeToHostLocked(s.Own, s.Own6)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -40,7 +41,7 @@ func newUser(b *Bed) *user {
 // command returns a shell command of the user.
 func (u *user) command(line string) string {
 	return fmt.Sprintf("exec unshare -m sh -c 'mount --bind %[1]s/tun /dev/net/tun && exec setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps=-all --bounding-set=-all "+
-		"env XDG_RUNTIME_DIR=%[1]s/run HOME=%[1]s/run PATH=%[1]s:$PATH sh -c \"$1\"' - %[2]s", u.dir, "'"+strings.ReplaceAll(line, "'", `'\''`)+"'")
+		"env XDG_RUNTIME_DIR=%[1]s/run HOME=%[1]s/run PATH=%[1]s:$PATH sh -c \"$1\"' - %[2]s", u.dir, quoted(line))
 }
 
 func (u *user) try(line string) (string, error) { return u.TrySh("host", u.command(line)) }
@@ -61,6 +62,7 @@ func (u *user) start(line string) *exec.Cmd {
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	log := &syncBuffer{}
 	c.Stdout, c.Stderr = log, log
+	c.WaitDelay = time.Second // children of what has ended may have its output still
 	if err := netns.Do(u.path("host"), c.Start); err != nil {
 		u.t.Fatal(err)
 	}
@@ -152,3 +154,85 @@ func TestRootless(t *testing.T) {
 	}
 	b.Balanced()
 }
+
+// TestRootlessWayOut: what containers of an ordinary user reach, and who reaches them. No packet of the host's namespace is made by the switch.
+func TestRootlessWayOut(t *testing.T) {
+	Need(t, "curl", "dig", "iperf3", "socat", "traceroute")
+	b := NewHost(t)
+	u := newUser(b)
+	b.Sh("host", "sysctl -qw net.ipv4.ping_group_range='0 2147483647'; ip addr add 2001:db8::1/64 dev eth0 nodad; ip -6 route add default via 2001:db8::2")
+	b.Sh("out", "ip addr add 2001:db8::2/64 dev eth0 nodad; sysctl -qw net.ipv4.icmp_ratelimit=0") // traceroute causes many errors
+	b.Web("out")
+	b.Serve("out", 7000, "socat", "-T10", "UDP-LISTEN:7000,fork", "EXEC:cat")
+	b.Serve("out", 7006, "socat", "-T10", "UDP6-LISTEN:7006,fork", "EXEC:cat")
+	b.Iperf("out")
+	u.run("--host-inbound 5201/tcp")
+	if status := b.CLI("status"); !strings.Contains(status, "sockets") {
+		t.Errorf("the way out:\n%s", status)
+	}
+	for _, x := range []struct{ line, says string }{
+		{"curl -sS -m 20 http://10.1.0.2/", "10.1.0.1"}, // the host's address is the client
+		{"ping -c1 -W5 10.1.0.2", "1 received"},
+		{"ping -6 -c1 -W5 2001:db8::2", "1 received"},
+		{"echo datagram | socat -t5 - UDP:10.1.0.2:7000", "datagram"},
+		{"echo datagram6 | socat -t5 - UDP6:[2001:db8::2]:7006", "datagram6"},
+		{"traceroute -n -w5 -m3 10.1.0.2", " 2  10.1.0.2"},
+		{"traceroute -I -n -w5 -m3 10.1.0.2", " 2  10.1.0.2"},
+		{"curl -sS -m 20 http://10.1.0.2:81/ 2>&1 || true", "onnect"},    // refused
+		{"dig +tries=1 +time=10 -p 7001 @10.1.0.2 x || true", "refused"}, // port unreachable
+		{"curl -sS -m 20 http://10.1.0.1:22/ 2>&1 || true", "onnect"},    // host.inbound
+		{"curl -sS -m 20 http://127.0.0.1:22/ 2>&1 || true", "onnect"},   // its own loopback
+		{"iperf3 -c 10.1.0.2 -t 1", "receiver"},
+		{"iperf3 -R -P 4 -c 10.1.0.2 -t 1", "receiver"},
+	} {
+		out, err := u.try("uvswitch exec -- sh -c " + quoted(x.line))
+		if err != nil || !strings.Contains(out, x.says) {
+			t.Errorf("%s: %v: %s", x.line, err, out)
+		}
+	}
+	if out := u.sh("uvswitch exec -- sh -c 'curl -sS -m 20 http://10.1.0.1:22/ || true'; uvswitch status"); !strings.Contains(out, "host_inbound") {
+		t.Errorf("what the host does not let in: %s", out)
+	}
+
+	// Published: with the client's own address and port.
+	u.start("exec uvswitch exec --port web --publish 8080:80 -- uvswitch lab tool httpd 80 web")
+	u.start("exec uvswitch exec --port echo --publish 5353:53/udp -- socat -T10 UDP-LISTEN:53,fork EXEC:cat")
+	u.port("web")
+	u.port("echo")
+	b.Eventually("the published port answers", func() bool {
+		out, err := b.TrySh("out", "curl -sS -m 5 http://10.1.0.1:8080/")
+		return err == nil && strings.Contains(out, "10.1.0.2")
+	})
+	for _, x := range []struct{ ns, line, says string }{
+		{"out", "curl -g -sS -m 20 http://[2001:db8::1]:8080/", "2001:db8::2"},
+		{"out", "echo to-it | socat -t5 - UDP:10.1.0.1:5353", "to-it"},
+		{"host", "curl -sS -m 20 http://127.0.0.1:8080/", "169.254.1.2"},
+		{"host", "curl -sS -m 20 http://10.1.0.1:8080/", "169.254.1.2"},
+		{"host", "echo from-host | socat -t5 - UDP:127.0.0.1:5353", "from-host"},
+	} {
+		if out := b.Sh(x.ns, x.line); !strings.Contains(out, x.says) {
+			t.Errorf("in %s: %s: %s", x.ns, x.line, out)
+		}
+	}
+	if out := u.sh("uvswitch exec -- curl -sS -m 20 http://10.1.0.1:8080/"); !strings.Contains(out, "web") {
+		t.Errorf("a published port from another container: %s", out)
+	}
+	if out, err := u.try("uvswitch publish add 80:80 --port web"); err == nil || !strings.Contains(out, "ip_unprivileged_port_start") {
+		t.Errorf("a low port: %v: %s", err, out)
+	}
+	if flows := b.CLI("flow", "ls"); !strings.Contains(flows, "src=10.1.0.2") {
+		t.Errorf("flows:\n%s", flows)
+	}
+	b.CLI("publish", "del", "8080")
+	if out, err := b.TrySh("out", "curl -sS -m 5 http://10.1.0.1:8080/"); err == nil {
+		t.Errorf("a port that is not published any more: %s", out)
+	}
+
+	// A sandbox, as root's switch has it.
+	if out, err := u.try("uvswitch exec --policy sandbox -- curl -sS -m 20 http://10.1.0.2/"); err == nil {
+		t.Errorf("a sandboxed command reached the outside: %s", out)
+	}
+	b.Balanced()
+}
+
+func quoted(line string) string { return "'" + strings.ReplaceAll(line, "'", `'\''`) + "'" }

@@ -371,6 +371,11 @@ type Conn interface {
 	Close() error
 }
 
+// An Answerer is a Conn whose Write may leave frames that Read returns at once.
+type Answerer interface {
+	HasFrames() bool
+}
+
 // AsConn converts what an opener returns to a Conn. On an error it returns a nil Conn, not a Conn that holds a nil pointer.
 func AsConn[C Conn](c C, err error) (Conn, error) {
 	if err != nil {

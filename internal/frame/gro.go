@@ -191,7 +191,7 @@ func (o *openFlow) join(f *Frame, longest int) bool {
 	if f.Proto == TCP && !o.follows(f) {
 		return false
 	}
-	if !head.Vnet().NeedsCsum() && !summed(head) || !f.Vnet().NeedsCsum() && !summed(f) {
+	if !head.Vnet().NeedsCsum() && !head.Summed() || !f.Vnet().NeedsCsum() && !f.Summed() {
 		return false // what is damaged stays so, for its receiver to see
 	}
 	o.append(f, payload)
@@ -213,10 +213,10 @@ func alike(f, g *Frame) bool {
 	return a[1] == b[1] && a.TTL() == b.TTL()
 }
 
-// summed tells whether complete checksums are there and right: the transport's and IPv4's header's.
+// Summed tells whether complete checksums are there and right: the transport's and IPv4's header's.
 //
 //uvswitch:hot
-func summed(f *Frame) bool {
+func (f *Frame) Summed() bool {
 	l4 := f.Payload()
 	if f.Proto == UDP && f.UDP().Checksum() == 0 {
 		return false
@@ -303,7 +303,7 @@ func isPureAck(f *Frame) bool {
 //
 //uvswitch:hot
 func supersedes(f, old *Frame) bool {
-	if plainPayload(f) != 0 || !isPureAck(f) || !f.Vnet().NeedsCsum() && !summed(f) {
+	if plainPayload(f) != 0 || !isPureAck(f) || !f.Vnet().NeedsCsum() && !f.Summed() {
 		return false
 	}
 	a, b := old.TCP(), f.TCP()

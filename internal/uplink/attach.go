@@ -18,11 +18,12 @@ type Kind string
 
 // The kinds of uplink. TCX links end with the process; clsact filters are swept at the next start after a crash.
 const (
-	Auto   Kind = ""
-	TCX    Kind = "tcx"
-	Clsact Kind = "clsact"
-	TAP    Kind = "tap"  // no programs: a device with an address of its own, and the host routes
-	Host   Kind = "host" // packets leave through the host's own stack; programs for published ports only, attached as with Auto
+	Auto    Kind = ""
+	TCX     Kind = "tcx"
+	Clsact  Kind = "clsact"
+	TAP     Kind = "tap"     // no programs: a device with an address of its own, and the host routes
+	Sockets Kind = "sockets" // no device: packets leave by sockets of this process
+	Host    Kind = "host"    // packets leave through the host's own stack; programs for published ports only, attached as with Auto
 )
 
 const (

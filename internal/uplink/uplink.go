@@ -153,6 +153,9 @@ func Open(o Options) (*Uplink, error) {
 			return nil, fmt.Errorf("%w: %q does not exist (`ip link` lists devices; `--uplink auto` uses the device of the default route)", ErrNoDevice, o.Device)
 		}
 	}
+	if o.Kind == Sockets {
+		return openSockets(o)
+	}
 	u := &Uplink{opts: o, in: map[int]*attachment{}}
 	fib, err := fibGetSource, error(nil)
 	if o.Kind != TAP {
@@ -231,6 +234,14 @@ func (u *Uplink) Refresh() (changed bool, err error) {
 	defer u.mu.Unlock()
 	if u.closed {
 		return false, nil
+	}
+	if u.opts.Kind == Sockets {
+		s, err := u.inspectSockets()
+		if was := u.known.Load(); err == nil && !s.equal(&was.State) {
+			u.known.Store(&known{s, Sockets})
+			changed = true
+		}
+		return changed, err
 	}
 	kept := u.keepOwnDevice()
 	if u.opts.Kind != TAP {

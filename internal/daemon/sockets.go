@@ -1,0 +1,126 @@
+package daemon
+
+import (
+	"errors"
+	"net/http"
+	"net/netip"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/sockets"
+	"github.com/uvswitch/uvswitch/internal/uplink"
+)
+
+// bySockets reports whether packets leave by sockets of this process.
+func (d *Daemon) bySockets() bool { return d.up != nil && d.config.Uplink.Kind == model.KindSockets }
+
+// keptDescriptors are left to the rest of the switch: ports, namespaces, clients of the control API.
+const keptDescriptors = 256
+
+// openSockets makes the engine that has the sockets.
+func (d *Daemon) openSockets() (err error) {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return err
+	}
+	ula := d.config.ULA.Addr().As16()
+	ula[15] = 1
+	d.engine, err = sockets.New(sockets.Options{
+		MAC: uplink.RouterMAC, PeerMAC: d.up.MAC, Clock: func() int64 { return int64(time.Since(d.started)) },
+		Sockets: int(min(max(int64(limit.Cur)-keptDescriptors, 64), 1<<20)), JoinsUDP: true, MayHost: mayHost(d.config.Host.Inbound),
+		Mapped: [2]netip.Addr{loopbackClient, netip.AddrFrom16(ula)},
+	})
+	return err
+}
+
+// mayHost returns whether containers may begin something with the host (host.inbound).
+func mayHost(inbound string) func(proto uint8, port uint16) bool {
+	in, _ := model.ParseInbound(inbound) // checked at the start
+	return func(proto uint8, port uint16) bool {
+		switch {
+		case in == nil:
+			return true
+		case proto == frame.TCP:
+			return in.Open[0].Has(port)
+		case proto == frame.UDP:
+			return in.Open[1].Has(port)
+		}
+		return in.Pings
+	}
+}
+
+// loopbackClient is what a container sees of a client on the host at 127.0.0.1: the address that podman gives to the host.
+var loopbackClient = netip.MustParseAddr("169.254.1.2")
+
+// An entrance serves a published port, or keeps it from others.
+type entrance interface {
+	Clients() uint64
+	Close()
+}
+
+// doors are the listening sockets of a published range.
+type doors []*sockets.Listening
+
+// Clients implements entrance: the flows count them.
+func (doors) Clients() uint64 { return 0 }
+
+// Close implements entrance.
+func (l doors) Close() {
+	for _, x := range l {
+		x.Close()
+	}
+}
+
+// openDoors listens on the ports on the host.
+func (d *Daemon) openDoors(p *publish) (entrance, error) {
+	number, _ := frame.ProtoNumber(p.Proto)
+	if number != frame.TCP && number != frame.UDP {
+		return nil, api.Errorf(http.StatusConflict, "ports of %s cannot be published with an uplink of kind sockets; run the switch as root", p.Proto)
+	}
+	var all doors
+	for n := int(p.Lo); n <= int(p.Hi); n++ {
+		l, err := d.engine.Listen(number, p.HostAddr, uint16(n))
+		if err == nil {
+			all = append(all, l)
+			continue
+		}
+		all.Close()
+		switch {
+		case errors.Is(err, sockets.ErrLowPort):
+			return nil, api.Errorf(http.StatusConflict, "this user may not listen on port %d of the host: publish a port from 1024 on, or let the host's administrator allow lower ones with `sysctl net.ipv4.ip_unprivileged_port_start=%d`", n, n)
+		case errors.Is(err, syscall.EMFILE):
+			return nil, errManyFiles
+		}
+		return nil, api.Errorf(http.StatusConflict, "cannot open port %d/%s of the host: %v; publish another port", n, p.Proto, err)
+	}
+	return all, nil
+}
+
+// forgetSocketsLocked ends the connections of a port that has gone.
+func (d *Daemon) forgetSocketsLocked(p *port) {
+	if !d.bySockets() {
+		return
+	}
+	addrs := slices.DeleteFunc([]netip.Addr{p.Addr.Addr(), p.Addr6.Addr(), p.Made6}, func(a netip.Addr) bool { return !a.IsValid() })
+	d.engine.Do(func() {
+		for _, a := range addrs {
+			d.engine.Forget(a)
+		}
+	})
+}
+
+// addrsOf are the host's addresses, of each family the one by which packets leave first.
+func addrsOf(s *uplink.State) (all []netip.Addr) {
+	for _, a := range append([]netip.Addr{s.Addr, s.Addr6}, slices.Concat(s.Own, s.Own6)...) {
+		if a.IsValid() {
+			all = append(all, a)
+		}
+	}
+	return all
+}

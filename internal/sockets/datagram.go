@@ -1,0 +1,480 @@
+package sockets
+
+import (
+	"encoding/binary"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// A point is a datagram socket. One of UDP stands for one inside endpoint, whatever it talks to: so its outside endpoint is the same for all (RFC
+// 4787, REQ-1). One of ICMP stands for one inside address and identifier. A published one stands for a port of the host.
+type point struct {
+	key  pointKey
+	last int64 // ns: when it was used
+	fd   int32 // -1: none
+	gen  uint32
+	bits uint8
+}
+
+type pointKey struct {
+	inside frame.Addr6 // of a published one: zero
+	port   uint16      // or the identifier
+	kind   uint8
+	is4    bool
+}
+
+const (
+	pointUDP = iota
+	pointPing
+	pointPublished
+)
+
+// A localKey is a client on the host itself, as containers see it: by its port.
+type localKey struct {
+	port uint16
+	is4  bool
+}
+
+// maxLocal is how many clients on the host itself are remembered, for answers by UDP.
+const maxLocal = 4096
+
+// idleTime is after how long without a datagram a socket is closed: longer than any flow of UDP or ICMP stays.
+const idleTime = int64(6 * time.Minute)
+
+const sweepTime = int64(10 * time.Second)
+
+// writeUDP takes a datagram, or several in a super-frame, from a container.
+func (e *Engine) writeUDP(f *frame.Frame, k key) frame.Reason {
+	if len(f.Payload()) < frame.UDPLen || !f.PartialSum() && f.UDP().Checksum() != 0 && !f.Summed() {
+		return frame.MalformedPacket
+	}
+	i, ok := e.pointKeys[pointKey{k.in, k.inPort, pointUDP, is4(k.in)}]
+	if !ok {
+		i, ok = e.pointKeys[pointKey{port: k.inPort, kind: pointPublished, is4: is4(k.in)}]
+		ok = ok && e.isHost(k.in)
+	}
+	if !ok {
+		var why frame.Reason
+		if i, why = e.newPoint(f, &k, pointKey{k.in, k.inPort, pointUDP, is4(k.in)}, unix.IPPROTO_UDP); why != frame.None {
+			return why
+		}
+	}
+	size := 0
+	if f.Vnet().GSOType() == frame.GSOUDPL4 {
+		size = int(f.Vnet().GSOSize())
+	}
+	return e.send(i, f, &k, f.Payload()[frame.UDPLen:], size)
+}
+
+// writePing takes an ICMP message from a container. Questions leave by ping sockets; nothing else can.
+func (e *Engine) writePing(f *frame.Frame, k key) frame.Reason {
+	m := f.Payload()
+	if len(m) < frame.ICMPLen || !f.PartialSum() && !f.HasRightICMPSum() {
+		return frame.MalformedPacket
+	}
+	proto, question := unix.IPPROTO_ICMP, uint8(frame.ICMPEcho)
+	if f.Proto == frame.ICMPv6 {
+		proto, question = unix.IPPROTO_ICMPV6, 128
+	}
+	if m[0] != question {
+		return frame.NeedsRoot
+	}
+	pk := pointKey{k.in, frame.ICMPHeader(m).ID(), pointPing, is4(k.in)}
+	i, ok := e.pointKeys[pk]
+	if !ok {
+		var why frame.Reason
+		if i, why = e.newPoint(f, &k, pk, proto); why != frame.None {
+			return why
+		}
+	}
+	return e.send(i, f, &k, m, 0)
+}
+
+// newPoint makes a socket for an inside endpoint.
+func (e *Engine) newPoint(f *frame.Frame, k *key, pk pointKey, proto int) (int32, frame.Reason) {
+	if !e.take(k.in) {
+		e.tellSender(f, k, frame.CodeAdminFiltered)
+		return 0, frame.SocketsExhausted
+	}
+	why := frame.SocketsExhausted
+	fd, err := unix.Socket(familyOf(k.in), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, proto)
+	if err == unix.EACCES || err == unix.EPERM {
+		why = frame.PingNotAllowed
+	}
+	if err == nil {
+		tellErrors(fd, k.in)
+		if e.o.JoinsUDP && pk.kind == pointUDP {
+			_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
+		}
+		if pk.kind == pointUDP && pk.port >= 1024 { // the same port, if it is free: as NAT does
+			_ = unix.Bind(fd, sockaddr(anyOf(k.in), pk.port))
+		}
+		var i int32
+		if i, err = e.addPoint(fd, pk); err == nil {
+			return i, frame.None
+		}
+		unix.Close(fd)
+	}
+	e.giveBack(k.in)
+	e.tellSender(f, k, frame.CodeAdminFiltered)
+	return 0, why
+}
+
+// tellErrors makes ICMP errors readable, with the address of who has sent them (ip(7), IP_RECVERR).
+func tellErrors(fd int, family frame.Addr6) {
+	if is4(family) {
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_RECVERR, 1)
+	} else {
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1)
+	}
+}
+
+// anyOf is the unspecified address of the family of a.
+func anyOf(a frame.Addr6) frame.Addr6 {
+	if is4(a) {
+		return map4(0)
+	}
+	return frame.Addr6{}
+}
+
+func (e *Engine) addPoint(fd int, pk pointKey) (int32, error) {
+	var i int32
+	if n := len(e.freePoint); n > 0 {
+		i = e.freePoint[n-1]
+		e.freePoint = e.freePoint[:n-1]
+	} else {
+		e.points = append(e.points, point{})
+		i = int32(len(e.points) - 1)
+	}
+	gen := e.points[i].gen + 1
+	e.points[i] = point{key: pk, fd: int32(fd), gen: gen, last: e.now, bits: e.points[i].bits & isReady}
+	if err := e.sys.add(fd, i, tag(isPoint, gen), unix.EPOLLIN); err != nil {
+		e.points[i].fd = -1
+		e.freePoint = append(e.freePoint, i)
+		return 0, err
+	}
+	e.pointKeys[pk] = i
+	e.sys.tick(true)
+	return i, nil
+}
+
+func (e *Engine) endPoint(i int32) {
+	p := &e.points[i]
+	unix.Close(int(p.fd))
+	p.fd = -1
+	delete(e.pointKeys, p.key)
+	if p.key.kind != pointPublished {
+		e.giveBack(p.key.inside)
+	}
+	if p.bits&isReady == 0 {
+		e.freePoint = append(e.freePoint, i)
+	}
+}
+
+// sweepPoints closes sockets that have been idle.
+func (e *Engine) sweepPoints() {
+	if e.now-e.swept < sweepTime {
+		return
+	}
+	e.swept = e.now
+	for i := range e.points {
+		if p := &e.points[i]; i > 0 && p.fd >= 0 && p.key.kind != pointPublished && e.now-p.last > idleTime {
+			e.endPoint(int32(i))
+		}
+	}
+}
+
+// A rawAddr is an address of either family, as the kernel reads and writes it.
+type rawAddr struct {
+	raw unix.RawSockaddrAny
+	n   uint32
+}
+
+func (r *rawAddr) set(a frame.Addr6, port uint16) {
+	if is4(a) {
+		sa := (*unix.RawSockaddrInet4)(unsafe.Pointer(&r.raw))
+		sa.Family = unix.AF_INET
+		binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&sa.Port))[:], port)
+		binary.BigEndian.PutUint32(sa.Addr[:], uint32(a.Lo))
+		r.n = unix.SizeofSockaddrInet4
+		return
+	}
+	sa := (*unix.RawSockaddrInet6)(unsafe.Pointer(&r.raw))
+	*sa = unix.RawSockaddrInet6{Family: unix.AF_INET6}
+	binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&sa.Port))[:], port)
+	a.Put(sa.Addr[:])
+	r.n = unix.SizeofSockaddrInet6
+}
+
+func (r *rawAddr) get() (a frame.Addr6, port uint16) {
+	if r.raw.Addr.Family == unix.AF_INET {
+		sa := (*unix.RawSockaddrInet4)(unsafe.Pointer(&r.raw))
+		return map4(frame.LoadAddr(sa.Addr[:])), binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&sa.Port))[:])
+	}
+	sa := (*unix.RawSockaddrInet6)(unsafe.Pointer(&r.raw))
+	return frame.LoadAddr6(sa.Addr[:]), binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&sa.Port))[:])
+}
+
+// A control is ancillary data, for sendmsg(2) and recvmsg(2).
+type control struct {
+	b [128]byte
+	n int
+}
+
+// room adds a message and returns the place of its data.
+func (c *control) room(level, typ, size int) []byte {
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&c.b[c.n]))
+	h.Level, h.Type = int32(level), int32(typ)
+	h.SetLen(unix.CmsgLen(size))
+	data := c.b[c.n+unix.CmsgLen(0):][:size]
+	clear(data)
+	c.n += unix.CmsgSpace(size)
+	return data
+}
+
+// lowTTL: a packet that has fewer hops left than this looks for the routers on its way. All others leave with the host's TTL.
+const lowTTL = 32
+
+// send sends a payload to the outside end of k. size is that of the datagrams in it, or 0 if it is one.
+func (e *Engine) send(i int32, f *frame.Frame, k *key, payload []byte, size int) frame.Reason {
+	p := &e.points[i]
+	p.last = e.now
+	var to rawAddr
+	var c control
+	out := k.out
+	if p.key.kind == pointPublished {
+		from := k.in
+		if out == e.mapped(is4(out)) { // a client on the host itself: see hideLocal
+			real := e.local[localKey{k.outPort, is4(out)}]
+			from, out = real.in, real.out
+		}
+		setSource(&c, from)
+	}
+	to.set(out, k.outPort)
+	if ttl := f.TTL(); ttl < lowTTL {
+		level, typ := unix.IPPROTO_IP, unix.IP_TTL
+		if !is4(k.in) {
+			level, typ = unix.IPPROTO_IPV6, unix.IPV6_HOPLIMIT
+		}
+		binary.NativeEndian.PutUint32(c.room(level, typ, 4), uint32(ttl))
+	}
+	if size > 0 && size < len(payload) {
+		binary.NativeEndian.PutUint16(c.room(unix.IPPROTO_UDP, unix.UDP_SEGMENT, 2), uint16(size))
+	}
+	v := unix.Iovec{Base: unsafe.SliceData(payload)}
+	v.SetLen(len(payload))
+	m := unix.Msghdr{Name: (*byte)(unsafe.Pointer(&to.raw)), Namelen: to.n, Iov: &v}
+	m.SetIovlen(1)
+	if c.n > 0 {
+		m.Control = &c.b[0]
+		m.SetControllen(c.n)
+	}
+	for range 3 { // the error of an earlier datagram is told first, and once
+		_, _, errno := syscall.RawSyscall(unix.SYS_SENDMSG, uintptr(p.fd), uintptr(unsafe.Pointer(&m)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		switch errno {
+		case 0:
+			return frame.None
+		case unix.EAGAIN, unix.ENOBUFS:
+			return frame.TxQueueFull
+		case unix.EMSGSIZE:
+			return frame.ExceedsMTU
+		}
+		if code, ok := unreachable(errno); ok {
+			e.tellSender(f, k, code)
+			return frame.ConnectUnreachable
+		}
+	}
+	return frame.TxRefused
+}
+
+func setSource(c *control, a frame.Addr6) {
+	if is4(a) {
+		binary.BigEndian.PutUint32(c.room(unix.IPPROTO_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo)[4:], uint32(a.Lo))
+	} else {
+		a.Put(c.room(unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo))
+	}
+}
+
+func (e *Engine) pointEvent(i int32, events uint32) {
+	if events&unix.EPOLLERR != 0 {
+		e.readErrors(i)
+	}
+	if p := &e.points[i]; p.fd >= 0 && p.bits&isReady == 0 {
+		p.bits |= isReady
+		e.readable = append(e.readable, i)
+	}
+}
+
+// nextDatagram makes the next frame from a datagram socket.
+func (e *Engine) nextDatagram(b []byte) int {
+	for len(e.readable) > 0 {
+		i := e.readable[0]
+		e.readable = e.readable[:copy(e.readable, e.readable[1:])]
+		p := &e.points[i]
+		p.bits &^= isReady
+		if p.fd < 0 {
+			e.freePoint = append(e.freePoint, i)
+			continue
+		}
+		n, more := e.receive(p, b)
+		if more {
+			p.bits |= isReady
+			e.readable = append(e.readable, i)
+		}
+		if n > 0 {
+			return n
+		}
+	}
+	return 0
+}
+
+// receive reads one datagram, or several that belong together, into b. more is false when the socket has no other.
+func (e *Engine) receive(p *point, b []byte) (size int, more bool) {
+	k := key{in: p.key.inside, inPort: p.key.port}
+	if !p.key.is4 && p.key.kind == pointPublished {
+		k.in = frame.Addr6{Lo: 1} // any of that family
+	} else if p.key.kind == pointPublished {
+		k.in = map4(0)
+	}
+	at := l4At(&k)
+	data := at
+	if p.key.kind != pointPing {
+		data += frame.UDPLen
+	}
+	var from rawAddr
+	var c control
+	v := unix.Iovec{Base: &b[data]}
+	v.SetLen(min(len(b)-data, maxPacket-(data-frame.VnetLen-frame.EthernetLen)))
+	m := unix.Msghdr{Name: (*byte)(unsafe.Pointer(&from.raw)), Namelen: unix.SizeofSockaddrAny, Iov: &v, Control: &c.b[0]}
+	m.SetIovlen(1)
+	m.SetControllen(len(c.b))
+	n, _, errno := syscall.RawSyscall(unix.SYS_RECVMSG, uintptr(p.fd), uintptr(unsafe.Pointer(&m)), unix.MSG_DONTWAIT)
+	if errno != 0 {
+		return 0, errno != unix.EAGAIN // others tell of an ICMP error, once
+	}
+	p.last = e.now
+	k.out, k.outPort = from.get()
+	segment := e.readControl(c.b[:m.Controllen], &k)
+	if p.key.kind == pointPing {
+		return e.putPing(b, &k, at, int(n)), true
+	}
+	if real := k; p.key.kind == pointPublished && e.hideLocal(&k) {
+		if len(e.local) >= maxLocal {
+			clear(e.local)
+		}
+		e.local[localKey{k.outPort, is4(k.out)}] = real
+	}
+	pseudo := e.putHeaders(b, &k, frame.UDP, frame.UDPLen+int(n))
+	u := b[at:]
+	binary.BigEndian.PutUint16(u, k.outPort)
+	binary.BigEndian.PutUint16(u[2:], k.inPort)
+	binary.BigEndian.PutUint16(u[4:], uint16(frame.UDPLen+int(n)))
+	gso := uint8(frame.GSONone)
+	if segment > 0 && segment < int(n) {
+		gso = frame.GSOUDPL4
+	} else {
+		segment = 0
+	}
+	partial(b, at, frame.ChecksumOffset(frame.UDP), pseudo, gso, frame.UDPLen, segment)
+	return data + int(n), true
+}
+
+// readControl reads the size of joined datagrams, and the address that a datagram came to.
+func (e *Engine) readControl(b []byte, k *key) (segment int) {
+	for len(b) >= unix.CmsgLen(0) {
+		h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
+		if int(h.Len) < unix.CmsgLen(0) || int(h.Len) > len(b) {
+			break
+		}
+		data := b[unix.CmsgLen(0):h.Len]
+		switch {
+		case h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && len(data) >= 2:
+			segment = int(binary.NativeEndian.Uint16(data))
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+			k.in = map4(frame.LoadAddr(data[8:]))
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
+			k.in = frame.LoadAddr6(data)
+		}
+		b = b[min(len(b), unix.CmsgSpace(int(h.Len)-unix.CmsgLen(0))):]
+	}
+	return segment
+}
+
+// putPing makes a frame of an answer to a ping, whose message of n bytes stands in b already: with the container's identifier.
+func (e *Engine) putPing(b []byte, k *key, at, n int) int {
+	if n < frame.ICMPLen {
+		return 0
+	}
+	proto := uint8(frame.ICMP)
+	if !is4(k.in) {
+		proto = frame.ICMPv6
+	}
+	pseudo := e.putHeaders(b, k, proto, n)
+	if is4(k.in) {
+		pseudo = 0
+	}
+	m := frame.ICMPHeader(b[at : at+n])
+	m.SetID(k.inPort)
+	m.UpdateChecksum(pseudo)
+	return at + n
+}
+
+// readErrors passes ICMP errors about what a socket has sent to its container, from those who have sent them.
+func (e *Engine) readErrors(i int32) {
+	p := &e.points[i]
+	var b [512]byte
+	var oob [512]byte
+	for range 16 {
+		n, oobn, _, to, err := unix.Recvmsg(int(p.fd), b[:], oob[:], unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+		if err != nil {
+			return
+		}
+		messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+		if err != nil || p.key.kind == pointPublished {
+			continue
+		}
+		k := key{in: p.key.inside, inPort: p.key.port}
+		k.out, k.outPort = endpoint(to)
+		for _, m := range messages {
+			e.passError(p, &k, m.Data, b[:n])
+		}
+	}
+}
+
+// passError reads struct sock_extended_err and the address behind it (linux include/uapi/linux/errqueue.h).
+func (e *Engine) passError(p *point, k *key, x, sent []byte) {
+	const fromICMP, fromICMPv6, head = 2, 3, 16
+	if len(x) < head+unix.SizeofSockaddrInet4 || x[4] != fromICMP && x[4] != fromICMPv6 {
+		return
+	}
+	var from frame.Addr6
+	switch family := binary.NativeEndian.Uint16(x[head:]); {
+	case family == unix.AF_INET:
+		from = map4(frame.LoadAddr(x[head+4:]))
+	case family == unix.AF_INET6 && len(x) >= head+unix.SizeofSockaddrInet6:
+		from = frame.LoadAddr6(x[head+8:])
+	default:
+		return
+	}
+	mtu := binary.NativeEndian.Uint32(x[8:])
+	var quote [8]byte
+	proto, n := uint8(frame.UDP), frame.UDPLen+len(sent)
+	if p.key.kind == pointPing {
+		n = len(sent)
+		if proto = frame.ICMP; !p.key.is4 {
+			proto = frame.ICMPv6
+		}
+		copy(quote[:], sent)
+		frame.ICMPHeader(quote[:]).SetID(p.key.port)
+	} else {
+		binary.BigEndian.PutUint16(quote[:], k.inPort)
+		binary.BigEndian.PutUint16(quote[2:], k.outPort)
+		binary.BigEndian.PutUint16(quote[4:], uint16(n))
+	}
+	e.sendError(k, from, x[5], x[6], mtu, proto, quote[:], n)
+}

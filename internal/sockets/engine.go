@@ -1,0 +1,265 @@
+// Package sockets is the way out of a switch without root: what containers send leaves by sockets of this process.
+//
+//	container ── frames ── switch, router, NAT ── Write ──► Engine ── connect, send ──► the host's kernel ──► outside
+//	container ◄─ frames ── switch, router, NAT ◄── Read ── Engine ◄── recv, accept ───┘
+//
+// To the data plane, an Engine is the device of the port uplink. tcp.go translates TCP: the host's kernel has the one real connection, and the
+// engine translates sequence numbers between it and the container. datagram.go has UDP and pings, publish.go what begins outside.
+//
+// All methods but Do and Close are called by the worker that reads the uplink.
+package sockets
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// Options of an Engine.
+type Options struct {
+	MAC, PeerMAC frame.MAC    // destination and source of the engine's frames
+	Clock        func() int64 // ns since any moment
+	Sockets      int          // how many descriptors it may have at most
+	JoinsUDP     bool         // containers take several datagrams in one super-frame
+	// MayHost says what containers may begin with the host's own addresses; its loopback is closed in any case. port is 0 of pings.
+	MayHost func(proto uint8, port uint16) bool
+
+	NoPeekOffset bool // for tests: as on a kernel that knows no SO_PEEK_OFF for TCP
+	// Mapped is the source that containers see of a client at a loopback address, of IPv4 and of IPv6.
+	Mapped [2]netip.Addr
+}
+
+// An Engine has the sockets by which containers reach the outside.
+type Engine struct {
+	o     Options
+	sys   system
+	seed  uint64
+	now   int64 // ns, of this round
+	calls calls
+
+	keys  map[key]int32 // flows of TCP
+	flows []tcpFlow     // the first is not used
+	free  []int32
+	timed []int32 // flows that have, or had, a deadline
+
+	points    []point // datagram sockets
+	pointKeys map[pointKey]int32
+	freePoint []int32
+
+	doors    []door // listening sockets of TCP
+	counts   map[frame.Addr6]int32
+	sockets  int // in use
+	control  controls
+	ready    []int32 // flows that may have something to send to their container
+	readable []int32 // points
+	pieces   pieces
+	events   [64]unix.EpollEvent
+	thrown   []byte // see peek
+	swept    int64  // ns: when idle points were looked for
+
+	local     map[localKey]key     // clients of UDP on the host itself
+	own       map[frame.Addr6]bool // the host's addresses
+	hostAddrs [2]frame.Addr6       // one of IPv4, one of IPv6
+}
+
+// New returns an engine without sockets.
+func New(o Options) (*Engine, error) {
+	e := &Engine{o: o, keys: map[key]int32{}, flows: make([]tcpFlow, 1), points: make([]point, 1), pointKeys: map[pointKey]int32{}, counts: map[frame.Addr6]int32{}, local: map[localKey]key{}}
+	var seed [8]byte
+	if _, err := rand.Read(seed[:]); err != nil {
+		return nil, fmt.Errorf("sockets: %w", err)
+	}
+	e.seed = binary.NativeEndian.Uint64(seed[:])
+	if err := e.sys.open(); err != nil {
+		return nil, fmt.Errorf("sockets: %w", err)
+	}
+	e.now = o.Clock()
+	return e, nil
+}
+
+// FD implements frame.Conn.
+func (e *Engine) FD() int { return e.sys.epoll }
+
+// Vnet implements frame.Conn. It is false: frames do not pass a descriptor.
+func (e *Engine) Vnet() bool { return false }
+
+// GSOMaxSize implements frame.Conn.
+func (e *Engine) GSOMaxSize(proto uint8) int {
+	if proto == frame.TCP {
+		return maxPacket
+	}
+	return 0
+}
+
+const maxPacket = 65535
+
+// HasFrames reports whether Read has frames after Writes, without a look at the sockets.
+//
+//uvswitch:hot
+func (e *Engine) HasFrames() bool { return e.control.n > 0 || len(e.ready) > 0 }
+
+// Write implements frame.Conn: it takes a frame that leaves by the uplink.
+func (e *Engine) Write(f *frame.Frame) frame.Reason {
+	e.now = e.o.Clock()
+	if f.Flags&(frame.IsIPv4|frame.IsIPv6) == 0 || f.Malformed != frame.None {
+		return frame.NeedsRoot
+	}
+	if f.Flags&frame.Fragment != 0 {
+		return frame.FragmentNotTranslated
+	}
+	k := keyOf(f)
+	if isGroup(k.out) {
+		return frame.NeedsRoot
+	}
+	if isLoopback(k.out) || e.own[k.out] && !e.own[k.in] && !e.o.MayHost(f.Proto, k.outPort) {
+		e.tellSender(f, &k, frame.CodeAdminFiltered)
+		return frame.HostInbound
+	}
+	switch f.Proto {
+	case frame.TCP:
+		return e.writeTCP(f, k)
+	case frame.UDP:
+		return e.writeUDP(f, k)
+	case frame.ICMP, frame.ICMPv6:
+		return e.writePing(f, k)
+	}
+	e.tellSender(f, &k, frame.CodeProtocol)
+	return frame.NeedsRoot
+}
+
+// Read implements frame.Conn: it makes the next frame for a container.
+func (e *Engine) Read(b []byte) (int, error) {
+	e.now = e.o.Clock()
+	for {
+		if n := e.control.next(b); n > 0 {
+			return n, nil
+		}
+		if n := e.nextSegment(b); n > 0 {
+			return n, nil
+		}
+		if n := e.nextDatagram(b); n > 0 {
+			return n, nil
+		}
+		if e.HasFrames() || len(e.readable) > 0 {
+			continue
+		}
+		n, err := e.sys.wait(e.events[:])
+		if err != nil {
+			return 0, err
+		}
+		if n == 0 {
+			return 0, nil
+		}
+		for i := range e.events[:n] {
+			e.happened(&e.events[i])
+		}
+	}
+}
+
+// What a descriptor in the epoll is: the upper byte of an event's Pad. The rest is the generation of a flow or a point, so that an event about a
+// former socket is ignored.
+const (
+	isEvent = iota
+	isTimer
+	isFlow
+	isPoint
+	isDoor
+)
+
+const generations = 1<<24 - 1
+
+func tag(kind int, gen uint32) int32 { return int32(uint32(kind)<<24 | gen&generations) }
+
+func (e *Engine) happened(ev *unix.EpollEvent) {
+	kind, gen := int(uint32(ev.Pad)>>24), uint32(ev.Pad)&generations
+	switch kind {
+	case isEvent:
+		e.sys.clearEvent()
+		e.calls.run()
+	case isTimer:
+		e.sys.clearTimer()
+		e.expire()
+	case isFlow:
+		if f := &e.flows[ev.Fd]; f.gen&generations == gen && f.state != closed {
+			e.flowEvent(ev.Fd, ev.Events)
+		}
+	case isPoint:
+		if p := &e.points[ev.Fd]; p.gen&generations == gen && p.fd >= 0 {
+			e.pointEvent(ev.Fd, ev.Events)
+		}
+	case isDoor:
+		e.accept(ev.Fd)
+	}
+}
+
+// Do runs fn on the worker, before its next Read.
+func (e *Engine) Do(fn func()) {
+	if !e.calls.add(fn) {
+		fn()
+		return
+	}
+	e.sys.setEvent()
+}
+
+// Stop says that the worker has ended: Do then runs its functions at once.
+func (e *Engine) Stop() {
+	e.calls.mu.Lock()
+	e.calls.stopped = true
+	e.calls.mu.Unlock()
+	e.calls.run()
+}
+
+// Close implements frame.Conn. The kernel resets the connections.
+func (e *Engine) Close() error {
+	for i := range e.flows {
+		if f := &e.flows[i]; f.state != closed {
+			unix.Close(int(f.fd))
+			f.state = closed
+		}
+	}
+	for i := range e.points {
+		if p := &e.points[i]; i > 0 && p.fd >= 0 {
+			unix.Close(int(p.fd))
+			p.fd = -1
+		}
+	}
+	for _, d := range e.doors {
+		if d.fd >= 0 {
+			unix.Close(d.fd)
+		}
+	}
+	e.doors = nil
+	e.pieces.close()
+	return e.sys.close()
+}
+
+// InUse is how many sockets there are. It is for the worker; see Do.
+func (e *Engine) InUse() int { return e.sockets }
+
+// take counts a socket for a container. A container may have half of all sockets.
+func (e *Engine) take(inside frame.Addr6) bool {
+	if e.sockets >= e.o.Sockets || int(e.counts[inside]) >= max(1, e.o.Sockets/2) {
+		return false
+	}
+	e.sockets++
+	e.counts[inside]++
+	return true
+}
+
+func (e *Engine) giveBack(inside frame.Addr6) {
+	e.sockets--
+	if e.counts[inside]--; e.counts[inside] <= 0 {
+		delete(e.counts, inside)
+	}
+}
+
+// random is a number that nobody outside can guess.
+func (e *Engine) random() uint64 {
+	e.seed = frame.Mix(e.seed^uint64(e.now), 0x9e3779b97f4a7c15) + 0x632be59bd9b4e019
+	return frame.Mix(e.seed, 0xd6e8feb86659fd93)
+}

@@ -1,0 +1,235 @@
+package sockets
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// A door is a socket that listens on a published port.
+type door struct {
+	fd int // -1: none
+}
+
+// ErrLowPort is wrapped when the host's settings do not let this user listen on a port.
+var ErrLowPort = errors.New("the port needs root, by net.ipv4.ip_unprivileged_port_start")
+
+// A Listening is the sockets of a published port, on one or both families.
+type Listening struct {
+	engine *Engine
+	udp    bool
+	port   uint16
+	fds    []int
+}
+
+// Listen opens a port of the host: at one address, or at all if addr is unspecified. It may be called by any goroutine.
+func (e *Engine) Listen(proto uint8, addr netip.Addr, port uint16) (*Listening, error) {
+	l := &Listening{engine: e, udp: proto == frame.UDP, port: port}
+	list := []netip.Addr{addr}
+	if addr.IsUnspecified() {
+		list = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	}
+	for _, a := range list {
+		fd, err := l.open(a)
+		if errors.Is(err, unix.EAFNOSUPPORT) && len(list) > 1 {
+			continue
+		}
+		if err != nil {
+			l.closeAll()
+			return nil, err
+		}
+		l.fds = append(l.fds, fd)
+	}
+	e.Do(l.enter)
+	return l, nil
+}
+
+func (l *Listening) open(a netip.Addr) (int, error) {
+	typ, at := unix.SOCK_STREAM, addrOf(a)
+	if l.udp {
+		typ = unix.SOCK_DGRAM
+	}
+	fd, err := unix.Socket(familyOf(at), typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, fmt.Errorf("sockets: %w", err)
+	}
+	if !is4(at) {
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
+	}
+	switch {
+	case err != nil:
+	case !l.udp:
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	case is4(at):
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+	default:
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+	}
+	if err == nil {
+		err = unix.Bind(fd, sockaddr(at, l.port))
+	}
+	if err == nil && !l.udp {
+		err = unix.Listen(fd, 1024)
+	}
+	if err == nil {
+		return fd, nil
+	}
+	unix.Close(fd)
+	if errors.Is(err, unix.EACCES) {
+		return -1, fmt.Errorf("%w", ErrLowPort)
+	}
+	return -1, fmt.Errorf("cannot listen on port %d of %s: %w", l.port, a, err)
+}
+
+// enter adds the sockets to the engine.
+func (l *Listening) enter() {
+	e := l.engine
+	for _, fd := range l.fds {
+		if l.udp {
+			sa, err := unix.Getsockname(fd)
+			if err != nil {
+				continue
+			}
+			a, _ := endpoint(sa)
+			if _, err := e.addPoint(fd, pointKey{port: l.port, kind: pointPublished, is4: is4(a)}); err != nil {
+				unix.Close(fd)
+			}
+			continue
+		}
+		e.doors = append(e.doors, door{fd: fd})
+		i := int32(len(e.doors) - 1)
+		if err := e.sys.add(fd, i, tag(isDoor, 0), unix.EPOLLIN); err == nil {
+			e.accept(i)
+		}
+	}
+}
+
+// Close ends the listening. Connections that were accepted stay.
+func (l *Listening) Close() {
+	done := make(chan struct{})
+	l.engine.Do(func() {
+		defer close(done)
+		e := l.engine
+		for _, fd := range l.fds {
+			for i := range e.doors {
+				if e.doors[i].fd == fd {
+					e.doors[i].fd = -1
+				}
+			}
+			for i := range e.points {
+				if p := &e.points[i]; i > 0 && int(p.fd) == fd {
+					e.endPoint(int32(i))
+					fd = -1
+				}
+			}
+			if fd >= 0 {
+				unix.Close(fd)
+			}
+		}
+		l.fds = nil
+	})
+	<-done
+}
+
+func (l *Listening) closeAll() {
+	for _, fd := range l.fds {
+		unix.Close(fd)
+	}
+}
+
+// accept takes the connections that wait at a door, and sends a SYN for each into the switch. NAT translates it as one that came from a wire.
+func (e *Engine) accept(i int32) {
+	for {
+		if e.doors[i].fd < 0 {
+			return
+		}
+		fd, peer, err := unix.Accept4(e.doors[i].fd, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+		if err == unix.EINTR || err == unix.ECONNABORTED {
+			continue
+		}
+		if err != nil {
+			return
+		}
+		if !e.enter(fd, peer) {
+			_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+			unix.Close(fd)
+		}
+	}
+}
+
+// enter begins the inside half of an accepted connection.
+func (e *Engine) enter(fd int, peer unix.Sockaddr) bool {
+	own, err := unix.Getsockname(fd)
+	if err != nil {
+		return false
+	}
+	var k key
+	k.in, k.inPort = endpoint(own)
+	k.out, k.outPort = endpoint(peer)
+	e.hideLocal(&k)
+	if _, taken := e.keys[k]; taken || !e.take(k.in) {
+		return false
+	}
+	i, err := e.newFlow(&k, fd)
+	if err != nil {
+		e.giveBack(k.in)
+		return false
+	}
+	e.flows[i].state = opening
+	e.sendSYN(i)
+	e.setDeadline(i, e.now+synTime)
+	return true
+}
+
+// hideLocal gives a client on the host itself an address that may be on a wire: of loopback addresses, none may (RFC 1122, 3.2.1.3), and an answer
+// to the host's own address would not come back to the socket. It reports whether the client is on the host.
+func (e *Engine) hideLocal(k *key) bool {
+	if !isLoopback(k.out) && !e.own[k.out] {
+		return false
+	}
+	if isLoopback(k.in) {
+		k.in = e.host(is4(k.in))
+	}
+	k.out = e.mapped(is4(k.out))
+	return true
+}
+
+func isLoopback(a frame.Addr6) bool { return is4(a) && a.Lo>>24&0xff == 127 || a == frame.Addr6{Lo: 1} }
+
+// mapped is what containers see of a client at a loopback address.
+func (e *Engine) mapped(is4 bool) frame.Addr6 {
+	if is4 {
+		return addrOf(e.o.Mapped[0])
+	}
+	return addrOf(e.o.Mapped[1])
+}
+
+// host is an address of the host.
+func (e *Engine) host(is4 bool) frame.Addr6 {
+	if is4 {
+		return e.hostAddrs[0]
+	}
+	return e.hostAddrs[1]
+}
+
+// isHost reports whether an address is none of a container: what comes from it answers a client of a published port.
+func (e *Engine) isHost(a frame.Addr6) bool { return e.own[a] }
+
+// SetHost says which addresses the host has; the first of each family is that for clients at loopback addresses. It may be called by any
+// goroutine.
+func (e *Engine) SetHost(addrs []netip.Addr) {
+	own := map[frame.Addr6]bool{}
+	var first [2]frame.Addr6
+	for _, a := range addrs {
+		x := addrOf(a)
+		own[x] = true
+		if i := map[bool]int{true: 0, false: 1}[is4(x)]; first[i].IsZero() {
+			first[i] = x
+		}
+	}
+	e.Do(func() { e.own, e.hostAddrs = own, first })
+}

@@ -1,0 +1,817 @@
+package sockets
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
+
+// The host's kernel has the one real TCP connection. Between the container and the socket, only numbers are translated:
+//
+//   - what the container sends is acknowledged when the socket has taken it;
+//   - what the peer sends stays in the socket, and is peeked at, until the container has acknowledged it.
+//
+// docs/rootless.md draws the states.
+const (
+	closed     = iota
+	connecting // connect(2) has begun; the container waits for its SYN-ACK
+	answered   // the SYN-ACK has been sent
+	opening    // the SYN of a connection from outside has been sent to the container
+	up
+)
+
+// Bits of tcpFlow.bits.
+const (
+	isReady   = 1 << iota // in Engine.ready
+	isTimed               // in Engine.timed
+	owesAck               // the container waits for an acknowledgement, or for a new window
+	readable              // the socket may have data, or its end
+	sentFIN               // to the container
+	ackedFIN              // by it
+	gotFIN                // from the container
+	shutDown              // the socket knows
+	noScale               // the container does not scale windows
+	hungUp                // the peer has sent its FIN, or a reset
+	probing               // the window of the container is closed
+	unsureBuf             // the size of the send buffer is to be asked again
+	rereads               // the kernel knows no SO_PEEK_OFF for TCP (IPv4: before Linux 6.9, IPv6: before 6.12)
+)
+
+// A tcpFlow is one connection.
+type tcpFlow struct {
+	key      key
+	deadline int64 // ns; 0: none
+	fd       int32
+	piece    int32 // of Engine.pieces, -1 for none: what the socket did not take
+	begin    int32 // of that data in the piece
+	end      int32
+	buffer   int32  // size of the send buffer
+	gen      uint32 // see tag
+	rcvNxt   uint32 // the container's next byte
+	edge     uint32 // right edge of the window that the container knows
+	una, nxt uint32 // what the container has not acknowledged begins and ends here
+	most     uint32 // the highest nxt
+	window   uint32 // the container's, in bytes
+	bits     uint32
+	mss      uint16 // payload of a segment to the container
+	scale    uint8  // of the container's windows
+	state    uint8
+	dups     uint8 // equal acknowledgements in a row
+	tries    uint8
+}
+
+const (
+	firstTime  = int64(200 * time.Millisecond) // until the first repetition; doubles each time
+	longTime   = int64(10 * time.Second)
+	synTime    = int64(time.Second)
+	mostTries  = 15
+	mostSYNs   = 6
+	ourScale   = 8
+	leastMSS   = 88
+	defaultMSS = 536 // RFC 9293, 3.7.1
+)
+
+const readWrite = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP
+
+//uvswitch:hot
+func before(a, b uint32) bool { return int32(a-b) < 0 }
+
+// writeTCP takes a segment from a container.
+func (e *Engine) writeTCP(f *frame.Frame, k key) frame.Reason {
+	h := f.TCP()
+	flags := h.Flags()
+	if !f.PartialSum() && f.Next() == nil && !f.Summed() {
+		return frame.MalformedPacket
+	}
+	i, ok := e.keys[k]
+	if flags&(frame.FlagSYN|frame.FlagACK) == frame.FlagSYN {
+		if ok && e.flows[i].state == connecting {
+			return frame.Connecting
+		}
+		if ok && h.Seq()+1 == e.flows[i].rcvNxt && e.flows[i].state == answered {
+			e.sendSYN(i)
+			return frame.None
+		}
+		if ok {
+			e.reset(i, false) // the container has begun anew
+		}
+		return e.connect(f, &k)
+	}
+	if !ok {
+		if flags&frame.FlagRST == 0 {
+			e.refuse(&k, h.Seq()+uint32(segmentLen(f)), h.Ack(), flags)
+		}
+		return frame.None
+	}
+	e.segment(i, f)
+	return frame.None
+}
+
+// segmentLen is what a segment takes of the sequence numbers.
+func segmentLen(f *frame.Frame) int {
+	h := f.TCP()
+	n := len(f.Payload()) - h.HeaderLen()
+	for g := f.Next(); g != nil; g = g.Next() {
+		n += len(g.Rest())
+	}
+	for _, flag := range []uint8{frame.FlagSYN, frame.FlagFIN} {
+		if h.Flags()&flag != 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// refuse answers a segment that belongs to no connection with a reset (RFC 9293, 3.10.7.1).
+func (e *Engine) refuse(k *key, seq, ack uint32, flags uint8) {
+	if flags&frame.FlagACK != 0 {
+		e.sendControl(k, frame.FlagRST, ack, 0, 0, nil)
+		return
+	}
+	e.sendControl(k, frame.FlagRST|frame.FlagACK, 0, seq, 0, nil)
+}
+
+// newFlow returns a flow for a socket, which it watches.
+func (e *Engine) newFlow(k *key, fd int) (int32, error) {
+	var i int32
+	if n := len(e.free); n > 0 {
+		i = e.free[n-1]
+		e.free = e.free[:n-1]
+	} else {
+		e.flows = append(e.flows, tcpFlow{})
+		i = int32(len(e.flows) - 1)
+	}
+	gen := e.flows[i].gen + 1
+	iss := uint32(e.random())
+	e.flows[i] = tcpFlow{key: *k, fd: int32(fd), piece: -1, gen: gen, una: iss, nxt: iss, most: iss, mss: defaultMSS}
+	_ = unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_NODELAY, 1) // the container's kernel has decided what to send
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+	_ = unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_KEEPIDLE, 120)
+	if e.o.NoPeekOffset || unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0) != nil {
+		if e.flows[i].bits |= rereads; e.thrown == nil {
+			e.thrown = make([]byte, rereadSize)
+		}
+	}
+	if err := e.sys.add(fd, i, tag(isFlow, gen), readWrite); err != nil {
+		e.free = append(e.free, i)
+		return 0, err
+	}
+	e.keys[*k] = i
+	return i, nil
+}
+
+// connect begins a connection for a SYN.
+func (e *Engine) connect(f *frame.Frame, k *key) frame.Reason {
+	h := f.TCP()
+	if !e.take(k.in) {
+		e.tellSender(f, k, frame.CodeAdminFiltered)
+		return frame.SocketsExhausted
+	}
+	fd, err := unix.Socket(familyOf(k.out), unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_TCP)
+	if err != nil {
+		e.giveBack(k.in)
+		e.tellSender(f, k, frame.CodeAdminFiltered)
+		return frame.SocketsExhausted
+	}
+	if tos := f.TrafficClass() &^ 3; tos != 0 {
+		_ = setTOS(fd, k.out, int(tos))
+	}
+	err = unix.Connect(fd, sockaddr(k.out, k.outPort))
+	var i int32
+	if err == nil || err == unix.EINPROGRESS {
+		i, err = e.newFlow(k, fd)
+	}
+	if err != nil {
+		unix.Close(fd)
+		e.giveBack(k.in)
+		if code, ok := unreachable(err); ok {
+			e.tellSender(f, k, code)
+			return frame.ConnectUnreachable
+		}
+		e.sendControl(k, frame.FlagRST|frame.FlagACK, 0, h.Seq()+1, 0, nil)
+		return frame.None
+	}
+	c := &e.flows[i]
+	c.state, c.rcvNxt, c.edge, c.window = connecting, h.Seq()+1, h.Seq()+1, uint32(h.Window())
+	c.readOptions(h)
+	return frame.None
+}
+
+func setTOS(fd int, to frame.Addr6, tos int) error {
+	if is4(to) {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TOS, tos)
+	}
+	return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_TCLASS, tos)
+}
+
+// readOptions reads the options of the container's SYN.
+func (c *tcpFlow) readOptions(h frame.TCPHeader) {
+	c.bits |= noScale
+	for list := h.Options(); len(list) > 0; {
+		kind, n := frame.NextOption(list)
+		if n == 0 {
+			break
+		}
+		switch {
+		case kind == frame.OptMSS && n == 4:
+			c.mss = max(binary.BigEndian.Uint16(list[2:]), leastMSS)
+		case kind == frame.OptWScale && n == 3:
+			c.scale = min(list[2], 14)
+			c.bits &^= noScale
+		}
+		list = list[n:]
+	}
+}
+
+// flowEvent is called when something has happened to a socket.
+func (e *Engine) flowEvent(i int32, events uint32) {
+	c := &e.flows[i]
+	if c.state == connecting {
+		if events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) == 0 {
+			return
+		}
+		if errno, _ := unix.GetsockoptInt(int(c.fd), unix.SOL_SOCKET, unix.SO_ERROR); errno != 0 {
+			e.notConnected(i, syscall.Errno(errno))
+			return
+		}
+		c.state = answered
+		e.sendSYN(i)
+		e.setDeadline(i, e.now+synTime)
+	}
+	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLERR|unix.EPOLLHUP) != 0 {
+		c.bits |= readable
+	}
+	if events&(unix.EPOLLRDHUP|unix.EPOLLERR|unix.EPOLLHUP) != 0 {
+		c.bits |= hungUp
+	}
+	if events&unix.EPOLLOUT != 0 && c.piece >= 0 {
+		e.flush(i)
+	}
+	e.makeReady(i)
+}
+
+// notConnected tells a container why its connection was not made, as the host's kernel would.
+func (e *Engine) notConnected(i int32, errno syscall.Errno) {
+	c := &e.flows[i]
+	k, seq := c.key, c.rcvNxt-1
+	if code, ok := unreachable(errno); ok {
+		var quote [8]byte
+		binary.BigEndian.PutUint16(quote[:], k.inPort)
+		binary.BigEndian.PutUint16(quote[2:], k.outPort)
+		binary.BigEndian.PutUint32(quote[4:], seq)
+		e.sendError(&k, k.out, unreachableType(&k), codeFor(&k, code), 0, frame.TCP, quote[:], frame.TCPLen)
+	} else if errno != unix.ETIMEDOUT { // then nobody has answered the container's SYN either
+		e.sendControl(&k, frame.FlagRST|frame.FlagACK, 0, seq+1, 0, nil)
+	}
+	e.end(i)
+}
+
+// sendSYN sends the SYN-ACK of a connection from the container, or the SYN of one from outside.
+func (e *Engine) sendSYN(i int32) {
+	c := &e.flows[i]
+	options := [8]byte{frame.OptMSS, 4, 0, 0, frame.OptNop, frame.OptWScale, 3, ourScale}
+	n, flags, ack := 8, uint8(frame.FlagSYN), uint32(0)
+	binary.BigEndian.PutUint16(options[2:], c.mss)
+	if c.state != opening {
+		if flags, ack = frame.FlagSYN|frame.FlagACK, c.rcvNxt; c.bits&noScale != 0 {
+			n = 4
+		}
+	} else {
+		binary.BigEndian.PutUint16(options[2:], uint16(e.mssFor(&c.key)))
+	}
+	e.sendControl(&c.key, flags, c.una, ack, maxPacket, options[:n])
+	c.nxt, c.most = c.una+1, c.una+1
+	if c.state == answered {
+		c.edge = c.rcvNxt + maxPacket
+	}
+}
+
+// mssFor is what a container may send in a segment, before its own MTU is known.
+func (e *Engine) mssFor(k *key) int {
+	if is4(k.in) {
+		return 1460
+	}
+	return 1440
+}
+
+// sendControl makes a segment without data.
+func (e *Engine) sendControl(k *key, flags uint8, seq, ack uint32, window uint16, options []byte) {
+	b := e.control.slot()
+	if b == nil {
+		return
+	}
+	e.control.commit(e.putSegment(b, k, flags, seq, ack, window, options, 0, 0))
+}
+
+// putSegment writes the headers of a segment with n bytes of data, which stand behind them. It returns the length of the whole frame.
+//
+//uvswitch:hot
+func (e *Engine) putSegment(b []byte, k *key, flags uint8, seq, ack uint32, window uint16, options []byte, n, mss int) int {
+	at, hl := l4At(k), frame.TCPLen+len(options)
+	pseudo := e.putHeaders(b, k, frame.TCP, hl+n)
+	t := b[at:]
+	binary.BigEndian.PutUint16(t, k.outPort)
+	binary.BigEndian.PutUint16(t[2:], k.inPort)
+	binary.BigEndian.PutUint32(t[4:], seq)
+	binary.BigEndian.PutUint32(t[8:], ack)
+	t[12], t[13] = byte(hl/4)<<4, flags
+	binary.BigEndian.PutUint16(t[14:], window)
+	binary.BigEndian.PutUint16(t[18:], 0)
+	copy(t[frame.TCPLen:], options)
+	gso, size := uint8(frame.GSONone), 0
+	if n > mss {
+		if gso, size = frame.GSOTCPv4, mss; !is4(k.in) {
+			gso = frame.GSOTCPv6
+		}
+	}
+	partial(b, at, frame.ChecksumOffset(frame.TCP), pseudo, gso, hl, size)
+	return at + hl + n
+}
+
+// segment takes a segment of a connection that exists.
+func (e *Engine) segment(i int32, f *frame.Frame) {
+	c, h := &e.flows[i], f.TCP()
+	flags, seq := h.Flags(), h.Seq()
+	if flags&frame.FlagRST != 0 {
+		if seq == c.rcvNxt || c.state == opening || !before(seq, c.rcvNxt) && before(seq, c.edge) {
+			e.reset(i, false)
+		}
+		return
+	}
+	if c.state == connecting {
+		return // it waits for the SYN-ACK
+	}
+	if c.state == opening {
+		if flags&(frame.FlagSYN|frame.FlagACK) != frame.FlagSYN|frame.FlagACK || h.Ack() != c.nxt {
+			return
+		}
+		c.readOptions(h)
+		c.rcvNxt, c.edge = seq+1, seq+1
+		c.una, c.window, c.state = c.nxt, uint32(h.Window()), up
+		c.bits |= owesAck | readable
+		e.setDeadline(i, 0)
+		e.makeReady(i)
+		return
+	}
+	if flags&frame.FlagACK == 0 {
+		return
+	}
+	n := segmentLen(f)
+	e.acknowledged(i, h, n)
+	if c.state == closed || n == 0 && seq == c.rcvNxt {
+		return
+	}
+	c.bits |= owesAck
+	e.makeReady(i)
+	old := c.rcvNxt - seq // bytes that are here already
+	if int32(old) < 0 || int(old) >= n || c.bits&gotFIN != 0 {
+		return // not the next ones; the acknowledgement says which are
+	}
+	data := n
+	if flags&frame.FlagFIN != 0 {
+		data--
+	}
+	if taken := e.takeData(i, f, int(old), data-int(old)); flags&frame.FlagFIN != 0 && taken == data-int(old) && e.flows[i].state != closed {
+		c.rcvNxt++
+		c.bits |= gotFIN
+		e.shutIfDone(i)
+	}
+}
+
+// acknowledged does what the acknowledgement and the window of a segment say. n is what the segment takes of the sequence numbers.
+func (e *Engine) acknowledged(i int32, h frame.TCPHeader, n int) {
+	c, ack := &e.flows[i], h.Ack()
+	if before(ack, c.una) || before(c.most, ack) {
+		return
+	}
+	if c.state == answered {
+		if ack != c.nxt {
+			return
+		}
+		c.una, c.state = ack, up
+		c.bits |= readable
+	}
+	window := uint32(h.Window()) << c.scale
+	moved := ack - c.una
+	switch {
+	case moved > 0:
+		taken := moved
+		if c.bits&sentFIN != 0 && ack == c.most {
+			c.bits |= ackedFIN
+			taken--
+		}
+		if taken > 0 {
+			discard(c.fd, taken)
+		}
+		if c.una = ack; before(c.nxt, ack) { // it had come before it was sent again
+			c.nxt = ack
+		}
+		c.dups, c.tries = 0, 0
+	case n == 0 && window == c.window && c.nxt != c.una:
+		if c.dups++; c.dups == 3 {
+			e.rewind(i)
+		}
+	}
+	c.tries = 0
+	if c.window = window; window == 0 && c.nxt != c.una { // the container's kernel has no memory, and has dropped what was on its way
+		e.rewind(i)
+	}
+	switch {
+	case c.nxt != c.una:
+		if moved > 0 || c.deadline == 0 {
+			e.setDeadline(i, e.now+firstTime)
+		}
+	case c.window != 0 || c.bits&probing == 0:
+		c.bits &^= probing
+		e.setDeadline(i, 0)
+	}
+	if !e.endIfDone(i) {
+		e.makeReady(i)
+	}
+}
+
+// rewind sends again what the container has not acknowledged (go-back-N): between the switch and the container, hardly anything is lost.
+func (e *Engine) rewind(i int32) {
+	c := &e.flows[i]
+	c.nxt = c.una
+	c.dups = 0
+	c.bits |= readable
+	if c.bits&sentFIN != 0 {
+		c.bits &^= sentFIN
+	}
+	if c.bits&rereads == 0 {
+		_ = unix.SetsockoptInt(int(c.fd), unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0)
+	}
+	e.makeReady(i)
+}
+
+// takeData passes n bytes of a segment to the socket, without the first skip ones, and returns how many were taken. What the socket does not take
+// is kept in a piece.
+func (e *Engine) takeData(i int32, f *frame.Frame, skip, n int) (taken int) {
+	c := &e.flows[i]
+	if n <= 0 {
+		return 0
+	}
+	var iov [frame.BatchSize + 1]unix.Iovec
+	parts := 0
+	rest := n
+	for b := f.Payload()[f.TCP().HeaderLen():]; ; b = f.Rest() {
+		if skip < len(b) && rest > 0 {
+			b = b[skip:]
+			b = b[:min(len(b), rest)]
+			iov[parts].Base = unsafe.SliceData(b)
+			iov[parts].SetLen(len(b))
+			parts++
+			rest -= len(b)
+			skip = 0
+		} else {
+			skip -= min(skip, len(b))
+		}
+		if f = f.Next(); f == nil {
+			break
+		}
+	}
+	if c.piece < 0 {
+		var errno syscall.Errno
+		if taken, errno = sendAll(c.fd, iov[:parts]); errno != 0 {
+			if taken = 0; errno != unix.EAGAIN && errno != unix.ENOBUFS && errno != unix.EINTR {
+				e.reset(i, true)
+				return 0
+			}
+		}
+		if taken < n {
+			c.bits |= unsureBuf
+		}
+	}
+	if taken < n {
+		taken += e.keep(c, iov[:parts], taken, n-taken)
+	}
+	c.rcvNxt += uint32(taken)
+	return taken
+}
+
+// keep copies what the socket did not take into the flow's piece, as far as there is room.
+func (e *Engine) keep(c *tcpFlow, iov []unix.Iovec, skip, n int) (kept int) {
+	if c.piece < 0 {
+		i, ok := e.pieces.get()
+		if !ok {
+			return 0 // the container sends it again
+		}
+		c.piece, c.begin, c.end = i, 0, 0
+	}
+	to := e.pieces.of(c.piece)
+	if c.begin > 0 && len(to)-int(c.end) < n {
+		c.end = int32(copy(to, to[c.begin:c.end]))
+		c.begin = 0
+	}
+	for _, v := range iov {
+		b := unsafe.Slice(v.Base, v.Len)
+		if skip >= len(b) {
+			skip -= len(b)
+			continue
+		}
+		m := copy(to[c.end:], b[skip:])
+		skip = 0
+		c.end += int32(m)
+		kept += m
+	}
+	return kept
+}
+
+// flush passes what was kept to the socket.
+func (e *Engine) flush(i int32) {
+	c := &e.flows[i]
+	b := e.pieces.of(c.piece)[c.begin:c.end]
+	v := unix.Iovec{Base: unsafe.SliceData(b)}
+	v.SetLen(len(b))
+	n, errno := sendAll(c.fd, []unix.Iovec{v})
+	if errno != 0 {
+		if errno != unix.EAGAIN && errno != unix.ENOBUFS && errno != unix.EINTR {
+			e.reset(i, true)
+		}
+		return
+	}
+	c.bits |= owesAck | unsureBuf
+	if c.begin += int32(n); c.begin == c.end {
+		e.pieces.put(c.piece)
+		c.piece = -1
+		e.shutIfDone(i)
+	}
+}
+
+// shutIfDone ends the socket's sending direction when the container's FIN and all data before it are here.
+func (e *Engine) shutIfDone(i int32) {
+	c := &e.flows[i]
+	if c.bits&(gotFIN|shutDown) == gotFIN && c.piece < 0 {
+		c.bits |= shutDown
+		_ = unix.Shutdown(int(c.fd), unix.SHUT_WR) // fails after a reset, which Read finds
+		e.endIfDone(i)
+	}
+}
+
+// endIfDone ends a flow when both sides have ended it. The acknowledgement of the container's FIN is sent first.
+func (e *Engine) endIfDone(i int32) bool {
+	c := &e.flows[i]
+	if c.state == closed {
+		return true
+	}
+	if c.bits&(shutDown|ackedFIN) != shutDown|ackedFIN {
+		return false
+	}
+	e.sendControl(&c.key, frame.FlagACK, c.nxt, c.rcvNxt, c.windowField(maxPacket), nil)
+	e.end(i)
+	return true
+}
+
+// reset ends a flow by a reset: of the host's connection, and with tell of the container's.
+func (e *Engine) reset(i int32, tell bool) {
+	c := &e.flows[i]
+	if tell {
+		e.sendControl(&c.key, frame.FlagRST|frame.FlagACK, c.nxt, c.rcvNxt, 0, nil)
+	}
+	_ = unix.SetsockoptLinger(int(c.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	e.end(i)
+}
+
+func (e *Engine) end(i int32) {
+	c := &e.flows[i]
+	unix.Close(int(c.fd))
+	if e.keys[c.key] == i {
+		delete(e.keys, c.key)
+	}
+	if c.piece >= 0 {
+		e.pieces.put(c.piece)
+	}
+	e.giveBack(c.key.in)
+	*c = tcpFlow{gen: c.gen, bits: c.bits & (isReady | isTimed)}
+	if c.bits == 0 { // else whoever takes it from its list frees it
+		e.free = append(e.free, i)
+	}
+}
+
+func (e *Engine) makeReady(i int32) {
+	if c := &e.flows[i]; c.bits&isReady == 0 && c.state != closed {
+		c.bits |= isReady
+		e.ready = append(e.ready, i)
+	}
+}
+
+// nextSegment makes the next segment for a container, with data if there are some.
+//
+//uvswitch:hot
+func (e *Engine) nextSegment(b []byte) int {
+	for len(e.ready) > 0 {
+		i := e.ready[0]
+		e.ready = e.ready[:copy(e.ready, e.ready[1:])]
+		c := &e.flows[i]
+		c.bits &^= isReady
+		if c.state == closed {
+			if c.bits == 0 {
+				e.free = append(e.free, i)
+			}
+			continue
+		}
+		n, more := e.push(i, b)
+		if more {
+			e.makeReady(i)
+		}
+		if n > 0 {
+			return n
+		}
+		if e.control.n > 0 {
+			return e.control.next(b)
+		}
+	}
+	return 0
+}
+
+// push makes one segment of a flow: with what the socket holds and the container's window allows, or an acknowledgement that is due.
+//
+//uvswitch:hot
+func (e *Engine) push(i int32, b []byte) (size int, more bool) {
+	c := &e.flows[i]
+	if c.state != up {
+		return 0, false
+	}
+	n, flags := 0, uint8(frame.FlagACK)
+	room := int(c.window)
+	if c.bits&rereads != 0 {
+		room = min(room, rereadSize)
+	}
+	room -= int(c.nxt - c.una)
+	at := l4At(&c.key) + frame.TCPLen
+	if c.bits&readable != 0 && c.bits&sentFIN == 0 {
+		switch {
+		case room <= 0:
+			if c.window == 0 && c.nxt == c.una && c.deadline == 0 {
+				c.bits |= probing
+				e.setDeadline(i, e.now+firstTime)
+			}
+		case room < int(c.mss) && c.nxt != c.una: // wait for a whole segment (RFC 9293, 3.8.6.2.1)
+		default:
+			most := min(room, maxPacket-(at-frame.VnetLen-frame.EthernetLen))
+			got, errno := e.peek(c, b[at:at+most])
+			switch {
+			case errno == unix.EAGAIN:
+				c.bits &^= readable
+			case errno == unix.EINTR:
+				more = true
+			case errno != 0:
+				e.reset(i, true)
+				return 0, false
+			case got == 0:
+				c.bits &^= readable
+				c.bits |= sentFIN
+				flags |= frame.FlagFIN
+			default:
+				n, more = got, true
+				if flags |= frame.FlagPSH; got < most && c.bits&hungUp == 0 { // more data would be a new event
+					c.bits &^= readable
+					more = false
+				}
+			}
+		}
+	}
+	if n == 0 && flags&frame.FlagFIN == 0 && c.bits&owesAck == 0 {
+		return 0, more
+	}
+	c.bits &^= owesAck
+	size = e.putSegment(b, &c.key, flags, c.nxt, c.rcvNxt, c.windowField(e.roomFor(c)), nil, n, int(c.mss))
+	if c.nxt += uint32(n); flags&frame.FlagFIN != 0 {
+		c.nxt++
+	}
+	if before(c.most, c.nxt) {
+		c.most = c.nxt
+	}
+	if c.nxt != c.una && c.deadline == 0 {
+		e.setDeadline(i, e.now+firstTime)
+	}
+	return size, more
+}
+
+// peek reads what follows nxt. Where the kernel keeps no offset, what the container has not acknowledged is read again, and thrown away.
+//
+//uvswitch:hot
+func (e *Engine) peek(c *tcpFlow, b []byte) (int, syscall.Errno) {
+	sent := int(c.nxt - c.una)
+	if c.bits&rereads == 0 || sent == 0 {
+		return peek(c.fd, b)
+	}
+	n, errno := peek2(c.fd, e.thrown[:sent], b)
+	if errno != 0 || n > sent {
+		return n - sent, errno
+	}
+	if c.bits&hungUp != 0 {
+		return 0, 0
+	}
+	return 0, unix.EAGAIN
+}
+
+// rereadSize is how much may be on its way to a container, in bytes, where it must be read again each time.
+const rereadSize = 256 << 10
+
+// roomFor is how much more a container may send: what the socket's buffer has free, and a piece.
+//
+//uvswitch:hot
+func (e *Engine) roomFor(c *tcpFlow) int {
+	if c.piece >= 0 {
+		return pieceSize - int(c.end-c.begin)
+	}
+	if c.buffer == 0 || c.bits&unsureBuf != 0 {
+		c.buffer = int32(sendBuffer(c.fd))
+		c.bits &^= unsureBuf
+	}
+	return max(0, int(c.buffer)-int(c.buffer)/32-queued(c.fd)) + pieceSize // a part of the buffer is for the kernel's own headers
+}
+
+// windowField is the window for a header: the container may send room bytes from rcvNxt on. The right edge never moves back.
+//
+//uvswitch:hot
+func (c *tcpFlow) windowField(room int) uint16 {
+	shift := uint(ourScale)
+	if c.bits&noScale != 0 {
+		shift = 0
+	}
+	if edge := c.rcvNxt + uint32(min(room, maxPacket<<shift)); before(c.edge, edge) {
+		c.edge = edge
+	}
+	return uint16(min((c.edge-c.rcvNxt)>>shift, maxPacket))
+}
+
+func (e *Engine) setDeadline(i int32, at int64) {
+	c := &e.flows[i]
+	if c.deadline = at; at != 0 && c.bits&isTimed == 0 {
+		c.bits |= isTimed
+		e.timed = append(e.timed, i)
+		e.sys.tick(true)
+	}
+}
+
+// expire does what is due.
+func (e *Engine) expire() {
+	kept := e.timed[:0]
+	for _, i := range e.timed {
+		c := &e.flows[i]
+		if c.state != closed && c.deadline != 0 && e.now >= c.deadline {
+			e.timeOut(i)
+		}
+		if c = &e.flows[i]; c.state != closed && c.deadline != 0 {
+			kept = append(kept, i)
+			continue
+		}
+		if c.bits &^= isTimed; c.state == closed && c.bits == 0 {
+			e.free = append(e.free, i)
+		}
+	}
+	e.timed = kept
+	e.sweepPoints()
+	if len(e.timed) == 0 && len(e.pointKeys) == 0 {
+		e.sys.tick(false)
+	}
+}
+
+// timeOut repeats what the container has not answered.
+func (e *Engine) timeOut(i int32) {
+	c := &e.flows[i]
+	c.tries++
+	if (c.state == answered || c.state == opening) && c.tries >= mostSYNs || c.tries > mostTries {
+		e.reset(i, true)
+		return
+	}
+	switch {
+	case c.state == answered || c.state == opening:
+		e.sendSYN(i)
+		c.deadline = e.now + synTime<<c.tries
+		return
+	case c.nxt != c.una:
+		e.rewind(i)
+	case c.window == 0: // asks for the window: an old sequence number is answered (RFC 9293, 3.8.6.1)
+		e.sendControl(&c.key, frame.FlagACK, c.una-1, c.rcvNxt, c.windowField(e.roomFor(c)), nil)
+	default:
+		c.deadline = 0
+		e.makeReady(i)
+		return
+	}
+	c.deadline = e.now + min(firstTime<<min(c.tries, 10), longTime)
+}
+
+// Forget ends the connections of an inside address, whose port has gone. It is for the worker; see Do.
+func (e *Engine) Forget(addr netip.Addr) {
+	inside := addrOf(addr)
+	for i := range e.flows {
+		if c := &e.flows[i]; c.state != closed && c.key.in == inside {
+			e.reset(int32(i), false)
+		}
+	}
+	for i := range e.points {
+		if p := &e.points[i]; i > 0 && p.fd >= 0 && p.key.inside == inside {
+			e.endPoint(int32(i))
+		}
+	}
+}
