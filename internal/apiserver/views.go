@@ -517,6 +517,9 @@ func (v *view) uplink() api.Uplink {
 		Kind: string(kind), Device: s.Device, Address: model.AddrText(s.Addr), State: "up", Why: s.Why, MTU: s.MTU, Ports: v.Config.Uplink.Ports,
 		Promise: "the host's netfilter does not see container traffic; published ports have their own filter (--from)",
 	}
+	if used, most, ok := v.d.Sockets(); ok {
+		x.Promise = fmt.Sprintf("packets leave by sockets of the switch's user, which the host's firewall and `ss` see; %d of %d sockets are in use", used, most)
+	}
 	for _, r := range v.dp.Router.Routes() {
 		if r.Kind == router.Local && !r.Kept && v.CheckStaticRoute(r.Prefix) == nil {
 			x.Promise = "the host's netfilter sees container traffic only to destinations with a route `via host`; published ports have their own filter (--from)"

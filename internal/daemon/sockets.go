@@ -20,6 +20,15 @@ import (
 // bySockets reports whether packets leave by sockets of this process.
 func (d *Daemon) bySockets() bool { return d.up != nil && d.config.Uplink.Kind == model.KindSockets }
 
+// Sockets returns how many sockets containers use, and how many they may; ok is false with another kind of uplink.
+func (d *Daemon) Sockets() (used, most int, ok bool) {
+	if d.engine == nil {
+		return 0, 0, false
+	}
+	used, most = d.engine.InUse()
+	return used, most, true
+}
+
 // keptDescriptors are left to the rest of the switch: ports, namespaces, clients of the control API.
 const keptDescriptors = 256
 

@@ -125,13 +125,13 @@ func (d *Daemon) addUplinkPortLocked() error {
 	if d.usesBPF() {
 		flags |= vswitch.Ways
 	}
-	w := wire{conn: d.engine}
+	w, ifname := wire{conn: d.engine}, ""
 	if !d.bySockets() {
-		w.conn = d.up.Device
+		w.conn, ifname = d.up.Device, d.opts.Name+"-up"
 	}
 	return d.plugLocked(&port{
 		Port: model.Port{
-			Name: model.UplinkPortName, Kind: model.KindUplink, Ifname: d.opts.Name + "-up", MAC: d.up.MAC, MTU: model.MaxMTU, Offload: true,
+			Name: model.UplinkPortName, Kind: model.KindUplink, Ifname: ifname, MAC: d.up.MAC, MTU: model.MaxMTU, Offload: true,
 			Settings: model.Settings{Flags: flags},
 		},
 		wire: w,

@@ -84,6 +84,14 @@ func (e *Exam) Run(ctx context.Context) []Finding {
 
 func (e *Exam) host() {
 	e.tun()
+	if e.isRootless() {
+		e.rootless()
+		e.ioUring()
+		e.uplinkDevice()
+		e.ipv6()
+		e.subnets()
+		return
+	}
 	e.capabilities()
 	e.ioUring()
 	e.bpf()

@@ -236,3 +236,16 @@ func TestRootlessWayOut(t *testing.T) {
 }
 
 func quoted(line string) string { return "'" + strings.ReplaceAll(line, "'", `'\''`) + "'" }
+
+// TestRootlessPage runs the commands of docs/rootless.md as an ordinary user.
+func TestRootlessPage(t *testing.T) {
+	Need(t, "curl")
+	b := NewHost(t)
+	u := newUser(b)
+	script, expect := fencesOf(t, "rootless.md", "sh user")
+	out, err := u.try("bash -e -c " + quoted("trap 'kill $(jobs -p)' EXIT\n"+script))
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	contains(t, out, expect...)
+}

@@ -14,6 +14,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -53,7 +54,7 @@ type Engine struct {
 
 	doors    []door // listening sockets of TCP
 	counts   map[frame.Addr6]int32
-	sockets  int // in use
+	sockets  atomic.Int32 // in use
 	control  controls
 	ready    []int32 // flows that may have something to send to their container
 	readable []int32 // points
@@ -238,21 +239,24 @@ func (e *Engine) Close() error {
 	return e.sys.close()
 }
 
-// InUse is how many sockets there are. It is for the worker; see Do.
-func (e *Engine) InUse() int { return e.sockets }
+// InUse is how many sockets there are, and how many there may be. It may be called by any goroutine.
+func (e *Engine) InUse() (n, most int) { return int(e.sockets.Load()), e.o.Sockets }
+
+// Connected reports that the wire has another end.
+func (e *Engine) Connected() bool { return true }
 
 // take counts a socket for a container. A container may have half of all sockets.
 func (e *Engine) take(inside frame.Addr6) bool {
-	if e.sockets >= e.o.Sockets || int(e.counts[inside]) >= max(1, e.o.Sockets/2) {
+	if int(e.sockets.Load()) >= e.o.Sockets || int(e.counts[inside]) >= max(1, e.o.Sockets/2) {
 		return false
 	}
-	e.sockets++
+	e.sockets.Add(1)
 	e.counts[inside]++
 	return true
 }
 
 func (e *Engine) giveBack(inside frame.Addr6) {
-	e.sockets--
+	e.sockets.Add(-1)
 	if e.counts[inside]--; e.counts[inside] <= 0 {
 		delete(e.counts, inside)
 	}

@@ -246,7 +246,7 @@ func (b *bench) listen(serve func(*net.TCPConn)) (port int) {
 // TestStreams sends data both ways at once, over links that lose, repeat and reorder, and compares sums.
 func TestStreams(t *testing.T) {
 	for _, reread := range []bool{false, true} {
-		for _, link := range []struct{ loss, odd, size int }{{0, 0, 32 << 20}, {10, 0, 2 << 20}, {0, 30, 2 << 20}, {10, 30, 1 << 20}} {
+		for _, link := range []struct{ loss, odd, size int }{{0, 0, 16 << 20}, {10, 0, 1 << 20}, {0, 30, 1 << 20}, {10, 30, 1 << 20}} {
 			t.Run(fmt.Sprintf("reread %v, loss %d, odd %d", reread, link.loss, link.odd), func(t *testing.T) {
 				b := newBench(t, Options{NoPeekOffset: reread})
 				b.loss, b.odd = link.loss, link.odd
@@ -343,9 +343,11 @@ func TestEnds(t *testing.T) {
 	if err := <-ended; err == nil || !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the container has gone; the server's connection ends by %v", err)
 	}
-	left := make(chan int)
-	b.e.Do(func() { left <- b.e.InUse() })
-	if n := <-left; n != 0 {
+	n := 1
+	for until := time.Now().Add(20 * time.Second); n > 0 && time.Now().Before(until); { // the last segments are on their way
+		b.outsideDo(func() { n, _ = b.e.InUse() })
+	}
+	if n != 0 {
 		t.Errorf("%d sockets are left", n)
 	}
 }

@@ -35,6 +35,9 @@ func New(args ...string) *exec.Cmd {
 	return c
 }
 
+// Try reports whether New works here: it runs a command that does nothing.
+func Try() error { return New("version").Run() }
+
 // explain adds to an error of starting the command of New what the host's administrator can do about it.
 func explain(err error) error {
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EUSERS) {
