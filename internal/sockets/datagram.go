@@ -64,11 +64,13 @@ func (e *Engine) writeUDP(f *frame.Frame, k key) frame.Reason {
 			return why
 		}
 	}
-	size := 0
+	size, payload := 0, f.Payload()
 	if f.Vnet().GSOType() == frame.GSOUDPL4 {
 		size = int(f.Vnet().GSOSize())
+	} else if n := int(f.UDP().Length()); n >= frame.UDPLen && n < len(payload) {
+		payload = payload[:n]
 	}
-	return e.send(i, f, &k, f.Payload()[frame.UDPLen:], size)
+	return e.send(i, f, &k, payload[frame.UDPLen:], size)
 }
 
 // writePing takes an ICMP message from a container. Questions leave by ping sockets; nothing else can.
@@ -292,6 +294,15 @@ func (e *Engine) send(i int32, f *frame.Frame, k *key, payload []byte, size int)
 	return frame.TxRefused
 }
 
+// isICMP reports whether an errno tells of an ICMP error, which a socket does once (linux net/ipv4/icmp.c, icmp_err_convert).
+func isICMP(errno syscall.Errno) bool {
+	switch errno {
+	case unix.ECONNREFUSED, unix.ENETUNREACH, unix.EHOSTUNREACH, unix.ENOPROTOOPT, unix.EMSGSIZE, unix.EOPNOTSUPP, unix.EHOSTDOWN, unix.ENONET, unix.EACCES, unix.EPROTO:
+		return true
+	}
+	return false
+}
+
 func setSource(c *control, a frame.Addr6) {
 	if is4(a) {
 		binary.BigEndian.PutUint32(c.room(unix.IPPROTO_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo)[4:], uint32(a.Lo))
@@ -355,7 +366,7 @@ func (e *Engine) receive(p *point, b []byte) (size int, more bool) {
 	m.SetControllen(len(c.b))
 	n, _, errno := syscall.RawSyscall(unix.SYS_RECVMSG, uintptr(p.fd), uintptr(unsafe.Pointer(&m)), unix.MSG_DONTWAIT)
 	if errno != 0 {
-		return 0, errno != unix.EAGAIN // others tell of an ICMP error, once
+		return 0, isICMP(errno)
 	}
 	p.last = e.now
 	k.out, k.outPort = from.get()

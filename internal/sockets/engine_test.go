@@ -442,3 +442,59 @@ func TestDatagrams(t *testing.T) {
 		t.Errorf("the answer: %q %v", text[:n], err)
 	}
 }
+
+// TestHostile: frames that are damaged in any way end nothing but themselves, and leave no socket behind.
+func TestHostile(t *testing.T) {
+	b := newBench(t, Options{Sockets: 64})
+	port := b.listen(func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c) })
+	c, err := b.dial(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := c.LocalAddr().(*net.TCPAddr).Port
+	rng := rand.New(rand.NewPCG(3, 4))
+	for range 200 {
+		b.outsideDo(func() {
+			for range 100 {
+				b.damaged(rng, own, port)
+			}
+		})
+	}
+	c.Close()
+	b.outsideDo(func() { b.e.Forget(inside) })
+	if n, _ := b.e.InUse(); n != 0 {
+		t.Errorf("%d sockets are left", n)
+	}
+}
+
+// damaged passes one frame of random bytes to the engine. Its addresses are right; half of the frames have the ports of a connection.
+func (b *bench) damaged(rng *rand.Rand, own, port int) {
+	proto := []uint8{frame.TCP, frame.TCP, frame.UDP, frame.ICMP, frame.GRE}[rng.IntN(5)]
+	p := make([]byte, 20+rng.IntN(80))
+	for i := range p {
+		p[i] = byte(rng.Uint32())
+	}
+	p[0], p[6], p[7], p[9] = 0x45, 0, 0, proto
+	p[2], p[3] = 0, byte(len(p))
+	src, dst := inside.As4(), outside.As4()
+	copy(p[12:], src[:])
+	copy(p[16:], dst[:])
+	if len(p) >= 34 && rng.IntN(2) == 0 { // one that is of the connection, but for its numbers
+		p[20], p[21], p[22], p[23] = byte(own>>8), byte(own), byte(port>>8), byte(port)
+	}
+	p[10], p[11] = 0, 0
+	sum := ^frame.Sum(p[:20], 0)
+	p[10], p[11] = byte(sum>>8), byte(sum)
+	raw := make([]byte, frame.VnetLen+frame.EthernetLen+len(p))
+	eth := raw[frame.VnetLen:]
+	eth[0], eth[6], eth[12] = 2, 2, frame.TypeIPv4>>8
+	copy(eth[frame.EthernetLen:], p)
+	if proto == frame.TCP && rng.IntN(4) > 0 { // a checksum that the kernel would complete
+		raw[0], raw[6], raw[8] = frame.VnetNeedsCsum, frame.EthernetLen+20, 16
+	}
+	var f frame.Frame
+	f.Reset(raw, 1)
+	if frame.Parse(&f); f.Verdict != frame.Drop {
+		b.e.Write(&f)
+	}
+}

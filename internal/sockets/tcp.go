@@ -85,6 +85,9 @@ func before(a, b uint32) bool { return int32(a-b) < 0 }
 // writeTCP takes a segment from a container.
 func (e *Engine) writeTCP(f *frame.Frame, k key) frame.Reason {
 	h := f.TCP()
+	if len(h) < frame.TCPLen || h.HeaderLen() < frame.TCPLen || h.HeaderLen() > len(h) {
+		return frame.MalformedPacket
+	}
 	flags := h.Flags()
 	if !f.PartialSum() && f.Next() == nil && !f.Summed() {
 		return frame.MalformedPacket
@@ -215,7 +218,7 @@ func (c *tcpFlow) readOptions(h frame.TCPHeader) {
 	c.bits |= noScale
 	for list := h.Options(); len(list) > 0; {
 		kind, n := frame.NextOption(list)
-		if n == 0 {
+		if n <= 0 { // the end, or a damaged list
 			break
 		}
 		switch {
