@@ -176,7 +176,7 @@ func (r *RW) await(wait int) (woken bool, err error) {
 //uvswitch:hot
 func (r *RW) Send(id frame.PortID, f *frame.Frame) {
 	why := frame.PortGone
-	if c := r.ports[id]; r.watched && (id != r.answering || c == nil) {
+	if c := r.ports[id]; r.watched && id != r.answering {
 		why = r.sendWatched(id, c, f)
 	} else if c != nil {
 		why = c.Write(f)

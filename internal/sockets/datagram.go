@@ -22,10 +22,9 @@ type point struct {
 }
 
 type pointKey struct {
-	inside frame.Addr6 // of a published one: zero
+	inside frame.Addr6 // of a published one: the unspecified address of its family
 	port   uint16      // or the identifier
 	kind   uint8
-	is4    bool
 }
 
 const (
@@ -53,14 +52,14 @@ func (e *Engine) writeUDP(f *frame.Frame, k key) frame.Reason {
 	if len(f.Payload()) < frame.UDPLen || !f.PartialSum() && f.UDP().Checksum() != 0 && !f.Summed() {
 		return frame.MalformedPacket
 	}
-	i, ok := e.pointKeys[pointKey{k.in, k.inPort, pointUDP, is4(k.in)}]
+	i, ok := e.pointKeys[pointKey{k.in, k.inPort, pointUDP}]
 	if !ok {
-		i, ok = e.pointKeys[pointKey{port: k.inPort, kind: pointPublished, is4: is4(k.in)}]
+		i, ok = e.pointKeys[pointKey{anyOf(k.in), k.inPort, pointPublished}]
 		ok = ok && e.isHost(k.in)
 	}
 	if !ok {
 		var why frame.Reason
-		if i, why = e.newPoint(f, &k, pointKey{k.in, k.inPort, pointUDP, is4(k.in)}, unix.IPPROTO_UDP); why != frame.None {
+		if i, why = e.newPoint(f, &k, pointKey{k.in, k.inPort, pointUDP}, unix.IPPROTO_UDP); why != frame.None {
 			return why
 		}
 	}
@@ -86,7 +85,7 @@ func (e *Engine) writePing(f *frame.Frame, k key) frame.Reason {
 	if m[0] != question {
 		return frame.NeedsRoot
 	}
-	pk := pointKey{k.in, frame.ICMPHeader(m).ID(), pointPing, is4(k.in)}
+	pk := pointKey{k.in, frame.ICMPHeader(m).ID(), pointPing}
 	i, ok := e.pointKeys[pk]
 	if !ok {
 		var why frame.Reason
@@ -145,14 +144,7 @@ func anyOf(a frame.Addr6) frame.Addr6 {
 }
 
 func (e *Engine) addPoint(fd int, pk pointKey) (int32, error) {
-	var i int32
-	if n := len(e.freePoint); n > 0 {
-		i = e.freePoint[n-1]
-		e.freePoint = e.freePoint[:n-1]
-	} else {
-		e.points = append(e.points, point{})
-		i = int32(len(e.points) - 1)
-	}
+	i := freeEntry(&e.points, &e.freePoint)
 	gen := e.points[i].gen + 1
 	e.points[i] = point{key: pk, fd: int32(fd), gen: gen, last: e.now, bits: e.points[i].bits & isReady}
 	if err := e.sys.add(fd, i, tag(isPoint, gen), unix.EPOLLIN); err != nil {
@@ -317,15 +309,14 @@ func (e *Engine) pointEvent(i int32, events uint32) {
 	}
 	if p := &e.points[i]; p.fd >= 0 && p.bits&isReady == 0 {
 		p.bits |= isReady
-		e.readable = append(e.readable, i)
+		e.readable.add(i)
 	}
 }
 
 // nextDatagram makes the next frame from a datagram socket.
 func (e *Engine) nextDatagram(b []byte) int {
-	for len(e.readable) > 0 {
-		i := e.readable[0]
-		e.readable = e.readable[:copy(e.readable, e.readable[1:])]
+	for !e.readable.isEmpty() {
+		i := e.readable.next()
 		p := &e.points[i]
 		p.bits &^= isReady
 		if p.fd < 0 {
@@ -335,7 +326,7 @@ func (e *Engine) nextDatagram(b []byte) int {
 		n, more := e.receive(p, b)
 		if more {
 			p.bits |= isReady
-			e.readable = append(e.readable, i)
+			e.readable.add(i)
 		}
 		if n > 0 {
 			return n
@@ -347,11 +338,6 @@ func (e *Engine) nextDatagram(b []byte) int {
 // receive reads one datagram, or several that belong together, into b. more is false when the socket has no other.
 func (e *Engine) receive(p *point, b []byte) (size int, more bool) {
 	k := key{in: p.key.inside, inPort: p.key.port}
-	if !p.key.is4 && p.key.kind == pointPublished {
-		k.in = frame.Addr6{Lo: 1} // any of that family
-	} else if p.key.kind == pointPublished {
-		k.in = map4(0)
-	}
 	at := l4At(&k)
 	data := at
 	if p.key.kind != pointPing {
@@ -421,18 +407,8 @@ func (e *Engine) putPing(b []byte, k *key, at, n int) int {
 	if n < frame.ICMPLen {
 		return 0
 	}
-	proto := uint8(frame.ICMP)
-	if !is4(k.in) {
-		proto = frame.ICMPv6
-	}
-	pseudo := e.putHeaders(b, k, proto, n)
-	if is4(k.in) {
-		pseudo = 0
-	}
-	m := frame.ICMPHeader(b[at : at+n])
-	m.SetID(k.inPort)
-	m.UpdateChecksum(pseudo)
-	return at + n
+	frame.ICMPHeader(b[at:]).SetID(k.inPort)
+	return e.finishICMP(b, k, n)
 }
 
 // readErrors passes ICMP errors about what a socket has sent to its container, from those who have sent them.
@@ -476,10 +452,7 @@ func (e *Engine) passError(p *point, k *key, x, sent []byte) {
 	var quote [8]byte
 	proto, n := uint8(frame.UDP), frame.UDPLen+len(sent)
 	if p.key.kind == pointPing {
-		n = len(sent)
-		if proto = frame.ICMP; !p.key.is4 {
-			proto = frame.ICMPv6
-		}
+		n, proto = len(sent), icmpFor(k)
 		copy(quote[:], sent)
 		frame.ICMPHeader(quote[:]).SetID(p.key.port)
 	} else {

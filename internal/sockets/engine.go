@@ -56,8 +56,8 @@ type Engine struct {
 	counts   map[frame.Addr6]int32
 	sockets  atomic.Int32 // in use
 	control  controls
-	ready    []int32 // flows that may have something to send to their container
-	readable []int32 // points
+	ready    queue // flows that may have something to send to their container
+	readable queue // points
 	pieces   pieces
 	events   [64]unix.EpollEvent
 	thrown   []byte // see peek
@@ -102,7 +102,7 @@ const maxPacket = 65535
 // HasFrames reports whether Read has frames after Writes, without a look at the sockets.
 //
 //uvswitch:hot
-func (e *Engine) HasFrames() bool { return e.control.n > 0 || len(e.ready) > 0 }
+func (e *Engine) HasFrames() bool { return e.control.n > 0 || !e.ready.isEmpty() }
 
 // Write implements frame.Conn: it takes a frame that leaves by the uplink.
 func (e *Engine) Write(f *frame.Frame) frame.Reason {
@@ -146,7 +146,7 @@ func (e *Engine) Read(b []byte) (int, error) {
 		if n := e.nextDatagram(b); n > 0 {
 			return n, nil
 		}
-		if e.HasFrames() || len(e.readable) > 0 {
+		if e.HasFrames() || !e.readable.isEmpty() {
 			continue
 		}
 		n, err := e.sys.wait(e.events[:])
@@ -266,4 +266,41 @@ func (e *Engine) giveBack(inside frame.Addr6) {
 func (e *Engine) random() uint64 {
 	e.seed = frame.Mix(e.seed^uint64(e.now), 0x9e3779b97f4a7c15) + 0x632be59bd9b4e019
 	return frame.Mix(e.seed, 0xd6e8feb86659fd93)
+}
+
+// freeEntry returns the number of an entry that is free, or of a new one.
+func freeEntry[T any](all *[]T, free *[]int32) int32 {
+	if n := len(*free); n > 0 {
+		i := (*free)[n-1]
+		*free = (*free)[:n-1]
+		return i
+	}
+	var zero T
+	*all = append(*all, zero)
+	return int32(len(*all) - 1)
+}
+
+// A queue has numbers of entries, in the order in which they were added.
+type queue struct {
+	list  []int32
+	first int
+}
+
+func (q *queue) add(i int32) {
+	if q.first > len(q.list)/2 {
+		q.list = q.list[:copy(q.list, q.list[q.first:])]
+		q.first = 0
+	}
+	q.list = append(q.list, i)
+}
+
+//uvswitch:hot
+func (q *queue) isEmpty() bool { return q.first == len(q.list) }
+
+// next takes the first number of a queue that is not empty.
+//
+//uvswitch:hot
+func (q *queue) next() int32 {
+	q.first++
+	return q.list[q.first-1]
 }

@@ -226,14 +226,25 @@ func (e *Engine) sendError(k *key, from frame.Addr6, typ, code uint8, mtu uint32
 		frame.IPv6(ip).SetAddrs(k.in, k.out)
 	}
 	copy(ip[head:], quote)
-	outer := uint8(frame.ICMP)
-	if !is4(k.in) {
-		outer = frame.ICMPv6
-	}
-	pseudo := e.putHeaders(b, &back, outer, size)
-	if is4(k.in) {
+	e.control.commit(e.finishICMP(b, &back, size))
+}
+
+// finishICMP completes an ICMP message of n bytes, which stands in b, with its checksum and the headers before it. It returns the length of the
+// frame.
+func (e *Engine) finishICMP(b []byte, k *key, n int) int {
+	pseudo := e.putHeaders(b, k, icmpFor(k), n)
+	if is4(k.in) { // ICMP of IPv4 has no pseudo-header
 		pseudo = 0
 	}
-	frame.ICMPHeader(icmp[:size]).UpdateChecksum(pseudo)
-	e.control.commit(at + size)
+	at := l4At(k)
+	frame.ICMPHeader(b[at : at+n]).UpdateChecksum(pseudo)
+	return at + n
+}
+
+// icmpFor is the ICMP of the family of k.
+func icmpFor(k *key) uint8 {
+	if is4(k.in) {
+		return frame.ICMP
+	}
+	return frame.ICMPv6
 }

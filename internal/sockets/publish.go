@@ -95,7 +95,7 @@ func (l *Listening) enter() {
 				continue
 			}
 			a, _ := endpoint(sa)
-			if _, err := e.addPoint(fd, pointKey{port: l.port, kind: pointPublished, is4: is4(a)}); err != nil {
+			if _, err := e.addPoint(fd, pointKey{anyOf(a), l.port, pointPublished}); err != nil {
 				unix.Close(fd)
 			}
 			continue

@@ -102,7 +102,7 @@ func (e *Engine) writeTCP(f *frame.Frame, k key) frame.Reason {
 			return frame.None
 		}
 		if ok {
-			e.reset(i, false) // the container has begun anew
+			e.reset(i, false) // the container begins another connection with the same ports
 		}
 		return e.connect(f, &k)
 	}
@@ -142,14 +142,7 @@ func (e *Engine) refuse(k *key, seq, ack uint32, flags uint8) {
 
 // newFlow returns a flow for a socket, which it watches.
 func (e *Engine) newFlow(k *key, fd int) (int32, error) {
-	var i int32
-	if n := len(e.free); n > 0 {
-		i = e.free[n-1]
-		e.free = e.free[:n-1]
-	} else {
-		e.flows = append(e.flows, tcpFlow{})
-		i = int32(len(e.flows) - 1)
-	}
+	i := freeEntry(&e.flows, &e.free)
 	gen := e.flows[i].gen + 1
 	iss := uint32(e.random())
 	e.flows[i] = tcpFlow{key: *k, fd: int32(fd), piece: -1, gen: gen, una: iss, nxt: iss, most: iss, mss: defaultMSS}
@@ -279,15 +272,13 @@ func (e *Engine) notConnected(i int32, errno syscall.Errno) {
 func (e *Engine) sendSYN(i int32) {
 	c := &e.flows[i]
 	options := [8]byte{frame.OptMSS, 4, 0, 0, frame.OptNop, frame.OptWScale, 3, ourScale}
-	n, flags, ack := 8, uint8(frame.FlagSYN), uint32(0)
-	binary.BigEndian.PutUint16(options[2:], c.mss)
+	n, flags, ack, mss := 8, uint8(frame.FlagSYN), uint32(0), mssFor(&c.key)
 	if c.state != opening {
-		if flags, ack = frame.FlagSYN|frame.FlagACK, c.rcvNxt; c.bits&noScale != 0 {
+		if flags, ack, mss = frame.FlagSYN|frame.FlagACK, c.rcvNxt, c.mss; c.bits&noScale != 0 {
 			n = 4
 		}
-	} else {
-		binary.BigEndian.PutUint16(options[2:], uint16(e.mssFor(&c.key)))
 	}
+	binary.BigEndian.PutUint16(options[2:], mss)
 	e.sendControl(&c.key, flags, c.una, ack, maxPacket, options[:n])
 	c.nxt, c.most = c.una+1, c.una+1
 	if c.state == answered {
@@ -296,7 +287,7 @@ func (e *Engine) sendSYN(i int32) {
 }
 
 // mssFor is what a container may send in a segment, before its own MTU is known.
-func (e *Engine) mssFor(k *key) int {
+func mssFor(k *key) uint16 {
 	if is4(k.in) {
 		return 1460
 	}
@@ -415,7 +406,7 @@ func (e *Engine) acknowledged(i int32, h frame.TCPHeader, n int) {
 		if c.una = ack; before(c.nxt, ack) { // it had come before it was sent again
 			c.nxt = ack
 		}
-		c.dups, c.tries = 0, 0
+		c.dups = 0
 	case n == 0 && window == c.window && c.nxt != c.una:
 		if c.dups++; c.dups == 3 {
 			e.rewind(i)
@@ -444,10 +435,7 @@ func (e *Engine) rewind(i int32) {
 	c := &e.flows[i]
 	c.nxt = c.una
 	c.dups = 0
-	c.bits |= readable
-	if c.bits&sentFIN != 0 {
-		c.bits &^= sentFIN
-	}
+	c.bits = c.bits&^sentFIN | readable
 	if c.bits&rereads == 0 {
 		_ = unix.SetsockoptInt(int(c.fd), unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0)
 	}
@@ -601,7 +589,7 @@ func (e *Engine) end(i int32) {
 func (e *Engine) makeReady(i int32) {
 	if c := &e.flows[i]; c.bits&isReady == 0 && c.state != closed {
 		c.bits |= isReady
-		e.ready = append(e.ready, i)
+		e.ready.add(i)
 	}
 }
 
@@ -609,9 +597,8 @@ func (e *Engine) makeReady(i int32) {
 //
 //uvswitch:hot
 func (e *Engine) nextSegment(b []byte) int {
-	for len(e.ready) > 0 {
-		i := e.ready[0]
-		e.ready = e.ready[:copy(e.ready, e.ready[1:])]
+	for !e.ready.isEmpty() {
+		i := e.ready.next()
 		c := &e.flows[i]
 		c.bits &^= isReady
 		if c.state == closed {

@@ -14,15 +14,7 @@ import (
 // inspect reads the host's devices, addresses and routes.
 func (u *Uplink) inspect() (State, error) {
 	s := State{Device: u.opts.Device}
-	links, err := dump(netlink.LinkList)
-	if err != nil {
-		return s, err
-	}
-	addrs, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
-	if err != nil {
-		return s, err
-	}
-	routes, err := routesOf(netlink.FAMILY_V4)
+	links, addrs, routes, err := readHost()
 	if err != nil {
 		return s, err
 	}
@@ -44,6 +36,25 @@ func (u *Uplink) inspect() (State, error) {
 	}
 	s.Up = s.Why == ""
 	return s, u.inspect6(&s, links)
+}
+
+// readHost reads the host's devices, and its IPv4 addresses and routes.
+func readHost() (links []netlink.Link, addrs []netlink.Addr, routes []netlink.Route, err error) {
+	if links, err = dump(netlink.LinkList); err != nil {
+		return nil, nil, nil, err
+	}
+	if addrs, routes, err = readFamily(netlink.FAMILY_V4); err != nil {
+		return nil, nil, nil, err
+	}
+	return links, addrs, routes, nil
+}
+
+// readFamily reads the host's addresses and routes of one family.
+func readFamily(family int) (addrs []netlink.Addr, routes []netlink.Route, err error) {
+	if addrs, err = dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, family) }); err == nil {
+		routes, err = routesOf(family)
+	}
+	return addrs, routes, err
 }
 
 // sourceTo is the host's address for packets by a device to a next hop; invalid if there is none.

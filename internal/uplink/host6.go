@@ -18,11 +18,7 @@ import (
 
 // inspect6 reads the host's IPv6 addresses and routes. A host without IPv6 has none.
 func (u *Uplink) inspect6(s *State, links []netlink.Link) error {
-	addrs, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V6) })
-	if err != nil {
-		return err
-	}
-	routes, err := routesOf(netlink.FAMILY_V6)
+	addrs, routes, err := readFamily(netlink.FAMILY_V6)
 	if err != nil {
 		return err
 	}

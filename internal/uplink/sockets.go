@@ -18,15 +18,7 @@ func openSockets(o Options) (*Uplink, error) {
 // inspectSockets reads what of the host an uplink of kind sockets depends on.
 func (u *Uplink) inspectSockets() (State, error) {
 	s := State{Device: u.opts.Device}
-	links, err := dump(netlink.LinkList)
-	if err != nil {
-		return s, err
-	}
-	addrs, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
-	if err != nil {
-		return s, err
-	}
-	routes, err := routesOf(netlink.FAMILY_V4)
+	links, addrs, routes, err := readHost()
 	if err != nil {
 		return s, err
 	}
@@ -39,17 +31,11 @@ func (u *Uplink) inspectSockets() (State, error) {
 	s.Own = slices.Compact(s.Own)
 	s.Why = s.describe(0, links, addrs, routes)
 	s.Up = s.Why == ""
-	addrs6, routes6, err := u.host6()
+	all6, routes6, err := readFamily(netlink.FAMILY_V6)
 	if err != nil {
 		return s, err
 	}
-	for _, a := range addrs6 {
-		if ip, ok := netip.AddrFromSlice(a.IP); ok && !ip.IsLoopback() && !ip.IsLinkLocalUnicast() {
-			s.Own6 = append(s.Own6, ip)
-		}
-	}
-	slices.SortFunc(s.Own6, netip.Addr.Compare)
-	s.Own6 = slices.Compact(s.Own6)
+	s.Own6, _ = addrs6(all6, nil)
 	s.MTU6 = s.MTU
 	switch {
 	case !slices.ContainsFunc(routes6, func(r netlink.Route) bool { return r.Dst == nil || prefixOf(r.Dst).Bits() == 0 }):
@@ -60,12 +46,4 @@ func (u *Uplink) inspectSockets() (State, error) {
 		s.Up6, s.Addr6 = true, s.Own6[0]
 	}
 	return s, nil
-}
-
-// host6 are the host's IPv6 addresses and routes; none if its kernel has no IPv6.
-func (u *Uplink) host6() (addrs []netlink.Addr, routes []netlink.Route, err error) {
-	if addrs, err = dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V6) }); err == nil {
-		routes, err = routesOf(netlink.FAMILY_V6)
-	}
-	return addrs, routes, err
 }
