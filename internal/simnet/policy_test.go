@@ -160,7 +160,7 @@ func TestPolicyAndTwoFirstFragments(t *testing.T) {
 	a, b := n.host("a"), n.host("b")
 	p := frametest.Packet{SrcMAC: a.MAC, DstMAC: b.MAC, Src: a.Addr, Dst: b.Addr, SrcPort: 4000, DstPort: 80, Proto: frame.TCP, Flags: frame.FlagRST, Payload: make([]byte, 1400)}
 	reset := frametest.Fragments(p.Raw(), 600)
-	p.Flags = frame.FlagSYN
+	p.Flags, p.SrcPort = frame.FlagSYN, 4001
 	allowed := frametest.Fragments(p.Raw(), 600)
 	p.DstPort = 22
 	denied := frametest.Fragments(p.Raw(), 600)
