@@ -38,8 +38,25 @@ var offloads = []int{
 // The TAP is created in the process's own namespace and then moved: a TAP's descriptor keeps alive the namespace in
 // which /dev/net/tun was opened, and a container's namespace must be able to go away.
 func Open(ns, name string) (*Device, error) {
+	if ns == netns.Original {
+		return open(atHome, name, nil)
+	}
+	return open(atHome, anyName, func(made string) error { return moveTo(made, ns, name) })
+}
+
+// OpenApart is Open for a process that may itself be in a container's namespace, or in one that holds those of containers: the TAP is created in
+// a namespace of its own.
+func OpenApart(ns, name string) (*Device, error) {
+	return open(netns.DoApart, anyName, func(made string) error { return moveTo(made, ns, name) })
+}
+
+// atHome runs fn in the process's own namespace.
+func atHome(fn func() error) error { return netns.Do(netns.Original, fn) }
+
+// open creates a TAP called name where in runs functions, and then calls move, if any, with the name that it has got.
+func open(in func(func() error) error, name string, move func(made string) error) (*Device, error) {
 	for deadline := time.Now().Add(afterlife); ; time.Sleep(10 * time.Millisecond) {
-		d, err := open(ns, name)
+		d, err := openOnce(in, name, move)
 		if !errors.Is(err, ErrExists) || time.Now().After(deadline) {
 			return d, err
 		}
@@ -50,16 +67,16 @@ func Open(ns, name string) (*Device, error) {
 // releases an io_uring some time after its process has ended (linux io_uring/io_uring.c, io_ring_exit_work).
 const afterlife = time.Second
 
-func open(ns, name string) (*Device, error) {
+func openOnce(in func(func() error) error, name string, move func(made string) error) (*Device, error) {
 	var d *Device
-	err := netns.Do(netns.Original, func() error {
+	err := in(func() error {
 		fd, err := openTUN()
 		if err != nil {
 			return err
 		}
-		made, err := setup(fd, tempName(ns, name))
-		if err == nil && ns != netns.Original {
-			err = moveTo(made, ns, name)
+		made, err := setup(fd, name)
+		if err == nil && move != nil {
+			err = move(made)
 		}
 		if err != nil {
 			unix.Close(fd)
@@ -74,13 +91,8 @@ func open(ns, name string) (*Device, error) {
 	return d, nil
 }
 
-// tempName returns the name under which a device is created before it is moved to ns; the kernel replaces %d by a number.
-func tempName(ns, name string) string {
-	if ns == netns.Original {
-		return name
-	}
-	return "uvsnew%d"
-}
+// anyName is the name under which a device is created before it is moved; the kernel replaces %d by a number.
+const anyName = "uvsnew%d"
 
 // moveTo calls link.Move. If the name is already in use, the error wraps ErrExists.
 func moveTo(made, ns, name string) error {

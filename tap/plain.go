@@ -28,7 +28,11 @@ func PlainFromFD(fd int) *Plain { return &Plain{file: file{fd: fd}} }
 // wraps ErrExists.
 func OpenPlain(ns, name string) (*Plain, error) {
 	var p *Plain
-	err := netns.Do(netns.Original, func() error {
+	made := name
+	if ns != netns.Original {
+		made = anyName
+	}
+	err := atHome(func() error {
 		probe, err := openTUN() // water's error would not explain a missing /dev/net/tun
 		if err != nil {
 			return err
@@ -37,7 +41,7 @@ func OpenPlain(ns, name string) (*Plain, error) {
 		if _, err := net.InterfaceByName(name); err == nil && ns == netns.Original {
 			return createError(name, unix.EEXIST) // water would attach to a persistent TAP of that name
 		}
-		ifce, err := water.New(water.Config{DeviceType: water.TAP, PlatformSpecificParams: water.PlatformSpecificParams{Name: tempName(ns, name)}})
+		ifce, err := water.New(water.Config{DeviceType: water.TAP, PlatformSpecificParams: water.PlatformSpecificParams{Name: made}})
 		if err != nil {
 			return createError(name, err)
 		}

@@ -74,7 +74,7 @@ func (a *Attachment) Attach(ctx context.Context) (_ Result, err error) {
 	}
 	var made api.Port
 	mtu := cmp.Or(a.MTU, n.MTU)
-	t, err := tap.Open(a.Netns, a.Ifname)
+	t, err := tap.OpenApart(a.Netns, a.Ifname)
 	if err != nil {
 		return Result{}, err
 	}

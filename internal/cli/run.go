@@ -75,12 +75,18 @@ func (a *app) runCommand() *cobra.Command {
 	fl.StringVar(&f.web, "web", "", "serve a web page with live counters and flows on this loopback `ADDRESS:PORT`, or on unix:PATH; `uvswitch web url` prints its address")
 	fl.StringVar(&f.docker, "docker", "", "register as Docker network driver `NAME`, for docker network create -d NAME; write --docker=NAME: the equals sign is needed")
 	fl.Lookup("docker").NoOptDefVal = dockerName
-	fl.StringVar(&f.state, "state", cmp.Or(api.UserFolder(), "/var/lib/uvswitch"), "folder for what must survive a restart: leases of addresses, Docker's networks")
+	fl.StringVar(&f.state, "state", defaultState(), "folder for what must survive a restart: leases of addresses, Docker's networks")
 	fl.StringVar(&f.sandbox, "sandbox", "on", "give up, at start, system calls, files and capabilities that a running switch does not use: on or off")
 	fl.StringSliceVar(&f.vmFolders, "vm-folders", nil, "let sockets of virtual machines be made below these `FOLDERS`, too (without: /run, /tmp, /var/tmp and those of the configuration file)")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log events to stderr")
 	c.RunE = func(c *cobra.Command, _ []string) error { return a.run(c.Context(), c.Flags(), f) }
 	return c
+}
+
+// defaultState is the folder that systemd has made for a service (systemd.exec(5), StateDirectory), or else that of an ordinary user or of root.
+func defaultState() string {
+	service, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":")
+	return cmp.Or(service, api.UserFolder(), "/var/lib/uvswitch")
 }
 
 // machineID is the host's /etc/machine-id. Without one, as in images for many machines, whose prefixes must differ, it is another one each

@@ -75,15 +75,23 @@ func Same(a, b string) (bool, error) {
 	return os.SameFile(x, y), nil
 }
 
+// DoApart runs fn on a thread inside a new network namespace, and waits. The namespace lasts as long as something that fn has opened in it. The
+// error wraps ErrNotPermitted without CAP_SYS_ADMIN.
+func DoApart(fn func() error) error { return do(thread.leave, fn) }
+
 // Do runs fn on a thread inside the network namespace at path, and waits. Whatever fn opens belongs to that namespace;
 // goroutines that fn starts run elsewhere. The error wraps ErrNotPermitted where entering needs a right that the process
 // lacks: the original namespace never does.
 func Do(path string, fn func() error) error {
+	return do(func(t thread) error { return t.enter(path) }, fn)
+}
+
+func do(goThere func(thread) error, fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		t := takeThread()
 		defer t.giveBack()
-		if err := t.enter(path); err != nil {
+		if err := goThere(t); err != nil {
 			done <- err
 			return
 		}

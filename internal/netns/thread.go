@@ -38,6 +38,14 @@ func (thread) enter(path string) error {
 	return nil
 }
 
+// leave moves the thread into a new namespace.
+func (thread) leave() error {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("%w: cannot make one: %w; this needs CAP_SYS_ADMIN", ErrNotPermitted, err)
+	}
+	return nil
+}
+
 // giveBack returns the thread to the original namespace and to the scheduler. On a failure the thread stays locked, so that
 // it ends with its goroutine.
 func (thread) giveBack() {

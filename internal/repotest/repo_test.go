@@ -62,7 +62,7 @@ var imports = map[string][]string{
 	"tap/vm":               {"internal/frame", "internal/rights", "tap", "golang.org/x/sys"},
 	"internal/tapmaker":    {"cmd/uvswitch/api", "internal/frame", "internal/link", "internal/netns", "tap", "golang.org/x/sys"},
 	"internal/sockets":     {"internal/frame", "golang.org/x/sys"},
-	"internal/userns":      {"cmd/uvswitch/api", "internal/attach", "internal/rights", "golang.org/x/sys"},
+	"internal/userns":      {"cmd/uvswitch/api", "internal/attach", "internal/netns", "internal/rights", "golang.org/x/sys"},
 	"internal/ndproxy":     {"internal/bpf", "internal/frame", "router", "github.com/cilium/ebpf", "github.com/mdlayher/packet", "golang.org/x/net", "golang.org/x/sys"},
 	"internal/usedports":   {"github.com/vishvananda/netlink", "golang.org/x/sys"},
 	"internal/natports":    {"internal/model", "internal/usedports", "nat"},

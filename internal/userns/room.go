@@ -18,6 +18,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/attach"
+	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
 // A Room is where `uvswitch exec` runs a command: namespaces of its own, with one port of the switch.
@@ -70,8 +71,7 @@ func Status(e *exec.ExitError) int {
 	return e.ExitCode()
 }
 
-// Become is the child of Run, which gets the room as text: it makes a network namespace and its port, and replaces itself by the command. The TAP
-// is created in the namespace that this process was started in: see tap.Open.
+// Become is the child of Run, which gets the room as text: it plugs its network namespace into the switch, and replaces itself by the command.
 func Become(ctx context.Context, room string, args []string) error {
 	var o Room
 	if err := json.Unmarshal([]byte(room), &o); err != nil {
@@ -81,17 +81,9 @@ func Become(ctx context.Context, room string, args []string) error {
 	if err != nil {
 		return fmt.Errorf("%w; the command is looked for in PATH", err)
 	}
-	runtime.LockOSThread()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("cannot make a network namespace: %w", err)
-	}
-	ns, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
-	if err != nil {
-		return err
-	}
 	at := &attach.Attachment{
 		Switch: api.NewClient(o.Socket), Network: api.NetworkAdd{Name: api.DefaultNetwork}, Port: o.Port.Name, ID: o.Port.Name, Policies: o.Port.Policies, IP: o.Port.IP,
-		Netns: fmt.Sprintf("/proc/self/fd/%d", ns.Fd()), Display: fmt.Sprintf("pid:%d", os.Getpid()), Ifname: api.DefaultIfname,
+		Netns: netns.Original, Display: fmt.Sprintf("pid:%d", os.Getpid()), Ifname: api.DefaultIfname,
 	}
 	switch {
 	case o.Internal:
