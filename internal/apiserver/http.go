@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"syscall"
@@ -126,6 +127,7 @@ func (s *Server) handler() http.Handler {
 func (s *Server) serve(rt route) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		defer closeDescriptors(r)
+		defer s.tellPanic(r)
 		if (rt.method != http.MethodGet || rt.forRoot) && !rt.open && !mayChange(r) {
 			writeJSON(w, nil, api.Errorf(http.StatusForbidden, "permission denied: only root and the user of the switch may do this"))
 			return
@@ -152,6 +154,18 @@ func (s *Server) serve(rt route) http.HandlerFunc {
 			writeJSON(w, v, err)
 		}
 	}
+}
+
+// tellPanic logs a fault of the switch itself. The client finds its connection closed.
+func (s *Server) tellPanic(r *http.Request) {
+	x := recover()
+	if x == nil {
+		return
+	}
+	if x != http.ErrAbortHandler {
+		s.log.Error("a fault in the switch: please report it", "request", r.Method+" "+r.URL.Path, "fault", x, "stack", string(debug.Stack()))
+	}
+	panic(http.ErrAbortHandler)
 }
 
 // answer does what a route is for.

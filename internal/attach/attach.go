@@ -36,13 +36,14 @@ type Attachment struct {
 	Netns    string         // path of the namespace
 	Display  string         // name of the namespace to show; when empty: Netns
 	Ifname   string
-	IP       string       // an address of the network; empty: the switch chooses
-	IP6      string       // likewise, in a network with IPv6
-	MAC      string       // empty: the switch chooses
-	MTU      int          // 0: the network's
-	Routes   []link.Route // via the gateway of their family, unless a route names a next hop; nil: a default route, or none in an internal network
-	Publish  []PortMapping
-	Set      api.PortSet // port settings
+	IP       string        // an address of the network; empty: the switch chooses
+	IP6      string        // likewise, in a network with IPv6
+	MAC      string        // empty: the switch chooses
+	MTU      int           // 0: the network's
+	Routes   []link.Route  // via the gateway of their family, unless a route names a next hop; nil: a default route, or none in an internal network
+	Publish  []PortMapping // of the runtime: see Mappings
+	Ports    api.Words     // ports to publish besides, each in the form of api.PublishAdd
+	Set      api.PortSet   // port settings
 }
 
 // A Result describes the device that Attach created.
@@ -129,19 +130,29 @@ func (a *Attachment) Attach(ctx context.Context) (_ Result, err error) {
 		return Result{}, err
 	}
 	out.Routes = slices.DeleteFunc(slices.Clone(out.Routes), func(r link.Route) bool { return !slices.Contains(there, r) }) // it may exist on another device
-	for _, p := range a.Publish {
-		if p.HostPort == 0 || p.IsDuplicate(a.Publish) {
-			continue
-		}
+	return out, a.publish(ctx)
+}
+
+// publish publishes the port mappings and Ports.
+func (a *Attachment) publish(ctx context.Context) error {
+	mappings, err := a.Mappings(ctx)
+	if err != nil {
+		return err
+	}
+	specs := a.Ports.List()
+	for _, p := range mappings {
 		spec, err := p.Spec()
-		if err == nil {
-			_, err = a.Switch.Publish(ctx, api.PublishAdd{Spec: spec, Port: a.Port})
-		}
 		if err != nil {
-			return Result{}, err
+			return err
+		}
+		specs = append(specs, spec)
+	}
+	for _, spec := range specs {
+		if _, err := a.Switch.Publish(ctx, api.PublishAdd{Spec: spec, Port: a.Port}); err != nil {
+			return err
 		}
 	}
-	return out, nil
+	return nil
 }
 
 // readAddresses takes the port's addresses and the network's gateways from what the switch has answered.

@@ -2,11 +2,15 @@ package attach
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/model"
 )
 
 // A PortMapping is a published port as container runtimes describe it. Its JSON is that of CNI's capability portMappings.
@@ -16,6 +20,23 @@ type PortMapping struct {
 	Protocol      string `json:"protocol"` // tcp when empty
 	HostIP        string `json:"hostIP"`
 	Count         int    `json:"-"` // number of consecutive ports, on both sides; 0 means 1
+}
+
+// Mappings are the runtime's port mappings that the switch publishes, without those of IsDuplicate. The runtime of an ordinary user, such as
+// rootless podman, listens on the host's ports itself; that user's switch, which has only that user's sockets, cannot listen there as well.
+func (a *Attachment) Mappings(ctx context.Context) ([]PortMapping, error) {
+	if len(a.Publish) > 0 && api.InUserNamespace() {
+		if st, err := a.Switch.Status(ctx); err != nil || st.Uplink.Kind == model.KindSockets {
+			return nil, err
+		}
+	}
+	var list []PortMapping
+	for _, p := range a.Publish {
+		if p.HostPort != 0 && !p.IsDuplicate(a.Publish) {
+			list = append(list, p)
+		}
+	}
+	return list, nil
 }
 
 // IsDuplicate reports whether p is the IPv6 copy of an IPv4 mapping in list: runtimes may send both.

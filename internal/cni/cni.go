@@ -48,6 +48,7 @@ type conf struct {
 	Tenant   string `json:"tenant"`
 
 	Policies   api.Words `json:"policies"`   // of the container's port
+	Publish    api.Words `json:"publish"`    // ports to publish, besides those of the runtime
 	Domain     string    `json:"domain"`     // of the network's names
 	DNSServers api.Words `json:"dnsServers"` // for names of others
 
@@ -169,7 +170,7 @@ func (c *conf) attachmentOf(args *skel.CmdArgs) *attach.Attachment {
 		Switch: attach.Client(c.Socket), Netns: args.Netns, Ifname: args.IfName, ID: args.ContainerID, Port: portName("cni", c.Name, args.ContainerID, args.IfName), MTU: c.MTU,
 		Network: api.NetworkAdd{Name: c.Network, Subnet: c.Subnet, Gateway: c.Gateway, Subnet6: c.Subnet6, Gateway6: c.Gateway6, NAT6: c.NAT6, In6: c.In6, RA: c.RA, NDProxy: c.NDProxy, MTU: c.MTU, Internal: c.Internal, Isolated: c.Isolated, Domain: c.Domain, DNSServers: c.DNSServers},
 		Aliases: c.RuntimeConfig.Aliases[c.Name], Policies: c.Policies,
-		MAC: c.RuntimeConfig.MAC, Tenant: c.Tenant, Publish: c.RuntimeConfig.PortMappings, Set: c.RuntimeConfig.Bandwidth.settings(),
+		MAC: c.RuntimeConfig.MAC, Tenant: c.Tenant, Publish: c.RuntimeConfig.PortMappings, Ports: c.Publish, Set: c.RuntimeConfig.Bandwidth.settings(),
 	}
 }
 
@@ -414,11 +415,15 @@ func checkPublished(ctx context.Context, a *attach.Attachment) error {
 	if err != nil {
 		return err
 	}
-	for _, m := range a.Publish {
+	mappings, err := a.Mappings(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range mappings {
 		is := func(p api.Publish) bool {
 			return p.Port == a.Port && p.HostPort == m.HostPort && p.ContainerPort == m.ContainerPort && p.Protocol == m.Proto()
 		}
-		if m.HostPort != 0 && !m.IsDuplicate(a.Publish) && !slices.ContainsFunc(list, is) {
+		if !slices.ContainsFunc(list, is) {
 			return types.NewError(types.ErrInternal, fmt.Sprintf("port %d/%s of the host no longer leads to the container's port %d", m.HostPort, m.Proto(), m.ContainerPort), "")
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -58,6 +59,11 @@ func TestAttachmentOf(t *testing.T) {
 	}
 	if !strings.HasPrefix(a.Port, prefixOf("cni", "pods")) || !strings.Contains(a.Port, "0123456789ab") || len(a.Port) > 63 {
 		t.Errorf("port %q", a.Port)
+	}
+	for _, text := range []string{`"8080:80, 53:53/udp"`, `["8080:80", "53:53/udp"]`} {
+		if got := configured(t, `{"name":"pods","publish":`+text+`}`).attachmentOf(&skel.CmdArgs{}).Ports.List(); !slices.Equal(got, []string{"8080:80", "53:53/udp"}) {
+			t.Errorf("publish %s: %q", text, got)
+		}
 	}
 	same := c.attachmentOf(&skel.CmdArgs{ContainerID: "0123456789abcdef", IfName: "eth0"}).Port
 	other := c.attachmentOf(&skel.CmdArgs{ContainerID: "0123456789abcdef", IfName: "eth1"}).Port
@@ -138,7 +144,7 @@ func TestExplain(t *testing.T) {
 }
 
 func TestNetavarkAttachment(t *testing.T) {
-	const text = `{"container_id":"0123456789abcdef","network":{"name":"pods","id":"77","subnets":[{"subnet":"10.89.0.0/24","gateway":"10.89.0.1"}],"options":{"mtu":"1400","isolated":"false","socket":"/s"}},
+	const text = `{"container_id":"0123456789abcdef","network":{"name":"pods","id":"77","subnets":[{"subnet":"10.89.0.0/24","gateway":"10.89.0.1"}],"options":{"mtu":"1400","publish":"8443:443","isolated":"false","socket":"/s"}},
 		"port_mappings":[{"container_port":80,"host_ip":"","host_port":8080,"protocol":"tcp","range":3}],"network_options":{"interface_name":"eth0","static_ips":["10.89.0.7"],"static_mac":"02:00:00:00:00:07"}}`
 	read := func(text string) (*attach.Attachment, error) {
 		var q netavarkCall
@@ -153,6 +159,9 @@ func TestNetavarkAttachment(t *testing.T) {
 	}
 	if a.Network != (api.NetworkAdd{Name: "pods", Subnet: "10.89.0.0/24", Gateway: "10.89.0.1", MTU: 1400}) || a.IP != "10.89.0.7" || a.MAC != "02:00:00:00:00:07" {
 		t.Errorf("%+v", a)
+	}
+	if a.Ports != "8443:443" {
+		t.Errorf("option publish: %q", a.Ports)
 	}
 	if spec, err := a.Publish[0].Spec(); spec != "8080-8082:80/tcp" || err != nil {
 		t.Errorf("%s, %v", spec, err)

@@ -65,7 +65,7 @@ func (q *netavarkCall) attachment(netns string) (*attach.Attachment, error) {
 	a := &attach.Attachment{
 		Switch: attach.Client(q.Network.Options["socket"]), Network: n, Netns: netns, Ifname: q.NetworkOptions.InterfaceName, MAC: q.NetworkOptions.StaticMAC,
 		Port: portName("podman", q.Network.ID, q.ContainerID, q.NetworkOptions.InterfaceName), ID: q.ContainerID, Tenant: q.Network.Options["tenant"],
-		Policies: api.Words(q.Network.Options["policy"]), Aliases: append([]string{q.ContainerName}, q.NetworkOptions.Aliases...),
+		Policies: api.Words(q.Network.Options["policy"]), Ports: api.Words(q.Network.Options["publish"]), Aliases: append([]string{q.ContainerName}, q.NetworkOptions.Aliases...),
 	}
 	if err := takeAddresses(a, q.NetworkOptions.StaticIPs); err != nil {
 		return nil, err
@@ -98,7 +98,7 @@ func (n *netavarkNetwork) settle() (api.NetworkAdd, error) {
 	for k, v := range n.Options {
 		var err error
 		switch k {
-		case "socket", "tenant", "policy":
+		case "socket", "tenant", "policy", "publish":
 		case "mtu":
 			out.MTU, err = strconv.Atoi(v)
 		case "isolated":
@@ -120,7 +120,7 @@ func (n *netavarkNetwork) settle() (api.NetworkAdd, error) {
 				err = errors.New("empty")
 			}
 		default:
-			return api.NetworkAdd{}, fmt.Errorf("option %q does not exist; the options are dns-servers, domain, in6, isolated, mtu, nat6, nd-proxy, policy, protocols, ra, socket, tenant", k)
+			return api.NetworkAdd{}, fmt.Errorf("option %q does not exist; the options are dns-servers, domain, in6, isolated, mtu, nat6, nd-proxy, policy, protocols, publish, ra, socket, tenant", k)
 		}
 		if err != nil {
 			return api.NetworkAdd{}, fmt.Errorf("option %s=%s: the value is not valid for this option", k, v)

@@ -10,18 +10,23 @@ import (
 
 var fences = regexp.MustCompile("(?ms)^```(\\w+ \\w+)\n(.*?)^```")
 
-// fencesOf returns the commands in the fences of a kind on a page in docs, and the lines that their output must contain.
+// fencesOf returns the commands in the fences of a kind on a page in docs, and the lines that their output must contain: those of the fences
+// "text expect" behind them.
 func fencesOf(t *testing.T, page, kind string) (script string, expect []string) {
 	t.Helper()
 	raw, err := os.ReadFile("../../docs/" + page)
 	if err != nil {
 		t.Fatal(err)
 	}
+	last := ""
 	for _, m := range fences.FindAllStringSubmatch(string(raw), -1) {
-		switch m[1] {
-		case kind:
+		if strings.HasPrefix(m[1], "sh ") {
+			last = m[1]
+		}
+		switch {
+		case m[1] == kind:
 			script += m[2]
-		case "text expect":
+		case m[1] == "text expect" && last == kind:
 			for line := range strings.Lines(m[2]) {
 				expect = append(expect, strings.TrimRight(line, "\n"))
 			}

@@ -19,12 +19,15 @@ import (
 // A user is an ordinary user of the bed's host: uid 65534, without any capability, with /dev/net/tun as systems have it.
 type user struct {
 	*Bed
-	dir string // has the command, and is the user's $XDG_RUNTIME_DIR
+	dir    string // has the command, and the user's $XDG_RUNTIME_DIR
+	env    string // added to the environment
+	mounts string // commands of root that mount files of the user's machine
+	setuid bool   // programs with the bit setuid have root's rights
 }
 
 func newUser(b *Bed) *user {
 	Need(b.t, "setpriv", "unshare")
-	u := &user{b, copyForAll(b.t)}
+	u := &user{Bed: b, dir: copyForAll(b.t)}
 	run := filepath.Join(u.dir, "run")
 	for _, err := range []error{
 		os.Mkdir(run, 0o700), os.Chown(run, 65534, 65534),
@@ -40,8 +43,12 @@ func newUser(b *Bed) *user {
 
 // command returns a shell command of the user.
 func (u *user) command(line string) string {
-	return fmt.Sprintf("exec unshare -m sh -c 'mount --bind %[1]s/tun /dev/net/tun && exec setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps=-all --bounding-set=-all "+
-		"env XDG_RUNTIME_DIR=%[1]s/run HOME=%[1]s/run PATH=%[1]s:$PATH sh -c \"$1\"' - %[2]s", u.dir, quoted(line))
+	bounds := "--bounding-set=-all"
+	if u.setuid {
+		bounds = ""
+	}
+	return fmt.Sprintf("exec unshare -m sh -c 'mount --bind %[1]s/tun /dev/net/tun && %[3]s exec setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps=-all %[4]s "+
+		"env XDG_RUNTIME_DIR=%[1]s/run HOME=%[1]s/run PATH=%[1]s:$PATH %[5]s sh -c \"$1\"' - %[2]s", u.dir, quoted(line), u.mounts, bounds, u.env)
 }
 
 func (u *user) try(line string) (string, error) { return u.TrySh("host", u.command(line)) }
@@ -248,4 +255,59 @@ func TestRootlessPage(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	contains(t, out, expect...)
+}
+
+// TestPodmanRootless tests Debian's podman 4.3 of an ordinary user, with that user's switch. It runs the commands of docs/podman.md.
+func TestPodmanRootless(t *testing.T) {
+	Need(t, "podman", "runc", "busybox", "curl", "newuidmap", "slirp4netns")
+	b := NewHost(t)
+	u := newUser(b)
+	image := filepath.Join(u.dir, "image")
+	b.local("sh", "-c", busyboxImage, image)
+	for name, text := range map[string]string{
+		"subid": "65534:200000:65536\n",
+		"containers.conf": `[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+[network]
+network_backend = "cni"
+cni_plugin_dirs = ["` + u.dir + `"]
+`,
+	} {
+		if err := os.WriteFile(filepath.Join(u.dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	u.setuid = true // newuidmap
+	u.mounts = fmt.Sprintf("mount --bind %[1]s/subid /etc/subuid && mount --bind %[1]s/subid /etc/subgid &&", u.dir)
+	u.env = fmt.Sprintf("CONTAINERS_CONF=%s/containers.conf STORAGE_DRIVER=vfs", u.dir)
+	u.run("")
+	t.Cleanup(func() {
+		_, _ = u.try("podman rm -f -t 0 --all; kill $(cat $XDG_RUNTIME_DIR/libpod/tmp/pause.pid); podman unshare rm -rf $HOME/.local $HOME/.config; kill $(cat $XDG_RUNTIME_DIR/libpod/tmp/pause.pid)")
+		unmountBelow(u.dir)
+	})
+	u.sh("podman import " + image + ".tar busybox")
+
+	script, expect := fencesOf(t, "podman.md", "sh user")
+	contains(t, u.sh("set -e\n"+script), expect...)
+	b.Eventually("the port of net2 answers", func() bool {
+		out, err := b.TrySh("out", "curl -sS -m 5 http://10.1.0.1:8081/cgi-bin/who")
+		return err == nil && strings.Contains(out, "you are 10.1.0.2")
+	})
+	contains(t, b.Sh("out", "curl -sS -m 20 http://10.1.0.1:8080/cgi-bin/who"), "you are 10.50.0.2")
+	contains(t, u.sh("podman exec web sh -c 'ping -c 1 -W 5 10.50.0.1; nslookup own' || true"), "64 bytes from 10.50.0.1")
+	u.sh("podman stop -t 0 web; podman start web")
+	contains(t, b.CLI("port", "ls"), "10.50.0.", "10.51.0.2/24")
+	u.sh("podman rm -f -t 0 --all")
+	var ports []api.Port
+	if b.JSON(&ports, "port", "ls"); len(ports) != 1 {
+		t.Errorf("left: %+v", ports)
+	}
+	if out, err := b.TrySh("out", "curl -sS -m 5 http://10.1.0.1:8081/"); err == nil {
+		t.Errorf("a port of a container that has gone: %s", out)
+	}
+	b.Balanced()
 }

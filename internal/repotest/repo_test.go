@@ -96,7 +96,7 @@ var imports = map[string][]string{
 		"internal/model", "internal/gateway", "internal/rights", "internal/uplink", "internal/web", "nat", "router", "switch", "tap", "github.com/prometheus/client_golang", "golang.org/x/sys"},
 
 	// Clients of the control API, and the command.
-	"internal/attach": {"cmd/uvswitch/api", "internal/frame", "internal/link", "internal/netns", "tap"},
+	"internal/attach": {"cmd/uvswitch/api", "internal/frame", "internal/link", "internal/model", "internal/netns", "tap"},
 	"internal/cni":    {"cmd/uvswitch/api", "internal/attach", "internal/link", "internal/netns", "github.com/containernetworking/cni"},
 	"internal/docker": {"internal/statefile", "cmd/uvswitch/api", "internal/attach", "internal/frame", "internal/link", "internal/netns", "internal/tapmaker"},
 	"internal/doctor": {"cmd/uvswitch/api", "internal/userns", "internal/frame", "internal/usedports", "internal/model", "internal/netns", "internal/rights", "internal/uplink", "tap", "github.com/vishvananda/netlink", "golang.org/x/sys"},

@@ -341,7 +341,12 @@ func (w Words) List() []string {
 	return strings.FieldsFunc(string(w), func(r rune) bool { return r == ',' || r == ' ' })
 }
 
-// UnmarshalYAML takes both forms.
+// UnmarshalJSON takes a text and a list.
+func (w *Words) UnmarshalJSON(text []byte) error {
+	return w.UnmarshalYAML(func(to any) error { return json.Unmarshal(text, to) })
+}
+
+// UnmarshalYAML takes a text and a list.
 func (w *Words) UnmarshalYAML(decode func(any) error) error {
 	var list []string
 	if decode(&list) != nil {

@@ -25,7 +25,7 @@ func Socket() string {
 // it is /run/user/UID/uvswitch, or /tmp/uvswitch-UID. It is empty for root. Root of a user namespace is an ordinary user.
 func UserFolder() string {
 	uid := os.Geteuid()
-	if uid == 0 && !inUserNamespace() {
+	if uid == 0 && !InUserNamespace() {
 		return ""
 	}
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
@@ -42,9 +42,9 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// inUserNamespace reports whether this process is in a user namespace other than the first one, which maps all users to themselves
+// InUserNamespace reports whether this process is in a user namespace other than the first one, which maps all users to themselves
 // (user_namespaces(7)).
-func inUserNamespace() bool {
+func InUserNamespace() bool {
 	text, err := os.ReadFile("/proc/self/uid_map")
 	return err == nil && strings.Join(strings.Fields(string(text)), " ") != "0 0 4294967295"
 }
