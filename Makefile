@@ -18,7 +18,7 @@ BUILD     = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto
 FUZZERS   = internal/frame:FuzzParse:250000 nat:FuzzNAT:250000 router:FuzzPunted:120000 internal/simnet:FuzzDataplane:6000 internal/simnet:FuzzHistory:2500 internal/config:FuzzParse:80000 \
             internal/filter:FuzzCompile:180000 internal/capture:FuzzReader:200000 internal/apiserver:FuzzBody:140000 internal/explain:FuzzSpec:130000 internal/docker:FuzzDocker:4000 internal/dns:FuzzAsk:200000 internal/dns:FuzzQuick:200000 internal/dnstcp:FuzzParse:200000 internal/dhcp:FuzzAnswer:300000 internal/policy:FuzzRule:200000
 
-.PHONY: bench-scale docs man packages release vulncheck screenshots compliance compliance-check build install test test-all test-containers unit race fuzz e2e e2e-all bench bench-micro lint demo check deps clean bench-quick bench-hostile bench-deps pgo
+.PHONY: bench-scale docs man packages release vulncheck screenshots compliance compliance-check build install test test-all test-containers unit race fuzz e2e e2e-all bench bench-micro lint demo check deps clean bench-quick bench-hostile bench-rootless bench-deps bench-pasta pgo
 
 # Build the static command bin/uvswitch.
 build:
@@ -133,6 +133,14 @@ bench-quick: deps build
 	$(GO) run ./bench -quick
 
 # Install the systems to compare with: Debian packages, and gvisor-tap-vsock, built in bin/peers. Needs root.
+# uvswitch of an ordinary user beside what else such a user has; with bench-pasta, also beside a pasta of today.
+bench-rootless: deps build
+	$(GO) run ./bench -rootless
+
+bench-pasta: deps
+	mkdir -p bin/peers && d=$$(mktemp -d) && git clone -q --depth 1 https://passt.top/passt $$d && $(MAKE) -C $$d && \
+		cp $$d/passt bin/peers/pasta && if [ -e $$d/passt.avx2 ]; then cp $$d/passt.avx2 bin/peers/pasta.avx2; fi; s=$$?; rm -rf $$d; exit $$s
+
 bench-deps: deps
 	@command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] || { echo "bench-deps installs Debian packages, as root; elsewhere install $(PEERS) yourself"; exit 1; }
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PEERS) >/dev/null

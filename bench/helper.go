@@ -32,6 +32,10 @@ func helper(args []string) error {
 		return greet(args[1])
 	case args[0] == "connect" && len(args) == 3:
 		return connect(args[1], args[2])
+	case args[0] == "keep" && len(args) == 2:
+		return keep(args[1])
+	case args[0] == "idle" && len(args) == 3:
+		return beIdle(args[1], args[2])
 	case args[0] == "spray" && len(args) == 2:
 		return spray(args[1])
 	case args[0] == "flood" && len(args) == 6:

@@ -24,6 +24,7 @@ type options struct {
 	args            []string
 	memory, micro   bool
 	hostile, scale  bool
+	rootless        bool
 	flooders        string
 	nice            int
 }
@@ -51,6 +52,7 @@ func main() {
 	flag.BoolVar(&o.micro, "micro", true, "measure the cost of a frame against numbers of flows and ports")
 	flag.BoolVar(&o.hostile, "hostile", false, "measure only what a container keeps beside floods of its neighbor (hostile.go)")
 	flag.BoolVar(&o.scale, "scale", false, "measure only new connections beside many containers, flows and published ports, and how fast ports are added (scale.go)")
+	flag.BoolVar(&o.rootless, "rootless", false, "measure only uvswitch of an ordinary user, beside pasta, slirp4netns and gvisor-tap-vsock (rootless.go)")
 	flag.StringVar(&o.flooders, "flooders", "1,4,17", "with -hostile: how many containers flood at the same time")
 	flag.IntVar(&o.nice, "nice", 0, "nice value of uvswitch; -5 in its systemd unit")
 	flag.Parse()
@@ -88,6 +90,9 @@ func run(ctx context.Context, o options) (err error) {
 	if o.scale {
 		return runScale(ctx, o)
 	}
+	if o.rootless {
+		o.memory, o.micro = false, false
+	}
 	report := newReport(o)
 	systems, err := start(ctx, o, report)
 	defer func() {
@@ -123,6 +128,11 @@ func run(ctx context.Context, o options) (err error) {
 			return fmt.Errorf("memory: %w", err)
 		}
 	}
+	if o.rootless {
+		if report.Idle, err = idle(ctx, o); err != nil {
+			return fmt.Errorf("memory with idle connections: %w", err)
+		}
+	}
 	if o.micro {
 		fmt.Fprintln(os.Stderr, "the cost of a frame against numbers of flows and ports")
 		report.Micro = micro()
@@ -138,6 +148,7 @@ func run(ctx context.Context, o options) (err error) {
 // report; if it is uvswitch, start returns an error.
 func start(ctx context.Context, o options, r *report) (up []*system, err error) {
 	for _, s := range all(o) {
+		s.ways = o.ways
 		if !selects(o.only, s.name, systemNames) {
 			continue
 		}

@@ -21,15 +21,16 @@ import (
 // 2001:db8:1::1, fd00:bb::2 and fd00:bb::3.
 type direction struct {
 	name, title, client, server, address string
+	reverse                              bool // the server sends
 }
 
 var directions = []*direction{
-	{"L2", "Between two containers", "c1", "c2", "172.29.0.3"},
-	{"out", "Out through NAT", "c1", "out", "10.1.0.2"},
-	{"in", "In to a published port", "out", "c1", "10.1.0.1"},
-	{"L2 IPv6", "Between two containers, IPv6", "c1", "c2", "fd00:bb::3"},
-	{"out IPv6", "Out through NAT, IPv6", "c1", "out", "2001:db8:1::2"},
-	{"in IPv6", "In to a published port, IPv6", "out", "c1", "2001:db8:1::1"},
+	{"L2", "Between two containers", "c1", "c2", "172.29.0.3", false},
+	{"out", "Out through NAT", "c1", "out", "10.1.0.2", false},
+	{"in", "In to a published port", "out", "c1", "10.1.0.1", false},
+	{"L2 IPv6", "Between two containers, IPv6", "c1", "c2", "fd00:bb::3", false},
+	{"out IPv6", "Out through NAT, IPv6", "c1", "out", "2001:db8:1::2", false},
+	{"in IPv6", "In to a published port, IPv6", "out", "c1", "2001:db8:1::1", false},
 }
 
 // A metric is a quantity that is measured in a direction.
@@ -39,20 +40,22 @@ type metric struct {
 	lower  bool // lower values are better
 	format func(float64) string
 	run    func(ctx context.Context, s *system, d *direction, o options) (sample, error)
+
+	reversible bool // it can be measured in a direction whose server sends
 }
 
 var metrics = []*metric{
-	{"TCP, 1 stream", "Gbit/s", false, gbit, tcp(1)},
-	{"TCP, 4 streams", "Gbit/s", false, gbit, tcp(4)},
-	{"UDP, 64 bytes", "received/s", false, func(v float64) string { return fmt.Sprintf("%.0f k/s", v/1e3) }, udp},
-	{"TCP request/response", "us, median", true, micros, requestResponse(0.5, 0)},
-	{"request/response, p99", "us", true, micros, requestResponse(0.99, 0)},
-	{"request/response, p99.9", "us", true, micros, requestResponse(0.999, 0)},
-	{"request/response, p99, loaded", "us", true, micros, requestResponse(0.99, loadRate)},
-	{"request/response, p99.9, loaded", "us", true, micros, requestResponse(0.999, loadRate)},
-	{"TCP, 1 stream, one CPU for all", "Gbit/s", false, gbit, onOneCPU(tcp(1))},
-	{"CPU at a fixed rate", "us per datagram", true, micros, fixedRate},
-	{"new TCP connections", "per second", false, perSecond, newConnections},
+	{name: "TCP, 1 stream", unit: "Gbit/s", format: gbit, run: tcp(1)},
+	{name: "TCP, 4 streams", unit: "Gbit/s", format: gbit, run: tcp(4)},
+	{name: "UDP, 64 bytes", unit: "received/s", format: func(v float64) string { return fmt.Sprintf("%.0f k/s", v/1e3) }, run: udp},
+	{name: "TCP request/response", unit: "us, median", lower: true, format: micros, run: requestResponse(0.5, 0)},
+	{name: "request/response, p99", unit: "us", lower: true, format: micros, run: requestResponse(0.99, 0)},
+	{name: "request/response, p99.9", unit: "us", lower: true, format: micros, run: requestResponse(0.999, 0)},
+	{name: "request/response, p99, loaded", unit: "us", lower: true, format: micros, run: requestResponse(0.99, loadRate)},
+	{name: "request/response, p99.9, loaded", unit: "us", lower: true, format: micros, run: requestResponse(0.999, loadRate)},
+	{name: "TCP, 1 stream, one CPU for all", unit: "Gbit/s", format: gbit, run: onOneCPU(tcp(1))},
+	{name: "CPU at a fixed rate", unit: "us per datagram", lower: true, format: micros, run: fixedRate},
+	{name: "new TCP connections", unit: "per second", format: perSecond, run: newConnections},
 }
 
 const loadRate = 20000 // datagrams of 64 bytes in a second, beside requests
@@ -93,7 +96,7 @@ func plan(systems []*system, only string) (steps []step) {
 	for _, d := range directions {
 		for _, m := range metrics {
 			for _, s := range systems {
-				if slices.Contains(s.directions, d.name) && selects(only, d.name, ds) && selects(only, m.name, ms) {
+				if slices.Contains(s.directions, d.name) && (m.reversible || !d.reverse) && selects(only, d.name, ds) && selects(only, m.name, ms) {
 					steps = append(steps, step{s, d, m})
 				}
 			}
@@ -160,6 +163,9 @@ func (s *system) whileServing(ctx context.Context, part string, server []string,
 }
 
 func iperfClient(ctx context.Context, s *system, d *direction, args []string) (v iperfResult, err error) {
+	if d.reverse {
+		args = append(args, "-R")
+	}
 	out, err := s.command(ctx, d.client, append([]string{"iperf3", "-J", "-c", d.address}, args...)...).Output()
 	if e := json.Unmarshal(out, &v); e != nil && err == nil {
 		err = fmt.Errorf("its answer: %w", e)

@@ -83,14 +83,16 @@ func vdeUp(ctx context.Context, s *system) error {
 	return nil
 }
 
-// pastaUp starts pasta, which gives c1 a device with pasta's largest MTU and forwards port 5201.
-func pastaUp(ctx context.Context, s *system) error {
-	err := s.daemon("host", "", nil, "pasta", "--foreground", "--runas", "0", "--config-net", "--mtu", "65520", "-4", "--ns-ifname", "eth0",
-		"--pid", s.dir+"/pid", "-t", "5201", "-u", "5201", "-T", "none", "-U", "none", "--no-map-gw", "--netns", s.path("c1"))
-	if err != nil {
-		return err
+// pastaUp starts a pasta, which gives c1 a device with pasta's largest MTU and forwards port 5201.
+func pastaUp(pasta string) func(context.Context, *system) error {
+	return func(ctx context.Context, s *system) error {
+		err := s.daemon("host", "", nil, pasta, "--foreground", "--runas", "0", "--config-net", "--mtu", "65520", "-4", "--ns-ifname", "eth0",
+			"--pid", s.dir+"/pid", "-t", "5201", "-u", "5201", "-T", "none", "-U", "none", "--no-map-gw", "--netns", s.path("c1"))
+		if err != nil {
+			return err
+		}
+		return awaitFile(ctx, s.dir+"/pid")
 	}
-	return awaitFile(ctx, s.dir+"/pid")
 }
 
 // slirpUp starts slirp4netns, which gives c1 a device with MTU 65520. Port 5201 is forwarded through its API.

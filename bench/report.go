@@ -37,6 +37,7 @@ type report struct {
 	Skipped    map[string]string `json:"skipped,omitempty"`
 	Series     []*series         `json:"series"`
 	Memory     *memoryUse        `json:"memory,omitempty"`
+	Idle       *idleUse          `json:"idle,omitempty"`
 	Micro      *microResult      `json:"micro,omitempty"`
 }
 
@@ -247,6 +248,9 @@ func (r *report) figureRow(w io.Writer, d string, m *metric, name string) {
 func (r *report) rest(w io.Writer) {
 	if m := r.Memory; m != nil {
 		fmt.Fprintf(w, "\n### Memory\n\nResident without the program itself: %.1f MiB at rest, and %.1f MiB with %d flows of %d wanted.\n", mib(m.AtRest), mib(m.WithFlows), m.Flows, m.FlowsWanted)
+	}
+	if u := r.Idle; u != nil {
+		fmt.Fprintf(w, "\n### Memory\n\nResident without the program itself: %.1f MiB at rest, and %.1f MiB with %d idle connections.\n", mib(u.AtRest), mib(u.With), u.Connections)
 	}
 	if m := r.Micro; m != nil {
 		m.table(w)

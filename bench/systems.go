@@ -45,6 +45,9 @@ var systemNames = []string{"kernel", uvswitchName, busyName, "limit", "ovs-inter
 
 // all returns all systems, in the order of the tables.
 func all(o options) []*system {
+	if o.rootless {
+		return rootless(o)
+	}
 	natted, both := []string{"out", "in"}, []string{"L2", "out", "in", "L2 IPv6", "out IPv6", "in IPv6"}
 	busy := o
 	busy.args = append(slices.Clone(o.args), "--busy-poll", "50us")
@@ -56,12 +59,9 @@ func all(o options) []*system {
 		{name: "ovs-internal", directions: []string{"L2"}, tools: []string{"ovs-vswitchd", "ovsdb-server", "ovsdb-tool", "ovs-vsctl"}, up: ovsUp(true), version: []string{"ovs-vswitchd", "--version"}},
 		{name: "ovs-veth", directions: []string{"L2"}, tools: []string{"ovs-vswitchd", "ovsdb-server", "ovsdb-tool", "ovs-vsctl"}, up: ovsUp(false), version: []string{"ovs-vswitchd", "--version"}},
 		{name: "vde", directions: []string{"L2"}, tools: []string{"vde_switch", "vde_plug2tap"}, up: vdeUp, version: []string{"dpkg-query", "-W", "-f", "${Version}", "vde2"}},
-		{name: "pasta", directions: natted, tools: []string{"pasta"}, up: pastaUp, version: []string{"dpkg-query", "-W", "-f", "${Version}", "passt"}},
+		{name: "pasta", directions: natted, tools: []string{"pasta"}, up: pastaUp("pasta"), version: []string{"dpkg-query", "-W", "-f", "${Version}", "passt"}},
 		{name: "slirp4netns", directions: natted, tools: []string{"slirp4netns"}, up: slirpUp, version: []string{"slirp4netns", "--version"}},
 		{name: "gvisor-tap-vsock", directions: natted, tools: []string{gvproxyPath()}, up: gvisorUp, version: []string{gvproxyPath(), "--version"}},
-	}
-	for _, s := range systems {
-		s.ways = o.ways
 	}
 	return systems
 }
