@@ -22,7 +22,7 @@ type point struct {
 }
 
 type pointKey struct {
-	inside frame.Addr6 // of a published one: the unspecified address of its family
+	inside frame.Addr6 // of a published one: the host's address that it is bound to, or the unspecified one
 	port   uint16      // or the identifier
 	kind   uint8
 }
@@ -54,8 +54,7 @@ func (e *Engine) writeUDP(f *frame.Frame, k key) frame.Reason {
 	}
 	i, ok := e.pointKeys[pointKey{k.in, k.inPort, pointUDP}]
 	if !ok {
-		i, ok = e.pointKeys[pointKey{anyOf(k.in), k.inPort, pointPublished}]
-		ok = ok && e.isHost(k.in)
+		i, ok = e.published(&k)
 	}
 	if !ok {
 		var why frame.Reason
@@ -70,6 +69,22 @@ func (e *Engine) writeUDP(f *frame.Frame, k key) frame.Reason {
 		payload = payload[:n]
 	}
 	return e.send(i, f, &k, payload[frame.UDPLen:], size)
+}
+
+// published is the socket of a published port that an answer belongs to.
+func (e *Engine) published(k *key) (int32, bool) {
+	if !e.isHost(k.in) {
+		return 0, false
+	}
+	at := k.in
+	if k.out == e.mapped(is4(k.out)) {
+		at = e.local[localKey{k.outPort, is4(k.out)}].in
+	}
+	i, ok := e.pointKeys[pointKey{at, k.inPort, pointPublished}]
+	if !ok {
+		i, ok = e.pointKeys[pointKey{anyOf(k.in), k.inPort, pointPublished}]
+	}
+	return i, ok
 }
 
 // writePing takes an ICMP message from a container. Questions leave by ping sockets; nothing else can.
@@ -161,7 +176,9 @@ func (e *Engine) endPoint(i int32) {
 	p := &e.points[i]
 	unix.Close(int(p.fd))
 	p.fd = -1
-	delete(e.pointKeys, p.key)
+	if e.pointKeys[p.key] == i {
+		delete(e.pointKeys, p.key)
+	}
 	if p.key.kind != pointPublished {
 		e.giveBack(p.key.inside)
 	}
@@ -268,7 +285,7 @@ func (e *Engine) send(i int32, f *frame.Frame, k *key, payload []byte, size int)
 		m.Control = &c.b[0]
 		m.SetControllen(c.n)
 	}
-	for range 3 { // the error of an earlier datagram is told first, and once
+	for try := range 3 { // the error of an earlier datagram is told first, and once
 		_, _, errno := syscall.RawSyscall(unix.SYS_SENDMSG, uintptr(p.fd), uintptr(unsafe.Pointer(&m)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		switch errno {
 		case 0:
@@ -278,7 +295,7 @@ func (e *Engine) send(i int32, f *frame.Frame, k *key, payload []byte, size int)
 		case unix.EMSGSIZE:
 			return frame.ExceedsMTU
 		}
-		if code, ok := unreachable(errno); ok {
+		if code, ok := unreachable(errno); ok && try == 2 {
 			e.tellSender(f, k, code)
 			return frame.ConnectUnreachable
 		}
@@ -361,6 +378,9 @@ func (e *Engine) receive(p *point, b []byte) (size int, more bool) {
 		return e.putPing(b, &k, at, int(n)), true
 	}
 	if real := k; p.key.kind == pointPublished && e.hideLocal(&k) {
+		if k.in.IsZero() || k.in == map4(0) { // the host has no address that could stand for its loopback
+			return 0, true
+		}
 		if len(e.local) >= maxLocal {
 			clear(e.local)
 		}

@@ -56,8 +56,11 @@ type Engine struct {
 	counts   map[frame.Addr6]int32
 	sockets  atomic.Int32 // in use
 	control  controls
-	ready    queue // flows that may have something to send to their container
-	readable queue // points
+	ident    uint16 // of the last packet that may be cut
+	reads    uint8  // since the last look at the sockets
+	waiting  bool   // a door has connections that could not be accepted
+	ready    queue  // flows that may have something to send to their container
+	readable queue  // points
 	pieces   pieces
 	events   [64]unix.EpollEvent
 	thrown   []byte // see peek
@@ -136,9 +139,19 @@ func (e *Engine) Write(f *frame.Frame) frame.Reason {
 // Read implements frame.Conn: it makes the next frame for a container.
 func (e *Engine) Read(b []byte) (int, error) {
 	e.now = e.o.Clock()
+	if e.reads++; e.reads >= mostReads { // what always has something to send does not keep the others waiting
+		if _, err := e.look(); err != nil {
+			return 0, err
+		}
+	}
 	for {
 		if n := e.control.next(b); n > 0 {
 			return n, nil
+		}
+		if e.reads%2 == 0 {
+			if n := e.nextDatagram(b); n > 0 {
+				return n, nil
+			}
 		}
 		if n := e.nextSegment(b); n > 0 {
 			return n, nil
@@ -149,17 +162,26 @@ func (e *Engine) Read(b []byte) (int, error) {
 		if e.HasFrames() || !e.readable.isEmpty() {
 			continue
 		}
-		n, err := e.sys.wait(e.events[:])
-		if err != nil {
+		if n, err := e.look(); n == 0 {
 			return 0, err
 		}
-		if n == 0 {
-			return 0, nil
-		}
-		for i := range e.events[:n] {
-			e.happened(&e.events[i])
-		}
 	}
+}
+
+// mostReads is how many frames are read without a look at the sockets.
+const mostReads = 64
+
+// look does what the kernel tells of the sockets, and returns how much it was.
+func (e *Engine) look() (int, error) {
+	e.reads = 0
+	n, err := e.sys.wait(e.events[:])
+	if err != nil {
+		return 0, err
+	}
+	for i := range e.events[:n] {
+		e.happened(&e.events[i])
+	}
+	return n, nil
 }
 
 // What a descriptor in the epoll is: the upper byte of an event's Pad. The rest is the generation of a flow or a point, so that an event about a

@@ -89,7 +89,13 @@ func (e *Engine) putHeaders(b []byte, k *key, proto uint8, n int) (pseudo uint16
 	}
 	binary.BigEndian.PutUint16(eth[12:], frame.TypeIPv4)
 	clear(ip[:frame.IPv4Len])
-	ip[0], ip[6], ip[8], ip[9] = 0x45, 0x40, defaultTTL, proto // the packet must not be cut on its way
+	ip[0], ip[8], ip[9] = 0x45, defaultTTL, proto
+	if proto == frame.TCP {
+		ip[6] = 0x40 // the packet must not be cut on its way
+	} else { // the router cuts a datagram that is larger than the port's MTU
+		e.ident++
+		binary.BigEndian.PutUint16(ip[4:], e.ident)
+	}
 	binary.BigEndian.PutUint16(ip[2:], uint16(frame.IPv4Len+n))
 	binary.BigEndian.PutUint32(ip[12:], uint32(k.out.Lo))
 	binary.BigEndian.PutUint32(ip[16:], uint32(k.in.Lo))
@@ -124,9 +130,11 @@ type controls struct {
 	first, n int
 }
 
+func (c *controls) isFull() bool { return c.n == len(c.frames) }
+
 // slot returns the room for another frame; nil if there is none. Its size is said by commit.
 func (c *controls) slot() []byte {
-	if c.n == len(c.frames) {
+	if c.isFull() {
 		return nil
 	}
 	return c.frames[(c.first+c.n)%len(c.frames)].b[:]

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -22,13 +23,14 @@ var ErrLowPort = errors.New("the port needs root, by net.ipv4.ip_unprivileged_po
 type Listening struct {
 	engine *Engine
 	udp    bool
+	addr   netip.Addr
 	port   uint16
-	fds    []int
+	fds    []int // of the doors or points, which do not close them
 }
 
 // Listen opens a port of the host: at one address, or at all if addr is unspecified. It may be called by any goroutine.
 func (e *Engine) Listen(proto uint8, addr netip.Addr, port uint16) (*Listening, error) {
-	l := &Listening{engine: e, udp: proto == frame.UDP, port: port}
+	l := &Listening{engine: e, udp: proto == frame.UDP, addr: addr, port: port}
 	list := []netip.Addr{addr}
 	if addr.IsUnspecified() {
 		list = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
@@ -95,13 +97,15 @@ func (l *Listening) enter() {
 				continue
 			}
 			a, _ := endpoint(sa)
-			if _, err := e.addPoint(fd, pointKey{anyOf(a), l.port, pointPublished}); err != nil {
-				unix.Close(fd)
-			}
+			_, _ = e.addPoint(fd, pointKey{a, l.port, pointPublished}) // an error: no memory in the kernel; nothing is received
 			continue
 		}
-		e.doors = append(e.doors, door{fd: fd})
-		i := int32(len(e.doors) - 1)
+		i := int32(slices.Index(e.doors, door{fd: -1}))
+		if i < 0 {
+			e.doors = append(e.doors, door{})
+			i = int32(len(e.doors) - 1)
+		}
+		e.doors[i].fd = fd
 		if err := e.sys.add(fd, i, tag(isDoor, 0), unix.EPOLLIN); err == nil {
 			e.accept(i)
 		}
@@ -135,6 +139,23 @@ func (l *Listening) Close() {
 	<-done
 }
 
+// Reset ends the connections that were accepted.
+func (l *Listening) Reset() {
+	l.engine.Do(func() {
+		e := l.engine
+		for i := range e.flows {
+			if c := &e.flows[i]; c.state != closed && c.bits&accepted != 0 && c.key.inPort == l.port && l.at(c.key.in) {
+				e.reset(int32(i), false)
+			}
+		}
+	})
+}
+
+// at reports whether connections to an address of the host came to l. Those to loopback addresses have another one: see hideLocal.
+func (l *Listening) at(a frame.Addr6) bool {
+	return l.addr.IsUnspecified() || l.addr.IsLoopback() || addrOf(l.addr) == a
+}
+
 func (l *Listening) closeAll() {
 	for _, fd := range l.fds {
 		unix.Close(fd)
@@ -143,8 +164,13 @@ func (l *Listening) closeAll() {
 
 // accept takes the connections that wait at a door, and sends a SYN for each into the switch. NAT translates it as one that came from a wire.
 func (e *Engine) accept(i int32) {
-	for {
+	for n := 0; ; n++ {
 		if e.doors[i].fd < 0 {
+			return
+		}
+		if n == mostAccepts || e.control.isFull() {
+			e.waiting = true
+			e.sys.tick(true)
 			return
 		}
 		fd, peer, err := unix.Accept4(e.doors[i].fd, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
@@ -152,12 +178,30 @@ func (e *Engine) accept(i int32) {
 			continue
 		}
 		if err != nil {
+			if err != unix.EAGAIN { // no memory, or no descriptor
+				e.waiting = true
+				e.sys.tick(true)
+			}
 			return
 		}
 		if !e.enter(fd, peer) {
 			_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 			unix.Close(fd)
 		}
+	}
+}
+
+// mostAccepts is how many connections are accepted at a door before other doors and sockets have their turn.
+const mostAccepts = 64
+
+// acceptWaiting goes on where accept has stopped.
+func (e *Engine) acceptWaiting() {
+	if !e.waiting {
+		return
+	}
+	e.waiting = false
+	for i := range e.doors {
+		e.accept(int32(i))
 	}
 }
 
@@ -171,7 +215,7 @@ func (e *Engine) enter(fd int, peer unix.Sockaddr) bool {
 	k.in, k.inPort = endpoint(own)
 	k.out, k.outPort = endpoint(peer)
 	e.hideLocal(&k)
-	if _, taken := e.keys[k]; taken || !e.take(k.in) {
+	if _, taken := e.keys[k]; taken || k.in.IsZero() || k.in == map4(0) || !e.take(k.in) { // a host without an address has none that could stand for its loopback
 		return false
 	}
 	i, err := e.newFlow(&k, fd)
@@ -180,6 +224,7 @@ func (e *Engine) enter(fd int, peer unix.Sockaddr) bool {
 		return false
 	}
 	e.flows[i].state = opening
+	e.flows[i].bits |= accepted
 	e.sendSYN(i)
 	e.setDeadline(i, e.now+synTime)
 	return true

@@ -33,6 +33,7 @@ const (
 	owesAck               // the container waits for an acknowledgement, or for a new window
 	readable              // the socket may have data, or its end
 	sentFIN               // to the container
+	madeFIN               // sentFIN, or it was when the data were sent again: the number before most is the FIN's
 	ackedFIN              // by it
 	gotFIN                // from the container
 	shutDown              // the socket knows
@@ -40,6 +41,7 @@ const (
 	hungUp                // the peer has sent its FIN, or a reset
 	probing               // the window of the container is closed
 	unsureBuf             // the size of the send buffer is to be asked again
+	accepted              // it came to a published port
 	rereads               // the kernel knows no SO_PEEK_OFF for TCP (IPv4: before Linux 6.9, IPv6: before 6.12)
 )
 
@@ -70,8 +72,10 @@ const (
 	firstTime  = int64(200 * time.Millisecond) // until the first repetition; doubles each time
 	longTime   = int64(10 * time.Second)
 	synTime    = int64(time.Second)
+	aliveTime  = int64(2 * time.Minute) // after it, a container that has ended its half is asked whether it is there still: kernels forget such a half
 	mostTries  = 15
 	mostSYNs   = 6
+	mostProbes = 9 // in a row that the container has answered: they have become as rare as they get
 	ourScale   = 8
 	leastMSS   = 88
 	defaultMSS = 536 // RFC 9293, 3.7.1
@@ -146,7 +150,8 @@ func (e *Engine) newFlow(k *key, fd int) (int32, error) {
 	gen := e.flows[i].gen + 1
 	iss := uint32(e.random())
 	e.flows[i] = tcpFlow{key: *k, fd: int32(fd), piece: -1, gen: gen, una: iss, nxt: iss, most: iss, mss: defaultMSS}
-	_ = unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_NODELAY, 1) // the container's kernel has decided what to send
+	_ = unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_NODELAY, 1)     // the container's kernel has decided what to send
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) // else urgent data would be missing where data are counted
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
 	_ = unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_KEEPIDLE, 120)
 	if e.o.NoPeekOffset || unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0) != nil {
@@ -245,6 +250,10 @@ func (e *Engine) flowEvent(i int32, events uint32) {
 	}
 	if events&(unix.EPOLLRDHUP|unix.EPOLLERR|unix.EPOLLHUP) != 0 {
 		c.bits |= hungUp
+	}
+	if events&unix.EPOLLERR != 0 && c.bits&sentFIN != 0 { // nothing is read any more that would tell it
+		e.reset(i, true)
+		return
 	}
 	if events&unix.EPOLLOUT != 0 && c.piece >= 0 {
 		e.flush(i)
@@ -396,9 +405,12 @@ func (e *Engine) acknowledged(i int32, h frame.TCPHeader, n int) {
 	switch {
 	case moved > 0:
 		taken := moved
-		if c.bits&sentFIN != 0 && ack == c.most {
+		if c.bits&madeFIN != 0 && ack == c.most {
 			c.bits |= ackedFIN
 			taken--
+		}
+		if c.bits&ackedFIN != 0 { // nothing is left to send, also if the FIN was to be sent again
+			c.bits |= sentFIN
 		}
 		if taken > 0 {
 			discard(c.fd, taken)
@@ -412,7 +424,9 @@ func (e *Engine) acknowledged(i int32, h frame.TCPHeader, n int) {
 			e.rewind(i)
 		}
 	}
-	c.tries = 0
+	if c.tries = min(c.tries, mostProbes); moved > 0 || window > 0 {
+		c.tries = 0
+	}
 	if c.window = window; window == 0 && c.nxt != c.una { // the container's kernel has no memory, and has dropped what was on its way
 		e.rewind(i)
 	}
@@ -423,11 +437,19 @@ func (e *Engine) acknowledged(i int32, h frame.TCPHeader, n int) {
 		}
 	case c.window != 0 || c.bits&probing == 0:
 		c.bits &^= probing
-		e.setDeadline(i, 0)
+		e.setDeadline(i, e.aliveBy(c))
 	}
 	if !e.endIfDone(i) {
 		e.makeReady(i)
 	}
+}
+
+// aliveBy is the deadline of a flow for which nothing else is due.
+func (e *Engine) aliveBy(c *tcpFlow) int64 {
+	if c.bits&shutDown != 0 {
+		return e.now + aliveTime
+	}
+	return 0
 }
 
 // rewind sends again what the container has not acknowledged (go-back-N): between the switch and the container, hardly anything is lost.
@@ -542,7 +564,9 @@ func (e *Engine) shutIfDone(i int32) {
 	if c.bits&(gotFIN|shutDown) == gotFIN && c.piece < 0 {
 		c.bits |= shutDown
 		_ = unix.Shutdown(int(c.fd), unix.SHUT_WR) // fails after a reset, which Read finds
-		e.endIfDone(i)
+		if !e.endIfDone(i) && c.deadline == 0 {
+			e.setDeadline(i, e.aliveBy(c))
+		}
 	}
 }
 
@@ -639,7 +663,7 @@ func (e *Engine) push(i int32, b []byte) (size int, more bool) {
 	if c.bits&readable != 0 && c.bits&sentFIN == 0 {
 		switch {
 		case room <= 0:
-			if c.window == 0 && c.nxt == c.una && c.deadline == 0 {
+			if c.window == 0 && c.nxt == c.una && c.bits&probing == 0 {
 				c.bits |= probing
 				e.setDeadline(i, e.now+firstTime)
 			}
@@ -657,7 +681,7 @@ func (e *Engine) push(i int32, b []byte) (size int, more bool) {
 				return 0, false
 			case got == 0:
 				c.bits &^= readable
-				c.bits |= sentFIN
+				c.bits |= sentFIN | madeFIN
 				flags |= frame.FlagFIN
 			default:
 				n, more = got, true
@@ -672,6 +696,7 @@ func (e *Engine) push(i int32, b []byte) (size int, more bool) {
 		return 0, more
 	}
 	c.bits &^= owesAck
+	first := c.nxt == c.una
 	size = e.putSegment(b, &c.key, flags, c.nxt, c.rcvNxt, c.windowField(e.roomFor(c)), nil, n, int(c.mss))
 	if c.nxt += uint32(n); flags&frame.FlagFIN != 0 {
 		c.nxt++
@@ -679,7 +704,7 @@ func (e *Engine) push(i int32, b []byte) (size int, more bool) {
 	if before(c.most, c.nxt) {
 		c.most = c.nxt
 	}
-	if c.nxt != c.una && c.deadline == 0 {
+	if c.nxt != c.una && (first || c.deadline == 0) {
 		e.setDeadline(i, e.now+firstTime)
 	}
 	return size, more
@@ -698,7 +723,8 @@ func (e *Engine) peek(c *tcpFlow, b []byte) (int, syscall.Errno) {
 		return n - sent, errno
 	}
 	if c.bits&hungUp != 0 {
-		return 0, 0
+		errno, _ := unix.GetsockoptInt(int(c.fd), unix.SOL_SOCKET, unix.SO_ERROR) // the end may be a reset
+		return 0, syscall.Errno(errno)
 	}
 	return 0, unix.EAGAIN
 }
@@ -761,7 +787,8 @@ func (e *Engine) expire() {
 	}
 	e.timed = kept
 	e.sweepPoints()
-	if len(e.timed) == 0 && len(e.pointKeys) == 0 {
+	e.acceptWaiting()
+	if len(e.timed) == 0 && len(e.pointKeys) == 0 && !e.waiting {
 		e.sys.tick(false)
 	}
 }
@@ -769,6 +796,9 @@ func (e *Engine) expire() {
 // timeOut repeats what the container has not answered.
 func (e *Engine) timeOut(i int32) {
 	c := &e.flows[i]
+	if e.control.isFull() {
+		return // the next tick is as good
+	}
 	c.tries++
 	if (c.state == answered || c.state == opening) && c.tries >= mostSYNs || c.tries > mostTries {
 		e.reset(i, true)
@@ -781,7 +811,7 @@ func (e *Engine) timeOut(i int32) {
 		return
 	case c.nxt != c.una:
 		e.rewind(i)
-	case c.window == 0: // asks for the window: an old sequence number is answered (RFC 9293, 3.8.6.1)
+	case c.window == 0 || c.bits&shutDown != 0: // asks for the window: an old sequence number is answered (RFC 9293, 3.8.6.1)
 		e.sendControl(&c.key, frame.FlagACK, c.una-1, c.rcvNxt, c.windowField(e.roomFor(c)), nil)
 	default:
 		c.deadline = 0
@@ -789,6 +819,9 @@ func (e *Engine) timeOut(i int32) {
 		return
 	}
 	c.deadline = e.now + min(firstTime<<min(c.tries, 10), longTime)
+	if c.window != 0 && c.nxt == c.una {
+		c.deadline = e.aliveBy(c)
+	}
 }
 
 // Forget ends the connections of an inside address, whose port has gone. It is for the worker; see Do.

@@ -1,0 +1,316 @@
+package sockets
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/frame/frametest"
+)
+
+// A wire is an engine whose container is the test: each segment is written and read one by one. The clock stands still when clock is set.
+type wire struct {
+	t     *testing.T
+	e     *Engine
+	clock int64
+}
+
+// A segment is one that the engine has sent.
+type segment struct {
+	to    uint16
+	flags uint8
+	seq   uint32
+	data  string
+}
+
+func newWire(t *testing.T, o Options) *wire {
+	t.Helper()
+	runtime.LockOSThread() // the thread ends with the test, in a namespace of its own
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Skipf("a network namespace needs root: %v", err)
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = errors.Join(netlink.LinkSetUp(lo), netlink.AddrAdd(lo, &netlink.Addr{IPNet: &net.IPNet{IP: outside.AsSlice(), Mask: net.CIDRMask(32, 32)}}))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, began := &wire{t: t}, time.Now()
+	o.MAC, o.PeerMAC, o.Sockets, o.MayHost = 0x020000000001, 0x020000000002, 4000, func(uint8, uint16) bool { return true }
+	o.Mapped = [2]netip.Addr{netip.MustParseAddr("169.254.1.2"), netip.MustParseAddr("fd00::9")}
+	o.Clock = func() int64 {
+		if w.clock != 0 {
+			return w.clock
+		}
+		return int64(time.Since(began))
+	}
+	if w.e, err = New(o); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.e.Close() })
+	return w
+}
+
+func (w *wire) write(p frametest.Packet, change func([]byte)) frame.Reason {
+	p.SrcMAC, p.DstMAC, p.Src, p.Dst = 0x020000000002, 0x020000000001, frametest.Addr(inside.String()), frametest.Addr(outside.String())
+	p.Partial = true
+	raw := p.Raw()
+	change(raw[frame.VnetLen+frame.EthernetLen+frame.IPv4Len:])
+	var f frame.Frame
+	f.Reset(raw, 1)
+	frame.Parse(&f)
+	return w.e.Write(&f)
+}
+
+func (w *wire) tcp(from, to uint16, flags uint8, seq, ack uint32, window uint16) {
+	w.write(frametest.Packet{Proto: frame.TCP, SrcPort: from, DstPort: to, Flags: flags, TCPSeq: seq, TCPAck: ack}, func(h []byte) { binary.BigEndian.PutUint16(h[14:], window) })
+}
+
+// read returns the next segment, if there is one.
+func (w *wire) read() (s segment, ok bool) {
+	b := make([]byte, frame.VnetLen+frame.MaxFrame)
+	n, err := w.e.Read(b)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if n == 0 {
+		return s, false
+	}
+	p := b[frame.VnetLen+frame.EthernetLen : n]
+	if p[9] != frame.TCP {
+		return s, true
+	}
+	h := frame.TCPHeader(p[frame.IPv4Len:])
+	return segment{binary.BigEndian.Uint16(h[2:]), h.Flags(), h.Seq(), string(h[h.HeaderLen():])}, true
+}
+
+// await reads until is is true of all that was read, or a second has passed.
+func (w *wire) await(is func([]segment) bool) (all []segment) {
+	for until := time.Now().Add(time.Second); time.Now().Before(until) && !is(all); runtime.Gosched() {
+		if s, ok := w.read(); ok {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+func has(flag uint8) func([]segment) bool {
+	return func(all []segment) bool { return len(all) > 0 && all[len(all)-1].flags&flag != 0 }
+}
+
+// listen returns a server's socket and its port.
+func (w *wire) listen() (fd int, port uint16) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err := errors.Join(err, unix.Bind(fd, &unix.SockaddrInet4{Addr: outside.As4()}), unix.Listen(fd, 1000)); err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { unix.Close(fd) })
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return fd, uint16(sa.(*unix.SockaddrInet4).Port)
+}
+
+// connect opens a connection, and returns the server's socket and the engine's next sequence number. The container's is 100.
+func (w *wire) connect(server int, from, to, window uint16) (fd int, seq uint32) {
+	w.t.Helper()
+	w.tcp(from, to, frame.FlagSYN, 99, 0, window)
+	got := w.await(has(frame.FlagSYN))
+	if !has(frame.FlagSYN)(got) {
+		w.t.Fatalf("no SYN-ACK: %v", got)
+	}
+	seq = got[len(got)-1].seq + 1
+	w.tcp(from, to, frame.FlagACK, 100, seq, window)
+	fd, _, err := unix.Accept(server)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return fd, seq
+}
+
+func (w *wire) send(fd int, text string, flags int) {
+	if err := unix.Sendto(fd, []byte(text), flags, nil); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func abort(fd int) {
+	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	unix.Close(fd)
+}
+
+// Urgent data are passed as plain (RFC 6093, 5).
+func TestUrgentData(t *testing.T) {
+	w := newWire(t, Options{})
+	l, port := w.listen()
+	fd, seq := w.connect(l, 40000, port, 60000)
+	var got strings.Builder
+	for _, x := range []struct {
+		text  string
+		flags int
+	}{{"abc", 0}, {"U", unix.MSG_OOB}, {"def", 0}, {"ghi", 0}} {
+		w.send(fd, x.text, x.flags)
+		for _, s := range w.await(func(all []segment) bool { return len(all) > 0 && all[len(all)-1].data != "" }) {
+			got.WriteString(s.data)
+			seq += uint32(len(s.data))
+		}
+		w.tcp(40000, port, frame.FlagACK, 100, seq, 60000)
+	}
+	if got.String() != "abcUdefghi" {
+		t.Errorf("the container got %q", got.String())
+	}
+}
+
+// The first FIN is acknowledged after it was to be sent again: there is no second one.
+func TestLateAckOfFIN(t *testing.T) {
+	w := newWire(t, Options{})
+	l, port := w.listen()
+	fd, seq := w.connect(l, 40000, port, 60000)
+	w.send(fd, "hello", 0)
+	_ = unix.Shutdown(fd, unix.SHUT_WR)
+	w.await(has(frame.FlagFIN))
+	for range 4 { // three equal ones ask for the data again
+		w.tcp(40000, port, frame.FlagACK, 100, seq, 60000)
+	}
+	w.tcp(40000, port, frame.FlagACK, 100, seq+6, 60000)
+	for s, ok := w.read(); ok; s, ok = w.read() {
+		if s.flags&frame.FlagFIN != 0 {
+			t.Errorf("a FIN at %d after the one at 5", s.seq-seq)
+		}
+	}
+	w.tcp(40000, port, frame.FlagFIN|frame.FlagACK, 100, seq+6, 60000)
+	if n, _ := w.e.InUse(); n != 0 {
+		t.Errorf("%d sockets are left", n)
+	}
+}
+
+// A server's reset reaches the container as such: behind data, and behind a half-close.
+func TestServerResets(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		w := newWire(t, Options{NoPeekOffset: again})
+		l, port := w.listen()
+		fd, _ := w.connect(l, 40000, port, 60000)
+		w.send(fd, "hello", 0)
+		abort(fd)
+		if got := w.await(has(frame.FlagRST)); !has(frame.FlagRST)(got) {
+			t.Errorf("rereads %v: data, then a reset: %v", again, got)
+		}
+		fd, seq := w.connect(l, 40001, port, 60000)
+		_ = unix.Shutdown(fd, unix.SHUT_WR)
+		w.await(has(frame.FlagFIN))
+		w.tcp(40001, port, frame.FlagACK, 100, seq+1, 60000)
+		abort(fd)
+		if got := w.await(has(frame.FlagRST)); !has(frame.FlagRST)(got) {
+			t.Errorf("rereads %v: a half-close, then a reset: %v", again, got)
+		}
+		if n, _ := w.e.InUse(); n != 0 {
+			t.Errorf("rereads %v: %d sockets are left", again, n)
+		}
+	}
+}
+
+// Connections whose window is closed live as long as their containers answer, however many they are. They are asked less and less often.
+func TestManyClosedWindows(t *testing.T) {
+	w := newWire(t, Options{})
+	l, port := w.listen()
+	const flows = 300
+	seqs := map[uint16]uint32{}
+	for i := range uint16(flows) {
+		fd, seq := w.connect(l, 20000+i, port, 0)
+		seqs[20000+i] = seq
+		w.send(fd, "x", 0)
+	}
+	asked := 0
+	w.clock = w.e.now
+	for end := w.clock + int64(150*time.Second); w.clock < end; w.clock += int64(tickTime) {
+		w.e.now = w.clock
+		w.e.expire()
+		for s, ok := w.read(); ok; s, ok = w.read() {
+			if s.flags&frame.FlagRST != 0 {
+				t.Fatalf("a reset of %d", s.to)
+			}
+			asked++
+			w.tcp(s.to, port, frame.FlagACK, 100, seqs[s.to], 0)
+		}
+	}
+	if n, _ := w.e.InUse(); n != flows || asked < 10*flows || asked > 40*flows {
+		t.Errorf("%d of %d connections are left; %d probes", n, flows, asked)
+	}
+}
+
+// What always has something to send keeps nobody waiting.
+func TestBusySocketAndCalls(t *testing.T) {
+	w := newWire(t, Options{})
+	w.write(frametest.Packet{SrcPort: 40000, DstPort: 9, Payload: []byte("x")}, func([]byte) {})
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err = errors.Join(err, unix.Connect(fd, &unix.SockaddrInet4{Addr: outside.As4(), Port: 40000})); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	_, _ = unix.Write(fd, []byte("x")) // may tell an earlier error
+	_, _ = unix.Write(fd, []byte("x"))
+	done := false
+	w.e.Do(func() { done = true })
+	for n := 0; !done; n++ {
+		if n > 1000 {
+			t.Fatal("what Do was given has not run")
+		}
+		_, _ = unix.Write(fd, []byte("x")) // one comes for each that is read
+		w.read()
+	}
+}
+
+// Two addresses of the host may publish the same port: the end of one leaves the other.
+func TestPublishedAtTwoAddresses(t *testing.T) {
+	w := newWire(t, Options{})
+	w.e.SetHost([]netip.Addr{outside})
+	one, err := w.e.Listen(frame.UDP, netip.MustParseAddr("127.0.0.1"), 5300)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = w.e.Listen(frame.UDP, outside, 5300); err != nil {
+		t.Fatal(err)
+	}
+	w.read()
+	go one.Close()
+	w.await(func([]segment) bool { return len(w.e.freePoint) > 0 })
+	if _, ok := w.e.published(&key{in: addrOf(outside), inPort: 5300, out: addrOf(inside), outPort: 9}); !ok {
+		t.Error("the other one has no socket for its answers")
+	}
+}
+
+// A host without IPv6 addresses has none that could stand for ::1: its clients are refused.
+func TestLoopbackWithoutAddress(t *testing.T) {
+	w := newWire(t, Options{})
+	w.e.SetHost([]netip.Addr{outside})
+	if _, err := w.e.Listen(frame.TCP, netip.IPv4Unspecified(), 8080); err != nil {
+		t.Fatal(err)
+	}
+	w.read()
+	c, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Connect(c, &unix.SockaddrInet6{Addr: [16]byte{15: 1}, Port: 8080})
+	}
+	if err != nil {
+		t.Skip(err)
+	}
+	defer unix.Close(c)
+	w.read()
+	if n, err := unix.Read(c, make([]byte, 1)); err != unix.ECONNRESET {
+		t.Errorf("the client read %d bytes: %v", n, err)
+	}
+	if n, _ := w.e.InUse(); n != 0 {
+		t.Errorf("%d sockets are in use", n)
+	}
+}
