@@ -126,8 +126,9 @@ func (l *Listening) Close() {
 			}
 			for i := range e.points {
 				if p := &e.points[i]; i > 0 && int(p.fd) == fd {
-					e.endPoint(int32(i))
+					e.endPoint(int32(i)) // closes fd
 					fd = -1
+					break // ended points have this number, too
 				}
 			}
 			if fd >= 0 {
