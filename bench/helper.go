@@ -179,6 +179,14 @@ func paced(c net.Conn, rate int) {
 
 // greet says one byte to each client, and closes the connection first: the client's kernel need not remember it.
 func greet(addr string) error {
+	return serveEach(addr, func(c net.Conn) {
+		_, _ = c.Write([]byte{1}) // else the client fails
+		c.Close()
+	})
+}
+
+// serveEach accepts connections, and calls do with each.
+func serveEach(addr string, do func(net.Conn)) error {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err
@@ -189,8 +197,7 @@ func greet(addr string) error {
 		if err != nil {
 			return err
 		}
-		_, _ = c.Write([]byte{1}) // else the client fails
-		c.Close()
+		do(c)
 	}
 }
 

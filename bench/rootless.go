@@ -168,18 +168,7 @@ func idle(ctx context.Context, o options) (*idleUse, error) {
 
 // keep accepts connections, and keeps them.
 func keep(addr string) error {
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return err
-	}
-	fmt.Println("listening")
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return err
-		}
-		go func() { _, _ = io.Copy(io.Discard, c) }()
-	}
+	return serveEach(addr, func(c net.Conn) { go func() { _, _ = io.Copy(io.Discard, c) }() })
 }
 
 // beIdle opens connections, and then does nothing.

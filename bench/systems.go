@@ -51,7 +51,7 @@ func all(o options) []*system {
 	natted, both := []string{"out", "in"}, []string{"L2", "out", "in", "L2 IPv6", "out IPv6", "in IPv6"}
 	busy := o
 	busy.args = append(slices.Clone(o.args), "--busy-poll", "50us")
-	systems := []*system{
+	return []*system{
 		{name: "kernel", directions: both, up: kernelUp, version: []string{"uname", "-r"}},
 		{name: uvswitchName, directions: both, up: uvswitchUp(o), version: []string{o.binary, "version"}},
 		{name: busyName, directions: both, up: uvswitchUp(busy), version: []string{o.binary, "version"}},
@@ -63,7 +63,6 @@ func all(o options) []*system {
 		{name: "slirp4netns", directions: natted, tools: []string{"slirp4netns"}, up: slirpUp, version: []string{"slirp4netns", "--version"}},
 		{name: "gvisor-tap-vsock", directions: natted, tools: []string{gvproxyPath()}, up: gvisorUp, version: []string{gvproxyPath(), "--version"}},
 	}
-	return systems
 }
 
 // missing returns which program that the system needs is not installed; "" if none is missing.

@@ -378,7 +378,7 @@ func (e *Engine) receive(p *point, b []byte) (size int, more bool) {
 		return e.putPing(b, &k, at, int(n)), true
 	}
 	if real := k; p.key.kind == pointPublished && e.hideLocal(&k) {
-		if k.in.IsZero() || k.in == map4(0) { // the host has no address that could stand for its loopback
+		if k.in == anyOf(k.in) { // the host has no address that could stand for its loopback
 			return 0, true
 		}
 		if len(e.local) >= maxLocal {

@@ -216,7 +216,7 @@ func (e *Engine) enter(fd int, peer unix.Sockaddr) bool {
 	k.in, k.inPort = endpoint(own)
 	k.out, k.outPort = endpoint(peer)
 	e.hideLocal(&k)
-	if _, taken := e.keys[k]; taken || k.in.IsZero() || k.in == map4(0) || !e.take(k.in) { // a host without an address has none that could stand for its loopback
+	if _, taken := e.keys[k]; taken || k.in == anyOf(k.in) || !e.take(k.in) { // a host without an address has none that could stand for its loopback
 		return false
 	}
 	i, err := e.newFlow(&k, fd)
