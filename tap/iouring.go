@@ -319,7 +319,7 @@ func (r *IOUring) pull() filled {
 func (r *IOUring) Poll(b *frame.Batch) error {
 	b.N = 0
 	r.iovs = 0
-	r.failed[0] = r.begin(r.failed[0])
+	r.failed[0] = r.late(r.begin(r.failed[0]))
 	if r.batch > 0 {
 		r.perFrame += (int(b.Took)/r.batch - r.perFrame) / 8
 	}

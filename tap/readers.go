@@ -94,6 +94,21 @@ func (r *readers) wakeAnswering() {
 	}
 }
 
+// late appends the frames of which the answering port has found out by now that they cannot be delivered.
+//
+//uvswitch:hot
+func (r *readers) late(failed []frame.TxFailure) []frame.TxFailure {
+	if r.answerer == nil {
+		return failed
+	}
+	n := len(failed)
+	failed = r.answerer.Failures(failed)
+	for i := range failed[n:] {
+		failed[n+i].Port = r.answering
+	}
+	return failed
+}
+
 // read goes through the ready queue once and reads up to quota frames from each port; the uplink is the first, and gets half of the batch. It
 // stops when the batch holds most frames or the arena is full. A port that may have more frames goes to the end of the queue; any other port
 // leaves it.

@@ -110,7 +110,7 @@ func (r *RW) watch(id frame.PortID, events uint32) {
 //uvswitch:hot
 func (r *RW) Poll(b *frame.Batch) error {
 	b.N = 0
-	r.failed[0] = r.begin(r.failed[0])
+	r.failed[0] = r.late(r.begin(r.failed[0]))
 	b.Failed, r.failed[0], r.failed[1] = r.failed[0], r.failed[1][:0], r.failed[0]
 	r.gone = r.gone[:0]
 	r.wakeAnswering()

@@ -227,6 +227,9 @@ func newDaemon(o Options) (*Daemon, error) {
 	if byLoad && o.Workers > 1 {
 		d.dp.Balance(tap.SpareCPU())
 	}
+	if d.engine != nil {
+		d.dp.DivideAlso(d.engine.Share)
+	}
 	names := dns.NewServer(gateway.ResolvConf)
 	if helper, ok := o.TAPs.(interface{ OpenResolvConf() (*os.File, error) }); ok {
 		names.SetOpener(helper.OpenResolvConf)

@@ -15,6 +15,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/sockets"
 	"github.com/uvswitch/uvswitch/internal/uplink"
+	"github.com/uvswitch/uvswitch/internal/usedports"
 )
 
 // bySockets reports whether packets leave by sockets of this process.
@@ -42,7 +43,7 @@ func (d *Daemon) openSockets() (err error) {
 	ula[15] = 1
 	d.engine, err = sockets.New(sockets.Options{
 		MAC: uplink.RouterMAC, PeerMAC: d.up.MAC, Clock: func() int64 { return int64(time.Since(d.started)) },
-		Sockets: int(min(max(int64(limit.Cur)-keptDescriptors, 64), 1<<20)), JoinsUDP: true, MayHost: mayHost(d.config.Host.Inbound),
+		Sockets: int(min(max(int64(limit.Cur)-keptDescriptors, 64), 1<<20)), JoinsUDP: true, Ephemeral: usedports.Ephemeral(), MayHost: mayHost(d.config.Host.Inbound),
 		Mapped: [2]netip.Addr{loopbackClient, netip.AddrFrom16(ula)},
 	})
 	return err
@@ -101,7 +102,7 @@ func (d *Daemon) openDoors(p *publish) (entrance, error) {
 	}
 	var all doors
 	for n := int(p.Lo); n <= int(p.Hi); n++ {
-		l, err := d.engine.Listen(number, p.HostAddr, uint16(n))
+		l, err := d.engine.Listen(number, p.HostAddr, uint16(n), p.port.ID)
 		if err == nil {
 			all = append(all, l)
 			continue
@@ -123,12 +124,7 @@ func (d *Daemon) forgetSocketsLocked(p *port) {
 	if !d.bySockets() {
 		return
 	}
-	addrs := slices.DeleteFunc([]netip.Addr{p.Addr.Addr(), p.Addr6.Addr(), p.Made6}, func(a netip.Addr) bool { return !a.IsValid() })
-	d.engine.Do(func() {
-		for _, a := range addrs {
-			d.engine.Forget(a)
-		}
-	})
+	d.engine.Do(func() { d.engine.Forget(p.ID) })
 }
 
 // addrsOf are the host's addresses, of each family the one by which packets leave first.

@@ -263,7 +263,7 @@ func (d *Daemon) refreshUplinkLocked() {
 	if d.bySockets() {
 		i.MTU, i.MTU6 = model.MaxMTU, model.MaxMTU // the host's kernel makes the packets
 		i.Up = len(s.Own) > 0                      // connect(2) refuses what no route leads to
-		d.engine.SetHost(addrsOf(&s))
+		d.engine.SetHost(addrsOf(&s), s.Local)
 	}
 	if old, ok := d.dp.Router.Interface(frame.NoNet); ok && d.broken == [2]string{s.Broken, s.Broken6} && reflect.DeepEqual(old, i) && d.external == s.Addr && slices.Equal(d.own, s.Own) && d.way6.equal(&s) && slices.Equal(d.local, d.localLocked()) && slices.Equal(d.tunnels, s.Tunnels) {
 		return

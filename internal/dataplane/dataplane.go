@@ -34,6 +34,7 @@ type Dataplane struct {
 	uplink  frame.PortID                  // NoPort without one
 	spare   func() bool                   // see Balance; nil: ports stay where they are
 	tenants map[frame.PortID]frame.PortID // see SetTenants; under mu
+	also    func(share.Among)             // see DivideAlso
 	ports   atomic.Int32                  // len(readers)
 }
 
@@ -178,6 +179,17 @@ func (d *Dataplane) divide() {
 	d.NAT.DivideAmong(among)
 	d.Router.DivideAmong(among)
 	d.slow.parked.shares.Divide(maxWaitBytes, among, maxWaitBytes/8)
+	if d.also != nil {
+		d.also(among)
+	}
+}
+
+// DivideAlso calls fn now, and whenever resources are divided anew.
+func (d *Dataplane) DivideAlso(fn func(share.Among)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.also = fn
+	d.divide()
 }
 
 // Barrier returns when every worker has passed a batch boundary: no worker uses what was unlinked before.

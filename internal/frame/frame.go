@@ -371,9 +371,11 @@ type Conn interface {
 	Close() error
 }
 
-// An Answerer is a Conn whose Write may leave frames that Read returns at once.
+// An Answerer is a Conn whose Write may leave frames that Read returns at once. It may also find out after a Write that the frame cannot be
+// delivered: Failures appends such frames to a list, without the port, and forgets them.
 type Answerer interface {
 	HasFrames() bool
+	Failures(to []TxFailure) []TxFailure
 }
 
 // AsConn converts what an opener returns to a Conn. On an error it returns a nil Conn, not a Conn that holds a nil pointer.

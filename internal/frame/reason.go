@@ -91,6 +91,7 @@ const (
 	PuntRateLimited
 	InjectQueueFull
 	Connecting
+	ConnectRefused
 	ConnectUnreachable
 	SocketsExhausted
 	PingNotAllowed
@@ -253,10 +254,11 @@ var reasons = [NumReasons]ReasonInfo{
 	PuntRateLimited:       {Stage: Neighbors, Name: "punt_rate_limited", Meaning: "the port sends more frames to the slow path than the limit of a port", Remedy: "look for a flood of ARP, pings or new neighbors on the port"},
 	InjectQueueFull:       {Stage: Neighbors, Name: "inject_queue_full", Meaning: "the queue from the slow path to a worker is full", Remedy: "look for a flood of ARP or pings"},
 	Connecting:            {Stage: Egress, Name: "connecting", Meaning: "the container's SYN came again while the host's socket still connects (uplink of kind sockets)", Remedy: "the destination does not answer yet; see the socket with `ss -tn state syn-sent`"},
-	ConnectUnreachable:    {Stage: Egress, Name: "connect_unreachable", Meaning: "the host has no way to the destination, or forbids it (uplink of kind sockets; answered with ICMP 3/0, 3/1 or 3/13, or ICMPv6 type 1)", Remedy: "see `ip route get ADDR` on the host, and the host's firewall"},
+	ConnectRefused:        {Stage: Egress, Name: "connect_refused", Meaning: "nobody listens on this port of the destination (uplink of kind sockets; answered with a reset)", Remedy: "start the server, or try another port"},
+	ConnectUnreachable:    {Stage: Egress, Name: "connect_unreachable", Meaning: "the host has no way to the destination, forbids it, or gets no answer from it (uplink of kind sockets; answered with ICMP 3/0, 3/1 or 3/13, or ICMPv6 type 1)", Remedy: "see `ip route get ADDR` on the host, and the host's firewall"},
 	SocketsExhausted:      {Stage: Egress, Name: "sockets_exhausted", Meaning: "the switch has no descriptor left for another connection, or this container has half of them (uplink of kind sockets; answered with ICMP 3/13 or ICMPv6 1/1)", Remedy: "raise the limit of open files before `uvswitch run` (`ulimit -n`), or let the container use fewer connections"},
 	PingNotAllowed:        {Stage: Egress, Name: "ping_not_allowed", Meaning: "this user may not open ping sockets (uplink of kind sockets; answered with ICMP 3/13 or ICMPv6 1/1)", Remedy: "the host's administrator allows it: `sysctl net.ipv4.ping_group_range=\"0 2147483647\"`"},
-	NeedsRoot:             {Stage: Egress, Name: "needs_root", Meaning: "only root can send such packets: multicast, broadcast, and protocols other than TCP, UDP and ping (uplink of kind sockets)", Remedy: "run the switch as root, with another kind of uplink"},
+	NeedsRoot:             {Stage: Egress, Name: "needs_root", Meaning: "only root can send such packets: multicast, broadcast, fragments, and protocols other than TCP, UDP and ping (uplink of kind sockets)", Remedy: "run the switch as root, with another kind of uplink"},
 	PortGone:              {Stage: Egress, Name: "port_gone", Meaning: "the egress port has been removed", Remedy: "normal for a moment after a port is removed"},
 	PortDown:              {Stage: Egress, Name: "port_down", Meaning: "the egress device is down", Remedy: "bring the interface up inside its namespace"},
 	TxRateExceeded:        {Stage: Egress, Name: "tx_rate_exceeded", Meaning: "packets for the egress port come faster than its rate (tx_rate), and the queue for waiting packets is full", Remedy: "normal for TCP, which adapts; see the rate with `uvswitch port show NAME`, change it with `uvswitch port set NAME tx_rate RATE`"},

@@ -471,6 +471,7 @@ var provocations = func() map[frame.Reason]provocation {
 		frame.PortGone:           {untold: true, do: func(x *teasing) { x.n.Poller.Remove(2); x.send("a", x.toB(frametest.Packet{})) }},
 		frame.PortDown:           refused(frame.PortDown),
 		frame.Connecting:         refused(frame.Connecting), // those of an uplink of kind sockets: see package sockets
+		frame.ConnectRefused:     refused(frame.ConnectRefused),
 		frame.ConnectUnreachable: refused(frame.ConnectUnreachable),
 		frame.SocketsExhausted:   refused(frame.SocketsExhausted),
 		frame.PingNotAllowed:     refused(frame.PingNotAllowed),

@@ -14,12 +14,20 @@ import (
 // A point is a datagram socket. One of UDP stands for one inside endpoint, whatever it talks to: so its outside endpoint is the same for all (RFC
 // 4787, REQ-1). One of ICMP stands for one inside address and identifier. A published one stands for a port of the host.
 type point struct {
-	key  pointKey
-	last int64 // ns: when it was used
-	fd   int32 // -1: none
-	gen  uint32
-	bits uint8
+	key   pointKey
+	last  int64 // ns: when it was used
+	fd    int32 // -1: none
+	gen   uint32
+	owner frame.PortID
+	bits  uint8 // isReady, and these:
 }
+
+// Bits of point.bits, beside isReady.
+const (
+	hasAnswer = 1 << (iota + 1) // something has come back
+	isStream                    // something was sent after that
+	isOther                     // something was sent that is no question for a name
+)
 
 type pointKey struct {
 	inside frame.Addr6 // of a published one: the host's address that it is bound to, or the unspecified one
@@ -33,17 +41,22 @@ const (
 	pointPublished
 )
 
-// A localKey is a client on the host itself, as containers see it: by its port.
-type localKey struct {
-	port uint16
-	is4  bool
+// After these times without a datagram a socket is closed. Each is a little longer than such a flow stays in the flow table (nat.Timers).
+const (
+	questionTime = int64(35 * time.Second)
+	singleTime   = int64(125 * time.Second)
+	streamTime   = int64(6 * time.Minute)
+)
+
+func (p *point) idleTime() int64 {
+	switch {
+	case p.bits&isStream != 0:
+		return streamTime
+	case p.bits&isOther != 0:
+		return singleTime
+	}
+	return questionTime
 }
-
-// maxLocal is how many clients on the host itself are remembered, for answers by UDP.
-const maxLocal = 4096
-
-// idleTime is after how long without a datagram a socket is closed: longer than any flow of UDP or ICMP stays.
-const idleTime = int64(6 * time.Minute)
 
 const sweepTime = int64(10 * time.Second)
 
@@ -78,7 +91,8 @@ func (e *Engine) published(k *key) (int32, bool) {
 	}
 	at := k.in
 	if k.out == e.mapped(is4(k.out)) {
-		at = e.local[localKey{k.outPort, is4(k.out)}].in
+		real, _ := e.locals.real(k, e.now)
+		at = real.in
 	}
 	i, ok := e.pointKeys[pointKey{at, k.inPort, pointPublished}]
 	if !ok {
@@ -113,7 +127,7 @@ func (e *Engine) writePing(f *frame.Frame, k key) frame.Reason {
 
 // newPoint makes a socket for an inside endpoint.
 func (e *Engine) newPoint(f *frame.Frame, k *key, pk pointKey, proto int) (int32, frame.Reason) {
-	if !e.take(k.in) {
+	if !e.take(f.In) && !(e.reuse(f.In) && e.take(f.In)) {
 		e.tellSender(f, k, frame.CodeAdminFiltered)
 		return 0, frame.SocketsExhausted
 	}
@@ -127,19 +141,34 @@ func (e *Engine) newPoint(f *frame.Frame, k *key, pk pointKey, proto int) (int32
 		if e.o.JoinsUDP && pk.kind == pointUDP {
 			_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
 		}
-		if pk.kind == pointUDP && pk.port >= 1024 { // the same port, if it is free: as NAT does
+		if pk.kind == pointUDP && pk.port >= e.o.Ephemeral[0] && pk.port <= e.o.Ephemeral[1] { // the same port, if it is free: as NAT does
 			_ = unix.Bind(fd, sockaddr(anyOf(k.in), pk.port))
 		}
 		var i int32
-		if i, err = e.addPoint(fd, pk); err == nil {
+		if i, err = e.addPoint(fd, pk, f.In); err == nil {
 			return i, frame.None
 		}
 		unix.Close(fd)
 	}
-	e.giveBack(k.in)
+	e.giveBack(f.In)
 	e.tellSender(f, k, frame.CodeAdminFiltered)
 	return 0, why
 }
+
+// reuse closes a socket of a port that has none left: one that was used for a single exchange, and not for reuseTime. It looks at some sockets
+// only, and goes on there next time.
+func (e *Engine) reuse(owner frame.PortID) bool {
+	for range min(64, len(e.points)) {
+		e.cursor = (e.cursor + 1) % len(e.points)
+		if p := &e.points[e.cursor]; e.cursor > 0 && p.fd >= 0 && p.owner == owner && p.key.kind != pointPublished && p.bits&isStream == 0 && e.now-p.last > reuseTime {
+			e.endPoint(int32(e.cursor))
+			return true
+		}
+	}
+	return false
+}
+
+const reuseTime = int64(10 * time.Second)
 
 // tellErrors makes ICMP errors readable, with the address of who has sent them (ip(7), IP_RECVERR).
 func tellErrors(fd int, family frame.Addr6) {
@@ -158,10 +187,10 @@ func anyOf(a frame.Addr6) frame.Addr6 {
 	return frame.Addr6{}
 }
 
-func (e *Engine) addPoint(fd int, pk pointKey) (int32, error) {
+func (e *Engine) addPoint(fd int, pk pointKey, owner frame.PortID) (int32, error) {
 	i := freeEntry(&e.points, &e.freePoint)
 	gen := e.points[i].gen + 1
-	e.points[i] = point{key: pk, fd: int32(fd), gen: gen, last: e.now, bits: e.points[i].bits & isReady}
+	e.points[i] = point{key: pk, fd: int32(fd), gen: gen, owner: owner, last: e.now, bits: e.points[i].bits & isReady}
 	if err := e.sys.add(fd, i, tag(isPoint, gen), unix.EPOLLIN); err != nil {
 		e.points[i].fd = -1
 		e.freePoint = append(e.freePoint, i)
@@ -180,7 +209,7 @@ func (e *Engine) endPoint(i int32) {
 		delete(e.pointKeys, p.key)
 	}
 	if p.key.kind != pointPublished {
-		e.giveBack(p.key.inside)
+		e.giveBack(p.owner)
 	}
 	if p.bits&isReady == 0 {
 		e.freePoint = append(e.freePoint, i)
@@ -193,8 +222,9 @@ func (e *Engine) sweepPoints() {
 		return
 	}
 	e.swept = e.now
+	e.locals.sweep(e.now)
 	for i := range e.points {
-		if p := &e.points[i]; i > 0 && p.fd >= 0 && p.key.kind != pointPublished && e.now-p.last > idleTime {
+		if p := &e.points[i]; i > 0 && p.fd >= 0 && p.key.kind != pointPublished && e.now-p.last > p.idleTime() {
 			e.endPoint(int32(i))
 		}
 	}
@@ -254,19 +284,27 @@ const lowTTL = 32
 // send sends a payload to the outside end of k. size is that of the datagrams in it, or 0 if it is one.
 func (e *Engine) send(i int32, f *frame.Frame, k *key, payload []byte, size int) frame.Reason {
 	p := &e.points[i]
-	p.last = e.now
+	if p.last = e.now; p.bits&hasAnswer != 0 {
+		p.bits |= isStream
+	}
+	if k.outPort != portDNS {
+		p.bits |= isOther
+	}
 	var to rawAddr
 	var c control
-	out := k.out
+	out, port := k.out, k.outPort
 	if p.key.kind == pointPublished {
 		from := k.in
 		if out == e.mapped(is4(out)) { // a client on the host itself: see hideLocal
-			real := e.local[localKey{k.outPort, is4(out)}]
-			from, out = real.in, real.out
+			real, ok := e.locals.real(k, e.now)
+			if !ok {
+				return frame.TxRefused
+			}
+			from, out, port = real.in, real.out, real.outPort
 		}
 		setSource(&c, from)
 	}
-	to.set(out, k.outPort)
+	to.set(out, port)
 	if ttl := f.TTL(); ttl < lowTTL {
 		level, typ := unix.IPPROTO_IP, unix.IP_TTL
 		if !is4(k.in) {
@@ -311,6 +349,8 @@ func isICMP(errno syscall.Errno) bool {
 	}
 	return false
 }
+
+const portDNS = 53
 
 func setSource(c *control, a frame.Addr6) {
 	if is4(a) {
@@ -372,19 +412,16 @@ func (e *Engine) receive(p *point, b []byte) (size int, more bool) {
 		return 0, isICMP(errno)
 	}
 	p.last = e.now
+	p.bits |= hasAnswer
 	k.out, k.outPort = from.get()
 	segment := e.readControl(c.b[:m.Controllen], &k)
 	if p.key.kind == pointPing {
 		return e.putPing(b, &k, at, int(n)), true
 	}
 	if real := k; p.key.kind == pointPublished && e.hideLocal(&k) {
-		if k.in == anyOf(k.in) { // the host has no address that could stand for its loopback
+		if k.in == anyOf(k.in) || !e.locals.show(&k, &real, e.now) { // the host has no address that could stand for its loopback, or too many clients
 			return 0, true
 		}
-		if len(e.local) >= maxLocal {
-			clear(e.local)
-		}
-		e.local[localKey{k.outPort, is4(k.out)}] = real
 	}
 	pseudo := e.putHeaders(b, &k, frame.UDP, frame.UDPLen+int(n))
 	u := b[at:]

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/share"
 )
 
 // Options of an Engine.
@@ -27,6 +28,7 @@ type Options struct {
 	Clock        func() int64 // ns since any moment
 	Sockets      int          // how many descriptors it may have at most
 	JoinsUDP     bool         // containers take several datagrams in one super-frame
+	Ephemeral    [2]uint16    // the ports that the host's kernel picks from: a UDP socket gets its container's own port only if it lies here
 	// MayHost says what containers may begin with the host's own addresses; its loopback is closed in any case. port is 0 of pings.
 	MayHost func(proto uint8, port uint16) bool
 
@@ -52,28 +54,33 @@ type Engine struct {
 	pointKeys map[pointKey]int32
 	freePoint []int32
 
-	doors    []door // listening sockets of TCP
-	counts   map[frame.Addr6]int32
+	doors    []door       // listening sockets of TCP
+	shares   share.Pool   // of the sockets, by port
 	sockets  atomic.Int32 // in use
 	control  controls
-	ident    uint16 // of the last packet that may be cut
-	reads    uint8  // since the last look at the sockets
-	waiting  bool   // a door has connections that could not be accepted
-	ready    queue  // flows that may have something to send to their container
-	readable queue  // points
+	resets   []lateReset // for which there was no room in control
+	failed   []frame.TxFailure
+	ident    uint16      // of the last packet that may be cut
+	reads    uint8       // since the last look at the sockets
+	waiting  bool        // a door has connections that could not be accepted
+	ready    queue       // flows that may have something to send to their container
+	readable queue       // points
 	pieces   pieces
 	events   [64]unix.EpollEvent
 	thrown   []byte // see peek
 	swept    int64  // ns: when idle points were looked for
+	cursor   int    // see reuse
 
-	local     map[localKey]key     // clients of UDP on the host itself
+	locals    locals
 	own       map[frame.Addr6]bool // the host's addresses
+	ownNets   []netip.Prefix       // what else its kernel takes for itself
 	hostAddrs [2]frame.Addr6       // one of IPv4, one of IPv6
 }
 
 // New returns an engine without sockets.
 func New(o Options) (*Engine, error) {
-	e := &Engine{o: o, keys: map[key]int32{}, flows: make([]tcpFlow, 1), points: make([]point, 1), pointKeys: map[pointKey]int32{}, counts: map[frame.Addr6]int32{}, local: map[localKey]key{}}
+	e := &Engine{o: o, keys: map[key]int32{}, flows: make([]tcpFlow, 1), points: make([]point, 1), pointKeys: map[pointKey]int32{}, locals: newLocals()}
+	e.Share(share.Among{})
 	var seed [8]byte
 	if _, err := rand.Read(seed[:]); err != nil {
 		return nil, fmt.Errorf("sockets: %w", err)
@@ -105,7 +112,18 @@ const maxPacket = 65535
 // HasFrames reports whether Read has frames after Writes, without a look at the sockets.
 //
 //uvswitch:hot
-func (e *Engine) HasFrames() bool { return e.control.n > 0 || !e.ready.isEmpty() }
+func (e *Engine) HasFrames() bool {
+	return e.control.n > 0 || !e.ready.isEmpty() || len(e.resets) > 0
+}
+
+// Failures implements frame.Answerer: the SYNs of connections that were refused, or that no way leads to.
+//
+//uvswitch:hot
+func (e *Engine) Failures(to []frame.TxFailure) []frame.TxFailure {
+	to = append(to, e.failed...)
+	e.failed = e.failed[:0]
+	return to
+}
 
 // Write implements frame.Conn: it takes a frame that leaves by the uplink.
 func (e *Engine) Write(f *frame.Frame) frame.Reason {
@@ -113,14 +131,14 @@ func (e *Engine) Write(f *frame.Frame) frame.Reason {
 	if f.Flags&(frame.IsIPv4|frame.IsIPv6) == 0 || f.Malformed != frame.None {
 		return frame.NeedsRoot
 	}
-	if f.Flags&frame.Fragment != 0 {
-		return frame.FragmentNotTranslated
-	}
 	k := keyOf(f)
+	if f.Flags&frame.Fragment != 0 {
+		return frame.NeedsRoot
+	}
 	if isGroup(k.out) {
 		return frame.NeedsRoot
 	}
-	if isLoopback(k.out) || e.own[k.out] && !e.own[k.in] && !e.o.MayHost(f.Proto, k.outPort) {
+	if isLoopback(k.out) || e.isHost(k.out) && !e.isHost(k.in) && !e.o.MayHost(f.Proto, k.outPort) {
 		e.tellSender(f, &k, frame.CodeAdminFiltered)
 		return frame.HostInbound
 	}
@@ -147,6 +165,10 @@ func (e *Engine) Read(b []byte) (int, error) {
 	for {
 		if n := e.control.next(b); n > 0 {
 			return n, nil
+		}
+		if len(e.resets) > 0 {
+			e.sendLateResets()
+			continue
 		}
 		if e.reads%2 == 0 {
 			if n := e.nextDatagram(b); n > 0 {
@@ -267,21 +289,24 @@ func (e *Engine) InUse() (n, most int) { return int(e.sockets.Load()), e.o.Socke
 // Connected reports that the wire has another end.
 func (e *Engine) Connected() bool { return true }
 
-// take counts a socket for a container. A container may have half of all sockets.
-func (e *Engine) take(inside frame.Addr6) bool {
-	if int(e.sockets.Load()) >= e.o.Sockets || int(e.counts[inside]) >= max(1, e.o.Sockets/2) {
+// Share says among whom sockets, and room for data, are divided. It may be called by any goroutine.
+func (e *Engine) Share(a share.Among) {
+	e.shares.Divide(e.o.Sockets, a, 0)
+	e.pieces.shares.Divide(maxPieces, a, 0)
+}
+
+// take counts a socket for a port.
+func (e *Engine) take(owner frame.PortID) bool {
+	if !e.shares.Take(owner) {
 		return false
 	}
 	e.sockets.Add(1)
-	e.counts[inside]++
 	return true
 }
 
-func (e *Engine) giveBack(inside frame.Addr6) {
+func (e *Engine) giveBack(owner frame.PortID) {
 	e.sockets.Add(-1)
-	if e.counts[inside]--; e.counts[inside] <= 0 {
-		delete(e.counts, inside)
-	}
+	e.shares.Return(owner)
 }
 
 // random is a number that nobody outside can guess.

@@ -339,7 +339,7 @@ func TestEnds(t *testing.T) {
 	if _, err = b.dial(port); err != nil {
 		t.Fatal(err)
 	}
-	b.e.Do(func() { b.e.Forget(inside) })
+	b.e.Do(func() { b.e.Forget(1) })
 	if err := <-ended; err == nil || !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the container has gone; the server's connection ends by %v", err)
 	}
@@ -461,7 +461,7 @@ func TestHostile(t *testing.T) {
 		})
 	}
 	c.Close()
-	b.outsideDo(func() { b.e.Forget(inside) })
+	b.outsideDo(func() { b.e.Forget(1) })
 	if n, _ := b.e.InUse(); n != 0 {
 		t.Errorf("%d sockets are left", n)
 	}

@@ -156,6 +156,22 @@ func (c *controls) next(b []byte) int {
 	return size
 }
 
+// A lateReset is a reset that a container must get: without it, a program that only reads would wait for ever.
+type lateReset struct {
+	key      key
+	seq, ack uint32
+}
+
+// sendLateResets makes segments of the resets, as many as there is room for.
+func (e *Engine) sendLateResets() {
+	n := 0
+	for ; n < len(e.resets) && !e.control.isFull(); n++ {
+		r := &e.resets[n]
+		e.sendControl(&r.key, frame.FlagRST|frame.FlagACK, r.seq, r.ack, 0, nil)
+	}
+	e.resets = e.resets[:copy(e.resets, e.resets[n:])]
+}
+
 // unreachable are the codes of ICMP's and of ICMPv6's unreachable for an error of connect(2) or send(2) (linux net/ipv4/icmp.c, icmp_err_convert;
 // net/ipv6/icmp.c, tab_unreach); ok is false for errors that the sender is not told.
 func unreachable(err error) (code uint8, ok bool) {

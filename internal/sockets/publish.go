@@ -13,7 +13,8 @@ import (
 
 // A door is a socket that listens on a published port.
 type door struct {
-	fd int // -1: none
+	fd    int // -1: none
+	owner frame.PortID
 }
 
 // ErrLowPort is wrapped when the host's settings do not let this user listen on a port.
@@ -25,12 +26,14 @@ type Listening struct {
 	udp    bool
 	addr   netip.Addr
 	port   uint16
+	owner  frame.PortID
 	fds    []int // of the doors or points, which do not close them
 }
 
-// Listen opens a port of the host: at one address, or at all if addr is unspecified. It may be called by any goroutine.
-func (e *Engine) Listen(proto uint8, addr netip.Addr, port uint16) (*Listening, error) {
-	l := &Listening{engine: e, udp: proto == frame.UDP, addr: addr, port: port}
+// Listen opens a port of the host for a port of the switch, the owner: at one address, or at all if addr is unspecified. It may be called by any
+// goroutine.
+func (e *Engine) Listen(proto uint8, addr netip.Addr, port uint16, owner frame.PortID) (*Listening, error) {
+	l := &Listening{engine: e, udp: proto == frame.UDP, addr: addr, port: port, owner: owner}
 	list := []netip.Addr{addr}
 	if addr.IsUnspecified() {
 		list = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
@@ -97,15 +100,15 @@ func (l *Listening) enter() {
 				continue
 			}
 			a, _ := endpoint(sa)
-			_, _ = e.addPoint(fd, pointKey{a, l.port, pointPublished}) // an error: no memory in the kernel; nothing is received
+			_, _ = e.addPoint(fd, pointKey{a, l.port, pointPublished}, l.owner) // an error: no memory in the kernel; nothing is received
 			continue
 		}
-		i := int32(slices.Index(e.doors, door{fd: -1}))
+		i := int32(slices.IndexFunc(e.doors, func(d door) bool { return d.fd < 0 }))
 		if i < 0 {
 			e.doors = append(e.doors, door{})
 			i = int32(len(e.doors) - 1)
 		}
-		e.doors[i].fd = fd
+		e.doors[i] = door{fd, l.owner}
 		if err := e.sys.add(fd, i, tag(isDoor, 0), unix.EPOLLIN); err == nil {
 			e.accept(i)
 		}
@@ -185,7 +188,7 @@ func (e *Engine) accept(i int32) {
 			}
 			return
 		}
-		if !e.enter(fd, peer) {
+		if !e.enter(fd, peer, e.doors[i].owner) {
 			_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 			unix.Close(fd)
 		}
@@ -207,7 +210,7 @@ func (e *Engine) acceptWaiting() {
 }
 
 // enter begins the inside half of an accepted connection.
-func (e *Engine) enter(fd int, peer unix.Sockaddr) bool {
+func (e *Engine) enter(fd int, peer unix.Sockaddr, owner frame.PortID) bool {
 	own, err := unix.Getsockname(fd)
 	if err != nil {
 		return false
@@ -215,13 +218,20 @@ func (e *Engine) enter(fd int, peer unix.Sockaddr) bool {
 	var k key
 	k.in, k.inPort = endpoint(own)
 	k.out, k.outPort = endpoint(peer)
-	e.hideLocal(&k)
-	if _, taken := e.keys[k]; taken || k.in == anyOf(k.in) || !e.take(k.in) { // a host without an address has none that could stand for its loopback
+	_, taken := e.keys[k]
+	if e.hideLocal(&k) {
+		_, taken = e.keys[k]
+		for n := 0; taken && n < mostShown; n++ { // two clients on the host may have the same port, at two addresses
+			k.outPort = portAfter(k.outPort)
+			_, taken = e.keys[k]
+		}
+	}
+	if taken || k.in == anyOf(k.in) || !e.take(owner) { // a host without an address has none that could stand for its loopback
 		return false
 	}
-	i, err := e.newFlow(&k, fd)
+	i, err := e.newFlow(&k, fd, owner)
 	if err != nil {
-		e.giveBack(k.in)
+		e.giveBack(owner)
 		return false
 	}
 	e.flows[i].state = opening
@@ -234,7 +244,7 @@ func (e *Engine) enter(fd int, peer unix.Sockaddr) bool {
 // hideLocal gives a client on the host itself an address that may be on a wire: of loopback addresses, none may (RFC 1122, 3.2.1.3), and an answer
 // to the host's own address would not come back to the socket. It reports whether the client is on the host.
 func (e *Engine) hideLocal(k *key) bool {
-	if !isLoopback(k.out) && !e.own[k.out] {
+	if !isLoopback(k.out) && !e.isHost(k.out) {
 		return false
 	}
 	if isLoopback(k.in) {
@@ -262,12 +272,15 @@ func (e *Engine) host(is4 bool) frame.Addr6 {
 	return e.hostAddrs[1]
 }
 
-// isHost reports whether an address is none of a container: what comes from it answers a client of a published port.
-func (e *Engine) isHost(a frame.Addr6) bool { return e.own[a] }
+// isHost reports whether the host's kernel takes an address for its own. As a source of a frame, such an address answers a client of a published
+// port.
+func (e *Engine) isHost(a frame.Addr6) bool {
+	return e.own[a] || len(e.ownNets) > 0 && slices.ContainsFunc(e.ownNets, func(p netip.Prefix) bool { return p.Contains(netipOf(a)) })
+}
 
-// SetHost says which addresses the host has; the first of each family is that for clients at loopback addresses. It may be called by any
-// goroutine.
-func (e *Engine) SetHost(addrs []netip.Addr) {
+// SetHost says which addresses the host has, and which prefixes its kernel takes for its own besides. The first address of each family is that for
+// clients at loopback addresses. It may be called by any goroutine.
+func (e *Engine) SetHost(addrs []netip.Addr, prefixes []netip.Prefix) {
 	own := map[frame.Addr6]bool{}
 	var first [2]frame.Addr6
 	for _, a := range addrs {
@@ -277,5 +290,5 @@ func (e *Engine) SetHost(addrs []netip.Addr) {
 			first[i] = x
 		}
 	}
-	e.Do(func() { e.own, e.hostAddrs = own, first })
+	e.Do(func() { e.own, e.ownNets, e.hostAddrs = own, prefixes, first })
 }

@@ -1,6 +1,7 @@
 package sockets
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"net"
@@ -22,6 +23,7 @@ type wire struct {
 	t     *testing.T
 	e     *Engine
 	clock int64
+	owner frame.PortID // of what is written
 }
 
 // A segment is one that the engine has sent.
@@ -45,8 +47,9 @@ func newWire(t *testing.T, o Options) *wire {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, began := &wire{t: t}, time.Now()
-	o.MAC, o.PeerMAC, o.Sockets, o.MayHost = 0x020000000001, 0x020000000002, 4000, func(uint8, uint16) bool { return true }
+	w, began := &wire{t: t, owner: 1}, time.Now()
+	o.Sockets = cmp.Or(o.Sockets, 8000)
+	o.MAC, o.PeerMAC, o.MayHost = 0x020000000001, 0x020000000002, func(uint8, uint16) bool { return true }
 	o.Mapped = [2]netip.Addr{netip.MustParseAddr("169.254.1.2"), netip.MustParseAddr("fd00::9")}
 	o.Clock = func() int64 {
 		if w.clock != 0 {
@@ -62,12 +65,12 @@ func newWire(t *testing.T, o Options) *wire {
 }
 
 func (w *wire) write(p frametest.Packet, change func([]byte)) frame.Reason {
-	p.SrcMAC, p.DstMAC, p.Src, p.Dst = 0x020000000002, 0x020000000001, frametest.Addr(inside.String()), frametest.Addr(outside.String())
+	p.SrcMAC, p.DstMAC, p.Src, p.Dst = 0x020000000002, 0x020000000001, cmp.Or(p.Src, frametest.Addr(inside.String())), cmp.Or(p.Dst, frametest.Addr(outside.String()))
 	p.Partial = true
 	raw := p.Raw()
 	change(raw[frame.VnetLen+frame.EthernetLen+frame.IPv4Len:])
 	var f frame.Frame
-	f.Reset(raw, 1)
+	f.Reset(raw, w.owner)
 	frame.Parse(&f)
 	return w.e.Write(&f)
 }
@@ -274,12 +277,12 @@ func TestBusySocketAndCalls(t *testing.T) {
 // Two addresses of the host may publish the same port: the end of one leaves the other.
 func TestPublishedAtTwoAddresses(t *testing.T) {
 	w := newWire(t, Options{})
-	w.e.SetHost([]netip.Addr{outside})
-	one, err := w.e.Listen(frame.UDP, netip.MustParseAddr("127.0.0.1"), 5300)
+	w.e.SetHost([]netip.Addr{outside}, nil)
+	one, err := w.e.Listen(frame.UDP, netip.MustParseAddr("127.0.0.1"), 5300, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err = w.e.Listen(frame.UDP, outside, 5300); err != nil {
+	if _, err = w.e.Listen(frame.UDP, outside, 5300, 1); err != nil {
 		t.Fatal(err)
 	}
 	w.read()
@@ -293,8 +296,8 @@ func TestPublishedAtTwoAddresses(t *testing.T) {
 // A host without IPv6 addresses has none that could stand for ::1: its clients are refused.
 func TestLoopbackWithoutAddress(t *testing.T) {
 	w := newWire(t, Options{})
-	w.e.SetHost([]netip.Addr{outside})
-	if _, err := w.e.Listen(frame.TCP, netip.IPv4Unspecified(), 8080); err != nil {
+	w.e.SetHost([]netip.Addr{outside}, nil)
+	if _, err := w.e.Listen(frame.TCP, netip.IPv4Unspecified(), 8080, 1); err != nil {
 		t.Fatal(err)
 	}
 	w.read()

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/share"
 )
 
 // system is what the engine waits with: an epoll that has all sockets, an event for calls of others, and a timer.
@@ -209,6 +210,8 @@ func familyOf(a frame.Addr6) int {
 
 // pieces are buffers of 64 KiB for what sockets did not take at once. Memory that was never used takes no room.
 type pieces struct {
+	shares share.Pool // by port
+
 	mem  []byte
 	free []int32
 	made int32
@@ -219,8 +222,19 @@ const (
 	maxPieces = 1024
 )
 
-// get returns the number of a piece; false if all are in use.
-func (p *pieces) get() (int32, bool) {
+// get returns the number of a piece for a port; false if it has its part, or all are in use.
+func (p *pieces) get(owner frame.PortID) (int32, bool) {
+	if !p.shares.Take(owner) {
+		return 0, false
+	}
+	i, ok := p.take()
+	if !ok {
+		p.shares.Return(owner)
+	}
+	return i, ok
+}
+
+func (p *pieces) take() (int32, bool) {
 	if n := len(p.free); n > 0 {
 		i := p.free[n-1]
 		p.free = p.free[:n-1]
@@ -240,7 +254,10 @@ func (p *pieces) get() (int32, bool) {
 	return p.made - 1, true
 }
 
-func (p *pieces) put(i int32) { p.free = append(p.free, i) }
+func (p *pieces) put(i int32, owner frame.PortID) {
+	p.shares.Return(owner)
+	p.free = append(p.free, i)
+}
 
 func (p *pieces) of(i int32) []byte { return p.mem[int(i)*pieceSize : int(i+1)*pieceSize] }
 

@@ -2,7 +2,6 @@ package sockets
 
 import (
 	"encoding/binary"
-	"net/netip"
 	"syscall"
 	"time"
 	"unsafe"
@@ -43,6 +42,7 @@ const (
 	unsureBuf             // the size of the send buffer is to be asked again
 	accepted              // it came to a published port
 	rereads               // the kernel knows no SO_PEEK_OFF for TCP (IPv4: before Linux 6.9, IPv6: before 6.12)
+	orphan                // its container has gone, after its FIN: the data before the FIN are still passed on
 )
 
 // A tcpFlow is one connection.
@@ -62,7 +62,9 @@ type tcpFlow struct {
 	window   uint32 // the container's, in bytes
 	bits     uint32
 	mss      uint16 // payload of a segment to the container
-	scale    uint8  // of the container's windows
+	owner    frame.PortID
+	synSize  uint8 // of the frame with the container's SYN, in bytes
+	scale    uint8 // of the container's windows
 	state    uint8
 	dups     uint8 // equal acknowledgements in a row
 	tries    uint8
@@ -75,6 +77,7 @@ const (
 	aliveTime  = int64(2 * time.Minute) // after it, a container that has ended its half is asked whether it is there still: kernels forget such a half
 	mostTries  = 15
 	mostSYNs   = 6
+	orphanTime = int64(time.Minute)
 	mostProbes = 9 // in a row that the container has answered: they have become as rare as they get
 	ourScale   = 8
 	leastMSS   = 88
@@ -145,11 +148,11 @@ func (e *Engine) refuse(k *key, seq, ack uint32, flags uint8) {
 }
 
 // newFlow returns a flow for a socket, which it watches.
-func (e *Engine) newFlow(k *key, fd int) (int32, error) {
+func (e *Engine) newFlow(k *key, fd int, owner frame.PortID) (int32, error) {
 	i := freeEntry(&e.flows, &e.free)
 	gen := e.flows[i].gen + 1
 	iss := uint32(e.random())
-	e.flows[i] = tcpFlow{key: *k, fd: int32(fd), piece: -1, gen: gen, una: iss, nxt: iss, most: iss, mss: defaultMSS}
+	e.flows[i] = tcpFlow{key: *k, owner: owner, fd: int32(fd), piece: -1, gen: gen, una: iss, nxt: iss, most: iss, mss: defaultMSS}
 	_ = unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_NODELAY, 1)     // the container's kernel has decided what to send
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) // else urgent data would be missing where data are counted
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
@@ -170,13 +173,13 @@ func (e *Engine) newFlow(k *key, fd int) (int32, error) {
 // connect begins a connection for a SYN.
 func (e *Engine) connect(f *frame.Frame, k *key) frame.Reason {
 	h := f.TCP()
-	if !e.take(k.in) {
+	if !e.take(f.In) {
 		e.tellSender(f, k, frame.CodeAdminFiltered)
 		return frame.SocketsExhausted
 	}
 	fd, err := unix.Socket(familyOf(k.out), unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_TCP)
 	if err != nil {
-		e.giveBack(k.in)
+		e.giveBack(f.In)
 		e.tellSender(f, k, frame.CodeAdminFiltered)
 		return frame.SocketsExhausted
 	}
@@ -186,19 +189,20 @@ func (e *Engine) connect(f *frame.Frame, k *key) frame.Reason {
 	err = unix.Connect(fd, sockaddr(k.out, k.outPort))
 	var i int32
 	if err == nil || err == unix.EINPROGRESS {
-		i, err = e.newFlow(k, fd)
+		i, err = e.newFlow(k, fd, f.In)
 	}
 	if err != nil {
 		unix.Close(fd)
-		e.giveBack(k.in)
+		e.giveBack(f.In)
 		if code, ok := unreachable(err); ok {
 			e.tellSender(f, k, code)
 			return frame.ConnectUnreachable
 		}
 		e.sendControl(k, frame.FlagRST|frame.FlagACK, 0, h.Seq()+1, 0, nil)
-		return frame.None
+		return frame.ConnectRefused
 	}
 	c := &e.flows[i]
+	c.synSize = uint8(min(f.Len(), 255))
 	c.state, c.rcvNxt, c.edge, c.window = connecting, h.Seq()+1, h.Seq()+1, uint32(h.Window())
 	c.readOptions(h)
 	return frame.None
@@ -265,6 +269,7 @@ func (e *Engine) flowEvent(i int32, events uint32) {
 func (e *Engine) notConnected(i int32, errno syscall.Errno) {
 	c := &e.flows[i]
 	k, seq := c.key, c.rcvNxt-1
+	why := frame.ConnectUnreachable
 	if code, ok := unreachable(errno); ok {
 		var quote [8]byte
 		binary.BigEndian.PutUint16(quote[:], k.inPort)
@@ -273,7 +278,9 @@ func (e *Engine) notConnected(i int32, errno syscall.Errno) {
 		e.sendError(&k, k.out, unreachableType(&k), codeFor(&k, code), 0, frame.TCP, quote[:], frame.TCPLen)
 	} else if errno != unix.ETIMEDOUT { // then nobody has answered the container's SYN either
 		e.sendControl(&k, frame.FlagRST|frame.FlagACK, 0, seq+1, 0, nil)
+		why = frame.ConnectRefused
 	}
+	e.failed = append(e.failed, frame.TxFailure{Reason: why, Frames: 1, Slot: frame.NoSlot, Bytes: uint32(c.synSize)})
 	e.end(i)
 }
 
@@ -367,6 +374,10 @@ func (e *Engine) segment(i int32, f *frame.Frame) {
 	}
 	n := segmentLen(f)
 	e.acknowledged(i, h, n)
+	if c.state == answered { // RFC 9293, 3.10.7.4: it acknowledges something else than the SYN-ACK
+		e.refuse(&c.key, 0, h.Ack(), flags)
+		return
+	}
 	if c.state == closed || n == 0 && seq == c.rcvNxt {
 		return
 	}
@@ -512,7 +523,7 @@ func (e *Engine) takeData(i int32, f *frame.Frame, skip, n int) (taken int) {
 // keep copies what the socket did not take into the flow's piece, as far as there is room.
 func (e *Engine) keep(c *tcpFlow, iov []unix.Iovec, skip, n int) (kept int) {
 	if c.piece < 0 {
-		i, ok := e.pieces.get()
+		i, ok := e.pieces.get(c.owner)
 		if !ok {
 			return 0 // the container sends it again
 		}
@@ -552,7 +563,7 @@ func (e *Engine) flush(i int32) {
 	}
 	c.bits |= owesAck | unsureBuf
 	if c.begin += int32(n); c.begin == c.end {
-		e.pieces.put(c.piece)
+		e.pieces.put(c.piece, c.owner)
 		c.piece = -1
 		e.shutIfDone(i)
 	}
@@ -564,6 +575,10 @@ func (e *Engine) shutIfDone(i int32) {
 	if c.bits&(gotFIN|shutDown) == gotFIN && c.piece < 0 {
 		c.bits |= shutDown
 		_ = unix.Shutdown(int(c.fd), unix.SHUT_WR) // fails after a reset, which Read finds
+		if c.bits&orphan != 0 {
+			e.end(i)
+			return
+		}
 		if !e.endIfDone(i) && c.deadline == 0 {
 			e.setDeadline(i, e.aliveBy(c))
 		}
@@ -587,7 +602,11 @@ func (e *Engine) endIfDone(i int32) bool {
 // reset ends a flow by a reset: of the host's connection, and with tell of the container's.
 func (e *Engine) reset(i int32, tell bool) {
 	c := &e.flows[i]
-	if tell {
+	switch {
+	case !tell || c.bits&orphan != 0:
+	case e.control.isFull():
+		e.resets = append(e.resets, lateReset{c.key, c.nxt, c.rcvNxt})
+	default:
 		e.sendControl(&c.key, frame.FlagRST|frame.FlagACK, c.nxt, c.rcvNxt, 0, nil)
 	}
 	_ = unix.SetsockoptLinger(int(c.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
@@ -601,9 +620,9 @@ func (e *Engine) end(i int32) {
 		delete(e.keys, c.key)
 	}
 	if c.piece >= 0 {
-		e.pieces.put(c.piece)
+		e.pieces.put(c.piece, c.owner)
 	}
-	e.giveBack(c.key.in)
+	e.giveBack(c.owner)
 	*c = tcpFlow{gen: c.gen, bits: c.bits & (isReady | isTimed)}
 	if c.bits == 0 { // else whoever takes it from its list frees it
 		e.free = append(e.free, i)
@@ -650,7 +669,7 @@ func (e *Engine) nextSegment(b []byte) int {
 //uvswitch:hot
 func (e *Engine) push(i int32, b []byte) (size int, more bool) {
 	c := &e.flows[i]
-	if c.state != up {
+	if c.state != up || c.bits&orphan != 0 {
 		return 0, false
 	}
 	n, flags := 0, uint8(frame.FlagACK)
@@ -799,7 +818,10 @@ func (e *Engine) timeOut(i int32) {
 	if e.control.isFull() {
 		return // the next tick is as good
 	}
-	c.tries++
+	if c.tries++; c.bits&orphan != 0 {
+		e.reset(i, false)
+		return
+	}
 	if (c.state == answered || c.state == opening) && c.tries >= mostSYNs || c.tries > mostTries {
 		e.reset(i, true)
 		return
@@ -824,16 +846,24 @@ func (e *Engine) timeOut(i int32) {
 	}
 }
 
-// Forget ends the connections of an inside address, whose port has gone. It is for the worker; see Do.
-func (e *Engine) Forget(addr netip.Addr) {
-	inside := addrOf(addr)
+// Forget ends the sockets of a port, which has gone. What it has sent before a FIN still reaches the peer, if that takes it within orphanTime. It is
+// for the worker; see Do.
+func (e *Engine) Forget(owner frame.PortID) {
 	for i := range e.flows {
-		if c := &e.flows[i]; c.state != closed && c.key.in == inside {
+		switch c := &e.flows[i]; {
+		case c.state == closed || c.owner != owner || c.bits&orphan != 0:
+		case c.bits&gotFIN == 0:
 			e.reset(int32(i), false)
+		case c.bits&shutDown != 0: // the kernel has the data
+			e.end(int32(i))
+		default:
+			c.bits |= orphan
+			delete(e.keys, c.key) // for the next container that has this address
+			e.setDeadline(int32(i), e.now+orphanTime)
 		}
 	}
 	for i := range e.points {
-		if p := &e.points[i]; i > 0 && p.fd >= 0 && p.key.inside == inside {
+		if p := &e.points[i]; i > 0 && p.fd >= 0 && p.owner == owner && p.key.kind != pointPublished {
 			e.endPoint(int32(i))
 		}
 	}

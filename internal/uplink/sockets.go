@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // openSockets returns an uplink that only follows the host's devices, addresses and routes: packets leave by sockets of this process.
@@ -36,6 +37,7 @@ func (u *Uplink) inspectSockets() (State, error) {
 		return s, err
 	}
 	s.Own6, _ = addrs6(all6, nil)
+	s.Local = slices.Concat(localPrefixes(routes, addrs), localPrefixes(routes6, all6), prefixesOf(routes6, func(r *netlink.Route) bool { return r.Type == unix.RTN_ANYCAST }))
 	s.MTU6 = s.MTU
 	switch {
 	case !slices.ContainsFunc(routes6, func(r netlink.Route) bool { return r.Dst == nil || prefixOf(r.Dst).Bits() == 0 }):

@@ -1,0 +1,305 @@
+package sockets
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/frame/frametest"
+	"github.com/uvswitch/uvswitch/internal/share"
+)
+
+// udp writes a datagram of a port of the switch.
+func (w *wire) udp(owner frame.PortID, from, to uint16) frame.Reason {
+	w.owner = owner
+	defer func() { w.owner = 1 }()
+	return w.write(frametest.Packet{SrcPort: from, DstPort: to, Payload: []byte("x")}, func([]byte) {})
+}
+
+// A port that opens sockets without end leaves some to the others.
+func TestShares(t *testing.T) {
+	w := newWire(t, Options{Sockets: 64})
+	w.e.Share(share.Among{Ports: 3})
+	w.clock = w.e.now
+	opened := 0
+	for w.udp(1, uint16(20000+opened), 9) == frame.None {
+		opened++
+	}
+	if opened < 16 || opened > 32 {
+		t.Errorf("one port may have %d of 64 sockets", opened)
+	}
+	if why := w.udp(2, 30000, 9); why != frame.None {
+		t.Errorf("another port gets none: %v", why)
+	}
+	w.clock += reuseTime + 1
+	if why := w.udp(1, 50000, 9); why != frame.None {
+		t.Errorf("a socket that has asked once is not used again: %v", why)
+	}
+	if n, _ := w.e.InUse(); n != opened+1 {
+		t.Errorf("%d sockets are in use", n)
+	}
+}
+
+// A socket that was used once is closed soon; one of a conversation stays.
+func TestIdleTimes(t *testing.T) {
+	w := newWire(t, Options{})
+	w.clock = w.e.now
+	w.udp(1, 20000, 53)
+	w.udp(1, 20001, 9)
+	p := &w.e.points[w.e.pointKeys[pointKey{addrOf(inside), 20001, pointUDP}]]
+	p.bits |= hasAnswer
+	w.udp(1, 20001, 9)
+	w.udp(1, 20002, 9)
+	for _, x := range []struct {
+		after int64
+		left  int
+	}{{questionTime, 2}, {singleTime, 1}, {streamTime, 0}} {
+		w.clock = p.last + x.after + int64(time.Second)
+		w.e.now, w.e.swept = w.clock, 0
+		w.e.sweepPoints()
+		if n, _ := w.e.InUse(); n != x.left {
+			t.Errorf("%d sockets after %v, want %d", n, time.Duration(x.after), x.left)
+		}
+	}
+}
+
+// Resets for which there is no room are sent later: a program that only reads would wait for ever.
+func TestLateResets(t *testing.T) {
+	w := newWire(t, Options{})
+	l, port := w.listen()
+	const flows = 400
+	var servers []int
+	for i := range uint16(flows) {
+		fd, _ := w.connect(l, 20000+i, port, 60000)
+		servers = append(servers, fd)
+	}
+	for i := range w.e.flows {
+		if c := &w.e.flows[i]; c.state != closed {
+			w.e.reset(int32(i), true)
+		}
+	}
+	told := map[uint16]bool{}
+	for s, ok := w.read(); ok; s, ok = w.read() {
+		if s.flags&frame.FlagRST != 0 {
+			told[s.to] = true
+		}
+	}
+	if len(told) != flows {
+		t.Errorf("%d of %d connections were told", len(told), flows)
+	}
+	for _, fd := range servers {
+		unix.Close(fd)
+	}
+}
+
+// What a container has sent before its end reaches the peer, also what the socket has not taken yet.
+func TestDataOfTheGone(t *testing.T) {
+	w := newWire(t, Options{})
+	l, port := w.listen()
+	fd, seq := w.connect(l, 40000, port, 60000)
+	next, refused := uint32(100), 0
+	for refused < 3 { // until the socket and the piece are full
+		before := w.e.flows[1].rcvNxt
+		w.write(frametest.Packet{Proto: frame.TCP, SrcPort: 40000, DstPort: port, Flags: frame.FlagACK, TCPSeq: next, TCPAck: seq, Payload: make([]byte, 30000)}, func([]byte) {})
+		next += w.e.flows[1].rcvNxt - before
+		if w.e.flows[1].rcvNxt == before {
+			refused++
+		}
+	}
+	w.tcp(40000, port, frame.FlagFIN|frame.FlagACK, next, seq, 60000)
+	if w.e.flows[1].piece < 0 {
+		t.Fatal("the socket has taken all: the test is none")
+	}
+	w.e.Forget(1)
+	server := os.NewFile(uintptr(fd), "server")
+	got := make(chan int64, 1)
+	go func() {
+		n, err := io.Copy(io.Discard, server)
+		if err != nil {
+			t.Error(err)
+		}
+		got <- n
+	}()
+	for until := time.Now().Add(5 * time.Second); time.Now().Before(until); w.read() {
+		select {
+		case n := <-got:
+			if n != int64(next-100) {
+				t.Errorf("the peer got %d of %d bytes", n, next-100)
+			}
+			if n, _ := w.e.InUse(); n != 0 {
+				t.Errorf("%d sockets are left", n)
+			}
+			return
+		default:
+		}
+	}
+	t.Error("the peer waits")
+}
+
+// Containers begin nothing with what the host's kernel takes for its own: addresses, and prefixes of the table local.
+func TestHostPrefixes(t *testing.T) {
+	w := newWire(t, Options{})
+	w.e.o.MayHost = func(uint8, uint16) bool { return false }
+	w.e.SetHost(nil, []netip.Prefix{netip.PrefixFrom(outside, 24).Masked()})
+	w.read()
+	if why := w.udp(1, 20000, 9); why != frame.HostInbound {
+		t.Errorf("a datagram: %v", why)
+	}
+}
+
+// The handshake is not over until the SYN-ACK is acknowledged.
+func TestWrongAck(t *testing.T) {
+	w := newWire(t, Options{})
+	_, port := w.listen()
+	w.tcp(40000, port, frame.FlagSYN, 99, 0, 60000)
+	got := w.await(has(frame.FlagSYN))
+	w.write(frametest.Packet{Proto: frame.TCP, SrcPort: 40000, DstPort: port, Flags: frame.FlagACK, TCPSeq: 100, TCPAck: got[len(got)-1].seq, Payload: []byte("data")}, func([]byte) {})
+	if got = w.await(has(frame.FlagRST)); !has(frame.FlagRST)(got) {
+		t.Errorf("the answer: %v", got)
+	}
+	if w.e.flows[1].rcvNxt != 100 {
+		t.Error("the data were taken")
+	}
+}
+
+// A refusal is counted as a drop of the SYN.
+func TestRefusedIsCounted(t *testing.T) {
+	w := newWire(t, Options{})
+	l, port := w.listen()
+	unix.Close(l)
+	var why frame.Reason
+	if why = w.write(frametest.Packet{Proto: frame.TCP, SrcPort: 40000, DstPort: port, Flags: frame.FlagSYN, TCPSeq: 1}, func([]byte) {}); why == frame.None {
+		w.await(has(frame.FlagRST))
+		if late := w.e.Failures(nil); len(late) == 1 {
+			why = late[0].Reason
+		}
+	}
+	if why != frame.ConnectRefused {
+		t.Errorf("the reason: %v", why)
+	}
+}
+
+// The end of a published port frees its sockets once.
+func TestListeningCloses(t *testing.T) {
+	w := newWire(t, Options{})
+	w.e.SetHost([]netip.Addr{outside}, nil)
+	for i := range uint16(3) { // points that have ended
+		w.udp(1, 20000+i, 9)
+	}
+	w.e.Forget(1)
+	for _, proto := range []uint8{frame.TCP, frame.UDP} {
+		for range 3 {
+			l, err := w.e.Listen(proto, netip.IPv4Unspecified(), 5300, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.read()
+			w.e.Stop() // Close waits for no worker
+			l.Close()
+			w.e.calls.stopped = false
+		}
+	}
+	if slices.Sort(w.e.freePoint); len(slices.Compact(slices.Clone(w.e.freePoint))) != len(w.e.freePoint) {
+		t.Errorf("entries were freed twice: %v", w.e.freePoint)
+	}
+}
+
+// Clients on the host that have one port at two addresses are two clients.
+func TestClientsWithOnePort(t *testing.T) {
+	for _, udp := range []bool{false, true} {
+		t.Run(fmt.Sprint("udp ", udp), func(t *testing.T) {
+			w := newWire(t, Options{})
+			w.e.SetHost([]netip.Addr{outside}, nil)
+			proto, typ := uint8(frame.TCP), unix.SOCK_STREAM
+			if udp {
+				proto, typ = frame.UDP, unix.SOCK_DGRAM
+			}
+			if _, err := w.e.Listen(proto, netip.IPv4Unspecified(), 8080, 1); err != nil {
+				t.Fatal(err)
+			}
+			w.read()
+			var clients []int
+			for i := range byte(2) {
+				c, err := unix.Socket(unix.AF_INET, typ|unix.SOCK_CLOEXEC, 0)
+				if err == nil {
+					err = unix.Bind(c, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1 + i}, Port: 41000})
+				}
+				if err == nil {
+					err = unix.Connect(c, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: 8080})
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer unix.Close(c)
+				if clients = append(clients, c); udp {
+					_, _ = unix.Write(c, []byte("question"))
+				}
+			}
+			ports := map[uint16]bool{}
+			b := make([]byte, frame.VnetLen+frame.MaxFrame)
+			for until := time.Now().Add(time.Second); len(ports) < 2 && time.Now().Before(until); {
+				if n, _ := w.e.Read(b); n > 0 {
+					l4 := b[frame.VnetLen+frame.EthernetLen+frame.IPv4Len:]
+					ports[uint16(l4[0])<<8|uint16(l4[1])] = true
+				}
+			}
+			if len(ports) != 2 {
+				t.Fatalf("the container sees clients at the ports %v", ports)
+			}
+			if !udp {
+				return
+			}
+			for p := range ports { // each answer reaches its client
+				k := key{in: addrOf(outside), out: w.e.mapped(true), inPort: 8080, outPort: p}
+				real, _ := w.e.locals.real(&k, w.e.now)
+				answer := frametest.Packet{Src: frame.Addr(k.in.Lo), Dst: frame.Addr(k.out.Lo), SrcPort: 8080, DstPort: p, Payload: fmt.Append(nil, real.out.Lo&0xff)}
+				if why := w.write(answer, func([]byte) {}); why != frame.None {
+					t.Fatalf("the answer does not leave: %v", why)
+				}
+			}
+			for i, c := range clients {
+				_ = unix.SetsockoptTimeval(c, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 2})
+				if n, err := unix.Read(c, b); err != nil || string(b[:n]) != fmt.Sprint(1+i) {
+					t.Errorf("client %d got %q: %v", i, b[:max(n, 0)], err)
+				}
+			}
+		})
+	}
+}
+
+// A burst of clients is served, however little room there is for the segments that greet the container.
+func TestBurstOfClients(t *testing.T) {
+	w := newWire(t, Options{})
+	w.e.SetHost([]netip.Addr{outside}, nil)
+	if _, err := w.e.Listen(frame.TCP, netip.IPv4Unspecified(), 8080, 1); err != nil {
+		t.Fatal(err)
+	}
+	w.read()
+	const burst = 1000
+	for range burst {
+		c, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(c)
+		if err := unix.Connect(c, &unix.SockaddrInet4{Addr: outside.As4(), Port: 8080}); err != nil && err != unix.EINPROGRESS {
+			t.Fatal(err)
+		}
+	}
+	syns := 0
+	for until := time.Now().Add(10 * time.Second); syns < burst && time.Now().Before(until); {
+		if s, ok := w.read(); ok && s.flags&frame.FlagSYN != 0 {
+			syns++
+		}
+	}
+	if syns != burst {
+		t.Errorf("the container got %d of %d SYNs", syns, burst)
+	}
+}
