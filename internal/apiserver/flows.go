@@ -54,13 +54,18 @@ func (v *view) flowList(r *http.Request) (any, error) {
 	if !mayChange(r) && (limit == 0 || limit > guestFlows) {
 		limit = guestFlows
 	}
-	out := []api.Flow{}
+	var flows []nat.Flow
 	v.dp.NAT.Flows(v.dp.Now(), func(x nat.Flow) bool {
 		if f.matches(x) {
-			out = append(out, v.flow(x))
+			flows = append(flows, x)
 		}
-		return limit == 0 || len(out) < limit
+		return limit == 0 || len(flows) < limit
 	})
+	v.d.SetSocketEndpoints(flows)
+	out := make([]api.Flow, len(flows))
+	for i := range flows {
+		out[i] = v.flow(flows[i])
+	}
 	return out, nil
 }
 

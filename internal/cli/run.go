@@ -149,7 +149,11 @@ func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
 	if err != nil {
 		return err
 	}
-	plugin, err := f.listenDocker(in.docker)
+	asUser := f.docker != "" && in.docker == nil && source.Unprivileged // Docker's driver is another process
+	var plugin net.Listener
+	if !asUser {
+		plugin, err = f.listenDocker(in.docker)
+	}
 	if err != nil {
 		return err
 	}
@@ -180,6 +184,13 @@ func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
 		return err
 	}
 	defer endChild()
+	if asUser { // before the sandbox closes, which lets no program be started
+		end, err := a.startDockerDriver(&f, given.Changed("state"))
+		if err != nil {
+			return err
+		}
+		defer end()
+	}
 	context.AfterFunc(ctx, func() { notify(sdaemon.SdNotifyStopping) })
 	_ = os.MkdirAll(f.state, 0o700) // where the switch may not make it, saving says so
 	d, err := daemon.Start(ctx, daemon.Options{
@@ -339,6 +350,8 @@ func (f *runFlags) check() error {
 		return usagef("--ready-fd %d: this file descriptor is not open", f.readyFD)
 	case f.sandbox != "on" && f.sandbox != "off":
 		return usagef("--sandbox %q: must be on or off", f.sandbox)
+	case strings.Trim(f.docker, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") != "" || len(f.docker) > 32:
+		return usagef("--docker %q is not a valid name; use 1 to 32 letters, digits, dashes and underscores", f.docker)
 	case f.host != "on" && f.host != "off":
 		return usagef("--host %q: must be on or off", f.host)
 	}
@@ -402,9 +415,6 @@ func (f *runFlags) listenDocker(made net.Listener) (net.Listener, error) {
 	}
 	if f.docker == "" {
 		return nil, nil
-	}
-	if strings.Trim(f.docker, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") != "" || len(f.docker) > 32 {
-		return nil, usagef("--docker %q is not a valid name; use 1 to 32 letters, digits, dashes and underscores", f.docker)
 	}
 	if err := os.MkdirAll(f.state, 0o700); err != nil {
 		return nil, fmt.Errorf("--state: cannot create the folder: %w", err)

@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"context"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/netip"
@@ -254,7 +256,11 @@ func (d *Daemon) updateSiblingsLocked(p *port) {
 func (d *Daemon) portGone(id frame.PortID) {
 	go d.follow("removing a port whose device has gone", func() { // the data plane goes on: unplugging needs its workers
 		if p := d.byID[id]; p != nil && p.Kind != model.KindUplink {
-			d.log.Warn("the port's device has gone; the port is removed", "port", p.Name, "device", p.Ifname, "netns", p.Netns)
+			level := slog.LevelWarn
+			if p.ByFD { // as when a command of `exec` has ended
+				level = slog.LevelInfo
+			}
+			d.log.Log(context.Background(), level, "the port's device has gone; the port is removed", "port", p.Name, "device", p.Ifname, "netns", p.Netns)
 			d.unplugLocked(p)
 		}
 	})

@@ -16,6 +16,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/sockets"
 	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/internal/usedports"
+	"github.com/uvswitch/uvswitch/nat"
 )
 
 // bySockets reports whether packets leave by sockets of this process.
@@ -135,4 +136,33 @@ func addrsOf(s *uplink.State) (all []netip.Addr) {
 		}
 	}
 	return all
+}
+
+// SetSocketEndpoints writes into flows that leave by sockets where these are on the host: there, other uplinks have NAT's outside endpoint. It may
+// wait for netlink.
+func (d *Daemon) SetSocketEndpoints(flows []nat.Flow) {
+	if !d.bySockets() {
+		return
+	}
+	ends := make([]frame.Endpoints, len(flows))
+	for i := range flows {
+		ends[i] = flows[i].Original
+	}
+	sources := map[netip.Addr]netip.Addr{}
+	for i, own := range d.engine.Endpoints(ends) {
+		if !own.IsValid() {
+			continue
+		}
+		f, at := &flows[i], own.Addr()
+		if to := f.Original.Dst; at.IsUnspecified() {
+			if _, known := sources[to]; !known {
+				sources[to] = at
+				if w, err := uplink.WayOfSocket(to); err == nil && w.Source.IsValid() {
+					sources[to] = w.Source
+				}
+			}
+			at = sources[to]
+		}
+		f.Reply.Dst, f.Reply.DstPort = at, own.Port()
+	}
 }

@@ -242,6 +242,92 @@ func TestRootlessWayOut(t *testing.T) {
 	b.Balanced()
 }
 
+// TestRootlessExplains: what explains knows of the host's sockets.
+func TestRootlessExplains(t *testing.T) {
+	Need(t, "curl", "socat", "ss")
+	b := NewHost(t)
+	u := newUser(b)
+	b.Serve("out", 7100, "socat", "TCP-LISTEN:7100,fork,reuseaddr", "EXEC:cat")
+	b.Serve("out", 7101, "socat", "-T60", "UDP-LISTEN:7101,fork", "EXEC:cat")
+	b.Sh("host", "ip route add local 192.0.2.0/24 dev lo")
+	u.run("--host-inbound none")
+	u.start("exec uvswitch exec --port c -- sh -c '(sleep 600 | socat -t600 - TCP:10.1.0.2:7100)& (echo x; sleep 600) | socat -t600 - UDP:10.1.0.2:7101'")
+	u.port("c")
+	for _, proto := range []string{"tcp", "udp"} {
+		var flows []api.Flow
+		b.Eventually("there is a flow of "+proto, func() bool {
+			b.JSON(&flows, "flow", "ls", "-p", proto, "--dst", "10.1.0.2")
+			return len(flows) == 1 && flows[0].Reply.Packets > 0
+		})
+		own := fmt.Sprintf("%s:%d", flows[0].Reply.Dst, flows[0].Reply.Dport)
+		sockets := b.Sh("host", "ss -Han --"+proto)
+		if any := fmt.Sprintf("0.0.0.0:%d", flows[0].Reply.Dport); flows[0].Reply.Dst != "10.1.0.1" || !strings.Contains(sockets, own) && !strings.Contains(sockets, any) {
+			t.Errorf("a flow of %s has the socket %s; ss shows\n%s", proto, own, sockets)
+		}
+	}
+	contains(t, b.CLI("trace", "--in", "c", "tcp > 10.1.0.2:7100"), "by a socket of the switch's user; the host's routing sends it by device eth0 to 10.1.0.2, with source 10.1.0.1")
+	contains(t, b.CLI("trace", "--in", "c", "tcp > 203.0.113.1:80"), "the host's routing")
+
+	// Each refusal has a reason.
+	for line, reason := range map[string]string{
+		"curl -sS -m 20 http://10.1.0.2:81/":                      "connect_refused",
+		"curl -sS -m 20 http://192.0.2.7/":                        "host_inbound", // of the table local
+		"curl -sS -m 20 http://10.1.0.1/":                         "host_inbound",
+		"ping -c1 -W1 10.1.0.2":                                   "ping_not_allowed",
+		"head -c 4000 /dev/zero | socat -b 4000 - UDP:10.1.0.2:7": "needs_root", // in fragments
+	} {
+		_, _ = u.try("uvswitch exec -- sh -c " + quoted(line))
+		b.Eventually(line+" is counted as "+reason, func() bool { return strings.Contains(b.CLI("stats"), reason) })
+	}
+	b.Balanced()
+}
+
+// TestRootlessBadTurns: descriptors run out, the host's address changes, the switch is killed, there is no /dev/net/tun.
+func TestRootlessBadTurns(t *testing.T) {
+	Need(t, "curl", "socat", "setpriv")
+	b := NewHost(t)
+	u := newUser(b)
+	b.Web("out")
+	b.Serve("out", 7100, "socat", "TCP-LISTEN:7100,fork,reuseaddr", "EXEC:cat")
+	if out, err := b.TrySh("host", "setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps=-all --bounding-set=-all unshare -Urn "+u.dir+"/uvswitch doctor"); err == nil || !strings.Contains(out, "/dev/net/tun") {
+		t.Errorf("doctor where the user may not use /dev/net/tun: %v: %s", err, out)
+	}
+
+	// 300 files: 64 sockets for containers. One container takes what it may; another one still gets some.
+	s := u.start("ulimit -n 300; exec uvswitch run --io " + u.pair.IO)
+	b.Eventually("the switch answers", func() bool { _, err := u.TryCLI("status"); return err == nil })
+	u.start("exec uvswitch exec --port greedy -- sh -c 'for i in $(seq 100); do (sleep 600 | socat -t600 - TCP:10.1.0.2:7100 2>/dev/null)& done; wait'")
+	u.port("greedy")
+	b.Eventually("sockets run out", func() bool { return strings.Contains(b.CLI("stats"), "sockets_exhausted") })
+	if out, err := u.try("uvswitch exec -- curl -sS -m 20 http://10.1.0.2/"); err != nil {
+		t.Errorf("another container: %v: %s", err, out)
+	}
+
+	// The host gets another address.
+	b.Sh("host", "ip addr del 10.1.0.1/24 dev eth0; ip addr add 10.1.0.7/24 dev eth0; ip route replace default via 10.1.0.2")
+	b.Eventually("new connections leave with the new address", func() bool {
+		out, err := u.try("uvswitch exec -- curl -sS -m 5 http://10.1.0.2/")
+		return err == nil && strings.Contains(out, "10.1.0.7")
+	})
+
+	// The switch is killed: its connections end, and a new switch serves at once.
+	served := func() string { return b.Sh("out", "ss -Hnt state established sport = :7100") }
+	if served() == "" {
+		t.Fatal("no connection is there")
+	}
+	var status api.Status
+	b.JSON(&status, "status")
+	if err := unix.Kill(status.PID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.Wait()
+	b.Sh("host", "ip addr add 10.1.0.1/24 dev eth0") // those of the old address, too
+	b.Eventually("the peers hear of the end", func() bool { return served() == "" })
+	u.run("")
+	u.sh("uvswitch exec -- curl -sS -m 20 http://10.1.0.2/")
+	b.Balanced()
+}
+
 func quoted(line string) string { return "'" + strings.ReplaceAll(line, "'", `'\''`) + "'" }
 
 // TestRootlessPage runs the commands of docs/rootless.md as an ordinary user.
@@ -257,16 +343,90 @@ func TestRootlessPage(t *testing.T) {
 	contains(t, out, expect...)
 }
 
+// file writes a file of the user's machine.
+func (u *user) file(name, text string) {
+	u.t.Helper()
+	if err := os.WriteFile(filepath.Join(u.dir, name), []byte(text), 0o644); err != nil {
+		u.t.Fatal(err)
+	}
+}
+
+// withEngine gives the user what a container engine needs: user IDs for containers, and newuidmap. It returns the path of an image.
+func (u *user) withEngine() (image string) {
+	u.t.Helper()
+	image = filepath.Join(u.dir, "image")
+	u.local("sh", "-c", busyboxImage, image)
+	u.file("subid", "nobody:200000:65536\n")
+	u.setuid = true // newuidmap
+	u.mounts = fmt.Sprintf("mount --bind %[1]s/subid /etc/subuid && mount --bind %[1]s/subid /etc/subgid &&", u.dir)
+	return image + ".tar"
+}
+
+// TestDockerRootless tests Debian's dockerd of an ordinary user, in RootlessKit's namespaces, with that user's switch. It runs the commands of
+// docs/docker.md.
+func TestDockerRootless(t *testing.T) {
+	Need(t, "dockerd", "docker", "rootlesskit", "runc", "busybox", "curl", "newuidmap", "slirp4netns")
+	b := NewHost(t)
+	u := newUser(b)
+	image := u.withEngine()
+	u.env = fmt.Sprintf("DOCKER_HOST=unix://%s/run/docker.sock", u.dir)
+	b.Web("out")
+	u.run("--docker")
+	t.Cleanup(func() {
+		_, _ = u.try("rootlesskit rm -rf $HOME/.local/share/docker") // files of the user IDs for containers
+		unmountBelow(u.dir)
+	})
+	dockerd := func() *exec.Cmd {
+		c := u.start("exec sh /usr/share/docker.io/contrib/dockerd-rootless.sh --storage-driver=vfs --dns 172.29.0.1")
+		b.Eventually("dockerd answers", func() bool { _, err := u.try("docker version"); return err == nil })
+		return c
+	}
+	first := dockerd()
+	u.sh("docker import " + image + " busybox")
+
+	script, expect := fencesOf(t, "docker.md", "sh user")
+	contains(t, u.sh("set -e\n"+script), expect...)
+
+	u.sh("docker network create -d uvswitch --subnet 172.30.0.0/16 net1; docker run -d --name web --restart always --network net1 -p 8080:80 busybox httpd -f -p 80 -h /www; docker run -d --name db --network net1 busybox sleep 3600")
+	contains(t, u.sh("docker exec db wget -qO- http://10.1.0.2/; docker exec db wget -qO- http://web/cgi-bin/who"), "10.1.0.1", "you are 172.30.0.3")
+	answers := func() bool {
+		out, err := b.TrySh("out", "curl -sS -m 5 http://10.1.0.1:8080/cgi-bin/who")
+		return err == nil && strings.Contains(out, "you are 10.1.0.2")
+	}
+	b.Eventually("the published port answers", answers)
+	if out, err := u.try("docker run --rm --network net1 -p 80:80 busybox true"); err == nil || !strings.Contains(out, "ip_unprivileged_port_start") {
+		t.Errorf("a low port: %v: %s", err, out)
+	}
+
+	// The switch is killed, and dockerd ends: both come back to their containers.
+	var status api.Status
+	b.JSON(&status, "status")
+	if err := unix.Kill(status.PID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	b.Eventually("the switch is gone", func() bool { _, err := u.TryCLI("status"); return err != nil })
+	u.run("--docker")
+	b.Eventually("the new switch serves the container", answers)
+	if err := first.Process.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	_ = first.Wait()
+	dockerd()
+	b.Eventually("the next dockerd serves the container", answers)
+	u.sh("docker rm -f -v web db; docker network rm net1")
+	if out := b.CLI("port", "ls"); strings.Contains(out, "docker-") {
+		t.Errorf("left: %s", out)
+	}
+	b.Balanced()
+}
+
 // TestPodmanRootless tests Debian's podman 4.3 of an ordinary user, with that user's switch. It runs the commands of docs/podman.md.
 func TestPodmanRootless(t *testing.T) {
 	Need(t, "podman", "runc", "busybox", "curl", "newuidmap", "slirp4netns")
 	b := NewHost(t)
 	u := newUser(b)
-	image := filepath.Join(u.dir, "image")
-	b.local("sh", "-c", busyboxImage, image)
-	for name, text := range map[string]string{
-		"subid": "65534:200000:65536\n",
-		"containers.conf": `[containers]
+	image := u.withEngine()
+	u.file("containers.conf", `[containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 [engine]
 runtime = "runc"
@@ -274,15 +434,8 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 [network]
 network_backend = "cni"
-cni_plugin_dirs = ["` + u.dir + `"]
-`,
-	} {
-		if err := os.WriteFile(filepath.Join(u.dir, name), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	u.setuid = true // newuidmap
-	u.mounts = fmt.Sprintf("mount --bind %[1]s/subid /etc/subuid && mount --bind %[1]s/subid /etc/subgid &&", u.dir)
+cni_plugin_dirs = ["`+u.dir+`"]
+`)
 	// GOGC: a descriptor of the switch was closed by somebody else at a garbage collection, now and then. Who does it is not known yet.
 	u.env = fmt.Sprintf("CONTAINERS_CONF=%s/containers.conf STORAGE_DRIVER=vfs GOGC=off", u.dir)
 	u.run("")
@@ -290,7 +443,7 @@ cni_plugin_dirs = ["` + u.dir + `"]
 		_, _ = u.try("podman rm -f -t 0 --all; kill $(cat $XDG_RUNTIME_DIR/libpod/tmp/pause.pid); podman unshare rm -rf $HOME/.local $HOME/.config; kill $(cat $XDG_RUNTIME_DIR/libpod/tmp/pause.pid)")
 		unmountBelow(u.dir)
 	})
-	u.sh("podman import " + image + ".tar busybox")
+	u.sh("podman import " + image + " busybox")
 
 	script, expect := fencesOf(t, "podman.md", "sh user")
 	contains(t, u.sh("set -e\n"+script), expect...)

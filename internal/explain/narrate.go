@@ -364,7 +364,11 @@ func wayTo(w Way, err error, src netip.Addr) string {
 	if w.Code != 0 {
 		return fmt.Sprintf("the host's routing does not send it (%s)", w.Code)
 	}
-	text := fmt.Sprintf("the host's routing sends it by device %s to %s", w.Device, w.NextHop)
+	text := ""
+	if w.Socket {
+		text = "by a socket of the switch's user; "
+	}
+	text += fmt.Sprintf("the host's routing sends it by device %s to %s", w.Device, w.NextHop)
 	if w.Source.IsValid() && w.Source != src {
 		text += fmt.Sprintf(", with source %s", w.Source)
 	}

@@ -31,6 +31,7 @@ type Way struct {
 	Code            frame.WayCode // 0: it is sent
 	Device          string
 	NextHop, Source netip.Addr
+	Socket          bool // a socket of the switch sends it
 }
 
 // Trace says what would happen to a packet, and why. The stages decide; this package describes what they did.

@@ -24,6 +24,7 @@ type Way struct {
 	NextHop netip.Addr // equal to the destination if the destination is on the link
 	Source  netip.Addr // the host's address that the packet gets
 	MTU     int        // in bytes; 0: not known
+	Socket  bool       // a socket of this process sends it
 }
 
 // fibParams is the size of struct bpf_fib_lookup, in bytes.
@@ -122,6 +123,9 @@ func (u *Uplink) AskSource(t frame.Tuple, class uint8) frame.Addr {
 // Ask returns the way of a container's packet outside, with a tuple and a class (see frame.Frame.TrafficClass), as the host's routing chooses
 // it now. It does not wait, but before Linux 6.7 for netlink, when a next hop is new.
 func (u *Uplink) Ask(t frame.Tuple, class uint8) (Way, error) {
+	if u.opts.Kind == Sockets {
+		return WayOfSocket(t.Dst.Netip())
+	}
 	w, params, err := wayOf(u, t, class)
 	if err != nil || w.Code != 0 {
 		return w, err
@@ -135,6 +139,9 @@ func (u *Uplink) Ask(t frame.Tuple, class uint8) (Way, error) {
 // Ask6 is Ask for IPv6. Before Linux 6.7, the source follows from the device alone. With rules that the programs do not see, it may wait for
 // netlink.
 func (u *Uplink) Ask6(t frame.Tuple6, class uint8) (Way, error) {
+	if u.opts.Kind == Sockets {
+		return WayOfSocket(t.Dst.Netip())
+	}
 	if u.question != nil && u.known.Load().Told != 0 {
 		return u.wayTold(t, class)
 	}

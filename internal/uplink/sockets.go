@@ -1,11 +1,15 @@
 package uplink
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
 // openSockets returns an uplink that only follows the host's devices, addresses and routes: packets leave by sockets of this process.
@@ -48,4 +52,28 @@ func (u *Uplink) inspectSockets() (State, error) {
 		s.Up6, s.Addr6 = true, s.Own6[0]
 	}
 	return s, nil
+}
+
+// WayOfSocket is where the host's kernel sends what a socket sends to dst. It may wait for netlink.
+func WayOfSocket(dst netip.Addr) (Way, error) {
+	w := Way{Socket: true, NextHop: dst}
+	routes, err := netlink.RouteGet(dst.AsSlice())
+	if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EINVAL) {
+		w.Code = frame.WayNoRoute
+		return w, nil
+	}
+	if err != nil || len(routes) != 1 {
+		return w, fmt.Errorf("uplink: asking the host's routing: %w", err)
+	}
+	r := &routes[0]
+	if link, err := netlink.LinkByIndex(r.LinkIndex); err == nil {
+		w.index, w.Device = link.Attrs().Index, link.Attrs().Name
+	}
+	if hop, ok := netip.AddrFromSlice(r.Gw); ok {
+		w.NextHop = hop.Unmap()
+	}
+	if src, ok := netip.AddrFromSlice(r.Src); ok {
+		w.Source = src.Unmap()
+	}
+	return w, nil
 }

@@ -46,14 +46,14 @@ func explain(err error) error {
 	return err
 }
 
-// there says in the environment that this program runs in the owner's user namespace already.
+// there says in the environment that RunInOwners or RunBeside has started this program.
 const there = "UVSWITCH_IN_USER_NAMESPACE"
 
 // RunInOwners runs this program again, with the same arguments and files, where this user may create devices for the network namespace at path: in
 // the user namespace that owns it, and in a new network namespace there. TAPs are created in that one, and then moved. env is added to the
 // environment. ran is false if this process need not go there. An error of the program that ran is an *exec.ExitError.
 func RunInOwners(path string, env ...string) (ran bool, err error) {
-	if os.Getenv(there) != "" || rights.MayEnterNamespaces() {
+	if IsThere() || rights.MayEnterNamespaces() {
 		return false, nil
 	}
 	owner, err := ownerOf(path)
@@ -61,62 +61,95 @@ func RunInOwners(path string, env ...string) (ran bool, err error) {
 		return false, nil // who opens the namespace next says why
 	}
 	defer owner.Close()
+	return true, runThere(place{fd: owner.Fd(), kinds: unix.CLONE_NEWUSER, freshNet: true}, env)
+}
+
+// RunBeside runs this program again, with the same arguments and files, in the user, mount and network namespaces of a process of this user. env is
+// added to the environment. An error of the program that ran is an *exec.ExitError.
+func RunBeside(pid int, env ...string) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return runThere(place{fd: uintptr(fd), kinds: unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWNET}, env)
+}
+
+// IsThere reports whether this program was started by RunInOwners or RunBeside.
+func IsThere() bool { return os.Getenv(there) != "" }
+
+// A place is where a program runs.
+type place struct {
+	fd       uintptr // of a user namespace, or of a process (pidfd_open(2))
+	kinds    uintptr // of namespaces that are entered
+	freshNet bool    // in a new network namespace
+}
+
+// runThere runs this program again, with the same arguments and files, and waits for its end.
+func runThere(at place, env []string) error {
 	exe, err := os.Executable()
 	if err != nil {
-		return true, err
+		return err
 	}
 	argv, err := syscall.SlicePtrFromStrings(os.Args)
 	if err != nil {
-		return true, err
+		return err
 	}
 	envv, err := syscall.SlicePtrFromStrings(append(append(os.Environ(), there+"=1"), env...))
 	if err != nil {
-		return true, err
+		return err
 	}
 	name, err := syscall.BytePtrFromString(exe)
 	if err != nil {
-		return true, err
+		return err
 	}
-	p, err := os.FindProcess(fork(owner.Fd(), name, &argv[0], &envv[0]))
+	runtime.LockOSThread() // the program ends with the thread that has forked
+	defer runtime.UnlockOSThread()
+	pid, err := fork(at, name, &argv[0], &envv[0])
 	if err != nil {
-		return true, err
+		return err
+	}
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		return err
 	}
 	state, err := p.Wait()
 	if err == nil && !state.Success() {
 		err = &exec.ExitError{ProcessState: state}
 	}
-	return true, err
+	return err
 }
 
-// fork runs a program in the user namespace with the descriptor ns, as nsenter(1) would. The program keeps the capabilities of that namespace
-// also if this user is not root there (capabilities(7), "ambient"). Its exit status is 126 if the kernel refuses.
-func fork(ns uintptr, name *byte, argv, envv **byte) (pid int) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+// fork runs a program in a place, as nsenter(1) would. The program keeps the capabilities of the place's user namespace also if this user is not root
+// there (capabilities(7), "ambient"). Its exit status is 126 if the kernel refuses.
+func fork(at place, name *byte, argv, envv **byte) (pid int, err error) {
 	syscall.ForkLock.Lock()
 	defer syscall.ForkLock.Unlock()
 	var all, before [1]uint64
 	all[0] = ^uint64(0)
 	_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&all)), uintptr(unsafe.Pointer(&before)), 8, 0, 0) // a signal's handler needs the other threads
-	child := inChild(ns, name, argv, envv, &before)
+	pid, errno := inChild(&at, name, argv, envv, &before)
 	_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&before)), 0, 8, 0, 0)
-	return child
+	if errno != 0 {
+		return 0, fmt.Errorf("cannot start a process: %w", errno)
+	}
+	return pid, nil
 }
 
 // inChild forks. In the child, which has one thread, only system calls are made.
 //
 //go:norace
 //go:noinline
-func inChild(ns uintptr, name *byte, argv, envv **byte, mask *[1]uint64) int {
+func inChild(at *place, name *byte, argv, envv **byte, mask *[1]uint64) (int, syscall.Errno) {
 	pid, _, errno := syscall.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
 	if errno != 0 || pid != 0 {
-		return int(pid)
+		return int(pid), errno
 	}
-	_, _, _ = syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0)
-	_, _, errno = syscall.RawSyscall(unix.SYS_SETNS, ns, unix.CLONE_NEWUSER, 0)
-	if errno == 0 {
+	_, _, errno = syscall.RawSyscall(unix.SYS_SETNS, at.fd, at.kinds, 0) // one call: the right to enter the others comes with the user namespace
+	if errno == 0 && at.freshNet {
 		_, _, errno = syscall.RawSyscall(unix.SYS_UNSHARE, unix.CLONE_NEWNET, 0, 0)
 	}
+	_, _, _ = syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0) // setns has cleared an earlier one (linux kernel/cred.c, commit_creds)
 	var head unix.CapUserHeader
 	var caps [2]unix.CapUserData
 	head.Version = unix.LINUX_CAPABILITY_VERSION_3

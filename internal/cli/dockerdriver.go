@@ -1,0 +1,72 @@
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/docker"
+	"github.com/uvswitch/uvswitch/internal/tapmaker"
+	"github.com/uvswitch/uvswitch/internal/userns"
+)
+
+const driverCommand = "docker-driver"
+
+// dockerDriverCommand is Docker's driver for the dockerd of an ordinary user. `run --docker` starts it.
+func (a *app) dockerDriverCommand() *cobra.Command {
+	var f runFlags
+	c := &cobra.Command{Use: driverCommand, Hidden: true, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		pidfile := filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "docker.pid") // as dockerd-rootless.sh has it
+		if !userns.IsThere() {
+			docker.Follow(c.Context(), pidfile, func(err error) { fmt.Fprintln(a.err, "uvswitch:", err) })
+			return nil
+		}
+		l, err := f.listenDocker(nil)
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		if err := docker.Start(c.Context(), l, a.client(), tapmaker.Direct{}, f.dockerState(), f.logger(a)); err != nil {
+			return err
+		}
+		return docker.AwaitEnd(pidfile)
+	}}
+	c.Flags().StringVar(&f.docker, "name", dockerName, "name of the driver")
+	c.Flags().StringVar(&f.state, "state", "", "folder of the driver's state")
+	c.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log events to stderr")
+	return c
+}
+
+// startDockerDriver starts that command. Its state is where Docker's own state is kept, beyond the end of a session.
+func (a *app) startDockerDriver(f *runFlags, ownState bool) (end func(), err error) {
+	state := f.state
+	if !ownState {
+		state = filepath.Join(cmp.Or(os.Getenv("XDG_STATE_HOME"), filepath.Join(os.Getenv("HOME"), ".local/state")), "uvswitch")
+	}
+	c := exec.Command("/proc/self/exe", "--socket", a.socket, driverCommand, "--name", f.docker, "--state", state, fmt.Sprintf("--verbose=%t", f.verbose))
+	c.Stderr = os.Stderr
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	started, ended := make(chan error), make(chan struct{})
+	go func() {
+		runtime.LockOSThread() // the child ends with this thread
+		defer close(ended)
+		err := c.Start()
+		if started <- err; err == nil {
+			_ = c.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("--docker: cannot start the driver: %w", err)
+	}
+	return func() {
+		_ = c.Process.Kill()
+		<-ended
+	}, nil
+}

@@ -1,0 +1,76 @@
+package docker
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/userns"
+)
+
+// The dockerd of an ordinary user runs in namespaces that RootlessKit has made. There it looks for the driver's socket, and from there it takes the
+// devices. So the driver is a process there, beside dockerd, and the switch gets its TAPs as file descriptors.
+
+// lookTime is how often a dockerd is looked for.
+const lookTime = 500 * time.Millisecond
+
+// Follow runs this program again beside each dockerd whose process ID stands in file pidfile, one after another, until ctx is done. It calls tell
+// when that program fails.
+func Follow(ctx context.Context, pidfile string, tell func(error)) {
+	tick := time.NewTicker(lookTime)
+	defer tick.Stop()
+	told := ""
+	for ; ctx.Err() == nil; waitFor(ctx, tick) {
+		pid := dockerdIn(pidfile)
+		if pid == 0 {
+			continue
+		}
+		switch err := userns.RunBeside(pid); {
+		case err == nil:
+			told = ""
+		case err.Error() != told:
+			told = err.Error()
+			tell(fmt.Errorf("the driver beside dockerd (process %d) has failed: %w", pid, err))
+		}
+	}
+}
+
+func waitFor(ctx context.Context, tick *time.Ticker) {
+	select {
+	case <-tick.C:
+	case <-ctx.Done():
+	}
+}
+
+// dockerdIn is the dockerd whose process ID stands in a file; 0 if there is none.
+func dockerdIn(file string) int {
+	text, _ := os.ReadFile(file)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil || pid <= 0 {
+		return 0
+	}
+	if name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); err != nil || strings.TrimSpace(string(name)) != "dockerd" {
+		return 0 // it has ended, and another process has the number
+	}
+	return pid
+}
+
+// AwaitEnd returns when the dockerd whose process ID stands in a file has ended.
+func AwaitEnd(pidfile string) error {
+	fd, err := unix.PidfdOpen(dockerdIn(pidfile), 0)
+	if err != nil {
+		return fmt.Errorf("dockerd: %w", err)
+	}
+	defer unix.Close(fd)
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+		if n > 0 || err != nil && err != unix.EINTR {
+			return err
+		}
+	}
+}
