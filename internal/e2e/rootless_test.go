@@ -130,6 +130,10 @@ func TestRootless(t *testing.T) {
 	}
 	b.Eventually("the ports of commands that have ended are gone", func() bool { return !strings.Contains(b.CLI("port", "ls"), "exec-") })
 
+	// The command ends with uvswitch exec, however that ends.
+	u.sh(`uvswitch exec --port killed -- sleep 600 & until uvswitch port show killed >/dev/null 2>&1; do sleep 0.1; done; kill -KILL $!`)
+	b.Eventually("the port of a killed exec is gone", func() bool { return !strings.Contains(b.CLI("port", "ls"), "killed") })
+
 	// A namespace that another program has made, also one whose user is not root inside.
 	for name, as := range map[string]string{"plugged": "-r", "unmapped": "-c"} {
 		pid := strings.TrimSpace(u.sh("unshare -Un " + as + " sleep 600 </dev/null >/dev/null 2>&1 & echo $!"))

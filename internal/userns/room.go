@@ -73,6 +73,7 @@ func Status(e *exec.ExitError) int {
 
 // Become is the child of Run, which gets the room as text: it plugs its network namespace into the switch, and replaces itself by the command.
 func Become(ctx context.Context, room string, args []string) error {
+	parent := os.Getppid()
 	var o Room
 	if err := json.Unmarshal([]byte(room), &o); err != nil {
 		return err
@@ -102,6 +103,11 @@ func Become(ctx context.Context, room string, args []string) error {
 	}
 	if err := furnish(made); err != nil {
 		return errors.Join(err, at.Detach(ctx))
+	}
+	runtime.LockOSThread() // each thread has a signal of its own for the parent's end, and the one that calls exec stays
+	_ = unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0)
+	if os.Getppid() != parent { // it has ended before
+		return at.Detach(ctx)
 	}
 	err = unix.Exec(path, args, os.Environ())
 	return errors.Join(fmt.Errorf("cannot run %s: %w", path, err), at.Detach(ctx))
