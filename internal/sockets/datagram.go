@@ -191,13 +191,13 @@ func (e *Engine) addPoint(fd int, pk pointKey, owner frame.PortID) (int32, error
 	i := freeEntry(&e.points, &e.freePoint)
 	gen := e.points[i].gen + 1
 	e.points[i] = point{key: pk, fd: int32(fd), gen: gen, owner: owner, last: e.now, bits: e.points[i].bits & isReady}
-	if err := e.sys.add(fd, i, tag(isPoint, gen), unix.EPOLLIN); err != nil {
+	if err := e.sys.Watch(int32(fd), i, tag(isPoint, gen), unix.EPOLLIN); err != nil {
 		e.points[i].fd = -1
 		e.freePoint = append(e.freePoint, i)
 		return 0, err
 	}
 	e.pointKeys[pk] = i
-	e.sys.tick(true)
+	e.sys.Tick(true)
 	return i, nil
 }
 

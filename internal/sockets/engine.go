@@ -12,9 +12,11 @@ package sockets
 import (
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync/atomic"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -32,7 +34,7 @@ type Options struct {
 	// MayHost says what containers may begin with the host's own addresses; its loopback is closed in any case. port is 0 of pings.
 	MayHost func(proto uint8, port uint16) bool
 
-	NoPeekOffset bool // for tests: as on a kernel that knows no SO_PEEK_OFF for TCP
+	Kernel Kernel // nil: of this host
 	// Mapped is the source that containers see of a client at a loopback address, of IPv4 and of IPv6.
 	Mapped [2]netip.Addr
 }
@@ -40,13 +42,14 @@ type Options struct {
 // An Engine has the sockets by which containers reach the outside.
 type Engine struct {
 	o     Options
-	sys   system
+	sys   Kernel
 	seed  uint64
 	now   int64 // ns, of this round
 	calls calls
 
 	keys  map[key]int32 // flows of TCP
-	flows []tcpFlow     // the first is not used
+	flows []tcpFlow     // the first is not used; in slab
+	slab  []byte
 	free  []int32
 	timed []int32 // flows that have, or had, a deadline
 
@@ -60,16 +63,16 @@ type Engine struct {
 	control  controls
 	resets   []lateReset // for which there was no room in control
 	failed   []frame.TxFailure
-	ident    uint16      // of the last packet that may be cut
-	reads    uint8       // since the last look at the sockets
-	waiting  bool        // a door has connections that could not be accepted
-	ready    queue       // flows that may have something to send to their container
-	readable queue       // points
+	ident    uint16 // of the last packet that may be cut
+	reads    uint8  // since the last look at the sockets
+	waiting  bool   // a door has connections that could not be accepted
+	ready    queue  // flows that may have something to send to their container
+	readable queue  // points
 	pieces   pieces
 	events   [64]unix.EpollEvent
-	thrown   []byte // see peek
-	swept    int64  // ns: when idle points were looked for
-	cursor   int    // see reuse
+	iov      [frame.BatchSize + 1]unix.Iovec
+	swept    int64 // ns: when idle points were looked for
+	cursor   int   // see reuse
 
 	locals    locals
 	own       map[frame.Addr6]bool // the host's addresses
@@ -79,22 +82,31 @@ type Engine struct {
 
 // New returns an engine without sockets.
 func New(o Options) (*Engine, error) {
-	e := &Engine{o: o, keys: map[key]int32{}, flows: make([]tcpFlow, 1), points: make([]point, 1), pointKeys: map[pointKey]int32{}, locals: newLocals()}
+	e := &Engine{o: o, keys: map[key]int32{}, points: make([]point, 1), pointKeys: map[pointKey]int32{}, locals: newLocals()}
 	e.Share(share.Among{})
+	var err error
+	if e.slab, err = reserve((o.Sockets + 1) * int(unsafe.Sizeof(tcpFlow{}))); err != nil {
+		return nil, fmt.Errorf("sockets: %w", err)
+	}
+	e.flows = unsafe.Slice((*tcpFlow)(unsafe.Pointer(&e.slab[0])), o.Sockets+1)[:1]
 	var seed [8]byte
 	if _, err := rand.Read(seed[:]); err != nil {
 		return nil, fmt.Errorf("sockets: %w", err)
 	}
 	e.seed = binary.NativeEndian.Uint64(seed[:])
-	if err := e.sys.open(); err != nil {
-		return nil, fmt.Errorf("sockets: %w", err)
+	if e.sys = o.Kernel; e.sys == nil {
+		linux, err := NewLinux()
+		if err != nil {
+			return nil, fmt.Errorf("sockets: %w", err)
+		}
+		e.sys = linux
 	}
 	e.now = o.Clock()
 	return e, nil
 }
 
 // FD implements frame.Conn.
-func (e *Engine) FD() int { return e.sys.epoll }
+func (e *Engine) FD() int { return e.sys.FD() }
 
 // Vnet implements frame.Conn. It is false: frames do not pass a descriptor.
 func (e *Engine) Vnet() bool { return false }
@@ -196,7 +208,7 @@ const mostReads = 64
 // look does what the kernel tells of the sockets, and returns how much it was.
 func (e *Engine) look() (int, error) {
 	e.reads = 0
-	n, err := e.sys.wait(e.events[:])
+	n, err := e.sys.Wait(e.events[:])
 	if err != nil {
 		return 0, err
 	}
@@ -220,14 +232,14 @@ const generations = 1<<24 - 1
 
 func tag(kind int, gen uint32) int32 { return int32(uint32(kind)<<24 | gen&generations) }
 
+func kindOf(ev *unix.EpollEvent) int { return int(uint32(ev.Pad) >> 24) }
+
 func (e *Engine) happened(ev *unix.EpollEvent) {
-	kind, gen := int(uint32(ev.Pad)>>24), uint32(ev.Pad)&generations
-	switch kind {
+	gen := uint32(ev.Pad) & generations
+	switch kindOf(ev) {
 	case isEvent:
-		e.sys.clearEvent()
 		e.calls.run()
 	case isTimer:
-		e.sys.clearTimer()
 		e.expire()
 	case isFlow:
 		if f := &e.flows[ev.Fd]; f.gen&generations == gen && f.state != closed {
@@ -248,7 +260,7 @@ func (e *Engine) Do(fn func()) {
 		fn()
 		return
 	}
-	e.sys.setEvent()
+	e.sys.Wake()
 }
 
 // Stop says that the worker has ended: Do then runs its functions at once.
@@ -263,7 +275,7 @@ func (e *Engine) Stop() {
 func (e *Engine) Close() error {
 	for i := range e.flows {
 		if f := &e.flows[i]; f.state != closed {
-			unix.Close(int(f.fd))
+			e.sys.End(f.fd, false)
 			f.state = closed
 		}
 	}
@@ -280,7 +292,8 @@ func (e *Engine) Close() error {
 	}
 	e.doors = nil
 	e.pieces.close()
-	return e.sys.close()
+	e.flows = nil
+	return errors.Join(unix.Munmap(e.slab), e.sys.Close())
 }
 
 // InUse is how many sockets there are, and how many there may be. It may be called by any goroutine.

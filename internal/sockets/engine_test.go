@@ -248,7 +248,7 @@ func TestStreams(t *testing.T) {
 	for _, reread := range []bool{false, true} {
 		for _, link := range []struct{ loss, odd, size int }{{0, 0, 16 << 20}, {10, 0, 1 << 20}, {0, 30, 1 << 20}, {10, 30, 1 << 20}} {
 			t.Run(fmt.Sprintf("reread %v, loss %d, odd %d", reread, link.loss, link.odd), func(t *testing.T) {
-				b := newBench(t, Options{NoPeekOffset: reread})
+				b := newBench(t, Options{Kernel: kernel(t, reread)})
 				b.loss, b.odd = link.loss, link.odd
 				data := make([]byte, link.size)
 				rng := rand.NewChaCha8([32]byte{1})

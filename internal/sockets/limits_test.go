@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -301,5 +302,12 @@ func TestBurstOfClients(t *testing.T) {
 	}
 	if syns != burst {
 		t.Errorf("the container got %d of %d SYNs", syns, burst)
+	}
+}
+
+// A connection takes no more memory than its entry.
+func TestFlowSize(t *testing.T) {
+	if n := unsafe.Sizeof(tcpFlow{}); n > 128 {
+		t.Errorf("a flow takes %d bytes", n)
 	}
 }

@@ -109,7 +109,7 @@ func (l *Listening) enter() {
 			i = int32(len(e.doors) - 1)
 		}
 		e.doors[i] = door{fd, l.owner}
-		if err := e.sys.add(fd, i, tag(isDoor, 0), unix.EPOLLIN); err == nil {
+		if err := e.sys.Watch(int32(fd), i, tag(isDoor, 0), unix.EPOLLIN); err == nil {
 			e.accept(i)
 		}
 	}
@@ -174,23 +174,22 @@ func (e *Engine) accept(i int32) {
 		}
 		if n == mostAccepts || e.control.isFull() {
 			e.waiting = true
-			e.sys.tick(true)
+			e.sys.Tick(true)
 			return
 		}
-		fd, peer, err := unix.Accept4(e.doors[i].fd, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-		if err == unix.EINTR || err == unix.ECONNABORTED {
+		fd, own, peer, err := e.sys.Accept(e.doors[i].fd)
+		if err == unix.EINTR || err == unix.ECONNABORTED || err == unix.ENOTCONN {
 			continue
 		}
 		if err != nil {
 			if err != unix.EAGAIN { // no memory, or no descriptor
 				e.waiting = true
-				e.sys.tick(true)
+				e.sys.Tick(true)
 			}
 			return
 		}
-		if !e.enter(fd, peer, e.doors[i].owner) {
-			_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-			unix.Close(fd)
+		if !e.enter(fd, own, peer, e.doors[i].owner) {
+			e.sys.End(fd, true)
 		}
 	}
 }
@@ -210,14 +209,8 @@ func (e *Engine) acceptWaiting() {
 }
 
 // enter begins the inside half of an accepted connection.
-func (e *Engine) enter(fd int, peer unix.Sockaddr, owner frame.PortID) bool {
-	own, err := unix.Getsockname(fd)
-	if err != nil {
-		return false
-	}
-	var k key
-	k.in, k.inPort = endpoint(own)
-	k.out, k.outPort = endpoint(peer)
+func (e *Engine) enter(fd int32, own, peer End, owner frame.PortID) bool {
+	k := key{own.Addr, peer.Addr, own.Port, peer.Port}
 	_, taken := e.keys[k]
 	if e.hideLocal(&k) {
 		_, taken = e.keys[k]

@@ -34,6 +34,16 @@ type segment struct {
 	data  string
 }
 
+// kernel is this host's, as of before Linux 6.9 with old.
+func kernel(t *testing.T, old bool) Kernel {
+	l, err := NewLinux()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.NoPeekOffset = old
+	return l
+}
+
 func newWire(t *testing.T, o Options) *wire {
 	t.Helper()
 	runtime.LockOSThread() // the thread ends with the test, in a namespace of its own
@@ -201,7 +211,7 @@ func TestLateAckOfFIN(t *testing.T) {
 // A server's reset reaches the container as such: behind data, and behind a half-close.
 func TestServerResets(t *testing.T) {
 	for _, again := range []bool{false, true} {
-		w := newWire(t, Options{NoPeekOffset: again})
+		w := newWire(t, Options{Kernel: kernel(t, again)})
 		l, port := w.listen()
 		fd, _ := w.connect(l, 40000, port, 60000)
 		w.send(fd, "hello", 0)

@@ -148,21 +148,15 @@ func (e *Engine) refuse(k *key, seq, ack uint32, flags uint8) {
 }
 
 // newFlow returns a flow for a socket, which it watches.
-func (e *Engine) newFlow(k *key, fd int, owner frame.PortID) (int32, error) {
+func (e *Engine) newFlow(k *key, fd int32, owner frame.PortID) (int32, error) {
 	i := freeEntry(&e.flows, &e.free)
 	gen := e.flows[i].gen + 1
 	iss := uint32(e.random())
-	e.flows[i] = tcpFlow{key: *k, owner: owner, fd: int32(fd), piece: -1, gen: gen, una: iss, nxt: iss, most: iss, mss: defaultMSS}
-	_ = unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_NODELAY, 1)     // the container's kernel has decided what to send
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) // else urgent data would be missing where data are counted
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
-	_ = unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_KEEPIDLE, 120)
-	if e.o.NoPeekOffset || unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0) != nil {
-		if e.flows[i].bits |= rereads; e.thrown == nil {
-			e.thrown = make([]byte, rereadSize)
-		}
+	e.flows[i] = tcpFlow{key: *k, owner: owner, fd: fd, piece: -1, gen: gen, una: iss, nxt: iss, most: iss, mss: defaultMSS}
+	if !e.sys.Prepare(fd) {
+		e.flows[i].bits |= rereads
 	}
-	if err := e.sys.add(fd, i, tag(isFlow, gen), readWrite); err != nil {
+	if err := e.sys.Watch(fd, i, tag(isFlow, gen), readWrite); err != nil {
 		e.free = append(e.free, i)
 		return 0, err
 	}
@@ -177,26 +171,22 @@ func (e *Engine) connect(f *frame.Frame, k *key) frame.Reason {
 		e.tellSender(f, k, frame.CodeAdminFiltered)
 		return frame.SocketsExhausted
 	}
-	fd, err := unix.Socket(familyOf(k.out), unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_TCP)
-	if err != nil {
-		e.giveBack(f.In)
-		e.tellSender(f, k, frame.CodeAdminFiltered)
-		return frame.SocketsExhausted
-	}
-	if tos := f.TrafficClass() &^ 3; tos != 0 {
-		_ = setTOS(fd, k.out, int(tos))
-	}
-	err = unix.Connect(fd, sockaddr(k.out, k.outPort))
+	fd, err := e.sys.Connect(k.out, k.outPort, int(f.TrafficClass()&^3))
 	var i int32
-	if err == nil || err == unix.EINPROGRESS {
-		i, err = e.newFlow(k, fd, f.In)
+	if err == nil {
+		if i, err = e.newFlow(k, fd, f.In); err != nil {
+			e.sys.End(fd, false)
+		}
 	}
 	if err != nil {
-		unix.Close(fd)
 		e.giveBack(f.In)
-		if code, ok := unreachable(err); ok {
+		switch code, ok := unreachable(err); {
+		case ok:
 			e.tellSender(f, k, code)
 			return frame.ConnectUnreachable
+		case err == unix.EMFILE || err == unix.ENFILE || err == unix.ENOBUFS || err == unix.ENOMEM || err == unix.ENOSPC:
+			e.tellSender(f, k, frame.CodeAdminFiltered)
+			return frame.SocketsExhausted
 		}
 		e.sendControl(k, frame.FlagRST|frame.FlagACK, 0, h.Seq()+1, 0, nil)
 		return frame.ConnectRefused
@@ -206,13 +196,6 @@ func (e *Engine) connect(f *frame.Frame, k *key) frame.Reason {
 	c.state, c.rcvNxt, c.edge, c.window = connecting, h.Seq()+1, h.Seq()+1, uint32(h.Window())
 	c.readOptions(h)
 	return frame.None
-}
-
-func setTOS(fd int, to frame.Addr6, tos int) error {
-	if is4(to) {
-		return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TOS, tos)
-	}
-	return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_TCLASS, tos)
 }
 
 // readOptions reads the options of the container's SYN.
@@ -241,8 +224,8 @@ func (e *Engine) flowEvent(i int32, events uint32) {
 		if events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) == 0 {
 			return
 		}
-		if errno, _ := unix.GetsockoptInt(int(c.fd), unix.SOL_SOCKET, unix.SO_ERROR); errno != 0 {
-			e.notConnected(i, syscall.Errno(errno))
+		if errno := e.sys.Failed(c.fd); errno != 0 {
+			e.notConnected(i, errno)
 			return
 		}
 		c.state = answered
@@ -424,7 +407,7 @@ func (e *Engine) acknowledged(i int32, h frame.TCPHeader, n int) {
 			c.bits |= sentFIN
 		}
 		if taken > 0 {
-			discard(c.fd, taken)
+			e.sys.Discard(c.fd, taken)
 		}
 		if c.una = ack; before(c.nxt, ack) { // it had come before it was sent again
 			c.nxt = ack
@@ -470,7 +453,7 @@ func (e *Engine) rewind(i int32) {
 	c.dups = 0
 	c.bits = c.bits&^sentFIN | readable
 	if c.bits&rereads == 0 {
-		_ = unix.SetsockoptInt(int(c.fd), unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0)
+		e.sys.Rewind(c.fd)
 	}
 	e.makeReady(i)
 }
@@ -482,7 +465,7 @@ func (e *Engine) takeData(i int32, f *frame.Frame, skip, n int) (taken int) {
 	if n <= 0 {
 		return 0
 	}
-	var iov [frame.BatchSize + 1]unix.Iovec
+	iov := &e.iov
 	parts := 0
 	rest := n
 	for b := f.Payload()[f.TCP().HeaderLen():]; ; b = f.Rest() {
@@ -503,7 +486,7 @@ func (e *Engine) takeData(i int32, f *frame.Frame, skip, n int) (taken int) {
 	}
 	if c.piece < 0 {
 		var errno syscall.Errno
-		if taken, errno = sendAll(c.fd, iov[:parts]); errno != 0 {
+		if taken, errno = e.sys.Send(c.fd, iov[:parts]); errno != 0 {
 			if taken = 0; errno != unix.EAGAIN && errno != unix.ENOBUFS && errno != unix.EINTR {
 				e.reset(i, true)
 				return 0
@@ -552,9 +535,9 @@ func (e *Engine) keep(c *tcpFlow, iov []unix.Iovec, skip, n int) (kept int) {
 func (e *Engine) flush(i int32) {
 	c := &e.flows[i]
 	b := e.pieces.of(c.piece)[c.begin:c.end]
-	v := unix.Iovec{Base: unsafe.SliceData(b)}
-	v.SetLen(len(b))
-	n, errno := sendAll(c.fd, []unix.Iovec{v})
+	e.iov[0].Base = unsafe.SliceData(b)
+	e.iov[0].SetLen(len(b))
+	n, errno := e.sys.Send(c.fd, e.iov[:1])
 	if errno != 0 {
 		if errno != unix.EAGAIN && errno != unix.ENOBUFS && errno != unix.EINTR {
 			e.reset(i, true)
@@ -574,7 +557,7 @@ func (e *Engine) shutIfDone(i int32) {
 	c := &e.flows[i]
 	if c.bits&(gotFIN|shutDown) == gotFIN && c.piece < 0 {
 		c.bits |= shutDown
-		_ = unix.Shutdown(int(c.fd), unix.SHUT_WR) // fails after a reset, which Read finds
+		e.sys.Shutdown(c.fd)
 		if c.bits&orphan != 0 {
 			e.end(i)
 			return
@@ -609,13 +592,14 @@ func (e *Engine) reset(i int32, tell bool) {
 	default:
 		e.sendControl(&c.key, frame.FlagRST|frame.FlagACK, c.nxt, c.rcvNxt, 0, nil)
 	}
-	_ = unix.SetsockoptLinger(int(c.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-	e.end(i)
+	e.close(i, true)
 }
 
-func (e *Engine) end(i int32) {
+func (e *Engine) end(i int32) { e.close(i, false) }
+
+func (e *Engine) close(i int32, reset bool) {
 	c := &e.flows[i]
-	unix.Close(int(c.fd))
+	e.sys.End(c.fd, reset)
 	if e.keys[c.key] == i {
 		delete(e.keys, c.key)
 	}
@@ -734,16 +718,18 @@ func (e *Engine) push(i int32, b []byte) (size int, more bool) {
 //uvswitch:hot
 func (e *Engine) peek(c *tcpFlow, b []byte) (int, syscall.Errno) {
 	sent := int(c.nxt - c.una)
-	if c.bits&rereads == 0 || sent == 0 {
-		return peek(c.fd, b)
+	if c.bits&rereads == 0 {
+		return e.sys.Peek(c.fd, b)
 	}
-	n, errno := peek2(c.fd, e.thrown[:sent], b)
+	n, errno := e.sys.PeekFrom(c.fd, sent, b)
+	if sent == 0 {
+		return n, errno
+	}
 	if errno != 0 || n > sent {
 		return n - sent, errno
 	}
 	if c.bits&hungUp != 0 {
-		errno, _ := unix.GetsockoptInt(int(c.fd), unix.SOL_SOCKET, unix.SO_ERROR) // the end may be a reset
-		return 0, syscall.Errno(errno)
+		return 0, e.sys.Failed(c.fd) // the end may be a reset
 	}
 	return 0, unix.EAGAIN
 }
@@ -759,10 +745,10 @@ func (e *Engine) roomFor(c *tcpFlow) int {
 		return pieceSize - int(c.end-c.begin)
 	}
 	if c.buffer == 0 || c.bits&unsureBuf != 0 {
-		c.buffer = int32(sendBuffer(c.fd))
+		c.buffer = int32(e.sys.SendBuffer(c.fd))
 		c.bits &^= unsureBuf
 	}
-	return max(0, int(c.buffer)-int(c.buffer)/32-queued(c.fd)) + pieceSize // a part of the buffer is for the kernel's own headers
+	return max(0, int(c.buffer)-int(c.buffer)/32-e.sys.Queued(c.fd)) + pieceSize // a part of the buffer is for the kernel's own headers
 }
 
 // windowField is the window for a header: the container may send room bytes from rcvNxt on. The right edge never moves back.
@@ -784,7 +770,7 @@ func (e *Engine) setDeadline(i int32, at int64) {
 	if c.deadline = at; at != 0 && c.bits&isTimed == 0 {
 		c.bits |= isTimed
 		e.timed = append(e.timed, i)
-		e.sys.tick(true)
+		e.sys.Tick(true)
 	}
 }
 
@@ -808,7 +794,7 @@ func (e *Engine) expire() {
 	e.sweepPoints()
 	e.acceptWaiting()
 	if len(e.timed) == 0 && len(e.pointKeys) == 0 && !e.waiting {
-		e.sys.tick(false)
+		e.sys.Tick(false)
 	}
 }
 
