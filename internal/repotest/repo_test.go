@@ -109,7 +109,7 @@ var imports = map[string][]string{
 	"internal/docgen": {"internal/apiserver", "internal/cli", "internal/frame", "github.com/spf13/cobra"},
 
 	// Tests and measurements.
-	"internal/simnet":     {"internal/dataplane", "internal/explain", "internal/frame", "internal/frame/frametest", "internal/policy", "nat", "router", "switch"},
+	"internal/simnet":     {"internal/dataplane", "internal/explain", "internal/frame", "internal/frame/frametest", "internal/policy", "internal/sockets", "nat", "router", "switch", "golang.org/x/sys"},
 	"internal/e2e":        {"cmd/uvswitch/api", "internal/netns", "github.com/containernetworking/cni", "github.com/vishvananda/netns", "golang.org/x/sys"},
 	"internal/repotest":   {},
 	"internal/compliance": {"internal/simnet"},

@@ -77,7 +77,7 @@ func NewWith(o nat.Options) *Net {
 	o.Seed = 1
 	o.Outside, o.Outside6, o.Flows6 = n, outside6{n}, o.Flows
 	tracker := nat.New(o)
-	n.DP = dataplane.New(tracker, func() int64 { return int64(n.now)*1e9/frame.TicksPerSecond + int64(n.fine) }, n.Poller)
+	n.DP = dataplane.New(tracker, n.Now, n.Poller)
 	return n
 }
 

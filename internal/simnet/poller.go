@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/sockets"
 )
 
 // Poller is the in-memory I/O backend: frames put into it are read in order, frames sent are kept.
@@ -18,6 +19,10 @@ type Poller struct {
 	failed []frame.TxFailure
 	last   int   // frames in the last batch
 	cpu    int64 // ns
+
+	Conn     *sockets.Engine // nil, or what frames of ConnPort are written to and read from
+	ConnPort frame.PortID
+	room     []byte
 
 	FrameCost int64 // CPU time of a frame, in ns
 	Waited    int64 // for a CPU, in ns
@@ -88,6 +93,12 @@ func (p *Poller) Poll(b *frame.Batch) error {
 	if p.loop != nil {
 		return p.loop.Poll(b)
 	}
+	if p.Conn != nil {
+		for _, t := range p.Conn.Failures(nil) {
+			t.Port = p.ConnPort
+			p.failed = append(p.failed, t)
+		}
+	}
 	b.Failed, p.failed = p.failed, nil
 	p.cpu += int64(p.last) * p.FrameCost
 	b.N = 0
@@ -98,6 +109,20 @@ func (p *Poller) Poll(b *frame.Batch) error {
 			continue
 		}
 		b.Frames[b.N].Reset(bytes.Clone(q.raw), q.port)
+		b.N++
+	}
+	for p.Conn != nil && b.N < frame.BatchSize {
+		if p.room == nil {
+			p.room = make([]byte, frame.VnetLen+frame.MaxFrame)
+		}
+		size, err := p.Conn.Read(p.room)
+		if err != nil {
+			return err
+		}
+		if size == 0 {
+			break
+		}
+		b.Frames[b.N].Reset(bytes.Clone(p.room[:size]), p.ConnPort)
 		b.N++
 	}
 	p.in, p.last = rest, b.N
@@ -116,6 +141,12 @@ func (p *Poller) Send(id frame.PortID, f *frame.Frame) {
 	}
 	if why != frame.None {
 		p.failed = append(p.failed, frame.Failure(id, why, f))
+		return
+	}
+	if p.Conn != nil && id == p.ConnPort {
+		if why := p.Conn.Write(f); why != frame.None {
+			p.failed = append(p.failed, frame.Failure(id, why, f))
+		}
 		return
 	}
 	raw := append(bytes.Clone(f.Vnet()), make([]byte, f.WireLen())...)

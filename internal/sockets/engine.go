@@ -35,6 +35,7 @@ type Options struct {
 	MayHost func(proto uint8, port uint16) bool
 
 	Kernel Kernel // nil: of this host
+	Seed   uint64 // of sequence numbers; 0: one that nobody can guess
 	// Mapped is the source that containers see of a client at a loopback address, of IPv4 and of IPv6.
 	Mapped [2]netip.Addr
 }
@@ -89,11 +90,11 @@ func New(o Options) (*Engine, error) {
 		return nil, fmt.Errorf("sockets: %w", err)
 	}
 	e.flows = unsafe.Slice((*tcpFlow)(unsafe.Pointer(&e.slab[0])), o.Sockets+1)[:1]
-	var seed [8]byte
-	if _, err := rand.Read(seed[:]); err != nil {
-		return nil, fmt.Errorf("sockets: %w", err)
+	if e.seed = o.Seed; e.seed == 0 {
+		var seed [8]byte
+		_, _ = rand.Read(seed[:]) // it never fails
+		e.seed = binary.NativeEndian.Uint64(seed[:])
 	}
-	e.seed = binary.NativeEndian.Uint64(seed[:])
 	if e.sys = o.Kernel; e.sys == nil {
 		linux, err := NewLinux()
 		if err != nil {
@@ -231,6 +232,9 @@ const (
 const generations = 1<<24 - 1
 
 func tag(kind int, gen uint32) int32 { return int32(uint32(kind)<<24 | gen&generations) }
+
+// TimerEvent is the event of kind isTimer, for a Kernel in virtual time.
+func TimerEvent() unix.EpollEvent { return unix.EpollEvent{Events: unix.EPOLLIN, Pad: tag(isTimer, 0)} }
 
 func kindOf(ev *unix.EpollEvent) int { return int(uint32(ev.Pad) >> 24) }
 

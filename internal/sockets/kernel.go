@@ -22,7 +22,7 @@ type Kernel interface {
 	Wait(events []unix.EpollEvent) (int, error)
 	// Wake makes an event of kind isEvent. Any goroutine may call it.
 	Wake()
-	// Tick starts or stops events of kind isTimer, one each tickTime.
+	// Tick starts or stops events of kind isTimer, one each TickTime.
 	Tick(on bool)
 
 	// Connect begins a connection, with a traffic class if tos is not 0.
@@ -90,8 +90,8 @@ func NewLinux() (*Linux, error) {
 	return l, nil
 }
 
-// tickTime is how often deadlines are looked at.
-const tickTime = 100 * time.Millisecond
+// TickTime is how often deadlines are looked at.
+const TickTime = 100 * time.Millisecond
 
 // Tick implements Kernel.
 func (l *Linux) Tick(on bool) {
@@ -101,7 +101,7 @@ func (l *Linux) Tick(on bool) {
 	l.ticking = on
 	var every unix.Timespec
 	if on {
-		every = unix.NsecToTimespec(int64(tickTime))
+		every = unix.NsecToTimespec(int64(TickTime))
 	}
 	_ = unix.TimerfdSettime(l.timer, 0, &unix.ItimerSpec{Interval: every, Value: every}, nil)
 }

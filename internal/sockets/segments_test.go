@@ -246,7 +246,7 @@ func TestManyClosedWindows(t *testing.T) {
 	}
 	asked := 0
 	w.clock = w.e.now
-	for end := w.clock + int64(150*time.Second); w.clock < end; w.clock += int64(tickTime) {
+	for end := w.clock + int64(150*time.Second); w.clock < end; w.clock += int64(TickTime) {
 		w.e.now = w.clock
 		w.e.expire()
 		for s, ok := w.read(); ok; s, ok = w.read() {

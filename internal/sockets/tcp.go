@@ -751,7 +751,8 @@ func (e *Engine) roomFor(c *tcpFlow) int {
 	return max(0, int(c.buffer)-int(c.buffer)/32-e.sys.Queued(c.fd)) + pieceSize // a part of the buffer is for the kernel's own headers
 }
 
-// windowField is the window for a header: the container may send room bytes from rcvNxt on. The right edge never moves back.
+// windowField is the window for a header: the container may send room bytes from rcvNxt on. The right edge never moves back, also not by the bits
+// that the field has no room for.
 //
 //uvswitch:hot
 func (c *tcpFlow) windowField(room int) uint16 {
@@ -759,10 +760,12 @@ func (c *tcpFlow) windowField(room int) uint16 {
 	if c.bits&noScale != 0 {
 		shift = 0
 	}
-	if edge := c.rcvNxt + uint32(min(room, maxPacket<<shift)); before(c.edge, edge) {
-		c.edge = edge
+	field := min(uint32(room)>>shift, maxPacket)
+	if before(c.rcvNxt+field<<shift, c.edge) {
+		field = min((c.edge-c.rcvNxt+1<<shift-1)>>shift, maxPacket)
 	}
-	return uint16(min((c.edge-c.rcvNxt)>>shift, maxPacket))
+	c.edge = c.rcvNxt + field<<shift
+	return uint16(field)
 }
 
 func (e *Engine) setDeadline(i int32, at int64) {

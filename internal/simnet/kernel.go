@@ -1,0 +1,297 @@
+package simnet
+
+import (
+	"math/rand/v2"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/sockets"
+)
+
+// A Kernel is the host's kernel for an engine of package sockets, in virtual time. Its peers are the test.
+type Kernel struct {
+	now     func() int64
+	next    int64 // when the timer fires; 0: it does not run
+	sockets map[int32]*Socket
+	last    int32 // the latest descriptor
+	waiting []*Socket
+	doors   map[int][]*Socket // by descriptor: connections that wait to be accepted
+
+	NoPeekOffset bool // it plays Linux before 6.9
+	Refuse       bool // connections are refused
+}
+
+// A Socket is a TCP socket of the host, with its peer.
+type Socket struct {
+	Own, Peer sockets.End
+	Sent      []byte // by the container, as far as the socket has taken it
+	Taken     int    // how many bytes of what the peer has sent the engine has discarded
+	Shut      bool   // the container's direction has ended
+	Closed    bool
+	Reset     bool // closed by a reset
+	Buffer    int  // size of the send buffer in bytes
+
+	data      []byte // from the peer, not discarded
+	peeked    int
+	ended     bool // the peer has ended its direction
+	err       syscall.Errno
+	queued    int // of Sent, not acknowledged by the peer
+	connected bool
+
+	fd, tell, pad int32
+	watched       bool
+	events        uint32
+}
+
+// NewKernel returns one without sockets.
+func NewKernel(now func() int64) *Kernel {
+	return &Kernel{now: now, sockets: map[int32]*Socket{}, doors: map[int][]*Socket{}, last: 100}
+}
+
+// Sockets are those that are open.
+func (k *Kernel) Sockets() (open []*Socket) {
+	for fd := int32(0); fd <= k.last; fd++ {
+		if s := k.sockets[fd]; s != nil {
+			open = append(open, s)
+		}
+	}
+	return open
+}
+
+func (k *Kernel) open(own, peer sockets.End) *Socket {
+	k.last++
+	s := &Socket{Own: own, Peer: peer, Buffer: 20000, fd: k.last}
+	k.sockets[s.fd] = s
+	return s
+}
+
+// happen notes events, which Wait tells once.
+func (k *Kernel) happen(s *Socket, events uint32) {
+	if s.Closed || !s.watched {
+		return
+	}
+	if s.events == 0 {
+		k.waiting = append(k.waiting, s)
+	}
+	s.events |= events
+}
+
+// Answer lets the peer accept a connection, or refuse it.
+func (k *Kernel) Answer(s *Socket, errno syscall.Errno) {
+	if s.connected || s.err != 0 {
+		return
+	}
+	if s.connected, s.err = errno == 0, errno; errno != 0 {
+		k.happen(s, unix.EPOLLERR|unix.EPOLLHUP|unix.EPOLLOUT)
+		return
+	}
+	k.happen(s, unix.EPOLLOUT)
+}
+
+// Deliver is data of the peer.
+func (k *Kernel) Deliver(s *Socket, data []byte) {
+	if s.connected && !s.ended && s.err == 0 {
+		s.data = append(s.data, data...)
+		k.happen(s, unix.EPOLLIN)
+	}
+}
+
+// Finish is the peer's FIN.
+func (k *Kernel) Finish(s *Socket) {
+	if s.connected && !s.ended && s.err == 0 {
+		s.ended = true
+		k.happen(s, unix.EPOLLIN|unix.EPOLLRDHUP)
+	}
+}
+
+// Abort is the peer's reset. The data that were not read are lost.
+func (k *Kernel) Abort(s *Socket) {
+	if s.connected && s.err == 0 {
+		s.err, s.data, s.ended = unix.ECONNRESET, nil, true
+		k.happen(s, unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLERR|unix.EPOLLHUP|unix.EPOLLOUT)
+	}
+}
+
+// Acknowledge lets the peer acknowledge n bytes.
+func (k *Kernel) Acknowledge(s *Socket, n int) {
+	full := s.queued >= s.Buffer
+	if s.queued -= min(n, s.queued); full {
+		k.happen(s, unix.EPOLLOUT)
+	}
+}
+
+// FD implements sockets.Kernel.
+func (k *Kernel) FD() int { return -1 }
+
+// Watch implements sockets.Kernel.
+func (k *Kernel) Watch(socket int32, fd, pad int32, _ uint32) error {
+	if s := k.sockets[socket]; s != nil {
+		s.tell, s.pad, s.watched = fd, pad, true
+		if s.connected {
+			k.happen(s, unix.EPOLLOUT)
+		}
+	}
+	return nil
+}
+
+// Wait implements sockets.Kernel.
+func (k *Kernel) Wait(events []unix.EpollEvent) (n int, _ error) {
+	if k.next != 0 && k.now() >= k.next {
+		k.next = k.now() + int64(sockets.TickTime)
+		events[n] = sockets.TimerEvent()
+		n++
+	}
+	for ; n < len(events) && len(k.waiting) > 0; k.waiting = k.waiting[1:] {
+		s := k.waiting[0]
+		if !s.Closed {
+			events[n] = unix.EpollEvent{Events: s.events, Fd: s.tell, Pad: s.pad}
+			n++
+		}
+		s.events = 0
+	}
+	return n, nil
+}
+
+// Wake implements sockets.Kernel.
+func (k *Kernel) Wake() {}
+
+// Tick implements sockets.Kernel.
+func (k *Kernel) Tick(on bool) {
+	if !on {
+		k.next = 0
+	} else if k.next == 0 {
+		k.next = k.now() + int64(sockets.TickTime)
+	}
+}
+
+// Connect implements sockets.Kernel.
+func (k *Kernel) Connect(to frame.Addr6, port uint16, _ int) (int32, error) {
+	if k.Refuse {
+		return -1, unix.ECONNREFUSED
+	}
+	return k.open(sockets.End{Port: uint16(rand.IntN(30000))}, sockets.End{Addr: to, Port: port}).fd, nil
+}
+
+// Accept implements sockets.Kernel.
+func (k *Kernel) Accept(door int) (int32, sockets.End, sockets.End, error) {
+	if len(k.doors[door]) == 0 {
+		return -1, sockets.End{}, sockets.End{}, unix.EAGAIN
+	}
+	s := k.doors[door][0]
+	k.doors[door] = k.doors[door][1:]
+	return s.fd, s.Own, s.Peer, nil
+}
+
+// Prepare implements sockets.Kernel.
+func (k *Kernel) Prepare(int32) bool { return !k.NoPeekOffset }
+
+// Failed implements sockets.Kernel.
+func (k *Kernel) Failed(socket int32) syscall.Errno {
+	s := k.sockets[socket]
+	errno := s.err
+	s.err = 0
+	return errno
+}
+
+// Peek implements sockets.Kernel.
+func (k *Kernel) Peek(socket int32, b []byte) (int, syscall.Errno) {
+	s := k.sockets[socket]
+	n, errno := k.PeekFrom(socket, 0, nil)
+	if errno != 0 && errno != unix.EAGAIN {
+		return n, errno
+	}
+	n = copy(b, s.data[min(s.peeked, len(s.data)):])
+	s.peeked += n
+	if n == 0 && !s.ended {
+		return 0, unix.EAGAIN
+	}
+	return n, 0
+}
+
+// PeekFrom implements sockets.Kernel.
+func (k *Kernel) PeekFrom(socket int32, skip int, b []byte) (int, syscall.Errno) {
+	s := k.sockets[socket]
+	if s.err != 0 && len(s.data) == 0 {
+		return 0, k.Failed(socket)
+	}
+	if len(s.data) == 0 && !s.ended {
+		return 0, unix.EAGAIN
+	}
+	return min(skip, len(s.data)) + copy(b, s.data[min(skip, len(s.data)):]), 0
+}
+
+// Rewind implements sockets.Kernel.
+func (k *Kernel) Rewind(socket int32) { k.sockets[socket].peeked = 0 }
+
+// Discard implements sockets.Kernel.
+func (k *Kernel) Discard(socket int32, n uint32) {
+	s := k.sockets[socket]
+	m := min(int(n), len(s.data))
+	s.data = s.data[m:]
+	s.Taken += m
+	s.peeked -= min(s.peeked, m)
+}
+
+// Send implements sockets.Kernel.
+func (k *Kernel) Send(socket int32, data []unix.Iovec) (n int, _ syscall.Errno) {
+	s := k.sockets[socket]
+	if s.err != 0 {
+		return 0, k.Failed(socket)
+	}
+	if s.Shut {
+		return 0, unix.EPIPE
+	}
+	for _, v := range data {
+		b := unsafe.Slice(v.Base, v.Len)
+		b = b[:min(len(b), s.Buffer-s.queued)]
+		s.Sent = append(s.Sent, b...)
+		s.queued += len(b)
+		n += len(b)
+	}
+	if n == 0 {
+		return 0, unix.EAGAIN
+	}
+	return n, 0
+}
+
+// Queued implements sockets.Kernel.
+func (k *Kernel) Queued(socket int32) int { return k.sockets[socket].queued }
+
+// SendBuffer implements sockets.Kernel.
+func (k *Kernel) SendBuffer(socket int32) int { return k.sockets[socket].Buffer }
+
+// Shutdown implements sockets.Kernel.
+func (k *Kernel) Shutdown(socket int32) { k.sockets[socket].Shut = true }
+
+// End implements sockets.Kernel.
+func (k *Kernel) End(socket int32, reset bool) {
+	s := k.sockets[socket]
+	s.Closed, s.Reset = true, reset || len(s.data) > 0
+	delete(k.sockets, socket)
+}
+
+// Close implements sockets.Kernel.
+func (k *Kernel) Close() error { return nil }
+
+// UseSockets makes the way out one by sockets of a kernel.
+func (n *Net) UseSockets(k *Kernel) (*sockets.Engine, error) {
+	e, err := sockets.New(sockets.Options{
+		MAC: uplinkMAC, PeerMAC: peerMAC, Clock: k.now, Sockets: 64, Kernel: k, Seed: 1, MayHost: func(uint8, uint16) bool { return true },
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range n.rules.Masquerade { // sockets have addresses of their own
+		i, _ := n.DP.Router.Interface(m.Net)
+		m.Inside, m.Outside = i.Prefix, i.Prefix
+	}
+	n.update()
+	n.Poller.Conn, n.Poller.ConnPort = e, uplinkPort
+	return e, nil
+}
+
+// Now is the virtual time in nanoseconds.
+func (n *Net) Now() int64 { return int64(n.now)*1e9/frame.TicksPerSecond + int64(n.fine) }
