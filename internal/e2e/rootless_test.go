@@ -440,8 +440,7 @@ events_logger = "file"
 network_backend = "cni"
 cni_plugin_dirs = ["`+u.dir+`"]
 `)
-	// GOGC: a descriptor of the switch was closed by somebody else at a garbage collection, now and then. Who does it is not known yet.
-	u.env = fmt.Sprintf("CONTAINERS_CONF=%s/containers.conf STORAGE_DRIVER=vfs GOGC=off", u.dir)
+	u.env = fmt.Sprintf("CONTAINERS_CONF=%s/containers.conf STORAGE_DRIVER=vfs", u.dir)
 	u.run("")
 	t.Cleanup(func() {
 		_, _ = u.try("podman rm -f -t 0 --all; kill $(cat $XDG_RUNTIME_DIR/libpod/tmp/pause.pid); podman unshare rm -rf $HOME/.local $HOME/.config; kill $(cat $XDG_RUNTIME_DIR/libpod/tmp/pause.pid)")

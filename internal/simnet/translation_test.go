@@ -339,8 +339,7 @@ func (w *translation) heal() {
 	w.lost, w.eager = [2]int{}, true
 	for n := 0; n < 400 && (n < 20 || !w.isDone()); n++ {
 		for _, s := range w.stations {
-			s.window = 470
-			if !s.reset {
+			if s.window = 470; !s.reset && n == 0 { // later, only what the engine sends again helps
 				s.send(0, s.nxt, nil)
 			}
 			s.again(1400)
@@ -365,7 +364,7 @@ func (w *translation) check() {
 	for _, s := range w.stations {
 		switch {
 		case s.reset || s.socket.Reset:
-			if !s.reset {
+			if s.send(0, s.nxt, nil); !s.reset { // its next segment tells it
 				w.t.Fatalf("port %d: the socket was reset, and the container does not know", s.port)
 			}
 			if !s.socket.Closed {
@@ -426,5 +425,21 @@ func TestRefusedConnection(t *testing.T) {
 	}
 	if c := w.n.DP.Conservation(); !c.Balanced {
 		t.Errorf("not balanced: %+v", c)
+	}
+}
+
+// TestLastFramesLost: what nothing follows is sent again after a time.
+func TestLastFramesLost(t *testing.T) {
+	for _, old := range []bool{false, true} {
+		w := newTranslation(t, old)
+		s := w.stations[0]
+		w.lost[0] = 2
+		s.peer(3000)
+		s.ended = true
+		w.k.Finish(s.socket)
+		w.run()
+		if w.wait(2 * time.Second); len(s.got) != 3000 || !s.gotFIN {
+			t.Errorf("after two seconds, %d bytes are there, the end %v", len(s.got), s.gotFIN)
+		}
 	}
 }

@@ -123,9 +123,15 @@ func subscribe() (*nl.NetlinkSocket, error) {
 
 // subscribeTo opens a socket that hears some groups of a netlink protocol. A read from it ends after a second.
 func subscribeTo(protocol int, groups ...uint) (*nl.NetlinkSocket, error) {
-	s, err := nl.Subscribe(protocol, groups...)
+	s, err := nl.Subscribe(protocol) // with groups, it closes its descriptor twice where the kernel refuses one
 	if err != nil {
 		return nil, err
+	}
+	for _, g := range groups {
+		if err := unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, int(g)); err != nil {
+			s.Close()
+			return nil, err
+		}
 	}
 	if err := s.SetReceiveTimeout(&unix.Timeval{Sec: 1}); err != nil {
 		s.Close()

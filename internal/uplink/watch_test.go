@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -54,5 +55,43 @@ func TestListenAgain(t *testing.T) {
 	}
 	if _, _, err := last.Receive(); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the socket is still open: %v", err)
+	}
+}
+
+// A refused subscription, as an ordinary user's to IPsec policies is, closes nothing of others: its descriptor is closed once.
+func TestRefusedSubscription(t *testing.T) {
+	runtime.LockOSThread() // the thread ends with the test
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if err := unix.Capset(&head, &none[0]); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := subscribePolicies(); err == nil {
+		s.Close()
+		t.Skip("the kernel lets everybody subscribe")
+	}
+	var others [16]int
+	for i := range others {
+		fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		others[i] = fd
+	}
+	collected := make(chan struct{})
+	runtime.SetFinalizer(&[64]byte{}, func(*[64]byte) { close(collected) })
+	for done := false; !done; runtime.GC() {
+		select {
+		case <-collected:
+			done = true
+		default:
+		}
+	}
+	for _, fd := range others {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			t.Errorf("descriptor %d was closed: %v", fd, err)
+		}
 	}
 }
