@@ -71,7 +71,10 @@ func packetSocket() (int, error) {
 		}
 	}
 	if err == nil {
-		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20)
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer)
+	}
+	if err == unix.EPERM { // only root of a user namespace: as much as the host gives to everybody (net.core.rmem_max)
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
 	}
 	if err != nil {
 		unix.Close(fd)
@@ -79,6 +82,9 @@ func packetSocket() (int, error) {
 	}
 	return fd, nil
 }
+
+// receiveBuffer is how many bytes may wait for the switch.
+const receiveBuffer = 8 << 20
 
 // Rebind binds the socket to another device of the same namespace, given by interface index, in place of a removed one.
 // Reads and writes may go on meanwhile.

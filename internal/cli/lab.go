@@ -4,12 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/uvswitch/uvswitch/internal/lab"
+	"github.com/uvswitch/uvswitch/internal/userns"
 )
 
 func (a *app) labCommand() *cobra.Command {
@@ -66,10 +69,15 @@ func (a *app) labCommand() *cobra.Command {
 }
 
 func (a *app) tourCommand(name *string) *cobra.Command {
-	var pause bool
-	c := &cobra.Command{Use: "tour", Short: "Show container networking step by step, in a lab of its own", Args: cobra.NoArgs}
+	var pause, inside bool
+	c := &cobra.Command{Use: "tour", Short: "Show container networking step by step, in a lab of its own, as root or as an ordinary user", Args: cobra.NoArgs}
 	c.Flags().BoolVar(&pause, "pause", false, "wait for Enter after each step")
+	c.Flags().BoolVar(&inside, "rootless", false, "")
+	_ = c.Flags().MarkHidden("rootless") // for the process that is root of a user namespace
 	c.RunE = func(c *cobra.Command, _ []string) error {
+		if os.Geteuid() != 0 && !inside {
+			return a.rootlessTour(c)
+		}
 		if !c.Flags().Changed("name") {
 			*name = "tour"
 		}
@@ -77,9 +85,16 @@ func (a *app) tourCommand(name *string) *cobra.Command {
 		if pause {
 			in = a.in
 		}
-		return lab.Tour(c.Context(), *name, in, a.out)
+		return lab.Tour(c.Context(), *name, inside, in, a.out)
 	}
 	return c
+}
+
+// rootlessTour runs the tour in a user namespace of its own.
+func (a *app) rootlessTour(c *cobra.Command) error {
+	args := []string{"lab", "tour", "--rootless"}
+	c.Flags().Visit(func(f *pflag.Flag) { args = append(args, "--"+f.Name+"="+f.Value.String()) })
+	return a.exited(userns.Run(args, a.in, a.out, a.err))
 }
 
 func (a *app) labExec(c *cobra.Command, l *lab.Lab, args []string) error {

@@ -65,6 +65,9 @@ func (s Source) Load(text []byte) (model.Config, error) {
 	return s.config(f)
 }
 
+// userFlows is the size of IPv4's flow table of an ordinary user, who has fewer sockets than that: a small table touches less memory.
+const userFlows = 1 << 17
+
 // config puts defaults, file and flags together.
 func (s Source) config(f *File) (c model.Config, err error) {
 	c = model.Config{
@@ -78,6 +81,7 @@ func (s Source) config(f *File) (c model.Config, err error) {
 	}
 	if s.Unprivileged && c.Uplink.Kind == "" && c.Uplink.Device == model.UplinkAuto {
 		c.Uplink.Kind = model.KindSockets
+		c.NAT.Flows = cmp.Or(c.NAT.Flows, userFlows)
 	}
 	if s.Unprivileged && f.Host.Address == "" {
 		c.Host.On = false

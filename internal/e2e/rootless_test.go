@@ -246,6 +246,23 @@ func TestRootlessWayOut(t *testing.T) {
 	b.Balanced()
 }
 
+// TestRootlessTour: an ordinary user takes the tour, and nothing of the host is touched.
+func TestRootlessTour(t *testing.T) {
+	Need(t, "ip")
+	b := NewHost(t)
+	u := newUser(b)
+	before := b.Sh("host", "ip -br link; ip -o -4 addr; ip route; ls /run/netns | grep tour- || true")
+	out := u.sh("uvswitch lab tour")
+	contains(t, out, "You are not root", "src=203.0.113.8 dst=198.51.100.1", "connects to web in the client's name", "you are 198.51.100.2", "169.254.1.2",
+		"balanced true", "packets leave by sockets", "nothing is left")
+	if after := b.Sh("host", "ip -br link; ip -o -4 addr; ip route; ls /run/netns | grep tour- || true"); after != before {
+		t.Errorf("the host has changed: was\n%s\nis\n%s", before, after)
+	}
+	if status := b.Sh("host", "ps -eo args | grep '[u]vswitch.*--subnet6 fd00:dead:beef:c0::' || true"); status != "" {
+		t.Errorf("left: %s", status)
+	}
+}
+
 // TestRootlessExplains: what explains knows of the host's sockets.
 func TestRootlessExplains(t *testing.T) {
 	Need(t, "curl", "socat", "ss")

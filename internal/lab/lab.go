@@ -45,6 +45,7 @@ type Lab struct {
 	Args []string // further arguments of the switch's `run`
 
 	attached bool // the lab's processes end with this process
+	rootless bool // packets leave by sockets
 }
 
 // Parts are the namespaces of every lab.
@@ -70,6 +71,18 @@ func New(name string, attached bool) (*Lab, error) {
 		return nil, fmt.Errorf("lab name %q: must be 1 to 32 characters without slash and space", name)
 	}
 	return &Lab{Name: name, Self: self, attached: attached}, nil
+}
+
+// ownRun gives a process that is root of its user namespace only a /run of its own, where the names of namespaces are.
+func ownRun() error {
+	err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	if err == nil {
+		err = unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755")
+	}
+	if err != nil {
+		return fmt.Errorf("lab: cannot make a folder /run of its own: %w", err)
+	}
+	return nil
 }
 
 // NS returns the name of a part's namespace.
@@ -109,6 +122,12 @@ func (l *Lab) Up(ctx context.Context, containers bool) (err error) {
 	}
 	if err := l.wire(); err != nil {
 		return err
+	}
+	if l.rootless { // namespaces forbid ping sockets at first
+		allow := func() error { return os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte("0 0"), 0) }
+		if err := netns.Do(l.path("host"), allow); err != nil {
+			return fmt.Errorf("lab: cannot allow ping sockets: %w", err)
+		}
 	}
 	if err := l.startSwitch(); err != nil {
 		return err

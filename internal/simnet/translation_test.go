@@ -149,8 +149,11 @@ func (s *station) more(n int) {
 		data[i] = byteAt(s.port, len(s.sent)+i)
 	}
 	s.sent = append(s.sent, data...)
+	clean := s.una == s.nxt && s.w.lost == [2]int{}
 	s.nxt += uint32(n)
-	s.send(frame.FlagPSH, s.nxt-uint32(n), data)
+	if s.send(frame.FlagPSH, s.nxt-uint32(n), data); clean && s.una != s.nxt && !s.reset {
+		s.w.t.Fatalf("port %d: %d of %d bytes in the window were not taken", s.port, s.nxt-s.una, n)
+	}
 }
 
 // again sends what was not acknowledged, or a part of it.
@@ -231,7 +234,7 @@ func (s *station) receive(h frame.TCPHeader, data []byte) {
 		t.Fatalf("port %d: %d bytes are acknowledged, %d were sent", s.port, ack-s.iss-1, s.nxt-s.iss-1)
 	}
 	if edge := ack + uint32(h.Window())<<itsScale; int32(edge-s.edge) < 0 {
-		if int32(ack-s.una) >= 0 {
+		if int32(ack-s.una) >= 0 && s.edge-edge >= 1<<itsScale {
 			t.Fatalf("port %d: the window shrinks by %d", s.port, s.edge-edge)
 		}
 	} else {

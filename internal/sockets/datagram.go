@@ -366,14 +366,14 @@ func (e *Engine) pointEvent(i int32, events uint32) {
 	}
 	if p := &e.points[i]; p.fd >= 0 && p.bits&isReady == 0 {
 		p.bits |= isReady
-		e.readable.add(i)
+		e.readyPoints.add(i)
 	}
 }
 
 // nextDatagram makes the next frame from a datagram socket.
 func (e *Engine) nextDatagram(b []byte) int {
-	for !e.readable.isEmpty() {
-		i := e.readable.next()
+	for !e.readyPoints.isEmpty() {
+		i := e.readyPoints.next()
 		p := &e.points[i]
 		p.bits &^= isReady
 		if p.fd < 0 {
@@ -383,7 +383,7 @@ func (e *Engine) nextDatagram(b []byte) int {
 		n, more := e.receive(p, b)
 		if more {
 			p.bits |= isReady
-			e.readable.add(i)
+			e.readyPoints.add(i)
 		}
 		if n > 0 {
 			return n

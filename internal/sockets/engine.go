@@ -58,22 +58,22 @@ type Engine struct {
 	pointKeys map[pointKey]int32
 	freePoint []int32
 
-	doors    []door       // listening sockets of TCP
-	shares   share.Pool   // of the sockets, by port
-	sockets  atomic.Int32 // in use
-	control  controls
-	resets   []lateReset // for which there was no room in control
-	failed   []frame.TxFailure
-	ident    uint16 // of the last packet that may be cut
-	reads    uint8  // since the last look at the sockets
-	waiting  bool   // a door has connections that could not be accepted
-	ready    queue  // flows that may have something to send to their container
-	readable queue  // points
-	pieces   pieces
-	events   [64]unix.EpollEvent
-	iov      [frame.BatchSize + 1]unix.Iovec
-	swept    int64 // ns: when idle points were looked for
-	cursor   int   // see reuse
+	doors       []door       // listening sockets of TCP
+	shares      share.Pool   // of the sockets, by port
+	sockets     atomic.Int32 // in use
+	control     controls
+	resets      []lateReset // for which there was no room in control
+	failed      []frame.TxFailure
+	ident       uint16 // of the last packet that may be cut
+	reads       uint8  // since the last look at the sockets
+	waiting     bool   // a door has connections that could not be accepted
+	readyFlows  queue  // that may have something to send to their container
+	readyPoints queue
+	pieces      pieces
+	events      [64]unix.EpollEvent
+	iov         [frame.BatchSize + 1]unix.Iovec
+	swept       int64 // ns: when idle points were looked for
+	cursor      int   // see reuse
 
 	locals    locals
 	own       map[frame.Addr6]bool // the host's addresses
@@ -126,7 +126,7 @@ const maxPacket = 65535
 //
 //uvswitch:hot
 func (e *Engine) HasFrames() bool {
-	return e.control.n > 0 || !e.ready.isEmpty() || len(e.resets) > 0
+	return e.control.n > 0 || !e.readyFlows.isEmpty() || len(e.resets) > 0
 }
 
 // Failures implements frame.Answerer: the SYNs of connections that were refused, or that no way leads to.
@@ -194,7 +194,7 @@ func (e *Engine) Read(b []byte) (int, error) {
 		if n := e.nextDatagram(b); n > 0 {
 			return n, nil
 		}
-		if e.HasFrames() || !e.readable.isEmpty() {
+		if e.HasFrames() || !e.readyPoints.isEmpty() {
 			continue
 		}
 		if n, err := e.look(); n == 0 {

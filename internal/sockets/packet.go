@@ -9,7 +9,8 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// A key names a flow as the engine sees it: in is the inside endpoint, or that of the published port. IPv4 addresses are mapped (RFC 4291, 2.5.5.2).
+// A key names a flow as the engine sees it. Of a flow that a container has begun, in is the container's endpoint. Of one that has come to a published
+// port, in is the endpoint on the host: NAT knows the container. out is the peer in both. IPv4 addresses are mapped (RFC 4291, 2.5.5.2).
 type key struct {
 	in, out         frame.Addr6
 	inPort, outPort uint16

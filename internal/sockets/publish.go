@@ -49,7 +49,7 @@ func (e *Engine) Listen(proto uint8, addr netip.Addr, port uint16, owner frame.P
 		}
 		l.fds = append(l.fds, fd)
 	}
-	e.Do(l.enter)
+	e.Do(l.serve)
 	return l, nil
 }
 
@@ -90,8 +90,8 @@ func (l *Listening) open(a netip.Addr) (int, error) {
 	return -1, fmt.Errorf("cannot listen on port %d of %s: %w", l.port, a, err)
 }
 
-// enter adds the sockets to the engine.
-func (l *Listening) enter() {
+// serve adds the sockets to the engine.
+func (l *Listening) serve() {
 	e := l.engine
 	for _, fd := range l.fds {
 		if l.udp {
@@ -188,7 +188,7 @@ func (e *Engine) accept(i int32) {
 			}
 			return
 		}
-		if !e.enter(fd, own, peer, e.doors[i].owner) {
+		if !e.admit(fd, own, peer, e.doors[i].owner) {
 			e.sys.End(fd, true)
 		}
 	}
@@ -208,8 +208,8 @@ func (e *Engine) acceptWaiting() {
 	}
 }
 
-// enter begins the inside half of an accepted connection.
-func (e *Engine) enter(fd int32, own, peer End, owner frame.PortID) bool {
+// admit begins the inside half of an accepted connection.
+func (e *Engine) admit(fd int32, own, peer End, owner frame.PortID) bool {
 	k := key{own.Addr, peer.Addr, own.Port, peer.Port}
 	_, taken := e.keys[k]
 	if e.hideLocal(&k) {

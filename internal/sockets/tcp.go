@@ -16,7 +16,7 @@ import (
 //   - what the container sends is acknowledged when the socket has taken it;
 //   - what the peer sends stays in the socket, and is peeked at, until the container has acknowledged it.
 //
-// docs/rootless.md draws the states.
+// docs/translation.md has the states, and what leads from one to another.
 const (
 	closed     = iota
 	connecting // connect(2) has begun; the container waits for its SYN-ACK
@@ -27,10 +27,10 @@ const (
 
 // Bits of tcpFlow.bits.
 const (
-	isReady   = 1 << iota // in Engine.ready
+	isReady   = 1 << iota // in Engine.readyFlows
 	isTimed               // in Engine.timed
 	owesAck               // the container waits for an acknowledgement, or for a new window
-	readable              // the socket may have data, or its end
+	mayRead               // the socket may have data, or its end
 	sentFIN               // to the container
 	madeFIN               // sentFIN, or it was when the data were sent again: the number before most is the FIN's
 	ackedFIN              // by it
@@ -233,7 +233,7 @@ func (e *Engine) flowEvent(i int32, events uint32) {
 		e.setDeadline(i, e.now+synTime)
 	}
 	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLERR|unix.EPOLLHUP) != 0 {
-		c.bits |= readable
+		c.bits |= mayRead
 	}
 	if events&(unix.EPOLLRDHUP|unix.EPOLLERR|unix.EPOLLHUP) != 0 {
 		c.bits |= hungUp
@@ -347,7 +347,7 @@ func (e *Engine) segment(i int32, f *frame.Frame) {
 		c.readOptions(h)
 		c.rcvNxt, c.edge = seq+1, seq+1
 		c.una, c.window, c.state = c.nxt, uint32(h.Window()), up
-		c.bits |= owesAck | readable
+		c.bits |= owesAck | mayRead
 		e.setDeadline(i, 0)
 		e.makeReady(i)
 		return
@@ -392,7 +392,7 @@ func (e *Engine) acknowledged(i int32, h frame.TCPHeader, n int) {
 			return
 		}
 		c.una, c.state = ack, up
-		c.bits |= readable
+		c.bits |= mayRead
 	}
 	window := uint32(h.Window()) << c.scale
 	moved := ack - c.una
@@ -451,7 +451,7 @@ func (e *Engine) rewind(i int32) {
 	c := &e.flows[i]
 	c.nxt = c.una
 	c.dups = 0
-	c.bits = c.bits&^sentFIN | readable
+	c.bits = c.bits&^sentFIN | mayRead
 	if c.bits&rereads == 0 {
 		e.sys.Rewind(c.fd)
 	}
@@ -616,7 +616,7 @@ func (e *Engine) close(i int32, reset bool) {
 func (e *Engine) makeReady(i int32) {
 	if c := &e.flows[i]; c.bits&isReady == 0 && c.state != closed {
 		c.bits |= isReady
-		e.ready.add(i)
+		e.readyFlows.add(i)
 	}
 }
 
@@ -624,8 +624,8 @@ func (e *Engine) makeReady(i int32) {
 //
 //uvswitch:hot
 func (e *Engine) nextSegment(b []byte) int {
-	for !e.ready.isEmpty() {
-		i := e.ready.next()
+	for !e.readyFlows.isEmpty() {
+		i := e.readyFlows.next()
 		c := &e.flows[i]
 		c.bits &^= isReady
 		if c.state == closed {
@@ -663,7 +663,7 @@ func (e *Engine) push(i int32, b []byte) (size int, more bool) {
 	}
 	room -= int(c.nxt - c.una)
 	at := l4At(&c.key) + frame.TCPLen
-	if c.bits&readable != 0 && c.bits&sentFIN == 0 {
+	if c.bits&mayRead != 0 && c.bits&sentFIN == 0 {
 		switch {
 		case room <= 0:
 			if c.window == 0 && c.nxt == c.una && c.bits&probing == 0 {
@@ -676,20 +676,20 @@ func (e *Engine) push(i int32, b []byte) (size int, more bool) {
 			got, errno := e.peek(c, b[at:at+most])
 			switch {
 			case errno == unix.EAGAIN:
-				c.bits &^= readable
+				c.bits &^= mayRead
 			case errno == unix.EINTR:
 				more = true
 			case errno != 0:
 				e.reset(i, true)
 				return 0, false
 			case got == 0:
-				c.bits &^= readable
+				c.bits &^= mayRead
 				c.bits |= sentFIN | madeFIN
 				flags |= frame.FlagFIN
 			default:
 				n, more = got, true
 				if flags |= frame.FlagPSH; got < most && c.bits&hungUp == 0 { // more data would be a new event
-					c.bits &^= readable
+					c.bits &^= mayRead
 					more = false
 				}
 			}
@@ -751,8 +751,8 @@ func (e *Engine) roomFor(c *tcpFlow) int {
 	return max(0, int(c.buffer)-int(c.buffer)/32-e.sys.Queued(c.fd)) + pieceSize // a part of the buffer is for the kernel's own headers
 }
 
-// windowField is the window for a header: the container may send room bytes from rcvNxt on. The right edge never moves back, also not by the bits
-// that the field has no room for.
+// windowField is the window for a header: the container may send room bytes from rcvNxt on. The right edge never moves back, but for the bits that
+// the field has no room for (RFC 7323, 2.4): more than there is room for would be lost.
 //
 //uvswitch:hot
 func (c *tcpFlow) windowField(room int) uint16 {
@@ -760,12 +760,10 @@ func (c *tcpFlow) windowField(room int) uint16 {
 	if c.bits&noScale != 0 {
 		shift = 0
 	}
-	field := min(uint32(room)>>shift, maxPacket)
-	if before(c.rcvNxt+field<<shift, c.edge) {
-		field = min((c.edge-c.rcvNxt+1<<shift-1)>>shift, maxPacket)
+	if edge := c.rcvNxt + uint32(min(room, maxPacket<<shift)); before(c.edge, edge) {
+		c.edge = edge
 	}
-	c.edge = c.rcvNxt + field<<shift
-	return uint16(field)
+	return uint16(min((c.edge-c.rcvNxt)>>shift, maxPacket))
 }
 
 func (e *Engine) setDeadline(i int32, at int64) {

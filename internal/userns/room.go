@@ -40,12 +40,17 @@ const ChildCommand = "exec-child"
 
 // Run runs a command in the room, and returns when it has ended. An error of the command itself is an *exec.ExitError.
 func (o *Room) Run(args []string, in io.Reader, out, stderr io.Writer) error {
-	runtime.LockOSThread() // the child ends with the thread that has started it
 	text, err := json.Marshal(o)
 	if err != nil {
 		return err
 	}
-	c := New(append([]string{ChildCommand, "--", string(text)}, args...)...)
+	return Run(append([]string{ChildCommand, "--", string(text)}, args...), in, out, stderr)
+}
+
+// Run runs this program as New does, and returns when it has ended. It passes signals on. An error of the program that ran is an *exec.ExitError.
+func Run(args []string, in io.Reader, out, stderr io.Writer) error {
+	runtime.LockOSThread() // the child ends with the thread that has started it
+	c := New(args...)
 	c.Stdin, c.Stdout, c.Stderr = in, out, stderr
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGINT)
