@@ -312,33 +312,74 @@ func (e *Engine) send(i int32, f *frame.Frame, k *key, payload []byte, size int)
 		}
 		binary.NativeEndian.PutUint32(c.room(level, typ, 4), uint32(ttl))
 	}
-	if size > 0 && size < len(payload) {
+	e.iov[0].Base = unsafe.SliceData(payload)
+	e.iov[0].SetLen(len(payload))
+	parts := 1
+	for g := f.Next(); g != nil; g = g.Next() {
+		rest := g.Rest()
+		e.iov[parts].Base = unsafe.SliceData(rest)
+		e.iov[parts].SetLen(len(rest))
+		parts++
+	}
+	m := unix.Msghdr{Name: (*byte)(unsafe.Pointer(&to.raw)), Namelen: to.n}
+	single := c.n
+	if size > 0 && (parts > 1 || size < len(payload)) {
 		binary.NativeEndian.PutUint16(c.room(unix.IPPROTO_UDP, unix.UDP_SEGMENT, 2), uint16(size))
 	}
-	v := unix.Iovec{Base: unsafe.SliceData(payload)}
-	v.SetLen(len(payload))
-	m := unix.Msghdr{Name: (*byte)(unsafe.Pointer(&to.raw)), Namelen: to.n, Iov: &v}
-	m.SetIovlen(1)
-	if c.n > 0 {
-		m.Control = &c.b[0]
-		m.SetControllen(c.n)
+	errno := sendTo(p.fd, &m, e.iov[:parts], &c, c.n)
+	switch errno {
+	case unix.EINVAL, unix.EMSGSIZE, unix.EIO: // the kernel cuts no datagrams that are larger than the MTU of the way, or the device cannot sum them
+		if c.n == single {
+			break
+		}
+		errno = sendEach(p.fd, &m, e.iov[:parts], size, &c, single)
 	}
-	for try := range 3 { // the error of an earlier datagram is told first, and once
-		_, _, errno := syscall.RawSyscall(unix.SYS_SENDMSG, uintptr(p.fd), uintptr(unsafe.Pointer(&m)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-		switch errno {
-		case 0:
-			return frame.None
-		case unix.EAGAIN, unix.ENOBUFS:
-			return frame.TxQueueFull
-		case unix.EMSGSIZE:
-			return frame.ExceedsMTU
-		}
-		if code, ok := unreachable(errno); ok && try == 2 {
-			e.tellSender(f, k, code)
-			return frame.ConnectUnreachable
-		}
+	switch errno {
+	case 0:
+		return frame.None
+	case unix.EAGAIN, unix.ENOBUFS:
+		return frame.TxQueueFull
+	case unix.EMSGSIZE:
+		return frame.ExceedsMTU
+	}
+	if code, ok := unreachable(errno); ok {
+		e.tellSender(f, k, code)
+		return frame.ConnectUnreachable
 	}
 	return frame.TxRefused
+}
+
+// sendTo sends what is in data, with n bytes of ancillary data. The error of an earlier datagram is told first, and once: it tries again.
+//
+//uvswitch:hot
+func sendTo(fd int32, m *unix.Msghdr, data []unix.Iovec, c *control, n int) (errno syscall.Errno) {
+	m.Iov = &data[0]
+	m.SetIovlen(len(data))
+	if m.Control = nil; n > 0 {
+		m.Control = &c.b[0]
+	}
+	m.SetControllen(n)
+	for range 3 {
+		_, _, errno = syscall.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(m)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		if errno == 0 || !isICMP(errno) || errno == unix.EMSGSIZE {
+			return errno
+		}
+	}
+	return errno
+}
+
+// sendEach sends datagrams of size bytes one by one, and returns the last error.
+func sendEach(fd int32, m *unix.Msghdr, data []unix.Iovec, size int, c *control, n int) (errno syscall.Errno) {
+	for _, part := range data {
+		for b := unsafe.Slice(part.Base, part.Len); len(b) > 0; b = b[min(size, len(b)):] {
+			one := [1]unix.Iovec{{Base: &b[0]}}
+			one[0].SetLen(min(size, len(b)))
+			if failed := sendTo(fd, m, one[:], c, n); failed != 0 {
+				errno = failed
+			}
+		}
+	}
+	return errno
 }
 
 // isICMP reports whether an errno tells of an ICMP error, which a socket does once (linux net/ipv4/icmp.c, icmp_err_convert).

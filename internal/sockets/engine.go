@@ -114,7 +114,7 @@ func (e *Engine) Vnet() bool { return false }
 
 // GSOMaxSize implements frame.Conn.
 func (e *Engine) GSOMaxSize(proto uint8) int {
-	if proto == frame.TCP {
+	if proto == frame.TCP || proto == frame.UDP {
 		return maxPacket
 	}
 	return 0

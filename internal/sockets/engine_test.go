@@ -246,7 +246,7 @@ func (b *bench) listen(serve func(*net.TCPConn)) (port int) {
 // TestStreams sends data both ways at once, over links that lose, repeat and reorder, and compares sums.
 func TestStreams(t *testing.T) {
 	for _, reread := range []bool{false, true} {
-		for _, link := range []struct{ loss, odd, size int }{{0, 0, 16 << 20}, {10, 0, 1 << 20}, {0, 30, 1 << 20}, {10, 30, 1 << 20}} {
+		for _, link := range []struct{ loss, odd, size int }{{0, 0, 64 << 20}, {10, 0, 1 << 20}, {0, 30, 1 << 20}, {10, 30, 1 << 20}} {
 			t.Run(fmt.Sprintf("reread %v, loss %d, odd %d", reread, link.loss, link.odd), func(t *testing.T) {
 				b := newBench(t, Options{Kernel: kernel(t, reread)})
 				b.loss, b.odd = link.loss, link.odd

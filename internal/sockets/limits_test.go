@@ -1,6 +1,9 @@
 package sockets
 
 import (
+	"bytes"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -10,6 +13,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -309,5 +313,81 @@ func TestBurstOfClients(t *testing.T) {
 func TestFlowSize(t *testing.T) {
 	if n := unsafe.Sizeof(tcpFlow{}); n > 128 {
 		t.Errorf("a flow takes %d bytes", n)
+	}
+}
+
+// Datagrams that the data plane has joined leave as such, each alone; also where the way is too narrow for the kernel to cut them (UDP_SEGMENT).
+func TestJoinedDatagrams(t *testing.T) {
+	for _, mtu := range []int{65536, 1280} {
+		w := newWire(t, Options{})
+		lo, err := netlink.LinkByName("lo")
+		if err == nil {
+			err = netlink.LinkSetMTU(lo, mtu)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		server, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err = errors.Join(err, unix.Bind(server, &unix.SockaddrInet4{Addr: outside.As4(), Port: 7000})); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(server)
+		var gro frame.GRO
+		gro.Begin()
+		frames := make([]frame.Frame, 5)
+		for i := range frames {
+			p := frametest.Packet{SrcMAC: 2, DstMAC: 4, Src: frametest.Addr(inside.String()), Dst: frametest.Addr(outside.String()), SrcPort: 20000, DstPort: 7000, Payload: bytes.Repeat([]byte{byte('a' + i)}, 1400), Partial: true}
+			frames[i].Reset(p.Raw(), 1)
+			frame.Parse(&frames[i])
+			if what, _ := gro.Add(&frames[i], w.e.GSOMaxSize(frame.UDP)); (what == frame.Merged) != (i > 0) {
+				t.Fatalf("datagram %d: %v", i, what)
+			}
+		}
+		if why := w.e.Write(&frames[0]); why != frame.None {
+			t.Fatal(why)
+		}
+		for i := range frames {
+			b := make([]byte, 4000)
+			n, err := unix.Read(server, b)
+			if n != 1400 || b[0] != byte('a'+i) {
+				t.Errorf("MTU %d: datagram %d has %d bytes: %v", mtu, i, n, err)
+			}
+		}
+	}
+}
+
+// The way of a segment, in and out, allocates nothing.
+func TestAllocations(t *testing.T) {
+	w := newWire(t, Options{})
+	l, port := w.listen()
+	fd, seq := w.connect(l, 40000, port, 60000)
+	raw := frametest.Packet{SrcMAC: 2, DstMAC: 4, Src: frametest.Addr(inside.String()), Dst: frametest.Addr(outside.String()), Proto: frame.TCP, SrcPort: 40000, DstPort: port,
+		Flags: frame.FlagACK, TCPSeq: 100, TCPAck: seq, Payload: make([]byte, 1000), Partial: true}.Raw()
+	tcp := raw[frame.VnetLen+frame.EthernetLen+frame.IPv4Len:]
+	room, answer := make([]byte, frame.VnetLen+frame.MaxFrame), make([]byte, 1000)
+	var f frame.Frame
+	next, had := uint32(100), seq
+	n := testing.AllocsPerRun(50, func() {
+		binary.BigEndian.PutUint32(tcp[4:], next)
+		binary.BigEndian.PutUint32(tcp[8:], had)
+		f.Reset(raw, 1)
+		frame.Parse(&f)
+		w.e.Write(&f)
+		next += 1000
+		_, _ = unix.Write(fd, answer)
+		for range 8 {
+			size, _ := w.e.Read(room)
+			if size == 0 {
+				break
+			}
+			had += uint32(size - frame.VnetLen - frame.EthernetLen - frame.IPv4Len - frame.TCPLen)
+		}
+		_, _ = unix.Read(fd, answer)
+	})
+	if n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+	if next-w.e.flows[1].rcvNxt != 0 || had-seq < 10000 {
+		t.Errorf("nothing passes: %d and %d bytes", w.e.flows[1].rcvNxt-100, had-seq)
 	}
 }
