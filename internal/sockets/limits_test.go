@@ -391,3 +391,14 @@ func TestAllocations(t *testing.T) {
 		t.Errorf("nothing passes: %d and %d bytes", w.e.flows[1].rcvNxt-100, had-seq)
 	}
 }
+
+// A SYN-ACK in a connection that is up carries nothing.
+func TestSYNInConnection(t *testing.T) {
+	w := newWire(t, Options{})
+	l, port := w.listen()
+	_, seq := w.connect(l, 40000, port, 60000)
+	w.tcp(40000, port, frame.FlagSYN|frame.FlagACK, 100, seq, 60000)
+	if w.e.flows[1].rcvNxt != 100 {
+		t.Error("it took a sequence number")
+	}
+}

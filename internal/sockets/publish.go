@@ -148,7 +148,7 @@ func (l *Listening) Reset() {
 	l.engine.Do(func() {
 		e := l.engine
 		for i := range e.flows {
-			if c := &e.flows[i]; c.state != closed && c.bits&accepted != 0 && c.key.inPort == l.port && l.at(c.key.in) {
+			if c := &e.flows[i]; c.state != closed && c.bits&accepted != 0 && c.owner == l.owner && c.key.inPort == l.port && l.at(c.key.in) {
 				e.reset(int32(i), false)
 			}
 		}

@@ -352,7 +352,7 @@ func (e *Engine) segment(i int32, f *frame.Frame) {
 		e.makeReady(i)
 		return
 	}
-	if flags&frame.FlagACK == 0 {
+	if flags&frame.FlagACK == 0 || flags&frame.FlagSYN != 0 { // a SYN-ACK is no part of a connection that is up (RFC 5961, 4.2)
 		return
 	}
 	n := segmentLen(f)
