@@ -23,8 +23,8 @@ const driverCommand = "docker-driver"
 func (a *app) dockerDriverCommand() *cobra.Command {
 	var f runFlags
 	c := &cobra.Command{Use: driverCommand, Hidden: true, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
-		pidfile := filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "docker.pid") // as dockerd-rootless.sh has it
 		if !userns.IsThere() {
+			pidfile := filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "docker.pid") // as dockerd-rootless.sh has it
 			docker.Follow(c.Context(), pidfile, func(err error) { fmt.Fprintln(a.err, "uvswitch:", err) })
 			return nil
 		}
@@ -36,7 +36,7 @@ func (a *app) dockerDriverCommand() *cobra.Command {
 		if err := docker.Start(c.Context(), l, a.client(), tapmaker.Direct{}, f.dockerState(), f.logger(a)); err != nil {
 			return err
 		}
-		return docker.AwaitEnd(pidfile)
+		return docker.AwaitEnd()
 	}}
 	c.Flags().StringVar(&f.docker, "name", dockerName, "name of the driver")
 	c.Flags().StringVar(&f.state, "state", "", "folder of the driver's state")

@@ -185,9 +185,6 @@ func (d *Daemon) unplugLocked(p *port) {
 	}
 	d.mu.Unlock()
 	for _, x := range gone {
-		if in, ok := x.relays.(doors); ok {
-			in.Reset()
-		}
 		x.relays.Close()
 	}
 	d.dp.RemovePort(p.ID)

@@ -88,13 +88,6 @@ func (l doors) Close() {
 	}
 }
 
-// Reset ends the connections that came in.
-func (l doors) Reset() {
-	for _, x := range l {
-		x.Reset()
-	}
-}
-
 // openDoors listens on the ports on the host.
 func (d *Daemon) openDoors(p *publish) (entrance, error) {
 	number, _ := frame.ProtoNumber(p.Proto)

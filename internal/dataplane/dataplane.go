@@ -184,7 +184,7 @@ func (d *Dataplane) divide() {
 	}
 }
 
-// DivideAlso calls fn now, and whenever resources are divided anew.
+// DivideAlso calls fn with those who share resources: now, and again each time that they change.
 func (d *Dataplane) DivideAlso(fn func(share.Among)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -16,6 +16,9 @@ import (
 // The dockerd of an ordinary user runs in namespaces that RootlessKit has made. There it looks for the driver's socket, and from there it takes the
 // devices. So the driver is a process there, beside dockerd, and the switch gets its TAPs as file descriptors.
 
+// dockerdVariable is the environment variable that has dockerd's process ID, for the program beside it.
+const dockerdVariable = "UVSWITCH_DOCKERD"
+
 // lookTime is how often a dockerd is looked for.
 const lookTime = 500 * time.Millisecond
 
@@ -30,7 +33,7 @@ func Follow(ctx context.Context, pidfile string, tell func(error)) {
 		if pid == 0 {
 			continue
 		}
-		switch err := userns.RunBeside(pid); {
+		switch err := userns.RunBeside(pid, fmt.Sprintf("%s=%d", dockerdVariable, pid)); {
 		case err == nil:
 			told = ""
 		case err.Error() != told:
@@ -60,9 +63,13 @@ func dockerdIn(file string) int {
 	return pid
 }
 
-// AwaitEnd returns when the dockerd whose process ID stands in a file has ended.
-func AwaitEnd(pidfile string) error {
-	fd, err := unix.PidfdOpen(dockerdIn(pidfile), 0)
+// AwaitEnd returns when the dockerd has ended beside which Follow has started this program.
+func AwaitEnd() error {
+	pid, err := strconv.Atoi(os.Getenv(dockerdVariable))
+	if err != nil {
+		return fmt.Errorf("%s: %w", dockerdVariable, err)
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return fmt.Errorf("dockerd: %w", err)
 	}

@@ -239,6 +239,17 @@ func (h *history) check(t *testing.T, from *Host, before int) {
 	}
 }
 
+// addRandom adds scripts of size random bytes to a fuzzer's corpus, for the second value false and true in turn.
+func addRandom(f *testing.F, scripts uint64, size int, stream uint64) {
+	for seed := range scripts {
+		script, r := make([]byte, size), rand.New(rand.NewPCG(seed, stream))
+		for i := range script {
+			script[i] = byte(r.Uint32())
+		}
+		f.Add(script, seed%2 == 1)
+	}
+}
+
 // FuzzHistory lets a long string of events happen: packets, lies, time, published ports, ports and addresses that come and go, tenants,
 // and reloads.
 // After each event no frame has become two, no guarded port has sent as another one, isolated ports have not heard of each other,
@@ -247,13 +258,7 @@ func (h *history) check(t *testing.T, from *Host, before int) {
 func FuzzHistory(f *testing.F) {
 	f.Add([]byte("\x01\x0f\x02\x00\x03\x01\x01\x01\x02\x00\x00\x00\x00\x00\x01\x05\x05"), false)
 	f.Add([]byte{0, 9, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0, 0, 0, 1, 0, 0, 4, 9, 0, 0, 0, 0, 1, 1, 16, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 1, 1, 4, 0, 7, 1}, false)
-	for seed := range uint64(12) {
-		long, r := make([]byte, 600), rand.New(rand.NewPCG(seed, 1))
-		for i := range long {
-			long[i] = byte(r.Uint32())
-		}
-		f.Add(long, seed%2 == 1)
-	}
+	addRandom(f, 12, 600, 1)
 	f.Fuzz(func(t *testing.T, bytes []byte, overIPv6 bool) {
 		n, err := run(guarded, overIPv6)
 		if err != nil {

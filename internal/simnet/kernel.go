@@ -1,7 +1,6 @@
 package simnet
 
 import (
-	"math/rand/v2"
 	"syscall"
 	"unsafe"
 
@@ -18,21 +17,18 @@ type Kernel struct {
 	sockets map[int32]*Socket
 	last    int32 // the latest descriptor
 	waiting []*Socket
-	doors   map[int][]*Socket // by descriptor: connections that wait to be accepted
 
 	NoPeekOffset bool // it plays Linux before 6.9
-	Refuse       bool // connections are refused
 }
 
 // A Socket is a TCP socket of the host, with its peer.
 type Socket struct {
-	Own, Peer sockets.End
-	Sent      []byte // by the container, as far as the socket has taken it
-	Taken     int    // how many bytes of what the peer has sent the engine has discarded
-	Shut      bool   // the container's direction has ended
-	Closed    bool
-	Reset     bool // closed by a reset
-	Buffer    int  // size of the send buffer in bytes
+	Sent   []byte // by the container, as far as the socket has taken it
+	Taken  int    // how many bytes of what the peer has sent the engine has discarded
+	Shut   bool   // the container's direction has ended
+	Closed bool
+	Reset  bool // closed by a reset
+	Buffer int  // size of the send buffer in bytes
 
 	data      []byte // from the peer, not discarded
 	peeked    int
@@ -48,7 +44,7 @@ type Socket struct {
 
 // NewKernel returns one without sockets.
 func NewKernel(now func() int64) *Kernel {
-	return &Kernel{now: now, sockets: map[int32]*Socket{}, doors: map[int][]*Socket{}, last: 100}
+	return &Kernel{now: now, sockets: map[int32]*Socket{}, last: 100}
 }
 
 // Sockets are those that are open.
@@ -59,13 +55,6 @@ func (k *Kernel) Sockets() (open []*Socket) {
 		}
 	}
 	return open
-}
-
-func (k *Kernel) open(own, peer sockets.End) *Socket {
-	k.last++
-	s := &Socket{Own: own, Peer: peer, Buffer: 20000, fd: k.last}
-	k.sockets[s.fd] = s
-	return s
 }
 
 // happen notes events, which Wait tells once.
@@ -168,21 +157,15 @@ func (k *Kernel) Tick(on bool) {
 }
 
 // Connect implements sockets.Kernel.
-func (k *Kernel) Connect(to frame.Addr6, port uint16, _ int) (int32, error) {
-	if k.Refuse {
-		return -1, unix.ECONNREFUSED
-	}
-	return k.open(sockets.End{Port: uint16(rand.IntN(30000))}, sockets.End{Addr: to, Port: port}).fd, nil
+func (k *Kernel) Connect(frame.Addr6, uint16, int) (int32, error) {
+	k.last++
+	k.sockets[k.last] = &Socket{Buffer: 20000, fd: k.last}
+	return k.last, nil
 }
 
-// Accept implements sockets.Kernel.
-func (k *Kernel) Accept(door int) (int32, sockets.End, sockets.End, error) {
-	if len(k.doors[door]) == 0 {
-		return -1, sockets.End{}, sockets.End{}, unix.EAGAIN
-	}
-	s := k.doors[door][0]
-	k.doors[door] = k.doors[door][1:]
-	return s.fd, s.Own, s.Peer, nil
+// Accept implements sockets.Kernel: nobody connects from outside.
+func (k *Kernel) Accept(int) (_ int32, own, peer sockets.End, _ error) {
+	return -1, own, peer, unix.EAGAIN
 }
 
 // Prepare implements sockets.Kernel.

@@ -3,7 +3,6 @@ package simnet
 import (
 	"bytes"
 	"encoding/binary"
-	"math/rand/v2"
 	"net/netip"
 	"testing"
 	"time"
@@ -395,13 +394,7 @@ func (w *translation) check() {
 // FuzzTranslation: whatever is lost, late or repeated between a container and the switch, both ends get what the other one has sent, once and in
 // order, or a reset.
 func FuzzTranslation(f *testing.F) {
-	for seed := range uint64(16) {
-		long, r := make([]byte, 240), rand.New(rand.NewPCG(seed, 7))
-		for i := range long {
-			long[i] = byte(r.Uint32())
-		}
-		f.Add(long, seed%2 == 1)
-	}
+	addRandom(f, 16, 240, 7)
 	f.Fuzz(func(t *testing.T, script []byte, old bool) {
 		w := newTranslation(t, old)
 		for script = script[:min(len(script), 300)]; len(script) >= 3; script = script[3:] {

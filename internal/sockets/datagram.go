@@ -327,11 +327,7 @@ func (e *Engine) send(i int32, f *frame.Frame, k *key, payload []byte, size int)
 		binary.NativeEndian.PutUint16(c.room(unix.IPPROTO_UDP, unix.UDP_SEGMENT, 2), uint16(size))
 	}
 	errno := sendTo(p.fd, &m, e.iov[:parts], &c, c.n)
-	switch errno {
-	case unix.EINVAL, unix.EMSGSIZE, unix.EIO: // the kernel cuts no datagrams that are larger than the MTU of the way, or the device cannot sum them
-		if c.n == single {
-			break
-		}
+	if c.n > single && (errno == unix.EINVAL || errno == unix.EMSGSIZE || errno == unix.EIO) { // larger than the MTU of the way, or a device that cannot sum
 		errno = sendEach(p.fd, &m, e.iov[:parts], size, &c, single)
 	}
 	switch errno {

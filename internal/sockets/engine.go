@@ -6,7 +6,8 @@
 // To the data plane, an Engine is the device of the port uplink. tcp.go translates TCP: the host's kernel has the one real connection, and the
 // engine translates sequence numbers between it and the container. datagram.go has UDP and pings, publish.go what begins outside.
 //
-// All methods but Do and Close are called by the worker that reads the uplink.
+// The worker that reads the uplink calls Write, Read and the other methods of a frame.Conn, but Close, and runs what Do gets. Any goroutine may call
+// the rest.
 package sockets
 
 import (
@@ -62,7 +63,7 @@ type Engine struct {
 	shares      share.Pool   // of the sockets, by port
 	sockets     atomic.Int32 // in use
 	control     controls
-	resets      []lateReset // for which there was no room in control
+	resets      []lastReset
 	failed      []frame.TxFailure
 	ident       uint16 // of the last packet that may be cut
 	reads       uint8  // since the last look at the sockets
@@ -83,19 +84,19 @@ type Engine struct {
 
 // New returns an engine without sockets.
 func New(o Options) (*Engine, error) {
-	e := &Engine{o: o, keys: map[key]int32{}, points: make([]point, 1), pointKeys: map[pointKey]int32{}, locals: newLocals()}
+	e := &Engine{o: o, sys: o.Kernel, seed: o.Seed, keys: map[key]int32{}, points: make([]point, 1), pointKeys: map[pointKey]int32{}, locals: newLocals()}
 	e.Share(share.Among{})
 	var err error
 	if e.slab, err = reserve((o.Sockets + 1) * int(unsafe.Sizeof(tcpFlow{}))); err != nil {
 		return nil, fmt.Errorf("sockets: %w", err)
 	}
 	e.flows = unsafe.Slice((*tcpFlow)(unsafe.Pointer(&e.slab[0])), o.Sockets+1)[:1]
-	if e.seed = o.Seed; e.seed == 0 {
+	if e.seed == 0 {
 		var seed [8]byte
 		_, _ = rand.Read(seed[:]) // it never fails
 		e.seed = binary.NativeEndian.Uint64(seed[:])
 	}
-	if e.sys = o.Kernel; e.sys == nil {
+	if e.sys == nil {
 		linux, err := NewLinux()
 		if err != nil {
 			return nil, fmt.Errorf("sockets: %w", err)
@@ -180,7 +181,7 @@ func (e *Engine) Read(b []byte) (int, error) {
 			return n, nil
 		}
 		if len(e.resets) > 0 {
-			e.sendLateResets()
+			e.sendResets()
 			continue
 		}
 		if e.reads%2 == 0 {

@@ -157,14 +157,15 @@ func (c *controls) next(b []byte) int {
 	return size
 }
 
-// A lateReset is a reset that a container must get: without it, a program that only reads would wait for ever.
-type lateReset struct {
+// A lastReset tells a container that its connection has ended. It waits for room in control, as a program that only reads would wait for ever
+// without it.
+type lastReset struct {
 	key      key
 	seq, ack uint32
 }
 
-// sendLateResets makes segments of the resets, as many as there is room for.
-func (e *Engine) sendLateResets() {
+// sendResets makes segments of the resets, as many as there is room for.
+func (e *Engine) sendResets() {
 	n := 0
 	for ; n < len(e.resets) && !e.control.isFull(); n++ {
 		r := &e.resets[n]

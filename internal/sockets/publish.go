@@ -24,7 +24,6 @@ var ErrLowPort = errors.New("the port needs root, by net.ipv4.ip_unprivileged_po
 type Listening struct {
 	engine *Engine
 	udp    bool
-	addr   netip.Addr
 	port   uint16
 	owner  frame.PortID
 	fds    []int // of the doors or points, which do not close them
@@ -33,7 +32,7 @@ type Listening struct {
 // Listen opens a port of the host for a port of the switch, the owner: at one address, or at all if addr is unspecified. It may be called by any
 // goroutine.
 func (e *Engine) Listen(proto uint8, addr netip.Addr, port uint16, owner frame.PortID) (*Listening, error) {
-	l := &Listening{engine: e, udp: proto == frame.UDP, addr: addr, port: port, owner: owner}
+	l := &Listening{engine: e, udp: proto == frame.UDP, port: port, owner: owner}
 	list := []netip.Addr{addr}
 	if addr.IsUnspecified() {
 		list = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
@@ -143,23 +142,6 @@ func (l *Listening) Close() {
 	<-done
 }
 
-// Reset ends the connections that were accepted.
-func (l *Listening) Reset() {
-	l.engine.Do(func() {
-		e := l.engine
-		for i := range e.flows {
-			if c := &e.flows[i]; c.state != closed && c.bits&accepted != 0 && c.owner == l.owner && c.key.inPort == l.port && l.at(c.key.in) {
-				e.reset(int32(i), false)
-			}
-		}
-	})
-}
-
-// at reports whether connections to an address of the host came to l. Those to loopback addresses have another one: see hideLocal.
-func (l *Listening) at(a frame.Addr6) bool {
-	return l.addr.IsUnspecified() || l.addr.IsLoopback() || addrOf(l.addr) == a
-}
-
 func (l *Listening) closeAll() {
 	for _, fd := range l.fds {
 		unix.Close(fd)
@@ -228,7 +210,6 @@ func (e *Engine) admit(fd int32, own, peer End, owner frame.PortID) bool {
 		return false
 	}
 	e.flows[i].state = opening
-	e.flows[i].bits |= accepted
 	e.sendSYN(i)
 	e.setDeadline(i, e.now+synTime)
 	return true

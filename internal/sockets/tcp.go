@@ -40,7 +40,6 @@ const (
 	hungUp                // the peer has sent its FIN, or a reset
 	probing               // the window of the container is closed
 	unsureBuf             // the size of the send buffer is to be asked again
-	accepted              // it came to a published port
 	rereads               // the kernel knows no SO_PEEK_OFF for TCP (IPv4: before Linux 6.9, IPv6: before 6.12)
 	orphan                // its container has gone, after its FIN: the data before the FIN are still passed on
 )
@@ -585,12 +584,8 @@ func (e *Engine) endIfDone(i int32) bool {
 // reset ends a flow by a reset: of the host's connection, and with tell of the container's.
 func (e *Engine) reset(i int32, tell bool) {
 	c := &e.flows[i]
-	switch {
-	case !tell || c.bits&orphan != 0:
-	case e.control.isFull():
-		e.resets = append(e.resets, lateReset{c.key, c.nxt, c.rcvNxt})
-	default:
-		e.sendControl(&c.key, frame.FlagRST|frame.FlagACK, c.nxt, c.rcvNxt, 0, nil)
+	if tell && c.bits&orphan == 0 {
+		e.resets = append(e.resets, lastReset{c.key, c.nxt, c.rcvNxt})
 	}
 	e.close(i, true)
 }
