@@ -310,15 +310,15 @@ func (d *Daemon) Ended() <-chan struct{} { return d.ended }
 func (d *Daemon) Close() error {
 	d.stop()
 	<-d.ended
+	if d.engine != nil {
+		d.engine.Stop() // before the lock: its holder may wait for the worker
+	}
 	if d.leasesKept != nil {
 		<-d.leasesKept
 	}
 	_ = d.changing.Lock("ending", false)
 	defer d.changing.Unlock()
 	d.closed = true
-	if d.engine != nil {
-		d.engine.Stop()
-	}
 	d.saveLeases()
 	d.clients.Close()
 	for _, p := range d.publishes {

@@ -350,7 +350,7 @@ func ruleOf[A frame.Address](p *publish, target netip.Prefix, count *nat.RuleCou
 		ID: p.ID, Proto: proto, Lo: p.Lo, Hi: p.Hi, Target: frame.Of[A](target.Addr()), Port: p.Target,
 		From: p.From, Inside: p.port.ID, Net: p.port.net.ID, RuleCount: count,
 	}
-	if !p.HostAddr.IsUnspecified() && !p.HostAddr.IsLoopback() {
+	if !p.HostAddr.IsUnspecified() {
 		r.HostAddr = frame.Of[A](p.HostAddr)
 	}
 	return r

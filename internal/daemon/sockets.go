@@ -45,7 +45,7 @@ func (d *Daemon) openSockets() (err error) {
 	d.engine, err = sockets.New(sockets.Options{
 		MAC: uplink.RouterMAC, PeerMAC: d.up.MAC, Clock: func() int64 { return int64(time.Since(d.started)) },
 		Sockets: int(min(max(int64(limit.Cur)-keptDescriptors, 64), 1<<20)), JoinsUDP: true, Ephemeral: usedports.Ephemeral(), MayHost: mayHost(d.config.Host.Inbound),
-		Mapped: [2]netip.Addr{loopbackClient, netip.AddrFrom16(ula)},
+		LocalClient: [2]netip.Addr{loopbackClient, netip.AddrFrom16(ula)},
 	})
 	return err
 }

@@ -48,6 +48,9 @@ func (d *Daemon) closeUplink() {
 	if d.up != nil {
 		d.up.Close()
 	}
+	if d.engine != nil {
+		_ = d.engine.Close()
+	}
 }
 
 // Uplink returns what is known of the way out; ok is false without an uplink.

@@ -19,14 +19,15 @@ type point struct {
 	fd    int32 // -1: none
 	gen   uint32
 	owner frame.PortID
-	bits  uint8 // isReady, and these:
+	bits  uint8
 }
 
-// Bits of point.bits, beside isReady.
+// Bits of point.bits.
 const (
-	hasAnswer = 1 << (iota + 1) // something has come back
-	isStream                    // something was sent after that
-	isOther                     // something was sent that is no question for a name
+	isQueued  = 1 << iota // in Engine.readyPoints
+	hasAnswer             // something has come back
+	isStream              // something was sent after that
+	isOther               // something was sent that is no question for a name
 )
 
 type pointKey struct {
@@ -86,11 +87,11 @@ func (e *Engine) writeUDP(f *frame.Frame, k key) frame.Reason {
 
 // published is the socket of a published port that an answer belongs to.
 func (e *Engine) published(k *key) (int32, bool) {
-	if !e.isHost(k.in) {
+	at := k.in
+	if !isLoopback(at) && !e.isHost(at) {
 		return 0, false
 	}
-	at := k.in
-	if k.out == e.mapped(is4(k.out)) {
+	if k.out == e.localClient(is4(k.out)) {
 		real, _ := e.locals.real(k, e.now)
 		at = real.in
 	}
@@ -190,7 +191,7 @@ func anyOf(a frame.Addr6) frame.Addr6 {
 func (e *Engine) addPoint(fd int, pk pointKey, owner frame.PortID) (int32, error) {
 	i := freeEntry(&e.points, &e.freePoint)
 	gen := e.points[i].gen + 1
-	e.points[i] = point{key: pk, fd: int32(fd), gen: gen, owner: owner, last: e.now, bits: e.points[i].bits & isReady}
+	e.points[i] = point{key: pk, fd: int32(fd), gen: gen, owner: owner, last: e.now, bits: e.points[i].bits & isQueued}
 	if err := e.sys.Watch(int32(fd), i, tag(isPoint, gen), unix.EPOLLIN); err != nil {
 		e.points[i].fd = -1
 		e.freePoint = append(e.freePoint, i)
@@ -211,7 +212,7 @@ func (e *Engine) endPoint(i int32) {
 	if p.key.kind != pointPublished {
 		e.giveBack(p.owner)
 	}
-	if p.bits&isReady == 0 {
+	if p.bits&isQueued == 0 {
 		e.freePoint = append(e.freePoint, i)
 	}
 }
@@ -295,7 +296,7 @@ func (e *Engine) send(i int32, f *frame.Frame, k *key, payload []byte, size int)
 	out, port := k.out, k.outPort
 	if p.key.kind == pointPublished {
 		from := k.in
-		if out == e.mapped(is4(out)) { // a client on the host itself: see hideLocal
+		if out == e.localClient(is4(out)) { // a client on the host itself: see hideLocal
 			real, ok := e.locals.real(k, e.now)
 			if !ok {
 				return frame.TxRefused
@@ -357,14 +358,14 @@ func sendTo(fd int32, m *unix.Msghdr, data []unix.Iovec, c *control, n int) (err
 	m.SetControllen(n)
 	for range 3 {
 		_, _, errno = syscall.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(m)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-		if errno == 0 || !isICMP(errno) || errno == unix.EMSGSIZE {
+		if errno == 0 || !isICMP(errno) {
 			return errno
 		}
 	}
 	return errno
 }
 
-// sendEach sends datagrams of size bytes one by one, and returns the last error.
+// sendEach sends datagrams of size bytes one by one, and returns the last error. So a super-frame counts as dropped if one datagram of it was.
 func sendEach(fd int32, m *unix.Msghdr, data []unix.Iovec, size int, c *control, n int) (errno syscall.Errno) {
 	for _, part := range data {
 		for b := unsafe.Slice(part.Base, part.Len); len(b) > 0; b = b[min(size, len(b)):] {
@@ -401,8 +402,8 @@ func (e *Engine) pointEvent(i int32, events uint32) {
 	if events&unix.EPOLLERR != 0 {
 		e.readErrors(i)
 	}
-	if p := &e.points[i]; p.fd >= 0 && p.bits&isReady == 0 {
-		p.bits |= isReady
+	if p := &e.points[i]; p.fd >= 0 && p.bits&isQueued == 0 {
+		p.bits |= isQueued
 		e.readyPoints.add(i)
 	}
 }
@@ -412,14 +413,14 @@ func (e *Engine) nextDatagram(b []byte) int {
 	for !e.readyPoints.isEmpty() {
 		i := e.readyPoints.next()
 		p := &e.points[i]
-		p.bits &^= isReady
+		p.bits &^= isQueued
 		if p.fd < 0 {
 			e.freePoint = append(e.freePoint, i)
 			continue
 		}
 		n, more := e.receive(p, b)
 		if more {
-			p.bits |= isReady
+			p.bits |= isQueued
 			e.readyPoints.add(i)
 		}
 		if n > 0 {
@@ -448,6 +449,9 @@ func (e *Engine) receive(p *point, b []byte) (size int, more bool) {
 	if errno != 0 {
 		return 0, isICMP(errno)
 	}
+	if m.Flags&unix.MSG_TRUNC != 0 { // larger than a packet that the engine makes: a part of it would be another datagram
+		return 0, true
+	}
 	p.last = e.now
 	p.bits |= hasAnswer
 	k.out, k.outPort = from.get()
@@ -455,7 +459,7 @@ func (e *Engine) receive(p *point, b []byte) (size int, more bool) {
 	if p.key.kind == pointPing {
 		return e.putPing(b, &k, at, int(n)), true
 	}
-	if real := k; p.key.kind == pointPublished && e.hideLocal(&k) {
+	if real := k; p.key.kind == pointPublished && e.hideLocal(&k, isLoopback(p.key.inside)) {
 		if k.in == anyOf(k.in) || !e.locals.show(&k, &real, e.now) { // the host has no address that could stand for its loopback, or too many clients
 			return 0, true
 		}

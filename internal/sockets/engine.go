@@ -37,8 +37,8 @@ type Options struct {
 
 	Kernel Kernel // nil: of this host
 	Seed   uint64 // of sequence numbers; 0: one that nobody can guess
-	// Mapped is the source that containers see of a client at a loopback address, of IPv4 and of IPv6.
-	Mapped [2]netip.Addr
+	// LocalClient is the source that containers see of a client on the host itself, of IPv4 and of IPv6.
+	LocalClient [2]netip.Addr
 }
 
 // An Engine has the sockets by which containers reach the outside.
@@ -53,7 +53,7 @@ type Engine struct {
 	flows []tcpFlow     // the first is not used; in slab
 	slab  []byte
 	free  []int32
-	timed []int32 // flows that have, or had, a deadline
+	timed []int32 // flows that have a deadline, or had one since the last tick
 
 	points    []point // datagram sockets
 	pointKeys map[pointKey]int32
@@ -67,7 +67,8 @@ type Engine struct {
 	failed      []frame.TxFailure
 	ident       uint16 // of the last packet that may be cut
 	reads       uint8  // since the last look at the sockets
-	waiting     bool   // a door has connections that could not be accepted
+	waiting     bool   // doors may have connections that were not accepted yet
+	starved     bool   // the kernel had no descriptor for one; the next tick tries again
 	readyFlows  queue  // that may have something to send to their container
 	readyPoints queue
 	pieces      pieces
@@ -86,11 +87,6 @@ type Engine struct {
 func New(o Options) (*Engine, error) {
 	e := &Engine{o: o, sys: o.Kernel, seed: o.Seed, keys: map[key]int32{}, points: make([]point, 1), pointKeys: map[pointKey]int32{}, locals: newLocals()}
 	e.Share(share.Among{})
-	var err error
-	if e.slab, err = reserve((o.Sockets + 1) * int(unsafe.Sizeof(tcpFlow{}))); err != nil {
-		return nil, fmt.Errorf("sockets: %w", err)
-	}
-	e.flows = unsafe.Slice((*tcpFlow)(unsafe.Pointer(&e.slab[0])), o.Sockets+1)[:1]
 	if e.seed == 0 {
 		var seed [8]byte
 		_, _ = rand.Read(seed[:]) // it never fails
@@ -103,6 +99,12 @@ func New(o Options) (*Engine, error) {
 		}
 		e.sys = linux
 	}
+	var err error
+	entries := 1 + o.Sockets + o.Sockets/8 // closed ones wait in readyFlows
+	if e.slab, err = reserve(entries * int(unsafe.Sizeof(tcpFlow{}))); err != nil {
+		return nil, fmt.Errorf("sockets: %w", errors.Join(err, e.sys.Close()))
+	}
+	e.flows = unsafe.Slice((*tcpFlow)(unsafe.Pointer(&e.slab[0])), entries)[:1]
 	e.now = o.Clock()
 	return e, nil
 }
@@ -142,7 +144,10 @@ func (e *Engine) Failures(to []frame.TxFailure) []frame.TxFailure {
 // Write implements frame.Conn: it takes a frame that leaves by the uplink.
 func (e *Engine) Write(f *frame.Frame) frame.Reason {
 	e.now = e.o.Clock()
-	if f.Flags&(frame.IsIPv4|frame.IsIPv6) == 0 || f.Malformed != frame.None {
+	if f.Malformed != frame.None {
+		return f.Malformed
+	}
+	if f.Flags&(frame.IsIPv4|frame.IsIPv6) == 0 {
 		return frame.NeedsRoot
 	}
 	k := keyOf(f)
@@ -207,7 +212,7 @@ func (e *Engine) Read(b []byte) (int, error) {
 // mostReads is how many frames are read without a look at the sockets.
 const mostReads = 64
 
-// look does what the kernel tells of the sockets, and returns how much it was.
+// look does what the kernel tells of the sockets, and returns how much it was. Then it accepts connections that wait.
 func (e *Engine) look() (int, error) {
 	e.reads = 0
 	n, err := e.sys.Wait(e.events[:])
@@ -216,6 +221,10 @@ func (e *Engine) look() (int, error) {
 	}
 	for i := range e.events[:n] {
 		e.happened(&e.events[i])
+	}
+	if e.waiting {
+		e.acceptWaiting()
+		n++
 	}
 	return n, nil
 }
@@ -262,32 +271,23 @@ func (e *Engine) happened(ev *unix.EpollEvent) {
 // Do runs fn on the worker, before its next Read.
 func (e *Engine) Do(fn func()) {
 	if !e.calls.add(fn) {
-		fn()
-		return
+		e.sys.Wake()
 	}
-	e.sys.Wake()
 }
 
-// Stop says that the worker has ended: Do then runs its functions at once.
-func (e *Engine) Stop() {
-	e.calls.mu.Lock()
-	e.calls.stopped = true
-	e.calls.mu.Unlock()
-	e.calls.run()
-}
+// Stop says that the worker has ended: whoever calls Do runs the function then.
+func (e *Engine) Stop() { e.calls.stop() }
 
-// Close implements frame.Conn. The kernel resets the connections.
+// Close implements frame.Conn, after Stop. It resets the connections, but those in which the container's FIN and all before it have left.
 func (e *Engine) Close() error {
 	for i := range e.flows {
-		if f := &e.flows[i]; f.state != closed {
-			e.sys.End(f.fd, false)
-			f.state = closed
+		if c := &e.flows[i]; c.state != closed {
+			e.close(int32(i), c.bits&shutDown == 0)
 		}
 	}
 	for i := range e.points {
-		if p := &e.points[i]; i > 0 && p.fd >= 0 {
-			unix.Close(int(p.fd))
-			p.fd = -1
+		if i > 0 && e.points[i].fd >= 0 {
+			e.endPoint(int32(i))
 		}
 	}
 	for _, d := range e.doors {

@@ -60,7 +60,7 @@ func newBench(t *testing.T, o Options) *bench {
 		o.Sockets = 1000
 	}
 	o.MayHost = func(uint8, uint16) bool { return true }
-	o.Mapped = [2]netip.Addr{outside, netip.MustParseAddr("fd00::9")}
+	o.LocalClient = [2]netip.Addr{outside, netip.MustParseAddr("fd00::9")}
 	if os.Geteuid() != 0 {
 		if os.Getenv("CI") != "" {
 			t.Fatal("needs root: it makes a network namespace")

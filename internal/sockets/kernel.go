@@ -29,7 +29,7 @@ type Kernel interface {
 	Connect(to frame.Addr6, port uint16, tos int) (socket int32, err error)
 	// Accept takes a connection that waits at a listening socket. own is where the client has connected to.
 	Accept(door int) (socket int32, own, peer End, err error)
-	// Prepare sets the options of a connection. It reports whether the kernel keeps an offset of Peek.
+	// Prepare sets the options of a connection; without End, the end of the process resets it. It reports whether the kernel keeps an offset of Peek.
 	Prepare(socket int32) (peeks bool)
 	// Failed takes the error of a socket (SO_ERROR).
 	Failed(socket int32) syscall.Errno
@@ -39,7 +39,7 @@ type Kernel interface {
 	PeekFrom(socket int32, skip int, b []byte) (int, syscall.Errno)
 	// Rewind makes the next Peek begin at the first byte.
 	Rewind(socket int32)
-	// Discard takes n bytes from the socket.
+	// Discard takes n bytes from the socket, which were peeked at.
 	Discard(socket int32, n uint32)
 	// Send sends pieces of data, as far as the socket takes them.
 	Send(socket int32, data []unix.Iovec) (int, syscall.Errno)
@@ -49,7 +49,7 @@ type Kernel interface {
 	SendBuffer(socket int32) int
 	// Shutdown ends the direction to the peer.
 	Shutdown(socket int32)
-	// End closes a socket, with reset at once and by a reset.
+	// End closes a socket: by a reset, or so that the peer still gets what was sent.
 	End(socket int32, reset bool)
 
 	Close() error
@@ -205,6 +205,7 @@ func (l *Linux) Prepare(socket int32) (peeks bool) {
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) // else urgent data would be missing where data are counted
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
 	_ = unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_KEEPIDLE, 120)
+	_ = setReset(fd, true)
 	if !l.NoPeekOffset && unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0) == nil {
 		return true
 	}
@@ -253,7 +254,13 @@ func (l *Linux) Rewind(socket int32) {
 //
 //uvswitch:hot
 func (l *Linux) Discard(socket int32, n uint32) {
-	_, _, _ = syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(socket), 0, uintptr(n), unix.MSG_TRUNC|unix.MSG_DONTWAIT, 0, 0)
+	for n > 0 { // a read ends before urgent data
+		m, _, errno := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(socket), 0, uintptr(n), unix.MSG_TRUNC|unix.MSG_DONTWAIT, 0, 0)
+		if errno != 0 || m == 0 {
+			return // a reset: the next read tells it
+		}
+		n -= uint32(m)
+	}
 }
 
 // Send implements Kernel.
@@ -296,8 +303,16 @@ func (l *Linux) Shutdown(socket int32) { _ = unix.Shutdown(int(socket), unix.SHU
 
 // End implements Kernel.
 func (l *Linux) End(socket int32, reset bool) {
-	if reset {
-		_ = unix.SetsockoptLinger(int(socket), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-	}
+	_ = setReset(int(socket), reset)
 	unix.Close(int(socket))
+}
+
+// setReset says whether close(2) resets a connection (socket(7), SO_LINGER). If it does, so does the end of this process, whatever ends it: a FIN
+// would tell the peer that all data have been sent.
+func setReset(fd int, reset bool) error {
+	var l unix.Linger
+	if reset {
+		l.Onoff = 1
+	}
+	return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &l)
 }

@@ -87,7 +87,7 @@ func TestLateResets(t *testing.T) {
 	}
 	for i := range w.e.flows {
 		if c := &w.e.flows[i]; c.state != closed {
-			w.e.reset(int32(i), true)
+			w.e.resetBoth(int32(i))
 		}
 	}
 	told := map[uint16]bool{}
@@ -262,7 +262,7 @@ func TestClientsWithOnePort(t *testing.T) {
 				return
 			}
 			for p := range ports { // each answer reaches its client
-				k := key{in: addrOf(outside), out: w.e.mapped(true), inPort: 8080, outPort: p}
+				k := key{in: addrOf(outside), out: w.e.localClient(true), inPort: 8080, outPort: p}
 				real, _ := w.e.locals.real(&k, w.e.now)
 				answer := frametest.Packet{Src: frame.Addr(k.in.Lo), Dst: frame.Addr(k.out.Lo), SrcPort: 8080, DstPort: p, Payload: fmt.Append(nil, real.out.Lo&0xff)}
 				if why := w.write(answer, func([]byte) {}); why != frame.None {
@@ -276,6 +276,56 @@ func TestClientsWithOnePort(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A client on the host is known again after the host's address has changed.
+func TestClientAfterNewAddress(t *testing.T) {
+	w := newWire(t, Options{})
+	w.e.SetHost([]netip.Addr{outside}, nil)
+	if _, err := w.e.Listen(frame.UDP, netip.IPv4Unspecified(), 8080, 1); err != nil {
+		t.Fatal(err)
+	}
+	c, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Connect(c, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: 8080})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(c)
+	b := make([]byte, frame.VnetLen+frame.MaxFrame)
+	for _, own := range []netip.Addr{outside, netip.MustParseAddr("198.51.100.77")} {
+		w.e.SetHost([]netip.Addr{own}, nil)
+		_, _ = unix.Write(c, []byte("question"))
+		n := 0
+		for until := time.Now().Add(time.Second); n == 0 && time.Now().Before(until); {
+			n, _ = w.e.Read(b)
+		}
+		ip := frame.IPv4(b[frame.VnetLen+frame.EthernetLen : n])
+		port := binary.BigEndian.Uint16(ip[frame.IPv4Len:])
+		if why := w.write(frametest.Packet{Src: ip.Dst(), Dst: ip.Src(), SrcPort: 8080, DstPort: port, Payload: []byte("answer")}, func([]byte) {}); why != frame.None {
+			t.Fatalf("at %v, the answer does not leave: %v", own, why)
+		}
+		_ = unix.SetsockoptTimeval(c, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 2})
+		if n, err := unix.Read(c, b); err != nil || string(b[:n]) != "answer" {
+			t.Errorf("at %v, the client got %q: %v", own, b[:max(n, 0)], err)
+		}
+	}
+}
+
+// Entries of connections that end at once are used again, without a tick: there is room for as many as there may be sockets.
+func TestManyShortConnections(t *testing.T) {
+	w := newWire(t, Options{Sockets: 16})
+	w.clock = 1
+	l, port := w.listen()
+	for i := range uint16(200) {
+		fd, seq := w.connect(l, 20000+i, port, 60000)
+		w.tcp(20000+i, port, frame.FlagRST, 100, seq, 0)
+		unix.Close(fd)
+	}
+	if n := cap(w.e.flows); len(w.e.flows) > 4 || n != 1+16+2 {
+		t.Errorf("%d of %d entries were used", len(w.e.flows), n)
 	}
 }
 

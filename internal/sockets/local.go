@@ -24,8 +24,11 @@ func newLocals() locals { return locals{map[key]*local{}, map[key]*local{}} }
 // show changes the client's port in shown to one that no other client is shown with; false if there are too many.
 func (l *locals) show(shown, real *key, now int64) bool {
 	if had := l.byReal[*real]; had != nil {
-		shown.outPort, had.last = had.shown.outPort, now
-		return true
+		if had.shown.in == shown.in {
+			shown.outPort, had.last = had.shown.outPort, now
+			return true
+		}
+		l.forget(had) // the host has got another address since
 	}
 	if len(l.byReal) >= maxLocals {
 		return false
@@ -54,10 +57,14 @@ func (l *locals) real(shown *key, now int64) (key, bool) {
 }
 
 func (l *locals) sweep(now int64) {
-	for k, is := range l.byReal {
+	for _, is := range l.byReal {
 		if now-is.last > streamTime {
-			delete(l.byShown, is.shown)
-			delete(l.byReal, k)
+			l.forget(is)
 		}
 	}
+}
+
+func (l *locals) forget(is *local) {
+	delete(l.byShown, is.shown)
+	delete(l.byReal, is.real)
 }

@@ -16,7 +16,8 @@ type key struct {
 	inPort, outPort uint16
 }
 
-const mapped = 0xffff << 32
+// mapped4 stands before an IPv4 address in the lower half of a mapped one.
+const mapped4 = 0xffff << 32
 
 // is4 reports whether an address is a mapped one.
 //
@@ -24,7 +25,7 @@ const mapped = 0xffff << 32
 func is4(a frame.Addr6) bool { return a.Hi == 0 && a.Lo>>32 == 0xffff }
 
 //uvswitch:hot
-func map4(a frame.Addr) frame.Addr6 { return frame.Addr6{Lo: mapped | uint64(a)} }
+func map4(a frame.Addr) frame.Addr6 { return frame.Addr6{Lo: mapped4 | uint64(a)} }
 
 func addrOf(a netip.Addr) frame.Addr6 {
 	if a = a.Unmap(); a.Is4() {

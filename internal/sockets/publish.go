@@ -13,8 +13,9 @@ import (
 
 // A door is a socket that listens on a published port.
 type door struct {
-	fd    int // -1: none
-	owner frame.PortID
+	fd         int // -1: none
+	owner      frame.PortID
+	atLoopback bool // it listens at a loopback address only
 }
 
 // ErrLowPort is wrapped when the host's settings do not let this user listen on a port.
@@ -24,6 +25,7 @@ var ErrLowPort = errors.New("the port needs root, by net.ipv4.ip_unprivileged_po
 type Listening struct {
 	engine *Engine
 	udp    bool
+	addr   frame.Addr6
 	port   uint16
 	owner  frame.PortID
 	fds    []int // of the doors or points, which do not close them
@@ -32,7 +34,7 @@ type Listening struct {
 // Listen opens a port of the host for a port of the switch, the owner: at one address, or at all if addr is unspecified. It may be called by any
 // goroutine.
 func (e *Engine) Listen(proto uint8, addr netip.Addr, port uint16, owner frame.PortID) (*Listening, error) {
-	l := &Listening{engine: e, udp: proto == frame.UDP, port: port, owner: owner}
+	l := &Listening{engine: e, udp: proto == frame.UDP, addr: addrOf(addr), port: port, owner: owner}
 	list := []netip.Addr{addr}
 	if addr.IsUnspecified() {
 		list = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
@@ -107,7 +109,7 @@ func (l *Listening) serve() {
 			e.doors = append(e.doors, door{})
 			i = int32(len(e.doors) - 1)
 		}
-		e.doors[i] = door{fd, l.owner}
+		e.doors[i] = door{fd, l.owner, isLoopback(l.addr)}
 		if err := e.sys.Watch(int32(fd), i, tag(isDoor, 0), unix.EPOLLIN); err == nil {
 			e.accept(i)
 		}
@@ -150,27 +152,24 @@ func (l *Listening) closeAll() {
 
 // accept takes the connections that wait at a door, and sends a SYN for each into the switch. NAT translates it as one that came from a wire.
 func (e *Engine) accept(i int32) {
-	for n := 0; ; n++ {
-		if e.doors[i].fd < 0 {
-			return
-		}
+	d := &e.doors[i]
+	for n := 0; d.fd >= 0; n++ {
 		if n == mostAccepts || e.control.isFull() {
 			e.waiting = true
-			e.sys.Tick(true)
 			return
 		}
-		fd, own, peer, err := e.sys.Accept(e.doors[i].fd)
+		fd, own, peer, err := e.sys.Accept(d.fd)
 		if err == unix.EINTR || err == unix.ECONNABORTED || err == unix.ENOTCONN {
 			continue
 		}
 		if err != nil {
 			if err != unix.EAGAIN { // no memory, or no descriptor
-				e.waiting = true
+				e.starved = true
 				e.sys.Tick(true)
 			}
 			return
 		}
-		if !e.admit(fd, own, peer, e.doors[i].owner) {
+		if !e.admit(fd, own, peer, d) {
 			e.sys.End(fd, true)
 		}
 	}
@@ -181,9 +180,6 @@ const mostAccepts = 64
 
 // acceptWaiting goes on where accept has stopped.
 func (e *Engine) acceptWaiting() {
-	if !e.waiting {
-		return
-	}
 	e.waiting = false
 	for i := range e.doors {
 		e.accept(int32(i))
@@ -191,22 +187,22 @@ func (e *Engine) acceptWaiting() {
 }
 
 // admit begins the inside half of an accepted connection.
-func (e *Engine) admit(fd int32, own, peer End, owner frame.PortID) bool {
+func (e *Engine) admit(fd int32, own, peer End, d *door) bool {
 	k := key{own.Addr, peer.Addr, own.Port, peer.Port}
 	_, taken := e.keys[k]
-	if e.hideLocal(&k) {
+	if e.hideLocal(&k, d.atLoopback) {
 		_, taken = e.keys[k]
 		for n := 0; taken && n < mostShown; n++ { // two clients on the host may have the same port, at two addresses
 			k.outPort = portAfter(k.outPort)
 			_, taken = e.keys[k]
 		}
 	}
-	if taken || k.in == anyOf(k.in) || !e.take(owner) { // a host without an address has none that could stand for its loopback
+	if taken || k.in == anyOf(k.in) || !e.take(d.owner) { // a host without an address has none that could stand for its loopback
 		return false
 	}
-	i, err := e.newFlow(&k, fd, owner)
+	i, err := e.newFlow(&k, fd, d.owner)
 	if err != nil {
-		e.giveBack(owner)
+		e.giveBack(d.owner)
 		return false
 	}
 	e.flows[i].state = opening
@@ -216,26 +212,27 @@ func (e *Engine) admit(fd int32, own, peer End, owner frame.PortID) bool {
 }
 
 // hideLocal gives a client on the host itself an address that may be on a wire: of loopback addresses, none may (RFC 1122, 3.2.1.3), and an answer
-// to the host's own address would not come back to the socket. It reports whether the client is on the host.
-func (e *Engine) hideLocal(k *key) bool {
+// to the host's own address would not come back to the socket. It reports whether the client is on the host. NAT knows a port that is published at a
+// loopback address only, atLoopback, by that address, and any other one by the host's own.
+func (e *Engine) hideLocal(k *key, atLoopback bool) bool {
 	if !isLoopback(k.out) && !e.isHost(k.out) {
 		return false
 	}
-	if isLoopback(k.in) {
+	if isLoopback(k.in) && !atLoopback {
 		k.in = e.host(is4(k.in))
 	}
-	k.out = e.mapped(is4(k.out))
+	k.out = e.localClient(is4(k.out))
 	return true
 }
 
 func isLoopback(a frame.Addr6) bool { return is4(a) && a.Lo>>24&0xff == 127 || a == frame.Addr6{Lo: 1} }
 
-// mapped is what containers see of a client at a loopback address.
-func (e *Engine) mapped(is4 bool) frame.Addr6 {
+// localClient is what containers see of a client on the host itself.
+func (e *Engine) localClient(is4 bool) frame.Addr6 {
 	if is4 {
-		return addrOf(e.o.Mapped[0])
+		return addrOf(e.o.LocalClient[0])
 	}
-	return addrOf(e.o.Mapped[1])
+	return addrOf(e.o.LocalClient[1])
 }
 
 // host is an address of the host.

@@ -60,7 +60,7 @@ func newWire(t *testing.T, o Options) *wire {
 	w, began := &wire{t: t, owner: 1}, time.Now()
 	o.Sockets = cmp.Or(o.Sockets, 8000)
 	o.MAC, o.PeerMAC, o.MayHost = 0x020000000001, 0x020000000002, func(uint8, uint16) bool { return true }
-	o.Mapped = [2]netip.Addr{netip.MustParseAddr("169.254.1.2"), netip.MustParseAddr("fd00::9")}
+	o.LocalClient = [2]netip.Addr{netip.MustParseAddr("169.254.1.2"), netip.MustParseAddr("fd00::9")}
 	o.Clock = func() int64 {
 		if w.clock != 0 {
 			return w.clock
@@ -70,7 +70,11 @@ func newWire(t *testing.T, o Options) *wire {
 	if w.e, err = New(o); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { w.e.Close() })
+	t.Cleanup(func() {
+		if w.e.flows != nil {
+			w.e.Close()
+		}
+	})
 	return w
 }
 
@@ -182,6 +186,68 @@ func TestUrgentData(t *testing.T) {
 	}
 	if got.String() != "abcUdefghi" {
 		t.Errorf("the container got %q", got.String())
+	}
+}
+
+// Urgent data that wait in the socket with others: a read ends before them, and an acknowledgement covers more than such a read.
+func TestQueuedUrgentData(t *testing.T) {
+	for _, old := range []bool{false, true} {
+		for _, end := range []bool{false, true} {
+			w := newWire(t, Options{Kernel: kernel(t, old)})
+			l, port := w.listen()
+			fd, seq := w.connect(l, 40000, port, 60000)
+			w.read() // looks at the socket once more
+			w.send(fd, "abc", 0)
+			w.send(fd, "def", unix.MSG_OOB)
+			w.send(fd, "ghi", 0)
+			if end {
+				_ = unix.Shutdown(fd, unix.SHUT_WR)
+			}
+			all, got := "abcdefghi", ""
+			for n := 0; n < len(all); runtime.Gosched() {
+				n, _ = unix.IoctlGetInt(int(w.e.flows[1].fd), unix.SIOCINQ)
+			}
+			for until := time.Now().Add(2 * time.Second); len(got) < len(all) && time.Now().Before(until); {
+				if s, ok := w.read(); ok && s.seq == seq+uint32(len(got)) {
+					if got += s.data; s.flags&frame.FlagFIN != 0 && got != all {
+						t.Fatalf("rereads %v: a FIN after %q", old, got)
+					}
+				} else if !ok {
+					w.tcp(40000, port, frame.FlagACK, 100, seq+uint32(len(got)), 60000)
+				}
+			}
+			w.tcp(40000, port, frame.FlagACK, 100, seq+uint32(len(got)), 60000)
+			if n, _ := unix.IoctlGetInt(int(w.e.flows[1].fd), unix.SIOCINQ); n != 0 {
+				t.Errorf("rereads %v: %d bytes stay in the socket", old, n)
+			}
+			if !end {
+				w.send(fd, "jkl", 0)
+			}
+			more := w.await(func(s []segment) bool { return len(s) > 0 && (s[len(s)-1].data != "" || s[len(s)-1].flags&frame.FlagFIN != 0) })
+			last := more[len(more)-1]
+			if got != all || last.seq != seq+uint32(len(all)) || last.data != map[bool]string{false: "jkl"}[end] {
+				t.Errorf("rereads %v, end %v: the container got %q, then %v", old, end, got, more)
+			}
+		}
+	}
+}
+
+// The end of the switch is a reset for the peer, not an end of the data; but it is one where the container has sent its FIN.
+func TestClose(t *testing.T) {
+	for _, fin := range []bool{false, true} {
+		w := newWire(t, Options{})
+		l, port := w.listen()
+		fd, seq := w.connect(l, 40000, port, 60000)
+		if fin {
+			w.tcp(40000, port, frame.FlagFIN|frame.FlagACK, 100, seq, 60000)
+		}
+		w.e.Stop()
+		_ = w.e.Close()
+		w.e.Endpoints([]frame.Endpoints{{Src: inside, Dst: outside, SrcPort: 40000, DstPort: port, Proto: frame.TCP}})
+		n, err := unix.Read(fd, make([]byte, 10))
+		if fin && (n != 0 || err != nil) || !fin && err != unix.ECONNRESET {
+			t.Errorf("FIN %v: the peer reads %d bytes: %v", fin, n, err)
+		}
 	}
 }
 

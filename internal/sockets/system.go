@@ -16,14 +16,26 @@ type calls struct {
 	stopped bool // the worker has ended: whoever calls runs the function
 }
 
-// add reports whether fn waits for the worker now.
-func (c *calls) add(fn func()) bool {
+// add reports whether fn was run. Otherwise it waits for the worker now.
+func (c *calls) add(fn func()) (ran bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.stopped {
+	if c.stopped {
+		fn() // under the lock: one after another, as the worker would
+	} else {
 		c.list = append(c.list, fn)
 	}
-	return !c.stopped
+	return c.stopped
+}
+
+func (c *calls) stop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stopped = true
+	for _, fn := range c.list {
+		fn()
+	}
+	c.list = nil
 }
 
 func (c *calls) run() {

@@ -28,7 +28,6 @@ const (
 // Bits of tcpFlow.bits.
 const (
 	isReady   = 1 << iota // in Engine.readyFlows
-	isTimed               // in Engine.timed
 	owesAck               // the container waits for an acknowledgement, or for a new window
 	mayRead               // the socket may have data, or its end
 	sentFIN               // to the container
@@ -42,6 +41,7 @@ const (
 	unsureBuf             // the size of the send buffer is to be asked again
 	rereads               // the kernel knows no SO_PEEK_OFF for TCP (IPv4: before Linux 6.9, IPv6: before 6.12)
 	orphan                // its container has gone, after its FIN: the data before the FIN are still passed on
+	urgent                // the peer has sent urgent data: a read ends before them, although more data are there
 )
 
 // A tcpFlow is one connection.
@@ -60,9 +60,10 @@ type tcpFlow struct {
 	most     uint32 // the highest nxt
 	window   uint32 // the container's, in bytes
 	bits     uint32
+	timedAt  int32  // where in Engine.timed, from 1 on; 0: not there
 	mss      uint16 // payload of a segment to the container
+	synSize  uint16 // of the frame with the container's SYN, in bytes
 	owner    frame.PortID
-	synSize  uint8 // of the frame with the container's SYN, in bytes
 	scale    uint8 // of the container's windows
 	state    uint8
 	dups     uint8 // equal acknowledgements in a row
@@ -83,7 +84,7 @@ const (
 	defaultMSS = 536 // RFC 9293, 3.7.1
 )
 
-const readWrite = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP
+const readWrite = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI
 
 //uvswitch:hot
 func before(a, b uint32) bool { return int32(a-b) < 0 }
@@ -100,6 +101,9 @@ func (e *Engine) writeTCP(f *frame.Frame, k key) frame.Reason {
 	}
 	i, ok := e.keys[k]
 	if flags&(frame.FlagSYN|frame.FlagACK) == frame.FlagSYN {
+		if flags&(frame.FlagRST|frame.FlagFIN) != 0 { // it begins nothing (linux net/ipv4/tcp_input.c, tcp_rcv_state_process)
+			return frame.MalformedPacket
+		}
 		if ok && e.flows[i].state == connecting {
 			return frame.Connecting
 		}
@@ -108,7 +112,7 @@ func (e *Engine) writeTCP(f *frame.Frame, k key) frame.Reason {
 			return frame.None
 		}
 		if ok {
-			e.reset(i, false) // the container begins another connection with the same ports
+			e.abort(i) // the container begins another connection with the same ports
 		}
 		return e.connect(f, &k)
 	}
@@ -148,6 +152,9 @@ func (e *Engine) refuse(k *key, seq, ack uint32, flags uint8) {
 
 // newFlow returns a flow for a socket, which it watches.
 func (e *Engine) newFlow(k *key, fd int32, owner frame.PortID) (int32, error) {
+	if len(e.free) == 0 && len(e.flows) == cap(e.flows) { // closed ones still wait in readyFlows
+		return 0, unix.ENOBUFS
+	}
 	i := freeEntry(&e.flows, &e.free)
 	gen := e.flows[i].gen + 1
 	iss := uint32(e.random())
@@ -191,7 +198,7 @@ func (e *Engine) connect(f *frame.Frame, k *key) frame.Reason {
 		return frame.ConnectRefused
 	}
 	c := &e.flows[i]
-	c.synSize = uint8(min(f.Len(), 255))
+	c.synSize = uint16(min(f.Len(), maxPacket))
 	c.state, c.rcvNxt, c.edge, c.window = connecting, h.Seq()+1, h.Seq()+1, uint32(h.Window())
 	c.readOptions(h)
 	return frame.None
@@ -234,11 +241,14 @@ func (e *Engine) flowEvent(i int32, events uint32) {
 	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLERR|unix.EPOLLHUP) != 0 {
 		c.bits |= mayRead
 	}
+	if events&unix.EPOLLPRI != 0 {
+		c.bits |= mayRead | urgent
+	}
 	if events&(unix.EPOLLRDHUP|unix.EPOLLERR|unix.EPOLLHUP) != 0 {
 		c.bits |= hungUp
 	}
 	if events&unix.EPOLLERR != 0 && c.bits&sentFIN != 0 { // nothing is read any more that would tell it
-		e.reset(i, true)
+		e.resetBoth(i)
 		return
 	}
 	if events&unix.EPOLLOUT != 0 && c.piece >= 0 {
@@ -332,7 +342,7 @@ func (e *Engine) segment(i int32, f *frame.Frame) {
 	flags, seq := h.Flags(), h.Seq()
 	if flags&frame.FlagRST != 0 {
 		if seq == c.rcvNxt || c.state == opening || !before(seq, c.rcvNxt) && before(seq, c.edge) {
-			e.reset(i, false)
+			e.abort(i)
 		}
 		return
 	}
@@ -407,6 +417,9 @@ func (e *Engine) acknowledged(i int32, h frame.TCPHeader, n int) {
 		}
 		if taken > 0 {
 			e.sys.Discard(c.fd, taken)
+		}
+		if c.bits&(urgent|rereads) == urgent|rereads { // what follows urgent data can be read only now
+			c.bits |= mayRead
 		}
 		if c.una = ack; before(c.nxt, ack) { // it had come before it was sent again
 			c.nxt = ack
@@ -487,7 +500,7 @@ func (e *Engine) takeData(i int32, f *frame.Frame, skip, n int) (taken int) {
 		var errno syscall.Errno
 		if taken, errno = e.sys.Send(c.fd, iov[:parts]); errno != 0 {
 			if taken = 0; errno != unix.EAGAIN && errno != unix.ENOBUFS && errno != unix.EINTR {
-				e.reset(i, true)
+				e.resetBoth(i)
 				return 0
 			}
 		}
@@ -539,7 +552,7 @@ func (e *Engine) flush(i int32) {
 	n, errno := e.sys.Send(c.fd, e.iov[:1])
 	if errno != 0 {
 		if errno != unix.EAGAIN && errno != unix.ENOBUFS && errno != unix.EINTR {
-			e.reset(i, true)
+			e.resetBoth(i)
 		}
 		return
 	}
@@ -581,15 +594,18 @@ func (e *Engine) endIfDone(i int32) bool {
 	return true
 }
 
-// reset ends a flow by a reset: of the host's connection, and with tell of the container's.
-func (e *Engine) reset(i int32, tell bool) {
-	c := &e.flows[i]
-	if tell && c.bits&orphan == 0 {
+// resetBoth ends a flow by resets, to the host's peer and to the container.
+func (e *Engine) resetBoth(i int32) {
+	if c := &e.flows[i]; c.bits&orphan == 0 {
 		e.resets = append(e.resets, lastReset{c.key, c.nxt, c.rcvNxt})
 	}
 	e.close(i, true)
 }
 
+// abort ends a flow of which the container needs no word: the host's peer gets a reset.
+func (e *Engine) abort(i int32) { e.close(i, true) }
+
+// end ends a flow whose directions have ended, or that was never made.
 func (e *Engine) end(i int32) { e.close(i, false) }
 
 func (e *Engine) close(i int32, reset bool) {
@@ -602,8 +618,9 @@ func (e *Engine) close(i int32, reset bool) {
 		e.pieces.put(c.piece, c.owner)
 	}
 	e.giveBack(c.owner)
-	*c = tcpFlow{gen: c.gen, bits: c.bits & (isReady | isTimed)}
-	if c.bits == 0 { // else whoever takes it from its list frees it
+	e.untime(i)
+	*c = tcpFlow{gen: c.gen, bits: c.bits & isReady}
+	if c.bits == 0 { // else nextSegment frees it
 		e.free = append(e.free, i)
 	}
 }
@@ -624,9 +641,7 @@ func (e *Engine) nextSegment(b []byte) int {
 		c := &e.flows[i]
 		c.bits &^= isReady
 		if c.state == closed {
-			if c.bits == 0 {
-				e.free = append(e.free, i)
-			}
+			e.free = append(e.free, i)
 			continue
 		}
 		n, more := e.push(i, b)
@@ -675,7 +690,7 @@ func (e *Engine) push(i int32, b []byte) (size int, more bool) {
 			case errno == unix.EINTR:
 				more = true
 			case errno != 0:
-				e.reset(i, true)
+				e.resetBoth(i)
 				return 0, false
 			case got == 0:
 				c.bits &^= mayRead
@@ -683,7 +698,7 @@ func (e *Engine) push(i int32, b []byte) (size int, more bool) {
 				flags |= frame.FlagFIN
 			default:
 				n, more = got, true
-				if flags |= frame.FlagPSH; got < most && c.bits&hungUp == 0 { // more data would be a new event
+				if flags |= frame.FlagPSH; got < most && c.bits&(hungUp|urgent) == 0 { // more data would be a new event
 					c.bits &^= mayRead
 					more = false
 				}
@@ -723,10 +738,10 @@ func (e *Engine) peek(c *tcpFlow, b []byte) (int, syscall.Errno) {
 	if errno != 0 || n > sent {
 		return n - sent, errno
 	}
-	if c.bits&hungUp != 0 {
+	if c.bits&(hungUp|urgent) == hungUp {
 		return 0, e.sys.Failed(c.fd) // the end may be a reset
 	}
-	return 0, unix.EAGAIN
+	return 0, unix.EAGAIN // or urgent data follow, which cannot be read before the container has acknowledged what is before them
 }
 
 // rereadSize is how much may be on its way to a container, in bytes, where it must be read again each time.
@@ -763,32 +778,38 @@ func (c *tcpFlow) windowField(room int) uint16 {
 
 func (e *Engine) setDeadline(i int32, at int64) {
 	c := &e.flows[i]
-	if c.deadline = at; at != 0 && c.bits&isTimed == 0 {
-		c.bits |= isTimed
+	if c.deadline = at; at != 0 && c.timedAt == 0 {
 		e.timed = append(e.timed, i)
+		c.timedAt = int32(len(e.timed))
 		e.sys.Tick(true)
 	}
 }
 
+// untime takes a flow from the list of those that have a deadline.
+func (e *Engine) untime(i int32) {
+	at, end := e.flows[i].timedAt, len(e.timed)-1
+	if at == 0 {
+		return
+	}
+	last := e.timed[end]
+	e.timed[at-1], e.flows[last].timedAt = last, at
+	e.timed = e.timed[:end]
+	e.flows[i].timedAt = 0
+}
+
 // expire does what is due.
 func (e *Engine) expire() {
-	kept := e.timed[:0]
-	for _, i := range e.timed {
-		c := &e.flows[i]
-		if c.state != closed && c.deadline != 0 && e.now >= c.deadline {
+	for n := len(e.timed) - 1; n >= 0; n-- { // backwards: a flow that is taken out is replaced by a later one
+		i := e.timed[n]
+		if c := &e.flows[i]; c.deadline != 0 && e.now >= c.deadline {
 			e.timeOut(i)
 		}
-		if c = &e.flows[i]; c.state != closed && c.deadline != 0 {
-			kept = append(kept, i)
-			continue
-		}
-		if c.bits &^= isTimed; c.state == closed && c.bits == 0 {
-			e.free = append(e.free, i)
+		if e.flows[i].deadline == 0 {
+			e.untime(i)
 		}
 	}
-	e.timed = kept
 	e.sweepPoints()
-	e.acceptWaiting()
+	e.waiting, e.starved = e.waiting || e.starved, false
 	if len(e.timed) == 0 && len(e.pointKeys) == 0 && !e.waiting {
 		e.sys.Tick(false)
 	}
@@ -801,11 +822,11 @@ func (e *Engine) timeOut(i int32) {
 		return // the next tick is as good
 	}
 	if c.tries++; c.bits&orphan != 0 {
-		e.reset(i, false)
+		e.abort(i)
 		return
 	}
 	if (c.state == answered || c.state == opening) && c.tries >= mostSYNs || c.tries > mostTries {
-		e.reset(i, true)
+		e.resetBoth(i)
 		return
 	}
 	switch {
@@ -835,7 +856,7 @@ func (e *Engine) Forget(owner frame.PortID) {
 		switch c := &e.flows[i]; {
 		case c.state == closed || c.owner != owner || c.bits&orphan != 0:
 		case c.bits&gotFIN == 0:
-			e.reset(int32(i), false)
+			e.abort(int32(i))
 		case c.bits&shutDown != 0: // the kernel has the data
 			e.end(int32(i))
 		default:
