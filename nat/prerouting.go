@@ -81,7 +81,7 @@ func (n *tracker[A]) preRouteTuple(c *config[A], f packet[A], b *frame.Batch, ou
 		}
 		return frame.None
 	}
-	if !c.has(f.tuple.Dst) {
+	if !c.has(f.tuple.Dst) || !outside && frame.Netip(f.tuple.Dst).IsLoopback() { // the host's loopback is closed to containers
 		if m := c.prefixOf(f.tuple.Dst); m != nil && (outside || m.Outside != m.Inside) { // from inside, an address that stays is not translated
 			return n.preRoutePrefix(c, m, f, outside)
 		}

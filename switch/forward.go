@@ -241,9 +241,16 @@ func (s *Switch) FloodSet(f *frame.Frame, out []frame.PortID) int {
 		out[0] = f.Out
 		return 1
 	}
+	from := frame.NoPort
+	if f.In == frame.Gateway { // it announces a station: the station itself needs no word
+		from = net.boundTo(f.Src)
+	}
 	want := floodFlag[f.Class]
 	n := 0
 	for _, p := range net.ports {
+		if p.ID == from {
+			continue
+		}
 		if p.Flags&Closed != 0 && f.Flags&frame.IsARP == 0 && !f.IsND() {
 			continue
 		}

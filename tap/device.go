@@ -111,12 +111,13 @@ func openTUN() (int, error) {
 	return fd, nil
 }
 
-// CheckTUN returns an error that wraps ErrNoTUN when /dev/net/tun cannot be found. It creates no device.
+// CheckTUN returns an error that wraps ErrNoTUN when /dev/net/tun cannot be opened. It creates no device.
 func CheckTUN() error {
-	if _, err := os.Stat(tunDevice); err != nil {
+	fd, err := unix.Open(tunDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
 		return noTUN(err)
 	}
-	return nil
+	return unix.Close(fd)
 }
 
 const tunDevice = "/dev/net/tun"
@@ -127,8 +128,10 @@ func tunHint(err error) string {
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return "; run `modprobe tun`, or `mknod /dev/net/tun c 10 200` where the module is built into the kernel"
+	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		return "; the kernel has no driver for it: run `modprobe tun`"
 	case errors.Is(err, os.ErrPermission):
-		return "; run as root, or give this user access to the device"
+		return "; run as root, or let root run `chmod 666 /dev/net/tun`, as most systems have it: the device gives no rights by itself; in a container, it takes `--device /dev/net/tun`"
 	}
 	return ""
 }

@@ -651,7 +651,7 @@ func (r *IOUring) Send(id frame.PortID, f *frame.Frame) {
 func (r *IOUring) sendWatched(id frame.PortID, f *frame.Frame) {
 	if s := r.slow[id]; s != nil {
 		if why := s.put(f); why != frame.None {
-			r.failed[0] = append(r.failed[0], frame.Failure(id, why, f))
+			r.failed[0] = append(r.failed[0], frame.Refused(id, why, f))
 		}
 		return
 	}
@@ -672,10 +672,10 @@ func (r *IOUring) send(id frame.PortID, f *frame.Frame) {
 	p := &r.ports[id]
 	switch {
 	case p.conn == nil:
-		r.failed[0] = append(r.failed[0], frame.Failure(id, frame.PortGone, f))
+		r.failed[0] = append(r.failed[0], frame.Refused(id, frame.PortGone, f))
 	case p.file >= 0 && r.owns(f):
 		if !r.reserve() {
-			r.failed[0] = append(r.failed[0], frame.Failure(id, frame.TxQueueFull, f))
+			r.failed[0] = append(r.failed[0], frame.Refused(id, frame.TxQueueFull, f))
 		} else if f.Next() == nil {
 			r.ring.Write(p.file, f.Raw(), writeData(frame.Failure(id, frame.None, f)))
 		} else {
@@ -683,7 +683,7 @@ func (r *IOUring) send(id frame.PortID, f *frame.Frame) {
 		}
 	default:
 		if why := p.conn.Write(f); why != frame.None {
-			r.failed[0] = append(r.failed[0], frame.Failure(id, why, f))
+			r.failed[0] = append(r.failed[0], frame.Refused(id, why, f))
 		}
 	}
 }

@@ -182,7 +182,7 @@ func (r *RW) Send(id frame.PortID, f *frame.Frame) {
 		why = c.Write(f)
 	}
 	if why != frame.None {
-		r.failed[0] = append(r.failed[0], frame.Failure(id, why, f))
+		r.failed[0] = append(r.failed[0], frame.Refused(id, why, f))
 	}
 }
 

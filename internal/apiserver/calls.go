@@ -276,7 +276,8 @@ func trace(s *Server, q api.TraceRequest) (any, error) {
 			r, ok := s.d.ExplainRefusal(f)
 			return r.Why, r.Remedy, ok
 		},
-		IsDown: func(port string) bool { return states[port].State == daemon.Down },
+		NoSocket: s.d.SocketRefusal,
+		IsDown:   func(port string) bool { return states[port].State == daemon.Down },
 	}, q)
 }
 

@@ -38,7 +38,7 @@ func Listen(path string, shared bool) (*net.UnixListener, error) {
 	if c, err := net.Dial("unix", path); err == nil {
 		cred, _ := peerOf(c)
 		c.Close()
-		return nil, fmt.Errorf("a switch is already running on %s (pid %d); stop it, or use another --socket and --name", path, cred.Pid)
+		return nil, fmt.Errorf("a switch is already running on %s (pid %d); stop it, or give the second one a --socket, a --state and a --name of its own", path, cred.Pid)
 	} else if errors.Is(err, unix.ECONNREFUSED) {
 		_ = os.Remove(path) // of a switch that died; a failure shows below
 	}

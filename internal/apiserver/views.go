@@ -479,7 +479,11 @@ func (v *view) tables() map[string]api.Table {
 	}
 	four, six := n.UsedByFamily()
 	most, most6 := n.Limits()
-	return map[string]api.Table{"fdb": fdb, "flows": {Used: four, Limit: most}, "flows6": {Used: six, Limit: most6}, "nat_ports": natPorts}
+	all := map[string]api.Table{"fdb": fdb, "flows": {Used: four, Limit: most}, "flows6": {Used: six, Limit: most6}, "nat_ports": natPorts}
+	if used, most, ok := v.d.Sockets(); ok {
+		all["sockets"] = api.Table{Used: used, Limit: most}
+	}
+	return all
 }
 
 func (v *view) stats() api.Stats {

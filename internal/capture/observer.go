@@ -56,8 +56,8 @@ func (o *observer) serve(captures [maxCaptures]*Capture) {
 func (o *observer) Received(b *frame.Batch, again bool) {
 	now := time.Now()
 	if !again {
-		for _, t := range b.Failed {
-			o.failed(t, now)
+		for i := range b.Failed {
+			o.failed(&b.Failed[i], now)
 		}
 		clear(o.sent[:])
 		o.sentOf = o.sentOf[:0]
@@ -193,8 +193,9 @@ func (o *observer) departed(r *Record, f *frame.Frame, k *kept, to []frame.PortI
 }
 
 // failed writes the End record of a frame that a port did not take.
-func (o *observer) failed(t frame.TxFailure, now time.Time) {
+func (o *observer) failed(t *frame.TxFailure, now time.Time) {
 	if t.Slot == frame.NoSlot {
+		o.failedLate(t, now)
 		return
 	}
 	s := &o.sent[t.Slot]
@@ -205,6 +206,25 @@ func (o *observer) failed(t frame.TxFailure, now time.Time) {
 	for j, c := range o.captures {
 		if c != nil && c.options.Ends && s.wanted&(1<<j) != 0 && (c.wants(s.in) || c.wants(t.Port)) {
 			o.write(j, &r, o.sentOf[s.at:s.at+min(s.n, c.options.Snap)])
+		}
+	}
+}
+
+// failedLate writes the End record of a frame of an earlier batch, of which at most the beginning is known.
+func (o *observer) failedLate(t *frame.TxFailure, now time.Time) {
+	if len(t.Head()) == 0 {
+		return
+	}
+	f := frame.Partial(t.In, nil, t.Head(), int(t.Bytes))
+	r := Record{
+		Time: now, Kind: End, In: t.In, Out: t.Port, Port: t.Port, Copies: 1, Verdict: frame.Drop, Reason: t.Reason, Packet: uint64(o.worker+1)<<56 | o.packets,
+		Frames: int(t.Frames), Length: int(t.Bytes), Vnet: make([]byte, frame.VnetLen), Before: EndpointsOf(&f),
+	}
+	o.packets++
+	r.After = r.Before
+	for j, c := range o.captures {
+		if c != nil && c.options.Ends && (c.wants(t.In) || c.wants(t.Port)) && c.options.Filter.Match(&o.room, t.Head()) {
+			o.write(j, &r, t.Head())
 		}
 	}
 }

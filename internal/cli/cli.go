@@ -134,7 +134,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.runCommand(), netnsChildCommand(), a.statusCommand(), a.statsCommand(), a.reasonsCommand(), a.networkCommand(), a.portCommand(), a.fdbCommand(),
 		a.bridgeCommand(), a.neighCommand(), a.routeCommand(), a.publishCommand(), a.flowCommand(), a.natCommand(), a.dnsCommand(), a.leaseCommand(), a.policyCommand(),
-		a.traceCommand(), a.dumpCommand(), a.monitorCommand(), a.eventsCommand(), a.extcapCommand(), a.labCommand(), a.execCommand(), roomChildCommand(), a.dockerDriverCommand(), a.configCommand(), a.topCommand(), a.doctorCommand(), a.webCommand(), a.reloadCommand(), a.versionCommand(),
+		a.traceCommand(), a.dumpCommand(), a.monitorCommand(), a.eventsCommand(), a.extcapCommand(), a.labCommand(), a.execCommand(), roomChildCommand(), roomPlugCommand(), a.dockerDriverCommand(), a.configCommand(), a.topCommand(), a.doctorCommand(), a.webCommand(), a.reloadCommand(), a.versionCommand(),
 	)
 	root.AddCommand(a.netavarkCommands()...)
 	a.complete(root)

@@ -36,7 +36,7 @@ func (a *app) dockerDriverCommand() *cobra.Command {
 		if err := docker.Start(c.Context(), l, a.client(), tapmaker.Direct{}, f.dockerState(), f.logger(a)); err != nil {
 			return err
 		}
-		return docker.AwaitEnd()
+		return docker.AwaitEnd(c.Context())
 	}}
 	c.Flags().StringVar(&f.docker, "name", dockerName, "name of the driver")
 	c.Flags().StringVar(&f.state, "state", "", "folder of the driver's state")
@@ -51,6 +51,7 @@ func (a *app) startDockerDriver(f *runFlags, ownState bool) (end func(), err err
 		state = filepath.Join(cmp.Or(os.Getenv("XDG_STATE_HOME"), filepath.Join(os.Getenv("HOME"), ".local/state")), "uvswitch")
 	}
 	c := exec.Command("/proc/self/exe", "--socket", a.socket, driverCommand, "--name", f.docker, "--state", state, fmt.Sprintf("--verbose=%t", f.verbose))
+	ending := make(chan struct{})
 	c.Stderr = os.Stderr
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	started, ended := make(chan error), make(chan struct{})
@@ -58,14 +59,21 @@ func (a *app) startDockerDriver(f *runFlags, ownState bool) (end func(), err err
 		runtime.LockOSThread() // the child ends with this thread
 		defer close(ended)
 		err := c.Start()
-		if started <- err; err == nil {
-			_ = c.Wait()
+		if started <- err; err != nil {
+			return
+		}
+		err = c.Wait()
+		select {
+		case <-ending:
+		default:
+			fmt.Fprintf(a.err, "uvswitch: the Docker driver has ended (%v): Docker gets no answers; start the switch again\n", err)
 		}
 	}()
 	if err := <-started; err != nil {
 		return nil, fmt.Errorf("--docker: cannot start the driver: %w", err)
 	}
 	return func() {
+		close(ending)
 		_ = c.Process.Kill()
 		<-ended
 	}, nil

@@ -19,7 +19,8 @@ func (a *app) execCommand() *cobra.Command {
 		Long: "Run a command in a network namespace of its own, with a port of the switch as its only device. An ordinary user needs no rights for this:\n" +
 			"the command runs in a user namespace, too, as root of that namespace.\n" +
 			"The command has its own /etc/resolv.conf, which names the gateway. The port and what is published end with the command.\n" +
-			"The exit status is that of the command.",
+			"If the switch ends, the command's connections end. When a switch runs again, the command is plugged in again.\n" +
+			"The exit status is that of the command; 127 if there is no such command.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if o.Internal && o.Port.Network != "" {
@@ -38,14 +39,30 @@ func (a *app) execCommand() *cobra.Command {
 	f.StringVar(&o.Port.IP, "ip", "", "an address of the network (default: a free one)")
 	f.StringSliceVar(&o.Publish, "publish", nil, "publish `[HOST_ADDR:]HOST_PORT:PORT[/udp]` on the host, as `uvswitch publish add` does")
 	f.StringVar((*string)(&o.Port.Policies), "policy", "", "which flows may begin at the port and with it: names of policies, separated by commas; sandbox is built in")
-	f.BoolVar(&o.Internal, "internal", false, "without a way out: the command reaches others of the network "+userns.InternalNetwork+" only")
+	f.BoolVar(&o.Internal, "internal", false, "without a way out: the command reaches others of the network "+userns.InternalNetwork+" ("+userns.InternalSubnet+") only")
 	return c
 }
 
 // roomChildCommand is the command of the child of `exec`; see package userns.
 func roomChildCommand() *cobra.Command {
 	return &cobra.Command{Use: userns.ChildCommand, Hidden: true, Args: cobra.MinimumNArgs(2), RunE: func(c *cobra.Command, args []string) error {
-		return userns.Become(c.Context(), args[0], args[1:])
+		err := userns.Become(c.Context(), args[0], args[1:])
+		var missing userns.NotFoundError
+		if errors.As(err, &missing) {
+			fmt.Fprintln(c.ErrOrStderr(), "uvswitch:", err)
+			return exitError{exitNotFound}
+		}
+		return err
+	}}
+}
+
+// exitNotFound is a shell's exit status for a command that does not exist.
+const exitNotFound = 127
+
+// roomPlugCommand runs beside the command of `exec` when the switch has ended; see package userns.
+func roomPlugCommand() *cobra.Command {
+	return &cobra.Command{Use: userns.PlugCommand, Hidden: true, Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
+		return userns.PlugAgain(c.Context(), args[0], args[1])
 	}}
 }
 

@@ -61,7 +61,7 @@ func (a *app) runCommand() *cobra.Command {
 	fl.StringVar(&f.subnet6, "subnet6", model.SubnetAuto, "IPv6 subnet of network default: auto (a /64 of the switch's own), off, or a subnet such as fd00:1::/64")
 	fl.StringVar(&f.uplink, "uplink", model.UplinkAuto, "the way out: auto (the device of the default route), none, or a device")
 	fl.StringVar(&f.kind, "uplink-kind", "", "how to attach to the uplink's device: tcx or clsact (BPF, Linux 5.12 or later), tap (no BPF: the host routes and masquerades), host (through the host's stack, untranslated) or sockets (by sockets of the switch, which needs no root) (default tcx, else clsact; without root: sockets)")
-	fl.StringVar(&f.host, "host", "on", "host port, which connects the host itself to network default: on or off")
+	fl.StringVar(&f.host, "host", "on", "host port, which connects the host itself to network default: on or off (without root: off)")
 	fl.StringVar(&f.inbound, "host-inbound", "allow", "what containers may begin with the host: allow, deny, or what is open, such as 22/tcp,53/udp,icmp")
 	fl.StringVar(&f.cgroup, "cgroup", "", "`FOLDER` of cgroup2 whose processes reach published ports directly, or off: they use the relay (default the root of cgroup2)")
 	fl.StringVar(&f.name, "name", defaultName, "name prefix of the switch's own devices, NAME0 and NAME-up")
@@ -436,9 +436,9 @@ func (f *runFlags) dockerState() string { return filepath.Join(f.state, "docker-
 func (a *app) announce(f runFlags, conf model.Config, d *daemon.Daemon, page string) {
 	fmt.Fprintf(a.err, "uvswitch: ready; network %s is %s, control socket %s\n", api.DefaultNetwork, conf.Default.Subnet, a.socket)
 	if up, _, ok := d.Uplink(); ok && !up.Up {
-		down := "the uplink is down, so containers do not reach the outside"
+		down := "containers may not reach the outside"
 		if up.Up6 {
-			down = "containers reach the outside by IPv6 only"
+			down = "containers may reach the outside by IPv6 only"
 		}
 		fmt.Fprintf(a.err, "uvswitch: %s: %s\n", down, up.Why)
 	}

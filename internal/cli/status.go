@@ -103,9 +103,11 @@ func orDash(s string) string {
 }
 
 func printTables(w io.Writer, tables map[string]api.Table) {
-	unit := map[string]string{"fdb": "MAC addresses", "flows": "flows of IPv4", "flows6": "flows of IPv6", "nat_ports": "outside ports of TCP and UDP"}
-	for _, k := range []string{"fdb", "flows", "flows6", "nat_ports"} {
-		row(w, "table "+k, fmt.Sprintf("%d of %d %s", tables[k].Used, tables[k].Limit, unit[k]))
+	unit := map[string]string{"fdb": "MAC addresses", "flows": "flows of IPv4", "flows6": "flows of IPv6", "nat_ports": "outside ports of TCP and UDP", "sockets": "sockets of this user"}
+	for _, k := range []string{"fdb", "flows", "flows6", "nat_ports", "sockets"} {
+		if t, ok := tables[k]; ok {
+			row(w, "table "+k, fmt.Sprintf("%d of %d %s", t.Used, t.Limit, unit[k]))
+		}
 	}
 }
 

@@ -125,8 +125,11 @@ type network struct {
 
 // Start starts a switch. It forwards when Start returns, and until Close. Its context ends what it does in the background.
 func Start(ctx context.Context, o Options) (*Daemon, error) {
-	if o.Config.NeedsRoot() {
-		if err := errors.Join(rights.Check(), tap.CheckTUN()); err != nil {
+	if what, instead := o.Config.NeedsRoot(); what != "" {
+		if err := rights.Check(what, instead); err != nil {
+			return nil, err
+		}
+		if err := tap.CheckTUN(); err != nil {
 			return nil, err
 		}
 	}

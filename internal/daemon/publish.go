@@ -246,6 +246,9 @@ func (d *Daemon) updateRulesLocked() {
 	pools := d.poolsLocked()
 	d.poolFree = min(pools[0].Len(), pools[1].Len())
 	local4, local6 := familiesOf(d.local)
+	if d.bySockets() { // a port that is published at a loopback address is known by that address
+		local4, local6 = append(local4, netip.MustParsePrefix("127.0.0.0/8")), append(local6, netip.MustParsePrefix("::1/128"))
+	}
 	r := nat.Rules{Pool: pools, Local: local4, Ephemeral: usedports.Ephemeral()}
 	if d.external.IsValid() {
 		r.Own = append(r.Own, frame.AddrFrom(d.external))

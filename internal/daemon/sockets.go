@@ -121,6 +121,14 @@ func (d *Daemon) forgetSocketsLocked(p *port) {
 	d.engine.Do(func() { d.engine.Forget(p.ID) })
 }
 
+// SocketRefusal is why no socket would send a frame that leaves; None with another kind of uplink, or if only a try can tell.
+func (d *Daemon) SocketRefusal(f *frame.Frame) frame.Reason {
+	if !d.bySockets() {
+		return frame.None
+	}
+	return d.engine.Refusal(f)
+}
+
 // addrsOf are the host's addresses, of each family the one by which packets leave first.
 func addrsOf(s *uplink.State) (all []netip.Addr) {
 	for _, a := range append([]netip.Addr{s.Addr, s.Addr6}, slices.Concat(s.Own, s.Own6)...) {

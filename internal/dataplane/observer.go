@@ -39,7 +39,7 @@ func (d *Dataplane) Observe(newObserver func(i int) Observer) {
 // A Drop is one of the last drops, which are kept with or without an observer.
 type Drop struct {
 	Tick    frame.Tick
-	In, Out frame.PortID // Out: the port that refused the frame; Head is empty then
+	In, Out frame.PortID // Out: the port that refused the frame; if it did so late, In and Head may be missing
 	Reason  frame.Reason
 	Length  uint32 // of the frame, in bytes
 	Head    []byte // its first bytes
@@ -47,7 +47,7 @@ type Drop struct {
 
 const (
 	keptDrops = 1024 // by each worker, and by the slow path
-	keptBytes = 96   // of each frame
+	keptBytes = frame.FailureHead
 )
 
 // recent is a circular buffer of the last drops of one goroutine. Superseded acknowledgements are left out: they would push out all

@@ -50,7 +50,7 @@ func (c *counters) dropped(in, out frame.PortID, why frame.Reason) {
 // failed turns transmissions that the port refused into drops.
 //
 //uvswitch:hot
-func (c *counters) failed(t frame.TxFailure) {
+func (c *counters) failed(t *frame.TxFailure) {
 	n := uint64(t.Frames)
 	c.transmitted.Add(-n)
 	c.drops[t.Reason].Add(n)

@@ -85,9 +85,10 @@ func (w *worker) round() error {
 	}
 	w.shaper.setAlarm(w.turns.nextResume())
 	w.tally.flush(&w.counters)
-	for _, f := range b.Failed {
+	for i := range b.Failed {
+		f := &b.Failed[i]
 		w.counters.failed(f)
-		w.recent.add(b.Tick, frame.NoPort, f.Port, f.Reason, int(f.Bytes), nil)
+		w.recent.add(b.Tick, f.In, f.Port, f.Reason, int(f.Bytes), f.Head())
 	}
 	if w.punted || w.wantsSlowPath() {
 		w.punted = false

@@ -33,8 +33,8 @@ func Follow(ctx context.Context, pidfile string, tell func(error)) {
 		if pid == 0 {
 			continue
 		}
-		switch err := userns.RunBeside(pid, fmt.Sprintf("%s=%d", dockerdVariable, pid)); {
-		case err == nil:
+		switch err := userns.RunBeside(ctx, pid, os.Args, fmt.Sprintf("%s=%d", dockerdVariable, pid)); {
+		case err == nil || ctx.Err() != nil:
 			told = ""
 		case err.Error() != told:
 			told = err.Error()
@@ -63,8 +63,8 @@ func dockerdIn(file string) int {
 	return pid
 }
 
-// AwaitEnd returns when the dockerd has ended beside which Follow has started this program.
-func AwaitEnd() error {
+// AwaitEnd returns when the dockerd has ended beside which Follow has started this program, or when ctx is done.
+func AwaitEnd(ctx context.Context) error {
 	pid, err := strconv.Atoi(os.Getenv(dockerdVariable))
 	if err != nil {
 		return fmt.Errorf("%s: %w", dockerdVariable, err)
@@ -73,11 +73,15 @@ func AwaitEnd() error {
 	if err != nil {
 		return fmt.Errorf("dockerd: %w", err)
 	}
-	defer unix.Close(fd)
-	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
-		if n > 0 || err != nil && err != unix.EINTR {
-			return err
-		}
+	ended := make(chan error, 1)
+	go func() {
+		defer unix.Close(fd)
+		ended <- userns.AwaitExit(fd)
+	}()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		return nil
 	}
 }

@@ -225,6 +225,15 @@ func TestRootlessWayOut(t *testing.T) {
 			t.Errorf("in %s: %s: %s", x.ns, x.line, out)
 		}
 	}
+	// One port of two loopback addresses leads to two containers.
+	for i, name := range []string{"one", "two"} {
+		at := fmt.Sprintf("127.0.0.%d:9000:80", i+1)
+		u.start("exec uvswitch exec --port " + name + " --publish " + at + " --publish " + at + "/udp -- sh -c 'socat -T10 UDP-LISTEN:80,fork SYSTEM:\"read x; echo " + name + "\" & exec uvswitch lab tool httpd 80 " + name + "'")
+		b.Eventually(name+" answers", func() bool {
+			out, err := b.TrySh("host", fmt.Sprintf("curl -sS -m 5 http://127.0.0.%d:9000/; echo question | socat -t5 - UDP:127.0.0.%[1]d:9000", i+1))
+			return err == nil && strings.Contains(out, "this is "+name) && strings.Contains(out, "169.254.1.2\n"+name)
+		})
+	}
 	if out := u.sh("uvswitch exec -- curl -sS -m 20 http://10.1.0.1:8080/"); !strings.Contains(out, "web") {
 		t.Errorf("a published port from another container: %s", out)
 	}
@@ -336,17 +345,34 @@ func TestRootlessBadTurns(t *testing.T) {
 	if served() == "" {
 		t.Fatal("no connection is there")
 	}
+	u.start("exec uvswitch exec --port reader --publish 8081:80 -- sh -c 'socat -u TCP:10.1.0.2:7100 -; exec uvswitch lab tool httpd 80 reader'")
+	addr, _, _ := strings.Cut(u.port("reader").Addresses[0], "/")
+	b.Eventually("the reader's connection is there", func() bool { return strings.Contains(b.CLI("flow", "ls", "--src", addr, "-p", "tcp"), "ESTABLISHED") })
 	var status api.Status
 	b.JSON(&status, "status")
+	b.Sh("host", "ip addr add 10.1.0.1/24 dev eth0") // a reset leaves from the address of its connection
 	if err := unix.Kill(status.PID, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	_ = s.Wait()
-	b.Sh("host", "ip addr add 10.1.0.1/24 dev eth0") // those of the old address, too
 	b.Eventually("the peers hear of the end", func() bool { return served() == "" })
 	u.run("")
 	u.sh("uvswitch exec -- curl -sS -m 20 http://10.1.0.2/")
+
+	// The command of exec has heard of it, too, although it only read; and it is plugged in again.
+	b.Eventually("the reader serves", func() bool {
+		out, err := b.TrySh("host", "curl -sS -m 5 http://127.0.0.1:8081/")
+		return err == nil && strings.Contains(out, "this is reader")
+	})
 	b.Balanced()
+
+	// A room in a room.
+	if out, err := u.try("uvswitch exec -- uvswitch exec --port inner -- cat /etc/resolv.conf"); err != nil || !strings.Contains(out, "nameserver 172.29.0.1") {
+		t.Errorf("a room in a room: %v: %s", err, out)
+	}
+	if _, err := u.try("uvswitch exec -- no-such-command"); err == nil || !strings.Contains(err.Error(), "127") {
+		t.Errorf("a command that does not exist: %v", err)
+	}
 }
 
 func quoted(line string) string { return "'" + strings.ReplaceAll(line, "'", `'\''`) + "'" }

@@ -21,6 +21,7 @@ type Switch struct {
 	Claims    func(*frame.Frame) bool                                       // whether a frame from outside reaches the switch, rather than the host
 	IsDown    func(port string) bool                                        // whether the device of a port is down
 	Refusal   func(*frame.Frame) (why, remedy string, ok bool)              // which policy and rule refuse a frame
+	NoSocket  func(*frame.Frame) frame.Reason                               // why no socket sends a frame that leaves
 	UplinkMAC frame.MAC                                                     // the router's, on the uplink
 	Way       func(t frame.Tuple, class uint8) (Way, error)                 // of a packet that leaves by the uplink
 	Way6      func(inside uint32, t frame.Tuple6, class uint8) (Way, error) // of an IPv6 packet; inside is what its way header says of the inside address
@@ -153,6 +154,13 @@ func (s *Switch) traceOne(tr *dataplane.Tracer, in frame.PortID, raw []byte) (t 
 			i := frame.PortDown.Info()
 			t.Verdict, t.Reason, t.Why, t.Remedy = "dropped", i.Name, i.Meaning+": "+p.Ifname, i.Remedy
 			return t, nil, 0
+		} else if len(o.Ports) == 1 && p != nil && p.Kind == model.KindUplink {
+			if why := s.NoSocket(f); why != frame.None {
+				i := why.Info()
+				t.Verdict, t.Reason, t.Why, t.Remedy = "dropped", i.Name, i.Meaning, i.Remedy
+				add("socket", "drop", i.Meaning)
+				return t, nil, 0
+			}
 		}
 		if len(o.Ports) == 1 {
 			if answer, by = reverseFrame(f), o.Ports[0]; answer != nil && s.PortByID(by).Kind == model.KindUplink {

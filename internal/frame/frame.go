@@ -274,11 +274,23 @@ const (
 // A TxFailure is a frame, with its chain, that the port refused.
 type TxFailure struct {
 	Port   PortID
+	In     PortID // where it came from; NoPort if nobody knows any more
 	Reason Reason
 	Frames uint8
 	Slot   uint8  // of the first; NoSlot for a frame of an earlier batch
 	Bytes  uint32 // of all of them, without virtio-net headers
+	kept   uint8
+	head   [FailureHead]byte
 }
+
+// FailureHead is how many bytes of a refused frame are kept: the headers up to the ports, of both families.
+const FailureHead = 96
+
+// Head is how the frame began; empty if nobody knows any more.
+func (t *TxFailure) Head() []byte { return t.head[:t.kept] }
+
+// Keep keeps the first bytes of a frame that came from port in; raw is without the virtio-net header.
+func (t *TxFailure) Keep(in PortID, raw []byte) { t.In, t.kept = in, uint8(copy(t.head[:], raw)) }
 
 // NoSlot is the Slot of a failed frame that no observer remembers.
 const NoSlot = 255
@@ -292,6 +304,15 @@ func Failure(id PortID, why Reason, f *Frame) TxFailure {
 		t.Frames++
 		t.Bytes += uint32(f.Len())
 	}
+	return t
+}
+
+// Refused is Failure with what describes the frame.
+//
+//uvswitch:hot
+func Refused(id PortID, why Reason, f *Frame) TxFailure {
+	t := Failure(id, why, f)
+	t.Keep(f.In, f.Bytes())
 	return t
 }
 

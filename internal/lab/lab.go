@@ -65,7 +65,7 @@ func New(name string, attached bool) (*Lab, error) {
 		return nil, fmt.Errorf("lab: %w", err)
 	}
 	if unix.Geteuid() != 0 {
-		return nil, errors.New("the lab creates network namespaces, which needs root; run it with sudo")
+		return nil, errors.New("the lab creates network namespaces, which needs root; without root, `uvswitch lab tour` shows the same, and `uvswitch exec -- COMMAND` plugs a command into a switch of your own")
 	}
 	if name == "" || strings.ContainsAny(name, "/ ") || len(name) > 32 {
 		return nil, fmt.Errorf("lab name %q: must be 1 to 32 characters without slash and space", name)

@@ -6,6 +6,7 @@
 package model
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -61,9 +62,16 @@ const (
 // UplinkKinds are the kinds of uplink that a user may ask for.
 var UplinkKinds = []string{"tcx", "clsact", KindTAP, ViaHost, KindSockets}
 
-// NeedsRoot reports whether a switch with this configuration uses devices of the host.
-func (c *Config) NeedsRoot() bool {
-	return c.Host.On || c.Uplink.Device != UplinkNone && c.Uplink.Kind != KindSockets
+// NeedsRoot says what of this configuration uses devices of the host, and how to do without; both are empty if nothing does.
+func (c *Config) NeedsRoot() (what, instead string) {
+	switch {
+	case c.Uplink.Device != UplinkNone && c.Uplink.Kind != KindSockets:
+		kind := cmp.Or(c.Uplink.Kind, "tcx")
+		return fmt.Sprintf("an uplink of kind %s", kind), "without root, leave out `--uplink`, `--uplink-kind`, and `uplink` of the configuration file: the kind is sockets then"
+	case c.Host.On:
+		return "the host port", "without root, leave out `--host on`, and `host.address` of the configuration file"
+	}
+	return "", ""
 }
 
 // Host is the host port.

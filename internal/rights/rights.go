@@ -156,8 +156,8 @@ func IsAdmin() bool {
 	return err == nil && e.Missing(Required) == nil
 }
 
-// Check returns an error that names the required capabilities which this process lacks.
-func Check() error {
+// Check returns an error that names the required capabilities which this process lacks. what needs them, and instead says how to do without.
+func Check(what, instead string) error {
 	e, err := Own()
 	if err != nil {
 		return err
@@ -169,7 +169,7 @@ func Check() error {
 	if missing == nil {
 		return nil
 	}
-	return fmt.Errorf("uvswitch run needs %s; run it as root, or as the systemd service, which gets them from its unit", strings.Join(missing, " and "))
+	return fmt.Errorf("%s needs %s; run the switch as root, or as the systemd service, which gets them from its unit; %s", what, strings.Join(missing, " and "), instead)
 }
 
 // MayEnterNamespaces reports whether this process may enter other network namespaces.

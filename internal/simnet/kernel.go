@@ -32,6 +32,7 @@ type Socket struct {
 
 	data      []byte // from the peer, not discarded
 	peeked    int
+	mark      int // of the urgent byte in data, from 1 on; 0: none. A read that begins before it ends there
 	ended     bool // the peer has ended its direction
 	err       syscall.Errno
 	queued    int // of Sent, not acknowledged by the peer
@@ -88,6 +89,14 @@ func (k *Kernel) Deliver(s *Socket, data []byte) {
 	}
 }
 
+// DeliverUrgent is data of the peer whose last byte is urgent.
+func (k *Kernel) DeliverUrgent(s *Socket, data []byte) {
+	if k.Deliver(s, data); s.connected && !s.ended && s.err == 0 {
+		s.mark = len(s.data)
+		k.happen(s, unix.EPOLLPRI)
+	}
+}
+
 // Finish is the peer's FIN.
 func (k *Kernel) Finish(s *Socket) {
 	if s.connected && !s.ended && s.err == 0 {
@@ -96,10 +105,10 @@ func (k *Kernel) Finish(s *Socket) {
 	}
 }
 
-// Abort is the peer's reset. The data that were not read are lost.
+// Abort is the peer's reset. The data before it can still be read.
 func (k *Kernel) Abort(s *Socket) {
 	if s.connected && s.err == 0 {
-		s.err, s.data, s.ended = unix.ECONNRESET, nil, true
+		s.err, s.ended = unix.ECONNRESET, true
 		k.happen(s, unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLERR|unix.EPOLLHUP|unix.EPOLLOUT)
 	}
 }
@@ -182,13 +191,23 @@ func (k *Kernel) Failed(socket int32) syscall.Errno {
 // Peek implements sockets.Kernel.
 func (k *Kernel) Peek(socket int32, b []byte) (int, syscall.Errno) {
 	s := k.sockets[socket]
-	n, errno := k.PeekFrom(socket, 0, nil)
-	if errno != 0 && errno != unix.EAGAIN {
-		return n, errno
-	}
-	n = copy(b, s.data[min(s.peeked, len(s.data)):])
+	n, errno := k.read(s, s.peeked, b)
 	s.peeked += n
-	if n == 0 && !s.ended {
+	return n, errno
+}
+
+// read copies data from offset at on.
+func (k *Kernel) read(s *Socket, at int, b []byte) (n int, _ syscall.Errno) {
+	data := s.data
+	if s.mark > 0 && at < s.mark-1 {
+		data = data[:s.mark-1]
+	}
+	n = copy(b, data[min(at, len(data)):])
+	switch {
+	case n > 0 || len(b) == 0:
+	case s.err != 0:
+		return 0, k.Failed(s.fd)
+	case !s.ended:
 		return 0, unix.EAGAIN
 	}
 	return n, 0
@@ -197,13 +216,10 @@ func (k *Kernel) Peek(socket int32, b []byte) (int, syscall.Errno) {
 // PeekFrom implements sockets.Kernel.
 func (k *Kernel) PeekFrom(socket int32, skip int, b []byte) (int, syscall.Errno) {
 	s := k.sockets[socket]
-	if s.err != 0 && len(s.data) == 0 {
-		return 0, k.Failed(socket)
-	}
-	if len(s.data) == 0 && !s.ended {
-		return 0, unix.EAGAIN
-	}
-	return min(skip, len(s.data)) + copy(b, s.data[min(skip, len(s.data)):]), 0
+	all := make([]byte, skip+len(b))
+	n, errno := k.read(s, 0, all)
+	copy(b, all[min(n, skip):n])
+	return n, errno
 }
 
 // Rewind implements sockets.Kernel.
@@ -216,6 +232,7 @@ func (k *Kernel) Discard(socket int32, n uint32) {
 	s.data = s.data[m:]
 	s.Taken += m
 	s.peeked -= min(s.peeked, m)
+	s.mark = max(0, s.mark-m)
 }
 
 // Send implements sockets.Kernel.

@@ -140,12 +140,12 @@ func (p *Poller) Send(id frame.PortID, f *frame.Frame) {
 		why = frame.PortGone
 	}
 	if why != frame.None {
-		p.failed = append(p.failed, frame.Failure(id, why, f))
+		p.failed = append(p.failed, frame.Refused(id, why, f))
 		return
 	}
 	if p.Conn != nil && id == p.ConnPort {
 		if why := p.Conn.Write(f); why != frame.None {
-			p.failed = append(p.failed, frame.Failure(id, why, f))
+			p.failed = append(p.failed, frame.Refused(id, why, f))
 		}
 		return
 	}

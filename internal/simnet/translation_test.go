@@ -265,8 +265,8 @@ func (s *station) receive(h frame.TCPHeader, data []byte) {
 	}
 }
 
-// peer lets the other end send n bytes.
-func (s *station) peer(n int) {
+// peer lets the other end send n bytes, of which the last one is urgent or not.
+func (s *station) peer(n int, urgent bool) {
 	if s.ended || s.socket.Closed {
 		return
 	}
@@ -275,14 +275,18 @@ func (s *station) peer(n int) {
 		data[i] = byteAt(^s.port, len(s.told)+i)
 	}
 	s.told = append(s.told, data...)
-	s.w.k.Deliver(s.socket, data)
+	if s.w.k.Deliver(s.socket, data[:n/2]); urgent {
+		s.w.k.DeliverUrgent(s.socket, data[n/2:])
+	} else {
+		s.w.k.Deliver(s.socket, data[n/2:])
+	}
 	s.w.run()
 }
 
 // step does what some bytes of a fuzzer say.
 func (w *translation) step(b [3]byte) {
 	s, n := w.stations[b[0]>>7], int(b[1])
-	switch b[0] & 0x7f % 14 {
+	switch b[0] & 0x7f % 15 {
 	case 0:
 		s.more(1 + n*40)
 	case 1:
@@ -295,7 +299,7 @@ func (w *translation) step(b [3]byte) {
 	case 3:
 		s.end()
 	case 4, 5:
-		s.peer(1 + n*90)
+		s.peer(1+n*90, b[2] < 40)
 	case 6:
 		w.k.Acknowledge(s.socket, n*300)
 		w.run()
@@ -324,6 +328,10 @@ func (w *translation) step(b [3]byte) {
 		if n > 250 && !s.reset {
 			s.reset = true
 			s.send(frame.FlagRST, s.nxt, nil)
+		}
+	case 14: // it is no part of a connection that is up
+		if !s.reset {
+			s.send(frame.FlagSYN, s.nxt, nil)
 		}
 	}
 }
@@ -375,6 +383,9 @@ func (w *translation) check() {
 			if !bytes.HasPrefix(s.sent, s.socket.Sent) {
 				w.t.Fatalf("port %d: the peer got other data", s.port)
 			}
+			if !bytes.HasPrefix(s.told, s.got) {
+				w.t.Fatalf("port %d: the container got other data", s.port)
+			}
 			continue
 		case !bytes.Equal(s.sent, s.socket.Sent):
 			w.t.Fatalf("port %d: the peer got %d of %d bytes", s.port, len(s.socket.Sent), len(s.sent))
@@ -382,8 +393,8 @@ func (w *translation) check() {
 			w.t.Fatalf("port %d: the container got %d of %d bytes", s.port, len(s.got), len(s.told))
 		case s.fin != s.socket.Shut || s.ended != s.gotFIN:
 			w.t.Fatalf("port %d: ends: of the container %v %v, of the peer %v %v", s.port, s.fin, s.socket.Shut, s.ended, s.gotFIN)
-		case s.fin && s.ended != s.socket.Closed:
-			w.t.Fatalf("port %d: the socket is left", s.port)
+		case (s.fin && s.ended) != s.socket.Closed:
+			w.t.Fatalf("port %d: the socket is closed: %v, and both ends have ended: %v", s.port, s.socket.Closed, s.fin && s.ended)
 		}
 	}
 	if c := w.n.DP.Conservation(); !c.Balanced {
@@ -430,7 +441,7 @@ func TestLastFramesLost(t *testing.T) {
 		w := newTranslation(t, old)
 		s := w.stations[0]
 		w.lost[0] = 2
-		s.peer(3000)
+		s.peer(3000, false)
 		s.ended = true
 		w.k.Finish(s.socket)
 		w.run()

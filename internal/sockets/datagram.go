@@ -72,7 +72,7 @@ func (e *Engine) writeUDP(f *frame.Frame, k key) frame.Reason {
 	}
 	if !ok {
 		var why frame.Reason
-		if i, why = e.newPoint(f, &k, pointKey{k.in, k.inPort, pointUDP}, unix.IPPROTO_UDP); why != frame.None {
+		if i, why = e.newPoint(f, &k, pointKey{k.in, k.inPort, pointUDP}); why != frame.None {
 			return why
 		}
 	}
@@ -91,7 +91,7 @@ func (e *Engine) published(k *key) (int32, bool) {
 	if !isLoopback(at) && !e.isHost(at) {
 		return 0, false
 	}
-	if k.out == e.localClient(is4(k.out)) {
+	if k.out == e.localClient(k.out) {
 		real, _ := e.locals.real(k, e.now)
 		at = real.in
 	}
@@ -102,24 +102,57 @@ func (e *Engine) published(k *key) (int32, bool) {
 	return i, ok
 }
 
-// writePing takes an ICMP message from a container. Questions leave by ping sockets; nothing else can.
-func (e *Engine) writePing(f *frame.Frame, k key) frame.Reason {
-	m := f.Payload()
+// whyNoPing is why an ICMP message cannot leave: questions leave by ping sockets; nothing else can.
+//
+//uvswitch:hot
+func whyNoPing(f *frame.Frame) frame.Reason {
+	m, question := f.Payload(), uint8(frame.ICMPEcho)
 	if len(m) < frame.ICMPLen || !f.PartialSum() && !f.HasRightICMPSum() {
 		return frame.MalformedPacket
 	}
-	proto, question := unix.IPPROTO_ICMP, uint8(frame.ICMPEcho)
 	if f.Proto == frame.ICMPv6 {
-		proto, question = unix.IPPROTO_ICMPV6, 128
+		question = 128
 	}
 	if m[0] != question {
 		return frame.NeedsRoot
 	}
+	return frame.None
+}
+
+// mayPing says whether the host lets this user ping.
+func mayPing(k *key) frame.Reason {
+	fd, err := openPing(k)
+	if err != nil {
+		return reasonOf(err)
+	}
+	unix.Close(fd)
+	return frame.None
+}
+
+func openPing(k *key) (fd int, err error) {
+	proto := unix.IPPROTO_ICMP
+	if !is4(k.in) {
+		proto = unix.IPPROTO_ICMPV6
+	}
+	return unix.Socket(familyOf(k.in), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, proto)
+}
+
+// reasonOf is the reason for an error of socket(2).
+func reasonOf(err error) frame.Reason {
+	if err == unix.EACCES || err == unix.EPERM {
+		return frame.PingNotAllowed
+	}
+	return frame.SocketsExhausted
+}
+
+// writePing takes an ICMP question from a container.
+func (e *Engine) writePing(f *frame.Frame, k key) frame.Reason {
+	m := f.Payload()
 	pk := pointKey{k.in, frame.ICMPHeader(m).ID(), pointPing}
 	i, ok := e.pointKeys[pk]
 	if !ok {
 		var why frame.Reason
-		if i, why = e.newPoint(f, &k, pk, proto); why != frame.None {
+		if i, why = e.newPoint(f, &k, pk); why != frame.None {
 			return why
 		}
 	}
@@ -127,15 +160,17 @@ func (e *Engine) writePing(f *frame.Frame, k key) frame.Reason {
 }
 
 // newPoint makes a socket for an inside endpoint.
-func (e *Engine) newPoint(f *frame.Frame, k *key, pk pointKey, proto int) (int32, frame.Reason) {
+func (e *Engine) newPoint(f *frame.Frame, k *key, pk pointKey) (int32, frame.Reason) {
 	if !e.take(f.In) && !(e.reuse(f.In) && e.take(f.In)) {
 		e.tellSender(f, k, frame.CodeAdminFiltered)
 		return 0, frame.SocketsExhausted
 	}
-	why := frame.SocketsExhausted
-	fd, err := unix.Socket(familyOf(k.in), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, proto)
-	if err == unix.EACCES || err == unix.EPERM {
-		why = frame.PingNotAllowed
+	var fd int
+	var err error
+	if pk.kind == pointPing {
+		fd, err = openPing(k)
+	} else {
+		fd, err = unix.Socket(familyOf(k.in), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_UDP)
 	}
 	if err == nil {
 		tellErrors(fd, k.in)
@@ -153,7 +188,7 @@ func (e *Engine) newPoint(f *frame.Frame, k *key, pk pointKey, proto int) (int32
 	}
 	e.giveBack(f.In)
 	e.tellSender(f, k, frame.CodeAdminFiltered)
-	return 0, why
+	return 0, reasonOf(err)
 }
 
 // reuse closes a socket of a port that has none left: one that was used for a single exchange, and not for reuseTime. It looks at some sockets
@@ -296,7 +331,7 @@ func (e *Engine) send(i int32, f *frame.Frame, k *key, payload []byte, size int)
 	out, port := k.out, k.outPort
 	if p.key.kind == pointPublished {
 		from := k.in
-		if out == e.localClient(is4(out)) { // a client on the host itself: see hideLocal
+		if out == e.localClient(out) { // a client on the host itself: see hideLocal
 			real, ok := e.locals.real(k, e.now)
 			if !ok {
 				return frame.TxRefused

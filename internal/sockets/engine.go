@@ -77,16 +77,15 @@ type Engine struct {
 	swept       int64 // ns: when idle points were looked for
 	cursor      int   // see reuse
 
-	locals    locals
-	own       map[frame.Addr6]bool // the host's addresses
-	ownNets   []netip.Prefix       // what else its kernel takes for itself
-	hostAddrs [2]frame.Addr6       // one of IPv4, one of IPv6
+	locals locals
+	host   atomic.Pointer[host]
 }
 
 // New returns an engine without sockets.
 func New(o Options) (*Engine, error) {
 	e := &Engine{o: o, sys: o.Kernel, seed: o.Seed, keys: map[key]int32{}, points: make([]point, 1), pointKeys: map[pointKey]int32{}, locals: newLocals()}
 	e.Share(share.Among{})
+	e.host.Store(&host{})
 	if e.seed == 0 {
 		var seed [8]byte
 		_, _ = rand.Read(seed[:]) // it never fails
@@ -144,33 +143,56 @@ func (e *Engine) Failures(to []frame.TxFailure) []frame.TxFailure {
 // Write implements frame.Conn: it takes a frame that leaves by the uplink.
 func (e *Engine) Write(f *frame.Frame) frame.Reason {
 	e.now = e.o.Clock()
-	if f.Malformed != frame.None {
-		return f.Malformed
-	}
-	if f.Flags&(frame.IsIPv4|frame.IsIPv6) == 0 {
-		return frame.NeedsRoot
-	}
-	k := keyOf(f)
-	if f.Flags&frame.Fragment != 0 {
-		return frame.NeedsRoot
-	}
-	if isGroup(k.out) {
-		return frame.NeedsRoot
-	}
-	if isLoopback(k.out) || e.isHost(k.out) && !e.isHost(k.in) && !e.o.MayHost(f.Proto, k.outPort) {
+	k, why := e.keyFor(f)
+	switch {
+	case why == frame.HostInbound:
 		e.tellSender(f, &k, frame.CodeAdminFiltered)
-		return frame.HostInbound
-	}
-	switch f.Proto {
-	case frame.TCP:
+	case why == frame.NeedsRoot && k != key{} && !isGroup(k.out) && f.Proto != frame.ICMP && f.Proto != frame.ICMPv6:
+		e.tellSender(f, &k, frame.CodeProtocol)
+	case why != frame.None:
+	case f.Proto == frame.TCP:
 		return e.writeTCP(f, k)
-	case frame.UDP:
+	case f.Proto == frame.UDP:
 		return e.writeUDP(f, k)
-	case frame.ICMP, frame.ICMPv6:
+	default:
 		return e.writePing(f, k)
 	}
-	e.tellSender(f, &k, frame.CodeProtocol)
-	return frame.NeedsRoot
+	return why
+}
+
+// keyFor returns the key of a frame that leaves, or why no socket can send it. The key of a frame that has none is empty.
+//
+//uvswitch:hot
+func (e *Engine) keyFor(f *frame.Frame) (k key, why frame.Reason) {
+	switch {
+	case f.Malformed != frame.None:
+		return k, f.Malformed
+	case f.Flags&(frame.IsIPv4|frame.IsIPv6) == 0 || f.Flags&frame.Fragment != 0:
+		return k, frame.NeedsRoot
+	}
+	k = keyOf(f)
+	switch {
+	case isGroup(k.out):
+		return k, frame.NeedsRoot
+	case isLoopback(k.out) || e.isHost(k.out) && !e.isHost(k.in) && !e.o.MayHost(f.Proto, k.outPort):
+		return k, frame.HostInbound
+	}
+	switch f.Proto {
+	case frame.TCP, frame.UDP:
+		return k, frame.None
+	case frame.ICMP, frame.ICMPv6:
+		return k, whyNoPing(f)
+	}
+	return k, frame.NeedsRoot
+}
+
+// Refusal is why the engine would not send a frame; None if only a try can tell. It may be called by any goroutine.
+func (e *Engine) Refusal(f *frame.Frame) frame.Reason {
+	k, why := e.keyFor(f)
+	if why == frame.None && f.Proto != frame.TCP && f.Proto != frame.UDP {
+		return mayPing(&k)
+	}
+	return why
 }
 
 // Read implements frame.Conn: it makes the next frame for a container.

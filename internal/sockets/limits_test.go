@@ -262,7 +262,7 @@ func TestClientsWithOnePort(t *testing.T) {
 				return
 			}
 			for p := range ports { // each answer reaches its client
-				k := key{in: addrOf(outside), out: w.e.localClient(true), inPort: 8080, outPort: p}
+				k := key{in: addrOf(outside), out: w.e.localClient(addrOf(inside)), inPort: 8080, outPort: p}
 				real, _ := w.e.locals.real(&k, w.e.now)
 				answer := frametest.Packet{Src: frame.Addr(k.in.Lo), Dst: frame.Addr(k.out.Lo), SrcPort: 8080, DstPort: p, Payload: fmt.Append(nil, real.out.Lo&0xff)}
 				if why := w.write(answer, func([]byte) {}); why != frame.None {

@@ -24,6 +24,14 @@ const mapped4 = 0xffff << 32
 //uvswitch:hot
 func is4(a frame.Addr6) bool { return a.Hi == 0 && a.Lo>>32 == 0xffff }
 
+// family is 0 for IPv4, and 1 for IPv6.
+func family(a frame.Addr6) int {
+	if is4(a) {
+		return 0
+	}
+	return 1
+}
+
 //uvswitch:hot
 func map4(a frame.Addr) frame.Addr6 { return frame.Addr6{Lo: mapped4 | uint64(a)} }
 
@@ -205,7 +213,16 @@ func code6(code uint8) uint8 {
 // tellSender answers frame f, which cannot leave, with an ICMP error "unreachable".
 func (e *Engine) tellSender(f *frame.Frame, k *key, code uint8) {
 	l4 := f.Payload()
-	e.sendError(k, k.out, unreachableType(k), codeFor(k, code), 0, f.Proto, l4[:min(len(l4), 8)], len(l4))
+	e.sendError(k, e.ownAddr(k), unreachableType(k), codeFor(k, code), 0, f.Proto, l4[:min(len(l4), 8)], len(l4))
+}
+
+// ownAddr is the source of the engine's own errors about a flow: the host's address, as it is the host that cannot send. A host without an address has
+// only the peer's.
+func (e *Engine) ownAddr(k *key) frame.Addr6 {
+	if own := e.host.Load().first[family(k.in)]; !own.IsZero() {
+		return own
+	}
+	return k.out
 }
 
 func unreachableType(k *key) uint8 {

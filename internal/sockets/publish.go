@@ -219,47 +219,41 @@ func (e *Engine) hideLocal(k *key, atLoopback bool) bool {
 		return false
 	}
 	if isLoopback(k.in) && !atLoopback {
-		k.in = e.host(is4(k.in))
+		k.in = e.host.Load().first[family(k.in)]
 	}
-	k.out = e.localClient(is4(k.out))
+	k.out = e.localClient(k.out)
 	return true
 }
 
 func isLoopback(a frame.Addr6) bool { return is4(a) && a.Lo>>24&0xff == 127 || a == frame.Addr6{Lo: 1} }
 
-// localClient is what containers see of a client on the host itself.
-func (e *Engine) localClient(is4 bool) frame.Addr6 {
-	if is4 {
-		return addrOf(e.o.LocalClient[0])
-	}
-	return addrOf(e.o.LocalClient[1])
-}
+// localClient is what containers see of a client on the host itself, of the family of a.
+func (e *Engine) localClient(a frame.Addr6) frame.Addr6 { return addrOf(e.o.LocalClient[family(a)]) }
 
-// host is an address of the host.
-func (e *Engine) host(is4 bool) frame.Addr6 {
-	if is4 {
-		return e.hostAddrs[0]
-	}
-	return e.hostAddrs[1]
+// A host is what the kernel of the host takes for itself.
+type host struct {
+	own   map[frame.Addr6]bool
+	nets  []netip.Prefix // besides
+	first [2]frame.Addr6 // one address of IPv4, one of IPv6
 }
 
 // isHost reports whether the host's kernel takes an address for its own. As a source of a frame, such an address answers a client of a published
 // port.
 func (e *Engine) isHost(a frame.Addr6) bool {
-	return e.own[a] || len(e.ownNets) > 0 && slices.ContainsFunc(e.ownNets, func(p netip.Prefix) bool { return p.Contains(netipOf(a)) })
+	h := e.host.Load()
+	return h.own[a] || len(h.nets) > 0 && slices.ContainsFunc(h.nets, func(p netip.Prefix) bool { return p.Contains(netipOf(a)) })
 }
 
 // SetHost says which addresses the host has, and which prefixes its kernel takes for its own besides. The first address of each family is that for
 // clients at loopback addresses. It may be called by any goroutine.
 func (e *Engine) SetHost(addrs []netip.Addr, prefixes []netip.Prefix) {
-	own := map[frame.Addr6]bool{}
-	var first [2]frame.Addr6
+	h := &host{own: map[frame.Addr6]bool{}, nets: prefixes}
 	for _, a := range addrs {
 		x := addrOf(a)
-		own[x] = true
-		if i := map[bool]int{true: 0, false: 1}[is4(x)]; first[i].IsZero() {
-			first[i] = x
+		h.own[x] = true
+		if i := family(x); h.first[i].IsZero() {
+			h.first[i] = x
 		}
 	}
-	e.Do(func() { e.own, e.ownNets, e.hostAddrs = own, prefixes, first })
+	e.host.Store(h)
 }

@@ -223,7 +223,9 @@ func TestQueuedUrgentData(t *testing.T) {
 			if !end {
 				w.send(fd, "jkl", 0)
 			}
-			more := w.await(func(s []segment) bool { return len(s) > 0 && (s[len(s)-1].data != "" || s[len(s)-1].flags&frame.FlagFIN != 0) })
+			more := w.await(func(s []segment) bool {
+				return len(s) > 0 && (s[len(s)-1].data != "" || s[len(s)-1].flags&frame.FlagFIN != 0)
+			})
 			last := more[len(more)-1]
 			if got != all || last.seq != seq+uint32(len(all)) || last.data != map[bool]string{false: "jkl"}[end] {
 				t.Errorf("rereads %v, end %v: the container got %q, then %v", old, end, got, more)

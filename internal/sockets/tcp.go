@@ -267,12 +267,16 @@ func (e *Engine) notConnected(i int32, errno syscall.Errno) {
 		binary.BigEndian.PutUint16(quote[:], k.inPort)
 		binary.BigEndian.PutUint16(quote[2:], k.outPort)
 		binary.BigEndian.PutUint32(quote[4:], seq)
-		e.sendError(&k, k.out, unreachableType(&k), codeFor(&k, code), 0, frame.TCP, quote[:], frame.TCPLen)
+		e.sendError(&k, e.ownAddr(&k), unreachableType(&k), codeFor(&k, code), 0, frame.TCP, quote[:], frame.TCPLen)
 	} else if errno != unix.ETIMEDOUT { // then nobody has answered the container's SYN either
 		e.sendControl(&k, frame.FlagRST|frame.FlagACK, 0, seq+1, 0, nil)
 		why = frame.ConnectRefused
 	}
-	e.failed = append(e.failed, frame.TxFailure{Reason: why, Frames: 1, Slot: frame.NoSlot, Bytes: uint32(c.synSize)})
+	t := frame.TxFailure{Reason: why, Frames: 1, Slot: frame.NoSlot, Bytes: uint32(c.synSize)}
+	var syn [frame.VnetLen + frame.FailureHead]byte // as it came from the container
+	n := e.putSegment(syn[:], &key{in: k.out, out: k.in, inPort: k.outPort, outPort: k.inPort}, frame.FlagSYN, seq, 0, uint16(c.window), nil, 0, 0)
+	t.Keep(c.owner, syn[frame.VnetLen:n])
+	e.failed = append(e.failed, t)
 	e.end(i)
 }
 

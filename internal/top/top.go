@@ -217,9 +217,10 @@ func (m *screen) screen() string {
 			add("worker %d   %3.0f%% of a CPU, %s, %s", i, 100*max(0, x.CPUSeconds-before[i].CPUSeconds)/m.seconds(), Rate(calls, "calls/s"), Rate(sleeps, "sleeps/s"))
 		}
 	}
-	for _, k := range []string{"fdb", "flows", "flows6", "nat_ports"} {
-		t := s.stats.Tables[k]
-		add("%-10s %s %d of %d", strings.ReplaceAll(k, "_", " "), gauge(t, 24), t.Used, t.Limit)
+	for _, k := range []string{"fdb", "flows", "flows6", "nat_ports", "sockets"} {
+		if t, ok := s.stats.Tables[k]; ok {
+			add("%-10s %s %d of %d", strings.ReplaceAll(k, "_", " "), gauge(t, 24), t.Used, t.Limit)
+		}
 	}
 	add("")
 	drops := m.dropLines()

@@ -11,7 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"strings"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -29,10 +29,10 @@ type Room struct {
 	Internal bool     // in InternalNetwork
 }
 
-// InternalNetwork is the network without a way out, which is created when a room needs it.
+// InternalNetwork is the network without a way out, which is created with InternalSubnet when a room needs it.
 const (
 	InternalNetwork = "internal"
-	internalSubnet  = "172.30.0.0/24"
+	InternalSubnet  = "172.27.255.0/24"
 )
 
 // ChildCommand is the command that calls Become.
@@ -44,11 +44,17 @@ func (o *Room) Run(args []string, in io.Reader, out, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return Run(append([]string{ChildCommand, "--", string(text)}, args...), in, out, stderr)
+	fd := openSwitch(o.Socket)
+	return run(append([]string{ChildCommand, "--", string(text)}, args...), in, out, stderr, func(pid int) { o.stayPlugged(fd, pid, stderr) })
 }
 
 // Run runs this program as New does, and returns when it has ended. It passes signals on. An error of the program that ran is an *exec.ExitError.
 func Run(args []string, in io.Reader, out, stderr io.Writer) error {
+	return run(args, in, out, stderr, func(int) {})
+}
+
+// run is Run. beside is called with the process ID of the program, while that runs.
+func run(args []string, in io.Reader, out, stderr io.Writer, beside func(pid int)) error {
 	runtime.LockOSThread() // the child ends with the thread that has started it
 	c := New(args...)
 	c.Stdin, c.Stdout, c.Stderr = in, out, stderr
@@ -58,6 +64,7 @@ func Run(args []string, in io.Reader, out, stderr io.Writer) error {
 	if err := c.Start(); err != nil {
 		return explain(err)
 	}
+	go beside(c.Process.Pid)
 	go func() {
 		for s := range signals {
 			if s != unix.SIGINT && s != unix.SIGQUIT { // a terminal sends these to the command, too
@@ -85,26 +92,12 @@ func Become(ctx context.Context, room string, args []string) error {
 	}
 	path, err := exec.LookPath(args[0])
 	if err != nil {
-		return fmt.Errorf("%w; the command is looked for in PATH", err)
+		return NotFoundError{fmt.Errorf("%w; the command is looked for in PATH", err)}
 	}
-	at := &attach.Attachment{
-		Switch: api.NewClient(o.Socket), Network: api.NetworkAdd{Name: api.DefaultNetwork}, Port: o.Port.Name, ID: o.Port.Name, Policies: o.Port.Policies, IP: o.Port.IP,
-		Netns: netns.Original, Display: fmt.Sprintf("pid:%d", os.Getpid()), Ifname: api.DefaultIfname,
-	}
-	switch {
-	case o.Internal:
-		at.Network = api.NetworkAdd{Name: InternalNetwork, Subnet: internalSubnet, Internal: true}
-	case o.Port.Network != "":
-		at.Network.Name = o.Port.Network
-	}
-	made, err := at.Attach(ctx)
+	at := o.attachment(strconv.Itoa(os.Getpid()))
+	made, err := o.plug(ctx, at)
 	if err != nil {
 		return err
-	}
-	for _, spec := range o.Publish {
-		if _, err := at.Switch.Publish(ctx, api.PublishAdd{Spec: spec, Port: o.Port.Name}); err != nil {
-			return errors.Join(err, at.Detach(ctx))
-		}
 	}
 	if err := furnish(made); err != nil {
 		return errors.Join(err, at.Detach(ctx))
@@ -116,6 +109,38 @@ func Become(ctx context.Context, room string, args []string) error {
 	}
 	err = unix.Exec(path, args, os.Environ())
 	return errors.Join(fmt.Errorf("cannot run %s: %w", path, err), at.Detach(ctx))
+}
+
+// A NotFoundError says that there is no such command.
+type NotFoundError struct{ error }
+
+// attachment is the port of a room for a process.
+func (o *Room) attachment(pid string) *attach.Attachment {
+	at := &attach.Attachment{
+		Switch: api.NewClient(o.Socket), Network: api.NetworkAdd{Name: api.DefaultNetwork}, Port: o.Port.Name, ID: o.Port.Name, Policies: o.Port.Policies, IP: o.Port.IP,
+		Netns: netns.Original, Display: "pid:" + pid, Ifname: api.DefaultIfname,
+	}
+	switch {
+	case o.Internal:
+		at.Network = api.NetworkAdd{Name: InternalNetwork, Subnet: InternalSubnet, Internal: true}
+	case o.Port.Network != "":
+		at.Network.Name = o.Port.Network
+	}
+	return at
+}
+
+// plug plugs this network namespace into the switch, and publishes its ports.
+func (o *Room) plug(ctx context.Context, at *attach.Attachment) (attach.Result, error) {
+	made, err := at.Attach(ctx)
+	if err != nil {
+		return made, err
+	}
+	for _, spec := range o.Publish {
+		if _, err := at.Switch.Publish(ctx, api.PublishAdd{Spec: spec, Port: o.Port.Name}); err != nil {
+			return made, errors.Join(err, at.Detach(ctx))
+		}
+	}
+	return made, nil
 }
 
 // furnish gives the command files of its own: /etc/resolv.conf with the gateway, and a /sys that shows its devices.
@@ -131,21 +156,27 @@ func furnish(r attach.Result) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp("", "uvswitch-resolv.conf-")
+	// The file is in a file system of its own, which is unmounted at once and lives as long as the file is mounted. On a file that is deleted
+	// instead, nothing could be mounted: a room in the room would have no file.
+	dir, err := os.MkdirTemp("", "uvswitch-etc-")
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	defer os.Remove(f.Name()) // the mount keeps it
+	defer os.Remove(dir)
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=64k,mode=755"); err != nil {
+		return fmt.Errorf("cannot make a file system for /etc/resolv.conf: %w", err)
+	}
+	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
 	lines := "search " + r.Domain + "\n"
 	for _, s := range r.NameServers {
 		lines += "nameserver " + s + "\n"
 	}
-	if _, err = io.Copy(f, strings.NewReader(lines)); err == nil {
-		err = f.Chmod(0o644)
+	file := filepath.Join(dir, "resolv.conf")
+	if err := os.WriteFile(file, []byte(lines), 0o644); err != nil {
+		return err
 	}
-	if err == nil {
-		err = unix.Mount(f.Name(), target, "", unix.MS_BIND, "")
+	if err := os.Chmod(file, 0o644); err != nil { // whatever the umask
+		return err
 	}
-	return err
+	return unix.Mount(file, target, "", unix.MS_BIND, "")
 }

@@ -7,8 +7,10 @@
 package userns
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"runtime"
@@ -57,22 +59,37 @@ func RunInOwners(path string, env ...string) (ran bool, err error) {
 		return false, nil
 	}
 	owner, err := ownerOf(path)
+	if errors.Is(err, fs.ErrPermission) {
+		return true, fmt.Errorf("%w: the process belongs to another user, whose namespaces this user may not enter; run the command as that user, or as root", err)
+	}
 	if err != nil {
 		return false, nil // who opens the namespace next says why
 	}
 	defer owner.Close()
-	return true, runThere(place{fd: owner.Fd(), kinds: unix.CLONE_NEWUSER, freshNet: true}, env)
+	return true, runThere(context.Background(), place{fd: owner.Fd(), kinds: unix.CLONE_NEWUSER, freshNet: true}, os.Args, env)
 }
 
-// RunBeside runs this program again, with the same arguments and files, in the user, mount and network namespaces of a process of this user. env is
-// added to the environment. An error of the program that ran is an *exec.ExitError.
-func RunBeside(pid int, env ...string) error {
+// RunBeside runs this program again, with the same files and with args (the first one is the program's name), in the user, mount and network
+// namespaces of a process of this user. env is added to the environment. When ctx is done, the program gets SIGTERM. An error of the program that ran
+// is an *exec.ExitError.
+func RunBeside(ctx context.Context, pid int, args []string, env ...string) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	return runThere(place{fd: uintptr(fd), kinds: unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWNET}, env)
+	at := place{fd: uintptr(fd), kinds: unix.CLONE_NEWNS | unix.CLONE_NEWNET}
+	if !shareUserNamespace(pid) { // one's own cannot be entered
+		at.kinds |= unix.CLONE_NEWUSER
+	}
+	return runThere(ctx, at, args, env)
+}
+
+// shareUserNamespace reports whether a process is in the user namespace of this one.
+func shareUserNamespace(pid int) bool {
+	own, err := os.Readlink("/proc/self/ns/user")
+	its, err2 := os.Readlink(fmt.Sprintf("/proc/%d/ns/user", pid))
+	return err == nil && err2 == nil && own == its
 }
 
 // IsThere reports whether this program was started by RunInOwners or RunBeside.
@@ -82,16 +99,18 @@ func IsThere() bool { return os.Getenv(there) != "" }
 type place struct {
 	fd       uintptr // of a user namespace, or of a process (pidfd_open(2))
 	kinds    uintptr // of namespaces that are entered
+	folder   *byte   // the working directory
+	parent   uintptr // the process that starts it
 	freshNet bool    // in a new network namespace
 }
 
-// runThere runs this program again, with the same arguments and files, and waits for its end.
-func runThere(at place, env []string) error {
+// runThere runs this program again, with the same files, and waits for its end.
+func runThere(ctx context.Context, at place, args, env []string) error {
 	exe, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	argv, err := syscall.SlicePtrFromStrings(os.Args)
+	argv, err := syscall.SlicePtrFromStrings(args)
 	if err != nil {
 		return err
 	}
@@ -103,6 +122,14 @@ func runThere(at place, env []string) error {
 	if err != nil {
 		return err
 	}
+	folder, err := os.Getwd()
+	if err != nil {
+		folder = "/"
+	}
+	if at.folder, err = syscall.BytePtrFromString(folder); err != nil {
+		return err
+	}
+	at.parent = uintptr(os.Getpid())
 	runtime.LockOSThread() // the program ends with the thread that has forked
 	defer runtime.UnlockOSThread()
 	pid, err := fork(at, name, &argv[0], &envv[0])
@@ -113,6 +140,7 @@ func runThere(at place, env []string) error {
 	if err != nil {
 		return err
 	}
+	defer context.AfterFunc(ctx, func() { _ = p.Signal(unix.SIGTERM) })()
 	state, err := p.Wait()
 	if err == nil && !state.Success() {
 		err = &exec.ExitError{ProcessState: state}
@@ -149,7 +177,11 @@ func inChild(at *place, name *byte, argv, envv **byte, mask *[1]uint64) (int, sy
 	if errno == 0 && at.freshNet {
 		_, _, errno = syscall.RawSyscall(unix.SYS_UNSHARE, unix.CLONE_NEWNET, 0, 0)
 	}
+	_, _, _ = syscall.RawSyscall(unix.SYS_CHDIR, uintptr(unsafe.Pointer(at.folder)), 0, 0)        // to enter a mount namespace leads to its root
 	_, _, _ = syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0) // setns has cleared an earlier one (linux kernel/cred.c, commit_creds)
+	if parent, _, _ := syscall.RawSyscall(unix.SYS_GETPPID, 0, 0, 0); parent != at.parent {       // it has ended before
+		errno = unix.ESRCH
+	}
 	var head unix.CapUserHeader
 	var caps [2]unix.CapUserData
 	head.Version = unix.LINUX_CAPABILITY_VERSION_3

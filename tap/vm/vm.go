@@ -79,6 +79,9 @@ func (e *endpoint) bind(path string, kind int) (int, error) {
 	}
 	if err := rights.ForGroup(func() error { return unix.Bind(fd, &unix.SockaddrUnix{Name: path}) }); err != nil {
 		unix.Close(fd)
+		if errors.Is(err, unix.ENOENT) {
+			err = fmt.Errorf("%w: create the folder %s first", err, filepath.Dir(path))
+		}
 		return -1, fmt.Errorf("tap: cannot create the socket %s: %w", path, err)
 	}
 	e.paths = append(e.paths, path)

@@ -632,7 +632,7 @@ type Table struct {
 type Stats struct {
 	Ports        map[string]PortStats `json:"ports"`
 	Drops        map[string]uint64    `json:"drops"`
-	Tables       map[string]Table     `json:"tables"` // fdb, flows, nat_ports
+	Tables       map[string]Table     `json:"tables"` // fdb, flows, flows6, nat_ports; sockets, if packets leave by sockets
 	Conservation Conservation         `json:"conservation"`
 	IO           []WorkerIO           `json:"io"` // by worker
 }

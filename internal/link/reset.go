@@ -1,0 +1,57 @@
+package link
+
+import (
+	"encoding/binary"
+	"net"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// ResetConnections ends the TCP connections of this network namespace, as a reset of each peer would, if the kernel can do that (CONFIG_INET_DIAG_DESTROY).
+func ResetConnections() {
+	const listens = 10 // linux include/net/tcp_states.h
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		all, err := netlink.SocketDiagTCP(family)
+		if err != nil {
+			continue
+		}
+		for _, s := range all {
+			if s.State == listens || s.ID.Destination.IsLoopback() {
+				continue
+			}
+			r := nl.NewNetlinkRequest(nl.SOCK_DESTROY, unix.NLM_F_ACK)
+			r.AddData(&diagRequest{family, &s.ID})
+			_, _ = r.Execute(unix.NETLINK_INET_DIAG, 0)
+		}
+	}
+}
+
+// A diagRequest names a socket of TCP (linux include/uapi/linux/inet_diag.h, struct inet_diag_req_v2).
+type diagRequest struct {
+	family uint8
+	id     *netlink.SocketID
+}
+
+// Len implements nl.NetlinkRequestData.
+func (r *diagRequest) Len() int { return 56 }
+
+// Serialize implements nl.NetlinkRequestData.
+func (r *diagRequest) Serialize() []byte {
+	const allStates = 0xffffffff
+	b := binary.NativeEndian.AppendUint32([]byte{r.family, unix.IPPROTO_TCP, 0, 0}, allStates)
+	b = binary.BigEndian.AppendUint16(b, r.id.SourcePort)
+	b = binary.BigEndian.AppendUint16(b, r.id.DestinationPort)
+	for _, ip := range []net.IP{r.id.Source, r.id.Destination} {
+		var room [16]byte
+		if copy(room[:], ip.To16()); r.family == unix.AF_INET {
+			room = [16]byte{}
+			copy(room[:], ip.To4())
+		}
+		b = append(b, room[:]...)
+	}
+	b = binary.NativeEndian.AppendUint32(b, r.id.Interface)
+	b = binary.NativeEndian.AppendUint32(b, r.id.Cookie[0])
+	return binary.NativeEndian.AppendUint32(b, r.id.Cookie[1])
+}
