@@ -31,6 +31,7 @@ type station struct {
 	window      uint16
 	established bool
 	reset       bool
+	gone        bool // it has sent the reset
 	socket      *Socket
 	told        []byte // all data of the peer
 	ended       bool   // by the peer
@@ -46,6 +47,7 @@ type translation struct {
 	stations []*station
 	lost     [2]int // how many frames are lost next: to the container, and from it
 	eager    bool   // stations acknowledge each segment
+	running  bool   // frames are carried: what is sent meanwhile comes behind those
 }
 
 func newTranslation(t *testing.T, old bool) *translation {
@@ -122,8 +124,9 @@ func (w *translation) leave(raw []byte) {
 		w.lost[1]--
 		return
 	}
-	w.n.Poller.Put(w.h.Port, bytes.Clone(raw))
-	w.run()
+	if w.n.Poller.Put(w.h.Port, bytes.Clone(raw)); !w.running {
+		w.run()
+	}
 }
 
 // next is the sequence number that it waits for.
@@ -179,6 +182,8 @@ func (s *station) end() {
 
 // run carries frames until nothing moves.
 func (w *translation) run() {
+	w.running = true
+	defer func() { w.running = false }()
 	for moved := true; moved; {
 		w.n.Settle()
 		if w.n.failure != nil {
@@ -215,6 +220,10 @@ func (s *station) receive(h frame.TCPHeader, data []byte) {
 	t, flags, seq, ack := s.w.t, h.Flags(), h.Seq(), h.Ack()
 	if flags&frame.FlagRST != 0 {
 		s.reset = true
+		return
+	}
+	if s.gone { // its reset was lost
+		s.send(frame.FlagRST, ack, nil)
 		return
 	}
 	if s.reset {
@@ -326,7 +335,7 @@ func (w *translation) step(b [3]byte) {
 		w.eager = !w.eager
 	case 13:
 		if n > 250 && !s.reset {
-			s.reset = true
+			s.reset, s.gone = true, true
 			s.send(frame.FlagRST, s.nxt, nil)
 		}
 	case 14: // it is no part of a connection that is up
