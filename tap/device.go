@@ -127,7 +127,7 @@ func noTUN(err error) error { return fmt.Errorf("tap: %w: %w%s", ErrNoTUN, err, 
 func tunHint(err error) string {
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return "; run `modprobe tun`, or `mknod /dev/net/tun c 10 200` where the module is built into the kernel"
+		return "; run `modprobe tun`, or `mknod /dev/net/tun c 10 200` where the module is built into the kernel; in a container, it takes `--device /dev/net/tun`"
 	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
 		return "; the kernel has no driver for it: run `modprobe tun`"
 	case errors.Is(err, os.ErrPermission):

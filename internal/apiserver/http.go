@@ -52,7 +52,7 @@ func Listen(path string, shared bool) (*net.UnixListener, error) {
 		return err
 	})
 	if errors.Is(err, unix.EACCES) {
-		return nil, fmt.Errorf("cannot create the control socket, which needs root: %w; run it with sudo, or use --socket PATH", err)
+		return nil, fmt.Errorf("cannot create the control socket: %w; this user may not write into the folder: use another --socket, or run the switch with sudo", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot create the control socket: %w", err)

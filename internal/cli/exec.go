@@ -19,8 +19,9 @@ func (a *app) execCommand() *cobra.Command {
 		Long: "Run a command in a network namespace of its own, with a port of the switch as its only device. An ordinary user needs no rights for this:\n" +
 			"the command runs in a user namespace, too, as root of that namespace.\n" +
 			"The command has its own /etc/resolv.conf, which names the gateway. The port and what is published end with the command.\n" +
+			"Only the network is the command's own: it has the files of its user. docs/sandbox.md says how to run a program that nobody trusts.\n" +
 			"If the switch ends, the command's connections end. When a switch runs again, the command is plugged in again.\n" +
-			"The exit status is that of the command; 127 if there is no such command.",
+			"The exit status is that of the command; 127 if there is no such command, 126 if it cannot be run.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if o.Internal && o.Port.Network != "" {
@@ -37,7 +38,7 @@ func (a *app) execCommand() *cobra.Command {
 	f.StringVar(&o.Port.Name, "port", "", "name of the port (default: exec- and a number)")
 	f.StringVar(&o.Port.Network, "network", "", "name of the network (default: the network default)")
 	f.StringVar(&o.Port.IP, "ip", "", "an address of the network (default: a free one)")
-	f.StringSliceVar(&o.Publish, "publish", nil, "publish `[HOST_ADDR:]HOST_PORT:PORT[/udp]` on the host, as `uvswitch publish add` does")
+	f.StringSliceVar(&o.Publish, "publish", nil, "publish `[HOST_ADDR:]HOST_PORT:PORT[/udp]` on the host, as publish add does; several times, or separated by commas")
 	f.StringVar((*string)(&o.Port.Policies), "policy", "", "which flows may begin at the port and with it: names of policies, separated by commas; sandbox is built in")
 	f.BoolVar(&o.Internal, "internal", false, "without a way out: the command reaches others of the network "+userns.InternalNetwork+" ("+userns.InternalSubnet+") only")
 	return c
@@ -47,22 +48,19 @@ func (a *app) execCommand() *cobra.Command {
 func roomChildCommand() *cobra.Command {
 	return &cobra.Command{Use: userns.ChildCommand, Hidden: true, Args: cobra.MinimumNArgs(2), RunE: func(c *cobra.Command, args []string) error {
 		err := userns.Become(c.Context(), args[0], args[1:])
-		var missing userns.NotFoundError
+		var missing userns.NoCommandError
 		if errors.As(err, &missing) {
 			fmt.Fprintln(c.ErrOrStderr(), "uvswitch:", err)
-			return exitError{exitNotFound}
+			return exitError{missing.Status()}
 		}
 		return err
 	}}
 }
 
-// exitNotFound is a shell's exit status for a command that does not exist.
-const exitNotFound = 127
-
 // roomPlugCommand runs beside the command of `exec` when the switch has ended; see package userns.
 func roomPlugCommand() *cobra.Command {
 	return &cobra.Command{Use: userns.PlugCommand, Hidden: true, Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
-		return userns.PlugAgain(c.Context(), args[0], args[1])
+		return userns.StayPlugged(c.Context(), args[0], args[1])
 	}}
 }
 

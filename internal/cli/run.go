@@ -193,6 +193,11 @@ func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
 	}
 	context.AfterFunc(ctx, func() { notify(sdaemon.SdNotifyStopping) })
 	_ = os.MkdirAll(f.state, 0o700) // where the switch may not make it, saving says so
+	unlock, err := lockState(f.state, f.name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	d, err := daemon.Start(ctx, daemon.Options{
 		Config: conf, Name: f.name, Workers: f.workers, BusyPoll: busyPollTime(f.busyPoll), IO: f.io, TAPs: taps, Store: fdstore.Systemd(), Stored: in.stored, Log: log,
 		LeaseFile: filepath.Join(f.state, "leases-"+f.name+".json"), PolicyFile: filepath.Join(f.state, "policies-"+f.name+".json"),
@@ -427,6 +432,19 @@ func (f *runFlags) listenDocker(made net.Listener) (net.Listener, error) {
 		return nil, fmt.Errorf("--docker: %w", err)
 	}
 	return l, nil
+}
+
+// lockState keeps the state of a switch from others, until unlock is called or the process ends.
+func lockState(folder, name string) (unlock func(), err error) {
+	file, err := os.OpenFile(filepath.Join(folder, name+".lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return func() {}, nil // nothing can be saved either
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		file.Close()
+		return nil, fmt.Errorf("another switch named %s keeps its state in %s; give this one a --state and a --name of its own", name, folder)
+	}
+	return func() { file.Close() }, nil
 }
 
 // dockerState returns the path of the driver's state file. Each driver name has its own file.

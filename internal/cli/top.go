@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"io"
 	"os"
 	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/internal/top"
 )
@@ -27,7 +29,7 @@ func (a *app) topCommand() *cobra.Command {
 				return top.Print(c.Context(), o)
 			case a.json:
 				return usagef("top has no JSON output; use `uvswitch -j stats` or `uvswitch -j port ls`")
-			case !ok || !isTerminal(in):
+			case !ok || !isTerminal(in) || !isTerminalOut(a.out):
 				return usagef("top needs a terminal; use -b to print plain text")
 			default:
 				o.In = in
@@ -40,9 +42,23 @@ func (a *app) topCommand() *cobra.Command {
 	return c
 }
 
+func isTerminalOut(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && isTerminal(f)
+}
+
+// isTerminal asks the kernel for the modes of a terminal.
 func isTerminal(f *os.File) bool {
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0 && f.Name() != os.DevNull
+	raw, err := f.SyscallConn() // Fd would change the file's mode
+	if err != nil {
+		return false
+	}
+	is := false
+	err = raw.Control(func(fd uintptr) {
+		_, err := unix.IoctlGetTermios(int(fd), unix.TCGETS)
+		is = err == nil
+	})
+	return is && err == nil
 }
 
 // seconds is a flag value: a duration, which may be given as a plain number of seconds.

@@ -140,6 +140,9 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := tap.CheckTUN(); err != nil {
+		d.log.Warn("only virtual machines with sockets can be plugged in", "why", err)
+	}
 	if d.sandbox = "off"; o.Seal != nil {
 		if d.sandbox, err = o.Seal(); err != nil {
 			d.clients.Close()
@@ -297,6 +300,7 @@ func (d *Daemon) buildLocked() error {
 		}
 	}
 	d.restorePublishesLocked(stored)
+	d.recallAllPoliciesLocked()
 	for _, r := range d.config.Routes {
 		if err := d.addRouteLocked(r); err != nil {
 			return err

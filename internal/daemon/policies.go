@@ -226,7 +226,9 @@ func (d *Daemon) savePoliciesLocked() {
 	}
 	list := []api.PolicyAdd{}
 	for _, p := range d.policies {
-		list = append(list, p.Spec)
+		if !slices.ContainsFunc(d.config.Policies, func(a api.PolicyAdd) bool { return a.Name == p.Name }) { // the file has those
+			list = append(list, p.Spec)
+		}
 	}
 	state := d.State()
 	for _, a := range d.formerly {
@@ -251,6 +253,17 @@ func (d *Daemon) recallPoliciesLocked(names api.Words) {
 				if err := d.setPolicyLocked(a); err != nil {
 					d.log.Error("a policy of the last process cannot be made again", "policy", name, "error", err)
 				}
+			}
+		}
+	}
+}
+
+// recallAllPoliciesLocked makes the policies of the last process again, as far as what they name is there.
+func (d *Daemon) recallAllPoliciesLocked() {
+	for _, a := range slices.Clone(d.formerly) {
+		if d.State().Policy(a.Name) == nil {
+			if err := d.setPolicyLocked(a); err != nil {
+				d.log.Info("a policy of the last process waits for what it names", "policy", a.Name, "error", err)
 			}
 		}
 	}

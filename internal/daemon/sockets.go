@@ -44,7 +44,7 @@ func (d *Daemon) openSockets() (err error) {
 	ula[15] = 1
 	d.engine, err = sockets.New(sockets.Options{
 		MAC: uplink.RouterMAC, PeerMAC: d.up.MAC, Clock: func() int64 { return int64(time.Since(d.started)) },
-		Sockets: int(min(max(int64(limit.Cur)-keptDescriptors, 64), 1<<20)), JoinsUDP: true, Ephemeral: usedports.Ephemeral(), MayHost: mayHost(d.config.Host.Inbound),
+		Sockets: int(min(max(int64(limit.Cur)-keptDescriptors, int64(limit.Cur)/4), 1<<20)), JoinsUDP: true, Ephemeral: usedports.Ephemeral(), MayHost: mayHost(d.config.Host.Inbound),
 		LocalClient: [2]netip.Addr{loopbackClient, netip.AddrFrom16(ula)},
 	})
 	return err
@@ -105,6 +105,8 @@ func (d *Daemon) openDoors(p *publish) (entrance, error) {
 		switch {
 		case errors.Is(err, sockets.ErrLowPort):
 			return nil, api.Errorf(http.StatusConflict, "this user may not listen on port %d of the host: publish a port from 1024 on, or let the host's administrator allow lower ones with `sysctl net.ipv4.ip_unprivileged_port_start=%d`", n, n)
+		case errors.Is(err, sockets.ErrNotOwn):
+			return nil, api.Errorf(http.StatusConflict, "%s is no address of this host now, and without root it must be there first: see `ip addr`, or leave the address out to publish at all", p.HostAddr)
 		case errors.Is(err, syscall.EMFILE):
 			return nil, errManyFiles
 		}

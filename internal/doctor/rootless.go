@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/rights"
 	"github.com/uvswitch/uvswitch/internal/userns"
@@ -41,6 +42,14 @@ func (e *Exam) rootless() {
 	if start, err := strconv.Atoi(setting("/proc/sys/net/ipv4/ip_unprivileged_port_start")); err == nil && start > 1 {
 		e.add("ports", Note, "publish other ports, or let root run `sysctl net.ipv4.ip_unprivileged_port_start=80`", "ports of the host below %d cannot be published", start)
 	}
+	if t, ok := e.tables()["sockets"]; ok { // of the switch that runs
+		remedy, level := "", OK
+		if t.Used > t.Limit*9/10 || t.Limit < 1000 {
+			remedy, level = "start the switch with a higher limit of open files (`ulimit -n`, limits.conf(5), LimitNOFILE= of its unit)", Warn
+		}
+		e.add("descriptors", level, remedy, "each connection to the outside takes a socket of the switch, and %d of %d are in use", t.Used, t.Limit)
+		return
+	}
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
 		remedy, level := "", OK
@@ -49,6 +58,14 @@ func (e *Exam) rootless() {
 		}
 		e.add("descriptors", level, remedy, "each connection to the outside takes a descriptor, and %d are allowed", limit.Max)
 	}
+}
+
+// tables are those of the switch that runs; none if none runs.
+func (e *Exam) tables() map[string]api.Table {
+	if e.status == nil {
+		return nil
+	}
+	return e.status.Tables
 }
 
 // userNamespaceRemedy names the setting of the host that forbids user namespaces.

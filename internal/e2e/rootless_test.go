@@ -345,6 +345,8 @@ func TestRootlessBadTurns(t *testing.T) {
 	if served() == "" {
 		t.Fatal("no connection is there")
 	}
+	u.start("exec uvswitch exec --port apart -- unshare -Urn sh -c 'while sleep 0.1; do ip -br addr; done > " + u.dir + "/run/apart'")
+	u.port("apart")
 	u.start("exec uvswitch exec --port reader --publish 8081:80 -- sh -c 'socat -u TCP:10.1.0.2:7100 -; exec uvswitch lab tool httpd 80 reader'")
 	addr, _, _ := strings.Cut(u.port("reader").Addresses[0], "/")
 	b.Eventually("the reader's connection is there", func() bool { return strings.Contains(b.CLI("flow", "ls", "--src", addr, "-p", "tcp"), "ESTABLISHED") })
@@ -365,6 +367,10 @@ func TestRootlessBadTurns(t *testing.T) {
 		return err == nil && strings.Contains(out, "this is reader")
 	})
 	b.Balanced()
+	u.port("apart")
+	if out := u.sh("tail -n 3 $HOME/apart"); strings.Contains(out, "eth0") { // what the command has made itself is not plugged in
+		t.Errorf("namespaces of the command's own: %s", out)
+	}
 
 	// A room in a room.
 	if out, err := u.try("uvswitch exec -- uvswitch exec --port inner -- cat /etc/resolv.conf"); err != nil || !strings.Contains(out, "nameserver 172.29.0.1") {

@@ -340,7 +340,7 @@ func (s *Switch) wayText(before, f *dataplane.TracedFrame) string {
 			t.SrcPort, t.DstPort = uint16(f.Dst>>16), uint16(f.Dst)
 		}
 		w, err := s.Way6(inside, t, f.TrafficClass())
-		if command != frame.WayAsk && command != frame.WayAskSource { // its source stays
+		if !w.Socket && command != frame.WayAsk && command != frame.WayAskSource { // its source stays
 			w.Source = f.Tuple.Src
 		}
 		return wayTo(w, err, f.Tuple.Src)

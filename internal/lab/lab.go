@@ -93,6 +93,9 @@ func (l *Lab) Socket() string { return filepath.Join(runDir, l.Name+".sock") }
 
 func (l *Lab) stateFile() string { return filepath.Join(runDir, l.Name+".json") }
 
+// stateFolder is where the lab's switch keeps its state: a lab begins without policies.
+func (l *Lab) stateFolder() string { return filepath.Join(runDir, l.Name+".state") }
+
 // Client returns a client of the lab's switch.
 func (l *Lab) Client() *api.Client { return api.NewClient(l.Socket()) }
 
@@ -296,7 +299,7 @@ func (l *Lab) startSwitch() error {
 		return err
 	}
 	defer r.Close()
-	c := l.command(append([]string{"--socket", l.Socket(), "run", "--ready-fd", "3", "--state", filepath.Dir(l.Socket())}, l.Args...)...)
+	c := l.command(append([]string{"--socket", l.Socket(), "run", "--ready-fd", "3", "--state", l.stateFolder()}, l.Args...)...)
 	c.ExtraFiles = []*os.File{w}
 	log, err := os.CreateTemp("", "uvswitch-lab-*.log")
 	if err != nil {
@@ -422,6 +425,7 @@ func (l *Lab) sweep(s *state) {
 	}
 	os.Remove(l.Socket())
 	os.Remove(l.stateFile())
+	os.RemoveAll(l.stateFolder())
 }
 
 // isOurs reports whether pid is still one of the lab's processes: the kernel reuses pids.

@@ -5,7 +5,9 @@
 package rights
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -150,10 +152,25 @@ func (e Effective) Missing(n Need) (out []Capability) {
 	return out
 }
 
-// IsAdmin reports whether this process has the capabilities that are required of a switch which uses the host's devices.
+// IsAdmin reports whether this process has the capabilities that are required of a switch which uses the host's devices, over its own network namespace:
+// in a user namespace, a process may have them only over others (user_namespaces(7)).
 func IsAdmin() bool {
 	e, err := Own()
-	return err == nil && e.Missing(Required) == nil
+	return err == nil && e.Missing(Required) == nil && ownsNetwork()
+}
+
+// ownsNetwork reports whether the network namespace of this process belongs to its user namespace, or to one below.
+func ownsNetwork() bool {
+	ns, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		return true // without /proc, nothing is known
+	}
+	defer ns.Close()
+	fd, err := unix.IoctlRetInt(int(ns.Fd()), unix.NS_GET_USERNS)
+	if err != nil {
+		return !errors.Is(err, unix.EPERM)
+	}
+	return unix.Close(fd) == nil
 }
 
 // Check returns an error that names the required capabilities which this process lacks. what needs them, and instead says how to do without.

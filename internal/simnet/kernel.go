@@ -32,7 +32,7 @@ type Socket struct {
 
 	data      []byte // from the peer, not discarded
 	peeked    int
-	mark      int // of the urgent byte in data, from 1 on; 0: none. A read that begins before it ends there
+	mark      int  // of the urgent byte in data, from 1 on; 0: none. A read that begins before it ends there
 	ended     bool // the peer has ended its direction
 	err       syscall.Errno
 	queued    int // of Sent, not acknowledged by the peer

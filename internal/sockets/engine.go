@@ -43,11 +43,12 @@ type Options struct {
 
 // An Engine has the sockets by which containers reach the outside.
 type Engine struct {
-	o     Options
-	sys   Kernel
-	seed  uint64
-	now   int64 // ns, of this round
-	calls calls
+	o      Options
+	sys    Kernel
+	seed   uint64
+	secret uint64 // see isn
+	now    int64  // ns, of this round
+	calls  calls
 
 	keys  map[key]int32 // flows of TCP
 	flows []tcpFlow     // the first is not used; in slab
@@ -105,6 +106,7 @@ func New(o Options) (*Engine, error) {
 	}
 	e.flows = unsafe.Slice((*tcpFlow)(unsafe.Pointer(&e.slab[0])), entries)[:1]
 	e.now = o.Clock()
+	e.secret = e.random()
 	return e, nil
 }
 
@@ -302,6 +304,8 @@ func (e *Engine) Stop() { e.calls.stop() }
 
 // Close implements frame.Conn, after Stop. It resets the connections, but those in which the container's FIN and all before it have left.
 func (e *Engine) Close() error {
+	e.calls.mu.Lock() // readers may call still
+	defer e.calls.mu.Unlock()
 	for i := range e.flows {
 		if c := &e.flows[i]; c.state != closed {
 			e.close(int32(i), c.bits&shutDown == 0)
@@ -353,6 +357,16 @@ func (e *Engine) giveBack(owner frame.PortID) {
 func (e *Engine) random() uint64 {
 	e.seed = frame.Mix(e.seed^uint64(e.now), 0x9e3779b97f4a7c15) + 0x632be59bd9b4e019
 	return frame.Mix(e.seed, 0xd6e8feb86659fd93)
+}
+
+// isn is the first sequence number of a connection (RFC 6528, 3). It grows with time, so that a container takes it for a new one although the same ports
+// were in use a moment ago (RFC 9293, 3.10.7.4, TIME-WAIT).
+func (e *Engine) isn(k *key) uint32 {
+	const odd = 0x9e3779b97f4a7c15 // no factor is 0
+	h := frame.Mix(k.in.Hi^e.secret, k.in.Lo^odd)
+	h = frame.Mix(k.out.Hi^h, k.out.Lo^odd)
+	h = frame.Mix(uint64(k.inPort)<<16^uint64(k.outPort)^odd, h^e.secret)
+	return uint32(e.now/4000) + uint32(h) // one each 4 us
 }
 
 // freeEntry returns the number of an entry that is free, or of a new one.

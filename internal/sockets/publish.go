@@ -21,6 +21,9 @@ type door struct {
 // ErrLowPort is wrapped when the host's settings do not let this user listen on a port.
 var ErrLowPort = errors.New("the port needs root, by net.ipv4.ip_unprivileged_port_start")
 
+// ErrNotOwn is wrapped when the host does not have the address.
+var ErrNotOwn = errors.New("the host does not have the address")
+
 // A Listening is the sockets of a published port, on one or both families.
 type Listening struct {
 	engine *Engine
@@ -69,7 +72,8 @@ func (l *Listening) open(a netip.Addr) (int, error) {
 	switch {
 	case err != nil:
 	case !l.udp:
-		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+		err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)) // connections inherit it: their first urgent data may come before they are accepted
 	case is4(at):
 		err = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
 	default:
@@ -87,6 +91,9 @@ func (l *Listening) open(a netip.Addr) (int, error) {
 	unix.Close(fd)
 	if errors.Is(err, unix.EACCES) {
 		return -1, fmt.Errorf("%w", ErrLowPort)
+	}
+	if errors.Is(err, unix.EADDRNOTAVAIL) {
+		return -1, ErrNotOwn
 	}
 	return -1, fmt.Errorf("cannot listen on port %d of %s: %w", l.port, a, err)
 }

@@ -29,6 +29,7 @@ type wire struct {
 // A segment is one that the engine has sent.
 type segment struct {
 	to    uint16
+	from  uint16
 	flags uint8
 	seq   uint32
 	data  string
@@ -108,7 +109,7 @@ func (w *wire) read() (s segment, ok bool) {
 		return s, true
 	}
 	h := frame.TCPHeader(p[frame.IPv4Len:])
-	return segment{binary.BigEndian.Uint16(h[2:]), h.Flags(), h.Seq(), string(h[h.HeaderLen():])}, true
+	return segment{binary.BigEndian.Uint16(h[2:]), binary.BigEndian.Uint16(h), h.Flags(), h.Seq(), string(h[h.HeaderLen():])}, true
 }
 
 // await reads until is is true of all that was read, or a second has passed.
@@ -189,6 +190,82 @@ func TestUrgentData(t *testing.T) {
 	}
 }
 
+// What a container does not answer is sent again after times that double, and given up after one and a half minutes: a virtual machine may be paused.
+func TestRepetitions(t *testing.T) {
+	w := newWire(t, Options{})
+	l, port := w.listen()
+	fd, seq := w.connect(l, 40000, port, 60000)
+	w.send(fd, "hello", 0)
+	w.await(func(s []segment) bool { return len(s) > 0 && s[len(s)-1].data != "" })
+	w.clock = w.e.now
+	last, gap, began := w.clock, int64(0), w.clock
+	for end := w.clock + int64(200*time.Second); w.clock < end; w.clock += int64(TickTime) {
+		w.e.now = w.clock
+		w.e.expire()
+		s, ok := w.read()
+		if !ok {
+			continue
+		}
+		if s.flags&frame.FlagRST != 0 {
+			if took := time.Duration(w.clock - began); took < 90*time.Second || took > 140*time.Second {
+				t.Errorf("given up after %v", took)
+			}
+			return
+		}
+		if now := w.clock - last; s.data != "hello" || s.seq != seq || now < min(2*gap, longTime)-2*int64(TickTime) {
+			t.Fatalf("after %v: %+v, the gap before was %v", time.Duration(now), s, time.Duration(gap))
+		} else {
+			last, gap = w.clock, now
+		}
+	}
+	t.Error("it is never given up")
+}
+
+// A client uses its port again while the container still knows the connection before: the container answers the SYN with an acknowledgement of that
+// one, and the reset that it gets lets the next SYN in (RFC 9293, 3.10.7.3). A new connection also has a higher sequence number than one before.
+func TestSamePortAgain(t *testing.T) {
+	w := newWire(t, Options{})
+	w.e.SetHost([]netip.Addr{outside}, nil)
+	if _, err := w.e.Listen(frame.TCP, outside, 8080, 1); err != nil {
+		t.Fatal(err)
+	}
+	w.read()
+	own := frametest.Addr(outside.String())
+	before := uint32(0)
+	for i := range 3 {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err == nil {
+			err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: 41000}))
+		}
+		if err == nil {
+			err = unix.Connect(fd, &unix.SockaddrInet4{Addr: outside.As4(), Port: 8080})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := w.await(has(frame.FlagSYN))
+		syn := all[len(all)-1]
+		if i > 0 && int32(syn.seq-before) <= 0 {
+			t.Errorf("sequence number %d after %d", syn.seq, before)
+		}
+		before = syn.seq
+		answer := frametest.Packet{Proto: frame.TCP, Src: own, Dst: frametest.Addr("169.254.1.2"), SrcPort: 8080, DstPort: 41000, Flags: frame.FlagACK, TCPSeq: 7000, TCPAck: syn.seq - 500}
+		w.write(answer, func([]byte) {})
+		if got := w.await(has(frame.FlagRST)); !has(frame.FlagRST)(got) || got[len(got)-1].seq != syn.seq-500 {
+			t.Errorf("an acknowledgement of another connection is answered by %v", got)
+		}
+		answer.Flags = frame.FlagRST
+		if w.write(answer, func([]byte) {}); len(w.e.keys) != 1 {
+			t.Error("a reset that acknowledges nothing ends the connection")
+		}
+		answer.Flags, answer.TCPAck = frame.FlagRST|frame.FlagACK, syn.seq+1
+		if w.write(answer, func([]byte) {}); len(w.e.keys) != 0 {
+			t.Error("a refusal does not end the connection")
+		}
+		unix.Close(fd)
+	}
+}
+
 // Urgent data that wait in the socket with others: a read ends before them, and an acknowledgement covers more than such a read.
 func TestQueuedUrgentData(t *testing.T) {
 	for _, old := range []bool{false, true} {
@@ -234,6 +311,41 @@ func TestQueuedUrgentData(t *testing.T) {
 	}
 }
 
+// Urgent data that come before the connection is accepted are passed, too.
+func TestUrgentBeforeAccept(t *testing.T) {
+	w := newWire(t, Options{})
+	w.e.SetHost([]netip.Addr{outside}, nil)
+	if _, err := w.e.Listen(frame.TCP, outside, 8080, 1); err != nil {
+		t.Fatal(err)
+	}
+	w.read()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Connect(fd, &unix.SockaddrInet4{Addr: outside.As4(), Port: 8080})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	for _, x := range "123" {
+		w.send(fd, string(x), unix.MSG_OOB)
+	}
+	w.send(fd, "456", 0)
+	all := w.await(has(frame.FlagSYN))
+	syn := all[len(all)-1]
+	p := frametest.Packet{Proto: frame.TCP, Src: frametest.Addr(outside.String()), Dst: frametest.Addr("169.254.1.2"), SrcPort: 8080, DstPort: syn.from, Flags: frame.FlagSYN | frame.FlagACK, TCPSeq: 99, TCPAck: syn.seq + 1, Window: 60000}
+	w.write(p, func([]byte) {})
+	got := ""
+	for until := time.Now().Add(time.Second); len(got) < 6 && time.Now().Before(until); {
+		if s, ok := w.read(); ok && s.seq == syn.seq+1+uint32(len(got)) {
+			got += s.data
+		}
+	}
+	if got != "123456" {
+		t.Errorf("the container got %q", got)
+	}
+}
+
 // The end of the switch is a reset for the peer, not an end of the data; but it is one where the container has sent its FIN.
 func TestClose(t *testing.T) {
 	for _, fin := range []bool{false, true} {
@@ -244,8 +356,15 @@ func TestClose(t *testing.T) {
 			w.tcp(40000, port, frame.FlagFIN|frame.FlagACK, 100, seq, 60000)
 		}
 		w.e.Stop()
+		asked := make(chan struct{})
+		go func() {
+			defer close(asked)
+			for range 100 { // readers of the control API do not wait for the end
+				w.e.Endpoints([]frame.Endpoints{{Src: inside, Dst: outside, SrcPort: 40000, DstPort: port, Proto: frame.TCP}})
+			}
+		}()
 		_ = w.e.Close()
-		w.e.Endpoints([]frame.Endpoints{{Src: inside, Dst: outside, SrcPort: 40000, DstPort: port, Proto: frame.TCP}})
+		<-asked
 		n, err := unix.Read(fd, make([]byte, 10))
 		if fin && (n != 0 || err != nil) || !fin && err != unix.ECONNRESET {
 			t.Errorf("FIN %v: the peer reads %d bytes: %v", fin, n, err)

@@ -157,7 +157,7 @@ func (e *Engine) newFlow(k *key, fd int32, owner frame.PortID) (int32, error) {
 	}
 	i := freeEntry(&e.flows, &e.free)
 	gen := e.flows[i].gen + 1
-	iss := uint32(e.random())
+	iss := e.isn(k)
 	e.flows[i] = tcpFlow{key: *k, owner: owner, fd: fd, piece: -1, gen: gen, una: iss, nxt: iss, most: iss, mss: defaultMSS}
 	if !e.sys.Prepare(fd) {
 		e.flows[i].bits |= rereads
@@ -345,7 +345,13 @@ func (e *Engine) segment(i int32, f *frame.Frame) {
 	c, h := &e.flows[i], f.TCP()
 	flags, seq := h.Flags(), h.Seq()
 	if flags&frame.FlagRST != 0 {
-		if seq == c.rcvNxt || c.state == opening || !before(seq, c.rcvNxt) && before(seq, c.edge) {
+		if c.state == opening {
+			if flags&frame.FlagACK != 0 && h.Ack() == c.nxt {
+				e.abort(i)
+			}
+			return
+		}
+		if seq == c.rcvNxt || !before(seq, c.rcvNxt) && before(seq, c.edge) {
 			e.abort(i)
 		}
 		return
@@ -354,7 +360,11 @@ func (e *Engine) segment(i int32, f *frame.Frame) {
 		return // it waits for the SYN-ACK
 	}
 	if c.state == opening {
-		if flags&(frame.FlagSYN|frame.FlagACK) != frame.FlagSYN|frame.FlagACK || h.Ack() != c.nxt {
+		if flags&frame.FlagACK != 0 && h.Ack() != c.nxt { // of an earlier connection with these ports: a reset ends it (RFC 9293, 3.10.7.3)
+			e.refuse(&c.key, 0, h.Ack(), flags)
+			return
+		}
+		if flags&(frame.FlagSYN|frame.FlagACK) != frame.FlagSYN|frame.FlagACK {
 			return
 		}
 		c.readOptions(h)
@@ -721,7 +731,7 @@ func (e *Engine) push(i int32, b []byte) (size int, more bool) {
 	if before(c.most, c.nxt) {
 		c.most = c.nxt
 	}
-	if c.nxt != c.una && (first || c.deadline == 0) {
+	if c.nxt != c.una && (first && c.tries == 0 || c.deadline == 0) { // else timeOut has set a later one
 		e.setDeadline(i, e.now+firstTime)
 	}
 	return size, more
@@ -840,6 +850,8 @@ func (e *Engine) timeOut(i int32) {
 		return
 	case c.nxt != c.una:
 		e.rewind(i)
+		c.deadline = e.now + min(firstTime<<min(c.tries, 10), longTime)
+		return
 	case c.window == 0 || c.bits&shutDown != 0: // asks for the window: an old sequence number is answered (RFC 9293, 3.8.6.1)
 		e.sendControl(&c.key, frame.FlagACK, c.una-1, c.rcvNxt, c.windowField(e.roomFor(c)), nil)
 	default:

@@ -16,57 +16,103 @@ import (
 	"github.com/uvswitch/uvswitch/internal/link"
 )
 
-// PlugCommand is the command that calls PlugAgain.
+// PlugCommand is the command that calls StayPlugged.
 const PlugCommand = "exec-plug"
 
 // retryTime is how often a switch is looked for that has ended.
 const retryTime = 500 * time.Millisecond
 
-// stayPlugged waits for the end of the switch, and then for another one, into which it plugs the room of process pid. It returns when it cannot know
-// of the end. switchFD is what openSwitch has returned.
-func (o *Room) stayPlugged(switchFD, pid int, stderr io.Writer) {
-	for ; switchFD >= 0; switchFD = openSwitch(o.Socket) {
-		err := AwaitExit(switchFD)
-		unix.Close(switchFD)
-		if err != nil {
-			return
-		}
-		fmt.Fprintf(stderr, "uvswitch: the switch has ended: port %s has no network until a switch runs again\r\n", o.Port.Name)
-		text, err := json.Marshal(o)
-		if err == nil {
-			err = RunBeside(context.Background(), pid, []string{os.Args[0], PlugCommand, "--", string(text), strconv.Itoa(pid)})
-		}
-		if err != nil {
-			fmt.Fprintf(stderr, "uvswitch: port %s was not plugged in again: %v\r\n", o.Port.Name, err)
-			return
-		}
-		fmt.Fprintf(stderr, "uvswitch: port %s is plugged in again\r\n", o.Port.Name)
+// follow waits for the end of the switch into which the room of process pid is plugged. Then it runs StayPlugged in the room. at is what openSwitch has
+// returned; from addr it reads the address that the port has got.
+func (o *Room) follow(at, pid int, in namespaces, addr io.Reader, stderr io.Writer) {
+	had, _ := io.ReadAll(addr)
+	o.Had = string(had)
+	if at < 0 || AwaitExit(at) != nil {
+		return // the switch is not visible from here
 	}
+	text, err := json.Marshal(o)
+	if err == nil {
+		err = in.run([]string{os.Args[0], PlugCommand, "--", string(text), strconv.Itoa(pid)})
+	}
+	fmt.Fprintf(stderr, "uvswitch: the switch has ended, and port %s is not plugged in again: %v\r\n", o.Port.Name, err)
 }
 
-// PlugAgain runs in the namespaces of a room whose switch has ended, and which it gets as text: it resets the room's connections, waits for a switch, and
-// plugs the room in. pid is the process for which the room is.
-func PlugAgain(ctx context.Context, room, pid string) error {
+// StayPlugged runs in the namespaces of a room whose switch has ended. It gets the room as text; pid is the process for which the room is. It resets the
+// room's connections, and plugs it into the next switch, and into the one after that, for as long as the process runs that has started it.
+func StayPlugged(ctx context.Context, room, pid string) error {
 	var o Room
 	if err := json.Unmarshal([]byte(room), &o); err != nil {
 		return err
 	}
 	runtime.LockOSThread()
-	link.ResetConnections()
 	for {
-		c, err := net.Dial("unix", o.Socket)
-		if err == nil {
-			_ = c.Close()
-			break
+		o.say("the switch has ended: port %s has no network until a switch runs again")
+		link.ResetConnections()
+		at, said := -1, ""
+		for at < 0 {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if at = openSwitch(o.Socket); at < 0 {
+				wait(ctx)
+				continue
+			}
+			if err := o.plugAgain(ctx, pid); err != nil {
+				if unix.Close(at); err.Error() != said {
+					said = err.Error()
+					o.say("port %s cannot be plugged in again yet: %s", said)
+				}
+				at = -1
+				wait(ctx)
+			}
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(retryTime):
+		o.say("port %s is plugged in again")
+		err := AwaitExit(at)
+		if unix.Close(at); err != nil {
+			return err
 		}
 	}
-	_, err := o.plug(ctx, o.attachment(pid))
+}
+
+func (o *Room) say(format string, more ...any) {
+	text := fmt.Sprintf(format, append([]any{o.Port.Name}, more...)...)
+	fmt.Fprintf(os.Stderr, "uvswitch: %s\r\n", text) // the command may have the terminal in another mode
+}
+
+func wait(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(retryTime):
+	}
+}
+
+// plugAgain plugs the room in: with the address that it had, if that is free.
+func (o *Room) plugAgain(ctx context.Context, pid string) error {
+	again := *o
+	if again.Port.IP == "" {
+		again.Port.IP = o.Had
+	}
+	at := again.attachment(pid)
+	if p, err := at.Switch.Port(ctx, o.Port.Name); err == nil && p.Netns == at.Display { // into a switch that has come meanwhile
+		if err := at.Detach(ctx); err != nil {
+			return err
+		}
+	}
+	_, err := again.plug(ctx, at)
+	if err != nil && again.Port.IP != o.Port.IP { // the address may be somebody else's now
+		_, err = o.plug(ctx, o.attachment(pid))
+	}
 	return err
+}
+
+// unplug takes the port of a process out of the switch, if it is still there.
+func (o *Room) unplug(pid int) {
+	at := o.attachment(strconv.Itoa(pid))
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if p, err := at.Switch.Port(ctx, o.Port.Name); err == nil && p.Netns == at.Display {
+		_ = at.Switch.DeletePort(ctx, o.Port.Name)
+	}
 }
 
 // openSwitch returns a pidfd of the process that listens at a control socket; -1 if there is none, or if it is not visible here.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -27,6 +28,7 @@ type Room struct {
 	Port     api.PortAdd
 	Publish  []string // as in api.PublishAdd
 	Internal bool     // in InternalNetwork
+	Had      string   // the port's address before the switch ended; empty: none is wanted again
 }
 
 // InternalNetwork is the network without a way out, which is created with InternalSubnet when a room needs it.
@@ -45,26 +47,45 @@ func (o *Room) Run(args []string, in io.Reader, out, stderr io.Writer) error {
 		return err
 	}
 	fd := openSwitch(o.Socket)
-	return run(append([]string{ChildCommand, "--", string(text)}, args...), in, out, stderr, func(pid int) { o.stayPlugged(fd, pid, stderr) })
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	return run(append([]string{ChildCommand, "--", string(text)}, args...), in, out, stderr, w, func(pid int) (end func()) {
+		if own, err := openNamespaces(pid); err == nil {
+			go o.follow(fd, pid, own, r, stderr)
+		}
+		return func() { o.unplug(pid) }
+	})
 }
 
 // Run runs this program as New does, and returns when it has ended. It passes signals on. An error of the program that ran is an *exec.ExitError.
 func Run(args []string, in io.Reader, out, stderr io.Writer) error {
-	return run(args, in, out, stderr, func(int) {})
+	return run(args, in, out, stderr, nil, func(int) (end func()) { return func() {} })
 }
 
-// run is Run. beside is called with the process ID of the program, while that runs.
-func run(args []string, in io.Reader, out, stderr io.Writer, beside func(pid int)) error {
+// addressFD is the descriptor of a room's child to which it writes the address that its port has got.
+const addressFD = 3
+
+// run is Run. The program has the file addr, if that is not nil, as addressFD. begun is called with the program's process ID when it has begun, and end when
+// it has ended.
+func run(args []string, in io.Reader, out, stderr io.Writer, addr *os.File, begun func(pid int) (end func())) error {
 	runtime.LockOSThread() // the child ends with the thread that has started it
 	c := New(args...)
 	c.Stdin, c.Stdout, c.Stderr = in, out, stderr
+	if addr != nil {
+		c.ExtraFiles = []*os.File{addr}
+	}
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGINT)
 	defer signal.Stop(signals)
 	if err := c.Start(); err != nil {
 		return explain(err)
 	}
-	go beside(c.Process.Pid)
+	if addr != nil {
+		addr.Close()
+	}
+	defer begun(c.Process.Pid)()
 	go func() {
 		for s := range signals {
 			if s != unix.SIGINT && s != unix.SIGQUIT { // a terminal sends these to the command, too
@@ -92,13 +113,19 @@ func Become(ctx context.Context, room string, args []string) error {
 	}
 	path, err := exec.LookPath(args[0])
 	if err != nil {
-		return NotFoundError{fmt.Errorf("%w; the command is looked for in PATH", err)}
+		if errors.Is(err, exec.ErrNotFound) {
+			err = fmt.Errorf("%w; the command is looked for in PATH", err)
+		}
+		return NoCommandError{err}
 	}
 	at := o.attachment(strconv.Itoa(os.Getpid()))
 	made, err := o.plug(ctx, at)
 	if err != nil {
 		return err
 	}
+	to := os.NewFile(addressFD, "address")
+	_, _ = io.WriteString(to, made.Addr.Addr().String())
+	to.Close()
 	if err := furnish(made); err != nil {
 		return errors.Join(err, at.Detach(ctx))
 	}
@@ -111,8 +138,16 @@ func Become(ctx context.Context, room string, args []string) error {
 	return errors.Join(fmt.Errorf("cannot run %s: %w", path, err), at.Detach(ctx))
 }
 
-// A NotFoundError says that there is no such command.
-type NotFoundError struct{ error }
+// A NoCommandError says that there is no such command, or that it cannot be run.
+type NoCommandError struct{ error }
+
+// Status is the exit status that a shell gives for it.
+func (e NoCommandError) Status() int {
+	if errors.Is(e.error, fs.ErrPermission) {
+		return 126
+	}
+	return 127
+}
 
 // attachment is the port of a room for a process.
 func (o *Room) attachment(pid string) *attach.Attachment {

@@ -66,7 +66,7 @@ func RunInOwners(path string, env ...string) (ran bool, err error) {
 		return false, nil // who opens the namespace next says why
 	}
 	defer owner.Close()
-	return true, runThere(context.Background(), place{fd: owner.Fd(), kinds: unix.CLONE_NEWUSER, freshNet: true}, os.Args, env)
+	return true, runThere(context.Background(), place{enter: [2]entrance{{owner.Fd(), unix.CLONE_NEWUSER}}, freshNet: true}, os.Args, env)
 }
 
 // RunBeside runs this program again, with the same files and with args (the first one is the program's name), in the user, mount and network
@@ -78,18 +78,35 @@ func RunBeside(ctx context.Context, pid int, args []string, env ...string) error
 		return err
 	}
 	defer unix.Close(fd)
-	at := place{fd: uintptr(fd), kinds: unix.CLONE_NEWNS | unix.CLONE_NEWNET}
-	if !shareUserNamespace(pid) { // one's own cannot be entered
-		at.kinds |= unix.CLONE_NEWUSER
-	}
-	return runThere(ctx, at, args, env)
+	return runThere(ctx, place{enter: [2]entrance{{uintptr(fd), unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWNET}}}, args, env)
 }
 
-// shareUserNamespace reports whether a process is in the user namespace of this one.
-func shareUserNamespace(pid int) bool {
+// namespaces are the user namespace and the network namespace that a process had at some time. It may leave them.
+type namespaces struct{ user, net *os.File } // user is nil if it is this process's own, which cannot be entered
+
+// openNamespaces opens those that a process has now.
+func openNamespaces(pid int) (n namespaces, err error) {
 	own, err := os.Readlink("/proc/self/ns/user")
-	its, err2 := os.Readlink(fmt.Sprintf("/proc/%d/ns/user", pid))
-	return err == nil && err2 == nil && own == its
+	if err != nil {
+		return n, err
+	}
+	if its, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/user", pid)); err != nil || its != own {
+		if n.user, err = os.Open(fmt.Sprintf("/proc/%d/ns/user", pid)); err != nil {
+			return n, err
+		}
+	}
+	n.net, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	return n, err
+}
+
+// run runs this program again in the namespaces, as RunBeside does.
+func (n *namespaces) run(args []string) error {
+	net := entrance{n.net.Fd(), unix.CLONE_NEWNET}
+	at := place{enter: [2]entrance{net}}
+	if n.user != nil { // first, since the right to enter the other one comes with it
+		at.enter = [2]entrance{{n.user.Fd(), unix.CLONE_NEWUSER}, net}
+	}
+	return runThere(context.Background(), at, args, nil)
 }
 
 // IsThere reports whether this program was started by RunInOwners or RunBeside.
@@ -97,12 +114,14 @@ func IsThere() bool { return os.Getenv(there) != "" }
 
 // A place is where a program runs.
 type place struct {
-	fd       uintptr // of a user namespace, or of a process (pidfd_open(2))
-	kinds    uintptr // of namespaces that are entered
-	folder   *byte   // the working directory
-	parent   uintptr // the process that starts it
-	freshNet bool    // in a new network namespace
+	enter    [2]entrance // one after another
+	folder   *byte       // the working directory
+	parent   uintptr     // the process that starts it
+	freshNet bool        // in a new network namespace
 }
+
+// An entrance is what setns(2) takes: a descriptor of a namespace or of a process (pidfd_open(2)), and the kinds of namespaces; 0: none.
+type entrance struct{ fd, kinds uintptr }
 
 // runThere runs this program again, with the same files, and waits for its end.
 func runThere(ctx context.Context, at place, args, env []string) error {
@@ -142,6 +161,9 @@ func runThere(ctx context.Context, at place, args, env []string) error {
 	}
 	defer context.AfterFunc(ctx, func() { _ = p.Signal(unix.SIGTERM) })()
 	state, err := p.Wait()
+	if err == nil && state.ExitCode() == notEntered {
+		return errors.New("the namespace is not one of this user's: it belongs to root, or to another user; a user makes namespaces with `unshare -Urn`, bubblewrap or `uvswitch exec`")
+	}
 	if err == nil && !state.Success() {
 		err = &exec.ExitError{ProcessState: state}
 	}
@@ -149,7 +171,7 @@ func runThere(ctx context.Context, at place, args, env []string) error {
 }
 
 // fork runs a program in a place, as nsenter(1) would. The program keeps the capabilities of the place's user namespace also if this user is not root
-// there (capabilities(7), "ambient"). Its exit status is 126 if the kernel refuses.
+// there (capabilities(7), "ambient"). Its exit status is notEntered if the kernel refuses.
 func fork(at place, name *byte, argv, envv **byte) (pid int, err error) {
 	syscall.ForkLock.Lock()
 	defer syscall.ForkLock.Unlock()
@@ -164,6 +186,9 @@ func fork(at place, name *byte, argv, envv **byte) (pid int, err error) {
 	return pid, nil
 }
 
+// notEntered is no exit status of this program otherwise.
+const notEntered = 125
+
 // inChild forks. In the child, which has one thread, only system calls are made.
 //
 //go:norace
@@ -173,7 +198,9 @@ func inChild(at *place, name *byte, argv, envv **byte, mask *[1]uint64) (int, sy
 	if errno != 0 || pid != 0 {
 		return int(pid), errno
 	}
-	_, _, errno = syscall.RawSyscall(unix.SYS_SETNS, at.fd, at.kinds, 0) // one call: the right to enter the others comes with the user namespace
+	for i := 0; i < len(at.enter) && errno == 0 && at.enter[i].kinds != 0; i++ {
+		_, _, errno = syscall.RawSyscall(unix.SYS_SETNS, at.enter[i].fd, at.enter[i].kinds, 0) // of a process all in one call: the right to enter the others comes with the user namespace
+	}
 	if errno == 0 && at.freshNet {
 		_, _, errno = syscall.RawSyscall(unix.SYS_UNSHARE, unix.CLONE_NEWNET, 0, 0)
 	}
@@ -200,7 +227,7 @@ func inChild(at *place, name *byte, argv, envv **byte, mask *[1]uint64) (int, sy
 		_, _, _ = syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(name)), uintptr(unsafe.Pointer(argv)), uintptr(unsafe.Pointer(envv)))
 	}
 	for {
-		_, _, _ = syscall.RawSyscall(unix.SYS_EXIT_GROUP, 126, 0, 0)
+		_, _, _ = syscall.RawSyscall(unix.SYS_EXIT_GROUP, notEntered, 0, 0)
 	}
 }
 
