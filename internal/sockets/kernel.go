@@ -27,10 +27,11 @@ type Kernel interface {
 
 	// Connect begins a connection, with a traffic class if tos is not 0.
 	Connect(to frame.Addr6, port uint16, tos int) (socket int32, err error)
+	// Prepare sets the options of a connection, or of a listening socket for those that it will accept; without End, the end of the process resets a
+	// connection. It reports whether the kernel keeps an offset of Peek. Any goroutine may call it.
+	Prepare(socket int32) (peeks bool)
 	// Accept takes a connection that waits at a listening socket. own is where the client has connected to.
 	Accept(door int) (socket int32, own, peer End, err error)
-	// Prepare sets the options of a connection; without End, the end of the process resets it. It reports whether the kernel keeps an offset of Peek.
-	Prepare(socket int32) (peeks bool)
 	// Failed takes the error of a socket (SO_ERROR).
 	Failed(socket int32) syscall.Errno
 	// Peek reads what follows the last Peek, without taking it from the socket.
@@ -72,7 +73,7 @@ type Linux struct {
 
 // NewLinux opens what an engine waits with: an epoll that has all sockets, an event for calls of others, and a timer.
 func NewLinux() (*Linux, error) {
-	l := &Linux{epoll: -1, event: -1, timer: -1}
+	l := &Linux{epoll: -1, event: -1, timer: -1, thrown: make([]byte, rereadSize)}
 	var err error
 	if l.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err == nil {
 		l.event, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
@@ -185,16 +186,18 @@ func setTOS(fd int, to frame.Addr6, tos int) error {
 
 // Accept implements Kernel.
 func (l *Linux) Accept(door int) (socket int32, own, peer End, err error) {
-	fd, sa, err := unix.Accept4(door, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-	if err != nil {
-		return -1, own, peer, err
+	a := rawAddr{n: unix.SizeofSockaddrAny}
+	fd, _, errno := syscall.RawSyscall6(unix.SYS_ACCEPT4, uintptr(door), uintptr(unsafe.Pointer(&a.raw)), uintptr(unsafe.Pointer(&a.n)), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0, 0)
+	if errno != 0 {
+		return -1, own, peer, errno
 	}
-	peer.Addr, peer.Port = endpoint(sa)
-	if sa, err = unix.Getsockname(fd); err != nil {
-		unix.Close(fd)
-		return -1, own, peer, err
+	peer.Addr, peer.Port = a.get()
+	a.n = unix.SizeofSockaddrAny
+	if _, _, errno = syscall.RawSyscall(unix.SYS_GETSOCKNAME, fd, uintptr(unsafe.Pointer(&a.raw)), uintptr(unsafe.Pointer(&a.n))); errno != 0 {
+		unix.Close(int(fd))
+		return -1, own, peer, errno
 	}
-	own.Addr, own.Port = endpoint(sa)
+	own.Addr, own.Port = a.get()
 	return int32(fd), own, peer, nil
 }
 
@@ -206,13 +209,7 @@ func (l *Linux) Prepare(socket int32) (peeks bool) {
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
 	_ = unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_KEEPIDLE, 120)
 	_ = setReset(fd, true)
-	if !l.NoPeekOffset && unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0) == nil {
-		return true
-	}
-	if l.thrown == nil {
-		l.thrown = make([]byte, rereadSize)
-	}
-	return false
+	return !l.NoPeekOffset && unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0) == nil
 }
 
 // Failed implements Kernel.

@@ -16,6 +16,7 @@ type door struct {
 	fd         int // -1: none
 	owner      frame.PortID
 	atLoopback bool // it listens at a loopback address only
+	peeks      bool // what Prepare has said
 }
 
 // ErrLowPort is wrapped when the host's settings do not let this user listen on a port.
@@ -31,7 +32,8 @@ type Listening struct {
 	addr   frame.Addr6
 	port   uint16
 	owner  frame.PortID
-	fds    []int // of the doors or points, which do not close them
+	peeks  []bool // of TCP, of each: see Kernel.Prepare
+	fds    []int  // of the doors or points, which do not close them
 }
 
 // Listen opens a port of the host for a port of the switch, the owner: at one address, or at all if addr is unspecified. It may be called by any
@@ -72,8 +74,8 @@ func (l *Listening) open(a netip.Addr) (int, error) {
 	switch {
 	case err != nil:
 	case !l.udp:
-		err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
-			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)) // connections inherit it: their first urgent data may come before they are accepted
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+		l.peeks = append(l.peeks, l.engine.sys.Prepare(int32(fd))) // connections inherit the options (linux net/core/sock.c, sk_clone_lock)
 	case is4(at):
 		err = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
 	default:
@@ -101,7 +103,7 @@ func (l *Listening) open(a netip.Addr) (int, error) {
 // serve adds the sockets to the engine.
 func (l *Listening) serve() {
 	e := l.engine
-	for _, fd := range l.fds {
+	for n, fd := range l.fds {
 		if l.udp {
 			sa, err := unix.Getsockname(fd)
 			if err != nil {
@@ -116,7 +118,7 @@ func (l *Listening) serve() {
 			e.doors = append(e.doors, door{})
 			i = int32(len(e.doors) - 1)
 		}
-		e.doors[i] = door{fd, l.owner, isLoopback(l.addr)}
+		e.doors[i] = door{fd, l.owner, isLoopback(l.addr), l.peeks[n]}
 		if err := e.sys.Watch(int32(fd), i, tag(isDoor, 0), unix.EPOLLIN); err == nil {
 			e.accept(i)
 		}
@@ -207,7 +209,7 @@ func (e *Engine) admit(fd int32, own, peer End, d *door) bool {
 	if taken || k.in == anyOf(k.in) || !e.take(d.owner) { // a host without an address has none that could stand for its loopback
 		return false
 	}
-	i, err := e.newFlow(&k, fd, d.owner)
+	i, err := e.newFlow(&k, fd, d.owner, d.peeks)
 	if err != nil {
 		e.giveBack(d.owner)
 		return false

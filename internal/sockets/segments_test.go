@@ -333,6 +333,12 @@ func TestUrgentBeforeAccept(t *testing.T) {
 	w.send(fd, "456", 0)
 	all := w.await(has(frame.FlagSYN))
 	syn := all[len(all)-1]
+	c := int(w.e.flows[1].fd)
+	for _, x := range [][2]int{{unix.SOL_TCP, unix.TCP_NODELAY}, {unix.SOL_SOCKET, unix.SO_KEEPALIVE}, {unix.SOL_SOCKET, unix.SO_OOBINLINE}, {unix.SOL_SOCKET, unix.SO_LINGER}} {
+		if on, err := unix.GetsockoptInt(c, x[0], x[1]); err != nil || on == 0 {
+			t.Errorf("option %d of level %d is not inherited: %d, %v", x[1], x[0], on, err)
+		}
+	}
 	p := frametest.Packet{Proto: frame.TCP, Src: frametest.Addr(outside.String()), Dst: frametest.Addr("169.254.1.2"), SrcPort: 8080, DstPort: syn.from, Flags: frame.FlagSYN | frame.FlagACK, TCPSeq: 99, TCPAck: syn.seq + 1, Window: 60000}
 	w.write(p, func([]byte) {})
 	got := ""

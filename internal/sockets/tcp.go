@@ -150,8 +150,8 @@ func (e *Engine) refuse(k *key, seq, ack uint32, flags uint8) {
 	e.sendControl(k, frame.FlagRST|frame.FlagACK, 0, seq, 0, nil)
 }
 
-// newFlow returns a flow for a socket, which it watches.
-func (e *Engine) newFlow(k *key, fd int32, owner frame.PortID) (int32, error) {
+// newFlow returns a flow for a prepared socket, which it watches.
+func (e *Engine) newFlow(k *key, fd int32, owner frame.PortID, peeks bool) (int32, error) {
 	if len(e.free) == 0 && len(e.flows) == cap(e.flows) { // closed ones still wait in readyFlows
 		return 0, unix.ENOBUFS
 	}
@@ -159,7 +159,7 @@ func (e *Engine) newFlow(k *key, fd int32, owner frame.PortID) (int32, error) {
 	gen := e.flows[i].gen + 1
 	iss := e.isn(k)
 	e.flows[i] = tcpFlow{key: *k, owner: owner, fd: fd, piece: -1, gen: gen, una: iss, nxt: iss, most: iss, mss: defaultMSS}
-	if !e.sys.Prepare(fd) {
+	if !peeks {
 		e.flows[i].bits |= rereads
 	}
 	if err := e.sys.Watch(fd, i, tag(isFlow, gen), readWrite); err != nil {
@@ -180,7 +180,7 @@ func (e *Engine) connect(f *frame.Frame, k *key) frame.Reason {
 	fd, err := e.sys.Connect(k.out, k.outPort, int(f.TrafficClass()&^3))
 	var i int32
 	if err == nil {
-		if i, err = e.newFlow(k, fd, f.In); err != nil {
+		if i, err = e.newFlow(k, fd, f.In, e.sys.Prepare(fd)); err != nil {
 			e.sys.End(fd, false)
 		}
 	}
