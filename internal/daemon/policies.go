@@ -329,9 +329,12 @@ func (d *Daemon) PolicyRule(id uint32) (name string, number int, text string) {
 	return d.policing.Rule(id)
 }
 
-// ExplainRefusal says which policy and rule refuse a parsed frame, by the rules of now.
+// ExplainRefusal says which policy and rule refuse a parsed frame, by the rules of now; or have refused it, at a port that has been removed.
 func (d *Daemon) ExplainRefusal(f *frame.Frame) (policies.Refusal, bool) {
-	return d.policing.Explain(f, d.dp.Now())
+	if r, ok := d.policing.Explain(f, d.dp.Now()); ok {
+		return r, true
+	}
+	return d.pastRefusal(f)
 }
 
 // LearnedNames lists the names that the answers to a port have named, with their addresses.

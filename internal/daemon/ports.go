@@ -175,6 +175,7 @@ func (d *Daemon) unplugLocked(p *port) {
 		former = map[frame.PortID]string{}
 	}
 	former[p.ID] = p.Name
+	d.keepRefusalsLocked(p)
 	gone := d.takePublishesLocked(func(x *publish) bool { return x.port == p })
 	d.mu.Lock()
 	delete(d.ports, p.Name)

@@ -12,6 +12,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/events"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/policies"
 	"github.com/uvswitch/uvswitch/internal/policy"
 )
 
@@ -89,6 +90,48 @@ func (d *Daemon) lastRefused(id frame.PortID, why frame.Reason) (packet string) 
 		}
 	}
 	return packet
+}
+
+// A pastRefusal explains a packet that the policies of a port have refused which is gone.
+type pastRefusal struct {
+	in    frame.PortID
+	begin string // of the frame
+	policies.Refusal
+}
+
+const maxPastRefusals = 256
+
+// keepRefusalsLocked keeps what explains the last refusals of a port that is about to be removed: its policies go with it.
+func (d *Daemon) keepRefusalsLocked(p *port) {
+	if len(p.Policies) == 0 && (p.net == nil || len(p.net.Policies) == 0) {
+		return
+	}
+	var kept []pastRefusal
+	for _, x := range d.dp.Recent() {
+		if x.In != p.ID || x.Reason != frame.PolicyDenied && x.Reason != frame.PolicyDropped || len(x.Head) == 0 {
+			continue
+		}
+		f := frame.Partial(x.In, nil, x.Head, int(x.Length))
+		if r, ok := d.policing.Explain(&f, d.dp.Now()); ok {
+			kept = append(kept, pastRefusal{x.In, string(x.Head), r})
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	kept = append(slices.Clone(d.pastRefusals), kept...)
+	d.pastRefusals = kept[max(0, len(kept)-maxPastRefusals):]
+}
+
+// pastRefusal explains a frame of a port that is gone.
+func (d *Daemon) pastRefusal(f *frame.Frame) (policies.Refusal, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, x := range d.pastRefusals {
+		if d.byID[x.in] == nil && x.in == f.In && strings.HasPrefix(string(f.Bytes()), x.begin) {
+			return x.Refusal, true
+		}
+	}
+	return policies.Refusal{}, false
 }
 
 // namesTold is of how many refused names of a port is told at a time: a port must not fill the list of events.
