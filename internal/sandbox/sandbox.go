@@ -161,6 +161,23 @@ func filterCalls() (string, error) {
 	return "seccomp", nil
 }
 
+// dropBounds takes the capabilities that are not kept from every program that a fault might start (capabilities(7), "Capability bounding set"). effective
+// are the lower ones in effect: without CAP_SETPCAP the kernel refuses.
+func dropBounds(keep [2]uint32, effective uint32) error {
+	if effective&(1<<unix.CAP_SETPCAP) == 0 {
+		return nil
+	}
+	for bit := uintptr(0); bit <= unix.CAP_LAST_CAP; bit++ {
+		if keep[bit/32]&(1<<(bit%32)) != 0 {
+			continue
+		}
+		if _, _, errno := psx.Syscall3(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, bit, 0); errno != 0 && errno != unix.EINVAL { // EINVAL: an older kernel does not know it
+			return errno
+		}
+	}
+	return nil
+}
+
 const tioclinux = 0x541c // linux/include/uapi/asm-generic/ioctls.h
 
 const newNamespaces = unix.CLONE_NEWCGROUP | unix.CLONE_NEWIPC | unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUSER | unix.CLONE_NEWUTS
@@ -180,6 +197,9 @@ func dropCapabilities() (string, error) {
 	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var have [2]unix.CapUserData
 	if err := unix.Capget(&head, &have[0]); err != nil {
+		return "", err
+	}
+	if err := dropBounds(keep, have[0].Effective); err != nil {
 		return "", err
 	}
 	drop := uint32(0)

@@ -96,6 +96,27 @@ func inside(t *testing.T, dir string) {
 	try()
 	before <- try
 	<-done
+	bounds := map[string]bool{}
+	look := func() {
+		status, err := os.ReadFile("/proc/thread-self/status")
+		if err != nil {
+			t.Error(err)
+		}
+		for _, line := range strings.Split(string(status), "\n") {
+			if caps, ok := strings.CutPrefix(line, "CapBnd:"); ok {
+				bounds[strings.TrimSpace(caps)] = true
+			}
+			if caps, ok := strings.CutPrefix(line, "CapPrm:"); ok {
+				bounds[strings.TrimSpace(caps)] = true
+			}
+		}
+	}
+	look()
+	before <- look
+	<-done
+	if len(bounds) != 1 || bounds["0000000000000000"] || bounds["000001ffffffffff"] {
+		t.Errorf("the permitted capabilities and the bounds of both threads are %v", bounds)
+	}
 	for what, f := range map[string]func() error{
 		"a socket": func() error {
 			l, err := net.Listen("unix", filepath.Join(dir, "s"))
