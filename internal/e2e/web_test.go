@@ -225,8 +225,19 @@ func TestMetrics(t *testing.T) {
 	}
 	b.Stop()
 	path := filepath.Join(b.dir, "metrics.sock")
-	b.Start("--metrics", path)
+	page := filepath.Join(b.dir, "page.sock")
+	b.Start("--metrics", path, "--web", "unix:"+page)
 	contains(t, b.Sh("host", "curl -s --unix-socket "+path+" http://localhost/metrics"), "uvswitch_start_time_seconds")
+	contains(t, b.Sh("host", "curl -s --unix-socket "+page+" http://localhost/"), "<title>")
+	for _, socket := range []string{path, page} {
+		if info, err := os.Stat(socket); err != nil || info.Mode().Perm() != 0o660 {
+			t.Errorf("%s: %v, %v; only root and its group may connect", socket, info.Mode(), err)
+		}
+		b.Sh("host", "pids=; for i in $(seq 40); do curl -s -o /dev/null --unix-socket "+socket+" http://localhost/ & pids=\"$pids $!\"; done; wait $pids")
+	}
+	if out, err := b.TrySh("host", "curl -sS --unix-socket "+page+" -H 'Sec-Fetch-Site: cross-site' http://localhost/ -o /dev/null -w '%{http_code}'"); err != nil || out != "403" {
+		t.Errorf("another site: %v: %s", err, out)
+	}
 
 	// Every metric that the dashboard and the alerts use is exported.
 	var reasons []api.Reason
