@@ -75,7 +75,7 @@ func eventLine(e *api.Event) string {
 		stamp = t.Local().Format("2006-01-02 15:04:05.000")
 	}
 	if e.Lost > 0 {
-		return fmt.Sprintf("%s (%d events are forgotten)\n%s %s", stamp, e.Lost, stamp, e.Text)
+		return fmt.Sprintf("%s (%d events are forgotten)\n%s %s", stamp, e.Lost, stamp, printable(e.Text))
 	}
-	return stamp + " " + e.Text
+	return stamp + " " + printable(e.Text)
 }

@@ -80,10 +80,10 @@ func (a *app) traceCommand() *cobra.Command {
 }
 
 func printTrace(out io.Writer, t *api.Trace) {
-	fmt.Fprintf(out, "%s, %d bytes, in by port %s\n", t.Packet, t.Length, t.In)
+	fmt.Fprintf(out, "%s, %d bytes, in by port %s\n", printable(t.Packet), t.Length, t.In)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for i, s := range t.Steps {
-		fmt.Fprintf(w, "%3d  %s\t%s\t%s\n", i+1, s.Stage, s.Result, s.Text)
+		fmt.Fprintf(w, "%3d  %s\t%s\t%s\n", i+1, s.Stage, s.Result, printable(s.Text))
 	}
 	w.Flush()
 	reason := ""
@@ -92,7 +92,7 @@ func printTrace(out io.Writer, t *api.Trace) {
 	}
 	fmt.Fprintf(out, "  => %s%s: %s\n", t.Verdict, reason, printable(t.Why))
 	if t.Remedy != "" {
-		fmt.Fprintf(out, "     what to do: %s\n", t.Remedy)
+		fmt.Fprintf(out, "     what to do: %s\n", printable(t.Remedy))
 	}
 }
 
