@@ -2,12 +2,14 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -24,7 +26,7 @@ func (a *app) dockerDriverCommand() *cobra.Command {
 	var f runFlags
 	c := &cobra.Command{Use: driverCommand, Hidden: true, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
 		if !userns.IsThere() {
-			pidfile := filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "docker.pid") // as dockerd-rootless.sh has it
+			pidfile := filepath.Join(cmp.Or(os.Getenv("XDG_RUNTIME_DIR"), fmt.Sprintf("/run/user/%d", os.Geteuid())), "docker.pid") // as dockerd-rootless.sh has it
 			docker.Follow(c.Context(), pidfile, func(err error) { fmt.Fprintln(a.err, "uvswitch:", err) })
 			return nil
 		}
@@ -44,8 +46,8 @@ func (a *app) dockerDriverCommand() *cobra.Command {
 	return c
 }
 
-// startDockerDriver starts that command. Its state is where Docker's own state is kept, beyond the end of a session.
-func (a *app) startDockerDriver(f *runFlags, ownState bool) (end func(), err error) {
+// startDockerDriver starts that command, which end ends. The driver's state is beside Docker's own, which outlives a session, unless --state was given.
+func (a *app) startDockerDriver(ctx context.Context, f *runFlags, ownState bool) (end func(), err error) {
 	state := f.state
 	if !ownState {
 		state = filepath.Join(cmp.Or(os.Getenv("XDG_STATE_HOME"), filepath.Join(os.Getenv("HOME"), ".local/state")), "uvswitch")
@@ -66,7 +68,9 @@ func (a *app) startDockerDriver(f *runFlags, ownState bool) (end func(), err err
 		select {
 		case <-ending:
 		default:
-			fmt.Fprintf(a.err, "uvswitch: the Docker driver has ended (%v): Docker gets no answers; start the switch again\n", err)
+			if ctx.Err() == nil { // else the same signal has ended both
+				fmt.Fprintf(a.err, "uvswitch: the Docker driver has ended (%v): Docker gets no answers; start the switch again\n", err)
+			}
 		}
 	}()
 	if err := <-started; err != nil {
@@ -74,7 +78,8 @@ func (a *app) startDockerDriver(f *runFlags, ownState bool) (end func(), err err
 	}
 	return func() {
 		close(ending)
-		_ = c.Process.Kill()
+		_ = c.Process.Signal(unix.SIGTERM)
+		defer time.AfterFunc(2*time.Second, func() { _ = c.Process.Kill() }).Stop()
 		<-ended
 	}, nil
 }

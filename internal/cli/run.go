@@ -184,20 +184,20 @@ func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
 		return err
 	}
 	defer endChild()
-	if asUser { // before the sandbox closes, which lets no program be started
-		end, err := a.startDockerDriver(&f, given.Changed("state"))
-		if err != nil {
-			return err
-		}
-		defer end()
-	}
-	context.AfterFunc(ctx, func() { notify(sdaemon.SdNotifyStopping) })
 	_ = os.MkdirAll(f.state, 0o700) // where the switch may not make it, saving says so
 	unlock, err := lockState(f.state, f.name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if asUser { // before the sandbox closes, which lets no program be started
+		end, err := a.startDockerDriver(ctx, &f, given.Changed("state"))
+		if err != nil {
+			return err
+		}
+		defer end()
+	}
+	context.AfterFunc(ctx, func() { notify(sdaemon.SdNotifyStopping) })
 	d, err := daemon.Start(ctx, daemon.Options{
 		Config: conf, Name: f.name, Workers: f.workers, BusyPoll: busyPollTime(f.busyPoll), IO: f.io, TAPs: taps, Store: fdstore.Systemd(), Stored: in.stored, Log: log,
 		LeaseFile: filepath.Join(f.state, "leases-"+f.name+".json"), PolicyFile: filepath.Join(f.state, "policies-"+f.name+".json"),
@@ -440,7 +440,7 @@ func lockState(folder, name string) (unlock func(), err error) {
 	if err != nil {
 		return func() {}, nil // nothing can be saved either
 	}
-	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
 		file.Close()
 		return nil, fmt.Errorf("another switch named %s keeps its state in %s; give this one a --state and a --name of its own", name, folder)
 	}

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ResetConnections ends the TCP connections of this network namespace, as a reset of each peer would, if the kernel can do that (CONFIG_INET_DIAG_DESTROY).
+// ResetConnections aborts the TCP connections of this network namespace, if the kernel can do that (CONFIG_INET_DIAG_DESTROY): programs get ECONNABORTED.
 func ResetConnections() {
 	const listens = 10 // linux include/net/tcp_states.h
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
@@ -45,9 +45,10 @@ func (r *diagRequest) Serialize() []byte {
 	b = binary.BigEndian.AppendUint16(b, r.id.DestinationPort)
 	for _, ip := range []net.IP{r.id.Source, r.id.Destination} {
 		var room [16]byte
-		if copy(room[:], ip.To16()); r.family == unix.AF_INET {
-			room = [16]byte{}
+		if r.family == unix.AF_INET {
 			copy(room[:], ip.To4())
+		} else {
+			copy(room[:], ip.To16())
 		}
 		b = append(b, room[:]...)
 	}

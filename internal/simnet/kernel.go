@@ -166,10 +166,10 @@ func (k *Kernel) Tick(on bool) {
 }
 
 // Connect implements sockets.Kernel.
-func (k *Kernel) Connect(frame.Addr6, uint16, int) (int32, error) {
+func (k *Kernel) Connect(frame.Addr6, uint16, int) (socket int32, peeks bool, _ error) {
 	k.last++
 	k.sockets[k.last] = &Socket{Buffer: 20000, fd: k.last}
-	return k.last, nil
+	return k.last, k.Prepare(k.last), nil
 }
 
 // Accept implements sockets.Kernel: nobody connects from outside.

@@ -137,7 +137,7 @@ func openPing(k *key) (fd int, err error) {
 	return unix.Socket(familyOf(k.in), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, proto)
 }
 
-// reasonOf is the reason for an error of socket(2).
+// reasonOf is the reason for an error of opening a ping socket.
 func reasonOf(err error) frame.Reason {
 	if err == unix.EACCES || err == unix.EPERM {
 		return frame.PingNotAllowed
@@ -170,7 +170,7 @@ func (e *Engine) newPoint(f *frame.Frame, k *key, pk pointKey) (int32, frame.Rea
 	if pk.kind == pointPing {
 		fd, err = openPing(k)
 	} else {
-		fd, err = unix.Socket(familyOf(k.in), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_UDP)
+		fd, err = openUDP(k)
 	}
 	if err == nil {
 		tellErrors(fd, k.in)
@@ -188,7 +188,18 @@ func (e *Engine) newPoint(f *frame.Frame, k *key, pk pointKey) (int32, frame.Rea
 	}
 	e.giveBack(f.In)
 	e.tellSender(f, k, frame.CodeAdminFiltered)
-	return 0, reasonOf(err)
+	if pk.kind == pointPing {
+		return 0, reasonOf(err)
+	}
+	return 0, frame.SocketsExhausted
+}
+
+func openUDP(k *key) (fd int, err error) {
+	fd, err = unix.Socket(familyOf(k.in), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_UDP)
+	if err == nil && !is4(k.in) { // else it takes the port of IPv4, too
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
+	}
+	return fd, err
 }
 
 // reuse closes a socket of a port that has none left: one that was used for a single exchange, and not for reuseTime. It looks at some sockets

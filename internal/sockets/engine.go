@@ -68,8 +68,8 @@ type Engine struct {
 	failed      []frame.TxFailure
 	ident       uint16 // of the last packet that may be cut
 	reads       uint8  // since the last look at the sockets
-	waiting     bool   // doors may have connections that were not accepted yet
-	starved     bool   // the kernel had no descriptor for one; the next tick tries again
+	waiting     bool   // accept has stopped early: look accepts again
+	starved     bool   // accept had no descriptor or no memory: the next tick sets waiting
 	readyFlows  queue  // that may have something to send to their container
 	readyPoints queue
 	pieces      pieces
@@ -176,7 +176,7 @@ func (e *Engine) keyFor(f *frame.Frame) (k key, why frame.Reason) {
 	switch {
 	case isGroup(k.out):
 		return k, frame.NeedsRoot
-	case isLoopback(k.out) || e.isHost(k.out) && !e.isHost(k.in) && !e.o.MayHost(f.Proto, k.outPort):
+	case isLoopback(k.out) || k.out == anyOf(k.out) || e.isHost(k.out) && !e.isHost(k.in) && !e.o.MayHost(f.Proto, k.outPort):
 		return k, frame.HostInbound
 	}
 	switch f.Proto {
@@ -294,9 +294,7 @@ func (e *Engine) happened(ev *unix.EpollEvent) {
 
 // Do runs fn on the worker, before its next Read.
 func (e *Engine) Do(fn func()) {
-	if !e.calls.add(fn) {
-		e.sys.Wake()
-	}
+	e.calls.add(fn, e.sys.Wake)
 }
 
 // Stop says that the worker has ended: whoever calls Do runs the function then.
@@ -362,7 +360,7 @@ func (e *Engine) random() uint64 {
 // isn is the first sequence number of a connection (RFC 6528, 3). It grows with time, so that a container takes it for a new one although the same ports
 // were in use a moment ago (RFC 9293, 3.10.7.4, TIME-WAIT).
 func (e *Engine) isn(k *key) uint32 {
-	const odd = 0x9e3779b97f4a7c15 // no factor is 0
+	const odd = 0x9e3779b97f4a7c15 // addresses that are in use make no factor 0
 	h := frame.Mix(k.in.Hi^e.secret, k.in.Lo^odd)
 	h = frame.Mix(k.out.Hi^h, k.out.Lo^odd)
 	h = frame.Mix(uint64(k.inPort)<<16^uint64(k.outPort)^odd, h^e.secret)

@@ -25,10 +25,10 @@ type Kernel interface {
 	// Tick starts or stops events of kind isTimer, one each TickTime.
 	Tick(on bool)
 
-	// Connect begins a connection, with a traffic class if tos is not 0.
-	Connect(to frame.Addr6, port uint16, tos int) (socket int32, err error)
-	// Prepare sets the options of a connection, or of a listening socket for those that it will accept; without End, the end of the process resets a
-	// connection. It reports whether the kernel keeps an offset of Peek. Any goroutine may call it.
+	// Connect begins a connection by a prepared socket, with a traffic class if tos is not 0. peeks is what Prepare has said.
+	Connect(to frame.Addr6, port uint16, tos int) (socket int32, peeks bool, err error)
+	// Prepare sets the options of a socket. Accepted connections inherit those of their listening socket. If the process ends before it calls End, the
+	// kernel resets the connection. peeks says whether the kernel keeps an offset of Peek. Any goroutine may call it.
 	Prepare(socket int32) (peeks bool)
 	// Accept takes a connection that waits at a listening socket. own is where the client has connected to.
 	Accept(door int) (socket int32, own, peer End, err error)
@@ -40,7 +40,7 @@ type Kernel interface {
 	PeekFrom(socket int32, skip int, b []byte) (int, syscall.Errno)
 	// Rewind makes the next Peek begin at the first byte.
 	Rewind(socket int32)
-	// Discard takes n bytes from the socket, which were peeked at.
+	// Discard takes n bytes from the socket, or all that are there.
 	Discard(socket int32, n uint32)
 	// Send sends pieces of data, as far as the socket takes them.
 	Send(socket int32, data []unix.Iovec) (int, syscall.Errno)
@@ -162,19 +162,20 @@ func (l *Linux) Wake() {
 }
 
 // Connect implements Kernel.
-func (l *Linux) Connect(to frame.Addr6, port uint16, tos int) (int32, error) {
+func (l *Linux) Connect(to frame.Addr6, port uint16, tos int) (socket int32, peeks bool, _ error) {
 	fd, err := unix.Socket(familyOf(to), unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_TCP)
 	if err != nil {
-		return -1, err
+		return -1, false, err
 	}
+	peeks = l.Prepare(int32(fd))
 	if tos != 0 {
 		_ = setTOS(fd, to, tos)
 	}
 	if err := unix.Connect(fd, sockaddr(to, port)); err != nil && err != unix.EINPROGRESS {
 		unix.Close(fd)
-		return -1, err
+		return -1, false, err
 	}
-	return int32(fd), nil
+	return int32(fd), peeks, nil
 }
 
 func setTOS(fd int, to frame.Addr6, tos int) error {
@@ -208,7 +209,7 @@ func (l *Linux) Prepare(socket int32) (peeks bool) {
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) // else urgent data would be missing where data are counted
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
 	_ = unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_KEEPIDLE, 120)
-	_ = setReset(fd, true)
+	setReset(fd, true)
 	return !l.NoPeekOffset && unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0) == nil
 }
 
@@ -254,7 +255,7 @@ func (l *Linux) Discard(socket int32, n uint32) {
 	for n > 0 { // a read ends before urgent data
 		m, _, errno := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(socket), 0, uintptr(n), unix.MSG_TRUNC|unix.MSG_DONTWAIT, 0, 0)
 		if errno != 0 || m == 0 {
-			return // a reset: the next read tells it
+			return // nothing is there, or a reset, of which the epoll tells
 		}
 		n -= uint32(m)
 	}
@@ -300,16 +301,16 @@ func (l *Linux) Shutdown(socket int32) { _ = unix.Shutdown(int(socket), unix.SHU
 
 // End implements Kernel.
 func (l *Linux) End(socket int32, reset bool) {
-	_ = setReset(int(socket), reset)
+	setReset(int(socket), reset)
 	unix.Close(int(socket))
 }
 
 // setReset says whether close(2) resets a connection (socket(7), SO_LINGER). If it does, so does the end of this process, whatever ends it: a FIN
 // would tell the peer that all data have been sent.
-func setReset(fd int, reset bool) error {
+func setReset(fd int, reset bool) {
 	var l unix.Linger
 	if reset {
 		l.Onoff = 1
 	}
-	return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &l)
+	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &l)
 }

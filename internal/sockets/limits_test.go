@@ -452,3 +452,106 @@ func TestSYNInConnection(t *testing.T) {
 		t.Error("it took a sequence number")
 	}
 }
+
+// client connects to the published port 8080 of the outside address, from one port each time.
+func (w *wire) client() int {
+	w.t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{198, 51, 100, 9}, Port: 41000}))
+	}
+	if err == nil {
+		err = unix.Connect(fd, &unix.SockaddrInet4{Addr: outside.As4(), Port: 8080})
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return fd
+}
+
+// A client that has reset its connection, and comes again from the same port, is served; and a client that goes before the container has answered
+// leaves nothing.
+func TestClientsThatReset(t *testing.T) {
+	w := newWire(t, Options{})
+	if _, err := w.e.Listen(frame.TCP, outside, 8080, 1); err != nil {
+		t.Fatal(err)
+	}
+	w.read()
+	for range 2 { // the container answers, and its window is closed
+		fd := w.client()
+		all := w.await(has(frame.FlagSYN))
+		syn := all[len(all)-1]
+		answer := frametest.Packet{Proto: frame.TCP, Src: frametest.Addr(outside.String()), Dst: frametest.Addr(outside.String()), SrcPort: 8080, DstPort: 41000, Flags: frame.FlagSYN | frame.FlagACK, TCPSeq: 99, TCPAck: syn.seq + 1}
+		w.write(answer, func(h []byte) { h[14], h[15] = 0, 0 })
+		if n, _ := w.e.InUse(); n != 1 {
+			t.Fatalf("%d sockets", n)
+		}
+		abort(fd)
+	}
+	abort(w.client())
+	w.await(func([]segment) bool { n, _ := w.e.InUse(); return n == 0 })
+	if n, _ := w.e.InUse(); n != 0 {
+		t.Errorf("%d sockets are left of clients that went before they were answered", n)
+	}
+}
+
+// A late copy of the SYN asks whether the connection is still there; a container that has begun anew resets it (RFC 5961, 4.2).
+func TestLateSYN(t *testing.T) {
+	w := newWire(t, Options{})
+	l, port := w.listen()
+	_, seq := w.connect(l, 40000, port, 60000)
+	w.tcp(40000, port, frame.FlagSYN, 99, 0, 60000)
+	if got := w.await(has(frame.FlagACK)); !has(frame.FlagACK)(got) || got[len(got)-1].seq != seq || len(w.e.keys) != 1 {
+		t.Errorf("the SYN is answered by %v; %d connections", got, len(w.e.keys))
+	}
+	w.tcp(40000, port, frame.FlagRST, 150, 0, 0) // in the window, and not the next number
+	if len(w.e.keys) != 1 {
+		t.Error("a reset with a guessed number ends the connection")
+	}
+	if w.tcp(40000, port, frame.FlagRST, 100, 0, 0); len(w.e.keys) != 0 {
+		t.Error("the container's reset does not end the connection")
+	}
+}
+
+// What the peer has sent, and nobody has read, does not keep the container's last data from the peer.
+func TestUnreadDataOfTheGone(t *testing.T) {
+	w := newWire(t, Options{})
+	l, port := w.listen()
+	fd, seq := w.connect(l, 40000, port, 60000)
+	w.send(fd, "a banner", 0)
+	next := uint32(100)
+	for range 4 {
+		w.write(frametest.Packet{Proto: frame.TCP, SrcPort: 40000, DstPort: port, Flags: frame.FlagACK, TCPSeq: next, TCPAck: seq, Payload: make([]byte, 30000)}, func([]byte) {})
+		next += 30000
+	}
+	w.tcp(40000, port, frame.FlagFIN|frame.FlagACK, next, seq, 60000)
+	w.e.Forget(1)
+	got, b := 0, make([]byte, 64<<10)
+	for {
+		n, err := unix.Read(fd, b)
+		if got += max(n, 0); err != nil || n == 0 {
+			if err != nil || got != 120000 {
+				t.Errorf("the peer got %d bytes: %v", got, err)
+			}
+			return
+		}
+	}
+}
+
+// A container's socket of IPv6 leaves the same port of IPv4 to others.
+func TestOnePortOfEachFamily(t *testing.T) {
+	w := newWire(t, Options{Ephemeral: [2]uint16{32768, 60999}})
+	for _, p := range []frametest.Packet{{Src6: frametest.Addr6("fd00::2"), Dst6: frametest.Addr6("fd00::9")}, {Src: frametest.Addr(inside.String()), Dst: frametest.Addr(outside.String())}} {
+		p.SrcPort, p.DstPort, p.Partial = 40000, 9, true
+		var f frame.Frame
+		f.Reset(p.Raw(), 1)
+		frame.Parse(&f)
+		w.e.Write(&f)
+	}
+	for _, src := range []netip.Addr{netip.MustParseAddr("fd00::2"), inside} {
+		own := w.e.endpointOf(&frame.Endpoints{Src: src, SrcPort: 40000, Proto: frame.UDP})
+		if own.Port() != 40000 {
+			t.Errorf("%v has the outside endpoint %v", src, own)
+		}
+	}
+}

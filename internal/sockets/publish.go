@@ -19,10 +19,10 @@ type door struct {
 	peeks      bool // what Prepare has said
 }
 
-// ErrLowPort is wrapped when the host's settings do not let this user listen on a port.
+// ErrLowPort is returned when the host's settings do not let this user listen on a port.
 var ErrLowPort = errors.New("the port needs root, by net.ipv4.ip_unprivileged_port_start")
 
-// ErrNotOwn is wrapped when the host does not have the address.
+// ErrNotOwn is returned when the host does not have the address.
 var ErrNotOwn = errors.New("the host does not have the address")
 
 // A Listening is the sockets of a published port, on one or both families.
@@ -32,8 +32,8 @@ type Listening struct {
 	addr   frame.Addr6
 	port   uint16
 	owner  frame.PortID
-	peeks  []bool // of TCP, of each: see Kernel.Prepare
-	fds    []int  // of the doors or points, which do not close them
+	peeks  []bool // for each of TCP in fds: what Kernel.Prepare has said
+	fds    []int  // Close closes those of doors, and endPoint those of points
 }
 
 // Listen opens a port of the host for a port of the switch, the owner: at one address, or at all if addr is unspecified. It may be called by any
@@ -92,7 +92,7 @@ func (l *Listening) open(a netip.Addr) (int, error) {
 	}
 	unix.Close(fd)
 	if errors.Is(err, unix.EACCES) {
-		return -1, fmt.Errorf("%w", ErrLowPort)
+		return -1, ErrLowPort
 	}
 	if errors.Is(err, unix.EADDRNOTAVAIL) {
 		return -1, ErrNotOwn
@@ -198,15 +198,21 @@ func (e *Engine) acceptWaiting() {
 // admit begins the inside half of an accepted connection.
 func (e *Engine) admit(fd int32, own, peer End, d *door) bool {
 	k := key{own.Addr, peer.Addr, own.Port, peer.Port}
-	_, taken := e.keys[k]
 	if e.hideLocal(&k, d.atLoopback) {
-		_, taken = e.keys[k]
+		_, taken := e.keys[k]
 		for n := 0; taken && n < mostShown; n++ { // two clients on the host may have the same port, at two addresses
 			k.outPort = portAfter(k.outPort)
 			_, taken = e.keys[k]
 		}
+		if taken {
+			return false
+		}
+	} else if old, taken := e.keys[k]; taken { // the kernel has accepted the client again: the connection before has ended
+		c := &e.flows[old]
+		e.sendControl(&k, frame.FlagRST|frame.FlagACK, c.nxt, c.rcvNxt, 0, nil)
+		e.abort(old)
 	}
-	if taken || k.in == anyOf(k.in) || !e.take(d.owner) { // a host without an address has none that could stand for its loopback
+	if k.in == anyOf(k.in) || !e.take(d.owner) { // a host without an address has none that could stand for its loopback
 		return false
 	}
 	i, err := e.newFlow(&k, fd, d.owner, d.peeks)

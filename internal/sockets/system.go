@@ -16,16 +16,16 @@ type calls struct {
 	stopped bool // the worker has ended: whoever calls runs the function
 }
 
-// add reports whether fn was run. Otherwise it waits for the worker now.
-func (c *calls) add(fn func()) (ran bool) {
+// add runs fn if the worker has ended. Otherwise fn waits for the worker, which wake wakes.
+func (c *calls) add(fn, wake func()) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.mu.Unlock() // functions run one after another, and nobody is woken who has been closed
 	if c.stopped {
-		fn() // under the lock: one after another, as the worker would
-	} else {
-		c.list = append(c.list, fn)
+		fn()
+		return
 	}
-	return c.stopped
+	c.list = append(c.list, fn)
+	wake()
 }
 
 func (c *calls) stop() {

@@ -111,8 +111,9 @@ func (e *Engine) writeTCP(f *frame.Frame, k key) frame.Reason {
 			e.sendSYN(i)
 			return frame.None
 		}
-		if ok {
-			e.abort(i) // the container begins another connection with the same ports
+		if ok { // a late copy; or the container begins another connection with the same ports: then it answers by a reset (RFC 5961, 4.2)
+			e.challenge(i)
+			return frame.None
 		}
 		return e.connect(f, &k)
 	}
@@ -124,6 +125,12 @@ func (e *Engine) writeTCP(f *frame.Frame, k key) frame.Reason {
 	}
 	e.segment(i, f)
 	return frame.None
+}
+
+// challenge asks a container whether it still has a connection, by an acknowledgement (RFC 5961, 3.2 and 4.2).
+func (e *Engine) challenge(i int32) {
+	c := &e.flows[i]
+	e.sendControl(&c.key, frame.FlagACK, c.nxt, c.rcvNxt, c.windowField(e.roomFor(c)), nil)
 }
 
 // segmentLen is what a segment takes of the sequence numbers.
@@ -177,10 +184,10 @@ func (e *Engine) connect(f *frame.Frame, k *key) frame.Reason {
 		e.tellSender(f, k, frame.CodeAdminFiltered)
 		return frame.SocketsExhausted
 	}
-	fd, err := e.sys.Connect(k.out, k.outPort, int(f.TrafficClass()&^3))
+	fd, peeks, err := e.sys.Connect(k.out, k.outPort, int(f.TrafficClass()&^3))
 	var i int32
 	if err == nil {
-		if i, err = e.newFlow(k, fd, f.In, e.sys.Prepare(fd)); err != nil {
+		if i, err = e.newFlow(k, fd, f.In, peeks); err != nil {
 			e.sys.End(fd, false)
 		}
 	}
@@ -246,6 +253,10 @@ func (e *Engine) flowEvent(i int32, events uint32) {
 	}
 	if events&(unix.EPOLLRDHUP|unix.EPOLLERR|unix.EPOLLHUP) != 0 {
 		c.bits |= hungUp
+	}
+	if c.state == opening && events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 { // the client has gone
+		e.resetBoth(i)
+		return
 	}
 	if events&unix.EPOLLERR != 0 && c.bits&sentFIN != 0 { // nothing is read any more that would tell it
 		e.resetBoth(i)
@@ -351,8 +362,10 @@ func (e *Engine) segment(i int32, f *frame.Frame) {
 			}
 			return
 		}
-		if seq == c.rcvNxt || !before(seq, c.rcvNxt) && before(seq, c.edge) {
+		if seq == c.rcvNxt {
 			e.abort(i)
+		} else if c.state != connecting && before(c.rcvNxt, seq) && before(seq, c.edge) {
+			e.challenge(i)
 		}
 		return
 	}
@@ -369,7 +382,7 @@ func (e *Engine) segment(i int32, f *frame.Frame) {
 		}
 		c.readOptions(h)
 		c.rcvNxt, c.edge = seq+1, seq+1
-		c.una, c.window, c.state = c.nxt, uint32(h.Window()), up
+		c.una, c.window, c.state, c.tries = c.nxt, uint32(h.Window()), up, 0
 		c.bits |= owesAck | mayRead
 		e.setDeadline(i, 0)
 		e.makeReady(i)
@@ -414,7 +427,7 @@ func (e *Engine) acknowledged(i int32, h frame.TCPHeader, n int) {
 		if ack != c.nxt {
 			return
 		}
-		c.una, c.state = ack, up
+		c.una, c.state, c.tries = ack, up, 0
 		c.bits |= mayRead
 	}
 	window := uint32(h.Window()) << c.scale
@@ -624,6 +637,9 @@ func (e *Engine) end(i int32) { e.close(i, false) }
 
 func (e *Engine) close(i int32, reset bool) {
 	c := &e.flows[i]
+	if !reset && c.bits&ackedFIN == 0 { // else what is unread would make a reset of the end, and what was sent last would be lost
+		e.sys.Discard(c.fd, 1<<30)
+	}
 	e.sys.End(c.fd, reset)
 	if e.keys[c.key] == i {
 		delete(e.keys, c.key)
@@ -731,7 +747,7 @@ func (e *Engine) push(i int32, b []byte) (size int, more bool) {
 	if before(c.most, c.nxt) {
 		c.most = c.nxt
 	}
-	if c.nxt != c.una && (first && c.tries == 0 || c.deadline == 0) { // else timeOut has set a later one
+	if c.nxt != c.una && (first && c.tries == 0 || c.deadline == 0) { // after a time-out, timeOut has set a longer deadline already
 		e.setDeadline(i, e.now+firstTime)
 	}
 	return size, more

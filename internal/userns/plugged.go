@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/signal"
 	"runtime"
 	"strconv"
 	"time"
@@ -19,7 +20,7 @@ import (
 // PlugCommand is the command that calls StayPlugged.
 const PlugCommand = "exec-plug"
 
-// retryTime is how often a switch is looked for that has ended.
+// retryTime is how long StayPlugged waits between two tries.
 const retryTime = 500 * time.Millisecond
 
 // follow waits for the end of the switch into which the room of process pid is plugged. Then it runs StayPlugged in the room. at is what openSwitch has
@@ -45,6 +46,7 @@ func StayPlugged(ctx context.Context, room, pid string) error {
 		return err
 	}
 	runtime.LockOSThread()
+	signal.Ignore(unix.SIGINT, unix.SIGQUIT) // of the terminal, for the command
 	for {
 		o.say("the switch has ended: port %s has no network until a switch runs again")
 		link.ResetConnections()
@@ -93,14 +95,17 @@ func (o *Room) plugAgain(ctx context.Context, pid string) error {
 		again.Port.IP = o.Had
 	}
 	at := again.attachment(pid)
-	if p, err := at.Switch.Port(ctx, o.Port.Name); err == nil && p.Netns == at.Display { // into a switch that has come meanwhile
+	if p, err := at.Switch.Port(ctx, o.Port.Name); err == nil && p.Netns == at.Display { // an earlier try has plugged the room in already
 		if err := at.Detach(ctx); err != nil {
 			return err
 		}
 	}
-	_, err := again.plug(ctx, at)
+	made, err := again.plug(ctx, at)
 	if err != nil && again.Port.IP != o.Port.IP { // the address may be somebody else's now
-		_, err = o.plug(ctx, o.attachment(pid))
+		made, err = o.plug(ctx, o.attachment(pid))
+	}
+	if err == nil {
+		o.Had = made.Addr.Addr().String()
 	}
 	return err
 }

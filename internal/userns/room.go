@@ -28,7 +28,7 @@ type Room struct {
 	Port     api.PortAdd
 	Publish  []string // as in api.PublishAdd
 	Internal bool     // in InternalNetwork
-	Had      string   // the port's address before the switch ended; empty: none is wanted again
+	Had      string   // the address that the port had, which is asked for first when it is plugged in again; empty: not known
 }
 
 // InternalNetwork is the network without a way out, which is created with InternalSubnet when a room needs it.
@@ -54,6 +54,8 @@ func (o *Room) Run(args []string, in io.Reader, out, stderr io.Writer) error {
 	return run(append([]string{ChildCommand, "--", string(text)}, args...), in, out, stderr, w, func(pid int) (end func()) {
 		if own, err := openNamespaces(pid); err == nil {
 			go o.follow(fd, pid, own, r, stderr)
+		} else {
+			fmt.Fprintf(stderr, "uvswitch: port %s will not be plugged in again when the switch ends: %v\n", o.Port.Name, err)
 		}
 		return func() { o.unplug(pid) }
 	})
@@ -67,8 +69,8 @@ func Run(args []string, in io.Reader, out, stderr io.Writer) error {
 // addressFD is the descriptor of a room's child to which it writes the address that its port has got.
 const addressFD = 3
 
-// run is Run. The program has the file addr, if that is not nil, as addressFD. begun is called with the program's process ID when it has begun, and end when
-// it has ended.
+// run runs this program as New does. The program gets addr, if that is not nil, as descriptor addressFD. run calls begun with the program's process ID when
+// it has begun, and the function that begun returns when it has ended.
 func run(args []string, in io.Reader, out, stderr io.Writer, addr *os.File, begun func(pid int) (end func())) error {
 	runtime.LockOSThread() // the child ends with the thread that has started it
 	c := New(args...)

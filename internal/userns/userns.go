@@ -106,6 +106,7 @@ func (n *namespaces) run(args []string) error {
 	if n.user != nil { // first, since the right to enter the other one comes with it
 		at.enter = [2]entrance{{n.user.Fd(), unix.CLONE_NEWUSER}, net}
 	}
+	defer runtime.KeepAlive(n)
 	return runThere(context.Background(), at, args, nil)
 }
 
@@ -186,7 +187,7 @@ func fork(at place, name *byte, argv, envv **byte) (pid int, err error) {
 	return pid, nil
 }
 
-// notEntered is no exit status of this program otherwise.
+// notEntered is the exit status of a child that could not enter a place, or could not run the program there.
 const notEntered = 125
 
 // inChild forks. In the child, which has one thread, only system calls are made.
