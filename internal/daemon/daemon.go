@@ -49,7 +49,7 @@ type Options struct {
 	TAPs     tapmaker.Maker // creates TAPs in namespaces
 	Store    fdstore.Store  // keeps TAPs that other programs have passed, beyond the end of the process; nil for none
 	Stored   []*os.File     // what it has kept from the last process
-	// PolicyFile keeps the policies that were made by hand: those that networks and ports of the next process name are made again. Empty: nothing does.
+	// PolicyFile keeps the policies that were made by hand, for the next process. Empty: nothing does.
 	PolicyFile string
 	// LeaseFile keeps the leases of stations beyond the end of the process; empty: nothing does.
 	LeaseFile string

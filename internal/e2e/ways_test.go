@@ -496,7 +496,8 @@ func TestWayDevices(t *testing.T) {
 				_, _ = b.TrySh("host", "ip addr add 10.30.0.1/24 dev way0; ip link set way0 mtu 1400; ip link set way0 up; ip route add 203.0.113.0/24 via 10.30.0.2 dev way0")
 				return strings.Contains(ask(b, "host", "203.0.113.9"), "this is lan")
 			})
-			b.Sh("db", "ping -c 1 -W 3 -s 4000 203.0.113.9") // the way, its source and its MTU are new to the switch
+			b.Eventually("the switch knows the address of the way", func() bool { return strings.Contains(b.CLI("status"), "10.30.0.1") }) // until then, a packet that needs it is lost
+			b.Sh("db", "ping -c 1 -W 3 -s 4000 203.0.113.9")                                                                               // no flow has used the way, its source and its MTU
 			asks(t, b, "web", "203.0.113.9", "this is lan; you are 10.30.0.1")
 			asks(t, b, "lan", "10.30.0.1:8080", "this is web; you are 10.30.0.2")
 			b.Serve("lan", 7000, "socat", "-u", "TCP4-LISTEN:7000,reuseaddr", "CREATE:"+b.dir+"/heard")

@@ -105,7 +105,7 @@ func (o *Room) plugAgain(ctx context.Context, pid string) error {
 		made, err = o.plug(ctx, o.attachment(pid))
 	}
 	if err == nil {
-		o.Had = made.Addr.Addr().String()
+		o.Had = addressOf(made)
 	}
 	return err
 }

@@ -126,7 +126,7 @@ func Become(ctx context.Context, room string, args []string) error {
 		return err
 	}
 	to := os.NewFile(addressFD, "address")
-	_, _ = io.WriteString(to, made.Addr.Addr().String())
+	_, _ = io.WriteString(to, addressOf(made))
 	to.Close()
 	if err := furnish(made); err != nil {
 		return errors.Join(err, at.Detach(ctx))
@@ -164,6 +164,14 @@ func (o *Room) attachment(pid string) *attach.Attachment {
 		at.Network.Name = o.Port.Network
 	}
 	return at
+}
+
+// addressOf is the IPv4 address that a port has got; empty if it has none.
+func addressOf(r attach.Result) string {
+	if !r.Addr.IsValid() {
+		return ""
+	}
+	return r.Addr.Addr().String()
 }
 
 // plug plugs this network namespace into the switch, and publishes its ports.
