@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -8,6 +9,11 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 )
+
+// endDaemon is a command that ends a daemon, whose number stands in a file. The daemon writes it after its parent has ended.
+func endDaemon(pidfile string) string {
+	return fmt.Sprintf("for i in $(seq 200); do [ -s %[1]s ] && break; sleep 0.05; done; kill $(cat %[1]s)", pidfile)
+}
 
 // TestDHCP: the gateway gives a port's station the port's address. busybox's udhcpc and ISC's dhclient ask.
 func TestDHCP(t *testing.T) {
@@ -44,7 +50,7 @@ func TestDHCP(t *testing.T) {
 	if err := os.WriteFile(conf, []byte("send host-name \"web\";\nsend dhcp-client-identifier 1:2:3;\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	out = b.Sh("web", "ip addr flush dev eth0; ip link set eth0 up; dhclient -1 -v -sf /bin/true -cf "+conf+" -lf "+b.dir+"/leases -pf "+b.dir+"/pid eth0 2>&1; kill $(cat "+b.dir+"/pid)")
+	out = b.Sh("web", "ip addr flush dev eth0; ip link set eth0 up; dhclient -1 -v -sf /bin/true -cf "+conf+" -lf "+b.dir+"/leases -pf "+b.dir+"/pid eth0 2>&1; "+endDaemon(b.dir+"/pid"))
 	contains(t, out, "DHCPOFFER of 172.29.0.2 from 172.29.0.1", "DHCPACK of 172.29.0.2 from 172.29.0.1", "bound to 172.29.0.2")
 	leases, _ := os.ReadFile(b.dir + "/leases")
 	contains(t, string(leases), "option routers 172.29.0.1", "option domain-name-servers 172.29.0.1", "option subnet-mask 255.255.0.0", `option domain-name "default.uvs.internal"`, "option dhcp-lease-time 3600")
@@ -149,7 +155,7 @@ func TestLeases(t *testing.T) {
 		t.Fatal(err)
 	}
 	client := "dhclient -v -sf /bin/true -cf " + conf + " -lf " + b.dir + "/leases -pf " + b.dir + "/pid "
-	contains(t, b.Sh("guest", "ip addr flush dev eth0; "+client+"-1 eth0 2>&1; kill $(cat "+b.dir+"/pid)"), "bound to 172.30.0.100")
+	contains(t, b.Sh("guest", "ip addr flush dev eth0; "+client+"-1 eth0 2>&1; "+endDaemon(b.dir+"/pid")), "bound to 172.30.0.100")
 	contains(t, b.CLI("lease", "ls"), "guest")
 	b.Sh("guest", "ip addr add 172.30.0.100/24 dev eth0; "+client+"-r eth0 2>&1")
 	b.Eventually("the lease has ended", func() bool {
