@@ -67,10 +67,9 @@ func (a *app) startDockerDriver(ctx context.Context, f *runFlags, ownState bool)
 		err = c.Wait()
 		select {
 		case <-ending:
+		case <-ctx.Done(): // the same signal has ended both
 		default:
-			if ctx.Err() == nil { // else the same signal has ended both
-				fmt.Fprintf(a.err, "uvswitch: the Docker driver has ended (%v): Docker gets no answers; start the switch again\n", err)
-			}
+			fmt.Fprintf(a.err, "uvswitch: the Docker driver has ended (%v): Docker gets no answers; start the switch again\n", err)
 		}
 	}()
 	if err := <-started; err != nil {

@@ -118,15 +118,15 @@ func (d *Daemon) keepRefusalsLocked(p *port) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	kept = append(slices.Clone(d.pastRefusals), kept...)
-	d.pastRefusals = kept[max(0, len(kept)-maxPastRefusals):]
+	kept = append(slices.Clone(d.refused), kept...)
+	d.refused = kept[max(0, len(kept)-maxPastRefusals):]
 }
 
 // pastRefusal explains a frame of a port that is gone.
 func (d *Daemon) pastRefusal(f *frame.Frame) (policies.Refusal, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, x := range d.pastRefusals {
+	for _, x := range d.refused {
 		if d.byID[x.in] == nil && x.in == f.In && strings.HasPrefix(string(f.Bytes()), x.begin) {
 			return x.Refusal, true
 		}

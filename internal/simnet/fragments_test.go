@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"math/rand/v2"
 	"testing"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -92,14 +91,7 @@ func rawFragment(p frametest.Packet) []byte {
 // FuzzFragments: whatever fragments come, in whatever order, a policy and NAT hold for the packet that the receiver makes of them. So each first fragment
 // that arrives is an allowed one, no other first fragment of that packet arrives, and a later one only if an allowed first one was sent.
 func FuzzFragments(f *testing.F) {
-	for seed := range uint64(16) {
-		r := rand.New(rand.NewPCG(seed, 3))
-		script := make([]byte, 210)
-		for i := range script {
-			script[i] = byte(r.Uint32())
-		}
-		f.Add(script, seed%2 == 1)
-	}
+	addRandom(f, 16, 210, 3)
 	f.Fuzz(func(t *testing.T, script []byte, overIPv6 bool) {
 		n, err := run(piecemeal, overIPv6)
 		if err != nil {

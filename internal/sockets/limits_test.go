@@ -453,22 +453,6 @@ func TestSYNInConnection(t *testing.T) {
 	}
 }
 
-// client connects to the published port 8080 of the outside address, from one port each time.
-func (w *wire) client() int {
-	w.t.Helper()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err == nil {
-		err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{198, 51, 100, 9}, Port: 41000}))
-	}
-	if err == nil {
-		err = unix.Connect(fd, &unix.SockaddrInet4{Addr: outside.As4(), Port: 8080})
-	}
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return fd
-}
-
 // A client that has reset its connection, and comes again from the same port, is served; and a client that goes before the container has answered
 // leaves nothing.
 func TestClientsThatReset(t *testing.T) {
@@ -478,7 +462,7 @@ func TestClientsThatReset(t *testing.T) {
 	}
 	w.read()
 	for range 2 { // the container answers, and its window is closed
-		fd := w.client()
+		fd := w.client(outside)
 		all := w.await(has(frame.FlagSYN))
 		syn := all[len(all)-1]
 		answer := frametest.Packet{Proto: frame.TCP, Src: frametest.Addr(outside.String()), Dst: frametest.Addr(outside.String()), SrcPort: 8080, DstPort: 41000, Flags: frame.FlagSYN | frame.FlagACK, TCPSeq: 99, TCPAck: syn.seq + 1}
@@ -488,14 +472,14 @@ func TestClientsThatReset(t *testing.T) {
 		}
 		abort(fd)
 	}
-	abort(w.client())
+	abort(w.client(outside))
 	w.await(func([]segment) bool { n, _ := w.e.InUse(); return n == 0 })
 	if n, _ := w.e.InUse(); n != 0 {
 		t.Errorf("%d sockets are left of clients that went before they were answered", n)
 	}
 }
 
-// A late copy of the SYN asks whether the connection is still there; a container that has begun anew resets it (RFC 5961, 4.2).
+// The engine answers a late copy of the SYN by an ACK. A container that has begun a new connection answers this ACK by a reset (RFC 5961, 4.2).
 func TestLateSYN(t *testing.T) {
 	w := newWire(t, Options{})
 	l, port := w.listen()

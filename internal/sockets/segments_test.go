@@ -161,6 +161,22 @@ func (w *wire) connect(server int, from, to, window uint16) (fd int, seq uint32)
 	return fd, seq
 }
 
+// client connects to port 8080 of the outside address, which is published: from an address of the namespace, and from the same port each time.
+func (w *wire) client(from netip.Addr) (fd int) {
+	w.t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, &unix.SockaddrInet4{Addr: from.As4(), Port: 41000}))
+	}
+	if err == nil {
+		err = unix.Connect(fd, &unix.SockaddrInet4{Addr: outside.As4(), Port: 8080})
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return fd
+}
+
 func (w *wire) send(fd int, text string, flags int) {
 	if err := unix.Sendto(fd, []byte(text), flags, nil); err != nil {
 		w.t.Fatal(err)
@@ -237,16 +253,7 @@ func TestSamePortAgain(t *testing.T) {
 	own := frametest.Addr(outside.String())
 	before := uint32(0)
 	for i := range 3 {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		if err == nil {
-			err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: 41000}))
-		}
-		if err == nil {
-			err = unix.Connect(fd, &unix.SockaddrInet4{Addr: outside.As4(), Port: 8080})
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		fd := w.client(netip.MustParseAddr("127.0.0.1"))
 		all := w.await(has(frame.FlagSYN))
 		syn := all[len(all)-1]
 		if i > 0 && int32(syn.seq-before) <= 0 {
@@ -323,13 +330,7 @@ func TestUrgentBeforeAccept(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.read()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err == nil {
-		err = unix.Connect(fd, &unix.SockaddrInet4{Addr: outside.As4(), Port: 8080})
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	fd := w.client(netip.MustParseAddr("127.0.0.1"))
 	defer unix.Close(fd)
 	for _, x := range "123" {
 		w.send(fd, string(x), unix.MSG_OOB)

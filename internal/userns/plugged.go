@@ -88,7 +88,7 @@ func wait(ctx context.Context) {
 	}
 }
 
-// plugAgain plugs the room in: with the address that it had, if that is free.
+// plugAgain plugs the room in. It asks for the address that the room had. If that is taken, the room gets another one.
 func (o *Room) plugAgain(ctx context.Context, pid string) error {
 	again := *o
 	if again.Port.IP == "" {

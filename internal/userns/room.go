@@ -69,8 +69,8 @@ func Run(args []string, in io.Reader, out, stderr io.Writer) error {
 // addressFD is the descriptor of a room's child to which it writes the address that its port has got.
 const addressFD = 3
 
-// run runs this program as New does. The program gets addr, if that is not nil, as descriptor addressFD. run calls begun with the program's process ID when
-// it has begun, and the function that begun returns when it has ended.
+// run runs this program as New does. It calls begun with the process ID when the program has begun. begun returns a function, which run calls when the
+// program has ended. addr may be nil. Otherwise the program gets this file as descriptor addressFD.
 func run(args []string, in io.Reader, out, stderr io.Writer, addr *os.File, begun func(pid int) (end func())) error {
 	runtime.LockOSThread() // the child ends with the thread that has started it
 	c := New(args...)
