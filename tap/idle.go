@@ -2,7 +2,6 @@ package tap
 
 import (
 	"bytes"
-	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,7 +12,7 @@ import (
 //
 // The worker looks only while it is part of a conversation: every frame is soon followed by the next one, which answers it, and there are few
 // of them. The time doubles when a frame came soon, and halves when none came: as Linux does for a CPU of a virtual machine (halt_poll_ns in
-// virt/kvm/kvm_main.c). The worker does not look while more threads are ready to run than there are CPUs.
+// virt/kvm/kvm_main.c). The worker does not look while all CPUs are busy all the time.
 //
 // In a flood of short frames, the worker is fast enough to be asleep again before the next frame comes. Each frame would then cost a sleep and
 // a wake-up. So the worker sleeps for a least time, and finds several frames.
@@ -24,6 +23,7 @@ type idle struct {
 	close func()
 
 	looked time.Duration // since the last question for a spare CPU
+	asked  time.Duration // when that was
 	never  time.Duration // until this time the worker does not look
 	rest   time.Duration // how long that was: it doubles while no CPU is spare
 
@@ -35,17 +35,17 @@ type idle struct {
 
 const (
 	lookLeast = 10 * time.Microsecond
-	lookMost  = 50 * time.Microsecond
-	soon      = 50 * time.Microsecond // a wait that is worth looking
-	late      = time.Millisecond      // the conversation is over
+	lookMost  = 100 * time.Microsecond // a wait that is longer is not worth it
+	late      = time.Millisecond       // the conversation is over
 
 	askAfter  = 2 * time.Millisecond // of looking
-	leastRest = 5 * time.Millisecond
-	mostRest  = 80 * time.Millisecond
+	askEvery  = 50 * time.Millisecond
+	leastRest = 50 * time.Millisecond
+	mostRest  = 400 * time.Millisecond
 
 	period     = 2 * time.Millisecond
 	talkFrames = 100  // in a period: more is a flood, in which the next frame is there before the worker could sleep
-	talkBatch  = 2    // frames
+	talkBatch  = 4    // frames
 	talkSize   = 8192 // bytes, on average: longer frames are a stream's
 
 	gatherTime = 20 * time.Microsecond
@@ -55,8 +55,8 @@ const (
 // newIdle returns the policy for --busy-poll: a fixed time, or one by what happens.
 func newIdle(busyPoll time.Duration) idle {
 	if busyPoll == BusyPollAuto {
-		l := openLoadavg()
-		return idle{auto: true, spare: l.spareCPU, close: l.close}
+		u := openUptime()
+		return idle{auto: true, spare: u.spareCPU, close: u.close}
 	}
 	return idle{look: busyPoll, close: func() {}}
 }
@@ -83,7 +83,7 @@ func (p *idle) waited(now, d time.Duration, frames, size int) {
 	case p.many || frames > talkBatch || size > talkSize || d > late || now < p.never:
 		p.look = 0
 	case frames == 0: // a wake-up, or a write that failed, says nothing of the next frame
-	case d <= soon:
+	case d <= lookMost:
 		p.look = min(max(2*p.look, lookLeast), lookMost)
 	default:
 		p.look /= 2
@@ -94,10 +94,10 @@ func (p *idle) waited(now, d time.Duration, frames, size int) {
 //
 //uvswitch:hot
 func (p *idle) hasLooked(now, d time.Duration) {
-	if p.looked += d; !p.auto || p.looked < askAfter {
+	if p.looked += d; !p.auto || p.looked < askAfter || now-p.asked < askEvery {
 		return
 	}
-	if p.looked = 0; p.spare() {
+	if p.looked, p.asked = 0, now; p.spare() {
 		p.rest = 0
 		return
 	}
@@ -105,49 +105,57 @@ func (p *idle) hasLooked(now, d time.Duration) {
 	p.look, p.never = 0, now+p.rest
 }
 
-// SpareCPU returns a function that reports whether a CPU of this machine has nothing to do: no thread waits for one. It may be called by one
+// SpareCPU returns a function that reports whether a CPU of this machine has had time to spare since the last call. It may be called by one
 // goroutine at a time.
-func SpareCPU() func() bool { return openLoadavg().spareCPU }
+func SpareCPU() func() bool { return openUptime().spareCPU }
 
-// loadavg tells how many threads are ready to run on this machine.
-type loadavg struct {
-	fd   int // -1: it cannot be read
+// uptime tells how long the CPUs of this machine have been idle. How many threads are ready to run at a moment (/proc/loadavg) tells less: those
+// that wake each other are many for a moment, although a CPU is idle most of the time.
+type uptime struct {
+	fd   int           // -1: it cannot be read
+	at   time.Duration // of the last call
+	idle time.Duration // of all CPUs together, then
 	text [64]byte
 }
 
-// spareCPU reports whether no thread waits for a CPU: the fourth field of /proc/loadavg begins with the number of threads that run or could
-// run.
-func (l *loadavg) spareCPU() bool {
-	n, err := unix.Pread(l.fd, l.text[:], 0)
+// spareCPU reports whether a CPU has had time to spare since the last call. The kernel tells idle time in units of 10 ms: there should be some of
+// them between two calls.
+func (u *uptime) spareCPU() bool {
+	n, err := unix.Pread(u.fd, u.text[:], 0)
 	if err != nil {
 		return false
 	}
-	return running(l.text[:n]) <= runtime.NumCPU()
+	now, idle := monotonic(), idleTime(u.text[:n])
+	passed, idled := now-u.at, idle-u.idle
+	u.at, u.idle = now, idle
+	return isSpare(idled, passed)
 }
 
-func openLoadavg() *loadavg {
-	fd, err := unix.Open("/proc/loadavg", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+// isSpare reports whether the CPUs were idle for a tenth of one CPU's time, or more.
+func isSpare(idled, passed time.Duration) bool { return idled > 0 && idled*10 >= passed }
+
+func openUptime() *uptime {
+	fd, err := unix.Open("/proc/uptime", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		fd = -1
 	}
-	return &loadavg{fd: fd}
+	return &uptime{fd: fd}
 }
 
-func (l *loadavg) close() {
-	if l.fd >= 0 {
-		unix.Close(l.fd)
+func (u *uptime) close() {
+	if u.fd >= 0 {
+		unix.Close(u.fd)
 	}
-	l.fd = -1
+	u.fd = -1
 }
 
-// running reads the number of threads in a text such as "0.20 0.18 0.12 1/80 11206"; very many if there is none.
-func running(text []byte) (n int) {
-	slash := bytes.IndexByte(text, '/')
-	for i := bytes.LastIndexByte(text[:max(slash, 0)], ' ') + 1; i < slash; i++ {
-		n = 10*n + int(text[i]-'0')
+// idleTime reads the second number of a text such as "14760.63 16772.47": seconds. It is 0 if there is none.
+func idleTime(text []byte) time.Duration {
+	var hundredths time.Duration
+	for _, c := range text[bytes.IndexByte(text, ' ')+1:] {
+		if c >= '0' && c <= '9' {
+			hundredths = 10*hundredths + time.Duration(c-'0')
+		}
 	}
-	if n == 0 {
-		return 1 << 30
-	}
-	return n
+	return hundredths * 10 * time.Millisecond
 }

@@ -44,9 +44,9 @@ func TestIdle(t *testing.T) {
 	}{
 		{"at first", func(w *waiting) {}, 0},
 		{"one answer soon", func(w *waiting) { w.wait(25*us, 1, 100) }, 10 * us},
-		{"a conversation", func(w *waiting) { w.waits(1000, 25*us, 1, 100) }, 50 * us},
+		{"a conversation", func(w *waiting) { w.waits(1000, 25*us, 1, 100) }, 100 * us},
 		{"its end", func(w *waiting) { w.waits(1000, 25*us, 1, 100); w.wait(5*ms, 1, 100) }, 0},
-		{"a slower one", func(w *waiting) { w.waits(1000, 25*us, 1, 100); w.waits(2, 80*us, 1, 100) }, 12500},
+		{"a slower one", func(w *waiting) { w.waits(1000, 25*us, 1, 100); w.waits(2, 150*us, 1, 100) }, 25 * us},
 		{"one that is too slow", func(w *waiting) { w.waits(1000, 25*us, 1, 100); w.waits(100, 200*us, 1, 100) }, 0},
 		{"a quiet host", func(w *waiting) { w.waits(100, 100*ms, 1, 100) }, 0},
 		{"a flood", func(w *waiting) { w.waits(1000, 10*us, 1, 100) }, 0},
@@ -56,8 +56,8 @@ func TestIdle(t *testing.T) {
 			w.busy = true
 			w.waits(100, 25*us, 1, 100)
 			w.busy = false
-			w.waits(5000, 25*us, 1, 100)
-		}, 50 * us},
+			w.waits(50000, 25*us, 1, 100)
+		}, 100 * us},
 	} {
 		w := newWaiting()
 		if x.play(w); w.look != x.want {
@@ -78,23 +78,23 @@ func TestIdle(t *testing.T) {
 		t.Errorf("in a stream, it sleeps for %s at least", w.gather)
 	}
 	w.waits(1000, 10*us, 1, 100)
-	if w.waits(100, 100*us, 1, 100); w.gather != 0 || w.look != 0 {
+	if w.waits(100, 150*us, 1, 100); w.gather != 0 || w.look != 0 {
 		t.Errorf("after a flood, it sleeps for %s at least, and looks for %s", w.gather, w.look)
 	}
 
-	w = newWaiting() // without a spare CPU, it looks for 2 of 82 ms in the end
+	w = newWaiting() // without a spare CPU, it looks for 50 ms, and then less and less, for 2 of 402 ms in the end
 	w.busy = true
 	looked := time.Duration(0)
 	for w.now < time.Second {
 		looked += min(w.look, 25*us)
 		w.wait(25*us, 1, 100)
 	}
-	if looked > 60*ms || w.asked == 0 {
+	if looked > 65*ms || w.asked == 0 {
 		t.Errorf("without a spare CPU, it looked for %s of a second, and asked %d times", looked, w.asked)
 	}
 	w = newWaiting()
 	w.waits(40000, 25*us, 1, 100)
-	if w.asked < 400 || w.asked > 600 {
+	if w.asked < 15 || w.asked > 25 {
 		t.Errorf("in a second of looking it asked %d times for a spare CPU", w.asked)
 	}
 
@@ -106,16 +106,26 @@ func TestIdle(t *testing.T) {
 	}
 }
 
-func TestRunning(t *testing.T) {
-	for text, want := range map[string]int{"0.20 0.18 0.12 1/80 11206\n": 1, "4.00 3.00 2.00 12/345 9\n": 12, "": 1 << 30, "0.20 0.18": 1 << 30} {
-		if got := running([]byte(text)); got != want {
-			t.Errorf("%q: %d", text, got)
+func TestIdleTime(t *testing.T) {
+	for text, want := range map[string]time.Duration{"14760.63 16772.47\n": 16772470 * time.Millisecond, "1.00 0.05\n": 50 * time.Millisecond, "": 0, "\n": 0} {
+		if got := idleTime([]byte(text)); got != want {
+			t.Errorf("%q: %s", text, got)
 		}
 	}
-	l := openLoadavg()
-	defer l.close()
-	l.spareCPU()
-	if n := testing.AllocsPerRun(100, func() { l.spareCPU() }); n != 0 {
+	u := openUptime()
+	defer u.close()
+	if n := testing.AllocsPerRun(100, func() { u.spareCPU() }); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+	if u.idle == 0 {
+		t.Error("this machine was never idle")
+	}
+	for _, x := range []struct {
+		idled, passed time.Duration
+		want          bool
+	}{{10, 100, true}, {10, 110, false}, {0, 50, false}, {0, 0, false}, {200, 100, true}} {
+		if got := isSpare(x.idled*time.Millisecond, x.passed*time.Millisecond); got != x.want {
+			t.Errorf("idle for %d of %d ms: %v", x.idled, x.passed, got)
+		}
 	}
 }

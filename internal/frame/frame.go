@@ -393,7 +393,7 @@ type Conn interface {
 }
 
 // An Answerer is a Conn whose Write may leave frames that Read returns at once. It may also find out after a Write that the frame cannot be
-// delivered: Failures appends such frames to a list, without the port, and forgets them.
+// delivered: Failures appends such frames to a list, without the port, and forgets them. It is called before each round of Reads.
 type Answerer interface {
 	HasFrames() bool
 	Failures(to []TxFailure) []TxFailure

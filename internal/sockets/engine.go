@@ -68,6 +68,7 @@ type Engine struct {
 	failed      []frame.TxFailure
 	ident       uint16 // of the last packet that may be cut
 	reads       uint8  // since the last look at the sockets
+	looked      bool   // in this round of Reads, and that look has told all that had happened
 	waiting     bool   // accept has stopped early: look accepts again
 	starved     bool   // accept had no descriptor or no memory: the next tick sets waiting
 	readyFlows  queue  // that may have something to send to their container
@@ -137,6 +138,7 @@ func (e *Engine) HasFrames() bool {
 //
 //uvswitch:hot
 func (e *Engine) Failures(to []frame.TxFailure) []frame.TxFailure {
+	e.looked = false // a round of Reads begins
 	to = append(to, e.failed...)
 	e.failed = e.failed[:0]
 	return to
@@ -227,7 +229,12 @@ func (e *Engine) Read(b []byte) (int, error) {
 		if e.HasFrames() || !e.readyPoints.isEmpty() {
 			continue
 		}
+		if e.looked { // what has happened since then makes FD readable
+			e.looked = false
+			return 0, nil
+		}
 		if n, err := e.look(); n == 0 {
+			e.looked = false
 			return 0, err
 		}
 	}
@@ -246,8 +253,10 @@ func (e *Engine) look() (int, error) {
 	for i := range e.events[:n] {
 		e.happened(&e.events[i])
 	}
+	e.looked = n < len(e.events)
 	if e.waiting {
 		e.acceptWaiting()
+		e.looked = e.looked && !e.waiting
 		n++
 	}
 	return n, nil

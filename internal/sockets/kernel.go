@@ -17,6 +17,7 @@ type Kernel interface {
 	// FD is readable when Wait has events; -1 if nobody waits.
 	FD() int
 	// Watch makes Wait tell events of a descriptor, each once (edge-triggered): data that was peeked at stay in the socket. fd and pad are told with them.
+	// A second call for the descriptor replaces the events.
 	Watch(socket int32, fd, pad int32, events uint32) error
 	// Wait returns how many events there are, without waiting.
 	Wait(events []unix.EpollEvent) (int, error)
@@ -123,7 +124,12 @@ func (l *Linux) FD() int { return l.epoll }
 
 // Watch implements Kernel.
 func (l *Linux) Watch(socket int32, fd, pad int32, events uint32) error {
-	return unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, int(socket), &unix.EpollEvent{Events: events | unix.EPOLLET&0xffffffff, Fd: fd, Pad: pad})
+	ev := unix.EpollEvent{Events: events | unix.EPOLLET&0xffffffff, Fd: fd, Pad: pad}
+	err := unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, int(socket), &ev)
+	if err == unix.EEXIST {
+		err = unix.EpollCtl(l.epoll, unix.EPOLL_CTL_MOD, int(socket), &ev)
+	}
+	return err
 }
 
 // Wait implements Kernel.

@@ -215,7 +215,7 @@ func (e *Engine) admit(fd int32, own, peer End, d *door) bool {
 	if k.in == anyOf(k.in) || !e.take(d.owner) { // a host without an address has none that could stand for its loopback
 		return false
 	}
-	i, err := e.newFlow(&k, fd, d.owner, d.peeks)
+	i, err := e.newFlow(&k, fd, d.owner, d.peeks, reading)
 	if err != nil {
 		e.giveBack(d.owner)
 		return false

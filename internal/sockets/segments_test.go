@@ -33,6 +33,7 @@ type segment struct {
 	from  uint16
 	flags uint8
 	seq   uint32
+	ack   uint32
 	data  string
 }
 
@@ -113,7 +114,7 @@ func (w *wire) read() (s segment, ok bool) {
 		return s, true
 	}
 	h := frame.TCPHeader(p[frame.IPv4Len:])
-	return segment{binary.BigEndian.Uint16(h[2:]), binary.BigEndian.Uint16(h), h.Flags(), h.Seq(), string(h[h.HeaderLen():])}, true
+	return segment{binary.BigEndian.Uint16(h[2:]), binary.BigEndian.Uint16(h), h.Flags(), h.Seq(), h.Ack(), string(h[h.HeaderLen():])}, true
 }
 
 // await reads until is is true of all that was read, or a second has passed.
@@ -523,5 +524,42 @@ func TestLoopbackWithoutAddress(t *testing.T) {
 	}
 	if n, _ := w.e.InUse(); n != 0 {
 		t.Errorf("%d sockets are in use", n)
+	}
+}
+
+// A container's FIN is acknowledged once; if the container sends it again, once more, also when its acknowledgement of the peer's FIN ends the
+// connection.
+func TestFINIsAcknowledged(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		w := newWire(t, Options{})
+		l, port := w.listen()
+		fd, seq := w.connect(l, 40000, port, 60000)
+		acks := 0
+		count := func(all []segment) {
+			for _, s := range all {
+				if s.ack == 101 && s.flags&frame.FlagFIN == 0 {
+					acks++
+				}
+			}
+		}
+		w.tcp(40000, port, frame.FlagFIN|frame.FlagACK, 100, seq, 60000)
+		count(w.await(func(s []segment) bool { return len(s) > 0 && s[len(s)-1].ack == 101 }))
+		unix.Close(fd)
+		count(w.await(has(frame.FlagFIN)))
+		flags, at := uint8(frame.FlagACK), uint32(101)
+		if again {
+			flags, at = flags|frame.FlagFIN, 100
+		}
+		w.tcp(40000, port, flags, at, seq+1, 60000)
+		for s, ok := w.read(); ok; s, ok = w.read() {
+			count([]segment{s})
+		}
+		want := 1
+		if again {
+			want = 2
+		}
+		if n, _ := w.e.InUse(); acks != want || n != 0 {
+			t.Errorf("sent again %v: %d acknowledgements, want %d; %d sockets are left", again, acks, want, n)
+		}
 	}
 }

@@ -42,6 +42,7 @@ const (
 	rereads               // the kernel knows no SO_PEEK_OFF for TCP (IPv4: before Linux 6.9, IPv6: before 6.12)
 	orphan                // its container has gone, after its FIN: the data before the FIN are still passed on
 	urgent                // the peer has sent urgent data: a read ends before them, although more data are there
+	tellsRoom             // the kernel tells when the socket takes data again
 )
 
 // A tcpFlow is one connection.
@@ -84,7 +85,11 @@ const (
 	defaultMSS = 536 // RFC 9293, 3.7.1
 )
 
-const readWrite = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI
+// What the kernel tells of a socket; and what it tells besides while a connection is made, or after the socket has not taken all data.
+const (
+	reading = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLPRI
+	writing = unix.EPOLLOUT
+)
 
 //uvswitch:hot
 func before(a, b uint32) bool { return int32(a-b) < 0 }
@@ -157,8 +162,8 @@ func (e *Engine) refuse(k *key, seq, ack uint32, flags uint8) {
 	e.sendControl(k, frame.FlagRST|frame.FlagACK, 0, seq, 0, nil)
 }
 
-// newFlow returns a flow for a prepared socket, which it watches.
-func (e *Engine) newFlow(k *key, fd int32, owner frame.PortID, peeks bool) (int32, error) {
+// newFlow returns a flow for a prepared socket, which it watches for events.
+func (e *Engine) newFlow(k *key, fd int32, owner frame.PortID, peeks bool, events uint32) (int32, error) {
 	if len(e.free) == 0 && len(e.flows) == cap(e.flows) { // closed ones still wait in readyFlows
 		return 0, unix.ENOBUFS
 	}
@@ -169,7 +174,10 @@ func (e *Engine) newFlow(k *key, fd int32, owner frame.PortID, peeks bool) (int3
 	if !peeks {
 		e.flows[i].bits |= rereads
 	}
-	if err := e.sys.Watch(fd, i, tag(isFlow, gen), readWrite); err != nil {
+	if events&writing != 0 {
+		e.flows[i].bits |= tellsRoom
+	}
+	if err := e.sys.Watch(fd, i, tag(isFlow, gen), events); err != nil {
 		e.free = append(e.free, i)
 		return 0, err
 	}
@@ -187,7 +195,7 @@ func (e *Engine) connect(f *frame.Frame, k *key) frame.Reason {
 	fd, peeks, err := e.sys.Connect(k.out, k.outPort, int(f.TrafficClass()&^3))
 	var i int32
 	if err == nil {
-		if i, err = e.newFlow(k, fd, f.In, peeks); err != nil {
+		if i, err = e.newFlow(k, fd, f.In, peeks, reading|writing); err != nil {
 			e.sys.End(fd, false)
 		}
 	}
@@ -392,6 +400,9 @@ func (e *Engine) segment(i int32, f *frame.Frame) {
 		return
 	}
 	n := segmentLen(f)
+	if n > 0 || seq != c.rcvNxt {
+		c.bits |= owesAck
+	}
 	e.acknowledged(i, h, n)
 	if c.state == answered { // RFC 9293, 3.10.7.4: it acknowledges something else than the SYN-ACK
 		e.refuse(&c.key, 0, h.Ack(), flags)
@@ -400,7 +411,6 @@ func (e *Engine) segment(i int32, f *frame.Frame) {
 	if c.state == closed || n == 0 && seq == c.rcvNxt {
 		return
 	}
-	c.bits |= owesAck
 	e.makeReady(i)
 	old := c.rcvNxt - seq // bytes that are here already
 	if int32(old) < 0 || int(old) >= n || c.bits&gotFIN != 0 {
@@ -537,6 +547,9 @@ func (e *Engine) takeData(i int32, f *frame.Frame, skip, n int) (taken int) {
 	}
 	if taken < n {
 		taken += e.keep(c, iov[:parts], taken, n-taken)
+		if c.bits&tellsRoom == 0 && e.sys.Watch(c.fd, i, tag(isFlow, c.gen), reading|writing) == nil {
+			c.bits |= tellsRoom
+		}
 	}
 	c.rcvNxt += uint32(taken)
 	return taken
@@ -607,7 +620,7 @@ func (e *Engine) shutIfDone(i int32) {
 	}
 }
 
-// endIfDone ends a flow when both sides have ended it. The acknowledgement of the container's FIN is sent first.
+// endIfDone ends a flow when both sides have ended it. An acknowledgement that is due is sent first.
 func (e *Engine) endIfDone(i int32) bool {
 	c := &e.flows[i]
 	if c.state == closed {
@@ -616,7 +629,9 @@ func (e *Engine) endIfDone(i int32) bool {
 	if c.bits&(shutDown|ackedFIN) != shutDown|ackedFIN {
 		return false
 	}
-	e.sendControl(&c.key, frame.FlagACK, c.nxt, c.rcvNxt, c.windowField(maxPacket), nil)
+	if c.bits&owesAck != 0 {
+		e.sendControl(&c.key, frame.FlagACK, c.nxt, c.rcvNxt, c.windowField(maxPacket), nil)
+	}
 	e.end(i)
 	return true
 }
@@ -781,6 +796,9 @@ const rereadSize = 256 << 10
 //
 //uvswitch:hot
 func (e *Engine) roomFor(c *tcpFlow) int {
+	if c.bits&gotFIN != 0 { // it sends nothing more
+		return 0
+	}
 	if c.piece >= 0 {
 		return pieceSize - int(c.end-c.begin)
 	}
