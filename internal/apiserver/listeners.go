@@ -48,11 +48,14 @@ func (s *Server) readerServer(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			_, byTCP := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr) // a browser reaches no unix socket
-			if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
+			site := r.Header.Get("Sec-Fetch-Site")
+			if site == "cross-site" || site == "same-site" {
 				http.Error(w, "requests from other sites are refused", http.StatusForbidden)
 				return
 			}
-			if byTCP && !isLocalHost(r.Host) || r.Header.Get("Origin") != "" && r.Header.Get("Origin") != "http://"+r.Host {
+			origin := r.Header.Get("Origin")
+			own := origin == "" || origin == "http://"+r.Host || site == "same-origin" // which a browser says also behind a proxy
+			if byTCP && !isLocalHost(r.Host) || !own {
 				http.Error(w, fmt.Sprintf("host %q is refused: use 127.0.0.1 or localhost", r.Host), http.StatusForbidden)
 				return
 			}

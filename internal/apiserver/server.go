@@ -15,10 +15,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/capture"
 	"github.com/uvswitch/uvswitch/internal/config"
 	"github.com/uvswitch/uvswitch/internal/daemon"
 	"github.com/uvswitch/uvswitch/internal/dataplane"
+	"github.com/uvswitch/uvswitch/internal/history"
 	"github.com/uvswitch/uvswitch/internal/web"
 )
 
@@ -43,6 +45,8 @@ type Server struct {
 	turns   *turns
 	servers []*http.Server
 	token   web.Token // of the live page
+	history *history.History
+	forget  context.CancelFunc // ends the history's samples
 	ended   chan error
 
 	dropLogMu sync.Mutex // Lock 10: held while the last drops are collected
@@ -50,7 +54,10 @@ type Server struct {
 
 // Start serves d until Close.
 func Start(d *daemon.Daemon, o Options) *Server {
-	s := &Server{d: d, dp: d.Dataplane(), opts: o, log: o.Log, capture: capture.NewHub(d.Dataplane()), turns: newTurns(), token: web.NewToken(), ended: make(chan error, 1)}
+	s := &Server{d: d, dp: d.Dataplane(), opts: o, log: o.Log, capture: capture.NewHub(d.Dataplane()), turns: newTurns(), token: web.NewToken(), history: history.New(), ended: make(chan error, 1)}
+	ctx, forget := context.WithCancel(context.Background())
+	s.forget = forget
+	go s.history.Run(ctx, func() api.Stats { return s.view().stats() })
 	s.serveReaders()
 	control := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second, ConnContext: rememberPeer, ErrorLog: s.errorLog()}
 	s.servers = append(s.servers, control)
@@ -67,6 +74,7 @@ func (s *Server) Ended() <-chan error { return s.ended }
 
 // Close ends every listener and every request.
 func (s *Server) Close() {
+	s.forget()
 	for _, x := range s.servers {
 		x.Close()
 	}

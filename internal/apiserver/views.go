@@ -16,6 +16,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/dataplane"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/gateway"
+	"github.com/uvswitch/uvswitch/internal/history"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/router"
@@ -29,10 +30,11 @@ type view struct {
 	dp      *dataplane.Dataplane
 	version string
 	missed  func() uint64 // flow events that readers missed
+	history *history.History
 }
 
 func (s *Server) view() *view {
-	return &view{State: s.d.State(), d: s.d, dp: s.dp, version: s.opts.Version, missed: s.events.missed.Load}
+	return &view{State: s.d.State(), d: s.d, dp: s.dp, version: s.opts.Version, missed: s.events.missed.Load, history: s.history}
 }
 
 func (v *view) port(p *model.Port, st daemon.PortStatus) api.Port {

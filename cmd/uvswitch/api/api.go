@@ -637,6 +637,24 @@ type Stats struct {
 	IO           []WorkerIO           `json:"io"` // by worker
 }
 
+// A History has the rates of the last ten minutes, each per second of an interval. The oldest one is the first.
+type History struct {
+	Interval float64              `json:"interval"`        // seconds
+	Until    string               `json:"until,omitempty"` // the end of the last interval (RFC 3339)
+	Total    Rates                `json:"total"`           // of all ports together
+	Ports    map[string]Rates     `json:"ports"`           // of those that were asked for
+	Drops    map[string][]float32 `json:"drops"`           // frames, by reason; only reasons of this time
+}
+
+// Rates are those of a port. rx is what the switch receives from it.
+type Rates struct {
+	RxBytes   []float32 `json:"rx_bytes"`
+	TxBytes   []float32 `json:"tx_bytes"`
+	RxPackets []float32 `json:"rx_packets"`
+	TxPackets []float32 `json:"tx_packets"`
+	Dropped   []float32 `json:"dropped"`
+}
+
 // A WorkerIO is what a worker has done since the switch began.
 type WorkerIO struct {
 	CPUSeconds  float64           `json:"cpu_seconds"`
