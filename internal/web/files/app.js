@@ -9,12 +9,23 @@ function takeToken() {
 }
 takeToken();
 
-const ask = (path, opt = {}) => fetch("/v1" + path, { ...opt, headers: { ...opt.headers, Authorization: "Bearer " + (sessionStorage.getItem("token") || "") } });
+const ask = (path, opt = {}) => fetch("v1" + path, { ...opt, headers: { ...opt.headers, Authorization: "Bearer " + (sessionStorage.getItem("token") || "") } });
 const api = (path, opt) => ask(path, opt).then(async r => {
   const v = await r.json();
   if (!r.ok) throw new Error(v.error || r.statusText);
   return v;
 });
+// lines asks for a list that has one value of JSON in each line.
+const lines = async path => {
+  const r = await ask(path);
+  if (!r.ok) throw new Error((await r.json()).error);
+  return (await r.text()).split("\n").filter(Boolean).map(l => JSON.parse(l));
+};
+// link is a path with those words that are not empty.
+const link = (path, words) => {
+  const some = Object.entries(words).filter(([, v]) => v !== "" && v !== undefined);
+  return some.length ? path + "?" + new URLSearchParams(some) : path;
+};
 const $ = id => document.getElementById(id);
 
 // el creates an element. Text is added as text, never as markup.
@@ -36,7 +47,7 @@ const scaled = (v, unit) => {
   const s = ["", "k", "M", "G", "T"];
   let i = 0;
   while (v >= 1000 && i < s.length - 1) { v /= 1000; i++; }
-  return (v >= 100 || i === 0 ? v.toFixed(0) : v.toFixed(1)) + " " + s[i] + unit;
+  return (v >= 100 || Number.isInteger(v) ? v.toFixed(0) : v.toFixed(1)) + " " + s[i] + unit;
 };
 const bits = b => scaled(b * 8, "bit/s");
 const pps = n => scaled(n, "pkt/s");
@@ -44,7 +55,7 @@ const count = n => n.toLocaleString("en");
 const span = s => s < 60 ? s.toFixed(0) + " s" : s < 3600 ? (s / 60).toFixed(0) + " min" : s < 86400 ? (s / 3600).toFixed(1) + " h" : (s / 86400).toFixed(1) + " days";
 
 // The last answers of the switch, and the rates between the last two polls.
-const state = { status: null, ports: [], stats: null, publish: [], reasons: Object.create(null), rates: Object.create(null), dropRates: {}, history: Object.create(null), at: 0 };
+const state = { status: null, ports: [], stats: null, publish: [], reasons: Object.create(null), rates: Object.create(null), dropRates: {}, at: 0 };
 const allFlows = tables => tables.flows.used + tables.flows6.used; // of both families
 const zero = { rx_bytes: 0, tx_bytes: 0, rx_packets: 0, tx_packets: 0 };
 
@@ -58,8 +69,6 @@ async function poll() {
       const bad = x => x.rx_dropped + x.tx_dropped - (x.drops.ack_superseded || 0); // superseded ACKs are saved work, not losses
       r.drops = Math.max(0, bad(p) - bad(q)) / dt;
       state.rates[name] = r;
-      (state.history[name] ||= []).push(r);
-      if (state.history[name].length > 90) state.history[name].shift();
     }
     state.dropRates = {};
     for (const [k, n] of Object.entries(stats.drops)) state.dropRates[k] = Math.max(0, n - (old.drops[k] || 0)) / dt;
@@ -206,8 +215,26 @@ const pages = {
     },
   },
   drops: {
-    wide: true,
-    draw(main) { main.replaceChildren(card("Drops by reason", "since the switch started; stats, monitor, trace and dump use the same names", ...dropList(true))); },
+    wide: true, port: "", reason: "",
+    enter(_, words) { Object.assign(this, { port: words.get("port") || "", reason: words.get("reason") || "" }); },
+    choose(name, value) {
+      this[name] = value;
+      history.replaceState(null, "", "#" + link("drops", { port: this.port, reason: this.reason }));
+      this.draw($("page"));
+    },
+    async draw(main) {
+      const [past, last] = await Promise.all([api("/history"), lines(link("/monitor", { verdict: "dropped", last: 200, follow: 0, reason: this.reason, port: this.port })).catch(e => e)]);
+      if (pages.current !== this || document.activeElement?.tagName === "SELECT") return; // a list is open
+      const choice = (what, values) => el("label", {}, what + " ", el("select", { "aria-label": what, onchange: e => { e.target.blur(); this.choose(what, e.target.value); } },
+        el("option", { value: "" }, "any"), ...values.map(v => el("option", { value: v, selected: v === this[what] }, v))));
+      const reasons = Object.entries(past.drops).filter(([k]) => k !== "ack_superseded").map(([k, n]) => ({ name: k, values: n, sum: n.reduce((a, b) => a + b, 0) })).sort((a, b) => b.sum - a.sum);
+      main.replaceChildren(
+        card("Drops over time", "frames in a second, by reason", chart(reasons.slice(0, 5).map((r, i) => ({ ...r, class: "c" + i })), past, n => scaled(n, "/s"))),
+        card("The last drops", "the newest first", el("div", { class: "bar" }, choice("port", state.ports.map(p => p.name).sort()), choice("reason", Object.keys(state.stats.drops).sort()),
+          copied(`uvswitch monitor --verdict dropped --last 200${this.port ? " --port " + this.port : ""}${this.reason ? " --reason " + this.reason : ""}`)),
+          last instanceof Error ? el("p", { class: "muted" }, last.message) : last.length ? dropTable(last.reverse()) : el("p", { class: "muted" }, "None that the switch remembers.")),
+        card("Drops by reason", "since the switch started; stats, monitor, trace and dump use the same names", ...dropList(true)));
+    },
   },
   names: {
     wide: true,
@@ -240,9 +267,7 @@ const pages = {
   events: {
     wide: true, kind: "",
     async draw(main) {
-      const r = await ask("/events?follow=0");
-      if (!r.ok) throw new Error((await r.json()).error);
-      const all = (await r.text()).split("\n").filter(Boolean).map(l => JSON.parse(l)).reverse();
+      const all = (await lines("/events?follow=0")).reverse();
       if (pages.current !== this) return;
       const kinds = [...new Set(all.map(e => e.event))].sort();
       const choice = el("select", { "aria-label": "kind of event", onchange: e => { this.kind = e.target.value; this.draw(main); } }, el("option", { value: "" }, "all"), ...kinds.map(k => el("option", { value: k, selected: k === this.kind }, k)));
@@ -305,8 +330,9 @@ const pages = {
       if (!p) return main.replaceChildren(card("Port not found", "", el("p", {}, `Port ${this.name} does not exist, or it was removed. `, el("a", { href: "#" }, "All ports"))));
       const name = this.name;
       if (!this.stream) this.follow(name);
-      [this.fdb, this.flows] = await Promise.all([api("/fdb"), api("/flows?limit=50&port=" + encodeURIComponent(name)).catch(e => e)]);
+      [this.fdb, this.flows, this.past] = await Promise.all([api("/fdb"), api("/flows?limit=50&port=" + encodeURIComponent(name)).catch(e => e), api(link("/history", { port: name }))]);
       if (pages.current !== this || this.name !== name) return;
+      const past = this.past.ports[name] || { rx_bytes: [], tx_bytes: [] };
       const r = rateOf(p.name), facts = { state: p.state, kind: p.kind, network: p.network || "–", device: p.ifname, namespace: p.netns || "that of the switch", address: p.addresses.join(", ") || "–", MAC: p.mac || "–", MTU: p.mtu, offloads: p.offload ? "on" : "off",
         settings: Object.entries(p.flags).filter(([, on]) => on).map(([k]) => k).join(", ") || "–" };
       const stations = this.fdb.filter(e => e.ifname === p.name);
@@ -314,7 +340,7 @@ const pages = {
       main.replaceChildren(
         el("div", { class: "stack" },
           card(p.name, p.kind, el("dl", { class: "facts" }, ...Object.entries(facts).map(([k, v]) => el("div", {}, el("dt", {}, k), el("dd", {}, String(v)))))),
-          card("Rate", "the last 90 seconds", spark(state.history[p.name] || []), legend()),
+          card("Rate", "the last ten minutes", chart([{ name: "from the port", values: past.rx_bytes, class: "rx" }, { name: "to the port", values: past.tx_bytes, class: "tx" }], this.past, bits)),
           card("Live capture", "frames from and to this port, each with its verdict", el("div", { class: "bar" },
             el("button", { onclick: () => { this.paused = !this.paused; this.draw(main); } }, this.paused ? "Resume" : "Pause"), el("span", { class: "muted mono" }, `uvswitch dump -i ${p.name} -w - | wireshark -k -i -`)), this.box),
           this.flows instanceof Error ? card("Flows", "", el("p", { class: "muted" }, this.flows.message))
@@ -322,7 +348,7 @@ const pages = {
         el("div", { class: "stack" },
           card("Counters", "", table([[""], ["from the port", "n"], ["to the port", "n"]], [["packets", count(p.rx_packets), count(p.tx_packets)], ["bytes", count(p.rx_bytes), count(p.tx_bytes)],
             ["rate", bits(r.rx_bytes), bits(r.tx_bytes)], ["", pps(r.rx_packets), pps(r.tx_packets)], ["dropped", count(p.rx_dropped), count(p.tx_dropped)]])),
-          card("Drops", "at this port", ...(Object.keys(p.drops).length ? Object.entries(p.drops).sort((a, b) => b[1] - a[1]).map(([k, n]) => el("div", { class: "reason" },
+          card("Drops", "at this port", el("p", {}, el("a", { href: "#" + link("drops", { port: p.name }) }, "the last ones, one by one")), ...(Object.keys(p.drops).length ? Object.entries(p.drops).sort((a, b) => b[1] - a[1]).map(([k, n]) => el("div", { class: "reason" },
             el("div", { class: "head" }, el("code", {}, k), el("span", { class: "mono" }, count(n))), el("p", {}, (state.reasons[k] || {}).meaning || ""))) : [el("p", { class: "muted" }, "No drops.")])),
           card("Stations", "from the forwarding database", stations.length ? table([["MAC"], ["state"], ["age", "n"]], stations.map(e => [el("code", {}, e.mac), e.state || "learned", e.state ? "" : e.age.toFixed(0) + " s"])) : el("p", { class: "muted" }, "No station was learned."))));
       if (this.lines.length) this.tail();
@@ -330,24 +356,28 @@ const pages = {
     },
   },
   trace: {
-    wide: true, made: false,
+    wide: true, words: new URLSearchParams(),
+    enter(_, words) { this.words = words; },
     draw(main) {
       if (main.querySelector("#tracer")) return; // keep what the user has typed
       const ports = state.ports.filter(p => p.kind !== "host");
       const port = el("select", { id: "trace-port", "aria-label": "port" }, ...ports.map(p => el("option", { value: p.name }, p.name)));
-      const first = ports.find(p => p.kind !== "uplink");
+      const first = ports.find(p => p.name === this.words.get("in")) || ports.find(p => p.kind !== "uplink");
       if (first) port.value = first.name;
-      const packet = el("input", { type: "text", id: "trace-packet", "aria-label": "packet description", placeholder: "tcp > 1.1.1.1:443 S", value: "tcp > 1.1.1.1:443 S", spellcheck: "false" });
+      const packet = el("input", { type: "text", id: "trace-packet", "aria-label": "packet description", placeholder: "tcp > 1.1.1.1:443 S", value: this.words.get("packet") || "tcp > 1.1.1.1:443 S", spellcheck: "false" });
       const reverse = el("input", { type: "checkbox", id: "trace-reverse", checked: "" });
       const out = el("div", { id: "way" });
       const form = el("form", { id: "tracer", onsubmit: async e => {
         e.preventDefault();
+        history.replaceState(null, "", "#" + link("trace", { in: port.value, packet: packet.value }));
         try {
           const t = await api("/trace", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ in: port.value, packet: packet.value, reverse: reverse.checked }) });
           out.replaceChildren(...drawTrace(t), ...(t.reverse ? [el("h2", {}, "The reply"), ...drawTrace(t.reverse)] : []));
         } catch (err) { out.replaceChildren(el("p", { class: "error" }, err.message)); }
       } }, el("div", { class: "bar" }, el("label", {}, "from port ", port), packet, el("label", {}, reverse, " and the reply"), el("button", { class: "go" }, "Trace")));
-      main.replaceChildren(card("Trace", "what would happen to a packet, and why; a trace reads the live tables and changes nothing", form, out));
+      const examples = ["tcp > 1.1.1.1:443 S", "udp > 9.9.9.9:53", "icmp > 1.1.1.1", "dns example.org"].map(words => el("button", { type: "button", onclick: () => { packet.value = words; form.requestSubmit(); } }, words));
+      main.replaceChildren(card("Trace", "what would happen to a packet, and why; a trace reads the live tables and changes nothing", form, el("div", { class: "bar" }, el("span", { class: "muted" }, "for example"), ...examples), out));
+      if (this.words.get("packet")) form.requestSubmit();
     },
   },
 };
@@ -358,17 +388,47 @@ function flowTable(flows) {
     f.port ? portLink(f.port) : "–", count(f.original.bytes), count(f.reply.bytes), span(f.timeout)]));
 }
 
-function spark(list) {
-  const W = 700, H = 110, svg = el("svg", { class: "spark", viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none", role: "img", "aria-label": "rate of the port" });
-  const top = Math.max(1000, ...list.flatMap(r => [r.rx_bytes, r.tx_bytes])) * 1.1;
-  svg.append(el("line", { x1: 0, y1: H - 1, x2: W, y2: H - 1 }), el("text", { x: 4, y: 11 }, bits(top)));
-  for (const k of ["rx", "tx"]) {
-    const pts = list.map((r, i) => `${(W - (list.length - 1 - i) * W / 89).toFixed(1)} ${(H - 2 - (H - 14) * r[k + "_bytes"] / top).toFixed(1)}`);
-    if (!pts.length) continue;
-    const x0 = pts[0].split(" ")[0];
-    svg.append(el("path", { class: "area " + k, d: `M${x0} ${H} L${pts.join(" L")} L${W} ${H}Z` }), el("path", { class: k, d: "M" + pts.join(" L") }));
-  }
-  return svg;
+// packetOf describes a dropped packet for a trace; undefined if its kind has no description.
+function packetOf(v) {
+  if (!v.src || !v.dst || !["tcp", "udp", "sctp", "icmp", "icmpv6"].includes(v.protocol)) return undefined;
+  const end = (a, port) => port ? literal(a) + ":" + port : a;
+  return `${v.protocol === "icmpv6" ? "icmp" : v.protocol} ${end(v.src, v.sport)} > ${end(v.dst, v.dport)}`;
+}
+
+function dropTable(drops) {
+  const known = name => state.ports.some(p => p.name === name);
+  return table([["time"], ["reason"], ["port"], ["packet"], ["why, and what to do"], [""]], drops.map(v => {
+    const packet = packetOf(v), r = state.reasons[v.reason] || {};
+    return [el("span", { class: "mono" }, new Date(v.time).toLocaleTimeString()), el("code", { class: "badtext" }, v.reason), known(v.in) ? portLink(v.in) : v.in, el("code", {}, v.packet),
+      el("span", {}, v.why || r.meaning || "", el("br"), v.remedy ? copied(v.remedy) : el("span", { class: "muted" }, r.remedy || "")),
+      packet && known(v.in) ? el("a", { href: "#" + link("trace", { in: v.in, packet }) }, "trace") : ""];
+  }));
+}
+
+// copied is a command, and a button that copies it.
+const copied = command => el("span", { class: "command" }, el("code", {}, command), el("button", { type: "button", title: "copy the command", onclick: e => {
+  navigator.clipboard.writeText(command).then(() => { e.target.textContent = "copied"; }, () => { getSelection().selectAllChildren(e.target.previousSibling); });
+} }, "copy"));
+
+// chart draws lines over the time of a history, with axes. The pointer shows the values of a moment.
+function chart(lines, past, unit) {
+  const W = 700, H = 170, left = 74, bottom = 20, top = 8, n = Math.max(2, 600 / past.interval);
+  const svg = el("svg", { class: "chart", viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": lines.map(l => l.name).join(", ") + " over time" });
+  const most = Math.max(1, ...lines.flatMap(l => l.values)) * 1.1;
+  const x = back => W - 8 - back * (W - left - 8) / (n - 1), y = v => H - bottom - (H - bottom - top) * v / most;
+  for (const part of [0, 0.5, 1]) svg.append(el("line", { x1: left, x2: W - 8, y1: y(most * part), y2: y(most * part) }), el("text", { class: "end", x: left - 6, y: y(most * part) + 4 }, unit(most * part)));
+  for (const minutes of [10, 8, 6, 4, 2, 0]) svg.append(el("text", { x: Math.min(x(minutes * 60 / past.interval), W - 30), y: H - 5 }, minutes ? `-${minutes} min` : "now"));
+  for (const l of lines) if (l.values.length) svg.append(el("path", { class: l.class, d: "M" + l.values.map((v, i) => `${x(l.values.length - 1 - i).toFixed(1)} ${y(v).toFixed(1)}`).join(" L") }));
+  const mark = el("line", { class: "mark", y1: top, y2: H - bottom, x1: -1, x2: -1 }), at = el("span", { class: "muted" });
+  svg.append(mark);
+  svg.addEventListener("pointermove", e => {
+    const box = svg.getBoundingClientRect(), back = Math.round((W - 8 - (e.clientX - box.left) * W / box.width) * (n - 1) / (W - left - 8));
+    if (back < 0 || back >= n) return;
+    mark.setAttribute("x1", x(back));
+    mark.setAttribute("x2", x(back));
+    at.textContent = `${span(back * past.interval)} ago: ` + lines.map(l => `${l.name} ${unit(l.values[l.values.length - 1 - back] || 0)}`).join(", ");
+  });
+  return el("div", {}, svg, el("div", { class: "legend" }, ...lines.map(l => el("span", {}, el("i", { class: l.class }), l.name)), at));
 }
 
 function drawTrace(t) {
@@ -379,9 +439,9 @@ function drawTrace(t) {
     el("ol", { class: "way" }, ...t.steps.map(s => el("li", {}, el("span", { class: "result" }, s.result), el("div", { class: "stage" }, s.stage), el("div", { class: "text" }, s.text))), end)];
 }
 
-// route shows the page that the fragment of the URL names.
+// route shows the page that the fragment of the URL names, such as #port/web or #drops?port=web.
 function route() {
-  const [what, arg] = location.hash.slice(1).split("/");
+  const [path, words] = location.hash.slice(1).split("?"), [what, arg] = path.split("/");
   const page = pages[what || "overview"] || pages.overview;
   pages.current?.leave?.();
   pages.current = page;
@@ -389,7 +449,7 @@ function route() {
   main.className = page.wide ? "wide" : "";
   main.replaceChildren();
   document.querySelectorAll("nav a").forEach(a => a.classList.toggle("on", a.dataset.page === (what === "port" ? "" : what || "")));
-  page.enter?.(decodeURIComponent(arg || ""));
+  page.enter?.(decodeURIComponent(arg || ""), new URLSearchParams(words));
   if (state.stats) page.draw(main);
 }
 
