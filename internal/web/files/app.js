@@ -278,15 +278,43 @@ const pages = {
     },
   },
   flows: {
-    wide: true, busy: false,
+    wide: true, busy: false, filter: "", sort: "rate", before: new Map(), at: 0,
+    enter(_, words) { Object.assign(this, { filter: words.get("filter") || "", sort: words.get("sort") || "rate", before: new Map() }); },
+    choose(change) {
+      Object.assign(this, change);
+      history.replaceState(null, "", "#" + link("flows", { filter: this.filter, sort: this.sort === "rate" ? "" : this.sort }));
+      return this.draw($("page"));
+    },
     async draw(main) {
+      if (!main.querySelector("#flow-filter")) {
+        this.box = el("div");
+        const input = el("input", { type: "text", id: "flow-filter", "aria-label": "filter", value: this.filter, placeholder: "-p tcp --port web ESTABLISHED 203.0.113.8", spellcheck: "false", oninput: e => this.choose({ filter: e.target.value }) });
+        this.command = el("span");
+        main.replaceChildren(card("Flows", "the words of `uvswitch flow ls`, and any text of a row", el("div", { class: "bar" }, input, this.command), this.box));
+      }
       if (this.busy) return;
       this.busy = true;
       try {
-        const flows = await api("/flows?limit=300").catch(e => e);
-        if (!(location.hash === "#flows")) return;
-        if (flows instanceof Error) main.replaceChildren(card("Flows", "", el("p", { class: "muted" }, flows.message)));
-        else main.replaceChildren(card("Flows", `${count(allFlows(state.stats.tables))} in the table; this page shows at most 300`, flowTable(flows)));
+        const { query, texts, args } = flowWords(this.filter);
+        const flows = await api(link("/flows", { limit: 2000, ...query })).catch(e => e);
+        if (pages.current !== this) return;
+        this.command.replaceChildren(copied(["uvswitch flow ls", ...args].join(" ")));
+        if (flows instanceof Error) return this.box.replaceChildren(el("p", { class: "error" }, flows.message));
+        const now = performance.now(), seconds = (now - this.at) / 1000, before = this.before;
+        this.before = new Map();
+        const rows = flows.map(f => {
+          const key = `${f.family} ${f.id} ${f.original.src} ${f.original.sport}`, all = f.original.bytes + f.reply.bytes;
+          this.before.set(key, all);
+          return { ...seenByContainer(f), rate: before.has(key) ? Math.max(0, all - before.get(key)) / seconds : 0 };
+        }).filter(r => texts.every(t => r.text.includes(t)));
+        this.at = now;
+        const by = { rate: r => -r.rate, bytes: r => -(r.sent + r.received), port: r => r.f.port, protocol: r => r.f.protocol, state: r => r.f.state, peer: r => r.peer, expires: r => r.f.timeout }[this.sort] || (r => -r.rate);
+        rows.sort((a, b) => by(a) < by(b) ? -1 : by(a) > by(b) ? 1 : 0);
+        const head = (name, what, cls) => [el("button", { type: "button", class: "sort" + (this.sort === what ? " on" : ""), onclick: () => this.choose({ sort: what }) }, name), cls];
+        this.box.replaceChildren(el("p", { class: "muted" }, `${count(allFlows(state.stats.tables))} in the table, ${count(rows.length)} match${flows.length === 2000 ? " among the first 2,000" : ""}${rows.length > 300 ? ", 300 are shown" : ""}`),
+          table([head("port", "port"), ["container"], [""], head("peer", "peer"), ["outside"], head("protocol", "protocol"), head("state", "state"), head("rate", "rate", "n"), ["sent", "n"], head("received", "bytes", "n"), head("expires in", "expires", "n")],
+            rows.slice(0, 300).map(r => [r.f.port ? portLink(r.f.port) : "–", el("code", {}, r.inside), r.out ? "→" : "←", el("code", {}, r.peer), r.outside === r.inside ? "" : el("code", {}, r.outside), r.f.protocol,
+              el("span", { class: "pill" + (r.f.state === "ESTABLISHED" ? " good" : "") }, r.f.state || r.f.status.join(" ") || "–"), bits(r.rate), count(r.sent), count(r.received), span(r.f.timeout)])));
       } finally { this.busy = false; }
     },
   },
@@ -382,6 +410,28 @@ const pages = {
   },
 };
 
+// flowWords reads a filter: the flags of `flow ls` with their values, and other words, which a row must have.
+function flowWords(filter) {
+  const flags = { "-p": "proto", "--proto": "proto", "-s": "src", "--src": "src", "-d": "dst", "--dst": "dst", "--port": "port", "--sport": "sport", "--dport": "dport", "--state": "state", "-f": "family", "--family": "family" };
+  const query = {}, texts = [], args = [], words = filter.split(/\s+/).filter(Boolean);
+  for (let i = 0; i < words.length; i++) {
+    const [flag, given] = words[i].split("="), key = flags[flag];
+    if (!key) texts.push(words[i].toLowerCase());
+    else if (given || words[i + 1]) args.push(flag, query[key] = given || words[++i]);
+  }
+  return { query, texts, args };
+}
+
+// seenByContainer turns a flow to its container's side, whoever has begun it.
+function seenByContainer(f) {
+  const end = (a, port) => port ? `${literal(a)}:${port}` : a, { original: o, reply: r } = f;
+  const own = (state.ports.find(p => p.name === f.port)?.addresses || []).map(a => a.split("/")[0]);
+  const out = own.includes(o.src) || !own.includes(r.src);
+  const row = out ? { inside: end(o.src, o.sport), peer: end(o.dst, o.dport), outside: end(r.dst, r.dport), sent: o.bytes, received: r.bytes }
+    : { inside: end(r.src, r.sport), peer: end(o.src, o.sport), outside: end(o.dst, o.dport), sent: r.bytes, received: o.bytes };
+  return { f, out, ...row, text: [f.protocol, f.state, f.port, f.network, ...f.status, row.inside, row.peer, row.outside].join(" ").toLowerCase() };
+}
+
 function flowTable(flows) {
   const side = s => s.id !== undefined && s.id !== null && s.sport === 0 && s.dport === 0 ? `${s.src} > ${s.dst} id ${s.id}` : `${literal(s.src)}:${s.sport} > ${literal(s.dst)}:${s.dport}`;
   return table([["", ""], ["state"], ["original direction"], ["reply direction"], ["port"], ["bytes", "n"], ["reply bytes", "n"], ["expires in", "n"]], flows.map(f => [f.protocol, f.state || f.status.join(" ") || "–", el("code", {}, side(f.original)), el("code", {}, side(f.reply)),
@@ -466,6 +516,24 @@ async function loop() {
     await new Promise(r => setTimeout(r, 1000));
   }
 }
+
+// Keys: / goes to a page's filter, g and a letter to a page, ? shows them.
+const keys = { o: "", d: "drops", f: "flows", n: "names", p: "policies", e: "events", t: "trace" };
+let went = 0; // when g was pressed
+addEventListener("keydown", e => {
+  if (e.ctrlKey || e.metaKey || e.altKey) return;
+  if (e.key === "Escape") { $("help").close(); document.activeElement?.blur(); }
+  if (["INPUT", "SELECT", "TEXTAREA"].includes(document.activeElement?.tagName)) return;
+  if (e.timeStamp - went < 1500 && e.key in keys) location.hash = keys[e.key];
+  else if (e.key === "?") $("help").showModal();
+  else if (e.key === "/") {
+    const first = document.querySelector("main input[type=text]");
+    if (!first) location.hash = "flows";
+    setTimeout(() => document.querySelector("main input[type=text]")?.focus(), first ? 0 : 200);
+    e.preventDefault();
+  }
+  went = e.key === "g" ? e.timeStamp : 0;
+});
 
 addEventListener("hashchange", () => { takeToken(); route(); });
 route();
