@@ -68,7 +68,8 @@ func TestWebPage(t *testing.T) {
 
 	// The page has read access only, and only for requests that name this host.
 	for _, c := range []struct{ args, want string }{
-		{"", "200"}, {"-H 'Host: evil.example'", "403"}, {"-H 'Origin: http://evil.example'", "403"}, {"-H 'Host: localhost'", "200"},
+		{"", "200"}, {"-H 'Host: evil.example'", "403"}, {"-H 'Origin: http://evil.example'", "403"},
+		{"-H 'Origin: https://net.example' -H 'Sec-Fetch-Site: same-origin'", "200"}, {"-H 'Origin: https://net.example' -H 'Sec-Fetch-Site: same-site'", "403"}, {"-H 'Host: localhost'", "200"},
 	} {
 		if got := b.Sh("host", "curl -s -o /dev/null -w '%{http_code}' "+c.args+" http://"+webAddr+"/v1/status"); got != c.want {
 			t.Errorf("curl %s: %s, not %s", c.args, got, c.want)
