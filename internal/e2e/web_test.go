@@ -197,6 +197,34 @@ func browse(t *testing.T, url string) {
 	eventually("by keys to the drops", `location.hash === "#drops"`)
 	do("to the filter", key("/"))
 	eventually("the filter has the focus", `document.activeElement.id === "flow-filter"`)
+	do("the theme", chromedp.Click("#theme", chromedp.ByQuery), chromedp.Click("#theme", chromedp.ByQuery))
+	eventually("it is dark", `document.getElementById("theme").textContent === "dark" && getComputedStyle(document.body).backgroundColor === "rgb(14, 17, 23)"`)
+	do("the system's again", chromedp.Click("#theme", chromedp.ByQuery), chromedp.Navigate(url+"#port/web"))
+	eventually("the port's graph", `!!document.querySelector(".chart path.rx")`)
+	do("the pointer on it", chromedp.Evaluate(`(() => { const c = document.querySelector(".chart"), b = c.getBoundingClientRect(); window.kept = c;
+		c.dispatchEvent(new PointerEvent("pointermove", { clientX: b.right - 20, clientY: b.top + 20, bubbles: true })) })()`, nil))
+	eventually("values of a moment", `/ago: from the port/.test(document.querySelector(".legend .at")?.textContent)`)
+	do("the next polls", chromedp.Evaluate(`window.polled = document.querySelector("[data-key=\"card Counters\"] td.n").textContent`, nil))
+	eventually("elements are kept while values change", `document.querySelector("[data-key=\"card Counters\"] td.n").textContent !== window.polled && window.kept.isConnected && !!document.querySelector(".legend .at")`)
+	do("many ports", chromedp.Navigate(url+"#"), chromedp.Evaluate(`window.fetch = (ask => async (path, opt) => {
+		const r = await ask(path, opt);
+		if (path !== "v1/ports") return r;
+		const all = await r.json(), one = all.find(p => p.name === "web");
+		return new Response(JSON.stringify([...all, ...Array.from({ length: 500 }, (_, i) => ({ ...one, name: "c" + i }))]));
+	})(window.fetch)`, nil))
+	eventually("each has a cell, and the table pages", `document.querySelectorAll(".topo a").length > 500 && document.body.innerText.includes("1 to 100")`)
+	shot("web-500.png")
+	do("the next page", chromedp.Click(`//button[text()="next"]`))
+	eventually("the second hundred", `document.body.innerText.includes("101 to 200")`)
+	for _, width := range []int64{390, 820} {
+		do("a narrow screen", chromedp.EmulateViewport(width, 844), chromedp.Navigate(url+"#flows"), chromedp.Reload())
+		for _, page := range []string{"", "drops", "flows", "port/web", "trace", "events"} {
+			do(page, chromedp.Navigate(url+"#"+page))
+			eventually(fmt.Sprintf("page %q fits %d pixels", page, width), `document.querySelectorAll("main .card").length > 0 && document.documentElement.scrollWidth <= innerWidth`)
+		}
+	}
+	shot("web-phone.png")
+	do("wide again", chromedp.EmulateViewport(1360, 900))
 	do("the drops of a port", chromedp.Navigate(url+"#drops?port=web&reason=martian_destination"))
 	eventually("the last drops", `(() => { const rows = [...document.querySelectorAll("tbody tr")]; return rows.length > 3 && rows.every(r => r.innerText.includes("martian_destination") && r.innerText.includes("240.0.0.1")) })()`)
 	eventually("drops over time", `document.querySelector(".chart path.c0") !== null`)

@@ -34,12 +34,50 @@ function el(tag, props = {}, ...kids) {
   const e = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [k, v] of Object.entries(props)) {
     if (k === "svg" || v === undefined || v === false) continue;
-    if (k.startsWith("on")) e.addEventListener(k.slice(2), v);
+    if (k.startsWith("on")) e[k] = v;
     else if (k === "width%") e.style.width = v + "%";
     else e.setAttribute(k, v);
   }
   e.append(...kids.filter(k => k !== null && k !== undefined));
   return e;
+}
+
+// show makes the children of an element equal to others. Elements that stay the same are kept: with the focus, the selection, and what the user has typed.
+// Children with data-key are found again by it.
+function show(parent, ...next) {
+  const keyed = new Map([...parent.childNodes].filter(c => c.dataset?.key).map(c => [c.dataset.key, c]));
+  let at = parent.firstChild;
+  for (const n of next) {
+    if (n === null || n === undefined) continue;
+    const node = n instanceof Node ? n : document.createTextNode(n), key = node.dataset?.key;
+    const old = key ? keyed.get(key) : at && !at.dataset?.key && at.nodeName === node.nodeName ? at : undefined;
+    if (!old) {
+      parent.insertBefore(node, at);
+      continue;
+    }
+    if (old === at) at = at.nextSibling;
+    else parent.insertBefore(old, at);
+    if (old !== node) update(old, node);
+  }
+  while (at) {
+    const gone = at;
+    at = at.nextSibling;
+    gone.remove();
+  }
+}
+
+const handlers = ["onclick", "onchange", "oninput", "onsubmit", "onpointermove", "onpointerleave"];
+
+function update(old, next) {
+  if (old.nodeType === Node.TEXT_NODE) {
+    if (old.data !== next.data) old.data = next.data;
+    return;
+  }
+  for (const a of [...old.attributes]) if (a.name !== "style" && !next.hasAttribute(a.name)) old.removeAttribute(a.name);
+  for (const a of next.attributes) if (a.name !== "style" && old.getAttribute(a.name) !== a.value) old.setAttribute(a.name, a.value);
+  if (old.style.cssText !== next.style.cssText) old.style.cssText = next.style.cssText;
+  for (const h of handlers) old[h] = next[h];
+  show(old, ...next.childNodes);
 }
 
 // Numbers in human-readable form.
@@ -102,14 +140,15 @@ function interfacePart(address) {
 }
 
 // topology draws the outside, the uplink, the router, and each network as a band with a bus and its ports. An edge's width
-// shows its rate.
+// shows its rate. Of a network with many ports, each is a small cell without an edge.
 function topology() {
   const nets = state.status.networks || [];
-  const perRow = 6, cell = 146, rowH = 88, W = 940, mid = W / 2;
+  const W = 940, mid = W / 2, many = 24;
   let y = 226;
   const bands = nets.map(n => {
-    const list = state.ports.filter(p => p.network === n.name), rows = Math.max(1, Math.ceil(list.length / perRow)), h = 52 + rows * rowH;
-    const band = { n, list, y, h, bus: y + 42 };
+    const list = state.ports.filter(p => p.network === n.name), small = list.length > many;
+    const perRow = small ? 15 : 6, cell = small ? 60 : 146, rowH = small ? 28 : 88, rows = Math.max(1, Math.ceil(list.length / perRow)), h = 52 + rows * rowH;
+    const band = { n, list, y, h, perRow, cell, rowH, small, bus: y + 42 };
     y += h + 14;
     return band;
   });
@@ -139,7 +178,7 @@ function topology() {
     svg.append(el("text", { class: "small left", x: 36 + b.n.name.length * 8, y: b.y + 25 }, `${b.n.subnet}${b.n.subnet6 ? " and " + b.n.subnet6 : ""}, gateway ${b.n.gateway}, MTU ${b.n.mtu}${more ? ", " + more : ""}`));
     const sum = { ...zero };
     for (const p of b.list) for (const k of Object.keys(zero)) sum[k] += rateOf(p.name)[k];
-    const half = Math.max(70, (Math.min(perRow, b.list.length) - 1) * cell / 2 + 40);
+    const half = Math.max(70, (Math.min(b.perRow, b.list.length) - 1) * b.cell / 2 + 40);
     const right = W - 40 - 22 * ((i - 1) % 8);
     svg.append(el("path", { class: "bus", d: `M${mid - half} ${b.bus} L${i ? right : mid + half} ${b.bus}` }));
     if (i === 0) edge(sum, straight(mid, 192, b.bus));
@@ -155,8 +194,13 @@ function topology() {
   svg.append(el("text", { class: "small left", x: mid + 136, y: 198 }, `${count(allFlows(state.stats.tables))} flows`));
   if (up) svg.append(el("text", { class: "small left", x: mid + 80, y: 102 }, `${bits(rateOf("uplink").tx_bytes)} out, ${bits(rateOf("uplink").rx_bytes)} in`));
   for (const b of bands) b.list.forEach((p, i) => {
-    const row = Math.floor(i / perRow), inRow = Math.min(perRow, b.list.length - row * perRow);
-    const x = mid + ((i % perRow) - (inRow - 1) / 2) * cell, cy = b.bus + 52 + row * rowH, r = rateOf(p.name);
+    const row = Math.floor(i / b.perRow), inRow = b.small ? b.perRow : Math.min(b.perRow, b.list.length - row * b.perRow);
+    const x = mid + ((i % b.perRow) - (inRow - 1) / 2) * b.cell, cy = b.bus + (b.small ? 24 : 52) + row * b.rowH, r = rateOf(p.name);
+    if (b.small) {
+      const cls = p.state !== "forwarding" ? "down" : r.drops >= 0.5 ? "drops" : r.rx_bytes + r.tx_bytes > 0 ? "busy" : "";
+      return node(x, cy, b.cell - 6, 22, cls, [[p.name.length > 8 ? p.name.slice(0, 7) + "…" : p.name, "small"]], "#port/" + encodeURIComponent(p.name),
+        `${p.name}: ${p.addresses.join(", ") || p.kind}; sends ${bits(r.rx_bytes)}, receives ${bits(r.tx_bytes)}${r.drops >= 0.5 ? ", " + scaled(r.drops, "drops/s") : ""}`);
+    }
     edge(r, straight(x, row ? cy - 44 : b.bus, cy - 20));
     const six = p.addresses.find(a => a.includes(":")), lines = [[p.name.length > 15 ? p.name.slice(0, 14) + "…" : p.name, ""], [(p.addresses[0] || p.mac || p.kind).split("/")[0], "small"]];
     if (six && six !== p.addresses[0]) lines.push([interfacePart(six), "small"]);
@@ -183,12 +227,12 @@ function dropList(long) {
     el("p", {}, (state.reasons[k] || {}).meaning || ""), long && state.reasons[k] ? el("p", {}, "To do: " + state.reasons[k].remedy) : null));
 }
 
-const card = (title, small, ...kids) => el("section", { class: "card" }, el("h2", {}, title, small ? el("small", {}, small) : ""), ...kids);
+const card = (title, small, ...kids) => el("section", { class: "card", "data-key": "card " + title }, el("h2", {}, title, small ? el("small", {}, small) : ""), ...kids);
 const legend = () => el("div", { class: "legend" }, el("span", {}, el("i", { class: "rx" }), "from the port"), el("span", {}, el("i", { class: "tx" }), "to the port"));
 
 function table(heads, rows) {
   return el("table", {}, el("thead", {}, el("tr", {}, ...heads.map(h => el("th", { class: h[1] || "", scope: "col" }, h[0])))),
-    el("tbody", {}, ...rows.map(r => el("tr", {}, ...r.map((c, i) => el("td", { class: heads[i][1] || "" }, c))))));
+    el("tbody", {}, ...rows.map(r => el("tr", {}, ...r.map((c, i) => el("td", { class: heads[i][1] || "", "data-label": typeof heads[i][0] === "string" ? heads[i][0] : heads[i][0].textContent }, c))))));
 }
 
 // literal is an address before a port: an IPv6 address is in brackets.
@@ -199,8 +243,11 @@ const dot = p => el("span", { class: "dot" + (p.state === "forwarding" ? "" : " 
 // The pages. draw is called after every poll, enter when the page is opened, leave (to end its stream) when it is left.
 const pages = {
   overview: {
+    from: 0,
     draw(main) {
-      const ports = table([["port"], ["network"], ["kind"], ["address"], ["sends", "n"], ["receives", "n"], ["dropped", "n"]], state.ports.map(p => {
+      const size = 100, from = Math.min(this.from, Math.max(0, state.ports.length - 1)), turn = (text, to) => el("button", { type: "button", disabled: to < 0 || to >= state.ports.length ? "" : false, onclick: () => { this.from = to; this.draw(main); } }, text);
+      const turns = state.ports.length > size ? el("div", { class: "bar" }, turn("previous", from - size), el("span", { class: "muted" }, `${from + 1} to ${Math.min(from + size, state.ports.length)}`), turn("next", from + size)) : null;
+      const ports = table([["port"], ["network"], ["kind"], ["address"], ["sends", "n"], ["receives", "n"], ["dropped", "n"]], state.ports.slice(from, from + size).map(p => {
         const r = rateOf(p.name);
         return [el("span", {}, dot(p), portLink(p.name)), p.network || "–", p.kind, el("code", {}, p.addresses.join(" ") || "–"),
           el("span", { class: "rx" }, bits(r.rx_bytes)), el("span", { class: "tx" }, bits(r.tx_bytes)), count(p.rx_dropped + p.tx_dropped)];
@@ -208,8 +255,8 @@ const pages = {
       const published = state.publish.length ? table([["host port"], ["target"], ["allowed sources"], ["flows", "n"]], state.publish.map(r => [
         el("code", {}, (r.host_address === "0.0.0.0" ? "" : literal(r.host_address) + ":") + r.host_port + (r.host_port_end !== r.host_port ? "-" + r.host_port_end : "") + "/" + r.protocol),
         el("span", {}, portLink(r.port), ":" + r.container_port), r.from.join(", ") || "any", count(r.packets)])) : el("p", { class: "muted" }, "No port is published.");
-      main.replaceChildren(
-        el("div", { class: "stack" }, card("Topology", "click a port for details", topology(), legend()), card("Ports", count(state.ports.length), ports)),
+      show(main,
+        el("div", { class: "stack" }, card("Topology", "click a port for details", topology(), legend()), card("Ports", count(state.ports.length), turns, ports)),
         el("div", { class: "stack" }, card("Tables", "used / limit", ...Object.entries(state.stats.tables).map(([k, t]) => meter(k, t))),
           card("Drops", "by reason", ...dropList(false), el("p", {}, el("a", { href: "#drops" }, "all drops, and what to do"))), card("Published ports", "", published)));
     },
@@ -224,12 +271,12 @@ const pages = {
     },
     async draw(main) {
       const [past, last] = await Promise.all([api("/history"), lines(link("/monitor", { verdict: "dropped", last: 200, follow: 0, reason: this.reason, port: this.port })).catch(e => e)]);
-      if (pages.current !== this || document.activeElement?.tagName === "SELECT") return; // a list is open
-      const choice = (what, values) => el("label", {}, what + " ", el("select", { "aria-label": what, onchange: e => { e.target.blur(); this.choose(what, e.target.value); } },
+      if (pages.current !== this) return;
+      const choice = (what, values) => el("label", {}, what + " ", el("select", { "aria-label": what, onchange: e => this.choose(what, e.target.value) },
         el("option", { value: "" }, "any"), ...values.map(v => el("option", { value: v, selected: v === this[what] }, v))));
       const reasons = Object.entries(past.drops).filter(([k]) => k !== "ack_superseded").map(([k, n]) => ({ name: k, values: n, sum: n.reduce((a, b) => a + b, 0) })).sort((a, b) => b.sum - a.sum);
-      main.replaceChildren(
-        card("Drops over time", "frames in a second, by reason", chart(reasons.slice(0, 5).map((r, i) => ({ ...r, class: "c" + i })), past, n => scaled(n, "/s"))),
+      show(main,
+        card("Drops over time", "frames in a second, by reason", chart("drops", reasons.slice(0, 5).map((r, i) => ({ ...r, class: "c" + i })), past, n => scaled(n, "/s"))),
         card("The last drops", "the newest first", el("div", { class: "bar" }, choice("port", state.ports.map(p => p.name).sort()), choice("reason", Object.keys(state.stats.drops).sort()),
           copied(`uvswitch monitor --verdict dropped --last 200${this.port ? " --port " + this.port : ""}${this.reason ? " --reason " + this.reason : ""}`)),
           last instanceof Error ? el("p", { class: "muted" }, last.message) : last.length ? dropTable(last.reverse()) : el("p", { class: "muted" }, "None that the switch remembers.")),
@@ -241,7 +288,7 @@ const pages = {
     async draw(main) {
       const [names, leases] = await Promise.all([api("/names"), api("/leases")]);
       if (pages.current !== this) return;
-      main.replaceChildren(
+      show(main,
         card("Names", "what the gateways answer to questions for names", names.length ? table([["network"], ["name"], ["addresses"], ["source"], ["port"]], names.map(n => [
           n.network, el("code", {}, n.fqdn), el("code", {}, n.addresses.join(" ")), n.source, n.port ? portLink(n.port) : "–"])) : el("p", { class: "muted" }, "There are no names.")),
         card("Leases", "addresses that stations have got by DHCP", leases.length ? table([["network"], ["port"], ["address"], ["station"], ["host name"], ["type"], ["left"]], leases.map(l => [
@@ -255,7 +302,7 @@ const pages = {
       if (pages.current !== this) return;
       const used = policies.filter(p => !p.builtin || p.ports.length || p.networks.length).sort((a, b) => a.builtin - b.builtin);
       const where = p => [...p.ports.map(portLink), ...p.networks.map(n => "network " + n)].flatMap((x, i) => i ? [", ", x] : [x]);
-      main.replaceChildren(
+      show(main,
         ...used.map(p => card("Policy " + p.name, (p.builtin ? "built in; " : "") + "names: " + p.dns, el("p", {}, ...(where(p).length ? ["attached to ", ...where(p)] : ["attached to nothing"])),
           p.rules.length ? table([["number", "n"], ["rule"], ["flows let in", "n"], ["packets refused", "n"]], p.rules.map(r => [r.number, el("code", {}, r.rule + (r.missing ? " (does not exist now)" : "")), count(r.flows), count(r.refused)]))
             : el("p", { class: "muted" }, "No rules: nothing is allowed."),
@@ -272,8 +319,7 @@ const pages = {
       const kinds = [...new Set(all.map(e => e.event))].sort();
       const choice = el("select", { "aria-label": "kind of event", onchange: e => { this.kind = e.target.value; this.draw(main); } }, el("option", { value: "" }, "all"), ...kinds.map(k => el("option", { value: k, selected: k === this.kind }, k)));
       const list = all.filter(e => !this.kind || e.event === this.kind).slice(0, 300);
-      if (document.activeElement?.tagName === "SELECT") return; // it is open
-      main.replaceChildren(card("Events", "the last ones first; uvswitch events follows them", el("div", { class: "bar" }, el("label", {}, "kind ", choice)),
+      show(main, card("Events", "the last ones first; uvswitch events follows them", el("div", { class: "bar" }, el("label", {}, "kind ", choice)),
         list.length ? table([["time"], ["kind"], ["what has happened"]], list.map(e => [el("span", { class: "mono" }, new Date(e.time).toLocaleString()), e.event, e.text])) : el("p", { class: "muted" }, "Nothing has happened.")));
     },
   },
@@ -298,8 +344,8 @@ const pages = {
         const { query, texts, args } = flowWords(this.filter);
         const flows = await api(link("/flows", { limit: 2000, ...query })).catch(e => e);
         if (pages.current !== this) return;
-        this.command.replaceChildren(copied(["uvswitch flow ls", ...args].join(" ")));
-        if (flows instanceof Error) return this.box.replaceChildren(el("p", { class: "error" }, flows.message));
+        show(this.command, copied(["uvswitch flow ls", ...args].join(" ")));
+        if (flows instanceof Error) return show(this.box, el("p", { class: "error" }, flows.message));
         const now = performance.now(), seconds = (now - this.at) / 1000, before = this.before;
         this.before = new Map();
         const rows = flows.map(f => {
@@ -311,7 +357,7 @@ const pages = {
         const by = { rate: r => -r.rate, bytes: r => -(r.sent + r.received), port: r => r.f.port, protocol: r => r.f.protocol, state: r => r.f.state, peer: r => r.peer, expires: r => r.f.timeout }[this.sort] || (r => -r.rate);
         rows.sort((a, b) => by(a) < by(b) ? -1 : by(a) > by(b) ? 1 : 0);
         const head = (name, what, cls) => [el("button", { type: "button", class: "sort" + (this.sort === what ? " on" : ""), onclick: () => this.choose({ sort: what }) }, name), cls];
-        this.box.replaceChildren(el("p", { class: "muted" }, `${count(allFlows(state.stats.tables))} in the table, ${count(rows.length)} match${flows.length === 2000 ? " among the first 2,000" : ""}${rows.length > 300 ? ", 300 are shown" : ""}`),
+        show(this.box, el("p", { class: "muted" }, `${count(allFlows(state.stats.tables))} in the table, ${count(rows.length)} match${flows.length === 2000 ? " among the first 2,000" : ""}${rows.length > 300 ? ", 300 are shown" : ""}`),
           table([head("port", "port"), ["container"], [""], head("peer", "peer"), ["outside"], head("protocol", "protocol"), head("state", "state"), head("rate", "rate", "n"), ["sent", "n"], head("received", "bytes", "n"), head("expires in", "expires", "n")],
             rows.slice(0, 300).map(r => [r.f.port ? portLink(r.f.port) : "–", el("code", {}, r.inside), r.out ? "→" : "←", el("code", {}, r.peer), r.outside === r.inside ? "" : el("code", {}, r.outside), r.f.protocol,
               el("span", { class: "pill" + (r.f.state === "ESTABLISHED" ? " good" : "") }, r.f.state || r.f.status.join(" ") || "–"), bits(r.rate), count(r.sent), count(r.received), span(r.f.timeout)])));
@@ -323,7 +369,7 @@ const pages = {
     enter(name) {
       this.leave();
       Object.assign(this, { name, lines: [], paused: false, fdb: [], flows: [] });
-      this.box = el("div", { class: "tail", tabindex: "0", "aria-label": "live capture" });
+      this.box = el("div", { class: "tail", "data-key": "tail", tabindex: "0", "aria-label": "live capture" });
     },
     leave() { this.stream?.abort(); this.stream = null; },
     async follow(name) {
@@ -355,7 +401,7 @@ const pages = {
     },
     async draw(main) {
       const p = state.ports.find(p => p.name === this.name);
-      if (!p) return main.replaceChildren(card("Port not found", "", el("p", {}, `Port ${this.name} does not exist, or it was removed. `, el("a", { href: "#" }, "All ports"))));
+      if (!p) return show(main, card("Port not found", "", el("p", {}, `Port ${this.name} does not exist, or it was removed. `, el("a", { href: "#" }, "All ports"))));
       const name = this.name;
       if (!this.stream) this.follow(name);
       [this.fdb, this.flows, this.past] = await Promise.all([api("/fdb"), api("/flows?limit=50&port=" + encodeURIComponent(name)).catch(e => e), api(link("/history", { port: name }))]);
@@ -364,11 +410,10 @@ const pages = {
       const r = rateOf(p.name), facts = { state: p.state, kind: p.kind, network: p.network || "–", device: p.ifname, namespace: p.netns || "that of the switch", address: p.addresses.join(", ") || "–", MAC: p.mac || "–", MTU: p.mtu, offloads: p.offload ? "on" : "off",
         settings: Object.entries(p.flags).filter(([, on]) => on).map(([k]) => k).join(", ") || "–" };
       const stations = this.fdb.filter(e => e.ifname === p.name);
-      const keep = document.activeElement === this.box;
-      main.replaceChildren(
+      show(main,
         el("div", { class: "stack" },
           card(p.name, p.kind, el("dl", { class: "facts" }, ...Object.entries(facts).map(([k, v]) => el("div", {}, el("dt", {}, k), el("dd", {}, String(v)))))),
-          card("Rate", "the last ten minutes", chart([{ name: "from the port", values: past.rx_bytes, class: "rx" }, { name: "to the port", values: past.tx_bytes, class: "tx" }], this.past, bits)),
+          card("Rate", "the last ten minutes", chart(p.name, [{ name: "from the port", values: past.rx_bytes, class: "rx" }, { name: "to the port", values: past.tx_bytes, class: "tx" }], this.past, bits)),
           card("Live capture", "frames from and to this port, each with its verdict", el("div", { class: "bar" },
             el("button", { onclick: () => { this.paused = !this.paused; this.draw(main); } }, this.paused ? "Resume" : "Pause"), el("span", { class: "muted mono" }, `uvswitch dump -i ${p.name} -w - | wireshark -k -i -`)), this.box),
           this.flows instanceof Error ? card("Flows", "", el("p", { class: "muted" }, this.flows.message))
@@ -380,7 +425,6 @@ const pages = {
             el("div", { class: "head" }, el("code", {}, k), el("span", { class: "mono" }, count(n))), el("p", {}, (state.reasons[k] || {}).meaning || ""))) : [el("p", { class: "muted" }, "No drops.")])),
           card("Stations", "from the forwarding database", stations.length ? table([["MAC"], ["state"], ["age", "n"]], stations.map(e => [el("code", {}, e.mac), e.state || "learned", e.state ? "" : e.age.toFixed(0) + " s"])) : el("p", { class: "muted" }, "No station was learned."))));
       if (this.lines.length) this.tail();
-      if (keep) this.box.focus();
     },
   },
   trace: {
@@ -461,7 +505,7 @@ const copied = command => el("span", { class: "command" }, el("code", {}, comman
 } }, "copy"));
 
 // chart draws lines over the time of a history, with axes. The pointer shows the values of a moment.
-function chart(lines, past, unit) {
+function chart(name, lines, past, unit) {
   const W = 700, H = 170, left = 74, bottom = 20, top = 8, n = Math.max(2, 600 / past.interval);
   const svg = el("svg", { class: "chart", viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": lines.map(l => l.name).join(", ") + " over time" });
   const most = Math.max(1, ...lines.flatMap(l => l.values)) * 1.1;
@@ -469,17 +513,21 @@ function chart(lines, past, unit) {
   for (const part of [0, 0.5, 1]) svg.append(el("line", { x1: left, x2: W - 8, y1: y(most * part), y2: y(most * part) }), el("text", { class: "end", x: left - 6, y: y(most * part) + 4 }, unit(most * part)));
   for (const minutes of [10, 8, 6, 4, 2, 0]) svg.append(el("text", { x: Math.min(x(minutes * 60 / past.interval), W - 30), y: H - 5 }, minutes ? `-${minutes} min` : "now"));
   for (const l of lines) if (l.values.length) svg.append(el("path", { class: l.class, d: "M" + l.values.map((v, i) => `${x(l.values.length - 1 - i).toFixed(1)} ${y(v).toFixed(1)}`).join(" L") }));
-  const mark = el("line", { class: "mark", y1: top, y2: H - bottom, x1: -1, x2: -1 }), at = el("span", { class: "muted" });
-  svg.append(mark);
-  svg.addEventListener("pointermove", e => {
-    const box = svg.getBoundingClientRect(), back = Math.round((W - 8 - (e.clientX - box.left) * W / box.width) * (n - 1) / (W - left - 8));
-    if (back < 0 || back >= n) return;
-    mark.setAttribute("x1", x(back));
-    mark.setAttribute("x2", x(back));
-    at.textContent = `${span(back * past.interval)} ago: ` + lines.map(l => `${l.name} ${unit(l.values[l.values.length - 1 - back] || 0)}`).join(", ");
-  });
-  return el("div", {}, svg, el("div", { class: "legend" }, ...lines.map(l => el("span", {}, el("i", { class: l.class }), l.name)), at));
+  const back = chart.back.get(name);
+  if (back !== undefined) svg.append(el("line", { class: "mark", y1: top, y2: H - bottom, x1: x(back), x2: x(back) }));
+  svg.onpointermove = e => {
+    const box = e.currentTarget.getBoundingClientRect(), to = Math.round((W - 8 - (e.clientX - box.left) * W / box.width) * (n - 1) / (W - left - 8));
+    chart.back.set(name, Math.min(n - 1, Math.max(0, to)));
+    update(e.currentTarget.parentNode, chart(name, lines, past, unit));
+  };
+  svg.onpointerleave = e => {
+    chart.back.delete(name);
+    update(e.currentTarget.parentNode, chart(name, lines, past, unit));
+  };
+  return el("div", {}, svg, el("div", { class: "legend" }, ...lines.map(l => el("span", {}, el("i", { class: l.class }), l.name)),
+    back === undefined ? null : el("span", { class: "at" }, `${span(back * past.interval)} ago: ` + lines.map(l => `${l.name} ${unit(l.values[l.values.length - 1 - back] || 0)}`).join(", "))));
 }
+chart.back = new Map(); // of each chart: how many intervals ago the pointer is
 
 function drawTrace(t) {
   const dropped = t.verdict === "dropped";
@@ -516,6 +564,16 @@ async function loop() {
     await new Promise(r => setTimeout(r, 1000));
   }
 }
+
+// The theme is the system's until the button chooses another.
+function theme(next) {
+  if (next) localStorage.setItem("theme", next);
+  const now = localStorage.getItem("theme") || "system";
+  document.documentElement.dataset.theme = now;
+  $("theme").textContent = now;
+}
+$("theme").onclick = () => theme({ system: "light", light: "dark", dark: "system" }[localStorage.getItem("theme") || "system"]);
+theme();
 
 // Keys: / goes to a page's filter, g and a letter to a page, ? shows them.
 const keys = { o: "", d: "drops", f: "flows", n: "names", p: "policies", e: "events", t: "trace" };
