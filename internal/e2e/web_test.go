@@ -181,6 +181,7 @@ func browse(t *testing.T, url string) {
 	do("the trace form", chromedp.Navigate(url+"#trace"), chromedp.WaitVisible("#tracer"), chromedp.SetValue("#trace-port", "web", chromedp.ByQuery),
 		chromedp.SetValue("#trace-packet", "tcp > 10.1.0.2:443 S", chromedp.ByQuery), chromedp.Click("#tracer button", chromedp.ByQuery))
 	eventually("the way of the packet", `document.querySelectorAll(".way").length === 2 && document.querySelectorAll(".way li").length > 10 && document.querySelector(".way li.end").innerText.includes("uplink")`)
+	eventually("what NAT has changed", `[...document.querySelectorAll(".way li.end mark")].some(m => m.textContent.startsWith("10.1.0.1:") && m.title.startsWith("was 172.29.0.2:"))`)
 	shot("web-trace.png")
 	do("an example", chromedp.Click(`//button[text()="icmp > 1.1.1.1"]`))
 	eventually("the example's way, and its address", `document.getElementById("trace-packet").value === "icmp > 1.1.1.1" && location.hash.includes("icmp") && document.querySelectorAll(".way").length === 2`)

@@ -529,10 +529,16 @@ function chart(name, lines, past, unit) {
 }
 chart.back = new Map(); // of each chart: how many intervals ago the pointer is
 
+// differences are the words of a packet as it leaves; those that it did not have when it came are marked.
+function differences(came, leaves) {
+  const before = came.split(" ");
+  return leaves.split(" ").flatMap((w, i) => [i ? " " : "", before[i] === w ? w : el("mark", { title: before[i] ? "was " + before[i] : "new" }, w)]);
+}
+
 function drawTrace(t) {
   const dropped = t.verdict === "dropped";
   const end = el("li", { class: "end " + t.verdict }, el("div", { class: "stage" }, t.verdict + (t.reason ? ": " + t.reason : "") + (t.ports.length ? " to " + t.ports.join(", ") : "")),
-    el("div", { class: "text" }, t.why + (t.remedy ? " To do: " + t.remedy : "")), t.out ? el("div", { class: "text mono" }, t.out) : null);
+    el("div", { class: "text" }, t.why + (t.remedy ? " To do: " + t.remedy : "")), t.out ? el("div", { class: "text mono" }, ...differences(t.packet, t.out)) : null);
   return [el("p", {}, el("code", {}, t.packet), el("span", { class: "muted" }, ` from ${t.in}, ${t.length} bytes`)),
     el("ol", { class: "way" }, ...t.steps.map(s => el("li", {}, el("span", { class: "result" }, s.result), el("div", { class: "stage" }, s.stage), el("div", { class: "text" }, s.text))), end)];
 }
