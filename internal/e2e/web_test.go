@@ -217,9 +217,9 @@ func browse(t *testing.T, url string) {
 	shot("web-500.png")
 	do("the next page", chromedp.Click(`//button[text()="next"]`))
 	eventually("the second hundred", `document.body.innerText.includes("101 to 200")`)
-	for _, width := range []int64{390, 820} {
+	for _, width := range []int64{820, 390} {
 		do("a narrow screen", chromedp.EmulateViewport(width, 844), chromedp.Navigate(url+"#flows"), chromedp.Reload())
-		for _, page := range []string{"", "drops", "flows", "port/web", "trace", "events"} {
+		for _, page := range []string{"drops", "flows", "trace", "events", "port/web", ""} {
 			do(page, chromedp.Navigate(url+"#"+page))
 			eventually(fmt.Sprintf("page %q fits %d pixels", page, width), `document.querySelectorAll("main .card").length > 0 && document.documentElement.scrollWidth <= innerWidth`)
 		}

@@ -128,7 +128,7 @@ function head() {
   $("workers").textContent = w ? `workers: ${(100 * w.cpu).toFixed(0)} % of a CPU, ${scaled(w.sleeps, "sleeps/s")}` : "";
   $("balance").textContent = c.balanced ? "all frames accounted for" : "frames in transit";
   $("balance").className = "pill " + (c.balanced ? "good" : "");
-  $("promise").textContent = s.uplink.promise ? s.uplink.promise + "." : "";
+  $("promise").textContent = s.uplink.promise ? s.uplink.promise[0].toUpperCase() + s.uplink.promise.slice(1) + "." : "";
   $("live").textContent = "live";
   $("live").className = "pill good";
 }
