@@ -1,4 +1,4 @@
-// Package history remembers what the counters did in the last ten minutes, for the graphs of the live page and of top.
+// Package history remembers what the counters did in the last ten minutes, for the graphs of the live page.
 package history
 
 import (

@@ -400,7 +400,8 @@ func (e *Engine) segment(i int32, f *frame.Frame) {
 		return
 	}
 	n := segmentLen(f)
-	if n > 0 || seq != c.rcvNxt {
+	asks := n > 0 || seq != c.rcvNxt // for an acknowledgement
+	if asks {
 		c.bits |= owesAck
 	}
 	e.acknowledged(i, h, n)
@@ -408,7 +409,7 @@ func (e *Engine) segment(i int32, f *frame.Frame) {
 		e.refuse(&c.key, 0, h.Ack(), flags)
 		return
 	}
-	if c.state == closed || n == 0 && seq == c.rcvNxt {
+	if c.state == closed || !asks {
 		return
 	}
 	e.makeReady(i)

@@ -356,11 +356,9 @@ const pages = {
         this.at = now;
         const by = { rate: r => -r.rate, bytes: r => -(r.sent + r.received), port: r => r.f.port, protocol: r => r.f.protocol, state: r => r.f.state, peer: r => r.peer, expires: r => r.f.timeout }[this.sort] || (r => -r.rate);
         rows.sort((a, b) => by(a) < by(b) ? -1 : by(a) > by(b) ? 1 : 0);
-        const head = (name, what, cls) => [el("button", { type: "button", class: "sort" + (this.sort === what ? " on" : ""), onclick: () => this.choose({ sort: what }) }, name), cls];
+        const head = (name, by) => el("button", { type: "button", class: "sort" + (this.sort === by ? " on" : ""), onclick: () => this.choose({ sort: by }) }, name);
         show(this.box, el("p", { class: "muted" }, `${count(allFlows(state.stats.tables))} in the table, ${count(rows.length)} match${flows.length === 2000 ? " among the first 2,000" : ""}${rows.length > 300 ? ", 300 are shown" : ""}`),
-          table([head("port", "port"), ["container"], [""], head("peer", "peer"), ["outside"], head("protocol", "protocol"), head("state", "state"), head("rate", "rate", "n"), ["sent", "n"], head("received", "bytes", "n"), head("expires in", "expires", "n")],
-            rows.slice(0, 300).map(r => [r.f.port ? portLink(r.f.port) : "–", el("code", {}, r.inside), r.out ? "→" : "←", el("code", {}, r.peer), r.outside === r.inside ? "" : el("code", {}, r.outside), r.f.protocol,
-              el("span", { class: "pill" + (r.f.state === "ESTABLISHED" ? " good" : "") }, r.f.state || r.f.status.join(" ") || "–"), bits(r.rate), count(r.sent), count(r.received), span(r.f.timeout)])));
+          flowTable(rows.slice(0, 300), head));
       } finally { this.busy = false; }
     },
   },
@@ -417,7 +415,7 @@ const pages = {
           card("Live capture", "frames from and to this port, each with its verdict", el("div", { class: "bar" },
             el("button", { onclick: () => { this.paused = !this.paused; this.draw(main); } }, this.paused ? "Resume" : "Pause"), el("span", { class: "muted mono" }, `uvswitch dump -i ${p.name} -w - | wireshark -k -i -`)), this.box),
           this.flows instanceof Error ? card("Flows", "", el("p", { class: "muted" }, this.flows.message))
-            : card("Flows", this.flows.length === 50 ? "the first 50" : count(this.flows.length), this.flows.length ? flowTable(this.flows) : el("p", { class: "muted" }, "No flows."))),
+            : card("Flows", this.flows.length === 50 ? "the first 50" : count(this.flows.length), this.flows.length ? flowTable(this.flows.map(seenByContainer)) : el("p", { class: "muted" }, "No flows."))),
         el("div", { class: "stack" },
           card("Counters", "", table([[""], ["from the port", "n"], ["to the port", "n"]], [["packets", count(p.rx_packets), count(p.tx_packets)], ["bytes", count(p.rx_bytes), count(p.tx_bytes)],
             ["rate", bits(r.rx_bytes), bits(r.tx_bytes)], ["", pps(r.rx_packets), pps(r.tx_packets)], ["dropped", count(p.rx_dropped), count(p.tx_dropped)]])),
@@ -476,10 +474,14 @@ function seenByContainer(f) {
   return { f, out, ...row, text: [f.protocol, f.state, f.port, f.network, ...f.status, row.inside, row.peer, row.outside].join(" ").toLowerCase() };
 }
 
-function flowTable(flows) {
-  const side = s => s.id !== undefined && s.id !== null && s.sport === 0 && s.dport === 0 ? `${s.src} > ${s.dst} id ${s.id}` : `${literal(s.src)}:${s.sport} > ${literal(s.dst)}:${s.dport}`;
-  return table([["", ""], ["state"], ["original direction"], ["reply direction"], ["port"], ["bytes", "n"], ["reply bytes", "n"], ["expires in", "n"]], flows.map(f => [f.protocol, f.state || f.status.join(" ") || "–", el("code", {}, side(f.original)), el("code", {}, side(f.reply)),
-    f.port ? portLink(f.port) : "–", count(f.original.bytes), count(f.reply.bytes), span(f.timeout)]));
+// flowTable shows what seenByContainer has returned. head makes a column's head of its name and of what sorts by it.
+function flowTable(rows, head = name => name) {
+  const columns = [["port", "port", "", r => r.f.port ? portLink(r.f.port) : "–"], ["container", "", "", r => el("code", {}, r.inside)], ["", "", "", r => r.out ? "→" : "←"], ["peer", "peer", "", r => el("code", {}, r.peer)],
+    ["outside", "", "", r => r.outside === r.inside ? "" : el("code", {}, r.outside)], ["protocol", "protocol", "", r => r.f.protocol],
+    ["state", "state", "", r => el("span", { class: "pill" + (r.f.state === "ESTABLISHED" ? " good" : "") }, r.f.state || r.f.status.join(" ") || "–")],
+    ["rate", "rate", "n", r => bits(r.rate)], ["sent", "", "n", r => count(r.sent)], ["received", "bytes", "n", r => count(r.received)], ["expires in", "expires", "n", r => span(r.f.timeout)]]
+    .filter(([name]) => name !== "rate" || rows.some(r => r.rate !== undefined));
+  return table(columns.map(([name, by, cls]) => [by ? head(name, by) : name, cls]), rows.map(r => columns.map(c => c[3](r))));
 }
 
 // packetOf describes a dropped packet for a trace; undefined if its kind has no description.
@@ -586,14 +588,16 @@ const keys = { o: "", d: "drops", f: "flows", n: "names", p: "policies", e: "eve
 let went = 0; // when g was pressed
 addEventListener("keydown", e => {
   if (e.ctrlKey || e.metaKey || e.altKey) return;
-  if (e.key === "Escape") { $("help").close(); document.activeElement?.blur(); }
+  if (e.key === "Escape") document.activeElement?.blur();
   if (["INPUT", "SELECT", "TEXTAREA"].includes(document.activeElement?.tagName)) return;
   if (e.timeStamp - went < 1500 && e.key in keys) location.hash = keys[e.key];
   else if (e.key === "?") $("help").showModal();
   else if (e.key === "/") {
-    const first = document.querySelector("main input[type=text]");
-    if (!first) location.hash = "flows";
-    setTimeout(() => document.querySelector("main input[type=text]")?.focus(), first ? 0 : 200);
+    const focus = () => document.querySelector("main input[type=text]")?.focus();
+    if (!document.querySelector("main input[type=text]")) {
+      addEventListener("hashchange", focus, { once: true }); // after route
+      location.hash = "flows";
+    } else focus();
     e.preventDefault();
   }
   went = e.key === "g" ? e.timeStamp : 0;
