@@ -559,6 +559,12 @@ function route() {
   if (state.stats) page.draw(main);
 }
 
+// go shows a page at once. A change of location.hash would show it a moment later, and the next key would still go to the page before.
+function go(to) {
+  history.pushState(null, "", "#" + to);
+  route();
+}
+
 async function loop() {
   for (;;) {
     try {
@@ -590,14 +596,12 @@ addEventListener("keydown", e => {
   if (e.ctrlKey || e.metaKey || e.altKey) return;
   if (e.key === "Escape") document.activeElement?.blur();
   if (["INPUT", "SELECT", "TEXTAREA"].includes(document.activeElement?.tagName)) return;
-  if (e.timeStamp - went < 1500 && e.key in keys) location.hash = keys[e.key];
+  if (e.timeStamp - went < 1500 && e.key in keys) go(keys[e.key]);
   else if (e.key === "?") $("help").showModal();
   else if (e.key === "/") {
-    const focus = () => document.querySelector("main input[type=text]")?.focus();
-    if (!document.querySelector("main input[type=text]")) {
-      addEventListener("hashchange", focus, { once: true }); // after route
-      location.hash = "flows";
-    } else focus();
+    const filter = () => document.querySelector("main input[type=text]");
+    if (!filter()) go("flows");
+    filter()?.focus();
     e.preventDefault();
   }
   went = e.key === "g" ? e.timeStamp : 0;
