@@ -6,7 +6,7 @@ FUZZ     ?= 1
 PACKAGES  = iproute2 iputils-ping iputils-tracepath iperf3 tcpdump tshark iptables nftables ethtool arping socat curl procps bridge-utils \
             coturn traceroute bind9-dnsutils dnsmasq-base musl-tools isc-dhcp-client ndisc6 radvdump ipv6toolkit thc-ipv6 hping3 openssl mandoc chromium fonts-dejavu-core qemu-system-x86 vde2 docker.io busybox-static dhcpcd-base dnsperf podman runc uidmap rootlesskit slirp4netns util-linux systemd rpm dpkg make
 TOOLS     = ip ping tracepath iperf3 tcpdump tshark iptables nft ethtool arping socat curl sysctl turnserver traceroute dig dnsmasq musl-gcc dhclient dhcpcd dnsperf rdisc6 radvdump na6 atk6-fake_router26 hping3 openssl mandoc chromium qemu-system-x86_64 vde_plug2tap dockerd busybox podman runc newuidmap rootlesskit slirp4netns setpriv systemd-socket-activate rpm dpkg
-PEERS     = openvswitch-switch vde2 passt slirp4netns gcc libc6-dev util-linux
+PEERS     = openvswitch-switch vde2 passt slirp4netns gcc libc6-dev util-linux patchelf
 GVISOR    = v0.8.9
 NFPM      = v2.43.0
 VERSION  ?= $(shell sed -n 's/^var Version = "\(.*\)"/\1/p' internal/cli/version.go)
@@ -18,7 +18,7 @@ BUILD     = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto
 FUZZERS   = internal/frame:FuzzParse:250000 nat:FuzzNAT:250000 router:FuzzPunted:120000 internal/simnet:FuzzDataplane:6000 internal/simnet:FuzzHistory:2500 internal/simnet:FuzzTranslation:2500 internal/simnet:FuzzFragments:1200 internal/sockets:FuzzWrite:8000 internal/config:FuzzParse:80000 \
             internal/filter:FuzzCompile:180000 internal/capture:FuzzReader:200000 internal/apiserver:FuzzBody:140000 internal/explain:FuzzSpec:130000 internal/docker:FuzzDocker:4000 internal/dns:FuzzAsk:200000 internal/dns:FuzzQuick:200000 internal/dnstcp:FuzzParse:200000 internal/dhcp:FuzzAnswer:300000 internal/policy:FuzzRule:200000
 
-.PHONY: bench-scale docs man packages release vulncheck screenshots compliance compliance-check build install test test-all test-containers unit race fuzz e2e e2e-all bench bench-micro lint demo check deps clean bench-quick bench-hostile bench-rootless bench-deps bench-pasta pgo
+.PHONY: bench-scale docs man packages release vulncheck screenshots compliance compliance-check build install uninstall test test-all test-containers unit race fuzz e2e e2e-all bench bench-micro lint demo check deps clean bench-quick bench-hostile bench-rootless bench-deps bench-pasta pgo
 
 # Build the static command bin/uvswitch.
 build:
@@ -32,9 +32,9 @@ packages: man
 	for p in deb rpm; do VERSION=$(VERSION) $(GO) run github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPM) package -f internal/packaging/nfpm.yaml -p $$p -t bin/packages/ || exit 1; done
 	dpkg-deb --fsys-tarfile bin/packages/uvswitch_$(VERSION)_amd64.deb | gzip -9 > bin/packages/uvswitch-$(VERSION)-linux-amd64.tar.gz
 
-# Build bin/release: the packages, their checksums, and a software bill of materials (SBOM, CycloneDX).
+# Build bin/release: the packages, the script that installs the tarball, their checksums, and a software bill of materials (SBOM, CycloneDX).
 release: packages
-	rm -rf bin/release && mkdir -p bin/release && cp bin/packages/* bin/release/
+	rm -rf bin/release && mkdir -p bin/release && cp bin/packages/* internal/packaging/install.sh bin/release/
 	$(GO) run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@$(CYCLONEDX) app -json -licenses -main cmd/uvswitch -output bin/release/uvswitch-$(VERSION).cdx.json .
 	cd bin/release && sha256sum * > SHA256SUMS
 
@@ -53,6 +53,12 @@ install: build man
 	$(AS_ROOT) install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/zsh/site-functions bin/completion/_uvswitch
 	$(AS_ROOT) install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d bin/completion/uvswitch.fish
 
+# Remove what `make install` has installed. Give the same PREFIX and DESTDIR.
+uninstall:
+	$(AS_ROOT) rm -f $(DESTDIR)$(PREFIX)/bin/uvswitch $(DESTDIR)$(PREFIX)/share/man/man1/uvswitch.1 $(DESTDIR)$(PREFIX)/share/man/man1/uvswitch-*.1 \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/uvswitch $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_uvswitch \
+		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/uvswitch.fish
+
 # End-to-end tests run side by side. They mostly wait, so more of them run at once than there are CPUs.
 E2E = $(GO) test -count=1 -timeout 30m -parallel 6
 
@@ -66,9 +72,9 @@ test-all: deps lint unit compliance-check race fuzz e2e-all
 compliance:
 	$(GO) run ./internal/compliance > docs/compliance.md.new && mv docs/compliance.md.new docs/compliance.md
 
-# Generate the documents that come from the code: docs/drops.md and docs/openapi.json.
+# Generate the documents that come from the code.
 docs:
-	@for d in drops.md openapi.json; do $(GO) run ./internal/docgen $${d%.*} > docs/$$d.new && mv docs/$$d.new docs/$$d; done
+	@for d in drops.md openapi.json config.md config.schema.json; do $(GO) run ./internal/docgen $${d%.*} > docs/$$d.new && mv docs/$$d.new docs/$$d; done
 
 # Generate man pages in bin/man and completion scripts in bin/completion.
 man:
@@ -132,15 +138,20 @@ bench-scale: deps build
 bench-quick: deps build
 	$(GO) run ./bench -quick
 
-# Install the systems to compare with: Debian packages, and gvisor-tap-vsock, built in bin/peers. Needs root.
-# uvswitch of an ordinary user beside what else such a user has; with bench-pasta, also beside a pasta of today.
+# uvswitch of an ordinary user beside what else such a user has; after `make bench-pasta`, also beside a pasta of today.
 bench-rootless: deps build
 	$(GO) run ./bench -rootless
 
-bench-pasta: deps
-	mkdir -p bin/peers && d=$$(mktemp -d) && git clone -q --depth 1 https://passt.top/passt $$d && $(MAKE) -C $$d && \
-		cp $$d/passt bin/peers/pasta && if [ -e $$d/passt.avx2 ]; then cp $$d/passt.avx2 bin/peers/pasta.avx2; fi; s=$$?; rm -rf $$d; exit $$s
+# The pasta of Debian's unstable, from the mirror of this machine. The C library that it needs is put beside it.
+bench-pasta: bench-deps
+	rm -rf bin/peers/pasta bin/peers/sid && mkdir -p bin/peers/sid/lists/partial && cd bin/peers/sid && \
+		echo "deb $$(apt-get indextargets --format '$$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | head -1) sid main" > sources && \
+		sid="apt-get -qq -o Dir::Etc::SourceList=$$PWD/sources -o Dir::Etc::SourceParts=/dev/null -o Dir::State::Lists=$$PWD/lists -o APT::Sandbox::User=root" && \
+		$$sid update && $$sid download passt libc6 && for p in *.deb; do dpkg -x $$p . || exit 1; done && \
+		cp -L usr/bin/pasta .. && cp -L usr/bin/passt.avx2 ../pasta.avx2 && lib=$$PWD/usr/lib/x86_64-linux-gnu && \
+		patchelf --set-interpreter $$lib/ld-linux-x86-64.so.2 --set-rpath $$lib ../pasta ../pasta.avx2
 
+# Install the systems to compare with: Debian packages, and gvisor-tap-vsock, built in bin/peers. Needs root.
 bench-deps: deps
 	@command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] || { echo "bench-deps installs Debian packages, as root; elsewhere install $(PEERS) yourself"; exit 1; }
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PEERS) >/dev/null

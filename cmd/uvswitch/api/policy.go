@@ -2,7 +2,7 @@ package api
 
 // A PolicyAdd makes a policy: a named list of rules about which flows may begin at a port (egress), and with it (ingress).
 type PolicyAdd struct {
-	Name string `json:"name"`
+	Name string `json:"name"` // of the policy
 	// Rules are texts: DIRECTION ACTION [PEER] [PROTOCOL[/PORTS]] [log], such as "egress allow name:api.example.com tcp/443". Their order does not
 	// count.
 	Rules []string `json:"rules,omitempty"`
