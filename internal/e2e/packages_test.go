@@ -143,7 +143,7 @@ func installScript(t *testing.T, run func(...string) string, tarball string) {
 		t.Error("--uninstall leaves", left)
 	}
 
-	run("sh", "-c", `echo >> "$0"/*.tar.gz`, release)
+	run("sh", "-c", `for f in "$0"/*.tar.gz; do echo >> "$f"; done`, release)
 	prefix = t.TempDir()
 	for args, want := range map[string]string{
 		"--from " + release + " --prefix " + prefix:                  "the checksum of uvswitch-9.8.7-linux-amd64.tar.gz is not that of SHA256SUMS. Nothing was installed",
