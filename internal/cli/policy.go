@@ -92,8 +92,11 @@ func (a *app) policyAdd() *cobra.Command {
 			"The order of rules does not count: drop wins over reject, and reject over allow. A port with a rule for a direction passes nothing\n" +
 			"there that no rule allows. ARP, the gateway's pings, its DHCP and its DNS always pass.\n" +
 			"A rule acts on the next packet, also of flows that exist.",
-		Args: cobra.MinimumNArgs(3), RunE: func(c *cobra.Command, args []string) error {
-			words := args[1:]
+		Args: cobra.MinimumNArgs(2), RunE: func(c *cobra.Command, args []string) error {
+			words := strings.Fields(strings.Join(args[1:], " ")) // the rule may be one word of the shell, too
+			if len(words) < 2 {
+				return usagef("a rule has a direction and an action at least, such as `uvswitch policy add %s egress allow 192.0.2.7 tcp/443`", args[0])
+			}
 			if len(words) > 2 && (peer != "" || proto != "") {
 				return usagef("the words after %s say the peer and the protocol already; write these words, or --peer, --proto and --port", words[1])
 			}

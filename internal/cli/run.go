@@ -473,20 +473,20 @@ func wayOut(u api.Uplink) string {
 	if u.Kind == "none" {
 		return "none: containers reach each other only"
 	}
-	if u.State != "up" && u.State6 != "up" {
-		return fmt.Sprintf("none now (%s): %s", u.Kind, u.Why)
+	out := u.Kind
+	if u.Device != "" {
+		out += " by " + u.Device
 	}
-	out := fmt.Sprintf("%s by %s", u.Kind, orDash(u.Device))
 	if u.State == "up" {
-		out += ", as " + u.Address
+		out += "; IPv4 as " + u.Address
 	} else {
-		out += "; not over IPv4: " + u.Why
+		out += "; IPv4: " + u.Why
 	}
 	switch u.State6 {
 	case "up":
-		out += "; over IPv6 as " + u.Address6
+		out += "; IPv6 as " + u.Address6
 	case "down":
-		out += "; not over IPv6: " + u.Why6
+		out += "; IPv6: " + u.Why6
 	}
 	return out
 }
