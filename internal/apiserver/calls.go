@@ -103,7 +103,8 @@ func routeTable() []route {
 			change: func(s *Server, r *http.Request) (any, error) { return nil, s.d.DeleteFDB(r.PathValue("mac")) }},
 		{method: del, path: "/fdb", summary: "Forget learned entries", query: []param{{"port", "string", "only the entries of this port"}},
 			change: asked("port", func(s *Server, port string) error { return s.d.FlushFDB(port) })},
-		{method: get, path: "/bridge", summary: "The networks, shown as bridges", gives: []api.Bridge{}, view: show((*view).bridges)},
+		{method: get, path: "/bridge", summary: "The networks, shown as bridges", gives: []api.Bridge{}, view: (*view).bridges,
+			query: []param{{"network", "string", "only this network"}}},
 
 		{method: get, path: "/neighbors", summary: "The router's neighbors", gives: []api.Neighbor{}, query: familyParam, view: (*view).neighbors},
 		{method: post, path: "/neighbors", summary: "Add a permanent neighbor", takes: api.NeighborAdd{},

@@ -1,7 +1,6 @@
 package apiserver
 
 import (
-	"encoding/json"
 	"net/http"
 	"slices"
 	"strconv"
@@ -110,7 +109,7 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request) {
 		end = timer.C
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	flush, enc, guest := http.NewResponseController(w), json.NewEncoder(w), !mayChange(r)
+	flush, enc, guest := http.NewResponseController(w), api.NewEncoder(w), !mayChange(r)
 	var lost uint64
 	for {
 		if guest {

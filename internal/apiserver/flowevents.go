@@ -1,7 +1,6 @@
 package apiserver
 
 import (
-	"encoding/json"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -90,7 +89,7 @@ func (s *Server) streamFlowEvents(w http.ResponseWriter, r *http.Request) {
 	defer stop()
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	flush := http.NewResponseController(w)
-	enc := json.NewEncoder(w)
+	enc := api.NewEncoder(w)
 	if flush.Flush() != nil {
 		return
 	}

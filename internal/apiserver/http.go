@@ -229,7 +229,7 @@ func writeJSON(w http.ResponseWriter, v any, err error) {
 	if v == nil {
 		v = struct{}{}
 	}
-	enc := json.NewEncoder(w)
+	enc := api.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	_ = enc.Encode(v) // the client may have gone
 }

@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -80,7 +79,7 @@ func (s *Server) streamMonitor(w http.ResponseWriter, r *http.Request) {
 	o.Drops = want == "dropped" || reason != ""
 	names := s.describer() // looked up once for each port
 	name := func(id frame.PortID) string { n, _ := names(id); return n }
-	enc := json.NewEncoder(w)
+	enc := api.NewEncoder(w)
 	var known time.Time // drops until then are among the remembered
 	recent := func() error {
 		if last == 0 {

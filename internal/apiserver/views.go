@@ -263,10 +263,16 @@ func (v *view) fdb() []api.FDBEntry {
 	return out
 }
 
-func (v *view) bridges() []api.Bridge {
-	var out []api.Bridge
+func (v *view) bridges(r *http.Request) (any, error) {
+	out, only := []api.Bridge{}, r.FormValue("network")
+	if only != "" && v.Network(only) == nil {
+		return nil, model.NoNetwork(only)
+	}
 	status := v.d.PortStatuses()
 	for _, n := range v.Networks {
+		if only != "" && n.Name != only {
+			continue
+		}
 		id := "8000." + strings.ReplaceAll(n.MAC.String(), ":", "")
 		b := api.Bridge{Network: n.Name, BridgeID: id, Root: id, AgeingTime: vswitch.DefaultAgeing, Ports: []api.BridgePort{}}
 		for i := range v.Ports {
@@ -284,7 +290,7 @@ func (v *view) bridges() []api.Bridge {
 		}
 		out = append(out, b)
 	}
-	return out
+	return out, nil
 }
 
 func (v *view) neighbors(r *http.Request) (any, error) {

@@ -5,7 +5,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -224,7 +223,7 @@ func get[T any](ctx context.Context, a *app, path string, table func(w io.Writer
 }
 
 func (a *app) printJSON(v any) error {
-	e := json.NewEncoder(a.out)
+	e := api.NewEncoder(a.out)
 	e.SetIndent("", "  ")
 	return e.Encode(v)
 }

@@ -52,7 +52,7 @@ func (a *app) complete(root *cobra.Command) {
 		"dir": words("in", "out", "both"), "policy": policies, "output": words("wide", "extended"), "io": words("auto", "io_uring", "read-write"), "uplink-kind": words("tcx", "clsact", "tap"),
 	}
 	args := map[string]completer{
-		"port show": ports, "port set": ports, "port del": ports, "network show": networks, "network del": networks, "publish del": published,
+		"port show": ports, "port set": ports, "port del": ports, "network show": networks, "network del": networks, "bridge show": networks, "publish del": published,
 		"policy show": policies, "policy add": policies, "policy del": policies, "policy attach": policies, "policy detach": policies, "policy learn": ports,
 	}
 	var walk func(c *cobra.Command)

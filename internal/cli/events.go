@@ -47,7 +47,7 @@ func (a *app) eventsCommand() *cobra.Command {
 		if past {
 			q.Set("follow", "0")
 		}
-		enc := json.NewEncoder(a.out)
+		enc := api.NewEncoder(a.out)
 		for e, err := range a.client().Events(c.Context(), q) {
 			switch {
 			case err != nil:

@@ -44,20 +44,52 @@ func (a *app) fdbCommand() *cobra.Command {
 
 func (a *app) bridgeCommand() *cobra.Command {
 	return group("bridge", "The networks, shown as bridges",
-		show(a, "show", "Show each network as `brctl showstp` shows a bridge", "/bridge", func(w io.Writer, rows []api.Bridge) {
+		&cobra.Command{Use: "show [NETWORK]", Short: "Show networks as `brctl showstp` shows a bridge", Args: cobra.MaximumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
+			path := "/bridge"
+			if len(args) > 0 {
+				path += "?network=" + url.QueryEscape(args[0])
+			}
+			return get(c.Context(), a, path, showSTP)
+		}},
+		show(a, "ls", "List the networks as `brctl show` lists bridges", "/bridge", func(w io.Writer, rows []api.Bridge) {
+			row(w, "bridge name", "bridge id", "STP enabled", "interfaces")
 			for _, b := range rows {
-				fmt.Fprintf(w, "%s\n", b.Network)
-				fmt.Fprintf(w, " bridge id\t%s\tstp\t%s\n", b.BridgeID, map[bool]string{true: "enabled", false: "disabled"}[b.STP])
-				fmt.Fprintf(w, " designated root\t%s\n", b.Root)
-				fmt.Fprintf(w, " root port\t0\tpath cost\t0\n")
-				fmt.Fprintf(w, " ageing time\t%.2f\n\n", b.AgeingTime)
-				for _, p := range b.Ports {
-					fmt.Fprintf(w, "%s (%d)\n", p.Name, p.Number)
-					fmt.Fprintf(w, " port id\t%s\tstate\t%s\n", p.PortID, p.State)
-					fmt.Fprintf(w, " designated root\t%s\tpath cost\t%d\n", b.Root, p.Cost)
-					fmt.Fprintf(w, " designated bridge\t%s\n", b.BridgeID)
-					fmt.Fprintf(w, " flags\t%s\n\n", strings.Join(on(p.Flags), " "))
+				fmt.Fprintf(w, "%s\t%s\t%s\t", b.Network, b.BridgeID, map[bool]string{true: "yes", false: "no"}[b.STP])
+				for i, p := range b.Ports {
+					if i > 0 {
+						fmt.Fprint(w, "\n\t\t\t")
+					}
+					fmt.Fprint(w, p.Name)
 				}
+				fmt.Fprintln(w)
 			}
 		}))
+}
+
+// showSTP prints networks as brctl does (bridge-utils, brctl_disp.c). Each is the root of its own tree, and no port ever waits to forward. The
+// times are those that IEEE 802.1D recommends; nothing uses them.
+func showSTP(w io.Writer, rows []api.Bridge) {
+	pair := func(name string, value any, name2 string, value2 any) {
+		fmt.Fprintf(w, " %-22s%18v    %-22s%14v\n", name, value, name2, value2)
+	}
+	for _, b := range rows {
+		fmt.Fprintf(w, "%s\n %-22s%18s\n %-22s%18s\n", b.Network, "bridge id", b.BridgeID, "designated root", b.Root)
+		pair("root port", 0, "path cost", 0)
+		pair("max age", "20.00", "bridge max age", "20.00")
+		pair("hello time", "2.00", "bridge hello time", "2.00")
+		pair("forward delay", "0.00", "bridge forward delay", "0.00")
+		fmt.Fprintf(w, " %-22s%18.2f\n", "ageing time", b.AgeingTime)
+		pair("hello timer", "0.00", "tcn timer", "0.00")
+		pair("topology change timer", "0.00", "gc timer", "0.00")
+		fmt.Fprintf(w, " flags\n\n\n")
+		for _, p := range b.Ports {
+			fmt.Fprintf(w, "%s (%d)\n", p.Name, p.Number)
+			pair("port id", p.PortID, "state", p.State)
+			pair("designated root", b.Root, "path cost", p.Cost)
+			pair("designated bridge", b.BridgeID, "message age timer", "0.00")
+			pair("designated port", p.PortID, "forward delay timer", "0.00")
+			pair("designated cost", 0, "hold timer", "0.00")
+			fmt.Fprintf(w, " %-22s%s\n\n", "flags", strings.Join(on(p.Flags), " "))
+		}
+	}
 }

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -89,7 +88,7 @@ func (a *app) flowCommand() *cobra.Command {
 
 func (a *app) printFlowEvent(e *api.FlowEvent) error {
 	if a.json {
-		return json.NewEncoder(a.out).Encode(e)
+		return api.NewEncoder(a.out).Encode(e)
 	}
 	fmt.Fprintf(a.out, "%9s ", "["+e.Event+"]")
 	if e.Reason != "" {

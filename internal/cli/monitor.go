@@ -47,7 +47,7 @@ func (a *app) monitorCommand() *cobra.Command {
 		if last == 0 || follow {
 			fmt.Fprintln(a.err, "uvswitch: listening")
 		}
-		dec, enc := json.NewDecoder(body), json.NewEncoder(a.out)
+		dec, enc := json.NewDecoder(body), api.NewEncoder(a.out)
 		for n := 0; count == 0 || n < count; n++ {
 			var v api.Verdict
 			if err := dec.Decode(&v); err != nil {

@@ -28,6 +28,13 @@ func NewClient(path string) *Client {
 	return c
 }
 
+// NewEncoder returns an encoder of JSON for people and programs, and not for HTML: a > stays a >.
+func NewEncoder(w io.Writer) *json.Encoder {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	return e
+}
+
 // Do sends a request to /v1 followed by path, with in as the JSON body unless it is nil, and decodes the answer into out unless
 // it is nil. An answer of the switch whose status is not 2xx becomes an *Error.
 func (c *Client) Do(ctx context.Context, method, path string, in, out any) error {
