@@ -28,7 +28,9 @@ func TestBridgeTables(t *testing.T) {
 	start := slices.IndexFunc(ours, func(line string) bool { return strings.HasPrefix(line, "port (") })
 	ours = append(ours[:slices.IndexFunc(ours, func(line string) bool { return strings.Contains(line, "(") })], ours[start:]...) // the port that is compared comes first
 	for i, line := range kernel {
-		own := func(beginning string) bool { return strings.HasPrefix(line, beginning) && strings.HasPrefix(ours[i], beginning) }
+		own := func(beginning string) bool {
+			return strings.HasPrefix(line, beginning) && strings.HasPrefix(ours[i], beginning)
+		}
 		switch {
 		case i >= len(ours):
 			t.Fatalf("line %d, %q, is missing in %q", i, line, ours)
