@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -25,7 +26,7 @@ func (a *app) configCommand() *cobra.Command {
 				err = model.Check(conf)
 			}
 			if err != nil { // the file is wrong, not the command line: exit code 1
-				return fmt.Errorf("%s: %s", args[0], strings.TrimPrefix(strings.TrimPrefix(err.Error(), "config: "), args[0]+": "))
+				return a.printFaults(args[0], source.Faults())
 			}
 			if a.json {
 				return a.printJSON(map[string]any{"file": args[0], "ok": true})
@@ -54,6 +55,21 @@ func (a *app) configCommand() *cobra.Command {
 	diff := &cobra.Command{Use: "diff [FILE]", Short: "Show what `uvswitch reload [FILE]` would change", Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error { return a.reload(c, args, true) }}
 	return group("config", "Check, print and compare configuration files", check, show, diff)
+}
+
+// printFaults prints what is wrong with a file.
+func (a *app) printFaults(path string, faults []error) error {
+	var texts []string
+	for _, err := range faults {
+		texts = append(texts, strings.TrimPrefix(strings.TrimPrefix(err.Error(), "config: "), path+": "))
+	}
+	if a.json {
+		return errors.Join(a.printJSON(map[string]any{"file": path, "ok": false, "errors": texts}), exitError{1})
+	}
+	if len(texts) == 1 {
+		return fmt.Errorf("%s: %s", path, texts[0])
+	}
+	return fmt.Errorf("%s has %d errors:\n\n%s", path, len(texts), strings.Join(texts, "\n\n"))
 }
 
 func (a *app) reloadCommand() *cobra.Command {

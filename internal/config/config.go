@@ -19,6 +19,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/model"
@@ -151,12 +152,15 @@ func checkNulls(b []byte) error {
 	return v.err
 }
 
-type nullFinder struct{ err error }
+type nullFinder struct {
+	err error
+	at  *token.Token
+}
 
 func (v *nullFinder) Visit(n ast.Node) ast.Visitor {
 	if m, ok := n.(*ast.MappingValueNode); ok && slices.Contains(restricting, m.Key.String()) && m.Value.Type() == ast.NullType {
-		at := m.Key.GetToken().Position
-		v.err = fmt.Errorf("[%d:%d] %s is empty; write its value, or leave the key out", at.Line, at.Column, m.Key)
+		v.at = m.Key.GetToken()
+		v.err = fmt.Errorf("[%d:%d] %s is empty; write its value, or leave the key out", v.at.Position.Line, v.at.Position.Column, m.Key)
 	}
 	return v
 }
@@ -194,8 +198,18 @@ func Parse(b []byte) (f *File, err error) {
 		return nil, errors.New(withHint(inWords(err)))
 	}
 	if err := dec.Decode(&File{}); !errors.Is(err, io.EOF) {
-		return nil, errors.New("the file has more than one YAML document; put everything into one, without lines ---")
+		return nil, errTwoDocuments
 	}
+	if err := f.check(); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+var errTwoDocuments = errors.New("the file has more than one YAML document; put everything into one, without lines ---")
+
+// check checks what can be known from each part of the file alone.
+func (f *File) check() error {
 	for _, c := range []struct {
 		key, value string
 	}{
@@ -206,37 +220,37 @@ func Parse(b []byte) (f *File, err error) {
 		{"uplink.kind", f.Uplink.Kind},
 	} {
 		if c.value != "" && !slices.Contains(Choices[c.key], c.value) {
-			return nil, fmt.Errorf("%s: %q is not supported; it must be one of %s", c.key, c.value, strings.Join(Choices[c.key], ", "))
+			return fmt.Errorf("%s: %q is not supported; it must be one of %s", c.key, c.value, strings.Join(Choices[c.key], ", "))
 		}
 	}
 	if _, err := model.ParseInbound(string(f.Host.Inbound)); err != nil {
-		return nil, err
+		return err
 	}
 	if min(f.NAT.Flows, f.NAT.Flows6, f.NAT.FlowsPerPort) < 0 || max(f.NAT.Flows, f.NAT.Flows6) > maxFlows {
-		return nil, fmt.Errorf("nat: flows, flows6 and flows_per_port are numbers from 1; the largest for flows and flows6 is %d", maxFlows)
+		return fmt.Errorf("nat: flows, flows6 and flows_per_port are numbers from 1; the largest for flows and flows6 is %d", maxFlows)
 	}
 	for i, n := range f.Networks {
 		if _, err := nat.ParseMapping(n.Mapping); err != nil {
-			return nil, fmt.Errorf("networks[%d]: %w", i, err)
+			return fmt.Errorf("networks[%d]: %w", i, err)
 		}
 		if _, err := nat.ParseProtocols(string(n.Protocols)); err != nil {
-			return nil, fmt.Errorf("networks[%d]: %w", i, err)
+			return fmt.Errorf("networks[%d]: %w", i, err)
 		}
 		if _, err := nat.ParseFiltering(n.Filtering); err != nil {
-			return nil, fmt.Errorf("networks[%d]: %w", i, err)
+			return fmt.Errorf("networks[%d]: %w", i, err)
 		}
 	}
 	for i, p := range f.Ports {
 		if p.Handed {
-			return nil, fmt.Errorf("ports[%d]: handed is only for programs that pass a TAP with an API request; remove this key from the file", i)
+			return fmt.Errorf("ports[%d]: handed is only for programs that pass a TAP with an API request; remove this key from the file", i)
 		}
 	}
 	for i, p := range f.Publish {
 		if _, _, ok := strings.Cut(p.To, ":"); !ok || p.Host == "" {
-			return nil, fmt.Errorf("publish[%d]: needs host: \"8080\" and to: \"NAME:PORT\"", i)
+			return fmt.Errorf("publish[%d]: needs host: \"8080\" and to: \"NAME:PORT\"", i)
 		}
 	}
-	return f, nil
+	return nil
 }
 
 // UnmarshalYAML takes the short form, too.

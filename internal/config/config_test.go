@@ -1,6 +1,8 @@
 package config
 
 import (
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -74,6 +76,9 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%q is accepted", text)
 			continue
 		}
+		if all := (Source{}).faults([]byte(text)); len(all) == 0 || all[0].Error() != err.Error() {
+			t.Errorf("%q has the faults %q; want %q first", text, all, err)
+		}
 		for _, w := range want {
 			if !strings.Contains(err.Error(), w) {
 				t.Errorf("%q: %v; want %q", text, err, w)
@@ -82,11 +87,51 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// TestFaults checks that the faults of a file are all reported, each with its place, and what is right beside them is not.
+func TestFaults(t *testing.T) {
+	all := (Source{}).faults([]byte(`
+uplink: {devcie: eth0, kind: tcx}
+nat: {flows: many}
+networks:
+  - {name: lab, subnet: 10.9.0.0/24}
+  - {name: lab, subnet: 10.8.0.0/24}
+  - {name: bad, subnet: 10.9.0.0/16, mtu: long}
+ports:
+  - {name: a, netns: a, ip: 172.29.0.2}
+  - {name: b, netns: b, ip: 172.29.0.2}
+  - {name: c, netns: c, network: nowhere}
+  - {name: "d e"}
+  - {name: f, netns: f, network: lab, ip: 10.9.0.9}
+publish:
+  - {host: "80", from: }
+  - {host: "81", to: "a:80"}
+  - {host: "81", to: "f:80"}
+  - {host: "82"}
+routes: [{dst: 192.0.2.0/33}]
+prots: []
+`))
+	for i, want := range []string{"[15:", "[2:10]", "[3:", "[7:", "[20:1]", `network "lab"`, "172.29.0.2", "nowhere", `"d e"`, "81", `publish[3]: needs host: "8080" and to`, "192.0.2.0/33"} {
+		if !slices.ContainsFunc(all, func(err error) bool { return strings.Contains(err.Error(), want) }) {
+			t.Errorf("fault %d, %s, is not among %d:\n%v", i, want, len(all), errors.Join(all...))
+		}
+	}
+	if len(all) != 14 { // the network with the wrong MTU overlaps, too, and the published port without sources lacks its target
+		t.Errorf("%d faults:\n%v", len(all), errors.Join(all...))
+	}
+	if all := (Source{}).faults([]byte("ports: [" + strings.Repeat("{name: a b}, ", 100) + "]")); len(all) != mostFaults {
+		t.Errorf("%d faults", len(all))
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add("uplink: {device: auto}\nnetworks:\n  - {name: lab}\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		if c, err := Parse([]byte(text)); err == nil && c == nil {
+		c, err := Parse([]byte(text))
+		if err == nil && c == nil {
 			t.Error("neither a file nor an error")
+		}
+		if all := (Source{}).faults([]byte(text)); err != nil && len(all) == 0 {
+			t.Errorf("no faults, but %v", err)
 		}
 	})
 }
