@@ -137,7 +137,7 @@ func boot(t *testing.T, more string, namespaces ...string) *manager {
 			t.Fatal(err)
 		}
 		if name == "uvswitch.service" { // differs from the package: path of the command, log files, shorter times
-			text = append(text, "[Service]\nExecStart=\nExecStart=/run/bin/uvswitch run --verbose\nStandardOutput=append:/run/uvswitch.log\nStandardError=append:/run/uvswitch.log\nWatchdogSec=5\nRestartSec=100ms\n"+more...)
+			text = append(text, "[Service]\nExecStart=\nExecStart=/run/bin/uvswitch run --verbose\nExecReload=\nExecReload=/run/bin/uvswitch reload\nStandardOutput=append:/run/uvswitch.log\nStandardError=append:/run/uvswitch.log\nWatchdogSec=5\nRestartSec=100ms\n"+more...)
 		}
 		write(name, string(text))
 	}
@@ -361,6 +361,31 @@ func TestSystemdUnits(t *testing.T) {
 	m.Eventually("the last device has gone", func() bool { return !strings.Contains(m.Sh("db", "ip -br link"), "eth0") })
 	if links := m.Sh("host", "ip -br link"); strings.Contains(links, "uvs") {
 		t.Errorf("the host has\n%s", links)
+	}
+}
+
+// TestSystemdReload checks that `systemctl reload` applies the file, and fails if the file is wrong.
+func TestSystemdReload(t *testing.T) {
+	m := boot(t, "ExecStartPre=+/bin/sh -c 'mkdir -p /run/conf && echo \"networks: []\" > /run/conf/uvs.yaml && chmod -R a+rX /run/conf'\nExecStart=\nExecStart=/run/bin/uvswitch run -c /run/conf/uvs.yaml\n")
+	reload := func(text string) (string, error) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(m.root, "run/conf/uvs.yaml"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return m.try("reload", "uvswitch.service")
+	}
+	if out, err := reload("networks: [{name: lab, subnet: 10.9.0.0/24}]"); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	contains(t, m.CLI("network", "ls"), "10.9.0.0/24")
+	if out, err := reload("networks: [{name: lab, subnet: 10.9.0.0/33}]"); err == nil {
+		t.Errorf("a wrong file: %s", out)
+	}
+	said, _ := os.ReadFile(filepath.Join(m.root, "run/uvswitch.log"))
+	contains(t, string(said), "10.9.0.0/33")
+	contains(t, m.CLI("network", "ls"), "10.9.0.0/24")
+	if state := m.property("ActiveState"); state != "active" {
+		t.Errorf("after a wrong file, the unit is %s", state)
 	}
 }
 
