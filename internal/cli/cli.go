@@ -5,6 +5,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -32,7 +34,7 @@ const (
 type app struct {
 	socket string
 	json   bool
-	wide   string
+	output string
 	in     io.Reader
 	out    io.Writer
 	err    io.Writer
@@ -101,8 +103,43 @@ func argumentError(c *cobra.Command, err error) error {
 		return fmt.Errorf("wrong number of arguments; usage: %s", strings.TrimSuffix(c.UseLine(), " [flags]"))
 	case strings.HasPrefix(text, "unknown command") && !c.HasSubCommands():
 		return fmt.Errorf("%s takes no arguments", c.CommandPath())
+	case strings.HasPrefix(text, "unknown command"):
+		word := strings.Split(text, `"`)[1]
+		hint := "the commands are " + strings.Join(names(c.Commands()), ", ")
+		if near := c.SuggestionsFor(word); len(near) > 0 {
+			hint = fmt.Sprintf("did you mean `%s %s`?", c.CommandPath(), strings.Join(near, "` or `"+c.CommandPath()+" "))
+		}
+		return fmt.Errorf("there is no command `%s %s`; %s", c.CommandPath(), word, hint)
 	}
 	return err
+}
+
+// synonyms are the words for which other tools use the first one of each list.
+var synonyms = [][]string{{"ls", "list", "show"}, {"show", "get", "ls", "list"}, {"del", "rm", "delete", "remove"}, {"add", "create", "new"}, {"set", "change"}}
+
+// addAliases gives commands the names that they have in other tools, unless another command has this name. Groups have their plural, too.
+func addAliases(parent *cobra.Command) {
+	var taken []string
+	for _, c := range parent.Commands() {
+		taken = append(taken, c.Name())
+	}
+	for _, c := range parent.Commands() {
+		if parent.HasParent() {
+			for _, words := range synonyms {
+				if c.Name() == words[0] {
+					c.Aliases = append(c.Aliases, slices.DeleteFunc(slices.Clone(words[1:]), func(w string) bool { return slices.Contains(taken, w) })...)
+				}
+			}
+		} else if plural := strings.TrimSuffix(c.Name(), "y"); c.HasSubCommands() && !strings.HasSuffix(c.Name(), "s") {
+			if plural != c.Name() {
+				plural += "ies"
+			} else {
+				plural += "s"
+			}
+			c.Aliases = append(c.Aliases, plural)
+		}
+		addAliases(c)
+	}
 }
 
 // Root returns the root command, for man pages and completion scripts.
@@ -119,16 +156,19 @@ func (a *app) root() *cobra.Command {
 	f := root.PersistentFlags()
 	f.StringVar(&a.socket, "socket", api.Socket(), "path of the switch's control socket (environment variable UVSWITCH_SOCKET)")
 	f.BoolVarP(&a.json, "json", "j", false, "print JSON")
-	f.StringVarP(&a.wide, "output", "o", "", "output format: wide (more columns; port ls and network ls), or extended (as conntrack -o extended; flow ls and flow events)")
+	f.StringVarP(&a.output, "output", "o", "", "output format: json (as -j), yaml, wide (more columns; port ls and network ls), or extended (as conntrack -o extended; flow ls and flow events)")
 	root.PersistentPreRunE = func(c *cobra.Command, args []string) error {
 		if err := checkEmpty(c, args); err != nil {
 			return err
 		}
-		switch a.wide {
+		switch a.output {
+		case "json", "yaml":
+			a.json = true
+			return nil
 		case "", "wide", "extended":
 			return nil
 		}
-		return usagef("-o %q is not an output format; use wide or extended (-j prints JSON)", a.wide)
+		return usagef("-o %q is not an output format; use json, yaml, wide or extended", a.output)
 	}
 	root.AddCommand(
 		a.runCommand(), netnsChildCommand(), a.statusCommand(), a.statsCommand(), a.reasonsCommand(), a.networkCommand(), a.portCommand(), a.fdbCommand(),
@@ -138,6 +178,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.netavarkCommands()...)
 	a.complete(root)
 	addExamples(root, examples())
+	addAliases(root)
 	return root
 }
 
@@ -222,7 +263,27 @@ func get[T any](ctx context.Context, a *app, path string, table func(w io.Writer
 	return w.Flush()
 }
 
+// change sends a request that changes the switch. With -j, it prints the answer, which is an empty object if there is nothing to tell.
+func (a *app) change(c *cobra.Command, method, path string, body any) error {
+	var answer json.RawMessage
+	if err := a.client().Do(c.Context(), method, path, body, &answer); err != nil || !a.json {
+		return err
+	}
+	return a.printJSON(answer)
+}
+
+// printJSON prints what -j asks for: JSON, or YAML.
 func (a *app) printJSON(v any) error {
+	if a.output == "yaml" {
+		text, err := json.Marshal(v)
+		if err == nil {
+			text, err = yaml.JSONToYAML(text)
+		}
+		if err == nil {
+			_, err = a.out.Write(text)
+		}
+		return err
+	}
 	e := api.NewEncoder(a.out)
 	e.SetIndent("", "  ")
 	return e.Encode(v)

@@ -20,7 +20,7 @@ func (a *app) dnsCommand() *cobra.Command {
 		Long: "Give a network a name with an address, besides the names of its ports. Several addresses of one name are answered together.\n" +
 			"The name is there until the switch ends. Names that stay are in the configuration file: networks: [{names: [NAME=ADDRESS]}].",
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.client().Do(c.Context(), "POST", "/names", api.NameAdd{Network: network, Name: args[0], Address: args[1]}, nil)
+			return a.change(c, "POST", "/names", api.NameAdd{Network: network, Name: args[0], Address: args[1]})
 		}})
 	del := ofNetwork(&cobra.Command{Use: "del NAME [ADDRESS]", Short: "Remove a name that `dns add` has added", Args: cobra.RangeArgs(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -28,7 +28,7 @@ func (a *app) dnsCommand() *cobra.Command {
 			if len(args) == 2 {
 				q.Set("address", args[1])
 			}
-			return a.client().Do(c.Context(), "DELETE", "/names?"+q.Encode(), nil, nil)
+			return a.change(c, "DELETE", "/names?"+q.Encode(), nil)
 		}})
 	return group("dns", "Names: what the gateways answer to questions for names (DNS)",
 		show(a, "ls", "List the names of all networks", "/names", func(w io.Writer, rows []api.Name) {

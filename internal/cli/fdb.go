@@ -19,11 +19,11 @@ func (a *app) fdbCommand() *cobra.Command {
 				return usagef("usage: uvswitch fdb add MAC dev PORT static|sticky")
 			}
 			e = api.FDBAdd{MAC: args[0], Port: args[2], State: args[3]}
-			return a.client().Do(c.Context(), "POST", "/fdb", e, nil)
+			return a.change(c, "POST", "/fdb", e)
 		}}
 	var port string
 	flush := &cobra.Command{Use: "flush", Short: "Remove all learned entries", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
-		return a.client().Do(c.Context(), "DELETE", "/fdb?port="+url.QueryEscape(port), nil, nil)
+		return a.change(c, "DELETE", "/fdb?port="+url.QueryEscape(port), nil)
 	}}
 	flush.Flags().StringVar(&port, "port", "", "only the entries of this port")
 	return group("fdb", "The forwarding database: which MAC address is behind which port",

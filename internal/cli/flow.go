@@ -120,7 +120,7 @@ func byName[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m))
 
 func (a *app) printFlows(w io.Writer, rows []api.Flow) {
 	for _, f := range rows {
-		if a.wide == "extended" {
+		if a.output == "extended" {
 			fmt.Fprintf(w, "%-8s %d ", f.Family, map[string]int{"ipv4": unix.AF_INET, "ipv6": unix.AF_INET6}[f.Family])
 		}
 		state := ""

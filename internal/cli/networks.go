@@ -70,13 +70,13 @@ func (a *app) networkCommand() *cobra.Command {
 	_ = add.MarkFlagRequired("subnet")
 	table := func(w io.Writer, rows []api.Network) {
 		head := []any{"NAME", "SUBNET", "GATEWAY", "MAC", "MTU", "INTERNAL", "ISOLATED", "PORTS", "SUBNET6"}
-		if a.wide == "wide" {
+		if a.output == "wide" {
 			head = append(head, "MAPPING", "FILTERING", "PROTOCOLS", "NAT6", "IN6", "RA", "ND-PROXY", "DNS", "DOMAIN", "DHCP")
 		}
 		row(w, head...)
 		for _, n := range rows {
 			cells := []any{n.Name, n.Subnet, n.Gateway, n.MAC, n.MTU, n.Internal, n.Isolated, n.Ports, cmp.Or(n.Subnet6, "-")}
-			if a.wide == "wide" {
+			if a.output == "wide" {
 				cells = append(cells, n.Mapping, n.Filtering, n.Protocols, cmp.Or(n.NAT6, "-"), cmp.Or(n.In6, "-"), cmp.Or(n.RA, "-"), proxyText(n), n.DNS, n.Domain, n.DHCP)
 			}
 			row(w, cells...)
@@ -157,7 +157,7 @@ func (a *app) networkSet() *cobra.Command {
 		if len(set) == 0 {
 			return usagef("say what to change: `uvswitch network set --help` lists the settings")
 		}
-		return a.client().Do(c.Context(), "PATCH", "/networks/"+url.PathEscape(args[0]), set, nil)
+		return a.change(c, "PATCH", "/networks/"+url.PathEscape(args[0]), set)
 	}
 	return c
 }

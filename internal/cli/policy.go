@@ -149,7 +149,7 @@ func (a *app) policyDel() *cobra.Command {
 			}
 			path += "/rules/" + strconv.Itoa(number)
 		}
-		return a.client().Do(c.Context(), "DELETE", path, nil, nil)
+		return a.change(c, "DELETE", path, nil)
 	}}
 }
 
@@ -176,7 +176,7 @@ func (a *app) ruleNumber(ctx context.Context, name, text string) (int, error) {
 func (a *app) policyAttach(what, short string) *cobra.Command {
 	var to api.PolicyAttach
 	c := &cobra.Command{Use: what + " NAME (--port PORT | --network NETWORK)", Short: short, Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-		return a.client().Do(c.Context(), "POST", "/policies/"+url.PathEscape(args[0])+"/"+what, to, nil)
+		return a.change(c, "POST", "/policies/"+url.PathEscape(args[0])+"/"+what, to)
 	}}
 	c.Flags().StringVar(&to.Port, "port", "", "name of the port")
 	c.Flags().StringVar(&to.Network, "network", "", "name of the network: all of its ports")

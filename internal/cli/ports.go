@@ -17,7 +17,7 @@ import (
 // remove returns a command that deletes the object that its argument names.
 func (a *app) remove(use, short, path string) *cobra.Command {
 	return &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-		return a.client().Do(c.Context(), "DELETE", path+url.PathEscape(args[0]), nil, nil)
+		return a.change(c, "DELETE", path+url.PathEscape(args[0]), nil)
 	}}
 }
 
@@ -91,7 +91,7 @@ func (a *app) portCommand() *cobra.Command {
 			for i := 1; i < len(args); i += 2 {
 				settings[args[i]] = api.Setting(args[i+1])
 			}
-			return a.client().Do(c.Context(), "PATCH", "/ports/"+url.PathEscape(args[0]), settings, nil)
+			return a.change(c, "PATCH", "/ports/"+url.PathEscape(args[0]), settings)
 		}}
 	one := &cobra.Command{Use: "show NAME", Short: "Show one port", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
 		return get(c.Context(), a, "/ports/"+url.PathEscape(args[0]), printPort)
@@ -102,13 +102,13 @@ func (a *app) portCommand() *cobra.Command {
 
 func (a *app) portTable(w io.Writer, rows []api.Port) {
 	head := []any{"NAME", "NETWORK", "KIND", "DEVICE", "NETNS", "MAC", "ADDRESS", "STATE", "RX", "TX", "DROPPED"}
-	if a.wide == "wide" {
+	if a.output == "wide" {
 		head = append(head, "MTU", "OFFLOAD", "BACKEND", "RX BYTES", "TX BYTES", "SETTINGS")
 	}
 	row(w, head...)
 	for _, p := range rows {
 		cells := []any{p.Name, p.Network, p.Kind, p.Ifname, p.Netns, p.MAC, strings.Join(p.Addresses, ","), p.State, p.RxPackets, p.TxPackets, p.RxDropped + p.TxDropped}
-		if a.wide == "wide" {
+		if a.output == "wide" {
 			cells = append(cells, p.MTU, p.Offload, p.Backend, p.RxBytes, p.TxBytes, strings.Join(on(p.Flags), ","))
 		}
 		row(w, cells...)

@@ -81,7 +81,7 @@ func (a *app) publishCommand() *cobra.Command {
 	_ = add.MarkFlagRequired("port")
 	del := &cobra.Command{Use: "del [HOST_ADDR:]HOST_PORT[-END][/tcp|udp|sctp]", Short: "Remove a published port", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.client().Do(c.Context(), "DELETE", "/publish?host="+url.QueryEscape(args[0]), nil, nil)
+			return a.change(c, "DELETE", "/publish?host="+url.QueryEscape(args[0]), nil)
 		}}
 	return group("publish", "Published ports: ports of the host that lead to a container",
 		show(a, "ls", "List published ports", "/publish", func(w io.Writer, rows []api.Publish) {

@@ -29,11 +29,11 @@ func (a *app) neighCommand() *cobra.Command {
 			if len(args) != 3 || args[1] != "lladdr" {
 				return usagef("usage: uvswitch neigh add ADDR lladdr MAC")
 			}
-			return a.client().Do(c.Context(), "POST", "/neighbors", api.NeighborAdd{Dst: args[0], Lladdr: args[2]}, nil)
+			return a.change(c, "POST", "/neighbors", api.NeighborAdd{Dst: args[0], Lladdr: args[2]})
 		}},
 		a.remove("del ADDR", "Remove a neighbor", "/neighbors/"),
 		&cobra.Command{Use: "flush", Short: "Remove all learned entries", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
-			return a.client().Do(c.Context(), "DELETE", "/neighbors", nil, nil)
+			return a.change(c, "DELETE", "/neighbors", nil)
 		}})
 }
 
@@ -108,8 +108,8 @@ func (a *app) routeChange(name, short, method string, replace bool) *cobra.Comma
 			return usagef("usage: uvswitch route %s", strings.ReplaceAll(form, " | ", ", or uvswitch route "))
 		}
 		if method == "DELETE" {
-			return a.client().Do(c.Context(), method, "/routes?dst="+url.QueryEscape(q.Dst), nil, nil)
+			return a.change(c, method, "/routes?dst="+url.QueryEscape(q.Dst), nil)
 		}
-		return a.client().Do(c.Context(), method, "/routes", q, nil)
+		return a.change(c, method, "/routes", q)
 	}}
 }
