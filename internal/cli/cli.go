@@ -11,7 +11,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -21,6 +20,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/cni"
+	"github.com/uvswitch/uvswitch/internal/term"
 )
 
 // Exit codes.
@@ -289,20 +289,11 @@ func (a *app) printJSON(v any) error {
 	return e.Encode(v)
 }
 
-// printable shows control characters as escapes: the name of a device may come from a container, and terminals obey control characters.
-func printable(s string) string {
-	if strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) {
-		s = strconv.Quote(s)
-		s = s[1 : len(s)-1]
-	}
-	return s
-}
-
 // row prints one line of a table.
 func row(w io.Writer, cells ...any) {
 	text := make([]string, len(cells))
 	for i, c := range cells {
-		text[i] = cmp.Or(printable(fmt.Sprint(c)), "-")
+		text[i] = cmp.Or(term.Printable(fmt.Sprint(c)), "-")
 	}
 	fmt.Fprintln(w, strings.Join(text, "\t"))
 }

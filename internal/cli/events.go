@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/term"
 )
 
 func (a *app) eventsCommand() *cobra.Command {
@@ -75,7 +76,7 @@ func eventLine(e *api.Event) string {
 		stamp = t.Local().Format("2006-01-02 15:04:05.000")
 	}
 	if e.Lost > 0 {
-		return fmt.Sprintf("%s (%d events are forgotten)\n%s %s", stamp, e.Lost, stamp, printable(e.Text))
+		return fmt.Sprintf("%s (%d events are forgotten)\n%s %s", stamp, e.Lost, stamp, term.Printable(e.Text))
 	}
-	return stamp + " " + printable(e.Text)
+	return stamp + " " + term.Printable(e.Text)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/term"
 )
 
 func (a *app) monitorCommand() *cobra.Command {
@@ -76,7 +77,7 @@ func verdictLine(v *api.Verdict) string {
 			stamp = t.Local().Format("15:04:05.0     ") // remembered drops have a time of lower precision
 		}
 	}
-	s := fmt.Sprintf("%s %-8s %s", stamp, orDash(v.In), printable(v.Packet))
+	s := fmt.Sprintf("%s %-8s %s", stamp, orDash(v.In), term.Printable(v.Packet))
 	if v.Lost > 0 {
 		s = fmt.Sprintf("%s (%d lines lost: this reader was too slow)\n%s", stamp, v.Lost, s)
 	}
@@ -87,7 +88,7 @@ func verdictLine(v *api.Verdict) string {
 			s += " at " + v.Out
 		}
 		if v.Why != "" {
-			s += ": " + printable(v.Why)
+			s += ": " + term.Printable(v.Why)
 		}
 	case "flooded":
 		s += fmt.Sprintf(" flooded to %d ports", v.Copies)
@@ -97,7 +98,7 @@ func verdictLine(v *api.Verdict) string {
 		s += " forwarded to " + v.Out
 	}
 	if v.Becomes != "" {
-		s += ", translated to " + printable(v.Becomes)
+		s += ", translated to " + term.Printable(v.Becomes)
 	}
 	if v.Flow != 0 {
 		s += fmt.Sprintf(" (flow %d)", v.Flow)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/policy"
+	"github.com/uvswitch/uvswitch/internal/term"
 )
 
 func (a *app) policyCommand() *cobra.Command {
@@ -201,9 +202,9 @@ func (a *app) policyTest() *cobra.Command {
 				err = a.printJSON(out)
 			} else {
 				word := map[bool]string{true: "allowed", false: "refused"}[out.Allowed]
-				fmt.Fprintf(a.out, "%s: %s\n", word, printable(out.Why))
+				fmt.Fprintf(a.out, "%s: %s\n", word, term.Printable(out.Why))
 				if out.Remedy != "" {
-					fmt.Fprintf(a.out, "  what to do: %s\n", printable(out.Remedy))
+					fmt.Fprintf(a.out, "  what to do: %s\n", term.Printable(out.Remedy))
 				}
 			}
 			if err == nil && !out.Allowed {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/attach"
+	"github.com/uvswitch/uvswitch/internal/term"
 	"github.com/uvswitch/uvswitch/internal/top"
 )
 
@@ -48,7 +49,7 @@ func (a *app) portCommand() *cobra.Command {
 			if a.json {
 				return a.printJSON(made)
 			}
-			_, err = fmt.Fprintln(a.out, printable(strings.TrimSpace(fmt.Sprintf("port %s: %s %s %s", made.Name, made.Ifname, strings.Join(made.Addresses, " "), made.MAC))))
+			_, err = fmt.Fprintln(a.out, term.Printable(strings.TrimSpace(fmt.Sprintf("port %s: %s %s %s", made.Name, made.Ifname, strings.Join(made.Addresses, " "), made.MAC))))
 			return err
 		},
 	}

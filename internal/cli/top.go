@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
+	"github.com/uvswitch/uvswitch/internal/term"
 	"github.com/uvswitch/uvswitch/internal/top"
 )
 
@@ -17,20 +17,18 @@ func (a *app) topCommand() *cobra.Command {
 	var frames int
 	var batch bool
 	c := &cobra.Command{Use: "top", Short: "Watch ports, rates, drops and tables live", Args: cobra.NoArgs,
-		Long: "A live screen: rates by port, drops by reason, how full each table is, and the busiest flows.\n" +
-			"Keys: q quits; f switches between flows and ports; space pauses the screen; r, p, d and n sort the ports by traffic from\nthe port, traffic to the port, drops, and name.",
+		Long: "A live screen: ports, flows, the last drops, drops by reason, and how full each table is. Enter opens a page about the chosen line: a drop's page\n" +
+			"says why the packet was dropped, what to do, and what would happen to it now. The key ? lists the keys.\nWithout a terminal, and with -b, top prints screens as plain text.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if every < 100*time.Millisecond || every > time.Minute {
 				return usagef("--interval %s is out of range; use 100ms to 1m", every)
 			}
 			o := top.Options{Client: a.client(), Out: a.out, Every: every, Updates: frames}
 			switch in, ok := a.in.(*os.File); {
-			case batch:
-				return top.Print(c.Context(), o)
 			case a.json:
 				return usagef("top has no JSON output; use `uvswitch -j stats` or `uvswitch -j port ls`")
-			case !ok || !isTerminal(in) || !isTerminalOut(a.out):
-				return usagef("top needs a terminal; use -b to print plain text")
+			case batch || !ok || !term.IsTerminal(in) || !isTerminalOut(a.out):
+				return top.Print(c.Context(), o)
 			default:
 				o.In = in
 			}
@@ -44,21 +42,7 @@ func (a *app) topCommand() *cobra.Command {
 
 func isTerminalOut(w io.Writer) bool {
 	f, ok := w.(*os.File)
-	return ok && isTerminal(f)
-}
-
-// isTerminal asks the kernel for the modes of a terminal.
-func isTerminal(f *os.File) bool {
-	raw, err := f.SyscallConn() // Fd would change the file's mode
-	if err != nil {
-		return false
-	}
-	is := false
-	err = raw.Control(func(fd uintptr) {
-		_, err := unix.IoctlGetTermios(int(fd), unix.TCGETS)
-		is = err == nil
-	})
-	return is && err == nil
+	return ok && term.IsTerminal(f)
 }
 
 // seconds is a flag value: a duration, which may be given as a plain number of seconds.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/capture"
+	"github.com/uvswitch/uvswitch/internal/term"
 )
 
 func (a *app) traceCommand() *cobra.Command {
@@ -80,19 +81,19 @@ func (a *app) traceCommand() *cobra.Command {
 }
 
 func printTrace(out io.Writer, t *api.Trace) {
-	fmt.Fprintf(out, "%s, %d bytes, in by port %s\n", printable(t.Packet), t.Length, t.In)
+	fmt.Fprintf(out, "%s, %d bytes, in by port %s\n", term.Printable(t.Packet), t.Length, t.In)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for i, s := range t.Steps {
-		fmt.Fprintf(w, "%3d  %s\t%s\t%s\n", i+1, s.Stage, s.Result, printable(s.Text))
+		fmt.Fprintf(w, "%3d  %s\t%s\t%s\n", i+1, s.Stage, s.Result, term.Printable(s.Text))
 	}
 	w.Flush()
 	reason := ""
 	if t.Reason != "" {
 		reason = " (" + t.Reason + ")"
 	}
-	fmt.Fprintf(out, "  => %s%s: %s\n", t.Verdict, reason, printable(t.Why))
+	fmt.Fprintf(out, "  => %s%s: %s\n", t.Verdict, reason, term.Printable(t.Why))
 	if t.Remedy != "" {
-		fmt.Fprintf(out, "     what to do: %s\n", printable(t.Remedy))
+		fmt.Fprintf(out, "     what to do: %s\n", term.Printable(t.Remedy))
 	}
 }
 

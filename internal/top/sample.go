@@ -1,0 +1,92 @@
+package top
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+)
+
+// A sample is the state of the switch at one time, as far as a view needs it.
+type sample struct {
+	at     time.Time
+	status api.Status
+	ports  []api.Port
+	stats  api.Stats
+	flows  []api.Flow    // of the view's port, if it has one; at most mostFlows
+	drops  []api.Verdict // the last ones, the newest first
+	past   api.History   // of the view's port
+	trace  *api.Trace    // of the packet of a drop's page
+	noted  string        // why something of this is missing
+}
+
+const (
+	mostFlows = 2000
+	lastDrops = 200
+)
+
+func take(ctx context.Context, c *api.Client, v view) (s sample, err error) {
+	for path, to := range map[string]any{"/status": &s.status, "/ports": &s.ports, "/stats": &s.stats} {
+		if err := c.Do(ctx, "GET", path, nil, to); err != nil {
+			return s, err
+		}
+	}
+	// What another user of the host may not see does not end the screen.
+	note := func(err error) {
+		if err != nil && ctx.Err() == nil {
+			s.noted = err.Error()
+		}
+	}
+	if v.kind == flowsView || v.kind == flowPage || v.kind == portPage {
+		note(c.Do(ctx, "GET", "/flows?"+query("limit", strconv.Itoa(mostFlows), "port", v.port), nil, &s.flows))
+	}
+	if v.kind == dropsView {
+		q, _ := url.ParseQuery(query("verdict", "dropped", "last", strconv.Itoa(lastDrops), "follow", "0", "port", v.port, "reason", v.reason))
+		for d, err := range c.Monitor(ctx, q) {
+			note(err)
+			if err != nil {
+				break
+			}
+			s.drops = append(s.drops, d)
+		}
+		slices.Reverse(s.drops)
+	}
+	if v.kind == portPage {
+		note(c.Do(ctx, "GET", "/history?"+query("port", v.port), nil, &s.past))
+	}
+	if v.kind == dropPage {
+		if packet := packetOf(&v.drop); packet != "" {
+			t, err := c.Trace(ctx, api.TraceRequest{In: v.drop.In, Packet: packet})
+			note(err)
+			if err == nil {
+				s.trace = &t
+			}
+		}
+	}
+	s.at = time.Now()
+	return s, nil
+}
+
+// query encodes pairs of names and values; empty values are left out.
+func query(pairs ...string) string {
+	q := url.Values{}
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			q.Set(pairs[i], pairs[i+1])
+		}
+	}
+	return q.Encode()
+}
+
+// packetOf describes a dropped packet for a trace; empty if its kind has no description.
+func packetOf(d *api.Verdict) string {
+	if d.Src == "" || d.Dst == "" || !slices.Contains([]string{"tcp", "udp", "sctp", "icmp", "icmpv6"}, d.Protocol) {
+		return ""
+	}
+	return fmt.Sprintf("%s %s > %s", strings.TrimSuffix(d.Protocol, "v6"), end(d.Src, d.Sport), end(d.Dst, d.Dport))
+}
