@@ -35,6 +35,7 @@ type app struct {
 	socket string
 	json   bool
 	output string
+	colors bool
 	in     io.Reader
 	out    io.Writer
 	err    io.Writer
@@ -157,9 +158,18 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.socket, "socket", api.Socket(), "path of the switch's control socket (environment variable UVSWITCH_SOCKET)")
 	f.BoolVarP(&a.json, "json", "j", false, "print JSON")
 	f.StringVarP(&a.output, "output", "o", "", "output format: json (as -j), yaml, wide (more columns; port ls and network ls), or extended (as conntrack -o extended; flow ls and flow events)")
+	color := f.String("color", "auto", "colors: auto (on a terminal, unless NO_COLOR is set), always, or never")
 	root.PersistentPreRunE = func(c *cobra.Command, args []string) error {
 		if err := checkEmpty(c, args); err != nil {
 			return err
+		}
+		switch *color {
+		case "auto":
+			a.colors = isTerminalOut(a.out) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+		case "always", "never":
+			a.colors = *color == "always"
+		default:
+			return usagef("--color %q: must be auto, always or never", *color)
 		}
 		switch a.output {
 		case "json", "yaml":
@@ -270,6 +280,14 @@ func (a *app) change(c *cobra.Command, method, path string, body any) error {
 		return err
 	}
 	return a.printJSON(answer)
+}
+
+// styled is a text in a style, if there are colors. In a column of a table, all cells need a style: tabwriter counts its characters.
+func (a *app) styled(style term.Style, text string) string {
+	if !a.colors {
+		return text
+	}
+	return style.Of(text)
 }
 
 // printJSON prints what -j asks for: JSON, or YAML.

@@ -49,7 +49,7 @@ func (a *app) complete(root *cobra.Command) {
 	}
 	flags := map[string]completer{
 		"port": ports, "in": ports, "interface": ports, "network": networks, "reason": words(reasons...), "verdict": words("forwarded", "flooded", "consumed", "dropped"),
-		"dir": words("in", "out", "both"), "policy": policies, "output": words("json", "yaml", "wide", "extended"), "io": words("auto", "io_uring", "read-write"), "uplink-kind": words("tcx", "clsact", "tap"),
+		"dir": words("in", "out", "both"), "policy": policies, "color": words("auto", "always", "never"), "output": words("json", "yaml", "wide", "extended"), "io": words("auto", "io_uring", "read-write"), "uplink-kind": words("tcx", "clsact", "tap"),
 	}
 	args := map[string]completer{
 		"port show": ports, "port set": ports, "port del": ports, "network show": networks, "network del": networks, "bridge show": networks, "publish del": published,

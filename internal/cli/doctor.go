@@ -10,6 +10,7 @@ import (
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/doctor"
 	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/term"
 )
 
 func (a *app) doctorCommand() *cobra.Command {
@@ -32,7 +33,8 @@ func (a *app) doctorCommand() *cobra.Command {
 				}
 			} else {
 				for _, f := range list {
-					fmt.Fprintf(a.out, "%-5s %-12s %s\n", strings.ToUpper(string(f.Level)), f.Check, f.Text)
+					style := map[doctor.Level]term.Style{doctor.OK: term.Good, doctor.Warn: term.Warn, doctor.Fail: term.Bad}[f.Level]
+					fmt.Fprintf(a.out, "%s %-12s %s\n", a.styled(style, fmt.Sprintf("%-5s", strings.ToUpper(string(f.Level)))), f.Check, f.Text)
 					if f.Remedy != "" {
 						fmt.Fprintf(a.out, "%18s -> %s\n", "", f.Remedy)
 					}

@@ -57,7 +57,11 @@ func (a *app) monitorCommand() *cobra.Command {
 			if a.json {
 				err = enc.Encode(v)
 			} else {
-				_, err = fmt.Fprintln(a.out, verdictLine(&v))
+				style := term.Plain
+				if v.Verdict == "dropped" {
+					style = term.Bad
+				}
+				_, err = fmt.Fprintln(a.out, a.styled(style, verdictLine(&v)))
 			}
 			if err != nil {
 				return err

@@ -16,7 +16,7 @@ func TestRowsArePrintable(t *testing.T) {
 	}
 	const evil = "a\x1b[2J\nb"
 	trace := strings.Builder{}
-	printTrace(&trace, &api.Trace{Packet: evil, Why: evil, Remedy: evil, Steps: []api.TraceStep{{Text: evil}}})
+	(&app{out: &trace}).printTrace(&api.Trace{Packet: evil, Why: evil, Remedy: evil, Steps: []api.TraceStep{{Text: evil}}})
 	for _, line := range []string{
 		eventLine(&api.Event{Text: evil}), eventLine(&api.Event{Text: evil, Lost: 1}),
 		verdictLine(&api.Verdict{Verdict: "dropped", Packet: evil, Why: evil}), verdictLine(&api.Verdict{Packet: evil, Becomes: evil}), trace.String(),

@@ -64,10 +64,10 @@ func (a *app) traceCommand() *cobra.Command {
 			if a.json {
 				return a.printJSON(t)
 			}
-			printTrace(a.out, &t)
+			a.printTrace(&t)
 			if t.Reverse != nil {
 				fmt.Fprintln(a.out, "\nthe answer:")
-				printTrace(a.out, t.Reverse)
+				a.printTrace(t.Reverse)
 			}
 			return nil
 		},
@@ -80,7 +80,8 @@ func (a *app) traceCommand() *cobra.Command {
 	return c
 }
 
-func printTrace(out io.Writer, t *api.Trace) {
+func (a *app) printTrace(t *api.Trace) {
+	out := a.out
 	fmt.Fprintf(out, "%s, %d bytes, in by port %s\n", term.Printable(t.Packet), t.Length, t.In)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for i, s := range t.Steps {
@@ -91,7 +92,11 @@ func printTrace(out io.Writer, t *api.Trace) {
 	if t.Reason != "" {
 		reason = " (" + t.Reason + ")"
 	}
-	fmt.Fprintf(out, "  => %s%s: %s\n", t.Verdict, reason, term.Printable(t.Why))
+	style := term.Good
+	if t.Verdict == "dropped" {
+		style = term.Bad
+	}
+	fmt.Fprintf(out, "  => %s: %s\n", a.styled(style, t.Verdict+reason), term.Printable(t.Why))
 	if t.Remedy != "" {
 		fmt.Fprintf(out, "     what to do: %s\n", term.Printable(t.Remedy))
 	}
