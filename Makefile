@@ -52,12 +52,14 @@ install: build man
 	$(AS_ROOT) install -D -m 0644 bin/completion/uvswitch.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/uvswitch
 	$(AS_ROOT) install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/zsh/site-functions bin/completion/_uvswitch
 	$(AS_ROOT) install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d bin/completion/uvswitch.fish
+	$(AS_ROOT) install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/uvswitch internal/packaging/uvswitch.yaml docs/config.schema.json docs/config.md
 
 # Remove what `make install` has installed. Give the same PREFIX and DESTDIR.
 uninstall:
 	$(AS_ROOT) rm -f $(DESTDIR)$(PREFIX)/bin/uvswitch $(DESTDIR)$(PREFIX)/share/man/man1/uvswitch.1 $(DESTDIR)$(PREFIX)/share/man/man1/uvswitch-*.1 \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/uvswitch $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_uvswitch \
 		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/uvswitch.fish
+	$(AS_ROOT) rm -rf $(DESTDIR)$(PREFIX)/share/doc/uvswitch
 
 # End-to-end tests run side by side. They mostly wait, so more of them run at once than there are CPUs.
 E2E = $(GO) test -count=1 -timeout 30m -parallel 6

@@ -35,7 +35,7 @@ func (n *tracker[A]) returned(c *config[A], f packet[A]) {
 		*a = frame.Addr(low)
 	}
 	code := frame.WayCode(second)
-	why := returnReasons[code]
+	why := code.Reason()
 	if why == frame.None {
 		why = frame.UplinkDown
 	}
@@ -115,13 +115,6 @@ func (n *tracker[A]) returned(c *config[A], f packet[A]) {
 	} else {
 		f.DropFor(why)
 	}
-}
-
-var returnReasons = [256]frame.Reason{
-	frame.WayBlackhole: frame.BlackholeRoute, frame.WayUnreachable: frame.HostUnreachable, frame.WayProhibited: frame.ProhibitRoute,
-	frame.WayNoRoute: frame.NoRoute, frame.WayNoForward: frame.UplinkDown, frame.WayEncap: frame.NeedsHostStack,
-	frame.WayTooLong: frame.FragmentationNeeded, frame.WayNoSource: frame.UplinkDown, frame.WaySource: frame.WayChanged,
-	frame.WayPort: frame.WayChanged, frame.WayFenced: frame.WayNotAllowed,
 }
 
 // untranslate makes a frame of flow e in direction dir what it was before translate.

@@ -132,8 +132,8 @@ func installScript(t *testing.T, run func(...string) string, tarball string) {
 
 	web := httptest.NewServer(http.FileServer(http.Dir(release)))
 	defer web.Close()
-	prefix := filepath.Join(t.TempDir(), "a b")
-	contains(t, run("sh", script, "--from", web.URL, "--prefix", prefix), "installed as "+prefix+"/bin/uvswitch", "export PATH="+prefix+"/bin")
+	prefix := filepath.Join(t.TempDir(), `a b&c|d\e`)
+	contains(t, run("sh", script, "--from", web.URL, "--prefix", prefix), "installed as "+prefix+"/bin/uvswitch", `export PATH="`+prefix+"/bin")
 	contains(t, run(prefix+"/bin/uvswitch", "version"), "9.8.7")
 	if units := run("find", prefix, "-name", "*.service"); units != "" {
 		t.Errorf("units below a folder: %s", units)
@@ -142,6 +142,13 @@ func installScript(t *testing.T, run func(...string) string, tarball string) {
 	if left := strings.TrimSpace(run("find", prefix)); left != prefix {
 		t.Error("--uninstall leaves", left)
 	}
+
+	relative := exec.Command("sh", script, "--from="+release, "--prefix=below/") // a folder of the present one
+	relative.Dir = t.TempDir()
+	if out, err := relative.CombinedOutput(); err != nil || !strings.Contains(string(out), relative.Dir+"/below/bin/uvswitch") {
+		t.Errorf("%v %s", err, out)
+	}
+	contains(t, run(relative.Dir+"/below/bin/uvswitch", "version"), "9.8.7")
 
 	run("sh", "-c", `for f in "$0"/*.tar.gz; do echo >> "$f"; done`, release)
 	prefix = t.TempDir()

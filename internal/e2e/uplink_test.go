@@ -395,6 +395,17 @@ func TestUplinkFollows(t *testing.T) {
 	contains(t, b.Sh("web", "curl -s -m 5 http://10.1.0.2/"), "you are 10.1.0.9")
 	b.Sh("host", "ip route del default")
 	b.Eventually("without a default route it is down", func() bool { return state().State == "down" })
+	for _, packet := range []string{"tcp > 192.0.2.1:80 S", "tcp > 10.1.0.2:80 S"} { // to the outside, and to the host's own subnet
+		var trace api.Trace
+		b.JSON(&trace, "trace", "--in", "web", packet)
+		happened := "no_route"
+		if _, err := b.TrySh("web", "curl -s -m 2 -o /dev/null http://"+strings.Fields(strings.ReplaceAll(packet, ":", " "))[2]+"/"); err == nil {
+			happened = ""
+		}
+		if trace.Reason != happened {
+			t.Errorf("a trace of %s says %s %s, and %q happens", packet, trace.Verdict, trace.Reason, happened)
+		}
+	}
 	b.Sh("host", "ip route add default via 10.1.0.2")
 	b.Eventually("it comes back", func() bool { return state().State == "up" })
 	ping(b, "web", "10.1.0.2")

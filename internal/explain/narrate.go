@@ -343,7 +343,7 @@ func (s *Switch) wayText(before, f *dataplane.TracedFrame) string {
 		if !w.Socket && command != frame.WayAsk && command != frame.WayAskSource { // its source stays
 			w.Source = f.Tuple.Src
 		}
-		return wayTo(w, err, f.Tuple.Src)
+		return s.wayTo(w, err, f.Tuple.Src)
 	}
 	t := before.Frame.Tuple
 	if _, inside, ok := f.Way(); ok && s.Port(model.UplinkPortName).HasWays() {
@@ -353,15 +353,15 @@ func (s *Switch) wayText(before, f *dataplane.TracedFrame) string {
 		}
 	}
 	w, err := s.Way(t, f.TrafficClass())
-	return wayTo(w, err, f.Tuple.Src)
+	return s.wayTo(w, err, f.Tuple.Src)
 }
 
 // wayTo describes a way of a packet with source src; err says why the way is not known.
-func wayTo(w Way, err error, src netip.Addr) string {
+func (s *Switch) wayTo(w Way, err error, src netip.Addr) string {
 	if err != nil {
 		return "the kernel finds the next hop"
 	}
-	if w.Code != 0 {
+	if s.refused = w.Code; w.Code != 0 {
 		return fmt.Sprintf("the host's routing does not send it (%s)", w.Code)
 	}
 	text := ""

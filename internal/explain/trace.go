@@ -25,6 +25,8 @@ type Switch struct {
 	UplinkMAC frame.MAC                                                     // the router's, on the uplink
 	Way       func(t frame.Tuple, class uint8) (Way, error)                 // of a packet that leaves by the uplink
 	Way6      func(inside uint32, t frame.Tuple6, class uint8) (Way, error) // of an IPv6 packet; inside is what its way header says of the inside address
+
+	refused frame.WayCode // of the traced packet: why the host's routing does not send it
 }
 
 // A Way is where the host's routing sends a packet.
@@ -103,6 +105,7 @@ func (s *Switch) traceOne(tr *dataplane.Tracer, in frame.PortID, raw []byte) (t 
 		t.Steps = append(t.Steps, api.TraceStep{Stage: stage, Result: result, Text: text})
 	}
 	original := bytes.Clone(raw)
+	s.refused = 0
 	o := tr.Run(in, raw, func(stage string, before, f *dataplane.TracedFrame) {
 		if stage == "parse" {
 			t.Packet = Text(f.Frame)
@@ -155,10 +158,14 @@ func (s *Switch) traceOne(tr *dataplane.Tracer, in frame.PortID, raw []byte) (t 
 			t.Verdict, t.Reason, t.Why, t.Remedy = "dropped", i.Name, i.Meaning+": "+p.Ifname, i.Remedy
 			return t, nil, 0
 		} else if len(o.Ports) == 1 && p != nil && p.Kind == model.KindUplink {
-			if why := s.NoSocket(f); why != frame.None {
+			stage, why := "socket", s.NoSocket(f)
+			if s.refused.IsFinal() {
+				stage, why = "way", s.refused.Reason()
+			}
+			if why != frame.None {
 				i := why.Info()
 				t.Verdict, t.Reason, t.Why, t.Remedy = "dropped", i.Name, i.Meaning, i.Remedy
-				add("socket", "drop", i.Meaning)
+				add(stage, "drop", i.Meaning)
 				return t, nil, 0
 			}
 		}

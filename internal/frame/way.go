@@ -54,6 +54,25 @@ func (c WayCode) String() string {
 	return "unreachable"
 }
 
+// Reason is why such a frame is dropped, unless it can be sent again.
+//
+//uvswitch:hot
+func (c WayCode) Reason() Reason { return wayReasons[c] }
+
+// IsFinal reports whether a packet with the code is dropped. One with another code is sent again, in another way.
+func (c WayCode) IsFinal() bool {
+	switch c {
+	case 0, WayTooLong, WaySource, WayPort, WayUnknown:
+		return false
+	}
+	return c.Reason() != None
+}
+
+var wayReasons = [256]Reason{
+	WayBlackhole: BlackholeRoute, WayUnreachable: HostUnreachable, WayProhibited: ProhibitRoute, WayNoRoute: NoRoute, WayNoForward: UplinkDown,
+	WayEncap: NeedsHostStack, WayTooLong: FragmentationNeeded, WayNoSource: UplinkDown, WaySource: WayChanged, WayPort: WayChanged, WayFenced: WayNotAllowed,
+}
+
 var wayNames = map[WayCode]string{
 	0: "unicast", WayBlackhole: "blackhole", WayProhibited: "prohibit", WayEncap: "encap", WayTooLong: "too long", WayFenced: "not allowed",
 }

@@ -22,7 +22,7 @@ END
 }
 
 fail() {
-	echo "install.sh: $1" >&2
+	printf '%s\n' "install.sh: $1" >&2
 	exit 1
 }
 
@@ -32,6 +32,10 @@ while [ $# -gt 0 ]; do
 	case "$1" in
 	-h | --help) usage && exit ;;
 	--uninstall) uninstall=yes ;;
+	--from=* | --version=* | --prefix=* | --root=*)
+		option=${1%%=*} value=${1#*=} && shift
+		set -- ignored "$option" "$value" "$@"
+		;;
 	--from | --version | --prefix | --root)
 		[ $# -gt 1 ] && [ -n "$2" ] || fail "$1 needs a value; see --help"
 		eval "${1#--}=\$2" && shift
@@ -41,6 +45,18 @@ while [ $# -gt 0 ]; do
 	shift
 done
 [ -z "$prefix" ] || [ -z "$root" ] || fail "--prefix and --root exclude each other"
+version=${version#v}
+# absolute prints a folder with its whole path, without a slash at its end.
+absolute() {
+	case "$1" in
+	/*) path=$1 ;;
+	*) path=$(pwd)/$1 ;;
+	esac
+	while [ "$path" != "${path%/}" ]; do path=${path%/}; done
+	printf '%s\n' "$path"
+}
+if [ -n "$prefix" ]; then prefix=$(absolute "$prefix"); fi
+if [ -n "$root" ]; then root=$(absolute "$root"); fi
 [ "$(uname -s)" = Linux ] || fail "uvswitch needs Linux; this is $(uname -s)"
 if [ -z "$prefix$root" ] && [ "$(id -u)" != 0 ]; then
 	prefix=${HOME:?is not set: give --prefix}/.local
@@ -68,7 +84,8 @@ if [ -n "$uninstall" ]; then
 	scripts_run preremove.sh remove
 	removed "$list"
 	if [ -z "$prefix$root" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
-	echo "uvswitch was removed. Configuration files in /etc and the user uvswitch, if there are any, were left."
+	echo "uvswitch was removed."
+	[ -n "$prefix$root" ] || echo "Configuration files in /etc, saved state in /var/lib/uvswitch and the user uvswitch, if there are any, were left."
 	exit
 fi
 
@@ -122,25 +139,27 @@ else
 	find . ! -type d >"$work/list"
 	under=$root cut=./
 fi
-{ sed "s|^$cut|$under/|" "$work/list" && echo "$list"; } | sort >"$work/installed"
+while IFS= read -r path; do printf '%s\n' "$under/${path#"$cut"}"; done <"$work/list" >"$work/paths"
+{ cat "$work/paths" && printf '%s\n' "$list"; } | sort >"$work/installed"
+mkdir -p "$(dirname "$list")" || fail "nothing was installed: give a --prefix that you may write to, or run this as root"
+if [ -f "$list" ]; then cp "$list" "$work/before"; else : >"$work/before"; fi
+sort -u "$work/before" "$work/installed" >"$list" # a copy that is interrupted can be removed
 while IFS= read -r path; do
 	to=$under/${path#"$cut"}
 	mkdir -p "$(dirname "$to")"
 	rm -f "$to" # a running switch keeps its own file
 	cp -Pp "$path" "$to"
 done <"$work/list"
-if [ -f "$list" ]; then # of an earlier version
-	grep -vxF -f "$work/installed" "$list" >"$work/gone" || true # nothing
-	removed "$work/gone"
-fi
-mkdir -p "$(dirname "$list")"
+grep -vxF -f "$work/installed" "$work/before" >"$work/gone" || true # files of an earlier version
+removed "$work/gone"
 cp "$work/installed" "$list"
 scripts_run postinstall.sh
 
 command=${prefix:-$root/usr}/bin/uvswitch
-echo "uvswitch ${tarball#uvswitch-}" | sed "s|-linux-amd64.tar.gz|: installed as $command|"
+release=${tarball#uvswitch-}
+printf '%s\n' "uvswitch ${release%-linux-amd64.tar.gz}: installed as $command"
 case ":$PATH:" in
 *":${command%/*}:"*) ;;
-*) [ -n "$root" ] || echo "Add it to your search path: export PATH=${command%/*}:\$PATH" ;;
+*) [ -n "$root" ] || printf '%s\n' "Add it to your search path: export PATH=\"${command%/*}:\$PATH\"" ;;
 esac
-echo "See it: uvswitch lab tour. Remove it: sh install.sh --uninstall${prefix:+ --prefix $prefix}${root:+ --root $root}"
+printf '%s\n' "See it: uvswitch lab tour. Remove it: sh install.sh --uninstall${prefix:+ --prefix \"$prefix\"}${root:+ --root \"$root\"}"
