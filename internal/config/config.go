@@ -45,7 +45,7 @@ var Choices = map[string][]string{
 	"nat.windows":        {"liberal", "strict"},
 	"nat.timers.profile": {"rfc", "linux"},
 	"uplink.kind":        model.UplinkKinds,
-	"routes[].type":      {"blackhole", "unreachable", "prohibit"},
+	"routes[].type":      {"unicast", "blackhole", "unreachable", "prohibit"},
 }
 
 // Uplink is the way out.
@@ -121,16 +121,16 @@ type NAT struct {
 
 // Route is a static route: through a gateway, or of a type.
 type Route struct {
-	Dst  string `yaml:"dst,omitempty"`  // the destination, such as 192.0.2.0/24
-	Via  string `yaml:"via,omitempty"`  // the gateway: an address of a network, or host (the host's own stack)
-	Type string `yaml:"type,omitempty"` // instead of via: blackhole (dropped), unreachable or prohibit (both answered with an ICMP error)
+	Dst  string `yaml:"dst,omitempty"`  // the destination, such as 192.0.2.0/24; every route needs it
+	Via  string `yaml:"via,omitempty"`  // the gateway (or say the type): an address of a network, or host (the host's own stack)
+	Type string `yaml:"type,omitempty"` // unicast (with via), or instead of via: blackhole (dropped), unreachable or prohibit (both answered with an ICMP error)
 }
 
 // Publish is a published port: Host is [ADDR:]PORT[-END], To is NAME:PORT.
 type Publish struct {
 	From  Sources `yaml:"from,omitempty"`  // the clients that may use it: any (the default), or prefixes separated by commas
-	Host  string  `yaml:"host,omitempty"`  // the host's port: [ADDRESS:]PORT[-END], such as "8080" or "198.51.100.1:8080"
-	To    string  `yaml:"to,omitempty"`    // the container's: NAME:PORT, such as "web:80"
+	Host  string  `yaml:"host,omitempty"`  // the host's port: [ADDRESS:]PORT[-END], such as "8080", "198.51.100.1:8080" or "5000-5009"; every published port needs it
+	To    string  `yaml:"to,omitempty"`    // the container's port: NAME:PORT, such as "web:80"; of a range, its first port; every published port needs it
 	Proto string  `yaml:"proto,omitempty"` // tcp (the default), udp or sctp
 }
 

@@ -92,7 +92,7 @@ func (c *configFile) structure(t reflect.Type, path string) (map[string]any, err
 		}
 		k.schema["description"] = k.meaning
 		properties[name] = k.schema
-		if !strings.Contains(options, "omitempty") {
+		if !strings.Contains(options, "omitempty") && t.Name()+"."+f.Name != "NetworkAdd.Subnet" { // network default needs none
 			k.needed = true
 			required = append(required, name)
 		}
@@ -202,7 +202,7 @@ func configPage(out io.Writer) error {
 		"[config.schema.json](config.schema.json) is a schema for editors.\n" +
 		"An editor with a YAML language server completes and checks the keys if this is the file's first line:\n\n" +
 		"```yaml\n# yaml-language-server: $schema=/usr/share/doc/uvswitch/config.schema.json\n```\n\n" +
-		"All keys may be left out, unless they are **bold**.\n")
+		"A key in **bold** must be there. Others may be left out, unless their meaning says something else.\n")
 	for _, p := range c.parts {
 		title := p.path
 		if title == "" {

@@ -107,9 +107,9 @@ type Conservation struct {
 type PortAdd struct {
 	Name    string `json:"name"`              // of the port
 	Network string `json:"network,omitempty"` // "default" when empty
-	Netns   string `json:"netns,omitempty"`   // a name, a path, or pid:N
+	Netns   string `json:"netns,omitempty"`   // the namespace to plug in: a name, a path, or pid:N; every port needs this, device, or one of the keys for virtual machines
 	Ifname  string `json:"ifname,omitempty"`  // "eth0" when empty
-	// Ports with the same container, or in the same namespace, are of one container: it may answer by one what came in by another.
+	// Ports with the same text here, or in the same namespace, belong to one container. It may answer by one of its ports what came in by another one.
 	Container string `json:"container,omitempty"`
 	// Ports of one tenant count as one port where ports share flows, mappings and outside ports; empty: the port is a tenant of its own.
 	Tenant string `json:"tenant,omitempty"`
@@ -304,7 +304,7 @@ type NameAdd struct {
 // A NetworkAdd is the body of POST /v1/networks.
 type NetworkAdd struct {
 	Name      string `json:"name"`                // of the network
-	Subnet    string `json:"subnet"`              // of IPv4, such as 10.9.0.0/24
+	Subnet    string `json:"subnet"`              // of IPv4, such as 10.9.0.0/24; network default has 172.29.0.0/16 by itself
 	Gateway   string `json:"gateway,omitempty"`   // when empty: the first address of the subnet
 	Subnet6   string `json:"subnet6,omitempty"`   // IPv6: a subnet, auto (a /64 of the switch's own), or off (when empty)
 	Gateway6  string `json:"gateway6,omitempty"`  // when empty: the first address of subnet6
@@ -319,7 +319,7 @@ type NetworkAdd struct {
 	Filtering string `json:"filtering,omitempty"` // when empty: address-and-port-dependent
 	Protocols Words  `json:"protocols,omitempty"` // IP protocols without ports that may leave: all (when empty), none, or a list such as gre,esp
 
-	DNS        string `json:"dns,omitempty"`        // what the gateway answers about names: on (when empty), local (names of the switch only), off
+	DNS        string `json:"dns,omitempty"`        // which questions for names the gateway answers: all (on, or when empty), those for names of the switch (local), or none (off)
 	DNSServers Words  `json:"dnsServers,omitempty"` // servers for other names; when empty: those of the host (/etc/resolv.conf)
 	Domain     string `json:"domain,omitempty"`     // the network's zone; when empty: NETWORK.SWITCH.internal
 	Names      Words  `json:"names,omitempty"`      // names besides those of ports: NAME=ADDRESS

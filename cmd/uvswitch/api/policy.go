@@ -3,7 +3,7 @@ package api
 // A PolicyAdd makes a policy: a named list of rules about which flows may begin at a port (egress), and with it (ingress).
 type PolicyAdd struct {
 	Name string `json:"name"` // of the policy
-	// Rules are texts: DIRECTION ACTION [PEER] [PROTOCOL[/PORTS]] [log], such as "egress allow name:api.example.com tcp/443". Their order does not
+	// At least one rule. Rules are texts: DIRECTION ACTION [PEER] [PROTOCOL[/PORTS]] [log], such as "egress allow name:api.example.com tcp/443". Their order does not
 	// count.
 	Rules []string `json:"rules,omitempty"`
 	DNS   string   `json:"dns,omitempty"` // for which names ports may ask: rules (when empty: with rules for names, for those; else any), any, named (those of rules only)
