@@ -13,6 +13,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/router"
+	vswitch "github.com/uvswitch/uvswitch/switch"
 	"github.com/uvswitch/uvswitch/tap"
 )
 
@@ -188,15 +189,21 @@ func (d *Daemon) unplugLocked(p *port) {
 	for _, x := range gone {
 		x.relays.Close()
 	}
-	d.dp.RemovePort(p.ID)
+	// The port stops first, then its flows end, and then its stations are forgotten: otherwise what still comes for it would be flooded to others.
+	if now, ok := d.dp.Switch.Port(p.ID); ok {
+		now.Flags &^= vswitch.Forwarding
+		d.dp.Switch.SetPort(now)
+	}
 	d.updateRulesLocked()
+	d.forgetSocketsLocked(p)
+	d.dp.NAT.FlushPort(p.ID)
 	d.unbindNeighborLocked(p)
+	d.dp.RemovePort(p.ID)
 	d.advertiseLocked(p.net)
 	for _, to := range p.ownRoutes() {
 		d.dp.Router.DeleteRoute(to)
 	}
-	d.dp.NAT.FlushPort(p.ID)
-	d.forgetSocketsLocked(p)
+	d.dp.NAT.FlushPort(p.ID) // what a batch has begun meanwhile
 	p.closeWire()
 	if p.ByFD {
 		d.forgetStoredPortLocked(p.Name)

@@ -373,6 +373,18 @@ func TestRootlessBadTurns(t *testing.T) {
 		t.Errorf("namespaces of the command's own: %s", out)
 	}
 
+	// A container goes while it receives: nobody else sees what comes for it.
+	b.Serve("out", 7200, "socat", "-u", "EXEC:head -c 100000000 /dev/zero", "TCP-LISTEN:7200,fork,reuseaddr")
+	u.start("exec uvswitch dump -i reader 'tcp port 7200' > $HOME/flooded 2> $HOME/listens")
+	b.Eventually("the capture listens", func() bool { out, _ := u.try("cat $HOME/listens"); return strings.Contains(out, "listening") })
+	for range 5 {
+		u.sh("uvswitch exec -- sh -c 'for i in $(seq 8); do socat -u TCP:10.1.0.2:7200 - > /dev/null 2>&1 & done; sleep 0.2'")
+	}
+	if out := u.sh("cat $HOME/flooded"); out != "" {
+		t.Errorf("another container has got\n%.500s", out)
+	}
+	b.Balanced()
+
 	// A room in a room.
 	if out, err := u.try("uvswitch exec -- uvswitch exec --port inner -- cat /etc/resolv.conf"); err != nil || !strings.Contains(out, "nameserver 172.29.0.1") {
 		t.Errorf("a room in a room: %v: %s", err, out)
