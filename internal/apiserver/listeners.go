@@ -37,6 +37,9 @@ func ListenReader(flag, addr string) (net.Listener, error) {
 	if errors.Is(err, unix.EADDRINUSE) {
 		return nil, fmt.Errorf("%s %s: the port is already in use; choose another port", flag, addr)
 	}
+	if errors.Is(err, unix.EACCES) {
+		return nil, fmt.Errorf("%s %s: this user may not listen on ports below 1024; choose another port", flag, addr)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", flag, err)
 	}

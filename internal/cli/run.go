@@ -40,6 +40,7 @@ type runFlags struct {
 	metrics, web, docker, state, fence, cgroup, inbound          string
 	sandbox                                                      string
 	vmFolders                                                    []string
+	lacks                                                        []string // what the host does not give
 	workers, readyFD                                             int
 	busyPoll                                                     string
 	verbose                                                      bool
@@ -184,7 +185,8 @@ func (a *app) run(ctx context.Context, given *pflag.FlagSet, f runFlags) error {
 		return err
 	}
 	defer endChild()
-	_ = os.MkdirAll(f.state, 0o700) // where the switch may not make it, saving says so
+	_ = os.MkdirAll(f.state, 0o700)
+	f.lacks = lacks(f.state, asUser)
 	unlock, err := lockState(f.state, f.name)
 	if err != nil {
 		return err
@@ -273,6 +275,9 @@ func (f *runFlags) seal(a *app, conf model.Config, log *slog.Logger) func() (str
 	return func() (string, error) {
 		holds, err := sandbox.Enter(paths)
 		if err != nil {
+			if errors.Is(err, unix.EMFILE) {
+				return "", fmt.Errorf("%w; let this process have more open files: `ulimit -n 4096`", err)
+			}
 			return "", fmt.Errorf("%w; `--sandbox off` runs without it", err)
 		}
 		log.Info("sandbox closed", "holds", holds)
@@ -376,6 +381,9 @@ const defaultName = "uvs"
 
 const maxWorkers = 64
 
+// fewSockets is how few sockets for connections an ordinary user should know about.
+const fewSockets = 1000
+
 func isOpen(fd int) bool {
 	_, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
 	return err == nil
@@ -454,7 +462,7 @@ func (f *runFlags) dockerState() string { return filepath.Join(f.state, "docker-
 func (a *app) announce(f runFlags, server *apiserver.Server) {
 	s := server.Status()
 	fmt.Fprintf(a.err, "uvswitch: ready; control socket %s\n", a.socket)
-	for _, line := range []struct{ name, text string }{{"way out", wayOut(s.Uplink)}, {"networks", networkLine(s.Networks)}, {"host", hostLine(s)}, {"missing", missing(s)}} {
+	for _, line := range []struct{ name, text string }{{"way out", wayOut(s.Uplink)}, {"networks", networkLine(s.Networks)}, {"host", hostLine(s)}, {"missing", missing(s, f.lacks)}} {
 		fmt.Fprintf(a.err, "  %-9s %s\n", line.name, line.text)
 	}
 	if page := server.WebURL(); page != "" {
@@ -524,9 +532,34 @@ func hostLine(s api.Status) string {
 	return fmt.Sprintf("%s in network %s; it accepts from containers: %s", s.Host, api.DefaultNetwork, accepts)
 }
 
+// lacks lists what this host does not give to the switch, as far as it shows before the sandbox closes.
+func lacks(state string, asUser bool) (out []string) {
+	if fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+		out = append(out, fmt.Sprintf("/dev/net/tun (%v): only virtual machines with sockets can be plugged in", err))
+	} else {
+		unix.Close(fd)
+	}
+	if asUser {
+		if fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP); err != nil {
+			out = append(out, "pings to the outside (net.ipv4.ping_group_range does not have this user's group)")
+		} else {
+			unix.Close(fd)
+		}
+	}
+	if file, err := os.CreateTemp(state, ".try-*"); err != nil {
+		out = append(out, fmt.Sprintf("a folder for what must survive a restart, leases and policies (--state: %v)", err))
+	} else {
+		file.Close()
+		os.Remove(file.Name())
+	}
+	return out
+}
+
 // missing says what this host lacks, so that the switch does without.
-func missing(s api.Status) string {
-	var out []string
+func missing(s api.Status, out []string) string {
+	if t, ok := s.Tables["sockets"]; ok && t.Limit < fewSockets {
+		out = append(out, fmt.Sprintf("descriptors (`ulimit -n`): there is room for %d connections to the outside", t.Limit))
+	}
 	if s.BackendWhy != "" {
 		out = append(out, "io_uring ("+s.BackendWhy+")")
 	}

@@ -49,7 +49,7 @@ type Options struct {
 	TAPs     tapmaker.Maker // creates TAPs in namespaces
 	Store    fdstore.Store  // keeps TAPs that other programs have passed, beyond the end of the process; nil for none
 	Stored   []*os.File     // what it has kept from the last process
-	// PolicyFile keeps the policies that were made by hand, for the next process. Empty: nothing does.
+	// PolicyFile keeps the policies that were made or attached by hand, for the next process. Empty: nothing does.
 	PolicyFile string
 	// LeaseFile keeps the leases of stations beyond the end of the process; empty: nothing does.
 	LeaseFile string
@@ -75,10 +75,11 @@ type Daemon struct {
 	policies   []model.Policy          // in the order in which they were made; under mu, replaced as a whole
 	policing   policies.Compiler
 	happened   events.Log
-	formerly   []api.PolicyAdd // policies of the last process; see recallPoliciesLocked
-	leaseError bool            // leases could not be saved last time
-	leasesKept chan struct{}   // closed when keepLeases has ended; nil if it has not begun
-	sandbox    string          // see Sandbox
+	formerly   policies.Saved // what the last process has left; see recallPoliciesLocked
+	saved      policies.Saved // what is left to the next one
+	leaseError bool           // leases could not be saved last time
+	leasesKept chan struct{}  // closed when keepLeases has ended; nil if it has not begun
+	sandbox    string         // see Sandbox
 	log        *slog.Logger
 	ended      chan struct{} // closed when the data plane has ended
 	failure    error         // why it has ended; written before
@@ -140,9 +141,6 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	d, err := newDaemon(o)
 	if err != nil {
 		return nil, err
-	}
-	if err := tap.CheckTUN(); err != nil {
-		d.log.Warn("only virtual machines with sockets can be plugged in", "why", err)
 	}
 	if d.sandbox = "off"; o.Seal != nil {
 		if d.sandbox, err = o.Seal(); err != nil {
@@ -302,6 +300,7 @@ func (d *Daemon) buildLocked() error {
 	}
 	d.restorePublishesLocked(stored)
 	d.recallAllPoliciesLocked()
+	d.reattachPoliciesLocked()
 	for _, r := range d.config.Routes {
 		if err := d.addRouteLocked(r); err != nil {
 			return err

@@ -26,6 +26,7 @@ func (d *Daemon) DeleteNetwork(name string) error {
 }
 
 func (d *Daemon) addNetworkLocked(a api.NetworkAdd) error {
+	a.Policies = d.reattached(d.formerly.Networks, "network", a.Name, a.Policies)
 	d.recallPoliciesLocked(a.Policies)
 	m, err := d.State().NewNetwork(a)
 	if err != nil {
@@ -44,6 +45,7 @@ func (d *Daemon) addNetworkLocked(a api.NetworkAdd) error {
 	d.mu.Lock()
 	d.networks[n.Name] = n
 	d.mu.Unlock()
+	delete(d.formerly.Networks, n.Name) // it has them
 	fdb := vswitch.NewFDB(vswitch.DefaultFDBSize, rand.Uint64())
 	i := d.interfaceOf(n)
 	d.dp.Switch.SetNetwork(vswitch.Network{ID: n.ID, Gateway: n.MAC, Addr: i.Addr, Addrs6: i.Addrs6(), Groups: i.Groups(), FDB: fdb})
@@ -205,6 +207,7 @@ func (d *Daemon) changeNetworkLocked(a api.NetworkAdd) error {
 	d.setInterfaceLocked(n)
 	d.updateRulesLocked()
 	d.keepHostPortLocked()
+	d.savePoliciesLocked()
 	return nil
 }
 
@@ -222,6 +225,7 @@ func (d *Daemon) deleteNetworkLocked(name string) error {
 		}
 	}
 	d.removeNetworkLocked(n)
+	d.savePoliciesLocked()
 	return nil
 }
 

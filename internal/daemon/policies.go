@@ -1,7 +1,9 @@
 package daemon
 
 import (
+	"maps"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -12,7 +14,6 @@ import (
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/policies"
 	"github.com/uvswitch/uvswitch/internal/policy"
-	"github.com/uvswitch/uvswitch/internal/statefile"
 )
 
 // SetPolicy makes a policy, or changes all of its rules.
@@ -181,7 +182,7 @@ func (d *Daemon) deletePolicyLocked(name string) error {
 	if kind, to, attached := d.attachedToLocked(name); attached {
 		return api.Errorf(http.StatusConflict, "policy %q is attached to %s %q; detach it first: `uvswitch policy detach %s --%s %s`", name, kind, to, name, kind, to)
 	}
-	d.formerly = slices.DeleteFunc(slices.Clone(d.formerly), func(a api.PolicyAdd) bool { return a.Name == name })
+	d.formerly.Forget(name)
 	d.replacePoliciesLocked(slices.DeleteFunc(slices.Clone(d.policies), func(x model.Policy) bool { return x.Name == name }))
 	return nil
 }
@@ -209,36 +210,103 @@ func (d *Daemon) replacePoliciesLocked(list []model.Policy) {
 	d.savePoliciesLocked()
 }
 
-// loadPolicies reads the policies of the last process.
+// loadPolicies reads what the last process has left.
 func (d *Daemon) loadPolicies() {
 	if d.opts.PolicyFile == "" {
 		return
 	}
-	if err := statefile.Load(d.opts.PolicyFile, &d.formerly); err != nil {
-		d.log.Error("the saved policies cannot be read; networks of Docker that have one may be missing", "file", d.opts.PolicyFile, "error", err)
+	var err error
+	if d.formerly, err = policies.LoadSaved(d.opts.PolicyFile); err != nil {
+		d.log.Error("the saved policies cannot be read; ports and networks that had one by hand, and networks of Docker, may be without", "file", d.opts.PolicyFile, "error", err)
 	}
 }
 
-// savePoliciesLocked keeps the policies for the next process, with those of the last one that nobody has named yet.
+// savePoliciesLocked keeps for the next process the policies, and what has one by hand, if that has changed. What the last process has left stays until
+// it is named again.
 func (d *Daemon) savePoliciesLocked() {
 	if d.opts.PolicyFile == "" || !d.built {
 		return
 	}
-	list := []api.PolicyAdd{}
+	s := policies.Saved{Policies: []api.PolicyAdd{}, Ports: policies.Attached{}, Networks: policies.Attached{}}
 	for _, p := range d.policies {
 		if !slices.ContainsFunc(d.config.Policies, func(a api.PolicyAdd) bool { return a.Name == p.Name }) { // the file has those
-			list = append(list, p.Spec)
+			s.Policies = append(s.Policies, p.Spec)
 		}
 	}
 	state := d.State()
-	for _, a := range d.formerly {
+	for _, a := range d.formerly.Policies {
 		if state.Policy(a.Name) == nil {
-			list = append(list, a)
+			s.Policies = append(s.Policies, a)
 		}
 	}
-	if err := statefile.Save(d.opts.PolicyFile, list); err != nil {
-		d.log.Error("policies cannot be saved; after a restart, networks of Docker that have one are missing", "error", err)
+	maps.Copy(s.Ports, d.formerly.Ports)
+	maps.Copy(s.Networks, d.formerly.Networks)
+	for name, p := range d.ports {
+		s.Ports.Add(name, p.Policies, byFile(d.config.Ports, name, func(a *api.PortAdd) (string, api.Words) { return a.Name, a.Policies }))
 	}
+	for name, n := range d.networks {
+		s.Networks.Add(name, n.Policies, byFile(d.config.AllNetworks(), name, func(a *api.NetworkAdd) (string, api.Words) { return a.Name, a.Policies }))
+	}
+	if reflect.DeepEqual(s, d.saved) {
+		return
+	}
+	if err := s.Save(d.opts.PolicyFile); err != nil {
+		d.log.Error("policies cannot be saved: after a restart, those made or attached by hand are missing; give --state a folder that the switch may write", "error", err)
+		return
+	}
+	d.saved = s
+}
+
+// byFile are the policies that the configuration file gives to an object of a list.
+func byFile[T any](list []T, name string, of func(*T) (string, api.Words)) api.Words {
+	for i := range list {
+		if n, has := of(&list[i]); n == name {
+			return has
+		}
+	}
+	return ""
+}
+
+// reattachPoliciesLocked attaches policies again to what exists from the start, as in the last process. Ports and networks that come later get theirs when
+// they come.
+func (d *Daemon) reattachPoliciesLocked() {
+	for name := range maps.Clone(d.formerly.Networks) {
+		n := d.networks[name]
+		if n == nil {
+			continue
+		}
+		spec := n.Spec
+		if spec.Policies = d.reattached(d.formerly.Networks, "network", name, spec.Policies); spec.Policies != n.Spec.Policies {
+			if err := d.changeNetworkLocked(spec); err != nil {
+				d.log.Error("policies of the last process cannot be attached again", "network", name, "error", err)
+				continue
+			}
+		}
+		delete(d.formerly.Networks, name)
+	}
+	for name := range maps.Clone(d.formerly.Ports) {
+		p := d.ports[name]
+		if p == nil {
+			continue
+		}
+		has := api.Words(strings.Join(p.Policies, ","))
+		if names := d.reattached(d.formerly.Ports, "port", name, has); names != has {
+			if err := d.setPortPoliciesLocked(name, names.List()); err != nil {
+				d.log.Error("policies of the last process cannot be attached again", "port", name, "error", err)
+				continue
+			}
+		}
+		delete(d.formerly.Ports, name)
+	}
+}
+
+// reattached are the policies of a port or network that comes, with those that it had by hand in the last process.
+func (d *Daemon) reattached(by policies.Attached, kind, name string, has api.Words) api.Words {
+	names := by.With(name, has)
+	if names != has {
+		d.log.Warn("the policies are attached again that were attached before the switch ended", kind, name, "policies", names)
+	}
+	return names
 }
 
 // recallPoliciesLocked makes the policies again that a new network or port names, and that the last process had: Docker restores its networks with
@@ -248,7 +316,7 @@ func (d *Daemon) recallPoliciesLocked(names api.Words) {
 		if d.State().Policy(name) != nil {
 			continue
 		}
-		for _, a := range d.formerly {
+		for _, a := range d.formerly.Policies {
 			if a.Name == name {
 				if err := d.setPolicyLocked(a); err != nil {
 					d.log.Error("a policy of the last process cannot be made again", "policy", name, "error", err)
@@ -260,7 +328,7 @@ func (d *Daemon) recallPoliciesLocked(names api.Words) {
 
 // recallAllPoliciesLocked makes the policies of the last process again, as far as what they name is there.
 func (d *Daemon) recallAllPoliciesLocked() {
-	for _, a := range slices.Clone(d.formerly) {
+	for _, a := range slices.Clone(d.formerly.Policies) {
 		if d.State().Policy(a.Name) == nil {
 			if err := d.setPolicyLocked(a); err != nil {
 				d.log.Info("a policy of the last process waits for what it names", "policy", a.Name, "error", err)
@@ -287,6 +355,7 @@ func (d *Daemon) setPortPoliciesLocked(name string, names []string) error {
 	p.Policies, p.Spec.Policies = names, api.Words(strings.Join(names, ","))
 	d.mu.Unlock()
 	d.updatePoliciesLocked(nil)
+	d.savePoliciesLocked()
 	return nil
 }
 

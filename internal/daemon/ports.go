@@ -59,6 +59,7 @@ func (d *Daemon) DeletePort(name string) error {
 }
 
 func (d *Daemon) addPortLocked(a api.PortAdd, byFD *tap.Device) (model.Port, error) {
+	a.Policies = d.reattached(d.formerly.Ports, "port", a.Name, a.Policies)
 	d.recallPoliciesLocked(a.Policies)
 	m, err := d.stateLocked().NewPort(a)
 	if err == nil && a.Handed != (byFD != nil) {
@@ -83,6 +84,8 @@ func (d *Daemon) addPortLocked(a api.PortAdd, byFD *tap.Device) (model.Port, err
 		d.storePortLocked(p)
 	}
 	d.updateRulesLocked()
+	delete(d.formerly.Ports, p.Name) // it has them
+	d.savePoliciesLocked()
 	return p.Port, nil
 }
 
@@ -209,6 +212,7 @@ func (d *Daemon) unplugLocked(p *port) {
 		d.forgetStoredPortLocked(p.Name)
 	}
 	d.log.Info("port removed", "port", p.Name)
+	d.savePoliciesLocked()
 	d.standInLocked(gone, p.Name)
 	d.updateSiblingsLocked(p)
 	d.updateTenantsLocked(p)

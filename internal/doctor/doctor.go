@@ -159,7 +159,8 @@ func (e *Exam) theSwitch(ctx context.Context) {
 
 func (e *Exam) tun() {
 	if err := tap.CheckTUN(); err != nil {
-		e.add("tun", Fail, "", "%v", err)
+		what, remedy, _ := strings.Cut(err.Error(), "; ")
+		e.add("tun", Fail, remedy, "%s", what)
 		return
 	}
 	e.add("tun", OK, "", "/dev/net/tun can be opened")

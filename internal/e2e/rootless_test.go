@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -348,6 +349,8 @@ func TestRootlessBadTurns(t *testing.T) {
 	}
 	u.start("exec uvswitch exec --port apart -- unshare -Urn sh -c 'while sleep 0.1; do ip -br addr; done > " + u.dir + "/run/apart'")
 	u.port("apart")
+	b.CLI("policy", "add", "agent", "egress", "allow", "10.1.0.2", "tcp/80")
+	b.CLI("policy", "attach", "agent", "--port", "apart")
 	u.start("exec uvswitch exec --port reader --publish 8081:80 -- sh -c 'socat -u TCP:10.1.0.2:7100 -; exec uvswitch lab tool httpd 80 reader'")
 	addr, _, _ := strings.Cut(u.port("reader").Addresses[0], "/")
 	b.Eventually("the reader's connection is there", func() bool { return strings.Contains(b.CLI("flow", "ls", "--src", addr, "-p", "tcp"), "ESTABLISHED") })
@@ -368,7 +371,9 @@ func TestRootlessBadTurns(t *testing.T) {
 		return err == nil && strings.Contains(out, "this is reader")
 	})
 	b.Balanced()
-	u.port("apart")
+	if p := u.port("apart"); !slices.Equal(p.Policies, []string{"agent"}) { // also what was attached by hand
+		t.Errorf("after the restart, port apart has the policies %v", p.Policies)
+	}
 	if out := u.sh("tail -n 3 $HOME/apart"); strings.Contains(out, "eth0") { // what the command has made itself is not plugged in
 		t.Errorf("namespaces of the command's own: %s", out)
 	}

@@ -83,7 +83,7 @@ var imports = map[string][]string{
 	// The control plane, from values to the host.
 	"cmd/uvswitch/api":   {},
 	"internal/model":     {"internal/policy", "cmd/uvswitch/api", "internal/dataplane", "internal/frame", "internal/link", "nat", "router", "switch"},
-	"internal/policies":  {"internal/atomic", "internal/frame", "internal/model", "internal/policy"},
+	"internal/policies":  {"cmd/uvswitch/api", "internal/atomic", "internal/frame", "internal/model", "internal/policy", "internal/statefile"},
 	"internal/plan":      {"cmd/uvswitch/api", "internal/model", "nat", "router"},
 	"internal/config":    {"internal/policy", "cmd/uvswitch/api", "internal/frame", "internal/model", "nat", "router", "github.com/goccy/go-yaml"},
 	"internal/events":    {"cmd/uvswitch/api", "internal/model"},
@@ -470,7 +470,7 @@ func TestLockOrder(t *testing.T) {
 
 // TestSizes: a package is a room, not a hall; a line can be read without scrolling.
 func TestSizes(t *testing.T) {
-	largest := map[string]int{"nat": 5220, "internal/frame": 3000, "router": 3100, "internal/daemon": 4220, "internal/sockets": 3110, "internal/simnet": 2550, "internal/dataplane": 2700, "internal/uplink": 4300, "internal/cli": 4100, "internal/apiserver": 2950, "internal/model": 2800, "tap": 2500, "bench": 3000} // one concern each: see docs/adr/0007-package-sizes.md
+	largest := map[string]int{"nat": 5220, "internal/frame": 3000, "router": 3100, "internal/daemon": 4350, "internal/sockets": 3200, "internal/simnet": 2550, "internal/dataplane": 2700, "internal/uplink": 4300, "internal/cli": 4200, "internal/apiserver": 2950, "internal/model": 2800, "tap": 2500, "bench": 3000} // one concern each: see docs/adr/0007-package-sizes.md
 	for _, p := range load(t) {
 		name, lines := strings.TrimPrefix(p.PkgPath, module+"/"), 0
 		for _, file := range p.GoFiles {

@@ -16,6 +16,7 @@ type door struct {
 	fd         int // -1: none
 	owner      frame.PortID
 	atLoopback bool // it listens at a loopback address only
+	everywhere bool // at all addresses, of both families
 	peeks      bool // what Prepare has said
 }
 
@@ -118,7 +119,7 @@ func (l *Listening) serve() {
 			e.doors = append(e.doors, door{})
 			i = int32(len(e.doors) - 1)
 		}
-		e.doors[i] = door{fd, l.owner, isLoopback(l.addr), l.peeks[n]}
+		e.doors[i] = door{fd, l.owner, isLoopback(l.addr), l.addr == anyOf(l.addr), l.peeks[n]}
 		if err := e.sys.Watch(int32(fd), i, tag(isDoor, 0), unix.EPOLLIN); err == nil {
 			e.accept(i)
 		}
@@ -198,13 +199,12 @@ func (e *Engine) acceptWaiting() {
 // admit begins the inside half of an accepted connection.
 func (e *Engine) admit(fd int32, own, peer End, d *door) bool {
 	k := key{own.Addr, peer.Addr, own.Port, peer.Port}
-	if e.hideLocal(&k, d.atLoopback) {
-		_, taken := e.keys[k]
-		for n := 0; taken && n < mostShown; n++ { // two clients on the host may have the same port, at two addresses
-			k.outPort = portAfter(k.outPort)
-			_, taken = e.keys[k]
+	isLocal := e.hideLocal(&k, d.atLoopback)
+	if isLocal {
+		if k.in == anyOf(k.in) { // the host has no IPv6 address
+			k, _ = e.byIPv4(k)
 		}
-		if taken {
+		if !e.showLocal(&k) {
 			return false
 		}
 	} else if old, taken := e.keys[k]; taken { // the kernel has accepted the client again: the connection before has ended
@@ -221,6 +221,46 @@ func (e *Engine) admit(fd int32, own, peer End, d *door) bool {
 		return false
 	}
 	e.flows[i].state = opening
+	if isLocal && d.everywhere && !is4(k.in) {
+		e.flows[i].bits |= turns
+	}
+	e.sendSYN(i)
+	e.setDeadline(i, e.now+synTime)
+	return true
+}
+
+// showLocal changes the port of a client on the host to one that no other client is shown with: two clients may have the same port, at two addresses.
+func (e *Engine) showLocal(k *key) bool {
+	_, taken := e.keys[*k]
+	for n := 0; taken && n < mostShown; n++ {
+		k.outPort = portAfter(k.outPort)
+		_, taken = e.keys[*k]
+	}
+	return !taken
+}
+
+// byIPv4 is a key of IPv6 for a client on the host, with the addresses of IPv4 instead. It is false if the host has none.
+func (e *Engine) byIPv4(k key) (key, bool) {
+	in, out := e.host.Load().first[0], addrOf(e.o.LocalClient[0])
+	if in == anyOf(in) || !e.o.LocalClient[0].IsValid() {
+		return k, false
+	}
+	k.in, k.out = in, out
+	return k, true
+}
+
+// turnToIPv4 tries a connection again over IPv4 whose SYN the container has refused over IPv6. A client on the host may have connected to ::1, since
+// "localhost" is that, too; many servers serve IPv4 only. The kernel has accepted the client already, so it does not try the other address by itself.
+func (e *Engine) turnToIPv4(i int32) bool {
+	c := &e.flows[i]
+	k, ok := e.byIPv4(c.key)
+	if c.bits&turns == 0 || !ok || !e.showLocal(&k) {
+		return false
+	}
+	delete(e.keys, c.key)
+	iss := e.isn(&k)
+	c.key, c.una, c.nxt, c.most, c.tries, c.bits = k, iss, iss, iss, 0, c.bits&^turns
+	e.keys[k] = i
 	e.sendSYN(i)
 	e.setDeadline(i, e.now+synTime)
 	return true

@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"encoding/binary"
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -502,28 +504,77 @@ func TestPublishedAtTwoAddresses(t *testing.T) {
 	}
 }
 
-// A host without IPv6 addresses has none that could stand for ::1: its clients are refused.
+// toLoopback connects to port 8080 of ::1, and returns the entry of the connection.
+func (w *wire) toLoopback() (client int, i int32) {
+	w.t.Helper()
+	if _, err := w.e.Listen(frame.TCP, netip.IPv4Unspecified(), 8080, 1); err != nil {
+		w.t.Fatal(err)
+	}
+	w.read()
+	client, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Connect(client, &unix.SockaddrInet6{Addr: [16]byte{15: 1}, Port: 8080})
+	}
+	if err != nil {
+		w.t.Skip(err)
+	}
+	w.t.Cleanup(func() { unix.Close(client) })
+	w.await(func([]segment) bool { return len(w.e.keys) > 0 })
+	return client, w.e.keys[slices.Collect(maps.Keys(w.e.keys))[0]]
+}
+
+// A host without IPv6 addresses has none that could stand for ::1: its clients are served over IPv4.
 func TestLoopbackWithoutAddress(t *testing.T) {
 	w := newWire(t, Options{})
 	w.e.SetHost([]netip.Addr{outside}, nil)
-	if _, err := w.e.Listen(frame.TCP, netip.IPv4Unspecified(), 8080, 1); err != nil {
-		t.Fatal(err)
+	if _, i := w.toLoopback(); w.e.flows[i].key.in != addrOf(outside) || w.e.flows[i].key.out != addrOf(w.e.o.LocalClient[0]) {
+		t.Errorf("%+v", w.e.flows[i].key)
 	}
-	w.read()
-	c, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err == nil {
-		err = unix.Connect(c, &unix.SockaddrInet6{Addr: [16]byte{15: 1}, Port: 8080})
-	}
-	if err != nil {
-		t.Skip(err)
-	}
-	defer unix.Close(c)
-	w.read()
-	if n, err := unix.Read(c, make([]byte, 1)); err != unix.ECONNRESET {
-		t.Errorf("the client read %d bytes: %v", n, err)
-	}
-	if n, _ := w.e.InUse(); n != 0 {
-		t.Errorf("%d sockets are in use", n)
+}
+
+// A container that serves IPv4 only refuses the SYN over IPv6 of a client of ::1. The connection then begins over IPv4; if that is refused, too, the client hears
+// of it.
+func TestTurnsToIPv4(t *testing.T) {
+	for _, serves := range []bool{true, false} {
+		w := newWire(t, Options{})
+		w.e.SetHost([]netip.Addr{outside, netip.MustParseAddr("2001:db8::7")}, nil)
+		client, i := w.toLoopback()
+		c := &w.e.flows[i]
+		if is4(c.key.in) {
+			t.Fatalf("%+v", c.key)
+		}
+		refuse := func() {
+			t.Helper()
+			p := frametest.Packet{Proto: frame.TCP, SrcPort: c.key.inPort, DstPort: c.key.outPort, Flags: frame.FlagRST | frame.FlagACK, TCPAck: c.nxt}
+			if is4(c.key.in) {
+				p.Src, p.Dst = frame.AddrFrom(netipOf(c.key.in)), frame.AddrFrom(netipOf(c.key.out))
+			} else {
+				p.Src6, p.Dst6 = c.key.in, c.key.out
+			}
+			w.write(p, func([]byte) {})
+		}
+		refuse()
+		if c.state != opening || c.key.in != addrOf(outside) || w.e.keys[c.key] != i || len(w.e.keys) != 1 {
+			t.Fatalf("%+v, keys %v", c, w.e.keys)
+		}
+		got := w.await(func(all []segment) bool { return has(frame.FlagSYN)(all) && all[len(all)-1].seq == c.una })
+		if len(got) == 0 || got[len(got)-1].to != 8080 {
+			t.Fatalf("no SYN over IPv4: %v", got)
+		}
+		if !serves {
+			refuse()
+			w.read()
+			if n, err := unix.Read(client, make([]byte, 1)); err != unix.ECONNRESET || len(w.e.keys) != 0 {
+				t.Errorf("the client read %d bytes: %v", n, err)
+			}
+			continue
+		}
+		w.write(frametest.Packet{Proto: frame.TCP, Src: frame.AddrFrom(netipOf(c.key.in)), Dst: frame.AddrFrom(netipOf(c.key.out)), SrcPort: 8080, DstPort: c.key.outPort, Flags: frame.FlagSYN | frame.FlagACK, TCPSeq: 500, TCPAck: c.nxt},
+			func(h []byte) { binary.BigEndian.PutUint16(h[14:], 60000) })
+		w.send(client, "hello", 0)
+		if got := w.await(func(all []segment) bool { return len(all) > 0 && all[len(all)-1].data == "hello" }); len(got) == 0 {
+			t.Error("no data")
+		}
 	}
 }
 

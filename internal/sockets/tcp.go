@@ -43,6 +43,7 @@ const (
 	orphan                // its container has gone, after its FIN: the data before the FIN are still passed on
 	urgent                // the peer has sent urgent data: a read ends before them, although more data are there
 	tellsRoom             // the kernel tells when the socket takes data again
+	turns                 // to IPv4, if the container refuses IPv6: see turnToIPv4
 )
 
 // A tcpFlow is one connection.
@@ -365,7 +366,7 @@ func (e *Engine) segment(i int32, f *frame.Frame) {
 	flags, seq := h.Flags(), h.Seq()
 	if flags&frame.FlagRST != 0 {
 		if c.state == opening {
-			if flags&frame.FlagACK != 0 && h.Ack() == c.nxt {
+			if flags&frame.FlagACK != 0 && h.Ack() == c.nxt && !e.turnToIPv4(i) {
 				e.abort(i)
 			}
 			return

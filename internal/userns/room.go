@@ -116,7 +116,7 @@ func Become(ctx context.Context, room string, args []string) error {
 	path, err := exec.LookPath(args[0])
 	if err != nil {
 		if errors.Is(err, exec.ErrNotFound) {
-			err = fmt.Errorf("%w; the command is looked for in PATH", err)
+			err = fmt.Errorf("there is no command %q in PATH", args[0])
 		}
 		return NoCommandError{err}
 	}
