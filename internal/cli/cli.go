@@ -307,6 +307,14 @@ func (a *app) printJSON(v any) error {
 	return e.Encode(v)
 }
 
+// count is a number of things: 1 port, 2 ports.
+func count(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
+}
+
 // row prints one line of a table.
 func row(w io.Writer, cells ...any) {
 	text := make([]string, len(cells))

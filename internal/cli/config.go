@@ -31,7 +31,7 @@ func (a *app) configCommand() *cobra.Command {
 			if a.json {
 				return a.printJSON(map[string]any{"file": args[0], "ok": true})
 			}
-			_, err = fmt.Fprintf(a.out, "%s: all right (%d networks, %d ports, %d published ports, %d routes)\n", args[0], len(conf.Networks)+1, len(conf.Ports), len(conf.Publishes), len(conf.Routes))
+			_, err = fmt.Fprintf(a.out, "%s: all right (%s, %s, %s, %s)\n", args[0], count(len(conf.Networks)+1, "network"), count(len(conf.Ports), "port"), count(len(conf.Publishes), "published port"), count(len(conf.Routes), "route"))
 			return err
 		}}
 	check.Flags().StringVar(&name, "name", defaultName, "the --name of the switch that will have the file: automatic IPv6 subnets depend on it")

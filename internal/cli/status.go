@@ -19,7 +19,7 @@ import (
 func (a *app) statusCommand() *cobra.Command {
 	return show(a, "status", "Show the state of the switch on one screen", "/status", func(w io.Writer, s api.Status) {
 		row(w, "uvswitch", s.Version+fmt.Sprintf(", pid %d, up %s", s.PID, (time.Duration(s.Uptime)*time.Second).String()))
-		backend := fmt.Sprintf("%s, %d workers", s.Backend, s.Workers)
+		backend := s.Backend + ", " + count(s.Workers, "worker")
 		if s.BackendWhy != "" {
 			backend += " (not io_uring: " + s.BackendWhy + ")"
 		}
@@ -69,7 +69,7 @@ func (a *app) statusCommand() *cobra.Command {
 			if n.Subnet6 != "" {
 				six = fmt.Sprintf("; IPv6 %s, gateway %s", n.Subnet6, n.Gateway6)
 			}
-			row(w, "network "+n.Name, fmt.Sprintf("%s, gateway %s%s, MTU %d, %d ports%s", n.Subnet, n.Gateway, six, n.MTU, n.Ports, kind))
+			row(w, "network "+n.Name, fmt.Sprintf("%s, gateway %s%s, MTU %d, %s%s", n.Subnet, n.Gateway, six, n.MTU, count(n.Ports, "port"), kind))
 		}
 		printTables(w, s.Tables)
 		printDrops(w, s.Drops)

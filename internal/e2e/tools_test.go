@@ -301,7 +301,7 @@ func TestBadInput(t *testing.T) {
 		{"flow del", "select the flows", 2},
 		{"flow ls -d nosuch", "is neither an address", 2},
 		{"flow ls -p nosuch", "use tcp, udp, sctp", 2},
-		{"port ls -o json", "use wide or extended", 2},
+		{"port ls -o table", "use json, yaml, wide or extended", 2},
 		{"port bogus", "the commands are", 2},
 		{"port", "the subcommand is missing; use one of: ls", 2},
 		{"nosuch", "the commands are", 2},

@@ -19,6 +19,7 @@ import (
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/netns"
@@ -195,7 +196,15 @@ func browse(t *testing.T, url string) {
 	eventually("help", `document.getElementById("help").open`)
 	do("away", chromedp.Evaluate(`document.getElementById("help").close()`, nil), chromedp.KeyEvent("g"), chromedp.KeyEvent("d"))
 	eventually("by keys to the drops", `location.hash === "#drops"`)
-	do("to the filter", chromedp.KeyEvent("/"))
+	do("to the search", chromedp.KeyEvent("/"))
+	eventually("the search has the focus", `document.activeElement.id === "search"`)
+	do("an address", chromedp.Evaluate(`document.getElementById("search").value = ""`, nil), chromedp.SendKeys("#search", "172.29.0.3", chromedp.ByQuery))
+	eventually("its port", `document.querySelector("#found a.on")?.innerText.includes("db") && !document.getElementById("found").hidden`)
+	do("a reason", chromedp.Evaluate(`document.getElementById("search").value = ""`, nil), chromedp.SendKeys("#search", "martian_dest", chromedp.ByQuery))
+	eventually("the reason", `document.querySelector("#found a.on")?.innerText.includes("martian_destination")`)
+	do("open it", chromedp.SendKeys("#search", kb.Enter, chromedp.ByQuery))
+	eventually("the drops of the reason", `location.hash === "#drops?reason=martian_destination" && document.getElementById("found").hidden`)
+	do("flows by keys", chromedp.Evaluate(`document.activeElement.blur()`, nil), chromedp.KeyEvent("g"), chromedp.KeyEvent("f"), chromedp.WaitVisible("#flow-filter"), chromedp.KeyEvent("/"))
 	eventually("the filter has the focus", `document.activeElement.id === "flow-filter"`)
 	do("the theme", chromedp.Click("#theme", chromedp.ByQuery), chromedp.Click("#theme", chromedp.ByQuery))
 	eventually("it is dark", `document.getElementById("theme").textContent === "dark" && getComputedStyle(document.body).backgroundColor === "rgb(14, 17, 23)"`)

@@ -589,6 +589,42 @@ function theme(next) {
 $("theme").onclick = () => theme({ system: "light", light: "dark", dark: "system" }[localStorage.getItem("theme") || "system"]);
 theme();
 
+// matches are the objects that have a text: ports by name, address, MAC and namespace, networks, published ports, and reasons; and the flows with it.
+function matches(text) {
+  const t = text.trim().toLowerCase(), has = words => words.some(w => w && String(w).toLowerCase().includes(t)), out = [];
+  if (!t || !state.stats) return out;
+  const add = (kind, name, more, to) => out.push({ kind, name, more, to });
+  for (const p of state.ports) if (has([p.name, p.mac, p.netns, p.container, ...p.addresses])) add("port", p.name, p.addresses.map(a => a.split("/")[0]).join(" "), "port/" + encodeURIComponent(p.name));
+  for (const p of state.publish) if (has([`${p.host_port}/${p.protocol}`, p.host_address])) add("published port", `${p.host_port}/${p.protocol}`, "leads to " + p.port, "port/" + encodeURIComponent(p.port));
+  for (const n of state.status.networks || []) if (has([n.name, n.subnet, n.gateway, n.subnet6])) add("network", n.name, n.subnet, "");
+  for (const r of Object.values(state.reasons)) if (has([r.name])) add("reason", r.name, state.stats.drops[r.name] ? count(state.stats.drops[r.name]) + " drops" : "no drops", link("drops", { reason: r.name }));
+  const most = out.slice(0, 11);
+  return [...most, { kind: "flows", name: text.trim(), more: "in any column", to: link("flows", { filter: text.trim() }) }];
+}
+
+// The search in the head. The arrows choose a match, Enter opens it.
+const search = { list: [], at: 0 };
+function drawSearch() {
+  search.list = matches($("search").value);
+  search.at = Math.max(0, Math.min(search.at, search.list.length - 1));
+  $("found").hidden = !search.list.length;
+  show($("found"), ...search.list.map((m, i) => el("a", { href: "#" + m.to, role: "option", "aria-selected": String(i === search.at), class: i === search.at ? "on" : "", onclick: endSearch }, el("small", {}, m.kind), el("b", {}, m.name), el("span", { class: "muted" }, m.more))));
+}
+function endSearch() {
+  $("search").value = "";
+  $("search").blur();
+  drawSearch();
+}
+$("search").oninput = () => { search.at = 0; drawSearch(); };
+$("search").onblur = () => setTimeout(() => { $("found").hidden = true; }, 200); // a click on a match comes first
+$("search").onfocus = drawSearch;
+$("search").onkeydown = e => {
+  const step = { ArrowDown: 1, ArrowUp: -1 }[e.key];
+  if (step) { search.at += step; drawSearch(); e.preventDefault(); }
+  if (e.key === "Enter" && search.list.length) { const to = search.list[search.at].to; endSearch(); go(to); }
+  if (e.key === "Escape") endSearch();
+};
+
 // Keys: / goes to a page's filter, g and a letter to a page, ? shows them.
 const keys = { o: "", d: "drops", f: "flows", n: "names", p: "policies", e: "events", t: "trace" };
 let went = 0; // when g was pressed
@@ -599,9 +635,7 @@ addEventListener("keydown", e => {
   if (e.timeStamp - went < 1500 && e.key in keys) go(keys[e.key]);
   else if (e.key === "?") $("help").showModal();
   else if (e.key === "/") {
-    const filter = () => document.querySelector("main input[type=text]");
-    if (!filter()) go("flows");
-    filter()?.focus();
+    (document.querySelector("main input[type=text]") || $("search")).focus();
     e.preventDefault();
   }
   went = e.key === "g" ? e.timeStamp : 0;
