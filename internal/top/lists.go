@@ -71,7 +71,7 @@ func (m *screen) portLines() (out []line) {
 		if !known {
 			q = p.PortStats
 		}
-		rows = append(rows, row{p, m.per(p.RxBytes, q.RxBytes), m.per(p.TxBytes, q.TxBytes), m.per(p.RxDropped+p.TxDropped, q.RxDropped+q.TxDropped)})
+		rows = append(rows, row{p, m.per(p.RxBytes, q.RxBytes), m.per(p.TxBytes, q.TxBytes), m.per(lost(&p.PortStats), lost(&q))})
 	}
 	by := sorts[portsView][m.shown().sort]
 	slices.SortStableFunc(rows, func(a, b row) int {
@@ -103,6 +103,11 @@ func (m *screen) portLines() (out []line) {
 		out = append(out, line{r.p.Name, cells, style, view{kind: portPage, port: r.p.Name}})
 	}
 	return out
+}
+
+// lost counts the frames of a port that were dropped, without acknowledgements that were not needed any more.
+func lost(p *api.PortStats) uint64 {
+	return p.RxDropped + p.TxDropped - p.Drops[frame.AckSuperseded.String()]
 }
 
 // flowKey is the same for a flow in each sample: IDs are used again.
