@@ -290,13 +290,25 @@ func (a *app) styled(style term.Style, text string) string {
 	return style.Of(text)
 }
 
+// noYAML refuses -o yaml for a command that prints one object after the other.
+func (a *app) noYAML() error {
+	if a.output == "yaml" {
+		return usagef("this command prints one object in each line; use -o json (-j)")
+	}
+	return nil
+}
+
 // printJSON prints what -j asks for: JSON, or YAML.
 func (a *app) printJSON(v any) error {
 	if a.output == "yaml" {
-		text, err := json.Marshal(v)
-		if err == nil {
-			text, err = yaml.JSONToYAML(text)
+		if raw, ok := v.(json.RawMessage); ok {
+			var decoded any
+			if err := json.Unmarshal(raw, &decoded); err != nil {
+				return err
+			}
+			v = decoded
 		}
+		text, err := yaml.MarshalWithOptions(v, yaml.IndentSequence(true), yaml.UseJSONMarshaler())
 		if err == nil {
 			_, err = a.out.Write(text)
 		}

@@ -43,7 +43,7 @@ func (a *app) configCommand() *cobra.Command {
 				return err
 			}
 			text, err := yaml.MarshalWithOptions(f, yaml.IndentSequence(true))
-			if err == nil && a.json {
+			if err == nil && a.json && a.output != "yaml" {
 				text, err = yaml.YAMLToJSON(text) // keeps the keys of the file
 			}
 			if err != nil {

@@ -44,6 +44,9 @@ func (a *app) eventsCommand() *cobra.Command {
 		if err != nil {
 			return usagef("--format: %v; the fields are Time, Event, Action, Network, Port, Name, Address, Hwaddr, Reason, Count and Text", err)
 		}
+		if err := a.noYAML(); err != nil {
+			return err
+		}
 		q := url.Values{"since": {since}, "until": {until}, "filter": filters}
 		if past {
 			q.Set("follow", "0")

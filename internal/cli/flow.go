@@ -69,6 +69,9 @@ func (a *app) flowCommand() *cobra.Command {
 		}})
 	}
 	events := filters(&cobra.Command{Use: "events", Short: "Show flows live when they start, change and end, as `conntrack -E` does", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		if err := a.noYAML(); err != nil {
+			return err
+		}
 		if _, err := query(c); err != nil {
 			return err
 		}

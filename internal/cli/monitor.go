@@ -33,6 +33,9 @@ func (a *app) monitorCommand() *cobra.Command {
 	fl.IntVarP(&count, "count", "c", 0, "exit after N lines")
 	fl.BoolVarP(&follow, "follow", "f", false, "after --last, continue with new frames")
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if err := a.noYAML(); err != nil {
+			return err
+		}
 		if last < 0 || count < 0 || c.Flags().Changed("last") && last == 0 {
 			return usagef("--last and --count must be numbers from 1")
 		}

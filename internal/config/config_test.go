@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -120,6 +121,13 @@ prots: []
 	}
 	if all := (Source{}).faults([]byte("ports: [" + strings.Repeat("{name: a b}, ", 100) + "]")); len(all) != mostFaults {
 		t.Errorf("%d faults", len(all))
+	}
+	var many strings.Builder
+	for i := range 2000 {
+		fmt.Fprintf(&many, "  - {name: p%d, netns: n}\n", i)
+	}
+	if all := (Source{}).faults([]byte("ports:\n" + many.String() + "routes: [{dst: x}]")); len(all) != 1 {
+		t.Errorf("%d faults of 2,000 ports and a route", len(all))
 	}
 }
 

@@ -123,6 +123,7 @@ type Daemon struct {
 type network struct {
 	model.Network
 	masquerade familyCounts
+	attached   []string // policies, by `policy attach`
 }
 
 // Start starts a switch. It forwards when Start returns, and until Close. Its context ends what it does in the background.
@@ -300,7 +301,6 @@ func (d *Daemon) buildLocked() error {
 	}
 	d.restorePublishesLocked(stored)
 	d.recallAllPoliciesLocked()
-	d.reattachPoliciesLocked()
 	for _, r := range d.config.Routes {
 		if err := d.addRouteLocked(r); err != nil {
 			return err

@@ -26,9 +26,15 @@ func (d *Daemon) DeleteNetwork(name string) error {
 }
 
 func (d *Daemon) addNetworkLocked(a api.NetworkAdd) error {
-	a.Policies = d.reattached(d.formerly.Networks, "network", a.Name, a.Policies)
 	d.recallPoliciesLocked(a.Policies)
+	asked := a.Policies
+	a.Policies = d.reattachedLocked(d.formerly.Networks, "network", a.Name, asked)
 	m, err := d.State().NewNetwork(a)
+	if err != nil && a.Policies != asked && !d.built {
+		d.cannotReattach("network", a.Name, err)
+		a.Policies = asked
+		m, err = d.State().NewNetwork(a)
+	}
 	if err != nil {
 		return err
 	}
@@ -41,7 +47,7 @@ func (d *Daemon) addNetworkLocked(a api.NetworkAdd) error {
 	if m.ID = d.freeNetIDLocked(); m.ID == frame.NoNet {
 		return api.Errorf(http.StatusConflict, "the switch already has %d networks, which is the limit", frame.MaxNets-1)
 	}
-	n := &network{m, newFamilyCounts()}
+	n := &network{m, newFamilyCounts(), d.formerly.Networks[m.Name]}
 	d.mu.Lock()
 	d.networks[n.Name] = n
 	d.mu.Unlock()

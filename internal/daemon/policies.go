@@ -3,6 +3,7 @@ package daemon
 import (
 	"maps"
 	"net/http"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -79,6 +80,10 @@ func (d *Daemon) AttachPolicy(name string, a api.PolicyAttach, attach bool) erro
 		if (a.Port == "") == (a.Network == "") {
 			return api.Errorf(http.StatusBadRequest, "say to what the policy is attached: one port (--port), or all ports of a network (--network)")
 		}
+		if !attach && d.waits() && (d.formerly.Ports.Forget(a.Port, name) || d.formerly.Networks.Forget(a.Network, name)) { // what is not here yet
+			d.savePoliciesLocked()
+			return nil
+		}
 		if d.State().Policy(name) == nil {
 			return model.NoPolicy(name)
 		}
@@ -94,7 +99,12 @@ func (d *Daemon) AttachPolicy(name string, a api.PolicyAttach, attach bool) erro
 			if err != nil {
 				return err
 			}
-			return d.setPortPoliciesLocked(a.Port, names)
+			if err := d.setPortPoliciesLocked(a.Port, names); err != nil {
+				return err
+			}
+			p.attached = byHand(p.attached, name, attach)
+			d.savePoliciesLocked()
+			return nil
 		}
 		n := d.networks[a.Network]
 		if n == nil {
@@ -106,8 +116,22 @@ func (d *Daemon) AttachPolicy(name string, a api.PolicyAttach, attach bool) erro
 		}
 		spec := n.Spec
 		spec.Policies = api.Words(strings.Join(names, ","))
-		return d.changeNetworkLocked(spec)
+		if err := d.changeNetworkLocked(spec); err != nil {
+			return err
+		}
+		n.attached = byHand(n.attached, name, attach)
+		d.savePoliciesLocked()
+		return nil
 	})
+}
+
+// byHand is a list of what was attached by hand, with one name more or less.
+func byHand(names []string, name string, attach bool) []string {
+	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == name })
+	if attach {
+		names = append(names, name)
+	}
+	return names
 }
 
 // watchLocked gives a port the policy learn for some seconds from now on, besides those that are attached to it. Who watches asks again and again:
@@ -199,6 +223,15 @@ func (d *Daemon) attachedToLocked(policy string) (kind, name string, attached bo
 			return "port", p.Name, true
 		}
 	}
+	if d.waits() {
+		for kind, by := range map[string]policies.Attached{"network": d.formerly.Networks, "port": d.formerly.Ports} {
+			for name, list := range by { // not here yet
+				if slices.Contains(list, policy) {
+					return kind, name, true
+				}
+			}
+		}
+	}
 	return "", "", false
 }
 
@@ -217,7 +250,9 @@ func (d *Daemon) loadPolicies() {
 	}
 	var err error
 	if d.formerly, err = policies.LoadSaved(d.opts.PolicyFile); err != nil {
-		d.log.Error("the saved policies cannot be read; ports and networks that had one by hand, and networks of Docker, may be without", "file", d.opts.PolicyFile, "error", err)
+		kept := d.opts.PolicyFile + ".bad"
+		_ = os.Rename(d.opts.PolicyFile, kept)
+		d.log.Error("the saved policies cannot be read; ports and networks that had one by hand, and networks of Docker, may be without", "file", kept, "error", err)
 	}
 }
 
@@ -239,13 +274,15 @@ func (d *Daemon) savePoliciesLocked() {
 			s.Policies = append(s.Policies, a)
 		}
 	}
-	maps.Copy(s.Ports, d.formerly.Ports)
-	maps.Copy(s.Networks, d.formerly.Networks)
+	if d.waits() {
+		maps.Copy(s.Ports, d.formerly.Ports)
+		maps.Copy(s.Networks, d.formerly.Networks)
+	}
 	for name, p := range d.ports {
-		s.Ports.Add(name, p.Policies, byFile(d.config.Ports, name, func(a *api.PortAdd) (string, api.Words) { return a.Name, a.Policies }))
+		s.Ports.Add(name, p.attached, p.Policies)
 	}
 	for name, n := range d.networks {
-		s.Networks.Add(name, n.Policies, byFile(d.config.AllNetworks(), name, func(a *api.NetworkAdd) (string, api.Words) { return a.Name, a.Policies }))
+		s.Networks.Add(name, n.attached, n.Policies)
 	}
 	if reflect.DeepEqual(s, d.saved) {
 		return
@@ -257,56 +294,25 @@ func (d *Daemon) savePoliciesLocked() {
 	d.saved = s
 }
 
-// byFile are the policies that the configuration file gives to an object of a list.
-func byFile[T any](list []T, name string, of func(*T) (string, api.Words)) api.Words {
-	for i := range list {
-		if n, has := of(&list[i]); n == name {
-			return has
-		}
-	}
-	return ""
-}
+// reattachTime is for how long after its start a switch attaches policies again to ports and networks that come. Those that were there before come at once.
+const reattachTime = 10 * time.Minute
 
-// reattachPoliciesLocked attaches policies again to what exists from the start, as in the last process. Ports and networks that come later get theirs when
-// they come.
-func (d *Daemon) reattachPoliciesLocked() {
-	for name := range maps.Clone(d.formerly.Networks) {
-		n := d.networks[name]
-		if n == nil {
-			continue
-		}
-		spec := n.Spec
-		if spec.Policies = d.reattached(d.formerly.Networks, "network", name, spec.Policies); spec.Policies != n.Spec.Policies {
-			if err := d.changeNetworkLocked(spec); err != nil {
-				d.log.Error("policies of the last process cannot be attached again", "network", name, "error", err)
-				continue
-			}
-		}
-		delete(d.formerly.Networks, name)
-	}
-	for name := range maps.Clone(d.formerly.Ports) {
-		p := d.ports[name]
-		if p == nil {
-			continue
-		}
-		has := api.Words(strings.Join(p.Policies, ","))
-		if names := d.reattached(d.formerly.Ports, "port", name, has); names != has {
-			if err := d.setPortPoliciesLocked(name, names.List()); err != nil {
-				d.log.Error("policies of the last process cannot be attached again", "port", name, "error", err)
-				continue
-			}
-		}
-		delete(d.formerly.Ports, name)
-	}
-}
+func (d *Daemon) waits() bool { return time.Since(d.Started()) < reattachTime }
 
-// reattached are the policies of a port or network that comes, with those that it had by hand in the last process.
-func (d *Daemon) reattached(by policies.Attached, kind, name string, has api.Words) api.Words {
+// reattachedLocked are the policies of a port or network that comes, with those that were attached to it by hand in the last process.
+func (d *Daemon) reattachedLocked(by policies.Attached, kind, name string, has api.Words) api.Words {
+	if !d.waits() || len(by[name]) == 0 {
+		return has
+	}
 	names := by.With(name, has)
-	if names != has {
-		d.log.Warn("the policies are attached again that were attached before the switch ended", kind, name, "policies", names)
-	}
+	d.log.Warn("the policies are attached again that were attached by hand before the switch ended", kind, name, "policies", names)
+	d.recallPoliciesLocked(names)
 	return names
+}
+
+// cannotReattach logs why a port or network comes without the policies that it had by hand: only at the start, when the configuration counts more.
+func (d *Daemon) cannotReattach(kind, name string, err error) {
+	d.log.Error("policies that were attached by hand do not fit the configuration any more, and are left out", kind, name, "error", err)
 }
 
 // recallPoliciesLocked makes the policies again that a new network or port names, and that the last process had: Docker restores its networks with
@@ -355,7 +361,6 @@ func (d *Daemon) setPortPoliciesLocked(name string, names []string) error {
 	p.Policies, p.Spec.Policies = names, api.Words(strings.Join(names, ","))
 	d.mu.Unlock()
 	d.updatePoliciesLocked(nil)
-	d.savePoliciesLocked()
 	return nil
 }
 

@@ -22,6 +22,8 @@ type port struct {
 	model.Port
 	net   *network    // nil for the uplink
 	watch *time.Timer // ends Watched, unless there is a later one
+
+	attached []string // policies, by `policy attach`
 	wire
 }
 
@@ -59,9 +61,15 @@ func (d *Daemon) DeletePort(name string) error {
 }
 
 func (d *Daemon) addPortLocked(a api.PortAdd, byFD *tap.Device) (model.Port, error) {
-	a.Policies = d.reattached(d.formerly.Ports, "port", a.Name, a.Policies)
 	d.recallPoliciesLocked(a.Policies)
+	asked := a.Policies
+	a.Policies = d.reattachedLocked(d.formerly.Ports, "port", a.Name, asked)
 	m, err := d.stateLocked().NewPort(a)
+	if err != nil && a.Policies != asked && !d.built {
+		d.cannotReattach("port", a.Name, err)
+		a.Policies = asked
+		m, err = d.stateLocked().NewPort(a)
+	}
 	if err == nil && a.Handed != (byFD != nil) {
 		err = api.Errorf(http.StatusBadRequest, "handed: true needs exactly one file descriptor with the request (SCM_RIGHTS), and a descriptor needs handed: true")
 	}
@@ -71,7 +79,7 @@ func (d *Daemon) addPortLocked(a api.PortAdd, byFD *tap.Device) (model.Port, err
 		}
 		return m, err
 	}
-	p := &port{Port: m, net: d.networks[m.Network]}
+	p := &port{Port: m, net: d.networks[m.Network], attached: d.formerly.Ports[m.Name]}
 	if byFD != nil {
 		p.wire = wire{conn: byFD} // its maker moves, names and addresses it
 	} else if p.wire, err = d.openWire(&p.Port, p.net, a.NoRoute); err != nil {
@@ -196,6 +204,7 @@ func (d *Daemon) unplugLocked(p *port) {
 	if now, ok := d.dp.Switch.Port(p.ID); ok {
 		now.Flags &^= vswitch.Forwarding
 		d.dp.Switch.SetPort(now)
+		d.dp.Settle(p.ID) // before its policies go
 	}
 	d.updateRulesLocked()
 	d.forgetSocketsLocked(p)

@@ -40,6 +40,7 @@ func (d *Daemon) Reload(c model.Config, dry bool) (steps []string, err error) {
 			return err
 		}
 		d.adoptConfigLocked(c)
+		d.savePoliciesLocked()
 		d.log.Info("configuration reloaded", "changes", len(todo))
 		return nil
 	})

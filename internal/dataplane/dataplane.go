@@ -142,6 +142,19 @@ func (d *Dataplane) RemovePort(id frame.PortID) {
 	d.removePort(id)
 }
 
+// Settle returns when no frame of a port is on its way any more that has come before: each worker has ended its batch, and the slow path has forgotten those
+// that wait.
+func (d *Dataplane) Settle(id frame.PortID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, w := range d.workers {
+		w.run(func() {})
+	}
+	d.slow.mu.Lock()
+	d.slow.parked.forget(&d.slow, id)
+	d.slow.mu.Unlock()
+}
+
 func (d *Dataplane) removePort(id frame.PortID) {
 	for _, w := range d.workers {
 		w.run(func() { w.removePort(id) })

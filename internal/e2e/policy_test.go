@@ -209,3 +209,78 @@ func TestPolicy(t *testing.T) {
 	}
 	b.Balanced()
 }
+
+// TestPoliciesStay checks that what a policy was attached to by hand has it after the end of the switch, however it ends, and nothing else does.
+func TestPoliciesStay(t *testing.T) {
+	b := NewHost(t)
+	b.AddNS("web", "db")
+	file := filepath.Join(b.dir, "uvs.yaml")
+	write := func(web string) {
+		t.Helper()
+		text := fmt.Sprintf("policies:\n  - {name: wide, rules: [egress allow any]}\n  - {name: narrow, rules: [egress allow 192.0.2.1]}\nports: [{name: web, netns: %s%s}]\n", b.NS("web"), web)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	policies := func(port string) (names string) {
+		t.Helper()
+		var p api.Port
+		b.JSON(&p, "port", "show", port)
+		slices.Sort(p.Policies)
+		return strings.Join(p.Policies, " ")
+	}
+	expect := func(when, port, want string) {
+		t.Helper()
+		if got := policies(port); got != want {
+			t.Errorf("%s, port %s has %q, not %q", when, port, got, want)
+		}
+	}
+	write(", policies: [narrow]")
+	b.Start("-c", file)
+	b.CLI("policy", "add", "hand", "egress", "allow", "10.1.0.2", "tcp/80")
+	b.CLI("policy", "attach", "hand", "--port", "web")
+	b.CLI("policy", "attach", "hand", "--network", "default")
+	b.CLI("port", "add", "db", "--netns", b.NS("db"), "--policy", "wide")
+	b.Kill()
+	b.Start("-c", file)
+	expect("after a kill", "web", "hand narrow")
+	var networks []api.Network
+	b.JSON(&networks, "network", "ls")
+	if !slices.Equal(networks[0].Policies, []string{"hand"}) {
+		t.Errorf("network default has %v", networks[0].Policies)
+	}
+
+	// A port has what its request says, and nothing of a request before.
+	b.CLI("port", "add", "db", "--netns", b.NS("db"), "--policy", "narrow")
+	expect("added again", "db", "narrow")
+
+	// A port that is not back yet has its policy still, so the policy stays; it can be detached.
+	b.CLI("policy", "attach", "hand", "--port", "db")
+	if err := b.Stop(); err != nil {
+		t.Error(err)
+	}
+	b.Start("-c", file)
+	if _, err := b.TryCLI("policy", "del", "hand"); err == nil || !strings.Contains(err.Error(), "attached") {
+		t.Errorf("a policy that a port waits for: %v", err)
+	}
+	b.CLI("policy", "detach", "hand", "--port", "db")
+	b.CLI("port", "add", "db", "--netns", b.NS("db"), "--policy", "narrow")
+	expect("detached before it came", "db", "narrow")
+
+	// The file's own policies are the file's, also after a reload.
+	write(", policies: [wide]")
+	b.CLI("reload")
+	expect("after a reload", "web", "hand wide")
+	write("")
+	b.Kill()
+	b.Start("-c", file)
+	expect("without one in the file", "web", "hand")
+
+	// A file into which an attachment does not fit any more counts more: the switch starts.
+	write(", set: {guard: off}")
+	b.CLI("policy", "detach", "hand", "--network", "default")
+	b.Kill()
+	b.Start("-c", file)
+	expect("without a guard", "web", "")
+	b.CLI("policy", "del", "hand")
+}

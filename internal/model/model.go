@@ -320,6 +320,15 @@ func Desired(c Config, have *State) (*State, error) {
 		return nil, err
 	}
 	for _, a := range c.AllNetworks() {
+		if have != nil && have.Network(a.Name) != nil {
+			var before api.Words
+			for _, x := range have.Config.AllNetworks() {
+				if x.Name == a.Name {
+					before = x.Policies
+				}
+			}
+			a.Policies = api.Words(strings.Join(policiesAfterReload(have.Network(a.Name).Policies, before.List(), a.Policies.List()), ","))
+		}
 		n, err := s.NewNetwork(a)
 		if err != nil {
 			return nil, fmt.Errorf("network %q: %w", a.Name, api.InKeys(err))
@@ -455,24 +464,23 @@ func (s *State) desiredPort(a api.PortAdd, have *State) (Port, error) {
 		return s.NewPort(a)
 	}
 	aliases, inFile := p.Aliases, p.Policies
+	var before api.Words
+	if i := slices.IndexFunc(have.Config.Ports, func(x api.PortAdd) bool { return x.Name == a.Name }); i >= 0 {
+		before = have.Config.Ports[i].Policies
+	}
 	p = *now
-	p.Aliases, p.Policies = aliases, have.policiesAfterReload(now, inFile)
+	p.Aliases, p.Policies = aliases, policiesAfterReload(now.Policies, before.List(), inFile)
 	a.Policies = api.Words(strings.Join(p.Policies, ","))
 	p.Settings, err = now.Settings.with(now, now.settingsAfterReload(a.Set))
 	p.Spec = a
 	return p, err
 }
 
-// policiesAfterReload are the policies of a port: those of the new file, and those that were attached by hand.
-func (s *State) policiesAfterReload(now *Port, inFile []string) []string {
-	var before []string // in the old file
-	for _, a := range s.Config.Ports {
-		if a.Name == now.Name {
-			before = a.Policies.List()
-		}
-	}
+// policiesAfterReload are the policies of a port or network that has some now: those of the new file, and those that were attached by hand. before are
+// those of the old file.
+func policiesAfterReload(now, before, inFile []string) []string {
 	out := slices.Clone(inFile)
-	for _, name := range now.Policies {
+	for _, name := range now {
 		if !slices.Contains(before, name) && !slices.Contains(out, name) {
 			out = append(out, name)
 		}

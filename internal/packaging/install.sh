@@ -55,8 +55,10 @@ absolute() {
 	while [ "$path" != "${path%/}" ]; do path=${path%/}; done
 	printf '%s\n' "$path"
 }
+given=${prefix:+--prefix}${root:+--root}
 if [ -n "$prefix" ]; then prefix=$(absolute "$prefix"); fi
 if [ -n "$root" ]; then root=$(absolute "$root"); fi
+[ -z "$given" ] || [ -n "$prefix$root" ] || fail "$given / is the running system: run this as root without $given"
 [ "$(uname -s)" = Linux ] || fail "uvswitch needs Linux; this is $(uname -s)"
 if [ -z "$prefix$root" ] && [ "$(id -u)" != 0 ]; then
 	prefix=${HOME:?is not set: give --prefix}/.local
@@ -71,6 +73,12 @@ scripts_run() {
 # removed removes the files of a list, and the folders that only they have needed.
 removed() {
 	sort -r "$1" | while IFS= read -r path; do
+		case "$path" in # the list may belong to another user than root
+		*/../* | */..) continue ;;
+		"${prefix:-$root}"/*) ;;
+		*) continue ;;
+		esac
+		if [ -d "$path" ] && [ ! -h "$path" ]; then continue; fi
 		rm -f -- "$path"
 		dir=$(dirname -- "$path")
 		until [ "$dir" = "$prefix" ] || [ "$dir" = "$root/usr" ] || [ "$dir" = "$root/opt" ] || ! rmdir -- "$dir" 2>/dev/null; do
@@ -100,7 +108,7 @@ fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-trap 'exit 1' INT TERM
+trap 'exit 1' HUP INT TERM
 
 # fetch puts a file of the release into $work.
 fetch() {
@@ -128,7 +136,7 @@ fetch "$tarball"
 (cd "$work" && grep " [ *]$tarball\$" SHA256SUMS | sha256sum -c - >/dev/null 2>&1) ||
 	fail "the checksum of $tarball is not that of SHA256SUMS. Nothing was installed. Download it again; if this repeats, do not use it"
 mkdir "$work/files"
-tar -xzf "$work/$tarball" -C "$work/files"
+tar -xzof "$work/$tarball" -C "$work/files"
 
 cd "$work/files"
 if [ -n "$prefix" ]; then # what means something below any folder

@@ -52,22 +52,32 @@ func (a Attached) With(name string, has api.Words) api.Words {
 	return api.Words(strings.Join(all, ","))
 }
 
-// Add notes the policies of an object that the configuration file does not give it.
-func (a Attached) Add(name string, has []string, byFile api.Words) {
-	byHand := slices.DeleteFunc(slices.Clone(has), func(p string) bool { return slices.Contains(byFile.List(), p) })
-	if len(byHand) > 0 {
-		a[name] = byHand
+// Add notes what was attached to an object by hand, and is attached still.
+func (a Attached) Add(name string, attached, has []string) {
+	still := slices.DeleteFunc(slices.Clone(attached), func(p string) bool { return !slices.Contains(has, p) })
+	if len(still) > 0 {
+		a[name] = still
 	}
+}
+
+// Forget removes a policy of an object, and reports whether it was there.
+func (a Attached) Forget(name, policy string) bool {
+	list := slices.DeleteFunc(slices.Clone(a[name]), func(p string) bool { return p == policy })
+	if len(list) == len(a[name]) {
+		return false
+	}
+	if a[name] = list; len(list) == 0 {
+		delete(a, name)
+	}
+	return true
 }
 
 // Forget removes a policy that has gone.
 func (s *Saved) Forget(policy string) {
 	s.Policies = slices.DeleteFunc(slices.Clone(s.Policies), func(p api.PolicyAdd) bool { return p.Name == policy })
 	for _, a := range []Attached{s.Ports, s.Networks} {
-		for name, list := range maps.Clone(a) {
-			if a[name] = slices.DeleteFunc(slices.Clone(list), func(p string) bool { return p == policy }); len(a[name]) == 0 {
-				delete(a, name)
-			}
+		for _, name := range slices.Collect(maps.Keys(a)) {
+			a.Forget(name, policy)
 		}
 	}
 }

@@ -16,9 +16,9 @@ func TestSaved(t *testing.T) {
 		t.Errorf("without a file: %+v %v", s, err)
 	}
 	s := Saved{Policies: []api.PolicyAdd{{Name: "a"}, {Name: "b"}}, Ports: Attached{}, Networks: Attached{}}
-	s.Ports.Add("web", []string{"a", "b", "c"}, "c")
-	s.Ports.Add("db", []string{"c"}, "c,d")
-	s.Networks.Add("lab", []string{"b"}, "")
+	s.Ports.Add("web", []string{"a", "b", "e"}, []string{"c", "b", "a"})
+	s.Ports.Add("db", nil, []string{"c"})
+	s.Networks.Add("lab", []string{"b"}, []string{"b"})
 	if want := (Attached{"web": {"a", "b"}}); !reflect.DeepEqual(s.Ports, want) {
 		t.Errorf("%v", s.Ports)
 	}

@@ -287,7 +287,7 @@ func (m *screen) screen() string {
 	if !m.plain {
 		foot = append(foot, "", m.keyLine())
 	}
-	room := m.height - len(out) - len(foot)
+	room := max(0, m.height-len(out)-len(foot))
 	switch {
 	case m.now.noted != "" && !m.plain:
 		out = append(out, wrap(m.now.noted, m.width, "")...)

@@ -140,6 +140,19 @@ func TestScreen(t *testing.T) {
 	}
 }
 
+// TestLowScreens checks that every view is drawn on screens that have no room for it.
+func TestLowScreens(t *testing.T) {
+	for height := range 14 {
+		for _, keys := range [][]string{{}, {"enter"}, {"enter", "enter"}, {"enter", "enter", "enter", "end"}, {"2"}, {"2", "enter"}, {"3", "end"}, {"4"}, {"?"}} {
+			m := stage(10, height)
+			m.press(keys...)
+			if lines := strings.Count(m.screen(), "\n"); lines >= max(height, 1) {
+				t.Errorf("height %d, after %v: %d lines", height, keys, lines+1)
+			}
+		}
+	}
+}
+
 // TestChoiceFollows checks that the chosen line stays the chosen one when the order changes.
 func TestChoiceFollows(t *testing.T) {
 	m := stage(100, 30)
