@@ -88,7 +88,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestFaults checks that the faults of a file are all reported, each with its place, and what is right beside them is not.
+// TestFaults checks that all faults of a file are reported, each with its place, and nothing that is right.
 func TestFaults(t *testing.T) {
 	all := (Source{}).faults([]byte(`
 uplink: {devcie: eth0, kind: tcx}

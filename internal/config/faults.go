@@ -19,9 +19,8 @@ import (
 // mostFaults is how many errors Faults returns at most.
 const mostFaults = 20
 
-// Faults returns the errors of the source's file, at most 20, in the order in which they are found; none if the file is right. Start returns the
-// first one of them. What is wrong is left out to find the next error, so an error may be the consequence of one before it: a port whose network is
-// wrong has no network.
+// Faults returns at most 20 errors of the source's file, in the order in which they are found. It returns none if the file is right. Start returns the
+// first one. Faults leaves out what is wrong to find the next error. So one error may cause another: a port has no network if its network is wrong.
 func (s Source) Faults() []error {
 	text, err := os.ReadFile(s.Path)
 	if err != nil {
@@ -51,7 +50,7 @@ func (s Source) faults(text []byte) []error {
 		faults = append(faults, err)
 		right = File{} // to find the errors of the objects
 	}
-	if whole := *f; len(faults) == 0 && check(&whole) == nil {
+	if len(faults) == 0 && check(f) == nil {
 		return nil
 	}
 	faults = beside(faults, &right, check, f.Policies, &right.Policies)

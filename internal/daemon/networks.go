@@ -26,15 +26,7 @@ func (d *Daemon) DeleteNetwork(name string) error {
 }
 
 func (d *Daemon) addNetworkLocked(a api.NetworkAdd) error {
-	d.recallPoliciesLocked(a.Policies)
-	asked := a.Policies
-	a.Policies = d.reattachedLocked(d.formerly.Networks, "network", a.Name, asked)
-	m, err := d.State().NewNetwork(a)
-	if err != nil && a.Policies != asked && !d.built {
-		d.cannotReattach("network", a.Name, err)
-		a.Policies = asked
-		m, err = d.State().NewNetwork(a)
-	}
+	m, err := reattachLocked(d, d.formerly.Networks, "network", a.Name, &a.Policies, func() (model.Network, error) { return d.State().NewNetwork(a) })
 	if err != nil {
 		return err
 	}

@@ -102,7 +102,7 @@ func (d *Daemon) AttachPolicy(name string, a api.PolicyAttach, attach bool) erro
 			if err := d.setPortPoliciesLocked(a.Port, names); err != nil {
 				return err
 			}
-			p.attached = byHand(p.attached, name, attach)
+			p.attached = changed(p.attached, name, attach)
 			d.savePoliciesLocked()
 			return nil
 		}
@@ -119,14 +119,14 @@ func (d *Daemon) AttachPolicy(name string, a api.PolicyAttach, attach bool) erro
 		if err := d.changeNetworkLocked(spec); err != nil {
 			return err
 		}
-		n.attached = byHand(n.attached, name, attach)
+		n.attached = changed(n.attached, name, attach)
 		d.savePoliciesLocked()
 		return nil
 	})
 }
 
-// byHand is a list of what was attached by hand, with one name more or less.
-func byHand(names []string, name string, attach bool) []string {
+// changed is a list with a name at its end, or without it.
+func changed(names []string, name string, attach bool) []string {
 	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == name })
 	if attach {
 		names = append(names, name)
@@ -176,10 +176,8 @@ func edited(names []string, name, of string, attach bool) ([]string, error) {
 		return nil, api.Errorf(http.StatusConflict, "%s has the policy %s already", of, name)
 	case !attach && !has:
 		return nil, api.Errorf(http.StatusNotFound, "%s has no policy %s of its own; `uvswitch policy show %s` says to what the policy is attached", of, name, name)
-	case attach:
-		return append(slices.Clone(names), name), nil
 	}
-	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == name }), nil
+	return changed(names, name, attach), nil
 }
 
 func (d *Daemon) setPolicyLocked(a api.PolicyAdd) error {
@@ -299,20 +297,22 @@ const reattachTime = 10 * time.Minute
 
 func (d *Daemon) waits() bool { return time.Since(d.Started()) < reattachTime }
 
-// reattachedLocked are the policies of a port or network that comes, with those that were attached to it by hand in the last process.
-func (d *Daemon) reattachedLocked(by policies.Attached, kind, name string, has api.Words) api.Words {
-	if !d.waits() || len(by[name]) == 0 {
-		return has
+// reattachLocked makes a port or network that comes, with the policies that its request has, and those that were attached to it by hand in the last process.
+// At the start, what does not fit the configuration any more is left out.
+func reattachLocked[T any](d *Daemon, by policies.Attached, kind, name string, names *api.Words, build func() (T, error)) (T, error) {
+	asked := *names
+	if d.waits() && len(by[name]) > 0 {
+		*names = by.With(name, asked)
+		d.log.Warn("the policies are attached again that were attached by hand before the switch ended", kind, name, "policies", *names)
 	}
-	names := by.With(name, has)
-	d.log.Warn("the policies are attached again that were attached by hand before the switch ended", kind, name, "policies", names)
-	d.recallPoliciesLocked(names)
-	return names
-}
-
-// cannotReattach logs why a port or network comes without the policies that it had by hand: only at the start, when the configuration counts more.
-func (d *Daemon) cannotReattach(kind, name string, err error) {
-	d.log.Error("policies that were attached by hand do not fit the configuration any more, and are left out", kind, name, "error", err)
+	d.recallPoliciesLocked(*names)
+	made, err := build()
+	if err != nil && *names != asked && !d.built {
+		d.log.Error("policies that were attached by hand do not fit the configuration any more, and are left out", kind, name, "error", err)
+		*names = asked
+		return build()
+	}
+	return made, err
 }
 
 // recallPoliciesLocked makes the policies again that a new network or port names, and that the last process had: Docker restores its networks with

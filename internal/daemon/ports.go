@@ -61,15 +61,7 @@ func (d *Daemon) DeletePort(name string) error {
 }
 
 func (d *Daemon) addPortLocked(a api.PortAdd, byFD *tap.Device) (model.Port, error) {
-	d.recallPoliciesLocked(a.Policies)
-	asked := a.Policies
-	a.Policies = d.reattachedLocked(d.formerly.Ports, "port", a.Name, asked)
-	m, err := d.stateLocked().NewPort(a)
-	if err != nil && a.Policies != asked && !d.built {
-		d.cannotReattach("port", a.Name, err)
-		a.Policies = asked
-		m, err = d.stateLocked().NewPort(a)
-	}
+	m, err := reattachLocked(d, d.formerly.Ports, "port", a.Name, &a.Policies, func() (model.Port, error) { return d.stateLocked().NewPort(a) })
 	if err == nil && a.Handed != (byFD != nil) {
 		err = api.Errorf(http.StatusBadRequest, "handed: true needs exactly one file descriptor with the request (SCM_RIGHTS), and a descriptor needs handed: true")
 	}

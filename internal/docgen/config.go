@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -106,13 +105,15 @@ func (c *configFile) structure(t reflect.Type, path string) (map[string]any, err
 	return s, nil
 }
 
-func oneOf(choices ...map[string]any) map[string]any {
+func anyOf(choices ...map[string]any) map[string]any {
 	list := []any{}
 	for _, c := range choices {
 		list = append(list, c)
 	}
 	return map[string]any{"anyOf": list}
 }
+
+func enum(words []string) map[string]any { return map[string]any{"type": "string", "enum": words} }
 
 func typed(name string) map[string]any { return map[string]any{"type": name} }
 
@@ -121,30 +122,26 @@ func (c *configFile) value(t reflect.Type, path string) (kind string, schema map
 	texts := map[string]any{"type": "array", "items": typed("string")}
 	switch t {
 	case reflect.TypeFor[api.Words]():
-		return "text or list", oneOf(typed("string"), texts), nil
+		return "text or list", anyOf(typed("string"), texts), nil
 	case reflect.TypeFor[api.PortSet]():
 		properties := map[string]any{}
 		for _, name := range model.SettingNames() {
-			properties[name] = oneOf(typed("string"), typed("boolean"), typed("number"))
+			properties[name] = anyOf(typed("string"), typed("boolean"), typed("number"))
 		}
 		return "settings", map[string]any{"type": "object", "properties": properties, "additionalProperties": false}, nil
 	case reflect.TypeFor[config.Host]():
 		long, err := c.structure(t, path)
-		return "keys, or on, off", oneOf(long, typed("boolean"), map[string]any{"type": "string", "enum": []any{"on", "off"}}), err
+		return "keys, or on, off", anyOf(long, typed("boolean"), enum([]string{"on", "off"})), err
 	case reflect.TypeFor[config.Timers]():
 		long, err := c.structure(t, path)
-		return "keys, or a profile", oneOf(long, map[string]any{"type": "string", "enum": []any{"rfc", "linux"}}), err
+		return "keys, or a profile", anyOf(long, enum(config.Choices[path+".profile"])), err
 	}
 	if choices := config.Choices[path]; choices != nil {
-		list := []any{}
-		for _, w := range choices {
-			list = append(list, w)
-		}
-		return "one of " + strings.Join(choices, ", "), map[string]any{"type": "string", "enum": list}, nil
+		return "one of " + strings.Join(choices, ", "), enum(choices), nil
 	}
 	switch t.Kind() {
 	case reflect.String:
-		return "text", oneOf(typed("string"), typed("number")), nil // 8080 is the text "8080"
+		return "text", anyOf(typed("string"), typed("number")), nil // 8080 is the text "8080"
 	case reflect.Bool:
 		return "true or false", typed("boolean"), nil
 	case reflect.Int, reflect.Uint32:
@@ -182,8 +179,7 @@ func configSchema(out io.Writer) error {
 	}
 	schema["$schema"] = "http://json-schema.org/draft-07/schema#"
 	schema["title"] = "uvswitch configuration file"
-	e := json.NewEncoder(out)
-	e.SetEscapeHTML(false)
+	e := api.NewEncoder(out)
 	e.SetIndent("", "  ")
 	return e.Encode(schema)
 }

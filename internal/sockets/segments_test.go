@@ -532,8 +532,8 @@ func TestLoopbackWithoutAddress(t *testing.T) {
 	}
 }
 
-// A container that serves IPv4 only refuses the SYN over IPv6 of a client of ::1. The connection then begins over IPv4; if that is refused, too, the client hears
-// of it.
+// A client connects to ::1, and the container serves IPv4 only: it refuses the SYN over IPv6. The connection then begins over IPv4. If the container refuses
+// that, too, the client is reset.
 func TestTurnsToIPv4(t *testing.T) {
 	for _, serves := range []bool{true, false} {
 		w := newWire(t, Options{})

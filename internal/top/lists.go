@@ -115,32 +115,30 @@ func flowKey(f *api.Flow) string {
 	return fmt.Sprint(f.ID, f.Original.Src, f.Original.Sport, f.Original.Dst, f.Original.Dport)
 }
 
-// flowRate is the rate of a flow in both directions, in bit/s.
-func (m *screen) flowRate(f *api.Flow) float64 {
-	for i := range m.before.flows {
-		if b := &m.before.flows[i]; b.ID == f.ID && flowKey(b) == flowKey(f) {
-			return 8 * m.per(f.Original.Bytes+f.Reply.Bytes, b.Original.Bytes+b.Reply.Bytes)
-		}
-	}
-	return 0
-}
-
-func (m *screen) flowLines() (out []line) {
+// flowRates returns a function that gives the rate of a flow in both directions, in bit/s.
+func (m *screen) flowRates() func(*api.Flow) float64 {
 	before := map[uint32]*api.Flow{}
 	for i := range m.before.flows {
 		before[m.before.flows[i].ID] = &m.before.flows[i]
 	}
+	return func(f *api.Flow) float64 {
+		b := before[f.ID]
+		if b == nil || flowKey(b) != flowKey(f) {
+			return 0
+		}
+		return 8 * m.per(f.Original.Bytes+f.Reply.Bytes, b.Original.Bytes+b.Reply.Bytes)
+	}
+}
+
+func (m *screen) flowLines() (out []line) {
+	rate := m.flowRates()
 	type row struct {
 		f    *api.Flow
 		rate float64
 	}
 	var rows []row
 	for i := range m.now.flows {
-		r := row{f: &m.now.flows[i]}
-		if b := before[r.f.ID]; b != nil && flowKey(b) == flowKey(r.f) {
-			r.rate = 8 * m.per(r.f.Original.Bytes+r.f.Reply.Bytes, b.Original.Bytes+b.Reply.Bytes)
-		}
-		rows = append(rows, r)
+		rows = append(rows, row{&m.now.flows[i], rate(&m.now.flows[i])})
 	}
 	by := sorts[flowsView][m.shown().sort]
 	slices.SortStableFunc(rows, func(a, b row) int {

@@ -74,7 +74,7 @@ func (m *screen) aboutPort(name string, room int) (out []string) {
 	out = append(out, m.styled(term.Key, head))
 	for i, l := range text {
 		if i == v.at {
-			l = term.Reverse.Of(l + strings.Repeat(" ", max(0, m.width-len([]rune(l)))))
+			l = m.chosen(l)
 		}
 		out = append(out, l)
 	}
@@ -100,7 +100,7 @@ func (m *screen) aboutFlow(f *api.Flow) (out []string) {
 	}
 	add("original", side(f.Original))
 	add("reply", side(f.Reply))
-	add("rate", Rate(m.flowRate(f), "bit/s"))
+	add("rate", Rate(m.flowRates()(f), "bit/s"))
 	add("expires in", (time.Duration(f.Timeout)*time.Second).String()+", if no packet comes")
 	out = append(out, "")
 	add("its frames", fmt.Sprintf("uvswitch dump -i %s host %s", f.Port, f.Original.Dst))

@@ -43,10 +43,11 @@ func take(ctx context.Context, c *api.Client, v view) (s sample, err error) {
 		}
 	}
 	if v.kind == flowsView || v.kind == flowPage || v.kind == portPage {
-		note(c.Do(ctx, "GET", "/flows?"+query("limit", strconv.Itoa(mostFlows), "port", v.port), nil, &s.flows))
+		s.flows, err = c.Flows(ctx, values("limit", strconv.Itoa(mostFlows), "port", v.port))
+		note(err)
 	}
 	if v.kind == dropsView {
-		q, _ := url.ParseQuery(query("verdict", "dropped", "last", strconv.Itoa(lastDrops), "follow", "0", "port", v.port, "reason", v.reason))
+		q := values("verdict", "dropped", "last", strconv.Itoa(lastDrops), "follow", "0", "port", v.port, "reason", v.reason)
 		for d, err := range c.Monitor(ctx, q) {
 			note(err)
 			if err != nil {
@@ -57,7 +58,7 @@ func take(ctx context.Context, c *api.Client, v view) (s sample, err error) {
 		slices.Reverse(s.drops)
 	}
 	if v.kind == portPage {
-		note(c.Do(ctx, "GET", "/history?"+query("port", v.port), nil, &s.past))
+		note(c.Do(ctx, "GET", "/history?"+values("port", v.port).Encode(), nil, &s.past))
 	}
 	if v.kind == dropPage {
 		if packet := packetOf(&v.drop); packet != "" {
@@ -72,15 +73,15 @@ func take(ctx context.Context, c *api.Client, v view) (s sample, err error) {
 	return s, nil
 }
 
-// query encodes pairs of names and values; empty values are left out.
-func query(pairs ...string) string {
+// values are pairs of names and values; empty values are left out.
+func values(pairs ...string) url.Values {
 	q := url.Values{}
 	for i := 0; i < len(pairs); i += 2 {
 		if pairs[i+1] != "" {
 			q.Set(pairs[i], pairs[i+1])
 		}
 	}
-	return q.Encode()
+	return q
 }
 
 // packetOf describes a dropped packet for a trace; empty if its kind has no description.

@@ -387,7 +387,7 @@ func (m *screen) list(room int) (out []string) {
 		case m.plain && i == room-1 && len(lines) > room:
 			return append(out, fmt.Sprintf("... %d more", len(lines)-i))
 		case !m.plain && i == v.at:
-			out = append(out, term.Reverse.Of(text[i]+strings.Repeat(" ", max(0, m.width-len([]rune(text[i]))))))
+			out = append(out, m.chosen(text[i]))
 		default:
 			out = append(out, m.styled(lines[i].style, text[i]))
 		}
@@ -396,6 +396,11 @@ func (m *screen) list(room int) (out []string) {
 		out = append(out, "nothing to show")
 	}
 	return out
+}
+
+// chosen is the chosen line, over the whole width.
+func (m *screen) chosen(text string) string {
+	return term.Reverse.Of(text + strings.Repeat(" ", max(0, m.width-len([]rune(text)))))
 }
 
 // title says what the list has.
