@@ -14,8 +14,9 @@ import (
 //   - Frames that are refused or need the slow path get a tenth of the worker's time. A port that has refusedLeast of them in a batch pauses
 //     for nine times as long as they took. So does a port that has some in a row of batches with refusedLeast of them.
 //   - A port is loud if it has many frames in a batch, or half of an equal part of the frames in a row of busy batches, or many bytes in a row
-//     of batches, and costs at least half of what loud ports do in the mean. If ports that are not loud have frames, too, and the worker must
-//     wait for a CPU, loud ports get less and less of its time, down to a sixteenth. If it need not wait any more, they get more and more again.
+//     of batches, and costs at least half of what loud ports do in the mean. If other ports have frames, too, and the worker must wait for a CPU
+//     or is never idle, loud ports get less and less of its time, down to a sixteenth. They get more and more again, once that has ended.
+//     A port is no other one if its frames are refused, or if it has been loud in the last second and does not cost much less than loud ports do.
 //
 // Ports are paused one after another, so the parts are those of all paused ports together.
 const (
@@ -32,10 +33,10 @@ const (
 	frameCost   = 3072                 // bytes: what a frame costs besides, however short it is
 	costWindows = 8                    // over so many turnWindows, costs are summed
 	loudTime    = 10 * turnWindow
-	scarce      = turnWindow / 8 // of waiting for a CPU in a turnWindow
-	fullPart    = 1              // loud ports get all of the time
-	leastPart   = 16             // and at least this part,
-	longPart    = 4              // or this one, if their frames are few and long: TCP streams have such frames, too
+	quietTime   = 10 * loudTime // after it was loud, a port is one like others again
+	fullPart    = 1             // loud ports get all of the time
+	leastPart   = 16            // and at least this part,
+	longPart    = 4             // or this one, if their frames are few and long: TCP streams have such frames, too
 	longest     = int64(250 * time.Millisecond)
 	dearest     = int64(100 * time.Microsecond) // that a frame is charged for: the frames of a batch do not cost the same
 )
@@ -49,14 +50,16 @@ type turns struct {
 	row        [frame.MaxPorts]streak // of busy batches with frames of the port
 	refusing   uint32                 // batches with many refused frames
 	refusedRow [frame.MaxPorts]streak // of these, with such frames of the port
+	refused    [frame.MaxPorts]int64  // until then, the port is loud, whatever it costs
 	streams    [frame.MaxPorts]bool   // the port is loud only since its frames are long
 	long       [frame.MaxPorts]uint8  // batches with longBytes of the port; halved by every other batch with frames of it
 	cost       [frame.MaxPorts]int64  // of the ports, in the last costWindows: bytes, and frameCost for each frame
 	mean       int64                  // cost of the ports that may be loud, in the mean
 	until      int64                  // until then, CPU times are measured: some port has been loud or refused
-	others     bool                   // in this window, a port that is not loud has sent to one that is not
+	others     bool                   // in this window, one other port has sent to another one
 	began      int64                  // of the window
-	waited     int64                  // CPU wait of this thread when the window began
+	ran        int64                  // CPU time of this thread when the window began; 0: not known
+	waited     int64                  // likewise, its CPU wait
 	part       int64                  // loud ports get this part of the time: fullPart to leastPart
 
 	debt     [frame.MaxPorts]int64 // ns of a pause that would be too short
@@ -192,7 +195,7 @@ func (w *worker) charge(b *frame.Batch, now int64) {
 		}
 		inARow := refusing && p.refused > 0 && t.refusedRow[id].add(t.refusing)
 		if (inARow || p.refused >= refusedLeast) && 2*p.refused >= p.rxPackets {
-			t.until = now + loudTime
+			t.until, t.refused[id] = now+loudTime, now+loudTime
 			t.charges = append(t.charges, charge{id: id, frames: int64(p.refused), part: refusedPart, most: int64(p.refused)})
 		} else if t.part > fullPart && t.isLoud(id, now) {
 			part := t.part
@@ -231,13 +234,13 @@ func (w *worker) chargeAnswers(b *frame.Batch) {
 	}
 }
 
-// servesOthers reports whether a frame of the batch goes from a port that is not loud to another such port: it is no answer to a flood.
+// servesOthers reports whether a frame of the batch goes from one other port, or from the uplink, to another one: it is no answer to a flood.
 //
 //uvswitch:hot
 func (t *turns) servesOthers(b *frame.Batch, now int64) bool {
 	for i := range b.Frames[:b.N] {
 		f := &b.Frames[i]
-		if f.Verdict == frame.ToPort && !t.isLoud(f.In%frame.MaxPorts, now) && !t.isLoud(f.Out%frame.MaxPorts, now) {
+		if f.Verdict == frame.ToPort && (f.Net == frame.NoNet || t.isOther(f.In%frame.MaxPorts, now)) && t.isOther(f.Out%frame.MaxPorts, now) {
 			return true
 		}
 	}
@@ -256,11 +259,18 @@ func (t *turns) isLong(id frame.PortID, bytes uint64) bool {
 	return t.long[id] == longLeast
 }
 
+// isOther reports whether loud ports shall wait for the sake of a port.
+//
+//uvswitch:hot
+func (t *turns) isOther(id frame.PortID, now int64) bool {
+	return now >= t.refused[id] && (now >= t.loud[id]+quietTime || t.cost[id] < t.mean/2)
+}
+
 // isLoud reports whether a port is loud, and costs at least half of what loud ports do in the mean.
 //
 //uvswitch:hot
 func (t *turns) isLoud(id frame.PortID, now int64) bool {
-	return now < t.loud[id] && t.cost[id] >= t.mean/2
+	return now < t.refused[id] || now < t.loud[id] && t.cost[id] >= t.mean/2
 }
 
 // closeWindow sets the part of the loud ports for the next window.
@@ -269,16 +279,19 @@ func (t *turns) isLoud(id frame.PortID, now int64) bool {
 func (w *worker) closeWindow(now int64) {
 	t := &w.turns
 	if now < t.until {
-		waited := w.poller.CPUWait()
+		ran, waited, took := w.poller.CPUTime(), w.poller.CPUWait(), now-t.began
+		isScarce := waited-t.waited > took/8 || ran-t.ran+waited-t.waited > took-took/32
 		switch {
-		case t.others && waited-t.waited > scarce*((now-t.began)/turnWindow) && t.waited != 0:
+		case t.others && isScarce && t.ran != 0:
 			t.part = min(leastPart, max(2, 2*t.part))
+		case !t.others:
+			t.part = max(fullPart, t.part/2)
 		case t.part > fullPart:
 			t.part--
 		}
-		t.waited = waited
+		t.ran, t.waited = ran, waited
 	} else {
-		t.part, t.waited = fullPart, 0
+		t.part, t.ran = fullPart, 0
 	}
 	left := int64(1 << 16)
 	for range min((now-t.began)/turnWindow, 8*costWindows) {
@@ -299,7 +312,7 @@ func (w *worker) closeWindow(now int64) {
 func (t *turns) forget(id frame.PortID) {
 	t.paused = slices.DeleteFunc(t.paused, func(p pausedPort) bool { return p.id == id })
 	t.charges = slices.DeleteFunc(t.charges, func(c charge) bool { return c.id == id })
-	t.loud[id], t.long[id], t.cost[id], t.debt[id], t.row[id], t.refusedRow[id] = 0, 0, 0, 0, streak{}, streak{}
+	t.loud[id], t.refused[id], t.long[id], t.cost[id], t.debt[id], t.row[id], t.refusedRow[id] = 0, 0, 0, 0, 0, streak{}, streak{}
 }
 
 // refused counts a frame of the received batch that cost time for nothing, or for the slow path.

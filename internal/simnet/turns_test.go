@@ -126,6 +126,44 @@ func toUplink(h *Host, payload int) []byte {
 	return p.Raw()
 }
 
+// A loud port gets less of the time, too, if it leaves none for others.
+func TestLoudPortsLeaveTime(t *testing.T) {
+	n := turnsBed(t)
+	n.Poller.FrameCost = int64(8 * time.Microsecond)
+	h1, h2 := n.host("h1"), n.host("h2")
+	run := func() uint64 {
+		n.Poller.Put(h2.Port, toUplink(h2, 0))
+		return steps(t, n, 10*time.Millisecond, map[string][]byte{"h1": toUplink(h1, 0)}, 64)["h1"]
+	}
+	for range 10 {
+		run()
+	}
+	if got, all := run(), uint64(40*64); got > all/2 {
+		t.Errorf("%d frames of the loud port in 10 ms, of %d", got, all)
+	}
+	if p := n.DP.PortStats(h2.Port).Pauses; p != 0 {
+		t.Errorf("the other port was paused %d times", p)
+	}
+}
+
+// A port that streams is not paused for the sake of one that floods, which sends good and bad packets in turn and so costs less.
+func TestStreamBesideRefusedFrames(t *testing.T) {
+	n := turnsBed(t)
+	h1, h2 := n.host("h1"), n.host("h2")
+	bad := frametest.Packet{SrcMAC: 0x020000123456, DstMAC: h2.MAC, Src: h1.Addr, Dst: n.host("h3").Addr, SrcPort: 9, DstPort: 9}.Raw()
+	for range 400 {
+		n.Poller.Waited += int64(time.Millisecond)
+		for range 8 {
+			n.Poller.Put(h1.Port, bad)
+			n.Poller.Put(h1.Port, toUplink(h1, 0))
+		}
+		steps(t, n, time.Millisecond, map[string][]byte{"h2": toUplink(h2, 60000)}, 3)
+	}
+	if floods, streams := n.DP.PortStats(h1.Port).Pauses, n.DP.PortStats(h2.Port).Pauses; floods == 0 || streams != 0 {
+		t.Errorf("the port that floods was paused %d times, the one that streams %d times", floods, streams)
+	}
+}
+
 // Many ports that flood have few frames each in a batch. They wait as one would.
 func TestManyPortsWait(t *testing.T) {
 	for _, refused := range []bool{true, false} {
