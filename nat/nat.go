@@ -91,7 +91,7 @@ type tracker[A frame.Address] struct {
 // visible are atomic.
 type flow struct {
 	expires        atomic.Uint32 // a Tick
-	state          atomic.Uint32 // TCP state in the low byte, status bits above it
+	state          atomic.Uint32 // in the low byte the TCP state, or the Tick when a UDP flow began; status bits above it
 	gen            atomic.Uint32 // the config generation that it was last checked against
 	mapping        uint32        // entry of maps with its outside source: a mapping, or a permission that retains one; 0 for none
 	inboundMapping uint32        // the mapping through which its first packet came in, if no publish rule applied; 0 for none

@@ -456,7 +456,7 @@ func (n *tracker[A]) fill(e uint32, c *config[A], d *pendingFlow[A], f packet[A]
 	s.mapping, s.inboundMapping, s.rule, s.port, s.net = d.mapping, d.inboundMapping, d.rule, d.port, d.net
 	s.addrs = frame.AddrDelta(d.orig.Src, to.Src).Plus(frame.AddrDelta(d.orig.Dst, to.Dst))
 	s.l4ports = frame.Delta16(d.orig.SrcPort, to.SrcPort).Plus(frame.Delta16(d.orig.DstPort, to.DstPort))
-	s.state.Store(advance(d.status, 0, f.Proto, tcpFlags(f.Frame)) | n.ways.Load()<<waysShift)
+	s.state.Store(begin(d.status, f.Proto, tcpFlags(f.Frame), now) | n.ways.Load()<<waysShift)
 	if c.rulings != nil {
 		c.rulings[e].Store(d.admission.Word())
 	}

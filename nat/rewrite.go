@@ -111,11 +111,11 @@ func (n *tracker[A]) account(f packet[A], s *flow, orig *frame.TupleOf[A], flags
 	old := s.state.Load()
 	state := old
 	if first {
-		state = advance(old, f.Dir, f.Proto, flags)
+		state = advance(old, f.Dir, f.Proto, flags, now)
 	}
 	for state != old && !s.state.CompareAndSwap(old, state) { // another worker has a packet of the other direction
 		old = s.state.Load()
-		state = advance(old, f.Dir, f.Proto, flags)
+		state = advance(old, f.Dir, f.Proto, flags, now)
 	}
 	if state != old {
 		if evictable(state, f.Proto) && !evictable(old, f.Proto) {

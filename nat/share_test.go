@@ -127,6 +127,32 @@ func TestPermissionsAreShared(t *testing.T) {
 	}
 }
 
+// A UDP flow is assured once both ends have sent and it is two seconds old, as Linux has it: questions and answers do not fill a share for good.
+func TestAssuredUDP(t *testing.T) {
+	n, _ := newNAT(nat.Options{})
+	p := frametest.Packet{Src: inside, Dst: remote, SrcPort: 9, DstPort: 53}
+	var back frametest.Packet
+	for _, step := range []struct {
+		tick     frame.Tick
+		outwards bool
+		assured  bool
+	}{{250, true, false}, {251, true, false}, {260, false, false}, {261, true, false}, {269, false, false}, {270, false, true}, {271, true, true}} {
+		if step.outwards {
+			b := frametest.Batch(1, step.tick, p.Raw())
+			pass(n, b, 1)
+			back = answer(&b.Frames[0], p)
+		} else {
+			pass(n, frametest.Batch(9, step.tick, back.Raw()), frame.NoNet)
+		}
+		n.Flows(step.tick, func(f nat.Flow) bool {
+			if f.Assured != step.assured {
+				t.Errorf("at tick %d, assured is %v", step.tick, f.Assured)
+			}
+			return true
+		})
+	}
+}
+
 // Clients of a published port, with real connections, leave the container flows of its own.
 func TestClientsLeaveTheContainerItsWayOut(t *testing.T) {
 	n, r := newNAT(nat.Options{Flows: 1024})

@@ -89,15 +89,32 @@ var tcpNext = func() (t [2][segments][tcpStates]tcpState) {
 	return t
 }()
 
+// streamAge is how old a UDP flow is that is more than a question and its answers (linux net/netfilter/nf_conntrack_proto_udp.c).
+const streamAge = 2 * frame.TicksPerSecond
+
+// begin returns the state word of a flow after its first packet, with these TCP flags; state has its status bits.
+func begin(state uint32, proto uint8, flags uint8, now frame.Tick) uint32 {
+	if proto == frame.UDP {
+		return state | uint32(now)&stateMask
+	}
+	return advance(state, 0, proto, flags, now)
+}
+
 // advance returns the state word of a flow after one packet with these TCP flags in direction dir; state is the word
 // before it.
 //
 //uvswitch:hot
-func advance(state uint32, dir uint8, proto uint8, flags uint8) uint32 {
+func advance(state uint32, dir uint8, proto uint8, flags uint8, now frame.Tick) uint32 {
 	if dir == 1 {
 		state |= seenReply
 	}
-	if proto != frame.TCP {
+	switch {
+	case proto == frame.UDP:
+		if state&seenReply != 0 && uint8(now)-uint8(state&stateMask) >= streamAge {
+			state |= assured
+		}
+		return state
+	case proto != frame.TCP:
 		if state&seenReply != 0 && dir == 0 {
 			state |= assured // another packet after an answer: both ends take part
 		}

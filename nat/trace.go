@@ -27,7 +27,7 @@ func (n *NAT) StateAfter(f *frame.Frame) (before, after string) {
 		s = &n.six.state
 	}
 	w := (*s)[f.Flow].state.Load()
-	next := advance(w, f.Dir, f.Proto, f.TCP().Flags())
+	next := advance(w, f.Dir, f.Proto, f.TCP().Flags(), 0)
 	return tcpNames[w&stateMask%uint32(tcpStates)], tcpNames[next&stateMask%uint32(tcpStates)]
 }
 

@@ -381,7 +381,7 @@ var provocations = func() map[frame.Reason]provocation {
 		frame.FlowToItself: {before: "a:20005 > o:53 \"x\"\n", do: func(x *teasing) {
 			x.send("a", frametest.Packet{SrcPort: 20005, DstPort: 20005, Dst: a("198.51.100.1")})
 		}},
-		frame.FlowClash: {before: "publish 8081:80 b\no:6 > 198.51.100.1:8080 \"x\"\nb < o:6 \"x\"\nb reply \"y\"\no:6 > 198.51.100.1:8080 \"x\"\nb < o:6 \"x\"\nb reply \"y\"\n", do: func(x *teasing) {
+		frame.FlowClash: {before: "publish 8081:80 b\no:6 > 198.51.100.1:8080 \"x\"\nb < o:6 \"x\"\nb reply \"y\"\nadvance 2s\no:6 > 198.51.100.1:8080 \"x\"\nb < o:6 \"x\"\nb reply \"y\"\n", do: func(x *teasing) {
 			x.send("o", frametest.Packet{SrcPort: 6, DstPort: 8081, Dst: a("198.51.100.1")})
 		}},
 		frame.NATPortsExhausted: {do: func(x *teasing) {
