@@ -77,7 +77,7 @@ func (a *app) portCommand() *cobra.Command {
 			"hairpin (frames may leave by the port they came from), isolated (no traffic with other isolated ports), locked (only MACs\n" +
 			"of the forwarding database may send). guard, on or off: drop frames whose source MAC or IP address is not the port's own.\n" +
 			"vlan, any or off: whether the guard lets frames with a VLAN tag pass.\n" +
-			"These are off or a rate: rx_rate (limits what the switch receives from the port), tx_rate (limits what it sends to the port),\n" +
+			"These are off or a rate: rate_from (limits what the switch receives from the port), rate_to (limits what it sends to the port),\n" +
 			"rate (sets both).\n" +
 			"A rate is in the units of tc, 1kbit to 1tbit; its burst is in bytes (b, kb, mb). Packets above the rate wait. When the\n" +
 			"waiting packets need 50 ms to send, further packets are dropped with reason rx_rate_exceeded or tx_rate_exceeded.\n" +
@@ -102,9 +102,9 @@ func (a *app) portCommand() *cobra.Command {
 }
 
 func (a *app) portTable(w io.Writer, rows []api.Port) {
-	head := []any{"NAME", "NETWORK", "KIND", "DEVICE", "NETNS", "MAC", "ADDRESS", "STATE", "RX", "TX", "DROPPED"}
+	head := []any{"NAME", "NETWORK", "KIND", "DEVICE", "NETNS", "MAC", "ADDRESS", "STATE", "FROM PORT", "TO PORT", "DROPPED"}
 	if a.output == "wide" {
-		head = append(head, "MTU", "OFFLOAD", "BACKEND", "RX BYTES", "TX BYTES", "SETTINGS")
+		head = append(head, "MTU", "OFFLOAD", "BACKEND", "BYTES FROM", "BYTES TO", "SETTINGS")
 	}
 	row(w, head...)
 	for _, p := range rows {
@@ -157,8 +157,8 @@ func printPort(w io.Writer, p api.Port) {
 	row(w, "offload", p.Offload)
 	row(w, "settings", strings.Join(on(p.Flags), ","))
 	if p.RxRate != 0 || p.TxRate != 0 {
-		row(w, "may send", rateText(p.RxRate, p.RxBurst))
-		row(w, "may receive", rateText(p.TxRate, p.TxBurst))
+		row(w, "rate from it", rateText(p.RxRate, p.RxBurst))
+		row(w, "rate to it", rateText(p.TxRate, p.TxBurst))
 	}
 	var storms []string
 	for _, name := range byName(p.Storm) {

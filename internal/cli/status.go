@@ -161,7 +161,7 @@ func printIO(w io.Writer, workers []api.WorkerIO) {
 
 func (a *app) statsCommand() *cobra.Command {
 	return show(a, "stats", "Show counters and drops by reason, and whether every frame is accounted for", "/stats", func(w io.Writer, s api.Stats) {
-		row(w, "PORT", "RX", "RX BYTES", "RX DROPPED", "TX", "TX BYTES", "TX DROPPED")
+		row(w, "PORT", "FROM PORT", "BYTES", "DROPPED", "TO PORT", "BYTES", "DROPPED")
 		var names []string
 		for n := range s.Ports {
 			names = append(names, n)

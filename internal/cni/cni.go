@@ -83,10 +83,10 @@ func (b *bandwidth) settings() api.PortSet {
 	}
 	set := api.PortSet{}
 	if b.IngressRate != 0 {
-		set["tx_rate"] = api.RateSetting(b.IngressRate, burst(b.IngressBurst))
+		set["rate_to"] = api.RateSetting(b.IngressRate, burst(b.IngressBurst))
 	}
 	if b.EgressRate != 0 {
-		set["rx_rate"] = api.RateSetting(b.EgressRate, burst(b.EgressBurst))
+		set["rate_from"] = api.RateSetting(b.EgressRate, burst(b.EgressBurst))
 	}
 	return set
 }

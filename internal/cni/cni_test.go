@@ -54,7 +54,7 @@ func TestAttachmentOf(t *testing.T) {
 		t.Errorf("%+v", a.Publish)
 	}
 	// ingress is what the container receives; bursts are in bits, and limited to what a port can have.
-	if a.Set["tx_rate"] != "1mbit/"+api.Setting(jsonNumber(api.MinBurst))+"b" || a.Set["rx_rate"] != "2mbit/"+api.Setting(jsonNumber(api.MaxBurst))+"b" {
+	if a.Set["rate_to"] != "1mbit/"+api.Setting(jsonNumber(api.MinBurst))+"b" || a.Set["rate_from"] != "2mbit/"+api.Setting(jsonNumber(api.MaxBurst))+"b" {
 		t.Errorf("%v", a.Set)
 	}
 	if !strings.HasPrefix(a.Port, prefixOf("cni", "pods")) || !strings.Contains(a.Port, "0123456789ab") || len(a.Port) > 63 {

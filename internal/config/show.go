@@ -136,10 +136,10 @@ func settingsOf(p api.Port) api.PortSet {
 		}
 	}
 	if p.RxRate != 0 {
-		out["rx_rate"] = api.RateSetting(p.RxRate, p.RxBurst)
+		out["rate_from"] = api.RateSetting(p.RxRate, p.RxBurst)
 	}
 	if p.TxRate != 0 {
-		out["tx_rate"] = api.RateSetting(p.TxRate, p.TxBurst)
+		out["rate_to"] = api.RateSetting(p.TxRate, p.TxBurst)
 	}
 	return out
 }

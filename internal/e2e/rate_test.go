@@ -84,7 +84,7 @@ func TestRates(t *testing.T) {
 	if got := b.carried(db, "-R"); got < 2*most {
 		t.Errorf("tx_rate, the other way: %.1f Mbit/s", got/1e6)
 	}
-	contains(t, b.CLI("config", "show"), "tx_rate: 20mbit/32768b")
+	contains(t, b.CLI("config", "show"), "rate_to: 20mbit/32768b")
 	b.JSON(&p, "port", "show", "db")
 	if p.TxBurst != 32<<10 || p.Drops["tx_rate_exceeded"] == 0 || p.TxDropped != p.Drops["tx_rate_exceeded"] {
 		t.Errorf("%+v", p)
@@ -100,7 +100,7 @@ func TestRates(t *testing.T) {
 	}
 
 	for words, want := range map[string]string{
-		"rate maybe": `"maybe" is not a rate`, "rate 10": "out of range; use 1kbit", "rate 2tbit": "out of range", "rx_rate 1mbit/9": "burst 9 is out of range", "tx_rate 1mbit/x": "is not a burst",
+		"rate maybe": `"maybe" is not a rate`, "rate 10": "out of range; use 1kbit", "rate 2tbit": "out of range", "rate_from 1mbit/9": "burst 9 is out of range", "tx_rate 1mbit/x": "is not a burst",
 		"rate on": "is not a rate", "birate 1mbit": `no setting "birate"`,
 	} {
 		if out, err := b.TryCLI(append([]string{"port", "set", "web"}, strings.Fields(words)...)...); err == nil || !strings.Contains(err.Error(), want) {

@@ -73,7 +73,7 @@ func TestBetween(t *testing.T) {
 	for _, e := range Between(&before, &after) {
 		got = append(got, e.Text)
 	}
-	want := []string{"port gone removed", "network lab added: 172.30.0.0/24", "port new added: tap eth0 172.29.0.3", "port web changed: guard off, rx_rate 10mbit, aliases www", "publish " + p.String() + " added"}
+	want := []string{"port gone removed", "network lab added: 172.30.0.0/24", "port new added: tap eth0 172.29.0.3", "port web changed: guard off, rate_from 10mbit, aliases www", "publish " + p.String() + " added"}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}

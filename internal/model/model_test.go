@@ -151,10 +151,16 @@ func TestSettings(t *testing.T) {
 	if set.Rx.Bits != 10e6 || set.Tx.Bits != 10e6 || set.Rx.Burst != 64<<10 || !set.FlagMap()["isolated"] {
 		t.Errorf("%+v", set)
 	}
-	for name, value := range map[string]api.Setting{"speed": "on", "isolated": "10mbit", "rate": "fast", "rx_rate": "1bit"} {
+	for name, value := range map[string]api.Setting{"speed": "on", "isolated": "10mbit", "rate": "fast", "rate_from": "1bit"} {
 		if _, err := web.Change(api.PortSet{name: value}); err == nil {
 			t.Errorf("%s %s is accepted", name, value)
 		}
+	}
+	if old, err := web.Change(api.PortSet{"isolated": "on", "rx_rate": "10mbit/64kb", "tx_rate": "10mbit/64kb"}); err != nil || old != set {
+		t.Errorf("by the old names: %+v, %v", old, err)
+	}
+	if _, err := web.Change(api.PortSet{"rx_rate": "10mbit", "rate_from": "20mbit"}); err == nil || !strings.Contains(err.Error(), "old name of rate_from") {
+		t.Errorf("both names of one setting: %v", err)
 	}
 	web.Settings = set
 	if got := desired(t, small(), have).Port("web").Settings; got != set {

@@ -54,9 +54,12 @@ const vlanSetting = "vlan"
 // rateNames are the settings that are a rate. "rate" stands for the two others.
 const (
 	bothRates = "rate"
-	rxRate    = "rx_rate"
-	txRate    = "tx_rate"
+	rateFrom  = "rate_from"
+	rateTo    = "rate_to"
 )
+
+// oldNames are names of settings that are accepted, too.
+var oldNames = map[string]string{"rx_rate": rateFrom, "tx_rate": rateTo}
 
 // stormNames are the settings that are a number of frames per second.
 var stormNames = [frame.FloodClasses]string{frame.UnknownUnicast: "storm_ucast", frame.Broadcast: "storm_bcast", frame.Multicast: "storm_mcast"}
@@ -69,7 +72,7 @@ func SettingNames() (out []string) {
 	for _, f := range flagNames {
 		out = append(out, f.name)
 	}
-	return append(append(out, bothRates, rxRate, txRate), stormNames[:]...)
+	return append(append(out, bothRates, rateFrom, rateTo), stormNames[:]...)
 }
 
 // FlagMap names the settings that are on or off.
@@ -97,7 +100,7 @@ func DefaultStorm(name string) uint32 {
 
 // Set is the request that makes a port have these settings.
 func (s Settings) Set() api.PortSet {
-	set := api.PortSet{rxRate: api.RateSetting(s.Rx.Bits, s.Rx.Burst), txRate: api.RateSetting(s.Tx.Bits, s.Tx.Burst)}
+	set := api.PortSet{rateFrom: api.RateSetting(s.Rx.Bits, s.Rx.Burst), rateTo: api.RateSetting(s.Tx.Bits, s.Tx.Burst)}
 	for name, on := range s.FlagMap() {
 		set[name] = api.Switch(on)
 	}
@@ -112,7 +115,13 @@ func (p *Port) Change(set api.PortSet) (Settings, error) { return p.Settings.wit
 
 // with returns s, which are p's, with what set asks for.
 func (s Settings) with(p *Port, set api.PortSet) (Settings, error) {
-	for _, name := range slices.Sorted(maps.Keys(set)) { // rx_rate and tx_rate after rate
+	for old, name := range oldNames {
+		if _, both := set[name]; set[old] != "" && both {
+			return s, bad("port %q: %s is the old name of %s: give one of them", p.Name, old, name)
+		}
+	}
+	set = renamed(set)
+	for _, name := range slices.Sorted(maps.Keys(set)) { // rate_from and rate_to after rate
 		if err := s.apply(p, name, set[name]); err != nil {
 			return s, err
 		}
@@ -121,15 +130,15 @@ func (s Settings) with(p *Port, set api.PortSet) (Settings, error) {
 }
 
 func (s *Settings) apply(p *Port, name string, v api.Setting) error {
-	if name == bothRates || name == rxRate || name == txRate {
+	if name == bothRates || name == rateFrom || name == rateTo {
 		r, err := ParseRate(string(v))
 		if err != nil {
 			return bad("port %q: %s: %v", p.Name, name, err)
 		}
-		if name != txRate {
+		if name != rateTo {
 			s.Rx = r
 		}
-		if name != rxRate {
+		if name != rateFrom {
 			s.Tx = r
 		}
 		return nil
@@ -168,7 +177,7 @@ func (s *Settings) apply(p *Port, name string, v api.Setting) error {
 	}
 	names := SettingNames()
 	if p.Kind == KindUplink {
-		names = []string{bothRates, rxRate, txRate}
+		names = []string{bothRates, rateFrom, rateTo}
 	}
 	return bad("port %q has no setting %q; the settings are %s", p.Name, name, strings.Join(names, ", "))
 }
@@ -192,13 +201,22 @@ func (p *Port) settingsAfterReload(now api.PortSet) api.PortSet {
 	return out
 }
 
-// splitRates is set with rx_rate and tx_rate in place of rate.
+// renamed is set with present names in place of old ones.
+func renamed(set api.PortSet) api.PortSet {
+	out := api.PortSet{}
+	for name, v := range set {
+		out[cmp.Or(oldNames[name], name)] = v
+	}
+	return out
+}
+
+// splitRates is set with rate_from and rate_to in place of rate, and without old names.
 func splitRates(set api.PortSet) api.PortSet {
 	out := api.PortSet{}
 	if v, ok := set[bothRates]; ok {
-		out[rxRate], out[txRate] = v, v
+		out[rateFrom], out[rateTo] = v, v
 	}
-	maps.Copy(out, set)
+	maps.Copy(out, renamed(set))
 	delete(out, bothRates)
 	return out
 }

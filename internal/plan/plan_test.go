@@ -181,7 +181,7 @@ func TestUndo(t *testing.T) {
 		t.Errorf("no such steps: %v", undo)
 	}
 	set := steps[slices.IndexFunc(steps, func(s Step) bool { return s.String() == "change settings of port web" })]
-	if do, back := set.Do.(ChangePort), set.Undo[0].(ChangePort); do.Set["tx_rate"] != "10mbit" || back.Set["tx_rate"] != "off" {
+	if do, back := set.Do.(ChangePort), set.Undo[0].(ChangePort); do.Set["rate_to"] != "10mbit" || back.Set["rate_to"] != "off" {
 		t.Errorf("to %v, and back to %v", do.Set, back.Set)
 	}
 }

@@ -134,7 +134,7 @@ type PortAdd struct {
 }
 
 // A PortSet is the body of PATCH /v1/ports/{name}: values of port settings by name. The settings of `bridge link` are on or off.
-// rx_rate (for frames from the port), tx_rate (for frames to the port) and rate (for both) are off or a rate. storm_bcast, storm_mcast and
+// rate_from (for frames from the port), rate_to (for frames to the port) and rate (for both) are off or a rate. storm_bcast, storm_mcast and
 // storm_ucast are off or a number of frames per second.
 type PortSet map[string]Setting
 
