@@ -3,6 +3,7 @@ package apiserver
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -126,6 +127,13 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, o capture.Option
 		return
 	}
 	defer c.Close()
+	_, next, _, changed := s.d.Events().From(math.MaxUint64)
+	follow := func() {
+		if names := r.URL.Query()["port"]; len(names) > 0 {
+			c.Follow(portsNamed(s.d.State(), names))
+		}
+	}
+	follow() // a change may have come since the names were looked up
 	w.Header().Set("Content-Type", kind)
 	err = begin()
 	flush := http.NewResponseController(w)
@@ -145,6 +153,10 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, o capture.Option
 		select {
 		case <-r.Context().Done():
 			return
+		case <-changed: // a port of a name may have gone, or have come again
+			_, next, _, changed = s.d.Events().From(next)
+			follow()
+			continue
 		case <-c.Wait():
 		}
 		c.Drain(func(rec capture.Record) bool {
@@ -184,13 +196,22 @@ func (s *Server) captureOptions(q url.Values, root bool) (o capture.Options, err
 	o.Root = root
 	state := s.d.State()
 	for _, name := range q["port"] {
-		p := state.Port(name)
-		if p == nil {
+		if state.Port(name) == nil {
 			return o, model.NoPort(name)
 		}
-		o.Ports = append(o.Ports, p.ID)
 	}
+	o.Ports = portsNamed(state, q["port"])
 	return o, nil
+}
+
+// portsNamed are the ports with these names that are there now.
+func portsNamed(state *model.State, names []string) (ids []frame.PortID) {
+	for _, name := range names {
+		if p := state.Port(name); p != nil {
+			ids = append(ids, p.ID)
+		}
+	}
+	return ids
 }
 
 // parseCount reads a number that is not negative. A missing parameter is 0.

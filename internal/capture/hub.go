@@ -52,9 +52,8 @@ type Capture struct {
 
 	hub     *Hub
 	options Options
-	all     bool
-	ports   [frame.MaxPorts]bool
-	rings   []*ring.Queue // one per worker; the last is the slow path's
+	ports   atomic.Pointer[[frame.MaxPorts]bool] // nil: all
+	rings   []*ring.Queue                        // one per worker; the last is the slow path's
 	wake    chan struct{}
 }
 
@@ -81,12 +80,12 @@ func (h *Hub) Start(o Options) (*Capture, error) {
 	if free < 0 {
 		return nil, fmt.Errorf("%d captures already run, which is the limit; end one of them first", limit)
 	}
-	c := &Capture{hub: h, options: o, all: len(o.Ports) == 0, wake: make(chan struct{}, 1)}
+	c := &Capture{hub: h, options: o, wake: make(chan struct{}, 1)}
 	if c.options.Snap <= 0 {
 		c.options.Snap = frame.MaxFrame
 	}
-	for _, p := range o.Ports {
-		c.ports[p] = true
+	if len(o.Ports) > 0 {
+		c.Follow(o.Ports)
 	}
 	size := ringBytes
 	if o.Ends {
@@ -98,6 +97,15 @@ func (h *Hub) Start(o Options) (*Capture, error) {
 	h.captures[free] = c
 	h.install()
 	return c, nil
+}
+
+// Follow makes the capture include these ports from now on, and no others.
+func (c *Capture) Follow(ports []frame.PortID) {
+	set := new([frame.MaxPorts]bool)
+	for _, p := range ports {
+		set[p] = true
+	}
+	c.ports.Store(set)
 }
 
 // Close ends the capture.
@@ -161,7 +169,8 @@ func (c *Capture) Drain(yield func(Record) bool) {
 
 // wants reports whether the capture includes port p.
 func (c *Capture) wants(p frame.PortID) bool {
-	return c.all || int(p) < len(c.ports) && c.ports[p]
+	set := c.ports.Load()
+	return set == nil || int(p) < len(set) && set[p]
 }
 
 func (c *Capture) wantsAny(list []frame.PortID) bool {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/capture"
@@ -24,10 +25,13 @@ type dumpFlags struct {
 	count, snap, megabytes      int
 	files, seconds              int
 	drops, split, pcap          bool
-	ether, absolute, verbose    bool
+	ether, absolute             bool
 	hex, hexASCII, stamps       int
-	lineBuffered, numeric, none bool
-	list, quiet                 bool // quiet: for Wireshark, which takes every message for an error
+	ascii, brief, number, print bool
+	verbosity                   int
+	nano                        bool
+	precision, expression       string // --time-stamp-precision; -F: a file
+	list, quiet                 bool   // quiet: for Wireshark, which takes every message for an error
 }
 
 func (a *app) dumpCommand() *cobra.Command {
@@ -39,7 +43,17 @@ func (a *app) dumpCommand() *cobra.Command {
 			"translation on its ingress port, and after translation on its egress port, with the number of its flow (id in `-j flow ls`).\n\n" +
 			"EXPRESSION is a filter in tcpdump's language. The switch applies the filter before it copies a frame. Names are not resolved.",
 	}
-	fl := c.Flags()
+	f.add(c.Flags())
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if err := refuseTcpdumpFlags(c.Flags()); err != nil {
+			return err
+		}
+		return a.dump(c.Context(), &f, strings.Join(args, " "))
+	}
+	return c
+}
+
+func (f *dumpFlags) add(fl *pflag.FlagSet) {
 	fl.StringSliceVarP(&f.ports, "interface", "i", nil, "names of ports, separated by commas; any means all ports (default any)")
 	fl.StringVarP(&f.file, "write", "w", "", "write pcapng to this file; - is standard output")
 	fl.StringVarP(&f.dir, "dir", "Q", "both", "direction: in (from the port), out (to the port) or both")
@@ -53,17 +67,19 @@ func (a *app) dumpCommand() *cobra.Command {
 	fl.BoolVar(&f.pcap, "pcap", false, "with -w: write the older pcap format, which has no port names and no comments")
 	fl.BoolVarP(&f.ether, "ether", "e", false, "print MAC addresses and the EtherType")
 	fl.BoolVarP(&f.absolute, "absolute", "S", false, "print absolute TCP sequence numbers")
-	fl.BoolVarP(&f.verbose, "verbose", "v", false, "print the IP header and the verdict of each packet")
+	fl.CountVarP(&f.verbosity, "verbose", "v", "print the IP header and the verdict of each packet; -vv and -vvv print the same")
+	fl.BoolVarP(&f.brief, "quick", "q", false, "print less of each packet: protocol, ends and length")
+	fl.BoolVarP(&f.number, "number", "#", false, "print a number before each packet")
+	fl.BoolVarP(&f.ascii, "ascii", "A", false, "print the bytes as ASCII, without the Ethernet header: for web pages")
+	fl.BoolVar(&f.print, "print", false, "with -w: print the packets, too")
+	fl.BoolVar(&f.nano, "nano", false, "print nanoseconds; a file has them anyway")
+	fl.StringVar(&f.precision, "time-stamp-precision", "micro", "micro or nano: as --nano")
+	fl.StringVarP(&f.expression, "filter-file", "F", "", "read the EXPRESSION from this file")
 	fl.CountVarP(&f.hex, "hex", "x", "print the bytes in hexadecimal, without the Ethernet header; -xx includes the header")
 	fl.CountVarP(&f.hexASCII, "hex-ascii", "X", "print the bytes in hexadecimal and ASCII, without the Ethernet header; -XX includes the header")
 	fl.BoolVarP(&f.list, "list-interfaces", "D", false, "list the ports and exit")
 	fl.CountVarP(&f.stamps, "no-time", "t", "-t: no time; -tt: seconds since 1970; -ttt: time since the previous packet; -tttt: date and time")
-	fl.BoolVarP(&f.lineBuffered, "line-buffered", "l", false, "write every line immediately (this is always so; accepted as in tcpdump)")
-	fl.BoolVarP(&f.numeric, "numeric", "n", false, "print numbers instead of names (this is always so; accepted as in tcpdump)")
-	fl.BoolVarP(&f.none, "packet-buffered", "U", false, "write every packet immediately (this is always so; accepted as in tcpdump)")
-	fl.BoolVarP(&f.none, "no-promiscuous-mode", "p", false, "no effect: a port has no promiscuous mode; accepted as in tcpdump")
-	c.RunE = func(c *cobra.Command, args []string) error { return a.dump(c.Context(), &f, strings.Join(args, " ")) }
-	return c
+	addTcpdumpFlags(fl)
 }
 
 func (a *app) dump(ctx context.Context, f *dumpFlags, expr string) error {
@@ -74,6 +90,14 @@ func (a *app) dump(ctx context.Context, f *dumpFlags, expr string) error {
 				row(w, fmt.Sprintf("%d.%s", i+1, p.Name), fmt.Sprintf("(%s %s, network %s)", p.Kind, p.Ifname, orDash(p.Network)))
 			}
 		})
+	case f.precision != "micro" && f.precision != "nano":
+		return usagef("--time-stamp-precision %s: must be micro or nano", f.precision)
+	case f.expression != "" && expr != "":
+		return usagef("-F has the expression; leave out %q", expr)
+	case f.print && f.file == "":
+		return usagef("--print is for -w; without -w, packets are printed")
+	case f.print && f.file == "-":
+		return usagef("--print and -w - both write to standard output; use -w FILE")
 	case a.json:
 		return usagef("dump has no JSON output: it prints text, or pcapng with -w; use `uvswitch -j monitor` for JSON")
 	case f.file == "" && (f.megabytes > 0 || f.files > 0 || f.seconds > 0 || f.pcap):
@@ -84,6 +108,13 @@ func (a *app) dump(ctx context.Context, f *dumpFlags, expr string) error {
 		return usagef("-W limits the number of files; add -C or -G, which create them")
 	case f.count < 0 || f.snap < 0 || f.megabytes < 0 || f.files < 0 || f.seconds < 0:
 		return usagef("-c, -s, -C, -W and -G must be numbers from 1")
+	}
+	if f.expression != "" {
+		text, err := os.ReadFile(f.expression)
+		if err != nil {
+			return err
+		}
+		expr = strings.TrimSpace(string(text))
 	}
 	q := url.Values{"count": {strconv.Itoa(f.count)}, "snap": {strconv.Itoa(f.snap)}, "dir": {f.dir}, "filter": {expr}}
 	for _, p := range f.ports {
@@ -111,6 +142,8 @@ func (a *app) dump(ctx context.Context, f *dumpFlags, expr string) error {
 		to = newPrinter(a.out, f)
 	} else if to, err = newFiles(a.out, f, r); err != nil {
 		return err
+	} else if f.print {
+		to = both{to, newPrinter(a.out, f)}
 	}
 	where := "any"
 	if len(f.ports) > 0 {
@@ -120,7 +153,7 @@ func (a *app) dump(ctx context.Context, f *dumpFlags, expr string) error {
 		fmt.Fprintf(a.err, "uvswitch: listening on %s\n", where)
 	}
 	defer context.AfterFunc(ctx, func() { // a reader of a pipe may have stopped reading
-		if s, ok := to.(*files); ok {
+		if s, ok := to.(interface{ abandon() }); ok {
 			s.abandon()
 		}
 	})()
@@ -160,6 +193,17 @@ type sink interface {
 	packet(*capture.Packet) error
 	close() error
 }
+
+// both is a file, and what is printed of it.
+type both struct{ sink, printer sink }
+
+func (b both) packet(p *capture.Packet) error {
+	return errors.Join(b.printer.packet(p), b.sink.packet(p))
+}
+
+func (b both) close() error { return b.sink.close() }
+
+func (b both) abandon() { b.sink.(*files).abandon() }
 
 var errDone = errors.New("enough")
 

@@ -17,19 +17,25 @@ type printer struct {
 	w    io.Writer
 	f    *dumpFlags
 	last time.Time
+	n    int
 	text explain.Tcpdump
 }
 
 func newPrinter(w io.Writer, f *dumpFlags) *printer {
-	return &printer{w: w, f: f, text: explain.Tcpdump{Verbose: f.verbose, Ether: f.ether, Absolute: f.absolute}}
+	return &printer{w: w, f: f, text: explain.Tcpdump{Verbose: f.verbosity > 0, Quick: f.brief, Ether: f.ether, Absolute: f.absolute}}
 }
 
 func (p *printer) close() error { return nil }
 
 func (p *printer) packet(k *capture.Packet) error {
 	dir := map[capture.Direction]string{capture.In: "In", capture.Out: "Out"}[k.Dir]
-	line := fmt.Sprintf("%s%-5s %-3s %s", p.stamp(k.Time), k.Port, dir, p.text.Line(k.Data, k.Length))
-	if k.Comment != "" && (p.f.verbose || strings.HasPrefix(k.Comment, "dropped")) {
+	p.n++
+	number := ""
+	if p.f.number {
+		number = fmt.Sprintf("%5d  ", p.n)
+	}
+	line := number + fmt.Sprintf("%s%-5s %-3s %s", p.stamp(k.Time), k.Port, dir, p.text.Line(k.Data, k.Length))
+	if k.Comment != "" && (p.f.verbosity > 0 || strings.HasPrefix(k.Comment, "dropped")) {
 		line += " [" + k.Comment + "]"
 	}
 	line += "\n"
@@ -43,28 +49,53 @@ func (p *printer) packet(k *capture.Packet) error {
 	if p.f.hex+p.f.hexASCII > 0 && len(k.Data) > from {
 		line += dumpBytes(k.Data[from:], p.f.hexASCII > 0)
 	}
+	if p.f.ascii && len(k.Data) > from {
+		line += asciiOf(k.Data[from:]) + "\n"
+	}
 	_, err := io.WriteString(p.w, line)
 	return err
+}
+
+// asciiOf returns b in the format of tcpdump's -A.
+func asciiOf(b []byte) string {
+	out := make([]byte, 0, len(b))
+	for i, c := range b {
+		switch {
+		case c == '\r' && i+1 < len(b) && b[i+1] == '\n': // a line's end
+		case c == '\n' || c == '\t' || c >= ' ' && c <= '~':
+			out = append(out, c)
+		default:
+			out = append(out, '.')
+		}
+	}
+	return string(out)
 }
 
 func (p *printer) stamp(t time.Time) string {
 	last := p.last
 	p.last = t
+	part, unit, digits := ".000000", time.Microsecond, 6
+	if p.f.nano || p.f.precision == "nano" {
+		part, unit, digits = ".000000000", time.Nanosecond, 9
+	}
 	switch p.f.stamps {
 	case 0:
-		return t.Local().Format("15:04:05.000000 ")
+		return t.Local().Format("15:04:05" + part + " ")
 	case 1:
 		return ""
 	case 2:
-		return fmt.Sprintf("%d.%06d ", t.Unix(), t.Nanosecond()/1000)
-	case 3:
+		return fmt.Sprintf("%d.%0*d ", t.Unix(), digits, t.Nanosecond()/int(unit))
+	case 3, 5:
 		if last.IsZero() {
 			last = t
 		}
+		if p.f.stamps == 5 { // since the first packet
+			p.last = last
+		}
 		d := t.Sub(last)
-		return fmt.Sprintf(" %02d:%02d:%02d.%06d ", int(d.Hours()), int(d.Minutes())%60, int(d.Seconds())%60, d.Microseconds()%1e6)
+		return fmt.Sprintf(" %02d:%02d:%02d.%0*d ", int(d.Hours()), int(d.Minutes())%60, int(d.Seconds())%60, digits, d%time.Second/unit)
 	}
-	return t.Local().Format("2006-01-02 15:04:05.000000 ")
+	return t.Local().Format("2006-01-02 15:04:05" + part + " ")
 }
 
 // dumpBytes returns b in the format of tcpdump's -x, or of -X with ascii.

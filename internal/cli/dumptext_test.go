@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
+	"github.com/spf13/pflag"
 
 	"github.com/uvswitch/uvswitch/internal/capture"
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -120,7 +121,7 @@ func TestTextAgainstTcpdump(t *testing.T) {
 	for i, raw := range list {
 		file = append(file, pcapPacket(&capture.Packet{Time: at.Add(time.Duration(i) * time.Second), Length: len(raw), Data: raw})...)
 	}
-	for _, flags := range [][]string{{}, {"-e"}, {"-S"}, {"-x"}, {"-X"}, {"-xx"}, {"-XX"}, {"-t"}, {"-tt"}, {"-ttt"}, {"-tttt"}} {
+	for _, flags := range [][]string{{}, {"-e"}, {"-S"}, {"-x"}, {"-X"}, {"-xx"}, {"-XX"}, {"-t"}, {"-tt"}, {"-ttt"}, {"-tttt"}, {"-ttttt"}, {"-q"}, {"-q", "-e"}, {"-A"}, {"-#"}, {"-tt", "--nano"}, {"-K", "-O", "-N", "-u", "-b"}} {
 		cmd := exec.Command("tcpdump", append([]string{"-n", "-r", "-"}, flags...)...)
 		cmd.Stdin, cmd.Env = bytes.NewReader(file), append(os.Environ(), "TZ=UTC")
 		theirs, err := cmd.Output()
@@ -128,19 +129,10 @@ func TestTextAgainstTcpdump(t *testing.T) {
 			t.Fatal(err)
 		}
 		var f dumpFlags
-		for _, s := range flags {
-			switch {
-			case s == "-e":
-				f.ether = true
-			case s == "-S":
-				f.absolute = true
-			case s[1] == 'x':
-				f.hex = len(s) - 1
-			case s[1] == 'X':
-				f.hexASCII = len(s) - 1
-			default:
-				f.stamps = len(s) - 1
-			}
+		fl := pflag.NewFlagSet("dump", pflag.ContinueOnError)
+		f.add(fl)
+		if err := fl.Parse(flags); err != nil {
+			t.Fatal(err)
 		}
 		var ours bytes.Buffer
 		p := newPrinter(&ours, &f)

@@ -283,3 +283,27 @@ func TestExtcap(t *testing.T) {
 	})
 	contains(t, got.String(), "172.29.0.3\tto db", "172.29.0.2\tfrom db")
 }
+
+// TestDumpFollows checks that a capture of a port goes on when the port goes and another one of its name comes, and that it shows no other port.
+func TestDumpFollows(t *testing.T) {
+	b := New(t)
+	containers(b)
+	out, stop := b.follow("dump", "-n", "-t", "-#", "-q", "-i", "web", "icmp")
+	ping(b, "web", "172.29.0.1")
+	b.Eventually("the first ping", func() bool { return strings.Contains(out.String(), "echo reply") })
+	b.CLI("port", "del", "web")
+	ping(b, "db", "172.29.0.1")
+	b.CLI("port", "add", "web", "--netns", b.NS("web"), "--ip", "172.29.0.9")
+	ping(b, "web", "172.29.0.1")
+	b.Eventually("the ping of the port that has come again", func() bool { return strings.Contains(out.String(), "172.29.0.9 > 172.29.0.1: ICMP echo request") })
+	stop()
+	contains(t, out.String(), "    1  web   In  IP 172.29.0.2 > 172.29.0.1: ICMP echo request")
+	if strings.Contains(out.String(), "db ") {
+		t.Errorf("the capture of web shows db:\n%s", out)
+	}
+	for flag, want := range map[string]string{"-r x": "tcpdump -r FILE", "-d": "tcpdump -y EN10MB -d", "-z gzip": "runs no commands", "--print": "--print is for -w"} {
+		if _, err := b.TryCLI(append([]string{"dump"}, strings.Fields(flag)...)...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("dump %s: %v", flag, err)
+		}
+	}
+}

@@ -18,6 +18,7 @@ import (
 // A Tcpdump describes frames as tcpdump prints them; a test compares it with tcpdump.
 type Tcpdump struct {
 	Verbose  bool                     // -v
+	Quick    bool                     // -q
 	Ether    bool                     // -e: with the Ethernet header
 	Absolute bool                     // -S: absolute TCP sequence numbers
 	conns    map[connection][2]uint32 // sequence and acknowledgement numbers that others are shown relative to
@@ -46,9 +47,18 @@ func (p *Tcpdump) Line(data []byte, length int) (line string) {
 		return family + text
 	}
 	if q, ok := k.Layer(layers.LayerTypeDot1Q).(*layers.Dot1Q); ok {
-		text = fmt.Sprintf("vlan %d, p %d, ethertype %s, %s", q.VLANIdentifier, q.Priority, etherName(q.Type), text)
+		text = fmt.Sprintf("vlan %d, p %d, %s, %s", q.VLANIdentifier, q.Priority, p.etherType(q.Type), text)
 	}
-	return fmt.Sprintf("%s > %s, ethertype %s, length %d: %s", e.SrcMAC, e.DstMAC, etherName(e.EthernetType), length, text)
+	return fmt.Sprintf("%s > %s, %s, length %d: %s", e.SrcMAC, e.DstMAC, p.etherType(e.EthernetType), length, text)
+}
+
+// etherType is how an EtherType stands in a link header.
+func (p *Tcpdump) etherType(t layers.EthernetType) string {
+	if p.Quick {
+		name, _, _ := strings.Cut(etherName(t), " ")
+		return name
+	}
+	return "ethertype " + etherName(t)
 }
 
 func etherName(t layers.EthernetType) string {
@@ -202,6 +212,9 @@ func protoText(p uint8) string {
 func (p *Tcpdump) transport(src, dst netip.Addr, proto uint8, k gopacket.Packet, length int) string {
 	switch l := k.TransportLayer().(type) {
 	case *layers.TCP:
+		if p.Quick {
+			return fmt.Sprintf("%s.%d > %s.%d: tcp %d", src, l.SrcPort, dst, l.DstPort, length-int(l.DataOffset)*4)
+		}
 		return fmt.Sprintf("%s.%d > %s.%d: %s", src, l.SrcPort, dst, l.DstPort, p.tcp(netip.AddrPortFrom(src, uint16(l.SrcPort)), netip.AddrPortFrom(dst, uint16(l.DstPort)), l, length))
 	case *layers.UDP:
 		return fmt.Sprintf("%s.%d > %s.%d: UDP, length %d", src, l.SrcPort, dst, l.DstPort, int(l.Length)-8)
