@@ -600,6 +600,15 @@ func (v *view) status() api.Status {
 	if err != nil {
 		x.NamesWhy = err.Error()
 	}
+	for _, w := range v.Waiting {
+		p := api.WaitingPort{Port: w.Spec.Name, Why: w.Why, Add: w.Spec}
+		for _, a := range v.Config.Publishes {
+			if a.Port == w.Spec.Name {
+				p.Publish = append(p.Publish, a)
+			}
+		}
+		x.Waiting = append(x.Waiting, p)
+	}
 	if h := v.Port(model.HostPortName); h != nil {
 		x.Host = h.Addr.Addr().String()
 		x.HostClients, x.HostInbound, x.HostCgroup = "programs", cmp.Or(v.Config.Host.Inbound, "allow"), v.Config.Host.Cgroup

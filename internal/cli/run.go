@@ -566,6 +566,9 @@ func missing(s api.Status, out []string) string {
 	if why, relay := strings.CutPrefix(s.HostClients, "relay: "); relay {
 		out = append(out, "direct ways of the host's programs to published ports ("+why+")")
 	}
+	for _, p := range s.Waiting {
+		out = append(out, "port "+p.Port+", which waits ("+p.Why+")")
+	}
 	switch {
 	case s.NamesWhy != "":
 		out = append(out, "name servers ("+s.NamesWhy+")")

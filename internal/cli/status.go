@@ -60,6 +60,9 @@ func (a *app) statusCommand() *cobra.Command {
 		}
 		row(w, "name servers", names)
 		row(w, "ports", s.Ports)
+		for _, p := range s.Waiting {
+			row(w, "port waits", p.Port+": "+p.Why)
+		}
 		for _, n := range s.Networks {
 			kind := ""
 			if n.Internal {

@@ -73,6 +73,12 @@ func Running(ctx context.Context, sw *api.Client) (*File, error) {
 		}
 		f.Publish = append(f.Publish, x)
 	}
+	for _, w := range status.Waiting {
+		f.Ports = append(f.Ports, w.Add)
+		for _, p := range w.Publish {
+			f.Publish = append(f.Publish, publishOf(p))
+		}
+	}
 	for _, r := range routes {
 		if !r.ByHand {
 			continue
@@ -84,6 +90,13 @@ func Running(ctx context.Context, sw *api.Client) (*File, error) {
 		f.Routes = append(f.Routes, x)
 	}
 	return f, nil
+}
+
+// publishOf asks for what a has asked for.
+func publishOf(a api.PublishAdd) Publish {
+	spec, proto, _ := strings.Cut(a.Spec, "/")
+	at := strings.LastIndexByte(spec, ':')
+	return Publish{From: Sources(cmp.Or(strings.Join(a.From, ","), "any")), Host: spec[:max(0, at)], To: a.Port + spec[max(0, at):], Proto: proto}
 }
 
 // portOf asks for a port like p.

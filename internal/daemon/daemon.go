@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -113,11 +114,12 @@ type Daemon struct {
 	former    map[frame.PortID]string // names of removed ports; replaced as a whole
 	publishes []*publish
 	standby   []model.Publish // published ports that wait for another port of their container to go; replaced as a whole
-	tunnels   []uint8         // IP protocols that the host uses for tunnels
-	external  netip.Addr      // the host's address that is shown, and the source of packets whose way is not known yet
-	own       []netip.Addr    // all IPv4 addresses of the host that containers may leave by
-	way6      way6            // what is known of IPv6's way out
-	freed     []netip.Addr    // addresses that removed ports had, oldest first; replaced as a whole
+	waiting   []model.WaitingPort
+	tunnels   []uint8      // IP protocols that the host uses for tunnels
+	external  netip.Addr   // the host's address that is shown, and the source of packets whose way is not known yet
+	own       []netip.Addr // all IPv4 addresses of the host that containers may leave by
+	way6      way6         // what is known of IPv6's way out
+	freed     []netip.Addr // addresses that removed ports had, oldest first; replaced as a whole
 }
 
 type network struct {
@@ -172,6 +174,7 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	}
 	go d.refreshNATPorts(ctx)
 	go d.logRefusals(ctx)
+	go d.bringWaiting(ctx)
 	d.leasesKept = make(chan struct{})
 	go d.keepLeases(ctx)
 	return d, nil
@@ -280,9 +283,11 @@ func (d *Daemon) buildLocked() error {
 	}
 	d.refreshUplinkLocked()
 	stored, devices := d.loadStoredLocked()
+	d.setWaitingLocked(d.missingLocked(d.config))
+	present := d.config.Without(d.waiting)
 	// In this order: ports that name their address, ports of the last process, ports that get what is free.
 	for _, named := range []bool{true, false} {
-		for _, p := range d.config.Ports {
+		for _, p := range present.Ports {
 			if p.NamesAddress() != named {
 				continue
 			}
@@ -294,7 +299,7 @@ func (d *Daemon) buildLocked() error {
 			d.restorePortsLocked(stored, devices)
 		}
 	}
-	for _, p := range d.config.Publishes {
+	for _, p := range present.Publishes {
 		if _, err := d.addPublishLocked(p); err != nil {
 			return err
 		}
@@ -351,6 +356,7 @@ func (d *Daemon) State() *model.State {
 	defer d.mu.Unlock()
 	s.Policies = d.policies
 	s.Config, s.Former, s.External, s.External6, s.Own, s.Freed, s.Standby = d.config, d.former, d.external, d.way6.addr, slices.Concat(d.own, d.way6.own), d.freed, d.standby
+	s.Waiting = d.waiting
 	for _, n := range d.networks {
 		s.Networks = append(s.Networks, n.Network)
 	}
@@ -371,6 +377,12 @@ func (d *Daemon) State() *model.State {
 func (d *Daemon) stateLocked() *model.State {
 	s := d.State()
 	s.Held = d.gateways.Held()
+	for _, w := range s.Waiting {
+		text, _, _ := strings.Cut(w.Spec.IP, "/")
+		if addr, err := netip.ParseAddr(text); err == nil {
+			s.Held = append(s.Held, model.HeldAddr{Addr: addr, Port: w.Spec.Name, Waits: true})
+		}
+	}
 	if d.up == nil {
 		s.UplinkDevice = uplink.DefaultDevice()
 	}

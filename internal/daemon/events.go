@@ -27,7 +27,9 @@ func (d *Daemon) tellLocked(state *model.State) {
 	d.told.state = state
 	if d.told.uplink, _, _ = d.Uplink(); was.state == nil {
 		d.happened.Add(api.Event{Event: events.Switch, Action: events.Began, Text: fmt.Sprintf("switch started with %s and %s", events.Counted(uint64(len(state.Networks)), "network"), events.Counted(uint64(len(state.Ports)), "port"))})
-		return
+		nobodyWaits := *state
+		nobodyWaits.Waiting = nil
+		was.state, was.uplink = &nobodyWaits, d.told.uplink
 	}
 	for _, e := range events.Between(was.state, state) {
 		d.happened.Add(e)

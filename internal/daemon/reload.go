@@ -17,11 +17,15 @@ import (
 
 // Reload applies a configuration to the running switch. Objects that only the previous configuration names are removed; objects that
 // were added by hand stay. Everything is checked before the first change. If a step fails nevertheless, the steps before it are undone.
-// With dry, nothing is changed. The steps are returned as text.
+// A port whose namespace or device is not there waits for it. With dry, nothing is changed. The steps are returned as text.
 func (d *Daemon) Reload(c model.Config, dry bool) (steps []string, err error) {
 	err = d.change("reloading", func() error {
 		have := d.fullStateLocked()
-		want, err := model.Desired(c, have)
+		if _, err := model.Desired(c, have); err != nil {
+			return err
+		}
+		waiting := d.missingLocked(c)
+		want, err := model.Desired(c.Without(waiting), have)
 		if err != nil {
 			return err
 		}
@@ -32,6 +36,9 @@ func (d *Daemon) Reload(c model.Config, dry bool) (steps []string, err error) {
 		for _, s := range todo {
 			steps = append(steps, s.String())
 		}
+		for _, w := range waiting {
+			steps = append(steps, fmt.Sprintf("wait with port %s: %s", w.Spec.Name, w.Why))
+		}
 		if err := d.checkHostLocked(todo, have); err != nil || dry {
 			return err
 		}
@@ -40,6 +47,7 @@ func (d *Daemon) Reload(c model.Config, dry bool) (steps []string, err error) {
 			return err
 		}
 		d.adoptConfigLocked(c)
+		d.setWaitingLocked(waiting)
 		d.savePoliciesLocked()
 		d.log.Info("configuration reloaded", "changes", len(todo))
 		return nil
@@ -68,7 +76,7 @@ func (d *Daemon) checkHostLocked(steps []plan.Step, have *model.State) error {
 		switch a := s.Do.(type) {
 		case plan.AddPort:
 			if err = checkPlace(a.Spec); err != nil {
-				err = fmt.Errorf("port %q: %w", a.Spec.Name, err)
+				err = fmt.Errorf("port %q: %w", a.Spec.Name, withStatus(err))
 			}
 		case plan.AddPublish:
 			ours := slices.ContainsFunc(have.Publishes, func(x model.Publish) bool {
@@ -93,18 +101,14 @@ func (d *Daemon) checkHostLocked(steps []plan.Step, have *model.State) error {
 }
 
 // checkPlace looks whether the device or the namespace of a port exists.
-func checkPlace(a api.PortAdd) error {
-	var err error
+func checkPlace(a api.PortAdd) (err error) {
 	switch {
 	case a.Device != "":
 		_, err = link.Inspect(netns.Original, a.Device)
 	case a.Netns != "":
 		_, err = netns.Path(a.Netns)
 	}
-	if err != nil {
-		return withStatus(err)
-	}
-	return nil
+	return err
 }
 
 // applyAllLocked carries out every step, or none.

@@ -406,3 +406,42 @@ func TestChangesDuringReload(t *testing.T) {
 	ping(b, "web", "172.29.0.3")
 	b.Balanced()
 }
+
+// TestWaitingNamespace starts and reloads with a file whose namespaces are not all there. A port comes with its namespace, and what is published
+// for it, also after the namespace has gone and come again. Nobody else gets its address meanwhile.
+func TestWaitingNamespace(t *testing.T) {
+	b := NewHost(t)
+	b.AddNS("web")
+	file := b.fileOf("uvs.yaml", []string{"web", "late"}, "publish:\n  - {host: \"8080\", to: \"late:80\"}\n")
+	b.Start("-c", file)
+	contains(t, b.CLI("status"), "port waits", "late: no such network namespace", "ip netns add")
+	contains(t, b.CLI("events", "--since", "1m", "--no-follow"), "port late waits")
+	contains(t, b.CLI("config", "show"), "name: late", "to: late:80")
+	if out := b.CLI("reload"); !strings.Contains(out, "wait with port late") || strings.Contains(out, "add port") {
+		t.Errorf("a reload with the same file: %s", out)
+	}
+	b.AddNS("db")
+	if _, err := b.TryCLI("port", "add", "db", "--netns", b.NS("db"), "--ip", "172.29.0.3"); err == nil || !strings.Contains(err.Error(), `is for port "late"`) {
+		t.Errorf("the address of the port that waits: %v", err)
+	}
+	b.CLI("port", "add", "db", "--netns", b.NS("db"))
+	if p := port(b, "db"); p.Addresses[0] != "172.29.0.4/16" {
+		t.Errorf("db has %v", p.Addresses)
+	}
+	here := func() bool { _, err := b.TryCLI("port", "show", "late"); return err == nil }
+	for range 2 {
+		b.AddNS("late")
+		b.Eventually("port late comes", here)
+		ping(b, "late", "172.29.0.2")
+		contains(t, b.CLI("publish", "ls"), "8080", "late")
+		contains(t, b.CLI("reload"), "nothing to change")
+		b.local("ip", "netns", "del", b.NS("late"))
+		b.Eventually("port late has gone", func() bool { return !here() })
+		contains(t, b.CLI("status"), "late: its namespace has gone")
+	}
+	// A mistake in a port that waits is an error, as for every other one.
+	b.fileOf("uvs.yaml", []string{"web", "late"}, "  - {name: x, netns: nowhere, network: nowhere}\n")
+	if _, err := b.TryCLI("reload"); err == nil || !strings.Contains(err.Error(), `network "nowhere" does not exist`) {
+		t.Errorf("a port that waits for an unknown network: %v", err)
+	}
+}

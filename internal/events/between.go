@@ -35,6 +35,7 @@ const (
 	Changed = "changed"
 	Began   = "began"
 	Ended   = "ended"
+	Waits   = "waits"
 )
 
 // Kinds lists all kinds.
@@ -104,6 +105,12 @@ func Between(before, after *model.State) (out []api.Event) {
 				e.Address = model.AddrText(p.Addr.Addr())
 				say(Port, Changed, name, e, text)
 			}
+		}
+	}
+	for _, w := range after.Waiting {
+		known := slices.ContainsFunc(before.Waiting, func(x model.WaitingPort) bool { return x.Spec.Name == w.Spec.Name && x.Why == w.Why })
+		if !known && is[w.Spec.Name] == nil {
+			say(Port, Waits, w.Spec.Name, api.Event{Port: w.Spec.Name}, w.Why)
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(publishes)) {

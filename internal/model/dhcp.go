@@ -26,11 +26,12 @@ type DHCPRoute struct {
 	Via netip.Addr // on the network
 }
 
-// A HeldAddr is an address that a station has by DHCP or is offered, or that is set aside.
+// A HeldAddr is an address that a station has by DHCP or is offered, that is set aside, or that a port of the configuration waits with.
 type HeldAddr struct {
-	Addr netip.Addr
-	Port string
-	MAC  string // of the station
+	Addr  netip.Addr
+	Port  string
+	MAC   string // of the station
+	Waits bool   // the port waits
 }
 
 // Bounds of lease times: half of the shorter one is enough for a station to renew, and the longer one is a month.

@@ -36,6 +36,22 @@ type Config struct {
 	Policies  []api.PolicyAdd
 }
 
+// A WaitingPort is a port of the configuration whose namespace or device is not there yet.
+type WaitingPort struct {
+	Spec api.PortAdd
+	Why  string
+}
+
+// Without returns c without some ports, and without what is published for them.
+func (c Config) Without(ports []WaitingPort) Config {
+	waits := func(name string) bool {
+		return slices.ContainsFunc(ports, func(w WaitingPort) bool { return w.Spec.Name == name })
+	}
+	c.Ports = slices.DeleteFunc(slices.Clone(c.Ports), func(a api.PortAdd) bool { return waits(a.Name) })
+	c.Publishes = slices.DeleteFunc(slices.Clone(c.Publishes), func(a api.PublishAdd) bool { return waits(a.Port) })
+	return c
+}
+
 // Uplink is the way out.
 type Uplink struct {
 	Device  string // UplinkAuto, UplinkNone, or a device
@@ -154,6 +170,7 @@ type State struct {
 	External6      netip.Addr   // the same for IPv6
 	Own            []netip.Addr // all IPv4 addresses of the host
 	Standby        []Publish    // published ports that wait for another port of their container to go
+	Waiting        []WaitingPort
 	Freed          []netip.Addr // addresses that removed ports had, oldest first
 	Held           []HeldAddr   // by stations, through DHCP: set where addresses are assigned
 	UplinkDevice   string       // the device of the uplink, or of the host's default route: it cannot be plugged

@@ -412,7 +412,9 @@ func (s *State) checkFree(n *Network, p *Port, addr netip.Addr, flag string) err
 	if q := s.Holder(n, addr); q != nil {
 		return conflict("address %s is in use by port %q; choose another address, or leave %s out", addr, q.Name, flag)
 	}
-	if h := find(s.Held, func(h *HeldAddr) bool { return h.Addr == addr && h.Port != p.Name }); h != nil {
+	if h := find(s.Held, func(h *HeldAddr) bool { return h.Addr == addr && h.Port != p.Name }); h != nil && h.Waits {
+		return conflict("address %s is for port %q of the configuration file, whose namespace or device is not there yet; choose another address, or leave %s out", addr, h.Port, flag)
+	} else if h != nil {
 		return conflict("address %s is leased or offered to station %s at port %q (see `uvswitch lease ls`); choose another address, or leave %s out", addr, h.MAC, h.Port, flag)
 	}
 	return nil

@@ -718,9 +718,18 @@ type Status struct {
 	Sandbox     string            `json:"sandbox"`                       // what the process has given up, and what the kernel lacks for that; or "off"
 	Networks    []Network         `json:"networks"`
 	Ports       int               `json:"ports"`
+	Waiting     []WaitingPort     `json:"waiting,omitempty"` // ports of the configuration file whose namespace or device is not there yet
 	Tables      map[string]Table  `json:"tables"`
 	Drops       map[string]uint64 `json:"drops"`
 	Balanced    bool              `json:"balanced"`
+}
+
+// A WaitingPort is a port of the configuration file that is made once its namespace or device is there.
+type WaitingPort struct {
+	Port    string       `json:"port"`
+	Why     string       `json:"why"`
+	Add     PortAdd      `json:"add"`
+	Publish []PublishAdd `json:"publish,omitempty"`
 }
 
 // A ReloadRequest is the body of POST /v1/reload: the text of a configuration file, or nothing for the switch's own file.
