@@ -80,7 +80,7 @@ docs:
 
 # Generate man pages in bin/man and completion scripts in bin/completion.
 man:
-	$(GO) run ./internal/docgen man bin/man
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null)} $(GO) run ./internal/docgen man bin/man
 	$(GO) run ./internal/docgen completion bin/completion
 
 # Make screenshots of the live page and of top, in docs/images. Needs root and chromium.

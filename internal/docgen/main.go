@@ -9,14 +9,17 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
 
 	"github.com/uvswitch/uvswitch/internal/apiserver"
@@ -71,11 +74,72 @@ func man(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	date := time.Unix(0, 0).UTC() // the output is the same each time
+	date := time.Now()
+	if s, err := strconv.ParseInt(os.Getenv("SOURCE_DATE_EPOCH"), 10, 64); err == nil { // the Makefile's: the date of the commit
+		date = time.Unix(s, 0)
+	}
+	date = date.UTC()
 	root := cli.Root()
 	root.DisableAutoGenTag = true
-	return doc.GenManTree(root, &doc.GenManHeader{Title: "UVSWITCH", Section: "1", Source: "uvswitch " + cli.Version, Manual: "uvswitch", Date: &date}, dir)
+	return manOf(root, doc.GenManHeader{Section: "1", Source: "uvswitch " + cli.Version, Manual: "uvswitch", Date: &date}, dir)
 }
+
+// manOf writes the page of a command, and those of its subcommands.
+func manOf(c *cobra.Command, h doc.GenManHeader, dir string) error {
+	for _, sub := range c.Commands() {
+		if sub.IsAvailableCommand() {
+			if err := manOf(sub, h, dir); err != nil {
+				return err
+			}
+		}
+	}
+	name := strings.ReplaceAll(c.CommandPath(), " ", "-")
+	h.Title = strings.ToUpper(name)
+	var page bytes.Buffer
+	if err := doc.GenMan(c, &h, &page); err != nil {
+		return err
+	}
+	text := strings.Replace(page.String(), ".SH EXAMPLE\n", ".SH EXAMPLES\n", 1)
+	sections := ".SH EXIT STATUS\n" + exitStatus(c)
+	if c == c.Root() {
+		sections += manFiles
+	}
+	before, after, _ := strings.Cut(text, ".SH SEE ALSO\n")
+	return os.WriteFile(filepath.Join(dir, name+".1"), []byte(before+sections+".SH SEE ALSO\n"+after), 0o644)
+}
+
+// exitStatus is the text of a command's exit status. A command that carries another meaning says so in its description.
+func exitStatus(c *cobra.Command) string {
+	if strings.Contains(c.Long, "exit status") || strings.Contains(c.Long, "exits ") {
+		return "See DESCRIPTION. 2: the command line is wrong.\n"
+	}
+	return ".TP\n0\nThe command has done what it was asked for.\n.TP\n1\nIt has failed. The message says why, and what to do.\n.TP\n2\nThe command line is wrong.\n"
+}
+
+const manFiles = `.SH ENVIRONMENT
+.TP
+UVSWITCH_SOCKET
+The control socket, in place of --socket.
+.TP
+NO_COLOR
+If it is not empty, nothing is colored: see --color.
+.TP
+XDG_RUNTIME_DIR
+The folder in which a switch without root has its socket and its state, in uvswitch/.
+.SH FILES
+.TP
+/run/uvswitch/uvswitch.sock
+The control socket. Root may use all of it. Members of its group may look.
+.TP
+/etc/uvswitch.yaml
+The configuration file, if the options of the systemd unit name it. uvswitch run -c FILE reads another one.
+.TP
+/var/lib/uvswitch
+What survives a restart: leases of addresses, policies, Docker's networks.
+.TP
+/etc/default/uvswitch
+Options of the systemd unit: UVSWITCH_OPTIONS=...
+`
 
 func completion(dir string) error {
 	root := cli.Root()

@@ -58,6 +58,7 @@ func TestDropsAreAllThere(t *testing.T) {
 // TestMan checks that every command has a man page that names each of its flags, and that mandoc reports no error in it.
 func TestMan(t *testing.T) {
 	dir := t.TempDir()
+	t.Setenv("SOURCE_DATE_EPOCH", "1764374400") // 29 November 2025
 	if err := man(dir); err != nil {
 		t.Fatal(err)
 	}
@@ -75,6 +76,14 @@ func TestMan(t *testing.T) {
 			return
 		}
 		text := strings.ReplaceAll(string(b), `\-`, "-")
+		for _, part := range []string{`.TH "` + strings.TrimSuffix(strings.ToUpper(filepath.Base(page)), ".1") + `" "1" "Nov 2025"`, ".SH EXIT STATUS\n", ".SH SEE ALSO\n"} {
+			if !strings.Contains(text, part) {
+				t.Errorf("%s has no %q", page, part)
+			}
+		}
+		if c.HasExample() != strings.Contains(text, ".SH EXAMPLES\n") {
+			t.Errorf("%s: examples", page)
+		}
 		c.LocalFlags().VisitAll(func(f *pflag.Flag) {
 			if !f.Hidden && !strings.Contains(text, "--"+f.Name) {
 				t.Errorf("%s does not name --%s", page, f.Name)
