@@ -268,9 +268,19 @@ func get[T any](ctx context.Context, a *app, path string, table func(w io.Writer
 	if a.json {
 		return a.printJSON(rows)
 	}
-	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	w := tabwriter.NewWriter(a.wrapped(), 0, 0, 2, ' ', 0)
 	table(w, rows)
 	return w.Flush()
+}
+
+// wrapped is the output; a terminal's long lines are broken between words.
+func (a *app) wrapped() io.Writer {
+	if f, ok := a.out.(*os.File); ok {
+		if width := term.Width(f); width > 0 {
+			return term.NewWrapper(f, width)
+		}
+	}
+	return a.out
 }
 
 // change sends a request that changes the switch. With -j, it prints the answer, which is an empty object if there is nothing to tell.

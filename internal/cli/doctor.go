@@ -32,11 +32,12 @@ func (a *app) doctorCommand() *cobra.Command {
 					return err
 				}
 			} else {
+				out := a.wrapped()
 				for _, f := range list {
 					style := map[doctor.Level]term.Style{doctor.OK: term.Good, doctor.Warn: term.Warn, doctor.Fail: term.Bad}[f.Level]
-					fmt.Fprintf(a.out, "%s %-12s %s\n", a.styled(style, fmt.Sprintf("%-5s", strings.ToUpper(string(f.Level)))), f.Check, f.Text)
+					fmt.Fprintf(out, "%s %-12s  %s\n", a.styled(style, fmt.Sprintf("%-5s", strings.ToUpper(string(f.Level)))), f.Check, f.Text)
 					if f.Remedy != "" {
-						fmt.Fprintf(a.out, "%18s -> %s\n", "", f.Remedy)
+						fmt.Fprintf(out, "%20s->  %s\n", "", f.Remedy)
 					}
 				}
 			}

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sort"
+	"slices"
 	"strings"
 	"time"
 
@@ -114,6 +114,28 @@ func printTables(w io.Writer, tables map[string]api.Table) {
 	}
 }
 
+// natural compares names as people sort them: c2 comes before c10.
+func natural(a, b string) int {
+	digits := func(s string) int {
+		return len(s) - len(strings.TrimLeft(s, "0123456789"))
+	}
+	for a != "" && b != "" {
+		if n, m := digits(a), digits(b); n > 0 && m > 0 {
+			x, y := strings.TrimLeft(a[:n], "0"), strings.TrimLeft(b[:m], "0")
+			if c := cmp.Or(len(x)-len(y), strings.Compare(x, y)); c != 0 {
+				return c
+			}
+			a, b = a[n:], b[m:]
+			continue
+		}
+		if a[0] != b[0] {
+			return int(a[0]) - int(b[0])
+		}
+		a, b = a[1:], b[1:]
+	}
+	return len(a) - len(b)
+}
+
 // printDrops prints each reason with its count, meaning and remedy.
 func printDrops(w io.Writer, drops map[string]uint64) {
 	for _, name := range top.ByCount(drops) {
@@ -123,17 +145,24 @@ func printDrops(w io.Writer, drops map[string]uint64) {
 }
 
 func (a *app) reasonsCommand() *cobra.Command {
-	return &cobra.Command{Use: "reasons", Short: "List every drop reason, what it means, and what to do", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+	return &cobra.Command{Use: "reasons [REASON ...]", Short: "List the drop reasons, what they mean, and what to do", RunE: func(_ *cobra.Command, names []string) error {
+		for _, name := range names {
+			if _, ok := frame.ParseReason(name); !ok {
+				return usagef("%q is not a drop reason; `uvswitch reasons` lists them", name)
+			}
+		}
 		var list []api.Reason
 		for r := frame.None + 1; r < frame.NumReasons; r++ {
-			i := r.Info()
-			list = append(list, api.Reason{Name: i.Name, Meaning: i.Meaning, Remedy: i.Remedy})
+			if i := r.Info(); len(names) == 0 || slices.Contains(names, i.Name) {
+				list = append(list, api.Reason{Name: i.Name, Meaning: i.Meaning, Remedy: i.Remedy})
+			}
 		}
 		if a.json {
 			return a.printJSON(list)
 		}
+		out := a.wrapped()
 		for _, r := range list {
-			fmt.Fprintf(a.out, "%s: %s\n%24s -> %s\n", r.Name, r.Meaning, "", r.Remedy)
+			fmt.Fprintf(out, "%s:  %s\n%24s->  %s\n", r.Name, r.Meaning, "", r.Remedy)
 		}
 		return nil
 	}}
@@ -164,19 +193,22 @@ func printIO(w io.Writer, workers []api.WorkerIO) {
 
 func (a *app) statsCommand() *cobra.Command {
 	return show(a, "stats", "Show counters and drops by reason, and whether every frame is accounted for", "/stats", func(w io.Writer, s api.Stats) {
+		printDrops(w, s.Drops)
+		if len(s.Drops) > 0 {
+			fmt.Fprintln(w)
+		}
 		row(w, "PORT", "FROM PORT", "BYTES", "DROPPED", "TO PORT", "BYTES", "DROPPED")
 		var names []string
 		for n := range s.Ports {
 			names = append(names, n)
 		}
-		sort.Strings(names)
+		slices.SortFunc(names, natural)
 		for _, n := range names {
 			p := s.Ports[n]
 			row(w, n, p.RxPackets, p.RxBytes, p.RxDropped, p.TxPackets, p.TxBytes, p.TxDropped)
 		}
 		fmt.Fprintln(w)
 		printTables(w, s.Tables)
-		printDrops(w, s.Drops)
 		printIO(w, s.IO)
 		c := s.Conservation
 		fmt.Fprintf(w, "\nreceived %d + originated %d + replicated %d = transmitted %d + dropped %d + consumed %d: balanced %v\n",

@@ -81,7 +81,7 @@ func (a *app) traceCommand() *cobra.Command {
 }
 
 func (a *app) printTrace(t *api.Trace) {
-	out := a.out
+	out := a.wrapped()
 	fmt.Fprintf(out, "%s, %d bytes, in by port %s\n", term.Printable(t.Packet), t.Length, t.In)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for i, s := range t.Steps {

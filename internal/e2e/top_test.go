@@ -78,6 +78,9 @@ func TestCompletionOfNames(t *testing.T) {
 	for line, want := range map[string]string{
 		"port show ": "web\ndb\n", "port set w": "web\n", "dump -i ": "db", "flow ls --port d": "db\n", "trace --in ": "uplink", "network del l": "lab\n",
 		"publish del ": "8080/tcp\n", "monitor --reason tx_": "tx_refused", "port add x --network ": "lab",
+		"port set web ": "rate_from\n", "port set web guard ": "on\noff\n", "port set web guard on rate ": "10mbit\n", "port add x --netns ": b.NS("db") + "\n",
+		"fdb add 02:00:00:00:00:01 dev ": "web\n", "policy add p ": "egress\n", "policy add p egress ": "allow\n", "flow ls --state E": "ESTABLISHED\n",
+		"network set default --dns ": "local\n", "route del ": "172.29.0.0/16\n", "reasons guard": "guard_vlan\n",
 	} {
 		c := exec.Command(uvswitch, append([]string{"__complete"}, strings.Split(line, " ")...)...)
 		c.Env = append(os.Environ(), "UVSWITCH_SOCKET="+b.Socket())
