@@ -64,9 +64,6 @@ func (s *snapshot) validate(f *frame.Frame) frame.Reason {
 	if hl > frame.IPv4Len && hasSourceRoute(ip[frame.IPv4Len:hl]) {
 		return frame.SourceRoute
 	}
-	if overwritesTransport(f) {
-		return frame.MalformedPacket
-	}
 	src := f.Tuple.Src
 	if isMartian(src) || src == f.Tuple.Dst || (f.Net == frame.NoNet || !onLink(in, src)) && !s.leadsBack(f, src.Netip()) {
 		return frame.MartianSource
@@ -90,18 +87,6 @@ func (s *snapshot) leadsBack(f *frame.Frame, src netip.Addr) bool {
 		return true // the way out is through the host's stack, and both ways lead in
 	}
 	return rt.Egress == f.Net && (rt.Kind != Local || f.In == s.hostPort)
-}
-
-// overwritesTransport reports whether a partial checksum would be written to what is translated here.
-//
-//uvswitch:hot
-func overwritesTransport(f *frame.Frame) bool {
-	h := f.Vnet()
-	if !h.NeedsCsum() {
-		return false
-	}
-	at := h.CsumStart()
-	return at == f.L4 && h.CsumOffset() != frame.ChecksumOffset(f.Proto) || at > f.L4 && (at < f.L4+frame.TransportLen(f.Proto) || h.GSOType() != frame.GSONone)
 }
 
 // route sends a frame by the route of its destination; rt is nil if there is none.

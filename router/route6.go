@@ -40,8 +40,6 @@ func (s *snapshot) validateIPv6(f *frame.Frame) frame.Reason {
 		return f.Malformed
 	case !in.HasIPv6():
 		return frame.NotIPv4
-	case overwritesTransport(f):
-		return frame.MalformedPacket
 	}
 	ip := f.IPv6()
 	src := ip.Src()

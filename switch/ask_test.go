@@ -42,7 +42,8 @@ func TestAsk(t *testing.T) {
 	}{
 		"for the gateway":            {1, ask(me, gateway4), frame.Punt, 0, frame.GatewayService},
 		"for a guarded port":         {1, ask(me, bound), frame.Flood, 3, frame.None},
-		"a probe":                    {1, ask(0, bound), frame.Flood, 3, frame.None},
+		"a probe":                    {1, ask(0, bound), frame.Drop, 0, frame.AddressStolen},
+		"a probe for the gateway":    {1, ask(0, gateway4), frame.Punt, 0, frame.GatewayService},
 		"for nobody":                 {1, ask(me, other), frame.Flood, 0, frame.None},
 		"an announcement":            {1, ask(me, me), frame.Flood, 0, frame.None},
 		"the owner asks for itself":  {3, frametest.ARP(frame.BroadcastMAC, mac(3), 1, 0, bound), frame.Flood, 0, frame.None},

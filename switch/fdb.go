@@ -84,7 +84,7 @@ const (
 // looks at it only when a station is new or would move.
 //
 //uvswitch:hot
-func (t *FDB) Learn(m frame.MAC, p frame.PortID, now frame.Tick, bound Bindings) Learned {
+func (t *FDB) Learn(m frame.MAC, p frame.PortID, now frame.Tick, bound *Bindings) Learned {
 	n := t.bucketOf(m)
 	b := &t.buckets[n]
 	for i := range b {
@@ -105,7 +105,7 @@ func (t *FDB) Learn(m frame.MAC, p frame.PortID, now frame.Tick, bound Bindings)
 }
 
 // WouldLearn returns what Learn would return, and changes nothing.
-func (t *FDB) WouldLearn(m frame.MAC, p frame.PortID, bound Bindings) Learned {
+func (t *FDB) WouldLearn(m frame.MAC, p frame.PortID, bound *Bindings) Learned {
 	was, ageless := frame.NoPort, false
 	n := t.bucketOf(m)
 	for i := range t.buckets[n] {
@@ -113,11 +113,10 @@ func (t *FDB) WouldLearn(m frame.MAC, p frame.PortID, bound Bindings) Learned {
 			was, ageless = frame.PortID(e), frame.Tick(t.ages[n*ways+uint64(i)].Load()) >= ageSticky
 		}
 	}
-	at, isBound := bound[m]
 	switch {
 	case was == p:
 		return Known
-	case isBound && at != p, ageless:
+	case bound.refuse(m, was, p), ageless:
 		return Refused
 	case was == frame.NoPort:
 		return Added
@@ -126,8 +125,8 @@ func (t *FDB) WouldLearn(m frame.MAC, p frame.PortID, bound Bindings) Learned {
 }
 
 // learnSlow is the rare part of Learn: the station is new or has moved.
-func (t *FDB) learnSlow(m frame.MAC, p frame.PortID, now frame.Tick, bound Bindings) Learned {
-	if at, ok := bound[m]; ok && at != p {
+func (t *FDB) learnSlow(m frame.MAC, p frame.PortID, now frame.Tick, bound *Bindings) Learned {
+	if bound.refuse(m, t.Lookup(m), p) {
 		return Refused
 	}
 	return t.write(m, p, now, false)

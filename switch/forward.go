@@ -27,11 +27,11 @@ func (s *Switch) Learn(b *frame.Batch) {
 		}
 		learned := Known
 		if b.Dry {
-			if learned = n.FDB.WouldLearn(f.Src, f.In, n.bound); learned != Refused {
+			if learned = n.FDB.WouldLearn(f.Src, f.In, &n.bound); learned != Refused {
 				b.Learned.MAC, b.Learned.Port = f.Src, f.In
 			}
 		} else {
-			learned = n.FDB.Learn(f.Src, f.In, b.Tick, n.bound)
+			learned = n.FDB.Learn(f.Src, f.In, b.Tick, &n.bound)
 		}
 		if learned == Refused {
 			f.DropFor(frame.StationBound)
@@ -153,7 +153,7 @@ func (s *snapshot) isTracked(id frame.PortID) bool {
 }
 
 // boundTo returns the port that a MAC is bound to, or NoPort.
-func (n *Network) boundTo(m frame.MAC) frame.PortID { return n.bound[m] }
+func (n *Network) boundTo(m frame.MAC) frame.PortID { return n.bound.macs[m] }
 
 // checkEgress returns the reason why port out may not get frame f, or None.
 //

@@ -56,11 +56,15 @@ func checkIngress(p *Port, f *frame.Frame, n *Network) frame.Reason {
 		return frame.ExtHeaders // nobody has seen what is behind the headers
 	}
 	if p.Flags&Guard != 0 {
-		if why := guard(p, f, n.Gateway); why != frame.None || p.Addr != 0 && f.Flags&frame.IsIPv6 == 0 {
+		if why := guard(p, f, n.Gateway); why != frame.None || p.Addr != 0 && f.Flags&(frame.IsIPv6|frame.IsARP) == 0 {
 			return why
 		}
-	} else if p.Own != nil && !p.mayComeFromHost(f) {
-		return frame.GuardSourceAddress
+	} else if p.Own != nil {
+		if !p.mayComeFromHost(f) {
+			return frame.GuardSourceAddress
+		}
+	} else if why := p.serves(f); why != frame.None {
+		return why
 	}
 	if p.Flags&AnySource == 0 && n.steals(f) {
 		return frame.AddressStolen
@@ -99,18 +103,42 @@ func fromOutside(f *frame.Frame, p *Port) {
 
 const dhcpServer, dhcpClient = 67, 68 // RFC 2131, 4.1
 
-// steals reports whether a frame says that its sender has an address of the gateway or of another port.
+// serves returns the reason why the station may not send a frame as a router or as a DHCP server does, or None.
+//
+//uvswitch:hot
+func (p *Port) serves(f *frame.Frame) frame.Reason {
+	if p.Flags&(AnyServer|AnySource) != 0 || f.Flags&frame.HasVLAN != 0 {
+		return frame.None
+	}
+	switch {
+	case f.Proto == frame.UDP && f.Flags&frame.HasTuple != 0:
+		if f.Tuple.DstPort == dhcpClient && f.Flags&frame.IsIPv4 != 0 || f.Tuple.DstPort == dhcpClient6 && f.Flags&frame.IsIPv6 != 0 {
+			return frame.GuardDHCP
+		}
+	case f.IsND():
+		if t := f.ICMP().Type(); t == frame.ICMPv6RouterAdvertisement || t == frame.ICMPv6Redirect {
+			return frame.GuardRouter
+		}
+	}
+	return frame.None
+}
+
+// steals reports whether a frame says that its sender has an address of the gateway or of another port. A question whether anybody has an address
+// of another port (an ARP probe, RFC 5227, 2.1.1) counts, too: its owner may be asking the same, and would give the address up.
 //
 //uvswitch:hot
 func (n *Network) steals(f *frame.Frame) bool {
 	switch {
-	case f.Flags&frame.HasVLAN != 0 || f.Malformed != frame.None:
+	case f.Flags&frame.HasVLAN != 0:
 		return false
 	case f.Flags&frame.IsIPv4 != 0:
 		return n.owned.otherThan(f.Tuple.Src, f.In)
 	case f.Flags&frame.IsIPv6 != 0:
 		return n.steals6(f)
 	case f.Flags&frame.IsARP != 0:
+		if a := f.ARP(); a.SenderAddr() == 0 {
+			return n.owned.isOfPort(a.TargetAddr(), f.In)
+		}
 		return n.owned.otherThan(f.ARP().SenderAddr(), f.In)
 	}
 	return false
@@ -124,8 +152,8 @@ func guard(p *Port, f *frame.Frame, gateway frame.MAC) frame.Reason {
 	if p.MAC != 0 && f.Src != p.MAC {
 		return frame.GuardSourceMAC
 	}
-	if f.Proto == frame.UDP && f.Tuple.DstPort == dhcpClient && f.Flags&(frame.HasVLAN|frame.HasTuple) == frame.HasTuple {
-		return frame.GuardDHCP
+	if why := p.serves(f); why != frame.None {
+		return why
 	}
 	switch {
 	case f.Flags&frame.HasVLAN != 0: // of what is inside, only the source MAC is looked at

@@ -17,7 +17,7 @@ const (
 //uvswitch:hot
 func guardIPv6(p *Port, f *frame.Frame) frame.Reason {
 	src := f.IPv6().Src()
-	if !src.IsZero() && !p.mayUse6(src) {
+	if !src.IsZero() && (src.IsGroup() || src.Hi == 0 || !p.mayUse6(src, f.Src)) { // ::/64 has no station: IPv4 addresses in IPv6 (RFC 4291, 2.5.5), ::1
 		return frame.GuardSourceAddress
 	}
 	switch {
@@ -27,8 +27,6 @@ func guardIPv6(p *Port, f *frame.Frame) frame.Reason {
 		return f.Malformed
 	case src.IsZero():
 		return frame.GuardSourceAddress
-	case f.Proto == frame.UDP && f.Flags&frame.HasTuple != 0 && f.Tuple.DstPort == dhcpClient6: // from whatever port (RFC 7610, 5)
-		return frame.GuardDHCP
 	}
 	return frame.None
 }
@@ -41,8 +39,11 @@ func guardICMPv6(p *Port, f *frame.Frame, src frame.Addr6) frame.Reason {
 	l4 := f.Payload()
 	options := 8
 	switch l4[0] {
-	case frame.ICMPv6RouterAdvertisement, frame.ICMPv6Redirect:
-		return frame.GuardRouter
+	case frame.ICMPv6RouterAdvertisement, frame.ICMPv6Redirect: // see serves
+		if p.Flags&AnyServer == 0 {
+			return frame.GuardRouter
+		}
+		return frame.None
 	case frame.ICMPv6ListenerReport, frame.ICMPv6ListenerDone, frame.ICMPv6ListenerReport2:
 		return frame.None
 	case frame.ICMPv6RouterSolicitation:
@@ -58,7 +59,7 @@ func guardICMPv6(p *Port, f *frame.Frame, src frame.Addr6) frame.Reason {
 	switch {
 	case src.IsZero() && (advertises || f.IPv6().Dst().Hi>>48 != 0xff02):
 		return frame.GuardSourceAddress
-	case f.Flags&frame.Fragment != 0, len(l4) < options, advertises && !p.mayUse6(frame.LoadAddr6(l4[8:])), !ownMACs(p, l4[options:]):
+	case f.Flags&frame.Fragment != 0, len(l4) < options, advertises && !p.mayUse6(frame.LoadAddr6(l4[8:]), f.Src), !ownMACs(p, l4[options:]):
 		return frame.GuardNeighbor
 	}
 	return frame.None
@@ -79,13 +80,13 @@ func ownMACs(p *Port, options []byte) bool {
 	return len(options) == 0
 }
 
-// mayUse6 reports whether a station may have an IPv6 address. A link-local one is made from its MAC; see also AnyLinkLocal. If the port has no
-// address, the others are those that nobody has: see steals.
+// mayUse6 reports whether a station, which sends from a MAC, may have an IPv6 address. A link-local one is made from its MAC; see also
+// AnyLinkLocal. If the port has no address, the others are those that nobody has: see steals.
 //
 //uvswitch:hot
-func (p *Port) mayUse6(a frame.Addr6) bool {
+func (p *Port) mayUse6(a frame.Addr6, from frame.MAC) bool {
 	if a.IsLinkLocal() {
-		return p.MAC == 0 || a == p.MAC.LinkLocal() || p.Flags&AnyLinkLocal != 0 && a != frame.FirstLocal && !fromMAC(a)
+		return a == from.LinkLocal() || (p.MAC == 0 || p.Flags&AnyLinkLocal != 0) && a != frame.FirstLocal && !fromMAC(a)
 	}
 	return len(p.Addrs6) == 0 || slices.Contains(p.Addrs6, a)
 }
@@ -110,16 +111,25 @@ func (p *Port) owns6(a frame.Addr6) bool {
 	return false
 }
 
-// steals6 reports whether an IPv6 frame says that its sender has an address of the gateway or of another port: as its source, or in a
-// neighbor advertisement.
+// steals6 reports whether an IPv6 frame says that its sender has an address of the gateway or of another port: as its source, in a neighbor
+// advertisement, or by asking whether somebody has it.
 //
 //uvswitch:hot
 func (n *Network) steals6(f *frame.Frame) bool {
-	if n.owned6.otherThan(f.IPv6().Src(), f.In) {
+	src := f.IPv6().Src()
+	if n.owned6.otherThan(src, f.In) {
 		return true
 	}
-	return f.IsND() && f.ICMP().Type() == frame.ICMPv6NeighborAdvertisement && len(f.Payload()) >= 24 &&
-		n.owned6.otherThan(frame.LoadAddr6(f.Payload()[8:]), f.In)
+	if !f.IsND() || len(f.Payload()) < 24 {
+		return false
+	}
+	switch target := frame.LoadAddr6(f.Payload()[8:]); f.ICMP().Type() {
+	case frame.ICMPv6NeighborAdvertisement:
+		return n.owned6.otherThan(target, f.In)
+	case frame.ICMPv6NeighborSolicitation: // duplicate address detection (RFC 4862, 5.4.3)
+		return src.IsZero() && n.owned6.isOfPort(target, f.In)
+	}
+	return false
 }
 
 // hears reports whether the gateway listens to the group with a MAC.

@@ -166,7 +166,11 @@ func TestAddressStolen(t *testing.T) {
 	}{
 		"ARP for the gateway":    {1, frametest.ARP(frame.BroadcastMAC, mac(1), 2, gateway4, gateway4), frame.Punt},
 		"ARP for a bound one":    {1, frametest.ARP(frame.BroadcastMAC, mac(1), 2, bound, frametest.Addr("10.0.0.4")), frame.Drop},
-		"an ARP probe":           {1, frametest.ARP(frame.BroadcastMAC, mac(1), 1, 0, bound), frame.Flood},
+		"an ARP probe":           {1, frametest.ARP(frame.BroadcastMAC, mac(1), 1, 0, bound), frame.Drop},
+		"a probe, 1 tag":         {1, tagged(frametest.ARP(frame.BroadcastMAC, mac(1), 1, 0, bound), 1), frame.Drop},
+		"a probe by its owner":   {2, frametest.ARP(frame.BroadcastMAC, mac(2), 1, 0, bound), frame.Flood},
+		"a probe for nobody":     {1, frametest.ARP(frame.BroadcastMAC, mac(1), 1, 0, bound+9), frame.Flood},
+		"bad UDP of a bound one": {1, badUDP(ip(1, bound)), frame.Drop},
 		"IPv4 from the gateway":  {1, ip(1, gateway4), frame.Drop},
 		"IPv4 from a bound one":  {1, ip(1, bound), frame.Drop},
 		"IPv4, 1 tag":            {1, tagged(ip(1, bound), 1), frame.Drop},
@@ -179,6 +183,101 @@ func TestAddressStolen(t *testing.T) {
 		run(s, b)
 		if f := &b.Frames[0]; f.Verdict != tt.verdict || tt.verdict != frame.Flood && f.Reason != frame.AddressStolen {
 			t.Errorf("%s: verdict %d, %s", name, f.Verdict, f.Reason.Info().Name)
+		}
+	}
+}
+
+// badUDP makes the length in a UDP header too long.
+func badUDP(raw []byte) []byte {
+	raw[frame.VnetLen+frame.EthernetLen+frame.IPv4Len+4] = 0xff
+	return raw
+}
+
+// Whether somebody has an address, a station may not ask of an address of another port: the owner may be asking the same. Nor is a router or a
+// DHCP server behind a port, guarded or not, unless the port's setting says so. Nobody has an address of the host.
+func TestWhatEveryPortMayNot(t *testing.T) {
+	host4, host6 := frametest.Addr("10.0.0.9"), frametest.Addr6("fd00::9")
+	icmp := func(typ uint8, src, target frame.Addr6) []byte {
+		p := frametest.Packet{SrcMAC: mac(1), DstMAC: frame.AllNodes.GroupMAC(), Src6: src, Dst6: frame.AllNodes, TTL: 255, Proto: frame.ICMPv6, Type: typ, Payload: make([]byte, 16)}
+		target.Put(p.Payload)
+		return p.Raw()
+	}
+	me, zero, bound6 := mac(1).LinkLocal(), frame.Addr6{}, mac(2).LinkLocal()
+	dhcp := frametest.Packet{SrcMAC: mac(1), DstMAC: frame.BroadcastMAC, Src: frametest.Addr("10.0.0.2"), Dst: 0xffffffff, SrcPort: 67, DstPort: 68}.Raw()
+	for name, tt := range map[string]struct {
+		raw           []byte
+		want, allowed frame.Reason // allowed: with setting servers
+	}{
+		"DAD for a bound one":  {icmp(135, zero, bound6), frame.AddressStolen, frame.AddressStolen},
+		"DAD for nobody":       {icmp(135, zero, me), frame.None, frame.None},
+		"NS for a bound one":   {icmp(135, me, bound6), frame.None, frame.None},
+		"RA":                   {icmp(134, me, zero), frame.GuardRouter, frame.None},
+		"redirect":             {icmp(137, me, me), frame.GuardRouter, frame.None},
+		"DHCP offer":           {dhcp, frame.GuardDHCP, frame.None},
+		"DHCPv6 advertise":     {frametest.Packet{SrcMAC: mac(1), DstMAC: frame.AllNodes.GroupMAC(), Src6: me, Dst6: frame.AllNodes, SrcPort: 547, DstPort: 546}.Raw(), frame.GuardDHCP, frame.None},
+		"ARP as the host":      {frametest.ARP(frame.BroadcastMAC, mac(1), 2, host4, host4), frame.AddressStolen, frame.AddressStolen},
+		"IPv4 as the host":     {frametest.Packet{SrcMAC: mac(1), DstMAC: mac(2), Src: host4, Dst: 1}.Raw(), frame.AddressStolen, frame.AddressStolen},
+		"NA for the host":      {icmp(136, me, host6), frame.AddressStolen, frame.AddressStolen},
+		"NA for itself":        {icmp(136, me, me), frame.None, frame.None},
+		"a question for a MAC": {frametest.ARP(frame.BroadcastMAC, mac(1), 1, frametest.Addr("10.0.0.2"), frametest.Addr("10.0.0.3")), frame.None, frame.None},
+	} {
+		for _, own := range [][]frame.Addr{{}, nil} { // nil: the host's stack routes
+			for _, flags := range []vswitch.PortFlags{0, vswitch.Guard} {
+				for allowed, want := range map[vswitch.PortFlags]frame.Reason{0: tt.want, vswitch.AnyServer: tt.allowed} {
+					s := newSwitch(3, 0)
+					s.SetPort(vswitch.Port{ID: 1, Net: 1, Flags: vswitch.DefaultFlags | flags | allowed, MTU: 1500})
+					s.SetPort(vswitch.Port{ID: 2, Net: 1, Flags: vswitch.DefaultFlags | vswitch.Guard, MTU: 1500, MAC: mac(2), Addr: frametest.Addr("10.0.0.3")})
+					h := vswitch.Port{ID: 3, Net: 1, Flags: vswitch.DefaultFlags, MTU: 1500, MAC: mac(3), Addr: host4, Addrs6: []frame.Addr6{host6}, Own: own}
+					if own == nil {
+						h.Flags |= vswitch.AnySource
+					}
+					s.SetPort(h)
+					b := frametest.Batch(1, 1, bytes.Clone(tt.raw))
+					if run(s, b); b.Frames[0].Reason != want {
+						t.Errorf("%s, flags %b: %s, want %s", name, flags|allowed, b.Frames[0].Reason.Info().Name, want.Info().Name)
+					}
+				}
+			}
+		}
+	}
+}
+
+// A guarded station does not send from an IPv6 address that no station has, and not from the link-local address of another MAC.
+func TestSourcesOfNobody(t *testing.T) {
+	s := newSwitch(2, 0)
+	s.SetPort(vswitch.Port{ID: 1, Net: 1, Flags: vswitch.DefaultFlags | vswitch.Guard, MTU: 1500, Addr: frametest.Addr("10.0.0.2")}) // its MAC is not known
+	for src, want := range map[string]frame.Reason{
+		"::ffff:10.0.0.1": frame.GuardSourceAddress, "::1": frame.GuardSourceAddress, "::10.0.0.1": frame.GuardSourceAddress, "ff02::1": frame.GuardSourceAddress,
+		"fe80::ff:fe00:7": frame.GuardSourceAddress, "fe80::ff:fe00:1": frame.None, "fe80::1234": frame.None, "2001:db8::1": frame.None,
+	} {
+		b := frametest.Batch(1, 1, frametest.Packet{SrcMAC: mac(1), DstMAC: mac(2), Src6: frametest.Addr6(src), Dst6: mac(2).LinkLocal()}.Raw())
+		if run(s, b); b.Frames[0].Reason != want {
+			t.Errorf("from %s: %s, want %s", src, b.Frames[0].Reason.Info().Name, want.Info().Name)
+		}
+	}
+}
+
+// The station of a port whose address is known, and whose MAC is not, stays at such a port: another one does not take its frames away.
+func TestLearnedStationStays(t *testing.T) {
+	s := newSwitch(3, 0)
+	known := vswitch.Port{Net: 1, Flags: vswitch.DefaultFlags | vswitch.Guard, MTU: 1500}
+	send := func(id frame.PortID, src frame.Addr) frame.Reason {
+		b := frametest.Batch(id, 1, frametest.Packet{SrcMAC: mac(7), DstMAC: mac(9), Src: src, Dst: 1}.Raw())
+		run(s, b)
+		return b.Frames[0].Reason
+	}
+	for id, addr := range map[frame.PortID]string{1: "10.0.0.2", 2: "10.0.0.3"} {
+		known.ID, known.Addr = id, frametest.Addr(addr)
+		s.SetPort(known)
+	}
+	for _, step := range []struct {
+		from frame.PortID
+		addr string
+		want frame.Reason
+		at   frame.PortID
+	}{{3, "10.0.0.8", frame.None, 3}, {1, "10.0.0.2", frame.None, 1}, {3, "10.0.0.8", frame.StationBound, 1}, {2, "10.0.0.3", frame.None, 2}} {
+		if why, at := send(step.from, frametest.Addr(step.addr)), s.FDB(1).Lookup(mac(7)); why != step.want || at != step.at {
+			t.Errorf("from port %d: %s, the station is at port %d; want %s, %d", step.from, why.Info().Name, at, step.want.Info().Name, step.at)
 		}
 	}
 }

@@ -57,6 +57,13 @@ func (t ownedAddrs[A]) owner(a A) frame.PortID {
 	return t[i].port
 }
 
+// isOfPort reports whether address a belongs to a port other than id. The gateway is none.
+//
+//uvswitch:hot
+func (t ownedAddrs[A]) isOfPort(a A, id frame.PortID) bool {
+	return t.otherThan(a, id) && t.owner(a) != frame.Gateway
+}
+
 // otherThan reports whether address a belongs to somebody other than port id.
 //
 //uvswitch:hot

@@ -34,6 +34,7 @@ const (
 	AsksDHCP                           // its DHCP questions go to the gateway, and are not flooded
 	Joining                            // gets nothing yet: not every worker can write to it
 	NoAddress                          // its station has no address yet: the guard lets it ask for one only
+	AnyServer                          // its station may send router advertisements, redirects, and what DHCP servers send
 )
 
 // DefaultFlags are the flags of a new port.
@@ -99,9 +100,22 @@ type Network struct {
 	owned6  ownedAddrs[frame.Addr6]
 }
 
-// Bindings map the MACs that the guard binds to a port: no other port may use such a MAC, even while its station is
-// silent.
-type Bindings map[frame.MAC]frame.PortID
+// Bindings are the stations that the guard binds to a port.
+type Bindings struct {
+	macs  map[frame.MAC]frame.PortID // no other port may use such a MAC, even while its station is silent
+	keeps [frame.MaxPorts]bool       // ports whose MAC is not known, but whose address is: their stations move to no port that is not such a one
+}
+
+// refuse reports whether station m, which is known at port was (NoPort: at none), may not be at port p.
+func (b *Bindings) refuse(m frame.MAC, was, p frame.PortID) bool {
+	if b == nil {
+		return false
+	}
+	if at, ok := b.macs[m]; ok {
+		return at != p
+	}
+	return was < frame.MaxPorts && b.keeps[was] && !b.keeps[p]
+}
 
 // snapshot is the whole configuration. Writers replace it as a whole; workers load it once per stage and batch.
 type snapshot struct {
@@ -144,15 +158,17 @@ func (s *Switch) update(edit func(*snapshot)) {
 			continue
 		}
 		c := *n
-		c.ports, c.bound = nil, Bindings{}
+		c.ports, c.bound = nil, Bindings{macs: map[frame.MAC]frame.PortID{}}
 		owned, owned6 := map[frame.Addr]frame.PortID{}, map[frame.Addr6]frame.PortID{}
 		for _, p := range next.ports {
 			if p != nil && p.Net == n.ID && p.Flags&Uplink == 0 {
 				c.ports = append(c.ports, p)
 				if p.Flags&Guard != 0 && p.MAC != 0 {
-					c.bound[p.MAC] = p.ID
+					c.bound.macs[p.MAC] = p.ID
+				} else if p.Flags&Guard != 0 && p.Addr != 0 {
+					c.bound.keeps[p.ID] = true
 				}
-				if p.Flags&Guard != 0 {
+				if p.Flags&(Guard|AnySource) != 0 || p.Own != nil {
 					if p.Addr != 0 {
 						owned[p.Addr] = p.ID
 					}
@@ -160,7 +176,7 @@ func (s *Switch) update(edit func(*snapshot)) {
 						owned6[a] = p.ID
 					}
 				}
-				if p.MAC != 0 && (p.Flags&Guard != 0 || p.Own != nil) {
+				if p.MAC != 0 && (p.Flags&(Guard|AnySource) != 0 || p.Own != nil) {
 					owned6[p.MAC.LinkLocal()] = p.ID
 				}
 			}

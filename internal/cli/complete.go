@@ -62,7 +62,7 @@ func settingValues(_ *cobra.Command, args []string, _ string) ([]string, cobra.S
 		return []string{"off", "1mbit", "10mbit", "100mbit", "1gbit"}, cobra.ShellCompDirectiveNoFileComp
 	case strings.HasPrefix(name, "storm_"):
 		return []string{"off", "1000", "10000"}, cobra.ShellCompDirectiveNoFileComp
-	case name == "vlan":
+	case name == "vlan", name == "servers":
 		return []string{"off", "any"}, cobra.ShellCompDirectiveNoFileComp
 	}
 	return []string{"on", "off"}, cobra.ShellCompDirectiveNoFileComp

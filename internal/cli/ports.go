@@ -77,6 +77,8 @@ func (a *app) portCommand() *cobra.Command {
 			"hairpin (frames may leave by the port they came from), isolated (no traffic with other isolated ports), locked (only MACs\n" +
 			"of the forwarding database may send). guard, on or off: drop frames whose source MAC or IP address is not the port's own.\n" +
 			"vlan, any or off: whether the guard lets frames with a VLAN tag pass.\n" +
+			"servers, any or off: whether the station may act as a router or as a DHCP server (router advertisements, redirects, DHCP\n" +
+			"answers); off for every port, guarded or not.\n" +
 			"These are off or a rate: rate_from (limits what the switch receives from the port), rate_to (limits what it sends to the port),\n" +
 			"rate (sets both).\n" +
 			"A rate is in the units of tc, 1kbit to 1tbit; its burst is in bytes (b, kb, mb). Packets above the rate wait. When the\n" +

@@ -235,6 +235,9 @@ func (f *Frame) DropPriorityTag() {
 		h.Set(h[0], h[1], h.HdrLen()-VLANLen, h.GSOSize(), h.CsumStart()-VLANLen, h.CsumOffset())
 	}
 	f.L3, f.L4, f.L3End = f.L3-VLANLen, f.L4-VLANLen, f.L3End-VLANLen
+	if f.FragAt != 0 {
+		f.FragAt -= VLANLen
+	}
 	f.Flags &^= HasPriority
 }
 

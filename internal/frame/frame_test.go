@@ -3,6 +3,7 @@ package frame_test
 import (
 	"bytes"
 	"encoding/binary"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -107,6 +108,89 @@ func vnet(raw []byte, flags, gso uint8, size, start, off uint16) []byte {
 // uso is a super-frame of so many UDP datagrams of 100 bytes.
 func uso(datagrams int) []byte {
 	return frametest.Packet{Src: alice, Dst: bob, SrcPort: 1000, DstPort: 53, GSO: 100, Payload: make([]byte, 100*datagrams)}.Raw()
+}
+
+// A frame without its priority tag is as if it had come without one.
+func TestDropPriorityTag(t *testing.T) {
+	six := frametest.Packet{Src6: frametest.Addr6("fd00::1"), Dst6: frametest.Addr6("fd00::2"), SrcPort: 1, DstPort: 2, Payload: make([]byte, 40)}
+	with := func(p frametest.Packet, next uint8, ext ...byte) frametest.Packet {
+		p.Next, p.Ext = next, ext
+		return p
+	}
+	four := frametest.Packet{Src: alice, Dst: bob, SrcPort: 1, DstPort: 2, Payload: make([]byte, 40)}
+	later, partial := four, four
+	later.Frag, partial.Partial = 5, true
+	for i, p := range []frametest.Packet{
+		four, later, partial, {Src: alice, Dst: bob, GSO: 1400, Proto: frame.TCP, Payload: make([]byte, 9000)}, six, with(six, 60, 17, 0, 1, 4, 0, 0, 0, 0),
+		with(six, 44, 17, 0, 0, 1, 0, 0, 0, 9), with(six, 44, 17, 0, 0, 8, 0, 0, 0, 9), with(six, 44, 17, 0, 0, 0, 0, 0, 0, 9), with(six, 60, 44, 0, 1, 4, 0, 0, 0, 0, 17, 0, 0, 9, 0, 0, 0, 9),
+	} {
+		plain := p.Raw()
+		tagged := append(bytes.Clone(plain[:frame.VnetLen+12]), append([]byte{0x81, 0, 0, 0}, plain[frame.VnetLen+12:]...)...)
+		if h := frame.VnetHdr(tagged); h.NeedsCsum() {
+			h.Set(h[0], h[1], h.HdrLen()+frame.VLANLen, h.GSOSize(), h.CsumStart()+frame.VLANLen, h.CsumOffset())
+		}
+		var got, want frame.Frame
+		got.Reset(tagged, 1)
+		want.Reset(plain, 1)
+		frame.Parse(&got)
+		frame.Parse(&want)
+		if got.Flags&frame.HasPriority == 0 {
+			t.Fatalf("packet %d has no tag", i)
+		}
+		got.DropPriorityTag()
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("packet %d: %+v, want %+v", i, got, want)
+		}
+	}
+}
+
+// A partial checksum is written to where the transport header has it, or into what a tunnel carries. Elsewhere it would change what was looked at.
+func TestPartialChecksumElsewhere(t *testing.T) {
+	a, b := frametest.Addr6("fe80::1"), frametest.Addr6("fe80::2")
+	v4, v6 := uint16(frame.EthernetLen+frame.IPv4Len), uint16(frame.EthernetLen+frame.IPv6Len)
+	payload := make([]byte, 60)
+	four := func(proto uint8) frametest.Packet {
+		return frametest.Packet{Src: alice, Dst: bob, Proto: proto, SrcPort: 1000, DstPort: 53, Payload: payload}
+	}
+	six := frametest.Packet{Src6: a, Dst6: b, Proto: frame.ICMPv6, Type: 136, Payload: payload}
+	fragment := four(frame.UDP)
+	fragment.Frag = 0x2000
+	for name, tt := range map[string]struct {
+		p             frametest.Packet
+		gso           uint8
+		start, offset uint16
+		ok            bool
+	}{
+		"UDP":                        {four(frame.UDP), 0, v4, 6, true},
+		"UDP, over its port":         {four(frame.UDP), 0, v4, 2, false},
+		"UDP, header in the way":     {four(frame.UDP), 0, v4 + 2, 4, false},
+		"TCP":                        {four(frame.TCP), 0, v4, 16, true},
+		"TCP, over its flags":        {four(frame.TCP), 0, v4, 12, false},
+		"ICMPv6":                     {six, 0, v6, 2, true},
+		"ICMPv6, over its type":      {six, 0, v6, 0, false},
+		"ICMPv6, over its target":    {six, 0, v6 + 22, 0, false},
+		"ICMP":                       {four(frame.ICMP), 0, v4, 2, false},
+		"ICMP, over what it quotes":  {four(frame.ICMP), 0, v4 + 28, 0, false},
+		"a fragment":                 {fragment, 0, v4, 6, false},
+		"inside VXLAN":               {four(frame.UDP), 0, v4 + 8 + 8 + 14 + 20, 6, true},
+		"inside GRE":                 {four(frame.GRE), 0, v4 + 4 + 20, 6, true},
+		"GRE itself":                 {four(frame.GRE), 0, v4, 2, false},
+		"super-frame in a tunnel":    {four(frame.UDP), frame.GSOTCPv4, v4 + 8 + 8 + 14 + 0, 16, false},
+		"segments of another family": {four(frame.TCP), frame.GSOTCPv6, v4, 16, false},
+		"segments of another header": {four(frame.UDP), frame.GSOTCPv4, v4, 16, false},
+	} {
+		raw := tt.p.Raw()
+		size := uint16(0)
+		if tt.gso != 0 {
+			size = 1000
+		}
+		frame.VnetHdr(raw).Set(frame.VnetNeedsCsum, tt.gso, 0, size, tt.start, tt.offset)
+		var f frame.Frame
+		f.Reset(raw, 1)
+		if frame.Parse(&f); (f.Reason == frame.None) != tt.ok || !tt.ok && f.Reason != frame.BadVnetHeader {
+			t.Errorf("%s: %s", name, f.Reason.Info().Name)
+		}
+	}
 }
 
 // A tuple and its reverse belong together, for ICMP too: what the answer carries is the question turned round.

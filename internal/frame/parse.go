@@ -61,20 +61,29 @@ func Parse(f *Frame) {
 	}
 }
 
-// sumsTransport tells whether a partial checksum covers, and will be written to, nothing before the transport
-// header: else the kernel would rewrite, at the last moment, what was looked at here.
+// sumsTransport tells whether a partial checksum will be written to where the transport header has it, or into what a tunnel carries. Anywhere
+// else, the receiver's side would overwrite what was looked at here: ports, ICMP types, addresses of neighbors.
 //
 //uvswitch:hot
 func (f *Frame) sumsTransport() bool {
-	start := f.Vnet().CsumStart()
-	switch {
-	case f.Flags&IsIPv4 != 0:
-		return start >= f.L4
-	case f.Flags&IsIPv6 != 0:
-		return start >= max(f.L3+IPv6Len, f.L4)
+	h := f.Vnet()
+	start := h.CsumStart()
+	if f.Flags&(IsIPv4|IsIPv6) == 0 || f.Malformed != None || f.Flags&Fragment != 0 {
+		return false
 	}
-	return false
+	switch t := h.GSOType(); {
+	case t == GSOTCPv4 && f.Flags&IsIPv4 == 0, t == GSOTCPv6 && f.Flags&IsIPv6 == 0:
+		return false
+	case start == f.L4:
+		return h.CsumOffset() == ChecksumOffset(f.Proto)
+	case t != GSONone, f.Proto == ICMP, f.Proto == ICMPv6:
+		return false
+	}
+	return start >= f.L4+max(TransportLen(f.Proto), tunnelLeast)
 }
+
+// tunnelLeast is the length of the shortest header between an IP header and the packet that a tunnel carries: GRE's (RFC 2784, 2.1).
+const tunnelLeast = 4
 
 //uvswitch:hot
 func parseL3(f *Frame, b []byte, typ uint16, at int) {

@@ -42,14 +42,18 @@ var flagNames = []struct {
 	{"locked", vswitch.Locked},
 	{"guard", vswitch.Guard},
 	{vlanSetting, vswitch.AnyVLAN},
+	{serversSetting, vswitch.AnyServer},
 	{dhcpSetting, vswitch.AsksDHCP},
 }
 
 // dhcpSetting says whether the gateway answers the port's DHCP questions.
 const dhcpSetting = "dhcp"
 
-// vlanSetting is any, as other settings are on, or off.
-const vlanSetting = "vlan"
+// These settings are any, as others are on, or off. serversSetting says whether the station may act as a router or as a DHCP server.
+const (
+	vlanSetting    = "vlan"
+	serversSetting = "servers"
+)
 
 // rateNames are the settings that are a rate. "rate" stands for the two others.
 const (
@@ -162,7 +166,7 @@ func (s *Settings) apply(p *Port, name string, v api.Setting) error {
 		}
 		switch v {
 		case "any":
-			if name != vlanSetting {
+			if name != vlanSetting && name != serversSetting {
 				return bad("port %q: %s %q: must be on or off", p.Name, name, v)
 			}
 			s.Flags |= f.flag

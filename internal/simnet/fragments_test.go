@@ -92,11 +92,13 @@ func rawFragment(p frametest.Packet) []byte {
 // that arrives is an allowed one, no other first fragment of that packet arrives, and a later one only if an allowed first one was sent.
 func FuzzFragments(f *testing.F) {
 	addRandom(f, 16, 210, 3)
+	addRandom(f, 16, 211, 4)
 	f.Fuzz(func(t *testing.T, script []byte, overIPv6 bool) {
 		n, err := run(piecemeal, overIPv6)
 		if err != nil {
 			t.Fatal(err)
 		}
+		n.tagged = len(script)%2 == 1
 		a, b, o := n.host("a"), n.host("b"), n.host("o")
 		seen := map[packetKey]*arriving{}
 		sent := map[string]bool{} // payloads

@@ -111,7 +111,7 @@ func (h *history) step(t *testing.T) *Host {
 			raw := h.packet(from).Raw()
 			n.lenient = n.lenient || !n.overIPv6 && !frametest.Sound(raw) || n.overIPv6 && frametest.Check(raw) != nil
 			n.log(from.Port, false, raw)
-			n.Poller.Put(from.Port, raw)
+			n.Poller.Put(from.Port, n.tag(from.Port, raw))
 		}
 		n.Settle()
 		return from
@@ -264,7 +264,7 @@ func FuzzHistory(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n.native = overIPv6
+		n.native, n.tagged = overIPv6, len(bytes)%3 == 1
 		h := &history{net: n, bytes: bytes[:min(len(bytes), 600)], hosts: n.hosts, gone: map[frame.PortID]vswitch.Port{}}
 		for len(h.bytes) > 0 {
 			before := len(n.records)

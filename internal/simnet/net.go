@@ -44,6 +44,7 @@ type Net struct {
 	policies policies
 	full     bool // no room for another pair
 	overIPv6 bool // see RunOverIPv6
+	tagged   bool // frames of containers have a priority tag (VLAN identifier 0), which changes nothing
 	native   bool // the test sends packets of IPv6 as they are, and reads records; hosts only answer neighbor solicitations
 	lenient  bool // the test injected a frame with a wrong checksum or length, so the frames that leave are not checked
 	failure  error
@@ -289,7 +290,19 @@ func (n *Net) put(port frame.PortID, raw []byte) {
 		}
 	}
 	n.log(port, false, raw)
-	n.Poller.Put(port, raw)
+	n.Poller.Put(port, n.tag(port, raw))
+}
+
+// tag puts a priority tag into a frame of a container, if tagged says so.
+func (n *Net) tag(port frame.PortID, raw []byte) []byte {
+	if !n.tagged || port == uplinkPort {
+		return raw
+	}
+	raw = append(bytes.Clone(raw[:frame.VnetLen+12]), append([]byte{0x81, 0, 0, 0}, raw[frame.VnetLen+12:]...)...)
+	if h := frame.VnetHdr(raw); h.NeedsCsum() {
+		h.Set(h[0], h[1], h.HdrLen()+frame.VLANLen, h.GSOSize(), h.CsumStart()+frame.VLANLen, h.CsumOffset())
+	}
+	return raw
 }
 
 // Settle runs until nothing moves. A frame may be on its way between a worker and the slow path twice without being seen outside.
