@@ -152,8 +152,10 @@ func guard(p *Port, f *frame.Frame, gateway frame.MAC) frame.Reason {
 	if p.MAC != 0 && f.Src != p.MAC {
 		return frame.GuardSourceMAC
 	}
-	if why := p.serves(f); why != frame.None {
-		return why
+	if f.Proto == frame.UDP { // guardIPv6 has the rest
+		if why := p.serves(f); why != frame.None {
+			return why
+		}
 	}
 	switch {
 	case f.Flags&frame.HasVLAN != 0: // of what is inside, only the source MAC is looked at

@@ -104,7 +104,7 @@ var imports = map[string][]string{
 	"internal/term":   {"golang.org/x/sys"},
 	"internal/top":    {"cmd/uvswitch/api", "internal/frame", "internal/term", "charm.land/bubbletea/v2"},
 	"internal/lab":    {"cmd/uvswitch/api", "internal/frame", "internal/link", "internal/netns", "tap", "github.com/vishvananda/netlink", "github.com/vishvananda/netns", "golang.org/x/sys"},
-	"internal/cli": {"internal/policy", "cmd/uvswitch/api", "internal/apiserver", "internal/attach", "internal/capture", "internal/cni", "internal/config", "internal/daemon", "internal/docker", "internal/doctor",
+	"internal/cli": {"nat", "internal/policy", "cmd/uvswitch/api", "internal/apiserver", "internal/attach", "internal/capture", "internal/cni", "internal/config", "internal/daemon", "internal/docker", "internal/doctor",
 		"internal/explain", "internal/fdstore", "internal/filter", "internal/frame", "internal/lab", "internal/model", "internal/netns", "internal/rights", "internal/sandbox", "internal/tapmaker", "internal/term", "internal/top", "internal/usedports", "internal/userns",
 		"github.com/coreos/go-systemd/v22", "github.com/goccy/go-yaml", "github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/sys", "github.com/google/gopacket"},
 	"cmd/uvswitch":    {"internal/cli"},
