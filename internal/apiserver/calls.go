@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"encoding/hex"
 	"net/http"
 	"slices"
 	"strconv"
@@ -169,9 +170,11 @@ func routeTable() []route {
 
 		{method: post, path: "/trace", summary: "Trace a packet: what would happen to it, and why; nothing is changed", takes: api.TraceRequest{}, gives: api.Trace{}, open: true, costly: true, private: true, limit: 4 * maxBody,
 			change: with(trace)},
+		{method: post, path: "/layers", summary: "The headers of a frame, with their fields", takes: api.LayersRequest{}, gives: []api.Layer{}, open: true, costly: true, limit: 4 * maxBody,
+			change: with(layersOf)},
 		{method: get, path: "/monitor", summary: "Frames with their verdicts, live, and the reason of each drop", gives: api.Verdict{}, ndjson: true, private: true, stream: (*Server).streamMonitor,
 			query: append([]param{{"verdict", "string", "forwarded, flooded, consumed or dropped"}, {"reason", "string", "a drop reason"},
-				{"last", "integer", "print this many of the last drops first"}, {"follow", "string", "0: end after the last drops"}}, captureParams...)},
+				{"last", "integer", "print this many of the last drops first"}, {"follow", "string", "0: end after the last drops"}, {"bytes", "string", "1: with the first bytes of each frame"}}, captureParams...)},
 		{method: get, path: "/capture", summary: "Frames as they arrive and leave", pcapng: true, forRoot: true, private: true, stream: (*Server).streamCapture,
 			query: append([]param{{"count", "integer", "end after this many packets"}, {"snap", "integer", "capture only this many bytes of each frame; 0: all"}, {"dir", "string", "in, out or both"},
 				{"drops", "string", "1: only dropped frames"}, {"split", "string", "1: split super-frames into the frames that a wire would carry"}}, captureParams...)},
@@ -259,6 +262,15 @@ func deleteFlows(s *Server, r *http.Request) (any, error) {
 	}
 	n := s.dp.NAT.Flush(f.matches)
 	return api.Deleted{Deleted: n}, nil
+}
+
+// layersOf decodes a frame. Nothing of the switch is in the answer.
+func layersOf(_ *Server, q api.LayersRequest) (any, error) {
+	data, err := hex.DecodeString(q.Hex)
+	if err != nil {
+		return nil, badRequest("hex: %v", err)
+	}
+	return explain.Layers(data), nil
 }
 
 func trace(s *Server, q api.TraceRequest) (any, error) {

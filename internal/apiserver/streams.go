@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"cmp"
+	"encoding/hex"
 	"fmt"
 	"math"
 	"net/http"
@@ -104,6 +105,9 @@ func (s *Server) streamMonitor(w http.ResponseWriter, r *http.Request) {
 	s.stream(w, r, o, "application/x-ndjson", recent, func(rec capture.Record, lost uint64) (written, more bool, err error) {
 		v := s.verdictOf(&rec, name)
 		v.Lost = lost
+		if q.Get("bytes") == "1" {
+			v.Bytes = hex.EncodeToString(rec.Data)
+		}
 		if want != "" && v.Verdict != want || reason != "" && v.Reason != reason || v.Verdict == "dropped" && rec.Time.Before(known) {
 			return false, true, nil
 		}

@@ -21,7 +21,7 @@ func (s *Server) webHandler() http.Handler {
 		h.Set("Referrer-Policy", "no-referrer")
 		isAPI := strings.HasPrefix(r.URL.Path, "/v1/")
 		switch {
-		case isAPI && (r.Method == http.MethodGet || r.Method == http.MethodPost && r.URL.Path == "/v1/trace"):
+		case isAPI && (r.Method == http.MethodGet || r.Method == http.MethodPost && (r.URL.Path == "/v1/trace" || r.URL.Path == "/v1/layers")):
 			h.Set("Cache-Control", "no-store")
 			if s.opts.Web.Addr().Network() == "tcp" && !s.token.IsIn(r) {
 				r = r.WithContext(context.WithValue(r.Context(), strangerKey{}, true))

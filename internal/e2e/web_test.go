@@ -4,6 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	neturl "net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -106,7 +110,7 @@ func TestWebPage(t *testing.T) {
 
 // browse checks the page in the browser and uses its controls.
 func browse(t *testing.T, url string) {
-	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.WindowSize(1360, 900), chromedp.Flag("disable-gpu", true), chromedp.Flag("hide-scrollbars", true))
+	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.WindowSize(1360, 900), chromedp.Flag("disable-gpu", true), chromedp.Flag("hide-scrollbars", true), chromedp.IgnoreCertErrors)
 	ctx, cancel := chromedp.NewExecAllocator(t.Context(), opts...)
 	defer cancel()
 	ctx, cancel = chromedp.NewContext(ctx)
@@ -153,7 +157,8 @@ func browse(t *testing.T, url string) {
 		return emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: v}})
 	}
 	do("open", log.Enable(), scheme("light"), chromedp.Navigate(url))
-	url, _, _ = strings.Cut(url, "#") // the page has taken the token
+	page, token, _ := strings.Cut(url, "#token=")
+	url = page // it has taken the token
 	eventually("it is live", `document.getElementById("live").textContent === "live"`)
 	eventually("ports are drawn", `["web","db","cache","queue","host","uplink"].every(p => document.querySelector('.topo a[data-port="'+p+'"]'))`)
 	eventually("addresses of both families are drawn", `["172.29.0.2", "275:ac1d:2"].every(a => [...document.querySelectorAll('.topo a[data-port="web"] text')].some(t => t.textContent.endsWith(a)))`)
@@ -177,6 +182,8 @@ func browse(t *testing.T, url string) {
 	eventually("the live capture", `document.querySelectorAll(".tail > div").length > 5 && document.querySelector(".tail").textContent.includes("dropped: martian_destination")`)
 	eventually("flows", `[...document.querySelectorAll("section.card")].some(c => c.innerText.startsWith("Flows") && c.innerText.includes("ESTABLISHED"))`)
 	eventually("counters and rate", `document.querySelector(".chart path.rx") !== null && /[kMG]bit/.test(document.querySelector(".chart").textContent)`)
+	do("a frame", chromedp.Evaluate(`[...document.querySelectorAll(".tail > div")].find(l => l.textContent.includes("240.0.0.1")).click()`, nil))
+	eventually("its headers", `["Ethernet", "IPv4", "UDP"].every(l => [...document.querySelectorAll("details summary b")].some(b => b.textContent === l)) && document.body.innerText.includes("240.0.0.1")`)
 	shot("web-port.png")
 	do("light again", scheme("light"))
 	do("the trace form", chromedp.Navigate(url+"#trace"), chromedp.WaitVisible("#tracer"), chromedp.SetValue("#trace-port", "web", chromedp.ByQuery),
@@ -190,6 +197,13 @@ func browse(t *testing.T, url string) {
 	eventually("flows as the container sees them", `(() => { const rows = [...document.querySelectorAll("tbody tr")]; return rows.length > 1 && rows.every(r => r.innerText.includes(":5201") && r.innerText.includes("→") && r.innerText.includes("tcp")) && rows.some(r => r.innerText.includes("bit/s")) })()`)
 	eventually("its command", `document.querySelector(".command code").textContent === "uvswitch flow ls -p tcp --port web"`)
 	shot("web-flows.png")
+	eventually("a flow with a rate", `window.busy = [...document.querySelectorAll("tbody tr")].find(r => /[1-9][\d.]* Mbit/.test(r.innerText))?.querySelector('a[href^="#flow/"]')`)
+	do("its page", chromedp.Evaluate(`location.hash = window.busy.getAttribute("href")`, nil))
+	eventually("both directions and its rate", `location.hash.startsWith("#flow/") && ["original", "reply", "ESTABLISHED"].every(w => document.body.innerText.includes(w)) && document.querySelector(".chart path.rx") !== null`)
+	eventually("its frames", `(() => { const l = [...document.querySelectorAll(".tail > div")]; return l.length > 5 && l.every(d => d.textContent.includes("5201")) })()`)
+	eventually("its commands", `[...document.querySelectorAll(".command code")].some(c => c.textContent.startsWith("uvswitch flow del -p tcp -s 172.29.0."))`)
+	shot("web-flow.png")
+	do("the flows again", chromedp.Navigate(url+"#flows?filter="+"-p+tcp+--port+web+5201"), chromedp.WaitVisible("#flow-filter"))
 	do("sort", chromedp.Click(`//button[text()="expires in"]`))
 	eventually("the sorted view's address", `location.hash.includes("sort=expires")`)
 	do("the keys", chromedp.Evaluate(`document.activeElement.blur()`, nil), chromedp.KeyEvent("?"))
@@ -246,6 +260,20 @@ func browse(t *testing.T, url string) {
 		do(page, chromedp.Navigate(url+"#"+page))
 		eventually(page, fmt.Sprintf(`document.body.innerText.includes(%q)`, want))
 	}
+	// Behind a reverse proxy, below a path, with TLS.
+	target, err := neturl.Parse("http://" + webAddr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httptest.NewTLSServer(http.StripPrefix("/net", &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }, FlushInterval: -1}))
+	defer proxy.Close()
+	defer proxy.CloseClientConnections() // the live capture has no end
+	do("by a proxy", chromedp.Navigate(proxy.URL+"/net/#token="+token), chromedp.WaitVisible(".topo"))
+	eventually("it is live there", `document.getElementById("live").textContent === "live" && location.pathname === "/net/"`)
+	do("a trace there", chromedp.Navigate(proxy.URL+"/net/#trace?in=web&packet=icmp+%3E+1.1.1.1"))
+	eventually("the way", `document.querySelectorAll(".way li").length > 5`)
+	do("a port there", chromedp.Navigate(proxy.URL+"/net/#port/web"))
+	eventually("the live capture there", `document.querySelectorAll(".tail > div").length > 5`)
 	mu.Lock()
 	defer mu.Unlock()
 	for _, c := range complaints {

@@ -20,4 +20,23 @@ type Verdict struct {
 	Protocol string `json:"protocol,omitempty"`
 	Sport    int    `json:"sport,omitempty"`
 	Dport    int    `json:"dport,omitempty"`
+	Bytes    string `json:"bytes,omitempty"` // the first bytes of the frame in hexadecimal, if they are asked for
+}
+
+// A LayersRequest is the body of POST /v1/layers.
+type LayersRequest struct {
+	Hex string `json:"hex"` // a frame, from its destination MAC on
+}
+
+// A Layer is one header of a frame.
+type Layer struct {
+	Name   string  `json:"name"`
+	Length int     `json:"length"` // in bytes
+	Fields []Field `json:"fields"`
+}
+
+// A Field is one value of a header, as text.
+type Field struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
 }

@@ -240,6 +240,59 @@ const literal = a => a.includes(":") ? `[${a}]` : a;
 const portLink = name => el("a", { href: "#port/" + encodeURIComponent(name) }, name);
 const dot = p => el("span", { class: "dot" + (p.state === "forwarding" ? "" : " down"), title: p.state });
 
+// tailing is a live capture: the part of a page that shows the frames of a port, those that pass filter, and the headers of the one that is chosen.
+const tailing = {
+  stream: null, lines: [], paused: false, filter: "", chosen: null,
+  begin() {
+    this.leave();
+    Object.assign(this, { lines: [], paused: false, chosen: null });
+    this.box = el("div", { class: "tail", "data-key": "tail", tabindex: "0", "aria-label": "live capture" });
+    this.detail = el("div", { "data-key": "detail" });
+  },
+  leave() { this.stream?.abort(); this.stream = null; },
+  async follow(name) {
+    const stop = this.stream = new AbortController();
+    try {
+      const r = await ask(link("/monitor", { port: name, filter: this.filter, bytes: 1 }), { signal: stop.signal });
+      if (!r.ok) throw new Error((await r.json()).error);
+      const reader = r.body.pipeThrough(new TextDecoderStream()).getReader();
+      let rest = "";
+      for (;;) {
+        const { value, done } = await reader.read();
+        if (done) break;
+        const parts = (rest + value).split("\n");
+        rest = parts.pop();
+        for (const p of parts.slice(-200)) if (p && !this.paused) this.lines.push(JSON.parse(p));
+        if (this.lines.length > 200) this.lines.splice(0, this.lines.length - 200);
+        if (!this.drawing) { this.drawing = true; requestAnimationFrame(() => { this.drawing = false; this.tail(); }); }
+      }
+    } catch (e) {
+      if (!stop.signal.aborted) this.box.replaceChildren("The live capture failed: " + e.message);
+    }
+    if (this.stream === stop) this.stream = null; // the next draw tries again
+  },
+  tail() {
+    const down = this.box.scrollTop + this.box.clientHeight >= this.box.scrollHeight - 20;
+    this.box.replaceChildren(...this.lines.map(v => el("div", { class: v.verdict + (v === this.chosen ? " chosen" : ""), onclick: () => this.choose(v) },
+      `${v.time.slice(11, 23)} ${(v.in || "–").padEnd(9)} ${v.packet}  ${v.verdict}${v.reason ? ": " + v.reason : ""}${v.why ? " (" + v.why + ")" : ""}${v.verdict !== "consumed" && v.out ? " → " + v.out : ""}${v.becomes ? ", as " + v.becomes : ""}`)));
+    if (down) this.box.scrollTop = this.box.scrollHeight;
+  },
+  // cardOf is the card of the capture; command shows the same frames in a terminal.
+  cardOf(command) {
+    const pause = el("button", { type: "button", onclick: e => { this.paused = !this.paused; e.target.textContent = this.paused ? "Resume" : "Pause"; } }, this.paused ? "Resume" : "Pause");
+    return card("Live capture", "frames with their verdicts; a click on one shows its headers", el("div", { class: "bar" }, pause, copied(command)), this.box, this.detail);
+  },
+  async choose(v) {
+    this.chosen = v;
+    this.tail();
+    const list = await api("/layers", { method: "POST", body: JSON.stringify({ hex: v.bytes || "" }) }).catch(e => e);
+    if (this.chosen !== v) return;
+    this.detail.replaceChildren(el("h3", {}, v.packet), ...(list instanceof Error ? [el("p", { class: "error" }, list.message)] : list.map(l =>
+      el("details", { open: "" }, el("summary", {}, el("b", {}, l.name), el("span", { class: "muted" }, ` ${l.length} bytes`)),
+        el("dl", { class: "facts" }, ...(l.fields || []).map(f => el("div", {}, el("dt", {}, f.name), el("dd", {}, f.value))))))));
+  },
+};
+
 // The pages. draw is called after every poll, enter when the page is opened, leave (to end its stream) when it is left.
 const pages = {
   overview: {
@@ -363,39 +416,10 @@ const pages = {
     },
   },
   port: {
-    stream: null, lines: [], paused: false, name: "",
+    name: "",
     enter(name) {
-      this.leave();
-      Object.assign(this, { name, lines: [], paused: false, fdb: [], flows: [] });
-      this.box = el("div", { class: "tail", "data-key": "tail", tabindex: "0", "aria-label": "live capture" });
-    },
-    leave() { this.stream?.abort(); this.stream = null; },
-    async follow(name) {
-      const stop = this.stream = new AbortController();
-      try {
-        const r = await ask("/monitor?port=" + encodeURIComponent(name), { signal: stop.signal });
-        if (!r.ok) throw new Error((await r.json()).error);
-        const reader = r.body.pipeThrough(new TextDecoderStream()).getReader();
-        let rest = "";
-        for (;;) {
-          const { value, done } = await reader.read();
-          if (done) break;
-          const parts = (rest + value).split("\n");
-          rest = parts.pop();
-          for (const p of parts.slice(-200)) if (p && !this.paused) this.lines.push(JSON.parse(p));
-          if (this.lines.length > 200) this.lines.splice(0, this.lines.length - 200);
-          if (!this.drawing) { this.drawing = true; requestAnimationFrame(() => { this.drawing = false; this.tail(); }); }
-        }
-      } catch (e) {
-        if (!stop.signal.aborted) this.box.replaceChildren("The live capture failed: " + e.message);
-      }
-      if (this.stream === stop) this.stream = null; // the next draw tries again
-    },
-    tail() {
-      const down = this.box.scrollTop + this.box.clientHeight >= this.box.scrollHeight - 20;
-      this.box.replaceChildren(...this.lines.map(v => el("div", { class: v.verdict },
-        `${v.time.slice(11, 23)} ${(v.in || "–").padEnd(9)} ${v.packet}  ${v.verdict}${v.reason ? ": " + v.reason : ""}${v.why ? " (" + v.why + ")" : ""}${v.verdict !== "consumed" && v.out ? " → " + v.out : ""}${v.becomes ? ", as " + v.becomes : ""}`)));
-      if (down) this.box.scrollTop = this.box.scrollHeight;
+      Object.assign(this, tailing, { name, fdb: [], flows: [] });
+      this.begin();
     },
     async draw(main) {
       const p = state.ports.find(p => p.name === this.name);
@@ -412,8 +436,7 @@ const pages = {
         el("div", { class: "stack" },
           card(p.name, p.kind, el("dl", { class: "facts" }, ...Object.entries(facts).map(([k, v]) => el("div", {}, el("dt", {}, k), el("dd", {}, String(v)))))),
           card("Rate", "the last ten minutes", chart(p.name, [{ name: "from the port", values: past.rx_bytes, class: "rx" }, { name: "to the port", values: past.tx_bytes, class: "tx" }], this.past, bits)),
-          card("Live capture", "frames from and to this port, each with its verdict", el("div", { class: "bar" },
-            el("button", { onclick: () => { this.paused = !this.paused; this.draw(main); } }, this.paused ? "Resume" : "Pause"), el("span", { class: "muted mono" }, `uvswitch dump -i ${p.name} -w - | wireshark -k -i -`)), this.box),
+          this.cardOf(`uvswitch dump -i ${p.name} -w - | wireshark -k -i -`),
           this.flows instanceof Error ? card("Flows", "", el("p", { class: "muted" }, this.flows.message))
             : card("Flows", this.flows.length === 50 ? "the first 50" : count(this.flows.length), this.flows.length ? flowTable(this.flows.map(seenByContainer)) : el("p", { class: "muted" }, "No flows."))),
         el("div", { class: "stack" },
@@ -422,6 +445,40 @@ const pages = {
           card("Drops", "at this port", el("p", {}, el("a", { href: "#" + link("drops", { port: p.name }) }, "the last ones, one by one")), ...(Object.keys(p.drops).length ? Object.entries(p.drops).sort((a, b) => b[1] - a[1]).map(([k, n]) => el("div", { class: "reason" },
             el("div", { class: "head" }, el("code", {}, k), el("span", { class: "mono" }, count(n))), el("p", {}, (state.reasons[k] || {}).meaning || ""))) : [el("p", { class: "muted" }, "No drops.")])),
           card("Stations", "from the forwarding database", stations.length ? table([["MAC"], ["state"], ["age", "n"]], stations.map(e => [el("code", {}, e.mac), e.state || "learned", e.state ? "" : e.age.toFixed(0) + " s"])) : el("p", { class: "muted" }, "No station was learned."))));
+      if (this.lines.length) this.tail();
+    },
+  },
+  flow: {
+    enter(key, words) {
+      Object.assign(this, tailing, { key, port: words.get("port") || "", past: [], f: null });
+      this.begin();
+    },
+    async draw(main) {
+      const key = this.key, flows = await api(link("/flows", { limit: 2000, port: this.port })).catch(e => e);
+      if (pages.current !== this || this.key !== key) return;
+      if (flows instanceof Error) return show(main, card("Flow", "", el("p", { class: "error" }, flows.message)));
+      const f = flows.find(f => flowKey(f) === key), all = el("a", { href: "#" + link("flows", { filter: this.port && "--port " + this.port }) }, "all flows of the port");
+      if (f) this.f = f;
+      if (!this.f) return show(main, card("Flow not found", "", el("p", {}, "It has ended, or it is not among the first 2,000 flows of its port: ", all)));
+      const row = seenByContainer(this.f), { original: o, reply: r, timeout, protocol, state: tcp, status, network, port, rule } = this.f;
+      const now = performance.now() / 1000, sums = { at: now, sent: row.sent, received: row.received }, last = this.past[this.past.length - 1];
+      if (f) this.past = [...this.past, { ...sums, rates: last ? [Math.max(0, row.sent - last.sent) / (now - last.at), Math.max(0, row.received - last.received) / (now - last.at)] : [0, 0] }].slice(-600);
+      const words = [{ icmpv6: "icmp6" }[protocol] || (["tcp", "udp", "sctp", "icmp"].includes(protocol) ? protocol : ""), ...(row.out ? [o.src, o.dst] : [r.src, o.src]).map(a => "host " + a),
+        ...(o.sport ? (row.out ? [o.sport, o.dport] : [r.sport, o.sport]).map(p => "port " + p) : [])].filter(Boolean);
+      this.filter = words.join(" and ");
+      if (!this.stream && f) this.follow(this.port);
+      const end = (a, p) => el("code", {}, p ? `${literal(a)}:${p}` : a), family = this.f.family === "ipv6" ? "-f ipv6 " : "";
+      const tuple = ["-p", protocol, "-s", o.src, "-d", o.dst, ...(o.sport ? ["--sport", o.sport, "--dport", o.dport] : [])].join(" ");
+      const facts = { port: port ? portLink(port) : "–", network: network || "–", protocol, state: tcp || "–", status: status.join(", ") || "–", "expires in": f ? span(timeout) : "it has ended", "publish rule": rule || "–", id: this.f.id };
+      show(main,
+        el("div", { class: "stack" },
+          card(`${row.inside} ${row.out ? "→" : "←"} ${row.peer}`, protocol, el("dl", { class: "facts" }, ...Object.entries(facts).map(([k, v]) => el("div", {}, el("dt", {}, k), el("dd", {}, v instanceof Node ? v : String(v)))))),
+          card("Rate", "since this page was opened", chart("flow " + key, [{ name: "from the container", values: this.past.map(p => p.rates[0]), class: "rx" }, { name: "to the container", values: this.past.map(p => p.rates[1]), class: "tx" }], { interval: 1 }, bits)),
+          this.cardOf(`uvswitch dump -i ${this.port || "any"} '${this.filter}'`)),
+        el("div", { class: "stack" },
+          card("Both directions", "as packets have them", table([["direction"], ["from"], ["to"], ["packets", "n"], ["bytes", "n"]], [
+            ["original", end(o.src, o.sport), end(o.dst, o.dport), count(o.packets), count(o.bytes)], ["reply", end(r.src, r.sport), end(r.dst, r.dport), count(r.packets), count(r.bytes)]])),
+          card("In a terminal", "", el("p", {}, "See it: ", copied(`uvswitch flow ls ${family}${tuple}`)), el("p", {}, "End it: ", copied(`uvswitch flow del ${family}${tuple}`)), el("p", {}, all))));
       if (this.lines.length) this.tail();
     },
   },
@@ -464,6 +521,9 @@ function flowWords(filter) {
   return { query, texts, args };
 }
 
+// flowKey tells a flow from others, also from one that has its number later.
+const flowKey = f => [f.family, f.id, f.original.src, f.original.sport || 0].join(",");
+
 // seenByContainer turns a flow to its container's side, whoever has begun it.
 function seenByContainer(f) {
   const end = (a, port) => port ? `${literal(a)}:${port}` : a, { original: o, reply: r } = f;
@@ -476,7 +536,7 @@ function seenByContainer(f) {
 
 // flowTable shows what seenByContainer has returned. head makes a column's head of its name and of what sorts by it.
 function flowTable(rows, head = name => name) {
-  const columns = [["port", "port", "", r => r.f.port ? portLink(r.f.port) : "–"], ["container", "", "", r => el("code", {}, r.inside)], ["", "", "", r => r.out ? "→" : "←"], ["peer", "peer", "", r => el("code", {}, r.peer)],
+  const columns = [["port", "port", "", r => r.f.port ? portLink(r.f.port) : "–"], ["container", "", "", r => el("code", {}, r.inside)], ["", "", "", r => el("a", { href: "#" + link("flow/" + encodeURIComponent(flowKey(r.f)), { port: r.f.port }), title: "this flow" }, r.out ? "→" : "←")], ["peer", "peer", "", r => el("code", {}, r.peer)],
     ["outside", "", "", r => r.outside === r.inside ? "" : el("code", {}, r.outside)], ["protocol", "protocol", "", r => r.f.protocol],
     ["state", "state", "", r => el("span", { class: "pill" + (r.f.state === "ESTABLISHED" ? " good" : "") }, r.f.state || r.f.status.join(" ") || "–")],
     ["rate", "rate", "n", r => bits(r.rate)], ["sent", "", "n", r => count(r.sent)], ["received", "bytes", "n", r => count(r.received)], ["expires in", "expires", "n", r => span(r.f.timeout)]]
@@ -554,7 +614,7 @@ function route() {
   const main = $("page");
   main.className = page.wide ? "wide" : "";
   main.replaceChildren();
-  document.querySelectorAll("nav a").forEach(a => a.classList.toggle("on", a.dataset.page === (what === "port" ? "" : what || "")));
+  document.querySelectorAll("nav a").forEach(a => a.classList.toggle("on", a.dataset.page === ({ port: "", flow: "flows" }[what] ?? what ?? "")));
   page.enter?.(decodeURIComponent(arg || ""), new URLSearchParams(words));
   if (state.stats) page.draw(main);
 }
