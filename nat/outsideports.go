@@ -114,11 +114,17 @@ func (n *tracker[A]) endQuarantine(now frame.Tick) {
 
 // endQuarantineOf frees a port in quarantine, unless another worker has just reused it.
 func (n *tracker[A]) endQuarantineOf(o *outsidePorts, i int, p uint16) {
-	owner := o.quarantined[p].owner.Load()
 	if o.quarantine.Release(p) {
+		n.uncharge(o, i, p)
 		o.used.Release(p)
+	}
+}
+
+// uncharge gives back the unit that the owner of a port holds. The caller has taken the port out of quarantine, and it is still in use.
+func (n *tracker[A]) uncharge(o *outsidePorts, i int, p uint16) {
+	if owner := frame.PortID(o.quarantined[p].owner.Load()); owner != frame.NoPort { // else it was left to the host
 		n.resting[i][owner].Add(-1)
-		n.portShares[i].Return(frame.PortID(owner))
+		n.portShares[i].Return(owner)
 	}
 }
 

@@ -222,12 +222,25 @@ func (r *returnedFirsts[A]) restore(f packet[A]) (first frame.TupleOf[A], ok boo
 	return first, false
 }
 
-// leavePort keeps a port that rests from the inside address that had it: a socket of the host uses it. It reports whether the port rests.
+// hostTime is for how long a port is left to a socket of the host that turned out to use it. The host's sockets are read more often than that.
+const hostTime = 10 * frame.TicksPerSecond
+
+// leavePort leaves a port that rests to the host, one of whose sockets uses it. Nothing has left by the port: it is charged to nobody, and it
+// rests for hostTime only. It reports whether the port rested.
 func (n *tracker[A]) leavePort(own A, i int, port uint16) bool {
 	a := n.addrs.find(own)
-	if a == nil || i < 0 || a.ports[i].quarantine == nil || !a.ports[i].quarantine.Has(port) {
+	if a == nil || i < 0 {
 		return false
 	}
-	a.ports[i].quarantined[port].addr.Store(0)
+	o := &a.ports[i]
+	if o.quarantine == nil || !o.quarantine.Release(port) {
+		return false
+	}
+	n.uncharge(o, i, port)
+	r := &o.quarantined[port]
+	r.addr.Store(0)
+	r.owner.Store(uint32(frame.NoPort))
+	r.since.Store(n.now.Load() - uint32(quarantineTime-hostTime))
+	o.quarantine.Claim(port)
 	return true
 }

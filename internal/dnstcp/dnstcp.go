@@ -78,8 +78,10 @@ type ends struct{ remote, local netip.AddrPort }
 type connection struct {
 	Origin
 	since time.Time
+	asked time.Time // its last question; since, if there was none
 	open  bool
-	ended bool // it is kept for its last segments only
+	ended bool           // it is kept for its last segments only
+	conn  *gonet.TCPConn // nil until it is open
 }
 
 // New makes a server.
@@ -154,10 +156,13 @@ func (s *Server) note(e ends, from Origin, flags header.TCPFlags) bool {
 			}
 		}
 	}
+	if s.ofPort[from.Port] < maxOfPort && s.live >= maxConnections {
+		s.makeRoomLocked(from.Port)
+	}
 	if s.isFull(from.Port) {
 		return false
 	}
-	s.origins[e] = &connection{Origin: from, since: now}
+	s.origins[e] = &connection{Origin: from, since: now, asked: now}
 	s.ofPort[from.Port]++
 	s.live++
 	return true
@@ -166,6 +171,33 @@ func (s *Server) note(e ends, from Origin, flags header.TCPFlags) bool {
 // isFull reports whether a port can have no other connection.
 func (s *Server) isFull(port frame.PortID) bool {
 	return s.live >= maxConnections || s.ofPort[port] >= maxOfPort
+}
+
+// makeRoomLocked ends a connection of the port that has most, if that is more than the asking port would have: the connection whose last question
+// is the longest ago. So ports that hold connections keep no other port out.
+func (s *Server) makeRoomLocked(asks frame.PortID) {
+	most := asks
+	for port, n := range s.ofPort {
+		if n > s.ofPort[most] || n == s.ofPort[most] && port < most && most != asks {
+			most = port
+		}
+	}
+	if s.ofPort[most] <= s.ofPort[asks]+1 {
+		return
+	}
+	var oldest *connection
+	var at ends
+	for e, c := range s.origins {
+		if c.Port == most && !c.ended && (oldest == nil || c.asked.Before(oldest.asked)) {
+			oldest, at = c, e
+		}
+	}
+	s.endLocked(oldest)
+	if oldest.conn == nil {
+		delete(s.origins, at)
+	} else {
+		go oldest.conn.Close() // it has locks of its own, and converse ends
+	}
 }
 
 // endLocked counts a connection no more.
@@ -243,17 +275,15 @@ func (s *Server) accept(r *tcp.ForwarderRequest) {
 	c := gonet.NewTCPConn(&queue, end)
 	s.mu.Lock()
 	known := s.origins[e]
-	var from Origin
 	if known != nil {
-		known.open = true
-		from = known.Origin
+		known.open, known.conn = true, c
 	}
 	s.mu.Unlock()
 	if known == nil {
 		c.Close()
 		return
 	}
-	s.converse(c, from)
+	s.converse(c, known)
 	c.Close()
 	s.mu.Lock()
 	s.endLocked(known)
@@ -273,7 +303,10 @@ func addrOf(a tcpip.Address) netip.Addr {
 }
 
 // converse answers the questions of a connection, several at a time, and in the order in which they are ready.
-func (s *Server) converse(c *gonet.TCPConn, from Origin) {
+func (s *Server) converse(c *gonet.TCPConn, of *connection) {
+	s.mu.Lock()
+	from := of.Origin // its MAC may change
+	s.mu.Unlock()
 	var writing sync.Mutex // Lock 92
 	var asked sync.WaitGroup
 	defer asked.Wait()
@@ -305,6 +338,9 @@ func (s *Server) converse(c *gonet.TCPConn, from Origin) {
 		if _, err := io.ReadFull(c, message); err != nil {
 			return
 		}
+		s.mu.Lock()
+		of.asked = time.Now()
+		s.mu.Unlock()
 		places <- struct{}{}
 		asked.Add(1)
 		done := func(answer []byte) {

@@ -45,12 +45,50 @@ func TestConnectionsAreBounded(t *testing.T) {
 	for _, c := range s.origins {
 		c.since = time.Now().Add(-2 * idle)
 	}
-	s.origins[at(0)].open = true
+	for _, c := range s.origins {
+		c.open = true
+		break
+	}
 	if !s.note(at(20000), Origin{Port: 900}, header.TCPFlagSyn) {
 		t.Error("connections that never began keep another one out")
 	}
 	if len(s.origins) != 2 || len(s.ofPort) != 2 {
 		t.Errorf("%d connections of %d ports are left", len(s.origins), len(s.ofPort))
+	}
+}
+
+// Ports that hold all connections keep no other port out: whoever has most loses the one whose last question is the longest ago.
+func TestOthersFindRoom(t *testing.T) {
+	s := New(Options{})
+	at := func(i int) ends {
+		return ends{netip.AddrPortFrom(netip.MustParseAddr("172.29.0.2"), uint16(1+i)), netip.MustParseAddrPort("172.29.0.1:53")}
+	}
+	for i := range maxConnections {
+		s.note(at(i), Origin{Port: frame.PortID(1 + i/maxOfPort)}, header.TCPFlagSyn)
+	}
+	for _, c := range s.origins { // all are in use
+		c.open, c.asked = true, time.Now().Add(time.Minute)
+	}
+	s.origins[at(5)].asked = time.Now().Add(-time.Minute)
+	got := 0
+	for i := range 2 * maxOfPort {
+		if s.note(at(1000+i), Origin{Port: 900}, header.TCPFlagSyn) {
+			got++
+		}
+		if s.live > maxConnections {
+			t.Fatalf("%d connections", s.live)
+		}
+	}
+	if s.origins[at(5)] != nil {
+		t.Error("the connection that asks for nothing was kept")
+	}
+	if fair := maxConnections / 9; got < fair-1 || got > fair+1 {
+		t.Errorf("beside 8 ports that hold all connections, another one got %d; its part is %d", got, fair)
+	}
+	for port, n := range s.ofPort {
+		if n < maxConnections/9-1 {
+			t.Errorf("port %d has %d connections left", port, n)
+		}
 	}
 }
 

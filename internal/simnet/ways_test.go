@@ -162,6 +162,31 @@ func TestPortOfTheHost(t *testing.T) {
 	}
 }
 
+// A user of the host who has many ports does not take the share of a container whose packets find that out: such a port is charged to nobody, and
+// is tried again soon.
+func TestPortsOfTheHostAreNobodys(t *testing.T) {
+	n := waysNet(t)
+	n.out(t, frametest.Packet{SrcPort: 20000, DstPort: 53})
+	tried := map[uint16]bool{}
+	for range 80 { // of a pool of 100 ports
+		tried[n.lastOut(t).Tuple.SrcPort] = true
+		n.ComeBack(frame.WayPort, 0, 0)
+	}
+	if len(tried) != 80 {
+		t.Errorf("%d ports were tried, not 80", len(tried))
+	}
+	if _, held := n.DP.NAT.PortsOf(n.host("a").Port); held != 1 {
+		t.Errorf("%d ports are charged to the container, which has one flow", held)
+	}
+	n.Advance(frame.Seconds(11))
+	for i := range 50 {
+		n.out(t, frametest.Packet{SrcPort: uint16(20001 + i), DstPort: 53})
+	}
+	if drops := n.DP.Drops(); drops["nat_ports_exhausted"] != 0 {
+		t.Errorf("drops: %v", drops)
+	}
+}
+
 // What the host's routing refuses is refused: the sender is told at once, by the error that the kernel would send.
 func TestNoWay(t *testing.T) {
 	for code, want := range map[frame.WayCode][2]byte{
