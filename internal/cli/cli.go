@@ -80,11 +80,20 @@ func Run(ctx context.Context, args []string, in io.Reader, out, stderr io.Writer
 		return exitUsage
 	}
 	var apiErr *api.Error
-	fmt.Fprintf(stderr, "uvswitch: %v\n", err)
+	fmt.Fprintf(stderr, "uvswitch: %s\n", printable(err.Error()))
 	if errors.As(err, &apiErr) && apiErr.Status == 400 {
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// printable is a text of several lines without control characters: it may quote a file.
+func printable(s string) string {
+	lines := strings.Split(s, "\n")
+	for i := range lines {
+		lines[i] = term.Printable(lines[i])
+	}
+	return strings.Join(lines, "\n")
 }
 
 // isCobraUsage reports whether err is cobra's error for wrong arguments. Cobra has no type for these errors.
