@@ -276,6 +276,7 @@ func (r *Router) flushQueue(n *neighbor, out Output) {
 		r.shares.queue.ReturnMany(p.In%frame.MaxPorts, len(p.Raw))
 		out.Release(p)
 	}
+	r.queued.Add(int64(-len(n.queue)))
 	n.queue = nil
 }
 
@@ -316,6 +317,7 @@ func (r *Router) dropQueue(n *neighbor, out Output) {
 		r.shares.queue.ReturnMany(p.In%frame.MaxPorts, len(p.Raw))
 		out.Drop(p, frame.NeighborFailed)
 	}
+	r.queued.Add(int64(-len(n.queue)))
 	n.queue = nil
 }
 
@@ -349,11 +351,13 @@ func (r *Router) enqueue(p PuntedFrame, now frame.Tick, out Output) {
 		return
 	}
 	n.queue = append(n.queue, p)
+	r.queued.Add(1)
 	if len(n.queue) > maxQueue {
 		old := n.oldestOfMany()
 		r.shares.queue.ReturnMany(n.queue[old].In%frame.MaxPorts, len(n.queue[old].Raw))
 		out.Drop(n.queue[old], frame.NeighborQueueFull)
 		n.queue = slices.Delete(n.queue, old, old+1)
+		r.queued.Add(-1)
 	}
 }
 

@@ -107,7 +107,8 @@ type snapshot struct {
 
 // Router has the routing stages and their state.
 type Router struct {
-	snap atomic.Pointer[snapshot]
+	snap   atomic.Pointer[snapshot]
+	queued atomic.Int64 // frames that wait for a neighbor
 
 	mu           sync.Mutex // Lock 70: protects everything below and writes of snap
 	neigh        map[neighKey]*neighbor
@@ -132,6 +133,9 @@ type shares struct {
 	queue      share.Pool // bytes of frames queued for neighbors, by ingress port
 	assemblies share.Pool
 }
+
+// Queued is how many frames wait for a neighbor.
+func (r *Router) Queued() int64 { return r.queued.Load() }
 
 // DivideAmong sets among whom these are divided.
 func (r *Router) DivideAmong(a share.Among) { r.shares.divide(a) }

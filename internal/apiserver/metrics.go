@@ -32,7 +32,8 @@ func metric(name, help string, labels ...string) *prometheus.Desc {
 var (
 	mInfo        = metric("build_info", "The version and the I/O backend that run, as labels; the value is always 1.", "version", "backend")
 	mStart       = metric("start_time_seconds", "Start time of the switch, in seconds since 1970.")
-	mFrames      = metric("frames_total", "Frames by fate. received + originated + replicated = transmitted + dropped + consumed.", "fate")
+	mFrames      = metric("frames_total", "Frames by fate. received + originated + replicated = transmitted + dropped + consumed + uvswitch_frames_waiting.", "fate")
+	mWaiting     = metric("frames_waiting", "Frames in a queue: for the MAC of a neighbor, for their first fragment, or for the rate of a port.")
 	mDrops       = metric("drops_total", "Frames dropped, by reason (docs/drops.md).", "reason")
 	mPortUp      = metric("port_up", "1 while the port forwards, 0 otherwise.", "port", "network", "kind")
 	mPortPackets = metric("port_packets_total", "Frames by port and direction; rx counts frames that the port sent.", "port", "direction")
@@ -94,6 +95,7 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	for fate, n := range map[string]uint64{"received": c.Received, "originated": c.Originated, "replicated": c.Replicated, "transmitted": c.Transmitted, "dropped": c.Dropped, "consumed": c.Consumed} {
 		counter(mFrames, n, fate)
 	}
+	gauge(mWaiting, float64(c.Waiting))
 	drops := v.dp.Drops()
 	for r := frame.None + 1; r < frame.NumReasons; r++ { // all of them, so that an alert may name a reason that has not occurred
 		counter(mDrops, drops[r.String()], r.String())

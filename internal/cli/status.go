@@ -211,7 +211,7 @@ func (a *app) statsCommand() *cobra.Command {
 		printTables(w, s.Tables)
 		printIO(w, s.IO)
 		c := s.Conservation
-		fmt.Fprintf(w, "\nreceived %d + originated %d + replicated %d = transmitted %d + dropped %d + consumed %d: balanced %v\n",
-			c.Received, c.Originated, c.Replicated, c.Transmitted, c.Dropped, c.Consumed, c.Balanced)
+		fmt.Fprintf(w, "\nreceived %d + originated %d + replicated %d = transmitted %d + dropped %d + consumed %d + waiting %d: balanced %v\n",
+			c.Received, c.Originated, c.Replicated, c.Transmitted, c.Dropped, c.Consumed, c.Waiting, c.Balanced)
 	})
 }

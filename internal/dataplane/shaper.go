@@ -91,16 +91,17 @@ type queue struct {
 	ring   *ring.Queue
 	at     resumePoint // where its frames continue
 	frames int
+	all    *atomic.Int64 // frames of all queues of the worker
 	bytes  int
 	ended  bool // the rate was removed or replaced: queued frames may go at once
 }
 
-func newQueue(t *bucket, at resumePoint) *queue {
+func newQueue(t *bucket, at resumePoint, all *atomic.Int64) *queue {
 	if t == nil {
 		return nil
 	}
 	room := 2 * (t.limit + frame.MaxFrame) // one frame may exceed the limit; the end of the ring may stay unused
-	return &queue{bucket: t, at: at, ring: ring.New(1 << bits.Len(uint(room)))}
+	return &queue{bucket: t, at: at, all: all, ring: ring.New(1 << bits.Len(uint(room)))}
 }
 
 // pass lets a frame continue, queues it, or drops it for a reason. worker.reinject takes it off the queue.
@@ -126,6 +127,7 @@ func (q *queue) pass(now int64, f *frame.Frame, why frame.Reason) {
 	copy(rec[recordLen:], f.Raw())
 	q.ring.Commit()
 	q.frames++
+	q.all.Add(1)
 	q.bytes += f.Len()
 	f.Verdict = frame.Queued
 }
@@ -146,6 +148,7 @@ func (q *queue) release(now int64) {
 		q.charge(now, onWire(raw), math.MaxInt64/2) // another worker may have been first since ready
 	}
 	q.frames--
+	q.all.Add(-1)
 	q.bytes -= len(raw) - frame.VnetLen
 	q.ring.Release()
 }
@@ -172,7 +175,8 @@ func onWire(raw []byte) int {
 type shaper struct {
 	now    int64 // of this batch, ns of the dataplane's clock
 	rx, tx [frame.MaxPorts]*queue
-	queues []*queue // all of them, and ended ones that are not empty yet
+	queues []*queue      // all of them, and ended ones that are not empty yet
+	frames *atomic.Int64 // in all of them
 	turn   int
 	alarm  *time.Timer
 	set    int64 // time that the alarm is set to
@@ -181,7 +185,7 @@ type shaper struct {
 func newShaper(wake func()) shaper {
 	t := time.AfterFunc(math.MaxInt64, wake)
 	t.Stop()
-	return shaper{alarm: t}
+	return shaper{alarm: t, frames: new(atomic.Int64)}
 }
 
 // limit replaces the queues of a port. The old queues empty at once.
@@ -191,7 +195,7 @@ func (s *shaper) limit(id frame.PortID, rx, tx *bucket) {
 			q.ended = true
 		}
 	}
-	s.rx[id], s.tx[id] = newQueue(rx, atStart), newQueue(tx, atTransmit)
+	s.rx[id], s.tx[id] = newQueue(rx, atStart, s.frames), newQueue(tx, atTransmit, s.frames)
 	for _, q := range []*queue{s.rx[id], s.tx[id]} {
 		if q != nil {
 			s.queues = append(s.queues, q)

@@ -149,8 +149,8 @@ type PortStats struct {
 	Drops     map[string]uint64
 }
 
-// Conservation is the account of every frame: at rest, Received + Originated + Replicated = Transmitted +
-// Dropped + Consumed.
+// Conservation is the account of every frame: while none is in transit, Received + Originated + Replicated = Transmitted +
+// Dropped + Consumed + Waiting.
 type Conservation struct {
 	Received    uint64 // read from ports
 	Originated  uint64 // made by the gateway
@@ -158,6 +158,7 @@ type Conservation struct {
 	Transmitted uint64 // taken by ports
 	Dropped     uint64 // for a reason
 	Consumed    uint64 // for the gateway itself
+	Waiting     uint64 // in a queue: for a neighbor's MAC, for their first fragment, for the rate of a port
 	Balanced    bool
 }
 
@@ -190,7 +191,12 @@ func (d *Dataplane) Conservation() (c Conservation) {
 			c.Dropped += s.drops[i].Load()
 		}
 	}
-	c.Balanced = c.Received+c.Originated+c.Replicated == c.Transmitted+c.Dropped+c.Consumed
+	waiting := d.Router.Queued() + int64(d.slow.parked.n.Load())
+	for _, w := range d.workers {
+		waiting += w.shaper.frames.Load()
+	}
+	c.Waiting = uint64(max(0, waiting))
+	c.Balanced = c.Received+c.Originated+c.Replicated == c.Transmitted+c.Dropped+c.Consumed+c.Waiting
 	return c
 }
 

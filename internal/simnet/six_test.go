@@ -50,6 +50,7 @@ var overIPv6 = []func(*testing.T){
 	TestFragmentsShareTheQueue,
 	TestWaitingFragmentsCostNothing,
 	TestLastPortIsNotTheGateway,
+	TestWaitingFramesAreAccounted,
 }
 
 // notOverIPv6 are tests that play a scenario, and whose subject IPv6 does not have.

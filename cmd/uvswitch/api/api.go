@@ -91,8 +91,8 @@ type PortStats struct {
 	Drops     map[string]uint64 `json:"drops"`
 }
 
-// Conservation is the balance of all frames. While no frame is in transit or queued, Received + Originated + Replicated =
-// Transmitted + Dropped + Consumed.
+// Conservation is the balance of all frames. While no frame is in transit, Received + Originated + Replicated =
+// Transmitted + Dropped + Consumed + Waiting.
 type Conservation struct {
 	Received    uint64 `json:"received"`    // read from ports
 	Originated  uint64 `json:"originated"`  // created by the gateway
@@ -100,6 +100,7 @@ type Conservation struct {
 	Transmitted uint64 `json:"transmitted"` // accepted by ports
 	Dropped     uint64 `json:"dropped"`     // dropped for one of the reasons
 	Consumed    uint64 `json:"consumed"`    // processed by the gateway itself
+	Waiting     uint64 `json:"waiting"`     // in a queue: for a neighbor's MAC, for their first fragment, or for the rate of a port
 	Balanced    bool   `json:"balanced"`
 }
 

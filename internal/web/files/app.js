@@ -473,11 +473,11 @@ const pages = {
       show(main,
         el("div", { class: "stack" },
           card(`${row.inside} ${row.out ? "→" : "←"} ${row.peer}`, protocol, el("dl", { class: "facts" }, ...Object.entries(facts).map(([k, v]) => el("div", {}, el("dt", {}, k), el("dd", {}, v instanceof Node ? v : String(v)))))),
+          card("Both directions", "as packets have them", table([["direction"], ["from"], ["to"], ["packets", "n"], ["bytes", "n"]], [
+            ["original", end(o.src, o.sport), end(o.dst, o.dport), count(o.packets), count(o.bytes)], ["reply", end(r.src, r.sport), end(r.dst, r.dport), count(r.packets), count(r.bytes)]])),
           card("Rate", "since this page was opened", chart("flow " + key, [{ name: "from the container", values: this.past.map(p => p.rates[0]), class: "rx" }, { name: "to the container", values: this.past.map(p => p.rates[1]), class: "tx" }], { interval: 1 }, bits)),
           this.cardOf(`uvswitch dump -i ${this.port || "any"} '${this.filter}'`)),
         el("div", { class: "stack" },
-          card("Both directions", "as packets have them", table([["direction"], ["from"], ["to"], ["packets", "n"], ["bytes", "n"]], [
-            ["original", end(o.src, o.sport), end(o.dst, o.dport), count(o.packets), count(o.bytes)], ["reply", end(r.src, r.sport), end(r.dst, r.dport), count(r.packets), count(r.bytes)]])),
           card("In a terminal", "", el("p", {}, "See it: ", copied(`uvswitch flow ls ${family}${tuple}`)), el("p", {}, "End it: ", copied(`uvswitch flow del ${family}${tuple}`)), el("p", {}, all))));
       if (this.lines.length) this.tail();
     },
