@@ -202,6 +202,7 @@ func browse(t *testing.T, url string) {
 	eventually("both directions and its rate", `location.hash.startsWith("#flow/") && ["original", "reply", "ESTABLISHED"].every(w => document.body.innerText.includes(w)) && document.querySelector(".chart path.rx") !== null`)
 	eventually("its frames", `(() => { const l = [...document.querySelectorAll(".tail > div")]; return l.length > 5 && l.every(d => d.textContent.includes("5201")) })()`)
 	eventually("its commands", `[...document.querySelectorAll(".command code")].some(c => c.textContent.startsWith("uvswitch flow del -p tcp -s 172.29.0."))`)
+	eventually("its rate over time", `/Mbit/.test(document.querySelector(".chart").textContent) && document.querySelector(".chart path.rx")?.getAttribute("d").includes("L")`)
 	shot("web-flow.png")
 	do("the flows again", chromedp.Navigate(url+"#flows?filter="+"-p+tcp+--port+web+5201"), chromedp.WaitVisible("#flow-filter"))
 	do("sort", chromedp.Click(`//button[text()="expires in"]`))
