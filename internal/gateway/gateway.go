@@ -202,7 +202,9 @@ func Rows(s *model.State, added map[string][]model.Name) (rows []Row) {
 				add(name, FromPort, p.Name, addrs()...)
 			}
 			for _, alias := range p.Aliases {
-				add(alias, FromAlias, p.Name, addrs()...)
+				if alias != "gateway" && alias != "host" { // a container may choose its aliases
+					add(alias, FromAlias, p.Name, addrs()...)
+				}
 			}
 		}
 		for _, x := range slices.Concat(n.Names.Static, added[n.Name]) {

@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"testing"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -89,5 +90,22 @@ func TestNames(t *testing.T) {
 	}
 	if !s.Serves(1, frame.TCP, 53) || !s.Serves(1, frame.UDP, 67) || s.Serves(1, frame.TCP, 67) || s.Serves(1, frame.UDP, 80) || s.Serves(3, frame.UDP, 53) {
 		t.Error("the wrong ports are served")
+	}
+}
+
+// A container does not become the gateway or the host by an alias.
+func TestAliasesOfTheGateway(t *testing.T) {
+	gateway, own := netip.MustParseAddr("172.29.0.1"), netip.MustParseAddr("172.29.0.9")
+	s := &model.State{
+		Networks: []model.Network{{ID: 1, Name: "default", Prefix: netip.MustParsePrefix("172.29.0.0/16"), Gateway: gateway, Names: model.Names{DNS: model.DNSOn, Domain: "default.uvs.internal"}}},
+		Ports:    []model.Port{{Name: "web", Kind: model.KindTAPPort, Network: "default", Addr: netip.PrefixFrom(own, 16), Aliases: []string{"gateway", "host", "www"}}},
+	}
+	got := map[string][]netip.Addr{}
+	for _, r := range Rows(s, nil) {
+		got[r.Name] = append(got[r.Name], r.Addrs...)
+	}
+	want := map[string][]netip.Addr{"gateway": {gateway}, "web": {own}, "www": {own}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }
