@@ -78,7 +78,7 @@ func (f *dumpFlags) add(fl *pflag.FlagSet) {
 	fl.CountVarP(&f.hex, "hex", "x", "print the bytes in hexadecimal, without the Ethernet header; -xx includes the header")
 	fl.CountVarP(&f.hexASCII, "hex-ascii", "X", "print the bytes in hexadecimal and ASCII, without the Ethernet header; -XX includes the header")
 	fl.BoolVarP(&f.list, "list-interfaces", "D", false, "list the ports and exit")
-	fl.CountVarP(&f.stamps, "no-time", "t", "-t: no time; -tt: seconds since 1970; -ttt: time since the previous packet; -tttt: date and time")
+	fl.CountVarP(&f.stamps, "no-time", "t", "-t: no time; -tt: seconds since 1970; -ttt: time since the previous packet; -tttt: date and time; -ttttt: time since the first packet")
 	addTcpdumpFlags(fl)
 }
 
@@ -90,7 +90,7 @@ func (a *app) dump(ctx context.Context, f *dumpFlags, expr string) error {
 				row(w, fmt.Sprintf("%d.%s", i+1, p.Name), fmt.Sprintf("(%s %s, network %s)", p.Kind, p.Ifname, orDash(p.Network)))
 			}
 		})
-	case f.precision != "micro" && f.precision != "nano":
+	case f.precision != "" && f.precision != "micro" && f.precision != "nano":
 		return usagef("--time-stamp-precision %s: must be micro or nano", f.precision)
 	case f.expression != "" && expr != "":
 		return usagef("-F has the expression; leave out %q", expr)

@@ -118,7 +118,7 @@ func (a *app) extcap(ctx context.Context, args []string) error {
 			return usagef("extcap: --extcap-interface %sNAME and --fifo FILE are required", extcapPrefix)
 		}
 		on := func(k string) bool { return has(k) && flags[k] != "false" }
-		f := dumpFlags{ports: []string{port}, file: flags["--fifo"], dir: "both", drops: on("--drops"), split: on("--split"), quiet: true}
+		f := dumpFlags{ports: []string{port}, file: flags["--fifo"], dir: "both", precision: "micro", drops: on("--drops"), split: on("--split"), quiet: true}
 		err := a.dump(ctx, &f, flags["--extcap-capture-filter"])
 		if errors.Is(err, os.ErrClosed) {
 			return nil

@@ -116,7 +116,7 @@ func networkFlags(c *cobra.Command, n *api.NetworkAdd) {
 	c.Flags().StringVar(&n.Filtering, "filtering", "", "NAT filtering, by the names of RFC 4787: which outside senders may reach a container's outside port; address-and-port-dependent (default), address-dependent or endpoint-independent")
 	c.Flags().StringVar((*string)(&n.Protocols), "protocols", "", "IP protocols without ports that may leave: all (default), none, or a list such as gre,esp,proto-4; TCP, UDP and ICMP may always leave")
 	c.Flags().StringVar(&n.DNS, "dns", "", "what the gateway answers to questions for names: on, local (names of the switch only) or off (default on)")
-	c.Flags().StringVar((*string)(&n.Policies), "policy", "", "which flows of all ports of the network may begin: names of policies, separated by commas (see `uvswitch policy`)")
+	c.Flags().StringVar((*string)(&n.Policies), "policy", "", "which flows of all ports of the network may begin: names of policies, separated by commas (see uvswitch policy)")
 	c.Flags().StringVar((*string)(&n.DNSServers), "dns-servers", "", "servers for other names than those of the switch, separated by commas (default those of /etc/resolv.conf)")
 	c.Flags().StringVar(&n.Domain, "domain", "", "domain in which the names of the network's ports are (default NETWORK.SWITCH.internal)")
 	c.Flags().StringVar((*string)(&n.Names), "names", "", "names besides those of ports: NAME=ADDRESS, separated by commas")

@@ -69,7 +69,7 @@ func (a *app) portCommand() *cobra.Command {
 	f.StringVar(&p.Container, "container", "", "`ID` of the container or machine: it may answer by one of its ports what came in by another (default: ports in one namespace are of one container)")
 	f.StringVar(&p.Tenant, "tenant", "", "`NAME` of the tenant: the ports of one tenant share the part of one port in flows, mappings and outside ports (default: the port is its own tenant)")
 	f.StringVar((*string)(&p.Aliases), "aliases", "", "other names of the port in its network (DNS), separated by commas")
-	f.StringVar((*string)(&p.Policies), "policy", "", "which flows may begin at the port and with it: names of policies, separated by commas; sandbox is built in (see `uvswitch policy`)")
+	f.StringVar((*string)(&p.Policies), "policy", "", "which flows may begin at the port and with it: names of policies, separated by commas; sandbox is built in (see uvswitch policy)")
 	f.BoolVar(&p.NoRoute, "no-route", false, "set no default route in the namespace")
 	set := &cobra.Command{Use: "set NAME SETTING on|off|RATE[/BURST]|N ...", Short: "Change the settings of a port",
 		Long: "Change settings of a port. These are on or off, with the meaning that they have for `bridge link`:\n" +

@@ -23,7 +23,7 @@ var idleTcpdumpFlags = []struct{ name, short, usage string }{
 // Flags of tcpdump that need another way here.
 var refusedTcpdumpFlags = []struct{ name, short, value, instead string }{
 	{"read", "r", "FILE", "dump reads no files: the files of -w are for `tcpdump -r FILE`, tshark and Wireshark"},
-	{"read-list", "V", "FILE", "dump reads no files: the files of -w are for `tcpdump -V FILE`, tshark and Wireshark"},
+	{"read-list", "V", "FILE", "dump reads no files: the files of -w are for `tcpdump -r`, tshark and Wireshark"},
 	{"compile", "d", "", "the switch filters with the same program as tcpdump: see it with `tcpdump -y EN10MB -d EXPRESSION`"},
 	{"monitor-mode", "I", "", "a port has no monitor mode; leave out -I"},
 	{"dont-resolve-links", "L", "", "every port has the link type EN10MB (Ethernet)"},

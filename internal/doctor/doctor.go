@@ -134,6 +134,9 @@ func (e *Exam) theSwitch(ctx context.Context) {
 			e.Name = strings.TrimSuffix(p.Ifname, end)
 		}
 	}
+	for _, p := range s.Waiting {
+		e.add("ports", Warn, "make the namespace or the device; the switch adds the port within a second, with what is published for it", "port %s of the configuration file waits: %s", p.Port, p.Why)
+	}
 	if len(s.SilentNames) > 0 {
 		e.add("names", Warn, "look whether they work: `dig @SERVER example.com` on the host; other servers: /etc/resolv.conf, or `uvswitch network set NAME --dns-servers`", "these name servers have not answered containers lately: %s", strings.Join(s.SilentNames, ", "))
 	}

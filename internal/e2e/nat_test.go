@@ -376,7 +376,9 @@ func TestPortsExhausted(t *testing.T) {
 		b.Eventually("UDP has an answer", func() bool {
 			return strings.Contains(b.Sh("web", "echo question | socat -t1 - UDP4:10.1.0.2:7002,sourceport="+port), "question")
 		})
-		contains(t, b.Sh("web", "echo more | socat -t1 - UDP4:10.1.0.2:7002,sourceport="+port), "more") // after an answer: it may not go early
+		b.Eventually("it may not go early", func() bool {
+			return strings.Contains(b.Sh("web", "echo more | socat -t1 - UDP4:10.1.0.2:7002,sourceport="+port), "more") && strings.Contains(b.CLI("flow", "ls", "--sport", port), "ASSURED")
+		})
 	}
 	out := b.CLI("trace", "--in", "web", "udp 172.29.0.2:40001 > 10.1.0.2:7002")
 	contains(t, out, "nat_ports_exhausted", "the sender receives icmp 172.29.0.1 > 172.29.0.2 unreachable: prohibited (3/13)", "what to do: widen the ports for NAT")

@@ -164,18 +164,17 @@ func (s *Settings) apply(p *Port, name string, v api.Setting) error {
 		if name == dhcpSetting && p.Kind == KindHost && v != api.Off {
 			return bad("port %q: the gateway gives the host no address; use --host ADDRESS of `uvswitch run`", p.Name)
 		}
+		yes := api.On
+		if name == vlanSetting || name == serversSetting {
+			yes = api.Any
+		}
 		switch v {
-		case "any":
-			if name != vlanSetting && name != serversSetting {
-				return bad("port %q: %s %q: must be on or off", p.Name, name, v)
-			}
-			s.Flags |= f.flag
-		case api.On:
+		case yes, api.On: // what `port show` calls on
 			s.Flags |= f.flag
 		case api.Off:
 			s.Flags &^= f.flag
 		default:
-			return bad("port %q: %s %q: must be on or off", p.Name, name, v)
+			return bad("port %q: %s %q: must be %s or off", p.Name, name, v, yes)
 		}
 		return nil
 	}

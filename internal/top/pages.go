@@ -104,7 +104,11 @@ func (m *screen) aboutFlow(f *api.Flow) (out []string) {
 	add("expires in", (time.Duration(f.Timeout)*time.Second).String()+", if no packet comes")
 	out = append(out, "")
 	add("its frames", fmt.Sprintf("uvswitch dump -i %s host %s", f.Port, f.Original.Dst))
-	add("end it", fmt.Sprintf("uvswitch flow del -p %s -s %s -d %s", f.Protocol, f.Original.Src, f.Original.Dst))
+	ports := ""
+	if f.Original.Sport != 0 {
+		ports = fmt.Sprintf(" --sport %d --dport %d", f.Original.Sport, f.Original.Dport)
+	}
+	add("end it", fmt.Sprintf("uvswitch flow del -p %s -s %s -d %s%s", f.Protocol, f.Original.Src, f.Original.Dst, ports))
 	return out
 }
 

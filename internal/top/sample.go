@@ -89,5 +89,16 @@ func packetOf(d *api.Verdict) string {
 	if d.Src == "" || d.Dst == "" || !slices.Contains([]string{"tcp", "udp", "sctp", "icmp", "icmpv6"}, d.Protocol) {
 		return ""
 	}
-	return fmt.Sprintf("%s %s > %s", strings.TrimSuffix(d.Protocol, "v6"), end(d.Src, d.Sport), end(d.Dst, d.Dport))
+	packet := fmt.Sprintf("%s %s > %s", strings.TrimSuffix(d.Protocol, "v6"), end(d.Src, d.Sport), end(d.Dst, d.Dport))
+	if d.Reason == "fragmentation_needed" || d.Reason == "exceeds_mtu" { // a short one would pass
+		headers := map[string]int{"tcp": 20, "sctp": 12}[d.Protocol]
+		if headers == 0 {
+			headers = 8
+		}
+		if headers += 14 + 20; strings.Contains(d.Src, ":") {
+			headers += 20
+		}
+		packet += fmt.Sprintf(" len %d df", max(0, d.Length-headers))
+	}
+	return packet
 }

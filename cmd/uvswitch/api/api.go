@@ -147,6 +147,7 @@ type Setting string
 const (
 	On  Setting = "on"
 	Off Setting = "off"
+	Any Setting = "any" // of vlan and servers, in place of on
 )
 
 // The bounds of rates, in bits per second, and of bursts, in bytes. The smallest burst is one full frame.

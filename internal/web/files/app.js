@@ -491,6 +491,7 @@ const pages = {
       const port = el("select", { id: "trace-port", "aria-label": "port" }, ...ports.map(p => el("option", { value: p.name }, p.name)));
       const first = ports.find(p => p.name === this.words.get("in")) || ports.find(p => p.kind !== "uplink");
       if (first) port.value = first.name;
+      const wanted = this.words.get("in"), isGone = wanted && !ports.some(p => p.name === wanted);
       const packet = el("input", { type: "text", id: "trace-packet", "aria-label": "packet description", placeholder: "tcp > 1.1.1.1:443 S", value: this.words.get("packet") || "tcp > 1.1.1.1:443 S", spellcheck: "false" });
       const reverse = el("input", { type: "checkbox", id: "trace-reverse", checked: "" });
       const out = el("div", { id: "way" });
@@ -504,7 +505,8 @@ const pages = {
       } }, el("div", { class: "bar" }, el("label", {}, "from port ", port), packet, el("label", {}, reverse, " and the reply"), el("button", { class: "go" }, "Trace")));
       const examples = ["tcp > 1.1.1.1:443 S", "udp > 9.9.9.9:53", "icmp > 1.1.1.1", "dns example.org"].map(words => el("button", { type: "button", onclick: () => { packet.value = words; form.requestSubmit(); } }, words));
       main.replaceChildren(card("Trace", "what would happen to a packet, and why; a trace reads the live tables and changes nothing", form, el("div", { class: "bar" }, el("span", { class: "muted" }, "for example"), ...examples), out));
-      if (this.words.get("packet")) form.requestSubmit();
+      if (isGone) out.replaceChildren(el("p", { class: "error" }, `Port ${wanted} does not exist, or it was removed. Choose another port.`));
+      else if (this.words.get("packet")) form.requestSubmit();
     },
   },
 };
@@ -548,7 +550,8 @@ function flowTable(rows, head = name => name) {
 function packetOf(v) {
   if (!v.src || !v.dst || !["tcp", "udp", "sctp", "icmp", "icmpv6"].includes(v.protocol)) return undefined;
   const end = (a, port) => port ? literal(a) + ":" + port : a;
-  return `${v.protocol === "icmpv6" ? "icmp" : v.protocol} ${end(v.src, v.sport)} > ${end(v.dst, v.dport)}`;
+  const headers = 34 + (v.src.includes(":") ? 20 : 0) + ({ tcp: 20, sctp: 12 }[v.protocol] || 8), long = ["fragmentation_needed", "exceeds_mtu"].includes(v.reason); // a short one would pass
+  return `${v.protocol === "icmpv6" ? "icmp" : v.protocol} ${end(v.src, v.sport)} > ${end(v.dst, v.dport)}${long ? ` len ${Math.max(0, v.length - headers)} df` : ""}`;
 }
 
 function dropTable(drops) {
