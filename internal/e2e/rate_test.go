@@ -62,7 +62,7 @@ func TestRates(t *testing.T) {
 	if p.RxRate != 20e6 || p.RxBurst != 32<<10 || p.TxRate != 0 || p.Drops["rx_rate_exceeded"] == 0 || p.RxDropped < p.Drops["rx_rate_exceeded"] {
 		t.Errorf("%+v", p)
 	}
-	contains(t, b.CLI("port", "show", "web"), "rate from it", "20.0 Mbit/s, burst 32768 bytes", "may receive", "off")
+	contains(t, b.CLI("port", "show", "web"), "rate from it", "20.0 Mbit/s, burst 32768 bytes", "rate to it", "off")
 	contains(t, b.CLI("monitor", "--last", "5", "--reason", "rx_rate_exceeded"), "172.29.0.2", "rx_rate_exceeded")
 	ping(b, "web", "172.29.0.3")
 

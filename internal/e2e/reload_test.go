@@ -237,7 +237,7 @@ func TestReloadOddOrders(t *testing.T) {
 	}
 	// A port whose namespace is not there waits. A conflict with what was added by hand, are found before anything changes.
 	write(lab + strings.Replace(rest, "NSWEB,", "not-there,", 1))
-	contains(t, b.CLI("config", "diff"), "wait with port web: no such network namespace")
+	contains(t, b.CLI("config", "diff"), ": no such network namespace: \"not-there\"")
 	write(" ")
 	if _, err := b.TryCLI("reload"); err == nil || !strings.Contains(err.Error(), "is empty") {
 		t.Errorf("an empty file: %v", err)
