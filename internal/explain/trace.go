@@ -57,9 +57,9 @@ func Trace(s Switch, q api.TraceRequest) (api.Trace, error) {
 		var f frame.Frame
 		f.Reset(raw, p.ID)
 		if frame.Parse(&f); !s.Claims(&f) {
-			why := "the packet stays with the host: no flow has this port of the host, and NAT does not serve it; if the port is published, the relay serves this client (`uvswitch publish ls`)"
+			why, remedy := s.staysWithHost(&f)
 			return api.Trace{
-				Packet: Text(&f), In: p.Name, Length: f.Len(), Ports: []string{}, Verdict: "passed", Why: why,
+				Packet: Text(&f), In: p.Name, Length: f.Len(), Ports: []string{}, Verdict: "passed", Why: why, Remedy: remedy,
 				Steps: []api.TraceStep{{Stage: "uplink", Result: "host", Text: why}},
 			}, nil
 		}
@@ -188,4 +188,23 @@ func (s *Switch) traceOne(tr *dataplane.Tracer, in frame.PortID, raw []byte) (t 
 		}
 	}
 	return t, answer, by
+}
+
+// staysWithHost says why a packet from outside is not the switch's, and how to change that.
+func (s *Switch) staysWithHost(f *frame.Frame) (why, remedy string) {
+	why = "the packet stays with the host: no flow has this port of the host, "
+	port := f.Tuple.DstPort
+	if f.Flags&frame.HasTuple == 0 || !frame.HasPorts(f.Proto) {
+		return why + "and NAT does not serve it", ""
+	}
+	for i := range s.State.Publishes {
+		if x := &s.State.Publishes[i]; x.Proto == frame.ProtoName(f.Proto) && x.Lo <= port && port <= x.Hi {
+			return why + "and NAT does not serve it; the port is published, so the relay serves this client (`uvswitch publish ls`)", ""
+		}
+	}
+	suffix := ""
+	if f.Proto != frame.TCP {
+		suffix = "/" + frame.ProtoName(f.Proto)
+	}
+	return why + "and it is not published", fmt.Sprintf("if a container serves it: `uvswitch publish add %d:%d%s --port NAME`", port, port, suffix)
 }
