@@ -271,10 +271,10 @@ func (d *Daemon) portGone(id frame.PortID) {
 				level = slog.LevelInfo
 			}
 			d.log.Log(context.Background(), level, "the port's device has gone; the port is removed", "port", p.Name, "device", p.Ifname, "netns", p.Netns)
-			d.unplugLocked(p)
 			if i := slices.IndexFunc(d.config.Ports, func(a api.PortAdd) bool { return a.Name == p.Name && a.Netns != "" && a.Netns == p.Spec.Netns }); i >= 0 {
 				d.setWaitingLocked(append(slices.Clone(d.waiting), model.WaitingPort{Spec: d.config.Ports[i], Why: "its namespace has gone"}))
 			}
+			d.unplugLocked(p)
 		}
 	})
 }
