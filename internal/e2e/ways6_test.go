@@ -70,7 +70,8 @@ func TestWays6(t *testing.T) {
 		asks(t, b, "db", "["+far+"]", "this is lan; you are 2001:db8:2::1")
 		asks(t, b, "web", "["+out6+"]", "this is out; you are "+host6)
 		b.Eventually("the switch has read the new rules", func() bool { return strings.Contains(b.CLI("status"), "leads out, as 2001:db8:2::1") })
-		b.Sh("web", "ping -6 -c 1 -W 3 -s 3000 "+far)
+		b.Eventually("a long packet finds the new way", func() bool { _, err := b.TrySh("web", "ping -6 -c 1 -W 3 -s 3000 "+far); return err == nil })
+		b.Sh("web", "ping -6 -c 3 -i 0.2 -W 3 -s 3000 "+far) // from then on, none is lost
 		contains(t, b.CLI("route", "get", far), "dev lan0", "2001:db8:2::1")
 
 		// With the VPN, rules by what the packet has hold, too: here, they lead beside the VPN.
