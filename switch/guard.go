@@ -136,10 +136,11 @@ func (n *Network) steals(f *frame.Frame) bool {
 	case f.Flags&frame.IsIPv6 != 0:
 		return n.steals6(f)
 	case f.Flags&frame.IsARP != 0:
-		if a := f.ARP(); a.SenderAddr() == 0 {
+		a := f.ARP()
+		if a.SenderAddr() == 0 {
 			return n.owned.isOfPort(a.TargetAddr(), f.In)
 		}
-		return n.owned.otherThan(f.ARP().SenderAddr(), f.In)
+		return n.owned.otherThan(a.SenderAddr(), f.In)
 	}
 	return false
 }

@@ -61,7 +61,8 @@ func (t ownedAddrs[A]) owner(a A) frame.PortID {
 //
 //uvswitch:hot
 func (t ownedAddrs[A]) isOfPort(a A, id frame.PortID) bool {
-	return t.otherThan(a, id) && t.owner(a) != frame.Gateway
+	o := t.owner(a)
+	return o != frame.NoPort && o != frame.Gateway && o != id
 }
 
 // otherThan reports whether address a belongs to somebody other than port id.

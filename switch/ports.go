@@ -103,7 +103,7 @@ type Network struct {
 // Bindings are the stations that the guard binds to a port.
 type Bindings struct {
 	macs  map[frame.MAC]frame.PortID // no other port may use such a MAC, even while its station is silent
-	keeps [frame.MaxPorts]bool       // ports whose MAC is not known, but whose address is: their stations move to no port that is not such a one
+	keeps [frame.MaxPorts]bool       // these ports have an address and no known MAC; a station moves from one of them to another one of them only
 }
 
 // refuse reports whether station m, which is known at port was (NoPort: at none), may not be at port p.

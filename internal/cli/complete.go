@@ -62,10 +62,9 @@ func settingValues(_ *cobra.Command, args []string, _ string) ([]string, cobra.S
 		return []string{"off", "1mbit", "10mbit", "100mbit", "1gbit"}, cobra.ShellCompDirectiveNoFileComp
 	case strings.HasPrefix(name, "storm_"):
 		return []string{"off", "1000", "10000"}, cobra.ShellCompDirectiveNoFileComp
-	case name == "vlan", name == "servers":
-		return []string{"off", "any"}, cobra.ShellCompDirectiveNoFileComp
+	default:
+		return []string{string(model.SettingOf(name, true)), "off"}, cobra.ShellCompDirectiveNoFileComp
 	}
-	return []string{"on", "off"}, cobra.ShellCompDirectiveNoFileComp
 }
 
 // namespaces completes names as `ip netns` makes them; a path is completed as a file.

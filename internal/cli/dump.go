@@ -90,7 +90,7 @@ func (a *app) dump(ctx context.Context, f *dumpFlags, expr string) error {
 				row(w, fmt.Sprintf("%d.%s", i+1, p.Name), fmt.Sprintf("(%s %s, network %s)", p.Kind, p.Ifname, orDash(p.Network)))
 			}
 		})
-	case f.precision != "" && f.precision != "micro" && f.precision != "nano":
+	case f.precision != "micro" && f.precision != "nano":
 		return usagef("--time-stamp-precision %s: must be micro or nano", f.precision)
 	case f.expression != "" && expr != "":
 		return usagef("-F has the expression; leave out %q", expr)

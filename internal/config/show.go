@@ -141,9 +141,7 @@ func portOf(p api.Port, kind model.PortKind) api.PortAdd {
 func settingsOf(p api.Port) api.PortSet {
 	out := api.PortSet{}
 	for name, on := range p.Flags {
-		if out[name] = api.Switch(on); on && (name == "vlan" || name == "servers") {
-			out[name] = api.Any
-		}
+		out[name] = model.SettingOf(name, on)
 	}
 	for name, limit := range p.Storm {
 		if limit != model.DefaultStorm(name) {

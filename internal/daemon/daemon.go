@@ -113,13 +113,13 @@ type Daemon struct {
 	refused   []pastRefusal           // at ports that are gone; replaced as a whole
 	former    map[frame.PortID]string // names of removed ports; replaced as a whole
 	publishes []*publish
-	standby   []model.Publish // published ports that wait for another port of their container to go; replaced as a whole
-	waiting   []model.WaitingPort
-	tunnels   []uint8      // IP protocols that the host uses for tunnels
-	external  netip.Addr   // the host's address that is shown, and the source of packets whose way is not known yet
-	own       []netip.Addr // all IPv4 addresses of the host that containers may leave by
-	way6      way6         // what is known of IPv6's way out
-	freed     []netip.Addr // addresses that removed ports had, oldest first; replaced as a whole
+	standby   []model.Publish     // published ports that wait for another port of their container to go; replaced as a whole
+	waiting   []model.WaitingPort // replaced as a whole
+	tunnels   []uint8             // IP protocols that the host uses for tunnels
+	external  netip.Addr          // the host's address that is shown, and the source of packets whose way is not known yet
+	own       []netip.Addr        // all IPv4 addresses of the host that containers may leave by
+	way6      way6                // what is known of IPv6's way out
+	freed     []netip.Addr        // addresses that removed ports had, oldest first; replaced as a whole
 }
 
 type network struct {

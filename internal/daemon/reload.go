@@ -21,13 +21,15 @@ import (
 func (d *Daemon) Reload(c model.Config, dry bool) (steps []string, err error) {
 	err = d.change("reloading", func() error {
 		have := d.fullStateLocked()
-		if _, err := model.Desired(c, have); err != nil {
+		want, err := model.Desired(c, have)
+		if err != nil {
 			return err
 		}
 		waiting := d.missingLocked(c)
-		want, err := model.Desired(c.Without(waiting), have)
-		if err != nil {
-			return err
+		if len(waiting) > 0 {
+			if want, err = model.Desired(c.Without(waiting), have); err != nil {
+				return err
+			}
 		}
 		todo, err := plan.Diff(have, want)
 		if err != nil {

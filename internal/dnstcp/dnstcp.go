@@ -173,8 +173,8 @@ func (s *Server) isFull(port frame.PortID) bool {
 	return s.live >= maxConnections || s.ofPort[port] >= maxOfPort
 }
 
-// makeRoomLocked ends a connection of the port that has most, if that is more than the asking port would have: the connection whose last question
-// is the longest ago. So ports that hold connections keep no other port out.
+// makeRoomLocked ends one connection, so that ports that hold all connections keep no other port out. The port that has most connections loses the
+// one that has been idle for longest. No port loses one if all have as many as the asking port would have then.
 func (s *Server) makeRoomLocked(asks frame.PortID) {
 	most := asks
 	for port, n := range s.ofPort {

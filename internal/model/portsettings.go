@@ -55,6 +55,14 @@ const (
 	serversSetting = "servers"
 )
 
+// SettingOf is the value of a setting that is on or off, or any or off.
+func SettingOf(name string, on bool) api.Setting {
+	if on && (name == vlanSetting || name == serversSetting) {
+		return api.Any
+	}
+	return api.Switch(on)
+}
+
 // rateNames are the settings that are a rate. "rate" stands for the two others.
 const (
 	bothRates = "rate"
@@ -164,10 +172,7 @@ func (s *Settings) apply(p *Port, name string, v api.Setting) error {
 		if name == dhcpSetting && p.Kind == KindHost && v != api.Off {
 			return bad("port %q: the gateway gives the host no address; use --host ADDRESS of `uvswitch run`", p.Name)
 		}
-		yes := api.On
-		if name == vlanSetting || name == serversSetting {
-			yes = api.Any
-		}
+		yes := SettingOf(name, true)
 		switch v {
 		case yes, api.On: // what `port show` calls on
 			s.Flags |= f.flag
