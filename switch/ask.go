@@ -2,38 +2,86 @@ package vswitch
 
 import "github.com/uvswitch/uvswitch/internal/frame"
 
-// ask looks at a frame for a group. If it asks for the MAC of an address (an ARP request, RFC 826; a neighbor solicitation, RFC 4861, 4.3) that
-// belongs to the gateway or to a guarded port, only the owner gets it: the verdict is Flood, with one receiver, f.Out. All get a question for the
-// sender's own address, which is an announcement, and for a port that takes no floods, or is Closed.
+// ask looks at a frame for a group. If it asks for the MAC of an address that belongs to the gateway or to a guarded port, only the owner gets it:
+// the verdict is Flood, with one receiver, f.Out. All get a question for the sender's own address, which is an announcement, and for a port that
+// takes no floods, or is Closed.
 //
 //uvswitch:hot
-func (s *snapshot) ask(f *frame.Frame, n *Network) {
-	owner := frame.NoPort
-	switch {
-	case f.Flags&(frame.HasVLAN|frame.Injected) != 0:
-	case f.Flags&frame.IsARP != 0:
-		if a := f.ARP(); a.Operation() == frame.ARPRequest && a.SenderAddr() != a.TargetAddr() {
-			owner = n.owned.owner(a.TargetAddr())
-		}
-	case f.IsND() && f.Flags&frame.Fragment == 0:
-		if m := f.Payload(); f.ICMP().Type() == frame.ICMPv6NeighborSolicitation && len(m) >= 24 {
-			owner = n.owned6.owner(frame.LoadAddr6(m[8:]))
-		}
-	}
-	switch owner {
-	case frame.NoPort, f.In:
+func (s *Switch) ask(snap *snapshot, b *frame.Batch, f *frame.Frame, n *Network) {
+	a, ok := asksFor(f)
+	if !ok {
 		return
-	case frame.Gateway:
+	}
+	owner := frame.NoPort
+	if f.Flags&frame.IsARP != 0 {
+		owner = n.owned.owner(frame.Addr(a.Lo))
+	} else {
+		owner = n.owned6.owner(a)
+	}
+	if owner == f.In {
+		return
+	}
+	if owner == frame.Gateway {
 		f.PuntFor(frame.GatewayService)
 		return
 	}
-	out := s.port(owner)
+	if !b.Dry && hasSender(f) {
+		s.questions.ask(f.In, a, b.Tick)
+	}
+	if owner == frame.NoPort {
+		return
+	}
+	out := snap.port(owner)
 	if out == nil || out.Flags&floodFlag[f.Class] == 0 || out.Flags&Closed != 0 {
 		return
 	}
-	if why := s.checkEgress(f, out); why != frame.None {
+	if why := snap.checkEgress(f, out); why != frame.None {
 		f.DropFor(why)
 		return
 	}
 	f.Out, f.ToGateway = owner, false
+}
+
+// asksFor returns the address for whose MAC a frame asks: an ARP request (RFC 826) or a neighbor solicitation (RFC 4861, 4.3). An IPv4 address is
+// in the low word. It returns false for other frames, and for an ARP request for the sender's own address, which is an announcement.
+//
+//uvswitch:hot
+func asksFor(f *frame.Frame) (a frame.Addr6, ok bool) {
+	switch {
+	case f.Flags&(frame.HasVLAN|frame.Injected) != 0:
+	case f.Flags&frame.IsARP != 0:
+		p := f.ARP()
+		return frame.Addr6{Lo: uint64(p.TargetAddr())}, p.Operation() == frame.ARPRequest && p.SenderAddr() != p.TargetAddr()
+	case f.IsND() && f.Flags&frame.Fragment == 0:
+		if m := f.Payload(); f.ICMP().Type() == frame.ICMPv6NeighborSolicitation && len(m) >= 24 {
+			return frame.LoadAddr6(m[8:]), true
+		}
+	}
+	return a, false
+}
+
+// hasSender reports whether a question comes from a station that has an address: one without asks whether somebody else has its next one.
+//
+//uvswitch:hot
+func hasSender(f *frame.Frame) bool {
+	if f.Flags&frame.IsARP != 0 {
+		return f.ARP().SenderAddr() != 0
+	}
+	return !f.IPv6().Src().IsZero()
+}
+
+// answersFor returns the address whose owner a frame names to its receiver: an ARP reply or a neighbor advertisement.
+//
+//uvswitch:hot
+func answersFor(f *frame.Frame) (a frame.Addr6, ok bool) {
+	switch {
+	case f.Flags&frame.HasVLAN != 0:
+	case f.Flags&frame.IsARP != 0:
+		return frame.Addr6{Lo: uint64(f.ARP().SenderAddr())}, f.ARP().Operation() == frame.ARPReply
+	case f.IsND() && f.Flags&frame.Fragment == 0:
+		if m := f.Payload(); f.ICMP().Type() == frame.ICMPv6NeighborAdvertisement && len(m) >= 24 {
+			return frame.LoadAddr6(m[8:]), true
+		}
+	}
+	return a, false
 }

@@ -73,14 +73,14 @@ func (s *Switch) Forward(b *frame.Batch) {
 			} else {
 				f.ToGateway = len(n.Groups) > 0 && n.hears(f)
 			}
-			snap.ask(f, n)
+			s.ask(snap, b, f, n)
 			if snap.tracked && f.Verdict == frame.Flood && f.Flags&frame.Injected == 0 && snap.isTracked(f.In) {
 				f.Verdict = frame.Policed
 				b.Locals++
 			}
 		default:
 			f.Egress = f.Net
-			snap.unicast(b, f, n)
+			s.unicast(snap, b, f, n)
 		}
 	}
 }
@@ -109,7 +109,7 @@ func (s *Switch) ForwardRouted(b *frame.Batch) {
 		}
 		if n := snap.nets[f.Egress]; n != nil {
 			f.Flags |= frame.ViaRouter
-			snap.unicast(b, f, n)
+			s.unicast(snap, b, f, n)
 		} else {
 			f.DropFor(frame.PortGone)
 		}
@@ -117,30 +117,35 @@ func (s *Switch) ForwardRouted(b *frame.Batch) {
 }
 
 //uvswitch:hot
-func (s *snapshot) unicast(b *frame.Batch, f *frame.Frame, n *Network) {
+func (s *Switch) unicast(snap *snapshot, b *frame.Batch, f *frame.Frame, n *Network) {
 	id := n.FDB.Lookup(f.Dst)
 	if b.Dry && f.Dst == b.Learned.MAC && f.Egress == f.Net {
 		id = b.Learned.Port // Learn would have recorded it
 	}
-	out := s.port(id)
+	out := snap.port(id)
 	if out == nil { // a bound station that is silent is not flooded for
 		id = n.boundTo(f.Dst)
-		out = s.port(id)
+		out = snap.port(id)
 	}
 	if out == nil { // unknown, or behind a port that this snapshot does not have: it comes or goes at this moment
 		f.Verdict, f.Class = frame.Flood, frame.UnknownUnicast
-		if s.tracked && s.isTracked(f.In) {
+		if snap.tracked && snap.isTracked(f.In) {
 			f.Verdict, f.Out = frame.Policed, frame.NoPort
 			b.Locals++
 		}
 		return
 	}
-	if why := s.checkEgress(f, out); why != frame.None {
+	if why := snap.checkEgress(f, out); why != frame.None {
 		f.DropFor(why)
 		return
 	}
 	f.Verdict, f.Out = frame.ToPort, id
-	if s.tracked && (out.Flags&Tracked != 0 || s.isTracked(f.In)) {
+	if f.Flags&frame.IsARP != 0 || f.Proto == frame.ICMPv6 {
+		if a, ok := answersFor(f); ok && !b.Dry {
+			s.questions.answer(id, a)
+		}
+	}
+	if snap.tracked && (out.Flags&Tracked != 0 || snap.isTracked(f.In)) {
 		f.Verdict = frame.Policed
 		b.Locals++
 	}

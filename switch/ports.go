@@ -137,6 +137,8 @@ func (s *snapshot) port(id frame.PortID) *Port {
 type Switch struct {
 	snap atomic.Pointer[snapshot]
 	mu   sync.Mutex // Lock 65: writers of snap
+
+	questions questions
 }
 
 // New returns a switch without ports or networks.
@@ -216,6 +218,7 @@ func (s *Switch) DeletePort(id frame.PortID) {
 		snap.nets[p.Net].FDB.Flush(id, true)
 	}
 	s.update(func(next *snapshot) { next.ports[id] = nil })
+	s.questions.forget(id)
 }
 
 // Port returns the configuration of a port, and false if the port does not exist.

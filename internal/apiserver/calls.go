@@ -94,6 +94,7 @@ func routeTable() []route {
 		{method: post, path: "/ports", summary: "Add a port: create a device in a namespace, plug an existing device, or take a TAP whose descriptor comes with the request (SCM_RIGHTS)",
 			takes: api.PortAdd{}, gives: api.Port{}, change: addPort},
 		{method: patch, path: "/ports/{name}", summary: "Change settings of a port", takes: api.PortSet{}, change: setPort},
+		{method: post, path: "/ports/{name}/rename", summary: "Give a port another name", takes: api.PortRename{}, change: renamePort},
 		{method: del, path: "/ports/{name}", summary: "Remove a port and its published ports",
 			change: named(func(s *Server, name string) error { return s.d.DeletePort(name) })},
 
@@ -108,6 +109,8 @@ func routeTable() []route {
 			query: []param{{"network", "string", "only this network"}}},
 
 		{method: get, path: "/neighbors", summary: "The router's neighbors", gives: []api.Neighbor{}, query: familyParam, view: (*view).neighbors},
+		{method: get, path: "/neighbors/unanswered", summary: "Addresses for which stations have asked in the last minute, by ARP or neighbor discovery, and nobody has answered",
+			gives: []api.Unanswered{}, private: true, view: show((*view).unanswered)},
 		{method: post, path: "/neighbors", summary: "Add a permanent neighbor", takes: api.NeighborAdd{},
 			change: with(func(s *Server, a api.NeighborAdd) (any, error) { return nil, s.d.AddNeighbor(a) })},
 		{method: del, path: "/neighbors/{dst}", summary: "Remove a neighbor",
@@ -244,6 +247,14 @@ func setPort(s *Server, r *http.Request) (any, error) {
 		return nil, err
 	}
 	return nil, s.d.SetPort(r.PathValue("name"), set)
+}
+
+func renamePort(s *Server, r *http.Request) (any, error) {
+	to, err := decode[api.PortRename](r)
+	if err != nil {
+		return nil, err
+	}
+	return nil, s.d.RenamePort(r.PathValue("name"), to)
 }
 
 func publish(s *Server, a api.PublishAdd) (any, error) {

@@ -18,7 +18,7 @@ func TestAliases(t *testing.T) {
 		}
 	}
 	for words, want := range map[string]string{
-		"prot ls": "there is no command `uvswitch prot`; did you mean `uvswitch port`?", "port ad": "did you mean `uvswitch port add`?", "port x": "the commands are add, del, ls, set, show",
+		"prot ls": "there is no command `uvswitch prot`; did you mean `uvswitch port`?", "port ad": "did you mean `uvswitch port add`?", "port x": "the commands are add, del, ls, rename, set, show",
 		"port ls -o table": "use json, yaml, wide or extended",
 	} {
 		var said bytes.Buffer

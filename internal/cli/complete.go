@@ -114,7 +114,7 @@ func (a *app) complete(root *cobra.Command) {
 		"host-inbound": words("allow", "deny"),
 	}
 	args := map[string]completer{
-		"port show": places(0, ports), "port set": places(1, ports, words(model.SettingNames()...), settingValues), "port del": places(0, ports),
+		"port show": places(0, ports), "port set": places(1, ports, words(model.SettingNames()...), settingValues), "port del": places(0, ports), "port rename": places(0, ports),
 		"network show": places(0, networks), "network set": places(0, networks), "network del": places(0, networks), "bridge show": places(0, networks),
 		"publish del": places(0, published), "reasons": places(0, words(reasons...)),
 		"fdb del": places(0, macs), "fdb add": places(0, macs, words("dev"), ports, words("static", "sticky")),

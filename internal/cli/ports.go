@@ -96,11 +96,17 @@ func (a *app) portCommand() *cobra.Command {
 			}
 			return a.change(c, "PATCH", "/ports/"+url.PathEscape(args[0]), settings)
 		}}
+	rename := &cobra.Command{Use: "rename NAME NEW", Short: "Give a port another name",
+		Long: "Give a port another name. Its device, addresses, flows, counters and published ports stay as they are. Its name for\n" +
+			"DNS is the new one, and rules of policies for port:NEW hold for it, those for port:NAME no longer. Ports of the configuration file are renamed there.",
+		Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
+			return a.change(c, "POST", "/ports/"+url.PathEscape(args[0])+"/rename", api.PortRename{Name: args[1]})
+		}}
 	one := &cobra.Command{Use: "show NAME", Short: "Show one port", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
 		return get(c.Context(), a, "/ports/"+url.PathEscape(args[0]), printPort)
 	}}
 	return group("port", "Ports: the devices and sockets that are plugged into the switch",
-		show(a, "ls", "List ports", "/ports", a.portTable), one, add, set, a.remove("del NAME", "Remove a port, and its device if the switch created it", "/ports/"))
+		show(a, "ls", "List ports", "/ports", a.portTable), one, add, set, rename, a.remove("del NAME", "Remove a port, and its device if the switch created it", "/ports/"))
 }
 
 func (a *app) portTable(w io.Writer, rows []api.Port) {

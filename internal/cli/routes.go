@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -12,6 +13,9 @@ import (
 )
 
 func (a *app) neighCommand() *cobra.Command {
+	unanswered := show(a, "unanswered", "Show the addresses for which stations have asked in the last minute, and nobody has answered", "/neighbors/unanswered", printUnanswered)
+	unanswered.Long = "Show the addresses for which the stations behind ports have asked by ARP or neighbor discovery in the last minute, and which nobody has\n" +
+		"answered: the peer is not there, or does not have the address."
 	return groupOf("neigh", "The router's neighbor table: which MAC address belongs to which IP address",
 		showByFamily(a, "show", "Show the neighbors, as `ip neigh` does", "/neighbors", func(w io.Writer, rows []api.Neighbor) {
 			for _, n := range rows {
@@ -31,10 +35,18 @@ func (a *app) neighCommand() *cobra.Command {
 			}
 			return a.change(c, "POST", "/neighbors", api.NeighborAdd{Dst: args[0], Lladdr: args[2]})
 		}},
+		unanswered,
 		a.remove("del ADDR", "Remove a neighbor", "/neighbors/"),
 		&cobra.Command{Use: "flush", Short: "Remove all learned entries", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
 			return a.change(c, "DELETE", "/neighbors", nil)
 		}})
+}
+
+func printUnanswered(w io.Writer, rows []api.Unanswered) {
+	row(w, "PORT", "ASKS FOR", "TIMES", "IN", "WHY", "TO DO")
+	for _, q := range rows {
+		row(w, q.Port, q.Dst, q.Count, time.Duration(q.Since)*time.Second, q.Why, q.Remedy)
+	}
 }
 
 func (a *app) routeCommand() *cobra.Command {

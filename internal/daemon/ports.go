@@ -55,6 +55,11 @@ func (d *Daemon) SetPort(name string, set api.PortSet) error {
 	return d.change("changing port "+name, func() error { return d.setPortLocked(name, set) })
 }
 
+// RenamePort gives a port another name. Everything that belongs to the port stays as it is.
+func (d *Daemon) RenamePort(name string, to api.PortRename) error {
+	return d.change("renaming port "+name, func() error { return d.renamePortLocked(name, to.Name) })
+}
+
 // DeletePort removes a port, its device, and what is published of it.
 func (d *Daemon) DeletePort(name string) error {
 	return d.change("removing port "+name, func() error { return d.deletePortLocked(name) })
@@ -154,6 +159,41 @@ func (d *Daemon) setPortLocked(name string, set api.PortSet) error {
 	if newRates {
 		d.dp.SetRate(p.ID, p.Rx, p.Tx)
 	}
+	return nil
+}
+
+func (d *Daemon) renamePortLocked(name, to string) error {
+	p := d.ports[name]
+	if p == nil {
+		return model.NoPort(name)
+	}
+	if err := d.stateLocked().CheckRename(&p.Port, to); err != nil || name == to {
+		return err
+	}
+	standby := slices.Clone(d.standby)
+	for i := range standby {
+		if standby[i].Port == name {
+			standby[i].Rename(to)
+		}
+	}
+	d.setStandbyLocked(standby)
+	d.mu.Lock()
+	delete(d.ports, name)
+	p.Name, p.Spec.Name = to, to
+	d.ports[to] = p
+	for _, x := range d.publishes {
+		if x.port == p {
+			x.Rename(to)
+		}
+	}
+	d.mu.Unlock()
+	if p.ByFD {
+		d.storePortLocked(p)
+		d.forgetStoredPortLocked(name)
+	}
+	d.updatePoliciesLocked(nil) // rules may name a port
+	d.savePoliciesLocked()
+	d.log.Info("port renamed", "port", name, "to", to)
 	return nil
 }
 

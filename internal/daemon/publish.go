@@ -90,10 +90,11 @@ func (d *Daemon) openRelays(p *publish) (entrance, error) {
 	if p.Proto == "sctp" {
 		return (*relay.Set)(nil), nil
 	}
+	id := p.port.ID
 	s, err := relay.Open(relay.Rule{
 		Proto: p.Proto, Host: p.HostAddr, Lo: p.Lo, Hi: p.Hi, Target: p.port.Addr.Addr(), Target6: p.port.Known6().Addr(), TargetPort: p.Target, From: p.From, Serve: d.config.Host.On,
 		May: func(client netip.Addr, target netip.AddrPort) bool {
-			return d.mayReach(client, p.Proto, p.Port, target)
+			return d.mayReach(client, p.Proto, id, target)
 		},
 	})
 	var bind *relay.BindError
@@ -108,9 +109,9 @@ func (d *Daemon) openRelays(p *publish) (entrance, error) {
 
 // mayReach reports whether a client of the relay may begin a flow with a container: the container sees an address of the host, so that the client is
 // judged here, by isolation and by policies. The host itself is judged as the host.
-func (d *Daemon) mayReach(client netip.Addr, proto, port string, target netip.AddrPort) bool {
+func (d *Daemon) mayReach(client netip.Addr, proto string, port frame.PortID, target netip.AddrPort) bool {
 	state := d.State()
-	to := state.Port(port)
+	to := state.PortByID(port)
 	if to == nil || client.IsLoopback() || slices.Contains(state.Own, client) {
 		return to != nil
 	}

@@ -2,7 +2,7 @@
 // libnetwork/docs/remote.md) and is a client of the control API.
 //
 // serve.go receives the calls, driver.go carries them out, protocol.go defines their bodies, state.go saves what must survive a
-// restart, and restore.go restores it.
+// restart, and restore.go restores it. names.go names ports after their containers.
 package docker
 
 import (
@@ -14,7 +14,10 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -26,7 +29,9 @@ type Switch interface {
 	AddNetwork(context.Context, api.NetworkAdd) error
 	DeleteNetwork(ctx context.Context, name string) error
 	Port(ctx context.Context, name string) (api.Port, error)
+	Ports(context.Context) ([]api.Port, error)
 	HandPort(ctx context.Context, p api.PortAdd, fd int) (api.Port, error)
+	RenamePort(ctx context.Context, name string, to api.PortRename) error
 	DeletePort(ctx context.Context, name string) error
 	Publish(context.Context, api.PublishAdd) (api.Publish, error)
 	Published(context.Context) ([]api.Publish, error)
@@ -38,15 +43,16 @@ type Driver struct {
 	sw      Switch
 	devices devices
 	path    string // of the state file
+	engine  engine
+	asked   time.Time // when the engine was asked last; follow's
 	log     *slog.Logger
 
 	mu    sync.Mutex // Lock 2: held through calls of the control API
 	state *state
 }
 
-// networkName and portName return the names that the switch's lists show: Docker tells the driver only IDs.
-func networkName(id string) string { return "docker-" + short(id) }
-func portName(id string) string    { return "docker-" + short(id) }
+// madeName returns the name of a network, and of an endpoint's port until the driver knows its container's: Docker's calls have only IDs.
+func madeName(id string) string { return "docker-" + short(id) }
 
 // deviceName returns the name of an endpoint's device on the host. From there Docker moves it into the container, and later back.
 func deviceName(id string) string { return "uvs" + short(id) }
@@ -167,7 +173,7 @@ func (d *Driver) join(ctx context.Context, q join) (any, error) {
 	if !filepath.IsAbs(q.SandboxKey) {
 		return nil, fmt.Errorf("%q is not the path of a container's network namespace", q.SandboxKey)
 	}
-	if err := gone(d.sw.DeletePort(ctx, portName(q.EndpointID))); err != nil { // from a Join whose answer was lost
+	if err := d.deletePort(ctx, q.EndpointID); err != nil { // from a Join whose answer was lost
 		return nil, err
 	}
 	if err := d.plug(ctx, q.EndpointID, q.SandboxKey, place{device: deviceName(q.EndpointID), mtu: n.Add.MTU}); err != nil {
@@ -176,7 +182,7 @@ func (d *Driver) join(ctx context.Context, q join) (any, error) {
 	e.Sandbox, e.Ifname = q.SandboxKey, ""
 	if err := d.save(); err != nil {
 		e.Sandbox = ""
-		return nil, errors.Join(err, gone(d.sw.DeletePort(ctx, portName(q.EndpointID))))
+		return nil, errors.Join(err, d.deletePort(ctx, q.EndpointID))
 	}
 	var a joinAnswer
 	a.InterfaceName.SrcName, a.InterfaceName.DstPrefix = deviceName(q.EndpointID), "eth"
@@ -202,7 +208,7 @@ func (d *Driver) plug(ctx context.Context, id, sandbox string, where place) erro
 	}
 	defer done() // the switch has its own descriptor
 	_, err = d.sw.HandPort(ctx, api.PortAdd{
-		Name: portName(id), Network: n.Add.Name, Netns: sandbox, Ifname: where.device, IP: e.Address, IP6: e.Address6, MAC: e.MAC, MTU: n.Add.MTU, Tenant: cmp.Or(e.Tenant, n.Tenant),
+		Name: madeName(id), Network: n.Add.Name, Netns: sandbox, Ifname: where.device, IP: e.Address, IP6: e.Address6, MAC: e.MAC, MTU: n.Add.MTU, Tenant: cmp.Or(e.Tenant, n.Tenant),
 		Policies: api.Words(e.Policy), Set: api.PortSet{"isolated": api.Switch(!n.ICC)},
 	}, fd)
 	return err
@@ -213,7 +219,7 @@ func (d *Driver) leave(ctx context.Context, q endpointID) (any, error) {
 	if e == nil {
 		return nil, nil
 	}
-	if err := gone(d.sw.DeletePort(ctx, portName(q.EndpointID))); err != nil {
+	if err := d.deletePort(ctx, q.EndpointID); err != nil {
 		return nil, err
 	}
 	e.Sandbox, e.Ifname, e.Gateway, e.Publish = "", "", false, nil
@@ -232,11 +238,44 @@ func (d *Driver) deleteEndpoint(ctx context.Context, q endpointID) (any, error) 
 
 // removeEndpoint removes an endpoint's port, which also removes its published ports, and forgets the endpoint.
 func (d *Driver) removeEndpoint(ctx context.Context, id string) error {
-	if err := gone(d.sw.DeletePort(ctx, portName(id))); err != nil {
+	if err := d.deletePort(ctx, id); err != nil {
 		return err
 	}
 	delete(d.state.Endpoints, id)
 	return nil
+}
+
+// port returns the port of an endpoint. If it does not exist, the error has status 404. Somebody may have renamed it, and have given its name to
+// another port: the port is the one with the endpoint's MAC address in the endpoint's network.
+func (d *Driver) port(ctx context.Context, id string) (api.Port, error) {
+	e := d.state.Endpoints[id]
+	network := d.state.Networks[e.Network].Add.Name
+	is := func(p api.Port) bool { return strings.EqualFold(p.MAC, e.MAC) && p.Network == network }
+	p, err := d.sw.Port(ctx, cmp.Or(e.name, madeName(id)))
+	if err == nil && is(p) || gone(err) != nil {
+		return p, err
+	}
+	all, err := d.sw.Ports(ctx)
+	if err != nil {
+		return p, err
+	}
+	i := slices.IndexFunc(all, is)
+	if i < 0 {
+		return p, api.Errorf(http.StatusNotFound, "endpoint %s has no port", short(id))
+	}
+	e.name = all[i].Name
+	return all[i], nil
+}
+
+// deletePort removes the port of an endpoint, if it exists.
+func (d *Driver) deletePort(ctx context.Context, id string) error {
+	p, err := d.port(ctx, id)
+	if err == nil {
+		err = d.sw.DeletePort(ctx, p.Name)
+	}
+	e := d.state.Endpoints[id]
+	e.name, e.given, e.since = "", "", time.Time{}
+	return gone(err)
 }
 
 func (d *Driver) endpointInfo(ctx context.Context, q endpointID) (any, error) {
@@ -252,16 +291,16 @@ func (d *Driver) learnIfnames(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	d.mu.Lock()
-	var unknown []string
+	unknown := map[string]string{} // names of ports
 	for id, e := range d.state.Endpoints {
 		if e.Sandbox != "" && e.Ifname == "" {
-			unknown = append(unknown, id)
+			unknown[id] = cmp.Or(e.name, madeName(id))
 		}
 	}
 	d.mu.Unlock()
 	found := map[string]api.Port{} // filled without the lock, so that Docker's calls need not wait
-	for _, id := range unknown {
-		if p, err := d.sw.Port(ctx, portName(id)); err == nil && p.Ifname != deviceName(id) {
+	for id, name := range unknown {
+		if p, err := d.sw.Port(ctx, name); err == nil && p.Ifname != deviceName(id) {
 			found[id] = p
 		}
 	}
@@ -315,13 +354,16 @@ func (d *Driver) publishAll(ctx context.Context, id string, e *endpoint, list []
 
 // publish publishes b on the first of the host ports that is free.
 func (d *Driver) publish(ctx context.Context, id string, e *endpoint, b portBinding, hosts []uint16) error {
-	var last error
+	p, last := d.port(ctx, id)
+	if last != nil {
+		return last
+	}
 	for _, port := range hosts {
 		spec, err := b.spec(port)
 		if err != nil {
 			return err
 		}
-		_, last = d.sw.Publish(ctx, api.PublishAdd{Spec: spec, Port: portName(id)})
+		_, last = d.sw.Publish(ctx, api.PublishAdd{Spec: spec, Port: p.Name})
 		if last == nil {
 			e.Publish = append(e.Publish, spec)
 			return nil
@@ -349,15 +391,20 @@ func (d *Driver) revokeExternal(ctx context.Context, q endpointID) (any, error) 
 // by now.
 func (d *Driver) revoke(ctx context.Context, id string) error {
 	e := d.state.Endpoints[id]
+	p, err := d.port(ctx, id)
+	if err != nil {
+		e.Publish = nil
+		return gone(err)
+	}
 	list, err := d.sw.Published(ctx)
 	if err != nil {
 		return err
 	}
-	for _, p := range list {
-		if p.Port != portName(id) {
+	for _, x := range list {
+		if x.Port != p.Name {
 			continue
 		}
-		if err := gone(d.sw.Unpublish(ctx, p.Host())); err != nil {
+		if err := gone(d.sw.Unpublish(ctx, x.Host())); err != nil {
 			return err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 )
@@ -20,7 +21,8 @@ import (
 type fake struct {
 	said    []string
 	names   map[string]bool
-	taken   map[string]bool // host ports that are in use
+	ports   map[string]api.Port // what the ports among them are; a port that is not here is that of 172.30.0.2
+	taken   map[string]bool     // host ports that are in use
 	rules   []api.Publish
 	subnets map[string]string
 	dead    map[string]bool // sandboxes that do not exist
@@ -29,7 +31,7 @@ type fake struct {
 }
 
 func newFake() *fake {
-	return &fake{names: map[string]bool{}, taken: map[string]bool{}, dead: map[string]bool{}, ended: map[string]bool{}, subnets: map[string]string{}}
+	return &fake{names: map[string]bool{}, ports: map[string]api.Port{}, taken: map[string]bool{}, dead: map[string]bool{}, ended: map[string]bool{}, subnets: map[string]string{}}
 }
 
 func (f *fake) say(format string, args ...any) { f.said = append(f.said, fmt.Sprintf(format, args...)) }
@@ -72,14 +74,46 @@ func (f *fake) Port(_ context.Context, name string) (api.Port, error) {
 	if !f.names["port "+name] {
 		return api.Port{}, api.Errorf(http.StatusNotFound, "there is no port %s", name)
 	}
-	if f.ended[name] {
-		return api.Port{Ifname: "uvs" + strings.TrimPrefix(name, "docker-")}, nil
+	p, known := f.ports[name]
+	if !known {
+		p = api.Port{Name: name, Network: "docker-n1", MAC: "02:75:AC:1E:00:02"}
 	}
-	return api.Port{Ifname: "eth0", Netns: "/ns/" + strings.TrimPrefix(name, "docker-")}, nil
+	p.Ifname, p.Netns = "eth0", "/ns/"+strings.TrimPrefix(name, "docker-")
+	if f.ended[name] {
+		p.Ifname = "uvs" + strings.TrimPrefix(name, "docker-")
+	}
+	return p, nil
+}
+
+func (f *fake) Ports(ctx context.Context) (out []api.Port, err error) {
+	for name := range f.names {
+		if port, isPort := strings.CutPrefix(name, "port "); isPort {
+			p, _ := f.Port(ctx, port)
+			out = append(out, p)
+		}
+	}
+	return out, nil
+}
+
+func (f *fake) RenamePort(_ context.Context, name string, to api.PortRename) error {
+	f.say("rename port %s to %s", name, to.Name)
+	if err := f.add("port " + to.Name); err != nil {
+		return err
+	}
+	p, _ := f.Port(context.Background(), name)
+	p.Name = to.Name
+	f.ports[to.Name] = p
+	for i := range f.rules {
+		if f.rules[i].Port == name {
+			f.rules[i].Port = to.Name
+		}
+	}
+	return f.remove("port " + name)
 }
 
 func (f *fake) HandPort(_ context.Context, p api.PortAdd, _ int) (api.Port, error) {
 	f.say("hand port %s in %s %s %s isolated %v", p.Name, p.Network, p.IP, p.MAC, p.Set["isolated"] == api.On)
+	f.ports[p.Name] = api.Port{Name: p.Name, Network: p.Network, MAC: p.MAC}
 	return api.Port{}, f.add("port " + p.Name)
 }
 
@@ -392,4 +426,71 @@ func FuzzDocker(f *testing.F) {
 			t.Errorf("%s %q: what was kept cannot be read: %v", method, body, err)
 		}
 	})
+}
+
+// TestNames checks that ports get the names of their containers, keep them, and are found by them.
+func TestNames(t *testing.T) {
+	const list = `[{"Names":["/web/db","/db"],"NetworkSettings":{"Networks":{"back":{"EndpointID":"e1"},"front":{"EndpointID":"e2"}}}},
+		{"Names":["/host"],"NetworkSettings":{"Networks":{"back":{"EndpointID":"e3"}}}},{"Names":null},{"Names":["/other"],"NetworkSettings":{"Networks":{"bridge":{"EndpointID":"e9"}}}}]`
+	f := newFake()
+	path := filepath.Join(t.TempDir(), "state.json")
+	d := f.driver(path)
+	asked := 0
+	answer := list
+	d.engine = func(context.Context) (map[string]owner, error) {
+		asked++
+		return readOwners(strings.NewReader(answer))
+	}
+	post(d, "NetworkDriver.CreateNetwork", aNetwork)
+	for i, id := range []string{"e1", "e2", "e3"} {
+		joined(t, d, id, "")
+		d.state.Endpoints[id].Address, d.state.Endpoints[id].MAC = fmt.Sprintf("172.30.0.%d/16", 9+i), fmt.Sprintf("02:00:00:00:00:0%d", i)
+		f.ports["docker-"+id] = api.Port{Name: "docker-" + id, Network: "docker-n1", MAC: d.state.Endpoints[id].MAC}
+	}
+	f.add("port db-front")
+	f.ports["db-front"] = api.Port{Name: "db-front", Network: "default", MAC: "02:00:00:00:00:99"}
+	now := time.Unix(1000, 0)
+	look := func(after time.Duration, wantAsked int) {
+		t.Helper()
+		now = now.Add(after)
+		if err := d.learnNames(context.Background(), now); err != nil || asked != wantAsked {
+			t.Fatalf("the engine was asked %d times, not %d: %v", asked, wantAsked, err)
+		}
+	}
+	have := func(names ...string) {
+		t.Helper()
+		for _, name := range names {
+			if !f.names["port "+name] {
+				t.Errorf("no port %s: %v", name, f.names)
+			}
+		}
+	}
+	look(time.Second, 0) // the names of the devices are not known: the containers are about to start
+	if err := d.learnIfnames(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	f.names["port host"] = true // the switch has one
+	f.ports["host"] = api.Port{Name: "host"}
+	look(time.Second, 1)
+	have("db", "docker-e2", "host-back") // db-front is another's, and host is the switch's own
+	look(time.Second, 1)
+
+	// The names are found again after a restart, and one that was given by hand stays.
+	f.RenamePort(context.Background(), "db", api.PortRename{Name: "mine"})
+	answer = strings.Replace(list, "/host", "/store", 1)
+	look(nameTime, 2)
+	have("mine", "store")
+	if post(d, "NetworkDriver.ProgramExternalConnectivity", `{"NetworkID":"n1","EndpointID":"e1","Options":{"com.docker.network.portmap":[{"Proto":6,"Port":80,"HostPort":8080}]}}`); f.said[len(f.said)-1] != "publish 8080:80/tcp of mine" {
+		t.Errorf("%v", f.said)
+	}
+	d = f.driver(path)
+	for i, id := range []string{"e1", "e2", "e3"} {
+		d.state.Endpoints[id].MAC = fmt.Sprintf("02:00:00:00:00:0%d", i)
+	}
+	for _, id := range []string{"e1", "e2", "e3"} {
+		post(d, "NetworkDriver.Leave", fmt.Sprintf(`{"NetworkID":"n1","EndpointID":"%s"}`, id))
+	}
+	if f.names["port mine"] || f.names["port store"] || f.names["port docker-e2"] || !f.names["port db-front"] {
+		t.Errorf("after Leave: %v", f.names)
+	}
 }

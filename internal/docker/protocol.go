@@ -97,7 +97,7 @@ func (q createNetwork) network() (*network, error) {
 	}
 	pool := q.IPv4Data[0]
 	gateway, _, _ := strings.Cut(pool.Gateway, "/")
-	n := &network{ICC: true, Add: api.NetworkAdd{Name: networkName(q.NetworkID), Subnet: pool.Pool, Gateway: gateway, MTU: 1500, Internal: q.Options.Internal, Isolated: true}}
+	n := &network{ICC: true, Add: api.NetworkAdd{Name: madeName(q.NetworkID), Subnet: pool.Pool, Gateway: gateway, MTU: 1500, Internal: q.Options.Internal, Isolated: true}}
 	if p, err := netip.ParsePrefix(pool.Pool); err == nil && gateway == "" {
 		n.Add.Gateway = p.Addr().Next().String()
 	}

@@ -73,14 +73,14 @@ func (d *Driver) there(ctx context.Context, id string, e *endpoint) bool {
 	if !d.devices.alive(e.Sandbox) {
 		return false
 	}
-	p, err := d.sw.Port(ctx, portName(id))
+	p, err := d.port(ctx, id)
 	return err != nil || p.Ifname != deviceName(id) || e.Ifname == ""
 }
 
 // holds reports whether an endpoint still reserves its addresses and its network. An endpoint without a port does so only when
 // its container can be seen.
 func (d *Driver) holds(ctx context.Context, id string, e *endpoint) bool {
-	if _, err := d.sw.Port(ctx, portName(id)); err != nil && !d.devices.seen(e.Sandbox) {
+	if _, err := d.port(ctx, id); err != nil && !d.devices.seen(e.Sandbox) {
 		return false
 	}
 	return d.there(ctx, id, e)
@@ -127,7 +127,7 @@ func (d *Driver) restore(ctx context.Context) error {
 // rejoin recreates the device of a running container.
 func (d *Driver) rejoin(ctx context.Context, id string, e *endpoint) error {
 	n := d.state.Networks[e.Network]
-	if _, err := d.sw.Port(ctx, portName(id)); err == nil {
+	if _, err := d.port(ctx, id); err == nil {
 		return nil // the store kept its device and its published ports
 	}
 	addr, err := netip.ParsePrefix(e.Address)
@@ -164,7 +164,7 @@ func (d *Driver) rejoin(ctx context.Context, id string, e *endpoint) error {
 	e.Ifname = where.device
 	var errs error
 	for _, p := range e.Publish {
-		_, err := d.sw.Publish(ctx, api.PublishAdd{Spec: p, Port: portName(id)})
+		_, err := d.sw.Publish(ctx, api.PublishAdd{Spec: p, Port: madeName(id)})
 		errs = errors.Join(errs, err)
 	}
 	return errs

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -25,7 +26,7 @@ func Start(ctx context.Context, l net.Listener, sw Switch, maker tapmaker.Maker,
 	if err != nil {
 		return err
 	}
-	d := &Driver{sw: sw, devices: taps{maker}, path: path, log: log, state: s}
+	d := &Driver{sw: sw, devices: taps{maker}, path: path, engine: engineOf(os.Getenv), log: log, state: s}
 	if err := d.restore(ctx); err != nil {
 		return err
 	}
@@ -36,7 +37,7 @@ func Start(ctx context.Context, l net.Listener, sw Switch, maker tapmaker.Maker,
 	return nil
 }
 
-// follow checks every second whether Docker has renamed a device.
+// follow checks every second whether Docker has renamed a device, and learns the names of containers.
 func (d *Driver) follow(ctx context.Context) {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
@@ -47,6 +48,9 @@ func (d *Driver) follow(ctx context.Context) {
 		case <-t.C:
 			if err := d.learnIfnames(ctx); err != nil {
 				d.log.Error("docker: cannot save the names of the containers' devices", "error", err)
+			}
+			if err := d.learnNames(ctx, time.Now()); err != nil {
+				d.log.Debug("docker: the names of containers are not known", "error", err)
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package docker
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/statefile"
@@ -36,6 +37,10 @@ type endpoint struct {
 	Ifname  string   `json:"ifname,omitempty"`  // name of the device in the container; empty until it is known
 	Gateway bool     `json:"gateway,omitempty"` // it has the container's default route
 	Publish []string `json:"publish,omitempty"` // published ports, in the form of api.PublishAdd
+
+	name  string    // of its port, as far as the driver knows; empty: madeName
+	given string    // the name that the driver has given last, or has left as it was
+	since time.Time // when the driver first looked for a name
 }
 
 const stateVersion = 1

@@ -47,6 +47,7 @@ func dockerOn(t *testing.T, b *Bed, parent string) *dockerHost {
 	if d.tmp, err = os.MkdirTemp(parent, "uvd"); err != nil {
 		t.Fatal(err)
 	}
+	d.env = append(d.env, "DOCKER_HOST=unix://"+filepath.Join(d.tmp, "d.sock")) // the switch asks it for names
 	t.Cleanup(func() {
 		d.killShims()
 		os.RemoveAll(d.tmp)
@@ -215,7 +216,7 @@ func (d *dockerHost) containerPorts() (out []api.Port) {
 	var all []api.Port
 	d.JSON(&all, "port", "ls")
 	for _, p := range all {
-		if strings.HasPrefix(p.Name, "docker-") {
+		if strings.HasPrefix(p.Network, "docker-") {
 			out = append(out, p)
 		}
 	}
@@ -232,6 +233,12 @@ func TestDocker(t *testing.T) {
 	d.docker("network", "create", "-d", d.driver, "--subnet", "172.30.0.0/16", "net1")
 	d.web("web", "--network", "net1", "-p", "8080:80")
 	d.idle("db", "--network", "net1")
+
+	d.Eventually("the ports have the names of their containers", func() bool {
+		ports := d.CLI("port", "ls")
+		return strings.Contains(ports, "\nweb ") && strings.Contains(ports, "\ndb ")
+	})
+	contains(t, d.CLI("publish", "ls"), "web")
 
 	contains(t, d.exec("db", "ping", "-c", "2", "172.30.0.2"), "64 bytes from 172.30.0.2: seq=0 ttl=64", "2 packets transmitted, 2 packets received, 0% packet loss")
 	contains(t, d.exec("db", "ping", "-c", "1", "web"), "PING web (172.30.0.2): 56 data bytes", "1 packets received")

@@ -465,6 +465,10 @@ func TestDockerRootless(t *testing.T) {
 		return err == nil && strings.Contains(out, "you are 10.1.0.2")
 	}
 	b.Eventually("the published port answers", answers)
+	b.Eventually("the ports have the names of their containers", func() bool {
+		ports := b.CLI("port", "ls")
+		return strings.Contains(ports, "\nweb ") && strings.Contains(ports, "\ndb ")
+	})
 	if out, err := u.try("docker run --rm --network net1 -p 80:80 busybox true"); err == nil || !strings.Contains(out, "ip_unprivileged_port_start") {
 		t.Errorf("a low port: %v: %s", err, out)
 	}

@@ -53,8 +53,9 @@ func Between(before, after *model.State) (out []api.Event) {
 		}
 		out = append(out, e)
 	}
-	was, is := portsOf(before), portsOf(after)
-	published, publishes := publishesOf(before), publishesOf(after)
+	names := renamed(before, after)
+	was, is := portsOf(before, names), portsOf(after, nil)
+	published, publishes := publishesOf(before, names), publishesOf(after, nil)
 	for _, key := range slices.Sorted(maps.Keys(published)) {
 		if _, there := publishes[key]; !there {
 			say(Publish, Removed, key, api.Event{Port: published[key].Port}, "")
@@ -129,18 +130,33 @@ func Counted(n uint64, thing string) string {
 	return fmt.Sprintf("%d %s", n, thing)
 }
 
-func portsOf(s *model.State) map[string]*model.Port {
-	out := map[string]*model.Port{}
-	for i := range s.Ports {
-		out[s.Ports[i].Name] = &s.Ports[i]
+// renamed are the new names of ports, by the names that they had.
+func renamed(before, after *model.State) map[string]string {
+	out := map[string]string{}
+	for i := range before.Ports {
+		p := &before.Ports[i]
+		if now := after.PortByID(p.ID); now != nil && now.SameDevice(p) && after.Port(p.Name) == nil && before.Port(now.Name) == nil {
+			out[p.Name] = now.Name
+		}
 	}
 	return out
 }
 
-func publishesOf(s *model.State) map[string]*model.Publish {
+// portsOf are the ports of a state, by the names that they have now.
+func portsOf(s *model.State, now map[string]string) map[string]*model.Port {
+	out := map[string]*model.Port{}
+	for i := range s.Ports {
+		p := &s.Ports[i]
+		out[cmp.Or(now[p.Name], p.Name)] = p
+	}
+	return out
+}
+
+func publishesOf(s *model.State, now map[string]string) map[string]*model.Publish {
 	out := map[string]*model.Publish{}
-	for i := range s.Publishes {
-		out[s.Publishes[i].String()] = &s.Publishes[i]
+	for _, p := range s.Publishes {
+		p.Rename(cmp.Or(now[p.Port], p.Port))
+		out[p.String()] = &p
 	}
 	return out
 }
@@ -148,6 +164,9 @@ func publishesOf(s *model.State) map[string]*model.Publish {
 // changes lists what differs between two states of a port, as `port set` and other commands name it.
 func changes(was, is *model.Port) string {
 	var out []string
+	if was.Name != is.Name {
+		out = append(out, "its name was "+was.Name)
+	}
 	if was.Addr != is.Addr {
 		out = append(out, "address "+cmp.Or(model.AddrText(is.Addr.Addr()), "none"))
 	}

@@ -80,4 +80,12 @@ func TestBetween(t *testing.T) {
 	if again := Between(&after, &after); len(again) > 0 {
 		t.Errorf("nothing has changed: %v", again)
 	}
+
+	renamed := after
+	renamed.Ports, renamed.Publishes = slices.Clone(after.Ports), slices.Clone(after.Publishes)
+	renamed.Ports[0].Name = "www"
+	renamed.Publishes[0].Rename("www")
+	if one := Between(&after, &renamed); len(one) != 1 || one[0].Text != "port www changed: its name was web" {
+		t.Errorf("a new name: %v", one)
+	}
 }

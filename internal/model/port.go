@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -232,14 +233,8 @@ func (s *State) HostPort(address string) (Port, error) {
 
 // NewPort validates what is asked for, fills in the defaults, and assigns an address. A plugged device gets its MTU later.
 func (s *State) NewPort(a api.PortAdd) (p Port, err error) {
-	if err := checkName("port", a.Name); err != nil {
+	if err := s.checkPortName(a.Name); err != nil {
 		return p, err
-	}
-	if reservedNames[a.Name] {
-		return p, conflict("no port can be called %q, which is a word of the command; choose another name", a.Name)
-	}
-	if s.Port(a.Name) != nil {
-		return p, conflict("port %q exists already; choose another name, or `uvswitch port del %s`", a.Name, a.Name)
 	}
 	n := s.Network(a.NetworkName())
 	if n == nil {
@@ -267,6 +262,35 @@ func (s *State) NewPort(a api.PortAdd) (p Port, err error) {
 		return p, err
 	}
 	return p, s.CheckPoliced(&p)
+}
+
+// CheckRename returns why a port may not be called name from now on, or nil.
+func (s *State) CheckRename(p *Port, name string) error {
+	switch {
+	case p.IsOwn():
+		return conflict("port %q is the switch's own and keeps its name", p.Name)
+	case slices.ContainsFunc(s.Config.Ports, func(a api.PortAdd) bool { return a.Name == p.Name }):
+		return conflict("port %q is in the configuration file; change its name there, and `uvswitch reload`", p.Name)
+	case p.Leased:
+		return conflict("port %q has got its address by DHCP, and the lease is for this name; remove the port, and add it by its new name", p.Name)
+	case name == p.Name:
+		return nil
+	}
+	return s.checkPortName(name)
+}
+
+// checkPortName returns why no new port may have a name, or nil.
+func (s *State) checkPortName(name string) error {
+	if err := checkName("port", name); err != nil {
+		return err
+	}
+	if reservedNames[name] {
+		return conflict("no port can be called %q, which is a word of the command; choose another name", name)
+	}
+	if s.Port(name) != nil {
+		return conflict("port %q exists already; choose another name, or `uvswitch port del %s`", name, name)
+	}
+	return nil
 }
 
 // reservedNames are words of the command that no port may have as its name.

@@ -116,6 +116,9 @@ func (s PublishSet) add(list []api.PublishAdd) {
 // Has reports whether the set has a published port that does the same.
 func (s PublishSet) Has(p *Publish) bool { return s[p.key()] }
 
+// Rename follows a change of the port's name.
+func (p *Publish) Rename(port string) { p.Port, p.Spec.Port = port, port }
+
 func (p *Publish) String() string { return fmt.Sprintf("%s to %s", p.Spec.Spec, p.Port) }
 
 // ParsePublish reads what is asked for, without looking at anything else.

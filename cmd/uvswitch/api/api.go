@@ -134,6 +134,11 @@ type PortAdd struct {
 	Set PortSet `json:"set,omitempty"` // settings, as for `port set`
 }
 
+// A PortRename is the body of POST /v1/ports/{name}/rename.
+type PortRename struct {
+	Name string `json:"name"` // the new one
+}
+
 // A PortSet is the body of PATCH /v1/ports/{name}: values of port settings by name. The settings of `bridge link` are on or off.
 // rate_from (for frames from the port), rate_to (for frames to the port) and rate (for both) are off or a rate. storm_bcast, storm_mcast and
 // storm_ucast are off or a number of frames per second.
@@ -403,6 +408,20 @@ type Neighbor struct {
 	Network string   `json:"network"`
 	State   []string `json:"state"`
 	Router  bool     `json:"router,omitempty"` // it says that it is a router (IPv6)
+}
+
+// An Unanswered is a row of `neigh unanswered`: an address for which the station behind a port asks by ARP or neighbor discovery. Nobody has
+// answered.
+type Unanswered struct {
+	Port    string `json:"port"`
+	Network string `json:"network"`
+	Dst     string `json:"dst"`
+	Count   int    `json:"count"`           // questions
+	Since   int    `json:"since"`           // seconds since the first one
+	Last    int    `json:"last"`            // seconds since the last one
+	Owner   string `json:"owner,omitempty"` // name of the port that has the address
+	Why     string `json:"why"`
+	Remedy  string `json:"remedy"`
 }
 
 // A Route is a row of `route show`.

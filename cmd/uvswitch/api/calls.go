@@ -54,6 +54,11 @@ func (c *Client) AddPort(ctx context.Context, p PortAdd) (made Port, err error) 
 	return made, err
 }
 
+// RenamePort gives a port another name.
+func (c *Client) RenamePort(ctx context.Context, name string, to PortRename) error {
+	return c.Do(ctx, "POST", "/ports/"+url.PathEscape(name)+"/rename", to, nil)
+}
+
 // SetPort changes settings of a port.
 func (c *Client) SetPort(ctx context.Context, name string, set PortSet) error {
 	return c.Do(ctx, "PATCH", "/ports/"+url.PathEscape(name), set, nil)
@@ -62,6 +67,11 @@ func (c *Client) SetPort(ctx context.Context, name string, set PortSet) error {
 // DeletePort removes a port and its published ports.
 func (c *Client) DeletePort(ctx context.Context, name string) error {
 	return c.Do(ctx, "DELETE", "/ports/"+url.PathEscape(name), nil, nil)
+}
+
+// Unanswered lists the addresses for which stations have asked in vain in the last minute.
+func (c *Client) Unanswered(ctx context.Context) ([]Unanswered, error) {
+	return get[[]Unanswered](ctx, c, "/neighbors/unanswered")
 }
 
 // Published lists published ports.
