@@ -134,18 +134,12 @@ func (e *Exam) theSwitch(ctx context.Context) {
 			e.Name = strings.TrimSuffix(p.Ifname, end)
 		}
 	}
-	for _, p := range s.Waiting {
-		e.add("ports", Warn, "make the namespace or the device; the switch adds the port within a second, with what is published for it", "port %s of the configuration file waits: %s", p.Port, p.Why)
-	}
-	asked, _ := e.Client.Unanswered(ctx) // the switch has just answered
-	for _, q := range asked {
-		e.add("neighbors", Warn, q.Remedy, "%s asks for %s, and nobody answers (%d times in %d s): %s", q.Port, q.Dst, q.Count, q.Since, q.Why)
-	}
-	if len(s.SilentNames) > 0 {
-		e.add("names", Warn, "look whether they work: `dig @SERVER example.com` on the host; other servers: /etc/resolv.conf, or `uvswitch network set NAME --dns-servers`", "these name servers have not answered containers lately: %s", strings.Join(s.SilentNames, ", "))
-	}
-	if s.NamesWhy != "" {
-		e.add("names", Warn, "restart the switch; to avoid this, write into the file instead of replacing it", "/etc/resolv.conf was replaced, and the switch's sandbox does not let it read the new file; it asks the servers of before: %s", s.NamesWhy)
+	list, _ := e.Client.Problems(ctx) // the switch has just answered
+	for _, p := range list {
+		if p.Kind == "uplink" || p.Kind == "ports" && p.Port != "" {
+			continue // doctor looks at the devices themselves
+		}
+		e.add(p.Kind, Warn, p.Remedy, "%s", p.Text)
 	}
 	var routes []api.Route
 	_ = e.Client.Do(ctx, "GET", "/routes", nil, &routes)

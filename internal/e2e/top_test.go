@@ -40,6 +40,10 @@ func TestTop(t *testing.T) {
 		})
 		_, _ = io.WriteString(in, "f")
 		b.Eventually("flows are shown", func() bool { return strings.Contains(out.String(), "ROTO") }) // top writes only the characters that changed
+		_, _ = io.WriteString(in, "!")
+		b.Eventually("a problem is shown", func() bool { return strings.Contains(out.String(), "martian_destination: packets") })
+		_, _ = io.WriteString(in, "tweb icmp > 240.0.0.1\r")
+		b.Eventually("a trace is shown", func() bool { return strings.Contains(out.String(), "=>") }) // top writes only the characters that changed
 		_, _ = io.WriteString(in, "q")
 		ended := make(chan error, 1)
 		go func() { ended <- c.Wait() }()

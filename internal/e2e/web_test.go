@@ -51,7 +51,8 @@ func TestWebPage(t *testing.T) {
 	b.Iperf("out")
 	// Some traffic to show: two streams, dropped packets, pings.
 	for _, line := range []string{"iperf3 -c 172.29.0.3 -t 300 -b 800M", "iperf3 -c 10.1.0.2 -t 300 -b 90M",
-		"timeout 300 sh -c 'while :; do ping -c 1 -W 1 172.29.0.3; echo x | socat - udp-sendto:172.29.0.1:9; echo x | socat - udp-sendto:240.0.0.1:9; sleep 0.2; done'"} {
+		"timeout 300 sh -c 'while :; do ping -c 1 -W 1 172.29.0.3; echo x | socat - udp-sendto:172.29.0.1:9; echo x | socat - udp-sendto:240.0.0.1:9; sleep 0.2; done'",
+		"ping -c 300 -i 1 172.29.0.77 || true"} {
 		b.Background("web", line)
 	}
 	b.Eventually("drops are seen", func() bool { return strings.Contains(b.CLI("stats"), "martian_destination") })
@@ -82,7 +83,7 @@ func TestWebPage(t *testing.T) {
 	}
 	// Flows, packets and traces are for those who have the token.
 	_, token, _ := strings.Cut(page, "token=")
-	for _, path := range []string{"/v1/flows", "/v1/flows/stats", "/v1/monitor?last=1&follow=0", "/v1/web"} {
+	for _, path := range []string{"/v1/flows", "/v1/problems", "/v1/neighbors/unanswered", "/v1/flows/stats", "/v1/monitor?last=1&follow=0", "/v1/web"} {
 		for args, want := range map[string]string{
 			"": "401", "-H 'Authorization: Bearer x'": "401", "-H 'Authorization: Bearer'": "401", "-H 'Authorization: " + token + "'": "401",
 			"-H 'Authorization: Bearer " + token + "'": "200",
@@ -165,6 +166,7 @@ func browse(t *testing.T, url string) {
 	eventually("traffic flows along edges", `document.querySelectorAll(".topo .edge.on").length >= 4`)
 	eventually("edges are as wide as their rate", `(() => { const w = [...document.querySelectorAll(".topo .edge")].map(e => +e.getAttribute("stroke-width")); return Math.max(...w) > 2 * Math.min(...w) })()`)
 	eventually("drops by reason", `!!document.querySelector('[data-reason="martian_destination"]') && document.body.innerText.includes("never routed")`)
+	eventually("problems, and what to do", `(() => { const c = [...document.querySelectorAll("section.card")].find(c => c.innerText.startsWith("Problems")); return c && ["martian_destination", "web asks for 172.29.0.77, and nobody answers", "no port of network default has this address"].every(w => c.innerText.includes(w)) && [...c.querySelectorAll(".command code")].some(x => x.textContent === "uvswitch port ls") })()`)
 	eventually("tables and what is published", `document.body.innerText.includes("1,048,576") && document.body.innerText.includes("8080/tcp")`)
 	eventually("rates", `/[MG]bit\/s/.test(document.getElementById("rate").textContent)`)
 	if os.Getenv("UVSWITCH_SCREENSHOTS") != "" { // wait until the screenshot has a curve

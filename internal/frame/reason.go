@@ -1,5 +1,7 @@
 package frame
 
+import "strings"
+
 // Reason is why a frame was dropped, or punted. The word is the same wherever a drop is shown.
 type Reason uint8
 
@@ -283,6 +285,24 @@ func ParseReason(name string) (Reason, bool) {
 		}
 	}
 	return None, false
+}
+
+// IsNormal reports whether drops for the reason are part of normal operation, so that there is nothing to do.
+func (r Reason) IsNormal() bool {
+	return strings.HasPrefix(reasons[r].Remedy, "normal") || strings.HasPrefix(reasons[r].Remedy, "nothing")
+}
+
+// RemedyFor is the remedy, with the name of the port that it is about: in is where the frame came in, and out where it would have left. Empty names
+// are not known.
+func (r Reason) RemedyFor(in, out string) string {
+	port := in
+	if r == TxRateExceeded || r == SlowReceiver || in == "" {
+		port = out
+	}
+	if port == "" {
+		return reasons[r].Remedy
+	}
+	return strings.NewReplacer("port set NAME", "port set "+port, "port show NAME", "port show "+port, "-i NAME", "-i "+port, "--port NAME", "--port "+port).Replace(reasons[r].Remedy)
 }
 
 // Punt is what the slow path does with a frame that is punted for the reason.

@@ -20,6 +20,10 @@ func (m *screen) columns() []column {
 		return []column{{head: "PROTO"}, {head: "STATE"}, {head: "FROM"}, {head: "TO"}, {head: "PORT"}, {head: "RATE", right: true}, {head: "BYTES", right: true, from: 110}, {head: "EXPIRES", right: true, from: 120}}
 	case dropsView:
 		return []column{{head: "TIME"}, {head: "REASON"}, {head: "PORT"}, {head: "PACKET", rest: true}}
+	case publishedView:
+		return []column{{head: "HOST"}, {head: "PROTO"}, {head: "PORT"}, {head: "CONTAINER", from: 60}, {head: "FROM", from: 80}, {head: "PACKETS", right: true, from: 60}, {head: "BYTES", right: true, from: 100}}
+	case problemsView:
+		return []column{{head: "KIND"}, {head: "PORT"}, {head: "PROBLEM", rest: true}}
 	case reasonsView:
 		return []column{{head: "REASON"}, {head: "COUNT", right: true}, {head: "RATE", right: true}, {head: "MEANING", rest: true, from: 60}}
 	}
@@ -43,6 +47,12 @@ func (m *screen) lines() []line {
 		all = m.dropped()
 	case reasonsView:
 		all = m.reasons()
+	case publishedView:
+		all = m.publishedLines()
+	case problemsView:
+		for _, p := range m.now.problems {
+			all = append(all, line{p.Kind + p.Port + p.Text, []string{p.Kind, cmp.Or(p.Port, "-"), p.Text}, term.Plain, view{kind: problemPage, problem: p}})
+		}
 	case portPage:
 		all = m.reasonsOf(v.port)
 	}
@@ -158,6 +168,14 @@ func (m *screen) flowLines() (out []line) {
 		cells := []string{r.f.Protocol, cmp.Or(r.f.State, "-"), end(r.f.Original.Src, r.f.Original.Sport), end(r.f.Original.Dst, r.f.Original.Dport), cmp.Or(r.f.Port, "-"), Rate(r.rate, "b/s"),
 			strconv.FormatUint(r.f.Original.Bytes+r.f.Reply.Bytes, 10), (time.Duration(r.f.Timeout) * time.Second).String()}
 		out = append(out, line{flowKey(r.f), cells, term.Plain, view{kind: flowPage, flow: *r.f, port: r.f.Port}})
+	}
+	return out
+}
+
+func (m *screen) publishedLines() (out []line) {
+	for _, p := range m.now.published {
+		cells := []string{p.HostPorts(), p.Protocol, p.Port, end(p.Address, p.ContainerPort), cmp.Or(strings.Join(p.From, ","), "any"), strconv.FormatUint(p.Packets, 10), strconv.FormatUint(p.Bytes, 10)}
+		out = append(out, line{p.Host() + p.Port, cells, term.Plain, view{kind: portPage, port: p.Port}})
 	}
 	return out
 }

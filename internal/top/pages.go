@@ -20,6 +20,10 @@ func (m *screen) page(room int) (out []string) {
 		out = m.aboutFlow(&v.flow)
 	case dropPage:
 		out = m.aboutDrop(&v.drop)
+	case problemPage:
+		out = m.aboutProblem(&v.problem)
+	case tracePage:
+		out = m.aboutPacket(v.packet)
 	}
 	v := m.shown()
 	v.at = max(0, min(v.at, len(out)-room))
@@ -130,14 +134,58 @@ func (m *screen) aboutDrop(d *api.Verdict) (out []string) {
 	if d.Remedy != "" {
 		add("to do", d.Remedy)
 	} else {
-		add("to do", known.Info().Remedy)
+		add("to do", known.RemedyFor(d.In, d.Out))
 	}
 	out = append(out, "")
-	t := m.now.trace
-	if t == nil {
+	if m.now.trace == nil {
 		return append(out, m.fact("now", "A packet of this kind cannot be described for a trace; uvswitch trace --pcap takes it from a capture.")...)
 	}
 	out = append(out, m.styled(term.Key, "What would happen to it now"))
+	return append(out, m.traced()...)
+}
+
+func (m *screen) aboutProblem(p *api.Problem) (out []string) {
+	out = append(out, m.styled(term.Bold, "problem: "+p.Kind))
+	if !slices.ContainsFunc(m.now.problems, func(x api.Problem) bool { return x.Kind == p.Kind && x.Port == p.Port && x.Reason == p.Reason }) {
+		out = append(out, m.styled(term.Good, "It is gone."))
+	}
+	out = append(out, m.fact("what", p.Text)...)
+	if p.Count > 0 {
+		out = append(out, m.fact("how often", fmt.Sprintf("%d times in the last minute, or more", p.Count))...)
+	}
+	return append(append(out, ""), m.fact("to do", p.Remedy)...)
+}
+
+func (m *screen) aboutPacket(packet string) []string {
+	in, packet, _ := strings.Cut(packet, " ")
+	out := append([]string{m.styled(term.Bold, "trace of a packet")}, m.fact("from port", in)...)
+	out = append(append(out, m.fact("packet", packet)...), "")
+	if m.now.trace == nil {
+		return out
+	}
+	return append(out, m.traced()...)
+}
+
+// traced is the trace of the sample: its end, which is what the user wants to know, and its steps.
+func (m *screen) traced() (out []string) {
+	t := m.now.trace
+	style, end := term.Good, "=> "+t.Verdict
+	if t.Verdict == "dropped" {
+		style = term.Bad
+	}
+	if t.Reason != "" {
+		end += " " + t.Reason
+	}
+	if len(t.Ports) > 0 {
+		end += " to " + strings.Join(t.Ports, ", ")
+	}
+	for _, text := range wrap(term.Printable(end+": "+t.Why), max(20, m.width-3), "   ") {
+		out = append(out, m.styled(style, text))
+	}
+	if t.Remedy != "" {
+		out = append(out, m.fact("   to do", t.Remedy)...)
+	}
+	out = append(out, "")
 	for _, s := range t.Steps {
 		for i, text := range wrap(term.Printable(s.Text), max(20, m.width-24), "") {
 			stage, result := s.Stage, s.Result
@@ -146,13 +194,6 @@ func (m *screen) aboutDrop(d *api.Verdict) (out []string) {
 			}
 			out = append(out, fmt.Sprintf("  %-12s %-8s %s", stage, result, text))
 		}
-	}
-	style := term.Good
-	if t.Verdict == "dropped" {
-		style = term.Bad
-	}
-	for _, text := range wrap(fmt.Sprintf("=> %s %s: %s %s", t.Verdict, t.Reason, t.Why, t.Remedy), max(20, m.width-2), "   ") {
-		out = append(out, m.styled(style, term.Printable(text)))
 	}
 	return out
 }

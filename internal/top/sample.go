@@ -21,8 +21,11 @@ type sample struct {
 	flows  []api.Flow    // of the view's port, if it has one; at most mostFlows
 	drops  []api.Verdict // the last ones, the newest first
 	past   api.History   // of the view's port
-	trace  *api.Trace    // of the packet of a drop's page
-	noted  string        // why something of this is missing
+	trace  *api.Trace    // of the packet of a drop's page, or of one that the user has asked for
+
+	published []api.Publish
+	problems  []api.Problem
+	noted     string // why something of this is missing
 }
 
 const (
@@ -56,6 +59,20 @@ func take(ctx context.Context, c *api.Client, v view) (s sample, err error) {
 			s.drops = append(s.drops, d)
 		}
 		slices.Reverse(s.drops)
+	}
+	switch v.kind {
+	case publishedView:
+		note(c.Do(ctx, "GET", "/publish", nil, &s.published))
+	case tracePage:
+		in, packet, _ := strings.Cut(v.packet, " ")
+		t, err := c.Trace(ctx, api.TraceRequest{In: in, Packet: packet})
+		note(err)
+		if err == nil {
+			s.trace = &t
+		}
+	}
+	if s.problems, err = c.Problems(ctx); v.kind == problemsView {
+		note(err)
 	}
 	if v.kind == portPage {
 		note(c.Do(ctx, "GET", "/history?"+values("port", v.port).Encode(), nil, &s.past))

@@ -13,7 +13,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/term"
 )
 
-// The views: four lists, and pages about one object.
+// The views: lists, and pages about one object.
 type viewKind int
 
 const (
@@ -21,12 +21,16 @@ const (
 	flowsView
 	dropsView
 	reasonsView
-	portPage
+	publishedView
+	problemsView
+	portPage // all below have no list
 	flowPage
 	dropPage
+	problemPage
+	tracePage
 )
 
-var viewNames = []string{"ports", "flows", "last drops", "drops by reason", "port", "flow", "drop"}
+var viewNames = []string{"ports", "flows", "last drops", "drops by reason", "published ports", "problems"}
 
 // A view is what the screen shows, and where in it the user is.
 type view struct {
@@ -34,6 +38,8 @@ type view struct {
 	port, reason string // only what belongs to them
 	flow         api.Flow
 	drop         api.Verdict
+	problem      api.Problem
+	packet       string // to trace, after the port where it comes in
 
 	filter string
 	sort   int    // index of sorts
@@ -58,6 +64,8 @@ type screen struct {
 	past          map[string][]float64 // the same of each port, in both directions
 	views         []view               // the last one is shown; the others are where Esc leads
 	typing, help  bool
+	prompt        bool   // asks for a packet to trace
+	asked         string // what the user has typed there
 	held          bool
 	asking        bool // a sample is on its way; its end asks for the next one
 	again         bool // the view has changed meanwhile
@@ -161,6 +169,8 @@ func (m *screen) key(msg tea.KeyPressMsg) tea.Cmd {
 	case m.help:
 		m.help = false
 		return nil
+	case m.prompt:
+		return m.typePacket(key, msg.Text)
 	case m.typing:
 		switch key {
 		case "enter":
@@ -175,7 +185,7 @@ func (m *screen) key(msg tea.KeyPressMsg) tea.Cmd {
 		}
 		return nil
 	}
-	lists := map[string]viewKind{"1": portsView, "p": portsView, "2": flowsView, "f": flowsView, "3": dropsView, "d": dropsView, "4": reasonsView, "r": reasonsView}
+	lists := map[string]viewKind{"1": portsView, "p": portsView, "2": flowsView, "f": flowsView, "3": dropsView, "d": dropsView, "4": reasonsView, "r": reasonsView, "5": publishedView, "u": publishedView, "6": problemsView, "!": problemsView}
 	page := max(1, m.height-12)
 	switch key {
 	case "q":
@@ -185,11 +195,13 @@ func (m *screen) key(msg tea.KeyPressMsg) tea.Cmd {
 	case "space", " ":
 		m.held = !m.held
 	case "/":
-		m.typing = len(sorts[v.kind]) > 0 || v.kind == dropsView
+		m.typing = v.kind < portPage
 	case "s":
 		if n := len(sorts[v.kind]); n > 0 {
 			v.sort = (v.sort + 1) % n
 		}
+	case "t":
+		m.prompt, m.asked = true, m.packetHere()
 	case "esc", "left", "h", "backspace":
 		switch {
 		case v.filter != "":
@@ -199,7 +211,7 @@ func (m *screen) key(msg tea.KeyPressMsg) tea.Cmd {
 			return m.look()
 		}
 	case "enter", "right", "l":
-		if lines := m.lines(); v.at < len(lines) && lines[v.at].open.kind > flowsView {
+		if lines := m.lines(); v.at < len(lines) && lines[v.at].open.kind >= dropsView {
 			return m.show(lines[v.at].open)
 		}
 	case "tab":
@@ -225,6 +237,50 @@ func (m *screen) key(msg tea.KeyPressMsg) tea.Cmd {
 			m.views = []view{{kind: kind}}
 			return m.look()
 		}
+	}
+	return nil
+}
+
+// packetHere is the beginning of a packet for a trace: it comes from the port that the view is about, and is that of the flow or the drop.
+func (m *screen) packetHere() string {
+	v := m.shown()
+	switch lines := m.lines(); {
+	case v.kind == tracePage:
+		return v.packet
+	case v.kind == flowPage:
+		return fmt.Sprintf("%s %s %s > %s ", v.flow.Port, strings.TrimSuffix(v.flow.Protocol, "v6"), end(v.flow.Original.Src, v.flow.Original.Sport), end(v.flow.Original.Dst, v.flow.Original.Dport))
+	case v.kind == dropPage:
+		return v.drop.In + " " + packetOf(&v.drop)
+	case v.kind == problemPage && v.problem.Port != "":
+		return v.problem.Port + " "
+	case v.kind == portPage:
+		return v.port + " "
+	case v.kind == portsView && v.at < len(lines):
+		return lines[v.at].key + " "
+	}
+	return ""
+}
+
+// typePacket obeys a key while the user types a packet.
+func (m *screen) typePacket(key, text string) tea.Cmd {
+	switch key {
+	case "enter":
+		m.prompt = false
+		if strings.TrimSpace(m.asked) != "" {
+			if v := m.shown(); v.kind == tracePage {
+				m.views = m.views[:len(m.views)-1]
+			}
+			return m.show(view{kind: tracePage, packet: strings.TrimSpace(m.asked)})
+		}
+	case "esc":
+		m.prompt = false
+	case "backspace":
+		r := []rune(m.asked)
+		m.asked = string(r[:max(0, len(r)-1)])
+	case "ctrl+u":
+		m.asked = ""
+	default:
+		m.asked += text
 	}
 	return nil
 }
@@ -284,6 +340,9 @@ func (m *screen) screen() string {
 	if v.kind == portsView {
 		foot = m.dropLines()
 	}
+	if m.prompt {
+		foot = append(foot, "trace: "+m.asked[max(0, len(m.asked)-max(8, m.width-8)):]+"_")
+	}
 	if !m.plain {
 		foot = append(foot, "", m.keyLine())
 	}
@@ -291,6 +350,9 @@ func (m *screen) screen() string {
 	switch {
 	case m.now.noted != "" && !m.plain:
 		out = append(out, wrap(m.now.noted, m.width, "")...)
+		if v.kind == tracePage {
+			out = append(out, "", "t changes the packet, Esc leads back.")
+		}
 	case v.kind < portPage:
 		out = append(out, m.list(room)...)
 	default:
@@ -337,7 +399,14 @@ func (m *screen) head() (out []string) {
 	if up.Address6 != "" && up.State6 == "up" {
 		six = " and " + up.Address6
 	}
-	add("uvswitch %s up %s, %s, uplink %s %s%s %s, %s", s.status.Version, (time.Duration(s.status.Uptime) * time.Second).String(), s.status.Backend, cmp.Or(up.Device, "-"), cmp.Or(up.Address, "-"), six, up.State, state)
+	line := func(backend, six string) string {
+		return fmt.Sprintf("uvswitch %s up %s%s, uplink %s %s%s %s, %s", s.status.Version, (time.Duration(s.status.Uptime) * time.Second).String(), backend, cmp.Or(up.Device, "-"), cmp.Or(up.Address, "-"), six, up.State, state)
+	}
+	about := line(", "+s.status.Backend, six)
+	if len(about) > m.width && !m.plain {
+		about = line("", "")
+	}
+	out = append(out, about)
 	c, b := s.stats.Conservation, m.before.stats.Conservation
 	rate := 0.0
 	if len(m.total) > 0 {
@@ -362,6 +431,9 @@ func (m *screen) head() (out []string) {
 			}
 			out = append(out, text)
 		}
+	}
+	if n := len(s.problems); n > 0 && !m.plain {
+		out = append(out, m.styled(term.Warn, fmt.Sprintf("problems   %d (6 shows them)", n)))
 	}
 	return append(out, "")
 }
@@ -393,9 +465,29 @@ func (m *screen) list(room int) (out []string) {
 		}
 	}
 	if len(lines) == 0 {
-		out = append(out, "nothing to show")
+		out = append(out, m.empty()...)
+	}
+	if v.kind == publishedView && !m.plain && len(out) < room {
+		out = append(out, "")
+		for _, text := range wrap("To publish one: uvswitch publish add HOSTPORT:PORT --port NAME", m.width, "  ") {
+			out = append(out, m.styled(term.Dim, text))
+		}
 	}
 	return out
+}
+
+// empty says why a list has nothing.
+func (m *screen) empty() []string {
+	v := m.shown()
+	switch {
+	case v.filter != "":
+		return wrap("nothing has this text; Esc removes the filter", m.width, "")
+	case v.kind == problemsView:
+		return wrap("The switch sees no problem. t traces a packet: it says what would happen to it. `uvswitch doctor` looks at the host, too.", m.width, "")
+	case v.kind == publishedView:
+		return wrap("No port of the host is published: nobody outside can begin a connection to a container.", m.width, "")
+	}
+	return []string{"nothing to show"}
 }
 
 // chosen is the chosen line, over the whole width.
@@ -426,12 +518,18 @@ func (m *screen) title(n int) string {
 }
 
 func (m *screen) keyLine() string {
-	if m.typing {
+	switch {
+	case m.prompt:
+		return clip("PORT PACKET, such as web tcp > 1.1.1.1:443   Enter traces it   Esc leaves", m.width)
+	case m.typing:
 		return "type a part of a line   Enter keeps the filter   Esc removes it"
 	}
-	text := "q quit  ? help  Enter open  Esc back  / filter  s sort  1 ports  2 flows  3 drops  4 reasons  space pause"
+	text := "q quit  ? help  Enter open  Esc back  / filter  s sort  t trace  1 ports  2 flows  3 drops  4 reasons  5 published  6 problems  space pause"
 	if m.width < len(text) {
-		text = "q quit  ? help  Enter open  Esc back  / filter  s sort  1-4"
+		text = "q quit  ? help  Enter open  Esc back  / filter  s sort  t trace  1-6"
+	}
+	if m.width < len(text) {
+		text = "q quit  ? help  Enter open  / filter  t trace  1-6"
 	}
 	return m.styled(term.Dim, text)
 }
@@ -441,19 +539,20 @@ var helpLines = []string{
 	"",
 	"  1 or p      ports",
 	"  2 or f      flows; on a port's page, those of the port",
-	"  3 or d      the last drops; on a port's page, those of the port",
+	"  3 or d      the last drops; on a port's page, its own",
 	"  4 or r      drops by reason",
+	"  5 or u      published ports",
+	"  6 or !      problems, and what to do",
 	"  Tab         the next list",
 	"",
 	"  Up, Down, j, k, PgUp, PgDn, g, G   choose a line",
-	"  Enter       open the chosen line: a port, a flow, a drop, the drops of a reason",
+	"  Enter       open the chosen line",
 	"  Esc         back; it removes a filter first",
 	"  /           show only lines that have a text",
 	"  s           sort by the next column",
-	"  space       pause",
-	"  q           quit",
+	"  t           trace a packet: what would happen to it",
+	"  space       pause; q quits",
 	"",
-	"A drop's page says why the packet was dropped, what to do, and what would happen to it now.",
-	"",
+	"The pages of drops and of problems say what to do.",
 	"Any key closes this help.",
 }

@@ -34,7 +34,11 @@ func stage(width, height int) *screen {
 				s.drops = append(s.drops, api.Verdict{Time: fmt.Sprintf("2026-11-29T10:00:%02d.5Z", i%60), Verdict: "dropped", Reason: "nat_filtered", In: "c0\x1b[2J1", Packet: fmt.Sprintf("udp 192.0.2.1:%d > 172.29.0.3:53", i), Protocol: "udp", Src: "192.0.2.1", Dst: "172.29.0.3", Sport: i, Dport: 53})
 			}
 		}
-		if v.kind == dropPage {
+		s.problems = []api.Problem{{Kind: "neighbors", Port: "c02", Count: 4, Text: "c02 asks for 172.29.0.77, and nobody answers", Remedy: "start it"}}
+		if v.kind == publishedView {
+			s.published = []api.Publish{{HostAddress: "127.0.0.1", HostPort: 8080, HostPortEnd: 8080, Protocol: "tcp", Port: "c01", Address: "172.29.0.3", ContainerPort: 80}, {HostAddress: "0.0.0.0", HostPort: 53, HostPortEnd: 53, Protocol: "udp", Port: "c01"}}
+		}
+		if v.kind == dropPage || v.kind == tracePage {
 			s.trace = &api.Trace{Verdict: "dropped", Reason: "nat_filtered", Why: strings.Repeat("why ", 40), Steps: []api.TraceStep{{Stage: "guard", Result: "pass", Text: strings.Repeat("word ", 30)}}}
 		}
 		return s, nil
@@ -61,7 +65,7 @@ func (m *screen) poll() {
 func (m *screen) press(keys ...string) {
 	for _, k := range keys {
 		msg := tea.KeyPressMsg{Text: k, Code: []rune(k)[0]}
-		if code, ok := map[string]rune{"enter": tea.KeyEnter, "esc": tea.KeyEscape, "down": tea.KeyDown, "end": tea.KeyEnd, "pgdown": tea.KeyPgDown, "tab": tea.KeyTab}[k]; ok {
+		if code, ok := map[string]rune{"enter": tea.KeyEnter, "esc": tea.KeyEscape, "down": tea.KeyDown, "end": tea.KeyEnd, "home": tea.KeyHome, "pgdown": tea.KeyPgDown, "tab": tea.KeyTab}[k]; ok {
 			msg = tea.KeyPressMsg{Code: code}
 		}
 		if _, cmd := m.Update(tea.Msg(msg)); cmd != nil {
@@ -120,17 +124,39 @@ func TestScreen(t *testing.T) {
 		expect("Enter on a reason", "last drops (100) of port c01, reason nat_filtered")
 		m.press("down", "enter")
 		expect("Enter on a drop", "dropped: nat_filtered", "to do", "192.0.2.1:1 >")
+		m.press("down", "down", "down", "down", "down")
+		expect("further down", "=> dropped", "why")
 		m.press("end")
-		expect("End of the page", "=> dropped", "why")
+		expect("End of the page", "guard", "word")
 		m.press("esc", "esc", "f")
 		expect("f on a port's page", "flows (1) of port c01")
 		m.press("enter")
-		expect("Enter on a flow", "flow 7, tcp", "original", "uvswitch flow del -p tcp")
+		expect("Enter on a flow", "flow 7, tcp", "original")
+		m.press("end")
+		expect("the end of a flow's page", "uvswitch flow del -p tcp")
 		m.press("4")
 		expect("4", "drops by reason (2)", "martian_destination")
 		m.press("enter", "esc", "?")
 		expect("?", "Any key closes this help.")
 		m.press("x", "tab")
+		expect("Tab", "published ports (2)", "127.0.0.1:8080", "publish add")
+		m.press("/", "n", "o", "enter")
+		expect("a filter without lines", "nothing has this text")
+		m.press("esc", "down", "enter")
+		expect("Enter on a published port", "port c01")
+		m.press("!")
+		expect("!", "problems (1)", "c02 asks for 172.29.0.77", "problems   1 (6 shows them)")
+		m.press("enter")
+		expect("Enter on a problem", "problem: neighbors", "how often", "to do", "start it")
+		m.press("t")
+		expect("t on a problem", "trace: c02 _", "Enter traces it")
+		m.press("x", "esc", "1", "t", "esc", "home", "t", "i", "c", "m", "p", " ", ">", " ", "8", "enter")
+		expect("a packet", "trace of a packet", "from port     c39", "icmp > 8", "=> dropped")
+		m.press("t", "z", "enter", "esc")
+		expect("t on a trace, and Esc", "ports (40)")
+		m.press("2", "enter", "t")
+		expect("t on a flow", "443")
+		m.press("esc", "6", "tab")
 		expect("Tab", "ports (40)")
 		for _, cmd := range []string{"q"} {
 			if _, quit := m.Update(tea.KeyPressMsg{Text: cmd, Code: 'q'}); quit == nil {
@@ -143,7 +169,7 @@ func TestScreen(t *testing.T) {
 // TestLowScreens checks that every view is drawn on screens that have no room for it.
 func TestLowScreens(t *testing.T) {
 	for height := range 14 {
-		for _, keys := range [][]string{{}, {"enter"}, {"enter", "enter"}, {"enter", "enter", "enter", "end"}, {"2"}, {"2", "enter"}, {"3", "end"}, {"4"}, {"?"}} {
+		for _, keys := range [][]string{{}, {"enter"}, {"enter", "enter"}, {"enter", "enter", "enter", "end"}, {"2"}, {"2", "enter"}, {"3", "end"}, {"4"}, {"5"}, {"6", "enter"}, {"t"}, {"t", "a", "enter", "end"}, {"?"}} {
 			m := stage(10, height)
 			m.press(keys...)
 			if lines := strings.Count(m.screen(), "\n"); lines >= max(height, 1) {

@@ -424,6 +424,16 @@ type Unanswered struct {
 	Remedy  string `json:"remedy"`
 }
 
+// A Problem is something that does not work now, as far as the switch can see it.
+type Problem struct {
+	Kind   string `json:"kind"`             // uplink, ports, names, tables, neighbors, shares, drops
+	Port   string `json:"port,omitempty"`   // which it is about
+	Reason string `json:"reason,omitempty"` // of drops
+	Count  int    `json:"count,omitempty"`  // of the drops of the last minute, as far as they are remembered
+	Text   string `json:"text"`
+	Remedy string `json:"remedy"`
+}
+
 // A Route is a row of `route show`.
 type Route struct {
 	Dst     string `json:"dst"`

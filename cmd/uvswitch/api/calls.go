@@ -74,6 +74,11 @@ func (c *Client) Unanswered(ctx context.Context) ([]Unanswered, error) {
 	return get[[]Unanswered](ctx, c, "/neighbors/unanswered")
 }
 
+// Problems lists what does not work now, as far as the switch can see it.
+func (c *Client) Problems(ctx context.Context) ([]Problem, error) {
+	return get[[]Problem](ctx, c, "/problems")
+}
+
 // Published lists published ports.
 func (c *Client) Published(ctx context.Context) ([]Publish, error) {
 	return get[[]Publish](ctx, c, "/publish")

@@ -93,12 +93,12 @@ const count = n => n.toLocaleString("en");
 const span = s => s < 60 ? s.toFixed(0) + " s" : s < 3600 ? (s / 60).toFixed(0) + " min" : s < 86400 ? (s / 3600).toFixed(1) + " h" : (s / 86400).toFixed(1) + " days";
 
 // The last answers of the switch, and the rates between the last two polls.
-const state = { status: null, ports: [], stats: null, publish: [], reasons: Object.create(null), rates: Object.create(null), dropRates: {}, at: 0 };
+const state = { status: null, ports: [], stats: null, publish: [], problems: [], reasons: Object.create(null), rates: Object.create(null), dropRates: {}, at: 0 };
 const allFlows = tables => tables.flows.used + tables.flows6.used; // of both families
 const zero = { rx_bytes: 0, tx_bytes: 0, rx_packets: 0, tx_packets: 0 };
 
 async function poll() {
-  const [status, ports, stats, publish] = await Promise.all([api("/status"), api("/ports"), api("/stats"), api("/publish")]);
+  const [status, ports, stats, publish, problems] = await Promise.all([api("/status"), api("/ports"), api("/stats"), api("/publish"), api("/problems").catch(() => [])]); // strangers get no problems
   const now = performance.now(), dt = (now - state.at) / 1000, old = state.stats;
   if (old && dt > 0 && stats.conservation.received >= old.conservation.received) {
     for (const [name, p] of Object.entries(stats.ports)) {
@@ -113,7 +113,7 @@ async function poll() {
     const used = key => (stats.io || []).reduce((n, w, i) => n + w[key] - (old.io?.[i]?.[key] || 0), 0) / dt;
     state.workers = { cpu: used("cpu_seconds"), sleeps: used("sleeps") };
   }
-  Object.assign(state, { status, ports, stats, publish, at: now });
+  Object.assign(state, { status, ports, stats, publish, problems, at: now });
 }
 
 const rateOf = name => state.rates[name] || { ...zero, drops: 0 };
@@ -224,7 +224,18 @@ function dropList(long) {
   return list.slice(0, long ? 99 : 7).map(([k, n]) => el("div", { class: "reason", "data-reason": k },
     el("div", { class: "head" }, el("code", {}, k), el("span", { class: "mono" }, count(n) + (state.dropRates[k] > 0 ? ` (${scaled(state.dropRates[k], "/s")})` : ""))),
     el("div", { class: "track" }, el("div", { class: "fill bad", "width%": Math.max(1, 100 * n / top) })),
-    el("p", {}, (state.reasons[k] || {}).meaning || ""), long && state.reasons[k] ? el("p", {}, "To do: " + state.reasons[k].remedy) : null));
+    el("p", {}, (state.reasons[k] || {}).meaning || ""), long && state.reasons[k] ? el("p", {}, "To do: ", ...remedy(state.reasons[k].remedy)) : null));
+}
+
+// remedy is a text in which commands stand in backquotes, with a button for each. A command that holds for any port gets the port's name.
+const remedy = (text, port) => text.split("`").map((part, i) => i % 2 ? copied(port ? part.replace(/(port set|port show|-i|--port) NAME/, "$1 " + port) : part) : part);
+
+// problemCard lists problems, if there are any.
+function problemCard(list) {
+  if (!list.length) return null;
+  return card("Problems", count(list.length), ...list.map(p => el("div", { class: "problem" }, el("p", {}, el("b", {}, p.kind), " ", ...(p.text.startsWith(p.port + " ") ? [portLink(p.port), p.text.slice(p.port.length)] : [p.text]), ".",
+    p.count > 1 ? el("span", { class: "muted" }, ` ${count(p.count)} in the last minute, or more.`) : ""), el("p", {}, "To do: ", ...remedy(p.remedy)),
+    p.reason ? el("p", {}, el("a", { href: "#" + link("drops", { port: p.port, reason: p.reason }) }, "the packets, one by one, with a trace of each")) : null)));
 }
 
 const card = (title, small, ...kids) => el("section", { class: "card", "data-key": "card " + title }, el("h2", {}, title, small ? el("small", {}, small) : ""), ...kids);
@@ -307,11 +318,11 @@ const pages = {
       }));
       const published = state.publish.length ? table([["host port"], ["target"], ["allowed sources"], ["flows", "n"]], state.publish.map(r => [
         el("code", {}, (r.host_address === "0.0.0.0" ? "" : literal(r.host_address) + ":") + r.host_port + (r.host_port_end !== r.host_port ? "-" + r.host_port_end : "") + "/" + r.protocol),
-        el("span", {}, portLink(r.port), ":" + r.container_port), r.from.join(", ") || "any", count(r.packets)])) : el("p", { class: "muted" }, "No port is published.");
+        el("span", {}, portLink(r.port), ":" + r.container_port), r.from.join(", ") || "any", count(r.packets)])) : el("p", { class: "muted" }, "No port is published: nobody outside can begin a connection to a container.");
       show(main,
         el("div", { class: "stack" }, card("Topology", "click a port for details", topology(), legend()), card("Ports", count(state.ports.length), turns, ports)),
-        el("div", { class: "stack" }, card("Tables", "used / limit", ...Object.entries(state.stats.tables).map(([k, t]) => meter(k, t))),
-          card("Drops", "by reason", ...dropList(false), el("p", {}, el("a", { href: "#drops" }, "all drops, and what to do"))), card("Published ports", "", published)));
+        el("div", { class: "stack" }, problemCard(state.problems), card("Tables", "used / limit", ...Object.entries(state.stats.tables).map(([k, t]) => meter(k, t))),
+          card("Drops", "by reason", ...dropList(false), el("p", {}, el("a", { href: "#drops" }, "all drops, and what to do"))), card("Published ports", "", published, el("p", {}, "To publish one: ", copied("uvswitch publish add HOSTPORT:PORT --port NAME")))));
     },
   },
   drops: {
@@ -440,6 +451,7 @@ const pages = {
           this.flows instanceof Error ? card("Flows", "", el("p", { class: "muted" }, this.flows.message))
             : card("Flows", this.flows.length === 50 ? "the first 50" : count(this.flows.length), this.flows.length ? flowTable(this.flows.map(seenByContainer)) : el("p", { class: "muted" }, "No flows."))),
         el("div", { class: "stack" },
+          problemCard(state.problems.filter(x => x.port === p.name)),
           card("Counters", "", table([[""], ["from the port", "n"], ["to the port", "n"]], [["packets", count(p.rx_packets), count(p.tx_packets)], ["bytes", count(p.rx_bytes), count(p.tx_bytes)],
             ["rate", bits(r.rx_bytes), bits(r.tx_bytes)], ["", pps(r.rx_packets), pps(r.tx_packets)], ["dropped", count(p.rx_dropped), count(p.tx_dropped)]])),
           card("Drops", "at this port", el("p", {}, el("a", { href: "#" + link("drops", { port: p.name }) }, "the last ones, one by one")), ...(Object.keys(p.drops).length ? Object.entries(p.drops).sort((a, b) => b[1] - a[1]).map(([k, n]) => el("div", { class: "reason" },
@@ -559,7 +571,7 @@ function dropTable(drops) {
   return table([["time"], ["reason"], ["port"], ["packet"], ["why, and what to do"], [""]], drops.map(v => {
     const packet = packetOf(v), r = state.reasons[v.reason] || {};
     return [el("span", { class: "mono" }, new Date(v.time).toLocaleTimeString()), el("code", { class: "badtext" }, v.reason), known(v.in) ? portLink(v.in) : v.in, el("code", {}, v.packet),
-      el("span", {}, v.why || r.meaning || "", el("br"), v.remedy ? copied(v.remedy) : el("span", { class: "muted" }, r.remedy || "")),
+      el("span", {}, v.why || r.meaning || "", el("br"), el("span", { class: "muted" }, ...remedy(v.remedy || r.remedy || "", v.in))),
       packet && known(v.in) ? el("a", { href: "#" + link("trace", { in: v.in, packet }) }, "trace") : ""];
   }));
 }
@@ -603,7 +615,7 @@ function differences(came, leaves) {
 function drawTrace(t) {
   const dropped = t.verdict === "dropped";
   const end = el("li", { class: "end " + t.verdict }, el("div", { class: "stage" }, t.verdict + (t.reason ? ": " + t.reason : "") + (t.ports.length ? " to " + t.ports.join(", ") : "")),
-    el("div", { class: "text" }, t.why + (t.remedy ? " To do: " + t.remedy : "")), t.out ? el("div", { class: "text mono" }, ...differences(t.packet, t.out)) : null);
+    el("div", { class: "text" }, t.why, ...(t.remedy ? [" To do: ", ...remedy(t.remedy)] : [])), t.out ? el("div", { class: "text mono" }, ...differences(t.packet, t.out)) : null);
   return [el("p", {}, el("code", {}, t.packet), el("span", { class: "muted" }, ` from ${t.in}, ${t.length} bytes`)),
     el("ol", { class: "way" }, ...t.steps.map(s => el("li", {}, el("span", { class: "result" }, s.result), el("div", { class: "stage" }, s.stage), el("div", { class: "text" }, s.text))), end)];
 }
