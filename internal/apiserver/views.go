@@ -328,7 +328,7 @@ func (v *view) unanswered() []api.Unanswered {
 			switch owner := v.Holder(n, q.Addr); {
 			case owner == nil:
 				x.Why = fmt.Sprintf("no port of network %s has this address", n.Name)
-				x.Remedy = "`uvswitch port ls` lists the addresses of all ports; start what has this address, or ask for another one"
+				x.Remedy = "`uvswitch port ls` lists the addresses of all ports; start what has this address, or use another address"
 			case !v.MayTalk(p, owner):
 				x.Owner, x.Why = owner.Name, fmt.Sprintf("port %s has this address, and ports %[1]s and %s are isolated from each other", owner.Name, p.Name)
 				x.Remedy = fmt.Sprintf("if they may talk: `uvswitch port set %s isolated off`", owner.Name)

@@ -43,9 +43,10 @@ func (a *app) neighCommand() *cobra.Command {
 }
 
 func printUnanswered(w io.Writer, rows []api.Unanswered) {
-	row(w, "PORT", "ASKS FOR", "TIMES", "IN", "WHY", "TO DO")
+	row(w, "PORT", "ASKS FOR", "TIMES", "IN", "WHY, AND WHAT TO DO")
 	for _, q := range rows {
-		row(w, q.Port, q.Dst, q.Count, time.Duration(q.Since)*time.Second, q.Why, q.Remedy)
+		row(w, q.Port, q.Dst, q.Count, time.Duration(q.Since)*time.Second, q.Why)
+		fmt.Fprintf(w, "\t\t\t->\t%s\n", q.Remedy)
 	}
 }
 

@@ -177,13 +177,18 @@ func reasonOf(name string) (frame.ReasonInfo, bool) {
 // printIO prints what each worker has done, and how many of its batches had how many frames.
 func printIO(w io.Writer, workers []api.WorkerIO) {
 	fmt.Fprintln(w)
-	head := []any{"WORKER", "CPU", "SPIN", "CALLS", "SLEEPS", "RE-ARMS"}
+	row(w, "WORKER", "CPU", "SPIN", "CALLS", "SLEEPS", "RE-ARMS")
+	for i, x := range workers {
+		row(w, i, fmt.Sprintf("%.2fs", x.CPUSeconds), fmt.Sprintf("%.2fs", x.SpinSeconds), x.Calls, x.Sleeps, x.Rearms)
+	}
+	fmt.Fprintln(w)
+	head := []any{"BATCHES OF"}
 	for _, frames := range api.BatchNames {
-		head = append(head, "BATCHES OF "+frames)
+		head = append(head, frames)
 	}
 	row(w, head...)
 	for i, x := range workers {
-		cells := []any{i, fmt.Sprintf("%.2fs", x.CPUSeconds), fmt.Sprintf("%.2fs", x.SpinSeconds), x.Calls, x.Sleeps, x.Rearms}
+		cells := []any{fmt.Sprintf("worker %d", i)}
 		for _, frames := range api.BatchNames {
 			cells = append(cells, x.Batches[frames])
 		}
