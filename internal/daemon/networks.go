@@ -9,7 +9,9 @@ import (
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/link"
 	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/netns"
 	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/router"
 	vswitch "github.com/uvswitch/uvswitch/switch"
@@ -159,7 +161,7 @@ func (d *Daemon) SetNetwork(name string, edit func(*api.NetworkAdd) error) error
 	})
 }
 
-// changeNetworkLocked gives a network other settings. Its subnet and gateway stay; its ports keep their MTU.
+// changeNetworkLocked gives a network other settings. Its subnet and gateway stay; its ports keep their MTU, but the host's.
 func (d *Daemon) changeNetworkLocked(a api.NetworkAdd) error {
 	to, err := d.State().ChangedNetwork(a)
 	if err != nil {
@@ -178,6 +180,11 @@ func (d *Daemon) changeNetworkLocked(a api.NetworkAdd) error {
 			return err
 		}
 	}
+	if h := d.ports[model.HostPortName]; h != nil && h.net == n && h.MTU != to.MTU {
+		if err := link.SetMTU(netns.Original, h.Ifname, to.MTU); err != nil {
+			return err
+		}
+	}
 	d.unrouteFromHostLocked(n)
 	d.mu.Lock()
 	n.Network = to
@@ -186,6 +193,12 @@ func (d *Daemon) changeNetworkLocked(a api.NetworkAdd) error {
 	for _, p := range d.ports {
 		if p.net != n {
 			continue
+		}
+		if p.Kind == model.KindHost && p.MTU != to.MTU {
+			d.mu.Lock()
+			p.MTU = to.MTU
+			d.mu.Unlock()
+			d.dp.Switch.SetPort(p.SwitchPort(n.ID))
 		}
 		if p.DHCP != to.DHCP.On {
 			d.mu.Lock()

@@ -80,6 +80,10 @@ func TestDoctor(t *testing.T) {
 	if strings.Contains(found["programs"], "uvs") {
 		t.Errorf("its own programs: %s", found["programs"])
 	}
+	b.CLI("network", "set", "default", "--mtu", "1400")
+	if found, _ = b.examine(); strings.Contains(found["mtu"], "port host") || !strings.Contains(b.Sh("host", "ip link show uvs0"), "mtu 1400") {
+		t.Errorf("the host's port follows its network: %s", found["mtu"])
+	}
 	b.Sh("host", "ip addr del 10.1.0.1/24 dev eth0")
 	b.Eventually("the switch has noticed", func() bool {
 		found, ok = b.examine()
