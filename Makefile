@@ -4,8 +4,8 @@
 GO       ?= go
 FUZZ     ?= 1
 PACKAGES  = iproute2 iputils-ping iputils-tracepath iperf3 tcpdump tshark iptables nftables ethtool arping socat curl procps bridge-utils \
-            coturn traceroute bind9-dnsutils dnsmasq-base musl-tools isc-dhcp-client ndisc6 radvdump ipv6toolkit thc-ipv6 hping3 openssl mandoc chromium fonts-dejavu-core qemu-system-x86 vde2 docker.io busybox-static dhcpcd-base dnsperf podman runc uidmap rootlesskit slirp4netns util-linux systemd rpm dpkg make
-TOOLS     = ip ping tracepath iperf3 tcpdump tshark iptables nft ethtool arping socat curl sysctl turnserver traceroute dig dnsmasq musl-gcc dhclient dhcpcd dnsperf rdisc6 radvdump na6 atk6-fake_router26 hping3 openssl mandoc chromium qemu-system-x86_64 vde_plug2tap dockerd busybox podman runc newuidmap rootlesskit slirp4netns setpriv systemd-socket-activate rpm dpkg
+            coturn traceroute bind9-dnsutils dnsmasq-base musl-tools isc-dhcp-client ndisc6 radvdump ipv6toolkit thc-ipv6 dsniff yersinia hping3 openssl mandoc chromium fonts-dejavu-core qemu-system-x86 vde2 docker.io busybox-static dhcpcd-base dnsperf podman runc uidmap rootlesskit slirp4netns util-linux systemd rpm dpkg make
+TOOLS     = ip ping tracepath iperf3 tcpdump tshark iptables nft ethtool arping socat curl sysctl turnserver traceroute dig dnsmasq musl-gcc dhclient dhcpcd dnsperf rdisc6 radvdump na6 atk6-fake_router26 arpspoof yersinia hping3 openssl mandoc chromium qemu-system-x86_64 vde_plug2tap dockerd busybox podman runc newuidmap rootlesskit slirp4netns setpriv systemd-socket-activate rpm dpkg
 PEERS     = openvswitch-switch vde2 passt slirp4netns gcc libc6-dev util-linux patchelf
 GVISOR    = v0.8.9
 NFPM      = v2.43.0

@@ -101,6 +101,16 @@ func fromOutside(f *frame.Frame, p *Port) {
 	}
 }
 
+// quotesOther reports whether an ICMP error is about a packet that was not sent to the port's station. The receiver believes an error without
+// regard to who sends it (RFC 1191, 3; RFC 5927).
+func (p *Port) quotesOther(icmp []byte) bool {
+	if len(icmp) == 0 || !frame.IsICMPErrorType(icmp[0]) {
+		return false
+	}
+	t, _, ok := frame.Quoted(icmp)
+	return !ok || t.Dst != p.Addr && !slices.Contains(p.Siblings, t.Dst)
+}
+
 const dhcpServer, dhcpClient = 67, 68 // RFC 2131, 4.1
 
 // serves returns the reason why the station may not send a frame as a router or as a DHCP server does, or None.
@@ -172,6 +182,9 @@ func guard(p *Port, f *frame.Frame, gateway frame.MAC) frame.Reason {
 				return frame.GuardSourceAddress
 			}
 			f.Flags |= frame.FromSibling
+		}
+		if f.Proto == frame.ICMP && f.FragOffset() == 0 && p.quotesOther(f.Payload()) {
+			return frame.GuardICMPError
 		}
 	case f.Flags&frame.IsARP != 0:
 		mac, addr := f.ARP().SenderMAC(), f.ARP().SenderAddr()

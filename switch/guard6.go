@@ -53,6 +53,11 @@ func guardICMPv6(p *Port, f *frame.Frame, src frame.Addr6) frame.Reason {
 		if src.IsZero() {
 			return frame.GuardSourceAddress
 		}
+		if l4[0] < frame.ICMPv6Echo { // an error (RFC 4443, 2.1); see quotesOther
+			if t, _, ok := frame.Quoted6(l4); !ok || !p.mayUse6(t.Dst, f.Src) {
+				return frame.GuardICMPError
+			}
+		}
 		return frame.None
 	}
 	advertises := l4[0] == frame.ICMPv6NeighborAdvertisement

@@ -71,6 +71,18 @@ func TestGuardAgainstWrappings(t *testing.T) {
 		return append(binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, from), to), 0, 8, 0, 0)
 	}
 	a2, a3 := frametest.Addr("10.0.0.2"), frametest.Addr("10.0.0.3")
+	quote := func(from, to frame.Addr) []byte { return frametest.Packet{Src: from, Dst: to}.Raw()[frame.VnetLen+14:] }
+	quote6 := func(from, to uint64) []byte { // link-local addresses
+		return frametest.Packet{Src6: frame.Addr6{Hi: 0xfe80 << 48, Lo: from}, Dst6: frame.Addr6{Hi: 0xfe80 << 48, Lo: to}}.Raw()[frame.VnetLen+14:]
+	}
+	icmp4 := func(typ, code uint8, about []byte) []byte {
+		return frametest.Packet{SrcMAC: mac(1), DstMAC: mac(2), Src: a2, Dst: a3, Proto: frame.ICMP, Type: typ, Code: code, Payload: about}.Raw()
+	}
+	fragment := func(raw []byte) []byte { // the first one
+		p := frametest.Packet{SrcMAC: mac(1), DstMAC: mac(2), Src: a2, Dst: a3, Proto: frame.ICMP, Type: 3, Code: 4, Frag: 0x2000}
+		p.Payload = raw[frame.VnetLen+14+20+8:]
+		return p.Raw()
+	}
 	forgedARP := frametest.ARP(mac(2), mac(1), 2, frametest.Addr("10.0.0.1"), a3)
 	forgedIP := frametest.Packet{SrcMAC: mac(1), DstMAC: mac(2), Src: a3, Dst: 1}.Raw()
 	for name, tt := range map[string]struct {
@@ -110,6 +122,17 @@ func TestGuardAgainstWrappings(t *testing.T) {
 		"DHCPv6 advertise":           {packet6(own6, 17, udp(547, 546)...), frame.GuardDHCP},
 		"DHCPv6 solicit":             {packet6(own6, 17, udp(546, 547)...), frame.None},
 		"TCP behind authentication":  {packet6(own6, 51, append([]byte{6, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1}, make([]byte, 20)...)...), frame.None},
+		"echo request, IPv4":         {icmp4(8, 0, nil), frame.None},
+		"an error about its packet":  {icmp4(3, 4, quote(a3, a2)), frame.None},
+		"an error about another's":   {icmp4(3, 4, quote(a3, 1)), frame.GuardICMPError},
+		"time exceeded, another's":   {icmp4(11, 0, quote(a3, 1)), frame.GuardICMPError},
+		"a redirect":                 {icmp4(5, 1, quote(a3, 1)), frame.GuardICMPError},
+		"an error in a fragment":     {fragment(icmp4(3, 4, quote(a3, 1))), frame.GuardICMPError},
+		"an error about nothing":     {icmp4(3, 4, quote(a3, a2)[:20]), frame.GuardICMPError},
+		"too big":                    {packet6(own6, 58, append([]byte{2, 0, 0, 0, 0, 0, 5, 0}, quote6(others6, own6)...)...), frame.None},
+		"too big, another's":         {packet6(own6, 58, append([]byte{2, 0, 0, 0, 0, 0, 5, 0}, quote6(others6, others6)...)...), frame.GuardICMPError},
+		"unreachable, another's":     {packet6(own6, 58, append([]byte{1, 0, 0, 0, 0, 0, 0, 0}, quote6(others6, others6)...)...), frame.GuardICMPError},
+		"too big, in a fragment":     {packet6(own6, 44, hidden(0, true, 58, append([]byte{2, 0, 0, 0, 0, 0, 5, 0}, quote6(others6, others6)...)...)...), frame.GuardICMPError},
 		"no next header":             {packet6(own6, 59), frame.None},
 		"nothing where one is named": {packet6(own6, 0), frame.ExtHeaders},
 	} {

@@ -280,6 +280,7 @@ Real programs and kernels check the command, too, in [internal/e2e](../internal/
   The test lists each difference with its reason (`+"`TestKernelNATAgrees`"+`).
 - The kernel's NPT and proxy_ndp, ndisc6, rdisc6, radvdump, and the attacks of thc-ipv6 and SI6 judge what is there for IPv6 only
   (`+"`TestNPTAsTheKernel`, `TestNDProxy`, `TestIPv6Tools`, `TestIPv6Attacks`"+`).
+- The attacks of dsniff and yersinia, and frames made by hand, judge the guard; a kernel's bridge shows that the attacks work (`+"`TestIPv4Attacks`"+`).
 `)
 	for i, s := range sections {
 		rows := slices.DeleteFunc(slices.Clone(list), func(r requirement) bool { return r.section != i })

@@ -18,7 +18,7 @@ import (
 
 // refusals are reasons that say that a port takes, or pretends to be, more than it may.
 var refusals = []frame.Reason{
-	frame.GuardSourceMAC, frame.GuardSourceAddress, frame.GuardARPSender, frame.GuardRouter, frame.GuardNeighbor, frame.GuardDHCP, frame.GuardVLAN, frame.GuardDestination,
+	frame.GuardSourceMAC, frame.GuardSourceAddress, frame.GuardARPSender, frame.GuardRouter, frame.GuardNeighbor, frame.GuardICMPError, frame.GuardDHCP, frame.GuardVLAN, frame.GuardDestination,
 	frame.AddressStolen, frame.GatewayMACStolen, frame.StormLimited, frame.SlowReceiver,
 	frame.PolicyDenied, frame.PolicyDropped,
 	frame.FlowQuota, frame.FlowTableFull, frame.NATPortsExhausted, frame.PairsFull,

@@ -1,6 +1,11 @@
 package dataplane
 
-import "github.com/uvswitch/uvswitch/internal/frame"
+import (
+	"cmp"
+	"slices"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
 
 // An Observer sees what one worker does with frames; a capture is one. Without an observer, a batch costs two comparisons.
 type Observer interface {
@@ -46,13 +51,13 @@ type Drop struct {
 }
 
 const (
-	keptDrops = 1024 // by each worker, and by the slow path
+	keptParts = 16 // ports share a part: a port that floods pushes out what is in its own part only
+	keptDrops = 64 // in a part, by each worker, and by the slow path
 	keptBytes = frame.FailureHead
 )
 
-// recent is a circular buffer of the last drops of one goroutine. Superseded acknowledgements are left out: they would push out all
-// others.
-type recent struct {
+// recent has the last drops of one goroutine, in circular buffers. Superseded acknowledgements are left out: they would push out all others.
+type recent [keptParts]struct {
 	n    uint64 // ever
 	list [keptDrops]keptDrop
 }
@@ -71,18 +76,28 @@ func (r *recent) add(now frame.Tick, in, out frame.PortID, why frame.Reason, len
 	if why == frame.AckSuperseded {
 		return
 	}
-	e := &r.list[r.n%keptDrops]
-	r.n++
+	id := in
+	if id == frame.NoPort {
+		id = out
+	}
+	p := &r[id%keptParts]
+	e := &p.list[p.n%keptDrops]
+	p.n++
 	e.tick, e.in, e.out, e.reason, e.length = now, in, out, why, uint32(length)
 	e.kept = uint8(copy(e.head[:], head))
 }
 
 // last appends the kept drops, oldest first.
 func (r *recent) last(to []Drop) []Drop {
-	for i := r.n - min(r.n, keptDrops); i < r.n; i++ {
-		e := &r.list[i%keptDrops]
-		to = append(to, Drop{e.tick, e.in, e.out, e.reason, e.length, append([]byte(nil), e.head[:e.kept]...)})
+	from := len(to)
+	for i := range r {
+		p := &r[i]
+		for k := p.n - min(p.n, keptDrops); k < p.n; k++ {
+			e := &p.list[k%keptDrops]
+			to = append(to, Drop{e.tick, e.in, e.out, e.reason, e.length, append([]byte(nil), e.head[:e.kept]...)})
+		}
 	}
+	slices.SortStableFunc(to[from:], func(a, b Drop) int { return cmp.Compare(a.Tick, b.Tick) })
 	return to
 }
 

@@ -19,6 +19,7 @@ const (
 	GuardARPSender
 	GuardRouter
 	GuardNeighbor
+	GuardICMPError
 	ExtHeaders
 	GuardDHCP
 	AddressStolen
@@ -182,6 +183,7 @@ var reasons = [NumReasons]ReasonInfo{
 	GuardARPSender:        {Stage: Guarding, Name: "guard_arp_sender", Meaning: "the guard: the sender IP or MAC address in an ARP packet is not an address of this port", Remedy: "look for ARP spoofing; if the sender is right, switch the guard off: `uvswitch port set NAME guard off`"},
 	GuardRouter:           {Stage: Guarding, Name: "guard_router", Meaning: "an IPv6 router advertisement or redirect came from a port that is not a router; ports without a guard may not send these, either", Remedy: "look for an attack; on the port of a router, or of a device that leads to one: `uvswitch port set NAME servers any`"},
 	GuardNeighbor:         {Stage: Guarding, Name: "guard_nd", Meaning: "the guard: an IPv6 packet speaks for a neighbor other than its sender, or is a neighbor discovery message in fragments", Remedy: "look for an attack; a station with a link-local address that is not made from its MAC needs the guard off: `uvswitch port set NAME guard off`"},
+	GuardICMPError:        {Stage: Guarding, Name: "guard_icmp_error", Meaning: "the guard: an ICMP error is about a packet that was not sent to this port; it would lower the path MTU of another station, or end its connections", Remedy: "look for an attack; if a router is behind the port, switch the guard off: `uvswitch port set NAME guard off`"},
 	ExtHeaders:            {Stage: Guarding, Name: "ext_headers", Meaning: "the extension headers of an IPv6 packet are more than 8, leave the packet, or do not end in its first fragment", Remedy: "the sender is broken, or it hides what it says; capture its port with `uvswitch dump -i NAME`"},
 	GuardDHCP:             {Stage: Guarding, Name: "guard_dhcp", Meaning: "an answer of a DHCP server came from a port that may not be a DHCP server; ports without a guard may not send these, either", Remedy: "look for an attack; on the port of a DHCP server, or of a device that leads to one: `uvswitch port set NAME servers any`"},
 	AddressStolen:         {Stage: Guarding, Name: "address_stolen", Meaning: "the sender uses the IP address of the gateway, of the host or of another port: by ARP, by neighbor discovery, as the source of a packet, or by asking whether anybody has it", Remedy: "see whose address it is with `uvswitch port ls`; look for an address that is used twice, or for an attack", Punt: Serve},

@@ -97,7 +97,7 @@ func TestPolicyAttacks(t *testing.T) {
 			p := tcp(n, frametest.Packet{})
 			p.Proto, p.Type = frame.ICMP, frame.ICMPEcho
 			q := p
-			q.Type, q.Payload = frame.ICMPUnreachable, frametest.Quote(tcp(n, frametest.Packet{}).Raw(), 64)
+			q.Type, q.Payload = frame.ICMPUnreachable, frametest.Quote(frametest.Packet{Src: n.host("b").Addr, Dst: n.host("a").Addr, Proto: frame.TCP, SrcPort: 1, DstPort: 2}.Raw(), 64)
 			return [][]byte{p.Raw(), q.Raw()}
 		},
 		"IPv6 to a neighbor and to all": func(n *Net) [][]byte {

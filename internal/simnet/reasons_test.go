@@ -225,6 +225,10 @@ var provocations = func() map[frame.Reason]provocation {
 				Payload: binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, 0xfe80<<48), 0x2ff_fe00_0001),
 			}.Raw()
 		}),
+		frame.GuardICMPError: guard(func(x *teasing) []byte {
+			about := frametest.Packet{Src: x.n.host("b").Addr, Dst: a("192.0.2.7")}.Raw()[frame.VnetLen+14:] // a packet to somebody else
+			return x.packet(x.n.host("a"), frametest.Packet{DstMAC: x.mac("b"), Dst: x.n.host("b").Addr, Proto: frame.ICMP, Type: 3, Code: 4, Seq: 600, Payload: about})
+		}),
 		frame.ExtHeaders: guard(func(x *teasing) []byte {
 			return frametest.Packet{SrcMAC: x.mac("a"), DstMAC: frame.AllNodes.GroupMAC(), Src6: x.mac("a").LinkLocal(), Dst6: frame.AllNodes, Ext: []byte{17, 9}}.Raw() // 80 bytes of options that are not there
 		}),
