@@ -10,8 +10,8 @@ import (
 // idle decides how long a worker looks for frames before it sleeps. A thread that sleeps must be woken, which takes longer than a frame's
 // whole way. A thread that looks takes a CPU from others.
 //
-// The worker looks only while it is part of a conversation: every frame is soon followed by the next one, which answers it, and there are few
-// of them. The time doubles when a frame came soon, and halves when none came: as Linux does for a CPU of a virtual machine (halt_poll_ns in
+// The worker looks only while it is part of a conversation: every frame is soon followed by the next one, and there are few of them, or each one
+// comes from where the last one went to: it is the answer. The time doubles when a frame came soon, and halves when none came: as Linux does for a CPU of a virtual machine (halt_poll_ns in
 // virt/kvm/kvm_main.c). The worker does not look while all CPUs are busy all the time.
 //
 // In a flood of short frames, the worker is fast enough to be asleep again before the next frame comes. Each frame would then cost a sleep and
@@ -64,14 +64,17 @@ func newIdle(busyPoll time.Duration) idle {
 // BusyPollAuto stands for a time that depends on what happens.
 const BusyPollAuto time.Duration = -1
 
-// waited notes how a wait ended: it took d, now is the time, and frames of the average size, in bytes, are there. Times are since any moment.
+// waited notes how a wait ended: it took d, now is the time, and frames of the average size, in bytes, are there. answered: the first one comes
+// from where the last frame went to. Times are since any moment.
 //
 //uvswitch:hot
-func (p *idle) waited(now, d time.Duration, frames, size int) {
+func (p *idle) waited(now, d time.Duration, frames, size int, answered bool) {
 	if !p.auto {
 		return
 	}
-	p.frames += frames
+	if !answered || frames > talkBatch {
+		p.frames += frames
+	}
 	if now-p.began >= period {
 		p.many = p.frames > int(talkFrames*(now-p.began)/period)
 		p.began, p.frames = now, 0

@@ -20,13 +20,18 @@ func newWaiting() *waiting {
 }
 
 // wait is a wait of d, after which there are frames of a size.
-func (w *waiting) wait(d time.Duration, frames, size int) {
+func (w *waiting) wait(d time.Duration, frames, size int) { w.end(d, frames, size, false) }
+
+// answer is a wait of d for an answer.
+func (w *waiting) answer(d time.Duration) { w.end(d, 1, 100, true) }
+
+func (w *waiting) end(d time.Duration, frames, size int, answered bool) {
 	looked := min(w.look, d)
 	w.now += d
 	if looked > 0 {
 		w.hasLooked(w.now, looked)
 	}
-	w.waited(w.now, d, frames, size)
+	w.waited(w.now, d, frames, size, answered)
 }
 
 func (w *waiting) waits(n int, d time.Duration, frames, size int) {
@@ -50,6 +55,17 @@ func TestIdle(t *testing.T) {
 		{"one that is too slow", func(w *waiting) { w.waits(1000, 25*us, 1, 100); w.waits(100, 200*us, 1, 100) }, 0},
 		{"a quiet host", func(w *waiting) { w.waits(100, 100*ms, 1, 100) }, 0},
 		{"a flood", func(w *waiting) { w.waits(1000, 10*us, 1, 100) }, 0},
+		{"a fast conversation", func(w *waiting) {
+			for range 1000 {
+				w.answer(9 * us)
+			}
+		}, 100 * us},
+		{"a flood after it", func(w *waiting) {
+			for range 1000 {
+				w.answer(9 * us)
+			}
+			w.waits(1000, 9*us, 1, 100)
+		}, 0},
 		{"batches", func(w *waiting) { w.waits(1000, 45*us, 8, 100) }, 0},
 		{"a stream of long frames", func(w *waiting) { w.waits(1000, 25*us, 1, 60000) }, 0},
 		{"a conversation again after that", func(w *waiting) {

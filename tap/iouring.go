@@ -82,6 +82,7 @@ type IOUring struct {
 	batch    int                    // frames in the batch that Poll returned last
 	loaned   []uint16               // buffers of the batch that Poll returned last
 	size     int                    // moving average of frame sizes, in bytes
+	sentTo   frame.PortID           // where the last frame went
 	pending  [ringBuffers]filled
 	first    int // index of the oldest frame in pending
 	n        int // frames in pending
@@ -410,7 +411,8 @@ func (r *IOUring) submit(wait int) error {
 //uvswitch:hot
 func (r *IOUring) waited(began time.Duration, err error) error {
 	now := monotonic()
-	r.idle.waited(now, now-began, r.n+len(r.ready), r.size)
+	answered := r.n > 0 && r.pending[r.first].port == r.sentTo || r.n == 0 && len(r.ready) > 0 && r.ready[0] == r.sentTo
+	r.idle.waited(now, now-began, r.n+len(r.ready), r.size, answered)
 	return err
 }
 
@@ -640,6 +642,7 @@ func (r *IOUring) fill(b *frame.Batch) {
 //
 //uvswitch:hot
 func (r *IOUring) Send(id frame.PortID, f *frame.Frame) {
+	r.sentTo = id
 	if r.watched && id != r.answering {
 		r.sendWatched(id, f)
 	} else {

@@ -12,6 +12,7 @@ import (
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/dhcp"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
@@ -19,6 +20,31 @@ import (
 
 // packetForm is the form of a packet in words.
 const packetForm = "tcp|udp|sctp|icmp|gre|esp|arp|nd [SRC[:PORT]] > DST[:PORT] [FLAGS: S S. . P. F. R] [seq N] [ack N] [win N] [ttl N] [len N] [mss N] [id N] [df], or dhcp, or dns|dns6 NAME; such as 'tcp 172.29.0.2:4000 > 1.1.1.1:443 S', 'icmp > 8.8.8.8', 'tcp > [2001:db8::1]:443' or 'arp > 172.29.0.1'"
+
+// Words describes a dropped packet in packetForm; empty if its kind has no such form.
+func Words(v *api.Verdict) string {
+	if v.Src == "" || v.Dst == "" || !slices.Contains([]string{"tcp", "udp", "sctp", "icmp", "icmpv6"}, v.Protocol) {
+		return ""
+	}
+	end := func(addr string, port int) string {
+		if port == 0 {
+			return addr
+		}
+		return net.JoinHostPort(addr, strconv.Itoa(port))
+	}
+	words := fmt.Sprintf("%s %s > %s", strings.TrimSuffix(v.Protocol, "v6"), end(v.Src, v.Sport), end(v.Dst, v.Dport))
+	if v.Reason == frame.FragmentationNeeded.String() || v.Reason == frame.ExceedsMTU.String() { // a short one would pass
+		ip, transport := frame.IPv4Len, frame.UDPLen // as long as an echo's
+		if strings.Contains(v.Src, ":") {
+			ip = frame.IPv6Len
+		}
+		if v.Protocol == "tcp" {
+			transport = frame.TCPLen
+		}
+		words += fmt.Sprintf(" len %d df", max(0, v.Length-frame.EthernetLen-ip-transport))
+	}
+	return words
+}
 
 // spec is a packet in words.
 type spec struct {

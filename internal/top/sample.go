@@ -2,7 +2,6 @@ package top
 
 import (
 	"context"
-	"fmt"
 	"net/url"
 	"slices"
 	"strconv"
@@ -78,8 +77,8 @@ func take(ctx context.Context, c *api.Client, v view) (s sample, err error) {
 		note(c.Do(ctx, "GET", "/history?"+values("port", v.port).Encode(), nil, &s.past))
 	}
 	if v.kind == dropPage {
-		if packet := packetOf(&v.drop); packet != "" {
-			t, err := c.Trace(ctx, api.TraceRequest{In: v.drop.In, Packet: packet})
+		if v.drop.Trace != "" {
+			t, err := c.Trace(ctx, api.TraceRequest{In: v.drop.In, Packet: v.drop.Trace})
 			note(err)
 			if err == nil {
 				s.trace = &t
@@ -99,23 +98,4 @@ func values(pairs ...string) url.Values {
 		}
 	}
 	return q
-}
-
-// packetOf describes a dropped packet for a trace; empty if its kind has no description.
-func packetOf(d *api.Verdict) string {
-	if d.Src == "" || d.Dst == "" || !slices.Contains([]string{"tcp", "udp", "sctp", "icmp", "icmpv6"}, d.Protocol) {
-		return ""
-	}
-	packet := fmt.Sprintf("%s %s > %s", strings.TrimSuffix(d.Protocol, "v6"), end(d.Src, d.Sport), end(d.Dst, d.Dport))
-	if d.Reason == "fragmentation_needed" || d.Reason == "exceeds_mtu" { // a short one would pass
-		headers := map[string]int{"tcp": 20, "sctp": 12}[d.Protocol]
-		if headers == 0 {
-			headers = 8
-		}
-		if headers += 14 + 20; strings.Contains(d.Src, ":") {
-			headers += 20
-		}
-		packet += fmt.Sprintf(" len %d df", max(0, d.Length-headers))
-	}
-	return packet
 }

@@ -250,7 +250,7 @@ func (m *screen) packetHere() string {
 	case v.kind == flowPage:
 		return fmt.Sprintf("%s %s %s > %s ", v.flow.Port, strings.TrimSuffix(v.flow.Protocol, "v6"), end(v.flow.Original.Src, v.flow.Original.Sport), end(v.flow.Original.Dst, v.flow.Original.Dport))
 	case v.kind == dropPage:
-		return v.drop.In + " " + packetOf(&v.drop)
+		return v.drop.In + " " + v.drop.Trace
 	case v.kind == problemPage && v.problem.Port != "":
 		return v.problem.Port + " "
 	case v.kind == portPage:

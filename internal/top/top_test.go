@@ -214,14 +214,3 @@ func TestSpark(t *testing.T) {
 		t.Error(s)
 	}
 }
-
-// The trace of a dropped packet has its length, if that was the reason.
-func TestPacketOf(t *testing.T) {
-	d := api.Verdict{Reason: "fragmentation_needed", Protocol: "icmp", Src: "172.29.0.3", Dst: "203.0.113.8", Length: 3042}
-	if got := packetOf(&d); got != "icmp 172.29.0.3 > 203.0.113.8 len 3000 df" {
-		t.Errorf("too long: %q", got)
-	}
-	if d.Reason = "policy_denied"; packetOf(&d) != "icmp 172.29.0.3 > 203.0.113.8" {
-		t.Errorf("another reason: %q", packetOf(&d))
-	}
-}

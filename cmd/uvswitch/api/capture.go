@@ -20,6 +20,7 @@ type Verdict struct {
 	Protocol string `json:"protocol,omitempty"`
 	Sport    int    `json:"sport,omitempty"`
 	Dport    int    `json:"dport,omitempty"`
+	Trace    string `json:"trace,omitempty"` // of a dropped packet: its description for `uvswitch trace`, if its kind has one
 	Bytes    string `json:"bytes,omitempty"` // the first bytes of the frame in hexadecimal, if they are asked for
 }
 

@@ -558,18 +558,10 @@ function flowTable(rows, head = name => name) {
   return table(columns.map(([name, by, cls]) => [by ? head(name, by) : name, cls]), rows.map(r => columns.map(c => c[3](r))));
 }
 
-// packetOf describes a dropped packet for a trace; undefined if its kind has no description.
-function packetOf(v) {
-  if (!v.src || !v.dst || !["tcp", "udp", "sctp", "icmp", "icmpv6"].includes(v.protocol)) return undefined;
-  const end = (a, port) => port ? literal(a) + ":" + port : a;
-  const headers = 34 + (v.src.includes(":") ? 20 : 0) + ({ tcp: 20, sctp: 12 }[v.protocol] || 8), long = ["fragmentation_needed", "exceeds_mtu"].includes(v.reason); // a short one would pass
-  return `${v.protocol === "icmpv6" ? "icmp" : v.protocol} ${end(v.src, v.sport)} > ${end(v.dst, v.dport)}${long ? ` len ${Math.max(0, v.length - headers)} df` : ""}`;
-}
-
 function dropTable(drops) {
   const known = name => state.ports.some(p => p.name === name);
   return table([["time"], ["reason"], ["port"], ["packet"], ["why, and what to do"], [""]], drops.map(v => {
-    const packet = packetOf(v), r = state.reasons[v.reason] || {};
+    const packet = v.trace, r = state.reasons[v.reason] || {};
     return [el("span", { class: "mono" }, new Date(v.time).toLocaleTimeString()), el("code", { class: "badtext" }, v.reason), known(v.in) ? portLink(v.in) : v.in, el("code", {}, v.packet),
       el("span", {}, v.why || r.meaning || "", el("br"), el("span", { class: "muted" }, ...remedy(v.remedy || r.remedy || "", v.in))),
       packet && known(v.in) ? el("a", { href: "#" + link("trace", { in: v.in, packet }) }, "trace") : ""];
