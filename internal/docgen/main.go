@@ -100,12 +100,27 @@ func manOf(c *cobra.Command, h doc.GenManHeader, dir string) error {
 		return err
 	}
 	text := strings.Replace(page.String(), ".SH EXAMPLE\n", ".SH EXAMPLES\n", 1)
+	if c.HasAvailableSubCommands() {
+		text = strings.Replace(text, `\fB`+c.CommandPath()+` [flags]\fP`, `\fB`+c.CommandPath()+` [flags] COMMAND\fP`, 1)
+		text = strings.Replace(text, ".SH OPTIONS\n", ".SH COMMANDS\n"+subcommands(c)+"\n.SH OPTIONS\n", 1)
+	}
 	sections := ".SH EXIT STATUS\n" + exitStatus(c)
 	if c == c.Root() {
 		sections += manFiles
 	}
 	before, after, _ := strings.Cut(text, ".SH SEE ALSO\n")
 	return os.WriteFile(filepath.Join(dir, name+".1"), []byte(before+sections+".SH SEE ALSO\n"+after), 0o644)
+}
+
+// subcommands is the text about the commands of a command.
+func subcommands(c *cobra.Command) string {
+	var b strings.Builder
+	for _, sub := range c.Commands() {
+		if sub.IsAvailableCommand() {
+			fmt.Fprintf(&b, ".TP\n\\fB%s\\fP\n%s\n", strings.ReplaceAll(sub.Name(), "-", `\-`), sub.Short)
+		}
+	}
+	return b.String()
 }
 
 // exitStatus is the text of a command's exit status. A command that carries another meaning says so in its description.
