@@ -73,6 +73,32 @@ func (n *NAT) Flows(now frame.Tick, yield func(Flow) bool) {
 	}
 }
 
+// Unanswered calls yield for flows without a packet in the reply direction, of both families. It looks at the flows only that the ports have begun
+// or closed last, up to 64 of each port and protocol; so it takes little time, however many flows there are.
+func (n *NAT) Unanswered(now frame.Tick, yield func(Flow)) {
+	n.unanswered(now, yield)
+	n.six.unanswered(now, yield)
+}
+
+func (n *tracker[A]) unanswered(now frame.Tick, yield func(Flow)) {
+	n.listing.RLock()
+	defer n.listing.RUnlock()
+	for class := range n.loose {
+		for port := range n.loose[class] {
+			l := &n.loose[class][port]
+			if l.in.Load() == 0 {
+				continue
+			}
+			for i := range l.entries {
+				e := l.entries[i].Load()
+				if e != 0 && n.flows.isLive(e) && n.state[e].port == frame.PortID(port) && n.state[e].state.Load()&(seenReply|assured) == 0 && !expired(&n.state[e], now) {
+					yield(n.view(e, now))
+				}
+			}
+		}
+	}
+}
+
 func (n *tracker[A]) eachFlow(now frame.Tick, yield func(Flow) bool) {
 	n.walk(func(e uint32) bool { return expired(&n.state[e], now) || yield(n.view(e, now)) })
 }

@@ -77,7 +77,7 @@ func routeTable() []route {
 	return []route{
 		{method: get, path: "/status", summary: "The state of the switch", gives: api.Status{}, view: show((*view).status)},
 		{method: get, path: "/stats", summary: "Counters, drops by reason, and the balance of all frames", gives: api.Stats{}, view: show((*view).stats)},
-		{method: get, path: "/problems", summary: "What does not work now, as far as the switch can see it, and what to do", gives: []api.Problem{}, private: true, costly: true, change: problems},
+		{method: get, path: "/problems", summary: "What does not work now, as far as the switch can see it, and what to do", gives: []api.Problem{}, private: true, costly: true, change: listProblems},
 		{method: get, path: "/history", summary: "Rates of the last ten minutes: of all ports together, of ports, and of drops by reason", gives: api.History{},
 			query: []param{{"port", "array", "names of ports; without this parameter: none"}},
 			view:  func(v *view, r *http.Request) (any, error) { return v.history.View(r.URL.Query()["port"]), nil }},

@@ -312,39 +312,6 @@ func (v *view) neighbors(r *http.Request) (any, error) {
 	return out, nil
 }
 
-// unanswered lists addresses for which stations ask in vain, and says what is missing.
-func (v *view) unanswered() []api.Unanswered {
-	out := []api.Unanswered{}
-	now, states := v.dp.Now(), v.d.PortStatuses()
-	seconds := func(since frame.Tick) int { return int(now-since) / frame.TicksPerSecond }
-	for i := range v.Ports {
-		p := &v.Ports[i]
-		n := v.Network(p.Network)
-		if n == nil {
-			continue
-		}
-		for _, q := range v.dp.Switch.Unanswered(p.ID, now) {
-			x := api.Unanswered{Port: p.Name, Network: n.Name, Dst: q.Addr.String(), Count: int(q.Count), Since: seconds(q.First), Last: seconds(q.Last)}
-			switch owner := v.Holder(n, q.Addr); {
-			case owner == nil:
-				x.Why = fmt.Sprintf("no port of network %s has this address", n.Name)
-				x.Remedy = "`uvswitch port ls` lists the addresses of all ports; start what has this address, or use another address"
-			case !v.MayTalk(p, owner):
-				x.Owner, x.Why = owner.Name, fmt.Sprintf("port %s has this address, and ports %[1]s and %s are isolated from each other", owner.Name, p.Name)
-				x.Remedy = fmt.Sprintf("if they may talk: `uvswitch port set %s isolated off`", owner.Name)
-			case states[owner.Name].State == daemon.Down:
-				x.Owner, x.Why = owner.Name, fmt.Sprintf("port %s has this address, and its device is down", owner.Name)
-				x.Remedy = fmt.Sprintf("bring it up: `ip link set %s up`, in its namespace", owner.Ifname)
-			default:
-				x.Owner, x.Why = owner.Name, fmt.Sprintf("port %s has this address, but what is behind it does not answer", owner.Name)
-				x.Remedy = fmt.Sprintf("see whether its device is up and has the address: `uvswitch port show %s`, and `ip addr` in its namespace", owner.Name)
-			}
-			out = append(out, x)
-		}
-	}
-	return out
-}
-
 func (v *view) routes(q *http.Request) (any, error) {
 	family, err := familyOf(q.URL.Query())
 	if err != nil {

@@ -91,6 +91,18 @@ func TestUnansweredQuestions(t *testing.T) {
 	contains(t, found["neighbors"], "warn: web asks for 172.29.0.77, and nobody answers")
 	b.Sh("db", "ip link set eth0 up")
 	ping(b, "web", "172.29.0.3")
+
+	// Connections that nobody answers, although every packet has left.
+	b.Sh("db", "nft add table t && nft add chain t in '{ type filter hook input priority 0; }' && nft add rule t in tcp dport 80 drop")
+	b.CLI("publish", "add", "8080:80", "--port", "db")
+	for range 2 {
+		b.Background("web", "echo | socat - TCP:203.0.113.9:443,connect-timeout=20 || true")
+	}
+	b.Background("out", "echo | socat - TCP:10.1.0.1:8080,connect-timeout=20 || true")
+	b.Eventually("they are problems", func() bool {
+		found, _ := b.examine()
+		return strings.Contains(found["answers"], "warn: web gets no answer from outside (tcp to 203.0.113.9:443, 2 flows)") && strings.Contains(found["answers"], "warn: db does not answer 10.1.0.2, a client of a published port (tcp to 172.29.0.3:80)")
+	})
 	if text := b.CLI("neigh", "unanswered"); strings.Contains(text, "172.29.0.3 ") {
 		t.Errorf("it has answered: %s", text)
 	}

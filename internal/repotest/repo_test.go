@@ -91,10 +91,11 @@ var imports = map[string][]string{
 	"internal/explain":   {"cmd/uvswitch/api", "internal/dhcp", "golang.org/x/net", "internal/dataplane", "internal/frame", "internal/model", "router", "switch", "github.com/google/gopacket"},
 	"internal/daemon": {"internal/statefile", "internal/events", "internal/policies", "internal/policy", "cmd/uvswitch/api", "internal/changelock", "internal/dns", "internal/gateway", "internal/natports", "internal/dataplane", "internal/fdstore", "internal/frame", "internal/hostclients", "internal/hugepages", "internal/usedports", "internal/link", "internal/model", "internal/ndproxy", "internal/netns",
 		"internal/plan", "internal/relay", "internal/rights", "internal/sockets", "internal/tapmaker", "internal/uplink", "nat", "router", "switch", "tap", "tap/vm", "github.com/vishvananda/netlink", "golang.org/x/sys"},
-	"internal/web":     {},
-	"internal/history": {"cmd/uvswitch/api"},
+	"internal/web":      {},
+	"internal/history":  {"cmd/uvswitch/api"},
+	"internal/problems": {"cmd/uvswitch/api", "internal/frame"},
 	"internal/apiserver": {"internal/events", "internal/policies", "internal/policy", "cmd/uvswitch/api", "internal/capture", "internal/config", "internal/daemon", "internal/dataplane", "internal/explain", "internal/filter", "internal/frame", "internal/history",
-		"internal/model", "internal/gateway", "internal/rights", "internal/uplink", "internal/web", "nat", "router", "switch", "tap", "github.com/prometheus/client_golang", "golang.org/x/sys"},
+		"internal/model", "internal/problems", "internal/gateway", "internal/rights", "internal/uplink", "internal/web", "nat", "router", "switch", "tap", "github.com/prometheus/client_golang", "golang.org/x/sys"},
 
 	// Clients of the control API, and the command.
 	"internal/attach": {"cmd/uvswitch/api", "internal/frame", "internal/link", "internal/model", "internal/netns", "tap"},
@@ -470,7 +471,7 @@ func TestLockOrder(t *testing.T) {
 
 // TestSizes: a package is a room, not a hall; a line can be read without scrolling.
 func TestSizes(t *testing.T) {
-	largest := map[string]int{"nat": 5300, "internal/frame": 3100, "router": 3100, "internal/daemon": 4500, "internal/sockets": 3200, "internal/simnet": 2550, "internal/dataplane": 2750, "internal/uplink": 4300, "internal/cli": 4500, "internal/apiserver": 3150, "internal/model": 2900, "tap": 2500, "bench": 3000} // one concern each: see docs/adr/0007-package-sizes.md
+	largest := map[string]int{"nat": 5300, "internal/frame": 3100, "router": 3100, "internal/daemon": 4500, "internal/sockets": 3200, "internal/simnet": 2550, "internal/dataplane": 2750, "internal/uplink": 4300, "internal/cli": 4500, "internal/apiserver": 3050, "internal/model": 2900, "tap": 2500, "bench": 3000} // one concern each: see docs/adr/0007-package-sizes.md
 	for _, p := range load(t) {
 		name, lines := strings.TrimPrefix(p.PkgPath, module+"/"), 0
 		for _, file := range p.GoFiles {

@@ -426,7 +426,7 @@ type Unanswered struct {
 
 // A Problem is something that does not work now, as far as the switch can see it.
 type Problem struct {
-	Kind   string `json:"kind"`             // uplink, ports, names, tables, neighbors, shares, drops
+	Kind   string `json:"kind"`             // uplink, ports, names, tables, neighbors, shares, answers, drops
 	Port   string `json:"port,omitempty"`   // which it is about
 	Reason string `json:"reason,omitempty"` // of drops
 	Count  int    `json:"count,omitempty"`  // of the drops of the last minute, as far as they are remembered

@@ -1,0 +1,56 @@
+package problems
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+)
+
+// Each fact that is no fault stays out, and each fault names its port and what to do.
+func TestList(t *testing.T) {
+	ports := []api.Port{{Name: "web", State: "forwarding", Addresses: []string{"172.29.0.2/16", "fd00::2/64"}}, {Name: "db", State: "forwarding", Addresses: []string{"172.29.0.3/16"}}}
+	flow := func(id uint32, proto, src, dst string, packets uint64) api.Flow {
+		return api.Flow{ID: id, Protocol: proto, Port: "web", Original: api.FlowSide{Src: src, Dst: dst, Dport: 443, Packets: packets}, Reply: api.FlowSide{Src: "172.29.0.2", Sport: 80}}
+	}
+	drop := func(reason string, count int) Drops {
+		return Drops{Count: count, Last: api.Verdict{Reason: reason, In: "web", Out: "db", Packet: "some packet"}}
+	}
+	good := Facts{Status: api.Status{Uplink: api.Uplink{State: "up"}, Tables: map[string]api.Table{"flows": {Used: 90, Limit: 100}, "flows6": {}}}, Ports: ports,
+		Use:   []api.PortUse{{Protocol: "tcp", Quota: 10, Holders: map[string]int{"web": 9}}},
+		Flows: []api.Flow{flow(1, "tcp", "172.29.0.2", "203.0.113.8", 2), flow(2, "udp", "172.29.0.2", "203.0.113.8", 99)},
+		Drops: []Drops{drop("ack_superseded", 999), drop("not_for_us", 999), drop("fragmentation_needed", 3), drop("no_egress", 999)},
+	}
+	if list := List(good); list == nil || len(list) > 0 {
+		t.Errorf("nothing is wrong: %+v", list)
+	}
+	bad := Facts{
+		Status:     api.Status{Uplink: api.Uplink{State: "down", Why: "no route"}, Tables: map[string]api.Table{"flows": {Used: 91, Limit: 100}}, Waiting: []api.WaitingPort{{Port: "late", Why: "no namespace"}}, SilentNames: []string{"192.0.2.53"}, NamesWhy: "denied"},
+		Ports:      append(ports, api.Port{Name: "c3", State: "down", Kind: "tap", Ifname: "eth0", Netns: "c3"}, api.Port{Name: "vm", State: "down", Kind: "vde", Ifname: "/run/vde"}),
+		Unanswered: []api.Unanswered{{Port: "web", Dst: "172.29.0.77", Count: 3, Why: "nobody", Remedy: "start it"}},
+		Use:        []api.PortUse{{Protocol: "tcp", Quota: 10, Holders: map[string]int{"web": 10}}},
+		Flows: []api.Flow{flow(1, "tcp", "172.29.0.2", "203.0.113.8", 3), flow(1, "tcp", "172.29.0.2", "203.0.113.8", 3), flow(2, "tcp", "172.29.0.2", "203.0.113.8", 3), flow(3, "tcp", "172.29.0.2", "172.29.0.3", 3),
+			flow(4, "tcp", "198.51.100.7", "198.51.100.1", 3)},
+		Drops: []Drops{drop("guard_source_address", 1), drop("fragmentation_needed", 30)},
+	}
+	var said strings.Builder
+	for _, p := range List(bad) {
+		if p.Kind == "" || p.Text == "" || p.Remedy == "" {
+			t.Errorf("something is missing: %+v", p)
+		}
+		said.WriteString(p.Kind + " " + p.Port + ": " + p.Text + " -> " + p.Remedy + "\n")
+	}
+	for _, want := range []string{
+		"uplink : the uplink is down: no route -> ", "ports : port late of the configuration file waits: no namespace", "names : these name servers", "names : /etc/resolv.conf was replaced", "tables : table flows is nearly full: 91 of 100",
+		"ports c3: ", "ports vm: no virtual machine", "neighbors web: web asks for 172.29.0.77", "shares web: port web holds 10 of the 10",
+		"answers web: web gets no answer from outside (tcp to 203.0.113.8:443, 2 flows)", "answers web: web gets no answer from port db (tcp to 172.29.0.3:443)", "answers web: web does not answer 198.51.100.7, a client of a published port (tcp to 172.29.0.2:80)",
+		"drops web: guard_source_address: packets from port web to port db are dropped", "port set web guard off", "drops web: fragmentation_needed",
+	} {
+		if !strings.Contains(said.String(), want) {
+			t.Errorf("no %q in:\n%s", want, &said)
+		}
+	}
+	if n := len(List(bad)); n != 14 {
+		t.Errorf("%d problems:\n%s", n, &said)
+	}
+}
