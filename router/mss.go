@@ -159,6 +159,13 @@ func (p *pmtuCache) note(a uint32, mtu int, now frame.Tick) {
 //uvswitch:hot
 func minute(now frame.Tick) uint32 { return uint32(now/(60*frame.TicksPerSecond)) & 0xffff }
 
+// clear forgets all addresses.
+func (p *pmtuCache) clear() {
+	for i := range p {
+		p[i].value.Store(0)
+	}
+}
+
 // age removes entries that are ten minutes old.
 func (p *pmtuCache) age(now frame.Tick) {
 	for i := range p {

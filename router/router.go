@@ -206,6 +206,10 @@ func (r *Router) SetWayMTU(mtu func(frame.Addr) int) {
 	r.update(func(s *snapshot) { s.wayMTU = mtu })
 }
 
+// ForgetWays forgets the MTUs of the host's ways to addresses outside: its devices or routes have changed. The first long packet of each way finds
+// the MTU out again.
+func (r *Router) ForgetWays() { r.snap.Load().ways.clear() }
+
 // SetRouteMTUs sets the MTUs of the host's routes, in bytes, by prefix. The kernel tells only those that are locked.
 func (r *Router) SetRouteMTUs(of map[netip.Prefix]int) {
 	var t *bart.Table[int]

@@ -310,7 +310,7 @@ func trace(s *Server, q api.TraceRequest) (any, error) {
 }
 
 func wayOf(w uplink.Way) explain.Way {
-	return explain.Way{Code: w.Code, Device: w.Device, NextHop: w.NextHop, Source: w.Source, Socket: w.Socket}
+	return explain.Way{Code: w.Code, Device: w.Device, NextHop: w.NextHop, Source: w.Source, MTU: w.MTU, Socket: w.Socket}
 }
 
 func reload(s *Server, q api.ReloadRequest) (any, error) {

@@ -221,6 +221,7 @@ func (d *Daemon) refreshUplink() {
 }
 
 func (d *Daemon) refreshUplinkLocked() {
+	d.dp.Router.ForgetWays()
 	d.keepHostPortLocked()
 	if err := d.proxy.Keep(); err != nil {
 		d.log.Error("neighbors outside may not find some containers", "error", err)

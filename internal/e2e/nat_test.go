@@ -125,7 +125,12 @@ func TestRoutedTools(t *testing.T) {
 		t.Errorf("a ping in fragments:\n%s", out)
 	}
 	b.Sh("out", "ip link set eth0 mtu 1500")
+	contains(t, b.CLI("trace", "--in", "web", "icmp > 10.1.0.2 len 1450 df"), "takes packets of 1400 bytes at most", "fragmentation_needed")
 	b.Sh("host", "ip link set eth0 mtu 1500")
+	b.Eventually("what the smaller MTU has taught is forgotten", func() bool {
+		_, err := b.TrySh("web", "ip route flush cache; ping -c 1 -W 1 -M do -s 1450 10.1.0.2")
+		return err == nil
+	})
 	if out := b.Sh("web", "ping -c 1 -R 10.1.0.2"); !strings.Contains(out, "RR:") || !strings.Contains(out, "1 received") {
 		t.Errorf("ping -R:\n%s", out)
 	}

@@ -228,6 +228,9 @@ func (s *Switch) narrateRoute(before, f *dataplane.TracedFrame) (string, string)
 		return "refuse", fmt.Sprintf("no route to %s", before.RouteDst)
 	}
 	text := fmt.Sprintf("%s is in %s", before.RouteDst, s.routeText(rt))
+	if f.Verdict == frame.Punt && f.Reason == frame.FragmentationNeeded {
+		text += fmt.Sprintf("; this way takes packets of %d bytes at most", uint32(f.Frame.NextHop))
+	}
 	if f.Verdict == frame.Punt {
 		return "refuse", text + "; " + f.Reason.Info().Meaning
 	}
@@ -361,7 +364,7 @@ func (s *Switch) wayTo(w Way, err error, src netip.Addr) string {
 	if err != nil {
 		return "the kernel finds the next hop"
 	}
-	if s.refused = w.Code; w.Code != 0 {
+	if s.way = w; w.Code != 0 {
 		return fmt.Sprintf("the host's routing does not send it (%s)", w.Code)
 	}
 	text := ""

@@ -26,7 +26,7 @@ type Switch struct {
 	Way       func(t frame.Tuple, class uint8) (Way, error)                 // of a packet that leaves by the uplink
 	Way6      func(inside uint32, t frame.Tuple6, class uint8) (Way, error) // of an IPv6 packet; inside is what its way header says of the inside address
 
-	refused frame.WayCode // of the traced packet: why the host's routing does not send it
+	way Way // of the traced packet
 }
 
 // A Way is where the host's routing sends a packet.
@@ -34,6 +34,7 @@ type Way struct {
 	Code            frame.WayCode // 0: it is sent
 	Device          string
 	NextHop, Source netip.Addr
+	MTU             int  // bytes; 0: not known
 	Socket          bool // a socket of the switch sends it
 }
 
@@ -105,7 +106,7 @@ func (s *Switch) traceOne(tr *dataplane.Tracer, in frame.PortID, raw []byte) (t 
 		t.Steps = append(t.Steps, api.TraceStep{Stage: stage, Result: result, Text: text})
 	}
 	original := bytes.Clone(raw)
-	s.refused = 0
+	s.way = Way{}
 	o := tr.Run(in, raw, func(stage string, before, f *dataplane.TracedFrame) {
 		if stage == "parse" {
 			t.Packet = Text(f.Frame)
@@ -159,13 +160,17 @@ func (s *Switch) traceOne(tr *dataplane.Tracer, in frame.PortID, raw []byte) (t 
 			return t, nil, 0
 		} else if len(o.Ports) == 1 && p != nil && p.Kind == model.KindUplink {
 			stage, why := "socket", s.NoSocket(f)
-			if s.refused.IsFinal() {
-				stage, why = "way", s.refused.Reason()
+			text := ""
+			switch {
+			case s.way.Code.IsFinal():
+				stage, why = "way", s.way.Code.Reason()
+			case s.way.MTU > 0 && f.Len() > frame.EthernetLen+s.way.MTU && (f.Flags&frame.IsIPv6 != 0 || f.IPv4().DontFrag()):
+				stage, why, text = "way", frame.FragmentationNeeded, fmt.Sprintf("device %s takes packets of %d bytes at most; ", s.way.Device, s.way.MTU)
 			}
 			if why != frame.None {
 				i := why.Info()
 				t.Verdict, t.Reason, t.Why, t.Remedy = "dropped", i.Name, i.Meaning, i.Remedy
-				add(stage, "drop", i.Meaning)
+				add(stage, "drop", text+i.Meaning)
 				return t, nil, 0
 			}
 		}
