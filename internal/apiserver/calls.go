@@ -314,9 +314,9 @@ func wayOf(w uplink.Way) explain.Way {
 }
 
 func reload(s *Server, q api.ReloadRequest) (any, error) {
-	changes, err := s.reload(q.File, q.Dry)
-	if changes == nil {
-		changes = []string{}
+	done, err := s.reload(q.File, q.Dry)
+	if done.Changes == nil {
+		done.Changes = []string{}
 	}
-	return api.Reload{Changes: changes}, err
+	return done, err
 }

@@ -41,7 +41,7 @@ func (s *Server) dropsByReason() (out []problems.Drops) {
 	describe := s.describer()
 	name := func(id frame.PortID) string { n, _ := describe(id); return n }
 	for k, r := range last {
-		out = append(out, problems.Drops{Count: counts[k], Last: s.verdictOf(&r, name)})
+		out = append(out, problems.Drops{Count: counts[k], Last: s.verdictOf(&r, name), Age: int(time.Since(r.Time).Seconds())})
 	}
 	return out
 }
@@ -49,7 +49,7 @@ func (s *Server) dropsByReason() (out []problems.Drops) {
 // unanswered lists addresses for which stations ask in vain, and says what is missing.
 func (v *view) unanswered() []api.Unanswered {
 	out := []api.Unanswered{}
-	now, states := v.dp.Now(), v.d.PortStatuses()
+	now, states, networks := v.dp.Now(), v.d.PortStatuses(), v.networks()
 	seconds := func(since frame.Tick) int { return int(now-since) / frame.TicksPerSecond }
 	for i := range v.Ports {
 		p := &v.Ports[i]
@@ -68,10 +68,12 @@ func (v *view) unanswered() []api.Unanswered {
 				x.Remedy = fmt.Sprintf("if they may talk: `uvswitch port set %s isolated off`", owner.Name)
 			case states[owner.Name].State == daemon.Down:
 				x.Owner, x.Why = owner.Name, fmt.Sprintf("port %s has this address, and its device is down", owner.Name)
-				x.Remedy = fmt.Sprintf("bring it up: `ip link set %s up`, in its namespace", owner.Ifname)
+				port := v.port(owner, states[owner.Name])
+				x.Remedy = problems.BringUp(&port, problems.NetworkOf(networks, &port))
 			default:
 				x.Owner, x.Why = owner.Name, fmt.Sprintf("port %s has this address, but what is behind it does not answer", owner.Name)
-				x.Remedy = fmt.Sprintf("see whether its device is up and has the address: `uvswitch port show %s`, and `ip addr` in its namespace", owner.Name)
+				port := v.port(owner, states[owner.Name])
+				x.Remedy = fmt.Sprintf("see whether its device has the address: `%s`", port.Inside("ip addr"))
 			}
 			out = append(out, x)
 		}

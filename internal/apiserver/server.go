@@ -89,7 +89,11 @@ func (s *Server) ReloadOnSignal(ctx context.Context, signals <-chan os.Signal) {
 		case <-ctx.Done():
 			return
 		case <-signals:
-			if _, err := s.reload("", false); err != nil {
+			done, err := s.reload("", false)
+			for _, note := range done.Notes {
+				s.log.Warn("a part of the configuration file does not count", "why", note)
+			}
+			if err != nil {
 				s.log.Error("the reload on SIGHUP failed", "error", err)
 			}
 		}
@@ -97,10 +101,12 @@ func (s *Server) ReloadOnSignal(ctx context.Context, signals <-chan os.Signal) {
 }
 
 // reload makes the switch what a configuration says: file's text, or the switch's own file when that is empty.
-func (s *Server) reload(file string, dry bool) ([]string, error) {
-	c, err := s.opts.Source.Load([]byte(file))
+func (s *Server) reload(file string, dry bool) (done api.Reload, err error) {
+	c, notes, err := s.opts.Source.Load([]byte(file))
 	if err != nil {
-		return nil, badRequest("%v", err)
+		return done, badRequest("%v", err)
 	}
-	return s.d.Reload(c, dry)
+	done.Notes = notes
+	done.Changes, err = s.d.Reload(c, dry)
+	return done, err
 }

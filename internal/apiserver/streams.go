@@ -313,7 +313,9 @@ func (s *Server) verdictOf(r *capture.Record, name func(frame.PortID) string) ap
 			v.Sport, v.Dport = int(t.SrcPort), int(t.DstPort)
 		}
 	}
-	if r.Verdict == frame.Drop {
+	if r.Verdict == frame.Drop && f.Flags&frame.IsARP != 0 {
+		v.Trace = fmt.Sprintf("arp %s > %s", f.ARP().SenderAddr(), f.ARP().TargetAddr())
+	} else if r.Verdict == frame.Drop {
 		v.Trace = explain.Words(&v)
 	}
 	return v

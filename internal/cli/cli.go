@@ -140,7 +140,7 @@ func addAliases(parent *cobra.Command) {
 					c.Aliases = append(c.Aliases, slices.DeleteFunc(slices.Clone(words[1:]), func(w string) bool { return slices.Contains(taken, w) })...)
 				}
 			}
-		} else if plural := strings.TrimSuffix(c.Name(), "y"); c.HasSubCommands() && !strings.HasSuffix(c.Name(), "s") {
+		} else if plural := strings.TrimSuffix(c.Name(), "y"); c.HasSubCommands() && !strings.HasSuffix(c.Name(), "s") && c.Name() != "neigh" && c.Name() != "publish" {
 			if plural != c.Name() {
 				plural += "ies"
 			} else {

@@ -107,5 +107,8 @@ func (a *app) reload(c *cobra.Command, args []string, dry bool) error {
 	if len(done.Changes) == 0 {
 		fmt.Fprintln(a.out, "nothing to change")
 	}
+	for _, s := range done.Notes {
+		fmt.Fprintln(c.ErrOrStderr(), "note:", s)
+	}
 	return nil
 }

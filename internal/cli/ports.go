@@ -102,11 +102,23 @@ func (a *app) portCommand() *cobra.Command {
 		Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
 			return a.change(c, "POST", "/ports/"+url.PathEscape(args[0])+"/rename", api.PortRename{Name: args[1]})
 		}}
+	del := &cobra.Command{Use: "del NAME", Short: "Remove a port, its published ports, and its device if the switch created it", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		published, _ := a.client().Published(c.Context()) // the next call says why
+		if err := a.change(c, "DELETE", "/ports/"+url.PathEscape(args[0]), nil); err != nil {
+			return err
+		}
+		for _, p := range published {
+			if p.Port == args[0] {
+				fmt.Fprintf(a.err, "note: port %s of the host is not published any more\n", p.Host())
+			}
+		}
+		return nil
+	}}
 	one := &cobra.Command{Use: "show NAME", Short: "Show one port", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
 		return get(c.Context(), a, "/ports/"+url.PathEscape(args[0]), printPort)
 	}}
 	return group("port", "Ports: the devices and sockets that are plugged into the switch",
-		show(a, "ls", "List ports", "/ports", a.portTable), one, add, set, rename, a.remove("del NAME", "Remove a port, and its device if the switch created it", "/ports/"))
+		show(a, "ls", "List ports", "/ports", a.portTable), one, add, set, rename, del)
 }
 
 func (a *app) portTable(w io.Writer, rows []api.Port) {

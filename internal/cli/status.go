@@ -17,66 +17,75 @@ import (
 )
 
 func (a *app) statusCommand() *cobra.Command {
-	return show(a, "status", "Show the state of the switch on one screen", "/status", func(w io.Writer, s api.Status) {
-		row(w, "uvswitch", s.Version+fmt.Sprintf(", pid %d, up %s", s.PID, (time.Duration(s.Uptime)*time.Second).String()))
-		backend := s.Backend + ", " + count(s.Workers, "worker")
-		if s.BackendWhy != "" {
-			backend += " (not io_uring: " + s.BackendWhy + ")"
-		}
-		row(w, "backend", backend)
-		row(w, "sandbox", s.Sandbox)
-		up := s.Uplink
-		line := up.Kind
-		if up.Kind != "none" {
-			line = fmt.Sprintf("%s on %s, address %s, %s", orDash(up.Kind), orDash(up.Device), orDash(up.Address), up.State)
-			if up.Why != "" {
-				line += " (" + up.Why + ")"
+	return &cobra.Command{Use: "status", Short: "Show the state of the switch on one screen", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		return get(c.Context(), a, "/status", func(w io.Writer, s api.Status) {
+			printStatus(w, &s)
+			if list, err := a.client().Problems(c.Context()); err == nil && len(list) > 0 {
+				row(w, "problems", fmt.Sprintf("%d; `uvswitch doctor` shows them, and what to do", len(list)))
 			}
-			if up.State == "down" && up.State6 == "up" {
-				line += ", for IPv4"
-			}
+			printTables(w, s.Tables)
+			printDrops(w, s.Drops)
+		})
+	}}
+}
+
+func printStatus(w io.Writer, s *api.Status) {
+	row(w, "uvswitch", s.Version+fmt.Sprintf(", pid %d, up %s", s.PID, (time.Duration(s.Uptime)*time.Second).String()))
+	backend := s.Backend + ", " + count(s.Workers, "worker")
+	if s.BackendWhy != "" {
+		backend += " (not io_uring: " + s.BackendWhy + ")"
+	}
+	row(w, "backend", backend)
+	row(w, "sandbox", s.Sandbox)
+	up := s.Uplink
+	line := up.Kind
+	if up.Kind != "none" {
+		line = fmt.Sprintf("%s on %s, address %s, %s", orDash(up.Kind), orDash(up.Device), orDash(up.Address), up.State)
+		if up.Why != "" {
+			line += " (" + up.Why + ")"
 		}
-		row(w, "uplink", line)
-		if up.Kind != "none" {
-			row(w, "IPv6", map[string]string{"up": "leads out, as " + orDash(up.Address6), "down": "does not lead out: " + up.Why6, "off": "the host's kernel has none"}[up.State6])
-			row(w, "addresses", strings.Join(append(up.Addresses, up.Local...), ", "))
-			row(w, "devices", fmt.Sprintf("%s; %d packets given back to the host", orDash(strings.Join(up.Devices, ", ")), up.GivenBack))
-			if up.Flooded > 0 {
-				row(w, "flooded", fmt.Sprintf("%d packets were dropped before the switch: the uplink's queue was full, and their ports received more than others", up.Flooded))
-			}
+		if up.State == "down" && up.State6 == "up" {
+			line += ", for IPv4"
 		}
-		row(w, "effect", up.Promise)
-		row(w, "host port", s.Host)
-		if s.Host != "" {
-			row(w, "host inbound", s.HostInbound)
-			row(w, "host clients", s.HostClients)
+	}
+	row(w, "uplink", line)
+	if up.Kind != "none" {
+		row(w, "IPv6", map[string]string{"up": "leads out, as " + orDash(up.Address6), "down": "does not lead out: " + up.Why6, "off": "the host's kernel has none"}[up.State6])
+		row(w, "addresses", strings.Join(append(up.Addresses, up.Local...), ", "))
+		row(w, "devices", fmt.Sprintf("%s; %d packets given back to the host", orDash(strings.Join(up.Devices, ", ")), up.GivenBack))
+		if up.Flooded > 0 {
+			row(w, "flooded", fmt.Sprintf("%d packets were dropped before the switch: the uplink's queue was full, and their ports received more than others", up.Flooded))
 		}
-		names := cmp.Or(strings.Join(s.NameServers, ", "), "none in /etc/resolv.conf")
-		if len(s.SilentNames) > 0 {
-			names += "; no answer lately from " + strings.Join(s.SilentNames, ", ")
+	}
+	row(w, "effect", up.Promise)
+	row(w, "host port", s.Host)
+	if s.Host != "" {
+		row(w, "host inbound", s.HostInbound)
+		row(w, "host clients", s.HostClients)
+	}
+	names := cmp.Or(strings.Join(s.NameServers, ", "), "none in /etc/resolv.conf")
+	if len(s.SilentNames) > 0 {
+		names += "; no answer lately from " + strings.Join(s.SilentNames, ", ")
+	}
+	if s.NamesWhy != "" {
+		names += "; not read since they have changed: " + s.NamesWhy
+	}
+	row(w, "name servers", names)
+	row(w, "ports", s.Ports)
+	for _, p := range s.Waiting {
+		row(w, "port waits", p.Port+": "+p.Why)
+	}
+	for _, n := range s.Networks {
+		kind := ""
+		if n.Internal {
+			kind = ", internal"
 		}
-		if s.NamesWhy != "" {
-			names += "; not read since they have changed: " + s.NamesWhy
+		six := ""
+		if n.Subnet6 != "" {
+			six = fmt.Sprintf("; IPv6 %s, gateway %s", n.Subnet6, n.Gateway6)
 		}
-		row(w, "name servers", names)
-		row(w, "ports", s.Ports)
-		for _, p := range s.Waiting {
-			row(w, "port waits", p.Port+": "+p.Why)
-		}
-		for _, n := range s.Networks {
-			kind := ""
-			if n.Internal {
-				kind = ", internal"
-			}
-			six := ""
-			if n.Subnet6 != "" {
-				six = fmt.Sprintf("; IPv6 %s, gateway %s", n.Subnet6, n.Gateway6)
-			}
-			row(w, "network "+n.Name, fmt.Sprintf("%s, gateway %s%s, MTU %d, %s%s", n.Subnet, n.Gateway, six, n.MTU, count(n.Ports, "port"), kind))
-		}
-		printTables(w, s.Tables)
-		printDrops(w, s.Drops)
-	})
+		row(w, "network "+n.Name, fmt.Sprintf("%s, gateway %s%s, MTU %d, %s%s", n.Subnet, n.Gateway, six, n.MTU, count(n.Ports, "port"), kind))
+	}
 }
 
 func (a *app) webCommand() *cobra.Command {

@@ -41,28 +41,29 @@ func (s Source) Start() (model.Config, error) {
 	return s.config(f)
 }
 
-// Load returns the configuration that text is, or the source's own file when text is empty.
-func (s Source) Load(text []byte) (model.Config, error) {
+// Load returns the configuration that text is, or the source's own file when text is empty. notes say what of the file does not count.
+func (s Source) Load(text []byte) (c model.Config, notes []string, err error) {
 	if len(text) == 0 {
 		if s.Path == "" {
-			return model.Config{}, errors.New("this switch was started without a configuration file; name one: `uvswitch reload FILE`, `uvswitch config diff FILE`")
+			return c, nil, errors.New("this switch was started without a configuration file; name one: `uvswitch reload FILE`, `uvswitch config diff FILE`")
 		}
 		b, err := os.ReadFile(s.Path)
 		if errors.Is(err, os.ErrPermission) {
-			return model.Config{}, fmt.Errorf("config: %w; the sandbox lets the switch read the folder that the file was in at the start, but in a folder such as /etc only this very file: give the file a folder of its own, or name it: `uvswitch reload FILE`", err)
+			return c, nil, fmt.Errorf("config: %w; the sandbox lets the switch read the folder that the file was in at the start, but in a folder such as /etc only this very file: give the file a folder of its own, or name it: `uvswitch reload FILE`", err)
 		}
 		if err != nil {
-			return model.Config{}, fmt.Errorf("config: %w", err)
+			return c, nil, fmt.Errorf("config: %w", err)
 		}
 		if text = b; strings.TrimSpace(string(b)) == "" { // an editor may have emptied it, and not written yet
-			return model.Config{}, fmt.Errorf("config: %s is empty; a reload with it would remove everything that the file described before; write the file, and reload again", s.Path)
+			return c, nil, fmt.Errorf("config: %s is empty; a reload with it would remove everything that the file described before; write the file, and reload again", s.Path)
 		}
 	}
 	f, err := Parse(text)
 	if err != nil {
-		return model.Config{}, err
+		return c, nil, err
 	}
-	return s.config(f)
+	c, err = s.config(f)
+	return c, s.Flags.override(f), err
 }
 
 // userFlows is the size of IPv4's flow table of an ordinary user, who has fewer sockets than that: a small table touches less memory.
@@ -130,6 +131,32 @@ func (f Flags) apply(c *model.Config) {
 	if f.Host != nil {
 		c.Host.On = *f.Host
 	}
+}
+
+// override says which words of a file do not count, since a flag says something else.
+func (f Flags) override(file *File) (notes []string) {
+	subnet, subnet6 := "", ""
+	for _, n := range file.Networks {
+		if n.Name == api.DefaultNetwork {
+			subnet, subnet6 = n.Subnet, n.Subnet6
+		}
+	}
+	for _, x := range []struct {
+		key, says, name string
+		flag            *string
+	}{
+		{"uplink.device", file.Uplink.Device, "uplink", f.UplinkDevice}, {"uplink.kind", file.Uplink.Kind, "uplink-kind", f.UplinkKind}, {"uplink.devices", strings.Join(file.Uplink.Devices, ","), "uplink-devices", f.UplinkDevices},
+		{"uplink.ports", file.Uplink.Ports, "nat-ports", f.NATPorts}, {"subnet of network default", subnet, "subnet", f.Subnet}, {"subnet6 of network default", subnet6, "subnet6", f.Subnet6},
+		{"host.cgroup", file.Host.Cgroup, "cgroup", f.Cgroup}, {"host.inbound", string(file.Host.Inbound), "host-inbound", f.HostInbound},
+	} {
+		if x.flag != nil && x.says != "" && x.says != *x.flag {
+			notes = append(notes, fmt.Sprintf("%s of the file does not count: the switch was started with --%s %s", x.key, x.name, *x.flag))
+		}
+	}
+	if off := file.Host.Address == "off"; f.Host != nil && file.Host.Address != "" && off == *f.Host {
+		notes = append(notes, "host.address of the file does not count: the switch was started with --host "+map[bool]string{true: "on", false: "off"}[*f.Host])
+	}
+	return notes
 }
 
 // spec is the published port as the API takes it.

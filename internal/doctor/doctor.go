@@ -7,9 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -19,6 +21,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/netns"
+	"github.com/uvswitch/uvswitch/internal/problems"
 	"github.com/uvswitch/uvswitch/internal/rights"
 	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/internal/usedports"
@@ -274,7 +277,7 @@ func (e *Exam) uplinkDevice() {
 	if e.status != nil {
 		for _, n := range e.status.Networks {
 			if !n.Internal && n.MTU > l.Attrs().MTU {
-				remedy := fmt.Sprintf("set `mtu: %d` for the network to avoid this", l.Attrs().MTU)
+				remedy := fmt.Sprintf("to avoid this, make the network and its ports anew with this MTU: `uvswitch network set %s --mtu %d`, then plug the ports in again", n.Name, l.Attrs().MTU)
 				if n.Subnet6 != "" && l.Attrs().MTU < frame.MinMTU6 {
 					remedy = fmt.Sprintf("raise the MTU of %s: IPv6 needs %d", name, frame.MinMTU6)
 				}
@@ -386,16 +389,45 @@ func (e *Exam) subnets() {
 	}
 }
 
+// A device is what a port's device has now.
+type device struct {
+	attrs    *netlink.LinkAttrs
+	addrs    []netlink.Addr
+	leadsOut bool // there is an IPv4 default route in its namespace
+}
+
+// deviceOf reads the device of a port, in its namespace.
+func deviceOf(p *api.Port) (d device, err error) {
+	find := func() error {
+		l, err := netlink.LinkByName(p.Ifname)
+		if err != nil {
+			return err
+		}
+		d.attrs = l.Attrs()
+		d.addrs, _ = netlink.AddrList(l, netlink.FAMILY_ALL)
+		routes, _ := netlink.RouteList(nil, netlink.FAMILY_V4)
+		d.leadsOut = slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Dst == nil || r.Dst.IP.IsUnspecified() })
+		return nil
+	}
+	if p.Netns == "" { // the switch's namespace, in which this thread runs
+		return d, find()
+	}
+	path, err := netns.Path(p.Netns)
+	if err == nil {
+		err = netns.Do(path, find)
+	}
+	return d, err
+}
+
 // devices compares the ports with their devices.
 func (e *Exam) devices() {
-	mtus := map[string]int{}
+	var networks []api.Network
 	if e.status != nil {
-		for _, n := range e.status.Networks {
-			mtus[n.Name] = n.MTU
-		}
+		networks = e.status.Networks
 	}
 	good := 0
-	for _, p := range e.ports {
+	for i := range e.ports {
+		p := &e.ports[i]
 		switch p.Kind {
 		case string(model.KindUplink):
 			continue
@@ -405,40 +437,52 @@ func (e *Exam) devices() {
 			}
 			continue
 		}
-		var l netlink.Link
-		find := func() (err error) { l, err = netlink.LinkByName(p.Ifname); return err }
-		var err error
-		if p.Netns == "" { // the switch's namespace, in which this thread runs
-			err = find()
-		} else if path, perr := netns.Path(p.Netns); perr != nil {
-			err = perr
-		} else {
-			err = netns.Do(path, find)
-		}
-		switch {
-		case err != nil:
+		n := problems.NetworkOf(networks, p)
+		d, err := deviceOf(p)
+		if err != nil {
 			e.add("devices", Warn, "it was renamed, moved or removed in the namespace; recreate the port with `uvswitch port del` and `uvswitch port add`", "port %s: device %s: %v", p.Name, p.Ifname, err)
 			continue
-		case l.Attrs().Flags&unix.IFF_UP == 0:
-			e.add("devices", Warn, "ip link set "+p.Ifname+" up, in its namespace", "port %s: device %s is down", p.Name, p.Ifname)
+		}
+		if d.attrs.Flags&unix.IFF_UP == 0 {
+			e.add("devices", Warn, problems.BringUp(p, n), "port %s: device %s is down", p.Name, p.Ifname)
 			continue
 		}
 		good++
-		if m := l.Attrs().MTU; m != p.MTU {
-			e.add("mtu", Warn, fmt.Sprintf("ip link set %s mtu %d, in its namespace; or recreate the port with --mtu %d", p.Ifname, p.MTU, m), "port %s was created with MTU %d, but its device now has MTU %d", p.Name, p.MTU, m)
-		} else if want := mtus[p.Network]; want != 0 && m != want {
-			e.add("mtu", Warn, "give all ports of a network the same MTU: no router between them could report that a frame is too long", "port %s has MTU %d, but its network has MTU %d", p.Name, m, want)
-		}
-		if q := l.Attrs().TxQLen; q > 0 && q < 500 && p.Kind != string(model.KindDevice) {
-			e.add("devices", Note, "ip link set "+p.Ifname+" txqueuelen 1000, in its namespace", "port %s: the device queue of %d frames is short for fast senders", p.Name, q)
-		}
-		if !p.Offload {
-			e.add("offloads", Note, "add the port with --offload on, unless the container needs frames without offloads", "port %s has no offloads: %d frames were segmented or checksummed in software", p.Name, p.Segmented)
-		}
+		e.compare(p, n, &d)
 	}
 	if good > 0 {
 		e.add("devices", OK, "", "%d devices exist and are up", good)
 	}
+}
+
+// compare compares a port with its device, which is up.
+func (e *Exam) compare(p *api.Port, n *api.Network, d *device) {
+	if m := d.attrs.MTU; m != p.MTU {
+		e.add("mtu", Warn, fmt.Sprintf("`%s`; or recreate the port with --mtu %d", p.Inside(fmt.Sprintf("ip link set %s mtu %d", p.Ifname, p.MTU)), m), "port %s was created with MTU %d, but its device now has MTU %d", p.Name, p.MTU, m)
+	}
+	if q := d.attrs.TxQLen; q > 0 && q < 500 && p.Kind != string(model.KindDevice) {
+		e.add("devices", Note, "`"+p.Inside("ip link set "+p.Ifname+" txqueuelen 1000")+"`", "port %s: the device queue of %d frames is short for fast senders", p.Name, q)
+	}
+	if !p.Offload {
+		e.add("offloads", Note, "add the port with --offload on, unless the container needs frames without offloads", "port %s has no offloads: %d frames were segmented or checksummed in software", p.Name, p.Segmented)
+	}
+	if !problems.IsOurs(p) {
+		return
+	}
+	for _, a := range p.Addresses {
+		want, err := netip.ParsePrefix(a)
+		if err == nil && !slices.ContainsFunc(d.addrs, func(x netlink.Addr) bool { return want.Addr() == addrOf(x.IP) }) {
+			e.add("devices", Warn, "`"+problems.AddAddress(p, a)+"`", "port %s: device %s has lost its address %s, as when it was down for a moment", p.Name, p.Ifname, want.Addr())
+		}
+	}
+	if !d.leadsOut && !p.NoRoute && n.Gateway != "" {
+		e.add("devices", Warn, "`"+problems.AddRoute(p, n)+"`", "port %s: there is no IPv4 default route in its namespace, as when device %s was down for a moment", p.Name, p.Ifname)
+	}
+}
+
+func addrOf(ip net.IP) netip.Addr {
+	a, _ := netip.AddrFromSlice(ip)
+	return a.Unmap()
 }
 
 // firewall finds netfilter chains of the host that drop by default. Traffic between containers and the outside does not pass

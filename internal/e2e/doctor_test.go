@@ -80,6 +80,20 @@ func TestDoctor(t *testing.T) {
 	if strings.Contains(found["programs"], "uvs") {
 		t.Errorf("its own programs: %s", found["programs"])
 	}
+	// The commands that doctor prints give a device back what it has lost while it was down.
+	for range 2 {
+		for _, part := range strings.Split(found["devices"], "\n") {
+			if words := strings.Split(part, "`"); len(words) > 2 && strings.Contains(part, "port db: ") && !strings.Contains(part, "txqueuelen") {
+				b.Sh("host", words[1])
+			}
+		}
+		found, _ = b.examine()
+	}
+	if strings.Contains(found["devices"], "port db: ") || !strings.Contains(b.Sh("db", "ip route; ip -6 addr show dev eth0"), addr6(b, "db")) {
+		t.Errorf("after its commands, doctor says: %s", found["devices"])
+	}
+	ping(b, "db", "10.1.0.2")
+	b.Sh("db", "ip link set eth0 down")
 	b.CLI("network", "set", "default", "--mtu", "1400")
 	if found, _ = b.examine(); strings.Contains(found["mtu"], "port host") || !strings.Contains(b.Sh("host", "ip link show uvs0"), "mtu 1400") {
 		t.Errorf("the host's port follows its network: %s", found["mtu"])

@@ -299,7 +299,7 @@ func TestFlowCommands(t *testing.T) {
 	b.CLI("route", "replace", "blackhole", "10.67.0.0/16")
 	b.CLI("route", "del", "blackhole", "10.67.0.0/16")
 	contains(t, b.CLI("nat", "settings"), "windows", "liberal", "timer tcp_established", "7440")
-	contains(t, b.CLI("trace", "--in", "uplink", "tcp 10.1.0.2:4000 > 10.1.0.1:22 S"), "=> passed: the packet stays with the host", "it is not published", "what to do: if a container serves it: `uvswitch publish add 22:22 --port NAME`")
+	contains(t, b.CLI("trace", "--in", "uplink", "tcp 10.1.0.2:4000 > 10.1.0.1:22 S"), "=> passed: the packet stays with the host", "it is not published", "what to do: if a container serves it: `uvswitch publish add 22:PORT --port NAME`")
 	b.CLI("neigh", "add", "172.29.9.9", "lladdr", "02:00:00:00:99:99")
 	contains(t, b.CLI("neigh", "show"), "172.29.9.9 dev default lladdr 02:00:00:00:99:99 PERMANENT")
 	b.CLI("neigh", "flush")

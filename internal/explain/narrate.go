@@ -149,6 +149,9 @@ func (s *Switch) narrateForward(f *dataplane.TracedFrame) (string, string) {
 	if f.Dst == frame.BroadcastMAC && f.Proto == frame.UDP && f.Tuple.DstPort == dhcp.ServerPort && f.Flags&frame.IsIPv4 != 0 {
 		return "flood", "a DHCP question, which the gateway does not answer on this port (`uvswitch port set NAME dhcp on`, `network show`): to every other port of network " + s.NetworkName(f.Egress)
 	}
+	if n := s.NetworkByID(f.Egress); n != nil && f.Flags&frame.IsARP != 0 && f.ARP().Operation() == frame.ARPRequest && s.Holder(n, f.ARP().TargetAddr().Netip()) == nil {
+		return "flood", fmt.Sprintf("no port of network %s has the address %s: every other port is asked", n.Name, f.ARP().TargetAddr())
+	}
 	if f.Dst == frame.BroadcastMAC {
 		return "flood", "broadcast: to every other port of network " + s.NetworkName(f.Egress)
 	}

@@ -354,6 +354,9 @@ func (s *Switch) macsFor(p *model.Port, x spec) (src, dst frame.MAC, err error) 
 	if to.Is6() {
 		ask = "nd"
 	}
+	if s.Holder(n, to) == nil {
+		return 0, 0, fmt.Errorf("no port of network %s has the address %s: a container that asks for it gets no answer, if it is not behind a port without a known address; trace the question: '%s > %[2]s'", n.Name, to, ask)
+	}
 	return 0, 0, fmt.Errorf("the switch does not know the MAC of %s, which is in the port's own subnet: the container would ask for it first; trace '%s > %s', or give the whole frame with --hex", to, ask, to)
 }
 

@@ -127,7 +127,7 @@ func (s *Switch) traceOne(tr *dataplane.Tracer, in frame.PortID, raw []byte) (t 
 	switch {
 	case f.Verdict == frame.Drop:
 		t.Verdict, t.Reason = "dropped", f.Reason.String()
-		t.Why, t.Remedy = f.Reason.Info().Meaning, f.Reason.Info().Remedy
+		t.Why, t.Remedy = f.Reason.Info().Meaning, f.Reason.RemedyFor(t.In, s.PortName(f.Out))
 	case o.Waits:
 		t.Verdict, t.Reason = "held", f.Reason.String()
 		if t.Why = f.Reason.Info().Meaning; f.Reason == frame.FragmentWaits {
@@ -211,5 +211,5 @@ func (s *Switch) staysWithHost(f *frame.Frame) (why, remedy string) {
 	if f.Proto != frame.TCP {
 		suffix = "/" + frame.ProtoName(f.Proto)
 	}
-	return why + "and it is not published", fmt.Sprintf("if a container serves it: `uvswitch publish add %d:%d%s --port NAME`", port, port, suffix)
+	return why + "and it is not published", fmt.Sprintf("if a container serves it: `uvswitch publish add %d:PORT%s --port NAME`; PORT is where the program listens in the container, and NAME the container's port on the switch", port, suffix)
 }

@@ -179,8 +179,8 @@ var reasons = [NumReasons]ReasonInfo{
 	PortNotForwarding:     {Stage: Ingress, Name: "port_not_forwarding", Meaning: "the port is not in state forwarding", Remedy: "see the state with `uvswitch port show NAME`"},
 	GatewayMACStolen:      {Stage: Guarding, Name: "gateway_mac_stolen", Meaning: "the source MAC is the gateway's own MAC", Remedy: "a container pretends to be the gateway; check what runs behind the port"},
 	GuardSourceMAC:        {Stage: Guarding, Name: "guard_source_mac", Meaning: "the guard: the source MAC is not the MAC of this port", Remedy: "if a bridge or a router is behind the port, switch the guard off: `uvswitch port set NAME guard off`"},
-	GuardSourceAddress:    {Stage: Guarding, Name: "guard_source_address", Meaning: "the guard: the source IP address is not an address of this port", Remedy: "add the port with this address (--ip, --ip6), or switch the guard off: `uvswitch port set NAME guard off`"},
-	GuardARPSender:        {Stage: Guarding, Name: "guard_arp_sender", Meaning: "the guard: the sender IP or MAC address in an ARP packet is not an address of this port", Remedy: "look for ARP spoofing; if the sender is right, switch the guard off: `uvswitch port set NAME guard off`"},
+	GuardSourceAddress:    {Stage: Guarding, Name: "guard_source_address", Meaning: "the guard: the source IP address is not an address of this port", Remedy: "if the station may have this address, plug the port in again with it: `uvswitch port del NAME`, and `uvswitch port add` with --ip or --ip6; if a router is behind the port, switch the guard off: `uvswitch port set NAME guard off`"},
+	GuardARPSender:        {Stage: Guarding, Name: "guard_arp_sender", Meaning: "the guard: the sender IP or MAC address in an ARP packet is not an address of this port", Remedy: "if the station may have this address, plug the port in again with it: `uvswitch port del NAME`, and `uvswitch port add` with --ip; else look for ARP spoofing; if a router is behind the port, switch the guard off: `uvswitch port set NAME guard off`"},
 	GuardRouter:           {Stage: Guarding, Name: "guard_router", Meaning: "an IPv6 router advertisement or redirect came from a port that is not a router; ports without a guard may not send these, either", Remedy: "look for an attack; on the port of a router, or of a device that leads to one: `uvswitch port set NAME servers any`"},
 	GuardNeighbor:         {Stage: Guarding, Name: "guard_nd", Meaning: "the guard: an IPv6 packet speaks for a neighbor other than its sender, or is a neighbor discovery message in fragments", Remedy: "look for an attack; a station with a link-local address that is not made from its MAC needs the guard off: `uvswitch port set NAME guard off`"},
 	GuardICMPError:        {Stage: Guarding, Name: "guard_icmp_error", Meaning: "the guard: an ICMP error is about a packet that was not sent to this port; it would lower the path MTU of another station, or end its connections", Remedy: "look for an attack; if a router is behind the port, switch the guard off: `uvswitch port set NAME guard off`"},
@@ -196,7 +196,7 @@ var reasons = [NumReasons]ReasonInfo{
 	PortIsolated:          {Stage: Switching, Name: "port_isolated", Meaning: "the ingress port and the egress port are both isolated", Remedy: "to allow the traffic: `uvswitch port set NAME isolated off`"},
 	StormLimited:          {Stage: Switching, Name: "storm_limited", Meaning: "the port sends more broadcasts, multicasts or frames to unknown MACs than its limit, or they make more than 50,000 copies in a second", Remedy: "look for a loop or a flood behind the port; change its limit with `uvswitch port set NAME storm_bcast N`, storm_mcast or storm_ucast"},
 	NoEgress:              {Stage: Switching, Name: "no_egress", Meaning: "the frame was flooded, and no other port accepts it", Remedy: "normal when the port is alone in its network"},
-	ExceedsMTU:            {Stage: Switching, Name: "exceeds_mtu", Meaning: "the frame is longer than the egress port's MTU, and it is not a super-frame", Remedy: "give all ports of the network the same MTU; `uvswitch doctor` says which port differs"},
+	ExceedsMTU:            {Stage: Switching, Name: "exceeds_mtu", Meaning: "the frame is longer than the egress port's MTU, and it is not a super-frame", Remedy: "give all ports of the network the same MTU: `uvswitch port ls -o wide` shows those of the ports, and `uvswitch doctor` those of their devices"},
 	NotIPv4:               {Stage: Routing, Name: "not_ipv4", Meaning: "the frame was sent to the gateway, and it is neither IPv4 nor ARP, nor IPv6 in a network that has IPv6", Remedy: "give the network IPv6 addresses (--subnet6); normal for other protocols"},
 	VLANNotRouted:         {Stage: Routing, Name: "vlan_not_routed", Meaning: "a frame with a VLAN tag was sent to the gateway", Remedy: "send the frame untagged: the gateway is in the untagged network"},
 	MalformedPacket:       {Stage: Routing, Name: "malformed_packet", Meaning: "a length, a value or the version in the IP, ARP, ICMP or transport header is wrong", Remedy: "the sender is broken; capture its port with `uvswitch dump -i NAME`"},
@@ -304,7 +304,7 @@ func (r Reason) RemedyFor(in, out string) string {
 	if port == "" {
 		return reasons[r].Remedy
 	}
-	return strings.NewReplacer("port set NAME", "port set "+port, "port show NAME", "port show "+port, "-i NAME", "-i "+port, "--port NAME", "--port "+port).Replace(reasons[r].Remedy)
+	return strings.NewReplacer("port set NAME", "port set "+port, "port del NAME", "port del "+port, "port show NAME", "port show "+port, "-i NAME", "-i "+port, "--port NAME", "--port "+port).Replace(reasons[r].Remedy)
 }
 
 // Punt is what the slow path does with a frame that is punted for the reason.

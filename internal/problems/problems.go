@@ -27,11 +27,12 @@ type Facts struct {
 type Drops struct {
 	Count int
 	Last  api.Verdict
+	Age   int // of the last one, in seconds
 }
 
 // List lists the problems: first those of the switch, then those of ports.
 func List(f Facts) []api.Problem {
-	out := slices.Concat(ofSwitch(&f.Status), ofPorts(f.Ports), ofQuestions(f.Unanswered), ofShares(f.Use), ofFlows(f.Flows, f.Ports), ofDrops(f.Drops))
+	out := slices.Concat(ofSwitch(&f.Status), ofPorts(f.Ports, f.Status.Networks), ofMTUs(f.Ports, f.Status.Networks), ofQuestions(f.Unanswered), ofShares(f.Use), ofFlows(f.Flows, f.Ports), ofDrops(f.Drops, f.Ports))
 	return append([]api.Problem{}, out...) // in JSON, no problem is an empty list
 }
 
@@ -61,22 +62,91 @@ func ofSwitch(s *api.Status) (out []api.Problem) {
 
 func nearlyFull(used, limit int) bool { return limit > 0 && used*10 > limit*9 }
 
-func ofPorts(ports []api.Port) (out []api.Problem) {
-	for _, p := range ports {
-		switch {
-		case p.State != "down":
-		case strings.HasPrefix(p.Kind, "qemu-") || p.Kind == "vde":
-			out = append(out, api.Problem{Kind: "ports", Port: p.Name, Text: "no virtual machine is connected to port " + p.Name, Remedy: "start the virtual machine with this socket: " + p.Ifname})
-		default:
-			out = append(out, api.Problem{Kind: "ports", Port: p.Name, Text: fmt.Sprintf("port %s is down: its device %s is", p.Name, p.Ifname), Remedy: fmt.Sprintf("bring it up: `ip link set %s up`, in its namespace", p.Ifname)})
+func ofPorts(ports []api.Port, networks []api.Network) (out []api.Problem) {
+	for i := range ports {
+		p := &ports[i]
+		if p.State == "down" && !strings.HasPrefix(p.Kind, "qemu-") && p.Kind != "vde" { // a virtual machine may be off
+			out = append(out, api.Problem{Kind: "ports", Port: p.Name, Text: fmt.Sprintf("port %s is down: its device %s is not up", p.Name, p.Ifname), Remedy: BringUp(p, NetworkOf(networks, p))})
 		}
 	}
 	return out
 }
 
+// NetworkOf is the network of a port; an empty one if it is not among those.
+func NetworkOf(networks []api.Network, p *api.Port) *api.Network {
+	for i := range networks {
+		if networks[i].Name == p.Network {
+			return &networks[i]
+		}
+	}
+	return &api.Network{}
+}
+
+// BringUp says how to bring the device of a port up. While it was down, Linux has removed its routes and its IPv6 addresses.
+func BringUp(p *api.Port, n *api.Network) string {
+	text := fmt.Sprintf("bring it up: `%s`", p.Inside("ip link set "+p.Ifname+" up"))
+	if !IsOurs(p) {
+		return text + "; if its routes are missing then, restart what is in the namespace"
+	}
+	for _, a := range p.Addresses {
+		if strings.Contains(a, ":") {
+			text += fmt.Sprintf("; it has lost its IPv6 address: `%s`", AddAddress(p, a))
+		}
+	}
+	if !p.NoRoute && n.Gateway != "" {
+		text += fmt.Sprintf("; and its default route: `%s`", AddRoute(p, n))
+	}
+	return text
+}
+
+// IsOurs reports whether the switch has given the device of a port its addresses and its default route.
+func IsOurs(p *api.Port) bool {
+	return (p.Kind == "tap" || p.Kind == "plain") && !p.Handed && p.DHCP == "" && p.Netns != ""
+}
+
+// AddAddress and AddRoute are the commands that give a port's device an address, and the default route, again.
+func AddAddress(p *api.Port, addr string) string {
+	return p.Inside("ip addr add " + addr + " dev " + p.Ifname)
+}
+
+func AddRoute(p *api.Port, n *api.Network) string {
+	return p.Inside("ip route add default via " + n.Gateway)
+}
+
+// ofMTUs are the ports with another MTU than their network. No router between ports of one network could say that a frame is too long.
+func ofMTUs(ports []api.Port, networks []api.Network) (out []api.Problem) {
+	for i := range ports {
+		p := &ports[i]
+		n := NetworkOf(networks, p)
+		if n.MTU == 0 || p.MTU == n.MTU || p.Kind == "uplink" || p.Kind == "host" {
+			continue
+		}
+		out = append(out, api.Problem{Kind: "mtu", Port: p.Name, Text: fmt.Sprintf("port %s has MTU %d, but its network %s has MTU %d", p.Name, p.MTU, n.Name, n.MTU), Remedy: SetMTU(p, n)})
+	}
+	return out
+}
+
+// SetMTU says how to give a port the MTU of its network.
+func SetMTU(p *api.Port, n *api.Network) string {
+	if !IsOurs(p) {
+		return fmt.Sprintf("give it MTU %d where it was made, and plug it in again", n.MTU)
+	}
+	return fmt.Sprintf("note what `uvswitch config show` prints about it, and plug it in again: `uvswitch port del %s`, `uvswitch port add %[1]s --netns %s --ifname %s --ip %s --mtu %d`; or give all ports and the network the same other MTU", p.Name, p.Netns, p.Ifname, address4(p), n.MTU)
+}
+
+// address4 is the port's IPv4 address.
+func address4(p *api.Port) string {
+	for _, a := range p.Addresses {
+		if a, _, _ = strings.Cut(a, "/"); !strings.Contains(a, ":") {
+			return a
+		}
+	}
+	return "auto"
+}
+
 func ofQuestions(list []api.Unanswered) (out []api.Problem) {
 	for _, q := range list {
-		out = append(out, api.Problem{Kind: "neighbors", Port: q.Port, Text: fmt.Sprintf("%s asks for %s, and nobody answers (%d times in %d s): %s", q.Port, q.Dst, q.Count, q.Since, q.Why), Remedy: q.Remedy})
+		out = append(out, api.Problem{Kind: "neighbors", Port: q.Port, Text: fmt.Sprintf("%s asks for %s, and nobody answers (%d times, first %d s and last %d s ago): %s", q.Port, q.Dst, q.Count, q.Since, q.Last, q.Why), Remedy: q.Remedy})
 	}
 	return out
 }
@@ -160,9 +230,15 @@ var oftenWrong = map[frame.Reason]bool{frame.FragmentationNeeded: true, frame.TT
 const manyDrops = 20
 
 // ofDrops are the drops, without normal ones. The most frequent ones come first.
-func ofDrops(list []Drops) (out []api.Problem) {
+func ofDrops(list []Drops, ports []api.Port) (out []api.Problem) {
+	isDown := func(name string) bool {
+		return slices.ContainsFunc(ports, func(p api.Port) bool { return p.Name == name && p.State == "down" })
+	}
 	for _, d := range list {
 		why, known := frame.ParseReason(d.Last.Reason)
+		if why == frame.PortDown && isDown(d.Last.Out) { // it is a problem already
+			continue
+		}
 		if !known || why == frame.NotForUs || why.IsNormal() && (!oftenWrong[why] || d.Count < manyDrops) {
 			continue
 		}
@@ -173,14 +249,26 @@ func ofDrops(list []Drops) (out []api.Problem) {
 		if d.Last.Out != "" {
 			way += " to port " + d.Last.Out
 		}
+		has := ""
+		if i := slices.IndexFunc(ports, func(p api.Port) bool { return p.Name == d.Last.In }); i >= 0 && why.Info().Stage == frame.Guarding && len(ports[i].Addresses) > 0 {
+			has = fmt.Sprintf(" (it has %s, %s)", strings.Join(ports[i].Addresses, ", "), ports[i].MAC)
+		}
 		out = append(out, api.Problem{
-			Kind: "drops", Port: cmp.Or(d.Last.In, d.Last.Out), Reason: d.Last.Reason, Count: d.Count,
-			Text:   fmt.Sprintf("%s: packets%s are dropped: %s; the last one: %s", d.Last.Reason, way, cmp.Or(d.Last.Why, why.Info().Meaning), d.Last.Packet),
+			Kind: "drops", Port: portOf(why, &d.Last), Reason: d.Last.Reason, Count: d.Count,
+			Text:   fmt.Sprintf("%s: packets%s are dropped: %s%s; the last one, %d s ago: %s", d.Last.Reason, way, cmp.Or(d.Last.Why, why.Info().Meaning), has, d.Age, d.Last.Packet),
 			Remedy: cmp.Or(d.Last.Remedy, why.RemedyFor(d.Last.In, d.Last.Out)),
 		})
 	}
 	slices.SortStableFunc(sorted(out), func(a, b api.Problem) int { return cmp.Compare(b.Count, a.Count) })
 	return out
+}
+
+// portOf is the port that a drop is about: where the packet came in, or, if it was refused there, where it would have left.
+func portOf(why frame.Reason, v *api.Verdict) string {
+	if i := why.Info(); i.Stage == frame.Egress || why == frame.ExceedsMTU {
+		return cmp.Or(v.Out, v.In)
+	}
+	return cmp.Or(v.In, v.Out)
 }
 
 // sorted sorts a list that comes from a map.

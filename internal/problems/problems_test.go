@@ -25,13 +25,13 @@ func TestList(t *testing.T) {
 		t.Errorf("nothing is wrong: %+v", list)
 	}
 	bad := Facts{
-		Status:     api.Status{Uplink: api.Uplink{State: "down", Why: "no route"}, Tables: map[string]api.Table{"flows": {Used: 91, Limit: 100}}, Waiting: []api.WaitingPort{{Port: "late", Why: "no namespace"}}, SilentNames: []string{"192.0.2.53"}, NamesWhy: "denied"},
-		Ports:      append(ports, api.Port{Name: "c3", State: "down", Kind: "tap", Ifname: "eth0", Netns: "c3"}, api.Port{Name: "vm", State: "down", Kind: "vde", Ifname: "/run/vde"}),
+		Status:     api.Status{Networks: []api.Network{{Name: "default", Gateway: "172.29.0.1", MTU: 1500}}, Uplink: api.Uplink{State: "down", Why: "no route"}, Tables: map[string]api.Table{"flows": {Used: 91, Limit: 100}}, Waiting: []api.WaitingPort{{Port: "late", Why: "no namespace"}}, SilentNames: []string{"192.0.2.53"}, NamesWhy: "denied"},
+		Ports:      append(ports, api.Port{Name: "c3", State: "down", Kind: "tap", Ifname: "eth0", Netns: "c3", Network: "default", MTU: 1280, Addresses: []string{"172.29.0.4/16", "fd00::4/64"}}, api.Port{Name: "vm", State: "down", Kind: "vde", Ifname: "/run/vde"}),
 		Unanswered: []api.Unanswered{{Port: "web", Dst: "172.29.0.77", Count: 3, Why: "nobody", Remedy: "start it"}},
 		Use:        []api.PortUse{{Protocol: "tcp", Quota: 10, Holders: map[string]int{"web": 10}}},
 		Flows: []api.Flow{flow(1, "tcp", "172.29.0.2", "203.0.113.8", 3), flow(1, "tcp", "172.29.0.2", "203.0.113.8", 3), flow(2, "tcp", "172.29.0.2", "203.0.113.8", 3), flow(3, "tcp", "172.29.0.2", "172.29.0.3", 3),
 			flow(4, "tcp", "198.51.100.7", "198.51.100.1", 3)},
-		Drops: []Drops{drop("guard_source_address", 1), drop("fragmentation_needed", 30)},
+		Drops: []Drops{drop("guard_source_address", 1), drop("fragmentation_needed", 30), {Count: 5, Last: api.Verdict{Reason: "port_down", In: "web", Out: "c3"}}},
 	}
 	var said strings.Builder
 	for _, p := range List(bad) {
@@ -42,7 +42,8 @@ func TestList(t *testing.T) {
 	}
 	for _, want := range []string{
 		"uplink : the uplink is down: no route -> ", "ports : port late of the configuration file waits: no namespace", "names : these name servers", "names : /etc/resolv.conf was replaced", "tables : table flows is nearly full: 91 of 100",
-		"ports c3: ", "ports vm: no virtual machine", "neighbors web: web asks for 172.29.0.77", "shares web: port web holds 10 of the 10",
+		"ports c3: port c3 is down: its device eth0 is not up -> bring it up: `ip netns exec c3 ip link set eth0 up`; it has lost its IPv6 address: `ip netns exec c3 ip addr add fd00::4/64 dev eth0`; and its default route: `ip netns exec c3 ip route add default via 172.29.0.1`",
+		"mtu c3: port c3 has MTU 1280, but its network default has MTU 1500", "neighbors web: web asks for 172.29.0.77", "shares web: port web holds 10 of the 10",
 		"answers web: web gets no answer from outside (tcp to 203.0.113.8:443, 2 flows)", "answers web: web gets no answer from port db (tcp to 172.29.0.3:443)", "answers web: web does not answer 198.51.100.7, a client of a published port (tcp to 172.29.0.2:80)",
 		"drops web: guard_source_address: packets from port web to port db are dropped", "port set web guard off", "drops web: fragmentation_needed",
 	} {

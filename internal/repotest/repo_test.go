@@ -101,7 +101,7 @@ var imports = map[string][]string{
 	"internal/attach": {"cmd/uvswitch/api", "internal/frame", "internal/link", "internal/model", "internal/netns", "tap"},
 	"internal/cni":    {"cmd/uvswitch/api", "internal/attach", "internal/link", "internal/netns", "github.com/containernetworking/cni"},
 	"internal/docker": {"internal/statefile", "cmd/uvswitch/api", "internal/attach", "internal/frame", "internal/link", "internal/netns", "internal/tapmaker", "internal/userns", "golang.org/x/sys"},
-	"internal/doctor": {"cmd/uvswitch/api", "internal/userns", "internal/frame", "internal/usedports", "internal/model", "internal/netns", "internal/rights", "internal/uplink", "tap", "github.com/vishvananda/netlink", "golang.org/x/sys"},
+	"internal/doctor": {"internal/problems", "cmd/uvswitch/api", "internal/userns", "internal/frame", "internal/usedports", "internal/model", "internal/netns", "internal/rights", "internal/uplink", "tap", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 	"internal/term":   {"golang.org/x/sys"},
 	"internal/top":    {"cmd/uvswitch/api", "internal/frame", "internal/term", "charm.land/bubbletea/v2"},
 	"internal/lab":    {"cmd/uvswitch/api", "internal/frame", "internal/link", "internal/netns", "tap", "github.com/vishvananda/netlink", "github.com/vishvananda/netns", "golang.org/x/sys"},

@@ -234,7 +234,7 @@ func (m *screen) dropLines() []string {
 	drops := m.now.stats.Drops
 	out := []string{""}
 	for i, name := range ByCount(drops) {
-		if i == 4 && m.height < 34 || i == 10 {
+		if i == 1 && m.height < 24 || i == 4 && m.height < 34 || i == 10 {
 			break
 		}
 		text := fmt.Sprintf("%9d %-22s", drops[name], name)

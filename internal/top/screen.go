@@ -432,7 +432,10 @@ func (m *screen) head() (out []string) {
 			out = append(out, text)
 		}
 	}
-	if n := len(s.problems); n > 0 && !m.plain {
+	switch n := len(s.problems); {
+	case n > 0 && m.plain:
+		out = append(out, fmt.Sprintf("problems   %d (`uvswitch doctor` shows them)", n))
+	case n > 0:
 		out = append(out, m.styled(term.Warn, fmt.Sprintf("problems   %d (6 shows them)", n)))
 	}
 	return append(out, "")

@@ -78,6 +78,20 @@ type Port struct {
 	PortStats
 }
 
+// Inside returns the command line that runs a command in the namespace of the port's device.
+func (p *Port) Inside(command string) string {
+	pid, isPID := strings.CutPrefix(p.Netns, "pid:")
+	switch {
+	case p.Netns == "":
+		return command
+	case isPID:
+		return "nsenter -t " + pid + " -n " + command
+	case strings.Contains(p.Netns, "/"):
+		return "nsenter --net=" + p.Netns + " " + command
+	}
+	return "ip netns exec " + p.Netns + " " + command
+}
+
 // PortStats are the counters of a port since it was added. Rx counts frames from the port, Tx frames to the port. Drops has the
 // dropped frames by reason.
 type PortStats struct {
@@ -772,6 +786,7 @@ type ReloadRequest struct {
 // A Reload lists the changes of a reload, or of a dry run.
 type Reload struct {
 	Changes []string `json:"changes"`
+	Notes   []string `json:"notes,omitempty"` // what of the file does not count
 }
 
 // An Error is the body of every answer whose status is not 2xx.

@@ -98,7 +98,7 @@ const allFlows = tables => tables.flows.used + tables.flows6.used; // of both fa
 const zero = { rx_bytes: 0, tx_bytes: 0, rx_packets: 0, tx_packets: 0 };
 
 async function poll() {
-  const [status, ports, stats, publish, problems] = await Promise.all([api("/status"), api("/ports"), api("/stats"), api("/publish"), api("/problems").catch(() => [])]); // strangers get no problems
+  const [status, ports, stats, publish, problems] = await Promise.all([api("/status"), api("/ports"), api("/stats"), api("/publish"), api("/problems").catch(e => e)]);
   const now = performance.now(), dt = (now - state.at) / 1000, old = state.stats;
   if (old && dt > 0 && stats.conservation.received >= old.conservation.received) {
     for (const [name, p] of Object.entries(stats.ports)) {
@@ -191,7 +191,7 @@ function topology() {
   node(mid, 26, 250, 42, "", up ? [["outside", ""], [`via ${u.device || "?"}, ${[u.address || "no address", u.state6 === "up" && u.address6].filter(Boolean).join(", ")} (${u.kind})`, "small"]] : [["no uplink", "small"]]);
   if (up) node(mid, 98, 128, 34, up.state === "forwarding" && u.state === "up" ? "" : "down", [["uplink", ""]], "#port/uplink");
   node(mid, 172, 250, 42, "core", [["switch · router · NAT", "inv"]]);
-  svg.append(el("text", { class: "small left", x: mid + 136, y: 198 }, `${count(allFlows(state.stats.tables))} flows`));
+  svg.append(el("text", { class: "small left", x: mid + 136, y: 198 }, `${count(allFlows(state.stats.tables))} flow${allFlows(state.stats.tables) === 1 ? "" : "s"}`));
   if (up) svg.append(el("text", { class: "small left", x: mid + 80, y: 102 }, `${bits(rateOf("uplink").tx_bytes)} out, ${bits(rateOf("uplink").rx_bytes)} in`));
   for (const b of bands) b.list.forEach((p, i) => {
     const row = Math.floor(i / b.perRow), inRow = b.small ? b.perRow : Math.min(b.perRow, b.list.length - row * b.perRow);
@@ -228,10 +228,11 @@ function dropList(long) {
 }
 
 // remedy is a text in which commands stand in backquotes, with a button for each. A command that holds for any port gets the port's name.
-const remedy = (text, port) => text.split("`").map((part, i) => i % 2 ? copied(port ? part.replace(/(port set|port show|-i|--port) NAME/, "$1 " + port) : part) : part);
+const remedy = (text, port) => text.split("`").map((part, i) => i % 2 ? copied(port ? part.replace(/(port set|port del|port show|-i|--port) NAME/, "$1 " + port) : part) : part);
 
 // problemCard lists problems, if there are any.
 function problemCard(list) {
+  if (list instanceof Error) return card("Problems", "", el("p", { class: "muted" }, list.message)); // without the token
   if (!list.length) return null;
   return card("Problems", count(list.length), ...list.map(p => el("div", { class: "problem" }, el("p", {}, el("b", {}, p.kind), " ", ...(p.text.startsWith(p.port + " ") ? [portLink(p.port), p.text.slice(p.port.length)] : [p.text]), ".",
     p.count > 1 ? el("span", { class: "muted" }, ` ${count(p.count)} in the last minute, or more.`) : ""), el("p", {}, "To do: ", ...remedy(p.remedy)),
@@ -451,7 +452,7 @@ const pages = {
           this.flows instanceof Error ? card("Flows", "", el("p", { class: "muted" }, this.flows.message))
             : card("Flows", this.flows.length === 50 ? "the first 50" : count(this.flows.length), this.flows.length ? flowTable(this.flows.map(seenByContainer)) : el("p", { class: "muted" }, "No flows."))),
         el("div", { class: "stack" },
-          problemCard(state.problems.filter(x => x.port === p.name)),
+          Array.isArray(state.problems) ? problemCard(state.problems.filter(x => x.port === p.name)) : null,
           card("Counters", "", table([[""], ["from the port", "n"], ["to the port", "n"]], [["packets", count(p.rx_packets), count(p.tx_packets)], ["bytes", count(p.rx_bytes), count(p.tx_bytes)],
             ["rate", bits(r.rx_bytes), bits(r.tx_bytes)], ["", pps(r.rx_packets), pps(r.tx_packets)], ["dropped", count(p.rx_dropped), count(p.tx_dropped)]])),
           card("Drops", "at this port", el("p", {}, el("a", { href: "#" + link("drops", { port: p.name }) }, "the last ones, one by one")), ...(Object.keys(p.drops).length ? Object.entries(p.drops).sort((a, b) => b[1] - a[1]).map(([k, n]) => el("div", { class: "reason" },
@@ -472,7 +473,7 @@ const pages = {
       const f = flows.find(f => flowKey(f) === key), all = el("a", { href: "#" + link("flows", { filter: this.port && "--port " + this.port }) }, "all flows of the port");
       if (f) this.f = f;
       if (!this.f) return show(main, card("Flow not found", "", el("p", {}, "It has ended, or it is not among the first 2,000 flows of its port: ", all)));
-      const row = seenByContainer(this.f), { original: o, reply: r, timeout, protocol, state: tcp, status, network, port, rule } = this.f;
+      const row = seenByContainer(this.f), { original: o, reply: r, timeout, protocol, state: tcp, status, network, port } = this.f;
       const now = performance.now() / 1000, sums = { at: now, sent: row.sent, received: row.received }, last = this.past[this.past.length - 1];
       if (f) this.past = [...this.past, { ...sums, rates: last ? [Math.max(0, row.sent - last.sent) / (now - last.at), Math.max(0, row.received - last.received) / (now - last.at)] : [0, 0] }].slice(-600);
       const words = [{ icmpv6: "icmp6" }[protocol] || (["tcp", "udp", "sctp", "icmp"].includes(protocol) ? protocol : ""), ...(row.out ? [o.src, o.dst] : [r.src, o.src]).map(a => "host " + a),
@@ -481,7 +482,7 @@ const pages = {
       if (!this.stream && f) this.follow(this.port);
       const end = (a, p) => el("code", {}, p ? `${literal(a)}:${p}` : a), family = this.f.family === "ipv6" ? "-f ipv6 " : "";
       const tuple = ["-p", protocol, "-s", o.src, "-d", o.dst, ...(o.sport ? ["--sport", o.sport, "--dport", o.dport] : [])].join(" ");
-      const facts = { port: port ? portLink(port) : "–", network: network || "–", protocol, state: tcp || "–", status: status.join(", ") || "–", "expires in": f ? span(timeout) : "it has ended", "publish rule": rule || "–", id: this.f.id };
+      const facts = { port: port ? portLink(port) : "–", network: network || "–", protocol, state: tcp || "–", status: status.join(", ") || "–", "expires in": f ? span(timeout) : "it has ended", id: this.f.id };
       show(main,
         el("div", { class: "stack" },
           card(`${row.inside} ${row.out ? "→" : "←"} ${row.peer}`, protocol, el("dl", { class: "facts" }, ...Object.entries(facts).map(([k, v]) => el("div", {}, el("dt", {}, k), el("dd", {}, v instanceof Node ? v : String(v)))))),
@@ -499,9 +500,9 @@ const pages = {
     enter(_, words) { this.words = words; },
     draw(main) {
       if (main.querySelector("#tracer")) return; // keep what the user has typed
-      const ports = state.ports.filter(p => p.kind !== "host");
+      const ports = state.ports;
       const port = el("select", { id: "trace-port", "aria-label": "port" }, ...ports.map(p => el("option", { value: p.name }, p.name)));
-      const first = ports.find(p => p.name === this.words.get("in")) || ports.find(p => p.kind !== "uplink");
+      const first = ports.find(p => p.name === this.words.get("in")) || ports.find(p => p.kind !== "uplink" && p.kind !== "host");
       if (first) port.value = first.name;
       const wanted = this.words.get("in"), isGone = wanted && !ports.some(p => p.name === wanted);
       const packet = el("input", { type: "text", id: "trace-packet", "aria-label": "packet description", placeholder: "tcp > 1.1.1.1:443 S", value: this.words.get("packet") || "tcp > 1.1.1.1:443 S", spellcheck: "false" });
@@ -516,6 +517,8 @@ const pages = {
         } catch (err) { out.replaceChildren(el("p", { class: "error" }, err.message)); }
       } }, el("div", { class: "bar" }, el("label", {}, "from port ", port), packet, el("label", {}, reverse, " and the reply"), el("button", { class: "go" }, "Trace")));
       const examples = ["tcp > 1.1.1.1:443 S", "udp > 9.9.9.9:53", "icmp > 1.1.1.1", "dns example.org"].map(words => el("button", { type: "button", onclick: () => { packet.value = words; form.requestSubmit(); } }, words));
+      const outside = `tcp 203.0.113.9:4000 > ${literal(state.status.uplink.address || "198.51.100.1")}:8080 S`;
+      if (ports.some(p => p.kind === "uplink")) examples.push(el("button", { type: "button", onclick: () => { port.value = "uplink"; packet.value = outside; form.requestSubmit(); } }, "from outside: " + outside));
       main.replaceChildren(card("Trace", "what would happen to a packet, and why; a trace reads the live tables and changes nothing", form, el("div", { class: "bar" }, el("span", { class: "muted" }, "for example"), ...examples), out));
       if (isGone) out.replaceChildren(el("p", { class: "error" }, `Port ${wanted} does not exist, or it was removed. Choose another port.`));
       else if (this.words.get("packet")) form.requestSubmit();
@@ -607,7 +610,7 @@ function differences(came, leaves) {
 function drawTrace(t) {
   const dropped = t.verdict === "dropped";
   const end = el("li", { class: "end " + t.verdict }, el("div", { class: "stage" }, t.verdict + (t.reason ? ": " + t.reason : "") + (t.ports.length ? " to " + t.ports.join(", ") : "")),
-    el("div", { class: "text" }, t.why, ...(t.remedy ? [" To do: ", ...remedy(t.remedy)] : [])), t.out ? el("div", { class: "text mono" }, ...differences(t.packet, t.out)) : null);
+    el("div", { class: "text" }, t.why, ...(t.remedy ? [". To do: ", ...remedy(t.remedy)] : [])), t.out ? el("div", { class: "text mono" }, ...differences(t.packet, t.out)) : null);
   return [el("p", {}, el("code", {}, t.packet), el("span", { class: "muted" }, ` from ${t.in}, ${t.length} bytes`)),
     el("ol", { class: "way" }, ...t.steps.map(s => el("li", {}, el("span", { class: "result" }, s.result), el("div", { class: "stage" }, s.stage), el("div", { class: "text" }, s.text))), end)];
 }
