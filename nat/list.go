@@ -73,8 +73,8 @@ func (n *NAT) Flows(now frame.Tick, yield func(Flow) bool) {
 	}
 }
 
-// Unanswered calls yield for flows without a packet in the reply direction, of both families. It looks at the flows only that the ports have begun
-// or closed last, up to 64 of each port and protocol; so it takes little time, however many flows there are.
+// Unanswered calls yield for flows without a packet in the reply direction, of both families. It looks only at the flows
+// that each port has begun or closed last: up to 64 per protocol. So it takes little time, however many flows there are.
 func (n *NAT) Unanswered(now frame.Tick, yield func(Flow)) {
 	n.unanswered(now, yield)
 	n.six.unanswered(now, yield)

@@ -12,7 +12,7 @@ func (s *Switch) ask(snap *snapshot, b *frame.Batch, f *frame.Frame, n *Network)
 	if !ok {
 		return
 	}
-	owner := frame.NoPort
+	var owner frame.PortID
 	if f.Flags&frame.IsARP != 0 {
 		owner = n.owned.owner(frame.Addr(a.Lo))
 	} else {
@@ -26,7 +26,7 @@ func (s *Switch) ask(snap *snapshot, b *frame.Batch, f *frame.Frame, n *Network)
 		return
 	}
 	if !b.Dry && hasSender(f) {
-		s.questions.ask(f.In, a, b.Tick)
+		s.questions.note(f.In, a, b.Tick)
 	}
 	if owner == frame.NoPort {
 		return
@@ -60,7 +60,7 @@ func asksFor(f *frame.Frame) (a frame.Addr6, ok bool) {
 	return a, false
 }
 
-// hasSender reports whether a question comes from a station that has an address: one without asks whether somebody else has its next one.
+// hasSender reports whether a question comes from a station that has an address. A station without an address asks whether its next address is free.
 //
 //uvswitch:hot
 func hasSender(f *frame.Frame) bool {

@@ -23,7 +23,7 @@ const (
 
 // questions are the unanswered questions of each port. The oldest one of a port gives way to a new one.
 type questions [frame.MaxPorts]struct {
-	mu   sync.Mutex // Lock 67: a worker only tries to take it, and then forgets a question or an answer
+	mu   sync.Mutex // Lock 67: a worker does not wait for it; if it is taken, the worker drops the question or the answer
 	list [maxQuestions]question
 }
 
@@ -34,8 +34,8 @@ type question struct {
 	count       uint32 // 0: none
 }
 
-// ask notes that the station behind port id asks for an address.
-func (t *questions) ask(id frame.PortID, a frame.Addr6, now frame.Tick) {
+// note notes that the station behind port id asks for an address.
+func (t *questions) note(id frame.PortID, a frame.Addr6, now frame.Tick) {
 	q := &t[id]
 	if !q.mu.TryLock() {
 		return
@@ -45,7 +45,7 @@ func (t *questions) ask(id frame.PortID, a frame.Addr6, now frame.Tick) {
 	for i := range q.list {
 		switch x := &q.list[i]; {
 		case x.count > 0 && x.addr == a:
-			if now-x.last > questionTime {
+			if age(now, x.last) > questionTime {
 				x.first, x.count = now, 0
 			}
 			x.last = now
@@ -72,6 +72,14 @@ func (t *questions) answer(id frame.PortID, a frame.Addr6) {
 	}
 }
 
+// age is how long ago a moment was; 0 if it has come after now: another thread has read a newer clock.
+func age(now, then frame.Tick) frame.Tick {
+	if int32(now-then) < 0 {
+		return 0
+	}
+	return now - then
+}
+
 // forget removes the questions of a port.
 func (t *questions) forget(id frame.PortID) {
 	q := &t[id]
@@ -89,7 +97,7 @@ func (s *Switch) Unanswered(id frame.PortID, now frame.Tick) (out []Question) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, x := range q.list {
-		if x.count == 0 || now-x.last > questionTime || now-x.first < answerTime {
+		if x.count == 0 || age(now, x.last) > questionTime || age(now, x.first) < answerTime {
 			continue
 		}
 		a := x.addr.Netip()

@@ -10,8 +10,8 @@ import (
 // idle decides how long a worker looks for frames before it sleeps. A thread that sleeps must be woken, which takes longer than a frame's
 // whole way. A thread that looks takes a CPU from others.
 //
-// The worker looks only while it is part of a conversation: every frame is soon followed by the next one, and there are few of them, or each one
-// comes from where the last one went to: it is the answer. The time doubles when a frame came soon, and halves when none came: as Linux does for a CPU of a virtual machine (halt_poll_ns in
+// The worker looks only while it is part of a conversation: each frame is soon followed by the next one, and one of two things holds. There are few
+// frames. Or each frame comes from the port that the last one went to: it is the answer. The time doubles when a frame came soon, and halves when none came: as Linux does for a CPU of a virtual machine (halt_poll_ns in
 // virt/kvm/kvm_main.c). The worker does not look while all CPUs are busy all the time.
 //
 // In a flood of short frames, the worker is fast enough to be asleep again before the next frame comes. Each frame would then cost a sleep and

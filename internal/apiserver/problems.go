@@ -49,7 +49,8 @@ func (s *Server) dropsByReason() (out []problems.Drops) {
 // unanswered lists addresses for which stations ask in vain, and says what is missing.
 func (v *view) unanswered() []api.Unanswered {
 	out := []api.Unanswered{}
-	now, states, networks := v.dp.Now(), v.d.PortStatuses(), v.networks()
+	states, networks := v.d.PortStatuses(), v.networks()
+	now := v.dp.Now()
 	seconds := func(since frame.Tick) int { return int(now-since) / frame.TicksPerSecond }
 	for i := range v.Ports {
 		p := &v.Ports[i]
@@ -58,7 +59,7 @@ func (v *view) unanswered() []api.Unanswered {
 			continue
 		}
 		for _, q := range v.dp.Switch.Unanswered(p.ID, now) {
-			x := api.Unanswered{Port: p.Name, Network: n.Name, Dst: q.Addr.String(), Count: int(q.Count), Since: seconds(q.First), Last: seconds(q.Last)}
+			x := api.Unanswered{Port: p.Name, Network: n.Name, Dst: q.Addr.String(), Count: int(q.Count), First: seconds(q.First), Last: seconds(q.Last)}
 			switch owner := v.Holder(n, q.Addr); {
 			case owner == nil:
 				x.Why = fmt.Sprintf("no port of network %s has this address", n.Name)

@@ -298,6 +298,9 @@ func (s *Server) verdictOf(r *capture.Record, name func(frame.PortID) string) ap
 	}
 	why := s.refusalOf(r)
 	v.Why, v.Remedy = why.Why, why.Remedy
+	if r.Verdict == frame.Drop && v.Remedy == "" {
+		v.Remedy = r.Reason.RemedyFor(v.In, v.Out)
+	}
 	if r.Translated() && r.Verdict != frame.Drop {
 		v.Becomes = r.After.String()
 	}

@@ -35,9 +35,9 @@ func (a *app) doctorCommand() *cobra.Command {
 				out := a.wrapped()
 				for _, f := range list {
 					style := map[doctor.Level]term.Style{doctor.OK: term.Good, doctor.Warn: term.Warn, doctor.Fail: term.Bad}[f.Level]
-					fmt.Fprintf(out, "%s %-12s  %s\n", a.styled(style, fmt.Sprintf("%-5s", strings.ToUpper(string(f.Level)))), f.Check, f.Text)
+					fmt.Fprintf(out, "%s %-12s  %s\n", a.styled(style, fmt.Sprintf("%-5s", strings.ToUpper(string(f.Level)))), f.Check, term.Printable(f.Text))
 					if f.Remedy != "" {
-						fmt.Fprintf(out, "%20s->  %s\n", "", f.Remedy)
+						fmt.Fprintf(out, "%20s->  %s\n", "", term.Printable(f.Remedy))
 					}
 				}
 			}

@@ -98,17 +98,23 @@ func (a *app) portCommand() *cobra.Command {
 		}}
 	rename := &cobra.Command{Use: "rename NAME NEW", Short: "Give a port another name",
 		Long: "Give a port another name. Its device, addresses, flows, counters and published ports stay as they are. Its name for\n" +
-			"DNS is the new one, and rules of policies for port:NEW hold for it, those for port:NAME no longer. Ports of the configuration file are renamed there.",
+			"DNS is the new one. Rules of policies for port:NEW hold for it. Rules for port:NAME do not. A port of the configuration file is\n" +
+			"renamed in the file.",
 		Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
 			return a.change(c, "POST", "/ports/"+url.PathEscape(args[0])+"/rename", api.PortRename{Name: args[1]})
 		}}
 	del := &cobra.Command{Use: "del NAME", Short: "Remove a port, its published ports, and its device if the switch created it", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-		published, _ := a.client().Published(c.Context()) // the next call says why
-		if err := a.change(c, "DELETE", "/ports/"+url.PathEscape(args[0]), nil); err != nil {
+		before, err := a.client().Published(c.Context())
+		if err == nil {
+			err = a.change(c, "DELETE", "/ports/"+url.PathEscape(args[0]), nil)
+		}
+		if err != nil {
 			return err
 		}
-		for _, p := range published {
-			if p.Port == args[0] {
+		after, err := a.client().Published(c.Context())
+		for _, p := range before {
+			stays := slices.ContainsFunc(after, func(x api.Publish) bool { return x.Host() == p.Host() }) // another port of the container has stood by
+			if p.Port == args[0] && !stays && err == nil {
 				fmt.Fprintf(a.err, "note: port %s of the host is not published any more\n", p.Host())
 			}
 		}

@@ -10,12 +10,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/term"
 )
 
 func (a *app) neighCommand() *cobra.Command {
-	unanswered := show(a, "unanswered", "Show the addresses for which stations have asked in the last minute, and nobody has answered", "/neighbors/unanswered", printUnanswered)
-	unanswered.Long = "Show the addresses for which the stations behind ports have asked by ARP or neighbor discovery in the last minute, and which nobody has\n" +
-		"answered: the peer is not there, or does not have the address."
+	unanswered := show(a, "unanswered", "Show the addresses that stations have asked for in the last minute, and that nobody has answered for", "/neighbors/unanswered", printUnanswered)
+	unanswered.Long = "Show the addresses that stations have asked for in the last minute, by ARP or neighbor discovery, and that nobody has answered for:\n" +
+		"the peer is not there, or does not have the address."
 	return groupOf("neigh", "The router's neighbor table: which MAC address belongs to which IP address",
 		showByFamily(a, "show", "Show the neighbors, as `ip neigh` does", "/neighbors", func(w io.Writer, rows []api.Neighbor) {
 			for _, n := range rows {
@@ -45,8 +46,8 @@ func (a *app) neighCommand() *cobra.Command {
 func printUnanswered(w io.Writer, rows []api.Unanswered) {
 	row(w, "PORT", "ASKS FOR", "TIMES", "IN", "WHY, AND WHAT TO DO")
 	for _, q := range rows {
-		row(w, q.Port, q.Dst, q.Count, time.Duration(q.Since)*time.Second, q.Why)
-		fmt.Fprintf(w, "\t\t\t->\t%s\n", q.Remedy)
+		row(w, q.Port, q.Dst, q.Count, time.Duration(q.First)*time.Second, q.Why)
+		fmt.Fprintf(w, "\t\t\t->\t%s\n", term.Printable(q.Remedy))
 	}
 }
 

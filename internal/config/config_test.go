@@ -149,7 +149,7 @@ func TestOverridden(t *testing.T) {
 	ports, off, same := "40000-40003", false, "10.9.0.0/24"
 	s := Source{Flags: Flags{NATPorts: &ports, Host: &off, Subnet: &same}}
 	c, notes, err := s.Load([]byte("uplink: {ports: 40000-40103}\nhost: {address: auto}\nnetworks: [{name: default, subnet: 10.9.0.0/24}]\n"))
-	want := []string{"uplink.ports of the file does not count: the switch was started with --nat-ports 40000-40003", "host.address of the file does not count: the switch was started with --host off"}
+	want := []string{"the flag --nat-ports 40000-40003 of `uvswitch run` overrides uplink.ports of the file", "the flag --host off of `uvswitch run` overrides host.address of the file"}
 	if err != nil || c.Uplink.Ports != ports || c.Host.On || !slices.Equal(notes, want) {
 		t.Errorf("%v %q %+v", err, notes, c.Uplink)
 	}

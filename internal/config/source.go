@@ -150,11 +150,11 @@ func (f Flags) override(file *File) (notes []string) {
 		{"host.cgroup", file.Host.Cgroup, "cgroup", f.Cgroup}, {"host.inbound", string(file.Host.Inbound), "host-inbound", f.HostInbound},
 	} {
 		if x.flag != nil && x.says != "" && x.says != *x.flag {
-			notes = append(notes, fmt.Sprintf("%s of the file does not count: the switch was started with --%s %s", x.key, x.name, *x.flag))
+			notes = append(notes, fmt.Sprintf("the flag --%s %s of `uvswitch run` overrides %s of the file", x.name, *x.flag, x.key))
 		}
 	}
 	if off := file.Host.Address == "off"; f.Host != nil && file.Host.Address != "" && off == *f.Host {
-		notes = append(notes, "host.address of the file does not count: the switch was started with --host "+map[bool]string{true: "on", false: "off"}[*f.Host])
+		notes = append(notes, "the flag --host "+map[bool]string{true: "on", false: "off"}[*f.Host]+" of `uvswitch run` overrides host.address of the file")
 	}
 	return notes
 }

@@ -161,7 +161,7 @@ func (d *Daemon) SetNetwork(name string, edit func(*api.NetworkAdd) error) error
 	})
 }
 
-// changeNetworkLocked gives a network other settings. Its subnet and gateway stay; its ports keep their MTU, but the host's.
+// changeNetworkLocked gives a network other settings. Its subnet and gateway stay; its ports keep their MTU. The host's port gets the new one.
 func (d *Daemon) changeNetworkLocked(a api.NetworkAdd) error {
 	to, err := d.State().ChangedNetwork(a)
 	if err != nil {

@@ -146,8 +146,9 @@ func (d *Daemon) watchLocked(p *port, name string, seconds int) error {
 		return err
 	}
 	var end *time.Timer
+	what := "ending to watch port " + p.Name
 	end = time.AfterFunc(time.Duration(seconds)*time.Second, func() {
-		d.follow("ending to watch port "+p.Name, func() {
+		d.follow(what, func() {
 			if p.watch == end { // nobody has asked again
 				d.setWatchedLocked(p, false)
 			}
@@ -313,6 +314,25 @@ func reattachLocked[T any](d *Daemon, by policies.Attached, kind, name string, n
 		return build()
 	}
 	return made, err
+}
+
+// attachAgainLocked gives a port that has got another name the policies that were attached by hand to a port of that name in the last process.
+func (d *Daemon) attachAgainLocked(p *port) {
+	again := d.formerly.Ports[p.Name]
+	if !d.waits() || len(again) == 0 {
+		return
+	}
+	names := d.formerly.Ports.With(p.Name, api.Words(strings.Join(p.Policies, ",")))
+	d.recallPoliciesLocked(names)
+	if err := d.setPortPoliciesLocked(p.Name, names.List()); err != nil {
+		d.log.Error("policies that were attached by hand before the switch ended cannot be attached again", "port", p.Name, "policies", again, "error", err)
+		return
+	}
+	for _, policy := range again {
+		p.attached = changed(p.attached, policy, true)
+	}
+	delete(d.formerly.Ports, p.Name)
+	d.log.Warn("the policies are attached again that were attached by hand before the switch ended", "port", p.Name, "policies", again)
 }
 
 // recallPoliciesLocked makes the policies again that a new network or port names, and that the last process had: Docker restores its networks with

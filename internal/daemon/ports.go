@@ -167,7 +167,10 @@ func (d *Daemon) renamePortLocked(name, to string) error {
 	if p == nil {
 		return model.NoPort(name)
 	}
-	if err := d.stateLocked().CheckRename(&p.Port, to); err != nil || name == to {
+	if name == to {
+		return nil
+	}
+	if err := d.stateLocked().CheckRename(&p.Port, to); err != nil {
 		return err
 	}
 	standby := slices.Clone(d.standby)
@@ -191,6 +194,7 @@ func (d *Daemon) renamePortLocked(name, to string) error {
 		d.storePortLocked(p)
 		d.forgetStoredPortLocked(name)
 	}
+	d.attachAgainLocked(p)
 	d.updatePoliciesLocked(nil) // rules may name a port
 	d.savePoliciesLocked()
 	d.log.Info("port renamed", "port", name, "to", to)

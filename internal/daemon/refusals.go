@@ -32,7 +32,7 @@ const refusalsEvery = 10 * time.Second
 // logRefusals writes to the log which ports have been refused something, and how often, until ctx is done.
 func (d *Daemon) logRefusals(ctx context.Context) {
 	type key struct {
-		port   string
+		port   frame.PortID
 		reason frame.Reason
 	}
 	go d.logRules(ctx)
@@ -59,7 +59,7 @@ func (d *Daemon) logRefusals(ctx context.Context) {
 				if n == 0 {
 					continue
 				}
-				k := key{p.Name, r}
+				k := key{p.ID, r}
 				if now[k] = n; n > before[k] {
 					text := fmt.Sprintf("port %s was refused %s in %d s: %s", p.Name, events.Counted(n-before[k], "frame"), int(refusalsEvery.Seconds()), r)
 					if last := d.lastRefused(p.ID, r); last != "" {

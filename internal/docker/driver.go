@@ -207,10 +207,15 @@ func (d *Driver) plug(ctx context.Context, id, sandbox string, where place) erro
 		return err
 	}
 	defer done() // the switch has its own descriptor
-	_, err = d.sw.HandPort(ctx, api.PortAdd{
-		Name: madeName(id), Network: n.Add.Name, Netns: sandbox, Ifname: where.device, IP: e.Address, IP6: e.Address6, MAC: e.MAC, MTU: n.Add.MTU, Tenant: cmp.Or(e.Tenant, n.Tenant),
+	a := api.PortAdd{
+		Name: cmp.Or(e.Name, madeName(id)), Network: n.Add.Name, Netns: sandbox, Ifname: where.device, IP: e.Address, IP6: e.Address6, MAC: e.MAC, MTU: n.Add.MTU, Tenant: cmp.Or(e.Tenant, n.Tenant),
 		Policies: api.Words(e.Policy), Set: api.PortSet{"isolated": api.Switch(!n.ICC)},
-	}, fd)
+	}
+	if _, err = d.sw.HandPort(ctx, a, fd); api.IsStatus(err, http.StatusConflict) && a.Name != madeName(id) { // another port has the name by now
+		a.Name, e.Given = madeName(id), ""
+		_, err = d.sw.HandPort(ctx, a, fd)
+	}
+	e.Name = a.Name
 	return err
 }
 
@@ -245,26 +250,34 @@ func (d *Driver) removeEndpoint(ctx context.Context, id string) error {
 	return nil
 }
 
-// port returns the port of an endpoint. If it does not exist, the error has status 404. Somebody may have renamed it, and have given its name to
-// another port: the port is the one with the endpoint's MAC address in the endpoint's network.
+// port returns the port of an endpoint. If it does not exist, the error has status 404. The name does not suffice: somebody may have renamed the
+// port. So port compares the MAC address and the network, too.
 func (d *Driver) port(ctx context.Context, id string) (api.Port, error) {
 	e := d.state.Endpoints[id]
-	network := d.state.Networks[e.Network].Add.Name
-	is := func(p api.Port) bool { return strings.EqualFold(p.MAC, e.MAC) && p.Network == network }
-	p, err := d.sw.Port(ctx, cmp.Or(e.name, madeName(id)))
-	if err == nil && is(p) || gone(err) != nil {
+	p, err := d.sw.Port(ctx, cmp.Or(e.Name, madeName(id)))
+	if err == nil && d.portIn([]api.Port{p}, e) != nil || gone(err) != nil {
 		return p, err
 	}
 	all, err := d.sw.Ports(ctx)
 	if err != nil {
 		return p, err
 	}
-	i := slices.IndexFunc(all, is)
-	if i < 0 {
+	found := d.portIn(all, e)
+	if found == nil {
 		return p, api.Errorf(http.StatusNotFound, "endpoint %s has no port", short(id))
 	}
-	e.name = all[i].Name
-	return all[i], nil
+	e.Name = found.Name
+	return *found, nil
+}
+
+// portIn is the port of an endpoint in a list; nil if it is not there.
+func (d *Driver) portIn(list []api.Port, e *endpoint) *api.Port {
+	network := d.state.Networks[e.Network].Add.Name
+	i := slices.IndexFunc(list, func(p api.Port) bool { return strings.EqualFold(p.MAC, e.MAC) && p.Network == network })
+	if i < 0 {
+		return nil
+	}
+	return &list[i]
 }
 
 // deletePort removes the port of an endpoint, if it exists.
@@ -274,7 +287,7 @@ func (d *Driver) deletePort(ctx context.Context, id string) error {
 		err = d.sw.DeletePort(ctx, p.Name)
 	}
 	e := d.state.Endpoints[id]
-	e.name, e.given, e.since = "", "", time.Time{}
+	e.Name, e.Given, e.refused, e.since = "", "", "", time.Time{}
 	return gone(err)
 }
 
@@ -291,28 +304,28 @@ func (d *Driver) learnIfnames(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	d.mu.Lock()
-	unknown := map[string]string{} // names of ports
-	for id, e := range d.state.Endpoints {
-		if e.Sandbox != "" && e.Ifname == "" {
-			unknown[id] = cmp.Or(e.name, madeName(id))
-		}
+	unknown := false
+	for _, e := range d.state.Endpoints {
+		unknown = unknown || e.Sandbox != "" && e.Ifname == ""
 	}
 	d.mu.Unlock()
-	found := map[string]api.Port{} // filled without the lock, so that Docker's calls need not wait
-	for id, name := range unknown {
-		if p, err := d.sw.Port(ctx, name); err == nil && p.Ifname != deviceName(id) {
-			found[id] = p
-		}
-	}
-	if len(found) == 0 {
+	if !unknown {
 		return nil
+	}
+	ports, err := d.sw.Ports(ctx) // without the lock, so that Docker's calls need not wait
+	if err != nil {
+		return nil // the switch may be ending
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for id, p := range found {
-		if e := d.state.Endpoints[id]; e != nil && e.Sandbox == p.Netns && e.Ifname == "" {
-			e.Ifname = p.Ifname
+	changed := false
+	for id, e := range d.state.Endpoints {
+		if p := d.portIn(ports, e); p != nil && e.Sandbox == p.Netns && e.Ifname == "" && p.Ifname != deviceName(id) {
+			e.Ifname, e.Name, changed = p.Ifname, p.Name, true
 		}
+	}
+	if !changed {
+		return nil
 	}
 	return d.save()
 }
@@ -340,10 +353,14 @@ func (d *Driver) programExternal(ctx context.Context, q programExternal) (any, e
 }
 
 func (d *Driver) publishAll(ctx context.Context, id string, e *endpoint, list []portBinding) error {
+	p, err := d.port(ctx, id)
+	if err != nil {
+		return err
+	}
 	for _, b := range list {
 		hosts, err := b.hosts()
 		if err == nil {
-			err = d.publish(ctx, id, e, b, hosts)
+			err = d.publish(ctx, p.Name, e, b, hosts)
 		}
 		if err != nil {
 			return err
@@ -352,18 +369,15 @@ func (d *Driver) publishAll(ctx context.Context, id string, e *endpoint, list []
 	return nil
 }
 
-// publish publishes b on the first of the host ports that is free.
-func (d *Driver) publish(ctx context.Context, id string, e *endpoint, b portBinding, hosts []uint16) error {
-	p, last := d.port(ctx, id)
-	if last != nil {
-		return last
-	}
+// publish publishes b, for the port of a name, on the first of the host ports that is free.
+func (d *Driver) publish(ctx context.Context, name string, e *endpoint, b portBinding, hosts []uint16) error {
+	var last error
 	for _, port := range hosts {
 		spec, err := b.spec(port)
 		if err != nil {
 			return err
 		}
-		_, last = d.sw.Publish(ctx, api.PublishAdd{Spec: spec, Port: p.Name})
+		_, last = d.sw.Publish(ctx, api.PublishAdd{Spec: spec, Port: name})
 		if last == nil {
 			e.Publish = append(e.Publish, spec)
 			return nil

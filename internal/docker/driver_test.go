@@ -483,10 +483,16 @@ func TestNames(t *testing.T) {
 	if post(d, "NetworkDriver.ProgramExternalConnectivity", `{"NetworkID":"n1","EndpointID":"e1","Options":{"com.docker.network.portmap":[{"Proto":6,"Port":80,"HostPort":8080}]}}`); f.said[len(f.said)-1] != "publish 8080:80/tcp of mine" {
 		t.Errorf("%v", f.said)
 	}
-	d = f.driver(path)
-	for i, id := range []string{"e1", "e2", "e3"} {
-		d.state.Endpoints[id].MAC = fmt.Sprintf("02:00:00:00:00:0%d", i)
+	g := newFake() // a switch that has lost its ports gets them by the same names
+	if err := g.driver(path).restore(context.Background()); err != nil {
+		t.Fatal(err)
 	}
+	for _, want := range []string{"hand port mine in", "hand port store in", "hand port docker-e2 in", "publish 8080:80/tcp of mine"} {
+		if !strings.Contains(strings.Join(g.said, "\n"), want) {
+			t.Errorf("no %q in %q", want, g.said)
+		}
+	}
+	d = f.driver(path)
 	for _, id := range []string{"e1", "e2", "e3"} {
 		post(d, "NetworkDriver.Leave", fmt.Sprintf(`{"NetworkID":"n1","EndpointID":"%s"}`, id))
 	}

@@ -17,8 +17,8 @@ import (
 	"github.com/uvswitch/uvswitch/internal/userns"
 )
 
-// Docker's calls name no container. So the driver asks Docker's engine, and gives the port of an endpoint the name of its container. No call of
-// Docker waits for this: the engine may hold its own locks during a call.
+// Docker's calls name no container. So the driver asks Docker's engine, and gives the port of an endpoint the name of its container. It asks outside
+// of Docker's calls, because the engine may hold its own locks during a call.
 
 // An owner is the container of an endpoint, and Docker's name of the endpoint's network.
 type owner struct{ container, network string }
@@ -28,6 +28,7 @@ type engine func(context.Context) (map[string]owner, error)
 
 const (
 	maxContainers = 64 << 20         // bytes of the engine's answer
+	engineTime    = 5 * time.Second  // for an answer of the engine
 	nameTime      = 30 * time.Second // how often all names are looked at: containers can be renamed
 	youngTime     = time.Minute      // for so long, an endpoint without a name is asked for each second
 )
@@ -38,10 +39,16 @@ func engineOf(env func(string) string) engine {
 	if dir := env("XDG_RUNTIME_DIR"); dir != "" && userns.IsThere() {
 		path = dir + "/docker.sock"
 	}
-	if at, isUnix := strings.CutPrefix(env("DOCKER_HOST"), "unix://"); isUnix {
+	if host := env("DOCKER_HOST"); host != "" {
+		at, isUnix := strings.CutPrefix(host, "unix://")
+		if !isUnix {
+			return func(context.Context) (map[string]owner, error) {
+				return nil, fmt.Errorf("DOCKER_HOST is %s; the driver asks an engine at a unix socket only", host)
+			}
+		}
 		path = at
 	}
-	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	client := &http.Client{Timeout: engineTime, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", path)
 	}}}
@@ -88,19 +95,7 @@ func readOwners(r io.Reader) (map[string]owner, error) {
 
 // learnNames gives ports the names of their containers, if it is time to ask for them.
 func (d *Driver) learnNames(ctx context.Context, now time.Time) error {
-	d.mu.Lock()
-	ask := false
-	for _, e := range d.state.Endpoints {
-		if e.Ifname == "" { // the container is about to start
-			continue
-		}
-		if e.since.IsZero() {
-			e.since = now
-		}
-		ask = ask || now.Sub(d.asked) >= nameTime || e.given == "" && now.Sub(e.since) < youngTime
-	}
-	d.mu.Unlock()
-	if !ask {
+	if !d.mustAsk(now) {
 		return nil
 	}
 	d.asked = now
@@ -108,40 +103,72 @@ func (d *Driver) learnNames(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	ports, err := d.sw.Ports(ctx)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
 	ids := slices.SortedFunc(maps.Keys(d.state.Endpoints), func(a, b string) int { // a container's eth0 first
 		return cmp.Or(cmp.Compare(d.state.Endpoints[a].Ifname, d.state.Endpoints[b].Ifname), cmp.Compare(a, b))
 	})
+	d.mu.Unlock()
 	for _, id := range ids {
-		if o, known := owners[id]; known && d.state.Endpoints[id].Ifname != "" {
-			d.nameAfter(ctx, id, o)
+		if o, known := owners[id]; known {
+			if err := d.nameAfter(ctx, id, o, ports); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// nameAfter gives the port of an endpoint the name of its container. If another port has this name, such as one of the same container in another
-// network, it appends the network's. A name that somebody else has given stays.
-func (d *Driver) nameAfter(ctx context.Context, id string, o owner) {
-	e := d.state.Endpoints[id]
-	p, err := d.port(ctx, id)
-	if err != nil {
-		return // it has gone, or has not come
+// mustAsk reports whether names may be missing, or have not been looked at for a time.
+func (d *Driver) mustAsk(now time.Time) (must bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, e := range d.state.Endpoints {
+		if e.Ifname == "" { // Docker has not renamed the device yet
+			continue
+		}
+		if e.since.IsZero() {
+			e.since = now
+		}
+		isNew := e.Given == "" && e.refused == "" && now.Sub(e.since) < youngTime
+		must = must || isNew || now.Sub(d.asked) >= nameTime
 	}
-	names := []string{o.container, o.container + "-" + o.network}
-	if slices.Contains(names, p.Name) || p.Name != madeName(id) && p.Name != e.given {
-		e.given = p.Name
-		return
+	return must
+}
+
+// nameAfter gives the port of an endpoint the name of its container. If another port has this name, such as one of the same container in another
+// network, it appends the network's. A name that somebody else has given stays. The lock is held for one change only.
+func (d *Driver) nameAfter(ctx context.Context, id string, o owner, ports []api.Port) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	e := d.state.Endpoints[id]
+	if e == nil || e.Ifname == "" {
+		return nil
+	}
+	p := d.portIn(ports, e)
+	names := []string{plain(o.container), plain(o.container + "-" + o.network)}
+	if p == nil || slices.Contains(names, p.Name) || e.refused == o.container || p.Name != madeName(id) && p.Name != e.Given {
+		return nil
 	}
 	for _, name := range names {
-		if err = d.sw.RenamePort(ctx, p.Name, api.PortRename{Name: name}); err == nil {
-			e.name, e.given = name, name
-			return
+		err := d.sw.RenamePort(ctx, p.Name, api.PortRename{Name: name})
+		if err == nil {
+			e.Name, e.Given, e.refused = name, name, ""
+			return d.save()
+		}
+		if !api.IsStatus(err, http.StatusConflict) && !api.IsStatus(err, http.StatusBadRequest) {
+			return err
 		}
 	}
-	e.given = p.Name
-	d.log.Info("docker: a port does not get the name of its container", "port", p.Name, "container", o.container, "error", err)
+	e.refused = o.container
+	d.log.Info("docker: a port does not get the name of its container: another port has it, or it is too long", "port", p.Name, "container", o.container)
+	return nil
 }
+
+// plain is a name without dots: the gateway would answer questions for it, as for any name on the internet.
+func plain(name string) string { return strings.ReplaceAll(name, ".", "-") }

@@ -164,7 +164,7 @@ func (d *Driver) rejoin(ctx context.Context, id string, e *endpoint) error {
 	e.Ifname = where.device
 	var errs error
 	for _, p := range e.Publish {
-		_, err := d.sw.Publish(ctx, api.PublishAdd{Spec: p, Port: madeName(id)})
+		_, err := d.sw.Publish(ctx, api.PublishAdd{Spec: p, Port: e.Name})
 		errs = errors.Join(errs, err)
 	}
 	return errs

@@ -37,10 +37,11 @@ type endpoint struct {
 	Ifname  string   `json:"ifname,omitempty"`  // name of the device in the container; empty until it is known
 	Gateway bool     `json:"gateway,omitempty"` // it has the container's default route
 	Publish []string `json:"publish,omitempty"` // published ports, in the form of api.PublishAdd
+	Name    string   `json:"name,omitempty"`    // of its port, as the driver has seen it last; empty: madeName
+	Given   string   `json:"given,omitempty"`   // the name that the driver has given the port last; empty: none
 
-	name  string    // of its port, as far as the driver knows; empty: madeName
-	given string    // the name that the driver has given last, or has left as it was
-	since time.Time // when the driver first looked for a name
+	refused string    // the container's name, if the port could not get it
+	since   time.Time // when the driver first looked for a name
 }
 
 const stateVersion = 1

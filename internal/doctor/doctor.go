@@ -137,7 +137,10 @@ func (e *Exam) theSwitch(ctx context.Context) {
 			e.Name = strings.TrimSuffix(p.Ifname, end)
 		}
 	}
-	list, _ := e.Client.Problems(ctx) // the switch has just answered
+	list, err := e.Client.Problems(ctx)
+	if err != nil {
+		e.add("switch", Warn, "run doctor again", "the switch does not say what its problems are: %v", err)
+	}
 	for _, p := range list {
 		if p.Kind == "uplink" || p.Kind == "ports" && p.Port != "" {
 			continue // doctor looks at the devices themselves
@@ -391,9 +394,9 @@ func (e *Exam) subnets() {
 
 // A device is what a port's device has now.
 type device struct {
-	attrs    *netlink.LinkAttrs
-	addrs    []netlink.Addr
-	leadsOut bool // there is an IPv4 default route in its namespace
+	attrs  *netlink.LinkAttrs
+	addrs  []netlink.Addr
+	routes []netlink.Route // of its namespace
 }
 
 // deviceOf reads the device of a port, in its namespace.
@@ -404,10 +407,10 @@ func deviceOf(p *api.Port) (d device, err error) {
 			return err
 		}
 		d.attrs = l.Attrs()
-		d.addrs, _ = netlink.AddrList(l, netlink.FAMILY_ALL)
-		routes, _ := netlink.RouteList(nil, netlink.FAMILY_V4)
-		d.leadsOut = slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Dst == nil || r.Dst.IP.IsUnspecified() })
-		return nil
+		if d.addrs, err = netlink.AddrList(l, netlink.FAMILY_ALL); err == nil {
+			d.routes, err = netlink.RouteList(nil, netlink.FAMILY_ALL)
+		}
+		return err
 	}
 	if p.Netns == "" { // the switch's namespace, in which this thread runs
 		return d, find()
@@ -458,10 +461,10 @@ func (e *Exam) devices() {
 // compare compares a port with its device, which is up.
 func (e *Exam) compare(p *api.Port, n *api.Network, d *device) {
 	if m := d.attrs.MTU; m != p.MTU {
-		e.add("mtu", Warn, fmt.Sprintf("`%s`; or recreate the port with --mtu %d", p.Inside(fmt.Sprintf("ip link set %s mtu %d", p.Ifname, p.MTU)), m), "port %s was created with MTU %d, but its device now has MTU %d", p.Name, p.MTU, m)
+		e.add("mtu", Warn, fmt.Sprintf("`%s`; or recreate the port with --mtu %d", p.Inside(fmt.Sprintf("ip link set DEV mtu %d", p.MTU)), m), "port %s was created with MTU %d, but its device now has MTU %d", p.Name, p.MTU, m)
 	}
 	if q := d.attrs.TxQLen; q > 0 && q < 500 && p.Kind != string(model.KindDevice) {
-		e.add("devices", Note, "`"+p.Inside("ip link set "+p.Ifname+" txqueuelen 1000")+"`", "port %s: the device queue of %d frames is short for fast senders", p.Name, q)
+		e.add("devices", Note, "`"+p.Inside("ip link set DEV txqueuelen 1000")+"`", "port %s: the device queue of %d frames is short for fast senders", p.Name, q)
 	}
 	if !p.Offload {
 		e.add("offloads", Note, "add the port with --offload on, unless the container needs frames without offloads", "port %s has no offloads: %d frames were segmented or checksummed in software", p.Name, p.Segmented)
@@ -475,9 +478,21 @@ func (e *Exam) compare(p *api.Port, n *api.Network, d *device) {
 			e.add("devices", Warn, "`"+problems.AddAddress(p, a)+"`", "port %s: device %s has lost its address %s, as when it was down for a moment", p.Name, p.Ifname, want.Addr())
 		}
 	}
-	if !d.leadsOut && !p.NoRoute && n.Gateway != "" {
-		e.add("devices", Warn, "`"+problems.AddRoute(p, n)+"`", "port %s: there is no IPv4 default route in its namespace, as when device %s was down for a moment", p.Name, p.Ifname)
+	for _, r := range problems.Routes(p, n) {
+		if !slices.ContainsFunc(d.routes, func(x netlink.Route) bool { return isTo(x, r[0]) }) {
+			e.add("devices", Warn, "`"+r[1]+"`", "port %s: its namespace has no route to %s, as when device %s was down for a moment", p.Name, r[0], p.Ifname)
+		}
 	}
+}
+
+// isTo reports whether a route leads to a prefix: that one, or any destination.
+func isTo(r netlink.Route, prefix string) bool {
+	want, err := netip.ParsePrefix(prefix)
+	if err != nil || r.Dst == nil || r.Dst.IP.IsUnspecified() {
+		return err != nil || want.Addr().Is6() == (r.Family == netlink.FAMILY_V6)
+	}
+	bits, _ := r.Dst.Mask.Size()
+	return netip.PrefixFrom(addrOf(r.Dst.IP), bits) == want
 }
 
 func addrOf(ip net.IP) netip.Addr {

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -457,9 +458,22 @@ func TestDockerDeaths(t *testing.T) {
 	works("at first")
 
 	d.Eventually("devices are known by name", named)
-	links := d.exec("db", "ip", "-o", "addr")
+	names := func() (names []string) {
+		for _, p := range d.containerPorts() {
+			names = append(names, p.Name+" "+strings.Join(p.Policies, ","))
+		}
+		slices.Sort(names)
+		return names
+	}
+	d.Eventually("ports are named after containers", func() bool { return strings.HasPrefix(strings.Join(names(), " "), "db  db-") })
+	d.CLI("policy", "add", "p", "ingress", "allow", "any")
+	d.CLI("policy", "attach", "p", "--port", "web")
+	links, before := d.exec("db", "ip", "-o", "addr"), names()
 	d.Kill()
 	d.startSwitch()
+	if now := names(); !slices.Equal(now, before) { // at once: what was attached by hand is attached again
+		t.Errorf("ports before: %v, after: %v", before, now)
+	}
 	works("a killed switch")
 	tidy := regexp.MustCompile(`(?m)^\d+: |qlen \d+|\s+$`) // device indexes change
 	if got := d.exec("db", "ip", "-o", "addr"); tidy.ReplaceAllString(got, "") != tidy.ReplaceAllString(links, "") {

@@ -38,8 +38,11 @@ func Words(v *api.Verdict) string {
 		if strings.Contains(v.Src, ":") {
 			ip = frame.IPv6Len
 		}
-		if v.Protocol == "tcp" {
+		switch v.Protocol {
+		case "tcp":
 			transport = frame.TCPLen
+		case "sctp":
+			transport = 12 // RFC 9260, 3
 		}
 		words += fmt.Sprintf(" len %d df", max(0, v.Length-frame.EthernetLen-ip-transport))
 	}
@@ -355,7 +358,7 @@ func (s *Switch) macsFor(p *model.Port, x spec) (src, dst frame.MAC, err error) 
 		ask = "nd"
 	}
 	if s.Holder(n, to) == nil {
-		return 0, 0, fmt.Errorf("no port of network %s has the address %s: a container that asks for it gets no answer, if it is not behind a port without a known address; trace the question: '%s > %[2]s'", n.Name, to, ask)
+		return 0, 0, fmt.Errorf("no port of network %s has the address %s, so a container that asks for it gets no answer (exception: the address is behind a port whose address is not known); trace the question: '%s > %[2]s'", n.Name, to, ask)
 	}
 	return 0, 0, fmt.Errorf("the switch does not know the MAC of %s, which is in the port's own subnet: the container would ask for it first; trace '%s > %s', or give the whole frame with --hex", to, ask, to)
 }

@@ -266,20 +266,23 @@ func (s *State) NewPort(a api.PortAdd) (p Port, err error) {
 
 // CheckRename returns why a port may not be called name from now on, or nil.
 func (s *State) CheckRename(p *Port, name string) error {
+	inFile := func(name string) bool {
+		return slices.ContainsFunc(s.Config.Ports, func(a api.PortAdd) bool { return a.Name == name })
+	}
 	switch {
 	case p.IsOwn():
 		return conflict("port %q is the switch's own and keeps its name", p.Name)
-	case slices.ContainsFunc(s.Config.Ports, func(a api.PortAdd) bool { return a.Name == p.Name }):
+	case inFile(p.Name):
 		return conflict("port %q is in the configuration file; change its name there, and `uvswitch reload`", p.Name)
+	case inFile(name): // it may wait for its namespace
+		return conflict("port %q is in the configuration file; choose another name", name)
 	case p.Leased:
 		return conflict("port %q has got its address by DHCP, and the lease is for this name; remove the port, and add it by its new name", p.Name)
-	case name == p.Name:
-		return nil
 	}
 	return s.checkPortName(name)
 }
 
-// checkPortName returns why no new port may have a name, or nil.
+// checkPortName returns why a port cannot get this name, or nil.
 func (s *State) checkPortName(name string) error {
 	if err := checkName("port", name); err != nil {
 		return err

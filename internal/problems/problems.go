@@ -38,7 +38,8 @@ func List(f Facts) []api.Problem {
 
 func ofSwitch(s *api.Status) (out []api.Problem) {
 	add := func(kind, remedy, format string, args ...any) {
-		out = append(out, api.Problem{Kind: kind, Text: fmt.Sprintf(format, args...), Remedy: remedy})
+		text := fmt.Sprintf(format, args...)
+		out = append(out, api.Problem{Key: kind + " " + text, Kind: kind, Text: text, Remedy: remedy})
 	}
 	if up := s.Uplink; up.Kind != "none" && up.State != "up" && up.State6 != "up" {
 		add("uplink", "give the host a default route, or bring the uplink's device up and give it an address", "the uplink is down: %s", up.Why)
@@ -50,11 +51,11 @@ func ofSwitch(s *api.Status) (out []api.Problem) {
 		add("names", "look whether they work: `dig @SERVER example.com` on the host; other servers: /etc/resolv.conf, or `uvswitch network set NAME --dns-servers`", "these name servers have not answered containers lately: %s", strings.Join(s.SilentNames, ", "))
 	}
 	if s.NamesWhy != "" {
-		add("names", "restart the switch; to avoid this, write into the file instead of replacing it", "/etc/resolv.conf was replaced, and the switch's sandbox does not let it read the new file; it asks the servers of before: %s", s.NamesWhy)
+		add("names", "restart the switch; to avoid this, write into the file instead of replacing it", "/etc/resolv.conf was replaced, and the switch's sandbox does not let it read the new file; it still asks the old servers: %s", s.NamesWhy)
 	}
 	for _, k := range []string{"fdb", "flows", "flows6", "nat_ports", "sockets"} {
 		if t := s.Tables[k]; nearlyFull(t.Used, t.Limit) {
-			add("tables", "see what fills it: `uvswitch flow stats`, `uvswitch nat ports`, `uvswitch fdb show`", "table %s is nearly full: %d of %d", k, t.Used, t.Limit)
+			out = append(out, api.Problem{Key: "tables " + k, Kind: "tables", Text: fmt.Sprintf("table %s is nearly full: %d of %d", k, t.Used, t.Limit), Remedy: "see what fills it: `uvswitch flow stats`, `uvswitch nat ports`, `uvswitch fdb show`"})
 		}
 	}
 	return out
@@ -66,7 +67,7 @@ func ofPorts(ports []api.Port, networks []api.Network) (out []api.Problem) {
 	for i := range ports {
 		p := &ports[i]
 		if p.State == "down" && !strings.HasPrefix(p.Kind, "qemu-") && p.Kind != "vde" { // a virtual machine may be off
-			out = append(out, api.Problem{Kind: "ports", Port: p.Name, Text: fmt.Sprintf("port %s is down: its device %s is not up", p.Name, p.Ifname), Remedy: BringUp(p, NetworkOf(networks, p))})
+			out = append(out, api.Problem{Key: "ports " + p.Name, Kind: "ports", Port: p.Name, Text: fmt.Sprintf("port %s is down: its device %s is not up", p.Name, p.Ifname), Remedy: BringUp(p, NetworkOf(networks, p))})
 		}
 	}
 	return out
@@ -84,7 +85,7 @@ func NetworkOf(networks []api.Network, p *api.Port) *api.Network {
 
 // BringUp says how to bring the device of a port up. While it was down, Linux has removed its routes and its IPv6 addresses.
 func BringUp(p *api.Port, n *api.Network) string {
-	text := fmt.Sprintf("bring it up: `%s`", p.Inside("ip link set "+p.Ifname+" up"))
+	text := fmt.Sprintf("bring it up: `%s`", p.Inside("ip link set DEV up"))
 	if !IsOurs(p) {
 		return text + "; if its routes are missing then, restart what is in the namespace"
 	}
@@ -93,8 +94,8 @@ func BringUp(p *api.Port, n *api.Network) string {
 			text += fmt.Sprintf("; it has lost its IPv6 address: `%s`", AddAddress(p, a))
 		}
 	}
-	if !p.NoRoute && n.Gateway != "" {
-		text += fmt.Sprintf("; and its default route: `%s`", AddRoute(p, n))
+	for _, r := range Routes(p, n) {
+		text += fmt.Sprintf("; and its route to %s: `%s`", r[0], r[1])
 	}
 	return text
 }
@@ -104,13 +105,28 @@ func IsOurs(p *api.Port) bool {
 	return (p.Kind == "tap" || p.Kind == "plain") && !p.Handed && p.DHCP == "" && p.Netns != ""
 }
 
-// AddAddress and AddRoute are the commands that give a port's device an address, and the default route, again.
-func AddAddress(p *api.Port, addr string) string {
-	return p.Inside("ip addr add " + addr + " dev " + p.Ifname)
+// AddAddress is the command that gives a port's device an address again.
+func AddAddress(p *api.Port, addr string) string { return p.Inside("ip addr add " + addr + " dev DEV") }
+
+// Routes are the routes that the switch has given a port's device, each with the command that adds it again.
+func Routes(p *api.Port, n *api.Network) (out [][2]string) {
+	if p.NoRoute {
+		return nil
+	}
+	if has(p, false) && n.Gateway != "" {
+		out = append(out, [2]string{"0.0.0.0/0", p.Inside("ip route add default via " + n.Gateway)})
+	}
+	if has(p, true) && n.Gateway6 != "" {
+		for _, to := range n.Routes6 {
+			out = append(out, [2]string{to, p.Inside("ip -6 route add " + to + " via " + n.Gateway6 + " dev DEV")})
+		}
+	}
+	return out
 }
 
-func AddRoute(p *api.Port, n *api.Network) string {
-	return p.Inside("ip route add default via " + n.Gateway)
+// has reports whether a port has an address of IPv4 or IPv6.
+func has(p *api.Port, six bool) bool {
+	return slices.ContainsFunc(p.Addresses, func(a string) bool { return strings.Contains(a, ":") == six })
 }
 
 // ofMTUs are the ports with another MTU than their network. No router between ports of one network could say that a frame is too long.
@@ -121,32 +137,30 @@ func ofMTUs(ports []api.Port, networks []api.Network) (out []api.Problem) {
 		if n.MTU == 0 || p.MTU == n.MTU || p.Kind == "uplink" || p.Kind == "host" {
 			continue
 		}
-		out = append(out, api.Problem{Kind: "mtu", Port: p.Name, Text: fmt.Sprintf("port %s has MTU %d, but its network %s has MTU %d", p.Name, p.MTU, n.Name, n.MTU), Remedy: SetMTU(p, n)})
+		out = append(out, api.Problem{Key: "mtu " + p.Name, Kind: "mtu", Port: p.Name, Text: fmt.Sprintf("port %s has MTU %d, but its network %s has MTU %d", p.Name, p.MTU, n.Name, n.MTU),
+			Remedy: fmt.Sprintf("make the port again with `--mtu %d`: `uvswitch config show` prints how it was made; `uvswitch port del %s` removes it; or give all ports and the network the same other MTU", n.MTU, p.Name)})
 	}
 	return out
 }
 
-// SetMTU says how to give a port the MTU of its network.
-func SetMTU(p *api.Port, n *api.Network) string {
-	if !IsOurs(p) {
-		return fmt.Sprintf("give it MTU %d where it was made, and plug it in again", n.MTU)
-	}
-	return fmt.Sprintf("note what `uvswitch config show` prints about it, and plug it in again: `uvswitch port del %s`, `uvswitch port add %[1]s --netns %s --ifname %s --ip %s --mtu %d`; or give all ports and the network the same other MTU", p.Name, p.Netns, p.Ifname, address4(p), n.MTU)
-}
+// fewQuestions of one port are told one by one.
+const fewQuestions = 3
 
-// address4 is the port's IPv4 address.
-func address4(p *api.Port) string {
-	for _, a := range p.Addresses {
-		if a, _, _ = strings.Cut(a, "/"); !strings.Contains(a, ":") {
-			return a
-		}
-	}
-	return "auto"
-}
-
+// ofQuestions are addresses for which a station asks in vain. Many of one port are one problem: it looks for whom there is.
 func ofQuestions(list []api.Unanswered) (out []api.Problem) {
+	of := map[string][]string{}
 	for _, q := range list {
-		out = append(out, api.Problem{Kind: "neighbors", Port: q.Port, Text: fmt.Sprintf("%s asks for %s, and nobody answers (%d times, first %d s and last %d s ago): %s", q.Port, q.Dst, q.Count, q.Since, q.Last, q.Why), Remedy: q.Remedy})
+		of[q.Port] = append(of[q.Port], q.Dst)
+	}
+	for _, q := range list {
+		if asked := of[q.Port]; len(asked) <= fewQuestions {
+			out = append(out, api.Problem{Key: "neighbors " + q.Port + " " + q.Dst, Kind: "neighbors", Port: q.Port, Remedy: q.Remedy,
+				Text: fmt.Sprintf("%s asks for %s, and nobody answers (%d times, first %d s and last %d s ago): %s", q.Port, q.Dst, q.Count, q.First, q.Last, q.Why)})
+		} else if asked[0] == q.Dst {
+			out = append(out, api.Problem{Key: "neighbors " + q.Port, Kind: "neighbors", Port: q.Port,
+				Text:   fmt.Sprintf("%s asks for many addresses, and nobody answers: %s, ...", q.Port, strings.Join(asked[:fewQuestions], ", ")),
+				Remedy: "see them all: `uvswitch neigh unanswered`; what is behind the port may look for whom there is"})
+		}
 	}
 	return out
 }
@@ -155,7 +169,7 @@ func ofShares(list []api.PortUse) (out []api.Problem) {
 	for _, u := range list {
 		for name, held := range u.Holders {
 			if nearlyFull(held, u.Quota) {
-				out = append(out, api.Problem{Kind: "shares", Port: name, Text: fmt.Sprintf("port %s holds %d of the %d outside ports of %s that it may have", name, held, u.Quota, u.Protocol),
+				out = append(out, api.Problem{Key: "shares " + name + " " + u.Protocol, Kind: "shares", Port: name, Text: fmt.Sprintf("port %s holds %d of the %d outside ports of %s that it may have", name, held, u.Quota, u.Protocol),
 					Remedy: fmt.Sprintf("see its flows: `uvswitch flow ls --port %s`; or widen the ports for NAT (--nat-ports of run, or uplink.ports in the configuration file, which a reload changes)", name)})
 			}
 		}
@@ -163,24 +177,23 @@ func ofShares(list []api.PortUse) (out []api.Problem) {
 	return sorted(out)
 }
 
-// someTries is how many packets of a connection or a ping remain without an answer before that is a problem: TCP sends the third one after three
-// seconds.
+// someTries: after so many packets without an answer, a connection or a ping is a problem. TCP sends the third one after three seconds.
 const someTries = 3
 
 // ofFlows are connections and pings that nobody answers. Nothing of them was dropped here. Much that is sent by UDP needs no answer.
-func ofFlows(flows []api.Flow, ports []api.Port) []api.Problem {
+func ofFlows(flows []api.Flow, ports []api.Port) (out []api.Problem) {
 	type key struct{ port, client, peer, what string }
 	ids := map[key]map[uint32]bool{}
 	for _, f := range flows {
 		if f.Original.Packets < someTries || f.Protocol != "tcp" && f.Protocol != "icmp" && f.Protocol != "icmpv6" {
 			continue
 		}
-		k := key{port: f.Port, peer: f.Original.Dst}
-		at := f.Original.Dport
-		if station(ports, f.Original.Src) == "" { // it comes from outside, to a container
+		k, at := key{port: f.Port, peer: f.Original.Dst}, f.Original.Dport
+		if f.Reply.Src != f.Original.Dst || f.Reply.Sport != f.Original.Dport { // a published port: its destination is translated
 			k.client, k.peer, at = f.Original.Src, f.Reply.Src, f.Reply.Sport
 		}
-		if k.what = f.Protocol + " to " + k.peer; at != 0 {
+		k.what = f.Protocol + " to " + k.peer
+		if at != 0 {
 			k.what = f.Protocol + " to " + net.JoinHostPort(k.peer, strconv.Itoa(at))
 		}
 		if ids[k] == nil {
@@ -188,20 +201,28 @@ func ofFlows(flows []api.Flow, ports []api.Port) []api.Problem {
 		}
 		ids[k][f.ID] = true
 	}
-	var out []api.Problem
-	for k, of := range ids {
-		x := api.Problem{Kind: "answers", Port: k.port}
-		if len(of) > 1 {
-			k.what += fmt.Sprintf(", %d flows", len(of))
+	stations := map[string]string{}
+	for i := range ports {
+		for _, a := range ports[i].Addresses {
+			a, _, _ = strings.Cut(a, "/")
+			stations[a] = ports[i].Name
 		}
-		behind := station(ports, k.peer)
+	}
+	for k, of := range ids {
+		x := api.Problem{Key: fmt.Sprint("answers ", k), Kind: "answers", Port: k.port}
+		what, behind := k.what, stations[k.peer]
+		if len(of) > 1 {
+			what += fmt.Sprintf(", %d flows", len(of))
+		}
 		switch {
 		case k.client != "":
-			x.Text = fmt.Sprintf("%s does not answer %s, a client of a published port (%s)", k.port, k.client, k.what)
+			x.Text = fmt.Sprintf("%s does not answer %s, a client of a published port (%s)", k.port, k.client, what)
+		case behind == k.port:
+			x.Text = fmt.Sprintf("%s does not answer (%s)", k.port, what)
 		case behind != "":
-			x.Text = fmt.Sprintf("%s gets no answer from port %s (%s)", k.port, behind, k.what)
+			x.Text = fmt.Sprintf("%s gets no answer from port %s (%s)", k.port, behind, what)
 		default:
-			x.Text = fmt.Sprintf("%s gets no answer from outside (%s)", k.port, k.what)
+			x.Text = fmt.Sprintf("%s gets no answer from outside (%s)", k.port, what)
 		}
 		x.Remedy = fmt.Sprintf("the packets have left by port %s; see whether a program listens there, and what its firewall does: `ss -ltn`, `nft list ruleset` in its namespace", cmp.Or(behind, k.port))
 		if k.client == "" && behind == "" {
@@ -212,19 +233,7 @@ func ofFlows(flows []api.Flow, ports []api.Port) []api.Problem {
 	return sorted(out)
 }
 
-// station is the name of the port that has an address; empty if there is none.
-func station(ports []api.Port, addr string) string {
-	for i := range ports {
-		for _, a := range ports[i].Addresses {
-			if a, _, _ = strings.Cut(a, "/"); a == addr {
-				return ports[i].Name
-			}
-		}
-	}
-	return ""
-}
-
-// oftenWrong are reasons for which a few drops are normal, and manyDrops are not.
+// oftenWrong are normal reasons whose drops are a problem when there are manyDrops in a minute.
 var oftenWrong = map[frame.Reason]bool{frame.FragmentationNeeded: true, frame.TTLExceeded: true, frame.SamePort: true, frame.RxRateExceeded: true, frame.TxRateExceeded: true}
 
 const manyDrops = 20
@@ -239,7 +248,10 @@ func ofDrops(list []Drops, ports []api.Port) (out []api.Problem) {
 		if why == frame.PortDown && isDown(d.Last.Out) { // it is a problem already
 			continue
 		}
-		if !known || why == frame.NotForUs || why.IsNormal() && (!oftenWrong[why] || d.Count < manyDrops) {
+		if !known || why == frame.NotForUs { // outside, there is always something
+			continue
+		}
+		if many := oftenWrong[why] && d.Count >= manyDrops; why.Info().Normal && !many {
 			continue
 		}
 		way := ""
@@ -249,26 +261,22 @@ func ofDrops(list []Drops, ports []api.Port) (out []api.Problem) {
 		if d.Last.Out != "" {
 			way += " to port " + d.Last.Out
 		}
+		port := cmp.Or(d.Last.In, d.Last.Out)
+		if why.AtEgress() {
+			port = cmp.Or(d.Last.Out, d.Last.In)
+		}
 		has := ""
 		if i := slices.IndexFunc(ports, func(p api.Port) bool { return p.Name == d.Last.In }); i >= 0 && why.Info().Stage == frame.Guarding && len(ports[i].Addresses) > 0 {
 			has = fmt.Sprintf(" (it has %s, %s)", strings.Join(ports[i].Addresses, ", "), ports[i].MAC)
 		}
 		out = append(out, api.Problem{
-			Kind: "drops", Port: portOf(why, &d.Last), Reason: d.Last.Reason, Count: d.Count,
+			Key: "drops " + d.Last.In + " " + d.Last.Out + " " + d.Last.Reason, Kind: "drops", Port: port, Reason: d.Last.Reason, Count: d.Count,
 			Text:   fmt.Sprintf("%s: packets%s are dropped: %s%s; the last one, %d s ago: %s", d.Last.Reason, way, cmp.Or(d.Last.Why, why.Info().Meaning), has, d.Age, d.Last.Packet),
-			Remedy: cmp.Or(d.Last.Remedy, why.RemedyFor(d.Last.In, d.Last.Out)),
+			Remedy: d.Last.Remedy,
 		})
 	}
 	slices.SortStableFunc(sorted(out), func(a, b api.Problem) int { return cmp.Compare(b.Count, a.Count) })
 	return out
-}
-
-// portOf is the port that a drop is about: where the packet came in, or, if it was refused there, where it would have left.
-func portOf(why frame.Reason, v *api.Verdict) string {
-	if i := why.Info(); i.Stage == frame.Egress || why == frame.ExceedsMTU {
-		return cmp.Or(v.Out, v.In)
-	}
-	return cmp.Or(v.In, v.Out)
 }
 
 // sorted sorts a list that comes from a map.

@@ -51,7 +51,7 @@ func (m *screen) lines() []line {
 		all = m.publishedLines()
 	case problemsView:
 		for _, p := range m.now.problems {
-			all = append(all, line{p.Kind + p.Port + p.Text, []string{p.Kind, cmp.Or(p.Port, "-"), p.Text}, term.Plain, view{kind: problemPage, problem: p}})
+			all = append(all, line{p.Key, []string{p.Kind, cmp.Or(p.Port, "-"), p.Text}, term.Plain, view{kind: problemPage, problem: p}})
 		}
 	case portPage:
 		all = m.reasonsOf(v.port)

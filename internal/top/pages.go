@@ -23,7 +23,7 @@ func (m *screen) page(room int) (out []string) {
 	case problemPage:
 		out = m.aboutProblem(&v.problem)
 	case tracePage:
-		out = m.aboutPacket(v.packet)
+		out = m.aboutPacket(v.port, v.packet)
 	}
 	v := m.shown()
 	v.at = max(0, min(v.at, len(out)-room))
@@ -131,11 +131,7 @@ func (m *screen) aboutDrop(d *api.Verdict) (out []string) {
 	add("meaning", known.Info().Meaning)
 	add("why", d.Why)
 	out = append(out, "")
-	if d.Remedy != "" {
-		add("to do", d.Remedy)
-	} else {
-		add("to do", known.RemedyFor(d.In, d.Out))
-	}
+	add("to do", d.Remedy)
 	out = append(out, "")
 	if m.now.trace == nil {
 		return append(out, m.fact("now", "A packet of this kind cannot be described for a trace; uvswitch trace --pcap takes it from a capture.")...)
@@ -146,7 +142,7 @@ func (m *screen) aboutDrop(d *api.Verdict) (out []string) {
 
 func (m *screen) aboutProblem(p *api.Problem) (out []string) {
 	out = append(out, m.styled(term.Bold, "problem: "+p.Kind))
-	if !slices.ContainsFunc(m.now.problems, func(x api.Problem) bool { return x.Kind == p.Kind && x.Port == p.Port && x.Reason == p.Reason }) {
+	if !slices.ContainsFunc(m.now.problems, func(x api.Problem) bool { return x.Key == p.Key }) {
 		out = append(out, m.styled(term.Good, "It is gone."))
 	}
 	out = append(out, m.fact("what", p.Text)...)
@@ -156,8 +152,7 @@ func (m *screen) aboutProblem(p *api.Problem) (out []string) {
 	return append(append(out, ""), m.fact("to do", p.Remedy)...)
 }
 
-func (m *screen) aboutPacket(packet string) []string {
-	in, packet, _ := strings.Cut(packet, " ")
+func (m *screen) aboutPacket(in, packet string) []string {
 	out := append([]string{m.styled(term.Bold, "trace of a packet")}, m.fact("from port", in)...)
 	out = append(append(out, m.fact("packet", packet)...), "")
 	if m.now.trace == nil {

@@ -5,7 +5,6 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -22,9 +21,10 @@ type sample struct {
 	past   api.History   // of the view's port
 	trace  *api.Trace    // of the packet of a drop's page, or of one that the user has asked for
 
-	published []api.Publish
-	problems  []api.Problem
-	noted     string // why something of this is missing
+	published  []api.Publish
+	problems   []api.Problem
+	noProblems bool   // they are not known: the switch was busy
+	noted      string // why something of this is missing
 }
 
 const (
@@ -59,30 +59,28 @@ func take(ctx context.Context, c *api.Client, v view) (s sample, err error) {
 		}
 		slices.Reverse(s.drops)
 	}
+	if s.problems, err = c.Problems(ctx); err != nil {
+		s.problems, s.noProblems = nil, true
+		if v.kind == problemsView {
+			note(err)
+		}
+	}
+	in, packet := "", ""
 	switch v.kind {
 	case publishedView:
 		note(c.Do(ctx, "GET", "/publish", nil, &s.published))
+	case portPage:
+		note(c.Do(ctx, "GET", "/history?"+values("port", v.port).Encode(), nil, &s.past))
+	case dropPage:
+		in, packet = v.drop.In, v.drop.Trace
 	case tracePage:
-		in, packet, _ := strings.Cut(v.packet, " ")
+		in, packet = v.port, v.packet
+	}
+	if packet != "" {
 		t, err := c.Trace(ctx, api.TraceRequest{In: in, Packet: packet})
 		note(err)
 		if err == nil {
 			s.trace = &t
-		}
-	}
-	if s.problems, err = c.Problems(ctx); v.kind == problemsView {
-		note(err)
-	}
-	if v.kind == portPage {
-		note(c.Do(ctx, "GET", "/history?"+values("port", v.port).Encode(), nil, &s.past))
-	}
-	if v.kind == dropPage {
-		if v.drop.Trace != "" {
-			t, err := c.Trace(ctx, api.TraceRequest{In: v.drop.In, Packet: v.drop.Trace})
-			note(err)
-			if err == nil {
-				s.trace = &t
-			}
 		}
 	}
 	s.at = time.Now()

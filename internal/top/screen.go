@@ -23,8 +23,8 @@ const (
 	reasonsView
 	publishedView
 	problemsView
-	portPage // all below have no list
-	flowPage
+	portPage // its list is on the page
+	flowPage // this page and those below have no list
 	dropPage
 	problemPage
 	tracePage
@@ -39,7 +39,7 @@ type view struct {
 	flow         api.Flow
 	drop         api.Verdict
 	problem      api.Problem
-	packet       string // to trace, after the port where it comes in
+	packet       string // to trace; it comes in at port
 
 	filter string
 	sort   int    // index of sorts
@@ -109,6 +109,9 @@ const keptSamples = 60
 
 // take makes a sample the present one.
 func (m *screen) take(s sample) {
+	if s.noProblems {
+		s.problems = m.now.problems
+	}
 	if m.before, m.now = m.now, s; m.before.at.IsZero() {
 		return
 	}
@@ -156,6 +159,14 @@ func (m *screen) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		return m, tea.Tick(m.every, func(time.Time) tea.Msg { return tick{} })
 	case tea.KeyPressMsg:
 		return m, m.key(msg)
+	case tea.PasteMsg:
+		text := term.Printable(strings.Join(strings.Fields(msg.Content), " "))
+		switch v := m.shown(); {
+		case m.prompt:
+			m.asked += text
+		case m.typing:
+			v.filter += text
+		}
 	}
 	return m, nil
 }
@@ -246,9 +257,9 @@ func (m *screen) packetHere() string {
 	v := m.shown()
 	switch lines := m.lines(); {
 	case v.kind == tracePage:
-		return v.packet
+		return v.port + " " + v.packet
 	case v.kind == flowPage:
-		return fmt.Sprintf("%s %s %s > %s ", v.flow.Port, strings.TrimSuffix(v.flow.Protocol, "v6"), end(v.flow.Original.Src, v.flow.Original.Sport), end(v.flow.Original.Dst, v.flow.Original.Dport))
+		return fmt.Sprintf("%s %s %s > %s ", m.originOf(&v.flow), strings.TrimSuffix(v.flow.Protocol, "v6"), end(v.flow.Original.Src, v.flow.Original.Sport), end(v.flow.Original.Dst, v.flow.Original.Dport))
 	case v.kind == dropPage:
 		return v.drop.In + " " + v.drop.Trace
 	case v.kind == problemPage && v.problem.Port != "":
@@ -261,6 +272,20 @@ func (m *screen) packetHere() string {
 	return ""
 }
 
+// originOf is the port where the packets of a flow's original direction come in: its container's, or the uplink's.
+func (m *screen) originOf(f *api.Flow) string {
+	for i := range m.now.ports {
+		p := &m.now.ports[i]
+		if slices.ContainsFunc(p.Addresses, func(a string) bool { return strings.HasPrefix(a, f.Original.Src+"/") }) {
+			return p.Name
+		}
+	}
+	if f.Original.Dst != f.Reply.Src || f.Original.Dport != f.Reply.Sport { // it comes in by a published port
+		return "uplink"
+	}
+	return f.Port
+}
+
 // typePacket obeys a key while the user types a packet.
 func (m *screen) typePacket(key, text string) tea.Cmd {
 	switch key {
@@ -270,7 +295,8 @@ func (m *screen) typePacket(key, text string) tea.Cmd {
 			if v := m.shown(); v.kind == tracePage {
 				m.views = m.views[:len(m.views)-1]
 			}
-			return m.show(view{kind: tracePage, packet: strings.TrimSpace(m.asked)})
+			in, packet, _ := strings.Cut(strings.TrimSpace(m.asked), " ")
+			return m.show(view{kind: tracePage, port: in, packet: packet})
 		}
 	case "esc":
 		m.prompt = false
@@ -341,7 +367,8 @@ func (m *screen) screen() string {
 		foot = m.dropLines()
 	}
 	if m.prompt {
-		foot = append(foot, "trace: "+m.asked[max(0, len(m.asked)-max(8, m.width-8)):]+"_")
+		r := []rune(m.asked)
+		foot = append(foot, "trace: "+string(r[max(0, len(r)-max(8, m.width-8)):])+"_")
 	}
 	if !m.plain {
 		foot = append(foot, "", m.keyLine())

@@ -31,10 +31,10 @@ func stage(width, height int) *screen {
 		}
 		if v.kind == dropsView {
 			for i := range 100 {
-				s.drops = append(s.drops, api.Verdict{Time: fmt.Sprintf("2026-11-29T10:00:%02d.5Z", i%60), Verdict: "dropped", Reason: "nat_filtered", In: "c0\x1b[2J1", Packet: fmt.Sprintf("udp 192.0.2.1:%d > 172.29.0.3:53", i), Protocol: "udp", Src: "192.0.2.1", Dst: "172.29.0.3", Sport: i, Dport: 53})
+				s.drops = append(s.drops, api.Verdict{Time: fmt.Sprintf("2026-11-29T10:00:%02d.5Z", i%60), Verdict: "dropped", Reason: "nat_filtered", Remedy: "publish the port", In: "c0\x1b[2J1", Packet: fmt.Sprintf("udp 192.0.2.1:%d > 172.29.0.3:53", i), Protocol: "udp", Src: "192.0.2.1", Dst: "172.29.0.3", Sport: i, Dport: 53})
 			}
 		}
-		s.problems = []api.Problem{{Kind: "neighbors", Port: "c02", Count: 4, Text: "c02 asks for 172.29.0.77, and nobody answers", Remedy: "start it"}}
+		s.problems = []api.Problem{{Key: "neighbors c02", Kind: "neighbors", Port: "c02", Count: 4, Text: "c02 asks for 172.29.0.77, and nobody answers", Remedy: "start it"}}
 		if v.kind == publishedView {
 			s.published = []api.Publish{{HostAddress: "127.0.0.1", HostPort: 8080, HostPortEnd: 8080, Protocol: "tcp", Port: "c01", Address: "172.29.0.3", ContainerPort: 80}, {HostAddress: "0.0.0.0", HostPort: 53, HostPortEnd: 53, Protocol: "udp", Port: "c01"}}
 		}

@@ -78,18 +78,31 @@ type Port struct {
 	PortStats
 }
 
-// Inside returns the command line that runs a command in the namespace of the port's device.
+// Inside returns the command line that runs a command in the namespace of the port's device. DEV in the command stands for the device's name.
+// What is not a plain word stays out of the command line: a container chooses the name of its device.
 func (p *Port) Inside(command string) string {
+	command = strings.ReplaceAll(command, "DEV", plainWord(p.Ifname, "DEV"))
 	pid, isPID := strings.CutPrefix(p.Netns, "pid:")
 	switch {
 	case p.Netns == "":
 		return command
 	case isPID:
-		return "nsenter -t " + pid + " -n " + command
+		return "nsenter -t " + plainWord(pid, "PID") + " -n " + command
 	case strings.Contains(p.Netns, "/"):
-		return "nsenter --net=" + p.Netns + " " + command
+		return "nsenter --net=" + plainWord(p.Netns, "PATH") + " " + command
 	}
-	return "ip netns exec " + p.Netns + " " + command
+	return "ip netns exec " + plainWord(p.Netns, "NAME") + " " + command
+}
+
+// plainWord is a word of a shell's command line that needs no quotes, or else a word that stands for it.
+func plainWord(s, instead string) string {
+	isPlain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_-./:", r)
+	}
+	if s == "" || s[0] == '-' || strings.ContainsFunc(s, func(r rune) bool { return !isPlain(r) }) {
+		return instead
+	}
+	return s
 }
 
 // PortStats are the counters of a port since it was added. Rx counts frames from the port, Tx frames to the port. Drops has the
@@ -431,8 +444,8 @@ type Unanswered struct {
 	Network string `json:"network"`
 	Dst     string `json:"dst"`
 	Count   int    `json:"count"`           // questions
-	Since   int    `json:"since"`           // seconds since the first one
-	Last    int    `json:"last"`            // seconds since the last one
+	First   int    `json:"first_ago"`       // seconds since the first one
+	Last    int    `json:"last_ago"`        // seconds since the last one
 	Owner   string `json:"owner,omitempty"` // name of the port that has the address
 	Why     string `json:"why"`
 	Remedy  string `json:"remedy"`
@@ -440,7 +453,8 @@ type Unanswered struct {
 
 // A Problem is something that does not work now, as far as the switch can see it.
 type Problem struct {
-	Kind   string `json:"kind"`             // uplink, ports, names, tables, neighbors, shares, answers, drops
+	Key    string `json:"key"`              // the same for the same problem in each answer
+	Kind   string `json:"kind"`             // uplink, ports, names, tables, mtu, neighbors, shares, answers, drops
 	Port   string `json:"port,omitempty"`   // which it is about
 	Reason string `json:"reason,omitempty"` // of drops
 	Count  int    `json:"count,omitempty"`  // of the drops of the last minute, as far as they are remembered

@@ -6,7 +6,7 @@ type Verdict struct {
 	Verdict  string `json:"verdict"` // forwarded, flooded, consumed (by the gateway) or dropped
 	Reason   string `json:"reason,omitempty"`
 	Why      string `json:"why,omitempty"`    // for policy_denied and policy_dropped: which policy and rule, by the rules of now
-	Remedy   string `json:"remedy,omitempty"` // likewise: the command that would allow it
+	Remedy   string `json:"remedy,omitempty"` // of a dropped packet: what to do
 	In       string `json:"in"`               // the port that the frame came from, or "gateway"
 	Out      string `json:"out,omitempty"`    // the port that the frame went to, or that did not accept it
 	Copies   int    `json:"copies,omitempty"`

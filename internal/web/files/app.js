@@ -227,8 +227,8 @@ function dropList(long) {
     el("p", {}, (state.reasons[k] || {}).meaning || ""), long && state.reasons[k] ? el("p", {}, "To do: ", ...remedy(state.reasons[k].remedy)) : null));
 }
 
-// remedy is a text in which commands stand in backquotes, with a button for each. A command that holds for any port gets the port's name.
-const remedy = (text, port) => text.split("`").map((part, i) => i % 2 ? copied(port ? part.replace(/(port set|port del|port show|-i|--port) NAME/, "$1 " + port) : part) : part);
+// remedy is a text in which commands stand in backquotes, with a button for each.
+const remedy = text => text.split("`").map((part, i) => i % 2 ? copied(part) : part);
 
 // problemCard lists problems, if there are any.
 function problemCard(list) {
@@ -566,7 +566,7 @@ function dropTable(drops) {
   return table([["time"], ["reason"], ["port"], ["packet"], ["why, and what to do"], [""]], drops.map(v => {
     const packet = v.trace, r = state.reasons[v.reason] || {};
     return [el("span", { class: "mono" }, new Date(v.time).toLocaleTimeString()), el("code", { class: "badtext" }, v.reason), known(v.in) ? portLink(v.in) : v.in, el("code", {}, v.packet),
-      el("span", {}, v.why || r.meaning || "", el("br"), el("span", { class: "muted" }, ...remedy(v.remedy || r.remedy || "", v.in))),
+      el("span", {}, v.why || r.meaning || "", el("br"), el("span", { class: "muted" }, ...remedy(v.remedy || ""))),
       packet && known(v.in) ? el("a", { href: "#" + link("trace", { in: v.in, packet }) }, "trace") : ""];
   }));
 }
