@@ -325,6 +325,40 @@ func TestUplinkHasHalf(t *testing.T) {
 	})
 }
 
+// While CPU time is scarce for others, a port that floods has a few frames in each batch, however long they take.
+func TestShortTurns(t *testing.T) {
+	backends(t, func(t *testing.T, p poller, vnet bool) {
+		loud, quiet := newWireOf(t, unix.SOCK_SEQPACKET, vnet), newWireOf(t, unix.SOCK_SEQPACKET, vnet)
+		add(t, p, 1, loud)
+		add(t, p, 2, quiet)
+		var b frame.Batch
+		most := map[bool]int{}
+		for round := range 200 {
+			for n := 0; n < 200; n++ { // what does not fit is there already
+				if _, err := unix.Write(loud.far, sample); err != nil {
+					break
+				}
+			}
+			quiet.put(t, 1)
+			b.Scarce = round >= 100
+			poll(t, p, &b)
+			n := 0
+			for i := range b.Frames[:b.N] {
+				if b.Frames[i].In == 1 {
+					n++
+				}
+			}
+			if round%100 >= 50 { // the backend knows by then how long a frame takes
+				most[b.Scarce] = max(most[b.Scarce], n)
+			}
+			b.Took = int64(b.N) * 20_000
+		}
+		if most[true] > 4 || most[true] == 0 || most[false] <= most[true] {
+			t.Errorf("with CPU time, a batch has up to %d frames of a loud port; without, up to %d", most[false], most[true])
+		}
+	})
+}
+
 // A paused port is not read, whatever its read was doing; others are. After Resume, all of its frames come.
 func TestPause(t *testing.T) {
 	backends(t, func(t *testing.T, p poller, vnet bool) {

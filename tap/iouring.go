@@ -20,10 +20,12 @@ const (
 
 	quietBuffers = 32 // provided per Poll for the reads of quiet ports
 
-	// While quiet ports have frames, too, the turn of a loud port is not longer than longestTurn, but has leastTurn frames.
+	// While quiet ports have frames, too, the turn of a loud port is not longer than longestTurn, but has leastTurn frames. While CPU time is scarce
+	// for others, it is not longer than scarceTurn, but has one frame.
 	longestTurn = 100 * time.Microsecond
 	leastTurn   = 8
 	recently    = 16 // rounds
+	scarceTurn  = 30 * time.Microsecond
 )
 
 // Groups of buffers. A read takes buffers for as long as frames are there, so a port that always has some would take all of them. A port that
@@ -78,6 +80,7 @@ type IOUring struct {
 	had      [groups]int            // frames read in that round
 	round    uint32                 // counts calls of provide
 	quietAt  uint32                 // the last round in which a quiet port had a frame
+	scarce   bool                   // see frame.Batch
 	perFrame int                    // moving average of the time that a frame of a batch takes, in ns
 	batch    int                    // frames in the batch that Poll returned last
 	loaned   []uint16               // buffers of the batch that Poll returned last
@@ -319,7 +322,7 @@ func (r *IOUring) pull() filled {
 //uvswitch:hot
 func (r *IOUring) Poll(b *frame.Batch) error {
 	b.N = 0
-	r.iovs = 0
+	r.iovs, r.scarce = 0, b.Scarce
 	r.failed[0] = r.late(r.begin(r.failed[0]))
 	if r.batch > 0 {
 		r.perFrame += (int(b.Took)/r.batch - r.perFrame) / 8
@@ -463,14 +466,18 @@ func (r *IOUring) provide() {
 		r.quietAt = r.round
 	}
 	r.round++
-	most := min(max(frame.BatchBytes/r.size, minBuffers), maxBuffers)
+	most, least := min(max(frame.BatchBytes/r.size, minBuffers), maxBuffers), minBuffers
 	if r.round-r.quietAt < recently { // frames of quiet ports wait behind those of the loud port
-		most = min(most, max(leastTurn, int(longestTurn)/max(1, r.perFrame)))
+		turn, frames := longestTurn, leastTurn
+		if r.scarce {
+			turn, frames, least = scarceTurn, 1, 1
+		}
+		most = min(most, max(frames, int(turn)/max(1, r.perFrame)))
 	}
 	if r.n < maxBuffers { // else what is pending comes first
 		r.give(quiet, quietBuffers)
 		r.give(uplink, max(minBuffers, most-r.n-min(most/2, r.had[loud])))
-		r.give(loud, max(minBuffers, most-r.n-min(most/2, r.had[uplink])))
+		r.give(loud, max(least, most-r.n-min(most/2, r.had[uplink])))
 		r.had = [groups]int{}
 	}
 	r.arm(quiet, r.out[quiet])

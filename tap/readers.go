@@ -109,13 +109,16 @@ func (r *readers) late(failed []frame.TxFailure) []frame.TxFailure {
 	return failed
 }
 
-// read goes through the ready queue once and reads up to quota frames from each port; the uplink is the first, and gets half of the batch. It
+// read goes through the ready queue once and reads up to quota frames from each port, or a few while CPU time is scarce (frame.Batch); the uplink is the first, and gets half of the batch. It
 // stops when the batch holds most frames or the arena is full. A port that may have more frames goes to the end of the queue; any other port
 // leaves it.
 //
 //uvswitch:hot
 func (r *readers) read(b *frame.Batch, most int) {
 	used, turn := 0, min(quota, max(least, most/max(1, len(r.ready))))
+	if b.Scarce {
+		turn = least
+	}
 	again := frame.NoPort // the uplink, if it may have more
 	for range len(r.ready) {
 		if b.N >= most || used > frame.BatchBytes {

@@ -78,7 +78,7 @@ func (w *worker) round() error {
 	}
 	w.settle(now)
 	w.process(b, received)
-	b.Took = w.dp.clock() - now
+	b.Took, b.Scarce = w.dp.clock()-now, w.turns.part > fullPart
 	w.charge(b, now)
 	if w.reinject(b) {
 		w.process(b, reinjected)

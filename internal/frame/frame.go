@@ -330,7 +330,8 @@ type Way6 struct {
 
 // A Batch is what one Poll brought: N frames of possibly several ports, in the order they were read.
 type Batch struct {
-	Took int64 // ns that the frames of the last batch took, for the Poller
+	Took   int64 // ns that the frames of the last batch took, for the Poller
+	Scarce bool  // loud ports take CPU time that others need: the Poller is to make their turns short
 
 	Frames  [BatchSize]Frame
 	To      [BatchSize]Way6 // of IPv6 frames, by their index
