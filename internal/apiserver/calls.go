@@ -159,6 +159,8 @@ func routeTable() []route {
 		{method: del, path: "/publish", summary: "End a published port", query: []param{{"host", "string", "host side of the published port: [ADDR:]PORT[-END][/PROTO]"}},
 			change: asked("host", func(s *Server, host string) error { return s.d.DeletePublish(host) })},
 
+		{method: patch, path: "/nat", summary: "Change which ports of the host NAT may give out, until the next reload", takes: api.NATSet{},
+			change: with(func(s *Server, a api.NATSet) (any, error) { return nil, s.d.SetNATPorts(a.Ports) })},
 		{method: get, path: "/nat", summary: "NAT rules with their counters", gives: []api.NATRule{}, view: show((*view).natRules)},
 		{method: get, path: "/nat/settings", summary: "The check of TCP windows, and the timeouts", gives: api.NATSettings{}, view: show((*view).natSettings)},
 		{method: get, path: "/nat/ports", summary: "Outside ports in use, by the ports of the switch that hold them", gives: []api.PortUse{}, view: show((*view).portUse)},

@@ -317,7 +317,8 @@ func (s *Server) verdictOf(r *capture.Record, name func(frame.PortID) string) ap
 		}
 	}
 	if r.Verdict == frame.Drop && f.Flags&frame.IsARP != 0 {
-		v.Trace = fmt.Sprintf("arp %s > %s", f.ARP().SenderAddr(), f.ARP().TargetAddr())
+		v.Src, v.Dst, v.Protocol = f.ARP().SenderAddr().String(), f.ARP().TargetAddr().String(), "arp"
+		v.Trace = fmt.Sprintf("arp %s > %s", v.Src, v.Dst)
 	} else if r.Verdict == frame.Drop {
 		v.Trace = explain.Words(&v)
 	}

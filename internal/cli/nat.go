@@ -30,7 +30,16 @@ func (a *app) natCommand() *cobra.Command {
 		}
 		return get(c.Context(), a, "/nat/ports", printPortUse)
 	}
-	return group("nat", "Address translation (NAT)", rules,
+	set := &cobra.Command{Use: "set ports RANGES", Short: "Change which ports of the host NAT may give out",
+		Long: "Change which ports of the host's addresses NAT may give out, such as 1024-65535 or 20000-29999,40000-49999. Flows keep the ports that\n" +
+			"they have. The next reload, and the next start, use what the configuration file and the flags of run say.",
+		Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
+			if args[0] != "ports" {
+				return usagef("usage: uvswitch nat set ports RANGES")
+			}
+			return a.change(c, "PATCH", "/nat", api.NATSet{Ports: args[1]})
+		}}
+	return group("nat", "Address translation (NAT)", rules, set,
 		show(a, "settings", "Show how NAT checks TCP windows, and the timeouts in seconds", "/nat/settings", func(w io.Writer, s api.NATSettings) {
 			row(w, "windows", s.Windows)
 			for _, k := range byName(s.Timers) {

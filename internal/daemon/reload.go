@@ -196,14 +196,29 @@ func (d *Daemon) applyLocked(a plan.Action) (err error) {
 	case plan.AddNeighbor:
 		return d.addNeighborLocked(a.Neighbor.Spec())
 	case plan.SetNATPorts:
-		d.setConfigLocked(func(c *model.Config) { c.Uplink.Ports = a.Ranges })
-		d.updateRulesLocked()
+		d.setNATPortsLocked(a.Ranges)
 	case plan.SetTimers:
 		d.setTimersLocked(a.Timers)
 	default:
 		return fmt.Errorf("daemon: no way to apply %T", a)
 	}
 	return err
+}
+
+// SetNATPorts changes which ports of the host NAT may give out, until the next reload.
+func (d *Daemon) SetNATPorts(ranges string) error {
+	if _, err := model.ParsePortRanges(ranges); err != nil {
+		return err
+	}
+	return d.change("changing the ports for NAT", func() error {
+		d.setNATPortsLocked(ranges)
+		return nil
+	})
+}
+
+func (d *Daemon) setNATPortsLocked(ranges string) {
+	d.setConfigLocked(func(c *model.Config) { c.Uplink.Ports = ranges })
+	d.updateRulesLocked()
 }
 
 func (d *Daemon) setTimersLocked(t nat.Timers) {

@@ -472,11 +472,20 @@ func (e *Exam) compare(p *api.Port, n *api.Network, d *device) {
 	if !problems.IsOurs(p) {
 		return
 	}
-	for _, a := range p.Addresses {
+	for _, a := range problems.Addresses(p) {
 		want, err := netip.ParsePrefix(a)
-		if err == nil && !slices.ContainsFunc(d.addrs, func(x netlink.Addr) bool { return want.Addr() == addrOf(x.IP) }) {
-			e.add("devices", Warn, "`"+problems.AddAddress(p, a)+"`", "port %s: device %s has lost its address %s, as when it was down for a moment", p.Name, p.Ifname, want.Addr())
+		if err != nil || slices.ContainsFunc(d.addrs, func(x netlink.Addr) bool { return want.Addr() == addrOf(x.IP) }) {
+			continue
 		}
+		other := slices.IndexFunc(d.addrs, func(x netlink.Addr) bool {
+			return x.IP.IsGlobalUnicast() && addrOf(x.IP).Is4() == want.Addr().Is4() && !slices.ContainsFunc(p.Addresses, func(a string) bool { return strings.HasPrefix(a, x.IP.String()+"/") })
+		})
+		if other < 0 {
+			e.add("devices", Warn, "`"+problems.AddAddress(p, a)+"`", "port %s: device %s has lost its address %s, as when it was down for a moment", p.Name, p.Ifname, want.Addr())
+			continue
+		}
+		e.add("devices", Warn, fmt.Sprintf("give the device its own address in the place of the other one: `%s`, `%s`; with IPv4, also its routes, which go with the old address", p.Inside("ip addr del "+d.addrs[other].IPNet.String()+" dev DEV"), problems.AddAddress(p, a)),
+			"port %s: device %s has address %s, but the port has %s, and the guard allows no other", p.Name, p.Ifname, d.addrs[other].IP, want.Addr())
 	}
 	for _, r := range problems.Routes(p, n) {
 		if !slices.ContainsFunc(d.routes, func(x netlink.Route) bool { return isTo(x, r[0]) }) {

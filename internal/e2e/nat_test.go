@@ -386,7 +386,7 @@ func TestPortsExhausted(t *testing.T) {
 		})
 	}
 	out := b.CLI("trace", "--in", "web", "udp 172.29.0.2:40001 > 10.1.0.2:7002")
-	contains(t, out, "nat_ports_exhausted", "the sender receives icmp 172.29.0.1 > 172.29.0.2 unreachable: prohibited (3/13)", "what to do: widen the ports for NAT")
+	contains(t, out, "nat_ports_exhausted", "the sender receives icmp 172.29.0.1 > 172.29.0.2 unreachable: prohibited (3/13)", "what to do: widen the ports for NAT: `uvswitch nat set ports")
 	if out := b.Sh("web", "echo refused | socat -t1 - UDP4:10.1.0.2:7002,sourceport=40001 2>&1 || true"); strings.Contains(out, "refused\nrefused") {
 		t.Errorf("a flow without a port: %s", out)
 	}

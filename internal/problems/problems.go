@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -89,9 +90,9 @@ func BringUp(p *api.Port, n *api.Network) string {
 	if !IsOurs(p) {
 		return text + "; if its routes are missing then, restart what is in the namespace"
 	}
-	for _, a := range p.Addresses {
+	for _, a := range Addresses(p) {
 		if strings.Contains(a, ":") {
-			text += fmt.Sprintf("; it has lost its IPv6 address: `%s`", AddAddress(p, a))
+			text += fmt.Sprintf("; it has lost its IPv6 address %s: `%s`", a, AddAddress(p, a))
 		}
 	}
 	for _, r := range Routes(p, n) {
@@ -106,7 +107,22 @@ func IsOurs(p *api.Port) bool {
 }
 
 // AddAddress is the command that gives a port's device an address again.
-func AddAddress(p *api.Port, addr string) string { return p.Inside("ip addr add " + addr + " dev DEV") }
+func AddAddress(p *api.Port, addr string) string {
+	command := "ip addr add " + addr + " dev DEV"
+	if strings.Contains(addr, ":") {
+		command += " nodad" // the switch knows that nobody else has it
+	}
+	return p.Inside(command)
+}
+
+// Addresses are those that the switch has given a port's device, the link-local one included.
+func Addresses(p *api.Port) []string {
+	out := slices.Clone(p.Addresses)
+	if m, err := frame.ParseMAC(p.MAC); err == nil && has(p, true) {
+		out = append(out, netip.PrefixFrom(m.LinkLocal().Netip(), 64).String())
+	}
+	return out
+}
 
 // Routes are the routes that the switch has given a port's device, each with the command that adds it again.
 func Routes(p *api.Port, n *api.Network) (out [][2]string) {
@@ -138,7 +154,7 @@ func ofMTUs(ports []api.Port, networks []api.Network) (out []api.Problem) {
 			continue
 		}
 		out = append(out, api.Problem{Key: "mtu " + p.Name, Kind: "mtu", Port: p.Name, Text: fmt.Sprintf("port %s has MTU %d, but its network %s has MTU %d", p.Name, p.MTU, n.Name, n.MTU),
-			Remedy: fmt.Sprintf("make the port again with `--mtu %d`: `uvswitch config show` prints how it was made; `uvswitch port del %s` removes it; or give all ports and the network the same other MTU", n.MTU, p.Name)})
+			Remedy: fmt.Sprintf("`uvswitch config show > uvs.yaml`, change `mtu` of port %s to %d there, and `uvswitch reload uvs.yaml`: the port is made again, with its address and its published ports", p.Name, n.MTU)})
 	}
 	return out
 }
@@ -170,7 +186,7 @@ func ofShares(list []api.PortUse) (out []api.Problem) {
 		for name, held := range u.Holders {
 			if nearlyFull(held, u.Quota) {
 				out = append(out, api.Problem{Key: "shares " + name + " " + u.Protocol, Kind: "shares", Port: name, Text: fmt.Sprintf("port %s holds %d of the %d outside ports of %s that it may have", name, held, u.Quota, u.Protocol),
-					Remedy: fmt.Sprintf("see its flows: `uvswitch flow ls --port %s`; or widen the ports for NAT (--nat-ports of run, or uplink.ports in the configuration file, which a reload changes)", name)})
+					Remedy: fmt.Sprintf("see its flows: `uvswitch flow ls --port %s`; or widen the ports for NAT: `uvswitch nat set ports 1024-65535`, and for the next start --nat-ports of run or uplink.ports in the configuration file", name)})
 			}
 		}
 	}
@@ -224,7 +240,7 @@ func ofFlows(flows []api.Flow, ports []api.Port) (out []api.Problem) {
 		default:
 			x.Text = fmt.Sprintf("%s gets no answer from outside (%s)", k.port, what)
 		}
-		x.Remedy = fmt.Sprintf("the packets have left by port %s; see whether a program listens there, and what its firewall does: `ss -ltn`, `nft list ruleset` in its namespace", cmp.Or(behind, k.port))
+		x.Remedy = fmt.Sprintf("the packets have left by port %s; see whether a program listens there, and what its firewall does (`ss -ltn`, `nft list ruleset` in its namespace), and whether it has lost its routes (`uvswitch doctor`)", cmp.Or(behind, k.port))
 		if k.client == "" && behind == "" {
 			x.Remedy = fmt.Sprintf("the packets have left by the uplink; a firewall or the far end does not answer them: `uvswitch dump -i uplink host %s`", k.peer)
 		}
@@ -272,11 +288,30 @@ func ofDrops(list []Drops, ports []api.Port) (out []api.Problem) {
 		out = append(out, api.Problem{
 			Key: "drops " + d.Last.In + " " + d.Last.Out + " " + d.Last.Reason, Kind: "drops", Port: port, Reason: d.Last.Reason, Count: d.Count,
 			Text:   fmt.Sprintf("%s: packets%s are dropped: %s%s; the last one, %d s ago: %s", d.Last.Reason, way, cmp.Or(d.Last.Why, why.Info().Meaning), has, d.Age, d.Last.Packet),
-			Remedy: d.Last.Remedy,
+			Remedy: cmp.Or(otherAddress(ports, why, &d.Last), d.Last.Remedy),
 		})
 	}
 	slices.SortStableFunc(sorted(out), func(a, b api.Problem) int { return cmp.Compare(b.Count, a.Count) })
 	return out
+}
+
+// otherAddress says what to do when the container of a port uses another address than the port's; empty if that is not the case.
+func otherAddress(ports []api.Port, why frame.Reason, v *api.Verdict) string {
+	i := slices.IndexFunc(ports, func(p api.Port) bool { return p.Name == v.In })
+	src, err := netip.ParseAddr(v.Src)
+	if i < 0 || err != nil || !src.IsGlobalUnicast() || !IsOurs(&ports[i]) || why != frame.GuardSourceAddress && why != frame.GuardARPSender {
+		return ""
+	}
+	p, flag := &ports[i], "--ip"
+	if src.Is6() {
+		flag = "--ip6"
+	}
+	network := ""
+	if p.Network != api.DefaultNetwork {
+		network = " --network " + p.Network
+	}
+	return fmt.Sprintf("take the address away: `%s`; or, if the container may have it, make the port again (this ends its published ports): `uvswitch port del %s`, `uvswitch port add %[2]s --netns %s%s %s %s`; or switch the guard off: `uvswitch port set %[2]s guard off`",
+		p.Inside(fmt.Sprintf("ip addr del %s dev DEV", src)), p.Name, p.Netns, network, flag, src)
 }
 
 // sorted sorts a list that comes from a map.

@@ -49,7 +49,7 @@ func TestList(t *testing.T) {
 	}
 	for _, want := range []string{
 		"uplink : the uplink is down: no route -> ", "ports : port late of the configuration file waits: no namespace", "names : these name servers", "names : /etc/resolv.conf was replaced", "tables : table flows is nearly full: 91 of 100",
-		"ports c3: port c3 is down: its device eth0 is not up -> bring it up: `ip netns exec c3 ip link set eth0 up`; it has lost its IPv6 address: `ip netns exec c3 ip addr add fd00::4/64 dev eth0`; and its route to 0.0.0.0/0: `ip netns exec c3 ip route add default via 172.29.0.1`; and its route to ::/0: `ip netns exec c3 ip -6 route add ::/0 via fd00::1 dev eth0`",
+		"ports c3: port c3 is down: its device eth0 is not up -> bring it up: `ip netns exec c3 ip link set eth0 up`; it has lost its IPv6 address fd00::4/64: `ip netns exec c3 ip addr add fd00::4/64 dev eth0 nodad`; and its route to 0.0.0.0/0: `ip netns exec c3 ip route add default via 172.29.0.1`; and its route to ::/0: `ip netns exec c3 ip -6 route add ::/0 via fd00::1 dev eth0`",
 		"mtu c3: port c3 has MTU 1280, but its network default has MTU 1500", "neighbors web: web asks for 172.29.0.77", "shares web: port web holds 10 of the 10",
 		"answers web: web gets no answer from outside (tcp to 203.0.113.8:443, 2 flows)", "answers web: web gets no answer from port db (tcp to 172.29.0.3:443)", "answers web: web does not answer 198.51.100.7, a client of a published port (tcp to 172.29.0.2:80)", "answers web: web does not answer (icmp to [fd00::2]:443)",
 		"drops web: guard_source_address: packets from port web to port db are dropped", "drops web: fragmentation_needed",

@@ -586,6 +586,11 @@ type NATRule struct {
 	To          string `json:"to"`
 }
 
+// A NATSet is the body of PATCH /v1/nat.
+type NATSet struct {
+	Ports string `json:"ports"` // ranges of outside ports that NAT may give out, such as "1024-65535"
+}
+
 // A PortUse counts the used outside ports of one protocol. Holders has the count by port of the switch.
 type PortUse struct {
 	Protocol string         `json:"protocol"`
