@@ -238,7 +238,11 @@ func (n *tracker[A]) randomPort(pool *PortSet) uint16 {
 		}
 		x = frame.Mix(x, 0x9e3779b97f4a7c15)
 	}
-	return uint16(x >> 32)
+	p := uint16(x >> 32)
+	for n := 0; n < 1<<16 && !pool.Has(p); n++ { // the set is small
+		p++
+	}
+	return p
 }
 
 // overload adds a flow to an outside port that several flows to different destinations may use. The owner of the

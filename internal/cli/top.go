@@ -17,8 +17,8 @@ func (a *app) topCommand() *cobra.Command {
 	var frames int
 	var batch bool
 	c := &cobra.Command{Use: "top", Short: "Watch ports, rates, drops and tables live", Args: cobra.NoArgs,
-		Long: "A live screen: ports, flows, the last drops, drops by reason, and how full each table is. Enter opens a page about the chosen line: a drop's page\n" +
-			"says why the packet was dropped, what to do, and what would happen to it now. The key ? lists the keys.\nWithout a terminal, and with -b, top prints screens as plain text.",
+		Long: "A live screen: ports, flows, the last drops, drops by reason, published ports, problems, and how full each table is. Enter opens a page\n" +
+			"about the chosen line. The pages of drops and of problems say what to do. The key t asks for a packet, and traces it. The key ? lists\nthe keys. Without a terminal, and with -b, top prints screens as plain text.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if every < 100*time.Millisecond || every > time.Minute {
 				return usagef("--interval %s is out of range; use 100ms to 1m", every)

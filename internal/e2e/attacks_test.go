@@ -113,16 +113,7 @@ func TestIPv4Attacks(t *testing.T) {
 	}
 	b.Balanced()
 
-	b.AddNS("bridge", "victim", "attacker") // the same on a bridge
-	for i, ns := range []string{"victim", "attacker"} {
-		b.Sh("bridge", fmt.Sprintf("ip link add p%d type veth peer name eth0 netns %s && ip link set p%d up", i, b.NS(ns), i))
-		b.Sh(ns, fmt.Sprintf("ip link set eth0 up && ip addr add 172.29.0.%d/16 dev eth0 && ip route add default via 172.29.0.1", i+2))
-	}
-	b.Sh("bridge", "ip link add br0 address 02:75:ac:1d:00:01 type bridge && ip link set p0 master br0 && ip link set p1 master br0 && ip addr add 172.29.0.1/16 dev br0 && ip link set br0 up")
-	b.Eventually("the victim knows its router", func() bool {
-		_, err := b.TrySh("victim", "ping -c 1 -W 1 172.29.0.1")
-		return err == nil
-	})
+	b.bridge("172.29.0.%d/16", "172.29.0.1/16", "ping -c 1 -W 1 172.29.0.1") // the same on a bridge
 	b.Background("victim", "sleep 300 | socat - UDP:10.1.0.2:9999,sourceport=7777")
 	b.Eventually("the victim's socket is there, too", func() bool { return strings.Contains(b.Sh("victim", "ss -unH"), ":7777") })
 	for _, a := range attacks(addr("172.29.0.3"), addr("172.29.0.2"), addr("172.29.0.1"), mac("attacker"), mac("victim"), mac("attacker"))[:2] {
@@ -132,6 +123,34 @@ func TestIPv4Attacks(t *testing.T) {
 			return state("victim", "172.29.0.1") != before
 		})
 	}
+}
+
+// bridge makes a kernel's bridge with an address, and two stations at it, victim and attacker: theirs are 2 and 3 in a form. reaches is a command by
+// which the victim reaches the bridge.
+func (b *Bed) bridge(form, address, reaches string) {
+	b.t.Helper()
+	b.AddNS("bridge", "victim", "attacker")
+	b.Sh("bridge", "ip link add br0 address 02:75:ac:1d:00:01 type bridge mcast_snooping 0 && ip link set br0 up && ip addr add "+address+" dev br0"+nodad(address))
+	for i, ns := range []string{"victim", "attacker"} {
+		b.Sh("bridge", fmt.Sprintf("ip link add p%d type veth peer name eth0 netns %s && ip link set p%d master br0 up", i, b.NS(ns), i))
+		own := fmt.Sprintf(form, i+2)
+		b.Sh(ns, "ip link set eth0 up && ip addr add "+own+" dev eth0"+nodad(own))
+	}
+	if gateway, _, _ := strings.Cut(address, "/"); !strings.Contains(address, ":") {
+		b.Sh("victim", "ip route add default via "+gateway)
+	}
+	b.Eventually("the victim knows its router", func() bool {
+		_, err := b.TrySh("victim", reaches)
+		return err == nil
+	})
+}
+
+// nodad is the word by which an IPv6 address counts at once.
+func nodad(address string) string {
+	if strings.Contains(address, ":") {
+		return " nodad"
+	}
+	return ""
 }
 
 // sendRaw sends frames with their virtio-net headers from a container.

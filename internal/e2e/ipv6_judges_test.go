@@ -134,16 +134,7 @@ func TestIPv6Attacks(t *testing.T) {
 		}
 	}
 
-	b.AddNS("bridge", "victim", "attacker") // the same on a bridge
-	for i, ns := range []string{"victim", "attacker"} {
-		b.Sh("bridge", fmt.Sprintf("ip link add p%d type veth peer name eth0 netns %s && ip link set p%d up", i, b.NS(ns), i))
-		b.Sh(ns, fmt.Sprintf("ip link set eth0 up && ip addr add 2001:db8:9::%d/64 dev eth0 nodad", i+1))
-	}
-	b.Sh("bridge", "ip link add br0 address 02:00:00:00:00:99 type bridge mcast_snooping 0 && ip link set p0 master br0 && ip link set p1 master br0 && ip link set br0 up && ip addr add fe80::1/64 dev br0 nodad")
-	b.Eventually("the victim knows its router", func() bool {
-		_, err := b.TrySh("victim", "ping -6 -c 1 -W 1 fe80::1%eth0")
-		return err == nil
-	})
+	b.bridge("2001:db8:9::%d/64", "fe80::1/64", "ping -6 -c 1 -W 1 fe80::1%eth0") // the same on a bridge
 	for _, a := range attacks[:2] {
 		before := state("victim")
 		b.Eventually(a.line+" moves the victim of a bridge", func() bool {

@@ -236,8 +236,14 @@ func browse(t *testing.T, url string) {
 		const r = await ask(path, opt);
 		if (path !== "v1/ports") return r;
 		const all = await r.json(), one = all.find(p => p.name === "web");
-		return new Response(JSON.stringify([...all, ...Array.from({ length: 500 }, (_, i) => ({ ...one, name: "c" + i }))]));
-	})(window.fetch)`, nil))
+		return new Response(JSON.stringify([...all, ...Array.from({ length: window.more }, (_, i) => ({ ...one, name: "c" + i }))]));
+	})(window.fetch); window.more = 60`, nil))
+	for _, color := range []string{"dark", "light"} {
+		do(color, scheme(color))
+		eventually("60 ports, each with a cell", `document.querySelectorAll(".topo a").length > 60 && document.querySelectorAll(".topo a").length < 80 && document.documentElement.scrollWidth <= innerWidth`)
+		shot("web-60-" + color + ".png")
+	}
+	do("more ports", chromedp.Evaluate(`window.more = 500`, nil))
 	eventually("each has a cell, and the table pages", `document.querySelectorAll(".topo a").length > 500 && document.body.innerText.includes("1 to 100")`)
 	shot("web-500.png")
 	do("the next page", chromedp.Click(`//button[text()="next"]`))

@@ -33,7 +33,7 @@ type Drops struct {
 
 // List lists the problems: first those of the switch, then those of ports.
 func List(f Facts) []api.Problem {
-	out := slices.Concat(ofSwitch(&f.Status), ofPorts(f.Ports, f.Status.Networks), ofMTUs(f.Ports, f.Status.Networks), ofQuestions(f.Unanswered), ofShares(f.Use), ofFlows(f.Flows, f.Ports), ofDrops(f.Drops, f.Ports))
+	out := slices.Concat(ofSwitch(&f.Status), ofPorts(f.Ports, f.Status.Networks), ofMTUs(f.Ports, f.Status.Networks), ofQuestions(f.Unanswered), ofShares(f.Use), ofFlows(f.Flows, f.Ports), ofDrops(f.Drops, f.Ports, f.Status.Networks))
 	return append([]api.Problem{}, out...) // in JSON, no problem is an empty list
 }
 
@@ -153,8 +153,11 @@ func ofMTUs(ports []api.Port, networks []api.Network) (out []api.Problem) {
 		if n.MTU == 0 || p.MTU == n.MTU || p.Kind == "uplink" || p.Kind == "host" {
 			continue
 		}
-		out = append(out, api.Problem{Key: "mtu " + p.Name, Kind: "mtu", Port: p.Name, Text: fmt.Sprintf("port %s has MTU %d, but its network %s has MTU %d", p.Name, p.MTU, n.Name, n.MTU),
-			Remedy: fmt.Sprintf("`uvswitch config show > uvs.yaml`, change `mtu` of port %s to %d there, and `uvswitch reload uvs.yaml`: the port is made again, with its address and its published ports", p.Name, n.MTU)})
+		remedy := fmt.Sprintf("give it MTU %d where it was made, and plug it in again", n.MTU)
+		if IsOurs(p) {
+			remedy = fmt.Sprintf("`uvswitch config show > uvs.yaml`, change `mtu` of port %s to %d there, and `uvswitch reload uvs.yaml`: the port is made again, with its address and its published ports", p.Name, n.MTU)
+		}
+		out = append(out, api.Problem{Key: "mtu " + p.Name, Kind: "mtu", Port: p.Name, Text: fmt.Sprintf("port %s has MTU %d, but its network %s has MTU %d", p.Name, p.MTU, n.Name, n.MTU), Remedy: remedy})
 	}
 	return out
 }
@@ -255,13 +258,18 @@ var oftenWrong = map[frame.Reason]bool{frame.FragmentationNeeded: true, frame.TT
 const manyDrops = 20
 
 // ofDrops are the drops, without normal ones. The most frequent ones come first.
-func ofDrops(list []Drops, ports []api.Port) (out []api.Problem) {
-	isDown := func(name string) bool {
-		return slices.ContainsFunc(ports, func(p api.Port) bool { return p.Name == name && p.State == "down" })
-	}
+func ofDrops(list []Drops, ports []api.Port, networks []api.Network) (out []api.Problem) {
 	for _, d := range list {
 		why, known := frame.ParseReason(d.Last.Reason)
-		if why == frame.PortDown && isDown(d.Last.Out) { // it is a problem already
+		if why == frame.PortDown { // ofPorts names the port, while it is down
+			continue
+		}
+		p, src := &api.Port{}, netip.Addr{}
+		if i := slices.IndexFunc(ports, func(p api.Port) bool { return p.Name == d.Last.In }); i >= 0 && (why == frame.GuardSourceAddress || why == frame.GuardARPSender) {
+			p = &ports[i]
+			src, _ = netip.ParseAddr(d.Last.Src)
+		}
+		if station(p, src) { // the port has this address by now
 			continue
 		}
 		if !known || why == frame.NotForUs { // outside, there is always something
@@ -288,30 +296,37 @@ func ofDrops(list []Drops, ports []api.Port) (out []api.Problem) {
 		out = append(out, api.Problem{
 			Key: "drops " + d.Last.In + " " + d.Last.Out + " " + d.Last.Reason, Kind: "drops", Port: port, Reason: d.Last.Reason, Count: d.Count,
 			Text:   fmt.Sprintf("%s: packets%s are dropped: %s%s; the last one, %d s ago: %s", d.Last.Reason, way, cmp.Or(d.Last.Why, why.Info().Meaning), has, d.Age, d.Last.Packet),
-			Remedy: cmp.Or(otherAddress(ports, why, &d.Last), d.Last.Remedy),
+			Remedy: cmp.Or(otherAddress(p, NetworkOf(networks, p), src), d.Last.Remedy),
 		})
 	}
 	slices.SortStableFunc(sorted(out), func(a, b api.Problem) int { return cmp.Compare(b.Count, a.Count) })
 	return out
 }
 
+// station reports whether a port has an address.
+func station(p *api.Port, addr netip.Addr) bool {
+	return slices.ContainsFunc(p.Addresses, func(a string) bool { return addr.IsValid() && strings.HasPrefix(a, addr.String()+"/") })
+}
+
 // otherAddress says what to do when the container of a port uses another address than the port's; empty if that is not the case.
-func otherAddress(ports []api.Port, why frame.Reason, v *api.Verdict) string {
-	i := slices.IndexFunc(ports, func(p api.Port) bool { return p.Name == v.In })
-	src, err := netip.ParseAddr(v.Src)
-	if i < 0 || err != nil || !src.IsGlobalUnicast() || !IsOurs(&ports[i]) || why != frame.GuardSourceAddress && why != frame.GuardARPSender {
+func otherAddress(p *api.Port, n *api.Network, src netip.Addr) string {
+	if !IsOurs(p) || !src.IsGlobalUnicast() {
 		return ""
 	}
-	p, flag := &ports[i], "--ip"
-	if src.Is6() {
-		flag = "--ip6"
+	for _, a := range p.Addresses {
+		own, err := netip.ParsePrefix(a)
+		if err != nil || own.Addr().Is4() != src.Is4() {
+			continue
+		}
+		text := fmt.Sprintf("give the device its own address again: `%s`, `%s`", p.Inside(fmt.Sprintf("ip addr del %s dev DEV", netip.PrefixFrom(src, own.Bits()))), AddAddress(p, a))
+		for _, r := range Routes(p, n) {
+			if strings.Contains(r[0], ":") != src.Is4() {
+				text += fmt.Sprintf(", `%s`", r[1])
+			}
+		}
+		return text + fmt.Sprintf("; or, if the container may have the other one: `uvswitch config show > uvs.yaml`, change the address of port %s there, and `uvswitch reload uvs.yaml`", p.Name)
 	}
-	network := ""
-	if p.Network != api.DefaultNetwork {
-		network = " --network " + p.Network
-	}
-	return fmt.Sprintf("take the address away: `%s`; or, if the container may have it, make the port again (this ends its published ports): `uvswitch port del %s`, `uvswitch port add %[2]s --netns %s%s %s %s`; or switch the guard off: `uvswitch port set %[2]s guard off`",
-		p.Inside(fmt.Sprintf("ip addr del %s dev DEV", src)), p.Name, p.Netns, network, flag, src)
+	return ""
 }
 
 // sorted sorts a list that comes from a map.

@@ -35,6 +35,11 @@ func TestList(t *testing.T) {
 			published, flow(5, "icmp", "2001:db8::7", "fd00::2", 3)},
 		Drops: []Drops{drop("guard_source_address", 1), drop("fragmentation_needed", 30), {Count: 5, Last: api.Verdict{Reason: "port_down", In: "web", Out: "c3"}}},
 	}
+	other := drop("guard_arp_sender", 2)
+	other.Last.In, other.Last.Src = "c3", "172.29.0.50"
+	bad.Drops = append(bad.Drops, other)
+	other.Last.Src = "172.29.0.4" // its own by now
+	bad.Drops = append(bad.Drops, other)
 	var said strings.Builder
 	keys := map[string]bool{}
 	for _, p := range List(bad) {
@@ -53,12 +58,13 @@ func TestList(t *testing.T) {
 		"mtu c3: port c3 has MTU 1280, but its network default has MTU 1500", "neighbors web: web asks for 172.29.0.77", "shares web: port web holds 10 of the 10",
 		"answers web: web gets no answer from outside (tcp to 203.0.113.8:443, 2 flows)", "answers web: web gets no answer from port db (tcp to 172.29.0.3:443)", "answers web: web does not answer 198.51.100.7, a client of a published port (tcp to 172.29.0.2:80)", "answers web: web does not answer (icmp to [fd00::2]:443)",
 		"drops web: guard_source_address: packets from port web to port db are dropped", "drops web: fragmentation_needed",
+		"give the device its own address again: `ip netns exec c3 ip addr del 172.29.0.50/16 dev eth0`, `ip netns exec c3 ip addr add 172.29.0.4/16 dev eth0`, `ip netns exec c3 ip route add default via 172.29.0.1`; or",
 	} {
 		if !strings.Contains(said.String(), want) {
 			t.Errorf("no %q in:\n%s", want, &said)
 		}
 	}
-	if n := len(List(bad)); n != 15 {
+	if n := len(List(bad)); n != 16 {
 		t.Errorf("%d problems:\n%s", n, &said)
 	}
 }
