@@ -106,9 +106,9 @@ func TestIPv4Attacks(t *testing.T) {
 	for _, a := range [][2]string{{"arpspoof -i eth0 -t 172.29.0.2 172.29.0.1", "guard_arp_sender"}, {"arpspoof -i eth0 172.29.0.1", "guard_arp_sender"}} {
 		try(a[0], a[1], func() { told(b, "db", "timeout 2 "+a[0], "arp reply") })
 	}
-	for _, a := range []string{"stp -attack 2", "dhcp -attack 1", "cdp -attack 1", "dtp -attack 1", "dot1q -attack 1", "vtp -attack 0"} { // it ends with its input
+	for _, a := range []string{"stp -attack 2", "dhcp -attack 1", "cdp -attack 1", "dtp -attack 1", "dot1q -attack 1", "vtp -attack 0"} { // it ends with its input, and leaves a log in its folder
 		try("yersinia "+a, "guard_source_mac", func() {
-			_, _ = b.TrySh("db", "sleep 1 | timeout 5 script -qfc 'yersinia "+a+" -interface eth0' /dev/null")
+			_, _ = b.TrySh("db", "cd "+b.dir+" && sleep 1 | timeout 5 script -qfc 'yersinia "+a+" -interface eth0' /dev/null")
 		})
 	}
 	b.Balanced()
