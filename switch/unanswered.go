@@ -45,7 +45,7 @@ func (t *questions) note(id frame.PortID, a frame.Addr6, now frame.Tick) {
 	for i := range q.list {
 		switch x := &q.list[i]; {
 		case x.count > 0 && x.addr == a:
-			if age(now, x.last) > questionTime {
+			if now.Since(x.last) > questionTime {
 				x.first, x.count = now, 0
 			}
 			x.last = now
@@ -72,14 +72,6 @@ func (t *questions) answer(id frame.PortID, a frame.Addr6) {
 	}
 }
 
-// age is how long ago a moment was; 0 if it has come after now: another thread has read a newer clock.
-func age(now, then frame.Tick) frame.Tick {
-	if int32(now-then) < 0 {
-		return 0
-	}
-	return now - then
-}
-
 // forget removes the questions of a port.
 func (t *questions) forget(id frame.PortID) {
 	q := &t[id]
@@ -97,7 +89,7 @@ func (s *Switch) Unanswered(id frame.PortID, now frame.Tick) (out []Question) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, x := range q.list {
-		if x.count == 0 || age(now, x.last) > questionTime || age(now, x.first) < answerTime {
+		if x.count == 0 || now.Since(x.last) > questionTime || now.Since(x.first) < answerTime {
 			continue
 		}
 		a := x.addr.Netip()
@@ -106,6 +98,6 @@ func (s *Switch) Unanswered(id frame.PortID, now frame.Tick) (out []Question) {
 		}
 		out = append(out, Question{a, x.first, x.last, x.count})
 	}
-	slices.SortFunc(out, func(a, b Question) int { return int(b.Last) - int(a.Last) })
+	slices.SortFunc(out, func(a, b Question) int { return int(int32(b.Last - a.Last)) })
 	return out
 }

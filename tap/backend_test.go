@@ -107,6 +107,15 @@ func (w *wire) put(t *testing.T, n int) {
 	}
 }
 
+// fill puts frames until there is no room for more.
+func (w *wire) fill() {
+	for n := 0; n < 200; n++ {
+		if _, err := unix.Write(w.far, sample); err != nil {
+			return
+		}
+	}
+}
+
 // got returns the frames that the far end can read now.
 func (w *wire) got(t *testing.T) (frames [][]byte) {
 	t.Helper()
@@ -260,11 +269,7 @@ func TestIsFair(t *testing.T) {
 		waited := 0
 		for range 400 {
 			for id := 1; id <= floods; id++ {
-				for n := 0; n < 200; n++ { // what does not fit is there already
-					if _, err := unix.Write(wires[id].far, sample); err != nil {
-						break
-					}
-				}
+				wires[id].fill()
 			}
 			poll(t, p, &b)
 			before := got[polite]
@@ -306,11 +311,7 @@ func TestUplinkHasHalf(t *testing.T) {
 		uplinks, all := 0, 0
 		for range 300 {
 			for _, w := range wires {
-				for n := 0; n < 200; n++ { // what does not fit is there already
-					if _, err := unix.Write(w.far, sample); err != nil {
-						break
-					}
-				}
+				w.fill()
 			}
 			poll(t, p, &b)
 			for i := range b.Frames[:b.N] {
@@ -334,11 +335,7 @@ func TestShortTurns(t *testing.T) {
 		var b frame.Batch
 		most := map[bool]int{}
 		for round := range 200 {
-			for n := 0; n < 200; n++ { // what does not fit is there already
-				if _, err := unix.Write(loud.far, sample); err != nil {
-					break
-				}
-			}
+			loud.fill()
 			quiet.put(t, 1)
 			b.Scarce = round >= 100
 			poll(t, p, &b)

@@ -111,7 +111,7 @@ func routeTable() []route {
 
 		{method: get, path: "/neighbors", summary: "The router's neighbors", gives: []api.Neighbor{}, query: familyParam, view: (*view).neighbors},
 		{method: get, path: "/neighbors/unanswered", summary: "Addresses for which stations have asked in the last minute, by ARP or neighbor discovery, and nobody has answered",
-			gives: []api.Unanswered{}, private: true, view: show((*view).unanswered)},
+			gives: []api.Unanswered{}, private: true, view: show(func(v *view) []api.Unanswered { return v.unanswered(v.ports(), v.networks()) })},
 		{method: post, path: "/neighbors", summary: "Add a permanent neighbor", takes: api.NeighborAdd{},
 			change: with(func(s *Server, a api.NeighborAdd) (any, error) { return nil, s.d.AddNeighbor(a) })},
 		{method: del, path: "/neighbors/{dst}", summary: "Remove a neighbor",

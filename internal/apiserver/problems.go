@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -19,7 +20,8 @@ const problemTime = time.Minute
 
 func listProblems(s *Server, _ *http.Request) (any, error) {
 	v := s.view()
-	f := problems.Facts{Status: v.status(), Ports: v.ports(), Unanswered: v.unanswered(), Use: v.portUse(), Drops: s.dropsByReason()}
+	f := problems.Facts{Status: v.status(), Ports: v.ports(), Use: v.portUse(), Drops: s.dropsByReason()}
+	f.Unanswered = v.unanswered(f.Ports, f.Status.Networks)
 	v.dp.NAT.Unanswered(v.dp.Now(), func(x nat.Flow) { f.Flows = append(f.Flows, v.flow(x)) })
 	return problems.List(f), nil
 }
@@ -46,12 +48,11 @@ func (s *Server) dropsByReason() (out []problems.Drops) {
 	return out
 }
 
-// unanswered lists addresses for which stations ask in vain, and says what is missing.
-func (v *view) unanswered() []api.Unanswered {
+// unanswered lists addresses for which stations ask in vain, and says what is missing. It takes the ports and networks of v, as they are shown.
+func (v *view) unanswered(ports []api.Port, networks []api.Network) []api.Unanswered {
 	out := []api.Unanswered{}
-	states, networks := v.d.PortStatuses(), v.networks()
 	now := v.dp.Now()
-	seconds := func(since frame.Tick) int { return int(now-since) / frame.TicksPerSecond }
+	seconds := func(then frame.Tick) int { return int(now.Since(then)) / frame.TicksPerSecond }
 	for i := range v.Ports {
 		p := &v.Ports[i]
 		n := v.Network(p.Network)
@@ -60,21 +61,24 @@ func (v *view) unanswered() []api.Unanswered {
 		}
 		for _, q := range v.dp.Switch.Unanswered(p.ID, now) {
 			x := api.Unanswered{Port: p.Name, Network: n.Name, Dst: q.Addr.String(), Count: int(q.Count), First: seconds(q.First), Last: seconds(q.Last)}
-			switch owner := v.Holder(n, q.Addr); {
+			owner, shown := v.Holder(n, q.Addr), &api.Port{}
+			if owner != nil {
+				x.Owner = owner.Name
+				shown = &ports[slices.IndexFunc(ports, func(p api.Port) bool { return p.Name == owner.Name })]
+			}
+			switch {
 			case owner == nil:
 				x.Why = fmt.Sprintf("no port of network %s has this address", n.Name)
 				x.Remedy = "`uvswitch port ls` lists the addresses of all ports; start what has this address, or use another address"
 			case !v.MayTalk(p, owner):
-				x.Owner, x.Why = owner.Name, fmt.Sprintf("port %s has this address, and ports %[1]s and %s are isolated from each other", owner.Name, p.Name)
+				x.Why = fmt.Sprintf("port %s has this address, and ports %[1]s and %s are isolated from each other", owner.Name, p.Name)
 				x.Remedy = fmt.Sprintf("if they may talk: `uvswitch port set %s isolated off`", owner.Name)
-			case states[owner.Name].State == daemon.Down:
-				x.Owner, x.Why = owner.Name, fmt.Sprintf("port %s has this address, and its device is down", owner.Name)
-				port := v.port(owner, states[owner.Name])
-				x.Remedy = problems.BringUp(&port, problems.NetworkOf(networks, &port))
+			case shown.State == daemon.Down:
+				x.Why = fmt.Sprintf("port %s has this address, and its device is down", owner.Name)
+				x.Remedy = problems.BringUp(shown, problems.NetworkOf(networks, shown))
 			default:
-				x.Owner, x.Why = owner.Name, fmt.Sprintf("port %s has this address, but what is behind it does not answer", owner.Name)
-				port := v.port(owner, states[owner.Name])
-				x.Remedy = fmt.Sprintf("see whether its device has the address: `%s`", port.Inside("ip addr"))
+				x.Why = fmt.Sprintf("port %s has this address, but what is behind it does not answer", owner.Name)
+				x.Remedy = fmt.Sprintf("see whether its device has the address: `%s`", shown.Inside("ip addr"))
 			}
 			out = append(out, x)
 		}

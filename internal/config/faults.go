@@ -39,7 +39,7 @@ func (s Source) faults(text []byte) []error {
 		if err := f.check(); err != nil {
 			return err
 		}
-		c, err := s.config(f)
+		c, _, err := s.config(f)
 		if err == nil {
 			err = model.Check(c)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -31,14 +32,15 @@ type Flags struct {
 
 // Start returns the configuration to start with.
 func (s Source) Start() (model.Config, error) {
-	if s.Path == "" {
-		return s.config(&File{})
+	f := &File{}
+	if s.Path != "" {
+		var err error
+		if f, err = Load(s.Path); err != nil {
+			return model.Config{}, err
+		}
 	}
-	f, err := Load(s.Path)
-	if err != nil {
-		return model.Config{}, err
-	}
-	return s.config(f)
+	c, _, err := s.config(f)
+	return c, err
 }
 
 // Load returns the configuration that text is, or the source's own file when text is empty. notes say what of the file does not count.
@@ -62,15 +64,14 @@ func (s Source) Load(text []byte) (c model.Config, notes []string, err error) {
 	if err != nil {
 		return c, nil, err
 	}
-	c, err = s.config(f)
-	return c, s.Flags.override(f), err
+	return s.config(f)
 }
 
 // userFlows is the size of IPv4's flow table of an ordinary user, who has fewer sockets than that: a small table touches less memory.
 const userFlows = 1 << 17
 
 // config puts defaults, file and flags together.
-func (s Source) config(f *File) (c model.Config, err error) {
+func (s Source) config(f *File) (c model.Config, notes []string, err error) {
 	c = model.Config{
 		ULA:     s.ULA,
 		Secret:  s.Secret,
@@ -91,7 +92,7 @@ func (s Source) config(f *File) (c model.Config, err error) {
 		c.Host.Address = f.Host.Address
 	}
 	if c.NAT.Timers, err = f.NAT.Timers.NAT(); err != nil {
-		return c, err
+		return c, nil, err
 	}
 	for _, n := range f.Networks {
 		if n.Name == api.DefaultNetwork {
@@ -109,49 +110,47 @@ func (s Source) config(f *File) (c model.Config, err error) {
 	for _, r := range f.Routes {
 		c.Routes = append(c.Routes, api.RouteAdd{Dst: r.Dst, Gateway: r.Via, Type: r.Type})
 	}
-	s.Flags.apply(&c)
+	notes = s.Flags.apply(&c, f)
 	if c.Uplink.Kind == model.ViaHost && !c.Host.On {
-		return c, errors.New("an uplink of kind host leads through the host's port: it needs --host on")
+		return c, notes, errors.New("an uplink of kind host leads through the host's port: it needs --host on")
 	}
 	in, err := model.ParseInbound(c.Host.Inbound)
 	if err == nil && in != nil && c.Uplink.Kind == model.KindTAP && c.Uplink.Device != model.UplinkNone {
 		err = errors.New("with an uplink of kind tap, containers reach the host by its routing, and host.inbound cannot be kept; use another --uplink-kind, or --host-inbound allow")
 	}
-	return c, err
+	return c, notes, err
 }
 
-func (f Flags) apply(c *model.Config) {
-	for _, x := range []struct{ to, from *string }{
-		{&c.Uplink.Device, f.UplinkDevice}, {&c.Uplink.Kind, f.UplinkKind}, {&c.Uplink.Devices, f.UplinkDevices}, {&c.Uplink.Ports, f.NATPorts}, {&c.Default.Subnet, f.Subnet}, {&c.Default.Subnet6, f.Subnet6}, {&c.Host.Cgroup, f.Cgroup}, {&c.Host.Inbound, f.HostInbound},
+// apply changes what the flags say, and notes which words of the file do not count for that.
+func (f Flags) apply(c *model.Config, file *File) (notes []string) {
+	def := api.NetworkAdd{}
+	if i := slices.IndexFunc(file.Networks, func(n api.NetworkAdd) bool { return n.Name == api.DefaultNetwork }); i >= 0 {
+		def = file.Networks[i]
+	}
+	for _, x := range []struct {
+		name      string
+		flag, to  *string
+		key, says string
+	}{
+		{"uplink", f.UplinkDevice, &c.Uplink.Device, "uplink.device", file.Uplink.Device},
+		{"uplink-kind", f.UplinkKind, &c.Uplink.Kind, "uplink.kind", file.Uplink.Kind},
+		{"uplink-devices", f.UplinkDevices, &c.Uplink.Devices, "uplink.devices", strings.Join(file.Uplink.Devices, ",")},
+		{"nat-ports", f.NATPorts, &c.Uplink.Ports, "uplink.ports", file.Uplink.Ports},
+		{"subnet", f.Subnet, &c.Default.Subnet, "subnet of network default", def.Subnet},
+		{"subnet6", f.Subnet6, &c.Default.Subnet6, "subnet6 of network default", def.Subnet6},
+		{"cgroup", f.Cgroup, &c.Host.Cgroup, "host.cgroup", file.Host.Cgroup},
+		{"host-inbound", f.HostInbound, &c.Host.Inbound, "host.inbound", string(file.Host.Inbound)},
 	} {
-		if x.from != nil {
-			*x.to = *x.from
+		if x.flag == nil {
+			continue
+		}
+		*x.to = *x.flag
+		if x.says != "" && x.says != *x.flag {
+			notes = append(notes, fmt.Sprintf("the flag --%s %s of `uvswitch run` overrides %s of the file", x.name, *x.flag, x.key))
 		}
 	}
 	if f.Host != nil {
 		c.Host.On = *f.Host
-	}
-}
-
-// override says which words of a file do not count, since a flag says something else.
-func (f Flags) override(file *File) (notes []string) {
-	subnet, subnet6 := "", ""
-	for _, n := range file.Networks {
-		if n.Name == api.DefaultNetwork {
-			subnet, subnet6 = n.Subnet, n.Subnet6
-		}
-	}
-	for _, x := range []struct {
-		key, says, name string
-		flag            *string
-	}{
-		{"uplink.device", file.Uplink.Device, "uplink", f.UplinkDevice}, {"uplink.kind", file.Uplink.Kind, "uplink-kind", f.UplinkKind}, {"uplink.devices", strings.Join(file.Uplink.Devices, ","), "uplink-devices", f.UplinkDevices},
-		{"uplink.ports", file.Uplink.Ports, "nat-ports", f.NATPorts}, {"subnet of network default", subnet, "subnet", f.Subnet}, {"subnet6 of network default", subnet6, "subnet6", f.Subnet6},
-		{"host.cgroup", file.Host.Cgroup, "cgroup", f.Cgroup}, {"host.inbound", string(file.Host.Inbound), "host-inbound", f.HostInbound},
-	} {
-		if x.flag != nil && x.says != "" && x.says != *x.flag {
-			notes = append(notes, fmt.Sprintf("the flag --%s %s of `uvswitch run` overrides %s of the file", x.name, *x.flag, x.key))
-		}
 	}
 	if off := file.Host.Address == "off"; f.Host != nil && file.Host.Address != "" && off == *f.Host {
 		notes = append(notes, "the flag --host "+map[bool]string{true: "on", false: "off"}[*f.Host]+" of `uvswitch run` overrides host.address of the file")

@@ -194,24 +194,22 @@ func (d *Daemon) changeNetworkLocked(a api.NetworkAdd) error {
 		if p.net != n {
 			continue
 		}
-		if p.Kind == model.KindHost && p.MTU != to.MTU {
-			d.mu.Lock()
-			p.MTU = to.MTU
-			d.mu.Unlock()
-			d.dp.Switch.SetPort(p.SwitchPort(n.ID))
+		made, mtu := state.MadeBy(&n.Network, &p.Port), p.MTU
+		if p.Kind == model.KindHost {
+			mtu = to.MTU
 		}
-		if p.DHCP != to.DHCP.On {
-			d.mu.Lock()
-			p.DHCP = to.DHCP.On
-			d.mu.Unlock()
-			d.dp.Switch.SetPort(p.SwitchPort(n.ID))
+		if mtu == p.MTU && p.DHCP == to.DHCP.On && made == p.Made6 {
+			continue
 		}
-		if made := state.MadeBy(&n.Network, &p.Port); made != p.Made6 {
+		other := made != p.Made6
+		if other {
 			d.forgetMadeLocked(p)
-			d.mu.Lock()
-			p.Made6 = made
-			d.mu.Unlock()
-			d.dp.Switch.SetPort(p.SwitchPort(n.ID))
+		}
+		d.mu.Lock()
+		p.MTU, p.DHCP, p.Made6 = mtu, to.DHCP.On, made
+		d.mu.Unlock()
+		d.dp.Switch.SetPort(p.SwitchPort(n.ID))
+		if other {
 			d.bindNeighborLocked(p)
 		}
 	}

@@ -67,23 +67,32 @@ func (taps) seen(sandbox string) bool {
 	return sandbox != "" && err == nil
 }
 
-// there reports whether an endpoint's container still runs. Its namespace must exist. When the device's name in the container is
-// known, the device must not be back on the host, where Docker puts the devices of ended containers.
+// there reports whether an endpoint's container still runs. Its namespace must exist.
 func (d *Driver) there(ctx context.Context, id string, e *endpoint) bool {
 	if !d.devices.alive(e.Sandbox) {
 		return false
 	}
 	p, err := d.port(ctx, id)
-	return err != nil || p.Ifname != deviceName(id) || e.Ifname == ""
+	return err != nil || runs(id, e, &p)
+}
+
+// runs reports whether the container of an endpoint with a port still runs: its device is not back on the host, where Docker puts the devices
+// of ended containers. While the device's name in the container is not known, it counts as running.
+func runs(id string, e *endpoint, p *api.Port) bool {
+	return p.Ifname != deviceName(id) || e.Ifname == ""
 }
 
 // holds reports whether an endpoint still reserves its addresses and its network. An endpoint without a port does so only when
 // its container can be seen.
 func (d *Driver) holds(ctx context.Context, id string, e *endpoint) bool {
-	if _, err := d.port(ctx, id); err != nil && !d.devices.seen(e.Sandbox) {
+	if !d.devices.alive(e.Sandbox) {
 		return false
 	}
-	return d.there(ctx, id, e)
+	p, err := d.port(ctx, id)
+	if err != nil {
+		return d.devices.seen(e.Sandbox)
+	}
+	return runs(id, e, &p)
 }
 
 // restore recreates the networks and, in every container that still exists, a device with the same name, address, MAC and

@@ -160,7 +160,7 @@ func (e *Exam) theSwitch(ctx context.Context) {
 		if e.leadsOut6() {
 			level, text = Warn, "IPv4 does not lead out: %s; IPv6 does"
 		}
-		e.add("switch", level, "give the host a default route, or bring the uplink's device up and give it an address", text, s.Uplink.Why)
+		e.add("switch", level, problems.NoWayOut, text, s.Uplink.Why)
 	}
 }
 
@@ -478,14 +478,15 @@ func (e *Exam) compare(p *api.Port, n *api.Network, d *device) {
 			continue
 		}
 		other := slices.IndexFunc(d.addrs, func(x netlink.Addr) bool {
-			return x.IP.IsGlobalUnicast() && addrOf(x.IP).Is4() == want.Addr().Is4() && !slices.ContainsFunc(p.Addresses, func(a string) bool { return strings.HasPrefix(a, x.IP.String()+"/") })
+			return x.IP.IsGlobalUnicast() && addrOf(x.IP).Is4() == want.Addr().Is4() && !p.HasAddress(x.IP.String())
 		})
 		if other < 0 {
 			e.add("devices", Warn, "`"+problems.AddAddress(p, a)+"`", "port %s: device %s has lost its address %s, as when it was down for a moment", p.Name, p.Ifname, want.Addr())
 			continue
 		}
-		e.add("devices", Warn, fmt.Sprintf("give the device its own address in the place of the other one: `%s`, `%s`; with IPv4, also its routes, which go with the old address", p.Inside("ip addr del "+d.addrs[other].IPNet.String()+" dev DEV"), problems.AddAddress(p, a)),
-			"port %s: device %s has address %s, but the port has %s, and the guard allows no other", p.Name, p.Ifname, d.addrs[other].IP, want.Addr())
+		bits, _ := d.addrs[other].Mask.Size()
+		has := netip.PrefixFrom(addrOf(d.addrs[other].IP), bits)
+		e.add("devices", Warn, problems.GiveBack(p, n, has, a), "port %s: device %s has address %s, but the port has %s, and the guard allows no other", p.Name, p.Ifname, has.Addr(), want.Addr())
 	}
 	for _, r := range problems.Routes(p, n) {
 		if !slices.ContainsFunc(d.routes, func(x netlink.Route) bool { return isTo(x, r[0]) }) {

@@ -471,7 +471,7 @@ func TestDockerDeaths(t *testing.T) {
 	links, before := d.exec("db", "ip", "-o", "addr"), names()
 	d.Kill()
 	d.startSwitch()
-	if now := names(); !slices.Equal(now, before) { // at once: what was attached by hand is attached again
+	if now := names(); !slices.Equal(now, before) { // without a wait: the switch has attached the policy again
 		t.Errorf("ports before: %v, after: %v", before, now)
 	}
 	works("a killed switch")

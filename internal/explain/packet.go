@@ -26,13 +26,7 @@ func Words(v *api.Verdict) string {
 	if v.Src == "" || v.Dst == "" || !slices.Contains([]string{"tcp", "udp", "sctp", "icmp", "icmpv6"}, v.Protocol) {
 		return ""
 	}
-	end := func(addr string, port int) string {
-		if port == 0 {
-			return addr
-		}
-		return net.JoinHostPort(addr, strconv.Itoa(port))
-	}
-	words := fmt.Sprintf("%s %s > %s", strings.TrimSuffix(v.Protocol, "v6"), end(v.Src, v.Sport), end(v.Dst, v.Dport))
+	words := fmt.Sprintf("%s %s > %s", strings.TrimSuffix(v.Protocol, "v6"), api.AddrPort(v.Src, v.Sport), api.AddrPort(v.Dst, v.Dport))
 	if v.Reason == frame.FragmentationNeeded.String() || v.Reason == frame.ExceedsMTU.String() { // a short one would pass
 		ip, transport := frame.IPv4Len, frame.UDPLen // as long as an echo's
 		if strings.Contains(v.Src, ":") {

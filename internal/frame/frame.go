@@ -34,6 +34,14 @@ const TicksPerSecond = 10
 // TickAt is the tick of a moment, ns nanoseconds after the switch was made.
 func TickAt(ns int64) Tick { return Tick(ns / (1e9 / TicksPerSecond)) }
 
+// Since is how long ago a moment was. It is 0 if the moment comes after now: another thread has read a newer clock.
+func (now Tick) Since(then Tick) Tick {
+	if int32(now-then) < 0 {
+		return 0
+	}
+	return now - then
+}
+
 // Seconds converts whole seconds to ticks.
 func Seconds(s uint32) Tick { return Tick(s * TicksPerSecond) }
 

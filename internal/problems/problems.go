@@ -4,10 +4,8 @@ package problems
 import (
 	"cmp"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -37,13 +35,16 @@ func List(f Facts) []api.Problem {
 	return append([]api.Problem{}, out...) // in JSON, no problem is an empty list
 }
 
+// NoWayOut says what to do when the uplink is down.
+const NoWayOut = "give the host a default route, or bring the uplink's device up and give it an address"
+
 func ofSwitch(s *api.Status) (out []api.Problem) {
 	add := func(kind, remedy, format string, args ...any) {
 		text := fmt.Sprintf(format, args...)
 		out = append(out, api.Problem{Key: kind + " " + text, Kind: kind, Text: text, Remedy: remedy})
 	}
 	if up := s.Uplink; up.Kind != "none" && up.State != "up" && up.State6 != "up" {
-		add("uplink", "give the host a default route, or bring the uplink's device up and give it an address", "the uplink is down: %s", up.Why)
+		add("uplink", NoWayOut, "the uplink is down: %s", up.Why)
 	}
 	for _, p := range s.Waiting {
 		add("ports", "make the namespace or the device; the switch adds the port within a second, with what is published for it", "port %s of the configuration file waits: %s", p.Port, p.Why)
@@ -54,15 +55,13 @@ func ofSwitch(s *api.Status) (out []api.Problem) {
 	if s.NamesWhy != "" {
 		add("names", "restart the switch; to avoid this, write into the file instead of replacing it", "/etc/resolv.conf was replaced, and the switch's sandbox does not let it read the new file; it still asks the old servers: %s", s.NamesWhy)
 	}
-	for _, k := range []string{"fdb", "flows", "flows6", "nat_ports", "sockets"} {
-		if t := s.Tables[k]; nearlyFull(t.Used, t.Limit) {
+	for _, k := range api.TableNames {
+		if t := s.Tables[k]; t.NearlyFull() {
 			out = append(out, api.Problem{Key: "tables " + k, Kind: "tables", Text: fmt.Sprintf("table %s is nearly full: %d of %d", k, t.Used, t.Limit), Remedy: "see what fills it: `uvswitch flow stats`, `uvswitch nat ports`, `uvswitch fdb show`"})
 		}
 	}
 	return out
 }
-
-func nearlyFull(used, limit int) bool { return limit > 0 && used*10 > limit*9 }
 
 func ofPorts(ports []api.Port, networks []api.Network) (out []api.Problem) {
 	for i := range ports {
@@ -187,7 +186,7 @@ func ofQuestions(list []api.Unanswered) (out []api.Problem) {
 func ofShares(list []api.PortUse) (out []api.Problem) {
 	for _, u := range list {
 		for name, held := range u.Holders {
-			if nearlyFull(held, u.Quota) {
+			if (api.Table{Used: held, Limit: u.Quota}).NearlyFull() {
 				out = append(out, api.Problem{Key: "shares " + name + " " + u.Protocol, Kind: "shares", Port: name, Text: fmt.Sprintf("port %s holds %d of the %d outside ports of %s that it may have", name, held, u.Quota, u.Protocol),
 					Remedy: fmt.Sprintf("see its flows: `uvswitch flow ls --port %s`; or widen the ports for NAT: `uvswitch nat set ports 1024-65535`, and for the next start --nat-ports of run or uplink.ports in the configuration file", name)})
 			}
@@ -211,10 +210,7 @@ func ofFlows(flows []api.Flow, ports []api.Port) (out []api.Problem) {
 		if f.Reply.Src != f.Original.Dst || f.Reply.Sport != f.Original.Dport { // a published port: its destination is translated
 			k.client, k.peer, at = f.Original.Src, f.Reply.Src, f.Reply.Sport
 		}
-		k.what = f.Protocol + " to " + k.peer
-		if at != 0 {
-			k.what = f.Protocol + " to " + net.JoinHostPort(k.peer, strconv.Itoa(at))
-		}
+		k.what = f.Protocol + " to " + api.AddrPort(k.peer, at)
 		if ids[k] == nil {
 			ids[k] = map[uint32]bool{}
 		}
@@ -269,7 +265,7 @@ func ofDrops(list []Drops, ports []api.Port, networks []api.Network) (out []api.
 			p = &ports[i]
 			src, _ = netip.ParseAddr(d.Last.Src)
 		}
-		if station(p, src) { // the port has this address by now
+		if p.HasAddress(src.String()) { // the port has this address by now
 			continue
 		}
 		if !known || why == frame.NotForUs { // outside, there is always something
@@ -303,12 +299,7 @@ func ofDrops(list []Drops, ports []api.Port, networks []api.Network) (out []api.
 	return out
 }
 
-// station reports whether a port has an address.
-func station(p *api.Port, addr netip.Addr) bool {
-	return slices.ContainsFunc(p.Addresses, func(a string) bool { return addr.IsValid() && strings.HasPrefix(a, addr.String()+"/") })
-}
-
-// otherAddress says what to do when the container of a port uses another address than the port's; empty if that is not the case.
+// otherAddress says what to do about packets from src, if src is not the port's address. Otherwise it returns nothing.
 func otherAddress(p *api.Port, n *api.Network, src netip.Addr) string {
 	if !IsOurs(p) || !src.IsGlobalUnicast() {
 		return ""
@@ -318,15 +309,20 @@ func otherAddress(p *api.Port, n *api.Network, src netip.Addr) string {
 		if err != nil || own.Addr().Is4() != src.Is4() {
 			continue
 		}
-		text := fmt.Sprintf("give the device its own address again: `%s`, `%s`", p.Inside(fmt.Sprintf("ip addr del %s dev DEV", netip.PrefixFrom(src, own.Bits()))), AddAddress(p, a))
-		for _, r := range Routes(p, n) {
-			if strings.Contains(r[0], ":") != src.Is4() {
-				text += fmt.Sprintf(", `%s`", r[1])
-			}
-		}
-		return text + fmt.Sprintf("; or, if the container may have the other one: `uvswitch config show > uvs.yaml`, change the address of port %s there, and `uvswitch reload uvs.yaml`", p.Name)
+		return GiveBack(p, n, netip.PrefixFrom(src, own.Bits()), a) + fmt.Sprintf("; or, if the container may have the other one: `uvswitch config show > uvs.yaml`, change the address of port %s there, and `uvswitch reload uvs.yaml`", p.Name)
 	}
 	return ""
+}
+
+// GiveBack says how to give the device of a port its own address in the place of another one. Routes go with the old address.
+func GiveBack(p *api.Port, n *api.Network, other netip.Prefix, own string) string {
+	text := fmt.Sprintf("give the device its own address again: `%s`, `%s`", p.Inside(fmt.Sprintf("ip addr del %s dev DEV", other)), AddAddress(p, own))
+	for _, r := range Routes(p, n) {
+		if strings.Contains(r[0], ":") != other.Addr().Is4() {
+			text += fmt.Sprintf(", `%s`", r[1])
+		}
+	}
+	return text
 }
 
 // sorted sorts a list that comes from a map.

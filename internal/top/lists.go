@@ -165,7 +165,7 @@ func (m *screen) flowLines() (out []line) {
 		return cmp.Compare(b.rate, a.rate)
 	})
 	for _, r := range rows {
-		cells := []string{r.f.Protocol, cmp.Or(r.f.State, "-"), end(r.f.Original.Src, r.f.Original.Sport), end(r.f.Original.Dst, r.f.Original.Dport), cmp.Or(r.f.Port, "-"), Rate(r.rate, "b/s"),
+		cells := []string{r.f.Protocol, cmp.Or(r.f.State, "-"), api.AddrPort(r.f.Original.Src, r.f.Original.Sport), api.AddrPort(r.f.Original.Dst, r.f.Original.Dport), cmp.Or(r.f.Port, "-"), Rate(r.rate, "b/s"),
 			strconv.FormatUint(r.f.Original.Bytes+r.f.Reply.Bytes, 10), (time.Duration(r.f.Timeout) * time.Second).String()}
 		out = append(out, line{flowKey(r.f), cells, term.Plain, view{kind: flowPage, flow: *r.f, port: r.f.Port}})
 	}
@@ -174,7 +174,7 @@ func (m *screen) flowLines() (out []line) {
 
 func (m *screen) publishedLines() (out []line) {
 	for _, p := range m.now.published {
-		cells := []string{p.HostPorts(), p.Protocol, p.Port, end(p.Address, p.ContainerPort), cmp.Or(strings.Join(p.From, ","), "any"), strconv.FormatUint(p.Packets, 10), strconv.FormatUint(p.Bytes, 10)}
+		cells := []string{p.HostPorts(), p.Protocol, p.Port, api.AddrPort(p.Address, p.ContainerPort), cmp.Or(strings.Join(p.From, ","), "any"), strconv.FormatUint(p.Packets, 10), strconv.FormatUint(p.Bytes, 10)}
 		out = append(out, line{p.Host() + p.Port, cells, term.Plain, view{kind: portPage, port: p.Port}})
 	}
 	return out

@@ -100,7 +100,7 @@ func (m *screen) aboutFlow(f *api.Flow) (out []string) {
 	add("state", strings.TrimSpace(f.State+" "+strings.Join(f.Status, " ")))
 	add("port", fmt.Sprintf("%s of network %s", f.Port, f.Network))
 	side := func(s api.FlowSide) string {
-		return fmt.Sprintf("%s > %s   %d packets, %d bytes", end(s.Src, s.Sport), end(s.Dst, s.Dport), s.Packets, s.Bytes)
+		return fmt.Sprintf("%s > %s   %d packets, %d bytes", api.AddrPort(s.Src, s.Sport), api.AddrPort(s.Dst, s.Dport), s.Packets, s.Bytes)
 	}
 	add("original", side(f.Original))
 	add("reply", side(f.Reply))

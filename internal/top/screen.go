@@ -259,7 +259,7 @@ func (m *screen) packetHere() string {
 	case v.kind == tracePage:
 		return v.port + " " + v.packet
 	case v.kind == flowPage:
-		return fmt.Sprintf("%s %s %s > %s ", m.originOf(&v.flow), strings.TrimSuffix(v.flow.Protocol, "v6"), end(v.flow.Original.Src, v.flow.Original.Sport), end(v.flow.Original.Dst, v.flow.Original.Dport))
+		return fmt.Sprintf("%s %s %s > %s ", m.originOf(&v.flow), strings.TrimSuffix(v.flow.Protocol, "v6"), api.AddrPort(v.flow.Original.Src, v.flow.Original.Sport), api.AddrPort(v.flow.Original.Dst, v.flow.Original.Dport))
 	case v.kind == dropPage:
 		return v.drop.In + " " + v.drop.Trace
 	case v.kind == problemPage && v.problem.Port != "":
@@ -276,7 +276,7 @@ func (m *screen) packetHere() string {
 func (m *screen) originOf(f *api.Flow) string {
 	for i := range m.now.ports {
 		p := &m.now.ports[i]
-		if slices.ContainsFunc(p.Addresses, func(a string) bool { return strings.HasPrefix(a, f.Original.Src+"/") }) {
+		if p.HasAddress(f.Original.Src) {
 			return p.Name
 		}
 	}
@@ -450,10 +450,10 @@ func (m *screen) head() (out []string) {
 			add("worker %d   %3.0f%% of a CPU, %s, %s", i, 100*max(0, x.CPUSeconds-before[i].CPUSeconds)/m.seconds(), Rate(calls, "calls/s"), Rate(sleeps, "sleeps/s"))
 		}
 	}
-	for _, k := range []string{"fdb", "flows", "flows6", "nat_ports", "sockets"} {
+	for _, k := range api.TableNames {
 		if t, ok := s.stats.Tables[k]; ok {
 			text := fmt.Sprintf("%-10s %s %d of %d", strings.ReplaceAll(k, "_", " "), gauge(t, min(24, max(4, m.width-36))), t.Used, t.Limit)
-			if t.Limit > 0 && t.Used*10 > t.Limit*9 {
+			if t.NearlyFull() {
 				text = m.styled(term.Bad, text)
 			}
 			out = append(out, text)

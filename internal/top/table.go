@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"net"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -122,14 +120,6 @@ func gauge(t api.Table, width int) string {
 		n = min(width, (t.Used*width+t.Limit-1)/t.Limit)
 	}
 	return "[" + strings.Repeat("#", n) + strings.Repeat(".", width-n) + "]"
-}
-
-// end is an address and a port, if there is one.
-func end(addr string, port int) string {
-	if port == 0 {
-		return addr
-	}
-	return net.JoinHostPort(addr, strconv.Itoa(port))
 }
 
 // ByCount returns the keys of m, the most frequent first.

@@ -6,7 +6,9 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -76,6 +78,19 @@ type Port struct {
 	Handed    bool              `json:"handed"`    // its TAP was passed as a file descriptor (Docker, a CNI plugin)
 	Segmented uint64            `json:"segmented"` // frames segmented or checksummed in software, on ports without offloads
 	PortStats
+}
+
+// AddrPort is an address with a port, as ADDR:PORT or [ADDR]:PORT. Without a port (0), it is the address.
+func AddrPort(addr string, port int) string {
+	if port == 0 {
+		return addr
+	}
+	return net.JoinHostPort(addr, strconv.Itoa(port))
+}
+
+// HasAddress reports whether a port has an address, without the length of its prefix.
+func (p *Port) HasAddress(addr string) bool {
+	return slices.ContainsFunc(p.Addresses, func(a string) bool { return strings.HasPrefix(a, addr+"/") })
 }
 
 // Inside returns the command line that runs a command in the namespace of the port's device. DEV in the command stands for the device's name.
@@ -691,6 +706,12 @@ type Table struct {
 	Used  int `json:"used"`
 	Limit int `json:"limit"`
 }
+
+// NearlyFull reports whether more than nine tenths of a table are in use.
+func (t Table) NearlyFull() bool { return t.Limit > 0 && t.Used*10 > t.Limit*9 }
+
+// TableNames are the names of all tables, in the order in which they are shown.
+var TableNames = []string{"fdb", "flows", "flows6", "nat_ports", "sockets"}
 
 // Stats is the output of `stats`.
 type Stats struct {

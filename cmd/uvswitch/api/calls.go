@@ -69,11 +69,6 @@ func (c *Client) DeletePort(ctx context.Context, name string) error {
 	return c.Do(ctx, "DELETE", "/ports/"+url.PathEscape(name), nil, nil)
 }
 
-// Unanswered lists the addresses for which stations have asked in vain in the last minute.
-func (c *Client) Unanswered(ctx context.Context) ([]Unanswered, error) {
-	return get[[]Unanswered](ctx, c, "/neighbors/unanswered")
-}
-
 // Problems lists what does not work now, as far as the switch can see it.
 func (c *Client) Problems(ctx context.Context) ([]Problem, error) {
 	return get[[]Problem](ctx, c, "/problems")
