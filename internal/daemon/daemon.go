@@ -233,6 +233,7 @@ func newDaemon(o Options) (*Daemon, error) {
 		d.log.Warn("the preferred I/O backend cannot be used; falling back to another one", "backend", chosen.name, "why", chosen.why)
 	}
 	d.dp = dataplane.New(nat.New(natOptions), d.clock, pollers...)
+	d.dp.TellPanics(d.tellPanic)
 	if byLoad && o.Workers > 1 {
 		d.dp.Balance(tap.SpareCPU())
 	}

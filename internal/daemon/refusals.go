@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/dataplane"
 	"github.com/uvswitch/uvswitch/internal/events"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
@@ -18,6 +19,7 @@ import (
 
 // refusals are reasons that say that a port takes, or pretends to be, more than it may.
 var refusals = []frame.Reason{
+	frame.InternalError,
 	frame.GuardSourceMAC, frame.GuardSourceAddress, frame.GuardARPSender, frame.GuardRouter, frame.GuardNeighbor, frame.GuardICMPError, frame.GuardDHCP, frame.GuardVLAN, frame.GuardDestination,
 	frame.AddressStolen, frame.GatewayMACStolen, frame.StormLimited, frame.SlowReceiver,
 	frame.PolicyDenied, frame.PolicyDropped,
@@ -72,6 +74,17 @@ func (d *Daemon) logRefusals(ctx context.Context) {
 		}
 		before = now
 	}
+}
+
+// tellPanic writes a fault of the switch to its log.
+func (d *Daemon) tellPanic(p dataplane.Panic) {
+	go func() { // a worker does not wait for the log
+		var ports []string
+		for _, id := range p.Ports {
+			ports = append(ports, d.State().PortName(id))
+		}
+		d.log.Error("a fault in the switch: please report it", "fault", p.What, "frames of", strings.Join(ports, ", "), "stack", p.Stack)
+	}()
 }
 
 // lastRefused describes the last packet of a port that policies have refused for a reason; empty if it is not known.

@@ -28,6 +28,9 @@ type Dataplane struct {
 
 	learnWay func(raw []byte) bool // see SetLearnWay
 
+	tell      func(Panic) // see TellPanics
+	toldPanic atomic.Uint32
+
 	mu      sync.Mutex // Lock 55: ports that are added and removed
 	readers map[frame.PortID]int
 	rated   map[frame.PortID]bool         // ports with a rate for what is received

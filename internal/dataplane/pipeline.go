@@ -43,13 +43,20 @@ var steps = [...]step{
 	{name: "transmit", which: both, run: (*worker).transmit},
 }
 
-// process carries a batch through the steps.
-//
-//uvswitch:hot
+// process carries a batch through the steps. A panic of a step ends the batch only.
 func (w *worker) process(b *frame.Batch, from origin) {
-	w.origin = from
+	defer w.survive(b)
+	w.origin, w.ended = from, 0
+	w.carry(b)
+	if b.N > 0 {
+		w.panics = 0
+	}
+}
+
+//uvswitch:hot
+func (w *worker) carry(b *frame.Batch) {
 	for i := range steps {
-		if s := &steps[i]; s.which&from != 0 && (!s.routed || b.Locals > 0) {
+		if s := &steps[i]; s.which&w.origin != 0 && (!s.routed || b.Locals > 0) {
 			s.run(w, b)
 		}
 	}

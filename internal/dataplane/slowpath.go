@@ -125,6 +125,7 @@ func (k *slowPath) drainQuiet(w *worker, now frame.Tick) {
 
 // handle takes one punted frame: it is parked, tried again, or the router's.
 func (k *slowPath) handle(rec []byte, now frame.Tick) {
+	defer k.survive(rec)
 	switch recordWhy(rec).Punt() {
 	case frame.Park:
 		k.parked.add(k, rec, now)

@@ -2,6 +2,8 @@ package dataplane
 
 import (
 	"errors"
+	"fmt"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 
@@ -29,6 +31,8 @@ type worker struct {
 	gsoMax [frame.MaxPorts]struct{ tcp, udp int32 }
 	counters
 	origin   origin // of the batch that is being processed
+	ended    int    // frames of that batch that have come to their end
+	panics   int    // batches in a row that ended in a panic
 	recent   recent
 	observer Observer // nil, as a rule
 
@@ -156,6 +160,7 @@ func (w *worker) coalesce(b *frame.Batch) {
 func (w *worker) transmit(b *frame.Batch) {
 	for i := range b.Frames[:b.N] {
 		f := &b.Frames[i]
+		w.ended = i
 		switch f.Verdict {
 		case frame.ToPort:
 			if f.Flags&frame.Cut != 0 {
@@ -177,6 +182,7 @@ func (w *worker) transmit(b *frame.Batch) {
 			w.refused(f)
 		}
 	}
+	w.ended = b.N
 	if w.observer != nil {
 		w.observer.Decided(b)
 	}
@@ -358,11 +364,22 @@ func (w *worker) run(fn func()) {
 		return
 	}
 	done := make(chan struct{})
-	w.mailbox = append(w.mailbox, func() { fn(); close(done) })
+	var failed any
+	w.mailbox = append(w.mailbox, func() {
+		defer close(done)
+		defer func() {
+			if failed = recover(); failed != nil { // the caller's, not the worker's
+				failed = fmt.Sprintf("%v\n%s", failed, debug.Stack())
+			}
+		}()
+		fn()
+	})
 	w.pendingCalls.Add(1)
 	w.mu.Unlock()
 	w.poller.Wake()
-	<-done
+	if <-done; failed != nil {
+		panic(failed)
+	}
 }
 
 func (w *worker) runMailbox() {

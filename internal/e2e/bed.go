@@ -180,6 +180,9 @@ func AloneHost(t *testing.T) *Bed {
 	b := &Bed{t: t, pair: pair(t), exe: uvswitch, dir: t.TempDir(), id: newID()}
 	b.socket = filepath.Join(b.dir, "uvs.sock")
 	t.Cleanup(func() {
+		if b.log != nil && strings.Contains(b.log.String(), "a fault in the switch") {
+			t.Error("the switch has survived a panic")
+		}
 		if t.Failed() && b.log != nil {
 			t.Logf("the switch said:\n%s", b.log)
 		}

@@ -12,6 +12,7 @@ const (
 	BadVnetHeader
 	BadSourceMAC
 	RxRateExceeded
+	InternalError
 	PortNotForwarding
 	GatewayMACStolen
 	GuardSourceMAC
@@ -177,6 +178,7 @@ var reasons = [NumReasons]ReasonInfo{
 	BadVnetHeader:         {Stage: Ingress, Name: "bad_vnet_header", Meaning: "the virtio-net header contradicts the frame", Remedy: "the sender's offload information is wrong; switch the offloads off in the guest: `ethtool -K DEV tx off tso off`"},
 	BadSourceMAC:          {Stage: Ingress, Name: "bad_source_mac", Meaning: "the source MAC is a group address or zero", Remedy: "the sender is broken, or it forges frames"},
 	RxRateExceeded:        {Stage: Ingress, Normal: true, Name: "rx_rate_exceeded", Meaning: "the port sends faster than its rate (rate_from), and the queue for waiting packets is full", Remedy: "normal for TCP, which adapts; see the rate with `uvswitch port show NAME`, change it with `uvswitch port set NAME rate_from RATE`"},
+	InternalError:         {Stage: Ingress, Name: "internal_error", Meaning: "uvswitch failed while it handled this frame, or another frame that came with it: this is a fault of uvswitch", Remedy: "report what the switch's log says (\"a fault in the switch\"), as SECURITY.md asks; if a container sends such frames on purpose, `uvswitch port del NAME` ends that"},
 	PortNotForwarding:     {Stage: Ingress, Name: "port_not_forwarding", Meaning: "the port is not in state forwarding", Remedy: "see the state with `uvswitch port show NAME`"},
 	GatewayMACStolen:      {Stage: Guarding, Name: "gateway_mac_stolen", Meaning: "the source MAC is the gateway's own MAC", Remedy: "a container pretends to be the gateway; check what runs behind the port"},
 	GuardSourceMAC:        {Stage: Guarding, Name: "guard_source_mac", Meaning: "the guard: the source MAC is not the MAC of this port", Remedy: "if a bridge or a router is behind the port, switch the guard off: `uvswitch port set NAME guard off`"},

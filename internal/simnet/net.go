@@ -48,6 +48,7 @@ type Net struct {
 	native   bool // the test sends packets of IPv6 as they are, and reads records; hosts only answer neighbor solicitations
 	lenient  bool // the test injected a frame with a wrong checksum or length, so the frames that leave are not checked
 	failure  error
+	panics   int // how many more times Inside panics, as a fault of a step would
 }
 
 type record struct {
@@ -79,6 +80,7 @@ func NewWith(o nat.Options) *Net {
 	o.Outside, o.Outside6, o.Flows6 = n, outside6{n}, o.Flows
 	tracker := nat.New(o)
 	n.DP = dataplane.New(tracker, n.Now, n.Poller)
+	n.DP.TellPanics(func(p dataplane.Panic) { panic(p.What + "\n" + p.Stack) }) // a test that causes one says so
 	return n
 }
 
@@ -95,7 +97,13 @@ func (n *Net) Peer(_, a frame.Addr, proto uint8, on bool) (ok bool) {
 }
 
 // Inside implements nat.Outside.
-func (n *Net) Inside(_ frame.PortID, a frame.Addr) uint32 { return uint32(a) }
+func (n *Net) Inside(_ frame.PortID, a frame.Addr) uint32 {
+	if n.panics > 0 {
+		n.panics--
+		panic("a fault of the test")
+	}
+	return uint32(a)
+}
 
 // SourceFor implements nat.Outside.
 func (n *Net) SourceFor(frame.Addr) frame.Addr { return 0 }

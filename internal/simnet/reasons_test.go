@@ -483,6 +483,11 @@ var provocations = func() map[frame.Reason]provocation {
 		frame.TxRefused:          refused(frame.TxRefused),
 		frame.TxQueueFull:        refused(frame.TxQueueFull),
 		frame.SlowReceiver:       refused(frame.SlowReceiver),
+		frame.InternalError: {untold: true, do: func(x *teasing) {
+			x.n.DP.TellPanics(nil)
+			x.n.panics = 1
+			x.send("a", frametest.Packet{})
+		}},
 		frame.AckSuperseded: {untold: true, do: func(x *teasing) {
 			x.send("a", x.toB(frametest.Packet{Proto: tcp, Flags: frame.FlagACK, TCPAck: 10}), x.toB(frametest.Packet{Proto: tcp, Flags: frame.FlagACK, TCPAck: 2000}))
 		}},
