@@ -113,14 +113,14 @@ func (r *Router) heardOf(p PuntedFrame, iface *Interface, a frame.Addr6, mac fra
 	k := neighKey{p.Net, a.Netip()}
 	n := r.neigh[k]
 	switch {
-	case n == nil && !r.hasRoom(p.In, Stale, out):
+	case n == nil && !r.hasRoom(p.In, Stale, now, out):
 		return
 	case n == nil:
 		n = r.addNeighbor(k, Incomplete, p.In)
 	case n.state == Permanent, n.mac == mac && !n.state.unresolved():
 		return
 	}
-	r.moveNeighbor(n, p.In)
+	r.charge(n, p.In)
 	r.confirm(n, mac, Stale, now, out)
 }
 
@@ -139,7 +139,7 @@ func (r *Router) neighborAdvertisement(f *frame.Frame, p PuntedFrame, iface *Int
 			return
 		}
 		n.isRouter = m.Router
-		r.moveNeighbor(n, p.In)
+		r.charge(n, p.In)
 		r.confirm(n, mac, stateAfter(m.Solicited), now, out)
 		return
 	}
@@ -154,7 +154,7 @@ func (r *Router) neighborAdvertisement(f *frame.Frame, p PuntedFrame, iface *Int
 	}
 	n.isRouter = m.Router
 	if m.Solicited || mac != n.mac {
-		r.moveNeighbor(n, p.In)
+		r.charge(n, p.In)
 	}
 	switch {
 	case m.Solicited:

@@ -2,7 +2,6 @@ package router
 
 import (
 	"cmp"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -35,8 +34,9 @@ const (
 	delayTime     = 5 * frame.TicksPerSecond   // RFC 4861, 10: DELAY_FIRST_PROBE_TIME
 	retransTime   = 1 * frame.TicksPerSecond
 	maxProbes     = 3
-	maxNeighbors  = 4096    // per router
+	maxNeighbors  = 4096    // per router, without those that are Permanent; ports share them
 	maxOfPort     = 1024    // of these behind one port, or looked for by one
+	evictedPart   = 8       // a port that needs room loses at least this part of its entries at once, so that it rarely looks for some
 	maxUnresolved = 256     // of these without an answer
 	maxIncomplete = 64      // of these still looked for: each costs a broadcast in a second
 	maxQueue      = 16      // frames queued for one neighbor
@@ -48,103 +48,19 @@ type neighKey struct {
 	addr netip.Addr
 }
 
-// neighbor is the slow path's state of a neighbor; the workers' part of it is copied to a neighTable.
+// neighbor is the slow path's state of a neighbor. What workers need of it is in a neighTable.
 type neighbor struct {
+	key      neighKey
 	state    NeighState
 	mac      frame.MAC
 	since    frame.Tick // when it was last confirmed, or became Stale, Failed or Incomplete
 	next     frame.Tick // when to solicit again
 	probes   int
 	isRouter bool         // the R flag of its last advertisement
-	owner    frame.PortID // charged: the port behind which the neighbor is; while that is not known, the one that looks for it
+	owner    frame.PortID // charged: the port behind which the neighbor is; while that is not known, the one that looks for it; NoPort: nobody
 	queue    []PuntedFrame
-	used     *atomic.Uint32 // 1 when a worker has used the entry
+	used     *atomic.Uint32 // 1 when a worker has used the entry; it belongs to the slot
 }
-
-// A neighTable is an immutable hash table with open addressing, at most half full, of the neighbors of one family.
-type neighTable[A frame.Address] struct {
-	slots  []neighSlot[A]
-	shift  uint
-	factor uint64 // of the hash: secret, so that nobody can choose addresses whose slots follow one another
-}
-
-type neighSlot[A frame.Address] struct {
-	addr A
-	net  frame.NetID
-	mac  frame.MAC // 0 for an empty slot
-	used *atomic.Uint32
-}
-
-//uvswitch:hot
-func (t *neighTable[A]) first(n frame.NetID, a A) uint64 {
-	key := uint64(n)
-	switch a := any(a).(type) {
-	case frame.Addr:
-		key = key<<32 | uint64(a)
-	case frame.Addr6:
-		key ^= frame.Mix(a.Hi^t.factor, a.Lo^t.factor)
-	}
-	return key * t.factor >> t.shift
-}
-
-//uvswitch:hot
-func (t *neighTable[A]) lookup(n frame.NetID, a A, dry bool) frame.MAC {
-	if len(t.slots) == 0 {
-		return 0
-	}
-	mask := uint64(len(t.slots) - 1)
-	for i := t.first(n, a); ; i++ {
-		s := &t.slots[i&mask]
-		if s.mac == 0 {
-			return 0
-		}
-		if s.addr == a && s.net == n {
-			if s.used.Load() == 0 && !dry {
-				s.used.Store(1)
-			}
-			return s.mac
-		}
-	}
-}
-
-func (t *neighTable[A]) add(k neighKey, n *neighbor) {
-	a, mask := frame.Of[A](k.addr), uint64(len(t.slots)-1)
-	i := t.first(k.net, a)
-	for t.slots[i&mask].mac != 0 {
-		i++
-	}
-	t.slots[i&mask] = neighSlot[A]{a, k.net, n.mac, n.used}
-}
-
-func newNeighTable[A frame.Address](size int) neighTable[A] {
-	bits := uint(3)
-	for 1<<bits < 2*size {
-		bits++
-	}
-	return neighTable[A]{slots: make([]neighSlot[A], 1<<bits), shift: 64 - bits, factor: rand.Uint64() | 1}
-}
-
-// fillNeighbors gives the workers the neighbors with a usable MAC. The caller must hold mu.
-func (r *Router) fillNeighbors(s *snapshot) {
-	six := 0
-	for k := range r.neigh {
-		if k.addr.Is6() {
-			six++
-		}
-	}
-	s.neigh, s.neigh6 = newNeighTable[frame.Addr](len(r.neigh)-six), newNeighTable[frame.Addr6](six)
-	for k, n := range r.neigh {
-		switch {
-		case n.mac == 0 || n.state == Failed || n.state == Incomplete:
-		case k.addr.Is6():
-			s.neigh6.add(k, n)
-		default:
-			s.neigh.add(k, n)
-		}
-	}
-}
-
-func (r *Router) publishNeighbors() { r.update(r.fillNeighbors) }
 
 // Station returns the MAC of the station of a network that has an IPv4 address, as far as a neighbor is known; else 0. It takes no lock.
 func (r *Router) Station(net frame.NetID, a netip.Addr) frame.MAC {
@@ -185,8 +101,9 @@ func (r *Router) SetNeighbor(net frame.NetID, a netip.Addr, m frame.MAC, out Out
 		n = r.addNeighbor(k, Permanent, frame.NoPort)
 	}
 	r.become(n, Permanent)
+	r.charge(n, frame.NoPort)
 	n.mac = m
-	r.publishNeighbors()
+	r.tellWorkers(n)
 	r.flushQueue(n, out)
 }
 
@@ -200,22 +117,38 @@ func (r *Router) DeleteNeighbor(net frame.NetID, a netip.Addr, out Output) bool 
 		return false
 	}
 	r.dropQueue(n, out)
-	r.removeNeighbor(k, n)
-	r.publishNeighbors()
+	r.removeNeighbor(n)
 	return true
 }
 
-// addNeighbor makes an entry, charged to a port.
+// addNeighbor makes an entry, charged to a port that has room for it.
 func (r *Router) addNeighbor(k neighKey, state NeighState, owner frame.PortID) *neighbor {
-	n := &neighbor{state: state, owner: owner % frame.MaxPorts, used: new(atomic.Uint32)}
+	n := &neighbor{key: k, state: state, owner: frame.NoPort, used: new(atomic.Uint32)}
 	r.neigh[k] = n
-	r.neighborsOf[n.owner]++
-	r.countState(n, 1)
+	r.charge(n, owner)
 	return n
+}
+
+// charge makes a port pay for an entry, if it has room for it; NoPort: nobody pays.
+func (r *Router) charge(n *neighbor, owner frame.PortID) {
+	if owner == n.owner || owner != frame.NoPort && !r.shares.neighbors.Take(owner%frame.MaxPorts) {
+		return
+	}
+	r.countState(n, -1)
+	if n.owner != frame.NoPort {
+		r.shares.neighbors.Return(n.owner)
+	}
+	if n.owner = owner; owner != frame.NoPort {
+		n.owner %= frame.MaxPorts
+	}
+	r.countState(n, 1)
 }
 
 // countState adds by to the counts of neighbors in the state of n.
 func (r *Router) countState(n *neighbor, by int) {
+	if n.owner == frame.NoPort {
+		return
+	}
 	if n.state.unresolved() {
 		r.unresolvedOf[n.owner] += by
 	}
@@ -224,10 +157,12 @@ func (r *Router) countState(n *neighbor, by int) {
 	}
 }
 
-func (r *Router) removeNeighbor(k neighKey, n *neighbor) {
-	delete(r.neigh, k)
-	r.neighborsOf[n.owner]--
-	r.countState(n, -1)
+// removeNeighbor removes an entry, from the workers' table too.
+func (r *Router) removeNeighbor(n *neighbor) {
+	delete(r.neigh, n.key)
+	r.charge(n, frame.NoPort)
+	n.mac = 0
+	r.tellWorkers(n)
 }
 
 // become changes the state of an entry.
@@ -239,11 +174,41 @@ func (r *Router) become(n *neighbor, state NeighState) {
 
 func (s NeighState) unresolved() bool { return s == Incomplete || s == Failed }
 
-// hasRoom reports whether port id may have another entry in this state. An entry of another port makes room if need be. The refusal is
-// cheap: a port that scans a subnet harms itself only.
-func (r *Router) hasRoom(id frame.PortID, state NeighState, out Output) bool {
+// hasRoom reports whether port id may have another entry in this state. If need be, entries of its own make room. A refusal is cheap: a port
+// that scans a subnet harms itself only.
+func (r *Router) hasRoom(id frame.PortID, state NeighState, now frame.Tick, out Output) bool {
 	id %= frame.MaxPorts
-	return r.neighborsOf[id] < maxOfPort && (!state.unresolved() || r.unresolvedOf[id] < maxUnresolved) && (len(r.neigh) < maxNeighbors || r.evict(out))
+	if state.unresolved() && r.unresolvedOf[id] >= maxUnresolved {
+		return false
+	}
+	return r.shares.neighbors.May(id) || r.evict(id, now, out)
+}
+
+// evict removes entries of a port, those first that are worth least: failed ones, then stale ones, the oldest first. It looks for them at most
+// once in a Tick. It reports whether the port has room then.
+func (r *Router) evict(id frame.PortID, now frame.Tick, out Output) bool {
+	if r.evictedAt[id] == now {
+		return false
+	}
+	r.evictedAt[id] = now
+	var list []*neighbor
+	for _, n := range r.neigh {
+		if n.owner == id && (n.state == Failed || n.state == Stale) {
+			list = append(list, n)
+		}
+	}
+	slices.SortFunc(list, func(a, b *neighbor) int { // Failed has the greater number
+		return cmp.Or(cmp.Compare(b.state, a.state), cmp.Compare(now-b.since, now-a.since))
+	})
+	part := r.shares.neighbors.Held(id) / evictedPart
+	for i, n := range list {
+		if i > part && r.shares.neighbors.May(id) {
+			break
+		}
+		r.dropQueue(n, out)
+		r.removeNeighbor(n)
+	}
+	return r.shares.neighbors.May(id)
 }
 
 // learn records MAC m for a neighbor behind a port, from its ARP request or reply. create allows adding a neighbor that is not in
@@ -251,24 +216,15 @@ func (r *Router) hasRoom(id frame.PortID, state NeighState, out Output) bool {
 func (r *Router) learn(k neighKey, m frame.MAC, behind frame.PortID, now frame.Tick, create bool, out Output) {
 	n := r.neigh[k]
 	switch {
-	case n == nil && (!create || !r.hasRoom(behind, Reachable, out)):
+	case n == nil && (!create || !r.hasRoom(behind, Reachable, now, out)):
 		return
 	case n == nil:
 		n = r.addNeighbor(k, Incomplete, behind)
 	case n.state == Permanent:
 		return
 	}
-	r.moveNeighbor(n, behind)
+	r.charge(n, behind)
 	r.confirm(n, m, Reachable, now, out)
-}
-
-// moveNeighbor charges an entry to the port behind which the neighbor is.
-func (r *Router) moveNeighbor(n *neighbor, behind frame.PortID) {
-	r.countState(n, -1)
-	r.neighborsOf[n.owner]--
-	n.owner = behind % frame.MaxPorts
-	r.neighborsOf[n.owner]++
-	r.countState(n, 1)
 }
 
 func (r *Router) flushQueue(n *neighbor, out Output) {
@@ -289,27 +245,9 @@ func (r *Router) confirm(n *neighbor, m frame.MAC, state NeighState, now frame.T
 		n.used.Store(0)
 	}
 	if changed {
-		r.publishNeighbors()
+		r.tellWorkers(n)
 		r.flushQueue(n, out)
 	}
-}
-
-// evict makes room for a neighbor and reports whether it could: it removes one failed, incomplete or stale neighbor,
-// in this order.
-func (r *Router) evict(out Output) bool {
-	for _, want := range []NeighState{Failed, Incomplete, Stale} {
-		for k, n := range r.neigh {
-			if n.state != want {
-				continue
-			}
-			r.dropQueue(n, out)
-			if r.removeNeighbor(k, n); !want.unresolved() { // else no worker knows it
-				r.publishNeighbors()
-			}
-			return true
-		}
-	}
-	return false
 }
 
 func (r *Router) dropQueue(n *neighbor, out Output) {
@@ -330,7 +268,7 @@ func (r *Router) enqueue(p PuntedFrame, now frame.Tick, out Output) {
 		return
 	}
 	if n == nil {
-		if !r.hasRoom(p.In, Failed, out) {
+		if !r.hasRoom(p.In, Failed, now, out) {
 			out.Drop(p, frame.NeighborQueueFull)
 			return
 		}
@@ -387,8 +325,7 @@ func (r *Router) Tick(now frame.Tick, out Output) {
 	r.snap.Load().ways.age(now)
 	r.ageAssemblies(now, out)
 	r.advertise(now, out)
-	changed := false
-	for k, n := range r.neigh {
+	for _, n := range r.neigh {
 		switch n.state {
 		case Reachable:
 			if now-n.since > reachableTime {
@@ -399,8 +336,7 @@ func (r *Router) Tick(now frame.Tick, out Output) {
 			if n.used.Load() != 0 {
 				n.state, n.next = Delay, now+delayTime
 			} else if now-n.since > staleTime {
-				r.removeNeighbor(k, n)
-				changed = true
+				r.removeNeighbor(n)
 			}
 		case Delay:
 			if int32(now-n.next) >= 0 {
@@ -408,33 +344,30 @@ func (r *Router) Tick(now frame.Tick, out Output) {
 			}
 		case Failed:
 			if now-n.since > failedTime {
-				r.removeNeighbor(k, n)
+				r.removeNeighbor(n)
 			}
 		}
 		if (n.state == Probe || n.state == Incomplete) && now-n.next < 1<<31 {
-			changed = r.probe(k, n, now, out) || changed
+			r.probe(n, now, out)
 		}
-	}
-	if changed {
-		r.publishNeighbors()
 	}
 }
 
 // probe solicits the neighbor again, or declares it failed after maxProbes. The queued frames of a failed neighbor
 // are dropped and their senders get an ICMP error.
-func (r *Router) probe(k neighKey, n *neighbor, now frame.Tick, out Output) (failed bool) {
+func (r *Router) probe(n *neighbor, now frame.Tick, out Output) {
 	if n.probes < maxProbes {
 		n.probes++
 		n.next = now + retransTime
-		r.solicit(k, n.mac, out)
-		return false
+		r.solicit(n.key, n.mac, out)
+		return
 	}
 	r.become(n, Failed)
 	n.since = now
+	r.tellWorkers(n)
 	for _, p := range n.queue {
 		e := frame.NeighborFailed.Info().Error
 		r.sendErrorFor(p, e, 0, now, out)
 	}
 	r.dropQueue(n, out)
-	return true
 }

@@ -92,8 +92,8 @@ func entryOf(rt Route) *entry {
 type snapshot struct {
 	ifaces   [frame.MaxNets]*Interface // by network; the uplink has index NoNet
 	fib      *bart.Table[*entry]
-	neigh    neighTable[frame.Addr]
-	neigh6   neighTable[frame.Addr6]
+	neigh    *neighTable[frame.Addr]
+	neigh6   *neighTable[frame.Addr6]
 	pmtu     *pmtuCache            // what ICMP errors from outside have said, for MSS; shared by all snapshots
 	ways     *pmtuCache            // what the host's ways out have said; likewise
 	wayMTU   func(frame.Addr) int  // see SetWayMTU
@@ -112,8 +112,9 @@ type Router struct {
 
 	mu           sync.Mutex // Lock 70: protects everything below and writes of snap
 	neigh        map[neighKey]*neighbor
-	neighborsOf  [frame.MaxPorts]int       // entries of neigh charged to each port
-	unresolvedOf [frame.MaxPorts]int       // those without an answer
+	dry          bool // see DryRun: the workers' tables stay as they are
+	evictedAt    [frame.MaxPorts]frame.Tick
+	unresolvedOf [frame.MaxPorts]int       // entries of neigh without an answer that are charged to each port
 	incompleteOf [frame.MaxPorts]int       // those of them that are looked for
 	bucket       [frame.MaxPorts]bucket    // limits what each port sends to the slow path
 	service      Service                   // nil: the gateways serve nothing
@@ -130,6 +131,7 @@ type Router struct {
 
 // shares say who holds how much of what the slow path keeps.
 type shares struct {
+	neighbors  share.Pool
 	queue      share.Pool // bytes of frames queued for neighbors, by ingress port
 	assemblies share.Pool
 }
@@ -142,6 +144,7 @@ func (r *Router) DivideAmong(a share.Among) { r.shares.divide(a) }
 
 func (s *shares) divide(a share.Among) {
 	s.queue.Divide(maxQueueBytes, a, maxQueueBytes/8)
+	s.neighbors.Divide(maxNeighbors, a, maxOfPort)
 	s.assemblies.Divide(maxAssemblies, a, assembliesOfPort)
 }
 
@@ -149,6 +152,7 @@ func (s *shares) divide(a share.Among) {
 func (r *Router) SettleShares() {
 	r.shares.queue.Settle()
 	r.shares.assemblies.Settle()
+	r.shares.neighbors.Settle()
 }
 
 // New returns a router without interfaces.
@@ -156,6 +160,7 @@ func New() *Router {
 	r := &Router{neigh: map[neighKey]*neighbor{}, assemblies: map[assemblyKey]*assembly{}, defended: map[frame.NetID]frame.Tick{}, advertisers: map[frame.NetID]*advertiser{}, rng: rand.Uint64(), fragmentID: rand.Uint32()}
 	r.DivideAmong(share.Among{})
 	r.snap.Store(&snapshot{fib: &bart.Table[*entry]{}, pmtu: &pmtuCache{}, ways: &pmtuCache{}, wayMTU: func(frame.Addr) int { return 65535 }})
+	r.update(r.fillNeighbors)
 	return r
 }
 
@@ -246,7 +251,7 @@ func (r *Router) DeleteInterface(id frame.NetID, out Output) {
 	for k, n := range r.neigh {
 		if k.net == id {
 			r.dropQueue(n, out)
-			r.removeNeighbor(k, n)
+			r.removeNeighbor(n)
 		}
 	}
 	r.leave(r.snap.Load().ifaces[id], out)
@@ -257,7 +262,6 @@ func (r *Router) DeleteInterface(id frame.NetID, out Output) {
 				s.fib = s.fib.DeletePersist(p)
 			}
 		}
-		r.fillNeighbors(s)
 	})
 }
 

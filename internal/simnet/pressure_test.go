@@ -145,6 +145,48 @@ func TestNeighborsOfManyPorts(t *testing.T) {
 	must(t, n, "h71:5000 > d:7 \"another port\"\nd < h71:5000 \"another port\"\n")
 }
 
+// Four ports behind which very many stations answer leave room for those of another port. A port that has its part learns new stations in the place of
+// those that have been silent for longest.
+func TestNeighborsShare(t *testing.T) {
+	n := play(t, "network 1 10.0.0.1/24\nnetwork 2 10.1.0.1/16\nhost a 10.0.0.2 port 1\nhost d 10.1.255.9 port 90 net 2\n")
+	gateway, _ := n.DP.Router.Interface(2)
+	var hogs []*Host
+	for i := range 4 {
+		if err := n.more(fmt.Sprintf("host x%d 10.1.1.%d port %d net 2", i, i+1, i+2)); err != nil {
+			t.Fatal(err)
+		}
+		hogs = append(hogs, n.host(fmt.Sprintf("x%d", i)))
+	}
+	claim := func(h *Host, a frame.Addr) {
+		n.Inject(h, frametest.ARP(frame.BroadcastMAC, h.MAC, 1, a, gateway.Addr))
+	}
+	for i, h := range hogs {
+		for k := range 1100 {
+			if claim(h, frametest.Addr("10.1.16.0")+frame.Addr(i*2000+k)); k%100 == 0 {
+				n.Advance(frame.TicksPerSecond / 4)
+			}
+		}
+	}
+	if got := len(n.DP.Router.Neighbors()); got < 2000 || got > 3500 {
+		t.Errorf("four ports have %d of 4,096 neighbors", got)
+	}
+	for _, h := range n.hosts {
+		h.inbox = nil
+	}
+	must(t, n, "a:5000 > d:7 \"another port\"\nd < a:5000 \"another port\"\n")
+	n.Advance(40 * frame.TicksPerSecond) // they are stale now
+	late := frametest.Addr("10.1.200.0")
+	for k := range frame.Addr(20) {
+		claim(hogs[0], late+k)
+		n.Advance(1)
+	}
+	for k := range frame.Addr(20) {
+		if n.DP.Router.Station(2, (late+k).Netip()) == 0 {
+			t.Errorf("station %d of those that came late is not known", k)
+		}
+	}
+}
+
 // A port that floods is held to its limits, in frames of a class and in copies; another port's broadcasts still arrive.
 func TestStorms(t *testing.T) {
 	n := play(t, "network 1 10.0.0.1/24\n"+hosts(40))
