@@ -98,6 +98,67 @@ func TestClashTakesNoEntry(t *testing.T) {
 	}
 }
 
+// What a port has ended takes no room from others: it counts against the port until the grace period is over.
+func TestEndedEntriesLeaveRoom(t *testing.T) {
+	for _, flows := range []int{1024, 1 << 14} {
+		n, send := costBed(flows, 40000)
+		refused := 0
+		for i := range 4 * flows {
+			if send(1, frametest.Packet{Dst: frame.Addr(100 + i/40000), SrcPort: uint16(1024 + i%40000), DstPort: 80}) != frame.None {
+				refused++
+			}
+		}
+		if refused == 0 || !n.ManyEnded() {
+			t.Errorf("%d flows: port 1 was refused %d, reclaim soon: %v: this test shows nothing", flows, refused, n.ManyEnded())
+		}
+		for in := frame.PortID(2); in < 8; in++ {
+			for i := range flows / 32 {
+				if why := send(in, frametest.Packet{Dst: 8, SrcPort: uint16(1024 + i), DstPort: 80}); why != frame.None {
+					t.Fatalf("%d flows: flow %d of port %d: %s", flows, i, in, why.Info().Name)
+				}
+			}
+		}
+		n.Retire()
+		n.Reclaim()
+		for i := range 10 {
+			if why := send(1, frametest.Packet{Dst: 8, SrcPort: uint16(1024 + i), DstPort: 81}); why != frame.None {
+				t.Fatalf("%d flows: port 1 after the grace period: %s", flows, why.Info().Name)
+			}
+		}
+		for range 3 {
+			n.Flush(func(Flow) bool { return true })
+			n.Retire()
+			n.Reclaim()
+		}
+		for in := range frame.PortID(9) {
+			if a, b := n.endedFlows.Held(in), n.endedMaps.Held(in); a != 0 || b != 0 || n.flows.ended.Load() != 0 {
+				t.Errorf("%d flows: port %d is charged for %d flows and %d mappings in their grace period", flows, in, a, b)
+			}
+		}
+	}
+}
+
+// Time-outs end flows by the thousands at once. They keep no new flow from their port.
+func TestTimeoutsAreNotCharged(t *testing.T) {
+	n, send := costBed(1<<14, 40000)
+	for i := range 2000 {
+		if why := send(1, frametest.Packet{Dst: 7, SrcPort: uint16(1024 + i), DstPort: 80}); why != frame.None {
+			t.Fatal(i, why.Info().Name)
+		}
+	}
+	if ended := n.Expire(1e6, 1<<20); ended != 2000 {
+		t.Fatal(ended)
+	}
+	if a, b := n.endedFlows.Held(1), n.endedMaps.Held(1); a+b != 0 {
+		t.Errorf("port 1 is charged for %d flows and %d mappings", a, b)
+	}
+	n.Retire()
+	n.Reclaim()
+	if a, b := n.endedFlows.Held(1), n.endedMaps.Held(1); a|b != 0 {
+		t.Errorf("afterwards for %d and %d", a, b)
+	}
+}
+
 // A walk over the flows lets Reclaim run between two slices, and one that ends the flows of a port stops after its last flow.
 func TestWalksPause(t *testing.T) {
 	n, send := costBed(1<<16, 40000)

@@ -31,7 +31,7 @@ func exploreSome(t *testing.T, preemptions int, check func() error, threads ...f
 
 type four struct{ *table[frame.Addr] }
 
-func tableOfFour() four { return four{newTable[frame.Addr](4, 99, nil)} }
+func tableOfFour() four { return four{newTable[frame.Addr](4, 0, 99, nil)} }
 
 // add inserts an entry with the keys k and 1000+k2.
 func (t four) add(k, k2 int) (e uint32, out outcome) {
@@ -210,7 +210,7 @@ func TestInterleaveReclaim(t *testing.T) {
 			return errors.New("one entry was taken twice")
 		}
 		return tab.sound()
-	}, func() { e[0], out[0] = tab.add(1, 1) }, func() { e[1], out[1] = tab.add(2, 2) }, func() { tab.reclaim(list) })
+	}, func() { e[0], out[0] = tab.add(1, 1) }, func() { e[1], out[1] = tab.add(2, 2) }, func() { tab.reclaim(list, func(uint32) {}) })
 }
 
 // A thread takes an entry from the free list while another one takes two, and gives the first one back.
@@ -222,7 +222,7 @@ func TestInterleaveFreeList(t *testing.T) {
 	for e := uint32(1); e <= 4; e++ {
 		tab.unlink(e)
 	}
-	tab.reclaim(tab.retire())
+	tab.reclaim(tab.retire(), func(uint32) {})
 	var got [3]uint32
 	explore(t, func() error {
 		for e := uint32(tab.free.Load()); e != 0; e = tab.link[e-1].Load() {
@@ -246,7 +246,7 @@ func TestInterleaveRetire(t *testing.T) {
 	tab := tableOfFour()
 	a, _ := tab.add(1, 1)
 	b, _ := tab.add(2, 2)
-	exploreSome(t, 5, tab.sound, func() { tab.unlink(a) }, func() { tab.unlink(b) }, func() { tab.reclaim(tab.retire()) })
+	exploreSome(t, 5, tab.sound, func() { tab.unlink(a) }, func() { tab.unlink(b) }, func() { tab.reclaim(tab.retire(), func(uint32) {}) })
 }
 
 // A smallNAT has one address of the host, with the outside ports 20000 to 20001.

@@ -62,7 +62,7 @@ func parseName(what, s string, names []string) (int, error) {
 // A permission is also an entry of maps: it records a remote address that an endpoint has sent to, for
 // address-dependent filtering. The keys of a permission contain that address, too.
 type endpoint struct {
-	refs    atomic.Int32  // number of flows and permissions that use it
+	refs    atomic.Int32  // number of flows and permissions that use it; uncharged when it has ended and nobody is charged for its grace period
 	expires atomic.Uint32 // a Tick: until then other endpoints may send in; kept up only if the filtering allows that
 	parent  uint32        // of a permission: the mapping that it retains; 0 for a mapping
 	owner   frame.PortID  // the port charged for it
@@ -160,6 +160,7 @@ func (n *tracker[A]) newMapping(inside, outside frame.TupleOf[A], parent uint32,
 	_, _, out := n.maps.insert(m)
 	if out != inserted {
 		n.mapShares.Return(owner)
+		n.endedMaps.Charge(owner)
 	}
 	return m, out
 }
@@ -205,7 +206,7 @@ func (n *tracker[A]) permit(m uint32, remote A) (uint32, frame.Reason) {
 func (n *tracker[A]) retain(m uint32) bool {
 	for {
 		r := n.mappings[m].refs.Load()
-		if r == 0 {
+		if r <= 0 {
 			return false
 		}
 		if n.mappings[m].refs.CompareAndSwap(r, r+1) {
@@ -214,8 +215,12 @@ func (n *tracker[A]) retain(m uint32) bool {
 	}
 }
 
+const uncharged = -1
+
 // release removes a reference; releasing the last one removes the mapping or permission.
-func (n *tracker[A]) release(m uint32) {
+func (n *tracker[A]) release(m uint32) { n.releaseFor(m, replaced) }
+
+func (n *tracker[A]) releaseFor(m uint32, why ending) {
 	s := &n.mappings[m]
 	if s.refs.Add(-1) != 0 {
 		return
@@ -224,9 +229,13 @@ func (n *tracker[A]) release(m uint32) {
 	if !n.maps.unlink(m) {
 		return
 	}
-	n.mapShares.Return(owner)
-	if parent != 0 {
-		n.release(parent)
+	if why == timedOut { // as in end
+		s.refs.Store(uncharged)
+	} else {
+		n.endedMaps.Charge(owner)
+	}
+	if n.mapShares.Return(owner); parent != 0 {
+		n.releaseFor(parent, why)
 		return
 	}
 	n.releasePort(outside.Src, protoIndex(outside.Proto), outside.SrcPort, owner, inside.Src)

@@ -63,6 +63,9 @@ type tracker[A frame.Address] struct {
 	asked          askedPackets[A]
 	flowShares     share.Pool                                          // of the flow table
 	mapShares      share.Pool                                          // of maps
+	endedFlows     share.Pool                                          // of the flow table's grace room
+	endedMaps      share.Pool                                          // likewise of maps'
+	reclaimSoon    atomic.Uint32                                       // 1: a port got no flow, because its part of the grace room is used
 	portShares     [protocols]share.Pool                               // of the outside ports, summed over addresses: in use or in quarantine
 	resting        [protocols][frame.MaxPorts]atomic.Int32             // by port charged: outside ports in quarantine
 	served         [frame.MaxPorts]atomic.Int32                        // by port charged: flows that began elsewhere
@@ -117,6 +120,7 @@ const (
 	byPrefix      = 1 << 16 // an address is translated by a rule with a prefix, or stays: see Masquerade.Outside
 	hairpinned    = 1 << 17 // from inside to an outside address of such a rule: both ends are inside
 	secondTry     = 1 << 18 // its way out has refused the source address or the port of the flow before it
+	endedInTime   = 1 << 19 // its time-out has ended it: nobody is charged for its grace period
 	stateMask     = 0xff
 
 	waysShift = 24 // the top byte: the value of NAT.ways for which the way out has been asked
@@ -145,13 +149,13 @@ func New(o Options) *NAT {
 func newTracker[A frame.Address](s *shared, o *Options, flows int, outside OutsideOf[A]) *tracker[A] {
 	maps := min(3*65536, flows) // enough for all ports of TCP, UDP and ICMP
 	n := &tracker[A]{
-		shared: s, flows: newTable[A](flows, o.Seed, o.Alloc), state: slab[flow](o.Alloc, flows+1),
-		maps: newTable[A](maps, o.Seed+1, o.Alloc), mappings: slab[endpoint](o.Alloc, maps+1),
+		shared: s, flows: newTable[A](flows, graceRoom(flows), o.Seed, o.Alloc), maps: newTable[A](maps, graceRoom(maps), o.Seed+1, o.Alloc),
 		maxFlows: min(o.FlowsPerPort, flows), outside: outside,
 	}
+	n.state, n.mappings = slab[flow](o.Alloc, len(n.flows.keys)), slab[endpoint](o.Alloc, len(n.maps.keys))
 	n.addrs.list.Store(&[]*hostAddr[A]{})
 	if o.Strict {
-		n.windows = newWindows(flows + 1)
+		n.windows = newWindows(len(n.state))
 	}
 	n.config.Store(&config[A]{})
 	return n
@@ -181,6 +185,8 @@ func (n *NAT) SettleShares() {
 func (n *tracker[A]) settleShares() {
 	n.flowShares.Settle()
 	n.mapShares.Settle()
+	n.endedFlows.Settle()
+	n.endedMaps.Settle()
 	for i := range n.portShares {
 		n.portShares[i].Settle()
 	}
@@ -189,6 +195,8 @@ func (n *tracker[A]) settleShares() {
 func (n *tracker[A]) shareLocked(c *config[A]) {
 	n.flowShares.Divide(n.flows.limit(), n.among, n.maxFlows)
 	n.mapShares.Divide(n.maps.limit(), n.among, 0)
+	n.endedFlows.Divide(graceRoom(n.flows.limit()), n.among, 0)
+	n.endedMaps.Divide(graceRoom(n.maps.limit()), n.among, 0)
 	for i := range n.portShares {
 		if c.pool[i] != nil {
 			n.portShares[i].Divide(c.pool[i].Len(), n.among, 0)
@@ -214,14 +222,19 @@ func (n *tracker[A]) end(e uint32, why ending) bool {
 	s := &n.state[e]
 	k := &n.flows.keys[e]
 	n.flowShares.Return(s.port)
+	if why == timedOut { // the slow path sees to it that these never become many
+		s.state.Or(endedInTime)
+	} else {
+		n.endedFlows.Charge(s.port)
+	}
 	if s.state.Load()&servedFlow != 0 {
 		n.served[s.port].Add(-1)
 	}
 	if s.mapping != 0 {
-		n.release(s.mapping)
+		n.releaseFor(s.mapping, why)
 	}
 	if s.inboundMapping != 0 {
-		n.release(s.inboundMapping)
+		n.releaseFor(s.inboundMapping, why)
 	}
 	i := protoIndex(k[1].Proto)
 	if s.state.Load()&overloadsPort != 0 {
@@ -291,6 +304,7 @@ func (n *NAT) Retire() bool {
 }
 
 func (n *tracker[A]) retire() bool {
+	n.reclaimSoon.Store(0)
 	if n.retiring == [2]uint64{} {
 		n.retiring = [2]uint64{n.flows.retire(), n.maps.retire()}
 	}
@@ -307,8 +321,16 @@ func (n *NAT) Reclaim() {
 func (n *tracker[A]) reclaim() {
 	n.listing.Lock()
 	defer n.listing.Unlock()
-	n.flows.reclaim(n.retiring[0])
-	n.maps.reclaim(n.retiring[1])
+	n.flows.reclaim(n.retiring[0], func(e uint32) {
+		if s := &n.state[e]; s.state.Load()&endedInTime == 0 {
+			n.endedFlows.Return(s.port)
+		}
+	})
+	n.maps.reclaim(n.retiring[1], func(m uint32) {
+		if s := &n.mappings[m]; s.refs.Load() != uncharged {
+			n.endedMaps.Return(s.owner)
+		}
+	})
 	n.retiring = [2]uint64{}
 }
 

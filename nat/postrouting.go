@@ -252,6 +252,9 @@ func (n *tracker[A]) create(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 
 // charge counts a flow that is about to be created, and reports whether its port may have it.
 func (n *tracker[A]) charge(d *pendingFlow[A]) bool {
+	if !n.hasGraceRoom(d.port, false) {
+		return false
+	}
 	for range 2 {
 		class, ok := n.mayCharge(d)
 		if ok && n.flowShares.Take(d.port) {
@@ -400,7 +403,9 @@ func (n *tracker[A]) confirm(c *config[A], f packet[A], d *pendingFlow[A], b *fr
 				return frame.FlowTableFull
 			}
 			n.fill(e, c, d, f, b.Tick)
-			other, dir, out = n.flows.insert(e)
+			if other, dir, out = n.flows.insert(e); out != inserted {
+				n.endedFlows.Charge(d.port)
+			}
 		}
 		switch out {
 		case inserted:

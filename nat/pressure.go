@@ -196,7 +196,21 @@ func (n *tracker[A]) nearFull() bool {
 func (n *NAT) ManyEnded() bool { return n.manyEnded() || n.six.manyEnded() }
 
 //uvswitch:hot
-func (n *tracker[A]) manyEnded() bool { return n.flows.manyEnded() || n.maps.manyEnded() }
+func (n *tracker[A]) manyEnded() bool {
+	return n.flows.manyEnded() || n.maps.manyEnded() || n.reclaimSoon.Load() != 0
+}
+
+// hasGraceRoom reports whether a port may have a new flow, as far as its entries in their grace period are concerned: they, too, take room
+// that others need.
+func (n *tracker[A]) hasGraceRoom(id frame.PortID, dry bool) bool {
+	if n.endedFlows.May(id) && n.endedMaps.May(id) {
+		return true
+	}
+	if !dry {
+		n.reclaimSoon.Store(1)
+	}
+	return false
+}
 
 // EarlyDrop keeps room in the flow table. When the table is more than 15/16 full, it ends evictable flows until the
 // table is 7/8 full: first those of the port that has most of them, then those of the next. It returns how many flows

@@ -8,7 +8,8 @@ import (
 )
 
 // A table maps pairs of keys, which are tuples of one address family, to small numbers, its entries. An entry is found by either of its keys, one for each
-// direction; a lookup returns the entry and the direction. The table has a fixed size and holds no pointer.
+// direction; a lookup returns the entry and the direction. The table has a fixed size and holds no pointer. It has more entries than its limit
+// says: those that have ended are in the grace period, and take no room from new ones.
 //
 // A key can be in two buckets of sixteen words. A lookup therefore reads two cache lines at most and, as a rule,
 // compares one entry. A word is
@@ -30,6 +31,7 @@ type table[A frame.Address] struct {
 	nextUnused atomic.Uint32   // entries from this one on were never used
 	used       atomic.Int64
 	ended      atomic.Int64 // entries in their grace period: neither used nor free
+	most       int          // entries in use
 	seed       uint64
 	shift      uint // of the tag in a word
 }
@@ -45,13 +47,17 @@ const (
 	maxEntries = 1<<25 - 2
 )
 
-// newTable returns a table for the given number of entries, at most maxEntries, in memory from alloc.
-func newTable[A frame.Address](entries int, seed uint64, alloc Alloc) *table[A] {
-	entries = min(entries, maxEntries)
+// graceRoom is how many entries of a table with this limit may be in their grace period.
+func graceRoom(limit int) int { return max(limit/32, 256) }
+
+// newTable returns a table for the given number of entries in use, and grace more, at most maxEntries, in memory from alloc.
+func newTable[A frame.Address](most, grace int, seed uint64, alloc Alloc) *table[A] {
+	entries := min(most+grace, maxEntries)
 	t := &table[A]{
 		buckets: slab[tableBucket](alloc, (3*entries+len(tableBucket{})-1)/len(tableBucket{})), // two words an entry, two thirds full
 		keys:    slab[[2]frame.TupleOf[A]](alloc, entries+1),
 		link:    slab[atomic.Uint32](alloc, entries+1),
+		most:    min(most, maxEntries),
 		seed:    seed, shift: uint(bits.Len(uint(entries))) + 2,
 	}
 	t.nextUnused.Store(1) // entry 0 is not used: its word could be 0
@@ -123,6 +129,9 @@ func (t *table[A]) probe(k frame.TupleOf[A]) outcome {
 
 // alloc takes a free entry and sets its keys.
 func (t *table[A]) alloc(k0, k1 frame.TupleOf[A]) (uint32, bool) {
+	if t.used.Load() >= int64(t.most) {
+		return 0, false
+	}
 	e, ok := t.pop(&t.free)
 	if !ok {
 		if t.nextUnused.Load() >= uint32(len(t.keys)) {
@@ -264,23 +273,22 @@ func (t *table[A]) isLive(e uint32) bool { return t.link[e].Load() == live }
 // boundary.
 func (t *table[A]) retire() uint64 { return t.retired.Swap(0) }
 
-// reclaim moves the entries of a retired list to the free list.
-func (t *table[A]) reclaim(list uint64) {
+// reclaim moves the entries of a retired list to the free list, after a call of freed for each.
+func (t *table[A]) reclaim(list uint64, freed func(e uint32)) {
 	n := int64(0)
 	for e := uint32(list); e != 0; n++ {
 		next := t.link[e-1].Load()
+		freed(e - 1)
 		t.push(&t.free, e-1)
 		e = next
 	}
 	t.ended.Add(-n)
 }
 
-// manyEnded reports whether so many entries are in their grace period that it should end soon: a quarter of what is not used.
+// manyEnded reports whether so many entries are in their grace period that it should end soon.
 //
 //uvswitch:hot
-func (t *table[A]) manyEnded() bool {
-	return t.ended.Load() > (int64(t.limit())-t.used.Load())/4
-}
+func (t *table[A]) manyEnded() bool { return t.ended.Load() > int64(graceRoom(t.most)/8) }
 
 func (t *table[A]) push(head *atomic.Uint64, e uint32) {
 	for {
@@ -309,5 +317,5 @@ func (t *table[A]) pop(head *atomic.Uint64) (uint32, bool) {
 // highWater is one above the highest entry ever used: a walk visits 1 to highWater()-1.
 func (t *table[A]) highWater() uint32 { return min(t.nextUnused.Load(), uint32(len(t.keys))) }
 
-// limit returns the maximum number of entries.
-func (t *table[A]) limit() int { return len(t.keys) - 1 }
+// limit returns the maximum number of entries in use.
+func (t *table[A]) limit() int { return t.most }

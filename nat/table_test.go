@@ -20,7 +20,7 @@ func tuple(n int) frame.Tuple {
 // The table behaves like two maps: an entry is found by both keys or by neither.
 func TestTableAgainstMaps(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		tab := newTable[frame.Addr](64, rapid.Uint64().Draw(t, "seed"), nil)
+		tab := newTable[frame.Addr](64, 0, rapid.Uint64().Draw(t, "seed"), nil)
 		type where struct {
 			e   uint32
 			dir uint8
@@ -38,7 +38,7 @@ func TestTableAgainstMaps(t *testing.T) {
 				delete(model, tab.keys[e][1])
 				entries = append(entries[:i], entries[i+1:]...)
 				if rapid.Bool().Draw(t, "reclaim") {
-					tab.reclaim(tab.retire())
+					tab.reclaim(tab.retire(), func(uint32) {})
 				}
 				continue
 			}
@@ -80,7 +80,7 @@ func TestTableAgainstMaps(t *testing.T) {
 // A table takes as many entries as its capacity, whatever the keys.
 func TestTableFills(t *testing.T) {
 	const n = 1 << 17
-	tab := newTable[frame.Addr](n, 12345, nil)
+	tab := newTable[frame.Addr](n, 0, 12345, nil)
 	for i := range n {
 		k := frame.Tuple{Src: frame.Addr(i), Dst: 1, SrcPort: 5, Proto: frame.UDP}
 		e, ok := tab.alloc(k, k.Reverse())
@@ -99,7 +99,7 @@ func TestTableFills(t *testing.T) {
 // Several workers insert the same keys at once: each key gets one entry, and a worker that loses gets the winner's.
 func TestTableConcurrentInsert(t *testing.T) {
 	const workers, keys = 4, 3000
-	tab := newTable[frame.Addr](workers*keys, 99, nil)
+	tab := newTable[frame.Addr](workers*keys, 0, 99, nil)
 	var got [workers][keys]uint32
 	var retries atomic.Int64
 	var wg sync.WaitGroup
@@ -191,7 +191,7 @@ func hugePages(n int) []byte {
 
 func BenchmarkLookup(b *testing.B) {
 	for _, n := range []int{1000, 10000, 100000, 1000000} {
-		tab := newTable[frame.Addr](n, 7, hugePages)
+		tab := newTable[frame.Addr](n, 0, 7, hugePages)
 		for i := range n {
 			k := frame.Tuple{Src: frame.Addr(i), Dst: 1, SrcPort: uint16(i), DstPort: 443, Proto: frame.TCP}
 			e, _ := tab.alloc(k, k.Reverse())

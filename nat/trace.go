@@ -45,6 +45,9 @@ func (n *NAT) Planned() bool { return n.planned || n.six.planned }
 
 // plan is the second half of create for a dry batch.
 func (n *tracker[A]) plan(c *config[A], f packet[A], d *pendingFlow[A], leaves bool, b *frame.Batch) frame.Reason {
+	if !n.hasGraceRoom(d.port, true) {
+		return frame.FlowQuota
+	}
 	if class, ok := n.mayCharge(d); !ok && !n.evictFor(class, d.port, true) {
 		return frame.FlowQuota
 	}

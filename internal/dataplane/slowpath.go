@@ -89,8 +89,9 @@ func (k *slowPath) process(now frame.Tick) []frame.PortID {
 		k.parked.shares.Settle()
 		k.dp.NAT.AgeFragments(now)
 	}
+	many := false
 	if k.sweep > 0 {
-		k.dp.NAT.Expire(now, min(k.sweep, sweepSlice))
+		many = k.dp.NAT.Expire(now, min(k.sweep, sweepSlice)) > 0
 		if k.sweep -= sweepSlice; k.sweep > 0 {
 			k.notify()
 		}
@@ -108,7 +109,7 @@ func (k *slowPath) process(now frame.Tick) []frame.PortID {
 	dead := k.dead
 	k.dead = nil
 	k.deadMu.Unlock()
-	if (due || pressed || k.dp.NAT.ManyEnded()) && k.dp.NAT.Retire() {
+	if (due || pressed || many || k.dp.NAT.ManyEnded()) && k.dp.NAT.Retire() {
 		k.dp.Barrier()
 		k.dp.NAT.Reclaim()
 	}

@@ -143,6 +143,14 @@ func (p *Pool) TakeMany(id frame.PortID, n int) bool {
 	return true
 }
 
+// Charge gives port id one more unit, whether or not the port may have it.
+func (p *Pool) Charge(id frame.PortID) {
+	p.held[id].Add(1)
+	if n := p.borrowed(int64(p.sum[p.tenantOf(id)].Add(1)), 1); n > 0 {
+		p.left.Add(-n)
+	}
+}
+
 // Return takes a unit back.
 func (p *Pool) Return(id frame.PortID) { p.ReturnMany(id, 1) }
 

@@ -3,6 +3,7 @@ package simnet
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -371,11 +372,13 @@ var provocations = func() map[frame.Reason]provocation {
 		frame.TCPOutOfWindow: {before: "a:20003 > o:80 tcp S seq 1\no < 198.51.100.1:* tcp S\no reply tcp S. seq 1 ack 2\na < o:80 tcp S.\n", do: func(x *teasing) {
 			x.send("a", frametest.Packet{Proto: tcp, Flags: frame.FlagACK, SrcPort: 20003, DstPort: 80, TCPSeq: 900000000, TCPAck: 2, Payload: big(5)})
 		}},
-		frame.FlowTableFull: {do: func(x *teasing) {
-			for i := range 65 { // in one batch: flows that have ended take their places until it is over
-				x.send("a", frametest.Packet{DstPort: uint16(9 + i)})
+		frame.FlowTableFull: {do: func(x *teasing) { // more ports than places
+			for i := range 9 {
+				x.n.Settle()
+				x.play(fmt.Sprintf("host h%d 10.0.0.%d port %d\n", i, 10+i, 10+i))
+				x.send(fmt.Sprintf("h%d", i), frametest.Packet{})
 			}
-		}, untold: true},
+		}},
 		frame.FlowQuota: {untold: true, do: func(x *teasing) {
 			for i := range 200 {
 				x.send("a", frametest.Packet{Proto: frame.GRE, Dst: a("203.0.113.8") + frame.Addr(i)})
@@ -527,7 +530,7 @@ func TestEveryReason(t *testing.T) {
 			case frame.TCPOutOfWindow:
 				options = "nat windows strict\n"
 			case frame.FlowTableFull:
-				options = "nat flows 32\n"
+				options = "nat flows 8\n"
 			}
 			n, err := Run(options + reasonsBed + p.before)
 			if err != nil {
