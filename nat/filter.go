@@ -139,9 +139,13 @@ func (n *tracker[A]) filter(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 // followOrTrack lets f pass if it belongs to a flow, or if it may begin one, which then is made.
 func (n *tracker[A]) followOrTrack(c *config[A], f packet[A], b *frame.Batch, toHost, policed, closed bool) frame.Reason {
 	group := f.Dst.IsGroup() // nobody answers: no flow
-	if e, dir, ok := n.find(c, f.tuple, b); ok && !group {
+	e, dir, ok, why := n.follow(c, f, b)
+	switch {
+	case why != frame.None:
+		return why
+	case ok && !group:
 		f.Flow, f.Dir = e, dir
-	} else {
+	default:
 		if toHost && !c.inbound.opens(f.Frame) {
 			return frame.HostInbound
 		}

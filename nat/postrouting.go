@@ -135,9 +135,9 @@ type pendingFlow[A frame.Address] struct {
 // create makes the flow that f begins, or finds that another packet has just made it. It sets f.Flow and f.Dir. In a
 // dry batch the flow is only planned, in entry 0.
 func (n *tracker[A]) create(c *config[A], f packet[A], b *frame.Batch) frame.Reason {
-	if e, dir, ok := n.find(c, f.tuple, b); ok { // made by an earlier frame of this batch, or by another worker
+	if e, dir, ok, why := n.follow(c, f, b); ok || why != frame.None { // made by an earlier frame of this batch, or by another worker
 		f.Flow, f.Dir = e, dir
-		return frame.None
+		return why
 	}
 	if why := begins(f.Frame); why != frame.None {
 		return why

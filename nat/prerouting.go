@@ -72,7 +72,11 @@ func (n *tracker[A]) preRouteTuple(c *config[A], f packet[A], b *frame.Batch, ou
 	if f.Flags&frame.ICMPError != 0 {
 		return n.preRouteError(c, f, b, outside)
 	}
-	if e, dir, ok := n.find(c, f.tuple, b); ok {
+	e, dir, ok, why := n.follow(c, f, b)
+	switch {
+	case why != frame.None:
+		return why
+	case ok:
 		f.NAT, f.Flow, f.Dir = frame.NATEstablished, e, dir
 		t := n.translated(e, dir)
 		*f.dst, f.RoutePort = t.Dst, t.DstPort
@@ -170,6 +174,45 @@ func (n *tracker[A]) find(c *config[A], t *frame.TupleOf[A], b *frame.Batch) (e 
 		return 0, 0, false
 	}
 	return e, dir, true
+}
+
+// follow finds the flow that a frame goes on with. What begins a connection goes on with no flow that has ended: that flow ends, and the new
+// connection is judged like any other one (linux net/netfilter/nf_conntrack_proto_tcp.c, nf_conntrack_tcp_packet). Nor does the end that
+// was called begin one by the flow of the call.
+//
+//uvswitch:hot
+func (n *tracker[A]) follow(c *config[A], f packet[A], b *frame.Batch) (e uint32, dir uint8, ok bool, why frame.Reason) {
+	e, dir, ok = n.find(c, f.tuple, b)
+	if !ok || !opens(f.Frame) {
+		return e, dir, ok, frame.None
+	}
+	w := n.state[e].state.Load()
+	switch s := tcpState(w & stateMask); {
+	case f.Proto == frame.TCP && (s == tcpTimeWait || s == tcpClose):
+		if !b.Dry {
+			n.end(e, replaced)
+		}
+		return 0, 0, false, frame.None
+	case dir == 1 && f.Proto == frame.TCP && s != tcpSynSent && s != tcpSynSent2, // those are a simultaneous open
+		dir == 1 && f.Proto == frame.SCTP && w&seenReply != 0:
+		return 0, 0, false, frame.FlowInvalid
+	}
+	return e, dir, true, frame.None
+}
+
+// opens reports whether a frame asks for a new connection of TCP or SCTP.
+//
+//uvswitch:hot
+func opens(f *frame.Frame) bool {
+	switch {
+	case f.Proto == frame.TCP:
+		return tcpFlags(f)&(frame.FlagSYN|frame.FlagACK|frame.FlagRST) == frame.FlagSYN
+	case f.Proto == frame.SCTP && f.FragOffset() == 0:
+		const header, chunkINIT = 12, 1 // RFC 9260, 3.1 and 3.2
+		p := f.Payload()
+		return len(p) > header && p[header] == chunkINIT
+	}
+	return false
 }
 
 // endStale ends a flow that has expired or is no longer valid.

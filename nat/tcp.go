@@ -71,7 +71,7 @@ var tcpNext = func() (t [2][segments][tcpStates]tcpState) {
 	)
 	//                                 no  ss  sr  es  fw  cw  la  tw  cl  s2
 	t[0] = [segments][tcpStates]tcpState{
-		segSYN:    {ss, ss, sr, es, fw, cw, la, ss, ss, s2}, // on a closed flow: the flow is used again
+		segSYN:    {ss, ss, sr, es, fw, cw, la, tw, cl, s2}, // on a closed flow, it begins another one: see follow
 		segSYNACK: {no, ss, sr, es, fw, cw, la, tw, cl, sr}, // answer to a simultaneous open
 		segFIN:    {no, ss, fw, fw, la, la, la, tw, cl, s2},
 		segACK:    {es, ss, es, es, cw, cw, tw, tw, cl, s2}, // on NONE: the connection began before tracking did
@@ -79,7 +79,7 @@ var tcpNext = func() (t [2][segments][tcpStates]tcpState) {
 		segOther:  {no, ss, sr, es, fw, cw, la, tw, cl, s2},
 	}
 	t[1] = [segments][tcpStates]tcpState{
-		segSYN:    {no, s2, sr, es, fw, cw, la, ss, ss, s2},
+		segSYN:    {no, s2, sr, es, fw, cw, la, tw, cl, s2},
 		segSYNACK: {no, sr, sr, es, fw, cw, la, tw, cl, sr},
 		segFIN:    {no, ss, fw, fw, la, la, la, tw, cl, s2},
 		segACK:    {no, ss, sr, es, cw, cw, tw, tw, cl, s2},

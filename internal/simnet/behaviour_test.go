@@ -105,6 +105,16 @@ func TestBehaviour_SCTP(t *testing.T) {
 			t.Errorf("from port %d: left by %d, % x", port, out, l4)
 		}
 	}
+	// Who was called by an association does not begin another one by its ports.
+	const initChunk, initAckChunk = 1, 2
+	o := n.host("o")
+	for i, chunk := range []byte{initAckChunk, initChunk} {
+		a.inbox = nil
+		n.Inject(o, frametest.Packet{SrcMAC: o.MAC, DstMAC: uplinkMAC, Src: o.Addr, Dst: frametest.Addr("198.51.100.1"), Proto: frame.SCTP, Payload: sctpChunk(80, 20000, chunk)}.Raw())
+		if got := len(a.inbox); got != 1-i {
+			t.Errorf("chunk %d: %d packets arrive; drops %v", chunk, got, n.DP.Drops())
+		}
+	}
 	play(t, bed+`publish 9000:9000 b
 o:4000 > 198.51.100.1:9000 sctp
 b < o:4000 sctp
@@ -251,8 +261,11 @@ func TestBehaviour_EaseFindsWhoMayGo(t *testing.T) {
 }
 
 // sctpPacket is an SCTP packet with its CRC32c (RFC 9260, appendix A).
-func sctpPacket(src, dst uint16) []byte {
-	b := append([]byte{byte(src >> 8), byte(src), byte(dst >> 8), byte(dst), 1, 2, 3, 4, 0, 0, 0, 0}, "a chunk of some length"...)
+func sctpPacket(src, dst uint16) []byte { return sctpChunk(src, dst, 0) }
+
+// sctpChunk is a packet with a chunk of this type.
+func sctpChunk(src, dst uint16, chunk byte) []byte {
+	b := append([]byte{byte(src >> 8), byte(src), byte(dst >> 8), byte(dst), 1, 2, 3, 4, 0, 0, 0, 0, chunk, 0, 0, 20}, "content of chunk"...)
 	binary.LittleEndian.PutUint32(b[8:], crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
 	return b
 }
