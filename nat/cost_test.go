@@ -62,6 +62,53 @@ func TestRefusedPortSearchesOnce(t *testing.T) {
 	}
 }
 
+// Two inside addresses behind one port: thousands of ports rest for the one, and the other one may have none of them. It does not look at them all for
+// each packet, and finds its own when it has some.
+func TestOthersRestingPortsAreNotSearched(t *testing.T) {
+	for _, proto := range []uint8{frame.UDP, frame.TCP, frame.SCTP} {
+		n, _ := costBed(1<<16, 40000)
+		send := func(src frame.Addr, port int, flags uint8) frame.Reason {
+			p := frametest.Packet{Src: src, Dst: 7, Proto: proto, Flags: flags, SrcPort: uint16(port), DstPort: 80}
+			if proto == frame.SCTP {
+				p.Payload = append([]byte{byte(port >> 8), byte(port), 0, 80}, make([]byte, 12)...)
+			}
+			b := frametest.Batch(1, 10, p.Raw())
+			f := &b.Frames[0]
+			f.Net, f.Verdict = 1, frame.Local
+			n.PreRouting(b)
+			if f.Verdict == frame.Local {
+				f.Verdict, f.Egress = frame.Routed, frame.NoNet
+			}
+			n.PostRouting(b)
+			return f.Reason
+		}
+		const one, other = 0x0a000005, 0x0a000006
+		for i := range 20000 {
+			send(one, 1024+i, frame.FlagSYN)
+		}
+		n.Flush(func(Flow) bool { return true })
+		n.Retire()
+		n.Reclaim()
+		i := protoIndex(proto)
+		if rests := n.resting[i][1].Load(); rests < 5000 {
+			t.Fatalf("protocol %d: %d ports rest: this test shows nothing", proto, rests)
+		}
+		draws := n.draws.Load()
+		for i := range 100 {
+			send(other, 1024+i, frame.FlagSYN)
+		}
+		if drawn := n.draws.Load() - draws; proto != frame.TCP && drawn > 10 { // TCP shares ports, and draws for that
+			t.Errorf("protocol %d: %d searches for 100 packets", proto, drawn)
+		}
+		if now := n.now.Load(); !n.noneRests[i][1].is(uint64(n.addrWord(other))<<32|uint64(now), now) {
+			t.Errorf("protocol %d: it is not noted that none rests", proto)
+		}
+		if why := send(one, 61000, frame.FlagSYN); why != frame.None {
+			t.Errorf("protocol %d: the address that has resting ports: %s", proto, why.Info().Name)
+		}
+	}
+}
+
 // In the first second of a shortage, a SYN is dropped in silence: its sender sends it again. Afterwards, the sender is told.
 func TestSilenceInAShortage(t *testing.T) {
 	n, _ := costBed(64, 64)

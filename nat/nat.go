@@ -68,6 +68,8 @@ type tracker[A frame.Address] struct {
 	reclaimSoon    atomic.Uint32                                       // 1: a port got no flow, because its part of the grace room is used
 	portShares     [protocols]share.Pool                               // of the outside ports, summed over addresses: in use or in quarantine
 	resting        [protocols][frame.MaxPorts]atomic.Int32             // by port charged: outside ports in quarantine
+	restedLast     [protocols][frame.MaxPorts]atomic.Uint32            // likewise: the outside port that came there last
+	noneRests      [protocols][frame.MaxPorts]exhaustedFor             // likewise: see chooseResting
 	served         [frame.MaxPorts]atomic.Int32                        // by port charged: flows that began elsewhere
 	loose          [protocols + 1][frame.MaxPorts]looseFlows           // by protocol + 1, and port charged
 	among          share.Among                                         // who shares these; guarded by mu

@@ -88,6 +88,8 @@ func (n *tracker[A]) releasePort(at A, i int, port uint16, owner frame.PortID, i
 	r.owner.Store(uint32(owner))
 	n.resting[i][owner].Add(1)
 	o.quarantine.Claim(port)
+	n.restedLast[i][owner].Store(uint32(port))
+	n.noneRests[i][owner].forget()
 }
 
 // EndQuarantine frees the ports whose quarantine time has passed. The slow path calls it.
@@ -219,12 +221,36 @@ func (n *tracker[A]) choose(c *config[A], a *hostAddr[A], i int, d *pendingFlow[
 		}
 	}
 	if rests {
-		return noPorts.search(o.quarantine, n.randomPort(pool), want, func(p uint16) bool {
-			return pool.Has(p) && good.takes(p) && n.reuse(o, i, p, inside.Src, owner, dry)
-		})
+		return n.chooseResting(o, i, d, pool, good, dry)
 	}
 	return 0, false
 }
+
+// chooseResting takes a port that the inside address of d has in quarantine. Other addresses behind the same port may have very many there. So it looks
+// at the one that came last, and at a bounded number of others; if these are not the address's own, it looks again in another Tick.
+func (n *tracker[A]) chooseResting(o *outsidePorts, i int, d *pendingFlow[A], pool *PortSet, good *chooser[A], dry bool) (uint16, bool) {
+	now := n.now.Load()
+	key := uint64(n.addrWord(d.orig.Src))<<32 | uint64(now)
+	if n.noneRests[i][d.port].is(key, now) {
+		return 0, false
+	}
+	try := func(p uint16) bool {
+		return pool.Has(p) && good.takes(p) && n.reuse(o, i, p, d.orig.Src, d.port, dry)
+	}
+	if p := uint16(n.restedLast[i][d.port].Load()); try(p) {
+		return p, true
+	}
+	left := restingScan
+	if p, ok := noPorts.search(o.quarantine, n.randomPort(pool), d.orig.SrcPort, func(p uint16) bool { left--; return left < 0 || try(p) }); ok && left >= 0 {
+		return p, true
+	}
+	if !dry {
+		n.noneRests[i][d.port].note(key)
+	}
+	return 0, false
+}
+
+const restingScan = 512
 
 var noPorts PortSet
 
@@ -320,7 +346,7 @@ const (
 )
 
 // An exhaustedFor remembers a search for a port that found none, so that it is not repeated within the same Tick: for a destination, all
-// ports that an owner might share have a flow. It is a hash of what was searched for, and of the Tick.
+// ports that an owner might share have a flow; or none rests that an address may have again. It is a hash of what was searched for, and of the Tick.
 type exhaustedFor struct{ key atomic.Uint64 }
 
 func (x *exhaustedFor) is(key uint64, now uint32) bool { return now != 0 && x.key.Load() == key }
