@@ -241,6 +241,7 @@ func newDaemon(o Options) (*Daemon, error) {
 		d.dp.DivideAlso(d.engine.Share)
 	}
 	names := dns.NewServer(gateway.ResolvConf)
+	d.dp.DivideAlso(names.DivideAmong)
 	if helper, ok := o.TAPs.(interface{ OpenResolvConf() (*os.File, error) }); ok {
 		names.SetOpener(helper.OpenResolvConf)
 	}

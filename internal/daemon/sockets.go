@@ -8,11 +8,10 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/model"
+	"github.com/uvswitch/uvswitch/internal/rights"
 	"github.com/uvswitch/uvswitch/internal/sockets"
 	"github.com/uvswitch/uvswitch/internal/uplink"
 	"github.com/uvswitch/uvswitch/internal/usedports"
@@ -31,20 +30,13 @@ func (d *Daemon) Sockets() (used, most int, ok bool) {
 	return used, most, true
 }
 
-// keptDescriptors are left to the rest of the switch: ports, namespaces, clients of the control API.
-const keptDescriptors = 256
-
 // openSockets makes the engine that has the sockets.
 func (d *Daemon) openSockets() (err error) {
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return err
-	}
 	ula := d.config.ULA.Addr().As16()
 	ula[15] = 1
 	d.engine, err = sockets.New(sockets.Options{
 		MAC: uplink.RouterMAC, PeerMAC: d.up.MAC, Clock: func() int64 { return int64(time.Since(d.started)) },
-		Sockets: int(min(max(int64(limit.Cur)-keptDescriptors, int64(limit.Cur)/4), 1<<20)), JoinsUDP: true, Ephemeral: usedports.Ephemeral(), MayHost: mayHost(d.config.Host.Inbound),
+		Sockets: rights.SocketFiles(), JoinsUDP: true, Ephemeral: usedports.Ephemeral(), MayHost: mayHost(d.config.Host.Inbound),
 		LocalClient: [2]netip.Addr{loopbackClient, netip.AddrFrom16(ula)},
 	})
 	return err

@@ -37,7 +37,7 @@ type Dataplane struct {
 	uplink  frame.PortID                  // NoPort without one
 	spare   func() bool                   // see Balance; nil: ports stay where they are
 	tenants map[frame.PortID]frame.PortID // see SetTenants; under mu
-	also    func(share.Among)             // see DivideAlso
+	also    []func(share.Among)           // see DivideAlso
 	ports   atomic.Int32                  // len(readers)
 }
 
@@ -195,8 +195,8 @@ func (d *Dataplane) divide() {
 	d.NAT.DivideAmong(among)
 	d.Router.DivideAmong(among)
 	d.slow.parked.shares.Divide(maxWaitBytes, among, maxWaitBytes/8)
-	if d.also != nil {
-		d.also(among)
+	for _, fn := range d.also {
+		fn(among)
 	}
 }
 
@@ -204,7 +204,7 @@ func (d *Dataplane) divide() {
 func (d *Dataplane) DivideAlso(fn func(share.Among)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.also = fn
+	d.also = append(d.also, fn)
 	d.divide()
 }
 

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/share"
 )
 
 func addrs(list ...string) (out []netip.Addr) {
@@ -400,6 +401,7 @@ func TestForwardIsBounded(t *testing.T) {
 	answers := make(chan []byte, 2*maxAsked)
 	refused := 0
 	q := Question{Port: 3, Net: 1, Message: ask("www.example.com.", dnsmessage.TypeA, 0), UDP: true, Limit: 1472}
+	s.DivideAmong(share.Among{Ports: 8})
 	for range maxAskedOfPort + 10 {
 		if m, _ := s.Ask(q, func(m []byte) { answers <- m }); m != nil && text(t, m) == "Refused" {
 			refused++
@@ -418,6 +420,59 @@ func TestForwardIsBounded(t *testing.T) {
 		if got := text(t, <-answers); got != "Success 192.0.2.1" && got != "ServerFailure" { // the fake server's queue may lose some
 			t.Errorf("an answer: %s", got)
 		}
+	}
+}
+
+// Ports that hold all the questions they can leave every other one some.
+func TestForwardIsShared(t *testing.T) {
+	release := make(chan struct{})
+	var f forwarder
+	f.divide(share.Among{Ports: 20})
+	begin := func(port frame.PortID) bool { return f.begin(port, func() { <-release }) }
+	for port := frame.PortID(1); port <= 10; port++ {
+		for range 200 {
+			begin(port)
+		}
+	}
+	for port := frame.PortID(11); port <= 20; port++ {
+		for i := range 20 {
+			if !begin(port) {
+				t.Fatalf("port %d has %d questions beside ten that ask without end", port, i)
+			}
+		}
+	}
+	close(release)
+}
+
+// A question that a server leaves unanswered changes nothing for other ports.
+func TestSilenceIsOfAPort(t *testing.T) {
+	s := NewServer("")
+	first, second := netip.MustParseAddrPort("192.0.2.1:53"), netip.MustParseAddrPort("192.0.2.2:53")
+	f, n, z := &s.forward, &Network{Servers: []netip.AddrPort{first, second}}, s.zones.Load()
+	f.note(1, first, os.ErrDeadlineExceeded)
+	if got := f.choose(1, n, z); got[0] != second {
+		t.Errorf("the port that has waited in vain asks %s first", got[0])
+	}
+	if got := f.choose(2, n, z); got[0] != first {
+		t.Errorf("another port asks %s first", got[0])
+	}
+	if got := s.Silent(); len(got) != 1 || got[0] != first {
+		t.Errorf("silent: %v", got)
+	}
+	if f.note(2, first, nil); len(s.Silent()) != 0 {
+		t.Errorf("silent, although it answers another port: %v", s.Silent())
+	}
+	if got := f.choose(1, n, z); got[0] != second {
+		t.Errorf("the first port asks %s first", got[0])
+	}
+	if f.note(1, first, nil); f.choose(1, n, z)[0] != first {
+		t.Error("a server that has answered the port comes last")
+	}
+	for i := range frame.PortID(2 * maxSilences) {
+		f.note(i, first, os.ErrDeadlineExceeded)
+	}
+	if len(f.silent) > maxSilences {
+		t.Errorf("%d silences are remembered", len(f.silent))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -18,13 +19,16 @@ import (
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/rights"
+	"github.com/uvswitch/uvswitch/internal/share"
 )
 
-// Questions that are asked elsewhere at a time, of all ports and of one, if the limit of open files allows it: each takes a socket for each server.
+// Questions that are asked elsewhere at a time, of all ports, which share them, and of one, if the limit of open files allows it: each takes a socket
+// for each server.
 const maxAsked, maxAskedOfPort = 1024, 128
 
 // At most maxServers are asked for a question. A server that has not answered after patience is not waited for: the next one is asked besides. All have
-// timeout. A server that has been silent comes last for a while.
+// timeout. A server that has been silent comes last for a while, for the port that has asked: else one port could turn all others to another
+// server, which may know other names, by a question that no server answers.
 const (
 	maxServers = 3
 	patience   = time.Second
@@ -37,43 +41,40 @@ const (
 type forwarder struct {
 	host hostServers
 
-	mu     sync.Mutex // Lock 97
-	asked  int
-	ofPort map[frame.PortID]int
-	silent map[netip.AddrPort]time.Time // until when it comes last
+	shares share.Pool // of the questions on their way
+
+	mu       sync.Mutex                   // Lock 97
+	silent   map[silence]time.Time        // until when it comes last
+	answered map[netip.AddrPort]time.Time // when a server has answered last
+}
+
+// A silence is of a server to a port.
+type silence struct {
+	port   frame.PortID
+	server netip.AddrPort
+}
+
+// divide sets who shares the questions that are on their way.
+func (f *forwarder) divide(a share.Among) {
+	f.shares.Divide(min(maxAsked, rights.NameFiles()/maxServers), a, maxAskedOfPort)
 }
 
 // begin runs do in a goroutine, unless too many questions are on their way.
 func (f *forwarder) begin(port frame.PortID, do func()) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	most := rights.OpenFiles() / 16
-	if f.asked >= min(maxAsked, most) || f.ofPort[port] >= min(maxAskedOfPort, max(1, most/4)) {
+	if port %= frame.MaxPorts; !f.shares.Take(port) {
 		return false
 	}
-	if f.ofPort == nil {
-		f.ofPort = map[frame.PortID]int{}
-	}
-	f.asked++
-	f.ofPort[port]++
 	go func() {
-		defer func() {
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			f.asked--
-			if f.ofPort[port]--; f.ofPort[port] == 0 {
-				delete(f.ofPort, port)
-			}
-		}()
+		defer f.shares.Return(port)
 		do()
 	}()
 	return true
 }
 
-// ask passes a question of network n on, and returns the answer with the question's number, or nil. A server that fails or refuses is not the
+// ask passes a question of a port in network n on, and returns the answer with the question's number, or nil. A server that fails or refuses is not the
 // last word while there is another one.
-func (f *forwarder) ask(n *Network, question []byte, z *Zones) (answer []byte) {
-	servers := f.choose(n, z)
+func (f *forwarder) ask(port frame.PortID, n *Network, question []byte, z *Zones) (answer []byte) {
+	servers := f.choose(port, n, z)
 	answers := make(chan []byte, len(servers))
 	next, open := 0, 0
 	begin := func() {
@@ -85,7 +86,7 @@ func (f *forwarder) ask(n *Network, question []byte, z *Zones) (answer []byte) {
 			if err != nil {
 				m = nil
 			}
-			f.note(s, err)
+			f.note(port, s, err)
 			answers <- m
 		}()
 	}
@@ -116,8 +117,8 @@ func (f *forwarder) ask(n *Network, question []byte, z *Zones) (answer []byte) {
 	return answer
 }
 
-// choose returns the servers for a question of network n, those that have been silent last.
-func (f *forwarder) choose(n *Network, z *Zones) []netip.AddrPort {
+// choose returns the servers for a question of a port in network n, those that have been silent last.
+func (f *forwarder) choose(port frame.PortID, n *Network, z *Zones) []netip.AddrPort {
 	now := time.Now()
 	servers := n.Servers
 	if servers == nil {
@@ -129,7 +130,7 @@ func (f *forwarder) choose(n *Network, z *Zones) []netip.AddrPort {
 	defer f.mu.Unlock()
 	slices.SortStableFunc(servers, func(a, b netip.AddrPort) int {
 		silent := func(s netip.AddrPort) int {
-			if now.Before(f.silent[s]) {
+			if now.Before(f.silent[silence{port, s}]) {
 				return 1
 			}
 			return 0
@@ -139,32 +140,39 @@ func (f *forwarder) choose(n *Network, z *Zones) []netip.AddrPort {
 	return servers
 }
 
-// note remembers whether a server has answered.
-func (f *forwarder) note(s netip.AddrPort, err error) {
+// note remembers whether a server has answered a port.
+func (f *forwarder) note(port frame.PortID, s netip.AddrPort, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	now := time.Now()
 	if err == nil {
-		delete(f.silent, s)
+		delete(f.silent, silence{port, s})
+		f.answered[s] = now
 		return
 	}
-	if f.silent == nil || len(f.silent) > 64 {
-		f.silent = map[netip.AddrPort]time.Time{}
+	if len(f.silent) >= maxSilences {
+		maps.DeleteFunc(f.silent, func(_ silence, until time.Time) bool { return now.After(until) })
 	}
-	f.silent[s] = time.Now().Add(lastFor)
+	if len(f.silent) < maxSilences {
+		f.silent[silence{port, s}] = now.Add(lastFor)
+	}
+	maps.DeleteFunc(f.answered, func(_ netip.AddrPort, at time.Time) bool { return now.Sub(at) > lastFor })
 }
 
-// Silent lists the servers that have not answered lately.
+const maxSilences = 4096
+
+// Silent lists the servers that have left a question without an answer lately, and have answered no other one.
 func (s *Server) Silent() (list []netip.AddrPort) {
 	f := &s.forward
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for a, until := range f.silent {
-		if time.Now().Before(until) {
-			list = append(list, a)
+	for of, until := range f.silent {
+		if _, answers := f.answered[of.server]; time.Now().Before(until) && !answers {
+			list = append(list, of.server)
 		}
 	}
 	slices.SortFunc(list, netip.AddrPort.Compare)
-	return list
+	return slices.Compact(list)
 }
 
 // HostServers lists the servers that the host asks. The error says why those of now are not known: the last ones are asked.

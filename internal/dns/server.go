@@ -4,10 +4,12 @@ import (
 	"net/netip"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/share"
 )
 
 // A Question is a message from a station.
@@ -58,12 +60,17 @@ type Counts struct {
 func NewServer(resolvConf string) *Server {
 	s := &Server{}
 	s.forward.host.path = resolvConf
+	s.forward.silent, s.forward.answered = map[silence]time.Time{}, map[netip.AddrPort]time.Time{}
+	s.forward.divide(share.Among{})
 	s.zones.Store(NewZones("", "", nil))
 	return s
 }
 
 // SetOpener says who opens the file with the host's servers where this process may not. It is called before the first question.
 func (s *Server) SetOpener(open func() (*os.File, error)) { s.forward.host.open = open }
+
+// DivideAmong sets which ports share the questions that are asked elsewhere.
+func (s *Server) DivideAmong(a share.Among) { s.forward.divide(a) }
 
 // SetZones says what the server's names are.
 func (s *Server) SetZones(z *Zones) { s.zones.Store(z) }
@@ -96,7 +103,7 @@ func (s *Server) Ask(q Question, reply func([]byte)) (answer []byte, later bool)
 	}
 	message := append([]byte(nil), q.Message...)
 	begun := s.forward.begin(q.Port, func() {
-		answer := s.forward.ask(z.networks[q.Net], message, z)
+		answer := s.forward.ask(q.Port, z.networks[q.Net], message, z)
 		if answer == nil {
 			s.Failed.Add(1)
 			p.explain(noAuthority, "no name server has answered")

@@ -4,14 +4,13 @@ import (
 	"cmp"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/uvswitch/uvswitch/internal/rights"
 )
 
 // A registry has the clients of all relays. Each takes up to six descriptors of the switch (io.Copy keeps pipes), so that there is a bound. Beyond it,
-// the remote address that has most clients loses the one that has been silent for longest.
+// the remote address that has most clients loses one that has been silent for long.
 type registry struct {
 	mu   sync.Mutex // Lock 96
 	most int        // 0: as many as the limit of open files allows
@@ -22,20 +21,17 @@ type registry struct {
 // A client is one of the registry.
 type client struct {
 	remote netip.Addr
-	last   atomic.Int64 // when it sent last, or came, in nanoseconds
-	close  func()       // must not wait
+	silent func() time.Duration // for how long it has sent and got nothing
+	close  func()               // must not wait
 }
 
 var allClients registry
 
-// maxClients is how many clients the limit of open files allows: they take three quarters of it at most.
-func maxClients() int {
-	return min(max(rights.OpenFiles()/8, 16), 65536)
-}
+// maxClients is how many clients the limit of open files allows.
+func maxClients() int { return min(max(rights.RelayFiles()/6, 16), 65536) }
 
 // add takes a client in, and puts another one out if there are too many.
 func (r *registry) add(c *client) {
-	c.last.Store(time.Now().UnixNano())
 	r.mu.Lock()
 	var out *client
 	if r.n >= cmp.Or(r.most, maxClients()) {
@@ -68,17 +64,24 @@ func (r *registry) makeRoom() bool {
 	return out != nil
 }
 
+// looks is how many clients of an address are asked for how long they have been silent: that takes a system call each.
+const looks = 32
+
 // worst is the client that is put out next; nil if there is none.
 func (r *registry) worst() (worst *client) {
-	most := 0
+	var most map[*client]struct{}
 	for _, clients := range r.of {
-		if len(clients) < most {
-			continue
+		if len(clients) > len(most) {
+			most = clients
 		}
-		for c := range clients {
-			if worst == nil || len(clients) > most || c.last.Load() < worst.last.Load() {
-				worst, most = c, len(clients)
-			}
+	}
+	left, longest := looks, time.Duration(-1)
+	for c := range most { // in any order
+		if silent := c.silent(); silent > longest {
+			worst, longest = c, silent
+		}
+		if left--; left == 0 {
+			break
 		}
 	}
 	return worst

@@ -10,18 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Many clients that say nothing keep no other client out.
-func TestIdleClients(t *testing.T) {
-	const idle = 1100
-	var most unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &most); err != nil || most.Cur < 5*idle {
-		t.Skipf("this needs %d descriptors; %d are allowed", 5*idle, most.Cur)
-	}
+// echo listens and sends back what comes.
+func echo(t *testing.T) netip.AddrPort {
 	target, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer target.Close()
+	t.Cleanup(func() { target.Close() })
 	go func() {
 		for {
 			c, err := target.Accept()
@@ -34,18 +29,33 @@ func TestIdleClients(t *testing.T) {
 			}()
 		}
 	}()
+	return target.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// relayTo relays a free port of 127.0.0.1 to an address, and returns where.
+func relayTo(t *testing.T, to netip.AddrPort) netip.AddrPort {
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	at := free.Addr().(*net.TCPAddr).AddrPort()
 	free.Close()
-	to := target.Addr().(*net.TCPAddr).AddrPort()
 	s, err := Open(Rule{Proto: "tcp", Host: netip.MustParseAddr("127.0.0.1"), Lo: at.Port(), Hi: at.Port(), Target: to.Addr(), TargetPort: to.Port(), Serve: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	t.Cleanup(s.Close)
+	return at
+}
+
+// Many clients that say nothing keep no other client out.
+func TestIdleClients(t *testing.T) {
+	const idle = 1100
+	var most unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &most); err != nil || most.Cur < 5*idle {
+		t.Skipf("this needs %d descriptors; %d are allowed", 5*idle, most.Cur)
+	}
+	at := relayTo(t, echo(t))
 	for range idle {
 		c, err := net.Dial("tcp", at.String())
 		if err != nil {
@@ -64,5 +74,30 @@ func TestIdleClients(t *testing.T) {
 	}
 	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
 		t.Errorf("beside %d idle clients: %v", idle, err)
+	}
+}
+
+// A client that goes on stays, beside very many of the same address that say nothing.
+func TestBusyClientStays(t *testing.T) {
+	defer func(most int) { allClients.most = most }(allClients.most)
+	allClients.most = 100
+	at := relayTo(t, echo(t))
+	dial := func() net.Conn {
+		c, err := net.Dial("tcp", at.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	busy, buf := dial(), make([]byte, 1)
+	for i := range 400 {
+		dial()
+		if _, err := busy.Write([]byte{byte(i)}); err != nil {
+			t.Fatalf("after %d others: %v", i, err)
+		}
+		if _, err := io.ReadFull(busy, buf); err != nil || buf[0] != byte(i) {
+			t.Fatalf("after %d others: %v, %d", i, err, buf[0])
+		}
 	}
 }

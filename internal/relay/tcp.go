@@ -18,7 +18,9 @@ func (s *Set) acceptTCP(i int) {
 	fd, sa, err := unix.Accept4(s.sockets[i], unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 	switch {
 	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
-		time.Sleep(10 * time.Millisecond) // let some close
+		if !allClients.makeRoom() {
+			time.Sleep(10 * time.Millisecond) // let others close some
+		}
 		return
 	case err != nil:
 		return // the client has gone
@@ -42,12 +44,26 @@ func (s *Set) acceptTCP(i int) {
 	s.done.Go(func() { relayTCP(s.ctx, in, remote, to) })
 }
 
+// silence is for how long a connection has carried no data: see tcp(7), TCP_INFO.
+func silence(c *net.TCPConn) (d time.Duration) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = raw.Control(func(fd uintptr) {
+		if i, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			d = time.Duration(min(i.Last_data_recv, i.Last_data_sent)) * time.Millisecond
+		}
+	})
+	return d
+}
+
 // relayTCP connects to the first target that answers, and copies in both directions. What ends one side ends the other in the same way: the last byte with FIN, an error with RST.
 func relayTCP(ctx context.Context, in *net.TCPConn, remote netip.Addr, to []netip.AddrPort) {
 	defer in.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	me := &client{remote: remote, close: cancel}
+	me := &client{remote: remote, silent: func() time.Duration { return silence(in) }, close: cancel}
 	allClients.add(me)
 	defer allClients.remove(me)
 	dialer := net.Dialer{Timeout: 10 * time.Second}

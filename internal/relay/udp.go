@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,6 +36,7 @@ type udpClient struct {
 type udpSession struct {
 	client
 	conn net.Conn
+	last atomic.Int64 // when the client sent last, in nanoseconds
 }
 
 // receive takes a datagram for port number i.
@@ -82,7 +84,9 @@ func (r *udpRelay) session(who udpClient) net.Conn {
 	}
 	_ = c.SetReadDeadline(now.Add(udpIdle))
 	s = &udpSession{conn: c}
+	s.last.Store(now.UnixNano())
 	s.remote, s.close = who.from.Addr(), func() { c.Close() }
+	s.silent = func() time.Duration { return time.Duration(time.Now().UnixNano() - s.last.Load()) }
 	r.mu.Lock()
 	r.sessions[who] = s
 	r.mu.Unlock()

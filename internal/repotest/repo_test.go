@@ -77,7 +77,7 @@ var imports = map[string][]string{
 	"internal/dhcp":        {"github.com/google/gopacket"},
 	"internal/gateway":     {"internal/events", "internal/policy", "cmd/uvswitch/api", "internal/dhcp", "internal/dns", "internal/dnstcp", "internal/frame", "internal/model", "router"},
 	"internal/dnstcp":      {"internal/frame", "gvisor.dev/gvisor"},
-	"internal/dns":         {"internal/frame", "internal/rights", "golang.org/x/net"},
+	"internal/dns":         {"internal/frame", "internal/rights", "internal/share", "golang.org/x/net"},
 	"internal/fdstore":     {"cmd/uvswitch/api", "golang.org/x/sys"},
 
 	// The control plane, from values to the host.
