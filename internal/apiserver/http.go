@@ -17,10 +17,12 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/connlimit"
 	"github.com/uvswitch/uvswitch/internal/rights"
 )
 
@@ -103,6 +105,17 @@ func peerOf(c net.Conn) (*unix.Ucred, error) {
 	return cred, nil
 }
 
+// newConnLimit bounds the connections of one listener. Root's and those of the switch's own user do not count.
+func newConnLimit() *connlimit.Limit {
+	return connlimit.New(max(rights.ReaderFiles(), 8), func(c net.Conn) (int64, bool) {
+		cred, err := peerOf(c)
+		if err != nil {
+			return -1, true // over TCP nobody knows who it is
+		}
+		return int64(cred.Uid), !trusted(cred)
+	})
+}
+
 // mayChange reports whether the client is root or the switch's own user. Everyone else who can open the socket may read.
 func mayChange(r *http.Request) bool {
 	cred, ok := r.Context().Value(peerKey{}).(*unix.Ucred)
@@ -128,6 +141,9 @@ func (s *Server) serve(rt route) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		defer closeDescriptors(r)
 		defer s.tellPanic(r)
+		if !mayChange(r) {
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(streamTimeout))
+		}
 		if (rt.method != http.MethodGet || rt.forRoot) && !rt.open && !mayChange(r) {
 			writeJSON(w, nil, api.Errorf(http.StatusForbidden, "permission denied: only root and the user of the switch may do this"))
 			return

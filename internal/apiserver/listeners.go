@@ -48,6 +48,7 @@ func ListenReader(flag, addr string) (net.Listener, error) {
 
 // readerServer serves h to requests that name a loopback host.
 func (s *Server) readerServer(h http.Handler) *http.Server {
+	l := newConnLimit()
 	return &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			_, byTCP := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr) // a browser reaches no unix socket
@@ -62,8 +63,13 @@ func (s *Server) readerServer(h http.Handler) *http.Server {
 				http.Error(w, fmt.Sprintf("host %q is refused: use 127.0.0.1 or localhost", r.Host), http.StatusForbidden)
 				return
 			}
+			if c, ok := r.Context().Value(connKey{}).(net.Conn); ok && s.token.IsIn(r) {
+				l.Favor(c)
+			}
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(streamTimeout)) // streams get more time as they go on
 			h.ServeHTTP(w, r)
 		}),
+		ConnContext: rememberPeer, ConnState: l.ConnState,
 		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: s.errorLog(),
 	}

@@ -54,7 +54,8 @@ func TestTurns(t *testing.T) {
 // Calls that walk tables wait for their turn, and calls that show what containers send are not for strangers.
 func TestWhichCallsWait(t *testing.T) {
 	costly := map[string]bool{"GET /flows": true, "GET /flows/stats": true, "DELETE /flows": true, "POST /trace": true, "POST /layers": true, "GET /problems": true}
-	private := map[string]bool{"GET /flows": true, "GET /flows/events": true, "POST /trace": true, "GET /monitor": true, "GET /capture": true, "GET /web": true, "GET /neighbors/unanswered": true, "GET /problems": true}
+	private := map[string]bool{"GET /flows": true, "GET /flows/events": true, "POST /trace": true, "GET /monitor": true, "GET /capture": true, "GET /web": true, "GET /neighbors/unanswered": true, "GET /problems": true,
+		"GET /events": true, "POST /layers": true, "GET /policy-refusals": true, "GET /ports/{name}/names": true, "POST /policy-test": true}
 	for _, r := range routeTable() {
 		call := r.method + " " + r.path
 		if costly[call] && !r.costly {

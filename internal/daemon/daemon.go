@@ -246,7 +246,7 @@ func newDaemon(o Options) (*Daemon, error) {
 		names.SetOpener(helper.OpenResolvConf)
 	}
 	d.gateways = gateway.NewService(names, d.dp.Router, d.dp.WithSlowPath, d.dp.NAT.Policies, d.dp.Now)
-	d.gateways.SetTeller(d.happened.Add)
+	d.gateways.SetTeller((&events.Stations{Log: &d.happened}).Add)
 	d.dp.Router.SetService(d.gateways)
 	if d.usesBPF() {
 		d.dp.Router.SetWayMTU(d.up.WayMTU)

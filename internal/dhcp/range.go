@@ -117,6 +117,16 @@ func (r *Range) Contains(a netip.Addr) bool {
 	return a.IsValid() && !a.Less(r.First) && !r.Last.Less(a)
 }
 
+// Size is how many addresses the range has, as far as 64.
+func (r *Range) Size() int {
+	const most = 64
+	n := 0
+	for a := r.First; r.Contains(a) && n < most; a = a.Next() {
+		n++
+	}
+	return n
+}
+
 // Put notes that a holder has an address. What the holder had before, and who had the address, is forgotten.
 func (r *Range) Put(b Binding, now time.Time) *Binding {
 	if r.at == nil {

@@ -83,7 +83,7 @@ func TestWebPage(t *testing.T) {
 	}
 	// Flows, packets and traces are for those who have the token.
 	_, token, _ := strings.Cut(page, "token=")
-	for _, path := range []string{"/v1/flows", "/v1/problems", "/v1/neighbors/unanswered", "/v1/flows/stats", "/v1/monitor?last=1&follow=0", "/v1/web"} {
+	for _, path := range []string{"/v1/flows", "/v1/problems", "/v1/neighbors/unanswered", "/v1/flows/stats", "/v1/monitor?last=1&follow=0", "/v1/events?follow=0", "/v1/web"} {
 		for args, want := range map[string]string{
 			"": "401", "-H 'Authorization: Bearer x'": "401", "-H 'Authorization: Bearer'": "401", "-H 'Authorization: " + token + "'": "401",
 			"-H 'Authorization: Bearer " + token + "'": "200",

@@ -2,6 +2,7 @@
 package events
 
 import (
+	"fmt"
 	"sync"
 	"time"
 
@@ -32,6 +33,56 @@ func (l *Log) Add(e api.Event) {
 		close(l.more)
 		l.more = nil
 	}
+}
+
+// What a port's stations may write into a Log: so many events at once, and then one in this time.
+const (
+	stationBurst = 20
+	stationEvery = 5 * time.Second
+)
+
+// A Stations adds the events that stations cause to a Log. No station can fill the log with them: beyond what a port may write, events are counted, and
+// the port's next one says how many were left out.
+type Stations struct {
+	Log *Log
+
+	mu sync.Mutex // Lock 98
+	of map[string]*stationEvents
+}
+
+type stationEvents struct {
+	since time.Time // moves on by stationEvery with each event
+	out   int
+}
+
+// Add adds an event, unless its port has caused very many.
+func (s *Stations) Add(e api.Event) {
+	now := time.Now()
+	s.mu.Lock()
+	x := s.of[e.Port]
+	if x == nil {
+		if s.of == nil || len(s.of) > remembered { // ports come and go
+			s.of = map[string]*stationEvents{}
+		}
+		x = &stationEvents{}
+		s.of[e.Port] = x
+	}
+	if begun := now.Add(-stationBurst * stationEvery); x.since.Before(begun) {
+		x.since = begun
+	}
+	if x.since = x.since.Add(stationEvery); x.since.After(now) {
+		x.since = x.since.Add(-stationEvery)
+		x.out++
+		s.mu.Unlock()
+		return
+	}
+	out := x.out
+	x.out = 0
+	s.mu.Unlock()
+	if out > 0 {
+		e.Text += fmt.Sprintf("; %s of this port before it are left out", Counted(uint64(out), "event"))
+	}
+	s.Log.Add(e)
 }
 
 // From returns the events from number n on, the number of the next one, and how many before are forgotten. more is closed when there is a next one.

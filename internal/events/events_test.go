@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/model"
@@ -88,4 +90,23 @@ func TestBetween(t *testing.T) {
 	if one := Between(&after, &renamed); len(one) != 1 || one[0].Text != "port www changed: its name was web" {
 		t.Errorf("a new name: %v", one)
 	}
+}
+
+// Leases that come and go without end do not push out what happened before. Another port's events stand, and the port's own go on later.
+func TestStationsFillNoLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l Log
+		s := Stations{Log: &l}
+		l.Add(api.Event{Text: "before"})
+		for range 10000 {
+			s.Add(api.Event{Port: "evil", Text: "a lease"})
+		}
+		s.Add(api.Event{Port: "good", Text: "mine"})
+		time.Sleep(time.Minute)
+		s.Add(api.Event{Port: "evil", Text: "later"})
+		list, _, _, _ := l.From(0)
+		if len(list) != stationBurst+3 || list[0].Text != "before" || list[stationBurst+1].Text != "mine" || list[stationBurst+2].Text != "later; 9980 events of this port before it are left out" {
+			t.Errorf("%d events, the last ones %+v", len(list), list[max(0, len(list)-2):])
+		}
+	})
 }

@@ -15,6 +15,9 @@ import (
 // maxValue bounds a value's text, in bytes: a list of options or of DNS answers may be long.
 const maxValue = 400
 
+// maxLayers bounds how many headers are described: a frame may consist of thousands of tags.
+const maxLayers = 64
+
 // Layers decodes the headers of a frame, whose first bytes are data, by gopacket: each header with its fields, in the order in which they stand.
 func Layers(data []byte) (out []api.Layer) {
 	defer func() {
@@ -24,6 +27,9 @@ func Layers(data []byte) (out []api.Layer) {
 	}()
 	k := gopacket.NewPacket(data, layers.LayerTypeEthernet, gopacket.DecodeOptions{Lazy: true, NoCopy: true})
 	for _, l := range k.Layers() {
+		if len(out) == maxLayers {
+			return append(out, api.Layer{Name: "more headers"})
+		}
 		x := api.Layer{Name: l.LayerType().String(), Length: len(l.LayerContents())}
 		switch l := l.(type) {
 		case *gopacket.Payload:

@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"bytes"
 	"math/rand/v2"
 	"testing"
 
@@ -8,6 +9,14 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
 )
+
+// A frame of thousands of tags is not described at length.
+func TestManyLayers(t *testing.T) {
+	raw := append(make([]byte, 12), bytes.Repeat([]byte{0x81, 0, 0, 0}, 15000)...)
+	if got := Layers(raw); len(got) != maxLayers+1 {
+		t.Errorf("%d layers are described", len(got))
+	}
+}
 
 func TestLayers(t *testing.T) {
 	raw := frametest.Packet{Src: frametest.Addr("172.29.0.2"), Dst: frametest.Addr("10.1.0.2"), Proto: frame.TCP, SrcPort: 40000, DstPort: 80, Flags: frame.FlagSYN, Payload: []byte("hello")}.Raw()[frame.VnetLen:]

@@ -109,3 +109,16 @@ func TestAliasesOfTheGateway(t *testing.T) {
 		t.Errorf("%v, want %v", got, want)
 	}
 }
+
+// A port that asks for very many names that it may not ask for keeps its own refusals only.
+func TestRefusalsOfOthersStay(t *testing.T) {
+	now := frame.Tick(100)
+	g := &gate{now: func() frame.Tick { now++; return now }}
+	g.Denied(1, "mine.example.com")
+	for i := range 1000 {
+		g.Denied(2, fmt.Sprintf("n%d.example.com", i))
+	}
+	if g.refused[asked{1, "mine.example.com"}] == nil || len(g.refused) > maxRefusals {
+		t.Errorf("%d refusals; that of port 1: %v", len(g.refused), g.refused[asked{1, "mine.example.com"}])
+	}
+}

@@ -423,7 +423,7 @@ func (l *leases) giveBack(id frame.PortID, x *leasePort, q *dhcp.Question) {
 		l.finish(x.net, b, "its station gives it back")
 	} else if b.Granted { // an offer is no lease yet: another station may have the address by mistake, or a liar may want the range
 		l.finish(x.net, b, "its station says that another one uses the address")
-		if _, aside := x.net.addrs.Count(x.name, l.now()); aside < maxAside {
+		if _, aside := x.net.addrs.Count(x.name, l.now()); aside < min(maxAside, max(1, x.net.addrs.Size()/4)) {
 			x.net.addrs.SetAside(b, l.now())
 		}
 	}

@@ -365,6 +365,18 @@ func TestDeclinesAreBounded(t *testing.T) {
 	if got := x.ask(2, 2, discover, ""); !strings.HasPrefix(got, "offer") {
 		t.Errorf("after declined leases: %s", got)
 	}
+	small := newLab(t, api.PortAdd{Name: "evil", VDE: "/evil"}, api.PortAdd{Name: "good", VDE: "/good"})
+	small.state.Networks[0].DHCP.Last = netip.MustParseAddr("172.30.0.203")
+	small.l.set(&small.state)
+	for range 10 {
+		_, addr, _ := strings.Cut(small.ask(1, 1, discover, ""), " ")
+		small.ask(1, 1, request, addr)
+		small.ask(1, 1, decline, addr)
+		small.apply()
+	}
+	if got := small.ask(2, 2, discover, ""); !strings.HasPrefix(got, "offer") {
+		t.Errorf("after declined leases of a range of four: %s", got)
+	}
 	ours := layers.NewDHCPOption(layers.DHCPOptServerID, []byte{172, 30, 0, 77})
 	addr := offered()
 	x.ask(1, 1, request, addr)

@@ -33,7 +33,7 @@ type Refusal struct {
 	Last  frame.Tick
 }
 
-// maxRefusals is how many refusals are remembered: the oldest one goes first.
+// maxRefusals is how many refusals are remembered. Beyond that, the port with most of them loses its oldest one.
 const maxRefusals = 256
 
 // Watches implements dns.Gate.
@@ -56,19 +56,29 @@ func (g *gate) Denied(port frame.PortID, name string) {
 			g.refused = map[asked]*Refusal{}
 		}
 		if len(g.refused) >= maxRefusals {
-			var oldest *Refusal
-			for _, x := range g.refused {
-				if oldest == nil || int32(x.Last-oldest.Last) < 0 {
-					oldest = x
-				}
-			}
-			delete(g.refused, asked{oldest.Port, oldest.Name})
+			g.forgetLocked()
 		}
 		r = &Refusal{Port: port, Name: name}
 		g.refused[k] = r
 	}
 	r.Count++
 	r.Last = g.now()
+}
+
+func (g *gate) forgetLocked() {
+	counts, most := map[frame.PortID]int{}, frame.NoPort
+	for k := range g.refused {
+		if counts[k.port]++; counts[k.port] > counts[most] {
+			most = k.port
+		}
+	}
+	var oldest *Refusal
+	for _, x := range g.refused {
+		if x.Port == most && (oldest == nil || int32(x.Last-oldest.Last) < 0) {
+			oldest = x
+		}
+	}
+	delete(g.refused, asked{oldest.Port, oldest.Name})
 }
 
 // Learn implements dns.Gate. What a server elsewhere says opens no private address, and none of the host or the switch: else whoever has a
