@@ -75,7 +75,7 @@ type tracker[A frame.Address] struct {
 	among          share.Among                                         // who shares these; guarded by mu
 	maxFlows       int                                                 // Options.FlowsPerPort
 	windows        *windows                                            // windows of TCP connections; nil unless Options.Strict
-	portlessFlows  [frame.MaxPorts]atomic.Int32                        // flows of protocols without ports, per port
+	pairShares     share.Pool                                          // of MaxPairs: flows of protocols without ports
 	triedAt        [protocols + 2][frame.MaxPorts]atomic.Uint32        // by class - classServed and port: when a walk of evictFor found nothing
 	evictedAt      [frame.MaxPorts]atomic.Uint32                       // by port charged: the Tick in which evict ended a flow last
 	exhausted      [frame.MaxPorts]exhaustedFor                        // by port charged
@@ -187,6 +187,7 @@ func (n *NAT) SettleShares() {
 func (n *tracker[A]) settleShares() {
 	n.flowShares.Settle()
 	n.mapShares.Settle()
+	n.pairShares.Settle()
 	n.endedFlows.Settle()
 	n.endedMaps.Settle()
 	for i := range n.portShares {
@@ -197,6 +198,7 @@ func (n *tracker[A]) settleShares() {
 func (n *tracker[A]) shareLocked(c *config[A]) {
 	n.flowShares.Divide(n.flows.limit(), n.among, n.maxFlows)
 	n.mapShares.Divide(n.maps.limit(), n.among, 0)
+	n.pairShares.Divide(MaxPairs, n.among, maxPairsOfPort)
 	n.endedFlows.Divide(graceRoom(n.flows.limit()), n.among, 0)
 	n.endedMaps.Divide(graceRoom(n.maps.limit()), n.among, 0)
 	for i := range n.portShares {
@@ -243,7 +245,7 @@ func (n *tracker[A]) end(e uint32, why ending) bool {
 		n.endOverload(i, k[1].Dst, k[1].DstPort)
 	}
 	if i < 0 && s.state.Load()&(untranslated|byPrefix) == 0 {
-		n.portlessFlows[s.port].Add(-1)
+		n.pairShares.Return(s.port)
 		n.outside.Peer(k[1].Dst, k[1].Src, k[1].Proto, false)
 	}
 	return true

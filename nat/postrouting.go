@@ -214,7 +214,7 @@ func (n *tracker[A]) create(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 	if leaves && rule != nil && !rule.Protocols.allows(f.tuple.Proto) {
 		return frame.ProtocolRefused
 	}
-	if protoIndex(f.tuple.Proto) < 0 && d.status&byPrefix == 0 && n.portlessFlows[d.port].Load() >= maxPortlessFlows {
+	if protoIndex(f.tuple.Proto) < 0 && d.status&byPrefix == 0 && !n.pairShares.May(d.port) {
 		return frame.FlowQuota
 	}
 	if b.Dry {
@@ -417,7 +417,7 @@ func (n *tracker[A]) confirm(c *config[A], f packet[A], d *pendingFlow[A], b *fr
 			}
 			n.emit(FlowNew, e, "")
 			if protoIndex(d.orig.Proto) < 0 && d.status&(untranslated|byPrefix) == 0 {
-				n.portlessFlows[d.port].Add(1)
+				n.pairShares.Charge(d.port)
 				if !n.outside.Peer(d.reply.Dst, d.reply.Src, d.reply.Proto, true) {
 					n.end(e, replaced)
 					d.charged = false // end has given it back
@@ -450,9 +450,9 @@ func (n *tracker[A]) confirm(c *config[A], f packet[A], d *pendingFlow[A], b *fr
 	return frame.FlowBusy
 }
 
-// maxPortlessFlows is how many flows of protocols without ports one port may have: the table of a shared uplink
-// device is small.
-const maxPortlessFlows = 128
+// MaxPairs is how many flows of protocols without ports there are room for: each takes an entry of a BPF map of the uplink, and answers to a flow
+// without one would go to the host. Ports share them.
+const MaxPairs, maxPairsOfPort = 4096, 128
 
 // fill writes the state of entry e, which is not visible yet.
 func (n *tracker[A]) fill(e uint32, c *config[A], d *pendingFlow[A], f packet[A], now frame.Tick) {

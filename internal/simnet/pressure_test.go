@@ -113,6 +113,28 @@ func TestPairsFull(t *testing.T) {
 	must(t, n, "a > o gre\no < 198.51.100.1 gre\n")
 }
 
+// Ports that have all the pairs of protocols without ports that they can leave some for others.
+func TestPairsAreShared(t *testing.T) {
+	n := play(t, "nat flows 16384\nnetwork 1 10.0.0.1/24\nuplink 198.51.100.1\noutside o 203.0.113.8\n"+hosts(41))
+	for h := 1; h <= 40; h++ {
+		for i := range 130 {
+			p := n.host(fmt.Sprintf("h%d", h))
+			n.Inject(p, frametest.Packet{SrcMAC: p.MAC, DstMAC: gatewayMAC + 1<<16, Src: p.Addr, Dst: frametest.Addr("203.0.113.9") + frame.Addr(h*200+i), Proto: frame.GRE, Payload: make([]byte, 8)}.Raw())
+		}
+	}
+	for i := range frame.Addr(40) {
+		p := n.host("h41")
+		n.Inject(p, frametest.Packet{SrcMAC: p.MAC, DstMAC: gatewayMAC + 1<<16, Src: p.Addr, Dst: frametest.Addr("203.0.200.9") + i, Proto: frame.GRE, Payload: make([]byte, 8)}.Raw())
+	}
+	total := 0
+	for h := 1; h <= 40; h++ {
+		total += n.DP.NAT.FlowsOf(frame.PortID(h))
+	}
+	if got := n.DP.NAT.FlowsOf(41); total < 2000 || got != 40 {
+		t.Errorf("40 ports have %d pairs, and another one got %d of 40; drops %v", total, got, n.DP.Drops())
+	}
+}
+
 // A port that looks for neighbors that are not there harms itself only: the others still find theirs.
 func TestNeighborsOfOnePort(t *testing.T) {
 	n := play(t, pressedBed+"network 2 10.1.0.1/16\nhost d 10.1.255.9 port 3 net 2\n")

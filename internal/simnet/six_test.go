@@ -44,6 +44,7 @@ var overIPv6 = []func(*testing.T){
 	TestEndedFlowsLeaveRoom,
 	TestErrorsForPathMTU,
 	TestPairsFull,
+	TestPairsAreShared,
 	TestNeighborsOfOnePort,
 	TestNeighborsOfManyPorts,
 	TestStorms,

@@ -58,7 +58,6 @@ type bpfMaps struct {
 const (
 	maxOwn   = 65536
 	maxOwn6  = 1024
-	maxPairs = 4096
 	maxFrags = 8192 // packets in fragments, ours and the host's
 
 	maxSources = 8192 // next hops whose source address is known
@@ -92,11 +91,11 @@ func newMaps(fenced int, fib fibFlags) (*bpfMaps, error) {
 		{&m.own, true, ebpf.MapSpec{Name: "uvs_own", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: maxOwn, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&m.local, true, ebpf.MapSpec{Name: "uvs_local", Type: ebpf.LPMTrie, KeySize: 8, ValueSize: 4, MaxEntries: MaxLocal, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&m.arrivals, true, ebpf.MapSpec{Name: "uvs_arrivals", Type: ebpf.Array, KeySize: 4, ValueSize: 16, MaxEntries: uint32(otherArrivals + frame.MaxPorts)}},
-		{&m.pairs, true, ebpf.MapSpec{Name: "uvs_pairs", Type: ebpf.Hash, KeySize: 12, ValueSize: 4, MaxEntries: maxPairs}},
+		{&m.pairs, true, ebpf.MapSpec{Name: "uvs_pairs", Type: ebpf.Hash, KeySize: 12, ValueSize: 4, MaxEntries: nat.MaxPairs}},
 		{&m.frags, true, ebpf.MapSpec{Name: "uvs_frags", Type: ebpf.LRUHash, KeySize: 12, ValueSize: 4, MaxEntries: maxFrags}},
 		{&m.own6, true, ebpf.MapSpec{Name: "uvs_own6", Type: ebpf.Hash, KeySize: 16, ValueSize: 4, MaxEntries: maxOwn6, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&m.local6, true, ebpf.MapSpec{Name: "uvs_local6", Type: ebpf.LPMTrie, KeySize: 20, ValueSize: 4, MaxEntries: MaxLocal, Flags: unix.BPF_F_NO_PREALLOC}},
-		{&m.pairs6, true, ebpf.MapSpec{Name: "uvs_pairs6", Type: ebpf.Hash, KeySize: 36, ValueSize: 4, MaxEntries: maxPairs, Flags: unix.BPF_F_NO_PREALLOC}},
+		{&m.pairs6, true, ebpf.MapSpec{Name: "uvs_pairs6", Type: ebpf.Hash, KeySize: 36, ValueSize: 4, MaxEntries: nat.MaxPairs, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&m.frags6, true, ebpf.MapSpec{Name: "uvs_frags6", Type: ebpf.LRUHash, KeySize: 36, ValueSize: 4, MaxEntries: maxFrags}},
 		{&m.routes6, true, ebpf.MapSpec{Name: "uvs_routes6", Type: ebpf.LPMTrie, KeySize: 20, ValueSize: 4, MaxEntries: frame.MaxNets, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&m.stations6, true, ebpf.MapSpec{Name: "uvs_stations6", Type: ebpf.Hash, KeySize: 16, ValueSize: 4, MaxEntries: 2 * frame.MaxPorts, Flags: unix.BPF_F_NO_PREALLOC}},
