@@ -27,12 +27,50 @@ func (s *Set) Judge(d Direction, peer netip.Addr, class Class, proto uint8, port
 		return v
 	}
 	x := s.Addresses.of(peer, now)
-	for i := range x.names {
-		if n := &x.names[i]; n.pinned && int32(n.until-now) > 0 {
-			v = v.stronger(s.forName(n.name, normal(proto), port))
+	if x == nil {
+		return v
+	}
+	m := x.matched.Load()
+	if m == nil || m.rules != s.Rules { // the rules have changed since the answer
+		m = s.match(x)
+	}
+	for _, n := range m.nodes {
+		if int32(n.until-now) > 0 {
+			v = v.stronger(n.judge(anybody, normal(proto), port))
 		}
 	}
 	return v
+}
+
+// matched are the rules that allow something with an address, because of its names. A packet does not look for them: an address may have many names.
+type matched struct {
+	rules *Rules
+	nodes []pinnedNode
+}
+
+type pinnedNode struct {
+	*node
+	until frame.Tick
+}
+
+// match finds the rules for the names of an address, and notes them.
+func (s *Set) match(x *address) *matched {
+	m := &matched{rules: s.Rules}
+	for i := range x.names {
+		if !x.names[i].pinned {
+			continue
+		}
+		for n := range s.nodesFor(x.names[i].name) {
+			until := x.names[i].until
+			if at := slices.IndexFunc(m.nodes, func(p pinnedNode) bool { return p.node == n }); at >= 0 {
+				m.nodes[at].until = later(m.nodes[at].until, until)
+			} else {
+				m.nodes = append(m.nodes, pinnedNode{n, until})
+			}
+		}
+	}
+	x.matched.Store(m)
+	return m
 }
 
 // Again is Judge for a flow that a rule has let in before: what a rule for a name has let in goes on, also when the name has other addresses by
@@ -54,12 +92,25 @@ func (c *Rules) nodesFor(name string) iter.Seq[*node] {
 		if n := c.exact[name]; n != nil && !yield(n) {
 			return
 		}
-		for _, above, more := strings.Cut(name, "."); more; _, above, more = strings.Cut(above, ".") {
+		for _, above, more := strings.Cut(c.end(name), "."); more; _, above, more = strings.Cut(above, ".") {
 			if n := c.below[above]; n != nil && !yield(n) {
 				return
 			}
 		}
 	}
+}
+
+// end returns the last labels of a name, one more than the deepest rule has: a name may have a hundred.
+func (c *Rules) end(name string) string {
+	labels := 0
+	for i := len(name) - 1; i >= 0; i-- {
+		if name[i] == '.' {
+			if labels++; labels > c.deepest {
+				return name[i+1:]
+			}
+		}
+	}
+	return name
 }
 
 // forName returns what the rules for a name say of a protocol and a port.
@@ -163,11 +214,12 @@ type addressTable struct {
 	slots   [addressSlots]atomic.Pointer[address]
 }
 
-// An address does not change.
+// An address does not change, but for what is noted about it.
 type address struct {
-	addr  netip.Addr
-	until frame.Tick // the latest of its names
-	names []learned  // the last one last
+	addr    netip.Addr
+	until   frame.Tick // the latest of its names
+	names   []learned  // the last one last
+	matched atomic.Pointer[matched]
 }
 
 // learned is a name of an address. pinned: what rules allow for the name, they allow for the address.
@@ -201,24 +253,28 @@ func (t *addressTable) knows(a netip.Addr, name string) bool {
 	return x != nil && slices.ContainsFunc(x.names, func(n learned) bool { return n.name == name })
 }
 
-// of returns what is known of an address.
-func (k *Addresses) of(a netip.Addr, now frame.Tick) (x address) {
+// of returns what is known of an address; nil: nothing.
+func (k *Addresses) of(a netip.Addr, now frame.Tick) *address {
 	if k == nil {
-		return x
+		return nil
 	}
 	t := k.table.Load()
 	if t == nil {
-		return x
+		return nil
 	}
 	if found := t.find(a).Load(); found != nil && int32(found.until-now) > 0 {
-		return *found
+		return found
 	}
-	return x
+	return nil
 }
 
 // NamesOf returns the last names by which the port has learned an address, the last one last.
 func (k *Addresses) NamesOf(a netip.Addr, now frame.Tick) (names []string) {
-	for _, n := range k.of(a, now).names {
+	x := k.of(a, now)
+	if x == nil {
+		return nil
+	}
+	for _, n := range x.names {
 		if int32(n.until-now) > 0 {
 			names = append(names, n.name)
 		}
@@ -280,6 +336,7 @@ func (s *Set) Learn(name string, addrs []netip.Addr, ttl uint32, pinned bool, no
 			}
 		}
 		x.names = append(x.names, n)
+		s.match(x)
 		t.learned += len(x.names)
 		slot.Store(x)
 	}

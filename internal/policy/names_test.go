@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -599,5 +600,45 @@ func TestManyRulesForOneName(t *testing.T) {
 	}
 	if s.allows(a, 5000, 2) != 5000 || s.allows(a, 5001, 2) != 0 {
 		t.Error("not what the rules say")
+	}
+}
+
+// A name of a hundred labels, and an address of many names, cost a packet no more than others: the rules are found when the answer comes.
+func TestDeepNames(t *testing.T) {
+	var rules []Numbered
+	for i, text := range []string{"egress allow name:*.example.com tcp/443", "egress allow name:*.a.b.example.net tcp/444", "egress allow name:www.example.org tcp/445"} {
+		r, err := Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rules = append(rules, Numbered{Rule: r, ID: uint32(i + 1)})
+	}
+	s := &Set{Rules: Compile(rules, ByRules), Addresses: &Addresses{}}
+	a := netip.MustParseAddr("203.0.113.9")
+	deep := strings.Repeat("a.", 110)
+	for name, may := range map[string]bool{
+		deep + "example.com": true, "example.com": false, "x.example.com": true, deep + "b.example.net": true, deep + "c.example.net": false, "a.b.example.net": false, "x.a.b.example.net": true,
+		"www.example.org": true, deep + "www.example.org": false, "com": false, "": false,
+	} {
+		if s.MayAsk(name) != may {
+			t.Errorf("%q may be asked for: %v", name, !may)
+		}
+	}
+	for i := range namesOfOne {
+		s.Learn(fmt.Sprintf("n%d.%sexample.com", i, deep), []netip.Addr{a}, 60, true, 1)
+	}
+	x := s.Addresses.of(a, 2)
+	if m := x.matched.Load(); m == nil || m.rules != s.Rules || len(m.nodes) != 1 {
+		t.Fatalf("matched: %+v", m)
+	}
+	if allocs := testing.AllocsPerRun(100, func() { s.Judge(Egress, a, Outside, frame.TCP, 443, 2) }); allocs != 0 {
+		t.Errorf("%v allocations", allocs)
+	}
+	next := &Set{Rules: Compile(rules[1:], ByRules), Addresses: s.Addresses}
+	if v := next.Judge(Egress, a, Outside, frame.TCP, 443, 2); v.Action == Allow || s.Judge(Egress, a, Outside, frame.TCP, 443, 2).Action != Allow {
+		t.Errorf("after the rule is gone: %+v", v)
+	}
+	if v := s.Judge(Egress, a, Outside, frame.TCP, 443, 1+60*frame.TicksPerSecond); v.Action == Allow {
+		t.Errorf("after the answer's time: %+v", v)
 	}
 }

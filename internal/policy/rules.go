@@ -5,6 +5,7 @@ import (
 	"container/heap"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/gaissmai/bart"
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -35,6 +36,8 @@ type Rules struct {
 	below  map[string]*node     // likewise of names that begin with "*."; the key is what follows
 	limits bool                 // the port may ask for names of rules only
 	log    map[uint32]bool      // Log of each rule
+
+	deepest int // labels of the longest key of below
 }
 
 // A list has the rules of one direction, by the prefixes of their peers.
@@ -113,6 +116,7 @@ func Compile(rules []Numbered, dns DNS) *Rules {
 		}
 		if rest, wild := cutWildcard(name); wild {
 			c.below[rest] = n
+			c.deepest = max(c.deepest, strings.Count(rest, ".")+1)
 		} else {
 			c.exact[name] = n
 		}
