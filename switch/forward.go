@@ -140,6 +140,9 @@ func (s *Switch) unicast(snap *snapshot, b *frame.Batch, f *frame.Frame, n *Netw
 		return
 	}
 	f.Verdict, f.Out = frame.ToPort, id
+	if out.Flags&AnySource != 0 && f.Flags&(frame.IsIPv4|frame.IsIPv6) != 0 && !b.Dry {
+		s.left.note(f, b.Tick)
+	}
 	if f.Flags&frame.IsARP != 0 || f.Proto == frame.ICMPv6 {
 		if a, ok := answersFor(f); ok && !b.Dry {
 			s.questions.answer(id, a)

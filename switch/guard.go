@@ -33,6 +33,7 @@ func (s *Switch) Guard(b *frame.Batch) {
 			f.Net = p.Net
 			switch why := checkIngress(p, f, snap.nets[p.Net]); {
 			case why == frame.None:
+			case why == frame.AddressStolen && p.Flags&AnySource != 0 && f.Flags&(frame.IsIPv4|frame.IsIPv6) != 0 && s.left.has(f, b.Tick):
 			case why == frame.AddressStolen && f.Flags&frame.IsARP != 0 && f.ARP().SenderAddr() == snap.nets[p.Net].Addr:
 				f.PuntFor(why) // the gateway defends its address
 			default:
@@ -66,7 +67,7 @@ func checkIngress(p *Port, f *frame.Frame, n *Network) frame.Reason {
 	} else if why := p.serves(f); why != frame.None {
 		return why
 	}
-	if p.Flags&AnySource == 0 && n.steals(f) {
+	if n.steals(f) {
 		return frame.AddressStolen
 	}
 	return frame.None

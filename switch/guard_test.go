@@ -200,12 +200,59 @@ func TestAddressStolen(t *testing.T) {
 		"ARP, 1 tag":             {1, tagged(frametest.ARP(frame.BroadcastMAC, mac(1), 2, bound, gateway4), 1), frame.Drop},
 		"IPv4 from nobody's":     {1, ip(1, bound+9), frame.Flood},
 		"the bound one itself":   {2, ip(2, bound), frame.Flood},
-		"the host, which routes": {3, ip(3, bound), frame.Flood},
+		"the host, which routes": {3, ip(3, bound), frame.Drop},
+		"ARP of the host":        {3, frametest.ARP(frame.BroadcastMAC, mac(3), 2, bound, gateway4), frame.Drop},
 	} {
 		b := frametest.Batch(tt.in, 1, tt.raw)
 		run(s, b)
 		if f := &b.Frames[0]; f.Verdict != tt.verdict || tt.verdict != frame.Flood && f.Reason != frame.AddressStolen {
 			t.Errorf("%s: verdict %d, %s", name, f.Verdict, f.Reason.Info().Name)
+		}
+	}
+}
+
+// What a container sends by the port of a host that routes may come back by it with the same source. Nothing else comes from there with that source.
+func TestAddressComesBackFromTheHost(t *testing.T) {
+	four, six := frametest.Addr("10.0.0.3"), frametest.Addr6("fd00::3")
+	for _, v6 := range []bool{false, true} {
+		s := newSwitch(3, 0)
+		s.SetNetwork(vswitch.Network{ID: 1, Gateway: gateway, Addr: frametest.Addr("10.0.0.1"), FDB: vswitch.NewFDB(1024, 3)})
+		s.SetPort(vswitch.Port{ID: 2, Net: 1, Flags: vswitch.DefaultFlags | vswitch.Guard, MTU: 1500, MAC: mac(2), Addr: four, Addrs6: []frame.Addr6{six}})
+		s.SetPort(vswitch.Port{ID: 3, Net: 1, Flags: vswitch.DefaultFlags | vswitch.AnySource, MTU: 1500, MAC: mac(3)})
+		s.FDB(1).Set(mac(3), 3, false)
+		from := func(m int, dst frame.MAC, proto uint8, port uint16) []byte {
+			p := frametest.Packet{SrcMAC: mac(m), DstMAC: dst, Src: four, Dst: frametest.Addr("198.51.100.1"), Proto: proto, SrcPort: port, DstPort: 80}
+			if v6 {
+				p.Src6, p.Dst6 = six, frametest.Addr6("2001:db8::1")
+			}
+			return p.Raw()
+		}
+		tick := frame.Tick(1000)
+		send := func(in frame.PortID, raw []byte) frame.Reason {
+			b := frametest.Batch(in, 1, raw)
+			b.Tick = tick
+			run(s, b)
+			return b.Frames[0].Reason
+		}
+		for _, x := range []struct {
+			what  string
+			in    frame.PortID
+			raw   []byte
+			after frame.Tick
+			want  frame.Reason
+		}{
+			{"before", 3, from(3, mac(2), frame.TCP, 5000), 0, frame.AddressStolen},
+			{"the container's own", 2, from(2, mac(3), frame.TCP, 5000), 0, frame.None},
+			{"the same again", 3, from(3, mac(2), frame.TCP, 5000), frame.TicksPerSecond, frame.None},
+			{"another port", 3, from(3, mac(2), frame.TCP, 5001), 0, frame.AddressStolen},
+			{"another protocol", 3, from(3, mac(2), frame.UDP, 5000), 0, frame.AddressStolen},
+			{"by a port that is not the host's", 1, from(1, mac(2), frame.TCP, 5000), 0, frame.AddressStolen},
+			{"much later", 3, from(3, mac(2), frame.TCP, 5000), 100 * frame.TicksPerSecond, frame.AddressStolen},
+		} {
+			tick += x.after
+			if got := send(x.in, x.raw); got != x.want {
+				t.Errorf("IPv6 %v, %s: %s", v6, x.what, got.Info().Name)
+			}
 		}
 	}
 }

@@ -25,7 +25,7 @@ const (
 	Uplink                             // not switched: every frame goes to the router
 	AnyVLAN                            // the guard lets frames with a VLAN tag pass
 	Untagged                           // gets no frame with a VLAN tag from a guarded port
-	AnySource                          // may send from addresses of other ports: the host's port, when the host's stack routes
+	AnySource                          // routes: what has left by it may come back by it with the same source: the host's port, when the host's stack routes
 	Tracked                            // frames from and to it are judged by nat.Filter
 	Closed                             // it gets no flood but ARP and neighbor discovery
 	Ways                               // of an uplink: its frames have way headers (frame.WayMACs)
@@ -139,6 +139,7 @@ type Switch struct {
 	mu   sync.Mutex // Lock 65: writers of snap
 
 	questions questions
+	left      leftByHost
 }
 
 // New returns a switch without ports or networks.

@@ -73,6 +73,8 @@ func TestParse(t *testing.T) {
 		{name: "gso of 1 byte", raw: vnet(tcp, frame.VnetNeedsCsum, frame.GSOTCPv4, 1, 34, 16), why: frame.BadVnetHeader},
 		{name: "gso of 47 bytes", raw: vnet(tcp, frame.VnetNeedsCsum, frame.GSOTCPv4, 47, 34, 16), why: frame.BadVnetHeader},
 		{name: "gso of 48 bytes", raw: vnet(tcp, frame.VnetNeedsCsum, frame.GSOTCPv4, 48, 34, 16), flags: frame.IsIPv4 | frame.HasTuple},
+		{name: "1025 segments", raw: tso(1025), why: frame.BadVnetHeader},
+		{name: "1024 segments", raw: tso(1024), flags: frame.IsIPv4 | frame.HasTuple},
 		{name: "129 datagrams", raw: uso(129), why: frame.BadVnetHeader},
 		{name: "128 datagrams", raw: uso(128), flags: frame.IsIPv4 | frame.HasTuple},
 		{name: "gso without csum", raw: vnet(tcp, 0, frame.GSOTCPv4, 100, 34, 16), why: frame.BadVnetHeader},
@@ -103,6 +105,11 @@ func vnet(raw []byte, flags, gso uint8, size, start, off uint16) []byte {
 	raw = bytes.Clone(raw)
 	frame.VnetHdr(raw).Set(flags, gso, 0, size, start, off)
 	return raw
+}
+
+// tso is a super-frame of so many TCP segments of 50 bytes.
+func tso(segments int) []byte {
+	return frametest.Packet{Proto: frame.TCP, Src: alice, Dst: bob, SrcPort: 1000, DstPort: 80, GSO: 50, Payload: make([]byte, 50*segments)}.Raw()
 }
 
 // uso is a super-frame of so many UDP datagrams of 100 bytes.

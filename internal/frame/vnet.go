@@ -53,8 +53,9 @@ func (h VnetHdr) Set(flags, gsoType uint8, hdrLen, gsoSize, csumStart, csumOffse
 }
 
 const (
-	minSegment   = 48  // bytes of a TCP segment: the smallest that Linux sends (include/net/tcp.h, TCP_MIN_SND_MSS)
-	maxDatagrams = 128 // in one UDP super-frame: more is refused by Linux (include/linux/udp.h, UDP_MAX_SEGMENTS)
+	minSegment   = 48   // bytes of a TCP segment: the smallest that Linux sends (include/net/tcp.h, TCP_MIN_SND_MSS)
+	maxSegments  = 1024 // in one TCP super-frame: 64 KiB in segments of 64 bytes
+	maxDatagrams = 128  // in one UDP super-frame: more is refused by Linux (include/linux/udp.h, UDP_MAX_SEGMENTS)
 
 	joinedDatagrams = 64 // that the switch joins: some kernels from 6.2 to 6.8 take no more
 )
@@ -74,7 +75,7 @@ func validVnet(h VnetHdr, b []byte) bool {
 		return h[1] == GSONone
 	case GSOTCPv4, GSOTCPv6:
 		return h.GSOSize() >= minSegment && h[0]&VnetNeedsCsum != 0 && h.CsumOffset() == 16 &&
-			int(h.CsumStart())+20 <= len(b)
+			int(h.CsumStart())+20 <= len(b) && len(b)-int(h.CsumStart())-20 <= maxSegments*int(h.GSOSize())
 	case GSOUDPL4:
 		return h.GSOSize() > 0 && len(b)-int(h.CsumStart())-UDPLen <= maxDatagrams*int(h.GSOSize()) && h[0]&VnetNeedsCsum != 0 && h.CsumOffset() == 6 &&
 			int(h.CsumStart())+8 <= len(b)

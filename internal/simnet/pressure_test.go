@@ -209,6 +209,25 @@ func TestNeighborsShare(t *testing.T) {
 	}
 }
 
+// One frame may not be flooded if its segments are more than a port may flood at once.
+func TestOneFrameIsNoStorm(t *testing.T) {
+	n := play(t, "network 1 10.0.0.1/24\n"+hosts(100))
+	h := n.host("h1")
+	send := func(gso uint16) uint64 {
+		p := frametest.Packet{SrcMAC: h.MAC, DstMAC: frame.BroadcastMAC, Src: h.Addr, Dst: frametest.Addr("10.0.0.255"), SrcPort: 9, DstPort: 9, Payload: make([]byte, 50000), Proto: frame.TCP, GSO: gso}
+		before := n.DP.Conservation().Replicated
+		n.Inject(h, p.Raw())
+		n.Advance(10 * frame.TicksPerSecond)
+		return n.DP.Conservation().Replicated - before
+	}
+	if got := send(64); got != 0 || n.DP.Drops()["storm_limited"] != 1 {
+		t.Errorf("a frame of 782 segments made %d copies; drops %v", got, n.DP.Drops())
+	}
+	if got := send(1400); got != 98 {
+		t.Errorf("a frame of 36 segments made %d copies; drops %v", got, n.DP.Drops())
+	}
+}
+
 // A port that floods is held to its limits, in frames of a class and in copies; another port's broadcasts still arrive.
 func TestStorms(t *testing.T) {
 	n := play(t, "network 1 10.0.0.1/24\n"+hosts(40))
