@@ -47,7 +47,7 @@ func New(n *nat.NAT, clock func() int64, pollers ...Poller) *Dataplane {
 	d := &Dataplane{
 		Switch: vswitch.New(), Router: router.New(), NAT: n, clock: clock, readers: map[frame.PortID]int{}, rated: map[frame.PortID]bool{}, uplink: frame.NoPort, busy: make(chan struct{}, 1),
 	}
-	d.slow.dp = d
+	d.slow.dp, d.slow.cause = d, frame.NoPort
 	d.slow.wake = make(chan struct{}, 1)
 	d.slow.sent = make([]bool, len(pollers))
 	for _, p := range pollers {

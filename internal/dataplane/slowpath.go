@@ -1,9 +1,11 @@
 package dataplane
 
 import (
+	"math"
 	"sync"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/ring"
 	"github.com/uvswitch/uvswitch/router"
 	vswitch "github.com/uvswitch/uvswitch/switch"
 )
@@ -12,7 +14,7 @@ const (
 	maintenanceTime = 1 * frame.TicksPerSecond // how often tables age
 	sweepBudget     = 1 << 18                  // flow entries visited per maintenance,
 	sweepSlice      = 1 << 14                  // in slices, so that ARP and pings are answered meanwhile
-	drainBudget     = 1024                     // punted frames of one worker handled per run
+	drainBudget     = 1024                     // punted frames of each worker handled per run
 	minShares       = 8                        // of a queue that ports share: for so many ports at least
 	leastShare      = frame.MaxFrame + 1024    // bytes: the longest frame
 )
@@ -30,6 +32,7 @@ type slowPath struct {
 	earlyDropAt frame.Tick      // when flows may be dropped early again
 	sweep       int             // flow entries still to be visited
 	sent        []bool          // something was injected, by worker
+	cause       frame.PortID    // whose frame is handled; NoPort: none is
 	injectedAt  frame.Tick
 	injected    int                 // bytes in this Tick, beyond the parts of their ports
 	injectedOf  [frame.MaxPorts]int // bytes in this Tick, by ingress port
@@ -59,19 +62,8 @@ func (k *slowPath) gone(id frame.PortID) {
 // process handles the punted frames and, once a second, ages the tables. It returns the ports whose device has died.
 func (k *slowPath) process(now frame.Tick) []frame.PortID {
 	k.mu.Lock()
-	for _, w := range k.dp.workers {
-		n := 0
-		k.drainQuiet(w, now)
-		for rec := w.punts.Peek(); rec != nil && n < drainBudget; rec = w.punts.Peek() {
-			k.handle(rec, now)
-			w.punts.Release()
-			if n++; n%quietFrames == 0 { // more may have come meanwhile
-				k.drainQuiet(w, now)
-			}
-		}
-		if n == drainBudget {
-			k.notify() // the rest, after those that wait for mu
-		}
+	if k.drain(now) {
+		k.notify() // the rest, after those that wait for mu
 	}
 	due := int32(now-k.next) >= 0
 	if k.parked.n.Load() > 0 && (due || k.dp.NAT.FragmentsArrived()) {
@@ -116,17 +108,44 @@ func (k *slowPath) process(now frame.Tick) []frame.PortID {
 	return dead
 }
 
-// drainQuiet handles the first frames of each port.
-func (k *slowPath) drainQuiet(w *worker, now frame.Tick) {
-	for rec := w.quiet.Peek(); rec != nil; rec = w.quiet.Peek() {
-		k.handle(rec, now)
-		w.quiet.Release()
+// drain handles punted frames: a few of each worker in turn, and before these the first frames of each port in this Tick, of all workers. So
+// a port that floods keeps nobody's ARP waiting. It reports whether some may be left.
+func (k *slowPath) drain(now frame.Tick) (left bool) {
+	for n := 0; n < drainBudget; n += quietFrames {
+		left = false
+		for _, w := range k.dp.workers {
+			for _, w := range k.dp.workers {
+				k.take(w.quiet, math.MaxInt, now)
+			}
+			if k.take(w.punts, quietFrames, now) {
+				left = true
+			}
+		}
+		if !left {
+			return false
+		}
 	}
+	return true
+}
+
+// take handles at most n frames of a queue, and reports whether there were so many.
+func (k *slowPath) take(q *ring.Queue, n int, now frame.Tick) bool {
+	for ; n > 0; n-- {
+		rec := q.Peek()
+		if rec == nil {
+			return false
+		}
+		k.handle(rec, now)
+		q.Release()
+	}
+	return true
 }
 
 // handle takes one punted frame: it is parked, tried again, or the router's.
 func (k *slowPath) handle(rec []byte, now frame.Tick) {
 	defer k.survive(rec)
+	k.cause = recordPort(rec)
+	defer func() { k.cause = frame.NoPort }()
 	switch recordWhy(rec).Punt() {
 	case frame.Park:
 		k.parked.add(k, rec, now)
@@ -211,7 +230,11 @@ func (k *slowPath) wakeWorkers() {
 func (k *slowPath) inject(h hop, at resumePoint, raw []byte) {
 	to := k.injectTo(h.in, raw)
 	ring := k.dp.workers[to].injected
-	if !k.mayInject(h.in, h.net, recordLen+len(raw)) {
+	cause := h.in
+	if cause == frame.Gateway { // an answer
+		cause = k.cause
+	}
+	if !k.mayInject(cause, h.net, recordLen+len(raw)) {
 		k.end(h.in, raw, frame.InjectQueueFull)
 		return
 	}
@@ -228,9 +251,9 @@ func (k *slowPath) inject(h hop, at resumePoint, raw []byte) {
 
 // mayInject limits how many bytes of one ingress port are given back to the workers in each Tick: a packet that is cut becomes many. Half of a
 // queue is for all ports, in equal parts, but of at least leastShare. A port that needs more takes it from the other half, while some is left.
-// Frames that the gateway originates, and those from outside, are not limited.
+// What the gateway answers is the asker's. What nobody has asked for, and what comes from outside, is not limited.
 func (k *slowPath) mayInject(in frame.PortID, net frame.NetID, bytes int) bool {
-	if in == frame.Gateway || net == frame.NoNet {
+	if in == frame.NoPort || net == frame.NoNet {
 		return true
 	}
 	if now := k.dp.Now(); k.injectedAt != now {

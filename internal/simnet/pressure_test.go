@@ -209,6 +209,34 @@ func TestNeighborsShare(t *testing.T) {
 	}
 }
 
+// Long pings to the gateway, whose answers are as long, leave room for the answers of others.
+func TestLongPingsLeaveRoom(t *testing.T) {
+	n := play(t, "network 1 10.0.0.1/24\n"+hosts(6))
+	n.lenient = true
+	gateway, _ := n.DP.Router.Interface(1)
+	victim := n.host("h6")
+	for round := range 5 {
+		for i := 1; i <= 5; i++ {
+			h := n.host(fmt.Sprintf("h%d", i))
+			for k := range 12 {
+				n.Poller.Put(h.Port, frametest.Packet{SrcMAC: h.MAC, DstMAC: gateway.MAC, Src: h.Addr, Dst: gateway.Addr, Proto: frame.ICMP, Type: 8, ID: uint16(k), Payload: make([]byte, 60000)}.Raw())
+			}
+		}
+		victim.inbox = nil
+		for k := range 3 {
+			n.Poller.Put(victim.Port, frametest.Packet{SrcMAC: victim.MAC, DstMAC: gateway.MAC, Src: victim.Addr, Dst: gateway.Addr, Proto: frame.ICMP, Type: 8, ID: uint16(k), Payload: make([]byte, 3000)}.Raw())
+		}
+		n.Settle()
+		if len(victim.inbox) != 9 {
+			t.Errorf("round %d: %d of 9 pieces of 3 answers; drops %v", round, len(victim.inbox), n.DP.Drops())
+		}
+		n.Advance(frame.TicksPerSecond)
+	}
+	if n.DP.Drops()["inject_queue_full"] == 0 {
+		t.Errorf("nothing was refused: this test shows nothing; drops %v", n.DP.Drops())
+	}
+}
+
 // One frame may not be flooded if its segments are more than a port may flood at once.
 func TestOneFrameIsNoStorm(t *testing.T) {
 	n := play(t, "network 1 10.0.0.1/24\n"+hosts(100))
