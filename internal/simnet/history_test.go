@@ -29,6 +29,8 @@ type history struct {
 	bytes []byte
 	hosts []*Host
 	gone  map[frame.PortID]vswitch.Port // ports that were removed
+
+	events int
 }
 
 // next is the next byte, modulo n; 0 at the end.
@@ -214,6 +216,11 @@ func (h *history) check(t *testing.T, from *Host, before int) {
 	if c := n.DP.Conservation(); c.Transmitted+c.Dropped+c.Consumed > c.Received+c.Originated+c.Replicated { // some may wait
 		t.Fatalf("more than there was: %+v\ndrops %v", c, n.DP.Drops())
 	}
+	if h.events++; h.events%8 == 0 { // it takes as long as many events
+		if err := n.DP.NAT.Audit(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	isolated := map[frame.PortID]bool{2: true, 3: true}
 	for _, r := range n.records[before:] {
 		if !r.out {
@@ -253,7 +260,7 @@ func addRandom(f *testing.F, scripts uint64, size int, stream uint64) {
 // FuzzHistory lets a long string of events happen: packets, lies, time, published ports, ports and addresses that come and go, tenants,
 // and reloads.
 // After each event no frame has become two, no guarded port has sent as another one, isolated ports have not heard of each other,
-// and outside saw addresses of the host only. At the end the
+// and outside saw addresses of the host only. Every eighth time, what NAT has counted is compared with its tables. At the end the
 // account of frames is balanced, and nobody holds anything.
 func FuzzHistory(f *testing.F) {
 	f.Add([]byte("\x01\x0f\x02\x00\x03\x01\x01\x01\x02\x00\x00\x00\x00\x00\x01\x05\x05"), false)
@@ -278,6 +285,9 @@ func FuzzHistory(f *testing.F) {
 		}
 		if c := n.DP.Conservation(); !c.Balanced {
 			t.Fatalf("not balanced: %+v\ndrops %v", c, n.DP.Drops())
+		}
+		if err := n.DP.NAT.Audit(); err != nil {
+			t.Fatal(err)
 		}
 		if used := n.DP.NAT.Used(); used != 0 {
 			t.Fatalf("%d flows are left", used)
