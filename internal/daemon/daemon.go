@@ -76,11 +76,12 @@ type Daemon struct {
 	policies   []model.Policy          // in the order in which they were made; under mu, replaced as a whole
 	policing   policies.Compiler
 	happened   events.Log
-	formerly   policies.Saved // what the last process has left; see recallPoliciesLocked
-	saved      policies.Saved // what is left to the next one
-	leaseError bool           // leases could not be saved last time
-	leasesKept chan struct{}  // closed when keepLeases has ended; nil if it has not begun
-	sandbox    string         // see Sandbox
+	stations   events.Stations // adds to happened
+	formerly   policies.Saved  // what the last process has left; see recallPoliciesLocked
+	saved      policies.Saved  // what is left to the next one
+	leaseError bool            // leases could not be saved last time
+	leasesKept chan struct{}   // closed when keepLeases has ended; nil if it has not begun
+	sandbox    string          // see Sandbox
 	log        *slog.Logger
 	ended      chan struct{} // closed when the data plane has ended
 	failure    error         // why it has ended; written before
@@ -246,7 +247,8 @@ func newDaemon(o Options) (*Daemon, error) {
 		names.SetOpener(helper.OpenResolvConf)
 	}
 	d.gateways = gateway.NewService(names, d.dp.Router, d.dp.WithSlowPath, d.dp.NAT.Policies, d.dp.Now)
-	d.gateways.SetTeller((&events.Stations{Log: &d.happened}).Add)
+	d.stations.Log = &d.happened
+	d.gateways.SetTeller(d.stations.Add)
 	d.dp.Router.SetService(d.gateways)
 	if d.usesBPF() {
 		d.dp.Router.SetWayMTU(d.up.WayMTU)

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/events"
@@ -32,7 +33,11 @@ func (d *Daemon) tellLocked(state *model.State) {
 		was.state, was.uplink = &nobodyWaits, d.told.uplink
 	}
 	for _, e := range events.Between(was.state, state) {
-		d.happened.Add(e)
+		if p := state.Port(e.Port); e.Event == events.Port && e.Action == events.Changed && p != nil && p.AsksDHCP() && strings.Contains(e.Text, "changed: address ") { // its station leases addresses
+			d.stations.Add(e)
+		} else {
+			d.happened.Add(e)
+		}
 	}
 	if text := uplinkText(&d.told.uplink); text != uplinkText(&was.uplink) {
 		d.happened.Add(api.Event{Event: events.Uplink, Action: events.Changed, Name: d.told.uplink.Device, Address: model.AddrText(d.told.uplink.Addr), Text: text})

@@ -23,6 +23,8 @@ func TestEvents(t *testing.T) {
 		text, _ := os.ReadFile(heard)
 		return strings.Contains(string(text), "hairpin")
 	})
+	const lie = "ping -c 3 -i 0.2 -W 1 -I 172.29.9.9 172.29.0.1 >/dev/null; true"
+	b.Sh("web", "ip addr add 172.29.9.9/32 dev eth0; "+lie)
 	b.CLI("port", "add", "guest", "--netns", b.NS("guest"), "--ip", "dhcp")
 	b.Sh("guest", "ip link set eth0 up; busybox udhcpc -i eth0 -n -q -f -t 5 -T 1 -s /bin/true")
 	b.CLI("policy", "add", "closed", "egress", "allow", "outside", "tcp/443")
@@ -34,6 +36,14 @@ func TestEvents(t *testing.T) {
 	b.Eventually("the uplink's other address is told", func() bool {
 		return strings.Contains(b.CLI("events", "--no-follow", "--filter", "event=uplink"), "address 10.1.0.7")
 	})
+	refused := func() string {
+		return b.CLI("events", "--no-follow", "--filter", "event=refusal", "--filter", "port=web", "--filter", "reason=guard_arp_sender", "--format", "{{.Text}}")
+	}
+	b.Eventually("a refusal names its port", func() bool { return strings.HasPrefix(refused(), "port web was refused ") })
+	b.Sh("web", lie)
+	if got := refused(); strings.Count(got, "\n") != 1 { // the next one may come after ten seconds only
+		t.Errorf("refusals are told more than once: %s", got)
+	}
 	all := b.CLI("events", "--since", "1h", "--no-follow")
 	for _, want := range []string{"switch started", "port web added", "port guest added", "lease began: 172.29.128.1", "port guest changed: address 172.29.128.1", "policy closed added: 1 rule", "network lab added: 172.30.0.0/24",
 		"publish 8080", "network lab removed", "port guest removed", "lease ended: 172.29.128.1"} {
