@@ -115,7 +115,11 @@ func runHostile(ctx context.Context, o options) error {
 	if err := os.MkdirAll(o.out, 0o755); err != nil {
 		return err
 	}
-	head := fmt.Sprintf("# Beside floods\n\nMedians of %d rounds of %d s, each on a fresh system. Nice value of uvswitch: %d. [README.md](../../README.md#beside-floods) explains the columns.\n\n", o.rounds, o.seconds, o.nice)
+	inCgroups := ""
+	if o.weight != 0 {
+		inCgroups = fmt.Sprintf(" Each container has a cgroup; uvswitch has CPUWeight %d.", o.weight)
+	}
+	head := fmt.Sprintf("# Beside floods\n\nMedians of %d rounds of %d s, each on a fresh system. Nice value of uvswitch: %d.%s [README.md](../../README.md#beside-floods) explains the columns.\n\n", o.rounds, o.seconds, o.nice, inCgroups)
 	if err := os.WriteFile(filepath.Join(o.out, "hostile.md"), []byte(head+table), 0o644); err != nil {
 		return err
 	}
@@ -166,7 +170,7 @@ func hostilePlot(keys []cellKey, cells map[cellKey]*cell, file string) error {
 
 // measure starts a system, and measures c1 alone, beside polite containers, and beside ones that flood.
 func (c *cell) measure(ctx context.Context, k cellKey, o options) error {
-	s := &system{name: k.system, directions: []string{"out"}, up: kernelUp, ways: 1, more: k.flooders - 1}
+	s := &system{name: k.system, directions: []string{"out"}, up: kernelUp, ways: 1, more: k.flooders - 1, weight: o.weight}
 	switch k.system {
 	case uvswitchName:
 		s.up = uvswitchUp(o)

@@ -26,7 +26,7 @@ type options struct {
 	hostile, scale  bool
 	rootless        bool
 	flooders        string
-	nice            int
+	nice, weight    int
 }
 
 func main() {
@@ -55,6 +55,7 @@ func main() {
 	flag.BoolVar(&o.rootless, "rootless", false, "measure only uvswitch of an ordinary user, beside pasta, slirp4netns and gvisor-tap-vsock (rootless.go)")
 	flag.StringVar(&o.flooders, "flooders", "1,4,17", "with -hostile: how many containers flood at the same time")
 	flag.IntVar(&o.nice, "nice", 0, "nice value of uvswitch; -5 in its systemd unit")
+	flag.IntVar(&o.weight, "weight", 0, "with -hostile: CPUWeight of uvswitch, and a cgroup for each container; 300 in its systemd unit; 0: no cgroups")
 	flag.Parse()
 	o.args = strings.Fields(args)
 	if *quick {

@@ -30,6 +30,8 @@ type system struct {
 
 	ways   int // out of its host
 	more   int // containers after c1 and c2
+	weight int // of the host's cgroup: see cgroups.go; 0: no cgroups
+	cpu    cpuController
 	number int // part of the names of its namespaces
 	dir    string
 	procs  []*exec.Cmd
@@ -128,6 +130,11 @@ func (s *system) start(ctx context.Context) error {
 			return err
 		}
 	}
+	if s.weight != 0 {
+		if err := s.makeCgroups(); err != nil {
+			return err
+		}
+	}
 	h, o := s.ns("host"), s.ns("out")
 	err = sh("ip -n "+h+" link add eth0 type veth peer name eth0 netns "+o,
 		"ip -n "+h+" addr add 10.1.0.1/24 dev eth0", "ip -n "+o+" addr add 10.1.0.2/24 dev eth0",
@@ -187,13 +194,16 @@ func (s *system) down() {
 	for _, p := range s.parts() {
 		_ = exec.Command("ip", "netns", "del", s.ns(p)).Run() // fails if it was not created
 	}
+	if s.weight != 0 {
+		s.removeCgroups()
+	}
 	os.RemoveAll(s.dir)
 }
 
 // command returns a program to run in one of the namespaces; it is killed when this program ends. nsenter, unlike
 // `ip netns exec`, does not remount /sys.
 func (s *system) command(ctx context.Context, part string, args ...string) *exec.Cmd {
-	c := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + s.path(part), "--"}, args...)...)
+	c := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + s.path(part), "--"}, s.inCgroup(part, args)...)...)
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return c
 }
