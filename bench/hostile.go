@@ -95,11 +95,12 @@ func runHostile(ctx context.Context, o options) error {
 			if ctx.Err() != nil {
 				return errors.New("interrupted; nothing was written")
 			}
-			if err != nil {
-				return fmt.Errorf("%s, %d flooders, %s: %w", k.flood, k.flooders, k.system, err)
-			}
 			done++
 			c, total := cells[k], o.rounds*len(keys)
+			if err != nil { // the other cells are worth their hours
+				fmt.Fprintf(os.Stderr, "[%d/%d] %s, %d flooders, %s: this round does not count: %v\n", done, total, k.flood, k.flooders, k.system, err)
+				continue
+			}
 			last := len(c.flooded) - 1
 			fmt.Fprintf(os.Stderr, "[%d/%d] %-24s %2d %-24s %5.0f of %5.0f connections/s, %5.0f of %5.0f MB/s, p99 %5.1f (alone %4.1f) ms; waits for a CPU: victim %.2f, worker %.2f of %.2f (%s left)\n",
 				done, total, k.flood, k.flooders, k.system, c.flooded[last].Connections, c.polite[last].Connections, c.flooded[last].Bulk/1e6, c.polite[last].Bulk/1e6,

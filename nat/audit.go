@@ -48,12 +48,12 @@ func (n *tracker[A]) audit() error {
 		}
 	}
 	n.flows.eachEnded(n.retiring[0], func(e uint32) {
-		if s := &n.state[e]; s.state.Load()&endedInTime == 0 {
+		if s := &n.state[e]; s.state.Load()&uncharged == 0 {
 			h.endedFlows[s.port]++
 		}
 	})
 	n.maps.eachEnded(n.retiring[1], func(m uint32) {
-		if s := &n.mappings[m]; s.refs.Load() != uncharged {
+		if s := &n.mappings[m]; s.refs.Load() != ended {
 			h.endedMaps[s.owner]++
 		}
 	})

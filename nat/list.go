@@ -173,6 +173,9 @@ const (
 	endings
 )
 
+// isCharged reports whether the port is charged for the entry's grace period: what its own packets have ended. The slow path frees at once what has timed out.
+func (why ending) isCharged() bool { return why == evicted || why == replaced }
+
 var endingNames = [endings]string{"timed_out", "evicted", "replaced", "flushed"}
 
 type flowStats struct {

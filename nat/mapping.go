@@ -62,7 +62,7 @@ func parseName(what, s string, names []string) (int, error) {
 // A permission is also an entry of maps: it records a remote address that an endpoint has sent to, for
 // address-dependent filtering. The keys of a permission contain that address, too.
 type endpoint struct {
-	refs    atomic.Int32  // number of flows and permissions that use it; uncharged when it has ended and nobody is charged for its grace period
+	refs    atomic.Int32  // number of flows and permissions that use it; ended: see there
 	expires atomic.Uint32 // a Tick: until then other endpoints may send in; kept up only if the filtering allows that
 	parent  uint32        // of a permission: the mapping that it retains; 0 for a mapping
 	owner   frame.PortID  // the port charged for it
@@ -215,7 +215,8 @@ func (n *tracker[A]) retain(m uint32) bool {
 	}
 }
 
-const uncharged = -1
+// ended are the references of a mapping that has ended, and for whose grace period nobody is charged.
+const ended = -1
 
 // release removes a reference; releasing the last one removes the mapping or permission.
 func (n *tracker[A]) release(m uint32) { n.releaseFor(m, replaced) }
@@ -229,10 +230,10 @@ func (n *tracker[A]) releaseFor(m uint32, why ending) {
 	if !n.maps.unlink(m) {
 		return
 	}
-	if why == timedOut { // as in end
-		s.refs.Store(uncharged)
-	} else {
+	if why.isCharged() { // as in end
 		n.endedMaps.Charge(owner)
+	} else {
+		s.refs.Store(ended)
 	}
 	if n.mapShares.Return(owner); parent != 0 {
 		n.releaseFor(parent, why)

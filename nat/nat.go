@@ -122,7 +122,8 @@ const (
 	byPrefix      = 1 << 16 // an address is translated by a rule with a prefix, or stays: see Masquerade.Outside
 	hairpinned    = 1 << 17 // from inside to an outside address of such a rule: both ends are inside
 	secondTry     = 1 << 18 // its way out has refused the source address or the port of the flow before it
-	endedInTime   = 1 << 19 // its time-out has ended it: nobody is charged for its grace period
+	uncharged     = 1 << 19 // it has ended, and nobody is charged for its grace period
+	midway        = 1 << 20 // it began with a segment in the middle of a TCP connection: who opened that is not known
 	stateMask     = 0xff
 
 	waysShift = 24 // the top byte: the value of NAT.ways for which the way out has been asked
@@ -226,10 +227,11 @@ func (n *tracker[A]) end(e uint32, why ending) bool {
 	s := &n.state[e]
 	k := &n.flows.keys[e]
 	n.flowShares.Return(s.port)
-	if why == timedOut { // the slow path sees to it that these never become many
-		s.state.Or(endedInTime)
-	} else {
+	// Until the charge, the entry is not free: a worker's batch is not over, the slow path reclaims later, and others hold listing.
+	if why.isCharged() {
 		n.endedFlows.Charge(s.port)
+	} else {
+		s.state.Or(uncharged)
 	}
 	if s.state.Load()&servedFlow != 0 {
 		n.served[s.port].Add(-1)
@@ -326,12 +328,12 @@ func (n *tracker[A]) reclaim() {
 	n.listing.Lock()
 	defer n.listing.Unlock()
 	n.flows.reclaim(n.retiring[0], func(e uint32) {
-		if s := &n.state[e]; s.state.Load()&endedInTime == 0 {
+		if s := &n.state[e]; s.state.Load()&uncharged == 0 {
 			n.endedFlows.Return(s.port)
 		}
 	})
 	n.maps.reclaim(n.retiring[1], func(m uint32) {
-		if s := &n.mappings[m]; s.refs.Load() != uncharged {
+		if s := &n.mappings[m]; s.refs.Load() != ended {
 			n.endedMaps.Return(s.owner)
 		}
 	})

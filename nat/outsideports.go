@@ -237,7 +237,7 @@ func (n *tracker[A]) chooseResting(o *outsidePorts, i int, d *pendingFlow[A], po
 	try := func(p uint16) bool {
 		return pool.Has(p) && good.takes(p) && n.reuse(o, i, p, d.orig.Src, d.port, dry)
 	}
-	if p := uint16(n.restedLast[i][d.port].Load()); try(p) {
+	if p, want := uint16(n.restedLast[i][d.port].Load()), d.orig.SrcPort; (p < 1024) == (want < 1024) && (p^want)&1 == 0 && try(p) { // RFC 4787, 4.2
 		return p, true
 	}
 	left := restingScan

@@ -252,7 +252,7 @@ func (n *tracker[A]) create(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 
 // charge counts a flow that is about to be created, and reports whether its port may have it.
 func (n *tracker[A]) charge(d *pendingFlow[A]) bool {
-	if !n.hasGraceRoom(d.port, false) {
+	if !n.hasGraceRoom(d.port, d.status&servedFlow != 0, false) {
 		return false
 	}
 	for range 2 {
@@ -461,7 +461,11 @@ func (n *tracker[A]) fill(e uint32, c *config[A], d *pendingFlow[A], f packet[A]
 	s.mapping, s.inboundMapping, s.rule, s.port, s.net = d.mapping, d.inboundMapping, d.rule, d.port, d.net
 	s.addrs = frame.AddrDelta(d.orig.Src, to.Src).Plus(frame.AddrDelta(d.orig.Dst, to.Dst))
 	s.l4ports = frame.Delta16(d.orig.SrcPort, to.SrcPort).Plus(frame.Delta16(d.orig.DstPort, to.DstPort))
-	s.state.Store(begin(d.status, f.Proto, tcpFlags(f.Frame), now) | n.ways.Load()<<waysShift)
+	status := d.status
+	if resumes(f.Frame) {
+		status |= midway
+	}
+	s.state.Store(begin(status, f.Proto, tcpFlags(f.Frame), now) | n.ways.Load()<<waysShift)
 	if c.rulings != nil {
 		c.rulings[e].Store(d.admission.Word())
 	}

@@ -176,9 +176,10 @@ func (n *tracker[A]) find(c *config[A], t *frame.TupleOf[A], b *frame.Batch) (e 
 	return e, dir, true
 }
 
-// follow finds the flow that a frame goes on with. What begins a connection goes on with no flow that has ended: that flow ends, and the new
-// connection is judged like any other one (linux net/netfilter/nf_conntrack_proto_tcp.c, nf_conntrack_tcp_packet). Nor does the end that
-// was called begin one by the flow of the call.
+// follow finds the flow that a frame goes on with. A frame that opens a connection does not go on with a flow that has ended: the old flow ends, and the
+// new connection is judged like any other one (linux net/netfilter/nf_conntrack_proto_tcp.c, nf_conntrack_tcp_packet). The same holds for a
+// flow of which nobody knows which end opened it, and for SCTP when the end that was called opens an association: NAT knows no end of
+// associations. In TCP, the end that was called may open no connection while the flow lives.
 //
 //uvswitch:hot
 func (n *tracker[A]) follow(c *config[A], f packet[A], b *frame.Batch) (e uint32, dir uint8, ok bool, why frame.Reason) {
@@ -187,14 +188,14 @@ func (n *tracker[A]) follow(c *config[A], f packet[A], b *frame.Batch) (e uint32
 		return e, dir, ok, frame.None
 	}
 	w := n.state[e].state.Load()
-	switch s := tcpState(w & stateMask); {
-	case f.Proto == frame.TCP && (s == tcpTimeWait || s == tcpClose):
+	s, isTCP := tcpState(w&stateMask), f.Proto == frame.TCP
+	switch {
+	case isTCP && (s == tcpTimeWait || s == tcpClose), dir == 1 && isTCP && w&midway != 0, dir == 1 && !isTCP && w&seenReply != 0:
 		if !b.Dry {
 			n.end(e, replaced)
 		}
 		return 0, 0, false, frame.None
-	case dir == 1 && f.Proto == frame.TCP && s != tcpSynSent && s != tcpSynSent2, // those are a simultaneous open
-		dir == 1 && f.Proto == frame.SCTP && w&seenReply != 0:
+	case dir == 1 && isTCP && s != tcpSynSent && s != tcpSynSent2: // in these states, it is a simultaneous open
 		return 0, 0, false, frame.FlowInvalid
 	}
 	return e, dir, true, frame.None

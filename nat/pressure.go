@@ -5,6 +5,7 @@ import (
 
 	"github.com/uvswitch/uvswitch/internal/atomic"
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/share"
 )
 
 // evictable reports whether a flow in this state may be evicted to make room: it is closing, or not assured, as Linux's conntrack names a
@@ -201,9 +202,16 @@ func (n *tracker[A]) manyEnded() bool {
 }
 
 // hasGraceRoom reports whether a port may have a new flow, as far as its entries in their grace period are concerned: they, too, take room
-// that others need.
-func (n *tracker[A]) hasGraceRoom(id frame.PortID, dry bool) bool {
-	if n.endedFlows.May(id) && n.endedMaps.May(id) {
+// that others need. Of this part, too, flows that begin elsewhere get three quarters: see mayCharge.
+func (n *tracker[A]) hasGraceRoom(id frame.PortID, served, dry bool) bool {
+	room := func(p *share.Pool) bool {
+		most := p.Most(id)
+		if served {
+			most = max(1, most*3/4)
+		}
+		return p.Held(id) < most
+	}
+	if room(&n.endedFlows) && room(&n.endedMaps) {
 		return true
 	}
 	if !dry {

@@ -71,7 +71,7 @@ var tcpNext = func() (t [2][segments][tcpStates]tcpState) {
 	)
 	//                                 no  ss  sr  es  fw  cw  la  tw  cl  s2
 	t[0] = [segments][tcpStates]tcpState{
-		segSYN:    {ss, ss, sr, es, fw, cw, la, tw, cl, s2}, // on a closed flow, it begins another one: see follow
+		segSYN:    {ss, ss, sr, es, fw, cw, la, tw, cl, s2}, // on a closed flow, it begins another one: see prerouting.go, follow
 		segSYNACK: {no, ss, sr, es, fw, cw, la, tw, cl, sr}, // answer to a simultaneous open
 		segFIN:    {no, ss, fw, fw, la, la, la, tw, cl, s2},
 		segACK:    {es, ss, es, es, cw, cw, tw, tw, cl, s2}, // on NONE: the connection began before tracking did
@@ -130,9 +130,6 @@ func advance(state uint32, dir uint8, proto uint8, flags uint8, now frame.Tick) 
 	}
 	if next != tcpClose {
 		state &^= reset | reset<<1
-	}
-	if next == tcpSynSent && old != tcpSynSent {
-		state &^= seenReply | assured // a new connection on an old tuple
 	}
 	if next == tcpEstablished && state&seenReply != 0 {
 		state |= assured

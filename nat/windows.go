@@ -36,12 +36,7 @@ func (w *windows) accept(f *frame.Frame, s *flow, dry bool) bool {
 	defer mu.Unlock()
 	side := w.state[f.Flow]
 	h := f.TCP()
-	if fl := h.Flags(); fl&(frame.FlagSYN|frame.FlagACK) == frame.FlagSYN && f.Dir == 0 {
-		if st := tcpState(s.state.Load() & stateMask); st == tcpTimeWait || st == tcpClose {
-			side = [2]window{} // a new connection with the same tuple
-		}
-	}
-	ok := follow(&side[f.Dir], &side[1-f.Dir], h)
+	ok := advanceWindows(&side[f.Dir], &side[1-f.Dir], h)
 	if ok && !dry {
 		w.state[f.Flow] = side
 	}
@@ -53,8 +48,8 @@ func before(a, b uint32) bool { return int32(a-b) < 0 }
 // maxAckWindow is how far, in bytes, an acknowledgement may always be behind, even with smaller windows.
 const maxAckWindow = 66000
 
-// follow reports whether a segment that end from sends to end to is inside the windows, and updates them.
-func follow(from, to *window, h frame.TCPHeader) bool {
+// advanceWindows reports whether a segment that end from sends to end to is inside the windows, and updates them.
+func advanceWindows(from, to *window, h frame.TCPHeader) bool {
 	flags, seq, ack, win := h.Flags(), h.Seq(), h.Ack(), uint32(h.Window())
 	end := seq + uint32(len(h)-h.HeaderLen())
 	if flags&frame.FlagSYN != 0 {

@@ -198,7 +198,7 @@ func (r *Router) evict(id frame.PortID, now frame.Tick, out Output) bool {
 		}
 	}
 	slices.SortFunc(list, func(a, b *neighbor) int { // Failed has the greater number
-		return cmp.Or(cmp.Compare(b.state, a.state), cmp.Compare(now-b.since, now-a.since))
+		return cmp.Or(cmp.Compare(b.state, a.state), cmp.Compare(a.used.Load(), b.used.Load()), cmp.Compare(now-b.since, now-a.since))
 	})
 	part := r.shares.neighbors.Held(id) / evictedPart
 	for i, n := range list {

@@ -14,7 +14,7 @@ type leftByHost [1 << 12]atomic.Uint64
 
 const leftTime = 60 * frame.TicksPerSecond // for how long a source is known after it has left
 
-// leftKey stands for the source of a frame: address, protocol and port.
+// leftKey stands for the source of a frame: address and protocol. Ports are left out: fragments have none.
 //
 //uvswitch:hot
 func leftKey(f *frame.Frame) uint64 {
@@ -22,11 +22,7 @@ func leftKey(f *frame.Frame) uint64 {
 	if f.Flags&frame.IsIPv6 != 0 {
 		a = f.IPv6().Src()
 	}
-	port := uint64(f.Proto)
-	if f.Flags&frame.HasTuple != 0 && f.Flags&frame.Fragment == 0 { // fragments leave and come as their first one does
-		port |= uint64(f.Tuple.SrcPort) << 8
-	}
-	return frame.Mix(a.Hi^port^0x9e3779b97f4a7c15, a.Lo^0xbf58476d1ce4e5b9)
+	return frame.Mix(a.Hi^uint64(f.Proto)^0x9e3779b97f4a7c15, a.Lo^0xbf58476d1ce4e5b9)
 }
 
 //uvswitch:hot

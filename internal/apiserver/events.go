@@ -109,12 +109,9 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request) {
 		end = timer.C
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	flush, enc, guest := http.NewResponseController(w), api.NewEncoder(w), !mayChange(r)
+	flush, enc := http.NewResponseController(w), api.NewEncoder(w)
 	var lost uint64
 	for {
-		if guest {
-			_ = flush.SetWriteDeadline(time.Now().Add(streamTimeout))
-		}
 		for i := range list {
 			if e := &list[i]; q.matches(e) {
 				e.Lost, lost = lost, 0

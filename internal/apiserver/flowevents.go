@@ -103,9 +103,6 @@ func (s *Server) streamFlowEvents(w http.ResponseWriter, r *http.Request) {
 					if v.PortName(e.flow.Port) == "" {
 						v = s.view() // a port that is newer than the view
 					}
-					if !mayChange(r) {
-						_ = flush.SetWriteDeadline(time.Now().Add(streamTimeout))
-					}
 					if enc.Encode(api.FlowEvent{Event: e.kind.String(), Reason: e.why, Time: e.at.Format(time.RFC3339Nano), Flow: v.flow(e.flow)}) != nil {
 						return
 					}

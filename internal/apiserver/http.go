@@ -105,12 +105,44 @@ func peerOf(c net.Conn) (*unix.Ucred, error) {
 	return cred, nil
 }
 
+// guestPatience is for how long a client that is not root may leave what is sent to it unread.
+const guestPatience = 30 * time.Second
+
+// patient makes a handler end the connections of clients that are not root, and do not read.
+func patient(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !mayChange(r) {
+			w = patientWriter{w, http.NewResponseController(w)}
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+type patientWriter struct {
+	http.ResponseWriter
+	control *http.ResponseController
+}
+
+// Unwrap is for http.ResponseController.
+func (w patientWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w patientWriter) Write(b []byte) (n int, err error) {
+	const part = 64 << 10 // that must be taken within guestPatience
+	for first := true; first || n < len(b) && err == nil; first = false {
+		_ = w.control.SetWriteDeadline(time.Now().Add(guestPatience)) // a server's own connection has them
+		m := 0
+		m, err = w.ResponseWriter.Write(b[n:min(n+part, len(b))])
+		n += m
+	}
+	return n, err
+}
+
 // newConnLimit bounds the connections of one listener. Root's and those of the switch's own user do not count.
 func newConnLimit() *connlimit.Limit {
 	return connlimit.New(max(rights.ReaderFiles(), 8), func(c net.Conn) (int64, bool) {
-		cred, err := peerOf(c)
+		cred, err := peerOf(c) // over TCP, nobody: the kernel says -1
 		if err != nil {
-			return -1, true // over TCP nobody knows who it is
+			return -1, true
 		}
 		return int64(cred.Uid), !trusted(cred)
 	})
@@ -141,9 +173,6 @@ func (s *Server) serve(rt route) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		defer closeDescriptors(r)
 		defer s.tellPanic(r)
-		if !mayChange(r) {
-			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(streamTimeout))
-		}
 		if (rt.method != http.MethodGet || rt.forRoot) && !rt.open && !mayChange(r) {
 			writeJSON(w, nil, api.Errorf(http.StatusForbidden, "permission denied: only root and the user of the switch may do this"))
 			return

@@ -49,6 +49,7 @@ func ListenReader(flag, addr string) (net.Listener, error) {
 // readerServer serves h to requests that name a loopback host.
 func (s *Server) readerServer(h http.Handler) *http.Server {
 	l := newConnLimit()
+	h = patient(h)
 	return &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			_, byTCP := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr) // a browser reaches no unix socket
@@ -66,7 +67,6 @@ func (s *Server) readerServer(h http.Handler) *http.Server {
 			if c, ok := r.Context().Value(connKey{}).(net.Conn); ok && s.token.IsIn(r) {
 				l.Favor(c)
 			}
-			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(streamTimeout)) // streams get more time as they go on
 			h.ServeHTTP(w, r)
 		}),
 		ConnContext: rememberPeer, ConnState: l.ConnState,

@@ -59,7 +59,7 @@ func Start(d *daemon.Daemon, o Options) *Server {
 	s.forget = forget
 	go s.history.Run(ctx, func() api.Stats { return s.view().stats() })
 	s.serveReaders()
-	control := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second, ConnContext: rememberPeer, ConnState: newConnLimit().ConnState, ErrorLog: s.errorLog()}
+	control := &http.Server{Handler: patient(s.handler()), ReadHeaderTimeout: 10 * time.Second, ConnContext: rememberPeer, ConnState: newConnLimit().ConnState, ErrorLog: s.errorLog()}
 	s.servers = append(s.servers, control)
 	go func() {
 		if err := control.Serve(descriptorListener{o.Listener}); !errors.Is(err, http.ErrServerClosed) {

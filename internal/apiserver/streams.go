@@ -115,9 +115,6 @@ func (s *Server) streamMonitor(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// streamTimeout is the time limit for a write to a client that is not root and does not read.
-const streamTimeout = 30 * time.Second
-
 const monitorSnap = 384 // bytes of a frame that its text needs
 
 var verdicts = []string{"forwarded", "flooded", "consumed", "dropped"}
@@ -143,14 +140,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, o capture.Option
 	flush := http.NewResponseController(w)
 	var told uint64
 	more := true
-	guest := !mayChange(r)
-	patient := func() {
-		if guest { // a stopped reader does not hold its place for ever
-			_ = flush.SetWriteDeadline(time.Now().Add(streamTimeout)) // a server's own connection has them
-		}
-	}
 	for err == nil && more {
-		patient()
 		if flush.Flush() != nil {
 			return
 		}
@@ -165,7 +155,6 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, o capture.Option
 		}
 		c.Drain(func(rec capture.Record) bool {
 			lost := c.Lost.Load()
-			patient()
 			var written bool
 			if written, more, err = each(rec, lost-told); written {
 				told = lost

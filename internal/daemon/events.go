@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/events"
@@ -33,7 +32,7 @@ func (d *Daemon) tellLocked(state *model.State) {
 		was.state, was.uplink = &nobodyWaits, d.told.uplink
 	}
 	for _, e := range events.Between(was.state, state) {
-		if p := state.Port(e.Port); e.Event == events.Port && e.Action == events.Changed && p != nil && p.AsksDHCP() && strings.Contains(e.Text, "changed: address ") { // its station leases addresses
+		if p := state.Port(e.Port); e.Event == events.Port && e.Action == events.Changed && p != nil && p.AsksDHCP() && was.state.Port(e.Port).Addr != p.Addr { // its station leases addresses
 			d.stations.Add(e)
 		} else {
 			d.happened.Add(e)

@@ -41,7 +41,7 @@ func (w *worker) survive(b *frame.Batch) {
 		return
 	}
 	if w.panics++; w.panics == maxPanics {
-		panic(what)
+		panic(fmt.Sprintf("%d batches in a row have failed; the last one: %v\n%s", maxPanics, what, debug.Stack()))
 	}
 	var ports []frame.PortID
 	for i := w.ended; i < b.N; i++ {

@@ -116,6 +116,8 @@ func putQueued(rec []byte, f *frame.Frame, at resumePoint) {
 //uvswitch:hot
 func recordPort(rec []byte) frame.PortID { return frame.PortID(binary.NativeEndian.Uint16(rec)) }
 
+func recordNet(rec []byte) frame.NetID { return frame.NetID(binary.NativeEndian.Uint16(rec[2:])) }
+
 func recordWhy(rec []byte) frame.Reason { return frame.Reason(rec[6]) }
 
 func recordPoint(rec []byte) resumePoint { return resumePoint(rec[7]) }

@@ -114,8 +114,8 @@ func (k *slowPath) drain(now frame.Tick) (left bool) {
 	for n := 0; n < drainBudget; n += quietFrames {
 		left = false
 		for _, w := range k.dp.workers {
-			for _, w := range k.dp.workers {
-				k.take(w.quiet, math.MaxInt, now)
+			for _, each := range k.dp.workers {
+				k.take(each.quiet, math.MaxInt, now)
 			}
 			if k.take(w.punts, quietFrames, now) {
 				left = true
@@ -144,8 +144,10 @@ func (k *slowPath) take(q *ring.Queue, n int, now frame.Tick) bool {
 // handle takes one punted frame: it is parked, tried again, or the router's.
 func (k *slowPath) handle(rec []byte, now frame.Tick) {
 	defer k.survive(rec)
-	k.cause = recordPort(rec)
-	defer func() { k.cause = frame.NoPort }()
+	if recordNet(rec) != frame.NoNet {
+		k.cause = recordPort(rec)
+		defer func() { k.cause = frame.NoPort }()
+	}
 	switch recordWhy(rec).Punt() {
 	case frame.Park:
 		k.parked.add(k, rec, now)
@@ -251,7 +253,7 @@ func (k *slowPath) inject(h hop, at resumePoint, raw []byte) {
 
 // mayInject limits how many bytes of one ingress port are given back to the workers in each Tick: a packet that is cut becomes many. Half of a
 // queue is for all ports, in equal parts, but of at least leastShare. A port that needs more takes it from the other half, while some is left.
-// What the gateway answers is the asker's. What nobody has asked for, and what comes from outside, is not limited.
+// What the gateway answers at once is the asker's. What it sends later or by itself, and what comes from outside, is not limited.
 func (k *slowPath) mayInject(in frame.PortID, net frame.NetID, bytes int) bool {
 	if in == frame.NoPort || net == frame.NoNet {
 		return true

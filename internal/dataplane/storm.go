@@ -22,18 +22,21 @@ type storm struct {
 }
 
 // take reports whether frame f may be flooded to so many ports, and counts it. limit is for frames of its class; 0: no limit. A super-frame costs as much
-// as its segments: it may be too much at any time.
+// as its segments. After a pause it passes, unless its copies are more than those of a whole second.
 //
 //uvswitch:hot
 func (s *storm) take(f *frame.Frame, now int64, limit uint32, ports int) bool {
 	paid, segments := &s.frames[f.Class], int64(f.SegmentCount())
-	copies, frames := max(s.copies, now)+int64(ports)*segments*int64(time.Second)/copiesPerSecond, max(*paid, now)
-	if limit != 0 {
-		frames += segments * int64(time.Second) / int64(limit)
-	}
-	if copies-now > stormBurst || limit != 0 && frames-now > max(stormBurst, int64(time.Second)/int64(max(limit, 1))) { // a limit below four in a second lets one frame pass
+	copies := int64(ports) * segments * int64(time.Second) / copiesPerSecond
+	switch {
+	case limit != 0 && *paid-now > stormBurst, s.copies-now > stormBurst:
+		return false
+	case copies > stormBurst && (s.copies > now || copies > int64(time.Second)):
 		return false
 	}
-	s.copies, *paid = copies, frames
+	s.copies = max(s.copies, now) + copies
+	if limit != 0 {
+		*paid = max(*paid, now) + segments*int64(time.Second)/int64(limit)
+	}
 	return true
 }

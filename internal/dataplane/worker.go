@@ -163,6 +163,7 @@ func (w *worker) transmit(b *frame.Batch) {
 		w.ended = i
 		switch f.Verdict {
 		case frame.ToPort:
+			w.ended++ // it is counted as sent before it is sent
 			if f.Flags&frame.Cut != 0 {
 				w.sendPieces(f)
 			} else {
@@ -171,6 +172,7 @@ func (w *worker) transmit(b *frame.Batch) {
 		case frame.Coalesced:
 			w.tally.sent(f.Out, f.Len())
 		case frame.Flood:
+			w.ended++
 			w.floodFrame(f)
 		case frame.Punt:
 			w.punt(f, &b.To[i])

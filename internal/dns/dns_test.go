@@ -401,7 +401,7 @@ func TestForwardIsBounded(t *testing.T) {
 	answers := make(chan []byte, 2*maxAsked)
 	refused := 0
 	q := Question{Port: 3, Net: 1, Message: ask("www.example.com.", dnsmessage.TypeA, 0), UDP: true, Limit: 1472}
-	s.DivideAmong(share.Among{Ports: 8})
+	s.forward.shares.Divide(maxAsked, share.Among{Ports: 8}, maxAskedOfPort) // whatever the limit of open files is
 	for range maxAskedOfPort + 10 {
 		if m, _ := s.Ask(q, func(m []byte) { answers <- m }); m != nil && text(t, m) == "Refused" {
 			refused++
@@ -427,7 +427,7 @@ func TestForwardIsBounded(t *testing.T) {
 func TestForwardIsShared(t *testing.T) {
 	release := make(chan struct{})
 	var f forwarder
-	f.divide(share.Among{Ports: 20})
+	f.shares.Divide(maxAsked, share.Among{Ports: 20}, maxAskedOfPort)
 	begin := func(port frame.PortID) bool { return f.begin(port, func() { <-release }) }
 	for port := frame.PortID(1); port <= 10; port++ {
 		for range 200 {

@@ -161,13 +161,13 @@ func (f *forwarder) note(port frame.PortID, s netip.AddrPort, err error) {
 
 const maxSilences = 4096
 
-// Silent lists the servers that have left a question without an answer lately, and have answered no other one.
+// Silent lists the servers that have left a question without an answer lately, and have answered no other one since it was asked.
 func (s *Server) Silent() (list []netip.AddrPort) {
 	f := &s.forward
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for of, until := range f.silent {
-		if _, answers := f.answered[of.server]; time.Now().Before(until) && !answers {
+		if at := f.answered[of.server]; time.Now().Before(until) && at.Before(until.Add(-lastFor-timeout)) {
 			list = append(list, of.server)
 		}
 	}

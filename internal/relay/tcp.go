@@ -18,9 +18,10 @@ func (s *Set) acceptTCP(i int) {
 	fd, sa, err := unix.Accept4(s.sockets[i], unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 	switch {
 	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
-		if !allClients.makeRoom() {
-			time.Sleep(10 * time.Millisecond) // let others close some
+		if errors.Is(err, unix.EMFILE) { // else others have taken what is missing
+			allClients.makeRoom()
 		}
+		time.Sleep(10 * time.Millisecond) // until some are closed
 		return
 	case err != nil:
 		return // the client has gone

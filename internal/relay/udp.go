@@ -36,7 +36,7 @@ type udpClient struct {
 type udpSession struct {
 	client
 	conn net.Conn
-	last atomic.Int64 // when the client sent last, in nanoseconds
+	last atomic.Int64 // when the client sent or got something last, in nanoseconds
 }
 
 // receive takes a datagram for port number i.
@@ -93,7 +93,7 @@ func (r *udpRelay) session(who udpClient) net.Conn {
 	allClients.add(&s.client)
 	r.set.clients.Add(1)
 	r.set.done.Go(func() {
-		r.answer(c, who)
+		r.answer(s, who)
 		allClients.remove(&s.client)
 		r.mu.Lock()
 		if r.sessions[who] == s {
@@ -106,7 +106,8 @@ func (r *udpRelay) session(who udpClient) net.Conn {
 }
 
 // answer copies answers back until the client is idle or the relay ends.
-func (r *udpRelay) answer(c net.Conn, who udpClient) {
+func (r *udpRelay) answer(s *udpSession, who udpClient) {
+	c := s.conn
 	buf := make([]byte, maxDatagram)
 	for {
 		n, err := c.Read(buf)
@@ -116,7 +117,9 @@ func (r *udpRelay) answer(c net.Conn, who udpClient) {
 		if err != nil {
 			return
 		}
-		_ = c.SetReadDeadline(time.Now().Add(udpIdle))
+		now := time.Now()
+		s.last.Store(now.UnixNano())
+		_ = c.SetReadDeadline(now.Add(udpIdle))
 		_ = unix.Sendmsg(r.set.sockets[who.port], buf[:n], answerFrom(who.asked), sockaddr(who.from, who.zone), unix.MSG_DONTWAIT)
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Clients have a bound. The remote address that has most of them loses some.
+// Clients have a bound. The remote address that has most of them loses some of those that have been silent for long.
 func TestClientsAreBounded(t *testing.T) {
 	defer func(most int) { allClients.most = most }(allClients.most)
 	allClients.most = 500
@@ -40,6 +40,11 @@ func TestClientsAreBounded(t *testing.T) {
 	}
 	r.set.settle(t, 500)
 	r.mu.Lock()
+	for i := range 10 {
+		if r.sessions[who(greedy, 1590+i)] == nil {
+			t.Errorf("client %d of the last ones is gone", i)
+		}
+	}
 	for port := range 2 {
 		if r.sessions[who(polite, port+1)] == nil {
 			t.Errorf("port %d of the polite address is gone", port+1)

@@ -56,6 +56,29 @@ func TestPanicEndsNoSwitch(t *testing.T) {
 	}
 }
 
+// What has left before the panic stays sent, and what comes behind is dropped.
+func TestPanicWhileSending(t *testing.T) {
+	n, err := Run(panicBed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.DP.TellPanics(nil)
+	n.Poller.panicAt = 2
+	before := len(n.Poller.Out)
+	(&teasing{t: t, n: n}).send("b", frametest.Packet{SrcPort: 1000, DstPort: 80}, frametest.Packet{SrcPort: 1000, DstPort: 80, Payload: []byte("longer")}, frametest.Packet{SrcPort: 1001, DstPort: 80}, frametest.Packet{SrcPort: 1002, DstPort: 80})
+	n.Settle()
+	if got := n.DP.PortStats(2).Drops["internal_error"]; got != 2 {
+		t.Errorf("%d of four frames are dropped behind the second; drops %v, %d sent", got, n.DP.Drops(), len(n.Poller.Out)-before)
+	}
+	n.Advance(frame.Seconds(60))
+	if c := n.DP.Conservation(); !c.Balanced {
+		t.Errorf("%+v", c)
+	}
+	if err := n.DP.NAT.Audit(); err != nil {
+		t.Error(err)
+	}
+}
+
 // A worker that no longer ends any batch does not stay: a switch that forwards nothing helps nobody.
 func TestPanicsInARow(t *testing.T) {
 	n, err := Run(panicBed)
@@ -67,8 +90,8 @@ func TestPanicsInARow(t *testing.T) {
 	n.panics = 2000
 	n.lenient = true
 	defer func() {
-		if what := recover(); what != "a fault of the test" {
-			t.Errorf("the switch goes on after 1,000 batches: %v", what)
+		if what, _ := recover().(string); !strings.Contains(what, "a fault of the test") || !strings.Contains(what, "simnet.(*Net).Inside") {
+			t.Errorf("the switch goes on after 1,000 batches, or hides why it ends: %v", what)
 		}
 	}()
 	for range 1000 {

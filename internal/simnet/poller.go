@@ -18,6 +18,8 @@ type Poller struct {
 	paused map[frame.PortID]bool
 	failed []frame.TxFailure
 	last   int   // frames in the last batch
+
+	panicAt int // Send panics at this frame from now on; 0: never
 	cpu    int64 // ns
 
 	Conn     *sockets.Engine // nil, or what frames of ConnPort are written to and read from
@@ -134,6 +136,11 @@ func (p *Poller) Send(id frame.PortID, f *frame.Frame) {
 	if p.loop != nil {
 		p.loop.sent++
 		return
+	}
+	if p.panicAt > 0 {
+		if p.panicAt--; p.panicAt == 0 {
+			panic("a fault of the backend")
+		}
 	}
 	why := p.Refuse[id]
 	if !p.ports[id] {
