@@ -278,13 +278,20 @@ func TestRefusedQuestions(t *testing.T) {
 // A fakeServer answers by UDP, and by TCP, on one port of loopback.
 func fakeServer(t *testing.T, answer func(question []byte, tcp bool) [][]byte) netip.AddrPort {
 	t.Helper()
-	u, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var u net.PacketConn
+	var l net.Listener
+	for range 20 { // the port that is free of UDP may be in use by TCP
+		var err error
+		if u, err = net.ListenPacket("udp4", "127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
+		if l, err = net.Listen("tcp4", u.LocalAddr().String()); err == nil {
+			break
+		}
+		u.Close()
 	}
-	l, err := net.Listen("tcp4", u.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
+	if l == nil {
+		t.Fatal("no port is free of UDP and TCP")
 	}
 	t.Cleanup(func() { u.Close(); l.Close() })
 	go func() {
