@@ -17,10 +17,10 @@ type Poller struct {
 	ports  map[frame.PortID]bool
 	paused map[frame.PortID]bool
 	failed []frame.TxFailure
-	last   int   // frames in the last batch
+	last   int // frames in the last batch
 
-	panicAt int // Send panics at this frame from now on; 0: never
-	cpu    int64 // ns
+	panicAt int   // Send panics at this frame from now on; 0: never
+	cpu     int64 // ns
 
 	Conn     *sockets.Engine // nil, or what frames of ConnPort are written to and read from
 	ConnPort frame.PortID
