@@ -63,16 +63,19 @@ func (c *counters) failed(t *frame.TxFailure) {
 
 // tally collects the counts of one batch by port, so that each port costs one atomic add.
 type tally struct {
-	ports   [frame.MaxPorts]portTally
-	touched [frame.MaxPorts]frame.PortID
-	n       int
-	rx, tx  uint64
-	extra   uint64 // replicated
-	refused uint64 // of all ports
-	senders uint64 // ports that have sent
+	ports    [frame.MaxPorts]portTally
+	touched  [frame.MaxPorts]frame.PortID
+	n        int
+	rx, tx   uint64
+	extra    uint64 // replicated
+	refusals uint64 // of all ports
+	senders  uint64 // ports that have sent
 }
 
-type portTally struct{ rxPackets, rxBytes, txPackets, txBytes, refused, segments uint64 }
+type portTally struct {
+	rxPackets, rxBytes, txPackets, txBytes, segments uint64
+	refused, refusals                                uint64 // frames; and weighted: see worker.refused
+}
 
 //uvswitch:hot
 func (t *tally) port(p frame.PortID) *portTally {
@@ -134,7 +137,7 @@ func (t *tally) flush(c *counters) {
 	if t.extra != 0 {
 		c.replicated.Add(t.extra)
 	}
-	t.rx, t.tx, t.extra, t.refused, t.senders = 0, 0, 0, 0, 0
+	t.rx, t.tx, t.extra, t.refusals, t.senders = 0, 0, 0, 0, 0
 }
 
 // PortStats are a port's counts since it was added. Drops are named by reason.

@@ -12,7 +12,8 @@ import (
 // its device's queue. What does not fit there is dropped by the device, at the cost of the sender.
 //
 //   - Frames that are refused or need the slow path get a tenth of the worker's time. A port that has refusedLeast of them in a batch pauses
-//     for nine times as long as they took. So does a port that has some in a row of batches with refusedLeast of them.
+//     for nine times as long as they took. So does a port that has some in a row of batches with refusedLeast of them. A long frame counts for
+//     several: a batch has room for a few long frames only.
 //   - A port is loud if it has many frames in a batch, or half of an equal part of the frames in a row of busy batches, or many bytes in a row
 //     of batches, and costs at least half of what loud ports do in the mean. If other ports have frames, too, and the worker must wait for a CPU
 //     or is never idle, loud ports get less and less of its time, down to a sixteenth. They get more and more again, once that has ended.
@@ -20,8 +21,9 @@ import (
 //
 // Ports are paused one after another, so the parts are those of all paused ports together.
 const (
-	refusedLeast = 8  // refused frames in a batch
-	refusedPart  = 10 // refused frames get this part of the time
+	refusedLeast = 8       // refused frames in a batch,
+	refusedBytes = 8 << 10 // or so many of these bytes, for one more each
+	refusedPart  = 10      // refused frames get this part of the time
 
 	turnWindow  = int64(10 * time.Millisecond)
 	busyBatch   = frame.BatchSize / 2  // frames: many ports may have some
@@ -172,7 +174,7 @@ func (w *worker) charge(b *frame.Batch, now int64) {
 	if busy {
 		t.batches++
 	}
-	refusing := w.tally.refused >= refusedLeast
+	refusing := w.tally.refusals >= refusedLeast
 	if refusing {
 		t.refusing++
 	}
@@ -194,7 +196,7 @@ func (w *worker) charge(b *frame.Batch, now int64) {
 			t.loud[id], t.until, t.streams[id] = now+loudTime, now+loudTime, !many
 		}
 		inARow := refusing && p.refused > 0 && t.refusedRow[id].add(t.refusing)
-		if (inARow || p.refused >= refusedLeast) && 2*p.refused >= p.rxPackets {
+		if (inARow || p.refusals >= refusedLeast) && 2*p.refused >= p.rxPackets {
 			t.until, t.refused[id] = now+loudTime, now+loudTime
 			t.charges = append(t.charges, charge{id: id, frames: int64(p.refused), part: refusedPart, most: int64(p.refused)})
 		} else if t.part > fullPart && t.isLoud(id, now) {
@@ -320,8 +322,10 @@ func (t *turns) forget(id frame.PortID) {
 //uvswitch:hot
 func (w *worker) refused(f *frame.Frame) {
 	if w.origin == received {
+		weight := uint64(1 + f.Len()/refusedBytes)
 		w.tally.ports[f.In].refused++
-		w.tally.refused++
+		w.tally.ports[f.In].refusals += weight
+		w.tally.refusals += weight
 	}
 }
 

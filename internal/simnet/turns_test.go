@@ -81,6 +81,21 @@ func TestRefusedFramesWait(t *testing.T) {
 	}
 }
 
+// Long frames, of which a batch has few, are refused as cheaply.
+func TestLongRefusedFramesWait(t *testing.T) {
+	n := turnsBed(t)
+	n.Poller.FrameCost = int64(20 * time.Microsecond)
+	waiting := map[string][]byte{}
+	for _, name := range []string{"h1", "h2"} {
+		h := n.host(name)
+		waiting[name] = frametest.Packet{SrcMAC: 0x020000123456, DstMAC: n.host("h3").MAC, Src: h.Addr, Dst: n.host("h3").Addr, SrcPort: 9, DstPort: 9, Proto: frame.TCP, GSO: 1400, Payload: make([]byte, 60000)}.Raw()
+	}
+	got := steps(t, n, time.Second, waiting, 2)
+	if sum := got["h1"] + got["h2"]; sum < 2000 || sum > 7000 { // a tenth of 50,000
+		t.Errorf("%d refused frames were read in a second, of 50,000 that there is time for: %v", sum, got)
+	}
+}
+
 // A loud port gets less of the time while the worker waits for a CPU and others have frames, and all of it again afterwards.
 func TestLoudPortsWait(t *testing.T) {
 	t.Run("many frames", func(t *testing.T) { loudPortsWait(t, 0, 64, 2*time.Microsecond) })
