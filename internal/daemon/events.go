@@ -32,7 +32,8 @@ func (d *Daemon) tellLocked(state *model.State) {
 		was.state, was.uplink = &nobodyWaits, d.told.uplink
 	}
 	for _, e := range events.Between(was.state, state) {
-		if p := state.Port(e.Port); e.Event == events.Port && e.Action == events.Changed && p != nil && p.AsksDHCP() && was.state.Port(e.Port).Addr != p.Addr { // its station leases addresses
+		p, old := state.Port(e.Port), was.state.Port(e.Port)
+		if e.Event == events.Port && e.Action == events.Changed && p != nil && old != nil && p.AsksDHCP() && p.Addr != old.Addr { // its station leases addresses
 			d.stations.Add(e)
 		} else {
 			d.happened.Add(e)
