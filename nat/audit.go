@@ -18,7 +18,7 @@ func (n *NAT) Audit() error {
 	return nil
 }
 
-// held is what the ports of the switch hold, counted anew.
+// held says what each port of the switch holds. Audit counts it from the tables.
 type held struct {
 	flows, endedFlows, maps, endedMaps, served, pairs [frame.MaxPorts]int
 	ports                                             [protocols][frame.MaxPorts]int

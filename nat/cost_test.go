@@ -19,7 +19,9 @@ func costBed(flows, ports int) (*NAT, func(in frame.PortID, p frametest.Packet) 
 	}
 	n.Update(r)
 	return n, func(in frame.PortID, p frametest.Packet) frame.Reason {
-		p.Src = frame.Addr(0x0a000000) + frame.Addr(in)
+		if p.Src == 0 {
+			p.Src = frame.Addr(0x0a000000) + frame.Addr(in)
+		}
 		b := frametest.Batch(in, 10, p.Raw())
 		f := &b.Frames[0]
 		f.Net, f.Verdict = 1, frame.Local
@@ -66,21 +68,13 @@ func TestRefusedPortSearchesOnce(t *testing.T) {
 // each packet, and finds its own when it has some.
 func TestOthersRestingPortsAreNotSearched(t *testing.T) {
 	for _, proto := range []uint8{frame.UDP, frame.TCP, frame.SCTP} {
-		n, _ := costBed(1<<16, 40000)
+		n, sendBy := costBed(1<<16, 40000)
 		send := func(src frame.Addr, port int, flags uint8) frame.Reason {
 			p := frametest.Packet{Src: src, Dst: 7, Proto: proto, Flags: flags, SrcPort: uint16(port), DstPort: 80}
 			if proto == frame.SCTP {
 				p.Payload = append([]byte{byte(port >> 8), byte(port), 0, 80}, make([]byte, 12)...)
 			}
-			b := frametest.Batch(1, 10, p.Raw())
-			f := &b.Frames[0]
-			f.Net, f.Verdict = 1, frame.Local
-			n.PreRouting(b)
-			if f.Verdict == frame.Local {
-				f.Verdict, f.Egress = frame.Routed, frame.NoNet
-			}
-			n.PostRouting(b)
-			return f.Reason
+			return sendBy(1, p)
 		}
 		const one, other = 0x0a000005, 0x0a000006
 		for i := range 20000 {

@@ -173,7 +173,7 @@ const (
 	endings
 )
 
-// isCharged reports whether the port is charged for the entry's grace period: what its own packets have ended. The slow path frees at once what has timed out.
+// isCharged reports whether the port is charged for the grace period of an entry that has ended so. A port pays for what its own packets have ended.
 func (why ending) isCharged() bool { return why == evicted || why == replaced }
 
 var endingNames = [endings]string{"timed_out", "evicted", "replaced", "flushed"}

@@ -240,8 +240,7 @@ func (n *tracker[A]) chooseResting(o *outsidePorts, i int, d *pendingFlow[A], po
 	if p, want := uint16(n.restedLast[i][d.port].Load()), d.orig.SrcPort; (p < 1024) == (want < 1024) && (p^want)&1 == 0 && try(p) { // RFC 4787, 4.2
 		return p, true
 	}
-	left := restingScan
-	if p, ok := noPorts.search(o.quarantine, n.randomPort(pool), d.orig.SrcPort, func(p uint16) bool { left--; return left < 0 || try(p) }); ok && left >= 0 {
+	if p, ok := o.quarantine.searchFew(restingScan, n.randomPort(pool), d.orig.SrcPort, try); ok {
 		return p, true
 	}
 	if !dry {
@@ -253,6 +252,12 @@ func (n *tracker[A]) chooseResting(o *outsidePorts, i int, d *pendingFlow[A], po
 const restingScan = 512
 
 var noPorts PortSet
+
+// searchFew tries at most that many ports of the set, in the order of search.
+func (s *PortSet) searchFew(most int, start, inside uint16, try func(uint16) bool) (uint16, bool) {
+	p, ok := noPorts.search(s, start, inside, func(p uint16) bool { most--; return most < 0 || try(p) })
+	return p, ok && most >= 0
+}
 
 // randomPort returns a random port, almost always one of the pool. It draws again rather than taking the next port of
 // the pool, so that a port after a gap is not chosen more often.
@@ -330,8 +335,7 @@ func (n *tracker[A]) overloadFor(c *config[A], i int, d *pendingFlow[A], dry boo
 			return true
 		}
 	}
-	left := overloadScan
-	if _, ok := noPorts.search(pool, n.randomPort(pool), inside, func(p uint16) bool { left--; return left < 0 || try(p) }); ok && left >= 0 {
+	if _, ok := pool.searchFew(overloadScan, n.randomPort(pool), inside, try); ok {
 		return true
 	}
 	if !dry {

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/share"
 	"github.com/uvswitch/uvswitch/internal/policy"
 )
 
@@ -252,7 +253,7 @@ func (n *tracker[A]) create(c *config[A], f packet[A], b *frame.Batch) frame.Rea
 
 // charge counts a flow that is about to be created, and reports whether its port may have it.
 func (n *tracker[A]) charge(d *pendingFlow[A]) bool {
-	if !n.hasGraceRoom(d.port, d.status&servedFlow != 0, false) {
+	if !n.hasGraceRoom(d, false) {
 		return false
 	}
 	for range 2 {
@@ -270,10 +271,13 @@ func (n *tracker[A]) charge(d *pendingFlow[A]) bool {
 	return false
 }
 
-// mayCharge reports whether a port may have one more flow; if not, flows of the class may make room. Flows that begin elsewhere may be three
-// quarters of its flows, so that a flood of a published port does not stop the container's own connections.
+// mostServed is how much of what a port may have is for flows that begin elsewhere: three quarters, so that a flood of a published port does not
+// stop the container's own connections.
+func mostServed(p *share.Pool, id frame.PortID) int { return max(1, p.Most(id)*3/4) }
+
+// mayCharge reports whether a port may have one more flow; if not, flows of the class may make room.
 func (n *tracker[A]) mayCharge(d *pendingFlow[A]) (class int, ok bool) {
-	if d.status&servedFlow != 0 && int(n.served[d.port].Load()) >= max(1, n.flowShares.Most(d.port)*3/4) {
+	if d.status&servedFlow != 0 && int(n.served[d.port].Load()) >= mostServed(&n.flowShares, d.port) {
 		return classServed, false
 	}
 	return classAny, n.flowShares.May(d.port)

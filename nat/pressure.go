@@ -202,14 +202,13 @@ func (n *tracker[A]) manyEnded() bool {
 }
 
 // hasGraceRoom reports whether a port may have a new flow, as far as its entries in their grace period are concerned: they, too, take room
-// that others need. Of this part, too, flows that begin elsewhere get three quarters: see mayCharge.
-func (n *tracker[A]) hasGraceRoom(id frame.PortID, served, dry bool) bool {
+// that others need.
+func (n *tracker[A]) hasGraceRoom(d *pendingFlow[A], dry bool) bool {
 	room := func(p *share.Pool) bool {
-		most := p.Most(id)
-		if served {
-			most = max(1, most*3/4)
+		if d.status&servedFlow != 0 {
+			return p.Held(d.port) < mostServed(p, d.port)
 		}
-		return p.Held(id) < most
+		return p.May(d.port)
 	}
 	if room(&n.endedFlows) && room(&n.endedMaps) {
 		return true

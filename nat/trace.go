@@ -45,7 +45,7 @@ func (n *NAT) Planned() bool { return n.planned || n.six.planned }
 
 // plan is the second half of create for a dry batch.
 func (n *tracker[A]) plan(c *config[A], f packet[A], d *pendingFlow[A], leaves bool, b *frame.Batch) frame.Reason {
-	if !n.hasGraceRoom(d.port, d.status&servedFlow != 0, true) {
+	if !n.hasGraceRoom(d, true) {
 		return frame.FlowQuota
 	}
 	if class, ok := n.mayCharge(d); !ok && !n.evictFor(class, d.port, true) {

@@ -56,7 +56,7 @@ func TestPanicEndsNoSwitch(t *testing.T) {
 	}
 }
 
-// What has left before the panic stays sent, and what comes behind is dropped.
+// A panic while a frame is sent: the frames before it stay sent, and the frames after it are dropped.
 func TestPanicWhileSending(t *testing.T) {
 	n, err := Run(panicBed)
 	if err != nil {

@@ -80,7 +80,7 @@ type Port struct {
 	PortStats
 }
 
-// AddrPort is an address with a port, as ADDR:PORT or [ADDR]:PORT. Without a port (0), it is the address.
+// AddrPort writes an address and a port as ADDR:PORT, or as [ADDR]:PORT for IPv6. If the port is 0, it writes the address alone.
 func AddrPort(addr string, port int) string {
 	if port == 0 {
 		return addr
