@@ -2,7 +2,7 @@ package simnet
 
 import (
 	"bytes"
-	"encoding/binary"
+	"cmp"
 	"testing"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -138,46 +138,25 @@ func pieces(p frametest.Packet, cut int, id uint32) [][]byte {
 		return [][]byte{p.Raw()}
 	}
 	raw := p.Raw()
-	header, proto := frame.VnetLen+frame.EthernetLen+frame.IPv4Len, p.Proto
+	header := frame.VnetLen + frame.EthernetLen + frame.IPv4Len
 	if p.Src6 != (frame.Addr6{}) {
 		header = frame.VnetLen + frame.EthernetLen + frame.IPv6Len
 	}
-	if proto == 0 {
-		proto = frame.UDP
-	}
 	l4 := raw[header:]
+	p.Proto = cmp.Or(p.Proto, frame.UDP)
+	first, later := p, p
+	first.Payload, first.Frag = l4[:cut], 0x2000
+	later.Payload, later.Frag = l4[cut:], uint16(cut/8)
+	if p.Src6 == (frame.Addr6{}) {
+		return [][]byte{rawFragment(first), rawFragment(later)}
+	}
 	var out [][]byte
-	for at := 0; at < len(l4); at += cut {
-		last := at+cut >= len(l4) || at > 0
-		part := l4[at:]
-		if !last {
-			part = l4[at : at+cut]
-		}
-		out = append(out, fragmentOf(raw[:header], part, proto, at, !last, id))
-		if last {
-			break
-		}
+	for _, q := range []frametest.Packet{first, later} {
+		q.Ext, q.Next, q.Proto = fragmentHeader(p.Proto, int(q.Frag&0x1fff)*8, q.Frag&0x2000 != 0, id), fragmented, 253 // as in rawFragment
+		q.Frag = 0
+		out = append(out, q.Raw())
 	}
 	return out
-}
-
-// fragmentOf is a fragment of a packet whose headers, up to the IP header, are given.
-func fragmentOf(headers, part []byte, proto uint8, at int, more bool, id uint32) []byte {
-	raw := bytes.Clone(headers)
-	ip := raw[frame.VnetLen+frame.EthernetLen:]
-	if ip[0]>>4 == 6 {
-		ext := fragmentHeader(proto, at, more, id)
-		ip[6], ip[4], ip[5] = fragmented, byte((len(ext)+len(part))>>8), byte(len(ext)+len(part))
-		return append(append(raw, ext...), part...)
-	}
-	n := frame.IPv4Len + len(part)
-	ip[2], ip[3], ip[6], ip[7] = byte(n>>8), byte(n), byte(at/8>>8), byte(at/8)
-	if more {
-		ip[6] |= 0x20
-	}
-	clear(ip[10:12])
-	binary.BigEndian.PutUint16(ip[10:], ^frame.Sum(ip[:frame.IPv4Len], 0))
-	return append(raw, part...)
 }
 
 // clearID takes what differs between two packets out of a frame: the identification, and the checksum of IPv4's header.
