@@ -4,8 +4,8 @@ import (
 	"slices"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
-	"github.com/uvswitch/uvswitch/internal/share"
 	"github.com/uvswitch/uvswitch/internal/policy"
+	"github.com/uvswitch/uvswitch/internal/share"
 )
 
 // PostRouting translates routed frames and creates a flow for a frame that begins one: masquerade for frames that
