@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -17,7 +18,11 @@ import (
 
 // Device is a TAP with IFF_VNET_HDR and all offloads that the kernel supports. One read returns one frame with its
 // virtio-net header; the frame may be a super-frame of up to 64 KiB.
-type Device struct{ file }
+type Device struct {
+	file
+	offered *atomic.Uint64 // see Count; nil: frames are not counted
+	before  uint64         // frames that offered had then
+}
 
 // ErrExists is wrapped by errors that report a device name, or the path of a socket, as already in use.
 var ErrExists = errors.New("the name is already in use")
@@ -82,7 +87,7 @@ func openOnce(in func(func() error) error, name string, move func(made string) e
 			unix.Close(fd)
 			return err
 		}
-		d = &Device{file{fd: fd}}
+		d = &Device{file: file{fd: fd}}
 		return nil
 	})
 	if err != nil {
@@ -188,6 +193,25 @@ func (d *Device) Write(f *frame.Frame) frame.Reason { return d.writeChain(f) }
 // keeps the program.
 func (d *Device) Steer(program int) error {
 	return unix.IoctlSetPointerInt(d.fd, unix.TUNSETSTEERINGEBPF, program)
+}
+
+// Count makes a BPF program of type socket filter see each frame that the device's owner sends, before it waits in the device's queue
+// (TUNSETFILTEREBPF). The frame keeps as many bytes as the program returns. The device keeps the program, which counts the frames in offered.
+// Count is called before the device is used.
+func (d *Device) Count(program int, offered *atomic.Uint64) error {
+	err := unix.IoctlSetPointerInt(d.fd, unix.TUNSETFILTEREBPF, program)
+	if err == nil {
+		d.offered, d.before = offered, offered.Load()
+	}
+	return err
+}
+
+// Offered implements frame.Offerer.
+func (d *Device) Offered() (frames uint64, ok bool) {
+	if d.offered == nil {
+		return 0, false
+	}
+	return d.offered.Load() - d.before, true
 }
 
 // GSOMaxSize implements frame.Conn.

@@ -39,7 +39,7 @@ func FromFD(fd int) (*Device, error) {
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, fmt.Errorf("tap: %s: %w", ifr.Name(), err)
 	}
-	return &Device{file{fd: fd}}, nil
+	return &Device{file: file{fd: fd}}, nil
 }
 
 func tunIoctl(fd int, request uintptr, p *unix.SockFprog) error {

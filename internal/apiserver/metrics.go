@@ -37,6 +37,7 @@ var (
 	mDrops       = metric("drops_total", "Frames dropped, by reason (docs/drops.md).", "reason")
 	mPortUp      = metric("port_up", "1 while the port forwards, 0 otherwise.", "port", "network", "kind")
 	mPortPackets = metric("port_packets_total", "Frames by port and direction; rx counts frames that the port sent.", "port", "direction")
+	mPortUnread  = metric("port_unread", "Frames that wait in the device of a port, or that the device has dropped.", "port")
 	mPortPauses  = metric("port_pauses_total", "Times that a port was not read for a while, because it flooded.", "port")
 	mPortBytes   = metric("port_bytes_total", "Bytes by port and direction, without virtio-net headers; rx counts bytes that the port sent.", "port", "direction")
 	mPortDrops   = metric("port_drops_total", "Frames dropped, by port and reason.", "port", "reason")
@@ -62,7 +63,7 @@ var (
 	mNames       = metric("dns_questions_total", "Questions for names to the gateways, by what became of them: own, forwarded, failed, denied (by a policy), refused, malformed.", "result")
 	mLeases      = metric("dhcp_leases", "Leases that stations have from the range of a network.", "network")
 	mMissed      = metric("flow_events_missed_total", "Flow events that were lost because a reader was too slow.")
-	allMetrics   = []*prometheus.Desc{mInfo, mStart, mFrames, mDrops, mPortUp, mPortPackets, mPortBytes, mPortPauses, mPortDrops, mTable, mLimit, mNATPorts, mNATLimit, mCreated, mEnded, mPublished, mUplink, mUplink6, mNDProxy, mWorkerCPU, mWorkerSpin, mWorkerCalls, mWorkerSleep, mWorkerRearm, mBatches, mFlows, mFlooded, mPolicy, mNames, mLeases, mMissed}
+	allMetrics   = []*prometheus.Desc{mInfo, mStart, mFrames, mDrops, mPortUp, mPortPackets, mPortBytes, mPortPauses, mPortUnread, mPortDrops, mTable, mLimit, mNATPorts, mNATLimit, mCreated, mEnded, mPublished, mUplink, mUplink6, mNDProxy, mWorkerCPU, mWorkerSpin, mWorkerCalls, mWorkerSleep, mWorkerRearm, mBatches, mFlows, mFlooded, mPolicy, mNames, mLeases, mMissed}
 )
 
 // Describe implements prometheus.Collector.
@@ -111,6 +112,7 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 		counter(mPortBytes, s.RxBytes, p.Name, "rx")
 		counter(mPortBytes, s.TxBytes, p.Name, "tx")
 		counter(mPortPauses, s.Pauses, p.Name)
+		gauge(mPortUnread, float64(s.Unread), p.Name)
 		for reason, n := range s.Drops {
 			counter(mPortDrops, n, p.Name, reason)
 		}

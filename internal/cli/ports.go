@@ -200,6 +200,9 @@ func printPort(w io.Writer, p api.Port) {
 	if p.Pauses > 0 {
 		row(w, "not read for a while", fmt.Sprintf("%d times: it flooded", p.Pauses))
 	}
+	if p.Unread > 0 {
+		row(w, "not read", fmt.Sprintf("%d packets: they wait in its device, or were dropped there", p.Unread))
+	}
 	if !p.Offload {
 		row(w, "segmented in software", p.Segmented)
 	}

@@ -108,6 +108,7 @@ func (d *Daemon) plugLocked(p *port) error {
 	}
 	if dev, ok := p.conn.(*tap.Device); ok && d.usesBPF() {
 		d.up.OneQueue(dev)
+		d.up.CountOffered(p.ID, dev)
 	}
 	p.Fresh = p.ByFD && p.net != nil && p.net.Prefix6.IsValid()
 	d.updatePoliciesLocked(p) // before its first frame

@@ -90,8 +90,14 @@ func (d *Dataplane) AddPort(p vswitch.Port, c frame.Conn) error {
 	if _, taken := d.readers[p.ID]; taken || p.ID == frame.NoPort || p.ID >= frame.MaxPorts {
 		return fmt.Errorf("dataplane: port id %d is taken or out of range", p.ID)
 	}
+	device, _ := c.(frame.Offerer)
+	if device != nil {
+		if _, counts := device.Offered(); !counts {
+			device = nil
+		}
+	}
 	for _, s := range d.all() {
-		s.ports[p.ID].Store(&portCounters{})
+		s.ports[p.ID].Store(&portCounters{device: device})
 	}
 	joining := p
 	joining.Flags |= vswitch.Joining

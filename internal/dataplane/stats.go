@@ -11,6 +11,7 @@ import (
 type portCounters struct {
 	rxPackets, rxBytes, txPackets, txBytes, pauses atomic.Uint64
 	rxDrops, txDrops                               [frame.NumReasons]atomic.Uint64
+	device                                         frame.Offerer // nil: the port's device does not count
 }
 
 // counters are written by one goroutine, a worker or the slow path, and read by all.
@@ -149,6 +150,7 @@ type PortStats struct {
 	TxBytes   uint64
 	TxDropped uint64
 	Pauses    uint64 // see turns.go
+	Unread    uint64 // frames that wait in the port's device, or that the device has dropped; 0 if it does not count
 	Drops     map[string]uint64
 }
 
@@ -238,5 +240,29 @@ func (d *Dataplane) PortStats(id frame.PortID) PortStats {
 		s.RxDropped += addDrops(s.Drops, &p.rxDrops)
 		s.TxDropped += addDrops(s.Drops, &p.txDrops)
 	}
+	if device := d.deviceOf(id); device != nil {
+		offered, _ := device.Offered()
+		s.Unread = offered - min(s.RxPackets, offered)
+	}
 	return s
+}
+
+// deviceOf returns the device of a port; nil if it does not count what it is offered.
+//
+//uvswitch:hot
+func (d *Dataplane) deviceOf(id frame.PortID) frame.Offerer {
+	if p := d.slow.port(id); p != nil {
+		return p.device
+	}
+	return nil
+}
+
+// framesRead is how many frames all workers have read from a port.
+func (d *Dataplane) framesRead(id frame.PortID) (n uint64) {
+	for _, w := range d.workers {
+		if p := w.port(id); p != nil {
+			n += p.rxPackets.Load()
+		}
+	}
+	return n
 }

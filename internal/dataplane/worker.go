@@ -82,7 +82,7 @@ func (w *worker) round() error {
 	}
 	w.settle(now)
 	w.process(b, received)
-	b.Took, b.Scarce = w.dp.clock()-now, w.turns.part > fullPart
+	b.Took, b.Scarce = w.dp.clock()-now, w.turns.part[loud] > fullPart
 	w.charge(b, now)
 	if w.reinject(b) {
 		w.process(b, reinjected)

@@ -411,6 +411,12 @@ type Answerer interface {
 	Failures(to []TxFailure) []TxFailure
 }
 
+// An Offerer is a Conn whose device counts the frames that its owner has sent. Those that have not been read wait in the device's queue, or the
+// device has dropped them. ok is false, always, if it does not count.
+type Offerer interface {
+	Offered() (frames uint64, ok bool)
+}
+
 // AsConn converts what an opener returns to a Conn. On an error it returns a nil Conn, not a Conn that holds a nil pointer.
 func AsConn[C Conn](c C, err error) (Conn, error) {
 	if err != nil {

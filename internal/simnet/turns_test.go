@@ -248,3 +248,57 @@ func TestPausedPortGoes(t *testing.T) {
 		t.Error("the new port is not read")
 	}
 }
+
+// A port whose device drops what is not read waits for the sake of all others. A port whose sender becomes slower in time does not wait for it,
+// but leaves three quarters of the time to a port that has few frames.
+func TestFloodBesideStream(t *testing.T) {
+	for _, busy := range []bool{false, true} {
+		n := turnsBed(t)
+		n.Poller.FrameCost = int64(20 * time.Microsecond)
+		h1, h2, h3 := n.host("h1"), n.host("h2"), n.host("h3")
+		var flood, stream counting
+		for h, c := range map[*Host]*counting{h1: &flood, h2: &stream} {
+			p, _ := n.DP.Switch.Port(h.Port)
+			n.DP.RemovePort(h.Port)
+			if err := n.DP.AddPort(p, c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := map[string]uint64{}
+		const ms = 400
+		for i := range ms {
+			n.Poller.Waited += int64(time.Millisecond)
+			if busy {
+				n.Poller.Put(h3.Port, toUplink(h3, 0))
+			}
+			flood.offered += 500
+			for name, n := range steps(t, n, time.Millisecond, map[string][]byte{"h1": toUplink(h1, 60000), "h2": toUplink(h2, 60000)}, 3) {
+				map[string]*counting{"h1": &flood, "h2": &stream}[name].offered += n
+				if i >= ms/2 {
+					got[name] += n
+				}
+			}
+		}
+		if p := n.DP.PortStats(h2.Port).Pauses; p > 0 != busy {
+			t.Errorf("a port with few frames %v: the stream was paused %d times", busy, p)
+		}
+		if p := n.DP.PortStats(h3.Port).Pauses; p != 0 {
+			t.Errorf("the port with few frames was paused %d times", p)
+		}
+		all := uint64(ms / 2 * 4 * 3)
+		if got["h1"] > all/16 || !busy && got["h2"] < all/2 || busy && (got["h2"] < all/8 || got["h2"] > all/2) {
+			t.Errorf("a port with few frames %v: of the flood and the stream, %v frames came through, of %d", busy, got, all)
+		}
+		if a, b := n.DP.PortStats(h1.Port).Unread, n.DP.PortStats(h2.Port).Unread; a != 500*ms || b != 0 {
+			t.Errorf("%d and %d frames were not read, want %d and 0", a, b, 500*ms)
+		}
+	}
+}
+
+// counting is a device that counts what it is offered.
+type counting struct {
+	conn
+	offered uint64
+}
+
+func (c *counting) Offered() (uint64, bool) { return c.offered, true }

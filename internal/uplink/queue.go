@@ -5,6 +5,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 
 	"github.com/uvswitch/uvswitch/internal/bpf"
+	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/tap"
 )
 
@@ -12,6 +13,30 @@ import (
 // host where any device uses RPS, to remember on which CPU its flow is (linux drivers/net/tun.c, tun_automq_xmit).
 func loadOneQueue() (*ebpf.Program, error) {
 	return bpf.Load("uvs_queue", ebpf.SocketFilter, 0, asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()})
+}
+
+// loadCounter loads a program that counts the frames that a TAP's owner sends, before they wait for the switch: offered[id]++; return
+// len(frame);
+func loadCounter(offered *ebpf.Map, id frame.PortID) (*ebpf.Program, error) {
+	return bpf.Load("uvs_offered", ebpf.SocketFilter, 0, asm.Instructions{
+		asm.LoadMem(asm.R0, asm.R1, skbLen, asm.Word),
+		asm.LoadMapValue(asm.R1, offered.FD(), 8*uint32(id)),
+		asm.Mov.Imm(asm.R2, 1), asm.AddAtomic.Mem(asm.R1, asm.R2, asm.DWord, 0),
+		asm.Return(),
+	})
+}
+
+// CountOffered counts what the owner of a port's TAP sends: see frame.Offerer. If that fails, nobody knows what a device drops.
+func (u *Uplink) CountOffered(id frame.PortID, d *tap.Device) {
+	if u.offered == nil {
+		return
+	}
+	p, err := loadCounter(u.offered, id)
+	if err != nil {
+		return
+	}
+	defer p.Close()
+	_ = d.Count(p.FD(), &u.counts[id])
 }
 
 // OneQueue spares the kernel work for each frame that a TAP gives to the switch. It is no loss if that fails.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 
@@ -113,8 +114,10 @@ type Uplink struct {
 	maps   *shared
 	mark   int32
 
-	question *ebpf.Program // see Ask
-	oneQueue *ebpf.Program // see OneQueue; nil: the kernel takes none
+	question *ebpf.Program                  // see Ask
+	oneQueue *ebpf.Program                  // see OneQueue; nil: the kernel takes none
+	offered  *ebpf.Map                      // see CountOffered; likewise
+	counts   *[frame.MaxPorts]atomic.Uint64 // its memory, which stays mapped: the workers read it
 
 	asked [frame.MaxPorts]askCount // see LearnWay
 
@@ -163,6 +166,9 @@ func Open(o Options) (*Uplink, error) {
 			return nil, err
 		}
 		u.oneQueue, _ = loadOneQueue()
+		if m, memory, err := mappedArray("uvs_offered", 8*frame.MaxPorts, 1); err == nil {
+			u.offered, u.counts = m, (*[frame.MaxPorts]atomic.Uint64)(unsafe.Pointer(&memory[0]))
+		}
 	}
 	m, err := newShared(len(o.Devices), fib)
 	if err != nil {
@@ -340,6 +346,9 @@ func (u *Uplink) Close() {
 	}
 	if u.oneQueue != nil {
 		u.oneQueue.Close()
+	}
+	if u.offered != nil {
+		u.offered.Close()
 	}
 	if u.question != nil {
 		u.question.Close()

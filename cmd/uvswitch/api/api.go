@@ -130,6 +130,7 @@ type PortStats struct {
 	TxBytes   uint64            `json:"tx_bytes"`
 	TxDropped uint64            `json:"tx_dropped"`
 	Pauses    uint64            `json:"pauses"` // times that the port was not read for a while, because it flooded
+	Unread    uint64            `json:"unread"` // frames that wait in the port's device, or that the device has dropped since nobody read it; 0 if it does not count
 	Drops     map[string]uint64 `json:"drops"`
 }
 

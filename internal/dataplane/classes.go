@@ -1,0 +1,136 @@
+package dataplane
+
+import "github.com/uvswitch/uvswitch/internal/frame"
+
+// A port is of one of these classes, which a worker finds out from what the port does:
+//
+//   - A port is loud if it has many frames in a batch, or half of an equal part of the frames in a row of busy batches, or many bytes in a row
+//     of batches, and costs at least half of what loud ports do in the mean.
+//   - A loud port floods if its device drops as many of its frames as the worker reads: its sender does not become slower, as TCP does. A port
+//     floods, too, if its frames are refused.
+//   - Not every device tells what it drops (frame.Offerer). A loud port of such a device is dense, unless its frames are few and long.
+//   - All other ports are quiet.
+//
+// Ports of a higher class wait for the sake of those of a lower one. There, a port counts as what it has been in the last second.
+const (
+	busyBatch    = frame.BatchSize / 2  // frames: many ports may have some
+	loudRow      = 8                    // busy batches with frames of a port, one after another
+	loudFrames   = 8                    // of a port in a batch; a super-frame counts for one more
+	loudSize     = 128                  // with so many segments
+	longBytes    = frame.BatchBytes / 2 // of a port in a batch
+	longLeast    = 32                   // such batches, as a rule one after another: a TCP stream pauses between its bursts
+	frameCost    = 3072                 // bytes: what a frame costs besides, however short it is
+	costWindows  = 8                    // over so many turnWindows, costs are summed
+	loudTime     = 10 * turnWindow
+	quietTime    = 10 * loudTime // after it was loud, a port is one like others again
+	queueLength  = 1000          // frames that wait in a device, as a rule
+	droppedLeast = 32            // frames that a device has dropped in a window
+)
+
+type class uint8
+
+const (
+	quiet class = iota
+	loud
+	dense
+	flooding
+	classes
+)
+
+// leastPart is the least part of the time that ports of a class get, one in so many.
+var leastPart = [classes]int64{loud: 4, dense: 16, flooding: 64}
+
+// A device has a queue of the frames that its owner sends. No more than queueLength wait there, so the others were dropped.
+type device struct {
+	offered, read uint64 // frames until the last window
+	waiting       uint64 // then
+	known         bool
+}
+
+// next begins a window, and returns how many frames the device has dropped in the last one, and how many were read; 0, 0 in the first window.
+func (d *device) next(offered, read uint64) (dropped, taken uint64) {
+	if d.known {
+		taken = read - d.read
+		d.waiting += offered - d.offered
+		d.waiting -= min(taken, d.waiting)
+		dropped = d.waiting - min(queueLength, d.waiting)
+	}
+	*d = device{offered: offered, read: read, waiting: d.waiting - dropped, known: true}
+	return dropped, taken
+}
+
+// A streak is a row of batches, of which one may be missing: a port that is read again has no frames in the batch that has just come.
+type streak struct {
+	last uint32 // number of the last one
+	n    uint8  // at most loudRow
+}
+
+// add adds the batch with a number to the row, and reports whether the row is long.
+//
+//uvswitch:hot
+func (s *streak) add(number uint32) bool {
+	if number-s.last > 2 {
+		s.n = 0
+	}
+	s.last, s.n = number, min(s.n+1, loudRow)
+	return s.n == loudRow
+}
+
+// servesOthers notes for which classes a frame of the batch goes from one other port, or from the uplink, to another one: it is no answer to a
+// flood.
+//
+//uvswitch:hot
+func (t *turns) servesOthers(b *frame.Batch, now int64) {
+	for i := range b.Frames[:b.N] {
+		f := &b.Frames[i]
+		if f.Verdict != frame.ToPort {
+			continue
+		}
+		of := t.classOf(f.Out%frame.MaxPorts, now, quietTime)
+		if f.Net != frame.NoNet {
+			of = max(of, t.classOf(f.In%frame.MaxPorts, now, quietTime))
+		}
+		for c := of + 1; c < classes; c++ {
+			t.others[c] = true
+		}
+	}
+}
+
+// isLong counts a batch with so many bytes of a port, and reports whether the port has many bytes all the time.
+//
+//uvswitch:hot
+func (t *turns) isLong(id frame.PortID, bytes uint64) bool {
+	if bytes >= longBytes {
+		t.long[id] = min(t.long[id]+1, longLeast)
+	} else {
+		t.long[id] /= 2
+	}
+	return t.long[id] == longLeast
+}
+
+// classOf returns the class of a port, which it keeps for a time after it was seen to have it. A port that costs much less than loud ports do is
+// quiet, unless it floods.
+//
+//uvswitch:hot
+func (t *turns) classOf(id frame.PortID, now, after int64) class {
+	switch {
+	case now < t.flooding[id]+after:
+		return flooding
+	case now >= t.loud[id]+after || t.cost[id] < t.mean/2:
+		return quiet
+	case now < t.dense[id]+after:
+		return dense
+	}
+	return loud
+}
+
+// overflows reports whether the device of a port has dropped at least as many frames as were read, since the last call.
+func (w *worker) overflows(id frame.PortID) bool {
+	d := w.dp.deviceOf(id)
+	if d == nil {
+		return false
+	}
+	offered, _ := d.Offered()
+	dropped, taken := w.turns.devices[id].next(offered, w.dp.framesRead(id))
+	return dropped >= max(droppedLeast, taken)
+}
