@@ -194,6 +194,10 @@ func (c *cell) measure(ctx context.Context, k cellKey, o options) error {
 			return err
 		}
 	}
+	// The three phases together open more connections than the kernel of c1 finds free ports for quickly.
+	if err := s.command(ctx, "c1", "sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535").Run(); err != nil {
+		return err
+	}
 	senders, err := s.senders(ctx, k)
 	if err != nil {
 		return err
