@@ -117,21 +117,31 @@ func (n *tracker[A]) flush(which func(Flow) bool) (removed int) {
 	return removed
 }
 
-// FlushPort ends the flows that are charged to a port.
-func (n *NAT) FlushPort(id frame.PortID) {
-	n.flushPort(id)
-	n.six.flushPort(id)
+// FlushPorts ends the flows that are charged to some ports, by one walk over the flow table.
+func (n *NAT) FlushPorts(ids []frame.PortID) {
+	n.flushPorts(ids)
+	n.six.flushPorts(ids)
 }
 
-func (n *tracker[A]) flushPort(id frame.PortID) {
-	if n.flowShares.Held(id) == 0 {
+func (n *tracker[A]) flushPorts(ids []frame.PortID) {
+	var of [frame.MaxPorts]bool
+	left := 0 // ports with flows
+	for _, id := range ids {
+		if n.flowShares.Held(id) > 0 {
+			of[id] = true
+			left++
+		}
+	}
+	if left == 0 {
 		return
 	}
 	n.walk(func(e uint32) bool {
-		if n.state[e].port == id {
-			n.end(e, flushed)
+		id := n.state[e].port
+		if of[id] && n.end(e, flushed) && n.flowShares.Held(id) == 0 {
+			of[id] = false
+			left--
 		}
-		return n.flowShares.Held(id) > 0
+		return left > 0
 	})
 }
 

@@ -95,6 +95,7 @@ type Daemon struct {
 	hostUses     []usedports.Listener // ports of the host in use, as last read
 	usesRead     bool                 // in the present change
 	poolFree     int                  // ports of NAT's smaller pool
+	stopped      []stoppedPort        // see removeStoppedLocked
 	rulesHeld    bool                 // another published port follows in this change: see updateRulesLocked
 	lastID       frame.PortID         // assigned last: ids are reused late, so that captures do not mistake one port for another
 	nextRule     uint32
@@ -341,6 +342,9 @@ func (d *Daemon) Close() error {
 		p.relays.Close()
 	}
 	for _, p := range d.ports {
+		p.closeWire()
+	}
+	for _, p := range d.stopped {
 		p.closeWire()
 	}
 	_ = d.proxy.Set(nil)

@@ -81,7 +81,7 @@ func (d *Daemon) setLeaseLocked(c gateway.LeaseChange) error {
 	d.updateSiblingsLocked(p)
 	if c.From.IsValid() {
 		d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.DeleteNeighbor(p.net.ID, c.From, out) })
-		d.dp.NAT.FlushPort(p.ID)
+		d.dp.NAT.FlushPorts([]frame.PortID{p.ID})
 	}
 	if p.Leased {
 		d.bindStationLocked(p, c.To, station)

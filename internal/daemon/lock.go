@@ -38,6 +38,18 @@ func (d *Daemon) follow(what string, fn func()) {
 
 //uvswitch:locks
 func (d *Daemon) changeAs(what string, bounded bool, fn func() error) error {
+	return d.changePart(what, bounded, func() error {
+		d.removeStoppedLocked()
+		err := fn()
+		d.removeStoppedLocked()
+		return err
+	})
+}
+
+// changePart is changeAs for the first part of a change: the next change removes the ports that it stops.
+//
+//uvswitch:locks
+func (d *Daemon) changePart(what string, bounded bool, fn func() error) error {
 	if err := d.changing.Lock(what, bounded); err != nil {
 		return err
 	}

@@ -60,12 +60,18 @@ func (d *Daemon) RenamePort(name string, to api.PortRename) error {
 	return d.change("renaming port "+name, func() error { return d.renamePortLocked(name, to.Name) })
 }
 
-// DeletePort removes a port, its device, and what is published of it.
+// DeletePort removes a port, its device, and what is published of it. Ports that are removed at the same time share the search for their flows:
+// whoever gets the lock first removes all that have been stopped.
 func (d *Daemon) DeletePort(name string) error {
-	return d.change("removing port "+name, func() error { return d.deletePortLocked(name) })
+	what := "removing port " + name
+	if err := d.changePart(what, true, func() error { return d.deletePortLocked(name) }); err != nil {
+		return err
+	}
+	return d.changeAs(what, false, func() error { return nil })
 }
 
 func (d *Daemon) addPortLocked(a api.PortAdd, byFD *tap.Device) (model.Port, error) {
+	d.removeStoppedLocked() // the new one may have the address and the device of an old one
 	m, err := reattachLocked(d, d.formerly.Ports, "port", a.Name, &a.Policies, func() (model.Port, error) { return d.stateLocked().NewPort(a) })
 	if err == nil && a.Handed != (byFD != nil) {
 		err = api.Errorf(http.StatusBadRequest, "handed: true needs exactly one file descriptor with the request (SCM_RIGHTS), and a descriptor needs handed: true")
@@ -210,15 +216,16 @@ func (d *Daemon) deletePortLocked(name string) error {
 	if p.IsOwn() {
 		return api.Errorf(http.StatusConflict, "port %q is the switch's own and cannot be removed; to start without it: `uvswitch run --host off` (port host) or `--uplink none` (port uplink)", name)
 	}
-	d.unplugLocked(p)
+	d.stopPortLocked(p)
 	return nil
 }
 
 // maxFreed is how many addresses of removed ports are remembered.
 const maxFreed = 4096
 
-// unplugLocked removes a port and what depends on it: published ports, flows, stations, the neighbor, the device.
-func (d *Daemon) unplugLocked(p *port) {
+// stopPortLocked takes a port out of the configuration, with what is published of it. Nothing is read from it or sent to it any more. It has its
+// number, its flows, its stations and its device until removeStoppedLocked.
+func (d *Daemon) stopPortLocked(p *port) {
 	former := maps.Clone(d.former)
 	if former == nil {
 		former = map[frame.PortID]string{}
@@ -237,7 +244,6 @@ func (d *Daemon) unplugLocked(p *port) {
 	for _, x := range gone {
 		x.relays.Close()
 	}
-	// The port stops first, then its flows end, and then its stations are forgotten: otherwise what still comes for it would be flooded to others.
 	if now, ok := d.dp.Switch.Port(p.ID); ok {
 		now.Flags &^= vswitch.Forwarding
 		d.dp.Switch.SetPort(now)
@@ -245,23 +251,48 @@ func (d *Daemon) unplugLocked(p *port) {
 	}
 	d.updateRulesLocked()
 	d.forgetSocketsLocked(p)
-	d.dp.NAT.FlushPort(p.ID)
-	d.unbindNeighborLocked(p)
-	d.dp.RemovePort(p.ID)
-	d.advertiseLocked(p.net)
-	for _, to := range p.ownRoutes() {
-		d.dp.Router.DeleteRoute(to)
+	d.stopped = append(d.stopped, stoppedPort{p, gone})
+}
+
+// A stoppedPort is out of the configuration, and has been published as gone says.
+type stoppedPort struct {
+	*port
+	gone []*publish
+}
+
+// removeStoppedLocked removes the ports that were stopped, with all that is left of them. Their flows end first, by one walk over the flow table,
+// and then their stations are forgotten: otherwise what still comes for them would be flooded to others.
+func (d *Daemon) removeStoppedLocked() {
+	if len(d.stopped) == 0 {
+		return
 	}
-	d.dp.NAT.FlushPort(p.ID) // what a batch has begun meanwhile
-	p.closeWire()
-	if p.ByFD {
-		d.forgetStoredPortLocked(p.Name)
+	ports := d.stopped
+	d.stopped = nil
+	var ids []frame.PortID
+	for _, p := range ports {
+		ids = append(ids, p.ID)
 	}
-	d.log.Info("port removed", "port", p.Name)
+	d.dp.NAT.FlushPorts(ids)
+	for _, p := range ports {
+		d.unbindNeighborLocked(p.port)
+		d.dp.RemovePort(p.ID)
+		d.advertiseLocked(p.net)
+		for _, to := range p.ownRoutes() {
+			d.dp.Router.DeleteRoute(to)
+		}
+	}
+	d.dp.NAT.FlushPorts(ids) // what a batch has begun meanwhile
+	for _, p := range ports {
+		p.closeWire()
+		if p.ByFD {
+			d.forgetStoredPortLocked(p.Name)
+		}
+		d.log.Info("port removed", "port", p.Name)
+		d.standInLocked(p.gone, p.Name)
+		d.updateSiblingsLocked(p.port)
+		d.updateTenantsLocked(p.port)
+	}
 	d.savePoliciesLocked()
-	d.standInLocked(gone, p.Name)
-	d.updateSiblingsLocked(p)
-	d.updateTenantsLocked(p)
 }
 
 // updateTenantsLocked tells the data plane which ports count as one, after p has come or gone.
@@ -319,7 +350,7 @@ func (d *Daemon) portGone(id frame.PortID) {
 			if i := slices.IndexFunc(d.config.Ports, func(a api.PortAdd) bool { return a.Name == p.Name && a.Netns != "" && a.Netns == p.Spec.Netns }); i >= 0 {
 				d.setWaitingLocked(append(slices.Clone(d.waiting), model.WaitingPort{Spec: d.config.Ports[i], Why: "its namespace has gone"}))
 			}
-			d.unplugLocked(p)
+			d.stopPortLocked(p)
 		}
 	})
 }

@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -106,4 +108,54 @@ func TestUnansweredQuestions(t *testing.T) {
 	if text := b.CLI("neigh", "unanswered"); strings.Contains(text, "172.29.0.3 ") {
 		t.Errorf("it has answered: %s", text)
 	}
+}
+
+// TestRemovedAtOnce removes many ports with flows at the same time, while another one comes with the address of one of them.
+func TestRemovedAtOnce(t *testing.T) {
+	b := AloneHost(t)
+	b.Start()
+	var names []string
+	for i := range 8 {
+		name := fmt.Sprintf("c%d", i)
+		names = append(names, name)
+		b.AddNS(name)
+		b.CLI("port", "add", name, "--netns", b.NS(name), "--ip", fmt.Sprintf("172.29.0.%d", 10+i))
+	}
+	for _, name := range names {
+		ping(b, name, "10.1.0.2")
+	}
+	b.AddNS("new")
+	var all sync.WaitGroup
+	for _, name := range names[1:] {
+		all.Go(func() {
+			if _, err := b.TryCLI("port", "del", name); err != nil {
+				t.Error(err)
+			}
+			if _, err := b.TrySh(name, "ip link show eth0"); err == nil {
+				t.Errorf("%s was removed, and its device is there", name)
+			}
+			if flows, err := b.TryCLI("flow", "ls", "--port", name); err == nil {
+				t.Errorf("%s was removed: %s", name, flows)
+			}
+		})
+	}
+	all.Go(func() {
+		for {
+			out, err := b.TryCLI("port", "add", "new", "--netns", b.NS("new"), "--ip", "172.29.0.17")
+			if err == nil {
+				return
+			}
+			if !strings.Contains(err.Error(), "172.29.0.17") { // c7 has it still
+				t.Error(out, err)
+				return
+			}
+		}
+	})
+	all.Wait()
+	ping(b, "new", "10.1.0.2")
+	ping(b, "c0", "172.29.0.17")
+	if flows := b.CLI("flow", "ls"); strings.Contains(flows, "172.29.0.11") || !strings.Contains(flows, "172.29.0.10") {
+		t.Errorf("flows:\n%s", flows)
+	}
+	b.Balanced()
 }

@@ -148,7 +148,7 @@ func (h *history) step(t *testing.T) *Host {
 		}
 		h.gone[from.Port], _ = n.DP.Switch.Port(from.Port)
 		n.DP.RemovePort(from.Port)
-		n.DP.NAT.FlushPort(from.Port)
+		n.DP.NAT.FlushPorts([]frame.PortID{from.Port})
 	case 5:
 		if err := n.SetUplink([]frame.Addr{frametest.Addr("198.51.100.1"), frametest.Addr("198.51.100.2"), 0}[h.next(3)], 1500); err != nil {
 			t.Fatal(err)
