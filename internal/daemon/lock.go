@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
-	"github.com/uvswitch/uvswitch/router"
 )
 
 // Two locks guard a switch's configuration.
@@ -73,7 +72,6 @@ func (d *Daemon) Alive() error {
 		return fmt.Errorf("%s has been running for %s", d.changing.What(), age.Round(time.Second))
 	}
 	d.State()
-	d.dp.Barrier()
-	d.dp.WithSlowPath(func(router.Output) {})
+	d.dp.Alive()
 	return nil
 }

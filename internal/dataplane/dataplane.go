@@ -221,6 +221,15 @@ func (d *Dataplane) Barrier() {
 	}
 }
 
+// Alive returns when every worker and the slow path have made progress. It queues for no lock that is held while a table is searched.
+func (d *Dataplane) Alive() {
+	d.Barrier()
+	passes := d.slow.passes.Load()
+	for d.slow.notify(); d.slow.passes.Load() == passes; {
+		time.Sleep(time.Millisecond)
+	}
+}
+
 // WithSlowPath calls fn with the slow path as the router's Output.
 func (d *Dataplane) WithSlowPath(fn func(router.Output)) { d.slow.call(fn) }
 

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"math"
 	"sync"
+	"sync/atomic"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/ring"
@@ -24,7 +25,8 @@ const (
 type slowPath struct {
 	dp *Dataplane
 	counters
-	wake chan struct{}
+	wake   chan struct{}
+	passes atomic.Uint64 // calls of process that have ended
 
 	mu          sync.Mutex      // Lock 60: everything below, the workers' queues (this end), and calls into the router's slow path
 	next        frame.Tick      // when maintenance is due
@@ -105,6 +107,7 @@ func (k *slowPath) process(now frame.Tick) []frame.PortID {
 		k.dp.Barrier()
 		k.dp.NAT.Reclaim()
 	}
+	k.passes.Add(1)
 	return dead
 }
 
