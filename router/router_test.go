@@ -1,6 +1,8 @@
 package router_test
 
 import (
+	"bytes"
+	"encoding/binary"
 	"net/netip"
 	"testing"
 
@@ -313,6 +315,78 @@ func FuzzPunted(f *testing.F) {
 			if err := frametest.Check(append(make([]byte, frame.VnetLen), eth...)); err != nil {
 				t.Error(err)
 			}
+		}
+	})
+}
+
+// FuzzRoute: a packet that is routed goes where a linear scan for the longest prefix says, from a source of its own network to a destination that
+// may be routed. Its TTL is lower by one, its checksums hold, and all else is as before, but for the MSS of a SYN.
+func FuzzRoute(f *testing.F) {
+	routes := []router.Route{
+		{Prefix: netip.MustParsePrefix("10.0.0.0/24"), Egress: 1}, {Prefix: netip.MustParsePrefix("10.0.1.0/24"), Egress: 2},
+		{Prefix: netip.MustParsePrefix("10.2.0.0/16"), Egress: 2, NextHop: netip.MustParseAddr("10.0.1.9")},
+		{Prefix: netip.MustParsePrefix("10.2.3.0/24"), Kind: router.Blackhole}, {Prefix: netip.MustParsePrefix("10.2.3.128/25"), Egress: 1, NextHop: netip.MustParseAddr("10.0.0.9")},
+	}
+	r := newRouter()
+	for _, rt := range routes[2:] {
+		if err := r.AddRoute(rt); err != nil {
+			f.Fatal(err)
+		}
+	}
+	for _, dst := range []string{"10.0.1.9", "10.2.1.1", "10.2.3.1", "10.2.3.200", "10.0.1.255", "224.0.0.1", "127.0.0.1", "8.8.8.8"} {
+		f.Add(frametest.Packet{SrcMAC: hostAM, DstMAC: gwMAC, Src: hostA, Dst: frametest.Addr(dst)}.Raw()[frame.VnetLen:], uint32(frametest.Addr(dst)))
+		f.Add(frametest.Packet{SrcMAC: hostAM, DstMAC: gwMAC, Src: hostA, Dst: frametest.Addr(dst), Proto: frame.TCP, Flags: frame.FlagSYN, MSS: 1460}.Raw()[frame.VnetLen:], uint32(frametest.Addr(dst)))
+	}
+	f.Fuzz(func(t *testing.T, eth []byte, to uint32) {
+		if len(eth) > frame.MaxFrame {
+			return
+		}
+		raw := append(make([]byte, frame.VnetLen), eth...)
+		if !frametest.Sound(raw) {
+			return
+		}
+		dst := frame.Addr(to)
+		ip := raw[frame.VnetLen+frame.EthernetLen:]
+		binary.BigEndian.PutUint32(ip[16:], to)
+		ip[10], ip[11] = 0, 0
+		binary.BigEndian.PutUint16(ip[10:], ^frame.Sum(ip[:4*int(ip[0]&15)], 0))
+		b := frametest.Batch(1, 1, raw)
+		fr := &b.Frames[0]
+		if fr.Verdict == frame.Drop || fr.Malformed != frame.None {
+			return
+		}
+		before := bytes.Clone(raw)
+		fr.Net, fr.Verdict, fr.RouteDst = 1, frame.Local, fr.Tuple.Dst
+		if r.Route(b); fr.Verdict != frame.Routed {
+			if fr.Verdict != frame.Drop && fr.Verdict != frame.Punt || !bytes.Equal(raw, before) {
+				t.Errorf("verdict %d; changed: %v", fr.Verdict, !bytes.Equal(raw, before))
+			}
+			return
+		}
+		best := router.Route{Kind: router.Blackhole}
+		for _, rt := range routes {
+			if rt.Prefix.Contains(dst.Netip()) && rt.Prefix.Bits() >= best.Prefix.Bits() {
+				best = rt
+			}
+		}
+		hop := dst
+		if best.NextHop.IsValid() {
+			hop = frame.AddrFrom(best.NextHop)
+		}
+		if best.Kind == router.Blackhole || fr.Egress != best.Egress || fr.NextHop != hop {
+			t.Errorf("to %s: by network %d and %s, the scan says %+v", dst, fr.Egress, fr.NextHop, best)
+		}
+		if src := fr.Tuple.Src.Netip(); !routes[0].Prefix.Contains(src) {
+			t.Errorf("from %s", src)
+		}
+		was, now := before[frame.VnetLen+frame.EthernetLen:], raw[frame.VnetLen+frame.EthernetLen:]
+		if now[8] != was[8]-1 || now[8] == 0 || frame.Sum(now[:4*int(now[0]&15)], 0) != 0xffff {
+			t.Errorf("TTL %d, was %d; header sum %#x", now[8], was[8], frame.Sum(now[:4*int(now[0]&15)], 0))
+		}
+		copy(now[8:], was[8:9])
+		copy(now[10:], was[10:12])
+		if !bytes.Equal(raw, before) && fr.Proto != frame.TCP {
+			t.Errorf("more was changed:\n%x\n%x", before, raw)
 		}
 	})
 }
