@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/uvswitch/uvswitch/internal/dataplane"
@@ -38,7 +39,8 @@ type Net struct {
 	trace    []string // every frame, as text
 	records  []record // and as bytes
 	pool     [2]uint16
-	source   frame.Addr        // what the host's routing would answer; 0: nothing
+	source   frame.Addr // what the host's routing would answer; 0: nothing
+	pairsMu  sync.Mutex
 	pairs    map[string]string // what was said of protocols without ports
 	script   *scenario
 	policies policies
@@ -73,13 +75,16 @@ type Host struct {
 // New makes a dataplane with one worker and no network.
 func New() *Net { return NewWith(nat.Options{Flows: 1024}) }
 
-// NewWith says how NAT is to be.
-func NewWith(o nat.Options) *Net {
+// NewWith says how NAT is to be, and gives each of several workers its Poller. Without one, there is one worker, and the Net's Poller.
+func NewWith(o nat.Options, pollers ...dataplane.Poller) *Net {
 	n := &Net{Poller: NewPoller(), now: 100, pool: [2]uint16{20000, 20099}, pairs: map[string]string{}, rules: nat.Rules{Stations: map[frame.Addr]frame.PortID{}}}
 	o.Seed = 1
 	o.Outside, o.Outside6, o.Flows6 = n, outside6{n}, o.Flows
 	tracker := nat.New(o)
-	n.DP = dataplane.New(tracker, n.Now, n.Poller)
+	if len(pollers) == 0 {
+		pollers = []dataplane.Poller{n.Poller}
+	}
+	n.DP = dataplane.New(tracker, n.Now, pollers...)
 	n.DP.TellPanics(func(p dataplane.Panic) { panic(p.What + "\n" + p.Stack) }) // a test that causes one says so
 	return n
 }
@@ -92,6 +97,8 @@ func (n *Net) UseAddr(frame.Addr, int) {}
 
 // Peer implements nat.Outside.
 func (n *Net) Peer(_, a frame.Addr, proto uint8, on bool) (ok bool) {
+	n.pairsMu.Lock()
+	defer n.pairsMu.Unlock()
 	n.pairs[a.String()+" "+frame.ProtoName(proto)] = map[bool]string{true: "on", false: "off"}[on]
 	return !n.full
 }

@@ -36,12 +36,17 @@ func run(script string, overIPv6 bool) (*Net, error) {
 		n.overIPv6 = overIPv6
 		n.pool, lines[first] = pool, ""
 	}
+	return n, n.play(lines)
+}
+
+// play carries out the first lines of a scenario.
+func (n *Net) play(lines []string) error {
 	s := &scenario{net: n, last: map[string]sent{}, seen: map[string]bool{}}
 	n.script = s
 	if err := s.lines(lines); err != nil {
-		return n, err
+		return err
 	}
-	return n, s.end()
+	return s.end()
 }
 
 // more plays further lines on a Net that Run has returned.
