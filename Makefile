@@ -15,7 +15,7 @@ VULNCHECK = v1.1.4
 # -buildvcs: `uvswitch version` says the commit, also where GOFLAGS turns that off.
 BUILD     = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto
 # Fuzzers, as package:function:inputs; the inputs take about ten seconds.
-FUZZERS   = internal/frame:FuzzParse:250000 nat:FuzzNAT:250000 router:FuzzPunted:120000 router:FuzzRoute:120000 switch:FuzzGuard:150000 tap/vm:FuzzStream:20000 internal/simnet:FuzzDataplane:6000 internal/simnet:FuzzHistory:1500 internal/simnet:FuzzTranslation:2500 internal/simnet:FuzzFragments:1200 internal/simnet:FuzzWorkers:300 internal/sockets:FuzzWrite:8000 internal/config:FuzzParse:80000 \
+FUZZERS   = internal/frame:FuzzParse:250000 nat:FuzzNAT:250000 router:FuzzPunted:120000 router:FuzzRoute:120000 switch:FuzzGuard:150000 tap/vm:FuzzStream:20000 internal/simnet:FuzzDataplane:6000 internal/simnet:FuzzHistory:1500 internal/simnet:FuzzTranslation:2500 internal/simnet:FuzzFragments:1200 internal/sockets:FuzzWrite:8000 internal/config:FuzzParse:80000 \
             internal/filter:FuzzCompile:180000 internal/capture:FuzzReader:200000 internal/apiserver:FuzzBody:140000 internal/explain:FuzzSpec:130000 internal/docker:FuzzDocker:4000 internal/dns:FuzzAsk:200000 internal/dns:FuzzQuick:200000 internal/dnstcp:FuzzParse:200000 internal/dhcp:FuzzAnswer:300000 internal/policy:FuzzRule:200000
 
 .PHONY: bench-scale docs man packages release vulncheck screenshots compliance compliance-check build install uninstall test test-all test-containers unit race fuzz e2e e2e-all bench bench-micro lint demo check deps clean bench-quick bench-hostile bench-rootless bench-deps bench-pasta pgo
