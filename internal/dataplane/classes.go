@@ -6,8 +6,8 @@ import "github.com/uvswitch/uvswitch/internal/frame"
 //
 //   - A port is loud if it has many frames in a batch, or half of an equal part of the frames in a row of busy batches, or many bytes in a row
 //     of batches, and costs at least half of what loud ports do in the mean.
-//   - A loud port floods if its device drops as many of its frames as the worker reads: its sender does not become slower, as TCP does. A port
-//     floods, too, if its frames are refused.
+//   - A loud port floods if its device drops as many of its frames as the worker reads, and reading all of them would take some quarter of the
+//     worker's time: its sender does not become slower, as TCP does, and takes more than its part. A port floods, too, if its frames are refused.
 //   - Not every device tells what it drops (frame.Offerer). A loud port of such a device is dense, unless its frames are few and long.
 //   - All other ports are quiet.
 //
@@ -25,6 +25,8 @@ const (
 	quietTime    = 10 * loudTime // after it was loud, a port is one like others again
 	queueLength  = 1000          // frames that wait in a device, as a rule
 	droppedLeast = 32            // frames that a device has dropped in a window
+	floodTime    = 4             // a part of the time: one in so many
+	timeCost     = 3             // bytes that are carried in a ns, with frameCost for each frame
 )
 
 type class uint8
@@ -42,21 +44,27 @@ var leastPart = [classes]int64{loud: 4, dense: 16, flooding: 64}
 
 // A device has a queue of the frames that its owner sends. No more than queueLength wait there, so the others were dropped.
 type device struct {
-	offered, read uint64 // frames until the last window
-	waiting       uint64 // then
-	known         bool
+	offered, frames, bytes uint64 // until the last window: frames that the owner has sent; frames, and their bytes, that were read
+	waiting                uint64 // frames, then
+	cost                   uint64 // of a frame, in the mean, as turns.cost
+	known                  bool
 }
 
-// next begins a window, and returns how many frames the device has dropped in the last one, and how many were read; 0, 0 in the first window.
-func (d *device) next(offered, read uint64) (dropped, taken uint64) {
+// floods begins a window, and reports whether the owner has flooded in the last one, which took so many ns.
+func (d *device) floods(offered, frames, bytes uint64, took int64) (floods bool) {
 	if d.known {
-		taken = read - d.read
-		d.waiting += offered - d.offered
-		d.waiting -= min(taken, d.waiting)
-		dropped = d.waiting - min(queueLength, d.waiting)
+		came, read := offered-d.offered, frames-d.frames
+		if read > 0 {
+			d.cost = (bytes-d.bytes)/read + frameCost
+		}
+		d.waiting += came
+		d.waiting -= min(read, d.waiting)
+		dropped := d.waiting - min(queueLength, d.waiting)
+		d.waiting -= dropped
+		floods = dropped >= max(droppedLeast, read) && came*d.cost >= uint64(took)*timeCost/floodTime
 	}
-	*d = device{offered: offered, read: read, waiting: d.waiting - dropped, known: true}
-	return dropped, taken
+	d.offered, d.frames, d.bytes, d.known = offered, frames, bytes, true
+	return floods
 }
 
 // A streak is a row of batches, of which one may be missing: a port that is read again has no frames in the batch that has just come.
@@ -124,13 +132,13 @@ func (t *turns) classOf(id frame.PortID, now, after int64) class {
 	return loud
 }
 
-// overflows reports whether the device of a port has dropped at least as many frames as were read, since the last call.
-func (w *worker) overflows(id frame.PortID) bool {
+// floods reports whether the owner of a port's device has flooded since the last call, took ns ago.
+func (w *worker) floods(id frame.PortID, took int64) bool {
 	d := w.dp.deviceOf(id)
 	if d == nil {
 		return false
 	}
 	offered, _ := d.Offered()
-	dropped, taken := w.turns.devices[id].next(offered, w.dp.framesRead(id))
-	return dropped >= max(droppedLeast, taken)
+	frames, bytes := w.dp.readFrom(id)
+	return w.turns.devices[id].floods(offered, frames, bytes, took)
 }

@@ -257,12 +257,12 @@ func (d *Dataplane) deviceOf(id frame.PortID) frame.Offerer {
 	return nil
 }
 
-// framesRead is how many frames all workers have read from a port.
-func (d *Dataplane) framesRead(id frame.PortID) (n uint64) {
+// readFrom is what all workers have read from a port.
+func (d *Dataplane) readFrom(id frame.PortID) (frames, bytes uint64) {
 	for _, w := range d.workers {
 		if p := w.port(id); p != nil {
-			n += p.rxPackets.Load()
+			frames, bytes = frames+p.rxPackets.Load(), bytes+p.rxBytes.Load()
 		}
 	}
-	return n
+	return frames, bytes
 }

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"time"
@@ -17,7 +18,7 @@ import (
 //   - A port belongs to a class: see classes.go. If ports of a lower class have frames, and the worker must wait for a CPU or is
 //     never idle, those of a higher class get less and less of its time, down to leastPart. They get more and more again, once that has ended.
 //
-// Ports are paused one after another, so the parts are those of all paused ports together.
+// Ports of one class are paused one after another, so the parts are those of all paused ports of a class together.
 const (
 	refusedLeast = 8       // refused frames in a batch,
 	refusedBytes = 8 << 10 // or so many of these bytes, for one more each
@@ -60,6 +61,7 @@ type turns struct {
 
 type pausedPort struct {
 	id    frame.PortID
+	class class // when it was paused
 	until int64
 }
 
@@ -81,7 +83,7 @@ func (w *worker) settle(now int64) {
 		t.cpu, t.measured = w.poller.CPUTime(), true
 		for _, c := range t.charges {
 			if measured {
-				w.pause(c.id, now, (c.part-1)*c.frames*min((t.cpu-before)/t.frames, dearest))
+				w.pause(c.id, t.classOf(c.id, now, 0), now, (c.part-1)*c.frames*min((t.cpu-before)/t.frames, dearest))
 			}
 		}
 	} else {
@@ -99,8 +101,8 @@ func (w *worker) settle(now int64) {
 	}
 }
 
-// pause pauses a port for ns after the pauses of others. A port that had sent one more batch before its pause began pauses for longer.
-func (w *worker) pause(id frame.PortID, now, ns int64) {
+// pause pauses a port for ns after the pauses of others of its class. A port that had sent one more batch before its pause began pauses for longer.
+func (w *worker) pause(id frame.PortID, of class, now, ns int64) {
 	t := &w.turns
 	if t.debt[id] += ns; t.debt[id] < alarmEvery { // the worker does not wake up more often
 		return
@@ -108,20 +110,26 @@ func (w *worker) pause(id frame.PortID, now, ns int64) {
 	ns, t.debt[id] = t.debt[id], 0
 	i := slices.IndexFunc(t.paused, func(p pausedPort) bool { return p.id == id })
 	if i < 0 {
-		i = len(t.paused)
 		from := now
-		if i > 0 {
-			from = max(from, t.paused[i-1].until)
+		for _, p := range t.paused {
+			if p.class == of {
+				from = max(from, p.until)
+			}
 		}
-		t.paused = append(t.paused, pausedPort{id, from})
+		i = len(t.paused)
+		t.paused = append(t.paused, pausedPort{id, of, from})
 		if c := w.counters.port(id); c != nil {
 			c.pauses.Add(1)
 		}
 		w.poller.Pause(id)
 	}
+	of = t.paused[i].class
 	for ; i < len(t.paused); i++ {
-		t.paused[i].until = min(t.paused[i].until+ns, now+longest)
+		if t.paused[i].class == of {
+			t.paused[i].until = min(t.paused[i].until+ns, now+longest)
+		}
 	}
+	slices.SortStableFunc(t.paused, func(a, b pausedPort) int { return cmp.Compare(a.until, b.until) })
 }
 
 // nextResume is when the first paused port will be read again.
@@ -239,7 +247,7 @@ func (w *worker) closeWindow(now int64) {
 			t.devices[id] = device{}
 			continue
 		}
-		if w.overflows(frame.PortID(id)) {
+		if w.floods(frame.PortID(id), now-t.began) {
 			t.flooding[id], t.until = now+loudTime, now+loudTime
 		}
 		if t.flooding[id] <= now {

@@ -254,7 +254,7 @@ func TestPausedPortGoes(t *testing.T) {
 func TestFloodBesideStream(t *testing.T) {
 	for _, busy := range []bool{false, true} {
 		n := turnsBed(t)
-		n.Poller.FrameCost = int64(20 * time.Microsecond)
+		n.Poller.FrameCost = int64(60 * time.Microsecond)
 		h1, h2, h3 := n.host("h1"), n.host("h2"), n.host("h3")
 		var flood, stream counting
 		for h, c := range map[*Host]*counting{h1: &flood, h2: &stream} {
@@ -292,6 +292,43 @@ func TestFloodBesideStream(t *testing.T) {
 		if a, b := n.DP.PortStats(h1.Port).Unread, n.DP.PortStats(h2.Port).Unread; a != 500*ms || b != 0 {
 			t.Errorf("%d and %d frames were not read, want %d and 0", a, b, 500*ms)
 		}
+	}
+}
+
+// A sender of constant rate that takes little time loses nothing, although it sends on while it is paused: it does not wait behind a port that
+// floods, and does not count as one.
+func TestSteadySenderIsNoFlood(t *testing.T) {
+	n := turnsBed(t)
+	n.Poller.FrameCost = int64(40 * time.Microsecond)
+	h1, h2, h3 := n.host("h1"), n.host("h2"), n.host("h3")
+	var flood, steady counting
+	for h, c := range map[*Host]*counting{h1: &flood, h3: &steady} {
+		p, _ := n.DP.Switch.Port(h.Port)
+		n.DP.RemovePort(h.Port)
+		if err := n.DP.AddPort(p, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lost := 0
+	const ms = 2000
+	for i := range ms {
+		n.Poller.Waited += int64(time.Millisecond)
+		n.Poller.Put(h2.Port, toUplink(h2, 0))
+		for range 10 * (i % 2) {
+			if steady.offered++; waitingOf(n.Poller, h3.Port) < 1000 {
+				n.Poller.Put(h3.Port, toUplink(h3, 0))
+			} else {
+				lost++
+			}
+		}
+		flood.offered += 100
+		flood.offered += steps(t, n, time.Millisecond, map[string][]byte{"h1": toUplink(h1, 60000)}, 16)["h1"]
+	}
+	if p := n.DP.PortStats(h1.Port).Pauses; p == 0 {
+		t.Error("the port that floods was not paused")
+	}
+	if lost > 0 {
+		t.Errorf("%d of %d frames of the steady sender were lost", lost, 5*ms)
 	}
 }
 
