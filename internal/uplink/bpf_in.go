@@ -57,6 +57,7 @@ const (
 	inError   = -124 // 1: the packet is an ICMP error
 	inHow     = -128 // the mark of what is redirected
 	inArrival = -132 // key of arrivals
+	inSlice   = -136 // number of the present slice: see GuardQueue
 
 	inParams = -192 // struct bpf_fib_lookup
 )
@@ -413,21 +414,23 @@ func (p *wayIn) emitRedirect() {
 // emitLimit: see GuardQueue.
 //
 //	limit = &uvs_limit[0]; if (!limit->allows) goto allowed;
+//	slice = ktime_get_ns() >> sliceBits;
 //	seen = &uvs_arrivals[arrival];
-//	if (seen->slice != limit->slice) {
-//		seen->slice = limit->slice; seen->packets = 0;
+//	if (seen->slice != slice) {
+//		seen->slice = slice; seen->packets = 0;
 //		owner = seen->owner ? seen->owner : arrival;
 //		if (!limit->owners || limit->last != owner) { limit->last = owner; atomic(limit->owners += 1); } }
 //	if (++seen->packets <= limit->allows) goto allowed;
 //	atomic(limit->dropped += 1); return SHOT;
 func (p *wayIn) emitLimit(label string) {
-	const allows, slice, dropped, owners, last, packets, owner = 0, 4, 8, 16, 20, 4, 8
+	const allows, owners, dropped, last, packets, owner = 0, 4, 8, 16, 4, 8
 	p.Emit(asm.StoreImm(asm.RFP, inKey, 0, asm.Word).WithSymbol(label))
 	p.EmitMapLookup(p.maps.limits, inKey, "allowed")
 	p.Emit(asm.Mov.Reg(regL4, asm.R0), asm.LoadMem(asm.R1, regL4, allows, asm.Word), asm.JEq.Imm(asm.R1, 0, "allowed"))
+	p.Emit(asm.FnKtimeGetNs.Call(), asm.RSh.Imm(asm.R0, sliceBits), asm.StoreMem(asm.RFP, inSlice, asm.R0, asm.Word))
 	p.EmitMapLookup(p.maps.arrivals, inArrival, "allowed")
 	p.Emit(
-		asm.LoadMem(asm.R1, asm.R0, 0, asm.Word), asm.LoadMem(asm.R2, regL4, slice, asm.Word), asm.JEq.Reg(asm.R1, asm.R2, "same slice"),
+		asm.LoadMem(asm.R1, asm.R0, 0, asm.Word), asm.LoadMem(asm.R2, asm.RFP, inSlice, asm.Word), asm.JEq.Reg(asm.R1, asm.R2, "same slice"),
 		asm.StoreMem(asm.R0, 0, asm.R2, asm.Word), asm.StoreImm(asm.R0, packets, 0, asm.Word),
 		asm.LoadMem(asm.R1, asm.R0, owner, asm.Word), asm.JNE.Imm(asm.R1, 0, "owner"), asm.LoadMem(asm.R1, asm.RFP, inArrival, asm.Word),
 		asm.LoadMem(asm.R2, regL4, owners, asm.Word).WithSymbol("owner"), asm.JEq.Imm(asm.R2, 0, "other owner"),

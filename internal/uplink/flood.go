@@ -14,30 +14,34 @@ import (
 // The TAP has one queue. A flood from outside to one port of the host would fill it, and what others are sent would be lost there. So, while
 // the queue loses packets, the program "way in" drops what one port receives beyond an allowance for each slice of time. The allowance is
 // found by trial: it is halved while packets are still lost, and grows otherwise. A port that receives less loses nothing. Packets
-// without a port, and later fragments, count together as one port. While one port alone receives packets, or several that are published for
-// one container, there is nobody to protect, and no limit.
+// without a port, and later fragments, count together as one port.
+//
+// While one port alone receives packets, or several that are published for one container, it gets nearly all that the switch can read. So its
+// stream is as fast as without a limit, and the queue has room for the first packet of another port.
 
 const (
 	queueCheck  = time.Second            // how often the queue is looked at while it loses nothing,
 	busyCheck   = 10 * time.Millisecond  // and while much of it waits to be read
-	queueSlice  = 10 * time.Millisecond  // for which the allowance is
+	sliceBits   = 22                     // a slice, for which the allowance is, has as many ns as so many bits
+	ownersTime  = 10 * time.Millisecond  // how often it is looked at whether a port is alone
 	queueTrial  = 100 * time.Millisecond // how long an allowance is tried
-	firstAllows = 256                    // packets in a slice
-	aloneAllows = 128                    // at least, when another port joins one that was alone
-	leastAllows = 8
-	mostAllows  = 4096           // from here on there is no limit
+	firstAllows = 108                    // packets in a slice
+	aloneAllows = 54                     // at least, when another port joins one that was alone
+	leastAllows = 4
+	mostAllows  = 1720           // from here on there is no limit
 	unlimited   = math.MaxUint32 // not 0: the program counts ports only while there is an allowance
-	aloneSlices = 120            // for how long a port must have been alone: the SYN that was lost comes again within this time
-	quietTrials = 10             // without a loss, after which a port that is alone is no flood
+	aloneTimes  = 120            // for how many ownersTimes a port must have been alone: the SYN that was lost comes again meanwhile
+	alonePart   = 16             // one that is alone gets all but a part of what can be read: one in so many
+	quietTrials = 10             // without a loss and without a packet beyond the allowance, after which a port that is alone is no flood
 )
 
 // A queueLimit is what the way in reads, in a map of one entry.
 type queueLimit struct {
 	allows  atomic.Uint32 // packets to a port in a slice; 0: no limit
-	slice   atomic.Uint32 // number of the present slice
+	owners  atomic.Uint32 // that have received something since the last look, or more: one that comes again after another counts again
 	dropped atomic.Uint64 // packets
-	owners  atomic.Uint32 // that have received something in the present slice, or more: one that comes again after another counts again
-	last    atomic.Uint32 // of these: the one that came last: an owner, or a key of arrivals
+	last    atomic.Uint32 // the owner that came last: an owner, or a key of arrivals
+	_       uint32
 }
 
 // arrived is a value of the map arrivals: the slice, the packets in it, the owner, and 0. The owner is the port of the switch that the port is
@@ -83,64 +87,79 @@ func (u *Uplink) Flooded() uint64 {
 	return u.maps.limit.dropped.Load()
 }
 
-// GuardQueue keeps the TAP's queue free for everyone, until ctx is done. busy tells that much of the queue waited to be read.
-func (u *Uplink) GuardQueue(ctx context.Context, busy <-chan struct{}) {
+// GuardQueue keeps the TAP's queue free for everyone, until ctx is done. busy tells that much of the queue waited to be read, and read how many
+// packets were read from it until now.
+func (u *Uplink) GuardQueue(ctx context.Context, busy <-chan struct{}, read func() uint64) {
 	lost := u.lostInQueue()
 	tick := time.NewTicker(queueCheck)
 	defer tick.Stop()
 	for ctx.Err() == nil {
+		fits := uint32(unlimited)
 		select {
 		case <-ctx.Done():
 		case <-tick.C:
 		case <-busy:
+			began, before := time.Now(), read()
 			wait(ctx, busyCheck)
+			fits = mostAlone(read()-before, time.Since(began))
 		}
 		if now := u.lostInQueue(); now != lost {
-			lost = u.limitFlood(ctx, now)
+			lost = u.limitFlood(ctx, now, fits, read)
 		}
 	}
 }
 
-// limitFlood limits what a port receives until the queue has lost nothing for long enough. lost is what the queue had lost before.
-func (u *Uplink) limitFlood(ctx context.Context, lost uint64) uint64 {
+// limitFlood limits what a port receives until the queue has lost nothing for long enough. lost is what the queue had lost before, and fits the first
+// allowance of a port that is alone.
+func (u *Uplink) limitFlood(ctx context.Context, lost uint64, fits uint32, read func() uint64) uint64 {
 	limit := u.maps.limit
 	defer limit.allows.Store(0)
-	allows, alone := uint32(firstAllows), aloneSlices-2 // two slices show whether others receive now
+	allows, alone := uint32(firstAllows), aloneTimes-2 // two looks show whether others receive now
 	const nobody = math.MaxUint32
 	only := uint32(nobody) // the owner that is alone
 	for quiet := 0; allows < mostAllows && quiet < quietTrials && ctx.Err() == nil; {
-		for range queueTrial / queueSlice {
-			if alone >= aloneSlices {
-				limit.allows.Store(unlimited)
+		began, before, dropped := time.Now(), read(), limit.dropped.Load()
+		for range queueTrial / ownersTime {
+			if alone >= aloneTimes {
+				limit.allows.Store(fits)
 			} else {
 				limit.allows.Store(allows)
 			}
-			wait(ctx, queueSlice)
+			wait(ctx, ownersTime)
 			alone++
 			if owners, last := limit.owners.Swap(0), limit.last.Load(); owners > 0 {
-				if owners > 1 || only != nobody && last != only { // in this slice, or since an earlier one
+				if owners > 1 || only != nobody && last != only { // now, or since an earlier look
 					alone = 0
 				}
 				only = last
 			}
-			limit.slice.Add(1)
 		}
 		now := u.lostInQueue()
-		isAlone := alone >= aloneSlices
+		isAlone := alone >= aloneTimes
 		switch {
 		case now == lost:
 			allows += 1 + allows/32
+			if fits < unlimited/2 {
+				fits += 1 + fits/alonePart
+			}
 		case isAlone:
 			allows = max(aloneAllows, allows/2)
+			fits = mostAlone(read()-before, time.Since(began))
 		default:
 			allows = max(leastAllows, allows/2)
 		}
-		if quiet++; now != lost || !isAlone {
+		if quiet++; now != lost || limit.dropped.Load() != dropped || !isAlone {
 			quiet = 0
 		}
 		lost = now
 	}
 	return lost
+}
+
+// mostAlone is the allowance of a port that is alone, if n packets were read in a time while the queue lost some.
+func mostAlone(n uint64, d time.Duration) uint32 {
+	slice := n << sliceBits / uint64(max(d, 1))
+	return uint32(max(aloneAllows, min(slice*(alonePart-1)/alonePart, unlimited)))
 }
 
 // lostInQueue is how many packets the TAP's queue has lost.
