@@ -46,6 +46,7 @@ type worker struct {
 	nearFullAt frame.Tick // when the flow table was last seen filling
 	shaper     shaper
 	storms     [frame.MaxPorts]storm
+	flooding   stormCount
 	turns      turns
 	uplink     frame.PortID // NoPort if another worker reads it
 	injected   *ring.Queue  // from the slow path
@@ -243,7 +244,7 @@ func (w *worker) sendPieces(f *frame.Frame) {
 //uvswitch:hot
 func (w *worker) floodFrame(f *frame.Frame) {
 	n := w.dp.Switch.FloodSet(f, w.flood[:])
-	if f.Flags&frame.Injected == 0 && !w.storms[f.In%frame.MaxPorts].take(f, w.shaper.now, w.dp.Switch.StormLimit(f), n) {
+	if f.Flags&frame.Injected == 0 && !w.storms[f.In%frame.MaxPorts].take(f, w.shaper.now, w.dp.Switch.StormLimit(f), n, &w.flooding) {
 		w.drop(f, frame.StormLimited)
 		return
 	}
