@@ -206,6 +206,14 @@ func (d *Device) Count(program int, offered *atomic.Uint64) error {
 	return err
 }
 
+// Close implements frame.Conn. The kernel removes a TAP when its last descriptor is closed. One that others keep is no longer counted.
+func (d *Device) Close() error {
+	if d.offered != nil {
+		_ = unix.IoctlSetPointerInt(d.fd, unix.TUNSETFILTEREBPF, -1)
+	}
+	return d.file.Close()
+}
+
 // Offered implements frame.Offerer.
 func (d *Device) Offered() (frames uint64, ok bool) {
 	if d.offered == nil {
@@ -250,7 +258,7 @@ type file struct{ fd int }
 // FD implements frame.Conn.
 func (d *file) FD() int { return d.fd }
 
-// Close implements frame.Conn. The kernel removes a TAP when its last descriptor is closed.
+// Close implements frame.Conn.
 func (d *file) Close() error { return unix.Close(d.fd) }
 
 //uvswitch:hot

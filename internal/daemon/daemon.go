@@ -346,6 +346,7 @@ func (d *Daemon) Close() error {
 	}
 	for _, p := range d.stopped {
 		p.closeWire()
+		close(p.removed)
 	}
 	_ = d.proxy.Set(nil)
 	d.closeUplink()

@@ -45,7 +45,7 @@ func (d *Daemon) changeAs(what string, bounded bool, fn func() error) error {
 	})
 }
 
-// changePart is changeAs for the first part of a change: the next change removes the ports that it stops.
+// changePart is changeAs without the removal of stopped ports: the next change removes them.
 //
 //uvswitch:locks
 func (d *Daemon) changePart(what string, bounded bool, fn func() error) error {

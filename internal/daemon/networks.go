@@ -221,7 +221,6 @@ func (d *Daemon) changeNetworkLocked(a api.NetworkAdd) error {
 }
 
 func (d *Daemon) deleteNetworkLocked(name string) error {
-	d.removeStoppedLocked() // its ports
 	n := d.networks[name]
 	if n == nil {
 		return model.NoNetwork(name)

@@ -64,10 +64,20 @@ func (d *Daemon) RenamePort(name string, to api.PortRename) error {
 // whoever gets the lock first removes all that have been stopped.
 func (d *Daemon) DeletePort(name string) error {
 	what := "removing port " + name
-	if err := d.changePart(what, true, func() error { return d.deletePortLocked(name) }); err != nil {
+	var removed chan struct{}
+	err := d.changePart(what, true, func() error {
+		err := d.deletePortLocked(name)
+		if err == nil {
+			removed = d.stopped[len(d.stopped)-1].removed
+		}
+		return err
+	})
+	if err != nil {
 		return err
 	}
-	return d.changeAs(what, false, func() error { return nil })
+	go d.follow(what, func() {})
+	<-removed
+	return nil
 }
 
 func (d *Daemon) addPortLocked(a api.PortAdd, byFD *tap.Device) (model.Port, error) {
@@ -223,7 +233,7 @@ func (d *Daemon) deletePortLocked(name string) error {
 // maxFreed is how many addresses of removed ports are remembered.
 const maxFreed = 4096
 
-// stopPortLocked takes a port out of the configuration, with what is published of it. Nothing is read from it or sent to it any more. It has its
+// stopPortLocked takes a port out of the configuration, with what is published of it. Its frames are dropped, and none is sent to it. It has its
 // number, its flows, its stations and its device until removeStoppedLocked.
 func (d *Daemon) stopPortLocked(p *port) {
 	former := maps.Clone(d.former)
@@ -251,13 +261,17 @@ func (d *Daemon) stopPortLocked(p *port) {
 	}
 	d.updateRulesLocked()
 	d.forgetSocketsLocked(p)
-	d.stopped = append(d.stopped, stoppedPort{p, gone})
+	for _, to := range p.ownRoutes() {
+		d.dp.Router.DeleteRoute(to)
+	}
+	d.stopped = append(d.stopped, stoppedPort{p, gone, make(chan struct{})})
 }
 
 // A stoppedPort is out of the configuration, and has been published as gone says.
 type stoppedPort struct {
 	*port
-	gone []*publish
+	gone    []*publish
+	removed chan struct{} // closed at the end
 }
 
 // removeStoppedLocked removes the ports that were stopped, with all that is left of them. Their flows end first, by one walk over the flow table,
@@ -277,9 +291,6 @@ func (d *Daemon) removeStoppedLocked() {
 		d.unbindNeighborLocked(p.port)
 		d.dp.RemovePort(p.ID)
 		d.advertiseLocked(p.net)
-		for _, to := range p.ownRoutes() {
-			d.dp.Router.DeleteRoute(to)
-		}
 	}
 	d.dp.NAT.FlushPorts(ids) // what a batch has begun meanwhile
 	for _, p := range ports {
@@ -293,6 +304,9 @@ func (d *Daemon) removeStoppedLocked() {
 		d.updateTenantsLocked(p.port)
 	}
 	d.savePoliciesLocked()
+	for _, p := range ports {
+		close(p.removed)
+	}
 }
 
 // updateTenantsLocked tells the data plane which ports count as one, after p has come or gone.

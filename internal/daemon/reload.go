@@ -151,6 +151,9 @@ func (d *Daemon) undoLocked(steps []plan.Step) string {
 
 // applyOneLocked carries out one of several actions. With more, a published port comes or goes next: the rules of NAT wait for the last one.
 func (d *Daemon) applyOneLocked(a plan.Action, more bool) error {
+	if _, removes := a.(plan.RemovePort); !removes {
+		d.removeStoppedLocked() // what comes next may need what they have
+	}
 	d.rulesHeld = more && plan.Publishes(a)
 	defer func() { d.rulesHeld = false }()
 	return d.applyLocked(a)

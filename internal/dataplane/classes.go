@@ -11,7 +11,8 @@ import "github.com/uvswitch/uvswitch/internal/frame"
 //   - Not every device tells what it drops (frame.Offerer). A loud port of such a device is dense, unless its frames are few and long.
 //   - All other ports are quiet.
 //
-// Ports of a higher class wait for the sake of those of a lower one. There, a port counts as what it has been in the last second.
+// Ports of a higher class wait for the sake of those of a lower one. To decide who must wait, a port has the highest class that it had in the last
+// second.
 const (
 	busyBatch    = frame.BatchSize / 2  // frames: many ports may have some
 	loudRow      = 8                    // busy batches with frames of a port, one after another
@@ -24,7 +25,7 @@ const (
 	loudTime     = 10 * turnWindow
 	quietTime    = 10 * loudTime // after it was loud, a port is one like others again
 	queueLength  = 1000          // frames that wait in a device, as a rule
-	droppedLeast = 32            // frames that a device has dropped in a window
+	droppedLeast = 64            // frames that a device has dropped in costWindows
 	floodTime    = 4             // a part of the time: one in so many
 	timeCost     = 3             // bytes that are carried in a ns, with frameCost for each frame
 )
@@ -46,6 +47,7 @@ var leastPart = [classes]int64{loud: 4, dense: 16, flooding: 64}
 type device struct {
 	offered, frames, bytes uint64 // until the last window: frames that the owner has sent; frames, and their bytes, that were read
 	waiting                uint64 // frames, then
+	dropped, read          uint64 // frames, in the last costWindows
 	cost                   uint64 // of a frame, in the mean, as turns.cost
 	known                  bool
 }
@@ -61,7 +63,9 @@ func (d *device) floods(offered, frames, bytes uint64, took int64) (floods bool)
 		d.waiting -= min(read, d.waiting)
 		dropped := d.waiting - min(queueLength, d.waiting)
 		d.waiting -= dropped
-		floods = dropped >= max(droppedLeast, read) && came*d.cost >= uint64(took)*timeCost/floodTime
+		d.dropped += dropped - d.dropped/costWindows
+		d.read += read - d.read/costWindows
+		floods = d.dropped >= max(droppedLeast, d.read) && came*d.cost >= uint64(took)*timeCost/floodTime
 	}
 	d.offered, d.frames, d.bytes, d.known = offered, frames, bytes, true
 	return floods
@@ -101,6 +105,9 @@ func (t *turns) servesOthers(b *frame.Batch, now int64) {
 		for c := of + 1; c < classes; c++ {
 			t.others[c] = true
 		}
+		if of == quiet {
+			return
+		}
 	}
 }
 
@@ -134,7 +141,7 @@ func (t *turns) classOf(id frame.PortID, now, after int64) class {
 
 // floods reports whether the owner of a port's device has flooded since the last call, took ns ago.
 func (w *worker) floods(id frame.PortID, took int64) bool {
-	d := w.dp.deviceOf(id)
+	d := w.dp.offererOf(id)
 	if d == nil {
 		return false
 	}

@@ -221,7 +221,7 @@ func (d *Dataplane) Barrier() {
 	}
 }
 
-// Alive returns when every worker and the slow path have made progress. It queues for no lock that is held while a table is searched.
+// Alive returns when every worker and the slow path have made progress, while Run runs. It does not queue for the slow path's lock.
 func (d *Dataplane) Alive() {
 	d.Barrier()
 	passes := d.slow.passes.Load()

@@ -240,17 +240,17 @@ func (d *Dataplane) PortStats(id frame.PortID) PortStats {
 		s.RxDropped += addDrops(s.Drops, &p.rxDrops)
 		s.TxDropped += addDrops(s.Drops, &p.txDrops)
 	}
-	if device := d.deviceOf(id); device != nil {
+	if device := d.offererOf(id); device != nil {
 		offered, _ := device.Offered()
 		s.Unread = offered - min(s.RxPackets, offered)
 	}
 	return s
 }
 
-// deviceOf returns the device of a port; nil if it does not count what it is offered.
+// offererOf returns the device of a port; nil if it does not count what it is offered.
 //
 //uvswitch:hot
-func (d *Dataplane) deviceOf(id frame.PortID) frame.Offerer {
+func (d *Dataplane) offererOf(id frame.PortID) frame.Offerer {
 	if p := d.slow.port(id); p != nil {
 		return p.device
 	}

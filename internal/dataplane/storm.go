@@ -7,15 +7,16 @@ import (
 )
 
 // A flood costs one write for each port of the network, and these are made at the cost of all ports that the worker reads. So what one
-// port may have flooded is limited: frames of each class by the port's settings, and copies of all classes together. Several ports that flood much
-// share the copies of two.
+// port may have flooded is limited: frames of each class by the port's settings, and copies of all classes together. If more than copiesOfAll ports of
+// a worker flood much, they share copiesOfAll times copiesPerSecond.
 
 const (
 	copiesPerSecond = 50000                         // of a port,
 	copiesLeast     = copiesPerSecond / 16          // and at least so many
 	copiesOfAll     = 2                             // times as many, of all ports of a worker that flood much
 	stormBurst      = int64(250 * time.Millisecond) // what may be flooded at once after a pause
-	muchCopies      = copiesLeast / 4               // in a time of stormBurst, of a port that floods much
+	muchCopies      = copiesLeast / 4               // more of them in a time of stormBurst are much,
+	muchFrames      = 32                            // if they are those of more frames than these
 )
 
 // A stormCount is how many ports flood much.
@@ -43,8 +44,8 @@ func (c *stormCount) at(now int64) {
 type storm struct {
 	frames [frame.FloodClasses]int64
 	copies int64
-	number uint32 // of stormCount, when
-	wanted int64  // so many copies were wanted
+	wanted int64  // copies, with those that were refused
+	number uint32 // the stormCount.number that wanted belongs to
 }
 
 // take reports whether frame f may be flooded to so many ports, and counts it. limit is for frames of its class; 0: no limit. A super-frame costs as much
@@ -57,16 +58,20 @@ func (s *storm) take(f *frame.Frame, now int64, limit uint32, ports int, c *stor
 	if c.at(now); s.number != c.number {
 		s.number, s.wanted = c.number, 0
 	}
-	if s.wanted += copies; s.wanted > muchCopies && s.wanted-copies <= muchCopies {
+	s.wanted += copies
+	much := max(muchCopies, muchFrames*int64(ports))
+	if s.wanted > much && s.wanted-copies <= much {
 		c.soFar++
 	}
 	copies *= int64(time.Second) / copiesPerSecond
-	copies = max(copies, copies*min(max(c.ports, c.soFar), copiesOfAll*copiesPerSecond/copiesLeast)/copiesOfAll)
 	switch {
 	case limit != 0 && *paid-now > stormBurst, s.copies-now > stormBurst:
 		return false
 	case copies > stormBurst && (s.copies > now || copies > int64(time.Second)):
 		return false
+	}
+	if s.wanted > much {
+		copies = max(copies, copies*min(max(c.ports, c.soFar), copiesOfAll*copiesPerSecond/copiesLeast)/copiesOfAll)
 	}
 	s.copies = max(s.copies, now) + copies
 	if limit != 0 {

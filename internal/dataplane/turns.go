@@ -123,7 +123,7 @@ func (w *worker) pause(id frame.PortID, of class, now, ns int64) {
 		}
 		w.poller.Pause(id)
 	}
-	of = t.paused[i].class
+	t.paused[i].class = of // perhaps it was another one
 	for ; i < len(t.paused); i++ {
 		if t.paused[i].class == of {
 			t.paused[i].until = min(t.paused[i].until+ns, now+longest)
@@ -172,7 +172,7 @@ func (w *worker) charge(b *frame.Batch, now int64) {
 		many = busy && 2*p.rxPackets*w.tally.senders >= uint64(b.N) && t.row[id].add(t.batches) || many
 		if long := t.isLong(id, p.rxBytes); long || many {
 			t.loud[id], t.until = now+loudTime, now+loudTime
-			if many && w.dp.deviceOf(id) == nil {
+			if many && w.dp.offererOf(id) == nil {
 				t.dense[id] = now + loudTime
 			}
 		}
@@ -225,7 +225,7 @@ func (w *worker) closeWindow(now int64) {
 		for c := loud; c < classes; c++ {
 			switch {
 			case t.others[c] && isScarce && t.ran != 0:
-				t.part[c] = min(4*leastPart[c], max(2, 2*t.part[c])) // it stays for two windows after the last frame of others
+				t.part[c] = min(4*leastPart[c], max(2, 2*t.part[c])) // so it is leastPart for two windows after the last frame of others
 			case !t.others[c]:
 				t.part[c] = max(fullPart, t.part[c]/2)
 			case t.part[c] > fullPart:
@@ -234,7 +234,7 @@ func (w *worker) closeWindow(now int64) {
 		}
 		t.ran, t.waited = ran, waited
 	} else {
-		t.part, t.ran = [classes]int64{fullPart, fullPart, fullPart, fullPart}, 0
+		t.part, t.ran = [classes]int64{}, 0
 	}
 	left := int64(1 << 16)
 	for range min((now-t.began)/turnWindow, 8*costWindows) {
@@ -244,7 +244,9 @@ func (w *worker) closeWindow(now int64) {
 	for id := range t.cost {
 		t.cost[id], t.debt[id] = t.cost[id]*left>>16, t.debt[id]*left>>16
 		if t.loud[id] <= now && t.flooding[id] <= now {
-			t.devices[id] = device{}
+			if t.devices[id].known {
+				t.devices[id] = device{}
+			}
 			continue
 		}
 		if w.floods(frame.PortID(id), now-t.began) {

@@ -46,7 +46,7 @@ type worker struct {
 	nearFullAt frame.Tick // when the flow table was last seen filling
 	shaper     shaper
 	storms     [frame.MaxPorts]storm
-	flooding   stormCount
+	storming   stormCount
 	turns      turns
 	uplink     frame.PortID // NoPort if another worker reads it
 	injected   *ring.Queue  // from the slow path
@@ -244,7 +244,7 @@ func (w *worker) sendPieces(f *frame.Frame) {
 //uvswitch:hot
 func (w *worker) floodFrame(f *frame.Frame) {
 	n := w.dp.Switch.FloodSet(f, w.flood[:])
-	if f.Flags&frame.Injected == 0 && !w.storms[f.In%frame.MaxPorts].take(f, w.shaper.now, w.dp.Switch.StormLimit(f), n, &w.flooding) {
+	if f.Flags&frame.Injected == 0 && !w.storms[f.In%frame.MaxPorts].take(f, w.shaper.now, w.dp.Switch.StormLimit(f), n, &w.storming) {
 		w.drop(f, frame.StormLimited)
 		return
 	}

@@ -59,7 +59,7 @@ const (
 	inArrival = -132 // key of arrivals
 	inSlice   = -136 // number of the present slice: see GuardQueue
 
-	inParams = -192 // struct bpf_fib_lookup
+	inParams = -192 // struct bpf_fib_lookup, 64 bytes; emitLimit, which uses inArrival and inSlice, comes before
 )
 
 // Masks of the fragment field in network byte order.

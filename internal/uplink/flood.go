@@ -22,16 +22,17 @@ import (
 const (
 	queueCheck  = time.Second            // how often the queue is looked at while it loses nothing,
 	busyCheck   = 10 * time.Millisecond  // and while much of it waits to be read
-	sliceBits   = 22                     // a slice, for which the allowance is, has as many ns as so many bits
+	sliceBits   = 22                     // a slice, for which the allowance is, is 1<<sliceBits ns: 4.2 ms
 	ownersTime  = 10 * time.Millisecond  // how often it is looked at whether a port is alone
 	queueTrial  = 100 * time.Millisecond // how long an allowance is tried
 	firstAllows = 108                    // packets in a slice
-	aloneAllows = 54                     // at least, when another port joins one that was alone
+	aloneLeast  = 54                     // at least, for a port that is alone
 	leastAllows = 4
 	mostAllows  = 1720           // from here on there is no limit
 	unlimited   = math.MaxUint32 // not 0: the program counts ports only while there is an allowance
 	aloneTimes  = 120            // for how many ownersTimes a port must have been alone: the SYN that was lost comes again meanwhile
-	alonePart   = 16             // one that is alone gets all but a part of what can be read: one in so many
+	alonePart   = 16             // one that is alone gets all but a part of what can be read: one in so many,
+	aloneGrows  = 64             // and a part more after each trial without a loss
 	quietTrials = 10             // without a loss and without a packet beyond the allowance, after which a port that is alone is no flood
 )
 
@@ -94,38 +95,40 @@ func (u *Uplink) GuardQueue(ctx context.Context, busy <-chan struct{}, read func
 	tick := time.NewTicker(queueCheck)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		fits := uint32(unlimited)
+		aloneAllows := uint32(unlimited)
 		select {
 		case <-ctx.Done():
 		case <-tick.C:
 		case <-busy:
 			began, before := time.Now(), read()
 			wait(ctx, busyCheck)
-			fits = mostAlone(read()-before, time.Since(began))
+			aloneAllows = mostAlone(read()-before, time.Since(began))
 		}
 		if now := u.lostInQueue(); now != lost {
-			lost = u.limitFlood(ctx, now, fits, read)
+			lost = u.limitFlood(ctx, now, aloneAllows, read)
 		}
 	}
 }
 
-// limitFlood limits what a port receives until the queue has lost nothing for long enough. lost is what the queue had lost before, and fits the first
-// allowance of a port that is alone.
-func (u *Uplink) limitFlood(ctx context.Context, lost uint64, fits uint32, read func() uint64) uint64 {
+// limitFlood limits what a port receives until the queue has lost nothing for long enough. lost is what the queue had lost before, and aloneAllows the
+// first allowance of a port that is alone.
+func (u *Uplink) limitFlood(ctx context.Context, lost uint64, aloneAllows uint32, read func() uint64) uint64 {
 	limit := u.maps.limit
 	defer limit.allows.Store(0)
 	allows, alone := uint32(firstAllows), aloneTimes-2 // two looks show whether others receive now
 	const nobody = math.MaxUint32
 	only := uint32(nobody) // the owner that is alone
 	for quiet := 0; allows < mostAllows && quiet < quietTrials && ctx.Err() == nil; {
-		began, before, dropped := time.Now(), read(), limit.dropped.Load()
+		dropped, most := limit.dropped.Load(), uint32(0)
 		for range queueTrial / ownersTime {
 			if alone >= aloneTimes {
-				limit.allows.Store(fits)
+				limit.allows.Store(aloneAllows)
 			} else {
 				limit.allows.Store(allows)
 			}
+			began, before := time.Now(), read()
 			wait(ctx, ownersTime)
+			most = max(most, mostAlone(read()-before, time.Since(began))) // what can be read shows while much comes
 			alone++
 			if owners, last := limit.owners.Swap(0), limit.last.Load(); owners > 0 {
 				if owners > 1 || only != nobody && last != only { // now, or since an earlier look
@@ -135,20 +138,20 @@ func (u *Uplink) limitFlood(ctx context.Context, lost uint64, fits uint32, read 
 			}
 		}
 		now := u.lostInQueue()
-		isAlone := alone >= aloneTimes
+		isAlone, loses := alone >= aloneTimes, now != lost
 		switch {
-		case now == lost:
-			allows += 1 + allows/32
-			if fits < unlimited/2 {
-				fits += 1 + fits/alonePart
-			}
+		case isAlone && loses:
+			aloneAllows = most
 		case isAlone:
-			allows = max(aloneAllows, allows/2)
-			fits = mostAlone(read()-before, time.Since(began))
-		default:
+			if aloneAllows < unlimited/2 {
+				aloneAllows += 1 + aloneAllows/aloneGrows
+			}
+		case loses:
 			allows = max(leastAllows, allows/2)
+		default:
+			allows += 1 + allows/32
 		}
-		if quiet++; now != lost || limit.dropped.Load() != dropped || !isAlone {
+		if quiet++; loses || limit.dropped.Load() != dropped || !isAlone {
 			quiet = 0
 		}
 		lost = now
@@ -156,10 +159,10 @@ func (u *Uplink) limitFlood(ctx context.Context, lost uint64, fits uint32, read 
 	return lost
 }
 
-// mostAlone is the allowance of a port that is alone, if n packets were read in a time while the queue lost some.
+// mostAlone is the allowance of a port that is alone, if n packets were read in a time.
 func mostAlone(n uint64, d time.Duration) uint32 {
 	slice := n << sliceBits / uint64(max(d, 1))
-	return uint32(max(aloneAllows, min(slice*(alonePart-1)/alonePart, unlimited)))
+	return uint32(max(aloneLeast, min(slice*(alonePart-1)/alonePart, unlimited)))
 }
 
 // lostInQueue is how many packets the TAP's queue has lost.

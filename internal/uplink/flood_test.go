@@ -14,8 +14,8 @@ func TestMostAlone(t *testing.T) {
 	}{
 		{2000, 10 * time.Millisecond, 785},
 		{20000, 100 * time.Millisecond, 785},
-		{10, 10 * time.Millisecond, aloneAllows},
-		{0, 0, aloneAllows},
+		{10, 10 * time.Millisecond, aloneLeast},
+		{0, 0, aloneLeast},
 		{1 << 40, time.Nanosecond, unlimited},
 	} {
 		if got := mostAlone(c.read, c.in); got != c.want {
