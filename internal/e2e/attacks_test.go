@@ -155,7 +155,11 @@ func TestUnread(t *testing.T) {
 	}
 	refused := frametest.Packet{SrcMAC: 0x020000123456, DstMAC: frame.BroadcastMAC, Src: frametest.Addr("172.29.0.9"), Dst: frametest.Addr("172.29.0.3")}.Raw()
 	b.sendRaw("web", slices.Repeat([][]byte{refused}, 50000)...)
-	b.Eventually("what waits is read", func() bool { return unread() == dropped()-before })
+	const early = 16 // frames that waited before the port was there: they are read, and were not counted
+	b.Eventually("what waits is read", func() bool {
+		counted, lost := unread(), dropped()-before
+		return counted <= lost && counted+early >= lost
+	})
 	if dropped() == before {
 		t.Error("the device has dropped nothing")
 	}
