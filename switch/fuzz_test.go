@@ -71,7 +71,7 @@ func FuzzGuard(f *testing.F) {
 		for _, l := range packet.Layers() {
 			if l.LayerType() == layers.LayerTypeIPv4 || l.LayerType() == layers.LayerTypeIPv6 || l.LayerType() == layers.LayerTypeEthernet {
 				if addressed {
-					return // a tunnel: what is inside is its ends' own
+					return // a tunnel: the guard does not look at the packets inside
 				}
 				addressed = l.LayerType() != layers.LayerTypeEthernet
 			}

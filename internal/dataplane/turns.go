@@ -45,7 +45,7 @@ type turns struct {
 	long       [frame.MaxPorts]uint8  // batches with longBytes of the port; halved by every other batch with frames of it
 	cost       [frame.MaxPorts]int64  // of the ports, in the last costWindows: bytes, and frameCost for each frame
 	mean       int64                  // cost of the ports that may be loud, in the mean
-	until      int64                  // until then, CPU times are measured: some port has been loud or refused
+	until      int64                  // until then, CPU times are measured: some port has been loud or has flooded
 	others     [classes]bool          // in this window, a port of a lower class has sent to another one of a lower class
 	began      int64                  // of the window
 	ran        int64                  // CPU time of this thread when the window began; 0: not known
@@ -214,7 +214,7 @@ func (w *worker) chargeAnswers(b *frame.Batch) {
 	}
 }
 
-// closeWindow sets the part of the loud ports for the next window.
+// closeWindow sets the parts of the classes for the next window, and finds the ports that flood.
 //
 //uvswitch:hot
 func (w *worker) closeWindow(now int64) {

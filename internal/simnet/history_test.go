@@ -279,29 +279,36 @@ func FuzzHistory(f *testing.F) {
 			h.check(t, from, before)
 		}
 		n.Poller.Refuse = map[frame.PortID]frame.Reason{}
-		for range 3 {
-			n.now += frame.Seconds(20000)
-			n.Advance(frame.Seconds(3))
-		}
-		if c := n.DP.Conservation(); !c.Balanced {
-			t.Fatalf("not balanced: %+v\ndrops %v", c, n.DP.Drops())
-		}
-		if err := n.DP.NAT.Audit(); err != nil {
-			t.Fatal(err)
-		}
-		if used := n.DP.NAT.Used(); used != 0 {
-			t.Fatalf("%d flows are left", used)
-		}
-		for _, proto := range []uint8{frame.TCP, frame.UDP, frame.ICMP, frame.SCTP} {
-			if u := n.DP.NAT.PortUseOf(proto); u.Used != 0 {
-				t.Errorf("%s: %+v", frame.ProtoName(proto), u)
-			}
-		}
-		for id := range frame.PortID(10) {
-			tcp, udp := n.DP.NAT.PortsOf(id)
-			if n.DP.NAT.FlowsOf(id) != 0 || tcp != 0 || udp != 0 {
-				t.Errorf("port %d still holds %d flows, %d and %d outside ports", id, n.DP.NAT.FlowsOf(id), tcp, udp)
-			}
-		}
+		n.nothingIsHeld(t)
 	})
+}
+
+// nothingIsHeld lets all flows expire, and fails unless the account of frames is balanced, what NAT has counted is what its tables have, and nobody
+// holds anything.
+func (n *Net) nothingIsHeld(t *testing.T) {
+	t.Helper()
+	for range 3 {
+		n.now += frame.Seconds(20000)
+		n.Advance(frame.Seconds(3))
+	}
+	if c := n.DP.Conservation(); !c.Balanced {
+		t.Fatalf("not balanced: %+v\ndrops %v", c, n.DP.Drops())
+	}
+	if err := n.DP.NAT.Audit(); err != nil {
+		t.Fatal(err)
+	}
+	if used := n.DP.NAT.Used(); used != 0 {
+		t.Fatalf("%d flows are left", used)
+	}
+	for _, proto := range []uint8{frame.TCP, frame.UDP, frame.ICMP, frame.SCTP} {
+		if u := n.DP.NAT.PortUseOf(proto); u.Used != 0 {
+			t.Errorf("%s: %+v", frame.ProtoName(proto), u)
+		}
+	}
+	for id := range frame.PortID(10) {
+		tcp, udp := n.DP.NAT.PortsOf(id)
+		if n.DP.NAT.FlowsOf(id) != 0 || tcp != 0 || udp != 0 {
+			t.Errorf("port %d still holds %d flows, %d and %d outside ports", id, n.DP.NAT.FlowsOf(id), tcp, udp)
+		}
+	}
 }

@@ -249,21 +249,16 @@ func TestPausedPortGoes(t *testing.T) {
 	}
 }
 
-// A port whose device drops what is not read waits for the sake of all others. A port whose sender becomes slower in time does not wait for it,
-// but leaves three quarters of the time to a port that has few frames.
+// A flood, a stream and a port with few frames compete for the worker. The flood's device drops what is not read, so the flood waits for both others.
+// The stream's sender becomes slower before that. So the stream waits only for the port with few frames, and keeps a quarter of the time.
 func TestFloodBesideStream(t *testing.T) {
 	for _, busy := range []bool{false, true} {
 		n := turnsBed(t)
 		n.Poller.FrameCost = int64(60 * time.Microsecond)
 		h1, h2, h3 := n.host("h1"), n.host("h2"), n.host("h3")
 		var flood, stream counting
-		for h, c := range map[*Host]*counting{h1: &flood, h2: &stream} {
-			p, _ := n.DP.Switch.Port(h.Port)
-			n.DP.RemovePort(h.Port)
-			if err := n.DP.AddPort(p, c); err != nil {
-				t.Fatal(err)
-			}
-		}
+		plugIn(t, n, h1, &flood)
+		plugIn(t, n, h2, &stream)
 		got := map[string]uint64{}
 		const ms = 400
 		for i := range ms {
@@ -302,13 +297,8 @@ func TestSteadySenderIsNoFlood(t *testing.T) {
 	n.Poller.FrameCost = int64(40 * time.Microsecond)
 	h1, h2, h3 := n.host("h1"), n.host("h2"), n.host("h3")
 	var flood, steady counting
-	for h, c := range map[*Host]*counting{h1: &flood, h3: &steady} {
-		p, _ := n.DP.Switch.Port(h.Port)
-		n.DP.RemovePort(h.Port)
-		if err := n.DP.AddPort(p, c); err != nil {
-			t.Fatal(err)
-		}
-	}
+	plugIn(t, n, h1, &flood)
+	plugIn(t, n, h3, &steady)
 	lost := 0
 	const ms = 2000
 	for i := range ms {
@@ -329,6 +319,16 @@ func TestSteadySenderIsNoFlood(t *testing.T) {
 	}
 	if lost > 0 {
 		t.Errorf("%d of %d frames of the steady sender were lost", lost, 5*ms)
+	}
+}
+
+// plugIn gives the port of a host another device.
+func plugIn(t *testing.T, n *Net, h *Host, device frame.Conn) {
+	t.Helper()
+	p, _ := n.DP.Switch.Port(h.Port)
+	n.DP.RemovePort(h.Port)
+	if err := n.DP.AddPort(p, device); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -138,18 +138,6 @@ func FuzzWorkers(f *testing.F) {
 		if err := <-ended; err != nil {
 			t.Fatal(err)
 		}
-		for range 3 { // what is left
-			n.now += frame.Seconds(20000)
-			n.Advance(frame.Seconds(3))
-		}
-		if c := n.DP.Conservation(); !c.Balanced {
-			t.Fatalf("not balanced: %+v\ndrops %v", c, n.DP.Drops())
-		}
-		if err := n.DP.NAT.Audit(); err != nil {
-			t.Fatal(err)
-		}
-		if used := n.DP.NAT.Used(); used != 0 {
-			t.Fatalf("%d flows are left", used)
-		}
+		n.nothingIsHeld(t)
 	})
 }

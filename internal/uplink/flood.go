@@ -41,7 +41,7 @@ type queueLimit struct {
 	allows  atomic.Uint32 // packets to a port in a slice; 0: no limit
 	owners  atomic.Uint32 // that have received something since the last look, or more: one that comes again after another counts again
 	dropped atomic.Uint64 // packets
-	last    atomic.Uint32 // the owner that came last: an owner, or a key of arrivals
+	last    atomic.Uint32 // the owner that came last; a key of arrivals if there is no owner
 	_       uint32
 }
 
@@ -100,9 +100,7 @@ func (u *Uplink) GuardQueue(ctx context.Context, busy <-chan struct{}, read func
 		case <-ctx.Done():
 		case <-tick.C:
 		case <-busy:
-			began, before := time.Now(), read()
-			wait(ctx, busyCheck)
-			aloneAllows = mostAlone(read()-before, time.Since(began))
+			aloneAllows = watchReads(ctx, busyCheck, read)
 		}
 		if now := u.lostInQueue(); now != lost {
 			lost = u.limitFlood(ctx, now, aloneAllows, read)
@@ -126,9 +124,7 @@ func (u *Uplink) limitFlood(ctx context.Context, lost uint64, aloneAllows uint32
 			} else {
 				limit.allows.Store(allows)
 			}
-			began, before := time.Now(), read()
-			wait(ctx, ownersTime)
-			most = max(most, mostAlone(read()-before, time.Since(began))) // what can be read shows while much comes
+			most = max(most, watchReads(ctx, ownersTime, read)) // what can be read shows while much comes
 			alone++
 			if owners, last := limit.owners.Swap(0), limit.last.Load(); owners > 0 {
 				if owners > 1 || only != nobody && last != only { // now, or since an earlier look
@@ -157,6 +153,13 @@ func (u *Uplink) limitFlood(ctx context.Context, lost uint64, aloneAllows uint32
 		lost = now
 	}
 	return lost
+}
+
+// watchReads waits, and returns the allowance of a port that is alone, by what was read meanwhile.
+func watchReads(ctx context.Context, d time.Duration, read func() uint64) uint32 {
+	began, before := time.Now(), read()
+	wait(ctx, d)
+	return mostAlone(read()-before, time.Since(began))
 }
 
 // mostAlone is the allowance of a port that is alone, if n packets were read in a time.
