@@ -277,6 +277,16 @@ func (d *file) read(b []byte) (int, error) {
 	return 0, nil
 }
 
+// Gone reports whether the device no longer exists. A reader may miss the end of its device: the kernel wakes readers before it takes the device
+// from its descriptors (linux drivers/net/tun.c, tun_detach_all), so a read in between finds no error, and nothing wakes its reader again.
+func (d *Device) Gone() bool { return d.gone() }
+
+func (d *file) gone() bool {
+	fds := []unix.PollFd{{Fd: int32(d.fd)}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0 && fds[0].Revents&unix.POLLERR != 0 // tun_chr_poll
+}
+
 // isDead reports whether the error of a read means that the device no longer exists, for example because its namespace
 // was removed.
 //

@@ -66,6 +66,9 @@ func OpenPlain(ns, name string) (*Plain, error) {
 	return p, nil
 }
 
+// Gone is Device.Gone.
+func (p *Plain) Gone() bool { return p.gone() }
+
 // descriptor returns a non-blocking duplicate of the descriptor in water's os.File, because Read and Write of an os.File
 // take a lock. It uses SyscallConn, since Fd would make the descriptor blocking.
 func descriptor(ifce *water.Interface) (fd int, err error) {

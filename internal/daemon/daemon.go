@@ -176,7 +176,7 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	}
 	go d.refreshNATPorts(ctx)
 	go d.logRefusals(ctx)
-	go d.bringWaiting(ctx)
+	go d.followPlaces(ctx)
 	d.leasesKept = make(chan struct{})
 	go d.keepLeases(ctx)
 	return d, nil

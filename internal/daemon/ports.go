@@ -352,21 +352,51 @@ func (d *Daemon) updateSiblingsLocked(p *port) {
 	}
 }
 
-// portGone is called by the data plane when a port's device has died with its namespace.
+// portGone is called by the data plane when a port's device has died with its namespace. The data plane goes on: unplugging needs its workers.
 func (d *Daemon) portGone(id frame.PortID) {
-	go d.follow("removing a port whose device has gone", func() { // the data plane goes on: unplugging needs its workers
-		if p := d.byID[id]; p != nil && p.Kind != model.KindUplink {
-			level := slog.LevelWarn
-			if p.ByFD { // as when a command of `exec` has ended
-				level = slog.LevelInfo
-			}
-			d.log.Log(context.Background(), level, "the port's device has gone; the port is removed", "port", p.Name, "device", p.Ifname, "netns", p.Netns)
-			if i := slices.IndexFunc(d.config.Ports, func(a api.PortAdd) bool { return a.Name == p.Name && a.Netns != "" && a.Netns == p.Spec.Netns }); i >= 0 {
-				d.setWaitingLocked(append(slices.Clone(d.waiting), model.WaitingPort{Spec: d.config.Ports[i], Why: "its namespace has gone"}))
-			}
-			d.stopPortLocked(p)
+	go d.follow("removing a port whose device has gone", func() { d.removeGoneLocked(id) })
+}
+
+// A goner knows whether its device has gone.
+type goner interface{ Gone() bool }
+
+// findGone removes the ports whose devices have gone without a sign to the data plane; see tap.Device.Gone.
+func (d *Daemon) findGone() {
+	devices := map[frame.PortID]goner{}
+	d.mu.Lock()
+	for _, p := range d.ports {
+		if c, ok := p.conn.(goner); ok {
+			devices[p.ID] = c
 		}
-	})
+	}
+	d.mu.Unlock()
+	maps.DeleteFunc(devices, func(_ frame.PortID, c goner) bool { return !c.Gone() })
+	if len(devices) > 0 {
+		d.follow("removing ports whose devices have gone", func() {
+			for id := range devices {
+				d.removeGoneLocked(id)
+			}
+		})
+	}
+}
+
+func (d *Daemon) removeGoneLocked(id frame.PortID) {
+	p := d.byID[id]
+	if p == nil || p.Kind == model.KindUplink {
+		return
+	}
+	if c, ok := p.conn.(goner); ok && !c.Gone() { // the number is another port's by now
+		return
+	}
+	level := slog.LevelWarn
+	if p.ByFD { // as when a command of `exec` has ended
+		level = slog.LevelInfo
+	}
+	d.log.Log(context.Background(), level, "the port's device has gone; the port is removed", "port", p.Name, "device", p.Ifname, "netns", p.Netns)
+	if i := slices.IndexFunc(d.config.Ports, func(a api.PortAdd) bool { return a.Name == p.Name && a.Netns != "" && a.Netns == p.Spec.Netns }); i >= 0 {
+		d.setWaitingLocked(append(slices.Clone(d.waiting), model.WaitingPort{Spec: d.config.Ports[i], Why: "its namespace has gone"}))
+	}
+	d.stopPortLocked(p)
 }
 
 // freshTime is how long a container engine may take to set the routes of a device that is up. On a busy host the engine may take much longer to

@@ -12,7 +12,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/netns"
 )
 
-// lookAgain is how often the daemon looks for the namespaces and devices that ports of the configuration wait for.
+// lookAgain is how often the daemon looks for the namespaces and devices that ports of the configuration wait for, and for devices that have gone.
 const lookAgain = time.Second
 
 // placeMissing returns why a port cannot be made yet: its namespace or its device is not there. Anything else is nil.
@@ -42,8 +42,8 @@ func (d *Daemon) setWaitingLocked(list []model.WaitingPort) {
 	d.mu.Unlock()
 }
 
-// bringWaiting makes the ports that have waited, once their places are there.
-func (d *Daemon) bringWaiting(ctx context.Context) {
+// followPlaces removes the ports whose devices have gone, and makes the ports that have waited, once their places are there.
+func (d *Daemon) followPlaces(ctx context.Context) {
 	for tick := time.NewTicker(lookAgain); ; {
 		select {
 		case <-ctx.Done():
@@ -51,6 +51,7 @@ func (d *Daemon) bringWaiting(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		d.findGone()
 		d.mu.Lock()
 		list := d.waiting
 		d.mu.Unlock()

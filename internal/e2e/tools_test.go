@@ -4,15 +4,19 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 )
 
 // TestContract checks that every row has each JSON key on which programs rely.
@@ -434,6 +438,25 @@ func TestNamespaceDies(t *testing.T) {
 		t.Errorf("the device is left: %s", out)
 	}
 	b.Balanced()
+}
+
+// TestManyDevicesDie: no port of a namespace that is removed with 200 devices stays. Now and then, the kernel does not wake the reader of such a
+// device (tap.Device.Gone).
+func TestManyDevicesDie(t *testing.T) {
+	b := New(t)
+	b.AddNS("many")
+	for i := range 200 {
+		a := api.PortAdd{Name: fmt.Sprintf("p%d", i), Netns: b.path("many"), Ifname: fmt.Sprintf("e%d", i), NoRoute: true}
+		if err := api.NewClient(b.socket).Do(t.Context(), "POST", "/ports", a, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.local("ip", "netns", "del", b.NS("many"))
+	b.Eventually("the ports are gone", func() bool {
+		var list []api.Port
+		b.JSON(&list, "port", "ls")
+		return !slices.ContainsFunc(list, func(p api.Port) bool { return p.Name != "uplink" && p.Name != "host" })
+	})
 }
 
 // TestAPI checks that the control API answers invalid requests with an error and keeps working.
