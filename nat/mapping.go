@@ -245,13 +245,18 @@ func (n *tracker[A]) releaseFor(m uint32, why ending) {
 // findInbound returns the mapping of outside port t.DstPort for a packet that belongs to no flow, and whether the
 // packet may use it. From outside, the filtering of the mapping's network decides (RFC 4787, REQ-8). From inside, the
 // packet always may (hairpinning, REQ-9); the router drops it if it may not reach the other container. m is 0 when no
-// mapping exists.
-func (n *tracker[A]) findInbound(c *config[A], t *frame.TupleOf[A], outside bool, now frame.Tick) (m uint32, ok bool) {
+// mapping exists. The answer is that for after flow ending has ended; 0: none ends.
+func (n *tracker[A]) findInbound(c *config[A], t *frame.TupleOf[A], outside bool, now frame.Tick, ending uint32) (m uint32, ok bool) {
 	if i := protoIndex(t.Proto); i < 0 || i == icmp {
 		return 0, false
 	}
 	k := outsideKey(t.Dst, t.DstPort, t.Proto)
 	m, _, ok = n.maps.lookup(&k, k.Hash(n.maps.seed))
+	if ok && n.endsWith(m, ending) {
+		if ok = false; !outside {
+			m = 0
+		}
+	}
 	if !ok || !outside {
 		return m, ok
 	}
@@ -261,7 +266,23 @@ func (n *tracker[A]) findInbound(c *config[A], t *frame.TupleOf[A], outside bool
 	}
 	if rule.Filtering == AddressDependentFiltering {
 		k = permissionKey(k, t.Src)
-		_, _, ok = n.maps.lookup(&k, k.Hash(n.maps.seed))
+		p, _, permitted := n.maps.lookup(&k, k.Hash(n.maps.seed))
+		ok = permitted && !n.endsWith(p, ending)
 	}
 	return m, ok
+}
+
+// endsWith reports whether a mapping or permission ends with flow e, since nothing else uses it.
+func (n *tracker[A]) endsWith(m, e uint32) bool {
+	if e == 0 {
+		return false
+	}
+	for _, x := range []uint32{n.state[e].mapping, n.state[e].inboundMapping} {
+		for ; x != 0 && n.mappings[x].refs.Load() == 1; x = n.mappings[x].parent {
+			if x == m {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -102,7 +102,11 @@ func (n *tracker[A]) preRouteTuple(c *config[A], f packet[A], b *frame.Batch, ou
 		*f.dst, f.RoutePort = p.target(f.tuple.DstPort)
 		return frame.None
 	}
-	m, ok := n.findInbound(c, f.tuple, outside, b.Tick)
+	ending := uint32(0)
+	if b.Dry { // otherwise it has ended
+		ending, _, _ = n.flows.lookup(f.tuple, f.tuple.Hash(n.flows.seed))
+	}
+	m, ok := n.findInbound(c, f.tuple, outside, b.Tick, ending)
 	if ok {
 		f.NAT, f.Mapping, f.Hairpin = frame.NATNew, m, !outside
 		to := &n.maps.keys[m][0]
