@@ -110,6 +110,7 @@ func (d *Dataplane) AddPort(p vswitch.Port, c frame.Conn) error {
 		d.uplink = p.ID
 	}
 	d.countPorts()
+	d.slow.addPort(p.ID)
 	for i, w := range d.workers {
 		var err error
 		read := frame.NotRead
@@ -169,9 +170,7 @@ func (d *Dataplane) removePort(id frame.PortID) {
 		w.run(func() { w.removePort(id) })
 	}
 	d.Switch.DeletePort(id)
-	d.slow.mu.Lock()
-	d.slow.parked.forget(&d.slow, id)
-	d.slow.mu.Unlock()
+	d.slow.removePort(id)
 	delete(d.readers, id)
 	delete(d.rated, id)
 	if d.uplink == id {
@@ -201,6 +200,9 @@ func (d *Dataplane) divide() {
 	d.NAT.DivideAmong(among)
 	d.Router.DivideAmong(among)
 	d.slow.parked.shares.Divide(maxWaitBytes, among, maxWaitBytes/8)
+	for _, w := range d.workers {
+		w.divide(among)
+	}
 	for _, fn := range d.also {
 		fn(among)
 	}

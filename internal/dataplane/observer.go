@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -51,13 +52,20 @@ type Drop struct {
 }
 
 const (
-	keptParts = 16 // ports share a part: a port that floods pushes out what is in its own part only
-	keptDrops = 64 // in a part, by each worker, and by the slow path
+	keptDrops = 64 // of a port, by each worker, and by the slow path
 	keptBytes = frame.FailureHead
+	copyPorts = 64 // ports whose drops a worker copies at a time
 )
 
-// recent has the last drops of one goroutine, in circular buffers. Superseded acknowledgements are left out: they would push out all others.
-type recent [keptParts]struct {
+// recent has the last drops of one goroutine, by port: a port that floods pushes out its own only. Superseded acknowledgements are left out: they
+// would push out all others.
+type recent struct {
+	ports [frame.MaxPorts]*lastDrops
+	rest  lastDrops // of no port, and of ports that are gone
+}
+
+// lastDrops is a circular buffer.
+type lastDrops struct {
 	n    uint64 // ever
 	list [keptDrops]keptDrop
 }
@@ -71,6 +79,17 @@ type keptDrop struct {
 	head    [keptBytes]byte
 }
 
+func (r *recent) addPort(id frame.PortID) { r.ports[id] = new(lastDrops) }
+
+func (r *recent) removePort(id frame.PortID) {
+	if l := r.ports[id]; l != nil {
+		for e := range l.all {
+			*r.rest.next() = *e
+		}
+		r.ports[id] = nil
+	}
+}
+
 //uvswitch:hot
 func (r *recent) add(now frame.Tick, in, out frame.PortID, why frame.Reason, length int, head []byte) {
 	if why == frame.AckSuperseded {
@@ -80,36 +99,70 @@ func (r *recent) add(now frame.Tick, in, out frame.PortID, why frame.Reason, len
 	if id == frame.NoPort {
 		id = out
 	}
-	p := &r[id%keptParts]
-	e := &p.list[p.n%keptDrops]
-	p.n++
+	l := r.ports[id%frame.MaxPorts]
+	if l == nil {
+		l = &r.rest
+	}
+	e := l.next()
 	e.tick, e.in, e.out, e.reason, e.length = now, in, out, why, uint32(length)
 	e.kept = uint8(copy(e.head[:], head))
 }
 
-// last appends the kept drops, oldest first.
-func (r *recent) last(to []Drop) []Drop {
-	from := len(to)
-	for i := range r {
-		p := &r[i]
-		for k := p.n - min(p.n, keptDrops); k < p.n; k++ {
-			e := &p.list[k%keptDrops]
+// next is the place of the next drop.
+//
+//uvswitch:hot
+func (l *lastDrops) next() *keptDrop {
+	l.n++
+	return &l.list[(l.n-1)%keptDrops]
+}
+
+// all yields the kept drops, oldest first.
+func (l *lastDrops) all(yield func(*keptDrop) bool) {
+	for k := l.n - min(l.n, keptDrops); k < l.n && yield(&l.list[k%keptDrops]); k++ {
+	}
+}
+
+// Recent returns the last drops of each worker and of the slow path, each in order. They are read between two batches, a few ports at a time, so
+// that no worker waits for long.
+func (d *Dataplane) Recent() (list []Drop) {
+	d.mu.Lock()
+	ids := slices.Sorted(maps.Keys(d.readers))
+	d.mu.Unlock()
+	for _, w := range d.workers {
+		list = append(list, w.recent.read(ids, w.run)...)
+	}
+	return append(list, d.slow.recent.read(ids, func(fn func()) {
+		d.slow.mu.Lock()
+		defer d.slow.mu.Unlock()
+		fn()
+	})...)
+}
+
+// read returns the drops of these ports, of no port, and of ports that are gone, oldest first. between runs a function while nobody adds any.
+func (r *recent) read(ids []frame.PortID, between func(func())) (list []Drop) {
+	copies := make([]lastDrops, 0, copyPorts)
+	for ids := range slices.Chunk(ids, copyPorts) {
+		between(func() {
+			copies = copies[:0]
+			for _, id := range ids {
+				if l := r.ports[id]; l != nil && l.n > 0 {
+					copies = append(copies, *l)
+				}
+			}
+		})
+		list = appendDrops(list, copies)
+	}
+	between(func() { copies = append(copies[:0], r.rest) }) // the last: what is moved there meanwhile is not missed
+	list = appendDrops(list, copies)
+	slices.SortStableFunc(list, func(a, b Drop) int { return cmp.Compare(a.Tick, b.Tick) })
+	return list
+}
+
+func appendDrops(to []Drop, from []lastDrops) []Drop {
+	for i := range from {
+		for e := range from[i].all {
 			to = append(to, Drop{e.tick, e.in, e.out, e.reason, e.length, append([]byte(nil), e.head[:e.kept]...)})
 		}
 	}
-	slices.SortStableFunc(to[from:], func(a, b Drop) int { return cmp.Compare(a.Tick, b.Tick) })
 	return to
-}
-
-// Recent returns the last drops of each worker and of the slow path, each in order. They are read between two batches.
-func (d *Dataplane) Recent() (list []Drop) {
-	r := new(recent) // copied whole, so that no worker waits for long
-	for _, w := range d.workers {
-		w.run(func() { *r = w.recent })
-		list = r.last(list)
-	}
-	d.slow.mu.Lock()
-	*r = d.slow.recent
-	d.slow.mu.Unlock()
-	return r.last(list)
 }

@@ -11,9 +11,10 @@ import (
 )
 
 // parkedFragments holds fragments that arrived before the first fragment of their packet, which has the ports (frame.FragmentWaits).
-// Except for n, only the slow path uses it.
+// Except for n and full, only the slow path uses it.
 type parkedFragments struct {
 	n      atomic.Int32 // fragments; workers read it
+	full   atomic.Bool  // some may continue as soon as their port has room in a worker's queue; workers read it
 	held   map[nat.FragmentKey][]parkedFragment
 	shares share.Pool        // of bytes: see cost
 	keys   []nat.FragmentKey // a buffer
@@ -58,11 +59,12 @@ func (w *parkedFragments) add(k *slowPath, rec []byte, now frame.Tick) {
 	w.n.Add(1)
 }
 
-// check reinjects the fragments whose first fragment has come. With due, it drops those that have waited for too long.
+// check reinjects the fragments whose first fragment has come; those for which the queue has no room wait for it. With due, it drops those that
+// have waited for too long.
 func (w *parkedFragments) check(k *slowPath, now frame.Tick, due bool) {
 	keys, all := k.dp.NAT.TakeArrived(w.keys[:0])
 	w.keys = keys
-	if all || due {
+	if w.full.Swap(false) || all || due {
 		keys = slices.AppendSeq(keys[:0], maps.Keys(w.held))
 	}
 	for _, key := range keys {
@@ -73,13 +75,16 @@ func (w *parkedFragments) check(k *slowPath, now frame.Tick, due bool) {
 		w.keep(key, func(x *parkedFragment) bool {
 			if come {
 				p := puntedFrame(x.rec)
-				k.inject(hopOf(&p), recordPoint(x.rec), p.Raw)
-			} else if int32(now-x.expires) >= 0 {
-				k.end(recordPort(x.rec), x.rec[recordLen:], frame.FragmentTimeout)
-			} else {
-				return true
+				if k.tryInject(hopOf(&p), recordPoint(x.rec), p.Raw) {
+					return false
+				}
+				w.full.Store(true)
 			}
-			return false
+			if int32(now-x.expires) >= 0 {
+				k.end(recordPort(x.rec), x.rec[recordLen:], frame.FragmentTimeout)
+				return false
+			}
+			return true
 		})
 	}
 }

@@ -16,8 +16,6 @@ const (
 	sweepBudget     = 1 << 18                  // flow entries visited per maintenance,
 	sweepSlice      = 1 << 14                  // in slices, so that ARP and pings are answered meanwhile
 	drainBudget     = 1024                     // punted frames of each worker handled per run
-	minShares       = 8                        // of a queue that ports share: for so many ports at least
-	leastShare      = frame.MaxFrame + 1024    // bytes: the longest frame
 )
 
 // The slowPath handles what workers punt, and ages the tables. It may allocate. It is the router's Output: a frame that the router
@@ -35,9 +33,6 @@ type slowPath struct {
 	sweep       int             // flow entries still to be visited
 	sent        []bool          // something was injected, by worker
 	cause       frame.PortID    // whose frame is handled; NoPort: none is
-	injectedAt  frame.Tick
-	injected    int                 // bytes in this Tick, beyond the parts of their ports
-	injectedOf  [frame.MaxPorts]int // bytes in this Tick, by ingress port
 	recent      recent
 	observer    Observer // nil, as a rule
 
@@ -61,6 +56,19 @@ func (k *slowPath) gone(id frame.PortID) {
 	k.notify()
 }
 
+func (k *slowPath) addPort(id frame.PortID) {
+	k.mu.Lock()
+	k.recent.addPort(id)
+	k.mu.Unlock()
+}
+
+func (k *slowPath) removePort(id frame.PortID) {
+	k.mu.Lock()
+	k.parked.forget(k, id)
+	k.recent.removePort(id)
+	k.mu.Unlock()
+}
+
 // process handles the punted frames and, once a second, ages the tables. It returns the ports whose device has died.
 func (k *slowPath) process(now frame.Tick) []frame.PortID {
 	k.mu.Lock()
@@ -68,7 +76,7 @@ func (k *slowPath) process(now frame.Tick) []frame.PortID {
 		k.notify() // the rest, after those that wait for mu
 	}
 	due := int32(now-k.next) >= 0
-	if k.parked.n.Load() > 0 && (due || k.dp.NAT.FragmentsArrived()) {
+	if k.parked.n.Load() > 0 && (due || k.parked.full.Load() || k.dp.NAT.FragmentsArrived()) {
 		k.parked.check(k, now, due)
 	}
 	if due {
@@ -81,6 +89,9 @@ func (k *slowPath) process(now frame.Tick) []frame.PortID {
 		k.dp.NAT.SettleShares()
 		k.dp.Router.SettleShares()
 		k.parked.shares.Settle()
+		for _, w := range k.dp.workers {
+			w.settleShares()
+		}
 		k.dp.NAT.AgeFragments(now)
 	}
 	many := false
@@ -132,7 +143,7 @@ func (k *slowPath) drain(now frame.Tick) (left bool) {
 }
 
 // take handles at most n frames of a queue, and reports whether there were so many.
-func (k *slowPath) take(q *ring.Queue, n int, now frame.Tick) bool {
+func (k *slowPath) take(q *ring.Shared, n int, now frame.Tick) bool {
 	for ; n > 0; n-- {
 		rec := q.Peek()
 		if rec == nil {
@@ -231,48 +242,30 @@ func (k *slowPath) wakeWorkers() {
 	}
 }
 
-// inject passes a frame to a worker.
+// inject passes a frame to a worker, or drops it.
 func (k *slowPath) inject(h hop, at resumePoint, raw []byte) {
+	if !k.tryInject(h, at, raw) {
+		k.end(h.in, raw, frame.InjectQueueFull)
+	}
+}
+
+// tryInject passes a frame to a worker, and reports whether there was room. What the gateway answers at once is in the share of the asker: a packet that is cut becomes many. What the
+// gateway sends later or by itself is in a share of its own.
+func (k *slowPath) tryInject(h hop, at resumePoint, raw []byte) bool {
 	to := k.injectTo(h.in, raw)
-	ring := k.dp.workers[to].injected
-	cause := h.in
-	if cause == frame.Gateway { // an answer
-		cause = k.cause
+	queue := k.dp.workers[to].injected
+	holder := h.in
+	if holder == frame.Gateway {
+		holder = k.cause
 	}
-	if !k.mayInject(cause, h.net, recordLen+len(raw)) {
-		k.end(h.in, raw, frame.InjectQueueFull)
-		return
-	}
-	rec := ring.Reserve(recordLen + len(raw))
+	rec := queue.Reserve(holder, recordLen+len(raw))
 	if rec == nil {
-		k.end(h.in, raw, frame.InjectQueueFull)
-		return
+		return false
 	}
 	putHeader(rec, h, frame.None, at)
 	copy(rec[recordLen:], raw)
-	ring.Commit()
+	queue.Commit()
 	k.sent[to] = true
-}
-
-// mayInject limits how many bytes of one ingress port are given back to the workers in each Tick: a packet that is cut becomes many. Half of a
-// queue is for all ports, in equal parts, but of at least leastShare. A port that needs more takes it from the other half, while some is left.
-// What the gateway answers at once is the asker's. What it sends later or by itself, and what comes from outside, is not limited.
-func (k *slowPath) mayInject(in frame.PortID, net frame.NetID, bytes int) bool {
-	if in == frame.NoPort || net == frame.NoNet {
-		return true
-	}
-	if now := k.dp.Now(); k.injectedAt != now {
-		k.injectedAt, k.injected = now, 0
-		clear(k.injectedOf[:])
-	}
-	of := &k.injectedOf[in%frame.MaxPorts]
-	if *of+bytes > max(leastShare, injectRingBytes/2/max(minShares, int(k.dp.ports.Load()))) {
-		if k.injected+bytes > injectRingBytes/2 {
-			return false
-		}
-		k.injected += bytes
-	}
-	*of += bytes
 	return true
 }
 

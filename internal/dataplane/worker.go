@@ -9,13 +9,14 @@ import (
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/ring"
+	"github.com/uvswitch/uvswitch/internal/share"
 )
 
 const (
-	puntRingBytes   = 1 << 20
-	quietRingBytes  = 1 << 18
-	injectRingBytes = 1 << 20
-	injectBufBytes  = 256 << 10
+	puntBytes   = 1 << 20 // of the queues to the slow path,
+	quietBytes  = 1 << 18
+	injectBytes = 1 << 20 // and from it
+	bufBytes    = 256 << 10
 )
 
 // A worker reads frames and carries each to its end. It never waits for another worker. It shares with others the stages' tables,
@@ -36,8 +37,8 @@ type worker struct {
 	recent   recent
 	observer Observer // nil, as a rule
 
-	quiet   *ring.Queue              // to the slow path: the first frames of each port in a Tick, which it takes first
-	punts   *ring.Queue              // likewise, all others
+	quiet   *ring.Shared             // to the slow path: the first frames of each port in a Tick, which it takes first
+	punts   *ring.Shared             // likewise, all others
 	puntsOf [frame.MaxPorts]struct { // what a port has punted in this Tick
 		tick          frame.Tick
 		frames, bytes int32
@@ -49,7 +50,7 @@ type worker struct {
 	storming   stormCount
 	turns      turns
 	uplink     frame.PortID // NoPort if another worker reads it
-	injected   *ring.Queue  // from the slow path
+	injected   *ring.Shared // from the slow path
 	buf        []byte       // records of the reinjected batch, until the next one
 	piece      []byte       // a fragment that is about to be sent
 	pieceFrame frame.Frame  // likewise, as a frame
@@ -62,8 +63,8 @@ type worker struct {
 
 func newWorker(d *Dataplane, p Poller) *worker {
 	return &worker{
-		dp: d, poller: p, quiet: ring.New(quietRingBytes), punts: ring.New(puntRingBytes), injected: ring.New(injectRingBytes),
-		buf: make([]byte, injectBufBytes), piece: make([]byte, frame.VnetLen+frame.MaxFrame), shaper: newShaper(p.Wake),
+		dp: d, poller: p, quiet: ring.NewShared(quietBytes), punts: ring.NewShared(puntBytes), injected: ring.NewShared(injectBytes),
+		buf: make([]byte, bufBytes), piece: make([]byte, frame.VnetLen+frame.MaxFrame), shaper: newShaper(p.Wake),
 	}
 }
 
@@ -117,7 +118,8 @@ func (w *worker) wantsSlowPath() bool {
 		w.nearFullAt = t
 		return true
 	}
-	return w.dp.NAT.ManyEnded() || w.dp.slow.parked.n.Load() > 0 && w.dp.NAT.FragmentsArrived()
+	parked := &w.dp.slow.parked
+	return w.dp.NAT.ManyEnded() || parked.n.Load() > 0 && (w.dp.NAT.FragmentsArrived() || parked.full.Load() && w.injected.Empty())
 }
 
 // serve has the gateways answer what they can answer at once. Captures show questions and answers, which then are two frames: see slowPath.
@@ -268,27 +270,26 @@ func (w *worker) floodFrame(f *frame.Frame) {
 // punt copies a frame for the slow path, which counts what becomes of it.
 //
 //uvswitch:hot
-func (w *worker) punt(f *frame.Frame, to *frame.Way6) {
+func (w *worker) punt(f *frame.Frame, way *frame.Way6) {
 	if !w.mayPunt(f) {
 		w.drop(f, frame.PuntRateLimited)
 		return
 	}
-	queue, n := w.punts, recordLen+len(f.Raw())
+	to, n := w.quiet, recordLen+len(f.Raw())
 	var rec []byte
 	if w.isQuiet(f) {
-		if rec = w.quiet.Reserve(n); rec != nil {
-			queue = w.quiet
-		}
+		rec = to.Reserve(f.In, n)
 	}
 	if rec == nil {
-		rec = w.punts.Reserve(n)
+		to = w.punts
+		rec = to.Reserve(f.In, n)
 	}
 	if rec == nil {
 		w.drop(f, frame.PuntQueueFull)
 		return
 	}
-	putRecord(rec, f, to)
-	queue.Commit()
+	putRecord(rec, f, way)
+	to.Commit()
 	w.punted = true
 	w.refused(f)
 }
@@ -296,7 +297,7 @@ func (w *worker) punt(f *frame.Frame, to *frame.Way6) {
 // noWay is for frames that the router has not seen.
 var noWay frame.Way6
 
-// mayPunt limits a port to its share of the queue in each Tick. The slow path has limits of its own behind that.
+// mayPunt limits what a port punts in each Tick: the slow path is one goroutine, which has limits of its own behind that.
 //
 //uvswitch:hot
 func (w *worker) mayPunt(f *frame.Frame) bool {
@@ -306,23 +307,23 @@ func (w *worker) mayPunt(f *frame.Frame) bool {
 	}
 	p.frames++
 	p.bytes += int32(len(f.Raw()))
-	share := int32(puntRingBytes / 4)
+	most := int32(puntBytes / 4)
 	if f.Net == frame.NoNet {
-		share *= 2
+		most *= 2
 	}
-	return p.bytes <= share && p.frames <= share/recordSpace
+	return p.bytes <= most && p.frames <= most/recordSpace
 }
 
-// quietFrames are how many frames of a port in a Tick have a queue of their own, and quietBytes how long these may be together: what a port that
+// quietFrames are how many frames of a port in a Tick have a queue of their own, and quietLength how long these may be together: what a port that
 // floods sends does not keep the ARP and the pings of others waiting.
-const quietFrames, quietBytes = 16, 4096
+const quietFrames, quietLength = 16, 4096
 
 // isQuiet reports whether a frame is one of the first of its port in this Tick. mayPunt has counted it.
 //
 //uvswitch:hot
 func (w *worker) isQuiet(f *frame.Frame) bool {
 	p := &w.puntsOf[f.In%frame.MaxPorts]
-	return p.frames <= quietFrames && p.bytes <= quietBytes
+	return p.frames <= quietFrames && p.bytes <= quietLength
 }
 
 // recordSpace is what a small record takes of the queue, in bytes.
@@ -331,6 +332,19 @@ const recordSpace = 256
 func (w *worker) reportGone(b *frame.Batch) {
 	for _, id := range b.Gone {
 		w.dp.slow.gone(id)
+	}
+}
+
+// divide sets who has shares of the worker's queues.
+func (w *worker) divide(among share.Among) {
+	for _, q := range []*ring.Shared{w.quiet, w.punts, w.injected} {
+		q.Divide(among)
+	}
+}
+
+func (w *worker) settleShares() {
+	for _, q := range []*ring.Shared{w.quiet, w.punts, w.injected} {
+		q.Shares.Settle()
 	}
 }
 
@@ -345,6 +359,7 @@ func (w *worker) addPort(id frame.PortID, c frame.Conn, read frame.Reading) erro
 	if read == frame.ReadUplink {
 		w.uplink = id
 	}
+	w.recent.addPort(id)
 	return w.poller.Add(id, c, read)
 }
 
@@ -356,6 +371,7 @@ func (w *worker) removePort(id frame.PortID) {
 	}
 	w.limit(id, nil, nil) // releases its queued frames, which are dropped because the port is gone
 	w.poller.Remove(id)
+	w.recent.removePort(id)
 }
 
 // run runs fn on the worker between two batches and waits for it; at once, when the worker is not running.

@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	lenBytes = 8          // bytes that hold a record's length, padded so that records stay aligned
+	lenBytes = 8 // bytes that hold a record's length and, at holderAt, its port; padded so that records stay aligned
+	holderAt = 4
 	skip     = 0xffffffff // in place of a length: the rest of the buffer is unused; continue at its start
 )
 

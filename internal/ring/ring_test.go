@@ -85,3 +85,28 @@ func TestNoAllocations(t *testing.T) {
 		t.Errorf("%v allocations", allocs)
 	}
 }
+
+// A port that fills its share leaves that of others, and gets its own back with each record that is taken, wherever the buffer wraps around.
+func TestShared(t *testing.T) {
+	r := NewShared(1 << 14)
+	for round := range 300 {
+		greedy := 0
+		for r.Reserve(1, 100+round) != nil {
+			r.Commit()
+			greedy++
+		}
+		if rec := r.Reserve(2, 500); rec == nil {
+			t.Fatalf("round %d: port 1 has %d records, and port 2 may have none", round, greedy)
+		}
+		r.Commit()
+		for range 1 + greedy {
+			if r.Peek() == nil {
+				t.Fatal("a record is lost")
+			}
+			r.Release()
+		}
+		if one, two := r.Shares.Held(1), r.Shares.Held(2); one != 0 || two != 0 || r.Peek() != nil {
+			t.Fatalf("round %d: the ports still hold %d and %d bytes", round, one, two)
+		}
+	}
+}

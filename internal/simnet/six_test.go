@@ -56,7 +56,7 @@ var overIPv6 = []func(*testing.T){
 
 // notOverIPv6 are tests that play a scenario, and whose subject IPv6 does not have.
 var notOverIPv6 = map[string]string{
-	"TestRFC1812_5_2_2_Header": "the header of IPv4", "TestRFC826_Order": "ARP", "TestRFC5227_2_4_Defend": "ARP; what claims an address of the gateway is dropped", "TestFastEqualsSlow": "it sends both itself", "TestNeighborsShare": "ARP", "TestOneFrameIsNoStorm": "a broadcast", "TestLongPingsLeaveRoom": "ICMP of IPv4; the queue knows no family",
+	"TestRFC1812_5_2_2_Header": "the header of IPv4", "TestRFC826_Order": "ARP", "TestRFC5227_2_4_Defend": "ARP; what claims an address of the gateway is dropped", "TestFastEqualsSlow": "it sends both itself", "TestNeighborsShare": "ARP", "TestOneFrameIsNoStorm": "a broadcast", "TestLongPingsLeaveRoom": "ICMP of IPv4; the queue knows no family", "TestTraceOfReopened": "it sends the last frame itself; NAT has one code for both",
 }
 
 // TestOverIPv6 runs the tests that play a scenario once more, with the packets translated to IPv6.

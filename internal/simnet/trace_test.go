@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -185,4 +186,31 @@ func TestTraceEqualsLive(t *testing.T) {
 		t.Errorf("the test is too easy; it saw %v", ways)
 	}
 	t.Log(ways)
+}
+
+// A SYN from outside ends a connection that has been reset, and with it the mapping and the permission that nothing else uses: the SYN is dropped.
+// The trace, which ends nothing, says so, too.
+func TestTraceOfReopened(t *testing.T) {
+	for _, c := range []struct {
+		filtering, also string
+		want            frame.Reason
+	}{
+		{"endpoint-independent", "", frame.NATFiltered},
+		{"endpoint-independent", "a:20000 > p:80 tcp S", frame.TTLExceeded}, // it keeps the mapping
+		{"address-dependent", "a:20000 > p:80 tcp S", frame.NATFiltered},
+		{"address-dependent", "a:20000 > o:81 tcp S\no < 198.51.100.1:20000 tcp S", frame.TTLExceeded}, // and the permission
+	} {
+		n := play(t, strings.Replace(bed, "/24", "/24 filtering "+c.filtering, 1)+"a:20000 > o:80 tcp S\no < 198.51.100.1:20000 tcp S\no reply tcp R.\na < o:80 tcp R.\n"+c.also)
+		o := n.host("o")
+		gateway, _ := n.DP.Router.Interface(frame.NoNet)
+		raw := frametest.Packet{
+			SrcMAC: o.MAC, DstMAC: gateway.MAC, Src: o.Addr, Dst: gateway.Addr, SrcPort: 80, DstPort: 20000, Proto: frame.TCP, Flags: frame.FlagSYN, TTL: 1,
+		}.Raw()
+		traced := n.traced(o.Port, raw)
+		n.Poller.Put(o.Port, raw)
+		n.Settle()
+		if traced != c.want || n.DP.Drops()[c.want.String()] != 1 {
+			t.Errorf("%s, %q: the trace says %v; dropped for %v", c.filtering, c.also, traced, n.DP.Drops())
+		}
+	}
 }
