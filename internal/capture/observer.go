@@ -23,7 +23,30 @@ type observer struct {
 	sentOf   []byte // data of the frames in sent
 	flood    [frame.MaxPorts]frame.PortID
 	wrote    uint64 // bit set of captures that got a record since they were last notified
+	budget   budget
+	skips    bool // this batch is not looked at
 }
+
+// Captures get a quarter of their worker's time, or more for a short time. Frames that come when they have had it are not looked at.
+const (
+	oneIn    = 4
+	mostTime = 250 * time.Millisecond // of a worker, that captures may take at once
+)
+
+// budget is the time that captures may still take.
+type budget struct {
+	left time.Duration
+	at   time.Time
+}
+
+// isSpent adds what has become free until now, and reports whether nothing is left.
+func (b *budget) isSpent(now time.Time) bool {
+	b.left, b.at = min(mostTime, b.left+min(oneIn*mostTime, now.Sub(b.at))/oneIn), now
+	return b.left <= 0
+}
+
+// spend takes the time since began.
+func (b *budget) spend(began time.Time) { b.left -= time.Since(began) }
 
 // kept is a copy of a frame. wanted has a bit for each capture whose filter selects the frame.
 type kept struct {
@@ -61,7 +84,13 @@ func (o *observer) Received(b *frame.Batch, again bool) {
 		}
 		clear(o.sent[:])
 		o.sentOf = o.sentOf[:0]
+		o.skips = o.budget.isSpent(now)
 	}
+	if o.skips {
+		o.skip(b)
+		return
+	}
+	defer o.budget.spend(now)
 	o.bytes = o.bytes[:0]
 	for i := range b.Frames[:b.N] {
 		f := &b.Frames[i]
@@ -87,9 +116,25 @@ func (o *observer) Received(b *frame.Batch, again bool) {
 	}
 }
 
+// skip counts a batch that is not looked at as lost, for the captures that see its ports.
+func (o *observer) skip(b *frame.Batch) {
+	for i := range b.Frames[:b.N] {
+		b.Frames[i].Slot = frame.NoSlot // if a port refuses it, it is not known
+		for _, c := range o.captures {
+			if c != nil && c.wants(b.Frames[i].In) {
+				c.Lost.Add(1)
+			}
+		}
+	}
+}
+
 // Decided implements dataplane.Observer.
 func (o *observer) Decided(b *frame.Batch) {
+	if o.skips {
+		return
+	}
 	now := time.Now()
+	defer o.budget.spend(now)
 	for i := range b.Frames[:b.N] {
 		f, k := &b.Frames[i], &o.came[i]
 		r := Record{

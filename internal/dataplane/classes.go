@@ -40,8 +40,8 @@ const (
 	classes
 )
 
-// leastPart is the least part of the time that ports of a class get, one in so many.
-var leastPart = [classes]int64{loud: 4, dense: 16, flooding: 64}
+// oneInMost: ports of a class get at least one part in so many of the time.
+var oneInMost = [classes]int64{loud: 4, dense: 16, flooding: 64}
 
 // A device has a queue of the frames that its owner sends. No more than queueLength wait there, so the others were dropped.
 type device struct {

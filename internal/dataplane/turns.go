@@ -16,16 +16,16 @@ import (
 //     for nine times as long as they took. So does a port that has some in a row of batches with refusedLeast of them. A long frame counts for
 //     several: a batch has room for a few long frames only.
 //   - A port belongs to a class: see classes.go. If ports of a lower class have frames, and the worker must wait for a CPU or is
-//     never idle, those of a higher class get less and less of its time, down to leastPart. They get more and more again, once that has ended.
+//     never idle, those of a higher class get less and less of its time, down to one part in oneInMost. They get more and more again, once that has ended.
 //
 // Ports of one class are paused one after another, so the parts are those of all paused ports of a class together.
 const (
 	refusedLeast = 8       // refused frames in a batch,
 	refusedBytes = 8 << 10 // or so many of these bytes, for one more each
-	refusedPart  = 10      // refused frames get this part of the time
+	refusedOneIn = 10      // refused frames get one part in so many of the time
 
 	turnWindow = int64(10 * time.Millisecond)
-	fullPart   = 1 // loud ports get all of the time
+	oneInOne   = 1 // all of the time
 	longest    = int64(250 * time.Millisecond)
 	dearest    = int64(100 * time.Microsecond) // that a frame is charged for: the frames of a batch do not cost the same
 )
@@ -50,7 +50,7 @@ type turns struct {
 	began      int64                  // of the window
 	ran        int64                  // CPU time of this thread when the window began; 0: not known
 	waited     int64                  // likewise, its CPU wait
-	part       [classes]int64         // ports of a class get this part of the time, but at least leastPart of it
+	oneIn      [classes]int64         // ports of a class get one part in so many of the time; what is above oneInMost counts as that
 
 	debt     [frame.MaxPorts]int64 // ns of a pause that would be too short
 	charges  []charge              // of the last batch
@@ -69,7 +69,7 @@ type pausedPort struct {
 // time from Poll to Poll, in equal parts for all frames of the batch.
 type charge struct {
 	id            frame.PortID
-	frames, part  int64
+	frames, oneIn int64 // they get one part in oneIn of the time
 	answers, most int64 // frames to the port that are charged, too, and their limit: the port's own frames
 }
 
@@ -83,7 +83,7 @@ func (w *worker) settle(now int64) {
 		t.cpu, t.measured = w.poller.CPUTime(), true
 		for _, c := range t.charges {
 			if measured {
-				w.pause(c.id, t.classOf(c.id, now, 0), now, (c.part-1)*c.frames*min((t.cpu-before)/t.frames, dearest))
+				w.pause(c.id, t.classOf(c.id, now, 0), now, (c.oneIn-1)*c.frames*min((t.cpu-before)/t.frames, dearest))
 			}
 		}
 	} else {
@@ -179,10 +179,10 @@ func (w *worker) charge(b *frame.Batch, now int64) {
 		inARow := refusing && p.refused > 0 && t.refusedRow[id].add(t.refusing)
 		if (inARow || p.refusals >= refusedLeast) && 2*p.refused >= p.rxPackets {
 			t.until, t.flooding[id] = now+loudTime, now+loudTime
-			t.charges = append(t.charges, charge{id: id, frames: int64(p.refused), part: refusedPart, most: int64(p.refused)})
-		} else if c := t.classOf(id, now, 0); t.part[c] > fullPart {
-			part := min(t.part[c], leastPart[c])
-			t.charges = append(t.charges, charge{id: id, frames: int64(p.rxPackets), part: part, most: int64(p.rxPackets)})
+			t.charges = append(t.charges, charge{id: id, frames: int64(p.refused), oneIn: refusedOneIn, most: int64(p.refused)})
+		} else if c := t.classOf(id, now, 0); t.oneIn[c] > oneInOne {
+			oneIn := min(t.oneIn[c], oneInMost[c])
+			t.charges = append(t.charges, charge{id: id, frames: int64(p.rxPackets), oneIn: oneIn, most: int64(p.rxPackets)})
 		}
 	}
 	if len(t.charges) > 0 {
@@ -225,16 +225,16 @@ func (w *worker) closeWindow(now int64) {
 		for c := loud; c < classes; c++ {
 			switch {
 			case t.others[c] && isScarce && t.ran != 0:
-				t.part[c] = min(4*leastPart[c], max(2, 2*t.part[c])) // so it is leastPart for two windows after the last frame of others
+				t.oneIn[c] = min(4*oneInMost[c], max(2, 2*t.oneIn[c])) // so it counts as oneInMost for two windows after the last frame of others
 			case !t.others[c]:
-				t.part[c] = max(fullPart, t.part[c]/2)
-			case t.part[c] > fullPart:
-				t.part[c]--
+				t.oneIn[c] = max(oneInOne, t.oneIn[c]/2)
+			case t.oneIn[c] > oneInOne:
+				t.oneIn[c]--
 			}
 		}
 		t.ran, t.waited = ran, waited
 	} else {
-		t.part, t.ran = [classes]int64{}, 0
+		t.oneIn, t.ran = [classes]int64{}, 0
 	}
 	left := int64(1 << 16)
 	for range min((now-t.began)/turnWindow, 8*costWindows) {

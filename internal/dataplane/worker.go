@@ -84,7 +84,7 @@ func (w *worker) round() error {
 	}
 	w.settle(now)
 	w.process(b, received)
-	b.Took, b.Scarce = w.dp.clock()-now, w.turns.part[loud] > fullPart
+	b.Took, b.Scarce = w.dp.clock()-now, w.turns.oneIn[loud] > oneInOne
 	w.charge(b, now)
 	if w.reinject(b) {
 		w.process(b, reinjected)
