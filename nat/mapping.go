@@ -245,7 +245,7 @@ func (n *tracker[A]) releaseFor(m uint32, why ending) {
 // findInbound returns the mapping of outside port t.DstPort for a packet that belongs to no flow, and whether the
 // packet may use it. From outside, the filtering of the mapping's network decides (RFC 4787, REQ-8). From inside, the
 // packet always may (hairpinning, REQ-9); the router drops it if it may not reach the other container. m is 0 when no
-// mapping exists. The answer is that for after flow ending has ended; 0: none ends.
+// mapping exists. ending is a flow that is about to end (0: none). The answer is as if it had ended.
 func (n *tracker[A]) findInbound(c *config[A], t *frame.TupleOf[A], outside bool, now frame.Tick, ending uint32) (m uint32, ok bool) {
 	if i := protoIndex(t.Proto); i < 0 || i == icmp {
 		return 0, false

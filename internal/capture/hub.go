@@ -48,7 +48,7 @@ func NewHub(d *dataplane.Dataplane) *Hub {
 
 // A Capture collects records until Close.
 type Capture struct {
-	Lost atomic.Uint64 // records lost because a ring was full, and frames at its ports for which captures had no time left
+	Lost atomic.Uint64 // records lost because a ring was full, or captures had had their time
 
 	hub     *Hub
 	options Options

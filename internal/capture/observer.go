@@ -24,13 +24,14 @@ type observer struct {
 	flood    [frame.MaxPorts]frame.PortID
 	wrote    uint64 // bit set of captures that got a record since they were last notified
 	budget   budget
-	skips    bool // this batch is not looked at
+	late     bool // the budget was spent when the batch came
 }
 
-// Captures get a quarter of their worker's time, or more for a short time. Frames that come when they have had it are not looked at.
+// Captures get a quarter of the time of their worker, and of the slow path, or more for a short time. Once they have had it, they copy no frames: their
+// records are lost, and counted.
 const (
-	oneIn    = 4
-	mostTime = 250 * time.Millisecond // of a worker, that captures may take at once
+	quarter  = 4
+	mostTime = 250 * time.Millisecond // that captures may take at once
 )
 
 // budget is the time that captures may still take.
@@ -41,7 +42,7 @@ type budget struct {
 
 // isSpent adds what has become free until now, and reports whether nothing is left.
 func (b *budget) isSpent(now time.Time) bool {
-	b.left, b.at = min(mostTime, b.left+min(oneIn*mostTime, now.Sub(b.at))/oneIn), now
+	b.left, b.at = min(mostTime, b.left+min(quarter*mostTime, now.Sub(b.at))/quarter), now
 	return b.left <= 0
 }
 
@@ -78,19 +79,15 @@ func (o *observer) serve(captures [maxCaptures]*Capture) {
 // Received implements dataplane.Observer.
 func (o *observer) Received(b *frame.Batch, again bool) {
 	now := time.Now()
+	defer o.budget.spend(now)
 	if !again {
+		o.late = o.budget.isSpent(now)
 		for i := range b.Failed {
 			o.failed(&b.Failed[i], now)
 		}
 		clear(o.sent[:])
 		o.sentOf = o.sentOf[:0]
-		o.skips = o.budget.isSpent(now)
 	}
-	if o.skips {
-		o.skip(b)
-		return
-	}
-	defer o.budget.spend(now)
 	o.bytes = o.bytes[:0]
 	for i := range b.Frames[:b.N] {
 		f := &b.Frames[i]
@@ -108,6 +105,9 @@ func (o *observer) Received(b *frame.Batch, again bool) {
 				longest = max(longest, c.options.Snap)
 			}
 		}
+		if o.late {
+			longest = 0
+		}
 		k.before = EndpointsOf(f)
 		copy(k.vnet[:], f.Vnet())
 		k.at = len(o.bytes)
@@ -116,23 +116,8 @@ func (o *observer) Received(b *frame.Batch, again bool) {
 	}
 }
 
-// skip counts a batch that is not looked at as lost, for the captures that see its ports.
-func (o *observer) skip(b *frame.Batch) {
-	for i := range b.Frames[:b.N] {
-		b.Frames[i].Slot = frame.NoSlot // if a port refuses it, it is not known
-		for _, c := range o.captures {
-			if c != nil && c.wants(b.Frames[i].In) {
-				c.Lost.Add(1)
-			}
-		}
-	}
-}
-
 // Decided implements dataplane.Observer.
 func (o *observer) Decided(b *frame.Batch) {
-	if o.skips {
-		return
-	}
 	now := time.Now()
 	defer o.budget.spend(now)
 	for i := range b.Frames[:b.N] {
@@ -227,7 +212,7 @@ func (o *observer) departed(r *Record, f *frame.Frame, k *kept, to []frame.PortI
 			}
 		}
 	}
-	if ends { // keep a copy: a port may still refuse the frame
+	if ends && !o.late { // keep a copy: a port may still refuse the frame
 		s := &o.sent[f.Slot]
 		*s = kept{wanted: k.wanted, packet: r.Packet, in: r.In, at: len(o.sentOf), length: r.Length, before: r.Before, flow: r.Flow, after: r.After}
 		copy(s.vnet[:], r.Vnet)
@@ -276,11 +261,14 @@ func (o *observer) failedLate(t *frame.TxFailure, now time.Time) {
 
 // SlowPathDone implements dataplane.Observer.
 func (o *observer) SlowPathDone(e dataplane.End) {
+	now := time.Now()
+	o.late = o.budget.isSpent(now)
+	defer o.budget.spend(now)
 	var f frame.Frame
 	f.Reset(e.Raw, e.In)
 	frame.Parse(&f)
 	r := Record{
-		Time: time.Now(), Kind: End, In: e.In, Port: e.In, Verdict: frame.Drop, Reason: e.Reason, Packet: uint64(o.worker+1)<<56 | o.packets, Frames: 1,
+		Time: now, Kind: End, In: e.In, Port: e.In, Verdict: frame.Drop, Reason: e.Reason, Packet: uint64(o.worker+1)<<56 | o.packets, Frames: 1,
 		Length: f.Len(), Vnet: f.Vnet(),
 	}
 	o.packets++
@@ -307,10 +295,13 @@ func (o *observer) write(j int, r *Record, data []byte) {
 }
 
 // reserve puts a record without its data into the ring of capture j and returns the n bytes for the data, to be filled before
-// Commit. It returns nil if the ring is full.
+// Commit. It returns nil if the ring is full, or if captures have had their time.
 func (o *observer) reserve(j int, r *Record, n int) []byte {
 	c := o.captures[j]
-	rec := c.rings[o.worker].Reserve(recordLen + n)
+	var rec []byte
+	if !o.late {
+		rec = c.rings[o.worker].Reserve(recordLen + n)
+	}
 	if rec == nil {
 		c.Lost.Add(1)
 		return nil

@@ -173,7 +173,7 @@ func (a *app) dump(ctx context.Context, f *dumpFlags, expr string) error {
 	if f.quiet {
 		return err
 	}
-	fmt.Fprintf(a.err, "%d packets captured\n%d packets lost: this reader was too slow, or captures had had a quarter of a worker's time\n", n, lost)
+	fmt.Fprintf(a.err, "%d packets captured\n%d packets lost (a slow reader, or captures used up their time)\n", n, lost)
 	return err
 }
 

@@ -87,7 +87,7 @@ func verdictLine(v *api.Verdict) string {
 	}
 	s := fmt.Sprintf("%s %-8s %s", stamp, orDash(v.In), term.Printable(v.Packet))
 	if v.Lost > 0 {
-		s = fmt.Sprintf("%s (%d lines lost: this reader was too slow, or captures had had a quarter of a worker's time)\n%s", stamp, v.Lost, s)
+		s = fmt.Sprintf("%s (%d lines lost: this reader was too slow, or captures used up their time)\n%s", stamp, v.Lost, s)
 	}
 	switch v.Verdict {
 	case "dropped":

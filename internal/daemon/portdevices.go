@@ -103,6 +103,26 @@ func (p *port) closeWire() {
 	}
 }
 
+// presence says whether a device still exists.
+type presence uint8
+
+const (
+	unknown presence = iota // a socket, or a device that may come back
+	there
+	gone
+)
+
+// device says whether the port's TAP still exists.
+func (w *wire) device() presence {
+	switch c, ok := w.conn.(interface{ Gone() bool }); {
+	case !ok:
+		return unknown
+	case c.Gone():
+		return gone
+	}
+	return there
+}
+
 // linkState is what the kernel says of the device, and the switch of the port.
 func (w *wire) linkState(p *model.Port) string {
 	up := false

@@ -357,23 +357,20 @@ func (d *Daemon) portGone(id frame.PortID) {
 	go d.follow("removing a port whose device has gone", func() { d.removeGoneLocked(id) })
 }
 
-// A goner knows whether its device has gone.
-type goner interface{ Gone() bool }
-
 // findGone removes the ports whose devices have gone without a sign to the data plane; see tap.Device.Gone.
 func (d *Daemon) findGone() {
-	devices := map[frame.PortID]goner{}
+	wires := map[frame.PortID]wire{}
 	d.mu.Lock()
 	for _, p := range d.ports {
-		if c, ok := p.conn.(goner); ok {
-			devices[p.ID] = c
+		if p.Kind != model.KindUplink {
+			wires[p.ID] = p.wire
 		}
 	}
 	d.mu.Unlock()
-	maps.DeleteFunc(devices, func(_ frame.PortID, c goner) bool { return !c.Gone() })
-	if len(devices) > 0 {
+	maps.DeleteFunc(wires, func(_ frame.PortID, w wire) bool { return w.device() != gone })
+	if len(wires) > 0 {
 		d.follow("removing ports whose devices have gone", func() {
-			for id := range devices {
+			for id := range wires {
 				d.removeGoneLocked(id)
 			}
 		})
@@ -382,10 +379,7 @@ func (d *Daemon) findGone() {
 
 func (d *Daemon) removeGoneLocked(id frame.PortID) {
 	p := d.byID[id]
-	if p == nil || p.Kind == model.KindUplink {
-		return
-	}
-	if c, ok := p.conn.(goner); ok && !c.Gone() { // the number is another port's by now
+	if p == nil || p.Kind == model.KindUplink || p.device() == there { // the number may be another port's by now
 		return
 	}
 	level := slog.LevelWarn

@@ -38,7 +38,6 @@ type Dataplane struct {
 	spare   func() bool                   // see Balance; nil: ports stay where they are
 	tenants map[frame.PortID]frame.PortID // see SetTenants; under mu
 	also    []func(share.Among)           // see DivideAlso
-	ports   atomic.Int32                  // len(readers)
 }
 
 // New makes a data plane with one worker per Poller. clock returns the nanoseconds since the start of the switch plus one tick, so that
@@ -183,7 +182,6 @@ func (d *Dataplane) removePort(id frame.PortID) {
 }
 
 func (d *Dataplane) countPorts() {
-	d.ports.Store(int32(len(d.readers)))
 	d.divide()
 }
 
@@ -201,7 +199,9 @@ func (d *Dataplane) divide() {
 	d.Router.DivideAmong(among)
 	d.slow.parked.shares.Divide(maxWaitBytes, among, maxWaitBytes/8)
 	for _, w := range d.workers {
-		w.divide(among)
+		for _, q := range w.queues() {
+			q.Divide(among)
+		}
 	}
 	for _, fn := range d.also {
 		fn(among)

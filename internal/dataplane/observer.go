@@ -61,7 +61,7 @@ const (
 // would push out all others.
 type recent struct {
 	ports [frame.MaxPorts]*lastDrops
-	rest  lastDrops // of no port, and of ports that are gone
+	rest  lastDrops // of no port, and of ports that are gone: 64 in all
 }
 
 // lastDrops is a circular buffer.
@@ -83,9 +83,7 @@ func (r *recent) addPort(id frame.PortID) { r.ports[id] = new(lastDrops) }
 
 func (r *recent) removePort(id frame.PortID) {
 	if l := r.ports[id]; l != nil {
-		for e := range l.all {
-			*r.rest.next() = *e
-		}
+		r.rest.merge(l)
 		r.ports[id] = nil
 	}
 }
@@ -99,21 +97,26 @@ func (r *recent) add(now frame.Tick, in, out frame.PortID, why frame.Reason, len
 	if id == frame.NoPort {
 		id = out
 	}
-	l := r.ports[id%frame.MaxPorts]
-	if l == nil {
-		l = &r.rest
+	l := &r.rest
+	if id < frame.MaxPorts && r.ports[id] != nil {
+		l = r.ports[id]
 	}
-	e := l.next()
+	e := &l.list[l.n%keptDrops]
+	l.n++
 	e.tick, e.in, e.out, e.reason, e.length = now, in, out, why, uint32(length)
 	e.kept = uint8(copy(e.head[:], head))
 }
 
-// next is the place of the next drop.
-//
-//uvswitch:hot
-func (l *lastDrops) next() *keptDrop {
-	l.n++
-	return &l.list[(l.n-1)%keptDrops]
+// merge adds the drops of o. The oldest ones of both are forgotten.
+func (l *lastDrops) merge(o *lastDrops) {
+	both := make([]keptDrop, 0, 2*keptDrops)
+	for _, l := range []*lastDrops{l, o} {
+		for e := range l.all {
+			both = append(both, *e)
+		}
+	}
+	slices.SortStableFunc(both, func(a, b keptDrop) int { return cmp.Compare(a.tick, b.tick) })
+	l.n = uint64(copy(l.list[:], both[max(0, len(both)-keptDrops):]))
 }
 
 // all yields the kept drops, oldest first.
@@ -125,9 +128,9 @@ func (l *lastDrops) all(yield func(*keptDrop) bool) {
 // Recent returns the last drops of each worker and of the slow path, each in order. They are read between two batches, a few ports at a time, so
 // that no worker waits for long.
 func (d *Dataplane) Recent() (list []Drop) {
-	d.mu.Lock()
-	ids := slices.Sorted(maps.Keys(d.readers))
-	d.mu.Unlock()
+	d.mu.Lock() // no port comes or goes meanwhile
+	defer d.mu.Unlock()
+	ids := slices.Collect(maps.Keys(d.readers))
 	for _, w := range d.workers {
 		list = append(list, w.recent.read(ids, w.run)...)
 	}
@@ -152,7 +155,7 @@ func (r *recent) read(ids []frame.PortID, between func(func())) (list []Drop) {
 		})
 		list = appendDrops(list, copies)
 	}
-	between(func() { copies = append(copies[:0], r.rest) }) // the last: what is moved there meanwhile is not missed
+	between(func() { copies = append(copies[:0], r.rest) })
 	list = appendDrops(list, copies)
 	slices.SortStableFunc(list, func(a, b Drop) int { return cmp.Compare(a.Tick, b.Tick) })
 	return list

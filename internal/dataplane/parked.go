@@ -11,10 +11,9 @@ import (
 )
 
 // parkedFragments holds fragments that arrived before the first fragment of their packet, which has the ports (frame.FragmentWaits).
-// Except for n and full, only the slow path uses it.
+// Except for n, only the slow path uses it.
 type parkedFragments struct {
 	n      atomic.Int32 // fragments; workers read it
-	full   atomic.Bool  // some may continue as soon as their port has room in a worker's queue; workers read it
 	held   map[nat.FragmentKey][]parkedFragment
 	shares share.Pool        // of bytes: see cost
 	keys   []nat.FragmentKey // a buffer
@@ -38,18 +37,16 @@ func cost(rec []byte) int { return max(len(rec), minCost) }
 // add parks a copy of a record, or drops its frame. If the first fragment has come meanwhile, the frame continues.
 func (w *parkedFragments) add(k *slowPath, rec []byte, now frame.Tick) {
 	in := recordPort(rec)
-	p := puntedFrame(rec)
 	var f frame.Frame
-	f.Reset(p.Raw, in)
+	f.Reset(rec[recordLen:], in)
 	frame.Parse(&f)
-	f.Net = p.Net
+	f.Net = recordNet(rec)
 	key := nat.FragmentKeyOf(&f)
-	if k.dp.NAT.HasFirstFragment(key) {
-		k.inject(hopOf(&p), recordPoint(rec), p.Raw)
+	if k.dp.NAT.HasFirstFragment(key) && k.injectRecord(rec) {
 		return
 	}
 	if !w.shares.TakeMany(in%frame.MaxPorts, cost(rec)) {
-		k.end(in, p.Raw, frame.FragmentQueueFull)
+		k.end(in, rec[recordLen:], frame.FragmentQueueFull)
 		return
 	}
 	if w.held == nil {
@@ -64,7 +61,7 @@ func (w *parkedFragments) add(k *slowPath, rec []byte, now frame.Tick) {
 func (w *parkedFragments) check(k *slowPath, now frame.Tick, due bool) {
 	keys, all := k.dp.NAT.TakeArrived(w.keys[:0])
 	w.keys = keys
-	if w.full.Swap(false) || all || due {
+	if k.clearWanted() || all || due {
 		keys = slices.AppendSeq(keys[:0], maps.Keys(w.held))
 	}
 	for _, key := range keys {
@@ -73,18 +70,17 @@ func (w *parkedFragments) check(k *slowPath, now frame.Tick, due bool) {
 		}
 		come := k.dp.NAT.HasFirstFragment(key)
 		w.keep(key, func(x *parkedFragment) bool {
-			if come {
-				p := puntedFrame(x.rec)
-				if k.tryInject(hopOf(&p), recordPoint(x.rec), p.Raw) {
-					return false
-				}
-				w.full.Store(true)
-			}
-			if int32(now-x.expires) >= 0 {
-				k.end(recordPort(x.rec), x.rec[recordLen:], frame.FragmentTimeout)
+			switch {
+			case come && k.injectRecord(x.rec):
 				return false
+			case int32(now-x.expires) < 0:
+				return true
+			case come:
+				k.end(recordPort(x.rec), x.rec[recordLen:], frame.InjectQueueFull)
+			default:
+				k.end(recordPort(x.rec), x.rec[recordLen:], frame.FragmentTimeout)
 			}
-			return true
+			return false
 		})
 	}
 }

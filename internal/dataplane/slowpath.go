@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -76,8 +77,11 @@ func (k *slowPath) process(now frame.Tick) []frame.PortID {
 		k.notify() // the rest, after those that wait for mu
 	}
 	due := int32(now-k.next) >= 0
-	if k.parked.n.Load() > 0 && (due || k.parked.full.Load() || k.dp.NAT.FragmentsArrived()) {
+	if k.parked.n.Load() > 0 && (due || k.hasRoomWanted() || k.dp.NAT.FragmentsArrived()) {
 		k.parked.check(k, now, due)
+	}
+	if k.hasRoomWanted() { // the worker has taken everything meanwhile, and sleeps
+		k.notify()
 	}
 	if due {
 		k.next = now + maintenanceTime
@@ -90,7 +94,9 @@ func (k *slowPath) process(now frame.Tick) []frame.PortID {
 		k.dp.Router.SettleShares()
 		k.parked.shares.Settle()
 		for _, w := range k.dp.workers {
-			w.settleShares()
+			for _, q := range w.queues() {
+				q.Shares.Settle()
+			}
 		}
 		k.dp.NAT.AgeFragments(now)
 	}
@@ -158,10 +164,8 @@ func (k *slowPath) take(q *ring.Shared, n int, now frame.Tick) bool {
 // handle takes one punted frame: it is parked, tried again, or the router's.
 func (k *slowPath) handle(rec []byte, now frame.Tick) {
 	defer k.survive(rec)
-	if recordNet(rec) != frame.NoNet {
-		k.cause = recordPort(rec)
-		defer func() { k.cause = frame.NoPort }()
-	}
+	k.cause = recordPort(rec)
+	defer func() { k.cause = frame.NoPort }()
 	switch recordWhy(rec).Punt() {
 	case frame.Park:
 		k.parked.add(k, rec, now)
@@ -242,31 +246,51 @@ func (k *slowPath) wakeWorkers() {
 	}
 }
 
-// inject passes a frame to a worker, or drops it.
+// inject passes a frame to a worker, or drops it. An answer of the gateway is in the share of the port that asked.
 func (k *slowPath) inject(h hop, at resumePoint, raw []byte) {
-	if !k.tryInject(h, at, raw) {
-		k.end(h.in, raw, frame.InjectQueueFull)
-	}
-}
-
-// tryInject passes a frame to a worker, and reports whether there was room. What the gateway answers at once is in the share of the asker: a packet that is cut becomes many. What the
-// gateway sends later or by itself is in a share of its own.
-func (k *slowPath) tryInject(h hop, at resumePoint, raw []byte) bool {
-	to := k.injectTo(h.in, raw)
-	queue := k.dp.workers[to].injected
 	holder := h.in
 	if holder == frame.Gateway {
 		holder = k.cause
 	}
-	rec := queue.Reserve(holder, recordLen+len(raw))
+	to := k.injectTo(h.in, raw)
+	rec := k.dp.workers[to].injected.Reserve(holder, recordLen+len(raw))
 	if rec == nil {
-		return false
+		k.end(h.in, raw, frame.InjectQueueFull)
+		return
 	}
 	putHeader(rec, h, frame.None, at)
 	copy(rec[recordLen:], raw)
-	queue.Commit()
+	k.dp.workers[to].injected.Commit()
+	k.sent[to] = true
+}
+
+// injectRecord passes the frame of a punted record to a worker, if there is room. Otherwise the worker tells when its queue is empty.
+func (k *slowPath) injectRecord(rec []byte) bool {
+	in := recordPort(rec)
+	to := k.injectTo(in, rec[recordLen:])
+	w := k.dp.workers[to]
+	again := w.injected.Reserve(in, len(rec))
+	if again == nil {
+		w.roomWanted.Store(true)
+		return false
+	}
+	copy(again, rec)
+	w.injected.Commit()
 	k.sent[to] = true
 	return true
+}
+
+// hasRoomWanted reports whether a worker has room that parked fragments wait for.
+func (k *slowPath) hasRoomWanted() bool {
+	return slices.ContainsFunc(k.dp.workers, (*worker).hasRoomWanted)
+}
+
+// clearWanted reports whether parked fragments waited for room, and begins anew.
+func (k *slowPath) clearWanted() (wanted bool) {
+	for _, w := range k.dp.workers {
+		wanted = w.roomWanted.Swap(false) || wanted
+	}
+	return wanted
 }
 
 // Consume implements router.Output. The gateway is counted like a port: it received this frame.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/ring"
-	"github.com/uvswitch/uvswitch/internal/share"
 )
 
 const (
@@ -51,6 +50,7 @@ type worker struct {
 	turns      turns
 	uplink     frame.PortID // NoPort if another worker reads it
 	injected   *ring.Shared // from the slow path
+	roomWanted atomic.Bool  // see slowPath.injectRecord
 	buf        []byte       // records of the reinjected batch, until the next one
 	piece      []byte       // a fragment that is about to be sent
 	pieceFrame frame.Frame  // likewise, as a frame
@@ -118,9 +118,13 @@ func (w *worker) wantsSlowPath() bool {
 		w.nearFullAt = t
 		return true
 	}
-	parked := &w.dp.slow.parked
-	return w.dp.NAT.ManyEnded() || parked.n.Load() > 0 && (w.dp.NAT.FragmentsArrived() || parked.full.Load() && w.injected.Empty())
+	return w.dp.NAT.ManyEnded() || w.hasRoomWanted() || w.dp.slow.parked.n.Load() > 0 && w.dp.NAT.FragmentsArrived()
 }
+
+// hasRoomWanted reports whether parked fragments wait for room in the queue from the slow path, and it is empty.
+//
+//uvswitch:hot
+func (w *worker) hasRoomWanted() bool { return w.roomWanted.Load() && w.injected.Empty() }
 
 // serve has the gateways answer what they can answer at once. Captures show questions and answers, which then are two frames: see slowPath.
 //
@@ -335,18 +339,8 @@ func (w *worker) reportGone(b *frame.Batch) {
 	}
 }
 
-// divide sets who has shares of the worker's queues.
-func (w *worker) divide(among share.Among) {
-	for _, q := range []*ring.Shared{w.quiet, w.punts, w.injected} {
-		q.Divide(among)
-	}
-}
-
-func (w *worker) settleShares() {
-	for _, q := range []*ring.Shared{w.quiet, w.punts, w.injected} {
-		q.Shares.Settle()
-	}
-}
+// queues are those to and from the slow path.
+func (w *worker) queues() [3]*ring.Shared { return [...]*ring.Shared{w.quiet, w.punts, w.injected} }
 
 // limit sets the rates of a port. The workers share one bucket for each direction; nil means no limit.
 func (w *worker) limit(id frame.PortID, rx, tx *bucket) {

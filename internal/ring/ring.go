@@ -26,6 +26,9 @@ type Queue struct {
 	tail atomic.Uint64 // next byte to read; set by the consumer
 }
 
+// space is how many bytes of the buffer a record of n bytes takes.
+func space(n int) int { return lenBytes + (n+7)&^7 }
+
 // New returns a queue of size bytes. It panics unless size is a power of two and at least 64.
 func New(size int) *Queue {
 	if size&(size-1) != 0 || size < 64 {
@@ -38,7 +41,7 @@ func New(size int) *Queue {
 //
 //uvswitch:hot
 func (r *Queue) Reserve(n int) []byte {
-	need := uint64(lenBytes + (n+7)&^7)
+	need := uint64(space(n))
 	head, tail := r.head.Load(), r.tail.Load()
 	at := head & r.mask
 	if rest := uint64(len(r.buf)) - at; rest < need {
@@ -61,7 +64,7 @@ func (r *Queue) Reserve(n int) []byte {
 func (r *Queue) Commit() {
 	head := r.head.Load()
 	n := binary.NativeEndian.Uint32(r.buf[head&r.mask:])
-	r.head.Store(head + lenBytes + (uint64(n)+7)&^7)
+	r.head.Store(head + uint64(space(int(n))))
 }
 
 // Empty reports whether the consumer has released every record. Anyone may call it.
@@ -95,5 +98,5 @@ func (r *Queue) Peek() []byte {
 func (r *Queue) Release() {
 	tail := r.tail.Load()
 	n := binary.NativeEndian.Uint32(r.buf[tail&r.mask:])
-	r.tail.Store(tail + lenBytes + (uint64(n)+7)&^7)
+	r.tail.Store(tail + uint64(space(int(n))))
 }

@@ -3,6 +3,9 @@ package ring
 import (
 	"bytes"
 	"testing"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/share"
 )
 
 // Records of all sizes come out unchanged and in order, wherever the buffer wraps around.
@@ -86,17 +89,22 @@ func TestNoAllocations(t *testing.T) {
 	}
 }
 
-// A port that fills its share leaves that of others, and gets its own back with each record that is taken, wherever the buffer wraps around.
+// Ports that fill their shares leave those of others, however small the records are, and get their own back with each record that is taken,
+// wherever the buffer wraps around.
 func TestShared(t *testing.T) {
-	r := NewShared(1 << 14)
+	const ports = 31
+	r := NewShared(1 << 17)
+	r.Divide(share.Among{Ports: ports})
 	for round := range 300 {
 		greedy := 0
-		for r.Reserve(1, 100+round) != nil {
-			r.Commit()
-			greedy++
+		for id := frame.PortID(1); id < ports; id++ {
+			for r.Reserve(id, 33+round) != nil {
+				r.Commit()
+				greedy++
+			}
 		}
-		if rec := r.Reserve(2, 500); rec == nil {
-			t.Fatalf("round %d: port 1 has %d records, and port 2 may have none", round, greedy)
+		if rec := r.Reserve(ports, 1500); rec == nil {
+			t.Fatalf("round %d: the others have %d records, and port %d may have none", round, greedy, ports)
 		}
 		r.Commit()
 		for range 1 + greedy {
@@ -105,8 +113,10 @@ func TestShared(t *testing.T) {
 			}
 			r.Release()
 		}
-		if one, two := r.Shares.Held(1), r.Shares.Held(2); one != 0 || two != 0 || r.Peek() != nil {
-			t.Fatalf("round %d: the ports still hold %d and %d bytes", round, one, two)
+		for id := frame.PortID(1); id <= ports; id++ {
+			if r.Shares.Held(id) != 0 || r.Peek() != nil {
+				t.Fatalf("round %d: port %d still holds %d bytes", round, id, r.Shares.Held(id))
+			}
 		}
 	}
 }

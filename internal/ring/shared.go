@@ -20,22 +20,26 @@ func NewShared(size int) *Shared {
 	return s
 }
 
-// Divide sets who has shares.
-func (s *Shared) Divide(among share.Among) { s.Shares.Divide(len(s.buf), among, 0) }
+// Divide sets who has shares. What belongs to no port has a share, too. An eighth of the buffer is nobody's: where the buffer wraps around, a part
+// of it, which is shorter than a record, is not used.
+func (s *Shared) Divide(among share.Among) {
+	among.Ports++
+	s.Shares.Divide(len(s.buf)-len(s.buf)/8, among, 0)
+}
 
-// Reserve is Queue.Reserve for a record in the share of port id. What belongs to no port has a share, too.
+// Reserve is Queue.Reserve for a record in the share of port id. Each record must be committed before the next one is reserved.
 //
 //uvswitch:hot
 func (s *Shared) Reserve(id frame.PortID, n int) []byte {
 	if id >= frame.MaxPorts {
 		id = frame.NoPort
 	}
-	if !s.Shares.TakeMany(id, n) {
+	if !s.Shares.TakeMany(id, space(n)) {
 		return nil
 	}
 	rec := s.Queue.Reserve(n)
 	if rec == nil {
-		s.Shares.ReturnMany(id, n)
+		s.Shares.ReturnMany(id, space(n))
 		return nil
 	}
 	binary.NativeEndian.PutUint16(s.buf[s.head.Load()&s.mask+holderAt:], uint16(id))
@@ -47,6 +51,7 @@ func (s *Shared) Reserve(id frame.PortID, n int) []byte {
 //uvswitch:hot
 func (s *Shared) Release() {
 	at := s.tail.Load() & s.mask
-	s.Shares.ReturnMany(frame.PortID(binary.NativeEndian.Uint16(s.buf[at+holderAt:])), int(binary.NativeEndian.Uint32(s.buf[at:])))
+	n := int(binary.NativeEndian.Uint32(s.buf[at:]))
+	s.Shares.ReturnMany(frame.PortID(binary.NativeEndian.Uint16(s.buf[at+holderAt:])), space(n))
 	s.Queue.Release()
 }

@@ -327,11 +327,8 @@ func TestFragmentsShareTheQueue(t *testing.T) {
 	n := play(t, "network 1 10.0.0.1/24\nuplink 198.51.100.1\noutside o 203.0.113.8\n"+hosts(40))
 	var first []func()
 	for i := 1; i <= 7; i++ {
-		h, datagrams := n.host(fmt.Sprintf("h%d", i)), 5 // 1.6 MB wait in all, and the queue has 1 MiB
-		if i == 7 {
-			datagrams = 1
-		}
-		for _, raw := range wait(n, h, datagrams, 59000) {
+		h := n.host(fmt.Sprintf("h%d", i))
+		for _, raw := range wait(n, h, 5, 59000) { // 1.8 MB wait in all, and the queue has 1 MiB
 			first = append(first, func() { n.Poller.Put(h.Port, raw) })
 		}
 	}
