@@ -21,6 +21,9 @@ const problemTime = time.Minute
 func listProblems(s *Server, _ *http.Request) (any, error) {
 	v := s.view()
 	f := problems.Facts{Status: v.status(), Ports: v.ports(), Use: v.portUse(), Drops: s.dropsByReason()}
+	for id, u := range s.d.Unread() {
+		f.Unread = append(f.Unread, problems.Unread{Port: v.PortName(id), Packets: u.Packets, Age: int(time.Since(u.At).Seconds())})
+	}
 	f.Unanswered = v.unanswered(f.Ports, f.Status.Networks)
 	v.dp.NAT.Unanswered(v.dp.Now(), func(x nat.Flow) { f.Flows = append(f.Flows, v.flow(x)) })
 	return problems.List(f), nil

@@ -24,14 +24,17 @@ type observer struct {
 	flood    [frame.MaxPorts]frame.PortID
 	wrote    uint64 // bit set of captures that got a record since they were last notified
 	budget   budget
-	late     bool // the budget was spent when the batch came
+	open     uint64                 // bit set of captures that may have records of this batch
+	late     bool                   // the budget was spent when the batch came
+	told     [maxCaptures]time.Time // when a late record was written
 }
 
 // Captures get a quarter of the time of their worker, and of the slow path, or more for a short time. Once they have had it, they copy no frames: their
-// records are lost, and counted.
+// records are lost, and counted. Each capture still gets one record a second, with the number of those lost.
 const (
 	quarter  = 4
 	mostTime = 250 * time.Millisecond // that captures may take at once
+	lateTime = time.Second
 )
 
 // budget is the time that captures may still take.
@@ -44,6 +47,19 @@ type budget struct {
 func (b *budget) isSpent(now time.Time) bool {
 	b.left, b.at = min(mostTime, b.left+min(quarter*mostTime, now.Sub(b.at))/quarter), now
 	return b.left <= 0
+}
+
+// begin begins a batch: it sets which captures may have records of it.
+func (o *observer) begin(now time.Time) {
+	o.open = ^uint64(0)
+	if o.late = o.budget.isSpent(now); !o.late {
+		return
+	}
+	for j := range o.told {
+		if now.Sub(o.told[j]) < lateTime {
+			o.open &^= 1 << j
+		}
+	}
 }
 
 // spend takes the time since began.
@@ -81,7 +97,7 @@ func (o *observer) Received(b *frame.Batch, again bool) {
 	now := time.Now()
 	defer o.budget.spend(now)
 	if !again {
-		o.late = o.budget.isSpent(now)
+		o.begin(now)
 		for i := range b.Failed {
 			o.failed(&b.Failed[i], now)
 		}
@@ -101,12 +117,10 @@ func (o *observer) Received(b *frame.Batch, again bool) {
 		longest := 0
 		for j, c := range o.captures {
 			if c != nil && (c.options.Ends || !again && c.options.Dir != Out && c.wants(f.In)) && c.options.Filter.Match(&o.room, f.Bytes()) {
-				k.wanted |= 1 << j
-				longest = max(longest, c.options.Snap)
+				if k.wanted |= 1 << j; o.open&(1<<j) != 0 {
+					longest = max(longest, c.options.Snap)
+				}
 			}
-		}
-		if o.late {
-			longest = 0
 		}
 		k.before = EndpointsOf(f)
 		copy(k.vnet[:], f.Vnet())
@@ -195,7 +209,7 @@ func (o *observer) departed(r *Record, f *frame.Frame, k *kept, to []frame.PortI
 		if c == nil {
 			continue
 		}
-		if c.options.Ends && k.wanted&(1<<j) != 0 {
+		if c.options.Ends && k.wanted&o.open&(1<<j) != 0 {
 			ends, snap = true, max(snap, c.options.Snap)
 		}
 		if c.options.Ends || c.options.Dir == In {
@@ -212,7 +226,7 @@ func (o *observer) departed(r *Record, f *frame.Frame, k *kept, to []frame.PortI
 			}
 		}
 	}
-	if ends && !o.late { // keep a copy: a port may still refuse the frame
+	if ends { // keep a copy: a port may still refuse the frame
 		s := &o.sent[f.Slot]
 		*s = kept{wanted: k.wanted, packet: r.Packet, in: r.In, at: len(o.sentOf), length: r.Length, before: r.Before, flow: r.Flow, after: r.After}
 		copy(s.vnet[:], r.Vnet)
@@ -262,7 +276,7 @@ func (o *observer) failedLate(t *frame.TxFailure, now time.Time) {
 // SlowPathDone implements dataplane.Observer.
 func (o *observer) SlowPathDone(e dataplane.End) {
 	now := time.Now()
-	o.late = o.budget.isSpent(now)
+	o.begin(now)
 	defer o.budget.spend(now)
 	var f frame.Frame
 	f.Reset(e.Raw, e.In)
@@ -299,12 +313,16 @@ func (o *observer) write(j int, r *Record, data []byte) {
 func (o *observer) reserve(j int, r *Record, n int) []byte {
 	c := o.captures[j]
 	var rec []byte
-	if !o.late {
+	if o.open&(1<<j) != 0 {
 		rec = c.rings[o.worker].Reserve(recordLen + n)
 	}
 	if rec == nil {
 		c.Lost.Add(1)
 		return nil
+	}
+	if o.late {
+		o.told[j] = r.Time
+		o.open &^= 1 << j
 	}
 	r.put(rec)
 	o.wrote |= 1 << j

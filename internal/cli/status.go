@@ -224,8 +224,11 @@ func (a *app) statsCommand() *cobra.Command {
 		fmt.Fprintln(w)
 		printTables(w, s.Tables)
 		printIO(w, s.IO)
-		c := s.Conservation
+		c, balanced := s.Conservation, "true"
+		if !c.Balanced {
+			balanced = "not at this moment: some frames are on their way"
+		}
 		fmt.Fprintf(w, "\nreceived %d + originated %d + replicated %d = transmitted %d + dropped %d + consumed %d + waiting %d: balanced %v\n",
-			c.Received, c.Originated, c.Replicated, c.Transmitted, c.Dropped, c.Consumed, c.Waiting, c.Balanced)
+			c.Received, c.Originated, c.Replicated, c.Transmitted, c.Dropped, c.Consumed, c.Waiting, balanced)
 	})
 }

@@ -113,6 +113,7 @@ type Daemon struct {
 	ports     map[string]*port
 	byID      [frame.MaxPorts]*port
 	refused   []pastRefusal           // at ports that are gone; replaced as a whole
+	unread    map[frame.PortID]Unread // replaced as a whole
 	former    map[frame.PortID]string // names of removed ports; replaced as a whole
 	publishes []*publish
 	standby   []model.Publish     // published ports that wait for another port of their container to go; replaced as a whole

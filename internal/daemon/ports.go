@@ -81,6 +81,9 @@ func (d *Daemon) DeletePort(name string) error {
 }
 
 func (d *Daemon) addPortLocked(a api.PortAdd, byFD *tap.Device) (model.Port, error) {
+	if p := d.ports[a.Name]; p != nil && p.device() == gone {
+		d.removeGoneLocked(p.ID)
+	}
 	d.removeStoppedLocked() // the new one may have the address and the device of an old one
 	m, err := reattachLocked(d, d.formerly.Ports, "port", a.Name, &a.Policies, func() (model.Port, error) { return d.stateLocked().NewPort(a) })
 	if err == nil && a.Handed != (byFD != nil) {

@@ -28,6 +28,48 @@ var refusals = []frame.Reason{
 	frame.PuntRateLimited, frame.PuntQueueFull, frame.InjectQueueFull, frame.FragmentQueueFull, frame.NeighborQueueFull,
 }
 
+// manyUnread is how many packets that were not read in refusalsEvery make an event. More than a thousand do not wait in a device, as a rule, so
+// the device has dropped many.
+const manyUnread = 2000
+
+// NotRead is the reason, in an event, that a port sends faster than it is read. It is no reason of the switch: the port's device drops the packets.
+const NotRead = "not_read"
+
+// Unread are packets of a port that were not read in the refusalsEvery before At.
+type Unread struct {
+	Packets uint64
+	At      time.Time
+}
+
+// Unread is which ports sent faster than they were read, when it was last looked at.
+func (d *Daemon) Unread() map[frame.PortID]Unread {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.unread
+}
+
+// tellUnread tells which ports send faster than they are read. before is what was not read until the last call, by port.
+func (d *Daemon) tellUnread(ports []model.Port, before map[frame.PortID]uint64) (now map[frame.PortID]uint64) {
+	now = map[frame.PortID]uint64{}
+	found := map[frame.PortID]Unread{}
+	for i := range ports {
+		p := &ports[i]
+		now[p.ID] = d.dp.PortStats(p.ID).Unread
+		n := now[p.ID] - min(before[p.ID], now[p.ID])
+		if n < manyUnread {
+			continue
+		}
+		found[p.ID] = Unread{n, time.Now()}
+		text := fmt.Sprintf("port %s sends faster than the switch reads it: %s in %d s were not read, and its device drops what does not fit into its queue", p.Name, events.Counted(n, "packet"), int(refusalsEvery.Seconds()))
+		d.happened.Add(api.Event{Event: events.Refusal, Action: events.Began, Port: p.Name, Network: p.Network, Reason: NotRead, Count: n, Text: text})
+		d.log.Warn("a port sends faster than it is read", "port", p.Name, "packets", n, "seconds", int(refusalsEvery.Seconds()))
+	}
+	d.mu.Lock()
+	d.unread = found
+	d.mu.Unlock()
+	return now
+}
+
 // refusalsEvery is how often a port is named for a reason, at most.
 const refusalsEvery = 10 * time.Second
 
@@ -39,6 +81,7 @@ func (d *Daemon) logRefusals(ctx context.Context) {
 	}
 	go d.logRules(ctx)
 	before, since, failed := map[key]uint64{}, d.dp.Now(), uint64(0)
+	unread := map[frame.PortID]uint64{}
 	every := time.NewTicker(refusalsEvery)
 	defer every.Stop()
 	for {
@@ -54,7 +97,9 @@ func (d *Daemon) logRefusals(ctx context.Context) {
 			failed = n
 		}
 		since = tick
-		for _, p := range d.State().Ports {
+		ports := d.State().Ports
+		unread = d.tellUnread(ports, unread)
+		for _, p := range ports {
 			drops := d.dp.PortStats(p.ID).Drops
 			for _, r := range refusals {
 				n := drops[r.String()]

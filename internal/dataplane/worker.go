@@ -239,6 +239,7 @@ func (w *worker) sendPieces(f *frame.Frame) {
 	n := 0
 	for raw := pieces.Next(w.piece); raw != nil; raw = pieces.Next(w.piece) {
 		w.pieceFrame.Reset(raw, f.In)
+		w.pieceFrame.Slot = f.Slot // for observers, it is the packet
 		w.send(f.Out, &w.pieceFrame)
 		n++
 	}

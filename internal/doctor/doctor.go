@@ -422,6 +422,17 @@ func deviceOf(p *api.Port) (d device, err error) {
 	return d, err
 }
 
+// lost says what may have become of a port's device, and what to do.
+func lost(p *api.Port, err error) string {
+	switch {
+	case p.State != "forwarding":
+		return "the port takes the next device of that name; or remove the port: `uvswitch port del " + p.Name + "`"
+	case errors.Is(err, netns.ErrNotFound):
+		return "the name of the namespace is gone, but something still holds the namespace, and the port works; the port goes when the last process there ends"
+	}
+	return fmt.Sprintf("the port works, so its device was renamed or moved: give it its name again: `%s`; or make the port again: `uvswitch port del %s` and `uvswitch port add`, and what is published for it", p.Inside("ip link set NAME name DEV"), p.Name)
+}
+
 // devices compares the ports with their devices.
 func (e *Exam) devices() {
 	var networks []api.Network
@@ -443,7 +454,7 @@ func (e *Exam) devices() {
 		n := problems.NetworkOf(networks, p)
 		d, err := deviceOf(p)
 		if err != nil {
-			e.add("devices", Warn, "it was renamed, moved or removed in the namespace; recreate the port with `uvswitch port del` and `uvswitch port add`", "port %s: device %s: %v", p.Name, p.Ifname, err)
+			e.add("devices", Warn, lost(p, err), "port %s: device %s: %v", p.Name, p.Ifname, err)
 			continue
 		}
 		if d.attrs.Flags&unix.IFF_UP == 0 {

@@ -164,6 +164,10 @@ func TestUnread(t *testing.T) {
 		t.Error("the device has dropped nothing")
 	}
 	contains(t, b.CLI("port", "show", "web"), "not read", "they wait in its device, or were dropped there", "it flooded")
+	const said = "port web sends faster than the switch reads it: "
+	b.Eventually("an event and a problem name the port", func() bool {
+		return strings.Contains(b.CLI("events", "--since", "1m", "--no-follow"), said) && strings.Contains(b.CLI("doctor"), said)
+	})
 	b.Balanced()
 }
 

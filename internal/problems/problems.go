@@ -20,6 +20,14 @@ type Facts struct {
 	Use        []api.PortUse // of outside ports
 	Flows      []api.Flow    // that have no packet in the reply direction
 	Drops      []Drops
+	Unread     []Unread
+}
+
+// Unread is a port that sent faster than it was read, lately.
+type Unread struct {
+	Port    string
+	Packets uint64 // that were not read, in some seconds
+	Age     int    // seconds ago
 }
 
 // Drops are dropped packets of the last minute with the same ports and reason.
@@ -31,7 +39,7 @@ type Drops struct {
 
 // List lists the problems: first those of the switch, then those of ports.
 func List(f Facts) []api.Problem {
-	out := slices.Concat(ofSwitch(&f.Status), ofPorts(f.Ports, f.Status.Networks), ofMTUs(f.Ports, f.Status.Networks), ofQuestions(f.Unanswered), ofShares(f.Use), ofFlows(f.Flows, f.Ports), ofDrops(f.Drops, f.Ports, f.Status.Networks))
+	out := slices.Concat(ofSwitch(&f.Status), ofPorts(f.Ports, f.Status.Networks), ofMTUs(f.Ports, f.Status.Networks), ofQuestions(f.Unanswered), ofShares(f.Use), ofFlows(f.Flows, f.Ports), ofUnread(f.Unread), ofDrops(f.Drops, f.Ports, f.Status.Networks))
 	return append([]api.Problem{}, out...) // in JSON, no problem is an empty list
 }
 
@@ -248,10 +256,23 @@ func ofFlows(flows []api.Flow, ports []api.Port) (out []api.Problem) {
 	return sorted(out)
 }
 
+// ofUnread are ports that may flood.
+func ofUnread(list []Unread) (out []api.Problem) {
+	for _, u := range list {
+		out = append(out, api.Problem{Key: "floods " + u.Port, Kind: "floods", Port: u.Port, Count: int(u.Packets),
+			Text:   fmt.Sprintf("port %s sends faster than the switch reads it: its device has dropped packets (%d packets were not read, %d s ago)", u.Port, u.Packets, u.Age),
+			Remedy: fmt.Sprintf("the switch reads the ports of others first; see what it sends: `uvswitch dump -i %s -c 20`; to bound it: `uvswitch port set %[1]s rate_from 100mbit`; for a program that loses datagrams: let it send more slowly, or give the host more CPUs", u.Port)})
+	}
+	return sorted(out)
+}
+
 // oftenWrong are normal reasons whose drops are a problem when there are manyDrops in a minute.
 var oftenWrong = map[frame.Reason]bool{frame.FragmentationNeeded: true, frame.TTLExceeded: true, frame.SamePort: true, frame.RxRateExceeded: true, frame.TxRateExceeded: true}
 
-const manyDrops = 20
+const (
+	manyDrops = 20
+	longAgo   = 10 // seconds
+)
 
 // ofDrops are the drops, without normal ones. The most frequent ones come first.
 func ofDrops(list []Drops, ports []api.Port, networks []api.Network) (out []api.Problem) {
@@ -274,7 +295,10 @@ func ofDrops(list []Drops, ports []api.Port, networks []api.Network) (out []api.
 		if many := oftenWrong[why] && d.Count >= manyDrops; why.Info().Normal && !many {
 			continue
 		}
-		way := ""
+		way, are := "", "are"
+		if d.Age > longAgo {
+			are = "were"
+		}
 		if d.Last.In != "" {
 			way = " from port " + d.Last.In
 		}
@@ -291,8 +315,8 @@ func ofDrops(list []Drops, ports []api.Port, networks []api.Network) (out []api.
 		}
 		out = append(out, api.Problem{
 			Key: "drops " + d.Last.In + " " + d.Last.Out + " " + d.Last.Reason, Kind: "drops", Port: port, Reason: d.Last.Reason, Count: d.Count,
-			Text:   fmt.Sprintf("%s: packets%s are dropped: %s%s; the last one, %d s ago: %s", d.Last.Reason, way, cmp.Or(d.Last.Why, why.Info().Meaning), has, d.Age, d.Last.Packet),
-			Remedy: cmp.Or(otherAddress(p, NetworkOf(networks, p), src), d.Last.Remedy),
+			Text:   fmt.Sprintf("%s: packets%s %s dropped: %s%s; the last one, %d s ago: %s", d.Last.Reason, way, are, cmp.Or(d.Last.Why, why.Info().Meaning), has, d.Age, d.Last.Packet),
+			Remedy: cmp.Or(otherAddress(p, ports, NetworkOf(networks, p), src), d.Last.Remedy),
 		})
 	}
 	slices.SortStableFunc(sorted(out), func(a, b api.Problem) int { return cmp.Compare(b.Count, a.Count) })
@@ -300,7 +324,7 @@ func ofDrops(list []Drops, ports []api.Port, networks []api.Network) (out []api.
 }
 
 // otherAddress says what to do about packets from src, if src is not the port's address. Otherwise it returns nothing.
-func otherAddress(p *api.Port, n *api.Network, src netip.Addr) string {
+func otherAddress(p *api.Port, ports []api.Port, n *api.Network, src netip.Addr) string {
 	if !IsOurs(p) || !src.IsGlobalUnicast() {
 		return ""
 	}
@@ -309,7 +333,16 @@ func otherAddress(p *api.Port, n *api.Network, src netip.Addr) string {
 		if err != nil || own.Addr().Is4() != src.Is4() {
 			continue
 		}
-		return GiveBack(p, n, netip.PrefixFrom(src, own.Bits()), a) + fmt.Sprintf("; or, if the container may have the other one: `uvswitch config show > uvs.yaml`, change the address of port %s there, and `uvswitch reload uvs.yaml`", p.Name)
+		give, owner := GiveBack(p, n, netip.PrefixFrom(src, own.Bits()), a), ""
+		if src.String() == n.Gateway || src.String() == n.Gateway6 {
+			owner = "the gateway"
+		} else if i := slices.IndexFunc(ports, func(p api.Port) bool { return p.HasAddress(src.String()) }); i >= 0 {
+			owner = "port " + ports[i].Name
+		}
+		if owner != "" {
+			return fmt.Sprintf("%s is the address of %s, and none of these packets went on; if what is in port %s attacks: `uvswitch port del %[3]s`; if its device has the address by mistake (`%s`): %s", src, owner, p.Name, p.Inside("ip addr"), give)
+		}
+		return give + fmt.Sprintf("; or, if the container may have the other one: `uvswitch config show > uvs.yaml`, change the address of port %s there, and `uvswitch reload uvs.yaml`", p.Name)
 	}
 	return ""
 }

@@ -40,6 +40,14 @@ func TestList(t *testing.T) {
 	bad.Drops = append(bad.Drops, other)
 	other.Last.Src = "172.29.0.4" // its own by now
 	bad.Drops = append(bad.Drops, other)
+	for _, src := range []string{"172.29.0.1", "172.29.0.3"} { // those of the gateway and of db
+		other.Last.Src, other.Last.Out = src, src
+		bad.Drops = append(bad.Drops, other)
+	}
+	old := drop("flow_invalid", 4)
+	old.Age = 50
+	bad.Drops = append(bad.Drops, old)
+	bad.Unread = []Unread{{"web", 70000, 4}}
 	var said strings.Builder
 	keys := map[string]bool{}
 	for _, p := range List(bad) {
@@ -57,6 +65,8 @@ func TestList(t *testing.T) {
 		"ports c3: port c3 is down: its device eth0 is not up -> bring it up: `ip netns exec c3 ip link set eth0 up`; it has lost its IPv6 address fd00::4/64: `ip netns exec c3 ip addr add fd00::4/64 dev eth0 nodad`; and its route to 0.0.0.0/0: `ip netns exec c3 ip route add default via 172.29.0.1`; and its route to ::/0: `ip netns exec c3 ip -6 route add ::/0 via fd00::1 dev eth0`",
 		"mtu c3: port c3 has MTU 1280, but its network default has MTU 1500", "neighbors web: web asks for 172.29.0.77", "shares web: port web holds 10 of the 10",
 		"answers web: web gets no answer from outside (tcp to 203.0.113.8:443, 2 flows)", "answers web: web gets no answer from port db (tcp to 172.29.0.3:443)", "answers web: web does not answer 198.51.100.7, a client of a published port (tcp to 172.29.0.2:80)", "answers web: web does not answer (icmp to [fd00::2]:443)",
+		"172.29.0.1 is the address of the gateway, and none of these packets went on; if what is in port c3 attacks: `uvswitch port del c3`; if its device has the address by mistake (`ip netns exec c3 ip addr`): give the device",
+		"172.29.0.3 is the address of port db, and none", "flow_invalid: packets from port web to port db were dropped: ", "floods web: port web sends faster than the switch reads it: its device has dropped packets (70000 packets were not read, 4 s ago)",
 		"drops web: guard_source_address: packets from port web to port db are dropped", "drops web: fragmentation_needed",
 		"give the device its own address again: `ip netns exec c3 ip addr del 172.29.0.50/16 dev eth0`, `ip netns exec c3 ip addr add 172.29.0.4/16 dev eth0`, `ip netns exec c3 ip route add default via 172.29.0.1`; or",
 	} {
@@ -64,7 +74,7 @@ func TestList(t *testing.T) {
 			t.Errorf("no %q in:\n%s", want, &said)
 		}
 	}
-	if n := len(List(bad)); n != 16 {
+	if n := len(List(bad)); n != 20 {
 		t.Errorf("%d problems:\n%s", n, &said)
 	}
 }

@@ -27,31 +27,45 @@ func (s *Shared) Divide(among share.Among) {
 	s.Shares.Divide(len(s.buf)-len(s.buf)/8, among, 0)
 }
 
-// Reserve is Queue.Reserve for a record in the share of port id. Each record must be committed before the next one is reserved.
+// Reserve is Queue.Reserve for a record in the share of port id.
 //
 //uvswitch:hot
 func (s *Shared) Reserve(id frame.PortID, n int) []byte {
 	if id >= frame.MaxPorts {
 		id = frame.NoPort
 	}
-	if !s.Shares.TakeMany(id, space(n)) {
+	if s.Shares.Held(id)+space(n) > s.Shares.Most(id) {
 		return nil
 	}
 	rec := s.Queue.Reserve(n)
-	if rec == nil {
-		s.Shares.ReturnMany(id, space(n))
-		return nil
+	if rec != nil {
+		binary.NativeEndian.PutUint16(s.buf[s.head.Load()&s.mask+holderAt:], uint16(id))
 	}
-	binary.NativeEndian.PutUint16(s.buf[s.head.Load()&s.mask+holderAt:], uint16(id))
 	return rec
+}
+
+// Commit is Queue.Commit. Only now the record counts against the share: what is reserved may be given up.
+//
+//uvswitch:hot
+func (s *Shared) Commit() {
+	id, n := s.holder(s.head.Load())
+	s.Shares.ChargeMany(id, n)
+	s.Queue.Commit()
 }
 
 // Release is Queue.Release.
 //
 //uvswitch:hot
 func (s *Shared) Release() {
-	at := s.tail.Load() & s.mask
-	n := int(binary.NativeEndian.Uint32(s.buf[at:]))
-	s.Shares.ReturnMany(frame.PortID(binary.NativeEndian.Uint16(s.buf[at+holderAt:])), space(n))
+	id, n := s.holder(s.tail.Load())
+	s.Shares.ReturnMany(id, n)
 	s.Queue.Release()
+}
+
+// holder returns the port in whose share a record is, and the space of the record.
+//
+//uvswitch:hot
+func (s *Shared) holder(at uint64) (frame.PortID, int) {
+	b := s.buf[at&s.mask:]
+	return frame.PortID(binary.NativeEndian.Uint16(b[holderAt:])), space(int(binary.NativeEndian.Uint32(b)))
 }

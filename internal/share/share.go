@@ -136,14 +136,15 @@ func (p *Pool) TakeMany(id frame.PortID, n int) bool {
 	if p.Held(id)+n > p.Most(id) {
 		return false
 	}
-	p.charge(id, n)
+	p.ChargeMany(id, n)
 	return true
 }
 
 // Charge gives port id one more unit, whether or not the port may have it.
-func (p *Pool) Charge(id frame.PortID) { p.charge(id, 1) }
+func (p *Pool) Charge(id frame.PortID) { p.ChargeMany(id, 1) }
 
-func (p *Pool) charge(id frame.PortID, n int) {
+// ChargeMany gives port id n more units, whether or not the port may have them.
+func (p *Pool) ChargeMany(id frame.PortID, n int) {
 	p.held[id].Add(int32(n))
 	if n := p.borrowed(int64(p.sum[p.tenantOf(id)].Add(int32(n))), n); n > 0 {
 		p.left.Add(-n)
