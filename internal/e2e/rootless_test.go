@@ -31,6 +31,7 @@ func newUser(b *Bed) *user {
 	u := &user{Bed: b, dir: copyForAll(b.t)}
 	run := filepath.Join(u.dir, "run")
 	for _, err := range []error{
+		os.MkdirAll("/run/docker/plugins", 0o700), // as a Docker engine makes it: a user may not look into it
 		os.Mkdir(run, 0o700), os.Chown(run, 65534, 65534),
 		unix.Mknod(filepath.Join(u.dir, "tun"), unix.S_IFCHR|0o666, int(unix.Mkdev(10, 200))), os.Chmod(filepath.Join(u.dir, "tun"), 0o666),
 	} {

@@ -81,7 +81,10 @@ func rules(paths []rights.Path) (all []landlock.Rule) {
 	for _, p := range paths {
 		access := accessOf[p.Access]
 		var st unix.Stat_t
-		if unix.Stat(p.Name, &st) == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		switch err := unix.Stat(p.Name, &st); {
+		case err == unix.EACCES: // this user cannot get there anyway, as to the folder of a Docker engine
+			continue
+		case err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR:
 			access &= ll.AccessFSReadFile | ll.AccessFSWriteFile | ll.AccessFSTruncate | ll.AccessFSIoctlDev
 		}
 		all = append(all, landlock.PathAccess(access, p.Name).IgnoreIfMissing())
