@@ -323,7 +323,8 @@ func (b *Bed) TrySh(ns, line string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), shellTime)
 	defer cancel()
 	c := exec.CommandContext(ctx, "sh", "-c", line)
-	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	c.Cancel = func() error { return syscall.Kill(-c.Process.Pid, syscall.SIGKILL) } // with what it has started
 	var out syncBuffer
 	c.Stdout, c.Stderr = &out, &out
 	c.WaitDelay = time.Second
