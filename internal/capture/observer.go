@@ -49,6 +49,9 @@ func (b *budget) isSpent(now time.Time) bool {
 	return b.left <= 0
 }
 
+// spend takes the time since began.
+func (b *budget) spend(began time.Time) { b.left -= time.Since(began) }
+
 // begin begins a batch: it sets which captures may have records of it.
 func (o *observer) begin(now time.Time) {
 	o.open = ^uint64(0)
@@ -61,9 +64,6 @@ func (o *observer) begin(now time.Time) {
 		}
 	}
 }
-
-// spend takes the time since began.
-func (b *budget) spend(began time.Time) { b.left -= time.Since(began) }
 
 // kept is a copy of a frame. wanted has a bit for each capture whose filter selects the frame.
 type kept struct {

@@ -224,11 +224,11 @@ func (a *app) statsCommand() *cobra.Command {
 		fmt.Fprintln(w)
 		printTables(w, s.Tables)
 		printIO(w, s.IO)
-		c, balanced := s.Conservation, "true"
+		c, balanced := s.Conservation, "balanced true"
 		if !c.Balanced {
-			balanced = "not at this moment: some frames are on their way"
+			balanced = "not balanced at this moment, since some frames are on their way"
 		}
-		fmt.Fprintf(w, "\nreceived %d + originated %d + replicated %d = transmitted %d + dropped %d + consumed %d + waiting %d: balanced %v\n",
+		fmt.Fprintf(w, "\nreceived %d + originated %d + replicated %d = transmitted %d + dropped %d + consumed %d + waiting %d: %s\n",
 			c.Received, c.Originated, c.Replicated, c.Transmitted, c.Dropped, c.Consumed, c.Waiting, balanced)
 	})
 }

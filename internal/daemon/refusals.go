@@ -32,8 +32,8 @@ var refusals = []frame.Reason{
 // the device has dropped many.
 const manyUnread = 2000
 
-// NotRead is the reason, in an event, that a port sends faster than it is read. It is no reason of the switch: the port's device drops the packets.
-const NotRead = "not_read"
+// notRead is the reason, in an event, that a port sends faster than it is read. It is no reason of the switch: the port's device drops the packets.
+const notRead = "not_read"
 
 // Unread are packets of a port that were not read in the refusalsEvery before At.
 type Unread struct {
@@ -48,26 +48,11 @@ func (d *Daemon) Unread() map[frame.PortID]Unread {
 	return d.unread
 }
 
-// tellUnread tells which ports send faster than they are read. before is what was not read until the last call, by port.
-func (d *Daemon) tellUnread(ports []model.Port, before map[frame.PortID]uint64) (now map[frame.PortID]uint64) {
-	now = map[frame.PortID]uint64{}
-	found := map[frame.PortID]Unread{}
-	for i := range ports {
-		p := &ports[i]
-		now[p.ID] = d.dp.PortStats(p.ID).Unread
-		n := now[p.ID] - min(before[p.ID], now[p.ID])
-		if n < manyUnread {
-			continue
-		}
-		found[p.ID] = Unread{n, time.Now()}
-		text := fmt.Sprintf("port %s sends faster than the switch reads it: %s in %d s were not read, and its device drops what does not fit into its queue", p.Name, events.Counted(n, "packet"), int(refusalsEvery.Seconds()))
-		d.happened.Add(api.Event{Event: events.Refusal, Action: events.Began, Port: p.Name, Network: p.Network, Reason: NotRead, Count: n, Text: text})
-		d.log.Warn("a port sends faster than it is read", "port", p.Name, "packets", n, "seconds", int(refusalsEvery.Seconds()))
-	}
-	d.mu.Lock()
-	d.unread = found
-	d.mu.Unlock()
-	return now
+// tellUnread tells that n packets of a port were not read since the last look.
+func (d *Daemon) tellUnread(p *model.Port, n uint64) {
+	text := fmt.Sprintf("port %s sends faster than the switch reads it: %s in %d s were not read, and its device drops what does not fit into its queue", p.Name, events.Counted(n, "packet"), int(refusalsEvery.Seconds()))
+	d.happened.Add(api.Event{Event: events.Refusal, Action: events.Began, Port: p.Name, Network: p.Network, Reason: notRead, Count: n, Text: text})
+	d.log.Warn("a port sends faster than it is read", "port", p.Name, "packets", n, "seconds", int(refusalsEvery.Seconds()))
 }
 
 // refusalsEvery is how often a port is named for a reason, at most.
@@ -81,7 +66,7 @@ func (d *Daemon) logRefusals(ctx context.Context) {
 	}
 	go d.logRules(ctx)
 	before, since, failed := map[key]uint64{}, d.dp.Now(), uint64(0)
-	unread := map[frame.PortID]uint64{}
+	unreadBefore := map[frame.PortID]uint64{}
 	every := time.NewTicker(refusalsEvery)
 	defer every.Stop()
 	for {
@@ -97,12 +82,16 @@ func (d *Daemon) logRefusals(ctx context.Context) {
 			failed = n
 		}
 		since = tick
-		ports := d.State().Ports
-		unread = d.tellUnread(ports, unread)
-		for _, p := range ports {
-			drops := d.dp.PortStats(p.ID).Drops
+		unread, many := map[frame.PortID]uint64{}, map[frame.PortID]Unread{}
+		for _, p := range d.State().Ports {
+			stats := d.dp.PortStats(p.ID)
+			unread[p.ID] = stats.Unread
+			if n := stats.Unread - min(unreadBefore[p.ID], stats.Unread); n >= manyUnread {
+				many[p.ID] = Unread{n, time.Now()}
+				d.tellUnread(&p, n)
+			}
 			for _, r := range refusals {
-				n := drops[r.String()]
+				n := stats.Drops[r.String()]
 				if n == 0 {
 					continue
 				}
@@ -117,7 +106,10 @@ func (d *Daemon) logRefusals(ctx context.Context) {
 				}
 			}
 		}
-		before = now
+		before, unreadBefore = now, unread
+		d.mu.Lock()
+		d.unread = many
+		d.mu.Unlock()
 	}
 }
 

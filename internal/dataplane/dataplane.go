@@ -108,7 +108,7 @@ func (d *Dataplane) AddPort(p vswitch.Port, c frame.Conn) error {
 	if d.readers[p.ID] = reader; p.Net == frame.NoNet {
 		d.uplink = p.ID
 	}
-	d.countPorts()
+	d.divide()
 	d.slow.addPort(p.ID)
 	for i, w := range d.workers {
 		var err error
@@ -175,14 +175,10 @@ func (d *Dataplane) removePort(id frame.PortID) {
 	if d.uplink == id {
 		d.uplink = frame.NoPort
 	}
-	d.countPorts()
+	d.divide()
 	for _, s := range d.all() {
 		s.ports[id].Store(nil)
 	}
-}
-
-func (d *Dataplane) countPorts() {
-	d.divide()
 }
 
 // SetTenants sets which ports count as one where resources are divided: see share.Among.

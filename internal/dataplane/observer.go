@@ -143,7 +143,7 @@ func (d *Dataplane) Recent() (list []Drop) {
 
 // read returns the drops of these ports, of no port, and of ports that are gone, oldest first. between runs a function while nobody adds any.
 func (r *recent) read(ids []frame.PortID, between func(func())) (list []Drop) {
-	copies := make([]lastDrops, 0, copyPorts)
+	copies := make([]lastDrops, 0, max(1, min(len(ids), copyPorts)))
 	for ids := range slices.Chunk(ids, copyPorts) {
 		between(func() {
 			copies = copies[:0]

@@ -285,7 +285,7 @@ func (k *slowPath) hasRoomWanted() bool {
 	return slices.ContainsFunc(k.dp.workers, (*worker).hasRoomWanted)
 }
 
-// clearWanted reports whether parked fragments waited for room, and begins anew.
+// clearWanted reports whether parked fragments waited for room in a queue. No queue is marked afterwards.
 func (k *slowPath) clearWanted() (wanted bool) {
 	for _, w := range k.dp.workers {
 		wanted = w.roomWanted.Swap(false) || wanted
