@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/uvswitch/uvswitch/bench/hostile"
@@ -22,43 +20,6 @@ import (
 const readWriteName = uvswitchName + " --io read-write"
 
 var hostileSystems = []string{"kernel", uvswitchName, readWriteName}
-
-// A cell is what was measured of one flood, number of flooders and system, one sample per round.
-type cell struct {
-	alone, polite, flooded []hostile.Result
-	ran, waited            []float64 // of the busiest thread of uvswitch beside the flood: parts of the time
-}
-
-// of returns the median of one figure.
-func of(results []hostile.Result, figure func(hostile.Result) float64) float64 {
-	var v []float64
-	for _, r := range results {
-		v = append(v, figure(r))
-	}
-	return median(v)
-}
-
-func connections(r hostile.Result) float64 { return r.Connections }
-func bulk(r hostile.Result) float64        { return r.Bulk }
-func requestP99(r hostile.Result) float64  { return r.RequestP99 }
-func waited(r hostile.Result) float64      { return r.Waited }
-
-func (c *cell) kept(figure func(hostile.Result) float64) float64 {
-	return of(c.flooded, figure) / of(c.polite, figure)
-}
-
-func (c *cell) failed() (n int) {
-	for _, r := range c.flooded {
-		n += r.Failed
-	}
-	return n
-}
-
-type cellKey struct {
-	flood    string
-	flooders int
-	system   string
-}
 
 // runHostile runs the matrix and prints its table.
 func runHostile(ctx context.Context, o options) error {
@@ -84,95 +45,44 @@ func runHostile(ctx context.Context, o options) error {
 			}
 		}
 	}
-	cells := map[cellKey]*cell{}
+	all, err := newHostileResults(o)
+	if err != nil {
+		return err
+	}
 	began, done := time.Now(), 0
 	for range o.rounds {
+		round := all.Rounds + 1
 		for _, k := range keys {
-			if cells[k] == nil {
-				cells[k] = &cell{}
-			}
-			err := cells[k].measure(ctx, k, o)
+			sample, err := k.measure(ctx, o)
 			if ctx.Err() != nil {
-				return errors.New("interrupted; nothing was written")
+				return errors.New("interrupted; " + all.kept(o.out))
 			}
 			done++
-			c, total := cells[k], o.rounds*len(keys)
+			total := o.rounds * len(keys)
 			if err != nil { // the other cells are worth their hours
-				fmt.Fprintf(os.Stderr, "[%d/%d] %s, %d flooders, %s: this round does not count: %v\n", done, total, k.flood, k.flooders, k.system, err)
+				fmt.Fprintf(os.Stderr, "[%d/%d] %s, %d flooders, %s: this round does not count: %v\n", done, total, k.Flood, k.Flooders, k.System, err)
 				continue
 			}
-			last := len(c.flooded) - 1
+			sample.Round = round
+			all.add(k, sample)
 			fmt.Fprintf(os.Stderr, "[%d/%d] %-24s %2d %-24s %5.0f of %5.0f connections/s, %5.0f of %5.0f MB/s, p99 %5.1f (alone %4.1f) ms; waits for a CPU: victim %.2f, worker %.2f of %.2f (%s left)\n",
-				done, total, k.flood, k.flooders, k.system, c.flooded[last].Connections, c.polite[last].Connections, c.flooded[last].Bulk/1e6, c.polite[last].Bulk/1e6,
-				c.flooded[last].RequestP99, c.alone[last].RequestP99, c.flooded[last].Waited, c.waited[last], c.ran[last]+c.waited[last],
+				done, total, k.Flood, k.Flooders, k.System, sample.Flooded.Connections, sample.Polite.Connections, sample.Flooded.Bulk/1e6, sample.Polite.Bulk/1e6,
+				sample.Flooded.RequestP99, sample.Alone.RequestP99, sample.Flooded.Waited, sample.WorkerWaited, sample.WorkerRan+sample.WorkerWaited,
 				(time.Since(began) / time.Duration(done) * time.Duration(total-done)).Round(time.Second))
 		}
-	}
-	table := hostileTable(keys, cells)
-	fmt.Print(table)
-	if o.out == "" {
-		return nil
-	}
-	if err := os.MkdirAll(o.out, 0o755); err != nil {
-		return err
-	}
-	inCgroups := ""
-	if o.weight != 0 {
-		inCgroups = fmt.Sprintf(" Each container has a cgroup; uvswitch has CPUWeight %d.", o.weight)
-	}
-	head := fmt.Sprintf("# Beside floods\n\nMedians of %d rounds of %d s, each on a fresh system. Nice value of uvswitch: %d.%s [README.md](../../README.md#beside-floods) explains the columns.\n\n", o.rounds, o.seconds, o.nice, inCgroups)
-	if err := os.WriteFile(filepath.Join(o.out, "hostile.md"), []byte(head+table), 0o644); err != nil {
-		return err
-	}
-	return hostilePlot(keys, cells, filepath.Join(o.out, "hostile"))
-}
-
-// hostileTable has one line for each flood and number of flooders.
-func hostileTable(keys []cellKey, cells map[cellKey]*cell) string {
-	var out strings.Builder
-	w := tabwriter.NewWriter(&out, 0, 0, 1, ' ', 0)
-	fmt.Fprint(w, "| flood\t| ports\t| system\t| connections\t| to the kernel's\t| failed\t| stream\t| to the kernel's\t| p99, alone\t| p99\t| victim waits\t| worker runs\t| and waits\t|\n"+
-		"|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|\n")
-	for _, k := range keys {
-		c := cells[k]
-		ratio := func(figure func(hostile.Result) float64) string {
-			kernel := cells[cellKey{k.flood, k.flooders, "kernel"}]
-			if kernel == nil || kernel == c {
-				return ""
-			}
-			return fmt.Sprintf("%.2f", of(c.flooded, figure)/of(kernel.flooded, figure))
+		all.Rounds = round
+		if err := all.write(o.out); err != nil {
+			return err
 		}
-		ran, waits := "", ""
-		if k.system != "kernel" {
-			ran, waits = fmt.Sprintf("%.2f", median(c.ran)), fmt.Sprintf("%.2f", median(c.waited))
-		}
-		fmt.Fprintf(w, "| %s\t| %d\t| %s\t| %.2f\t| %s\t| %d\t| %.2f\t| %s\t| %.1f ms\t| %.1f ms\t| %.2f\t| %s\t| %s\t|\n", k.flood, k.flooders, k.system,
-			c.kept(connections), ratio(connections), c.failed(), c.kept(bulk), ratio(bulk), of(c.alone, requestP99), of(c.flooded, requestP99), of(c.flooded, waited), ran, waits)
 	}
-	w.Flush()
-	return out.String()
-}
-
-// hostilePlot draws which part of its connections the victim keeps.
-func hostilePlot(keys []cellKey, cells map[cellKey]*cell, file string) error {
-	var bars []bar
-	for _, k := range keys {
-		var lo, hi float64
-		for i, r := range cells[k].flooded {
-			v := r.Connections / cells[k].polite[i].Connections
-			if lo, hi = min(lo, v), max(hi, v); i == 0 {
-				lo = v
-			}
-		}
-		bars = append(bars, bar{fmt.Sprintf("%s, %d, %s", k.flood, k.flooders, k.system), cells[k].kept(connections), lo, hi})
-	}
-	return ratioPlot("Connections beside a flood, to those beside a polite neighbor (1: all)", bars, file)
+	fmt.Print(all.table())
+	return nil
 }
 
 // measure starts a system, and measures c1 alone, beside polite containers, and beside ones that flood.
-func (c *cell) measure(ctx context.Context, k cellKey, o options) error {
-	s := &system{name: k.system, directions: []string{"out"}, up: kernelUp, ways: 1, more: k.flooders - 1, weight: o.weight}
-	switch k.system {
+func (k cellKey) measure(ctx context.Context, o options) (m hostileSample, err error) {
+	s := &system{name: k.System, directions: []string{"out"}, up: kernelUp, ways: 1, more: k.Flooders - 1, weight: o.weight}
+	switch k.System {
 	case uvswitchName:
 		s.up = uvswitchUp(o)
 	case readWriteName:
@@ -183,36 +93,36 @@ func (c *cell) measure(ctx context.Context, k cellKey, o options) error {
 	defer cancel()
 	defer s.down()
 	if err := s.start(ctx); err != nil {
-		return err
+		return m, err
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return err
+		return m, err
 	}
 	for part, addr := range map[string]string{"out": "10.1.0.2", "c2": "172.29.0.3"} {
 		if err := s.daemon(part, "listening", nil, self, helperFlag, "serve", addr); err != nil {
-			return err
+			return m, err
 		}
 	}
 	// The three phases together open more connections than the kernel of c1 finds free ports for quickly.
 	if err := s.command(ctx, "c1", "sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535").Run(); err != nil {
-		return err
+		return m, err
 	}
 	senders, err := s.senders(ctx, k)
 	if err != nil {
-		return err
+		return m, err
 	}
 	for _, phase := range []struct {
 		mode string
-		to   *[]hostile.Result
-	}{{"", &c.alone}, {"polite", &c.polite}, {"flood", &c.flooded}} {
+		to   *hostile.Result
+	}{{"", &m.Alone}, {"polite", &m.Polite}, {"flood", &m.Flooded}} {
 		fctx, stop := context.WithCancel(ctx)
 		var running []func() error
 		for _, sender := range senders {
 			if phase.mode == "" {
 				break
 			}
-			p := s.command(fctx, sender[0], append([]string{self, helperFlag, "flood", k.flood}, append(sender[1:], phase.mode)...)...)
+			p := s.command(fctx, sender[0], append([]string{self, helperFlag, "flood", k.Flood}, append(sender[1:], phase.mode)...)...)
 			stdout, err := p.StdoutPipe()
 			if err == nil {
 				err = p.Start()
@@ -223,7 +133,7 @@ func (c *cell) measure(ctx context.Context, k cellKey, o options) error {
 			}
 			if err != nil {
 				stop()
-				return err
+				return m, err
 			}
 		}
 		began, before := time.Now(), s.threads()
@@ -235,24 +145,23 @@ func (c *cell) measure(ctx context.Context, k cellKey, o options) error {
 				err = errors.Join(err, e)
 			}
 		}
-		var r hostile.Result
 		if err == nil {
-			err = json.Unmarshal(out, &r)
+			err = json.Unmarshal(out, phase.to)
 		}
 		if err != nil {
-			return fmt.Errorf("the victim: %w: %s %s", err, out, stderrOf(err))
+			return m, fmt.Errorf("the victim: %w: %s %s", err, out, stderrOf(err))
 		}
-		if *phase.to = append(*phase.to, r); phase.mode == "flood" {
+		if phase.mode == "flood" {
 			var busiest hostile.Thread
 			for id, t := range after {
 				if t.Ran-before[id].Ran > busiest.Ran {
 					busiest = hostile.Thread{Ran: t.Ran - before[id].Ran, Waited: t.Waited - before[id].Waited}
 				}
 			}
-			c.ran, c.waited = append(c.ran, float64(busiest.Ran)/float64(took)), append(c.waited, float64(busiest.Waited)/float64(took))
+			m.WorkerRan, m.WorkerWaited = float64(busiest.Ran)/float64(took), float64(busiest.Waited)/float64(took)
 		}
 	}
-	return nil
+	return m, nil
 }
 
 // threads returns the threads of the system's first program, if it has one.
@@ -265,7 +174,7 @@ func (s *system) threads() map[string]hostile.Thread {
 
 // senders returns the namespace of each sender, and its arguments: from, to, and the MAC of the next hop.
 func (s *system) senders(ctx context.Context, k cellKey) (senders [][]string, err error) {
-	f, err := hostile.Find(k.flood)
+	f, err := hostile.Find(k.Flood)
 	if err != nil {
 		return nil, err
 	}
@@ -273,7 +182,7 @@ func (s *system) senders(ctx context.Context, k cellKey) (senders [][]string, er
 		mac, err := s.neighbor(ctx, "out", "10.1.0.1")
 		return [][]string{{"out", "10.1.0.2", "10.1.0.1", mac}}, err
 	}
-	for i := range k.flooders {
+	for i := range k.Flooders {
 		c := s.containers()[i+1]
 		mac, err := s.neighbor(ctx, c, "172.29.0.1")
 		if err != nil {

@@ -24,6 +24,7 @@ type options struct {
 	args            []string
 	memory, micro   bool
 	hostile, scale  bool
+	goOn            bool
 	rootless        bool
 	flooders        string
 	nice, weight    int
@@ -54,6 +55,7 @@ func main() {
 	flag.BoolVar(&o.scale, "scale", false, "measure only new connections beside many containers, flows and published ports, and how fast ports are added (scale.go)")
 	flag.BoolVar(&o.rootless, "rootless", false, "measure only uvswitch of an ordinary user, beside pasta, slirp4netns and gvisor-tap-vsock (rootless.go)")
 	flag.StringVar(&o.flooders, "flooders", "1,4,17", "with -hostile: how many containers flood at the same time")
+	flag.BoolVar(&o.goOn, "continue", false, "with -hostile: add the rounds to those that are in the directory of -out")
 	flag.IntVar(&o.nice, "nice", 0, "nice value of uvswitch; -5 in its systemd unit")
 	flag.IntVar(&o.weight, "weight", 0, "with -hostile: CPUWeight of uvswitch, and a cgroup for each container; 300 in its systemd unit; 0: no cgroups")
 	flag.Parse()

@@ -353,6 +353,9 @@ func (r *IOUring) Poll(b *frame.Batch) error {
 	b.Failed, r.failed[0], r.failed[1] = r.failed[0], r.failed[1][:0], r.failed[0]
 	b.Gone, r.gone, r.reported = r.gone, r.reported[:0], r.gone
 	r.woken = false
+	if r.left > 0 {
+		r.noteRead(b)
+	}
 	r.batch = b.N
 	r.counts.Batch(b.N)
 	return nil
@@ -666,10 +669,10 @@ func (r *IOUring) sendWatched(id frame.PortID, f *frame.Frame) {
 		return
 	}
 	if c := r.ports[id].conn; r.timed && c != nil {
-		_ = r.ring.Enter(0) // what is queued, and reads that are due, are not this frame's
+		_ = r.ring.Submit() // what is queued is not this frame's
 		before := threadTime()
 		r.send(id, f)
-		_ = r.ring.Enter(0) // Poll reports what is wrong with the io_uring
+		_ = r.ring.Submit() // and neither is what the receiver sends. Poll reports what is wrong with the io_uring
 		r.iovs = 0
 		r.note(id, c, f, before)
 		return

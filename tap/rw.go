@@ -136,6 +136,9 @@ func (r *RW) Poll(b *frame.Batch) error {
 		}
 	}
 	b.Gone = r.gone
+	if r.left > 0 {
+		r.noteRead(b)
+	}
 	r.counts.Batch(b.N)
 	return nil
 }

@@ -22,13 +22,17 @@ const (
 	sampleEvery = 64                    // batches: the frames of one of them are timed,
 	sampleTime  = 20 * time.Millisecond // or after this time, if batches are few:
 	lookEvery   = 8                     // batches: then the time is looked at
-	timedRow    = 16                    // batches that are timed after a frame that was dear
+	timedRow    = 16                    // batches that are timed after a frame that was dear, and again while it is not clear
 
 	// A frame is dear if it takes longer, in CPU time. A port is slow if most of its frames are dear, and if dear frames take more than a fifth
-	// of the time in which the thread does not wait for a CPU. A single frame may take long by chance: an interrupt counts as its time, too.
+	// of the time in which the thread does not wait for a CPU. A few frames may take long by chance: an interrupt counts as their time, too.
+	// An acknowledgement has its receiver send the next data, on this thread as well. So what a port sends meanwhile is allowed for, if this thread
+	// reads the port.
 	dearFrame = 60 * time.Microsecond
 	dearKiB   = 4 * time.Microsecond // for each KiB of it
+	sentKiB   = 2 * time.Microsecond // for each KiB that its receiver sends
 	dearShare = 5
+	leastDear = 4 // frames
 
 	slowRing     = 256 << 10              // bytes
 	slowPause    = 8                      // times as long as a thread has waited for a CPU, it pauses,
@@ -56,6 +60,7 @@ type cost struct {
 	conn         frame.Conn
 	frames, dear int
 	cpu          time.Duration // of the dear ones
+	sent         int           // bytes, by the port meanwhile
 }
 
 func (c *cost) add(cpu time.Duration, bytes int) {
@@ -65,8 +70,14 @@ func (c *cost) add(cpu time.Duration, bytes int) {
 	}
 }
 
-// isSlow reports whether most frames were dear.
-func (c *cost) isSlow() bool { return 2*c.dear > c.frames }
+// beyond is how much longer the dear frames took than what the port has sent accounts for.
+func (c *cost) beyond() time.Duration { return c.cpu - time.Duration(c.sent>>10)*sentKiB }
+
+// mostlyDear reports whether most frames were dear, for another reason than what the port has sent.
+func (c *cost) mostlyDear() bool { return 2*c.dear > c.frames && c.beyond() > 0 }
+
+// isSlow reports whether most frames were dear, and not only a few.
+func (c *cost) isSlow() bool { return c.mostlyDear() && c.dear >= leastDear }
 
 func isDear(cpu time.Duration, bytes int) bool {
 	return cpu > dearFrame+time.Duration(bytes>>10)*dearKiB
@@ -122,28 +133,46 @@ func (r *receivers) note(id frame.PortID, c frame.Conn, f *frame.Frame, before t
 		}
 		r.left, r.began, r.waited, r.costs = timedRow, time.Now().Add(-cpu), r.CPUWait(), map[frame.PortID]*cost{}
 	}
-	if r.costs[id] == nil {
-		r.costs[id] = &cost{conn: c}
-	}
-	r.costs[id].add(cpu, bytes)
+	t := r.costOf(id)
+	t.conn = c
+	t.add(cpu, bytes)
 }
 
-// judge gives threads of their own to the ports whose frames were dear, if these took much of the time.
+// noteRead notes the frames of a batch that was read while frames are timed.
+func (r *receivers) noteRead(b *frame.Batch) {
+	for i := range b.Frames[:b.N] {
+		r.costOf(b.Frames[i].In).sent += b.Frames[i].Len()
+	}
+}
+
+func (r *receivers) costOf(id frame.PortID) *cost {
+	if r.costs[id] == nil {
+		r.costs[id] = &cost{}
+	}
+	return r.costs[id]
+}
+
+// judge gives threads of their own to the ports whose frames were dear, if these took much of the time. While there are only a few such frames,
+// further batches are timed.
 func (r *receivers) judge() {
-	all := time.Duration(0)
+	all, found := time.Duration(0), false
 	for _, c := range r.costs {
-		if c.isSlow() {
-			all += c.cpu
+		if c.mostlyDear() {
+			all += c.beyond()
+			found = found || c.isSlow()
 		}
 	}
-	if all*dearShare > time.Since(r.began)-time.Duration(r.CPUWait()-r.waited) {
-		for id, c := range r.costs {
-			if c.isSlow() {
-				if r.slow == nil {
-					r.slow = map[frame.PortID]*slowPort{}
-				}
-				r.slow[id] = newSlowPort(id, c.conn)
+	much := all*dearShare > time.Since(r.began)-time.Duration(r.CPUWait()-r.waited)
+	if much && !found {
+		r.left = timedRow
+		return
+	}
+	for id, c := range r.costs {
+		if much && c.isSlow() {
+			if r.slow == nil {
+				r.slow = map[frame.PortID]*slowPort{}
 			}
+			r.slow[id] = newSlowPort(id, c.conn)
 		}
 	}
 	r.costs = nil

@@ -287,6 +287,9 @@ func (r *Ring) CancelAll(own uint64) {
 //uvswitch:hot
 func (r *Ring) Enter(wait int) error { return r.enter(wait, r.enterFlags, 0, 0) }
 
+// Submit submits the queued operations, and does nothing else: no read that is in progress goes on meanwhile.
+func (r *Ring) Submit() error { return r.enter(0, r.enterFlags&^enterGetEvents, 0, 0) }
+
 // Gather is Enter for many completions that come soon: it waits for wait completions, or for the time least if there is one then. After that,
 // it returns with the next one. After a second it returns in any case. A kernel before Linux 6.12 waits for one completion.
 //
