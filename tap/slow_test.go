@@ -16,7 +16,8 @@ import (
 // A slowWire is a Conn whose writes take CPU time, as a TAP's do when its receiver has very many packet sockets.
 type slowWire struct {
 	*wire
-	dear atomic.Bool
+	dear  atomic.Bool
+	sends []byte // a frame that each write has the receiver send twice; nil: none
 
 	mu      sync.Mutex
 	numbers []uint32 // of the frames that were written
@@ -30,6 +31,11 @@ func (w *slowWire) Write(f *frame.Frame) frame.Reason {
 		for began := threadTime(); threadTime()-began < 3*dearFrame; {
 		}
 	}
+	for n := 0; n < 2 && w.sends != nil; n++ {
+		if _, err := unix.Write(w.far, w.sends); err != nil {
+			panic(err)
+		}
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.threads[unix.Gettid()]++
@@ -38,11 +44,11 @@ func (w *slowWire) Write(f *frame.Frame) frame.Reason {
 }
 
 // addSlow adds port 1, which frames come from, and port 2, which may be slow.
-func addSlow(t *testing.T, p poller) (source *wire, to *slowWire) {
+func addSlow(t *testing.T, p poller, read frame.Reading) (source *wire, to *slowWire) {
 	t.Helper()
 	source, to = newWireOf(t, unix.SOCK_SEQPACKET, false), &slowWire{wire: newWire(t, false), threads: map[int]int{}}
 	add(t, p, 1, source)
-	if err := p.Add(2, to, frame.NotRead); err != nil {
+	if err := p.Add(2, to, read); err != nil {
 		t.Fatal(err)
 	}
 	return source, to
@@ -52,7 +58,7 @@ func addSlow(t *testing.T, p poller) (source *wire, to *slowWire) {
 // also when the port is removed; and that the backend writes again when the receiver is fast.
 func TestSlowReceiver(t *testing.T) {
 	backends(t, func(t *testing.T, p poller, _ bool) {
-		source, slow := addSlow(t, p)
+		source, slow := addSlow(t, p, frame.NotRead)
 		slow.dear.Store(true)
 		var b frame.Batch
 		sent, failed := uint32(0), map[frame.Reason]int{}
@@ -143,7 +149,7 @@ func TestSlowReceiver(t *testing.T) {
 // TestFastReceiverStays checks that a receiver of many cheap frames, and one whose dear frames are rare, stay with the backend.
 func TestFastReceiverStays(t *testing.T) {
 	backends(t, func(t *testing.T, p poller, _ bool) {
-		source, to := addSlow(t, p)
+		source, to := addSlow(t, p, frame.NotRead)
 		var b frame.Batch
 		var f frame.Frame
 		f.Reset(frametest.Packet{Src: 1, Dst: 2, Payload: make([]byte, 4)}.Raw(), 1)
@@ -164,6 +170,39 @@ func TestFastReceiverStays(t *testing.T) {
 		defer to.mu.Unlock()
 		if len(to.threads) != 1 {
 			t.Errorf("frames were written by %d threads", len(to.threads))
+		}
+	})
+}
+
+// TestSenderIsNotSlow checks that a port stays with the backend if its frames are dear because each has it send: as an acknowledgement has the
+// sender of a stream.
+func TestSenderIsNotSlow(t *testing.T) {
+	backends(t, func(t *testing.T, p poller, _ bool) {
+		source, to := addSlow(t, p, frame.ReadPort)
+		to.sends = frametest.Packet{Src: 2, Dst: 1, Payload: make([]byte, 60000)}.Raw()
+		to.dear.Store(true)
+		var b frame.Batch
+		var f frame.Frame
+		f.Reset(frametest.Packet{Src: 1, Dst: 2, Payload: make([]byte, 4)}.Raw(), 1)
+		frame.Parse(&f)
+		read := 0
+		for range 10 * sampleEvery {
+			source.put(t, 1)
+			poll(t, p, &b)
+			for i := range b.Frames[:b.N] {
+				if b.Frames[i].In == 2 {
+					read++
+				}
+			}
+			p.Send(2, &f)
+		}
+		to.mu.Lock()
+		defer to.mu.Unlock()
+		if len(to.threads) != 1 {
+			t.Errorf("frames were written by %d threads", len(to.threads))
+		}
+		if read < sampleEvery {
+			t.Errorf("%d frames of the sender were read", read)
 		}
 	})
 }

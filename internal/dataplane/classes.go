@@ -14,14 +14,14 @@ import "github.com/uvswitch/uvswitch/internal/frame"
 // Ports of a higher class wait for the sake of those of a lower one. To decide who must wait, a port has the highest class that it had in the last
 // second.
 const (
-	busyBatch    = frame.BatchSize / 2  // frames: many ports may have some
-	loudRow      = 8                    // busy batches with frames of a port, one after another
-	loudFrames   = 8                    // of a port in a batch; a super-frame counts for one more
-	loudSize     = 128                  // with so many segments
-	longBytes    = frame.BatchBytes / 2 // of a port in a batch
-	longLeast    = 32                   // such batches, as a rule one after another: a TCP stream pauses between its bursts
-	frameCost    = 3072                 // bytes: what a frame costs besides, however short it is
-	costWindows  = 8                    // over so many turnWindows, costs are summed
+	busyBatch    = frame.BatchSize / 2 // frames: many ports may have some
+	loudRow      = 8                   // busy batches with frames of a port, one after another
+	loudFrames   = 8                   // of a port in a batch; a super-frame counts for one more
+	loudSize     = 128                 // with so many segments
+	longBytes    = 96 << 10            // of a port in a batch
+	longLeast    = 32                  // such batches, as a rule one after another: a TCP stream pauses between its bursts
+	frameCost    = 3072                // bytes: what a frame costs besides, however short it is
+	costWindows  = 8                   // over so many turnWindows, costs are summed
 	loudTime     = 10 * turnWindow
 	quietTime    = 10 * loudTime // after it was loud, a port is one like others again
 	queueLength  = 1000          // frames that wait in a device, as a rule

@@ -275,11 +275,11 @@ func (f *Frame) PuntFor(why Reason) {
 	f.Verdict, f.Reason = Punt, why
 }
 
-// BatchSize is how many frames a batch holds; BatchBytes bounds their bytes, so that a batch of super-frames
-// stays in the second-level cache.
+// BatchSize is how many frames a batch holds. BatchBytes bounds their bytes: a long batch of super-frames costs fewer sleeps and wake-ups, but
+// other frames wait for its end.
 const (
 	BatchSize  = 64
-	BatchBytes = 192 << 10
+	BatchBytes = 512 << 10
 )
 
 // A TxFailure is a frame, with its chain, that the port refused.
