@@ -46,7 +46,12 @@ func Serve(addr string) error {
 				}
 			}
 		},
-		sinkPort: func(net.Conn) {},
+		sinkPort: func(c net.Conn) {
+			b := make([]byte, 256<<10)
+			for err := error(nil); err == nil; {
+				_, err = c.Read(b)
+			}
+		},
 	} {
 		l, err := net.Listen("tcp", net.JoinHostPort(addr, port))
 		if err != nil {
@@ -62,10 +67,7 @@ func Serve(addr string) error {
 				go func() {
 					defer c.Close()
 					serve(c)
-					b := make([]byte, 256<<10)
-					for err := error(nil); err == nil; {
-						_, err = c.Read(b)
-					}
+					_, _ = io.Copy(io.Discard, c)
 				}()
 			}
 		}()
