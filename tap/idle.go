@@ -35,7 +35,7 @@ type idle struct {
 
 const (
 	lookLeast = 10 * time.Microsecond
-	lookMost  = 100 * time.Microsecond // a wait that is longer is not worth it
+	lookMost  = 200 * time.Microsecond // a wait that is longer is not worth it
 	late      = time.Millisecond       // the conversation is over
 
 	askAfter  = 2 * time.Millisecond // of looking

@@ -49,17 +49,17 @@ func TestIdle(t *testing.T) {
 	}{
 		{"at first", func(w *waiting) {}, 0},
 		{"one answer soon", func(w *waiting) { w.wait(25*us, 1, 100) }, 10 * us},
-		{"a conversation", func(w *waiting) { w.waits(1000, 25*us, 1, 100) }, 100 * us},
+		{"a conversation", func(w *waiting) { w.waits(1000, 25*us, 1, 100) }, 200 * us},
 		{"its end", func(w *waiting) { w.waits(1000, 25*us, 1, 100); w.wait(5*ms, 1, 100) }, 0},
-		{"a slower one", func(w *waiting) { w.waits(1000, 25*us, 1, 100); w.waits(2, 150*us, 1, 100) }, 25 * us},
-		{"one that is too slow", func(w *waiting) { w.waits(1000, 25*us, 1, 100); w.waits(100, 200*us, 1, 100) }, 0},
+		{"a slower one", func(w *waiting) { w.waits(1000, 25*us, 1, 100); w.waits(2, 250*us, 1, 100) }, 50 * us},
+		{"one that is too slow", func(w *waiting) { w.waits(1000, 25*us, 1, 100); w.waits(100, 300*us, 1, 100) }, 0},
 		{"a quiet host", func(w *waiting) { w.waits(100, 100*ms, 1, 100) }, 0},
 		{"a flood", func(w *waiting) { w.waits(1000, 10*us, 1, 100) }, 0},
 		{"a fast conversation", func(w *waiting) {
 			for range 1000 {
 				w.answer(9 * us)
 			}
-		}, 100 * us},
+		}, 200 * us},
 		{"a flood after it", func(w *waiting) {
 			for range 1000 {
 				w.answer(9 * us)
@@ -73,7 +73,7 @@ func TestIdle(t *testing.T) {
 			w.waits(100, 25*us, 1, 100)
 			w.busy = false
 			w.waits(50000, 25*us, 1, 100)
-		}, 100 * us},
+		}, 200 * us},
 	} {
 		w := newWaiting()
 		if x.play(w); w.look != x.want {
@@ -94,7 +94,7 @@ func TestIdle(t *testing.T) {
 		t.Errorf("in a stream, it sleeps for %s at least", w.gather)
 	}
 	w.waits(1000, 10*us, 1, 100)
-	if w.waits(100, 150*us, 1, 100); w.gather != 0 || w.look != 0 {
+	if w.waits(100, 250*us, 1, 100); w.gather != 0 || w.look != 0 {
 		t.Errorf("after a flood, it sleeps for %s at least, and looks for %s", w.gather, w.look)
 	}
 
