@@ -319,13 +319,21 @@ func FuzzPunted(f *testing.F) {
 	})
 }
 
-// FuzzRoute: a packet that is routed goes where a linear scan for the longest prefix says, from a source of its own network to a destination that
-// may be routed. Its TTL is lower by one, its checksums hold, and all else is as before, but for the MSS of a SYN.
+// FuzzRoute: a packet that is routed goes where a linear scan for the longest prefix says, from a source whose route leads back to its own network. Its TTL is lower by one, its checksums hold, and all else is as before, but for the MSS of a SYN.
 func FuzzRoute(f *testing.F) {
 	routes := []router.Route{
 		{Prefix: netip.MustParsePrefix("10.0.0.0/24"), Egress: 1}, {Prefix: netip.MustParsePrefix("10.0.1.0/24"), Egress: 2},
 		{Prefix: netip.MustParsePrefix("10.2.0.0/16"), Egress: 2, NextHop: netip.MustParseAddr("10.0.1.9")},
 		{Prefix: netip.MustParsePrefix("10.2.3.0/24"), Kind: router.Blackhole}, {Prefix: netip.MustParsePrefix("10.2.3.128/25"), Egress: 1, NextHop: netip.MustParseAddr("10.0.0.9")},
+	}
+	scan := func(to frame.Addr) router.Route {
+		best := router.Route{Kind: router.Blackhole}
+		for _, rt := range routes {
+			if rt.Prefix.Contains(to.Netip()) && rt.Prefix.Bits() >= best.Prefix.Bits() {
+				best = rt
+			}
+		}
+		return best
 	}
 	r := newRouter()
 	for _, rt := range routes[2:] {
@@ -333,6 +341,7 @@ func FuzzRoute(f *testing.F) {
 			f.Fatal(err)
 		}
 	}
+	f.Add(frametest.Packet{SrcMAC: hostAM, DstMAC: gwMAC, Src: frametest.Addr("10.2.3.200"), Dst: hostB}.Raw()[frame.VnetLen:], uint32(frametest.Addr("10.2.4.0")))
 	for _, dst := range []string{"10.0.1.9", "10.2.1.1", "10.2.3.1", "10.2.3.200", "10.0.1.255", "224.0.0.1", "127.0.0.1", "8.8.8.8"} {
 		f.Add(frametest.Packet{SrcMAC: hostAM, DstMAC: gwMAC, Src: hostA, Dst: frametest.Addr(dst)}.Raw()[frame.VnetLen:], uint32(frametest.Addr(dst)))
 		f.Add(frametest.Packet{SrcMAC: hostAM, DstMAC: gwMAC, Src: hostA, Dst: frametest.Addr(dst), Proto: frame.TCP, Flags: frame.FlagSYN, MSS: 1460}.Raw()[frame.VnetLen:], uint32(frametest.Addr(dst)))
@@ -363,21 +372,15 @@ func FuzzRoute(f *testing.F) {
 			}
 			return
 		}
-		best := router.Route{Kind: router.Blackhole}
-		for _, rt := range routes {
-			if rt.Prefix.Contains(dst.Netip()) && rt.Prefix.Bits() >= best.Prefix.Bits() {
-				best = rt
-			}
-		}
-		hop := dst
+		best, hop := scan(dst), dst
 		if best.NextHop.IsValid() {
 			hop = frame.AddrFrom(best.NextHop)
 		}
 		if best.Kind == router.Blackhole || fr.Egress != best.Egress || fr.NextHop != hop {
 			t.Errorf("to %s: by network %d and %s, the scan says %+v", dst, fr.Egress, fr.NextHop, best)
 		}
-		if src := fr.Tuple.Src.Netip(); !routes[0].Prefix.Contains(src) {
-			t.Errorf("from %s", src)
+		if back := scan(fr.Tuple.Src); back.Kind == router.Blackhole || back.Egress != 1 {
+			t.Errorf("from %s, whose route is %+v", fr.Tuple.Src, back)
 		}
 		was, now := before[frame.VnetLen+frame.EthernetLen:], raw[frame.VnetLen+frame.EthernetLen:]
 		if now[8] != was[8]-1 || now[8] == 0 || frame.Sum(now[:4*int(now[0]&15)], 0) != 0xffff {
