@@ -319,7 +319,8 @@ func FuzzPunted(f *testing.F) {
 	})
 }
 
-// FuzzRoute: a packet that is routed goes where a linear scan for the longest prefix says, from a source whose route leads back to its own network. Its TTL is lower by one, its checksums hold, and all else is as before, but for the MSS of a SYN.
+// FuzzRoute: a packet that is routed goes where a linear scan for the longest prefix says, from a source whose route leads back to its own network.
+// Its TTL is lower by one, its checksums hold, and all else is as before, but for the MSS of a SYN.
 func FuzzRoute(f *testing.F) {
 	routes := []router.Route{
 		{Prefix: netip.MustParsePrefix("10.0.0.0/24"), Egress: 1}, {Prefix: netip.MustParsePrefix("10.0.1.0/24"), Egress: 2},
