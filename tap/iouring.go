@@ -669,10 +669,10 @@ func (r *IOUring) sendWatched(id frame.PortID, f *frame.Frame) {
 		return
 	}
 	if c := r.ports[id].conn; r.timed && c != nil {
-		_ = r.ring.Submit() // what is queued is not this frame's
+		_ = r.ring.Submit() // other frames are queued: their time does not count
 		before := threadTime()
 		r.send(id, f)
-		_ = r.ring.Submit() // and neither is what the receiver sends. Poll reports what is wrong with the io_uring
+		_ = r.ring.Submit() // the time to read what the receiver sends does not count; Poll reports what is wrong with the io_uring
 		r.iovs = 0
 		r.note(id, c, f, before)
 		return

@@ -22,7 +22,7 @@ const (
 	sampleEvery = 64                    // batches: the frames of one of them are timed,
 	sampleTime  = 20 * time.Millisecond // or after this time, if batches are few:
 	lookEvery   = 8                     // batches: then the time is looked at
-	timedRow    = 16                    // batches that are timed after a frame that was dear, and again while it is not clear
+	timedRow    = 16                    // batches that are timed after a dear frame; as many again while too few frames were dear to judge
 
 	// A frame is dear if it takes longer, in CPU time. A port is slow if most of its frames are dear, and if dear frames take more than a fifth
 	// of the time in which the thread does not wait for a CPU. A few frames may take long by chance: an interrupt counts as their time, too.
@@ -113,8 +113,9 @@ func (r *receivers) beginTimed(failed []frame.TxFailure) []frame.TxFailure {
 	return failed
 }
 
-// restore ends a port's own thread; what still waits in its ring fails.
+// restore ends a port's own thread, and forgets what its frames have cost; what still waits in its ring fails.
 func (r *receivers) restore(id frame.PortID, failed []frame.TxFailure) []frame.TxFailure {
+	delete(r.costs, id) // else judge could give the next port with this number the Conn of this one
 	s := r.slow[id]
 	if s == nil {
 		return failed

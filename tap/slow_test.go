@@ -205,3 +205,52 @@ func TestSenderIsNotSlow(t *testing.T) {
 		}
 	})
 }
+
+// TestSlowPortIsReplaced checks that a port gets its frames if a slow one had its number before, whenever that one was removed.
+func TestSlowPortIsReplaced(t *testing.T) {
+	backends(t, func(t *testing.T, p poller, _ bool) {
+		source, slow := addSlow(t, p, frame.NotRead)
+		slow.dear.Store(true)
+		var b frame.Batch
+		var f frame.Frame
+		f.Reset(frametest.Packet{Src: 1, Dst: 2, Payload: make([]byte, 4)}.Raw(), 1)
+		frame.Parse(&f)
+		round := func(frames int) {
+			source.put(t, 1)
+			poll(t, p, &b)
+			for range frames {
+				p.Send(2, &f)
+			}
+		}
+		for rounds := range 2 * timedRow {
+			for range rounds {
+				round(1)
+			}
+			p.Remove(2)
+			slow.mu.Lock()
+			before := len(slow.numbers)
+			slow.mu.Unlock()
+			next := &slowWire{wire: newWire(t, false), threads: map[int]int{}}
+			if err := p.Add(2, next, frame.NotRead); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 * timedRow {
+				round(0)
+			}
+			round(1)
+			next.mu.Lock()
+			got := len(next.numbers)
+			next.mu.Unlock()
+			slow.mu.Lock()
+			after := len(slow.numbers)
+			slow.mu.Unlock()
+			if got != 1 || after != before {
+				t.Fatalf("after %d rounds, the new port got %d frames, and the removed one %d", rounds, got, after-before)
+			}
+			p.Remove(2)
+			if err := p.Add(2, slow, frame.NotRead); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
