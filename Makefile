@@ -14,7 +14,7 @@ CYCLONEDX = v1.9.0
 VULNCHECK = v1.1.4
 # -buildvcs: `uvswitch version` says the commit, also where GOFLAGS turns that off.
 BUILD     = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto
-# Fuzzers, as package:function:inputs; the inputs take ten to twenty seconds on two CPUs.
+# Fuzzers, as package:function:inputs; the inputs take 4 to 27 seconds on two CPUs.
 FUZZERS   = internal/frame:FuzzParse:80000 nat:FuzzNAT:80000 router:FuzzPunted:30000 router:FuzzRoute:80000 switch:FuzzGuard:80000 tap/vm:FuzzStream:20000 internal/simnet:FuzzDataplane:3000 internal/simnet:FuzzHistory:1500 internal/simnet:FuzzTranslation:1200 internal/simnet:FuzzFragments:1200 internal/sockets:FuzzWrite:8000 internal/config:FuzzParse:30000 \
             internal/filter:FuzzCompile:120000 internal/capture:FuzzReader:70000 internal/apiserver:FuzzBody:25000 internal/explain:FuzzSpec:80000 internal/docker:FuzzDocker:8000 internal/dns:FuzzAsk:120000 internal/dns:FuzzQuick:200000 internal/dnstcp:FuzzParse:120000 internal/dhcp:FuzzAnswer:200000 internal/policy:FuzzRule:120000
 
@@ -101,7 +101,7 @@ race:
 	$(GO) test -tags interleave -run Interleave ./nat ./internal/share
 	UVSWITCH_RACE=1 $(E2E) -run 'TestContainersReachEachOther|TestNamespaceDies|TestDump$$|TestMonitor|TestReloadOddOrders|TestChangesDuringReload|TestWorkers|TestPublish' ./internal/e2e
 
-# Run each fuzzer for FUZZ times ten to twenty seconds. The limit is a number of inputs: before Go 1.27 the end of a time limit can be
+# Run each fuzzer for FUZZ times its inputs. The limit is a number of inputs: before Go 1.27 the end of a time limit can be
 # reported as a failure (golang/go#75804). An input that reaches new code is made smaller in ten tries, not in a time: with 5 s for each,
 # 6,000 inputs of FuzzDataplane took 150 s instead of 47.
 fuzz:

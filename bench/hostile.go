@@ -55,7 +55,7 @@ func runHostile(ctx context.Context, o options) error {
 		for _, k := range keys {
 			sample, err := k.measure(ctx, o)
 			if ctx.Err() != nil {
-				return errors.New("interrupted; " + all.kept(o.out))
+				return errors.New("interrupted; " + all.saved(o.out))
 			}
 			done++
 			total := o.rounds * len(keys)

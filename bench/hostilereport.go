@@ -54,7 +54,7 @@ type hostileSample struct {
 func connections(r hostile.Result) float64 { return r.Connections }
 func bulk(r hostile.Result) float64        { return r.Bulk }
 
-const hostileFile = "hostile.json"
+const hostileName = "hostile" // of the files, without what follows the dot
 
 // newHostileResults returns results without rounds; with -continue, those of an earlier run.
 func newHostileResults(o options) (*hostileResults, error) {
@@ -66,7 +66,7 @@ func newHostileResults(o options) (*hostileResults, error) {
 	if o.out == "" {
 		return nil, errors.New("-continue adds rounds to those in the directory of -out; give -out, too")
 	}
-	file := filepath.Join(o.out, hostileFile)
+	file := filepath.Join(o.out, hostileName+".json")
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return r, nil
@@ -101,8 +101,8 @@ func (r *hostileResults) cell(k cellKey) *cell {
 	return nil
 }
 
-// kept says what an interrupted run leaves.
-func (r *hostileResults) kept(dir string) string {
+// saved says what an interrupted run leaves.
+func (r *hostileResults) saved(dir string) string {
 	if dir == "" || r.Rounds == 0 {
 		return "nothing was written"
 	}
@@ -200,23 +200,14 @@ func (r *hostileResults) write(dir string) error {
 	if dir == "" {
 		return nil
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	text, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
 	inCgroups := ""
 	if r.Settings.Weight != 0 {
 		inCgroups = fmt.Sprintf(" Each container has a cgroup; uvswitch has CPUWeight %d.", r.Settings.Weight)
 	}
 	head := fmt.Sprintf("# Beside floods\n\nMedians of rounds of %d s, each on a fresh system; a ratio is of one round. Nice value of uvswitch: %d.%s [README.md](../../README.md#beside-floods) explains the columns.\n\n",
 		r.Settings.Seconds, r.Settings.Nice, inCgroups)
-	for name, text := range map[string][]byte{hostileFile: append(text, '\n'), "hostile.md": []byte(head + r.table())} {
-		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
-			return err
-		}
+	if err := writeResults(dir, hostileName, r, head+r.table()); err != nil {
+		return err
 	}
-	return r.plot(filepath.Join(dir, "hostile"))
+	return r.plot(filepath.Join(dir, hostileName))
 }

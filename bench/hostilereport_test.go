@@ -39,7 +39,7 @@ func TestHostileRoundsJoin(t *testing.T) {
 	if got := median(r.cell(ours).kept(connections)); got != 0.4 {
 		t.Errorf("uvswitch keeps %v of its connections, want 0.4", got)
 	}
-	if text := r.kept(o.out); !strings.HasPrefix(text, "3 whole rounds") {
+	if text := r.saved(o.out); !strings.HasPrefix(text, "3 whole rounds") {
 		t.Errorf("an interrupted run says %q", text)
 	}
 	o.seconds = 2

@@ -270,19 +270,9 @@ func mib(n int64) float64 { return float64(n) / (1 << 20) }
 
 // write writes results.json, results.md and the plots into directory dir.
 func (r *report) write(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	b, err := json.MarshalIndent(r, "", " ")
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "results.json"), append(b, '\n'), 0o644); err != nil {
-		return err
-	}
 	var text strings.Builder
 	r.table(&text)
-	if err := os.WriteFile(filepath.Join(dir, "results.md"), []byte(text.String()), 0o644); err != nil {
+	if err := writeResults(dir, "results", r, text.String()); err != nil {
 		return err
 	}
 	if err := r.plots(dir); err != nil {
@@ -290,6 +280,21 @@ func (r *report) write(dir string) error {
 	}
 	fmt.Fprintln(os.Stderr, "written to", dir)
 	return nil
+}
+
+// writeResults writes v into NAME.json, and a text into NAME.md, in directory dir.
+func writeResults(dir, name string, v any, text string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(v, "", " ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, name+".json"), append(b, '\n'), 0o644); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, name+".md"), []byte(text), 0o644)
 }
 
 func flowsUsed(stats []byte) (int, error) {
