@@ -193,7 +193,7 @@ func (r *IOUring) Remove(id frame.PortID) {
 		return
 	}
 	p.read = false
-	r.failed[0] = r.restore(id, r.failed[0])
+	r.failed[0] = r.forget(id, r.failed[0])
 	if r.enabled { // submit queued writes while the descriptor still belongs to the port
 		_ = r.ring.Enter(0)
 		r.reap()
@@ -353,8 +353,8 @@ func (r *IOUring) Poll(b *frame.Batch) error {
 	b.Failed, r.failed[0], r.failed[1] = r.failed[0], r.failed[1][:0], r.failed[0]
 	b.Gone, r.gone, r.reported = r.gone, r.reported[:0], r.gone
 	r.woken = false
-	if r.left > 0 {
-		r.noteRead(b)
+	if r.watched {
+		r.failed[0] = r.hasRead(b, r.failed[0])
 	}
 	r.batch = b.N
 	r.counts.Batch(b.N)
@@ -638,6 +638,9 @@ func (r *IOUring) fill(b *frame.Batch) {
 		r.read(b, frame.BatchSize/2)
 	}
 	bytes := 0
+	for i := range b.Frames[:b.N] {
+		bytes += b.Frames[i].Len()
+	}
 	for r.n > 0 && b.N < frame.BatchSize && bytes < frame.BatchBytes {
 		f := r.pull()
 		b.Frames[b.N].Reset(r.buffers[quiet].Bytes(int(f.buffer))[f.begin:f.end], f.port)
@@ -732,7 +735,7 @@ func (r *IOUring) Close() error {
 	}
 	r.closed = true
 	for id := range r.slow {
-		r.failed[0] = r.restore(id, r.failed[0])
+		r.failed[0] = r.forget(id, r.failed[0])
 	}
 	for i := range r.ports {
 		r.ports[i].read = false

@@ -66,7 +66,7 @@ func (r *RW) Remove(id frame.PortID) {
 	if c == nil || r.epoll < 0 {
 		return
 	}
-	r.failed[0] = r.restore(id, r.failed[0])
+	r.failed[0] = r.forget(id, r.failed[0])
 	_ = unix.EpollCtl(r.epoll, unix.EPOLL_CTL_DEL, c.FD(), nil) // fails for a port that is not read, or whose device is gone
 	r.remove(id)
 	r.ports[id] = nil
@@ -136,8 +136,8 @@ func (r *RW) Poll(b *frame.Batch) error {
 		}
 	}
 	b.Gone = r.gone
-	if r.left > 0 {
-		r.noteRead(b)
+	if r.watched {
+		r.failed[0] = r.hasRead(b, r.failed[0])
 	}
 	r.counts.Batch(b.N)
 	return nil
@@ -212,7 +212,7 @@ func (r *RW) Close() error {
 		return nil
 	}
 	for id := range r.slow {
-		r.failed[0] = r.restore(id, r.failed[0])
+		r.failed[0] = r.forget(id, r.failed[0])
 	}
 	r.waker.close()
 	r.cpuTimes.close()

@@ -1,6 +1,7 @@
 package tap
 
 import (
+	"encoding/binary"
 	"runtime"
 	"sync"
 	"syscall"
@@ -19,26 +20,29 @@ import (
 // in order.
 
 const (
-	sampleEvery = 64                    // batches: the frames of one of them are timed,
-	sampleTime  = 20 * time.Millisecond // or after this time, if batches are few:
-	lookEvery   = 8                     // batches: then the time is looked at
+	sampleEvery = 64                    // one batch in so many is timed,
+	sampleTime  = 20 * time.Millisecond // or one after this time, if batches are few.
+	lookEvery   = 2                     // The clock is read once in so many batches.
 	timedRow    = 16                    // batches that are timed after a dear frame; as many again while too few frames were dear to judge
+	surelyDear  = 10 * time.Millisecond // of dear frames of a port: no further batch is timed
 
-	// A frame is dear if it takes longer, in CPU time. A port is slow if most of its frames are dear, and if dear frames take more than a fifth
-	// of the time in which the thread does not wait for a CPU. A few frames may take long by chance: an interrupt counts as their time, too.
-	// An acknowledgement has its receiver send the next data, on this thread as well. So what a port sends meanwhile is allowed for, if this thread
-	// reads the port.
+	// A frame is dear if it takes longer, in CPU time. A port is slow if its dear frames take most of the time of its frames, and if dear frames take
+	// more than a fifth of the time in which the thread does not wait for a CPU. A few frames may take long by chance: an interrupt counts as their
+	// time, too. The write of an acknowledgement also has its receiver send the next data of a stream. So what a port sends is allowed for, if this
+	// thread reads the port.
 	dearFrame = 60 * time.Microsecond
 	dearKiB   = 4 * time.Microsecond // for each KiB of it
-	sentKiB   = 2 * time.Microsecond // for each KiB that its receiver sends
+	sentKiB   = 2 * time.Microsecond // for each KiB that its receiver sends,
+	mostSent  = 128                  // and no more KiB for each dear frame: a receiver that always sends may be slow, too
 	dearShare = 5
 	leastDear = 4 // frames
 
-	slowRing     = 256 << 10              // bytes
-	slowPause    = 8                      // times as long as a thread has waited for a CPU, it pauses,
+	slowRing     = 2 * frame.BatchBytes
+	slowPause    = 8                      // after a dear frame, the thread of a slow port pauses for so many times as long as it has just waited for a CPU,
 	longestPause = 250 * time.Millisecond // but not longer
-	slowHead     = 8                      // bytes before a frame in the ring; the first is the number of frames in its chain
-	slowTerm     = time.Second            // how often a slow port is looked at
+	slowHead     = 8                      // bytes before a frame in the ring: the number of frames in its chain, and at 4 the bytes of all of them
+	slowTerm     = time.Second            // a slow port may recover after this time at the earliest; twice as long if it was slow shortly before,
+	longestTerm  = time.Minute            // but not longer
 )
 
 // receivers are what a backend knows of the cost of its ports' frames.
@@ -46,37 +50,47 @@ type receivers struct {
 	cpuTimes
 	watched bool // Send calls sendWatched: frames are timed, or there are slow ports
 	timed   bool // the frames of this batch are
-	batches int
-	left    int // timed batches to come, this one included
+	batches int  // since some were timed
+	left    int  // timed batches to come, this one included
 	sampled time.Time
 	began   time.Time
 	waited  int64 // CPU wait of this thread, in ns, when it began
 	costs   map[frame.PortID]*cost
 	slow    map[frame.PortID]*slowPort
+	past    map[frame.PortID]slowTime // of ports that have recovered
+}
+
+// A slowTime is how long a port had to be slow at least, and when it recovered.
+type slowTime struct {
+	term time.Duration
+	end  time.Time
 }
 
 // cost is what the frames to a port have cost.
 type cost struct {
-	conn         frame.Conn
-	frames, dear int
-	cpu          time.Duration // of the dear ones
-	sent         int           // bytes, by the port meanwhile
+	conn    frame.Conn
+	cpu     time.Duration // of all frames
+	dear    int           // frames
+	dearCPU time.Duration // of these
+	sent    int           // bytes, by the port meanwhile
 }
 
 func (c *cost) add(cpu time.Duration, bytes int) {
-	if c.frames++; isDear(cpu, bytes) {
+	if c.cpu += cpu; isDear(cpu, bytes) {
 		c.dear++
-		c.cpu += cpu
+		c.dearCPU += cpu
 	}
 }
 
 // beyond is how much longer the dear frames took than what the port has sent accounts for.
-func (c *cost) beyond() time.Duration { return c.cpu - time.Duration(c.sent>>10)*sentKiB }
+func (c *cost) beyond() time.Duration {
+	return c.dearCPU - time.Duration(min(c.sent>>10, mostSent*c.dear))*sentKiB
+}
 
-// mostlyDear reports whether most frames were dear, for another reason than what the port has sent.
-func (c *cost) mostlyDear() bool { return 2*c.dear > c.frames && c.beyond() > 0 }
+// mostlyDear reports whether dear frames took most of the time, for another reason than what the port has sent.
+func (c *cost) mostlyDear() bool { return 2*c.dearCPU > c.cpu && c.beyond() > 0 }
 
-// isSlow reports whether most frames were dear, and not only a few.
+// isSlow reports whether dear frames took most of the time, and not only a few of them.
 func (c *cost) isSlow() bool { return c.mostlyDear() && c.dear >= leastDear }
 
 func isDear(cpu time.Duration, bytes int) bool {
@@ -88,12 +102,12 @@ func isDear(cpu time.Duration, bytes int) bool {
 //uvswitch:hot
 func (r *receivers) begin(failed []frame.TxFailure) []frame.TxFailure {
 	if r.batches++; r.watched || r.batches%lookEvery == 0 {
-		return r.beginTimed(failed)
+		return r.beginWatched(failed)
 	}
 	return failed
 }
 
-func (r *receivers) beginTimed(failed []frame.TxFailure) []frame.TxFailure {
+func (r *receivers) beginWatched(failed []frame.TxFailure) []frame.TxFailure {
 	if r.left > 0 {
 		if r.left--; r.left == 0 {
 			r.judge()
@@ -102,19 +116,41 @@ func (r *receivers) beginTimed(failed []frame.TxFailure) []frame.TxFailure {
 	if r.timed = r.left > 0 || r.batches >= sampleEvery || r.batches >= lookEvery && time.Since(r.sampled) > sampleTime; r.timed {
 		r.batches, r.sampled = 0, time.Now()
 	}
-	for id, s := range r.slow {
-		recovered := s.hasRecovered()
-		if failed = s.takeFailures(failed); recovered {
-			delete(r.slow, id)
-			close(s.more) // the thread has nothing to write, and nobody waits for its end
-		}
+	for _, s := range r.slow {
+		failed = s.takeFailures(failed)
 	}
 	r.watched = r.timed || len(r.slow) > 0
 	return failed
 }
 
-// restore ends a port's own thread, and forgets what its frames have cost; what still waits in its ring fails.
-func (r *receivers) restore(id frame.PortID, failed []frame.TxFailure) []frame.TxFailure {
+// hasRead notes the frames of a batch that was read. Then it lets ports recover: the threads of slow ports had time to write meanwhile.
+func (r *receivers) hasRead(b *frame.Batch, failed []frame.TxFailure) []frame.TxFailure {
+	for i := range b.Frames[:b.N] {
+		f := &b.Frames[i]
+		if s := r.slow[f.In]; s != nil {
+			s.noteSent(f.Len())
+		} else if r.left > 0 {
+			r.costOf(f.In).sent += f.Len()
+		}
+	}
+	for id, s := range r.slow {
+		if !s.hasRecovered() {
+			continue
+		}
+		failed = s.takeFailures(failed)
+		delete(r.slow, id)
+		close(s.more) // the thread has nothing to write, and nobody waits for its end
+		if r.past == nil {
+			r.past = map[frame.PortID]slowTime{}
+		}
+		r.past[id] = slowTime{s.term, time.Now()}
+	}
+	return failed
+}
+
+// forget ends a port's own thread, and forgets what its frames have cost; what still waits in its ring fails.
+func (r *receivers) forget(id frame.PortID, failed []frame.TxFailure) []frame.TxFailure {
+	delete(r.past, id)
 	delete(r.costs, id) // else judge could give the next port with this number the Conn of this one
 	s := r.slow[id]
 	if s == nil {
@@ -136,13 +172,8 @@ func (r *receivers) note(id frame.PortID, c frame.Conn, f *frame.Frame, before t
 	}
 	t := r.costOf(id)
 	t.conn = c
-	t.add(cpu, bytes)
-}
-
-// noteRead notes the frames of a batch that was read while frames are timed.
-func (r *receivers) noteRead(b *frame.Batch) {
-	for i := range b.Frames[:b.N] {
-		r.costOf(b.Frames[i].In).sent += b.Frames[i].Len()
+	if t.add(cpu, bytes); t.isSlow() && t.beyond() > surelyDear {
+		r.left = 1
 	}
 }
 
@@ -153,30 +184,42 @@ func (r *receivers) costOf(id frame.PortID) *cost {
 	return r.costs[id]
 }
 
-// judge gives threads of their own to the ports whose frames were dear, if these took much of the time. While there are only a few such frames,
+// judge gives threads of their own to the ports whose frames were dear, if these took much of the time. While it has seen too few such frames,
 // further batches are timed.
 func (r *receivers) judge() {
-	all, found := time.Duration(0), false
+	all, ports := time.Duration(0), 0
 	for _, c := range r.costs {
 		if c.mostlyDear() {
 			all += c.beyond()
-			found = found || c.isSlow()
+			ports++
 		}
 	}
-	much := all*dearShare > time.Since(r.began)-time.Duration(r.CPUWait()-r.waited)
-	if much && !found {
-		r.left = timedRow
-		return
-	}
-	for id, c := range r.costs {
-		if much && c.isSlow() {
-			if r.slow == nil {
-				r.slow = map[frame.PortID]*slowPort{}
+	if all*dearShare > time.Since(r.began)-time.Duration(r.CPUWait()-r.waited) {
+		found := false
+		for id, c := range r.costs {
+			if c.isSlow() && 2*c.beyond()*time.Duration(ports) >= all { // half of an equal part: another port's frames may be the dear ones
+				r.divert(id, c.conn)
+				found = true
 			}
-			r.slow[id] = newSlowPort(id, c.conn)
+		}
+		if !found {
+			r.left = timedRow
+			return
 		}
 	}
 	r.costs = nil
+}
+
+// divert gives a thread of its own to a port.
+func (r *receivers) divert(id frame.PortID, c frame.Conn) {
+	term := slowTerm
+	if p, ok := r.past[id]; ok && time.Since(p.end) < 8*p.term {
+		term = min(2*p.term, longestTerm)
+	}
+	if r.slow == nil {
+		r.slow = map[frame.PortID]*slowPort{}
+	}
+	r.slow[id] = newSlowPort(id, c, term)
 }
 
 // A slowPort is a port that a thread of its own writes to. The backend calls all methods but run.
@@ -184,8 +227,9 @@ type slowPort struct {
 	id     frame.PortID
 	conn   frame.Conn
 	queue  *ring.Queue
+	term   time.Duration
 	looked time.Time
-	more   chan struct{} // closed: the thread ends when nothing waits
+	more   chan struct{} // a value: something waits; closed: the thread ends when nothing does
 	quit   chan struct{} // closed by stop: what waits is not written
 	ended  chan struct{}
 
@@ -194,8 +238,8 @@ type slowPort struct {
 	failed []frame.TxFailure
 }
 
-func newSlowPort(id frame.PortID, c frame.Conn) *slowPort {
-	s := &slowPort{id: id, conn: c, queue: ring.New(slowRing), looked: time.Now(), more: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{})}
+func newSlowPort(id frame.PortID, c frame.Conn, term time.Duration) *slowPort {
+	s := &slowPort{id: id, conn: c, queue: ring.New(slowRing), term: term, looked: time.Now(), more: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{})}
 	go s.run()
 	return s
 }
@@ -206,7 +250,9 @@ func (s *slowPort) put(f *frame.Frame) frame.Reason {
 	if b == nil {
 		return frame.SlowReceiver
 	}
-	b[0] = frame.Failure(s.id, frame.None, f).Frames
+	all := frame.Failure(s.id, frame.None, f)
+	b[0] = all.Frames
+	binary.NativeEndian.PutUint32(b[4:], all.Bytes)
 	copy(b[slowHead:], f.Vnet())
 	f.CopyTo(b[slowHead+frame.VnetLen:])
 	s.queue.Commit()
@@ -234,7 +280,7 @@ func (s *slowPort) run() {
 			s.mu.Lock()
 			s.cost.add(cpu, bytes)
 			if why != frame.None {
-				s.failed = append(s.failed, frame.TxFailure{Port: s.id, Reason: why, Frames: b[0], Slot: frame.NoSlot, Bytes: uint32(bytes)})
+				s.failed = append(s.failed, frame.TxFailure{Port: s.id, Reason: why, Frames: b[0], Slot: frame.NoSlot, Bytes: binary.NativeEndian.Uint32(b[4:])})
 			}
 			s.mu.Unlock()
 			s.queue.Release()
@@ -288,14 +334,22 @@ func (s *slowPort) takeFailures(to []frame.TxFailure) []frame.TxFailure {
 	return to
 }
 
+// noteSent adds what the port has sent.
+func (s *slowPort) noteSent(bytes int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cost.sent += bytes
+}
+
 // hasRecovered reports whether the backend may write to the port again.
 func (s *slowPort) hasRecovered() bool {
-	if time.Since(s.looked) < slowTerm || !s.queue.Empty() {
+	took := time.Since(s.looked)
+	if took < s.term || !s.queue.Empty() {
 		return false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	recovered := !s.cost.isSlow()
+	recovered := !s.cost.isSlow() && s.cost.beyond()*dearShare < took
 	s.looked, s.cost = time.Now(), cost{}
 	return recovered
 }

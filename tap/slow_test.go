@@ -16,7 +16,9 @@ import (
 // A slowWire is a Conn whose writes take CPU time, as a TAP's do when its receiver has very many packet sockets.
 type slowWire struct {
 	*wire
-	dear atomic.Bool
+	dear  atomic.Bool
+	takes time.Duration // while it is dear
+	every int           // only one in so many frames is
 
 	mu      sync.Mutex
 	numbers []uint32 // of the frames that were written
@@ -26,21 +28,25 @@ type slowWire struct {
 func (w *slowWire) Vnet() bool { return false }
 
 func (w *slowWire) Write(f *frame.Frame) frame.Reason {
-	if w.dear.Load() {
-		for began := threadTime(); threadTime()-began < 2*dearFrame; {
-		}
-	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.dear.Load() && len(w.numbers)%w.every == 0 {
+		for began := threadTime(); threadTime()-began < w.takes; {
+		}
+	}
 	w.threads[unix.Gettid()]++
 	w.numbers = append(w.numbers, binary.BigEndian.Uint32(f.Raw()[len(f.Raw())-4:]))
 	return frame.None
 }
 
+func newSlowWire(t *testing.T) *slowWire {
+	return &slowWire{wire: newWire(t, false), takes: 2 * dearFrame, every: 1, threads: map[int]int{}}
+}
+
 // addSlow adds port 1, which frames come from, and port 2, which may be slow.
 func addSlow(t *testing.T, p poller, read frame.Reading) (source *wire, to *slowWire) {
 	t.Helper()
-	source, to = newWireOf(t, unix.SOCK_SEQPACKET, false), &slowWire{wire: newWire(t, false), threads: map[int]int{}}
+	source, to = newWireOf(t, unix.SOCK_SEQPACKET, false), newSlowWire(t)
 	add(t, p, 1, source)
 	if err := p.Add(2, to, read); err != nil {
 		t.Fatal(err)
@@ -90,8 +96,8 @@ func TestSlowReceiver(t *testing.T) {
 		slow.mu.Lock()
 		before := slow.threads[own]
 		slow.mu.Unlock()
-		for range 100 {
-			round(100) // far more than the ring holds
+		for range 2 * slowRing / 8000 {
+			round(100) // 8,000 bytes of the ring
 		}
 		if failed[frame.SlowReceiver] == 0 {
 			t.Error("nothing fails for slow_receiver")
@@ -168,6 +174,67 @@ func TestFastReceiverStays(t *testing.T) {
 	})
 }
 
+// TestSlowInDisguise checks that the frames of a slow receiver are written by another thread if it also sends all the time, and if only one of
+// three frames is dear.
+func TestSlowInDisguise(t *testing.T) {
+	for name, disguise := range map[string]struct{ every, frames, sends int }{
+		"sends":       {1, 1, 8},
+		"one of three": {3, 4, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			backends(t, func(t *testing.T, p poller, _ bool) {
+				source, to := addSlow(t, p, frame.ReadPort)
+				data := frametest.Packet{Src: 2, Dst: 1, Payload: make([]byte, 60000)}.Raw()
+				to.takes, to.every = 10*dearFrame, disguise.every
+				to.dear.Store(true)
+				var b frame.Batch
+				var f frame.Frame
+				f.Reset(frametest.Packet{Src: 1, Dst: 2, Payload: make([]byte, 4)}.Raw(), 1)
+				frame.Parse(&f)
+				threads := func() int {
+					to.mu.Lock()
+					defer to.mu.Unlock()
+					return len(to.threads)
+				}
+				for began := time.Now(); threads() < 2; {
+					if time.Since(began) > time.Minute {
+						t.Fatal("no other thread writes to the slow port")
+					}
+					source.put(t, 1)
+					poll(t, p, &b)
+					for range disguise.frames {
+						p.Send(2, &f)
+					}
+					for range disguise.sends {
+						if _, err := unix.Write(to.far, data); err != nil && err != unix.EAGAIN {
+							t.Fatal(err)
+						}
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestSlowAgain checks that a port that is slow again and again recovers later each time.
+func TestSlowAgain(t *testing.T) {
+	r := &receivers{}
+	for want := slowTerm; want < 2*longestTerm; want *= 2 {
+		r.divert(1, newSlowWire(t))
+		s := r.slow[1]
+		if s.term != min(want, longestTerm) {
+			t.Fatalf("a slow port recovers after %v, not %v", s.term, min(want, longestTerm))
+		}
+		s.looked = time.Now().Add(-s.term)
+		if r.hasRead(&frame.Batch{}, nil); len(r.slow) != 0 {
+			t.Fatalf("it has not recovered after %v", s.term)
+		}
+	}
+	if r.forget(1, nil); len(r.past) != 0 {
+		t.Errorf("left of a removed port: %v", r.past)
+	}
+}
+
 // TestSenderIsNotSlow checks that a port stays with the backend if its frames are dear because each has it send: as an acknowledgement has the
 // sender of a stream.
 func TestSenderIsNotSlow(t *testing.T) {
@@ -230,7 +297,7 @@ func TestSlowPortIsReplaced(t *testing.T) {
 			slow.mu.Lock()
 			before := len(slow.numbers)
 			slow.mu.Unlock()
-			next := &slowWire{wire: newWire(t, false), threads: map[int]int{}}
+			next := newSlowWire(t)
 			if err := p.Add(2, next, frame.NotRead); err != nil {
 				t.Fatal(err)
 			}

@@ -361,6 +361,7 @@ func (w *worker) addPort(id frame.PortID, c frame.Conn, read frame.Reading) erro
 func (w *worker) removePort(id frame.PortID) {
 	w.gsoMax[id].tcp, w.gsoMax[id].udp = 0, 0
 	w.turns.forget(id)
+	w.storms[id] = storm{}
 	if w.uplink == id {
 		w.uplink = frame.NoPort
 	}
