@@ -36,10 +36,10 @@ const (
 // A record is a frame in a queue: a header of recordLen bytes in the host's byte order, which has what earlier steps found, then the
 // virtio-net header and the frame.
 //
-//	0 in (2) | 2 net (2) | 4 egress (2) | 6 reason (1) | 7 resume point (1) | 8 word (4) | 12 out (2) | 14 unused (2) | 16 next hop of IPv6 (16)
+//	0 in (2) | 2 net (2) | 4 egress (2) | 6 reason (1) | 7 resume point (1) | 8 word (4) | 12 out (2) | 14 cut (1) | 15 unused (1) | 16 next hop of IPv6 (16)
 //
 // The word is the next hop of IPv4. For fragmentation_needed it is the MTU, for way_changed the source address that the way needs. In the
-// shaper's records only in, resume point and out count.
+// shaper's records only in, resume point, out and cut count; cut is 1 if the packet leaves in fragments, and the word is then where it goes.
 const recordLen = 32
 
 // putRecord writes the record of a punted frame.
@@ -109,8 +109,12 @@ func putHeader(rec []byte, h hop, why frame.Reason, at resumePoint) {
 //
 //uvswitch:hot
 func putQueued(rec []byte, f *frame.Frame, at resumePoint) {
-	putHeader(rec, hop{in: f.In}, frame.None, at)
+	putHeader(rec, hop{in: f.In, word: uint32(f.RouteDst)}, frame.None, at)
 	binary.NativeEndian.PutUint16(rec[12:], uint16(f.Out))
+	rec[14] = 0
+	if f.Flags&frame.Cut != 0 {
+		rec[14] = 1
+	}
 }
 
 //uvswitch:hot
@@ -227,7 +231,10 @@ func (d *Dataplane) resumeFrame(rec []byte, b *frame.Batch, i int) {
 		f.Verdict, f.Out = frame.ToPort, f.In
 	case atTransmit:
 		f.Verdict, f.Out = frame.ToPort, frame.PortID(e.Uint16(rec[12:]))
-		f.Flags |= frame.Waited
+		if f.Flags |= frame.Waited; rec[14] != 0 {
+			f.Flags |= frame.Cut
+			f.RouteDst = hop
+		}
 	default:
 		d.resumeOriginated(f)
 	}

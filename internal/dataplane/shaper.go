@@ -111,10 +111,6 @@ func (q *queue) pass(now int64, f *frame.Frame, why frame.Reason) {
 	if q.frames == 0 && q.take(now, onWire(f.Raw())) {
 		return
 	}
-	if f.Flags&frame.Cut != 0 && q.at == atTransmit { // its record would not say so
-		q.charge(now, f.Len(), math.MaxInt64/2)
-		return
-	}
 	f.DropFor(why)
 	if q.bytes > q.limit {
 		return

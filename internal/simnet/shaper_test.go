@@ -152,6 +152,48 @@ func TestRateOfLies(t *testing.T) {
 	}
 }
 
+// Packets that leave in fragments have the rate, as all others do, and wait for it: other ports are not kept out by them.
+func TestRateOfCutPackets(t *testing.T) {
+	n := newFixture(t)
+	a, b, o := n.host("a"), n.host("b"), n.host("o")
+	n.DP.SetRate(uplinkPort, dataplane.Rate{}, dataplane.Rate{Bits: 8_000_000, Burst: 5000})
+	gateway, _ := n.DP.Router.Interface(1)
+	to := func(h *Host, size int) []byte {
+		return frametest.Packet{SrcMAC: h.MAC, DstMAC: gateway.MAC, Src: h.Addr, Dst: o.Addr, SrcPort: 9, DstPort: 9, Payload: make([]byte, size)}.Raw()
+	}
+	got := func() (frames, bytes int) {
+		for _, raw := range o.inbox {
+			frames, bytes = frames+1, bytes+len(raw)-frame.VnetLen
+		}
+		o.inbox = nil
+		return frames, bytes
+	}
+	sum := 0
+	for range 500 { // 4 MB in half a second
+		for range 4 {
+			n.Poller.Put(a.Port, to(a, 2000))
+		}
+		n.Wait(time.Millisecond)
+		frames, bytes := got()
+		if sum += bytes; frames%2 != 0 {
+			t.Fatalf("%d fragments of packets of two", frames)
+		}
+	}
+	if sum < 490_000 || sum > 580_000 {
+		t.Errorf("%d bytes left in half a second, and the rate is 500,000", sum)
+	}
+	n.Wait(60 * time.Millisecond)
+	got()
+	n.Inject(b, to(b, 100))
+	n.Wait(10 * time.Millisecond)
+	if frames, _ := got(); frames != 1 {
+		t.Errorf("%d frames of b left afterwards: %v", frames, n.DP.Drops())
+	}
+	if c := n.DP.Conservation(); !c.Balanced {
+		t.Errorf("%+v", c)
+	}
+}
+
 // A flooded frame never waits, but takes from the rate.
 func TestRateOfFloods(t *testing.T) {
 	n := heard(t)
