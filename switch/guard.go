@@ -1,6 +1,7 @@
 package vswitch
 
 import (
+	"encoding/binary"
 	"slices"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -108,8 +109,11 @@ func (p *Port) quotesOther(icmp []byte) bool {
 	if len(icmp) == 0 || !frame.IsICMPErrorType(icmp[0]) {
 		return false
 	}
-	t, _, ok := frame.Quoted(icmp)
-	return !ok || t.Dst != p.Addr && !slices.Contains(p.Siblings, t.Dst)
+	if len(icmp) < frame.ICMPLen+frame.IPv4Len {
+		return true
+	}
+	to := frame.IPv4(icmp[frame.ICMPLen:]).Dst() // a station quotes all of a packet that is too short for a transport header
+	return to != p.Addr && !slices.Contains(p.Siblings, to)
 }
 
 const dhcpServer, dhcpClient = 67, 68 // RFC 2131, 4.1
@@ -122,6 +126,10 @@ func (p *Port) serves(f *frame.Frame) frame.Reason {
 		return frame.None
 	}
 	switch {
+	case f.Malformed != frame.None && f.EtherType == frame.TypeIPv4:
+		if looksLikeDHCP(f.Bytes()[f.L3:]) {
+			return frame.GuardDHCP
+		}
 	case f.Proto == frame.UDP && f.Flags&frame.HasTuple != 0:
 		if f.Tuple.DstPort == dhcpClient && f.Flags&frame.IsIPv4 != 0 || f.Tuple.DstPort == dhcpClient6 && f.Flags&frame.IsIPv6 != 0 {
 			return frame.GuardDHCP
@@ -132,6 +140,16 @@ func (p *Port) serves(f *frame.Frame) frame.Reason {
 		}
 	}
 	return frame.None
+}
+
+// looksLikeDHCP reports whether a DHCP client may take a malformed packet of IPv4 for an answer. Clients have filters of their own for packets that
+// their kernel drops. These look at the protocol and at the port behind the header, and not at lengths.
+func looksLikeDHCP(ip []byte) bool {
+	if len(ip) < frame.IPv4Len || frame.IPv4(ip).Proto() != frame.UDP {
+		return false
+	}
+	at := int(ip[0]&15) * 4
+	return len(ip) >= at+4 && binary.BigEndian.Uint16(ip[at+2:]) == dhcpClient
 }
 
 // steals reports whether a frame says that its sender has an address of the gateway or of another port. A question whether anybody has an address
@@ -164,7 +182,7 @@ func guard(p *Port, f *frame.Frame, gateway frame.MAC) frame.Reason {
 	if p.MAC != 0 && f.Src != p.MAC {
 		return frame.GuardSourceMAC
 	}
-	if f.Proto == frame.UDP { // guardIPv6 has the rest
+	if f.Proto == frame.UDP || f.Malformed != frame.None { // guardIPv6 has the rest
 		if why := p.serves(f); why != frame.None {
 			return why
 		}
@@ -174,6 +192,8 @@ func guard(p *Port, f *frame.Frame, gateway frame.MAC) frame.Reason {
 		if p.Flags&AnyVLAN == 0 {
 			return frame.GuardVLAN
 		}
+	case f.Malformed != frame.None && f.Flags&(frame.IsIPv4|frame.IsIPv6|frame.IsARP) == 0: // nobody knows whose address it has
+		return f.Malformed
 	case f.Flags&frame.IsIPv6 != 0:
 		return guardIPv6(p, f)
 	case p.Addr == 0 && p.Flags&NoAddress == 0:

@@ -54,7 +54,11 @@ func guardICMPv6(p *Port, f *frame.Frame, src frame.Addr6) frame.Reason {
 			return frame.GuardSourceAddress
 		}
 		if l4[0] < frame.ICMPv6Echo { // an error (RFC 4443, 2.1); see quotesOther
-			if t, _, ok := frame.Quoted6(l4); !ok || !t.Dst.IsGroup() && !p.mayUse6(t.Dst, f.Src) { // a group's members may say what is too long (RFC 4443, 2.4)
+			if len(l4) < frame.ICMPLen+frame.IPv6Len {
+				return frame.GuardICMPError
+			}
+			to := frame.IPv6(l4[frame.ICMPLen:]).Dst()
+			if !to.IsGroup() && !p.mayUse6(to, f.Src) { // a group's members may say what is too long (RFC 4443, 2.4)
 				return frame.GuardICMPError
 			}
 		}

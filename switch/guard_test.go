@@ -85,6 +85,12 @@ func TestGuardAgainstWrappings(t *testing.T) {
 	}
 	forgedARP := frametest.ARP(mac(2), mac(1), 2, frametest.Addr("10.0.0.1"), a3)
 	forgedIP := frametest.Packet{SrcMAC: mac(1), DstMAC: mac(2), Src: a3, Dst: 1}.Raw()
+	offer := frametest.Packet{SrcMAC: mac(1), DstMAC: frame.BroadcastMAC, Src: a2, Dst: 0xffffffff, SrcPort: 67, DstPort: 68, Payload: make([]byte, 300)}.Raw()
+	withTotal := func(raw []byte, total uint16) []byte { // another total length
+		raw = bytes.Clone(raw)
+		binary.BigEndian.PutUint16(raw[frame.VnetLen+14+2:], total)
+		return raw
+	}
 	for name, tt := range map[string]struct {
 		raw  []byte
 		want frame.Reason
@@ -97,7 +103,12 @@ func TestGuardAgainstWrappings(t *testing.T) {
 		"forged ARP":          {forgedARP, frame.GuardARPSender},
 		"forged ARP, 1 tag":   {tagged(forgedARP, 1), frame.GuardARPSender},
 		"forged ARP, 3 tags":  {tagged(forgedARP, 3), frame.GuardVLAN},
-		"DHCP offer":          {frametest.Packet{SrcMAC: mac(1), DstMAC: frame.BroadcastMAC, Src: a2, Dst: 0xffffffff, SrcPort: 67, DstPort: 68}.Raw(), frame.GuardDHCP},
+		"DHCP offer":          {offer, frame.GuardDHCP},
+		"DHCP offer, cut off": {withTotal(offer, 28), frame.GuardDHCP}, // a client's own filter takes it
+		"DHCP offer, longer":  {withTotal(offer, 9000), frame.GuardDHCP},
+		"forged IPv4, longer": {withTotal(forgedIP, 9000), frame.MalformedPacket},
+		"own IPv4, longer":    {withTotal(frametest.Packet{SrcMAC: mac(1), DstMAC: mac(2), Src: a2, Dst: a3}.Raw(), 9000), frame.MalformedPacket},
+		"forged ARP, cut off": {forgedARP[:frame.VnetLen+14+24], frame.MalformedPacket},
 		"DHCP discover":       {frametest.Packet{SrcMAC: mac(1), DstMAC: frame.BroadcastMAC, Src: 0, Dst: 0xffffffff, SrcPort: 68, DstPort: 67}.Raw(), frame.None},
 
 		"echo request":               {packet6(own6, 58, 128, 0, 0, 0, 0, 1, 0, 1), frame.None},
@@ -128,7 +139,9 @@ func TestGuardAgainstWrappings(t *testing.T) {
 		"time exceeded, another's":   {icmp4(11, 0, quote(a3, 1)), frame.GuardICMPError},
 		"a redirect":                 {icmp4(5, 1, quote(a3, 1)), frame.GuardICMPError},
 		"an error in a fragment":     {fragment(icmp4(3, 4, quote(a3, 1))), frame.GuardICMPError},
-		"an error about nothing":     {icmp4(3, 4, quote(a3, a2)[:20]), frame.GuardICMPError},
+		"an error about a header":    {icmp4(3, 2, quote(a3, a2)[:20]), frame.None},
+		"likewise, another's":        {icmp4(3, 2, quote(a3, 1)[:20]), frame.GuardICMPError},
+		"an error about nothing":     {icmp4(3, 4, quote(a3, a2)[:19]), frame.GuardICMPError},
 		"too big":                    {packet6(own6, 58, append([]byte{2, 0, 0, 0, 0, 0, 5, 0}, quote6(others6, own6)...)...), frame.None},
 		"too big, another's":         {packet6(own6, 58, append([]byte{2, 0, 0, 0, 0, 0, 5, 0}, quote6(others6, others6)...)...), frame.GuardICMPError},
 		"unreachable, another's":     {packet6(own6, 58, append([]byte{1, 0, 0, 0, 0, 0, 0, 0}, quote6(others6, others6)...)...), frame.GuardICMPError},
@@ -274,6 +287,8 @@ func TestWhatEveryPortMayNot(t *testing.T) {
 	}
 	me, zero, bound6 := mac(1).LinkLocal(), frame.Addr6{}, mac(2).LinkLocal()
 	dhcp := frametest.Packet{SrcMAC: mac(1), DstMAC: frame.BroadcastMAC, Src: frametest.Addr("10.0.0.2"), Dst: 0xffffffff, SrcPort: 67, DstPort: 68}.Raw()
+	cut := bytes.Clone(dhcp)
+	binary.BigEndian.PutUint16(cut[frame.VnetLen+14+2:], 24)
 	for name, tt := range map[string]struct {
 		raw           []byte
 		want, allowed frame.Reason // allowed: with setting servers
@@ -284,6 +299,7 @@ func TestWhatEveryPortMayNot(t *testing.T) {
 		"RA":                   {icmp(134, me, zero), frame.GuardRouter, frame.None},
 		"redirect":             {icmp(137, me, me), frame.GuardRouter, frame.None},
 		"DHCP offer":           {dhcp, frame.GuardDHCP, frame.None},
+		"DHCP offer, cut off":  {cut, frame.GuardDHCP, frame.None},
 		"DHCPv6 advertise":     {frametest.Packet{SrcMAC: mac(1), DstMAC: frame.AllNodes.GroupMAC(), Src6: me, Dst6: frame.AllNodes, SrcPort: 547, DstPort: 546}.Raw(), frame.GuardDHCP, frame.None},
 		"ARP as the host":      {frametest.ARP(frame.BroadcastMAC, mac(1), 2, host4, host4), frame.AddressStolen, frame.AddressStolen},
 		"IPv4 as the host":     {frametest.Packet{SrcMAC: mac(1), DstMAC: mac(2), Src: host4, Dst: 1}.Raw(), frame.AddressStolen, frame.AddressStolen},
