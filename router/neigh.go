@@ -275,10 +275,11 @@ func (r *Router) enqueue(p PuntedFrame, now frame.Tick, out Output) {
 		n = r.addNeighbor(k, Failed, p.In)
 	}
 	if n.state == Failed {
-		if r.incompleteOf[n.owner] >= maxIncomplete {
+		if r.incompleteOf[p.In%frame.MaxPorts] >= maxIncomplete {
 			out.Drop(p, frame.NeighborQueueFull)
 			return
 		}
+		r.charge(n, p.In) // whoever looks for it pays
 		r.become(n, Incomplete)
 		n.mac, n.probes, n.since = 0, 1, now
 		n.next = now + retransTime

@@ -7,6 +7,7 @@
 package dnstcp
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"io"
@@ -69,6 +70,7 @@ type Server struct {
 	origins map[ends]*connection
 	ofPort  map[frame.PortID]int // that have not ended
 	live    int                  // likewise, of all ports
+	resets  [][]byte             // for the stack, which keeps what never opened for two minutes
 }
 
 // ends identify a connection.
@@ -82,6 +84,7 @@ type connection struct {
 	open  bool
 	ended bool           // it is kept for its last segments only
 	conn  *gonet.TCPConn // nil until it is open
+	syn   []byte         // the packet that began it, until it is open
 }
 
 // New makes a server.
@@ -92,12 +95,30 @@ func New(o Options) *Server {
 // Segment takes an IP packet with a TCP segment to a gateway. It does not wait. The packet is the server's.
 func (s *Server) Segment(from Origin, packet []byte) {
 	e, flags, ok := parse(packet)
-	if !ok || !s.note(e, from, flags) {
+	if !ok {
 		return
 	}
-	s.start.Do(s.begin)
+	taken := s.note(e, from, flags)
+	s.mu.Lock()
+	resets := s.resets
+	s.resets = nil
+	if c := s.origins[e]; taken && c != nil && !c.open && c.syn == nil {
+		c.syn = bytes.Clone(packet)
+	}
+	s.mu.Unlock()
+	for _, reset := range resets {
+		s.inject(reset)
+	}
+	if taken {
+		s.start.Do(s.begin)
+		s.inject(packet)
+	}
+}
+
+// inject gives a packet to the stack.
+func (s *Server) inject(packet []byte) {
 	proto := header.IPv4ProtocolNumber
-	if e.remote.Addr().Is6() {
+	if header.IPVersion(packet) == header.IPv6Version {
 		proto = header.IPv6ProtocolNumber
 	}
 	p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
@@ -129,6 +150,18 @@ func parse(packet []byte) (e ends, flags header.TCPFlags, ok bool) {
 	}
 	t := header.TCP(packet[at:])
 	return ends{netip.AddrPortFrom(src, t.SourcePort()), netip.AddrPortFrom(dst, t.DestinationPort())}, t.Flags(), true
+}
+
+// resetOf makes the reset of a connection out of the packet that began it: in SYN-RECEIVED, it ends the connection (RFC 9293, 3.10.7.4).
+func resetOf(syn []byte) []byte {
+	at := header.IPv6MinimumSize
+	if header.IPVersion(syn) == header.IPv4Version {
+		at = int(header.IPv4(syn).HeaderLength())
+	}
+	t := header.TCP(syn[at:])
+	t.SetFlags(uint8(header.TCPFlagRst))
+	t.SetSequenceNumber(t.SequenceNumber() + 1)
+	return syn
 }
 
 // note remembers where a connection comes from, and reports whether its segment is taken. A connection begins with a SYN.
@@ -205,7 +238,10 @@ func (s *Server) endLocked(c *connection) {
 	if c.ended {
 		return
 	}
-	c.ended = true
+	if c.ended = true; !c.open && c.syn != nil {
+		s.resets = append(s.resets, resetOf(c.syn))
+	}
+	c.syn = nil
 	s.live--
 	if s.ofPort[c.Port]--; s.ofPort[c.Port] == 0 {
 		delete(s.ofPort, c.Port)
@@ -229,7 +265,7 @@ func (s *Server) begin() {
 	s.stack.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: device}, {Destination: header.IPv6EmptySubnet, NIC: device}})
 	s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &tcpip.TCPReceiveBufferSizeRangeOption{Min: 4096, Default: room, Max: room})
 	s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &tcpip.TCPSendBufferSizeRangeOption{Min: 4096, Default: room, Max: room})
-	s.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(s.stack, room, maxConnections, s.accept).HandlePacket)
+	s.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(s.stack, room, 2*maxConnections, s.accept).HandlePacket)
 	go s.deliver()
 }
 
@@ -269,6 +305,13 @@ func (s *Server) accept(r *tcp.ForwarderRequest) {
 	end, err := r.CreateEndpoint(&queue)
 	if err != nil {
 		r.Complete(true)
+		s.mu.Lock()
+		if c := s.origins[e]; c != nil && !c.open {
+			c.syn = nil // the stack knows of it no more
+			s.endLocked(c)
+			delete(s.origins, e)
+		}
+		s.mu.Unlock()
 		return
 	}
 	r.Complete(false)
@@ -276,7 +319,7 @@ func (s *Server) accept(r *tcp.ForwarderRequest) {
 	s.mu.Lock()
 	known := s.origins[e]
 	if known != nil {
-		known.open, known.conn = true, c
+		known.open, known.conn, known.syn = true, c, nil
 	}
 	s.mu.Unlock()
 	if known == nil {

@@ -8,6 +8,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/frame/frametest"
 )
 
 // A port, and all ports together, have a bound on their connections. Those that never began are forgotten.
@@ -89,6 +90,45 @@ func TestOthersFindRoom(t *testing.T) {
 		if n < maxConnections/9-1 {
 			t.Errorf("port %d has %d connections left", port, n)
 		}
+	}
+}
+
+// Connections that never open keep no other one out, however many of them there were.
+func TestHalfOpen(t *testing.T) {
+	answered := make(chan frame.PortID, 10000)
+	s := New(Options{Send: func(to Origin, _ []byte) { answered <- to.Port }})
+	begin := func(i int, from frame.PortID) {
+		p := frametest.Packet{Src: frametest.Addr("172.29.0.2") + frame.Addr(from), Dst: frametest.Addr("172.29.0.1"), SrcPort: uint16(1 + i), DstPort: 53, Proto: frame.TCP, Flags: frame.FlagSYN, TCPSeq: uint32(1 + 7*i)}
+		s.Segment(Origin{Port: from, Net: 1}, p.Raw()[frame.VnetLen+frame.EthernetLen:])
+	}
+	wait := func(of frame.PortID) {
+		t.Helper()
+		again, end := time.NewTicker(50*time.Millisecond), time.After(20*time.Second)
+		defer again.Stop()
+		for {
+			select {
+			case port := <-answered:
+				if port == of {
+					return
+				}
+			case <-again.C:
+				begin(60000, of) // as a client does
+			case <-end:
+				t.Fatalf("the question of port %d is not answered", of)
+			}
+		}
+	}
+	for wave := range 6 {
+		for i := range maxConnections {
+			begin(1000*wave+i, frame.PortID(1+i/maxOfPort))
+		}
+		s.mu.Lock()
+		for _, c := range s.origins {
+			c.since = time.Now().Add(-2 * idle)
+		}
+		s.mu.Unlock()
+		begin(60000, frame.PortID(100+wave))
+		wait(frame.PortID(100 + wave))
 	}
 }
 

@@ -150,6 +150,22 @@ func TestNeighborsOfOnePort(t *testing.T) {
 	must(t, n, "b:5000 > d:7 \"another port\"\nd < b:5000 \"another port\"\n")
 }
 
+// A port that may look for no further neighbor keeps none from others: not one that it asks for all the time.
+func TestNeighborOfAnotherPort(t *testing.T) {
+	n := play(t, pressedBed+"network 2 10.1.0.1/16\nhost d 10.1.255.9 port 3 net 2\n")
+	a, d := n.host("a"), n.host("d")
+	gateway, _ := n.DP.Router.Interface(1)
+	ask := func(to frame.Addr) {
+		n.Inject(a, frametest.Packet{SrcMAC: a.MAC, DstMAC: gateway.MAC, Src: a.Addr, Dst: to, SrcPort: 1, DstPort: 7}.Raw())
+	}
+	for i := range 100 {
+		ask(frametest.Addr("10.1.0.2") + frame.Addr(i))
+	}
+	ask(d.Addr) // there is an entry now
+	d.inbox = nil
+	must(t, n, "b:5000 > d:7 \"another port\"\nd < b:5000 \"another port\"\n")
+}
+
 // Many ports that look for absent neighbors leave room for another one's.
 func TestNeighborsOfManyPorts(t *testing.T) {
 	n := play(t, "network 1 10.0.0.1/24\nnetwork 2 10.1.0.1/16\n"+hosts(71)+"host d 10.1.255.9 port 90 net 2\n")
