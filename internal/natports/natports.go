@@ -2,6 +2,7 @@
 package natports
 
 import (
+	"net/netip"
 	"slices"
 
 	"github.com/uvswitch/uvswitch/internal/model"
@@ -10,8 +11,8 @@ import (
 )
 
 // Pools returns the ports for TCP, and those for UDP and SCTP: the ranges of the configuration without ports that the host listens on, or that
-// are published. A port that the host's kernel picks for a connection of its own may be a container's, too: both are known by their remote ends.
-func Pools(ranges string, used []usedports.Listener, published []*model.Publish) (pools [2]*nat.PortSet) {
+// are published. inside tells addresses of the switch's own networks: what has one of these is not in NAT's way. A port that the host's kernel picks for a connection of its own may be a container's, too: both are known by their remote ends.
+func Pools(ranges string, used []usedports.Listener, inside func(netip.Addr) bool, published []*model.Publish) (pools [2]*nat.PortSet) {
 	all, _ := model.ParsePortRanges(ranges)
 	for i, proto := range []string{"tcp", "udp"} {
 		s := nat.NewPortSet()
@@ -22,7 +23,7 @@ func Pools(ranges string, used []usedports.Listener, published []*model.Publish)
 			s.AddRange(1, 1023) // only for flows that have a privileged port inside (RFC 4787, REQ-3a)
 		}
 		for _, l := range used {
-			if l.Proto == proto && !l.Addr.IsLoopback() {
+			if l.Proto == proto && !l.Addr.IsLoopback() && !inside(l.Addr) {
 				s.Release(l.Port)
 			}
 		}

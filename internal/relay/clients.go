@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"cmp"
 	"net/netip"
 	"sync"
 	"time"
@@ -9,13 +8,14 @@ import (
 	"github.com/uvswitch/uvswitch/internal/rights"
 )
 
-// A registry has the clients of all relays. Each takes up to six descriptors of the switch (io.Copy keeps pipes), so that there is a bound. Beyond it,
-// the remote address that has most clients loses one that has been silent for long.
+// A registry has the clients of all relays. Each takes descriptors of the switch, so that there is a bound. Beyond it, the remote address that has most
+// clients loses one that has been silent for long.
 type registry struct {
-	mu   sync.Mutex // Lock 96
-	most int        // 0: as many as the limit of open files allows
-	n    int
-	of   map[netip.Addr]map[*client]struct{} // by remote address
+	mu     sync.Mutex // Lock 96
+	limit  func() int
+	shares bool // no address has more than what is left for others
+	n      int
+	of     map[netip.Addr]map[*client]struct{} // by remote address, or by the first 64 bits of one of IPv6: a station may have all addresses that begin so
 }
 
 // A client is one of the registry.
@@ -25,31 +25,48 @@ type client struct {
 	close  func()               // must not wait
 }
 
-var allClients registry
+// A connection takes up to six descriptors, since io.Copy keeps pipes. A UDP client takes one, and a port of the host: these are few, and the host's own programs
+// need them, too.
+var (
+	connections = registry{limit: func() int { return min(max(rights.RelayFiles()/12, 16), 65536) }}
+	udpClients  = registry{limit: func() int { return min(max(rights.RelayFiles()/2, 64), 4096) }, shares: true}
+)
 
-// maxClients is how many clients the limit of open files allows.
-func maxClients() int { return min(max(rights.RelayFiles()/6, 16), 65536) }
+// fewClients is how many clients an address may always have.
+const fewClients = 64
 
 // add takes a client in, and puts another one out if there are too many.
 func (r *registry) add(c *client) {
 	r.mu.Lock()
 	var out *client
-	if r.n >= cmp.Or(r.most, maxClients()) {
+	own, left := r.of[c.key()], r.limit()-r.n
+	switch {
+	case left <= 0:
 		out = r.worst()
-		r.removeLocked(out)
+	case r.shares && len(own) >= max(left, fewClients):
+		out = longestSilent(own)
 	}
+	r.removeLocked(out)
 	if r.of == nil {
 		r.of = map[netip.Addr]map[*client]struct{}{}
 	}
-	if r.of[c.remote] == nil {
-		r.of[c.remote] = map[*client]struct{}{}
+	if r.of[c.key()] == nil {
+		r.of[c.key()] = map[*client]struct{}{}
 	}
-	r.of[c.remote][c] = struct{}{}
+	r.of[c.key()][c] = struct{}{}
 	r.n++
 	r.mu.Unlock()
 	if out != nil {
 		out.close()
 	}
+}
+
+func (c *client) key() netip.Addr {
+	if !c.remote.Is6() || c.remote.Is4In6() {
+		return c.remote
+	}
+	p, _ := c.remote.WithZone("").Prefix(64)
+	return p.Addr()
 }
 
 // makeRoom puts a client out, and reports whether there was one.
@@ -68,23 +85,27 @@ func (r *registry) makeRoom() bool {
 const looks = 32
 
 // worst is the client that is put out next; nil if there is none.
-func (r *registry) worst() (worst *client) {
+func (r *registry) worst() *client {
 	var most map[*client]struct{}
 	for _, clients := range r.of {
 		if len(clients) > len(most) {
 			most = clients
 		}
 	}
+	return longestSilent(most)
+}
+
+func longestSilent(clients map[*client]struct{}) (c *client) {
 	left, longest := looks, time.Duration(-1)
-	for c := range most { // in any order
-		if silent := c.silent(); silent > longest {
-			worst, longest = c, silent
+	for x := range clients { // in any order
+		if silent := x.silent(); silent > longest {
+			c, longest = x, silent
 		}
 		if left--; left == 0 {
 			break
 		}
 	}
-	return worst
+	return c
 }
 
 func (r *registry) remove(c *client) {
@@ -98,12 +119,12 @@ func (r *registry) removeLocked(c *client) {
 	if c == nil {
 		return
 	}
-	if _, in := r.of[c.remote][c]; !in {
+	if _, in := r.of[c.key()][c]; !in {
 		return
 	}
-	delete(r.of[c.remote], c)
-	if len(r.of[c.remote]) == 0 {
-		delete(r.of, c.remote)
+	delete(r.of[c.key()], c)
+	if len(r.of[c.key()]) == 0 {
+		delete(r.of, c.key())
 	}
 	r.n--
 }

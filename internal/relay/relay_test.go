@@ -79,8 +79,9 @@ func TestIdleClients(t *testing.T) {
 
 // A client that goes on stays, beside very many of the same address that say nothing.
 func TestBusyClientStays(t *testing.T) {
-	defer func(most int) { allClients.most = most }(allClients.most)
-	allClients.most = 100
+	before := connections.limit
+	t.Cleanup(func() { connections.limit = before }) // after the relay has ended
+	connections.limit = func() int { return 100 }
 	at := relayTo(t, echo(t))
 	dial := func() net.Conn {
 		c, err := net.Dial("tcp", at.String())

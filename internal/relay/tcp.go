@@ -19,7 +19,7 @@ func (s *Set) acceptTCP(i int) {
 	switch {
 	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
 		if errors.Is(err, unix.EMFILE) { // else others have taken what is missing
-			allClients.makeRoom()
+			connections.makeRoom()
 		}
 		time.Sleep(10 * time.Millisecond) // until some are closed
 		return
@@ -65,8 +65,8 @@ func relayTCP(ctx context.Context, in *net.TCPConn, remote netip.Addr, to []neti
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	me := &client{remote: remote, silent: func() time.Duration { return silence(in) }, close: cancel}
-	allClients.add(me)
-	defer allClients.remove(me)
+	connections.add(me)
+	defer connections.remove(me)
 	dialer := net.Dialer{Timeout: 10 * time.Second}
 	c, err := dialer.DialContext(ctx, "tcp", to[0].String())
 	if err != nil && len(to) > 1 { // the program may listen on IPv4 only

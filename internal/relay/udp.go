@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -76,7 +77,7 @@ func (r *udpRelay) session(who udpClient) net.Conn {
 	}
 	to := targets[0].String()
 	c, err := (&net.Dialer{}).DialContext(r.set.ctx, "udp", to)
-	if errors.Is(err, unix.EMFILE) && allClients.makeRoom() {
+	if errors.Is(err, unix.EMFILE) && udpClients.makeRoom() {
 		c, err = (&net.Dialer{}).DialContext(r.set.ctx, "udp", to)
 	}
 	if err != nil {
@@ -90,11 +91,11 @@ func (r *udpRelay) session(who udpClient) net.Conn {
 	r.mu.Lock()
 	r.sessions[who] = s
 	r.mu.Unlock()
-	allClients.add(&s.client)
+	udpClients.add(&s.client)
 	r.set.clients.Add(1)
 	r.set.done.Go(func() {
 		r.answer(s, who)
-		allClients.remove(&s.client)
+		udpClients.remove(&s.client)
 		r.mu.Lock()
 		if r.sessions[who] == s {
 			delete(r.sessions, who)
@@ -105,22 +106,29 @@ func (r *udpRelay) session(who udpClient) net.Conn {
 	return c
 }
 
+// buffers are for answers: a client needs none while it waits for one.
+var buffers = sync.Pool{New: func() any { return new([maxDatagram]byte) }}
+
 // answer copies answers back until the client is idle or the relay ends.
 func (r *udpRelay) answer(s *udpSession, who udpClient) {
-	c := s.conn
-	buf := make([]byte, maxDatagram)
-	for {
-		n, err := c.Read(buf)
-		if errors.Is(err, unix.ECONNREFUSED) {
-			continue
-		}
-		if err != nil {
-			return
-		}
-		now := time.Now()
-		s.last.Store(now.UnixNano())
-		_ = c.SetReadDeadline(now.Add(udpIdle))
-		_ = unix.Sendmsg(r.set.sockets[who.port], buf[:n], answerFrom(who.asked), sockaddr(who.from, who.zone), unix.MSG_DONTWAIT)
+	wait, err := s.conn.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return
+	}
+	for err == nil {
+		err = wait.Read(func(fd uintptr) bool {
+			buf := buffers.Get().(*[maxDatagram]byte)
+			defer buffers.Put(buf)
+			n, err := unix.Read(int(fd), buf[:])
+			if err != nil {
+				return !errors.Is(err, unix.EAGAIN) // of what was sent; else nothing has come yet
+			}
+			now := time.Now()
+			s.last.Store(now.UnixNano())
+			_ = s.conn.SetReadDeadline(now.Add(udpIdle))
+			_ = unix.Sendmsg(r.set.sockets[who.port], buf[:n], answerFrom(who.asked), sockaddr(who.from, who.zone), unix.MSG_DONTWAIT)
+			return true
+		})
 	}
 }
 

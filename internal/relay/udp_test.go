@@ -10,8 +10,9 @@ import (
 
 // Clients have a bound. The remote address that has most of them loses some of those that have been silent for long.
 func TestClientsAreBounded(t *testing.T) {
-	defer func(most int) { allClients.most = most }(allClients.most)
-	allClients.most = 500
+	before := udpClients.limit
+	t.Cleanup(func() { udpClients.limit = before }) // after the relay has ended
+	udpClients.limit = func() int { return 500 }
 	target, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
@@ -26,7 +27,7 @@ func TestClientsAreBounded(t *testing.T) {
 	who := func(addr string, port int) udpClient {
 		return udpClient{from: netip.AddrPortFrom(netip.MustParseAddr(addr), uint16(port)), asked: netip.IPv6Loopback()}
 	}
-	const greedy, polite = "2001:db8::1", "2001:db8::2"
+	const greedy, polite = "2001:db8::1", "2001:db8:0:1::2"
 	if r.session(who(polite, 1)) == nil {
 		t.Fatal("the first client is not served")
 	}
@@ -38,7 +39,7 @@ func TestClientsAreBounded(t *testing.T) {
 	if r.session(who(polite, 2)) == nil {
 		t.Error("beside very many clients, another one is not served")
 	}
-	r.set.settle(t, 500)
+	r.set.settle(t, 252) // an address has no more than what is left for others
 	r.mu.Lock()
 	for i := range 10 {
 		if r.sessions[who(greedy, 1590+i)] == nil {
@@ -52,8 +53,8 @@ func TestClientsAreBounded(t *testing.T) {
 	}
 	r.mu.Unlock()
 	s.Close()
-	if allClients.n != 0 || len(allClients.of) != 0 {
-		t.Errorf("%d clients of %d addresses are left in the end", allClients.n, len(allClients.of))
+	if udpClients.n != 0 || len(udpClients.of) != 0 {
+		t.Errorf("%d clients of %d addresses are left in the end", udpClients.n, len(udpClients.of))
 	}
 }
 
