@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
@@ -51,7 +52,7 @@ func (d *Daemon) Unread() map[frame.PortID]Unread {
 // tellUnread tells that n packets of a port were not read since the last look.
 func (d *Daemon) tellUnread(p *model.Port, n uint64) {
 	text := fmt.Sprintf("port %s sends faster than the switch reads it: %s in %d s were not read, and its device drops what does not fit into its queue", p.Name, events.Counted(n, "packet"), int(refusalsEvery.Seconds()))
-	d.happened.Add(api.Event{Event: events.Refusal, Action: events.Began, Port: p.Name, Network: p.Network, Reason: notRead, Count: n, Text: text})
+	d.stations.Add(api.Event{Event: events.Refusal, Action: events.Began, Port: p.Name, Network: p.Network, Reason: notRead, Count: n, Text: text})
 	d.log.Warn("a port sends faster than it is read", "port", p.Name, "packets", n, "seconds", int(refusalsEvery.Seconds()))
 }
 
@@ -82,6 +83,7 @@ func (d *Daemon) logRefusals(ctx context.Context) {
 			failed = n
 		}
 		since = tick
+		recent := sync.OnceValue(d.dp.Recent)
 		unread, many := map[frame.PortID]uint64{}, map[frame.PortID]Unread{}
 		for _, p := range d.State().Ports {
 			stats := d.dp.PortStats(p.ID)
@@ -98,10 +100,10 @@ func (d *Daemon) logRefusals(ctx context.Context) {
 				k := key{p.ID, r}
 				if now[k] = n; n > before[k] {
 					text := fmt.Sprintf("port %s was refused %s in %d s: %s", p.Name, events.Counted(n-before[k], "frame"), int(refusalsEvery.Seconds()), r)
-					if last := d.lastRefused(p.ID, r); last != "" {
+					if last := d.lastRefused(recent, p.ID, r); last != "" {
 						text += "; the last one: " + last
 					}
-					d.happened.Add(api.Event{Event: events.Refusal, Action: events.Began, Port: p.Name, Network: p.Network, Reason: r.String(), Count: n - before[k], Text: text})
+					d.stations.Add(api.Event{Event: events.Refusal, Action: events.Began, Port: p.Name, Network: p.Network, Reason: r.String(), Count: n - before[k], Text: text})
 					d.log.Warn("a port was refused", "port", p.Name, "reason", r.String(), "frames", n-before[k], "seconds", int(refusalsEvery.Seconds()))
 				}
 			}
@@ -125,12 +127,12 @@ func (d *Daemon) tellPanic(p dataplane.Panic) {
 }
 
 // lastRefused describes the last packet of a port that policies have refused for a reason; empty if it is not known.
-func (d *Daemon) lastRefused(id frame.PortID, why frame.Reason) (packet string) {
+func (d *Daemon) lastRefused(recent func() []dataplane.Drop, id frame.PortID, why frame.Reason) (packet string) {
 	if why != frame.PolicyDenied && why != frame.PolicyDropped {
 		return ""
 	}
 	last := frame.Tick(0)
-	for _, x := range d.dp.Recent() {
+	for _, x := range recent() {
 		if x.In != id || x.Reason != why || int32(x.Tick-last) < 0 {
 			continue
 		}
@@ -197,7 +199,7 @@ func (d *Daemon) tellNames(since, now frame.Tick) {
 			continue
 		}
 		if told[r.Port]++; told[r.Port] <= namesTold {
-			d.happened.Add(api.Event{Event: events.Refusal, Action: events.Began, Port: p.Name, Network: p.Network, Name: r.Name, Reason: events.NameDenied, Count: r.Count,
+			d.stations.Add(api.Event{Event: events.Refusal, Action: events.Began, Port: p.Name, Network: p.Network, Name: r.Name, Reason: events.NameDenied, Count: r.Count,
 				Text: fmt.Sprintf("port %s asked for the name %s, which its policies do not allow", p.Name, r.Name)})
 		}
 	}
@@ -215,10 +217,11 @@ func (d *Daemon) tellUnanswered(questions uint64) {
 	d.log.Warn("names of others are not resolved", "why", text)
 }
 
-// Rules with the word log: how often the last drops are read, and how many lines a rule gets in that time.
+// Rules with the word log: how often the last drops are read, how many lines a rule gets for a port in that time, and how many there are in all.
 const (
 	rulesEvery   = time.Second
 	linesPerRule = 10
+	mostLines    = 200
 )
 
 // logRules writes to the log what rules with the word log refuse, until ctx is done.
@@ -239,7 +242,11 @@ func (d *Daemon) logRules(ctx context.Context) {
 			seen = now
 			continue
 		}
-		lines := map[string]int{}
+		type key struct {
+			port frame.PortID
+			rule string
+		}
+		lines, all := map[key]int{}, 0
 		for _, x := range d.dp.Recent() {
 			if x.Reason != frame.PolicyDenied && x.Reason != frame.PolicyDropped || int32(x.Tick-seen) < 0 || int32(x.Tick-now) >= 0 {
 				continue
@@ -249,9 +256,11 @@ func (d *Daemon) logRules(ctx context.Context) {
 			if !ok || !why.Log {
 				continue
 			}
-			if lines[why.Why]++; lines[why.Why] <= linesPerRule {
+			k := key{x.In, why.Why}
+			if lines[k]++; lines[k] <= linesPerRule && all < mostLines {
+				all++
 				port := d.State().PortName(x.In)
-				d.happened.Add(api.Event{Event: events.Refusal, Action: events.Began, Port: port, Reason: x.Reason.String(), Count: 1, Text: fmt.Sprintf("port %s was refused %s: %s", port, why.Packet, why.Why)})
+				d.stations.Add(api.Event{Event: events.Refusal, Action: events.Began, Port: port, Reason: x.Reason.String(), Count: 1, Text: fmt.Sprintf("port %s was refused %s: %s", port, why.Packet, why.Why)})
 				d.log.Warn("a policy refused a packet", "port", port, "packet", why.Packet, "why", why.Why)
 			}
 		}
