@@ -74,19 +74,32 @@ func (v *view) flowStats() api.FlowStats {
 	four, six := n.UsedByFamily()
 	most, most6 := n.Limits()
 	x := api.FlowStats{
-		Used: four, Limit: most, Used6: six, Limit6: most6, Quota: n.FlowQuota(), States: map[string]int{}, Holders: map[string]int{}, Missed: v.missed(),
+		Used: four, Limit: most, Used6: six, Limit6: most6, Quota: n.FlowQuota(), States: map[string]int{}, Missed: v.missed(),
 	}
 	x.Created, x.Ended = n.Stats()
 	n.Flows(v.dp.Now(), func(f nat.Flow) bool {
 		x.States[stateOf(f)]++
 		return true
 	})
+	x.Holders, x.Tenants = v.held(n.FlowsOf)
+	return x
+}
+
+// held counts what ports hold, by port and by tenant.
+func (v *view) held(by func(frame.PortID) int) (ports, tenants map[string]int) {
+	ports, tenants = map[string]int{}, map[string]int{}
 	for i := range v.Ports {
-		if held := n.FlowsOf(v.Ports[i].ID); held > 0 {
-			x.Holders[v.Ports[i].Name] = held
+		p := &v.Ports[i]
+		n := by(p.ID)
+		if n == 0 {
+			continue
+		}
+		ports[p.Name] = n
+		if p.Spec.Tenant != "" {
+			tenants[p.Spec.Tenant] += n
 		}
 	}
-	return x
+	return ports, tenants
 }
 
 // stateOf names a flow's state for totals: TCP's, else whether it was answered.

@@ -455,19 +455,17 @@ func (v *view) portUse() []api.PortUse {
 	out := []api.PortUse{}
 	n := v.dp.NAT
 	tcpQuota, udpQuota := n.PortQuota()
-	for _, proto := range []uint8{frame.TCP, frame.UDP} {
-		u := n.PortUseOf(proto)
-		x := api.PortUse{Protocol: frame.ProtoName(proto), Used: u.Used, Resting: u.Resting, Limit: u.Limit, Quota: tcpQuota, Holders: map[string]int{}}
-		for i := range v.Ports {
-			tcp, udp := n.PortsOf(v.Ports[i].ID)
-			held := tcp
-			if proto == frame.UDP {
-				x.Quota, held = udpQuota, udp
-			}
-			if held > 0 {
-				x.Holders[v.Ports[i].Name] = held
-			}
-		}
+	for _, of := range []struct {
+		proto uint8
+		quota int
+		held  func(frame.PortID) int
+	}{
+		{frame.TCP, tcpQuota, func(id frame.PortID) int { tcp, _ := n.PortsOf(id); return tcp }},
+		{frame.UDP, udpQuota, func(id frame.PortID) int { _, udp := n.PortsOf(id); return udp }},
+	} {
+		u := n.PortUseOf(of.proto)
+		x := api.PortUse{Protocol: frame.ProtoName(of.proto), Used: u.Used, Resting: u.Resting, Limit: u.Limit, Quota: of.quota}
+		x.Holders, x.Tenants = v.held(of.held)
 		out = append(out, x)
 	}
 	return out

@@ -114,6 +114,9 @@ func printFlowStats(w io.Writer, s api.FlowStats) {
 	for _, k := range byName(s.Holders) {
 		row(w, "held by "+k, s.Holders[k])
 	}
+	for _, k := range byName(s.Tenants) {
+		row(w, "held by tenant "+k, s.Tenants[k])
+	}
 	if s.Missed > 0 {
 		row(w, "events lost", s.Missed)
 	}

@@ -56,6 +56,9 @@ func printPortUse(w io.Writer, rows []api.PortUse) {
 		for _, name := range byName(u.Holders) {
 			held = append(held, fmt.Sprintf("%s %d", name, u.Holders[name]))
 		}
+		for _, name := range byName(u.Tenants) {
+			held = append(held, fmt.Sprintf("tenant %s %d", name, u.Tenants[name]))
+		}
 		row(w, u.Protocol, u.Used, u.Resting, u.Limit, u.Quota, strings.Join(held, ", "))
 	}
 }

@@ -307,6 +307,11 @@ func TestTenants(t *testing.T) {
 	for _, from := range []string{"red1", "red2", "web"} {
 		ping(b, from, "10.1.0.2")
 	}
+	for _, from := range []string{"red1", "red2", "web"} {
+		b.Sh(from, `bash -c "echo >/dev/udp/10.1.0.2/9"`)
+	}
+	contains(t, b.CLI("nat", "ports"), "red1 1, red2 1, web 1, tenant red 2")
+	contains(t, b.CLI("flow", "stats"), "held by tenant red")
 	b.CLI("port", "del", "red1")
 	ping(b, "red2", "10.1.0.2")
 	if p := port(b, "web"); p.Tenant != "" {

@@ -192,11 +192,18 @@ func ofQuestions(list []api.Unanswered) (out []api.Problem) {
 }
 
 func ofShares(list []api.PortUse) (out []api.Problem) {
+	const widen = "or widen the ports for NAT: `uvswitch nat set ports 1024-65535`, and for the next start --nat-ports of run or uplink.ports in the configuration file"
 	for _, u := range list {
 		for name, held := range u.Holders {
 			if (api.Table{Used: held, Limit: u.Quota}).NearlyFull() {
 				out = append(out, api.Problem{Key: "shares " + name + " " + u.Protocol, Kind: "shares", Port: name, Text: fmt.Sprintf("port %s holds %d of the %d outside ports of %s that it may have", name, held, u.Quota, u.Protocol),
-					Remedy: fmt.Sprintf("see its flows: `uvswitch flow ls --port %s`; or widen the ports for NAT: `uvswitch nat set ports 1024-65535`, and for the next start --nat-ports of run or uplink.ports in the configuration file", name)})
+					Remedy: fmt.Sprintf("see its flows: `uvswitch flow ls --port %s`; %s", name, widen)})
+			}
+		}
+		for name, held := range u.Tenants {
+			if (api.Table{Used: held, Limit: u.Quota}).NearlyFull() {
+				out = append(out, api.Problem{Key: "shares of tenant " + name + " " + u.Protocol, Kind: "shares", Text: fmt.Sprintf("the ports of tenant %s hold %d of the %d outside ports of %s that they may have together", name, held, u.Quota, u.Protocol),
+					Remedy: "see which ports hold them: `uvswitch nat ports`; " + widen})
 			}
 		}
 	}

@@ -19,7 +19,7 @@ func TestList(t *testing.T) {
 		return Drops{Count: count, Last: api.Verdict{Reason: reason, In: "web", Out: "db", Packet: "some packet", Remedy: "do it"}}
 	}
 	good := Facts{Status: api.Status{Uplink: api.Uplink{State: "up"}, Tables: map[string]api.Table{"flows": {Used: 90, Limit: 100}, "flows6": {}}}, Ports: ports,
-		Use:   []api.PortUse{{Protocol: "tcp", Quota: 10, Holders: map[string]int{"web": 9}}},
+		Use:   []api.PortUse{{Protocol: "tcp", Quota: 10, Holders: map[string]int{"web": 9}, Tenants: map[string]int{"acme": 9}}},
 		Flows: []api.Flow{flow(1, "tcp", "172.29.0.2", "203.0.113.8", 2), flow(2, "udp", "172.29.0.2", "203.0.113.8", 99)},
 		Drops: []Drops{drop("ack_superseded", 999), drop("not_for_us", 999), drop("fragmentation_needed", 3), drop("no_egress", 999)},
 	}
@@ -30,7 +30,7 @@ func TestList(t *testing.T) {
 		Status:     api.Status{Networks: []api.Network{{Name: "default", Gateway: "172.29.0.1", Gateway6: "fd00::1", Routes6: []string{"::/0"}, MTU: 1500}}, Uplink: api.Uplink{State: "down", Why: "no route"}, Tables: map[string]api.Table{"flows": {Used: 91, Limit: 100}}, Waiting: []api.WaitingPort{{Port: "late", Why: "no namespace"}}, SilentNames: []string{"192.0.2.53"}, NamesWhy: "denied"},
 		Ports:      append(ports, api.Port{Name: "c3", State: "down", Kind: "tap", Ifname: "eth0", Netns: "c3", Network: "default", MTU: 1280, Addresses: []string{"172.29.0.4/16", "fd00::4/64"}}, api.Port{Name: "vm", State: "down", Kind: "vde", Ifname: "/run/vde"}),
 		Unanswered: []api.Unanswered{{Port: "web", Dst: "172.29.0.77", Count: 3, Why: "nobody", Remedy: "start it"}},
-		Use:        []api.PortUse{{Protocol: "tcp", Quota: 10, Holders: map[string]int{"web": 10}}},
+		Use:        []api.PortUse{{Protocol: "tcp", Quota: 10, Holders: map[string]int{"web": 10}, Tenants: map[string]int{"acme": 10}}},
 		Flows: []api.Flow{flow(1, "tcp", "172.29.0.2", "203.0.113.8", 3), flow(1, "tcp", "172.29.0.2", "203.0.113.8", 3), flow(2, "tcp", "172.29.0.2", "203.0.113.8", 3), flow(3, "tcp", "172.29.0.2", "172.29.0.3", 3),
 			published, flow(5, "icmp", "2001:db8::7", "fd00::2", 3)},
 		Drops: []Drops{drop("guard_source_address", 1), drop("fragmentation_needed", 30), {Count: 5, Last: api.Verdict{Reason: "port_down", In: "web", Out: "c3"}}},
@@ -64,6 +64,7 @@ func TestList(t *testing.T) {
 		"uplink : the uplink is down: no route -> ", "ports : port late of the configuration file waits: no namespace", "names : these name servers", "names : /etc/resolv.conf was replaced", "tables : table flows is nearly full: 91 of 100",
 		"ports c3: port c3 is down: its device eth0 is not up -> bring it up: `ip netns exec c3 ip link set eth0 up`; it has lost its IPv6 address fd00::4/64: `ip netns exec c3 ip addr add fd00::4/64 dev eth0 nodad`; and its route to 0.0.0.0/0: `ip netns exec c3 ip route add default via 172.29.0.1`; and its route to ::/0: `ip netns exec c3 ip -6 route add ::/0 via fd00::1 dev eth0`",
 		"mtu c3: port c3 has MTU 1280, but its network default has MTU 1500", "neighbors web: web asks for 172.29.0.77", "shares web: port web holds 10 of the 10",
+		"shares : the ports of tenant acme hold 10 of the 10 outside ports of tcp that they may have together -> ",
 		"answers web: web gets no answer from outside (tcp to 203.0.113.8:443, 2 flows)", "answers web: web gets no answer from port db (tcp to 172.29.0.3:443)", "answers web: web does not answer 198.51.100.7, a client of a published port (tcp to 172.29.0.2:80)", "answers web: web does not answer (icmp to [fd00::2]:443)",
 		"172.29.0.1 is the address of the gateway, and none of these packets went on; if what is in port c3 attacks: `uvswitch port del c3`; if its device has the address by mistake (`ip netns exec c3 ip addr`): give the device",
 		"172.29.0.3 is the address of port db, and none", "flow_invalid: packets from port web to port db were dropped: ", "floods web: port web sends faster than the switch reads it: its device has dropped packets (70000 packets were not read, 4 s ago)",
@@ -74,7 +75,7 @@ func TestList(t *testing.T) {
 			t.Errorf("no %q in:\n%s", want, &said)
 		}
 	}
-	if n := len(List(bad)); n != 20 {
+	if n := len(List(bad)); n != 21 {
 		t.Errorf("%d problems:\n%s", n, &said)
 	}
 }

@@ -607,7 +607,8 @@ type NATSet struct {
 	Ports string `json:"ports"` // ranges of outside ports that NAT may give out, such as "1024-65535"
 }
 
-// A PortUse counts the used outside ports of one protocol. Holders has the count by port of the switch.
+// A PortUse counts the used outside ports of one protocol. Holders has the count by port of the switch, Tenants by tenant: the ports of a tenant
+// together have the limit of one port.
 type PortUse struct {
 	Protocol string         `json:"protocol"`
 	Used     int            `json:"used"`
@@ -615,6 +616,7 @@ type PortUse struct {
 	Limit    int            `json:"limit"`
 	Quota    int            `json:"quota"` // limit for one port of the switch
 	Holders  map[string]int `json:"holders"`
+	Tenants  map[string]int `json:"tenants,omitempty"`
 }
 
 // FlowStats are totals since the start, as in `conntrack -S`, and the current flows by state and by port of the switch.
@@ -628,6 +630,7 @@ type FlowStats struct {
 	Ended   map[string]uint64 `json:"ended"`  // by cause: timed_out, evicted, replaced, flushed
 	States  map[string]int    `json:"states"` // by protocol and state
 	Holders map[string]int    `json:"holders"`
+	Tenants map[string]int    `json:"tenants,omitempty"` // the ports of a tenant together have the limit of one port
 	Missed  uint64            `json:"events_missed"`
 }
 
