@@ -25,7 +25,7 @@ func (s *Switch) ask(snap *snapshot, b *frame.Batch, f *frame.Frame, n *Network)
 		f.PuntFor(frame.GatewayService)
 		return
 	}
-	if !b.Dry && hasSender(f) {
+	if !b.Dry && mustBeAnswered(f) {
 		s.questions.note(f.In, a, b.Tick)
 	}
 	if owner == frame.NoPort {
@@ -60,14 +60,15 @@ func asksFor(f *frame.Frame) (a frame.Addr6, ok bool) {
 	return a, false
 }
 
-// hasSender reports whether a question comes from a station that has an address. A station without an address asks whether its next address is free.
+// mustBeAnswered reports whether a question is one that a station answers (RFC 826; RFC 4861, 7.1.1), and comes from a station that has an address. A
+// station without an address asks whether its next address is free.
 //
 //uvswitch:hot
-func hasSender(f *frame.Frame) bool {
+func mustBeAnswered(f *frame.Frame) bool {
 	if f.Flags&frame.IsARP != 0 {
-		return f.ARP().SenderAddr() != 0
+		return f.ARP().IsForEthernet() && f.ARP().SenderAddr() != 0
 	}
-	return !f.IPv6().Src().IsZero()
+	return f.IPv6().HopLimit() == 255 && !f.IPv6().Src().IsZero()
 }
 
 // answersFor returns the address whose owner a frame names to its receiver: an ARP reply or a neighbor advertisement.

@@ -98,6 +98,11 @@ func (h ICMPHeader) UpdateChecksum(pseudo uint16) {
 // ARPPacket is an ARP packet for IPv4 over Ethernet (RFC 826). Its methods need ARPLen bytes, which Parse has checked.
 type ARPPacket []byte
 
+// IsForEthernet reports whether the packet says that it is for IPv4 over Ethernet: nobody answers another one.
+func (p ARPPacket) IsForEthernet() bool {
+	return binary.BigEndian.Uint64(p)>>16 == 1<<32|TypeIPv4<<16|6<<8|4
+}
+
 func (p ARPPacket) Operation() uint16 { return binary.BigEndian.Uint16(p[6:]) }
 func (p ARPPacket) SenderMAC() MAC    { return LoadMAC(p[8:]) }
 func (p ARPPacket) SenderAddr() Addr  { return LoadAddr(p[14:]) }
