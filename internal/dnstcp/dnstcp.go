@@ -7,10 +7,10 @@
 package dnstcp
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"io"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -44,8 +44,9 @@ type Options struct {
 	Send func(to Origin, packet []byte)
 }
 
-// Connections at a time, of all ports and of one; and questions of one connection.
+// Connections at a time, of all ports of the switch and of one; and questions of one connection.
 const (
+	port                      = 53
 	maxConnections, maxOfPort = 256, 32
 	maxQuestions              = 16
 	longestQuestion           = 4096             // bytes; a name has 255 at most
@@ -70,7 +71,6 @@ type Server struct {
 	origins map[ends]*connection
 	ofPort  map[frame.PortID]int // that have not ended
 	live    int                  // likewise, of all ports
-	resets  [][]byte             // for the stack, which keeps what never opened for two minutes
 }
 
 // ends identify a connection.
@@ -84,7 +84,6 @@ type connection struct {
 	open  bool
 	ended bool           // it is kept for its last segments only
 	conn  *gonet.TCPConn // nil until it is open
-	syn   []byte         // the packet that began it, until it is open
 }
 
 // New makes a server.
@@ -95,30 +94,12 @@ func New(o Options) *Server {
 // Segment takes an IP packet with a TCP segment to a gateway. It does not wait. The packet is the server's.
 func (s *Server) Segment(from Origin, packet []byte) {
 	e, flags, ok := parse(packet)
-	if !ok {
+	if !ok || !s.note(e, from, flags) {
 		return
 	}
-	taken := s.note(e, from, flags)
-	s.mu.Lock()
-	resets := s.resets
-	s.resets = nil
-	if c := s.origins[e]; taken && c != nil && !c.open && c.syn == nil {
-		c.syn = bytes.Clone(packet)
-	}
-	s.mu.Unlock()
-	for _, reset := range resets {
-		s.inject(reset)
-	}
-	if taken {
-		s.start.Do(s.begin)
-		s.inject(packet)
-	}
-}
-
-// inject gives a packet to the stack.
-func (s *Server) inject(packet []byte) {
+	s.start.Do(s.begin)
 	proto := header.IPv4ProtocolNumber
-	if header.IPVersion(packet) == header.IPv6Version {
+	if e.remote.Addr().Is6() {
 		proto = header.IPv6ProtocolNumber
 	}
 	p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
@@ -150,18 +131,6 @@ func parse(packet []byte) (e ends, flags header.TCPFlags, ok bool) {
 	}
 	t := header.TCP(packet[at:])
 	return ends{netip.AddrPortFrom(src, t.SourcePort()), netip.AddrPortFrom(dst, t.DestinationPort())}, t.Flags(), true
-}
-
-// resetOf makes the reset of a connection out of the packet that began it: in SYN-RECEIVED, it ends the connection (RFC 9293, 3.10.7.4).
-func resetOf(syn []byte) []byte {
-	at := header.IPv6MinimumSize
-	if header.IPVersion(syn) == header.IPv4Version {
-		at = int(header.IPv4(syn).HeaderLength())
-	}
-	t := header.TCP(syn[at:])
-	t.SetFlags(uint8(header.TCPFlagRst))
-	t.SetSequenceNumber(t.SequenceNumber() + 1)
-	return syn
 }
 
 // note remembers where a connection comes from, and reports whether its segment is taken. A connection begins with a SYN.
@@ -238,10 +207,7 @@ func (s *Server) endLocked(c *connection) {
 	if c.ended {
 		return
 	}
-	if c.ended = true; !c.open && c.syn != nil {
-		s.resets = append(s.resets, resetOf(c.syn))
-	}
-	c.syn = nil
+	c.ended = true
 	s.live--
 	if s.ofPort[c.Port]--; s.ofPort[c.Port] == 0 {
 		delete(s.ofPort, c.Port)
@@ -265,8 +231,33 @@ func (s *Server) begin() {
 	s.stack.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: device}, {Destination: header.IPv6EmptySubnet, NIC: device}})
 	s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &tcpip.TCPReceiveBufferSizeRangeOption{Min: 4096, Default: room, Max: room})
 	s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &tcpip.TCPSendBufferSizeRangeOption{Min: 4096, Default: room, Max: room})
-	s.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(s.stack, room, 2*maxConnections, s.accept).HandlePacket)
+	cookies := tcpip.TCPAlwaysUseSynCookies(true) // else the stack keeps a connection that never opens for two minutes, and takes no more than some
+	s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &cookies)
+	for _, proto := range []tcpip.NetworkProtocolNumber{ipv4.ProtocolNumber, ipv6.ProtocolNumber} {
+		go s.accept(s.listen(proto, tcpip.FullAddress{NIC: device, Port: port}))
+	}
 	go s.deliver()
+}
+
+// listen returns a listener of one family.
+func (s *Server) listen(proto tcpip.NetworkProtocolNumber, at tcpip.FullAddress) *gonet.TCPListener {
+	var queue waiter.Queue
+	end, err := s.stack.NewEndpoint(tcp.ProtocolNumber, proto, &queue)
+	if err == nil {
+		end.SocketOptions().SetV6Only(proto == ipv6.ProtocolNumber)
+		patience := tcpip.TCPUserTimeoutOption(linger) // else the stack keeps a connection whose last bytes nobody takes for a quarter of an hour
+		err = end.SetSockOpt(&patience)
+	}
+	if err == nil {
+		err = end.Bind(at)
+	}
+	if err == nil {
+		err = end.Listen(maxConnections)
+	}
+	if err != nil {
+		panic("dnstcp: " + err.String()) // the numbers above are wrong
+	}
+	return gonet.NewTCPListener(s.stack, &queue, end)
 }
 
 // deliver sends what the stack sends.
@@ -297,32 +288,28 @@ func (s *Server) deliver() {
 	}
 }
 
-// accept takes a connection. The stack calls it in a goroutine.
-func (s *Server) accept(r *tcp.ForwarderRequest) {
-	id := r.ID()
-	e := ends{netip.AddrPortFrom(addrOf(id.RemoteAddress), id.RemotePort), netip.AddrPortFrom(addrOf(id.LocalAddress), id.LocalPort)}
-	var queue waiter.Queue
-	end, err := r.CreateEndpoint(&queue)
-	if err != nil {
-		r.Complete(true)
-		s.mu.Lock()
-		if c := s.origins[e]; c != nil && !c.open {
-			c.syn = nil // the stack knows of it no more
-			s.endLocked(c)
-			delete(s.origins, e)
+// accept takes the connections of a family.
+func (s *Server) accept(l *gonet.TCPListener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
 		}
-		s.mu.Unlock()
-		return
+		go s.serve(c.(*gonet.TCPConn))
 	}
-	r.Complete(false)
-	c := gonet.NewTCPConn(&queue, end)
+}
+
+// serve serves a connection until it ends.
+func (s *Server) serve(c *gonet.TCPConn) {
+	e := ends{addrPort(c.RemoteAddr()), addrPort(c.LocalAddr())}
 	s.mu.Lock()
 	known := s.origins[e]
-	if known != nil {
-		known.open, known.conn, known.syn = true, c, nil
+	counted := known != nil && !known.ended // one that has ended does not open again by its last segments
+	if counted {
+		known.open, known.conn = true, c
 	}
 	s.mu.Unlock()
-	if known == nil {
+	if !counted {
 		c.Close()
 		return
 	}
@@ -340,9 +327,9 @@ func (s *Server) accept(r *tcp.ForwarderRequest) {
 	})
 }
 
-func addrOf(a tcpip.Address) netip.Addr {
-	addr, _ := netip.AddrFromSlice(a.AsSlice())
-	return addr
+func addrPort(a net.Addr) netip.AddrPort {
+	p := a.(*net.TCPAddr).AddrPort()
+	return netip.AddrPortFrom(p.Addr().WithZone(""), p.Port())
 }
 
 // converse answers the questions of a connection, several at a time, and in the order in which they are ready.

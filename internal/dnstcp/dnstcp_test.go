@@ -96,7 +96,11 @@ func TestOthersFindRoom(t *testing.T) {
 // Connections that never open keep no other one out, however many of them there were.
 func TestHalfOpen(t *testing.T) {
 	answered := make(chan frame.PortID, 10000)
-	s := New(Options{Send: func(to Origin, _ []byte) { answered <- to.Port }})
+	s := New(Options{Send: func(to Origin, packet []byte) {
+		if _, flags, ok := parse(packet); ok && flags == header.TCPFlagSyn|header.TCPFlagAck {
+			answered <- to.Port
+		}
+	}})
 	begin := func(i int, from frame.PortID) {
 		p := frametest.Packet{Src: frametest.Addr("172.29.0.2") + frame.Addr(from), Dst: frametest.Addr("172.29.0.1"), SrcPort: uint16(1 + i), DstPort: 53, Proto: frame.TCP, Flags: frame.FlagSYN, TCPSeq: uint32(1 + 7*i)}
 		s.Segment(Origin{Port: from, Net: 1}, p.Raw()[frame.VnetLen+frame.EthernetLen:])
