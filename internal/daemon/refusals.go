@@ -213,7 +213,7 @@ func (d *Daemon) tellUnanswered(questions uint64) {
 		list = append(list, a.String())
 	}
 	text := fmt.Sprintf("no name server has answered %s for names in %d s; silent: %s", events.Counted(questions, "question"), int(refusalsEvery.Seconds()), cmp.Or(strings.Join(list, ", "), "none is known"))
-	d.happened.Add(api.Event{Event: events.Name, Action: events.Ended, Count: questions, Text: text})
+	d.stations.Add(api.Event{Event: events.Name, Action: events.Ended, Count: questions, Text: text})
 	d.log.Warn("names of others are not resolved", "why", text)
 }
 

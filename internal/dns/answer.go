@@ -40,6 +40,18 @@ type question struct {
 // badVersion is the RCODE for another version of EDNS than 0 (RFC 6891, 6.1.3); its upper bits stand in the OPT record.
 const badVersion = dnsmessage.RCode(16)
 
+// isWhole reports whether a name refers to no other place. A reference to the number of the message would lead elsewhere once the message is passed on with
+// another number: the name that was judged is not the one that is asked for.
+func isWhole(name []byte) bool {
+	for len(name) > 0 && name[0] != 0 {
+		if name[0] > 63 || len(name) <= int(name[0]) {
+			return false
+		}
+		name = name[1+name[0]:]
+	}
+	return len(name) > 0
+}
+
 // parse reads a question. ok is false if there is nothing to answer: the message is no question. A question that cannot be answered has its
 // rcode. limit is the length of the longest answer that its transport takes, in bytes.
 func parse(m []byte, udp bool, limit int) (q question, ok bool) {
@@ -63,7 +75,7 @@ func parse(m []byte, udp bool, limit int) (q question, ok bool) {
 		q.rcode = dnsmessage.RCodeFormatError
 		return q, true
 	}
-	if q.Question, err = p.Question(); err != nil {
+	if q.Question, err = p.Question(); err != nil || !isWhole(m[headerLen:]) {
 		q.rcode = dnsmessage.RCodeFormatError
 		return q, true
 	}

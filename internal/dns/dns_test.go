@@ -451,6 +451,24 @@ func TestForwardIsShared(t *testing.T) {
 	close(release)
 }
 
+// A port that asks others very often is refused, and no other port.
+func TestForwardHasARate(t *testing.T) {
+	var f forwarder
+	f.shares.Divide(1<<20, share.Among{Ports: 8}, 1<<20)
+	began, got := time.Now(), 0
+	for range 2 * askedBurst {
+		if f.begin(1, func() {}) {
+			got++
+		}
+	}
+	if most := askedBurst + int(time.Since(began).Seconds()*askedRate) + 1; got < askedBurst || got > most {
+		t.Errorf("%d questions of one port are asked, of %d to %d", got, askedBurst, most)
+	}
+	if !f.begin(2, func() {}) {
+		t.Error("another port may not ask")
+	}
+}
+
 // A question that a server leaves unanswered changes nothing for other ports.
 func TestSilenceIsOfAPort(t *testing.T) {
 	s := NewServer("")

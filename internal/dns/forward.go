@@ -26,6 +26,12 @@ import (
 // for each server.
 const maxAsked, maxAskedOfPort = 1024, 128
 
+// Questions of a port that are asked elsewhere: so many in a second, and so many at once after a pause. The servers of the host are others' as well.
+const (
+	askedRate  = 500
+	askedBurst = 1000
+)
+
 // At most maxServers are asked for a question. A server that has not answered after patience is not waited for: the next one is asked besides. All have
 // timeout. A server that has been silent comes last for a while, for the port that has asked: else one port could turn all others to another
 // server, which may know other names, by a question that no server answers.
@@ -46,6 +52,7 @@ type forwarder struct {
 	mu       sync.Mutex                   // Lock 97
 	silent   map[silence]time.Time        // until when it comes last
 	answered map[netip.AddrPort]time.Time // when a server has answered last
+	paid     [frame.MaxPorts]time.Time    // until when a port's questions so far have used its rate
 }
 
 // A silence is of a server to a port.
@@ -61,13 +68,28 @@ func (f *forwarder) divide(a share.Among) {
 
 // begin runs do in a goroutine, unless too many questions are on their way.
 func (f *forwarder) begin(port frame.PortID, do func()) bool {
-	if port %= frame.MaxPorts; !f.shares.Take(port) {
+	if port %= frame.MaxPorts; !f.mayAsk(port) || !f.shares.Take(port) {
 		return false
 	}
 	go func() {
 		defer f.shares.Return(port)
 		do()
 	}()
+	return true
+}
+
+// mayAsk reports whether a port has not asked too often, and counts a question.
+func (f *forwarder) mayAsk(port frame.PortID) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := time.Now()
+	if least := now.Add(-askedBurst * time.Second / askedRate); f.paid[port].Before(least) {
+		f.paid[port] = least
+	}
+	if f.paid[port].After(now) {
+		return false
+	}
+	f.paid[port] = f.paid[port].Add(time.Second / askedRate)
 	return true
 }
 
@@ -197,6 +219,8 @@ func exchange(server netip.AddrPort, question []byte) ([]byte, error) {
 	return m, err
 }
 
+var buffers = sync.Pool{New: func() any { return new([MaxMessage]byte) }}
+
 func exchangeBy(network string, server netip.AddrPort, question []byte) ([]byte, error) {
 	deadline := time.Now().Add(timeout)
 	c, err := (&net.Dialer{Deadline: deadline}).Dial(network, server.String())
@@ -215,7 +239,9 @@ func exchangeBy(network string, server netip.AddrPort, question []byte) ([]byte,
 	if _, err := c.Write(send); err != nil {
 		return nil, err
 	}
-	for buf := make([]byte, MaxMessage); ; {
+	room := buffers.Get().(*[MaxMessage]byte)
+	defer buffers.Put(room)
+	for buf := room[:]; ; {
 		n := 0
 		if tcp {
 			var length [2]byte

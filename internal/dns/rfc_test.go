@@ -71,10 +71,12 @@ func TestRFC1035_4_1_1_Errors(t *testing.T) {
 	}
 }
 
-// A name in a question that refers to itself, or behind the message, is an error, and no loop.
+// A name in a question that refers to another place is an error: to itself, to the number of the message, which changes when it is passed on, or behind
+// the message.
 func TestRFC1035_4_1_4_Compression(t *testing.T) {
-	for _, to := range []byte{12, 13, 200} {
+	for _, to := range []byte{0, 12, 13, 200} {
 		message := ask("web.", dnsmessage.TypeA, 0)
+		message[0], message[1] = 0, 0 // a name: the root
 		message = slices.Concat(message[:12], []byte{0xc0, to, 0, 1, 0, 1})
 		if m := answerTo(t, message); m.RCode != dnsmessage.RCodeFormatError {
 			t.Errorf("a reference to %d: %v", to, m.RCode)
