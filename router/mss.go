@@ -17,11 +17,11 @@ func (s *snapshot) clampMSS(f *frame.Frame, mtu int, byUplink bool) {
 	if !ok {
 		return
 	}
-	far := f.RouteDst
+	near, far := f.Tuple.Src, f.RouteDst
 	if f.Net == frame.NoNet {
-		far = f.Tuple.Src
+		near, far = far, near
 	}
-	mtu = min(mtu, s.pmtu.mtu(hint(far)))
+	mtu = min(mtu, s.pmtu.mtu(hintFor(near, far)))
 	if byUplink {
 		mtu = min(mtu, s.wayMTU(far), s.ways.mtu(hint(far)), s.hostRouteMTU(far))
 	}
@@ -73,8 +73,8 @@ func setMSS(f *frame.Frame, h frame.TCPHeader, at int, limit uint16) {
 	h.SetChecksum(d.Complete(h.Checksum()))
 }
 
-// pmtuCache stores what "fragmentation needed" and "packet too big" have said about remote addresses, for ten minutes (RFC 1191, 6.3). An
-// address has only one slot, and a newer address overwrites it: the cache is a hint.
+// pmtuCache stores what "fragmentation needed" and "packet too big" have said about remote addresses, for ten minutes (RFC 1191, 6.3). A
+// key has only one slot, and a newer key overwrites it: the cache is a hint.
 type pmtuCache [1024]struct {
 	addr  atomic.Uint32
 	value atomic.Uint32 // MTU in bytes <<16 | the minute when it was learned; 0 for none
@@ -98,6 +98,13 @@ func hint[A frame.Address](a A) uint32 {
 	return 0
 }
 
+// hintFor is the key of what a station knows of a remote address: errors about its packets change nothing for other stations.
+//
+//uvswitch:hot
+func hintFor[A frame.Address](station, remote A) uint32 {
+	return uint32(frame.Mix(uint64(hint(remote))^hintSeed, uint64(hint(station))^hintSeed>>7)) | 1
+}
+
 var hintSeed = rand.Uint64()
 
 // mtu returns the known path MTU to address a in bytes, or 65535.
@@ -112,18 +119,18 @@ func (p *pmtuCache) mtu(a uint32) int {
 	return int(v >> 16)
 }
 
-// update stores the MTU of an ICMP error from outside. nat.PreRouting has checked that the error is about a flow of
-// ours.
+// update stores the MTU of an ICMP error from outside to a station; to is the station's address, if the error is over IPv6. nat.PreRouting has checked that
+// the error is about a flow of the station.
 //
 //uvswitch:hot
-func (p *pmtuCache) update(f *frame.Frame, now frame.Tick) {
+func (p *pmtuCache) update(f *frame.Frame, to frame.Addr6, now frame.Tick) {
 	icmp := f.ICMP()
 	if f.Net != frame.NoNet {
 		return
 	}
 	if f.Proto == frame.ICMPv6 {
 		if q, _, ok := frame.Quoted6(icmp); ok && icmp.Type() == frame.ICMPv6TooBig {
-			p.noteIfLower(hint(q.Dst), int(icmp.MTU6()), now)
+			p.noteIfLower(hintFor(to, q.Dst), int(icmp.MTU6()), now)
 		}
 		return
 	}
@@ -134,7 +141,7 @@ func (p *pmtuCache) update(f *frame.Frame, now frame.Tick) {
 	if !ok {
 		return
 	}
-	p.noteIfLower(hint(q.Dst), int(max(icmp.NextMTU(), frame.MinPathMTU)), now)
+	p.noteIfLower(hintFor(f.RouteDst, q.Dst), int(max(icmp.NextMTU(), frame.MinPathMTU)), now)
 }
 
 // noteIfLower is note for what an error says: no error raises a path's MTU (RFC 1191, 3; RFC 8201, 4).

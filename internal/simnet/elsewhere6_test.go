@@ -56,13 +56,14 @@ func TestLinux_ndisc_unsolicited_na(t *testing.T) {
 	}
 }
 
-// tools/testing/selftests/net/pmtu.sh: what a router says of the path to one destination changes nothing for another one, is not raised by a
-// later error, and is forgotten.
+// tools/testing/selftests/net/pmtu.sh: what a router says of the path to one destination changes nothing for another one, nor for another
+// station, is not raised by a later error, and is forgotten.
 func TestLinux_pmtu(t *testing.T) {
 	s := newSixOf(t, bed+"outside far 203.0.113.9\n")
 	far := s.host("far")
+	from := s.a
 	mss := func(to *Host, port uint16) uint16 {
-		f := s.passes("SYN", s.send(s.a, frametest.Packet{Dst6: addrOf(to), Proto: frame.TCP, Flags: frame.FlagSYN, SrcPort: port, DstPort: 80, MSS: 1460}), to)
+		f := s.passes("SYN", s.send(from, frametest.Packet{Dst6: addrOf(to), Proto: frame.TCP, Flags: frame.FlagSYN, SrcPort: port, DstPort: 80, MSS: 1460}), to)
 		h := f.Payload()
 		return binary.BigEndian.Uint16(h[bytes.Index(h, []byte{2, 4})+2:])
 	}
@@ -79,6 +80,11 @@ func TestLinux_pmtu(t *testing.T) {
 	if got := mss(far, 1002); got != before {
 		t.Errorf("MSS %d to another destination; want %d", got, before)
 	}
+	from = s.b
+	if got := mss(s.o, 1005); got != before {
+		t.Errorf("MSS %d of another station, which no error was sent to; want %d", got, before)
+	}
+	from = s.a
 	told(1500)
 	if got := mss(s.o, 1003); got != 1400-60 {
 		t.Errorf("MSS %d after an error that would raise the MTU", got)

@@ -108,7 +108,7 @@ var onlyIPv4 = map[string]struct{ line, why string }{
 	"TestScenarios/rfc1812/5.3.5-directed-broadcast": {"line 14", "IPv6 has no broadcast"},
 	"TestScenarios/behaviour/host-inbound":           {"line 63", "IPv6 has no broadcast"},
 	"TestScenarios/rfc1812/5.3.7-martians":           {"line 122", "IPv6 has no broadcast"},
-	"TestScenarios/behaviour/path-mtu":               {"line 23", "no MTU is below 1280"},
+	"TestScenarios/behaviour/path-mtu":               {"line 25", "no MTU is below 1280"},
 	"TestScenarios/vpp/mss-clamping":                 {"line 11", "no MTU is below 1280"},
 	"TestScenarios/rfc1812/4.3.2.7-no-errors-about":  {"line 11", "a later fragment is answered, too (RFC 4443, 2.4 (e))"},
 	"TestScenarios/rfc1812/5.2.6-fragmentation":      {"line 11", "routers do not fragment"},
