@@ -196,6 +196,9 @@ func (a *Attachment) aliases() api.Words {
 	return api.Words(strings.Join(names, ","))
 }
 
+// PlainName is a container's name without dots. With them it could be any name of the internet, and the gateway would answer questions for it.
+func PlainName(container string) string { return strings.ReplaceAll(container, ".", "-") }
+
 // Timeout is the time limit for an attachment and for its removal.
 const Timeout = 30 * time.Second
 

@@ -65,7 +65,7 @@ func (q *netavarkCall) attachment(netns string) (*attach.Attachment, error) {
 	a := &attach.Attachment{
 		Switch: attach.Client(q.Network.Options["socket"]), Network: n, Netns: netns, Ifname: q.NetworkOptions.InterfaceName, MAC: q.NetworkOptions.StaticMAC,
 		Port: portName("podman", q.Network.ID, q.ContainerID, q.NetworkOptions.InterfaceName), ID: q.ContainerID, Tenant: q.Network.Options["tenant"],
-		Policies: api.Words(q.Network.Options["policy"]), Ports: api.Words(q.Network.Options["publish"]), Aliases: append([]string{q.ContainerName}, q.NetworkOptions.Aliases...),
+		Policies: api.Words(q.Network.Options["policy"]), Ports: api.Words(q.Network.Options["publish"]), Aliases: append([]string{attach.PlainName(q.ContainerName)}, q.NetworkOptions.Aliases...),
 	}
 	if err := takeAddresses(a, q.NetworkOptions.StaticIPs); err != nil {
 		return nil, err

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/attach"
 	"github.com/uvswitch/uvswitch/internal/userns"
 )
 
@@ -151,7 +152,7 @@ func (d *Driver) nameAfter(ctx context.Context, id string, o owner, ports []api.
 		return nil
 	}
 	p := d.portIn(ports, e)
-	names := []string{plain(o.container), plain(o.container + "-" + o.network)}
+	names := []string{attach.PlainName(o.container), attach.PlainName(o.container + "-" + o.network)}
 	if p == nil || slices.Contains(names, p.Name) || e.refused == o.container || p.Name != madeName(id) && p.Name != e.Given {
 		return nil
 	}
@@ -169,6 +170,3 @@ func (d *Driver) nameAfter(ctx context.Context, id string, o owner, ports []api.
 	d.log.Info("docker: a port does not get the name of its container: another port has it, or it is too long", "port", p.Name, "container", o.container)
 	return nil
 }
-
-// plain is a name without dots: the gateway would answer questions for it, as for any name on the internet.
-func plain(name string) string { return strings.ReplaceAll(name, ".", "-") }
