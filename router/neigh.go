@@ -275,11 +275,13 @@ func (r *Router) enqueue(p PuntedFrame, now frame.Tick, out Output) {
 		n = r.addNeighbor(k, Failed, p.In)
 	}
 	if n.state == Failed {
-		if r.incompleteOf[p.In%frame.MaxPorts] >= maxIncomplete {
+		if in := p.In % frame.MaxPorts; in != n.owner && r.unresolvedOf[in] < maxUnresolved {
+			r.charge(n, p.In) // whoever looks for it pays
+		}
+		if n.owner != p.In%frame.MaxPorts || r.incompleteOf[n.owner] >= maxIncomplete {
 			out.Drop(p, frame.NeighborQueueFull)
 			return
 		}
-		r.charge(n, p.In) // whoever looks for it pays
 		r.become(n, Incomplete)
 		n.mac, n.probes, n.since = 0, 1, now
 		n.next = now + retransTime

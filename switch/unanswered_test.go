@@ -44,7 +44,7 @@ func TestUnanswered(t *testing.T) {
 	ask(107, "0.0.0.0", "10.0.0.8")  // whether somebody has the address
 	play(108, 1, inVLAN(frametest.ARP(frame.BroadcastMAC, mac(1), 1, me, frametest.Addr("10.0.0.6"))))
 	odd := frametest.ARP(frame.BroadcastMAC, mac(1), 1, me, frametest.Addr("10.0.0.5"))
-	odd[frame.VnetLen+frame.EthernetLen+1] = 6 // another hardware type: nobody answers
+	odd[frame.VnetLen+frame.EthernetLen+1] = 15 // another hardware type: nobody answers
 	play(108, 1, odd)
 	near := about(mac(1), 0x3333ff000005, me6, frametest.Addr6("ff02::1:ff00:5"), frame.ICMPv6NeighborSolicitation, frametest.Addr6("fd00::5"))
 	near[frame.VnetLen+frame.EthernetLen+7] = 254 // hop limit

@@ -35,7 +35,8 @@ const (
 	sentKiB   = 2 * time.Microsecond // for each KiB that its receiver sends,
 	mostSent  = 128                  // and no more KiB for each dear frame: a receiver that always sends may be slow, too
 	dearShare = 5
-	leastDear = 4 // frames
+	leastDear = 4   // frames
+	fewDear   = 100 // dear frames that take less of the time than one part in so many are few
 
 	slowRing     = 2 * frame.BatchBytes
 	slowPause    = 8                      // after a dear frame, the thread of a slow port pauses for so many times as long as it has just waited for a CPU,
@@ -349,7 +350,8 @@ func (s *slowPort) hasRecovered() bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	recovered := !s.cost.isSlow() && s.cost.beyond()*dearShare < took
+	dear := s.cost.beyond() // a few frames take long by chance
+	recovered := dear*fewDear < took || !s.cost.isSlow() && dear*dearShare < took
 	s.looked, s.cost = time.Now(), cost{}
 	return recovered
 }

@@ -178,14 +178,14 @@ func TestFastReceiverStays(t *testing.T) {
 // three frames is dear.
 func TestSlowInDisguise(t *testing.T) {
 	for name, disguise := range map[string]struct{ every, frames, sends int }{
-		"sends":       {1, 1, 8},
+		"sends":        {1, 1, 8},
 		"one of three": {3, 4, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			backends(t, func(t *testing.T, p poller, _ bool) {
 				source, to := addSlow(t, p, frame.ReadPort)
 				data := frametest.Packet{Src: 2, Dst: 1, Payload: make([]byte, 60000)}.Raw()
-				to.takes, to.every = 10*dearFrame, disguise.every
+				to.takes, to.every = 20*dearFrame, disguise.every
 				to.dear.Store(true)
 				var b frame.Batch
 				var f frame.Frame

@@ -217,7 +217,8 @@ func (d *Daemon) tellUnanswered(questions uint64) {
 	d.log.Warn("names of others are not resolved", "why", text)
 }
 
-// Rules with the word log: how often the last drops are read, how many lines a rule gets for a port in that time, and how many there are in all.
+// Rules with the word log: how often the last drops are read, how many lines a rule gets for a port in that time, and how many there are in all: each
+// port has one of each rule at least.
 const (
 	rulesEvery   = time.Second
 	linesPerRule = 10
@@ -257,7 +258,7 @@ func (d *Daemon) logRules(ctx context.Context) {
 				continue
 			}
 			k := key{x.In, why.Why}
-			if lines[k]++; lines[k] <= linesPerRule && all < mostLines {
+			if lines[k]++; lines[k] == 1 || lines[k] <= linesPerRule && all < mostLines {
 				all++
 				port := d.State().PortName(x.In)
 				d.stations.Add(api.Event{Event: events.Refusal, Action: events.Began, Port: port, Reason: x.Reason.String(), Count: 1, Text: fmt.Sprintf("port %s was refused %s: %s", port, why.Packet, why.Why)})

@@ -39,6 +39,7 @@ func (l *Log) Add(e api.Event) {
 const (
 	stationBurst = 20
 	stationEvery = 5 * time.Second
+	reasonEvery  = 10 * time.Minute // one event of each reason at least: no reason hides another one
 )
 
 // A Stations adds the events that stations cause to a Log. No station can fill the log with them: beyond what a port may write, events are counted, and
@@ -51,7 +52,8 @@ type Stations struct {
 }
 
 type stationEvents struct {
-	since time.Time // moves on by stationEvery with each event
+	since time.Time            // moves on by stationEvery with each event
+	told  map[string]time.Time // by reason
 	out   int
 }
 
@@ -64,7 +66,7 @@ func (s *Stations) Add(e api.Event) {
 		if s.of == nil || len(s.of) > remembered { // ports come and go
 			s.of = map[string]*stationEvents{}
 		}
-		x = &stationEvents{}
+		x = &stationEvents{told: map[string]time.Time{}}
 		s.of[e.Port] = x
 	}
 	if begun := now.Add(-stationBurst * stationEvery); x.since.Before(begun) {
@@ -72,10 +74,13 @@ func (s *Stations) Add(e api.Event) {
 	}
 	if x.since = x.since.Add(stationEvery); x.since.After(now) {
 		x.since = x.since.Add(-stationEvery)
-		x.out++
-		s.mu.Unlock()
-		return
+		if now.Sub(x.told[e.Reason]) < reasonEvery {
+			x.out++
+			s.mu.Unlock()
+			return
+		}
 	}
+	x.told[e.Reason] = now
 	out := x.out
 	x.out = 0
 	s.mu.Unlock()

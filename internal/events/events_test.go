@@ -108,5 +108,12 @@ func TestStationsFillNoLog(t *testing.T) {
 		if len(list) != stationBurst+3 || list[0].Text != "before" || list[stationBurst+1].Text != "mine" || list[stationBurst+2].Text != "later; 9980 events of this port before it are left out" {
 			t.Errorf("%d events, the last ones %+v", len(list), list[max(0, len(list)-2):])
 		}
+		for range 100 {
+			s.Add(api.Event{Port: "evil", Reason: "much"})
+		}
+		s.Add(api.Event{Port: "evil", Reason: "what it hides"})
+		if list, _, _, _ := l.From(0); list[len(list)-1].Reason != "what it hides" {
+			t.Errorf("much of one reason hides another one: %+v", list[len(list)-1])
+		}
 	})
 }

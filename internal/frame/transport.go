@@ -98,9 +98,12 @@ func (h ICMPHeader) UpdateChecksum(pseudo uint16) {
 // ARPPacket is an ARP packet for IPv4 over Ethernet (RFC 826). Its methods need ARPLen bytes, which Parse has checked.
 type ARPPacket []byte
 
-// IsForEthernet reports whether the packet says that it is for IPv4 over Ethernet: nobody answers another one.
+// IsForEthernet reports whether the packet says that it is for IPv4 over Ethernet, by one of its hardware types: nobody answers another one (linux
+// net/ipv4/arp.c, arp_process).
 func (p ARPPacket) IsForEthernet() bool {
-	return binary.BigEndian.Uint64(p)>>16 == 1<<32|TypeIPv4<<16|6<<8|4
+	const ethernet, ieee802 = 1, 6
+	typ := binary.BigEndian.Uint16(p)
+	return (typ == ethernet || typ == ieee802) && binary.BigEndian.Uint32(p[2:]) == TypeIPv4<<16|6<<8|4
 }
 
 func (p ARPPacket) Operation() uint16 { return binary.BigEndian.Uint16(p[6:]) }

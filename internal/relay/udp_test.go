@@ -27,7 +27,7 @@ func TestClientsAreBounded(t *testing.T) {
 	who := func(addr string, port int) udpClient {
 		return udpClient{from: netip.AddrPortFrom(netip.MustParseAddr(addr), uint16(port)), asked: netip.IPv6Loopback()}
 	}
-	const greedy, polite = "2001:db8::1", "2001:db8:0:1::2"
+	const greedy, polite = "2001:db8::1", "2001:db8::2"
 	if r.session(who(polite, 1)) == nil {
 		t.Fatal("the first client is not served")
 	}
