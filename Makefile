@@ -128,21 +128,21 @@ test-containers: deps
 	$(E2E) -v -run 'TestDocker|TestCNI|TestNetavark|TestPodman|TestMachines' ./internal/e2e
 
 # Compare uvswitch with the kernel's path and with the installed peers (bench-deps); print ratios. Needs root.
-bench: deps build
+bench: deps
 	$(GO) run ./bench
 
 # Measure what a container keeps beside floods of its neighbor, and beside the kernel's path. Needs root.
-bench-hostile: deps build
+bench-hostile: deps
 	$(GO) run ./bench -hostile -nice -5 -rounds 5 -seconds 1 -out bench/results/hostile
 
-bench-scale: deps build
+bench-scale: deps
 	$(GO) run ./bench -scale -rounds 3 -seconds 1
 
-bench-quick: deps build
+bench-quick: deps
 	$(GO) run ./bench -quick
 
 # uvswitch of an ordinary user beside what else such a user has; after `make bench-pasta`, also beside a pasta of today.
-bench-rootless: deps build
+bench-rootless: deps
 	$(GO) run ./bench -rootless
 
 # The pasta of Debian's unstable, from the mirror of this machine. The C library that it needs is put beside it.

@@ -46,7 +46,7 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "only what matches one of these words, separated by commas: directions (L2, out, in, IPv6), metrics, systems, floods")
 	flag.StringVar(&o.out, "out", "", "write results.json, results.md and plots (PNG, SVG) into this directory")
 	flag.StringVar(&o.congestion, "congestion", "", "TCP's congestion control in iperf3, such as cubic (default: the machine's)")
-	flag.StringVar(&o.binary, "uvswitch", "bin/uvswitch", "the uvswitch to measure")
+	flag.StringVar(&o.binary, "uvswitch", "", "the `FILE` of the uvswitch to measure (default: bin/uvswitch, which is built first, so that it is that of this tree)")
 	flag.IntVar(&o.ways, "ways", 1, "ways out of the host: devices, each with an address, routes and a routing rule; the measured one is the first")
 	flag.StringVar(&args, "args", "", "further arguments of uvswitch run, such as \"--io read-write\"")
 	flag.BoolVar(&o.memory, "memory", true, "measure memory at rest and with a million flows")
@@ -80,11 +80,17 @@ func run(ctx context.Context, o options) (err error) {
 			return fmt.Errorf("%s is not installed (`make bench-deps`)", tool)
 		}
 	}
+	if o.binary == "" {
+		o.binary = "bin/uvswitch"
+		if out, err := exec.Command("make", "build").CombinedOutput(); err != nil {
+			return fmt.Errorf("make build: %w: %s", err, out)
+		}
+	}
 	if o.binary, err = filepath.Abs(o.binary); err != nil {
 		return err
 	}
 	if _, err := os.Stat(o.binary); err != nil {
-		return fmt.Errorf("no uvswitch at %s: `make build` makes one", o.binary)
+		return fmt.Errorf("no uvswitch at %s", o.binary)
 	}
 	sweep()
 	if o.hostile {

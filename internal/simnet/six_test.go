@@ -45,7 +45,7 @@ var overIPv6 = []func(*testing.T){
 	TestErrorsForPathMTU,
 	TestPairsFull,
 	TestPairsAreShared,
-	TestNeighborsOfOnePort,
+	TestNeighborsOfOnePort, TestNeighborOfAnotherPort,
 	TestNeighborsOfManyPorts,
 	TestStorms,
 	TestFragmentsShareTheQueue,
