@@ -8,15 +8,20 @@ import (
 
 // A flood costs one write for each port of the network, and these are made at the cost of all ports that the worker reads. So what one
 // port may have flooded is limited: frames of each class by the port's settings, and copies of all classes together. If more than copiesOfAll ports of
-// a worker flood much, they share copiesOfAll times copiesPerSecond.
+// a worker flood much, they share copiesOfAll times copiesPerSecond. They have fewer if these would take more than a quarter of the time that
+// the worker gets on a CPU.
 
 const (
 	copiesPerSecond = 50000                         // of a port,
-	copiesLeast     = copiesPerSecond / 16          // and at least so many
-	copiesOfAll     = 2                             // times as many, of all ports of a worker that flood much
+	copiesLeast     = copiesPerSecond / 16          // and at least so many, while there is time
+	copiesOfAll     = 2                             // times as many, of all ports of a worker that flood much,
+	copiesOneIn     = 4                             // and not more than take one part in so many of its time
+	costCopies      = 64                            // copies in a batch, which show what one costs
+	hasWindows      = 32                            // turnWindows: a thread may wait for a CPU for all of some, and for none of others
 	stormBurst      = int64(250 * time.Millisecond) // what may be flooded at once after a pause
 	muchCopies      = copiesLeast / 4               // more of them in a time of stormBurst are much,
-	muchFrames      = 32                            // if they are those of more frames than these
+	muchFrames      = 32                            // if they are those of more frames than these,
+	scarceFrames    = 4                             // or than these while time is scarce
 )
 
 // A stormCount is how many ports flood much.
@@ -24,7 +29,41 @@ type stormCount struct {
 	ports, soFar int64 // in the last time of stormBurst, and in the present one,
 	ends         int64 // which ends then
 	number       uint32
+
+	copies int64 // since the last Poll
+	cost   int64 // of a copy, in ns of CPU time, in the mean; 0: not known
+	most   int64 // copies in a second of all ports that flood much; 0: copiesOfAll times copiesPerSecond
+	ran    int64 // ns on a CPU, in the last hasWindows,
+	wanted int64 // and ns that the worker wanted to be on one
 }
+
+// took notes the CPU time from Poll to Poll, in ns.
+//
+//uvswitch:hot
+func (c *stormCount) took(ns int64) {
+	if c.copies >= costCopies {
+		if of := ns / c.copies; c.cost == 0 {
+			c.cost = of
+		} else {
+			c.cost += (of - c.cost) / 8
+		}
+	}
+	c.copies = 0
+}
+
+// has notes how long the worker was on a CPU, and how long it wanted to be, in a window.
+//
+//uvswitch:hot
+func (c *stormCount) has(ran, wanted int64) {
+	c.ran += ran - c.ran/hasWindows
+	c.wanted += wanted - c.wanted/hasWindows
+	if c.cost > 0 && c.wanted > 0 {
+		c.most = max(1, int64(time.Second)/copiesOneIn*c.ran/c.wanted/c.cost)
+	}
+}
+
+// forget forgets what copies cost, and what time there is.
+func (c *stormCount) forget() { c.most, c.ran, c.wanted = 0, 0, 0 }
 
 // at moves on to the present time.
 //
@@ -37,6 +76,21 @@ func (c *stormCount) at(now int64) {
 		c.ports = 0
 	}
 	c.soFar, c.ends, c.number = 0, now+stormBurst, c.number+1
+}
+
+// isScarce reports whether all the copies that there may be would take too much time.
+//
+//uvswitch:hot
+func (c *stormCount) isScarce() bool { return c.most > 0 && c.most < copiesOfAll*copiesPerSecond }
+
+// much is how many copies of a port in a time of stormBurst are not much, for a flood to so many ports.
+//
+//uvswitch:hot
+func (c *stormCount) much(ports int64) int64 {
+	if c.isScarce() {
+		return max(muchCopies*c.most/(copiesOfAll*copiesPerSecond), scarceFrames*ports)
+	}
+	return max(muchCopies, muchFrames*ports)
 }
 
 // A storm is the state of one port's limits: for each class, and for copies, the time until which the frames flooded so far have used the
@@ -59,7 +113,7 @@ func (s *storm) take(f *frame.Frame, now int64, limit uint32, ports int, c *stor
 		s.number, s.wanted = c.number, 0
 	}
 	s.wanted += copies
-	much := max(muchCopies, muchFrames*int64(ports))
+	much := c.much(int64(ports))
 	if s.wanted > much && s.wanted-copies <= much {
 		c.soFar++
 	}
@@ -72,6 +126,9 @@ func (s *storm) take(f *frame.Frame, now int64, limit uint32, ports int, c *stor
 	}
 	if s.wanted > much {
 		copies = max(copies, copies*min(max(c.ports, c.soFar), copiesOfAll*copiesPerSecond/copiesLeast)/copiesOfAll)
+		if c.isScarce() {
+			copies = copies * copiesOfAll * copiesPerSecond / c.most
+		}
 	}
 	s.copies = max(s.copies, now) + copies
 	if limit != 0 {

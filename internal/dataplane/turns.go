@@ -80,14 +80,16 @@ func (w *worker) settle(now int64) {
 	t := &w.turns
 	if measured := t.measured; len(t.charges) > 0 || now < t.until {
 		before := t.cpu
-		t.cpu, t.measured = w.poller.CPUTime(), true
+		if t.cpu, t.measured = w.poller.CPUTime(), true; measured {
+			w.storming.took(t.cpu - before)
+		}
 		for _, c := range t.charges {
 			if measured {
 				w.pause(c.id, t.classOf(c.id, now, 0), now, (c.oneIn-1)*c.frames*min((t.cpu-before)/t.frames, dearest))
 			}
 		}
 	} else {
-		t.measured = false
+		t.measured, w.storming.copies = false, 0
 	}
 	n := 0
 	for n < len(t.paused) && t.paused[n].until <= now {
@@ -221,6 +223,9 @@ func (w *worker) closeWindow(now int64) {
 	t := &w.turns
 	if now < t.until {
 		ran, waited, took := w.poller.CPUTime(), w.poller.CPUWait(), now-t.began
+		if t.ran != 0 {
+			w.storming.has(ran-t.ran, ran-t.ran+waited-t.waited)
+		}
 		isScarce := waited-t.waited > took/8 || ran-t.ran+waited-t.waited > took-took/32
 		for c := loud; c < classes; c++ {
 			switch {
@@ -235,6 +240,7 @@ func (w *worker) closeWindow(now int64) {
 		t.ran, t.waited = ran, waited
 	} else {
 		t.oneIn, t.ran = [classes]int64{}, 0
+		w.storming.forget()
 	}
 	left := int64(1 << 16)
 	for range min((now-t.began)/turnWindow, 8*costWindows) {

@@ -255,6 +255,7 @@ func (w *worker) floodFrame(f *frame.Frame) {
 		w.drop(f, frame.StormLimited)
 		return
 	}
+	w.storming.copies += int64(n)
 	for _, id := range w.flood[:n] {
 		w.shaper.charge(id, f)
 		w.send(id, f)
