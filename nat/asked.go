@@ -14,6 +14,7 @@ type AskedPacket struct {
 	Sender frame.MAC
 	In     frame.PortID
 	Net    frame.NetID
+	At     frame.Tick
 	Quote  []byte // what an ICMP error quotes: an IP header without options, and 8 bytes
 }
 
@@ -65,7 +66,7 @@ func (a *askedPackets[A]) since(since frame.Tick) (packets []AskedPacket) {
 	defer a.mu.Unlock()
 	for i := range a.last {
 		if p := &a.last[(a.next+i)%len(a.last)]; p.at != 0 && int32(p.at-since) >= 0 {
-			packets = append(packets, AskedPacket{Inside: frame.EndpointsOf(p.inside), Sender: p.sender, In: p.in, Net: p.net, Quote: p.asSent()})
+			packets = append(packets, AskedPacket{Inside: frame.EndpointsOf(p.inside), Sender: p.sender, In: p.in, Net: p.net, At: p.at, Quote: p.asSent()})
 		}
 	}
 	return packets

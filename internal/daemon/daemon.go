@@ -167,7 +167,7 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 		err = uplink.Watch(ctx, func() { d.refreshUplink(); d.refreshDevices() })
 	}
 	if err == nil && d.usesBPF() {
-		err = uplink.WatchNextHops(ctx, d.nextHopWatcher())
+		err = uplink.WatchNextHops(ctx, (&deadHops{d: d}).add)
 	}
 	if err != nil {
 		return nil, errors.Join(err, d.Close())

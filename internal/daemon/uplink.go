@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -294,21 +295,51 @@ func (d *Daemon) refreshUplinkLocked() {
 // neighborTime is how long the kernel looks for a next hop until it gives up, and a second more.
 const neighborTime = 4 * frame.TicksPerSecond
 
-// nextHopWatcher returns a function that tells the senders of packets that left by a next hop that does not answer.
-func (d *Daemon) nextHopWatcher() func(uplink.NextHop) {
-	lastDead := map[uplink.NextHop]frame.Tick{}
-	return func(hop uplink.NextHop) {
-		now := d.dp.Now()
-		maps.DeleteFunc(lastDead, func(_ uplink.NextHop, at frame.Tick) bool { return now-at > neighborTime })
-		since := now - neighborTime
-		if at, ok := lastDead[hop]; ok {
-			since = at
-		}
-		lastDead[hop] = now
-		for _, p := range d.dp.NAT.AskedSince(since) {
-			if d.up.LeavesBy(p.Inside, p.Class(), hop) {
-				d.dp.WithSlowPath(func(out router.Output) { d.dp.Router.TellUnreachable(p.In, p.Net, p.Sender, p.Quote, now, out) })
-			}
+// deadHops tells the senders of packets that left by a next hop that does not answer. A container can make very many next hops fail. So the ways of the
+// packets are asked for once for all that have failed in deadTime.
+type deadHops struct {
+	d     *Daemon
+	mu    sync.Mutex                    // Lock 94
+	since map[uplink.NextHop]frame.Tick // of those that have failed: packets that left by one since then are still to be told of
+	told  map[uplink.NextHop]frame.Tick // when the senders were told last
+}
+
+const deadTime = 200 * time.Millisecond
+
+func (h *deadHops) add(hop uplink.NextHop) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, there := h.since[hop]; there {
+		return
+	}
+	if len(h.since) == 0 {
+		h.since = map[uplink.NextHop]frame.Tick{}
+		time.AfterFunc(deadTime, h.tell)
+	}
+	at, before := h.told[hop]
+	if !before {
+		at = h.d.dp.Now() - neighborTime
+	}
+	h.since[hop] = at
+}
+
+func (h *deadHops) tell() {
+	now := h.d.dp.Now()
+	h.mu.Lock()
+	dead := h.since
+	h.since = nil
+	if h.told == nil {
+		h.told = map[uplink.NextHop]frame.Tick{}
+	}
+	maps.DeleteFunc(h.told, func(_ uplink.NextHop, at frame.Tick) bool { return now-at > neighborTime })
+	for hop := range dead {
+		h.told[hop] = now
+	}
+	h.mu.Unlock()
+	for _, p := range h.d.dp.NAT.AskedSince(now - neighborTime - frame.TicksPerSecond) {
+		hop, ok := h.d.up.NextHopOf(p.Inside, p.Class())
+		if since, isDead := dead[hop]; ok && isDead && int32(p.At-since) >= 0 {
+			h.d.dp.WithSlowPath(func(out router.Output) { h.d.dp.Router.TellUnreachable(p.In, p.Net, p.Sender, p.Quote, now, out) })
 		}
 	}
 }

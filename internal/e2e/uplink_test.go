@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/internal/frame/frametest"
 	"github.com/uvswitch/uvswitch/internal/netns"
 	"golang.org/x/sys/unix"
 )
@@ -357,6 +359,55 @@ func TestFlooded(t *testing.T) {
 			return s.Uplink.Flooded > 0
 		})
 		contains(t, b.CLI("status"), "flooded", "were dropped before the switch")
+		for range 10 {
+			burst(2000)
+			asks(t, b, "out", "10.1.0.1:8080", "this is web")
+		}
+		b.Eventually("the account of frames is balanced", func() bool { return strings.Contains(b.CLI("stats"), "balanced true") })
+	})
+}
+
+// TestFloodedByFragments checks the same for later fragments whose first one has not come. The host gets them, too.
+func TestFloodedByFragments(t *testing.T) {
+	Need(t, "curl", "ip")
+	eachUplink(t, func(t *testing.T, b *Bed) {
+		if b.pair.Uplink == "tap" {
+			t.Skip("the host's stack decides")
+		}
+		b.Web("web")
+		b.CLI("publish", "add", "8080:80", "--port", "web")
+		var fd int
+		if err := netns.Do(b.path("out"), func() (err error) {
+			fd, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		id := uint16(0)
+		burst := func(n int) {
+			for range n {
+				id++
+				p := frametest.Packet{Src: frametest.Addr("10.1.0.2"), Dst: frametest.Addr("10.1.0.1"), Frag: 185, ID: id, Payload: make([]byte, 64)}
+				_ = unix.Sendto(fd, p.Raw()[frame.VnetLen+frame.EthernetLen:], 0, &unix.SockaddrInet4{Addr: [4]byte{10, 1, 0, 1}})
+			}
+		}
+		asks(t, b, "out", "10.1.0.1:8080", "this is web")
+		pid := b.proc.Process.Pid
+		if err := unix.Kill(pid, unix.SIGSTOP); err != nil { // nobody reads the queue
+			t.Fatal(err)
+		}
+		burst(3000)
+		if err := unix.Kill(pid, unix.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		var s api.Status
+		b.Eventually("the flood is limited", func() bool {
+			burst(2000)
+			_, _ = b.TrySh("out", "curl -s -m 1 http://10.1.0.1:8080/") // one that is alone is not limited
+			b.JSON(&s, "status")
+			return s.Uplink.Flooded > 0
+		})
 		for range 10 {
 			burst(2000)
 			asks(t, b, "out", "10.1.0.1:8080", "this is web")

@@ -241,7 +241,7 @@ func (p *wayIn) emitPairLookup() {
 // be marked.
 //
 //	later: whose = frags[{ip.src, ip.dst, ip.proto, ip.id}];
-//	if (!whose) { clone(CLONE); goto pass; }
+//	if (!whose) { if (check_limit()) clone(CLONE); goto pass; }
 //	if (*whose) goto ours; else goto pass;
 func (p *wayIn) emitLaterFragment() {
 	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("later"))
@@ -255,6 +255,7 @@ func (p *wayIn) emitLaterFragment() {
 	if p.plain {
 		return
 	}
+	p.emitLimit("early, limited", "early", "pass")
 	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("early"))
 	p.emitTAPCheck()
 	p.Emit(asm.Mov.Reg(asm.R1, regPacket), asm.Mov.Imm(asm.R2, 6))
@@ -272,7 +273,7 @@ func (p *wayIn) early() string {
 	if p.plain {
 		return "pass"
 	}
-	return "early"
+	return "early, limited"
 }
 
 // emitPortLookups, in the sets of the family, which begin at base:
@@ -368,7 +369,7 @@ func (p *wayIn) emitSocketOf(prefix string, tuple, size int32) {
 //	return redirect(tap);
 //	host's: whose = 0; note_fragment(whose); goto pass;
 func (p *wayIn) emitRedirect() {
-	p.emitLimit("ours")
+	p.emitLimit("ours", "allowed", "")
 	p.Emit(asm.StoreImm(asm.RFP, inValue, 1, asm.Word).WithSymbol("allowed"))
 	p.emitNoteFragment("noted")
 	p.Emit(
@@ -421,27 +422,31 @@ func (p *wayIn) emitRedirect() {
 //		owner = seen->owner ? seen->owner : arrival;
 //		if (!limit->owners || limit->last != owner) { limit->last = owner; atomic(limit->owners += 1); } }
 //	if (++seen->packets <= limit->allows) goto allowed;
-//	atomic(limit->dropped += 1); return SHOT;
-func (p *wayIn) emitLimit(label string) {
+//	atomic(limit->dropped += 1); goto beyond, or return SHOT if it is "";
+func (p *wayIn) emitLimit(label, allowed, beyond string) {
 	const allows, owners, dropped, last, packets, owner = 0, 4, 8, 16, 4, 8
 	p.Emit(asm.StoreImm(asm.RFP, inKey, 0, asm.Word).WithSymbol(label))
-	p.EmitMapLookup(p.maps.limits, inKey, "allowed")
-	p.Emit(asm.Mov.Reg(regL4, asm.R0), asm.LoadMem(asm.R1, regL4, allows, asm.Word), asm.JEq.Imm(asm.R1, 0, "allowed"))
+	p.EmitMapLookup(p.maps.limits, inKey, allowed)
+	p.Emit(asm.Mov.Reg(regL4, asm.R0), asm.LoadMem(asm.R1, regL4, allows, asm.Word), asm.JEq.Imm(asm.R1, 0, allowed))
 	p.Emit(asm.FnKtimeGetNs.Call(), asm.RSh.Imm(asm.R0, sliceBits), asm.StoreMem(asm.RFP, inSlice, asm.R0, asm.Word))
-	p.EmitMapLookup(p.maps.arrivals, inArrival, "allowed")
+	p.EmitMapLookup(p.maps.arrivals, inArrival, allowed)
 	p.Emit(
-		asm.LoadMem(asm.R1, asm.R0, 0, asm.Word), asm.LoadMem(asm.R2, asm.RFP, inSlice, asm.Word), asm.JEq.Reg(asm.R1, asm.R2, "same slice"),
+		asm.LoadMem(asm.R1, asm.R0, 0, asm.Word), asm.LoadMem(asm.R2, asm.RFP, inSlice, asm.Word), asm.JEq.Reg(asm.R1, asm.R2, label+" same slice"),
 		asm.StoreMem(asm.R0, 0, asm.R2, asm.Word), asm.StoreImm(asm.R0, packets, 0, asm.Word),
-		asm.LoadMem(asm.R1, asm.R0, owner, asm.Word), asm.JNE.Imm(asm.R1, 0, "owner"), asm.LoadMem(asm.R1, asm.RFP, inArrival, asm.Word),
-		asm.LoadMem(asm.R2, regL4, owners, asm.Word).WithSymbol("owner"), asm.JEq.Imm(asm.R2, 0, "other owner"),
-		asm.LoadMem(asm.R2, regL4, last, asm.Word), asm.JEq.Reg(asm.R2, asm.R1, "same slice"),
-		asm.StoreMem(regL4, last, asm.R1, asm.Word).WithSymbol("other owner"),
+		asm.LoadMem(asm.R1, asm.R0, owner, asm.Word), asm.JNE.Imm(asm.R1, 0, label+" owner"), asm.LoadMem(asm.R1, asm.RFP, inArrival, asm.Word),
+		asm.LoadMem(asm.R2, regL4, owners, asm.Word).WithSymbol(label+" owner"), asm.JEq.Imm(asm.R2, 0, label+" other owner"),
+		asm.LoadMem(asm.R2, regL4, last, asm.Word), asm.JEq.Reg(asm.R2, asm.R1, label+" same slice"),
+		asm.StoreMem(regL4, last, asm.R1, asm.Word).WithSymbol(label+" other owner"),
 		asm.Mov.Imm(asm.R1, 1), asm.AddAtomic.Mem(regL4, asm.R1, asm.Word, owners),
-		asm.LoadMem(asm.R1, asm.R0, packets, asm.Word).WithSymbol("same slice"), asm.Add.Imm(asm.R1, 1), asm.StoreMem(asm.R0, packets, asm.R1, asm.Word),
-		asm.LoadMem(asm.R2, regL4, allows, asm.Word), asm.JLE.Reg(asm.R1, asm.R2, "allowed"),
+		asm.LoadMem(asm.R1, asm.R0, packets, asm.Word).WithSymbol(label+" same slice"), asm.Add.Imm(asm.R1, 1), asm.StoreMem(asm.R0, packets, asm.R1, asm.Word),
+		asm.LoadMem(asm.R2, regL4, allows, asm.Word), asm.JLE.Reg(asm.R1, asm.R2, allowed),
 		asm.Mov.Imm(asm.R1, 1), asm.AddAtomic.Mem(regL4, asm.R1, asm.DWord, dropped),
-		asm.Mov.Imm(asm.R0, shot), asm.Return(),
 	)
+	if beyond != "" {
+		p.Emit(asm.Ja.Label(beyond))
+	} else {
+		p.Emit(asm.Mov.Imm(asm.R0, shot), asm.Return())
+	}
 }
 
 // emitTAPCheck: a switch that was killed has lost its TAP; its filters give everything to the host. A question without an answer tells

@@ -51,8 +51,8 @@ type NextHop struct {
 	addr   netip.Addr
 }
 
-// LeavesBy reports whether the host's routing sends a packet to this next hop now.
-func (u *Uplink) LeavesBy(e frame.Endpoints, class uint8, hop NextHop) bool {
+// NextHopOf returns where the host's routing sends a packet now.
+func (u *Uplink) NextHopOf(e frame.Endpoints, class uint8) (hop NextHop, ok bool) {
 	var w Way
 	var err error
 	if e.Src.Is6() {
@@ -60,7 +60,7 @@ func (u *Uplink) LeavesBy(e frame.Endpoints, class uint8, hop NextHop) bool {
 	} else {
 		w, err = u.Ask(frame.TupleFrom[frame.Addr](e), class)
 	}
-	return err == nil && w.Code == 0 && w.index == hop.device && w.NextHop == hop.addr
+	return NextHop{w.index, w.NextHop}, err == nil && w.Code == 0
 }
 
 // WatchNextHops calls dead for each next hop of the host that does not answer ARP, until ctx is done.
