@@ -15,6 +15,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/model"
 	"github.com/uvswitch/uvswitch/internal/policies"
 	"github.com/uvswitch/uvswitch/internal/policy"
+	"github.com/uvswitch/uvswitch/internal/relay"
 )
 
 // SetPolicy makes a policy, or changes all of its rules.
@@ -393,6 +394,11 @@ func (d *Daemon) updatePoliciesLocked(coming *port) {
 	to, changed := d.policing.Compile(state, d.local)
 	if changed {
 		d.dp.NAT.SetPolicies(to)
+		for _, p := range d.publishes {
+			if s, ok := p.relays.(*relay.Set); ok {
+				s.Recheck()
+			}
+		}
 	}
 	for i := range state.Ports { // NAT can judge its frames now
 		p := d.ports[state.Ports[i].Name]

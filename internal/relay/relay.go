@@ -9,6 +9,7 @@ package relay
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -58,6 +59,9 @@ type Set struct {
 	cancel  context.CancelFunc
 	done    sync.WaitGroup
 	udp     udpRelay
+
+	mu     sync.Mutex      // Lock 95
+	served map[*client]int // the number of the port of each
 }
 
 // A BindError reports a port of the host that could not be bound.
@@ -100,6 +104,36 @@ func Open(r Rule) (*Set, error) {
 		s.done.Go(s.serve)
 	}
 	return s, nil
+}
+
+// serving notes a client of port number i, and returns what forgets it.
+func (s *Set) serving(c *client, i int) (ended func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.served == nil {
+		s.served = map[*client]int{}
+	}
+	s.served[c] = i
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.served, c)
+	}
+}
+
+// Recheck ends the clients that may not reach the container any more. On a nil Set it does nothing.
+func (s *Set) Recheck() {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	served := maps.Clone(s.served)
+	s.mu.Unlock()
+	for c, i := range served {
+		if len(s.rule.targets(i, c.remote.Unmap())) == 0 {
+			c.close()
+		}
+	}
 }
 
 // Clients returns how many connections and UDP clients were served. On a nil Set it is 0.

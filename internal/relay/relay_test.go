@@ -1,9 +1,12 @@
 package relay
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,6 +49,45 @@ func relayTo(t *testing.T, to netip.AddrPort) netip.AddrPort {
 	}
 	t.Cleanup(s.Close)
 	return at
+}
+
+// A client that may not reach the container any more is put out.
+func TestRecheck(t *testing.T) {
+	to := echo(t)
+	var closed atomic.Bool
+	s, err := Open(Rule{
+		Proto: "tcp", Host: netip.MustParseAddr("127.0.0.2"), Lo: to.Port(), Hi: to.Port(), Target: to.Addr(), TargetPort: to.Port(), Serve: true,
+		May: func(netip.Addr, netip.AddrPort) bool { return !closed.Load() },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	c, err := net.Dial("tcp", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), to.Port()).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	say := func() error {
+		if _, err := c.Write([]byte("x")); err != nil {
+			return err
+		}
+		_, err := io.ReadFull(c, make([]byte, 1))
+		return err
+	}
+	if err := say(); err != nil {
+		t.Fatal(err)
+	}
+	s.Recheck()
+	if err := say(); err != nil {
+		t.Errorf("a client that may go on: %v", err)
+	}
+	closed.Store(true)
+	s.Recheck()
+	if err := say(); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a client that may not go on: %v", err)
+	}
 }
 
 // Many clients that say nothing keep no other client out.

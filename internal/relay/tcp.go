@@ -42,7 +42,7 @@ func (s *Set) acceptTCP(i int) {
 		return
 	}
 	s.clients.Add(1)
-	s.done.Go(func() { relayTCP(s.ctx, in, remote, to) })
+	s.done.Go(func() { s.relayTCP(in, remote, i, to) })
 }
 
 // silence is for how long a connection has carried no data: see tcp(7), TCP_INFO.
@@ -59,14 +59,15 @@ func silence(c *net.TCPConn) (d time.Duration) {
 	return d
 }
 
-// relayTCP connects to the first target that answers, and copies in both directions. What ends one side ends the other in the same way: the last byte with FIN, an error with RST.
-func relayTCP(ctx context.Context, in *net.TCPConn, remote netip.Addr, to []netip.AddrPort) {
+// relayTCP connects a client of port number i to the first target that answers, and copies in both directions. What ends one side ends the other in the same way: the last byte with FIN, an error with RST.
+func (s *Set) relayTCP(in *net.TCPConn, remote netip.Addr, i int, to []netip.AddrPort) {
 	defer in.Close()
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
 	me := &client{remote: remote, silent: func() time.Duration { return silence(in) }, close: cancel}
 	connections.add(me)
 	defer connections.remove(me)
+	defer s.serving(me, i)()
 	dialer := net.Dialer{Timeout: 10 * time.Second}
 	c, err := dialer.DialContext(ctx, "tcp", to[0].String())
 	if err != nil && len(to) > 1 { // the program may listen on IPv4 only

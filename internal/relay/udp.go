@@ -93,8 +93,10 @@ func (r *udpRelay) session(who udpClient) net.Conn {
 	r.mu.Unlock()
 	udpClients.add(&s.client)
 	r.set.clients.Add(1)
+	ended := r.set.serving(&s.client, who.port)
 	r.set.done.Go(func() {
 		r.answer(s, who)
+		ended()
 		udpClients.remove(&s.client)
 		r.mu.Lock()
 		if r.sessions[who] == s {

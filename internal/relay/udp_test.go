@@ -52,6 +52,9 @@ func TestClientsAreBounded(t *testing.T) {
 		}
 	}
 	r.mu.Unlock()
+	s.rule.May = func(netip.Addr, netip.AddrPort) bool { return false }
+	s.Recheck()
+	r.set.settle(t, 0)
 	s.Close()
 	if udpClients.n != 0 || len(udpClients.of) != 0 {
 		t.Errorf("%d clients of %d addresses are left in the end", udpClients.n, len(udpClients.of))
