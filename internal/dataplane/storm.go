@@ -22,6 +22,7 @@ const (
 	muchCopies      = copiesLeast / 4               // more of them in a time of stormBurst are much,
 	muchFrames      = 32                            // if they are those of more frames than these,
 	scarceFrames    = 4                             // or than these while time is scarce
+	longestDebt     = int64(16 * time.Second)       // for which a port that has flooded much may flood nothing, at most
 )
 
 // A stormCount is how many ports flood much.
@@ -130,7 +131,7 @@ func (s *storm) take(f *frame.Frame, now int64, limit uint32, ports int, c *stor
 			copies = copies * copiesOfAll * copiesPerSecond / c.most
 		}
 	}
-	s.copies = max(s.copies, now) + copies
+	s.copies = min(max(s.copies, now)+copies, now+longestDebt)
 	if limit != 0 {
 		*paid = max(*paid, now) + segments*int64(time.Second)/int64(limit)
 	}

@@ -27,6 +27,21 @@ func TestStormsWhileTimeIsScarce(t *testing.T) {
 	}
 }
 
+// However scarce time was, a port may flood again soon afterwards.
+func TestStormsAreForgiven(t *testing.T) {
+	var f frame.Frame
+	f.Reset(frametest.ARP(frame.BroadcastMAC, 0x020000000001, 1, 1, 2), 1)
+	frame.Parse(&f)
+	var s storm
+	count, now := stormCount{most: 1}, int64(time.Second)
+	for s.take(&f, now, 0, 1000, &count) {
+	}
+	count.forget()
+	if now += longestDebt; !s.take(&f, now, 0, 1000, &count) {
+		t.Errorf("it may not flood for %v more", time.Duration(s.copies-now))
+	}
+}
+
 func testStorms(t *testing.T, count stormCount, most int) {
 	var f frame.Frame
 	f.Reset(frametest.ARP(frame.BroadcastMAC, 0x020000000001, 1, 1, 2), 1)
