@@ -21,7 +21,7 @@ func (s *snapshot) clampMSS(f *frame.Frame, mtu int, byUplink bool) {
 	if f.Net == frame.NoNet {
 		near, far = far, near
 	}
-	mtu = min(mtu, s.pmtu.mtu(hintFor(near, far)))
+	mtu = min(mtu, s.pmtu.mtu(hintFor(hint(near), hint(far))))
 	if byUplink {
 		mtu = min(mtu, s.wayMTU(far), s.ways.mtu(hint(far)), s.hostRouteMTU(far))
 	}
@@ -98,11 +98,11 @@ func hint[A frame.Address](a A) uint32 {
 	return 0
 }
 
-// hintFor is the key of what a station knows of a remote address: errors about its packets change nothing for other stations.
+// hintFor is the key of what a station knows of a remote address, by the hints of both: errors about its packets change nothing for other stations.
 //
 //uvswitch:hot
-func hintFor[A frame.Address](station, remote A) uint32 {
-	return uint32(frame.Mix(uint64(hint(remote))^hintSeed, uint64(hint(station))^hintSeed>>7)) | 1
+func hintFor(station, remote uint32) uint32 {
+	return uint32(frame.Mix(uint64(remote)^hintSeed, uint64(station)^hintSeed>>7)) | 1
 }
 
 var hintSeed = rand.Uint64()
@@ -119,18 +119,18 @@ func (p *pmtuCache) mtu(a uint32) int {
 	return int(v >> 16)
 }
 
-// update stores the MTU of an ICMP error from outside to a station; to is the station's address, if the error is over IPv6. nat.PreRouting has checked that
-// the error is about a flow of the station.
+// update stores the MTU of an ICMP error from outside to a station, by the hint of the station's address. nat.PreRouting has checked that the error is
+// about a flow of the station.
 //
 //uvswitch:hot
-func (p *pmtuCache) update(f *frame.Frame, to frame.Addr6, now frame.Tick) {
+func (p *pmtuCache) update(f *frame.Frame, station uint32, now frame.Tick) {
 	icmp := f.ICMP()
 	if f.Net != frame.NoNet {
 		return
 	}
 	if f.Proto == frame.ICMPv6 {
 		if q, _, ok := frame.Quoted6(icmp); ok && icmp.Type() == frame.ICMPv6TooBig {
-			p.noteIfLower(hintFor(to, q.Dst), int(icmp.MTU6()), now)
+			p.noteIfLower(hintFor(station, hint(q.Dst)), int(icmp.MTU6()), now)
 		}
 		return
 	}
@@ -141,7 +141,7 @@ func (p *pmtuCache) update(f *frame.Frame, to frame.Addr6, now frame.Tick) {
 	if !ok {
 		return
 	}
-	p.noteIfLower(hintFor(f.RouteDst, q.Dst), int(max(icmp.NextMTU(), frame.MinPathMTU)), now)
+	p.noteIfLower(hintFor(station, hint(q.Dst)), int(max(icmp.NextMTU(), frame.MinPathMTU)), now)
 }
 
 // noteIfLower is note for what an error says: no error raises a path's MTU (RFC 1191, 3; RFC 8201, 4).

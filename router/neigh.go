@@ -275,10 +275,11 @@ func (r *Router) enqueue(p PuntedFrame, now frame.Tick, out Output) {
 		n = r.addNeighbor(k, Failed, p.In)
 	}
 	if n.state == Failed {
-		if in := p.In % frame.MaxPorts; in != n.owner && r.unresolvedOf[in] < maxUnresolved {
-			r.charge(n, p.In) // whoever looks for it pays
+		in := p.In % frame.MaxPorts
+		if in != n.owner && r.unresolvedOf[in] < maxUnresolved {
+			r.charge(n, in) // whoever looks for it pays
 		}
-		if n.owner != p.In%frame.MaxPorts || r.incompleteOf[n.owner] >= maxIncomplete {
+		if in != n.owner || r.incompleteOf[n.owner] >= maxIncomplete {
 			out.Drop(p, frame.NeighborQueueFull)
 			return
 		}

@@ -129,7 +129,7 @@ func (s *snapshot) route(f *frame.Frame, rt *entry, b *frame.Batch) {
 			s.clampMSS(f, min(in.MTU, out.MTU), f.Net == frame.NoNet || rt.Egress == frame.NoNet)
 		}
 		if f.NAT == frame.NATRelated && !b.Dry {
-			s.pmtu.update(f, frame.Addr6{}, b.Tick)
+			s.pmtu.update(f, hint(dst), b.Tick)
 		}
 		f.Verdict, f.Egress, f.NextHop = frame.Routed, rt.Egress, dst
 		if rt.hop != 0 {

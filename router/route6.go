@@ -108,7 +108,7 @@ func (s *snapshot) routeIPv6(f *frame.Frame, to *frame.Way6, rt *entry, b *frame
 			s.clampMSS6(f, dst, min(back, mtu))
 		}
 		if f.NAT == frame.NATRelated && !b.Dry {
-			s.pmtu.update(f, dst, b.Tick)
+			s.pmtu.update(f, hint(dst), b.Tick)
 		}
 		f.Verdict, f.Egress, to.Hop = frame.Routed, rt.Egress, dst
 		if !rt.hop6.IsZero() {
@@ -143,7 +143,7 @@ func (s *snapshot) clampMSS6(f *frame.Frame, far frame.Addr6, mtu int) {
 	if f.Net == frame.NoNet {
 		near, far = far, near
 	}
-	limitMSS(f, h, uint16(max(min(mtu, s.pmtu.mtu(hintFor(near, far))), frame.MinMTU6)-frame.IPv6Len-frame.TCPLen))
+	limitMSS(f, h, uint16(max(min(mtu, s.pmtu.mtu(hintFor(hint(near), hint(far)))), frame.MinMTU6)-frame.IPv6Len-frame.TCPLen))
 }
 
 // isGateway6 reports whether a is one of the router's own addresses, seen from network n: the gateway's of any network, or a link-local or

@@ -386,17 +386,8 @@ func (d *Daemon) poolsLocked(more ...*model.Publish) [2]*nat.PortSet {
 	for _, p := range d.publishes {
 		more = append(more, &p.Publish)
 	}
-	return natports.Pools(d.config.Uplink.Ports, d.hostUses, d.isInsideLocked, more)
-}
-
-// isInsideLocked reports whether an address is one of the switch's networks.
-func (d *Daemon) isInsideLocked(a netip.Addr) bool {
-	for _, n := range d.networks {
-		if n.Prefix.Contains(a) || n.Prefix6.Contains(a) {
-			return true
-		}
-	}
-	return false
+	state := d.State()
+	return natports.Pools(d.config.Uplink.Ports, d.hostUses, func(a netip.Addr) bool { return state.NetworkOf(a) != nil }, more)
 }
 
 // hostProtocolsLocked are the IP protocols without ports that the host itself uses, by tunnels, IPsec or raw sockets.

@@ -329,8 +329,6 @@ func TestFlooded(t *testing.T) {
 		if b.pair.Uplink == "tap" {
 			t.Skip("the host's stack decides")
 		}
-		b.Web("web")
-		b.CLI("publish", "add", "8080:80", "--port", "web")
 		b.CLI("publish", "add", "9999:9/udp", "--port", "db")
 		var c net.Conn
 		if err := netns.Do(b.path("out"), func() (err error) { c, err = net.Dial("udp4", "10.1.0.1:9999"); return err }); err != nil {
@@ -342,29 +340,37 @@ func TestFlooded(t *testing.T) {
 				_, _ = c.Write([]byte("flood")) // refused while nobody listens there
 			}
 		}
-		asks(t, b, "out", "10.1.0.1:8080", "this is web")
-		pid := b.proc.Process.Pid
-		if err := unix.Kill(pid, unix.SIGSTOP); err != nil { // nobody reads the queue
-			t.Fatal(err)
-		}
-		burst(3000)
-		if err := unix.Kill(pid, unix.SIGCONT); err != nil {
-			t.Fatal(err)
-		}
-		var s api.Status
-		b.Eventually("the flood is limited", func() bool {
-			burst(2000)
-			_, _ = b.TrySh("out", "curl -s -m 1 http://10.1.0.1:8080/") // a port that is alone is not limited
-			b.JSON(&s, "status")
-			return s.Uplink.Flooded > 0
-		})
-		contains(t, b.CLI("status"), "flooded", "were dropped before the switch")
-		for range 10 {
-			burst(2000)
-			asks(t, b, "out", "10.1.0.1:8080", "this is web")
-		}
-		b.Eventually("the account of frames is balanced", func() bool { return strings.Contains(b.CLI("stats"), "balanced true") })
+		limitsFlood(t, b, burst)
 	})
+}
+
+// limitsFlood checks that a flood from outside, which burst sends, is limited, and that a published port of web answers beside it.
+func limitsFlood(t *testing.T, b *Bed, burst func(packets int)) {
+	t.Helper()
+	b.Web("web")
+	b.CLI("publish", "add", "8080:80", "--port", "web")
+	asks(t, b, "out", "10.1.0.1:8080", "this is web")
+	pid := b.proc.Process.Pid
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil { // nobody reads the queue
+		t.Fatal(err)
+	}
+	burst(3000)
+	if err := unix.Kill(pid, unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	var s api.Status
+	b.Eventually("the flood is limited", func() bool {
+		burst(2000)
+		_, _ = b.TrySh("out", "curl -s -m 1 http://10.1.0.1:8080/") // a port that is alone is not limited
+		b.JSON(&s, "status")
+		return s.Uplink.Flooded > 0
+	})
+	contains(t, b.CLI("status"), "flooded", "were dropped before the switch")
+	for range 10 {
+		burst(2000)
+		asks(t, b, "out", "10.1.0.1:8080", "this is web")
+	}
+	b.Eventually("the account of frames is balanced", func() bool { return strings.Contains(b.CLI("stats"), "balanced true") })
 }
 
 // TestFloodedByFragments checks the same for later fragments whose first one has not come. The host gets them, too.
@@ -374,8 +380,6 @@ func TestFloodedByFragments(t *testing.T) {
 		if b.pair.Uplink == "tap" {
 			t.Skip("the host's stack decides")
 		}
-		b.Web("web")
-		b.CLI("publish", "add", "8080:80", "--port", "web")
 		var fd int
 		if err := netns.Do(b.path("out"), func() (err error) {
 			fd, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
@@ -392,27 +396,7 @@ func TestFloodedByFragments(t *testing.T) {
 				_ = unix.Sendto(fd, p.Raw()[frame.VnetLen+frame.EthernetLen:], 0, &unix.SockaddrInet4{Addr: [4]byte{10, 1, 0, 1}})
 			}
 		}
-		asks(t, b, "out", "10.1.0.1:8080", "this is web")
-		pid := b.proc.Process.Pid
-		if err := unix.Kill(pid, unix.SIGSTOP); err != nil { // nobody reads the queue
-			t.Fatal(err)
-		}
-		burst(3000)
-		if err := unix.Kill(pid, unix.SIGCONT); err != nil {
-			t.Fatal(err)
-		}
-		var s api.Status
-		b.Eventually("the flood is limited", func() bool {
-			burst(2000)
-			_, _ = b.TrySh("out", "curl -s -m 1 http://10.1.0.1:8080/") // one that is alone is not limited
-			b.JSON(&s, "status")
-			return s.Uplink.Flooded > 0
-		})
-		for range 10 {
-			burst(2000)
-			asks(t, b, "out", "10.1.0.1:8080", "this is web")
-		}
-		b.Eventually("the account of frames is balanced", func() bool { return strings.Contains(b.CLI("stats"), "balanced true") })
+		limitsFlood(t, b, burst)
 	})
 }
 

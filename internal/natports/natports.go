@@ -11,7 +11,8 @@ import (
 )
 
 // Pools returns the ports for TCP, and those for UDP and SCTP: the ranges of the configuration without ports that the host listens on, or that
-// are published. inside tells addresses of the switch's own networks: what has one of these is not in NAT's way. A port that the host's kernel picks for a connection of its own may be a container's, too: both are known by their remote ends.
+// are published. A socket at an address of the switch's own networks, which inside tells, takes no port from NAT. A port that the host's kernel picks
+// for a connection of its own may be a container's, too: both are known by their remote ends.
 func Pools(ranges string, used []usedports.Listener, inside func(netip.Addr) bool, published []*model.Publish) (pools [2]*nat.PortSet) {
 	all, _ := model.ParsePortRanges(ranges)
 	for i, proto := range []string{"tcp", "udp"} {
