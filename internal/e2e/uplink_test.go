@@ -1,12 +1,15 @@
 package e2e
 
 import (
+	"bytes"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/internal/frame"
@@ -398,6 +401,58 @@ func TestFloodedByFragments(t *testing.T) {
 		}
 		limitsFlood(t, b, burst)
 	})
+}
+
+// TestSharedUDPPort checks that a UDP socket of the host which comes to have a container's outside port takes nothing from the container, nor
+// the container from the host: both get the packets to the port, whole and in fragments.
+func TestSharedUDPPort(t *testing.T) {
+	b := newWithIPv6(t)
+	outside6(b)
+	b.Start()
+	containers(b)
+	for network, to := range map[string]string{"udp4": "10.1.0.2", "udp6": out6} {
+		listen := func(ns, addr string, port int) (c *net.UDPConn) {
+			t.Helper()
+			if err := netns.Do(b.path(ns), func() (err error) {
+				c, err = net.ListenUDP(network, &net.UDPAddr{IP: net.ParseIP(addr), Port: port})
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { c.Close() })
+			_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+			return c
+		}
+		receive := func(who string, c *net.UDPConn, want []byte) netip.AddrPort {
+			t.Helper()
+			buf := make([]byte, 1<<16)
+			for {
+				n, from, err := c.ReadFromUDPAddrPort(buf)
+				if err != nil {
+					t.Fatalf("%s: no datagram of %d bytes came from %s: %v", who, len(want), to, err)
+				} else if bytes.Equal(buf[:n], want) {
+					return from
+				}
+			}
+		}
+		server, other, client := listen("out", to, 7000), listen("out", to, 7001), listen("web", "", 40000)
+		if _, err := client.WriteToUDPAddrPort([]byte("question"), netip.AddrPortFrom(netip.MustParseAddr(to), 7000)); err != nil {
+			t.Fatal(err)
+		}
+		outside := receive("the server", server, []byte("question"))
+		host := listen("host", "", int(outside.Port()))
+		for _, size := range []int{100, 4000, 30000} {
+			answer, others := bytes.Repeat([]byte{'a'}, size), bytes.Repeat([]byte{'o'}, size)
+			for c, data := range map[*net.UDPConn][]byte{server: answer, other: others} {
+				if _, err := c.WriteToUDPAddrPort(data, outside); err != nil {
+					t.Fatal(err)
+				}
+			}
+			receive("the container", client, answer)
+			receive("the host's socket", host, others)
+		}
+	}
+	b.Balanced()
 }
 
 // TestKilled checks that the next switch removes everything that a killed switch left behind.

@@ -400,10 +400,12 @@ func TestGiveBack(t *testing.T) {
 		}
 	}
 	// A copy is never given back: the host has the original.
-	p := frametest.Packet{SrcMAC: frame.WayArrived&^(1<<32) | 77, DstMAC: uplinkMAC, Src: n.host("o").Addr, Dst: frametest.Addr("198.51.100.1"), SrcPort: 5, DstPort: 22}
-	before := n.DP.NAT.GivenBack()
-	if n.Inject(n.host("o"), p.Raw()); n.DP.NAT.GivenBack() != before || n.DP.Drops()["not_for_us"] == 0 {
-		t.Error("a copy was given back")
+	for _, port := range []uint16{22, 20000} {
+		p := frametest.Packet{SrcMAC: frame.WayArrived&^(1<<32) | 77, DstMAC: uplinkMAC, Src: n.host("o").Addr, Dst: frametest.Addr("198.51.100.1"), SrcPort: 5, DstPort: port}
+		before, drops := n.DP.NAT.GivenBack(), n.DP.Drops()["not_for_us"]
+		if n.Inject(n.host("o"), p.Raw()); n.DP.NAT.GivenBack() != before || n.DP.Drops()["not_for_us"] != drops+1 {
+			t.Errorf("a copy to port %d was given back, or dropped for another reason: %v", port, n.DP.Drops())
+		}
 	}
 }
 

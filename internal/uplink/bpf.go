@@ -29,7 +29,7 @@ type bpfMaps struct {
 	routes6   *ebpf.Map // prefixes that are the switch's outside: see SetRoutes6
 	stations6 *ebpf.Map // addresses there that a port has -> the port
 
-	frags *ebpf.Map // packets that come in fragments: fragment key -> whether they are ours
+	frags *ebpf.Map // packets that come in fragments: fragment key -> whose they are
 	ways  *ebpf.Map // what the host's routing has said lately: see wayHint; likewise mapped
 
 	arrivals *ebpf.Map   // what each port has received in a slice of time: key -> arrived

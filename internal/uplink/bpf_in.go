@@ -13,7 +13,8 @@ import (
 // The program "way in" is attached to the host's devices. It redirects to the TAP what may be the switch's. These are packets to an
 // address of the host that are one of:
 //   - TCP, UDP or SCTP to a published port,
-//   - TCP, UDP or SCTP to a port that is in use, if the host has no socket for the packet,
+//   - TCP, UDP or SCTP to a port that is in use, if the host has no socket for the packet. If the host has a UDP socket for it, both get it: the
+//     packet does not tell whose it is,
 //   - an ICMP reply with an identifier in use: the host gets a copy, since its pings have no ports to look for, but not of a fragment, nor of a
 //     packet without an Ethernet header,
 //   - another protocol, from an address with which a container uses this protocol,
@@ -29,7 +30,7 @@ import (
 //	     │                         └─ others ──► emitPairLookup ──► likewise
 //	     └─ later fragment ──► emitLaterFragment: it follows its first fragment
 //
-// Labels: "ours" and "host's" note whose a first fragment is, "redirect" and "pass" end the program.
+// Labels: "ours", "host's" and "both's" note whose a first fragment is; "redirect", "pass" and, for both, "copy" end the program.
 type wayIn struct {
 	program
 	maps  *bpfMaps
@@ -60,6 +61,13 @@ const (
 	inSlice   = -136 // number of the present slice: see GuardQueue
 
 	inParams = -192 // struct bpf_fib_lookup, 64 bytes; emitLimit, which uses inArrival and inSlice, comes before
+)
+
+// Whose a packet in fragments is: values of frags and frags6.
+const (
+	hosts = iota
+	ours
+	boths // the host gets it, and the TAP a copy
 )
 
 // Masks of the fragment field in network byte order.
@@ -236,27 +244,25 @@ func (p *wayIn) emitPairLookup() {
 	p.Emit(asm.Ja.Label("ours"))
 }
 
-// emitLaterFragment: a later fragment goes where its first one went. One that comes before its first one is delivered to both; the side
-// that does not own the packet discards it. On a device without Ethernet headers, such a fragment goes to the host only: a copy could not
-// be marked.
+// emitLaterFragment: a later fragment goes where its first one went. One that comes before its first one is both's; the side that does not
+// own the packet discards it.
 //
 //	later: whose = frags[{ip.src, ip.dst, ip.proto, ip.id}];
-//	if (!whose) { if (check_limit()) clone(CLONE); goto pass; }
-//	if (*whose) goto ours; else goto pass;
+//	if (!whose) goto copy; follow: if (*whose == HOSTS) goto pass; if (*whose == OURS) goto ours; else goto copy;
+//	copy: if (check_limit()) clone(CLONE); goto pass;
 func (p *wayIn) emitLaterFragment() {
 	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("later"))
 	p.emitFragmentKey()
-	p.EmitMapLookup(p.maps.frags, inPair, p.early())
+	p.EmitMapLookup(p.maps.frags, inPair, p.copy())
 	p.Emit(
-		asm.LoadMem(asm.R0, asm.R0, 0, asm.Word),
-		asm.JEq.Imm(asm.R0, 0, "pass"),
-		asm.Ja.Label("ours"),
+		asm.LoadMem(asm.R0, asm.R0, 0, asm.Word).WithSymbol("follow"),
+		asm.JEq.Imm(asm.R0, hosts, "pass"), asm.JEq.Imm(asm.R0, ours, "ours"), asm.Ja.Label(p.copy()),
 	)
 	if p.plain {
 		return
 	}
-	p.emitLimit("early, limited", "early", "pass")
-	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("early"))
+	p.emitLimit("copy", "unlimited copy", "pass")
+	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("unlimited copy"))
 	p.emitTAPCheck()
 	p.Emit(asm.Mov.Reg(asm.R1, regPacket), asm.Mov.Imm(asm.R2, 6))
 	p.Emit(bpf.Slot(asm.R3, inTuple)...)
@@ -268,12 +274,12 @@ func (p *wayIn) emitLaterFragment() {
 	p.Emit(asm.Ja.Label("pass"))
 }
 
-// early is where a fragment goes that comes before its first one.
-func (p *wayIn) early() string {
+// copy is where a packet goes that is both's. On a device without Ethernet headers it is the host's alone: a copy could not be marked.
+func (p *wayIn) copy() string {
 	if p.plain {
 		return "pass"
 	}
-	return "early, limited"
+	return "copy"
 }
 
 // emitPortLookups, in the sets of the family, which begin at base:
@@ -318,7 +324,7 @@ func (p *wayIn) emitHasPort(yes string) {
 	)
 }
 
-// emitSocketCheck: the host's sockets come first.
+// emitSocketCheck: a TCP packet is the host's if the host has a socket for it, a UDP packet both's.
 //
 //	used: if (is_error) goto ours;
 //	tuple = {ip.src, ip.dst, head.src_port, head.dst_port};
@@ -326,7 +332,8 @@ func (p *wayIn) emitHasPort(yes string) {
 //		socket = skc_lookup_tcp(tuple); if (!socket) goto ours;
 //		if (socket->state != LISTEN) goto host's;
 //		if (flags & (SYN|ACK) == SYN) goto host's; else goto ours; }
-//	if (ip.proto == UDP && sk_lookup_udp(tuple)) goto host's; else goto ours;
+//	if (ip.proto == UDP && sk_lookup_udp(tuple)) { whose = BOTHS; note_fragment(whose); goto copy; }
+//	goto ours;
 func (p *wayIn) emitSocketCheck() {
 	p.Emit(
 		asm.LoadMem(asm.R1, asm.RFP, inError, asm.Word).WithSymbol("used"), asm.JNE.Imm(asm.R1, 0, "ours"),
@@ -340,6 +347,8 @@ func (p *wayIn) emitSocketCheck() {
 	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("six used"))
 	p.emitTuple6()
 	p.emitSocketOf("six ", inTuple6, tupleLen6)
+	p.Emit(asm.StoreImm(asm.RFP, inValue, boths, asm.Word).WithSymbol("both's"))
+	p.emitNoteFragment(p.copy())
 }
 
 // emitSocketOf is the check of a packet whose protocol is in R1, and whose addresses and ports are in a slot.
@@ -356,21 +365,21 @@ func (p *wayIn) emitSocketOf(prefix string, tuple, size int32) {
 		asm.Ja.Label("ours"), asm.Mov.Imm(asm.R0, 0).WithSymbol(prefix+"udp socket"),
 	)
 	p.emitSocket(asm.FnSkLookupUdp, tuple, size, "ours")
-	p.Emit(asm.Mov.Reg(asm.R1, asm.R0), asm.FnSkRelease.Call(), asm.Ja.Label("host's"))
+	p.Emit(asm.Mov.Reg(asm.R1, asm.R0), asm.FnSkRelease.Call(), asm.Ja.Label("both's"))
 }
 
 // emitRedirect:
 //
-//	ours: check_limit(); whose = 1; note_fragment(whose);
-//	if (set == ICMP_ID && !is_error && !fragment) goto early; // the host may ping with the same identifier: both get the answer
+//	ours: check_limit(); whose = OURS; note_fragment(whose);
+//	if (set == ICMP_ID && !is_error && !fragment) goto unlimited copy; // the host may ping with the same identifier: both get the answer
 //	redirect: check_tap();
 //	if (skb->vlan_present) vlan_pop(skb);
 //	if (plain) { change_head(skb, 14); store(0, {0, how, ifindex, skb->protocol}); } else store(6, {how, ifindex});
 //	return redirect(tap);
-//	host's: whose = 0; note_fragment(whose); goto pass;
+//	host's: whose = HOSTS; note_fragment(whose); goto pass;
 func (p *wayIn) emitRedirect() {
 	p.emitLimit("ours", "allowed", "")
-	p.Emit(asm.StoreImm(asm.RFP, inValue, 1, asm.Word).WithSymbol("allowed"))
+	p.Emit(asm.StoreImm(asm.RFP, inValue, ours, asm.Word).WithSymbol("allowed"))
 	p.emitNoteFragment("noted")
 	p.Emit(
 		asm.LoadMem(asm.R1, asm.RFP, inSet, asm.Word).WithSymbol("noted"), asm.JNE.Imm(asm.R1, int32(setICMPID), "redirect"),
@@ -379,9 +388,9 @@ func (p *wayIn) emitRedirect() {
 	if !p.plain {
 		p.Emit(
 			asm.LoadMem(asm.R1, asm.RFP, inSix, asm.Word), asm.JEq.Imm(asm.R1, 0, "four, whole"),
-			asm.LoadMem(asm.R1, asm.RFP, inIsFirst6, asm.Word), asm.JNE.Imm(asm.R1, 0, "redirect"), asm.Ja.Label("early"),
+			asm.LoadMem(asm.R1, asm.RFP, inIsFirst6, asm.Word), asm.JNE.Imm(asm.R1, 0, "redirect"), asm.Ja.Label("unlimited copy"),
 			asm.LoadMem(asm.R1, asm.RFP, inIP+ipFragment, asm.Half).WithSymbol("four, whole"), asm.And.Imm(asm.R1, maskMore|maskOffset), asm.JNE.Imm(asm.R1, 0, "redirect"),
-			asm.Ja.Label("early"),
+			asm.Ja.Label("unlimited copy"),
 		)
 	}
 	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("redirect"))
@@ -407,7 +416,7 @@ func (p *wayIn) emitRedirect() {
 		asm.Mov.Imm(asm.R1, p.tap), asm.Mov.Imm(asm.R2, 0),
 		asm.FnRedirect.Call(),
 		asm.Return(),
-		asm.StoreImm(asm.RFP, inValue, 0, asm.Word).WithSymbol("host's"),
+		asm.StoreImm(asm.RFP, inValue, hosts, asm.Word).WithSymbol("host's"),
 	)
 	p.emitNoteFragment("pass")
 }

@@ -178,7 +178,7 @@ func (p *wayIn) emitQuote6() {
 //
 //	pair: remote = ip6.src;
 //	remote: if (!pairs6[{ip6.dst, remote, proto}]) goto host's; else goto ours;
-//	later: whose = frags6[key]; if (!whose) goto early; if (*whose) goto ours; else goto pass;
+//	later: whose = frags6[key]; if (!whose) goto copy; else goto follow;
 func (p *wayIn) emitPairLookup6() {
 	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("six pair"))
 	p.emitCopy(inTuple6+16, inIP6+ip6Src, 16)
@@ -186,8 +186,8 @@ func (p *wayIn) emitPairLookup6() {
 	p.emitCopy(inTuple6, inIP6+ip6Dst, 16)
 	p.EmitMapLookup(p.maps.pairs6, inTuple6, "host's")
 	p.Emit(asm.Ja.Label("ours"), asm.Mov.Imm(asm.R0, 0).WithSymbol("six later"))
-	p.EmitMapLookup(p.maps.frags6, inFrag6, p.early())
-	p.Emit(asm.LoadMem(asm.R0, asm.R0, 0, asm.Word), asm.JEq.Imm(asm.R0, 0, "pass"), asm.Ja.Label("ours"))
+	p.EmitMapLookup(p.maps.frags6, inFrag6, p.copy())
+	p.Emit(asm.Ja.Label("follow"))
 }
 
 // emitTuple6: tuple = {ip6.src, ip6.dst, head.src_port, head.dst_port}; R1 = proto;
