@@ -348,7 +348,11 @@ func (p *wayIn) emitSocketCheck() {
 	p.emitTuple6()
 	p.emitSocketOf("six ", inTuple6, tupleLen6)
 	p.Emit(asm.StoreImm(asm.RFP, inValue, boths, asm.Word).WithSymbol("both's"))
-	p.emitNoteFragment(p.copy())
+	if p.plain { // a copy could not be marked
+		p.Emit(asm.Ja.Label("host's"))
+		return
+	}
+	p.emitNoteFragment("copy")
 }
 
 // emitSocketOf is the check of a packet whose protocol is in R1, and whose addresses and ports are in a slot.
