@@ -69,6 +69,7 @@ func (m *inMemory) Yield(frame.PortID) bool                           { return t
 func (m *inMemory) Take(frame.PortID, frame.Reading) error            { return nil }
 func (m *inMemory) CPUTime() int64                                    { return 0 }
 func (m *inMemory) CPUWait() int64                                    { return 0 }
+func (m *inMemory) Hurry(bool)                                        {}
 func (m *inMemory) Counts() (c frame.IOCounts)                        { return c }
 func (m *inMemory) Wake()                                             {}
 func (m *inMemory) Close() error                                      { return nil }

@@ -441,7 +441,7 @@ func (r *IOUring) lookFor(began, most time.Duration) bool {
 const looks = 16
 
 // Counts implements dataplane.Poller.
-func (r *IOUring) Counts() frame.IOCounts { return used(r.counts) }
+func (r *IOUring) Counts() frame.IOCounts { return r.used(r.counts) }
 
 // enable makes the calling thread the only one that may use the io_uring.
 func (r *IOUring) enable() error {

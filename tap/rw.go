@@ -144,7 +144,7 @@ func (r *RW) Poll(b *frame.Batch) error {
 }
 
 // Counts implements dataplane.Poller.
-func (r *RW) Counts() frame.IOCounts { return used(r.counts) }
+func (r *RW) Counts() frame.IOCounts { return r.used(r.counts) }
 
 // await calls epoll_wait and queues the ports that have become ready. It waits for at most wait milliseconds; -1 means no
 // limit. woken reports a call of Wake.

@@ -23,6 +23,8 @@ type Poller interface {
 	// CPUTime is for how long the calling thread has run, and CPUWait for how long it was ready and waited for a CPU; in ns. 0: not known.
 	CPUTime() int64
 	CPUWait() int64
+	// Hurry asks for a higher priority of the calling thread, or for the usual one again.
+	Hurry(on bool)
 	// Counts are what the Poller has done, and what the calling thread has used.
 	Counts() frame.IOCounts
 	// Poll flushes what was sent, waits for a first frame, a failure or Wake, and takes what is there without

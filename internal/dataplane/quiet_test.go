@@ -28,6 +28,7 @@ func (s *script) Pause(frame.PortID)                                {}
 func (s *script) Resume(frame.PortID)                               {}
 func (s *script) CPUTime() int64                                    { return 0 }
 func (s *script) CPUWait() int64                                    { return 0 }
+func (s *script) Hurry(bool)                                        {}
 func (s *script) Counts() frame.IOCounts                            { return frame.IOCounts{} }
 func (s *script) Wake()                                             {}
 func (s *script) Send(id frame.PortID, _ *frame.Frame)              { s.sent = append(s.sent, id) }

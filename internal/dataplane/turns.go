@@ -45,6 +45,7 @@ type turns struct {
 	long       [frame.MaxPorts]uint8  // batches with longBytes of the port; halved by every other batch with frames of it
 	cost       [frame.MaxPorts]int64  // of the ports, in the last costWindows: bytes, and frameCost for each frame
 	mean       int64                  // cost of the ports that may be loud, in the mean
+	floods     bool                   // some port floods
 	until      int64                  // until then, CPU times are measured: some port has been loud or has flooded
 	others     [classes]bool          // in this window, a port of a lower class has sent to another one of a lower class
 	began      int64                  // of the window
@@ -247,6 +248,7 @@ func (w *worker) closeWindow(now int64) {
 		left -= left / costWindows
 	}
 	sum, ports := int64(0), int64(0)
+	t.floods = false
 	for id := range t.cost {
 		t.cost[id], t.debt[id] = t.cost[id]*left>>16, t.debt[id]*left>>16
 		if t.loud[id] <= now && t.flooding[id] <= now {
@@ -260,6 +262,8 @@ func (w *worker) closeWindow(now int64) {
 		}
 		if t.flooding[id] <= now {
 			sum, ports = sum+t.cost[id], ports+1
+		} else {
+			t.floods = true
 		}
 	}
 	t.mean = sum / max(1, ports)

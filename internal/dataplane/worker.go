@@ -48,6 +48,7 @@ type worker struct {
 	storms     [frame.MaxPorts]storm
 	storming   stormCount
 	turns      turns
+	haste      haste
 	uplink     frame.PortID // NoPort if another worker reads it
 	injected   *ring.Shared // from the slow path
 	roomWanted atomic.Bool  // see slowPath.injectRecord
@@ -86,6 +87,7 @@ func (w *worker) round() error {
 	w.process(b, received)
 	b.Took, b.Scarce = w.dp.clock()-now, w.turns.oneIn[loud] > oneInOne
 	w.charge(b, now)
+	w.hasten(now)
 	if w.reinject(b) {
 		w.process(b, reinjected)
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -167,6 +168,26 @@ func TestUnread(t *testing.T) {
 	const said = "port web sends faster than the switch reads it: "
 	b.Eventually("an event and a problem name the port", func() bool {
 		return strings.Contains(b.CLI("events", "--since", "1m", "--no-follow"), said) && strings.Contains(b.CLI("doctor"), said)
+	})
+	b.Balanced()
+}
+
+// TestHaste: beside a flood and programs that compute, the worker waits for a CPU. It gets a higher priority, inside the sandbox, too.
+func TestHaste(t *testing.T) {
+	b := AloneHost(t)
+	b.AddNS("web")
+	b.Start()
+	b.CLI("port", "add", "web", "--netns", b.NS("web"), "--ip", "172.29.0.2")
+	for range 6 * runtime.NumCPU() {
+		b.Background("host", "while :; do :; done")
+	}
+	refused := frametest.Packet{SrcMAC: 0x020000123456, DstMAC: frame.BroadcastMAC, Src: frametest.Addr("172.29.0.9"), Dst: frametest.Addr("172.29.0.3")}.Raw()
+	flood := slices.Repeat([][]byte{refused}, 20000)
+	b.Eventually("the worker hurries", func() bool {
+		b.sendRaw("web", flood...)
+		var s api.Stats
+		b.JSON(&s, "stats")
+		return slices.ContainsFunc(s.IO, func(w api.WorkerIO) bool { return w.Hurried > 0 })
 	})
 	b.Balanced()
 }

@@ -46,6 +46,7 @@ var Capabilities = []Capability{
 var KeptByRoot = []int{
 	unix.CAP_DAC_OVERRIDE, // sockets of virtual machines in folders of other users
 	unix.CAP_IPC_LOCK,     // memory of io_uring beyond the limit of locked memory
+	unix.CAP_SYS_NICE,     // a higher priority of a worker that waits for a CPU for long; DeniedCalls has the rest of what it allows
 }
 
 // A Path is a file or a folder that the switch uses.
@@ -119,6 +120,8 @@ var DeniedCalls = []string{
 	"init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot", "keyctl", "add_key", "request_key",
 	"settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "swapon", "swapoff", "acct", "quotactl", "quotactl_fd", "syslog",
 	"sethostname", "setdomainname", "iopl", "ioperm", "modify_ldt", "vhangup", "personality",
+	// CPUs, memory and disks of other programs. A thread may change its own priority.
+	"sched_setscheduler", "sched_setparam", "sched_setattr", "sched_setaffinity", "ioprio_set", "migrate_pages", "move_pages", "mbind", "set_mempolicy",
 	// Modes, owners and attributes of files: landlock does not see these changes.
 	"chmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchownat", "setxattr", "lsetxattr", "fsetxattr", "setxattrat",
 	"removexattr", "lremovexattr", "fremovexattr", "removexattrat",

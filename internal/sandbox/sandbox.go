@@ -121,7 +121,8 @@ func filterCalls() (string, error) {
 		families = append(families, seccomp.Condition{Argument: 0, Operation: seccomp.NotEqual, Value: uint64(f)})
 	}
 	namespaces := seccomp.ArgumentConditions{{Argument: 0, Operation: seccomp.BitsSet, Value: newNamespaces}}
-	deny.NamesWithCondtions = []seccomp.NameWithConditions{{Name: "socket", Conditions: families}, {Name: "clone", Conditions: namespaces}}
+	others := seccomp.ArgumentConditions{{Argument: 1, Operation: seccomp.NotEqual, Value: 0}}
+	deny.NamesWithCondtions = []seccomp.NameWithConditions{{Name: "socket", Conditions: families}, {Name: "clone", Conditions: namespaces}, {Name: "setpriority", Conditions: others}}
 	policy := seccomp.Policy{DefaultAction: seccomp.ActionAllow, Syscalls: []seccomp.SyscallGroup{
 		deny, {Action: missing, Names: []string{"clone3"}}, // its flags are not visible; without it programs use clone
 	}}

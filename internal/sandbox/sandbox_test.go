@@ -62,6 +62,10 @@ func inside(t *testing.T, dir string) {
 			"setns":      func() error { return unix.Setns(0, unix.CLONE_NEWNET) },
 			"mount":      func() error { return unix.Mount("none", "/mnt", "tmpfs", 0, "") },
 			"ptrace":     func() error { return unix.PtraceAttach(os.Getppid()) },
+			"a priority": func() error { return unix.Setpriority(unix.PRIO_PROCESS, os.Getppid(), 5) },
+			"real time": func() error {
+				return unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}, 0)
+			},
 			"chmod":      func() error { return unix.Chmod("/etc/passwd", 0o644) },
 			"typing":     func() error { _, _, e := unix.Syscall(unix.SYS_IOCTL, 0, unix.TIOCSTI, 0); return e },
 			"typing too": func() error { _, _, e := unix.Syscall(unix.SYS_IOCTL, 0, 1<<32|unix.TIOCSTI, 0); return e },
@@ -76,6 +80,9 @@ func inside(t *testing.T, dir string) {
 			if err := f(); !errors.Is(err, unix.EPERM) && !(what == "another ABI" && errors.Is(err, unix.ENOSYS)) {
 				t.Errorf("%s: %v", what, err)
 			}
+		}
+		if err := unix.Setpriority(unix.PRIO_PROCESS, 0, 19); err != nil {
+			t.Errorf("a thread's own priority: %v", err)
 		}
 		own, err := arch.GetInfo("")
 		if err != nil {

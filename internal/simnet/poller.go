@@ -28,6 +28,7 @@ type Poller struct {
 
 	FrameCost int64 // CPU time of a frame, in ns
 	Waited    int64 // for a CPU, in ns
+	Hurries   bool
 }
 
 type queued struct {
@@ -89,6 +90,9 @@ func (p *Poller) Counts() (c frame.IOCounts) { return c }
 
 // CPUWait implements dataplane.Poller.
 func (p *Poller) CPUWait() int64 { return p.Waited }
+
+// Hurry implements dataplane.Poller.
+func (p *Poller) Hurry(on bool) { p.Hurries = on }
 
 // Poll is dataplane.Poller's; it never waits.
 func (p *Poller) Poll(b *frame.Batch) error {
