@@ -214,6 +214,25 @@ func TestManyPortsWait(t *testing.T) {
 	}
 }
 
+// A worker that waits for a CPU hurries beside a port that floods, and not beside one that streams.
+func TestHurriesBesideFloods(t *testing.T) {
+	for _, floods := range []bool{false, true} {
+		n := turnsBed(t)
+		h1 := n.host("h1")
+		waiting, most := map[string][]byte{"h1": toUplink(h1, 60000)}, 3
+		if floods {
+			most, waiting["h1"] = 64, frametest.Packet{SrcMAC: 0x020000123456, DstMAC: n.host("h2").MAC, Src: h1.Addr, Dst: n.host("h2").Addr}.Raw()
+		}
+		for range 40 {
+			n.Poller.Waited += int64(30 * time.Millisecond)
+			steps(t, n, 10*time.Millisecond, waiting, most)
+		}
+		if n.Poller.Hurries != floods {
+			t.Errorf("floods %v: the worker hurries: %v", floods, n.Poller.Hurries)
+		}
+	}
+}
+
 // Of two loud ports, the one that costs more waits for the other one.
 func TestHeaviestPortWaits(t *testing.T) {
 	n := turnsBed(t)
