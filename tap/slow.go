@@ -34,6 +34,7 @@ const (
 	dearKiB   = 4 * time.Microsecond // for each KiB of it
 	sentKiB   = 2 * time.Microsecond // for each KiB that its receiver sends,
 	mostSent  = 128                  // and no more KiB for each dear frame: a receiver that always sends may be slow, too
+	mostDear  = 2 * time.Millisecond // that one frame counts for: what takes longer is an interrupt, or another guest of the machine
 	dearShare = 5
 	leastDear = 4   // frames
 	fewDear   = 100 // dear frames that take less of the time than one part in so many are few
@@ -164,7 +165,7 @@ func (r *receivers) forget(id frame.PortID, failed []frame.TxFailure) []frame.Tx
 
 // note adds what a frame to a port has cost since the time of this thread was before.
 func (r *receivers) note(id frame.PortID, c frame.Conn, f *frame.Frame, before time.Duration) {
-	cpu, bytes := threadTime()-before, f.WireLen()
+	cpu, bytes := min(threadTime()-before, mostDear), f.WireLen()
 	if r.left == 0 {
 		if !isDear(cpu, bytes) {
 			return

@@ -241,6 +241,7 @@ func TestSenderIsNotSlow(t *testing.T) {
 	backends(t, func(t *testing.T, p poller, _ bool) {
 		source, to := addSlow(t, p, frame.ReadPort)
 		data := frametest.Packet{Src: 2, Dst: 1, Payload: make([]byte, 60000)}.Raw()
+		to.takes = dearFrame * 5 / 4
 		to.dear.Store(true)
 		var b frame.Batch
 		var f frame.Frame
