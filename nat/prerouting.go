@@ -144,8 +144,8 @@ func (n *tracker[A]) giveBack(f packet[A], why frame.Reason, dry bool) {
 	f.Verdict, f.Out = frame.ToPort, f.In
 }
 
-// knowsOther reports whether a packet to an outside port that admits it to no container may be the host's all the same, or is. Only a SYN is
-// not: the host would refuse the connection, and RFC 5382, REQ-4 asks for silence.
+// knowsOther reports whether a packet to an outside port that admits it to no container may be the host's all the same. A SYN may not: the
+// host would refuse the connection, and RFC 5382, REQ-4 asks for silence. A copy is the host's, too: the host has the packet.
 func (n *tracker[A]) knowsOther(f packet[A]) bool {
 	mark, _, ok := f.Way()
 	syn := tcpFlags(f.Frame)&(frame.FlagSYN|frame.FlagACK) == frame.FlagSYN

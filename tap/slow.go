@@ -34,7 +34,6 @@ const (
 	dearKiB   = 4 * time.Microsecond // for each KiB of it
 	sentKiB   = 2 * time.Microsecond // for each KiB that its receiver sends,
 	mostSent  = 128                  // and no more KiB for each dear frame: a receiver that always sends may be slow, too
-	mostDear  = 2 * time.Millisecond // that one frame counts for: what takes longer is an interrupt, or another guest of the machine
 	dearShare = 5
 	leastDear = 4   // frames
 	fewDear   = 100 // dear frames that take less of the time than one part in so many are few
@@ -74,6 +73,7 @@ type cost struct {
 	cpu     time.Duration // of all frames
 	dear    int           // frames
 	dearCPU time.Duration // of these
+	dearest time.Duration // of one of them
 	sent    int           // bytes, by the port meanwhile
 }
 
@@ -81,6 +81,7 @@ func (c *cost) add(cpu time.Duration, bytes int) {
 	if c.cpu += cpu; isDear(cpu, bytes) {
 		c.dear++
 		c.dearCPU += cpu
+		c.dearest = max(c.dearest, cpu)
 	}
 }
 
@@ -92,8 +93,11 @@ func (c *cost) beyond() time.Duration {
 // mostlyDear reports whether dear frames took most of the time, for another reason than what the port has sent.
 func (c *cost) mostlyDear() bool { return 2*c.dearCPU > c.cpu && c.beyond() > 0 }
 
-// isSlow reports whether dear frames took most of the time, and not only a few of them.
-func (c *cost) isSlow() bool { return c.mostlyDear() && c.dear >= leastDear }
+// isSlow reports whether dear frames took most of the time, and not only a few of them. The dearest one may be so by an interrupt, or by another guest
+// of the machine: the others must be beyond, too.
+func (c *cost) isSlow() bool {
+	return c.mostlyDear() && c.dear >= leastDear && c.beyond() > c.dearest
+}
 
 func isDear(cpu time.Duration, bytes int) bool {
 	return cpu > dearFrame+time.Duration(bytes>>10)*dearKiB
@@ -165,7 +169,7 @@ func (r *receivers) forget(id frame.PortID, failed []frame.TxFailure) []frame.Tx
 
 // note adds what a frame to a port has cost since the time of this thread was before.
 func (r *receivers) note(id frame.PortID, c frame.Conn, f *frame.Frame, before time.Duration) {
-	cpu, bytes := min(threadTime()-before, mostDear), f.WireLen()
+	cpu, bytes := threadTime()-before, f.WireLen()
 	if r.left == 0 {
 		if !isDear(cpu, bytes) {
 			return
@@ -174,7 +178,7 @@ func (r *receivers) note(id frame.PortID, c frame.Conn, f *frame.Frame, before t
 	}
 	t := r.costOf(id)
 	t.conn = c
-	if t.add(cpu, bytes); t.isSlow() && t.beyond() > surelyDear {
+	if t.add(cpu, bytes); t.isSlow() && t.beyond()-t.dearest > surelyDear {
 		r.left = 1
 	}
 }

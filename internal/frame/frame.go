@@ -366,7 +366,7 @@ type IOCounts struct {
 	CPU       int64     // ns that the worker's thread has run
 	Switches  uint64    // times that the thread gave up its CPU
 	Preempted uint64    // times that it lost its CPU
-	Hurried   uint64    // times that it waited for a CPU longer than it ran, and got a higher priority
+	Hurried   uint64    // times that it waited for a CPU for more than twice as long as it ran, and got a higher priority
 }
 
 // Batch counts a batch of n frames.

@@ -13,8 +13,8 @@ import (
 // The program "way in" is attached to the host's devices. It redirects to the TAP what may be the switch's. These are packets to an
 // address of the host that are one of:
 //   - TCP, UDP or SCTP to a published port,
-//   - TCP, UDP or SCTP to a port that is in use, if the host has no socket for the packet. If the host has a UDP socket for it, both get it: the
-//     packet does not tell whose it is,
+//   - TCP, UDP or SCTP to a port that is in use, if the host has no socket for the packet,
+//   - UDP to a port that is in use and for which the host has a socket: the host gets the packet, and the TAP a copy,
 //   - an ICMP reply with an identifier in use: the host gets a copy, since its pings have no ports to look for, but not of a fragment, nor of a
 //     packet without an Ethernet header,
 //   - another protocol, from an address with which a container uses this protocol,

@@ -753,7 +753,7 @@ type WorkerIO struct {
 	Rearms      uint64            `json:"rearms"`       // reads of io_uring that had no buffer left, and were begun again
 	Switches    uint64            `json:"switches"`     // times that the worker's thread gave up its CPU
 	Preempted   uint64            `json:"preempted"`    // times that it lost its CPU
-	Hurried     uint64            `json:"hurried"`      // times that it waited for a CPU longer than it ran, and got a higher priority for a while
+	Hurried     uint64            `json:"hurried"`      // times that it waited for a CPU for more than twice as long as it ran, and got a higher priority for a while
 	Batches     map[string]uint64 `json:"batches"`      // by the number of frames: 1, 2-3, 4-7, 8-15, 16-31, 32+
 }
 
