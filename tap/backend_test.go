@@ -25,6 +25,7 @@ type poller interface {
 	Yield(frame.PortID) bool
 	Wake()
 	Close() error
+	Counts() frame.IOCounts
 }
 
 // backends runs a test on each backend. vnet is what Conn.Vnet of the ports returns: whether an io_uring reads them itself.

@@ -49,16 +49,17 @@ const (
 // receivers are what a backend knows of the cost of its ports' frames.
 type receivers struct {
 	cpuTimes
-	watched bool // Send calls sendWatched: frames are timed, or there are slow ports
-	timed   bool // the frames of this batch are
-	batches int  // since some were timed
-	left    int  // timed batches to come, this one included
-	sampled time.Time
-	began   time.Time
-	waited  int64 // CPU wait of this thread, in ns, when it began
-	costs   map[frame.PortID]*cost
-	slow    map[frame.PortID]*slowPort
-	past    map[frame.PortID]slowTime // of ports that have recovered
+	diverted uint64 // how often a port got a thread of its own
+	watched  bool   // Send calls sendWatched: frames are timed, or there are slow ports
+	timed    bool   // the frames of this batch are
+	batches  int    // since some were timed
+	left     int    // timed batches to come, this one included
+	sampled  time.Time
+	began    time.Time
+	waited   int64 // CPU wait of this thread, in ns, when it began
+	costs    map[frame.PortID]*cost
+	slow     map[frame.PortID]*slowPort
+	past     map[frame.PortID]slowTime // of ports that have recovered
 }
 
 // A slowTime is how long a port had to be slow at least, and when it recovered.
@@ -216,6 +217,13 @@ func (r *receivers) judge() {
 	r.costs = nil
 }
 
+// used adds what this thread has used, and how many threads it has given.
+func (r *receivers) used(n frame.IOCounts) frame.IOCounts {
+	n = r.cpuTimes.used(n)
+	n.Diverted = r.diverted
+	return n
+}
+
 // divert gives a thread of its own to a port.
 func (r *receivers) divert(id frame.PortID, c frame.Conn) {
 	term := slowTerm
@@ -226,6 +234,7 @@ func (r *receivers) divert(id frame.PortID, c frame.Conn) {
 		r.slow = map[frame.PortID]*slowPort{}
 	}
 	r.slow[id] = newSlowPort(id, c, term)
+	r.diverted++
 }
 
 // A slowPort is a port that a thread of its own writes to. The backend calls all methods but run.

@@ -125,6 +125,9 @@ func TestSlowReceiver(t *testing.T) {
 		p.Remove(2) // what waits fails
 		round(0)
 		round(0)
+		if n := p.Counts().Diverted; n != 2 {
+			t.Errorf("the port got a thread of its own %d times", n)
+		}
 		slow.mu.Lock()
 		defer slow.mu.Unlock()
 		written := len(slow.numbers)
@@ -174,18 +177,22 @@ func TestFastReceiverStays(t *testing.T) {
 	})
 }
 
-// TestSlowInDisguise checks that the frames of a slow receiver are written by another thread if it also sends all the time, and if only one of
-// three frames is dear.
+// TestSlowInDisguise checks that the frames of a slow receiver are written by another thread if it also sends all the time, if only one of three
+// frames is dear, and if each frame alone is so dear that no further batch needs timing.
 func TestSlowInDisguise(t *testing.T) {
-	for name, disguise := range map[string]struct{ every, frames, sends int }{
-		"sends":        {1, 1, 8},
-		"one of three": {3, 4, 0},
+	for name, disguise := range map[string]struct {
+		every, frames, sends int
+		takes                time.Duration
+	}{
+		"sends":        {1, 1, 8, 20 * dearFrame},
+		"one of three": {3, 4, 0, 20 * dearFrame},
+		"very slow":    {1, 1, 0, 2 * surelyDear},
 	} {
 		t.Run(name, func(t *testing.T) {
 			backends(t, func(t *testing.T, p poller, _ bool) {
 				source, to := addSlow(t, p, frame.ReadPort)
 				data := frametest.Packet{Src: 2, Dst: 1, Payload: make([]byte, 60000)}.Raw()
-				to.takes, to.every = 20*dearFrame, disguise.every
+				to.takes, to.every = disguise.takes, disguise.every
 				to.dear.Store(true)
 				var b frame.Batch
 				var f frame.Frame

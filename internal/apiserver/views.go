@@ -510,7 +510,7 @@ func (v *view) stats() api.Stats {
 func (v *view) io() (all []api.WorkerIO) {
 	for _, c := range v.dp.IO() {
 		x := api.WorkerIO{
-			CPUSeconds: float64(c.CPU) / 1e9, SpinSeconds: float64(c.Spun) / 1e9, Calls: c.Calls, Sleeps: c.Sleeps, Rearms: c.Rearms, Switches: c.Switches, Preempted: c.Preempted, Hurried: c.Hurried,
+			CPUSeconds: float64(c.CPU) / 1e9, SpinSeconds: float64(c.Spun) / 1e9, Calls: c.Calls, Sleeps: c.Sleeps, Rearms: c.Rearms, Switches: c.Switches, Preempted: c.Preempted, Hurried: c.Hurried, Diverted: c.Diverted,
 			Batches: map[string]uint64{},
 		}
 		for i, n := range c.Batches {

@@ -14,7 +14,7 @@ import (
 // is little to do, the first worker reads all ports again.
 //
 // A port moves between two batches, so none of its frames is lost. They keep their order, but for those that still wait in the old worker: for
-// a receiver with a rate, or for the slow path.
+// a receiver with a rate, for a slow receiver, or for the slow path.
 const (
 	balanceEvery = 100 * time.Millisecond
 	fullLoad     = 85 // percent of a CPU: more is too much for one worker

@@ -119,25 +119,34 @@ func TestMovesLoseNothing(t *testing.T) {
 			t.Run(fmt.Sprint(kind, " ", workers), func(t *testing.T) {
 				before := runtime.GOMAXPROCS(workers + 4) // a worker that waits keeps its P
 				defer runtime.GOMAXPROCS(before)
-				var pollers []Poller
-				for range workers {
-					var p Poller
-					var err error
-					if p, err = tap.NewRW(); kind == "io_uring" {
-						p, err = tap.NewIOUring(0)
+				newPollers := func() (pollers []Poller) {
+					for range workers {
+						var p Poller
+						var err error
+						if p, err = tap.NewRW(); kind == "io_uring" {
+							p, err = tap.NewIOUring(0)
+						}
+						if err != nil {
+							t.Skip(err)
+						}
+						pollers = append(pollers, p)
 					}
-					if err != nil {
-						t.Skip(err)
-					}
-					pollers = append(pollers, p)
+					return pollers
 				}
-				testMoves(t, pollers)
+				const tries = 5
+				for range tries {
+					if testMoves(t, newPollers()) {
+						return
+					}
+				}
+				t.Errorf("in each of %d tries, this machine was so busy that some receiver was taken for a slow one", tries)
 			})
 		}
 	}
 }
 
-func testMoves(t *testing.T, pollers []Poller) {
+// testMoves returns false if a receiver was taken for a slow one, by interrupts of a busy machine: its frames need not keep their order.
+func testMoves(t *testing.T, pollers []Poller) bool {
 	const senders, moves = 3, 99
 	began := time.Now()
 	d := New(nat.New(nat.Options{Flows: 1024}), func() int64 { return int64(time.Since(began)) + 1e9 }, pollers...)
@@ -182,10 +191,17 @@ func testMoves(t *testing.T, pollers []Poller) {
 		}
 	}
 	enough.Store(true)
+	var wrong []string
 	for range senders {
 		if why := <-done; why != "" {
-			t.Error(why)
+			wrong = append(wrong, why)
 		}
+	}
+	if slices.ContainsFunc(d.IO(), func(c frame.IOCounts) bool { return c.Diverted > 0 }) {
+		return false
+	}
+	if len(wrong) > 0 {
+		t.Error(wrong)
 	}
 	loads, _ := d.measure(&m)
 	cost := map[frame.PortID]uint64{}
@@ -202,6 +218,7 @@ func testMoves(t *testing.T, pollers []Poller) {
 	if c := d.Conservation(); !c.Balanced || c.Dropped != 0 {
 		t.Errorf("%+v", c)
 	}
+	return true
 }
 
 // talk sends numbered frames from one wire to another, a few at a time, until there are enough, and says what is wrong with what arrives.

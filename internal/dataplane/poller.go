@@ -17,7 +17,8 @@ type Poller interface {
 	Pause(id frame.PortID)
 	Resume(id frame.PortID)
 	// Yield stops to read a port, which stays known for Send. It reports whether all frames of the port that were read have been returned by
-	// Poll, and whether what was sent has left: if not, it is called again after the next Poll. Take reads a port again.
+	// Poll, and whether what was sent has left: if not, it is called again after the next Poll. Frames to a slow receiver may leave later. Take
+	// reads a port again.
 	Yield(id frame.PortID) bool
 	Take(id frame.PortID, read frame.Reading) error
 	// CPUTime is for how long the calling thread has run, and CPUWait for how long it was ready and waited for a CPU; in ns. 0: not known.

@@ -367,6 +367,7 @@ type IOCounts struct {
 	Switches  uint64    // times that the thread gave up its CPU
 	Preempted uint64    // times that it lost its CPU
 	Hurried   uint64    // times that it waited for a CPU for more than twice as long as it ran, and got a higher priority
+	Diverted  uint64    // times that a slow receiver got a thread of its own
 }
 
 // Batch counts a batch of n frames.

@@ -754,6 +754,7 @@ type WorkerIO struct {
 	Switches    uint64            `json:"switches"`     // times that the worker's thread gave up its CPU
 	Preempted   uint64            `json:"preempted"`    // times that it lost its CPU
 	Hurried     uint64            `json:"hurried"`      // times that it waited for a CPU for more than twice as long as it ran, and got a higher priority for a while
+	Diverted    uint64            `json:"diverted"`     // times that a port whose frames take very long to deliver got a thread of its own, until it recovered
 	Batches     map[string]uint64 `json:"batches"`      // by the number of frames: 1, 2-3, 4-7, 8-15, 16-31, 32+
 }
 
