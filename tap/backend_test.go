@@ -327,6 +327,94 @@ func TestUplinkHasHalf(t *testing.T) {
 	})
 }
 
+// Frames of the uplink's second queue are marked in Batch.Bulk. They keep none of the first queue waiting, and can be paused alone.
+func TestTwoQueues(t *testing.T) {
+	backends(t, func(t *testing.T, p poller, _ bool) {
+		first, bulk := newWireOf(t, unix.SOCK_SEQPACKET, true), newWireOf(t, unix.SOCK_SEQPACKET, true)
+		const up = 7
+		d := &Device{file: first.file, bulk: &Device{file: bulk.file}}
+		if err := p.Add(up, d, frame.ReadUplink); err != nil {
+			t.Fatal(err)
+		}
+		var b frame.Batch
+		read := func() (firsts, bulks int) {
+			b.Bulk = 0
+			poll(t, p, &b)
+			for i := range b.Frames[:b.N] {
+				switch {
+				case b.Frames[i].In != up:
+					t.Fatalf("a frame of port %d", b.Frames[i].In)
+				case b.Bulk>>i&1 != 0:
+					bulks++
+				default:
+					firsts++
+				}
+			}
+			return firsts, bulks
+		}
+		for range 2 { // frames that both queues had at the same time all come, and then the worker sleeps
+			first.put(t, 60)
+			bulk.put(t, 60)
+			for firsts, bulks := 0, 0; firsts < 60 || bulks < 60; {
+				f, b := read()
+				firsts, bulks = firsts+f, bulks+b
+			}
+			before := p.Counts().Calls
+			time.AfterFunc(20*time.Millisecond, p.Wake)
+			poll(t, p, &b)
+			if calls := p.Counts().Calls - before; calls > 100 {
+				t.Fatalf("%d system calls of a worker that has nothing to read", calls)
+			}
+		}
+
+		for round := range 100 { // a full second queue makes no frame of the first one wait for long
+			bulk.fill()
+			first.put(t, 1+round%3)
+			n := 0
+			for batches := 0; n < 1+round%3; batches++ {
+				if batches > look+1 {
+					t.Fatalf("round %d: a frame of the first queue waits", round)
+				}
+				firsts, _ := read()
+				n += firsts
+			}
+		}
+
+		p.Pause(frame.Bulk)
+		first.put(t, 1)
+		for firsts := 0; firsts == 0; { // what had been read already
+			firsts, _ = read()
+		}
+		bulk.fill()
+		for range 3 {
+			first.put(t, 1)
+			for firsts := 0; firsts == 0; {
+				var bulks int
+				if firsts, bulks = read(); bulks > 0 {
+					t.Fatalf("%d frames of a paused queue", bulks)
+				}
+			}
+		}
+		p.Resume(frame.Bulk)
+		for bulks := 0; bulks == 0; {
+			_, bulks = read()
+		}
+
+		within(t, "Remove", func() { p.Remove(up) })
+		again := newWire(t, true)
+		if err := p.Add(up, again, frame.ReadUplink); err != nil { // with one queue
+			t.Fatal(err)
+		}
+		again.put(t, 1)
+		for firsts := 0; firsts == 0; {
+			var bulks int
+			if firsts, bulks = read(); bulks > 0 {
+				t.Fatal("frames of a queue that is gone")
+			}
+		}
+	})
+}
+
 // While CPU time is scarce for others, a port that floods has a few frames in each batch, however long they take.
 func TestShortTurns(t *testing.T) {
 	backends(t, func(t *testing.T, p poller, vnet bool) {

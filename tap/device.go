@@ -20,6 +20,7 @@ import (
 // virtio-net header; the frame may be a super-frame of up to 64 KiB.
 type Device struct {
 	file
+	bulk    *Device        // see OpenTwoQueues; nil: there is one queue
 	offered *atomic.Uint64 // see Count; nil: frames are not counted
 	before  uint64         // frames that offered had then
 }
@@ -44,24 +45,34 @@ var offloads = []int{
 // which /dev/net/tun was opened, and a container's namespace must be able to go away.
 func Open(ns, name string) (*Device, error) {
 	if ns == netns.Original {
-		return open(atHome, name, nil)
+		return open(atHome, name, oneQueue, nil)
 	}
-	return open(atHome, anyName, func(made string) error { return moveTo(made, ns, name) })
+	return open(atHome, anyName, oneQueue, func(made string) error { return moveTo(made, ns, name) })
 }
+
+// OpenTwoQueues is Open in the process's own namespace, of a TAP with a second queue for what the switch reads: Bulk. The program of Steer chooses
+// a frame's queue, 0 or BulkQueue.
+func OpenTwoQueues(name string) (*Device, error) { return open(atHome, name, twoQueues, nil) }
+
+// BulkQueue is the number of the second queue.
+const BulkQueue = 1
+
+// Numbers of queues.
+const oneQueue, twoQueues = 1, 2
 
 // OpenApart is Open for a process that may itself be in a container's namespace, or in one that holds those of containers: the TAP is created in
 // a namespace of its own.
 func OpenApart(ns, name string) (*Device, error) {
-	return open(netns.DoApart, anyName, func(made string) error { return moveTo(made, ns, name) })
+	return open(netns.DoApart, anyName, oneQueue, func(made string) error { return moveTo(made, ns, name) })
 }
 
 // atHome runs fn in the process's own namespace.
 func atHome(fn func() error) error { return netns.Do(netns.Original, fn) }
 
 // open creates a TAP called name where in runs functions, and then calls move, if any, with the name that it has got.
-func open(in func(func() error) error, name string, move func(made string) error) (*Device, error) {
+func open(in func(func() error) error, name string, queues int, move func(made string) error) (*Device, error) {
 	for deadline := time.Now().Add(afterlife); ; time.Sleep(10 * time.Millisecond) {
-		d, err := openOnce(in, name, move)
+		d, err := openOnce(in, name, queues, move)
 		if !errors.Is(err, ErrExists) || time.Now().After(deadline) {
 			return d, err
 		}
@@ -72,25 +83,25 @@ func open(in func(func() error) error, name string, move func(made string) error
 // releases an io_uring some time after its process has ended (linux io_uring/io_uring.c, io_ring_exit_work).
 const afterlife = time.Second
 
-func openOnce(in func(func() error) error, name string, move func(made string) error) (*Device, error) {
-	var d *Device
+func openOnce(in func(func() error) error, name string, queues int, move func(made string) error) (*Device, error) {
+	d := &Device{file: file{fd: -1}}
 	err := in(func() error {
-		fd, err := openTUN()
-		if err != nil {
-			return err
+		flags := uint16(unix.IFF_TUN_EXCL)
+		if queues == twoQueues {
+			flags |= unix.IFF_MULTI_QUEUE
 		}
-		made, err := setup(fd, name)
+		made, err := setup(&d.fd, name, flags)
+		if err == nil && queues == twoQueues {
+			d.bulk = &Device{file: file{fd: -1}}
+			_, err = setup(&d.bulk.fd, made, unix.IFF_MULTI_QUEUE)
+		}
 		if err == nil && move != nil {
 			err = move(made)
 		}
-		if err != nil {
-			unix.Close(fd)
-			return err
-		}
-		d = &Device{file: file{fd: fd}}
-		return nil
+		return err
 	})
 	if err != nil {
+		d.Close()
 		return nil, err
 	}
 	return d, nil
@@ -141,17 +152,21 @@ func tunHint(err error) string {
 	return ""
 }
 
-// setup creates a TAP on fd and returns the name that the kernel gave it.
-func setup(fd int, name string) (string, error) {
+// setup opens a queue of a TAP, which it creates if flags have IFF_TUN_EXCL, and returns the name that the kernel gave the TAP. The caller closes fd,
+// also after an error, unless it is -1.
+func setup(fd *int, name string, flags uint16) (string, error) {
 	ifr, err := unix.NewIfreq(name)
 	if err != nil {
 		return "", fmt.Errorf("tap: %q is not an interface name", name)
 	}
-	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR | unix.IFF_TUN_EXCL)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
+	if *fd, err = openTUN(); err != nil {
+		return "", err
+	}
+	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR | flags)
+	if err := unix.IoctlIfreq(*fd, unix.TUNSETIFF, ifr); err != nil {
 		return "", createError(name, err)
 	}
-	if err := setOffloads(fd, ifr.Name()); err != nil {
+	if err := setOffloads(*fd, ifr.Name()); err != nil {
 		return "", err
 	}
 	return ifr.Name(), nil
@@ -184,6 +199,9 @@ func (d *Device) Vnet() bool { return true }
 //uvswitch:hot
 func (d *Device) Read(b []byte) (int, error) { return d.read(b) }
 
+// Bulk is the second queue; nil if there is none. It is closed with the device.
+func (d *Device) Bulk() *Device { return d.bulk }
+
 // Write implements frame.Conn.
 //
 //uvswitch:hot
@@ -210,6 +228,9 @@ func (d *Device) Count(program int, offered *atomic.Uint64) error {
 func (d *Device) Close() error {
 	if d.offered != nil {
 		_ = unix.IoctlSetPointerInt(d.fd, unix.TUNSETFILTEREBPF, -1)
+	}
+	if d.bulk != nil {
+		_ = d.bulk.Close()
 	}
 	return d.file.Close()
 }
@@ -259,7 +280,12 @@ type file struct{ fd int }
 func (d *file) FD() int { return d.fd }
 
 // Close implements frame.Conn.
-func (d *file) Close() error { return unix.Close(d.fd) }
+func (d *file) Close() error {
+	if d.fd < 0 {
+		return nil
+	}
+	return unix.Close(d.fd)
+}
 
 //uvswitch:hot
 func (d *file) read(b []byte) (int, error) {

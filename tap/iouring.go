@@ -79,7 +79,8 @@ type IOUring struct {
 	given    [groups]int            // buffers that it had when the round began
 	had      [groups]int            // frames read in that round
 	round    uint32                 // counts calls of provide
-	quietAt  uint32                 // the last round in which a quiet port had a frame
+	quietAt  uint32                 // the last round in which a quiet port had a frame, or the uplink's first queue beside the second one
+	bulkAt   uint32                 // the last round in which the second one had a frame
 	scarce   bool                   // see frame.Batch
 	perFrame int                    // moving average of the time that a frame of a batch takes, in ns
 	batch    int                    // frames in the batch that Poll returned last
@@ -183,6 +184,10 @@ func (r *IOUring) Add(id frame.PortID, c frame.Conn, read frame.Reading) error {
 	if p.read {
 		r.mustArm(id, quiet)
 	}
+	if bulk := bulkOf(c); p.read && bulk != nil {
+		r.bulkOf = id
+		return r.Add(frame.Bulk, bulk, read)
+	}
 	return nil
 }
 
@@ -191,6 +196,10 @@ func (r *IOUring) Remove(id frame.PortID) {
 	p := &r.ports[id]
 	if p.conn == nil || r.closed {
 		return
+	}
+	if id == r.bulkOf {
+		r.Remove(frame.Bulk)
+		r.bulkOf = frame.NoPort
 	}
 	p.read = false
 	r.failed[0] = r.forget(id, r.failed[0])
@@ -276,14 +285,18 @@ func (r *IOUring) Resume(id frame.PortID) {
 	}
 }
 
-// mustArm adds a port to those whose read must be armed: in this group, or in the uplink's.
+// mustArm adds a port to those whose read must be armed: in this group, or in the uplink's. Its second queue comes last.
 //
 //uvswitch:hot
 func (r *IOUring) mustArm(id frame.PortID, group uint8) {
 	if r.ports[id].up {
 		group = uplink
 	}
-	r.toArm[group] = append(r.toArm[group], id)
+	list := append(r.toArm[group], id)
+	if r.toArm[group] = list; group == uplink && id != frame.Bulk {
+		copy(list[1:], list)
+		list[0] = id
+	}
 }
 
 // disarm takes a port from the lists of those whose read must be armed.
@@ -588,7 +601,10 @@ func (r *IOUring) readDone(id frame.PortID, c *uring.Completion) {
 			}
 			p.took++
 			r.had[p.group]++
-			if p.group == quiet {
+			if id == frame.Bulk {
+				r.bulkAt = r.round
+			}
+			if p.group == quiet || id == r.bulkOf && r.round-r.bulkAt < recently {
 				r.quietAt = r.round
 			}
 			r.stash(filled{id, uint16(c.Buffer), int32(begin), int32(end)})
@@ -615,8 +631,9 @@ func (r *IOUring) ended(id frame.PortID, c *uring.Completion) {
 		return
 	}
 	if errno := syscall.Errno(-c.Res); c.Res < 0 && p.packet == nil && (isDead(errno) || errno == syscall.ENXIO) {
-		p.read = false
-		r.gone = append(r.gone, id)
+		if p.read = false; id != frame.Bulk {
+			r.gone = append(r.gone, id)
+		}
 		return
 	}
 	if r.paused[id] {
@@ -643,6 +660,10 @@ func (r *IOUring) fill(b *frame.Batch) {
 	}
 	for r.n > 0 && b.N < frame.BatchSize && bytes < frame.BatchBytes {
 		f := r.pull()
+		if f.port == frame.Bulk {
+			f.port = r.bulkOf
+			b.Bulk |= 1 << b.N
+		}
 		b.Frames[b.N].Reset(r.buffers[quiet].Bytes(int(f.buffer))[f.begin:f.end], f.port)
 		b.N++
 		r.loaned = append(r.loaned, f.buffer)

@@ -26,8 +26,18 @@ type readers struct {
 	arena  []byte
 	gone   []frame.PortID // dead ports, to be reported in Batch.Gone
 
+	bulkOf frame.PortID // the port whose second queue is read as frame.Bulk
+
 	answering frame.PortID   // the port of answerer; NoPort as a rule
 	answerer  frame.Answerer // its Write may leave frames to read
+}
+
+// bulkOf returns the second queue of a port's TAP; nil, as a rule.
+func bulkOf(c frame.Conn) *Device {
+	if d, ok := c.(*Device); ok {
+		return d.Bulk()
+	}
+	return nil
 }
 
 func newReaders() readers {
@@ -78,9 +88,13 @@ func (r *readers) Resume(id frame.PortID) {
 func (r *readers) wakeUp(id frame.PortID) {
 	if r.conns[id] != nil && !r.queued[id] && !r.paused[id] {
 		r.queued[id] = true
-		if r.ready = append(r.ready, id); r.uplink[id] { // first of all
-			copy(r.ready[1:], r.ready)
-			r.ready[0] = id
+		if r.ready = append(r.ready, id); r.uplink[id] { // first of all; its second queue comes behind it
+			first := 0
+			if id == frame.Bulk && r.ready[0] == r.bulkOf {
+				first = 1
+			}
+			copy(r.ready[first+1:], r.ready[first:])
+			r.ready[first] = id
 		}
 	}
 }
@@ -119,14 +133,18 @@ func (r *readers) read(b *frame.Batch, most int) {
 	if b.Scarce {
 		turn = least
 	}
-	again := frame.NoPort // the uplink, if it may have more
+	var again [2]frame.PortID // queues of the uplink that may have more
+	uplinks := 0
 	for range len(r.ready) {
 		if b.N >= most || used > frame.BatchBytes {
 			break
 		}
 		id := r.ready[0]
 		r.dequeueFirst()
-		c, more, left, room := r.conns[id], true, turn, frame.BatchBytes
+		c, more, left, room, in := r.conns[id], true, turn, frame.BatchBytes, id
+		if id == frame.Bulk {
+			in = r.bulkOf
+		}
 		if r.uplink[id] {
 			left, room = most/2, frame.BatchBytes/2
 		}
@@ -134,26 +152,32 @@ func (r *readers) read(b *frame.Batch, most int) {
 			size, err := c.Read(r.arena[used:])
 			if err != nil {
 				r.conns[id] = nil
-				r.gone = append(r.gone, id)
+				r.gone = append(r.gone, in)
 			}
 			if more = size > 0; more {
 				end := used + (size+63)&^63
 				if size < smallFrame {
 					end += answerRoom
 				}
-				b.Frames[b.N].Reset(r.arena[used:used+size:end], id)
+				b.Frames[b.N].Reset(r.arena[used:used+size:end], in)
+				if id == frame.Bulk {
+					b.Bulk |= 1 << b.N
+				}
 				b.N++
 				used = end
 			}
 		}
 		switch {
 		case more && r.uplink[id]:
-			again = id
+			again[uplinks] = id
+			uplinks++
 		case more:
 			r.wakeUp(id)
 		}
 	}
-	r.wakeUp(again)
+	for _, id := range again[:uplinks] {
+		r.wakeUp(id)
+	}
 }
 
 //uvswitch:hot

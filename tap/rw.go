@@ -9,6 +9,8 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
+const wakerID = -1 // in place of a port
+
 const look = 4 // Polls after which epoll is asked for newly ready ports, even if some are ready
 
 // RW is the I/O backend that uses read, write and epoll. Send writes the frame before it returns.
@@ -34,7 +36,7 @@ func NewRW() (*RW, error) {
 	}
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err == nil {
-		err = unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, w.fd, &unix.EpollEvent{Events: unix.EPOLLIN})
+		err = unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, w.fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: wakerID})
 	}
 	if err != nil {
 		unix.Close(ep)
@@ -57,6 +59,10 @@ func (r *RW) Add(id frame.PortID, c frame.Conn, read frame.Reading) error {
 		r.add(id, c, read)
 	}
 	r.ports[id] = c
+	if bulk := bulkOf(c); bulk != nil && read == frame.ReadUplink {
+		r.bulkOf = id
+		return r.Add(frame.Bulk, bulk, read)
+	}
 	return nil
 }
 
@@ -68,6 +74,10 @@ func (r *RW) Remove(id frame.PortID) {
 	}
 	r.failed[0] = r.forget(id, r.failed[0])
 	_ = unix.EpollCtl(r.epoll, unix.EPOLL_CTL_DEL, c.FD(), nil) // fails for a port that is not read, or whose device is gone
+	if id == r.bulkOf {
+		r.Remove(frame.Bulk)
+		r.bulkOf = frame.NoPort
+	}
 	r.remove(id)
 	r.ports[id] = nil
 }
@@ -164,7 +174,7 @@ func (r *RW) await(wait int) (woken bool, err error) {
 		return false, err
 	}
 	for i := range r.events[:n] {
-		if id := r.events[i].Fd; id != 0 {
+		if id := r.events[i].Fd; id != wakerID {
 			r.wakeUp(frame.PortID(id))
 			continue
 		}

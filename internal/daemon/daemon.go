@@ -173,7 +173,7 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 		return nil, errors.Join(err, d.Close())
 	}
 	if d.usesBPF() {
-		go d.up.GuardQueue(ctx, d.dp.UplinkBusy(), d.dp.ReadFromUplink)
+		go d.up.GuardQueue(ctx)
 	}
 	go d.refreshNATPorts(ctx)
 	go d.logRefusals(ctx)

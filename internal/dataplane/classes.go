@@ -95,12 +95,12 @@ func (s *streak) add(number uint32) bool {
 func (t *turns) servesOthers(b *frame.Batch, now int64) {
 	for i := range b.Frames[:b.N] {
 		f := &b.Frames[i]
-		if f.Verdict != frame.ToPort {
+		if f.Verdict != frame.ToPort || b.Bulk>>i&1 != 0 {
 			continue
 		}
-		of := t.classOf(f.Out%frame.MaxPorts, now, quietTime)
+		of := t.classWith(f.Out%frame.MaxPorts, now)
 		if f.Net != frame.NoNet {
-			of = max(of, t.classOf(f.In%frame.MaxPorts, now, quietTime))
+			of = max(of, t.classWith(f.In%frame.MaxPorts, now))
 		}
 		for c := of + 1; c < classes; c++ {
 			t.others[c] = true
@@ -137,6 +137,17 @@ func (t *turns) classOf(id frame.PortID, now, after int64) class {
 		return dense
 	}
 	return loud
+}
+
+// classWith returns the class that a port has had; that of the bulk queue, if the port receives what is in it.
+//
+//uvswitch:hot
+func (t *turns) classWith(id frame.PortID, now int64) class {
+	of := t.classOf(id, now, quietTime)
+	if now < t.bulkTo[id] {
+		of = max(of, t.classOf(frame.Bulk, now, quietTime))
+	}
+	return of
 }
 
 // floods reports whether the owner of a port's device has flooded since the last call, took ns ago.

@@ -1,6 +1,74 @@
 package dataplane
 
-import "testing"
+import (
+	"slices"
+	"testing"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+	"github.com/uvswitch/uvswitch/nat"
+)
+
+// A scarce is a Poller on a CPU that others need, too.
+type scarce struct {
+	script
+	ns     int64 // of the CPU, and as many that the worker had to wait for it
+	paused []frame.PortID
+}
+
+func (s *scarce) CPUTime() int64         { return s.ns }
+func (s *scarce) CPUWait() int64         { return s.ns }
+func (s *scarce) Pause(id frame.PortID)  { s.paused = append(s.paused, id) }
+func (s *scarce) Resume(id frame.PortID) {}
+
+// While CPU time is scarce, the second queue of the uplink pauses for what other ports send to each other and to the way out, and for what the first
+// queue has for them. It does not pause for what its receiver sends and is sent. The first queue never pauses.
+func TestBulkPauses(t *testing.T) {
+	const uplink, receiver, other, another = 1, 2, 3, 4
+	of := func(in, out frame.PortID, net frame.NetID) frame.Frame {
+		return frame.Frame{In: in, Out: out, Net: net, Verdict: frame.ToPort}
+	}
+	for name, c := range map[string]struct {
+		beside []frame.Frame
+		pauses bool
+	}{
+		"nothing":                       {nil, false},
+		"answers of the receiver":       {[]frame.Frame{of(receiver, uplink, 7)}, false},
+		"first packets of the receiver": {[]frame.Frame{of(uplink, receiver, frame.NoNet)}, false},
+		"what another port sends out":   {[]frame.Frame{of(other, uplink, 7)}, true},
+		"what another port is sent":     {[]frame.Frame{of(uplink, other, frame.NoNet)}, true},
+		"what others send to others":    {[]frame.Frame{of(other, another, 7)}, true},
+	} {
+		s, now := &scarce{}, int64(1e9)
+		w := New(nat.New(nat.Options{Flows: 1024}), func() int64 { return now }, s).workers[0]
+		w.uplink = uplink
+		raw := make([]byte, frame.VnetLen+60)
+		for range 400 {
+			b := &w.batch
+			b.N, b.Bulk = 0, 0
+			add := func(f frame.Frame) {
+				b.Frames[b.N].Reset(raw, f.In)
+				b.Frames[b.N].Net, b.Frames[b.N].Out, b.Frames[b.N].Verdict = f.Net, f.Out, f.Verdict
+				w.tally.received(&b.Frames[b.N])
+				b.N++
+			}
+			for range 40 {
+				b.Bulk |= 1 << b.N
+				add(of(uplink, receiver, frame.NoNet))
+			}
+			for _, f := range c.beside {
+				add(f)
+			}
+			w.charge(b, now)
+			w.tally = tally{}
+			now += int64(1e6)
+			s.ns += int64(1e6) / 2
+			w.settle(now)
+		}
+		if got := slices.Contains(s.paused, frame.Bulk); got != c.pauses || slices.Contains(s.paused, uplink) {
+			t.Errorf("beside %s: paused %v", name, slices.Compact(s.paused))
+		}
+	}
+}
 
 // A device floods if it drops as much as is read, and if what its owner sends would take much of the worker's time. What the switch chooses to read
 // makes no flood of a sender.

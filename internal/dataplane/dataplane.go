@@ -24,7 +24,6 @@ type Dataplane struct {
 	clock   func() int64
 	workers []*worker
 	slow    slowPath
-	busy    chan struct{} // see UplinkBusy
 
 	learnWay func(raw []byte) bool // see SetLearnWay
 
@@ -44,7 +43,7 @@ type Dataplane struct {
 // no tick is 0. Every worker reads it once per batch.
 func New(n *nat.NAT, clock func() int64, pollers ...Poller) *Dataplane {
 	d := &Dataplane{
-		Switch: vswitch.New(), Router: router.New(), NAT: n, clock: clock, readers: map[frame.PortID]int{}, rated: map[frame.PortID]bool{}, uplink: frame.NoPort, busy: make(chan struct{}, 1),
+		Switch: vswitch.New(), Router: router.New(), NAT: n, clock: clock, readers: map[frame.PortID]int{}, rated: map[frame.PortID]bool{}, uplink: frame.NoPort,
 	}
 	d.slow.dp, d.slow.cause = d, frame.NoPort
 	d.slow.wake = make(chan struct{}, 1)
@@ -64,16 +63,6 @@ func (d *Dataplane) Workers() int { return len(d.workers) }
 // SetLearnWay sets what tells the uplink's programs the way of a frame that came back for frame.WayUnknown, and reports whether it did. The slow
 // path calls it.
 func (d *Dataplane) SetLearnWay(learn func(raw []byte) bool) { d.learnWay = learn }
-
-// UplinkBusy receives a value after a batch with many frames of the uplink: more of them may wait, and its queue may lose some.
-func (d *Dataplane) UplinkBusy() <-chan struct{} { return d.busy }
-
-func (d *Dataplane) uplinkIsBusy() {
-	select {
-	case d.busy <- struct{}{}:
-	default:
-	}
-}
 
 // Now reads the dataplane's clock.
 func (d *Dataplane) Now() frame.Tick { return frame.TickAt(d.clock()) }

@@ -257,15 +257,6 @@ func (d *Dataplane) offererOf(id frame.PortID) frame.Offerer {
 	return nil
 }
 
-// ReadFromUplink is how many frames were read from the uplink.
-func (d *Dataplane) ReadFromUplink() uint64 {
-	d.mu.Lock()
-	id := d.uplink
-	d.mu.Unlock()
-	frames, _ := d.readFrom(id)
-	return frames
-}
-
 // readFrom is what all workers have read from a port.
 func (d *Dataplane) readFrom(id frame.PortID) (frames, bytes uint64) {
 	for _, w := range d.workers {

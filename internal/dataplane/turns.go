@@ -3,6 +3,7 @@ package dataplane
 import (
 	"cmp"
 	"math"
+	"math/bits"
 	"slices"
 	"time"
 
@@ -13,8 +14,8 @@ import (
 // its device's queue. What does not fit there is dropped by the device, at the cost of the sender.
 //
 //   - Frames that are refused or need the slow path get a tenth of the worker's time. A port that has refusedLeast of them in a batch pauses
-//     for nine times as long as they took. So does a port that has some in a row of batches with refusedLeast of them. A long frame counts for
-//     several: a batch has room for a few long frames only.
+//     for nine times as long as they took. So does a port that has some in a row of batches with refusedLeast of them. A port most of whose frames in
+//     the batch are neither does not pause. A long frame counts for several: a batch has room for a few long frames only.
 //   - A port belongs to a class: see classes.go. If ports of a lower class have frames, and the worker must wait for a CPU or is
 //     never idle, those of a higher class get less and less of its time, down to one part in oneInMost. They get more and more again, once that has ended.
 //
@@ -53,6 +54,7 @@ type turns struct {
 	waited     int64                  // likewise, its CPU wait
 	oneIn      [classes]int64         // ports of a class get one part in so many of the time; what is above oneInMost counts as that
 
+	bulkTo   [frame.MaxPorts]int64 // until then, the port receives frames of the bulk queue
 	debt     [frame.MaxPorts]int64 // ns of a pause that would be too short
 	charges  []charge              // of the last batch
 	frames   int64                 // in the last batch
@@ -165,13 +167,11 @@ func (w *worker) charge(b *frame.Batch, now int64) {
 			continue
 		}
 		t.cost[id] += int64(p.rxBytes + frameCost*p.rxPackets)
-		many := p.rxPackets+p.segments/loudSize >= loudFrames
-		if id == w.uplink { // it carries the frames of many senders: it is never loud and never paused
-			if many {
-				w.dp.uplinkIsBusy()
-			}
+		if id == w.uplink { // it carries the frames of many senders: only its bulk queue may be loud
+			t.chargeBulk(b, now)
 			continue
 		}
+		many := p.rxPackets+p.segments/loudSize >= loudFrames
 		many = busy && 2*p.rxPackets*w.tally.senders >= uint64(b.N) && t.row[id].add(t.batches) || many
 		if long := t.isLong(id, p.rxBytes); long || many {
 			t.loud[id], t.until = now+loudTime, now+loudTime
@@ -196,6 +196,29 @@ func (w *worker) charge(b *frame.Batch, now int64) {
 	}
 	if now-t.began >= turnWindow {
 		w.closeWindow(now)
+	}
+}
+
+// chargeBulk notes what the bulk queue of the uplink has sent, and who receives it.
+//
+//uvswitch:hot
+func (t *turns) chargeBulk(b *frame.Batch, now int64) {
+	if b.Bulk == 0 {
+		return
+	}
+	n, size := int64(bits.OnesCount64(b.Bulk)), 0
+	for i := range b.Frames[:b.N] {
+		if f := &b.Frames[i]; b.Bulk>>i&1 != 0 {
+			size += f.Len()
+			t.bulkTo[f.Out%frame.MaxPorts] = now + loudTime
+		}
+	}
+	t.cost[frame.Bulk] += int64(size) + frameCost*n
+	if long := t.isLong(frame.Bulk, uint64(size)); long || n >= loudFrames {
+		t.loud[frame.Bulk], t.until = now+loudTime, now+loudTime
+	}
+	if t.oneIn[loud] > oneInOne && t.classOf(frame.Bulk, now, 0) == loud {
+		t.charges = append(t.charges, charge{id: frame.Bulk, frames: n, oneIn: min(t.oneIn[loud], oneInMost[loud])})
 	}
 }
 
@@ -274,7 +297,7 @@ func (w *worker) closeWindow(now int64) {
 func (t *turns) forget(id frame.PortID) {
 	t.paused = slices.DeleteFunc(t.paused, func(p pausedPort) bool { return p.id == id })
 	t.charges = slices.DeleteFunc(t.charges, func(c charge) bool { return c.id == id })
-	t.loud[id], t.dense[id], t.flooding[id], t.devices[id] = 0, 0, 0, device{}
+	t.loud[id], t.dense[id], t.flooding[id], t.bulkTo[id], t.devices[id] = 0, 0, 0, 0, device{}
 	t.long[id], t.cost[id], t.debt[id], t.row[id], t.refusedRow[id] = 0, 0, 0, streak{}, streak{}
 }
 

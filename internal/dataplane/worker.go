@@ -74,7 +74,7 @@ func newWorker(d *Dataplane, p Poller) *worker {
 //uvswitch:hot
 func (w *worker) round() error {
 	b := &w.batch
-	b.N, b.Locals, b.Failed, b.Gone = 0, 0, nil, nil
+	b.N, b.Bulk, b.Locals, b.Failed, b.Gone = 0, 0, 0, nil, nil
 	if err := w.poller.Poll(b); err != nil {
 		return err
 	}
@@ -367,6 +367,7 @@ func (w *worker) removePort(id frame.PortID) {
 	w.storms[id] = storm{}
 	if w.uplink == id {
 		w.uplink = frame.NoPort
+		w.turns.forget(frame.Bulk)
 	}
 	w.limit(id, nil, nil) // releases its queued frames, which are dropped because the port is gone
 	w.poller.Remove(id)

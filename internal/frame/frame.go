@@ -10,6 +10,7 @@ type PortID uint16
 
 const (
 	NoPort  PortID = 0      // no port; the zero value
+	Bulk    PortID = NoPort // what a Poller calls the second queue of the uplink: see Batch.Bulk
 	Gateway PortID = 0xffff // the router behind every network: it has no wire
 )
 
@@ -344,6 +345,7 @@ type Batch struct {
 	Frames  [BatchSize]Frame
 	To      [BatchSize]Way6 // of IPv6 frames, by their index
 	N       int
+	Bulk    uint64   // a bit for each frame, by its index: it comes from the second queue of the uplink, which has what host ports with many packets receive
 	Tick    Tick     // the coarse time that holds for the whole batch
 	Locals  int      // frames that entered the routing stages; without any, these are skipped
 	Learned struct { // of a dry batch: the station that would have been learned

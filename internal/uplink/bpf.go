@@ -170,7 +170,7 @@ const (
 	shot = 2  // TC_ACT_SHOT
 
 	// Offsets in struct __sk_buff.
-	skbLen, skbPktType, skbMark, skbProtocol, skbVLANPresent, skbVLANTCI, skbIfindex, skbTCIndex, skbGSOSize = 0, 4, 8, 16, 20, 24, 40, 44, 176
+	skbLen, skbPktType, skbMark, skbQueue, skbProtocol, skbVLANPresent, skbVLANTCI, skbIfindex, skbTCIndex, skbGSOSize = 0, 4, 8, 12, 16, 20, 24, 40, 44, 176
 
 	markBase  = 0x75767300 // of packets on their way back to the host's stack; the low byte tells switches apart
 	markOfAll = 0xff       // every switch lets it pass

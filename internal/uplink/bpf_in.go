@@ -427,39 +427,58 @@ func (p *wayIn) emitRedirect() {
 
 // emitLimit: see GuardQueue.
 //
-//	limit = &uvs_limit[0]; if (!limit->allows) goto allowed;
 //	slice = ktime_get_ns() >> sliceBits;
-//	seen = &uvs_arrivals[arrival];
+//	seen = &uvs_arrivals[arrival]; limit = &uvs_limit[0];
 //	if (seen->slice != slice) {
 //		seen->slice = slice; seen->packets = 0;
-//		owner = seen->owner ? seen->owner : arrival;
-//		if (!limit->owners || limit->last != owner) { limit->last = owner; atomic(limit->owners += 1); } }
-//	if (++seen->packets <= limit->allows) goto allowed;
-//	atomic(limit->dropped += 1); goto beyond, or return SHOT if it is "";
+//		if (limit->allows && (int)(seen->bulk - slice) > 0) {
+//			owner = seen->owner ? seen->owner : arrival;
+//			if (!limit->owners || limit->last != owner) { limit->last = owner; atomic(limit->owners += 1); } } }
+//	if (++seen->packets > (limit->allows ? MANY_LOSING : MANY)) seen->bulk = slice + BULK_SLICES;
+//	if (limit->allows && seen->packets > limit->allows) { atomic(limit->dropped += 1); goto beyond, or return SHOT if it is ""; }
+//	if ((int)(seen->bulk - slice) > 0) skb->queue_mapping = BULK;
+//	goto allowed;
 func (p *wayIn) emitLimit(label, allowed, beyond string) {
-	const allows, owners, dropped, last, packets, owner = 0, 4, 8, 16, 4, 8
-	p.Emit(asm.StoreImm(asm.RFP, inKey, 0, asm.Word).WithSymbol(label))
-	p.EmitMapLookup(p.maps.limits, inKey, allowed)
-	p.Emit(asm.Mov.Reg(regL4, asm.R0), asm.LoadMem(asm.R1, regL4, allows, asm.Word), asm.JEq.Imm(asm.R1, 0, allowed))
-	p.Emit(asm.FnKtimeGetNs.Call(), asm.RSh.Imm(asm.R0, sliceBits), asm.StoreMem(asm.RFP, inSlice, asm.R0, asm.Word))
+	const packets, owner, bulk = 4, 8, 12             // of an arrived
+	const allows, owners, dropped, last = 0, 4, 8, 16 // of a queueLimit
+	ifFew := func(to string) {                        // if ((int)(seen->bulk - slice) <= 0) goto to;
+		p.Emit(
+			asm.LoadMem(asm.R1, regL4, bulk, asm.Word), asm.LoadMem(asm.R2, asm.RFP, inSlice, asm.Word), asm.Sub.Reg32(asm.R1, asm.R2),
+			asm.JSLE.Imm32(asm.R1, 0, to),
+		)
+	}
+	p.Emit(asm.FnKtimeGetNs.Call().WithSymbol(label), asm.RSh.Imm(asm.R0, sliceBits), asm.StoreMem(asm.RFP, inSlice, asm.R0, asm.Word))
 	p.EmitMapLookup(p.maps.arrivals, inArrival, allowed)
+	p.Emit(asm.Mov.Reg(regL4, asm.R0), asm.StoreImm(asm.RFP, inKey, 0, asm.Word))
+	p.EmitMapLookup(p.maps.limits, inKey, allowed)
 	p.Emit(
-		asm.LoadMem(asm.R1, asm.R0, 0, asm.Word), asm.LoadMem(asm.R2, asm.RFP, inSlice, asm.Word), asm.JEq.Reg(asm.R1, asm.R2, label+" same slice"),
-		asm.StoreMem(asm.R0, 0, asm.R2, asm.Word), asm.StoreImm(asm.R0, packets, 0, asm.Word),
-		asm.LoadMem(asm.R1, asm.R0, owner, asm.Word), asm.JNE.Imm(asm.R1, 0, label+" owner"), asm.LoadMem(asm.R1, asm.RFP, inArrival, asm.Word),
-		asm.LoadMem(asm.R2, regL4, owners, asm.Word).WithSymbol(label+" owner"), asm.JEq.Imm(asm.R2, 0, label+" other owner"),
-		asm.LoadMem(asm.R2, regL4, last, asm.Word), asm.JEq.Reg(asm.R2, asm.R1, label+" same slice"),
-		asm.StoreMem(regL4, last, asm.R1, asm.Word).WithSymbol(label+" other owner"),
-		asm.Mov.Imm(asm.R1, 1), asm.AddAtomic.Mem(regL4, asm.R1, asm.Word, owners),
-		asm.LoadMem(asm.R1, asm.R0, packets, asm.Word).WithSymbol(label+" same slice"), asm.Add.Imm(asm.R1, 1), asm.StoreMem(asm.R0, packets, asm.R1, asm.Word),
-		asm.LoadMem(asm.R2, regL4, allows, asm.Word), asm.JLE.Reg(asm.R1, asm.R2, allowed),
-		asm.Mov.Imm(asm.R1, 1), asm.AddAtomic.Mem(regL4, asm.R1, asm.DWord, dropped),
+		asm.LoadMem(asm.R1, regL4, 0, asm.Word), asm.LoadMem(asm.R2, asm.RFP, inSlice, asm.Word), asm.JEq.Reg(asm.R1, asm.R2, label+" counts"),
+		asm.StoreMem(regL4, 0, asm.R2, asm.Word), asm.StoreImm(regL4, packets, 0, asm.Word),
+		asm.LoadMem(asm.R1, asm.R0, allows, asm.Word), asm.JEq.Imm(asm.R1, 0, label+" counts"),
+	)
+	ifFew(label + " counts")
+	p.Emit(
+		asm.LoadMem(asm.R1, regL4, owner, asm.Word), asm.JNE.Imm(asm.R1, 0, label+" owner"), asm.LoadMem(asm.R1, asm.RFP, inArrival, asm.Word),
+		asm.LoadMem(asm.R2, asm.R0, owners, asm.Word).WithSymbol(label+" owner"), asm.JEq.Imm(asm.R2, 0, label+" other owner"),
+		asm.LoadMem(asm.R2, asm.R0, last, asm.Word), asm.JEq.Reg(asm.R2, asm.R1, label+" counts"),
+		asm.StoreMem(asm.R0, last, asm.R1, asm.Word).WithSymbol(label+" other owner"),
+		asm.Mov.Imm(asm.R1, 1), asm.AddAtomic.Mem(asm.R0, asm.R1, asm.Word, owners),
+		asm.LoadMem(asm.R3, regL4, packets, asm.Word).WithSymbol(label+" counts"), asm.Add.Imm(asm.R3, 1), asm.StoreMem(regL4, packets, asm.R3, asm.Word),
+		asm.LoadMem(asm.R1, asm.R0, allows, asm.Word), asm.JEq.Imm(asm.R1, 0, label+" loses nothing"),
+		asm.JLE.Imm(asm.R3, manyLosing, label+" limit"), asm.Ja.Label(label+" many"),
+		asm.JLE.Imm(asm.R3, manyPackets, label+" limit").WithSymbol(label+" loses nothing"),
+		asm.LoadMem(asm.R1, asm.RFP, inSlice, asm.Word).WithSymbol(label+" many"), asm.Add.Imm(asm.R1, bulkSlices), asm.StoreMem(regL4, bulk, asm.R1, asm.Word),
+		asm.LoadMem(asm.R1, asm.R0, allows, asm.Word).WithSymbol(label+" limit"), asm.JEq.Imm(asm.R1, 0, label+" within"), asm.JLE.Reg(asm.R3, asm.R1, label+" within"),
+		asm.Mov.Imm(asm.R1, 1), asm.AddAtomic.Mem(asm.R0, asm.R1, asm.DWord, dropped),
 	)
 	if beyond != "" {
 		p.Emit(asm.Ja.Label(beyond))
 	} else {
 		p.Emit(asm.Mov.Imm(asm.R0, shot), asm.Return())
 	}
+	p.Emit(asm.Mov.Imm(asm.R1, 0).WithSymbol(label + " within"))
+	ifFew(allowed)
+	p.Emit(asm.Mov.Imm(asm.R1, bulkMapping), asm.StoreMem(regPacket, skbQueue, asm.R1, asm.Word), asm.Ja.Label(allowed))
 }
 
 // emitTAPCheck: a switch that was killed has lost its TAP; its filters give everything to the host. A question without an answer tells

@@ -11,42 +11,43 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame"
 )
 
-// The TAP has one queue. A flood from outside to one port of the host would fill it, and what others are sent would be lost there. So, while
-// the queue loses packets, the program "way in" drops what one port receives beyond an allowance for each slice of time. The allowance is
-// found by trial: it is halved while packets are still lost, and grows otherwise. A port that receives less loses nothing. Packets
-// without a port, and later fragments, count together as one port.
+// A flood from outside to one port of the host would fill the TAP's queue, and what others are sent would be lost there. So the TAP has two queues.
+// The program "way in" puts what a port receives into the bulk queue while the port receives many packets, and for a second more: so they keep their
+// order. The switch reads the other queue first. So a flood keeps nobody's first packets waiting.
 //
-// While one port alone receives packets, or several that are published for one container, it gets nearly all that the switch can read. So its
-// stream is as fast as without a limit, and the queue has room for the first packet of another port.
+// Ports that receive many packets at once share the bulk queue. So, while a queue loses packets, the program "way in" drops what one port receives
+// beyond an allowance for each slice of time. The allowance is found by trial: it is halved while packets are still lost, and grows
+// otherwise. A port that receives less loses nothing. Packets without a port, and later fragments, count together as one port. There is no limit while
+// the bulk queue has packets of one port alone, or of several that are published for one container.
 
 const (
-	queueCheck  = time.Second            // how often the queue is looked at while it loses nothing,
-	busyCheck   = 10 * time.Millisecond  // and while much of it waits to be read
-	sliceBits   = 22                     // a slice, for which the allowance is, is 1<<sliceBits ns: 4.2 ms
+	sliceBits   = 22  // a slice is 1<<sliceBits ns: 4.2 ms
+	manyPackets = 256 // more packets of a port in a slice are many: 60,000 in a second, and more than TCP streams of super-frames have
+	manyLosing  = 64  // the same, while a queue loses packets
+	bulkSlices  = 256 // for which a port that has received many packets keeps to the bulk queue
+
+	queueCheck  = time.Second            // how often the queues are looked at while they lose nothing
 	ownersTime  = 10 * time.Millisecond  // how often it is looked at whether a port is alone
 	queueTrial  = 100 * time.Millisecond // how long an allowance is tried
 	firstAllows = 108                    // packets in a slice
-	aloneLeast  = 54                     // at least, for a port that is alone
 	leastAllows = 4
 	mostAllows  = 1720           // from here on there is no limit
 	unlimited   = math.MaxUint32 // not 0: the program counts ports only while there is an allowance
-	aloneTimes  = 120            // for how many ownersTimes a port must have been alone: the SYN that was lost comes again meanwhile
-	alonePart   = 16             // one that is alone gets all but a part of what can be read: one in so many,
-	aloneGrows  = 64             // and a part more after each trial without a loss
+	aloneTimes  = 120            // for how many ownersTimes a port must have been alone
 	quietTrials = 10             // without a loss and without a packet beyond the allowance, after which a port that is alone is no flood
 )
 
 // A queueLimit is what the way in reads, in a map of one entry.
 type queueLimit struct {
 	allows  atomic.Uint32 // packets to a port in a slice; 0: no limit
-	owners  atomic.Uint32 // that have received something since the last look, or more: one that comes again after another counts again
+	owners  atomic.Uint32 // how often the owner of what goes to the bulk queue has changed since the last look
 	dropped atomic.Uint64 // packets
 	last    atomic.Uint32 // the owner that came last; a key of arrivals if there is no owner
 	_       uint32
 }
 
-// arrived is a value of the map arrivals: the slice, the packets in it, the owner, and 0. The owner is the port of the switch that the port is
-// published for, with ownerBit; 0: not known, or several.
+// arrived is a value of the map arrivals: the slice, the packets in it, the owner, and the slice until which the port keeps to the bulk queue. The owner
+// is the port of the switch that the port is published for, with ownerBit; 0: not known, or several.
 type arrived [4]uint32
 
 const ownerBit = 1 << 31 // no key of arrivals has it
@@ -88,43 +89,33 @@ func (u *Uplink) Flooded() uint64 {
 	return u.maps.limit.dropped.Load()
 }
 
-// GuardQueue keeps the TAP's queue free for everyone, until ctx is done. busy tells that much of the queue waited to be read, and read how many
-// packets were read from it until now.
-func (u *Uplink) GuardQueue(ctx context.Context, busy <-chan struct{}, read func() uint64) {
-	lost := u.lostInQueue()
-	tick := time.NewTicker(queueCheck)
-	defer tick.Stop()
-	for ctx.Err() == nil {
-		aloneAllows := uint32(unlimited)
-		select {
-		case <-ctx.Done():
-		case <-tick.C:
-		case <-busy:
-			aloneAllows = watchReads(ctx, busyCheck, read)
-		}
-		if now := u.lostInQueue(); now != lost {
-			lost = u.limitFlood(ctx, now, aloneAllows, read)
+// GuardQueue keeps the TAP's queues free for everyone, until ctx is done.
+func (u *Uplink) GuardQueue(ctx context.Context) {
+	for lost := u.lostInQueue(0); wait(ctx, queueCheck); {
+		if now := u.lostInQueue(lost); now != lost {
+			lost = u.limitFlood(ctx, now)
 		}
 	}
 }
 
-// limitFlood limits what a port receives until the queue has lost nothing for long enough. lost is what the queue had lost before, and aloneAllows the
-// first allowance of a port that is alone.
-func (u *Uplink) limitFlood(ctx context.Context, lost uint64, aloneAllows uint32, read func() uint64) uint64 {
+// limitFlood limits what a port receives until the queues have lost nothing for long enough. lost is what they had lost before.
+func (u *Uplink) limitFlood(ctx context.Context, lost uint64) uint64 {
 	limit := u.maps.limit
 	defer limit.allows.Store(0)
 	allows, alone := uint32(firstAllows), aloneTimes-2 // two looks show whether others receive now
 	const nobody = math.MaxUint32
 	only := uint32(nobody) // the owner that is alone
-	for quiet := 0; allows < mostAllows && quiet < quietTrials && ctx.Err() == nil; {
-		dropped, most := limit.dropped.Load(), uint32(0)
+	for quiet := 0; allows < mostAllows && quiet < quietTrials; {
+		dropped := limit.dropped.Load()
 		for range queueTrial / ownersTime {
 			if alone >= aloneTimes {
-				limit.allows.Store(aloneAllows)
+				limit.allows.Store(unlimited)
 			} else {
 				limit.allows.Store(allows)
 			}
-			most = max(most, watchReads(ctx, ownersTime, read)) // what can be read shows while much comes
+			if !wait(ctx, ownersTime) {
+				return lost
+			}
 			alone++
 			if owners, last := limit.owners.Swap(0), limit.last.Load(); owners > 0 {
 				if owners > 1 || only != nobody && last != only { // now, or since an earlier look
@@ -133,15 +124,10 @@ func (u *Uplink) limitFlood(ctx context.Context, lost uint64, aloneAllows uint32
 				only = last
 			}
 		}
-		now := u.lostInQueue()
+		now := u.lostInQueue(lost)
 		isAlone, loses := alone >= aloneTimes, now != lost
 		switch {
-		case isAlone && loses:
-			aloneAllows = most
 		case isAlone:
-			if aloneAllows < unlimited/2 {
-				aloneAllows += 1 + aloneAllows/aloneGrows
-			}
 		case loses:
 			allows = max(leastAllows, allows/2)
 		default:
@@ -155,24 +141,11 @@ func (u *Uplink) limitFlood(ctx context.Context, lost uint64, aloneAllows uint32
 	return lost
 }
 
-// watchReads waits, and returns the allowance of a port that is alone, by what was read meanwhile.
-func watchReads(ctx context.Context, d time.Duration, read func() uint64) uint32 {
-	began, before := time.Now(), read()
-	wait(ctx, d)
-	return mostAlone(read()-before, time.Since(began))
-}
-
-// mostAlone is the allowance of a port that is alone, if n packets were read in a time.
-func mostAlone(n uint64, d time.Duration) uint32 {
-	slice := n << sliceBits / uint64(max(d, 1))
-	return uint32(max(aloneLeast, min(slice*(alonePart-1)/alonePart, unlimited)))
-}
-
-// lostInQueue is how many packets the TAP's queue has lost.
-func (u *Uplink) lostInQueue() uint64 {
+// lostInQueue is how many packets the TAP's queues have lost; otherwise, if that cannot be read now.
+func (u *Uplink) lostInQueue(otherwise uint64) uint64 {
 	l, err := netlink.LinkByIndex(u.tapIdx)
 	if err != nil || l.Attrs().Statistics == nil {
-		return 0
+		return otherwise
 	}
 	return l.Attrs().Statistics.TxDropped
 }

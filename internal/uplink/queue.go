@@ -15,6 +15,19 @@ func loadOneQueue() (*ebpf.Program, error) {
 	return bpf.Load("uvs_queue", ebpf.SocketFilter, 0, asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()})
 }
 
+// bulkMapping is what the program "way in" writes into skb->queue_mapping of what is for the uplink's second queue. Other packets have the number of
+// a queue of the device that they came from, or of that number and one more.
+const bulkMapping = 0x7557
+
+// loadTwoQueues loads a program that chooses the queue of a frame for the switch: return skb->queue_mapping == BULK ? BULK_QUEUE : 0;
+func loadTwoQueues() (*ebpf.Program, error) {
+	return bpf.Load("uvs_queues", ebpf.SocketFilter, 0, asm.Instructions{
+		asm.LoadMem(asm.R1, asm.R1, skbQueue, asm.Word), asm.Mov.Imm(asm.R0, tap.BulkQueue), asm.JEq.Imm(asm.R1, bulkMapping, "bulk"),
+		asm.Mov.Imm(asm.R0, 0),
+		asm.Return().WithSymbol("bulk"),
+	})
+}
+
 // loadCounter loads a program that counts the frames that a TAP's owner sends, before they wait for the switch: offered[id]++; return
 // len(frame);
 func loadCounter(offered *ebpf.Map, id frame.PortID) (*ebpf.Program, error) {
@@ -39,9 +52,13 @@ func (u *Uplink) CountOffered(id frame.PortID, d *tap.Device) {
 	_ = d.Count(p.FD(), &u.counts[id])
 }
 
-// OneQueue spares the kernel work for each frame that a TAP gives to the switch. It is no loss if that fails.
-func (u *Uplink) OneQueue(d *tap.Device) {
-	if u.oneQueue != nil {
-		_ = d.Steer(u.oneQueue.FD())
+// Steer chooses the queue of each frame that a TAP gives to the switch. If that fails, the kernel chooses by flow.
+func (u *Uplink) Steer(d *tap.Device) {
+	program := u.oneQueue
+	if d.Bulk() != nil {
+		program = u.twoQueues
+	}
+	if program != nil {
+		_ = d.Steer(program.FD())
 	}
 }

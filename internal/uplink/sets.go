@@ -26,6 +26,7 @@ type shared struct {
 	routes   map[netip.Prefix]uint32 // what the map routes6 has
 	stations map[netip.Addr]uint32   // what the map stations6 has
 	byDevice map[uint32][16]byte     // what the map sources6 has
+	fenced   map[uint32]uint32       // what the map fence has
 
 	peersMu sync.Mutex // Lock 78: peers, of both families; a worker takes it when a flow without a set of ports begins or ends
 }
@@ -46,7 +47,7 @@ func newShared(fenced int, fib fibFlags) (*shared, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &shared{bpfMaps: m, four: newAddrSets[frame.Addr](m.own, m.local, m.pairs, 0), six: newAddrSets[frame.Addr6](m.own6, m.local6, m.pairs6, sixBase), owners: map[uint32]uint32{}, routes: map[netip.Prefix]uint32{}, stations: map[netip.Addr]uint32{}, byDevice: map[uint32][16]byte{}}, nil
+	return &shared{bpfMaps: m, four: newAddrSets[frame.Addr](m.own, m.local, m.pairs, 0), six: newAddrSets[frame.Addr6](m.own6, m.local6, m.pairs6, sixBase), owners: map[uint32]uint32{}, routes: map[netip.Prefix]uint32{}, stations: map[netip.Addr]uint32{}, byDevice: map[uint32][16]byte{}, fenced: map[uint32]uint32{}}, nil
 }
 
 func newAddrSets[A frame.Address](own, local, pairs *ebpf.Map, base int) addrSets[A] {
@@ -123,19 +124,15 @@ func (s *shared) setFence(devices []string) {
 	if s.fence == nil {
 		return
 	}
-	want := map[uint32]bool{}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	want := map[uint32]uint32{}
 	for _, name := range devices {
 		if d, err := net.InterfaceByName(name); err == nil {
-			want[uint32(d.Index)] = true
-			_ = s.fence.Put(uint32(d.Index), uint32(1))
+			want[uint32(d.Index)] = 1
 		}
 	}
-	var index, v uint32
-	for it := s.fence.Iterate(); it.Next(&index, &v); {
-		if !want[index] {
-			_ = s.fence.Delete(index)
-		}
-	}
+	_ = bpf.SetEntries(s.fence, s.fenced, want, func(index uint32) any { return index })
 }
 
 // forgetSources makes the program "way out" ask user space again which source address a next hop needs.

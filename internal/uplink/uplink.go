@@ -114,10 +114,11 @@ type Uplink struct {
 	maps   *shared
 	mark   int32
 
-	question *ebpf.Program                  // see Ask
-	oneQueue *ebpf.Program                  // see OneQueue; nil: the kernel takes none
-	offered  *ebpf.Map                      // see CountOffered; likewise
-	counts   *[frame.MaxPorts]atomic.Uint64 // its memory, which stays mapped: the workers read it
+	question *ebpf.Program // see Ask
+	// See Steer; nil: the kernel takes none.
+	oneQueue, twoQueues *ebpf.Program
+	offered             *ebpf.Map                      // see CountOffered; likewise
+	counts              *[frame.MaxPorts]atomic.Uint64 // its memory, which stays mapped: the workers read it
 
 	asked [frame.MaxPorts]askCount // see LearnWay
 
@@ -166,6 +167,7 @@ func Open(o Options) (*Uplink, error) {
 			return nil, err
 		}
 		u.oneQueue, _ = loadOneQueue()
+		u.twoQueues, _ = loadTwoQueues()
 		if m, memory, err := mappedArray("uvs_offered", 8*frame.MaxPorts, 1); err == nil {
 			u.offered, u.counts = m, (*[frame.MaxPorts]atomic.Uint64)(unsafe.Pointer(&memory[0]))
 		}
@@ -177,7 +179,7 @@ func Open(o Options) (*Uplink, error) {
 	}
 	u.maps = m
 	u.known.Store(&known{kind: o.Kind})
-	if u.Device, err = tap.Open(netns.Original, o.TAP); err != nil {
+	if u.Device, err = u.openTAP(); err != nil {
 		u.Close()
 		return nil, err
 	}
@@ -206,6 +208,14 @@ func Open(o Options) (*Uplink, error) {
 		return nil, err
 	}
 	return u, nil
+}
+
+// openTAP creates the TAP; with two queues, if the kernel takes the program that chooses one.
+func (u *Uplink) openTAP() (*tap.Device, error) {
+	if u.twoQueues == nil {
+		return tap.Open(netns.Original, u.opts.TAP)
+	}
+	return tap.OpenTwoQueues(u.opts.TAP)
 }
 
 // attachOut puts the way out on the TAP.
@@ -344,8 +354,10 @@ func (u *Uplink) Close() {
 			p.Close()
 		}
 	}
-	if u.oneQueue != nil {
-		u.oneQueue.Close()
+	for _, p := range []*ebpf.Program{u.oneQueue, u.twoQueues} {
+		if p != nil {
+			p.Close()
+		}
 	}
 	if u.offered != nil {
 		u.offered.Close()
