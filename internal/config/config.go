@@ -116,7 +116,7 @@ type NAT struct {
 	Timers       Timers `yaml:"timers,omitempty"`         // for how many seconds an idle flow is kept; rfc (the default) and linux are profiles
 	Flows        int    `yaml:"flows,omitempty"`          // room for flows of IPv4; default: 1,048,576, or 131,072 without root
 	Flows6       int    `yaml:"flows6,omitempty"`         // room for flows of IPv6; default: a quarter of flows
-	FlowsPerPort int    `yaml:"flows_per_port,omitempty"` // how many flows one port may have; default: its share, which depends on what others use
+	FlowsPerPort int    `yaml:"flows_per_port,omitempty"` // how many flows one port, or all ports of a tenant together, may have; default: its share, which depends on what others use
 }
 
 // Route is a static route: through a gateway, or of a type.

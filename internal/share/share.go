@@ -27,7 +27,7 @@ type Pool struct {
 	tenants map[frame.PortID]frame.PortID // as Divide got them; under mu
 
 	units atomic.Int64
-	most  atomic.Int64 // that one port may hold, whatever is free; 0: no limit of that kind
+	most  atomic.Int64 // that one port, or a tenant, may hold, whatever is free; 0: no limit of that kind
 	floor atomic.Int64
 	left  atomic.Int64                 // of the lent half; it may be below 0 for a while, after a Divide
 	held  [frame.MaxPorts]atomic.Int32 // by port
@@ -55,7 +55,7 @@ func (a Among) sharers() int {
 	return max(n, minPorts)
 }
 
-// Divide sets the number of units, who shares them, and how many units one port may hold whatever is free (0: any number). Ports keep what
+// Divide sets the number of units, who shares them, and how many units one port or tenant may hold whatever is free (0: any number). Ports keep what
 // they hold.
 func (p *Pool) Divide(units int, among Among, most int) {
 	p.mu.Lock()
@@ -182,22 +182,23 @@ func (p *Pool) Most(id frame.PortID) int {
 	default:
 		most = floor + (left+borrowed+1)/2
 	}
+	most = p.capped(most)
 	if ports := int64(p.count[t].Load()); ports > 1 {
 		own, free := int64(p.held[id].Load()), max(0, most-held)
 		most = min(own+free, max(most/2/ports, (own+free+1)/2))
 	}
-	return p.capped(most)
+	return int(most)
 }
 
 // Greatest is how many units a port may hold when nobody else has borrowed any.
 func (p *Pool) Greatest() int {
-	return p.capped(p.floor.Load() + (p.units.Load()/2+1)/2)
+	return int(p.capped(p.floor.Load() + (p.units.Load()/2+1)/2))
 }
 
 // capped is most, but no more than the absolute limit and than there are units.
-func (p *Pool) capped(most int64) int {
+func (p *Pool) capped(most int64) int64 {
 	if limit := p.most.Load(); limit != 0 {
 		most = min(most, limit)
 	}
-	return int(min(most, p.units.Load()))
+	return min(most, p.units.Load())
 }

@@ -114,6 +114,12 @@ func TestLimits(t *testing.T) {
 	if takeAll(&p, 1); p.Held(1) != 100 {
 		t.Errorf("holds %d, the limit is 100", p.Held(1))
 	}
+	var ofTenant Pool
+	ofTenant.Divide(1000, Among{Ports: 3, Tenants: map[frame.PortID]frame.PortID{1: 1, 2: 1}}, 100)
+	takeAll(&ofTenant, 1, 2)
+	if sum := ofTenant.Held(1) + ofTenant.Held(2); sum > 100 || sum < 60 {
+		t.Errorf("a tenant holds %d and %d, the limit is 100", ofTenant.Held(1), ofTenant.Held(2))
+	}
 	p.Divide(40, Among{Ports: 2}, 0)
 	if p.Take(1) || !p.Take(2) {
 		t.Error("after a Divide, a port above its share gets more, or another one not its floor")
