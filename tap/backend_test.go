@@ -343,7 +343,6 @@ func TestTwoQueues(t *testing.T) {
 			for i := range b.Frames[:b.N] {
 				switch {
 				case b.Frames[i].In != up:
-					t.Fatalf("a frame of port %d", b.Frames[i].In)
 				case b.Bulk>>i&1 != 0:
 					bulks++
 				default:
@@ -379,6 +378,21 @@ func TestTwoQueues(t *testing.T) {
 				n += firsts
 			}
 		}
+
+		port := newWireOf(t, unix.SOCK_SEQPACKET, true)
+		add(t, p, 1, port)
+		var firsts, bulks, ports int
+		for range 200 { // all are full: each gets a part
+			first.fill()
+			bulk.fill()
+			port.fill()
+			f, s := read()
+			firsts, bulks, ports = firsts+f, bulks+s, ports+b.N-f-s
+		}
+		if all := firsts + bulks + ports; ports < all/3 || firsts < all/8 || bulks < 150 {
+			t.Errorf("%d frames of the first queue, %d of the second one, %d of another port", firsts, bulks, ports)
+		}
+		within(t, "Remove", func() { p.Remove(1) })
 
 		p.Pause(frame.Bulk)
 		first.put(t, 1)

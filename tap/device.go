@@ -50,8 +50,8 @@ func Open(ns, name string) (*Device, error) {
 	return open(atHome, anyName, oneQueue, func(made string) error { return moveTo(made, ns, name) })
 }
 
-// OpenTwoQueues is Open in the process's own namespace, of a TAP with a second queue for what the switch reads: Bulk. The program of Steer chooses
-// a frame's queue, 0 or BulkQueue.
+// OpenTwoQueues is Open in the process's own namespace, of a TAP with two queues that the switch reads. The second one is Bulk. The program of Steer
+// chooses a frame's queue, 0 or BulkQueue.
 func OpenTwoQueues(name string) (*Device, error) { return open(atHome, name, twoQueues, nil) }
 
 // BulkQueue is the number of the second queue.

@@ -123,7 +123,8 @@ func (r *readers) late(failed []frame.TxFailure) []frame.TxFailure {
 	return failed
 }
 
-// read goes through the ready queue once and reads up to quota frames from each port, or a few while CPU time is scarce (frame.Batch); the uplink is the first, and gets half of the batch. It
+// read goes through the ready queue once and reads up to quota frames from each port, or a few while CPU time is scarce (frame.Batch). The uplink is
+// the first. Its queues get half of the batch together, and the second one a quarter of that at least. read
 // stops when the batch holds most frames or the arena is full. A port that may have more frames goes to the end of the queue; any other port
 // leaves it.
 //
@@ -134,7 +135,7 @@ func (r *readers) read(b *frame.Batch, most int) {
 		turn = least
 	}
 	var again [2]frame.PortID // queues of the uplink that may have more
-	uplinks := 0
+	uplinks, half := 0, most/2
 	for range len(r.ready) {
 		if b.N >= most || used > frame.BatchBytes {
 			break
@@ -146,8 +147,12 @@ func (r *readers) read(b *frame.Batch, most int) {
 			in = r.bulkOf
 		}
 		if r.uplink[id] {
-			left, room = most/2, frame.BatchBytes/2
+			left, room = half, frame.BatchBytes/2
+			if id != frame.Bulk && r.queued[frame.Bulk] {
+				left, room = left-left/4, room-room/4
+			}
 		}
+		before := b.N
 		for ; more && left > 0 && b.N < most && used <= room; left-- {
 			size, err := c.Read(r.arena[used:])
 			if err != nil {
@@ -168,9 +173,11 @@ func (r *readers) read(b *frame.Batch, most int) {
 			}
 		}
 		switch {
-		case more && r.uplink[id]:
-			again[uplinks] = id
-			uplinks++
+		case r.uplink[id]:
+			if half -= b.N - before; more {
+				again[uplinks] = id
+				uplinks++
+			}
 		case more:
 			r.wakeUp(id)
 		}

@@ -95,7 +95,7 @@ func (s *streak) add(number uint32) bool {
 func (t *turns) servesOthers(b *frame.Batch, now int64) {
 	for i := range b.Frames[:b.N] {
 		f := &b.Frames[i]
-		if f.Verdict != frame.ToPort || b.Bulk>>i&1 != 0 {
+		if f.Verdict != frame.ToPort {
 			continue
 		}
 		of := t.classWith(f.Out%frame.MaxPorts, now)

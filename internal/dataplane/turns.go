@@ -123,7 +123,11 @@ func (w *worker) pause(id frame.PortID, of class, now, ns int64) {
 		}
 		i = len(t.paused)
 		t.paused = append(t.paused, pausedPort{id, of, from})
-		if c := w.counters.port(id); c != nil {
+		counted := id
+		if id == frame.Bulk {
+			counted = w.uplink
+		}
+		if c := w.counters.port(counted); c != nil {
 			c.pauses.Add(1)
 		}
 		w.poller.Pause(id)

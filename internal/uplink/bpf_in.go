@@ -270,6 +270,7 @@ func (p *wayIn) emitLaterFragment() {
 	p.emitMark(frame.WayClone)
 	p.emitStore(6, inEther+6, 6)
 	p.Emit(asm.Mov.Reg(asm.R1, regPacket), asm.Mov.Imm(asm.R2, p.tap), asm.Mov.Imm(asm.R3, 0), asm.FnCloneRedirect.Call())
+	p.Emit(asm.Mov.Imm(asm.R1, 0), asm.StoreMem(regPacket, skbQueue, asm.R1, asm.Word)) // BULK is nothing to the host
 	p.emitStore(6, inTuple, 6)
 	p.Emit(asm.Ja.Label("pass"))
 }
@@ -431,20 +432,20 @@ func (p *wayIn) emitRedirect() {
 //	seen = &uvs_arrivals[arrival]; limit = &uvs_limit[0];
 //	if (seen->slice != slice) {
 //		seen->slice = slice; seen->packets = 0;
-//		if (limit->allows && (int)(seen->bulk - slice) > 0) {
+//		if (limit->allows && seen->bulk - slice - 1 < BULK_SLICES) {
 //			owner = seen->owner ? seen->owner : arrival;
 //			if (!limit->owners || limit->last != owner) { limit->last = owner; atomic(limit->owners += 1); } } }
 //	if (++seen->packets > (limit->allows ? MANY_LOSING : MANY)) seen->bulk = slice + BULK_SLICES;
 //	if (limit->allows && seen->packets > limit->allows) { atomic(limit->dropped += 1); goto beyond, or return SHOT if it is ""; }
-//	if ((int)(seen->bulk - slice) > 0) skb->queue_mapping = BULK;
+//	if (seen->bulk - slice - 1 < BULK_SLICES) skb->queue_mapping = BULK;
 //	goto allowed;
 func (p *wayIn) emitLimit(label, allowed, beyond string) {
 	const packets, owner, bulk = 4, 8, 12             // of an arrived
 	const allows, owners, dropped, last = 0, 4, 8, 16 // of a queueLimit
-	ifFew := func(to string) {                        // if ((int)(seen->bulk - slice) <= 0) goto to;
+	ifFew := func(to string) {                        // if (seen->bulk - slice - 1 >= BULK_SLICES) goto to; a bulk of long ago, or of 0, does not count
 		p.Emit(
-			asm.LoadMem(asm.R1, regL4, bulk, asm.Word), asm.LoadMem(asm.R2, asm.RFP, inSlice, asm.Word), asm.Sub.Reg32(asm.R1, asm.R2),
-			asm.JSLE.Imm32(asm.R1, 0, to),
+			asm.LoadMem(asm.R1, regL4, bulk, asm.Word), asm.LoadMem(asm.R2, asm.RFP, inSlice, asm.Word), asm.Sub.Reg32(asm.R1, asm.R2), asm.Sub.Imm32(asm.R1, 1),
+			asm.JGE.Imm32(asm.R1, bulkSlices, to),
 		)
 	}
 	p.Emit(asm.FnKtimeGetNs.Call().WithSymbol(label), asm.RSh.Imm(asm.R0, sliceBits), asm.StoreMem(asm.RFP, inSlice, asm.R0, asm.Word))

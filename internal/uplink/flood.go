@@ -16,9 +16,9 @@ import (
 // order. The switch reads the other queue first. So a flood keeps nobody's first packets waiting.
 //
 // Ports that receive many packets at once share the bulk queue. So, while a queue loses packets, the program "way in" drops what one port receives
-// beyond an allowance for each slice of time. The allowance is found by trial: it is halved while packets are still lost, and grows
-// otherwise. A port that receives less loses nothing. Packets without a port, and later fragments, count together as one port. There is no limit while
-// the bulk queue has packets of one port alone, or of several that are published for one container.
+// beyond an allowance for each slice of time, and fewer packets are many. The allowance is found by trial: it is halved while packets are still lost, and
+// grows otherwise. Packets without a port, and later fragments, count together as one port. There is no allowance while the bulk queue has packets of
+// one port alone, or of several that are published for one container.
 
 const (
 	sliceBits   = 22  // a slice is 1<<sliceBits ns: 4.2 ms
@@ -116,8 +116,8 @@ func (u *Uplink) limitFlood(ctx context.Context, lost uint64) uint64 {
 			if !wait(ctx, ownersTime) {
 				return lost
 			}
-			alone++
 			if owners, last := limit.owners.Swap(0), limit.last.Load(); owners > 0 {
+				alone++
 				if owners > 1 || only != nobody && last != only { // now, or since an earlier look
 					alone = 0
 				}

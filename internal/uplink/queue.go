@@ -15,8 +15,8 @@ func loadOneQueue() (*ebpf.Program, error) {
 	return bpf.Load("uvs_queue", ebpf.SocketFilter, 0, asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()})
 }
 
-// bulkMapping is what the program "way in" writes into skb->queue_mapping of what is for the uplink's second queue. Other packets have the number of
-// a queue of the device that they came from, or of that number and one more.
+// bulkMapping is what the program "way in" writes into skb->queue_mapping of what is for the uplink's second queue. In other packets, that field has to
+// do with the number of a queue of a device, which is far smaller.
 const bulkMapping = 0x7557
 
 // loadTwoQueues loads a program that chooses the queue of a frame for the switch: return skb->queue_mapping == BULK ? BULK_QUEUE : 0;

@@ -212,10 +212,14 @@ func Open(o Options) (*Uplink, error) {
 
 // openTAP creates the TAP; with two queues, if the kernel takes the program that chooses one.
 func (u *Uplink) openTAP() (*tap.Device, error) {
-	if u.twoQueues == nil {
-		return tap.Open(netns.Original, u.opts.TAP)
+	if u.twoQueues != nil {
+		d, err := tap.OpenTwoQueues(u.opts.TAP)
+		if err != nil || d.Steer(u.twoQueues.FD()) == nil {
+			return d, err
+		}
+		_ = d.Close()
 	}
-	return tap.OpenTwoQueues(u.opts.TAP)
+	return tap.Open(netns.Original, u.opts.TAP)
 }
 
 // attachOut puts the way out on the TAP.
