@@ -337,12 +337,15 @@ func TestTwoQueues(t *testing.T) {
 			t.Fatal(err)
 		}
 		var b frame.Batch
+		const another = 1
 		read := func() (firsts, bulks int) {
 			b.Bulk = 0
 			poll(t, p, &b)
 			for i := range b.Frames[:b.N] {
-				switch {
-				case b.Frames[i].In != up:
+				switch in := b.Frames[i].In; {
+				case in == another && b.Bulk>>i&1 == 0:
+				case in != up:
+					t.Fatalf("a frame of port %d, second queue %v", in, b.Bulk>>i&1 != 0)
 				case b.Bulk>>i&1 != 0:
 					bulks++
 				default:
@@ -380,7 +383,7 @@ func TestTwoQueues(t *testing.T) {
 		}
 
 		port := newWireOf(t, unix.SOCK_SEQPACKET, true)
-		add(t, p, 1, port)
+		add(t, p, another, port)
 		var firsts, bulks, ports int
 		for range 200 { // all are full: each gets a part
 			first.fill()
@@ -392,7 +395,7 @@ func TestTwoQueues(t *testing.T) {
 		if all := firsts + bulks + ports; ports < all/3 || firsts < all/8 || bulks < 150 {
 			t.Errorf("%d frames of the first queue, %d of the second one, %d of another port", firsts, bulks, ports)
 		}
-		within(t, "Remove", func() { p.Remove(1) })
+		within(t, "Remove", func() { p.Remove(another) })
 
 		p.Pause(frame.Bulk)
 		first.put(t, 1)

@@ -57,8 +57,8 @@ func OpenTwoQueues(name string) (*Device, error) { return open(atHome, name, two
 // BulkQueue is the number of the second queue.
 const BulkQueue = 1
 
-// Numbers of queues.
-const oneQueue, twoQueues = 1, 2
+// Flags for one queue, and for two.
+const oneQueue, twoQueues uint16 = 0, unix.IFF_MULTI_QUEUE
 
 // OpenApart is Open for a process that may itself be in a container's namespace, or in one that holds those of containers: the TAP is created in
 // a namespace of its own.
@@ -70,7 +70,7 @@ func OpenApart(ns, name string) (*Device, error) {
 func atHome(fn func() error) error { return netns.Do(netns.Original, fn) }
 
 // open creates a TAP called name where in runs functions, and then calls move, if any, with the name that it has got.
-func open(in func(func() error) error, name string, queues int, move func(made string) error) (*Device, error) {
+func open(in func(func() error) error, name string, queues uint16, move func(made string) error) (*Device, error) {
 	for deadline := time.Now().Add(afterlife); ; time.Sleep(10 * time.Millisecond) {
 		d, err := openOnce(in, name, queues, move)
 		if !errors.Is(err, ErrExists) || time.Now().After(deadline) {
@@ -83,25 +83,30 @@ func open(in func(func() error) error, name string, queues int, move func(made s
 // releases an io_uring some time after its process has ended (linux io_uring/io_uring.c, io_ring_exit_work).
 const afterlife = time.Second
 
-func openOnce(in func(func() error) error, name string, queues int, move func(made string) error) (*Device, error) {
-	d := &Device{file: file{fd: -1}}
+func openOnce(in func(func() error) error, name string, queues uint16, move func(made string) error) (*Device, error) {
+	var d *Device
 	err := in(func() error {
-		flags := uint16(unix.IFF_TUN_EXCL)
+		fd, made, err := openQueue(name, unix.IFF_TUN_EXCL|queues)
+		if err != nil {
+			return err
+		}
+		d = &Device{file: file{fd: fd}}
 		if queues == twoQueues {
-			flags |= unix.IFF_MULTI_QUEUE
+			second, _, err := openQueue(made, queues)
+			if err != nil {
+				return err
+			}
+			d.bulk = &Device{file: file{fd: second}}
 		}
-		made, err := setup(&d.fd, name, flags)
-		if err == nil && queues == twoQueues {
-			d.bulk = &Device{file: file{fd: -1}}
-			_, err = setup(&d.bulk.fd, made, unix.IFF_MULTI_QUEUE)
+		if move != nil {
+			return move(made)
 		}
-		if err == nil && move != nil {
-			err = move(made)
-		}
-		return err
+		return nil
 	})
 	if err != nil {
-		d.Close()
+		if d != nil {
+			d.Close()
+		}
 		return nil, err
 	}
 	return d, nil
@@ -152,24 +157,25 @@ func tunHint(err error) string {
 	return ""
 }
 
-// setup opens a queue of a TAP, which it creates if flags have IFF_TUN_EXCL, and returns the name that the kernel gave the TAP. The caller closes fd,
-// also after an error, unless it is -1.
-func setup(fd *int, name string, flags uint16) (string, error) {
+// openQueue opens a queue of a TAP, which it creates if flags have IFF_TUN_EXCL, and returns the name that the kernel gave the TAP.
+func openQueue(name string, flags uint16) (fd int, made string, err error) {
 	ifr, err := unix.NewIfreq(name)
 	if err != nil {
-		return "", fmt.Errorf("tap: %q is not an interface name", name)
+		return -1, "", fmt.Errorf("tap: %q is not an interface name", name)
 	}
-	if *fd, err = openTUN(); err != nil {
-		return "", err
+	if fd, err = openTUN(); err != nil {
+		return -1, "", err
 	}
 	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR | flags)
-	if err := unix.IoctlIfreq(*fd, unix.TUNSETIFF, ifr); err != nil {
-		return "", createError(name, err)
+	if err = unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
+		err = createError(name, err)
+	} else {
+		err = setOffloads(fd, ifr.Name())
 	}
-	if err := setOffloads(*fd, ifr.Name()); err != nil {
-		return "", err
+	if err != nil {
+		unix.Close(fd)
 	}
-	return ifr.Name(), nil
+	return fd, ifr.Name(), err
 }
 
 func setOffloads(fd int, name string) (err error) {
@@ -280,12 +286,7 @@ type file struct{ fd int }
 func (d *file) FD() int { return d.fd }
 
 // Close implements frame.Conn.
-func (d *file) Close() error {
-	if d.fd < 0 {
-		return nil
-	}
-	return unix.Close(d.fd)
-}
+func (d *file) Close() error { return unix.Close(d.fd) }
 
 //uvswitch:hot
 func (d *file) read(b []byte) (int, error) {

@@ -184,7 +184,7 @@ func (r *IOUring) Add(id frame.PortID, c frame.Conn, read frame.Reading) error {
 	if p.read {
 		r.mustArm(id, quiet)
 	}
-	if bulk := bulkOf(c); p.read && bulk != nil {
+	if bulk := bulkQueue(c, read); bulk != nil {
 		r.bulkOf = id
 		return r.Add(frame.Bulk, bulk, read)
 	}
@@ -285,18 +285,14 @@ func (r *IOUring) Resume(id frame.PortID) {
 	}
 }
 
-// mustArm adds a port to those whose read must be armed: in this group, or in the uplink's. Its second queue comes last.
+// mustArm adds a port to those whose read must be armed: in this group, or in the uplink's.
 //
 //uvswitch:hot
 func (r *IOUring) mustArm(id frame.PortID, group uint8) {
 	if r.ports[id].up {
 		group = uplink
 	}
-	list := append(r.toArm[group], id)
-	if r.toArm[group] = list; group == uplink && id != frame.Bulk {
-		copy(list[1:], list)
-		list[0] = id
-	}
+	r.toArm[group] = append(r.toArm[group], id)
 }
 
 // disarm takes a port from the lists of those whose read must be armed.
@@ -497,6 +493,9 @@ func (r *IOUring) provide() {
 		r.had = [groups]int{}
 	}
 	r.arm(quiet, r.out[quiet])
+	if list := r.toArm[uplink]; len(list) > 1 && list[0] == frame.Bulk { // the uplink's second queue comes last
+		list[0], list[1] = list[1], list[0]
+	}
 	r.arm(uplink, r.out[uplink])
 	r.arm(loud, min(1, r.out[loud]))
 }

@@ -32,10 +32,10 @@ type readers struct {
 	answerer  frame.Answerer // its Write may leave frames to read
 }
 
-// bulkOf returns the second queue of a port's TAP; nil, as a rule.
-func bulkOf(c frame.Conn) *Device {
-	if d, ok := c.(*Device); ok {
-		return d.Bulk()
+// bulkQueue returns the second queue of the uplink's TAP; nil for a TAP that has none, and for every other port.
+func bulkQueue(c frame.Conn, read frame.Reading) *Device {
+	if d, ok := c.(*Device); ok && read == frame.ReadUplink {
+		return d.bulk
 	}
 	return nil
 }
@@ -88,14 +88,14 @@ func (r *readers) Resume(id frame.PortID) {
 func (r *readers) wakeUp(id frame.PortID) {
 	if r.conns[id] != nil && !r.queued[id] && !r.paused[id] {
 		r.queued[id] = true
-		if r.ready = append(r.ready, id); r.uplink[id] { // first of all; its second queue comes behind it
-			first := 0
-			if id == frame.Bulk && r.ready[0] == r.bulkOf {
-				first = 1
-			}
-			copy(r.ready[first+1:], r.ready[first:])
-			r.ready[first] = id
+		at := len(r.ready)
+		switch {
+		case id == frame.Bulk && at > 0 && r.ready[0] == r.bulkOf: // behind the first queue
+			at = 1
+		case r.uplink[id]: // first of all
+			at = 0
 		}
+		r.ready = slices.Insert(r.ready, at, id)
 	}
 }
 

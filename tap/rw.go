@@ -59,7 +59,7 @@ func (r *RW) Add(id frame.PortID, c frame.Conn, read frame.Reading) error {
 		r.add(id, c, read)
 	}
 	r.ports[id] = c
-	if bulk := bulkOf(c); bulk != nil && read == frame.ReadUplink {
+	if bulk := bulkQueue(c, read); bulk != nil {
 		r.bulkOf = id
 		return r.Add(frame.Bulk, bulk, read)
 	}

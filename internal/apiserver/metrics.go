@@ -1,12 +1,12 @@
 package apiserver
 
 import (
-	"bytes"
 	"fmt"
 	"net/http"
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -193,33 +193,15 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	m.last = last
 }
 
+// With a time limit, an answer is collected before it is sent. So a client that reads slowly does not count as a request in flight.
+var scrapes = promhttp.HandlerOpts{MaxRequestsInFlight: 2, Timeout: 10 * time.Second}
+
 // metricsHandler serves the metrics of the switch and of its process.
 func (s *Server) metricsHandler() http.Handler {
 	r := prometheus.NewRegistry()
 	r.MustRegister(&metrics{s: s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m := http.NewServeMux()
-	m.Handle("GET /metrics", whole(promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: 2})))
+	m.Handle("GET /metrics", promhttp.HandlerFor(r, scrapes))
 	m.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/metrics", http.StatusFound) })
 	return m
 }
-
-// whole sends the answer of h when it is complete, so that a client that reads slowly does not count as a request in flight.
-func whole(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a := answer{header: w.Header(), status: http.StatusOK}
-		h.ServeHTTP(&a, r)
-		w.WriteHeader(a.status)
-		_, _ = w.Write(a.body.Bytes())
-	})
-}
-
-// An answer is an http.ResponseWriter that keeps what is written.
-type answer struct {
-	header http.Header
-	status int
-	body   bytes.Buffer
-}
-
-func (a *answer) Header() http.Header         { return a.header }
-func (a *answer) WriteHeader(status int)      { a.status = status }
-func (a *answer) Write(b []byte) (int, error) { return a.body.Write(b) }

@@ -14,14 +14,16 @@ import (
 func TestSlowReadersOfMetrics(t *testing.T) {
 	r := prometheus.NewRegistry()
 	r.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "answer", Help: "The answer."}))
-	h := whole(promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: 1}))
+	h := promhttp.HandlerFor(r, scrapes)
 	ask := func(w http.ResponseWriter) { h.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil)) }
-	slow := &slowClient{httptest.NewRecorder(), make(chan struct{}), make(chan struct{})}
-	go ask(slow)
-	<-slow.writes
+	for range scrapes.MaxRequestsInFlight {
+		slow := &slowClient{httptest.NewRecorder(), make(chan struct{}), make(chan struct{})}
+		go ask(slow)
+		<-slow.writes
+		defer close(slow.read)
+	}
 	w := httptest.NewRecorder()
 	ask(w)
-	close(slow.read)
 	if body, _ := io.ReadAll(w.Body); w.Code != http.StatusOK || len(body) == 0 || w.Header().Get("Content-Type") == "" {
 		t.Errorf("%d %v: %s", w.Code, w.Header(), body)
 	}

@@ -126,7 +126,7 @@ func (d *Daemon) plugLocked(p *port) error {
 		return api.Errorf(http.StatusConflict, "the switch already has %d ports, which is the limit", frame.MaxPorts-1)
 	}
 	if dev, ok := p.conn.(*tap.Device); ok && d.usesBPF() {
-		d.up.Steer(dev)
+		d.up.OneQueue(dev)
 		d.up.CountOffered(p.ID, dev)
 	}
 	p.Fresh = p.ByFD && p.net != nil && p.net.Prefix6.IsValid()

@@ -10,7 +10,7 @@ type PortID uint16
 
 const (
 	NoPort  PortID = 0      // no port; the zero value
-	Bulk    PortID = NoPort // what a Poller calls the second queue of the uplink: see Batch.Bulk
+	Bulk    PortID = NoPort // what a Poller calls the second queue of the uplink, since no port has this number: see Batch.Bulk
 	Gateway PortID = 0xffff // the router behind every network: it has no wire
 )
 

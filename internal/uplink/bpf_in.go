@@ -442,9 +442,9 @@ func (p *wayIn) emitRedirect() {
 func (p *wayIn) emitLimit(label, allowed, beyond string) {
 	const packets, owner, bulk = 4, 8, 12             // of an arrived
 	const allows, owners, dropped, last = 0, 4, 8, 16 // of a queueLimit
-	ifFew := func(to string) {                        // if (seen->bulk - slice - 1 >= BULK_SLICES) goto to; a bulk of long ago, or of 0, does not count
+	ifFew := func(at, to string) {                    // at: if (seen->bulk - slice - 1 >= BULK_SLICES) goto to; a bulk of long ago, or of 0, does not count
 		p.Emit(
-			asm.LoadMem(asm.R1, regL4, bulk, asm.Word), asm.LoadMem(asm.R2, asm.RFP, inSlice, asm.Word), asm.Sub.Reg32(asm.R1, asm.R2), asm.Sub.Imm32(asm.R1, 1),
+			asm.LoadMem(asm.R1, regL4, bulk, asm.Word).WithSymbol(at), asm.LoadMem(asm.R2, asm.RFP, inSlice, asm.Word), asm.Sub.Reg32(asm.R1, asm.R2), asm.Sub.Imm32(asm.R1, 1),
 			asm.JGE.Imm32(asm.R1, bulkSlices, to),
 		)
 	}
@@ -457,7 +457,7 @@ func (p *wayIn) emitLimit(label, allowed, beyond string) {
 		asm.StoreMem(regL4, 0, asm.R2, asm.Word), asm.StoreImm(regL4, packets, 0, asm.Word),
 		asm.LoadMem(asm.R1, asm.R0, allows, asm.Word), asm.JEq.Imm(asm.R1, 0, label+" counts"),
 	)
-	ifFew(label + " counts")
+	ifFew(label+" new slice", label+" counts")
 	p.Emit(
 		asm.LoadMem(asm.R1, regL4, owner, asm.Word), asm.JNE.Imm(asm.R1, 0, label+" owner"), asm.LoadMem(asm.R1, asm.RFP, inArrival, asm.Word),
 		asm.LoadMem(asm.R2, asm.R0, owners, asm.Word).WithSymbol(label+" owner"), asm.JEq.Imm(asm.R2, 0, label+" other owner"),
@@ -465,11 +465,11 @@ func (p *wayIn) emitLimit(label, allowed, beyond string) {
 		asm.StoreMem(asm.R0, last, asm.R1, asm.Word).WithSymbol(label+" other owner"),
 		asm.Mov.Imm(asm.R1, 1), asm.AddAtomic.Mem(asm.R0, asm.R1, asm.Word, owners),
 		asm.LoadMem(asm.R3, regL4, packets, asm.Word).WithSymbol(label+" counts"), asm.Add.Imm(asm.R3, 1), asm.StoreMem(regL4, packets, asm.R3, asm.Word),
-		asm.LoadMem(asm.R1, asm.R0, allows, asm.Word), asm.JEq.Imm(asm.R1, 0, label+" loses nothing"),
-		asm.JLE.Imm(asm.R3, manyLosing, label+" limit"), asm.Ja.Label(label+" many"),
-		asm.JLE.Imm(asm.R3, manyPackets, label+" limit").WithSymbol(label+" loses nothing"),
-		asm.LoadMem(asm.R1, asm.RFP, inSlice, asm.Word).WithSymbol(label+" many"), asm.Add.Imm(asm.R1, bulkSlices), asm.StoreMem(regL4, bulk, asm.R1, asm.Word),
-		asm.LoadMem(asm.R1, asm.R0, allows, asm.Word).WithSymbol(label+" limit"), asm.JEq.Imm(asm.R1, 0, label+" within"), asm.JLE.Reg(asm.R3, asm.R1, label+" within"),
+		asm.LoadMem(asm.R1, asm.R0, allows, asm.Word),
+		asm.Mov.Imm(asm.R2, manyPackets), asm.JEq.Imm(asm.R1, 0, label+" many"), asm.Mov.Imm(asm.R2, manyLosing),
+		asm.JLE.Reg(asm.R3, asm.R2, label+" limit").WithSymbol(label+" many"),
+		asm.LoadMem(asm.R2, asm.RFP, inSlice, asm.Word), asm.Add.Imm(asm.R2, bulkSlices), asm.StoreMem(regL4, bulk, asm.R2, asm.Word),
+		asm.JEq.Imm(asm.R1, 0, label+" within").WithSymbol(label+" limit"), asm.JLE.Reg(asm.R3, asm.R1, label+" within"),
 		asm.Mov.Imm(asm.R1, 1), asm.AddAtomic.Mem(asm.R0, asm.R1, asm.DWord, dropped),
 	)
 	if beyond != "" {
@@ -477,8 +477,7 @@ func (p *wayIn) emitLimit(label, allowed, beyond string) {
 	} else {
 		p.Emit(asm.Mov.Imm(asm.R0, shot), asm.Return())
 	}
-	p.Emit(asm.Mov.Imm(asm.R1, 0).WithSymbol(label + " within"))
-	ifFew(allowed)
+	ifFew(label+" within", allowed)
 	p.Emit(asm.Mov.Imm(asm.R1, bulkMapping), asm.StoreMem(regPacket, skbQueue, asm.R1, asm.Word), asm.Ja.Label(allowed))
 }
 

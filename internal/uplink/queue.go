@@ -52,13 +52,10 @@ func (u *Uplink) CountOffered(id frame.PortID, d *tap.Device) {
 	_ = d.Count(p.FD(), &u.counts[id])
 }
 
-// Steer chooses the queue of each frame that a TAP gives to the switch. If that fails, the kernel chooses by flow.
-func (u *Uplink) Steer(d *tap.Device) {
-	program := u.oneQueue
-	if d.Bulk() != nil {
-		program = u.twoQueues
-	}
-	if program != nil {
-		_ = d.Steer(program.FD())
+// OneQueue spares the kernel work for each frame that a TAP gives to the switch. It is no loss if that fails. A TAP with two queues has a program
+// of its own.
+func (u *Uplink) OneQueue(d *tap.Device) {
+	if u.oneQueue != nil && d.Bulk() == nil {
+		_ = d.Steer(u.oneQueue.FD())
 	}
 }

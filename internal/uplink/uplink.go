@@ -114,11 +114,10 @@ type Uplink struct {
 	maps   *shared
 	mark   int32
 
-	question *ebpf.Program // see Ask
-	// See Steer; nil: the kernel takes none.
-	oneQueue, twoQueues *ebpf.Program
-	offered             *ebpf.Map                      // see CountOffered; likewise
-	counts              *[frame.MaxPorts]atomic.Uint64 // its memory, which stays mapped: the workers read it
+	question *ebpf.Program                  // see Ask
+	oneQueue *ebpf.Program                  // see OneQueue; nil: the kernel takes none
+	offered  *ebpf.Map                      // see CountOffered; likewise
+	counts   *[frame.MaxPorts]atomic.Uint64 // its memory, which stays mapped: the workers read it
 
 	asked [frame.MaxPorts]askCount // see LearnWay
 
@@ -167,7 +166,6 @@ func Open(o Options) (*Uplink, error) {
 			return nil, err
 		}
 		u.oneQueue, _ = loadOneQueue()
-		u.twoQueues, _ = loadTwoQueues()
 		if m, memory, err := mappedArray("uvs_offered", 8*frame.MaxPorts, 1); err == nil {
 			u.offered, u.counts = m, (*[frame.MaxPorts]atomic.Uint64)(unsafe.Pointer(&memory[0]))
 		}
@@ -179,7 +177,7 @@ func Open(o Options) (*Uplink, error) {
 	}
 	u.maps = m
 	u.known.Store(&known{kind: o.Kind})
-	if u.Device, err = u.openTAP(); err != nil {
+	if u.Device, err = openTAP(o); err != nil {
 		u.Close()
 		return nil, err
 	}
@@ -210,16 +208,19 @@ func Open(o Options) (*Uplink, error) {
 	return u, nil
 }
 
-// openTAP creates the TAP; with two queues, if the kernel takes the program that chooses one.
-func (u *Uplink) openTAP() (*tap.Device, error) {
-	if u.twoQueues != nil {
-		d, err := tap.OpenTwoQueues(u.opts.TAP)
-		if err != nil || d.Steer(u.twoQueues.FD()) == nil {
-			return d, err
+// openTAP creates the TAP; with two queues, if there is a way in and the kernel takes the program that chooses one.
+func openTAP(o Options) (*tap.Device, error) {
+	if o.Kind != TAP {
+		if program, err := loadTwoQueues(); err == nil {
+			defer program.Close()
+			d, err := tap.OpenTwoQueues(o.TAP)
+			if err != nil || d.Steer(program.FD()) == nil {
+				return d, err
+			}
+			_ = d.Close()
 		}
-		_ = d.Close()
 	}
-	return tap.Open(netns.Original, u.opts.TAP)
+	return tap.Open(netns.Original, o.TAP)
 }
 
 // attachOut puts the way out on the TAP.
@@ -358,10 +359,8 @@ func (u *Uplink) Close() {
 			p.Close()
 		}
 	}
-	for _, p := range []*ebpf.Program{u.oneQueue, u.twoQueues} {
-		if p != nil {
-			p.Close()
-		}
+	if u.oneQueue != nil {
+		u.oneQueue.Close()
 	}
 	if u.offered != nil {
 		u.offered.Close()
