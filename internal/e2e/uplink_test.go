@@ -357,6 +357,18 @@ func floodOf(t *testing.T, b *Bed, port int, container string) func(packets int)
 	}
 }
 
+// stopped stops the switch, and returns what lets it go on.
+func stopped(b *Bed) (resume func()) {
+	b.t.Helper()
+	signal := func(s unix.Signal) {
+		if err := unix.Kill(b.proc.Process.Pid, s); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	signal(unix.SIGSTOP)
+	return func() { signal(unix.SIGCONT) }
+}
+
 // TestFirstPacketBesideFlood checks that the first packet to a published port comes through while a flood to another one fills the uplink's second
 // queue.
 func TestFirstPacketBesideFlood(t *testing.T) {
@@ -385,19 +397,21 @@ func TestFirstPacketBesideFlood(t *testing.T) {
 			_, err := in.Read(make([]byte, 64))
 			return err == nil && strings.Contains(b.CLI("flow", "list"), "dport=9999")
 		})
-		pid := b.proc.Process.Pid
 		for round := range 5 {
-			if err := unix.Kill(pid, unix.SIGSTOP); err != nil { // nobody reads the queues
-				t.Fatal(err)
-			}
-			flood(3000)
 			sent := fmt.Sprintf("first packet, round %d", round)
-			for range 3 { // one that is lost before the uplink makes no difference
-				_, _ = out.Write([]byte(sent))
-			}
-			if err := unix.Kill(pid, unix.SIGCONT); err != nil {
-				t.Fatal(err)
-			}
+			b.Eventually("the machine lets the flood be fast enough for the second queue", func() bool {
+				defer stopped(b)() // nobody reads the queues
+				begin := time.Now()
+				flood(900) // in 8 ms, these are in three slices of 4.2 ms at most, so one of them has 300: more than manyPackets
+				if time.Since(begin) > 8*time.Millisecond {
+					return false
+				}
+				flood(2100)
+				for range 3 { // one that is lost before the uplink makes no difference
+					_, _ = out.Write([]byte(sent))
+				}
+				return time.Since(begin) < time.Second // the flood was in the second queue all the time
+			})
 			_ = in.SetReadDeadline(time.Now().Add(20 * time.Second))
 			for got := make([]byte, 64); ; {
 				n, err := in.Read(got)
@@ -417,14 +431,9 @@ func limitsFlood(t *testing.T, b *Bed, burst func(packets int)) {
 	b.Web("web")
 	b.CLI("publish", "add", "8080:80", "--port", "web")
 	asks(t, b, "out", "10.1.0.1:8080", "this is web")
-	pid := b.proc.Process.Pid
-	if err := unix.Kill(pid, unix.SIGSTOP); err != nil { // nobody reads the queue
-		t.Fatal(err)
-	}
+	resume := stopped(b) // nobody reads the queue
 	burst(3000)
-	if err := unix.Kill(pid, unix.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
+	resume()
 	var s api.Status
 	b.Eventually("the flood is limited", func() bool {
 		burst(2000)
