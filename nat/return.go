@@ -16,7 +16,11 @@ func (n *NAT) Return(b *frame.Batch) {
 		case f.Verdict != frame.CameBack:
 		case frame.WayCode(f.Src>>32) == frame.WayUnknown:
 			f.ResendWay()
-			f.PuntFor(frame.WayAsked)
+			if f.Flags&frame.IsIPv6 != 0 {
+				n.six.unknownWay(packetOf[frame.Addr6](b, i))
+			} else {
+				f.DropFor(frame.UplinkDown)
+			}
 		case f.Flags&frame.IsIPv4 != 0:
 			n.returned(n.config.Load(), packetOf[frame.Addr](b, i))
 		case f.Flags&frame.IsIPv6 != 0:
@@ -25,6 +29,31 @@ func (n *NAT) Return(b *frame.Batch) {
 			f.DropFor(frame.UplinkDown)
 		}
 	}
+}
+
+// unknownWay lets the slow path ask for the way of a frame. It stays translated, and is charged to the port of its flow. Frames without a flow are
+// charged to the uplink: those of containers that keep their addresses, ICMP errors, and later fragments.
+func (n *tracker[A]) unknownWay(f packet[A]) {
+	if hasFlow(f) {
+		if e, _, ok := n.flowOfSent(f); ok {
+			f.In = n.state[e].port
+		} else if n.config.Load().owns(f.tuple.Src) { // it has ended meanwhile
+			f.DropFor(frame.FlowNotFound)
+			return
+		}
+	}
+	f.PuntFor(frame.WayAsked)
+}
+
+// hasFlow reports whether a frame that has left belongs to a flow by its own tuple, if it was translated.
+func hasFlow[A frame.Address](f packet[A]) bool {
+	return f.Flags&(frame.HasTuple|frame.ICMPError) == frame.HasTuple && f.Malformed == frame.None
+}
+
+// flowOfSent finds the flow of a frame that has left, by the tuple that it left with. dir is the direction of its answers.
+func (n *tracker[A]) flowOfSent(f packet[A]) (e uint32, dir uint8, ok bool) {
+	answer := f.tuple.Reverse()
+	return n.flows.lookup(&answer, answer.Hash(n.flows.seed))
 }
 
 func (n *tracker[A]) returned(c *config[A], f packet[A]) {
@@ -48,9 +77,8 @@ func (n *tracker[A]) returned(c *config[A], f packet[A]) {
 			return
 		}
 	}
-	sent := f.tuple.Reverse()
-	e, dir, ok := n.flows.lookup(&sent, sent.Hash(n.flows.seed))
-	if f.Flags&(frame.HasTuple|frame.ICMPError) != frame.HasTuple || f.Malformed != frame.None {
+	e, dir, ok := n.flowOfSent(f)
+	if !hasFlow(f) {
 		f.DropFor(why) // an ICMP error, or a later fragment: nobody is told
 		return
 	}
@@ -89,7 +117,7 @@ func (n *tracker[A]) returned(c *config[A], f packet[A]) {
 		end := n.flows.keys[e][1]
 		again := s.state.Load()&(secondTry|seenReply) == secondTry
 		if code == frame.WaySource {
-			n.replaced.note(sent, *f.tuple, s)
+			n.replaced.note(end, *f.tuple, s)
 		}
 		n.end(e, replaced)
 		switch {

@@ -25,7 +25,7 @@ type Dataplane struct {
 	workers []*worker
 	slow    slowPath
 
-	learnWay func(raw []byte) bool // see SetLearnWay
+	learnWay func(in frame.PortID, raw []byte) bool // see SetLearnWay
 
 	tell      func(Panic) // see TellPanics
 	toldPanic atomic.Uint32
@@ -62,7 +62,7 @@ func (d *Dataplane) Workers() int { return len(d.workers) }
 
 // SetLearnWay sets what tells the uplink's programs the way of a frame that came back for frame.WayUnknown, and reports whether it did. The slow
 // path calls it.
-func (d *Dataplane) SetLearnWay(learn func(raw []byte) bool) { d.learnWay = learn }
+func (d *Dataplane) SetLearnWay(learn func(in frame.PortID, raw []byte) bool) { d.learnWay = learn }
 
 // Now reads the dataplane's clock.
 func (d *Dataplane) Now() frame.Tick { return frame.TickAt(d.clock()) }

@@ -30,7 +30,7 @@ const (
 	atResolveTranslated                    // likewise; nat.PostRouting has rewritten it
 	atTransmit                             // at its end: it is not coalesced
 	atNewSource                            // at nat.PreRouting; the way out needs the source address in next hop
-	atUplink                               // at its end: it leaves by the port that it came back by
+	atUplink                               // at its end: it leaves by the uplink once more
 )
 
 // A record is a frame in a queue: a header of recordLen bytes in the host's byte order, which has what earlier steps found, then the
@@ -228,7 +228,11 @@ func (d *Dataplane) resumeFrame(rec []byte, b *frame.Batch, i int) {
 	case atResolveTranslated:
 		f.Verdict, f.NextHop, f.NAT = frame.Routed, hop, frame.NATDone
 	case atUplink:
-		f.Verdict, f.Out = frame.ToPort, f.In
+		if up, ok := d.Router.Interface(frame.NoNet); ok {
+			f.Verdict, f.Out = frame.ToPort, up.Port
+		} else {
+			f.DropFor(frame.UplinkDown)
+		}
 	case atTransmit:
 		f.Verdict, f.Out = frame.ToPort, frame.PortID(e.Uint16(rec[12:]))
 		if f.Flags |= frame.Waited; rec[14] != 0 {

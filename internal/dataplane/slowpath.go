@@ -184,7 +184,7 @@ func (k *slowPath) handle(rec []byte, now frame.Tick) {
 				return
 			}
 		case atUplink:
-			if k.dp.learnWay == nil || !k.dp.learnWay(p.Raw) {
+			if k.dp.learnWay == nil || !k.dp.learnWay(p.In, p.Raw) {
 				k.end(p.In, p.Raw, frame.PuntRateLimited)
 				return
 			}

@@ -219,6 +219,46 @@ func TestNoWay(t *testing.T) {
 	}
 }
 
+// What comes back because the programs do not know its way waits in the share of the port that sent it, and leaves again.
+func TestUnknownWayIsCharged(t *testing.T) {
+	n, err := RunOverIPv6(waysBed + "host b 10.0.0.3 port 2\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.UseWays()
+	asked := map[frame.PortID]int{}
+	n.DP.SetLearnWay(func(in frame.PortID, _ []byte) bool { asked[in]++; return true })
+	send := func(name string, to uint16) (out []byte) {
+		h := n.host(name)
+		i, _ := n.DP.Router.Interface(h.Net)
+		n.Inject(h, frametest.Packet{SrcMAC: h.MAC, DstMAC: i.MAC, Src: h.Addr, Dst: n.host("o").Addr, SrcPort: 9, DstPort: to}.Raw())
+		return n.LastOut()
+	}
+	const flood = 4000
+	var back [][]byte
+	for i := range flood {
+		back = append(back, send("a", uint16(1000+i%200)))
+	}
+	back = append(back, send("b", 53))
+	before := len(n.records)
+	for _, raw := range back {
+		eth := bytes.Clone(raw)[frame.VnetLen:]
+		eth[0], eth[6], eth[7] = eth[7], 2, byte(frame.WayUnknown)
+		n.Poller.Put(uplinkPort, append(make([]byte, frame.VnetLen), eth...))
+	}
+	n.Settle()
+	again := 0
+	for _, r := range n.records[before:] {
+		if r.out && r.port == uplinkPort {
+			again++
+		}
+	}
+	a, b, lost := asked[n.host("a").Port], asked[n.host("b").Port], n.DP.Drops()["punt_rate_limited"]
+	if len(asked) != 2 || b != 1 || lost == 0 || a+b != again || a+int(lost) != flood {
+		t.Errorf("asked for %v; %d frames left again; drops: %v", asked, again, n.DP.Drops())
+	}
+}
+
 // A packet that is too long for its way is cut, or its sender is told; the next ones are cut without a question.
 func TestTooLong(t *testing.T) {
 	n := waysNet(t)

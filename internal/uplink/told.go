@@ -117,9 +117,10 @@ func (c *askCount) mayAsk(now time.Time) bool {
 	return c.n <= asksInSecond
 }
 
-// LearnWay tells the program the way of a frame that came back for frame.WayUnknown; raw is what was sent, with the virtio-net header. It
-// reports whether it did: a port that sends to very many destinations must wait. Only the slow path calls it.
-func (u *Uplink) LearnWay(raw []byte) bool {
+// LearnWay tells the program the way of a frame that came back for frame.WayUnknown. in is the port that sent it, or the uplink if
+// that is not known; raw is what was sent, with the virtio-net header. LearnWay reports whether it did: a port that sends to very many destinations
+// must wait. Only the slow path calls it.
+func (u *Uplink) LearnWay(in frame.PortID, raw []byte) bool {
 	var f frame.Frame
 	f.Reset(raw, frame.NoPort)
 	if frame.Parse(&f); f.Flags&frame.IsIPv6 == 0 {
@@ -137,7 +138,10 @@ func (u *Uplink) LearnWay(raw []byte) bool {
 	if _, known := u.maps.toldWay(key); known { // an earlier frame has asked
 		return true
 	}
-	if !u.asked[portOfPlace(place)].mayAsk(time.Now()) {
+	if place != 0 { // NAT may not know the port of a container that keeps its address
+		in = portOfPlace(place)
+	}
+	if !u.asked[in%frame.MaxPorts].mayAsk(time.Now()) {
 		return false
 	}
 	forgotten := u.maps.forgotten.Load()
