@@ -20,7 +20,7 @@ type DryRunResult struct {
 // DryRun is HandlePunt without its effects: it runs on a copy of the state of the slow path.
 func (r *Router) DryRun(p PuntedFrame, now frame.Tick) DryRunResult {
 	r.mu.Lock()
-	c := Router{dry: true, bucket: r.bucket, errors: r.errors, errorsOf: r.errorsOf, rng: r.rng, defended: maps.Clone(r.defended), neigh: map[neighKey]*neighbor{}, assemblies: map[assemblyKey]*assembly{}, advertisers: map[frame.NetID]*advertiser{}}
+	c := Router{dry: true, bucket: r.bucket, errorsOf: r.errorsOf, rng: r.rng, defended: maps.Clone(r.defended), neigh: map[neighKey]*neighbor{}, assemblies: map[assemblyKey]*assembly{}, advertisers: map[frame.NetID]*advertiser{}}
 	for k, n := range r.neigh {
 		copied := *n
 		copied.queue = slices.Clip(n.queue) // appending to it makes a copy

@@ -74,28 +74,21 @@ func sendError(net frame.NetID, iface *Interface, mac frame.MAC, from, to frame.
 	out.Send(net, buf.Bytes())
 }
 
-// ICMP errors per second and in a burst (RFC 1812, 4.3.2.8): of one port, and of all ports together. Those that a path MTU needs count for
-// their port only: without them, connections of others would hang.
-const (
-	errorRateOfPort, errorBurstOfPort = 200, 200
-	errorRate, errorBurst             = 1000, 200
-)
+// Tokens of a port for ICMP errors (RFC 1812, 4.3.2.8), per second and in a burst.
+const errorRate, errorBurst = 400, 400
 
-// allowError limits the rate of ICMP errors and reports whether one may be sent. Each error spends up to two more
-// tokens, at random, so that nobody outside can count the errors that others got (the port scan of "DNS Cache
-// Poisoning Attack Reloaded", 2020).
+// allowError limits the rate of the ICMP errors about what a port sends, and reports whether one may be sent. Ports share no limit: nobody
+// can take the errors of others. An error spends one to three tokens, at random: the uplink is one port for everyone outside, and nobody there can count
+// the errors that others got (the port scan of "DNS Cache Poisoning Attack Reloaded", 2020). An error that a path MTU needs spends one.
 func (r *Router) allowError(in frame.PortID, tooLong bool, now frame.Tick) bool {
-	if !r.errorsOf[in%frame.MaxPorts].take(now, errorRateOfPort, errorBurstOfPort) {
+	b := &r.errorsOf[in%frame.MaxPorts]
+	if !b.take(now, errorRate, errorBurst) {
 		return false
 	}
-	if tooLong {
-		return true
+	if !tooLong {
+		r.rng = frame.Mix(r.rng^uint64(now), 0x9e3779b97f4a7c15)
+		b.tokens = max(0, b.tokens-int32(r.rng%3))
 	}
-	if !r.errors.take(now, errorRate, errorBurst) {
-		return false
-	}
-	r.rng = frame.Mix(r.rng^uint64(now), 0x9e3779b97f4a7c15)
-	r.errors.tokens = max(0, r.errors.tokens-int32(r.rng%3))
 	return true
 }
 

@@ -119,7 +119,6 @@ type Router struct {
 	bucket       [frame.MaxPorts]bucket    // limits what each port sends to the slow path
 	service      Service                   // nil: the gateways serve nothing
 	served       [frame.MaxPorts]bucket    // limits what each port sends to the service
-	errors       bucket                    // limits ICMP errors, all ports together
 	errorsOf     [frame.MaxPorts]bucket    // limits ICMP errors by ingress port
 	assemblies   map[assemblyKey]*assembly // packets to the gateway that come in fragments
 	shares       shares

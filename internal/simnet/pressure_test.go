@@ -183,6 +183,15 @@ func TestNeighborsOfManyPorts(t *testing.T) {
 	must(t, n, "h71:5000 > d:7 \"another port\"\nd < h71:5000 \"another port\"\n")
 }
 
+// Ports that provoke ICMP errors leave those of another port alone.
+func TestErrorsOfManyPorts(t *testing.T) {
+	n := play(t, "network 1 10.0.0.1/24\nuplink 198.51.100.1\noutside o 203.0.113.8\n"+hosts(9))
+	for port := range 8 {
+		must(t, n, fmt.Sprintf("h%d > o \"x\" ttl 1 times 400", port+1))
+	}
+	must(t, n, "h9 > o \"x\" ttl 1\nh9 < icmp 11/0\n")
+}
+
 // Four ports behind which very many stations answer leave room for those of another port. A port that has its part learns new stations in the place of
 // those that have been silent for longest.
 func TestNeighborsShare(t *testing.T) {

@@ -46,7 +46,7 @@ var overIPv6 = []func(*testing.T){
 	TestPairsFull,
 	TestPairsAreShared,
 	TestNeighborsOfOnePort, TestNeighborOfAnotherPort,
-	TestNeighborsOfManyPorts,
+	TestNeighborsOfManyPorts, TestErrorsOfManyPorts,
 	TestStorms,
 	TestFragmentsShareTheQueue,
 	TestWaitingFragmentsCostNothing,
