@@ -112,7 +112,7 @@ func (p *Ports) Guards(f *frame.Frame, src, dst netip.Addr) (policed, closed boo
 	if egress == nil && ingress == nil {
 		return false, false, frame.None
 	}
-	closed = egress != nil && egress.Closes(Egress) || ingress != nil && ingress.Closes(Ingress)
+	closed = closes(egress, ingress)
 	isIP := f.Flags&(frame.IsIPv4|frame.IsIPv6) != 0 && f.Malformed == frame.None
 	group := f.Dst.IsGroup()
 	switch {
@@ -145,6 +145,16 @@ func (p *Ports) Guards(f *frame.Frame, src, dst netip.Addr) (policed, closed boo
 		return false, false, frame.None
 	}
 	return true, closed, frame.None
+}
+
+// CloseToHost reports whether what a port sends to the host passes only if policies allow it.
+func (p *Ports) CloseToHost(in frame.PortID) bool {
+	return p != nil && closes(p.Set(in), p.Set(p.Host))
+}
+
+// closes reports whether what one end sends to another one passes only if their policies allow it.
+func closes(sender, receiver *Set) bool {
+	return sender != nil && sender.Closes(Egress) || receiver != nil && receiver.Closes(Ingress)
 }
 
 // everyone is the broadcast address of IPv4.

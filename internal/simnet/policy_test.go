@@ -2,6 +2,7 @@ package simnet
 
 import (
 	"bytes"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
 	"github.com/uvswitch/uvswitch/internal/policy"
 	"github.com/uvswitch/uvswitch/nat"
+	"github.com/uvswitch/uvswitch/router"
 )
 
 // policed is a network in which a may send to b by TCP to port 80, and to x by UDP to port 53, and c helps a.
@@ -150,6 +152,29 @@ func TestPolicyAndFragments(t *testing.T) {
 	n.Inject(n.host("a"), frametest.Fragments(p.Raw(), 600)...)
 	if len(x.inbox) != 3 {
 		t.Errorf("x got %d fragments; drops: %v", len(x.inbox), n.DP.Drops())
+	}
+}
+
+// The same to an address of the host, where both the translation and the filter watch fragments.
+func TestPolicyAndFragmentsToHost(t *testing.T) {
+	n := policed(t)
+	if err := n.more("host h 10.0.0.254 port 9\npolicy a egress allow 198.51.100.1 udp/53\n"); err != nil {
+		t.Fatal(err)
+	}
+	a, h, own := n.host("a"), n.host("h"), frametest.Addr("198.51.100.1")
+	n.DP.Router.SetHost(h.Addr, frame.Addr6{}, h.Port)
+	if err := n.DP.Router.AddRoute(router.Route{Prefix: netip.PrefixFrom(own.Netip(), 32), Kind: router.Local, Egress: h.Net, NextHop: h.Addr.Netip()}); err != nil {
+		t.Fatal(err)
+	}
+	for id := range uint16(2) {
+		p := frametest.Packet{SrcMAC: a.MAC, DstMAC: gatewayMAC + 1<<16, Src: a.Addr, Dst: own, SrcPort: 4000, DstPort: 53, IPID: 7 + id, Payload: make([]byte, 1400)}
+		h.inbox = nil
+		for _, raw := range frametest.Fragments(p.Raw(), 600) { // each is watched by both before the next one comes
+			n.Inject(a, raw)
+		}
+		if len(h.inbox) != 3 {
+			t.Errorf("the host got %d of 3 fragments; drops: %v", len(h.inbox), n.DP.Drops())
+		}
 	}
 }
 
