@@ -95,9 +95,10 @@ unit:
 	$(GO) test $$($(GO) list ./... | grep -v /e2e)
 
 # Tests under the race detector: packages, and the whole command in namespaces. Needs root. And the lock-free tables in every order of the
-# atomic operations of two or three threads.
+# atomic operations of two or three threads. In most tests of the simulated network there is one thread only: of these, the tests with several.
 race:
-	$(GO) test -race -timeout 30m ./internal/frame ./internal/ring ./internal/uring ./switch ./router ./nat ./internal/simnet ./internal/dataplane ./internal/capture ./internal/daemon ./tap
+	$(GO) test -race -timeout 30m ./internal/frame ./internal/ring ./internal/uring ./switch ./router ./nat ./internal/dataplane ./internal/capture ./internal/daemon ./tap
+	$(GO) test -race -timeout 30m -run 'TwoQuestionsAtOnce|conntrack_clash|FuzzWorkers|FuzzDataplane' ./internal/simnet
 	$(GO) test -tags interleave -run Interleave ./nat ./internal/share
 	UVSWITCH_RACE=1 $(E2E) -run 'TestContainersReachEachOther|TestNamespaceDies|TestDump$$|TestMonitor|TestReloadOddOrders|TestChangesDuringReload|TestWorkers|TestPublish' ./internal/e2e
 
