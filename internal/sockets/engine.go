@@ -208,14 +208,13 @@ func (e *Engine) Read(b []byte) (int, error) {
 		}
 	}
 	for {
-		if n := e.control.next(b); n > 0 {
-			return n, nil
+		e.sendResets()
+		if e.reads%2 == 0 { // what provokes answers without end does not keep the data of others waiting
+			if n := e.control.next(b); n > 0 {
+				return n, nil
+			}
 		}
-		if len(e.resets) > 0 {
-			e.sendResets()
-			continue
-		}
-		if e.reads%2 == 0 {
+		if e.reads%4 == 1 {
 			if n := e.nextDatagram(b); n > 0 {
 				return n, nil
 			}
@@ -224,6 +223,9 @@ func (e *Engine) Read(b []byte) (int, error) {
 			return n, nil
 		}
 		if n := e.nextDatagram(b); n > 0 {
+			return n, nil
+		}
+		if n := e.control.next(b); n > 0 {
 			return n, nil
 		}
 		if e.HasFrames() || !e.readyPoints.isEmpty() {

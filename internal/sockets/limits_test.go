@@ -174,6 +174,26 @@ func TestWrongAck(t *testing.T) {
 	}
 }
 
+// A container that provokes resets without end delays neither the data of others nor their handshakes.
+func TestProvokedResets(t *testing.T) {
+	w := newWire(t, Options{})
+	l, port := w.listen()
+	fd, _ := w.connect(l, 40000, port, 60000)
+	w.send(fd, "data", 0)
+	provoke := func() {
+		for i := range uint16(400) {
+			w.tcp(20000+i, port, frame.FlagACK, 1, 1, 60000)
+		}
+	}
+	provoke()
+	data := w.await(func(all []segment) bool { return len(all) > 0 && all[len(all)-1].data != "" })
+	if len(data) > 4 || data[len(data)-1].data != "data" {
+		t.Errorf("%d segments before the data", len(data)-1)
+	}
+	provoke()
+	w.connect(l, 40001, port, 60000)
+}
+
 // A refusal is counted as a drop of the SYN.
 func TestRefusedIsCounted(t *testing.T) {
 	w := newWire(t, Options{})

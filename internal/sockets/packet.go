@@ -133,7 +133,8 @@ func partial(b []byte, at int, offset, pseudo uint16, gso uint8, header, size in
 	frame.VnetHdr(b).Set(frame.VnetNeedsCsum, gso, uint16(start+header), uint16(size), uint16(start), offset)
 }
 
-// controls are frames that the engine has made: answers without data, and ICMP errors. If there is no room, a frame is lost, as on any wire.
+// controls are frames that the engine has made: answers without data, and ICMP errors. If there is no room, a frame is lost, as on any wire. Answers
+// to what belongs to no flow, and ICMP errors, get half of the room at most.
 type controls struct {
 	frames   [256]struct{ b [frame.VnetLen + 640]byte }
 	sizes    [256]int
@@ -141,6 +142,8 @@ type controls struct {
 }
 
 func (c *controls) isFull() bool { return c.n == len(c.frames) }
+
+func (c *controls) isHalfFull() bool { return c.n >= len(c.frames)/2 }
 
 // slot returns the room for another frame; nil if there is none. Its size is said by commit.
 func (c *controls) slot() []byte {
@@ -243,7 +246,7 @@ func codeFor(k *key, code uint8) uint8 {
 // the length of that header with its payload.
 func (e *Engine) sendError(k *key, from frame.Addr6, typ, code uint8, mtu uint32, proto uint8, quote []byte, n int) {
 	b := e.control.slot()
-	if b == nil {
+	if b == nil || e.control.isHalfFull() {
 		return
 	}
 	back := key{in: k.in, out: from}

@@ -156,6 +156,9 @@ func segmentLen(f *frame.Frame) int {
 
 // refuse answers a segment that belongs to no connection with a reset (RFC 9293, 3.10.7.1).
 func (e *Engine) refuse(k *key, seq, ack uint32, flags uint8) {
+	if e.control.isHalfFull() {
+		return
+	}
 	if flags&frame.FlagACK != 0 {
 		e.sendControl(k, frame.FlagRST, ack, 0, 0, nil)
 		return
