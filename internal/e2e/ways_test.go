@@ -278,90 +278,48 @@ func TestServices(t *testing.T) {
 	}
 }
 
-// TestHostProtocol checks that a protocol without ports is translated, and that it stays the host's while the host itself uses it.
+// TestHostProtocol checks that a protocol without ports is translated, also in packets of few bytes, and that it stays the host's while the host itself
+// uses it.
 func TestHostProtocol(t *testing.T) {
 	Need(t, "ip", "socat")
-	b := newWithPrograms(t)
-	b.Start()
-	containers(b)
-	b.Background("out", "socat -u IP4-RECV:253 CREATE:"+b.dir+"/out")
-	b.Background("web", "socat -u IP4-RECV:253 CREATE:"+b.dir+"/web")
-	sends := func(from, text, to, file string) {
-		t.Helper()
-		b.Eventually(from+" is heard", func() bool {
-			b.Sh(from, "echo "+text+" | socat -u - IP4-SENDTO:"+to+":253")
-			return strings.Contains(b.Sh("host", "cat "+b.dir+"/"+file+" 2>/dev/null || true"), text)
+	for _, x := range []struct{ family, out, host string }{{"4", "10.1.0.2", "10.1.0.1"}, {"6", out6, host6}} {
+		t.Run("IPv"+x.family, func(t *testing.T) {
+			b := newWithIPv6(t)
+			outside6(b)
+			b.Start()
+			containers(b)
+			listen := func(ns string) { b.Background(ns, "socat -u IP"+x.family+"-RECV:253 CREATE:"+b.dir+"/"+ns) }
+			listen("out")
+			listen("web")
+			send := func(from, text, to string) {
+				if x.family == "6" {
+					to = "[" + to + "]"
+				}
+				b.Sh(from, "echo "+text+" | socat -u - IP"+x.family+"-SENDTO:"+to+":253 || true")
+			}
+			sends := func(from, text, to, file string) {
+				t.Helper()
+				b.Eventually(from+" is heard", func() bool {
+					send(from, text, to)
+					return strings.Contains(b.Sh("host", "cat "+b.dir+"/"+file+" 2>/dev/null || true"), text)
+				})
+			}
+			sends("web", "question", x.out, "out")
+			sends("out", "answer", x.host, "web")
+			listen("host")
+			b.Eventually("the switch has seen the host's socket", func() bool {
+				send("web", "refused", x.out)
+				var s api.Status
+				b.JSON(&s, "status")
+				return s.Drops["pair_host_tunnel"] > 0
+			})
+			sends("out", "host", x.host, "host")
+			if got := b.Sh("host", "cat "+b.dir+"/web"); strings.Contains(got, "host") {
+				t.Errorf("the container has the host's packets: %q", got)
+			}
+			b.Balanced()
 		})
 	}
-	sends("web", "question", "10.1.0.2", "out")
-	sends("out", "answer", "10.1.0.1", "web")
-	b.Background("host", "socat -u IP4-RECV:253 CREATE:"+b.dir+"/host")
-	b.Eventually("the switch has seen the host's socket", func() bool {
-		b.Sh("web", "echo refused | socat -u - IP4-SENDTO:10.1.0.2:253 || true")
-		var s api.Status
-		b.JSON(&s, "status")
-		return s.Drops["pair_host_tunnel"] > 0
-	})
-	sends("out", "host", "10.1.0.1", "host")
-	if got := b.Sh("host", "cat "+b.dir+"/web"); strings.Contains(got, "host") {
-		t.Errorf("the container has the host's packets: %q", got)
-	}
-	b.Balanced()
-}
-
-// The host's ping and a container's ping may have the same identifier: each hears its answers.
-func TestHostPing(t *testing.T) {
-	Need(t, "ip", "ping")
-	b := newWithPrograms(t)
-	b.Start()
-	containers(b)
-	b.Background("web", "ping -e 7777 -i 0.2 10.1.0.2")
-	b.Eventually("the container's ping has its identifier outside", func() bool { return strings.Contains(b.CLI("flow", "ls", "-p", "icmp"), "id=7777") })
-	b.Sh("out", "ip addr add 203.0.113.9/32 dev lo")
-	contains(t, b.Sh("host", "ip route replace default via 10.1.0.2; ping -e 7777 -c 9 -i 0.2 -W 2 203.0.113.9"), // it hears a copy of the container's answers, too
-		"bytes from 203.0.113.9: icmp_seq=1 ", "bytes from 203.0.113.9: icmp_seq=2 ", "bytes from 203.0.113.9: icmp_seq=3 ")
-	b.Background("host", "ping -e 7777 -i 0.2 10.1.0.2")
-	contains(t, b.Sh("web", "ping -e 7777 -c 5 -i 0.2 -W 2 10.1.0.2"), " 5 received")
-	b.Balanced()
-}
-
-// A host that forwards is no way round NAT and the guard: neither from a container by the host port, nor from outside by a route to the network.
-func TestHostThatForwards(t *testing.T) {
-	Need(t, "ip", "ping")
-	b := newWithIPv6(t)
-	outside6(b)
-	b.Sh("host", "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
-	b.Start()
-	containers(b)
-	web := port(b, "web").Addresses
-	dropped := func(reason string) uint64 {
-		var s api.Status
-		b.JSON(&s, "status")
-		return s.Drops[reason]
-	}
-	refused := func(from, to, reason string) {
-		t.Helper()
-		before := dropped(reason)
-		if out, err := b.TrySh(from, "ping -c 2 -i 0.2 -W 1 "+to); err == nil {
-			t.Errorf("%s reaches %s by the host's forwarding: %s", from, to, out)
-		}
-		if dropped(reason) == before {
-			t.Errorf("%s to %s: nothing was dropped for %s", from, to, reason)
-		}
-	}
-	ping(b, "web", "10.1.0.2")
-	ping(b, "web", out6)
-	host := strings.Fields(b.Sh("host", "ip -o -6 addr show dev uvs0 scope global"))[3]
-	b.Sh("web", "ip route add 10.1.0.2/32 via 172.29.255.254 && ip -6 route add "+out6+"/128 via "+strings.Split(host, "/")[0])
-	refused("web", "10.1.0.2", "guard_destination")
-	refused("web", out6, "guard_destination")
-
-	for i, to := range web {
-		address, _, _ := strings.Cut(to, "/")
-		b.Sh("out", "ip route add "+address+" via "+[]string{"10.1.0.1", host6}[i])
-		refused("out", address, "guard_source_address")
-	}
-	b.Balanced()
 }
 
 // TestOlderKernel checks the ways on a kernel whose bpf_fib_lookup neither tells the source address (before Linux 6.7) nor leaves out the

@@ -130,14 +130,15 @@ func (p *wayIn) emitChain(name, transport string, fragment func()) {
 
 // emitTransport6:
 //
-//	transport: head = load(l4, 8);
+//	transport: head = load(l4, 8); // zeros, if the packet is shorter: a protocol without ports may be
 //	switch (proto) {
 //	case TCP: goto tcp; case UDP: goto udp; case SCTP: goto sctp;
 //	case ICMPv6: switch (head.type) { case ECHO_REPLY: goto id; case 1 to 4: goto error; default: goto pass; }
 //	default: remote = ip6.src; goto pair; }
 func (p *wayIn) emitTransport6() {
 	p.Emit(asm.StoreMem(asm.RFP, inProto6, regProto, asm.Word).WithSymbol("six transport"))
-	p.emitLoad(0, inL4, 8, "pass")
+	p.emitLoad(0, inL4, 8, "six loaded")
+	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("six loaded"))
 	p.emitByProto6("")
 	p.Emit(
 		asm.JNE.Imm(regProto, unix.IPPROTO_ICMPV6, "six pair"),
