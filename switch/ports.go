@@ -230,6 +230,14 @@ func (s *Switch) Port(id frame.PortID) (Port, bool) {
 	return Port{}, false
 }
 
+// IsOff reports whether a port is there and forwards nothing.
+//
+//uvswitch:hot
+func (s *Switch) IsOff(id frame.PortID) bool {
+	p := s.snap.Load().port(id)
+	return p != nil && p.Flags&Forwarding == 0
+}
+
 // FDB returns the forwarding database of a network, or nil if the network does not exist.
 func (s *Switch) FDB(id frame.NetID) *FDB {
 	if n := s.snap.Load().nets[id]; n != nil {

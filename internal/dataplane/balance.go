@@ -194,8 +194,14 @@ func (d *Dataplane) move(m move) {
 		if !yielded { // the worker ends
 			return
 		}
+		var owes storm
+		from.run(func() { owes, from.storms[id] = from.storms[id], storm{} })
+		owes.wanted, owes.number = 0, 0 // of the other worker's count
 		var err error
-		to.run(func() { err = to.poller.Take(id, frame.ReadPort) })
+		to.run(func() {
+			to.storms[id] = owes
+			err = to.poller.Take(id, frame.ReadPort)
+		})
 		if d.readers[id] = m.to; err != nil {
 			d.slow.gone(id) // its device has gone meanwhile
 		}

@@ -140,8 +140,7 @@ func (d *Dataplane) RemovePort(id frame.PortID) {
 	d.removePort(id)
 }
 
-// Settle returns when no frame of a port is on its way any more that has come before: each worker has ended its batch, and the slow path has forgotten those
-// that wait.
+// Settle returns when no frame of a port that forwards no more goes on: each worker has ended its batch, and what waits elsewhere will be dropped.
 func (d *Dataplane) Settle(id frame.PortID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -28,6 +28,8 @@ func (s *script) Pause(frame.PortID)                                {}
 func (s *script) Resume(frame.PortID)                               {}
 func (s *script) CPUTime() int64                                    { return 0 }
 func (s *script) CPUWait() int64                                    { return 0 }
+func (s *script) Yield(frame.PortID) bool                           { return true }
+func (s *script) Take(frame.PortID, frame.Reading) error            { return nil }
 func (s *script) Hurry(bool)                                        {}
 func (s *script) Counts() frame.IOCounts                            { return frame.IOCounts{} }
 func (s *script) Wake()                                             {}

@@ -6,11 +6,31 @@ import (
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/internal/frame/frametest"
+	"github.com/uvswitch/uvswitch/nat"
+	vswitch "github.com/uvswitch/uvswitch/switch"
 )
 
 // Many ports that flood have twice the copies of one, in equal parts. A port that floods little beside them loses nothing.
 func TestStormsOfManyPorts(t *testing.T) {
 	testStorms(t, stormCount{}, copiesOfAll*copiesPerSecond)
+}
+
+// What a port has flooded counts after it has moved to another worker, too.
+func TestStormMoves(t *testing.T) {
+	d := New(nat.New(nat.Options{Flows: 1024}), func() int64 { return int64(time.Second) }, &script{}, &script{})
+	if err := d.AddPort(vswitch.Port{ID: 1, Net: 1, Flags: vswitch.DefaultFlags, MTU: 1500}, &wire{fd: -1}); err != nil {
+		t.Fatal(err)
+	}
+	from := d.readers[1]
+	to := 1 - from
+	d.workers[from].storms[1] = storm{copies: 5, wanted: 7, number: 3}
+	d.workers[from].storms[1].frames[frame.Broadcast] = 9
+	d.move(move{[]frame.PortID{1}, from, to})
+	want := storm{copies: 5}
+	want.frames[frame.Broadcast] = 9
+	if was, is := d.workers[from].storms[1], d.workers[to].storms[1]; d.readers[1] != to || is != want || was != (storm{}) {
+		t.Errorf("read by worker %d; %+v is left behind, and %+v has come along", d.readers[1], was, is)
+	}
 }
 
 // While the worker gets a third of the CPU time that it wants, and a copy takes 5 us, copies take a quarter of that.

@@ -46,7 +46,7 @@ var overIPv6 = []func(*testing.T){
 	TestPairsFull,
 	TestPairsAreShared,
 	TestNeighborsOfOnePort, TestNeighborOfAnotherPort,
-	TestNeighborsOfManyPorts, TestErrorsOfManyPorts,
+	TestNeighborsOfManyPorts, TestErrorsOfManyPorts, TestWaitingFramesOfPortThatIsOff,
 	TestStorms,
 	TestFragmentsShareTheQueue,
 	TestWaitingFragmentsCostNothing,
