@@ -23,8 +23,8 @@ const (
 	sampleEvery = 64                    // one batch in so many is timed,
 	sampleTime  = 20 * time.Millisecond // or one after this time, if batches are few.
 	lookEvery   = 2                     // The clock is read once in so many batches.
-	timedRow    = 16                    // batches that are timed after a dear frame; as many again while too few frames were dear to judge
-	surelyDear  = 10 * time.Millisecond // of dear frames of a port: no further batch is timed
+	timedRow    = 16                    // batches that are timed after a dear frame; as many again while the dear frames are too few to judge by
+	surelyDear  = 10 * time.Millisecond // if a port's dear frames have taken so long, it is slow: no further batch is timed
 
 	// A frame is dear if it takes longer, in CPU time. A port is slow if its dear frames take most of the time of its frames, and if dear frames take
 	// more than a fifth of the time in which the thread does not wait for a CPU. A few frames may take long by chance: an interrupt counts as their

@@ -12,17 +12,17 @@ import (
 // the worker gets on a CPU.
 
 const (
-	copiesPerSecond = 50000                         // of a port,
-	copiesLeast     = copiesPerSecond / 16          // and at least so many, while there is time
-	copiesOfAll     = 2                             // times as many, of all ports of a worker that flood much,
-	copiesOneIn     = 4                             // and not more than take one part in so many of its time
-	costCopies      = 64                            // copies in a batch, which show what one costs
-	hasWindows      = 32                            // turnWindows: a thread may wait for a CPU for all of some, and for none of others
-	stormBurst      = int64(250 * time.Millisecond) // what may be flooded at once after a pause
-	muchCopies      = copiesLeast / 4               // more of them in a time of stormBurst are much,
-	muchFrames      = 32                            // if they are those of more frames than these,
-	scarceFrames    = 4                             // or than these while time is scarce
-	longestDebt     = int64(16 * time.Second)       // for which a port that has flooded much may flood nothing, at most
+	copiesPerSecond = 50000                         // limit of one port
+	copiesLeast     = copiesPerSecond / 16          // the least that this limit becomes beside other ports, while CPU time is not scarce
+	copiesOfAll     = 2                             // limit of all ports of a worker that flood much, in multiples of copiesPerSecond
+	copiesOneIn     = 4                             // these copies take at most one part in so many of the worker's time
+	costCopies      = 64                            // the cost of a copy is measured in batches with at least so many
+	hasWindows      = 32                            // turnWindows over which ran and wanted are means: a thread may wait for a CPU for all of some windows
+	stormBurst      = int64(250 * time.Millisecond) // so much of a limit may be used at once after a pause
+	muchCopies      = copiesLeast / 4               // a port floods much if it has more copies than these in stormBurst,
+	muchFrames      = 32                            // of more frames than these,
+	scarceFrames    = 4                             // or of more frames than these while CPU time is scarce
+	longestDebt     = int64(16 * time.Second)       // the longest time for which a port may flood nothing, since it has flooded much
 )
 
 // A stormCount is how many ports flood much.
@@ -63,7 +63,7 @@ func (c *stormCount) has(ran, wanted int64) {
 	}
 }
 
-// forget forgets what copies cost, and what time there is.
+// forget forgets how much time there is for copies: CPU time is not scarce any more.
 func (c *stormCount) forget() { c.most, c.ran, c.wanted = 0, 0, 0 }
 
 // at moves on to the present time.

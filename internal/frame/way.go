@@ -22,7 +22,7 @@ const (
 	WayAsk       = 1    // likewise, if its source address and its port are right; else it comes back
 	WayBack      = 2    // it is the host's: to the host's stack, as if it had just come in
 	WayAskSource = 3    // like WayAsk, but the port is right: it is published
-	WayBackLast  = 4    // likewise, and no other switch shall take it
+	WayBackLast  = 4    // like WayBack, and no other switch shall take it
 	WayInAgain   = 0xfd // another switch has given it back
 	WayClone     = 0xfe // the host has a copy
 	WayIn        = 0xff

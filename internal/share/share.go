@@ -5,8 +5,8 @@
 // Queue Length Thresholds for Shared-Memory Packet Switches, 1998). One greedy port alone gets half of what is lent, and k greedy ports
 // leave 1/(k+1) of it. So every other port has its floor, and more.
 //
-// Ports of one tenant count as one port. Inside a tenant, each port may hold half of an equal part of what the tenant may hold. It may hold
-// more, up to what the tenant may still take. So no port of a tenant can take all.
+// Ports of one tenant count as one port. Inside a tenant, a port may always hold half of its equal part of what the tenant may hold. Beyond that, it may
+// hold as much as the tenant may still take. So no port of a tenant can take all.
 package share
 
 import (
