@@ -15,8 +15,8 @@ import (
 type flowEvents struct {
 	missed atomic.Uint64
 
-	mu        sync.Mutex // Lock 50
-	listeners map[chan flowEvent]bool
+	mu        sync.Mutex              // Lock 50
+	listeners map[chan flowEvent]bool // true: root listens
 }
 
 type flowEvent struct {
@@ -29,20 +29,30 @@ type flowEvent struct {
 const (
 	eventQueue   = 16384 // events that may wait for one listener
 	maxListeners = 16
+	ofRoot       = 4 // of these only root may have
 )
 
 // listen returns a channel of events, and a function that ends it. It fails when too many listen.
-func (e *flowEvents) listen(n *nat.NAT) (<-chan flowEvent, func(), error) {
+func (e *flowEvents) listen(n *nat.NAT, root bool) (<-chan flowEvent, func(), error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(e.listeners) == maxListeners {
-		return nil, nil, api.Errorf(http.StatusServiceUnavailable, "%d clients follow flow events already, which is the limit", maxListeners)
+	guests := 0
+	for _, isRoot := range e.listeners {
+		if !isRoot {
+			guests++
+		}
+	}
+	switch {
+	case len(e.listeners) == maxListeners:
+		return nil, nil, api.Errorf(http.StatusServiceUnavailable, "%d clients follow flow events already, which is the limit; end one of them", maxListeners)
+	case !root && guests == maxListeners-ofRoot:
+		return nil, nil, api.Errorf(http.StatusServiceUnavailable, "%d users who are not root follow flow events already, which is their limit; end one of them, or run as root", guests)
 	}
 	c := make(chan flowEvent, eventQueue)
 	if e.listeners == nil {
 		e.listeners = map[chan flowEvent]bool{}
 	}
-	e.listeners[c] = true
+	e.listeners[c] = root
 	e.watchLocked(n)
 	return c, func() {
 		e.mu.Lock()
@@ -81,7 +91,7 @@ func (s *Server) streamFlowEvents(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, nil, err)
 		return
 	}
-	events, stop, err := s.events.listen(s.dp.NAT)
+	events, stop, err := s.events.listen(s.dp.NAT, mayChange(r))
 	if err != nil {
 		writeJSON(w, nil, err)
 		return

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
+	"github.com/uvswitch/uvswitch/nat"
 )
 
 // Clients that are not root, however many, keep root from nothing, and get few turns themselves.
@@ -83,11 +84,15 @@ func TestRetryAfter(t *testing.T) {
 	}
 	// The limits that many readers meet.
 	var e flowEvents
-	e.listeners = map[chan flowEvent]bool{}
-	for range maxListeners {
-		e.listeners[make(chan flowEvent)] = true
-	}
-	if _, _, err := e.listen(nil); err == nil || !api.IsStatus(err, http.StatusServiceUnavailable) {
-		t.Errorf("listener %d: %v", maxListeners+1, err)
+	tracker := nat.New(nat.Options{Flows: 1024})
+	for _, root := range []bool{false, true} { // root may listen beside users who have all that they may
+		for n := 0; ; n++ {
+			if _, _, err := e.listen(tracker, root); err == nil && n < maxListeners {
+				continue
+			} else if want := map[bool]int{false: maxListeners - ofRoot, true: ofRoot}[root]; n != want || !api.IsStatus(err, http.StatusServiceUnavailable) {
+				t.Errorf("root %v: %d listeners, want %d: %v", root, n, want, err)
+			}
+			break
+		}
 	}
 }
