@@ -322,6 +322,61 @@ func TestHostProtocol(t *testing.T) {
 	}
 }
 
+// The host's ping and a container's ping may have the same identifier: each hears its answers.
+func TestHostPing(t *testing.T) {
+	Need(t, "ip", "ping")
+	b := newWithPrograms(t)
+	b.Start()
+	containers(b)
+	b.Background("web", "ping -e 7777 -i 0.2 10.1.0.2")
+	b.Eventually("the container's ping has its identifier outside", func() bool { return strings.Contains(b.CLI("flow", "ls", "-p", "icmp"), "id=7777") })
+	b.Sh("out", "ip addr add 203.0.113.9/32 dev lo")
+	contains(t, b.Sh("host", "ip route replace default via 10.1.0.2; ping -e 7777 -c 9 -i 0.2 -W 2 203.0.113.9"), // it hears a copy of the container's answers, too
+		"bytes from 203.0.113.9: icmp_seq=1 ", "bytes from 203.0.113.9: icmp_seq=2 ", "bytes from 203.0.113.9: icmp_seq=3 ")
+	b.Background("host", "ping -e 7777 -i 0.2 10.1.0.2")
+	contains(t, b.Sh("web", "ping -e 7777 -c 5 -i 0.2 -W 2 10.1.0.2"), " 5 received")
+	b.Balanced()
+}
+
+// A host that forwards is no way round NAT and the guard: neither from a container by the host port, nor from outside by a route to the network.
+func TestHostThatForwards(t *testing.T) {
+	Need(t, "ip", "ping")
+	b := newWithIPv6(t)
+	outside6(b)
+	b.Sh("host", "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
+	b.Start()
+	containers(b)
+	web := port(b, "web").Addresses
+	dropped := func(reason string) uint64 {
+		var s api.Status
+		b.JSON(&s, "status")
+		return s.Drops[reason]
+	}
+	refused := func(from, to, reason string) {
+		t.Helper()
+		before := dropped(reason)
+		if out, err := b.TrySh(from, "ping -c 2 -i 0.2 -W 1 "+to); err == nil {
+			t.Errorf("%s reaches %s by the host's forwarding: %s", from, to, out)
+		}
+		if dropped(reason) == before {
+			t.Errorf("%s to %s: nothing was dropped for %s", from, to, reason)
+		}
+	}
+	ping(b, "web", "10.1.0.2")
+	ping(b, "web", out6)
+	host := strings.Fields(b.Sh("host", "ip -o -6 addr show dev uvs0 scope global"))[3]
+	b.Sh("web", "ip route add 10.1.0.2/32 via 172.29.255.254 && ip -6 route add "+out6+"/128 via "+strings.Split(host, "/")[0])
+	refused("web", "10.1.0.2", "guard_destination")
+	refused("web", out6, "guard_destination")
+
+	for i, to := range web {
+		address, _, _ := strings.Cut(to, "/")
+		b.Sh("out", "ip route add "+address+" via "+[]string{"10.1.0.1", host6}[i])
+		refused("out", address, "guard_source_address")
+	}
+	b.Balanced()
+}
+
 // TestOlderKernel checks the ways on a kernel whose bpf_fib_lookup neither tells the source address (before Linux 6.7) nor leaves out the
 // neighbor (before 6.3).
 func TestOlderKernel(t *testing.T) {
