@@ -230,12 +230,15 @@ func (s *Switch) Port(id frame.PortID) (Port, bool) {
 	return Port{}, false
 }
 
-// IsOff reports whether a port is there and forwards nothing.
+// IsOff reports whether a port of a station forwards nothing, or has been removed.
 //
 //uvswitch:hot
 func (s *Switch) IsOff(id frame.PortID) bool {
+	if id == frame.NoPort || id == frame.Gateway {
+		return false
+	}
 	p := s.snap.Load().port(id)
-	return p != nil && p.Flags&Forwarding == 0
+	return p == nil || p.Flags&Forwarding == 0
 }
 
 // FDB returns the forwarding database of a network, or nil if the network does not exist.

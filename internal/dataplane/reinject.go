@@ -192,7 +192,7 @@ func (w *worker) resume(b *frame.Batch) {
 		f := &b.Frames[i]
 		rec := w.buf[at:]
 		at += recordLen + len(f.Raw())
-		if w.dp.Switch.IsOff(f.In) {
+		if f.Verdict != frame.Drop && w.dp.Switch.IsOff(f.In) {
 			f.DropFor(frame.PortNotForwarding)
 		}
 		if f.Verdict != frame.Drop {

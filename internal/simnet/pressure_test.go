@@ -185,22 +185,29 @@ func TestNeighborsOfManyPorts(t *testing.T) {
 	must(t, n, "h71:5000 > d:7 \"another port\"\nd < h71:5000 \"another port\"\n")
 }
 
-// What waits for a neighbor goes no further once its port is off.
+// What waits for a neighbor goes no further once its port is off, or has been removed.
 func TestWaitingFramesOfPortThatIsOff(t *testing.T) {
-	n := play(t, "network 1 10.0.0.1/24\nnetwork 2 10.1.0.1/24\nhost a 10.0.0.2 port 1\nhost d 10.1.0.2 port 2 net 2\nsilent d\na:5000 > d:7 \"waits\"\n")
-	p, _ := n.DP.Switch.Port(1)
-	p.Flags &^= vswitch.Forwarding
-	n.DP.Switch.SetPort(p)
-	d := n.host("d")
-	gateway, _ := n.DP.Router.Interface(2)
-	n.Inject(d, frametest.ARP(gateway.MAC, d.MAC, frame.ARPReply, d.Addr, gateway.Addr))
-	for _, raw := range d.inbox {
-		if strings.Contains(string(raw), "waits") {
-			t.Errorf("d got %s", describe(raw))
+	for what, end := range map[string]func(n *Net){
+		"off": func(n *Net) {
+			p, _ := n.DP.Switch.Port(1)
+			p.Flags &^= vswitch.Forwarding
+			n.DP.Switch.SetPort(p)
+		},
+		"removed": func(n *Net) { n.DP.RemovePort(1) },
+	} {
+		n := play(t, "network 1 10.0.0.1/24\nnetwork 2 10.1.0.1/24\nhost a 10.0.0.2 port 1\nhost d 10.1.0.2 port 2 net 2\nsilent d\na:5000 > d:7 \"waits\"\n")
+		end(n)
+		d := n.host("d")
+		gateway, _ := n.DP.Router.Interface(2)
+		n.Inject(d, frametest.ARP(gateway.MAC, d.MAC, frame.ARPReply, d.Addr, gateway.Addr))
+		for _, raw := range d.inbox {
+			if strings.Contains(string(raw), "waits") {
+				t.Errorf("%s: d got %s", what, describe(raw))
+			}
 		}
-	}
-	if n.DP.Drops()["port_not_forwarding"] != 1 {
-		t.Errorf("drops: %v", n.DP.Drops())
+		if c := n.DP.Conservation(); n.DP.Drops()["port_not_forwarding"] != 1 || !c.Balanced {
+			t.Errorf("%s: drops %v, %+v", what, n.DP.Drops(), c)
+		}
 	}
 }
 

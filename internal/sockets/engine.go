@@ -208,7 +208,9 @@ func (e *Engine) Read(b []byte) (int, error) {
 		}
 	}
 	for {
-		e.sendResets()
+		if len(e.resets) > 0 {
+			e.sendResets()
+		}
 		if e.reads%2 == 0 { // what provokes answers without end does not keep the data of others waiting
 			if n := e.control.next(b); n > 0 {
 				return n, nil

@@ -174,24 +174,37 @@ func TestWrongAck(t *testing.T) {
 	}
 }
 
-// A container that provokes resets without end delays neither the data of others nor their handshakes.
-func TestProvokedResets(t *testing.T) {
-	w := newWire(t, Options{})
-	l, port := w.listen()
-	fd, _ := w.connect(l, 40000, port, 60000)
-	w.send(fd, "data", 0)
-	provoke := func() {
-		for i := range uint16(400) {
-			w.tcp(20000+i, port, frame.FlagACK, 1, 1, 60000)
+// A container that provokes answers without end delays neither the data of others nor their handshakes.
+func TestProvokedAnswers(t *testing.T) {
+	for what, provokes := range map[string]func(w *wire, port, i uint16){
+		"segments of no connection":     func(w *wire, port, i uint16) { w.tcp(20000+i, port, frame.FlagACK, 1, 1, 60000) },
+		"SYNs in a connection":          func(w *wire, port, _ uint16) { w.tcp(40000, port, frame.FlagSYN, 7, 0, 60000) },
+		"datagrams that cannot be sent": func(w *wire, _, i uint16) { w.sendNowhere(20000 + i) },
+	} {
+		w := newWire(t, Options{})
+		l, port := w.listen()
+		fd, _ := w.connect(l, 40000, port, 60000)
+		provoke := func() {
+			for i := range uint16(400) {
+				provokes(w, port, i)
+			}
+		}
+		w.send(fd, "data", 0)
+		provoke()
+		data := w.await(func(all []segment) bool { return len(all) > 0 && all[len(all)-1].data != "" })
+		if len(data) > 4 || data[len(data)-1].data != "data" {
+			t.Errorf("%s: %d segments before the data", what, len(data)-1)
+		}
+		w.tcp(40001, port, frame.FlagSYN, 99, 0, 60000)
+		if got := w.await(func(all []segment) bool { provoke(); return has(frame.FlagSYN)(all) }); !has(frame.FlagSYN)(got) {
+			t.Errorf("%s: no handshake", what)
 		}
 	}
-	provoke()
-	data := w.await(func(all []segment) bool { return len(all) > 0 && all[len(all)-1].data != "" })
-	if len(data) > 4 || data[len(data)-1].data != "data" {
-		t.Errorf("%d segments before the data", len(data)-1)
-	}
-	provoke()
-	w.connect(l, 40001, port, 60000)
+}
+
+// sendNowhere writes a datagram to an address that no route leads to.
+func (w *wire) sendNowhere(from uint16) {
+	w.write(frametest.Packet{SrcPort: from, DstPort: 9, Dst: frametest.Addr("203.0.113.77"), Payload: []byte("x")}, func([]byte) {})
 }
 
 // A refusal is counted as a drop of the SYN.

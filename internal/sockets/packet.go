@@ -133,8 +133,8 @@ func partial(b []byte, at int, offset, pseudo uint16, gso uint8, header, size in
 	frame.VnetHdr(b).Set(frame.VnetNeedsCsum, gso, uint16(start+header), uint16(size), uint16(start), offset)
 }
 
-// controls are frames that the engine has made: answers without data, and ICMP errors. If there is no room, a frame is lost, as on any wire. Answers
-// to what belongs to no flow, and ICMP errors, get half of the room at most.
+// controls are frames that the engine has made: answers without data, and ICMP errors. If there is no room, a frame is lost, as on any wire. What a
+// container can provoke again and again gets half of the room at most, and so do resets: the other half is for handshakes.
 type controls struct {
 	frames   [256]struct{ b [frame.VnetLen + 640]byte }
 	sizes    [256]int
@@ -179,11 +179,11 @@ type lastReset struct {
 // sendResets makes segments of the resets, as many as there is room for.
 func (e *Engine) sendResets() {
 	n := 0
-	for ; n < len(e.resets) && !e.control.isFull(); n++ {
+	for ; n < len(e.resets) && !e.control.isHalfFull(); n++ {
 		r := &e.resets[n]
 		e.sendControl(&r.key, frame.FlagRST|frame.FlagACK, r.seq, r.ack, 0, nil)
 	}
-	e.resets = e.resets[:copy(e.resets, e.resets[n:])]
+	e.resets = e.resets[n:]
 }
 
 // unreachable are the codes of ICMP's and of ICMPv6's unreachable for an error of connect(2) or send(2) (linux net/ipv4/icmp.c, icmp_err_convert;

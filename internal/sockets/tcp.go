@@ -114,7 +114,9 @@ func (e *Engine) writeTCP(f *frame.Frame, k key) frame.Reason {
 			return frame.Connecting
 		}
 		if ok && h.Seq()+1 == e.flows[i].rcvNxt && e.flows[i].state == answered {
-			e.sendSYN(i)
+			if !e.control.isHalfFull() {
+				e.sendSYN(i)
+			}
 			return frame.None
 		}
 		if ok { // a late copy; or the container begins another connection with the same ports: then it answers by a reset (RFC 5961, 4.2)
@@ -135,6 +137,9 @@ func (e *Engine) writeTCP(f *frame.Frame, k key) frame.Reason {
 
 // challenge asks a container whether it still has a connection, by an acknowledgement (RFC 5961, 3.2 and 4.2).
 func (e *Engine) challenge(i int32) {
+	if e.control.isHalfFull() {
+		return
+	}
 	c := &e.flows[i]
 	e.sendControl(&c.key, frame.FlagACK, c.nxt, c.rcvNxt, c.windowField(e.roomFor(c)), nil)
 }
