@@ -248,7 +248,7 @@ func (s *State) describe(own int, links []netlink.Link, addrs []netlink.Addr, ro
 	index := 0
 	if s.Device == "auto" {
 		s.Device = ""
-		if index = defaultIndex(routes, map[int]bool{own: true}, mainTable); index == 0 {
+		if index = defaultIndex(own, routes); index == 0 {
 			return "the host has no default route; packets leave by its other routes only"
 		}
 	}
@@ -277,33 +277,28 @@ func (s *State) describe(own int, links []netlink.Link, addrs []netlink.Addr, ro
 	return ""
 }
 
-// defaultIndex is the device of the default route of a family: in the first of the tables that has one, the one with the lowest metric, or else that of two
-// half-default routes, such as a VPN adds. Our own devices do not count. 0: there is none.
-func defaultIndex(routes []netlink.Route, ours map[int]bool, tables []int) (index int) {
-	for _, table := range tables {
-		best, bestBits := -1, 2
-		for i := range routes {
-			r, bits := &routes[i], 0
-			if r.Dst != nil {
-				bits, _ = r.Dst.Mask.Size()
-			}
-			device := deviceOf(r)
-			if r.Table != table || bits > 1 || r.Type != unix.RTN_UNICAST || device == 0 || ours[device] {
-				continue
-			}
-			if bits < bestBits || bits == bestBits && r.Priority < best {
-				best, bestBits, index = r.Priority, bits, device
-			}
+// defaultIndex is the device of the host's default route: the one with the lowest metric in the main table, or that of two half-default
+// routes, other than our own device; 0 without one.
+func defaultIndex(own int, routes []netlink.Route) (index int) {
+	best, bestBits := -1, 2
+	for _, r := range routes {
+		bits := 0
+		if r.Dst != nil {
+			bits, _ = r.Dst.Mask.Size()
 		}
-		if index != 0 {
-			return index
+		if r.Table != unix.RT_TABLE_MAIN || bits > 1 || r.Type != unix.RTN_UNICAST {
+			continue
+		}
+		dev := deviceOf(&r)
+		if dev == 0 || dev == own {
+			continue
+		}
+		if bits < bestBits || bits == bestBits && r.Priority < best {
+			best, bestBits, index = r.Priority, bits, dev
 		}
 	}
-	return 0
+	return index
 }
-
-// mainTable is where IPv4's default route is looked for.
-var mainTable = []int{unix.RT_TABLE_MAIN}
 
 // DefaultDevice names the device of the host's default route; empty without one.
 func DefaultDevice() string {
@@ -311,7 +306,7 @@ func DefaultDevice() string {
 	if err != nil {
 		return ""
 	}
-	if l, err := netlink.LinkByIndex(max(defaultIndex(routes, nil, mainTable), 1)); err == nil && l.Attrs().Name != "lo" {
+	if l, err := netlink.LinkByIndex(max(defaultIndex(0, routes), 1)); err == nil && l.Attrs().Name != "lo" {
 		return l.Attrs().Name
 	}
 	return ""

@@ -38,7 +38,7 @@ func (u *Uplink) inspect6(s *State, links []netlink.Link) error {
 	if u.opts.Kind == TAP {
 		if _, s.Addr6 = u.ends6(); s.Addr6.IsValid() {
 			s.Own6, s.MTU6 = []netip.Addr{s.Addr6}, s.MTU
-			s.Up6, s.Why6 = leadsOut6(defaultIndex(routes, ours, tables), s)
+			s.Up6, s.Why6 = leadsOut6(defaultIndex6(routes, ours, tables), s)
 			s.Up6 = s.Up6 && s.Forwards
 		}
 		return nil
@@ -50,7 +50,7 @@ func (u *Uplink) inspect6(s *State, links []netlink.Link) error {
 	}
 	s.watch6(links, routes, ours)
 	s.OnLink = onLink(s.Watched, links, addrs, routes)
-	device := defaultIndex(routes, ours, tables)
+	device := defaultIndex6(routes, ours, tables)
 	if s.Addr6 = s.Sources6[device]; !s.Addr6.IsValid() && len(s.Sources6) > 0 { // the device has none: the host's routing takes another device's
 		devices := make([]int, 0, len(s.Sources6))
 		for d := range s.Sources6 {
@@ -225,10 +225,35 @@ func onLink(watched []Watched, links []netlink.Link, addrs []netlink.Addr, route
 	return slices.Compact(all)
 }
 
+// defaultIndex6 is the device of IPv6's default route: in the first of the tables that has one, the one with the lowest metric, or that of two
+// half-default routes; 0 without one.
+func defaultIndex6(routes []netlink.Route, ours map[int]bool, tables []int) (index int) {
+	for _, table := range tables {
+		best := -1
+		for i := range routes {
+			r := &routes[i]
+			bits := 0
+			if r.Dst != nil {
+				bits, _ = r.Dst.Mask.Size()
+			}
+			if bits > 1 || r.Type != unix.RTN_UNICAST || r.Table != table {
+				continue
+			}
+			if device := deviceOf(r); device != 0 && !ours[device] && (best < 0 || r.Priority < best) {
+				best, index = r.Priority, device
+			}
+		}
+		if best >= 0 {
+			return index
+		}
+	}
+	return 0
+}
+
 // defaultTables are the tables in which packets of containers may find a default route, in the order of the rules.
 func defaultTables(rules []netlink.Rule, from string, own []netip.Addr) (tables []int) {
 	if len(rules) == 0 {
-		return mainTable
+		return []int{unix.RT_TABLE_MAIN}
 	}
 	for _, r := range rules {
 		fromHost := r.Src != nil && !r.Invert && prefixOf(r.Src).IsSingleIP() && slices.Contains(own, prefixOf(r.Src).Addr()) // rules see the container's address

@@ -64,33 +64,3 @@ func TestLocalPrefixes(t *testing.T) {
 		t.Errorf("with a more specific route: %v", got)
 	}
 }
-
-// TestDefaultIndex checks which device is that of the default route.
-func TestDefaultIndex(t *testing.T) {
-	route := func(table, device, metric int, to string) netlink.Route {
-		r := netlink.Route{Table: table, LinkIndex: device, Priority: metric, Type: unix.RTN_UNICAST}
-		if to != "" {
-			r.Dst = cidr(to)
-		}
-		return r
-	}
-	const main, other = unix.RT_TABLE_MAIN, 100
-	vpn := []netlink.Route{route(main, 3, 0, "::/1"), route(main, 3, 0, "8000::/1")}
-	for _, x := range []struct {
-		what   string
-		routes []netlink.Route
-		want   int
-	}{
-		{"none", []netlink.Route{route(main, 2, 0, "2001:db8::/32")}, 0},
-		{"the lowest metric", []netlink.Route{route(main, 2, 100, ""), route(main, 3, 50, ""), route(main, 4, 70, "")}, 3},
-		{"a VPN beside a default route", append(vpn, route(main, 2, 100, "")), 2},
-		{"a VPN alone", vpn, 3},
-		{"our own device", []netlink.Route{route(main, 9, 0, ""), route(main, 2, 100, "")}, 2},
-		{"the first table that has one", []netlink.Route{route(other, 5, 0, ""), route(main, 2, 100, "")}, 2},
-		{"the second table", []netlink.Route{route(other, 5, 0, ""), route(main, 2, 0, "2001:db8::/32")}, 5},
-	} {
-		if got := defaultIndex(x.routes, map[int]bool{9: true}, []int{main, other}); got != x.want {
-			t.Errorf("%s: device %d, want %d", x.what, got, x.want)
-		}
-	}
-}
