@@ -204,7 +204,8 @@ func (p *wayIn) emitQuote() {
 	)
 	p.emitHeaderLen(asm.R1, inQuote, "pass")
 	p.Emit(asm.Add.Reg(regL4, asm.R1))
-	p.emitLoad(8, inL4, 8, "pass")
+	p.emitLoad(8, inL4, 8, "quote loaded")
+	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("quote loaded"))
 	p.emitByProto("quoted ", inQuote+ipDst)
 }
 

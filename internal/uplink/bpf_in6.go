@@ -168,7 +168,8 @@ func (p *wayIn) emitQuote6() {
 		p.Emit(asm.LoadMem(asm.R1, asm.RFP, inExt+2, asm.Half), asm.And.Imm(asm.R1, 0xf8ff), asm.JNE.Imm(asm.R1, 0, "pass")) // bytes in memory's order
 	})
 	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("quoted transport"))
-	p.emitLoad(0, inL4, 8, "pass")
+	p.emitLoad(0, inL4, 8, "six quote loaded")
+	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("six quote loaded"))
 	p.emitByProto6("quoted ")
 	p.Emit(asm.JEq.Imm(regProto, unix.IPPROTO_ICMPV6, "id"))
 	p.emitCopy(inTuple6+16, inQuote6+ip6Dst, 16)
