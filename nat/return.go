@@ -31,8 +31,8 @@ func (n *NAT) Return(b *frame.Batch) {
 	}
 }
 
-// unknownWay lets the slow path ask for the way of a frame. It stays translated, and is charged to the port of its flow. Frames without a flow are
-// charged to the uplink: those of containers that keep their addresses, ICMP errors, and later fragments.
+// unknownWay lets the slow path ask for the way of a frame. It stays translated, and is charged to the port of its flow. ICMP errors and later
+// fragments have no flow of their own, and are charged to the uplink.
 func (n *tracker[A]) unknownWay(f packet[A]) {
 	if hasFlow(f) {
 		if e, _, ok := n.flowOfSent(f); ok {

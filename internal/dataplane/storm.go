@@ -15,7 +15,7 @@ const (
 	copiesPerSecond = 50000                         // limit of one port
 	copiesLeast     = copiesPerSecond / 16          // the least that this limit becomes beside other ports, while CPU time is not scarce
 	copiesOfAll     = 2                             // limit of all ports of a worker that flood much, in multiples of copiesPerSecond
-	copiesOneIn     = 4                             // these copies take at most one part in so many of the worker's time
+	copiesOneIn     = 4                             // copies of ports that flood much take at most one part in so many of the worker's time
 	costCopies      = 64                            // the cost of a copy is measured in batches with at least so many
 	hasWindows      = 32                            // turnWindows over which ran and wanted are means: a thread may wait for a CPU for all of some windows
 	stormBurst      = int64(250 * time.Millisecond) // so much of a limit may be used at once after a pause

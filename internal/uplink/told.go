@@ -138,7 +138,7 @@ func (u *Uplink) LearnWay(in frame.PortID, raw []byte) bool {
 	if _, known := u.maps.toldWay(key); known { // an earlier frame has asked
 		return true
 	}
-	if place != 0 { // NAT may not know the port of a container that keeps its address
+	if place != 0 { // NAT does not know the port of a later fragment
 		in = portOfPlace(place)
 	}
 	if !u.asked[in%frame.MaxPorts].mayAsk(time.Now()) {
