@@ -75,7 +75,7 @@ func sendError(net frame.NetID, iface *Interface, mac frame.MAC, from, to frame.
 }
 
 // Tokens of a port for ICMP errors (RFC 1812, 4.3.2.8), per second and in a burst.
-const errorRate, errorBurst = 400, 400
+const errorRate, errorBurst = 400, 200
 
 // allowError limits the rate of the ICMP errors about what a port sends, and reports whether one may be sent. Ports share no limit: nobody
 // can take the errors of others. An error spends one to three tokens, at random: the uplink is one port for everyone outside, and nobody there can count

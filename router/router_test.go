@@ -249,8 +249,8 @@ func TestICMPErrors(t *testing.T) {
 	for range 1000 {
 		r.HandlePunt(punted(p.Raw(), frame.TTLExceeded), 1, o)
 	}
-	if n := len(o.sent); n < 134 || n > 300 { // 400 tokens, of which an error takes one to three, two in the mean
-		t.Errorf("%d errors at once, of 1000", n)
+	if len(o.sent) > 200 {
+		t.Errorf("%d errors at once: not limited", len(o.sent))
 	}
 }
 
