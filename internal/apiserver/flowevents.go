@@ -29,7 +29,7 @@ type flowEvent struct {
 const (
 	eventQueue   = 16384 // events that may wait for one listener
 	maxListeners = 16
-	ofRoot       = 4 // of these are for clients with root's rights
+	forRoot      = 4 // of these are reserved for clients with root's rights
 )
 
 // listen returns a channel of events, and a function that ends it. It fails when too many listen.
@@ -45,7 +45,7 @@ func (e *flowEvents) listen(n *nat.NAT, root bool) (<-chan flowEvent, func(), er
 	switch {
 	case len(e.listeners) == maxListeners:
 		return nil, nil, api.Errorf(http.StatusServiceUnavailable, "%d clients follow flow events already, which is the limit; end one of them", maxListeners)
-	case !root && guests == maxListeners-ofRoot:
+	case !root && guests == maxListeners-forRoot:
 		return nil, nil, api.Errorf(http.StatusServiceUnavailable, "%d clients without root's rights follow flow events already, which is their limit; end one of them, or run as root", guests)
 	}
 	c := make(chan flowEvent, eventQueue)

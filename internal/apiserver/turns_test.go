@@ -85,14 +85,17 @@ func TestRetryAfter(t *testing.T) {
 	// The limits that many readers meet.
 	var e flowEvents
 	tracker := nat.New(nat.Options{Flows: 1024})
-	for _, root := range []bool{false, true} { // root may listen beside users who have all that they may
-		for n := 0; ; n++ {
-			if _, _, err := e.listen(tracker, root); err == nil && n < maxListeners {
-				continue
-			} else if want := map[bool]int{false: maxListeners - ofRoot, true: ofRoot}[root]; n != want || !api.IsStatus(err, http.StatusServiceUnavailable) {
-				t.Errorf("root %v: %d listeners, want %d: %v", root, n, want, err)
+	for _, x := range []struct {
+		root bool
+		most int
+	}{{false, maxListeners - forRoot}, {true, forRoot}} { // root may listen beside users who have all that they may
+		for n := range x.most {
+			if _, _, err := e.listen(tracker, x.root); err != nil {
+				t.Errorf("root %v: listener %d of %d: %v", x.root, n+1, x.most, err)
 			}
-			break
+		}
+		if _, _, err := e.listen(tracker, x.root); !api.IsStatus(err, http.StatusServiceUnavailable) {
+			t.Errorf("root %v: listener %d: %v", x.root, x.most+1, err)
 		}
 	}
 }

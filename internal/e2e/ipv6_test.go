@@ -22,10 +22,7 @@ func outside6(b *Bed) {
 // newWithIPv6 is NewHost with an uplink that carries IPv6, and an outside that speaks it.
 func newWithIPv6(t *testing.T) *Bed {
 	t.Helper()
-	b := NewHost(t)
-	if b.pair.Uplink == "tap" {
-		b.pair.Uplink = "tcx"
-	}
+	b := newWithPrograms(t)
 	b.Sh("out", "ip addr add "+out6+"/64 dev eth0 nodad")
 	return b
 }

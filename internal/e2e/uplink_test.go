@@ -390,13 +390,6 @@ func TestFirstPacketBesideFlood(t *testing.T) {
 		}
 		defer in.Close()
 		defer out.Close()
-		b.Eventually("both ports are published", func() bool {
-			flood(1)
-			_, _ = out.Write([]byte("hello"))
-			_ = in.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-			_, err := in.Read(make([]byte, 64))
-			return err == nil && strings.Contains(b.CLI("flow", "list"), "dport=9999")
-		})
 		hears := func(text string, patience time.Duration) bool {
 			_ = in.SetReadDeadline(time.Now().Add(patience))
 			for got := make([]byte, 64); ; {
@@ -407,6 +400,11 @@ func TestFirstPacketBesideFlood(t *testing.T) {
 				}
 			}
 		}
+		b.Eventually("both ports are published", func() bool {
+			flood(1)
+			_, _ = out.Write([]byte("hello"))
+			return hears("hello", 100*time.Millisecond) && strings.Contains(b.CLI("flow", "list"), "dport=9999")
+		})
 		tries := 0
 		for round := range 5 {
 			var sent string

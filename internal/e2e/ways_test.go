@@ -282,7 +282,7 @@ func TestServices(t *testing.T) {
 // uses it.
 func TestHostProtocol(t *testing.T) {
 	Need(t, "ip", "socat")
-	for _, x := range []struct{ family, out, host string }{{"4", "10.1.0.2", "10.1.0.1"}, {"6", out6, host6}} {
+	for _, x := range []struct{ family, out, host string }{{"4", "10.1.0.2", "10.1.0.1"}, {"6", "[" + out6 + "]", "[" + host6 + "]"}} {
 		t.Run("IPv"+x.family, func(t *testing.T) {
 			b := newWithIPv6(t)
 			outside6(b)
@@ -291,16 +291,11 @@ func TestHostProtocol(t *testing.T) {
 			listen := func(ns string) { b.Background(ns, "socat -u IP"+x.family+"-RECV:253 CREATE:"+b.dir+"/"+ns) }
 			listen("out")
 			listen("web")
-			send := func(from, text, to string) {
-				if x.family == "6" {
-					to = "[" + to + "]"
-				}
-				b.Sh(from, "echo "+text+" | socat -u - IP"+x.family+"-SENDTO:"+to+":253 || true")
-			}
+			send := func(text, to string) string { return "echo " + text + " | socat -u - IP" + x.family + "-SENDTO:" + to + ":253" }
 			sends := func(from, text, to, file string) {
 				t.Helper()
 				b.Eventually(from+" is heard", func() bool {
-					send(from, text, to)
+					b.Sh(from, send(text, to))
 					return strings.Contains(b.Sh("host", "cat "+b.dir+"/"+file+" 2>/dev/null || true"), text)
 				})
 			}
@@ -308,7 +303,7 @@ func TestHostProtocol(t *testing.T) {
 			sends("out", "answer", x.host, "web")
 			listen("host")
 			b.Eventually("the switch has seen the host's socket", func() bool {
-				send("web", "refused", x.out)
+				b.Sh("web", send("refused", x.out)+" || true")
 				var s api.Status
 				b.JSON(&s, "status")
 				return s.Drops["pair_host_tunnel"] > 0
