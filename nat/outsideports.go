@@ -185,7 +185,7 @@ func (n *tracker[A]) reuse(o *outsidePorts, i int, p uint16, inside A, owner fra
 //   - an unpredictable one of the same class: of those that the host's kernel picks for its own connections, or of the others
 //     (RFC 6056, 3.3.1),
 //   - any other of the pool,
-//   - one that the same inside address has in quarantine. An owner that may have no more ports gets only such a one.
+//   - a port that the same inside address has in quarantine. If the owner has reached its limit, only this choice is left.
 //
 // A port whose last connection the other end may not let go yet is passed over (see timewait.go). A dry call takes nothing.
 func (n *tracker[A]) choose(c *config[A], a *hostAddr[A], i int, d *pendingFlow[A], dry bool) (port uint16, ok bool) {

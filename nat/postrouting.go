@@ -45,7 +45,8 @@ func (n *tracker[A]) postRoute(c *config[A], f packet[A], b *frame.Batch) {
 	}
 	if f.NAT == frame.NATNone {
 		if f.Egress != frame.NoNet {
-			if f.Flags&frame.Fragment != 0 && c.owns(f.tuple.Dst) && !c.policies.CloseToHost(f.In) { // PreRouting has noted it; where policies close the way to the host, Filter records it
+			// PreRouting has noted a fragment to the host. If policies close the way to the host, Filter records it.
+			if f.Flags&frame.Fragment != 0 && c.owns(f.tuple.Dst) && !c.policies.CloseToHost(f.In) {
 				if why := n.recordFragment(f, b.Dry); why != frame.None {
 					f.DropFor(why)
 				}

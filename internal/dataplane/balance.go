@@ -186,17 +186,22 @@ func (d *Dataplane) move(m move) {
 		}
 		from, to := d.workers[m.from], d.workers[m.to]
 		yielded := false
+		var owes storm
 		for range yieldTries {
-			if from.run(func() { from.turns.forget(id); yielded = from.poller.Yield(id) }); yielded {
+			from.run(func() {
+				from.turns.forget(id)
+				if yielded = from.poller.Yield(id); yielded {
+					owes = from.storms[id].owes()
+					from.storms[id] = storm{}
+				}
+			})
+			if yielded {
 				break
 			}
 		}
 		if !yielded { // the worker ends
 			return
 		}
-		var owes storm
-		from.run(func() { owes, from.storms[id] = from.storms[id], storm{} })
-		owes.wanted, owes.number = 0, 0 // of the other worker's count
 		var err error
 		to.run(func() {
 			to.storms[id] = owes

@@ -192,10 +192,11 @@ func (w *worker) resume(b *frame.Batch) {
 		f := &b.Frames[i]
 		rec := w.buf[at:]
 		at += recordLen + len(f.Raw())
-		if f.Verdict != frame.Drop && w.dp.Switch.IsOff(f.In) {
+		switch {
+		case f.Verdict == frame.Drop:
+		case w.dp.Switch.IsOff(f.In):
 			f.DropFor(frame.PortNotForwarding)
-		}
-		if f.Verdict != frame.Drop {
+		default:
 			w.dp.resumeFrame(rec, b, i)
 			if f.Verdict != frame.Switch && f.Verdict != frame.ToPort {
 				b.Locals++

@@ -103,6 +103,9 @@ type storm struct {
 	number uint32 // the stormCount.number that wanted belongs to
 }
 
+// owes is what counts at another worker, too: not what belongs to this worker's stormCount.
+func (s *storm) owes() storm { return storm{frames: s.frames, copies: s.copies} }
+
 // take reports whether frame f may be flooded to so many ports, and counts it. limit is for frames of its class; 0: no limit. A super-frame costs as much
 // as its segments. After a pause it passes, unless its copies are more than those of a whole second.
 //

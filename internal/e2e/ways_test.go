@@ -291,7 +291,9 @@ func TestHostProtocol(t *testing.T) {
 			listen := func(ns string) { b.Background(ns, "socat -u IP"+x.family+"-RECV:253 CREATE:"+b.dir+"/"+ns) }
 			listen("out")
 			listen("web")
-			send := func(text, to string) string { return "echo " + text + " | socat -u - IP" + x.family + "-SENDTO:" + to + ":253" }
+			send := func(text, to string) string {
+				return "echo " + text + " | socat -u - IP" + x.family + "-SENDTO:" + to + ":253"
+			}
 			sends := func(from, text, to, file string) {
 				t.Helper()
 				b.Eventually(from+" is heard", func() bool {

@@ -185,7 +185,7 @@ func TestNeighborsOfManyPorts(t *testing.T) {
 	must(t, n, "h71:5000 > d:7 \"another port\"\nd < h71:5000 \"another port\"\n")
 }
 
-// What waits for a neighbor goes no further once its port is off, or has been removed.
+// A frame waits for a neighbor. Meanwhile its port is switched off, or removed. The switch must drop the frame.
 func TestWaitingFramesOfPortThatIsOff(t *testing.T) {
 	for what, end := range map[string]func(n *Net){
 		"off": func(n *Net) {

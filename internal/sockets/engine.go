@@ -208,9 +208,7 @@ func (e *Engine) Read(b []byte) (int, error) {
 		}
 	}
 	for {
-		if len(e.resets) > 0 {
-			e.sendResets()
-		}
+		e.sendResets()
 		if e.reads%2 == 0 { // what provokes answers without end does not keep the data of others waiting
 			if n := e.control.next(b); n > 0 {
 				return n, nil

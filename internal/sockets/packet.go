@@ -245,10 +245,10 @@ func codeFor(k *key, code uint8) uint8 {
 // sendError makes an ICMP error about a packet of flow k, from the address from. quote is the beginning of the packet's transport header, and n
 // the length of that header with its payload.
 func (e *Engine) sendError(k *key, from frame.Addr6, typ, code uint8, mtu uint32, proto uint8, quote []byte, n int) {
-	b := e.control.slot()
-	if b == nil || e.control.isHalfFull() {
+	if e.control.isHalfFull() {
 		return
 	}
+	b := e.control.slot()
 	back := key{in: k.in, out: from}
 	at := l4At(k)
 	icmp := b[at:]

@@ -197,7 +197,8 @@ const (
 // A program of the uplink.
 type program struct{ bpf.Program }
 
-// emitLoad: slot = size bytes of the packet at offset l4 + at, from the network header on; without them goto otherwise;
+// emitLoad: slot = size bytes of the packet at offset l4 + at, from the network header on; without them goto otherwise, or, if otherwise
+// is "", slot = zeros;
 func (p *program) emitLoad(at, to, size int32, otherwise string) {
 	const fromNetHeader = 1 // BPF_HDR_START_NET
 	p.Emit(asm.Mov.Reg(asm.R1, regPacket), asm.Mov.Reg(asm.R2, regL4), asm.Add.Imm(asm.R2, at))
@@ -205,8 +206,10 @@ func (p *program) emitLoad(at, to, size int32, otherwise string) {
 	p.Emit(
 		asm.Mov.Imm(asm.R4, size), asm.Mov.Imm(asm.R5, fromNetHeader),
 		asm.FnSkbLoadBytesRelative.Call(),
-		asm.JNE.Imm(asm.R0, 0, otherwise),
 	)
+	if otherwise != "" {
+		p.Emit(asm.JNE.Imm(asm.R0, 0, otherwise))
+	}
 }
 
 // emitStore: the size bytes of slot at offset at of the frame, from the destination MAC on, are written;

@@ -148,7 +148,7 @@ func (p *wayIn) emitHeader() {
 		asm.JNE.Imm(asm.R1, 0, "later"),
 	)
 	p.emitHeaderLen(regL4, inIP, "pass")
-	p.emitLoad(0, inL4, 8, "transport")
+	p.emitLoad(0, inL4, 8, "")
 }
 
 // emitTransport:
@@ -162,7 +162,7 @@ func (p *wayIn) emitHeader() {
 //		default: goto pass; }
 //	default: remote = ip.src; goto pair; }
 func (p *wayIn) emitTransport() {
-	p.Emit(asm.LoadMem(regProto, asm.RFP, inIP+ipProto, asm.Byte).WithSymbol("transport"))
+	p.Emit(asm.LoadMem(regProto, asm.RFP, inIP+ipProto, asm.Byte))
 	p.emitByProto("", inIP+ipSrc)
 	p.Emit(asm.LoadMem(asm.R1, asm.RFP, inL4, asm.Byte))
 	for _, reply := range []int32{0, 14, 18} {
@@ -190,7 +190,7 @@ func (p *wayIn) emitByProto(prefix string, address int16) {
 //	error: is_error = 1;
 //	quote = load(l4 + 8, 20);
 //	if (quote.src != ip.dst) goto pass;
-//	l4 += quote.ihl * 4; head = load(l4 + 8, 8);
+//	l4 += quote.ihl * 4; head = load(l4 + 8, 8); // zeros, as above
 //	switch (quote.proto) {
 //	case TCP: goto quoted_tcp; case UDP: goto quoted_udp; case SCTP: goto quoted_sctp; case ICMP: goto id;
 //	default: remote = quote.dst; goto pair; }
@@ -204,8 +204,7 @@ func (p *wayIn) emitQuote() {
 	)
 	p.emitHeaderLen(asm.R1, inQuote, "pass")
 	p.Emit(asm.Add.Reg(regL4, asm.R1))
-	p.emitLoad(8, inL4, 8, "quote loaded")
-	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("quote loaded"))
+	p.emitLoad(8, inL4, 8, "")
 	p.emitByProto("quoted ", inQuote+ipDst)
 }
 

@@ -137,8 +137,7 @@ func (p *wayIn) emitChain(name, transport string, fragment func()) {
 //	default: remote = ip6.src; goto pair; }
 func (p *wayIn) emitTransport6() {
 	p.Emit(asm.StoreMem(asm.RFP, inProto6, regProto, asm.Word).WithSymbol("six transport"))
-	p.emitLoad(0, inL4, 8, "six loaded")
-	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("six loaded"))
+	p.emitLoad(0, inL4, 8, "")
 	p.emitByProto6("")
 	p.Emit(
 		asm.JNE.Imm(regProto, unix.IPPROTO_ICMPV6, "six pair"),
@@ -168,8 +167,7 @@ func (p *wayIn) emitQuote6() {
 		p.Emit(asm.LoadMem(asm.R1, asm.RFP, inExt+2, asm.Half), asm.And.Imm(asm.R1, 0xf8ff), asm.JNE.Imm(asm.R1, 0, "pass")) // bytes in memory's order
 	})
 	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("quoted transport"))
-	p.emitLoad(0, inL4, 8, "six quote loaded")
-	p.Emit(asm.Mov.Imm(asm.R0, 0).WithSymbol("six quote loaded"))
+	p.emitLoad(0, inL4, 8, "")
 	p.emitByProto6("quoted ")
 	p.Emit(asm.JEq.Imm(regProto, unix.IPPROTO_ICMPV6, "id"))
 	p.emitCopy(inTuple6+16, inQuote6+ip6Dst, 16)
