@@ -217,9 +217,10 @@ func (s *system) daemon(part, word string, env []string, args ...string) error {
 	if err != nil {
 		return err
 	}
-	defer w.Close()
 	c.Stdout, c.Stderr = w, w
-	if err := c.Start(); err != nil {
+	err = c.Start()
+	w.Close()
+	if err != nil {
 		r.Close()
 		return err
 	}

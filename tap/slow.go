@@ -26,10 +26,10 @@ const (
 	timedRow    = 16                    // batches that are timed after a dear frame; as many again while the dear frames are too few to judge by
 	surelyDear  = 10 * time.Millisecond // if a port's dear frames have taken so long, it is slow: no further batch is timed
 
-	// A frame is dear if it takes longer, in CPU time. A port is slow if its dear frames take most of the time of its frames, and if dear frames take
-	// more than a fifth of the time in which the thread does not wait for a CPU. A few frames may take long by chance: an interrupt counts as their
-	// time, too. The write of an acknowledgement also has its receiver send the next data of a stream. So what a port sends is allowed for, if this
-	// thread reads the port.
+	// A frame is dear if it takes longer, in CPU time. A port is slow if its frames are dear in the mean, if its dear frames take most of their time, and
+	// if dear frames take more than a fifth of the time in which the thread does not wait for a CPU. Some frames may take long by chance: an interrupt
+	// counts as their time, too, and so do the packets of a flood from outside that the kernel carries meanwhile. The write of an acknowledgement also
+	// has its receiver send the next data of a stream. So what a port sends is allowed for, if this thread reads the port.
 	dearFrame = 60 * time.Microsecond
 	dearKiB   = 4 * time.Microsecond // for each KiB of it
 	sentKiB   = 2 * time.Microsecond // for each KiB that its receiver sends,
@@ -41,6 +41,7 @@ const (
 	slowRing     = 2 * frame.BatchBytes
 	slowPause    = 8                      // after a dear frame, the thread of a slow port pauses for so many times as long as it has just waited for a CPU,
 	longestPause = 250 * time.Millisecond // but not longer
+	slowLook     = 16                     // cheap frames after which it looks how long it has waited for a CPU
 	slowHead     = 8                      // bytes before a frame in the ring: the number of frames in its chain, and at 4 the bytes of all of them
 	slowTerm     = time.Second            // a slow port may recover after this time at the earliest; twice as long if it was slow shortly before,
 	longestTerm  = time.Minute            // but not longer
@@ -72,6 +73,7 @@ type slowTime struct {
 type cost struct {
 	conn    frame.Conn
 	cpu     time.Duration // of all frames
+	allowed time.Duration // for all of them, before they are dear
 	dear    int           // frames
 	dearCPU time.Duration // of these
 	dearest time.Duration // of one of them
@@ -79,30 +81,37 @@ type cost struct {
 }
 
 func (c *cost) add(cpu time.Duration, bytes int) {
-	if c.cpu += cpu; isDear(cpu, bytes) {
+	c.cpu += cpu
+	c.allowed += dearAfter(bytes)
+	if isDear(cpu, bytes) {
 		c.dear++
 		c.dearCPU += cpu
 		c.dearest = max(c.dearest, cpu)
 	}
 }
 
-// beyond is how much longer the dear frames took than what the port has sent accounts for.
-func (c *cost) beyond() time.Duration {
-	return c.dearCPU - time.Duration(min(c.sent>>10, mostSent*c.dear))*sentKiB
+// sending is the time of dear frames that what the port has sent accounts for.
+func (c *cost) sending() time.Duration {
+	return time.Duration(min(c.sent>>10, mostSent*c.dear)) * sentKiB
 }
+
+// beyond is how much longer the dear frames took.
+func (c *cost) beyond() time.Duration { return c.dearCPU - c.sending() }
 
 // mostlyDear reports whether dear frames took most of the time, for another reason than what the port has sent.
 func (c *cost) mostlyDear() bool { return 2*c.dearCPU > c.cpu && c.beyond() > 0 }
 
-// isSlow reports whether dear frames took most of the time, and not only a few of them. The dearest one may be so by an interrupt, or by another guest
-// of the machine: the others must be beyond, too.
-func (c *cost) isSlow() bool {
-	return c.mostlyDear() && c.dear >= leastDear && c.beyond() > c.dearest
-}
+// areFew reports whether the dear frames are too few to judge by. The dearest one may be so by an interrupt, or by another guest of the machine: the
+// others must be beyond, too.
+func (c *cost) areFew() bool { return c.dear < leastDear || c.beyond() <= c.dearest }
 
-func isDear(cpu time.Duration, bytes int) bool {
-	return cpu > dearFrame+time.Duration(bytes>>10)*dearKiB
-}
+// isSlow reports whether dear frames took most of the time, and frames were dear in the mean.
+func (c *cost) isSlow() bool { return c.mostlyDear() && c.cpu-c.sending() > c.allowed && !c.areFew() }
+
+func isDear(cpu time.Duration, bytes int) bool { return cpu > dearAfter(bytes) }
+
+// dearAfter is the time after which a frame is dear.
+func dearAfter(bytes int) time.Duration { return dearFrame + time.Duration(bytes>>10)*dearKiB }
 
 // begin is called before each batch. It adds what slow ports have refused meanwhile to failed.
 //
@@ -202,14 +211,15 @@ func (r *receivers) judge() {
 		}
 	}
 	if all*dearShare > time.Since(r.began)-time.Duration(r.CPUWait()-r.waited) {
-		found := false
+		found, few := false, false
 		for id, c := range r.costs {
+			few = few || c.mostlyDear() && c.areFew()
 			if c.isSlow() && 2*c.beyond()*time.Duration(ports) >= all { // half of an equal part: another port's frames may be the dear ones
 				r.divert(id, c.conn)
 				found = true
 			}
 		}
-		if !found {
+		if few && !found {
 			r.left = timedRow
 			return
 		}
@@ -283,15 +293,18 @@ func (s *slowPort) run() {
 	runtime.LockOSThread() // for threadTime; the thread ends with its goroutine
 	var times cpuTimes
 	defer times.close()
-	waited := times.CPUWait()
+	waited, cheap := times.CPUWait(), 0
 	defer close(s.ended)
 	for range s.more {
+		before := threadTime()
 		for b := s.queue.Peek(); b != nil; b = s.queue.Peek() {
-			before, why := threadTime(), frame.PortGone
+			why := frame.PortGone
 			if !s.quits() {
 				why = s.write(b[slowHead:])
 			}
-			cpu, bytes := threadTime()-before, len(b)-slowHead-frame.VnetLen
+			after := threadTime()
+			cpu, bytes := after-before, len(b)-slowHead-frame.VnetLen
+			before = after
 			s.mu.Lock()
 			s.cost.add(cpu, bytes)
 			if why != frame.None {
@@ -299,8 +312,13 @@ func (s *slowPort) run() {
 			}
 			s.mu.Unlock()
 			s.queue.Release()
+			dear := isDear(cpu, bytes)
+			if cheap++; !dear && cheap < slowLook { // a look at the CPU wait takes as long as a cheap frame
+				continue
+			}
 			last := waited
-			if waited = times.CPUWait(); waited > last && isDear(cpu, bytes) { // CPUs are short: others come first
+			waited, cheap = times.CPUWait(), 0
+			if dear && waited > last { // CPUs are short: others come first
 				select {
 				case <-s.quit:
 				case <-time.After(min(slowPause*time.Duration(waited-last), longestPause)):

@@ -8,7 +8,8 @@ import "github.com/uvswitch/uvswitch/internal/frame"
 //     of batches, and costs at least half of what loud ports do in the mean.
 //   - A loud port floods if its device drops as many of its frames as the worker reads, and reading all of them would take some quarter of the
 //     worker's time: its sender does not become slower, as TCP does, and takes more than its part. A port floods, too, if its frames are refused.
-//   - Not every device tells what it drops (frame.Offerer). A loud port of such a device is dense, unless its frames are few and long.
+//   - Not every device tells what it drops (frame.Offerer). A loud port of such a device is dense, unless its frames are few and long. So is the second
+//     queue of the uplink.
 //   - All other ports are quiet.
 //
 // Ports of a higher class wait for the sake of those of a lower one. To decide who must wait, a port has the highest class that it had in the last

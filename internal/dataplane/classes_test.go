@@ -70,6 +70,38 @@ func TestBulkPauses(t *testing.T) {
 	}
 }
 
+// The second queue of the uplink does not tell what it drops. So it is dense if it has many frames, and loud if they are few and long.
+func TestClassOfBulk(t *testing.T) {
+	for name, c := range map[string]struct {
+		frames, bytes int
+		class         class
+	}{
+		"few and short": {2, 60, quiet},
+		"few and long":  {2, 60000, loud},
+		"many":          {loudFrames, 60, dense},
+	} {
+		s, now := &scarce{}, int64(1e9)
+		w := New(nat.New(nat.Options{Flows: 1024}), func() int64 { return now }, s).workers[0]
+		w.uplink = 1
+		raw := make([]byte, frame.VnetLen+c.bytes)
+		for range 2 * longLeast {
+			w.batch.N, w.batch.Bulk = c.frames, 1<<c.frames-1
+			for i := range c.frames {
+				f := &w.batch.Frames[i]
+				f.Reset(raw, w.uplink)
+				f.Out = 2
+				w.tally.received(f)
+			}
+			w.charge(&w.batch, now)
+			w.tally = tally{}
+			now += int64(1e6)
+		}
+		if got := w.turns.classOf(frame.Bulk, now, 0); got != c.class {
+			t.Errorf("%s: class %d, not %d", name, got, c.class)
+		}
+	}
+}
+
 // A device floods if it drops as much as is read, and if what its owner sends would take much of the worker's time. What the switch chooses to read
 // makes no flood of a sender.
 func TestDeviceFloods(t *testing.T) {

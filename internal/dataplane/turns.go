@@ -172,24 +172,18 @@ func (w *worker) charge(b *frame.Batch, now int64) {
 		}
 		t.cost[id] += int64(p.rxBytes + frameCost*p.rxPackets)
 		if id == w.uplink { // it carries the frames of many senders: only its bulk queue may be loud
-			t.chargeBulk(b, now)
+			w.chargeBulk(b, now)
 			continue
 		}
 		many := p.rxPackets+p.segments/loudSize >= loudFrames
 		many = busy && 2*p.rxPackets*w.tally.senders >= uint64(b.N) && t.row[id].add(t.batches) || many
-		if long := t.isLong(id, p.rxBytes); long || many {
-			t.loud[id], t.until = now+loudTime, now+loudTime
-			if many && w.dp.offererOf(id) == nil {
-				t.dense[id] = now + loudTime
-			}
-		}
+		w.findLoud(id, many, p.rxBytes, now)
 		inARow := refusing && p.refused > 0 && t.refusedRow[id].add(t.refusing)
 		if (inARow || p.refusals >= refusedLeast) && 2*p.refused >= p.rxPackets {
 			t.until, t.flooding[id] = now+loudTime, now+loudTime
 			t.charges = append(t.charges, charge{id: id, frames: int64(p.refused), oneIn: refusedOneIn, most: int64(p.refused)})
-		} else if c := t.classOf(id, now, 0); t.oneIn[c] > oneInOne {
-			oneIn := min(t.oneIn[c], oneInMost[c])
-			t.charges = append(t.charges, charge{id: id, frames: int64(p.rxPackets), oneIn: oneIn, most: int64(p.rxPackets)})
+		} else {
+			t.chargeLoud(id, int64(p.rxPackets), int64(p.rxPackets), now)
 		}
 	}
 	if len(t.charges) > 0 {
@@ -203,14 +197,14 @@ func (w *worker) charge(b *frame.Batch, now int64) {
 	}
 }
 
-// chargeBulk notes what the bulk queue of the uplink has sent, and who receives it.
+// chargeBulk notes what the bulk queue of the uplink has sent, and who receives it. It is not charged for answers: the receiver sends them.
 //
 //uvswitch:hot
-func (t *turns) chargeBulk(b *frame.Batch, now int64) {
+func (w *worker) chargeBulk(b *frame.Batch, now int64) {
 	if b.Bulk == 0 {
 		return
 	}
-	n, size := int64(bits.OnesCount64(b.Bulk)), 0
+	t, n, size := &w.turns, int64(bits.OnesCount64(b.Bulk)), 0
 	for i := range b.Frames[:b.N] {
 		if f := &b.Frames[i]; b.Bulk>>i&1 != 0 {
 			size += f.Len()
@@ -218,11 +212,30 @@ func (t *turns) chargeBulk(b *frame.Batch, now int64) {
 		}
 	}
 	t.cost[frame.Bulk] += int64(size) + frameCost*n
-	if long := t.isLong(frame.Bulk, uint64(size)); long || n >= loudFrames {
-		t.loud[frame.Bulk], t.until = now+loudTime, now+loudTime
+	w.findLoud(frame.Bulk, n >= loudFrames, uint64(size), now)
+	t.chargeLoud(frame.Bulk, n, 0, now)
+}
+
+// findLoud finds out whether a port is loud or dense: whether it has many frames in this batch, or many bytes in a row of batches.
+//
+//uvswitch:hot
+func (w *worker) findLoud(id frame.PortID, many bool, bytes uint64, now int64) {
+	t := &w.turns
+	if long := t.isLong(id, bytes); !long && !many {
+		return
 	}
-	if t.oneIn[loud] > oneInOne && t.classOf(frame.Bulk, now, 0) == loud {
-		t.charges = append(t.charges, charge{id: frame.Bulk, frames: n, oneIn: min(t.oneIn[loud], oneInMost[loud])})
+	t.loud[id], t.until = now+loudTime, now+loudTime
+	if many && w.dp.offererOf(id) == nil {
+		t.dense[id] = now + loudTime
+	}
+}
+
+// chargeLoud charges a port for the frames of this batch, and for so many answers at most, if its class has only a part of the time.
+//
+//uvswitch:hot
+func (t *turns) chargeLoud(id frame.PortID, frames, answers, now int64) {
+	if c := t.classOf(id, now, 0); t.oneIn[c] > oneInOne {
+		t.charges = append(t.charges, charge{id: id, frames: frames, oneIn: min(t.oneIn[c], oneInMost[c]), most: answers})
 	}
 }
 
