@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -118,24 +119,14 @@ func (k cellKey) measure(ctx context.Context, o options) (m hostileSample, err e
 	}{{"", &m.Alone}, {"polite", &m.Polite}, {"flood", &m.Flooded}} {
 		fctx, stop := context.WithCancel(ctx)
 		var running []func() error
-		for _, sender := range senders {
-			if phase.mode == "" {
-				break
-			}
-			p := s.command(fctx, sender[0], append([]string{self, helperFlag, "flood", k.Flood}, append(sender[1:], phase.mode)...)...)
-			stdout, err := p.StdoutPipe()
-			if err == nil {
-				err = p.Start()
-			}
-			if err == nil {
-				running = append(running, p.Wait)
-				err = awaitLine(stdout, hostile.Ready)
-			}
-			if err != nil {
+		begin := func() {}
+		if phase.mode != "" {
+			if running, begin, err = s.startSenders(fctx, k, senders, phase.mode); err != nil {
 				stop()
 				return m, err
 			}
 		}
+		begin()
 		began, before := time.Now(), s.threads()
 		out, err := s.command(ctx, "c1", self, helperFlag, "measure", "10.1.0.2", strconv.Itoa(o.seconds)).Output()
 		after, took := s.threads(), time.Since(began)
@@ -162,6 +153,38 @@ func (k cellKey) measure(ctx context.Context, o options) (m hostileSample, err e
 		}
 	}
 	return m, nil
+}
+
+// startSenders starts senders, and returns when all are ready. They send once begin is called, until ctx is done.
+func (s *system) startSenders(ctx context.Context, k cellKey, senders [][]string, mode string) (waits []func() error, begin func(), err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, nil, err
+	}
+	var inputs []io.Closer
+	var outputs []io.Reader
+	for _, sender := range senders {
+		p := s.command(ctx, sender[0], append([]string{self, helperFlag, "flood", k.Flood}, append(sender[1:], mode)...)...)
+		stdin, errIn := p.StdinPipe()
+		stdout, errOut := p.StdoutPipe()
+		if err := errors.Join(errIn, errOut); err != nil {
+			return nil, nil, err
+		}
+		if err := p.Start(); err != nil {
+			return nil, nil, err
+		}
+		waits, inputs, outputs = append(waits, p.Wait), append(inputs, stdin), append(outputs, stdout)
+	}
+	for _, stdout := range outputs {
+		if err := awaitLine(stdout, hostile.Ready); err != nil {
+			return nil, nil, err
+		}
+	}
+	return waits, func() {
+		for _, in := range inputs {
+			in.Close()
+		}
+	}, nil
 }
 
 // threads returns the threads of the system's first program, if it has one.

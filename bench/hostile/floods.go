@@ -2,8 +2,10 @@ package hostile
 
 import (
 	"fmt"
+	"io"
 	"math/bits"
 	"net"
+	"os"
 	"runtime"
 	"time"
 	"unsafe"
@@ -69,7 +71,7 @@ func super(p *frametest.Packet, size uint16) {
 	p.Proto, p.Flags, p.GSO, p.Payload = frame.TCP, frame.FlagACK, size, make([]byte, 60000)
 }
 
-// Ready is the line that Send prints before its first packet.
+// Ready is the line that Send prints when it could send its first packet.
 const Ready = "ready to send"
 
 // PoliteRate is what a polite sender sends of the same packets, in a second.
@@ -88,7 +90,7 @@ func Find(name string) (Flood, error) {
 }
 
 // Send sends packets of one kind from eth0 of this namespace until it is killed: from one IPv4 address to another one, by way of the MAC next.
-// A polite sender sends PoliteRate of them.
+// It begins when the standard input ends. A polite sender sends PoliteRate of them.
 func Send(kind, from, to, next string, polite bool) error {
 	mac, err := net.ParseMAC(next)
 	if err != nil {
@@ -129,13 +131,19 @@ func Send(kind, from, to, next string, polite bool) error {
 	p := frametest.Packet{SrcMAC: frame.LoadMAC(dev.HardwareAddr), DstMAC: frame.LoadMAC(mac), Src: frametest.Addr(from), Dst: frametest.Addr(to), SrcPort: 5000, DstPort: 9}
 	raws := f.packets(p)
 	runtime.GC() // the memory of a full set of packets is not collected beside the victim
-	fmt.Println(Ready)
+	awaitStart()
 	return transmit(fd, raws, rate)
+}
+
+// awaitStart waits until all senders are ready: one that sends delays those that start.
+func awaitStart() {
+	fmt.Println(Ready)
+	_, _ = io.Copy(io.Discard, os.Stdin)
 }
 
 // idleOrSpin uses no CPU time or a whole CPU.
 func idleOrSpin(idle bool) error {
-	fmt.Println(Ready)
+	awaitStart()
 	if idle {
 		select {}
 	}
