@@ -6,8 +6,9 @@ import "github.com/uvswitch/uvswitch/internal/frame"
 //
 //   - A port is loud if it has many frames in a batch, or half of an equal part of the frames in a row of busy batches, or many bytes in a row
 //     of batches, and costs at least half of what loud ports do in the mean.
-//   - A loud port floods if its device drops as many of its frames as the worker reads, and reading all of them would take some quarter of the
-//     worker's time: its sender does not become slower, as TCP does, and takes more than its part. A port floods, too, if its frames are refused.
+//   - A loud port floods if its device drops as many of its frames as the worker reads, and reading all of them would take more than an equal part of half
+//     of the worker's time: its sender does not become slower, as TCP does, and takes more than its part. All ports whose devices drop so many have equal
+//     parts; one port alone has half a part. A port floods, too, if its frames are refused.
 //   - Not every device tells what it drops (frame.Offerer). A loud port of such a device is dense, unless its frames are few and long. So is the second
 //     queue of the uplink.
 //   - All other ports are quiet.
@@ -27,7 +28,7 @@ const (
 	quietTime    = 10 * loudTime // after it was loud, a port is one like others again
 	queueLength  = 1000          // frames that wait in a device, as a rule
 	droppedLeast = 64            // frames that a device has dropped in costWindows
-	floodTime    = 4             // a part of the time: one in so many
+	floodTime    = 2             // ports whose devices drop much have one part in so many of the time
 	timeCost     = 3             // bytes that are carried in a ns, with frameCost for each frame
 )
 
@@ -53,8 +54,9 @@ type device struct {
 	known                  bool
 }
 
-// floods begins a window, and reports whether the owner has flooded in the last one, which took so many ns.
-func (d *device) floods(offered, frames, bytes uint64, took int64) (floods bool) {
+// wants begins a window, and returns how much time, in ns, reading all frames of the last one would have taken; 0, if the device has dropped fewer than
+// were read.
+func (d *device) wants(offered, frames, bytes uint64) (ns int64) {
 	if d.known {
 		came, read := offered-d.offered, frames-d.frames
 		if read > 0 {
@@ -66,10 +68,30 @@ func (d *device) floods(offered, frames, bytes uint64, took int64) (floods bool)
 		d.waiting -= dropped
 		d.dropped += dropped - d.dropped/costWindows
 		d.read += read - d.read/costWindows
-		floods = d.dropped >= max(droppedLeast, d.read) && came*d.cost >= uint64(took)*timeCost/floodTime
+		if d.dropped >= max(droppedLeast, d.read) {
+			ns = int64(came * d.cost / timeCost)
+		}
 	}
 	d.offered, d.frames, d.bytes, d.known = offered, frames, bytes, true
-	return floods
+	return ns
+}
+
+// A loser is a port whose device drops as many frames as the worker reads.
+type loser struct {
+	id    frame.PortID
+	wants int64 // ns in the last window
+}
+
+// findFloods finds which of the losers flood, in a window of so many ns.
+//
+//uvswitch:hot
+func (t *turns) findFloods(now, took int64) {
+	part := took / floodTime / int64(max(2, len(t.losers)))
+	for _, l := range t.losers {
+		if l.wants >= part {
+			t.flooding[l.id], t.until = now+loudTime, now+loudTime
+		}
+	}
 }
 
 // A streak is a row of batches, of which one may be missing: a port that is read again has no frames in the batch that has just come.
@@ -151,13 +173,13 @@ func (t *turns) classWith(id frame.PortID, now int64) class {
 	return of
 }
 
-// floods reports whether the owner of a port's device has flooded since the last call, took ns ago.
-func (w *worker) floods(id frame.PortID, took int64) bool {
+// wants returns how much time the frames of a port would have taken since the last call; 0, if its device has dropped few.
+func (w *worker) wants(id frame.PortID) int64 {
 	d := w.dp.offererOf(id)
 	if d == nil {
-		return false
+		return 0
 	}
 	offered, _ := d.Offered()
 	frames, bytes := w.dp.readFrom(id)
-	return w.turns.devices[id].floods(offered, frames, bytes, took)
+	return w.turns.devices[id].wants(offered, frames, bytes)
 }

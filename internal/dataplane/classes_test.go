@@ -3,6 +3,7 @@ package dataplane
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/uvswitch/uvswitch/internal/frame"
 	"github.com/uvswitch/uvswitch/nat"
@@ -121,7 +122,9 @@ func TestDeviceFloods(t *testing.T) {
 		var offered, frames, bytes uint64
 		next := func(o, r uint64) bool {
 			offered, frames, bytes = offered+o, frames+r, bytes+r*c.size
-			return d.floods(offered, frames, bytes, turnWindow)
+			turns := turns{losers: []loser{{1, d.wants(offered, frames, bytes)}}}
+			turns.findFloods(1e9, turnWindow)
+			return turns.flooding[1] > 1e9
 		}
 		if next(1e6, 1000) {
 			t.Errorf("%s: what was before the first window counts", name)
@@ -133,6 +136,36 @@ func TestDeviceFloods(t *testing.T) {
 		}
 		if got != c.want {
 			t.Errorf("%s: floods %v", name, got)
+		}
+	}
+}
+
+// Ports whose devices drop much have equal parts of half of the time, and one alone has half a part. Those that want more flood.
+func TestManyFlood(t *testing.T) {
+	const ms = int64(time.Millisecond)
+	for name, c := range map[string]struct {
+		ports         int
+		each, steady  int64 // ns that each port wants of 10 ms, and that one more port wants
+		floods, other bool  // whether they flood
+	}{
+		"one port":          {1, 3 * ms, 0, true, false},
+		"one modest port":   {1, 2 * ms, 0, false, false},
+		"two ports":         {2, 3 * ms, ms, true, false},
+		"17 ports":          {17, ms / 2, ms / 5, true, false},
+		"17 modest ports":   {17, ms / 5, ms / 5, false, false},
+		"a port beside 200": {200, ms / 50, ms / 10, false, true},
+	} {
+		var turns turns
+		for i := range c.ports {
+			turns.losers = append(turns.losers, loser{frame.PortID(1 + i), c.each})
+		}
+		steady := frame.PortID(1 + c.ports)
+		if c.steady > 0 {
+			turns.losers = append(turns.losers, loser{steady, c.steady})
+		}
+		turns.findFloods(1e9, turnWindow)
+		if got, other := turns.flooding[1] > 1e9, turns.flooding[steady] > 1e9; got != c.floods || other != c.other {
+			t.Errorf("%s: flood %v, and the other one %v", name, got, other)
 		}
 	}
 }

@@ -46,6 +46,7 @@ type turns struct {
 	long       [frame.MaxPorts]uint8  // batches with longBytes of the port; halved by every other batch with frames of it
 	cost       [frame.MaxPorts]int64  // of the ports, in the last costWindows: bytes, and frameCost for each frame
 	mean       int64                  // cost of the ports that may be loud, in the mean
+	losers     []loser                // in the last window
 	floods     bool                   // some port floods
 	until      int64                  // until then, CPU times are measured: some port has been loud or has flooded
 	others     [classes]bool          // in this window, a port of a lower class has sent to another one of a lower class
@@ -287,23 +288,26 @@ func (w *worker) closeWindow(now int64) {
 	for range min((now-t.began)/turnWindow, 8*costWindows) {
 		left -= left / costWindows
 	}
-	sum, ports := int64(0), int64(0)
-	t.floods = false
+	t.losers = t.losers[:0]
 	for id := range t.cost {
 		t.cost[id], t.debt[id] = t.cost[id]*left>>16, t.debt[id]*left>>16
 		if t.loud[id] <= now && t.flooding[id] <= now {
 			if t.devices[id].known {
 				t.devices[id] = device{}
 			}
-			continue
+		} else if wants := w.wants(frame.PortID(id)); wants > 0 {
+			t.losers = append(t.losers, loser{frame.PortID(id), wants})
 		}
-		if w.floods(frame.PortID(id), now-t.began) {
-			t.flooding[id], t.until = now+loudTime, now+loudTime
-		}
-		if t.flooding[id] <= now {
-			sum, ports = sum+t.cost[id], ports+1
-		} else {
+	}
+	t.findFloods(now, now-t.began)
+	sum, ports := int64(0), int64(0)
+	t.floods = false
+	for id := range t.cost {
+		switch {
+		case t.flooding[id] > now:
 			t.floods = true
+		case t.loud[id] > now:
+			sum, ports = sum+t.cost[id], ports+1
 		}
 	}
 	t.mean = sum / max(1, ports)
