@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/uvswitch/uvswitch/cmd/uvswitch/api"
 	"github.com/uvswitch/uvswitch/nat"
 )
@@ -15,8 +17,14 @@ import (
 type flowEvents struct {
 	missed atomic.Uint64
 
-	mu        sync.Mutex              // Lock 50
-	listeners map[chan flowEvent]bool // true: root listens
+	mu        sync.Mutex                  // Lock 50
+	listeners map[chan flowEvent]listener // whose the channels are
+}
+
+// A listener is a client that follows the events.
+type listener struct {
+	user int64 // -1: not known
+	root bool  // the client has root's rights
 }
 
 type flowEvent struct {
@@ -30,29 +38,35 @@ const (
 	eventQueue   = 16384 // events that may wait for one listener
 	maxListeners = 16
 	forRoot      = 4 // of these are reserved for clients with root's rights
+	ofOneUser    = 4 // that has not
 )
 
 // listen returns a channel of events, and a function that ends it. It fails when too many listen.
-func (e *flowEvents) listen(n *nat.NAT, root bool) (<-chan flowEvent, func(), error) {
+func (e *flowEvents) listen(n *nat.NAT, client listener) (<-chan flowEvent, func(), error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	guests := 0
-	for _, isRoot := range e.listeners {
-		if !isRoot {
+	guests, same := 0, 0
+	for _, l := range e.listeners {
+		if !l.root {
 			guests++
+			if l.user == client.user {
+				same++
+			}
 		}
 	}
 	switch {
 	case len(e.listeners) == maxListeners:
 		return nil, nil, api.Errorf(http.StatusServiceUnavailable, "%d clients follow flow events already, which is the limit; end one of them", maxListeners)
-	case !root && guests == maxListeners-forRoot:
+	case !client.root && same == ofOneUser:
+		return nil, nil, api.Errorf(http.StatusServiceUnavailable, "%d clients of this user follow flow events already, which is the limit of a user without root's rights; end one of them, or run as root", same)
+	case !client.root && guests == maxListeners-forRoot:
 		return nil, nil, api.Errorf(http.StatusServiceUnavailable, "%d clients without root's rights follow flow events already, which is their limit; end one of them, or run as root", guests)
 	}
 	c := make(chan flowEvent, eventQueue)
 	if e.listeners == nil {
-		e.listeners = map[chan flowEvent]bool{}
+		e.listeners = map[chan flowEvent]listener{}
 	}
-	e.listeners[c] = root
+	e.listeners[c] = client
 	e.watchLocked(n)
 	return c, func() {
 		e.mu.Lock()
@@ -60,6 +74,15 @@ func (e *flowEvents) listen(n *nat.NAT, root bool) (<-chan flowEvent, func(), er
 		delete(e.listeners, c)
 		e.watchLocked(n)
 	}, nil
+}
+
+// listenerOf returns the client of a request.
+func listenerOf(r *http.Request) listener {
+	cred, ok := r.Context().Value(peerKey{}).(*unix.Ucred)
+	if !ok {
+		return listener{user: -1}
+	}
+	return listener{int64(cred.Uid), trusted(cred)}
 }
 
 // watchLocked passes the present listeners to the tracker. The caller holds mu.
@@ -91,7 +114,7 @@ func (s *Server) streamFlowEvents(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, nil, err)
 		return
 	}
-	events, stop, err := s.events.listen(s.dp.NAT, mayChange(r))
+	events, stop, err := s.events.listen(s.dp.NAT, listenerOf(r))
 	if err != nil {
 		writeJSON(w, nil, err)
 		return

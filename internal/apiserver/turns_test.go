@@ -86,16 +86,19 @@ func TestRetryAfter(t *testing.T) {
 	var e flowEvents
 	tracker := nat.New(nat.Options{Flows: 1024})
 	for _, x := range []struct {
-		root bool
+		of   listener
 		most int
-	}{{false, maxListeners - forRoot}, {true, forRoot}} { // root may listen beside users who have all that they may
+	}{ // no user may have all of them, and root may listen beside users who have all that they may
+		{listener{user: 1001}, ofOneUser}, {listener{user: 1002}, ofOneUser}, {listener{user: -1}, maxListeners - forRoot - 2*ofOneUser},
+		{listener{user: 1003}, 0}, {listener{root: true}, forRoot},
+	} {
 		for n := range x.most {
-			if _, _, err := e.listen(tracker, x.root); err != nil {
-				t.Errorf("root %v: listener %d of %d: %v", x.root, n+1, x.most, err)
+			if _, _, err := e.listen(tracker, x.of); err != nil {
+				t.Errorf("%+v: listener %d of %d: %v", x.of, n+1, x.most, err)
 			}
 		}
-		if _, _, err := e.listen(tracker, x.root); !api.IsStatus(err, http.StatusServiceUnavailable) {
-			t.Errorf("root %v: listener %d: %v", x.root, x.most+1, err)
+		if _, _, err := e.listen(tracker, x.of); !api.IsStatus(err, http.StatusServiceUnavailable) {
+			t.Errorf("%+v: listener %d: %v", x.of, x.most+1, err)
 		}
 	}
 }

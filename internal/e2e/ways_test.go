@@ -278,11 +278,11 @@ func TestServices(t *testing.T) {
 	}
 }
 
-// TestHostProtocol checks that a protocol without ports is translated, also in packets of few bytes, and that it stays the host's while the host itself
-// uses it.
+// TestHostProtocol checks that a protocol without ports is translated, also in packets of few bytes and in errors that quote them, and that it stays
+// the host's while the host itself uses it.
 func TestHostProtocol(t *testing.T) {
 	Need(t, "ip", "socat")
-	for _, x := range []struct{ family, out, host string }{{"4", "10.1.0.2", "10.1.0.1"}, {"6", "[" + out6 + "]", "[" + host6 + "]"}} {
+	for _, x := range []struct{ family, out, host, icmp string }{{"4", "10.1.0.2", "10.1.0.1", "1"}, {"6", "[" + out6 + "]", "[" + host6 + "]", "58"}} {
 		t.Run("IPv"+x.family, func(t *testing.T) {
 			b := newWithIPv6(t)
 			outside6(b)
@@ -303,6 +303,11 @@ func TestHostProtocol(t *testing.T) {
 			}
 			sends("web", "question", x.out, "out")
 			sends("out", "answer", x.host, "web")
+			b.Background("web", "socat -u IP"+x.family+"-RECV:"+x.icmp+" CREATE:"+b.dir+"/errors")
+			b.Eventually("an error about a packet of few bytes is heard", func() bool {
+				b.Sh("web", "echo few | socat -u - IP"+x.family+"-SENDTO:"+x.out+":254 || true") // nobody listens there
+				return strings.Contains(b.Sh("host", "cat "+b.dir+"/errors 2>/dev/null || true"), "few")
+			})
 			listen("host")
 			b.Eventually("the switch has seen the host's socket", func() bool {
 				b.Sh("web", send("refused", x.out)+" || true")
