@@ -366,8 +366,8 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 		if fr.Flags&frame.ICMPError != 0 {
-			_, at, ok := frame.Quoted(fr.Payload())
-			if ok && at+8 > len(fr.Payload()) {
+			q, at, ok := frame.Quoted(fr.Payload())
+			if ok && (at > len(fr.Payload()) || q.SrcPort|q.DstPort != 0 && at+8 > len(fr.Payload())) {
 				t.Fatalf("quote at %d of %d", at, len(fr.Payload()))
 			}
 		}

@@ -230,25 +230,39 @@ func QuotedOf[A Address](l4 []byte) (t TupleOf[A], at int, ok bool) {
 
 // Quoted6 is Quoted for ICMPv6. What is quoted must have its transport header within the extension headers that Parse walks.
 func Quoted6(l4 []byte) (t Tuple6, at int, ok bool) {
-	if len(l4) < ICMPLen+IPv6Len+8 || l4[0] >= 128 || l4[ICMPLen]>>4 != 6 {
+	if len(l4) < ICMPLen+IPv6Len || l4[0] >= 128 || l4[ICMPLen]>>4 != 6 {
 		return t, 0, false
 	}
 	ip := IPv6(l4[ICMPLen:])
 	q := Frame{raw: l4, Proto: ip.NextHeader(), L4: ICMPLen + IPv6Len}
-	if !q.walkExtensions(l4) || len(l4) < int(q.L4)+8 {
+	if !q.walkExtensions(l4) {
 		return t, 0, false
 	}
 	at = int(q.L4)
-	switch rest := l4[at:]; q.Proto {
+	rest := l4[at:]
+	if len(rest) < quotedLeast(q.Proto) {
+		return t, 0, false
+	}
+	switch ok = true; q.Proto {
 	case ICMPv6:
 		q.icmp6Tuple(rest)
 		ok = q.Flags&HasTuple != 0
 	case TCP, UDP, SCTP, UDPLite, DCCP:
-		q.Tuple.SrcPort, q.Tuple.DstPort, ok = binary.BigEndian.Uint16(rest), binary.BigEndian.Uint16(rest[2:]), true
-	default:
-		ok = true
+		q.Tuple.SrcPort, q.Tuple.DstPort = binary.BigEndian.Uint16(rest), binary.BigEndian.Uint16(rest[2:])
 	}
 	return Tuple6{Src: ip.Src(), Dst: ip.Dst(), SrcPort: q.Tuple.SrcPort, DstPort: q.Tuple.DstPort, Proto: q.Proto}, at, ok
+}
+
+// quotedLeast is how many bytes of a transport header an ICMP error must quote (RFC 792): none for a protocol without ports, whose whole packet may be
+// shorter.
+//
+//uvswitch:hot
+func quotedLeast(proto uint8) int {
+	switch proto {
+	case ICMP, ICMPv6, TCP, UDP, SCTP, UDPLite, DCCP:
+		return 8
+	}
+	return 0
 }
 
 // Quoted reads the packet that an ICMP error quotes: l4 is the error from its type on. It returns the tuple as
@@ -262,7 +276,7 @@ func Quoted(l4 []byte) (t Tuple, at int, ok bool) {
 	}
 	ip := IPv4(l4[ICMPLen:])
 	hl := ip.HeaderLen()
-	if ip[0]>>4 != 4 || hl < IPv4Len || len(ip) < hl+8 || ip.FragOffset() != 0 {
+	if ip[0]>>4 != 4 || hl < IPv4Len || len(ip) < hl+quotedLeast(ip.Proto()) || ip.FragOffset() != 0 {
 		return t, 0, false
 	}
 	q := ip[hl:]
