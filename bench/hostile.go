@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/uvswitch/uvswitch/bench/hostile"
@@ -123,7 +125,7 @@ func (k cellKey) measure(ctx context.Context, o options) (m hostileSample, err e
 		if phase.mode != "" {
 			if running, begin, err = s.startSenders(fctx, k, senders, phase.mode); err != nil {
 				stop()
-				return m, err
+				return m, errors.Join(err, awaitKilled(running))
 			}
 		}
 		begin()
@@ -131,16 +133,14 @@ func (k cellKey) measure(ctx context.Context, o options) (m hostileSample, err e
 		out, err := s.command(ctx, "c1", self, helperFlag, "measure", "10.1.0.2", strconv.Itoa(o.seconds)).Output()
 		after, took := s.threads(), time.Since(began)
 		stop()
-		for _, wait := range running {
-			if e := wait(); e != nil && fctx.Err() == nil {
-				err = errors.Join(err, e)
-			}
-		}
 		if err == nil {
 			err = json.Unmarshal(out, phase.to)
 		}
 		if err != nil {
-			return m, fmt.Errorf("the victim: %w: %s %s", err, out, stderrOf(err))
+			err = fmt.Errorf("the victim: %w: %s %s", err, out, stderrOf(err))
+		}
+		if err = errors.Join(err, awaitKilled(running)); err != nil {
+			return m, err
 		}
 		if phase.mode == "flood" {
 			var busiest hostile.Thread
@@ -155,7 +155,7 @@ func (k cellKey) measure(ctx context.Context, o options) (m hostileSample, err e
 	return m, nil
 }
 
-// startSenders starts senders, and returns when all are ready. They send once begin is called, until ctx is done.
+// startSenders starts senders, and returns when all are ready. They send once begin is called, until ctx is done. waits wait for those that have started.
 func (s *system) startSenders(ctx context.Context, k cellKey, senders [][]string, mode string) (waits []func() error, begin func(), err error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -168,16 +168,16 @@ func (s *system) startSenders(ctx context.Context, k cellKey, senders [][]string
 		stdin, errIn := p.StdinPipe()
 		stdout, errOut := p.StdoutPipe()
 		if err := errors.Join(errIn, errOut); err != nil {
-			return nil, nil, err
+			return waits, nil, err
 		}
 		if err := p.Start(); err != nil {
-			return nil, nil, err
+			return waits, nil, err
 		}
 		waits, inputs, outputs = append(waits, p.Wait), append(inputs, stdin), append(outputs, stdout)
 	}
 	for _, stdout := range outputs {
 		if err := awaitLine(stdout, hostile.Ready); err != nil {
-			return nil, nil, err
+			return waits, nil, err
 		}
 	}
 	return waits, func() {
@@ -185,6 +185,19 @@ func (s *system) startSenders(ctx context.Context, k cellKey, senders [][]string
 			in.Close()
 		}
 	}, nil
+}
+
+// awaitKilled waits for senders that were killed. One that ended before has an error.
+func awaitKilled(waits []func() error) (err error) {
+	for _, wait := range waits {
+		e := wait()
+		var exit *exec.ExitError
+		if errors.As(e, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {
+			continue
+		}
+		err = errors.Join(err, fmt.Errorf("a sender ended early: %w %s", e, stderrOf(e)))
+	}
+	return err
 }
 
 // threads returns the threads of the system's first program, if it has one.

@@ -26,12 +26,13 @@ const (
 	timedRow    = 16                    // batches that are timed after a dear frame; as many again while the dear frames are too few to judge by
 	surelyDear  = 10 * time.Millisecond // if a port's dear frames have taken so long, it is slow: no further batch is timed
 
-	// A frame is dear if it takes longer, in CPU time. A port is slow if its frames are dear in the mean, if its dear frames take most of their time, and
-	// if dear frames take more than a fifth of the time in which the thread does not wait for a CPU. Some frames may take long by chance: an interrupt
+	// A frame is dear if it takes longer, in CPU time. A port is slow if its dear frames take most of the time of its frames, if its frames are dear in the
+	// mean or its dear frames are very dear, and if dear frames take more than a fifth of the time in which the thread does not wait for a CPU. Some frames may take long by chance: an interrupt
 	// counts as their time, too, and so do the packets of a flood from outside that the kernel carries meanwhile. The write of an acknowledgement also
 	// has its receiver send the next data of a stream. So what a port sends is allowed for, if this thread reads the port.
 	dearFrame = 60 * time.Microsecond
 	dearKiB   = 4 * time.Microsecond // for each KiB of it
+	veryDear  = 4                    // times as long: no cheap frames make up for it
 	sentKiB   = 2 * time.Microsecond // for each KiB that its receiver sends,
 	mostSent  = 128                  // and no more KiB for each dear frame: a receiver that always sends may be slow, too
 	dearShare = 5
@@ -39,9 +40,9 @@ const (
 	fewDear   = 100 // dear frames that take less of the time than one part in so many are few
 
 	slowRing     = 2 * frame.BatchBytes
-	slowPause    = 8                      // after a dear frame, the thread of a slow port pauses for so many times as long as it has just waited for a CPU,
+	slowPause    = 8                      // after a dear frame, the thread of a slow port pauses for so many times as long as it has waited for a CPU since the last look,
 	longestPause = 250 * time.Millisecond // but not longer
-	slowLook     = 16                     // cheap frames after which it looks how long it has waited for a CPU
+	slowLook     = 16                     // It looks how long it has waited after a dear frame, and after so many cheap ones.
 	slowHead     = 8                      // bytes before a frame in the ring: the number of frames in its chain, and at 4 the bytes of all of them
 	slowTerm     = time.Second            // a slow port may recover after this time at the earliest; twice as long if it was slow shortly before,
 	longestTerm  = time.Minute            // but not longer
@@ -101,12 +102,15 @@ func (c *cost) beyond() time.Duration { return c.dearCPU - c.sending() }
 // mostlyDear reports whether dear frames took most of the time, for another reason than what the port has sent.
 func (c *cost) mostlyDear() bool { return 2*c.dearCPU > c.cpu && c.beyond() > 0 }
 
-// areFew reports whether the dear frames are too few to judge by. The dearest one may be so by an interrupt, or by another guest of the machine: the
-// others must be beyond, too.
+// areFew reports whether the dear frames are too few to judge by. The dearest one may be so by an interrupt, or by another guest of the machine: without
+// it, the others must still take longer than what the port has sent accounts for.
 func (c *cost) areFew() bool { return c.dear < leastDear || c.beyond() <= c.dearest }
 
-// isSlow reports whether dear frames took most of the time, and frames were dear in the mean.
-func (c *cost) isSlow() bool { return c.mostlyDear() && c.cpu-c.sending() > c.allowed && !c.areFew() }
+// isSlow reports whether dear frames took most of the time, and frames were dear in the mean, or dear frames were very dear.
+func (c *cost) isSlow() bool {
+	others := time.Duration(c.dear - 1) // than the dearest one
+	return c.mostlyDear() && !c.areFew() && (c.cpu-c.sending() > c.allowed || c.beyond()-c.dearest > others*veryDear*dearFrame)
+}
 
 func isDear(cpu time.Duration, bytes int) bool { return cpu > dearAfter(bytes) }
 
@@ -203,10 +207,13 @@ func (r *receivers) costOf(id frame.PortID) *cost {
 // judge gives threads of their own to the ports whose frames were dear, if these took much of the time. While it has seen too few such frames,
 // further batches are timed.
 func (r *receivers) judge() {
-	all, ports := time.Duration(0), 0
+	all, slow, ports := time.Duration(0), time.Duration(0), 0
 	for _, c := range r.costs {
 		if c.mostlyDear() {
 			all += c.beyond()
+		}
+		if c.isSlow() {
+			slow += c.beyond()
 			ports++
 		}
 	}
@@ -214,7 +221,7 @@ func (r *receivers) judge() {
 		found, few := false, false
 		for id, c := range r.costs {
 			few = few || c.mostlyDear() && c.areFew()
-			if c.isSlow() && 2*c.beyond()*time.Duration(ports) >= all { // half of an equal part: another port's frames may be the dear ones
+			if c.isSlow() && 2*c.beyond()*time.Duration(ports) >= slow { // half of an equal part: another port's frames may be the dear ones
 				r.divert(id, c.conn)
 				found = true
 			}
@@ -324,6 +331,7 @@ func (s *slowPort) run() {
 				case <-time.After(min(slowPause*time.Duration(waited-last), longestPause)):
 				}
 			}
+			before = threadTime()
 		}
 	}
 }

@@ -144,8 +144,8 @@ func awaitStart() {
 // idleOrSpin uses no CPU time or a whole CPU.
 func idleOrSpin(idle bool) error {
 	awaitStart()
-	if idle {
-		select {}
+	for idle {
+		time.Sleep(time.Hour)
 	}
 	for {
 		runtime.KeepAlive(nil)

@@ -23,7 +23,7 @@ type flowEvents struct {
 
 // A listener is a client that follows the events.
 type listener struct {
-	user int64 // -1: not known
+	user int64 // -1: over TCP, where the kernel names no user; all such clients count as one user
 	root bool  // the client has root's rights
 }
 
@@ -82,7 +82,7 @@ func listenerOf(r *http.Request) listener {
 	if !ok {
 		return listener{user: -1}
 	}
-	return listener{int64(cred.Uid), trusted(cred)}
+	return listener{int64(int32(cred.Uid)), trusted(cred)}
 }
 
 // watchLocked passes the present listeners to the tracker. The caller holds mu.

@@ -1,14 +1,19 @@
 package dataplane
 
-import "github.com/uvswitch/uvswitch/internal/frame"
+import (
+	"cmp"
+	"slices"
+
+	"github.com/uvswitch/uvswitch/internal/frame"
+)
 
 // A port is of one of these classes, which a worker finds out from what the port does:
 //
 //   - A port is loud if it has many frames in a batch, or half of an equal part of the frames in a row of busy batches, or many bytes in a row
 //     of batches, and costs at least half of what loud ports do in the mean.
 //   - A loud port floods if its device drops as many of its frames as the worker reads, and reading all of them would take more than an equal part of half
-//     of the worker's time: its sender does not become slower, as TCP does, and takes more than its part. All ports whose devices drop so many have equal
-//     parts; one port alone has half a part. A port floods, too, if its frames are refused.
+//     of the time, and at most a quarter: its sender does not become slower, as TCP does. All ports whose devices drop so many have equal parts; what
+//     one of them does not want is for the others. A port floods, too, if its frames are refused.
 //   - Not every device tells what it drops (frame.Offerer). A loud port of such a device is dense, unless its frames are few and long. So is the second
 //     queue of the uplink.
 //   - All other ports are quiet.
@@ -86,11 +91,15 @@ type loser struct {
 //
 //uvswitch:hot
 func (t *turns) findFloods(now, took int64) {
-	part := took / floodTime / int64(max(2, len(t.losers)))
-	for _, l := range t.losers {
-		if l.wants >= part {
-			t.flooding[l.id], t.until = now+loudTime, now+loudTime
+	slices.SortFunc(t.losers, func(a, b loser) int { return cmp.Compare(a.wants, b.wants) })
+	left := took / floodTime
+	for i, l := range t.losers {
+		if part := left / int64(len(t.losers)-i); l.wants < min(part, took/floodTime/2) {
+			left -= l.wants
+			continue
 		}
+		t.flooding[l.id], t.until = now+loudTime, now+loudTime
+		left -= min(l.wants, left/int64(len(t.losers)-i))
 	}
 }
 

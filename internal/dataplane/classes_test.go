@@ -140,7 +140,7 @@ func TestDeviceFloods(t *testing.T) {
 	}
 }
 
-// Ports whose devices drop much have equal parts of half of the time, and one alone has half a part. Those that want more flood.
+// Ports whose devices drop much have equal parts of half of the time, and at most a quarter. Those that want more flood.
 func TestManyFlood(t *testing.T) {
 	const ms = int64(time.Millisecond)
 	for name, c := range map[string]struct {
@@ -153,7 +153,8 @@ func TestManyFlood(t *testing.T) {
 		"two ports":         {2, 3 * ms, ms, true, false},
 		"17 ports":          {17, ms / 2, ms / 5, true, false},
 		"17 modest ports":   {17, ms / 5, ms / 5, false, false},
-		"a port beside 200": {200, ms / 50, ms / 10, false, true},
+		"a port beside 200": {200, ms / 50, ms / 10, false, false},
+		"two beside 200":    {200, ms / 50, 2 * ms, false, true},
 	} {
 		var turns turns
 		for i := range c.ports {

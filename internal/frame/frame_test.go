@@ -367,8 +367,15 @@ func FuzzParse(f *testing.F) {
 		}
 		if fr.Flags&frame.ICMPError != 0 {
 			q, at, ok := frame.Quoted(fr.Payload())
-			if ok && (at > len(fr.Payload()) || q.SrcPort|q.DstPort != 0 && at+8 > len(fr.Payload())) {
-				t.Fatalf("quote at %d of %d", at, len(fr.Payload()))
+			q6, at6, ok6 := frame.Quoted6(fr.Payload())
+			for _, x := range []struct {
+				ok    bool
+				proto uint8
+				at    int
+			}{{ok, q.Proto, at}, {ok6, q6.Proto, at6}} {
+				if left := len(fr.Payload()) - x.at; x.ok && (left < 0 || left < 8 && (x.proto == frame.TCP || x.proto == frame.UDP || x.proto == frame.ICMP)) {
+					t.Fatalf("quote of protocol %d at %d of %d", x.proto, x.at, len(fr.Payload()))
+				}
 			}
 		}
 		compareWithGopacket(t, fr)
