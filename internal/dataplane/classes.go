@@ -87,11 +87,13 @@ type loser struct {
 	wants int64 // ns in the last window
 }
 
+func byWants(a, b loser) int { return cmp.Compare(a.wants, b.wants) }
+
 // findFloods finds which of the losers flood, in a window of so many ns.
 //
 //uvswitch:hot
 func (t *turns) findFloods(now, took int64) {
-	slices.SortFunc(t.losers, func(a, b loser) int { return cmp.Compare(a.wants, b.wants) })
+	slices.SortFunc(t.losers, byWants)
 	left := took / floodTime
 	for i, l := range t.losers {
 		if part := left / int64(len(t.losers)-i); l.wants < min(part, took/floodTime/2) {
