@@ -438,3 +438,26 @@ func BenchmarkParse(b *testing.B) {
 		frame.Parse(&f)
 	}
 }
+
+// TestQuotedShort checks how much of a packet an ICMP error must quote: eight bytes of a header with ports, and none of other protocols (RFC 792).
+func TestQuotedShort(t *testing.T) {
+	const unknown = 254
+	for _, x := range []struct {
+		proto uint8
+		bytes int
+		want  bool
+	}{{unknown, 0, true}, {unknown, 3, true}, {frame.UDP, 7, false}, {frame.UDP, 8, true}, {frame.TCP, 7, false}, {frame.TCP, 8, true}} {
+		four := make([]byte, frame.ICMPLen+frame.IPv4Len+x.bytes)
+		four[0] = frame.ICMPUnreachable
+		four[frame.ICMPLen], four[frame.ICMPLen+9] = 0x45, x.proto
+		if q, at, ok := frame.Quoted(four); ok != x.want || ok && (at != len(four)-x.bytes || q.Proto != x.proto) {
+			t.Errorf("IPv4, %d bytes of protocol %d: %v, %v at %d", x.bytes, x.proto, ok, q, at)
+		}
+		six := make([]byte, frame.ICMPLen+frame.IPv6Len+x.bytes)
+		six[0] = 1 // unreachable
+		six[frame.ICMPLen], six[frame.ICMPLen+6] = 0x60, x.proto
+		if q, at, ok := frame.Quoted6(six); ok != x.want || ok && (at != len(six)-x.bytes || q.Proto != x.proto) {
+			t.Errorf("IPv6, %d bytes of protocol %d: %v, %v at %d", x.bytes, x.proto, ok, q, at)
+		}
+	}
+}
