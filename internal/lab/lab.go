@@ -159,6 +159,9 @@ func (l *Lab) AddNamespace(part string) error {
 		return err
 	}
 	err := netns.Do(netns.Original, func() error { // Do restores the thread's namespace afterwards
+		if err := shareNamespaces(); err != nil {
+			return err
+		}
 		h, err := nsname.NewNamed(name)
 		if err != nil {
 			return err
@@ -174,6 +177,23 @@ func (l *Lab) AddNamespace(part string) error {
 		return fmt.Errorf("lab: cannot create namespace %s: %w", name, err)
 	}
 	return nil
+}
+
+// shareNamespaces makes the folder of namespaces a shared mount, as `ip netns add` does (iproute2, ip/ipnetns.c). Otherwise, the first `ip netns add`
+// would mount the folder over the lab's namespaces, and nobody could remove them.
+func shareNamespaces() error {
+	const dir = "/run/netns"
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	share := func() error { return unix.Mount("", dir, "none", unix.MS_SHARED|unix.MS_REC, "") }
+	if share() == nil {
+		return nil
+	}
+	if err := unix.Mount(dir, dir, "none", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("cannot mount %s: %w", dir, err)
+	}
+	return share()
 }
 
 // wire connects host and out with a veth pair, which represents the network card and the network outside.
