@@ -202,6 +202,17 @@ func TestTourInterrupted(t *testing.T) {
 	}
 }
 
+// TestFirstLab checks that a lab leaves nothing on a machine that had no namespaces before, if others are made beside it.
+func TestFirstLab(t *testing.T) {
+	t.Parallel()
+	Need(t, "ip", "unshare")
+	script := `mount -t tmpfs none /run && $1 lab up --name $2 >/dev/null && ip netns add $2x && ip netns del $2x && $1 lab down --name $2 && ls /run/netns`
+	out, err := exec.Command("unshare", "-m", "sh", "-c", script, "sh", uvswitch, newID()+"lab").CombinedOutput()
+	if left := strings.Fields(string(out)); err != nil || len(left) > 0 && strings.Contains(left[len(left)-1], "lab-") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
 func TestLab(t *testing.T) {
 	t.Parallel()
 	Need(t)
