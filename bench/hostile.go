@@ -123,7 +123,7 @@ func (k cellKey) measure(ctx context.Context, o options) (m hostileSample, err e
 		var running []func() error
 		begin := func() {}
 		if phase.mode != "" {
-			if running, begin, err = s.startSenders(fctx, k, senders, phase.mode); err != nil {
+			if running, begin, err = s.startSenders(fctx, senders, self, k.Flood, phase.mode); err != nil {
 				stop()
 				return m, errors.Join(err, awaitKilled(running))
 			}
@@ -156,15 +156,11 @@ func (k cellKey) measure(ctx context.Context, o options) (m hostileSample, err e
 }
 
 // startSenders starts senders, and returns when all are ready. They send once begin is called, until ctx is done. waits wait for those that have started.
-func (s *system) startSenders(ctx context.Context, k cellKey, senders [][]string, mode string) (waits []func() error, begin func(), err error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, nil, err
-	}
+func (s *system) startSenders(ctx context.Context, senders [][]string, self, flood, mode string) (waits []func() error, begin func(), err error) {
 	var inputs []io.Closer
 	var outputs []io.Reader
 	for _, sender := range senders {
-		p := s.command(ctx, sender[0], append([]string{self, helperFlag, "flood", k.Flood}, append(sender[1:], mode)...)...)
+		p := s.command(ctx, sender[0], append([]string{self, helperFlag, "flood", flood}, append(sender[1:], mode)...)...)
 		stdin, errIn := p.StdinPipe()
 		stdout, errOut := p.StdoutPipe()
 		if err := errors.Join(errIn, errOut); err != nil {

@@ -26,10 +26,11 @@ const (
 	timedRow    = 16                    // batches that are timed after a dear frame; as many again while the dear frames are too few to judge by
 	surelyDear  = 10 * time.Millisecond // if a port's dear frames have taken so long, it is slow: no further batch is timed
 
-	// A frame is dear if it takes longer, in CPU time. A port is slow if its dear frames take most of the time of its frames, if its frames are dear in the
-	// mean or its dear frames are very dear, and if dear frames take more than a fifth of the time in which the thread does not wait for a CPU. Some frames may take long by chance: an interrupt
-	// counts as their time, too, and so do the packets of a flood from outside that the kernel carries meanwhile. The write of an acknowledgement also
-	// has its receiver send the next data of a stream. So what a port sends is allowed for, if this thread reads the port.
+	// A frame is dear if it takes longer, in CPU time. A port is slow if all of this is true: its dear frames take most of the time of its frames; its
+	// frames are dear in the mean, or its dear frames are very dear; dear frames take more than a fifth of the time in which the thread does not wait
+	// for a CPU. Some frames may take long by chance: an interrupt counts as their time, too, and so do the packets of a flood from outside that the
+	// kernel carries meanwhile. The write of an acknowledgement also has its receiver send the next data of a stream. So what a port sends is allowed
+	// for, if this thread reads the port.
 	dearFrame = 60 * time.Microsecond
 	dearKiB   = 4 * time.Microsecond // for each KiB of it
 	veryDear  = 4                    // times as long: no cheap frames make up for it

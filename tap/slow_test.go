@@ -152,8 +152,10 @@ func TestSlowReceiver(t *testing.T) {
 // TestFastReceiverStays checks that a receiver of many cheap frames stays with the backend, if a dear frame is rare, and if one of ten is dear: as
 // it is while the kernel carries the packets of a flood in the same time.
 func TestFastReceiverStays(t *testing.T) {
-	for name, every := range map[string]int{"a dear frame is rare": (5*sampleEvery + 1) * 20, // in batches that are timed
-		"one of ten is dear": 10} {
+	for name, every := range map[string]int{
+		"a dear frame is rare": (5*sampleEvery + 1) * 20, // in batches that are timed
+		"one of ten is dear":   10,
+	} {
 		t.Run(name, func(t *testing.T) {
 			backends(t, func(t *testing.T, p poller, _ bool) {
 				source, to := addSlow(t, p, frame.NotRead)

@@ -96,12 +96,11 @@ func (t *turns) findFloods(now, took int64) {
 	slices.SortFunc(t.losers, byWants)
 	left := took / floodTime
 	for i, l := range t.losers {
-		if part := left / int64(len(t.losers)-i); l.wants < min(part, took/floodTime/2) {
-			left -= l.wants
-			continue
+		part := left / int64(len(t.losers)-i)
+		if l.wants >= min(part, took/floodTime/2) {
+			t.flooding[l.id], t.until = now+loudTime, now+loudTime
 		}
-		t.flooding[l.id], t.until = now+loudTime, now+loudTime
-		left -= min(l.wants, left/int64(len(t.losers)-i))
+		left -= min(l.wants, part)
 	}
 }
 

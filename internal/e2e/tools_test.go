@@ -206,7 +206,7 @@ func TestTourInterrupted(t *testing.T) {
 func TestFirstLab(t *testing.T) {
 	t.Parallel()
 	Need(t, "ip", "unshare")
-	script := `mount -t tmpfs none /run && $1 lab up --name $2 >/dev/null && ip netns add $2x && ip netns del $2x && $1 lab down --name $2 && ls /run/netns`
+	script := `mount -t tmpfs none /run && $1 lab up --name $2 >/dev/null || exit 1; ip netns add $2x && ip netns del $2x; made=$?; $1 lab down --name $2 && ls /run/netns && exit $made`
 	out, err := exec.Command("unshare", "-m", "sh", "-c", script, "sh", uvswitch, newID()+"lab").CombinedOutput()
 	if left := strings.Fields(string(out)); err != nil || len(left) > 0 && strings.Contains(left[len(left)-1], "lab-") {
 		t.Errorf("%v: %s", err, out)

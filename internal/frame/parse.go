@@ -258,8 +258,7 @@ func Quoted6(l4 []byte) (t Tuple6, at int, ok bool) {
 //
 //uvswitch:hot
 func quotedLeast(proto uint8) int {
-	switch proto {
-	case ICMP, ICMPv6, TCP, UDP, SCTP, UDPLite, DCCP:
+	if HasPorts(proto) || proto == ICMP || proto == ICMPv6 {
 		return 8
 	}
 	return 0
