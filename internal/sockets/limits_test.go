@@ -196,7 +196,14 @@ func TestProvokedAnswers(t *testing.T) {
 			t.Errorf("%s: %d segments before the data", what, len(data)-1)
 		}
 		w.tcp(40001, port, frame.FlagSYN, 99, 0, 60000)
-		if got := w.await(func(all []segment) bool { provoke(); return has(frame.FlagSYN)(all) }); !has(frame.FlagSYN)(got) {
+		var got []segment
+		for n := 0; n < 4*mostReads && !has(frame.FlagSYN)(got); n++ { // not for a time: what is provoked takes most of it on a busy machine
+			provoke()
+			if s, ok := w.read(); ok {
+				got = append(got, s)
+			}
+		}
+		if !has(frame.FlagSYN)(got) {
 			t.Errorf("%s: no handshake", what)
 		}
 	}
